@@ -1,0 +1,46 @@
+"""What the core knows of a plugin: the parsed, checked essence of its manifest."""
+
+from __future__ import annotations
+
+import msgspec
+
+HOOKS = ("onDashboardLoad", "onDataFetch", "onActionExecute", "onAuthSuccess")
+
+STANDARD_PERMISSIONS = ("data:read", "data:write", "ui:render", "events:emit", "network:fetch")
+ADMIN_PERMISSIONS = ("admin:users", "admin:billing", "system:config")
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """Caps in force for one plugin: the manifest's, never above the platform's policy."""
+
+    timeout_ms: int = 5000
+    memory_mb: int = 50
+    cpu_percent: float = 10.0
+    network_per_minute: int = 100
+
+
+class PluginSpec(msgspec.Struct, frozen=True):
+    """One version of one plugin as the pool serves it. Made by ``registry.manifest``, never from raw input.
+
+    ``users`` is None where the plugin is enabled for everybody, else the lower-case UUIDs it is enabled for.
+    ``state`` other than ``enabled`` makes every call answer PLUGIN_DISABLED with ``reason``.
+    ``digest`` is the bundle's SHA-256 (hex) and names the content that a worker loads.
+    ``approved`` are the admin permissions with a valid approval for this digest now.
+    """
+
+    id: str
+    version: str
+    digest: str
+    entrypoint: str
+    hooks: tuple[str, ...]
+    permissions: tuple[str, ...] = ()
+    priority: int = 100
+    limits: Limits = Limits()
+    network_allow: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
+    name: str = ""
+    author: str = ""
+    state: str = "enabled"
+    reason: str = ""
+    users: frozenset[str] | None = None
+    approved: tuple[str, ...] = ()

@@ -1,0 +1,158 @@
+"""The error tree and the wire's error codes: one table, whose fault it is, and whether trying again is safe.
+
+A code's ``retryable`` follows the protocol: ``YES`` where plugin code never ran, ``NO`` where it may have,
+``IF_NOT_STARTED`` where it depends on the one request.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, StrEnum
+from typing import Any
+
+
+class Retry(Enum):
+    """Whether a request that ended with a code may be sent again without running a hook twice."""
+
+    NO = "no"
+    YES = "yes"
+    IF_NOT_STARTED = "if not started"
+
+
+class Fault(StrEnum):
+    """Who can mend it."""
+
+    HOST = "host"
+    PLUGIN = "plugin"
+    OPERATOR = "operator"
+    SUPERVISOR = "supervisor"
+
+
+class Code(StrEnum):
+    """Every error code of the host protocol."""
+
+    PROTOCOL_ERROR = "PROTOCOL_ERROR"
+    DUPLICATE_ID = "DUPLICATE_ID"
+    PAYLOAD_TOO_LARGE = "PAYLOAD_TOO_LARGE"
+    INVALID_INPUT = "INVALID_INPUT"
+    PLUGIN_NOT_FOUND = "PLUGIN_NOT_FOUND"
+    HOOK_NOT_DECLARED = "HOOK_NOT_DECLARED"
+    UNSUPPORTED_PROTOCOL = "UNSUPPORTED_PROTOCOL"
+    PLUGIN_DISABLED = "PLUGIN_DISABLED"
+    OVERLOADED = "OVERLOADED"
+    DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
+    TIMEOUT = "TIMEOUT"
+    MEMORY_LIMIT = "MEMORY_LIMIT"
+    CPU_LIMIT = "CPU_LIMIT"
+    WORKER_CRASHED = "WORKER_CRASHED"
+    BOOT_FAILED = "BOOT_FAILED"
+    QUARANTINED = "QUARANTINED"
+    PLUGIN_ERROR = "PLUGIN_ERROR"
+    WORKER_VIOLATION = "WORKER_VIOLATION"
+    INVALID_OUTPUT = "INVALID_OUTPUT"
+    PERMISSION_DENIED = "PERMISSION_DENIED"
+    RATE_LIMITED = "RATE_LIMITED"
+    NOT_PROVIDED = "NOT_PROVIDED"
+    AUDIT_UNAVAILABLE = "AUDIT_UNAVAILABLE"
+    NOT_FOUND = "NOT_FOUND"
+    CONFLICT = "CONFLICT"
+    REFUSED = "REFUSED"
+    CANCELLED = "CANCELLED"
+    SHUTTING_DOWN = "SHUTTING_DOWN"
+    INTERNAL = "INTERNAL"
+
+
+CODES: dict[Code, tuple[Fault, Retry]] = {
+    Code.PROTOCOL_ERROR: (Fault.HOST, Retry.NO),
+    Code.DUPLICATE_ID: (Fault.HOST, Retry.NO),
+    Code.PAYLOAD_TOO_LARGE: (Fault.HOST, Retry.NO),
+    Code.INVALID_INPUT: (Fault.HOST, Retry.NO),
+    Code.PLUGIN_NOT_FOUND: (Fault.HOST, Retry.NO),
+    Code.HOOK_NOT_DECLARED: (Fault.HOST, Retry.NO),
+    Code.UNSUPPORTED_PROTOCOL: (Fault.HOST, Retry.NO),
+    Code.PLUGIN_DISABLED: (Fault.OPERATOR, Retry.NO),
+    Code.OVERLOADED: (Fault.HOST, Retry.YES),
+    Code.DEADLINE_EXCEEDED: (Fault.HOST, Retry.YES),
+    Code.TIMEOUT: (Fault.PLUGIN, Retry.NO),
+    Code.MEMORY_LIMIT: (Fault.PLUGIN, Retry.NO),
+    Code.CPU_LIMIT: (Fault.PLUGIN, Retry.NO),
+    Code.WORKER_CRASHED: (Fault.PLUGIN, Retry.IF_NOT_STARTED),
+    Code.BOOT_FAILED: (Fault.PLUGIN, Retry.NO),
+    Code.QUARANTINED: (Fault.PLUGIN, Retry.YES),
+    Code.PLUGIN_ERROR: (Fault.PLUGIN, Retry.NO),
+    Code.WORKER_VIOLATION: (Fault.PLUGIN, Retry.NO),
+    Code.INVALID_OUTPUT: (Fault.PLUGIN, Retry.NO),
+    Code.PERMISSION_DENIED: (Fault.PLUGIN, Retry.NO),
+    Code.RATE_LIMITED: (Fault.PLUGIN, Retry.NO),
+    Code.NOT_PROVIDED: (Fault.HOST, Retry.NO),
+    Code.AUDIT_UNAVAILABLE: (Fault.OPERATOR, Retry.YES),
+    Code.NOT_FOUND: (Fault.HOST, Retry.NO),
+    Code.CONFLICT: (Fault.HOST, Retry.NO),
+    Code.REFUSED: (Fault.HOST, Retry.NO),
+    Code.CANCELLED: (Fault.HOST, Retry.NO),
+    Code.SHUTTING_DOWN: (Fault.OPERATOR, Retry.IF_NOT_STARTED),
+    Code.INTERNAL: (Fault.SUPERVISOR, Retry.IF_NOT_STARTED),
+}
+
+
+def is_retryable(code: str, started: bool) -> bool:
+    """True where a request that ended with ``code`` may be sent again without running a hook twice."""
+    retry = CODES[Code(code)][1]
+    return retry is Retry.YES or (retry is Retry.IF_NOT_STARTED and not started)
+
+
+class ApexError(Exception):
+    """Root of every error of ours; ``str()`` is one line a person can act on."""
+
+
+class ConfigError(ApexError):
+    """The configuration cannot be used; the message names the key and what to write instead."""
+
+
+class WireError(ApexError):
+    """A message from outside that cannot be accepted. Names its wire code and, where known, the path in it."""
+
+    def __init__(self, code: Code, message: str, details: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.details = details or {}
+
+
+class Refusal(ApexError):
+    """An administrative operation that was refused; nothing was changed.
+
+    ``reason`` is the machine's word for it (``snake_case``, stable), ``message`` one line for a person,
+    ``hint`` what to do about it. ``code`` is NOT_FOUND, CONFLICT, REFUSED or INVALID_INPUT on the wire.
+    ``problems`` are the single findings where there are many: ``{code, path, message, hint}`` each.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        message: str,
+        *,
+        hint: str = "",
+        code: Code = Code.REFUSED,
+        problems: list[dict[str, Any]] | None = None,
+        details: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.hint = hint
+        self.code = code
+        self.problems = problems or []
+        self.details = details or {}
+
+    def wire_details(self) -> dict[str, Any]:
+        """What stands in the reply's ``details``."""
+        out: dict[str, Any] = {"reason": self.reason, **self.details}
+        if self.hint:
+            out["hint"] = self.hint
+        if self.problems:
+            out["problems"] = self.problems
+        return out
+
+
+class SupervisorBug(ApexError):
+    """A state that the code rules out. Carries the story of the object that got there; never a user's fault."""

@@ -1,0 +1,220 @@
+"""The inner link's messages: what supervisor and worker say to each other, one ZMTP frame a message.
+
+Arrays, not maps, each opened by its tag, so that coding stays near a microsecond. Both sides decode into
+these types and nothing else; the supervisor trusts none of a worker's fields. Bodies (``params``,
+``result``) travel as undecoded MessagePack (``msgspec.Raw``) where the carrier does not need to look inside.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+# --- bounds. Each is what one worker may make the supervisor hold or do.
+FRAME_BYTES_MAX = 4 * 1024 * 1024
+"""Largest frame accepted on the link, either way. A bundle is the largest honest one (supervisor to worker)."""
+WORKER_FRAME_BYTES_MAX = 1024 * 1024 + 65536
+"""Largest frame a worker may send: a 1 MiB result and its envelope. Above: WORKER_VIOLATION."""
+RESULT_BYTES_MAX = 1024 * 1024
+"""Largest encoded result. Above: INVALID_OUTPUT (the worker checks first; the supervisor decides)."""
+TRACEBACK_BYTES_MAX = 8192
+LOG_BYTES_MAX = 8192
+"""Largest text of one log line; longer ones are cut by the worker, and again by the supervisor."""
+API_PARAMS_BYTES_MAX = 256 * 1024
+DEPTH_MAX = 64
+"""Deepest nesting of a payload or a result."""
+
+
+# --- supervisor to worker
+class Load(msgspec.Struct, array_like=True, tag="load", gc=False):
+    """First message after Booted: the plugin, from memory. ``files`` maps bundle paths to their bytes."""
+
+    plugin: str
+    version: str
+    entrypoint: str
+    files: dict[str, bytes]
+    sha256: dict[str, str]
+    memory_bytes_max: int
+    mode: str = "serve"
+
+
+class Call(msgspec.Struct, array_like=True, tag="call", gc=False):
+    """One hook to run. ``seq`` counts up by one per link from 0; ``deadline_ns`` is absolute CLOCK_MONOTONIC."""
+
+    seq: int
+    hook: str
+    user_id: str
+    deadline_ns: int
+    params: msgspec.Raw
+
+
+class ApiReply(msgspec.Struct, array_like=True, tag="api_reply", gc=False):
+    """Answer to an ApiCall. On ``ok`` ``value`` is the result; else ``code``/``message`` say why."""
+
+    api_id: int
+    ok: bool
+    value: msgspec.Raw
+    code: str = ""
+    message: str = ""
+    retry_after_ms: int = 0
+
+
+class Ping(msgspec.Struct, array_like=True, tag="ping", gc=False):
+    """Answered with a Pong in order, so it proves the real path."""
+
+    nonce: int
+
+
+# --- worker to supervisor
+class LayerReport(msgspec.Struct, array_like=True, gc=False):
+    """What came of one jail layer. ``state``: active, degraded, absent, waived, failed, lied."""
+
+    layer: str
+    state: str
+    errno: int = 0
+    detail: str = ""
+
+
+class Booted(msgspec.Struct, array_like=True, tag="booted", gc=False):
+    """The jail was applied and self-tested; nothing of the plugin is loaded yet."""
+
+    layers: list[LayerReport]
+    data_bytes: int = 0
+
+
+class Ready(msgspec.Struct, array_like=True, tag="ready", gc=False):
+    """The plugin is loaded. ``hooks`` and ``permissions`` are what its code declares, ``uses_loop`` whether asyncio."""
+
+    plugin: str
+    version: str
+    hooks: list[str]
+    permissions: list[str]
+    uses_loop: bool = False
+
+
+class Failed(msgspec.Struct, array_like=True, tag="failed", gc=False):
+    """The worker cannot serve; it exits next. ``stage``: jail, selftest, load."""
+
+    stage: str
+    layer: str
+    exception: str
+    message: str
+    traceback: str
+
+
+class Reply(msgspec.Struct, array_like=True, tag="reply", gc=False):
+    """The hook returned ``result``. ``cpu_ns`` is the worker's own reading and only indicative."""
+
+    seq: int
+    result: msgspec.Raw
+    cpu_ns: int
+
+
+class Raised(msgspec.Struct, array_like=True, tag="raised", gc=False):
+    """The hook raised. ``api_code`` where an API error went unhandled; ``memory`` where it was a MemoryError."""
+
+    seq: int
+    exception: str
+    message: str
+    traceback: str
+    cpu_ns: int
+    api_code: str = ""
+    api_method: str = ""
+    retry_after_ms: int = 0
+    memory: bool = False
+
+
+class BadOutput(msgspec.Struct, array_like=True, tag="bad_output", gc=False):
+    """The hook returned what no MessagePack value of the protocol can hold; ``path`` says where."""
+
+    seq: int
+    path: str
+    message: str
+    cpu_ns: int
+
+
+class Skipped(msgspec.Struct, array_like=True, tag="skipped", gc=False):
+    """The call's deadline had passed before it was begun; the hook did not run."""
+
+    seq: int
+
+
+class ApiCall(msgspec.Struct, array_like=True, tag="api", gc=False):
+    """The hook running as ``seq`` asks for something outside. ``api_id`` counts up per link."""
+
+    seq: int
+    api_id: int
+    method: str
+    params: msgspec.Raw
+
+
+class Log(msgspec.Struct, array_like=True, tag="log", gc=False):
+    """One line of the plugin's log or stdout. ``level``: debug, info, warning, error, stdout, stderr."""
+
+    level: str
+    text: str
+
+
+class Pong(msgspec.Struct, array_like=True, tag="pong", gc=False):
+    """Answer to Ping."""
+
+    nonce: int
+
+
+ToWorker = Load | Call | ApiReply | Ping
+FromWorker = Booted | Ready | Failed | Reply | Raised | BadOutput | Skipped | ApiCall | Log | Pong
+
+NIL = msgspec.Raw(b"\xc0")
+
+
+# --- supervisor to zygote, over a SEQPACKET socket with fds attached (never a pickle)
+class Fork(msgspec.Struct, array_like=True, tag="fork", gc=False):
+    """Fork one worker. Three fds ride along, in this order: link, marks write end, death pipe read end.
+
+    ``worker`` is the supervisor's number for the generation. ``jail`` holds what differs per worker:
+    ``{uid, gid, cgroup: [paths], memory_bytes_max, ...}`` (see workers/jail).
+    """
+
+    worker: int
+    jail: dict[str, Any]
+
+
+class Quit(msgspec.Struct, array_like=True, tag="quit", gc=False):
+    """Leave after the children are gone."""
+
+
+class ZygoteReady(msgspec.Struct, array_like=True, tag="zygote_ready", gc=False):
+    """The zygote has preloaded and answers."""
+
+    pid: int
+    modules: int
+
+
+class Forked(msgspec.Struct, array_like=True, tag="forked", gc=False):
+    """A worker exists; its pidfd rides along (one fd)."""
+
+    worker: int
+    pid: int
+
+
+class ForkFailed(msgspec.Struct, array_like=True, tag="fork_failed", gc=False):
+    """fork or pidfd_open was refused (EAGAIN, EMFILE, ...)."""
+
+    worker: int
+    errno: int
+
+
+class Exited(msgspec.Struct, array_like=True, tag="exited", gc=False):
+    """A worker was reaped. ``status`` is waitpid's raw status; times in ns, ``maxrss_kib`` from rusage."""
+
+    worker: int
+    pid: int
+    status: int
+    user_ns: int
+    system_ns: int
+    maxrss_kib: int
+
+
+ToZygote = Fork | Quit
+FromZygote = ZygoteReady | Forked | ForkFailed | Exited
