@@ -1,0 +1,1 @@
+"""The host protocol: its messages and their size- and depth-capped coding."""

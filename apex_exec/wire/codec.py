@@ -1,0 +1,142 @@
+"""Size- and depth-capped coding of host messages, and the value rule for results. Pure; never blocks."""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from apex_exec.errors import Code, WireError
+from apex_exec.wire.messages import HostRequest
+
+DEPTH_MAX = 64
+INT_MAX = 2**53 - 1
+"""Largest integer that a JavaScript number holds exactly; the smallest is its negative."""
+
+_FLOAT_MAX = 1.7976931348623157e308
+_FAST_LEVELS = 5
+
+_Int = Annotated[int, Meta(ge=-INT_MAX, le=INT_MAX)]
+_Float = Annotated[float, Meta(ge=-_FLOAT_MAX, le=_FLOAT_MAX)]  # refuses NaN and infinities
+
+
+def _value_type(levels: int) -> Any:
+    """The protocol's values nested at most ``levels`` deep, without bytes and timestamps: checked in C."""
+    leaf = None | bool | _Int | _Float | str
+    nested: Any = leaf
+    for _ in range(levels):
+        nested = leaf | list[nested] | dict[str, nested]
+    return nested
+
+
+_decode_request = msgspec.msgpack.Decoder(HostRequest).decode
+_decode_any = msgspec.msgpack.Decoder().decode
+_decode_fast = msgspec.msgpack.Decoder(_value_type(_FAST_LEVELS)).decode
+
+# Bytes that cannot open a container; deleting them leaves an upper bound of the containers in a body.
+_NOT_CONTAINER = bytes(b for b in range(256) if not (0x80 <= b <= 0x9F or 0xDC <= b <= 0xDF))
+
+
+def decode_request(body: bytes, bytes_max: int) -> HostRequest:
+    """The one message in ``body``. Raises WireError with the wire code and, where known, ``details.path``."""
+    if len(body) > bytes_max:
+        raise WireError(Code.PAYLOAD_TOO_LARGE, f"the message has {len(body)} bytes, the limit is {bytes_max}")
+    if len(body.translate(None, _NOT_CONTAINER)) > DEPTH_MAX:
+        check_depth(body)
+    try:
+        return _decode_request(body)
+    except msgspec.ValidationError as error:
+        if "got `float`" in str(error):  # JavaScript has one number type: 5.0 means 5 in the envelope
+            whole = _integral_envelope(body)
+            if whole is not None:
+                return decode_request(whole, len(whole))
+        text, _, path = str(error).partition(" - at ")
+        code = Code.PROTOCOL_ERROR if path in ("`$.type`", "`$.id`", "") else Code.INVALID_INPUT
+        raise WireError(code, text, {"path": path.strip("`")} if path else None) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise WireError(Code.PROTOCOL_ERROR, "the body is not one MessagePack map of this protocol") from None
+
+
+def _integral_envelope(body: bytes) -> bytes | None:
+    """``body`` with the envelope's integral floats as integers; None where there is none (so no recursion)."""
+    message = _decode_any(body)
+    changed = False
+    for key in ("id", "target", "deadlineMs", "callId"):
+        value = message.get(key)
+        if isinstance(value, float) and value.is_integer() and abs(value) <= INT_MAX:
+            message[key] = int(value)
+            changed = True
+    versions = message.get("protocol")
+    if isinstance(versions, list) and any(isinstance(item, float) and item.is_integer() for item in versions):
+        message["protocol"] = [int(x) if isinstance(x, float) and x.is_integer() else x for x in versions]
+        changed = True
+    return msgspec.msgpack.encode(message) if changed else None
+
+
+def check_depth(body: bytes) -> None:
+    """Raises PAYLOAD_TOO_LARGE where ``body`` nests deeper than DEPTH_MAX, PROTOCOL_ERROR where it does not decode."""
+    try:
+        level: list[Any] = [_decode_any(body)]
+    except RecursionError:
+        raise WireError(Code.PAYLOAD_TOO_LARGE, f"nested deeper than {DEPTH_MAX} levels") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, TypeError, ValueError):
+        raise WireError(Code.PROTOCOL_ERROR, "the body is not MessagePack") from None
+    for _ in range(DEPTH_MAX + 1):
+        level = [
+            child
+            for value in level
+            if isinstance(value, list | dict)
+            for child in (value.values() if isinstance(value, dict) else value)
+        ]
+        if not level:
+            return
+    raise WireError(Code.PAYLOAD_TOO_LARGE, f"nested deeper than {DEPTH_MAX} levels")
+
+
+def check_value(raw: bytes) -> Any:
+    """The decoded value of ``raw`` if the protocol's value rule holds for it; raises INVALID_OUTPUT with its path.
+
+    Small ordinary values are checked by msgspec alone; bytes, timestamps, deep nesting and anything wrong
+    take the walk, which knows the path.
+    """
+    try:
+        return _decode_fast(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass  # the walk below either accepts it or names the place
+    try:
+        value = _decode_any(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError, ValueError):
+        raise WireError(Code.INVALID_OUTPUT, "the value is not MessagePack", {"path": "$"}) from None
+    _walk(value, "$", 0)
+    return value
+
+
+def _walk(value: Any, path: str, depth: int) -> None:
+    if depth > DEPTH_MAX:
+        raise WireError(Code.INVALID_OUTPUT, f"nested deeper than {DEPTH_MAX} levels", {"path": path[:200]})
+    if value is None or isinstance(value, bool | str | bytes):
+        return
+    if isinstance(value, int):
+        if not -INT_MAX <= value <= INT_MAX:
+            raise WireError(Code.INVALID_OUTPUT, f"{path[:200]}: integer beyond ±(2^53−1)", {"path": path[:200]})
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise WireError(Code.INVALID_OUTPUT, f"{path[:200]}: {value} is not finite", {"path": path[:200]})
+    elif isinstance(value, list):
+        for index, child in enumerate(value):
+            _walk(child, f"{path}[{index}]", depth + 1)
+    elif isinstance(value, dict):
+        for key, child in value.items():
+            if not isinstance(key, str):
+                raise WireError(Code.INVALID_OUTPUT, f"{path[:200]}: a key is no string", {"path": path[:200]})
+            _walk(child, f"{path}.{key[:64]}", depth + 1)
+    elif not (isinstance(value, datetime) and value.tzinfo is not None):
+        name = type(value).__name__
+        raise WireError(Code.INVALID_OUTPUT, f"{path[:200]}: {name} is no protocol value", {"path": path[:200]})
+
+
+encode = msgspec.msgpack.Encoder().encode
+"""A message as its body."""

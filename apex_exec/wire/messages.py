@@ -1,0 +1,154 @@
+"""Host protocol, version 1: one typed struct a message. Decoded once, at the edge.
+
+Field names are snake_case here and camelCase on the wire; unknown keys are ignored. Bodies that are only
+forwarded stay undecoded MessagePack (``msgspec.Raw``).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Raw
+
+Id = Annotated[int, Meta(ge=0, le=2**63 - 1)] | Annotated[str, Meta(min_length=1, max_length=64)]
+"""A request's id, chosen by the host, unique among its pending requests on that connection."""
+
+Action = Annotated[str, Meta(max_length=100)]
+DeadlineMs = Annotated[int, Meta(ge=1)]
+
+
+class Request(msgspec.Struct, rename="camel", tag_field="type", kw_only=True, gc=False):
+    """What a host sends."""
+
+
+class Hello(Request, tag="hello"):
+    """Asks for the daemon's version, level and limits. Optional."""
+
+    id: Id
+    protocol: list[int]
+    client: str | None = None
+
+
+class Plugins(Request, tag="plugins"):
+    """Asks for the enabled plugins, for one user where ``user_id`` is given."""
+
+    id: Id
+    user_id: str | None = None
+
+
+class PingRequest(Request, tag="ping"):
+    """Answered with ``pong`` at once."""
+
+    id: Id
+
+
+class Invoke(Request, tag="invoke"):
+    """One hook of one plugin. An absent payload is an empty map; null is invalid."""
+
+    id: Id
+    plugin: str
+    action: Action
+    user_id: str
+    payload: Raw = Raw(b"\x80")
+    deadline_ms: DeadlineMs | None = None
+    traceparent: str | None = None
+
+
+class Dispatch(Request, tag="dispatch"):
+    """One event to every enabled plugin that declares the hook, under one deadline."""
+
+    id: Id
+    action: Action
+    user_id: str
+    payload: Raw = Raw(b"\x80")
+    deadline_ms: DeadlineMs | None = None
+    traceparent: str | None = None
+
+
+class Cancel(Request, tag="cancel"):
+    """Ends the pending request ``target`` of the same connection; its own reply is CANCELLED."""
+
+    id: Id
+    target: Id
+
+
+class Provide(Request, tag="provide"):
+    """This connection serves those host methods from now on (DEALER only)."""
+
+    id: Id
+    methods: Annotated[list[str], Meta(max_length=256)]
+
+
+class HostReply(Request, tag="hostReply"):
+    """Answers a ``hostCall``. Gets no reply itself."""
+
+    call_id: int
+    ok: bool
+    result: Raw = Raw(b"\xc0")
+    error: dict[str, Any] | None = None
+
+
+class Admin(Request, tag="admin"):
+    """One operation of the administration table; on the admin endpoint only."""
+
+    id: Id
+    op: str
+    args: dict[str, Any] = {}
+
+
+HostRequest = Hello | Plugins | PingRequest | Invoke | Dispatch | Cancel | Provide | HostReply | Admin
+
+
+class Usage(msgspec.Struct, rename="camel", kw_only=True, gc=False):
+    """What one invocation used. The supervisor's figures but for ``cpu_ms``, the worker's own reading."""
+
+    queue_ms: float = 0.0
+    execution_time_ms: float = 0.0
+    cpu_ms: float = 0.0
+    memory_used_mb: float = 0.0
+    throttled_ms: float = 0.0
+    cold: bool = False
+
+
+class Answer(msgspec.Struct, rename="camel", tag_field="type", kw_only=True, gc=False, omit_defaults=True):
+    """What the daemon sends."""
+
+
+class Pong(Answer, tag="pong"):
+    """Answer to ``ping``."""
+
+    id: Id
+
+
+class Result(Answer, tag="result"):
+    """The hook returned. ``effects`` are what it asked the platform to do, in order."""
+
+    id: Id
+    plugin: str
+    action: str
+    result: Raw
+    effects: list[Any]
+    usage: Usage
+
+
+class Error(Answer, tag="error"):
+    """The request failed. ``started`` says whether plugin code may have run for it."""
+
+    id: Id | None
+    code: str
+    message: str
+    started: bool
+    retryable: bool
+    plugin: str | msgspec.UnsetType = msgspec.UNSET
+    action: str | msgspec.UnsetType = msgspec.UNSET
+    details: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+    usage: Usage | msgspec.UnsetType = msgspec.UNSET
+
+
+class Cancelled(Answer, tag="cancelled"):
+    """Answer to ``cancel``; ``found`` is false where the target was no longer pending."""
+
+    id: Id
+    target: Id
+    found: bool

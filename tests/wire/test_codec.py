@@ -1,0 +1,75 @@
+"""The host codec: only WireError escapes, and the value rule holds with its path."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from apex_exec.errors import Code, WireError
+from apex_exec.wire import codec, messages
+from hypothesis import given
+from hypothesis import strategies as st
+
+pack = msgspec.msgpack.encode
+INVOKE = {"type": "invoke", "id": 1, "plugin": "a-b-c", "action": "onDataFetch", "userId": "u"}
+
+
+def code_of(body: bytes, bytes_max: int = 1 << 20) -> str:
+    with pytest.raises(WireError) as caught:
+        codec.decode_request(body, bytes_max)
+    return caught.value.code
+
+
+def test_an_invoke_decodes_and_its_payload_stays_undecoded() -> None:
+    got = codec.decode_request(pack({**INVOKE, "payload": {"query": "q"}, "unknown": 1, "deadlineMs": 5.0}), 4096)
+    assert isinstance(got, messages.Invoke)
+    assert msgspec.msgpack.decode(got.payload) == {"query": "q"} and got.deadline_ms == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"type": "nonsense"}, Code.PROTOCOL_ERROR),
+        ({"id": -1}, Code.PROTOCOL_ERROR),
+        ({"id": 2**63}, Code.PROTOCOL_ERROR),
+        ({"id": float("nan")}, Code.PROTOCOL_ERROR),
+        ({"id": "x" * 65}, Code.PROTOCOL_ERROR),
+        ({"action": "a" * 101}, Code.INVALID_INPUT),
+        ({"plugin": 7}, Code.INVALID_INPUT),
+        ({"deadlineMs": float("inf")}, Code.INVALID_INPUT),
+    ],
+)
+def test_a_bad_envelope_gets_its_code(change: dict[str, object], code: Code) -> None:
+    assert code_of(pack({**INVOKE, **change})) == code
+
+
+def test_size_and_depth_are_bounded() -> None:
+    deep: object = 1
+    for _ in range(80):
+        deep = [deep]
+    assert code_of(pack({**INVOKE, "payload": {"x": deep}})) == Code.PAYLOAD_TOO_LARGE
+    assert code_of(b"\x91" * 100_000 + b"\xc0") == Code.PAYLOAD_TOO_LARGE
+    assert code_of(pack(INVOKE), bytes_max=8) == Code.PAYLOAD_TOO_LARGE
+
+
+@given(st.binary(max_size=300))
+def test_only_wire_errors_escape_from_any_bytes(body: bytes) -> None:
+    for call in (lambda: codec.decode_request(body, 1 << 20), lambda: codec.check_value(body)):
+        try:
+            call()
+        except WireError as error:
+            assert error.code in Code
+
+
+@pytest.mark.parametrize(
+    ("value", "path"),
+    [({"a": [1, float("nan")]}, "$.a[1]"), ({"a": {"b": 2**53}}, "$.a.b"), ({"a": {1: 2}}, "$.a")],
+)
+def test_a_value_outside_the_rule_is_refused_with_its_path(value: object, path: str) -> None:
+    with pytest.raises(WireError) as caught:
+        codec.check_value(pack(value))
+    assert caught.value.code == Code.INVALID_OUTPUT and caught.value.details["path"] == path
+
+
+def test_bytes_and_aware_timestamps_are_values() -> None:
+    assert codec.check_value(pack({"b": b"\x00\xff"})) == {"b": b"\x00\xff"}
+    assert codec.check_value(b"\xd6\xff\x00\x00\x00\x01").timestamp() == 1
