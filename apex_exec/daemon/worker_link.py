@@ -1,0 +1,99 @@
+"""The supervisor's end of one worker: its link, marks pipe and pidfd. Never blocks."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+
+from workers.wire import FRAME_BYTES_MAX, WORKER_FRAME_BYTES_MAX
+from workers.zmtp import Zmtp, encode
+
+RECEIVE_BYTES = 262_144
+OUT_BYTES_MAX = 4 * FRAME_BYTES_MAX
+"""Unsent bytes held for one worker; prefetch bounds the calls, this bounds their bodies."""
+
+
+class WorkerLink:
+    """Link of one worker generation. ``theirs`` and ``marks_write`` go to the zygote and are then closed here."""
+
+    def __init__(self, worker: int) -> None:
+        self.worker = worker
+        self.pid = 0
+        self.pidfd = -1
+        self.pending_kill = False
+        self._socket, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.setblocking(False)
+        self._marks, self.marks_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._zmtp = Zmtp(frame_bytes_max=WORKER_FRAME_BYTES_MAX)
+        self._out = bytearray(self._zmtp.greeting())
+        self.marks_seen = 0
+
+    def fileno(self) -> int:
+        """The fd to poll; writable matters only while ``wants_write``."""
+        return self._socket.fileno()
+
+    @property
+    def wants_write(self) -> bool:
+        """True while bytes wait for room on the link."""
+        return bool(self._out)
+
+    def handed_over(self) -> None:
+        """Closes the ends that are the worker's now."""
+        self.theirs.close()
+        os.close(self.marks_write)
+
+    def send(self, body: bytes) -> bool:
+        """Queues one frame and writes what fits. False where the worker reads nothing and the bound is reached."""
+        self._out += encode(body)
+        self.flush()
+        return len(self._out) <= OUT_BYTES_MAX
+
+    def flush(self) -> None:
+        """Writes what the link takes now."""
+        try:
+            sent = self._socket.send(self._out)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._out.clear()  # the worker is gone; its end shows as EOF
+            return
+        del self._out[:sent]
+
+    def receive(self) -> tuple[list[bytes], bool]:
+        """Bodies that have arrived and whether the link ended. Raises ZmtpError on a broken protocol."""
+        try:
+            data = self._socket.recv(RECEIVE_BYTES)
+        except BlockingIOError:
+            return [], False
+        except OSError:
+            return [], True
+        return self._zmtp.feed(data), not data
+
+    def drain_marks(self) -> int:
+        """How many calls the worker has begun in all; reading keeps its pipe from filling."""
+        with contextlib.suppress(BlockingIOError, OSError):
+            while chunk := os.read(self._marks, 65536):
+                self.marks_seen += len(chunk)
+        return self.marks_seen
+
+    def kill(self) -> None:
+        """SIGKILL now, or as soon as the pidfd is known."""
+        if self.pidfd < 0:
+            self.pending_kill = True
+            return
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    def half_close(self) -> None:
+        """No more calls: the worker reads EOF, finishes and leaves."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """Releases every fd."""
+        self._socket.close()
+        os.close(self._marks)
+        if self.pidfd >= 0:
+            os.close(self.pidfd)

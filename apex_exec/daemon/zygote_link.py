@@ -1,0 +1,78 @@
+"""The supervisor's end of the zygote: started by ``multiprocess`` (spawn), spoken to in msgpack with fds attached."""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+from typing import Any
+
+import msgspec
+import multiprocess
+from multiprocess.connection import Connection
+from workers import zygote as zygote_process
+from workers.wire import Fork, Forked, FromZygote
+
+_decode = msgspec.msgpack.Decoder(FromZygote).decode
+_encode = msgspec.msgpack.Encoder().encode
+MESSAGE_BYTES_MAX = 65536
+
+
+class ZygoteLink:
+    """One zygote process. Must be made before any thread or ZeroMQ context exists."""
+
+    def __init__(self, jail: dict[str, Any], preload: list[str]) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.death_read, self._death_write = os.pipe()
+        boot = {"preload": preload, "jail": jail, "death_fd": Connection(os.dup(self.death_read), writable=False)}
+        control = Connection(os.dup(theirs.fileno()))
+        self.process = multiprocess.get_context("spawn").Process(
+            target=zygote_process.main, args=(control, boot), daemon=True, name="apex-exec-zygote"
+        )
+        self.process.start()
+        control.close()
+        boot["death_fd"].close()
+        theirs.close()
+        ours.setblocking(False)
+        self._socket = ours
+
+    def fileno(self) -> int:
+        """The fd to poll for readability."""
+        return self._socket.fileno()
+
+    def fork(self, worker: int, jail: dict[str, Any], link_fd: int, marks_fd: int) -> bool:
+        """Asks for a worker; False where the zygote does not take the message now (full socket or dead)."""
+        fds = array.array("i", [link_fd, marks_fd, self.death_read])
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)]
+        try:
+            self._socket.sendmsg([_encode(Fork(worker, jail))], ancillary)
+        except OSError:
+            return False
+        return True
+
+    def receive(self) -> list[tuple[Any, int]]:
+        """Every waiting message with its fd (-1 where it has none). Raises EOFError when the zygote is gone."""
+        got: list[tuple[Any, int]] = []
+        while True:
+            try:
+                data, ancillary, _, _ = self._socket.recvmsg(MESSAGE_BYTES_MAX, socket.CMSG_SPACE(4 * 4))
+            except BlockingIOError:
+                return got
+            if not data:
+                raise EOFError("the zygote closed its control socket")
+            fds = array.array("i")
+            for level, kind, raw in ancillary:
+                if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                    fds.frombytes(raw[: len(raw) - len(raw) % fds.itemsize])
+            message = _decode(data)
+            fd = fds[0] if fds and isinstance(message, Forked) else -1
+            got.append((message, fd))
+
+    def close(self) -> None:
+        """Lets the zygote and every worker die: both see the death pipe's end."""
+        self._socket.close()
+        os.close(self._death_write)
+        os.close(self.death_read)
+        self.process.join(2)
+        if self.process.is_alive():
+            self.process.kill()
