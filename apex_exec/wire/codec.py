@@ -12,6 +12,8 @@ from msgspec import Meta
 from apex_exec.errors import Code, WireError
 from apex_exec.wire.messages import HostRequest
 
+BODY_PEEK_MAX = 4 * 1024 * 1024
+"""Largest body searched for its id alone; four times the default message limit."""
 DEPTH_MAX = 64
 INT_MAX = 2**53 - 1
 """Largest integer that a JavaScript number holds exactly; the smallest is its negative."""
