@@ -1,0 +1,125 @@
+"""What plugin code sees: ``Plugin``, ``HookContext``, the API and its errors. Its checks are courtesy only."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+Hook = TypeVar("Hook", bound=Callable[..., Any])
+
+
+class ApiError(Exception):
+    """An API call failed; ``code`` is one of the protocol's table."""
+
+    def __init__(self, code: str, message: str = "", *, method: str = "", retry_after_ms: int = 0) -> None:
+        super().__init__(message or code)
+        self.code = code
+        self.method = method
+        self.retry_after_ms = retry_after_ms
+
+
+class PermissionDenied(ApiError):
+    """The plugin may not do this."""
+
+
+class RateLimited(ApiError):
+    """Too many calls; ``retry_after_ms`` says when the next may pass."""
+
+
+class DeadlineExceeded(ApiError):
+    """The invocation's time is over."""
+
+
+class Plugin:
+    """A plugin and its hooks: ``@plugin.hook("onDashboardLoad")`` registers one."""
+
+    def __init__(self, id: str, version: str, permissions: list[str] | None = None) -> None:
+        self.id = id
+        self.version = version
+        self.permissions = list(permissions or [])
+        self.hooks: dict[str, Callable[..., Any]] = {}
+
+    def hook(self, name: str) -> Callable[[Hook], Hook]:
+        """Registers the decorated function as hook ``name``."""
+
+        def register(function: Hook) -> Hook:
+            self.hooks[name] = function
+            return function
+
+        return register
+
+
+class _Done:
+    """The value of a finished call that ``async def`` code may await."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def __await__(self) -> Any:
+        return self._value
+        yield
+
+
+class Api:
+    """The platform's API. Every method blocks until the supervisor has answered; an async hook may await it."""
+
+    def __init__(self, ask: Callable[[str, dict[str, Any]], Any], is_async: bool) -> None:
+        self._ask = ask
+        self._is_async = is_async
+
+    def _call(self, method: str, **params: Any) -> Any:
+        value = self._ask(method, params)
+        return _Done(value) if self._is_async else value
+
+    def query(self, sql: str, params: list[Any] | None = None) -> Any:
+        """Rows of the caller's own data (``data:read``)."""
+        return self._call("query", sql=sql, params=params or [])
+
+    def insert(self, table: str, values: dict[str, Any]) -> Any:
+        """Adds one row owned by the caller (``data:write``)."""
+        return self._call("insert", table=table, values=values)
+
+    def update(self, table: str, values: dict[str, Any], where: dict[str, Any]) -> Any:
+        """Changes the caller's rows that match ``where`` (``data:write``)."""
+        return self._call("update", table=table, values=values, where=where)
+
+    def delete(self, table: str, where: dict[str, Any]) -> Any:
+        """Deletes the caller's rows that match ``where`` (``data:write``)."""
+        return self._call("delete", table=table, where=where)
+
+    def render_widget(self, component: str, props: dict[str, Any] | None = None) -> Any:
+        """Asks the platform to render ``component`` (``ui:render``)."""
+        return self._call("renderWidget", component=component, props=props or {})
+
+    def emit(self, event: str, payload: Any = None) -> Any:
+        """Asks the platform to emit ``event`` (``events:emit``)."""
+        return self._call("emit", event=event, payload=payload)
+
+    def fetch(self, url: str, method: str = "GET", headers: dict[str, str] | None = None, body: Any = None) -> Any:
+        """One HTTP request through the gateway (``network:fetch``)."""
+        return self._call("fetch", url=url, method=method, headers=headers or {}, body=body)
+
+    def call(self, method: str, params: dict[str, Any] | None = None) -> Any:
+        """A host method (admin permissions)."""
+        return self._call("call", method=method, params=params or {})
+
+
+class HookContext:
+    """Who calls, for which plugin and hook, and how much time is left."""
+
+    def __init__(self, user_id: str, plugin_id: str, action: str, deadline_ns: int, api: Api,
+                 log: logging.Logger) -> None:
+        self.user_id = user_id
+        self.plugin_id = plugin_id
+        self.action = action
+        self.api = api
+        self.log = log
+        self._deadline_ns = deadline_ns
+
+    def remaining_ms(self) -> float:
+        """Milliseconds until the deadline; negative past it."""
+        return (self._deadline_ns - time.monotonic_ns()) / 1e6

@@ -1,0 +1,103 @@
+"""ZMTP 3.1, sans-IO: PAIR socket, NULL mechanism, one frame a message. See rfc.zeromq.org/spec/37.
+
+libzmq stays out of the jail; a libzmq PAIR peer can talk to this all the same. Every size is bounded: a frame
+above ``frame_bytes_max``, a multi-part message or an unknown command is a ZmtpError, and nothing is buffered
+beyond one frame and one read.
+"""
+
+from __future__ import annotations
+
+GREETING_BYTES = 64
+COMMAND_BYTES_MAX = 512
+"""Largest handshake or PING command; libzmq's own READY is below 64 bytes."""
+_SHORT_MAX = 255
+
+_MORE, _LONG, _COMMAND = 1, 2, 4
+
+
+class ZmtpError(Exception):
+    """The peer broke the protocol; the link cannot be used any more."""
+
+
+def encode(body: bytes) -> bytes:
+    """``body`` as the one frame of a message."""
+    size = len(body)
+    if size <= _SHORT_MAX:
+        return bytes((0, size)) + body
+    return b"\x02" + size.to_bytes(8, "big") + body
+
+
+def _command(name: bytes, data: bytes) -> bytes:
+    body = bytes((len(name),)) + name + data
+    return bytes((_COMMAND, len(body))) + body
+
+
+_GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01" + b"NULL".ljust(20, b"\0") + b"\0" + bytes(31)
+_READY = _command(b"READY", b"\x0bSocket-Type" + (4).to_bytes(4, "big") + b"PAIR")
+
+
+class Zmtp:
+    """One end of one link. Feed it bytes, take message bodies."""
+
+    __slots__ = ("_buffer", "_frame_bytes_max", "_greeted", "_ready")
+
+    def __init__(self, *, frame_bytes_max: int) -> None:
+        self._frame_bytes_max = frame_bytes_max
+        self._buffer = b""
+        self._greeted = False
+        self._ready = False
+
+    def greeting(self) -> bytes:
+        """The greeting and READY; NULL needs no answer in between, so both may be sent at once."""
+        return _GREETING + _READY
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Bodies of every message that ``data`` completes, in order. Raises ZmtpError."""
+        if self._buffer:
+            data = self._buffer + data
+            self._buffer = b""
+        position, end = 0, len(data)
+        if not self._greeted:
+            if end < GREETING_BYTES:
+                if data and data[0] != 0xFF:
+                    raise ZmtpError("the link does not open with a ZMTP greeting")
+                self._buffer = data
+                return []
+            if data[0] != 0xFF or not data[9] & 1 or data[10] < 3 or data[12:32] != _GREETING[12:32]:
+                raise ZmtpError("the greeting is not ZMTP 3 with the NULL mechanism")
+            self._greeted = True
+            position = GREETING_BYTES
+        bodies: list[bytes] = []
+        while end - position >= 2:
+            flags = data[position]
+            if flags & ~(_LONG | _COMMAND):
+                raise ZmtpError("a multi-part message" if flags & _MORE else "unknown frame flags")
+            if flags & _LONG:
+                if end - position < 9:
+                    break
+                size = int.from_bytes(data[position + 1 : position + 9], "big")
+                start = position + 9
+            else:
+                size = data[position + 1]
+                start = position + 2
+            if size > (COMMAND_BYTES_MAX if flags & _COMMAND else self._frame_bytes_max):
+                raise ZmtpError(f"a frame of {size} bytes is over the bound")
+            if end - start < size:
+                break
+            position = start + size
+            if flags & _COMMAND:
+                self._handle_command(data[start:position])
+            elif not self._ready:
+                raise ZmtpError("a message before READY")
+            else:
+                bodies.append(data[start:position])
+        self._buffer = data[position:]
+        return bodies
+
+    def _handle_command(self, body: bytes) -> None:
+        if not self._ready:
+            if body[:6] != b"\x05READY":
+                raise ZmtpError("the handshake does not open with READY")
+            self._ready = True
+        elif body[:5] not in (b"\x04PING", b"\x04PONG"):
+            raise ZmtpError("an unknown command")
