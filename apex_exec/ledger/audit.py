@@ -98,16 +98,22 @@ class AuditStore:
         head = _read_mark(state_dir / "audit.head", "head", public)
         check = _read_mark(state_dir / "audit.checkpoint", "checkpoint", public)
         row = self.db.execute("SELECT seq, hash FROM events ORDER BY seq DESC LIMIT 1").fetchone()
+        self.seq: int
+        self.hash: bytes
         self.seq, self.hash = row or ((check.seq, check.hash) if check else (0, GENESIS))
         if head is not None and self.seq < head.seq:
             self.db.close()
-            raise LedgerError(f"{database} ends at event {self.seq}, its signed head at {head.seq}: truncated")
+            raise LedgerError(
+                f"{database} ends at event {self.seq}, its signed head at {head.seq}: truncated"
+            )
 
     def append(self, batch: list[AuditRecord]) -> int:
         """Commits ``batch`` in one transaction; the number stored (duplicates left out). All or nothing."""
         free = shutil.disk_usage(self.database.parent).free
         if free < self.min_free_bytes:
-            raise LedgerError(f"only {free} bytes free beside the audit database, {self.min_free_bytes} required")
+            raise LedgerError(
+                f"only {free} bytes free beside the audit database, {self.min_free_bytes} required"
+            )
         seq, prev, rows = self.seq, self.hash, []
         keys: set[str] = set()
         try:
@@ -121,7 +127,17 @@ class AuditStore:
                     keys.add(key)
                 seq += 1
                 metadata = msgspec.json.encode(r.metadata).decode()
-                fields = (seq, r.timestamp_ns, r.event_type, r.user_id, r.resource, r.action, r.result, metadata, key)
+                fields = (
+                    seq,
+                    r.timestamp_ns,
+                    r.event_type,
+                    r.user_id,
+                    r.resource,
+                    r.action,
+                    r.result,
+                    metadata,
+                    key,
+                )
                 digest = chain_hash(prev, canonical_bytes(*fields))
                 rows.append((*fields, prev, digest))
                 prev = digest

@@ -7,8 +7,17 @@ from typing import Any
 
 import msgspec
 
-EVENT_TYPES = ("plugin.execution", "plugin.api", "access.denied", "data.access", "data.modification",
-               "data.deletion", "security.rate_limit", "security.anomaly", "admin.action")
+EVENT_TYPES = (
+    "plugin.execution",
+    "plugin.api",
+    "access.denied",
+    "data.access",
+    "data.modification",
+    "data.deletion",
+    "security.rate_limit",
+    "security.anomaly",
+    "admin.action",
+)
 RESULTS = ("success", "failure", "denied")
 GENESIS = bytes(32)
 
@@ -37,7 +46,16 @@ def chain_hash(prev_hash: bytes, canonical: bytes) -> bytes:
     return hashlib.sha256(prev_hash + canonical).digest()
 
 
-def canonical_bytes(seq: int, timestamp_ns: int, event_type: str, user_id: str, resource: str, action: str,
-                    result: str, metadata_json: str, dedup_key: str | None) -> bytes:
+def canonical_bytes(
+    seq: int,
+    timestamp_ns: int,
+    event_type: str,
+    user_id: str,
+    resource: str,
+    action: str,
+    result: str,
+    metadata_json: str,
+    dedup_key: str | None,
+) -> bytes:
     """The event as it is hashed: MessagePack, whose lengths keep one field from running into the next."""
     return _pack((seq, timestamp_ns, event_type, user_id, resource, action, result, metadata_json, dedup_key))

@@ -32,14 +32,21 @@ def test_an_untouched_chain_verifies_and_goes_on(tmp_path: Path) -> None:
     assert (tmp_path / "keys/audit").stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize(("sql", "kind", "seq"), [
-    ("UPDATE events SET action = 'x' WHERE seq = 4", "edited", 4),
-    ("UPDATE events SET hash = zeroblob(32) WHERE seq = 4", "edited", 4),
-    ("DELETE FROM events WHERE seq = 5", "missing", 5),
-    ("DELETE FROM events WHERE seq > 7", "truncated", 8),
-    ("UPDATE events SET seq = CASE seq WHEN 2 THEN -3 ELSE -2 END WHERE seq IN (2, 3);"
-     "UPDATE events SET seq = -seq WHERE seq < 0", "edited", 2),
-])
+@pytest.mark.parametrize(
+    ("sql", "kind", "seq"),
+    [
+        ("UPDATE events SET action = 'x' WHERE seq = 4", "edited", 4),
+        ("UPDATE events SET hash = zeroblob(32) WHERE seq = 4", "edited", 4),
+        ("DELETE FROM events WHERE seq = 5", "missing", 5),
+        ("DELETE FROM events WHERE seq > 7", "truncated", 8),
+        (
+            "UPDATE events SET seq = CASE seq WHEN 2 THEN -3 ELSE -2 END WHERE seq IN (2, 3);"
+            "UPDATE events SET seq = -seq WHERE seq < 0",
+            "edited",
+            2,
+        ),
+    ],
+)
 def test_tampering_is_found_where_it_is(tmp_path: Path, sql: str, kind: str, seq: int) -> None:
     db = fill(tmp_path)
     with sqlite3.connect(db) as connection:
