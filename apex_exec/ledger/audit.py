@@ -1,4 +1,4 @@
-"""The audit store: SQLite, hash-chained, its signed head and checkpoint outside the database. Every call blocks."""
+"""The audit store: SQLite, hash-chained, its signed head outside the database. Every call blocks."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class Mark(msgspec.Struct):
-    """A signed place in the chain. ``kind`` is part of what is signed: a head never passes as a checkpoint."""
+    """A signed place in the chain. ``kind`` is signed too: a head never passes as a checkpoint."""
 
     kind: str
     seq: int

@@ -1,4 +1,4 @@
-"""The ledger process: takes batches from the supervisor's link, commits them in groups, answers what is durable."""
+"""The ledger process: takes batches from the link, commits them in groups, answers what is durable."""
 
 from __future__ import annotations
 
