@@ -113,6 +113,10 @@ class Supervisor:
         """Serves ``spec`` from now on."""
         self._do(ev.PluginSet(spec), time.monotonic_ns())
 
+    def living(self) -> list[tuple[str, int]]:
+        """(plugin, pid) of every worker that has one."""
+        return [(self._specs[worker].id, link.pid) for worker, link in self._workers.items() if link.pid]
+
     # ------------------------------------------------------------------ hosts
     def _hosts(self) -> bool:
         router = self._router

@@ -1,0 +1,12 @@
+"""The document's minimal plugin."""
+
+from workers import HookContext, Plugin
+
+plugin = Plugin(id="hello-world", version="1.0.0", permissions=["ui:render"])
+
+
+@plugin.hook("onDashboardLoad")
+async def on_dashboard_load(context: HookContext, params: dict) -> dict:
+    """One widget that greets."""
+    widget = {"id": "hello-widget", "component": "HelloWorld", "props": {"message": "Hello from plugin!"}}
+    return {"customWidgets": [widget]}

@@ -1,0 +1,11 @@
+"""Notes every login in the plugin's log."""
+
+from workers import Plugin
+
+plugin = Plugin(id="login-audit", version="1.0.0")
+
+
+@plugin.hook("onAuthSuccess")
+def on_auth(context, params):
+    """Logs the session; returns nothing."""
+    context.log.info("login of %s in session %s", params["userId"], params["sessionId"])

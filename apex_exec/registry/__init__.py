@@ -1,0 +1,1 @@
+"""Plugins as they come: bundles and their manifests, checked before the pool hears of them."""
