@@ -73,7 +73,7 @@ def load(message: Load) -> Loaded:
     sources = [body for path, body in message.files.items() if path.endswith(".py")]
     uses_loop = any(b"asyncio" in source for source in sources)
     if isinstance(found, Plugin):
-        parts = (found.id, found.version, found.permissions, found.hooks)
+        parts: tuple[Any, ...] = (found.id, found.version, found.permissions, found.hooks)
     elif isinstance(found, dict):
         parts = (found.get("id"), found.get("version"), found.get("permissions", []), found.get("hooks"))
     else:

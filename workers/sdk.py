@@ -71,8 +71,8 @@ class Api:
         self._ask = ask
         self._is_async = is_async
 
-    def _call(self, method: str, **params: Any) -> Any:
-        value = self._ask(method, params)
+    def _call(self, api_method: str, /, **params: Any) -> Any:
+        value = self._ask(api_method, params)
         return _Done(value) if self._is_async else value
 
     def query(self, sql: str, params: list[Any] | None = None) -> Any:

@@ -130,7 +130,7 @@ class Worker:
             try:
                 data = self._link.recv(262_144)
             except BlockingIOError:
-                ready, _, _ = select.select([self._link, self._death], [], [])
+                ready, _, _ = select.select([self._link.fileno(), self._death], [], [])
                 if self._death in ready:
                     os._exit(0)
                 continue

@@ -16,8 +16,6 @@ from typing import Any
 
 import msgspec
 import zmq
-from workers import wire as inner
-from workers.zmtp import ZmtpError
 
 from apex_exec import API_VERSION, __version__
 from apex_exec.core import actions as act
@@ -29,6 +27,8 @@ from apex_exec.daemon.zygote_link import ZygoteLink
 from apex_exec.errors import Code, WireError, is_retryable
 from apex_exec.wire import codec, hooks
 from apex_exec.wire import messages as msg
+from workers import wire as inner
+from workers.zmtp import ZmtpError
 
 BATCH = 64
 """Host messages taken before workers and timers get their turn."""

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import multiprocess
 from multiprocess.connection import Connection
+
 from workers import zygote as zygote_process
 from workers.wire import Fork, Forked, FromZygote
 

@@ -133,7 +133,8 @@ def parse_manifest(data: bytes) -> Manifest:
             for item in error.errors()
         ]
         lines = "; ".join(f"{p['path']}: {p['message']}" for p in problems)
-        raise Refusal("manifest_invalid", f"manifest.json: {lines}", code=Code.INVALID_INPUT, problems=problems) from None
+        message = f"manifest.json: {lines}"
+        raise Refusal("manifest_invalid", message, code=Code.INVALID_INPUT, problems=problems) from None
 
 
 def read_folder(folder: Path) -> Bundle:
@@ -141,7 +142,8 @@ def read_folder(folder: Path) -> Bundle:
     try:
         manifest = parse_manifest((folder / "manifest.json").read_bytes())
     except OSError as error:
-        raise Refusal("manifest_missing", f"{folder}: {error}", hint="a bundle is a folder with a manifest.json") from None
+        hint = "a bundle is a folder with a manifest.json"
+        raise Refusal("manifest_missing", f"{folder}: {error}", hint=hint) from None
     files: dict[str, bytes] = {}
     total_bytes = 0
     for path in sorted(folder.rglob("*")):
@@ -156,7 +158,8 @@ def read_folder(folder: Path) -> Bundle:
         files[name] = path.read_bytes()
     bundle = Bundle(manifest, files)
     if not bundle.entrypoint.endswith(".py"):
-        raise Refusal("unsupported_runtime", f"{bundle.entrypoint} is not Python", hint="write the entry point in Python")
+        hint = "write the entry point in Python"
+        raise Refusal("unsupported_runtime", f"{bundle.entrypoint} is not Python", hint=hint)
     if bundle.entrypoint not in files:
         raise Refusal("entrypoint_missing", f"{folder}: the entry point {bundle.entrypoint!r} is not there")
     return bundle

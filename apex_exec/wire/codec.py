@@ -49,7 +49,8 @@ def decode_request(body: bytes, bytes_max: int) -> HostRequest:
     if len(body.translate(None, _NOT_CONTAINER)) > DEPTH_MAX:
         check_depth(body)
     try:
-        return _decode_request(body)
+        request: HostRequest = _decode_request(body)
+        return request
     except msgspec.ValidationError as error:
         if "got `float`" in str(error):  # JavaScript has one number type: 5.0 means 5 in the envelope
             whole = _integral_envelope(body)

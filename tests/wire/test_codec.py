@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from apex_exec.errors import Code, WireError
-from apex_exec.wire import codec, messages
 from hypothesis import given
 from hypothesis import strategies as st
+
+from apex_exec.errors import Code, WireError
+from apex_exec.wire import codec, messages
 
 pack = msgspec.msgpack.encode
 INVOKE = {"type": "invoke", "id": 1, "plugin": "a-b-c", "action": "onDataFetch", "userId": "u"}

@@ -1,0 +1,12 @@
+"""``python -m apex_exec``. Import-free at the top: the zygote's spawn imports this module again."""
+
+
+def main() -> None:
+    """Runs the command line."""
+    from apex_exec.cli import app
+
+    app()
+
+
+if __name__ == "__main__":
+    main()
