@@ -48,7 +48,11 @@ class Zmtp:
         self._ready = False
 
     def greeting(self) -> bytes:
-        """The greeting and READY; NULL needs no answer in between, so both may be sent at once."""
+        """The 64-byte greeting and READY. Two of ours may exchange both at once: NULL needs no answer in between.
+
+        libzmq 4.3 refuses a READY that arrives in one read with the greeting (seen as UNEXPECTED_COMMAND on its
+        monitor): for such a peer send the first GREETING_BYTES, wait for its READY, then send the rest.
+        """
         return _GREETING + _READY
 
     def feed(self, data: bytes) -> list[bytes]:

@@ -13,7 +13,7 @@ from apex_exec.errors import ConfigError, Refusal
 
 
 @config_app.command("check")
-def check(file: Annotated[Path | None, typer.Argument(help="TOML file; none: environment and defaults.")] = None) -> None:
+def check(file: Annotated[Path | None, typer.Argument(help="TOML file; none: defaults.")] = None) -> None:
     """Says what is wrong with a configuration, or prints the values in force as JSON."""
     try:
         print(load_settings(file).model_dump_json(indent=2))

@@ -19,7 +19,8 @@ from apex_exec.ledger.records import GENESIS, AuditRecord, canonical_bytes, chai
 _COLUMNS = "seq, timestamp, eventType, userId, resource, action, result, metadata, dedupKey, prevHash, hash"
 _SCHEMA = """CREATE TABLE IF NOT EXISTS events (seq INTEGER PRIMARY KEY, timestamp INTEGER NOT NULL,
  eventType TEXT NOT NULL, userId TEXT NOT NULL, resource TEXT NOT NULL, action TEXT NOT NULL,
- result TEXT NOT NULL, metadata TEXT NOT NULL, dedupKey TEXT UNIQUE, prevHash BLOB NOT NULL, hash BLOB NOT NULL)"""
+ result TEXT NOT NULL,
+    metadata TEXT NOT NULL, dedupKey TEXT UNIQUE, prevHash BLOB NOT NULL, hash BLOB NOT NULL)"""
 
 
 class LedgerError(ApexError):

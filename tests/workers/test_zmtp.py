@@ -1,0 +1,76 @@
+"""The inner link's codec: a libzmq PAIR peer understands it, and only ZmtpError escapes."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+import zmq
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workers.zmtp import GREETING_BYTES, Zmtp, ZmtpError, encode
+
+
+def test_a_libzmq_pair_peer_talks_to_it_both_ways(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen(1)
+    context = zmq.Context()
+    peer = context.socket(zmq.PAIR)
+    peer.connect(f"ipc://{path}")
+    ours, _ = listener.accept()
+    ours.settimeout(5)
+    codec = Zmtp(frame_bytes_max=100_000)
+    opening = codec.greeting()
+    ours.sendall(opening[:GREETING_BYTES])
+    seen = b""
+    while b"READY" not in seen:
+        seen += ours.recv(4096)
+    assert codec.feed(seen) == []
+    ours.sendall(opening[GREETING_BYTES:] + encode(b"small") + encode(b"x" * 70_000))
+    assert peer.poll(5000) and peer.recv() == b"small" and peer.recv() == b"x" * 70_000
+    peer.send(b"back")
+    peer.send(b"y" * 66_000)
+    got: list[bytes] = []
+    while len(got) < 2:
+        got += codec.feed(ours.recv(65536))
+    assert got == [b"back", b"y" * 66_000]
+    context.destroy(linger=0)
+    ours.close()
+    listener.close()
+
+
+@given(st.lists(st.binary(max_size=600), max_size=8), st.lists(st.integers(1, 700), max_size=30))
+def test_any_chunking_gives_the_same_messages(bodies: list[bytes], cuts: list[int]) -> None:
+    codec = Zmtp(frame_bytes_max=600)
+    data = codec.greeting() + b"".join(map(encode, bodies))
+    got: list[bytes] = []
+    for cut in cuts:
+        got += codec.feed(data[:cut])
+        data = data[cut:]
+    assert got + codec.feed(data) == bodies
+
+
+@given(st.binary(max_size=200), st.booleans())
+def test_only_zmtp_errors_escape(data: bytes, greeted: bool) -> None:
+    codec = Zmtp(frame_bytes_max=50)
+    if greeted:
+        codec.feed(codec.greeting())
+    try:
+        codec.feed(data)
+    except ZmtpError as error:
+        assert str(error)
+
+
+HOSTILE = [encode(b"z" * 51), b"\x01\x01a", b"\x08\x01a", b"\x04\x05\x04EVIL", b"\x02" + b"\xff" * 8]
+
+
+@pytest.mark.parametrize("frame", HOSTILE)
+def test_oversized_multipart_and_unknown_frames_are_refused(frame: bytes) -> None:
+    codec = Zmtp(frame_bytes_max=50)
+    codec.feed(codec.greeting())
+    with pytest.raises(ZmtpError):
+        codec.feed(frame)
