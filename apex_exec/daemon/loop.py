@@ -20,6 +20,7 @@ import zmq
 from apex_exec import API_VERSION, __version__
 from apex_exec.core import actions as act
 from apex_exec.core import events as ev
+from apex_exec.core.dispatch import Dispatch, Part
 from apex_exec.core.plugin import HOOKS, PluginSpec
 from apex_exec.core.pool import MS_NS, Pool
 from apex_exec.daemon.worker_link import WorkerLink
@@ -32,7 +33,8 @@ from workers.zmtp import ZmtpError
 
 BATCH = 64
 """Host messages taken before workers and timers get their turn."""
-HOST_ID_LIMIT = 512
+DISPATCH_MS = 5000
+"""Default and longest deadline of a dispatch."""
 _decode_worker = msgspec.msgpack.Decoder(inner.FromWorker).decode
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -43,6 +45,23 @@ class Pending(msgspec.Struct, gc=False):
     frames: list[bytes]
     host: bytes
     id: int | str
+
+
+class DispatchRun:
+    """One dispatch on its way: its course, the outcomes so far, and the calls that are out."""
+
+    __slots__ = ("call", "course", "hook", "open", "order", "outcomes", "pending", "user_id")
+
+    def __init__(self, call: int, course: Dispatch, hook: str, user_id: str, order: list[str],
+                 pending: Pending) -> None:
+        self.call = call
+        self.course = course
+        self.hook = hook
+        self.user_id = user_id
+        self.order = order
+        self.pending = pending
+        self.outcomes: dict[str, dict[str, Any]] = {}
+        self.open: set[int] = set()
 
 
 class Supervisor:
@@ -69,6 +88,8 @@ class Supervisor:
         self._specs: dict[int, PluginSpec] = {}
         self._deaths: dict[int, inner.Exited] = {}
         self._calls: dict[int, Pending] = {}
+        self._dispatches: dict[int, DispatchRun] = {}
+        self._parts: dict[int, DispatchRun] = {}
         self._by_id: dict[tuple[bytes, int | str], int] = {}
         self._held: dict[bytes, int] = {}
         self._next_call = 1
@@ -84,7 +105,7 @@ class Supervisor:
         """Serves until drained. ``wake_fd`` carries signal numbers; ``upkeep`` runs once a second or so."""
         self._epoll.register(wake_fd, select.EPOLLIN)
         next_upkeep_ns = 0
-        while not (self._drain_until_ns and (not self._calls or time.monotonic_ns() > self._drain_until_ns)):
+        while not self._drained():
             busy = self._hosts()
             now_ns = time.monotonic_ns()
             wake_ns = self.pool.next_wake_ns()
@@ -103,6 +124,11 @@ class Supervisor:
                     on_signal(os.read(wake_fd, 64))
                 elif fd == self._zygote.fileno():
                     self._zygote_io()
+
+    def _drained(self) -> bool:
+        if not self._drain_until_ns:
+            return False
+        return not (self._calls or self._dispatches) or time.monotonic_ns() > self._drain_until_ns
 
     def drain(self, until_ns: int) -> None:
         """No new work; ``run`` returns when all is answered, at ``until_ns`` at the latest."""
@@ -155,13 +181,18 @@ class Supervisor:
             self._send(frames, _encode(msg.Pong(id=request.id)))
         elif kind is msg.Hello:
             self._hello(frames, request)
+        elif kind is msg.Dispatch:
+            self._dispatch(frames, host, request)
         elif kind is msg.Plugins:
             listed = [{"id": s.id, "version": s.version, "hooks": list(s.hooks), "state": s.state}
                       for s in self.pool.specs() if s.state == "enabled"]
             self._send(frames, _encode({"type": "plugins", "id": request.id, "plugins": listed}))
         elif kind is msg.Cancel:
             call = self._by_id.get((host, request.target))
-            if call is not None:
+            run = self._dispatches.get(call or 0)
+            if run is not None:
+                self._cancel_dispatch(run)
+            elif call is not None:
                 self._do(ev.CancelRequested(call), time.monotonic_ns())
             self._send(frames, _encode(msg.Cancelled(id=request.id, target=request.target, found=call is not None)))
         else:
@@ -178,10 +209,7 @@ class Supervisor:
             "limits": limits}))
 
     def _invoke(self, frames: list[bytes], host: bytes, request: msg.Invoke) -> None:
-        key = (host, request.id)
-        if key in self._by_id:
-            self._error(frames, host, None, WireError(Code.DUPLICATE_ID, "this id is pending already",
-                                                      {"id": request.id}))
+        if self._is_duplicate(frames, host, request.id):
             return
         user_id = hooks.check_user(request.user_id)
         spec = self.pool.spec(request.plugin)
@@ -193,17 +221,107 @@ class Supervisor:
             reason = spec.reason or "not enabled for this user"
             raise WireError(Code.PLUGIN_DISABLED, f"{spec.id} is not enabled: {reason}", {"reason": reason})
         hooks.check_payload(request.action, request.payload, user_id)
-        if self._held.get(host, 0) >= self._per_host:
-            raise WireError(Code.OVERLOADED, "this connection holds as many requests as it may (pool.per_host)")
         now_ns = time.monotonic_ns()
         timeout_ms = min(request.deadline_ms or spec.limits.timeout_ms, spec.limits.timeout_ms)
-        call = self._next_call
-        self._next_call += 1
+        call = self._admit(host, request.id)
         self._calls[call] = Pending(frames[:-1], host, request.id)
-        self._by_id[key] = call
-        self._held[host] = self._held.get(host, 0) + 1
         self._do(ev.InvokeRequested(call, spec.id, request.action, user_id, request.payload,
                                     now_ns + timeout_ms * MS_NS), now_ns)
+
+    def _is_duplicate(self, frames: list[bytes], host: bytes, id_: int | str) -> bool:
+        if (host, id_) not in self._by_id:
+            return False
+        self._error(frames, host, None, WireError(Code.DUPLICATE_ID, "this id is pending already", {"id": id_}))
+        return True
+
+    def _admit(self, host: bytes, id_: int | str) -> int:
+        """A number for a new request of ``host``. Raises OVERLOADED where the connection holds its share."""
+        held = self._held.get(host, 0)
+        if held >= self._per_host:
+            raise WireError(Code.OVERLOADED, "this connection holds as many requests as it may (pool.per_host)")
+        call = self._next_call
+        self._next_call += 1
+        self._by_id[(host, id_)] = call
+        self._held[host] = held + 1
+        return call
+
+    def _release(self, pending: Pending) -> None:
+        del self._by_id[(pending.host, pending.id)]
+        left = self._held[pending.host] - 1
+        if left:
+            self._held[pending.host] = left
+        else:
+            del self._held[pending.host]
+
+    # ------------------------------------------------------------------ dispatch
+    def _dispatch(self, frames: list[bytes], host: bytes, request: msg.Dispatch) -> None:
+        if self._is_duplicate(frames, host, request.id):
+            return
+        user_id = hooks.check_user(request.user_id)
+        if request.action not in HOOKS:
+            raise WireError(Code.INVALID_INPUT, f"there is no hook {request.action!r}", {"path": "$.action"})
+        hooks.check_payload(request.action, request.payload, user_id)
+        if self._drain_until_ns:
+            raise WireError(Code.SHUTTING_DOWN, "the daemon is shutting down")
+        now_ns = time.monotonic_ns()
+        order = [s.id for s in self.pool.specs() if request.action in s.hooks and s.state == "enabled"
+                 and (s.users is None or user_id in s.users)]
+        timeout_ms = min(request.deadline_ms or DISPATCH_MS, DISPATCH_MS)
+        payload = msgspec.msgpack.decode(request.payload)
+        course = Dispatch(request.action, order, payload, now_ns + timeout_ms * MS_NS)
+        call = self._admit(host, request.id)
+        run = DispatchRun(call, course, request.action, user_id, order, Pending(frames[:-1], host, request.id))
+        self._dispatches[call] = run
+        self._launch(run, course.begin(now_ns), now_ns)
+        self._conclude(run)
+
+    def _launch(self, run: DispatchRun, parts: list[Part], now_ns: int) -> None:
+        for part in parts:
+            call = self._next_call
+            self._next_call += 1
+            self._parts[call] = run
+            run.open.add(call)
+            spec = self.pool.spec(part.plugin)
+            timeout_ns = spec.limits.timeout_ms * MS_NS if spec else 0
+            deadline_ns = min(part.deadline_ns, now_ns + timeout_ns)
+            self._do(ev.InvokeRequested(call, part.plugin, run.hook, run.user_id, msgspec.Raw(_encode(part.payload)),
+                                        deadline_ns), now_ns)
+
+    def _part_settled(self, run: DispatchRun, verdict: Any) -> None:
+        run.open.discard(verdict.call)
+        if run.call not in self._dispatches:
+            return
+        code, message, details, usage = self._settle(verdict)
+        outcome: dict[str, Any] = {"plugin": verdict.plugin, "ok": not code, "effects": [], "usage": usage}
+        result = None
+        if code:
+            outcome["error"] = {"code": code, "message": message, "started": verdict.started,
+                                "retryable": is_retryable(code, verdict.started), "details": details}
+        else:
+            result = msgspec.msgpack.decode(verdict.body.result)
+            outcome["result"] = result
+        run.outcomes[verdict.plugin] = outcome
+        now_ns = time.monotonic_ns()
+        self._launch(run, run.course.settled(verdict.plugin, not code, result, now_ns), now_ns)
+        self._conclude(run)
+
+    def _conclude(self, run: DispatchRun) -> None:
+        if not run.course.finished or self._dispatches.pop(run.call, None) is None:
+            return
+        self._release(run.pending)
+        outcomes = [run.outcomes[plugin] for plugin in run.order if plugin in run.outcomes]
+        self._send([*run.pending.frames, b""], _encode({
+            "type": "dispatched", "id": run.pending.id, "action": run.hook, "result": run.course.result(),
+            "outcomes": outcomes, "partial": run.course.partial}))
+
+    def _cancel_dispatch(self, run: DispatchRun) -> None:
+        del self._dispatches[run.call]
+        self._release(run.pending)
+        for call in list(run.open):
+            self._do(ev.CancelRequested(call), time.monotonic_ns())
+        self._send([*run.pending.frames, b""], _encode(msg.Error(
+            id=run.pending.id, code=Code.CANCELLED, message="cancelled by its caller", started=True,
+            retryable=False, action=run.hook)))
 
     def _send(self, frames: list[bytes], body: bytes) -> None:
         with contextlib.suppress(zmq.ZMQError):  # the host is gone or does not read: its replies are lost
@@ -245,13 +363,26 @@ class Supervisor:
         self._observe(verdict)
         pending = self._calls.pop(verdict.call, None)
         if pending is None:
+            run = self._parts.pop(verdict.call, None)
+            if run is not None:
+                self._part_settled(run, verdict)
             return
-        del self._by_id[(pending.host, pending.id)]
-        left = self._held[pending.host] - 1
-        if left:
-            self._held[pending.host] = left
+        self._release(pending)
+        code, message, details, usage = self._settle(verdict)
+        if code:
+            answer = _encode(msg.Error(
+                id=pending.id, code=code, message=message, started=verdict.started,
+                retryable=is_retryable(code, verdict.started), plugin=verdict.plugin, action=verdict.hook,
+                details=details or msgspec.UNSET, usage=usage))
         else:
-            del self._held[pending.host]
+            answer = _encode(msg.Result(id=pending.id, plugin=verdict.plugin, action=verdict.hook,
+                                        result=verdict.body.result, effects=[], usage=usage))
+        with contextlib.suppress(zmq.ZMQError):
+            self._router.send_multipart([*pending.frames, answer], zmq.NOBLOCK)
+
+    @staticmethod
+    def _settle(verdict: Any) -> tuple[str, str, dict[str, Any], msg.Usage]:
+        """Code ("" for a result that may be sent), message, details and usage of ``verdict``."""
         usage = msg.Usage(queue_ms=verdict.queue_ns / 1e6, execution_time_ms=verdict.run_ns / 1e6, cold=verdict.cold)
         code, message, details, body = verdict.code, verdict.message, verdict.details, verdict.body
         if isinstance(body, inner.Reply):
@@ -265,16 +396,7 @@ class Supervisor:
             details = {"exception": body.exception, "traceback": body.traceback[: inner.TRACEBACK_BYTES_MAX]}
         elif isinstance(body, inner.BadOutput):
             message, details = f"{body.path}: {body.message}"[:500], {"path": body.path[:200]}
-        if code:
-            answer = _encode(msg.Error(
-                id=pending.id, code=code, message=message, started=verdict.started,
-                retryable=is_retryable(code, verdict.started), plugin=verdict.plugin, action=verdict.hook,
-                details=details or msgspec.UNSET, usage=usage))
-        else:
-            answer = _encode(msg.Result(id=pending.id, plugin=verdict.plugin, action=verdict.hook,
-                                        result=body.result, effects=[], usage=usage))
-        with contextlib.suppress(zmq.ZMQError):
-            self._router.send_multipart([*pending.frames, answer], zmq.NOBLOCK)
+        return code, message, details, usage
 
     # ------------------------------------------------------------------ workers
     def _start(self, action: act.StartWorker) -> None:
