@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 import zmq
+from zmq.utils.monitor import recv_monitor_message
 
 from apex_exec import API_VERSION, __version__
 from apex_exec.core import actions as act
@@ -98,6 +99,11 @@ class Supervisor:
         self._router_fd = int(router.getsockopt(zmq.FD))
         self._epoll.register(self._router_fd, select.EPOLLIN)
         self._epoll.register(zygote.fileno(), select.EPOLLIN)
+        self._monitor = router.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
+        self._monitor_fd = int(self._monitor.getsockopt(zmq.FD))
+        self._epoll.register(self._monitor_fd, select.EPOLLIN)
+        self._connections: dict[bytes, int] = {}
+        self._hosts_by_fd: dict[int, set[bytes]] = {}
         self._by_fd: dict[int, WorkerLink] = {}
 
     # ------------------------------------------------------------------ the loop
@@ -120,6 +126,8 @@ class Supervisor:
                 link = self._by_fd.get(fd)
                 if link is not None:
                     self._worker_io(link, mask)
+                elif fd == self._monitor_fd:
+                    self._monitored()
                 elif fd == wake_fd:
                     on_signal(os.read(wake_fd, 64))
                 elif fd == self._zygote.fileno():
@@ -148,10 +156,14 @@ class Supervisor:
         router = self._router
         for _ in range(BATCH):
             try:
-                frames = router.recv_multipart(zmq.NOBLOCK)
+                first = router.recv(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 return False
-            host, body = frames[0], frames[-1]
+            host = bytes(first.bytes)
+            frames = [host, *router.recv_multipart()]  # the rest of a message is there when its first frame is
+            body = frames[-1]
+            if host not in self._connections and not self._connected(host, first.get(zmq.SRCFD)):
+                continue
             if len(host) == 0 or host[0] != 0 or len(frames) > 16:
                 self._error(frames, host, None, WireError(Code.PROTOCOL_ERROR, "set no routing id of your own"))
                 continue
@@ -163,6 +175,38 @@ class Supervisor:
                 known = request.id if request is not None else self._peek_id(body)
                 self._error(frames, host, known, error)
         return True
+
+    def _connected(self, host: bytes, fd: Any) -> bool:
+        """Notes which socket ``host`` sits on; False where that connection has ended already.
+
+        The monitor is read first: a reused fd's DISCONNECTED and ACCEPTED stand there before its first message.
+        """
+        self._monitored()
+        if fd not in self._hosts_by_fd:
+            return False
+        self._connections[host] = fd
+        self._hosts_by_fd[fd].add(host)
+        return True
+
+    def _monitored(self) -> None:
+        """Follows connections as libzmq reports them; what a gone host had pending is cancelled."""
+        while self._monitor.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+            event = recv_monitor_message(self._monitor)
+            fd = int(event["value"])  # the socket's file descriptor
+            if event["event"] == zmq.EVENT_ACCEPTED:
+                self._hosts_by_fd[fd] = set()
+                continue
+            for host in self._hosts_by_fd.pop(fd, ()):
+                del self._connections[host]
+                for key in [key for key in self._by_id if key[0] == host]:
+                    self._cancel(self._by_id.get(key, 0))
+
+    def _cancel(self, call: int) -> None:
+        run = self._dispatches.get(call)
+        if run is not None:
+            self._cancel_dispatch(run)
+        elif call in self._calls:
+            self._do(ev.CancelRequested(call), time.monotonic_ns())
 
     @staticmethod
     def _peek_id(body: bytes) -> int | str | None:
@@ -189,11 +233,8 @@ class Supervisor:
             self._send(frames, _encode({"type": "plugins", "id": request.id, "plugins": listed}))
         elif kind is msg.Cancel:
             call = self._by_id.get((host, request.target))
-            run = self._dispatches.get(call or 0)
-            if run is not None:
-                self._cancel_dispatch(run)
-            elif call is not None:
-                self._do(ev.CancelRequested(call), time.monotonic_ns())
+            if call is not None:
+                self._cancel(call)
             self._send(frames, _encode(msg.Cancelled(id=request.id, target=request.target, found=call is not None)))
         else:
             raise WireError(Code.PROTOCOL_ERROR, f"this daemon does not serve {kind.__name__.lower()!r} here")

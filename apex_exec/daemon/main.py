@@ -128,6 +128,8 @@ def serve(settings: Settings) -> int:
     router.setsockopt(zmq.LINGER, 1000)
     router.setsockopt(zmq.MAXMSGSIZE, 4 * settings.host.max_message_bytes)
     router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    metrics = Metrics()
+    supervisor = _supervisor(settings, zygote, router, bundles, metrics)  # before bind: it watches connections
     old = os.umask(0o177)
     try:
         router.bind(settings.host_endpoint)
@@ -135,8 +137,6 @@ def serve(settings: Settings) -> int:
         raise ConfigError(f"host.endpoint: {settings.host_endpoint}: {error}") from None
     finally:
         os.umask(old)
-    metrics = Metrics()
-    supervisor = _supervisor(settings, zygote, router, bundles, metrics)
     server = _expose(settings, metrics)
     wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
@@ -165,8 +165,9 @@ def serve(settings: Settings) -> int:
         supervisor.run(wake_read, on_signal, upkeep)
     finally:
         zygote.close()
+        router.disable_monitor()
         router.close()
-        context.term()
+        context.destroy(linger=1000)  # the monitor included: term alone would wait for it
         server.shutdown()
         (settings.runtime_path / "host.sock").unlink(missing_ok=True)
         os.close(lock)

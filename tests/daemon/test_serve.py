@@ -207,6 +207,28 @@ def test_kill_9_of_the_daemon_leaves_no_process_and_settles_its_clients(daemon: 
     assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
 
 
+def test_a_killed_hosts_running_hook_is_cancelled_within_a_second(tmp_path: Path) -> None:
+    bundle = tmp_path / "plugins" / "sleeper"
+    bundle.mkdir(parents=True)
+    manifest = (PLUGINS / "spinner" / "manifest.json").read_text()
+    (bundle / "manifest.json").write_text(manifest.replace("spinner", "sleeper").replace("500", "5000"))
+    (bundle / "plugin.py").write_text((PLUGINS / "spinner" / "plugin.py").read_text().replace("spinner", "sleeper"))
+    host = (
+        "import sys; from apex_exec.client import Client; c = Client(sys.argv[1]); print(c.hello(), flush=True);"
+        f"c.invoke('sleeper', 'onActionExecute', '{USER}', {ACTION!r})"
+    )
+    with tempfile.TemporaryDirectory(prefix="apx") as folder:
+        running = Daemon(folder, tmp_path / "plugins")
+        with subprocess.Popen([sys.executable, "-c", host, running.endpoint], stdout=subprocess.PIPE) as process:
+            assert process.stdout and process.stdout.readline()
+            wait_for(lambda: leaves(running.process.pid), 3)
+            (worker,) = leaves(running.process.pid)
+            time.sleep(0.2)
+            process.kill()
+            wait_for(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, 1)
+        assert running.stop() == 0, running.log.read_text()
+
+
 def test_metrics_count_what_happened(daemon: Daemon) -> None:
     with Client(daemon.endpoint) as client:
         for _ in range(3):
