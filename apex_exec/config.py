@@ -23,10 +23,24 @@ class _Section(BaseModel):
 
 
 class HostSection(_Section):
-    """The endpoint that hosts call."""
+    """The endpoint that hosts call. ``curve_keys_dir`` holds pyzmq certificates: ours and each client's."""
 
     endpoint: str = ""
+    socket_group: str = ""
     max_message_bytes: int = Field(default=1_048_576, ge=1024, le=64 * 1024 * 1024)
+    curve_keys_dir: str = ""
+
+
+class AdminSection(_Section):
+    """The endpoint of administrators: ipc only, 0600."""
+
+    endpoint: str = ""
+
+
+class HttpSection(_Section):
+    """Where Prometheus scrapes; port 0 takes a free one."""
+
+    address: str = "127.0.0.1:9464"
 
 
 class PoolSection(_Section):
@@ -42,54 +56,144 @@ class PoolSection(_Section):
 
 
 class LimitsSection(_Section):
-    """The platform's policy; a manifest may lower it."""
+    """The platform's policy; a manifest may lower it. ``cpu_burst_seconds`` is the depth of a plugin's CPU bucket."""
 
     timeout_ms: int = Field(default=5000, ge=1)
     memory_mb: int = Field(default=50, ge=1)
+    cpu_percent: float = Field(default=10, gt=0, le=100)
+    cpu_burst_seconds: float = Field(default=0.5, gt=0)
+    network_per_minute: int = Field(default=100, ge=0)
+
+
+Layer = Literal["fds", "env", "session", "cgroup", "namespaces", "rlimits", "identity", "pdeathsig", "no_new_privs",
+                "landlock", "seccomp", "selftest"]
 
 
 class SandboxSection(_Section):
-    """The least isolation level that is accepted. L0 is what this version reaches."""
+    """The least isolation level that is accepted, and what is done without, by name."""
 
     min_level: Literal["L0", "L1", "L2", "L3", "L4"] = "L0"
+    waive: list[Layer] = []
+    extra_modules: list[str] = []
+    governor: Literal["auto", "psutil", "cgroup"] = "auto"
+    uid_range: tuple[int, int] = (200_000, 265_535)
+
+
+class SecuritySection(_Section):
+    """What a bundle must pass before it is installed."""
+
+    scan: Literal["enforce", "warn"] = "enforce"
+    require_signature: Literal["none", "author", "market"] = "none"
+    policy_file: str = ""
+
+
+class TableSection(_Section):
+    """One table that plugins may see: its owner column, its visible columns, whether it may be written."""
+
+    owner: str = Field(min_length=1)
+    columns: list[str] = Field(min_length=1)
+    write: bool = False
+
+
+class DataSection(_Section):
+    """The platform's database, as plugins see it."""
+
+    url: str = "sqlite:///<state_dir>/data.db"
+    tables: dict[str, TableSection] = {}
+
+
+class FetchSection(_Section):
+    """Hosts that plugins may reach; private addresses only where a test says so."""
+
+    allow: list[str] = []
+    allow_private: bool = False
+
+
+class AuditSection(_Section):
+    """The ledger. ``group`` commits within 10 ms, ``strict`` before the reply."""
+
+    url: str = "sqlite:///<state_dir>/audit.db"
+    durability: Literal["group", "strict"] = "group"
+    retention_days: int = Field(default=400, ge=1)
+    min_free_bytes: int = Field(default=268_435_456, ge=0)
+
+
+class RegistrySection(_Section):
+    """Where plugins, versions, approvals and keys are kept."""
+
+    url: str = "sqlite:///<state_dir>/registry.db"
 
 
 class BreakerSection(_Section):
     """When a plugin that keeps failing is paused, and how restarts are spaced."""
 
     ends: int = Field(default=5, ge=1)
-    window_seconds: float = 60
-    open_seconds: float = 60
-    stable_seconds: float = 10
-    backoff_min_seconds: float = 0.1
-    backoff_max_seconds: float = 30
+    window_seconds: float = Field(default=60, gt=0)
+    open_seconds: float = Field(default=60, gt=0)
+    stable_seconds: float = Field(default=10, gt=0)
+    backoff_min_seconds: float = Field(default=0.1, gt=0)
+    backoff_max_seconds: float = Field(default=30, gt=0)
 
 
-class HttpSection(_Section):
-    """Where Prometheus scrapes; port 0 takes a free one."""
+class RecycleSection(_Section):
+    """When a healthy worker is replaced between calls; 0 is never."""
 
-    address: str = "127.0.0.1:9464"
+    after_calls: int = Field(default=0, ge=0)
+    after_seconds: float = Field(default=0, ge=0)
+    growth_mb: float = Field(default=20, ge=0)
 
 
 class LogSection(_Section):
-    """The daemon's own log, on stderr."""
+    """The daemon's own log, on stderr, and how much of it one plugin may fill."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"
+    plugin_lines_per_second: float = Field(default=20, gt=0)
+
+
+class MetricsSection(_Section):
+    """What is exported beyond the default."""
+
+    per_plugin_histograms: bool = False
+
+
+class UiSection(_Section):
+    """Components that plugins may render; none named: any."""
+
+    components: list[str] = []
+
+
+class MarketSection(_Section):
+    """The marketplace's store and the index that ``plugin install ID`` reads."""
+
+    url: str = "sqlite:///<state_dir>/market.db"
+    index: str = ""
 
 
 class Settings(_Section):
     """Everything the daemon can be told."""
 
     runtime_dir: str = ""
+    state_dir: str = ""
     plugins_dir: str = ""
     drain_seconds: float = Field(default=10.0, ge=0)
     host: HostSection = HostSection()
+    admin: AdminSection = AdminSection()
+    http: HttpSection = HttpSection()
     pool: PoolSection = PoolSection()
     limits: LimitsSection = LimitsSection()
     sandbox: SandboxSection = SandboxSection()
+    security: SecuritySection = SecuritySection()
+    data: DataSection = DataSection()
+    fetch: FetchSection = FetchSection()
+    audit: AuditSection = AuditSection()
+    registry: RegistrySection = RegistrySection()
     breaker: BreakerSection = BreakerSection()
-    http: HttpSection = HttpSection()
+    recycle: RecycleSection = RecycleSection()
     log: LogSection = LogSection()
+    metrics: MetricsSection = MetricsSection()
+    ui: UiSection = UiSection()
+    market: MarketSection = MarketSection()
 
     @property
     def runtime_path(self) -> Path:
@@ -97,9 +201,25 @@ class Settings(_Section):
         return Path(self.runtime_dir) if self.runtime_dir else runtime_candidates()[0]
 
     @property
+    def state_path(self) -> Path:
+        """The folder of registry, ledger, bundles, keys and plugin logs."""
+        if self.state_dir:
+            return Path(self.state_dir)
+        return Path("/var/lib/apex-exec") if os.geteuid() == 0 else Path.home() / ".local/state/apex-exec"
+
+    @property
     def host_endpoint(self) -> str:
-        """Where the daemon binds."""
+        """Where the daemon binds for hosts."""
         return self.host.endpoint or f"ipc://{self.runtime_path}/host.sock"
+
+    @property
+    def admin_endpoint(self) -> str:
+        """Where the daemon binds for administrators."""
+        return self.admin.endpoint or f"ipc://{self.runtime_path}/admin.sock"
+
+    def database_url(self, url: str) -> str:
+        """``url`` with ``<state_dir>`` filled in: what SQLAlchemy and sqlite3 are given."""
+        return url.replace("<state_dir>", str(self.state_path))
 
 
 def runtime_candidates() -> list[Path]:

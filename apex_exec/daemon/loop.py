@@ -190,7 +190,7 @@ class Supervisor:
 
     def _monitored(self) -> None:
         """Follows connections as libzmq reports them; what a gone host had pending is cancelled."""
-        while self._monitor.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+        while int(self._monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             event = recv_monitor_message(self._monitor)
             fd = int(event["value"])  # the socket's file descriptor
             if event["event"] == zmq.EVENT_ACCEPTED:

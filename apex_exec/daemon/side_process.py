@@ -1,0 +1,157 @@
+"""A supervised process beside the loop: gateway, ledger, registrar, exporter. The supervisor's end never blocks.
+
+Whatever may wait for a disk, a database or a peer runs in one of these, so that the loop does not. Started by
+``multiprocess`` (spawn), spoken to in length-prefixed MessagePack over a socketpair, restarted with backoff when
+it dies. A side process lives until its link ends: EOF means that the supervisor is gone or wants it to leave.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import multiprocess
+from multiprocess.connection import Connection
+
+from apex_exec.wire.frames import FrameBuffer, pack_frame
+
+RECEIVE_BYTES = 262_144
+OUT_BYTES_MAX = 64 * 1024 * 1024
+"""Unsent bytes held for one side process; full is an answer (``send`` returns False), never a wait."""
+RESTART_MIN_NS = 100_000_000
+RESTART_MAX_NS = 5_000_000_000
+STABLE_NS = 10_000_000_000
+"""A process that lived this long is restarted at once; one that did not waits twice as long each time."""
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class SideProcess:
+    """One such process and the link to it.
+
+    ``target`` is a module-level function ``main(link: Connection, settings: dict)``, run in the new process with the
+    other end of the link; it returns at EOF. ``on_message`` gets each decoded frame; ``on_up`` is called after every
+    start, ``on_down`` after every death (what was in flight is the caller's to answer). All three run in the loop.
+    """
+
+    def __init__(self, name: str, target: Callable[[Any, dict[str, Any]], None], settings: dict[str, Any], *,
+                 on_message: Callable[[Any], None], on_up: Callable[[], None] = lambda: None,
+                 on_down: Callable[[], None] = lambda: None) -> None:
+        self.name = name
+        self.restarts = 0
+        self.pid = 0
+        self._target = target
+        self._settings = settings
+        self._on_message = on_message
+        self._on_up = on_up
+        self._on_down = on_down
+        self._socket: socket.socket | None = None
+        self._process: Any = None
+        self._out = bytearray()
+        self._frames = FrameBuffer()
+        self._decode = msgspec.msgpack.Decoder().decode
+        self._started_ns = 0
+        self._backoff_ns = RESTART_MIN_NS
+        self.start_after_ns = 0
+
+    @property
+    def up(self) -> bool:
+        """True while the process has a link."""
+        return self._socket is not None
+
+    @property
+    def wants_write(self) -> bool:
+        """True while bytes wait for room on the link."""
+        return bool(self._out)
+
+    def fileno(self) -> int:
+        """The fd to poll; -1 while it is down."""
+        return self._socket.fileno() if self._socket is not None else -1
+
+    def start(self, now_ns: int) -> None:
+        """Starts the process; blocks for the few milliseconds of a spawn."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        link = Connection(theirs.detach())
+        self._process = multiprocess.get_context("spawn").Process(
+            target=self._target, args=(link, self._settings), daemon=True, name=f"apex-exec-{self.name}")
+        self._process.start()
+        link.close()
+        ours.setblocking(False)
+        self._socket, self._frames = ours, FrameBuffer()
+        self._out.clear()
+        self.pid = self._process.pid
+        self._started_ns = now_ns
+        self._on_up()
+
+    def send(self, message: Any) -> bool:
+        """Queues one message and writes what fits. False where it is down or full: the message was not taken."""
+        if self._socket is None or len(self._out) > OUT_BYTES_MAX:
+            return False
+        self._out += pack_frame(_encode(message))
+        self.flush()
+        return True
+
+    def flush(self) -> None:
+        """Writes what the link takes now."""
+        if self._socket is None or not self._out:
+            return
+        try:
+            sent = self._socket.send(self._out)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._out.clear()  # the process is gone; its end shows as EOF
+            return
+        del self._out[:sent]
+
+    def receive(self, now_ns: int) -> bool:
+        """Takes what has arrived and hands it on; False where the process is gone (``on_down`` was called)."""
+        if self._socket is None:
+            return False
+        try:
+            data = self._socket.recv(RECEIVE_BYTES)
+        except BlockingIOError:
+            return True
+        except OSError:
+            data = b""
+        if not data:
+            self._lost(now_ns)
+            return False
+        for body in self._frames.feed(data):
+            self._on_message(self._decode(body))
+        return True
+
+    def _lost(self, now_ns: int) -> None:
+        self._release()
+        if now_ns - self._started_ns >= STABLE_NS:
+            self._backoff_ns = RESTART_MIN_NS
+        self.start_after_ns = now_ns + self._backoff_ns
+        self._backoff_ns = min(2 * self._backoff_ns, RESTART_MAX_NS)
+        self.restarts += 1
+        self._on_down()
+
+    def _release(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        self._out.clear()
+        if self._process is not None:
+            self._process.join(0)  # reaps it where it has ended
+
+    def close(self, wait_seconds: float) -> None:
+        """Ends the link and waits for the process to drain and leave; kills it after ``wait_seconds``."""
+        if self._socket is not None:
+            self._socket.setblocking(True)
+            self._socket.settimeout(wait_seconds)
+            with contextlib.suppress(OSError):
+                self._socket.sendall(self._out)
+                self._socket.shutdown(socket.SHUT_WR)
+        if self._process is not None:
+            self._process.join(wait_seconds)
+            if self._process.is_alive():
+                self._process.kill()
+                self._process.join(1)
+        self._release()
