@@ -1,6 +1,6 @@
 """The command line: one verb a file. Exit codes: 0 done, 1 the answer is no, 2 wrong usage, 3 no daemon."""
 
-from apex_exec.cli import check, demo, invoke, serve
+from apex_exec.cli import billing, check, demo, invoke, serve
 from apex_exec.cli.root import app
 
-__all__ = ["app", "check", "demo", "invoke", "serve"]
+__all__ = ["app", "billing", "check", "demo", "invoke", "serve"]

@@ -1,0 +1,1 @@
+"""Distribution and revenue: review, coverage, pricing, entitlement, metering, invoices. See README.md here."""

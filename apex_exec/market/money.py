@@ -1,0 +1,71 @@
+"""Money: whole minor units with an ISO 4217 currency, rational in between, rounded half-up once. Pure.
+
+Floats never touch an amount. An amount in major units comes in as text and is refused where it has more decimals
+than its currency, so that 0.1 cents is an error and not a rounding.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import Any
+
+from apex_exec.errors import Code, Refusal
+
+AMOUNT_MINOR_MAX = 10**12
+"""Largest single amount. A statement sums at most some millions of them: far inside a database's 64-bit integers."""
+
+_EXPONENTS = {
+    0: "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX VND VUV XAF XOF XPF",
+    2: "AED AFN ALL AMD AOA ARS AUD AWG AZN BAM BBD BDT BGN BMD BND BOB BRL BSD BTN BWP BYN BZD CAD CDF CHF CNY COP "
+       "CRC CUP CVE CZK DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP GEL GHS GIP GMD GTQ GYD HKD HNL HTG HUF IDR ILS INR "
+       "IRR JMD KES KGS KHR KPW KYD KZT LAK LBP LKR LRD LSL MAD MDL MGA MKD MMK MNT MOP MRU MUR MVR MWK MXN MYR MZN "
+       "NAD NGN NIO NOK NPR NZD PAB PEN PGK PHP PKR PLN QAR RON RSD RUB SAR SBD SCR SDG SEK SGD SHP SLE SOS SRD SSP "
+       "STN SVC SYP SZL THB TJS TMT TOP TRY TTD TWD TZS UAH USD UYU UZS VES WST XCD YER ZAR ZMW",
+    3: "BHD IQD JOD KWD LYD OMR TND",
+}
+CURRENCIES: dict[str, int] = {code: digits for digits, codes in _EXPONENTS.items() for code in codes.split()}
+"""ISO 4217 code → decimals of its minor unit."""
+
+
+def exponent(currency: Any) -> int:
+    """Decimals of ``currency``. Raises Refusal("unknown_currency")."""
+    if not isinstance(currency, str) or currency not in CURRENCIES:
+        raise Refusal("unknown_currency", f"{str(currency)[:20]!r} is not an ISO 4217 currency in use",
+                      hint="three capital letters, as USD", code=Code.INVALID_INPUT)
+    return CURRENCIES[currency]
+
+
+def check_minor(amount: Any, what: str = "amount", least: int = 0) -> int:
+    """``amount`` as whole minor units in [least, AMOUNT_MINOR_MAX]. Raises Refusal("amount_invalid")."""
+    if not isinstance(amount, int) or isinstance(amount, bool):
+        raise Refusal("amount_invalid", f"{what}: {str(amount)[:40]!r} is not a whole number of minor units (cents)",
+                      hint="19.95 USD is 1995", code=Code.INVALID_INPUT)
+    if not least <= amount <= AMOUNT_MINOR_MAX:
+        raise Refusal("amount_invalid", f"{what}: {str(amount)[:40]} is not between {least} and {AMOUNT_MINOR_MAX} "
+                      "minor units", code=Code.INVALID_INPUT)
+    return amount
+
+
+def parse_major(text: str, currency: str = "USD", what: str = "amount") -> int:
+    """``"19.95"`` → 1995. Raises Refusal("amount_invalid") for signs, exponents and more decimals than there are."""
+    digits = exponent(currency)
+    match = re.fullmatch(r"([0-9]{1,16})(?:\.([0-9]{1,40}))?", text, re.ASCII)
+    if match is None or len(match[2] or "") > digits:
+        raise Refusal("amount_invalid", f"{what}: {text[:40]!r} is not an amount with at most {digits} decimals",
+                      hint="digits, and a point: 19.95", code=Code.INVALID_INPUT)
+    return check_minor(int(match[1]) * 10**digits + int((match[2] or "").ljust(digits, "0") or "0"), what)
+
+
+def format_minor(amount: int, currency: str) -> str:
+    """1995 → ``"19.95"``; the sign first, as many decimals as the currency has."""
+    digits = exponent(currency)
+    sign, whole = "-" if amount < 0 else "", str(abs(amount)).rjust(digits + 1, "0")
+    return f"{sign}{whole[:-digits]}.{whole[-digits:]}" if digits else sign + whole
+
+
+def round_half_up(value: Fraction) -> int:
+    """The nearest whole number; a half goes away from zero, so that a reversal is the mirror of its charge."""
+    twice = 2 * abs(value) + 1
+    whole = twice.numerator // (2 * twice.denominator)
+    return whole if value >= 0 else -whole
