@@ -1,0 +1,99 @@
+"""One way to open the cold stores (registry, market): SQLite or PostgreSQL, schema version, migrations.
+
+Both speak SQLAlchemy Core and run the same statements. Every transaction is serializable: SQLite takes its write
+lock at BEGIN, PostgreSQL checks at COMMIT and ``transact`` runs the loser again. Every call blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError, SQLAlchemyError
+
+from apex_exec.errors import Code, Refusal
+
+Migration = Callable[[sa.Connection], None]
+T = TypeVar("T")
+
+BUSY_SECONDS = 5.0
+"""How long a SQLite writer waits for another one before it gets ``store_unusable``."""
+RETRIES_MAX = 5
+_MIGRATION_LOCK = 0x61706578  # "apex": one advisory lock for whoever migrates first on PostgreSQL
+
+
+def open_database(url: str, name: str, migrations: Sequence[Migration]) -> sa.Engine:
+    """The engine of store ``name`` at ``url``, brought to version ``len(migrations)``.
+
+    ``migrations[n]`` takes the schema from version n to n + 1, in one transaction with the version's own row. They are
+    only ever appended to. Raises Refusal: store_newer (written by a later release; nothing is touched),
+    store_unusable (locked, corrupt, not reachable).
+    """
+    try:
+        engine = _engine(url)
+        with engine.begin() as db:
+            if db.dialect.name == "postgresql":
+                db.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+            db.execute(sa.text("CREATE TABLE IF NOT EXISTS schema_versions "
+                               "(name VARCHAR(40) PRIMARY KEY, version INTEGER NOT NULL)"))
+            row = db.execute(sa.text("SELECT version FROM schema_versions WHERE name = :name"), {"name": name}).first()
+            version = row[0] if row is not None else 0
+            if version > len(migrations):
+                raise Refusal("store_newer", f"the {name} store is at version {version}; this release knows up to "
+                              f"{len(migrations)}", hint="run the release that wrote it, or a later one",
+                              code=Code.CONFLICT)
+            for migrate in migrations[version:]:
+                migrate(db)
+            db.execute(sa.text("DELETE FROM schema_versions WHERE name = :name"), {"name": name})
+            db.execute(sa.text("INSERT INTO schema_versions (name, version) VALUES (:name, :version)"),
+                       {"name": name, "version": len(migrations)})
+    except (SQLAlchemyError, OSError) as error:
+        raise unusable(name, error) from error
+    return engine
+
+
+def transact(engine: sa.Engine, name: str, work: Callable[[sa.Connection], T]) -> T:
+    """``work`` in one serializable transaction, run again where another writer won. All or nothing.
+
+    What ``work`` raises undoes the transaction and passes through; a failing database is Refusal("store_unusable").
+    """
+    for attempt in range(RETRIES_MAX):
+        try:
+            with engine.begin() as db:
+                return work(db)
+        except (OperationalError, DBAPIError) as error:
+            if getattr(error.orig, "sqlstate", "") in ("40001", "40P01") and attempt + 1 < RETRIES_MAX:
+                continue
+            raise unusable(name, error) from error
+    raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def unusable(name: str, error: Exception) -> Refusal:
+    """The refusal for a database that failed; the driver's first line says how."""
+    cause = getattr(error, "orig", None) or error
+    line = (str(cause).splitlines() or [type(cause).__name__])[0]
+    corrupt = isinstance(error, DatabaseError) and "malformed" in line or "not a database" in line
+    return Refusal("store_unusable", f"the {name} store cannot be used: {line[:300]}",
+                   hint="restore it from a backup" if corrupt else "look at the disk, the locks and the server")
+
+
+def _engine(url: str) -> sa.Engine:
+    if not url.startswith("sqlite"):
+        return sa.create_engine(url, isolation_level="SERIALIZABLE", pool_pre_ping=True)
+    if path := sa.make_url(url).database:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    engine = sa.create_engine(url, connect_args={"timeout": BUSY_SECONDS})
+
+    @sa.event.listens_for(engine, "connect")
+    def prepare(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # sqlite3's own BEGINs come too late for a write lock; ours follows
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @sa.event.listens_for(engine, "begin")
+    def begin(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
