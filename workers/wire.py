@@ -25,6 +25,39 @@ API_PARAMS_BYTES_MAX = 256 * 1024
 DEPTH_MAX = 64
 """Deepest nesting of a payload or a result."""
 
+API_CODES = {
+    "permission_denied": "the plugin has no such permission, or no valid approval for it",
+    "rate_limited": "too many requests a minute; the error's retry_after_ms says when the next may pass",
+    "deadline_exceeded": "the invocation's time ended before the call did",
+    "cancelled": "the invocation that made this call has been answered, or its caller has gone",
+    "unknown_method": "there is no such API method",
+    "invalid_params": "the call's parameters do not fit its method",
+    "too_large": "a request or a response over its size limit",
+    "too_many_calls": "more API calls at once, or in one invocation, than allowed",
+    "sql_syntax": "the text is not one SELECT of the accepted dialect",
+    "sql_forbidden": "a statement, function, cast or clause outside the allow-list",
+    "sql_parameters": "the number or the types of the parameters do not fit the text",
+    "sql_error": "the database refused the statement while running it",
+    "table_not_allowed": "no such table, or the manifest does not name it, or it may not be written",
+    "column_not_allowed": "no such column among those that the operator shows",
+    "row_limit": "more rows than one call may read or change",
+    "constraint": "the database refused the write: a constraint of the table",
+    "data_unavailable": "the platform's database cannot be used now",
+    "url_invalid": "not an http or https URL, or a method or header that may not be sent",
+    "host_not_allowed": "the host is not on the manifest's list or not on the operator's",
+    "address_not_allowed": "the host's address is private, local or otherwise not public",
+    "redirect_limit": "too many redirects",
+    "fetch_failed": "no answer could be had from the peer",
+    "not_provided": "no host provides this method now",
+    "host_error": "the host's method answered with an error",
+    "component_not_allowed": "the platform does not render this component",
+    "effect_limit": "more or larger effects than one invocation may have",
+    "gateway_lost": "the gateway died during the call; whether it took effect is not known",
+    "audit_unavailable": "the audit ledger cannot take a record, so nothing was done",
+    "overloaded": "the gateway is full; nothing was done",
+}
+"""Every ``code`` of an ApiError, and what it means: the one table."""
+
 
 # --- supervisor to worker
 class Load(msgspec.Struct, array_like=True, tag="load", gc=False):

@@ -25,7 +25,8 @@ class PluginSpec(msgspec.Struct, frozen=True):
     ``users`` is None where the plugin is enabled for everybody, else the lower-case UUIDs it is enabled for.
     ``state`` other than ``enabled`` makes every call answer PLUGIN_DISABLED with ``reason``.
     ``digest`` is the bundle's SHA-256 (hex) and names the content that a worker loads.
-    ``approved`` are the admin permissions with a valid approval for this digest now.
+    ``approved`` are the admin permissions with a valid approval for this digest now; ``approval_expires`` gives the
+    Unix time (seconds) at which one of them ends, where it does.
     """
 
     id: str
@@ -44,3 +45,4 @@ class PluginSpec(msgspec.Struct, frozen=True):
     reason: str = ""
     users: frozenset[str] | None = None
     approved: tuple[str, ...] = ()
+    approval_expires: dict[str, float] = {}

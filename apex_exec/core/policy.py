@@ -1,0 +1,60 @@
+"""Whether a plugin may make an API call: a function of its grants and the call, of nothing else. Pure.
+
+The manifest asks for permissions, the operator's policy admits them, and a PluginSpec holds those in force. The three
+admin permissions also need an approval that is valid at the time of the call.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from apex_exec.core.api import HostMethod, Request
+from apex_exec.core.plugin import ADMIN_PERMISSIONS, PluginSpec
+
+PERMISSIONS = {
+    "query": "data:read", "insert": "data:write", "update": "data:write", "delete": "data:write",
+    "renderWidget": "ui:render", "emit": "events:emit", "fetch": "network:fetch",
+}
+"""Which permission each method needs; ``call`` needs the one of its method's prefix."""
+
+PREFIXES = {"admin.users.": "admin:users", "admin.billing.": "admin:billing", "system.config.": "system:config"}
+
+
+class Allowed(Struct, frozen=True):
+    """The call may go on."""
+
+    permission: str
+
+
+class Denied(Struct, frozen=True):
+    """The call stops here. ``reason`` is one line that the plugin's author can act on."""
+
+    permission: str
+    reason: str
+
+
+def permission_of(method: str, request: Request) -> str | None:
+    """The permission that ``request`` needs; None where no permission would allow it."""
+    if not isinstance(request, HostMethod):
+        return PERMISSIONS.get(method)
+    for prefix, permission in PREFIXES.items():
+        if request.method.startswith(prefix) and len(request.method) > len(prefix):
+            return permission
+    return None
+
+
+def check(spec: PluginSpec, method: str, request: Request, wall_seconds: float) -> Allowed | Denied:
+    """Whether ``spec`` may make this call at ``wall_seconds`` (Unix time, for approvals that expire)."""
+    permission = permission_of(method, request)
+    if permission is None:
+        known = ", ".join(f"{prefix}*" for prefix in PREFIXES)
+        return Denied("", f"no permission covers this method; host methods are {known}")
+    if permission not in spec.permissions:
+        return Denied(permission, f"the plugin has no {permission}; its manifest must ask for it")
+    if permission in ADMIN_PERMISSIONS:
+        if permission not in spec.approved:
+            return Denied(permission, f"{permission} is not approved for this version of the plugin")
+        expires = spec.approval_expires.get(permission)
+        if expires is not None and wall_seconds >= expires:
+            return Denied(permission, f"the approval of {permission} has expired")
+    return Allowed(permission)
