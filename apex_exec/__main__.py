@@ -3,9 +3,9 @@
 
 def main() -> None:
     """Runs the command line."""
-    from apex_exec.cli import app
+    from apex_exec.cli import main as run
 
-    app()
+    run()
 
 
 if __name__ == "__main__":

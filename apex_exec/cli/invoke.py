@@ -1,73 +1,93 @@
-"""``invoke`` and ``plugin list``: one request to a running daemon."""
+"""``invoke`` and ``dispatch``: one request to a running daemon, its reply on stdout as JSON."""
 
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from apex_exec.cli.root import EXIT_NO, EXIT_NO_DAEMON, EXIT_USAGE, app, fail, plugin_app
-from apex_exec.client import CallError, Client, ConnectionLost
-from apex_exec.config import load_settings, runtime_candidates
-from apex_exec.errors import ConfigError
+from apex_exec.cli import connect
+from apex_exec.cli.output import print_json
+from apex_exec.cli.root import EXIT_NO, EXIT_USAGE, ConfigFile, RuntimeDir, app, examples, fail
 
-Runtime = Annotated[str | None, typer.Option(help="The daemon's runtime folder.")]
+if TYPE_CHECKING:
+    from apex_exec.client import Client
 
-
-def connect(runtime_dir: str | None) -> Client:
-    """A client of the daemon that is there; ends the command with status 3 where none is."""
-    try:
-        settings = load_settings(None, {"runtime_dir": runtime_dir} if runtime_dir else None)
-    except ConfigError as error:
-        fail(str(error), EXIT_USAGE)
-    tried = [settings.runtime_path] if settings.runtime_dir else runtime_candidates()
-    for folder in tried:
-        if (folder / "host.sock").exists():
-            return Client(f"ipc://{folder}/host.sock")
-    fail(f"no daemon: tried {', '.join(map(str, tried))}; start one with `apex-exec serve`", EXIT_NO_DAEMON)
+User = Annotated[str, typer.Option("--user", metavar="UUID", help="On whose behalf the hook runs.")]
+Payload = Annotated[str, typer.Option(
+    "--payload", metavar="JSON", help="A JSON map for the hook; @FILE reads it from a file, - from stdin.")]
+DeadlineMs = Annotated[int, typer.Option("--deadline-ms", min=1, help="For queue, cold start and run together.")]
+HOOKS_HELP = ("The payloads: onDashboardLoad {dashboardId}, onDataFetch {query, filters}, "
+              "onActionExecute {action, context}, onAuthSuccess {sessionId}.")
 
 
-@app.command()
+@app.command(epilog=examples(
+    "apex-exec invoke hello-world onDashboardLoad --user 11111111-2222-4333-8444-555555555555 "
+    "--payload '{\"dashboardId\": \"main\"}'",
+    "apex-exec invoke custom-analytics onDataFetch --user $UUID --payload @query.json --deadline-ms 2000"))
 def invoke(
-    plugin: str,
-    action: str,
-    user: Annotated[str, typer.Option(help="UUID of the user on whose behalf the hook runs.")],
-    payload: Annotated[str, typer.Option(help="JSON map for the hook.")] = "{}",
-    deadline_ms: Annotated[int, typer.Option(min=1, help="Queue, cold start and run together.")] = 5000,
-    runtime_dir: Runtime = None,
+    plugin: Annotated[str, typer.Argument(help="The plugin's id; `apex-exec plugin list` shows them.")],
+    action: Annotated[str, typer.Argument(help="The hook to run, as onDashboardLoad.")],
+    user: User,
+    payload: Payload = "{}",
+    deadline_ms: DeadlineMs = 5000,
+    runtime_dir: RuntimeDir = None,
+    config: ConfigFile = None,
 ) -> None:
-    """Runs one hook of one plugin and prints the reply as JSON."""
+    """Runs one hook of one plugin.
+
+    Prints the reply as JSON; the exit status is 1 where the reply is an error.
+    """
+    body = read_payload(payload)
+    _call(lambda client: client.invoke(plugin, action, user, body, deadline_ms), config, runtime_dir)
+
+
+invoke.__doc__ = f"{invoke.__doc__}\n\n{HOOKS_HELP}"
+
+
+@app.command(epilog=examples(
+    "apex-exec dispatch onAuthSuccess --user 11111111-2222-4333-8444-555555555555 --payload '{\"sessionId\": \"s1\"}'"))
+def dispatch(
+    action: Annotated[str, typer.Argument(help="The hook to run in every plugin that declares it.")],
+    user: User,
+    payload: Payload = "{}",
+    deadline_ms: DeadlineMs = 5000,
+    runtime_dir: RuntimeDir = None,
+    config: ConfigFile = None,
+) -> None:
+    """Sends one event to every plugin of a hook.
+
+    Prints all outcomes as JSON. A plugin that fails does not fail the dispatch: look at "partial" and "outcomes".
+    """
+    body = read_payload(payload)
+    _call(lambda client: client.dispatch(action, user, body, deadline_ms), config, runtime_dir)
+
+
+def read_payload(text: str) -> dict[str, Any]:
+    """The map in ``text``, in the file behind ``@``, or on stdin for ``-``; else the command ends with status 2."""
     try:
-        body = json.loads(payload)
-    except ValueError as error:
-        fail(f"--payload is not JSON: {error}", EXIT_USAGE)
+        if text.startswith("@"):
+            text = Path(text[1:]).read_text("utf-8")
+        elif text == "-":
+            text = sys.stdin.read()
+        body = json.loads(text)
+    except (OSError, ValueError) as error:
+        fail(f"--payload: {error}", EXIT_USAGE)
     if not isinstance(body, dict):
         fail("--payload must be a JSON map such as '{\"dashboardId\": \"main\"}'", EXIT_USAGE)
-    with connect(runtime_dir) as client:
+    return body
+
+
+def _call(ask: Callable[[Client], dict[str, Any]], config: Path | None, runtime_dir: str | None) -> None:
+    from apex_exec.client import CallError
+
+    with connect.host(config, runtime_dir) as client:
         try:
-            reply: dict[str, Any] = client.invoke(plugin, action, user, body, deadline_ms)
+            print_json(ask(client))
         except CallError as error:
-            print(json.dumps(error.reply, default=str))
+            print_json(error.reply)
             raise typer.Exit(EXIT_NO) from None
-        except ConnectionLost as error:
-            fail(str(error), EXIT_NO_DAEMON)
-    print(json.dumps(reply, default=str))
-
-
-@plugin_app.command("list")
-def list_plugins(
-    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
-    runtime_dir: Runtime = None,
-) -> None:
-    """Lists the enabled plugins of the running daemon."""
-    with connect(runtime_dir) as client:
-        try:
-            plugins = client.plugins()
-        except ConnectionLost as error:
-            fail(str(error), EXIT_NO_DAEMON)
-    if as_json:
-        print(json.dumps(plugins))
-        return
-    for plugin in plugins:
-        print(f"{plugin['id']:<24} {plugin['version']:<10} {plugin['state']:<10} {', '.join(plugin['hooks'])}")

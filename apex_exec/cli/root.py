@@ -1,25 +1,72 @@
-"""The typer application and what every verb shares."""
+"""The typer application, its groups of verbs, and the options that verbs share.
+
+A verb is a file of this package: it registers itself on ``app`` or on a group when it is imported. Heavy imports
+(zmq, pydantic, SQLAlchemy …) belong inside the verb's function, so that ``--help`` answers at once.
+"""
 
 from __future__ import annotations
 
 import sys
-from typing import NoReturn
+from pathlib import Path
+from typing import Annotated, NoReturn
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-                  help="Runs third-party plugins in processes of their own. Start with `apex-exec demo`.")
-plugin_app = typer.Typer(no_args_is_help=True, help="Look at plugins and check bundles.")
-config_app = typer.Typer(no_args_is_help=True, help="Check a configuration.")
-app.add_typer(plugin_app, name="plugin")
-app.add_typer(config_app, name="config")
-
+EXIT_DONE = 0
 EXIT_NO = 1
+"""The answer is no: a check failed, the call returned an error, the operation was refused."""
 EXIT_USAGE = 2
 EXIT_NO_DAEMON = 3
+EXIT_INTERRUPTED = 130
+"""128 + SIGINT, as shells expect."""
+
+
+def group(help: str) -> typer.Typer:
+    """A group of verbs; without arguments it shows its help."""
+    return typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+                       rich_markup_mode=None, help=help)
+
+
+app = group("Runs a platform's third-party plugins, each in a jailed process of its own.\n\n"
+            "Start with `apex-exec demo`; `apex-exec VERB --help` shows examples.")
+plugin_app = group("Write, check, install and look after plugins.")
+config_app = group("Check a configuration.")
+keys_app = group("Keys that sign bundles and approvals, and CURVE keys for tcp.")
+audit_app = group("Read, verify and export the audit ledger.")
+market_app = group("The marketplace: review, publish, buy.")
+billing_app = group("Statements and the arithmetic behind them.")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from apex_exec import API_VERSION, __version__
+
+        print(f"apex-exec {__version__}, plugin API {API_VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_show_version,
+                                               help="Print the version and exit.")] = False) -> None:
+    """Gives the application its own options; the help text above stays the group's."""
+
+
+GROUPS = {"plugin": plugin_app, "config": config_app, "keys": keys_app, "audit": audit_app, "market": market_app,
+          "billing": billing_app}
+
+RuntimeDir = Annotated[str | None, typer.Option(
+    "--runtime-dir", metavar="DIR", help="Folder of the daemon's sockets; default: where a daemon is found.")]
+ConfigFile = Annotated[Path | None, typer.Option(
+    "--config", metavar="FILE", help="The daemon's TOML configuration; see `apex-exec config check`.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def examples(*lines: str) -> str:
+    """An epilog for ``--help``: the lines as they would be typed."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
 def fail(message: str, status: int) -> NoReturn:
-    """One line on stderr, and the exit status."""
-    print(f"apex-exec: {message}", file=sys.stderr)
+    """Ends the command with one line on stderr that says what to do."""
+    print(f"apex-exec: {' '.join(message.split())}", file=sys.stderr)
     raise typer.Exit(status)

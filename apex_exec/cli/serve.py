@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from apex_exec.cli.root import EXIT_USAGE, app, fail
-from apex_exec.errors import ConfigError
+from apex_exec.cli.root import ConfigFile, RuntimeDir, app, examples
 
 
-@app.command()
+@app.command(epilog=examples(
+    "apex-exec serve --plugins-dir ./plugins",
+    "apex-exec serve --config /etc/apex-exec.toml",
+    "apex-exec serve --set limits.cpu_percent=100 --set log.format=json"))
 def serve(
-    config: Annotated[Path | None, typer.Option(help="TOML file; see `config check`.")] = None,
-    plugins_dir: Annotated[str | None, typer.Option(help="Folder of bundles, enabled for all.")] = None,
-    runtime_dir: Annotated[str | None, typer.Option(help="Folder of the sockets.")] = None,
-    http_address: Annotated[str | None, typer.Option(help="host:port for Prometheus; port 0 takes a free one.")] = None,
+    config: ConfigFile = None,
+    plugins_dir: Annotated[str | None, typer.Option(
+        metavar="DIR", help="Folder of bundles, one a folder, enabled for all users (development).")] = None,
+    runtime_dir: RuntimeDir = None,
+    state_dir: Annotated[str | None, typer.Option(metavar="DIR", help="Registry, ledger, bundles, keys.")] = None,
+    http_address: Annotated[str | None, typer.Option(
+        metavar="HOST:PORT", help="/metrics /livez /readyz; port 0 takes a free one.")] = None,
+    setting: Annotated[list[str] | None, typer.Option(
+        "--set", metavar="KEY=VALUE", help="Any configuration key, dotted; may be repeated.")] = None,
 ) -> None:
-    """Runs the daemon in the foreground; SIGTERM drains and exits 0."""
+    """Runs the daemon in the foreground. SIGTERM drains and exits 0; SIGHUP reloads.
+
+    Settings come from the file, then APEX_EXEC_* environment variables (nested with __), then these flags.
+    """
     from apex_exec.config import load_settings
     from apex_exec.daemon.main import serve as run
 
-    flags = {"plugins_dir": plugins_dir, "runtime_dir": runtime_dir, "http.address": http_address}
-    try:
-        status = run(load_settings(config, {key: value for key, value in flags.items() if value is not None}))
-    except ConfigError as error:
-        fail(str(error), EXIT_USAGE)
-    raise typer.Exit(status)
+    flags = {"plugins_dir": plugins_dir, "runtime_dir": runtime_dir, "state_dir": state_dir,
+             "http.address": http_address}
+    overrides = {key: value for key, value in flags.items() if value is not None}
+    for item in setting or ():
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"{item!r} is not KEY=VALUE", param_hint="--set")
+        overrides[key] = value
+    raise typer.Exit(run(load_settings(config, overrides)))

@@ -31,7 +31,8 @@ def test_every_mode_answers_though_others_fail() -> None:
                 time.sleep(0.5)
                 loaded = dispatch("onDashboardLoad", {"dashboardId": "d"})
                 widgets = [widget["id"] for widget in loaded["result"]["customWidgets"]]
-                assert widgets == ["custom-analytics/chart", "hello-world/hello-widget"] and loaded["partial"]
+                assert widgets == ["custom-analytics/chart", "hello-world/hello-widget",
+                                   "hello-world-dict/hello-widget"] and loaded["partial"]
                 assert [o["plugin"] for o in loaded["outcomes"] if not o["ok"]] == ["liar"]
                 fetched = dispatch("onDataFetch", {"query": "q", "filters": {}, "data": 1})
                 assert fetched["result"] == {"transformedData": {"query": "q", "filters": []}}

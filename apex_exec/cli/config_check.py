@@ -1,0 +1,64 @@
+"""``config check``: says what is wrong with a configuration before a daemon has to."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from apex_exec.cli.output import print_table
+from apex_exec.cli.root import EXIT_NO, AsJson, config_app, examples, fail
+
+if TYPE_CHECKING:
+    from apex_exec.config import Settings
+
+PASSWORD = re.compile(r"(://[^:/@]*:)[^@]*(@)")
+
+
+@config_app.command("check", epilog=examples(
+    "apex-exec config check /etc/apex-exec.toml",
+    "apex-exec config check --json | jq 'map(select(.source != \"default\"))'"))
+def check(
+    file: Annotated[Path | None, typer.Argument(help="TOML file; none: environment and defaults only.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Says what is wrong with a configuration, or shows every value in force and where it comes from."""
+    from apex_exec.config import load_settings
+    from apex_exec.errors import ConfigError
+
+    try:
+        settings = load_settings(file)
+    except ConfigError as error:
+        fail(str(error), EXIT_NO)
+    print_table(rows(settings, file), ["key", "value", "source"], as_json=as_json)
+
+
+def rows(settings: Settings, file: Path | None) -> list[dict[str, Any]]:
+    """Every key with its value in force, passwords masked, and what set it."""
+    from apex_exec.config import ENV_PREFIX, known_keys
+
+    written = tomllib.loads(file.read_text("utf-8")) if file is not None else {}
+    found = []
+    for key in known_keys():
+        value: Any = settings.model_dump()
+        in_file: Any = written
+        for part in key.split("."):
+            value = value[part]
+            in_file = in_file.get(part) if isinstance(in_file, dict) else None
+        name = ENV_PREFIX + key.upper().replace(".", "__")
+        source = f"environment {name}" if name in os.environ else str(file) if in_file is not None else "default"
+        if isinstance(value, str):
+            value = PASSWORD.sub(r"\1***\2", value) or effective(settings, key)
+        found.append({"key": key, "value": value, "source": source})
+    return found
+
+
+def effective(settings: Settings, key: str) -> str:
+    """What an empty value stands for."""
+    stands_for = {"runtime_dir": settings.runtime_path, "state_dir": settings.state_path,
+                  "host.endpoint": settings.host_endpoint, "admin.endpoint": settings.admin_endpoint}
+    return str(stands_for.get(key, ""))

@@ -1,0 +1,43 @@
+"""A blocking client of the admin endpoint: one operation at a time. The command line is made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from apex_exec.client.sync import Client
+
+ADMIN_TIMEOUT_MS = 10_000
+"""For an operation that only reads or writes the registry; those that run plugin code name a longer one."""
+ADMIN_MESSAGE_BYTES_MAX = 64 * 1024 * 1024
+"""What this client sends at most; the daemon's own limit answers first."""
+
+
+class AdminClient:
+    """One connection to the admin endpoint. Use it as a context manager, or ``close`` it."""
+
+    def __init__(self, endpoint: str) -> None:
+        self._client = Client(endpoint, max_message_bytes=ADMIN_MESSAGE_BYTES_MAX)
+
+    def __enter__(self) -> AdminClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Drops the connection. Safe to call twice."""
+        self._client.close()
+
+    def request(self, op: str, args: Mapping[str, Any] | None = None, timeout_ms: float = ADMIN_TIMEOUT_MS) -> Any:
+        """The result of one operation; blocks for at most ``timeout_ms``.
+
+        ``request("ops")`` is the table of operations, each with its schema. Raises CallError (AdminRefused where the
+        operation was refused, with nothing changed) and ConnectionLost.
+        """
+        message = {"type": "admin", "op": op, "args": dict(args or {})}
+        return self._client.request(message, timeout_ms).get("result")
+
+    def ping(self, timeout_ms: float = ADMIN_TIMEOUT_MS) -> None:
+        """Returns when the daemon has answered; blocks for at most ``timeout_ms``. Raises ConnectionLost."""
+        self._client.request({"type": "ping"}, timeout_ms)

@@ -1,0 +1,157 @@
+"""What both Python clients share: the messages, the socket's options, the size check, CURVE keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+import zmq
+import zmq.auth
+
+from apex_exec.client.errors import CallError, error_of, local_error
+from apex_exec.errors import ApexError, Code
+
+GRACE_MS = 500
+"""What a client waits beyond the deadline before it takes the connection for lost (PROTOCOL 1.3)."""
+DEFAULT_DEADLINE_MS = 5000
+REQUEST_TIMEOUT_MS = 5000
+"""For requests without a deadline; the daemon answers them at once."""
+MAX_MESSAGE_BYTES = 1_048_576
+"""The daemon's default limit; ``hello`` tells the one in force."""
+RECONNECT_MS = 50
+RECONNECT_MS_MAX = 1000
+
+Context = TypeVar("Context", bound="zmq.Context[Any]")
+_decode = msgspec.msgpack.Decoder().decode
+
+
+class HostCall(NamedTuple):
+    """A plugin's call of a host method, as its handler sees it."""
+
+    call_id: int
+    method: str
+    params: dict[str, Any]
+    plugin: str
+    user_id: str
+    deadline_ms: int
+
+
+HostMethod = Callable[[HostCall], Any]
+"""Answers one host call; what it returns is the result. AsyncClient also takes ``async def``."""
+
+
+class HostMethodError(ApexError):
+    """Raised by a handler: the plugin sees ``code`` and ``message``."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class CurveKeys(NamedTuple):
+    """What a client needs on tcp: the server's public key, and its own pair."""
+
+    server_public: bytes
+    public: bytes
+    secret: bytes
+
+    @classmethod
+    def load(cls, own_secret_file: str | Path, server_public_file: str | Path) -> CurveKeys:
+        """From pyzmq certificate files, as ``apex-exec keys curve`` writes them. Raises OSError, ValueError."""
+        public, secret = zmq.auth.load_certificate(own_secret_file)
+        if secret is None:
+            raise ValueError(f"{own_secret_file} holds no secret key; name the .key_secret file")
+        return cls(zmq.auth.load_certificate(server_public_file)[0], public, secret)
+
+
+def prepare(socket: zmq.Socket[bytes], endpoint: str, curve: CurveKeys | None) -> zmq.Socket[bytes]:
+    """Sets what PROTOCOL 1.3 asks of a client and connects; never blocks. Returns ``socket``."""
+    socket.setsockopt(zmq.LINGER, 0)  # a request that could not be sent must not be sent later
+    socket.setsockopt(zmq.IMMEDIATE, 1)  # nothing is queued for a daemon that is not there
+    socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MS_MAX)
+    if curve is not None:
+        socket.setsockopt(zmq.CURVE_SERVERKEY, curve.server_public)
+        socket.setsockopt(zmq.CURVE_PUBLICKEY, curve.public)
+        socket.setsockopt(zmq.CURVE_SECRETKEY, curve.secret)
+    socket.connect(endpoint)
+    return socket
+
+
+def encode(message: Mapping[str, Any], bytes_max: int) -> bytes:
+    """The message's body. Raises InvalidRequest where it cannot be sent: too large, or no MessagePack value."""
+    try:
+        body = msgspec.msgpack.encode(message)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise local_error(Code.INVALID_INPUT, f"the request cannot be written as MessagePack: {error}") from None
+    if len(body) > bytes_max:
+        raise local_error(Code.PAYLOAD_TOO_LARGE, f"the message has {len(body)} bytes, the limit is {bytes_max}")
+    return body
+
+
+def decode(body: bytes) -> dict[str, Any]:
+    """A reply as a map; one that is none raises InvalidRequest, for the peer does not speak this protocol."""
+    try:
+        message = _decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        message = None
+    if not isinstance(message, dict):
+        raise local_error(Code.PROTOCOL_ERROR, "the peer sent what is no reply; is it apex-exec?")
+    return message
+
+
+def failure(reply: dict[str, Any]) -> CallError | None:
+    """The error that ``reply`` is, if it is one."""
+    return error_of(reply) if reply.get("type") == "error" else None
+
+
+def host_call(message: dict[str, Any]) -> HostCall:
+    """The ``hostCall`` message as its handler gets it."""
+    return HostCall(message["callId"], message["method"], message.get("params") or {}, message["plugin"],
+                    message["userId"], message["deadlineMs"])
+
+
+def host_reply(call_id: int, result: Any) -> dict[str, Any]:
+    """The ``hostReply`` that gives ``result``."""
+    return {"type": "hostReply", "callId": call_id, "ok": True, "result": result}
+
+
+def host_failure(call_id: int, error: BaseException) -> dict[str, Any]:
+    """The ``hostReply`` of a handler that raised. Only a HostMethodError's words reach the plugin."""
+    told = error if isinstance(error, HostMethodError) else HostMethodError("host_error", "the host method failed")
+    return {"type": "hostReply", "callId": call_id, "ok": False, "error": {"code": told.code, "message": str(told)}}
+
+
+def hello() -> dict[str, Any]:
+    """Asks for version, level and limits."""
+    return {"type": "hello", "protocol": [1], "client": "apex-exec-python"}
+
+
+def plugins(user_id: str | None) -> dict[str, Any]:
+    """Asks for the enabled plugins, for one user where named."""
+    return {"type": "plugins"} if user_id is None else {"type": "plugins", "userId": user_id}
+
+
+def invoke(plugin: str, action: str, user_id: str, payload: Mapping[str, Any] | None, deadline_ms: int,
+           traceparent: str | None) -> dict[str, Any]:
+    """One hook of one plugin."""
+    message: dict[str, Any] = {"type": "invoke", "plugin": plugin, "action": action, "userId": user_id,
+                               "deadlineMs": deadline_ms}
+    return _with(message, payload, traceparent)
+
+
+def dispatch(action: str, user_id: str, payload: Mapping[str, Any] | None, deadline_ms: int,
+             traceparent: str | None) -> dict[str, Any]:
+    """One event to every plugin that declares the hook."""
+    return _with({"type": "dispatch", "action": action, "userId": user_id, "deadlineMs": deadline_ms}, payload,
+                 traceparent)
+
+
+def _with(message: dict[str, Any], payload: Mapping[str, Any] | None, traceparent: str | None) -> dict[str, Any]:
+    if payload is not None:
+        message["payload"] = payload
+    if traceparent is not None:
+        message["traceparent"] = traceparent
+    return message

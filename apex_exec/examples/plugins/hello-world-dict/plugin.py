@@ -1,0 +1,22 @@
+"""The document's minimal plugin in its own shape: a map with id, version, permissions and hooks."""
+
+
+async def on_dashboard_load(context):
+    """One widget that greets."""
+    return {
+        "customWidgets": [
+            {
+                "id": "hello-widget",
+                "component": "HelloWorld",
+                "props": {"message": "Hello from plugin!"},
+            },
+        ],
+    }
+
+
+plugin = {
+    "id": "hello-world-dict",
+    "version": "1.0.0",
+    "permissions": ["ui:render"],
+    "hooks": {"onDashboardLoad": on_dashboard_load},
+}

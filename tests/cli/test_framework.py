@@ -1,0 +1,126 @@
+"""What every verb promises: exit codes, errors of one line, help that teaches, JSON for every table."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from apex_exec.cli import app
+from apex_exec.cli.output import cell, clean
+
+COMMAND = [sys.executable, "-m", "apex_exec"]
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=60,
+                          env={**os.environ, **environment})
+
+
+def verbs() -> Iterator[tuple[str, Any]]:
+    """Every verb as ("plugin list", its command)."""
+    def below(prefix: str, command: Any) -> Iterator[tuple[str, Any]]:
+        for name, child in getattr(command, "commands", {}).items():
+            if hasattr(child, "commands"):
+                yield from below(f"{prefix}{name} ", child)
+            else:
+                yield f"{prefix}{name}", child
+
+    yield from below("", typer.main.get_command(app))
+
+
+VERBS = dict(verbs())
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_says_what_it_does_and_shows_an_example(verb: str) -> None:
+    command = VERBS[verb]
+    assert command.help, f"{verb} has no help"
+    assert f"apex-exec {verb}" in (command.epilog or ""), f"{verb}: `epilog=examples(...)` shows no use of it"
+    undescribed = [p.name for p in command.params if not getattr(p, "help", "x") and p.name != "help"]
+    assert not undescribed, f"{verb}: without help text: {undescribed}"
+
+
+@pytest.mark.parametrize(("arguments", "status", "says"), [
+    (["frob"], 2, "frob"),
+    (["invoke"], 2, "Missing argument"),
+    (["invoke", "a", "b", "--user", "u", "--payload", "["], 2, "--payload"),
+    (["invoke", "a", "b", "--user", "u", "--payload", "[]"], 2, "JSON map"),
+    (["serve", "--set", "nonsense"], 2, "KEY=VALUE"),
+    (["serve", "--set", "limits.cpu=1"], 2, "limits.cpu_percent"),
+    (["serve", "--config", "/nonexistent.toml"], 2, "/nonexistent.toml"),
+    (["config", "check", "/nonexistent.toml"], 1, "/nonexistent.toml"),
+    (["plugin", "validate", "/nonexistent"], 1, "manifest.json"),
+    (["invoke", "a", "b", "--user", "u", "--runtime-dir", "/nonexistent"], 3, "apex-exec serve"),
+    (["plugin", "list", "--runtime-dir", "/nonexistent"], 3, "/nonexistent"),
+])
+def test_errors_are_one_line_with_the_status_that_the_help_names(arguments: list[str], status: int, says: str) -> None:
+    done = run(*arguments)
+    assert (done.returncode, done.stdout) == (status, "")
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("apex-exec: ") and says in done.stderr
+
+
+def test_a_socket_without_a_daemon_is_no_daemon(tmp_path: Path) -> None:
+    (tmp_path / "host.sock").touch()
+    done = run("plugin", "list", "--runtime-dir", str(tmp_path))
+    assert done.returncode == 3 and "is `apex-exec serve` running?" in done.stderr
+
+
+def test_no_arguments_is_the_help_and_version_is_told() -> None:
+    assert run().returncode == 2 and "apex-exec demo" in run().stdout
+    assert run("--version").stdout.startswith("apex-exec ")
+
+
+def test_help_needs_none_of_the_heavy_libraries() -> None:
+    code = ("import sys, apex_exec.cli; print([m for m in ('zmq', 'pydantic', 'sqlalchemy', 'cryptography', 'aiohttp', "
+            "'sqlglot', 'psutil', 'rich.table') if m in sys.modules])")
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    done = subprocess.run(["sh", "-c", f"{sys.executable} -m apex_exec config check | head -1"], capture_output=True,
+                          text=True, timeout=60)
+    assert done.stderr == "" and done.stdout.startswith("key")
+
+
+def test_ctrl_c_ends_quietly_with_130(tmp_path: Path) -> None:
+    import zmq
+
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as silent:  # takes the request and never answers
+        silent.linger = 0
+        silent.bind(f"ipc://{tmp_path}/host.sock")
+        command = [*COMMAND, "plugin", "list", "--runtime-dir", str(tmp_path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            assert silent.poll(10_000), "the command did not ask"
+            time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=10)
+    assert (process.returncode, out, err) == (130, b"", b"")
+
+
+def test_config_check_names_the_nearest_key_the_source_of_each_value_and_no_password(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text("[limits]\ncpu_percnt = 5\n")
+    wrong = run("config", "check", str(file))
+    assert wrong.returncode == 1 and "limits.cpu_percent" in wrong.stderr
+    file.write_text('[limits]\ncpu_percent = 5\n[data]\nurl = "postgresql://me:secret@db/x"\n')
+    done = run("config", "check", str(file), "--json", APEX_EXEC_POOL__PREFETCH="4")
+    assert "secret" not in done.stdout
+    shown = {row["key"]: (row["value"], row["source"]) for row in json.loads(done.stdout)}
+    assert shown["limits.cpu_percent"] == (5, str(file))
+    assert shown["pool.prefetch"] == (4, "environment APEX_EXEC_POOL__PREFETCH")
+    assert shown["limits.timeout_ms"] == (5000, "default")
+    assert shown["data.url"][0] == "postgresql://me:***@db/x" and shown["host.endpoint"][0].startswith("ipc://")
+
+
+def test_a_plugins_words_cannot_steer_the_terminal() -> None:
+    assert "\x1b" not in clean("\x1b[2J\x9bHello\r\x07") and cell({"a": "\x1b"}).isprintable()
