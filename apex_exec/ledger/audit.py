@@ -1,196 +1,209 @@
-"""The audit store: SQLite, hash-chained, its signed head outside the database. Every call blocks."""
+"""The audit store: SQLite, hash-chained, its signed head outside the database. Every call blocks.
+
+One writer: the ledger process, held by a lock file, since a killed daemon's ledger may still be draining while the
+next daemon starts. Readers open the database read-only (``reading.py``, ``verify.py``).
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import msgspec
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from apex_exec.ledger.marks import CHECKPOINT, HEAD, Mark, load_key, read_mark, write_mark
+from apex_exec.ledger.records import GENESIS, AuditRecord, BodyMaker, LedgerError, chain_hash, encode_lines
 
-from apex_exec.errors import ApexError
-from apex_exec.ledger.records import GENESIS, AuditRecord, canonical_bytes, chain_hash
-
-_COLUMNS = "seq, timestamp, eventType, userId, resource, action, result, metadata, dedupKey, prevHash, hash"
-_SCHEMA = """CREATE TABLE IF NOT EXISTS events (seq INTEGER PRIMARY KEY, timestamp INTEGER NOT NULL,
- eventType TEXT NOT NULL, userId TEXT NOT NULL, resource TEXT NOT NULL, action TEXT NOT NULL,
- result TEXT NOT NULL,
-    metadata TEXT NOT NULL, dedupKey TEXT UNIQUE, prevHash BLOB NOT NULL, hash BLOB NOT NULL)"""
-
-
-class LedgerError(ApexError):
-    """The ledger cannot be used or written; the message says why."""
+SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS events (seq INTEGER PRIMARY KEY, body TEXT NOT NULL, hash BLOB NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS keys (key TEXT PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS trail (id TEXT PRIMARY KEY, last_index INTEGER NOT NULL) WITHOUT ROWID",
+)
+REMOVE_ROWS = 2_000
+"""Old events removed in one transaction: few enough that a commit waiting behind it stays under 50 ms."""
+LOCKED_SECONDS = 0.2
+"""How long a statement waits for somebody else's lock before the commit is reported as failing and tried again."""
 
 
-class Finding(msgspec.Struct, frozen=True):
-    """What ``verify`` found: ``kind`` edited|missing|truncated|head|checkpoint at ``seq``."""
-
-    kind: str
-    seq: int
-    message: str
-
-
-class Mark(msgspec.Struct):
-    """A signed place in the chain. ``kind`` is signed too: a head never passes as a checkpoint."""
-
-    kind: str
-    seq: int
-    hash: bytes
-    signature: bytes = b""
-
-    def signed_bytes(self) -> bytes:
-        return msgspec.msgpack.encode((self.kind, self.seq, self.hash))
-
-
-def load_key(state_dir: Path) -> Ed25519PrivateKey:
-    """The signing key in ``<state_dir>/keys/audit``; made on first use, 0600."""
-    path = state_dir / "keys" / "audit"
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if not path.exists():
-        fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        with os.fdopen(fd, "wb") as file:
-            file.write(Ed25519PrivateKey.generate().private_bytes_raw())
-            file.flush()
-            os.fsync(file.fileno())
-    return Ed25519PrivateKey.from_private_bytes(path.read_bytes())
-
-
-def _write_mark(path: Path, mark: Mark, key: Ed25519PrivateKey) -> None:
-    mark.signature = key.sign(mark.signed_bytes())
-    temporary = path.with_suffix(".new")
-    with open(temporary, "wb") as file:
-        file.write(msgspec.json.encode(mark))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def _read_mark(path: Path, kind: str, key: Ed25519PublicKey) -> Mark | None:
-    """The mark, or None where there is none. Raises LedgerError where it was not signed by us."""
-    try:
-        mark = msgspec.json.decode(path.read_bytes(), type=Mark)
-        key.verify(mark.signature, mark.signed_bytes())
-    except FileNotFoundError:
-        return None
-    except (msgspec.DecodeError, InvalidSignature) as error:
-        raise LedgerError(f"{path} is damaged or was not signed by this ledger's key") from error
-    if mark.kind != kind:
-        raise LedgerError(f"{path} holds a {mark.kind}, not a {kind}")
-    return mark
+def database_path(url: str, state_dir: Path) -> Path:
+    """The file that ``audit.url`` names. Raises LedgerError: the ledger is SQLite."""
+    if not url.startswith("sqlite:///"):
+        raise LedgerError(f"audit.url: {url}: only sqlite:/// is served")
+    return Path(url.removeprefix("sqlite:///").replace("<state_dir>", str(state_dir)))
 
 
 class AuditStore:
-    """The one writer of an audit database. Refuses to open one that is behind its signed head."""
+    """The one writer of an audit database. Refuses to open one that is behind its signed head.
 
-    def __init__(self, database: Path, state_dir: Path, min_free_bytes: int = 0) -> None:
-        self.database, self.state_dir, self.min_free_bytes = database, state_dir, min_free_bytes
-        database.parent.mkdir(parents=True, exist_ok=True)
-        self.key = load_key(state_dir)
-        self.db = sqlite3.connect(database, isolation_level=None, timeout=1.0)
-        for pragma in ("journal_mode=WAL", "synchronous=FULL"):
-            self.db.execute("PRAGMA " + pragma)
-        self.db.execute(_SCHEMA)
+    ``trail`` names the run of the supervisor whose batches are numbered; ``last_index`` is the last of them that is
+    committed, so that what a restarted ledger is sent again is taken once. Raises LedgerError.
+    """
+
+    def __init__(self, database: Path, state_dir: Path, min_free_bytes: int = 0, trail: str = "") -> None:
+        self.database, self.state_dir, self.min_free_bytes, self.trail = database, state_dir, min_free_bytes, trail
+        self._maker = BodyMaker()
+        self._lock = -1
+        self.db: sqlite3.Connection | None = None
+        try:
+            self._open()
+        except (OSError, sqlite3.Error) as error:
+            self.release()
+            raise LedgerError(f"the audit database {database} cannot be opened: {error}") from error
+        except LedgerError:
+            self.release()
+            raise
+
+    def _open(self) -> None:
+        self.database.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._lock = os.open(f"{self.database}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LedgerError(f"{self.database} is being written by another ledger process") from None
+        self.key = load_key(self.state_dir)
+        os.close(os.open(self.database, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        db = self.db = sqlite3.connect(self.database, isolation_level=None, timeout=LOCKED_SECONDS)
+        for statement in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", *SCHEMA):
+            db.execute(statement)
         public = self.key.public_key()
-        head = _read_mark(state_dir / "audit.head", "head", public)
-        check = _read_mark(state_dir / "audit.checkpoint", "checkpoint", public)
-        row = self.db.execute("SELECT seq, hash FROM events ORDER BY seq DESC LIMIT 1").fetchone()
+        head = read_mark(self.state_dir / HEAD, "head", public)
+        check = read_mark(self.state_dir / CHECKPOINT, "checkpoint", public)
+        row = db.execute("SELECT seq, hash FROM events ORDER BY seq DESC LIMIT 1").fetchone()
         self.seq: int
         self.hash: bytes
         self.seq, self.hash = row or ((check.seq, check.hash) if check else (0, GENESIS))
         if head is not None and self.seq < head.seq:
-            self.db.close()
-            raise LedgerError(
-                f"{database} ends at event {self.seq}, its signed head at {head.seq}: truncated"
-            )
+            raise LedgerError(f"{self.database} ends at event {self.seq}, its signed head at {head.seq}: truncated")
+        self.first = check.seq + 1 if check else 1
+        known = db.execute("SELECT last_index FROM trail WHERE id = ?", (self.trail,)).fetchone()
+        self.last_index: int = known[0] if known else 0
+        if head is None:
+            self.write_head()  # from now on a missing head shows
 
-    def append(self, batch: list[AuditRecord]) -> int:
+    def append(self, batch: Sequence[AuditRecord]) -> int:
         """Commits ``batch`` in one transaction; the number stored (duplicates left out). All or nothing."""
-        free = shutil.disk_usage(self.database.parent).free
-        if free < self.min_free_bytes:
-            raise LedgerError(
-                f"only {free} bytes free beside the audit database, {self.min_free_bytes} required"
-            )
-        seq, prev, rows = self.seq, self.hash, []
-        keys: set[str] = set()
+        keys = {offset: record.dedup_key for offset, record in enumerate(batch) if record.dedup_key}
+        return self.append_lines(encode_lines(list(batch)).splitlines(), keys, self.last_index)
+
+    def append_lines(self, lines: Sequence[bytes], keys: Mapping[int, str], last_index: int) -> int:
+        """As ``append``, of lines of ``encode_lines``; ``keys`` are the dedup keys by offset.
+
+        Commits ``last_index`` with them. Raises LedgerError where it cannot: nothing has changed then.
+        """
+        assert self.db is not None
+        self._check_space()
+        seq, prev, body_of, rows = self.seq, self.hash, self._maker.body, []
+        new_keys: dict[str, int] = {}
         try:
             self.db.execute("BEGIN IMMEDIATE")
-            for r in batch:
-                key = r.dedup_key or None
-                if key is not None:
-                    known = self.db.execute("SELECT 1 FROM events WHERE dedupKey = ?", (key,)).fetchone()
-                    if key in keys or known:
+            for offset, line in enumerate(lines):
+                if keys and (key := keys.get(offset)) is not None:
+                    if key in new_keys or self.db.execute("SELECT 1 FROM keys WHERE key = ?", (key,)).fetchone():
                         continue
-                    keys.add(key)
+                    new_keys[key] = seq + 1
                 seq += 1
-                metadata = msgspec.json.encode(r.metadata).decode()
-                fields = (
-                    seq,
-                    r.timestamp_ns,
-                    r.event_type,
-                    r.user_id,
-                    r.resource,
-                    r.action,
-                    r.result,
-                    metadata,
-                    key,
-                )
-                digest = chain_hash(prev, canonical_bytes(*fields))
-                rows.append((*fields, prev, digest))
-                prev = digest
-            self.db.executemany(f"INSERT INTO events ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?)", rows)
+                body = body_of(seq, line)
+                prev = chain_hash(prev, body)
+                rows.append((seq, body, prev))
+            self.db.executemany("INSERT INTO events VALUES (?, CAST(? AS TEXT), ?)", rows)
+            if new_keys:
+                self.db.executemany("INSERT INTO keys VALUES (?, ?)", new_keys.items())
+            if last_index != self.last_index:
+                self.db.execute("DELETE FROM trail WHERE id <> ?", (self.trail,))
+                self.db.execute("INSERT OR REPLACE INTO trail VALUES (?, ?)", (self.trail, last_index))
             self.db.execute("COMMIT")
-        except sqlite3.Error as error:
-            if self.db.in_transaction:
-                self.db.execute("ROLLBACK")
+        except (sqlite3.Error, LedgerError) as error:
+            self._rollback()
             raise LedgerError(f"the audit database cannot be written: {error}") from error
-        self.seq, self.hash = seq, prev
+        self.seq, self.hash, self.last_index = seq, prev, last_index
         return len(rows)
 
+    def _check_space(self) -> None:
+        free = self.free_bytes()
+        if free < self.min_free_bytes:
+            raise LedgerError(f"only {free} bytes are free beside the audit database, "
+                              f"audit.min_free_bytes wants {self.min_free_bytes}")
+
+    def _rollback(self) -> None:
+        assert self.db is not None
+        if self.db.in_transaction:
+            try:
+                self.db.execute("ROLLBACK")
+            except sqlite3.Error:
+                return  # SQLite has rolled back by itself (disk full, I/O error)
+
+    def free_bytes(self) -> int:
+        """Bytes free on the database's file system; 0 where that cannot be told (it is gone)."""
+        try:
+            return shutil.disk_usage(self.database.parent).free
+        except OSError:
+            return 0
+
+    def size_bytes(self) -> int:
+        """Bytes of the database and its write-ahead log."""
+        total = 0
+        for suffix in ("", "-wal", "-shm"):
+            try:
+                total += os.stat(f"{self.database}{suffix}").st_size
+            except OSError:
+                continue
+        return total
+
     def write_head(self) -> None:
-        """Signs the end of the chain into ``<state_dir>/audit.head``, atomically."""
-        _write_mark(self.state_dir / "audit.head", Mark("head", self.seq, self.hash), self.key)
+        """Signs the end of the chain into ``<state_dir>/audit.head``, atomically. Raises OSError."""
+        write_mark(self.state_dir / HEAD, Mark("head", self.seq, self.hash), self.key)
 
+    # ------------------------------------------------------------------ retention
+    def expire(self, before: str) -> int:
+        """Signs a checkpoint before the first event that is not older than ``before``, where there is a new one.
+
+        ``before`` is UTC text as stored. The events up to it are removed by ``remove_some``; the act is an event of
+        the chain itself. Returns how many events that is. Raises LedgerError, OSError.
+        """
+        assert self.db is not None
+        from apex_exec.ledger.reading import first_seq_since
+
+        keep = min(first_seq_since(self.db, before), self.seq)  # the last event stays: the chain goes on from it
+        row = self.db.execute("SELECT seq, hash FROM events WHERE seq = ?", (keep - 1,)).fetchone()
+        if row is None or row[0] < self.first:
+            return 0
+        expired = int(row[0]) - self.first + 1
+        write_mark(self.state_dir / CHECKPOINT, Mark("checkpoint", row[0], row[1]), self.key)
+        self.first = row[0] + 1
+        self.append([AuditRecord(time.time_ns(), "admin.action", "system", "audit", "audit.retention", "success",
+                                 {"throughSeq": row[0], "hash": row[1].hex(), "events": expired})])
+        return expired
+
+    def remove_some(self) -> bool:
+        """Removes up to REMOVE_ROWS events before the checkpoint; True while there are more. Raises LedgerError."""
+        assert self.db is not None
+        try:
+            done = self.db.execute("DELETE FROM events WHERE seq IN (SELECT seq FROM events WHERE seq < ? "
+                                   "ORDER BY seq LIMIT ?)", (self.first, REMOVE_ROWS)).rowcount
+            if done < REMOVE_ROWS:
+                self.db.execute("DELETE FROM keys WHERE seq < ?", (self.first,))
+        except sqlite3.Error as error:
+            self._rollback()
+            raise LedgerError(f"old events cannot be removed: {error}") from error
+        return done == REMOVE_ROWS
+
+    # ------------------------------------------------------------------ end
     def close(self) -> None:
-        self.write_head()
-        self.db.close()
+        """Signs the head and lets the database go. Raises OSError where the head cannot be written."""
+        try:
+            self.write_head()
+        finally:
+            self.release()
 
-
-def read_events(db: sqlite3.Connection, after_seq: int = 0) -> Iterator[tuple[Any, ...]]:
-    """Rows after ``after_seq`` in order, streamed."""
-    yield from db.execute(f"SELECT {_COLUMNS} FROM events WHERE seq > ? ORDER BY seq", (after_seq,))
-
-
-def verify(database: Path, state_dir: Path) -> Finding | None:
-    """The first thing wrong with the chain, or None. Reads only; streams, so memory does not grow."""
-    key = load_key(state_dir).public_key()
-    try:
-        check = _read_mark(state_dir / "audit.checkpoint", "checkpoint", key)
-        head = _read_mark(state_dir / "audit.head", "head", key)
-    except LedgerError as error:
-        return Finding("head", 0, str(error))
-    seq, prev = (check.seq, check.hash) if check else (0, GENESIS)
-    db = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
-    try:
-        for row in read_events(db, seq):
-            if row[0] != seq + 1:
-                return Finding("missing", seq + 1, f"event {seq + 1} is missing; the next is {row[0]}")
-            seq = row[0]
-            if row[9] != prev or row[10] != chain_hash(prev, canonical_bytes(*row[:9])):
-                return Finding("edited", seq, f"event {seq} is not what was written there")
-            prev = row[10]
-            if head is not None and seq == head.seq and prev != head.hash:
-                return Finding("head", seq, f"event {seq} differs from the signed head")
-    except (sqlite3.DatabaseError, TypeError, ValueError) as error:
-        return Finding("edited", seq + 1, f"event {seq + 1} cannot be read: {error}")
-    finally:
-        db.close()
-    if head is None and seq:
-        return Finding("head", seq, "the signed head is gone")
-    if head is not None and seq < head.seq:
-        return Finding("truncated", seq + 1, f"the chain ends at {seq}, its signed head says {head.seq}")
-    return None
+    def release(self) -> None:
+        """Lets the database and its lock go."""
+        if self.db is not None:
+            self.db.close()
+            self.db = None
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1

@@ -1,46 +1,69 @@
-"""The ledger process: takes batches from the link, commits them in groups, answers what is durable."""
+"""The ledger process: takes batches from the link, commits them in groups, says what is durable.
+
+Told: ``["batch", last_index, lines, [[offset, dedup_key], …]]``. Tells: ``["ready", last_index]`` once it can write,
+``["committed", last_index]``, ``["failing", reason]`` and ``["recovered"]``, ``["warning", text]``, and about once a
+second ``["stats", {…}]``. It ends by EOF alone: what the link still holds then is committed first.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
-import shutil
 import signal
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from apex_exec.ledger.audit import AuditStore, LedgerError
-from apex_exec.ledger.records import AuditRecord
+from apex_exec.ledger.audit import AuditStore, database_path
+from apex_exec.ledger.reading import utc_text
+from apex_exec.ledger.records import LedgerError
 from apex_exec.wire.frames import FrameBuffer, pack_frame
 
-GROUP_SECONDS = 0.010
+GROUP_SECONDS = 0.005
+"""How long the first record of a group waits for others; DESIGN allows 10 ms, the loop's own hold is in it too."""
 HEAD_SECONDS = 1.0
+STATS_SECONDS = 1.0
+EXPIRE_SECONDS = 3_600.0
+RETRY_SECONDS_MIN = 0.05
 RETRY_SECONDS_MAX = 2.0
-PENDING_RECORDS_MAX = (
-    200_000  # above it the link is not read: the supervisor's own bound then stops admission
-)
-DRAIN_SECONDS_MAX = 30.0  # how long a ledger that cannot write is kept alive after its supervisor's end
+PENDING_LINES_MAX = 200_000
+"""Above it the link is not read: the supervisor's own bound then stops admission."""
+DRAIN_SECONDS_MAX = 30.0
+"""How long a ledger that cannot write is kept alive after its supervisor's end."""
+WARN_FACTOR = 2
+"""Free space below so many times ``audit.min_free_bytes`` is warned of."""
+RECEIVE_BYTES = 1 << 20
+NICE = -5
+"""Where it may (root): a ledger that gets no CPU stops admission, so it goes before the hooks that it records."""
 
 
 class _Ledger:
-    def __init__(self, link: Any, settings: dict[str, Any]) -> None:
-        audit = settings["audit"]
-        state_dir = Path(settings["state_dir"])
-        self.path = Path(audit["url"].removeprefix("sqlite:///").replace("<state_dir>", str(state_dir)))
-        self.fd: int = link.fileno()
-        self.group_seconds = 0.0 if audit.get("durability") == "strict" else GROUP_SECONDS
-        self.store = AuditStore(self.path, state_dir, audit.get("min_free_bytes", 0))
-        self.pending: list[AuditRecord] = []
-        self.last_index: int | None = None
-        self.failing = False
-        self.due = 0.0
-        self.backoff = 0.05
-        self.head_due = 0.0
-        self.head_seq = -1
+    """One run of the process."""
 
+    def __init__(self, link: Any, settings: dict[str, Any]) -> None:
+        state_dir = Path(settings["state_dir"])
+        self.path = database_path(settings["url"], state_dir)
+        self.state_dir, self.settings = state_dir, settings
+        self.fd: int = link.fileno()
+        self.group_seconds = 0.0 if settings["durability"] == "strict" else GROUP_SECONDS
+        self.store: AuditStore | None = None
+        self.lines: list[bytes] = []
+        self.keys: dict[int, str] = {}
+        self.last_index: int | None = None  # of what is pending
+        self.failing = ""
+        self.due = 0.0
+        self.backoff = RETRY_SECONDS_MIN
+        self.head_due = self.stats_due = self.expire_due = 0.0
+        self.head_seq = -1
+        self.removing = False
+        self.low = False
+        self.warned = ""
+
+    # ------------------------------------------------------------------ the link
     def send(self, *message: Any) -> None:
         data = memoryview(pack_frame(msgspec.msgpack.encode(message)))
         try:
@@ -53,90 +76,148 @@ class _Ledger:
             return  # the supervisor is gone; what matters now is the commit
 
     def take(self, body: bytes) -> None:
+        """Takes one frame of the supervisor's."""
         message = msgspec.msgpack.decode(body)
-        if message[0] == "batch":
-            if self.last_index is None:
-                self.due = max(self.due, time.monotonic() + self.group_seconds)
-            self.pending += msgspec.convert(message[2], list[AuditRecord])
-            self.last_index = message[1]
-            if not self.failing and self.group_seconds == 0.0:
-                self.commit()
-        elif message[0] == "stats":
-            size = sum(p.stat().st_size for p in self.path.parent.glob(self.path.name + "*"))
-            self.send(
-                "stats",
-                {
-                    "database_bytes": size,
-                    "free_bytes": shutil.disk_usage(self.path.parent).free,
-                    "events": self.store.seq,
-                    "writable": not self.failing,
-                    "head_seq": self.head_seq,
-                },
-            )
+        if message[0] != "batch":
+            return
+        if self.last_index is None and not self.failing:
+            self.due = time.monotonic() + self.group_seconds
+        base = len(self.lines)
+        self.lines += message[2].splitlines()
+        for offset, key in message[3]:
+            self.keys[base + offset] = key
+        self.last_index = message[1]
+
+    # ------------------------------------------------------------------ writing
+    def fail(self, reason: str) -> None:
+        """Notes a failure, says it where it is news, and sets the next try."""
+        self.due = time.monotonic() + self.backoff
+        self.backoff = min(self.backoff * 2, RETRY_SECONDS_MAX)
+        if reason != self.failing:
+            self.send("failing", reason)
+        self.failing = reason
 
     def commit(self) -> None:
-        """Commits what is pending; on failure keeps it and sets the next try."""
+        """Opens the store where it is not open and commits what is pending; on failure keeps it for the next try."""
         try:
-            self.store.append(self.pending)
+            opened = self.store is None
+            if self.store is None:
+                self.store = AuditStore(self.path, self.state_dir, self.settings["min_free_bytes"],
+                                        self.settings["trail"])
+                self.send("ready", self.store.last_index)
+            if self.last_index is not None or self.failing or opened:  # without records it is a probe
+                self.store.append_lines(self.lines, self.keys, self.last_index or self.store.last_index)
         except LedgerError as error:
-            self.due = time.monotonic() + self.backoff
-            self.backoff = min(self.backoff * 2, RETRY_SECONDS_MAX)
-            if not self.failing:
-                self.failing = True
-                self.send("failing", str(error))
+            self.fail(str(error))
             return
-        self.pending = []
+        self.lines, self.keys = [], {}
         if self.failing:
-            self.failing = False
+            self.failing = ""
             self.send("recovered")
-        self.backoff, self.due = 0.05, 0.0
+        self.backoff = RETRY_SECONDS_MIN
         if self.last_index is not None:
             self.send("committed", self.last_index)
         self.last_index = None
-        if time.monotonic() >= self.head_due:
-            self.write_head()
 
-    def write_head(self) -> None:
-        self.head_due = time.monotonic() + HEAD_SECONDS
+    def upkeep(self, now: float) -> None:
+        """Head, figures and retention, between commits. What fails of these is said and tried again."""
+        store = self.store
+        if store is None:
+            return
         try:
-            self.store.write_head()
-            self.head_seq = self.store.seq
-        except OSError as error:  # a head behind the chain is legal; the next write mends it
-            self.send("failing", f"the signed head cannot be written: {error}")
-            self.failing = True
-            self.due = time.monotonic() + self.backoff
+            if now >= self.head_due and self.head_seq != store.seq:
+                self.head_due = now + HEAD_SECONDS
+                store.write_head()
+                self.head_seq = store.seq
+            if now >= self.expire_due:
+                self.expire_due = now + EXPIRE_SECONDS
+                before = datetime.now(UTC) - timedelta(days=self.settings["retention_days"])
+                store.expire(utc_text(before))
+                self.removing = True
+            elif self.removing:
+                self.removing = store.remove_some()
+        except (OSError, LedgerError) as error:  # a head behind the chain is legal; the next write mends it
+            self.removing = False
+            self.warn(f"the ledger's upkeep failed: {error}")
+        if now >= self.stats_due:
+            self.stats_due = now + STATS_SECONDS
+            self.stats(store)
 
+    def stats(self, store: AuditStore) -> None:
+        """Sends the figures, and a warning while the disk is filling up."""
+        free, wanted = store.free_bytes(), store.min_free_bytes
+        self.send("stats", {"databaseBytes": store.size_bytes(), "freeBytes": free, "events": store.seq})
+        low = free < WARN_FACTOR * wanted
+        if low and not self.low:
+            self.warn(f"{free} bytes are free beside the audit database; below {wanted} (audit.min_free_bytes) "
+                      "no work is admitted")
+        self.low = low
+
+    def warn(self, text: str) -> None:
+        """Says it, once until something else is said."""
+        if text != self.warned:
+            self.send("warning", text)
+        self.warned = text
+
+    # ------------------------------------------------------------------ the loop
     def run(self) -> None:
-        frames, open_ = FrameBuffer(), True
-        drain_end = 0.0
-        while open_ or self.last_index is not None:
-            now = time.monotonic()
-            waiting = self.last_index is not None or self.failing
-            if waiting and now >= self.due:
+        """Serves until the link has ended and what it held is committed, or cannot be."""
+        frames = FrameBuffer()
+        while self.turn(frames):
+            pass
+        end = time.monotonic() + DRAIN_SECONDS_MAX
+        while (self.last_index is not None or self.failing) and (now := time.monotonic()) < end:
+            if now >= self.due:
                 self.commit()
-                continue
-            if not open_:
-                if now >= drain_end:
-                    break
-                time.sleep(max(0.0, min(self.due, drain_end) - now))
-                continue
-            reads = [self.fd] if len(self.pending) < PENDING_RECORDS_MAX else []
-            if select.select(reads, [], [], self.due - now if waiting else None)[0]:
-                try:
-                    data = os.read(self.fd, 1 << 20)
-                except BlockingIOError:
-                    continue
-                except ConnectionResetError:
-                    data = b""
-                for body in frames.feed(data):
-                    self.take(body)
-                if not data:
-                    open_, drain_end, self.due = False, time.monotonic() + DRAIN_SECONDS_MAX, 0.0
-        self.store.close()
+            else:
+                time.sleep(min(self.due, end) - now)
+        if self.store is not None:
+            with contextlib.suppress(OSError):  # a head that is behind is legal
+                self.store.close()
+
+    def turn(self, frames: FrameBuffer) -> bool:
+        """Waits for the link or the next duty and does it; False at the link's end."""
+        now = time.monotonic()
+        if (self.last_index is not None or self.failing or self.store is None) and now >= self.due:
+            self.commit()
+            now = time.monotonic()
+        if self.last_index is None:
+            self.upkeep(now)
+        if self.last_index is not None and not self.failing:
+            # A group is forming. Sleeping, not polling: every frame that arrives would wake this process.
+            time.sleep(max(0.0, self.due - now))
+        wait = 0.0 if self.last_index is not None and not self.failing else max(0.0, self.next_duty() - now)
+        reads = [self.fd] if len(self.lines) < PENDING_LINES_MAX else []
+        if not select.select(reads, [], [], wait)[0]:
+            return True
+        try:
+            data = os.read(self.fd, RECEIVE_BYTES)
+        except BlockingIOError:
+            return True
+        except ConnectionResetError:
+            data = b""
+        for body in frames.feed(data):
+            self.take(body)
+        return bool(data)
+
+    def next_duty(self) -> float:
+        """When something is to be done although nothing arrives."""
+        if self.failing or self.store is None:
+            return self.due
+        due = min(self.stats_due, self.expire_due)
+        if self.head_seq != self.store.seq:
+            due = min(due, self.head_due)
+        return 0.0 if self.removing else due
 
 
 def main(link: Any, settings: dict[str, Any]) -> None:
-    """Serves ``link`` until EOF, then commits what is left, signs the head and returns. Ends by EOF only."""
+    """Serves ``link`` until EOF, then commits what is left, signs the head and returns. Ends by EOF only.
+
+    ``settings``: ``state_dir, url, durability, retention_days, min_free_bytes, trail``.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    with contextlib.suppress(OSError):
+        os.nice(NICE)
+    os.set_blocking(link.fileno(), False)
     _Ledger(link, settings).run()

@@ -2,64 +2,227 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sqlite3
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from apex_exec.ledger.audit import AuditStore, LedgerError, verify
-from apex_exec.ledger.records import AuditRecord
+from apex_exec.ledger.audit import AuditStore, LedgerError
+from apex_exec.ledger.marks import Mark, load_key, write_mark
+from apex_exec.ledger.reading import Filter, export_lines, read_events, utc_text
+from apex_exec.ledger.records import AuditRecord, chain_hash
+from apex_exec.ledger.verify import verify
+
+BASE_NS = 1_800_000_000_000_000_000
+DAY_NS = 86_400_000_000_000
 
 
-def record(n: int, key: str = "") -> AuditRecord:
-    return AuditRecord(n, "plugin.execution", "u", "p", "onDataFetch", "success", {"n": n}, key)
+def record(n: int, key: str = "", at_ns: int = BASE_NS) -> AuditRecord:
+    return AuditRecord(at_ns + n, "plugin.execution", "u", "p", "onDataFetch", "success", {"n": n}, key)
 
 
-def fill(path: Path) -> Path:
+def fill(path: Path, count: int = 10) -> Path:
     store = AuditStore(path / "a.db", path)
-    store.append([record(n) for n in range(10)])
+    store.append([record(n) for n in range(count)])
     store.close()
     return path / "a.db"
+
+
+def tamper(database: Path, sql: str) -> None:
+    with closing(sqlite3.connect(database)) as connection:
+        connection.executescript(sql)
 
 
 def test_an_untouched_chain_verifies_and_goes_on(tmp_path: Path) -> None:
     db = fill(tmp_path)
     store = AuditStore(db, tmp_path)
-    assert store.append([record(1, "k"), record(2, "k")]) == 1
+    assert store.append([record(1, "k"), record(2, "k")]) == 1, "one key, one event"
     assert store.append([record(3, "k")]) == 0
-    assert verify(db, tmp_path) is None  # ahead of the head: a crash before the head was written
+    found = verify(db, tmp_path)
+    assert found.finding is None and found.last == 11, "ahead of the head: a crash before the head was written"
     store.close()
     assert (tmp_path / "keys/audit").stat().st_mode & 0o777 == 0o600
+    assert db.stat().st_mode & 0o777 == 0o600
+
+
+SWAP = ("UPDATE events SET seq = CASE seq WHEN 2 THEN -3 ELSE -2 END WHERE seq IN (2, 3);"
+        "UPDATE events SET seq = -seq WHERE seq < 0")
+SHIFT = "DELETE FROM events WHERE seq = 5; UPDATE events SET seq = seq - 1 WHERE seq > 5"
 
 
 @pytest.mark.parametrize(
     ("sql", "kind", "seq"),
     [
-        ("UPDATE events SET action = 'x' WHERE seq = 4", "edited", 4),
+        ("UPDATE events SET body = replace(body, 'onDataFetch', 'onDataFetcj') WHERE seq = 4", "edited", 4),
         ("UPDATE events SET hash = zeroblob(32) WHERE seq = 4", "edited", 4),
+        ("UPDATE events SET body = NULL WHERE seq = 4", "edited", 4),
+        ("UPDATE events SET body = 7 WHERE seq = 4", "edited", 4),
         ("DELETE FROM events WHERE seq = 5", "missing", 5),
+        ("DELETE FROM events WHERE seq = 1", "missing", 1),
         ("DELETE FROM events WHERE seq > 7", "truncated", 8),
-        (
-            "UPDATE events SET seq = CASE seq WHEN 2 THEN -3 ELSE -2 END WHERE seq IN (2, 3);"
-            "UPDATE events SET seq = -seq WHERE seq < 0",
-            "edited",
-            2,
-        ),
+        ("DELETE FROM events", "truncated", 1),
+        (SWAP, "edited", 2),
+        (SHIFT, "edited", 5),
+        ("INSERT INTO events SELECT 11, replace(body, '\"seq\":10', '\"seq\":11'), hash FROM events WHERE seq = 10",
+         "edited", 11),
     ],
 )
 def test_tampering_is_found_where_it_is(tmp_path: Path, sql: str, kind: str, seq: int) -> None:
     db = fill(tmp_path)
-    with sqlite3.connect(db) as connection:
-        connection.executescript(sql)
-    connection.close()
-    found = verify(db, tmp_path)
+    tamper(db, sql.replace("body = NULL", "body = x''"))
+    found = verify(db, tmp_path).finding
     assert found is not None and (found.kind, found.seq) == (kind, seq)
+
+
+def test_every_single_bit_of_every_event_counts(tmp_path: Path) -> None:
+    db = fill(tmp_path, 3)
+    with closing(sqlite3.connect(db)) as connection:
+        connection.text_factory = bytes
+        body = connection.execute("SELECT body FROM events WHERE seq = 2").fetchone()[0]
+        for bit in range(0, 8 * len(body), 5):
+            changed = bytearray(body)
+            changed[bit // 8] ^= 1 << bit % 8
+            connection.execute("UPDATE events SET body = CAST(? AS TEXT) WHERE seq = 2", (bytes(changed),))
+            connection.commit()
+            found = verify(db, tmp_path).finding
+            assert found is not None and found.seq == 2, bit
+
+
+def test_a_chain_rewritten_with_right_hashes_differs_from_its_signed_head(tmp_path: Path) -> None:
+    db = fill(tmp_path)
+    with closing(sqlite3.connect(db)) as connection:
+        connection.text_factory = bytes
+        rows = connection.execute("SELECT seq, body FROM events ORDER BY seq").fetchall()
+        prev = bytes(32)
+        for seq, body in rows:
+            body = body.replace(b'"n":4', b'"n":5')
+            prev = chain_hash(prev, body)
+            connection.execute("UPDATE events SET body = CAST(? AS TEXT), hash = ? WHERE seq = ?", (body, prev, seq))
+        connection.commit()
+    found = verify(db, tmp_path).finding
+    assert found is not None and (found.kind, found.seq) == ("head", 10)
+
+
+def test_a_head_that_is_gone_or_not_ours_is_found(tmp_path: Path) -> None:
+    db = fill(tmp_path)
+    head = tmp_path / "audit.head"
+    kept = head.read_bytes()
+    head.unlink()
+    found = verify(db, tmp_path).finding
+    assert found is not None and found.kind == "head"
+    write_mark(head, Mark("head", 3, bytes(32)), load_key(tmp_path / "elsewhere"))
+    found = verify(db, tmp_path).finding
+    assert found is not None and "not signed" in found.message
+    head.write_bytes(kept)
+    assert verify(db, tmp_path).finding is None
+
+
+def test_a_head_noted_elsewhere_shows_that_all_was_put_back(tmp_path: Path) -> None:
+    """An intruder who has the database, the head and time restores yesterday's of both: only a noted head shows."""
+    db = fill(tmp_path)
+    before = db.read_bytes(), (tmp_path / "audit.head").read_bytes()
+    store = AuditStore(db, tmp_path)
+    store.append([record(n) for n in range(5)])
+    noted = store.seq, store.hash
+    store.close()
+    assert verify(db, tmp_path, noted).finding is None
+    db.write_bytes(before[0])
+    (tmp_path / "audit.head").write_bytes(before[1])
+    assert verify(db, tmp_path).finding is None
+    found = verify(db, tmp_path, noted).finding
+    assert found is not None and (found.kind, found.seq) == ("truncated", 11)
 
 
 def test_a_truncated_database_is_refused(tmp_path: Path) -> None:
     db = fill(tmp_path)
-    with sqlite3.connect(db) as connection:
-        connection.execute("DELETE FROM events WHERE seq > 7")
-    connection.close()
+    tamper(db, "DELETE FROM events WHERE seq > 7")
     with pytest.raises(LedgerError, match="truncated"):
         AuditStore(db, tmp_path)
+
+
+def test_two_writers_are_refused(tmp_path: Path) -> None:
+    store = AuditStore(tmp_path / "a.db", tmp_path)
+    with pytest.raises(LedgerError, match="another ledger process"):
+        AuditStore(tmp_path / "a.db", tmp_path)
+    store.close()
+    AuditStore(tmp_path / "a.db", tmp_path).close()
+
+
+def test_an_exported_line_carries_the_hashed_text(tmp_path: Path) -> None:
+    db = fill(tmp_path)
+    prev = "00" * 32
+    for number, line in enumerate(export_lines(db, Filter()), 1):
+        event = json.loads(line)
+        assert list(event) == ["seq", "timestamp", "eventType", "userId", "resource", "action", "result", "metadata",
+                               "prevHash", "hash"]
+        assert event["seq"] == number and event["prevHash"] == prev
+        assert datetime.fromisoformat(event["timestamp"]).timestamp() == pytest.approx(BASE_NS / 1e9)
+        text = line[: line.rindex(b',"prevHash"')] + b"}"
+        assert hashlib.sha256(bytes.fromhex(prev) + text).hexdigest() == event["hash"]
+        prev = event["hash"]
+    (only,) = export_lines(db, Filter(after_seq=9))
+    assert json.loads(only)["hash"] == prev
+
+
+def test_events_are_found_by_time_plugin_user_and_type(tmp_path: Path) -> None:
+    store = AuditStore(tmp_path / "a.db", tmp_path)
+    store.append([AuditRecord(BASE_NS + n * DAY_NS, ("data.access", "access.denied")[n % 2], f"u{n % 3}", f"p{n % 4}",
+                              "query", "success") for n in range(48)])
+    store.close()
+
+    def seqs(**wanted: object) -> list[int]:
+        return [event.seq for event in read_events(tmp_path / "a.db", Filter(**wanted))]  # type: ignore[arg-type]  # a test's table
+
+    begin = datetime.fromtimestamp(BASE_NS // 10**9, UTC)
+    assert seqs() == list(range(1, 49))
+    assert seqs(since=begin + timedelta(days=40)) == list(range(41, 49))
+    assert seqs(until=begin + timedelta(days=2)) == [1, 2]
+    assert seqs(since=begin + timedelta(days=10), until=begin + timedelta(days=12)) == [11, 12]
+    assert seqs(plugin="p1") == list(range(2, 49, 4))
+    assert seqs(user="u2", plugin="p1") == list(range(6, 49, 12))
+    assert seqs(event_types=["access.denied"], until=begin + timedelta(days=3)) == [2]
+    assert seqs(plugin="u1") == [], "a needle in another member does not match"
+
+
+def test_retention_leaves_a_chain_that_verifies_and_says_that_it_was_done(tmp_path: Path) -> None:
+    db = tmp_path / "a.db"
+    store = AuditStore(db, tmp_path)
+    store.append([record(n, at_ns=BASE_NS + n * DAY_NS) for n in range(5000)])
+    before = utc_text(datetime.fromtimestamp(BASE_NS // 10**9, UTC) + timedelta(days=4990))
+    assert store.expire(before) == 4990
+    assert verify(db, tmp_path).finding is None, "the checkpoint is there and the events are still too"
+    while store.remove_some():
+        assert verify(db, tmp_path).finding is None
+    assert store.expire(before) == 0
+    store.close()
+    found = verify(db, tmp_path)
+    assert found.finding is None and (found.first, found.last) == (4991, 5001)
+    last = list(read_events(db))[-1]
+    assert last.action == "audit.retention" and last.metadata["throughSeq"] == 4990
+    tamper(db, "DELETE FROM events WHERE seq = 4991")
+    gone = verify(db, tmp_path).finding
+    assert gone is not None and (gone.kind, gone.seq) == ("missing", 4991), "one more than the checkpoint says"
+    store = AuditStore(db, tmp_path)
+    assert store.append([record(1)]) == 1
+    store.close()
+
+
+def test_whatever_a_record_holds_is_one_line(tmp_path: Path) -> None:
+    store = AuditStore(tmp_path / "a.db", tmp_path)
+    odd = [
+        AuditRecord(BASE_NS, "plugin.api", "u\nv", "p\u2028\x00", "a", "success", {"x": float("nan"), "y": b"\xff"}),
+        AuditRecord(BASE_NS, "plugin.api", "\udc80", "p", "a", "success", {"big": 2**80}),
+        AuditRecord(BASE_NS, "plugin.api", "u", "p", "a", "success", {"long": "x" * 100_000}),
+        AuditRecord(BASE_NS, "plugin.api", "u", "p", "a", "success", {"thing": object}),
+        AuditRecord(BASE_NS, "plugin.api", "u" * 100_000, "p", "a", "success"),
+    ]
+    assert store.append(odd) == 5
+    store.close()
+    events = list(read_events(tmp_path / "a.db"))
+    assert events[0].user_id == "u\nv" and events[0].resource == "p\u2028\x00"
+    assert events[2].metadata["cut"] and events[4].metadata["cut"] and len(events[4].user_id) == 512
+    assert verify(tmp_path / "a.db", tmp_path).finding is None

@@ -2,61 +2,136 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import socket
 import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import multiprocess
 import pytest
+from multiprocess.connection import Connection
 
-from apex_exec.ledger.audit import verify
 from apex_exec.ledger.process import main
-from apex_exec.ledger.records import AuditRecord
+from apex_exec.ledger.reading import read_events
+from apex_exec.ledger.records import AuditRecord, encode_lines
+from apex_exec.ledger.verify import verify
 from apex_exec.wire.frames import FrameBuffer, pack_frame
 
 
-def serve(near: socket.socket, far: socket.socket, settings: dict[str, Any]) -> None:
-    near.close()
-    main(far, settings)
+def lines(count: int) -> bytes:
+    return encode_lines([AuditRecord(time.time_ns(), "plugin.execution", "u", "p", "onDataFetch", "success", {"n": n})
+                         for n in range(count)])
 
 
-def frame(*message: Any) -> bytes:
-    return pack_frame(msgspec.msgpack.encode(message))
+class Ledger:
+    """The process and the supervisor's end of its link."""
+
+    def __init__(self, folder: Path, durability: str = "group", min_free_bytes: int = 0, trail: str = "t") -> None:
+        self.near, far = socket.socketpair()
+        self.near.settimeout(10)
+        self.frames = FrameBuffer()
+        self.waiting: list[Any] = []
+        link = Connection(far.detach())
+        self.process = multiprocess.get_context("spawn").Process(target=main, args=(link, {
+            "state_dir": str(folder), "url": "sqlite:///<state_dir>/a.db", "durability": durability,
+            "min_free_bytes": min_free_bytes, "retention_days": 400, "trail": trail}))
+        self.process.start()
+        link.close()
+
+    def batch(self, last_index: int, count: int) -> None:
+        self.near.sendall(pack_frame(msgspec.msgpack.encode(["batch", last_index, lines(count), []])))
+
+    def told(self) -> Any:
+        """The next message that is not about figures."""
+        while True:
+            while not self.waiting:
+                self.waiting = [msgspec.msgpack.decode(body) for body in self.frames.feed(self.near.recv(65536))]
+            message = self.waiting.pop(0)
+            if message[0] != "stats":
+                return message
+
+    def end(self) -> None:
+        self.near.close()
+        self.process.join(40)
+        assert self.process.exitcode == 0
 
 
-def read(near: socket.socket) -> Any:
-    frames = FrameBuffer()
-    while True:
-        if found := frames.feed(near.recv(65536)):
-            return msgspec.msgpack.decode(found[0])
+@pytest.fixture(params=["group", "strict"])
+def ledger(request: Any, tmp_path: Path) -> Iterator[Ledger]:
+    running = Ledger(tmp_path, request.param)
+    assert running.told() == ["ready", 0]
+    yield running
+    if running.process.is_alive():
+        running.end()
 
 
-@pytest.mark.parametrize("durability", ["group", "strict"])
-def test_batches_are_committed_drained_and_signed(tmp_path: Path, durability: str) -> None:
-    near, far = socket.socketpair()
-    near.settimeout(10)
-    settings = {
-        "state_dir": str(tmp_path),
-        "audit": {"url": "sqlite:///<state_dir>/a.db", "durability": durability},
-    }
-    process = multiprocessing.get_context("fork").Process(target=serve, args=(near, far, settings))
-    process.start()
-    far.close()
-    batch = [AuditRecord(n, "plugin.execution", "u", "p", "onDataFetch", "success") for n in range(5)]
-    near.sendall(frame("batch", 5, batch))
-    assert read(near) == ["committed", 5]
-    blocker = sqlite3.connect(tmp_path / "a.db", isolation_level=None)
-    blocker.execute("BEGIN IMMEDIATE")
-    near.sendall(frame("batch", 10, batch))
-    assert read(near)[0] == "failing"
-    blocker.execute("ROLLBACK")
-    blocker.close()
-    assert read(near)[0] == "recovered"
-    near.sendall(frame("batch", 15, batch))
-    near.close()
-    process.join(20)
-    assert process.exitcode == 0
-    assert verify(tmp_path / "a.db", tmp_path) is None
-    assert sqlite3.connect(tmp_path / "a.db").execute("SELECT count(*) FROM events").fetchone() == (15,)
+def count(folder: Path) -> int:
+    assert verify(folder / "a.db", folder).finding is None
+    return sum(1 for _ in read_events(folder / "a.db"))
+
+
+def test_batches_are_committed_and_what_the_link_holds_at_its_end_too(tmp_path: Path, ledger: Ledger) -> None:
+    ledger.batch(5, 5)
+    assert ledger.told() == ["committed", 5]
+    for index in range(10, 500, 5):
+        ledger.batch(index, 5)
+    ledger.end()
+    assert count(tmp_path) == 495
+
+
+def test_a_locked_database_is_said_waited_for_and_nothing_is_lost(tmp_path: Path, ledger: Ledger) -> None:
+    with closing(sqlite3.connect(tmp_path / "a.db", isolation_level=None)) as blocker:
+        blocker.execute("BEGIN IMMEDIATE")
+        ledger.batch(5, 5)
+        word, reason = ledger.told()
+        assert word == "failing" and "locked" in reason
+        ledger.batch(9, 4)
+        blocker.execute("ROLLBACK")
+    assert ledger.told() == ["recovered"]
+    assert ledger.told() == ["committed", 9]
+    ledger.end()
+    assert count(tmp_path) == 9
+
+
+def test_a_restarted_ledger_knows_what_it_has_committed(tmp_path: Path, ledger: Ledger) -> None:
+    ledger.batch(7, 7)
+    assert ledger.told() == ["committed", 7]
+    ledger.process.kill()
+    ledger.process.join(5)
+    again = Ledger(tmp_path)
+    assert again.told() == ["ready", 7]
+    again.end()
+    other = Ledger(tmp_path, trail="another run of the supervisor")
+    assert other.told() == ["ready", 0]
+    other.end()
+
+
+def test_too_little_space_is_said_at_once(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, min_free_bytes=2**60)
+    assert ledger.told() == ["ready", 0]
+    word, reason = ledger.told()
+    assert word == "failing" and "audit.min_free_bytes" in reason
+    ledger.process.kill()
+    ledger.process.join(5)
+
+
+def test_a_ledger_waits_for_the_one_before_it(tmp_path: Path, ledger: Ledger) -> None:
+    second = Ledger(tmp_path)
+    word, reason = second.told()
+    assert word == "failing" and "another ledger process" in reason
+    ledger.end()
+    assert second.told() == ["ready", 0]
+    second.end()
+
+
+def test_the_head_follows_the_chain_when_nothing_more_comes(tmp_path: Path, ledger: Ledger) -> None:
+    ledger.batch(5, 5)
+    assert ledger.told() == ["committed", 5]
+    due = time.monotonic() + 5
+    while b'"seq":5' not in (tmp_path / "audit.head").read_bytes():
+        assert time.monotonic() < due
+        time.sleep(0.05)

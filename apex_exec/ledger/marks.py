@@ -1,0 +1,94 @@
+"""Signed places in the chain, kept outside the database: its head, and the checkpoint that retention leaves.
+
+The head shows truncation; the checkpoint says where a chain begins whose older events were removed on purpose.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from apex_exec.ledger.records import LedgerError
+
+HEAD = "audit.head"
+CHECKPOINT = "audit.checkpoint"
+KEY = "keys/audit"
+PUBLIC_KEY = "keys/audit.pub"
+
+
+class Mark(msgspec.Struct):
+    """A signed place in the chain. ``kind`` is signed too: a head never passes as a checkpoint."""
+
+    kind: str
+    seq: int
+    hash: bytes
+    signature: bytes = b""
+
+    def signed_bytes(self) -> bytes:
+        """What the signature covers."""
+        return msgspec.msgpack.encode((self.kind, self.seq, self.hash))
+
+
+def load_key(state_dir: Path) -> Ed25519PrivateKey:
+    """The signing key in ``<state_dir>/keys/audit``; made on first use, 0600. Raises LedgerError, OSError."""
+    path = state_dir / KEY
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not path.exists():
+        _write(path, Ed25519PrivateKey.generate().private_bytes_raw())
+    try:
+        key = Ed25519PrivateKey.from_private_bytes(path.read_bytes())
+    except ValueError as error:
+        raise LedgerError(f"{path} is not a key of this ledger: {error}") from None
+    if not (state_dir / PUBLIC_KEY).exists():
+        _write(state_dir / PUBLIC_KEY, key.public_key().public_bytes_raw())
+    return key
+
+
+def load_public_key(state_dir: Path) -> Ed25519PublicKey:
+    """What signatures are checked with; makes nothing. Raises LedgerError where there is none."""
+    path = state_dir / PUBLIC_KEY
+    try:
+        return Ed25519PublicKey.from_public_bytes(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise LedgerError(f"{path}: the ledger's public key cannot be read: {error}") from None
+
+
+def write_mark(path: Path, mark: Mark, key: Ed25519PrivateKey) -> None:
+    """Signs ``mark`` into ``path``, atomically and durably. Raises OSError."""
+    mark.signature = key.sign(mark.signed_bytes())
+    _write(path, msgspec.json.encode(mark))
+
+
+def read_mark(path: Path, kind: str, key: Ed25519PublicKey) -> Mark | None:
+    """The mark, or None where there is none. Raises LedgerError where it was not signed by us."""
+    try:
+        mark = msgspec.json.decode(path.read_bytes(), type=Mark)
+        key.verify(mark.signature, mark.signed_bytes())
+    except FileNotFoundError:
+        return None
+    except (msgspec.DecodeError, InvalidSignature) as error:
+        raise LedgerError(f"{path} is damaged or was not signed by this ledger's key") from error
+    if mark.kind != kind:
+        raise LedgerError(f"{path} holds a {mark.kind}, not a {kind}")
+    return mark
+
+
+def _write(path: Path, data: bytes) -> None:
+    temporary = path.with_name(path.name + ".new")
+    fd = os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    if path.name == HEAD:
+        return  # written every second, and one that a power cut sets back is legal
+    folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)  # the name too: what a checkpoint lets be removed must not outlive it
+    finally:
+        os.close(folder)

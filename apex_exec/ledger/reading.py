@@ -1,0 +1,156 @@
+"""Reading the ledger: a library for metering, and what ``audit tail`` and ``audit export`` are made of.
+
+Read-only, from any process, while the ledger writes: each step is a short query of its own, so that no reader keeps
+SQLite's write-ahead log from being emptied.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from apex_exec.ledger.records import GENESIS, LedgerError
+
+STEP_ROWS = 5_000
+"""Events fetched by one query."""
+CLOCK_SLACK_SECONDS = 3_600
+"""Events stand in commit order; their times may run back by this much (a corrected clock) and are still found."""
+
+
+class Event(msgspec.Struct, gc=False, rename="camel"):
+    """One event as stored. ``timestamp`` is RFC 3339 UTC with nanoseconds: it sorts as text."""
+
+    seq: int
+    timestamp: str
+    event_type: str
+    user_id: str
+    resource: str
+    action: str
+    result: str
+    metadata: dict[str, Any] = {}
+
+
+_decode = msgspec.json.Decoder(Event).decode
+
+
+def open_readonly(database: Path) -> sqlite3.Connection:
+    """A connection that cannot write; texts come as bytes. Raises LedgerError where there is no ledger."""
+    if not database.is_file():
+        raise LedgerError(f"there is no ledger at {database}")
+    db = sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=5.0)
+    db.text_factory = bytes
+    return db
+
+
+def utc_text(moment: datetime) -> str:
+    """``moment`` (aware) as the store writes it."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f") + "000Z"
+
+
+def first_seq_since(db: sqlite3.Connection, since: str) -> int:
+    """The first event at or after ``since`` in a ledger whose times never run back; one past the last where none is.
+
+    Raises LedgerError on a body that is not ours.
+    """
+    low, high = db.execute("SELECT coalesce(min(seq), 1), coalesce(max(seq), 0) + 1 FROM events").fetchone()
+    while low < high:
+        middle = (low + high) // 2
+        row = db.execute("SELECT seq, body FROM events WHERE seq >= ? LIMIT 1", (middle,)).fetchone()
+        try:
+            earlier = row is not None and msgspec.json.decode(row[1], type=_OnlyTime).timestamp < since
+        except msgspec.DecodeError as error:
+            raise LedgerError(f"event {row[0]} cannot be read: {error}") from None
+        if earlier:
+            low = row[0] + 1
+        else:
+            high = middle
+    return int(low)
+
+
+class _OnlyTime(msgspec.Struct):
+    timestamp: str
+
+
+def read_rows(db: sqlite3.Connection, after_seq: int = 0) -> Iterator[tuple[int, bytes, bytes]]:
+    """(seq, body, hash) after ``after_seq`` in order, a step at a time, up to the end as it is when it gets there."""
+    while rows := db.execute("SELECT seq, body, hash FROM events WHERE seq > ? ORDER BY seq LIMIT ?",
+                             (after_seq, STEP_ROWS)).fetchall():
+        yield from rows
+        after_seq = rows[-1][0]
+
+
+class Filter(msgspec.Struct, kw_only=True):
+    """Which events are wanted; an empty member wants all. ``since`` is inclusive, ``until`` exclusive (aware)."""
+
+    since: datetime | None = None
+    until: datetime | None = None
+    plugin: str = ""
+    user: str = ""
+    event_types: Collection[str] = ()
+    after_seq: int = 0
+
+
+def matching_rows(db: sqlite3.Connection, wanted: Filter) -> Iterator[tuple[Event, bytes, bytes]]:
+    """(event, body, hash) of every event that ``wanted`` lets through, in order. Raises LedgerError."""
+    since = utc_text(wanted.since) if wanted.since else ""
+    until = utc_text(wanted.until) if wanted.until else ""
+    start, end = wanted.after_seq, None
+    if wanted.since:
+        early = utc_text(datetime.fromtimestamp(wanted.since.timestamp() - CLOCK_SLACK_SECONDS, UTC))
+        start = max(start, first_seq_since(db, early) - 1)
+    if wanted.until:
+        late = utc_text(datetime.fromtimestamp(wanted.until.timestamp() + CLOCK_SLACK_SECONDS, UTC))
+        end = first_seq_since(db, late)
+    # A body without the plugin's or the user's name cannot match: most are passed over without being decoded.
+    needles = [msgspec.json.encode(name) for name in (wanted.plugin, wanted.user) if name]
+    for seq, body, digest in read_rows(db, start):
+        if end is not None and seq >= end:
+            return
+        if any(needle not in body for needle in needles):
+            continue
+        try:
+            event = _decode(body)
+        except (msgspec.DecodeError, TypeError) as error:
+            raise LedgerError(f"event {seq} cannot be read: {error}; `audit verify` says more") from None
+        if ((not since or event.timestamp >= since) and (not until or event.timestamp < until)
+                and (not wanted.plugin or event.resource == wanted.plugin)
+                and (not wanted.user or event.user_id == wanted.user)
+                and (not wanted.event_types or event.event_type in wanted.event_types)):
+            yield event, body, digest
+
+
+def read_events(database: Path, wanted: Filter | None = None) -> Iterator[Event]:
+    """The events of the ledger at ``database`` that ``wanted`` lets through, in order; blocks. For metering.
+
+    Raises LedgerError where there is no ledger or it cannot be read.
+    """
+    db = open_readonly(database)
+    try:
+        for event, _, _ in matching_rows(db, wanted or Filter()):
+            yield event
+    except sqlite3.Error as error:
+        raise LedgerError(f"{database} cannot be read: {error}") from error
+    finally:
+        db.close()
+
+
+def export_lines(database: Path, wanted: Filter) -> Iterator[bytes]:
+    """One line of JSON an event, as PROTOCOL section 5: the hashed text with ``prevHash`` and ``hash`` after it."""
+    db = open_readonly(database)
+    last_seq, last_hash = 0, GENESIS
+    try:
+        for event, body, digest in matching_rows(db, wanted):
+            if last_seq != event.seq - 1:
+                row = db.execute("SELECT hash FROM events WHERE seq = ?", (event.seq - 1,)).fetchone()
+                last_hash = row[0] if row else (GENESIS if event.seq == 1 else b"")
+            yield b'%b,"prevHash":"%b","hash":"%b"}\n' % (body[:-1], last_hash.hex().encode(), digest.hex().encode())
+            last_seq, last_hash = event.seq, digest
+    except sqlite3.Error as error:
+        raise LedgerError(f"{database} cannot be read: {error}") from error
+    finally:
+        db.close()

@@ -1,0 +1,91 @@
+"""Walks the chain and says the first thing that is wrong with it, and where. Reads only."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import msgspec
+
+from apex_exec.ledger.marks import CHECKPOINT, HEAD, Mark, load_public_key, read_mark
+from apex_exec.ledger.reading import open_readonly, read_rows
+from apex_exec.ledger.records import GENESIS, LedgerError, chain_hash
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """What ``verify`` found: ``kind`` edited|missing|truncated|head|checkpoint|unreadable at ``seq``."""
+
+    kind: str
+    seq: int
+    message: str
+
+
+class Verified(msgspec.Struct, frozen=True):
+    """How far the walk came: ``first`` and ``last`` event, the last hash, and the first thing wrong (None: nothing)."""
+
+    first: int
+    last: int
+    hash: bytes
+    finding: Finding | None
+
+
+def verify(database: Path, state_dir: Path, noted_head: tuple[int, bytes] | None = None) -> Verified:
+    """Checks every event, the signed head and checkpoint, and ``noted_head`` (seq, hash) noted down elsewhere.
+
+    Memory does not grow with the ledger; events that the running ledger adds meanwhile are checked too.
+    """
+    while True:
+        try:
+            key = load_public_key(state_dir)
+            check = read_mark(state_dir / CHECKPOINT, "checkpoint", key)
+            head = read_mark(state_dir / HEAD, "head", key)
+        except LedgerError as error:
+            return Verified(0, 0, GENESIS, Finding("head", 0, str(error)))
+        found = _walk(database, check, head, noted_head)
+        if found.finding is None or found.finding.kind != "missing":
+            return found
+        try:  # retention may have moved the beginning while the walk stood there
+            again = read_mark(state_dir / CHECKPOINT, "checkpoint", key)
+        except LedgerError:
+            return found
+        if again == check:
+            return found
+
+
+def _walk(database: Path, check: Mark | None, head: Mark | None, noted: tuple[int, bytes] | None) -> Verified:
+    first = seq = check.seq if check else 0
+    prev = check.hash if check else GENESIS
+    known = {mark.seq: ("the signed head", mark.hash) for mark in (head,) if mark is not None}
+    if noted is not None and noted[0] > first:
+        known.setdefault(noted[0], ("the head given", noted[1]))
+
+    def wrong(kind: str, at: int, message: str) -> Verified:
+        return Verified(first + 1, seq, prev, Finding(kind, at, message))
+
+    if known.get(seq, ("", prev))[1] != prev:
+        return wrong("head", seq, f"{known[seq][0]} does not begin where the checkpoint ends")
+    try:
+        db = open_readonly(database)
+    except LedgerError as error:
+        return wrong("unreadable", 0, str(error))
+    try:
+        for number, body, digest in read_rows(db, seq):
+            if number != seq + 1:
+                return wrong("missing", seq + 1, f"event {seq + 1} is missing; the next is {number}")
+            if chain_hash(prev, body) != digest or not body.startswith(b'{"seq":%d,' % number):
+                return wrong("edited", number, f"event {number} is not what was written there")
+            seq, prev = number, digest
+            if seq in known and known[seq][1] != digest:
+                return wrong("head", seq, f"event {seq} differs from {known[seq][0]}")
+    except (sqlite3.DatabaseError, TypeError, ValueError) as error:
+        return wrong("edited", seq + 1, f"event {seq + 1} cannot be read: {error}")
+    finally:
+        db.close()
+    for at, (name, _) in sorted(known.items()):
+        if at > seq:
+            return wrong("truncated", seq + 1, f"the chain ends at event {seq}, {name} says {at}")
+    if noted is not None and head is not None and noted[0] == head.seq and noted[1] != head.hash:
+        return wrong("head", head.seq, "the signed head differs from the head given")
+    if head is None:
+        return wrong("head", seq, "the signed head is gone")
+    return Verified(first + 1, seq, prev, None)
