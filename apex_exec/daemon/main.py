@@ -186,7 +186,7 @@ def _supervisor(settings: Settings, zygote: ZygoteLink, router: Any, bundles: li
                           int(breaker.backoff_min_seconds * SECOND_NS), int(breaker.backoff_max_seconds * SECOND_NS)),
             random.random),
         zygote=zygote, router=router, level=LEVEL, waived=[], jail_for=_jail_for,
-        bundles={bundle.digest: (bundle.files, bundle.sha256) for bundle in bundles},
+        bundles={bundle.digest: (bundle.loaded, bundle.sha256) for bundle in bundles},
         bytes_max=settings.host.max_message_bytes, per_host=pool.per_host,
         log=lambda level, text: log.log(_LEVELS.get(level, logging.INFO), "%s", ascii(text)),
         observe=metrics.observe)

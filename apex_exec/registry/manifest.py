@@ -1,0 +1,378 @@
+"""The manifest: the document's registration object, checked in full, with every problem reported at once.
+
+A problem is ``{code, path, message, hint}``: ``code`` is the machine's word and stable, ``path`` a JSON path such as
+``$.permissions[1]``. Identifiers are ASCII and matched whole. Nothing here reads a file or runs plugin code.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import unicodedata
+from typing import Annotated, Any, Literal
+
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from apex_exec import API_VERSION
+from apex_exec.core.plugin import ADMIN_PERMISSIONS, HOOKS, STANDARD_PERMISSIONS, Limits
+from apex_exec.errors import Code, Refusal
+
+MANIFEST_BYTES_MAX = 65_536
+PROBLEMS_MAX = 100
+"""Problems reported of one manifest; a hostile one could hold thousands."""
+PERMISSIONS = (*STANDARD_PERMISSIONS, *ADMIN_PERMISSIONS)
+AMOUNT_MAX = 10**12
+"""Largest price in minor units: far above any price, far below what a 64-bit column holds."""
+
+_ID = re.compile(r"[a-z0-9-]{3,50}")
+_VERSION = re.compile(r"(0|[1-9][0-9]{0,5})(\.(0|[1-9][0-9]{0,5})){2}")
+_HOST = re.compile(r"(\*\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
+_TABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}(\.[A-Za-z_][A-Za-z0-9_]{0,62})?")
+_PATH = re.compile(r"/?[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
+_CARET = re.compile(r"[\^~]\s*(0|[1-9][0-9]{0,5})(?:\.(0|[1-9][0-9]{0,5}))?(?:\.(0|[1-9][0-9]{0,5}))?")
+
+_CODES = {
+    "missing": "missing", "extra_forbidden": "unknown_key", "string_too_short": "too_short",
+    "string_too_long": "too_long", "too_short": "too_short", "too_long": "too_long",
+    "greater_than": "out_of_range", "greater_than_equal": "out_of_range",
+    "less_than": "out_of_range", "less_than_equal": "out_of_range", "finite_number": "out_of_range",
+    "literal_error": "not_one_of", "union_tag_invalid": "not_one_of", "union_tag_not_found": "missing",
+}
+
+
+def _error(code: str, message: str, hint: str = "") -> PydanticCustomError:
+    # Braces would be read as placeholders by pydantic's formatter, so both texts travel as values.
+    return PydanticCustomError(code, "{text}", {"text": message, "hint": hint})
+
+
+def is_plugin_id(value: str) -> bool:
+    """True for 3 to 50 of ``a-z 0-9 -``."""
+    return _ID.fullmatch(value) is not None
+
+
+def version_key(version: str) -> tuple[int, int, int]:
+    """``X.Y.Z`` as numbers, for ordering."""
+    major, minor, patch = version.split(".")
+    return int(major), int(minor), int(patch)
+
+
+def _check_id(value: str) -> str:
+    if not is_plugin_id(value):
+        raise _error("malformed", f"{value[:60]!a} is not a plugin id",
+                     "3 to 50 of lower-case a-z, digits and hyphens, as in custom-analytics")
+    return value
+
+
+def _check_version(value: str) -> str:
+    if _VERSION.fullmatch(value) is None:
+        raise _error("malformed", f"{value[:60]!a} is not a version",
+                     "three numbers without leading zeros, as in 1.0.0")
+    return value
+
+
+def _check_label(value: str) -> str:
+    if not value.isprintable() or value.strip() != value or not unicodedata.is_normalized("NFC", value):
+        raise _error("malformed", "it holds invisible, directional or unnormalised characters, or outer spaces",
+                     "write it in printable, NFC-normalised characters")
+    return value
+
+
+def _check_hook(value: str) -> str:
+    if value not in HOOKS:
+        near = difflib.get_close_matches(value, HOOKS, 1)
+        raise _error("unknown_hook", f"there is no hook {value[:60]!a}",
+                     f"did you mean {near[0]}?" if near else f"the hooks are {', '.join(HOOKS)}")
+    return value
+
+
+def _check_permission(value: str) -> str:
+    if value not in PERMISSIONS:
+        near = difflib.get_close_matches(value, PERMISSIONS, 1)
+        raise _error("unknown_permission", f"there is no permission {value[:60]!a}",
+                     f"did you mean {near[0]}?" if near else f"the permissions are {', '.join(PERMISSIONS)}")
+    return value
+
+
+def _check_entrypoint(value: str) -> str:
+    if re.search(r"\.(js|mjs|cjs|ts|tsx|jsx|mts|cts)\Z", value, re.IGNORECASE):
+        stem = value.rsplit("/", 1)[-1].rsplit(".", 1)[0]
+        raise _error("unsupported_runtime", f"{value[:100]!a} is JavaScript, and plugins here are Python",
+                     f"port the entry point to Python and name it, as in {stem}.py")
+    if not value.endswith(".py"):
+        raise _error("unsupported_runtime", f"{value[:100]!a} is not Python", "name a .py file of the bundle")
+    if _PATH.fullmatch(value) is None or ".." in value:
+        raise _error("malformed", f"{value[:100]!a} is not a path inside a bundle",
+                     "letters, digits, _ - . and /, as in plugin.py or src/plugin.py")
+    return value
+
+
+def _check_host(value: str) -> str:
+    if _HOST.fullmatch(value) is None or len(value) > 253:
+        raise _error("malformed", f"{value[:80]!a} is not a host name",
+                     "a lower-case DNS name without scheme, port or path, as in api.example.com or *.example.org; "
+                     "international names in their xn-- form")
+    return value
+
+
+def _check_table(value: str) -> str:
+    if _TABLE.fullmatch(value) is None:
+        raise _error("malformed", f"{value[:80]!a} is not a table name", "a plain SQL name, as in orders")
+    return value
+
+
+def _check_api_range(value: str) -> str:
+    if match := _CARET.fullmatch(value.strip()):
+        low = f"{match[1]}.{match[2] or 0}" + (f".{match[3]}" if match[3] else "")
+        high = str(int(match[1]) + 1) if value.strip()[0] == "^" else f"{match[1]}.{int(match[2] or 0) + 1}"
+        raise _error("malformed", f"{value!a} is npm's notation, which is not understood here",
+                     f'write ">={low},<{high}"')
+    try:
+        if not value.isascii() or not value.strip():
+            raise InvalidSpecifier(value)
+        wanted = SpecifierSet(value)
+    except InvalidSpecifier:
+        raise _error("malformed", f"{value[:60]!a} is not a version range", 'write one such as ">=1.0,<2"') from None
+    if API_VERSION not in wanted:
+        raise _error("incompatible_api_version", f"the plugin wants API {value}, and this daemon speaks {API_VERSION}",
+                     "use a version of the plugin made for this API, or another daemon")
+    return value
+
+
+def _check_currency(value: str) -> str:
+    if re.fullmatch("[A-Z]{3}", value) is None:
+        raise _error("malformed", f"{value[:20]!a} is not a currency", "three capitals of ISO 4217, as in USD")
+    return value
+
+
+def _check_contact(value: str) -> str:
+    plain = value.isascii() and value.isprintable()
+    if not plain or not re.fullmatch(r"https://\S+|[^@\s]+@[^@\s]+\.[^@\s]+", value):
+        raise _error("malformed", f"{value[:80]!a} is no contact", "an e-mail address or an https:// address")
+    return value
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class CodePart(_Strict):
+    """The manifest's inner ``manifest``: what is loaded, and which hooks it has."""
+
+    entrypoint: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_check_entrypoint)]
+    hooks: Annotated[list[Annotated[str, AfterValidator(_check_hook)]], Field(min_length=1, max_length=len(HOOKS))]
+
+
+class LimitsPart(_Strict):
+    """Caps that the author lowers. None: the platform's policy."""
+
+    timeoutMs: Annotated[int, Field(ge=1, le=3_600_000)] | None = None
+    memoryMb: Annotated[int, Field(ge=1, le=1_048_576)] | None = None
+    cpuPercent: Annotated[float, Field(gt=0, le=100)] | None = None
+    networkPerMinute: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+
+    def within(self, policy: Limits) -> Limits:
+        """The limits in force: ``policy``, lowered where the manifest asks for less and never raised."""
+        def lower(wanted: float | None, allowed: float) -> Any:
+            return allowed if wanted is None else min(wanted, allowed)
+
+        return Limits(lower(self.timeoutMs, policy.timeout_ms), lower(self.memoryMb, policy.memory_mb),
+                      lower(self.cpuPercent, policy.cpu_percent),
+                      lower(self.networkPerMinute, policy.network_per_minute))
+
+
+class NetworkPart(_Strict):
+    """Hosts that the plugin wants to reach; the operator's list is the other half."""
+
+    allow: Annotated[list[Annotated[str, AfterValidator(_check_host)]], Field(max_length=100)] = []
+
+
+class DataPart(_Strict):
+    """Tables that the plugin wants to see; the operator's list is the other half."""
+
+    tables: Annotated[list[Annotated[str, AfterValidator(_check_table)]], Field(max_length=100)] = []
+
+
+class PricingPart(_Strict):
+    """Price in integer minor units (1995 is 19.95 USD). ``free`` has none; ``subscription`` has an interval."""
+
+    model: Literal["free", "one-time", "subscription"] = "free"
+    amount: Annotated[int, Field(ge=1, le=AMOUNT_MAX)] | None = None
+    currency: Annotated[str, AfterValidator(_check_currency)] | None = None
+    interval: Literal["month", "year"] | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> PricingPart:
+        wanted = {"free": set(), "one-time": {"amount", "currency"},
+                  "subscription": {"amount", "currency", "interval"}}[self.model]
+        given = {name for name in ("amount", "currency", "interval") if getattr(self, name) is not None}
+        if given != wanted:
+            example = {"free": '{"model": "free"}',
+                       "one-time": '{"model": "one-time", "amount": 1995, "currency": "USD"}',
+                       "subscription": '{"model": "subscription", "amount": 500, "currency": "USD", '
+                                       '"interval": "month"}'}
+            raise _error("incomplete", f"a price of the model {self.model!r} has {', '.join(sorted(wanted)) or 'no'} "
+                                       f"further keys, and this has {', '.join(sorted(given)) or 'none'}",
+                         f"as in {example[self.model]}; amounts are whole minor units")
+        return self
+
+
+class SupportPart(_Strict):
+    """Where users of a paid plugin turn to, and within how many hours somebody answers."""
+
+    contact: Annotated[str, Field(min_length=3, max_length=200), AfterValidator(_check_contact)]
+    responseHours: Annotated[int, Field(ge=1, le=24)] = 24
+
+
+Label = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_check_label)]
+
+
+class Manifest(_Strict):
+    """The document's registration object. Made by ``parse_manifest`` only."""
+
+    id: Annotated[str, AfterValidator(_check_id)]
+    name: Label
+    version: Annotated[str, AfterValidator(_check_version)]
+    author: Label
+    permissions: Annotated[list[Annotated[str, AfterValidator(_check_permission)]], Field(max_length=len(PERMISSIONS))]
+    manifest: CodePart
+    apiVersion: Annotated[str, Field(max_length=100), AfterValidator(_check_api_range)] = ">=1.0,<2"
+    priority: int = Field(default=100, ge=0, le=10_000)
+    limits: LimitsPart = LimitsPart()
+    network: NetworkPart = NetworkPart()
+    data: DataPart = DataPart()
+    pricing: PricingPart = PricingPart()
+    support: SupportPart | None = None
+
+    @property
+    def entrypoint(self) -> str:
+        """The entry point inside the bundle: ``/plugins/<id>/x`` means ``x``."""
+        return self.manifest.entrypoint.removeprefix(f"/plugins/{self.id}/")
+
+    @property
+    def admin_permissions(self) -> tuple[str, ...]:
+        """Those of its permissions that need an approval."""
+        return tuple(p for p in self.permissions if p in ADMIN_PERMISSIONS)
+
+
+class _Duplicates:
+    """Collects keys that stand twice in one JSON object; ``json`` would silently keep the last."""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+
+    def __call__(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in made:
+                self.found.append(key)
+            made[key] = value
+        return made
+
+
+def _refuse_constant(text: str) -> None:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _path(loc: tuple[Any, ...]) -> str:
+    return "$" + "".join(f"[{part}]" if isinstance(part, int) else f".{str(part)[:60]}" for part in loc)
+
+
+def _known_keys(loc: tuple[Any, ...]) -> list[str]:
+    model: Any = Manifest
+    for part in loc[:-1]:
+        field = model.model_fields.get(part) if isinstance(model, type) and issubclass(model, BaseModel) else None
+        model = field.annotation if field else None
+        if getattr(model, "__args__", None):
+            model = model.__args__[0]
+    return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+
+
+def _hint(item: Any) -> str:
+    kind, context = item["type"], item.get("ctx") or {}
+    if "hint" in context:
+        return str(context["hint"])
+    if kind == "extra_forbidden":
+        known = _known_keys(item["loc"])
+        near = difflib.get_close_matches(str(item["loc"][-1]), known, 1)
+        return f"did you mean {near[0]}?" if near else f"the keys here are {', '.join(known)}"
+    if kind == "missing":
+        return f"add {json.dumps(str(item['loc'][-1]))} to the manifest"
+    return ""
+
+
+def _own_problems(raw: Any, duplicates: list[str]) -> list[dict[str, Any]]:
+    """What types alone do not say: keys and list items that stand twice, an entry point of another plugin."""
+    found = [{"code": "duplicate", "path": "$", "message": f"the key {key[:60]!a} stands twice in one object",
+              "hint": "remove one"} for key in duplicates]
+    if not isinstance(raw, dict):
+        return found
+    inner = raw["manifest"] if isinstance(raw.get("manifest"), dict) else {}
+    lists = [("$.permissions", raw.get("permissions")), ("$.manifest.hooks", inner.get("hooks"))]
+    for section, key in (("network", "allow"), ("data", "tables")):
+        part = raw.get(section)
+        lists.append((f"$.{section}.{key}", part.get(key) if isinstance(part, dict) else None))
+    for path, items in lists:
+        if isinstance(items, list):
+            seen: set[str] = set()
+            for index, item in enumerate(items):
+                if isinstance(item, str) and item in seen:
+                    found.append({"code": "duplicate", "path": f"{path}[{index}]",
+                                  "message": f"{item[:60]!a} stands twice", "hint": "remove one"})
+                elif isinstance(item, str):
+                    seen.add(item)
+    entry = inner.get("entrypoint")
+    if isinstance(entry, str) and entry.startswith("/") and not entry.startswith(f"/plugins/{raw.get('id')}/"):
+        found.append({"code": "malformed", "path": "$.manifest.entrypoint",
+                      "message": f"{entry[:100]!a} is not inside this plugin's bundle",
+                      "hint": f"a path inside the bundle, or /plugins/{str(raw.get('id'))[:50]}/<path>"})
+    return found
+
+
+def check_manifest(data: bytes) -> tuple[Manifest | None, list[dict[str, Any]]]:
+    """The manifest in ``data`` (JSON) and every problem with it; None exactly where there is one."""
+    if len(data) > MANIFEST_BYTES_MAX:
+        return None, [{"code": "too_long", "path": "$", "message": f"manifest.json is over {MANIFEST_BYTES_MAX} bytes",
+                       "hint": "move data into files of their own"}]
+    duplicates = _Duplicates()
+    try:
+        raw = json.loads(data.decode("utf-8"), object_pairs_hook=duplicates, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        return None, [{"code": "not_json", "path": "$", "message": f"manifest.json is not JSON in UTF-8: {error}"[:300],
+                       "hint": "check it with any JSON tool; comments and trailing commas are not JSON"}]
+    manifest: Manifest | None = None
+    problems = _own_problems(raw, duplicates.found)
+    try:
+        manifest = Manifest.model_validate(raw, strict=True)
+    except ValidationError as error:
+        problems = [
+            {"code": _CODES.get(item["type"], item["type"] if "hint" in (item.get("ctx") or {}) else "wrong_type"),
+             "path": _path(item["loc"]), "message": item["msg"][:300], "hint": _hint(item)}
+            for item in error.errors(include_url=False, include_input=False)
+        ] + problems
+    return (None if problems else manifest), problems[:PROBLEMS_MAX]
+
+
+def manifest_refusal(problems: list[dict[str, Any]], where: str = "manifest.json") -> Refusal:
+    """One Refusal for ``problems``; its reason is theirs where they all say ``unsupported_runtime`` or such."""
+    codes = {problem["code"] for problem in problems}
+    single = codes.pop() if len(codes) == 1 else ""
+    reason = single if single in ("unsupported_runtime", "incompatible_api_version") else "manifest_invalid"
+    lines = "; ".join(f"{p['path']}: {p['message']}" for p in problems)
+    hint = problems[0]["hint"] if len(problems) == 1 else ""
+    return Refusal(reason, f"{where}: {lines}"[:4000], hint=hint, code=Code.INVALID_INPUT, problems=problems)
+
+
+def parse_manifest(data: bytes) -> Manifest:
+    """The manifest in ``data``. Raises Refusal with every problem at once."""
+    manifest, problems = check_manifest(data)
+    if manifest is None:
+        raise manifest_refusal(problems)
+    return manifest
+
+
+def registration_object(manifest: Manifest) -> dict[str, Any]:
+    """The manifest as the document's registration object: what ``parse_manifest`` reads back."""
+    return manifest.model_dump(exclude_defaults=True, exclude_none=True)
