@@ -1,0 +1,259 @@
+"""The supervisor's end of the ledger: records in, one frame a few milliseconds, and what is durable out.
+
+``record`` only keeps the struct. ``flush`` (once a loop turn) makes one frame of what has gathered and hands it to the
+ledger process; until the ledger has said that a batch is committed, the batch is kept and is sent again to the next
+ledger process where this one dies. Batches are numbered, so that each is stored once.
+
+Where the oldest uncommitted record gets older than LATE_NS, replies wait for their records and admission stops: for
+HOLD_NS the loop takes no requests (most stalls are shorter), after that each is answered AUDIT_UNAVAILABLE at once.
+So it is where the ledger says that it fails, or is not there. All of it ends by itself.
+"""
+
+from __future__ import annotations
+
+import secrets
+import select
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import msgspec
+
+from apex_exec.config import Settings
+from apex_exec.daemon.side_process import SideProcess
+from apex_exec.ledger import process as ledger_process
+from apex_exec.ledger.records import AuditRecord, ExecutionMetadata, encode_lines
+
+MS_NS = 1_000_000
+LATE_NS = 50 * MS_NS
+HOLD_NS = 250 * MS_NS
+GATHER_NS = 2 * MS_NS
+"""How long the first record of a frame waits for others (group): 500 frames a second at most, instead of one a turn."""
+BATCH_RECORDS_MAX = 512
+PENDING_BYTES_MAX = 32 * 1024 * 1024
+"""Uncommitted bytes kept here (below the side process's own bound); full stops admission."""
+TRACEPARENT_CHARS_MAX = 128
+NEVER_NS = 1 << 62
+DENIED = frozenset({"PERMISSION_DENIED", "RATE_LIMITED", "NOT_PROVIDED"})
+"""Outcomes of an execution whose ``result`` is "denied" rather than "failure"."""
+_wall_ns = time.time_ns
+
+
+class Gauges(Protocol):
+    """What it needs of the daemon's metrics."""
+
+    health: dict[str, str]
+
+    def inc(self, name: str, labels: tuple[str, ...] = (), amount: float = 1.0) -> None:
+        """Adds to a counter."""
+
+    def set(self, name: str, labels: tuple[str, ...], value: float) -> None:
+        """Sets a gauge."""
+
+
+class _Batch(msgspec.Struct, gc=False):
+    """Records handed over, or to be, that are not known to be committed."""
+
+    last_index: int
+    first_ns: int
+    message: list[Any]
+    bytes: int
+
+
+class AuditTrail:
+    """Everything that must be on record goes through here. Never blocks (``wait_ready`` and ``close`` do)."""
+
+    def __init__(self, settings: Settings, metrics: Gauges, log: Callable[[str, str], None]) -> None:
+        audit = settings.audit
+        self.strict = audit.durability == "strict"
+        self.side = SideProcess("ledger", ledger_process.main, {
+            "state_dir": str(settings.state_path), "url": settings.database_url(audit.url),
+            "durability": audit.durability, "retention_days": audit.retention_days,
+            "min_free_bytes": audit.min_free_bytes, "trail": secrets.token_hex(16)},
+            on_message=self._told, on_down=self._down)
+        self._metrics = metrics
+        self._log = log
+        self._index = 0  # of the last record taken
+        self._committed = 0
+        self._buffer: list[AuditRecord] = []
+        self._buffer_ns = 0
+        self._batches: deque[_Batch] = deque()
+        self._bytes = 0
+        self._oldest_ns = NEVER_NS
+        self._late_since_ns = 0
+        self._lag_ns = 0
+        self._waiting: deque[tuple[int, Callable[[], None]]] = deque()
+        self._ready = False
+        self._failing = ""
+        self._say_health("the ledger is starting")
+
+    # ------------------------------------------------------------------ records
+    def record(self, record: AuditRecord) -> int:
+        """Takes one record; its index, for ``durable`` and ``when_durable``. Buffers only."""
+        if not self._buffer:
+            self._buffer_ns = time.monotonic_ns()
+            if self._oldest_ns == NEVER_NS:
+                self._oldest_ns = self._buffer_ns
+        self._buffer.append(record)
+        self._index += 1
+        return self._index
+
+    def execution(self, user_id: str, plugin: str, hook: str, code: str, run_ns: int, memory_mb: float,
+                  traceparent: str = "") -> int:
+        """Records the verdict of one admitted invocation; ``code`` is "" for a result."""
+        result = "success" if not code else "denied" if code in DENIED else "failure"
+        return self.record(AuditRecord(_wall_ns(), "plugin.execution", user_id, plugin, hook, result,
+                                       ExecutionMetadata(run_ns / 1e6, memory_mb, code,
+                                                         traceparent and traceparent[:TRACEPARENT_CHARS_MAX])))
+
+    def event(self, event_type: str, user_id: str, resource: str, action: str, result: str,
+              metadata: dict[str, Any] | None = None) -> int:
+        """Records anything else that happens now."""
+        return self.record(AuditRecord(time.time_ns(), event_type, user_id, resource, action, result, metadata or {}))
+
+    # ------------------------------------------------------------------ the loop's questions
+    def admits(self, now_ns: int) -> bool:
+        """False where new work would have no record: answer AUDIT_UNAVAILABLE."""
+        if self._failing or not self._ready or self._bytes > PENDING_BYTES_MAX:
+            return False
+        return now_ns - self._oldest_ns <= LATE_NS or self.holds(now_ns)
+
+    def holds(self, now_ns: int) -> bool:
+        """True while a stall is young: the loop leaves requests where they are rather than refuse them."""
+        if now_ns - self._oldest_ns <= LATE_NS:
+            self._late_since_ns = 0
+            return False
+        if not self._late_since_ns:
+            self._late_since_ns = now_ns  # from when it is seen: a stopped supervisor wakes to old records
+        return now_ns - self._late_since_ns < HOLD_NS and self._ready and not self._failing
+
+    @property
+    def reason(self) -> str:
+        """Why nothing is admitted; "" where it is."""
+        if self._failing:
+            return self._failing
+        if not self._ready:
+            return "the ledger process is being started"
+        if self._bytes > PENDING_BYTES_MAX:
+            return "too much waits to be committed"
+        age_ns = time.monotonic_ns() - self._oldest_ns
+        return f"the oldest record has waited {age_ns // MS_NS} ms for its commit" if age_ns > LATE_NS else ""
+
+    def durable(self, index: int) -> bool:
+        """True where the reply that follows record ``index`` may go now."""
+        if index <= self._committed:
+            return True
+        return not self.strict and time.monotonic_ns() - self._oldest_ns <= LATE_NS
+
+    def when_durable(self, index: int, then: Callable[[], None]) -> None:
+        """Calls ``then`` once record ``index`` is committed. As many wait as were admitted."""
+        if index <= self._committed:
+            then()
+        else:
+            self._waiting.append((index, then))
+
+    @property
+    def waiting(self) -> int:
+        """How many replies wait."""
+        return len(self._waiting)
+
+    def due_ns(self, now_ns: int) -> int:
+        """When ``flush`` or ``holds`` has something to do although nothing arrives."""
+        due_ns = self._buffer_ns + GATHER_NS if self._buffer and not self.strict else NEVER_NS
+        if self._late_since_ns and now_ns < self._late_since_ns + HOLD_NS:
+            due_ns = min(due_ns, self._late_since_ns + HOLD_NS)
+        elif self._oldest_ns != NEVER_NS and now_ns <= self._oldest_ns + LATE_NS:
+            due_ns = min(due_ns, self._oldest_ns + LATE_NS + 1)
+        return due_ns
+
+    # ------------------------------------------------------------------ handing over
+    def flush(self, now_ns: int) -> None:
+        """Hands over what has gathered. Once a loop turn."""
+        if not self._buffer:
+            return
+        if self.strict or now_ns - self._buffer_ns >= GATHER_NS or len(self._buffer) >= BATCH_RECORDS_MAX:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        records, self._buffer = self._buffer, []
+        lines = encode_lines(records)
+        keys = [[offset, record.dedup_key] for offset, record in enumerate(records) if record.dedup_key]
+        batch = _Batch(self._index, self._buffer_ns, ["batch", self._index, lines, keys], len(lines))
+        self._batches.append(batch)
+        self._bytes += batch.bytes
+        for event_type, count in Counter([record.event_type for record in records]).items():
+            self._metrics.inc("audit_events_total", (event_type,), count)
+        if self._ready:
+            self.side.send(batch.message)
+
+    # ------------------------------------------------------------------ the ledger process
+    def _told(self, message: list[Any]) -> None:
+        word = message[0]
+        if word == "committed":
+            self._commit(message[1])
+        elif word == "ready":
+            self._ready = True
+            self._commit(message[1])
+            for batch in self._batches:
+                self.side.send(batch.message)
+            self._say_health("")
+        elif word == "failing":
+            if not self._failing:
+                self._log("error", f"audit: {message[1]}; no work is admitted until it is mended")
+            self._failing = message[1]
+            self._say_health(self._failing)
+        elif word == "recovered":
+            self._failing = ""
+            self._log("warning", "audit: the ledger writes again")
+            self._say_health("" if self._ready else "the ledger is starting")
+        elif word == "warning":
+            self._log("warning", f"audit: {message[1]}")
+        elif word == "stats":
+            self._metrics.set("audit_database_bytes", (), message[1]["databaseBytes"])
+
+    def _commit(self, index: int) -> None:
+        now_ns = time.monotonic_ns()
+        batches = self._batches
+        while batches and batches[0].last_index <= index:
+            batch = batches.popleft()
+            self._bytes -= batch.bytes
+            self._lag_ns = max(self._lag_ns, now_ns - batch.first_ns)
+        self._committed = max(self._committed, index)
+        self._oldest_ns = batches[0].first_ns if batches else self._buffer_ns if self._buffer else NEVER_NS
+        waiting = self._waiting
+        while waiting and waiting[0][0] <= index:
+            waiting.popleft()[1]()
+
+    def _down(self) -> None:
+        """What is not committed is kept; the next ledger process says how far this one came."""
+        self._ready = False
+        self._failing = ""
+        self._log("error", "audit: the ledger process has died and is being restarted; no work is admitted meanwhile")
+        self._say_health("the ledger process is being restarted")
+
+    def _say_health(self, reason: str) -> None:
+        self._metrics.health["audit"] = reason
+        self._metrics.set("audit_writable", (), 0.0 if reason else 1.0)
+
+    def upkeep(self, now_ns: int) -> None:
+        """About once a second: the gauges, and a stall that is not one of the ledger's own telling."""
+        late_ns = max(0, now_ns - self._oldest_ns)
+        self._metrics.set("audit_lag_seconds", (), max(self._lag_ns, late_ns) / 1e9)
+        self._lag_ns = 0
+        self._say_health(self.reason)
+
+    # ------------------------------------------------------------------ beginning and end
+    def wait_ready(self, seconds: float) -> bool:
+        """Blocks until the ledger can write, at most so long; before the loop runs, so that it begins with a ledger."""
+        end = time.monotonic() + seconds
+        while (not self._ready or self._failing) and self.side.up and (left := end - time.monotonic()) > 0:
+            if select.select([self.side.fileno()], [], [], left)[0]:
+                self.side.receive(time.monotonic_ns())
+        return self._ready and not self._failing
+
+    def close(self, wait_seconds: float) -> None:
+        """Hands over what is left and waits until the ledger has committed it and left."""
+        if self._buffer:
+            self._hand_over()
+        self.side.close(wait_seconds)

@@ -1,0 +1,202 @@
+"""The supervisor's end of the ledger: each record is stored once, whatever dies; admission stops where it cannot be."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from apex_exec.config import load_settings
+from apex_exec.daemon.audit_trail import HOLD_NS, LATE_NS, AuditTrail
+from apex_exec.ledger.reading import read_events
+from apex_exec.ledger.verify import verify
+
+USER = "11111111-2222-4333-8444-555555555555"
+
+
+class Noted:
+    """Metrics as the trail sees them."""
+
+    def __init__(self) -> None:
+        self.health: dict[str, str] = {}
+        self.counts: dict[tuple[str, tuple[str, ...]], float] = {}
+        self.gauges: dict[str, float] = {}
+
+    def inc(self, name: str, labels: tuple[str, ...] = (), amount: float = 1.0) -> None:
+        self.counts[name, labels] = self.counts.get((name, labels), 0) + amount
+
+    def set(self, name: str, labels: tuple[str, ...], value: float) -> None:
+        self.gauges[name] = value
+
+
+class Trail:
+    """A trail and a loop's turns for it."""
+
+    def __init__(self, folder: Path, **audit: Any) -> None:
+        self.folder = folder
+        self.metrics = Noted()
+        self.log: list[str] = []
+        overrides = {"state_dir": str(folder), "audit.min_free_bytes": 0} | {f"audit.{k}": v for k, v in audit.items()}
+        self.trail = AuditTrail(load_settings(None, overrides), self.metrics, lambda _, text: self.log.append(text))
+        self.trail.side.start(time.monotonic_ns())
+        assert self.trail.wait_ready(15)
+
+    def turn(self, wait: float = 0.001) -> None:
+        trail, side = self.trail, self.trail.side
+        now_ns = time.monotonic_ns()
+        trail.flush(now_ns)
+        if not side.up:
+            if now_ns >= side.start_after_ns:
+                side.start(now_ns)
+            return
+        side.flush()
+        if select.select([side.fileno()], [], [], wait)[0]:
+            side.receive(time.monotonic_ns())
+
+    def until(self, true: Callable[[], bool], seconds: float = 15) -> None:
+        due = time.monotonic() + seconds
+        while not true():
+            assert time.monotonic() < due, f"it did not happen in time: {self.trail.reason}; {self.log}"
+            self.turn()
+
+    def add(self, count: int = 1) -> int:
+        index = 0
+        for _ in range(count):
+            index = self.trail.execution(USER, "hello-world", "onDashboardLoad", "", 1_500_000, 12.0)
+        return index
+
+    def admits(self) -> bool:
+        return self.trail.admits(time.monotonic_ns())
+
+    def settle(self, index: int) -> None:
+        self.until(lambda: index <= self.trail._committed)  # what only the trail knows; `durable` is softer in group
+
+    def stored(self) -> int:
+        assert verify(self.folder / "audit.db", self.folder).finding is None
+        return sum(1 for _ in read_events(self.folder / "audit.db"))
+
+
+@pytest.fixture
+def group(tmp_path: Path) -> Iterator[Trail]:
+    trail = Trail(tmp_path)
+    yield trail
+    trail.trail.close(20)
+
+
+def test_records_become_events_of_the_protocol(group: Trail) -> None:
+    group.trail.execution(USER, "hello-world", "onDashboardLoad", "", 1_500_000, 12.5, "00-" + "a" * 52)
+    group.trail.execution(USER, "hello-world", "onDashboardLoad", "TIMEOUT", 0, 0.0)
+    group.trail.execution(USER, "hello-world", "onDashboardLoad", "PERMISSION_DENIED", 0, 0.0)
+    group.settle(group.trail.event("admin.action", "0", "hello-world", "plugin.enable", "success", {"uid": 0}))
+    events = list(read_events(group.folder / "audit.db"))
+    assert [(e.event_type, e.result) for e in events] == [
+        ("plugin.execution", "success"), ("plugin.execution", "failure"), ("plugin.execution", "denied"),
+        ("admin.action", "success")]
+    assert events[0].metadata == {"executionTimeMs": 1.5, "memoryUsedMb": 12.5, "traceparent": "00-" + "a" * 52}
+    assert events[1].metadata == {"executionTimeMs": 0.0, "memoryUsedMb": 0.0, "code": "TIMEOUT"}
+    assert group.metrics.counts["audit_events_total", ("plugin.execution",)] == 3
+    assert group.metrics.gauges["audit_writable"] == 1 and group.metrics.health == {"audit": ""}
+
+
+def test_a_killed_ledger_is_restarted_and_each_record_is_stored_once(group: Trail) -> None:
+    total = 0
+    for round_ in range(4):
+        for _ in range(40):
+            total += 25
+            group.add(25)
+            group.turn()
+        os.kill(group.trail.side.pid, signal.SIGKILL)
+        group.until(lambda: not group.trail.side.up)
+        assert not group.admits() and "ledger" in group.metrics.health["audit"]
+        total += 10
+        last = group.add(10)  # verdicts of what was admitted before go on arriving
+        group.until(lambda: group.trail.side.up)
+        group.settle(last)
+        assert group.admits() and group.metrics.health["audit"] == "", round_
+    assert group.stored() == total
+
+
+def test_a_stalled_ledger_stops_admission_and_holds_replies_until_it_goes_on(group: Trail) -> None:
+    sent: list[int] = []
+    os.kill(group.trail.side.pid, signal.SIGSTOP)
+    try:
+        begun_ns = time.monotonic_ns()
+        index = group.add()
+        assert group.trail.durable(index), "young enough: the reply may go"
+        group.until(lambda: not group.trail.durable(index))
+        assert time.monotonic_ns() - begun_ns > LATE_NS
+        group.trail.when_durable(index, lambda: sent.append(index))
+        assert group.trail.holds(time.monotonic_ns()) and group.admits(), "requests are left where they are at first"
+        group.until(lambda: not group.admits())
+        assert time.monotonic_ns() - begun_ns > HOLD_NS
+        assert "has waited" in group.trail.reason and not sent and group.trail.waiting == 1
+    finally:
+        os.kill(group.trail.side.pid, signal.SIGCONT)
+    group.until(group.admits)
+    assert sent == [index] and group.trail.reason == "" and group.trail.waiting == 0
+
+
+def test_a_locked_database_stops_admission_with_its_reason_and_goes_on_by_itself(group: Trail) -> None:
+    with closing(sqlite3.connect(group.folder / "audit.db", isolation_level=None)) as blocker:
+        blocker.execute("BEGIN IMMEDIATE")
+        index = group.add()
+        group.until(lambda: "locked" in group.trail.reason)
+        assert not group.admits() and group.metrics.gauges["audit_writable"] == 0
+        blocker.execute("ROLLBACK")
+    group.settle(index)
+    group.until(group.admits)
+    assert group.metrics.gauges["audit_writable"] == 1 and any("writes again" in line for line in group.log)
+
+
+def test_strict_lets_a_reply_go_only_after_its_records_commit(tmp_path: Path) -> None:
+    strict = Trail(tmp_path, durability="strict")
+    index = strict.add()
+    assert not strict.trail.durable(index)
+    sent: list[int] = []
+    strict.trail.when_durable(index, lambda: sent.append(strict.stored()))
+    strict.until(lambda: bool(sent))
+    assert sent == [1], "the event stood in the database when its reply went"
+    strict.trail.close(20)
+
+
+def test_a_supervisor_that_wakes_from_a_stop_refuses_nobody(group: Trail) -> None:
+    group.add()
+    group.trail.flush(time.monotonic_ns() + 10**9)
+    time.sleep(0.6)  # the loop did not run; the ledger did
+    assert group.admits()
+    group.turn()
+    assert group.trail.reason == ""
+
+
+def test_what_was_handed_over_is_committed_at_the_end(tmp_path: Path) -> None:
+    trail = Trail(tmp_path)
+    trail.add(5000)
+    trail.trail.close(20)
+    assert trail.stored() == 5000
+
+
+def test_a_ledger_that_cannot_begin_is_waited_for(tmp_path: Path) -> None:
+    trail = Trail(tmp_path)
+    trail.add(10)
+    trail.trail.close(20)
+    with closing(sqlite3.connect(tmp_path / "audit.db")) as connection:
+        connection.execute("CREATE TABLE kept AS SELECT * FROM events")
+        connection.execute("DELETE FROM events WHERE seq > 3")
+        connection.commit()
+    late = AuditTrail(load_settings(None, {"state_dir": str(tmp_path), "audit.min_free_bytes": 0}), Noted(),
+                      lambda *_: None)
+    late.side.start(time.monotonic_ns())
+    assert not late.wait_ready(3) and "truncated" in late.reason and not late.admits(time.monotonic_ns())
+    with closing(sqlite3.connect(tmp_path / "audit.db")) as connection:
+        connection.execute("INSERT INTO events SELECT * FROM kept WHERE seq > 3")
+        connection.commit()
+    assert late.wait_ready(10) and late.admits(time.monotonic_ns())
+    late.close(20)
