@@ -1,0 +1,299 @@
+/**
+ * A typed client of apex-exec: any number of calls in flight on one DEALER.
+ *
+ * What PROTOCOL 1.3 asks of a client is done here: nothing is queued for a daemon that is not there, every request
+ * has a timeout of its own (deadline + 500 ms), what was pending on a connection that ended rejects with
+ * ConnectionLost at once, and the client reconnects.
+ */
+
+import { decode, encode } from "@msgpack/msgpack";
+import { Dealer } from "zeromq";
+
+import { ConnectionLost, errorOf, localError } from "./errors.js";
+import type {
+  Dispatched, ErrorBody, Hook, HookPayloads, HostCall, HostMethod, Id, PluginInfo, Result, Welcome,
+} from "./protocol.js";
+
+export * from "./errors.js";
+export * from "./protocol.js";
+
+const GRACE_MS = 500;
+const DEADLINE_MS = 5000;
+const REQUEST_TIMEOUT_MS = 5000;
+const MAX_MESSAGE_BYTES = 1_048_576;
+/** A send gives up this much before its request does, so that an unsent request is known to be unsent. */
+const SEND_MARGIN_MS = 10;
+
+export interface ClientOptions {
+  /** The daemon's `host.max_message_bytes`; `hello()` takes over the one in force. */
+  maxMessageBytes?: number;
+  /** For tcp: Z85 keys, as `apex-exec keys curve` writes them. */
+  curve?: { serverPublicKey: string; publicKey: string; secretKey: string };
+}
+
+export interface CallOptions {
+  /** For queue, cold start and run together; default and maximum is the plugin's timeout. */
+  deadlineMs?: number;
+  /** Aborting cancels the call in the daemon; the promise then rejects with Cancelled, or resolves if it was done. */
+  signal?: AbortSignal;
+  traceparent?: string;
+}
+
+/** Thrown by a host method: the plugin sees `code` and the message. */
+export class HostMethodError extends Error {
+  constructor(readonly code: string, message: string) {
+    super(message);
+  }
+}
+
+interface Reply {
+  type: string;
+  id?: Id | null;
+  [field: string]: unknown;
+}
+
+interface Pending {
+  resolve: (reply: Reply) => void;
+  reject: (error: Error) => void;
+  timer: NodeJS.Timeout;
+  state: "queued" | "sending" | "sent";
+  aborted: boolean;
+}
+
+interface Outgoing {
+  id: Id | undefined;
+  body: Uint8Array;
+  dueMs: number;
+}
+
+/** One connection to a host or admin endpoint. `close` it, or Node will not exit. */
+export class ApexClient {
+  maxMessageBytes: number;
+  private readonly socket: Dealer;
+  private readonly pending = new Map<Id, Pending>();
+  private readonly methods = new Map<string, HostMethod>();
+  private readonly outbox: Outgoing[] = [];
+  private sending = false;
+  private closed = false;
+  private nextId = 1;
+
+  constructor(readonly endpoint: string, options: ClientOptions = {}) {
+    this.maxMessageBytes = options.maxMessageBytes ?? MAX_MESSAGE_BYTES;
+    const { curve } = options;
+    this.socket = new Dealer({
+      immediate: true,
+      linger: 0,
+      reconnectInterval: 50,
+      reconnectMaxInterval: 1000,
+      ...(curve && {
+        curveServerKey: curve.serverPublicKey, curvePublicKey: curve.publicKey, curveSecretKey: curve.secretKey,
+      }),
+    });
+    this.socket.events.on("disconnect", () => this.disconnected());
+    this.socket.events.on("handshake", () => {
+      if (this.methods.size) this.post({ type: "provide", id: "provide", methods: [...this.methods.keys()] });
+    });
+    this.socket.connect(endpoint);
+    void this.receive();
+  }
+
+  /** Drops the connection: what is pending rejects with ConnectionLost, and the daemon cancels it. */
+  close(): void {
+    if (this.closed) return;
+    this.closed = true;
+    this.socket.close();
+    this.outbox.length = 0;
+    for (const id of [...this.pending.keys()]) this.lose(id, "the client was closed");
+  }
+
+  /** The daemon's version, isolation level and limits; takes over its message limit. */
+  async hello(): Promise<Welcome> {
+    const message = { type: "hello", protocol: [1], client: "apex-exec-typescript" };
+    const welcome = (await this.request(message)) as unknown as Welcome;
+    this.maxMessageBytes = welcome.limits.maxMessageBytes;
+    return welcome;
+  }
+
+  async ping(): Promise<void> {
+    await this.request({ type: "ping" });
+  }
+
+  /** The enabled plugins, for one user where named. */
+  async plugins(userId?: string): Promise<PluginInfo[]> {
+    const reply = await this.request(userId === undefined ? { type: "plugins" } : { type: "plugins", userId });
+    return reply["plugins"] as PluginInfo[];
+  }
+
+  /** Runs one hook of one plugin. Rejects with a CallError, or ConnectionLost. */
+  async invoke<H extends Hook>(
+    plugin: string, action: H, userId: string, payload: HookPayloads[H], options: CallOptions = {},
+  ): Promise<Result<H>> {
+    const reply = await this.call({ type: "invoke", plugin, action, userId, payload }, options);
+    return reply as unknown as Result<H>;
+  }
+
+  /** One event to every enabled plugin that declares the hook. A failing plugin is an outcome, no rejection. */
+  async dispatch<H extends Hook>(
+    action: H, userId: string, payload: HookPayloads[H], options: CallOptions = {},
+  ): Promise<Dispatched<H>> {
+    return (await this.call({ type: "dispatch", action, userId, payload }, options)) as unknown as Dispatched<H>;
+  }
+
+  /** This connection serves `methods` from now on, after a reconnect too. */
+  async provide(methods: Record<string, HostMethod>): Promise<string[]> {
+    for (const [name, method] of Object.entries(methods)) this.methods.set(name, method);
+    return (await this.request({ type: "provide", methods: [...this.methods.keys()] }))["methods"] as string[];
+  }
+
+  /** One operation of the administration table; only on the admin endpoint. */
+  async admin<T = unknown>(op: string, args: Record<string, unknown> = {}, timeoutMs = 10_000): Promise<T> {
+    return (await this.request({ type: "admin", op, args }, timeoutMs))["result"] as T;
+  }
+
+  /** One request and its reply, as they are on the wire. */
+  request(message: Record<string, unknown>, timeoutMs = REQUEST_TIMEOUT_MS, signal?: AbortSignal): Promise<Reply> {
+    if (this.closed) return Promise.reject(new ConnectionLost("the client was closed", false));
+    const id = this.nextId++;
+    let body: Uint8Array;
+    try {
+      body = this.encoded({ ...message, id });
+    } catch (error) {
+      return Promise.reject(error);
+    }
+    if (signal?.aborted) return Promise.reject(localError("CANCELLED", "aborted before it was sent"));
+    const abort = (): void => this.abort(id);
+    const reply = new Promise<Reply>((resolve, reject) => {
+      const timer = setTimeout(() => this.expire(id, timeoutMs), timeoutMs);
+      this.pending.set(id, { resolve, reject, timer, state: "queued", aborted: false });
+      this.enqueue({ id, body, dueMs: Date.now() + timeoutMs });
+    });
+    if (signal === undefined) return reply;
+    signal.addEventListener("abort", abort, { once: true });
+    return reply.finally(() => signal.removeEventListener("abort", abort));
+  }
+
+  private call(message: Record<string, unknown>, options: CallOptions): Promise<Reply> {
+    const deadlineMs = options.deadlineMs ?? DEADLINE_MS;
+    const whole: Record<string, unknown> = { ...message, deadlineMs };
+    if (options.traceparent !== undefined) whole["traceparent"] = options.traceparent;
+    return this.request(whole, deadlineMs + GRACE_MS, options.signal);
+  }
+
+  /** The body; `undefined` is left out, as in JSON. Throws where it is no MessagePack value, or too large. */
+  private encoded(message: Record<string, unknown>): Uint8Array {
+    let body: Uint8Array;
+    try {
+      body = encode(message, { ignoreUndefined: true });
+    } catch (error) {
+      throw localError("INVALID_INPUT", `the request cannot be written as MessagePack: ${(error as Error).message}`);
+    }
+    if (body.length > this.maxMessageBytes) {
+      throw localError("PAYLOAD_TOO_LARGE",
+        `the message has ${body.length} bytes, the limit is ${this.maxMessageBytes}`);
+    }
+    return body;
+  }
+
+  // ------------------------------------------------------------------ sending
+  private post(message: Record<string, unknown>): void {
+    this.enqueue({ id: undefined, body: this.encoded(message), dueMs: Date.now() + REQUEST_TIMEOUT_MS });
+  }
+
+  private enqueue(outgoing: Outgoing): void {
+    this.outbox.push(outgoing);
+    if (!this.sending) void this.drain();
+  }
+
+  /** Sends what is queued, one at a time as `zeromq` requires; a request that has expired meanwhile is not sent. */
+  private async drain(): Promise<void> {
+    this.sending = true;
+    for (let next = this.outbox.shift(); next !== undefined && !this.closed; next = this.outbox.shift()) {
+      const pending = next.id === undefined ? undefined : this.pending.get(next.id);
+      if (next.id !== undefined && pending === undefined) continue;
+      this.socket.sendTimeout = Math.max(1, next.dueMs - Date.now() - SEND_MARGIN_MS);
+      if (pending !== undefined) pending.state = "sending";
+      let taken = true;
+      try {
+        await this.socket.send(next.body);
+      } catch {  // nobody took it in time: its timer rejects it
+        taken = false;
+      }
+      if (pending !== undefined) pending.state = taken ? "sent" : "queued";
+      if (pending?.aborted) this.abort(next.id!);
+    }
+    this.sending = false;
+  }
+
+  // ------------------------------------------------------------------ receiving
+  private async receive(): Promise<void> {
+    try {
+      for await (const frames of this.socket) this.take(frames[frames.length - 1]!);
+    } catch (error) {
+      if (!this.closed) throw error;
+    }
+  }
+
+  private take(body: Uint8Array): void {
+    const reply = decode(body) as Reply;
+    if (reply.type === "hostCall") {
+      void this.answer(reply as unknown as HostCall);
+      return;
+    }
+    const pending = reply.id == null ? undefined : this.settle(reply.id);
+    if (pending === undefined) return;  // late, of a request that was given up
+    if (reply.type === "error") pending.reject(errorOf(reply as unknown as ErrorBody));
+    else pending.resolve(reply);
+  }
+
+  private settle(id: Id): Pending | undefined {
+    const pending = this.pending.get(id);
+    if (pending !== undefined) {
+      this.pending.delete(id);
+      clearTimeout(pending.timer);
+    }
+    return pending;
+  }
+
+  private lose(id: Id, why: string): void {
+    const pending = this.settle(id);
+    if (pending === undefined) return;
+    pending.reject(pending.state !== "queued"
+      ? new ConnectionLost(`${why}; whether it was executed is unknown`)
+      : new ConnectionLost(`${why}; it was not sent`, false));
+  }
+
+  private expire(id: Id, timeoutMs: number): void {
+    const sent = this.pending.get(id)?.state === "sent";
+    if (sent) this.post({ type: "cancel", id: `cancel-${id}`, target: id });
+    this.lose(id, sent ? `no reply within ${timeoutMs} ms` : `nothing answers on ${this.endpoint}`);
+  }
+
+  private abort(id: Id): void {
+    const pending = this.pending.get(id);
+    if (pending === undefined) return;
+    pending.aborted = true;  // one that is being sent is cancelled as soon as it is out
+    if (pending.state === "sent") this.post({ type: "cancel", id: `cancel-${id}`, target: id });
+    else if (pending.state === "queued") this.settle(id)?.reject(localError("CANCELLED", "aborted before it was sent"));
+  }
+
+  /** What was sent on the connection that ended is lost; replies that had arrived were taken before this turn. */
+  private disconnected(): void {
+    setImmediate(() => {
+      for (const [id, pending] of [...this.pending]) {
+        if (pending.state === "sent") this.lose(id, "the daemon closed the connection");
+      }
+    });
+  }
+
+  private async answer(call: HostCall): Promise<void> {
+    const head = { type: "hostReply", callId: call.callId };
+    try {
+      const method = this.methods.get(call.method);
+      if (method === undefined) throw new HostMethodError("not_provided", `${call.method} is not provided`);
+      this.post({ ...head, ok: true, result: (await method(call)) ?? null });
+    } catch (error) {  // the plugin must get an answer whatever the method does; only a HostMethodError is told
+      const told = error instanceof HostMethodError ? error : new HostMethodError("host_error", "the host method failed");
+      this.post({ ...head, ok: false, error: { code: told.code, message: told.message } });
+    }
+  }
+}

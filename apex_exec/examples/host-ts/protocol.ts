@@ -1,0 +1,125 @@
+/** The host protocol as types: what hooks take and return, and what the daemon answers. */
+
+export type Id = number | string;
+
+/** The payload of each hook. `userId` may be left out: the daemon fills it in. */
+export interface HookPayloads {
+  onDashboardLoad: { userId?: string; dashboardId: string };
+  onDataFetch: { query: string; filters: Record<string, unknown>; data?: unknown };
+  onActionExecute: { action: string; context: Record<string, unknown> };
+  onAuthSuccess: { userId?: string; sessionId: string };
+}
+
+export interface Widget {
+  id: string;
+  component: string;
+  props: Record<string, unknown>;
+}
+
+/** What each hook returns. */
+export interface HookResults {
+  onDashboardLoad: { customWidgets: Widget[] };
+  onDataFetch: { transformedData: unknown };
+  onActionExecute: { result: unknown; metadata: Record<string, unknown> };
+  onAuthSuccess: null;
+}
+
+export type Hook = keyof HookPayloads;
+
+export type Effect =
+  | { kind: "render"; component: string; props: Record<string, unknown> }
+  | { kind: "emit"; event: string; payload: unknown };
+
+export interface Usage {
+  queueMs: number;
+  executionTimeMs: number;
+  cpuMs: number;
+  memoryUsedMb: number;
+  throttledMs: number;
+  cold: boolean;
+}
+
+export interface Result<H extends Hook> {
+  id: Id;
+  plugin: string;
+  action: H;
+  result: HookResults[H];
+  effects: Effect[];
+  usage: Usage;
+}
+
+export interface Outcome<H extends Hook> {
+  plugin: string;
+  ok: boolean;
+  result?: HookResults[H];
+  error?: ErrorBody;
+  effects: Effect[];
+  usage: Usage;
+}
+
+export interface Dispatched<H extends Hook> {
+  id: Id;
+  action: H;
+  result: HookResults[H] | null;
+  outcomes: Outcome<H>[];
+  partial: boolean;
+}
+
+export interface Welcome {
+  id: Id;
+  protocol: number;
+  server: string;
+  apiVersion: string;
+  isolation: "L0" | "L1" | "L2" | "L3" | "L4";
+  waived: string[];
+  hooks: Hook[];
+  limits: {
+    timeoutMs: number;
+    memoryMb: number;
+    cpuPercent: number;
+    networkPerMinute: number;
+    maxMessageBytes: number;
+  };
+}
+
+export interface PluginInfo {
+  id: string;
+  version: string;
+  hooks: Hook[];
+  state: string;
+}
+
+export interface ErrorBody {
+  code: string;
+  message: string;
+  started: boolean;
+  retryable: boolean;
+  plugin?: string;
+  action?: string;
+  details?: Record<string, unknown>;
+  usage?: Usage;
+}
+
+/** A plugin's call of a host method, as its handler sees it. */
+export interface HostCall {
+  callId: number;
+  method: string;
+  params: Record<string, unknown>;
+  plugin: string;
+  userId: string;
+  deadlineMs: number;
+}
+
+/** Answers one host call; what it returns or resolves to is the result. */
+export type HostMethod = (call: HostCall) => unknown;
+
+/** The document's registration object. */
+export interface Registration {
+  id: string;
+  name: string;
+  version: string;
+  author: string;
+  permissions: string[];
+  manifest: { entrypoint: string; hooks: Hook[] };
+  [optional: string]: unknown;
+}
