@@ -1,109 +1,64 @@
-"""Round trips per second and their latency, beside the pools that people use today."""
+"""Round trips: calls per second and latency at 1 to 256 in flight, by payload, beside the peers, all protection on."""
 
 from __future__ import annotations
 
-import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import msgspec
-import zmq
+from benchmarks.daemon import Host, context_of, serving, write_echo
+from benchmarks.lab import PAYLOADS, Lab, Round
+from benchmarks.peers import PEERS, Run
 
-import apex_exec
-
-USER = "11111111-2222-4333-8444-555555555555"
-PLUGINS = ("hello-world", "custom-analytics")
-ROUNDS = 3
-
-
-def hook(params: dict[str, Any]) -> dict[str, Any]:
-    """What custom-analytics does, for the peers."""
-    return {"customWidgets": [{"id": "chart", "component": "Chart", "props": {"dashboard": params["dashboardId"]}}]}
+TITLE = "Round trip, beside the peers"
+OURS = "apex-exec"
+IN_FLIGHT = {1: 1500, 4: 3000, 16: 5000, 64: 8000, 256: 12_000}
+FEW = ("ray, two actors", "bubblewrap + python a call", "loky(2)")
+"""Slow ones, or with a crowd of processes of their own: a third of the calls."""
 
 
-def daemon_round(socket: zmq.Socket[bytes], total: int, in_flight: int) -> tuple[float, list[float]]:
-    """(calls per second, latencies in µs) of ``total`` calls through the daemon."""
-    sent_at: dict[int, float] = {}
-    latencies_us: list[float] = []
-    begun = time.perf_counter()
-    sent = 0
-    while len(latencies_us) < total:
-        while sent < total and len(sent_at) < in_flight:
-            sent_at[sent] = time.perf_counter()
-            socket.send(msgspec.msgpack.encode({
-                "type": "invoke", "id": sent, "plugin": PLUGINS[sent % 2], "action": "onDashboardLoad", "userId": USER,
-                "payload": {"dashboardId": "main"}}))
-            sent += 1
-        reply = msgspec.msgpack.decode(socket.recv())
-        if reply["type"] != "result":
-            raise SystemExit(f"a call failed: {reply}")
-        latencies_us.append((time.perf_counter() - sent_at.pop(reply["id"])) * 1e6)
-    return total / (time.perf_counter() - begun), latencies_us
+def run(lab: Lab) -> None:
+    """Adds the rows."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="apxp")))
+        write_echo(folder, "echo-one")
+        write_echo(folder, "echo-two")
+        daemon = stack.enter_context(serving(folder, limits__cpu_percent=100))
+        host = Host(daemon.endpoint)
+        stack.callback(host.close)
+        welcome = host.request({"type": "hello", "protocol": [1]})
+        lab.note(f"{OURS}: isolation {welcome['isolation']}, validation, audit (group), governor and a scrape a "
+                 "second are on; limits.cpu_percent = 100, without which two plugins may not use the machine")
+        plugins = ["echo-one", "echo-two"]
+        host.rounds(plugins, 500, 8, {})
+        contenders: dict[str, Run] = {OURS: lambda n, w, c: host.rounds(plugins, n, w, c)}
+        for name, start in PEERS.items():
+            lab.say(f"starting {name}")
+            try:
+                contenders[name] = stack.enter_context(start())
+            except ImportError as error:
+                lab.note(f"{name} is left out: {error}")
+        for in_flight, total in IN_FLIGHT.items():
+            _measure(lab, contenders, in_flight, total, "100 B")
+        for size in list(PAYLOADS)[1:]:
+            for in_flight, total in ((1, 600), (64, 2000)):
+                _measure(lab, contenders, in_flight, total, size)
 
 
-def pool_round(submit: Callable[[], Future[Any]], total: int, in_flight: int) -> tuple[float, list[float]]:
-    """The same through a process pool."""
-    pending: dict[Future[Any], float] = {}
-    latencies_us: list[float] = []
-    begun = time.perf_counter()
-    sent = 0
-    while len(latencies_us) < total:
-        while sent < total and len(pending) < in_flight:
-            started = time.perf_counter()
-            pending[submit()] = started
-            sent += 1
-        for future in wait(pending, return_when=FIRST_COMPLETED).done:
-            latencies_us.append((time.perf_counter() - pending.pop(future)) * 1e6)
-    return total / (time.perf_counter() - begun), latencies_us
+def _measure(lab: Lab, contenders: dict[str, Run], in_flight: int, total: int, size: str) -> None:
+    context = context_of(PAYLOADS[size])
 
+    def one(name: str, run_: Run) -> Callable[[], None]:
+        def measure() -> None:
+            calls = lab.scaled(total // 3 if name in FEW else total)
+            try:
+                round_: Round = run_(calls, in_flight, context)
+            except LookupError:
+                return  # this contender takes one call at a time
+            lab.add_round(name, round_, **conditions)
+        return measure
 
-def main() -> None:
-    """Prints the table."""
-    plugins = Path(apex_exec.__file__).parent / "examples" / "plugins"
-    with tempfile.TemporaryDirectory(prefix="apx") as folder, ProcessPoolExecutor(2) as executor:
-        runs: dict[str, Callable[[int, int], tuple[float, list[float]]]] = {}
-        payload = {"dashboardId": "main"}
-        list(executor.map(hook, [payload] * 4))
-        runs["ProcessPoolExecutor(2)"] = lambda n, w: pool_round(lambda: executor.submit(hook, payload), n, w)
-        try:
-            from pebble import ProcessPool
-        except ImportError:
-            print("pebble is not installed (extra `bench`): its rows are missing", file=sys.stderr)
-        else:
-            pebble = ProcessPool(2)
-            runs["pebble(2, timeout 5)"] = lambda n, w: pool_round(
-                lambda: pebble.schedule(hook, args=[payload], timeout=5), n, w)
-        command = [sys.executable, "-m", "apex_exec", "serve", "--runtime-dir", folder, "--plugins-dir", str(plugins),
-                   "--http-address", "127.0.0.1:0"]
-        daemon = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
-            socket.linger = 0
-            socket.connect(f"ipc://{folder}/host.sock")
-            daemon_round(socket, 100, 8)
-            runs["apex-exec"] = lambda n, w: daemon_round(socket, n, w)
-            print(f"{'who':<24}{'in flight':>10}{'calls/s':>10}{'p50 µs':>10}{'p99 µs':>10}")
-            for in_flight, total in ((1, 1000), (16, 3000), (256, 6000)):
-                seen: dict[str, list[tuple[float, float, float]]] = {name: [] for name in runs}
-                for _ in range(ROUNDS):
-                    for name, run in runs.items():
-                        rate, latencies = run(total, in_flight)
-                        cuts = statistics.quantiles(latencies, n=100)
-                        seen[name].append((rate, cuts[49], cuts[98]))
-                for name, figures in seen.items():
-                    rate, p50, p99 = (statistics.median(column) for column in zip(*figures, strict=True))
-                    print(f"{name:<24}{in_flight:>10}{rate:>10.0f}{p50:>10.0f}{p99:>10.0f}")
-        daemon.terminate()
-        daemon.wait()
-        if "pebble(2, timeout 5)" in runs:
-            pebble.stop()
-            pebble.join()
-
-
-if __name__ == "__main__":
-    main()
+    conditions: dict[str, Any] = {"payload": size, "in flight": in_flight}
+    lab.interleave({f"{name} × {in_flight}, {size}": one(name, run_) for name, run_ in contenders.items()})

@@ -1,0 +1,148 @@
+"""What every benchmark shares: the machine's description, interleaved repetitions, medians with spread, JSON, tables.
+
+A benchmark is a function ``run(lab)`` that adds rows. A row is one figure of one contender under named conditions;
+its value is the median over the repetitions, its spread the least and the greatest of them. Contenders are
+measured in turn within each repetition, so that a noisy minute falls on all of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+PAYLOADS = {"100 B": 100, "1 KiB": 1024, "64 KiB": 65_536}
+
+
+@dataclass
+class Row:
+    """``values`` are the repetitions' figures in ``unit``; ``conditions`` name what was varied."""
+
+    contender: str
+    figure: str
+    unit: str
+    conditions: dict[str, Any]
+    values: list[float] = field(default_factory=list)
+
+    @property
+    def median(self) -> float:
+        """The middle of the repetitions."""
+        return statistics.median(self.values)
+
+
+@dataclass
+class Round:
+    """What one round of calls gave: calls per second and each call's latency in µs."""
+
+    rate: float
+    latencies_us: list[float]
+
+    def percentile(self, percent: float) -> float:
+        """The latency below which ``percent`` of the calls lie (nearest rank)."""
+        ordered = sorted(self.latencies_us)
+        return ordered[min(len(ordered) - 1, max(0, round(percent / 100 * len(ordered)) - 1))]
+
+
+class Lab:
+    """Collects the rows of one benchmark. ``quick`` divides the amount of work by ten, for a smoke run."""
+
+    def __init__(self, name: str, quick: bool, repetitions: int) -> None:
+        self.name = name
+        self.quick = quick
+        self.repetitions = 1 if quick else repetitions
+        self.rows: list[Row] = []
+        self.notes: list[str] = []
+
+    def scaled(self, amount: int) -> int:
+        """``amount`` of work, less in a quick run."""
+        return max(1, amount // 10) if self.quick else amount
+
+    def say(self, text: str) -> None:
+        """Progress, on stderr."""
+        print(f"[{self.name}] {text}", file=sys.stderr, flush=True)
+
+    def note(self, text: str) -> None:
+        """A sentence that belongs under the table."""
+        self.notes.append(text)
+        self.say(text)
+
+    def add(self, contender: str, figure: str, unit: str, value: float, **conditions: Any) -> None:
+        """One repetition's figure."""
+        for row in self.rows:
+            if (row.contender, row.figure, row.conditions) == (contender, figure, conditions):
+                row.values.append(value)
+                return
+        self.rows.append(Row(contender, figure, unit, conditions, [value]))
+
+    def add_round(self, contender: str, round_: Round, percents: Iterable[float] = (50, 99), **conditions: Any) -> None:
+        """The rate and the latency percentiles of one round."""
+        self.add(contender, "calls/s", "1/s", round_.rate, **conditions)
+        for percent in percents:
+            self.add(contender, f"p{percent:g}", "µs", round_.percentile(percent), **conditions)
+
+    def interleave(self, contenders: dict[str, Callable[[], None]]) -> None:
+        """Runs each contender once a repetition, in turn."""
+        for repetition in range(self.repetitions):
+            for name, run in contenders.items():
+                self.say(f"{repetition + 1}/{self.repetitions} {name}")
+                run()
+
+    def value(self, contender: str, figure: str, **conditions: Any) -> float | None:
+        """The median of one row, None where it was not measured."""
+        for row in self.rows:
+            if (row.contender, row.figure, row.conditions) == (contender, figure, conditions):
+                return row.median
+        return None
+
+    def table(self) -> str:
+        """The rows as a Markdown table: one line a contender and its conditions, one column a figure."""
+        figures = list(dict.fromkeys(row.figure for row in self.rows))
+        units = {row.figure: row.unit for row in self.rows}
+        keys = list(dict.fromkeys(key for row in self.rows for key in row.conditions))
+        lines: dict[tuple[Any, ...], dict[str, Row]] = {}
+        for row in self.rows:
+            line = (row.contender, *(row.conditions.get(key, "") for key in keys))
+            lines.setdefault(line, {})[row.figure] = row
+        head = ["who", *keys, *(f"{figure} ({units[figure]})" for figure in figures)]
+        out = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+        for line, cells in lines.items():
+            shown = [_shown(cells[figure]) if figure in cells else "" for figure in figures]
+            out.append("| " + " | ".join([*map(str, line), *shown]) + " |")
+        return "\n".join(out)
+
+    def save(self, folder: Path) -> Path:
+        """Writes ``<name>.json`` below ``folder`` and gives its path."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{self.name}.json"
+        body = {"name": self.name, "date": time.strftime("%Y-%m-%d"), "quick": self.quick, "machine": machine(),
+                "notes": self.notes, "rows": [asdict(row) | {"median": row.median} for row in self.rows]}
+        path.write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        return path
+
+
+def _shown(row: Row) -> str:
+    text = f"{row.median:,.0f}" if abs(row.median) >= 100 else f"{row.median:.3g}"
+    if len(row.values) > 1:
+        low, high = min(row.values), max(row.values)
+        text += f" [{low:,.0f}–{high:,.0f}]" if high >= 100 else f" [{low:.3g}–{high:.3g}]"
+    return text
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on, as far as it matters to them."""
+    model = ""
+    with open("/proc/cpuinfo") as file:
+        for line in file:
+            if line.startswith("model name"):
+                model = line.partition(":")[2].strip()
+                break
+    return {"cpu": model or platform.machine(), "cores": os.cpu_count(), "kernel": platform.release(),
+            "python": platform.python_version(), "load_before": round(os.getloadavg()[0], 2)}
