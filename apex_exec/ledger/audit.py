@@ -20,6 +20,7 @@ from apex_exec.ledger.records import GENESIS, AuditRecord, BodyMaker, LedgerErro
 SCHEMA = (
     "CREATE TABLE IF NOT EXISTS events (seq INTEGER PRIMARY KEY, body TEXT NOT NULL, hash BLOB NOT NULL)",
     "CREATE TABLE IF NOT EXISTS keys (key TEXT PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS removed (seq INTEGER PRIMARY KEY, hash BLOB NOT NULL)",
     "CREATE TABLE IF NOT EXISTS trail (id TEXT PRIMARY KEY, last_index INTEGER NOT NULL) WITHOUT ROWID",
 )
 REMOVE_ROWS = 2_000
@@ -171,9 +172,11 @@ class AuditStore:
         row = self.db.execute("SELECT seq, hash FROM events WHERE seq = ?", (keep - 1,)).fetchone()
         if row is None or row[0] < self.first:
             return 0
+        self._check_space()
         expired = int(row[0]) - self.first + 1
         write_mark(self.state_dir / CHECKPOINT, Mark("checkpoint", row[0], row[1]), self.key)
         self.first = row[0] + 1
+        self.db.execute("INSERT OR REPLACE INTO removed VALUES (?, ?)", row)  # the next event's prevHash, for exports
         self.append([AuditRecord(time.time_ns(), "admin.action", "system", "audit", "audit.retention", "success",
                                  {"throughSeq": row[0], "hash": row[1].hex(), "events": expired})])
         return expired

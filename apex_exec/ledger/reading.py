@@ -139,17 +139,54 @@ def read_events(database: Path, wanted: Filter | None = None) -> Iterator[Event]
         db.close()
 
 
-def export_lines(database: Path, wanted: Filter) -> Iterator[bytes]:
-    """One line of JSON an event, as PROTOCOL section 5: the hashed text with ``prevHash`` and ``hash`` after it."""
+def export_rows(database: Path, wanted: Filter) -> Iterator[tuple[int, bytes]]:
+    """(seq, line of JSON) an event, as PROTOCOL section 5: the hashed text with ``prevHash`` and ``hash`` after it.
+
+    Blocks. Raises LedgerError. The prevHash of an event whose predecessor retention has removed is its checkpoint's.
+    """
     db = open_readonly(database)
     last_seq, last_hash = 0, GENESIS
     try:
         for event, body, digest in matching_rows(db, wanted):
             if last_seq != event.seq - 1:
-                row = db.execute("SELECT hash FROM events WHERE seq = ?", (event.seq - 1,)).fetchone()
-                last_hash = row[0] if row else (GENESIS if event.seq == 1 else b"")
-            yield b'%b,"prevHash":"%b","hash":"%b"}\n' % (body[:-1], last_hash.hex().encode(), digest.hex().encode())
+                last_hash = _hash_of(db, event.seq - 1)
+            line = b'%b,"prevHash":"%b","hash":"%b"}\n' % (
+                body[:-1], last_hash.hex().encode(), digest.hex().encode())
+            yield event.seq, line
             last_seq, last_hash = event.seq, digest
+    except sqlite3.Error as error:
+        raise LedgerError(f"{database} cannot be read: {error}") from error
+    finally:
+        db.close()
+
+
+def _hash_of(db: sqlite3.Connection, seq: int) -> bytes:
+    """The hash of event ``seq``, or of the place retention left where its predecessors stood; b"" where it is gone."""
+    if seq == 0:
+        return GENESIS
+    for table in ("events", "removed"):
+        row = db.execute(f"SELECT hash FROM {table} WHERE seq = ?", (seq,)).fetchone()
+        if row is not None:
+            return bytes(row[0])
+    return b""
+
+
+def last_seqs(database: Path, wanted: Filter, count: int) -> tuple[int, int]:
+    """(the seq after which the last ``count`` matching events come, the last seq of all). Blocks; looks back only as
+    far as it must. Raises LedgerError."""
+    db = open_readonly(database)
+    try:
+        first, last = db.execute("SELECT coalesce(min(seq), 1), coalesce(max(seq), 0) FROM events").fetchone()
+        after, span = last, max(10 * count, 1000)
+        while count and after >= first:
+            after = max(first - 1, last - span)
+            seqs = [event.seq for event, _, _ in matching_rows(db, msgspec.structs.replace(wanted, after_seq=after))]
+            if len(seqs) >= count:
+                return seqs[-count] - 1, last
+            if after < first:
+                break
+            span *= 8
+        return after, last
     except sqlite3.Error as error:
         raise LedgerError(f"{database} cannot be read: {error}") from error
     finally:

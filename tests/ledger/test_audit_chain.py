@@ -13,7 +13,7 @@ import pytest
 
 from apex_exec.ledger.audit import AuditStore, LedgerError
 from apex_exec.ledger.marks import Mark, load_key, write_mark
-from apex_exec.ledger.reading import Filter, export_lines, read_events, utc_text
+from apex_exec.ledger.reading import Filter, export_rows, read_events, utc_text
 from apex_exec.ledger.records import AuditRecord, chain_hash
 from apex_exec.ledger.verify import verify
 
@@ -155,16 +155,16 @@ def test_two_writers_are_refused(tmp_path: Path) -> None:
 def test_an_exported_line_carries_the_hashed_text(tmp_path: Path) -> None:
     db = fill(tmp_path)
     prev = "00" * 32
-    for number, line in enumerate(export_lines(db, Filter()), 1):
+    for number, (seq, line) in enumerate(export_rows(db, Filter()), 1):
         event = json.loads(line)
         assert list(event) == ["seq", "timestamp", "eventType", "userId", "resource", "action", "result", "metadata",
                                "prevHash", "hash"]
-        assert event["seq"] == number and event["prevHash"] == prev
+        assert event["seq"] == seq == number and event["prevHash"] == prev
         assert datetime.fromisoformat(event["timestamp"]).timestamp() == pytest.approx(BASE_NS / 1e9)
         text = line[: line.rindex(b',"prevHash"')] + b"}"
         assert hashlib.sha256(bytes.fromhex(prev) + text).hexdigest() == event["hash"]
         prev = event["hash"]
-    (only,) = export_lines(db, Filter(after_seq=9))
+    ((_, only),) = export_rows(db, Filter(after_seq=9))
     assert json.loads(only)["hash"] == prev
 
 
@@ -192,6 +192,7 @@ def test_retention_leaves_a_chain_that_verifies_and_says_that_it_was_done(tmp_pa
     db = tmp_path / "a.db"
     store = AuditStore(db, tmp_path)
     store.append([record(n, at_ns=BASE_NS + n * DAY_NS) for n in range(5000)])
+    hashes = {seq: json.loads(line)["hash"] for seq, line in export_rows(db, Filter())}
     before = utc_text(datetime.fromtimestamp(BASE_NS // 10**9, UTC) + timedelta(days=4990))
     assert store.expire(before) == 4990
     assert verify(db, tmp_path).finding is None, "the checkpoint is there and the events are still too"
@@ -201,6 +202,8 @@ def test_retention_leaves_a_chain_that_verifies_and_says_that_it_was_done(tmp_pa
     store.close()
     found = verify(db, tmp_path)
     assert found.finding is None and (found.first, found.last) == (4991, 5001)
+    first = json.loads(next(export_rows(db, Filter()))[1])
+    assert first["seq"] == 4991 and first["prevHash"] == hashes[4990]
     last = list(read_events(db))[-1]
     assert last.action == "audit.retention" and last.metadata["throughSeq"] == 4990
     tamper(db, "DELETE FROM events WHERE seq = 4991")

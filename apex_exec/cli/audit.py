@@ -1,0 +1,236 @@
+"""``audit tail | verify | export | report``: the ledger, read where it lies. None of them needs a running daemon."""
+
+from __future__ import annotations
+
+import csv
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from apex_exec.cli.output import clean, print_json, print_table
+from apex_exec.cli.root import EXIT_NO, AsJson, ConfigFile, audit_app, examples, fail
+
+if TYPE_CHECKING:
+    from apex_exec.ledger.reading import Event, Filter
+
+FOLLOW_SECONDS = 0.2
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+StateDir = Annotated[str | None, typer.Option("--state-dir", metavar="DIR", help="Folder of the ledger and its keys.")]
+Plugin = Annotated[str, typer.Option("--plugin", metavar="ID", help="Only events of this plugin.")]
+User = Annotated[str, typer.Option("--user", metavar="UUID", help="Only events of this user.")]
+Types = Annotated[list[str] | None, typer.Option(
+    "--type", metavar="TYPE", help="Only events of this type, as data.access; may be repeated.")]
+Since = Annotated[str, typer.Option("--since", metavar="TIME", help="2026-11-24, 2026-11-24T08:00:00Z, or 15m 2h 7d.")]
+Until = Annotated[str, typer.Option("--until", metavar="TIME", help="As --since; this moment no longer counts.")]
+
+
+def place(config: Path | None, state_dir: str | None) -> tuple[Path, Path]:
+    """The ledger's database and its state folder. Raises ConfigError, LedgerError."""
+    from apex_exec.config import load_settings
+    from apex_exec.ledger.audit import database_path
+
+    settings = load_settings(config, {"state_dir": state_dir} if state_dir else None)
+    return database_path(settings.audit.url, settings.state_path), settings.state_path
+
+
+def moment(text: str, option: str) -> datetime | None:
+    """An aware time out of a date, RFC 3339 (UTC where it names no zone), or an age as 15m; None for ""."""
+    if not text:
+        return None
+    if text[:-1].isdigit() and text[-1] in UNITS:
+        return datetime.now(UTC) - timedelta(seconds=int(text[:-1]) * UNITS[text[-1]])
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        message = f"{text!r} is no time; write 2026-11-24T08:00:00Z, or 15m"
+        raise typer.BadParameter(message, param_hint=option) from None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def wanted(plugin: str, user: str, types: list[str] | None, since: str, until: str) -> Filter:
+    """The filter that the options make."""
+    from apex_exec.ledger.reading import Filter
+    from apex_exec.ledger.records import EVENT_TYPES
+
+    for name in types or ():
+        if name not in EVENT_TYPES:
+            raise typer.BadParameter(f"{name!r} is none of {', '.join(EVENT_TYPES)}", param_hint="--type")
+    return Filter(plugin=plugin, user=user, event_types=frozenset(types or ()), since=moment(since, "--since"),
+                  until=moment(until, "--until"))
+
+
+@audit_app.command(epilog=examples("apex-exec audit tail --follow", "apex-exec audit tail -n 100 --type access.denied",
+                                   "apex-exec audit tail --plugin hello-world --json"))
+def tail(
+    lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="How many events to begin with.")] = 20,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as events are committed.")] = False,
+    plugin: Plugin = "", user: User = "", types: Types = None, as_json: AsJson = False,
+    state_dir: StateDir = None, config: ConfigFile = None,
+) -> None:
+    """Shows the latest events, oldest first; with --json as `audit export` writes them."""
+    from apex_exec.ledger.reading import last_seqs
+
+    database, _ = place(config, state_dir)
+    filters = wanted(plugin, user, types, "", "")
+    show = _json_printer(database) if as_json else _line_printer(database)
+    filters.after_seq, end = last_seqs(database, filters, lines)
+    if lines:
+        end = max(show(filters), end)
+    while follow:
+        filters.after_seq = end
+        _, end = last_seqs(database, filters, 0)  # first: what does not match is not looked at again
+        end = max(show(filters), end)
+        time.sleep(FOLLOW_SECONDS)
+
+
+def _json_printer(database: Path) -> Callable[[Filter], int]:
+    from apex_exec.ledger.reading import export_rows
+
+    def show(filters: Filter) -> int:
+        last = filters.after_seq
+        for seq, line in export_rows(database, filters):
+            last = seq
+            sys.stdout.buffer.write(line)
+        sys.stdout.buffer.flush()
+        return last
+
+    return show
+
+
+def _line_printer(database: Path) -> Callable[[Filter], int]:
+    from apex_exec.ledger.reading import read_events
+
+    def show(filters: Filter) -> int:
+        last = filters.after_seq
+        for event in read_events(database, filters):
+            last = event.seq
+            print(as_line(event))
+        sys.stdout.flush()
+        return last
+
+    return show
+
+
+def as_line(event: Event) -> str:
+    """One event for people: time to the millisecond, what, who, and what stands in its metadata."""
+    more = " ".join(f"{key}={value}" for key, value in event.metadata.items())
+    return clean(f"{event.seq:>8} {event.timestamp[:23]}Z {event.event_type:<19} {event.result:<7} "
+                 f"{event.resource} {event.action} user={event.user_id} {more}".rstrip())
+
+
+@audit_app.command(epilog=examples("apex-exec audit verify", "apex-exec audit verify --head 120934:9f2c…"))
+def verify(
+    head: Annotated[str, typer.Option(metavar="SEQ:HASH", help="A head noted down elsewhere, to be found again.")] = "",
+    as_json: AsJson = False, state_dir: StateDir = None, config: ConfigFile = None,
+) -> None:
+    """Walks the whole chain; says where an event was changed, removed, moved or cut off, and exits 1 then."""
+    from apex_exec.ledger.verify import verify as walk
+
+    noted = None
+    if head:
+        number, _, digest = head.partition(":")
+        try:
+            noted = int(number), bytes.fromhex(digest)
+        except ValueError:
+            raise typer.BadParameter("it is not SEQ:HASH as `audit verify` prints it", param_hint="--head") from None
+    database, state = place(config, state_dir)
+    begun = time.monotonic()
+    found = walk(database, state, noted)
+    seconds = time.monotonic() - begun
+    events = found.last - found.first + 1
+    if as_json:
+        print_json({"ok": found.finding is None, "first": found.first, "last": found.last, "events": events,
+                    "head": f"{found.last}:{found.hash.hex()}", "seconds": seconds,
+                    "finding": None if found.finding is None else {
+                        "kind": found.finding.kind, "seq": found.finding.seq, "message": found.finding.message}})
+        raise typer.Exit(0 if found.finding is None else EXIT_NO)
+    if found.finding is not None:
+        fail(f"{found.finding.kind} at event {found.finding.seq}: {found.finding.message}", EXIT_NO)
+    print(f"{events} events are as they were written, {found.first} to {found.last} ({events / seconds:,.0f}/s)")
+    print(f"head {found.last}:{found.hash.hex()}")
+
+
+@audit_app.command(epilog=examples(
+    "apex-exec audit export --since 2026-10-01 --until 2027-01-01 > q4.jsonl",
+    "apex-exec audit export --plugin custom-analytics --type access.denied --type security.rate_limit"))
+def export(
+    plugin: Plugin = "", user: User = "", types: Types = None, since: Since = "", until: Until = "",
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Default: stdout.")] = None,
+    state_dir: StateDir = None, config: ConfigFile = None,
+) -> None:
+    """Writes events as JSON lines, with prevHash and hash: what stands before them is the text that was hashed."""
+    from apex_exec.ledger.reading import export_rows
+
+    filters = wanted(plugin, user, types, since, until)
+    database, _ = place(config, state_dir)
+    rows = export_rows(database, filters)
+    if output is None:
+        for _, line in rows:
+            sys.stdout.buffer.write(line)
+        sys.stdout.buffer.flush()
+        return
+    with output.open("wb") as file:
+        for _, line in rows:
+            file.write(line)
+
+
+@audit_app.command(epilog=examples("apex-exec audit report --quarter 2026Q4",
+                                   "apex-exec audit report --quarter 2026Q4 --csv > review.csv"))
+def report(
+    quarter: Annotated[str, typer.Option(metavar="YEARQn", help="The quarter under review, UTC, as 2026Q4.")],
+    plugin: Plugin = "", as_json: AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")] = False,
+    state_dir: StateDir = None, config: ConfigFile = None,
+) -> None:
+    """The quarterly security review: executions, denials, limits, approvals and quarantines of each plugin."""
+    from apex_exec.ledger.reading import Filter, read_events
+    from apex_exec.ledger.report import quarter as bounds
+    from apex_exec.ledger.report import review
+
+    try:
+        since, until = bounds(quarter)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--quarter") from None
+    database, _ = place(config, state_dir)
+    rows = review(read_events(database, Filter(since=since, until=until, plugin=plugin)))
+    _print_report(rows, quarter.upper(), as_json, as_csv)
+
+
+def _print_report(rows: list[Any], quarter: str, as_json: bool, as_csv: bool) -> None:
+    import msgspec
+
+    from apex_exec.ledger.report import COUNTS
+
+    plain = [msgspec.to_builtins(row) for row in rows]
+    if as_json:
+        print_json({"quarter": quarter, "plugins": plain})
+        return
+    for row in plain:
+        row["approvals"] = "; ".join(_approval(approval) for approval in row["approvals"])
+    if as_csv:
+        columns = ["plugin", *COUNTS, "approvals"]
+        writer = csv.DictWriter(sys.stdout, columns, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: _csv_cell(value) for key, value in row.items()} for row in plain)
+        return
+    print_table(plain, {
+        "plugin": "plugin", "executions": "executions", "failed": "failed", "timeouts": "timeouts",
+        "memoryLimits": "memory", "cpuLimits": "cpu", "crashes": "crashes", "denials": "denials",
+        "rateLimits": "rate limits", "quarantines": "quarantines", "approvals": "approvals"},
+        as_json=False, empty=f"the ledger has no events of {quarter}")
+
+
+def _approval(approval: dict[str, Any]) -> str:
+    expiry = f", until {approval['expiresAt']}" if approval.get("expiresAt") else ""
+    return f"{approval['permission']} {approval['decision']} {approval['at'][:10]}{expiry}"
+
+
+def _csv_cell(value: Any) -> Any:
+    """A spreadsheet runs a cell that begins with one of these; a plugin's words must not."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value

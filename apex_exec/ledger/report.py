@@ -1,0 +1,116 @@
+"""The quarterly security review, out of the ledger's events: one row a plugin. Reads only, in one pass."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from apex_exec.ledger.reading import Event
+from apex_exec.ledger.records import LedgerError
+
+QUARANTINE_ACTION = "breaker.open"
+"""``action`` of the ``security.anomaly`` that says a plugin was paused."""
+APPROVAL_ACTIONS = {"plugin.approve": "approved", "plugin.deny": "denied", "plugin.revoke": "revoked"}
+LIMIT_CODES = ("TIMEOUT", "MEMORY_LIMIT", "CPU_LIMIT")
+LIST_MAX = 1_000
+"""Approvals and quarantines listed a plugin; beyond, they are only counted."""
+
+
+class Row(msgspec.Struct, rename="camel"):
+    """What one plugin did and what was done about it."""
+
+    plugin: str
+    executions: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    execution_seconds: float = 0.0
+    users: int = 0
+    timeouts: int = 0
+    memory_limits: int = 0
+    cpu_limits: int = 0
+    crashes: int = 0
+    denials: int = 0
+    rate_limits: int = 0
+    api_calls: int = 0
+    data_changes: int = 0
+    anomalies: int = 0
+    quarantines: int = 0
+    admin_actions: int = 0
+    approvals: list[dict[str, Any]] = []
+    quarantined_at: list[str] = []
+
+
+COUNTS = tuple(name for name in msgspec.to_builtins(Row("")) if name not in ("plugin", "approvals", "quarantinedAt"))
+
+
+def quarter(text: str) -> tuple[datetime, datetime]:
+    """Beginning and end of "2026Q4", UTC, the end exclusive. Raises ValueError."""
+    match = re.fullmatch(r"(\d{4})-?Q([1-4])", text, re.IGNORECASE)
+    if match is None:
+        raise ValueError(f"{text!r} is not a quarter; write it as 2026Q4")
+    year, number = int(match[1]), int(match[2])
+    end = datetime(year + number // 4, number % 4 * 3 + 1, 1, tzinfo=UTC)
+    return datetime(year, number * 3 - 2, 1, tzinfo=UTC), end
+
+
+def review(events: Iterable[Event]) -> list[Row]:
+    """One row a plugin, by id. Raises LedgerError where an event holds what none of ours does."""
+    rows: dict[str, Row] = {}
+    users: dict[str, set[str]] = {}
+    for event in events:
+        row = rows.get(event.resource)
+        if row is None:
+            row = rows[event.resource] = Row(event.resource)
+            users[event.resource] = set()
+        try:
+            _count(row, event, users[event.resource])
+        except (TypeError, ValueError) as error:
+            raise LedgerError(f"event {event.seq} does not hold what its type says: {error}") from None
+    for plugin, row in rows.items():
+        row.users = len(users[plugin])
+    return [rows[plugin] for plugin in sorted(rows)]
+
+
+def _count(row: Row, event: Event, users: set[str]) -> None:
+    kind, metadata = event.event_type, event.metadata
+    if kind == "plugin.execution":
+        row.executions += 1
+        users.add(event.user_id)
+        row.execution_seconds += float(metadata.get("executionTimeMs") or 0) / 1000
+        if event.result == "success":
+            row.succeeded += 1
+            return
+        row.failed += 1
+        code = metadata.get("code", "")
+        row.timeouts += code == "TIMEOUT"
+        row.memory_limits += code == "MEMORY_LIMIT"
+        row.cpu_limits += code == "CPU_LIMIT"
+        row.crashes += code in ("WORKER_CRASHED", "WORKER_VIOLATION")
+    elif kind == "access.denied":
+        row.denials += 1
+    elif kind == "security.rate_limit":
+        row.rate_limits += 1
+    elif kind == "security.anomaly":
+        row.anomalies += 1
+        if event.action == QUARANTINE_ACTION:
+            row.quarantines += 1
+            if len(row.quarantined_at) < LIST_MAX:
+                row.quarantined_at.append(event.timestamp)
+    elif kind == "admin.action":
+        row.admin_actions += 1
+        if event.action in APPROVAL_ACTIONS and event.result == "success" and len(row.approvals) < LIST_MAX:
+            row.approvals.append({"at": event.timestamp, "decision": APPROVAL_ACTIONS[event.action],
+                                  "by": event.user_id, **_approval(metadata)})
+    else:  # plugin.api, data.access, data.modification, data.deletion
+        row.api_calls += 1
+        row.data_changes += kind in ("data.modification", "data.deletion")
+
+
+def _approval(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Permission, approver, reason and expiry, as far as the record has them."""
+    known = {**metadata.get("args", {}), **metadata.get("result", {}), **metadata}
+    return {key: known.get(key) for key in ("permission", "approver", "reason", "expiresAt")}
