@@ -1,0 +1,148 @@
+"""The marketplace's tables (SQLAlchemy Core; SQLite and PostgreSQL alike), its migrations and its clock.
+
+Money is BIGINT minor units, moments are BIGINT nanoseconds since 1970 (UTC). Lines of a closed invoice cannot be
+changed or deleted: triggers in the database refuse it, whoever asks. Every call blocks.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+import sqlalchemy as sa
+
+from apex_exec.errors import Code, Refusal
+from apex_exec.registry.database import Migration, open_database
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+NAME = "market"
+CLOCK_SLACK_NS = 5_000_000_000
+"""A clock may step back this far (time synchronisation); the latest moment seen then stands in for it."""
+
+metadata = sa.MetaData()
+_Id = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # only INTEGER counts up by itself there
+_Ns = sa.BigInteger
+_Minor = sa.BigInteger
+
+
+def _text(name: str, length: int = 200, **options: bool) -> sa.Column[str]:
+    return sa.Column(name, sa.String(length), nullable=False, **options)  # type: ignore[arg-type]  # bools only
+
+
+submissions = sa.Table(
+    "submissions", metadata,
+    sa.Column("id", _Id, primary_key=True, autoincrement=True),
+    _text("plugin"), _text("version"), _text("digest"), _text("author"), _text("submitter"), _text("state", 30),
+    sa.Column("price", sa.Text, nullable=False), _text("contact"), sa.Column("sla_hours", sa.Integer, nullable=False),
+    sa.Column("submitted_ns", _Ns, nullable=False), sa.Column("changed_ns", _Ns, nullable=False),
+    _text("reviewer"), sa.Column("result", sa.Text, nullable=False), _text("result_signature", 400),
+    sa.Index("submissions_plugin", "plugin", "version"))
+
+moves = sa.Table(
+    "moves", metadata,
+    sa.Column("id", _Id, primary_key=True, autoincrement=True),
+    sa.Column("submission", _Id, sa.ForeignKey("submissions.id"), nullable=False, index=True),
+    _text("from_state", 30), _text("to_state", 30), _text("actor"), sa.Column("uid", sa.BigInteger, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False), sa.Column("checklist", sa.Text, nullable=False),
+    sa.Column("at_ns", _Ns, nullable=False))
+
+prices = sa.Table(
+    "prices", metadata,
+    sa.Column("id", _Id, primary_key=True, autoincrement=True),
+    _text("plugin"), sa.Column("from_ns", _Ns, nullable=False), sa.Column("price", sa.Text, nullable=False),
+    sa.Index("prices_plugin", "plugin", "from_ns"))
+
+accounts = sa.Table(
+    "accounts", metadata,
+    sa.Column("id", _Id, primary_key=True, autoincrement=True),
+    _text("user_id", 36), sa.Column("from_ns", _Ns, nullable=False), _text("customer"),
+    sa.Index("accounts_user", "user_id", "from_ns"))
+
+purchases = sa.Table(
+    "purchases", metadata,
+    _text("key", 100, primary_key=True), sa.Column("request", sa.Text, nullable=False),
+    _text("plugin"), _text("version"), _text("author"), _text("user_id", 36), _text("customer"),
+    sa.Column("price", sa.Text, nullable=False), _text("currency", 3),
+    sa.Column("gross", _Minor, nullable=False), sa.Column("fee", _Minor, nullable=False),
+    sa.Column("author_share", _Minor, nullable=False), sa.Column("at_ns", _Ns, nullable=False),
+    sa.Column("anchor_ns", _Ns, nullable=False), sa.Column("starts_ns", _Ns, nullable=False),
+    sa.Column("ends_ns", _Ns), sa.Column("number", sa.Integer, nullable=False),
+    sa.Index("purchases_of", "plugin", "user_id"))
+
+refunds = sa.Table(
+    "refunds", metadata,
+    _text("key", 100, primary_key=True), sa.Column("request", sa.Text, nullable=False),
+    sa.Column("purchase", sa.String(100), sa.ForeignKey("purchases.key"), nullable=False, unique=True),
+    sa.Column("gross", _Minor, nullable=False), sa.Column("fee", _Minor, nullable=False),
+    sa.Column("author_share", _Minor, nullable=False), sa.Column("at_ns", _Ns, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False))
+
+tickets = sa.Table(
+    "tickets", metadata,
+    sa.Column("id", _Id, primary_key=True, autoincrement=True),
+    _text("plugin"), _text("user_id", 36), sa.Column("subject", sa.Text, nullable=False),
+    sa.Column("paid", sa.Boolean, nullable=False), sa.Column("opened_ns", _Ns, nullable=False),
+    sa.Column("responded_ns", _Ns), sa.Column("closed_ns", _Ns), _text("responder"),
+    sa.Index("tickets_plugin", "plugin"))
+
+closed_months = sa.Table(
+    "closed_months", metadata,
+    _text("month", 7, primary_key=True), sa.Column("closed_ns", _Ns, nullable=False), _text("sha256", 64))
+
+invoice_lines = sa.Table(
+    "invoice_lines", metadata,
+    sa.Column("month", sa.String(7), sa.ForeignKey("closed_months.month"), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    _text("kind", 20), _text("line_group", 400), _text("for_month", 7), _text("plugin"), _text("customer"),
+    _text("author"), _text("currency", 3), sa.Column("customer_minor", _Minor, nullable=False),
+    sa.Column("author_minor", _Minor, nullable=False), sa.Column("platform_minor", _Minor, nullable=False),
+    _text("quantity"), sa.Index("lines_group", "line_group"))
+
+clock = sa.Table("clock", metadata, sa.Column("id", sa.Integer, primary_key=True),
+                 sa.Column("last_ns", _Ns, nullable=False))
+
+
+def _first(db: sa.Connection) -> None:
+    metadata.create_all(db)
+    db.execute(sa.insert(clock).values(id=1, last_ns=0))
+    for table in ("invoice_lines", "closed_months"):
+        if db.dialect.name == "sqlite":
+            for verb in ("UPDATE", "DELETE"):
+                db.exec_driver_sql(f"CREATE TRIGGER {table}_{verb.lower()} BEFORE {verb} ON {table} "
+                                   f"BEGIN SELECT RAISE(ABORT, '{table} is immutable'); END")
+        else:
+            db.exec_driver_sql(f"CREATE FUNCTION {table}_fixed() RETURNS trigger LANGUAGE plpgsql AS "
+                               f"$$ BEGIN RAISE EXCEPTION '{table} is immutable'; END $$")
+            db.exec_driver_sql(f"CREATE TRIGGER {table}_fixed BEFORE UPDATE OR DELETE OR TRUNCATE ON {table} "
+                               f"FOR EACH STATEMENT EXECUTE FUNCTION {table}_fixed()")
+
+
+MIGRATIONS: list[Migration] = [_first]
+"""Only ever appended to. The first makes the tables above; whoever changes one adds a step that alters it."""
+
+
+def open_market(url: str) -> sa.Engine:
+    """The engine of the marketplace's store. Raises Refusal: store_newer, store_unusable."""
+    return open_database(url, NAME, MIGRATIONS)
+
+
+def as_struct(row: sa.Row[Any], kind: type[S]) -> S:
+    """A row as ``kind``; columns that it has no field for are left out."""
+    fields = kind.__struct_fields__
+    return msgspec.convert({str(key): value for key, value in row._mapping.items() if key in fields}, kind)
+
+
+def advance_clock(db: sa.Connection, now_ns: int) -> int:
+    """The moment that a change counts from: never before one that was used already.
+
+    Raises Refusal("clock_set_back") where the machine's clock is more than CLOCK_SLACK_NS behind: entitlements and
+    invoices would otherwise depend on the order of two wrong clocks.
+    """
+    last_ns = int(db.execute(sa.select(clock.c.last_ns)).scalar_one())
+    if now_ns < last_ns - CLOCK_SLACK_NS:
+        raise Refusal("clock_set_back", f"this machine's clock is {(last_ns - now_ns) / 1e9:.0f} s behind the latest "
+                      "change in the market store; nothing was changed", hint="set the clock", code=Code.CONFLICT)
+    if now_ns > last_ns:
+        db.execute(sa.update(clock).values(last_ns=now_ns))
+    return max(now_ns, last_ns)

@@ -1,0 +1,91 @@
+"""Support tickets with a clock: the first response to a paid plugin's ticket is due in under 24 hours of wall time.
+
+No pauses: nights, weekends and a closed ticket count. At exactly 24:00:00 it is a breach.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from apex_exec.errors import Code, Refusal
+from apex_exec.market import submissions as subs
+from apex_exec.market.pricing import price_at
+from apex_exec.market.sales import check_user
+from apex_exec.market.store import as_struct, tickets
+
+RESPONSE_NS = 24 * 3600 * 1_000_000_000
+
+
+class Ticket(msgspec.Struct):
+    """One row of ``tickets``; ``paid`` as the plugin's price was when it was opened."""
+
+    id: int
+    plugin: str
+    user_id: str
+    subject: str
+    paid: bool
+    opened_ns: int
+    responded_ns: int | None
+    closed_ns: int | None
+    responder: str
+
+
+def breached(ticket: Ticket, now_ns: int) -> bool:
+    """True where a paid plugin's first response came, or is still missing, 24:00:00 or more after the opening."""
+    return ticket.paid and (ticket.responded_ns or now_ns) - ticket.opened_ns >= RESPONSE_NS
+
+
+def open_ticket(db: sa.Connection, now_ns: int, plugin: str, user_id: str, subject: str) -> Ticket:
+    """Raises Refusal: plugin_unknown, subject_missing, user_invalid."""
+    user_id = check_user(user_id)
+    if not subject.strip() or len(subject) > 1000:
+        raise Refusal("subject_missing", "a ticket's subject is 1 to 1000 characters", code=Code.INVALID_INPUT)
+    if subs.listing(db, plugin) is None:
+        raise Refusal("plugin_unknown", f"the marketplace has no {plugin[:60]!r}", code=Code.NOT_FOUND)
+    price = price_at(subs.price_history(db, plugin), now_ns)
+    row = db.execute(sa.insert(tickets).values(
+        plugin=plugin, user_id=user_id, subject=subject, paid=price is not None and price.paid, opened_ns=now_ns,
+        responded_ns=None, closed_ns=None, responder=""))
+    assert row.inserted_primary_key is not None
+    return get(db, row.inserted_primary_key[0])
+
+
+def respond(db: sa.Connection, now_ns: int, ticket: int, responder: str) -> Ticket:
+    """The author's side answered; only the first answer stops the clock."""
+    current = get(db, ticket)
+    if not responder.strip():
+        raise Refusal("responder_missing", "who answers needs a name", code=Code.INVALID_INPUT)
+    if current.responded_ns is None:
+        db.execute(sa.update(tickets).where(tickets.c.id == ticket).values(responded_ns=now_ns, responder=responder))
+    return get(db, ticket)
+
+
+def close(db: sa.Connection, now_ns: int, ticket: int) -> Ticket:
+    """Closes a ticket; one that nobody answered keeps running towards its breach."""
+    if get(db, ticket).closed_ns is None:
+        db.execute(sa.update(tickets).where(tickets.c.id == ticket).values(closed_ns=now_ns))
+    return get(db, ticket)
+
+
+def get(db: sa.Connection, ticket: int) -> Ticket:
+    """Raises Refusal("ticket_unknown")."""
+    row = db.execute(sa.select(tickets).where(tickets.c.id == ticket)).first()
+    if row is None:
+        raise Refusal("ticket_unknown", f"there is no ticket {ticket}", code=Code.NOT_FOUND)
+    return as_struct(row, Ticket)
+
+
+def report(db: sa.Connection, now_ns: int, plugin: str = "") -> list[dict[str, Any]]:
+    """Per plugin: tickets, breaches, those still waiting, the slowest first response in seconds."""
+    query = sa.select(tickets).order_by(tickets.c.plugin, tickets.c.id)
+    rows = db.execute(query.where(tickets.c.plugin == plugin) if plugin else query)
+    by_plugin: dict[str, list[Ticket]] = {}
+    for row in rows:
+        by_plugin.setdefault(row.plugin, []).append(as_struct(row, Ticket))
+    return [{"plugin": name, "tickets": len(found), "breached": sum(breached(one, now_ns) for one in found),
+             "waiting": sum(one.responded_ns is None for one in found),
+             "slowestSeconds": max((one.responded_ns or now_ns) - one.opened_ns for one in found) // 10**9}
+            for name, found in by_plugin.items()]
