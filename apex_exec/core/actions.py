@@ -9,7 +9,7 @@ from apex_exec.core.plugin import PluginSpec
 
 
 class StartWorker(Struct, gc=False):
-    """Fork a jailed worker for ``spec``."""
+    """Fork a jailed worker for ``spec``, or hand over a spare one that is jailed already."""
 
     worker: int
     spec: PluginSpec
@@ -23,6 +23,13 @@ class SendCall(Struct, gc=False):
     request: InvokeRequested
 
 
+class PingWorker(Struct, gc=False):
+    """Ask the idle worker for a sign of life, over its link; its Pong becomes WorkerPonged."""
+
+    worker: int
+    nonce: int
+
+
 class KillWorker(Struct, gc=False):
     """SIGKILL through the pidfd, now. ``reason`` is one of the exit reasons of the metrics table."""
 
@@ -32,10 +39,41 @@ class KillWorker(Struct, gc=False):
 
 
 class StopWorker(Struct, gc=False):
-    """Close the idle worker's link; it leaves by itself."""
+    """Close the idle worker's link; it leaves by itself, or is killed ``stop_grace_ns`` later."""
 
     worker: int
     reason: str
+
+
+class WorkerEnded(Struct, gc=False):
+    """For observers: a worker has ended, once each, with its final reason; ``charged`` where the breaker counted it."""
+
+    worker: int
+    plugin: str
+    reason: str
+    charged: bool
+
+
+class BreakerChanged(Struct, gc=False):
+    """For observers: the plugin's breaker is now ``closed``, ``open`` or ``half_open`` (a probe is out)."""
+
+    plugin: str
+    state: str
+
+
+class GenerationJudged(Struct, gc=False):
+    """The answer to GenerationPrepared: ``code`` is "" where the generation stands ready to be adopted."""
+
+    plugin: str
+    digest: str
+    code: str
+    message: str
+
+
+class ReplaceZygote(Struct, gc=False):
+    """A killed worker's end was never reported: kill the zygote, start another, then feed ZygoteLost."""
+
+    worker: int
 
 
 class Verdict(Struct, gc=False):
@@ -55,4 +93,7 @@ class Verdict(Struct, gc=False):
     cold: bool
 
 
-Action = StartWorker | SendCall | KillWorker | StopWorker | Verdict
+Action = (
+    StartWorker | SendCall | PingWorker | KillWorker | StopWorker | WorkerEnded | BreakerChanged | GenerationJudged
+    | ReplaceZygote | Verdict
+)

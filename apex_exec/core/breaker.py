@@ -1,4 +1,8 @@
-"""The breaker and the restart backoff of one plugin, as Erlang's supervisors bound restarts. Pure."""
+"""The breaker and the restart backoff of one plugin, as Erlang's supervisors bound restarts. Pure.
+
+What counts is an *abnormal end of a worker*: a crash, a kill at a deadline or limit, a violation, a failed boot.
+Stops that the daemon commanded, kills for a cancelled call and the loss of the zygote do not.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,13 @@ from collections import deque
 
 from msgspec import Struct
 
-SECOND_NS = 1_000_000_000
+from apex_exec.core.limits import SECOND_NS
+
+__all__ = ["NO_CALL", "SECOND_NS", "UNCHARGED", "Breaker", "BreakerPolicy"]
+
+NO_CALL = -1
+UNCHARGED = frozenset(("idle", "evicted", "recycled", "drained", "cancelled", "zygote_lost"))
+"""Exit reasons that say nothing against the plugin."""
 
 
 class BreakerPolicy(Struct, frozen=True):
@@ -21,17 +31,25 @@ class BreakerPolicy(Struct, frozen=True):
 
 
 class Breaker:
-    """closed → open after ``ends_max`` abnormal ends in the window → half-open probe → closed or open again."""
+    """closed → open after ``ends_max`` abnormal ends in the window → half-open probe → closed or open again.
 
-    __slots__ = ("_ends", "_policy", "consecutive", "open_until_ns", "probing", "start_after_ns")
+    ``probe`` is the call that a half-open breaker let through, NO_CALL where there is none.
+    """
+
+    __slots__ = ("_ends", "_policy", "consecutive", "open_until_ns", "probe", "start_after_ns")
 
     def __init__(self, policy: BreakerPolicy) -> None:
         self._policy = policy
         self._ends: deque[int] = deque(maxlen=policy.ends_max)
         self.consecutive = 0
         self.open_until_ns = 0
-        self.probing = False
+        self.probe = NO_CALL
         self.start_after_ns = 0
+
+    def reconfigure(self, policy: BreakerPolicy) -> None:
+        """Uses ``policy`` from now on; what has happened stays counted, an open breaker stays open until its time."""
+        self._policy = policy
+        self._ends = deque(self._ends, maxlen=policy.ends_max)
 
     def state(self, now_ns: int) -> str:
         """``closed``, ``open`` or ``half_open``."""
@@ -45,26 +63,34 @@ class Breaker:
             return 0
         if now_ns < self.open_until_ns:
             return self.open_until_ns - now_ns
-        return SECOND_NS if self.probing else 0
+        return SECOND_NS if self.probe != NO_CALL else 0
 
-    def ended(self, now_ns: int, ran_ns: int, jitter: float, *, trip: bool = False) -> None:
-        """One abnormal end after ``ran_ns`` of life; ``jitter`` in [0, 1). ``trip`` opens at once (a violation)."""
+    def ended(self, now_ns: int, ran_ns: int, jitter: float, *, trip: bool = False) -> bool:
+        """One abnormal end after ``ran_ns`` of life; True where it opened the breaker.
+
+        ``jitter`` is in [0, 1). ``trip`` opens at once (a violation). The first restart is immediate, the second
+        consecutive end on waits: doubled each time, spread over its upper half, within the policy's bounds.
+        """
         policy = self._policy
         self.consecutive = 1 if ran_ns >= policy.stable_ns else self.consecutive + 1
         self._ends.append(now_ns)
         full = len(self._ends) == policy.ends_max and now_ns - self._ends[0] <= policy.window_ns
-        if trip or full or self.probing:
+        opens = trip or full or self.probe != NO_CALL
+        if opens:
             self.open_until_ns = now_ns + policy.open_ns
             self._ends.clear()
-        self.probing = False
-        if self.consecutive >= 2:  # the first restart is immediate
+        self.probe = NO_CALL
+        if self.consecutive >= 2:
             backoff_ns = min(policy.backoff_max_ns, policy.backoff_min_ns << min(self.consecutive - 2, 20))
-            self.start_after_ns = now_ns + int(backoff_ns * (0.5 + jitter / 2))
+            self.start_after_ns = now_ns + max(policy.backoff_min_ns, int(backoff_ns * (0.5 + jitter / 2)))
+        return opens
 
-    def succeeded(self, ran_ns: int) -> None:
-        """A call was answered: a half-open breaker closes; a stable worker forgets its past."""
-        if self.probing:
-            self.probing = False
+    def succeeded(self, ran_ns: int) -> bool:
+        """A call was answered; True where that closed the breaker. A stable worker forgets its past."""
+        closes = self.probe != NO_CALL
+        if closes:
+            self.probe = NO_CALL
             self.open_until_ns = 0
         if ran_ns >= self._policy.stable_ns:
             self.consecutive = 0
+        return closes

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from msgspec import Raw, Struct
 
+from apex_exec.core.breaker import BreakerPolicy
+from apex_exec.core.limits import PoolLimits, RecyclePolicy
 from apex_exec.core.plugin import PluginSpec
 
 
 class PluginSet(Struct, gc=False):
-    """A plugin was added or changed. A changed digest gives its worker up once it has answered."""
+    """A plugin was added or changed. Another digest or memory bound means another worker generation: a prepared one is
+    adopted, else one is started beside the old; calls admitted from now on run on it, in order, and none is lost."""
 
     spec: PluginSpec
 
@@ -36,6 +39,20 @@ class CancelRequested(Struct, gc=False):
     call: int
 
 
+class GenerationPrepared(Struct, gc=False):
+    """Start a worker of ``spec`` beside the live one, run ``canary`` on it if there is one, and say what came of it
+    (GenerationJudged). It serves nobody until a PluginSet with the same digest adopts it."""
+
+    spec: PluginSpec
+    canary: InvokeRequested | None = None
+
+
+class GenerationDropped(Struct, gc=False):
+    """Give up the generation that was prepared for ``plugin``; nothing where there is none."""
+
+    plugin: str
+
+
 class WorkerReady(Struct, gc=False):
     """The worker has loaded its plugin."""
 
@@ -51,10 +68,40 @@ class WorkerAnswered(Struct, gc=False):
     body: object
 
 
+class WorkerPonged(Struct, gc=False):
+    """The worker answered the ping ``nonce``."""
+
+    worker: int
+    nonce: int
+
+
 class WorkerViolated(Struct, gc=False):
     """The worker broke the inner protocol."""
 
     worker: int
+    message: str
+
+
+class WorkerSampled(Struct, gc=False):
+    """The governor's reading of one worker: its own memory now, and the CPU time it has used in all."""
+
+    worker: int
+    memory_bytes: int
+    cpu_ns: int
+
+
+class WorkerThrottled(Struct, gc=False):
+    """The governor stopped the worker or let it go on. A stopped worker cannot answer pings and need not."""
+
+    worker: int
+    throttled: bool
+
+
+class LimitExceeded(Struct, gc=False):
+    """The governor has evidence that the worker is over a bound: ``code`` is MEMORY_LIMIT or CPU_LIMIT."""
+
+    worker: int
+    code: str
     message: str
 
 
@@ -68,6 +115,28 @@ class WorkerGone(Struct, gc=False):
     details: dict[str, int]
 
 
+class ForkRefused(Struct, gc=False):
+    """The system gave no process for the worker (EAGAIN, EMFILE, ENOMEM). It never existed; nobody is charged."""
+
+    worker: int
+
+
+class ZygoteLost(Struct, gc=False):
+    """The zygote died, and every worker with it. The shell feeds this first, then WorkerGone for each worker."""
+
+
+class ZygoteUp(Struct, gc=False):
+    """A zygote takes forks (again). Until the first ZygoteLost it is taken to be there."""
+
+
+class Reconfigured(Struct, gc=False):
+    """Other bounds from now on. What is already admitted stays; workers above the new bound leave when idle."""
+
+    limits: PoolLimits
+    breaker: BreakerPolicy
+    recycle: RecyclePolicy
+
+
 class Tick(Struct, gc=False):
     """Time has passed."""
 
@@ -79,6 +148,7 @@ class DrainRequested(Struct, gc=False):
 
 
 Event = (
-    PluginSet | PluginRemoved | InvokeRequested | CancelRequested | WorkerReady | WorkerAnswered
-    | WorkerViolated | WorkerGone | Tick | DrainRequested
+    PluginSet | PluginRemoved | InvokeRequested | CancelRequested | GenerationPrepared | GenerationDropped | WorkerReady
+    | WorkerAnswered | WorkerPonged | WorkerViolated | WorkerSampled | WorkerThrottled | LimitExceeded | WorkerGone
+    | ForkRefused | ZygoteLost | ZygoteUp | Reconfigured | Tick | DrainRequested
 )

@@ -49,7 +49,7 @@ class World:
                 link = self.links[action.worker]
                 link.append((action.seq, action.request.call))
                 assert len(link) <= self.limits.prefetch
-            else:
+            elif isinstance(action, act.KillWorker | act.StopWorker) and action.worker not in self.dead:
                 self.dead.append(action.worker)
         assert len(self.links) <= self.limits.workers_max
         owners = [self.owner[w] for w in self.links]

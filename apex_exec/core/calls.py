@@ -1,0 +1,88 @@
+"""The invocations of the pool and their verdicts: the lowest of its three layers (calls, fleet, pool)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from apex_exec.core import actions as act
+from apex_exec.core.breaker import NO_CALL, BreakerPolicy
+from apex_exec.core.deadline import Timers
+from apex_exec.core.invocation import Invocation
+from apex_exec.core.limits import PoolLimits, RecyclePolicy
+from apex_exec.core.served import Served
+
+Actions = list[act.Action]
+
+
+class Calls:
+    """What every layer shares, and the one way to a verdict.
+
+    A call is in ``_calls`` exactly as long as it has none; what comes later for it finds nothing.
+    """
+
+    def __init__(self, limits: PoolLimits, breaker: BreakerPolicy, random: Callable[[], float],
+                 recycle: RecyclePolicy, marks: Callable[[int], int]) -> None:
+        self._limits = limits
+        self._breaker_policy = breaker
+        self._random = random
+        self._recycle = recycle
+        self._marks = marks
+        self._plugins: dict[str, Served] = {}
+        self._calls: dict[int, Invocation] = {}
+        self._timers = Timers()
+
+    def _finish(self, call: Invocation, code: str, message: str, started: bool, now_ns: int, out: Actions,
+                body: object = None, details: dict[str, object] | None = None, begun_ns: int = 0) -> None:
+        """The one verdict. A call that has one is left alone."""
+        if call.state == "done":
+            return
+        call.state = "done"
+        request = call.request
+        del self._calls[request.call]
+        begun_ns = begun_ns or (call.sent_ns if started else now_ns)
+        out.append(act.Verdict(request.call, request.plugin, request.hook, request.user_id, code, message, body,
+                               details or {}, started, max(0, begun_ns - call.arrived_ns),
+                               now_ns - begun_ns if started else 0, call.cold))
+        if not started:
+            served = self._plugins.get(request.plugin)
+            if served is not None and served.breaker.probe == request.call:
+                served.breaker.probe = NO_CALL  # it proved nothing: the next call may try
+
+    def _flush(self, served: Served, code: str, message: str, now_ns: int, out: Actions,
+               details: dict[str, object] | None = None) -> None:
+        """Answers everything that waits in the plugin's queue."""
+        while served.queue:
+            self._finish(served.queue.pop(), code, message, False, now_ns, out, details=details)
+
+    def _expire(self, served: Served, now_ns: int, out: Actions) -> None:
+        """Answers what waited past its deadline, in the queue or behind another call on the link.
+
+        A call on the link may have begun although the reply before it has not been read: its mark says so. The worker
+        marks first and reads the clock then, so a call without a mark at its deadline is skipped for certain.
+        """
+        while (call := served.queue.pop_expired(now_ns)) is not None:
+            self._finish(call, "DEADLINE_EXCEEDED", "the deadline passed in the queue", False, now_ns, out)
+        worker = served.worker
+        if worker is None:
+            return
+        killed = worker.state == "killed"  # its end says more, but a caller does not wait for it
+        begun = -1
+        for seq, call in enumerate(worker.link, worker.next_seq - len(worker.link)):
+            if call.state != "linked" or call.request.deadline_ns > now_ns or (call is worker.link[0] and not killed):
+                continue
+            if begun < 0:
+                begun = self._marks(worker.id)
+            if seq >= begun:
+                self._finish(call, "DEADLINE_EXCEEDED", "the deadline passed behind an earlier call", False, now_ns,
+                             out)
+            elif killed:
+                self._finish(call, "WORKER_CRASHED", worker.blame, True, now_ns, out)
+
+    def _await_deadlines(self, served: Served, now_ns: int) -> None:
+        """Arms the plugin's timer for what waits; what is oldest on a link is the worker's timer's."""
+        due_ns = served.queue.next_deadline_ns()
+        if served.worker is not None:
+            for call in served.worker.link:
+                if call.state == "linked" and now_ns < call.request.deadline_ns < due_ns:
+                    due_ns = call.request.deadline_ns
+        self._timers.arm(served, due_ns)

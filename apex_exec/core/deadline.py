@@ -1,0 +1,81 @@
+"""When something is next due: a heap with at most one live entry an owner, so that it does not grow with the calls.
+
+An owner (a worker, a plugin) keeps its own due times and asks to be woken at the earliest. Waking it too early is
+harmless: it looks at its times and asks again. So a deadline that moves later costs nothing, and only one that moves
+earlier pushes an entry; the entries that it outdates are counted and swept. With equal timeouts that is one push per
+owner and timeout, not one per call.
+"""
+
+from __future__ import annotations
+
+import heapq
+
+NEVER_NS = 1 << 62
+STALE_MAX = 64
+"""Outdated entries tolerated beyond the live ones."""
+
+
+class Timed:
+    """Something that can be woken. ``armed_ns`` is when, NEVER_NS where it is not; only Timers writes it."""
+
+    __slots__ = ("armed_ns",)
+
+    def __init__(self) -> None:
+        self.armed_ns = NEVER_NS
+
+
+class Timers:
+    """The heap. Ties are woken in the order in which they were armed."""
+
+    __slots__ = ("_heap", "_stale", "_tie")
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, int, Timed]] = []
+        self._tie = 0
+        self._stale = 0
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def arm(self, owner: Timed, due_ns: int) -> None:
+        """Wakes ``owner`` at ``due_ns`` at the latest. Later than it is armed already: nothing to do."""
+        if due_ns >= owner.armed_ns:
+            return
+        if owner.armed_ns != NEVER_NS:
+            self._stale += 1
+            if self._stale > STALE_MAX + len(self._heap) // 2:
+                self._sweep()
+        owner.armed_ns = due_ns
+        self._tie += 1
+        heapq.heappush(self._heap, (due_ns, self._tie, owner))
+
+    def drop(self, owner: Timed) -> None:
+        """Wakes ``owner`` no more."""
+        if owner.armed_ns != NEVER_NS:
+            self._stale += 1
+            owner.armed_ns = NEVER_NS
+
+    def next_ns(self) -> int | None:
+        """When the first is due; None where none waits."""
+        heap = self._heap
+        while heap:
+            due_ns, _, owner = heap[0]
+            if owner.armed_ns == due_ns:
+                return due_ns
+            heapq.heappop(heap)
+            self._stale -= 1
+        return None
+
+    def pop_due(self, now_ns: int) -> Timed | None:
+        """The first owner that is due, now unarmed; None where none is."""
+        due_ns = self.next_ns()
+        if due_ns is None or due_ns > now_ns:
+            return None
+        owner = heapq.heappop(self._heap)[2]
+        owner.armed_ns = NEVER_NS
+        return owner
+
+    def _sweep(self) -> None:
+        self._heap = [entry for entry in self._heap if entry[2].armed_ns == entry[0]]
+        heapq.heapify(self._heap)
+        self._stale = 0

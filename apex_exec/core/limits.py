@@ -1,0 +1,52 @@
+"""Every bound and grace of the scheduler, in one place. What is configurable has its key beside it; times are in ns."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+MS_NS = 1_000_000
+SECOND_NS = 1_000 * MS_NS
+
+SKIP_GRACE_NS = 100 * MS_NS
+"""How long a call that becomes the oldest after its deadline has to be answered ``skipped``."""
+CANCEL_GRACE_NS = 250 * MS_NS
+"""How long a cancelled call that has started may go on before it costs its worker."""
+STALL_NS = 200 * MS_NS
+"""A timer that is handled this late says that the supervisor itself stood still (SIGSTOP, suspend, swap)."""
+STALL_GRACE_NS = 100 * MS_NS
+"""What a worker gets, once, where its deadline passed during such a stall: time for its answer to be read."""
+KILL_SUSPECT_NS = 10 * SECOND_NS
+"""A killed worker whose end is not reported for so long: the zygote that reports ends is taken for dead."""
+CANDIDATE_NS = 60 * SECOND_NS
+"""How long a prepared generation is kept for the PluginSet that adopts it."""
+FORK_BACKOFF_MIN_NS = 10 * MS_NS
+FORK_BACKOFF_MAX_NS = SECOND_NS
+"""Wait of the whole pool after a refused fork (EAGAIN, EMFILE): doubled by each refusal, forgotten at a ready worker."""
+EVICT_TENURE_NS = SECOND_NS
+"""How long a busy worker may keep its place while another plugin waits for one."""
+HOLD_NS = 100 * MS_NS
+"""How often plugins that wait for a place are looked at where no event does it."""
+
+
+class PoolLimits(Struct, frozen=True):
+    """Defaults of the ``[pool]`` configuration section. Full is an answer (OVERLOADED), never a wait."""
+
+    workers_max: int = 1000  # pool.max_workers, clamped to what RLIMIT_NOFILE allows
+    idle_ns: int = 300 * SECOND_NS  # pool.idle_seconds
+    queue_max: int = 1024  # pool.queue_depth, per plugin; one user holds at most a quarter
+    in_flight_max: int = 20_000  # pool.in_flight
+    prefetch: int = 8  # pool.prefetch: calls on one worker's link
+    boot_ns: int = 10 * SECOND_NS  # pool.boot_seconds: from StartWorker to WorkerReady
+    ping_ns: int = 0  # silence of an idle worker before it is asked; 0 is never
+    ping_grace_ns: int = 5 * SECOND_NS  # from the ping to the pong, throttled time not counted
+    stop_grace_ns: int = SECOND_NS  # from StopWorker to its end; then SIGKILL
+
+
+class RecyclePolicy(Struct, frozen=True):
+    """When a healthy worker is replaced between calls (``[recycle]``). 0 is never."""
+
+    calls_max: int = 0  # recycle.after_calls
+    age_ns_max: int = 0  # recycle.after_seconds
+    growth_bytes_max: int = 20 * 1024 * 1024  # recycle.growth_mb, over the worker's first idle sample
+    cpu_ns_max: int = 3300 * SECOND_NS  # RLIMIT_CPU kills at one CPU-hour; replaced well before it
+    at_once_max: int = 4  # workers of different plugins that are being replaced at the same moment
