@@ -21,7 +21,7 @@ CANDIDATE_NS = 60 * SECOND_NS
 """How long a prepared generation is kept for the PluginSet that adopts it."""
 FORK_BACKOFF_MIN_NS = 10 * MS_NS
 FORK_BACKOFF_MAX_NS = SECOND_NS
-"""Wait of the whole pool after a refused fork (EAGAIN, EMFILE): doubled by each refusal, forgotten at a ready worker."""
+"""Wait of the whole pool after a refused fork (EAGAIN, EMFILE): doubled each time, forgotten at a ready worker."""
 EVICT_TENURE_NS = SECOND_NS
 """How long a busy worker may keep its place while another plugin waits for one."""
 HOLD_NS = 100 * MS_NS

@@ -36,9 +36,11 @@ def generation(spec: PluginSpec) -> tuple[str, int]:
 class Worker(Timed):
     """The pool's view of one worker. ``next_seq - len(link)`` is the seq of the oldest unanswered call."""
 
-    __slots__ = ("adopted", "age_due_ns", "answered_ns", "baseline_bytes", "blame", "born_ns", "due_ns", "end_code", "end_reason",
-                 "generation", "graced", "id", "last_seq", "leaving", "link", "next_seq", "ping_due_ns", "pings",
-                 "plugin", "ready_ns", "spec", "state", "throttled", "trial", "used_ns")
+    __slots__ = (
+        "adopted", "age_due_ns", "answered_ns", "baseline_bytes", "blame", "born_ns", "due_ns", "end_code",
+        "end_reason", "generation", "graced", "id", "last_seq", "leaving", "link", "next_seq", "ping_due_ns", "pings",
+        "plugin", "ready_ns", "spec", "state", "throttled", "trial", "used_ns",
+    )
 
     def __init__(self, worker: int, spec: PluginSpec, now_ns: int, boot_due_ns: int) -> None:
         super().__init__()
