@@ -72,7 +72,7 @@ Layer = Literal["fds", "env", "session", "cgroup", "namespaces", "rlimits", "ide
 class SandboxSection(_Section):
     """The least isolation level that is accepted, and what is done without, by name."""
 
-    min_level: Literal["L0", "L1", "L2", "L3", "L4"] = "L0"
+    min_level: Literal["L0", "L1", "L2", "L3", "L4"] = "L2"
     waive: list[Layer] = []
     extra_modules: list[str] = []
     governor: Literal["auto", "psutil", "cgroup"] = "auto"

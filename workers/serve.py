@@ -9,7 +9,6 @@ import io
 import logging
 import math
 import os
-import resource
 import select
 import socket
 import sys
@@ -23,11 +22,10 @@ from typing import Any
 import msgspec
 
 from workers import sdk, wire
+from workers.jail import Child, limit_memory
 from workers.loader import Loaded, load
 from workers.zmtp import Zmtp, encode
 
-DATA_SLACK_BYTES = 8 * 1024 * 1024
-"""Room above the plugin's memory for the interpreter's own growth (measured: DESIGN's VmData + MB + 8)."""
 INT_MAX = 2**53 - 1
 
 _decode = msgspec.msgpack.Decoder(wire.ToWorker).decode
@@ -96,8 +94,10 @@ class _LogHandler(logging.Handler):
 class Worker:
     """One worker's state. One call at a time; calls that arrive meanwhile wait in order."""
 
-    def __init__(self, fds: tuple[int, int, int]) -> None:
-        self._link = socket.socket(fileno=fds[0])
+    def __init__(self, child: Child) -> None:
+        fds = child.fds
+        self._statm = child.statm
+        self._link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fds[0])
         self._link.setblocking(False)
         self._marks = fds[1]
         self._death = fds[2]
@@ -122,7 +122,7 @@ class Worker:
     def start(self, layers: list[wire.LayerReport]) -> None:
         """Greets and reports the jail."""
         self._write(self._zmtp.greeting())
-        self.send(wire.Booted(layers, data_bytes()))
+        self.send(wire.Booted(layers))
 
     def _next(self) -> Any:
         """The next message; waits for it. None at the link's end."""
@@ -145,8 +145,7 @@ class Worker:
         if not isinstance(message, wire.Load):
             return 0
         sys.stdout, sys.stderr = _Output("stdout", self.send), _Output("stderr", self.send)
-        bound = data_bytes() + message.memory_bytes_max + DATA_SLACK_BYTES
-        resource.setrlimit(resource.RLIMIT_DATA, (bound, bound))
+        limit_memory(self._statm, message.memory_bytes_max)
         try:
             loaded = load(message)
         except BaseException as error:
@@ -245,12 +244,6 @@ class Worker:
                                                     retry_after_ms=message.retry_after_ms)
 
 
-def data_bytes() -> int:
-    """VmData of this process, in bytes (the figure RLIMIT_DATA bounds)."""
-    with open("/proc/self/statm", "rb") as file:
-        return int(file.read().split()[5]) * resource.getpagesize()
-
-
 def _text(error: BaseException) -> str:
     with contextlib.suppress(BaseException):  # a hostile __str__ must not break the answer
         return str(error)[:1000]
@@ -264,8 +257,8 @@ def _trace(error: BaseException) -> str:
     return ""
 
 
-def run(fds: tuple[int, int, int], layers: list[wire.LayerReport]) -> int:
+def run(child: Child, layers: list[wire.LayerReport]) -> int:
     """Serves until the link ends; the process's exit status."""
-    worker = Worker(fds)
+    worker = Worker(child)
     worker.start(layers)
     return worker.serve()

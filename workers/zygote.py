@@ -10,7 +10,6 @@ import array
 import ctypes
 import errno
 import gc
-import importlib
 import os
 import select
 import signal
@@ -23,6 +22,8 @@ from typing import Any
 import msgspec
 
 from workers import child
+from workers.jail import Jail
+from workers.preload import preload
 from workers.wire import Exited, Fork, Forked, ForkFailed, ToZygote, ZygoteReady
 
 MESSAGE_BYTES_MAX = 65536
@@ -33,16 +34,16 @@ _decode = msgspec.msgpack.Decoder(ToZygote).decode
 
 
 def main(control: Connection, boot: dict[str, Any]) -> None:
-    """Target of the spawned process. ``boot``: ``{preload: [module], jail: plan, death_fd: Connection}``."""
+    """Target of the spawned process. ``boot``: module lists ``preload hidden refused``, ``jail``, ``death_fd``."""
     supervisor = os.getppid()
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != supervisor:
         os._exit(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C on the terminal is the supervisor's to answer
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    for name in boot["preload"]:
-        importlib.import_module(name)
-    if threading.active_count() != 1:
+    preload(boot)
+    jail = Jail(boot["jail"])
+    if threading.active_count() != 1 or len(os.listdir("/proc/self/task")) != 1:
         sys.exit("the zygote has more than one thread; forking would not be safe")
     gc.collect()
     gc.freeze()
@@ -53,10 +54,10 @@ def main(control: Connection, boot: dict[str, Any]) -> None:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
     link.send(_encode(ZygoteReady(os.getpid(), len(sys.modules))))
-    _loop(link, wake_read, boot["death_fd"].fileno(), boot["jail"])
+    _loop(link, wake_read, boot["death_fd"].fileno(), jail)
 
 
-def _loop(link: socket.socket, wake_read: int, death_fd: int, plan: dict[str, Any]) -> None:
+def _loop(link: socket.socket, wake_read: int, death_fd: int, jail: Jail) -> None:
     workers: dict[int, int] = {}
     poll = select.poll()
     for fd in (link.fileno(), wake_read, death_fd):
@@ -77,13 +78,13 @@ def _loop(link: socket.socket, wake_read: int, death_fd: int, plan: dict[str, An
                     fds.frombytes(raw[: len(raw) - len(raw) % fds.itemsize])
                 message = _decode(data)
                 if isinstance(message, Fork):
-                    _fork(link, message, fds, workers, plan)
+                    _fork(link, message, fds, workers, jail)
                 else:
                     os._exit(0)
 
 
 def _fork(link: socket.socket, message: Fork, fds: array.array[int], workers: dict[int, int],
-          plan: dict[str, Any]) -> None:
+          jail: Jail) -> None:
     try:
         pid = os.fork()
     except OSError as error:
@@ -93,7 +94,7 @@ def _fork(link: socket.socket, message: Fork, fds: array.array[int], workers: di
     if pid == 0:
         try:
             signal.set_wakeup_fd(-1)
-            child.run(plan, message.jail, (fds[0], fds[1], fds[2]))
+            child.run(jail, message.jail, (fds[0], fds[1], fds[2]))
         finally:
             os._exit(72)
     _close(fds)

@@ -27,6 +27,7 @@ from apex_exec.core.pool import MS_NS, Pool
 from apex_exec.daemon.worker_link import WorkerLink
 from apex_exec.daemon.zygote_link import ZygoteLink
 from apex_exec.errors import Code, WireError, is_retryable
+from apex_exec.sandbox.plan import LAYERS
 from apex_exec.wire import codec, hooks
 from apex_exec.wire import messages as msg
 from workers import wire as inner
@@ -71,7 +72,8 @@ class Supervisor:
     def __init__(self, *, pool: Pool, zygote: ZygoteLink, router: zmq.Socket[bytes], level: str,
                  waived: list[str], jail_for: Callable[[int, PluginSpec], dict[str, Any]],
                  bundles: dict[str, tuple[dict[str, bytes], dict[str, str]]], bytes_max: int, per_host: int,
-                 log: Callable[[str, str], None], observe: Callable[[act.Verdict], None]) -> None:
+                 log: Callable[[str, str], None], observe: Callable[[act.Verdict], None],
+                 worker_gone: Callable[[int], None], layer_lied: Callable[[str], None]) -> None:
         self.pool = pool
         self.level = level
         self.exits: dict[str, int] = {}
@@ -80,6 +82,8 @@ class Supervisor:
         self._router = router
         self._waived = waived
         self._jail_for = jail_for
+        self._worker_gone = worker_gone
+        self._layer_lied = layer_lied
         self._bundles = bundles
         self._bytes_max = bytes_max
         self._per_host = per_host
@@ -514,6 +518,8 @@ class Supervisor:
             self._do(ev.WorkerReady(worker), now_ns)
         elif kind is inner.Failed:
             self._log("error", f"plugin {self._specs[worker].id}: {message.stage} failed: {message.message}")
+            if message.stage != "load" and message.layer in LAYERS:
+                self._layer_lied(message.layer)
         elif kind is inner.Log:
             self._log(message.level, f"plugin {self._specs[worker].id}: {message.text}")
         elif kind is inner.ApiCall:
@@ -547,6 +553,7 @@ class Supervisor:
             self._epoll.unregister(fd)
         link.close()
         del self._workers[link.worker], self._specs[link.worker]
+        self._worker_gone(link.worker)
         self._do(ev.WorkerGone(link.worker, marks, code, message, details), time.monotonic_ns())
 
 

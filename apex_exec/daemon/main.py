@@ -20,23 +20,16 @@ from apex_exec import __version__
 from apex_exec.config import SOCKET_PATH_BYTES_MAX, Settings
 from apex_exec.core.actions import Verdict
 from apex_exec.core.breaker import SECOND_NS, BreakerPolicy
-from apex_exec.core.plugin import Limits, PluginSpec
+from apex_exec.core.plugin import Limits
 from apex_exec.core.pool import Pool, PoolLimits
 from apex_exec.daemon.loop import Supervisor
+from apex_exec.daemon.sandboxing import Sandboxing
 from apex_exec.daemon.zygote_link import ZygoteLink
 from apex_exec.errors import ConfigError, Refusal
 from apex_exec.registry.bundle import Bundle, read_folder
 
 log = logging.getLogger("apex_exec")
 
-LEVEL = "L0"
-"""What workers/jail applies: it bounds accidents and is no boundary against hostile code."""
-
-PRELOAD = (
-    "asyncio base64 bisect calendar cmath collections contextlib copy csv dataclasses datetime decimal enum fractions "
-    "functools hashlib heapq hmac html io itertools json logging math operator pprint random re secrets statistics "
-    "string struct textwrap time traceback types typing unicodedata urllib.parse uuid zlib zoneinfo"
-).split()
 LATENCY_BUCKETS_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 
 
@@ -97,7 +90,8 @@ class Metrics:
         self.memory = Gauge("apex_exec_worker_memory_bytes", "Unique set size of a worker.", ["plugin"], **made)
         build = Gauge("apex_exec_build_info", "The daemon's version.", ["version", "python"], **made)
         build.labels(__version__, ".".join(map(str, os.sys.version_info[:3]))).set(1)  # type: ignore[attr-defined]  # os.sys is sys
-        Gauge("apex_exec_isolation_level", "0 to 4.", **made).set(int(LEVEL[1:]))
+        self.level = Gauge("apex_exec_isolation_level", "0 to 4.", **made)
+        self.layers = Gauge("apex_exec_sandbox_layer_active", "1 where the layer is in force.", ["layer"], **made)
 
     def observe(self, verdict: Verdict) -> None:
         """Counts one verdict."""
@@ -110,16 +104,14 @@ class Metrics:
 def serve(settings: Settings) -> int:
     """Runs the daemon in the foreground until SIGTERM or SIGINT; blocks. Raises ConfigError."""
     logging.basicConfig(level=settings.log.level.upper(), format="%(asctime)s %(levelname)s %(message)s")
-    if settings.sandbox.min_level > LEVEL:
-        raise ConfigError(f"sandbox.min_level = {settings.sandbox.min_level}, and this version reaches {LEVEL} only")
     if not settings.host_endpoint.startswith("ipc://"):
         raise ConfigError("host.endpoint: only ipc:// is served; tcp:// would need CURVE")
-    log.warning("isolation is L0: workers are bounded, not confined; run only plugins that you trust")
+    sandboxing = Sandboxing(settings)
     bundles = read_plugins(settings.plugins_dir)
     lock = prepare_runtime(settings)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    zygote = ZygoteLink({}, list(PRELOAD))
+    zygote = ZygoteLink(sandboxing.boot)
 
     import zmq  # only now: its threads must not exist when the zygote is started
 
@@ -129,7 +121,11 @@ def serve(settings: Settings) -> int:
     router.setsockopt(zmq.MAXMSGSIZE, 4 * settings.host.max_message_bytes)
     router.setsockopt(zmq.ROUTER_MANDATORY, 1)
     metrics = Metrics()
-    supervisor = _supervisor(settings, zygote, router, bundles, metrics)  # before bind: it watches connections
+    metrics.level.set(int(sandboxing.level[1:]))
+    for report in sandboxing.reports:
+        metrics.layers.labels(report.layer).set(report.state in ("active", "degraded"))
+    # before bind: it watches connections
+    supervisor = _supervisor(settings, sandboxing, zygote, router, bundles, metrics)
     old = os.umask(0o177)
     try:
         router.bind(settings.host_endpoint)
@@ -174,7 +170,7 @@ def serve(settings: Settings) -> int:
     return 0
 
 
-def _supervisor(settings: Settings, zygote: ZygoteLink, router: Any, bundles: list[Bundle],
+def _supervisor(settings: Settings, sandboxing: Sandboxing, zygote: ZygoteLink, router: Any, bundles: list[Bundle],
                 metrics: Metrics) -> Supervisor:
     pool, breaker = settings.pool, settings.breaker
     supervisor = Supervisor(
@@ -185,11 +181,12 @@ def _supervisor(settings: Settings, zygote: ZygoteLink, router: Any, bundles: li
                           int(breaker.open_seconds * SECOND_NS), int(breaker.stable_seconds * SECOND_NS),
                           int(breaker.backoff_min_seconds * SECOND_NS), int(breaker.backoff_max_seconds * SECOND_NS)),
             random.random),
-        zygote=zygote, router=router, level=LEVEL, waived=[], jail_for=_jail_for,
+        zygote=zygote, router=router, level=sandboxing.level, waived=sandboxing.waived,
+        jail_for=sandboxing.jail_for, worker_gone=sandboxing.worker_gone,
         bundles={bundle.digest: (bundle.loaded, bundle.sha256) for bundle in bundles},
         bytes_max=settings.host.max_message_bytes, per_host=pool.per_host,
         log=lambda level, text: log.log(_LEVELS.get(level, logging.INFO), "%s", ascii(text)),
-        observe=metrics.observe)
+        observe=metrics.observe, layer_lied=lambda layer: metrics.layers.labels(layer).set(0))
     policy = Limits(timeout_ms=settings.limits.timeout_ms, memory_mb=settings.limits.memory_mb)
     for bundle in bundles:
         supervisor.set_plugin(bundle.spec(policy))
@@ -197,10 +194,6 @@ def _supervisor(settings: Settings, zygote: ZygoteLink, router: Any, bundles: li
 
 
 _LEVELS = {"debug": logging.DEBUG, "warning": logging.WARNING, "error": logging.ERROR, "stderr": logging.WARNING}
-
-
-def _jail_for(_worker: int, _spec: PluginSpec) -> dict[str, Any]:
-    return {}  # L0 has nothing that differs between workers
 
 
 def _expose(settings: Settings, metrics: Metrics) -> Any:

@@ -1,0 +1,61 @@
+"""The daemon's side of the jail: probes once, refuses to serve below min_level, says what a worker gets."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+from apex_exec.config import Settings
+from apex_exec.core.plugin import PluginSpec
+from apex_exec.errors import ConfigError
+from apex_exec.sandbox.modules import ALLOWED, HIDDEN, REFUSED
+from apex_exec.sandbox.plan import Identities
+from apex_exec.sandbox.probe import advice, probe
+
+log = logging.getLogger("apex_exec")
+
+
+class Sandboxing:
+    """Made before any thread exists. ``level`` is what is in force; ``waived`` what was done without."""
+
+    def __init__(self, settings: Settings) -> None:
+        sandbox = settings.sandbox
+        try:
+            findings = probe(sandbox.waive)
+        except RuntimeError as error:
+            raise ConfigError(str(error)) from None
+        self.level = findings.level or "L0"
+        self.waived = findings.waived
+        self.reports = findings.reports
+        self.boot: dict[str, Any] = {
+            "jail": findings.plan, "preload": [*ALLOWED, *sandbox.extra_modules], "hidden": list(HIDDEN),
+            "refused": [name for name in REFUSED if name not in sandbox.extra_modules],
+        }
+        self._identities = Identities(*sandbox.uid_range) if os.geteuid() == 0 else None
+        if findings.accepted_level < sandbox.min_level:
+            lacking = "; ".join(f"{r.layer} is {r.state}: {r.detail} ({advice(r)})" for r in findings.reports
+                                if r.state not in ("active", "waived") and advice(r))
+            raise ConfigError(
+                f"sandbox.min_level = {sandbox.min_level}, and this machine reaches "
+                f"{findings.accepted_level or 'none'}: {lacking}. See `apex-exec doctor`")
+        for report in findings.reports:
+            if report.state not in ("active", "absent"):
+                log.warning("sandbox layer %s is %s: %s", report.layer, report.state, report.detail)
+        if self.level < "L2":
+            log.warning("isolation is %s: workers are bounded, not confined; run only plugins that you trust",
+                        self.level)
+        else:
+            log.info("isolation is %s", self.level)
+
+    def jail_for(self, worker: int, _spec: PluginSpec) -> dict[str, Any]:
+        """What differs between workers. Raises RuntimeError where ``sandbox.uid_range`` is used up."""
+        if self._identities is None:
+            return {"cgroup": []}
+        uid = self._identities.take(worker)
+        return {"uid": uid, "gid": uid, "cgroup": []}
+
+    def worker_gone(self, worker: int) -> None:
+        """Its uid may be given to another one."""
+        if self._identities is not None:
+            self._identities.free(worker)

@@ -1,0 +1,28 @@
+"""Which modules plugin code may import: loaded once in the zygote, since nothing can be read after confinement."""
+
+from __future__ import annotations
+
+ALLOWED: tuple[str, ...] = tuple("""
+    __future__ abc array ast asyncio base64 binascii bisect calendar cmath codecs collections collections.abc colorsys
+    concurrent.futures contextlib contextvars copy csv dataclasses datetime decimal difflib email.message email.utils
+    enum errno fnmatch fractions functools gc graphlib gzip hashlib heapq hmac html html.entities html.parser http
+    importlib importlib.resources inspect io ipaddress itertools json keyword linecache locale logging math numbers
+    operator os os.path pathlib posixpath pprint queue quopri random re reprlib secrets shlex statistics string
+    stringprep struct sys textwrap threading time timeit tomllib traceback types typing unicodedata unittest
+    unittest.mock urllib.parse uuid warnings weakref xml.etree.ElementTree zipfile zlib zoneinfo
+    msgspec workers
+""".split())
+"""What a plugin may import besides its own modules. Everything else is an ImportError that says so."""
+
+HIDDEN: tuple[str, ...] = tuple("""
+    _strptime _pydatetime encodings.ascii encodings.base64_codec encodings.charmap encodings.cp1252 encodings.cp437
+    encodings.hex_codec encodings.idna encodings.iso8859_1 encodings.iso8859_15 encodings.latin_1 encodings.punycode
+    encodings.raw_unicode_escape encodings.rot_13 encodings.unicode_escape encodings.utf_16 encodings.utf_16_be
+    encodings.utf_16_le encodings.utf_32 encodings.utf_32_be encodings.utf_32_le encodings.utf_7 encodings.utf_8
+    encodings.utf_8_sig encodings.zlib_codec xml.etree.ElementPath pyexpat _json _csv _decimal difflib
+    importlib.readers importlib.resources.readers concurrent.futures.thread
+""".split())
+"""What allowed modules import only when first used; loaded too where this Python has it."""
+
+REFUSED: tuple[str, ...] = ("ctypes", "_ctypes", "multiprocessing", "multiprocess")
+"""What the zygote itself needs and a plugin finds only where the operator names it in ``sandbox.extra_modules``."""

@@ -1,0 +1,109 @@
+"""The jail's plan: plain data made by the daemon, applied by each worker, shown by ``doctor``.
+
+A first plan tries every layer (the probe's); from what came of it the plan in force requires each layer that this
+machine can apply, and says of each other why it is not there.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from apex_exec.sandbox import bpf
+from workers.wire import LayerReport
+
+LAYERS = ("fds", "env", "session", "cgroup", "namespaces", "rlimits", "identity", "pdeathsig", "no_new_privs",
+          "landlock", "seccomp", "selftest")
+"""In the order of application (workers/jail)."""
+
+LEVELS: dict[str, dict[str, tuple[str, ...]]] = {
+    "L0": {name: ("active",) for name in ("fds", "env", "session", "rlimits", "pdeathsig", "no_new_privs", "selftest")},
+    "L1": {"seccomp": ("active",)},
+    "L2": {"landlock": ("active", "degraded")},
+    "L3": {"landlock": ("active",), "namespaces": ("active",), "identity": ("active", "degraded")},
+    "L4": {"cgroup": ("active",)},
+}
+"""What each level asks beyond the one below. Root that stays uid 0 is ``absent`` identity, hence no L3."""
+
+LANDLOCK: tuple[tuple[str, int, int], ...] = (
+    ("fs", 1, 0x1FFF),  # execute, read, write, and the making and removing of every kind of file
+    ("fs", 2, 0x2000),  # refer: link and rename between folders
+    ("fs", 3, 0x4000),  # truncate
+    ("fs", 5, 0x8000),  # ioctl of devices
+    ("net", 4, 0x3),  # TCP bind and connect
+    ("scoped", 6, 0x3),  # abstract unix sockets, signals
+)
+"""(field, least ABI, rights): all that the kernel knows is handled, and no rule gives any of it back."""
+
+
+def make_plan(reports: Iterable[LayerReport] | None = None, waive: Iterable[str] = ()) -> dict[str, Any]:
+    """The plan in force after ``reports`` of a probe, or the probe's own where there are none."""
+    waived = frozenset(waive)
+    known = {report.layer: report for report in reports or ()}
+    layers: dict[str, tuple[str, list[Any]]] = {}
+    for name in LAYERS:
+        report = known.get(name)
+        if name in waived:
+            layers[name] = ("waived", [0, "sandbox.waive"])
+        elif report is None:
+            layers[name] = ("try", [])
+        elif report.state in ("active", "degraded"):
+            # a worker may come out better than the probe, never worse
+            layers[name] = ("required", ["active"] if report.state == "active" else ["active", "degraded"])
+        else:
+            layers[name] = ("absent", [report.errno, report.detail])
+    return {"layers": layers, "seccomp": _seccomp(), "landlock": LANDLOCK}
+
+
+def _seccomp() -> dict[str, Any]:
+    try:
+        program = bpf.compile_policy(bpf.policy(), platform.machine())
+    except KeyError:
+        return {"code": b"", "own_pid": []}
+    return {"code": program.packed(), "own_pid": program.own_pid}
+
+
+def level_of(states: Mapping[str, str], waived: Iterable[str] = ()) -> str:
+    """The highest level whose layers, and those of every level below, are in force; "" where not even L0 is.
+
+    With ``waived`` those layers count as if they were: what ``sandbox.min_level`` is compared with. What is reported to
+    hosts is the level without.
+    """
+    excused = frozenset(waived)
+    reached = ""
+    for level, needs in LEVELS.items():
+        if any(states.get(name, "absent") not in accepted and name not in excused for name, accepted in needs.items()):
+            break
+        reached = level
+    return reached
+
+
+class Identities:
+    """A uid for each living worker, out of ``sandbox.uid_range``; the gid is the same number."""
+
+    def __init__(self, low: int, high: int) -> None:
+        self._low = low
+        self._size = high - low + 1
+        self._next = 0
+        self._taken: dict[int, int] = {}
+        self._used: set[int] = set()
+
+    def take(self, worker: int) -> int:
+        """The uid of ``worker``, none that another living one has. Raises RuntimeError where all are taken."""
+        if len(self._used) >= self._size:
+            raise RuntimeError("sandbox.uid_range has no uid left")
+        while True:  # ends: one is free
+            uid = self._low + self._next
+            self._next = (self._next + 1) % self._size
+            if uid not in self._used:
+                break
+        self._used.add(uid)
+        self._taken[worker] = uid
+        return uid
+
+    def free(self, worker: int) -> None:
+        """``worker`` is gone; its uid may be another's. Unknown: nothing happens."""
+        uid = self._taken.pop(worker, None)
+        if uid is not None:
+            self._used.discard(uid)

@@ -1,0 +1,96 @@
+"""What this machine can enforce: tried in throwaway children, never guessed from versions.
+
+First every layer is tried; then the plan that follows is applied as a worker would apply it, until it holds: a layer
+that works alone and not in the sequence (a user namespace that may be made and not mounted in) counts as absent.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+import multiprocess
+
+from apex_exec.sandbox.plan import LAYERS, level_of, make_plan
+from workers.jail import trial
+from workers.wire import LayerReport
+
+_REPORTS = msgspec.msgpack.Decoder(list[LayerReport])
+ANSWER_SECONDS_MAX = 20
+
+
+class Findings:
+    """Per layer what came of it, the level that results, and the plan that requires just that of each worker."""
+
+    def __init__(self, reports: list[LayerReport], waived: list[str]) -> None:
+        self.reports = reports
+        self.waived = waived
+        self.plan = make_plan(reports, waived)
+        states = {report.layer: report.state for report in reports}
+        self.level = level_of(states)
+        self.accepted_level = level_of(states, waived)
+        """``level`` with the waived layers counted as if they were there: what min_level is compared with."""
+
+
+def probe(waive: Iterable[str] = (), worker: dict[str, Any] | None = None) -> Findings:
+    """Tries this machine; about a fifth of a second, blocking. ``worker``: the map a worker would get.
+
+    Must be called before any thread exists (it spawns a process that forks). Raises RuntimeError where the
+    trial itself cannot run.
+    """
+    waived = [name for name in LAYERS if name in set(waive)]
+    worker = worker or {"uid": 65534, "gid": 65534, "cgroup": []}
+    context = multiprocess.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=trial.main, args=(theirs,), daemon=True, name="apex-exec-probe")
+    process.start()
+    theirs.close()
+    try:
+        return Findings(_settle(ours, waived, worker), waived)
+    except (EOFError, OSError) as error:
+        raise RuntimeError(f"the sandbox could not be tried on this machine: {error!r}") from None
+    finally:
+        ours.close()
+        process.join(2)
+
+
+def _settle(link: Any, waived: list[str], worker: dict[str, Any]) -> list[LayerReport]:
+    known = {report.layer: report for report in _try(link, make_plan(None, waived), worker)}
+    while len(known) < len(LAYERS):  # the sequence ended early: that layer is not to be had
+        known.update({r.layer: r for r in _try(link, _without(known, waived), worker)})
+    for _ in LAYERS:
+        confirmed = {report.layer: report for report in _try(link, make_plan(known.values(), waived), worker)}
+        if len(confirmed) == len(LAYERS):
+            return [confirmed[name] for name in LAYERS]
+        known.update(confirmed)
+    raise OSError("the layers do not settle")
+
+
+def _without(known: dict[str, LayerReport], waived: list[str]) -> dict[str, Any]:
+    return make_plan([r for r in known.values() if r.state in ("absent", "lied")], waived)
+
+
+def _try(link: Any, plan: dict[str, Any], worker: dict[str, Any]) -> list[LayerReport]:
+    link.send_bytes(msgspec.msgpack.encode([plan, worker]))
+    if not link.poll(ANSWER_SECONDS_MAX):
+        raise OSError("no answer")
+    return _REPORTS.decode(link.recv_bytes())
+
+
+def advice(report: LayerReport) -> str:
+    """What an operator can change where ``report`` is not ``active``; "" where nothing is to be said."""
+    if report.state == "active":
+        return ""
+    root = os.geteuid() == 0
+    return {
+        "cgroup": "run the daemon where a cgroup (v2, or v1 memory and cpu) is writable: systemd Delegate=yes, or root",
+        "namespaces": ("give the daemon CAP_SYS_ADMIN, or run it unprivileged where user namespaces are allowed" if root
+                       else "allow unprivileged user namespaces (sysctl kernel.unprivileged_userns_clone=1, "
+                            "kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile), or run as root"),
+        "identity": "give the daemon CAP_SETUID and CAP_SETGID, and a sandbox.uid_range that is mapped here" if root
+                    else "run the daemon as root: each worker then has a uid of its own",
+        "landlock": "Linux 6.12 with landlock among its lsm= has all of it; 5.13 the least",
+        "seccomp": "a kernel with CONFIG_SECCOMP_FILTER, on x86_64 or aarch64",
+    }.get(report.layer, "")

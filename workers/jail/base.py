@@ -1,0 +1,86 @@
+"""What the layers share: one child on its way into the jail, one outcome a layer, and the kernel by ctypes.
+
+A layer is made once in the zygote, so that whatever can be prepared is prepared before the fork, and applied in
+the child. ``apply`` raises OSError where the kernel refuses; ``check`` then really tries what the layer must stop.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import Any, NamedTuple, Protocol
+
+libc = ctypes.CDLL(None, use_errno=True)
+for _name, _types in {
+    "prctl": (ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong),
+    "unshare": (ctypes.c_int,),
+    "mount": (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p),
+    "umount2": (ctypes.c_char_p, ctypes.c_int),
+}.items():
+    getattr(libc, _name).argtypes = _types
+libc.syscall.restype = ctypes.c_long
+
+
+def invoke(name: str, *arguments: Any) -> int:
+    """Calls libc's ``name``. Raises OSError with the kernel's errno."""
+    result: int = getattr(libc, name)(*arguments)
+    if result == -1:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{name}: {os.strerror(number)}")
+    return result
+
+
+def syscall(number: int, *arguments: Any) -> int:
+    """A system call that libc has no function for. Raises OSError."""
+    result: int = libc.syscall(ctypes.c_long(number), *arguments)
+    if result == -1:
+        code = ctypes.get_errno()
+        raise OSError(code, f"system call {number}: {os.strerror(code)}")
+    return result
+
+
+class Outcome(NamedTuple):
+    """What came of a layer: ``active`` or ``degraded`` (in force, but less than it can be; ``detail`` says how)."""
+
+    state: str = "active"
+    detail: str = ""
+    errno: int = 0
+
+
+ACTIVE = Outcome()
+
+
+class Child:
+    """The process being confined. ``fds``: link, marks write end, death pipe read end, own statm (-1: none)."""
+
+    __slots__ = ("active", "fds", "plan", "statm", "worker", "zygote")
+
+    def __init__(self, plan: dict[str, Any], worker: dict[str, Any], fds: tuple[int, int, int], zygote: int) -> None:
+        self.plan = plan
+        self.worker = worker
+        self.fds = fds
+        self.statm = -1
+        self.zygote = zygote
+        self.active: dict[str, Outcome] = {}
+
+
+class Layer(Protocol):
+    """One layer of the jail."""
+
+    name: str
+
+    def apply(self, child: Child) -> Outcome:
+        """Confines the calling process for good. Raises OSError."""
+
+    def check(self, child: Child) -> str:
+        """What was possible that must not be; "" where nothing was."""
+
+
+class JailError(Exception):
+    """The process must not go on: a required layer failed (stage ``jail``) or did not hold (``selftest``)."""
+
+    def __init__(self, stage: str, layer: str, number: int, detail: str) -> None:
+        super().__init__(f"{layer}: {detail}")
+        self.stage = stage
+        self.layer = layer
+        self.errno = number

@@ -1,0 +1,95 @@
+"""What the zygote loads before it forks, since a confined worker can read nothing: modules and time zones."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import socket
+import sys
+import threading
+import zoneinfo
+from collections.abc import Iterable
+from typing import Any, NoReturn
+from zoneinfo import _common, _tzpath  # where the standard library itself looks zones up
+
+NO_THREADS = "a plugin has no threads (so no asyncio.to_thread and no executors): use async code, or plain calls"
+NO_NETWORK = "a plugin has no network, and resolves no names: use context.api.fetch"
+
+
+class Allowed:
+    """Which modules a plugin may import besides its own. Set once, in the zygote."""
+
+    names: frozenset[str] = frozenset()
+    refused: frozenset[str] = frozenset()
+
+
+def preload(boot: dict[str, Any]) -> None:
+    """Loads ``boot["preload"]`` (each must be there), ``boot["hidden"]`` (where this Python has it) and every zone.
+
+    Raises ImportError naming the module that is missing.
+    """
+    for name in boot["preload"]:
+        importlib.import_module(name)
+    for name in boot["hidden"]:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            continue
+    Allowed.names = frozenset(boot["preload"]) | frozenset(
+        name.rpartition(".")[0] for name in boot["preload"] if "." in name)
+    Allowed.refused = frozenset(boot["refused"])
+    _zones_from_memory(_read_zones())
+    _no_threads()
+
+
+def _no_threads() -> None:
+    """The jail refuses clone; said here in words, where ``RuntimeError: can't start new thread`` would be all."""
+
+    def start(_thread: threading.Thread) -> NoReturn:
+        raise RuntimeError(NO_THREADS)
+
+    def getaddrinfo(*_arguments: Any, **_named: Any) -> NoReturn:
+        raise socket.gaierror(socket.EAI_FAIL, NO_NETWORK)
+
+    threading.Thread.start = start  # type: ignore[assignment,method-assign]  # no thread is ever started here
+    socket.getaddrinfo = getaddrinfo
+
+
+def _read_zones() -> dict[str, bytes]:
+    """Every zone of this machine, or of the ``tzdata`` package where it has none: about a megabyte, shared by all."""
+    same: dict[bytes, bytes] = {}
+    zones: dict[str, bytes] = {}
+    for key in sorted(zoneinfo.available_timezones()):
+        path = _tzpath.find_tzfile(key)
+        try:
+            if path is not None:
+                with open(path, "rb") as file:
+                    data = file.read()
+            else:
+                with _common.load_tzdata(key) as file:
+                    data = file.read()
+        except (OSError, zoneinfo.ZoneInfoNotFoundError):
+            continue
+        zones[key] = same.setdefault(data, data)
+    return zones
+
+
+def _zones_from_memory(zones: dict[str, bytes]) -> None:
+    def load_tzdata(key: str) -> io.BytesIO:
+        try:
+            return io.BytesIO(zones[key])
+        except KeyError:
+            raise zoneinfo.ZoneInfoNotFoundError(f"No time zone found with key {key}") from None
+
+    zoneinfo.reset_tzpath(to=())  # no file is looked for any more; what follows is the last resort of both lookups
+    _common.load_tzdata = load_tzdata  # type: ignore[assignment]  # a BytesIO serves as the file
+    names = frozenset(zones)
+    zoneinfo.available_timezones = lambda: set(names)
+
+
+def forget(names: Iterable[str]) -> None:
+    """Drops modules that the worker's own code needed and a plugin is not to find. No wall: the jail is that."""
+    for name in names:
+        for loaded in [m for m in sys.modules if m == name or m.startswith(f"{name}.")]:
+            del sys.modules[loaded]
+
