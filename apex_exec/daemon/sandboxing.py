@@ -11,9 +11,19 @@ from apex_exec.core.plugin import PluginSpec
 from apex_exec.errors import ConfigError
 from apex_exec.sandbox.modules import ALLOWED, HIDDEN, REFUSED
 from apex_exec.sandbox.plan import Identities
-from apex_exec.sandbox.probe import advice, probe
+from apex_exec.sandbox.probe import Findings, advice, probe
 
 log = logging.getLogger("apex_exec")
+
+
+def examine(settings: Settings) -> tuple[Findings, str]:
+    """What this machine gives, and whether memory and CPU are ``sampled`` or ``enforced`` (by cgroups).
+
+    Raises RuntimeError.
+    """
+    findings = probe(settings.sandbox.waive)
+    in_cgroup = any(r.layer == "cgroup" and r.state == "active" for r in findings.reports)
+    return findings, "enforced" if in_cgroup else "sampled"
 
 
 class Sandboxing:
@@ -22,7 +32,7 @@ class Sandboxing:
     def __init__(self, settings: Settings) -> None:
         sandbox = settings.sandbox
         try:
-            findings = probe(sandbox.waive)
+            findings, self.governor = examine(settings)
         except RuntimeError as error:
             raise ConfigError(str(error)) from None
         self.level = findings.level or "L0"

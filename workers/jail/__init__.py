@@ -66,9 +66,10 @@ def _confine(layer: Layer, child: Child, mode: str, claim: list[Any]) -> LayerRe
         raise
     except Exception as error:
         number = getattr(error, "errno", None) or 0
+        said = getattr(error, "strerror", None) or str(error)
         if mode == "try":
-            return LayerReport(name, "absent", number, str(error))
-        raise JailError("jail", name, number, str(error)) from None
+            return LayerReport(name, "absent", number, said)
+        raise JailError("jail", name, number, said) from None
     if mode == "required" and outcome.state not in claim:
         raise JailError("jail", name, outcome.errno, f"{outcome.state}: {outcome.detail}")
     child.active[name] = outcome
