@@ -14,16 +14,16 @@ from apex_exec.errors import Code, Refusal
 from apex_exec.market.money import check_minor, exponent
 
 Model = Literal["free", "one-time", "subscription"]
-Period = Literal["", "month", "year"]
+Interval = Literal["", "month", "year"]
 
 
 class Price(msgspec.Struct, frozen=True):
-    """One price. ``amount`` is in minor units of ``currency``, per period where the model is a subscription."""
+    """One price. ``amount`` is in minor units of ``currency``, per interval where the model is a subscription."""
 
     model: Model = "free"
     amount: int = 0
     currency: str = "USD"
-    period: Period = ""
+    interval: Interval = ""
 
     @property
     def paid(self) -> bool:
@@ -34,7 +34,7 @@ class Price(msgspec.Struct, frozen=True):
 _FIELDS: dict[Model, tuple[str, ...]] = {
     "free": ("model",),
     "one-time": ("model", "amount", "currency"),
-    "subscription": ("model", "amount", "currency", "period"),
+    "subscription": ("model", "amount", "currency", "interval"),
 }
 
 
@@ -53,10 +53,10 @@ def parse_price(pricing: Any) -> Price:
         return Price()
     exponent(pricing["currency"])
     amount = check_minor(pricing["amount"], "pricing.amount", least=1)
-    period = pricing.get("period", "")
-    if model == "subscription" and period not in ("month", "year"):
-        raise _invalid(f"period: {str(period)[:40]!r} is neither month nor year")
-    return Price(cast(Model, model), amount, pricing["currency"], period)
+    interval = pricing.get("interval", "")
+    if model == "subscription" and interval not in ("month", "year"):
+        raise _invalid(f"interval: {str(interval)[:40]!r} is neither month nor year")
+    return Price(cast(Model, model), amount, pricing["currency"], interval)
 
 
 class DatedPrice(msgspec.Struct, frozen=True):
@@ -77,4 +77,4 @@ def price_at(prices: list[DatedPrice], at_ns: int) -> Price | None:
 
 def _invalid(message: str) -> Refusal:
     return Refusal("pricing_invalid", f"pricing: {message}", code=Code.INVALID_INPUT,
-                   hint='{"model": "subscription", "amount": 1995, "currency": "USD", "period": "month"}')
+                   hint='{"model": "subscription", "amount": 1995, "currency": "USD", "interval": "month"}')

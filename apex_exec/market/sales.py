@@ -187,7 +187,7 @@ def _period(price: Price, anchor_ns: int, number: int) -> tuple[int, int | None]
         return anchor_ns, None
     if number >= PERIODS_MAX:
         raise Refusal("subscription_too_long", f"a subscription is paid for at most {PERIODS_MAX} periods ahead")
-    months = MONTHS[price.period]
+    months = MONTHS[price.interval]
     return add_months(anchor_ns, number * months), add_months(anchor_ns, (number + 1) * months)
 
 

@@ -53,7 +53,7 @@ def test_prices_are_free_one_time_or_a_subscription() -> None:
     assert parse_price({"model": "free"}) == Price()
     once = parse_price({"model": "one-time", "amount": 1995, "currency": "EUR"})
     assert once == Price("one-time", 1995, "EUR") and once.paid
-    monthly = parse_price({"model": "subscription", "amount": 500, "currency": "USD", "period": "month"})
+    monthly = parse_price({"model": "subscription", "amount": 500, "currency": "USD", "interval": "month"})
     assert monthly == Price("subscription", 500, "USD", "month")
 
 
@@ -69,7 +69,7 @@ def test_prices_are_free_one_time_or_a_subscription() -> None:
     ({"model": "one-time", "amount": 5, "currency": "XXX"}, "unknown_currency"),
     ({"model": "one-time", "amount": 5, "currency": ["USD"]}, "unknown_currency"),
     ({"model": ["free"]}, "pricing_invalid"),
-    ({"model": "subscription", "amount": 5, "currency": "USD", "period": "week"}, "pricing_invalid"),
+    ({"model": "subscription", "amount": 5, "currency": "USD", "interval": "week"}, "pricing_invalid"),
 ])
 def test_a_price_that_cannot_be_charged_is_refused_by_name(pricing: Any, reason: str) -> None:
     with pytest.raises(Refusal) as caught:

@@ -1,0 +1,66 @@
+"""Fetching an index and bundles from a folder, ``file://`` or ``http(s)://``: bounded in bytes and time. Blocks.
+
+Nothing that comes from here is believed: ``index.py`` checks it.
+"""
+
+from __future__ import annotations
+
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+from apex_exec.errors import Code, Refusal
+
+SECONDS_MAX = 30
+"""For each wait on the peer, and four times that for a whole file."""
+STEP_BYTES = 65536
+
+
+class _SafeRedirects(urllib.request.HTTPRedirectHandler):
+    """A redirect may not leave http(s): a mirror must not name a file of this machine."""
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):  # type: ignore[no-untyped-def]  # as inherited
+        if urllib.parse.urlsplit(newurl).scheme not in ("http", "https"):
+            raise urllib.error.URLError(f"a redirect to {newurl[:100]!r}")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def fetch(place: str, name: str, bytes_max: int, progress: Callable[[int], None] = lambda _bytes: None) -> bytes:
+    """The file ``name`` under ``place`` (a folder or a URL), at most ``bytes_max``.
+
+    ``progress`` hears the number of bytes so far.
+
+    Raises Refusal: place_invalid, not_fetched, too_large.
+    """
+    url = _url(place, name)
+    try:
+        opener = urllib.request.build_opener(_SafeRedirects)
+        with opener.open(urllib.request.Request(url), timeout=SECONDS_MAX) as answer:
+            data, end = bytearray(), time.monotonic() + 4 * SECONDS_MAX
+            while chunk := answer.read(STEP_BYTES):
+                data += chunk
+                if len(data) > bytes_max:
+                    raise Refusal("too_large", f"{url} is over {bytes_max} bytes")
+                if time.monotonic() > end:
+                    raise TimeoutError(f"over {4 * SECONDS_MAX} seconds")
+                progress(len(data))
+            return bytes(data)
+    except (OSError, ValueError, urllib.error.URLError) as error:
+        raise Refusal("not_fetched", f"{url} cannot be fetched: {error}"[:300], code=Code.NOT_FOUND,
+                      hint="look at the address: market.index in the configuration, or --index") from None
+
+
+def _url(place: str, name: str) -> str:
+    scheme = urllib.parse.urlsplit(place).scheme
+    if not place:
+        raise Refusal("place_invalid", "no marketplace index is configured", code=Code.INVALID_INPUT,
+                      hint="set market.index to a folder or URL")
+    if scheme == "":
+        return (Path(place).absolute() / name).as_uri()
+    if scheme not in ("file", "http", "https"):
+        raise Refusal("place_invalid", f"{place[:100]!r}: an index is a folder, a file://, http:// or https:// URL",
+                      code=Code.INVALID_INPUT)
+    return place.rstrip("/") + "/" + urllib.parse.quote(name)

@@ -1,0 +1,50 @@
+"""What a README must have before a person looks: set-up instructions, an example, words of its own. Pure."""
+
+from __future__ import annotations
+
+import difflib
+import re
+
+BYTES_MAX = 256 * 1024
+OWN_LINES_MIN = 3
+"""Lines that the scaffold did not write."""
+SCAFFOLD_RATIO_MAX = 0.9
+_SETUP = re.compile(r"\b(set[ -]?up|install(ation|ing)?|getting started|quick ?start|configur(e|ing|ation))\b", re.I)
+_EXAMPLE = re.compile(r"\b(examples?|usage)\b", re.I)
+_HEADING = re.compile(r"^(#{1,6}\s+(?P<atx>.+?)\s*#*|(?P<setext>\S.*)\n(=+|-+))\s*$", re.M)
+_PLACEHOLDER = re.compile(r"\b(TODO|FIXME|TBD|lorem ipsum)\b|<(describe|your|insert)[^>\n]*>", re.I)
+
+
+def readme_problems(data: bytes | None, scaffold: str = "") -> list[str]:
+    """What is missing, one sentence each; none: it will do. ``scaffold`` is what ``plugin new`` wrote for this id."""
+    if data is None:
+        return ["there is no README.md"]
+    if len(data) > BYTES_MAX:
+        return [f"README.md is over {BYTES_MAX} bytes"]
+    text = data.decode("utf-8", "replace").replace("\r\n", "\n")
+    sections = _sections(text)
+    problems = []
+    if not any(_SETUP.search(title) and body for title, body in sections):
+        problems.append("there is no section on set-up: a heading such as `## Set-up`, with the steps under it")
+    if not any(_EXAMPLE.search(title) and body for title, body in sections):
+        problems.append("there is no example: a heading such as `## Example`, with one under it")
+    own = [line for line in _lines(text) if line not in set(_lines(scaffold))]
+    ratio = difflib.SequenceMatcher(None, _lines(scaffold), _lines(text), autojunk=False).ratio() if scaffold else 0.0
+    if len(own) < OWN_LINES_MIN or ratio > SCAFFOLD_RATIO_MAX:
+        problems.append("it is the scaffold's text: say what the plugin does, how it is set up and used")
+    if found := _PLACEHOLDER.search(text):
+        problems.append(f"a placeholder is left: {found[0]!r}")
+    return problems
+
+
+def _sections(text: str) -> list[tuple[str, str]]:
+    """(heading, what follows it up to the next heading of any level); headings inside code blocks are not any."""
+    fenced = re.sub(r"^(```|~~~).*?^\1", lambda match: match[0].replace("#", "\0"), text, flags=re.M | re.S)
+    found = list(_HEADING.finditer(fenced))
+    ends = [*(match.start() for match in found[1:]), len(fenced)][: len(found)]
+    return [(match["atx"] or match["setext"] or "", fenced[match.end() : end].strip())
+            for match, end in zip(found, ends, strict=True)]
+
+
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip()]
