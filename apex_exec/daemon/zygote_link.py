@@ -52,6 +52,7 @@ class ZygoteLink:
         theirs.close()
         ours.setblocking(False)
         self._socket = ours
+        self.pid: int = self.process.pid
 
     def fileno(self) -> int:
         """The fd to poll for readability."""
@@ -84,6 +85,15 @@ class ZygoteLink:
             message = _decode(data)
             fd = fds[0] if fds and isinstance(message, Forked) else -1
             got.append((message, fd))
+
+    def abandon(self) -> None:
+        """Lets go of a zygote that is dead or does not speak any more: what is left of it dies. Does not wait."""
+        self._socket.close()
+        os.close(self._death_write)
+        os.close(self.death_read)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join(0.1)
 
     def close(self) -> None:
         """Lets the zygote and every worker die: both see the death pipe's end."""

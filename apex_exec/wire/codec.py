@@ -12,8 +12,10 @@ from msgspec import Meta
 from apex_exec.errors import Code, WireError
 from apex_exec.wire.messages import HostRequest
 
-BODY_PEEK_MAX = 4 * 1024 * 1024
-"""Largest body searched for its id alone; four times the default message limit."""
+PEEK_KEYS_MAX = 8
+"""How many of a message's first keys are searched for its id where the whole is not decoded."""
+PEEK_ITEMS_MAX = 256
+"""How many values are skipped on the way to it."""
 DEPTH_MAX = 64
 INT_MAX = 2**53 - 1
 """Largest integer that a JavaScript number holds exactly; the smallest is its negative."""
@@ -37,6 +39,21 @@ def _value_type(levels: int) -> Any:
 _decode_request = msgspec.msgpack.Decoder(HostRequest).decode
 _decode_any = msgspec.msgpack.Decoder().decode
 _decode_fast = msgspec.msgpack.Decoder(_value_type(_FAST_LEVELS)).decode
+
+_AnyId = Annotated[int, Meta(ge=0, le=2**63 - 1)] | Annotated[str, Meta(min_length=1, max_length=64)] | float
+
+
+class _OnlyId(msgspec.Struct):
+    id: _AnyId
+
+
+_decode_id = msgspec.msgpack.Decoder(_AnyId).decode  # type: ignore[var-annotated]  # a union of annotated types
+_decode_only_id = msgspec.msgpack.Decoder(_OnlyId).decode
+# Heads of values whose size stands in the head, and of those with a length behind it (its bytes, and ext's type).
+_FIXED_BYTES = {0xCA: 4, 0xCB: 8, 0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8, 0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8,
+                0xD4: 2, 0xD5: 3, 0xD6: 5, 0xD7: 9, 0xD8: 17}
+_LENGTH_BYTES = {0xC4: (1, 0), 0xC5: (2, 0), 0xC6: (4, 0), 0xC7: (1, 1), 0xC8: (2, 1), 0xC9: (4, 1),
+                 0xD9: (1, 0), 0xDA: (2, 0), 0xDB: (4, 0)}
 
 # Bytes that cannot open a container; deleting them leaves an upper bound of the containers in a body.
 _NOT_CONTAINER = bytes(b for b in range(256) if not (0x80 <= b <= 0x9F or 0xDC <= b <= 0xDF))
@@ -77,6 +94,84 @@ def _integral_envelope(body: bytes) -> bytes | None:
         message["protocol"] = [int(x) if isinstance(x, float) and x.is_integer() else x for x in versions]
         changed = True
     return msgspec.msgpack.encode(message) if changed else None
+
+
+def id_of(body: bytes, code: Code) -> int | str | None:
+    """The id of a refused message. What is no MessagePack has none; what is too large is not decoded for it."""
+    if code is Code.PAYLOAD_TOO_LARGE:
+        return peek_id(body)
+    try:
+        return _whole_id(_decode_only_id(body).id)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def peek_id(body: bytes) -> int | str | None:
+    """The id in a body that is too large or otherwise refused, where it is among the first keys; None elsewhere.
+
+    A walk over the heads of the values, not a decode: what it looks at is bounded by PEEK_KEYS_MAX and
+    PEEK_ITEMS_MAX, whatever the size and nesting of the body.
+    """
+    try:
+        head = body[0]
+        if head & 0xF0 == 0x80:
+            count, at = head & 0x0F, 1
+        elif head in (0xDE, 0xDF):
+            size = 2 if head == 0xDE else 4
+            count, at = int.from_bytes(body[1 : 1 + size], "big"), 1 + size
+        else:
+            return None
+        budget = PEEK_ITEMS_MAX
+        for _ in range(min(count, PEEK_KEYS_MAX)):
+            is_id = body[at : at + 3] == b"\xa2id"
+            at, budget = _skip(body, at, budget)
+            begin = at
+            at, budget = _skip(body, at, budget)
+            if is_id:
+                return _whole_id(_decode_id(body[begin:at]))
+    except (IndexError, msgspec.DecodeError, UnicodeDecodeError):
+        pass
+    return None
+
+
+def _whole_id(value: int | str | float) -> int | str | None:
+    if isinstance(value, float):
+        return int(value) if value.is_integer() and 0 <= value <= INT_MAX else None
+    return value
+
+
+def _skip(body: bytes, at: int, budget: int) -> tuple[int, int]:
+    """Where the value at ``at`` ends and what is left of ``budget``. Raises IndexError where it cannot be told."""
+    left = 1
+    while left:
+        if budget <= 0:
+            raise IndexError
+        budget -= 1
+        left -= 1
+        head = body[at]
+        at += 1
+        if head <= 0x7F or head >= 0xE0 or head in (0xC0, 0xC2, 0xC3):
+            continue
+        if head <= 0x8F:
+            left += 2 * (head & 0x0F)
+        elif head <= 0x9F:
+            left += head & 0x0F
+        elif head <= 0xBF:
+            at += head & 0x1F
+        elif head in _FIXED_BYTES:
+            at += _FIXED_BYTES[head]
+        elif head in _LENGTH_BYTES:
+            size, extra = _LENGTH_BYTES[head]
+            at += size + extra + int.from_bytes(body[at : at + size], "big")
+        elif head in (0xDC, 0xDD, 0xDE, 0xDF):
+            size = 2 if head in (0xDC, 0xDE) else 4
+            left += int.from_bytes(body[at : at + size], "big") * (1 if head <= 0xDD else 2)
+            at += size
+        else:
+            raise IndexError
+        if at > len(body):
+            raise IndexError
+    return at, budget
 
 
 def check_depth(body: bytes) -> None:

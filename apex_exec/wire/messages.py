@@ -94,7 +94,7 @@ class Admin(Request, tag="admin"):
 
     id: Id
     op: str
-    args: dict[str, Any] = {}
+    args: dict[str, Any] | None = None
 
 
 HostRequest = Hello | Plugins | PingRequest | Invoke | Dispatch | Cancel | Provide | HostReply | Admin
@@ -152,3 +152,104 @@ class Cancelled(Answer, tag="cancelled"):
     id: Id
     target: Id
     found: bool
+
+
+class Limits(msgspec.Struct, rename="camel", kw_only=True):
+    """The platform's policy in ``welcome``."""
+
+    timeout_ms: int
+    memory_mb: int
+    cpu_percent: float
+    network_per_minute: int
+    max_message_bytes: int
+
+
+class Welcome(Answer, tag="welcome", omit_defaults=False):
+    """Answer to ``hello``."""
+
+    id: Id
+    protocol: int
+    server: str
+    api_version: str
+    isolation: str
+    waived: list[str]
+    hooks: list[str]
+    limits: Limits
+
+
+class PluginEntry(msgspec.Struct, rename="camel", kw_only=True):
+    """One plugin in ``plugins``."""
+
+    id: str
+    version: str
+    hooks: list[str]
+    state: str
+
+
+class PluginList(Answer, tag="plugins", omit_defaults=False):
+    """Answer to ``plugins``: those enabled, for the user where one was named."""
+
+    id: Id
+    plugins: list[PluginEntry]
+
+
+class OutcomeError(msgspec.Struct, rename="camel", kw_only=True, omit_defaults=True):
+    """Why one plugin of a dispatch failed."""
+
+    code: str
+    message: str
+    started: bool
+    retryable: bool
+    details: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+
+
+class Outcome(msgspec.Struct, rename="camel", kw_only=True, omit_defaults=True):
+    """What came of one plugin of a dispatch."""
+
+    plugin: str
+    ok: bool
+    effects: list[Any]
+    usage: Usage
+    result: Any = msgspec.UNSET
+    error: OutcomeError | msgspec.UnsetType = msgspec.UNSET
+
+
+class Dispatched(Answer, tag="dispatched", omit_defaults=False):
+    """Answer to ``dispatch``; ``partial`` where a plugin failed."""
+
+    id: Id
+    action: str
+    result: Any
+    outcomes: list[Outcome]
+    partial: bool
+
+
+class Provided(Answer, tag="provided", omit_defaults=False):
+    """Answer to ``provide``: the methods that this connection serves now."""
+
+    id: Id
+    methods: list[str]
+
+
+class HostCall(Answer, tag="hostCall", omit_defaults=False):
+    """Asks the connection that provides ``method``; it answers with ``hostReply``."""
+
+    call_id: int
+    method: str
+    params: Raw
+    plugin: str
+    user_id: str
+    deadline_ms: int
+
+
+class AdminResult(Answer, tag="adminResult", omit_defaults=False):
+    """Answer to ``admin``."""
+
+    id: Id
+    op: str
+    result: Any
+
+
+DaemonAnswer = (
+    Welcome | PluginList | Pong | Result | Error | Dispatched | Cancelled | Provided | HostCall | AdminResult
+)

@@ -1,0 +1,141 @@
+"""The administrators' endpoint: a ROUTER of its own, ipc only, 0600. Every operation is audited with the caller's uid.
+
+The uid is the kernel's word (SO_PEERCRED of the connection that the message came from), never the message's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import zmq
+
+from apex_exec.daemon import operations
+from apex_exec.daemon.peers import Peer, Peers
+from apex_exec.daemon.registrar_link import RegistrarLink
+from apex_exec.errors import Code, Refusal, WireError, is_retryable
+from apex_exec.ledger.records import AuditRecord
+from apex_exec.wire import codec
+from apex_exec.wire import messages as msg
+
+if TYPE_CHECKING:
+    from apex_exec.daemon.supervisor import Supervisor
+
+BYTES_MAX = 8 * 1024 * 1024
+"""Largest administrative message: a bundle and its envelope."""
+PENDING_MAX = 100
+"""Operations of one connection without their answers."""
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class AdminSocket:
+    """Serves the table of operations. ``handlers`` are those of the loop; ``registrar`` runs the others."""
+
+    def __init__(self, router: zmq.Socket[bytes], supervisor: Supervisor,
+                 handlers: dict[str, operations.Handler], registrar: RegistrarLink | None = None) -> None:
+        router.setsockopt(zmq.MAXMSGSIZE, BYTES_MAX)
+        self.registrar = registrar
+        self._supervisor = supervisor
+        self._handlers = handlers
+        self._again = False
+        self.peers = Peers(router, on_message=self._message, on_gone=lambda _: None, on_alien=self._alien,
+                           on_dropped=lambda count: supervisor.metrics.inc("dropped_replies_total", (), count))
+        for fd in self.peers.fds():
+            supervisor.loop.add(fd, self._ready)
+        supervisor.turns.append(self._turn)
+
+    def _ready(self, _: int) -> None:
+        self.peers.follow()
+        self._again = True
+
+    def _turn(self, _: int) -> None:
+        while self._again:  # a reply uses the FD's edge up, so after each one it is looked at again
+            self._again = self.peers.receive()
+
+    def _alien(self, peer: Peer, frames: list[bytes]) -> None:
+        self._refuse(peer, frames, None, WireError(Code.PROTOCOL_ERROR, "set no routing id of your own"))
+
+    def _message(self, peer: Peer, frames: list[bytes], body: bytes) -> None:
+        try:
+            request = codec.decode_request(body, BYTES_MAX)
+        except WireError as error:
+            self._refuse(peer, frames, codec.id_of(body, error.code), error)
+            return
+        id_ = getattr(request, "id", None)
+        try:
+            self._serve(peer, frames, request)
+        except WireError as error:
+            self._refuse(peer, frames, None if error.code is Code.DUPLICATE_ID else id_, error)
+
+    def _serve(self, peer: Peer, frames: list[bytes], request: Any) -> None:
+        if isinstance(request, msg.PingRequest):
+            self._reply(peer, frames, _encode(msg.Pong(id=request.id)))
+            return
+        if not isinstance(request, msg.Admin):
+            raise WireError(Code.PROTOCOL_ERROR, "the admin endpoint serves `admin` and `ping` only")
+        if request.id in peer.pending:
+            raise WireError(Code.DUPLICATE_ID, "this id is pending already", {"id": request.id})
+        if len(peer.pending) >= PENDING_MAX:
+            raise WireError(Code.OVERLOADED, "this connection waits for too many operations")
+        operation, args = operations.parse(request.op, request.args)
+        uid, _ = self._supervisor_uid(peer)
+        audit = self._supervisor.audit
+        if audit is not None and not audit.admits(time.monotonic_ns()):
+            raise WireError(Code.AUDIT_UNAVAILABLE, "the audit ledger cannot take a record; nothing was done")
+        peer.pending[request.id] = 0
+        done, refused = self._ends(peer, frames, request, args, uid)
+        if operation.where == "registrar":
+            if self.registrar is None:
+                refused(Code.INTERNAL, "this daemon has no registrar", {"reason": "no_registrar"})
+            else:
+                self.registrar.run(operation.name, args, uid, done, refused)
+            return
+        try:
+            done(self._handlers[operation.name](args, uid))
+        except WireError as error:
+            refused(error.code, error.message, error.details)
+        except Refusal as error:
+            refused(error.code, error.message, error.wire_details())
+
+    def _supervisor_uid(self, peer: Peer) -> tuple[int, int]:
+        return self.peers.credentials(peer)
+
+    def _ends(self, peer: Peer, frames: list[bytes], request: msg.Admin, args: msgspec.Struct, uid: int) -> tuple[
+            Callable[[Any], None], Callable[[str, str, dict[str, Any]], None]]:
+        def end(body: bytes) -> None:
+            peer.pending.pop(request.id, None)
+            self._reply(peer, frames, body)
+
+        def done(result: Any) -> None:
+            self._audit(request.op, args, uid, "")
+            end(_encode(msg.AdminResult(id=request.id, op=request.op, result=result)))
+
+        def refused(code: str, message: str, details: dict[str, Any]) -> None:
+            self._audit(request.op, args, uid, code)
+            end(_encode(msg.Error(id=request.id, code=code, message=message, started=False,
+                                  retryable=is_retryable(code, False), details=details or msgspec.UNSET)))
+
+        return done, refused
+
+    def _audit(self, op: str, args: msgspec.Struct, uid: int, code: str) -> None:
+        audit = self._supervisor.audit
+        if audit is None:
+            return
+        metadata: dict[str, Any] = {"uid": uid}
+        if code:
+            metadata["code"] = code
+        resource = getattr(args, "id", None) or getattr(args, "path", None) or "daemon"
+        result = "success" if not code else "denied" if code == Code.REFUSED else "failure"
+        audit.record(AuditRecord(time.time_ns(), "admin.action", f"uid:{uid}", str(resource)[:200], op, result,
+                                 metadata))
+
+    def _refuse(self, peer: Peer, frames: list[bytes], id_: int | str | None, error: WireError) -> None:
+        self._reply(peer, frames, _encode(msg.Error(
+            id=id_, code=error.code, message=error.message, started=False,
+            retryable=is_retryable(error.code, False), details=error.details or msgspec.UNSET)))
+
+    def _reply(self, peer: Peer, frames: list[bytes], body: bytes) -> None:
+        self.peers.reply(peer, frames, body)
+        self._again = True

@@ -1,0 +1,88 @@
+"""The one table of administrative operations: name, arguments, where it runs, what it does.
+
+``where`` is "loop" for what the supervisor answers from memory and "registrar" for what touches a disk or a database:
+that runs in the registrar process. Registry, market and audit add their operations with ``register``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import msgspec
+
+from apex_exec.errors import Code, SupervisorBug, WireError
+
+
+class NoArgs(msgspec.Struct, forbid_unknown_fields=True):
+    """An operation without arguments."""
+
+
+class PluginArgs(msgspec.Struct, forbid_unknown_fields=True):
+    """One plugin by its id."""
+
+    id: str
+
+
+class RegisterArgs(msgspec.Struct, forbid_unknown_fields=True):
+    """A bundle: a folder or ``.apx`` file on the daemon's machine, or its bytes; ``manifest`` where it stands apart."""
+
+    path: str | None = None
+    bundle: bytes | None = None
+    manifest: dict[str, Any] | None = None
+
+
+class Operation(msgspec.Struct, frozen=True):
+    """One entry of the table."""
+
+    name: str
+    args: type[msgspec.Struct]
+    where: Literal["loop", "registrar"]
+    doc: str
+
+
+OPERATIONS: dict[str, Operation] = {}
+
+
+def register(operations: Iterable[Operation]) -> None:
+    """Adds operations; an operation of the registrar replaces the loop's of the same name. Raises SupervisorBug."""
+    for operation in operations:
+        known = OPERATIONS.get(operation.name)
+        if known is not None and known.where == operation.where and known != operation:
+            raise SupervisorBug(f"two operations are named {operation.name}")
+        OPERATIONS[operation.name] = operation
+
+
+register((
+    Operation("ops", NoArgs, "loop", "Lists every operation with the JSON Schema of its arguments."),
+    Operation("daemon.status", NoArgs, "loop", "Plugins, workers, queues, breakers, connections, health."),
+    Operation("daemon.reload", NoArgs, "loop", "Reads the configuration and plugins_dir again, as SIGHUP does."),
+    Operation("daemon.drain", NoArgs, "loop", "Takes no new work, answers what is pending, ends; as SIGTERM does."),
+    Operation("plugin.register", RegisterArgs, "loop", "Reads a bundle and serves it for the daemon's life."),
+    Operation("plugin.list", NoArgs, "loop", "Every plugin with version, state and hooks."),
+    Operation("plugin.show", PluginArgs, "loop", "One plugin as it is served now."),
+))
+
+Handler = Callable[[Any, int], Any]
+"""``handler(args, uid)`` returns the result; WireError and Refusal become the error reply."""
+
+
+def listing() -> dict[str, Any]:
+    """What ``ops`` answers."""
+    return {"operations": [
+        {"name": op.name, "where": op.where, "doc": op.doc, "args": msgspec.json.schema(op.args)}
+        for _, op in sorted(OPERATIONS.items())]}
+
+
+def parse(name: str, args: dict[str, Any] | None) -> tuple[Operation, msgspec.Struct]:
+    """The operation and its checked arguments. Raises WireError (NOT_FOUND, INVALID_INPUT)."""
+    operation = OPERATIONS.get(name)
+    if operation is None:
+        raise WireError(Code.NOT_FOUND, f"there is no operation {name[:64]!r}; `ops` lists them all",
+                        {"reason": "unknown_operation"})
+    try:
+        return operation, msgspec.convert(args or {}, operation.args)
+    except msgspec.ValidationError as error:
+        text, _, path = str(error).partition(" - at ")
+        where = "$.args" + path.strip("`").removeprefix("$")
+        raise WireError(Code.INVALID_INPUT, f"{name}: {text}", {"path": where}) from None

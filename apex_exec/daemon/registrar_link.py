@@ -1,0 +1,100 @@
+"""The supervisor's side of the registrar process: operations that touch disk or database go there and come back.
+
+``["op", req_id, op, args, {"uid": n}]`` and ``["answered", ask_id, ok, value]`` go out; ``["done", req_id, result]``,
+``["refused", req_id, code, message, details]``, ``["set", spec]``, ``["removed", plugin]``, ``["audit", record]`` and
+``["ask", ask_id, kind, params]`` come in. A registrar that dies has every operation in flight answered: done or not is
+then unknown, and the answer says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from apex_exec.core.plugin import PluginSpec
+from apex_exec.errors import Code
+from apex_exec.ledger.records import AuditRecord
+
+if TYPE_CHECKING:
+    from apex_exec.daemon.side_process import SideProcess
+    from apex_exec.daemon.supervisor import Supervisor
+
+PENDING_MAX = 1000
+Done = Callable[[Any], None]
+Refused = Callable[[str, str, dict[str, Any]], None]
+Answer = Callable[[bool, Any], None]
+Ask = Callable[[dict[str, Any], Answer], None]
+"""``ask(params, answer)``: ``answer(ok, value)`` is called once, then or later."""
+
+
+class RegistrarLink:
+    """Give its ``message`` and ``down`` to the SideProcess, and that to ``bind``."""
+
+    def __init__(self, supervisor: Supervisor, asks: dict[str, Ask]) -> None:
+        self.asks = asks
+        self._supervisor = supervisor
+        self._side: SideProcess | None = None
+        self._pending: dict[int, tuple[Done, Refused]] = {}
+        self._next = 1
+
+    def bind(self, side: SideProcess) -> None:
+        """The process to speak to."""
+        self._side = side
+
+    @property
+    def up(self) -> bool:
+        """True while there is a process to speak to."""
+        return self._side is not None and self._side.up
+
+    def run(self, op: str, args: msgspec.Struct, uid: int, done: Done, refused: Refused) -> None:
+        """Sends one operation; exactly one of the callbacks is called, then or later."""
+        if self._side is None or len(self._pending) >= PENDING_MAX:
+            refused(Code.OVERLOADED, "the registrar has too much to do; try again", {"reason": "registrar_busy"})
+            return
+        number, self._next = self._next, self._next + 1
+        if not self._side.send(["op", number, op, msgspec.to_builtins(args, builtin_types=(bytes,)), {"uid": uid}]):
+            refused(Code.INTERNAL, "the registrar is being restarted; nothing was done", {"reason": "registrar_down"})
+            return
+        self._pending[number] = (done, refused)
+        self._supervisor.loop.side_changed(self._side)
+
+    def message(self, message: list[Any]) -> None:
+        """Takes one message of the registrar."""
+        kind = message[0]
+        if kind == "done":
+            pending = self._pending.pop(message[1], None)
+            if pending is not None:
+                pending[0](message[2])
+        elif kind == "refused":
+            pending = self._pending.pop(message[1], None)
+            if pending is not None:
+                pending[1](message[2], message[3], message[4])
+        elif kind == "set":
+            self._supervisor.set_plugin(msgspec.convert(message[1], PluginSpec))
+        elif kind == "removed":
+            self._supervisor.remove_plugin(message[1])
+        elif kind == "audit":
+            if self._supervisor.audit is not None:
+                self._supervisor.audit.record(msgspec.convert(message[1], AuditRecord))
+        elif kind == "ask":
+            self._ask(message[1], message[2], message[3])
+
+    def _ask(self, number: int, kind: str, params: dict[str, Any]) -> None:
+        def answer(ok: bool, value: Any) -> None:
+            if self._side is not None and self._side.send(["answered", number, ok, value]):
+                self._supervisor.loop.side_changed(self._side)
+
+        ask = self.asks.get(kind)
+        if ask is None:
+            answer(False, {"reason": "unknown_ask", "message": f"the supervisor does not know {kind!r}"})
+            return
+        ask(params, answer)
+
+    def down(self) -> None:
+        """The process died: what it had is answered."""
+        pending, self._pending = self._pending, {}
+        for _, refused in pending.values():
+            refused(Code.INTERNAL, "the registrar died; look whether the operation was done before trying again",
+                    {"reason": "registrar_died"})

@@ -1,0 +1,249 @@
+"""What hosts ask for: each request becomes calls of the core, each verdict the one reply. No sockets in here.
+
+A request that is refused before the core hears of it raises WireError; the host socket answers that. ``audit`` and
+``api`` may be None: then nothing is recorded, and nothing provides host methods.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from apex_exec.core import events as ev
+from apex_exec.core.actions import Verdict
+from apex_exec.core.pool import MS_NS, Pool
+from apex_exec.daemon.dispatch_runs import DispatchRuns, Run
+from apex_exec.daemon.peers import Peer
+from apex_exec.daemon.verdicts import Settled, settle
+from apex_exec.errors import Code, WireError, is_retryable
+from apex_exec.ledger.records import AuditRecord
+from apex_exec.wire import hooks
+from apex_exec.wire import messages as msg
+
+if TYPE_CHECKING:
+    from apex_exec.daemon.api_calls import ApiCalls
+    from apex_exec.daemon.audit_trail import AuditTrail
+    from apex_exec.observe.metrics import Metrics
+
+_encode = msgspec.msgpack.Encoder().encode
+_NOT_ADMITTED = frozenset(("OVERLOADED", "QUARANTINED", "SHUTTING_DOWN", "PLUGIN_NOT_FOUND", "PLUGIN_DISABLED"))
+"""Codes that the core may answer within the very step that a call arrives in: such a call was never admitted."""
+
+
+class Pending(msgspec.Struct, gc=False):
+    """One request without its reply: where the answer goes. ``frames`` stood between routing id and body."""
+
+    peer: Peer
+    frames: list[bytes]
+    id: int | str
+
+
+class Requests:
+    """The table of what is pending, from request to reply.
+
+    ``step(event, now_ns)`` gives an event to the core and does its actions; ``reply(peer, frames, body)`` sends;
+    ``usage(plugin)`` is (memory in MB, throttled ns) of its worker, by the latest sample.
+    """
+
+    def __init__(self, pool: Pool, *, step: Callable[[ev.Event, int], None],
+                 reply: Callable[[Peer, list[bytes], bytes], None], welcome: Callable[[int | str], msg.Welcome],
+                 metrics: Metrics, per_host: int, usage: Callable[[str], tuple[float, int]]) -> None:
+        self.per_host = per_host
+        self.draining = False
+        self.audit: AuditTrail | None = None
+        self.api: ApiCalls | None = None
+        self._pool = pool
+        self._step = step
+        self._reply = reply
+        self._welcome = welcome
+        self._metrics = metrics
+        self._usage = usage
+        self._calls: dict[int, Pending] = {}
+        self._traces: dict[int, str] = {}
+        self._next_call = 1
+        self._arriving = 0
+        self._last_record = -1
+        self._dispatches = DispatchRuns(pool, number=self._number, step=self._admit_step, finish=self._finish,
+                                        trace=self._traces.__setitem__)
+
+    def __len__(self) -> int:
+        return len(self._calls) + len(self._dispatches)
+
+    def _number(self) -> int:
+        call = self._next_call
+        self._next_call = call + 1
+        return call
+
+    # ------------------------------------------------------------------ requests
+    def serve(self, peer: Peer, frames: list[bytes], request: Any) -> None:
+        """Takes one decoded request of ``peer``. Raises WireError where it is refused at once."""
+        kind = type(request)
+        if kind is msg.Invoke:
+            self._invoke(peer, frames, request)
+        elif kind is msg.PingRequest:
+            self._reply(peer, frames, _encode(msg.Pong(id=request.id)))
+        elif kind is msg.Dispatch:
+            self._dispatch(peer, frames, request)
+        elif kind is msg.Cancel:
+            call = peer.pending.get(request.target)
+            if call is not None:
+                self.cancel(call)
+            found = call is not None
+            self._reply(peer, frames, _encode(msg.Cancelled(id=request.id, target=request.target, found=found)))
+        elif kind is msg.HostReply:
+            if self.api is not None:
+                self.api.host_reply(peer, request)
+            else:
+                self._metrics.inc("protocol_anomalies_total", ("unknown_call_id",))
+        elif kind is msg.Plugins:
+            self._plugins(peer, frames, request)
+        elif kind is msg.Hello:
+            if 1 not in request.protocol:
+                raise WireError(Code.UNSUPPORTED_PROTOCOL, "this daemon speaks protocol 1", {"protocol": [1]})
+            self._reply(peer, frames, _encode(self._welcome(request.id)))
+        elif kind is msg.Provide:
+            self._provide(peer, frames, request)
+        else:
+            raise WireError(Code.PROTOCOL_ERROR, f"{kind.__name__.lower()!r} is not served on this endpoint")
+
+    def _provide(self, peer: Peer, frames: list[bytes], request: msg.Provide) -> None:
+        if frames:
+            raise WireError(Code.PROTOCOL_ERROR, "provide is for DEALER: REQ cannot be called back")
+        if self.api is None:
+            raise WireError(Code.NOT_PROVIDED, "this daemon has no gateway; host methods cannot be provided")
+        methods = self.api.provide(peer, request.methods)
+        self._reply(peer, frames, _encode(msg.Provided(id=request.id, methods=methods)))
+
+    def _plugins(self, peer: Peer, frames: list[bytes], request: msg.Plugins) -> None:
+        user_id = hooks.check_user(request.user_id) if request.user_id is not None else None
+        listed = [msg.PluginEntry(id=s.id, version=s.version, hooks=list(s.hooks), state=s.state)
+                  for s in self._pool.specs()
+                  if s.state == "enabled" and (user_id is None or s.users is None or user_id in s.users)]
+        self._reply(peer, frames, _encode(msg.PluginList(id=request.id, plugins=listed)))
+
+    def _admit(self, peer: Peer, id_: int | str, now_ns: int) -> None:
+        """Raises where a request of ``peer`` cannot be taken now."""
+        if id_ in peer.pending:
+            raise WireError(Code.DUPLICATE_ID, "this id is pending already", {"id": id_})
+        if len(peer.pending) >= self.per_host:
+            raise WireError(Code.OVERLOADED, "this connection holds as many requests as it may (pool.per_host)")
+        if self.audit is not None and not self.audit.admits(now_ns):
+            raise WireError(Code.AUDIT_UNAVAILABLE, "the audit ledger cannot take a record; nothing was run")
+
+    def _invoke(self, peer: Peer, frames: list[bytes], request: msg.Invoke) -> None:
+        now_ns = time.monotonic_ns()
+        self._admit(peer, request.id, now_ns)
+        user_id = hooks.check_user(request.user_id)
+        spec = self._pool.spec(request.plugin)
+        if spec is None:
+            raise WireError(Code.PLUGIN_NOT_FOUND, f"no plugin {request.plugin[:50]!r} is registered")
+        if request.action not in spec.hooks:
+            raise WireError(Code.HOOK_NOT_DECLARED, f"{spec.id} does not declare {request.action!r}")
+        if spec.state != "enabled" or (spec.users is not None and user_id not in spec.users):
+            reason = (spec.reason or spec.state) if spec.state != "enabled" else "not_enabled_for_user"
+            raise WireError(Code.PLUGIN_DISABLED, f"{spec.id} is not enabled: {reason}", {"reason": reason})
+        hooks.check_payload(request.action, request.payload, user_id)
+        timeout_ms = spec.limits.timeout_ms
+        if request.deadline_ms is not None and request.deadline_ms < timeout_ms:
+            timeout_ms = request.deadline_ms
+        call = self._next_call
+        self._next_call = call + 1
+        peer.pending[request.id] = call
+        self._calls[call] = Pending(peer, frames, request.id)
+        if request.traceparent:
+            self._traces[call] = request.traceparent[:64]
+        self._admit_step(ev.InvokeRequested(call, spec.id, request.action, user_id, request.payload,
+                                            now_ns + timeout_ms * MS_NS), now_ns)
+
+    def _admit_step(self, event: Any, now_ns: int) -> None:
+        self._arriving = event.call if type(event) is ev.InvokeRequested else 0
+        self._step(event, now_ns)
+        self._arriving = 0
+
+    def _dispatch(self, peer: Peer, frames: list[bytes], request: msg.Dispatch) -> None:
+        now_ns = time.monotonic_ns()
+        self._admit(peer, request.id, now_ns)
+        user_id = hooks.check_user(request.user_id)
+        if self.draining:
+            raise WireError(Code.SHUTTING_DOWN, "the daemon is shutting down")
+        course, order = self._dispatches.plan(request, user_id, now_ns)
+        call = self._number()
+        peer.pending[request.id] = call
+        trace = (request.traceparent or "")[:64]
+        pending = Pending(peer, frames, request.id)
+        self._dispatches.begin(Run(call, course, request.action, user_id, order, pending, trace), now_ns)
+
+    # ------------------------------------------------------------------ ends
+    def cancel(self, call: int) -> None:
+        """Ends a pending request as its caller wishes; one that has its reply is left alone."""
+        now_ns = time.monotonic_ns()
+        if call in self._dispatches:
+            self._dispatches.cancel(call, now_ns)
+        elif call in self._calls:
+            self._step(ev.CancelRequested(call), now_ns)
+
+    def peer_gone(self, peer: Peer) -> None:
+        """A connection ended: what it had pending is cancelled, what it provided is provided no longer."""
+        for call in list(peer.pending.values()):
+            self.cancel(call)
+        if self.api is not None:
+            self.api.peer_gone(peer)
+
+    def _finish(self, pending: Pending, body: bytes) -> None:
+        """Sends the one reply, after the records before it are durable where the ledger asks for that."""
+        audit = self.audit
+        if audit is not None and self._last_record >= 0 and not audit.durable(self._last_record):
+            audit.when_durable(self._last_record, lambda: self._send(pending, body))
+            return
+        self._send(pending, body)
+
+    def _send(self, pending: Pending, body: bytes) -> None:
+        peer = pending.peer
+        peer.pending.pop(pending.id, None)
+        self._reply(peer, pending.frames, body)
+
+    def verdict(self, verdict: Verdict) -> None:
+        """The core has decided: counts it, records it, and answers."""
+        memory_mb, throttled_ns = self._usage(verdict.plugin)
+        outcome = settle(verdict, memory_mb, throttled_ns)
+        code = outcome.code
+        self._metrics.invocation(verdict, code)
+        admitted = verdict.call != self._arriving or code not in _NOT_ADMITTED
+        effects: list[Any] = []
+        if self.api is not None and admitted:
+            effects = self.api.effects(verdict.call)
+            if code and effects:
+                effects = []
+            self.api.invocation_ended(verdict.call)
+        trace = self._traces.pop(verdict.call, "") if self._traces else ""
+        if self.audit is not None and admitted:
+            self._last_record = self._record(verdict, outcome, trace)
+        pending = self._calls.pop(verdict.call, None)
+        if pending is None:
+            self._dispatches.settled(verdict, outcome, effects)
+            return
+        if code:
+            body = _encode(msg.Error(
+                id=pending.id, code=code, message=outcome.message, started=verdict.started,
+                retryable=is_retryable(code, verdict.started), plugin=verdict.plugin, action=verdict.hook,
+                details=outcome.details or msgspec.UNSET, usage=outcome.usage))
+        else:
+            body = _encode(msg.Result(id=pending.id, plugin=verdict.plugin, action=verdict.hook,
+                                      result=verdict.body.result,  # type: ignore[attr-defined]  # a Reply: code is ""
+                                      effects=effects, usage=outcome.usage))
+        self._finish(pending, body)
+
+    def _record(self, verdict: Verdict, outcome: Settled, trace: str) -> int:
+        assert self.audit is not None
+        usage = outcome.usage
+        metadata: dict[str, Any] = {"executionTimeMs": usage.execution_time_ms, "memoryUsedMb": usage.memory_used_mb}
+        if outcome.code:
+            metadata["code"] = outcome.code
+        if trace:
+            metadata["traceparent"] = trace
+        return self.audit.record(AuditRecord(
+            time.time_ns(), "plugin.execution", verdict.user_id, verdict.plugin, verdict.hook,
+            "failure" if outcome.code else "success", metadata))

@@ -1,0 +1,186 @@
+"""The supervisor: ties loop, hosts, workers and the pure core together. Everything it does, it does without waiting.
+
+What other parts of the daemon bring is attached after it is made, and may be missing: ``audit`` (records what
+happened), ``api`` (API calls of plugins), ``governing`` (CPU and memory), side processes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import zmq
+
+from apex_exec.core import actions as act
+from apex_exec.core import events as ev
+from apex_exec.core.plugin import PluginSpec
+from apex_exec.core.pool import MS_NS, Pool
+from apex_exec.daemon.host_socket import HostSocket
+from apex_exec.daemon.loop import Loop
+from apex_exec.daemon.peers import Peer
+from apex_exec.daemon.requests import Requests
+from apex_exec.daemon.worker_table import BundleSource, WorkerTable
+from apex_exec.daemon.zygote_link import ZygoteLink
+from apex_exec.observe.logs import Logs
+from apex_exec.observe.metrics import Metrics
+from apex_exec.wire import messages as msg
+
+if TYPE_CHECKING:
+    from apex_exec.daemon.api_calls import ApiCalls
+    from apex_exec.daemon.audit_trail import AuditTrail
+    from apex_exec.daemon.governing import Governing
+    from apex_exec.daemon.side_process import SideProcess
+
+DRAIN_MARGIN_NS = 50 * MS_NS
+"""What waits is answered SHUTTING_DOWN so long before the drain ends: the answers still have to leave."""
+FAR_NS = 3600 * 1000 * MS_NS
+WORKER_STATES = ("starting", "ready", "busy", "throttled", "draining")
+BREAKER_STATES = ("closed", "open", "half_open")
+
+
+class Supervisor:
+    """One daemon's decisions and their execution. ``pool`` decides, the tables act."""
+
+    def __init__(self, *, pool: Pool, router: zmq.Socket[bytes], start_zygote: Callable[[], ZygoteLink],
+                 zygote: ZygoteLink, jail_for: Callable[[int, PluginSpec], dict[str, Any]], source: BundleSource,
+                 bytes_max: int, per_host: int, welcome: Callable[[int | str], msg.Welcome], metrics: Metrics,
+                 logs: Logs) -> None:
+        self.pool = pool
+        self.metrics = metrics
+        self.logs = logs
+        self.loop = Loop(lambda lag_ns: metrics.observe("loop_lag_seconds", (), lag_ns / 1e9))
+        metrics.health["zygote"] = "the zygote has not answered yet"
+        self.audit: AuditTrail | None = None
+        self.api: ApiCalls | None = None
+        self.governing: Governing | None = None
+        self.turns: list[Callable[[int], None]] = []
+        """Called in every round with the time: what must be sent before the loop sleeps."""
+        self.on_removed: list[Callable[[str], None]] = []
+        """Called with the id of each plugin that is removed."""
+        self.workers = WorkerTable(
+            self.loop, start_zygote=start_zygote, zygote=zygote, jail_for=jail_for, source=source, step=self.step,
+            metrics=metrics, logs=logs)
+        self.hosts = HostSocket(router, bytes_max=bytes_max, serve=self._serve, gone=self._peer_gone, metrics=metrics)
+        self.requests = Requests(
+            pool, step=self.step, reply=self.hosts.reply, welcome=welcome, metrics=metrics, per_host=per_host,
+            usage=self.workers.usage_of)
+        for fd in self.hosts.peers.fds():
+            self.loop.add(fd, self._hosts_ready)
+        self.loop.every(1.0, self._upkeep)
+        self._drain_until_ns = 0
+        self._governor_due_ns = 0
+
+    # ------------------------------------------------------------------ what others attach
+    def attach(self, side: SideProcess) -> None:
+        """Starts ``side`` and keeps it running; it is closed, draining, after the loop has ended."""
+        self.loop.attach(side)
+
+    def use(self, *, audit: AuditTrail | None = None, api: ApiCalls | None = None,
+            governing: Governing | None = None) -> None:
+        """Plugs in the parts that were made with this supervisor's own parts."""
+        if audit is not None:
+            self.audit = self.requests.audit = audit
+            self.turns.append(lambda _: audit.flush())
+        if api is not None:
+            self.api = self.requests.api = self.workers.api = api
+        if governing is not None:
+            self.governing = self.workers.governing = governing
+
+    # ------------------------------------------------------------------ plugins
+    def set_plugin(self, spec: PluginSpec) -> None:
+        """Serves ``spec`` from now on."""
+        self.step(ev.PluginSet(spec), time.monotonic_ns())
+
+    def remove_plugin(self, plugin: str) -> None:
+        """Serves ``plugin`` no longer; its series go."""
+        self.step(ev.PluginRemoved(plugin), time.monotonic_ns())
+        self.metrics.forget_plugin(plugin)
+        self.logs.forget_plugin(plugin)
+        for callback in self.on_removed:
+            callback(plugin)
+
+    # ------------------------------------------------------------------ hosts
+    def _serve(self, peer: Peer, frames: list[bytes], request: Any) -> None:
+        self.requests.serve(peer, frames, request)
+
+    def _peer_gone(self, peer: Peer) -> None:
+        self.requests.peer_gone(peer)
+
+    def _hosts_ready(self, _: int) -> None:
+        """The FD only says that something changed; ``turn`` looks what, in every round."""
+        self.hosts.peers.follow()
+
+    # ------------------------------------------------------------------ the core
+    def step(self, event: ev.Event, now_ns: int) -> None:
+        """Gives ``event`` to the core and does what it wants done."""
+        for action in self.pool.step(event, now_ns):
+            kind = type(action)
+            if kind is act.SendCall:
+                self.workers.send_call(action)  # type: ignore[arg-type]  # narrowed by `kind`
+            elif kind is act.Verdict:
+                self.requests.verdict(action)  # type: ignore[arg-type]  # narrowed by `kind`
+            elif isinstance(action, act.StartWorker):
+                self.workers.start(action, now_ns)
+            elif isinstance(action, act.KillWorker):
+                self.workers.kill(action.worker, action.reason, action.due_ns, now_ns)
+            elif isinstance(action, act.StopWorker):
+                self.workers.stop(action.worker, action.reason)
+
+    def turn(self, stalled: bool) -> int:
+        """One round: hosts, timers, everything that was queued. When the next is due (CLOCK_MONOTONIC ns; 0: now)."""
+        busy = self.hosts.peers.receive()
+        now_ns = time.monotonic_ns()
+        wake_ns = self.pool.next_wake_ns()
+        if wake_ns is not None and wake_ns <= now_ns:
+            self.step(ev.Tick(), now_ns)
+            wake_ns = self.pool.next_wake_ns()
+            busy = True
+        if self.governing is not None and now_ns >= self._governor_due_ns:
+            self._governor_due_ns = self.governing.tick(now_ns)
+        self.workers.flush(now_ns)
+        for callback in self.turns:
+            callback(now_ns)
+        if self._drain_until_ns and (not len(self.requests) or now_ns > self._drain_until_ns):
+            self.loop.stop()
+        if busy:
+            return 0
+        due_ns = wake_ns if wake_ns is not None else now_ns + FAR_NS
+        return min(due_ns, self._governor_due_ns) if self.governing is not None else due_ns
+
+    def _upkeep(self, now_ns: int) -> None:
+        self.workers.upkeep(now_ns)
+        metrics = self.metrics
+        metrics.set("host_connections", (), float(len(self.hosts.peers)))
+        states = dict.fromkeys(WORKER_STATES, 0)
+        for plugin, queued, in_flight, state, breaker in self.pool.gauges(now_ns):
+            metrics.set("queued", (plugin,), float(queued))
+            metrics.set("in_flight", (plugin,), float(in_flight))
+            for name in BREAKER_STATES:
+                metrics.set("breaker_state", (plugin, name), float(name == breaker))
+            if state != "none":
+                word = "draining" if state == "dying" else "busy" if state == "ready" and in_flight else state
+                states[word] = states.get(word, 0) + 1
+        for state, count in states.items():
+            metrics.set("workers", (state,), float(count))
+
+    # ------------------------------------------------------------------ the end
+    @property
+    def draining(self) -> bool:
+        """True once no new work is taken."""
+        return bool(self._drain_until_ns)
+
+    def drain(self, seconds: float) -> None:
+        """No new work; ``run`` returns when all is answered, after ``seconds`` at the latest."""
+        if self._drain_until_ns:
+            return
+        now_ns = time.monotonic_ns()
+        until_ns = now_ns + int(seconds * 1000) * MS_NS
+        self.requests.draining = True
+        self.metrics.health["drain"] = "the daemon is shutting down"
+        self.step(ev.DrainRequested(max(now_ns, until_ns - DRAIN_MARGIN_NS)), now_ns)
+        self._drain_until_ns = max(until_ns, now_ns + 2 * DRAIN_MARGIN_NS)
+
+    def run(self) -> None:
+        """Serves until drained. Blocks."""
+        self.loop.run(self.turn)

@@ -1,0 +1,68 @@
+"""A verdict of the core as the host sees it: code, message, details, usage. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from apex_exec.core.actions import Verdict
+from apex_exec.errors import WireError
+from apex_exec.wire import hooks
+from apex_exec.wire import messages as msg
+from workers import wire as inner
+
+MESSAGE_CHARS_MAX = 500
+PATH_CHARS_MAX = 200
+RAISED_CODES = frozenset(("MEMORY_LIMIT", "PERMISSION_DENIED", "RATE_LIMITED", "NOT_PROVIDED"))
+"""Codes that an unhandled error of a hook may have on the wire; any other is PLUGIN_ERROR with ``apiCode``."""
+
+
+class Settled:
+    """``code`` is "" where there is a result that may be sent; ``usage`` stands on errors too."""
+
+    __slots__ = ("code", "details", "message", "usage")
+
+    def __init__(self, code: str, message: str, details: dict[str, Any], usage: msg.Usage) -> None:
+        self.code = code
+        self.message = message
+        self.details = details
+        self.usage = usage
+
+
+def raised_code(message: inner.Raised) -> str:
+    """The wire code of a hook that raised."""
+    if message.memory:
+        return "MEMORY_LIMIT"
+    code = message.api_code.upper()
+    return code if code in RAISED_CODES else "PLUGIN_ERROR"
+
+
+def settle(verdict: Verdict, memory_mb: float = 0.0, throttled_ns: int = 0) -> Settled:
+    """What ``verdict`` comes to; a result is held to the value rule and to its hook's schema here."""
+    usage = msg.Usage(queue_ms=verdict.queue_ns / 1e6, execution_time_ms=verdict.run_ns / 1e6, cold=verdict.cold,
+                      memory_used_mb=memory_mb, throttled_ms=throttled_ns / 1e6)
+    body = verdict.body
+    if type(body) is inner.Reply:
+        usage.cpu_ms = body.cpu_ns / 1e6
+        try:
+            hooks.check_result(verdict.hook, body.result)
+        except WireError as error:
+            return Settled(error.code, error.message, error.details, usage)
+        return Settled(verdict.code, verdict.message, verdict.details, usage)
+    code, message, details = verdict.code, verdict.message, verdict.details
+    if isinstance(body, inner.Raised):
+        usage.cpu_ms = body.cpu_ns / 1e6
+        text = f"{body.exception}: {body.message}" if body.message else body.exception
+        message = text[:MESSAGE_CHARS_MAX]
+        details = {"exception": body.exception[:PATH_CHARS_MAX],
+                   "traceback": body.traceback[: inner.TRACEBACK_BYTES_MAX]}
+        if body.api_code:
+            details["apiCode"] = body.api_code[:64]
+        if body.api_method:
+            details["method"] = body.api_method[:64]
+        if body.retry_after_ms:
+            details["retryAfterMs"] = body.retry_after_ms
+    elif isinstance(body, inner.BadOutput):
+        usage.cpu_ms = body.cpu_ns / 1e6
+        message = f"{body.path}: {body.message}"[:MESSAGE_CHARS_MAX]
+        details = {"path": body.path[:PATH_CHARS_MAX]}
+    return Settled(code, message, details, usage)

@@ -1,0 +1,407 @@
+"""Every living worker: started through the zygote, read, killed, and taken leave of. It decides nothing.
+
+What workers say becomes events of the core. What must be answered for is kept true whatever dies: a worker whose
+zygote is gone, or whose fork the machine refused, ends like any other, with an event and a reason.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from apex_exec.core import actions as act
+from apex_exec.core import events as ev
+from apex_exec.core.plugin import PluginSpec
+from apex_exec.core.pool import MS_NS
+from apex_exec.daemon.loop import EPOLLIN, EPOLLOUT, Loop
+from apex_exec.daemon.verdicts import raised_code
+from apex_exec.daemon.worker_link import WorkerLink
+from apex_exec.daemon.zygote_link import ZygoteLink
+from workers import wire as inner
+from workers.zmtp import ZmtpError
+
+if TYPE_CHECKING:
+    from apex_exec.daemon.api_calls import ApiCalls
+    from apex_exec.daemon.governing import Governing
+    from apex_exec.observe.logs import Logs
+    from apex_exec.observe.metrics import Metrics
+
+DRAIN_NS_MAX = 100 * MS_NS
+"""How long the link of a dead worker is read; what it wrote before its death is there at once."""
+LOST_NS_MAX = 1000 * MS_NS
+"""How long after the zygote's death a worker without a pidfd may take to show its end."""
+ZYGOTE_BACKOFF_NS_MIN = 100 * MS_NS
+ZYGOTE_BACKOFF_NS_MAX = 5000 * MS_NS
+EXIT_JAIL, EXIT_LOAD = 70, 71
+MARKS_DRAIN_MASK = 0x0FFF
+"""The marks pipe holds 65,536 marks, one a call; it is emptied every 4,096 calls."""
+
+_decode_worker = msgspec.msgpack.Decoder(inner.FromWorker).decode
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class BundleSource(Protocol):
+    """Where a worker's files come from."""
+
+    def load(self, digest: str) -> tuple[dict[str, bytes], dict[str, str]]:
+        """(files, SHA-256 of each) of the bundle ``digest``. Raises Refusal where it is not there or not whole."""
+
+
+class Lost(msgspec.Struct, gc=False):
+    """How a worker ended where no exit status was had."""
+
+    reason: str
+    code: str
+    message: str
+
+
+class WorkerTable:
+    """Links by worker number. ``step(event, now_ns)`` gives an event to the core and does its actions."""
+
+    def __init__(self, loop: Loop, *, start_zygote: Callable[[], ZygoteLink], zygote: ZygoteLink,
+                 jail_for: Callable[[int, PluginSpec], dict[str, Any]], source: BundleSource,
+                 step: Callable[[ev.Event, int], None], metrics: Metrics, logs: Logs) -> None:
+        self.api: ApiCalls | None = None
+        self.governing: Governing | None = None
+        self.layers: list[inner.LayerReport] = []
+        self._loop = loop
+        self._start_zygote = start_zygote
+        self._zygote = zygote
+        self._jail_for = jail_for
+        self._source = source
+        self._step = step
+        self._metrics = metrics
+        self._logs = logs
+        self._links: dict[int, WorkerLink] = {}
+        self._latest: dict[str, int] = {}  # plugin → its latest worker
+        self._dirty: list[WorkerLink] = []
+        self._forks: deque[WorkerLink] = deque()
+        self._failed: list[tuple[WorkerLink, Lost]] = []
+        self._zygote_ready = False
+        self._zygote_backoff_ns = ZYGOTE_BACKOFF_NS_MIN
+        self._zygote_due_ns = 0
+        self._watch_zygote()
+
+    # ------------------------------------------------------------------ what others may ask
+    @property
+    def zygote_ready(self) -> bool:
+        """True while a zygote answers."""
+        return self._zygote_ready
+
+    @property
+    def zygote_pid(self) -> int:
+        """The zygote's process id."""
+        return self._zygote.pid
+
+    def living(self) -> list[tuple[int, str, int]]:
+        """(worker, plugin, pid) of every worker that has one."""
+        return [(link.worker, link.spec.id, link.pid) for link in self._links.values() if link.pid]
+
+    def link(self, worker: int) -> WorkerLink | None:
+        """The link of a living worker."""
+        return self._links.get(worker)
+
+    def usage_of(self, plugin: str) -> tuple[float, int]:
+        """(memory in MB, throttled ns) of the plugin's latest worker, by the latest sample."""
+        if self.governing is None:
+            return 0.0, 0
+        worker = self._latest.get(plugin)
+        return self.governing.usage(worker) if worker is not None else (0.0, 0)
+
+    # ------------------------------------------------------------------ the core's actions
+    def start(self, action: act.StartWorker, now_ns: int) -> None:
+        """Asks the zygote for a worker; where that cannot be, the worker's end follows in the next turn."""
+        try:
+            link = WorkerLink(action.worker, action.spec, now_ns)
+        except OSError as error:
+            self._logs.log("error", f"no worker for {action.spec.id}: {error.strerror}")
+            dead = WorkerLink.dead(action.worker, action.spec, now_ns)
+            self._links[action.worker] = dead
+            self._failed.append((dead, Lost("boot_failed", "INTERNAL", f"no worker could be made: {error.strerror}")))
+            return
+        self._links[action.worker] = link
+        self._latest[action.spec.id] = action.worker
+        self._loop.add(link.fileno(), lambda mask: self._io(link, mask))
+        self._forks.append(link)
+        self._fork_waiting()
+
+    def _fork_waiting(self) -> None:
+        """Hands waiting fork requests to the zygote, as many as it takes."""
+        while self._forks and self._zygote_ready:
+            link = self._forks[0]
+            jail = self._jail_for(link.worker, link.spec)
+            if not self._zygote.fork(link.worker, jail, link.theirs.fileno(), link.marks_write):
+                return  # its socket is full: the next message from it, or the next second, tries again
+            self._forks.popleft()
+            link.handed_over()
+
+    def send_call(self, action: act.SendCall) -> None:
+        """Queues one call on its worker's link; ``flush`` writes."""
+        link = self._links[action.worker]
+        request = action.request
+        if action.seq & MARKS_DRAIN_MASK == MARKS_DRAIN_MASK:
+            link.drain_marks()
+        link.queue(_encode(inner.Call(action.seq, request.hook, request.user_id, request.deadline_ns, request.params)))
+        if not link.dirty:
+            link.dirty = True
+            self._dirty.append(link)
+
+    def send(self, link: WorkerLink, message: Any) -> None:
+        """Queues any other message for a worker, an ApiReply say; ``flush`` writes."""
+        link.queue(_encode(message))
+        if not link.dirty:
+            link.dirty = True
+            self._dirty.append(link)
+
+    def flush(self, now_ns: int) -> None:
+        """Writes what was queued in this turn, one system call a worker; ends what could not be started."""
+        if self._dirty:
+            for link in self._dirty:
+                link.dirty = False
+                link.flush()
+                if link.wants_write != link.polled_write:
+                    self._watch(link)
+            self._dirty.clear()
+        if self._failed:
+            failed, self._failed = self._failed, []
+            for link, lost in failed:
+                self._gone(link, None, lost, now_ns)
+
+    def kill(self, worker: int, reason: str, due_ns: int, now_ns: int) -> None:
+        """SIGKILL now, or as soon as there is a process to kill."""
+        link = self._links.get(worker)
+        if link is None:
+            return
+        link.end_reason = link.end_reason or reason
+        link.kill()
+        if reason == "deadline":
+            self._metrics.observe("kill_delay_seconds", (), max(0, time.monotonic_ns() - due_ns) / 1e9)
+        if link in self._forks:
+            self._forks.remove(link)
+            self._failed.append((link, Lost(reason, "BOOT_FAILED", "the worker was not started in time")))
+
+    def stop(self, worker: int, reason: str) -> None:
+        """No more calls for this worker: it finishes and leaves."""
+        link = self._links.get(worker)
+        if link is not None:
+            link.end_reason = link.end_reason or reason
+            link.flush()
+            link.half_close()
+
+    # ------------------------------------------------------------------ the zygote
+    def _watch_zygote(self) -> None:
+        zygote = self._zygote
+        self._loop.add(zygote.fileno(), lambda _: self._zygote_io(zygote))
+
+    def _zygote_io(self, zygote: ZygoteLink) -> None:
+        try:
+            messages = zygote.receive()
+        except (OSError, EOFError, msgspec.DecodeError):
+            self._zygote_lost(zygote)
+            return
+        for message, fd in messages:
+            if isinstance(message, inner.ZygoteReady):
+                self._zygote_ready = True
+                self._metrics.health["zygote"] = ""
+            elif isinstance(message, inner.Forked):
+                self._forked(message, fd)
+            elif isinstance(message, inner.Exited):
+                link = self._links.get(message.worker)
+                if link is not None:
+                    self._gone(link, message, None, time.monotonic_ns())
+            elif isinstance(message, inner.ForkFailed):
+                link = self._links.get(message.worker)
+                if link is not None:
+                    text = f"the machine refused a process: {os.strerror(message.errno)}"
+                    self._logs.log("error", f"no worker for {link.spec.id}: {text}")
+                    self._gone(link, None, Lost("boot_failed", "INTERNAL", text), time.monotonic_ns())
+        self._fork_waiting()
+
+    def _forked(self, message: inner.Forked, fd: int) -> None:
+        link = self._links.get(message.worker)
+        if link is None:
+            if fd >= 0:
+                os.close(fd)
+            return
+        link.pid, link.pidfd = message.pid, fd
+        if link.pending_kill:
+            link.kill()
+        elif self.governing is not None:
+            self.governing.worker_started(link.worker, link.spec, link.pid, link.pidfd)
+
+    def _zygote_lost(self, zygote: ZygoteLink) -> None:
+        """Its workers die with it (PDEATHSIG); each is waited for by its pidfd, so that its link is read to the end."""
+        now_ns = time.monotonic_ns()
+        self._zygote_ready = False
+        self._metrics.health["zygote"] = "the zygote died and is being restarted"
+        self._logs.log("error", "the zygote died; its workers end with it and a new one is started")
+        self._loop.remove(zygote.fileno())
+        zygote.abandon()
+        for link in list(self._links.values()):
+            if link.is_dead or link in self._forks:
+                continue  # never handed over: the next zygote gets it
+            link.end_reason = link.end_reason or "zygote_lost"
+            link.lost_ns = now_ns
+            if link.pidfd >= 0:
+                link.kill()
+                self._loop.add(link.pidfd, lambda _, link=link: self._orphaned(link))  # type: ignore[misc]  # bound now
+        self._zygote_due_ns = now_ns
+        self.upkeep(now_ns)
+
+    def _orphaned(self, link: WorkerLink) -> None:
+        if self._links.get(link.worker) is link:
+            lost = Lost("zygote_lost", "WORKER_CRASHED", "the worker was lost with the daemon's zygote")
+            self._gone(link, None, lost, time.monotonic_ns())
+
+    def upkeep(self, now_ns: int) -> None:
+        """Restarts a lost zygote with backoff, ends workers that the zygote never spoke of. Call it once a second."""
+        for link in list(self._links.values()):
+            if link.lost_ns and now_ns - link.lost_ns > LOST_NS_MAX:
+                self._orphaned(link)
+        if self._zygote_due_ns and now_ns >= self._zygote_due_ns:
+            try:
+                self._zygote = self._start_zygote()
+            except OSError as error:
+                self._logs.log("error", f"a new zygote could not be started: {error}")
+                self._zygote_due_ns = now_ns + self._zygote_backoff_ns
+            else:
+                self._zygote_due_ns = 0
+                self._watch_zygote()
+            self._zygote_backoff_ns = min(2 * self._zygote_backoff_ns, ZYGOTE_BACKOFF_NS_MAX)
+        elif self._zygote_ready:
+            self._zygote_backoff_ns = ZYGOTE_BACKOFF_NS_MIN
+            self._fork_waiting()
+
+    # ------------------------------------------------------------------ reading
+    def _watch(self, link: WorkerLink) -> None:
+        link.polled_write = link.wants_write
+        if not link.ended:
+            self._loop.modify(link.fileno(), EPOLLIN | EPOLLOUT if link.polled_write else EPOLLIN)
+
+    def _io(self, link: WorkerLink, mask: int) -> None:
+        if mask & EPOLLOUT:
+            link.flush()
+            if link.wants_write != link.polled_write:
+                self._watch(link)
+        if mask & ~EPOLLOUT and self._read(link):
+            link.ended = True  # the exit status follows from the zygote; a dead link is not polled meanwhile
+            self._loop.remove(link.fileno())
+            if link.lost_ns and link.pidfd < 0:
+                self._orphaned(link)
+
+    def _read(self, link: WorkerLink) -> bool:
+        """Takes what has arrived; True at the link's end."""
+        try:
+            bodies, ended = link.receive()
+            if bodies:
+                now_ns = time.monotonic_ns()
+                for body in bodies:
+                    self._take(link, _decode_worker(body), now_ns)
+        except (ZmtpError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            self._violated(link, str(error))
+            return True
+        return ended
+
+    def _violated(self, link: WorkerLink, why: str) -> None:
+        self._logs.log("error", f"plugin {link.spec.id}: its worker broke the inner protocol: {why[:200]}")
+        self._step(ev.WorkerViolated(link.worker, why[:500]), time.monotonic_ns())
+
+    def _take(self, link: WorkerLink, message: Any, now_ns: int) -> None:
+        kind, worker = type(message), link.worker
+        if kind is inner.Reply:
+            self._step(ev.WorkerAnswered(worker, message.seq, "", message), now_ns)
+        elif kind is inner.Raised:
+            self._step(ev.WorkerAnswered(worker, message.seq, raised_code(message), message), now_ns)
+        elif kind is inner.BadOutput:
+            self._step(ev.WorkerAnswered(worker, message.seq, "INVALID_OUTPUT", message), now_ns)
+        elif kind is inner.Skipped:
+            self._step(ev.WorkerAnswered(worker, message.seq, "skipped", message), now_ns)
+        elif kind is inner.ApiCall:
+            if self.api is not None:
+                self.api.handle(link, message, now_ns)
+            else:  # fail closed: without a gateway no permission is granted
+                self.send(link, inner.ApiReply(message.api_id, False, inner.NIL, "permission_denied",
+                                               "this daemon has no gateway"))
+        elif kind is inner.Log:
+            self._logs.plugin_line(link.spec.id, message.level, message.text, now_ns)
+        elif kind is inner.Booted:
+            self._booted(link, message)
+        elif kind is inner.Ready:
+            self._metrics.observe("cold_start_seconds", (), (now_ns - link.started_ns) / 1e9)
+            self._step(ev.WorkerReady(worker), now_ns)
+        elif kind is inner.Failed:
+            text = f"{message.stage} failed: {message.layer or message.exception}: {message.message}"
+            link.failure = text[:500]
+            self._logs.plugin_line(link.spec.id, "error", text, now_ns)
+
+    def _booted(self, link: WorkerLink, message: inner.Booted) -> None:
+        if message.layers != self.layers:
+            self.layers = message.layers
+            for report in message.layers:
+                self._metrics.set("sandbox_layer_active", (report.layer,), float(report.state == "active"))
+        spec = link.spec
+        try:
+            files, sha256 = self._source.load(spec.digest)
+        except Exception as error:  # noqa: BLE001 - whatever the store says, only this worker ends for it
+            link.failure = f"the bundle could not be read: {error}"[:500]
+            self._logs.log("error", f"plugin {spec.id}: {link.failure}")
+            link.half_close()
+            return
+        self.send(link, inner.Load(spec.id, spec.version, spec.entrypoint, files, sha256,
+                                   spec.limits.memory_mb * 1024 * 1024))
+
+    # ------------------------------------------------------------------ ends
+    def _gone(self, link: WorkerLink, exited: inner.Exited | None, lost: Lost | None, now_ns: int) -> None:
+        due_ns = time.monotonic_ns() + DRAIN_NS_MAX
+        while not link.is_dead and not self._read(link) and time.monotonic_ns() < due_ns:
+            pass  # what was written before the death counts
+        code, message, details, reason = _evidence(link, exited, lost)
+        self._metrics.inc("worker_exits_total", (link.spec.id, reason))
+        if self.governing is not None and link.pid:
+            self.governing.worker_gone(link.worker, exited)
+        marks = link.drain_marks()
+        if not link.is_dead:
+            self._loop.remove(link.fileno())
+        if link.pidfd >= 0:
+            self._loop.remove(link.pidfd)
+        if link in self._forks:
+            self._forks.remove(link)
+        link.close()
+        del self._links[link.worker]
+        if self._latest.get(link.spec.id) == link.worker:
+            del self._latest[link.spec.id]
+        self._step(ev.WorkerGone(link.worker, marks, code, message, details), time.monotonic_ns())
+
+    def close(self) -> None:
+        """Ends the zygote, and with it every worker."""
+        self._loop.remove(self._zygote.fileno())
+        self._zygote.close()
+
+
+def _evidence(link: WorkerLink, exited: inner.Exited | None,
+              lost: Lost | None) -> tuple[str, str, dict[str, int], str]:
+    """(code, message, details, exit reason) of a worker's end."""
+    if exited is None:
+        lost = lost or Lost("crashed", "WORKER_CRASHED", "the worker was lost")
+        return lost.code, lost.message, {}, link.end_reason or lost.reason
+    if os.WIFSIGNALED(exited.status):
+        number = os.WTERMSIG(exited.status)
+        try:
+            name = signal.Signals(number).name
+        except ValueError:
+            name = f"signal {number}"
+        code, reason = ("CPU_LIMIT", "cpu") if number == signal.SIGXCPU else ("WORKER_CRASHED", "crashed")
+        return code, f"the worker died of {name}", {"signal": number}, link.end_reason or reason
+    status = os.waitstatus_to_exitcode(exited.status)
+    code, reason = "WORKER_CRASHED", "crashed"
+    message = f"the worker exited with {status}"
+    if status in (EXIT_JAIL, EXIT_LOAD) or link.failure:
+        code, reason = "BOOT_FAILED", "boot_failed"
+        message = link.failure or message
+    return code, message, {"exitCode": status}, link.end_reason or reason

@@ -1,0 +1,159 @@
+"""The exporter process: serves /metrics, /livez and /readyz from what the supervisor last told it.
+
+Rendering a thousand plugins takes Python half a second, so it is done here and not in the loop. The listening socket
+comes from the supervisor and outlives this process: a scrape during a restart waits instead of failing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from socketserver import ThreadingMixIn
+from typing import Any
+
+import msgspec
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+
+from apex_exec.observe.metrics import PREFIX, table
+from apex_exec.wire.frames import FrameBuffer
+
+BEAT_SECONDS_MAX = 5.0
+"""A supervisor that has said nothing for so long does not live: it beats once a second."""
+REQUEST_SECONDS_MAX = 10.0
+READ_BYTES = 1 << 18
+
+
+class State:
+    """What is known of the supervisor. Written by one thread, read by the scrapes under the same lock."""
+
+    def __init__(self, per_plugin_histograms: bool) -> None:
+        self.metrics = table(per_plugin_histograms)
+        self.lock = threading.Lock()
+        self.series: dict[str, dict[tuple[str, ...], Any]] = {}
+        self.health: dict[str, str] = {"supervisor": "has not reported yet"}
+        self.heard = time.monotonic()
+
+    def take(self, message: list[Any]) -> None:
+        """Applies one message of the supervisor."""
+        kind = message[0]
+        self.heard = time.monotonic()
+        if kind == "series":
+            with self.lock:
+                for name, labels, value in message[1]:
+                    self.series.setdefault(name, {})[tuple(labels)] = value
+        elif kind == "forget":
+            with self.lock:
+                for name, known in self.series.items():
+                    if self.metrics[name].labels[:1] == ("plugin",):
+                        for labels in [labels for labels in known if labels[0] == message[1]]:
+                            del known[labels]
+        elif kind == "health":
+            self.health = message[1]
+
+    @property
+    def alive(self) -> bool:
+        """True while the supervisor's loop turns."""
+        return time.monotonic() - self.heard < BEAT_SECONDS_MAX
+
+    def collect(self) -> Iterator[Metric]:
+        """The metric families, as prometheus-client wants them."""
+        with self.lock:
+            copied = {name: dict(known) for name, known in self.series.items()}
+        for name, metric in self.metrics.items():
+            full, names = PREFIX + name, list(metric.labels)
+            if metric.kind == "histogram":
+                histogram = HistogramMetricFamily(full, metric.help, labels=names)
+                for labels, (total, *counts) in copied.get(name, {}).items():
+                    histogram.add_metric(labels, _cumulative(metric.buckets, counts), total)
+                yield histogram
+                continue
+            kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+            family = kind(full, metric.help, labels=names)
+            for labels, value in copied.get(name, {}).items():
+                family.add_metric(labels, value)
+            yield family
+
+
+def _cumulative(buckets: tuple[float, ...], counts: list[int]) -> list[Any]:
+    total, out = 0, []
+    for bound, count in zip((*map(str, buckets), "+Inf"), counts, strict=True):
+        total += count
+        out.append((bound, total))
+    return out
+
+
+class _Server(ThreadingMixIn, HTTPServer):
+    daemon_threads = True
+
+
+def _handler(state: State) -> type[BaseHTTPRequestHandler]:
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(state)  # type: ignore[arg-type]  # prometheus-client asks for ``collect`` only
+
+    class Handler(BaseHTTPRequestHandler):
+        timeout = REQUEST_SECONDS_MAX
+
+        def do_GET(self) -> None:
+            path = self.path.partition("?")[0]
+            if path == "/metrics":
+                encode, content_type = choose_encoder(self.headers.get("Accept", ""))
+                self._answer(200, encode(registry), content_type)
+            elif path == "/livez":
+                self._answer(*((200, b"ok\n") if state.alive else (503, b"the supervisor's loop does not turn\n")))
+            elif path == "/readyz":
+                wrong = [f"{name}: {reason}" for name, reason in state.health.items() if reason]
+                if not state.alive:
+                    wrong.append("supervisor: its loop does not turn")
+                self._answer(503 if wrong else 200, ("\n".join(wrong or ["ok"]) + "\n").encode())
+            else:
+                self._answer(404, b"there are /metrics, /livez and /readyz\n")
+
+        do_HEAD = do_GET
+
+        def _answer(self, status: int, body: bytes, content_type: str = "text/plain; charset=utf-8") -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", content_type)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                with contextlib.suppress(OSError):  # the scraper has gone
+                    self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            """Scrapes are not logged."""
+
+    return Handler
+
+
+def main(link: Any, settings: dict[str, Any]) -> None:
+    """Serves ``settings["listener"]`` until ``link`` ends. Blocks."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    state = State(settings["per_plugin_histograms"])
+    listener: socket.socket = settings["listener"]
+    server = _Server(listener.getsockname()[:2], _handler(state), bind_and_activate=False)
+    server.socket.close()
+    server.socket = listener
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    frames, fd, decode = FrameBuffer(), link.fileno(), msgspec.msgpack.Decoder().decode
+    while True:
+        try:
+            data = os.read(fd, READ_BYTES)
+        except BlockingIOError:
+            select.select([fd], [], [])
+            continue
+        except OSError:
+            data = b""
+        if not data:
+            os._exit(0)  # a scrape that is being written must not keep a dead daemon's process
+        for body in frames.feed(data):
+            state.take(decode(body))

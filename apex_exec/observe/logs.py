@@ -1,0 +1,183 @@
+"""The daemon's log on stderr, and each plugin's own file. Written by one thread, so that no full pipe or slow disk is
+felt by the loop; what does not fit into its queue is counted and left out.
+
+A plugin's lines are bounded by ``log.plugin_lines_per_second``, escaped, and marked with its id. They are no audit:
+files under ``<state_dir>/logs/`` are rotated by size, and old ones go.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import queue
+import sys
+import threading
+import time
+from collections import OrderedDict
+from pathlib import Path
+from typing import IO, Any
+
+LINES_MAX = 10_000
+"""Lines that wait for the writing thread; above it lines are left out and counted."""
+TEXT_CHARS_MAX = 8192
+FILE_BYTES_MAX = 1024 * 1024
+FILES_KEPT = 4
+"""A plugin's log file is begun anew at FILE_BYTES_MAX; so many older ones are kept as ``<plugin>.log.1`` and on."""
+OPEN_FILES_MAX = 64
+CLOSE_SECONDS = 2.0
+SECOND_NS = 1_000_000_000
+
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "stdout": logging.INFO, "warning": logging.WARNING,
+          "stderr": logging.WARNING, "error": logging.ERROR, "critical": logging.ERROR}
+_NAMES = {logging.DEBUG: "debug", logging.INFO: "info", logging.WARNING: "warning", logging.ERROR: "error"}
+
+_Line = tuple[float, int, str, str]
+"""(wall time, level, plugin or "", text)"""
+
+
+def escape(text: str) -> str:
+    """``text`` on one line: what does not print (newlines, terminal codes, lone surrogates) is written as an escape."""
+    if len(text) > TEXT_CHARS_MAX:
+        text = text[:TEXT_CHARS_MAX] + "…"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+class _Share:
+    """What one plugin may still write: a bucket of one second's lines."""
+
+    __slots__ = ("at_ns", "dropped", "tokens")
+
+    def __init__(self, tokens: float, now_ns: int) -> None:
+        self.tokens = tokens
+        self.at_ns = now_ns
+        self.dropped = 0
+
+
+class Logs(logging.Handler):
+    """Takes lines from everywhere; ``start`` begins to write them. Also a handler of ``logging``."""
+
+    def __init__(self, *, level: str, format: str, plugin_lines_per_second: float, folder: Path | None,
+                 stream: IO[str] | None = None) -> None:
+        super().__init__()
+        self.level_min = LEVELS[level]
+        self.plugin_lines_per_second = plugin_lines_per_second
+        self.dropped = 0
+        self._json = format == "json"
+        self._stream = stream or sys.stderr
+        self._folder = folder
+        self._files: OrderedDict[str, IO[str]] = OrderedDict()
+        self._shares: dict[str, _Share] = {}
+        self._queue: queue.SimpleQueue[_Line | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    # ------------------------------------------------------------------ called by the loop
+    def log(self, level: str, text: str) -> None:
+        """One line of the daemon's own. Never blocks."""
+        number = LEVELS[level]
+        if number >= self.level_min:
+            self._put((time.time(), number, "", text))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """``logging``'s way in."""
+        if record.levelno >= self.level_min:
+            text = record.getMessage()
+            if record.exc_info:
+                text += "\n" + logging.Formatter().formatException(record.exc_info)
+            self._put((record.created, record.levelno, "", text))
+
+    def plugin_line(self, plugin: str, level: str, text: str, now_ns: int) -> None:
+        """One line of a plugin, if its share allows; what was left out is said with the next one that is written."""
+        rate = self.plugin_lines_per_second
+        share = self._shares.get(plugin)
+        if share is None:
+            share = self._shares[plugin] = _Share(max(1.0, rate), now_ns)
+        share.tokens = min(max(1.0, rate), share.tokens + (now_ns - share.at_ns) * rate / SECOND_NS)
+        share.at_ns = now_ns
+        if share.tokens < 1.0:
+            share.dropped += 1
+            return
+        share.tokens -= 1.0
+        if share.dropped:
+            self._put((time.time(), logging.WARNING, plugin, f"{share.dropped} lines were left out"))
+            share.dropped = 0
+        self._put((time.time(), LEVELS.get(level, logging.INFO), plugin, text))
+
+    def forget_plugin(self, plugin: str) -> None:
+        """Drops the share of a removed plugin; its files stay."""
+        self._shares.pop(plugin, None)
+
+    def _put(self, line: _Line) -> None:
+        if self._thread is None:
+            self._write(line)
+        elif self._queue.qsize() < LINES_MAX:
+            self._queue.put(line)
+        else:
+            self.dropped += 1
+
+    # ------------------------------------------------------------------ the writing thread
+    def start(self) -> None:
+        """From now on lines are written by a thread of their own. Call it after the zygote was started."""
+        self._thread = threading.Thread(target=self._run, name="apex-exec-log", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Writes what waits, for at most CLOSE_SECONDS."""
+        if self._thread is not None:
+            self._queue.put(None)
+            self._thread.join(CLOSE_SECONDS)
+            self._thread = None
+        super().close()
+
+    def _run(self) -> None:
+        while (line := self._queue.get()) is not None:
+            dropped, self.dropped = self.dropped, 0
+            if dropped:
+                self._write((time.time(), logging.WARNING, "", f"{dropped} log lines were left out: stderr is slow"))
+            self._write(line)
+        for file in self._files.values():
+            with contextlib.suppress(OSError):
+                file.close()
+
+    def _write(self, line: _Line) -> None:
+        wall, level, plugin, text = line
+        if level >= self.level_min:
+            with contextlib.suppress(OSError, ValueError):  # nobody reads stderr any more
+                self._stream.write(self._format(wall, level, plugin, text))
+                self._stream.flush()
+        if plugin and self._folder is not None:
+            with contextlib.suppress(OSError):
+                self._to_file(plugin, self._format(wall, level, "", text))
+
+    def _format(self, wall: float, level: int, plugin: str, text: str) -> str:
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(wall)) + f".{int(wall % 1 * 1000):03d}Z"
+        name = _NAMES.get(level, "info")
+        if self._json:
+            entry: dict[str, Any] = {"time": stamp, "level": name, "message": text[:TEXT_CHARS_MAX]}
+            if plugin:
+                entry["plugin"] = plugin
+            return json.dumps(entry) + "\n"
+        mark = f"plugin {plugin}: " if plugin else ""
+        return f"{stamp} {name.upper()} {mark}{escape(text)}\n"
+
+    def _to_file(self, plugin: str, text: str) -> None:
+        assert self._folder is not None
+        path = self._folder / f"{plugin}.log"
+        file = self._files.get(plugin)
+        if file is None:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            file = self._files[plugin] = path.open("a", encoding="utf-8")
+            if len(self._files) > OPEN_FILES_MAX:
+                self._files.popitem(last=False)[1].close()
+        else:
+            self._files.move_to_end(plugin)
+        file.write(text)
+        file.flush()
+        if file.tell() >= FILE_BYTES_MAX:
+            self._files.pop(plugin).close()
+            for number in range(FILES_KEPT - 1, 0, -1):
+                with contextlib.suppress(FileNotFoundError):
+                    path.with_suffix(f".log.{number}").replace(path.with_suffix(f".log.{number + 1}"))
+            path.replace(path.with_suffix(".log.1"))

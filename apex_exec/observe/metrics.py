@@ -1,0 +1,201 @@
+"""The one table of metrics, and the counters that the loop keeps. Plain dictionaries: an update costs less than 1 µs.
+
+Nothing is rendered here. What changed is sent to the exporter process, which knows the table too and serves
+``/metrics``. Counters live here, in the supervisor, so they go on over worker generations and exporter restarts.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, structs
+
+if TYPE_CHECKING:
+    from apex_exec.core.actions import Verdict
+
+PREFIX = "apex_exec_"
+LATENCY_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+"""Buckets of what a caller waits for: half a millisecond to the default timeout."""
+DELAY_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
+"""Buckets of the supervisor's own delays."""
+
+Labels = tuple[str, ...]
+
+
+class Metric(Struct, frozen=True):
+    """One metric. ``kind``: counter, gauge or histogram; ``name`` has no prefix; counters end in ``_total``."""
+
+    name: str
+    kind: str
+    help: str
+    labels: Labels = ()
+    buckets: tuple[float, ...] = ()
+
+
+def _table(*metrics: Metric) -> dict[str, Metric]:
+    return {metric.name: metric for metric in metrics}
+
+
+METRICS = _table(
+    Metric("invocations_total", "counter", "Invocations by outcome: ok or the error code.",
+           ("plugin", "hook", "outcome")),
+    Metric("invocation_duration_seconds", "histogram", "From a hook's begin to its end, the supervisor's figure.",
+           ("hook",), LATENCY_SECONDS),
+    Metric("queue_duration_seconds", "histogram", "From arrival to a hook's begin, cold start included.",
+           ("hook",), LATENCY_SECONDS),
+    Metric("cold_start_seconds", "histogram", "From the fork request to a worker that has loaded its plugin.", (),
+           LATENCY_SECONDS),
+    Metric("in_flight", "gauge", "Calls on a worker's link.", ("plugin",)),
+    Metric("queued", "gauge", "Calls that wait for room on the link or for a worker.", ("plugin",)),
+    Metric("workers", "gauge", "Workers by state.", ("state",)),
+    Metric("worker_exits_total", "counter", "Ends of workers by reason.", ("plugin", "reason")),
+    Metric("worker_memory_bytes", "gauge", "Memory of a plugin's worker, by the latest sample.", ("plugin",)),
+    Metric("worker_cpu_seconds_total", "counter", "CPU time of a plugin's workers.", ("plugin",)),
+    Metric("worker_throttled_seconds_total", "counter", "Time for which a plugin's workers were held back.",
+           ("plugin",)),
+    Metric("kill_delay_seconds", "histogram", "From a deadline to SIGKILL sent.", (), DELAY_SECONDS),
+    Metric("rate_limited_total", "counter", "Refusals by a rate limit.", ("plugin", "limit")),
+    Metric("api_calls_total", "counter", "API calls of plugins by outcome.", ("plugin", "method", "outcome")),
+    Metric("api_call_duration_seconds", "histogram", "From an API call's arrival to its answer.", ("method",),
+           LATENCY_SECONDS),
+    Metric("breaker_state", "gauge", "1 for the state that a plugin's breaker is in.", ("plugin", "state")),
+    Metric("build_info", "gauge", "The daemon's version; the value is 1.", ("version", "python")),
+    Metric("isolation_level", "gauge", "The isolation level in force, 0 to 4."),
+    Metric("sandbox_layer_active", "gauge", "1 where a sandbox layer is applied to workers.", ("layer",)),
+    Metric("audit_writable", "gauge", "1 while the ledger takes records."),
+    Metric("audit_database_bytes", "gauge", "Size of the ledger's database."),
+    Metric("audit_events_total", "counter", "Audit records by event type.", ("event_type",)),
+    Metric("audit_lag_seconds", "gauge", "Age of the oldest record that is not committed."),
+    Metric("host_connections", "gauge", "Connections of hosts."),
+    Metric("config_last_reload_successful", "gauge", "1 where the last reload of the configuration was applied."),
+    Metric("dropped_replies_total", "counter", "Replies that nobody was there to read."),
+    Metric("loop_lag_seconds", "histogram", "How late the loop woke, sampled.", (), DELAY_SECONDS),
+    Metric("protocol_anomalies_total", "counter", "Messages that no correct peer sends.", ("kind",)),
+)
+
+PER_PLUGIN = ("invocation_duration_seconds", "queue_duration_seconds")
+"""Histograms that get a ``plugin`` label where ``metrics.per_plugin_histograms`` is on."""
+
+
+def table(per_plugin_histograms: bool) -> dict[str, Metric]:
+    """METRICS as configured: what the supervisor counts and the exporter renders."""
+    if not per_plugin_histograms:
+        return METRICS
+    wider = {name: structs.replace(METRICS[name], labels=("plugin", "hook")) for name in PER_PLUGIN}
+    return METRICS | wider
+
+
+class _Histogram:
+    """Counts per bucket, the last one for what is above them all, and the sum."""
+
+    __slots__ = ("counts", "sum")
+
+    def __init__(self, buckets: int) -> None:
+        self.counts = [0] * (buckets + 1)
+        self.sum = 0.0
+
+
+class Metrics:
+    """The values. ``health`` names each condition of readiness with what is wrong, "" where nothing is."""
+
+    def __init__(self, *, per_plugin_histograms: bool = False) -> None:
+        self.health: dict[str, str] = {}
+        self.per_plugin_histograms = per_plugin_histograms
+        self._values: dict[tuple[str, Labels], float] = {}
+        self._histograms: dict[tuple[str, Labels], _Histogram] = {}
+        self._changed: dict[tuple[str, Labels], None] = {}
+        self._forgotten: list[str] = []
+        self._health_sent: dict[str, str] | None = None
+        self._verdicts: dict[tuple[str, str, str], tuple[str, Labels]] = {}
+        self._hook_keys: dict[tuple[str, ...], tuple[tuple[str, Labels], tuple[str, Labels]]] = {}
+        self._table = table(per_plugin_histograms)
+
+    # ------------------------------------------------------------------ updates
+    def inc(self, name: str, labels: Labels = (), amount: float = 1.0) -> None:
+        """Adds to a counter."""
+        key = (name, labels)
+        values = self._values
+        values[key] = values.get(key, 0.0) + amount
+        self._changed[key] = None
+
+    def set(self, name: str, labels: Labels, value: float) -> None:
+        """Sets a gauge."""
+        key = (name, labels)
+        if self._values.get(key) != value:
+            self._values[key] = value
+            self._changed[key] = None
+
+    def get(self, name: str, labels: Labels = ()) -> float:
+        """The value of a counter or gauge; 0 where it has none."""
+        return self._values.get((name, labels), 0.0)
+
+    def observe(self, name: str, labels: Labels, value: float) -> None:
+        """Adds one observation, in seconds, to a histogram."""
+        self._observe((name, labels), METRICS[name].buckets, value)
+
+    def _observe(self, key: tuple[str, Labels], buckets: tuple[float, ...], value: float) -> None:
+        histogram = self._histograms.get(key)
+        if histogram is None:
+            histogram = self._histograms[key] = _Histogram(len(buckets))
+        histogram.counts[bisect_left(buckets, value)] += 1
+        histogram.sum += value
+        self._changed[key] = None
+
+    def invocation(self, verdict: Verdict, code: str) -> None:
+        """Counts one verdict with the code it has on the wire ("" is a result)."""
+        plugin, hook = verdict.plugin, verdict.hook
+        key = self._verdicts.get((plugin, hook, code))
+        if key is None:
+            key = self._verdicts[(plugin, hook, code)] = ("invocations_total", (plugin, hook, code or "ok"))
+        values = self._values
+        values[key] = values.get(key, 0.0) + 1.0
+        self._changed[key] = None
+        labels = (plugin, hook) if self.per_plugin_histograms else (hook,)
+        keys = self._hook_keys.get(labels)
+        if keys is None:
+            keys = self._hook_keys[labels] = (
+                ("queue_duration_seconds", labels), ("invocation_duration_seconds", labels))
+        self._observe(keys[0], LATENCY_SECONDS, verdict.queue_ns / 1e9)
+        if verdict.started:
+            self._observe(keys[1], LATENCY_SECONDS, verdict.run_ns / 1e9)
+
+    def forget_plugin(self, plugin: str) -> None:
+        """Drops every series of ``plugin``: it was removed."""
+        for values in (self._values, self._histograms):
+            for key in [key for key in values if self._plugin_of(key) == plugin]:
+                del values[key]  # type: ignore[attr-defined]  # both are dicts with these keys
+                self._changed.pop(key, None)
+        for known in [known for known in self._verdicts if known[0] == plugin]:
+            del self._verdicts[known]
+        for labels in [labels for labels in self._hook_keys if len(labels) == 2 and labels[0] == plugin]:
+            del self._hook_keys[labels]
+        self._forgotten.append(plugin)
+
+    # ------------------------------------------------------------------ to the exporter
+    def resend(self) -> None:
+        """Marks everything as changed: the exporter has started anew."""
+        self._changed = dict.fromkeys((*self._values, *self._histograms))
+        self._health_sent = None
+
+    def changes(self, limit: int) -> list[Any]:
+        """Up to ``limit`` changed series as messages for the exporter; ends with the health where that changed."""
+        messages: list[Any] = [["forget", plugin] for plugin in self._forgotten]
+        self._forgotten.clear()
+        series: list[Any] = []
+        changed = self._changed
+        while changed and len(series) < limit:
+            key, _ = changed.popitem()
+            histogram = self._histograms.get(key)
+            value = [histogram.sum, *histogram.counts] if histogram is not None else self._values[key]
+            series.append([key[0], key[1], value])
+        if series:
+            messages.append(["series", series])
+        if self.health != self._health_sent:
+            self._health_sent = dict(self.health)
+            messages.append(["health", self._health_sent])
+        return messages
+
+    def _plugin_of(self, key: tuple[str, Labels]) -> str:
+        names = self._table[key[0]].labels
+        return key[1][0] if names and names[0] == "plugin" else ""
