@@ -39,4 +39,4 @@ def serve(
         if not equals:
             raise typer.BadParameter(f"{item!r} is not KEY=VALUE", param_hint="--set")
         overrides[key] = value
-    raise typer.Exit(run(load_settings(config, overrides)))
+    raise typer.Exit(run(load_settings(config, overrides), lambda: load_settings(config, overrides)))

@@ -16,7 +16,6 @@ from apex_exec.daemon import operations
 from apex_exec.daemon.peers import Peer, Peers
 from apex_exec.daemon.registrar_link import RegistrarLink
 from apex_exec.errors import Code, Refusal, WireError, is_retryable
-from apex_exec.ledger.records import AuditRecord
 from apex_exec.wire import codec
 from apex_exec.wire import messages as msg
 
@@ -80,7 +79,7 @@ class AdminSocket:
         if len(peer.pending) >= PENDING_MAX:
             raise WireError(Code.OVERLOADED, "this connection waits for too many operations")
         operation, args = operations.parse(request.op, request.args)
-        uid, _ = self._supervisor_uid(peer)
+        uid, _ = self.peers.credentials(peer)
         audit = self._supervisor.audit
         if audit is not None and not audit.admits(time.monotonic_ns()):
             raise WireError(Code.AUDIT_UNAVAILABLE, "the audit ledger cannot take a record; nothing was done")
@@ -98,9 +97,6 @@ class AdminSocket:
             refused(error.code, error.message, error.details)
         except Refusal as error:
             refused(error.code, error.message, error.wire_details())
-
-    def _supervisor_uid(self, peer: Peer) -> tuple[int, int]:
-        return self.peers.credentials(peer)
 
     def _ends(self, peer: Peer, frames: list[bytes], request: msg.Admin, args: msgspec.Struct, uid: int) -> tuple[
             Callable[[Any], None], Callable[[str, str, dict[str, Any]], None]]:
@@ -128,8 +124,7 @@ class AdminSocket:
             metadata["code"] = code
         resource = getattr(args, "id", None) or getattr(args, "path", None) or "daemon"
         result = "success" if not code else "denied" if code == Code.REFUSED else "failure"
-        audit.record(AuditRecord(time.time_ns(), "admin.action", f"uid:{uid}", str(resource)[:200], op, result,
-                                 metadata))
+        audit.event("admin.action", f"uid:{uid}", str(resource)[:200], op, result, metadata)
 
     def _refuse(self, peer: Peer, frames: list[bytes], id_: int | str | None, error: WireError) -> None:
         self._reply(peer, frames, _encode(msg.Error(

@@ -1,206 +1,375 @@
-"""``apex-exec serve``: builds the daemon from its settings, runs it, takes it down."""
+"""``apex-exec serve``: builds the daemon from its settings, runs it, takes it down.
+
+The order matters: the zygote is started before any thread or ZeroMQ context exists; the ROUTERs are watched before
+they are bound; readiness is told when all of it stands.
+"""
 
 from __future__ import annotations
 
-import fcntl
+import ctypes
 import logging
 import os
+import platform
 import random
 import resource
 import signal
-import stat
-import time
-from pathlib import Path
+import socket
+from collections.abc import Callable
 from typing import Any
 
-import psutil
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
-
-from apex_exec import __version__
-from apex_exec.config import SOCKET_PATH_BYTES_MAX, Settings
-from apex_exec.core.actions import Verdict
-from apex_exec.core.breaker import SECOND_NS, BreakerPolicy
-from apex_exec.core.plugin import Limits
-from apex_exec.core.pool import Pool, PoolLimits
-from apex_exec.daemon.loop import Supervisor
+from apex_exec import API_VERSION, __version__
+from apex_exec.config import Settings
+from apex_exec.core.breaker import BreakerPolicy
+from apex_exec.core.plugin import HOOKS, Limits
+from apex_exec.core.pool import SECOND_NS, Pool, PoolLimits, RecyclePolicy
+from apex_exec.daemon import notify
+from apex_exec.daemon.admin_socket import AdminSocket
+from apex_exec.daemon.audit_trail import AuditTrail
+from apex_exec.daemon.endpoints import Curve, Zap, bind, check_endpoints
+from apex_exec.daemon.folder_plugins import FolderPlugins
+from apex_exec.daemon.loop_operations import LoopOperations
+from apex_exec.daemon.reload import Reloader
+from apex_exec.daemon.runtime_folder import RuntimeFolder
 from apex_exec.daemon.sandboxing import Sandboxing
+from apex_exec.daemon.side_process import SideProcess
+from apex_exec.daemon.supervisor import Supervisor
 from apex_exec.daemon.zygote_link import ZygoteLink
-from apex_exec.errors import ConfigError, Refusal
-from apex_exec.registry.bundle import Bundle, read_folder
+from apex_exec.errors import ConfigError
+from apex_exec.observe import exporter
+from apex_exec.observe.logs import LEVELS, Logs
+from apex_exec.observe.metrics import Metrics
+from apex_exec.registry.blobs import BlobStore, BundleSource
+from apex_exec.wire import messages as msg
 
 log = logging.getLogger("apex_exec")
 
-LATENCY_BUCKETS_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+FDS_PER_WORKER = 4
+"""Link, marks, pidfd, and one in passing."""
+FDS_OWN = 256
+"""What the daemon itself, its hosts and its side processes may use."""
+LEDGER_SECONDS = 10.0
+"""How long the start waits for a ledger that can write."""
+EXPORT_SECONDS = 0.5
+EXPORT_SERIES = 2000
+"""Series that are handed to the exporter at once: about a millisecond of the loop's time."""
+WATCH_SECONDS = 1.0
+PR_SET_CHILD_SUBREAPER = 36
 
 
-def read_plugins(folder: str) -> list[Bundle]:
-    """Every bundle below ``folder``; a bad one is reported and left out. Two with one id: ConfigError."""
-    bundles: dict[str, Bundle] = {}
-    for path in sorted(Path(folder).iterdir()) if folder else ():
-        if not path.is_dir():
-            continue
+def limits_of(settings: Settings) -> Limits:
+    """The platform's policy for plugins."""
+    given = settings.limits
+    return Limits(timeout_ms=given.timeout_ms, memory_mb=given.memory_mb, cpu_percent=given.cpu_percent,
+                  network_per_minute=given.network_per_minute)
+
+
+def pool_limits(settings: Settings, fds: int) -> PoolLimits:
+    """The pool's bounds; the number of workers is clamped to what ``fds`` descriptors allow."""
+    pool = settings.pool
+    room = max(1, (fds - FDS_OWN) // FDS_PER_WORKER)
+    if pool.max_workers > room:
+        log.warning("pool.max_workers = %d is lowered to %d: RLIMIT_NOFILE is %d", pool.max_workers, room, fds)
+    return PoolLimits(
+        workers_max=min(pool.max_workers, room), idle_ns=int(pool.idle_seconds * SECOND_NS),
+        queue_max=pool.queue_depth, in_flight_max=pool.in_flight, prefetch=pool.prefetch,
+        boot_ns=int(pool.boot_seconds * SECOND_NS))
+
+
+def breaker_policy(settings: Settings) -> BreakerPolicy:
+    """When a failing plugin is paused."""
+    given = settings.breaker
+    return BreakerPolicy(given.ends, int(given.window_seconds * SECOND_NS), int(given.open_seconds * SECOND_NS),
+                         int(given.stable_seconds * SECOND_NS), int(given.backoff_min_seconds * SECOND_NS),
+                         int(given.backoff_max_seconds * SECOND_NS))
+
+
+def recycle_policy(settings: Settings) -> RecyclePolicy:
+    """When a healthy worker is replaced."""
+    given = settings.recycle
+    return RecyclePolicy(given.after_calls, int(given.after_seconds * SECOND_NS), int(given.growth_mb * 1024 * 1024))
+
+
+def _listen(address: str) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host.strip("[]"), int(port)))
+        listener.listen(64)
+    except (OSError, ValueError, OverflowError) as error:
+        raise ConfigError(f"http.address: {address}: {error}; choose another, port 0 takes a free one") from None
+    return listener
+
+
+def serve(settings: Settings, reread: Callable[[], Settings] | None = None) -> int:
+    """Runs the daemon in the foreground until SIGTERM or SIGINT; blocks. Raises ConfigError.
+
+    ``reread`` reads the configuration again for a reload; without it a reload only reads ``plugins_dir`` anew.
+    """
+    if platform.system() != "Linux":
+        raise ConfigError("apex-exec confines plugins with Linux's own means; this is no Linux")
+    logs = Logs(level=settings.log.level, format=settings.log.format,
+                plugin_lines_per_second=settings.log.plugin_lines_per_second, folder=settings.state_path / "logs")
+    root = logging.getLogger()
+    root.addHandler(logs)
+    root.setLevel(logging.DEBUG if settings.log.level == "debug" else logging.INFO)
+    try:
+        return _Daemon(settings, reread or (lambda: settings), logs).serve()
+    finally:
+        root.removeHandler(logs)
+        logs.close()
+
+
+class _Daemon:
+    """The parts of one running daemon, in the order in which they are made."""
+
+    def __init__(self, settings: Settings, reread: Callable[[], Settings], logs: Logs) -> None:
+        check_endpoints(settings)
+        self.settings = settings
+        self.logs = logs
+        self.notifier = notify.Notifier()
+        self.sandboxing = Sandboxing(settings)
+        self.policy = limits_of(settings)
+        _own_state(settings)
+        self.source = BundleSource(BlobStore(settings.state_path / "bundles"))
+        self.folder_plugins = FolderPlugins(self.source)
+        specs, _ = self.folder_plugins.rescan(settings.plugins_dir, self.policy)
+        self.runtime = RuntimeFolder(settings)
+        self.listener = _listen(settings.http.address)
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # a dead zygote's workers come to us to be reaped
+        self.fds = hard
+        zygote = self._start_zygote()
+
+        import zmq  # only now: its threads must not exist when the first zygote is started
+
+        logs.start()
+        self.context: zmq.Context[Any] = zmq.Context()
+        self.metrics = Metrics(per_plugin_histograms=settings.metrics.per_plugin_histograms)
+        self.supervisor = self._supervisor(zygote, self._router())
+        self.reloader = Reloader(settings, reread)
+        self.reloader.appliers.append(self._apply)
+        self.audit = AuditTrail(settings, self.metrics, logs.log)
+        self.supervisor.attach(self.audit.side)
+        self.supervisor.use(audit=self.audit)
+        operations = LoopOperations(
+            self.supervisor, self.source, lambda: self.policy, self.reload, self.drain,
+            {"server": f"apex-exec/{__version__}", "isolation": self.sandboxing.level, "waived": self.sandboxing.waived,
+             "pid": os.getpid(), "endpoint": settings.host_endpoint})
+        self.admin_router = self._router()
+        self.admin = AdminSocket(self.admin_router, self.supervisor, operations.handlers)
+        for spec in specs:
+            self.supervisor.set_plugin(spec)
+
+    def _router(self) -> Any:
+        import zmq
+
+        router: zmq.Socket[bytes] = self.context.socket(zmq.ROUTER)
+        router.setsockopt(zmq.LINGER, 1000)
+        return router
+
+    def _start_zygote(self) -> ZygoteLink:
+        return ZygoteLink(self.sandboxing.boot)
+
+    def _supervisor(self, zygote: ZygoteLink, router: Any) -> Supervisor:
+        settings = self.settings
+        self.host_router = router
+        pool = Pool(pool_limits(settings, self.fds), breaker_policy(settings), random.random,
+                    recycle_policy(settings), lambda worker: supervisor.workers.marks(worker))
+        supervisor = Supervisor(
+            pool=pool, router=router, start_zygote=self._start_zygote, zygote=zygote,
+            sandboxing=self.sandboxing, source=self.source, bytes_max=settings.host.max_message_bytes,
+            per_host=settings.pool.per_host, welcome=self._welcome, metrics=self.metrics, logs=self.logs)
+        return supervisor
+
+    def _welcome(self, id_: int | str) -> msg.Welcome:
+        policy = self.policy
+        return msg.Welcome(
+            id=id_, protocol=1, server=f"apex-exec/{__version__}", api_version=API_VERSION,
+            isolation=self.sandboxing.level, waived=self.sandboxing.waived, hooks=list(HOOKS), limits=msg.Limits(
+                timeout_ms=policy.timeout_ms, memory_mb=policy.memory_mb, cpu_percent=policy.cpu_percent,
+                network_per_minute=policy.network_per_minute,
+                max_message_bytes=self.settings.host.max_message_bytes))
+
+    # ------------------------------------------------------------------ running
+    def serve(self) -> int:
+        """Binds, says that it is ready, serves, takes everything down."""
+        settings, supervisor, metrics = self.settings, self.supervisor, self.metrics
+        metrics.set("build_info", (__version__, platform.python_version()), 1.0)
+        metrics.set("isolation_level", (), float(self.sandboxing.level[1:]))
+        for report in self.sandboxing.reports:
+            metrics.set("sandbox_layer_active", (report.layer,), float(report.state in ("active", "degraded")))
+        metrics.set("config_last_reload_successful", (), 1.0)
+        self.exporter = SideProcess(
+            "exporter", exporter.main,
+            {"listener": self.listener, "per_plugin_histograms": settings.metrics.per_plugin_histograms},
+            on_message=lambda _: None, on_up=metrics.resend)
+        supervisor.attach(self.exporter)
+        supervisor.loop.every(EXPORT_SECONDS, self._export)
+        supervisor.loop.every(WATCH_SECONDS, self._watch)
+        if self.notifier.watchdog_seconds:
+            supervisor.loop.every(self.notifier.watchdog_seconds / 3, lambda _: self.notifier.say(notify.WATCHDOG))
         try:
-            bundle = read_folder(path)
-        except Refusal as error:
-            log.error("plugin %s is left out: %s", ascii(path.name), ascii(error.message))
-            continue
-        if bundle.manifest.id in bundles:
-            raise ConfigError(f"{folder}: two bundles have the id {bundle.manifest.id}; remove one")
-        bundles[bundle.manifest.id] = bundle
-    return list(bundles.values())
+            if not self.audit.wait_ready(LEDGER_SECONDS):
+                log.error("the ledger cannot take records yet (%s); calls are answered AUDIT_UNAVAILABLE until it can",
+                          self.audit.reason)
+            self._bind()
+            self._handle_signals()
+            log.info("metrics on http://%s:%d/metrics", *self.listener.getsockname()[:2])
+            log.info("serving %d plugins on %s", len(supervisor.pool.specs()), settings.host_endpoint)
+            self.notifier.say(notify.READY)
+            supervisor.run()
+        finally:
+            self._close()
+        return 0
+
+    def _bind(self) -> None:
+        settings = self.settings
+        self.zap: Zap | None = None
+        self.curve: Curve | None = None
+        if settings.host_endpoint.startswith("tcp://"):
+            self.curve = Curve(settings.host.curve_keys_dir)
+            self.zap = Zap(self.context, self.supervisor.loop, self.curve, lambda address: log.warning(
+                "a connection from %s was refused: its CURVE key is in no client's file", address))
+            self.curve.secure(self.host_router)
+        bind(self.host_router, settings.host_endpoint, self.runtime, key="host.endpoint", for_group=True)
+        bind(self.admin_router, settings.admin_endpoint, self.runtime, key="admin.endpoint", for_group=False)
+
+    def _handle_signals(self) -> None:
+        wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda *_: None)
+
+        def woken(_: int) -> None:
+            numbers = os.read(wake_read, 64)
+            if signal.SIGTERM in numbers or signal.SIGINT in numbers:
+                self.drain()
+            elif signal.SIGHUP in numbers:
+                self._reload_logged()
+
+        self.supervisor.loop.add(wake_read, woken)
+
+    def drain(self) -> None:
+        """Takes no new work, answers what is pending, ends."""
+        log.info("draining for at most %s s", self.settings.drain_seconds)
+        self.notifier.say(notify.STOPPING)
+        self.supervisor.drain(self.settings.drain_seconds)
+
+    # ------------------------------------------------------------------ reload
+    def reload(self) -> dict[str, Any]:
+        """Applies what can be applied of the configuration as it is now. Raises ConfigError."""
+        self.notifier.reloading()
+        try:
+            outcome = self.reloader.reload()
+        except ConfigError:
+            self.metrics.set("config_last_reload_successful", (), 0.0)
+            raise
+        finally:
+            self.notifier.say(notify.READY)
+        self.metrics.set("config_last_reload_successful", (), 1.0)
+        log.info("reloaded: %s", ", ".join(outcome["applied"]) or "no key has changed")
+        if outcome["restart"]:
+            log.warning("these need a restart and were left as they are: %s", ", ".join(outcome["restart"]))
+        return outcome
+
+    def _reload_logged(self) -> None:
+        try:
+            self.reload()
+        except ConfigError as error:
+            log.error("the reload failed and nothing was changed: %s", error)
+
+    def _apply(self, settings: Settings, keys: list[str]) -> None:
+        policy = limits_of(settings)
+        specs, gone = self.folder_plugins.rescan(settings.plugins_dir, policy)  # may raise: before anything changes
+        if self.curve is not None:
+            self.curve.read_clients()
+        self.settings, self.policy = settings, policy
+        self.supervisor.requests.per_host = settings.pool.per_host
+        self.logs.level_min = LEVELS[settings.log.level]
+        self.logs.plugin_lines_per_second = settings.log.plugin_lines_per_second
+        self.supervisor.reconfigure(pool_limits(settings, self.fds), breaker_policy(settings), recycle_policy(settings))
+        for plugin in gone:
+            self.supervisor.remove_plugin(plugin)
+        for spec in specs:
+            if self.supervisor.pool.spec(spec.id) != spec:
+                self.supervisor.set_plugin(spec)
+
+    # ------------------------------------------------------------------ now and then
+    def _export(self, _: int) -> None:
+        sent = False
+        for message in self.metrics.changes(EXPORT_SERIES):
+            sent = self.exporter.send(message) or sent
+        if not sent:
+            self.exporter.send(["beat"])
+        self.supervisor.loop.side_changed(self.exporter)
+
+    def _watch(self, now_ns: int) -> None:
+        _reap_orphans()
+        missing = self.runtime.missing()
+        self.metrics.health["endpoint"] = missing
+        if not missing:
+            return
+        log.error("%s; binding it again", missing)
+        if not self.runtime.restore():
+            return
+        try:
+            for router, endpoint, key, for_group in (
+                    (self.host_router, self.settings.host_endpoint, "host.endpoint", True),
+                    (self.admin_router, self.settings.admin_endpoint, "admin.endpoint", False)):
+                self._bind_again(router, endpoint, key, for_group)
+        except ConfigError as error:
+            log.error("%s", error)
+            return
+        self.metrics.health["endpoint"] = self.runtime.missing()
+
+    def _bind_again(self, router: Any, endpoint: str, key: str, for_group: bool) -> None:
+        import zmq
+
+        if not endpoint.startswith("ipc://"):
+            return
+        try:
+            router.unbind(endpoint)
+        except zmq.ZMQError as error:
+            log.debug("unbind %s: %s", endpoint, error)
+        bind(router, endpoint, self.runtime, key=key, for_group=for_group)
+
+    def _close(self) -> None:
+        supervisor = self.supervisor
+        supervisor.workers.close()
+        supervisor.hosts.peers.close()
+        self.admin.peers.close()
+        if self.zap is not None:
+            self.zap.close()
+        self.context.destroy(linger=1000)  # the last replies leave; the monitors would keep ``term`` waiting
+        supervisor.loop.close_sides()
+        self.listener.close()
+        self.runtime.close()
 
 
-def prepare_runtime(settings: Settings) -> int:
-    """Makes the runtime folder (0700, ours) and takes its lock; returns the lock's fd. Raises ConfigError."""
-    path = settings.runtime_path
-    if len(os.fsencode(path / "admin.sock")) > SOCKET_PATH_BYTES_MAX:
-        raise ConfigError(f"runtime_dir: {path} is too long for a socket path ({SOCKET_PATH_BYTES_MAX} bytes)")
+def _own_state(settings: Settings) -> None:
+    path = settings.state_path
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        info = path.lstat()
+        if path.stat().st_uid != os.geteuid():
+            raise ConfigError(f"state_dir: {path} belongs to uid {path.stat().st_uid}; choose a folder of your own")
+        (path / "bundles").mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"runtime_dir: {error}") from None
-    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid():
-        raise ConfigError(f"runtime_dir: {path} belongs to somebody else; choose another folder")
-    path.chmod(0o700)
-    lock = os.open(path / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        raise ConfigError(f"a daemon is already running on {path}; stop it or choose another runtime_dir") from None
-    (path / "host.sock").unlink(missing_ok=True)
-    return lock
+        raise ConfigError(f"state_dir: {path}: {error.strerror}; choose another folder") from None
 
 
-class Metrics:
-    """The daemon's own registry; the loop only increments."""
+def _reap_orphans() -> None:
+    """Reaps what became our child by its parent's death; our own children are left to those who started them."""
+    import multiprocess
 
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        made: dict[str, Any] = {"registry": self.registry}
-        self.invocations = Counter("apex_exec_invocations", "Invocations by outcome.",
-                                   ["plugin", "hook", "outcome"], **made)
-        self.duration = Histogram("apex_exec_invocation_duration_seconds", "Run time of hooks.", ["hook"],
-                                  buckets=LATENCY_BUCKETS_SECONDS, **made)
-        self.queue = Histogram("apex_exec_queue_duration_seconds", "Time before a hook began.", ["hook"],
-                               buckets=LATENCY_BUCKETS_SECONDS, **made)
-        self.in_flight = Gauge("apex_exec_in_flight", "Calls on a worker's link.", ["plugin"], **made)
-        self.queued = Gauge("apex_exec_queued", "Calls that wait.", ["plugin"], **made)
-        self.memory = Gauge("apex_exec_worker_memory_bytes", "Unique set size of a worker.", ["plugin"], **made)
-        build = Gauge("apex_exec_build_info", "The daemon's version.", ["version", "python"], **made)
-        build.labels(__version__, ".".join(map(str, os.sys.version_info[:3]))).set(1)  # type: ignore[attr-defined]  # os.sys is sys
-        self.level = Gauge("apex_exec_isolation_level", "0 to 4.", **made)
-        self.layers = Gauge("apex_exec_sandbox_layer_active", "1 where the layer is in force.", ["layer"], **made)
-
-    def observe(self, verdict: Verdict) -> None:
-        """Counts one verdict."""
-        self.invocations.labels(verdict.plugin, verdict.hook, verdict.code or "ok").inc()
-        self.queue.labels(verdict.hook).observe(verdict.queue_ns / 1e9)
-        if verdict.started:
-            self.duration.labels(verdict.hook).observe(verdict.run_ns / 1e9)
-
-
-def serve(settings: Settings) -> int:
-    """Runs the daemon in the foreground until SIGTERM or SIGINT; blocks. Raises ConfigError."""
-    logging.basicConfig(level=settings.log.level.upper(), format="%(asctime)s %(levelname)s %(message)s")
-    if not settings.host_endpoint.startswith("ipc://"):
-        raise ConfigError("host.endpoint: only ipc:// is served; tcp:// would need CURVE")
-    sandboxing = Sandboxing(settings)
-    bundles = read_plugins(settings.plugins_dir)
-    lock = prepare_runtime(settings)
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    zygote = ZygoteLink(sandboxing.boot)
-
-    import zmq  # only now: its threads must not exist when the zygote is started
-
-    context = zmq.Context()
-    router: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
-    router.setsockopt(zmq.LINGER, 1000)
-    router.setsockopt(zmq.MAXMSGSIZE, 4 * settings.host.max_message_bytes)
-    router.setsockopt(zmq.ROUTER_MANDATORY, 1)
-    metrics = Metrics()
-    metrics.level.set(int(sandboxing.level[1:]))
-    for report in sandboxing.reports:
-        metrics.layers.labels(report.layer).set(report.state in ("active", "degraded"))
-    # before bind: it watches connections
-    supervisor = _supervisor(settings, sandboxing, zygote, router, bundles, metrics)
-    old = os.umask(0o177)
-    try:
-        router.bind(settings.host_endpoint)
-    except zmq.ZMQError as error:
-        raise ConfigError(f"host.endpoint: {settings.host_endpoint}: {error}") from None
-    finally:
-        os.umask(old)
-    server = _expose(settings, metrics)
-    wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda *_: None)
-
-    def on_signal(numbers: bytes) -> None:
-        if signal.SIGTERM in numbers or signal.SIGINT in numbers:
-            log.info("draining for at most %s s", settings.drain_seconds)
-            supervisor.drain(time.monotonic_ns() + int(settings.drain_seconds * SECOND_NS))
-        elif signal.SIGHUP in numbers:
-            log.info("nothing is reloaded by this version; restart to change the configuration")
-
-    def upkeep() -> None:
-        for plugin, queued, in_flight, _, _ in supervisor.pool.gauges(time.monotonic_ns()):
-            metrics.queued.labels(plugin).set(queued)
-            metrics.in_flight.labels(plugin).set(in_flight)
-        for plugin, pid in supervisor.living():
-            try:
-                metrics.memory.labels(plugin).set(psutil.Process(pid).memory_full_info().uss)
-            except psutil.Error:
-                continue  # it has just died; its exit is reported by the zygote
-
-    log.info("serving %d plugins on %s", len(bundles), settings.host_endpoint)
-    try:
-        supervisor.run(wake_read, on_signal, upkeep)
-    finally:
-        zygote.close()
-        router.disable_monitor()
-        router.close()
-        context.destroy(linger=1000)  # the monitor included: term alone would wait for it
-        server.shutdown()
-        (settings.runtime_path / "host.sock").unlink(missing_ok=True)
-        os.close(lock)
-    return 0
-
-
-def _supervisor(settings: Settings, sandboxing: Sandboxing, zygote: ZygoteLink, router: Any, bundles: list[Bundle],
-                metrics: Metrics) -> Supervisor:
-    pool, breaker = settings.pool, settings.breaker
-    supervisor = Supervisor(
-        pool=Pool(
-            PoolLimits(pool.max_workers, int(pool.idle_seconds * SECOND_NS), pool.queue_depth, pool.in_flight,
-                       pool.prefetch, int(pool.boot_seconds * SECOND_NS)),
-            BreakerPolicy(breaker.ends, int(breaker.window_seconds * SECOND_NS),
-                          int(breaker.open_seconds * SECOND_NS), int(breaker.stable_seconds * SECOND_NS),
-                          int(breaker.backoff_min_seconds * SECOND_NS), int(breaker.backoff_max_seconds * SECOND_NS)),
-            random.random),
-        zygote=zygote, router=router, level=sandboxing.level, waived=sandboxing.waived,
-        jail_for=sandboxing.jail_for, worker_gone=sandboxing.worker_gone,
-        bundles={bundle.digest: (bundle.loaded, bundle.sha256) for bundle in bundles},
-        bytes_max=settings.host.max_message_bytes, per_host=pool.per_host,
-        log=lambda level, text: log.log(_LEVELS.get(level, logging.INFO), "%s", ascii(text)),
-        observe=metrics.observe, layer_lied=lambda layer: metrics.layers.labels(layer).set(0))
-    policy = Limits(timeout_ms=settings.limits.timeout_ms, memory_mb=settings.limits.memory_mb)
-    for bundle in bundles:
-        supervisor.set_plugin(bundle.spec(policy))
-    return supervisor
-
-
-_LEVELS = {"debug": logging.DEBUG, "warning": logging.WARNING, "error": logging.ERROR, "stderr": logging.WARNING}
-
-
-def _expose(settings: Settings, metrics: Metrics) -> Any:
-    host, _, port = settings.http.address.rpartition(":")
-    try:
-        server, _ = start_http_server(int(port), host, metrics.registry)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"http.address: {settings.http.address}: {error}") from None
-    log.info("metrics on http://%s:%d/metrics", host, server.server_port)
-    return server
+    ours = {process.pid for process in multiprocess.active_children()}  # reaps those of them that have ended
+    while True:
+        try:
+            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return
+        if found is None or found.si_pid in ours:
+            return
+        os.waitpid(found.si_pid, os.WNOHANG)

@@ -223,8 +223,7 @@ class Peers:
             return -1, 0
         return uid, pid
 
-    def close(self, context: zmq.Context[Any]) -> None:
+    def close(self) -> None:
         """Closes the socket and its monitor; unsent replies have the context's linger."""
         self._router.disable_monitor()
         self._router.close()
-        del context

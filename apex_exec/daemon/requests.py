@@ -17,15 +17,14 @@ from apex_exec.core.actions import Verdict
 from apex_exec.core.pool import MS_NS, Pool
 from apex_exec.daemon.dispatch_runs import DispatchRuns, Run
 from apex_exec.daemon.peers import Peer
-from apex_exec.daemon.verdicts import Settled, settle
+from apex_exec.daemon.verdicts import settle
 from apex_exec.errors import Code, WireError, is_retryable
-from apex_exec.ledger.records import AuditRecord
 from apex_exec.wire import hooks
 from apex_exec.wire import messages as msg
 
 if TYPE_CHECKING:
-    from apex_exec.daemon.api_calls import ApiCalls
     from apex_exec.daemon.audit_trail import AuditTrail
+    from apex_exec.daemon.seams import ApiCalls
     from apex_exec.observe.metrics import Metrics
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -220,7 +219,8 @@ class Requests:
             self.api.invocation_ended(verdict.call)
         trace = self._traces.pop(verdict.call, "") if self._traces else ""
         if self.audit is not None and admitted:
-            self._last_record = self._record(verdict, outcome, trace)
+            self._last_record = self.audit.execution(
+                verdict.user_id, verdict.plugin, verdict.hook, code, verdict.run_ns, memory_mb, trace)
         pending = self._calls.pop(verdict.call, None)
         if pending is None:
             self._dispatches.settled(verdict, outcome, effects)
@@ -235,15 +235,3 @@ class Requests:
                                       result=verdict.body.result,  # type: ignore[attr-defined]  # a Reply: code is ""
                                       effects=effects, usage=outcome.usage))
         self._finish(pending, body)
-
-    def _record(self, verdict: Verdict, outcome: Settled, trace: str) -> int:
-        assert self.audit is not None
-        usage = outcome.usage
-        metadata: dict[str, Any] = {"executionTimeMs": usage.execution_time_ms, "memoryUsedMb": usage.memory_used_mb}
-        if outcome.code:
-            metadata["code"] = outcome.code
-        if trace:
-            metadata["traceparent"] = trace
-        return self.audit.record(AuditRecord(
-            time.time_ns(), "plugin.execution", verdict.user_id, verdict.plugin, verdict.hook,
-            "failure" if outcome.code else "success", metadata))

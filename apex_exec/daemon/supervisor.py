@@ -14,8 +14,9 @@ import zmq
 
 from apex_exec.core import actions as act
 from apex_exec.core import events as ev
+from apex_exec.core.breaker import BreakerPolicy
 from apex_exec.core.plugin import PluginSpec
-from apex_exec.core.pool import MS_NS, Pool
+from apex_exec.core.pool import MS_NS, Pool, PoolLimits, RecyclePolicy
 from apex_exec.daemon.host_socket import HostSocket
 from apex_exec.daemon.loop import Loop
 from apex_exec.daemon.peers import Peer
@@ -27,15 +28,14 @@ from apex_exec.observe.metrics import Metrics
 from apex_exec.wire import messages as msg
 
 if TYPE_CHECKING:
-    from apex_exec.daemon.api_calls import ApiCalls
     from apex_exec.daemon.audit_trail import AuditTrail
-    from apex_exec.daemon.governing import Governing
+    from apex_exec.daemon.sandboxing import Sandboxing
+    from apex_exec.daemon.seams import ApiCalls, Governing
     from apex_exec.daemon.side_process import SideProcess
 
 DRAIN_MARGIN_NS = 50 * MS_NS
 """What waits is answered SHUTTING_DOWN so long before the drain ends: the answers still have to leave."""
 FAR_NS = 3600 * 1000 * MS_NS
-WORKER_STATES = ("starting", "ready", "busy", "throttled", "draining")
 BREAKER_STATES = ("closed", "open", "half_open")
 
 
@@ -43,7 +43,7 @@ class Supervisor:
     """One daemon's decisions and their execution. ``pool`` decides, the tables act."""
 
     def __init__(self, *, pool: Pool, router: zmq.Socket[bytes], start_zygote: Callable[[], ZygoteLink],
-                 zygote: ZygoteLink, jail_for: Callable[[int, PluginSpec], dict[str, Any]], source: BundleSource,
+                 zygote: ZygoteLink, sandboxing: Sandboxing, source: BundleSource,
                  bytes_max: int, per_host: int, welcome: Callable[[int | str], msg.Welcome], metrics: Metrics,
                  logs: Logs) -> None:
         self.pool = pool
@@ -58,8 +58,10 @@ class Supervisor:
         """Called in every round with the time: what must be sent before the loop sleeps."""
         self.on_removed: list[Callable[[str], None]] = []
         """Called with the id of each plugin that is removed."""
+        self.on_judged: list[Callable[[act.GenerationJudged], None]] = []
+        """Called with what came of each prepared generation."""
         self.workers = WorkerTable(
-            self.loop, start_zygote=start_zygote, zygote=zygote, jail_for=jail_for, source=source, step=self.step,
+            self.loop, start_zygote=start_zygote, zygote=zygote, sandboxing=sandboxing, source=source, step=self.step,
             metrics=metrics, logs=logs)
         self.hosts = HostSocket(router, bytes_max=bytes_max, serve=self._serve, gone=self._peer_gone, metrics=metrics)
         self.requests = Requests(
@@ -81,7 +83,8 @@ class Supervisor:
         """Plugs in the parts that were made with this supervisor's own parts."""
         if audit is not None:
             self.audit = self.requests.audit = audit
-            self.turns.append(lambda _: audit.flush())
+            self.turns.append(audit.flush)
+            self.loop.every(1.0, audit.upkeep)
         if api is not None:
             self.api = self.requests.api = self.workers.api = api
         if governing is not None:
@@ -99,6 +102,10 @@ class Supervisor:
         self.logs.forget_plugin(plugin)
         for callback in self.on_removed:
             callback(plugin)
+
+    def reconfigure(self, limits: PoolLimits, breaker: BreakerPolicy, recycle: RecyclePolicy) -> None:
+        """Other bounds from now on; what is admitted already stays."""
+        self.step(ev.Reconfigured(limits, breaker, recycle), time.monotonic_ns())
 
     # ------------------------------------------------------------------ hosts
     def _serve(self, peer: Peer, frames: list[bytes], request: Any) -> None:
@@ -125,12 +132,32 @@ class Supervisor:
             elif isinstance(action, act.KillWorker):
                 self.workers.kill(action.worker, action.reason, action.due_ns, now_ns)
             elif isinstance(action, act.StopWorker):
-                self.workers.stop(action.worker, action.reason)
+                self.workers.stop(action.worker)
+            elif isinstance(action, act.WorkerEnded):
+                if self.pool.spec(action.plugin) is not None:  # the series of a removed plugin stay away
+                    self.metrics.inc("worker_exits_total", (action.plugin, action.reason))
+            elif isinstance(action, act.BreakerChanged):
+                self._breaker_changed(action)
+            elif isinstance(action, act.PingWorker):
+                self.workers.ping(action)
+            elif isinstance(action, act.GenerationJudged):
+                for listener in self.on_judged:
+                    listener(action)
+            elif isinstance(action, act.ReplaceZygote):
+                self.workers.replace_zygote()
+
+    def _breaker_changed(self, action: act.BreakerChanged) -> None:
+        self.logs.log("warning", f"plugin {action.plugin}: its breaker is {action.state}")
+        for name in BREAKER_STATES:
+            self.metrics.set("breaker_state", (action.plugin, name), float(name == action.state))
+        if self.audit is not None:
+            self.audit.event("security.anomaly", "", action.plugin, "breaker", "success", {"state": action.state})
 
     def turn(self, stalled: bool) -> int:
         """One round: hosts, timers, everything that was queued. When the next is due (CLOCK_MONOTONIC ns; 0: now)."""
-        busy = self.hosts.peers.receive()
         now_ns = time.monotonic_ns()
+        audit = self.audit
+        busy = (audit is None or not audit.holds(now_ns)) and self.hosts.peers.receive()
         wake_ns = self.pool.next_wake_ns()
         if wake_ns is not None and wake_ns <= now_ns:
             self.step(ev.Tick(), now_ns)
@@ -146,22 +173,20 @@ class Supervisor:
         if busy:
             return 0
         due_ns = wake_ns if wake_ns is not None else now_ns + FAR_NS
+        if audit is not None:
+            due_ns = min(due_ns, audit.due_ns(now_ns))
         return min(due_ns, self._governor_due_ns) if self.governing is not None else due_ns
 
     def _upkeep(self, now_ns: int) -> None:
         self.workers.upkeep(now_ns)
         metrics = self.metrics
         metrics.set("host_connections", (), float(len(self.hosts.peers)))
-        states = dict.fromkeys(WORKER_STATES, 0)
-        for plugin, queued, in_flight, state, breaker in self.pool.gauges(now_ns):
+        for plugin, queued, in_flight, _, breaker in self.pool.gauges(now_ns):
             metrics.set("queued", (plugin,), float(queued))
             metrics.set("in_flight", (plugin,), float(in_flight))
             for name in BREAKER_STATES:
                 metrics.set("breaker_state", (plugin, name), float(name == breaker))
-            if state != "none":
-                word = "draining" if state == "dying" else "busy" if state == "ready" and in_flight else state
-                states[word] = states.get(word, 0) + 1
-        for state, count in states.items():
+        for state, count in self.pool.worker_states().items():
             metrics.set("workers", (state,), float(count))
 
     # ------------------------------------------------------------------ the end

@@ -19,28 +19,24 @@ OUT_BYTES_MAX = 4 * FRAME_BYTES_MAX
 class WorkerLink:
     """Link of one worker generation. ``theirs`` and ``marks_write`` go to the zygote and are then closed here.
 
-    Raises OSError where the machine has no fds left; ``dead`` makes a link that never had any.
+    Raises OSError where the machine has no fds left.
     """
 
-    def __init__(self, worker: int, spec: PluginSpec, now_ns: int, *, dead: bool = False) -> None:
+    def __init__(self, worker: int, spec: PluginSpec, now_ns: int) -> None:
         self.worker = worker
         self.spec = spec
         self.started_ns = now_ns
         self.pid = 0
         self.pidfd = -1
         self.pending_kill = False
-        self.end_reason = ""  # the core's word for why it ends; "" until it said one
         self.failure = ""  # what the worker said of a boot that failed
         self.lost_ns = 0  # when its zygote was found dead
-        self.ended = dead  # EOF was read
-        self.is_dead = dead
+        self.ended = False  # EOF was read
         self.dirty = False  # has bytes that were queued in this turn
         self.polled_write = False
         self.marks_seen = 0
         self._zmtp = Zmtp(frame_bytes_max=WORKER_FRAME_BYTES_MAX)
         self._out = bytearray(self._zmtp.greeting())
-        if dead:
-            return
         self._socket, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._marks, self.marks_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -50,11 +46,6 @@ class WorkerLink:
             raise
         self._socket.setblocking(False)
         self._handed = False
-
-    @classmethod
-    def dead(cls, worker: int, spec: PluginSpec, now_ns: int) -> WorkerLink:
-        """A link without fds, for a worker that could not be started."""
-        return cls(worker, spec, now_ns, dead=True)
 
     def fileno(self) -> int:
         """The fd to poll; writable matters only while ``wants_write``."""
@@ -79,8 +70,6 @@ class WorkerLink:
 
     def flush(self) -> None:
         """Writes what the link takes now."""
-        if self.is_dead:
-            return
         try:
             sent = self._socket.send(self._out)
         except BlockingIOError:
@@ -102,8 +91,6 @@ class WorkerLink:
 
     def drain_marks(self) -> int:
         """How many calls the worker has begun in all; reading keeps its pipe from filling."""
-        if self.is_dead:
-            return 0
         with contextlib.suppress(BlockingIOError, OSError):
             while chunk := os.read(self._marks, 65536):
                 self.marks_seen += len(chunk)
@@ -119,15 +106,11 @@ class WorkerLink:
 
     def half_close(self) -> None:
         """No more calls: the worker reads EOF, finishes and leaves."""
-        if self.is_dead:
-            return
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         """Releases every fd."""
-        if self.is_dead:
-            return
         self.handed_over()
         self._socket.close()
         os.close(self._marks)

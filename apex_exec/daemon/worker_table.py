@@ -17,18 +17,18 @@ import msgspec
 
 from apex_exec.core import actions as act
 from apex_exec.core import events as ev
-from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.pool import MS_NS
 from apex_exec.daemon.loop import EPOLLIN, EPOLLOUT, Loop
 from apex_exec.daemon.verdicts import raised_code
 from apex_exec.daemon.worker_link import WorkerLink
 from apex_exec.daemon.zygote_link import ZygoteLink
+from apex_exec.sandbox.plan import LAYERS
 from workers import wire as inner
 from workers.zmtp import ZmtpError
 
 if TYPE_CHECKING:
-    from apex_exec.daemon.api_calls import ApiCalls
-    from apex_exec.daemon.governing import Governing
+    from apex_exec.daemon.sandboxing import Sandboxing
+    from apex_exec.daemon.seams import ApiCalls, Governing
     from apex_exec.observe.logs import Logs
     from apex_exec.observe.metrics import Metrics
 
@@ -56,7 +56,6 @@ class BundleSource(Protocol):
 class Lost(msgspec.Struct, gc=False):
     """How a worker ended where no exit status was had."""
 
-    reason: str
     code: str
     message: str
 
@@ -65,7 +64,7 @@ class WorkerTable:
     """Links by worker number. ``step(event, now_ns)`` gives an event to the core and does its actions."""
 
     def __init__(self, loop: Loop, *, start_zygote: Callable[[], ZygoteLink], zygote: ZygoteLink,
-                 jail_for: Callable[[int, PluginSpec], dict[str, Any]], source: BundleSource,
+                 sandboxing: Sandboxing, source: BundleSource,
                  step: Callable[[ev.Event, int], None], metrics: Metrics, logs: Logs) -> None:
         self.api: ApiCalls | None = None
         self.governing: Governing | None = None
@@ -73,7 +72,7 @@ class WorkerTable:
         self._loop = loop
         self._start_zygote = start_zygote
         self._zygote = zygote
-        self._jail_for = jail_for
+        self._sandboxing = sandboxing
         self._source = source
         self._step = step
         self._metrics = metrics
@@ -83,6 +82,7 @@ class WorkerTable:
         self._dirty: list[WorkerLink] = []
         self._forks: deque[WorkerLink] = deque()
         self._failed: list[tuple[WorkerLink, Lost]] = []
+        self._refused: list[int] = []
         self._zygote_ready = False
         self._zygote_backoff_ns = ZYGOTE_BACKOFF_NS_MIN
         self._zygote_due_ns = 0
@@ -116,14 +116,12 @@ class WorkerTable:
 
     # ------------------------------------------------------------------ the core's actions
     def start(self, action: act.StartWorker, now_ns: int) -> None:
-        """Asks the zygote for a worker; where that cannot be, the worker's end follows in the next turn."""
+        """Asks the zygote for a worker; where the machine refuses one, the core hears of it in this very turn."""
         try:
             link = WorkerLink(action.worker, action.spec, now_ns)
         except OSError as error:
             self._logs.log("error", f"no worker for {action.spec.id}: {error.strerror}")
-            dead = WorkerLink.dead(action.worker, action.spec, now_ns)
-            self._links[action.worker] = dead
-            self._failed.append((dead, Lost("boot_failed", "INTERNAL", f"no worker could be made: {error.strerror}")))
+            self._refused.append(action.worker)
             return
         self._links[action.worker] = link
         self._latest[action.spec.id] = action.worker
@@ -135,7 +133,13 @@ class WorkerTable:
         """Hands waiting fork requests to the zygote, as many as it takes."""
         while self._forks and self._zygote_ready:
             link = self._forks[0]
-            jail = self._jail_for(link.worker, link.spec)
+            try:
+                jail = self._sandboxing.jail_for(link.worker, link.spec)
+            except RuntimeError as error:
+                self._logs.log("error", f"no worker for {link.spec.id}: {error}")
+                self._refused.append(link.worker)
+                self._forks.popleft()
+                continue
             if not self._zygote.fork(link.worker, jail, link.theirs.fileno(), link.marks_write):
                 return  # its socket is full: the next message from it, or the next second, tries again
             self._forks.popleft()
@@ -168,29 +172,52 @@ class WorkerTable:
                 if link.wants_write != link.polled_write:
                     self._watch(link)
             self._dirty.clear()
+        while self._refused:
+            self._refuse(self._refused.pop(), now_ns)
         if self._failed:
             failed, self._failed = self._failed, []
             for link, lost in failed:
-                self._gone(link, None, lost, now_ns)
+                self._gone(link, None, lost)
+
+    def _refuse(self, worker: int, now_ns: int) -> None:
+        """There is no process for ``worker``, and never was."""
+        link = self._links.get(worker)
+        if link is not None:
+            self._release(link)
+        self._step(ev.ForkRefused(worker), now_ns)
 
     def kill(self, worker: int, reason: str, due_ns: int, now_ns: int) -> None:
         """SIGKILL now, or as soon as there is a process to kill."""
         link = self._links.get(worker)
         if link is None:
             return
-        link.end_reason = link.end_reason or reason
         link.kill()
         if reason == "deadline":
             self._metrics.observe("kill_delay_seconds", (), max(0, time.monotonic_ns() - due_ns) / 1e9)
         if link in self._forks:
             self._forks.remove(link)
-            self._failed.append((link, Lost(reason, "BOOT_FAILED", "the worker was not started in time")))
+            self._failed.append((link, Lost("BOOT_FAILED", "the worker was not started in time")))
 
-    def stop(self, worker: int, reason: str) -> None:
+    def ping(self, action: act.PingWorker) -> None:
+        """Asks an idle worker for a sign of life, over its link."""
+        link = self._links.get(action.worker)
+        if link is not None:
+            self.send(link, inner.Ping(action.nonce))
+
+    def marks(self, worker: int) -> int:
+        """How many calls the worker has begun in all, as its marks pipe says now."""
+        link = self._links.get(worker)
+        return link.drain_marks() if link is not None else 0
+
+    def replace_zygote(self) -> None:
+        """Kills a zygote that reports no ends any more; its loss then takes the usual course."""
+        self._logs.log("error", "the zygote does not report the end of a killed worker; it is replaced")
+        self._zygote_lost(self._zygote)
+
+    def stop(self, worker: int) -> None:
         """No more calls for this worker: it finishes and leaves."""
         link = self._links.get(worker)
         if link is not None:
-            link.end_reason = link.end_reason or reason
             link.flush()
             link.half_close()
 
@@ -209,18 +236,18 @@ class WorkerTable:
             if isinstance(message, inner.ZygoteReady):
                 self._zygote_ready = True
                 self._metrics.health["zygote"] = ""
+                self._step(ev.ZygoteUp(), time.monotonic_ns())
             elif isinstance(message, inner.Forked):
                 self._forked(message, fd)
             elif isinstance(message, inner.Exited):
                 link = self._links.get(message.worker)
                 if link is not None:
-                    self._gone(link, message, None, time.monotonic_ns())
+                    self._gone(link, message, None)
             elif isinstance(message, inner.ForkFailed):
                 link = self._links.get(message.worker)
                 if link is not None:
-                    text = f"the machine refused a process: {os.strerror(message.errno)}"
-                    self._logs.log("error", f"no worker for {link.spec.id}: {text}")
-                    self._gone(link, None, Lost("boot_failed", "INTERNAL", text), time.monotonic_ns())
+                    self._logs.log("error", f"no worker for {link.spec.id}: {os.strerror(message.errno)}")
+                    self._refuse(message.worker, time.monotonic_ns())
         self._fork_waiting()
 
     def _forked(self, message: inner.Forked, fd: int) -> None:
@@ -237,27 +264,25 @@ class WorkerTable:
 
     def _zygote_lost(self, zygote: ZygoteLink) -> None:
         """Its workers die with it (PDEATHSIG); each is waited for by its pidfd, so that its link is read to the end."""
+        if zygote is not self._zygote or self._zygote_due_ns:
+            return  # known already
         now_ns = time.monotonic_ns()
         self._zygote_ready = False
         self._metrics.health["zygote"] = "the zygote died and is being restarted"
         self._logs.log("error", "the zygote died; its workers end with it and a new one is started")
         self._loop.remove(zygote.fileno())
         zygote.abandon()
+        self._step(ev.ZygoteLost(), now_ns)  # kills each worker whose pidfd is known
         for link in list(self._links.values()):
-            if link.is_dead or link in self._forks:
-                continue  # never handed over: the next zygote gets it
-            link.end_reason = link.end_reason or "zygote_lost"
             link.lost_ns = now_ns
             if link.pidfd >= 0:
-                link.kill()
                 self._loop.add(link.pidfd, lambda _, link=link: self._orphaned(link))  # type: ignore[misc]  # bound now
         self._zygote_due_ns = now_ns
         self.upkeep(now_ns)
 
     def _orphaned(self, link: WorkerLink) -> None:
         if self._links.get(link.worker) is link:
-            lost = Lost("zygote_lost", "WORKER_CRASHED", "the worker was lost with the daemon's zygote")
-            self._gone(link, None, lost, time.monotonic_ns())
+            self._gone(link, None, Lost("WORKER_CRASHED", "the worker was lost with the daemon's zygote"))
 
     def upkeep(self, now_ns: int) -> None:
         """Restarts a lost zygote with backoff, ends workers that the zygote never spoke of. Call it once a second."""
@@ -330,6 +355,8 @@ class WorkerTable:
                                                "this daemon has no gateway"))
         elif kind is inner.Log:
             self._logs.plugin_line(link.spec.id, message.level, message.text, now_ns)
+        elif kind is inner.Pong:
+            self._step(ev.WorkerPonged(worker, message.nonce), now_ns)
         elif kind is inner.Booted:
             self._booted(link, message)
         elif kind is inner.Ready:
@@ -338,13 +365,12 @@ class WorkerTable:
         elif kind is inner.Failed:
             text = f"{message.stage} failed: {message.layer or message.exception}: {message.message}"
             link.failure = text[:500]
+            if message.stage != "load" and message.layer in LAYERS:
+                self._metrics.set("sandbox_layer_active", (message.layer,), 0.0)
             self._logs.plugin_line(link.spec.id, "error", text, now_ns)
 
     def _booted(self, link: WorkerLink, message: inner.Booted) -> None:
-        if message.layers != self.layers:
-            self.layers = message.layers
-            for report in message.layers:
-                self._metrics.set("sandbox_layer_active", (report.layer,), float(report.state == "active"))
+        self.layers = message.layers
         spec = link.spec
         try:
             files, sha256 = self._source.load(spec.digest)
@@ -357,17 +383,20 @@ class WorkerTable:
                                    spec.limits.memory_mb * 1024 * 1024))
 
     # ------------------------------------------------------------------ ends
-    def _gone(self, link: WorkerLink, exited: inner.Exited | None, lost: Lost | None, now_ns: int) -> None:
+    def _gone(self, link: WorkerLink, exited: inner.Exited | None, lost: Lost | None) -> None:
         due_ns = time.monotonic_ns() + DRAIN_NS_MAX
-        while not link.is_dead and not self._read(link) and time.monotonic_ns() < due_ns:
+        while not self._read(link) and time.monotonic_ns() < due_ns:
             pass  # what was written before the death counts
-        code, message, details, reason = _evidence(link, exited, lost)
-        self._metrics.inc("worker_exits_total", (link.spec.id, reason))
+        code, message, details = _evidence(link, exited, lost)
         if self.governing is not None and link.pid:
             self.governing.worker_gone(link.worker, exited)
         marks = link.drain_marks()
-        if not link.is_dead:
-            self._loop.remove(link.fileno())
+        self._release(link)
+        self._step(ev.WorkerGone(link.worker, marks, code, message, details), time.monotonic_ns())
+
+    def _release(self, link: WorkerLink) -> None:
+        """Forgets the link and closes its fds; what its worker held of the sandbox is free again."""
+        self._loop.remove(link.fileno())
         if link.pidfd >= 0:
             self._loop.remove(link.pidfd)
         if link in self._forks:
@@ -376,7 +405,7 @@ class WorkerTable:
         del self._links[link.worker]
         if self._latest.get(link.spec.id) == link.worker:
             del self._latest[link.spec.id]
-        self._step(ev.WorkerGone(link.worker, marks, code, message, details), time.monotonic_ns())
+        self._sandboxing.worker_gone(link.worker)
 
     def close(self) -> None:
         """Ends the zygote, and with it every worker."""
@@ -384,24 +413,19 @@ class WorkerTable:
         self._zygote.close()
 
 
-def _evidence(link: WorkerLink, exited: inner.Exited | None,
-              lost: Lost | None) -> tuple[str, str, dict[str, int], str]:
-    """(code, message, details, exit reason) of a worker's end."""
+def _evidence(link: WorkerLink, exited: inner.Exited | None, lost: Lost | None) -> tuple[str, str, dict[str, int]]:
+    """(code, message, details) of a worker's end, by what can be shown of it."""
     if exited is None:
-        lost = lost or Lost("crashed", "WORKER_CRASHED", "the worker was lost")
-        return lost.code, lost.message, {}, link.end_reason or lost.reason
+        return (lost.code, lost.message, {}) if lost is not None else ("WORKER_CRASHED", "the worker was lost", {})
     if os.WIFSIGNALED(exited.status):
         number = os.WTERMSIG(exited.status)
         try:
             name = signal.Signals(number).name
         except ValueError:
             name = f"signal {number}"
-        code, reason = ("CPU_LIMIT", "cpu") if number == signal.SIGXCPU else ("WORKER_CRASHED", "crashed")
-        return code, f"the worker died of {name}", {"signal": number}, link.end_reason or reason
+        code = "CPU_LIMIT" if number == signal.SIGXCPU else "WORKER_CRASHED"
+        return code, f"the worker died of {name}", {"signal": number}
     status = os.waitstatus_to_exitcode(exited.status)
-    code, reason = "WORKER_CRASHED", "crashed"
-    message = f"the worker exited with {status}"
     if status in (EXIT_JAIL, EXIT_LOAD) or link.failure:
-        code, reason = "BOOT_FAILED", "boot_failed"
-        message = link.failure or message
-    return code, message, {"exitCode": status}, link.end_reason or reason
+        return "BOOT_FAILED", link.failure or f"the worker exited with {status}", {"exitCode": status}
+    return "WORKER_CRASHED", f"the worker exited with {status}", {"exitCode": status}

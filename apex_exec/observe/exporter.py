@@ -97,7 +97,7 @@ class _Server(ThreadingMixIn, HTTPServer):
 
 def _handler(state: State) -> type[BaseHTTPRequestHandler]:
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(state)  # type: ignore[arg-type]  # prometheus-client asks for ``collect`` only
+    registry.register(state)
 
     class Handler(BaseHTTPRequestHandler):
         timeout = REQUEST_SECONDS_MAX

@@ -164,7 +164,7 @@ class Metrics:
         """Drops every series of ``plugin``: it was removed."""
         for values in (self._values, self._histograms):
             for key in [key for key in values if self._plugin_of(key) == plugin]:
-                del values[key]  # type: ignore[attr-defined]  # both are dicts with these keys
+                del values[key]
                 self._changed.pop(key, None)
         for known in [known for known in self._verdicts if known[0] == plugin]:
             del self._verdicts[known]

@@ -47,7 +47,7 @@ class _OnlyId(msgspec.Struct):
     id: _AnyId
 
 
-_decode_id = msgspec.msgpack.Decoder(_AnyId).decode  # type: ignore[var-annotated]  # a union of annotated types
+_decode_id = msgspec.msgpack.Decoder(_AnyId).decode
 _decode_only_id = msgspec.msgpack.Decoder(_OnlyId).decode
 # Heads of values whose size stands in the head, and of those with a length behind it (its bytes, and ext's type).
 _FIXED_BYTES = {0xCA: 4, 0xCB: 8, 0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8, 0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8,
@@ -82,7 +82,12 @@ def decode_request(body: bytes, bytes_max: int) -> HostRequest:
 
 def _integral_envelope(body: bytes) -> bytes | None:
     """``body`` with the envelope's integral floats as integers; None where there is none (so no recursion)."""
-    message = _decode_any(body)
+    try:
+        message = _decode_any(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError, ValueError):
+        return None
+    if not isinstance(message, dict):
+        return None
     changed = False
     for key in ("id", "target", "deadlineMs", "callId"):
         value = message.get(key)

@@ -2,48 +2,33 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import tempfile
-import time
-from pathlib import Path
 from typing import Any
 
-import apex_exec
 from apex_exec.client import Client
 from apex_exec.core.dispatch import Dispatch
-
-USER = "11111111-2222-4333-8444-555555555555"
-PLUGINS = Path(apex_exec.__file__).parent / "examples" / "plugins"
+from tests.support.daemon import USER, Daemon
 
 
 def test_every_mode_answers_though_others_fail() -> None:
-    with tempfile.TemporaryDirectory(prefix="apx") as folder:
-        command = [sys.executable, "-m", "apex_exec", "serve", "--runtime-dir", folder, "--plugins-dir", str(PLUGINS),
-                   "--http-address", "127.0.0.1:0"]
-        with subprocess.Popen(command) as daemon, Client(f"ipc://{folder}/host.sock") as client:
+    with Daemon() as daemon, Client(daemon.endpoint) as client:
 
-            def dispatch(action: str, payload: dict[str, Any]) -> dict[str, Any]:
-                message = {"type": "dispatch", "action": action, "userId": USER, "payload": payload}
-                return client.request(message, 8000)
+        def dispatch(action: str, payload: dict[str, Any]) -> dict[str, Any]:
+            message = {"type": "dispatch", "action": action, "userId": USER, "payload": payload}
+            return client.request(message, 8000)
 
-            try:
-                time.sleep(0.5)
-                loaded = dispatch("onDashboardLoad", {"dashboardId": "d"})
-                widgets = [widget["id"] for widget in loaded["result"]["customWidgets"]]
-                assert widgets == ["custom-analytics/chart", "hello-world/hello-widget",
-                                   "hello-world-dict/hello-widget"] and loaded["partial"]
-                assert [o["plugin"] for o in loaded["outcomes"] if not o["ok"]] == ["liar"]
-                fetched = dispatch("onDataFetch", {"query": "q", "filters": {}, "data": 1})
-                assert fetched["result"] == {"transformedData": {"query": "q", "filters": []}}
-                acted = dispatch("onActionExecute", {"action": "none", "context": {}})
-                codes = {o["plugin"]: o.get("error", {}).get("code") for o in acted["outcomes"]}
-                assert codes == {"action-router": None, "crasher": "WORKER_CRASHED", "hoarder": "MEMORY_LIMIT",
-                                 "spinner": "TIMEOUT"}
-                assert acted["result"] is None and acted["partial"]
-                assert dispatch("onAuthSuccess", {"sessionId": "s"})["result"] is None
-            finally:
-                daemon.terminate()
+        loaded = dispatch("onDashboardLoad", {"dashboardId": "d"})
+        widgets = [widget["id"] for widget in loaded["result"]["customWidgets"]]
+        assert widgets == ["custom-analytics/chart", "hello-world/hello-widget",
+                           "hello-world-dict/hello-widget"] and loaded["partial"]
+        assert [o["plugin"] for o in loaded["outcomes"] if not o["ok"]] == ["liar"]
+        fetched = dispatch("onDataFetch", {"query": "q", "filters": {}, "data": 1})
+        assert fetched["result"] == {"transformedData": {"query": "q", "filters": []}}
+        acted = dispatch("onActionExecute", {"action": "none", "context": {}})
+        codes = {o["plugin"]: o.get("error", {}).get("code") for o in acted["outcomes"]}
+        assert codes == {"action-router": None, "crasher": "WORKER_CRASHED", "hoarder": "MEMORY_LIMIT",
+                         "spinner": "TIMEOUT"}
+        assert acted["result"] is None and acted["partial"]
+        assert dispatch("onAuthSuccess", {"sessionId": "s"})["result"] is None
 
 
 def test_in_order_each_gets_a_share_of_the_remaining_time() -> None:

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import os
 import random
-import re
-import signal
 import subprocess
 import sys
-import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,43 +16,17 @@ import psutil
 import pytest
 import zmq
 
-import apex_exec
 from apex_exec.client import CallError, Client, ConnectionLost
+from tests.support.daemon import EXAMPLES, USER, Daemon, wait_for
 
-USER = "11111111-2222-4333-8444-555555555555"
-PLUGINS = Path(apex_exec.__file__).parent / "examples" / "plugins"
+PLUGINS = EXAMPLES
 ACTION = {"action": "x", "context": {}}
-
-
-class Daemon:
-    def __init__(self, folder: str, plugins: Path = PLUGINS) -> None:
-        self.endpoint = f"ipc://{folder}/host.sock"
-        self.log = Path(folder) / "log"
-        command = [sys.executable, "-m", "apex_exec", "serve", "--runtime-dir", folder, "--plugins-dir", str(plugins),
-                   "--http-address", "127.0.0.1:0"]
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(command, stderr=log)
-        wait_for(lambda: "serving" in self.log.read_text(), 20)
-
-    def stop(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(15)
-
-
-def wait_for(true: Any, seconds: float) -> None:
-    due = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < due, "it did not happen in time"
-        time.sleep(0.01)
 
 
 @pytest.fixture
 def daemon() -> Iterator[Daemon]:
-    with tempfile.TemporaryDirectory(prefix="apx") as folder:
-        running = Daemon(folder)
+    with Daemon() as running:
         yield running
-        if running.process.poll() is None:
-            assert running.stop() == 0, running.log.read_text()
 
 
 def refused(client: Client, *arguments: Any, **named: Any) -> CallError:
@@ -104,10 +74,8 @@ def test_bad_requests_get_their_code_and_the_daemon_goes_on(
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Daemon]:
-    with tempfile.TemporaryDirectory(prefix="apx") as folder:
-        running = Daemon(folder)
+    with Daemon() as running:
         yield running
-        assert running.stop() == 0
 
 
 def raw_exchange(endpoint: str, frames: list[bytes], routing_id: bytes = b"") -> dict[str, Any]:
@@ -182,16 +150,10 @@ def test_interleaved_calls_on_one_connection_each_get_their_own_reply(shared: Da
 def test_a_killed_worker_is_replaced_and_only_its_started_call_is_charged(daemon: Daemon, tmp_path: Path) -> None:
     with Client(daemon.endpoint) as client:
         client.invoke("hello-world", "onDashboardLoad", USER, {"dashboardId": "d"})
-        for victim in leaves(daemon.process.pid):
+        for victim in daemon.workers():
             victim.kill()
         time.sleep(0.05)
         assert client.invoke("hello-world", "onDashboardLoad", USER, {"dashboardId": "d"})["usage"]["cold"]
-
-
-def leaves(pid: int) -> list[psutil.Process]:
-    """The workers: processes below the zygote."""
-    zygotes = [p for p in psutil.Process(pid).children() if p.children()]
-    return [worker for zygote in zygotes for worker in zygote.children()]
 
 
 def test_kill_9_of_the_daemon_leaves_no_process_and_settles_its_clients(daemon: Daemon) -> None:
@@ -217,34 +179,29 @@ def test_a_killed_hosts_running_hook_is_cancelled_within_a_second(tmp_path: Path
         "import sys; from apex_exec.client import Client; c = Client(sys.argv[1]); print(c.hello(), flush=True);"
         f"c.invoke('sleeper', 'onActionExecute', '{USER}', {ACTION!r})"
     )
-    with tempfile.TemporaryDirectory(prefix="apx") as folder:
-        running = Daemon(folder, tmp_path / "plugins")
+    with Daemon(plugins=tmp_path / "plugins") as running:
         with subprocess.Popen([sys.executable, "-c", host, running.endpoint], stdout=subprocess.PIPE) as process:
             assert process.stdout and process.stdout.readline()
-            wait_for(lambda: leaves(running.process.pid), 3)
-            (worker,) = leaves(running.process.pid)
+            wait_for(running.workers, 3)
+            (worker,) = running.workers()
             time.sleep(0.2)
             process.kill()
             wait_for(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, 1)
-        assert running.stop() == 0, running.log.read_text()
 
 
 def test_metrics_count_what_happened(daemon: Daemon) -> None:
     with Client(daemon.endpoint) as client:
         for _ in range(3):
             client.invoke("hello-world", "onDashboardLoad", USER, {"dashboardId": "d"})
-    found = re.search(r"http://\S+", daemon.log.read_text())
-    assert found
-    with urllib.request.urlopen(found[0], timeout=5) as response:
-        text = response.read().decode()
-    line = 'apex_exec_invocations_total{hook="onDashboardLoad",outcome="ok",plugin="hello-world"} 3.0'
-    assert line in text and re.search(r"apex_exec_isolation_level [234]\.0", text)
+    daemon.wait_metric('invocations_total{hook="onDashboardLoad",outcome="ok",plugin="hello-world"}', 3.0)
+    assert daemon.metric("isolation_level") == float(daemon.operate("daemon.status")["isolation"][1:])
 
 
 def test_the_socket_is_private_and_a_second_daemon_is_refused(daemon: Daemon) -> None:
-    folder = daemon.endpoint.removeprefix("ipc://").removesuffix("/host.sock")
+    folder = daemon.runtime
     assert os.stat(folder).st_mode & 0o777 == 0o700 and os.stat(f"{folder}/host.sock").st_mode & 0o777 == 0o600
-    second = subprocess.run([sys.executable, "-m", "apex_exec", "serve", "--runtime-dir", folder],
+    second = subprocess.run([sys.executable, "-m", "apex_exec", "serve", "--config",
+                             str(daemon.config_path)],
                             capture_output=True, text=True, timeout=20)
     assert second.returncode == 2 and "already running" in second.stderr
 

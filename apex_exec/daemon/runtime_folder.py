@@ -1,0 +1,161 @@
+"""The runtime folder: ours alone, locked by one daemon, swept of what a killed one left, and watched while we run."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import grp
+import os
+import socket
+import stat
+from pathlib import Path
+
+from apex_exec.config import SOCKET_PATH_BYTES_MAX, Settings
+from apex_exec.errors import ConfigError
+
+LOCK_NAME = "lock"
+
+
+class RuntimeFolder:
+    """Made 0700 (0750 and the group's with ``host.socket_group``), ours, locked. Raises ConfigError."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.path = settings.runtime_path
+        self.group_id = group_id(settings.host.socket_group)
+        for endpoint in (settings.host_endpoint, settings.admin_endpoint):
+            check_length(endpoint)
+        self._make()
+        self._lock = self._take_lock()
+        self._inode = self.path.stat().st_ino
+        self._sockets: dict[Path, int] = {}
+
+    def _make(self) -> None:
+        path = self.path
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            info = path.lstat()
+        except OSError as error:
+            raise ConfigError(f"runtime_dir: {path}: {error.strerror}; choose another folder") from None
+        if not stat.S_ISDIR(info.st_mode):
+            raise ConfigError(f"runtime_dir: {path} is not a folder; choose another")
+        if info.st_uid != os.geteuid():
+            raise ConfigError(f"runtime_dir: {path} belongs to uid {info.st_uid}; choose a folder of your own")
+        try:
+            if self.group_id >= 0:
+                os.chown(path, -1, self.group_id)
+                path.chmod(0o750)
+            else:
+                path.chmod(0o700)
+        except OSError as error:
+            raise ConfigError(f"runtime_dir: {path}: {error.strerror}") from None
+
+    def _take_lock(self) -> int:
+        lock = os.open(self.path / LOCK_NAME, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            pid = os.pread(lock, 32, 0).decode(errors="replace").strip()
+            os.close(lock)
+            who = f" (pid {pid})" if pid.isdigit() else ""
+            raise ConfigError(
+                f"a daemon is already running on {self.path}{who}; stop it or choose another runtime_dir") from None
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        return lock
+
+    def sweep(self, endpoint: str) -> None:
+        """Removes the socket file that a killed daemon left. Raises ConfigError where somebody serves it, or where
+        something else than a socket is in the way. libzmq would unlink either without a word."""
+        path = socket_path(endpoint)
+        if path is None:
+            return
+        try:
+            if not stat.S_ISSOCK(path.lstat().st_mode):
+                raise ConfigError(f"{path} is in the way and is no socket; move it")
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                probe.setblocking(False)
+                refused = probe.connect_ex(os.fsencode(path)) == errno.ECONNREFUSED
+            if not refused:
+                raise ConfigError(f"{path} is in use by another process; stop it or choose another endpoint")
+            path.unlink()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise ConfigError(f"{path}: {error.strerror}") from None
+
+    def bound(self, endpoint: str, *, for_group: bool) -> None:
+        """Sets the mode of a socket that was just bound and remembers it for ``missing``."""
+        path = socket_path(endpoint)
+        if path is None:
+            return
+        try:
+            if for_group and self.group_id >= 0:
+                os.chown(path, -1, self.group_id)
+                path.chmod(0o660)
+            else:
+                path.chmod(0o600)
+            self._sockets[path] = path.stat().st_ino
+        except OSError as error:
+            raise ConfigError(f"{path}: {error.strerror}") from None
+
+    def missing(self) -> str:
+        """What was deleted or replaced under us; "" where all is in place. A few stats; call it now and then."""
+        try:
+            if self.path.stat().st_ino != self._inode:
+                return f"the runtime folder {self.path} was replaced"
+        except OSError:
+            return f"the runtime folder {self.path} was deleted"
+        for path, inode in self._sockets.items():
+            try:
+                if path.stat().st_ino != inode:
+                    return f"the socket {path} was replaced"
+            except OSError:
+                return f"the socket {path} was deleted"
+        return ""
+
+    def restore(self) -> bool:
+        """Makes a deleted folder anew and locks it; False where somebody else has taken its place."""
+        try:
+            if not self.path.exists():
+                self._make()
+            if self.path.stat().st_ino != self._inode or not (self.path / LOCK_NAME).exists():
+                lock = self._take_lock()
+                os.close(self._lock)
+                self._lock = lock
+                self._inode = self.path.stat().st_ino
+        except (ConfigError, OSError):
+            return False
+        return True
+
+    def close(self) -> None:
+        """Removes our sockets and lets the lock go."""
+        for path, inode in self._sockets.items():
+            with contextlib.suppress(OSError):
+                if path.stat().st_ino == inode:
+                    path.unlink()
+        os.close(self._lock)
+
+
+def socket_path(endpoint: str) -> Path | None:
+    """The file of an ``ipc://`` endpoint; None for another transport."""
+    return Path(endpoint.removeprefix("ipc://")) if endpoint.startswith("ipc://") else None
+
+
+def check_length(endpoint: str) -> None:
+    """Raises ConfigError where the endpoint's path does not fit a socket address; the kernel would only say EINVAL."""
+    path = socket_path(endpoint)
+    size = len(os.fsencode(path)) if path is not None else 0
+    if size > SOCKET_PATH_BYTES_MAX:
+        raise ConfigError(f"{path} is {size} bytes long, and a socket path has at most {SOCKET_PATH_BYTES_MAX}; "
+                          "choose a shorter runtime_dir")
+
+
+def group_id(name: str) -> int:
+    """The number of group ``name``; -1 for none. Raises ConfigError."""
+    if not name:
+        return -1
+    try:
+        return int(name) if name.isdigit() else grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise ConfigError(f"host.socket_group: there is no group {name!r}") from None

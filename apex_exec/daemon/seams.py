@@ -1,0 +1,49 @@
+"""What the supervisor asks of the parts that are plugged into it. Every call is made in the loop and must not block."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from apex_exec.core.plugin import PluginSpec
+from apex_exec.daemon.peers import Peer
+from apex_exec.daemon.worker_link import WorkerLink
+from apex_exec.wire import messages as msg
+from workers import wire as inner
+
+
+class ApiCalls(Protocol):
+    """API calls of plugins, from the worker's link to the gateway or a host and back."""
+
+    def handle(self, link: WorkerLink, message: inner.ApiCall, now_ns: int) -> None:
+        """Takes one API call; its ApiReply goes out by ``WorkerTable.send``, then or later."""
+
+    def effects(self, call: int) -> list[Any]:
+        """What the invocation asked the platform to do, in order; forgotten afterwards."""
+
+    def invocation_ended(self, call: int) -> None:
+        """The invocation has its verdict: what is in flight for it is cancelled."""
+
+    def provide(self, peer: Peer, methods: list[str]) -> list[str]:
+        """``peer`` offers to serve host methods; those it serves now. Raises WireError."""
+
+    def host_reply(self, peer: Peer, reply: msg.HostReply) -> None:
+        """``peer`` answers a hostCall, or says it does."""
+
+    def peer_gone(self, peer: Peer) -> None:
+        """The connection ended: it provides nothing any longer, and owes no answer."""
+
+
+class Governing(Protocol):
+    """CPU and memory of workers: samples, holds back, kills on evidence."""
+
+    def worker_started(self, worker: int, spec: PluginSpec, pid: int, pidfd: int) -> None:
+        """A worker's process exists; ``pidfd`` stays the worker table's."""
+
+    def worker_gone(self, worker: int, exited: inner.Exited | None) -> None:
+        """Its process has ended; None where no rusage was had."""
+
+    def tick(self, now_ns: int) -> int:
+        """Does what is due; when (CLOCK_MONOTONIC ns) it wants to be called next."""
+
+    def usage(self, worker: int) -> tuple[float, int]:
+        """(memory in MB, throttled ns) by the latest sample."""

@@ -1,0 +1,210 @@
+"""A real daemon for tests: ``apex_exec serve`` on folders of its own, stopped and looked after."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+import apex_exec
+
+ROOT = Path(apex_exec.__file__).parent.parent
+EXAMPLES = Path(apex_exec.__file__).parent / "examples" / "plugins"
+START_SECONDS_MAX = 30.0
+STOP_SECONDS_MAX = 20.0
+USER = "11111111-2222-4333-8444-555555555555"
+
+
+def wait_for(true: Callable[[], Any], seconds: float, what: str = "it") -> None:
+    """Looks until ``true()``; fails after ``seconds``."""
+    due = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < due, f"{what} did not happen within {seconds} s"
+        time.sleep(0.01)
+
+
+def toml(config: dict[str, Any]) -> str:
+    """``{dotted key: value}`` as TOML. A dict below a key is an inline table."""
+    return "".join(f"{key} = {_value(value)}\n" for key, value in config.items())
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(key)} = {_value(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_value, value)) + "]"
+    return json.dumps(str(value) if isinstance(value, Path) else value)
+
+
+class Daemon:
+    """A running daemon; a context manager that stops it.
+
+    ``folder`` (None: a short temporary one, since socket paths are short) gets ``run``, ``state`` and ``log``.
+    ``plugins`` is a folder of bundles; ``config`` dotted keys; ``uid`` another user to run as (root only).
+    """
+
+    def __init__(self, folder: Path | str | None = None, plugins: Path | str | None = EXAMPLES,
+                 config: dict[str, Any] | None = None, uid: int | None = None,
+                 env: dict[str, str] | None = None) -> None:
+        self._own = folder is None
+        self.folder = Path(folder) if folder is not None else Path(tempfile.mkdtemp(prefix="apx"))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.runtime, self.state = self.folder / "run", self.folder / "state"
+        self.endpoint = f"ipc://{self.runtime}/host.sock"
+        self.admin = f"ipc://{self.runtime}/admin.sock"
+        self.log_path = self.folder / "log"
+        self.config_path = self.folder / "config.toml"
+        self.config: dict[str, Any] = {
+            "runtime_dir": str(self.runtime), "state_dir": str(self.state), "http.address": "127.0.0.1:0",
+            "audit.min_free_bytes": 0}
+        if plugins is not None:
+            self.config["plugins_dir"] = str(plugins)
+        self.uid = uid
+        self._env = env or {}
+        self.write_config(config or {})
+        self.start()
+
+    def write_config(self, changes: dict[str, Any]) -> None:
+        """Changes the configuration file; a running daemon hears of it by ``reload``."""
+        self.config.update(changes)
+        self.config_path.write_text(toml(self.config))
+
+    def start(self) -> None:
+        """Starts the process and waits until it serves."""
+        command = [sys.executable, "-m", "apex_exec", "serve", "--config", str(self.config_path)]
+        if self.uid is not None:
+            os.chown(self.folder, self.uid, self.uid)
+            command = ["setpriv", f"--reuid={self.uid}", f"--regid={self.uid}", "--clear-groups", "--", *command]
+        if self.config.get("host.endpoint", "").startswith("tcp://"):
+            self.endpoint = self.config["host.endpoint"]
+        with self.log_path.open("a") as log:
+            begin = self.log_path.stat().st_size
+            self.process = subprocess.Popen(command, stderr=log, stdout=log, cwd=ROOT, env={**os.environ, **self._env})
+        due = time.monotonic() + START_SECONDS_MAX
+        while "serving" not in self.log[begin:]:
+            if self.process.poll() is not None or time.monotonic() > due:
+                self.process.kill()
+                self.process.wait()
+                raise AssertionError(f"the daemon did not start:\n{self.log[-3000:]}")
+            time.sleep(0.01)
+
+    @property
+    def pid(self) -> int:
+        """The supervisor's process id."""
+        return self.process.pid
+
+    @property
+    def log(self) -> str:
+        """What it has logged so far."""
+        return self.log_path.read_text(errors="replace")
+
+    @property
+    def http(self) -> str:
+        """The address of /metrics, /livez and /readyz."""
+        return self.log.rpartition("metrics on ")[2].split()[0].removesuffix("/metrics")
+
+    def get(self, path: str) -> tuple[int, str]:
+        """(status, body) of one HTTP request."""
+        try:
+            with urllib.request.urlopen(self.http + path, timeout=10) as response:
+                return response.status, response.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    def metrics(self) -> str:
+        """One scrape."""
+        return self.get("/metrics")[1]
+
+    def metric(self, series: str) -> float:
+        """The value of one series, written as in a scrape without the prefix; 0 where it is not there."""
+        for line in self.metrics().splitlines():
+            name, _, value = line.rpartition(" ")
+            if name == "apex_exec_" + series:
+                return float(value)
+        return 0.0
+
+    def wait_metric(self, series: str, value: float, seconds: float = 5.0) -> None:
+        """Waits until a series has ``value``."""
+        wait_for(lambda: self.metric(series) == value, seconds, f"{series} = {value}")
+
+    def signal(self, number: int) -> None:
+        """Sends a signal to the supervisor."""
+        self.process.send_signal(number)
+
+    def family(self) -> list[psutil.Process]:
+        """Every process below the supervisor."""
+        return psutil.Process(self.pid).children(recursive=True)
+
+    def zygote(self) -> psutil.Process:
+        """The process that forks the workers."""
+        (found,) = (p for p in psutil.Process(self.pid).children() if p.pid == self._admin_status()["zygotePid"])
+        return found
+
+    def workers(self) -> list[psutil.Process]:
+        """The living workers."""
+        return [p for p in self.zygote().children() if p.status() != psutil.STATUS_ZOMBIE]
+
+    def _admin_status(self) -> dict[str, Any]:
+        return admin_request(self.admin, "daemon.status")
+
+    def operate(self, op: str, **args: Any) -> dict[str, Any]:
+        """One administrative operation; its ``result``. Fails where it is refused."""
+        return admin_request(self.admin, op, **args)
+
+    def stop(self, seconds: float = STOP_SECONDS_MAX) -> int:
+        """SIGTERM; the exit status. A daemon that is stopped already keeps its status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+                raise AssertionError(f"the daemon did not stop:\n{self.log[-3000:]}") from None
+        return self.process.returncode
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.process.kill()
+        self.process.wait()
+
+    def __enter__(self) -> Daemon:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            status = self.stop()
+            if kind is None and status not in (0, -signal.SIGKILL):
+                raise AssertionError(f"the daemon ended with {status}:\n{self.log[-3000:]}")
+        finally:
+            if self._own:
+                shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def admin_request(endpoint: str, op: str, **args: Any) -> dict[str, Any]:
+    """One operation on the admin endpoint; its ``result``, or an AssertionError with the error's code."""
+    import msgspec
+    import zmq
+
+    with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
+        dealer.linger = 0
+        dealer.connect(endpoint)
+        dealer.send(msgspec.msgpack.encode({"type": "admin", "id": 1, "op": op, "args": args}))
+        assert dealer.poll(15_000), f"{op}: no answer"
+        reply: dict[str, Any] = msgspec.msgpack.decode(dealer.recv())
+    assert reply["type"] == "adminResult", f"{op}: {reply}"
+    result: dict[str, Any] = reply["result"]
+    return result
