@@ -1,0 +1,107 @@
+"""A host in TypeScript against a real daemon."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import psutil
+
+from apex_exec.errors import Code
+from tests.host_ts.conftest import COMPILED, HOST_TS, PATIENT, Scenario
+from tests.support.daemon import Daemon
+
+EXAMPLES = HOST_TS.parent / "plugins"
+
+
+def test_the_typed_client_runs_every_hook_and_its_errors_are_typed(scenario: Scenario, daemon: Daemon) -> None:
+    assert scenario("hooks", daemon.endpoint) == {"ok": True}
+
+
+def test_every_error_that_a_host_can_cause_has_its_own_code(scenario: Scenario, plugins: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="apx") as folder:
+        with Daemon(folder, plugins=plugins, config={**PATIENT, "pool.queue_depth": 64}) as daemon:
+            seen = scenario("errors", daemon.endpoint)["codes"]
+    assert seen == sorted([
+        Code.BOOT_FAILED, Code.CANCELLED, Code.DEADLINE_EXCEEDED, Code.DUPLICATE_ID, Code.HOOK_NOT_DECLARED,
+        Code.INVALID_INPUT, Code.INVALID_OUTPUT, Code.MEMORY_LIMIT, Code.OVERLOADED, Code.PAYLOAD_TOO_LARGE,
+        Code.PERMISSION_DENIED, Code.PLUGIN_ERROR, Code.PLUGIN_NOT_FOUND, Code.PROTOCOL_ERROR, Code.TIMEOUT,
+        Code.UNSUPPORTED_PROTOCOL, Code.WORKER_CRASHED])
+
+
+def test_what_both_npm_libraries_make_of_javascripts_values(scenario: Scenario, daemon: Daemon) -> None:
+    seen = scenario("libraries", daemon.endpoint)
+    same = {"date": "datetime", "date back": "Date 1700000000123", "bigint": "int", "bigint back": "12",
+            "hugeBigint": "int", "hugeBigint back": "INVALID_OUTPUT", "bytes": "bytes", "bytes back": "bytes 1,2,3",
+            "integralFloat": "int", "integralFloat back": "5", "float": "float", "float back": "1.5",
+            "nan": "float", "nan back": "INVALID_OUTPUT", "emoji": "str", "emoji back": '"é😀"', "nested": "dict",
+            "nested back": '{"list":[1,[2,[3]]],"nothing":null}'}
+    for library, values in seen.items():
+        assert {key: values[key] for key in same} == same, library
+    ours, other = seen["@msgpack/msgpack"], seen["msgpackr"]
+    assert (ours["undefined"], ours["set"], ours["map"], ours["tooBig back"]) == ("NoneType", "dict", "dict", "0")
+    assert (other["undefined"], other["set"], other["map"], other["tooBig"]) == ("Ext", "list", "dict", "throws")
+    assert ours["envelope"] == "aaaaaaaa-2222-4333-8444-555555555555"
+    # msgpackr writes undefined as an extension of its own, which no other reader knows: named, not guessed at.
+    assert other["envelope"]["code"] == "INVALID_INPUT"
+    assert other["envelope"]["details"] == {"path": "$.traceparent"}
+
+
+def workers(daemon: Daemon) -> list[psutil.Process]:
+    """The processes below the zygote."""
+    return [child for zygote in psutil.Process(daemon.process.pid).children() for child in zygote.children()]
+
+
+def test_ten_thousand_interleaved_calls_each_get_exactly_one_right_reply(scenario: Scenario, daemon: Daemon) -> None:
+    over = threading.Event()
+    killed = 0
+
+    def kill_now_and_then() -> None:
+        nonlocal killed
+        while not over.wait(0.5):
+            for victim in workers(daemon)[:1]:
+                victim.kill()
+                killed += 1
+
+    killer = threading.Thread(target=kill_now_and_then)
+    killer.start()
+    try:
+        summary = scenario("interleaved", daemon.endpoint, "10000", "7", timeout=110)
+    finally:
+        over.set()
+        killer.join()
+    print(summary, killed)
+    assert summary["answered"] == 10_000 and killed > 0
+    assert summary["counts"]["ok"] > 8_000 and summary["counts"]["CANCELLED"] > 20
+    assert summary["exits"] > 10 and summary["startedLost"] <= summary["exits"] + killed
+
+
+def test_kill_9_of_the_daemon_settles_every_pending_call(scenario: Scenario, plugins: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="apx") as folder:
+        with Daemon(folder, plugins=plugins, config=PATIENT) as daemon:
+            command = ["node", str(COMPILED / "pending.mjs"), daemon.endpoint]
+            with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as host:
+                assert host.stdin and host.stdout and host.stdout.readline() == "pending\n"
+                daemon.process.kill()
+                daemon.process.wait()
+                host.stdin.write("dead\n")
+                host.stdin.flush()
+                begun = time.monotonic()
+                assert host.stdout.readline() == "settled\n"
+                assert time.monotonic() - begun < 5
+                with Daemon(folder, plugins=plugins, config=PATIENT):
+                    summary, _ = host.communicate("back\n", timeout=20)
+                assert host.returncode == 0
+    assert '"lost":100,"total":100' in summary and '"again":{"back":true}' in summary
+
+
+def test_the_example_host_runs_as_its_readme_says(scenario: Scenario) -> None:
+    with tempfile.TemporaryDirectory(prefix="apx") as folder:
+        with Daemon(folder, plugins=EXAMPLES, config=PATIENT) as daemon:
+            done = subprocess.run(["node", str(COMPILED.parents[2] / "apex_exec/examples/host-ts/host.js"),
+                                   daemon.endpoint], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    assert "cancelled after 100 ms" in done.stdout and "failed: [ 'liar INVALID_OUTPUT' ]" in done.stdout
