@@ -1,13 +1,11 @@
-"""The ledger alone: events committed per second through its process, and events verified per second."""
+"""The audit ledger: events committed and verified per second, and what recording every call costs the loop."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import statistics
 import tempfile
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from apex_exec.daemon.side_process import SideProcess
@@ -15,19 +13,58 @@ from apex_exec.ledger.process import main as ledger_main
 from apex_exec.ledger.reading import Filter, read_events
 from apex_exec.ledger.records import AuditRecord, ExecutionMetadata, encode_lines
 from apex_exec.ledger.verify import verify
+from benchmarks.daemon import USER, Daemon, Host, serving, write_echo
+from benchmarks.lab import Lab
 
-USER = "11111111-2222-4333-8444-555555555555"
+TITLE = "Audit ledger"
 BATCH = 64
+EVENTS = 200_000
+STRICT_COMMITS = 500
+CALLS = 12_000
+UNCOMMITTED_MAX = 50_000
+WITHOUT = ("-c", "from apex_exec.daemon.supervisor import Supervisor as S; use = S.use; "
+                 "S.use = lambda self, *, audit=None, **more: use(self, **more); "
+                 "from apex_exec.__main__ import main; main()")
+"""The same daemon with its ledger left unused, for comparison: no configuration does that."""
 
 
-def record(number: int) -> AuditRecord:
+def run(lab: Lab) -> None:
+    """Adds the rows."""
+    lab.interleave({"the ledger alone": lambda: _alone(lab)})
+    _in_the_daemon(lab)
+
+
+def _record(number: int) -> AuditRecord:
     """What the loop records for one invocation."""
     return AuditRecord(time.time_ns(), "plugin.execution", USER, "custom-analytics", "onDataFetch", "success",
                        ExecutionMetadata(0.123 + number % 7, 14.5))
 
 
-def process_rate(folder: Path, durability: str, events: int, batch: int) -> tuple[float, float]:
-    """(events per second handed over in batches until the last is committed, CPU µs of the ledger per event)."""
+def _alone(lab: Lab) -> None:
+    events = lab.scaled(EVENTS)
+    with tempfile.TemporaryDirectory(prefix="apx") as name:
+        folder = Path(name)
+        lab.add("ledger process, group", "events/s", "1/s", _process_rate(folder, "group", events, BATCH))
+        commits = lab.scaled(STRICT_COMMITS)
+        lab.add("ledger process, strict, one event a commit", "events/s", "1/s",
+                _process_rate(folder, "strict", commits, 1))
+        begun = time.perf_counter()
+        result = verify(folder / "audit.db", folder)
+        if result.finding is not None:
+            raise SystemExit(f"the chain is broken: {result.finding.message}")
+        lab.add("audit verify", "events/s", "1/s", result.last / (time.perf_counter() - begun))
+        begun = time.perf_counter()
+        count = sum(1 for _ in read_events(folder / "audit.db", Filter(plugin="custom-analytics")))
+        lab.add("read_events, every event matches", "events/s", "1/s", count / (time.perf_counter() - begun))
+        lab.add("the database", "bytes/event", "B", (folder / "audit.db").stat().st_size / result.last)
+    begun = time.perf_counter()
+    for _ in range(events // BATCH):
+        encode_lines([_record(n) for n in range(BATCH)])
+    lab.add("recording and encoding", "µs/event", "µs", (time.perf_counter() - begun) / (events // BATCH * BATCH) * 1e6)
+
+
+def _process_rate(folder: Path, durability: str, events: int, batch: int) -> float:
+    """Events per second, from the first batch handed over to the last commit said."""
     committed = 0
 
     def on_message(message: list[object]) -> None:
@@ -39,80 +76,65 @@ def process_rate(folder: Path, durability: str, events: int, batch: int) -> tupl
 
     side = SideProcess("ledger", ledger_main, {
         "state_dir": str(folder), "url": "sqlite:///<state_dir>/audit.db", "durability": durability,
-        "retention_days": 400, "min_free_bytes": 0, "trail": "bench"}, on_message=on_message)
+        "retention_days": 400, "min_free_bytes": 0, "trail": durability}, on_message=on_message)
     side.start(time.monotonic_ns())
     sent = 0
 
     def hand_over() -> None:
         nonlocal sent
-        lines = encode_lines([record(sent + n) for n in range(batch)])
         sent += batch
-        while not side.send(["batch", sent, lines, []]):
-            side.receive(time.monotonic_ns())
+        side.send(["batch", sent, encode_lines([_record(n) for n in range(batch)]), []])
 
     hand_over()
-    while committed < sent:
+    while committed < sent:  # it has started
         side.receive(time.monotonic_ns())
         time.sleep(0.001)
-    ticks = _ticks(side.pid)
     begun = time.perf_counter()
-    target = sent + events
+    target = sent + events // batch * batch
     while committed < target:
-        if sent < target and sent - committed < 50_000 and (durability == "group" or sent == committed):
+        if sent < target and (sent - committed < UNCOMMITTED_MAX if durability == "group" else sent == committed):
             hand_over()
         else:
             time.sleep(0.0005)
         side.flush()
         side.receive(time.monotonic_ns())
     took = time.perf_counter() - begun
-    cpu = (_ticks(side.pid) - ticks) / os.sysconf("SC_CLK_TCK")
     side.close(10)
-    return (target - batch) / took, cpu / events * 1e6
+    return (target - batch) / took
 
 
-def _ticks(pid: int) -> int:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return int(fields[11]) + int(fields[12])
+def _in_the_daemon(lab: Lab) -> None:
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="apxp")))
+        write_echo(folder, "echo-one")
+        write_echo(folder, "echo-two")
+        daemons = {
+            "no record (to compare)": stack.enter_context(serving(folder, command=WITHOUT, limits__cpu_percent=100)),
+            "group": stack.enter_context(serving(folder, limits__cpu_percent=100)),
+            "strict": stack.enter_context(serving(folder, limits__cpu_percent=100, audit__durability="strict")),
+        }
+        hosts = {name: Host(daemon.endpoint) for name, daemon in daemons.items()}
+        for host in hosts.values():
+            stack.callback(host.close)
+            host.rounds(["echo-one", "echo-two"], 1000, 8, {})
+        lab.note("loop: CPU time of the supervisor's thread a call; the three daemons are measured in turn")
+        for in_flight in (1, 64):
+            calls = lab.scaled(CALLS if in_flight > 1 else CALLS // 6)
+            lab.interleave({f"{name}, {in_flight} in flight": _round(lab, name, daemons[name], hosts[name], calls,
+                                                                     in_flight) for name in daemons})
 
 
-def recording_cost(events: int) -> float:
-    """µs of the loop per event: the record made, and its share of the encoding."""
-    best = []
-    for _ in range(5):
-        begun = time.perf_counter()
-        for _ in range(events // BATCH):
-            encode_lines([record(n) for n in range(BATCH)])
-        best.append((time.perf_counter() - begun) / (events // BATCH * BATCH) * 1e6)
-    return statistics.median(best)
+def _round(lab: Lab, name: str, daemon: Daemon, host: Host, calls: int, in_flight: int) -> Callable[[], None]:
+    def measure() -> None:
+        begun_us = _cpu_us(daemon.pid)
+        round_ = host.rounds(["echo-one", "echo-two"], calls, in_flight, {"n": 1})
+        cpu_us = (_cpu_us(daemon.pid) - begun_us) / calls
+        lab.add_round(f"daemon, {name}", round_, **{"in flight": in_flight})
+        lab.add(f"daemon, {name}", "loop", "µs/call", cpu_us, **{"in flight": in_flight})
+
+    return measure
 
 
-def main() -> None:
-    """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--events", type=int, default=200_000)
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
-    figures: dict[str, float] = {"loop_us_per_event": recording_cost(arguments.events // 4)}
-    with tempfile.TemporaryDirectory(prefix="apx") as name:
-        folder = Path(name)
-        figures["group_events_per_s"], figures["ledger_us_per_event"] = process_rate(
-            folder, "group", arguments.events, BATCH)
-        figures["strict_commits_per_s"], _ = process_rate(folder, "strict", min(500, arguments.events), 1)
-        begun = time.perf_counter()
-        result = verify(folder / "audit.db", folder)
-        if result.finding is not None:
-            raise SystemExit(f"the chain is broken: {result.finding.message}")
-        figures["verify_events_per_s"] = result.last / (time.perf_counter() - begun)
-        begun = time.perf_counter()
-        count = sum(1 for _ in read_events(folder / "audit.db", Filter(plugin="custom-analytics")))
-        figures["read_events_per_s"] = count / (time.perf_counter() - begun)
-        figures["bytes_per_event"] = (folder / "audit.db").stat().st_size / result.last
-    if arguments.json:
-        print(json.dumps(figures))
-        return
-    for key, figure in figures.items():
-        print(f"{key:<24}{figure:>14,.2f}")
-
-
-if __name__ == "__main__":
-    main()
+def _cpu_us(pid: int) -> float:
+    """CPU time of the process's first thread so far: the loop."""
+    return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[0]) / 1000

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -73,8 +73,12 @@ class Daemon:
 
 
 @contextmanager
-def serving(plugins: Path | None, *, scrape: bool = True, **config: Any) -> Iterator[Daemon]:
-    """A daemon on a temporary folder, scraped once a second; ``config`` keys are dotted with ``__``."""
+def serving(plugins: Path | None, *, scrape: bool = True, command: Sequence[str] = ("-m", "apex_exec"),
+            **config: Any) -> Iterator[Daemon]:
+    """A daemon on a temporary folder, scraped once a second; ``config`` keys are dotted with ``__``.
+
+    ``command`` is what Python is given to run, before ``serve``.
+    """
     with tempfile.TemporaryDirectory(prefix="apxb") as name:
         folder = Path(name)
         tables: dict[str, dict[str, Any]] = {}
@@ -90,8 +94,8 @@ def serving(plugins: Path | None, *, scrape: bool = True, **config: Any) -> Iter
             text += f"[{section}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
         (folder / "config.toml").write_text(text)
         with (folder / "log").open("wb") as log:
-            process = subprocess.Popen([sys.executable, "-m", "apex_exec", "serve", "--config",
-                                        str(folder / "config.toml")], stderr=log, stdout=log)
+            process = subprocess.Popen([sys.executable, *command, "serve", "--config", str(folder / "config.toml")],
+                                       stderr=log, stdout=log)
         scraper = None
         try:
             port = _wait_until_ready(folder, process)

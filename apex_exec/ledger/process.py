@@ -23,7 +23,7 @@ from apex_exec.ledger.reading import utc_text
 from apex_exec.ledger.records import LedgerError
 from apex_exec.wire.frames import FrameBuffer, pack_frame
 
-GROUP_SECONDS = 0.005
+GROUP_SECONDS = 0.007
 """How long the first record of a group waits for others; DESIGN allows 10 ms, the loop's own hold is in it too."""
 HEAD_SECONDS = 1.0
 STATS_SECONDS = 1.0
