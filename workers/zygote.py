@@ -16,15 +16,19 @@ import signal
 import socket
 import sys
 import threading
-from multiprocessing.connection import Connection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from workers import child
 from workers.jail import Jail
+from workers.jail.base import fork
+from workers.jail.env import forget_surroundings
 from workers.preload import preload
 from workers.wire import Exited, Fork, Forked, ForkFailed, ToZygote, ZygoteReady
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 MESSAGE_BYTES_MAX = 65536
 PR_SET_PDEATHSIG = 1
@@ -43,6 +47,7 @@ def main(control: Connection, boot: dict[str, Any]) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     preload(boot)
     jail = Jail(boot["jail"])
+    forget_surroundings()
     if threading.active_count() != 1 or len(os.listdir("/proc/self/task")) != 1:
         sys.exit("the zygote has more than one thread; forking would not be safe")
     gc.collect()
@@ -86,7 +91,7 @@ def _loop(link: socket.socket, wake_read: int, death_fd: int, jail: Jail) -> Non
 def _fork(link: socket.socket, message: Fork, fds: array.array[int], workers: dict[int, int],
           jail: Jail) -> None:
     try:
-        pid = os.fork()
+        pid = fork()
     except OSError as error:
         _close(fds)
         link.send(_encode(ForkFailed(message.worker, error.errno or errno.EAGAIN)))

@@ -13,7 +13,7 @@ import msgspec
 import multiprocess
 from multiprocess.connection import Connection
 
-from workers import zygote as zygote_process
+from workers import start
 from workers.wire import Fork, Forked, FromZygote
 
 _decode = msgspec.msgpack.Decoder(FromZygote).decode
@@ -43,7 +43,7 @@ class ZygoteLink:
         boot = {**boot, "death_fd": Connection(os.dup(self.death_read), writable=False)}
         control = Connection(os.dup(theirs.fileno()))
         self.process = multiprocess.get_context("spawn").Process(
-            target=zygote_process.main, args=(control, boot), daemon=True, name="apex-exec-zygote"
+            target=start.main, args=(control, boot), daemon=True, name="apex-exec-zygote"
         )
         with _bare_environment():
             self.process.start()

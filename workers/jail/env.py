@@ -10,6 +10,15 @@ from typing import Any
 from workers.jail.base import ACTIVE, Child, Outcome
 
 
+def forget_surroundings() -> None:
+    """Empties what the interpreter knows of where it was started. The zygote does it once, so that workers need not."""
+    os.environ.clear()
+    sys.argv[:] = ["plugin"]
+    sys.orig_argv[:] = ["plugin"]
+    sys.path.clear()
+    sys.path_importer_cache.clear()
+
+
 class Env:
     """Environment, arguments, import path and working folder are emptied; ``random`` is seeded anew."""
 
@@ -20,13 +29,10 @@ class Env:
 
     def apply(self, child: Child) -> Outcome:
         """``secrets`` and ``uuid4`` ask the kernel each time; only ``random`` has a state that a fork copies."""
-        os.environ.clear()
-        sys.argv[:] = ["plugin"]
-        sys.orig_argv[:] = ["plugin"]
-        sys.path.clear()
-        sys.path_importer_cache.clear()
+        if os.environ or sys.path:
+            forget_surroundings()
         os.chdir("/")
-        random.seed(os.urandom(32))
+        random.seed(int.from_bytes(os.urandom(32), "little"))
         return ACTIVE
 
     def check(self, child: Child) -> str:

@@ -18,25 +18,23 @@ class Identity:
 
     name = "identity"
 
-    def __init__(self, _plan: dict[str, Any]) -> None:
+    def __init__(self, plan: dict[str, Any]) -> None:
         self._last = 0
         while self._last < 64 and ctypes.CDLL(None).prctl(PR_CAPBSET_READ, self._last, 0, 0, 0) >= 0:
             self._last += 1
         self._header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
         self._none = (ctypes.c_uint32 * 6)()
+        self._root = os.geteuid() == 0
+        if self._root and plan["layers"][self.name][0] in ("try", "required"):
+            self._empty_bounding_set()  # inherited by every fork; the zygote itself never execs
 
     def apply(self, child: Child) -> Outcome:
-        """Bounding set first (it takes a capability to drop), then the uid, then every set. Raises OSError."""
+        """The bounding set first (it takes a capability to drop), then the uid, then every set. Raises OSError."""
         outcome = ACTIVE
-        try:
-            for capability in range(self._last):
-                invoke("prctl", PR_CAPBSET_DROP, capability, 0, 0, 0)
-        except OSError as error:
-            if error.errno != errno.EPERM:
-                raise
-            # no CAP_SETPCAP: not root, and no user namespace; with no_new_privs nothing gains from the bounding set
+        if not self._root:
+            self._empty_bounding_set()  # entering a user namespace gave the whole of it
         invoke("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
-        if os.geteuid() == 0:
+        if self._root:
             try:
                 os.setgroups([])
                 gid, uid = child.worker["gid"], child.worker["uid"]
@@ -48,6 +46,15 @@ class Identity:
             outcome = Outcome("degraded", "shares the daemon's uid with every other worker")
         invoke("capset", self._header, self._none)
         return outcome
+
+    def _empty_bounding_set(self) -> None:
+        try:
+            for capability in range(self._last):
+                invoke("prctl", PR_CAPBSET_DROP, capability, 0, 0, 0)
+        except OSError as error:
+            if error.errno != errno.EPERM:
+                raise
+            # no CAP_SETPCAP: not root, and no user namespace; with no_new_privs nothing gains from the bounding set
 
     def check(self, child: Child) -> str:
         """Tries to become root again, and reads its capabilities."""

@@ -12,6 +12,12 @@ from workers.jail.base import ACTIVE, Child, Outcome, invoke
 PR_SET_PDEATHSIG = 1
 
 
+def _ended(fd: int) -> bool:
+    poll = select.poll()
+    poll.register(fd, 0)
+    return bool(poll.poll(0))
+
+
 class Pdeathsig:
     """Armed only now, since a change of uid disarms it; then looks whether the death came first."""
 
@@ -23,7 +29,7 @@ class Pdeathsig:
     def apply(self, child: Child) -> Outcome:
         """Ends the process where supervisor or zygote are dead already: they can send no signal any more."""
         invoke("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != child.zygote or select.select([child.fds[2]], [], [], 0)[0]:
+        if os.getppid() != child.zygote or _ended(child.fds[2]):
             os._exit(0)
         return ACTIVE
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
-from multiprocessing.connection import Connection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from workers.jail import Jail, JailError
+from workers.jail.base import fork
 from workers.wire import LayerReport
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 _Reports = msgspec.msgpack.Decoder(list[LayerReport])
 REPLY_BYTES_MAX = 65536
@@ -32,7 +35,7 @@ def trial(plan: dict[str, Any], worker: dict[str, Any]) -> list[LayerReport]:
     read, write = os.pipe()
     marks_read, marks_write = os.pipe()
     death_read, death_write = os.pipe()
-    pid = os.fork()
+    pid = fork()
     if pid == 0:
         try:
             _confined(jail, worker, (write, marks_write, death_read))
