@@ -1,0 +1,255 @@
+"""A ROUTER on a unix socket without libzmq: the connections of hosts on this machine, served by the loop itself.
+
+Why not libzmq here: it hands every message through an I/O thread, twice a call, and those two wake-ups are most of
+what a quiet call waits for; its queues hide a peer that does not read or has left. Here a connection is an fd of the
+loop: its end is seen at once, its peer's uid is the kernel's word, what waits for it is counted in bytes. The protocol
+is the same (``wire/zmtp_router.py``), so hosts use libzmq as ever; ``tcp://`` with CURVE stays with libzmq
+(``peers.py``), behind the same interface.
+
+Connections are registered edge-triggered and read in ``receive``, so that a supervisor that holds its hosts (audit
+late) does not spin on what they sent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket as sockets
+import struct
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from apex_exec.daemon.peers import FRAMES_MAX, UCRED, WAITING_BYTES_MAX, WAITING_MESSAGES_MAX, Peer, Receive
+from apex_exec.wire.zmtp_router import GREETING, RouterSession, ZmtpError, append_message
+
+if TYPE_CHECKING:
+    from apex_exec.daemon.loop import Loop
+
+READ_BYTES = 32_768
+"""One read of one connection before the others, workers and timers get their turn; more only for a larger frame."""
+CONNECTIONS_MAX = 1024
+"""Hosts at once; one more is accepted and closed. Far above what a platform's processes need."""
+HANDSHAKE_NS_MAX = 10_000_000_000
+"""A connection that has not said READY by then is closed."""
+BACKLOG = 256
+_EDGE = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+
+
+class StreamPeer(Peer):
+    """One connection and what waits for it. ``out`` is encoded; ``blocked`` until the kernel takes more of it."""
+
+    __slots__ = ("blocked", "born_ns", "greeted", "out", "replies", "session", "socket")
+
+    def __init__(self, host: bytes, socket: sockets.socket, message_bytes_max: int, now_ns: int) -> None:
+        super().__init__(host, socket.fileno())
+        self.socket = socket
+        self.session = RouterSession(message_bytes_max=message_bytes_max, frames_max=FRAMES_MAX)
+        self.out = bytearray(GREETING)
+        self.replies = 0
+        self.blocked = False
+        self.born_ns = now_ns
+
+
+class StreamPeers:
+    """The connections of one unix socket; the same interface as ``Peers``."""
+
+    def __init__(self, loop: Loop, *, message_bytes_max: int, on_message: Receive, on_gone: Callable[[Peer], None],
+                 on_alien: Callable[[Peer, list[bytes]], None], on_dropped: Callable[[int], None],
+                 on_broken: Callable[[], None] = lambda: None) -> None:
+        self._loop = loop
+        self._message_bytes_max = message_bytes_max
+        self._on_message = on_message
+        self._on_gone = on_gone
+        self._on_alien = on_alien
+        self._on_dropped = on_dropped
+        self._on_broken = on_broken
+        self._listener: sockets.socket | None = None
+        self._peers: set[StreamPeer] = set()
+        self._ready: deque[StreamPeer] = deque()
+        self._dirty: list[StreamPeer] = []
+        self._numbers = 0
+
+    def __len__(self) -> int:
+        return len(self._peers)
+
+    # ------------------------------------------------------------------ connections
+    def listen(self, path: str) -> None:
+        """Binds ``path`` and serves it; a second call replaces the listener (its file was deleted). Raises OSError."""
+        listener = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
+        try:
+            listener.setblocking(False)
+            listener.bind(path)
+            listener.listen(BACKLOG)
+        except OSError:
+            listener.close()
+            raise
+        self._unlisten()
+        self._listener = listener
+        self._loop.add(listener.fileno(), self._accept)
+
+    def _unlisten(self) -> None:
+        if self._listener is not None:
+            self._loop.remove(self._listener.fileno())
+            self._listener.close()
+            self._listener = None
+
+    def _accept(self, _: int) -> None:
+        assert self._listener is not None
+        for _ in range(16):
+            try:
+                socket, _ = self._listener.accept()
+            except OSError:  # none is waiting, or no fd is free: the next event tries again
+                return
+            if len(self._peers) >= CONNECTIONS_MAX:
+                socket.close()
+                continue
+            socket.setblocking(False)
+            self._numbers += 1
+            peer = StreamPeer(b"\0" + struct.pack(">I", self._numbers & 0xFFFFFFFF), socket, self._message_bytes_max,
+                              time.monotonic_ns())
+            self._peers.add(peer)
+            self._dirty.append(peer)
+            self._loop.add(socket.fileno(), lambda mask, peer=peer: self._event(peer, mask), _EDGE)
+
+    def _event(self, peer: StreamPeer, mask: int) -> None:
+        if mask & select.EPOLLOUT and peer.blocked:
+            peer.blocked = False
+            self._dirty.append(peer)
+        if mask & ~select.EPOLLOUT:
+            self._ready.append(peer)
+
+    def sweep(self, now_ns: int) -> None:
+        """Closes connections that never finished their handshake; about once a second."""
+        for peer in [p for p in self._peers if not p.session.ready and now_ns - p.born_ns > HANDSHAKE_NS_MAX]:
+            self.drop(peer)
+
+    # ------------------------------------------------------------------ receiving
+    def receive(self) -> bool:
+        """Reads each connection that has something, once; True where more may be waiting."""
+        ready = self._ready
+        for _ in range(len(ready)):
+            peer = ready.popleft()
+            if not peer.gone:
+                self._read(peer)
+        return bool(ready)
+
+    def _read(self, peer: StreamPeer) -> None:
+        session = peer.session
+        want = max(READ_BYTES, session.missing_bytes)
+        try:
+            data = peer.socket.recv(want)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._forget(peer)
+            return
+        try:
+            messages = session.feed(data)
+        except ZmtpError:
+            self._on_broken()
+            self.drop(peer)
+            return
+        if session.answers:
+            self._queue(peer, session.answers)
+            session.answers = b""
+        if len(data) == want:  # edge-triggered: what is still there gives no further event
+            self._ready.append(peer)
+        handle = self._on_message
+        for frames, body in messages:
+            if session.identity:
+                self._on_alien(peer, frames)
+            else:
+                handle(peer, frames, body)
+
+    # ------------------------------------------------------------------ sending
+    def reply(self, peer: Peer, frames: list[bytes], body: bytes) -> None:
+        """Queues one reply for ``flush``; drops it where the peer is gone, and the peer where too much waits."""
+        assert isinstance(peer, StreamPeer)
+        if peer.gone:
+            self._on_dropped(1)
+            return
+        out = peer.out
+        if not out and not peer.blocked:
+            self._dirty.append(peer)
+        append_message(out, frames, body)
+        peer.replies += 1
+        if len(out) > WAITING_BYTES_MAX or peer.replies > WAITING_MESSAGES_MAX:
+            self._write(peer)
+            if len(out) > WAITING_BYTES_MAX or peer.replies > WAITING_MESSAGES_MAX:
+                self.drop(peer)
+
+    def _queue(self, peer: StreamPeer, data: bytes) -> None:
+        if not peer.out and not peer.blocked:
+            self._dirty.append(peer)
+        peer.out += data
+        if len(peer.out) > WAITING_BYTES_MAX:  # it sends PINGs and reads no PONG
+            self.drop(peer)
+
+    def flush(self) -> None:
+        """Writes what was queued in this round, one system call a connection."""
+        dirty = self._dirty
+        if dirty:
+            self._dirty = []
+            for peer in dirty:
+                self._write(peer)
+
+    def _write(self, peer: StreamPeer) -> None:
+        out = peer.out
+        if peer.gone or peer.blocked or not out:
+            return
+        try:
+            sent = peer.socket.send(out)
+        except BlockingIOError:
+            peer.blocked = True
+            return
+        except OSError:
+            self._forget(peer)
+            return
+        if sent == len(out):
+            out.clear()
+            peer.replies = 0
+        else:
+            del out[:sent]
+            peer.blocked = True
+
+    # ------------------------------------------------------------------ ends
+    def drop(self, peer: Peer) -> None:
+        """Ends the connection of ``peer`` now; replies that wait for it are lost and counted."""
+        assert isinstance(peer, StreamPeer)
+        self._forget(peer)
+
+    def _forget(self, peer: StreamPeer) -> None:
+        if peer.gone:
+            return
+        peer.gone = True
+        self._peers.discard(peer)
+        self._loop.remove(peer.fd)
+        peer.socket.close()
+        if peer.replies:
+            self._on_dropped(peer.replies)
+        peer.out.clear()
+        self._on_gone(peer)
+
+    def credentials(self, peer: Peer) -> tuple[int, int]:
+        """(uid, pid) of the process behind ``peer``, as the kernel noted them at connect; (-1, 0) if it is gone."""
+        assert isinstance(peer, StreamPeer)
+        try:
+            raw = peer.socket.getsockopt(sockets.SOL_SOCKET, sockets.SO_PEERCRED, UCRED.size)
+        except OSError:
+            return -1, 0
+        pid, uid, _ = UCRED.unpack(raw)
+        return uid, pid
+
+    def close(self, path: str) -> None:
+        """Sends what the kernel takes at once, closes every connection and removes the socket file."""
+        self.flush()
+        self._unlisten()
+        for peer in list(self._peers):
+            self._forget(peer)
+        with contextlib.suppress(OSError):
+            os.unlink(path)

@@ -1,0 +1,121 @@
+"""What a thousand live workers and ten thousand registered plugins cost; how rate and lag change as they grow."""
+
+from __future__ import annotations
+
+import re
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+from benchmarks.daemon import Daemon, Host, context_of, serving, write_echo
+from benchmarks.lab import Lab
+
+TITLE = "Density and growth"
+LIVE = (1, 10, 100, 1000)
+MIB = 1024 * 1024
+
+
+def run(lab: Lab) -> None:
+    """Adds the rows."""
+    most = max(LIVE) // (10 if lab.quick else 1)
+    with tempfile.TemporaryDirectory(prefix="apxp") as name:
+        folder = Path(name)
+        plugins = [f"echo-{n:04}" for n in range(most)]
+        for plugin in plugins:
+            write_echo(folder, plugin)
+        with serving(folder, limits__cpu_percent=100, pool__max_workers=most) as daemon:
+            host = Host(daemon.endpoint)
+            for live in [n for n in LIVE if n <= most]:
+                lab.say(f"{live} live workers")
+                _live(lab, daemon, host, plugins[:live])
+            lab.say("hosts")
+            _hosts(lab, daemon, plugins[: min(16, most)])
+            host.close()
+    _registered(lab, 1000 if lab.quick else 10_000)
+
+
+def _live(lab: Lab, daemon: Daemon, host: Host, plugins: list[str]) -> None:
+    context = context_of(100)
+    conditions = {"live workers": len(plugins)}
+    for plugin in plugins:
+        host.invoke(plugin)
+    for _ in range(lab.repetitions):
+        round_ = host.rounds(plugins, lab.scaled(10_000), 64, context)
+        lab.add_round("apex-exec, round-robin, 64 in flight", round_, **conditions)
+    supervisor = psutil.Process(daemon.pid)
+    time.sleep(2)
+    begun, cpu = time.monotonic(), _cpu_seconds(supervisor)
+    time.sleep(5)
+    share = (_cpu_seconds(supervisor) - cpu) / (time.monotonic() - begun)
+    lab.add("supervisor at rest", "CPU", "% of a core", share * 100, **conditions)
+    lab.add("supervisor at rest", "memory", "MiB", supervisor.memory_full_info().uss / MIB, **conditions)
+    uss = [process.memory_full_info().uss / MIB for process in _workers(supervisor)[:100]]
+    lab.add("worker, idle", "memory", "MiB", statistics.median(uss), **conditions)
+    begun = time.monotonic()
+    lines = daemon.scrape().count("\n")
+    lab.add("scrape", "lines", "", float(lines), **conditions)
+    lab.add("scrape", "time", "ms", (time.monotonic() - begun) * 1000, **conditions)
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def _workers(supervisor: psutil.Process) -> list[psutil.Process]:
+    """The zygote's children: the side processes have none."""
+    return [worker for child in supervisor.children() for worker in child.children()]
+
+
+def _hosts(lab: Lab, daemon: Daemon, plugins: list[str]) -> None:
+    for count in (1, 8, 64):
+        hosts = [Host(daemon.endpoint) for _ in range(count)]
+        for host in hosts:
+            host.rounds(plugins, 4, 1, {})
+        begun = time.perf_counter()
+        total = lab.scaled(6400)
+        for host in hosts:
+            for n in range(total // count):
+                host.socket.send(_message(n, plugins[n % len(plugins)]))
+        for host in hosts:
+            for _ in range(total // count):
+                host.socket.recv()
+        lab.add("apex-exec, by host connections", "calls/s", "1/s", total / (time.perf_counter() - begun),
+                connections=count)
+        for host in hosts:
+            host.close()
+
+
+def _message(number: int, plugin: str) -> bytes:
+    import msgspec
+
+    from benchmarks.daemon import invocation
+
+    return msgspec.msgpack.encode({**invocation(plugin, context_of(100)), "id": number})
+
+
+def _registered(lab: Lab, count: int) -> None:
+    """``count`` plugins in the registry: start, memory, cold calls."""
+    lab.say(f"{count} registered plugins")
+    with tempfile.TemporaryDirectory(prefix="apxp") as name:
+        folder = Path(name)
+        for n in range(count):
+            write_echo(folder, f"echo-{n:05}")
+        begun = time.monotonic()
+        with serving(folder, limits__cpu_percent=100) as daemon:
+            lab.add("start, plugins_dir", "time", "s", time.monotonic() - begun, registered=count)
+            memory = psutil.Process(daemon.pid).memory_full_info().uss / MIB
+            lab.add("supervisor", "memory", "MiB", memory, registered=count)
+            host = Host(daemon.endpoint)
+            latencies = []
+            for n in range(0, count, max(1, count // 50)):
+                started = time.perf_counter()
+                host.invoke(f"echo-{n:05}")
+                latencies.append((time.perf_counter() - started) * 1000)
+            lab.add("cold call", "p50", "ms", statistics.median(latencies), registered=count)
+            lines = re.findall(r"^apex_exec_", daemon.scrape(), re.M)
+            lab.add("scrape", "lines", "", float(len(lines)), registered=count)
+            host.close()

@@ -1,0 +1,114 @@
+"""The targets, each with the rows it is judged by. A missed one stays in the table with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.lab import Lab
+
+OURS = "apex-exec"
+ZMQ = "bare ZeroMQ, two hops"
+PEBBLE = "pebble(2, timeout 5)"
+POOL = "ProcessPoolExecutor(2)"
+
+
+@dataclass(frozen=True)
+class Target:
+    """``measure`` gives the text and whether it was met, or raises LookupError where a row is missing."""
+
+    what: str
+    text: str
+    measure: Callable[[dict[str, Lab]], tuple[str, bool]]
+    why: str = ""
+
+
+def _get(labs: dict[str, Lab], name: str, contender: str, figure: str, **conditions: Any) -> float:
+    lab = labs.get(name)
+    value = lab.value(contender, figure, **conditions) if lab else None
+    if value is None:
+        raise LookupError(f"{name}: {contender} {figure}")
+    return value
+
+
+def judged(target: Target, labs: dict[str, Lab]) -> tuple[str, bool | None]:
+    """(what was measured, met); ("", None) where it was not measured."""
+    try:
+        return target.measure(labs)
+    except LookupError:
+        return "", None
+
+
+def _p50_below_peers(labs: dict[str, Lab]) -> tuple[str, bool]:
+    conditions = {"payload": "100 B", "in flight": 1}
+    ours = _get(labs, "roundtrip", OURS, "p50", **conditions)
+    pebble = _get(labs, "roundtrip", PEBBLE, "p50", **conditions)
+    pool = _get(labs, "roundtrip", POOL, "p50", **conditions)
+    return f"{ours:.0f} µs; pebble {pebble:.0f}, ProcessPoolExecutor {pool:.0f}", ours < min(pebble, pool)
+
+
+def _p50_to_zmq(labs: dict[str, Lab]) -> tuple[str, bool]:
+    conditions = {"payload": "100 B", "in flight": 1}
+    ratio = (_get(labs, "roundtrip", OURS, "p50", **conditions) / _get(labs, "roundtrip", ZMQ, "p50", **conditions))
+    return f"{ratio:.2f} ×", ratio <= 0.7
+
+
+def _rate(labs: dict[str, Lab]) -> tuple[str, bool]:
+    conditions = {"payload": "100 B", "in flight": 256}
+    ours = _get(labs, "roundtrip", OURS, "calls/s", **conditions)
+    ratio = ours / _get(labs, "roundtrip", PEBBLE, "calls/s", **conditions)
+    return f"{ours:,.0f}/s, {ratio:.1f} × pebble", ours >= 20_000 and ratio >= 1.5
+
+
+def _at_most(name: str, contender: str, figure: str, bound: float, unit: str, scale: float = 1.0,
+             **conditions: Any) -> Callable[[dict[str, Lab]], tuple[str, bool]]:
+    def measure(labs: dict[str, Lab]) -> tuple[str, bool]:
+        value = _get(labs, name, contender, figure, **conditions) * scale
+        return f"{value:.3g} {unit}", value <= bound
+    return measure
+
+
+def _both(*parts: Callable[[dict[str, Lab]], tuple[str, bool]]) -> Callable[[dict[str, Lab]], tuple[str, bool]]:
+    def measure(labs: dict[str, Lab]) -> tuple[str, bool]:
+        texts, met = zip(*(part(labs) for part in parts), strict=True)
+        return " · ".join(texts), all(met)
+    return measure
+
+
+def _at_least(name: str, contender: str, figure: str, bound: float, unit: str,
+              **conditions: Any) -> Callable[[dict[str, Lab]], tuple[str, bool]]:
+    def measure(labs: dict[str, Lab]) -> tuple[str, bool]:
+        value = _get(labs, name, contender, figure, **conditions)
+        return f"{value:,.0f} {unit}", value >= bound
+    return measure
+
+
+_COLD = "cold start, request to reply"
+_ROBIN = "apex-exec, round-robin, 64 in flight"
+_AGAIN = "next call of the plugin"
+
+TARGETS = (
+    Target("p50 at 1 in flight", "below pebble and below ProcessPoolExecutor in the same run", _p50_below_peers),
+    Target("p50 at 1 in flight", "≤ 0.7 × the bare ZeroMQ two-hop loop with free placement", _p50_to_zmq),
+    Target("calls/s at 256 in flight, 2 plugins", "≥ 20,000 and ≥ 1.5 × pebble", _rate),
+    Target("p99 at half the maximum rate, open loop", "≤ 5 ms",
+           _at_most("open_loop", OURS, "p99", 5, "ms", 1e-3, rate="half the maximum")),
+    Target("cold start, jailed, request to reply", "p50 ≤ 8 ms, p99 ≤ 25 ms", _both(
+        _at_most("kill", _COLD, "p50", 8, "ms", when="at rest"),
+        _at_most("kill", _COLD, "p99", 25, "ms", when="at rest"))),
+    Target("TIMEOUT answered after the deadline, p99", "≤ 5 ms at rest, ≤ 20 ms at full load", _both(
+        _at_most("kill", "TIMEOUT answered after the deadline", "p99", 5, "ms", when="at rest"),
+        _at_most("kill", "TIMEOUT answered after the deadline", "p99", 20, "ms", when="at full load"))),
+    Target("fresh worker after a kill", "≤ 15 ms p50", _at_most("kill", _AGAIN, "p50", 15, "ms", when="at rest")),
+    Target("1,000 live workers", "≤ 4 MB USS each, supervisor ≤ 2 % of a core at rest, ≥ 8,000 calls/s round-robin",
+           _both(_at_most("density", "worker, idle", "memory", 4, "MiB", **{"live workers": 1000}),
+                 _at_most("density", "supervisor at rest", "CPU", 2, "%", **{"live workers": 1000}),
+                 _at_least("density", _ROBIN, "calls/s", 8000, "/s", **{"live workers": 1000}))),
+    Target("10,000 registered plugins", "start ≤ 3 s, supervisor ≤ 300 MB, cold calls as above", _both(
+        _at_most("density", "start, 10,000 in the registry", "time", 3, "s", registered=10_000),
+        _at_most("density", "supervisor", "memory", 286, "MiB", registered=10_000),
+        _at_most("density", "cold call", "p50", 8, "ms", registered=10_000))),
+    Target("scrape with 1,000 plugins", "adds ≤ 5 ms to p99 of the loop",
+           _at_most("density", "scrape", "added to p99", 5, "ms", **{"live workers": 1000})),
+)
