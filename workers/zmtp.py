@@ -27,13 +27,14 @@ def encode(body: bytes) -> bytes:
     return b"\x02" + size.to_bytes(8, "big") + body
 
 
-def _command(name: bytes, data: bytes) -> bytes:
+def command(name: bytes, data: bytes) -> bytes:
+    """A short command frame."""
     body = bytes((len(name),)) + name + data
     return bytes((_COMMAND, len(body))) + body
 
 
-_GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01" + b"NULL".ljust(20, b"\0") + b"\0" + bytes(31)
-_READY = _command(b"READY", b"\x0bSocket-Type" + (4).to_bytes(4, "big") + b"PAIR")
+GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01" + b"NULL".ljust(20, b"\0") + b"\0" + bytes(31)
+_READY = command(b"READY", b"\x0bSocket-Type" + (4).to_bytes(4, "big") + b"PAIR")
 
 
 class Zmtp:
@@ -53,7 +54,7 @@ class Zmtp:
         libzmq 4.3 refuses a READY that arrives in one read with the greeting (seen as UNEXPECTED_COMMAND on its
         monitor): for such a peer send the first GREETING_BYTES, wait for its READY, then send the rest.
         """
-        return _GREETING + _READY
+        return GREETING + _READY
 
     def feed(self, data: bytes) -> list[bytes]:
         """Bodies of every message that ``data`` completes, in order. Raises ZmtpError."""
@@ -67,7 +68,7 @@ class Zmtp:
                     raise ZmtpError("the link does not open with a ZMTP greeting")
                 self._buffer = data
                 return []
-            if data[0] != 0xFF or not data[9] & 1 or data[10] < 3 or data[12:32] != _GREETING[12:32]:
+            if data[0] != 0xFF or not data[9] & 1 or data[10] < 3 or data[12:32] != GREETING[12:32]:
                 raise ZmtpError("the greeting is not ZMTP 3 with the NULL mechanism")
             self._greeted = True
             position = GREETING_BYTES

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import zmq
 
 from apex_exec.daemon import operations
-from apex_exec.daemon.peers import Peer, Peers
+from apex_exec.daemon.connections import Handlers, Peer
 from apex_exec.daemon.registrar_link import RegistrarLink
+from apex_exec.daemon.stream_peers import StreamPeers
 from apex_exec.errors import Code, Refusal, WireError, is_retryable
 from apex_exec.wire import codec
 from apex_exec.wire import messages as msg
@@ -32,26 +32,20 @@ _encode = msgspec.msgpack.Encoder().encode
 class AdminSocket:
     """Serves the table of operations. ``handlers`` are those of the loop; ``registrar`` runs the others."""
 
-    def __init__(self, router: zmq.Socket[bytes], supervisor: Supervisor,
-                 handlers: dict[str, operations.Handler], registrar: RegistrarLink | None = None) -> None:
-        router.setsockopt(zmq.MAXMSGSIZE, BYTES_MAX)
+    def __init__(self, supervisor: Supervisor, handlers: dict[str, operations.Handler],
+                 registrar: RegistrarLink | None = None) -> None:
         self.registrar = registrar
         self._supervisor = supervisor
         self._handlers = handlers
-        self._again = False
-        self.peers = Peers(router, on_message=self._message, on_gone=lambda _: None, on_alien=self._alien,
-                           on_dropped=lambda count: supervisor.metrics.inc("dropped_replies_total", (), count))
-        for fd in self.peers.fds():
-            supervisor.loop.add(fd, self._ready)
+        self.peers = StreamPeers(supervisor.loop, Handlers(
+            message=self._message, gone=lambda _: None, alien=self._alien,
+            dropped=lambda count: supervisor.metrics.inc("dropped_replies_total", (), count)), BYTES_MAX)
         supervisor.turns.append(self._turn)
 
-    def _ready(self, _: int) -> None:
-        self.peers.follow()
-        self._again = True
-
     def _turn(self, _: int) -> None:
-        while self._again:  # a reply uses the FD's edge up, so after each one it is looked at again
-            self._again = self.peers.receive()
+        while self.peers.receive():
+            pass  # edge-triggered: what is not read now gives no further event
+        self.peers.flush()
 
     def _alien(self, peer: Peer, frames: list[bytes]) -> None:
         self._refuse(peer, frames, None, WireError(Code.PROTOCOL_ERROR, "set no routing id of your own"))
@@ -133,4 +127,3 @@ class AdminSocket:
 
     def _reply(self, peer: Peer, frames: list[bytes], body: bytes) -> None:
         self.peers.reply(peer, frames, body)
-        self._again = True

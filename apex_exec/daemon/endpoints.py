@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,10 @@ from zmq.auth import load_certificate
 from zmq.utils import z85
 
 from apex_exec.config import Settings
+from apex_exec.daemon.connections import Connections, Handlers, Open
 from apex_exec.daemon.runtime_folder import RuntimeFolder, socket_path
+from apex_exec.daemon.stream_peers import StreamPeers
+from apex_exec.daemon.zmq_peers import ZmqPeers
 from apex_exec.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,6 +25,9 @@ if TYPE_CHECKING:
 ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 ZAP_DOMAIN = b"apex-exec"
 SERVER_KEY = "server.key_secret"
+REFUSED_FACTOR = 4
+"""Up to so many times ``host.max_message_bytes`` a message gets an answer (PAYLOAD_TOO_LARGE); beyond, the connection
+is dropped."""
 
 
 class Curve:
@@ -96,6 +103,36 @@ class Zap:
         self._socket.close()
 
 
+class TcpHosts:
+    """Hosts over ``tcp://``: libzmq's ROUTER with CURVE, for the clients whose keys are known. Raises ConfigError."""
+
+    def __init__(self, settings: Settings, on_denied: Callable[[str], None]) -> None:
+        self.curve = Curve(settings.host.curve_keys_dir)
+        self._message_bytes_max = REFUSED_FACTOR * settings.host.max_message_bytes
+        self._on_denied = on_denied
+        self._context: zmq.Context[Any] = zmq.Context()
+        self._zap: Zap | None = None
+
+    def open(self, loop: Loop, handlers: Handlers) -> Connections:
+        """The connections, secured and not bound yet."""
+        self._zap = Zap(self._context, loop, self.curve, self._on_denied)
+        router: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
+        self.curve.secure(router)
+        return ZmqPeers(loop, handlers, router, self._message_bytes_max)
+
+    def close(self) -> None:
+        """Lets the last replies leave, for a second at most."""
+        if self._zap is not None:
+            self._zap.close()
+        self._context.destroy(linger=1000)  # the monitor would keep ``term`` waiting
+
+
+def open_local(settings: Settings) -> Open:
+    """Hosts on this machine: unix sockets, served by the loop itself."""
+    bytes_max = REFUSED_FACTOR * settings.host.max_message_bytes
+    return lambda loop, handlers: StreamPeers(loop, handlers, bytes_max)
+
+
 def check_endpoints(settings: Settings) -> None:
     """Raises ConfigError for what would let others in, before anything is started."""
     if not settings.admin_endpoint.startswith("ipc://"):
@@ -113,14 +150,14 @@ def check_endpoints(settings: Settings) -> None:
             raise ConfigError(f"{endpoint}: write an absolute path; abstract sockets have no owner and no mode")
 
 
-def bind(router: zmq.Socket[bytes], endpoint: str, folder: RuntimeFolder, *, key: str, for_group: bool) -> None:
-    """Binds ``router``; nobody but us can connect before mode and group are set. Raises ConfigError."""
+def bind(connections: Connections, endpoint: str, folder: RuntimeFolder, *, key: str, for_group: bool) -> None:
+    """Serves ``endpoint``; nobody but us can connect before mode and group are set. Raises ConfigError."""
     folder.sweep(endpoint)
     old = os.umask(0o177)
     try:
-        router.bind(endpoint)
-    except zmq.ZMQError as error:
-        hint = "; another process serves it" if error.errno == zmq.EADDRINUSE else ""
+        connections.bind(endpoint)
+    except OSError as error:
+        hint = "; another process serves it" if error.errno == errno.EADDRINUSE else ""
         raise ConfigError(f"{key}: {endpoint}: {error.strerror}{hint}") from None
     finally:
         os.umask(old)

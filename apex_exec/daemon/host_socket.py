@@ -6,33 +6,33 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import zmq
 
-from apex_exec.daemon.peers import Peer, Peers
+from apex_exec.daemon.connections import Handlers, Open, Peer
 from apex_exec.errors import Code, WireError, is_retryable
 from apex_exec.wire import codec
 from apex_exec.wire import messages as msg
 
 if TYPE_CHECKING:
+    from apex_exec.daemon.loop import Loop
     from apex_exec.observe.metrics import Metrics
 
 _encode = msgspec.msgpack.Encoder().encode
 
 
 class HostSocket:
-    """One ROUTER that is spoken to in protocol 1. ``serve(peer, frames, request)`` may raise WireError."""
+    """One endpoint that is spoken to in protocol 1. ``serve(peer, frames, request)`` may raise WireError."""
 
-    def __init__(self, router: zmq.Socket[bytes], *, bytes_max: int,
+    def __init__(self, loop: Loop, open_: Open, *, bytes_max: int,
                  serve: Callable[[Peer, list[bytes], Any], None], gone: Callable[[Peer], None],
                  metrics: Metrics) -> None:
-        router.setsockopt(zmq.MAXMSGSIZE, 4 * bytes_max)  # beyond: libzmq drops the connection
         self._bytes_max = bytes_max
         self._serve = serve
         self._metrics = metrics
         self._decode = codec.decode_request
-        self.peers = Peers(router, on_message=self._message, on_gone=gone, on_alien=self._alien,
-                           on_dropped=lambda count: metrics.inc("dropped_replies_total", (), count),
-                           on_unroutable=lambda: metrics.inc("protocol_anomalies_total", ("unroutable",)))
+        self.peers = open_(loop, Handlers(
+            message=self._message, gone=gone, alien=self._alien,
+            dropped=lambda count: metrics.inc("dropped_replies_total", (), count),
+            broken=lambda: metrics.inc("protocol_anomalies_total", ("unroutable",))))
         self.reply = self.peers.reply
 
     def _message(self, peer: Peer, frames: list[bytes], body: bytes) -> None:

@@ -1,7 +1,7 @@
 """``apex-exec serve``: builds the daemon from its settings, runs it, takes it down.
 
-The order matters: the zygote is started before any thread or ZeroMQ context exists; the ROUTERs are watched before
-they are bound; readiness is told when all of it stands.
+The order matters: the zygote is started before any thread or ZeroMQ context exists; endpoints are bound when all
+that they need stands; readiness is told when all of it stands.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from apex_exec.core.pool import SECOND_NS, Pool, PoolLimits, RecyclePolicy
 from apex_exec.daemon import notify
 from apex_exec.daemon.admin_socket import AdminSocket
 from apex_exec.daemon.audit_trail import AuditTrail
-from apex_exec.daemon.endpoints import Curve, Zap, bind, check_endpoints
+from apex_exec.daemon.endpoints import TcpHosts, bind, check_endpoints, open_local
 from apex_exec.daemon.folder_plugins import FolderPlugins
 from apex_exec.daemon.loop_operations import LoopOperations
 from apex_exec.daemon.reload import Reloader
@@ -143,12 +143,13 @@ class _Daemon:
         self.fds = hard
         zygote = self._start_zygote()
 
-        import zmq  # only now: its threads must not exist when the first zygote is started
-
         logs.start()
-        self.context: zmq.Context[Any] = zmq.Context()
         self.metrics = Metrics(per_plugin_histograms=settings.metrics.per_plugin_histograms)
-        self.supervisor = self._supervisor(zygote, self._router())
+        self.tcp_hosts: TcpHosts | None = None
+        if settings.host_endpoint.startswith("tcp://"):
+            self.tcp_hosts = TcpHosts(settings, lambda address: log.warning(
+                "a connection from %s was refused: its CURVE key is in no client's file", address))
+        self.supervisor = self._supervisor(zygote)
         self.reloader = Reloader(settings, reread)
         self.reloader.appliers.append(self._apply)
         self.audit = AuditTrail(settings, self.metrics, logs.log)
@@ -158,28 +159,20 @@ class _Daemon:
             self.supervisor, self.source, lambda: self.policy, self.reload, self.drain,
             {"server": f"apex-exec/{__version__}", "isolation": self.sandboxing.level, "waived": self.sandboxing.waived,
              "pid": os.getpid(), "endpoint": settings.host_endpoint})
-        self.admin_router = self._router()
-        self.admin = AdminSocket(self.admin_router, self.supervisor, operations.handlers)
+        self.admin = AdminSocket(self.supervisor, operations.handlers)
         for spec in specs:
             self.supervisor.set_plugin(spec)
-
-    def _router(self) -> Any:
-        import zmq
-
-        router: zmq.Socket[bytes] = self.context.socket(zmq.ROUTER)
-        router.setsockopt(zmq.LINGER, 1000)
-        return router
 
     def _start_zygote(self) -> ZygoteLink:
         return ZygoteLink(self.sandboxing.boot)
 
-    def _supervisor(self, zygote: ZygoteLink, router: Any) -> Supervisor:
+    def _supervisor(self, zygote: ZygoteLink) -> Supervisor:
         settings = self.settings
-        self.host_router = router
         pool = Pool(pool_limits(settings, self.fds), breaker_policy(settings), random.random,
                     recycle_policy(settings), lambda worker: supervisor.workers.marks(worker))
         supervisor = Supervisor(
-            pool=pool, router=router, start_zygote=self._start_zygote, zygote=zygote,
+            pool=pool, open_hosts=self.tcp_hosts.open if self.tcp_hosts else open_local(settings),
+            start_zygote=self._start_zygote, zygote=zygote,
             sandboxing=self.sandboxing, source=self.source, bytes_max=settings.host.max_message_bytes,
             per_host=settings.pool.per_host, welcome=self._welcome, metrics=self.metrics, logs=self.logs)
         return supervisor
@@ -225,17 +218,12 @@ class _Daemon:
             self._close()
         return 0
 
-    def _bind(self) -> None:
-        settings = self.settings
-        self.zap: Zap | None = None
-        self.curve: Curve | None = None
-        if settings.host_endpoint.startswith("tcp://"):
-            self.curve = Curve(settings.host.curve_keys_dir)
-            self.zap = Zap(self.context, self.supervisor.loop, self.curve, lambda address: log.warning(
-                "a connection from %s was refused: its CURVE key is in no client's file", address))
-            self.curve.secure(self.host_router)
-        bind(self.host_router, settings.host_endpoint, self.runtime, key="host.endpoint", for_group=True)
-        bind(self.admin_router, settings.admin_endpoint, self.runtime, key="admin.endpoint", for_group=False)
+    def _bind(self, *, again: bool = False) -> None:
+        """Serves both endpoints; ``again`` where a socket file was deleted under us. Raises ConfigError."""
+        endpoint = self.settings.host_endpoint
+        if not again or endpoint.startswith("ipc://"):
+            bind(self.supervisor.hosts.peers, endpoint, self.runtime, key="host.endpoint", for_group=True)
+        bind(self.admin.peers, self.settings.admin_endpoint, self.runtime, key="admin.endpoint", for_group=False)
 
     def _handle_signals(self) -> None:
         wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -284,8 +272,8 @@ class _Daemon:
     def _apply(self, settings: Settings, keys: list[str]) -> None:
         policy = limits_of(settings)
         specs, gone = self.folder_plugins.rescan(settings.plugins_dir, policy)  # may raise: before anything changes
-        if self.curve is not None:
-            self.curve.read_clients()
+        if self.tcp_hosts is not None:
+            self.tcp_hosts.curve.read_clients()
         self.settings, self.policy = settings, policy
         self.supervisor.requests.per_host = settings.pool.per_host
         self.logs.level_min = LEVELS[settings.log.level]
@@ -316,34 +304,19 @@ class _Daemon:
         if not self.runtime.restore():
             return
         try:
-            for router, endpoint, key, for_group in (
-                    (self.host_router, self.settings.host_endpoint, "host.endpoint", True),
-                    (self.admin_router, self.settings.admin_endpoint, "admin.endpoint", False)):
-                self._bind_again(router, endpoint, key, for_group)
+            self._bind(again=True)
         except ConfigError as error:
             log.error("%s", error)
             return
         self.metrics.health["endpoint"] = self.runtime.missing()
-
-    def _bind_again(self, router: Any, endpoint: str, key: str, for_group: bool) -> None:
-        import zmq
-
-        if not endpoint.startswith("ipc://"):
-            return
-        try:
-            router.unbind(endpoint)
-        except zmq.ZMQError as error:
-            log.debug("unbind %s: %s", endpoint, error)
-        bind(router, endpoint, self.runtime, key=key, for_group=for_group)
 
     def _close(self) -> None:
         supervisor = self.supervisor
         supervisor.workers.close()
         supervisor.hosts.peers.close()
         self.admin.peers.close()
-        if self.zap is not None:
-            self.zap.close()
-        self.context.destroy(linger=1000)  # the last replies leave; the monitors would keep ``term`` waiting
+        if self.tcp_hosts is not None:
+            self.tcp_hosts.close()
         supervisor.loop.close_sides()
         self.listener.close()
         self.runtime.close()

@@ -15,8 +15,8 @@ import msgspec
 from apex_exec.core import events as ev
 from apex_exec.core.actions import Verdict
 from apex_exec.core.pool import MS_NS, Pool
+from apex_exec.daemon.connections import Peer
 from apex_exec.daemon.dispatch_runs import DispatchRuns, Run
-from apex_exec.daemon.peers import Peer
 from apex_exec.daemon.verdicts import settle
 from apex_exec.errors import Code, WireError, is_retryable
 from apex_exec.wire import hooks

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from apex_exec.core.plugin import PluginSpec
-from apex_exec.daemon.peers import Peer
+from apex_exec.daemon.connections import Peer
 from apex_exec.daemon.worker_link import WorkerLink
 from apex_exec.wire import messages as msg
 from workers import wire as inner

@@ -4,7 +4,7 @@ Why not libzmq here: it hands every message through an I/O thread, twice a call,
 what a quiet call waits for; its queues hide a peer that does not read or has left. Here a connection is an fd of the
 loop: its end is seen at once, its peer's uid is the kernel's word, what waits for it is counted in bytes. The protocol
 is the same (``wire/zmtp_router.py``), so hosts use libzmq as ever; ``tcp://`` with CURVE stays with libzmq
-(``peers.py``), behind the same interface.
+(``zmq_peers.py``), behind the same interface.
 
 Connections are registered edge-triggered and read in ``receive``, so that a supervisor that holds its hosts (audit
 late) does not spin on what they sent.
@@ -12,18 +12,24 @@ late) does not spin on what they sent.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import select
 import socket as sockets
 import struct
 import time
 from collections import deque
-from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
-from apex_exec.daemon.peers import FRAMES_MAX, UCRED, WAITING_BYTES_MAX, WAITING_MESSAGES_MAX, Peer, Receive
-from apex_exec.wire.zmtp_router import GREETING, RouterSession, ZmtpError, append_message
+from apex_exec.daemon.connections import (
+    FRAMES_MAX,
+    UCRED,
+    WAITING_BYTES_MAX,
+    WAITING_MESSAGES_MAX,
+    Handlers,
+    Peer,
+)
+from apex_exec.wire.zmtp_router import RouterSession, append_message
+from workers.zmtp import GREETING, ZmtpError
 
 if TYPE_CHECKING:
     from apex_exec.daemon.loop import Loop
@@ -32,8 +38,8 @@ READ_BYTES = 32_768
 """One read of one connection before the others, workers and timers get their turn; more only for a larger frame."""
 CONNECTIONS_MAX = 1024
 """Hosts at once; one more is accepted and closed. Far above what a platform's processes need."""
-HANDSHAKE_NS_MAX = 10_000_000_000
-"""A connection that has not said READY by then is closed."""
+HANDSHAKE_SECONDS_MAX = 10.0
+"""A connection that has not said READY by then is closed (looked at as often)."""
 BACKLOG = 256
 _EDGE = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 
@@ -54,30 +60,26 @@ class StreamPeer(Peer):
 
 
 class StreamPeers:
-    """The connections of one unix socket; the same interface as ``Peers``."""
+    """The connections of one unix socket (``connections.Connections``)."""
 
-    def __init__(self, loop: Loop, *, message_bytes_max: int, on_message: Receive, on_gone: Callable[[Peer], None],
-                 on_alien: Callable[[Peer, list[bytes]], None], on_dropped: Callable[[int], None],
-                 on_broken: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, loop: Loop, handlers: Handlers, message_bytes_max: int) -> None:
         self._loop = loop
+        self._handlers = handlers
         self._message_bytes_max = message_bytes_max
-        self._on_message = on_message
-        self._on_gone = on_gone
-        self._on_alien = on_alien
-        self._on_dropped = on_dropped
-        self._on_broken = on_broken
         self._listener: sockets.socket | None = None
         self._peers: set[StreamPeer] = set()
         self._ready: deque[StreamPeer] = deque()
         self._dirty: list[StreamPeer] = []
         self._numbers = 0
+        loop.every(HANDSHAKE_SECONDS_MAX, self._sweep)
 
     def __len__(self) -> int:
         return len(self._peers)
 
     # ------------------------------------------------------------------ connections
-    def listen(self, path: str) -> None:
-        """Binds ``path`` and serves it; a second call replaces the listener (its file was deleted). Raises OSError."""
+    def bind(self, endpoint: str) -> None:
+        """Serves ``ipc://<path>``; a second call replaces the listener (its file was deleted). Raises OSError."""
+        path = endpoint.removeprefix("ipc://")
         listener = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
         try:
             listener.setblocking(False)
@@ -112,7 +114,7 @@ class StreamPeers:
                               time.monotonic_ns())
             self._peers.add(peer)
             self._dirty.append(peer)
-            self._loop.add(socket.fileno(), lambda mask, peer=peer: self._event(peer, mask), _EDGE)
+            self._loop.add(socket.fileno(), partial(self._event, peer), _EDGE)
 
     def _event(self, peer: StreamPeer, mask: int) -> None:
         if mask & select.EPOLLOUT and peer.blocked:
@@ -121,10 +123,11 @@ class StreamPeers:
         if mask & ~select.EPOLLOUT:
             self._ready.append(peer)
 
-    def sweep(self, now_ns: int) -> None:
-        """Closes connections that never finished their handshake; about once a second."""
-        for peer in [p for p in self._peers if not p.session.ready and now_ns - p.born_ns > HANDSHAKE_NS_MAX]:
-            self.drop(peer)
+    def _sweep(self, now_ns: int) -> None:
+        """Closes connections that never finished their handshake."""
+        late_ns = now_ns - int(HANDSHAKE_SECONDS_MAX * 1e9)
+        for peer in [p for p in self._peers if not p.session.ready and p.born_ns < late_ns]:
+            self._forget(peer)
 
     # ------------------------------------------------------------------ receiving
     def receive(self) -> bool:
@@ -151,7 +154,7 @@ class StreamPeers:
         try:
             messages = session.feed(data)
         except ZmtpError:
-            self._on_broken()
+            self._handlers.broken()
             self.drop(peer)
             return
         if session.answers:
@@ -159,10 +162,10 @@ class StreamPeers:
             session.answers = b""
         if len(data) == want:  # edge-triggered: what is still there gives no further event
             self._ready.append(peer)
-        handle = self._on_message
+        handle = self._handlers.message
         for frames, body in messages:
             if session.identity:
-                self._on_alien(peer, frames)
+                self._handlers.alien(peer, frames)
             else:
                 handle(peer, frames, body)
 
@@ -171,7 +174,7 @@ class StreamPeers:
         """Queues one reply for ``flush``; drops it where the peer is gone, and the peer where too much waits."""
         assert isinstance(peer, StreamPeer)
         if peer.gone:
-            self._on_dropped(1)
+            self._handlers.dropped(1)
             return
         out = peer.out
         if not out and not peer.blocked:
@@ -231,9 +234,9 @@ class StreamPeers:
         self._loop.remove(peer.fd)
         peer.socket.close()
         if peer.replies:
-            self._on_dropped(peer.replies)
+            self._handlers.dropped(peer.replies)
         peer.out.clear()
-        self._on_gone(peer)
+        self._handlers.gone(peer)
 
     def credentials(self, peer: Peer) -> tuple[int, int]:
         """(uid, pid) of the process behind ``peer``, as the kernel noted them at connect; (-1, 0) if it is gone."""
@@ -245,11 +248,9 @@ class StreamPeers:
         pid, uid, _ = UCRED.unpack(raw)
         return uid, pid
 
-    def close(self, path: str) -> None:
-        """Sends what the kernel takes at once, closes every connection and removes the socket file."""
+    def close(self) -> None:
+        """Sends what the kernel takes at once and ends every connection; the socket's file is left to its folder."""
         self.flush()
         self._unlisten()
         for peer in list(self._peers):
             self._forget(peer)
-        with contextlib.suppress(OSError):
-            os.unlink(path)

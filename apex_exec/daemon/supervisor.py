@@ -10,16 +10,14 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import zmq
-
 from apex_exec.core import actions as act
 from apex_exec.core import events as ev
 from apex_exec.core.breaker import BreakerPolicy
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.pool import MS_NS, Pool, PoolLimits, RecyclePolicy
+from apex_exec.daemon.connections import Open, Peer
 from apex_exec.daemon.host_socket import HostSocket
 from apex_exec.daemon.loop import Loop
-from apex_exec.daemon.peers import Peer
 from apex_exec.daemon.requests import Requests
 from apex_exec.daemon.worker_table import BundleSource, WorkerTable
 from apex_exec.daemon.zygote_link import ZygoteLink
@@ -42,7 +40,7 @@ BREAKER_STATES = ("closed", "open", "half_open")
 class Supervisor:
     """One daemon's decisions and their execution. ``pool`` decides, the tables act."""
 
-    def __init__(self, *, pool: Pool, router: zmq.Socket[bytes], start_zygote: Callable[[], ZygoteLink],
+    def __init__(self, *, pool: Pool, open_hosts: Open, start_zygote: Callable[[], ZygoteLink],
                  zygote: ZygoteLink, sandboxing: Sandboxing, source: BundleSource,
                  bytes_max: int, per_host: int, welcome: Callable[[int | str], msg.Welcome], metrics: Metrics,
                  logs: Logs) -> None:
@@ -63,12 +61,11 @@ class Supervisor:
         self.workers = WorkerTable(
             self.loop, start_zygote=start_zygote, zygote=zygote, sandboxing=sandboxing, source=source, step=self.step,
             metrics=metrics, logs=logs)
-        self.hosts = HostSocket(router, bytes_max=bytes_max, serve=self._serve, gone=self._peer_gone, metrics=metrics)
+        self.hosts = HostSocket(
+            self.loop, open_hosts, bytes_max=bytes_max, serve=self._serve, gone=self._peer_gone, metrics=metrics)
         self.requests = Requests(
             pool, step=self.step, reply=self.hosts.reply, welcome=welcome, metrics=metrics, per_host=per_host,
             usage=self.workers.usage_of)
-        for fd in self.hosts.peers.fds():
-            self.loop.add(fd, self._hosts_ready)
         self.loop.every(1.0, self._upkeep)
         self._drain_until_ns = 0
         self._governor_due_ns = 0
@@ -113,10 +110,6 @@ class Supervisor:
 
     def _peer_gone(self, peer: Peer) -> None:
         self.requests.peer_gone(peer)
-
-    def _hosts_ready(self, _: int) -> None:
-        """The FD only says that something changed; ``turn`` looks what, in every round."""
-        self.hosts.peers.follow()
 
     # ------------------------------------------------------------------ the core
     def step(self, event: ev.Event, now_ns: int) -> None:
@@ -168,6 +161,7 @@ class Supervisor:
         self.workers.flush(now_ns)
         for callback in self.turns:
             callback(now_ns)
+        self.hosts.peers.flush()
         if self._drain_until_ns and (not len(self.requests) or now_ns > self._drain_until_ns):
             self.loop.stop()
         if busy:

@@ -7,7 +7,8 @@ a message and its number of frames are bounded; nothing is kept beyond one unfin
 
 from __future__ import annotations
 
-GREETING_BYTES = 64
+from workers.zmtp import GREETING, GREETING_BYTES, ZmtpError, command
+
 COMMAND_BYTES_MAX = 4096
 """Largest handshake or PING command; libzmq's own READY is below 350 bytes with a routing id of 255."""
 PEER_TYPES = (b"DEALER", b"REQ", b"ROUTER")
@@ -15,23 +16,12 @@ PEER_TYPES = (b"DEALER", b"REQ", b"ROUTER")
 _SHORT_MAX = 255
 _MORE, _LONG, _COMMAND = 1, 2, 4
 
-GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01" + b"NULL".ljust(20, b"\0") + b"\0" + bytes(31)
-
-
-class ZmtpError(Exception):
-    """The peer broke the protocol or a bound; its connection cannot be used any more."""
-
 
 def _property(name: bytes, value: bytes) -> bytes:
     return bytes((len(name),)) + name + len(value).to_bytes(4, "big") + value
 
 
-def _command(name: bytes, data: bytes) -> bytes:
-    body = bytes((len(name),)) + name + data
-    return bytes((_COMMAND, len(body))) + body
-
-
-READY = _command(b"READY", _property(b"Socket-Type", b"ROUTER") + _property(b"Identity", b""))
+READY = command(b"READY", _property(b"Socket-Type", b"ROUTER") + _property(b"Identity", b""))
 _NO_FRAMES: list[bytes] = []
 _HEADS = [bytes((0, size)) for size in range(_SHORT_MAX + 1)]
 
@@ -144,7 +134,7 @@ class RouterSession:
             self.identity = properties.get(b"identity", b"")
             self._ready = True
         elif body[:5] == b"\x04PING":
-            self.answers += _command(b"PONG", body[7:23])  # after the TTL (2 bytes): at most 16 bytes of context
+            self.answers += command(b"PONG", body[7:23])  # after the TTL (2 bytes): at most 16 bytes of context
         elif body[:5] != b"\x04PONG":
             raise ZmtpError("an unknown command")
 

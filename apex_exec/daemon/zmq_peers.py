@@ -1,4 +1,4 @@
-"""A ROUTER socket and the connections behind it: who sits on which routing id, and when each of them ends.
+"""The connections of a libzmq ROUTER, for ``tcp://`` with CURVE: who sits on which routing id, and when each ends.
 
 ROUTER gives no event for a peer that leaves. Each message's SRCFD names the socket it came from, and the socket
 monitor says when a socket was accepted and when it ended; the kernel gives a freed fd to the next connection, so the
@@ -10,24 +10,29 @@ from __future__ import annotations
 
 import os
 import socket as sockets
-import struct
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from apex_exec.daemon.connections import (
+    FRAMES_MAX,
+    UCRED,
+    WAITING_BYTES_MAX,
+    WAITING_MESSAGES_MAX,
+    Handlers,
+    Peer,
+)
+
+if TYPE_CHECKING:
+    from apex_exec.daemon.loop import Loop
+
 BATCH = 64
 """Messages taken before workers and timers get their turn."""
-FRAMES_MAX = 16
-"""Frames of one message; REQ sends two."""
 SEND_MESSAGES_MAX = 256
 """ZMQ_SNDHWM: replies that libzmq holds for one connection before it says EAGAIN."""
-WAITING_BYTES_MAX = 32 * 1024 * 1024
-WAITING_MESSAGES_MAX = 10_000
-"""Replies held here beyond that, for a peer that reads slowly. Above either, the connection is dropped."""
-UCRED = struct.Struct("3i")
 
 _POLLIN = int(zmq.POLLIN)
 _NOBLOCK = int(zmq.NOBLOCK)
@@ -36,50 +41,45 @@ _RCVMORE = int(zmq.RCVMORE)
 _SRCFD = int(zmq.SRCFD)
 
 
-class Peer:
-    """One connection. ``pending`` maps the ids of its requests without a reply to their calls."""
+class ZmqPeer(Peer):
+    """One connection, and the replies that libzmq did not take yet."""
 
-    __slots__ = ("fd", "gone", "host", "pending", "waiting", "waiting_bytes")
+    __slots__ = ("waiting", "waiting_bytes")
 
     def __init__(self, host: bytes, fd: int) -> None:
-        self.host = host
-        self.fd = fd
-        self.pending: dict[int | str, int] = {}
+        super().__init__(host, fd)
         self.waiting: deque[tuple[list[bytes], bytes]] = deque()
         self.waiting_bytes = 0
-        self.gone = False
 
 
-Receive = Callable[[Peer, list[bytes], bytes], None]
+class ZmqPeers:
+    """The connections of one ROUTER (``connections.Connections``)."""
 
-
-class Peers:
-    """The connections of one ROUTER. ``on_message(peer, frames between id and body, body)``; ``on_gone(peer)``.
-
-    ``on_dropped(count)`` hears of replies that nobody will read, ``on_alien(frames, body)`` of messages under a
-    routing id that the peer chose itself.
-    """
-
-    def __init__(self, router: zmq.Socket[bytes], *, on_message: Receive, on_gone: Callable[[Peer], None],
-                 on_alien: Callable[[Peer, list[bytes]], None], on_dropped: Callable[[int], None],
-                 on_unroutable: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, loop: Loop, handlers: Handlers, router: zmq.Socket[bytes], message_bytes_max: int) -> None:
+        router.setsockopt(zmq.LINGER, 1000)
+        router.setsockopt(zmq.MAXMSGSIZE, message_bytes_max)  # beyond: libzmq drops the connection
         router.setsockopt(zmq.ROUTER_MANDATORY, 1)  # a full or unknown peer is an error, not a silent loss
         router.setsockopt(zmq.SNDHWM, SEND_MESSAGES_MAX)
         self._router = router
-        self._on_message = on_message
-        self._on_gone = on_gone
-        self._on_alien = on_alien
-        self._on_dropped = on_dropped
-        self._on_unroutable = on_unroutable
+        self._handlers = handlers
         self._send: Callable[[bytes, int], Any] = super(zmq.Socket, router).send  # less Python a frame
-        self._peers: dict[bytes, Peer] = {}
-        self._by_fd: dict[int, list[Peer]] = {}
-        self._slow: set[Peer] = set()
+        self._peers: dict[bytes, ZmqPeer] = {}
+        self._by_fd: dict[int, list[ZmqPeer]] = {}
+        self._slow: set[ZmqPeer] = set()
         self._monitor = router.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
 
-    def fds(self) -> tuple[int, int]:
-        """What to poll: the router's and the monitor's FD, both edge-triggered."""
-        return int(self._router.getsockopt(zmq.FD)), int(self._monitor.getsockopt(zmq.FD))
+        for fd in (int(router.getsockopt(zmq.FD)), int(self._monitor.getsockopt(zmq.FD))):
+            loop.add(fd, lambda _: self.follow())  # both FDs only say that something changed; ``receive`` looks what
+
+    def bind(self, endpoint: str) -> None:
+        """Serves ``endpoint``. Raises OSError."""
+        try:
+            self._router.bind(endpoint)
+        except zmq.ZMQError as error:
+            raise OSError(error.errno, error.strerror) from None
+
+    def flush(self) -> None:
+        """Nothing waits here: libzmq was given everything."""
 
     def __len__(self) -> int:
         return sum(map(len, self._by_fd.values()))
@@ -89,7 +89,7 @@ class Peers:
         """Takes up to BATCH messages; True where more may be waiting. Call it in every round: sends use the FD up."""
         if self._slow:
             self._retry()
-        recv, more, peers, on_message = self._router.recv, self._router.getsockopt, self._peers, self._on_message
+        recv, more, peers, on_message = self._router.recv, self._router.getsockopt, self._peers, self._handlers.message
         for _ in range(BATCH):
             try:
                 host = recv(_NOBLOCK)
@@ -109,12 +109,12 @@ class Peers:
             if peer is None:
                 continue
             if host[0] != 0:
-                self._on_alien(peer, frames)
+                self._handlers.alien(peer, frames)
             elif len(frames) <= FRAMES_MAX:
                 on_message(peer, frames, body)
         return True
 
-    def _arrived(self, host: bytes, fd: int) -> Peer | None:
+    def _arrived(self, host: bytes, fd: int) -> ZmqPeer | None:
         """The peer of a routing id not seen before; None where its connection has ended already.
 
         The monitor is read first: a reused fd's DISCONNECTED and ACCEPTED stand there before its first message.
@@ -122,7 +122,7 @@ class Peers:
         self.follow()
         if fd not in self._by_fd:
             return None
-        peer = self._peers[host] = Peer(host, fd)
+        peer = self._peers[host] = ZmqPeer(host, fd)
         self._by_fd[fd].append(peer)
         return peer
 
@@ -142,21 +142,22 @@ class Peers:
             self._peers.pop(peer.host, None)
             self._forget(peer)
 
-    def _forget(self, peer: Peer) -> None:
+    def _forget(self, peer: ZmqPeer) -> None:
         if peer.gone:
             return
         peer.gone = True
         self._slow.discard(peer)
         if peer.waiting:
-            self._on_dropped(len(peer.waiting))
+            self._handlers.dropped(len(peer.waiting))
             peer.waiting.clear()
-        self._on_gone(peer)
+        self._handlers.gone(peer)
 
     # ------------------------------------------------------------------ sending
     def reply(self, peer: Peer, frames: list[bytes], body: bytes) -> None:
         """Sends one reply, keeps it while the peer reads slowly, drops it where the peer is gone. Never waits."""
+        assert isinstance(peer, ZmqPeer)
         if peer.gone:
-            self._on_dropped(1)
+            self._handlers.dropped(1)
             return
         if peer.waiting:
             self._keep(peer, frames, body)
@@ -171,10 +172,10 @@ class Peers:
             self._slow.add(peer)
             self._keep(peer, frames, body)
         except zmq.ZMQError:
-            self._on_dropped(1)
-            self._on_unroutable()
+            self._handlers.dropped(1)
+            self._handlers.broken()
 
-    def _keep(self, peer: Peer, frames: list[bytes], body: bytes) -> None:
+    def _keep(self, peer: ZmqPeer, frames: list[bytes], body: bytes) -> None:
         peer.waiting.append((frames, body))
         peer.waiting_bytes += len(body)
         if peer.waiting_bytes > WAITING_BYTES_MAX or len(peer.waiting) > WAITING_MESSAGES_MAX:
@@ -197,13 +198,14 @@ class Peers:
             except zmq.Again:
                 continue
             except zmq.ZMQError:
-                self._on_dropped(len(peer.waiting))
+                self._handlers.dropped(len(peer.waiting))
                 peer.waiting.clear()
                 peer.waiting_bytes = 0
                 self._slow.discard(peer)
 
     def drop(self, peer: Peer) -> None:
         """Ends the connection of ``peer``. libzmq has no call for it, but it sees its socket shut down."""
+        assert isinstance(peer, ZmqPeer)
         fd = peer.fd
         self.follow()
         if not peer.gone and fd in self._by_fd:
