@@ -1,0 +1,1 @@
+"""What plugins reach of the outside: the platform's database and the network, from a process beside the loop."""

@@ -1,0 +1,55 @@
+"""The audit record of a write, on its way from the platform's database to the ledger.
+
+It is committed with the write itself (table ``apex_exec_outbox``), handed to the supervisor after the commit, and
+deleted once the ledger has it on disk. Whatever dies in between, it is found at the next start and handed over
+again; the ledger chains a ``dedup_key`` once. ``origin`` keeps daemons that share a database apart.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import Any
+
+import msgspec
+
+from apex_exec.gateway.writes import Write
+
+
+class Outgoing(msgspec.Struct):
+    """One record. ``id`` is also the ledger's ``dedup_key``."""
+
+    id: str
+    timestamp_ns: int
+    event_type: str
+    user_id: str
+    plugin: str
+    action: str
+    table: str
+    columns: list[str]
+    row_count: int = 0
+
+    def encoded(self) -> str:
+        """As it stands in the outbox."""
+        return msgspec.json.encode(self).decode()
+
+    def metadata(self) -> dict[str, Any]:
+        """What the audit event says beside its fixed fields."""
+        return {"table": self.table, "columns": self.columns, "rowCount": self.row_count}
+
+
+class Outbox:
+    """Makes and reads outbox records."""
+
+    @staticmethod
+    def record(write: Write, user_id: str, plugin: str) -> Outgoing:
+        """The record of ``write``; its row count is known when it has run."""
+        return Outgoing(f"outbox:{uuid.uuid4()}", time.time_ns(), write.event_type, user_id, plugin, write.action,
+                        write.table, write.columns)
+
+    @staticmethod
+    def decode(record_id: str, text: str) -> Outgoing:
+        """A record read back. Raises msgspec.DecodeError where somebody else wrote it."""
+        record = msgspec.json.decode(text, type=Outgoing)
+        record.id = record_id
+        return record

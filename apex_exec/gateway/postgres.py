@@ -1,0 +1,195 @@
+"""PostgreSQL behind the gateway: ``psycopg`` 3, a pool, one transaction a call, everything bounded by the call's time.
+
+The walls behind ``sql.py``: READ ONLY transactions, a role that is neither superuser nor beyond row-level security
+(any other is refused), and row-level security itself, which reads the caller from ``request.jwt.claims``. A call that
+is cancelled is cancelled at the server too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+from weakref import WeakSet
+
+import psycopg
+from psycopg import AsyncConnection, AsyncRawCursor
+from psycopg.types.json import Jsonb
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from apex_exec.gateway.failure import ApiFailure
+from apex_exec.gateway.outbox import Outbox, Outgoing
+from apex_exec.gateway.sql import Compiled
+from apex_exec.gateway.tables import OUTBOX, Table
+from apex_exec.gateway.values import Rows
+from apex_exec.gateway.writes import ROWS_CHANGED_MAX, Write
+
+logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # every failed attempt of a database that is down is a line
+
+CONNECTIONS_MAX = 8
+CONNECT_SECONDS = 5
+OWN_SECONDS = 10.0
+"""Time of the outbox's own statements."""
+
+CREATE_OUTBOX = (f"CREATE TABLE IF NOT EXISTS {OUTBOX} (id text PRIMARY KEY, origin text NOT NULL, "
+                 "record text NOT NULL, at timestamptz NOT NULL DEFAULT now())")
+_BEGIN = {True: "BEGIN READ ONLY", False: "BEGIN"}
+_SETTINGS = ("SELECT set_config('statement_timeout', $1, true), set_config('lock_timeout', $1, true), "
+             "set_config('request.jwt.claims', $2, true)")
+
+
+class Postgres:
+    """The database behind ``url`` (``postgresql+psycopg://…``). Connected to on first use."""
+
+    backend = "postgres"
+
+    def __init__(self, url: str, tables: Mapping[str, Table], origin: str) -> None:
+        scheme, _, rest = url.partition("://")
+        self._origin = origin
+        self._pool = AsyncConnectionPool(
+            f"{scheme.partition('+')[0]}://{rest}", min_size=0, max_size=CONNECTIONS_MAX, open=False,
+            timeout=CONNECT_SECONDS, configure=_configure,
+            kwargs={"autocommit": True, "cursor_factory": AsyncRawCursor, "connect_timeout": CONNECT_SECONDS,
+                    "application_name": "apex-exec"})
+        self._opened = False
+        self._checked: WeakSet[AsyncConnection[Any]] = WeakSet()
+        self._has_outbox = False
+
+    # ------------------------------------------------------------------ transactions
+    @contextlib.asynccontextmanager
+    async def _transaction(self, user_id: str, due_ns: int, *, read_only: bool) -> AsyncIterator[AsyncConnection[Any]]:
+        """A connection inside a transaction for ``user_id``; rolled back unless committed. Raises ApiFailure."""
+        if not self._opened:
+            self._opened = True
+            await self._pool.open(wait=False)
+        try:
+            async with asyncio.timeout(max(0.0, (due_ns - time.monotonic_ns()) / 1e9)):
+                async with self._pool.connection() as connection:
+                    await self._check_role(connection)
+                    left_ms = max(1, (due_ns - time.monotonic_ns()) // 1_000_000)
+                    claims = json.dumps({"sub": user_id, "role": "authenticated"})
+                    try:
+                        async with connection.pipeline():  # one round trip for both
+                            await connection.execute(_BEGIN[read_only])
+                            await connection.execute(_SETTINGS, (str(left_ms), claims))
+                        yield connection
+                    finally:
+                        if not connection.closed and connection.info.transaction_status:
+                            with contextlib.suppress(psycopg.Error):
+                                await connection.execute("ROLLBACK")
+        except TimeoutError:
+            raise ApiFailure("deadline_exceeded", "the invocation's time ended in the database") from None
+        except PoolTimeout:
+            raise ApiFailure("data_unavailable", "no connection to the platform's database") from None
+        except psycopg.Error as error:
+            raise _failure(error) from None
+
+    async def _check_role(self, connection: AsyncConnection[Any]) -> None:
+        if connection in self._checked:
+            return
+        cursor = await connection.execute(
+            "SELECT rolname, rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user")
+        role = await cursor.fetchone()
+        if role is None or role[1]:
+            raise ApiFailure("data_unavailable", "data.url names a role that row-level security does not bind; "
+                                                 "use one that is no superuser and has no BYPASSRLS")
+        self._checked.add(connection)
+
+    # ------------------------------------------------------------------ what the router asks
+    async def query(self, compiled: Compiled, values: list[Any], user_id: str, due_ns: int) -> tuple[bytes, int]:
+        """The rows, encoded, and how many. Raises ApiFailure."""
+        async with self._transaction(user_id, due_ns, read_only=True) as connection:
+            cursor = connection.cursor()
+            rows: Rows | None = None
+            async for row in cursor.stream(compiled.text, values):  # row by row: over a bound, the rest is not read
+                if rows is None:
+                    rows = Rows([column.name for column in cursor.description or ()])
+                rows.add(row)
+        return (rows.encoded(), len(rows)) if rows is not None else (b"\x90", 0)
+
+    async def write(self, write: Write, record: Outgoing, user_id: str, due_ns: int) -> tuple[int, bytes | None]:
+        """Runs ``write`` and leaves its audit record in the outbox, both or neither. Raises ApiFailure.
+
+        The number of rows, and the inserted row, encoded.
+        """
+        await self._need_outbox()
+        async with self._transaction(user_id, due_ns, read_only=False) as connection:
+            values = [Jsonb(value) if isinstance(value, dict | list) else value for value in write.values]
+            cursor = await connection.execute(write.text, values)
+            count, row = cursor.rowcount, None
+            if write.returning:
+                rows = Rows(write.returning)
+                rows.add(await cursor.fetchone() or ())
+                row = rows.encoded()[1:]
+            if count > ROWS_CHANGED_MAX:
+                raise ApiFailure("row_limit", f"one call changes at most {ROWS_CHANGED_MAX} rows; nothing was changed")
+            record.row_count = count
+            async with connection.pipeline():
+                await connection.execute(f"INSERT INTO {OUTBOX} (id, origin, record) VALUES ($1, $2, $3)",
+                                         (record.id, self._origin, record.encoded()))
+                await connection.execute("COMMIT")
+        return count, row
+
+    async def waiting(self, limit: int) -> list[Outgoing]:
+        """The oldest records in the outbox. Raises ApiFailure."""
+        due_ns = time.monotonic_ns() + int(OWN_SECONDS * 1e9)
+        async with self._transaction("", due_ns, read_only=True) as connection:
+            cursor = await connection.execute("SELECT to_regclass($1) IS NOT NULL", (OUTBOX,))
+            if not (await cursor.fetchone() or (False,))[0]:
+                return []
+            cursor = await connection.execute(
+                f"SELECT id, record FROM {OUTBOX} WHERE origin = $1 ORDER BY at LIMIT $2", (self._origin, limit))
+            return [Outbox.decode(*row) for row in await cursor.fetchall()]
+
+    async def forget(self, ids: list[str]) -> None:
+        """Takes records out of the outbox: the ledger has them. Raises ApiFailure."""
+        due_ns = time.monotonic_ns() + int(OWN_SECONDS * 1e9)
+        async with self._transaction("", due_ns, read_only=False) as connection:
+            await connection.execute(f"DELETE FROM {OUTBOX} WHERE id = ANY($1)", (ids,))
+            await connection.execute("COMMIT")
+
+    async def _need_outbox(self) -> None:
+        """Makes the outbox where the role may; where it may not, the operator has to."""
+        if self._has_outbox:
+            return
+        due_ns = time.monotonic_ns() + int(OWN_SECONDS * 1e9)
+        async with self._transaction("", due_ns, read_only=False) as connection:
+            cursor = await connection.execute("SELECT to_regclass($1) IS NOT NULL", (OUTBOX,))
+            if not (await cursor.fetchone() or (False,))[0]:
+                try:
+                    await connection.execute(CREATE_OUTBOX)
+                except psycopg.errors.InsufficientPrivilege:
+                    raise ApiFailure("data_unavailable", f"the table {OUTBOX} is missing and the role may not make "
+                                                         "it; apex_exec/gateway/README.md has its definition") from None
+            await connection.execute("COMMIT")
+        self._has_outbox = True
+
+    async def close(self) -> None:
+        """Closes every connection."""
+        if self._opened:
+            await self._pool.close(timeout=1)
+
+
+async def _configure(connection: AsyncConnection[Any]) -> None:
+    await connection.execute("SET TIME ZONE 'UTC'")
+
+
+def _failure(error: psycopg.Error) -> ApiFailure:
+    """The API's word for ``error``. Only the primary message: DETAIL may quote a row."""
+    message = error.diag.message_primary or (str(error).split("\n")[0] or type(error).__name__)
+    state = error.sqlstate or ""
+    if state in ("57014", "55P03"):
+        return ApiFailure("deadline_exceeded", "the invocation's time ended in the database")
+    if state == "42703":
+        return ApiFailure("column_not_allowed", message)
+    if state.startswith("23"):
+        return ApiFailure("constraint", message)
+    if state in ("08P01", "42P18", "42P08", "22P02") or isinstance(error, psycopg.DataError) and not state:
+        return ApiFailure("sql_parameters", message)
+    if isinstance(error, psycopg.OperationalError) and (not state or state[:2] in ("08", "53", "57", "58")):
+        return ApiFailure("data_unavailable", message)
+    return ApiFailure("sql_error", message)

@@ -1,0 +1,104 @@
+"""A plugin's SELECT, held to its bounds, parsed, written anew by ``sql_writer`` and remembered. Pure.
+
+``sqlglot`` parses the text (PostgreSQL's dialect); nothing of the text itself ever reaches a database. Size, nesting
+and number of tokens are bounded before the parser sees it, because the parser recurses.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+import sqlglot
+from msgspec import Struct
+from sqlglot.errors import SqlglotError
+
+from apex_exec.gateway import sql_expressions  # noqa: F401 - registers its rules
+from apex_exec.gateway.failure import ApiFailure
+from apex_exec.gateway.sql_writer import OWNER, Writer
+from apex_exec.gateway.tables import Table
+
+TEXT_BYTES_MAX = 16 * 1024
+TOKENS_MAX = 1500
+NESTING_MAX = 24
+"""Brackets open at one place; the parser itself gives up a little above 50."""
+CACHE_ENTRIES_MAX = 1000
+
+_POSTGRES = sqlglot.Dialect.get_or_raise("postgres")
+
+
+class Compiled(Struct):
+    """A statement to run. Its values are the plugin's ``parameters`` and then ``extra``, the caller's id among them."""
+
+    text: str
+    parameters: int
+    extra: list[Any]
+    tables: list[str]
+    truths: list[int]
+    """Result columns that are truth values, which SQLite would give as 0 and 1."""
+
+    def values(self, params: list[Any], user_id: str) -> list[Any]:
+        """What $1, $2, … stand for. Raises ApiFailure where the plugin gave too few or too many."""
+        if len(params) != self.parameters:
+            raise ApiFailure("sql_parameters", f"the text has {self.parameters} parameters, {len(params)} were given")
+        return [*params, *(user_id if value is OWNER else value for value in self.extra)]
+
+
+class Compiler:
+    """Compiles texts for one database (``sqlite`` or ``postgres``) and remembers them."""
+
+    def __init__(self, backend: str, tables: Mapping[str, Table]) -> None:
+        self._backend = backend
+        self._tables = tables
+        self._cache: OrderedDict[tuple[str, tuple[str, ...]], Compiled | ApiFailure] = OrderedDict()
+
+    def compile(self, text: str, named: tuple[str, ...]) -> Compiled:
+        """``text`` as it may run for a plugin whose manifest names the tables ``named``. Raises ApiFailure."""
+        if len(text) > TEXT_BYTES_MAX or len(text.encode("utf-8", "replace")) > TEXT_BYTES_MAX:
+            raise ApiFailure("too_large", f"a query has at most {TEXT_BYTES_MAX} bytes")
+        key = (text, named)
+        found = self._cache.get(key)
+        if found is None:
+            found = self._compile(text, named)
+            self._cache[key] = found
+            if len(self._cache) > CACHE_ENTRIES_MAX:
+                self._cache.popitem(last=False)
+        else:
+            self._cache.move_to_end(key)
+        if isinstance(found, ApiFailure):
+            raise ApiFailure(found.code, found.message)
+        return found
+
+    def _compile(self, text: str, named: tuple[str, ...]) -> Compiled | ApiFailure:
+        try:
+            writer = Writer(self._backend, self._tables, named, _parse(text))
+            return Compiled(writer.finish(), writer.parameters, writer.extra_values, list(writer.used),
+                            writer.truths())
+        except ApiFailure as failure:
+            return failure
+        except RecursionError:
+            return ApiFailure("sql_forbidden", "the query is nested too deeply")
+
+
+def _parse(text: str) -> Any:
+    """The one statement in ``text``. Raises ApiFailure."""
+    try:
+        tokens = _POSTGRES.tokenize(text)
+        if len(tokens) > TOKENS_MAX:
+            raise ApiFailure("too_large", f"a query has at most {TOKENS_MAX} tokens")
+        depth = 0
+        for token in tokens:
+            depth += (token.text in ("(", "[", "{")) - (token.text in (")", "]", "}"))
+            if depth > NESTING_MAX:
+                raise ApiFailure("sql_forbidden", f"brackets nest at most {NESTING_MAX} deep")
+        trees = _POSTGRES.parser(error_level=sqlglot.ErrorLevel.RAISE).parse(tokens, text)
+    except SqlglotError as error:
+        first = str(error).split("\n")[0]
+        raise ApiFailure("sql_syntax", re.sub(r"\x1b\[\d*m", "", first)) from None
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):  # the parser tripped over nonsense
+        raise ApiFailure("sql_syntax", "the text cannot be parsed") from None
+    if len(trees) != 1 or trees[0] is None:
+        raise ApiFailure("sql_forbidden", "one statement, and no more than one")
+    return trees[0]

@@ -1,0 +1,350 @@
+"""Writes a parsed SELECT anew, node by node, so that it can only see the caller's rows. Pure.
+
+**A node without a rule, or with a part that its rule does not name, is refused**, so what sqlglot learns to parse
+tomorrow is refused until somebody writes a rule for it. Here are the rules of what a query stands on (tables, CTEs,
+joins, set operations); those of values are in ``sql_expressions``.
+
+- A table reference becomes a subquery over the operator's columns of that table, limited to rows whose owner is the
+  caller, with ``OFFSET 0`` in it: a planner that moved the plugin's own conditions below the owner's would let an
+  error (1 / (salary - 1000)) tell of other users' rows. A reference to a CTE becomes a name made here, so a mistake
+  about scopes ends in "no such table" and never in a table.
+- Identifiers are folded as PostgreSQL folds them and always quoted; strings outside a plain set of characters become
+  parameters; numbers are matched before they are written. Every operation stands in its own brackets, because the
+  two databases do not agree about precedence.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from msgspec import Struct
+from sqlglot import exp
+
+from apex_exec.gateway.failure import ApiFailure
+from apex_exec.gateway.tables import Table
+
+PARAMETERS_MAX = 100
+CONCATENATIONS_MAX = 8
+"""Each may double a value; 2^8 times a column is what one row may grow to."""
+SUBQUERIES_MAX = 64
+
+_WORD = re.compile(r"(?!__)\w[\w $.-]{0,62}")
+
+RESULT_NAMES = {exp.Count: "count", exp.Sum: "sum", exp.Avg: "avg", exp.Min: "min", exp.Max: "max",
+                 exp.Lower: "lower", exp.Upper: "upper", exp.Length: "length", exp.Coalesce: "coalesce",
+                 exp.Round: "round", exp.Abs: "abs", exp.Exists: "exists", exp.Case: "case",
+                 exp.RowNumber: "row_number", exp.Rank: "rank", exp.DenseRank: "dense_rank"}
+WINDOWED = (exp.RowNumber, exp.Rank, exp.DenseRank, exp.Count, exp.Sum, exp.Avg, exp.Min, exp.Max)
+
+OWNER = object()
+"""Stands among the extra values for the caller's id."""
+
+
+def refuse(what: str) -> ApiFailure:
+    """The failure of a text that has ``what`` in it."""
+    return ApiFailure("sql_forbidden", f"{what} is not allowed here")
+
+
+class Rule(Struct, frozen=True):
+    """How one kind of node is written, and which of its parts may be there."""
+
+    write: Callable[[Writer, Any], str]
+    parts: tuple[str, ...]
+
+
+RULES: dict[type, Rule] = {}
+
+
+def rule(kinds: str, parts: str = "") -> Callable[[Callable[[Writer, Any], str]], Callable[[Writer, Any], str]]:
+    """Registers how nodes of the named sqlglot classes are written and which of their parts may be there."""
+
+    def register(write: Callable[[Writer, Any], str]) -> Callable[[Writer, Any], str]:
+        for kind in kinds.split():
+            RULES[getattr(exp, kind)] = Rule(write, tuple(parts.split()))
+        return write
+
+    return register
+
+
+class Writer:
+    """Writes one statement. ``_scopes`` are the CTEs that can be seen, by folded name, the innermost last."""
+
+    def __init__(self, backend: str, tables: Mapping[str, Table], named: tuple[str, ...], tree: Any) -> None:
+        self.lite = backend == "sqlite"
+        self._tables = tables
+        self._named = named
+        self._tree = tree
+        self._quote = "`" if self.lite else '"'  # SQLite takes an unknown "name" for a string, never a `name`
+        self._scopes: list[dict[str, str]] = []
+        self._made = 0
+        self._subqueries = 0
+        self._concatenations = 0
+        self.used: dict[str, None] = {}
+        self.extra_values: list[Any] = []
+        numbers = {self.number(node) for node in tree.find_all(exp.Parameter)}
+        self.parameters = max(numbers, default=0)
+        if numbers != set(range(1, self.parameters + 1)):
+            raise ApiFailure("sql_parameters", "parameters are $1, $2, … without a gap")
+
+    @staticmethod
+    def number(node: Any) -> int:
+        """The n of a parameter $n."""
+        digits = node.this.this if isinstance(node.this, exp.Literal) and not node.this.is_string else ""
+        if not re.fullmatch(r"[1-9]\d{0,2}", str(digits)) or int(digits) > PARAMETERS_MAX:
+            raise ApiFailure("sql_parameters", f"parameters are $1 to ${PARAMETERS_MAX}")
+        return int(digits)
+
+    def finish(self) -> str:
+        """The whole statement. Raises ApiFailure."""
+        if not isinstance(self._tree, exp.Select | exp.SetOperation | exp.Subquery):
+            raise refuse(f"{node_name(self._tree)}: only a SELECT")
+        return self.query(self._tree, top=True)
+
+    def truths(self) -> list[int]:
+        """Which result columns are truth values as far as the text tells: SQLite gives them as 0 and 1."""
+        select = self._tree
+        while isinstance(select, exp.SetOperation | exp.Subquery):
+            select = select.this
+        items = [item.unalias() for item in select.expressions]
+        if any(isinstance(item, exp.Star) or isinstance(item.this, exp.Star) for item in items
+               if not isinstance(item, exp.Count)):
+            return []
+        return [index for index, item in enumerate(items)
+                if isinstance(item.unnest(), exp.Predicate | exp.Connector | exp.Not | exp.Boolean | exp.Exists)]
+
+    # ------------------------------------------------------------------ pieces
+    def write(self, node: Any) -> str:
+        """``node`` by its rule. Raises ApiFailure where there is none, or it has a part that its rule does not name."""
+        rule = RULES.get(type(node))
+        if rule is None:
+            raise refuse(node_name(node))
+        self.only(node, *rule.parts)
+        return rule.write(self, node)
+
+    def all(self, nodes: list[Any] | None) -> str:
+        """A comma-separated list of one or more."""
+        if not nodes:
+            raise ApiFailure("sql_syntax", "an empty list")
+        return ", ".join(map(self.write, nodes))
+
+    def identifier(self, node: Any) -> str:
+        """The folded name of an Identifier."""
+        if type(node) is not exp.Identifier or not isinstance(node.this, str):
+            raise refuse(f"{node_name(node)} as a name")
+        word: str = node.this if node.args.get("quoted") else node.this.lower()
+        if not _WORD.fullmatch(word) or len(word.encode()) > 63:
+            raise refuse(f"the name {word[:63]!r}")
+        return word
+
+    def quoted(self, word: str) -> str:
+        """``word``, already checked, in the database's quotes."""
+        return f"{self._quote}{word}{self._quote}"
+
+    def extra(self, value: Any) -> str:
+        """A parameter of ours that stands for ``value``; the same one for the same value."""
+        if value not in self.extra_values:
+            self.extra_values.append(value)
+        return f"${self.parameters + self.extra_values.index(value) + 1}"
+
+    def made(self) -> str:
+        """A name that no plugin can have chosen: its own may not begin with two underscores."""
+        self._made += 1
+        return f"__{self._made}"
+
+    # ------------------------------------------------------------------ queries and what they stand on
+    def query(self, node: Any, *, top: bool = False) -> str:
+        """A SELECT or a set operation, without brackets around it."""
+        self._subqueries += 1
+        if self._subqueries > SUBQUERIES_MAX:
+            raise refuse(f"more than {SUBQUERIES_MAX} subqueries")
+        if type(node) is exp.Subquery:
+            self.only(node, "this")
+            return self.query(node.this, top=top)
+        opened = len(self._scopes)
+        text = self._ctes(node.args.get("with_"))
+        if type(node) is exp.Select:
+            text += self._select(node, top)
+        elif type(node) in (exp.Union, exp.Except, exp.Intersect):
+            text += self._set_operation(node)
+        else:
+            raise refuse(node_name(node))
+        text += self._tail(node)
+        del self._scopes[opened:]
+        return text
+
+    def _ctes(self, node: Any) -> str:
+        if node is None:
+            return ""
+        if type(node) is not exp.With or node.args.get("recursive") or node.args.get("search"):
+            raise refuse("WITH RECURSIVE")
+        bodies = []
+        for cte in node.expressions:
+            alias = cte.args.get("alias")
+            if type(cte) is not exp.CTE or type(alias) is not exp.TableAlias or cte.args.get("key_expressions"):
+                raise refuse("this WITH")
+            word, made = self.identifier(alias.this), self.made()
+            columns = ", ".join(self.quoted(self.identifier(column)) for column in alias.args.get("columns") or [])
+            body = self.query(cte.this)  # before its name can be seen: it cannot mean itself
+            bodies.append(f"{self.quoted(made)}{f'({columns})' if columns else ''} AS ({body})")
+            self._scopes.append({word: made})
+        return f"WITH {', '.join(bodies)} "
+
+    def _select(self, node: Any, top: bool) -> str:
+        self.only(node, "with_", "expressions", "distinct", "from_", "joins", "where", "group", "having", "order",
+                  "limit", "offset")
+        distinct = node.args.get("distinct")
+        if distinct is not None and (type(distinct) is not exp.Distinct or any(distinct.args.values())):
+            raise refuse("DISTINCT ON")
+        items = [self._projection(item, index, top) for index, item in enumerate(node.expressions)]
+        if not items:
+            raise ApiFailure("sql_syntax", "a SELECT of nothing")
+        text = f"SELECT {'DISTINCT ' if distinct is not None else ''}{', '.join(items)}"
+        source = node.args.get("from_")
+        if source is not None:
+            self.only(source, "this")
+            text += f" FROM {self._source(source.this)}"
+            text += "".join(self._join(join) for join in node.args.get("joins") or [])
+        elif node.args.get("joins"):
+            raise ApiFailure("sql_syntax", "a join with nothing before it")
+        for part, word in (("where", "WHERE"), ("having", "HAVING")):
+            clause = node.args.get(part)
+            if part == "having" and node.args.get("group") is not None:
+                group = node.args["group"]
+                self.only(group, "expressions")
+                text += f" GROUP BY {self.all(group.expressions)}"
+            if clause is not None:
+                self.only(clause, "this")
+                text += f" {word} {self.write(clause.this)}"
+        return text
+
+    def _projection(self, item: Any, index: int, top: bool) -> str:
+        text = self.write(item) if type(item) is not exp.Alias else self._alias(item)
+        if top and type(item) not in (exp.Alias, exp.Column, exp.Star):  # else each database would name it its own way
+            kind = type(item.this if isinstance(item, exp.Window | exp.Filter) else item)
+            text += f" AS {self.quoted(RESULT_NAMES.get(kind, f'column{index + 1}'))}"
+        return text
+
+    def _alias(self, item: Any) -> str:
+        self.only(item, "this", "alias")
+        return f"{self.write(item.this)} AS {self.quoted(self.identifier(item.args['alias']))}"
+
+    def _set_operation(self, node: Any) -> str:
+        self.only(node, "with_", "this", "expression", "distinct", "order", "limit", "offset")
+        word = {exp.Union: "UNION", exp.Except: "EXCEPT", exp.Intersect: "INTERSECT"}[type(node)]
+        if not node.args.get("distinct"):
+            if word != "UNION":
+                raise refuse(f"{word} ALL")
+            word = "UNION ALL"
+        chain = (exp.Select, exp.Union, exp.Except) if word != "INTERSECT" else (exp.Select,)
+        return f"{self._operand(node.this, chain)} {word} {self._operand(node.expression, (exp.Select,))}"
+
+    def _operand(self, node: Any, bare: tuple[Any, ...]) -> str:
+        """One side of a set operation; bracketed (as SQLite can) unless it is ``bare`` and ends in no clause."""
+        if type(node) in bare and not any(node.args.get(part) for part in ("with_", "order", "limit", "offset")):
+            return self.query(node)
+        return f"SELECT * FROM ({self.query(node)}) AS {self.quoted(self.made())}"
+
+    def _tail(self, node: Any) -> str:
+        text = ""
+        order, limit, offset = (node.args.get(part) for part in ("order", "limit", "offset"))
+        if order is not None:
+            text += self.order(order)
+        if limit is not None:
+            text += f" LIMIT {self._bound(limit, exp.Limit)}"
+        elif offset is not None and self.lite:
+            text += " LIMIT -1"
+        if offset is not None:
+            text += f" OFFSET {self._bound(offset, exp.Offset)}"
+        return text
+
+    def _bound(self, node: Any, kind: Any) -> str:
+        if type(node) is not kind or type(node.expression) not in (exp.Literal, exp.Parameter):
+            raise refuse("this LIMIT")
+        self.only(node, "expression")
+        return self.write(node.expression)
+
+    def order(self, node: Any) -> str:
+        """An ORDER BY clause, of a query or a window."""
+        self.only(node, "expressions")
+        return f" ORDER BY {self.all(node.expressions)}"
+
+    @staticmethod
+    def only(node: Any, *parts: str) -> None:
+        """Raises where ``node`` has a part other than ``parts``."""
+        for part, value in node.args.items():
+            if part not in parts and value not in (None, False, [], ""):
+                raise refuse(f"{node_name(node)} with {part.strip('_')}")
+
+    def _source(self, node: Any) -> str:
+        """What stands behind FROM or JOIN: a table, a CTE or a bracketed query."""
+        alias = node.args.get("alias")
+        given = None
+        if alias is not None:
+            if type(alias) is not exp.TableAlias:
+                raise refuse("this alias")
+            self.only(alias, "this")
+            given = self.identifier(alias.this)
+        if type(node) is exp.Subquery:
+            self.only(node, "this", "alias")
+            if given is None:
+                given = self.made()
+            return f"({self.query(node.this)}) AS {self.quoted(given)}"
+        if type(node) is not exp.Table:
+            raise refuse(f"{node_name(node)} as a table")
+        self.only(node, "this", "alias")
+        word = self.identifier(node.this)
+        for scope in reversed(self._scopes):
+            if word in scope:
+                return f"{self.quoted(scope[word])} AS {self.quoted(given or word)}"
+        return f"({self._owned(word)}) AS {self.quoted(given or word)}"
+
+    def _owned(self, word: str) -> str:
+        """The caller's rows of a table, in the operator's columns."""
+        table = self._tables.get(word)
+        if table is None or word not in self._named:
+            known = sorted(name for name in self._named if name in self._tables)
+            raise ApiFailure("table_not_allowed", f"no table {word!r} is shown to this plugin; shown: "
+                                                  f"{', '.join(known) or 'none (manifest: data.tables)'}")
+        self.used[word] = None
+        name = self.quoted(table.name)
+        columns = ", ".join(f"{name}.{self.quoted(column)}" for column in table.columns)
+        fence = "LIMIT -1 OFFSET 0" if self.lite else "OFFSET 0"
+        return f"SELECT {columns} FROM {name} WHERE {name}.{self.quoted(table.owner)} = {self.extra(OWNER)} {fence}"
+
+    def _join(self, node: Any) -> str:
+        if type(node) is not exp.Join:
+            raise refuse(node_name(node))
+        self.only(node, "this", "on", "using", "kind", "side", "method")
+        side, kind, method = (str(node.args.get(part) or "") for part in ("side", "kind", "method"))
+        if (side not in ("", "LEFT", "RIGHT", "FULL") or kind not in ("", "INNER", "OUTER", "CROSS")
+                or method not in ("", "NATURAL")):
+            raise refuse(f"a {method} {side} {kind} join")
+        on, using = node.args.get("on"), node.args.get("using")
+        plain = not (on or using or method)
+        if kind == "CROSS" or (plain and not side):
+            if not plain:
+                raise ApiFailure("sql_syntax", "a cross join has no condition")
+            return f" CROSS JOIN {self._source(node.this)}"
+        text = f" {method} {side} JOIN {self._source(node.this)}"
+        if on is not None:
+            text += f" ON {self.write(on)}"
+        if using:
+            text += f" USING ({', '.join(self.quoted(self.identifier(column)) for column in using)})"
+        return text
+
+    def subquery(self, node: Any) -> str:
+        """A query as a value or behind IN and EXISTS, in brackets."""
+        return f"({self.query(node)})"
+
+    def concatenated(self, count: int) -> None:
+        """Notes ``count`` more concatenations."""
+        self._concatenations += count
+        if self._concatenations > CONCATENATIONS_MAX:
+            raise refuse(f"more than {CONCATENATIONS_MAX} uses of ||")
+
+
+def node_name(node: Any) -> str:
+    """What a message calls ``node``."""
+    return type(node).__name__.upper()

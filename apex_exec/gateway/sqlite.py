@@ -1,0 +1,263 @@
+"""The embedded database: plugins' queries on read-only connections, writes on one connection, both in threads.
+
+The second wall behind ``sql.py``: connections that read are opened read-only, and SQLite asks an authorizer about
+every table, column and function of a statement. A progress handler ends what runs over its time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sqlite3
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from apex_exec.gateway.failure import ApiFailure
+from apex_exec.gateway.outbox import Outbox, Outgoing
+from apex_exec.gateway.sql import Compiled
+from apex_exec.gateway.tables import OUTBOX, Table
+from apex_exec.gateway.values import Rows, to_sqlite
+from apex_exec.gateway.writes import ROWS_CHANGED_MAX, Write
+
+T = TypeVar("T")
+
+READERS = 4
+PROGRESS_STEPS = 2000
+"""Virtual-machine steps between two looks at the clock: well under a millisecond."""
+VALUE_BYTES_MAX = 4 * 1024 * 1024
+BUSY_SECONDS = 1.0
+FUNCTIONS = frozenset("count sum avg min max lower upper length abs round coalesce nullif trim substr like "
+                      "row_number rank dense_rank".split())
+
+
+def _aware(raw: bytes) -> Any:
+    text = raw.decode("utf-8", "replace")
+    try:
+        moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError:
+        return text
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+def _text(raw: bytes) -> Any:
+    return raw.decode("utf-8", "replace")
+
+
+def _json(raw: bytes) -> Any:
+    try:
+        return json.loads(raw)
+    except ValueError:
+        return _text(raw)
+
+
+CONVERTERS: dict[str, Callable[[bytes], Any]] = {
+    "BOOLEAN": lambda raw: raw not in (b"0", b"f", b"false"), "BOOL": lambda raw: raw not in (b"0", b"f", b"false"),
+    "NUMERIC": _text, "DECIMAL": _text, "UUID": _text, "DATE": _text, "TIME": _text, "TIMESTAMP": _text,
+    "TIMESTAMPTZ": _aware, "JSON": _json, "JSONB": _json, "BYTEA": bytes,
+}
+"""By a column's declared type: SQLite itself knows five storage classes, PostgreSQL's names mean the same here."""
+
+
+class _Connection:
+    """One connection, used by one thread at a time."""
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self.database = database
+        self.due_ns = 0
+        self.stopped = False
+        database.set_progress_handler(self._late, PROGRESS_STEPS)
+
+    def _late(self) -> int:
+        return int(self.stopped or time.monotonic_ns() >= self.due_ns)
+
+
+class Sqlite:
+    """The database behind ``url`` (``sqlite:///path``). Opened on first use."""
+
+    backend = "sqlite"
+
+    def __init__(self, url: str, tables: Mapping[str, Table], origin: str) -> None:
+        self._path = Path(url.removeprefix("sqlite:///"))
+        self._tables = tables
+        self._origin = origin
+        self._threads = ThreadPoolExecutor(READERS + 1, "sqlite")
+        self._readers: list[_Connection] = []
+        self._free = asyncio.Semaphore(READERS)
+        self._writer: _Connection | None = None
+        self._writing = asyncio.Lock()
+
+    # ------------------------------------------------------------------ connections
+    def _open_reader(self) -> _Connection:
+        for name, convert in CONVERTERS.items():
+            sqlite3.register_converter(name, convert)
+        database = sqlite3.connect(f"file:{quote(str(self._path))}?mode=ro", uri=True, timeout=BUSY_SECONDS,
+                                   isolation_level=None, check_same_thread=False, cached_statements=64,
+                                   detect_types=sqlite3.PARSE_DECLTYPES)
+        database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, VALUE_BYTES_MAX)
+        database.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
+        for pragma in ("query_only = ON", "trusted_schema = OFF", "case_sensitive_like = ON"):
+            database.execute(f"PRAGMA {pragma}")
+        database.create_function("lower", 1, _lower, deterministic=True)  # SQLite's own knows ASCII only
+        database.create_function("upper", 1, _upper, deterministic=True)
+        database.set_authorizer(self._authorize)
+        return _Connection(database)
+
+    def _open_writer(self) -> _Connection:
+        database = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        database.execute("PRAGMA synchronous = FULL")
+        database.execute(f"CREATE TABLE IF NOT EXISTS {OUTBOX} "
+                         "(id TEXT PRIMARY KEY, origin TEXT NOT NULL, record TEXT NOT NULL)")
+        return _Connection(database)
+
+    def _authorize(self, action: int, first: str | None, second: str | None, _db: str | None,
+                   _inside: str | None) -> int:
+        if action == sqlite3.SQLITE_SELECT:
+            return sqlite3.SQLITE_OK
+        if action == sqlite3.SQLITE_FUNCTION and second is not None and second.lower() in FUNCTIONS:
+            return sqlite3.SQLITE_OK
+        if action == sqlite3.SQLITE_READ and first is not None:
+            table = self._tables.get(first)
+            if table is not None and (not second or second == table.owner or second in table.columns):
+                return sqlite3.SQLITE_OK
+            if not first.strip("_0123456789"):  # a CTE or subquery: its name was made by the writer of the SQL
+                return sqlite3.SQLITE_OK
+        return sqlite3.SQLITE_DENY
+
+    async def _run(self, connection: _Connection, due_ns: int, work: Callable[[], T]) -> T:
+        """``work`` in a thread. Cancelled, it is interrupted there and waited for, so that the connection is free."""
+        connection.due_ns, connection.stopped = due_ns, False
+        future = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            connection.stopped = True
+            connection.database.interrupt()
+            with contextlib.suppress(BaseException):
+                await future
+            raise
+        except sqlite3.Error as error:
+            raise _failure(error, due_ns) from None
+
+    async def _opened(self, open_: Callable[[], _Connection]) -> _Connection:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, open_)
+        except sqlite3.Error as error:
+            raise ApiFailure("data_unavailable", f"the platform's database cannot be opened: {error}") from None
+
+    # ------------------------------------------------------------------ what the router asks
+    async def query(self, compiled: Compiled, values: list[Any], user_id: str, due_ns: int) -> tuple[bytes, int]:
+        """The rows, encoded, and how many. Raises ApiFailure."""
+        async with self._free:
+            reader = self._readers.pop() if self._readers else await self._opened(self._open_reader)
+            try:
+                return await self._run(reader, due_ns, lambda: _read(reader.database, compiled, values))
+            finally:
+                self._readers.append(reader)
+
+    async def write(self, write: Write, record: Outgoing, user_id: str, due_ns: int) -> tuple[int, bytes | None]:
+        """Runs ``write`` and leaves its audit record in the outbox, both or neither. Raises ApiFailure.
+
+        The number of rows, and the inserted row, encoded.
+        """
+        async with self._writing:
+            if self._writer is None:
+                self._writer = await self._opened(self._open_writer)
+            writer = self._writer
+            return await self._run(writer, due_ns, lambda: self._write(writer.database, write, record))
+
+    def _write(self, database: sqlite3.Connection, write: Write, record: Outgoing) -> tuple[int, bytes | None]:
+        database.execute("BEGIN IMMEDIATE")
+        try:
+            cursor = database.execute(write.text, _named(write.values))
+            row = None
+            if write.returning:
+                rows = Rows(write.returning)
+                rows.add(cursor.fetchone())
+                row = rows.encoded()[1:]
+            cursor.close()
+            count = 1 if write.returning else cursor.rowcount
+            if count > ROWS_CHANGED_MAX:
+                raise ApiFailure("row_limit", f"one call changes at most {ROWS_CHANGED_MAX} rows; nothing was changed")
+            record.row_count = count
+            database.execute(f"INSERT INTO {OUTBOX} VALUES (?, ?, ?)", (record.id, self._origin, record.encoded()))
+            database.execute("COMMIT")
+        except BaseException:
+            if database.in_transaction:
+                database.execute("ROLLBACK")
+            raise
+        return count, row
+
+    async def waiting(self, limit: int) -> list[Outgoing]:
+        """The oldest records in the outbox. Raises ApiFailure."""
+        async with self._writing:
+            if self._writer is None:
+                if not self._path.exists():
+                    return []
+                self._writer = await self._opened(self._open_writer)
+            database = self._writer.database
+            rows = await self._run(self._writer, time.monotonic_ns() + 10_000_000_000, lambda: database.execute(
+                f"SELECT id, record FROM {OUTBOX} WHERE origin = ? ORDER BY rowid LIMIT ?",
+                (self._origin, limit)).fetchall())
+        return [Outbox.decode(*row) for row in rows]
+
+    async def forget(self, ids: list[str]) -> None:
+        """Takes records out of the outbox: the ledger has them. Raises ApiFailure."""
+        async with self._writing:
+            if self._writer is not None:
+                database = self._writer.database
+                await self._run(self._writer, time.monotonic_ns() + 10_000_000_000, lambda: database.executemany(
+                    f"DELETE FROM {OUTBOX} WHERE id = ?", [(one,) for one in ids]))
+
+    async def close(self) -> None:
+        """Closes every connection."""
+        for connection in (*self._readers, *([self._writer] if self._writer else [])):
+            connection.database.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _named(values: list[Any]) -> dict[str, Any]:
+    return {str(number): to_sqlite(value) for number, value in enumerate(values, 1)}
+
+
+def _read(database: sqlite3.Connection, compiled: Compiled, values: list[Any]) -> tuple[bytes, int]:
+    cursor = database.execute(compiled.text, _named(values))
+    try:
+        rows = Rows([column[0] for column in cursor.description])
+        truths = compiled.truths
+        for row in cursor:
+            if truths:
+                row = [bool(value) if index in truths and isinstance(value, int) else value
+                       for index, value in enumerate(row)]
+            rows.add(row)
+    finally:
+        cursor.close()
+    return rows.encoded(), len(rows)
+
+
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
+
+
+def _upper(value: Any) -> Any:
+    return value.upper() if isinstance(value, str) else value
+
+
+def _failure(error: sqlite3.Error, due_ns: int) -> ApiFailure:
+    text = str(error)
+    if "interrupted" in text or time.monotonic_ns() >= due_ns:
+        return ApiFailure("deadline_exceeded", "the invocation's time ended in the database")
+    if isinstance(error, sqlite3.IntegrityError):
+        return ApiFailure("constraint", text)
+    if "no such column" in text:
+        return ApiFailure("column_not_allowed", text)
+    if "not authorized" in text or "prohibited" in text:
+        return ApiFailure("sql_forbidden", text)
+    if "locked" in text or "busy" in text or "disk" in text or "readonly" in text:
+        return ApiFailure("data_unavailable", text)
+    return ApiFailure("sql_error", text)

@@ -1,0 +1,38 @@
+"""What the operator shows of the database: tables, their owner column, their visible columns. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from msgspec import Struct
+
+from apex_exec.errors import ConfigError
+
+OUTBOX = "apex_exec_outbox"
+"""Where a write's audit record waits for the ledger, in the platform's own database; never shown to a plugin."""
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
+
+
+class Table(Struct, frozen=True):
+    """One table as plugins see it. ``owner`` holds the user that a row belongs to."""
+
+    name: str
+    owner: str
+    columns: tuple[str, ...]
+    write: bool
+
+
+def read_tables(section: Mapping[str, Mapping[str, Any]]) -> dict[str, Table]:
+    """The operator's ``data.tables``. Raises ConfigError on a name that the gateway would not put into a statement."""
+    tables: dict[str, Table] = {}
+    for name, entry in section.items():
+        table = Table(name, entry["owner"], tuple(entry["columns"]), bool(entry.get("write", False)))
+        for word in (name, table.owner, *table.columns):
+            if not _NAME.fullmatch(word):
+                raise ConfigError(f"data.tables.{name}: {word!r} is no plain name (letters, digits, '_', 63 at most)")
+        if name.lower().startswith((OUTBOX, "sqlite_", "pg_")) or name.lower() == "information_schema":
+            raise ConfigError(f"data.tables.{name}: this table is not for plugins")
+        tables[name] = table
+    return tables

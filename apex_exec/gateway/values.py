@@ -1,0 +1,104 @@
+"""Values between MessagePack and the databases, one behaviour for both; and the bounds of a result.
+
+| the database's | the plugin's |
+|---|---|
+| bigint, integer, smallint | int |
+| numeric | str, every digit kept |
+| double precision, real | float |
+| text, varchar, uuid, date, time, timestamp without time zone | str (ISO 8601 for the last three) |
+| timestamptz | aware datetime, in UTC |
+| boolean | bool |
+| json, jsonb | map, list, str, … |
+| bytea, blob | bytes |
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from datetime import UTC, date, datetime, time
+from typing import Any
+
+import msgspec
+
+from apex_exec.gateway.failure import ApiFailure
+
+ROWS_MAX = 1000
+RESULT_BYTES_MAX = 256 * 1024
+"""Encoded size of all rows, their column names included."""
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def from_database(value: Any) -> Any:
+    """``value``, as a driver gave it, in the protocol's types."""
+    if value is None or isinstance(value, bool | float | str | bytes):
+        return value
+    if isinstance(value, int):
+        return value if -(2**63) <= value < 2**63 else str(value)
+    if isinstance(value, datetime):
+        return value.astimezone(UTC) if value.tzinfo is not None else value.isoformat()
+    if isinstance(value, date | time):
+        return value.isoformat()
+    if isinstance(value, memoryview | bytearray):
+        return bytes(value)
+    if isinstance(value, list | tuple):
+        return [from_database(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): from_database(item) for key, item in value.items()}
+    return str(value)  # numeric, uuid, inet, interval, …: their text
+
+
+def check_parameter(value: Any, *, structured: bool) -> Any:
+    """``value`` of a plugin, if a database can take it. Raises ApiFailure. Maps and lists only where ``structured``."""
+    if isinstance(value, dict | list):
+        if not structured:
+            raise ApiFailure("sql_parameters", "a query's parameter is no list and no map")
+        return value
+    if isinstance(value, str) and "\0" in value:
+        raise ApiFailure("sql_parameters", "text for a database has no zero byte")
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ApiFailure("sql_parameters", "an integer beyond 64 bits")
+    if value is None or isinstance(value, bool | int | float | str | bytes):
+        return value
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return value
+    raise ApiFailure("sql_parameters", f"a {type(value).__name__} is no parameter")
+
+
+def to_sqlite(value: Any) -> Any:
+    """``value`` as SQLite keeps it: timestamps as ISO 8601 in UTC, maps and lists as JSON, truth as 0 and 1."""
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat(" ")
+    if isinstance(value, dict | list):
+        return json.dumps(value, separators=(",", ":"), default=str)
+    return int(value) if isinstance(value, bool) else value
+
+
+class Rows:
+    """Collects a result, encoded, and raises where it grows over its bounds."""
+
+    def __init__(self, names: list[str]) -> None:
+        self._names = names
+        self._parts: list[bytes] = []
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def add(self, row: Any) -> None:
+        """Takes one row, a sequence of database values. Raises ApiFailure ``row_limit`` or ``too_large``."""
+        if len(self._parts) >= ROWS_MAX:
+            raise ApiFailure("row_limit", f"a query gives at most {ROWS_MAX} rows; add a LIMIT")
+        values = map(from_database, row)
+        part = _encode(dict(zip(self._names, values, strict=True)))
+        self._bytes += len(part)
+        if self._bytes > RESULT_BYTES_MAX:
+            raise ApiFailure("too_large", f"a query gives at most {RESULT_BYTES_MAX} bytes; select less")
+        self._parts.append(part)
+
+    def encoded(self) -> bytes:
+        """The rows as one MessagePack array of maps."""
+        count = len(self._parts)
+        head = bytes([0x90 | count]) if count < 16 else b"\xdc" + struct.pack(">H", count)
+        return head + b"".join(self._parts)

@@ -1,0 +1,91 @@
+"""``insert``, ``update`` and ``delete`` as statements: the caller's rows and the operator's columns only. Pure.
+
+Nothing of the plugin's becomes part of a statement but names that the operator wrote down; values are parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from msgspec import Struct
+
+from apex_exec.core.api import Delete, Insert, Update
+from apex_exec.gateway.failure import ApiFailure
+from apex_exec.gateway.tables import Table
+from apex_exec.gateway.values import check_parameter
+
+ROWS_CHANGED_MAX = 1000
+
+
+class Write(Struct):
+    """One statement, and what its audit record says of it. ``returning`` are the columns that an insert gives back."""
+
+    text: str
+    values: list[Any]
+    table: str
+    event_type: str
+    action: str
+    columns: list[str]
+    returning: list[str]
+
+
+def compile_write(request: Insert | Update | Delete, tables: Mapping[str, Table], named: tuple[str, ...],
+                  user_id: str) -> Write:
+    """The statement for ``request`` of ``user_id``. Raises ApiFailure."""
+    table = tables.get(request.table)
+    if table is None or request.table not in named or not table.write:
+        writable = sorted(name for name in named if name in tables and tables[name].write)
+        raise ApiFailure("table_not_allowed", f"this plugin may not write {request.table!r}; it may write: "
+                                              f"{', '.join(writable) or 'none'}")
+    values: list[Any] = []
+
+    def bind(value: Any) -> str:
+        values.append(check_parameter(value, structured=True))
+        return f"${len(values)}"
+
+    if isinstance(request, Insert):
+        given = _given(table, request.values, user_id)
+        names = ", ".join(_quote(name) for name in (table.owner, *given))
+        marks = ", ".join(bind(value) for value in (user_id, *given.values()))
+        returning = ", ".join(_quote(name) for name in table.columns)
+        text = f"INSERT INTO {_quote(table.name)} ({names}) VALUES ({marks}) RETURNING {returning}"
+        return Write(text, values, table.name, "data.modification", "insert", list(given), list(table.columns))
+    if isinstance(request, Update):
+        given = _given(table, request.values, user_id)
+        if not given:
+            raise ApiFailure("invalid_params", "an update changes at least one column")
+        changes = ", ".join(f"{_quote(name)} = {bind(value)}" for name, value in given.items())
+        text = f"UPDATE {_quote(table.name)} SET {changes}"
+        event_type, action, columns = "data.modification", "update", list(given)
+    else:
+        text = f"DELETE FROM {_quote(table.name)}"
+        event_type, action, columns = "data.deletion", "delete", []
+    conditions = [f"{_quote(table.owner)} = {bind(user_id)}"]
+    for name, value in request.where.items():
+        _check_column(table, name)
+        if isinstance(value, dict | list):
+            raise ApiFailure("invalid_params", f"where.{name} is no list and no map")
+        conditions.append(f"{_quote(name)} IS NULL" if value is None else f"{_quote(name)} = {bind(value)}")
+    return Write(f"{text} WHERE {' AND '.join(conditions)}", values, table.name, event_type, action, columns, [])
+
+
+def _given(table: Table, values: dict[str, Any], user_id: str) -> dict[str, Any]:
+    """The columns to set, the owner's left out: it is always the caller."""
+    for name, value in values.items():
+        if name == table.owner:
+            if value != user_id:
+                raise ApiFailure("column_not_allowed", f"{name} is the caller and nobody else")
+        else:
+            _check_column(table, name)
+    return {name: value for name, value in values.items() if name != table.owner}
+
+
+def _check_column(table: Table, name: str) -> None:
+    if name not in table.columns:
+        raise ApiFailure("column_not_allowed", f"{table.name} shows no column {name!r}; it shows: "
+                                               f"{', '.join(table.columns)}")
+
+
+def _quote(name: str) -> str:
+    return f'"{name}"'  # names were matched when the operator's configuration was read
