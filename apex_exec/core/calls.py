@@ -8,7 +8,7 @@ from apex_exec.core import actions as act
 from apex_exec.core.breaker import NO_CALL, BreakerPolicy
 from apex_exec.core.deadline import Timers
 from apex_exec.core.invocation import Invocation
-from apex_exec.core.limits import PoolLimits, RecyclePolicy
+from apex_exec.core.limits import SKIP_GRACE_NS, PoolLimits, RecyclePolicy
 from apex_exec.core.served import Served
 
 Actions = list[act.Action]
@@ -77,12 +77,18 @@ class Calls:
                              out)
             elif killed:
                 self._finish(call, "WORKER_CRASHED", worker.blame, True, now_ns, out)
+            elif now_ns >= call.request.deadline_ns + SKIP_GRACE_NS:  # the reply before it never came: the mark lies
+                self._finish(call, "TIMEOUT", "the hook ran past its deadline", True, now_ns, out)
 
     def _await_deadlines(self, served: Served, now_ns: int) -> None:
         """Arms the plugin's timer for what waits; what is oldest on a link is the worker's timer's."""
         due_ns = served.queue.next_deadline_ns()
         if served.worker is not None:
             for call in served.worker.link:
-                if call.state == "linked" and now_ns < call.request.deadline_ns < due_ns:
-                    due_ns = call.request.deadline_ns
+                if call.state == "linked":
+                    deadline_ns = call.request.deadline_ns
+                    if deadline_ns <= now_ns:
+                        deadline_ns += SKIP_GRACE_NS
+                    if now_ns < deadline_ns < due_ns:
+                        due_ns = deadline_ns
         self._timers.arm(served, due_ns)

@@ -42,9 +42,7 @@ class Timers:
         if due_ns >= owner.armed_ns:
             return
         if owner.armed_ns != NEVER_NS:
-            self._stale += 1
-            if self._stale > STALE_MAX + len(self._heap) // 2:
-                self._sweep()
+            self._outdate()
         owner.armed_ns = due_ns
         self._tie += 1
         heapq.heappush(self._heap, (due_ns, self._tie, owner))
@@ -52,8 +50,8 @@ class Timers:
     def drop(self, owner: Timed) -> None:
         """Wakes ``owner`` no more."""
         if owner.armed_ns != NEVER_NS:
-            self._stale += 1
             owner.armed_ns = NEVER_NS
+            self._outdate()
 
     def next_ns(self) -> int | None:
         """When the first is due; None where none waits."""
@@ -75,7 +73,11 @@ class Timers:
         owner.armed_ns = NEVER_NS
         return owner
 
-    def _sweep(self) -> None:
+    def _outdate(self) -> None:
+        """One more entry is stale; sweeps where they are many."""
+        self._stale += 1
+        if self._stale <= STALE_MAX + len(self._heap) // 2:
+            return
         self._heap = [entry for entry in self._heap if entry[2].armed_ns == entry[0]]
         heapq.heapify(self._heap)
         self._stale = 0

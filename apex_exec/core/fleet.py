@@ -144,10 +144,13 @@ class Fleet(Calls):
             return
         self._timers.arm(self._hold, self._fork_after_ns if self._fork_after_ns > now_ns else now_ns + HOLD_NS)
         need = min(len(self._waiting) + len(self._workers) - self._limits.workers_max, len(self._waiting))
-        need -= len(self._evicting)
+        if need - len(self._evicting) <= 0:
+            return
+        need -= sum(w.state in ("stopping", "killed") or w.id in self._evicting for w in self._workers.values())
         if need <= 0:
             return
-        ready = [w for w in self._workers.values() if w.state == "ready" and not w.leaving and w.trial is None]
+        ready = [w for w in self._workers.values()
+                 if w.state == "ready" and not w.leaving and self._plugins[w.plugin].worker is w]
         idle = sorted((w for w in ready if not w.link), key=lambda w: w.used_ns)
         for worker in idle[:need]:
             self._evict(worker, now_ns, out)
@@ -190,14 +193,22 @@ class Fleet(Calls):
             self._recycling.add(worker.id)
         worker.leaving = reason
         if served.worker is worker:
-            if (worker.link or served.queue) and served.successor is None and self._may_start(now_ns) \
-                    and not self._waiting and now_ns >= served.breaker.start_after_ns:
-                served.successor = self._start(served.spec, now_ns, out)  # warm by the time the last call is answered
+            if worker.link or served.queue:
+                self._renew(served, now_ns, out)
             self._tend(served, now_ns, out)
         return True
 
+    def _renew(self, served: Served, now_ns: int, out: Actions) -> None:
+        """Starts the next worker now, where it may, so that it is warm when the old one has answered its last call."""
+        if (served.successor is None and not self._waiting and self._may_start(now_ns)
+                and served.breaker.open_until_ns == 0 and now_ns >= served.breaker.start_after_ns):
+            served.successor = self._start(served.spec, now_ns, out)
+
     def _judge(self, served: Served, worker: Worker, code: str, message: str, out: Actions) -> None:
-        """Says what came of a prepared generation; one that failed is given up by the caller."""
+        """Says, once, what came of a prepared generation; one that failed is given up by the caller."""
+        if worker.judged or worker.adopted:
+            return
+        worker.judged = True
         out.append(act.GenerationJudged(served.spec.id, worker.spec.digest, code, message))
 
     def _drop_successor(self, served: Served, message: str, now_ns: int, out: Actions) -> None:
@@ -206,6 +217,7 @@ class Fleet(Calls):
         if worker is None:
             return
         served.successor = None
+        self._judge(served, worker, "CANCELLED", message, out)
         trial, worker.trial = worker.trial, None
         if trial is not None and trial.state != "done":
             self._finish(trial, "CANCELLED", message, trial.state == "linked", now_ns, out)
@@ -246,6 +258,8 @@ class Fleet(Calls):
         worker.due_ns = now_ns + self._limits.stop_grace_ns
         if served is not None and served.worker is worker:
             served.worker = None
+        elif served is not None and served.successor is worker:
+            served.successor = None
         out.append(act.StopWorker(worker.id, reason))
         self._rearm(worker, now_ns)
 
@@ -263,6 +277,8 @@ class Fleet(Calls):
         worker.due_ns = now_ns + KILL_SUSPECT_NS
         out.append(act.KillWorker(worker.id, reason, due_ns or now_ns))
         self._rearm(worker, now_ns)
+        if worker.trial is not None and worker.trial.state == "queued":
+            self._finish(worker.trial, code or "WORKER_CRASHED", message, False, now_ns, out)
         if code and worker.link:
             oldest = worker.link[0]
             self._finish(oldest, code, message, True, now_ns, out, begun_ns=max(oldest.sent_ns, worker.answered_ns))
@@ -280,13 +296,13 @@ class Fleet(Calls):
         details: dict[str, object] = dict(event.details)
         charged = reason not in UNCHARGED and served is not None and worker.adopted
         out.append(act.WorkerEnded(worker.id, worker.plugin, reason, charged))
+        if served is not None and charged and served.breaker.ended(
+                now_ns, now_ns - worker.born_ns, self._random(), trip=reason == "violation"):
+            out.append(act.BreakerChanged(worker.plugin, "open"))
         again = self._settle_link(worker, event, served, now_ns, out)
         if served is not None:
             if served.worker is worker:
                 served.worker = None
-            if charged and served.breaker.ended(now_ns, now_ns - worker.born_ns, self._random(),
-                                                trip=reason == "violation"):
-                out.append(act.BreakerChanged(worker.plugin, "open"))
             if served.breaker.probe not in self._calls:
                 served.breaker.probe = NO_CALL
             for call in reversed(again):
@@ -335,8 +351,7 @@ class Fleet(Calls):
         message = worker.blame or event.message
         if worker.trial is not None and worker.trial.state == "queued":
             self._finish(worker.trial, code, message, False, now_ns, out)
-        if not worker.adopted:
-            self._judge(served, worker, code, message, out)
+        self._judge(served, worker, code, message, out)
 
     def _fork_refused(self, event: ev.ForkRefused, now_ns: int, out: Actions) -> None:
         worker = self._workers.pop(event.worker, None)

@@ -266,9 +266,11 @@ class Pool(Fleet):
     def _adopt(self, served: Served, now_ns: int, out: Actions) -> None:
         """Brings the plugin's workers to the generation in force: the prepared one, else a new one beside the old."""
         successor, wanted = served.successor, generation(served.spec)
-        if successor is not None and (successor.generation != wanted or successor.trial is not None):
+        if successor is not None and (successor.generation != wanted or successor.trial is not None
+                                      or successor.state == "killed"):
             self._drop_successor(served, "another generation was decided for", now_ns, out)
         elif successor is not None:
+            self._judge(served, successor, "CANCELLED", "it was set before it was judged", out)
             successor.adopted = True
         worker = served.worker
         if worker is None or worker.generation == wanted:
@@ -280,8 +282,7 @@ class Pool(Fleet):
             return
         if worker.state == "ready":
             worker.leaving = worker.leaving or "drained"
-            if served.successor is None and self._may_start(now_ns) and not self._waiting:
-                served.successor = self._start(served.spec, now_ns, out)
+            self._renew(served, now_ns, out)
 
     def _remove(self, event: ev.PluginRemoved, now_ns: int, out: Actions) -> None:
         served = self._plugins.get(event.plugin)
@@ -298,10 +299,8 @@ class Pool(Fleet):
         self._flush(served, "PLUGIN_DISABLED", message, now_ns, out)
         self._drop_successor(served, message, now_ns, out)
         for worker in [w for w in self._workers.values() if w.plugin == served.spec.id]:
-            begun = self._marks(worker.id) if worker.link else 0
-            for seq, call in enumerate(worker.link, worker.next_seq - len(worker.link)):
-                started = seq < begun or call is worker.link[0]
-                self._finish(call, "PLUGIN_DISABLED", message, started, now_ns, out)
+            for call in worker.link:  # any of them may begin before the kill arrives
+                self._finish(call, "PLUGIN_DISABLED", message, True, now_ns, out)
             self._kill(worker, "drained", "", message, now_ns, out)
             worker.end_reason = "drained"
 
@@ -327,7 +326,6 @@ class Pool(Fleet):
             out.append(act.GenerationJudged(spec.id, spec.digest, code, message))
             return
         if served.successor is not None:
-            self._judge(served, served.successor, "CANCELLED", "another generation was prepared", out)
             self._drop_successor(served, "another generation was prepared", now_ns, out)
         worker = self._start(spec, now_ns, out)
         worker.adopted = False
@@ -374,8 +372,8 @@ class Pool(Fleet):
             if worker.state == "ready":
                 self._rearm(worker, now_ns)
         over = len(self._workers) - event.limits.workers_max - len(self._evicting)
-        idle = sorted((w for w in self._workers.values() if w.state == "ready" and not w.link and not w.leaving),
-                      key=lambda w: w.used_ns)
+        idle = sorted((w for w in self._workers.values() if w.state == "ready" and not w.link and not w.leaving
+                       and self._plugins[w.plugin].worker is w), key=lambda w: w.used_ns)
         for worker in idle[: max(0, over)]:
             self._evict(worker, now_ns, out)
         self._serve_waiting(now_ns, out)

@@ -57,6 +57,7 @@ class CallQueue:
     def forget(self, call: Invocation) -> None:
         """``call`` waits no more; the caller gives it its next state in the same step."""
         self._leave(call)
+        self._sweep_if_worth_it()
 
     def pop_expired(self, now_ns: int) -> Invocation | None:
         """A call whose deadline has passed, taken out; None where there is none."""
@@ -65,6 +66,7 @@ class CallQueue:
             call = heapq.heappop(heap)[2]
             if call.state == "queued":
                 self._leave(call)
+                self._sweep_if_worth_it()
                 return call
         return None
 
@@ -81,8 +83,7 @@ class CallQueue:
         self._held[user_id] = self._held.get(user_id, 0) + 1
         self._tie += 1
         heapq.heappush(self._by_deadline, (call.request.deadline_ns, self._tie, call))
-        if len(self._by_deadline) > 2 * self._live + DEAD_MAX or len(self._calls) > 2 * self._live + DEAD_MAX:
-            self._sweep()
+        self._sweep_if_worth_it()
 
     def _leave(self, call: Invocation) -> None:
         self._live -= 1
@@ -96,8 +97,11 @@ class CallQueue:
             self._calls.clear()
             self._by_deadline.clear()
 
-    def _sweep(self) -> None:
+    def _sweep_if_worth_it(self) -> None:
         """Drops the tombstones. Their calls hold payloads, so they may not wait for the head to come to them."""
+        most = 2 * self._live + DEAD_MAX
+        if len(self._by_deadline) <= most and len(self._calls) <= most:
+            return
         self._calls = deque(call for call in self._calls if call.state == "queued")
         self._by_deadline = [(call.request.deadline_ns, tie, call) for tie, call in enumerate(self._calls)]
         self._tie = max(self._tie, len(self._calls))

@@ -38,8 +38,8 @@ class Worker(Timed):
 
     __slots__ = (
         "adopted", "age_due_ns", "answered_ns", "baseline_bytes", "blame", "born_ns", "due_ns", "end_code",
-        "end_reason", "generation", "graced", "id", "last_seq", "leaving", "link", "next_seq", "ping_due_ns", "pings",
-        "plugin", "ready_ns", "spec", "state", "throttled", "trial", "used_ns",
+        "end_reason", "generation", "graced", "id", "judged", "last_seq", "leaving", "link", "next_seq",
+        "ping_due_ns", "pings", "plugin", "ready_ns", "spec", "state", "throttled", "trial", "used_ns",
     )
 
     def __init__(self, worker: int, spec: PluginSpec, now_ns: int, boot_due_ns: int) -> None:
@@ -67,6 +67,7 @@ class Worker(Timed):
         self.end_reason = ""  # of the metrics table, once the end is decided
         self.end_code = ""  # of the call that the kill was for
         self.blame = ""  # what the others that had begun are told
+        self.judged = False
         self.adopted = True  # False for a prepared generation that nobody has decided for yet
         self.trial: Invocation | None = None  # the canary of such a generation
 

@@ -1,0 +1,376 @@
+"""What must be true of every history, checked at every action and step against the simulator's own model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from apex_exec.core import actions as act
+from apex_exec.core import events as ev
+from apex_exec.core.deadline import STALE_MAX
+from apex_exec.core.limits import CANCEL_GRACE_NS, SKIP_GRACE_NS, STALL_GRACE_NS, STALL_NS
+from apex_exec.core.queue import DEAD_MAX
+from apex_exec.core.worker import generation
+from tests.sim.model import CHARGED, MS, Asked, RefBreaker, SimPlugin, SimWorker
+
+if TYPE_CHECKING:
+    from tests.sim.world import World
+
+RESULTS = ("", "PLUGIN_ERROR", "INVALID_OUTPUT")
+CAUSES: dict[str, tuple[type[Any], ...]] = {
+    "PLUGIN_NOT_FOUND": (ev.InvokeRequested, ev.GenerationPrepared),
+    "PLUGIN_DISABLED": (ev.InvokeRequested, ev.PluginSet, ev.PluginRemoved),
+    "OVERLOADED": (ev.InvokeRequested, ev.GenerationPrepared, ev.ForkRefused),
+    "QUARANTINED": (ev.InvokeRequested, ev.WorkerGone),
+    "TIMEOUT": (ev.Tick, ev.WorkerAnswered),
+    "DEADLINE_EXCEEDED": (ev.Tick, ev.WorkerAnswered),
+    "MEMORY_LIMIT": (ev.LimitExceeded,), "CPU_LIMIT": (ev.LimitExceeded, ev.WorkerGone),
+    "WORKER_CRASHED": (ev.WorkerGone, ev.Tick, ev.ZygoteLost),
+    "BOOT_FAILED": (ev.WorkerGone, ev.Tick, ev.LimitExceeded),
+    "WORKER_VIOLATION": (ev.WorkerAnswered, ev.WorkerViolated, ev.WorkerPonged, ev.WorkerGone),
+    "SHUTTING_DOWN": (ev.InvokeRequested, ev.Tick, ev.GenerationPrepared),
+}
+"""The events in whose step a verdict may come."""
+
+
+class Invariants:
+    """The checks of one world."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.event: Any = None
+        self.lenient_until_ns = 0
+        self.ended: set[int] = set()
+        self.queue_max = 0
+        self.in_judgement: set[int] = set()  # workers that were prepared
+        self.opened: list[str] = []
+
+    def need(self, condition: object, message: str) -> None:
+        """Fails the history where ``condition`` does not hold."""
+        if not condition:
+            self.world.fail(f"{message} at {(self.world.now_ns - 10**12) / 1e6:.3f} ms in {self.event}")
+
+    def stalled(self, length_ns: int) -> None:
+        """The supervisor will stand still: nothing can be expected in time until well after it."""
+        self.lenient_until_ns = self.world.now_ns + length_ns + STALL_GRACE_NS + SKIP_GRACE_NS + 5 * MS
+
+    def queued(self, plugin: str) -> list[Asked]:
+        """What waits in the plugin's queue."""
+        return [a for a in self.world.open.values() if a.plugin == plugin and not a.on and not a.canary]
+
+    # ------------------------------------------------------------------ around a step
+    def before(self, event: ev.Event, actions: list[act.Action]) -> None:
+        """The pool has decided and nothing is done yet: is this what the model expects?"""
+        self.event = event
+        world = self.world
+        self.opened = []
+        if isinstance(event, ev.InvokeRequested):
+            self._admission(event, actions)
+        elif isinstance(event, ev.PluginSet):
+            known = world.plugins.get(event.spec.id)
+            if known is None:
+                known = world.plugins[event.spec.id] = SimPlugin(event.spec, world.policy)
+            elif known.spec.digest != event.spec.digest:
+                known.breaker = RefBreaker(world.policy)
+            if generation(known.spec) != generation(event.spec):
+                known.version += 1
+            for worker in world.workers.values():
+                if generation(worker.spec) == generation(event.spec) and not worker.killed:
+                    self.in_judgement.discard(worker.id)  # adopted, or given up in this very step
+            known.spec = event.spec
+        elif isinstance(event, ev.PluginRemoved):
+            world.plugins.pop(event.plugin, None)
+        elif isinstance(event, ev.ForkRefused):
+            world.fork_hold_ns = world.now_ns + 10 * MS
+        elif isinstance(event, ev.ZygoteUp):
+            world.fork_hold_ns = 0
+        self.queue_max = max(self.queue_max, world.limits.queue_max)
+
+    def _admission(self, event: ev.InvokeRequested, actions: list[act.Action]) -> None:
+        world = self.world
+        asked = world.calls[event.call]
+        known = world.plugins.get(event.plugin)
+        waiting = [a for a in self.queued(event.plugin) if a is not asked]
+        expected = ""
+        sure = True
+        if known is None:
+            expected = "PLUGIN_NOT_FOUND"
+        elif world.draining:
+            expected = "SHUTTING_DOWN"
+        elif known.spec.state != "enabled":
+            expected = "PLUGIN_DISABLED"
+        elif len(world.open) - 1 >= world.limits.in_flight_max or len(waiting) >= world.limits.queue_max or (
+                waiting and sum(a.user == asked.user for a in waiting) >= max(1, world.limits.queue_max // 4)):
+            expected = "OVERLOADED"
+        elif (state := known.breaker.state(world.now_ns)) != "closed":
+            probe = known.breaker.probe
+            if state == "open" or (probe is not None and probe.verdict is None):
+                expected = "QUARANTINED"
+            sure = probe is None or probe.verdict is None
+        verdicts = [a for a in actions if isinstance(a, act.Verdict) and a.call == event.call]
+        if sure:
+            code = verdicts[0].code if verdicts else ""
+            self.need(code == expected, f"call {event.call} was answered {code or 'nothing'} where "
+                                        f"{expected or 'admission'} is due")
+        if not verdicts and known is not None and known.breaker.state(world.now_ns) == "half_open":
+            known.breaker.probe = asked
+
+    def after(self, event: ev.Event, actions: list[act.Action]) -> None:
+        """The actions are done: does the pool's state agree with the world?"""
+        world, pool = self.world, self.world.pool
+        self.need(pool.pending() == len(world.open), "the pool lost or kept a call")
+        self.need(pool._workers.keys() == world.workers.keys(), "the pool lost or leaked a worker")
+        owners = len(world.workers) + len(pool._plugins) + 2
+        self.need(len(pool._timers) <= 2 * (STALE_MAX + owners) + 2, "the timers grow")
+        for name, served in pool._plugins.items():
+            queue = served.queue
+            waiting = self.queued(name)
+            self.need(len(queue) == len(waiting), "the queue is not what waits")
+            self.need(len(queue) <= self.queue_max + 8, "a queue beyond its bound")
+            self.need(len(queue._calls) <= 2 * len(queue) + DEAD_MAX + 1, "tombstones beyond their bound")
+            if waiting and not self._excused(name):
+                self.need(any(w.spec.id == name and not (w.stopped or w.id in self.in_judgement)
+                              for w in world.workers.values()), "calls wait and nobody works")
+        if world.open:
+            self.need(pool.next_wake_ns() is not None, "calls wait and nobody will wake")
+        for plugin in self.opened:
+            self.need(any(isinstance(a, act.BreakerChanged) and a.plugin == plugin and a.state == "open"
+                          for a in actions), "a breaker opened unsaid")
+
+    def _excused(self, plugin: str) -> bool:
+        """Whether a plugin with calls may be without a worker now."""
+        world = self.world
+        return (not world.zygote_up or world.now_ns < world.fork_hold_ns + 1000 * MS and bool(world.fork_hold_ns)
+                or len(world.workers) >= world.limits.workers_max or bool(world.pool._waiting)
+                or world.now_ns < world.pool._plugins[plugin].breaker.start_after_ns
+                or world.now_ns < self.lenient_until_ns)
+
+    def ticked(self) -> None:
+        """A tick is done: nothing that was due may be left."""
+        world = self.world
+        wake_ns = world.pool.next_wake_ns()
+        self.need(wake_ns is None or wake_ns > world.now_ns, "the pool spins")
+        if world.now_ns < self.lenient_until_ns:
+            return
+        for asked in world.open.values():
+            self.need(world.now_ns <= asked.deadline_ns + 160 * MS, f"call {asked.call} is overdue")
+        for worker in world.workers.values():
+            if worker.killed:
+                continue
+            if worker.stopped:
+                self.need(world.now_ns <= worker.stopped_ns + 100 * MS, "a stopped worker stays")
+            elif worker.ready and worker.link:
+                self.need(world.now_ns <= self._may_keep_until(worker), "a worker is kept past its time")
+            elif not worker.ready and worker.forked:
+                self.need(world.now_ns <= worker.boot_due_ns, "a worker boots past its time")
+
+    def _may_keep_until(self, worker: SimWorker) -> int:
+        """When the oldest call on the link must have cost its worker."""
+        oldest = worker.link[0]
+        due_ns = oldest.deadline_ns
+        if due_ns <= worker.oldest_ns:
+            due_ns = worker.oldest_ns + SKIP_GRACE_NS
+        elif oldest.cancelled_ns and oldest.verdict == "CANCELLED":
+            due_ns = min(due_ns, max(worker.oldest_ns, oldest.cancelled_ns) + CANCEL_GRACE_NS)
+        return due_ns
+
+    # ------------------------------------------------------------------ actions
+    def action(self, action: act.Action) -> None:
+        """Whether the pool may want this now."""
+        if isinstance(action, act.Verdict):
+            self._verdict(action)
+        elif isinstance(action, act.SendCall):
+            self._send(action)
+        elif isinstance(action, act.StartWorker):
+            self._start(action)
+        elif isinstance(action, act.KillWorker):
+            self._kill(action)
+        elif isinstance(action, act.StopWorker):
+            self._stop(action)
+        elif isinstance(action, act.WorkerEnded):
+            self._ended(action)
+        elif isinstance(action, act.PingWorker):
+            worker = self.world.workers[action.worker]
+            self.need(worker.ready and not (worker.link or worker.killed or worker.stopped or worker.ping_ns
+                                            or worker.paused), "a ping that has no place")
+            self.need(self.world.now_ns - worker.heard_ns >= self.world.limits.ping_ns, "a ping too early")
+        elif isinstance(action, act.GenerationJudged):
+            key = (action.plugin, action.digest)
+            self.need(self.world.judging.get(key) == 0, "a judgement that nobody waits for")
+            self.world.judging[key] = 1
+
+    def _verdict(self, verdict: act.Verdict) -> None:
+        world = self.world
+        asked = world.calls.get(verdict.call)
+        self.need(asked is not None, "a verdict for a call that nobody made")
+        assert asked is not None
+        self.need(asked.verdict is None, f"a second verdict for call {verdict.call}")
+        asked.verdict, asked.started = verdict.code, verdict.started
+        del world.open[verdict.call]
+        code, now_ns = verdict.code, world.now_ns
+        if code in CAUSES:
+            self.need(isinstance(self.event, CAUSES[code]), f"{code} without its cause")
+        if code in RESULTS:
+            self.need(isinstance(self.event, ev.WorkerAnswered), "a result without an answer")
+            worker = world.workers[self.event.worker]
+            self.need(worker.lied or self.event.body == verdict.call, "the answer of another call")
+            late_ns = now_ns - asked.deadline_ns
+            self.need(late_ns < 0 or late_ns > STALL_NS, "a result past its deadline")
+        elif code in ("TIMEOUT", "DEADLINE_EXCEEDED"):
+            self.need(now_ns >= asked.deadline_ns, f"{code} before the deadline")
+            self.need(verdict.started == (code == "TIMEOUT"), f"{code} with started = {verdict.started}")
+        elif code == "CANCELLED":
+            self.need(asked.cancelled_ns or asked.canary, "CANCELLED, and nobody did")
+        elif code == "SHUTTING_DOWN":
+            self.need(world.draining, "SHUTTING_DOWN of a daemon that stays")
+        elif code == "WORKER_VIOLATION":
+            self.need(any(w.lied for w in world.workers.values()) or isinstance(self.event, ev.WorkerGone),
+                      "a violation by honest workers")
+        elif code == "QUARANTINED":
+            known = world.plugins[verdict.plugin]
+            self.need(known.breaker.state(now_ns) != "closed", "QUARANTINED behind a closed breaker")
+        elif code == "BOOT_FAILED" and isinstance(self.event, ev.WorkerGone):
+            self.need(asked.on in (0, -1), "BOOT_FAILED of a call on a link")
+        if not verdict.started:
+            self.need(asked.runs == 0, f"call {verdict.call} ran, and its verdict says it did not")
+        self.need(verdict.run_ns >= 0 and verdict.queue_ns >= 0, "negative times")
+        self.need(verdict.started or verdict.run_ns == 0, "a run time without a run")
+        for known in world.plugins.values():
+            if known.breaker.probe is asked and not verdict.started:
+                known.breaker.probe = None
+
+    def _send(self, action: act.SendCall) -> None:
+        world = self.world
+        worker = world.workers.get(action.worker)
+        self.need(worker is not None and worker.ready and not worker.killed and not worker.stopped,
+                  "a call for a worker that takes none")
+        assert worker is not None
+        asked = world.calls[action.request.call]
+        self.need(action.seq == worker.sent, "a sequence number out of order")
+        self.need(len(worker.link) < world.limits.prefetch, "more calls on a link than prefetch")
+        self.need(asked.verdict is None and asked.on == 0 and asked.links < 2, "a call that may not be sent")
+        if asked.canary:
+            self.need(worker.id in self.in_judgement, "a canary on the live worker")
+            return
+        self.need(all(a.call >= asked.call for a in self.queued(asked.plugin)), "calls overtake each other")
+        others = [w for w in world.workers.values() if w is not worker and w.spec.id == asked.plugin]
+        self.need(not any(a.verdict is None and not a.canary for w in others for a in w.link),
+                  "two workers of one plugin run")
+        known = world.plugins[asked.plugin]
+        self.need(generation(worker.spec) == generation(known.spec) or asked.version < known.version,
+                  "a call runs on a version that was replaced before it came")
+
+    def _start(self, action: act.StartWorker) -> None:
+        world = self.world
+        self.need(world.zygote_up, "a start without a zygote")
+        self.need(len(world.workers) < world.limits.workers_max, "more workers than pool.max_workers")
+        self.need(world.now_ns >= world.fork_hold_ns, "a fork right after a refused one")
+        if isinstance(self.event, ev.GenerationPrepared):
+            self.in_judgement.add(action.worker)
+            return
+        known = world.plugins[action.spec.id]
+        self.need(action.spec == known.spec, "a worker of a version that is not in force")
+        self.need(world.now_ns >= known.breaker.earliest_start_ns(), "a start within the backoff")
+        self.need(known.breaker.state(world.now_ns) != "open", "a start behind an open breaker")
+        serving = [w for w in world.workers.values() if w.spec.id == action.spec.id and not w.killed and not w.stopped]
+        self.need(len(serving) <= 1, "a third worker of one plugin")
+
+    def _kill(self, action: act.KillWorker) -> None:
+        world, now_ns = self.world, self.world.now_ns
+        worker = world.workers[action.worker]
+        self.need(not worker.killed, "a worker is killed twice")
+        silent = worker.ping_ns and now_ns >= worker.ping_ns + world.limits.ping_grace_ns
+        if action.reason == "deadline" and not silent:
+            self.need(worker.link and now_ns >= self._may_keep_until(worker), "a deadline kill too early")
+        elif action.reason == "cancelled":
+            self.need(worker.link and worker.link[0].cancelled_ns and now_ns >= self._may_keep_until(worker),
+                      "a kill for a cancelled call too early")
+        elif action.reason == "boot_failed" and not isinstance(self.event, ev.LimitExceeded):
+            canary = worker.id in self.in_judgement  # its canary's deadline may be the earlier one
+            self.need(not worker.ready and (now_ns >= worker.boot_due_ns or canary), "a boot kill too early")
+        elif action.reason == "violation":
+            self.need(worker.lied, "an honest worker is called a liar")
+        if worker.stopped:
+            self.need(action.reason in (worker.stopped, "zygote_lost", "violation", "drained"),
+                      "another reason at the end")
+
+    def _stop(self, action: act.StopWorker) -> None:
+        world, now_ns = self.world, self.world.now_ns
+        worker = world.workers[action.worker]
+        self.need(worker.ready and not worker.killed and not worker.stopped, "a stop of what cannot be stopped")
+        self.need(not worker.link, "a worker is stopped during a call")
+        if action.reason == "idle":
+            self.need(now_ns - worker.used_ns >= min(world.limits.idle_ns, 60_000 * MS), "an idle stop too early")
+        elif action.reason == "recycled":
+            others = [w for w in world.workers.values() if w.stopped == "recycled" and not w.killed]
+            self.need(len(others) < max(4, world.recycle.at_once_max), "too many recyclings at once")
+        elif action.reason == "evicted" and isinstance(self.event, ev.InvokeRequested):
+            serving = {p.worker.id for p in world.pool._plugins.values() if p.worker and not p.worker.leaving}
+            idle = [w.used_ns for w in world.workers.values() if w.id in serving and w.ready and not w.link]
+            self.need(worker.used_ns <= min(idle, default=now_ns), "not the least recently used is evicted")
+
+    def _ended(self, action: act.WorkerEnded) -> None:
+        world = self.world
+        self.need(action.worker not in self.ended, "a worker ends twice")
+        self.ended.add(action.worker)
+        worker = self.gone_worker
+        known = world.plugins.get(action.plugin)
+        expected = worker.killed or worker.stopped or ("boot_failed" if not worker.ready else
+                                                       {"CPU_LIMIT": "cpu"}.get(self.gone_code, "crashed"))
+        if self.gone_code == "BOOT_FAILED" and worker.ready:
+            expected = action.reason
+        self.need(action.reason in (expected, "zygote_lost", "drained"), f"{action.reason} where {expected} is due")
+        if worker.id not in self.in_judgement and known is not None and action.reason == expected:
+            self.need(action.charged == (expected in CHARGED), f"{expected} and charged = {action.charged}")
+        if action.charged and known is not None:
+            self.need(action.reason in CHARGED, f"{action.reason} is charged")
+            if known.breaker.ended(world.now_ns, world.now_ns - worker.born_ns, action.reason == "violation"):
+                self.opened.append(action.plugin)
+        elif known is not None and known.breaker.probe is not None and known.breaker.probe.verdict is not None:
+            known.breaker.probe = None
+
+    # ------------------------------------------------------------------ what the world reports
+    def hears(self, worker: SimWorker, event: ev.WorkerAnswered) -> None:
+        """An answer reaches the pool."""
+        world = self.world
+        if worker.killed == "violation" or not worker.link or event.seq != worker.sent - len(worker.link):
+            worker.lied = True if not worker.killed else worker.lied
+            return
+        asked = worker.link.popleft()
+        asked.on = -1
+        worker.heard_ns = worker.oldest_ns = world.now_ns
+        known = world.plugins.get(worker.spec.id)
+        if event.code != "skipped" and known is not None and not worker.killed and worker.id not in self.in_judgement:
+            if known.breaker.probe is not None:
+                known.breaker.probe = None
+                known.breaker.open_until_ns = 0
+            if world.now_ns - worker.born_ns >= known.breaker.policy.stable_ns:
+                known.breaker.consecutive = 0
+
+    def begins(self, worker: SimWorker, asked: Asked) -> None:
+        """A hook truly begins."""
+        if not worker.lied:
+            asked.runs += 1
+            self.need(asked.runs == 1, f"call {asked.call} runs twice")
+            self.need(asked.verdict is None or asked.started,
+                      f"call {asked.call} runs after a verdict that says it never did")
+            known = self.world.plugins.get(asked.plugin)
+            if known is not None and not asked.canary:
+                self.need(not known.begun or known.begun[-1] < asked.call, "hooks begin out of order")
+                known.begun.append(asked.call)
+
+    def gone(self, worker: SimWorker, code: str) -> None:
+        """A worker's end is about to be told."""
+        self.gone_worker, self.gone_code = worker, code
+        for asked in worker.link:
+            if asked.verdict is None:
+                asked.on = 0
+
+    def final(self) -> None:
+        """All input has stopped and time has passed: nothing may be left."""
+        world = self.world
+        self.need(not world.open, f"{len(world.open)} calls without a verdict")
+        self.need(not world.workers, f"{len(world.workers)} workers without an end")
+        self.need(world.pool.next_wake_ns() is None, "timers without an end")
+        self.need(not world.pool._waiting, "plugins that wait for ever")
+        for key, count in world.judging.items():
+            self.need(count == 1, f"the generation {key} was never judged")

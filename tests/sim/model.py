@@ -1,0 +1,121 @@
+"""What the simulator itself knows of calls, breakers and workers, written from the protocol, not from the core."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from apex_exec.core.breaker import BreakerPolicy
+from apex_exec.core.plugin import PluginSpec
+
+MS = 1_000_000
+CHARGED = {"crashed", "deadline", "memory", "cpu", "violation", "boot_failed"}
+"""Exit reasons that count against a plugin (issue: stops, cancels and the zygote's loss do not)."""
+
+
+@dataclass(eq=False)
+class Asked:
+    """One invocation as the host sees it, and what truly happened to it."""
+
+    call: int
+    plugin: str
+    user: str
+    deadline_ns: int
+    asked_ns: int
+    version: int  # of the plugin's content in force when it was admitted
+    canary: bool = False
+    verdict: str | None = None
+    started: bool = False
+    cancelled_ns: int = 0
+    links: int = 0
+    on: int = 0  # the worker on whose link it stands; 0 where it waits
+    runs: int = 0  # times that its hook truly began, in honest workers
+    replied: bool = False
+
+
+@dataclass(eq=False)
+class SimWorker:
+    """One process: what it truly does, and what of it the pool can have heard."""
+
+    id: int
+    spec: PluginSpec
+    born_ns: int
+    honest: bool = True
+    alive: bool = True  # as a process
+    forked: bool = True
+    ready: bool = False  # the pool was told
+    booted: bool = False
+    killed: str = ""  # reason of KillWorker
+    stopped: str = ""
+    stopped_ns: int = 0
+    leaves: bool = True  # obeys a half-closed link
+    pongs: bool = True
+    paused: bool = False
+    unreported: bool = False  # its end will not be reported while this zygote lives
+    stalled: list[tuple[str, object]] = field(default_factory=list)  # what it could not do while paused
+    inbox: deque[tuple[int, Asked]] = field(default_factory=deque)
+    running: tuple[int, Asked] | None = None
+    marks: int = 0
+    link: deque[Asked] = field(default_factory=deque)  # unanswered, as the pool can know
+    sent: int = 0
+    oldest_ns: int = 0  # since when link[0] is the oldest
+    heard_ns: int = 0
+    used_ns: int = 0
+    ping_ns: int = 0
+    pings: int = 0
+    boot_due_ns: int = 0
+    lied: bool = False
+    memory_bytes: int = 10_000_000
+
+
+class RefBreaker:
+    """The breaker, told in twenty lines."""
+
+    def __init__(self, policy: BreakerPolicy) -> None:
+        self.policy = policy
+        self.ends: list[int] = []
+        self.consecutive = 0
+        self.open_until_ns = 0
+        self.probe: Asked | None = None
+        self.last_end_ns = 0
+
+    def state(self, now_ns: int) -> str:
+        """As the protocol names it."""
+        if not self.open_until_ns:
+            return "closed"
+        return "open" if now_ns < self.open_until_ns else "half_open"
+
+    def ended(self, now_ns: int, ran_ns: int, trip: bool) -> bool:
+        """One charged end; True where it opens the breaker."""
+        policy = self.policy
+        self.last_end_ns = now_ns
+        self.consecutive = 1 if ran_ns >= policy.stable_ns else self.consecutive + 1
+        self.ends = [end for end in self.ends if now_ns - end <= policy.window_ns] + [now_ns]
+        opens = trip or len(self.ends) >= policy.ends_max or self.probe is not None
+        if opens:
+            self.open_until_ns = now_ns + policy.open_ns
+            self.ends = []
+        self.probe = None
+        return opens
+
+    def earliest_start_ns(self) -> int:
+        """Before this no worker may be started."""
+        if self.consecutive < 2:
+            return 0
+        wait_ns = min(self.policy.backoff_max_ns, self.policy.backoff_min_ns * 2 ** min(self.consecutive - 2, 20))
+        return self.last_end_ns + max(self.policy.backoff_min_ns, wait_ns // 2)
+
+
+class SimPlugin:
+    """One plugin id over its lives."""
+
+    def __init__(self, spec: PluginSpec, policy: BreakerPolicy) -> None:
+        self.spec = spec
+        self.breaker = RefBreaker(policy)
+        self.version = 0
+        self.begun: list[int] = []  # calls in the order in which their hooks truly began
+        self.admitted: list[int] = []
+
+
+class Broken(AssertionError):
+    """An invariant does not hold."""

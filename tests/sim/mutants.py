@@ -1,0 +1,2 @@
+def score(p): return 0
+def install(n): pass
