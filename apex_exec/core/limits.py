@@ -37,7 +37,7 @@ class PoolLimits(Struct, frozen=True):
     in_flight_max: int = 20_000  # pool.in_flight
     prefetch: int = 8  # pool.prefetch: calls on one worker's link
     boot_ns: int = 10 * SECOND_NS  # pool.boot_seconds: from StartWorker to WorkerReady
-    ping_ns: int = 0  # silence of an idle worker before it is asked; 0 is never
+    ping_ns: int = 30 * SECOND_NS  # silence of an idle worker before it is asked; 0 is never
     ping_grace_ns: int = 5 * SECOND_NS  # from the ping to the pong, throttled time not counted
     stop_grace_ns: int = SECOND_NS  # from StopWorker to its end; then SIGKILL
 
