@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 MESSAGE_BYTES_MAX = 65536
 PR_SET_PDEATHSIG = 1
+FORK_FDS = 3
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(ToZygote).decode
@@ -90,6 +91,10 @@ def _loop(link: socket.socket, wake_read: int, death_fd: int, jail: Jail) -> Non
 
 def _fork(link: socket.socket, message: Fork, fds: array.array[int], workers: dict[int, int],
           jail: Jail) -> None:
+    if len(fds) < FORK_FDS:  # the kernel had no room for them here (EMFILE) and dropped what did not fit
+        _close(fds)
+        link.send(_encode(ForkFailed(message.worker, errno.EMFILE)))
+        return
     try:
         pid = fork()
     except OSError as error:
@@ -103,7 +108,13 @@ def _fork(link: socket.socket, message: Fork, fds: array.array[int], workers: di
         finally:
             os._exit(72)
     _close(fds)
-    pidfd = os.pidfd_open(pid)
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError as error:  # whom nobody could kill at its deadline may not run
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        link.send(_encode(ForkFailed(message.worker, error.errno or errno.EMFILE)))
+        return
     workers[pid] = message.worker
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [pidfd]))]
     link.sendmsg([_encode(Forked(message.worker, pid))], rights)

@@ -24,10 +24,12 @@ from apex_exec.core.plugin import HOOKS, Limits
 from apex_exec.core.pool import SECOND_NS, Pool, PoolLimits, RecyclePolicy
 from apex_exec.daemon import notify
 from apex_exec.daemon.admin_socket import AdminSocket
+from apex_exec.daemon.asks import Asks
 from apex_exec.daemon.audit_trail import AuditTrail
 from apex_exec.daemon.endpoints import TcpHosts, bind, check_endpoints, open_local
 from apex_exec.daemon.folder_plugins import FolderPlugins
 from apex_exec.daemon.loop_operations import LoopOperations
+from apex_exec.daemon.registrar_link import RegistrarLink
 from apex_exec.daemon.reload import Reloader
 from apex_exec.daemon.runtime_folder import RuntimeFolder
 from apex_exec.daemon.sandboxing import Sandboxing
@@ -159,7 +161,9 @@ class _Daemon:
             self.supervisor, self.source, lambda: self.policy, self.reload, self.drain,
             {"server": f"apex-exec/{__version__}", "isolation": self.sandboxing.level, "waived": self.sandboxing.waived,
              "pid": os.getpid(), "endpoint": settings.host_endpoint})
-        self.admin = AdminSocket(self.supervisor, operations.handlers)
+        asks = Asks(self.supervisor, lambda: self.settings.pool.boot_seconds)
+        self.registrar = RegistrarLink(self.supervisor, asks.table)
+        self.admin = AdminSocket(self.supervisor, operations.handlers, self.registrar)
         for spec in specs:
             self.supervisor.set_plugin(spec)
 

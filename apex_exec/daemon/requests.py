@@ -62,16 +62,18 @@ class Requests:
         self._usage = usage
         self._calls: dict[int, Pending] = {}
         self._traces: dict[int, str] = {}
+        self._watched: dict[int, Callable[[Verdict], None]] = {}
         self._next_call = 1
         self._arriving = 0
         self._last_record = -1
-        self._dispatches = DispatchRuns(pool, number=self._number, step=self._admit_step, finish=self._finish,
+        self._dispatches = DispatchRuns(pool, number=self.number, step=self._admit_step, finish=self._finish,
                                         trace=self._traces.__setitem__)
 
     def __len__(self) -> int:
         return len(self._calls) + len(self._dispatches)
 
-    def _number(self) -> int:
+    def number(self) -> int:
+        """A number for a new call of the core, never used before."""
         call = self._next_call
         self._next_call = call + 1
         return call
@@ -169,11 +171,15 @@ class Requests:
         if self.draining:
             raise WireError(Code.SHUTTING_DOWN, "the daemon is shutting down")
         course, order = self._dispatches.plan(request, user_id, now_ns)
-        call = self._number()
+        call = self.number()
         peer.pending[request.id] = call
         trace = (request.traceparent or "")[:64]
         pending = Pending(peer, frames, request.id)
         self._dispatches.begin(Run(call, course, request.action, user_id, order, pending, trace), now_ns)
+
+    def watch(self, call: int, settled: Callable[[Verdict], None]) -> None:
+        """Has the verdict of ``call``, one of the daemon's own, told to ``settled`` instead of a host."""
+        self._watched[call] = settled
 
     # ------------------------------------------------------------------ ends
     def cancel(self, call: int) -> None:
@@ -223,7 +229,8 @@ class Requests:
                 verdict.user_id, verdict.plugin, verdict.hook, code, verdict.run_ns, memory_mb, trace)
         pending = self._calls.pop(verdict.call, None)
         if pending is None:
-            self._dispatches.settled(verdict, outcome, effects)
+            if not self._dispatches.settled(verdict, outcome, effects) and verdict.call in self._watched:
+                self._watched.pop(verdict.call)(verdict)
             return
         if code:
             body = _encode(msg.Error(

@@ -6,6 +6,7 @@ zygote is gone, or whose fork the machine refused, ends like any other, with an 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import time
@@ -17,6 +18,7 @@ import msgspec
 
 from apex_exec.core import actions as act
 from apex_exec.core import events as ev
+from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.pool import MS_NS
 from apex_exec.daemon.loop import EPOLLIN, EPOLLOUT, Loop
 from apex_exec.daemon.verdicts import raised_code
@@ -60,6 +62,24 @@ class Lost(msgspec.Struct, gc=False):
     message: str
 
 
+class Job:
+    """One worker beside the pool's, for one task: ``mode`` "probe" loads the plugin and ends.
+
+    ``ended(value, code, message)`` is called once: with what the worker said, or with why it said nothing.
+    """
+
+    __slots__ = ("due_ns", "ended", "files", "mode", "spec", "value")
+
+    def __init__(self, spec: PluginSpec, mode: str, files: dict[str, bytes] | None, due_ns: int,
+                 ended: Callable[[dict[str, Any] | None, str, str], None]) -> None:
+        self.spec = spec
+        self.mode = mode
+        self.files = files
+        self.due_ns = due_ns
+        self.ended = ended
+        self.value: dict[str, Any] | None = None
+
+
 class WorkerTable:
     """Links by worker number. ``step(event, now_ns)`` gives an event to the core and does its actions."""
 
@@ -83,6 +103,8 @@ class WorkerTable:
         self._forks: deque[WorkerLink] = deque()
         self._failed: list[tuple[WorkerLink, Lost]] = []
         self._refused: list[int] = []
+        self._jobs: dict[int, Job] = {}
+        self._last_job = 0
         self._zygote_ready = False
         self._zygote_backoff_ns = ZYGOTE_BACKOFF_NS_MIN
         self._zygote_due_ns = 0
@@ -124,7 +146,8 @@ class WorkerTable:
             self._refused.append(action.worker)
             return
         self._links[action.worker] = link
-        self._latest[action.spec.id] = action.worker
+        if action.worker > 0:
+            self._latest[action.spec.id] = action.worker
         self._loop.add(link.fileno(), lambda mask: self._io(link, mask))
         self._forks.append(link)
         self._fork_waiting()
@@ -144,6 +167,16 @@ class WorkerTable:
                 return  # its socket is full: the next message from it, or the next second, tries again
             self._forks.popleft()
             link.handed_over()
+
+    def start_job(self, job: Job) -> None:
+        """Starts a worker of its own for ``job``; jobs have negative numbers, and the core never hears of them."""
+        self._last_job -= 1
+        self._jobs[self._last_job] = job
+        self.start(act.StartWorker(self._last_job, job.spec), time.monotonic_ns())
+
+    def _job_ended(self, worker: int, code: str, message: str) -> None:
+        job = self._jobs.pop(worker)
+        job.ended(job.value, code, message)
 
     def send_call(self, action: act.SendCall) -> None:
         """Queues one call on its worker's link; ``flush`` writes."""
@@ -184,6 +217,9 @@ class WorkerTable:
         link = self._links.get(worker)
         if link is not None:
             self._release(link)
+        if worker in self._jobs:
+            self._job_ended(worker, "OVERLOADED", "the system gave no process for a worker")
+            return
         self._step(ev.ForkRefused(worker), now_ns)
 
     def kill(self, worker: int, reason: str, due_ns: int, now_ns: int) -> None:
@@ -286,6 +322,10 @@ class WorkerTable:
 
     def upkeep(self, now_ns: int) -> None:
         """Restarts a lost zygote with backoff, ends workers that the zygote never spoke of. Call it once a second."""
+        for worker, job in list(self._jobs.items()):
+            if now_ns > job.due_ns and worker in self._links:
+                self._links[worker].failure = "the bundle was not loaded in time (pool.boot_seconds)"
+                self._links[worker].kill()
         for link in list(self._links.values()):
             if link.lost_ns and now_ns - link.lost_ns > LOST_NS_MAX:
                 self._orphaned(link)
@@ -335,6 +375,10 @@ class WorkerTable:
 
     def _violated(self, link: WorkerLink, why: str) -> None:
         self._logs.log("error", f"plugin {link.spec.id}: its worker broke the inner protocol: {why[:200]}")
+        if link.worker in self._jobs:
+            link.failure = f"the worker broke the inner protocol: {why[:200]}"
+            link.kill()
+            return
         self._step(ev.WorkerViolated(link.worker, why[:500]), time.monotonic_ns())
 
     def _take(self, link: WorkerLink, message: Any, now_ns: int) -> None:
@@ -360,6 +404,10 @@ class WorkerTable:
         elif kind is inner.Booted:
             self._booted(link, message)
         elif kind is inner.Ready:
+            if worker in self._jobs:
+                self._jobs[worker].value = {"hooks": message.hooks, "permissions": message.permissions,
+                                            "usesLoop": message.uses_loop, "version": message.version}
+                return
             self._metrics.observe("cold_start_seconds", (), (now_ns - link.started_ns) / 1e9)
             self._step(ev.WorkerReady(worker), now_ns)
         elif kind is inner.Failed:
@@ -372,15 +420,20 @@ class WorkerTable:
     def _booted(self, link: WorkerLink, message: inner.Booted) -> None:
         self.layers = message.layers
         spec = link.spec
+        job = self._jobs.get(link.worker)
         try:
-            files, sha256 = self._source.load(spec.digest)
+            if job is not None and job.files is not None:
+                files = job.files
+                sha256 = {path: hashlib.sha256(body).hexdigest() for path, body in files.items()}
+            else:
+                files, sha256 = self._source.load(spec.digest)
         except Exception as error:  # noqa: BLE001 - whatever the store says, only this worker ends for it
             link.failure = f"the bundle could not be read: {error}"[:500]
             self._logs.log("error", f"plugin {spec.id}: {link.failure}")
             link.half_close()
             return
         self.send(link, inner.Load(spec.id, spec.version, spec.entrypoint, files, sha256,
-                                   spec.limits.memory_mb * 1024 * 1024))
+                                   spec.limits.memory_mb * 1024 * 1024, job.mode if job is not None else "serve"))
 
     # ------------------------------------------------------------------ ends
     def _gone(self, link: WorkerLink, exited: inner.Exited | None, lost: Lost | None) -> None:
@@ -392,6 +445,9 @@ class WorkerTable:
             self.governing.worker_gone(link.worker, exited)
         marks = link.drain_marks()
         self._release(link)
+        if link.worker in self._jobs:
+            self._job_ended(link.worker, code, message)
+            return
         self._step(ev.WorkerGone(link.worker, marks, code, message, details), time.monotonic_ns())
 
     def _release(self, link: WorkerLink) -> None:

@@ -48,6 +48,35 @@ def _value(value: Any) -> str:
     return json.dumps(str(value) if isinstance(value, Path) else value)
 
 
+def write_plugin(folder: Path, id_: str, code: str, hooks: tuple[str, ...] = ("onActionExecute",),
+                 permissions: tuple[str, ...] = (), **manifest: Any) -> Path:
+    """One bundle below ``folder``. ``code`` is the body of the module after ``plugin`` was made."""
+    target = folder / id_
+    target.mkdir(parents=True, exist_ok=True)
+    (target / "manifest.json").write_text(json.dumps({
+        "id": id_, "name": id_, "version": "1.0.0", "author": "tests", "permissions": list(permissions),
+        "manifest": {"entrypoint": "plugin.py", "hooks": list(hooks)}, **manifest}))
+    head = "from workers import Plugin\n\n"
+    head += f'plugin = Plugin(id="{id_}", version="1.0.0", permissions={list(permissions)})\n\n'
+    (target / "plugin.py").write_text(head + code)
+    return target
+
+
+ECHO = '''
+@plugin.hook("onActionExecute")
+def act(context, params):
+    return {"result": params["context"], "metadata": {}}
+'''
+SLEEP = '''
+import time
+
+@plugin.hook("onActionExecute")
+def act(context, params):
+    time.sleep(params["context"].get("seconds", 60))
+    return {"result": params["context"], "metadata": {}}
+'''
+
+
 class Daemon:
     """A running daemon; a context manager that stops it.
 

@@ -1,0 +1,240 @@
+"""What dies, is stopped or is refused: every call still has its one answer, and the daemon goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.daemon import ECHO, ROOT, SLEEP, USER, Daemon, wait_for, write_plugin
+from tests.support.host import Host, action
+
+SLOW_BOOT = "import time\ntime.sleep(0.5)\n" + ECHO
+COUNTED = '''
+import time
+RUNS = []
+
+@plugin.hook("onActionExecute")
+def act(context, params):
+    RUNS.append(params["context"]["n"])
+    time.sleep(params["context"].get("seconds", 0))
+    return {"result": {"n": params["context"]["n"], "runs": list(RUNS)}, "metadata": {}}
+'''
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    plugins = tmp_path / "plugins"
+    for id_, code in (("echo", ECHO), ("sleeper", SLEEP), ("slow-boot", SLOW_BOOT), ("counted", COUNTED)):
+        write_plugin(plugins, id_, code)
+    with Daemon(plugins=plugins, config={"limits.cpu_percent": 100}) as running:
+        yield running
+
+
+@pytest.fixture
+def host(daemon: Daemon) -> Iterator[Host]:
+    with Host(daemon.endpoint) as connected:
+        yield connected
+
+
+def only_worker(daemon: Daemon) -> psutil.Process:
+    wait_for(daemon.workers, 5, "a worker")
+    (worker,) = daemon.workers()
+    return worker
+
+
+def test_a_worker_killed_while_it_boots_answers_its_call_and_the_next_one_works(daemon: Daemon, host: Host) -> None:
+    id_ = host.send(action("slow-boot", {"n": 1}))
+    only_worker(daemon).kill()
+    reply = host.reply(id_)
+    assert reply["type"] == "result" or (reply["code"], reply["started"]) == ("BOOT_FAILED", False), reply
+    assert host.invoke("slow-boot", {"n": 2})["result"]["result"] == {"n": 2}
+
+
+def test_an_idle_worker_that_is_killed_costs_nobody_anything(daemon: Daemon, host: Host) -> None:
+    host.invoke("echo")
+    only_worker(daemon).kill()
+    reply = host.invoke("echo", {"n": 1})
+    assert reply["type"] == "result" and reply["usage"]["cold"], reply
+    daemon.wait_metric('worker_exits_total{plugin="echo",reason="crashed"}', 1.0)
+
+
+def test_of_eight_prefetched_calls_only_the_started_one_is_charged_and_none_runs_twice(
+        daemon: Daemon, host: Host) -> None:
+    host.invoke("counted", {"n": -1})
+    ids = [host.send(action("counted", {"n": n, "seconds": 0.5 if n == 0 else 0}, userId=f"{n:08x}{USER[8:]}"))
+           for n in range(12)]
+    time.sleep(0.2)
+    only_worker(daemon).kill()
+    replies = [host.reply(id_) for id_ in ids]
+    first = replies[0]
+    assert (first["code"], first["started"], first["retryable"]) == ("WORKER_CRASHED", True, False), first
+    assert first["details"] == {"signal": signal.SIGKILL}
+    for n, reply in enumerate(replies[1:], 1):
+        assert reply["type"] == "result" and reply["result"]["result"]["n"] == n, reply
+    assert replies[-1]["result"]["result"]["runs"] == list(range(1, 12))
+
+
+def test_a_reply_that_was_written_before_the_death_counts(daemon: Daemon, host: Host) -> None:
+    host.invoke("echo")
+    worker = only_worker(daemon)
+    daemon.signal(signal.SIGSTOP)  # the supervisor cannot read: the reply waits in the link while the worker dies
+    wait_for(lambda: psutil.Process(daemon.pid).status() == psutil.STATUS_STOPPED, 2)
+    daemon.signal(signal.SIGCONT)
+    ids = [host.send(action("echo", {"n": n})) for n in range(4)]
+    time.sleep(0.05)
+    worker.kill()
+    for n, id_ in enumerate(ids):
+        reply = host.reply(id_)
+        assert reply["type"] == "result" and reply["result"]["result"] == {"n": n}
+
+
+def test_kill_9_of_the_supervisor_leaves_nothing_within_a_second(daemon: Daemon, host: Host) -> None:
+    for plugin in ("echo", "counted"):
+        host.invoke(plugin, {"n": 1})
+    for n in range(100):
+        host.send(action("sleeper", {"seconds": 5}, userId=f"{n:08x}{USER[8:]}"))
+    wait_for(lambda: len(daemon.workers()) == 3, 5)
+    family = daemon.family()
+    assert len(family) >= 6  # three workers, zygote, ledger, exporter
+    daemon.kill()
+    _, alive = psutil.wait_procs(family, timeout=1)
+    assert [p.name() for p in alive if p.status() != psutil.STATUS_ZOMBIE] == []
+
+
+def test_the_zygotes_death_is_noticed_and_charges_no_plugin(daemon: Daemon, host: Host) -> None:
+    host.invoke("counted", {"n": -1})
+    host.invoke("echo", {})
+    running = host.send(action("counted", {"n": 0, "seconds": 5}))
+    behind = [host.send(action("counted", {"n": n}, userId=f"{n:08x}{USER[8:]}")) for n in range(1, 6)]
+    time.sleep(0.2)
+    old = daemon.zygote()
+    workers = daemon.workers()
+    old.kill()
+    lost = host.reply(running)
+    assert (lost["code"], lost["started"]) == ("WORKER_CRASHED", True), lost
+    for n, id_ in enumerate(behind, 1):
+        reply = host.reply(id_)
+        assert reply["type"] == "result" and reply["result"]["result"]["runs"] == list(range(1, n + 1)), reply
+    assert host.invoke("echo", {"n": 1})["type"] == "result"
+    assert daemon.zygote().pid != old.pid
+    daemon.wait_metric('worker_exits_total{plugin="counted",reason="zygote_lost"}', 1.0)
+    assert daemon.metric('breaker_state{plugin="counted",state="closed"}') == 1.0
+    gone, alive = psutil.wait_procs(workers, timeout=2)
+    assert not [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
+    wait_for(lambda: daemon.get("/readyz")[0] == 200, 5, "readiness")
+    wait_for(lambda: not [p for p in psutil.Process(daemon.pid).children() if p.status() == psutil.STATUS_ZOMBIE], 3,
+             "the orphans' reaping")
+
+
+def test_a_side_process_that_dies_comes_back(daemon: Daemon, host: Host) -> None:
+    host.invoke("echo")
+    port = daemon.http
+    others = [p for p in psutil.Process(daemon.pid).children() if p.pid != daemon.zygote().pid]
+    for process in others:
+        process.kill()
+    wait_for(lambda: scrape_works(daemon) and daemon.get("/readyz")[0] == 200, 10, "metrics and readiness")
+    assert daemon.http == port and daemon.metric(
+        'invocations_total{hook="onActionExecute",outcome="ok",plugin="echo"}') == 1.0
+    assert host.invoke("echo")["type"] == "result"
+
+
+def scrape_works(daemon: Daemon) -> bool:
+    try:
+        return "apex_exec_invocations_total{" in daemon.metrics()
+    except OSError:
+        return False
+
+
+def test_a_supervisor_stopped_for_a_while_does_not_kill_everyone_on_waking(daemon: Daemon, host: Host) -> None:
+    host.invoke("counted", {"n": -1})
+    host.invoke("echo")
+    before = {p.pid for p in daemon.workers()}
+    ids = [host.send(action("counted", {"n": n, "seconds": 0.05}, deadlineMs=1500, userId=f"{n:08x}{USER[8:]}"))
+           for n in range(8)]
+    time.sleep(0.1)
+    daemon.signal(signal.SIGSTOP)
+    time.sleep(3)  # all eight are through, and their deadlines have long passed
+    daemon.signal(signal.SIGCONT)
+    replies = [host.reply(id_) for id_ in ids]
+    assert [r["type"] for r in replies] == ["result"] * 8, replies
+    assert {p.pid for p in daemon.workers()} == before
+    assert host.invoke("echo")["type"] == "result"
+
+
+def test_refused_forks_are_answered_and_the_daemon_goes_on(tmp_path: Path) -> None:
+    plugins = tmp_path / "plugins"
+    for n in range(3):
+        write_plugin(plugins, f"echo-{n}", ECHO)
+    with Daemon(plugins=plugins) as daemon, Host(daemon.endpoint) as host:
+        assert host.invoke("echo-0")["type"] == "result"
+        zygote = daemon.zygote()
+        fds, (_, hard) = zygote.num_fds(), zygote.rlimit(psutil.RLIMIT_NOFILE)
+        zygote.rlimit(psutil.RLIMIT_NOFILE, (fds, hard))  # EMFILE: it cannot take a worker's fds or open its pidfd
+        refused = host.invoke("echo-1", deadlineMs=700)
+        assert refused["type"] == "error" and not refused["started"] and refused["retryable"], refused
+        assert host.invoke("echo-0")["type"] == "result"
+        zygote.rlimit(psutil.RLIMIT_NOFILE, (hard, hard))
+        wait_for(lambda: host.invoke("echo-1")["type"] == "result", 5, "a worker after EMFILE")
+        supervisor = psutil.Process(daemon.pid)
+        fds, (_, hard) = supervisor.num_fds(), supervisor.rlimit(psutil.RLIMIT_NOFILE)
+        supervisor.rlimit(psutil.RLIMIT_NOFILE, (fds, hard))  # now the supervisor cannot make a socketpair
+        refused = host.invoke("echo-2", deadlineMs=700)
+        assert refused["type"] == "error" and not refused["started"], refused
+        supervisor.rlimit(psutil.RLIMIT_NOFILE, (hard, hard))
+        wait_for(lambda: host.invoke("echo-2")["type"] == "result", 5, "a worker after EMFILE")
+
+
+def test_kill_9_of_a_host_cancels_what_it_runs_and_frees_what_it_held(daemon: Daemon) -> None:
+    code = ("import sys; sys.path.insert(0, sys.argv[2])\n"
+            "from tests.support.host import Host, action\n"
+            "host = Host(sys.argv[1])\n"
+            "[host.send(action('sleeper', {'seconds': 4}, userId=f'{n:08x}-2222-4333-8444-555555555555'))"
+            " for n in range(50)]\n"
+            "host.ask({'type': 'ping'}); print('sent', flush=True); host.receive(30)\n")
+    with subprocess.Popen([sys.executable, "-c", code, daemon.endpoint, str(ROOT)], stdout=subprocess.PIPE) as child:
+        assert child.stdout and child.stdout.readline()
+        worker = only_worker(daemon)
+        time.sleep(0.2)
+        child.kill()
+        wait_for(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, 1, "the cancel")
+    wait_for(lambda: daemon.operate("daemon.status")["pending"] == 0, 2, "the release")
+    with Host(daemon.endpoint) as host:
+        assert host.invoke("echo")["type"] == "result"
+
+
+def test_a_reused_fd_is_not_taken_for_the_host_that_had_it(daemon: Daemon) -> None:
+    for n in range(30):
+        with Host(daemon.endpoint) as host:
+            assert host.invoke("echo", {"n": n})["result"]["result"] == {"n": n}
+            if n % 3:
+                host.send(action("sleeper", {"seconds": 0.02}))
+    with Host(daemon.endpoint) as host:
+        assert host.invoke("echo")["type"] == "result"
+        wait_for(lambda: daemon.operate("daemon.status")["connections"] == 1, 2, "every connection's end")
+
+
+def test_sigterm_drains_and_answers_the_rest_shutting_down(tmp_path: Path) -> None:
+    write_plugin(tmp_path / "plugins", "sleeper", SLEEP)
+    daemon = Daemon(plugins=tmp_path / "plugins", config={"drain_seconds": 1.0})
+    with daemon, Host(daemon.endpoint) as host:
+        short = host.send(action("sleeper", {"seconds": 0.4}))
+        long = [host.send(action("sleeper", {"seconds": 4}, userId=f"{n:08x}{USER[8:]}")) for n in range(20)]
+        time.sleep(0.2)
+        daemon.signal(signal.SIGTERM)
+        time.sleep(0.1)
+        late = host.ask(action("sleeper"))
+        assert (late["code"], late["retryable"]) == ("SHUTTING_DOWN", True), late
+        assert host.reply(short)["type"] == "result"
+        for id_ in long:
+            reply = host.reply(id_)
+            assert reply["code"] == "SHUTTING_DOWN" and reply["retryable"] is not reply["started"], reply
+        assert daemon.process.wait(5) == 0
+        assert not os.path.exists(daemon.runtime / "host.sock")
