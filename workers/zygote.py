@@ -59,7 +59,10 @@ def main(control: Connection, boot: dict[str, Any]) -> None:
     wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-    link.send(_encode(ZygoteReady(os.getpid(), len(sys.modules))))
+    try:
+        link.send(_encode(ZygoteReady(os.getpid(), len(sys.modules))))
+    except OSError:
+        os._exit(0)  # the supervisor has gone meanwhile
     _loop(link, wake_read, boot["death_fd"].fileno(), jail)
 
 

@@ -138,6 +138,8 @@ class _Daemon:
         self.folder_plugins = FolderPlugins(self.source)
         specs, _ = self.folder_plugins.rescan(settings.plugins_dir, self.policy)
         self.runtime = RuntimeFolder(settings)
+        for endpoint in (settings.host_endpoint, settings.admin_endpoint):
+            self.runtime.sweep(endpoint)
         self.listener = _listen(settings.http.address)
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

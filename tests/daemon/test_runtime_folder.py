@@ -1,0 +1,204 @@
+"""The runtime folder and the endpoints: ours, private, swept, watched; what cannot be served is one clear line."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import zmq
+
+from tests.support import need
+from tests.support.daemon import ECHO, ROOT, Daemon, toml, wait_for, write_plugin
+from tests.support.host import Host
+
+OTHER, THIRD = 65531, 65530
+
+
+@pytest.fixture
+def plugins(tmp_path: Path) -> Path:
+    write_plugin(tmp_path / "plugins", "echo", ECHO)
+    return tmp_path / "plugins"
+
+
+def refused(tmp_path: Path, **config: object) -> str:
+    """``serve`` with ``config`` (``__`` for a dot); its one line of refusal."""
+    given = {"runtime_dir": str(tmp_path / "run"), "state_dir": str(tmp_path / "state"),
+             "http.address": "127.0.0.1:0", "audit.min_free_bytes": 0,
+             **{key.replace("__", "."): value for key, value in config.items()}}
+    path = tmp_path / "refused.toml"
+    path.write_text(toml(given))
+    ended = subprocess.run([sys.executable, "-m", "apex_exec", "serve", "--config", str(path)], cwd=ROOT,
+                           capture_output=True, text=True, timeout=30)
+    assert ended.returncode == 2, (ended.returncode, ended.stderr)
+    lines = [line for line in ended.stderr.splitlines() if line.startswith("apex-exec: ")]
+    assert len(lines) == 1 and "Traceback" not in ended.stderr, ended.stderr
+    return lines[0]
+
+
+def test_a_second_daemon_is_told_who_is_there(plugins: Path) -> None:
+    with Daemon(plugins=plugins) as daemon:
+        assert f"already running on {daemon.runtime} (pid {daemon.pid})" in refused(
+            daemon.folder, runtime_dir=str(daemon.runtime))
+        with Host(daemon.endpoint) as host:
+            assert host.invoke("echo")["type"] == "result"
+
+
+def test_what_a_killed_daemon_left_is_swept(plugins: Path) -> None:
+    with Daemon(plugins=plugins) as daemon:
+        daemon.kill()
+        assert (daemon.runtime / "host.sock").exists() and (daemon.runtime / "admin.sock").exists()
+        daemon.start()
+        with Host(daemon.endpoint) as host:
+            assert host.invoke("echo")["type"] == "result"
+        assert daemon.stop() == 0
+        assert [path.name for path in daemon.runtime.iterdir()] == ["lock"]
+
+
+def test_a_folder_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    need(os.geteuid() == 0, "giving a folder away needs root")
+    (tmp_path / "run").mkdir()
+    os.chown(tmp_path / "run", OTHER, OTHER)
+    assert f"belongs to uid {OTHER}" in refused(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path)
+    assert "not a folder" in refused(tmp_path, runtime_dir=str(tmp_path / "link"))
+
+
+def test_a_path_too_long_for_a_socket_is_refused_with_its_length(tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 100)
+    line = refused(tmp_path, runtime_dir=str(long))
+    assert "at most 107" in line and "shorter runtime_dir" in line
+
+
+def test_an_endpoint_in_use_is_not_taken_over(tmp_path: Path) -> None:
+    path = f"/tmp/apx-{os.getpid()}.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as holder:
+        holder.bind(path)
+        try:
+            holder.listen(1)
+            assert "in use by another process" in refused(tmp_path, host__endpoint=f"ipc://{path}")
+            assert os.path.exists(path)
+        finally:
+            os.unlink(path)
+    (tmp_path / "file").write_text("precious")
+    assert "is no socket" in refused(tmp_path, host__endpoint=f"ipc://{tmp_path}/file")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen(1)
+        port = taken.getsockname()[1]
+        assert "http.address" in refused(tmp_path, http__address=f"127.0.0.1:{port}")
+
+
+def test_what_would_let_others_in_is_refused(tmp_path: Path) -> None:
+    assert "needs host.curve_keys_dir" in refused(tmp_path, host__endpoint="tcp://127.0.0.1:0")
+    assert "ipc:// only" in refused(tmp_path, admin__endpoint="tcp://127.0.0.1:5555")
+    assert "abstract" in refused(tmp_path, host__endpoint="ipc://@abstract")
+    assert "are served" in refused(tmp_path, host__endpoint="inproc://x")
+    assert "no group" in refused(tmp_path, host__socket_group="no-such-group-here")
+
+
+def test_sockets_are_private_to_us(plugins: Path) -> None:
+    with Daemon(plugins=plugins) as daemon:
+        assert stat.S_IMODE(daemon.runtime.stat().st_mode) == 0o700
+        for name in ("host.sock", "admin.sock", "lock"):
+            assert stat.S_IMODE((daemon.runtime / name).stat().st_mode) == 0o600
+        assert stat.S_IMODE(daemon.state.stat().st_mode) == 0o700
+
+
+def ping_as(uid: int, gid: int, endpoint: str) -> str:
+    """What a process of that user and group gets for a ping: the reply's type, or "nothing"."""
+    code = ("import sys, zmq, msgspec\n"
+            "dealer = zmq.Context().socket(zmq.DEALER); dealer.linger = 0; dealer.connect(sys.argv[1])\n"
+            "dealer.send(msgspec.msgpack.encode({'type': 'ping', 'id': 1}))\n"
+            "print(msgspec.msgpack.decode(dealer.recv())['type'] if dealer.poll(700) else 'nothing'); sys.stdout.flush()\n"
+            "import os; os._exit(0)\n")
+    done = subprocess.run(
+        ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups", sys.executable, "-c", code, endpoint],
+        capture_output=True, text=True, timeout=20, cwd="/")
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_a_host_of_the_socket_group_connects_and_nobody_else(plugins: Path) -> None:
+    need(os.geteuid() == 0 and shutil.which("setpriv"), "other users need root and setpriv")
+    with Daemon(plugins=plugins, config={"host.socket_group": str(OTHER)}) as daemon:
+        daemon.folder.chmod(0o711)
+        assert stat.S_IMODE(daemon.runtime.stat().st_mode) == 0o750
+        assert stat.S_IMODE((daemon.runtime / "host.sock").stat().st_mode) == 0o660
+        assert stat.S_IMODE((daemon.runtime / "admin.sock").stat().st_mode) == 0o600
+        assert ping_as(THIRD, OTHER, daemon.endpoint) == "pong"
+        assert ping_as(OTHER, THIRD, daemon.endpoint) == "nothing"
+        assert ping_as(THIRD, OTHER, daemon.admin) == "nothing"
+
+
+def test_a_deleted_socket_or_folder_is_bound_again_and_old_connections_stay(plugins: Path) -> None:
+    with Daemon(plugins=plugins) as daemon, Host(daemon.endpoint) as before:
+        assert before.invoke("echo")["type"] == "result"
+        (daemon.runtime / "host.sock").unlink()
+        wait_for(lambda: (daemon.runtime / "host.sock").exists(), 5, "the socket's return")
+        with Host(daemon.endpoint) as host:
+            assert host.invoke("echo")["type"] == "result"
+        assert "was deleted; binding it again" in daemon.log
+        assert before.invoke("echo")["type"] == "result"
+        shutil.rmtree(daemon.runtime)
+        wait_for(lambda: (daemon.runtime / "admin.sock").exists(), 5, "the folder's return")
+        with Host(daemon.endpoint) as host:
+            assert host.invoke("echo")["type"] == "result"
+        assert "already running" in refused(daemon.folder, runtime_dir=str(daemon.runtime))
+        wait_for(lambda: daemon.get("/readyz")[0] == 200, 5, "readiness")
+        assert daemon.operate("daemon.status")["health"] == {}
+
+
+def curve_folder(folder: Path) -> Path:
+    """Keys as ``keys curve`` makes them: the server's, and those of one known client; a stranger's elsewhere."""
+    import zmq.auth
+
+    folder.mkdir(parents=True)
+    zmq.auth.create_certificates(folder, "server")
+    zmq.auth.create_certificates(folder, "dashboard")
+    (folder / "server.key_secret").chmod(0o600)
+    (folder / "strangers").mkdir()
+    zmq.auth.create_certificates(folder / "strangers", "stranger")
+    return folder
+
+
+def curve_options(folder: Path, name: str) -> dict[str, bytes]:
+    import zmq.auth
+
+    server, _ = zmq.auth.load_certificate(folder / "server.key")
+    public, secret = zmq.auth.load_certificate(folder / f"{name}.key_secret")
+    assert secret
+    return {"CURVE_SERVERKEY": server, "CURVE_PUBLICKEY": public, "CURVE_SECRETKEY": secret}
+
+
+def test_tcp_is_served_to_known_curve_keys_only(plugins: Path, tmp_path: Path) -> None:
+    keys = curve_folder(tmp_path / "keys")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    config = {"host.endpoint": f"tcp://127.0.0.1:{port}", "host.curve_keys_dir": str(keys)}
+    with Daemon(plugins=plugins, config=config) as daemon:
+        with Host(daemon.endpoint, **curve_options(keys, "dashboard")) as host:
+            assert host.invoke("echo", {"n": 1})["result"]["result"] == {"n": 1}
+        for options in ({}, curve_options(keys, "strangers/stranger")):
+            with Host(daemon.endpoint, **options) as host:
+                host.socket.send(b"\x82\xa4type\xa4ping\xa2id\x01")
+                assert host.quiet(0.7)
+        assert "its CURVE key is in no client's file" in daemon.log
+        shutil.copy(keys / "strangers" / "stranger.key", keys)
+        daemon.operate("daemon.reload")
+        with Host(daemon.endpoint, **curve_options(keys, "strangers/stranger")) as host:
+            assert host.ask({"type": "ping"})["type"] == "pong"
+    (keys / "server.key_secret").chmod(0o644)
+    assert "chmod 600" in refused(tmp_path, host__endpoint=f"tcp://127.0.0.1:{port}",
+                                  host__curve_keys_dir=str(keys))
+
+
+def test_zap_is_asked_by_nobody_on_ipc(plugins: Path) -> None:
+    with Daemon(plugins=plugins) as daemon, Host(daemon.endpoint, zmq.REQ) as host:
+        assert host.ask({"type": "ping"})["type"] == "pong"
