@@ -176,16 +176,16 @@ def test_refused_forks_are_answered_and_the_daemon_goes_on(tmp_path: Path) -> No
     with Daemon(plugins=plugins) as daemon, Host(daemon.endpoint) as host:
         assert host.invoke("echo-0")["type"] == "result"
         zygote = daemon.zygote()
-        fds, (_, hard) = zygote.num_fds(), zygote.rlimit(psutil.RLIMIT_NOFILE)
-        zygote.rlimit(psutil.RLIMIT_NOFILE, (fds, hard))  # EMFILE: it cannot take a worker's fds or open its pidfd
+        _, hard = zygote.rlimit(psutil.RLIMIT_NOFILE)
+        zygote.rlimit(psutil.RLIMIT_NOFILE, (3, hard))  # EMFILE: it cannot take a worker's fds or open its pidfd
         refused = host.invoke("echo-1", deadlineMs=700)
         assert refused["type"] == "error" and not refused["started"] and refused["retryable"], refused
         assert host.invoke("echo-0")["type"] == "result"
         zygote.rlimit(psutil.RLIMIT_NOFILE, (hard, hard))
         wait_for(lambda: host.invoke("echo-1")["type"] == "result", 5, "a worker after EMFILE")
         supervisor = psutil.Process(daemon.pid)
-        fds, (_, hard) = supervisor.num_fds(), supervisor.rlimit(psutil.RLIMIT_NOFILE)
-        supervisor.rlimit(psutil.RLIMIT_NOFILE, (fds, hard))  # now the supervisor cannot make a socketpair
+        _, hard = supervisor.rlimit(psutil.RLIMIT_NOFILE)
+        supervisor.rlimit(psutil.RLIMIT_NOFILE, (3, hard))  # now the supervisor cannot make a socketpair
         refused = host.invoke("echo-2", deadlineMs=700)
         assert refused["type"] == "error" and not refused["started"], refused
         supervisor.rlimit(psutil.RLIMIT_NOFILE, (hard, hard))
