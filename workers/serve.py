@@ -128,7 +128,7 @@ class Worker:
         """The next message; waits for it. None at the link's end."""
         while not self._inbox:
             try:
-                data = self._link.recv(262_144)
+                data = self._link.recv(self._zmtp.read_bytes)
             except BlockingIOError:
                 ready, _, _ = select.select([self._link.fileno(), self._death], [], [])
                 if self._death in ready:

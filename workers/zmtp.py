@@ -10,6 +10,8 @@ from __future__ import annotations
 GREETING_BYTES = 64
 COMMAND_BYTES_MAX = 512
 """Largest handshake or PING command; libzmq's own READY is below 64 bytes."""
+READ_BYTES = 65_536
+"""One read. Reading 150 bytes costs 2.6 µs into so much room and 9 µs into 256 KiB, which malloc maps anew each time."""
 _SHORT_MAX = 255
 
 _MORE, _LONG, _COMMAND = 1, 2, 4
@@ -40,13 +42,15 @@ _READY = command(b"READY", b"\x0bSocket-Type" + (4).to_bytes(4, "big") + b"PAIR"
 class Zmtp:
     """One end of one link. Feed it bytes, take message bodies."""
 
-    __slots__ = ("_buffer", "_frame_bytes_max", "_greeted", "_ready")
+    __slots__ = ("_buffer", "_frame_bytes_max", "_greeted", "_ready", "read_bytes")
 
     def __init__(self, *, frame_bytes_max: int) -> None:
         self._frame_bytes_max = frame_bytes_max
         self._buffer = b""
         self._greeted = False
         self._ready = False
+        self.read_bytes = READ_BYTES
+        """How much to read next: more than READ_BYTES only while a larger frame is under way."""
 
     def greeting(self) -> bytes:
         """The 64-byte greeting and READY. Two of ours may exchange both at once: NULL needs no answer in between.
@@ -61,6 +65,7 @@ class Zmtp:
         if self._buffer:
             data = self._buffer + data
             self._buffer = b""
+            self.read_bytes = READ_BYTES
         position, end = 0, len(data)
         if not self._greeted:
             if end < GREETING_BYTES:
@@ -88,6 +93,7 @@ class Zmtp:
             if size > (COMMAND_BYTES_MAX if flags & _COMMAND else self._frame_bytes_max):
                 raise ZmtpError(f"a frame of {size} bytes is over the bound")
             if end - start < size:
+                self.read_bytes = max(READ_BYTES, size - (end - start))
                 break
             position = start + size
             if flags & _COMMAND:

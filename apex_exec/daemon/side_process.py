@@ -18,7 +18,7 @@ from multiprocess.connection import Connection
 
 from apex_exec.wire.frames import FrameBuffer, pack_frame
 
-RECEIVE_BYTES = 262_144
+RECEIVE_BYTES = 65_536
 OUT_BYTES_MAX = 64 * 1024 * 1024
 """Unsent bytes held for one side process; full is an answer (``send`` returns False), never a wait."""
 RESTART_MIN_NS = 100_000_000

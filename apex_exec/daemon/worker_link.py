@@ -11,7 +11,6 @@ from apex_exec.core.plugin import PluginSpec
 from workers.wire import FRAME_BYTES_MAX, WORKER_FRAME_BYTES_MAX
 from workers.zmtp import Zmtp, encode
 
-RECEIVE_BYTES = 262_144
 OUT_BYTES_MAX = 4 * FRAME_BYTES_MAX
 """Unsent bytes held for one worker; prefetch bounds the calls, this bounds their bodies."""
 
@@ -82,7 +81,7 @@ class WorkerLink:
     def receive(self) -> tuple[list[bytes], bool]:
         """Bodies that have arrived and whether the link ended. Raises ZmtpError on a broken protocol."""
         try:
-            data = self._socket.recv(RECEIVE_BYTES)
+            data = self._socket.recv(self._zmtp.read_bytes)
         except BlockingIOError:
             return [], False
         except OSError:

@@ -1,0 +1,178 @@
+"""The supervisor's share of one invocation, alone: frames in, decision, call out, reply in, verdict, frames out.
+
+Host and worker are played by this process over real sockets with ready-made bytes, so that what is left is the
+supervisor's own code. Run by itself it does N calls and prints the time of each; under callgrind, the difference of
+two runs is instructions per invocation (``bench_instructions``).
+"""
+
+from __future__ import annotations
+
+import random
+import socket
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from apex_exec.core.breaker import BreakerPolicy
+from apex_exec.core.plugin import PluginSpec
+from apex_exec.core.pool import Pool, PoolLimits
+from apex_exec.daemon.stream_peers import StreamPeers
+from apex_exec.daemon.supervisor import Supervisor
+from apex_exec.ledger.records import encode_lines
+from apex_exec.observe.logs import Logs
+from apex_exec.observe.metrics import Metrics
+from apex_exec.wire.zmtp_router import append_message
+from benchmarks.daemon import context_of, invocation
+from workers import wire as inner
+from workers.zmtp import GREETING, Zmtp, command, encode
+
+BYTES_MAX = 1 << 20
+_encode = msgspec.msgpack.Encoder().encode
+del encode_lines  # imported so that its import is not part of what is counted
+
+
+class Zygote:
+    """Stands where the zygote's link stands: hands the worker's end of each link to us."""
+
+    def __init__(self) -> None:
+        self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._ours.setblocking(False)
+        self._theirs.send(b"up")
+        self.link: socket.socket | None = None
+        self.marks = -1
+        self.pid = 0
+
+    def fileno(self) -> int:
+        """Readable once, for the news that it is up."""
+        return self._ours.fileno()
+
+    def receive(self) -> list[tuple[Any, int]]:
+        """That it is up."""
+        try:
+            self._ours.recv(16)
+        except BlockingIOError:
+            return []
+        return [(inner.ZygoteReady(1, 1), -1)]
+
+    def fork(self, worker: int, jail: dict[str, Any], link_fd: int, marks_fd: int) -> bool:
+        """Keeps a duplicate of the worker's end."""
+        self.link = socket.socket(fileno=socket.dup(link_fd))
+        return True
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+class Sandboxing:
+    """No worker is confined here: there is none."""
+
+    level = "L0"
+    reports: list[Any] = []
+
+    def jail_for(self, worker: int, spec: PluginSpec) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def gone(self, worker: int) -> None:
+        """Nothing."""
+
+
+class Rig:
+    """A supervisor between a played host and a played worker."""
+
+    def __init__(self, folder: Path) -> None:
+        logs = Logs(level="error", format="text", plugin_lines_per_second=1, folder=folder)
+        self.zygote = Zygote()
+        self.supervisor = Supervisor(
+            pool=Pool(PoolLimits(), BreakerPolicy(), random.random),
+            open_hosts=lambda loop, handlers: StreamPeers(loop, handlers, 4 * BYTES_MAX),
+            start_zygote=lambda: self.zygote, zygote=self.zygote,  # type: ignore[arg-type,return-value]  # played here
+            sandboxing=Sandboxing(), source=None,  # type: ignore[arg-type]  # played here
+            bytes_max=BYTES_MAX, per_host=10_000, welcome=None,  # type: ignore[arg-type]  # nobody says hello
+            metrics=Metrics(), logs=logs)
+        self.supervisor.hosts.peers.bind(f"ipc://{folder}/s")
+        self.supervisor.set_plugin(PluginSpec("echo", "1.0.0", "d", "plugin.py", ("onActionExecute",)))
+        self.host = socket.socket(socket.AF_UNIX)
+        self.host.connect(f"{folder}/s")
+        ready = command(b"READY", b"\x0bSocket-Type" + (6).to_bytes(4, "big") + b"DEALER")
+        self.host.send(GREETING + ready)
+        self.request = invocation("echo", context_of(100))
+        self.seq = 0
+        for _ in range(5):
+            self.turn()
+        self.host.recv(4096)
+
+    def turn(self) -> None:
+        """One round of the loop, without its sleep."""
+        loop = self.supervisor.loop
+        self.supervisor.turn(False)
+        for fd, mask in loop._epoll.poll(0):
+            handler = loop._handlers.get(fd)
+            if handler is not None:
+                handler(mask)
+
+    def start_worker(self) -> None:
+        """Answers what a booting worker answers."""
+        self.ask(1)
+        for _ in range(3):
+            self.turn()
+        assert self.zygote.link is not None
+        link = self.zygote.link
+        link.send(Zmtp(frame_bytes_max=0).greeting() + encode(_encode(inner.Ready("echo", "1.0.0", [], []))))
+        for _ in range(3):
+            self.turn()
+        link.recv(1 << 20)
+        self.answer(1)
+        for _ in range(3):
+            self.turn()
+        self.host.recv(1 << 20)
+
+    def ask(self, count: int) -> None:
+        """``count`` invocations, in one write."""
+        out = bytearray()
+        for number in range(count):
+            append_message(out, [], _encode({**self.request, "id": number}))
+        self.host.send(out)
+
+    def answer(self, count: int) -> None:
+        """``count`` replies, in one write."""
+        assert self.zygote.link is not None
+        out = b""
+        for _ in range(count):
+            result = _encode({"result": context_of(100), "metadata": {}})
+            out += encode(_encode(inner.Reply(self.seq, msgspec.Raw(result), 1000)))
+            self.seq += 1
+        self.zygote.link.send(out)
+
+    def calls(self, rounds: int, at_once: int) -> None:
+        """``rounds`` × ``at_once`` invocations, ``at_once`` on the link together."""
+        assert self.zygote.link is not None
+        for _ in range(rounds):
+            self.ask(at_once)
+            for _ in range(2):
+                self.turn()
+            self.zygote.link.recv(1 << 20)
+            self.answer(at_once)
+            for _ in range(2):
+                self.turn()
+            self.host.recv(1 << 20)
+
+
+def main() -> None:
+    """``python -m benchmarks.hot_path ROUNDS AT_ONCE``: prints µs per invocation."""
+    rounds, at_once = int(sys.argv[1]), int(sys.argv[2])
+    with tempfile.TemporaryDirectory(prefix="apxh") as folder:
+        rig = Rig(Path(folder))
+        rig.start_worker()
+        rig.calls(20, at_once)
+        begun = time.perf_counter()
+        rig.calls(rounds, at_once)
+        print(f"{(time.perf_counter() - begun) / rounds / at_once * 1e6:.1f} µs an invocation, {at_once} at once")
+
+
+if __name__ == "__main__":
+    main()
