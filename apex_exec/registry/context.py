@@ -1,0 +1,65 @@
+"""What an administrative operation is given: settings, store, bundles, the clock, and the way to the supervisor.
+
+Operations run in the registrar process, never in the loop. Nothing here knows how messages travel: the registrar
+fills in the callables, tests fill in their own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from apex_exec.config import Settings
+from apex_exec.core.plugin import Limits, PluginSpec
+from apex_exec.errors import Refusal
+from apex_exec.registry.blobs import BlobStore
+from apex_exec.registry.findings import Report
+from apex_exec.registry.manifest import Manifest
+from apex_exec.registry.store import Store
+
+Gate = Callable[["Context", Manifest, str], None]
+"""Called before a plugin is enabled for a user ("" everybody); raises Refusal where that may not be."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Context:
+    """One caller's view of the registry. ``uid`` is the peer's, as the kernel said it.
+
+    ``ask(kind, params, seconds)`` has the supervisor do something in a jailed worker and returns its answer, or raises
+    Refusal. ``publish(specs)`` and ``withdraw(plugin)`` tell the supervisor what is served from now on; they are called
+    after the commit, under ``lock``, so that notices have the order of the commits. ``at_point`` is where the crash
+    tests end the process.
+    """
+
+    settings: Settings
+    store: Store
+    blobs: BlobStore
+    now_ns: Callable[[], int]
+    ask: Callable[[str, dict[str, Any], float], Any]
+    publish: Callable[[list[PluginSpec]], None]
+    withdraw: Callable[[str], None]
+    scan: Callable[[dict[str, bytes], Manifest], Report]
+    at_point: Callable[[str], None] = lambda _: None
+    audit: Callable[[dict[str, Any]], None] = lambda _: None
+    gates: tuple[Gate, ...] = ()
+    folder_plugins: frozenset[str] = frozenset()
+    """Ids served straight from ``plugins_dir``: they cannot be installed as well."""
+    uid: int = -1
+    lock: threading.RLock = dataclasses.field(default_factory=threading.RLock)
+
+    def caller(self, uid: int) -> Context:
+        """The same registry for another caller."""
+        return dataclasses.replace(self, uid=uid)
+
+    @property
+    def limits(self) -> Limits:
+        """The platform's policy on limits."""
+        limits = self.settings.limits
+        return Limits(limits.timeout_ms, limits.memory_mb, limits.cpu_percent, limits.network_per_minute)
+
+
+def no_supervisor(_kind: str, _params: dict[str, Any], _seconds: float) -> Any:
+    """An ``ask`` for where there is no supervisor."""
+    raise Refusal("no_supervisor", "this needs a running daemon", hint="start one with `apex-exec serve`")

@@ -1,0 +1,159 @@
+"""What a static scan can find: the rules, a finding, a report, and their outputs as text, JSON and SARIF.
+
+The scan informs; the jail is the boundary. A rule has one severity: ``error`` stops an installation (with
+``security.scan = "enforce"``), ``warning`` is for a person to look at, ``note`` is worth knowing.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+
+from apex_exec import __version__
+
+SEVERITIES = ("error", "warning", "note")
+FINDINGS_MAX = 500
+"""Findings kept of one bundle; a hostile one could make millions."""
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """One rule: its number, name and severity, why it matters and how to mend it."""
+
+    id: str
+    name: str
+    severity: str
+    why: str
+    fix: str
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One place. ``path`` is inside the bundle, ``line`` counts from 1 (0: the whole file)."""
+
+    rule: str
+    severity: str
+    path: str
+    line: int
+    message: str
+    why: str = ""
+    fix: str = ""
+
+
+_RULES = (
+    ("APX001", "decoded-code", "error", "Code that is decoded, downloaded or read and then run is hidden from review.",
+     "ship the code as ordinary source"),
+    ("APX002", "dynamic-code", "warning", "eval, exec and compile run what a reviewer cannot see.",
+     "write the code out, or use a table of functions"),
+    ("APX003", "dunder-walk", "error", "Walking from an object to its class's internals is how sandboxes are left.",
+     "use the object's public interface"),
+    ("APX004", "native-call", "error", "Calling native code steps around every rule of Python.",
+     "use pure Python; the jail has no library to load"),
+    ("APX005", "import-not-allowed", "warning", "The module is not among those a worker has: importing it fails there.",
+     "use an allowed module, or context.api"),
+    ("APX006", "process-start", "error", "A plugin starts no processes; the jail refuses it.",
+     "do the work in Python, or ask the platform through context.api"),
+    ("APX007", "direct-network", "error", "A plugin has no network of its own; the gateway checks and counts requests.",
+     "use context.api.fetch and declare network:fetch"),
+    ("APX008", "suspicious-literal", "error", "The text names credentials, devices or commands that attacks use.",
+     "remove it; a plugin sees no files of the host"),
+    ("APX009", "bidirectional-text", "error", "Directional controls make source read differently from what it does.",
+     "remove the characters; write them as \\u escapes where they are data"),
+    ("APX010", "invisible-character", "warning", "A character that cannot be seen may hide data or a difference.",
+     "write it as a \\u escape"),
+    ("APX011", "look-alike", "error", "The name looks like another one, or becomes another one when Python reads it.",
+     "write identifiers in ASCII, or wholly in one script"),
+    ("APX012", "hidden-name", "error", "A dangerous name is put together from pieces, so that a search misses it.",
+     "write the name out, and explain why it is needed"),
+    ("APX013", "hidden-payload", "error", "A literal holds encoded code or a packed file.",
+     "ship it as ordinary source or as a data file"),
+    ("APX014", "tampering", "error", "Replacing parts of the interpreter or of the SDK changes code that is not yours.",
+     "wrap what you need in functions of your own"),
+    ("APX015", "unsafe-deserialisation", "warning", "pickle, marshal and shelve run code that is in the data.",
+     "use json"),
+    ("APX016", "frame-inspection", "warning", "Frames, the garbage collector and tracers reach into other code's data.",
+     "pass values as arguments"),
+    ("APX017", "giant-constant", "error", "Evaluating this takes all memory or all time.", "use a sensible size"),
+    ("APX018", "undeclared-permission", "error", "The call is refused at run time: its permission is not declared.",
+     "add the permission to the manifest and to the Plugin"),
+    ("APX019", "unused-permission", "warning", "A permission that is not used only makes the plugin harder to approve.",
+     "remove it from the manifest and from the Plugin"),
+    ("APX020", "unparsable", "error", "What Python cannot parse cannot be reviewed, nor loaded.", "mend the syntax"),
+    ("APX021", "scan-unfinished", "error", "The scan ran into its bounds: nothing is known about the rest.",
+     "split or shorten the source"),
+    ("APX022", "idle-declaration", "warning", "Hosts or tables are named without the permission that uses them.",
+     "add the permission, or remove the list"),
+    ("APX023", "file-access", "note", "A worker has no files: the call fails there.",
+     "keep data in the bundle's modules, or use context.api"),
+    ("APX024", "environment", "note", "A worker's environment is empty.", "use the manifest, or the payload"),
+    ("APX026", "script-part", "warning", "No worker runs what stands under `if __name__ == '__main__'`.",
+     "remove it from the bundle"),
+    ("APX027", "native-library", "warning", "The program's own native functions are one call away.",
+     "use pure Python; ctypes is not among a worker's modules"),
+    ("APX025", "large-literal", "warning", "A large encoded literal cannot be reviewed by reading.",
+     "ship it as a data file with a word on where it comes from"),
+)
+RULES: dict[str, Rule] = {row[1]: Rule(*row) for row in _RULES}
+"""By name."""
+
+
+def finding(rule: str, path: str, line: int, message: str) -> Finding:
+    """A finding of ``rule`` with its severity, reason and mend."""
+    made = RULES[rule]
+    return Finding(made.name, made.severity, path, line, message[:300], made.why, made.fix)
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What one scan found. ``extras_missing`` names scanners that are not installed."""
+
+    findings: tuple[Finding, ...]
+    extras_missing: tuple[str, ...] = ()
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """Those that stop an installation."""
+        return tuple(item for item in self.findings if item.severity == "error")
+
+    def problems(self) -> list[dict[str, Any]]:
+        """The errors as a refusal's problems."""
+        return [{"code": item.rule, "path": f"{item.path}:{item.line}", "message": item.message, "hint": item.fix}
+                for item in self.errors]
+
+    def text(self) -> str:
+        """A line for each finding, with why and what to do; never a percentage."""
+        lines = [f"{item.path}:{item.line}: {item.severity}: {item.message} [{item.rule}]\n"
+                 f"    why: {item.why}\n    fix: {item.fix}" for item in self.findings]
+        counts = ", ".join(f"{sum(f.severity == s for f in self.findings)} {s}s" for s in SEVERITIES)
+        lines.append(f"scan: {counts}")
+        lines += [f"scan: {name} is not installed and was left out (pip install 'apex-exec[market]')"
+                  for name in self.extras_missing]
+        return "\n".join(lines)
+
+    def as_json(self) -> dict[str, Any]:
+        """The findings as JSON values."""
+        return {"findings": [msgspec.to_builtins(item) for item in self.findings],
+                "errors": len(self.errors), "extrasMissing": list(self.extras_missing)}
+
+    def as_sarif(self) -> dict[str, Any]:
+        """SARIF 2.1.0, as code hosts show it."""
+        known = {rule.name: rule for rule in RULES.values()}
+        used = sorted({item.rule for item in self.findings})
+        described = [{
+            "id": known[name].id if name in known else name, "name": name,
+            "shortDescription": {"text": known[name].why if name in known else name},
+            "help": {"text": known[name].fix if name in known else "see the scanner's documentation"},
+        } for name in used]
+        results = [{
+            "ruleId": known[item.rule].id if item.rule in known else item.rule, "ruleIndex": used.index(item.rule),
+            "level": item.severity, "message": {"text": f"{item.message}. {item.fix}"},
+            "locations": [{"physicalLocation": {"artifactLocation": {"uri": item.path},
+                                                "region": {"startLine": max(1, item.line)}}}],
+        } for item in self.findings]
+        driver = {"name": "apex-exec", "version": __version__, "rules": described,
+                  "informationUri": "https://docs.oasis-open.org/sarif/sarif/v2.1.0/"}
+        return {"$schema": "https://json.schemastore.org/sarif-2.1.0.json", "version": "2.1.0",
+                "runs": [{"tool": {"driver": driver}, "results": results}]}
+
+    def print_json(self) -> str:
+        """``as_json`` as a line."""
+        return json.dumps(self.as_json())
