@@ -11,7 +11,7 @@ GREETING_BYTES = 64
 COMMAND_BYTES_MAX = 512
 """Largest handshake or PING command; libzmq's own READY is below 64 bytes."""
 READ_BYTES = 65_536
-"""One read. Reading 150 bytes costs 2.6 µs into so much room and 9 µs into 256 KiB, which malloc maps anew each time."""
+"""One read. Reading 150 bytes costs 2.6 µs into so much room, and 9 µs into 256 KiB, which malloc maps each time."""
 _SHORT_MAX = 255
 
 _MORE, _LONG, _COMMAND = 1, 2, 4
