@@ -28,6 +28,7 @@ from apex_exec.daemon.asks import Asks
 from apex_exec.daemon.audit_trail import AuditTrail
 from apex_exec.daemon.endpoints import TcpHosts, bind, check_endpoints, open_local
 from apex_exec.daemon.folder_plugins import FolderPlugins
+from apex_exec.daemon.loop import CLOSE_SECONDS
 from apex_exec.daemon.loop_operations import LoopOperations
 from apex_exec.daemon.registrar_link import RegistrarLink
 from apex_exec.daemon.reload import Reloader
@@ -323,6 +324,7 @@ class _Daemon:
         self.admin.peers.close()
         if self.tcp_hosts is not None:
             self.tcp_hosts.close()
+        self.audit.close(CLOSE_SECONDS)  # the last records are handed over first
         supervisor.loop.close_sides()
         self.listener.close()
         self.runtime.close()

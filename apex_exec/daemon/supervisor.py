@@ -80,12 +80,19 @@ class Supervisor:
         """Plugs in the parts that were made with this supervisor's own parts."""
         if audit is not None:
             self.audit = self.requests.audit = audit
-            self.turns.append(audit.flush)
+            self.turns.append(self._flush_audit)
             self.loop.every(1.0, audit.upkeep)
         if api is not None:
             self.api = self.requests.api = self.workers.api = api
         if governing is not None:
             self.governing = self.workers.governing = governing
+
+    def _flush_audit(self, now_ns: int) -> None:
+        audit = self.audit
+        assert audit is not None
+        audit.flush(now_ns)
+        if audit.side.wants_write:  # a busy ledger: its link takes the rest as soon as there is room
+            self.loop.side_changed(audit.side)
 
     # ------------------------------------------------------------------ plugins
     def set_plugin(self, spec: PluginSpec) -> None:
@@ -162,7 +169,8 @@ class Supervisor:
         for callback in self.turns:
             callback(now_ns)
         self.hosts.peers.flush()
-        if self._drain_until_ns and (not len(self.requests) or now_ns > self._drain_until_ns):
+        if self._drain_until_ns and (now_ns > self._drain_until_ns or not (
+                len(self.requests) or (audit is not None and audit.waiting))):
             self.loop.stop()
         if busy:
             return 0

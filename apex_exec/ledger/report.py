@@ -12,8 +12,8 @@ import msgspec
 from apex_exec.ledger.reading import Event
 from apex_exec.ledger.records import LedgerError
 
-QUARANTINE_ACTION = "breaker.open"
-"""``action`` of the ``security.anomaly`` that says a plugin was paused."""
+QUARANTINE = ("breaker", "open")
+"""``action`` and ``metadata.state`` of the ``security.anomaly`` that says a plugin was paused."""
 APPROVAL_ACTIONS = {"plugin.approve": "approved", "plugin.deny": "denied", "plugin.revoke": "revoked"}
 LIMIT_CODES = ("TIMEOUT", "MEMORY_LIMIT", "CPU_LIMIT")
 LIST_MAX = 1_000
@@ -95,8 +95,8 @@ def _count(row: Row, event: Event, users: set[str]) -> None:
     elif kind == "security.rate_limit":
         row.rate_limits += 1
     elif kind == "security.anomaly":
-        row.anomalies += 1
-        if event.action == QUARANTINE_ACTION:
+        row.anomalies += event.action != QUARANTINE[0]
+        if (event.action, metadata.get("state")) == QUARANTINE:
             row.quarantines += 1
             if len(row.quarantined_at) < LIST_MAX:
                 row.quarantined_at.append(event.timestamp)

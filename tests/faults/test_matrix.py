@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.bundles import FAULTS, PHASES, write_faulty, write_steady
-from tests.faults.caller import Caller, outcome
+from tests.support.caller import Caller, outcome
 from tests.support.daemon import Daemon, wait_for
+from tests.support.faulty import FAULTS, PHASES, write_faulty, write_steady
 
 PATIENCE_MS = 4000
 STOPPED_MS = 600

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import zmq
 
-from tests.faults.bundles import write_steady
-from tests.faults.caller import Caller, outcome
+from tests.support.caller import Caller, outcome
 from tests.support.daemon import Daemon
+from tests.support.faulty import write_steady
 
 PLUGINS = ("steady-a", "steady-b", "steady-c", "steady-d")
 DEADLINE_MS = 25

@@ -46,7 +46,7 @@ def folder(tmp_path: Path) -> Path:
         event("access.denied", "beta", "query", "denied"),
         event("security.rate_limit", "beta", "fetch", "denied"),
         event("data.modification", "beta", "update"),
-        event("security.anomaly", "beta", "breaker.open", "failure"),
+        event("security.anomaly", "beta", "breaker", state="open"),
         event("admin.action", "beta", "plugin.approve", permission="admin:users", approver="carol",
               expiresAt="2027-02-22T00:00:00Z"),
         event("admin.action", "=cmd()", "plugin.install"),
