@@ -15,9 +15,10 @@ import sqlalchemy as sa
 from apex_exec.errors import Code, Refusal
 from apex_exec.market import sales
 from apex_exec.market.billing import RATES, Rate
+from apex_exec.market.metering import Key, Usage
 from apex_exec.market.months import NS, month_interval, month_name, next_month, parse_month
 from apex_exec.market.statements import Hosted, Line, Payers, digest, expected, newly_due
-from apex_exec.market.store import accounts, as_struct, closed_months, invoice_lines
+from apex_exec.market.store import accounts, as_struct, closed_months, closed_usage_rows, invoice_lines
 
 
 def payers(db: sa.Connection) -> Payers:
@@ -37,9 +38,9 @@ def month_lines(db: sa.Connection, month: str, hosted: Hosted, rates: tuple[Rate
     return False, _due(db, month, hosted, rates)
 
 
-def close_month(db: sa.Connection, now_ns: int, month: str, hosted: Hosted, rates: tuple[Rate, ...] = RATES,
-                ) -> list[Line]:
-    """Writes a month's lines down for good. Months are closed in order, after they are over.
+def close_month(db: sa.Connection, now_ns: int, month: str, hosted: Hosted, usage: dict[Key, Usage] | None = None,
+                rates: tuple[Rate, ...] = RATES) -> list[Line]:
+    """Writes a month's lines and usage down for good. Months are closed in order, after they are over.
 
     Raises Refusal: month_closed, month_not_over, month_order.
     """
@@ -64,7 +65,19 @@ def close_month(db: sa.Connection, now_ns: int, month: str, hosted: Hosted, rate
     if lines:
         db.execute(sa.insert(invoice_lines), [
             {**msgspec.to_builtins(line), "number": number} for number, line in enumerate(lines, 1)])
+    rows = [{"month": name, "plugin": plugin, "user_id": user, **msgspec.structs.asdict(one)}
+            for (plugin, user, name), one in (usage or {}).items() if name == month]
+    if rows:
+        db.execute(sa.insert(closed_usage_rows), rows)
     return lines
+
+
+def closed_usage(db: sa.Connection, month: str = "") -> dict[Key, Usage]:
+    """The usage written down with closed months; of one only where it is named."""
+    query = sa.select(closed_usage_rows).order_by(
+        closed_usage_rows.c.plugin, closed_usage_rows.c.user_id, closed_usage_rows.c.month)
+    rows = db.execute(query.where(closed_usage_rows.c.month == month) if month else query)
+    return {(row.plugin, row.user_id, row.month): as_struct(row, Usage) for row in rows}
 
 
 def is_closed(db: sa.Connection, month: str) -> bool:

@@ -155,18 +155,27 @@ def everything(db: sa.Connection) -> list[Purchase]:
     return _select(db, sa.true())
 
 
-def entitled_until(db: sa.Connection, plugin: str, user_id: str, at_ns: int) -> int | None:
+def is_paid(db: sa.Connection, plugin: str, at_ns: int) -> bool:
+    """True where the marketplace asks money for ``plugin`` at that moment."""
+    price = price_at(subs.price_history(db, plugin), at_ns)
+    return price is not None and price.paid
+
+
+def sold_plugins(db: sa.Connection) -> set[str]:
+    """The plugins that somebody bought: only of these a right can end."""
+    return set(db.execute(sa.select(purchases.c.plugin).distinct()).scalars())
+
+
+def entitled_until(db: sa.Connection, plugin: str, user_id: str, at_ns: int, paid: bool = False) -> int | None:
     """When the user's right to run ``plugin`` ends; None where it has no end.
 
-    Raises Refusal("not_entitled") where there is none now. Free plugins and those that the marketplace does not know
-    need none.
+    Raises Refusal("not_entitled") where there is none now. What is neither ``paid`` by its manifest nor priced by the
+    marketplace needs none.
     """
-    offer = subs.listing(db, plugin)
-    price = price_at(subs.price_history(db, plugin), at_ns)
     owned = owned_by(db, plugin, user_id)
     covering = [one for one in owned if one.covers(at_ns)]
     if not covering:
-        if offer is None or price is None or not price.paid:
+        if not paid and not is_paid(db, plugin, at_ns):
             return None
         raise Refusal("not_entitled", f"{plugin} is paid, and {user_id} has no purchase or running subscription",
                       hint=f"apex-exec market buy {plugin} --user {user_id}")

@@ -99,6 +99,21 @@ invoice_lines = sa.Table(
     sa.Column("author_minor", _Minor, nullable=False), sa.Column("platform_minor", _Minor, nullable=False),
     _text("quantity"), sa.Index("lines_group", "line_group"))
 
+closed_usage_rows = sa.Table(
+    "closed_usage", metadata,
+    sa.Column("month", sa.String(7), sa.ForeignKey("closed_months.month"), primary_key=True),
+    _text("plugin", primary_key=True), _text("user_id", 200, primary_key=True),
+    *(sa.Column(name, sa.BigInteger, nullable=False)
+      for name in ("calls", "cpu_us", "memory_mb_ms", "api_calls", "network_requests")))
+
+index_versions = sa.Table(
+    "index_versions", metadata, sa.Column("version", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("at_ns", _Ns, nullable=False), _text("sha256", 64))
+
+indexes_seen = sa.Table(
+    "indexes_seen", metadata, sa.Column("place", sa.String(1000), primary_key=True),
+    sa.Column("version", sa.BigInteger, nullable=False), _text("sha256", 64))
+
 clock = sa.Table("clock", metadata, sa.Column("id", sa.Integer, primary_key=True),
                  sa.Column("last_ns", _Ns, nullable=False))
 
@@ -106,7 +121,7 @@ clock = sa.Table("clock", metadata, sa.Column("id", sa.Integer, primary_key=True
 def _first(db: sa.Connection) -> None:
     metadata.create_all(db)
     db.execute(sa.insert(clock).values(id=1, last_ns=0))
-    for table in ("invoice_lines", "closed_months"):
+    for table in ("invoice_lines", "closed_usage", "closed_months"):
         if db.dialect.name == "sqlite":
             for verb in ("UPDATE", "DELETE"):
                 db.exec_driver_sql(f"CREATE TRIGGER {table}_{verb.lower()} BEFORE {verb} ON {table} "

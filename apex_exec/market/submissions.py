@@ -46,7 +46,8 @@ def get(db: sa.Connection, submission: int) -> Submission:
 
 def submit(db: sa.Connection, now_ns: int, *, plugin: str, version: str, digest: str, author: str, submitter: str,
            uid: int, price: Price, contact: str = "", sla_hours: int = 0) -> Submission:
-    """A new submission, ``submitted``; the same bytes after ``changes_requested`` are taken up again.
+    """A new submission, ``submitted``; the same bytes after ``changes_requested`` are taken up again, and
+    those still ``scanning`` are given back as they are.
 
     Raises Refusal: already_submitted, version_taken (published with other bytes), author_mismatch.
     """
@@ -61,6 +62,8 @@ def submit(db: sa.Connection, now_ns: int, *, plugin: str, version: str, digest:
     same = [old for old in known if (old.version, old.digest) == (version, digest)]
     if same:
         last = same[-1]
+        if last.state == "scanning":  # the checks of it were interrupted, or another caller runs them now
+            return last
         if last.state != "changes_requested":
             raise Refusal("already_submitted", f"these bytes are submission {last.id}, {last.state}",
                           code=Code.CONFLICT, details={"submission": last.id})
@@ -149,11 +152,25 @@ def price_history(db: sa.Connection, plugin: str) -> list[DatedPrice]:
 
 def listing(db: sa.Connection, plugin: str) -> Submission | None:
     """What of ``plugin`` is on offer: its latest published version, else its latest deprecated or revoked one."""
-    rows = [as_struct(row, Submission) for row in db.execute(
-        sa.select(submissions).where(submissions.c.plugin == plugin, submissions.c.state.in_(
-            ("published", "deprecated", "revoked"))))]
     rank = {"published": 2, "deprecated": 1, "revoked": 0}
-    return max(rows, key=lambda one: (rank[one.state], version_key(one.version)), default=None)
+    return max(offered(db, plugin), key=lambda one: (rank[one.state], version_key(one.version)), default=None)
+
+
+def offered(db: sa.Connection, plugin: str = "") -> list[Submission]:
+    """Whatever was published once, of one plugin or all, by plugin and age."""
+    query = sa.select(submissions).where(submissions.c.state.in_(("published", "deprecated", "revoked"))).order_by(
+        submissions.c.plugin, submissions.c.id)
+    rows = db.execute(query.where(submissions.c.plugin == plugin) if plugin else query)
+    return [as_struct(row, Submission) for row in rows]
+
+
+def latest(db: sa.Connection, plugin: str) -> Submission:
+    """The newest submission of a plugin. Raises Refusal("submission_unknown")."""
+    row = db.execute(sa.select(submissions).where(submissions.c.plugin == plugin).order_by(
+        submissions.c.id.desc())).first()
+    if row is None:
+        raise Refusal("submission_unknown", f"nothing was submitted as {plugin[:60]!r}", code=Code.NOT_FOUND)
+    return as_struct(row, Submission)
 
 
 def history(db: sa.Connection, submission: int) -> list[dict[str, Any]]:

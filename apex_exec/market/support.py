@@ -78,13 +78,18 @@ def get(db: sa.Connection, ticket: int) -> Ticket:
     return as_struct(row, Ticket)
 
 
-def report(db: sa.Connection, now_ns: int, plugin: str = "") -> list[dict[str, Any]]:
-    """Per plugin: tickets, breaches, those still waiting, the slowest first response in seconds."""
+def every(db: sa.Connection, plugin: str = "") -> list[Ticket]:
+    """The tickets of one plugin or all, by plugin and age."""
     query = sa.select(tickets).order_by(tickets.c.plugin, tickets.c.id)
     rows = db.execute(query.where(tickets.c.plugin == plugin) if plugin else query)
+    return [as_struct(row, Ticket) for row in rows]
+
+
+def report(db: sa.Connection, now_ns: int, plugin: str = "") -> list[dict[str, Any]]:
+    """Per plugin: tickets, breaches, those still waiting, the slowest first response in seconds."""
     by_plugin: dict[str, list[Ticket]] = {}
-    for row in rows:
-        by_plugin.setdefault(row.plugin, []).append(as_struct(row, Ticket))
+    for one in every(db, plugin):
+        by_plugin.setdefault(one.plugin, []).append(one)
     return [{"plugin": name, "tickets": len(found), "breached": sum(breached(one, now_ns) for one in found),
              "waiting": sum(one.responded_ns is None for one in found),
              "slowestSeconds": max((one.responded_ns or now_ns) - one.opened_ns for one in found) // 10**9}

@@ -1,0 +1,194 @@
+"""The marketplace as its operator runs it: one store, one market key, one folder that is published. Every call blocks.
+
+``Shop`` holds what the operations need and makes each of them one transaction at one moment of one clock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import sqlalchemy as sa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from apex_exec.config import Settings
+from apex_exec.errors import Code, Refusal
+from apex_exec.ledger.reading import Filter, read_events
+from apex_exec.ledger.records import LedgerError
+from apex_exec.market import invoices
+from apex_exec.market import submissions as subs
+from apex_exec.market.index import LIFETIME_NS, NAME, Entry, Index, Seen, open_index, seal
+from apex_exec.market.metering import API_EVENTS, EXECUTION, Enablement, Key, Usage, hosted, meter
+from apex_exec.market.months import NS, month_interval, parse_month
+from apex_exec.market.statements import Hosted
+from apex_exec.market.store import NAME as STORE
+from apex_exec.market.store import advance_clock, index_versions, indexes_seen, open_market
+from apex_exec.market.submissions import Submission
+from apex_exec.registry import store as registry
+from apex_exec.registry.bundle import Bundle, pack, unpack
+from apex_exec.registry.context import Context
+from apex_exec.registry.database import transact
+from apex_exec.registry.signing import Signature, load_private, new_key, read_signatures, sign_digest, write_signatures
+
+T = TypeVar("T")
+
+KEY_NAME = "market"
+
+
+class Shop:
+    """Open it once a process. ``now_ns`` is the wall clock; tests and the walkthrough give their own."""
+
+    def __init__(self, settings: Settings, now_ns: Callable[[], int]) -> None:
+        self.settings = settings
+        self.now_ns = now_ns
+        self.engine = open_market(settings.database_url(settings.market.url))
+        self.folder = settings.state_path / "market"
+        self.public = self.folder / "public"
+        """What is published: a web server's root, or the folder that ``market.index`` names."""
+
+    def close(self) -> None:
+        """Gives the database back."""
+        self.engine.dispose()
+
+    def change(self, work: Callable[[sa.Connection, int], T]) -> T:
+        """``work(db, now_ns)`` in one transaction; all or nothing. Raises Refusal("clock_set_back") and ``work``'s."""
+        return transact(self.engine, STORE, lambda db: work(db, advance_clock(db, self.now_ns())))
+
+    def read(self, work: Callable[[sa.Connection], T]) -> T:
+        """``work(db)`` in one transaction that changes nothing."""
+        return transact(self.engine, STORE, work)
+
+    def key(self) -> Ed25519PrivateKey:
+        """The market key, ``<state_dir>/keys/market.key``; made on first use."""
+        folder = self.settings.state_path / "keys"
+        path = folder / f"{KEY_NAME}.key"
+        if not path.exists():
+            new_key(folder, KEY_NAME)
+        return load_private(path)
+
+    # ------------------------------------------------------------------ submitted bundles
+    def keep(self, bundle: Bundle, signatures: bytes) -> None:
+        """Keeps what was submitted, with its author's signatures, until it is published or replaced."""
+        _write(self._kept(bundle.digest), pack(bundle, signatures))
+
+    def kept(self, submission: Submission) -> tuple[Bundle, bytes]:
+        """The submitted bytes, hashed again. Raises Refusal("digest_changed") where they are others now."""
+        try:
+            bundle, signatures = unpack(self._kept(submission.digest).read_bytes(), f"submission {submission.id}")
+        except OSError as error:
+            raise Refusal("digest_changed", f"the bytes of submission {submission.id} are gone: {error}"[:300],
+                          hint="submit it again", code=Code.CONFLICT) from None
+        if bundle.digest != submission.digest:
+            raise Refusal("digest_changed", f"the bytes kept for submission {submission.id} are not those that were "
+                          "submitted", hint="submit it again", code=Code.CONFLICT)
+        return bundle, signatures
+
+    def _kept(self, digest: str) -> Path:
+        return self.folder / "submitted" / f"{digest}.apx"
+
+    # ------------------------------------------------------------------ publishing
+    def countersigned(self, submission: Submission, now_ns: int) -> bytes:
+        """The ``.apx`` as it is published: the author's signatures, and ours over the same digest."""
+        bundle, data = self.kept(submission)
+        ours = sign_digest(self.key(), "market", bundle.digest, now_ns)
+        others = [one for one in read_signatures(data) if one.role != "market"]
+        return pack(bundle, write_signatures([*others, ours]))
+
+    def put_public(self, digest: str, data: bytes) -> None:
+        """Writes a bundle beside the index."""
+        _write(self.public / "bundles" / f"{digest}.apx", data, mode=0o644)
+
+    def write_index(self, db: sa.Connection, now_ns: int) -> Index:
+        """Signs the index of what is published now, one version higher, and puts it in place of the old one."""
+        last = db.execute(sa.select(sa.func.max(index_versions.c.version))).scalar() or 0
+        index = msgspec.structs.replace(self.current(db, now_ns), version=last + 1)
+        data = seal(index, self.key())
+        db.execute(sa.insert(index_versions).values(version=index.version, at_ns=now_ns,
+                                                    sha256=hashlib.sha256(data).hexdigest()))
+        _write(self.public / NAME, data, mode=0o644)
+        return index
+
+    def current(self, db: sa.Connection, now_ns: int) -> Index:
+        """What is published now, as an index that is not signed: version 0."""
+        return Index(0, now_ns, now_ns + LIFETIME_NS, [self._entry(one) for one in subs.offered(db)])
+
+    def _entry(self, one: Submission) -> Entry:
+        try:
+            data = (self.public / "bundles" / f"{one.digest}.apx").read_bytes()
+            manifest = unpack(data)[0].manifest
+        except (OSError, Refusal) as error:
+            raise Refusal("publication_damaged", f"the published bundle of {one.plugin} {one.version} cannot be read: "
+                          f"{error}"[:300], hint="publish it again from a backup") from None
+        found = msgspec.json.decode(one.result) if one.result else {}
+        return Entry(one.plugin, one.version, one.digest, hashlib.sha256(data).hexdigest(), len(data), manifest.name,
+                     one.author, one.state, subs.decode_price(one.price), list(manifest.permissions),
+                     found.get("coverage", ""), one.changed_ns)
+
+    def take_index(self, place: str, data: bytes, keys: dict[str, str]) -> Index:
+        """An index fetched from ``place``, checked against the newest one seen from there. Raises Refusal."""
+        def work(db: sa.Connection, now_ns: int) -> Index:
+            row = db.execute(sa.select(indexes_seen).where(indexes_seen.c.place == place)).first()
+            seen = Seen(row.version, row.sha256) if row is not None else None
+            index, newest = open_index(data, keys, now_ns, seen)
+            db.execute(sa.delete(indexes_seen).where(indexes_seen.c.place == place))
+            db.execute(sa.insert(indexes_seen).values(place=place, version=newest.version, sha256=newest.sha256))
+            return index
+
+        return self.change(work)
+
+    # ------------------------------------------------------------------ the ledger
+    def usage(self, month: str) -> dict[Key, Usage]:
+        """Usage of one UTC month out of the ledger; none where there is no ledger yet.
+
+        Reads the whole month, about a second for 200,000 events. Raises Refusal("ledger_unreadable").
+        """
+        window = month_interval(*parse_month(month))
+        path = Path(self.settings.database_url(self.settings.audit.url).removeprefix("sqlite:///"))
+        if not path.exists():
+            return {}
+        since, until = (datetime.fromtimestamp(seconds, UTC) for seconds in window)
+        try:
+            wanted = Filter(since=since, until=until, event_types=(EXECUTION, *API_EVENTS))
+            return meter(read_events(path, wanted), month)
+        except LedgerError as error:
+            raise Refusal("ledger_unreadable", str(error), hint="apex-exec audit verify") from None
+
+
+    def hosted(self, context: Context, month: str, usage: dict[Key, Usage]) -> Hosted:
+        """The seconds for which each plugin was enabled for each user up to the end of ``month``, or up to now.
+
+        Earlier months are in it so that what turns out late becomes a correction; who called in them was written down
+        when they were closed, since the ledger forgets.
+        """
+        calls = [*self.read(invoices.closed_usage), *usage]
+        until_ns = min(self.now_ns(), month_interval(*parse_month(month))[1] * NS)
+        rows = context.store.transact(registry.list_enablement)
+        spans = [Enablement(row.plugin, row.user_id, row.from_ns, row.to_ns) for row in rows if row.from_ns < until_ns]
+        return hosted(spans, calls, until_ns)
+
+
+def signatures_of(data: bytes) -> list[Signature]:
+    """The signatures in a published bundle."""
+    return read_signatures(unpack(data)[1])
+
+
+def _write(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Puts ``data`` at ``path`` in one step: whoever reads sees the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".new-{secrets.token_hex(8)}"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
