@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-from apex_exec.cli.root import EXIT_USAGE, billing_app, examples, fail, group
+from apex_exec.cli import connect
+from apex_exec.cli.output import print_table
+from apex_exec.cli.root import EXIT_USAGE, ConfigFile, RuntimeDir, billing_app, examples, fail, group
 from apex_exec.errors import Refusal
 from apex_exec.market.billing import HOSTING_CURRENCY, enterprise_price, hosting_quote, split_sale
 from apex_exec.market.money import format_minor, parse_major
-from apex_exec.market.months import parse_day
+from apex_exec.market.months import parse_day, parse_month
 
 quote_app = group("The arithmetic alone; needs no daemon.")
 billing_app.add_typer(quote_app, name="quote")
@@ -64,6 +66,59 @@ def hosting(users: Annotated[int, typer.Option(help="How many users have the plu
     except Refusal as error:
         _usage(error)
     _show({"amount": amount}, as_json)
+
+
+Month = Annotated[str, typer.Option("--month", metavar="YYYY-MM", help="The UTC month.")]
+
+
+@billing_app.command(epilog=examples("apex-exec billing report --month 2026-10",
+                                     "apex-exec billing report --month 2026-10 --author 'ACME Corp' --csv"))
+def report(month: Month, author: Annotated[str, typer.Option(help="One author's statement.")] = "",
+           customer: Annotated[str, typer.Option(help="One customer's statement.")] = "", as_json: AsJson = False,
+           as_csv: Annotated[bool, typer.Option("--csv", help="The lines as CSV, amounts in major units.")] = False,
+           runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
+    """A month's statement: the platform's, one author's or one customer's. They add up to each other to the cent."""
+    if author and customer:
+        fail("--author or --customer, not both", EXIT_USAGE)
+    try:
+        parse_month(month)
+    except Refusal as error:
+        _usage(error)
+    with connect.admin(config, runtime_dir) as client:
+        found = client.request("billing.report", {"month": month, "author": author, "customer": customer})
+    _print_statement(found, as_json, as_csv)
+
+
+@billing_app.command(epilog=examples("apex-exec billing close --month 2026-10"))
+def close(month: Month, as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
+    """Closes a month that is over: its lines never change again; corrections are lines of later months."""
+    with connect.admin(config, runtime_dir) as client:
+        found = client.request("billing.close", {"month": month})
+    _print_statement(found, as_json, False)
+
+
+def _print_statement(found: dict[str, Any], as_json: bool, as_csv: bool) -> None:
+    from apex_exec.market.statements import to_csv
+
+    if as_json:
+        print(json.dumps(found))
+        return
+    if as_csv:
+        print(to_csv(found), end="")
+        return
+    print(f"{found['month']} ({found['status']}): {found['party']}")
+    money = ("customer_minor", "author_minor", "platform_minor")
+    print_table([{**line, **{name: format_minor(line[name], line["currency"]) for name in money}}
+                 for line in found["lines"]],
+                {"kind": "kind", "for_month": "for", "plugin": "plugin", "customer": "customer", "author": "author",
+                 "quantity": "quantity", "currency": "currency", "customer_minor": "customer owes",
+                 "author_minor": "author gets", "platform_minor": "platform keeps"}, as_json=False, empty="no lines")
+    for currency, sums in found["totals"].items():
+        print(f"{currency}: customers {format_minor(sums['customers'], currency)} = authors "
+              f"{format_minor(sums['authors'], currency)} + platform {format_minor(sums['platform'], currency)}")
+    if found.get("usage"):
+        print_table(found["usage"], ["plugin", "userId", "calls", "cpuSeconds", "memoryMbSeconds", "apiCalls",
+                                     "networkRequests"], as_json=False)
 
 
 def _usage(error: Refusal) -> NoReturn:

@@ -123,16 +123,16 @@ def find(index: Index, plugin: str, version: str = "") -> Entry:
     offered = [entry for entry in entries if entry.state != "revoked"]
     if not offered:
         raise Refusal("plugin_revoked", f"{plugin} was revoked by the marketplace")
-    return max(offered, key=lambda entry: (entry.state == "published", tuple(map(int, entry.version.split(".")))))
+    best = max(offered, key=lambda entry: (entry.state == "published", tuple(map(int, entry.version.split(".")))))
+    if not _DIGEST.fullmatch(best.digest) or not 0 < best.size <= APX_BYTES_MAX:
+        raise _bad("index_invalid", f"the index describes {plugin} in a way that cannot be")
+    return best
 
 
-def check_bundle(entry: Entry, data: bytes) -> None:
+def check_bundle(label: str, size: int, sha256: str, data: bytes) -> None:
     """Raises Refusal("bundle_swapped") where ``data`` is not the bundle that the index names."""
-    if not _DIGEST.fullmatch(entry.digest) or not 0 < entry.size <= APX_BYTES_MAX:
-        raise _bad("index_invalid", f"the index describes {entry.id} in a way that cannot be")
-    if len(data) != entry.size or hashlib.sha256(data).hexdigest() != entry.sha256:
-        raise _bad("bundle_swapped", f"the bundle of {entry.id} {entry.version} is not the one that the index names",
-                   "use another mirror")
+    if len(data) != size or hashlib.sha256(data).hexdigest() != sha256:
+        raise _bad("bundle_swapped", f"the bundle of {label} is not the one that the index names", "use another mirror")
 
 
 def search(index: Index, words: str) -> list[Entry]:

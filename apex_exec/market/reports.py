@@ -11,6 +11,11 @@ from apex_exec.market import sales, support
 from apex_exec.market import submissions as subs
 from apex_exec.market.store import moves, submissions
 
+MONEY = ("revenue", "fee", "author")
+COLUMNS = ("plugin", "version", "state", "currency", *MONEY, "sold", "refunded", "activeInstalls", "everybody",
+           "coverage", "tickets", "slaBreached", "slaWaiting", "slowestResponseSeconds", "reviews", "meanReviewSeconds",
+           "slowestReviewSeconds")
+
 
 def market_report(db: sa.Connection, now_ns: int, enabled: dict[str, set[str]]) -> list[dict[str, Any]]:
     """One row per plugin and currency (free ones have none). ``enabled``: plugin → users it is enabled for now, ""

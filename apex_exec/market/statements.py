@@ -169,11 +169,11 @@ def to_csv(document: dict[str, Any]) -> str:
     rows.writerow(CSV_COLUMNS)
     for line in document["lines"]:
         money = [format_minor(line[name], line["currency"]) for name in _AMOUNTS]
-        rows.writerow([_cell(line[name]) for name in CSV_COLUMNS[: -len(_AMOUNTS)]] + money)
+        rows.writerow([cell(line[name]) for name in CSV_COLUMNS[: -len(_AMOUNTS)]] + money)
     return out.getvalue()
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     """Text as a spreadsheet shows it and does not run it: a leading =, +, - or @ gets a quote before it."""
     return "'" + text if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
