@@ -103,20 +103,11 @@ class Lab:
         return None
 
     def table(self) -> str:
-        """The rows as a Markdown table: one line a contender and its conditions, one column a figure."""
-        figures = list(dict.fromkeys(row.figure for row in self.rows))
-        units = {row.figure: row.unit for row in self.rows}
-        keys = list(dict.fromkeys(key for row in self.rows for key in row.conditions))
-        lines: dict[tuple[Any, ...], dict[str, Row]] = {}
+        """The rows as Markdown tables, one for each set of conditions: one line a contender, one column a figure."""
+        groups: dict[tuple[str, ...], list[Row]] = {}
         for row in self.rows:
-            line = (row.contender, *(row.conditions.get(key, "") for key in keys))
-            lines.setdefault(line, {})[row.figure] = row
-        head = ["who", *keys, *(f"{figure} ({units[figure]})" for figure in figures)]
-        out = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-        for line, cells in lines.items():
-            shown = [_shown(cells[figure]) if figure in cells else "" for figure in figures]
-            out.append("| " + " | ".join([*map(str, line), *shown]) + " |")
-        return "\n".join(out)
+            groups.setdefault(tuple(row.conditions), []).append(row)
+        return "\n\n".join(_table(list(keys), rows) for keys, rows in groups.items())
 
     def save(self, folder: Path) -> Path:
         """Writes ``<name>.json`` below ``folder`` and gives its path."""
@@ -126,6 +117,20 @@ class Lab:
                 "notes": self.notes, "rows": [asdict(row) | {"median": row.median} for row in self.rows]}
         path.write_text(json.dumps(body, indent=1, ensure_ascii=False) + "\n", "utf-8")
         return path
+
+
+def _table(keys: list[str], rows: list[Row]) -> str:
+    columns = list(dict.fromkeys((row.figure, row.unit) for row in rows))
+    lines: dict[tuple[Any, ...], dict[tuple[str, str], Row]] = {}
+    for row in rows:
+        line = (row.contender, *(row.conditions[key] for key in keys))
+        lines.setdefault(line, {})[row.figure, row.unit] = row
+    head = ["who", *keys, *(f"{figure} ({unit})" if unit else figure for figure, unit in columns)]
+    out = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for line, cells in lines.items():
+        shown = [_shown(cells[column]) if column in cells else "" for column in columns]
+        out.append("| " + " | ".join([*map(str, line), *shown]) + " |")
+    return "\n".join(out)
 
 
 def _shown(row: Row) -> str:
