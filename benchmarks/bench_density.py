@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.daemon import Daemon, Host, context_of, serving, write_echo
+from benchmarks.daemon import Daemon, Host, context_of, scraping, serving, write_echo
 from benchmarks.lab import Lab
 
 TITLE = "Density and growth"
@@ -26,11 +26,12 @@ def run(lab: Lab) -> None:
         plugins = [f"echo-{n:04}" for n in range(most)]
         for plugin in plugins:
             write_echo(folder, plugin)
-        with serving(folder, limits__cpu_percent=100, pool__max_workers=most) as daemon:
+        with serving(folder, scrape=False, limits__cpu_percent=100, pool__max_workers=most) as daemon:
             host = Host(daemon.endpoint)
             for live in [n for n in LIVE if n <= most]:
                 lab.say(f"{live} live workers")
                 _live(lab, daemon, host, plugins[:live])
+            _scraped(lab, daemon, host, plugins)
             lab.say("hosts")
             _hosts(lab, daemon, plugins[: min(16, most)])
             host.close()
@@ -58,6 +59,21 @@ def _live(lab: Lab, daemon: Daemon, host: Host, plugins: list[str]) -> None:
     lines = daemon.scrape().count("\n")
     lab.add("scrape", "lines", "", float(lines), **conditions)
     lab.add("scrape", "time", "ms", (time.monotonic() - begun) * 1000, **conditions)
+
+
+def _scraped(lab: Lab, daemon: Daemon, host: Host, plugins: list[str]) -> None:
+    """What a scrape a second does to the calls of a host, at 2,000 a second."""
+    lab.say("with and without a scrape a second")
+    context = context_of(100)
+    seconds = 1.0 if lab.quick else 5.0
+    for _ in range(lab.repetitions):
+        without = host.open_loop(plugins, 2000, seconds, context)
+        with scraping(daemon.port):
+            scraped = host.open_loop(plugins, 2000, seconds, context)
+        conditions = {"live workers": len(plugins)}
+        lab.add("calls at 2,000/s, nobody scrapes", "p99", "ms", without.percentile(99) / 1000, **conditions)
+        lab.add("calls at 2,000/s, a scrape a second", "p99", "ms", scraped.percentile(99) / 1000, **conditions)
+        lab.add("scrape", "added to p99", "ms", (scraped.percentile(99) - without.percentile(99)) / 1000, **conditions)
 
 
 def _cpu_seconds(process: psutil.Process) -> float:
@@ -106,7 +122,7 @@ def _registered(lab: Lab, count: int) -> None:
             write_echo(folder, f"echo-{n:05}")
         begun = time.monotonic()
         with serving(folder, limits__cpu_percent=100) as daemon:
-            lab.add("start, plugins_dir", "time", "s", time.monotonic() - begun, registered=count)
+            lab.add("start, plugins_dir", "start", "s", time.monotonic() - begun, registered=count)
             memory = psutil.Process(daemon.pid).memory_full_info().uss / MIB
             lab.add("supervisor", "memory", "MiB", memory, registered=count)
             host = Host(daemon.endpoint)

@@ -9,7 +9,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -96,22 +96,28 @@ def serving(plugins: Path | None, *, scrape: bool = True, command: Sequence[str]
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen([sys.executable, *command, "serve", "--config", str(folder / "config.toml")],
                                        stderr=log, stdout=log)
-        scraper = None
         try:
             port = _wait_until_ready(folder, process)
-            if scrape:
-                scraper = subprocess.Popen([sys.executable, "-c", _SCRAPER, str(port)])
-            yield Daemon(folder, process, port)
+            with scraping(port) if scrape else nullcontext():
+                yield Daemon(folder, process, port)
         finally:
-            if scraper is not None:
-                scraper.kill()
-                scraper.wait()
             process.terminate()
             try:
                 process.wait(20)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+@contextmanager
+def scraping(port: int) -> Iterator[None]:
+    """A process that reads the metrics once a second, as Prometheus would."""
+    scraper = subprocess.Popen([sys.executable, "-c", _SCRAPER, str(port)])
+    try:
+        yield
+    finally:
+        scraper.kill()
+        scraper.wait()
 
 
 _SCRAPER = """
@@ -185,6 +191,14 @@ class Host:
                 raise SystemExit(f"a call failed: {reply}")
             latencies_us.append((clock() - sent_at.pop(reply["id"])) * 1e6)
         return Round(total / (clock() - begun), latencies_us)
+
+    def for_seconds(self, plugins: list[str], seconds: float, in_flight: int, context: dict[str, Any]) -> Round:
+        """Rounds until ``seconds`` have passed."""
+        begun = time.perf_counter()
+        latencies_us: list[float] = []
+        while time.perf_counter() - begun < seconds:
+            latencies_us += self.rounds(plugins, 200, in_flight, context).latencies_us
+        return Round(len(latencies_us) / (time.perf_counter() - begun), latencies_us)
 
     def open_loop(self, plugins: list[str], rate: float, seconds: float, context: dict[str, Any]) -> Round:
         """Calls at a fixed ``rate``, whatever the answers do; latency counts from when each was **due**, so that a
