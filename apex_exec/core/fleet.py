@@ -48,6 +48,7 @@ class Fleet(Calls):
         self._evicting: set[int] = set()
         self._recycling: set[int] = set()
         self._hold = Timed()
+        self._touched: set[int] = set()
         self._zygote_up = True
         self._fork_after_ns = 0
         self._forks_refused = 0
@@ -74,6 +75,7 @@ class Fleet(Calls):
         call.links += 1
         call.sent_ns = now_ns
         worker.used_ns = now_ns
+        self._touched.add(worker.id)
         link = worker.link
         link.append(call)
         out.append(act.SendCall(worker.id, worker.next_seq, call.request))
@@ -120,6 +122,7 @@ class Fleet(Calls):
         self._next_worker += 1
         self._workers[worker.id] = worker
         recycle.enrol(worker, self._recycle)
+        self._touched.add(worker.id)
         out.append(act.StartWorker(worker.id, spec))
         self._rearm(worker, now_ns)
         return worker

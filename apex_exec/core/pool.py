@@ -88,6 +88,11 @@ class Pool(Fleet):
             return None
         return known.next_seq - len(known.link), known.link[0].request
 
+    def take_touched(self) -> set[int]:
+        """Workers that were started or sent a call since the last time this was asked: what may have used CPU."""
+        touched, self._touched = self._touched, set()
+        return touched
+
     def worker_states(self) -> dict[str, int]:
         """Workers by state of the metrics table: ``starting ready busy throttled draining``."""
         counts = dict.fromkeys(("starting", "ready", "busy", "throttled", "draining"), 0)

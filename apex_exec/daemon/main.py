@@ -28,6 +28,7 @@ from apex_exec.daemon.asks import Asks
 from apex_exec.daemon.audit_trail import AuditTrail
 from apex_exec.daemon.endpoints import TcpHosts, bind, check_endpoints, open_local
 from apex_exec.daemon.folder_plugins import FolderPlugins
+from apex_exec.daemon.governing import Governing
 from apex_exec.daemon.loop import CLOSE_SECONDS
 from apex_exec.daemon.loop_operations import LoopOperations
 from apex_exec.daemon.registrar_link import RegistrarLink
@@ -159,7 +160,11 @@ class _Daemon:
         self.reloader.appliers.append(self._apply)
         self.audit = AuditTrail(settings, self.metrics, logs.log)
         self.supervisor.attach(self.audit.side)
-        self.supervisor.use(audit=self.audit)
+        self.governing = Governing(
+            pool=self.supervisor.pool, step=self.supervisor.step, metrics=self.metrics,
+            burst_seconds=settings.limits.cpu_burst_seconds, cgroups=self.sandboxing.cgroups)
+        self.supervisor.on_removed.append(self.governing.forget)
+        self.supervisor.use(audit=self.audit, governing=self.governing)
         operations = LoopOperations(
             self.supervisor, self.source, lambda: self.policy, self.reload, self.drain,
             {"server": f"apex-exec/{__version__}", "isolation": self.sandboxing.level, "waived": self.sandboxing.waived,
@@ -283,6 +288,7 @@ class _Daemon:
             self.tcp_hosts.curve.read_clients()
         self.settings, self.policy = settings, policy
         self.supervisor.requests.per_host = settings.pool.per_host
+        self.governing.burst_seconds = self.sandboxing.burst_seconds = settings.limits.cpu_burst_seconds
         self.logs.level_min = LEVELS[settings.log.level]
         self.logs.plugin_lines_per_second = settings.log.plugin_lines_per_second
         self.supervisor.reconfigure(pool_limits(settings, self.fds), breaker_policy(settings), recycle_policy(settings))
@@ -320,6 +326,7 @@ class _Daemon:
     def _close(self) -> None:
         supervisor = self.supervisor
         supervisor.workers.close()
+        self.governing.close()
         supervisor.hosts.peers.close()
         self.admin.peers.close()
         if self.tcp_hosts is not None:

@@ -44,12 +44,12 @@ class Requests:
     """The table of what is pending, from request to reply.
 
     ``step(event, now_ns)`` gives an event to the core and does its actions; ``reply(peer, frames, body)`` sends;
-    ``usage(plugin)`` is (memory in MB, throttled ns) of its worker, by the latest sample.
+    ``usage(plugin, call)`` is (memory in MB of its worker, throttled ns of the call), by the latest sample.
     """
 
     def __init__(self, pool: Pool, *, step: Callable[[ev.Event, int], None],
                  reply: Callable[[Peer, list[bytes], bytes], None], welcome: Callable[[int | str], msg.Welcome],
-                 metrics: Metrics, per_host: int, usage: Callable[[str], tuple[float, int]]) -> None:
+                 metrics: Metrics, per_host: int, usage: Callable[[str, int], tuple[float, int]]) -> None:
         self.per_host = per_host
         self.draining = False
         self.audit: AuditTrail | None = None
@@ -212,7 +212,7 @@ class Requests:
 
     def verdict(self, verdict: Verdict) -> None:
         """The core has decided: counts it, records it, and answers."""
-        memory_mb, throttled_ns = self._usage(verdict.plugin)
+        memory_mb, throttled_ns = self._usage(verdict.plugin, verdict.call)
         outcome = settle(verdict, memory_mb, throttled_ns)
         code = outcome.code
         self._metrics.invocation(verdict, code)

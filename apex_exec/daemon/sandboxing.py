@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from typing import Any
@@ -9,19 +10,33 @@ from typing import Any
 from apex_exec.config import Settings
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.errors import ConfigError
+from apex_exec.sandbox.cgroup import CgroupError, Cgroups
 from apex_exec.sandbox.modules import ALLOWED, HIDDEN, REFUSED
 from apex_exec.sandbox.plan import Identities
 from apex_exec.sandbox.probe import Findings, advice, probe
 
 log = logging.getLogger("apex_exec")
+_NOBODY = PluginSpec("probe", "0.0.0", "", "", ())
 
 
 def examine(settings: Settings) -> tuple[Findings, str]:
     """What this machine gives, and whether memory and CPU are ``sampled`` or ``enforced`` (by cgroups).
 
-    Raises RuntimeError.
+    ``sandbox.governor = "psutil"`` does without cgroups where they could be had. Raises RuntimeError.
     """
-    findings = probe(settings.sandbox.waive)
+    cgroups = None
+    if settings.sandbox.governor != "psutil":
+        with contextlib.suppress(CgroupError):
+            cgroups = Cgroups(f"probe-{os.getpid()}")
+    paths: list[str] = []
+    try:
+        if cgroups is not None:
+            with contextlib.suppress(OSError):
+                paths = cgroups.enter(0, _NOBODY, 0.0)
+        findings = probe(settings.sandbox.waive, {"uid": 65534, "gid": 65534, "cgroup": paths})
+    finally:
+        if cgroups is not None:
+            cgroups.close()
     in_cgroup = any(r.layer == "cgroup" and r.state == "active" for r in findings.reports)
     return findings, "enforced" if in_cgroup else "sampled"
 
@@ -35,6 +50,15 @@ class Sandboxing:
             findings, self.governor = examine(settings)
         except RuntimeError as error:
             raise ConfigError(str(error)) from None
+        self.cgroups: Cgroups | None = None
+        if self.governor == "enforced":
+            try:
+                self.cgroups = Cgroups(str(settings.runtime_path))
+            except CgroupError as error:
+                raise ConfigError(f"sandbox.governor: {error}") from None
+        elif sandbox.governor == "cgroup":
+            raise ConfigError("sandbox.governor = cgroup, and no cgroup with memory and cpu is writable here; use auto")
+        self.burst_seconds = settings.limits.cpu_burst_seconds
         self.level = findings.level or "L0"
         self.waived = findings.waived
         self.reports = findings.reports
@@ -58,14 +82,23 @@ class Sandboxing:
         else:
             log.info("isolation is %s", self.level)
 
-    def jail_for(self, worker: int, _spec: PluginSpec) -> dict[str, Any]:
-        """What differs between workers. Raises RuntimeError where ``sandbox.uid_range`` is used up."""
+    def jail_for(self, worker: int, spec: PluginSpec) -> dict[str, Any]:
+        """What differs between workers. Raises RuntimeError where no uid, or no group, is to be had."""
+        paths: list[str] = []
+        if self.cgroups is not None:
+            try:
+                paths = self.cgroups.enter(worker, spec, self.burst_seconds)
+            except OSError as error:
+                self.cgroups.leave(worker)
+                raise RuntimeError(f"no cgroup: {error.filename}: {error.strerror}") from None
         if self._identities is None:
-            return {"cgroup": []}
+            return {"cgroup": paths}
         uid = self._identities.take(worker)
-        return {"uid": uid, "gid": uid, "cgroup": []}
+        return {"uid": uid, "gid": uid, "cgroup": paths}
 
     def worker_gone(self, worker: int) -> None:
-        """Its uid may be given to another one."""
+        """Its uid may be given to another one, its group goes."""
+        if self.cgroups is not None:
+            self.cgroups.leave(worker)
         if self._identities is not None:
             self._identities.free(worker)

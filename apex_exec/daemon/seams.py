@@ -39,11 +39,11 @@ class Governing(Protocol):
     def worker_started(self, worker: int, spec: PluginSpec, pid: int, pidfd: int) -> None:
         """A worker's process exists; ``pidfd`` stays the worker table's."""
 
-    def worker_gone(self, worker: int, exited: inner.Exited | None) -> None:
-        """Its process has ended; None where no rusage was had."""
+    def worker_gone(self, worker: int, exited: inner.Exited | None) -> tuple[str, str] | None:
+        """Its process has ended; None where no rusage was had. (code, message) where there is evidence of a limit."""
 
     def tick(self, now_ns: int) -> int:
         """Does what is due; when (CLOCK_MONOTONIC ns) it wants to be called next."""
 
-    def usage(self, worker: int) -> tuple[float, int]:
-        """(memory in MB, throttled ns) by the latest sample."""
+    def usage(self, worker: int, call: int = 0) -> tuple[float, int]:
+        """(memory in MB, throttled ns) by the latest sample: of ``call`` alone, or of the worker's whole life."""

@@ -129,12 +129,12 @@ class WorkerTable:
         """The link of a living worker."""
         return self._links.get(worker)
 
-    def usage_of(self, plugin: str) -> tuple[float, int]:
-        """(memory in MB, throttled ns) of the plugin's latest worker, by the latest sample."""
+    def usage_of(self, plugin: str, call: int = 0) -> tuple[float, int]:
+        """(memory in MB, throttled ns) of the plugin's latest worker, by the latest sample; of ``call`` if given."""
         if self.governing is None:
             return 0.0, 0
         worker = self._latest.get(plugin)
-        return self.governing.usage(worker) if worker is not None else (0.0, 0)
+        return self.governing.usage(worker, call) if worker is not None else (0.0, 0)
 
     # ------------------------------------------------------------------ the core's actions
     def start(self, action: act.StartWorker, now_ns: int) -> None:
@@ -442,7 +442,9 @@ class WorkerTable:
             pass  # what was written before the death counts
         code, message, details = _evidence(link, exited, lost)
         if self.governing is not None and link.pid:
-            self.governing.worker_gone(link.worker, exited)
+            evidence = self.governing.worker_gone(link.worker, exited)
+            if evidence is not None:
+                code, message = evidence
         marks = link.drain_marks()
         self._release(link)
         if link.worker in self._jobs:

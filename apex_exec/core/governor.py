@@ -1,0 +1,107 @@
+"""CPU and memory of plugins as decisions: a bucket of CPU time per plugin, and when memory is too much. Pure.
+
+The bucket is the **plugin's**: it outlives workers, so a plugin that is killed at every deadline gets no more than one
+that is not. CPU that was used comes in as it is measured (samples, and the zygote's rusage at the end); what was
+overdrawn between two samples is a debt that is waited off, so the average is exact however coarse the samples are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from apex_exec.core.limits import MS_NS
+
+QUANTUM_NS = 10 * MS_NS
+"""CPU time that must have come back before a held plugin goes on: 100 ms of waiting at 10 %. Less would switch more
+often than it is sampled, more would be felt as stutter."""
+SLACK_BYTES = 8 * 1024 * 1024
+"""Beyond the plugin's memory, for the interpreter's own growth; RLIMIT_DATA allows the same and fires first."""
+IDLE_BYTES_MAX = 6 * 1024 * 1024
+"""What a worker's own first sample may claim as the cost of an idle worker (measured: 2 to 4 MB)."""
+
+
+class CpuBucket:
+    """``share`` CPU-seconds come in a second, up to ``burst_ns``; ``level_ns`` below zero is debt."""
+
+    __slots__ = ("_at_ns", "burst_ns", "held", "level_ns", "share")
+
+    def __init__(self, share: float, burst_ns: int, now_ns: int) -> None:
+        self.share = share
+        self.burst_ns = burst_ns
+        self.level_ns = float(burst_ns)
+        self.held = False
+        self._at_ns = now_ns
+
+    def refill(self, now_ns: int) -> None:
+        """Brings the level to ``now_ns``; a clock that stands or goes back adds nothing."""
+        if now_ns > self._at_ns:
+            self.level_ns = min(float(self.burst_ns), self.level_ns + (now_ns - self._at_ns) * self.share)
+            self._at_ns = now_ns
+
+    def spend(self, cpu_ns: int, now_ns: int) -> None:
+        """Takes out what was used up to ``now_ns``."""
+        self.refill(now_ns)
+        self.level_ns -= cpu_ns
+
+    def wait_ns(self) -> int:
+        """How long until a quantum is there, at the present level."""
+        return max(0, int((min(QUANTUM_NS, self.burst_ns) - self.level_ns) / self.share) + 1)
+
+
+class Governor:
+    """The buckets of all plugins. ``charge`` says when one is to be held, ``due`` when it may go on."""
+
+    def __init__(self) -> None:
+        self._buckets: dict[str, CpuBucket] = {}
+        self._held: dict[str, int] = {}  # plugin → when it may go on
+
+    def tune(self, plugin: str, cpu_percent: float, burst_seconds: float, now_ns: int) -> None:
+        """The plugin's share from now on. What it has used, or owes, stays; a smaller burst cuts its savings."""
+        share, burst_ns = cpu_percent / 100, int(burst_seconds * 1e9)
+        bucket = self._buckets.get(plugin)
+        if bucket is None:
+            self._buckets[plugin] = CpuBucket(share, burst_ns, now_ns)
+            return
+        if (bucket.share, bucket.burst_ns) != (share, burst_ns):
+            bucket.refill(now_ns)
+            bucket.share, bucket.burst_ns = share, burst_ns
+            bucket.level_ns = min(bucket.level_ns, float(burst_ns))
+            if plugin in self._held:
+                self._held[plugin] = now_ns + bucket.wait_ns()
+
+    def forget(self, plugin: str) -> None:
+        """The plugin is removed."""
+        self._buckets.pop(plugin, None)
+        self._held.pop(plugin, None)
+
+    def charge(self, plugin: str, cpu_ns: int, now_ns: int) -> bool:
+        """Counts ``cpu_ns``; True where the plugin is to be held now and was not before."""
+        bucket = self._buckets[plugin]
+        bucket.spend(cpu_ns, now_ns)
+        if plugin in self._held:
+            if cpu_ns:
+                self._held[plugin] = now_ns + bucket.wait_ns()
+            return False
+        if bucket.level_ns > 0:
+            return False
+        self._held[plugin] = now_ns + bucket.wait_ns()
+        return True
+
+    def is_held(self, plugin: str) -> bool:
+        """Whether the plugin's workers are to stand still."""
+        return plugin in self._held
+
+    def next_due_ns(self) -> int | None:
+        """When the first of those held may go on; None where none is."""
+        return min(self._held.values(), default=None)
+
+    def due(self, now_ns: int) -> Iterator[str]:
+        """The plugins that may go on now; each is given once and is held no more."""
+        for plugin in [plugin for plugin, until_ns in self._held.items() if until_ns <= now_ns]:
+            del self._held[plugin]
+            yield plugin
+
+
+def memory_bytes_max(memory_mb: int, idle_bytes: int) -> int:
+    """The most that a worker's own memory may be: the plugin's, the interpreter's slack, and the idle worker itself."""
+    return memory_mb * 1024 * 1024 + SLACK_BYTES + min(idle_bytes, IDLE_BYTES_MAX)

@@ -1,0 +1,275 @@
+"""Carries out the governor's decisions: samples workers, holds plugins that spent their CPU, kills for memory.
+
+Two ways, one interface. *Sampled*: SIGSTOP and SIGCONT through the pidfd as the plugin's bucket says. *Enforced*: a
+cgroup's ``cpu.max`` holds by itself, and only its account is read. Memory is sampled in both; the synchronous
+walls (RLIMIT_DATA, ``memory.max``) stand before it.
+
+A worker never stays stopped: it is let go on when its bucket says so, by the same loop that serves hosts; where that
+loop dies, its death pipe ends the zygote, whose end kills the worker (PDEATHSIG); SIGKILL reaches stopped processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections import deque
+from collections.abc import Callable
+
+from apex_exec.core import events as ev
+from apex_exec.core.governor import Governor, memory_bytes_max
+from apex_exec.core.limits import MS_NS, SECOND_NS
+from apex_exec.core.plugin import PluginSpec
+from apex_exec.core.pool import Pool
+from apex_exec.observe.metrics import Metrics
+from apex_exec.sandbox.cgroup import Cgroups
+from apex_exec.sandbox.usage import ProcessUsage
+from workers import wire as inner
+
+BUSY_NS = 10 * MS_NS
+"""Between two samples of a worker that has a call, or that has used CPU since the last one."""
+BUSY_AT_FULL_RATE = 50
+"""With more busy workers than this each is sampled less often: sampling stays below two percent of a core."""
+IDLE_NS = 5 * SECOND_NS
+"""Between two samples of an idle worker. What it uses meanwhile is charged all the same, only later."""
+SLICE_NS = 100 * MS_NS
+"""Idle workers are sampled a slice at a time."""
+SPINS_NS = MS_NS // 5
+"""CPU used between two samples without a call that makes a worker busy."""
+TELL_NS = SECOND_NS
+"""How often the core hears of one worker's sample (recycling)."""
+
+
+class _Governed:
+    """One worker's process as the governor knows it."""
+
+    __slots__ = ("call", "call_throttled_ns", "cpu_ns", "idle_bytes", "memory_bytes", "memory_mb", "pidfd", "plugin",
+                 "stopped_ns", "throttled_ns", "told_ns", "usage", "worker")
+
+    def __init__(self, worker: int, spec: PluginSpec, pidfd: int, usage: ProcessUsage) -> None:
+        self.worker = worker
+        self.plugin = spec.id
+        self.memory_mb = spec.limits.memory_mb
+        self.pidfd = pidfd
+        self.usage = usage
+        self.cpu_ns = 0
+        self.memory_bytes = 0
+        self.idle_bytes = 0
+        self.stopped_ns = 0  # since when it stands still; 0 where it runs
+        self.throttled_ns = 0
+        self.call = 0  # the call that was last held back
+        self.call_throttled_ns = 0
+        self.told_ns = 0
+
+
+class Governing:
+    """The governor of one daemon. ``step(event, now_ns)`` gives an event to the core and does its actions."""
+
+    def __init__(self, *, pool: Pool, step: Callable[[ev.Event, int], None], metrics: Metrics, burst_seconds: float,
+                 cgroups: Cgroups | None = None) -> None:
+        self.burst_seconds = burst_seconds
+        self._pool = pool
+        self._step = step
+        self._metrics = metrics
+        self._cgroups = cgroups
+        self._governor = Governor()
+        self._workers: dict[int, _Governed] = {}
+        self._of_plugin: dict[str, set[int]] = {}
+        self._busy: set[int] = set()
+        self._rotation: deque[int] = deque()
+        self._rotated_ns = 0
+        self._held_by_kernel: dict[str, int] = {}  # plugin → its cgroup's account at the last look
+
+    # ------------------------------------------------------------------ workers come and go
+    def worker_started(self, worker: int, spec: PluginSpec, pid: int, pidfd: int) -> None:
+        """A worker's process exists; ``pidfd`` stays the worker table's."""
+        now_ns = time.monotonic_ns()
+        try:
+            usage = ProcessUsage(pid)
+        except OSError:
+            return  # dead already
+        try:
+            signal.pidfd_send_signal(pidfd, 0)  # it lives, so the files that were opened by its pid are its own
+        except OSError:
+            usage.close()
+            return
+        known = self._workers[worker] = _Governed(worker, spec, pidfd, usage)
+        self._of_plugin.setdefault(spec.id, set()).add(worker)
+        self._rotation.append(worker)
+        self._busy.add(worker)
+        self._governor.tune(spec.id, spec.limits.cpu_percent, self.burst_seconds, now_ns)
+        if self._governor.is_held(spec.id):
+            self._stop(known, now_ns)
+
+    def worker_gone(self, worker: int, exited: inner.Exited | None) -> tuple[str, str] | None:
+        """Its process has ended: what it used since the last sample is charged. Evidence of a limit, if any."""
+        evidence = None
+        if self._cgroups is not None:
+            if self._cgroups.out_of_memory(worker):
+                evidence = "MEMORY_LIMIT", "the kernel ended the worker at its memory limit (cgroup)"
+        known = self._workers.pop(worker, None)
+        if known is None:
+            return evidence
+        now_ns = time.monotonic_ns()
+        if known.stopped_ns:
+            self._count_throttled(known, now_ns - known.stopped_ns)
+        self._busy.discard(worker)
+        self._of_plugin[known.plugin].discard(worker)
+        known.usage.close()
+        if exited is not None:
+            self._charge(known, exited.user_ns + exited.system_ns, now_ns)
+        return evidence
+
+    def forget(self, plugin: str) -> None:
+        """The plugin was removed."""
+        self._governor.forget(plugin)
+        self._held_by_kernel.pop(plugin, None)
+        if self._cgroups is not None:
+            self._cgroups.forget(plugin)
+
+    # ------------------------------------------------------------------ time
+    def tick(self, now_ns: int) -> int:
+        """Samples what is due and lets go on who may; when (CLOCK_MONOTONIC ns) it wants to be called next."""
+        busy = self._busy | self._pool.take_touched()
+        self._busy = set()
+        for worker in busy:
+            known = self._workers.get(worker)
+            if known is None or known.stopped_ns:
+                continue
+            used_ns = self._sample(known, now_ns)
+            if used_ns > SPINS_NS or self._pool.oldest(worker) is not None:
+                self._busy.add(worker)
+        for plugin in self._governor.due(now_ns):
+            for worker in self._of_plugin.get(plugin, ()):
+                self._continue(self._workers[worker], now_ns)
+        if now_ns - self._rotated_ns >= SLICE_NS:
+            self._rotate(now_ns)
+        due_ns = self._governor.next_due_ns()
+        if self._busy:
+            next_ns = now_ns + BUSY_NS * max(1, len(self._busy) // BUSY_AT_FULL_RATE)
+        else:
+            next_ns = now_ns + (SLICE_NS if self._workers else SECOND_NS)
+        return next_ns if due_ns is None else min(next_ns, max(due_ns, now_ns + MS_NS))
+
+    def _rotate(self, now_ns: int) -> None:
+        """Samples the next slice of all workers, busy or not."""
+        passed_ns = min(now_ns - self._rotated_ns, IDLE_NS)
+        self._rotated_ns = now_ns
+        for _ in range(-(-len(self._rotation) * passed_ns // IDLE_NS)):
+            worker = self._rotation.popleft()
+            known = self._workers.get(worker)
+            if known is None:
+                continue
+            self._rotation.append(worker)
+            spec = self._pool.spec(known.plugin)
+            if spec is not None:
+                self._governor.tune(spec.id, spec.limits.cpu_percent, self.burst_seconds, now_ns)
+            if not known.stopped_ns and self._sample(known, now_ns) > SPINS_NS:
+                self._busy.add(worker)
+        if self._cgroups is not None:
+            self._cgroups.tidy()
+
+    def _sample(self, known: _Governed, now_ns: int) -> int:
+        """Reads one worker; the CPU that it has used since the last time, in ns."""
+        try:
+            cpu_ns = known.usage.cpu_ns()
+            used_ns = cpu_ns - known.cpu_ns
+            bound_bytes = memory_bytes_max(known.memory_mb, known.idle_bytes)
+            known.memory_bytes = known.usage.memory_bytes(bound_bytes)
+            if known.memory_bytes > bound_bytes:
+                known.memory_bytes = known.usage.exact_bytes()
+        except (OSError, ValueError, IndexError):
+            return 0  # it has just died; its end is reported by the zygote
+        if not known.idle_bytes:
+            known.idle_bytes = known.memory_bytes
+        if used_ns > 0:
+            self._charge(known, cpu_ns, now_ns)
+        if known.memory_bytes > bound_bytes:
+            self._step(ev.LimitExceeded(
+                known.worker, "MEMORY_LIMIT",
+                f"the worker used {known.memory_bytes >> 20} MB of its {known.memory_mb} MB and was killed"), now_ns)
+        elif now_ns - known.told_ns >= TELL_NS:
+            known.told_ns = now_ns
+            self._metrics.set("worker_memory_bytes", (known.plugin,), float(known.memory_bytes))
+            self._step(ev.WorkerSampled(known.worker, known.memory_bytes, known.cpu_ns), now_ns)
+        return used_ns
+
+    # ------------------------------------------------------------------ CPU
+    def _charge(self, known: _Governed, cpu_ns: int, now_ns: int) -> None:
+        used_ns = max(0, cpu_ns - known.cpu_ns)
+        known.cpu_ns = cpu_ns
+        plugin = known.plugin
+        if self._pool.spec(plugin) is None:
+            return  # removed: its series and its bucket are gone and stay away
+        self._metrics.inc("worker_cpu_seconds_total", (plugin,), used_ns / 1e9)
+        if self._cgroups is not None:
+            self._read_account(known)
+        elif self._governor.charge(plugin, used_ns, now_ns):
+            for worker in self._of_plugin.get(plugin, ()):
+                self._stop(self._workers[worker], now_ns)
+
+    def _stop(self, known: _Governed, now_ns: int) -> None:
+        with contextlib.suppress(OSError):  # it has just died
+            signal.pidfd_send_signal(known.pidfd, signal.SIGSTOP)
+        known.stopped_ns = now_ns
+        self._note_call(known)
+        self._step(ev.WorkerThrottled(known.worker, True), now_ns)
+
+    def _continue(self, known: _Governed, now_ns: int) -> None:
+        if not known.stopped_ns:
+            return
+        with contextlib.suppress(OSError):
+            signal.pidfd_send_signal(known.pidfd, signal.SIGCONT)
+        self._count_throttled(known, now_ns - known.stopped_ns)
+        known.stopped_ns = 0
+        self._busy.add(known.worker)
+        self._step(ev.WorkerThrottled(known.worker, False), now_ns)
+
+    def _note_call(self, known: _Governed) -> None:
+        """Which call it is that is being held back."""
+        oldest = self._pool.oldest(known.worker)
+        call = oldest[1].call if oldest is not None else 0
+        if call != known.call:
+            known.call, known.call_throttled_ns = call, 0
+
+    def _count_throttled(self, known: _Governed, length_ns: int) -> None:
+        known.throttled_ns += length_ns
+        known.call_throttled_ns += length_ns
+        if self._pool.spec(known.plugin) is not None:
+            self._metrics.inc("worker_throttled_seconds_total", (known.plugin,), length_ns / 1e9)
+
+    def _read_account(self, known: _Governed) -> None:
+        """Enforced: what the kernel held back since the last look belongs to the call that is running."""
+        assert self._cgroups is not None
+        held_ns = self._cgroups.throttled_ns(known.plugin)
+        length_ns = held_ns - self._held_by_kernel.get(known.plugin, 0)
+        self._held_by_kernel[known.plugin] = held_ns
+        if length_ns > 0:
+            self._note_call(known)
+            self._count_throttled(known, length_ns)
+
+    # ------------------------------------------------------------------ what others may ask
+    @property
+    def way(self) -> str:
+        """``enforced`` by cgroups, or ``sampled``."""
+        return "enforced" if self._cgroups is not None else "sampled"
+
+    def usage(self, worker: int, call: int = 0) -> tuple[float, int]:
+        """(memory in MB, throttled ns) by the latest sample: of ``call`` alone, or of the worker's whole life."""
+        known = self._workers.get(worker)
+        if known is None:
+            return 0.0, 0
+        throttled_ns = known.throttled_ns if not call else known.call_throttled_ns if call == known.call else 0
+        if known.stopped_ns and (not call or call == known.call):
+            throttled_ns += time.monotonic_ns() - known.stopped_ns
+        return known.memory_bytes / 1e6, throttled_ns
+
+    def close(self) -> None:
+        """Nothing stays stopped and no group stays behind. Call it when the workers are gone."""
+        for known in self._workers.values():
+            with contextlib.suppress(OSError):
+                signal.pidfd_send_signal(known.pidfd, signal.SIGCONT)
+            known.usage.close()
+        self._workers.clear()
+        if self._cgroups is not None:
+            self._cgroups.close()

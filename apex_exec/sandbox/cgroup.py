@@ -1,0 +1,193 @@
+"""Control groups for workers, v1 or v2: the kernel holds memory and CPU itself, where a group is writable.
+
+::
+
+    <the daemon's own group>/apex-exec-<name>/     swept at start, removed at the end
+        p-<plugin>      cpu.max: outlives workers, so the share is the plugin's
+            w<worker>   memory.max (v2)            (v1: memory is another tree, <group>/apex-exec-<name>/w<worker>)
+
+The period is one second, so a hook that is short never meets the quota; the kernel's burst may not exceed the quota.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+from pathlib import Path
+
+from apex_exec.core.plugin import PluginSpec
+
+MOUNT = Path("/sys/fs/cgroup")
+PERIOD_US = 1_000_000
+SLACK_BYTES = 9 * 1024 * 1024
+"""Beyond the plugin's memory: the interpreter's growth, and the kernel memory of an idle worker (about 1 MB)."""
+V1_FILES = ("cpu.cfs_quota_us", "cpu.cfs_burst_us", "memory.limit_in_bytes", "memory.oom_control")
+V2_FILES = ("cpu.max", "cpu.max.burst", "memory.max", "memory.events")
+
+
+class CgroupError(Exception):
+    """There is no group to be had; the message says why."""
+
+
+def _own(controller: str) -> str:
+    """This process's group in ``controller``'s hierarchy ("" for v2's). Raises CgroupError."""
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, names, path = line.split(":", 2)
+        if controller in names.split(","):
+            return path
+    raise CgroupError(f"no {controller or 'unified'} hierarchy")
+
+
+class Cgroups:
+    """The groups of one daemon. ``name`` tells daemons apart: make it from the runtime folder. Never blocks for long.
+
+    Raises CgroupError from the constructor, which leaves nothing behind then.
+    """
+
+    def __init__(self, name: str, mount: Path = MOUNT) -> None:
+        self._mount = mount
+        self.name = "apex-exec-" + hashlib.sha256(name.encode()).hexdigest()[:12]
+        self._workers: dict[int, tuple[str, Path]] = {}
+        self._left: list[Path] = []
+        try:
+            self.version = 2 if (mount / "cgroup.controllers").exists() else 1
+            if self.version == 2:
+                self._cpu = self._memory = self._delegate(mount / _own("").lstrip("/"))
+            else:
+                self._cpu, self._memory = self._v1("cpu"), self._v1("memory")
+            self.sweep()
+            for root in {self._cpu, self._memory}:
+                root.mkdir(exist_ok=True)
+                if self.version == 2:
+                    _write(root / "cgroup.subtree_control", "+cpu +memory")
+        except OSError as error:
+            raise CgroupError(f"{error.filename}: {error.strerror}") from None
+
+    def _v1(self, controller: str) -> Path:
+        mounted = self._mount / controller
+        own = mounted / _own(controller).lstrip("/")
+        base = own if own.is_dir() else mounted  # in a container the path may be the host's
+        if not os.access(base, os.W_OK):
+            raise CgroupError(f"{base} is not writable")
+        return base / self.name
+
+    def _delegate(self, own: Path) -> Path:
+        """v2: processes stand in leaves only, so the daemon moves into one before it hands controllers down."""
+        if not os.access(own / "cgroup.subtree_control", os.W_OK):
+            raise CgroupError(f"{own} is not delegated to this user")
+        if not {"cpu", "memory"} <= set((own / "cgroup.controllers").read_text().split()):
+            raise CgroupError(f"{own} has no cpu and memory controllers")
+        leaf = own / "supervisor"
+        leaf.mkdir(exist_ok=True)
+        for pid in (own / "cgroup.procs").read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                _write(leaf / "cgroup.procs", pid)
+        _write(own / "cgroup.subtree_control", "+cpu +memory")
+        return own / self.name
+
+    # ------------------------------------------------------------------ workers
+    def enter(self, worker: int, spec: PluginSpec, burst_seconds: float) -> list[str]:
+        """Makes the worker's groups; the files that its jail writes itself into. Raises OSError."""
+        plugin = self._cpu / f"p-{spec.id}"
+        plugin.mkdir(exist_ok=True)
+        if self.version == 2:
+            _write(plugin / "cgroup.subtree_control", "+memory")
+        self._limit_cpu(plugin, spec.limits.cpu_percent, burst_seconds)
+        own = (plugin if self.version == 2 else self._memory) / f"w{worker}"
+        own.mkdir(exist_ok=True)
+        bound = str(spec.limits.memory_mb * 1024 * 1024 + SLACK_BYTES)
+        if self.version == 2:
+            _write(own / "memory.max", bound)
+            with contextlib.suppress(OSError):  # a kernel without swap accounting
+                _write(own / "memory.swap.max", "0")
+        else:
+            _write(own / "memory.limit_in_bytes", bound)
+            with contextlib.suppress(OSError):
+                _write(own / "memory.memsw.limit_in_bytes", bound)
+        self._workers[worker] = (spec.id, own)
+        return [str(own / "cgroup.procs")] if self.version == 2 else [str(own / "cgroup.procs"),
+                                                                      str(plugin / "cgroup.procs")]
+
+    def _limit_cpu(self, group: Path, cpu_percent: float, burst_seconds: float) -> None:
+        quota = max(1000, int(PERIOD_US * cpu_percent / 100))
+        burst = str(min(quota, int(burst_seconds * 1e6)))
+        if self.version == 2:
+            _write(group / "cpu.max", f"{quota} {PERIOD_US}")
+            names = ("cpu.max.burst",)
+        else:
+            with contextlib.suppress(OSError):  # a burst above the new quota would make it refused
+                _write(group / "cpu.cfs_burst_us", "0")
+            _write(group / "cpu.cfs_period_us", str(PERIOD_US))
+            _write(group / "cpu.cfs_quota_us", str(quota))
+            names = ("cpu.cfs_burst_us",)
+        for name in names:
+            with contextlib.suppress(OSError):  # Linux before 5.14: no burst
+                _write(group / name, burst)
+
+    def out_of_memory(self, worker: int) -> bool:
+        """Whether the kernel killed in the worker's group for want of memory: the evidence for MEMORY_LIMIT."""
+        known = self._workers.get(worker)
+        if known is None:
+            return False
+        name = "memory.events" if self.version == 2 else "memory.oom_control"
+        with contextlib.suppress(OSError, ValueError):
+            for line in (known[1] / name).read_text().splitlines():
+                if line.startswith("oom_kill "):
+                    return int(line.split()[1]) > 0
+        return False
+
+    def throttled_ns(self, plugin: str) -> int:
+        """For how long the plugin has been held back in all."""
+        key, unit = ("throttled_usec", 1000) if self.version == 2 else ("throttled_time", 1)
+        with contextlib.suppress(OSError, ValueError):
+            for line in (self._cpu / f"p-{plugin}" / "cpu.stat").read_text().splitlines():
+                if line.startswith(key + " "):
+                    return int(line.split()[1]) * unit
+        return 0
+
+    def leave(self, worker: int) -> None:
+        """The worker has ended: its group goes, now or when the kernel lets it."""
+        known = self._workers.pop(worker, None)
+        if known is not None:
+            self._left.append(known[1])
+        self.tidy()
+
+    def forget(self, plugin: str) -> None:
+        """The plugin was removed."""
+        self._left.append(self._cpu / f"p-{plugin}")
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Tries again to remove what was still in use. A dead process leaves its group a moment after its end."""
+        kept = []
+        for path in self._left:
+            try:
+                path.rmdir()
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                if error.errno in (errno.EBUSY, errno.ENOTEMPTY):
+                    kept.append(path)
+        self._left = kept[-10_000:]
+
+    # ------------------------------------------------------------------ the daemon's life
+    def sweep(self) -> None:
+        """Removes every group of this name: at the end, and what a killed daemon left at the start."""
+        for root in {self._cpu, self._memory}:
+            if not root.is_dir():
+                continue
+            for folder, _, _ in os.walk(root, topdown=False):
+                with contextlib.suppress(OSError):  # somebody is still in it: the next sweep
+                    os.rmdir(folder)
+
+    close = sweep
+
+
+def _write(path: Path, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
