@@ -166,9 +166,9 @@ class Supervisor:
         if self.governing is not None and now_ns >= self._governor_due_ns:
             self._governor_due_ns = self.governing.tick(now_ns)
         self.workers.flush(now_ns)
+        self.hosts.peers.flush()  # before the rest: a host waits for this, nobody for that
         for callback in self.turns:
             callback(now_ns)
-        self.hosts.peers.flush()
         if self._drain_until_ns and (now_ns > self._drain_until_ns or not (
                 len(self.requests) or (audit is not None and audit.waiting))):
             self.loop.stop()
