@@ -40,6 +40,8 @@ CONNECTIONS_MAX = 1024
 """Hosts at once; one more is accepted and closed. Far above what a platform's processes need."""
 HANDSHAKE_SECONDS_MAX = 10.0
 """A connection that has not said READY by then is closed (looked at as often)."""
+ACCEPT_PAUSE_SECONDS = 0.5
+"""How long no connection is accepted after one could not be (EMFILE)."""
 BACKLOG = 256
 _EDGE = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 
@@ -71,7 +73,9 @@ class StreamPeers:
         self._ready: deque[StreamPeer] = deque()
         self._dirty: list[StreamPeer] = []
         self._numbers = 0
+        self._paused = False
         loop.every(HANDSHAKE_SECONDS_MAX, self._sweep)
+        loop.every(ACCEPT_PAUSE_SECONDS, self._resume)
 
     def __len__(self) -> int:
         return len(self._peers)
@@ -103,7 +107,11 @@ class StreamPeers:
         for _ in range(16):
             try:
                 socket, _ = self._listener.accept()
-            except OSError:  # none is waiting, or no fd is free: the next event tries again
+            except BlockingIOError:
+                return
+            except OSError:  # no fd is free; the listener stays readable, so it is not looked at for a while
+                self._loop.modify(self._listener.fileno(), 0)
+                self._paused = True
                 return
             if len(self._peers) >= CONNECTIONS_MAX:
                 socket.close()
@@ -115,6 +123,11 @@ class StreamPeers:
             self._peers.add(peer)
             self._dirty.append(peer)
             self._loop.add(socket.fileno(), partial(self._event, peer), _EDGE)
+
+    def _resume(self, _: int) -> None:
+        if self._paused and self._listener is not None:
+            self._paused = False
+            self._loop.modify(self._listener.fileno(), select.EPOLLIN)
 
     def _event(self, peer: StreamPeer, mask: int) -> None:
         if mask & select.EPOLLOUT and peer.blocked:

@@ -115,7 +115,7 @@ def ping_as(uid: int, gid: int, endpoint: str) -> str:
     code = ("import sys, zmq, msgspec\n"
             "dealer = zmq.Context().socket(zmq.DEALER); dealer.linger = 0; dealer.connect(sys.argv[1])\n"
             "dealer.send(msgspec.msgpack.encode({'type': 'ping', 'id': 1}))\n"
-            "print(msgspec.msgpack.decode(dealer.recv())['type'] if dealer.poll(700) else 'nothing'); sys.stdout.flush()\n"
+            "print(msgspec.msgpack.decode(dealer.recv())['type'] if dealer.poll(700) else 'nothing', flush=True)\n"
             "import os; os._exit(0)\n")
     done = subprocess.run(
         ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups", sys.executable, "-c", code, endpoint],
