@@ -15,7 +15,7 @@ from apex_exec.daemon import operations
 from apex_exec.daemon.connections import Handlers, Peer
 from apex_exec.daemon.registrar_link import RegistrarLink
 from apex_exec.daemon.stream_peers import StreamPeers
-from apex_exec.errors import Code, Refusal, WireError, is_retryable
+from apex_exec.errors import Code, ConfigError, Refusal, WireError, is_retryable
 from apex_exec.wire import codec
 from apex_exec.wire import messages as msg
 
@@ -91,6 +91,11 @@ class AdminSocket:
             refused(error.code, error.message, error.details)
         except Refusal as error:
             refused(error.code, error.message, error.wire_details())
+        except ConfigError as error:
+            refused(Code.INVALID_INPUT, str(error), {"reason": "configuration"})
+        except Exception as error:
+            self._supervisor.logs.bug(f"the operation {request.op} failed", error)
+            refused(Code.INTERNAL, "the daemon failed at this; its log says how", {"reason": "bug"})
 
     def _ends(self, peer: Peer, frames: list[bytes], request: msg.Admin, args: msgspec.Struct, uid: int) -> tuple[
             Callable[[Any], None], Callable[[str, str, dict[str, Any]], None]]:

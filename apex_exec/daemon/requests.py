@@ -190,6 +190,11 @@ class Requests:
         elif call in self._calls:
             self._step(ev.CancelRequested(call), now_ns)
 
+    def abandon(self, peer: Peer, id_: int | str | None) -> None:
+        """Forgets a request whose handling failed: a verdict that comes for it yet finds nobody."""
+        if id_ is not None and (call := peer.pending.pop(id_, None)) is not None:
+            self._calls.pop(call, None)
+
     def peer_gone(self, peer: Peer) -> None:
         """A connection ended: what it had pending is cancelled, what it provided is provided no longer."""
         for call in list(peer.pending.values()):

@@ -21,6 +21,7 @@ from apex_exec.daemon.loop import Loop
 from apex_exec.daemon.requests import Requests
 from apex_exec.daemon.worker_table import BundleSource, WorkerTable
 from apex_exec.daemon.zygote_link import ZygoteLink
+from apex_exec.errors import Code, WireError
 from apex_exec.observe.logs import Logs
 from apex_exec.observe.metrics import Metrics
 from apex_exec.wire import messages as msg
@@ -113,7 +114,14 @@ class Supervisor:
 
     # ------------------------------------------------------------------ hosts
     def _serve(self, peer: Peer, frames: list[bytes], request: Any) -> None:
-        self.requests.serve(peer, frames, request)
+        try:
+            self.requests.serve(peer, frames, request)
+        except WireError:
+            raise
+        except Exception as error:  # a bug of ours may cost this request, not everybody's
+            self.logs.bug("a request failed", error)
+            self.requests.abandon(peer, getattr(request, "id", None))
+            raise WireError(Code.INTERNAL, "the daemon failed at this request; its log says how") from None
 
     def _peer_gone(self, peer: Peer) -> None:
         self.requests.peer_gone(peer)

@@ -371,6 +371,10 @@ class WorkerTable:
         except (ZmtpError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             self._violated(link, str(error))
             return True
+        except Exception as error:  # a bug of ours may cost this worker, not everybody's
+            self._logs.bug(f"a message of {link.spec.id}'s worker could not be handled", error)
+            self._violated(link, "the supervisor failed at its message")
+            return True
         return ended
 
     def _violated(self, link: WorkerLink, why: str) -> None:

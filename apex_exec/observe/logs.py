@@ -10,10 +10,12 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import queue
 import sys
 import threading
 import time
+import traceback
 from collections import OrderedDict
 from pathlib import Path
 from typing import IO, Any
@@ -43,6 +45,10 @@ def escape(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
 class _Share:
@@ -79,6 +85,10 @@ class Logs(logging.Handler):
         number = LEVELS[level]
         if number >= self.level_min:
             self._put((time.time(), number, "", text))
+
+    def bug(self, what: str, error: BaseException) -> None:
+        """A fault of the daemon's own, with its traceback."""
+        self.log("error", f"{what}: {''.join(traceback.format_exception(error))}")
 
     def emit(self, record: logging.LogRecord) -> None:
         """``logging``'s way in."""
@@ -168,7 +178,7 @@ class Logs(logging.Handler):
         file = self._files.get(plugin)
         if file is None:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            file = self._files[plugin] = path.open("a", encoding="utf-8")
+            file = self._files[plugin] = open(path, "a", encoding="utf-8", opener=_private)
             if len(self._files) > OPEN_FILES_MAX:
                 self._files.popitem(last=False)[1].close()
         else:

@@ -1,0 +1,92 @@
+"""What plugins say reaches the daemon's log: marked, escaped, bounded, and never felt by the loop."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from pathlib import Path
+
+from apex_exec.observe.logs import FILE_BYTES_MAX, FILES_KEPT, Logs, escape
+from tests.support.daemon import Daemon, wait_for, write_plugin
+from tests.support.host import Host
+
+TALKER = '''
+import sys
+
+@plugin.hook("onActionExecute")
+def act(context, params):
+    for n in range(params["context"]["lines"]):
+        context.log.warning("line %d \\x1b[31m red\\nforged ERROR line", n)
+    print("printed")
+    print("complained", file=sys.stderr)
+    return {"result": None, "metadata": {}}
+'''
+
+
+def test_plugin_lines_are_marked_escaped_and_bounded(tmp_path: Path) -> None:
+    write_plugin(tmp_path / "plugins", "talker", TALKER)
+    with Daemon(plugins=tmp_path / "plugins", config={"log.plugin_lines_per_second": 10}) as daemon:
+        with Host(daemon.endpoint) as host:
+            assert host.invoke("talker", {"lines": 1})["type"] == "result"
+            wait_for(lambda: "complained" in daemon.log, 5, "the lines")
+            assert "WARNING plugin talker: line 0 \\x1b[31m red\\nforged ERROR line" in daemon.log
+            assert "INFO plugin talker: printed" in daemon.log
+            time.sleep(1.1)
+            begun = time.monotonic()
+            host.invoke("talker", {"lines": 5000}, seconds=20)
+            time.sleep(1.1)
+            host.invoke("talker", {"lines": 1})
+            wait_for(lambda: "lines were left out" in daemon.log, 5, "the count of what was left out")
+            allowed = 10 * (2 + time.monotonic() - begun)
+            assert daemon.log.count("plugin talker: line") <= allowed
+        own = daemon.state / "logs" / "talker.log"
+        assert "red\\nforged" in own.read_text() and own.stat().st_mode & 0o077 == 0
+
+
+def test_json_lines_are_json(tmp_path: Path) -> None:
+    write_plugin(tmp_path / "plugins", "talker", TALKER)
+    with Daemon(plugins=tmp_path / "plugins", config={"log.format": "json"}) as daemon:
+        with Host(daemon.endpoint) as host:
+            host.invoke("talker", {"lines": 1})
+        wait_for(lambda: "complained" in daemon.log, 5, "the lines")
+        lines = [json.loads(line) for line in daemon.log.splitlines()]
+    said = [line for line in lines if line.get("plugin") == "talker"]
+    assert said[0]["level"] == "warning" and said[0]["message"].endswith("red\nforged ERROR line")
+    assert all({"time", "level", "message"} <= set(line) for line in lines)
+
+
+def logs(folder: Path, stream: io.StringIO | None = None, rate: float = 1e9) -> Logs:
+    return Logs(level="info", format="text", plugin_lines_per_second=rate, folder=folder,
+                stream=stream or io.StringIO())
+
+
+def test_files_are_rotated_and_old_ones_go(tmp_path: Path) -> None:
+    writer = logs(tmp_path)
+    line = "x" * 8000
+    for _ in range((FILES_KEPT + 3) * FILE_BYTES_MAX // 8000):
+        writer.plugin_line("p", "info", line, time.monotonic_ns())
+    writer.plugin_line("p", "info", "the last", time.monotonic_ns())
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["p.log", *(f"p.log.{n}" for n in range(1, FILES_KEPT + 1))]
+    assert all(path.stat().st_size < FILE_BYTES_MAX + 10_000 for path in tmp_path.iterdir())
+
+
+def test_a_stderr_that_nobody_reads_does_not_stop_the_caller(tmp_path: Path) -> None:
+    class Stuck(io.StringIO):
+        def write(self, text: str) -> int:
+            time.sleep(60)
+            return 0
+
+    writer = logs(tmp_path, Stuck())
+    writer.start()
+    begun = time.monotonic()
+    for n in range(30_000):
+        writer.log("info", f"line {n}")
+    assert time.monotonic() - begun < 5 and writer.dropped > 10_000
+
+
+def test_what_does_not_print_is_written_as_an_escape() -> None:
+    assert escape("plain π") == "plain π"
+    assert escape("a\nb\x1b[2J\ud800\u202e") == "a\\nb\\x1b[2J\\ud800\\u202e"
+    assert len(escape("x" * 100_000)) < 10_000
