@@ -25,6 +25,7 @@ from tests.support.daemon import ECHO, SLEEP, Daemon, wait_for, write_plugin
 from tests.support.host import Host
 
 CRASH = '''
+import os
 
 @plugin.hook("onActionExecute")
 def act(context, params):
