@@ -29,6 +29,13 @@ STABLE_NS = 10_000_000_000
 _encode = msgspec.msgpack.Encoder().encode
 
 
+def _run(target: Callable[[Any, dict[str, Any]], None], name: str, link: Connection, settings: dict[str, Any]) -> None:
+    """The process's main: a name that ``ps`` and ``top`` show, then ``target``."""
+    with contextlib.suppress(OSError), open("/proc/self/comm", "w") as comm:
+        comm.write(f"apex-{name}")
+    target(link, settings)
+
+
 class SideProcess:
     """One such process and the link to it.
 
@@ -76,7 +83,8 @@ class SideProcess:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         link = Connection(theirs.detach())
         self._process = multiprocess.get_context("spawn").Process(
-            target=self._target, args=(link, self._settings), daemon=True, name=f"apex-exec-{self.name}")
+            target=_run, args=(self._target, self.name, link, self._settings), daemon=True,
+            name=f"apex-exec-{self.name}")
         self._process.start()
         link.close()
         ours.setblocking(False)

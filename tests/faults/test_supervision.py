@@ -1,0 +1,202 @@
+"""Whatever is killed or stopped: every request has its one outcome, it comes back, and nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.caller import Caller, outcome
+from tests.support.daemon import ROOT, Daemon, wait_for
+from tests.support.faulty import write_faulty, write_steady
+
+CYCLES = 1000
+STOP_SECONDS = 7
+"""Longer than the longest deadline (5 s)."""
+PATIENT = {"breaker.ends": 1_000_000, "breaker.backoff_min_seconds": 0.001, "breaker.backoff_max_seconds": 0.002,
+           "limits.cpu_percent": 100}
+
+
+@pytest.fixture(scope="module")
+def plugins() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="apxp") as name:
+        folder = Path(name)
+        write_steady(folder)
+        write_faulty(folder, "run", "exit")
+        yield folder
+
+
+def side(daemon: Daemon, name: str) -> psutil.Process | None:
+    for child in psutil.Process(daemon.pid).children():
+        try:
+            if child.name() == name and child.status() != psutil.STATUS_ZOMBIE:
+                return child
+        except psutil.Error:
+            continue
+    return None
+
+
+def started(daemon: Daemon) -> set[str]:
+    """The names of its side processes, once each has had time to take its name."""
+    children = psutil.Process(daemon.pid).children()
+    wait_for(lambda: len([p for p in children if p.name().startswith("apex-")]) >= 2, 5, "names")
+    time.sleep(0.5)
+    return {p.name() for p in children if p.is_running() and p.name().startswith("apex-")}
+
+
+def alive(family: list[psutil.Process]) -> list[psutil.Process]:
+    return [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+class Footprint:
+    """What must not grow."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        supervisor, zygote = psutil.Process(daemon.pid), daemon.zygote()
+        self.fds = {"supervisor": supervisor.num_fds(), "zygote": zygote.num_fds()}
+        self.threads = supervisor.num_threads()
+        self.zombies = sum(p.status() == psutil.STATUS_ZOMBIE for p in daemon.family())
+        self.processes = len(daemon.family())
+        self.files = sorted(path.name for path in daemon.runtime.iterdir())
+        self.series = {line.rpartition(" ")[0] for line in daemon.metrics().splitlines() if not line.startswith("#")}
+        self.rss_mb = {"supervisor": supervisor.memory_info().rss / 1e6, "zygote": zygote.memory_info().rss / 1e6}
+
+
+def test_a_thousand_ends_and_restarts_while_scraped_leave_nothing_behind(plugins: Path, tmp_path: Path) -> None:
+    with Daemon(tmp_path, plugins=plugins, config=PATIENT) as daemon, Caller(daemon.endpoint) as caller:
+        def cycle(count: int) -> None:
+            for _ in range(count):
+                reply = caller.call("run-exit", "fault")
+                assert outcome(reply) == "WORKER_CRASHED" and reply["details"] == {"exitCode": 3}, reply
+
+        stop = threading.Event()
+        scrapes = 0
+
+        def scrape() -> None:
+            nonlocal scrapes
+            while not stop.is_set():
+                assert "apex_exec_worker_exits_total" in daemon.metrics()
+                scrapes += 1
+                stop.wait(0.1)
+
+        cycle(150)  # caches are full, and every series is there
+        scraper = threading.Thread(target=scrape)
+        time.sleep(1.2)
+        before = Footprint(daemon)
+        scraper.start()
+        cycle(CYCLES)
+        stop.set()
+        scraper.join()
+        wait_for(lambda: daemon.metric('worker_exits_total{plugin="run-exit",reason="crashed"}') >= CYCLES + 150, 10,
+                 "the count of ends")
+        wait_for(lambda: Footprint(daemon).zombies == 0, 5, "the last worker's burial")
+        after = Footprint(daemon)
+        assert after.fds == before.fds and after.threads == before.threads
+        assert after.processes <= before.processes + 1 and after.files == before.files
+        assert len(after.series - before.series) <= 3, "a sample of a kind not yet seen, not one a worker"
+        for name, rss_mb in after.rss_mb.items():
+            assert rss_mb < before.rss_mb[name] + 3, f"{name} grew from {before.rss_mb[name]:.1f} to {rss_mb:.1f} MB"
+        assert scrapes > 10
+        assert outcome(caller.call("steady")) == "ok"
+        caller.settle()
+
+
+def test_a_killed_zygote_is_replaced_and_every_call_in_flight_is_answered(plugins: Path, tmp_path: Path) -> None:
+    seen: Counter[str] = Counter()
+    with Daemon(tmp_path, plugins=plugins, config=PATIENT) as daemon, Caller(daemon.endpoint) as caller:
+        assert outcome(caller.call("steady")) == "ok"
+        for _ in range(5):
+            zygote = daemon.zygote()
+            calls = [caller.invoke("steady", "sleep", seconds=0.02, echo=n) for n in range(40)]
+            time.sleep(0.1)
+            zygote.kill()
+            for number, reply in enumerate(caller.collect(calls)):
+                seen[outcome(reply)] += 1
+                if outcome(reply) == "ok":
+                    assert reply["result"]["result"] == number
+                else:
+                    assert outcome(reply) == "WORKER_CRASHED", reply
+            gone = zygote.pid
+            wait_for(lambda gone=gone: daemon.operate("daemon.status")["zygotePid"] not in (gone, 0), 10, "a zygote")
+            assert outcome(caller.call("steady")) == "ok"
+        caller.settle()
+        assert seen["ok"] > 100 and 1 <= seen["WORKER_CRASHED"] <= 10, seen
+        assert daemon.metric('breaker_state{plugin="steady",state="open"}') == 0, "it is charged to no plugin"
+
+
+def test_every_killed_side_process_comes_back_and_costs_no_call_its_outcome(plugins: Path, tmp_path: Path) -> None:
+    with Daemon(tmp_path, plugins=plugins, config=PATIENT) as daemon, Caller(daemon.endpoint) as caller:
+        names = started(daemon)
+        assert names >= {"apex-ledger", "apex-exporter"}
+        for name in 2 * sorted(names):
+            victim = side(daemon, name)
+            assert victim is not None
+            calls = [caller.invoke("steady", "sleep", seconds=0.01, echo=n) for n in range(20)]
+            victim.kill()
+            calls += [caller.invoke("steady", "ok", echo=n) for n in range(20)]
+            allowed = {"ok", "AUDIT_UNAVAILABLE"} if name == "apex-ledger" else {"ok"}
+            assert {outcome(reply) for reply in caller.collect(calls)} <= allowed
+            wait_for(lambda gone=victim.pid, name=name: (now := side(daemon, name)) is not None and now.pid != gone, 10,
+                     name)
+            wait_for(lambda: outcome(caller.call("steady")) == "ok", 10, "service")
+        wait_for(lambda: daemon.get("/readyz")[0] == 200, 10, "readiness")
+        caller.settle()
+
+
+def test_a_killed_supervisor_takes_all_with_it_and_the_next_one_starts_on_its_folder(plugins: Path,
+                                                                                     tmp_path: Path) -> None:
+    daemon = Daemon(tmp_path, plugins=plugins, config=PATIENT)
+    for _ in range(3):
+        family = daemon.family()
+        with Caller(daemon.endpoint) as caller:
+            assert outcome(caller.call("steady")) == "ok"
+            family = daemon.family()
+            calls = [caller.invoke("steady", "sleep", seconds=0.01, echo=n) for n in range(200)]
+            caller.collect(calls[:20])
+            daemon.kill()
+            time.sleep(0.2)
+            while caller.socket.poll(0):
+                caller._take()
+            answered = [i for i in calls if caller.replies[i]]
+            assert all(outcome(caller.only(i)) == "ok" for i in answered) and len(answered) < len(calls)
+        wait_for(lambda family=family: not alive(family), 10, "the end of its processes")
+        daemon.start()
+    with daemon, Caller(daemon.endpoint) as caller:
+        assert outcome(caller.call("steady")) == "ok"
+
+
+def test_a_second_daemon_on_the_same_folder_is_refused_and_harms_nothing(plugins: Path, tmp_path: Path) -> None:
+    with Daemon(tmp_path, plugins=plugins) as daemon, Caller(daemon.endpoint) as caller:
+        assert outcome(caller.call("steady")) == "ok"
+        second = subprocess.run([sys.executable, "-m", "apex_exec", "serve", "--config", str(daemon.config_path)],
+                                capture_output=True, text=True, timeout=30, cwd=ROOT, check=False)
+        assert second.returncode != 0 and "already running" in second.stderr, second
+        assert outcome(caller.call("steady")) == "ok", "the first keeps its socket"
+        with Caller(daemon.endpoint) as another:
+            assert outcome(another.call("steady")) == "ok"
+
+
+def test_a_supervisor_that_was_stopped_kills_nobody_when_it_wakes(plugins: Path, tmp_path: Path) -> None:
+    with Daemon(tmp_path, plugins=plugins, config=PATIENT) as daemon, Caller(daemon.endpoint) as caller:
+        assert outcome(caller.call("steady")) == "ok"
+        (worker,) = daemon.workers()
+        finished = [caller.invoke("steady", "sleep", seconds=0.1, echo=n) for n in range(3)]
+        time.sleep(0.05)
+        os.kill(daemon.pid, signal.SIGSTOP)
+        time.sleep(STOP_SECONDS)
+        os.kill(daemon.pid, signal.SIGCONT)
+        assert [outcome(reply) for reply in caller.collect(finished)] == ["ok"] * 3, "they were done in time"
+        assert outcome(caller.call("steady")) == "ok"
+        assert [p.pid for p in daemon.workers()] == [worker.pid], "the same worker serves on"
+        wait_for(lambda: daemon.get("/readyz")[0] == 200, 10, "readiness")
+        caller.settle()
