@@ -100,6 +100,13 @@ class Pool(Fleet):
             counts[self._state_name(worker)] += 1
         return counts
 
+    def gauge(self, plugin: str, now_ns: int) -> tuple[int, int, str] | None:
+        """(queued, in flight, breaker state) of one plugin; None where it is not served."""
+        p = self._plugins.get(plugin)
+        if p is None:
+            return None
+        return len(p.queue), len(p.worker.link) if p.worker else 0, p.breaker.state(now_ns)
+
     def gauges(self, now_ns: int) -> list[tuple[str, int, int, str, str]]:
         """Per plugin: (id, queued, in flight, worker state, breaker state)."""
         return [

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 DRAIN_MARGIN_NS = 50 * MS_NS
 """What waits is answered SHUTTING_DOWN so long before the drain ends: the answers still have to leave."""
+MEASURE_SECONDS = 0.25
+MEASURED_AT_ONCE = 1000
+"""Plugins whose gauges are set every MEASURE_SECONDS: about a millisecond."""
 FAR_NS = 3600 * 1000 * MS_NS
 BREAKER_STATES = ("closed", "open", "half_open")
 
@@ -67,7 +70,10 @@ class Supervisor:
         self.requests = Requests(
             pool, step=self.step, reply=self.hosts.reply, welcome=welcome, metrics=metrics, per_host=per_host,
             usage=self.workers.usage_of)
+        self._plugins: dict[str, str] = {}  # id → its breaker's state, as last exported
+        self._unmeasured: list[str] = []
         self.loop.every(1.0, self._upkeep)
+        self.loop.every(MEASURE_SECONDS, self._measure)
         self._drain_until_ns = 0
         self._governor_due_ns = 0
 
@@ -99,10 +105,13 @@ class Supervisor:
     def set_plugin(self, spec: PluginSpec) -> None:
         """Serves ``spec`` from now on."""
         self.step(ev.PluginSet(spec), time.monotonic_ns())
+        if spec.id not in self._plugins:
+            self._set_breaker(spec.id, "closed")
 
     def remove_plugin(self, plugin: str) -> None:
         """Serves ``plugin`` no longer; its series go."""
         self.step(ev.PluginRemoved(plugin), time.monotonic_ns())
+        self._plugins.pop(plugin, None)
         self.metrics.forget_plugin(plugin)
         self.logs.forget_plugin(plugin)
         for callback in self.on_removed:
@@ -156,8 +165,8 @@ class Supervisor:
 
     def _breaker_changed(self, action: act.BreakerChanged) -> None:
         self.logs.log("warning", f"plugin {action.plugin}: its breaker is {action.state}")
-        for name in BREAKER_STATES:
-            self.metrics.set("breaker_state", (action.plugin, name), float(name == action.state))
+        if action.plugin in self._plugins:
+            self._set_breaker(action.plugin, action.state)
         if self.audit is not None:
             self.audit.event("security.anomaly", "", action.plugin, "breaker", "success", {"state": action.state})
 
@@ -191,13 +200,28 @@ class Supervisor:
         self.workers.upkeep(now_ns)
         metrics = self.metrics
         metrics.set("host_connections", (), float(len(self.hosts.peers)))
-        for plugin, queued, in_flight, _, breaker in self.pool.gauges(now_ns):
-            metrics.set("queued", (plugin,), float(queued))
-            metrics.set("in_flight", (plugin,), float(in_flight))
-            for name in BREAKER_STATES:
-                metrics.set("breaker_state", (plugin, name), float(name == breaker))
         for state, count in self.pool.worker_states().items():
             metrics.set("workers", (state,), float(count))
+
+    def _measure(self, now_ns: int) -> None:
+        """Sets the gauges of some plugins, in turn: with ten thousand of them all at once would be felt."""
+        metrics, gauge = self.metrics, self.pool.gauge
+        for _ in range(min(MEASURED_AT_ONCE, len(self._plugins))):
+            if not self._unmeasured:
+                self._unmeasured = list(self._plugins)
+            plugin = self._unmeasured.pop()
+            found = gauge(plugin, now_ns)
+            if found is None or plugin not in self._plugins:
+                continue
+            metrics.set("queued", (plugin,), float(found[0]))
+            metrics.set("in_flight", (plugin,), float(found[1]))
+            if self._plugins[plugin] != found[2]:
+                self._set_breaker(plugin, found[2])
+
+    def _set_breaker(self, plugin: str, state: str) -> None:
+        self._plugins[plugin] = state
+        for name in BREAKER_STATES:
+            self.metrics.set("breaker_state", (plugin, name), float(name == state))
 
     # ------------------------------------------------------------------ the end
     @property

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
 from typing import Any
 
 from apex_exec.client import Client
 from apex_exec.core.dispatch import Dispatch
-from tests.support.daemon import USER, Daemon
+from tests.support.daemon import USER, Daemon, wait_for, write_plugin
+from tests.support.host import Host
 
 
 def test_every_mode_answers_though_others_fail() -> None:
@@ -48,3 +51,58 @@ def test_an_action_stops_at_the_first_answer() -> None:
     course.begin(0)
     assert course.settled("a", True, {"result": 1, "metadata": {}}, 5) == []
     assert course.finished and course.result() == {"result": 1, "metadata": {}}
+
+
+HANG = '''
+@plugin.hook("onDataFetch")
+def fetch(context, params):
+    while True:
+        pass
+
+@plugin.hook("onDashboardLoad")
+def load(context, params):
+    while True:
+        pass
+'''
+GOOD = '''
+@plugin.hook("onDataFetch")
+def fetch(context, params):
+    return {"transformedData": [params.get("data"), context.plugin_id]}
+
+@plugin.hook("onDashboardLoad")
+def load(context, params):
+    return {"customWidgets": [{"id": "w", "component": "C", "props": {}}]}
+'''
+
+
+def test_a_hanging_plugin_at_the_head_leaves_the_others_their_answers(tmp_path: Path) -> None:
+    hooks = ("onDataFetch", "onDashboardLoad")
+    write_plugin(tmp_path, "aaa-hangs", HANG, hooks, priority=0)
+    for id_ in ("bbb", "ccc"):
+        write_plugin(tmp_path, id_, GOOD, hooks)
+    with Daemon(plugins=tmp_path) as daemon, Host(daemon.endpoint) as host:
+        begun = time.monotonic()
+        fetched = host.ask({"type": "dispatch", "action": "onDataFetch", "userId": USER, "deadlineMs": 1500,
+                            "payload": {"query": "q", "filters": {}, "data": 1}})
+        assert fetched["result"] == {"transformedData": [[1, "bbb"], "ccc"]} and fetched["partial"]
+        assert [(o["plugin"], o["ok"]) for o in fetched["outcomes"]] == [
+            ("aaa-hangs", False), ("bbb", True), ("ccc", True)]
+        assert fetched["outcomes"][0]["error"]["code"] == "TIMEOUT"
+        loaded = host.ask({"type": "dispatch", "action": "onDashboardLoad", "userId": USER, "deadlineMs": 800,
+                           "payload": {"dashboardId": "d"}})
+        assert [w["id"] for w in loaded["result"]["customWidgets"]] == ["bbb/w", "ccc/w"]
+        assert time.monotonic() - begun < 4
+
+
+def test_a_dispatch_can_be_cancelled_and_counts_as_one_request(tmp_path: Path) -> None:
+    write_plugin(tmp_path, "hangs", HANG, ("onDataFetch", "onDashboardLoad"))
+    with Daemon(plugins=tmp_path) as daemon, Host(daemon.endpoint) as host:
+        id_ = host.send({"type": "dispatch", "action": "onDashboardLoad", "userId": USER,
+                         "payload": {"dashboardId": "d"}})
+        wait_for(lambda: daemon.operate("daemon.status")["plugins"][0]["inFlight"] == 1, 5, "the call's begin")
+        time.sleep(0.1)
+        assert host.ask({"type": "cancel", "target": id_})["found"]
+        ended = host.reply(id_)
+        assert (ended["code"], ended["action"]) == ("CANCELLED", "onDashboardLoad")
+        wait_for(lambda: daemon.operate("daemon.status")["pending"] == 0, 2)
+        wait_for(lambda: not daemon.workers(), 2, "the worker's end")

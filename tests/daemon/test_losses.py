@@ -238,3 +238,14 @@ def test_sigterm_drains_and_answers_the_rest_shutting_down(tmp_path: Path) -> No
             assert reply["code"] == "SHUTTING_DOWN" and reply["retryable"] is not reply["started"], reply
         assert daemon.process.wait(5) == 0
         assert not os.path.exists(daemon.runtime / "host.sock")
+
+
+def test_foreign_children_are_reaped_and_not_mistaken_for_ours(tmp_path: Path) -> None:
+    write_plugin(tmp_path / "plugins", "echo", ECHO)
+    with Daemon(plugins=tmp_path / "plugins", wrapper=["sh", "-c", 'sleep 2.5 & exec "$@"', "sh"]) as daemon:
+        children = psutil.Process(daemon.pid).children()
+        (foreign,) = [child for child in children if child.name() == "sleep"]
+        with Host(daemon.endpoint) as host:
+            assert host.invoke("echo")["type"] == "result"
+            wait_for(lambda: not foreign.is_running(), 6, "the foreign child's reaping")
+            assert host.invoke("echo")["type"] == "result"

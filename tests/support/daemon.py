@@ -81,12 +81,13 @@ class Daemon:
     """A running daemon; a context manager that stops it.
 
     ``folder`` (None: a short temporary one, since socket paths are short) gets ``run``, ``state`` and ``log``.
-    ``plugins`` is a folder of bundles; ``config`` dotted keys; ``uid`` another user to run as (root only).
+    ``plugins`` is a folder of bundles; ``config`` dotted keys; ``uid`` another user to run as (root only); ``wrapper``
+    a command that execs the daemon.
     """
 
     def __init__(self, folder: Path | str | None = None, plugins: Path | str | None = EXAMPLES,
                  config: dict[str, Any] | None = None, uid: int | None = None,
-                 env: dict[str, str] | None = None) -> None:
+                 env: dict[str, str] | None = None, wrapper: list[str] | None = None) -> None:
         self._own = folder is None
         self.folder = Path(folder) if folder is not None else Path(tempfile.mkdtemp(prefix="apx"))
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -102,6 +103,7 @@ class Daemon:
             self.config["plugins_dir"] = str(plugins)
         self.uid = uid
         self._env = env or {}
+        self._wrapper = wrapper or []
         self.write_config(config or {})
         self.start()
 
@@ -112,7 +114,7 @@ class Daemon:
 
     def start(self) -> None:
         """Starts the process and waits until it serves."""
-        command = [sys.executable, "-m", "apex_exec", "serve", "--config", str(self.config_path)]
+        command = [*self._wrapper, sys.executable, "-m", "apex_exec", "serve", "--config", str(self.config_path)]
         if self.uid is not None:
             os.chown(self.folder, self.uid, self.uid)
             command = ["setpriv", f"--reuid={self.uid}", f"--regid={self.uid}", "--clear-groups", "--", *command]
