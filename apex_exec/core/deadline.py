@@ -11,7 +11,7 @@ from __future__ import annotations
 import heapq
 
 NEVER_NS = 1 << 62
-STALE_MAX = 64
+STALE_MAX = 16
 """Outdated entries tolerated beyond the live ones."""
 
 

@@ -151,6 +151,7 @@ class Invariants:
         self.need(wake_ns is None or wake_ns > world.now_ns, "the pool spins")
         if world.now_ns < self.lenient_until_ns:
             return
+        self.need(not world.draining or world.now_ns < world.drain_at_ns or not world.open, "calls outlive the drain")
         for asked in world.open.values():
             self.need(world.now_ns <= asked.deadline_ns + 160 * MS, f"call {asked.call} is overdue")
         for worker in world.workers.values():
@@ -230,6 +231,8 @@ class Invariants:
             self.need(known.breaker.state(now_ns) != "closed", "QUARANTINED behind a closed breaker")
         elif code == "BOOT_FAILED" and isinstance(self.event, ev.WorkerGone):
             self.need(asked.on in (0, -1), "BOOT_FAILED of a call on a link")
+        if verdict.started and isinstance(self.event, ev.WorkerGone) and not self.gone_worker.lied:
+            self.need(asked.runs == 1, f"call {verdict.call} never ran, and its verdict says it did")
         if not verdict.started:
             self.need(asked.runs == 0, f"call {verdict.call} ran, and its verdict says it did not")
         self.need(verdict.run_ns >= 0 and verdict.queue_ns >= 0, "negative times")

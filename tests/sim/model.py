@@ -102,7 +102,7 @@ class RefBreaker:
         """Before this no worker may be started."""
         if self.consecutive < 2:
             return 0
-        wait_ns = min(self.policy.backoff_max_ns, self.policy.backoff_min_ns * 2 ** min(self.consecutive - 2, 20))
+        wait_ns = min(self.policy.backoff_max_ns, self.policy.backoff_min_ns << min(self.consecutive - 2, 20))
         return self.last_end_ns + max(self.policy.backoff_min_ns, wait_ns // 2)
 
 

@@ -1,2 +1,166 @@
-def score(p): return 0
-def install(n): pass
+"""Small ways to break the core, each of which the simulator must find; the score is how many it does.
+
+A mutant replaces one piece of one module's source while it is imported, so the core itself stays as it is. One whose
+piece no longer stands exactly once in the source is an error here: it is to be brought up to date, not dropped.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[2]
+SEEDS_MAX = 4000
+"""Histories after which a mutant counts as not found."""
+SECONDS_MAX = 240
+
+
+class Mutant(NamedTuple):
+    """In module ``apex_exec.core.<module>``, ``old`` becomes ``new``."""
+
+    name: str
+    module: str
+    old: str
+    new: str
+
+
+MUTANTS = (
+    Mutant("a second verdict", "calls", '        call.state = "done"\n        request', "        request"),
+    Mutant("a verdict that is not counted off", "calls", "        del self._calls[request.call]\n",
+           "        self._calls.pop(request.call) if started else None\n"),
+    Mutant("last in, first out", "queue", "        self._calls.append(call)\n        self._enter(call)",
+           "        self._calls.appendleft(call)\n        self._enter(call)"),
+    Mutant("retried calls go to the end", "fleet", "served.queue.push_front(call)", "served.queue.push(call)"),
+    Mutant("a begun call is retried", "fleet", "            if index < begun:\n",
+           "            if index < begun - 1:\n"),
+    Mutant("the marks are not believed", "fleet", "begun = min(event.marks - answered, len(worker.link))",
+           "begun = min(1, len(worker.link))"),
+    Mutant("a call is retried for ever", "fleet", "call.links >= LINKS_MAX", "call.links >= 99"),
+    Mutant("expired behind another without asking the marks", "calls", "begun = self._marks(worker.id)", "begun = 0"),
+    Mutant("one call more than prefetch", "pool", "len(worker.link) < self._limits.prefetch",
+           "len(worker.link) <= self._limits.prefetch"),
+    Mutant("a queue without its bound", "pool", "if queued >= self._limits.queue_max:",
+           "if queued > self._limits.queue_max:"),
+    Mutant("one user takes the queue", "pool", "self._limits.queue_max // 4)", "self._limits.queue_max // 2)"),
+    Mutant("in flight without its bound", "pool", "len(self._calls) >= self._limits.in_flight_max",
+           "len(self._calls) > self._limits.in_flight_max"),
+    Mutant("no grace for a skip", "fleet", "            due_ns = now_ns + SKIP_GRACE_NS\n",
+           "            due_ns = now_ns + 1\n"),
+    Mutant("no grace after a cancel", "fleet", "min(due_ns, now_ns + CANCEL_GRACE_NS)", "min(due_ns, now_ns + 1000)"),
+    Mutant("a cancelled call keeps its worker", "pool",
+           "worker.link[0] is call:\n                    self._occupy", "False:\n                    self._occupy"),
+    Mutant("host cancels are charged", "breaker", '"drained", "cancelled", "zygote_lost"', '"drained", "zygote_lost"'),
+    Mutant("the zygote's loss is charged", "breaker", '"cancelled", "zygote_lost"', '"cancelled"'),
+    Mutant("the breaker opens one end late", "breaker", "deque(maxlen=policy.ends_max)",
+           "deque(maxlen=policy.ends_max + 1)"),
+    Mutant("ends outside the window count", "breaker", "now_ns - self._ends[0] <= policy.window_ns", "True"),
+    Mutant("no backoff", "breaker", "if self.consecutive >= 2:", "if self.consecutive >= 200:"),
+    Mutant("a lost probe blocks the plugin", "calls", "                served.breaker.probe = NO_CALL  #",
+           "                pass  #"),
+    Mutant("half-open lets everybody in", "breaker", "return SECOND_NS if self.probe != NO_CALL else 0", "return 0"),
+    Mutant("a violation does not open the breaker", "fleet", 'trip=reason == "violation"', "trip=False"),
+    Mutant("a worker that does not leave stays", "fleet",
+           "worker.due_ns = now_ns + self._limits.stop_grace_ns", "worker.due_ns = now_ns + 10**15"),
+    Mutant("a worker that does not boot stays", "fleet", "spec, now_ns, now_ns + self._limits.boot_ns)",
+           "spec, now_ns, now_ns + 10**15)"),
+    Mutant("a silent worker is not missed", "fleet",
+           "            worker.ping_due_ns = now_ns + self._limits.ping_grace_ns\n            out.append",
+           "            out.append"),
+    Mutant("recycled during a call", "fleet",
+           'worker.leaving and worker.state == "ready" and not worker.link:',
+           'worker.leaving and worker.state == "ready":'),
+    Mutant("two generations run at once", "fleet", "        if worker is not None:\n            return  # it boots",
+           "        if worker is not None and not served.successor:\n            return  # it boots"),
+    Mutant("the old version goes on", "pool", 'worker.leaving = worker.leaving or "drained"',
+           "worker.leaving = worker.leaving"),
+    Mutant("a candidate serves before it is decided for", "pool", "        worker.adopted = False\n", ""),
+    Mutant("a judgement is not given", "fleet", '        self._judge(served, worker, "CANCELLED", message, out)\n', ""),
+    Mutant("the most recently used is evicted", "fleet",
+           "idle = sorted((w for w in ready if not w.link), key=lambda w: w.used_ns)",
+           "idle = sorted((w for w in ready if not w.link), key=lambda w: -w.used_ns)"),
+    Mutant("more workers than places", "fleet", "len(self._workers) < self._limits.workers_max",
+           "len(self._workers) <= self._limits.workers_max"),
+    Mutant("waiting plugins are forgotten", "fleet", "        self._serve_waiting(now_ns, out)\n\n    def _settle_link",
+           "\n    def _settle_link"),
+    Mutant("forks while there is no zygote", "fleet", "return self._zygote_up and now_ns", "return now_ns"),
+    Mutant("forks right after a refused one", "fleet", "and now_ns >= self._fork_after_ns and len", "and len"),
+    Mutant("timers are never swept", "deadline", "if self._stale <= STALE_MAX + len(self._heap) // 2:", "if True:"),
+    Mutant("a later deadline hides an earlier one", "deadline", "        if due_ns >= owner.armed_ns:\n",
+           "        if owner.armed_ns != NEVER_NS:\n"),
+    Mutant("tombstones are never swept", "queue", "        if len(self._by_deadline) <= most and",
+           "        if True or"),
+    Mutant("an answer is taken for the next call", "pool", "call = link.popleft()", "call = link.pop()"),
+    Mutant("an answer out of turn is taken", "pool", "if not link or event.seq != worker.next_seq - len(link):",
+           "if not link:"),
+    Mutant("a timeout that was answered in time", "pool", "elif 0 <= late_ns <= STALL_NS:",
+           "elif late_ns <= STALL_NS:"),
+    Mutant("a late result is given", "pool", "elif 0 <= late_ns <= STALL_NS:", "elif False:"),
+    Mutant("drained calls are forgotten", "pool", "        self._timers.arm(self._drain, max",
+           "        (lambda *_: 0)(self._drain, max"),
+    Mutant("a disabled plugin keeps its queue", "pool",
+           '        self._flush(served, "PLUGIN_DISABLED", message, now_ns, out)\n', ""),
+)
+
+
+class _Patched(importlib.machinery.SourceFileLoader):
+    def __init__(self, fullname: str, path: str, mutant: Mutant) -> None:
+        super().__init__(fullname, path)
+        self._mutant = mutant
+
+    def get_code(self, fullname: str) -> CodeType | None:
+        text = Path(self.path).read_text()
+        if text.count(self._mutant.old) != 1:
+            raise SystemExit(f"mutant {self._mutant.name!r}: its piece stands {text.count(self._mutant.old)} times")
+        return compile(text.replace(self._mutant.old, self._mutant.new), self.path, "exec")
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    def __init__(self, mutant: Mutant) -> None:
+        self._mutant = mutant
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None,
+                  target: ModuleType | None = None) -> importlib.machinery.ModuleSpec | None:
+        if fullname != f"apex_exec.core.{self._mutant.module}":
+            return None
+        file = str(ROOT / "apex_exec" / "core" / f"{self._mutant.module}.py")
+        return importlib.machinery.ModuleSpec(fullname, _Patched(fullname, file, self._mutant), origin=file)
+
+
+def install(name: str) -> None:
+    """Breaks the core in this process, which must not have imported it yet."""
+    mutant = next((mutant for mutant in MUTANTS if mutant.name == name), None)
+    if mutant is None:
+        raise SystemExit(f"no such mutant; there are: {', '.join(repr(m.name) for m in MUTANTS)}")
+    if "apex_exec.core.pool" in sys.modules:
+        raise SystemExit("the core is imported already")
+    sys.meta_path.insert(0, _Finder(mutant))
+
+
+def found(mutant: Mutant) -> str:
+    """How the simulator found ``mutant``: its last line; "" where it did not."""
+    command = [sys.executable, "-m", "tests.sim", "--count", str(SEEDS_MAX), "--mutant", mutant.name]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS_MAX, check=False)
+    told = (run.stdout + run.stderr).strip().splitlines()
+    if run.returncode == 0:
+        return ""
+    if run.returncode != 1 or not told or not told[-1].startswith("seed "):
+        raise RuntimeError(f"mutant {mutant.name!r}: {told[-1] if told else 'no answer'}")
+    return told[-1]
+
+
+def score(tell: Callable[[str], None]) -> int:
+    """Tries every mutant, two at a time; 0 where all were found."""
+    caught = 0
+    with ThreadPoolExecutor(2) as threads:
+        for mutant, how in zip(MUTANTS, threads.map(found, MUTANTS), strict=True):
+            caught += bool(how)
+            tell(f"{'found' if how else 'NOT FOUND':10} {mutant.name:50} {how[:110]}")
+    tell(f"{caught} of {len(MUTANTS)} mutants found ({100 * caught // len(MUTANTS)} %)")
+    return 0 if caught == len(MUTANTS) else 1

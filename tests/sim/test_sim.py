@@ -7,10 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 HISTORIES = 12_000
 
 
+@pytest.mark.timeout(600)
 def test_every_simulated_history_keeps_the_invariants() -> None:
     share = HISTORIES // 2
     runs = [subprocess.Popen([sys.executable, "-m", "tests.sim", "--count", str(share), "--start", str(start)],
