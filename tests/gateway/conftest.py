@@ -68,8 +68,10 @@ def rows_of(users: str) -> list[str]:
 class Data:
     """One database behind the gateway, used from one event loop in a thread of its own."""
 
-    def __init__(self, backend: Any, contents: Any) -> None:
+    def __init__(self, backend: Any, contents: Any, execute: Any) -> None:
         self.backend = backend
+        self.execute = execute
+        """Runs one statement as the database's owner."""
         self.contents = contents
         """Everything the database holds, as one comparable value."""
         self.tables = read_tables(TABLES)
@@ -111,7 +113,11 @@ def sqlite_data(path: Path, users: str = "AB") -> Data:
         with sqlite3.connect(path) as reader:
             return list(reader.iterdump())
 
-    return Data(Sqlite(f"sqlite:///{path}", read_tables(TABLES), "test"), contents)
+    def execute(statement: str) -> None:
+        with sqlite3.connect(path) as writer:
+            writer.execute(statement)
+
+    return Data(Sqlite(f"sqlite:///{path}", read_tables(TABLES), "test"), contents, execute)
 
 
 def postgres_data(server: Postgres, name: str, users: str = "AB", *, secured: bool = True) -> Data:
@@ -138,7 +144,8 @@ def postgres_data(server: Postgres, name: str, users: str = "AB", *, secured: bo
             return {table: sorted(map(str, connection.execute(f'SELECT * FROM "{table}"').fetchall()))
                     for table in names}
 
-    return Data(PostgresBackend(url, read_tables(TABLES), "test"), contents)
+    return Data(PostgresBackend(url, read_tables(TABLES), "test"), contents,
+                lambda statement: server.execute(statement, database=name))
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])

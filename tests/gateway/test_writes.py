@@ -1,0 +1,129 @@
+"""``insert``, ``update``, ``delete``: own rows and allowed columns only, each with its record or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from apex_exec.core.api import Delete, Insert, Update
+from apex_exec.errors import ConfigError
+from apex_exec.gateway.failure import ApiFailure
+from apex_exec.gateway.outbox import Outbox
+from apex_exec.gateway.tables import OUTBOX, read_tables
+from apex_exec.gateway.writes import compile_write
+from tests.gateway.conftest import NAMED, SECONDS, TABLES, A, B, Data, postgres_data, sqlite_data
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def fresh(request: pytest.FixtureRequest, tmp_path: Any) -> Iterator[Data]:
+    """A database of its own for each test."""
+    if request.param == "sqlite":
+        made = sqlite_data(tmp_path / "data.db")
+    else:
+        made = postgres_data(request.getfixturevalue("postgres"), "writes")
+    yield made
+    made.close()
+
+
+def notes(data: Data, user: str) -> list[Any]:
+    return [tuple(row.values()) for row in data.query("SELECT id, text, tag FROM notes ORDER BY id", user=user)]
+
+
+def outbox(data: Data) -> list[Any]:
+    return data.run(data.backend.waiting(100))
+
+
+def test_a_write_reaches_the_callers_rows_alone_and_leaves_its_record(fresh: Data) -> None:
+    others = notes(fresh, B)
+    assert fresh.write(Insert("notes", {"id": 100, "text": "new"})) == (1, {"id": 100, "text": "new", "tag": None})
+    assert fresh.write(Update("notes", {"text": "changed"}, {"id": 100})) == (1, None)
+    assert fresh.write(Update("notes", {"text": "taken"}, {"id": 1})) == (0, None)  # B's
+    assert fresh.write(Delete("notes", {"id": 1})) == (0, None)
+    assert fresh.write(Update("notes", {"text": "null"}, {"tag": None})) == (1, None)
+    assert fresh.write(Delete("notes", {"id": 2})) == (1, None)
+    assert notes(fresh, B) == others and (100, "null", None) in notes(fresh, A)
+    records = outbox(fresh)
+    assert [(one.event_type, one.action, one.row_count, one.columns) for one in records] == [
+        ("data.modification", "insert", 1, ["id", "text"]), ("data.modification", "update", 1, ["text"]),
+        ("data.modification", "update", 0, ["text"]), ("data.deletion", "delete", 0, []),
+        ("data.modification", "update", 1, ["text"]), ("data.deletion", "delete", 1, [])]
+    assert len({one.id for one in records}) == 6 and {one.user_id for one in records} == {A}
+    fresh.run(fresh.backend.forget([one.id for one in records[:5]]))
+    assert [one.id for one in outbox(fresh)] == [records[5].id]
+
+
+@pytest.mark.parametrize(("request_", "code"), [
+    (Insert("orders", {"id": 50}), "table_not_allowed"), (Insert("secrets", {"id": 50}), "table_not_allowed"),
+    (Insert(OUTBOX, {"id": "x"}), "table_not_allowed"), (Insert("public.notes", {"id": 1}), "table_not_allowed"),
+    (Insert('notes" (id) VALUES (1); --', {"id": 1}), "table_not_allowed"),
+    (Insert("Notes", {"id": 1}), "table_not_allowed"),
+    (Insert("notes", {"password": "x"}), "column_not_allowed"), (Insert("notes", {'id") --': 1}), "column_not_allowed"),
+    (Insert("notes", {"id": 50, "user_id": B, "text": "x"}), "column_not_allowed"),
+    (Update("notes", {"user_id": B}, {"id": 2}), "column_not_allowed"),
+    (Update("notes", {"user_id": A}, {"id": 2}), "invalid_params"),
+    (Update("notes", {"text": "x"}, {"user_id": B}), "column_not_allowed"),
+    (Update("notes", {"text": "x"}, {"id": [1, 2]}), "invalid_params"),
+    (Update("notes", {"text": "x"}, {"id = 1 OR 1": 1}), "column_not_allowed"),
+    (Delete("notes", {"user_id": B}), "column_not_allowed"), (Delete("orders", {"id": 1}), "table_not_allowed"),
+    (Insert("notes", {"id": 1, "text": "mine now"}), "constraint"), (Insert("notes", {"id": 50}), "constraint"),
+    (Insert("notes", {"id": 50, "text": None}), "constraint"),
+    (Insert("notes", {"id": 2**70, "text": "x"}), "sql_parameters"),
+    (Update("notes", {"tag": "tag4"}, {"id": 2}), "constraint"),
+    (Insert("notes", {"id": 50, "text": "a\0b"}), "sql_parameters"),
+])
+def test_a_write_that_is_not_allowed_changes_nothing_and_leaves_no_record(data: Data, request_: Any, code: str) -> None:
+    with contextlib.suppress(ApiFailure):
+        data.write(Insert("notes", {"id": 1}))  # refused; it makes the outbox where there is none yet
+    before = data.contents()
+    with pytest.raises(ApiFailure) as failed:
+        data.write(request_)
+    assert failed.value.code == code
+    assert outbox(data) == [] and data.contents() == before
+    with pytest.raises(ApiFailure):
+        data.write(request_, named=tuple(name for name in NAMED if name != "notes"))
+
+
+def test_more_rows_than_one_call_may_change_are_not_changed(fresh: Data) -> None:
+    ten = "(SELECT 1 AS x UNION ALL " + " UNION ALL ".join(["SELECT 1"] * 9) + ")"
+    kind = "text" if fresh.backend.backend == "sqlite" else "uuid"
+    fresh.execute(f"INSERT INTO notes SELECT 1000 + row_number() OVER (), CAST('{A}' AS {kind}), 'many', NULL "
+                  f"FROM {ten} a, {ten} b, {ten} c, (SELECT 1 UNION ALL SELECT 2) d")
+    for request in (Delete("notes", {"text": "many"}), Update("notes", {"text": "x"}, {"text": "many"})):
+        with pytest.raises(ApiFailure) as failed:
+            fresh.write(request)
+        assert failed.value.code == "row_limit"
+    assert fresh.query("SELECT count(*) FROM notes WHERE text = 'many'") == [{"count": 2000}]
+    assert outbox(fresh) == []
+
+
+def test_a_cancelled_write_is_whole_or_not_there(fresh: Data) -> None:
+    async def cancelled(number: int, after: float) -> None:
+        write = compile_write(Insert("notes", {"id": number, "text": "x"}), fresh.tables, NAMED, A)
+        record = Outbox.record(write, A, "p")
+        task = asyncio.ensure_future(fresh.backend.write(write, record, A, time.monotonic_ns() + 10 * SECONDS))
+        await asyncio.sleep(after)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    fresh.write(Insert("notes", {"id": 500, "text": "x"}))
+    for number in range(60):
+        fresh.run(cancelled(1000 + number, number / 20_000))
+    written = sum(row[1] == "x" for row in notes(fresh, A))
+    assert 1 <= written == len(outbox(fresh)) <= 61
+
+
+def test_the_operators_configuration_may_name_no_table_of_ours_and_no_odd_name() -> None:
+    good = TABLES["notes"]
+    assert read_tables({"notes": good})["notes"].write
+    for name in (OUTBOX, "APEX_EXEC_OUTBOX", "pg_user", "sqlite_master", "information_schema", "a b", 'a"b', "", "a.b",
+                 "x" * 64):
+        with pytest.raises(ConfigError):
+            read_tables({name: good})
+    for entry in ({"owner": 'x"', "columns": ["a"]}, {"owner": "x", "columns": ["a;"]}):
+        with pytest.raises(ConfigError):
+            read_tables({"t": entry})
