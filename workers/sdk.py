@@ -64,16 +64,38 @@ class _Done:
         yield
 
 
-class Api:
-    """The platform's API. Every method blocks until the supervisor has answered; an async hook may await it."""
+class _Failed:
+    """A call that failed, for ``async def`` code: raises where it is awaited, as ``gather`` expects."""
 
-    def __init__(self, ask: Callable[[str, dict[str, Any]], Any], is_async: bool) -> None:
+    __slots__ = ("_error",)
+
+    def __init__(self, error: ApiError) -> None:
+        self._error = error
+
+    def __await__(self) -> Any:
+        raise self._error
+        yield
+
+
+class Api:
+    """The platform's API. Every method blocks until the supervisor has answered; an async hook may await it.
+
+    Calls of one hook are made one after another, those given to ``asyncio.gather`` in its order. ``seq`` is the call
+    of the link that this API was made for: a task that outlives its hook speaks for that hook and nobody else.
+    """
+
+    def __init__(self, ask: Callable[[int, str, dict[str, Any]], Any], seq: int, is_async: bool) -> None:
         self._ask = ask
+        self._seq = seq
         self._is_async = is_async
 
     def _call(self, api_method: str, /, **params: Any) -> Any:
-        value = self._ask(api_method, params)
-        return _Done(value) if self._is_async else value
+        if not self._is_async:
+            return self._ask(self._seq, api_method, params)
+        try:
+            return _Done(self._ask(self._seq, api_method, params))
+        except ApiError as error:
+            return _Failed(error)
 
     def query(self, sql: str, params: list[Any] | None = None) -> Any:
         """Rows of the caller's own data (``data:read``)."""

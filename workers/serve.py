@@ -104,7 +104,6 @@ class Worker:
         self._zmtp = Zmtp(frame_bytes_max=wire.FRAME_BYTES_MAX)
         self._inbox: deque[Any] = deque()  # bounded by the supervisor's prefetch
         self._api_id = 0
-        self._seq = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._arguments: dict[str, tuple[bool, bool, bool]] = {}
 
@@ -177,7 +176,6 @@ class Worker:
 
     def _run(self, loaded: Loaded, call: wire.Call, log: logging.Logger) -> bytes:
         """The encoded answer to one call."""
-        self._seq = call.seq
         begun_ns = time.process_time_ns()
         answer: Any
         try:
@@ -193,7 +191,9 @@ class Worker:
             cpu_ns = time.process_time_ns() - begun_ns
             answer = wire.Raised(call.seq, type(error).__name__, _text(error), _trace(error), cpu_ns)
             if isinstance(error, sdk.ApiError):
-                answer.api_code, answer.api_method = str(error.code), str(error.method)
+                answer.api_code, answer.api_method = str(error.code)[:64], str(error.method)[:100]
+                if isinstance(error.retry_after_ms, int):
+                    answer.retry_after_ms = max(0, min(error.retry_after_ms, 2**31))
             answer.memory = isinstance(error, MemoryError)
         return encode(_encode(answer))
 
@@ -202,7 +202,7 @@ class Worker:
         wants_context, wants_params, is_async = self._arguments[call.hook]
         arguments: dict[str, Any] = {}
         if wants_context:
-            api = sdk.Api(self._ask, is_async)
+            api = sdk.Api(self._ask, call.seq, is_async)
             arguments["context"] = sdk.HookContext(call.user_id, loaded.id, call.hook, call.deadline_ns, api, log)
         if wants_params:
             params = _decode_params(call.params)
@@ -221,11 +221,18 @@ class Worker:
         result.close()
         raise RuntimeError("the hook awaited something that needs an event loop; import asyncio in the plugin")
 
-    def _ask(self, method: str, params: dict[str, Any]) -> Any:
+    def _ask(self, seq: int, method: str, params: dict[str, Any]) -> Any:
         """One API call: sent, and its answer waited for; calls that arrive meanwhile keep their order."""
         self._api_id += 1
         api_id = self._api_id
-        self.send(wire.ApiCall(self._seq, api_id, method, msgspec.Raw(msgspec.msgpack.encode(params))))
+        try:
+            raw = msgspec.msgpack.encode(params)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise sdk.ApiError("invalid_params", _text(error), method=method) from None
+        if len(raw) > wire.API_PARAMS_BYTES_MAX:
+            raise sdk.ApiError("too_large", f"a call's parameters have at most {wire.API_PARAMS_BYTES_MAX} bytes",
+                               method=method)
+        self.send(wire.ApiCall(seq, api_id, method, msgspec.Raw(raw)))
         waiting: deque[Any] = deque()
         while True:
             message = self._next()

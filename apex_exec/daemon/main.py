@@ -24,6 +24,7 @@ from apex_exec.core.plugin import HOOKS, Limits
 from apex_exec.core.pool import SECOND_NS, Pool, PoolLimits, RecyclePolicy
 from apex_exec.daemon import notify
 from apex_exec.daemon.admin_socket import AdminSocket
+from apex_exec.daemon.api_calls import make_gateway
 from apex_exec.daemon.asks import Asks
 from apex_exec.daemon.audit_trail import AuditTrail
 from apex_exec.daemon.endpoints import TcpHosts, bind, check_endpoints, open_local
@@ -165,6 +166,10 @@ class _Daemon:
             burst_seconds=settings.limits.cpu_burst_seconds, cgroups=self.sandboxing.cgroups)
         self.supervisor.on_removed.append(self.governing.forget)
         self.supervisor.use(audit=self.audit, governing=self.governing)
+        self.api, self.gateway = make_gateway(self.supervisor, settings)
+        self.supervisor.attach(self.gateway)
+        self.supervisor.use(api=self.api)
+        self.supervisor.on_removed.append(self.api.forget_plugin)
         operations = LoopOperations(
             self.supervisor, self.source, lambda: self.policy, self.reload, self.drain,
             {"server": f"apex-exec/{__version__}", "isolation": self.sandboxing.level, "waived": self.sandboxing.waived,

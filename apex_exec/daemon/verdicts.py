@@ -33,6 +33,8 @@ def raised_code(message: inner.Raised) -> str:
     if message.memory:
         return "MEMORY_LIMIT"
     code = message.api_code.upper()
+    if code == "DEADLINE_EXCEEDED":  # told so by an API call, a little before its own end: the hook has run
+        return "TIMEOUT"
     return code if code in RAISED_CODES else "PLUGIN_ERROR"
 
 

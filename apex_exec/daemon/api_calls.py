@@ -1,0 +1,380 @@
+"""API calls of plugins in the loop: whose they are, whether they may be, where they go, what is on record of them.
+
+A call carries nothing that is trusted. It belongs to the oldest unanswered call on its link, and plugin, user, grants
+and deadline come from there. One in the name of a call that was answered is a leftover of an earlier user's task and
+refused; any other is a violation. Nothing here waits: effects are answered at once, everything else when the gateway,
+or the host, has answered.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from apex_exec.core import api
+from apex_exec.core import events as ev
+from apex_exec.core.bucket import SlidingWindow
+from apex_exec.core.effects import EffectRefused, Effects
+from apex_exec.core.plugin import PluginSpec
+from apex_exec.core.policy import Denied, check
+from apex_exec.core.pool import Pool
+from apex_exec.daemon.connections import Peer
+from apex_exec.daemon.host_methods import HostMethods
+from apex_exec.daemon.side_process import SideProcess
+from apex_exec.daemon.worker_link import WorkerLink
+from apex_exec.gateway import process as gateway_process
+from apex_exec.gateway.tables import read_tables
+from apex_exec.ledger.records import AuditRecord
+from apex_exec.wire import messages as msg
+from workers import wire as inner
+
+if TYPE_CHECKING:
+    from apex_exec.config import Settings
+    from apex_exec.daemon.audit_trail import AuditTrail
+    from apex_exec.daemon.supervisor import Supervisor
+    from apex_exec.observe.metrics import Metrics
+
+MS_NS = 1_000_000
+IN_FLIGHT_MAX = 8
+"""API calls of one invocation at once. The SDK makes one at a time; this bounds what a worker of its own making may."""
+CALLS_MAX = 1000
+"""API calls of one invocation in all."""
+CALLS_ABUSE = 4 * CALLS_MAX
+"""Who asks so often although every call is refused is no plugin that a mistake was made in."""
+BYTES_MAX = 16 * 1024 * 1024
+"""Parameters and results of one invocation, in all."""
+MARGIN_NS = 20 * MS_NS
+"""The gateway's time ends so long before the invocation's, so that the hook can still say something about it."""
+EVENTS = {"query": "data.access", "insert": "data.modification", "update": "data.modification",
+          "delete": "data.deletion"}
+"""Event types of the methods that have their own; the others' is ``plugin.api``."""
+
+
+class _Running:
+    """The API calls of one invocation."""
+
+    __slots__ = ("bytes", "calls", "effects", "open")
+
+    def __init__(self) -> None:
+        self.effects = Effects()
+        self.calls = 0
+        self.bytes = 0
+        self.open: dict[int, _Asked] = {}
+
+
+class _Asked(msgspec.Struct, gc=False):
+    """One API call without its answer. ``number`` is ours, ``api_id`` the worker's; ``host_call`` where it is out at
+    a host."""
+
+    number: int
+    api_id: int
+    link: WorkerLink
+    call: int
+    plugin: str
+    user_id: str
+    method: str
+    action: str
+    begun_ns: int
+    host_call: int = 0
+
+
+class ApiCalls:
+    """All API calls of the daemon. ``side`` is the gateway process; its callbacks are this object's methods."""
+
+    def __init__(self, pool: Pool, *, send: Callable[[WorkerLink, Any], None], step: Callable[[ev.Event, int], None],
+                 reply: Callable[[Peer, list[bytes], bytes], None], side_changed: Callable[[SideProcess], None],
+                 metrics: Metrics, audit: AuditTrail | None, components: list[str]) -> None:
+        self.components = frozenset(components)
+        self._pool = pool
+        self._send = send
+        self._step = step
+        self._side_changed = side_changed
+        self._metrics = metrics
+        self._audit = audit
+        self._side: SideProcess | None = None
+        self._hosts = HostMethods(reply, self._anomaly)
+        self._running: dict[int, _Running] = {}
+        self._asked: dict[int, _Asked] = {}
+        self._next_number = 1
+        self._windows: dict[str, SlidingWindow] = {}
+
+    def use(self, side: SideProcess) -> None:
+        """The gateway process, once it is made."""
+        self._side = side
+
+    # ------------------------------------------------------------------ one call
+    def handle(self, link: WorkerLink, message: inner.ApiCall, now_ns: int) -> None:
+        """Takes one API call; its ApiReply goes out now or later."""
+        oldest = self._pool.oldest(link.worker)
+        if oldest is None or message.seq > oldest[0]:
+            self._violated(link, "an API call for a hook that does not run", now_ns)
+            return
+        seq, request = oldest
+        call = request.call
+        if message.seq < seq or not self._pool.is_open(call):
+            self._answer(link, message.api_id, "cancelled", "the invocation that made this call has ended")
+            return
+        running = self._running.get(call)
+        if running is None:
+            running = self._running[call] = _Running()
+        running.calls += 1
+        running.bytes += len(message.params)
+        if running.calls > CALLS_ABUSE or message.api_id in running.open:
+            self._violated(link, "an API call's number is in use, or there is no end of them", now_ns)
+            return
+        asked = _Asked(self._next_number, message.api_id, link, call, request.plugin, request.user_id,
+                       message.method, message.method, now_ns)
+        self._next_number += 1
+        running.open[asked.api_id] = asked
+        self._decide(asked, running, message, request.deadline_ns)
+
+    def _decide(self, asked: _Asked, running: _Running, message: inner.ApiCall, deadline_ns: int) -> None:
+        method, now_ns = message.method, asked.begun_ns
+        if method not in api.METHODS:
+            asked.method = asked.action = "unknown"
+            self._refuse(asked, "unknown_method", "there is no such API method")
+            return
+        if len(message.params) > inner.API_PARAMS_BYTES_MAX:
+            self._refuse(asked, "too_large", f"a call's parameters have at most {inner.API_PARAMS_BYTES_MAX} bytes")
+            return
+        if running.calls > CALLS_MAX or len(running.open) > IN_FLIGHT_MAX or running.bytes > BYTES_MAX:
+            self._refuse(asked, "too_many_calls", f"one invocation makes at most {CALLS_MAX} API calls, "
+                                                  f"{IN_FLIGHT_MAX} at once, with {BYTES_MAX} bytes in all")
+            return
+        try:
+            request = api.decode(method, message.params)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
+            self._refuse(asked, "invalid_params", str(error)[:200])
+            return
+        if isinstance(request, api.HostMethod):
+            asked.action = request.method
+        if now_ns >= deadline_ns:
+            self._refuse(asked, "deadline_exceeded", "the invocation's time is over")
+            return
+        if self._audit is not None and not self._audit.admits(now_ns):
+            self._refuse(asked, "audit_unavailable", self._audit.reason)
+            return
+        spec = self._spec(asked)
+        verdict = check(spec, method, request, time.time())
+        if isinstance(verdict, Denied):
+            self._refuse(asked, "permission_denied", verdict.reason, event="access.denied", result="denied",
+                         permission=verdict.permission)
+        elif isinstance(request, api.RenderWidget | api.Emit):
+            try:
+                running.effects.add(asked.plugin, request, self.components)
+            except EffectRefused as refused:
+                self._refuse(asked, refused.code, str(refused))
+            else:
+                self._done(asked, bytes(inner.NIL), {})
+        elif isinstance(request, api.HostMethod):
+            self._call_host(asked, request, deadline_ns)
+        else:
+            self._call_gateway(asked, spec, message, deadline_ns)
+
+    def _spec(self, asked: _Asked) -> PluginSpec:
+        """The grants in force: as they are now for the code that runs, so that a revocation counts at once."""
+        now = self._pool.spec(asked.plugin)
+        spec = asked.link.spec
+        return now if now is not None and now.digest == spec.digest else spec
+
+    def _call_gateway(self, asked: _Asked, spec: PluginSpec, message: inner.ApiCall, deadline_ns: int) -> None:
+        if asked.method == "fetch" and (retry_ms := self._rate(asked, spec)):
+            self._refuse(asked, "rate_limited", "too many requests a minute", retry_ms, event="security.rate_limit",
+                         result="denied")
+            return
+        left_ns = deadline_ns - asked.begun_ns
+        due_ns = deadline_ns - min(MARGIN_NS, left_ns // 10)
+        sent = self._tell(["call", asked.number, asked.method, asked.plugin, asked.user_id, spec.tables,
+                           spec.network_allow, due_ns, bytes(message.params)])
+        if sent:
+            self._asked[asked.number] = asked
+        else:
+            code = "fetch_failed" if asked.method == "fetch" else "data_unavailable"
+            self._refuse(asked, code, "the gateway is being started")
+
+    def _rate(self, asked: _Asked, spec: PluginSpec) -> int:
+        """Counts one request of the plugin; milliseconds to wait where it may not be made."""
+        window = self._windows.get(asked.plugin)
+        limit = spec.limits.network_per_minute
+        if window is None:
+            window = self._windows[asked.plugin] = SlidingWindow(limit)
+        window.resize(limit)
+        wait_ns = window.take(time.monotonic_ns())
+        if wait_ns:
+            self._metrics.inc("rate_limited_total", (asked.plugin, "network"))
+        return -(-wait_ns // MS_NS)
+
+    def _call_host(self, asked: _Asked, request: api.HostMethod, deadline_ns: int) -> None:
+        def answered(result: bytes, code: str, message: str) -> None:
+            if code:
+                self._refuse(asked, code, message)
+            else:
+                self._done(asked, result, {})
+
+        asked.host_call = self._hosts.call(request, asked.plugin, asked.user_id,
+                                           (deadline_ns - asked.begun_ns) // MS_NS, answered)
+
+    # ------------------------------------------------------------------ answers
+    def _done(self, asked: _Asked, value: bytes, facts: dict[str, Any], *, recorded: bool = False) -> None:
+        """The call has its result; ``recorded`` where its event comes by way of the outbox."""
+        running = self._running.get(asked.call)
+        if running is not None:
+            running.bytes += len(value)
+            if running.bytes > BYTES_MAX:
+                self._refuse(asked, "too_large", f"the results of one invocation have at most {BYTES_MAX} bytes")
+                return
+        self._close(asked, "ok")
+        if not recorded:
+            self._record(asked, EVENTS.get(asked.method, "plugin.api"), "success", facts)
+        self._send(asked.link, inner.ApiReply(asked.api_id, True, msgspec.Raw(value)))
+
+    def _refuse(self, asked: _Asked, code: str, message: str, retry_after_ms: int = 0, *, event: str = "",
+                result: str = "failure", permission: str = "") -> None:
+        """The call has failed, or was refused, with one of the API's codes."""
+        self._close(asked, code)
+        facts: dict[str, Any] = {"code": code}
+        if permission:
+            facts["permission"] = permission
+        if retry_after_ms:
+            facts["retryAfterMs"] = retry_after_ms
+        self._record(asked, event or EVENTS.get(asked.method, "plugin.api"), result, facts)
+        self._answer(asked.link, asked.api_id, code, message, retry_after_ms)
+
+    def _close(self, asked: _Asked, outcome: str) -> None:
+        """Forgets and counts it."""
+        self._asked.pop(asked.number, None)
+        running = self._running.get(asked.call)
+        if running is not None:
+            running.open.pop(asked.api_id, None)
+        if asked.method in api.METHODS and self._pool.spec(asked.plugin) is not None:
+            self._metrics.inc("api_calls_total", (asked.plugin, asked.method, outcome))
+            self._metrics.observe("api_call_duration_seconds", (asked.method,),
+                                  (time.monotonic_ns() - asked.begun_ns) / 1e9)
+
+    def _record(self, asked: _Asked, event: str, result: str, facts: dict[str, Any]) -> None:
+        if self._audit is not None:
+            facts["durationMs"] = round((time.monotonic_ns() - asked.begun_ns) / 1e6, 3)
+            self._audit.event(event, asked.user_id, asked.plugin, asked.action, result, facts)
+
+    def _answer(self, link: WorkerLink, api_id: int, code: str, message: str, retry_after_ms: int = 0) -> None:
+        self._send(link, inner.ApiReply(api_id, False, inner.NIL, code, message[:500], retry_after_ms))
+
+    def _violated(self, link: WorkerLink, why: str, now_ns: int) -> None:
+        if self._audit is not None:
+            self._audit.event("security.anomaly", "", link.spec.id, "api", "denied", {"why": why})
+        self._step(ev.WorkerViolated(link.worker, why), now_ns)
+
+    # ------------------------------------------------------------------ the gateway process
+    def _tell(self, message: list[Any]) -> bool:
+        side = self._side
+        if side is None or not side.send(message):
+            return False
+        if side.wants_write:
+            self._side_changed(side)
+        return True
+
+    def told(self, message: list[Any]) -> None:
+        """One message of the gateway."""
+        word = message[0]
+        if word == "record":
+            self._outgoing(*message[1])
+            return
+        asked = self._asked.get(message[1])
+        if asked is None:
+            return  # cancelled meanwhile
+        if word == "done":
+            self._done(asked, message[2], message[3], recorded=asked.method in ("insert", "update", "delete"))
+        elif word == "failed":
+            _, _, code, text, retry_after_ms = message
+            if code == "rate_limited":
+                self._refuse(asked, code, text, retry_after_ms, event="security.rate_limit", result="denied")
+            elif code in ("host_not_allowed", "address_not_allowed", "table_not_allowed"):
+                self._refuse(asked, code, text, event="access.denied", result="denied")
+            else:
+                self._refuse(asked, code, text)
+        elif word == "hop":
+            self._tell(["pass", asked.number, self._rate(asked, self._spec(asked))])
+
+    def _outgoing(self, record_id: str, timestamp_ns: int, event_type: str, user_id: str, plugin: str, action: str,
+                  metadata: dict[str, Any]) -> None:
+        """A write is committed in the platform's database; once it is so in the ledger, it may leave the outbox."""
+        if self._audit is None:
+            self._tell(["recorded", [record_id]])
+            return
+        index = self._audit.record(AuditRecord(timestamp_ns, event_type, user_id, plugin, action, "success", metadata,
+                                               record_id))
+
+        def recorded() -> None:
+            self._tell(["recorded", [record_id]])  # not taken: found again at the gateway's next start
+
+        self._audit.when_durable(index, recorded)
+
+    def gateway_down(self) -> None:
+        """The gateway died: nobody will answer what it was asked."""
+        for asked in list(self._asked.values()):
+            self._refuse(asked, "gateway_lost", "the gateway died during the call; it may have taken effect")
+
+    # ------------------------------------------------------------------ the invocation's end
+    def effects(self, call: int) -> list[Any]:
+        """What the invocation asked the platform to do, in order; forgotten afterwards."""
+        running = self._running.get(call)
+        if running is None:
+            return []
+        items = running.effects.items
+        running.effects = Effects()
+        return items
+
+    def invocation_ended(self, call: int) -> None:
+        """The invocation has its verdict: what is in flight for it is cancelled, at the gateway and at the host."""
+        running = self._running.pop(call, None)
+        if running is None:
+            return
+        for asked in list(running.open.values()):
+            if asked.host_call:
+                self._hosts.forget(asked.host_call)
+            elif asked.number in self._asked:
+                self._tell(["cancel", asked.number])
+            self._refuse(asked, "cancelled", "the invocation has ended")
+
+    # ------------------------------------------------------------------ hosts
+    def provide(self, peer: Peer, methods: list[str]) -> list[str]:
+        """``peer`` offers to serve host methods; those it serves now. Raises WireError."""
+        return self._hosts.provide(peer, methods)
+
+    def host_reply(self, peer: Peer, reply: msg.HostReply) -> None:
+        """``peer`` answers a hostCall, or says it does."""
+        self._hosts.host_reply(peer, reply)
+
+    def peer_gone(self, peer: Peer) -> None:
+        """The connection ended: it provides nothing any longer, and owes no answer."""
+        self._hosts.peer_gone(peer)
+
+    def _anomaly(self, kind: str, _peer: Peer) -> None:
+        self._metrics.inc("protocol_anomalies_total", (kind,))
+        if kind == "foreign_reply" and self._audit is not None:
+            self._audit.event("security.anomaly", "", "host", "hostReply", "denied", {"kind": kind})
+
+    def forget_plugin(self, plugin: str) -> None:
+        """The plugin was removed."""
+        self._windows.pop(plugin, None)
+
+
+def make_gateway(supervisor: Supervisor, settings: Settings) -> tuple[ApiCalls, SideProcess]:
+    """API calls and their process, not attached yet. Raises ConfigError on a table that cannot be shown."""
+    section = settings.data
+    tables = {name: entry.model_dump() for name, entry in section.tables.items()}
+    read_tables(tables)
+    calls = ApiCalls(
+        supervisor.pool, send=supervisor.workers.send, step=supervisor.step, reply=supervisor.hosts.reply,
+        side_changed=supervisor.loop.side_changed, metrics=supervisor.metrics, audit=supervisor.audit,
+        components=settings.ui.components)
+    side = SideProcess("gateway", gateway_process.main, {
+        "tables": tables, "data_url": settings.database_url(section.url), "hosts": settings.fetch.allow,
+        "allow_private": settings.fetch.allow_private, "origin": f"{platform.node()}:{settings.state_path.absolute()}"},
+        on_message=calls.told, on_down=calls.gateway_down)
+    calls.use(side)
+    return calls, side

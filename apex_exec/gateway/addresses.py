@@ -1,0 +1,50 @@
+"""Which addresses a plugin's request may reach: public unicast and nothing else. Pure.
+
+The ranges are data, each with its reason, after IANA's special-purpose registries
+(https://www.iana.org/assignments/iana-ipv4-special-registry and …/iana-ipv6-special-registry), made narrower on
+purpose: the forms in which an IPv6 address carries an IPv4 one are refused altogether, since what they reach is decided
+by some translator on the way.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+_REFUSED = {
+    "0.0.0.0/8": "this network", "10.0.0.0/8": "private", "100.64.0.0/10": "carrier-grade NAT",
+    "127.0.0.0/8": "loopback", "169.254.0.0/16": "link-local, cloud metadata", "172.16.0.0/12": "private",
+    "192.0.0.0/24": "protocol assignments", "192.0.2.0/24": "documentation", "192.31.196.0/24": "AS112",
+    "192.52.193.0/24": "AMT", "192.88.99.0/24": "6to4 relays", "192.168.0.0/16": "private", "192.175.48.0/24": "AS112",
+    "198.18.0.0/15": "benchmarks", "198.51.100.0/24": "documentation", "203.0.113.0/24": "documentation",
+    "224.0.0.0/4": "multicast", "240.0.0.0/4": "reserved, broadcast",
+    "::/96": "unspecified, loopback, IPv4-compatible", "::ffff:0:0/96": "IPv4-mapped",
+    "::ffff:0:0:0/96": "IPv4-translated",
+    "64:ff9b::/96": "NAT64", "64:ff9b:1::/48": "NAT64, local", "100::/64": "discard", "2001::/23": "Teredo, protocols",
+    "2001:db8::/32": "documentation", "2002::/16": "6to4", "2620:4f:8000::/48": "AS112", "3fff::/20": "documentation",
+    "5f00::/16": "segment routing", "fc00::/7": "private", "fe80::/10": "link-local", "fec0::/10": "site-local",
+    "ff00::/8": "multicast",
+}
+_NETWORKS = [(ipaddress.ip_network(network), reason) for network, reason in _REFUSED.items()]
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+"""All of IPv6 that is assigned to unicast on the internet; the rest is not anybody's, or not yet."""
+_LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
+
+
+def refusal(text: str, *, allow_loopback: bool = False) -> str:
+    """Why the address ``text`` may not be connected to; "" where it may. ``allow_loopback`` is for tests alone."""
+    if "%" in text:
+        return "an address with a zone"
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return "no IP address"
+    if allow_loopback and any(address in network for network in _LOOPBACK if network.version == address.version):
+        return ""
+    for network, reason in _NETWORKS:
+        if network.version == address.version and address in network:
+            return reason
+    if address.version == 6 and address not in _GLOBAL_UNICAST:
+        return "not global unicast"
+    return ""

@@ -1,0 +1,112 @@
+"""The platform's database as plugins reach it: one compiler, one backend, one outbox."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+from apex_exec.core.api import Delete, Insert, Query, Update
+from apex_exec.errors import ConfigError
+from apex_exec.gateway.failure import ApiFailure
+from apex_exec.gateway.outbox import Outbox, Outgoing
+from apex_exec.gateway.sql import Compiled, Compiler
+from apex_exec.gateway.tables import Table
+from apex_exec.gateway.values import check_parameter
+from apex_exec.gateway.writes import Write, compile_write
+
+SWEEP_RECORDS_MAX = 500
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Backend(Protocol):
+    """What ``sqlite`` and ``postgres`` both are. Every method may raise ApiFailure, none blocks the event loop."""
+
+    backend: str
+
+    async def query(self, compiled: Compiled, values: list[Any], user_id: str, due_ns: int) -> tuple[bytes, int]:
+        """The rows, encoded, and how many."""
+
+    async def write(self, write: Write, record: Outgoing, user_id: str, due_ns: int) -> tuple[int, bytes | None]:
+        """The number of rows changed, and the inserted row, encoded."""
+
+    async def waiting(self, limit: int) -> list[Outgoing]:
+        """The oldest records in the outbox."""
+
+    async def forget(self, ids: list[str]) -> None:
+        """Takes records out of the outbox."""
+
+    async def close(self) -> None:
+        """Closes every connection."""
+
+
+def open_backend(url: str, tables: Mapping[str, Table], origin: str) -> Backend:
+    """The backend for ``data.url``. Raises ConfigError."""
+    if url.startswith("sqlite:///"):
+        from apex_exec.gateway.sqlite import Sqlite
+        return Sqlite(url, tables, origin)
+    if url.startswith("postgresql"):
+        try:
+            from apex_exec.gateway.postgres import Postgres
+        except ImportError as error:
+            raise ConfigError(f"data.url: {error}; install apex-exec[postgres]") from None
+        return Postgres(url, tables, origin)
+    raise ConfigError("data.url: sqlite:///… and postgresql://… are served")
+
+
+class Data:
+    """Queries and writes. ``hand_over`` gives a committed write's record, a plain list, to the supervisor."""
+
+    def __init__(self, url: str, tables: Mapping[str, Table], origin: str,
+                 hand_over: Callable[[list[Any]], None]) -> None:
+        self._tables = tables
+        try:
+            self._backend = open_backend(url, tables, origin)
+        except ConfigError as error:
+            raise ApiFailure("data_unavailable", str(error)) from None
+        self._compiler = Compiler(self._backend.backend, tables)
+        self._hand_over = hand_over
+        self._handed: set[str] = set()
+        """Ids that the supervisor has and the ledger may not have yet; bounded by what the ledger lets in."""
+
+    async def query(self, request: Query, named: tuple[str, ...], user_id: str,
+                    due_ns: int) -> tuple[bytes, dict[str, Any]]:
+        """(the rows, encoded; facts for the audit record). Raises ApiFailure."""
+        compiled = self._compiler.compile(request.sql, named)
+        params = [check_parameter(value, structured=False) for value in request.params]
+        rows, count = await self._backend.query(compiled, compiled.values(params, user_id), user_id, due_ns)
+        return rows, {"tables": compiled.tables, "rowCount": count}
+
+    async def write(self, request: Insert | Update | Delete, named: tuple[str, ...], plugin: str, user_id: str,
+                    due_ns: int) -> tuple[bytes, dict[str, Any]]:
+        """({rowCount, row?}, encoded; no facts: the record is in the outbox and handed over). Raises ApiFailure."""
+        write = compile_write(request, self._tables, named, user_id)
+        record = Outbox.record(write, user_id, plugin)
+        count, row = await self._backend.write(write, record, user_id, due_ns)
+        self._give(record)
+        value: dict[str, Any] = {"rowCount": count}
+        if row is not None:
+            value["row"] = msgspec.Raw(row)
+        return _encode(value), {}
+
+    def _give(self, record: Outgoing) -> None:
+        self._handed.add(record.id)
+        self._hand_over([record.id, record.timestamp_ns, record.event_type, record.user_id, record.plugin,
+                         record.action, record.metadata()])
+
+    async def sweep(self) -> None:
+        """Hands over what is in the outbox and was not handed over yet. Raises ApiFailure."""
+        for record in await self._backend.waiting(SWEEP_RECORDS_MAX + len(self._handed)):
+            if record.id not in self._handed:
+                self._give(record)
+
+    async def recorded(self, ids: list[str]) -> None:
+        """The ledger has these on disk: they leave the outbox. Raises ApiFailure."""
+        await self._backend.forget(ids)
+        self._handed.difference_update(ids)
+
+    async def close(self) -> None:
+        """Closes every connection."""
+        await self._backend.close()

@@ -1,0 +1,180 @@
+"""Takes API calls off the link, runs each as a task, sends its answer. Everything about it is bounded.
+
+What the supervisor has decided (permission, rate, whose call it is) is not asked again here; what depends on the
+content (SQL, URLs, addresses) is decided here and nowhere else. A call ends with its time, or when it is cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
+
+from apex_exec.core import api
+from apex_exec.gateway.failure import ApiFailure
+from apex_exec.gateway.tables import Table, read_tables
+
+if TYPE_CHECKING:
+    from apex_exec.gateway.data import Data
+    from apex_exec.gateway.fetch import Fetcher
+
+log = logging.getLogger("apex_exec.gateway")
+
+CALLS_MAX = 512
+"""Calls in flight; the supervisor bounds those of one invocation."""
+SWEEP_SECONDS = 5.0
+"""How often the outbox is looked through for records that nobody handed over."""
+
+_encode = msgspec.msgpack.Encoder().encode
+
+Send = Callable[[list[Any]], None]
+
+
+class Call(msgspec.Struct, array_like=True):
+    """One API call as the supervisor hands it over. ``due_ns`` is CLOCK_MONOTONIC, which all processes share."""
+
+    id: int
+    method: str
+    plugin: str
+    user_id: str
+    tables: tuple[str, ...]
+    hosts: tuple[str, ...]
+    due_ns: int
+    params: bytes
+
+
+class Router:
+    """All calls in flight. ``send`` puts one message on the link to the supervisor."""
+
+    def __init__(self, settings: dict[str, Any], send: Send) -> None:
+        self._settings = settings
+        self._send = send
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._passes: dict[int, asyncio.Future[int]] = {}
+        self._tables: dict[str, Table] = read_tables(settings["tables"])
+        self._data: Data | None = None
+        self._fetcher: Fetcher | None = None
+        self._kept: set[asyncio.Task[None]] = set()
+
+    # ------------------------------------------------------------------ beginning and end
+    def warm(self) -> None:
+        """Makes ready what the configuration says will be used, so that the first call need not wait for imports."""
+        if self._tables:
+            self._keep(self._sweep())
+        if self._settings["hosts"]:
+            _ = self.fetcher
+
+    @property
+    def data(self) -> Data:
+        """The platform's database."""
+        if self._data is None:
+            from apex_exec.gateway.data import Data  # sqlglot: a tenth of a second that not every daemon needs
+            self._data = Data(self._settings["data_url"], self._tables, self._settings["origin"],
+                              lambda record: self._send(["record", record]))
+        return self._data
+
+    @property
+    def fetcher(self) -> Fetcher:
+        """The way to the network."""
+        if self._fetcher is None:
+            from apex_exec.gateway.fetch import Fetcher  # aiohttp, likewise
+            self._fetcher = Fetcher(self._settings["hosts"], self._settings["allow_private"])
+        return self._fetcher
+
+    async def close(self) -> None:
+        """Ends every call and every connection."""
+        tasks = [*self._tasks.values(), *self._kept]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._data is not None:
+            await self._data.close()
+        if self._fetcher is not None:
+            await self._fetcher.close()
+
+    def _keep(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._kept.add(task)
+        task.add_done_callback(self._kept.discard)
+
+    async def _sweep(self) -> None:
+        """Hands over what a write, or a death, has left in the outbox; the ledger takes each record once."""
+        while True:
+            try:
+                await self.data.sweep()
+            except ApiFailure as failure:
+                log.warning("the outbox cannot be read: %s", failure.message)
+            await asyncio.sleep(SWEEP_SECONDS)
+
+    # ------------------------------------------------------------------ messages of the supervisor
+    def take(self, message: list[Any]) -> None:
+        """One message. ``["call", …]``, ``["cancel", id]``, ``["pass", id, retry_ms]`` or ``["recorded", [ids]]``."""
+        word = message[0]
+        if word == "call":
+            call = msgspec.convert(message[1:], Call)
+            if len(self._tasks) >= CALLS_MAX:
+                self._failed(call, ApiFailure("overloaded", "the gateway is full"))
+                return
+            self._tasks[call.id] = asyncio.ensure_future(self._run(call))
+        elif word == "cancel":
+            task = self._tasks.get(message[1])
+            if task is not None:
+                task.cancel()
+        elif word == "pass":
+            waiting = self._passes.pop(message[1], None)
+            if waiting is not None and not waiting.done():
+                waiting.set_result(message[2])
+        elif word == "recorded":
+            self._keep(self._forget(message[1]))
+
+    async def _forget(self, ids: list[str]) -> None:
+        try:
+            await self.data.recorded(ids)
+        except ApiFailure as failure:
+            log.warning("the outbox cannot be cleared: %s", failure.message)
+
+    async def _run(self, call: Call) -> None:
+        try:
+            async with asyncio.timeout(max(0.0, (call.due_ns - time.monotonic_ns()) / 1e9)):
+                value, facts = await self._work(call)
+            self._send(["done", call.id, value, facts])
+        except TimeoutError:
+            self._failed(call, ApiFailure("deadline_exceeded", "the invocation's time ended during the call"))
+        except ApiFailure as failure:
+            self._failed(call, failure)
+        except asyncio.CancelledError:
+            pass  # the supervisor has answered for it
+        except Exception as error:  # noqa: BLE001 - a bug of ours ends this call, not everybody's
+            log.error("%s of %s failed: %s: %s", call.method, call.plugin, type(error).__name__, error)
+            self._failed(call, ApiFailure("data_unavailable" if call.method != "fetch" else "fetch_failed",
+                                          "the gateway could not do this"))
+        finally:
+            self._tasks.pop(call.id, None)
+            self._passes.pop(call.id, None)
+
+    async def _work(self, call: Call) -> tuple[bytes, dict[str, Any]]:
+        """(the encoded result, what the audit record says of it)."""
+        request = api.decode(call.method, call.params)
+        if isinstance(request, api.Query):
+            return await self.data.query(request, call.tables, call.user_id, call.due_ns)
+        if isinstance(request, api.Fetch):
+            reply, facts = await self.fetcher.fetch(request, call.hosts, lambda: self._may_hop(call))
+            return _encode(reply), facts
+        write = cast("api.Insert | api.Update | api.Delete", request)
+        return await self.data.write(write, call.tables, call.plugin, call.user_id, call.due_ns)
+
+    async def _may_hop(self, call: Call) -> None:
+        """Asks the supervisor for one more request of this call: redirects count like requests. Raises ApiFailure."""
+        answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._passes[call.id] = answer
+        self._send(["hop", call.id])
+        retry_ms = await answer
+        if retry_ms:
+            raise ApiFailure("rate_limited", "too many requests a minute, this redirect included", retry_ms)
+
+    def _failed(self, call: Call, failure: ApiFailure) -> None:
+        self._send(["failed", call.id, failure.code, failure.message, failure.retry_after_ms])

@@ -1,0 +1,106 @@
+"""URLs, hosts, methods and headers of a plugin's request. One parser: what is checked here is what is connected to.
+
+``yarl`` parses once, and the object it made goes on to aiohttp; nobody parses the text again. What parsers are known to
+disagree about (backslashes, white space, other alphabets, user names before the host) is refused, not interpreted.
+"""
+
+from __future__ import annotations
+
+import re
+
+from yarl import URL
+
+from apex_exec.gateway.failure import ApiFailure
+
+METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"))
+URL_BYTES_MAX = 8192
+HEADER_BYTES_MAX = 16 * 1024
+_PRINTABLE = re.compile(r"[\x21-\x7e]+")
+_HOST = re.compile(r"(?=.{1,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_IPV6 = re.compile(r"[0-9a-f:.]{2,45}")
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
+_VALUE = re.compile(r"[\x20-\x7e\t]*")
+OURS = frozenset((
+    "host", "connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "content-length", "expect",
+    "accept-encoding", "http2-settings", "via", "forwarded"))
+"""Headers that belong to the connection, or to us: a plugin may not set them."""
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def parse(text: str) -> URL:
+    """The URL in ``text``. Raises ApiFailure ``url_invalid``."""
+    if len(text) > URL_BYTES_MAX or not _PRINTABLE.fullmatch(text) or "\\" in text:
+        raise _invalid("a URL is printable ASCII without spaces and backslashes (percent-encoded, host in punycode)")
+    try:
+        url = URL(text)
+        port = url.port
+    except (ValueError, TypeError):
+        raise _invalid("the URL cannot be parsed") from None
+    return check(url, port)
+
+
+def check(url: URL, port: int | None) -> URL:
+    """``url``, where it is an http or https URL with a plain host. Raises ApiFailure ``url_invalid``."""
+    if url.scheme not in _DEFAULT_PORTS:
+        raise _invalid("only http and https")
+    if url.raw_user is not None or url.raw_password is not None or "@" in url.raw_authority:
+        raise _invalid("no user name or password in a URL; use a header")
+    host = url.raw_host or ""
+    if not (_HOST.fullmatch(host) or (":" in host and _IPV6.fullmatch(host))):
+        raise _invalid("the host is no plain name or address")
+    if port is None or not 0 < port < 65536:
+        raise _invalid("the port is no port")
+    return url.with_fragment(None)
+
+
+def redirected(url: URL, location: str) -> URL:
+    """Where a redirect from ``url`` leads. Raises ApiFailure ``url_invalid``, also for https to http."""
+    if len(location) > URL_BYTES_MAX or not _PRINTABLE.fullmatch(location) or "\\" in location:
+        raise _invalid("the redirect leads to no plain URL")
+    try:
+        target = url.join(URL(location))
+        port = target.port
+    except (ValueError, TypeError):
+        raise _invalid("the redirect's URL cannot be parsed") from None
+    target = check(target, port)
+    if url.scheme == "https" and target.scheme == "http":
+        raise _invalid("the redirect leads from https to http")
+    return target
+
+
+def is_listed(host: str, port: int, scheme: str, patterns: tuple[str, ...], *, any_port: bool) -> bool:
+    """Whether ``patterns`` name this host. ``*.example.org`` is every name below it, not itself; ``host:port`` names
+    one port; without one, it is the scheme's own, or any where ``any_port``."""
+    for pattern in patterns:
+        name, found, digits = pattern.lower().rpartition(":") if re.search(r":\d+$", pattern) else (
+            pattern.lower(), "", "")
+        if name.startswith("[") and name.endswith("]"):
+            name = name[1:-1]
+        if found:
+            if int(digits) != port:
+                continue
+        elif not any_port and port != _DEFAULT_PORTS[scheme]:
+            continue
+        if host == name or (name.startswith("*.") and host.endswith(name[1:]) and len(host) > len(name) - 1):
+            return True
+    return False
+
+
+def check_headers(method: str, headers: dict[str, str]) -> dict[str, str]:
+    """The plugin's headers, by name as given. Raises ApiFailure ``url_invalid``."""
+    if method not in METHODS:
+        raise _invalid(f"methods are {', '.join(sorted(METHODS))}")
+    size = 0
+    for name, value in headers.items():
+        if not _TOKEN.fullmatch(name) or not _VALUE.fullmatch(value):
+            raise _invalid(f"header {name[:64]!r}: a name is a token, a value one line of ASCII")
+        if name.lower() in OURS or name.lower().startswith(("proxy-", "sec-", "x-forwarded-")):
+            raise _invalid(f"header {name!r} is not the plugin's to set")
+        size += len(name) + len(value) + 4
+    if size > HEADER_BYTES_MAX:
+        raise ApiFailure("too_large", f"headers have at most {HEADER_BYTES_MAX} bytes")
+    return headers
+
+
+def _invalid(message: str) -> ApiFailure:
+    return ApiFailure("url_invalid", message)

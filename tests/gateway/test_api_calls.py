@@ -1,0 +1,253 @@
+"""API calls on a real daemon: whose they are, what is refused, what is on record, what ends with the invocation."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from apex_exec.client import CallError, Client
+from apex_exec.ledger.reading import read_events
+from tests.gateway.bundles import ALL, bundle
+from tests.gateway.conftest import TABLES, A, B, sqlite_data
+from tests.support.daemon import Daemon, wait_for
+
+NAMED = {"tables": ["users", "orders", "notes"]}
+
+LEFTOVER = '''
+import asyncio
+from workers import ApiError, Plugin
+
+plugin = Plugin(id="leftover", version="1.0.0", permissions=["data:read"])
+seen = []
+
+
+@plugin.hook("onActionExecute")
+async def run(context, params):
+    """Leaves a task behind that asks in the name of the hook that made it."""
+    async def later():
+        await asyncio.sleep(0)
+        try:
+            seen.append(await context.api.query("SELECT name FROM users"))
+        except ApiError as error:
+            seen.append(error.code)
+    if params["action"] == "leave":
+        asyncio.get_running_loop().call_later(0.001, lambda: asyncio.ensure_future(later()))
+    elif params["action"] == "gather":
+        got = await asyncio.gather(*(context.api.query("SELECT $1::int AS n", [n]) for n in range(20)),
+                                   context.api.query("SELECT * FROM secrets"), return_exceptions=True)
+        return {"result": [r[0]["n"] if isinstance(r, list) else r.code for r in got], "metadata": {}}
+    else:
+        await asyncio.sleep(0.05)
+    return {"result": list(seen), "metadata": {}}
+'''
+
+RAW = '''
+import sys
+from workers import Plugin, wire
+import msgspec
+
+plugin = Plugin(id="raw", version="1.0.0", permissions=["data:read"])
+
+
+@plugin.hook("onActionExecute")
+def run(context, params):
+    """Sends API calls of its own making over the worker's link."""
+    worker = context.api._ask.__self__
+    for seq, api_id in params["context"]["calls"]:
+        raw = msgspec.Raw(msgspec.msgpack.encode({"sql": "SELECT 1"}))
+        worker.send(wire.ApiCall(context.api._seq + seq, api_id, "query", raw))
+    return {"result": context.api.query("SELECT 1 AS one"), "metadata": {}}
+'''
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="apx"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def daemon(folder: Path) -> Iterator[Daemon]:
+    plugins = folder / "plugins"
+    bundle(plugins, "caller", ALL, data=NAMED, network={"allow": ["app.localhost"]}, limits={"networkPerMinute": 3})
+    bundle(plugins, "awaiter", ALL, is_async=True, data=NAMED)
+    bundle(plugins, "poor", [], data=NAMED)
+    bundle(plugins, "leftover", ["data:read"], LEFTOVER, data=NAMED)
+    bundle(plugins, "raw", ["data:read"], RAW, data=NAMED)
+    sqlite_data(folder / "data.db").close()
+    with Daemon(folder / "d", plugins, {
+            "data.url": f"sqlite:///{folder}/data.db", "data.tables": TABLES, "ui.components": ["Chart"],
+            "fetch.allow": ["app.localhost:9"], "fetch.allow_private": True, "sandbox.min_level": "L0",
+            "breaker.ends": 100}) as running:
+        yield running
+
+
+@pytest.fixture
+def client(daemon: Daemon) -> Iterator[Client]:
+    with Client(daemon.endpoint) as made:
+        yield made
+
+
+def run(client: Client, plugin: str, *steps: Any, user: str = A, **more: Any) -> Any:
+    made = [{"api": name, "args": args} for name, args in steps]
+    reply = client.invoke(plugin, "onActionExecute", user, {"action": "x", "context": {"steps": made}}, **more)
+    return reply["result"]["result"]
+
+
+def records(daemon: Daemon, resource: str, event_type: str = "") -> list[Any]:
+    """Audit events about ``resource`` as (type, user, action, result, metadata), oldest first."""
+    return [(event.event_type, event.user_id, event.action, event.result, event.metadata)
+            for event in read_events(daemon.state / "audit.db")
+            if event.resource == resource and event_type in ("", event.event_type)]
+
+
+@pytest.mark.parametrize("plugin", ["caller", "awaiter"])
+def test_a_hook_reads_and_writes_the_callers_data(client: Client, plugin: str) -> None:
+    number = 700 if plugin == "caller" else 800
+    got = run(client, plugin,
+              ("query", {"sql": "SELECT * FROM users WHERE id = $1", "params": [A]}),
+              ("insert", {"table": "notes", "values": {"id": number, "text": "hello"}}),
+              ("update", {"table": "notes", "values": {"text": "changed"}, "where": {"id": number}}),
+              ("query", {"sql": "SELECT text FROM notes WHERE id = $1", "params": [number]}),
+              ("delete", {"table": "notes", "where": {"id": number}}))
+    assert got == [[{"id": A, "name": "Ann", "email": "ann@a"}],
+                   {"rowCount": 1, "row": {"id": number, "text": "hello", "tag": None}}, {"rowCount": 1},
+                   [{"text": "changed"}], {"rowCount": 1}]
+    assert run(client, plugin, ("query", {"sql": "SELECT name FROM users"}), user=B) == [[{"name": "SECRET Bob"}]]
+
+
+def test_effects_come_with_the_reply_and_are_gone_where_the_hook_fails(client: Client) -> None:
+    steps = [{"api": "render_widget", "args": {"component": "Chart", "props": {"a": 1}}},
+             {"api": "emit", "args": {"event": "custom-event", "payload": {"x": [1]}}},
+             {"api": "render_widget", "args": {"component": "Other"}}]
+    payload = {"action": "x", "context": {"steps": steps}}
+    reply = client.invoke("caller", "onActionExecute", A, payload)
+    assert reply["effects"] == [{"kind": "render", "component": "Chart", "props": {"a": 1}},
+                                {"kind": "emit", "event": "caller/custom-event", "payload": {"x": [1]}}]
+    assert reply["result"]["result"][:2] == [None, None]
+    assert reply["result"]["result"][2]["code"] == "component_not_allowed"
+    steps[2]["raise"] = True
+    with pytest.raises(CallError) as failed:
+        client.invoke("caller", "onActionExecute", A, payload)
+    assert failed.value.code == "PLUGIN_ERROR" and "effects" not in failed.value.reply
+    assert failed.value.reply["details"]["apiCode"] == "component_not_allowed"
+    again = client.invoke("caller", "onActionExecute", A, {"action": "x", "context": {"steps": []}})
+    assert again["effects"] == []
+
+
+CALLS = [("query", {"sql": "SELECT 1"}), ("insert", {"table": "notes", "values": {"id": 1}}),
+         ("update", {"table": "notes", "values": {"text": "x"}, "where": {"id": 2}}),
+         ("delete", {"table": "notes", "where": {"id": 2}}), ("render_widget", {"component": "Chart"}),
+         ("emit", {"event": "x"}), ("fetch", {"url": "http://app.localhost:9/"}),
+         ("call", {"method": "admin.users.list"})]
+
+
+def test_without_a_permission_every_call_is_denied_and_on_record(daemon: Daemon, client: Client) -> None:
+    got = run(client, "poor", *CALLS)
+    assert [(one["code"], one["kind"]) for one in got] == [("permission_denied", "PermissionDenied")] * len(CALLS)
+    wait_for(lambda: len(records(daemon, "poor", "access.denied")) == len(CALLS), 5)
+    denied = records(daemon, "poor", "access.denied")
+    assert {row[2] for row in denied} == {"query", "insert", "update", "delete", "renderWidget", "emit", "fetch",
+                                          "admin.users.list"}
+    assert all(row[1] == A and row[3] == "denied" for row in denied)
+    payload = {"action": "x", "context": {"steps": [{"api": "query", "args": {"sql": "SELECT 1"}, "raise": True}]}}
+    with pytest.raises(CallError) as failed:
+        client.invoke("poor", "onActionExecute", A, payload)
+    assert failed.value.code == "PERMISSION_DENIED" and failed.value.reply["details"]["method"] == "query"
+
+
+def test_the_rate_is_the_plugins_and_refused_tries_are_on_record(daemon: Daemon, client: Client) -> None:
+    got = run(client, "caller", *[("fetch", {"url": "http://app.localhost:9/"})] * 5)
+    assert [one["code"] for one in got] == ["fetch_failed"] * 3 + ["rate_limited"] * 2
+    assert 0 < got[4]["retry"] <= 60_000 and got[4]["kind"] == "RateLimited"
+    payload = {"action": "x", "context": {"steps": [
+        {"api": "fetch", "args": {"url": "http://app.localhost:9/"}, "raise": True}]}}
+    with pytest.raises(CallError) as failed:
+        client.invoke("caller", "onActionExecute", B, payload)  # another user of the same plugin
+    assert failed.value.code == "RATE_LIMITED" and 0 < failed.value.reply["details"]["retryAfterMs"] <= 60_000
+    wait_for(lambda: len(records(daemon, "caller", "security.rate_limit")) == 3, 5)
+    text = daemon.metrics()
+    assert 'rate_limited_total{limit="network",plugin="caller"} 3.0' in text or wait_for(
+        lambda: 'rate_limited_total{limit="network",plugin="caller"} 3.0' in daemon.metrics(), 5) is None
+
+
+def test_every_call_is_one_event(daemon: Daemon, client: Client) -> None:
+    mine = lambda: [row for row in records(daemon, "awaiter") if row[0] != "plugin.execution"]  # noqa: E731
+    time.sleep(0.1)
+    before = len(mine())
+    run(client, "awaiter", ("query", {"sql": "SELECT id FROM orders"}), ("emit", {"event": "seen"}),
+        ("insert", {"table": "notes", "values": {"id": 901, "text": "x"}}),
+        ("delete", {"table": "notes", "where": {"id": 901}}), ("query", {"sql": "SELECT * FROM secrets"}),
+        ("query", {"sql": "SELECT version()"}), ("insert", {"table": "notes", "values": {"id": 1, "text": "x"}}))
+    wait_for(lambda: len(mine()) >= before + 7, 5)
+    got = [(row[0], row[2], row[3], row[4].get("rowCount"), row[4].get("code")) for row in mine()[-7:]]
+    assert sorted(got, key=str) == sorted([
+        ("data.access", "query", "success", 4, None), ("plugin.api", "emit", "success", None, None),
+        ("data.modification", "insert", "success", 1, None), ("data.deletion", "delete", "success", 1, None),
+        ("access.denied", "query", "denied", None, "table_not_allowed"),
+        ("data.access", "query", "failure", None, "sql_forbidden"),
+        ("data.modification", "insert", "failure", None, "constraint")], key=str)
+    with sqlite3.connect(daemon.folder.parent / "data.db") as database:
+        wait_for(lambda: database.execute("SELECT count(*) FROM apex_exec_outbox").fetchone() == (0,), 5)
+
+
+def test_a_task_left_behind_speaks_for_nobody_else(client: Client) -> None:
+    def act(action: str, user: str) -> Any:
+        reply = client.invoke("leftover", "onActionExecute", user, {"action": action, "context": {}})
+        return reply["result"]["result"]
+
+    assert act("leave", A) == []
+    assert act("stay", B) == ["cancelled"]  # B's hook runs while A's task asks
+    assert act("gather", A) == [*range(20), "table_not_allowed"]
+
+
+@pytest.mark.parametrize("calls", [[[1, 90]], [[5, 90]], [[0, 90], [0, 90]]])
+def test_a_call_for_a_hook_that_does_not_run_costs_the_worker(daemon: Daemon, calls: list[Any]) -> None:
+    with Client(daemon.endpoint) as client:
+        with pytest.raises(CallError) as failed:
+            client.invoke("raw", "onActionExecute", A, {"action": "x", "context": {"calls": calls}})
+        assert failed.value.code in ("WORKER_VIOLATION", "QUARANTINED")
+    wait_for(lambda: any(row[2] == "api" for row in records(daemon, "raw", "security.anomaly")), 5)
+
+
+def test_a_hook_can_still_answer_when_a_call_took_all_its_time(client: Client) -> None:
+    slow = "SELECT count(*) FROM " + ", ".join(f"orders a{n}" for n in range(16))
+    got = run(client, "awaiter", ("query", {"sql": slow}), deadline_ms=500)
+    assert got[0]["code"] == "deadline_exceeded" and got[0]["kind"] == "DeadlineExceeded"
+
+
+def test_the_gateways_death_fails_its_calls_and_nothing_else(daemon: Daemon, client: Client) -> None:
+    import psutil
+    slow = "SELECT count(*) FROM " + ", ".join(f"orders a{n}" for n in range(16))
+    got: list[Any] = []
+    thread = threading.Thread(target=lambda: got.extend(_with_own_client(daemon, ("query", {"sql": slow}))))
+    thread.start()
+    time.sleep(0.5)
+    gateway = [child for child in psutil.Process(daemon.process.pid).children(recursive=True)
+               if child.cpu_times().user > 0.3 and "spawn" in " ".join(child.cmdline())]
+    busiest = max(gateway, key=lambda child: child.cpu_percent(0.2))
+    busiest.kill()
+    thread.join(10)
+    assert got and got[0]["code"] == "gateway_lost"
+    wait_for(lambda: run(client, "caller", ("query", {"sql": "SELECT 1 AS one"})) == [[{"one": 1}]], 10)
+
+
+def _with_own_client(daemon: Daemon, *steps: Any) -> Any:
+    with Client(daemon.endpoint) as client:
+        return run(client, "awaiter", *steps)
+
+
+def test_the_daemons_metrics_count_calls_by_outcome(daemon: Daemon) -> None:
+    wait_for(lambda: 'apex_exec_api_calls_total{method="query",outcome="ok",plugin="caller"}' in daemon.metrics(), 5)
+    text = daemon.metrics()
+    assert 'method="insert",outcome="permission_denied",plugin="poor"' in text
+    assert 'apex_exec_api_call_duration_seconds_count{method="query"}' in text
