@@ -305,11 +305,10 @@ class _Daemon:
 
     # ------------------------------------------------------------------ now and then
     def _export(self, _: int) -> None:
-        sent = False
-        for message in self.metrics.changes(EXPORT_SERIES):
-            sent = self.exporter.send(message) or sent
-        if not sent:
-            self.exporter.send(["beat"])
+        for message in [*self.metrics.changes(EXPORT_SERIES), ["beat"]]:
+            if not self.exporter.send(message) and self.exporter.up:
+                self.metrics.resend()  # it is too slow to take them: all again, when it has room
+                break
         self.supervisor.loop.side_changed(self.exporter)
 
     def _watch(self, now_ns: int) -> None:

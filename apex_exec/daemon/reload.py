@@ -17,7 +17,6 @@ RELOADABLE = frozenset((
     "breaker.open_seconds", "breaker.stable_seconds", "breaker.backoff_min_seconds", "breaker.backoff_max_seconds",
     "pool.idle_seconds", "pool.queue_depth", "pool.in_flight", "pool.per_host", "pool.prefetch", "pool.boot_seconds",
     "recycle.after_calls", "recycle.after_seconds", "recycle.growth_mb", "log.level", "log.plugin_lines_per_second",
-    "ui.components", "fetch.allow", "fetch.allow_private",
 ))
 """Keys that SIGHUP and ``daemon.reload`` apply; besides them ``plugins_dir`` is read again, and the client keys of
 ``host.curve_keys_dir``."""
