@@ -34,6 +34,8 @@ BATCH_RECORDS_MAX = 512
 PENDING_BYTES_MAX = 32 * 1024 * 1024
 """Uncommitted bytes kept here (below the side process's own bound); full stops admission."""
 TRACEPARENT_CHARS_MAX = 128
+RESTART_MAX_NS = 500 * MS_NS
+"""Nothing is admitted without a ledger: one that keeps dying is started again sooner than other side processes."""
 NEVER_NS = 1 << 62
 DENIED = frozenset({"PERMISSION_DENIED", "RATE_LIMITED", "NOT_PROVIDED"})
 """Outcomes of an execution whose ``result`` is "denied" rather than "failure"."""
@@ -71,7 +73,7 @@ class AuditTrail:
             "state_dir": str(settings.state_path), "url": settings.database_url(audit.url),
             "durability": audit.durability, "retention_days": audit.retention_days,
             "min_free_bytes": audit.min_free_bytes, "trail": secrets.token_hex(16)},
-            on_message=self._told, on_down=self._down)
+            on_message=self._told, on_down=self._down, restart_max_ns=RESTART_MAX_NS)
         self._metrics = metrics
         self._log = log
         self._index = 0  # of the last record taken

@@ -23,6 +23,7 @@ OUT_BYTES_MAX = 64 * 1024 * 1024
 """Unsent bytes held for one side process; full is an answer (``send`` returns False), never a wait."""
 RESTART_MIN_NS = 100_000_000
 RESTART_MAX_NS = 5_000_000_000
+"""Unless its owner says otherwise (``restart_max_ns``)."""
 STABLE_NS = 10_000_000_000
 """A process that lived this long is restarted at once; one that did not waits twice as long each time."""
 
@@ -46,7 +47,7 @@ class SideProcess:
 
     def __init__(self, name: str, target: Callable[[Any, dict[str, Any]], None], settings: dict[str, Any], *,
                  on_message: Callable[[Any], None], on_up: Callable[[], None] = lambda: None,
-                 on_down: Callable[[], None] = lambda: None) -> None:
+                 on_down: Callable[[], None] = lambda: None, restart_max_ns: int = RESTART_MAX_NS) -> None:
         self.name = name
         self.restarts = 0
         self.pid = 0
@@ -62,6 +63,7 @@ class SideProcess:
         self._decode = msgspec.msgpack.Decoder().decode
         self._started_ns = 0
         self._backoff_ns = RESTART_MIN_NS
+        self._restart_max_ns = restart_max_ns
         self.start_after_ns = 0
 
     @property
@@ -137,7 +139,7 @@ class SideProcess:
         if now_ns - self._started_ns >= STABLE_NS:
             self._backoff_ns = RESTART_MIN_NS
         self.start_after_ns = now_ns + self._backoff_ns
-        self._backoff_ns = min(2 * self._backoff_ns, RESTART_MAX_NS)
+        self._backoff_ns = min(2 * self._backoff_ns, self._restart_max_ns)
         self.restarts += 1
         self._on_down()
 

@@ -1,0 +1,213 @@
+"""The daemon under the soak, what is done to it, and what it may not leave behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+START_SECONDS_MAX = 60
+IDLE_SECONDS = 2.0
+HARM_SECONDS = 0.4
+"""Mean time between two harms."""
+STOPPED_SECONDS = 0.6
+LEDGER_BACK_SECONDS = 5.0
+"""Longer than a killed ledger takes to be there again and to have what it was sent committed."""
+RSS_GROWTH_MB_MAX = 40.0
+CONFIG: dict[str, Any] = {
+    "http.address": "127.0.0.1:0", "limits.cpu_percent": 100, "pool.idle_seconds": IDLE_SECONDS,
+    "pool.boot_seconds": 5, "breaker.open_seconds": 1.0, "breaker.backoff_min_seconds": 0.02,
+    "breaker.backoff_max_seconds": 0.5, "audit.min_free_bytes": 0, "log.level": "error"}
+"""Idle workers leave soon, so that what is left at the end can be compared; a paused plugin is tried again soon."""
+
+
+class SoakDaemon:
+    """One daemon after another on one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.endpoint = f"ipc://{folder}/run/host.sock"
+        self.earlier: list[psutil.Process] = []
+        config = {"runtime_dir": f"{folder}/run", "state_dir": f"{folder}/state", "plugins_dir": f"{folder}/plugins",
+                  **CONFIG}
+        (folder / "config.toml").write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in config.items()))
+
+    def start(self) -> None:
+        """Starts it and waits until it takes connections."""
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen([sys.executable, "-m", "apex_exec", "serve", "--config",
+                                             str(self.folder / "config.toml")], stderr=log, stdout=log)
+        due = time.monotonic() + START_SECONDS_MAX
+        while not self._answers():
+            if self.process.poll() is not None or time.monotonic() > due:
+                raise SystemExit(f"the daemon did not start: {(self.folder / 'log').read_text()[-2000:]}")
+            time.sleep(0.05)
+
+    def _answers(self) -> bool:
+        import msgspec
+        import zmq
+
+        with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
+            socket.linger = 0
+            socket.connect(self.endpoint)
+            socket.send(msgspec.msgpack.encode({"type": "ping", "id": 1}))
+            return bool(socket.poll(200))
+
+    def family(self) -> list[psutil.Process]:
+        """Every process below the supervisor."""
+        try:
+            return psutil.Process(self.process.pid).children(recursive=True)
+        except psutil.Error:
+            return []
+
+    def workers(self) -> list[psutil.Process]:
+        """The zygote's children."""
+        return [p for child in self.children() for p in _children(child)]
+
+    def children(self) -> list[psutil.Process]:
+        """The supervisor's own children: zygote and side processes."""
+        return _children(psutil.Process(self.process.pid))
+
+    def kill(self) -> None:
+        """SIGKILL of the supervisor; what it leaves is looked at in ``leaks``."""
+        self.earlier += self.family()
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        """SIGTERM; the exit status."""
+        self.earlier += self.family()
+        self.process.terminate()
+        try:
+            return self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            return -signal.SIGKILL
+
+    def footprint(self) -> dict[str, float]:
+        """What must be the same whenever nothing runs: waits until idle workers have left."""
+        due = time.monotonic() + IDLE_SECONDS + 8
+        last, same = -1, 0
+        while time.monotonic() < due and same < 5:  # spare workers may stay: a number that no longer changes
+            count = len(self.workers())
+            same = same + 1 if count == last else 0
+            last = count
+            time.sleep(0.5)
+        supervisor = psutil.Process(self.process.pid)
+        return {
+            "fds": supervisor.num_fds(), "threads": supervisor.num_threads(), "processes": len(self.family()),
+            "zombies": sum(p.status() == psutil.STATUS_ZOMBIE for p in self.family()),
+            "files": len(list((self.folder / "run").iterdir())), "rss_mb": supervisor.memory_info().rss / 1e6}
+
+    def leaks(self, before: dict[str, float]) -> dict[str, str]:
+        """What is more than ``before``, and who outlived an earlier supervisor."""
+        after = self.footprint()
+        found = {name: f"{before[name]:g} → {after[name]:g}" for name in before
+                 if name != "rss_mb" and after[name] > before[name]}
+        if after["rss_mb"] > before["rss_mb"] + RSS_GROWTH_MB_MAX:
+            found["rss_mb"] = f"{before['rss_mb']:.0f} → {after['rss_mb']:.0f}"
+        orphans = [p for p in self.earlier if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+        if orphans:
+            found["orphans"] = str(len(orphans))
+        return found
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.children()
+    except psutil.Error:
+        return []
+
+
+class Chaos:
+    """Harms something every ``HARM_SECONDS`` or so, by ``rng``."""
+
+    def __init__(self, daemon: SoakDaemon, rng: random.Random, *, seconds: float, supervisor_seconds: float) -> None:
+        self.daemon, self.rng = daemon, rng
+        self.done: Counter[str] = Counter()
+        self.supervisor_kills: list[tuple[float, float]] = []
+        self._ledger_killed = 0.0
+        self._stopped: list[tuple[float, psutil.Process]] = []
+        self._next = 0.0
+        self._every = supervisor_seconds
+        begun = time.monotonic()
+        self._next_supervisor = begun + supervisor_seconds if supervisor_seconds else float("inf")
+        self._last_supervisor = begun + 0.8 * seconds  # the last one lives long enough to leak
+
+    def turn(self, now: float) -> bool:
+        """Does what is due; True where that was the supervisor: it must be started again."""
+        for due, process in list(self._stopped):
+            if now >= due:
+                self._stopped.remove((due, process))
+                _signal(process, signal.SIGCONT)
+        if now >= self._next_supervisor and now < self._last_supervisor:
+            self._next_supervisor = now + self._every
+            self.release()
+            self.daemon.kill()
+            first = self._ledger_killed if now - self._ledger_killed < LEDGER_BACK_SECONDS else now
+            self.supervisor_kills.append((time.monotonic(), first))
+            self.done["supervisor killed"] += 1
+            return True
+        if now >= self._next:
+            self._next = now + self.rng.expovariate(1 / HARM_SECONDS)
+            self._harm(now)
+        return False
+
+    def _harm(self, now: float) -> None:
+        kind = self.rng.random()
+        if kind < 0.03:
+            supervisor = psutil.Process(self.daemon.process.pid)
+            _signal(supervisor, signal.SIGSTOP)
+            self._stopped.append((now + STOPPED_SECONDS, supervisor))
+            self.done["supervisor stopped"] += 1
+            return
+        if kind < 0.6:
+            victims, what = self.daemon.workers(), "worker"
+        else:
+            victims, what = self.daemon.children(), ""
+        if not victims:
+            return
+        victim = self.rng.choice(victims)
+        try:
+            what = what or _name(victim)
+        except psutil.Error:
+            return
+        if self.rng.random() < 0.3:
+            _signal(victim, signal.SIGSTOP)
+            self._stopped.append((now + STOPPED_SECONDS, victim))
+            self.done[f"{what} stopped"] += 1
+        else:
+            _signal(victim, signal.SIGKILL)
+            self.done[f"{what} killed"] += 1
+            if what == "ledger":
+                self._ledger_killed = now
+
+    def release(self) -> None:
+        """Lets everything go on that is stopped."""
+        for _, process in self._stopped:
+            _signal(process, signal.SIGCONT)
+        self._stopped.clear()
+
+
+def _name(process: psutil.Process) -> str:
+    if process.name().startswith("apex-"):
+        return process.name().removeprefix("apex-")
+    return "resource tracker" if "resource_tracker" in " ".join(process.cmdline()) else "zygote"
+
+
+def _signal(process: psutil.Process, number: int) -> None:
+    try:
+        if process.is_running():  # not another process that has its number now
+            os.kill(process.pid, number)
+    except (ProcessLookupError, psutil.Error):
+        return

@@ -1,0 +1,77 @@
+"""The plugins of the soak: two that behave, and one for each way not to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.daemon import write_bundle
+
+GOOD = ("good-one", "good-two")
+LIMITS = {"timeoutMs": 250, "memoryMb": 24, "cpuPercent": 10}
+"""Of those that misbehave."""
+
+ECHO = '''
+def act(params):
+    return {{"result": params["context"]["echo"], "metadata": {{}}}}
+
+plugin = {{"id": "{id}", "version": "1.0.0", "permissions": [], "hooks": {{"onActionExecute": act}}}}
+'''
+BAD = '''
+import sys
+import time
+
+calls = 0
+
+
+def worker_module():
+    """The globals of the module that serves this plugin, found on the stack."""
+    try:
+        raise ValueError
+    except ValueError as error:
+        frame = error.__traceback__.tb_frame
+    while "_decode_params" not in frame.f_globals:
+        frame = frame.f_back
+    return frame.f_globals
+
+
+def misbehave():
+{body}
+
+
+def act(params):
+    """Two in three calls are honest: a plugin that only fails is paused, and then nothing happens."""
+    global calls
+    calls += 1
+    if calls % 3 == 0:
+        misbehave()
+    return {{"result": params["context"]["echo"], "metadata": {{}}}}
+
+
+{top}
+plugin = {{"id": "{id}", "version": "1.0.0", "permissions": [], "hooks": {{"onActionExecute": act}}}}
+'''
+WAYS = {
+    "raises": "    raise RuntimeError('a fault')",
+    "exits": "    worker_module()['os']._exit(3)",
+    "spins": "    while True:\n        pass",
+    "sleeps": "    time.sleep(60)",
+    "hoards": "    kept = []\n    while True:\n        kept.append(bytearray(1 << 20))",
+    "overflows": "    sys.setrecursionlimit(10**9)\n    nest = []\n    for _ in range(300_000):\n"
+                 "        nest = [nest]\n    repr(nest)",
+    "shouts": "    for _ in range(200):\n        print('x' * 200)",
+    "forges": "    module = worker_module()\n    module['Worker']._write = lambda *_: module['os'].write(3, b'x' * 99)",
+    "doubles": "    module = worker_module()\n    write = module['Worker']._write\n"
+               "    module['Worker']._write = lambda self, data: write(self, data + data)",
+}
+BOOT_FAILS = "boot-fails"
+
+
+def write_plugins(folder: Path) -> list[str]:
+    """All of them below ``folder``; the ids of those that misbehave."""
+    for id_ in GOOD:
+        write_bundle(folder, id_, ECHO.format(id=id_))
+    for id_, body in WAYS.items():
+        write_bundle(folder, id_, BAD.format(id=id_, body=body, top=""), limits=LIMITS)
+    write_bundle(folder, BOOT_FAILS, BAD.format(id=BOOT_FAILS, body="    pass", top="raise RuntimeError('no')"),
+                 limits=LIMITS)
+    return [*WAYS, BOOT_FAILS]
