@@ -22,7 +22,7 @@ from apex_exec.config import Settings
 from apex_exec.core.breaker import BreakerPolicy
 from apex_exec.core.plugin import HOOKS, Limits
 from apex_exec.core.pool import SECOND_NS, Pool, PoolLimits, RecyclePolicy
-from apex_exec.daemon import notify
+from apex_exec.daemon import notify, registrar, registrar_table
 from apex_exec.daemon.admin_socket import AdminSocket
 from apex_exec.daemon.api_calls import make_gateway
 from apex_exec.daemon.asks import Asks
@@ -54,6 +54,8 @@ FDS_OWN = 256
 """What the daemon itself, its hosts and its side processes may use."""
 LEDGER_SECONDS = 10.0
 """How long the start waits for a ledger that can write."""
+REGISTRY_SECONDS = 10.0
+"""How long the start waits for the installed plugins."""
 EXPORT_SECONDS = 0.5
 EXPORT_SERIES = 2000
 """Series that are handed to the exporter at once: about a millisecond of the loop's time."""
@@ -175,7 +177,13 @@ class _Daemon:
             {"server": f"apex-exec/{__version__}", "isolation": self.sandboxing.level, "waived": self.sandboxing.waived,
              "pid": os.getpid(), "endpoint": settings.host_endpoint})
         asks = Asks(self.supervisor, lambda: self.settings.pool.boot_seconds)
-        self.registrar = RegistrarLink(self.supervisor, asks.table)
+        self.registrar = RegistrarLink(self.supervisor, asks.table, self.folder_plugins.__contains__)
+        self.registrar_settings = settings.model_dump()
+        side = SideProcess("registrar", registrar.main, self.registrar_settings, on_message=self.registrar.message,
+                           on_down=self.registrar.down)
+        self.registrar.bind(side)
+        self.supervisor.attach(side)
+        registrar_table.register_all()
         self.admin = AdminSocket(self.supervisor, operations.handlers, self.registrar)
         for spec in specs:
             self.supervisor.set_plugin(spec)
@@ -225,6 +233,9 @@ class _Daemon:
             if not self.audit.wait_ready(LEDGER_SECONDS):
                 log.error("the ledger cannot take records yet (%s); calls are answered AUDIT_UNAVAILABLE until it can",
                           self.audit.reason)
+            if not self.registrar.wait_ready(REGISTRY_SECONDS):
+                log.error("the registry does not answer (%s); what is installed is served as soon as it does",
+                          metrics.health.get("registry") or "it is still being opened")
             self._bind()
             self._handle_signals()
             log.info("metrics on http://%s:%d/metrics", *self.listener.getsockname()[:2])
@@ -297,6 +308,8 @@ class _Daemon:
         self.logs.level_min = LEVELS[settings.log.level]
         self.logs.plugin_lines_per_second = settings.log.plugin_lines_per_second
         self.supervisor.reconfigure(pool_limits(settings, self.fds), breaker_policy(settings), recycle_policy(settings))
+        self.registrar_settings.update(settings.model_dump())  # a registrar that starts later begins with these
+        self.registrar.configure(self.registrar_settings)
         for plugin in gone:
             self.supervisor.remove_plugin(plugin)
         for spec in specs:

@@ -1,13 +1,16 @@
 """The supervisor's side of the registrar process: operations that touch disk or database go there and come back.
 
 ``["op", req_id, op, args, {"uid": n}]`` and ``["answered", ask_id, ok, value]`` go out; ``["done", req_id, result]``,
-``["refused", req_id, code, message, details]``, ``["set", spec]``, ``["removed", plugin]``, ``["audit", record]`` and
-``["ask", ask_id, kind, params]`` come in. A registrar that dies has every operation in flight answered: done or not is
+``["refused", req_id, code, message, details]``, ``["set", spec]``, ``["specs", [spec]]``, ``["removed", plugin]``,
+``["audit", record]``, ``["ready", count]``, ``["health", reason]`` and ``["ask", ask_id, kind, params]`` come in.
+A registrar that dies has every operation in flight answered: done or not is
 then unknown, and the answer says so.
 """
 
 from __future__ import annotations
 
+import select
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +35,12 @@ Ask = Callable[[dict[str, Any], Answer], None]
 class RegistrarLink:
     """Give its ``message`` and ``down`` to the SideProcess, and that to ``bind``."""
 
-    def __init__(self, supervisor: Supervisor, asks: dict[str, Ask]) -> None:
+    def __init__(self, supervisor: Supervisor, asks: dict[str, Ask],
+                 served_elsewhere: Callable[[str], bool] = lambda _: False) -> None:
         self.asks = asks
+        self._served_elsewhere = served_elsewhere
+        self._ready = False
+        self._told = False
         self._supervisor = supervisor
         self._side: SideProcess | None = None
         self._pending: dict[int, tuple[Done, Refused]] = {}
@@ -72,14 +79,47 @@ class RegistrarLink:
             if pending is not None:
                 pending[1](message[2], message[3], message[4])
         elif kind == "set":
-            self._supervisor.set_plugin(msgspec.convert(message[1], PluginSpec))
+            self._set(message[1])
+        elif kind == "specs":
+            for spec in message[1]:
+                self._set(spec)
         elif kind == "removed":
-            self._supervisor.remove_plugin(message[1])
+            if not self._served_elsewhere(message[1]):
+                self._supervisor.remove_plugin(message[1])
+        elif kind == "ready":
+            self._ready = self._told = True
+        elif kind == "health":
+            self._told = True
+            self._supervisor.metrics.health["registry"] = message[1]
+            if message[1]:
+                self._supervisor.logs.log("error", message[1])
         elif kind == "audit":
             if self._supervisor.audit is not None:
                 self._supervisor.audit.record(msgspec.convert(message[1], AuditRecord))
         elif kind == "ask":
             self._ask(message[1], message[2], message[3])
+
+    def _set(self, raw: dict[str, Any]) -> None:
+        spec = msgspec.convert(raw, PluginSpec)
+        if self._served_elsewhere(spec.id):
+            self._supervisor.logs.log("error", f"plugin {spec.id} is served from plugins_dir; the installed one is not")
+        elif self._supervisor.pool.spec(spec.id) != spec:
+            self._supervisor.set_plugin(spec)
+
+    def wait_ready(self, seconds: float) -> bool:
+        """Blocks until every installed plugin is known, at most so long, and no longer than until the registry is said
+        to be broken; before the loop runs, so that the first call finds what was installed."""
+        end = time.monotonic() + seconds
+        side = self._side
+        while side is not None and not self._told and side.up and (left := end - time.monotonic()) > 0:
+            if select.select([side.fileno()], [], [], left)[0]:
+                side.receive(time.monotonic_ns())
+        return self._ready
+
+    def configure(self, settings: dict[str, Any]) -> None:
+        """Has the registrar go on with other settings; one that starts later begins with them."""
+        if self._side is not None and self._side.send(["settings", settings]):
+            self._supervisor.loop.side_changed(self._side)
 
     def _ask(self, number: int, kind: str, params: dict[str, Any]) -> None:
         def answer(ok: bool, value: Any) -> None:

@@ -1,0 +1,250 @@
+"""The registrar: the process beside the loop in which administrative operations touch disk and database.
+
+One thread reads the link, two run operations: a *quick* lane for what reads and writes rows, and a *slow* lane for what
+scans, copies or has plugin code run in the jail (through the supervisor: ``ask``). So revoking never waits for an
+installation. It lives until the link ends; killed at any point it leaves the old or the new state, and the supervisor
+starts another one, which sends every spec again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from apex_exec.config import Settings
+from apex_exec.core.plugin import PluginSpec
+from apex_exec.daemon.registrar_table import entries
+from apex_exec.errors import Code, Refusal
+from apex_exec.registry import approvals
+from apex_exec.registry.blobs import BlobStore
+from apex_exec.registry.bundle import read_folder
+from apex_exec.registry.context import Context
+from apex_exec.registry.findings import Report
+from apex_exec.registry.manifest import Manifest
+from apex_exec.registry.operations import Entry
+from apex_exec.registry.scan import scan
+from apex_exec.registry.specs import publish, reconcile
+from apex_exec.registry.store import Store
+from apex_exec.wire.frames import FrameBuffer, pack_frame
+
+RECEIVE_BYTES = 262_144
+SPECS_A_MESSAGE = 200
+"""Specs sent at once at the start: a few milliseconds of the loop's time."""
+REOPEN_SECONDS = 5.0
+"""How often a store that cannot be opened is tried again."""
+EXPIRY_CHECK_SECONDS = 1.0
+CRASH_VARIABLE = "APEXEXEC_TEST_CRASH_AT"
+"""Names a point at which the process kills itself: so the tests show that any point of an operation may be the last."""
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder().decode
+log = logging.getLogger("apex_exec.registrar")
+
+
+def crash_at(point: str) -> None:
+    """Ends the process where the tests say so."""
+    if os.environ.get(CRASH_VARIABLE) == point:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class AskFailed(Refusal):
+    """The supervisor tried, and it did not work."""
+
+
+class _Link:
+    """The registrar's end: frames out from any thread, in by one."""
+
+    def __init__(self, connection: Any) -> None:
+        self._socket = socket.socket(fileno=os.dup(connection.fileno()))
+        self._socket.setblocking(True)
+        connection.close()
+        self._sending = threading.Lock()
+        self._asking = threading.Lock()
+        self._answers: dict[int, queue.SimpleQueue[tuple[bool, Any]]] = {}
+        self._next = 1
+
+    def send(self, message: Any) -> None:
+        """Writes one message in full; a supervisor that is gone is noticed by the reader."""
+        with self._sending:
+            try:
+                self._socket.sendall(pack_frame(_encode(message)))
+            except OSError:
+                return
+
+    def ask(self, kind: str, params: dict[str, Any], seconds: float) -> Any:
+        """Has the supervisor do something and waits for its answer. Raises AskFailed."""
+        with self._asking:
+            number, self._next = self._next, self._next + 1
+            answers: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
+            self._answers[number] = answers
+        try:
+            self.send(["ask", number, kind, params])
+            ok, value = answers.get(timeout=seconds)
+        except queue.Empty:
+            raise AskFailed("no_answer", f"the supervisor gave no answer within {seconds:g} s") from None
+        finally:
+            self._answers.pop(number, None)
+        if ok:
+            return value
+        value = value if isinstance(value, dict) else {}
+        raise AskFailed(str(value.get("code", "failed")).lower(), str(value.get("message", "it failed")),
+                        details=value.get("details") or {})
+
+    def answered(self, number: int, ok: bool, value: Any) -> None:
+        """Hands an answer to whoever waits for it."""
+        waiting = self._answers.get(number)
+        if waiting is not None:
+            waiting.put((ok, value))
+
+    def frames(self, buffer: FrameBuffer) -> list[Any] | None:
+        """The next messages; waits. None at the link's end."""
+        try:
+            data = self._socket.recv(RECEIVE_BYTES)
+        except OSError:
+            return None
+        return [_decode(body) for body in buffer.feed(data)] if data else None
+
+
+class _Reload(msgspec.Struct):
+    settings: dict[str, Any]
+
+
+class Registrar:
+    """Opens the store, serves operations, keeps the supervisor told."""
+
+    def __init__(self, link: _Link, settings: Settings) -> None:
+        self._link = link
+        self._settings = settings
+        self._entries = entries()
+        self._context: Context | None = None
+        self._trouble = Refusal("store_unusable", "the registry is being opened; try again")
+        self._lanes: dict[bool, queue.SimpleQueue[tuple[int, Entry, Any, int]]] = {
+            slow: queue.SimpleQueue() for slow in (False, True)}
+
+    def run(self) -> None:
+        """Until the link ends."""
+        for slow, name in ((False, "quick"), (True, "slow")):
+            threading.Thread(target=self._lane, args=(slow,), name=f"registrar-{name}", daemon=True).start()
+        threading.Thread(target=self._keep, name="registrar-keep", daemon=True).start()
+        buffer = FrameBuffer()
+        while (messages := self._link.frames(buffer)) is not None:
+            for message in messages:
+                if message[0] == "op":
+                    self._take(*message[1:])
+                elif message[0] == "settings":
+                    self._lanes[False].put((0, Entry("settings", _Reload, self._reload, False, ""),
+                                            {"settings": message[1]}, os.geteuid()))
+                elif message[0] == "answered":
+                    self._link.answered(*message[1:])
+
+    def _take(self, number: int, name: str, args: dict[str, Any], caller: dict[str, Any]) -> None:
+        entry = self._entries.get(name)
+        if entry is None:
+            self._refuse(number, Refusal("unknown_operation", f"there is no operation {name[:64]!a}",
+                                         code=Code.NOT_FOUND))
+            return
+        self._lanes[entry.slow].put((number, entry, args, int(caller["uid"])))
+
+    def _refuse(self, number: int, error: Refusal) -> None:
+        self._link.send(["refused", number, str(error.code), error.message, error.wire_details()])
+
+    def _lane(self, slow: bool) -> None:
+        while True:
+            number, entry, args, uid = self._lanes[slow].get()
+            try:
+                context = self._context
+                if context is None:
+                    raise self._trouble
+                given = msgspec.convert(args, entry.args)
+                self._link.send(["done", number, entry.handler(context.caller(uid), given)])
+            except Refusal as error:
+                self._refuse(number, error)
+            except msgspec.ValidationError as error:
+                self._refuse(number, Refusal("invalid_arguments", str(error), code=Code.INVALID_INPUT))
+            except Exception as error:  # noqa: BLE001 - it ends one operation, not the process
+                log.exception("%s failed", entry.name)
+                self._refuse(number, Refusal("internal", f"{entry.name} failed: {type(error).__name__}: {error}"[:500],
+                                             code=Code.INTERNAL))
+
+    # ------------------------------------------------------------------ the store
+    def _keep(self) -> None:
+        """Opens the store, again and again where it cannot be; then lets approvals expire in time."""
+        while self._context is None:
+            try:
+                context = self._open()
+                specs = reconcile(context)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
+                message = error.message if isinstance(error, Refusal) else f"{type(error).__name__}: {error}"
+                self._trouble = error if isinstance(error, Refusal) else Refusal("store_unusable", message[:300])
+                self._link.send(["health", f"the registry cannot be opened: {message}"[:300]])
+                time.sleep(REOPEN_SECONDS)
+                continue
+            self._tell(specs)
+            self._context = context
+            self._link.send(["ready", len(specs)])
+            self._link.send(["health", ""])
+        while True:
+            time.sleep(EXPIRY_CHECK_SECONDS)
+            self._expire(self._context)
+
+    def _reload(self, _: Context, args: _Reload) -> None:
+        """Goes on with other settings; every spec is made anew and sent, the supervisor knows what differs."""
+        self._settings = Settings.model_validate(args.settings)
+        context = self._open()
+        self._tell(reconcile(context))
+        self._context = context
+
+    def _open(self) -> Context:
+        settings = self._settings
+        return Context(
+            settings=settings, store=Store(settings.database_url(settings.registry.url)),
+            blobs=BlobStore(settings.state_path / "bundles", at_point=crash_at), now_ns=time.time_ns,
+            ask=self._link.ask, publish=self._tell, withdraw=lambda plugin: self._link.send(["removed", plugin]),
+            scan=self._scan, at_point=crash_at, folder_plugins=_folder_ids(settings.plugins_dir), uid=os.geteuid(),
+            audit=lambda event: log.warning("%s", event))
+
+    def _scan(self, files: dict[str, bytes], manifest: Manifest) -> Report:
+        return scan(files, manifest, extra_modules=tuple(self._settings.sandbox.extra_modules))
+
+    def _tell(self, specs: list[PluginSpec]) -> None:
+        for start in range(0, len(specs), SPECS_A_MESSAGE):
+            self._link.send(["specs", [msgspec.to_builtins(spec) for spec in specs[start : start + SPECS_A_MESSAGE]]])
+
+    def _expire(self, context: Context) -> None:
+        try:
+            due_ns = context.store.transact(approvals.next_expiry_ns)
+            if due_ns and due_ns <= context.now_ns():
+                with context.lock:
+                    publish(context, context.store.transact(lambda db: approvals.expire(db, context.now_ns())))
+        except Refusal as error:
+            log.error("approvals could not be looked at: %s", error.message)
+
+
+def _folder_ids(folder: str) -> frozenset[str]:
+    """Ids in ``plugins_dir``. A folder that cannot be read is the loop's to report."""
+    found: set[str] = set()
+    if folder:
+        for path in sorted(p.parent for p in Path(folder).glob("*/manifest.json")):
+            try:
+                found.add(read_folder(path).manifest.id)
+            except Refusal:
+                continue
+    return frozenset(found)
+
+
+def main(connection: Any, settings: dict[str, Any]) -> None:
+    """Target of the side process; returns at the link's end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C on the terminal is the supervisor's to answer
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s registrar %(message)s")
+    Registrar(_Link(connection), Settings.model_validate(settings)).run()
+    os._exit(0)  # the lanes may be in the middle of something; every point of it may be the last

@@ -1,0 +1,17 @@
+"""Which operations the registrar runs: the registry's, and those of the areas that build on it."""
+
+from __future__ import annotations
+
+from apex_exec.daemon.operations import Operation, register
+from apex_exec.registry import operations as registry
+from apex_exec.registry.operations import Entry
+
+
+def entries() -> dict[str, Entry]:
+    """Every entry by its operation's name."""
+    return {entry.name: entry for entry in (*registry.ENTRIES,)}
+
+
+def register_all() -> None:
+    """Adds them to the table that the admin socket serves; the loop's of the same name give way."""
+    register(Operation(entry.name, entry.args, "registrar", entry.doc) for entry in entries().values())

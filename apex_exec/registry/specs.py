@@ -1,0 +1,119 @@
+"""What the supervisor is to serve: a ``PluginSpec`` made of the registry's rows, and the check of the whole store.
+
+Rows decide, specs follow: whatever an operation commits, the spec that is published is read from the rows after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from apex_exec.core.plugin import ADMIN_PERMISSIONS, Limits, PluginSpec
+from apex_exec.registry import approvals
+from apex_exec.registry import store as db_
+from apex_exec.registry.bundle import spec_of
+from apex_exec.registry.context import Context
+from apex_exec.registry.manifest import check_manifest, parse_manifest
+from apex_exec.registry.policy_file import Policy
+from apex_exec.registry.store import EVERYBODY, PluginRow, VersionRow
+
+REASONS = {
+    "registered": "it is registered and not installed; run `apex-exec plugin install {id}`",
+    "validated": "it is validated and not installed; run `apex-exec plugin install {id}`",
+    "pending_approval": "it waits for an approval; `apex-exec plugin show {id}` says which",
+    "installed": "it is installed and not enabled; run `apex-exec plugin enable {id}`",
+    "disabled": "it was disabled; run `apex-exec plugin enable {id}`",
+}
+
+
+def make_spec(plugin: PluginRow, version: VersionRow, users: set[str], approved: Iterable[str],
+              limits: Limits) -> PluginSpec:
+    """The spec of one plugin. Raises Refusal where its stored manifest no longer passes."""
+    spec = spec_of(parse_manifest(version.manifest.encode()), version.digest, limits)
+    reason = plugin.reason or REASONS.get(plugin.state, plugin.state).format(id=plugin.id)
+    return msgspec.structs.replace(
+        spec, state=plugin.state, reason="" if plugin.state == "enabled" else reason,
+        users=None if EVERYBODY in users else frozenset(users), approved=tuple(approved))
+
+
+def spec_now(ctx: Context, db: sa.Connection, plugin: str) -> PluginSpec | None:
+    """The spec of ``plugin`` by its rows; None where it is removed or unknown."""
+    row = db_.get_plugin(db, plugin)
+    if row is None or row.state == "removed":
+        return None
+    version = db_.get_version(db, plugin, row.version)
+    if version is None:
+        return None
+    users = db_.enabled_for(db, plugin).get(plugin, set())
+    approved = approvals.approved_now(approvals.latest(db, version.digest), ctx.now_ns())
+    return make_spec(row, version, users, approved, ctx.limits)
+
+
+def publish(ctx: Context, plugins: Iterable[str]) -> None:
+    """Tells the supervisor what these plugins are now. Call it after the commit, holding ``ctx.lock``."""
+    for plugin in sorted(set(plugins)):
+        spec = ctx.store.transact(lambda db, name=plugin: spec_now(ctx, db, name))  # type: ignore[misc]  # the default binds the loop's value
+        if spec is None:
+            ctx.withdraw(plugin)
+        else:
+            ctx.publish([spec])
+
+
+def reconcile(ctx: Context) -> list[PluginSpec]:
+    """Brings a store that a crash, an upgrade of the daemon or a new policy left behind in order; every spec.
+
+    What no longer fits (``apiVersion``, policy, a bundle that is gone) is disabled with the reason; approvals whose
+    time is over expire; bundles that no row names are removed.
+    """
+    policy = Policy.read(ctx.settings.security.policy_file)
+    now_ns = ctx.now_ns()
+    blobs = ctx.blobs.digests()
+
+    def work(db: sa.Connection) -> tuple[list[PluginSpec], set[str]]:
+        approvals.expire(db, now_ns)
+        users = db_.enabled_for(db)
+        approved: dict[str, list[str]] = {}
+        for row in db_.list_approvals(db, state="approved"):
+            if row.permission in ADMIN_PERMISSIONS:
+                approved.setdefault(row.digest, []).append(row.permission)
+        specs: list[PluginSpec] = []
+        for plugin, version in db_.list_served(db):
+            problem = _misfit(version, policy, blobs)
+            if problem and plugin.state in ("installed", "enabled"):
+                db_.close_enablement(db, plugin.id, now_ns)
+                db_.change_plugin(db, plugin.id, now_ns, state="disabled", reason=problem)
+                db_.record_install(db, version, "disable", ctx.uid, now_ns, problem)
+                plugin = msgspec.structs.replace(plugin, state="disabled", reason=problem)
+                users.pop(plugin.id, None)
+            try:
+                specs.append(make_spec(plugin, version, users.get(plugin.id, set()),
+                                       sorted(approved.get(version.digest, ())), ctx.limits))
+            except Exception as error:  # noqa: BLE001 - one plugin that cannot be read must not keep the others out
+                ctx.audit({"plugin": plugin.id, "action": "left_out", "message": str(error)[:300]})
+        return specs, {row.digest for row in db_.list_versions(db)}
+
+    specs, known = ctx.store.transact(work)
+    ctx.blobs.sweep(known)
+    return specs
+
+
+def _misfit(version: VersionRow, policy: Policy, blobs: set[str]) -> str:
+    """Why a stored version cannot be served by this daemon under this policy; "" where it can."""
+    manifest, problems = check_manifest(version.manifest.encode())
+    if manifest is None:
+        codes = {problem["code"] for problem in problems}
+        word = "incompatible_api_version" if "incompatible_api_version" in codes else "manifest_invalid"
+        return f"{word}: {problems[0]['message']}"
+    if denied := policy.check(manifest):
+        return f"policy_denied: {denied[0]['message']}"
+    if version.digest not in blobs:
+        return "blob_missing: its bundle is not in the store; install it again"
+    return ""
+
+
+def describe_spec(spec: PluginSpec) -> dict[str, Any]:
+    """The fields that lists show."""
+    return {"id": spec.id, "version": spec.version, "state": spec.state, "hooks": list(spec.hooks)}

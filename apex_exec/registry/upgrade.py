@@ -1,0 +1,214 @@
+"""Another version of an installed plugin: upgrade, rollback, and the approval that an upgrade waits for.
+
+The new version is stored, checked, and tried on a worker of its own beside the live one; then one transaction makes it
+the served one, and the supervisor switches without a gap. Until that commit the old version is the one: whatever fails
+leaves it as it was. Three versions are kept, so that a rollback needs no network.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from apex_exec.errors import Code, Refusal
+from apex_exec.registry import approvals, checks, keyring
+from apex_exec.registry import store as db_
+from apex_exec.registry.bundle import Bundle, spec_of
+from apex_exec.registry.context import Context
+from apex_exec.registry.lifecycle import (
+    SERVED,
+    find_plugin,
+    find_served,
+    finish_install,
+    manifest_of,
+    move,
+    register,
+    validate,
+    wait_for_approvals,
+)
+from apex_exec.registry.manifest import Manifest, version_key
+from apex_exec.registry.specs import publish
+from apex_exec.registry.store import PluginRow, VersionRow
+
+KEPT_VERSIONS = 3
+CANARY_SECONDS = 90.0
+
+
+class Trial(msgspec.Struct, frozen=True):
+    """The call that a new generation is tried with; ``hook`` None: a suitable one, "none": only loaded."""
+
+    hook: str | None = None
+    payload: dict[str, Any] | None = None
+    user: str | None = None
+
+
+def upgrade(ctx: Context, bundle: Bundle, signatures: bytes, trial: Trial) -> dict[str, Any]:
+    """Brings an installed plugin to the version in ``bundle``. Raises Refusal; the old version then goes on."""
+    wanted = bundle.manifest
+    plugin = ctx.store.transact(lambda db: find_plugin(db, wanted.id))
+    if plugin.state not in SERVED:
+        raise Refusal("not_installed", f"{plugin.id} is {plugin.state}, not installed", code=Code.CONFLICT,
+                      hint="use `apex-exec plugin install`")
+    old = ctx.store.transact(lambda db: find_served(db, plugin))
+    if old.digest == bundle.digest:
+        return {"id": plugin.id, "version": old.version, "state": plugin.state, "waiting": [], "changed": False}
+    if version_key(wanted.version) <= version_key(old.version):
+        raise Refusal("not_newer", f"{plugin.id} {old.version} is served, and {wanted.version} is not newer",
+                      code=Code.CONFLICT, hint="give it a higher version, or use `apex-exec plugin rollback`")
+    new = register(ctx, bundle, signatures)
+    report = validate(ctx, new)
+    difference = diff(manifest_of(old), wanted)
+    waiting = wait_for_approvals(ctx, new)
+    ctx.at_point("approvals-requested")
+    if waiting:
+        ctx.store.transact(lambda db: db_.change_version(db, new.plugin, new.version, state="pending_approval"))
+        return {"id": plugin.id, "version": old.version, "next": new.version, "state": "pending_approval",
+                "waiting": waiting, "difference": difference, "changed": True, "scan": report.as_json()}
+    state = switch(ctx, new, trial, "upgrade")
+    return {"id": plugin.id, "version": new.version, "previous": old.version, "digest": new.digest, "state": state,
+            "waiting": [], "difference": difference, "changed": True, "scan": report.as_json()}
+
+
+def diff(old: Manifest, new: Manifest) -> dict[str, list[str]]:
+    """What the new version asks for more, and less."""
+    def asked(manifest: Manifest) -> set[str]:
+        return {*manifest.permissions, *(f"host {host}" for host in manifest.network.allow),
+                *(f"table {table}" for table in manifest.data.tables),
+                *(f"hook {hook}" for hook in manifest.manifest.hooks)}
+
+    return {"added": sorted(asked(new) - asked(old)), "removed": sorted(asked(old) - asked(new))}
+
+
+def switch(ctx: Context, new: VersionRow, trial: Trial, operation: str) -> str:
+    """Tries ``new`` beside the live version and makes it the served one; the plugin's state after it."""
+    manifest = manifest_of(new)
+    before = ctx.store.transact(lambda db: find_plugin(db, new.plugin))
+    approved = ctx.store.transact(lambda db: approvals.approved_now(approvals.latest(db, new.digest), ctx.now_ns()))
+    spec = msgspec.structs.replace(spec_of(manifest, new.digest, ctx.limits), approved=approved)
+    try:
+        ctx.ask("canary", {"spec": msgspec.to_builtins(spec), **checks.trial_call(
+            manifest, trial.hook, trial.payload, trial.user)}, CANARY_SECONDS)
+    except Refusal as error:
+        if error.reason == "hook_not_declared":
+            raise
+        raise Refusal("canary_failed", f"{new.plugin} {new.version} failed its trial: {error.message}; "
+                      f"{before.version} goes on", details={"cause": error.reason},
+                      hint="mend it, or try it with another call (--hook, --payload)") from None
+    ctx.at_point("canary-passed")
+
+    def work(db: sa.Connection) -> PluginRow:
+        now_ns = ctx.now_ns()
+        row = find_plugin(db, new.plugin)
+        if row.version != before.version or row.state not in SERVED:
+            raise Refusal("changed_meanwhile", f"{row.id} was changed by another operation", code=Code.CONFLICT,
+                          hint="look at it with `apex-exec plugin show` and try again")
+        db_.change_plugin(db, row.id, now_ns, version=new.version, author_key=new.author_key, name=manifest.name,
+                          author=manifest.author)
+        if row.state == "quarantined":  # it was the old version's
+            move(db, row, "disabled", now_ns, reason="")
+        db_.change_version(db, row.id, new.version, state="installed", reason="", served_ns=now_ns)
+        db_.record_install(db, new, operation, ctx.uid, now_ns, f"from {before.version}")
+        return find_plugin(db, row.id)
+
+    with ctx.lock:
+        try:
+            after = ctx.store.transact(work)
+        except Refusal:
+            ctx.ask("drop", {"plugin": new.plugin}, CANARY_SECONDS)
+            raise
+        ctx.at_point("switched")
+        publish(ctx, [new.plugin])
+    ctx.at_point("published")
+    prune(ctx, new.plugin)
+    return after.state
+
+
+def prune(ctx: Context, plugin: str) -> None:
+    """Forgets all but the latest served versions, and their bundles."""
+    def work(db: sa.Connection) -> list[str]:
+        row = find_plugin(db, plugin)
+        old = [v for v in db_.list_versions(db, plugin) if v.version != row.version and v.state != "pending_approval"]
+        old.sort(key=lambda version: (version.served_ns, version.created_ns), reverse=True)
+        dropped = old[KEPT_VERSIONS - 1 :]
+        for version in dropped:
+            db_.drop_version(db, plugin, version.version)
+        return [version.digest for version in dropped]
+
+    with ctx.lock:
+        digests = ctx.store.transact(work)
+        ctx.at_point("versions-dropped")
+        for digest in digests:
+            ctx.blobs.remove(digest)
+
+
+def rollback(ctx: Context, plugin: str, to: str | None, trial: Trial) -> dict[str, Any]:
+    """Back to the version that was served before, or to ``to``; from the store, without a network."""
+    def choose(db: sa.Connection) -> tuple[PluginRow, VersionRow]:
+        row = find_plugin(db, plugin)
+        if row.state not in SERVED:
+            raise Refusal("not_installed", f"{plugin} is {row.state}, not installed", code=Code.CONFLICT)
+        served = [v for v in db_.list_versions(db, plugin) if v.served_ns and v.version != row.version
+                  and v.state != "revoked" and (to is None or v.version == to)]
+        if not served:
+            kept = ", ".join(v.version for v in db_.list_versions(db, plugin) if v.version != row.version) or "none"
+            raise Refusal("nothing_to_roll_back_to", f"{plugin} has no earlier version "
+                          f"{to + ' ' if to else ''}that was served", hint=f"kept besides the served one: {kept}",
+                          code=Code.NOT_FOUND)
+        return row, max(served, key=lambda version: version.served_ns)
+
+    row, target = ctx.store.transact(choose)
+    if to is not None and to == row.version:
+        return {"id": plugin, "version": row.version, "state": row.state, "changed": False}
+    ctx.blobs.read(target.digest)
+    signed = ctx.store.transact(lambda db: keyring.judge(db, target.digest, keyring.stored(db, target.digest),
+                                                         ctx.now_ns()))
+    keyring.require(signed, ctx.settings.security.require_signature)
+    checks.check_policy(ctx, manifest_of(target))
+    waiting = ctx.store.transact(lambda db: [approvals.describe(a, ctx.now_ns()) for a in approvals.request(
+        db, target, manifest_of(target).admin_permissions, ctx.now_ns())])
+    state = switch(ctx, target, trial, "rollback")
+    return {"id": plugin, "version": target.version, "previous": row.version, "digest": target.digest, "state": state,
+            "waiting": waiting, "changed": True}
+
+
+def decide(ctx: Context, decision: str, statement: str, signature: str) -> dict[str, Any]:
+    """Takes an approver's signed decision; the last approval that was missing lets the version go on."""
+    def work(db: sa.Connection) -> tuple[dict[str, Any], VersionRow]:
+        given = msgspec.json.decode(statement) if len(statement) <= approvals.STATEMENT_BYTES_MAX else {}
+        if not isinstance(given, dict) or given.get("decision") != decision:
+            raise Refusal("statement_malformed", f"the statement does not say {decision}", code=Code.INVALID_INPUT)
+        version = db_.get_digest(db, str(given.get("digest")))
+        if version is None:
+            raise Refusal("version_not_found", "no version has the statement's digest", code=Code.NOT_FOUND)
+        now_ns = ctx.now_ns()
+        row = approvals.decide(db, statement, signature, author=manifest_of(version).author,
+                               author_key=version.author_key, uid=ctx.uid, now_ns=now_ns)
+        return approvals.describe(row, now_ns), version
+
+    try:
+        with ctx.lock:
+            made, version = ctx.store.transact(work)
+            ctx.at_point("row-committed")
+            publish(ctx, [version.plugin])
+    except (msgspec.DecodeError, UnicodeError):
+        raise Refusal("statement_malformed", "the statement is not JSON", code=Code.INVALID_INPUT) from None
+    return {**made, "next": _go_on(ctx, version) if decision == "approve" else ""}
+
+
+def _go_on(ctx: Context, version: VersionRow) -> str:
+    """Finishes what waited for the approval; what happened, as a word."""
+    if wait_for_approvals(ctx, version):
+        return "waiting"
+    plugin = ctx.store.transact(lambda db: find_plugin(db, version.plugin))
+    if plugin.state == "pending_approval" and plugin.version == version.version:
+        with ctx.lock:
+            ctx.store.transact(lambda db: finish_install(ctx, db, find_plugin(db, version.plugin), version))
+            publish(ctx, [version.plugin])
+        return "installed"
+    fresh = ctx.store.transact(lambda db: db_.get_version(db, version.plugin, version.version))
+    if fresh is not None and fresh.state == "pending_approval" and plugin.state in SERVED:
+        switch(ctx, fresh, Trial(), "upgrade")
+        return "upgraded"
+    return ""
