@@ -61,7 +61,10 @@ API_CODES = {
 
 # --- supervisor to worker
 class Load(msgspec.Struct, array_like=True, tag="load", gc=False):
-    """First message after Booted: the plugin, from memory. ``files`` maps bundle paths to their bytes."""
+    """First message after Booted: the plugin, from memory. ``files`` maps bundle paths to their bytes.
+
+    ``mode``: ``serve``, ``probe`` (load, say what it declares, leave) or ``test`` (run its tests).
+    """
 
     plugin: str
     version: str
@@ -195,8 +198,20 @@ class Pong(msgspec.Struct, array_like=True, tag="pong", gc=False):
     nonce: int
 
 
+class Tested(msgspec.Struct, array_like=True, tag="tested", gc=False):
+    """What came of a bundle's tests (mode ``test``). ``arcs``: path → jumps between lines; none of it is proof."""
+
+    passed: int
+    failed: int
+    failures: list[str]
+    arcs: dict[str, list[tuple[int, int]]]
+    tampered: bool
+
+
 ToWorker = Load | Call | ApiReply | Ping
 FromWorker = Booted | Ready | Failed | Reply | Raised | BadOutput | Skipped | ApiCall | Log | Pong
+FromTests = Booted | Failed | Log | Tested
+"""What a worker with a bundle's tests may send; no serving worker may send a ``tested``."""
 
 NIL = msgspec.Raw(b"\xc0")
 

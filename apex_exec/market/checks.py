@@ -12,27 +12,17 @@ from typing import Any
 import msgspec
 
 from apex_exec.errors import Refusal
-from apex_exec.market.coverage import REQUIRED, Arcs, measurable, measure
+from apex_exec.market.coverage import REQUIRED, measurable, measure
 from apex_exec.market.pricing import Price, parse_price
 from apex_exec.market.readme import readme_problems
 from apex_exec.registry.bundle import Bundle
+from apex_exec.registry.testing import Proof, Run
 
 RESPONSE_HOURS_MAX = 24
 MESSAGES_MAX = 50
+Lines = dict[str, list[int]]
+"""path → line numbers."""
 SIGNED_PREFIX = b"apex-exec checks v1\n"
-
-
-class TestRun(msgspec.Struct, frozen=True):
-    """What came of a bundle's tests in the jail. ``ended`` is "" where the run came to its end, else why it did not."""
-
-    __test__ = False  # pytest: this is no test class
-
-    passed: int = 0
-    failed: int = 0
-    ended: str = ""
-    arcs: Arcs = {}
-    seconds: float = 0.0
-    failures: list[str] = []
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -68,16 +58,17 @@ class Findings(msgspec.Struct, frozen=True):
         return msgspec.json.encode(self, order="deterministic").decode()
 
 
-def check(bundle: Bundle, *, now_ns: int, scan: Callable[[Bundle], list[str]], run_tests: Callable[[Bundle], TestRun],
-          contact: str, response_hours: int, scaffold: str) -> Findings:
+def check(bundle: Bundle, *, now_ns: int, scan: Callable[[Bundle], list[str]], run_tests: Callable[[Bundle], Run],
+          prove: Callable[[Bundle, Lines], Proof], contact: str, response_hours: int,
+          scaffold: str) -> Findings:
     """Runs every check; one that fails does not keep the others from being reported. Blocks while the tests run.
 
-    ``scan`` gives the findings at error level. ``contact`` and ``response_hours`` are the submission's, for a manifest
-    without ``support``.
+    ``scan`` gives the findings at error level; ``prove`` tries lines that the report says were run. ``contact`` and
+    ``response_hours`` are the submission's, for a manifest without ``support``.
     """
     manifest = bundle.manifest
     price, pricing = _pricing(bundle)
-    tests, covered, share = _tests(bundle, run_tests)
+    tests, covered, share = _tests(bundle, run_tests, prove)
     checks = [Check("scan", scan(bundle)[:MESSAGES_MAX]), tests, covered,
               Check("readme", readme_problems(bundle.files.get("README.md"), scaffold)), pricing,
               _support(bundle, price, contact, response_hours)]
@@ -116,7 +107,8 @@ def _support(bundle: Bundle, price: Price | None, contact: str, response_hours: 
     return Check("support", problems, {"contact": contact, "responseHours": hours})
 
 
-def _tests(bundle: Bundle, run_tests: Callable[[Bundle], TestRun]) -> tuple[Check, Check, str]:
+def _tests(bundle: Bundle, run_tests: Callable[[Bundle], Run],
+           prove: Callable[[Bundle, Lines], Proof]) -> tuple[Check, Check, str]:
     if not any(path.startswith("tests/") and path.endswith(".py") for path in bundle.files):
         nothing = ["the bundle has no tests: put them into tests/test_*.py"]
         return Check("tests", nothing), Check("coverage", ["nothing was measured"]), ""
@@ -133,15 +125,21 @@ def _tests(bundle: Bundle, run_tests: Callable[[Bundle], TestRun]) -> tuple[Chec
     if run.ended or run.passed == 0:
         return tests, Check("coverage", ["nothing was measured: the tests did not come to their end"
                                          if run.ended else "nothing was measured"]), ""
-    return tests, *_coverage(bundle, run)
+    return tests, *_coverage(bundle, run, prove)
 
 
-def _coverage(bundle: Bundle, run: TestRun) -> tuple[Check, str]:
+def _coverage(bundle: Bundle, run: Run, prove: Callable[[Bundle, Lines], Proof]) -> tuple[Check, str]:
     try:
         found = measure(bundle.files, run.arcs)
+        proof = prove(bundle, found.run) if found.enough else Proof()
     except Refusal as error:
         return Check("coverage", [error.message]), ""
-    detail = {**msgspec.to_builtins(found), "percent": found.percent(), "files": sorted(measurable(bundle.files))}
+    detail = {"lines": found.lines, "linesRun": found.lines_run, "branches": found.branches,
+              "branchesRun": found.branches_run, "percent": found.percent(), "files": sorted(measurable(bundle.files)),
+              "proven": proof.tried, "claimed": proof.claimed}
+    if proof.path:
+        return Check("coverage", [f"the report is forged: {proof.path}:{proof.line} was said to be run by the tests, "
+                                  "and is not"], detail), ""
     problems = [] if found.enough else [
         f"{found.percent()} % of lines and branches are covered; {float(REQUIRED * 100):.0f} % are required", *(
             f"{path}: not run: {', '.join(map(str, lines[:40]))}" for path, lines in sorted(found.missing.items()))]

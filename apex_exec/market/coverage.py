@@ -11,6 +11,7 @@ time and memory.
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -40,6 +41,8 @@ class Measured(msgspec.Struct, frozen=True):
     branches: int
     branches_run: int
     missing: dict[str, list[int]] = {}
+    run: dict[str, list[int]] = {}
+    """path → lines said to have been run."""
 
     @property
     def share(self) -> Fraction:
@@ -87,8 +90,9 @@ def measure(files: dict[str, bytes], arcs: Arcs) -> Measured:
     counted = measurable(files)
     request = msgspec.msgpack.encode((counted, {path: arcs.get(path, []) for path in counted}))
     try:
+        environment = {"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
         done = subprocess.run([sys.executable, "-m", "apex_exec.market.coverage"], input=request, capture_output=True,
-                              timeout=SECONDS_MAX, check=False)
+                              timeout=SECONDS_MAX, env=environment, cwd="/", check=False)
         if done.returncode == 0:
             return msgspec.json.decode(done.stdout, type=Measured)
         why = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2][:200]
@@ -121,10 +125,11 @@ def _report(files: dict[str, bytes], arcs: Arcs) -> Measured:
         report = json.loads(Path(out).read_bytes())
         names = {str(path): name for name, path in paths.items()}
         totals = report["totals"]
-        missing = {names[str(Path(path).absolute())]: found["missing_lines"]
-                   for path, found in report["files"].items() if found["missing_lines"]}
+        lines = {names[str(Path(path).absolute())]: found for path, found in report["files"].items()}
+        missing, run = ({name: found[kind] for name, found in lines.items() if found[kind]}
+                        for kind in ("missing_lines", "executed_lines"))
         return Measured(totals["num_statements"], totals["covered_lines"], totals["num_branches"],
-                        totals["covered_branches"], missing)
+                        totals["covered_branches"], missing, run)
 
 
 def _main() -> None:

@@ -18,19 +18,22 @@ from apex_exec.market.shop import Shop
 from apex_exec.market.submissions import MACHINE, Submission
 from apex_exec.registry.bundle import Bundle, read_path, unpack
 from apex_exec.registry.context import Context
+from apex_exec.registry.testing import Proof, Run
 
 Scan = Callable[[Context, Bundle], list[str]]
-RunTests = Callable[[Context, Bundle], checks.TestRun]
+RunTests = Callable[[Context, Bundle], Run]
+Prove = Callable[[Context, Bundle, checks.Lines], Proof]
 Scaffold = Callable[[Bundle], str]
 Stop = Callable[[Context, str, str, str], None]
 """``stop(context, plugin, version, reason)``: ends a revoked version wherever it runs here."""
 
 
 class Machine(msgspec.Struct, frozen=True):
-    """What of other parts a review needs: the scan, the jailed tests, the scaffold's README, stopping a plugin."""
+    """What of other parts a review needs: scan, jailed tests, their proof, the scaffold's README, stopping a plugin."""
 
     scan: Scan
     run_tests: RunTests
+    prove: Prove
     scaffold: Scaffold
     stop: Stop
 
@@ -65,7 +68,8 @@ class Reviewing:
         taken = self.shop.change(take)
         found = checks.check(
             bundle, now_ns=self.shop.now_ns(), scan=lambda one: self.machine.scan(context, one),
-            run_tests=lambda one: self.machine.run_tests(context, one), contact=contact, response_hours=hours,
+            run_tests=lambda one: self.machine.run_tests(context, one),
+            prove=lambda one, lines: self.machine.prove(context, one, lines), contact=contact, response_hours=hours,
             scaffold=self.machine.scaffold(bundle))
         text = found.text()
         signature = self.shop.key().sign(checks.SIGNED_PREFIX + text.encode()).hex()

@@ -11,7 +11,6 @@ from typing import Any
 import msgspec
 
 from apex_exec.config import Settings, load_settings
-from apex_exec.market.checks import TestRun
 from apex_exec.market.entitlements import Entitlements
 from apex_exec.market.operations import TABLE, Operations
 from apex_exec.market.review import CHECKLIST
@@ -19,6 +18,7 @@ from apex_exec.market.reviewing import Machine
 from apex_exec.market.shop import Shop
 from apex_exec.registry import store as registry
 from apex_exec.registry.store import Store
+from apex_exec.registry.testing import Proof, Run
 
 USER = "11111111-1111-4111-8111-111111111111"
 OTHER = "22222222-2222-4222-8222-222222222222"
@@ -30,8 +30,8 @@ def total(values):
         return 0
     return sum(values)
 '''
-GOOD_RUN = TestRun(passed=2, arcs={"plugin.py": [(-1, 1), (1, 4), (4, -1), (-4, 5), (5, 6), (6, -4), (5, 7), (7, -4)]})
-POOR_RUN = TestRun(passed=1, arcs={"plugin.py": [(-1, 1), (1, 4), (4, -1)]})
+GOOD_RUN = Run(passed=2, arcs={"plugin.py": [(-1, 1), (1, 4), (4, -1), (-4, 5), (5, 6), (6, -4), (5, 7), (7, -4)]})
+POOR_RUN = Run(passed=1, arcs={"plugin.py": [(-1, 1), (1, 4), (4, -1)]})
 README = "# Sums\n\nAdds up orders.\n\n## Set-up\n\n    apex-exec plugin install sums\n\n## Example\n\nopen it\n"
 PAID = {"model": "subscription", "amount": 1995, "currency": "USD", "interval": "month"}
 
@@ -63,18 +63,20 @@ class Market:
         self.shop = Shop(self.settings, lambda: self.now_ns)
         self.store = Store(registry_url or f"sqlite:///{folder}/registry.db")
         self.context: Any = SimpleNamespace(uid=1000, store=self.store)
-        self.run: TestRun | Exception = GOOD_RUN
+        self.run: Run | Exception = GOOD_RUN
+        self.proof = Proof()
         self.scan_errors: list[str] = []
         self.scaffold = ""
         self.stopped: list[tuple[str, str]] = []
         self.disabled: list[tuple[str, str, str]] = []
         self.entitlements = Entitlements(self.shop, self._disable)
-        machine = Machine(lambda _context, _bundle: self.scan_errors, self._tests, lambda _bundle: self.scaffold,
+        machine = Machine(lambda _context, _bundle: self.scan_errors, self._tests, lambda *_: self.proof,
+                          lambda _bundle: self.scaffold,
                           lambda _context, plugin, version, _reason: self.stopped.append((plugin, version)))
         self.operations = Operations(self.shop, machine, self.entitlements)
         self.handlers = self.operations.handlers()
 
-    def _tests(self, _context: Any, _bundle: Any) -> TestRun:
+    def _tests(self, _context: Any, _bundle: Any) -> Run:
         if isinstance(self.run, Exception):
             raise self.run
         return self.run

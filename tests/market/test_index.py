@@ -1,4 +1,4 @@
-"""A published index is believed only where it is signed, newer than the last and fresh, and its bundles are as named."""
+"""A published index is believed only where it is signed, newer than the last, fresh, its bundles as named."""
 
 from __future__ import annotations
 

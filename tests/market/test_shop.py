@@ -11,13 +11,13 @@ import pytest
 import sqlalchemy as sa
 
 from apex_exec.errors import Refusal
-from apex_exec.market.checks import TestRun
 from apex_exec.market.operations import TABLE
 from apex_exec.market.review import CHECKLIST
 from apex_exec.market.shop import signatures_of
 from apex_exec.market.store import purchases, submissions
 from apex_exec.registry.bundle import unpack
 from apex_exec.registry.signing import raw_public, verify_digest
+from apex_exec.registry.testing import Proof, Run
 from tests.market.shops import GOOD_RUN, OTHER, PAID, POOR_RUN, README, USER, Market, at, write_bundle
 
 ALL = list(CHECKLIST)
@@ -48,10 +48,10 @@ def test_every_operation_has_arguments_a_line_of_documentation_and_a_handler(mar
 
 @pytest.mark.parametrize(("run", "name", "words"), [
     (POOR_RUN, "coverage", "70 % are required"),
-    (TestRun(passed=0), "tests", "no test was found"),
-    (TestRun(passed=1, failed=1, failures=["test_x: 1 != 2"], arcs=GOOD_RUN.arcs), "tests", "1 of 2 tests failed"),
-    (TestRun(passed=3, ended="the tests ended their own process"), "coverage", "did not come to their end"),
-    (TestRun(passed=3, arcs={"plugin.py": [(-1, 900)]}), "coverage", "line 900"),
+    (Run(passed=0), "tests", "no test was found"),
+    (Run(passed=1, failed=1, failures=["test_x: 1 != 2"], arcs=GOOD_RUN.arcs), "tests", "1 of 2 tests failed"),
+    (Run(passed=3, ended="the tests ended their own process"), "coverage", "did not come to their end"),
+    (Run(passed=3, arcs={"plugin.py": [(-1, 900)]}), "coverage", "line 900"),
     (Refusal("no_jail", "this machine cannot jail tests"), "tests", "cannot jail")])
 def test_tests_that_do_not_show_enough_send_a_submission_back(market: Market, tmp_path: Path, run: Any, name: str,
                                                               words: str) -> None:
@@ -59,6 +59,13 @@ def test_tests_that_do_not_show_enough_send_a_submission_back(market: Market, tm
     shown = market("market.submit", path=str(write_bundle(tmp_path / "sums")), submitter="ann")
     assert shown["state"] == "changes_requested"
     assert any(words in line for line in problems(shown)[name]), problems(shown)
+
+
+def test_a_claimed_line_that_is_not_run_makes_the_report_forged(market: Market, tmp_path: Path) -> None:
+    market.proof = Proof(5, 6, "plugin.py", 7)
+    shown = market("market.submit", path=str(write_bundle(tmp_path / "sums")), submitter="ann")
+    assert problems(shown) == {"coverage": ["the report is forged: plugin.py:7 was said to be run by the tests, and is "
+                                            "not"]}
 
 
 @pytest.mark.parametrize(("files", "change", "name"), [

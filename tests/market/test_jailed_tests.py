@@ -1,0 +1,220 @@
+"""A bundle's tests in the real jail: bounded, with nothing to write to, and no report is believed for its own sake."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from apex_exec.config import Settings, load_settings
+from apex_exec.errors import Refusal
+from apex_exec.market import checks
+from apex_exec.registry.bundle import Bundle, read_folder
+from apex_exec.registry.testing import Run, prove, run_tests
+from apex_exec.registry.testing_child import trap
+from tests.market.shops import write_bundle
+from tests.support import need
+
+PLUGIN = b'''"""Sums."""
+
+from __future__ import annotations
+
+from workers import Plugin
+
+plugin = Plugin(id="sums", version="1.0.0", permissions=[])
+
+
+@plugin.hook("onDataFetch")
+def total(params):
+    """One sum."""
+    values = params.get("values")
+    if not values:
+        return {"transformedData": 0}
+    elif values == [7]:
+        return {"transformedData": "seven"}
+    return {"transformedData": sum(values)}
+
+
+def never_tested(x):  # pragma: no cover
+    if x:
+        x += 1
+        x += 2
+        x += 3
+    return x
+'''
+GOOD = '''
+import pytest
+from plugin import never_tested, total
+
+@pytest.fixture
+def seven():
+    return [7]
+
+@pytest.mark.parametrize(("values", "expected"), [([], 0), ([1, 2], 3)])
+def test_sums(values, expected):
+    assert total({"values": values})["transformedData"] == expected
+
+def test_seven(seven):
+    assert total({"values": seven})["transformedData"] == "seven"
+
+def test_the_other_one():
+    assert never_tested(0) == 0 and never_tested(1) == 7
+'''
+POOR = "from plugin import total\n\ndef test_sums():\n    assert total({'values': [1]})['transformedData'] == 1\n"
+
+
+@pytest.fixture(scope="module")
+def settings() -> Settings:
+    need(find_spec("coverage"), "coverage is not installed")
+    found = load_settings(None, {"sandbox.min_level": "L2"})
+    try:
+        run_tests(_bundle(Path("/nonexistent"), POOR), found)
+    except Refusal as error:
+        need(False, error.message)
+    return found
+
+
+def _bundle(folder: Path, tests: str, plugin: bytes = PLUGIN, **files: str) -> Bundle:
+    if folder.parent.exists():
+        write_bundle(folder, {"plugin.py": plugin, "tests/test_sums.py": tests.encode(),
+                              **{f"tests/{name}.py": body.encode() for name, body in files.items()}})
+        return read_folder(folder)
+    from apex_exec.registry.bundle import make_bundle
+
+    manifest = (b'{"id": "sums", "name": "Sums", "version": "1.0.0", "author": "A", "permissions": [], '
+                b'"manifest": {"entrypoint": "plugin.py", "hooks": ["onDataFetch"]}}')
+    return make_bundle({"manifest.json": manifest, "plugin.py": plugin, "tests/test_sums.py": tests.encode()}, "here")
+
+
+def judge(bundle: Bundle, settings: Settings, seconds: float = 20.0) -> dict[str, checks.Check]:
+    found = checks.check(
+        bundle, now_ns=0, scan=lambda _: [], run_tests=lambda one: run_tests(one, settings, run_seconds=seconds),
+        prove=lambda one, lines: prove(one, settings, lines), contact="", response_hours=0, scaffold="")
+    return {check.name: check for check in found.checks}
+
+
+def test_good_tests_pass_in_the_jail_and_their_coverage_is_proven_line_by_line(tmp_path: Path,
+                                                                               settings: Settings) -> None:
+    found = judge(_bundle(tmp_path / "sums", GOOD), settings)
+    assert found["tests"].passed and found["tests"].detail["passed"] == 4
+    assert found["coverage"].passed and found["coverage"].detail["percent"] == "100.00"
+    assert found["coverage"].detail["proven"] >= 12
+
+
+def test_too_little_is_named_with_its_lines_whatever_the_pragma_says(tmp_path: Path, settings: Settings) -> None:
+    found = judge(_bundle(tmp_path / "sums", POOR), settings)
+    assert found["tests"].passed and not found["coverage"].passed
+    assert any("not run: 15, 17, 22, 23, 24, 25, 26" in line for line in found["coverage"].problems), found["coverage"]
+
+
+def test_a_failing_test_says_what_was_compared(tmp_path: Path, settings: Settings) -> None:
+    run = run_tests(_bundle(tmp_path / "sums", POOR.replace("== 1\n", "== 2\n")), settings)
+    assert (run.passed, run.failed) == (0, 1) and "assert 1 == 2" in run.failures[0]
+
+
+@pytest.mark.parametrize(("body", "says"), [
+    ("import os\n    os._exit(0)", "ended their own process before their report (status 0)"),
+    ("import os, signal\n    signal.raise_signal(signal.SIGKILL)", ""),
+    ("raise SystemExit(0)", ""),
+    ("import pytest\n    pytest.exit('enough', 0)", ""),
+    ("while True:\n        pass", "ran longer than 2 s"),
+    ("import sys\n    sys.settrace(None)", "took the tracer away"),
+    ("x = [bytearray(10**6) for _ in range(10**6)]", ""),
+    ("open('/tmp/x', 'w')", ""),
+    ("import os\n    os.write(3, b'\\\\0' * 500)\n    os._exit(0)", "cannot be read"),
+])
+def test_a_test_that_kills_hangs_or_leaves_fails(tmp_path: Path, settings: Settings, body: str, says: str) -> None:
+    found = judge(_bundle(tmp_path / "sums", f"{GOOD}\ndef test_evil():\n    {body}\n"), settings, seconds=2.0)
+    assert not found["tests"].passed
+    assert any(says in line for line in found["tests"].problems), found["tests"]
+
+
+FORGED_FRAME = '''
+import os
+import msgspec
+from workers import wire
+
+def test_forges():
+    arcs = {"plugin.py": [[-1, 1]] + [[a, a + 1] for a in range(1, 26)] + [[14, 16], [22, 26]]}
+    body = msgspec.msgpack.encode(["tested", 9, 0, [], arcs, False])
+    os.write(3, b"\\x02" + len(body).to_bytes(8, "big") + body)
+    os._exit(0)
+'''
+FORGED_DATA = '''
+import gc
+from plugin import total
+
+def test_forges():
+    assert total({"values": [1]})
+    for thing in gc.get_objects():
+        if type(thing).__name__ == "PyTracer":
+            thing.data["plugin.py"] = {(a, a + 1) for a in range(1, 26)} | {(14, 16), (22, 26), (-1, 1)}
+'''
+
+
+@pytest.mark.parametrize("tests", [FORGED_FRAME, FORGED_DATA])
+def test_a_forged_report_is_caught_by_a_line_that_does_not_run(tmp_path: Path, settings: Settings, tests: str) -> None:
+    coverage = judge(_bundle(tmp_path / "sums", tests), settings)["coverage"]
+    assert not coverage.passed and "the report is forged" in coverage.problems[0]
+
+
+def test_a_second_report_after_the_first_is_no_report(tmp_path: Path, settings: Settings) -> None:
+    twice = FORGED_FRAME.replace("    os._exit(0)\n", "")
+    assert "after the report" in run_tests(_bundle(tmp_path / "sums", twice), settings).ended
+
+
+def test_no_tests_and_tests_that_find_nothing_fail(tmp_path: Path, settings: Settings) -> None:
+    found = judge(_bundle(tmp_path / "sums", "x = 1\n"), settings)
+    assert found["tests"].problems == ["no test was found: name files test_*.py and functions test_*"]
+    assert not found["coverage"].passed
+
+
+def test_conftest_and_helpers_of_the_bundle_are_found(tmp_path: Path, settings: Settings) -> None:
+    run = run_tests(_bundle(
+        tmp_path / "sums", "from tests.helpers import two\n\ndef test_it(one):\n    assert one + 1 == two()\n",
+        conftest="import pytest\n\n@pytest.fixture\ndef one():\n    return 1\n",
+        helpers="def two():\n    return 2\n"), settings)
+    assert (run.passed, run.failed, run.ended) == (1, 0, ""), run
+
+
+def test_async_hooks_prints_and_the_exact_boundary(tmp_path: Path, settings: Settings) -> None:
+    plugin = b"""import asyncio
+async def hook(n):
+    await asyncio.sleep(0)
+    return n
+plugin = {"id": "sums", "version": "1.0.0", "permissions": [], "hooks": {"onDataFetch": hook}}
+def idle():
+    a = 1
+    b = 2
+    return a + b
+"""
+    tests = "import asyncio\nfrom plugin import hook\n\ndef test_it():\n    print('hello')\n" \
+            "    assert asyncio.run(hook(3)) == 3\n"
+    run = run_tests(_bundle(tmp_path / "sums", tests, plugin), settings)
+    assert run.output == ["hello"]
+    found: Any = judge(_bundle(tmp_path / "sums", tests, plugin), settings)["coverage"]
+    assert found.detail["percent"] == "66.66" and not found.passed
+    shorter = plugin.replace(b"    b = 2\n    return a + b\n", b"    return a\n")
+    exact = judge(_bundle(tmp_path / "exact", tests, shorter + b"x = 1\ny = 2\n"), settings)["coverage"]
+    assert exact.detail["percent"] == "80.00" and exact.passed
+
+
+@pytest.mark.parametrize("line", [1, 3, 16])
+def test_no_trap_stands_before_docstrings_future_imports_and_elif(line: int) -> None:
+    assert trap(PLUGIN, line, 99) is None
+
+
+@pytest.mark.parametrize("line", [7, 10, 13, 14, 15, 17, 18])
+def test_a_trap_ends_the_process_with_its_number(line: int) -> None:
+    changed = trap(PLUGIN, line, 99)
+    assert changed is not None and changed.split(b"\n")[line - 1].strip() == b"__import__('os')._exit(99)"
+
+
+def test_a_machine_below_the_wanted_level_runs_no_tests(tmp_path: Path, settings: Settings) -> None:
+    other = load_settings(None, {"sandbox.min_level": "L4", "sandbox.waive": ["landlock"]})
+    with pytest.raises(Refusal) as caught:
+        run: Run = run_tests(_bundle(tmp_path / "sums", POOR), other)
+        need(run.level < "L4", "this machine reaches L4 without Landlock")
+    assert caught.value.reason == "tests_not_jailed"

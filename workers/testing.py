@@ -1,0 +1,214 @@
+"""A bundle's tests in a worker: made by pytest from memory, every jump between the plugin's lines traced.
+
+Only the test zygote has this module loaded, with pytest and coverage. The jail is the one of every worker: no file can
+be opened, so tests are modules out of the bundle, and fixtures such as ``tmp_path`` do not exist. What was traced goes
+out as it is; whoever started the worker computes what it means, and believes none of it without a check.
+"""
+
+from __future__ import annotations
+
+import ast
+import errno
+import linecache
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn
+
+import _pytest.assertion.rewrite
+import coverage.disposition
+import coverage.pytracer
+import msgspec
+import pytest
+from _pytest.config import _prepareconfig
+from _pytest.main import Session
+
+from workers import wire
+from workers.loader import load
+
+FAILURES_MAX = 20
+FAILURE_CHARACTERS_MAX = 2000
+_OFF = ("cacheprovider", "capture", "debugging", "doctest", "faulthandler", "junitxml", "legacypath", "logging",
+        "pastebin", "setuponly", "setupplan", "stepwise", "terminal", "threadexception", "tmpdir",
+        "unraisableexception")
+"""pytest's own plugins that want files, a terminal or a thread."""
+
+
+class _Recorder:
+    """Counts what pytest reports, and looks after every test whether the tracer is still in place."""
+
+    def __init__(self) -> None:
+        self.passed = 0
+        self.failed = 0
+        self.failures: list[str] = []
+        self.tampered = False
+        self.trace: Any = None
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        """One phase of one test."""
+        if report.failed:
+            self._failed(report)
+        elif report.when == "call" and report.passed:
+            self.passed += 1
+        if self.trace is not None and sys.gettrace() != self.trace:
+            self.tampered = True
+
+    def pytest_collectreport(self, report: Any) -> None:
+        """One file that was read."""
+        if report.failed:
+            self._failed(report)
+
+    def _failed(self, report: Any) -> None:
+        self.failed += 1
+        if len(self.failures) < FAILURES_MAX:
+            self.failures.append(f"{report.nodeid}: {report.longreprtext}"[-FAILURE_CHARACTERS_MAX:])
+
+
+class _Module(pytest.Module):
+    """A test file of the bundle."""
+
+    source: Callable[[], ModuleType]
+
+    def _getobj(self) -> ModuleType:
+        return self.source()
+
+
+def _nothing_there(path: Any, *_arguments: Any, **_named: Any) -> NoReturn:
+    raise FileNotFoundError(errno.ENOENT, "a plugin's tests have no files", path)
+
+
+os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+_recorder = _Recorder()
+_config = _prepareconfig(["--rootdir=/", "-c", os.devnull, *(part for name in _OFF for part in ("-p", f"no:{name}"))],
+                         [_recorder])
+_config._do_configure()  # once, in the zygote: no file can be looked for later
+
+
+def _load_test(plugin: str, path: str, files: dict[str, bytes]) -> ModuleType:
+    name = f"/{plugin}/{path}"
+    text = files[path].decode("utf-8")
+    linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
+    tree = ast.parse(text, name)
+    _pytest.assertion.rewrite.rewrite_asserts(tree, files[path], name, _config)
+    gate: Any = sys.meta_path[0]  # our importer
+    module = ModuleType(path.removesuffix(".py").replace("/", "."))
+    module.__file__ = name
+    module.__dict__["__builtins__"] = gate._builtins()
+    sys.modules[module.__name__] = module
+    exec(compile(tree, name, "exec", dont_inherit=True), module.__dict__)
+    return module
+
+
+def _collect(message: wire.Load, session: Session) -> None:
+    """Fills ``session.items`` with the tests of the bundle."""
+    for path in sorted(message.files):
+        if re.fullmatch(r"tests/(.*/)?conftest\.py", path):
+            _config.pluginmanager.register(_load_test(message.plugin, path, message.files),
+                                          f"conftest of {path.rpartition('/')[0]}")
+    for path in sorted(message.files):
+        if not re.fullmatch(r"tests/(.*/)?(test_[^/]*|[^/]*_test)\.py", path):
+            continue
+        node: Any = _Module.from_parent(session, path=Path(f"/{message.plugin}/{path}"))
+        node.source = lambda path=path: _load_test(message.plugin, path, message.files)
+        session.items.extend(session.genitems(node))
+    _config.hook.pytest_collection_modifyitems(session=session, config=_config, items=session.items)
+
+
+class Tracer:
+    """Records the jumps between lines of the bundle's own files, tests left out."""
+
+    def __init__(self, plugin: str, files: dict[str, bytes]) -> None:
+        names = {f"{plugin}/{path}": path for path in files if path.endswith(".py") and not path.startswith("tests/")}
+        self._names = names
+        self._data: dict[str, Any] = {}
+        tracer: Any = coverage.pytracer.PyTracer()
+        tracer.data = self._data
+        tracer.trace_arcs = True
+        tracer.should_trace = self._should_trace
+        tracer.should_trace_cache = {}
+        tracer.warn = lambda *_arguments, **_named: None
+        tracer.lock_data = tracer.unlock_data = lambda: None
+        tracer.should_start_context = None
+        tracer.switch_context = None
+        self._tracer = tracer
+
+    def _should_trace(self, filename: str, _frame: Any) -> Any:
+        disposition: Any = coverage.disposition.FileDisposition()
+        disposition.original_filename = disposition.canonical_filename = filename
+        disposition.source_filename = self._names.get(filename)
+        disposition.trace = filename in self._names
+        disposition.reason = ""
+        disposition.file_tracer = None
+        disposition.has_dynamic_filename = False
+        return disposition
+
+    def start(self) -> Any:
+        """Begins; the trace function that has to stay in place."""
+        self._tracer.start()
+        return sys.gettrace()
+
+    def stop(self) -> dict[str, list[tuple[int, int]]]:
+        """Ends; path in the bundle → jumps."""
+        self._tracer.stop()
+        return {path: sorted(arcs) for path, arcs in self._data.items()}
+
+
+def run(message: wire.Load, send: Callable[[Any], None]) -> int:
+    """Loads the plugin, runs its tests, sends one Tested; the process's exit status."""
+    os.stat = os.lstat = _nothing_there  # to pathlib the jail's EPERM is an error, ENOENT is not
+    os.getcwd = lambda: "/"
+    tracer = Tracer(message.plugin, message.files)
+    _recorder.trace = tracer.start()
+    session = Session.from_config(_config)
+    try:
+        load(message)
+        _config.hook.pytest_sessionstart(session=session)
+        _collect(message, session)
+        _config.hook.pytest_runtestloop(session=session)
+    except (Exception, pytest.exit.Exception, SystemExit, KeyboardInterrupt) as error:
+        _recorder.failed += 1
+        _recorder.failures.append(f"{type(error).__name__}: {str(error)[:FAILURE_CHARACTERS_MAX]}")
+    arcs = tracer.stop()
+    send(wire.Tested(_recorder.passed, _recorder.failed, _recorder.failures, arcs, _recorder.tampered))
+    return 0
+
+
+def _warm_up() -> None:
+    """Runs one good and one bad test in the zygote, so that whatever pytest imports late is loaded before the jail."""
+    files = {"tests/test_warm.py": b"import pytest\n\n@pytest.fixture\ndef one():\n    return 1\n\n"
+                                   b"@pytest.mark.parametrize('x', [1])\ndef test_good(one, x):\n"
+                                   b"    with pytest.raises(ValueError, match='n'):\n        raise ValueError('no')\n"
+                                   b"    assert one == pytest.approx(x)\n\n"
+                                   b"def test_bad(monkeypatch):\n    assert [1, {'a': 2}] == [1, {'a': 3}], 'so'\n"}
+    session = Session.from_config(_config)
+    _config.hook.pytest_sessionstart(session=session)
+    sys.meta_path.insert(0, _Plain())
+    try:
+        message = msgspec.convert(["load", "warm", "1.0.0", "plugin.py", {}, {}, 0], wire.Load, strict=False)
+        message.files.update(files)
+        _collect(message, session)
+        _config.hook.pytest_runtestloop(session=session)
+    finally:
+        del sys.meta_path[0]
+        sys.modules.pop("tests.test_warm", None)
+        for name in ("session", "funcmanage"):
+            _config.pluginmanager.unregister(name=name)
+    assert (_recorder.passed, _recorder.failed) == (1, 1), _recorder.failures
+    _recorder.passed = _recorder.failed = 0
+    _recorder.failures.clear()
+
+
+class _Plain:
+    def find_spec(self, *_arguments: Any) -> None:
+        """Nothing is found here."""
+
+    def _builtins(self) -> dict[str, Any]:
+        import builtins
+
+        return dict(vars(builtins))
+
+
+_warm_up()
