@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from apex_exec.core.plugin import Limits, PluginSpec
+import msgspec
+
+from apex_exec.core.plugin import ADMIN_PERMISSIONS, Limits, PluginSpec
 from apex_exec.errors import ConfigError, Refusal
 from apex_exec.registry.blobs import BundleSource
 from apex_exec.registry.bundle import Bundle, read_folder
+from apex_exec.registry.policy_file import Policy
 
 log = logging.getLogger("apex_exec")
 
@@ -45,15 +48,27 @@ class FolderPlugins:
     def __contains__(self, plugin: str) -> bool:
         return plugin in self._digests
 
-    def rescan(self, folder: str, policy: Limits) -> tuple[list[PluginSpec], list[str]]:
+    def rescan(self, folder: str, policy: Limits, policy_file: str = "") -> tuple[list[PluginSpec], list[str]]:
         """(plugins to serve, ids to serve no longer). Blocks for reading; raises ConfigError and then changes nothing.
 
-        Content of an earlier version stays held until the next scan: a worker may be starting with it.
+        Content of an earlier version stays held until the next scan: a worker may be starting with it. Nobody has
+        approved what lies in a folder: an admin permission holds where ``policy_file`` names plugin and permission.
         """
         bundles = read_plugins(folder)
+        try:
+            permitted = Policy.read(policy_file)
+        except Refusal as error:
+            raise ConfigError(error.message) from None
         digests = {bundle.manifest.id: bundle.digest for bundle in bundles}
         gone = [plugin for plugin in self._digests if plugin not in digests]
         for bundle in bundles:
             self._source.hold(bundle)
         self._digests = digests
-        return [bundle.spec(policy) for bundle in bundles], gone
+        return [_granted(bundle.spec(policy), permitted) for bundle in bundles], gone
+
+
+def _granted(spec: PluginSpec, permitted: Policy) -> PluginSpec:
+    allowed, named = permitted.allowed(spec.id), permitted.named(spec.id)
+    return msgspec.structs.replace(
+        spec, permissions=tuple(one for one in spec.permissions if one in allowed),
+        approved=tuple(one for one in spec.permissions if one in named and one in ADMIN_PERMISSIONS))

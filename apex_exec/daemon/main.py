@@ -141,7 +141,7 @@ class _Daemon:
         _own_state(settings)
         self.source = BundleSource(BlobStore(settings.state_path / "bundles"))
         self.folder_plugins = FolderPlugins(self.source)
-        specs, _ = self.folder_plugins.rescan(settings.plugins_dir, self.policy)
+        specs, _ = self.folder_plugins.rescan(settings.plugins_dir, self.policy, settings.security.policy_file)
         self.runtime = RuntimeFolder(settings)
         for endpoint in (settings.host_endpoint, settings.admin_endpoint):
             self.runtime.sweep(endpoint)
@@ -299,7 +299,8 @@ class _Daemon:
 
     def _apply(self, settings: Settings, keys: list[str]) -> None:
         policy = limits_of(settings)
-        specs, gone = self.folder_plugins.rescan(settings.plugins_dir, policy)  # may raise: before anything changes
+        specs, gone = self.folder_plugins.rescan(  # may raise: before anything changes
+            settings.plugins_dir, policy, settings.security.policy_file)
         if self.tcp_hosts is not None:
             self.tcp_hosts.curve.read_clients()
         self.settings, self.policy = settings, policy

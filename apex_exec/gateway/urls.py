@@ -16,6 +16,7 @@ METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"))
 URL_BYTES_MAX = 8192
 HEADER_BYTES_MAX = 16 * 1024
 _PRINTABLE = re.compile(r"[\x21-\x7e]+")
+_USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:)?//[^/?#]*@")
 _HOST = re.compile(r"(?=.{1,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _IPV6 = re.compile(r"[0-9a-f:.]{2,45}")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
@@ -31,6 +32,8 @@ def parse(text: str) -> URL:
     """The URL in ``text``. Raises ApiFailure ``url_invalid``."""
     if len(text) > URL_BYTES_MAX or not _PRINTABLE.fullmatch(text) or "\\" in text:
         raise _invalid("a URL is printable ASCII without spaces and backslashes (percent-encoded, host in punycode)")
+    if _USER.match(text):
+        raise _invalid("no user name or password in a URL; use a header")
     try:
         url = URL(text)
         port = url.port
@@ -43,7 +46,7 @@ def check(url: URL, port: int | None) -> URL:
     """``url``, where it is an http or https URL with a plain host. Raises ApiFailure ``url_invalid``."""
     if url.scheme not in _DEFAULT_PORTS:
         raise _invalid("only http and https")
-    if url.raw_user is not None or url.raw_password is not None or "@" in url.raw_authority:
+    if url.raw_user is not None or url.raw_password is not None:
         raise _invalid("no user name or password in a URL; use a header")
     host = url.raw_host or ""
     if not (_HOST.fullmatch(host) or (":" in host and _IPV6.fullmatch(host))):
@@ -55,7 +58,8 @@ def check(url: URL, port: int | None) -> URL:
 
 def redirected(url: URL, location: str) -> URL:
     """Where a redirect from ``url`` leads. Raises ApiFailure ``url_invalid``, also for https to http."""
-    if len(location) > URL_BYTES_MAX or not _PRINTABLE.fullmatch(location) or "\\" in location:
+    if (len(location) > URL_BYTES_MAX or not _PRINTABLE.fullmatch(location) or "\\" in location
+            or _USER.match(location)):
         raise _invalid("the redirect leads to no plain URL")
     try:
         target = url.join(URL(location))

@@ -48,6 +48,10 @@ class Policy:
         """What ``plugin`` may ask for."""
         return self._single.get(plugin, self._everyone)
 
+    def named(self, plugin: str) -> tuple[str, ...]:
+        """What the file allows to ``plugin`` by its name."""
+        return self._single.get(plugin, ())
+
     def check(self, manifest: Manifest) -> list[dict[str, Any]]:
         """A problem for every permission that the manifest asks for and the policy does not allow."""
         allowed = self.allowed(manifest.id)

@@ -1,0 +1,421 @@
+"""``fetch`` against real servers of ours on loopback: what may be reached, what may be sent, what may come back.
+
+Names are resolved by a table of the test's; loopback is admitted by ``allow_private`` and in no other way. A server
+that must not be reached says so by the number of its connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import threading
+import zlib
+from collections.abc import Coroutine, Iterator
+from typing import Any
+
+import pytest
+
+from apex_exec.core.api import Fetch
+from apex_exec.gateway import fetch as fetch_module
+from apex_exec.gateway.addresses import refusal
+from apex_exec.gateway.failure import ApiFailure
+from apex_exec.gateway.fetch import BODY_BYTES_MAX, REDIRECTS_MAX, Fetcher
+from apex_exec.gateway.urls import is_listed
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok"
+
+
+def response(body: bytes, *headers: str, status: str = "200 OK") -> bytes:
+    head = "\r\n".join([f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers])
+    return head.encode() + b"\r\n\r\n" + body
+
+
+class Server:
+    """Answers each path with bytes from ``routes`` (or a coroutine that writes them) and keeps what it was sent."""
+
+    def __init__(self) -> None:
+        self.routes: dict[str, Any] = {"/": OK}
+        self.requests: list[bytes] = []
+        self.connections = 0
+        self.port = 0
+
+    async def start(self) -> None:
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                length = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+                body = await reader.readexactly(int(length[0].split(b":")[1])) if length else b""
+                self.requests.append(head + body)
+                route = self.routes.get(head.split(b" ")[1].decode(), response(b"", status="404 Not Found"))
+                if isinstance(route, bytes):
+                    writer.write(route)
+                    await writer.drain()
+                else:
+                    await route(writer)
+                    break
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        writer.close()
+
+
+class World:
+    """A server, a resolver with a table, a fetcher; all on one loop in a thread."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+        self.server, self.other = Server(), Server()
+        self.run(self.server.start())
+        self.run(self.other.start())
+        self.names: dict[str, Any] = {"good.test": ["127.0.0.1"], "other.test": ["127.0.0.1"]}
+        self.asked: list[str] = []
+        self.hops = 0
+        self.hops_max = 100
+        self.allow = [f"good.test:{self.server.port}", f"other.test:{self.other.port}"]
+
+    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
+
+    async def resolve(self, host: str, port: int) -> list[str]:
+        self.asked.append(host)
+        found = self.names.get(host)
+        if found is None:
+            return await fetch_module.system_resolve(host, port)
+        return list(found() if callable(found) else found)
+
+    def url(self, path: str = "/", host: str = "good.test") -> str:
+        return f"http://{host}:{self.server.port}{path}"
+
+    def fetch(self, url: str, *, allow: list[str] | None = None, named: tuple[str, ...] = ("good.test", "other.test"),
+              private: bool = True, seconds: float = 10, **more: Any) -> Any:
+        async def hop() -> None:
+            self.hops += 1
+            if self.hops > self.hops_max:
+                raise ApiFailure("rate_limited", "x", 5)
+
+        async def work() -> Any:
+            fetcher = Fetcher(self.allow if allow is None else allow, private, self.resolve)
+            try:
+                async with asyncio.timeout(seconds):
+                    return (await fetcher.fetch(Fetch(url, **more), named, hop))[0]
+            finally:
+                await fetcher.close()
+        return self.run(work())
+
+    def code(self, url: str, **more: Any) -> str:
+        with pytest.raises(ApiFailure) as failed:
+            self.fetch(url, **more)
+        return failed.value.code
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    made = World()
+    yield made
+    made._loop.call_soon_threadsafe(made._loop.stop)
+
+
+def test_a_response_is_status_headers_and_body(world: World) -> None:
+    world.server.routes["/json"] = response(b'{"a": 1}', "Content-Type: application/json", "X-A: 1", "X-A: 2",
+                                            status="201 Created")
+    assert world.fetch(world.url("/json", )) == {"status": 201, "body": '{"a": 1}', "headers": {
+        "content-length": "8", "content-type": "application/json", "x-a": "1, 2"}}
+    world.server.routes["/bytes"] = response(b"\xff\x00", "Content-Type: image/png")
+    assert world.fetch(world.url("/bytes"))["body"] == b"\xff\x00"
+    world.server.routes["/latin"] = response(b"\xe9", "Content-Type: text/plain; charset=latin-1")
+    assert world.fetch(world.url("/latin"))["body"] == b"\xe9"
+    assert world.fetch(world.url("/nothing"))["status"] == 404
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "get"])
+def test_methods_headers_and_bodies_arrive(world: World, method: str) -> None:
+    if method == "HEAD":
+        world.server.routes["/"] = OK[:-2]
+    reply = world.fetch(world.url("/"), method=method, headers={"X-Key": "k", "Authorization": "Bearer t"},
+                        body=None if method in ("GET", "HEAD", "get") else {"a": [1]})
+    assert reply["status"] == 200
+    sent = world.server.requests[0]
+    assert sent.startswith(method.upper().encode() + b" / HTTP/1.1\r\n")
+    assert f"Host: good.test:{world.server.port}".encode() in sent and b"X-Key: k" in sent and b"Bearer t" in sent
+    assert b"Cookie" not in sent
+    if b"Content-Length" in sent:
+        assert sent.endswith(b'{"a": [1]}') and b"Content-Type: application/json" in sent
+
+
+PRIVATE = """127.0.0.1 127.1.2.3 0.0.0.0 10.0.0.1 172.16.0.1 172.31.255.255 192.168.1.1 169.254.169.254 100.64.0.1
+100.127.255.255 192.0.0.1 192.0.2.1 198.18.0.1 198.51.100.1 203.0.113.1 224.0.0.1 239.255.255.255 240.0.0.1
+255.255.255.255 192.88.99.1 ::1 :: ::7f00:1 ::10.0.0.1 ::ffff:127.0.0.1 ::ffff:10.0.0.1 ::ffff:8.8.8.8
+::ffff:0:127.0.0.1
+64:ff9b::7f00:1 64:ff9b::808:808 64:ff9b:1::1 2002:7f00:1:: 2002:808:808:: 2001::1 2001:0:4136:e378:8000:63bf:3fff:fdd2
+fe80::1 fe80::1%eth0 fe80::1%1 fec0::1 fc00::1 fd12:3456::1 ff02::1 100::1 2001:db8::1 3fff::1 5f00::1 4000::1 e000::1
+""".split()
+PUBLIC = ["8.8.8.8", "1.1.1.1", "172.15.0.1", "172.32.0.1", "100.63.0.1", "100.128.0.1", "192.167.0.1", "223.255.255.1",
+          "2606:4700::1111", "2a00:1450::1", "2001:4860:4860::8888"]
+
+
+@pytest.mark.parametrize("address", PRIVATE)
+def test_a_name_that_leads_to_an_address_that_is_not_public_is_refused(world: World, address: str) -> None:
+    assert refusal(address) != ""
+    world.names["good.test"] = [address]
+    assert world.code(world.url(), private=False) == "address_not_allowed"
+    world.names["good.test"] = ["8.8.8.8", address]  # one bad address among good ones
+    assert world.code(world.url(), private=False) == "address_not_allowed"
+    if not address.startswith("127.") and address != "::1":
+        assert refusal(address, allow_loopback=True) != ""
+    assert world.server.connections == 0
+
+
+@pytest.mark.parametrize("address", [one for one in PRIVATE if "%" not in one])
+def test_such_an_address_in_place_of_a_name_is_refused_too(world: World, address: str) -> None:
+    host = f"[{address}]" if ":" in address else address
+    url = f"http://{host}:{world.server.port}/"
+    every = [f"{address}:{world.server.port}", f"[{address}]:{world.server.port}"]
+    import ipaddress
+    canonical = str(ipaddress.ip_address(address))
+    every += [f"{canonical}:{world.server.port}", f"[{canonical}]:{world.server.port}"]
+    code = world.code(url, private=False, allow=every, named=(address, canonical, f"[{address}]"))
+    assert code in ("address_not_allowed", "host_not_allowed") and world.server.connections == 0
+    assert code == "address_not_allowed" or address != canonical
+
+
+@pytest.mark.parametrize("address", PUBLIC)
+def test_public_addresses_are_admitted(address: str) -> None:
+    assert refusal(address) == ""
+
+
+@pytest.mark.parametrize("host", [
+    "2130706433", "0x7f000001", "0x7f.0.0.1", "0177.0.0.1", "127.1", "127.0.1", "017700000001", "0x7f.1",
+    "127.00.00.01",
+    "0", "00000000", "0x0", "3232235521", "0xa9fea9fe", "169.254.43518"])
+def test_numbers_that_a_resolver_takes_for_addresses_are_refused(world: World, host: str) -> None:
+    every = [f"{host}:{world.server.port}"]
+    for private in (False,):
+        code = world.code(f"http://{host}:{world.server.port}/", allow=every, named=(host,), private=private)
+        assert code in ("address_not_allowed", "host_not_allowed", "fetch_failed", "url_invalid")
+    assert world.server.connections == 0
+
+
+TRICKS = [
+    "http://good.test@127.0.0.1/", "http://127.0.0.1@good.test/", "http://user:pw@good.test/", "http://@good.test/",
+    "http://good.test\\@127.0.0.1/", "http:\\\\good.test/", "http://good.test\\.evil.test/",
+    "http://good.test#@127.0.0.1/",
+    "http://127.0.0.1#@good.test/", "http://127.0.0.1?@good.test/", "http://127.0.0.1/@good.test",
+    "http://good.test.evil.test/", "http://evilgood.test/", "http://good.test./", "http://good.test.:80/",
+    "http://GOOD.TEST.evil/", "http://ｇｏｏｄ.test/", "http://good。test/", "http://good.tеst/", "http://ⓖⓞⓞⓓ.test/",
+    "http://１２７.0.0.1/", "http://good.test\u3002/", "http://exämple.test/", "http://good%2etest/",
+    "http://%67ood.test/",
+    "http://127%2e0%2e0%2e1/", "http://good.test%00.evil/", "http://good.test%20/", "http://good.test /",
+    " http://good.test/",
+    "http://good.test/\r\nHost: evil", "http://good.test/\nX: y", "http://good.test/\t", "http://good.test/\0",
+    "http://good.test/ a",
+    "http://good.test\r\n/", "http:///good.test/", "http:/good.test/", "http:good.test", "//good.test/",
+    "good.test", "/",
+    "", "http://", "http://:80/", "http://?", "http://#", "file:///etc/passwd", "FILE:///etc/passwd",
+    "ftp://good.test/",
+    "gopher://good.test/", "dict://good.test/", "data:text/plain,x", "javascript:1", "jar:http://good.test!/",
+    "ws://good.test/",
+    "unix:///run/docker.sock", "http+unix://%2frun%2fdocker.sock/", "http://[::1%25eth0]/", "http://[fe80::1%25lo]/",
+    "http://[::1/", "http://::1/", "http://[good.test]/", "http://good.test:0/", "http://good.test:65536/",
+    "http://good.test:-1/",
+    "http://good.test:99999999999/", "http://good.test:8080x/", "http://good.test:22/", "http://localhost/",
+    "http://a.localhost/",
+    "http://-good.test/", "http://good-.test/", "http://good..test/", "http://.good.test/", "http://*.test/",
+    "http://good_test/",
+    "http://" + "a" * 64 + ".test/", "http://" + "a." * 130 + "test/", "http://good.test/" + "x" * 9000,
+    "http://[::ffff:127.0.0.1]/",
+    "http://good.test:80:80/", "http://good.test;evil/", "http://good.test,evil/", "http://(good.test)/",
+    "http://good.test'/"]
+
+
+@pytest.mark.parametrize("url", TRICKS)
+def test_a_url_that_parsers_might_read_differently_reaches_nobody(world: World, url: str) -> None:
+    allow = ["good.test", f"good.test:{world.server.port}"]
+    world.names["good.test"] = ["10.0.0.1"]  # what is read as good.test after all still goes nowhere
+    code = world.code(url, allow=allow, named=("good.test",))
+    assert code in ("url_invalid", "host_not_allowed", "too_large") or (
+        code == "address_not_allowed" and url.startswith("http://good.test#"))
+    assert world.server.connections == 0 and set(world.asked) <= {"good.test"}
+
+
+@pytest.mark.parametrize(("method", "headers"), [
+    ("CONNECT", {}), ("TRACE", {}), ("OPTIONS", {}), ("GET /x HTTP/1.1\r\nX:", {}), ("G ET", {}), ("", {}),
+    ("GET\r\n", {}),
+    ("GET", {"Host": "evil"}), ("GET", {"host": "evil"}), ("GET", {"Connection": "x"}),
+    ("GET", {"Transfer-Encoding": "chunked"}),
+    ("GET", {"Content-Length": "5"}), ("GET", {"TE": "x"}), ("GET", {"Upgrade": "h2c"}),
+    ("GET", {"Proxy-Authorization": "x"}),
+    ("GET", {"Proxy-X": "x"}), ("GET", {"X-Forwarded-For": "1"}), ("GET", {"Expect": "100-continue"}),
+    ("GET", {"A\r\nB": "x"}),
+    ("GET", {"A": "x\r\nHost: evil"}), ("GET", {"A": "x\ny"}), ("GET", {"A": "x\0"}), ("GET", {"A b": "x"}),
+    ("GET", {"": "x"}),
+    ("GET", {"A:": "x"}), ("GET", {"Ä": "x"}), ("GET", {"A": "é"}), ("GET", {"A": "x" * 17000}),
+    ("GET", {"Accept-Encoding": "br"})])
+def test_methods_and_headers_that_are_not_the_plugins_are_refused(world: World, method: str,
+                                                                  headers: dict[str, str]) -> None:
+    assert world.code(world.url(), method=method, headers=headers) in ("url_invalid", "too_large")
+    assert world.server.connections == 0
+
+
+def test_both_lists_must_name_the_host_and_the_operators_the_port(world: World) -> None:
+    port = world.server.port
+    assert world.fetch(world.url())["body"] == "ok"
+    assert world.code(world.url(), named=("else.test",)) == "host_not_allowed"
+    assert world.code(world.url(), named=()) == "host_not_allowed"
+    assert world.code(world.url(), allow=[]) == "host_not_allowed"
+    assert world.code(world.url(), allow=["good.test"]) == "host_not_allowed"
+    assert world.code(world.url(), allow=[f"good.test:{port + 1}"]) == "host_not_allowed"
+    assert world.server.connections == 1
+    listed = lambda host, *patterns: is_listed(host, 443, "https", patterns, any_port=False)  # noqa: E731
+    assert listed("a.example.org", "*.example.org") and listed("a.b.example.org", "*.Example.org")
+    assert not listed("example.org", "*.example.org") and not listed("evilexample.org", "*.example.org")
+    assert not listed("a.example.org.evil", "*.example.org") and not listed(".example.org", "*.example.org")
+
+
+def test_the_address_that_was_checked_is_the_one_connected_to(world: World) -> None:
+    answers = iter([["127.0.0.1"], ["10.0.0.1"], ["127.0.0.1"]])
+    world.names["good.test"] = lambda: next(answers)
+    assert world.fetch(world.url())["body"] == "ok" and world.asked == ["good.test"]  # asked once: no second answer
+    assert world.code(world.url()) == "address_not_allowed"
+
+
+def redirect(location: str, status: str = "302 Found") -> bytes:
+    return response(b"", f"Location: {location}", status=status)
+
+
+@pytest.mark.parametrize(("location", "code"), [
+    ("http://127.0.0.1/", "host_not_allowed"), ("http://evil.test/", "host_not_allowed"), ("file:///etc/passwd",
+    "url_invalid"),
+    ("ftp://good.test/", "url_invalid"), ("//evil.test/", "host_not_allowed"), ("http://good.test@evil.test/",
+    "url_invalid"),
+    ("http://bad.test/", "address_not_allowed"), ("\\\\evil.test", "url_invalid"), ("http://[::1]/",
+    "host_not_allowed"),
+    ("javascript:alert(1)", "url_invalid"), ("http://good.test:22/", "host_not_allowed"),
+    ("/a b", "url_invalid"), ("http://2130706433/", "host_not_allowed"), ("data:,x", "url_invalid")])
+def test_a_redirect_is_checked_anew(world: World, location: str, code: str) -> None:
+    world.server.routes["/"] = redirect(location)
+    world.names["bad.test"] = ["10.0.0.1"]
+    assert world.code(world.url(), allow=[*world.allow, "bad.test"], named=("good.test", "bad.test")) == code
+    assert world.server.connections == 1
+
+
+def test_redirects_are_followed_counted_and_end(world: World) -> None:
+    other = f"http://other.test:{world.other.port}/end"
+    world.other.routes["/end"] = OK
+    world.server.routes.update({"/": redirect("/two", "307 Temporary Redirect"), "/two": redirect(other,
+    "303 See Other"),
+                                "/loop": redirect("/loop")})
+    reply = world.fetch(world.url(), method="POST", body="secret", headers={"Authorization": "t", "X-Keep": "k"})
+    assert reply["body"] == "ok" and world.hops == 2
+    assert world.server.requests[1].startswith(b"POST /two") and world.server.requests[1].endswith(b"secret")
+    end = world.other.requests[0]
+    assert end.startswith(b"GET /end") and b"Authorization" not in end and b"X-Keep: k" in end and b"secret" not in end
+    assert b"content-" not in end.lower()
+    world.hops = 0
+    assert world.code(world.url("/loop")) == "redirect_limit" and world.hops == REDIRECTS_MAX
+    world.hops, world.hops_max = 0, 2
+    assert world.code(world.url("/loop")) == "rate_limited"
+
+
+async def endless_headers(writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\n")
+    for number in range(100_000):
+        writer.write(b"X-%d: %s\r\n" % (number, b"y" * 1000))
+        await writer.drain()
+
+
+async def endless_header(writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nX: ")
+    for _ in range(10_000):
+        writer.write(b"y" * 10_000)
+        await writer.drain()
+
+
+async def endless_body(writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    for _ in range(10_000):
+        writer.write(b"2710\r\n" + b"y" * 10_000 + b"\r\n")
+        await writer.drain()
+
+
+async def slow_body(writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+    for _ in range(100):
+        writer.write(b"x")
+        await writer.drain()
+        await asyncio.sleep(0.1)
+
+
+async def informational(writer: asyncio.StreamWriter) -> None:
+    for _ in range(1000):
+        writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        await writer.drain()
+        await asyncio.sleep(0.01)
+
+
+async def silent(writer: asyncio.StreamWriter) -> None:
+    await asyncio.sleep(5)
+
+
+BOMB = gzip.compress(b"\0" * 50_000_000)
+NESTED = response(gzip.compress(BOMB), "Content-Encoding: gzip, gzip")
+
+
+@pytest.mark.parametrize(("route", "codes"), [
+    (endless_headers, {"too_large", "fetch_failed"}), (endless_header, {"too_large", "fetch_failed"}),
+    (endless_body, {"too_large"}), (response(BOMB, "Content-Encoding: gzip"), {"too_large"}),
+    (NESTED, {"fetch_failed"}),
+    (response(zlib.compress(b"\0" * 50_000_000), "Content-Encoding: deflate"), {"too_large"}),
+    (response(b"x" * (BODY_BYTES_MAX + 1)), {"too_large"}), (response(b"no gzip",
+    "Content-Encoding: gzip"), {"fetch_failed"}),
+    (response(b"x", "Content-Encoding: br"), {"fetch_failed"}), (OK.replace(b"th: 2", b"th: 99"), {"fetch_failed"}),
+    (b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", {"fetch_failed"}), (b"garbage\r\n\r\n", {"fetch_failed"}),
+    (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\nok", {"fetch_failed"}),
+    (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok!", {"fetch_failed"}),
+    (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", {"fetch_failed"}), (b"", {"fetch_failed"}),
+    (b"HTTP/9.9 999 X\r\n\r\n", {"fetch_failed"}), (b"HTTP/1.1 200 OK\r\nBad Header: x\r\n\r\n", {"fetch_failed"})])
+def test_a_peer_that_misbehaves_costs_its_own_call(world: World, route: Any, codes: set[str]) -> None:
+    async def once(writer: asyncio.StreamWriter) -> None:
+        if isinstance(route, bytes):
+            writer.write(route)
+            await writer.drain()
+        else:
+            await route(writer)
+    world.server.routes["/bad"] = once
+    assert world.code(world.url("/bad")) in codes
+    assert world.fetch(world.url())["body"] == "ok"
+
+
+@pytest.mark.parametrize("route", [slow_body, informational, silent])
+def test_the_time_is_that_of_the_whole_call(world: World, route: Any) -> None:
+    world.server.routes["/slow"] = route
+    with pytest.raises(TimeoutError):
+        world.fetch(world.url("/slow"), seconds=0.5)
+
+
+@pytest.mark.parametrize(("encoding", "body"), [
+    ("gzip", gzip.compress(b"hello")), ("deflate", zlib.compress(b"hello")), ("deflate", zlib.compress(b"hello")[2:-4]),
+    ("GZIP", gzip.compress(b"hello")), ("identity", b"hello")])
+def test_a_compressed_body_arrives_decoded(world: World, encoding: str, body: bytes) -> None:
+    world.server.routes["/z"] = response(body, f"Content-Encoding: {encoding}", "Content-Type: text/plain")
+    assert world.fetch(world.url("/z"))["body"] == "hello"
+
+
+def test_no_proxy_no_cookie_and_nobody_else_is_asked(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "https_proxy"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{world.other.port}")
+    world.server.routes["/"] = response(b"ok", "Set-Cookie: a=b; Domain=test", "Content-Type: text/plain")
+    assert world.fetch(world.url())["body"] == "ok" and world.other.connections == 0
+    world.fetch(world.url())
+    assert b"Cookie" not in world.server.requests[-1]
+    assert world.code(f"http://other.test:{world.other.port}/", allow=[]) == "host_not_allowed"
+
+
+def test_a_name_below_localhost_is_the_loopback_and_needs_the_setting(world: World) -> None:
+    allow = [f"app.localhost:{world.server.port}"]
+    url = f"http://app.localhost:{world.server.port}/"
+    assert world.fetch(url, allow=allow, named=("app.localhost",))["body"] == "ok"
+    assert world.code(url, allow=allow, named=("app.localhost",), private=False) == "address_not_allowed"

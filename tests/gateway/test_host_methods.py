@@ -1,0 +1,156 @@
+"""Host methods: an approval at the time of the call, one provider a method, an answer from nobody else."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import zmq
+
+from apex_exec.client import CallError, Client
+from apex_exec.core.api import HostMethod
+from apex_exec.daemon.connections import Peer
+from apex_exec.daemon.host_methods import METHODS_PER_PEER_MAX, HostMethods
+from apex_exec.errors import WireError
+from apex_exec.wire import messages as msg
+from tests.gateway.bundles import ALL, bundle
+from tests.gateway.conftest import A
+from tests.support.daemon import Daemon
+
+
+class Hosts:
+    """``HostMethods`` with what it sent and what it found odd."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[Peer, Any]] = []
+        self.odd: list[str] = []
+        self.answers: list[Any] = []
+        import msgspec
+        self.table = HostMethods(lambda peer, _frames, body: self.sent.append((peer, msgspec.msgpack.decode(body))),
+                                 lambda kind, _peer: self.odd.append(kind))
+
+    def call(self, method: str) -> int:
+        return self.table.call(HostMethod(method), "p", A, 100, lambda *answer: self.answers.append(answer))
+
+
+def reply(call_id: int, **more: Any) -> msg.HostReply:
+    return msg.HostReply(call_id=call_id, ok=more.pop("ok", True), **more)
+
+
+def test_the_first_provider_keeps_a_method_until_it_disconnects() -> None:
+    hosts, one, two = Hosts(), Peer(b"1", 1), Peer(b"2", 2)
+    names = ["admin.users.list", "system.config.get"]
+    assert hosts.table.provide(one, names[:1]) == names[:1]
+    assert hosts.table.provide(two, names) == names[1:]
+    hosts.call(names[0])
+    assert hosts.sent[-1][0] is one and hosts.sent[-1][1]["method"] == names[0]
+    hosts.table.peer_gone(one)
+    assert hosts.answers == [(b"", "host_error", "the host disconnected before it answered")]
+    assert hosts.call(names[0]) == 0 and hosts.answers[-1][1] == "not_provided"
+    assert hosts.table.provide(two, names) == names
+
+
+def test_only_who_was_asked_may_answer_and_only_once() -> None:
+    hosts, one, two = Hosts(), Peer(b"1", 1), Peer(b"2", 2)
+    hosts.table.provide(one, ["admin.users.list"])
+    number = hosts.call("admin.users.list")
+    for peer, call_id, odd in ((two, number, "foreign_reply"), (one, number + 1, "unknown_call_id"),
+                               (one, 0, "unknown_call_id"), (one, -1, "unknown_call_id")):
+        hosts.table.host_reply(peer, reply(call_id))
+        assert hosts.odd[-1] == odd and hosts.answers == []
+    hosts.table.host_reply(one, reply(number))
+    assert hosts.answers == [(b"\xc0", "", "")]
+    hosts.table.host_reply(one, reply(number))
+    assert hosts.odd[-1] == "late_reply" and len(hosts.answers) == 1
+    number = hosts.call("admin.users.list")
+    hosts.table.forget(number)
+    hosts.table.host_reply(one, reply(number))
+    assert hosts.odd[-1] == "late_reply" and len(hosts.answers) == 1
+    number = hosts.call("admin.users.list")
+    hosts.table.host_reply(one, reply(number, ok=False, error={"code": "nope", "message": "no such user"}))
+    assert hosts.answers[-1] == (b"", "host_error", "nope: no such user")
+
+
+@pytest.mark.parametrize("name", ["x", "admin.", "admin.users.", "admin.users", "query", "a" * 101,
+                                  "admin.users." + "a" * 100])
+def test_a_method_outside_the_prefixes_cannot_be_provided(name: str) -> None:
+    with pytest.raises(WireError):
+        Hosts().table.provide(Peer(b"1", 1), ["admin.users.list", name])
+
+
+def test_the_number_of_methods_is_bounded() -> None:
+    hosts, peer = Hosts(), Peer(b"1", 1)
+    hosts.table.provide(peer, [f"admin.users.m{n}" for n in range(METHODS_PER_PEER_MAX)])
+    with pytest.raises(WireError):
+        hosts.table.provide(peer, ["admin.users.more"])
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    plugins = tmp_path_factory.mktemp("plugins")
+    bundle(plugins, "admin", [*ALL, "admin:users"])
+    bundle(plugins, "boss", [*ALL, "admin:users", "admin:billing"])
+    policy = plugins.parent / "policy.toml"
+    policy.write_text('allow = ["data:read", "data:write", "ui:render", "events:emit", "network:fetch"]\n'
+                      '[plugin.boss]\nallow = ["admin:users"]\n')
+    with Daemon(None, plugins, {"sandbox.min_level": "L0", "security.policy_file": str(policy)}) as running:
+        yield running
+
+
+def ask(daemon: Daemon, plugin: str, method: str, **params: Any) -> Any:
+    with Client(daemon.endpoint) as client:
+        step = {"api": "call", "args": {"method": method, "params": params}, "raise": True}
+        reply = client.invoke(plugin, "onActionExecute", A, {"action": "x", "context": {"steps": [step]}})
+        return reply["result"]["result"][0]
+
+
+def failed(daemon: Daemon, plugin: str, method: str) -> tuple[str, Any]:
+    with pytest.raises(CallError) as caught:
+        ask(daemon, plugin, method)
+    return caught.value.code, caught.value.reply.get("details")
+
+
+def test_a_host_serves_an_approved_plugin_and_no_other(daemon: Daemon) -> None:
+    code, details = failed(daemon, "boss", "admin.users.list")
+    assert code == "NOT_PROVIDED" and details["method"] == "call"
+    seen: list[Any] = []
+
+    def listed(call: Any) -> Any:
+        seen.append((call.method, call.params, call.plugin, call.user_id))
+        return {"users": [1, 2]}
+
+    ready, done = threading.Event(), threading.Event()
+
+    def serve() -> None:
+        with Client(daemon.endpoint) as host:
+            host.provide({"admin.users.list": listed})
+            ready.set()
+            while not done.is_set():
+                host.serve(0.1)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    ready.wait(10)
+    assert ask(daemon, "boss", "admin.users.list", page=1) == {"users": [1, 2]}
+    assert seen == [("admin.users.list", {"page": 1}, "boss", A)]
+    assert failed(daemon, "admin", "admin.users.list")[0] == "PERMISSION_DENIED"  # not approved
+    assert failed(daemon, "boss", "admin.billing.pay")[0] == "PERMISSION_DENIED"  # this one is not either
+    assert failed(daemon, "boss", "system.config.set")[0] == "PERMISSION_DENIED"  # not asked for
+    assert len(seen) == 1
+    done.set()
+    thread.join(10)
+    assert failed(daemon, "boss", "admin.users.list")[0] == "NOT_PROVIDED"
+
+
+def test_provide_is_for_dealer(daemon: Daemon) -> None:
+    import msgspec
+    with zmq.Context() as context, context.socket(zmq.REQ) as socket:
+        socket.linger = 0
+        socket.connect(daemon.endpoint)
+        socket.send(msgspec.msgpack.encode({"type": "provide", "id": 1, "methods": ["admin.users.list"]}))
+        assert socket.poll(5000)
+        assert msgspec.msgpack.decode(socket.recv())["code"] == "PROTOCOL_ERROR"
+
+
