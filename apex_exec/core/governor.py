@@ -39,9 +39,9 @@ class CpuBucket:
             self._at_ns = now_ns
 
     def spend(self, cpu_ns: int, now_ns: int) -> None:
-        """Takes out what was used up to ``now_ns``."""
-        self.refill(now_ns)
+        """Takes out what was used up to ``now_ns``, before what came in meanwhile is cut at the burst."""
         self.level_ns -= cpu_ns
+        self.refill(now_ns)
 
     def wait_ns(self) -> int:
         """How long until a quantum is there, at the present level."""

@@ -1,8 +1,9 @@
 """Carries out the governor's decisions: samples workers, holds plugins that spent their CPU, kills for memory.
 
 Two ways, one interface. *Sampled*: SIGSTOP and SIGCONT through the pidfd as the plugin's bucket says. *Enforced*: a
-cgroup's ``cpu.max`` holds by itself, and only its account is read. Memory is sampled in both; the synchronous
-walls (RLIMIT_DATA, ``memory.max``) stand before it.
+cgroup's ``cpu.max`` holds by itself, before any sample could; the bucket stands behind it, since the kernel's burst
+comes back whenever a killed plugin's group is empty for a moment (measured: 17 % instead of 10 % over many kills).
+Memory is sampled in both; the synchronous walls (RLIMIT_DATA, ``memory.max``) stand before it.
 
 A worker never stays stopped: it is let go on when its bucket says so, by the same loop that serves hosts; where that
 loop dies, its death pipe ends the zygote, whose end kills the worker (PDEATHSIG); SIGKILL reaches stopped processes.
@@ -32,8 +33,8 @@ BUSY_AT_FULL_RATE = 50
 """With more busy workers than this each is sampled less often: sampling stays below two percent of a core."""
 IDLE_NS = 5 * SECOND_NS
 """Between two samples of an idle worker. What it uses meanwhile is charged all the same, only later."""
-SLICE_NS = 100 * MS_NS
-"""Idle workers are sampled a slice at a time."""
+SLICE_NS = 50 * MS_NS
+"""Idle workers are sampled a slice at a time; at the latest then a worker that was idle and is not is seen."""
 SPINS_NS = MS_NS // 5
 """CPU used between two samples without a call that makes a worker busy."""
 TELL_NS = SECOND_NS
@@ -148,7 +149,7 @@ class Governing:
         if self._busy:
             next_ns = now_ns + BUSY_NS * max(1, len(self._busy) // BUSY_AT_FULL_RATE)
         else:
-            next_ns = now_ns + (SLICE_NS if self._workers else SECOND_NS)
+            next_ns = now_ns + SLICE_NS
         return next_ns if due_ns is None else min(next_ns, max(due_ns, now_ns + MS_NS))
 
     def _rotate(self, now_ns: int) -> None:
@@ -204,7 +205,7 @@ class Governing:
         self._metrics.inc("worker_cpu_seconds_total", (plugin,), used_ns / 1e9)
         if self._cgroups is not None:
             self._read_account(known)
-        elif self._governor.charge(plugin, used_ns, now_ns):
+        if self._governor.charge(plugin, used_ns, now_ns):
             for worker in self._of_plugin.get(plugin, ()):
                 self._stop(self._workers[worker], now_ns)
 

@@ -1,0 +1,104 @@
+"""The governor on real workers of a real daemon, in both of its ways."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from apex_exec.client import Client
+from apex_exec.client.errors import CallError
+from apex_exec.sandbox.cgroup import CgroupError, Cgroups
+from tests.support import need
+from tests.support.daemon import ECHO, USER, Daemon, wait_for, write_plugin
+
+SPIN = '''
+@plugin.hook("onActionExecute")
+def act(context, params):
+    while params["context"].get("spin"):
+        pow(3, 9999)
+    return {"result": params["context"], "metadata": {}}
+'''
+
+
+@pytest.fixture(params=["psutil", "cgroup"])
+def way(request: pytest.FixtureRequest) -> str:
+    if request.param == "cgroup":
+        try:
+            Cgroups(f"test-{os.getpid()}").close()
+        except CgroupError as error:
+            need(False, f"no writable cgroup: {error}")
+    return str(request.param)
+
+
+@pytest.fixture
+def daemon(way: str, tmp_path: Path) -> Iterator[Daemon]:
+    plugins = tmp_path / "plugins"
+    write_plugin(plugins, "spin", SPIN)
+    write_plugin(plugins, "echo", ECHO)
+    with Daemon(plugins=plugins, config={
+            "sandbox.governor": way, "limits.cpu_burst_seconds": 0.1, "breaker.ends": 100,
+            "breaker.backoff_min_seconds": 0.01, "breaker.backoff_max_seconds": 0.01}) as made:
+        yield made
+
+
+def workers(daemon: Daemon) -> list[psutil.Process]:
+    """The children of the daemon's zygote."""
+    return [worker for child in psutil.Process(daemon.pid).children() for worker in child.children()]
+
+
+def invoke(client: Client, plugin: str, deadline_ms: int = 5000, **context: object) -> dict[str, object]:
+    return client.invoke(plugin, "onActionExecute", USER, {"action": "a", "context": context}, deadline_ms=deadline_ms)
+
+
+def test_a_plugin_over_its_share_is_held_back_and_says_so_and_others_do_not_notice(daemon: Daemon) -> None:
+    with Client(daemon.endpoint) as client:
+        invoke(client, "spin", spin=False)
+        with pytest.raises(CallError) as caught:
+            invoke(client, "spin", 2500, spin=True)
+        assert caught.value.code == "TIMEOUT"
+        reply = caught.value.reply
+        assert reply["usage"]["throttledMs"] > 1000, reply
+        for _ in range(20):
+            assert invoke(client, "echo", n=1)["usage"]["throttledMs"] == 0
+        assert invoke(client, "spin", spin=False)["usage"]["throttledMs"] <= 1500  # of this call alone
+    wait_for(lambda: daemon.metric('worker_throttled_seconds_total{plugin="spin"}') > 1, 10, "the metric")
+    cpu = daemon.metric('worker_cpu_seconds_total{plugin="spin"}')
+    assert 0.1 < cpu < 1.2
+    assert daemon.metric('worker_throttled_seconds_total{plugin="echo"}') == 0
+
+
+def test_a_held_worker_dies_with_its_supervisor(daemon: Daemon) -> None:
+    with Client(daemon.endpoint) as client:
+        invoke(client, "echo", n=1)
+
+        def spin() -> None:
+            with Client(daemon.endpoint) as other, pytest.raises(Exception):  # noqa: B017 - the daemon is killed meanwhile
+                invoke(other, "spin", spin=True)
+
+        thread = threading.Thread(target=spin)
+        thread.start()
+        wait_for(lambda: daemon.metric('worker_throttled_seconds_total{plugin="spin"}') > 0.2, 10, "throttling")
+        living = workers(daemon)
+        assert len(living) == 2
+        os.kill(daemon.pid, signal.SIGKILL)
+        daemon.process.wait()
+        wait_for(lambda: not any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE
+                                 for worker in living), 10, "the workers' end")
+        thread.join()
+
+
+def test_usage_carries_the_workers_memory(daemon: Daemon) -> None:
+    with Client(daemon.endpoint) as client:
+        def used() -> float:
+            usage = invoke(client, "echo", n=1)["usage"]
+            assert isinstance(usage, dict)
+            return float(usage["memoryUsedMb"])
+
+        wait_for(lambda: 0 < used() < 50, 10, "a sample")
+    wait_for(lambda: daemon.metric('worker_memory_bytes{plugin="echo"}') > 0, 10, "the metric")

@@ -1,0 +1,111 @@
+"""Groups of a real kernel where it lets us: memory and CPU are held, evidence is found, nothing stays behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from apex_exec.core.plugin import Limits, PluginSpec
+from apex_exec.sandbox.cgroup import CgroupError, Cgroups
+from tests.support import need
+
+ENTER = "import os, sys\nfor path in sys.argv[1:]:\n    open(path, 'w').write('0')\n"
+
+
+def spec(memory_mb: int = 50, cpu_percent: float = 10) -> PluginSpec:
+    return PluginSpec("aaa", "1.0.0", "d", "p.py", (), limits=Limits(memory_mb=memory_mb, cpu_percent=cpu_percent))
+
+
+@pytest.fixture
+def groups() -> Iterator[Cgroups]:
+    made = None
+    try:
+        made = Cgroups(f"test-{os.getpid()}-{time.monotonic_ns()}")
+    except CgroupError as error:
+        need(False, f"no writable cgroup: {error}")
+    assert made is not None
+    yield made
+    made.close()
+    assert not made._cpu.exists() and not made._memory.exists()
+
+
+def ended(child: subprocess.Popen[bytes], groups: Cgroups, worker: int) -> None:
+    child.wait()
+    groups.leave(worker)
+
+
+def test_memory_beyond_the_group_is_death_with_evidence(groups: Cgroups) -> None:
+    files = groups.enter(1, spec(memory_mb=30), 0.5)
+    child = subprocess.Popen([sys.executable, "-c", ENTER + "kept = []\nwhile True: kept.append(bytearray(1 << 20))",
+                              *files])
+    assert child.wait(30) == -signal.SIGKILL
+    assert groups.out_of_memory(1)
+    groups.leave(1)
+    assert not groups.out_of_memory(1)
+
+
+def test_the_share_is_the_plugins_and_outlives_its_workers(groups: Cgroups) -> None:
+    used = 0.0
+    begun = time.monotonic()
+    for worker in range(1, 5):
+        files = groups.enter(worker, spec(), 0.0)
+        child = subprocess.Popen([sys.executable, "-c", ENTER + "while True: pass", *files])
+        time.sleep(1.0)
+        child.kill()
+        _, _, usage = os.wait4(child.pid, 0)
+        child.returncode = -9
+        used += usage.ru_utime + usage.ru_stime
+        groups.leave(worker)
+    assert used / (time.monotonic() - begun) < 0.25  # 10 %, one start of Python outside the group each, one period more
+    assert groups.throttled_ns("aaa") > 10**9
+
+
+def test_an_end_without_pressure_is_no_evidence(groups: Cgroups) -> None:
+    files = groups.enter(1, spec(), 0.5)
+    child = subprocess.Popen([sys.executable, "-c", ENTER + "import time; time.sleep(60)", *files])
+    time.sleep(0.3)
+    child.kill()
+    child.wait()
+    assert not groups.out_of_memory(1)
+    ended(child, groups, 1)
+
+
+def test_what_a_killed_daemon_left_is_swept_at_the_next_start(groups: Cgroups) -> None:
+    groups.enter(1, spec(), 0.5)
+    left = [path for root in (groups._cpu, groups._memory) for path in root.iterdir()]
+    assert left
+    again = Cgroups.__new__(Cgroups)
+    again.__dict__.update(groups.__dict__)
+    again._workers = {}
+    again.sweep()
+    assert not any(path.exists() for path in left)
+
+
+def test_v2_hands_controllers_down_and_writes_its_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tree of plain files stands for a delegated v2 group, which this machine may not have."""
+    own = tmp_path / "apex.service"
+    own.mkdir()
+    (tmp_path / "cgroup.controllers").write_text("cpu memory")
+    for name, text in (("cgroup.controllers", "cpu memory pids"), ("cgroup.subtree_control", ""),
+                       ("cgroup.procs", "")):
+        (own / name).write_text(text)
+    monkeypatch.setattr("apex_exec.sandbox.cgroup._own", lambda controller: "/apex.service")
+    monkeypatch.setattr("apex_exec.sandbox.cgroup._write", lambda path, text: path.write_text(text))
+    groups = Cgroups("x", tmp_path)
+    files = groups.enter(7, spec(), 0.5)
+    plugin = own / groups.name / "p-aaa"
+    assert groups.version == 2 and files == [str(plugin / "w7" / "cgroup.procs")]
+    assert (own / "cgroup.subtree_control").read_text() == "+cpu +memory"
+    assert (plugin / "cpu.max").read_text() == "100000 1000000"
+    assert (plugin / "cpu.max.burst").read_text() == "100000"
+    assert int((plugin / "w7" / "memory.max").read_text()) == 59 * 2**20
+    (plugin / "w7" / "memory.events").write_text("low 0\noom_kill 1\n")
+    (plugin / "cpu.stat").write_text("usage_usec 5\nthrottled_usec 1500\n")
+    assert groups.out_of_memory(7) and groups.throttled_ns("aaa") == 1_500_000
