@@ -50,7 +50,8 @@ class LoopOperations:
             memory_mb, throttled_ns = supervisor.workers.usage_of(plugin)
             plugins.append({
                 **_short(spec), "queued": queued, "inFlight": in_flight, "worker": worker, "breaker": breaker,
-                "pids": pids.get(plugin, []), "memoryMb": memory_mb, "throttledMs": throttled_ns / 1e6})
+                "pids": pids.get(plugin, []), "memoryMb": memory_mb, "throttledMs": throttled_ns / 1e6,
+                **supervisor.metrics.tally(plugin)})
         return {
             **self._facts, "uptimeSeconds": (now_ns - self._started_ns) / 1e9, "draining": supervisor.draining,
             "connections": len(supervisor.hosts.peers), "pending": len(supervisor.requests),

@@ -17,57 +17,58 @@ from apex_exec.wire.codec import check_value
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
-class _Dashboard(Struct, rename="camel"):
+class DashboardPayload(Struct, rename="camel"):
     dashboard_id: str
     user_id: str | UnsetType = UNSET
 
 
-class _DataFetch(Struct, rename="camel"):
+class DataFetchPayload(Struct, rename="camel"):
     query: str
     filters: dict[str, Raw]
 
 
-class _ActionExecute(Struct, rename="camel"):
+class ActionPayload(Struct, rename="camel"):
     action: str
     context: dict[str, Raw]
 
 
-class _Auth(Struct, rename="camel"):
+class AuthPayload(Struct, rename="camel"):
     session_id: str
     user_id: str | UnsetType = UNSET
 
 
-class _Widget(Struct):
+class Widget(Struct):
     id: str
     component: str
     props: dict[str, Any]
 
 
-class _Widgets(Struct, rename="camel"):
-    custom_widgets: list[_Widget]
+class DashboardResult(Struct, rename="camel"):
+    custom_widgets: list[Widget]
 
 
-class _Transformed(Struct, rename="camel"):
+class DataFetchResult(Struct, rename="camel"):
     transformed_data: Any
 
 
-class _Routed(Struct):
+class ActionResult(Struct):
     result: Any
     metadata: dict[str, Any]
 
 
-_PAYLOADS: dict[str, msgspec.msgpack.Decoder[Any]] = {
-    "onDashboardLoad": msgspec.msgpack.Decoder(_Dashboard),
-    "onDataFetch": msgspec.msgpack.Decoder(_DataFetch),
-    "onActionExecute": msgspec.msgpack.Decoder(_ActionExecute),
-    "onAuthSuccess": msgspec.msgpack.Decoder(_Auth),
+PAYLOAD_TYPES: dict[str, type[Struct]] = {
+    "onDashboardLoad": DashboardPayload,
+    "onDataFetch": DataFetchPayload,
+    "onActionExecute": ActionPayload,
+    "onAuthSuccess": AuthPayload,
 }
-_RESULTS: dict[str, type] = {
-    "onDashboardLoad": _Widgets,
-    "onDataFetch": _Transformed,
-    "onActionExecute": _Routed,
+RESULT_TYPES: dict[str, type] = {
+    "onDashboardLoad": DashboardResult,
+    "onDataFetch": DataFetchResult,
+    "onActionExecute": ActionResult,
     "onAuthSuccess": type(None),
 }
+_PAYLOADS = {hook: msgspec.msgpack.Decoder(kind) for hook, kind in PAYLOAD_TYPES.items()}
 
 
 def check_user(user_id: str) -> str:
@@ -95,7 +96,7 @@ def check_result(hook: str, result: bytes) -> None:
     """Raises INVALID_OUTPUT with ``details.path`` where ``result`` breaks the value rule or the hook's schema."""
     value = check_value(result)
     try:
-        msgspec.convert(value, _RESULTS[hook])
+        msgspec.convert(value, RESULT_TYPES[hook])
     except msgspec.ValidationError as error:
         text, _, path = str(error).partition(" - at ")
         raise WireError(Code.INVALID_OUTPUT, f"result: {text}", {"path": path.strip("`") or "$"}) from None

@@ -1,0 +1,178 @@
+"""``status`` and ``top``: what the daemon and its plugins are doing, once or again and again."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from apex_exec.cli import connect
+from apex_exec.cli.output import cell, clean, print_json, print_table
+from apex_exec.cli.root import AsJson, ConfigFile, RuntimeDir, app, examples
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+Row = dict[str, Any]
+SortKey = Literal["id", "state", "calls", "p50", "p99", "queue", "cpu", "memory", "throttled", "restarts"]
+COLUMNS = {"id": "plugin", "condition": "state", "calls": "calls/s", "p50": "p50 ms", "p99": "p99 ms",
+           "queue": "queue", "cpu": "cpu %", "memory": "mem MB", "throttled": "thr %", "breaker": "breaker",
+           "restarts": "rst"}
+NARROW = 96
+"""Below this width `top` leaves the breaker's column out: an open one is told in the state."""
+HOTKEYS: dict[str, SortKey] = {"i": "id", "s": "state", "c": "calls", "5": "p50", "9": "p99", "u": "queue", "p": "cpu",
+                               "m": "memory", "t": "throttled", "r": "restarts"}
+ASCENDING = ("id", "state")
+Sort = Annotated[SortKey, typer.Option("--sort", help="The column to sort by; numbers from high to low.")]
+
+
+@app.command(epilog=examples("apex-exec status", "apex-exec status --json | jq .health"))
+def status(as_json: AsJson = False, sort: Sort = "id", runtime_dir: RuntimeDir = None,
+           config: ConfigFile = None) -> None:
+    """Shows the daemon and its plugins.
+
+    Rates are averages since the daemon started; `top` shows the current ones. Quantiles are of the latest calls.
+    """
+    with connect.admin(config, runtime_dir) as client:
+        now = client.request("daemon.status")
+    if as_json:
+        print_json(now)
+        return
+    print(headline(now))
+    print_table(ordered(rows(now, None), sort), COLUMNS, as_json=False, empty="no plugin is registered")
+
+
+@app.command(epilog=examples("apex-exec top", "apex-exec top --sort cpu --seconds 5"))
+def top(
+    sort: Sort = "calls",
+    seconds: Annotated[float, typer.Option(min=0.2, help="Time between two looks.")] = 2.0,
+    as_json: AsJson = False,
+    runtime_dir: RuntimeDir = None,
+    config: ConfigFile = None,
+) -> None:
+    """Shows what plugins are doing, live.
+
+    Keys sort: i id, s state, c calls, 5 p50, 9 p99, u queue, p cpu, m memory, t throttled, r restarts; q ends.
+    Without a terminal, or with --json, it looks twice and prints once.
+    """
+    with connect.admin(config, runtime_dir) as client:
+        before = client.request("daemon.status")
+        if as_json or not (sys.stdout.isatty() and sys.stdin.isatty()):
+            time.sleep(seconds)
+            now = client.request("daemon.status")
+            if not as_json:
+                print(headline(now))
+            print_table(ordered(rows(now, before), sort), COLUMNS, as_json=as_json, empty="no plugin is registered")
+            return
+        _live(lambda: client.request("daemon.status"), before, sort, seconds)
+
+
+def rows(now: Row, before: Row | None) -> list[Row]:
+    """One row a plugin; rates between two looks, or since the start where there is one only."""
+    past = {plugin["id"]: plugin for plugin in before["plugins"]} if before else {}
+    since = before["uptimeSeconds"] if before else 0.0
+    elapsed: float = max(1e-3, now["uptimeSeconds"] - since)
+    out = []
+    for plugin in now["plugins"]:
+        earlier = past.get(plugin["id"], {})
+
+        def rate(key: str, plugin: Row = plugin, earlier: Row = earlier) -> float:
+            return max(0.0, float(plugin[key]) - float(earlier.get(key, 0))) / elapsed
+
+        out.append({
+            "id": plugin["id"], "version": plugin["version"], "state": plugin["state"], "worker": plugin["worker"],
+            "condition": condition(plugin),
+            "calls": round(rate("calls"), 1), "p50": plugin["p50Ms"], "p99": plugin["p99Ms"],
+            "queue": plugin["queued"] + plugin["inFlight"], "cpu": round(100 * rate("cpuSeconds"), 1),
+            "memory": round(plugin["memoryMb"], 1), "throttled": round(100 * rate("throttledSeconds"), 1),
+            "breaker": plugin["breaker"], "restarts": plugin["restarts"]})
+    return out
+
+
+def condition(plugin: Row) -> str:
+    """The one word that matters most: why it is not served, its breaker, or what its worker does."""
+    if plugin["state"] != "enabled":
+        return str(plugin["state"])
+    if plugin["breaker"] != "closed":
+        return f"breaker {plugin['breaker']}"
+    return "idle" if plugin["worker"] == "none" else str(plugin["worker"])
+
+
+def ordered(table: list[Row], key: str) -> list[Row]:
+    """Sorted by ``key``: names from a to z, numbers from high to low, unknown values last."""
+    if key in ASCENDING:
+        return sorted(table, key=lambda row: (str(row[key]), row["id"]))
+    return sorted(table, key=lambda row: (row[key] is None, -(row[key] or 0), row["id"]))
+
+
+def headline(now: Row) -> str:
+    """The daemon in one line, and what is wrong with it in a second where something is."""
+    plugins = now["plugins"]
+    workers = sum(len(plugin["pids"]) for plugin in plugins)
+    calls = sum(plugin["calls"] for plugin in plugins)
+    line = (f"{now.get('server', 'apex-exec')}  isolation {now.get('isolation', '?')}  "
+            f"up {duration(now['uptimeSeconds'])}  {len(plugins)} plugins  {workers} workers  "
+            f"{now['connections']} connections  {now['pending']} pending  {calls} calls")
+    wrong = [f"{name}: {reason}" for name, reason in now["health"].items()]
+    if now["draining"]:
+        wrong.append("draining")
+    return line + ("\nNOT READY  " + clean("; ".join(wrong)) if wrong else "")
+
+
+def duration(seconds: float) -> str:
+    """``seconds`` as people say it: 45 s, 12 min, 3 h 05 min, 2 d 4 h."""
+    minutes, hours, days = int(seconds // 60), int(seconds // 3600), int(seconds // 86400)
+    if days:
+        return f"{days} d {hours % 24} h"
+    if hours:
+        return f"{hours} h {minutes % 60:02d} min"
+    return f"{minutes} min" if minutes else f"{int(seconds)} s"
+
+
+def _live(look: Any, before: Row, sort: SortKey, seconds: float) -> None:
+    """Redraws every ``seconds`` and at a key; one frame at a time, so that a slow terminal only sees fewer."""
+    import select
+    import termios
+    import tty
+
+    from rich.live import Live
+
+    stdin = sys.stdin.fileno()
+    saved = termios.tcgetattr(stdin)
+    try:
+        tty.setcbreak(stdin)
+        with Live(auto_refresh=False, screen=True, vertical_overflow="crop") as live:
+            now, due = before, time.monotonic() + min(1.0, seconds)  # the first rates come soon
+            while True:
+                live.update(_frame(now, before, sort, live.console.width), refresh=True)
+                ready, _, _ = select.select([stdin], [], [], max(0.0, due - time.monotonic()))
+                if ready:
+                    key = sys.stdin.read(1)
+                    if key in ("q", ""):
+                        return
+                    sort = HOTKEYS.get(key, sort)
+                    continue
+                before, now = now, look()
+                due = time.monotonic() + seconds
+    finally:
+        termios.tcsetattr(stdin, termios.TCSADRAIN, saved)
+
+
+def _frame(now: Row, before: Row, sort: SortKey, width: int) -> RenderableType:
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    columns = {key: heading for key, heading in COLUMNS.items() if width >= NARROW or key != "breaker"}
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="reverse", expand=True)
+    for key, heading in columns.items():
+        left = key in ("id", "condition", "breaker")
+        sorted_by = key == sort or (key == "condition" and sort == "state")
+        table.add_column(f"*{heading}" if sorted_by else heading, justify="left" if left else "right",
+                         no_wrap=True, min_width=14 if key == "id" else None, ratio=1 if key == "id" else None)
+    for row in ordered(rows(now, before if before is not now else None), sort):
+        bad = row["breaker"] != "closed" or row["state"] != "enabled"
+        table.add_row(*(Text(cell(row[key])) for key in columns), style="yellow" if bad else "")
+    return Group(Text(headline(now)), table)
