@@ -24,6 +24,8 @@ market_app.add_typer(ticket_app, name="ticket")
 Submission = Annotated[int, typer.Argument(min=1, help="The submission's number, as `market status` shows it.")]
 Reviewer = Annotated[str, typer.Option(help="The reviewer's name; never the author.")]
 Reason = Annotated[str, typer.Option(help="Why; the author reads it.")]
+PluginId = Annotated[str, typer.Argument(help="The plugin's id.")]
+Ticket = Annotated[int, typer.Argument(min=1, help="The ticket's number.")]
 User = Annotated[str, typer.Option("--user", metavar="UUID", help="The user.")]
 Key = Annotated[str, typer.Option(help="Idempotency key: the same key does it once. Default: a new one, printed.")]
 Index = Annotated[str, typer.Option(metavar="PLACE", help="Folder or URL of an index; default: market.index.")]
@@ -173,7 +175,7 @@ def _price(price: dict[str, Any]) -> str:
 
 
 @market_app.command(epilog=examples("apex-exec market show sums"))
-def show(plugin: str, as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
+def show(plugin: PluginId, as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
     """Shows one plugin on offer: versions, price history, coverage, who answers."""
     facts = _ask(config, runtime_dir, "market.show", plugin=plugin)
     if not as_json:
@@ -184,7 +186,7 @@ def show(plugin: str, as_json: AsJson = False, runtime_dir: RuntimeDir = None, c
 
 
 @market_app.command(epilog=examples("apex-exec market buy sums --user 1111… --customer 'ACME Corp'"))
-def buy(plugin: str, user: User,
+def buy(plugin: PluginId, user: User,
         customer: Annotated[str, typer.Option(help="Who pays for this user from now on.")] = "", key: Key = "",
         as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
     """Buys a plugin for a user, or one more period of a running subscription."""
@@ -203,14 +205,15 @@ def refund(purchase: Annotated[str, typer.Argument(help="The purchase's key.")],
 
 
 @market_app.command(epilog=examples("apex-exec market customer 1111… 'ACME Corp'"))
-def customer(user: Annotated[str, typer.Argument(metavar="UUID")], name: str, as_json: AsJson = False,
+def customer(user: Annotated[str, typer.Argument(metavar="UUID", help="The user.")],
+             name: Annotated[str, typer.Argument(help="The customer's name.")], as_json: AsJson = False,
              runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
     """Says who pays for a user from now on."""
     _show(_ask(config, runtime_dir, "market.customer", userId=user, customer=name), as_json, ("userId", "customer"))
 
 
 @market_app.command(epilog=examples("apex-exec market revoke sums --by olga --reason 'leaks data'"))
-def revoke(plugin: str, reason: Reason,
+def revoke(plugin: PluginId, reason: Reason,
            actor: Annotated[str, typer.Option("--by", metavar="NAME", help="Who does it.")] = "",
            version: Annotated[str, typer.Option(help="One version; default: all.")] = "",
            deprecate: Annotated[bool, typer.Option("--deprecate", help="Only stop new sales.")] = False,
@@ -225,7 +228,7 @@ _TICKET = ("id", "plugin", "user_id", "subject", "paid", "responder", "breached"
 
 
 @ticket_app.command("open", epilog=examples("apex-exec market ticket open sums --user 1111… --subject 'no totals'"))
-def open_ticket(plugin: str, user: User, subject: Annotated[str, typer.Option(help="What it is about.")],
+def open_ticket(plugin: PluginId, user: User, subject: Annotated[str, typer.Option(help="What it is about.")],
                 as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
     """Opens a ticket; its clock starts."""
     done = _ask(config, runtime_dir, "market.ticket.open", plugin=plugin, userId=user, subject=subject)
@@ -233,14 +236,14 @@ def open_ticket(plugin: str, user: User, subject: Annotated[str, typer.Option(he
 
 
 @ticket_app.command("respond", epilog=examples("apex-exec market ticket respond 3 --by ann"))
-def respond(ticket: int, responder: Annotated[str, typer.Option("--by", metavar="NAME", help="Who answers.")],
+def respond(ticket: Ticket, responder: Annotated[str, typer.Option("--by", metavar="NAME", help="Who answers.")],
             as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
     """Records the first response, which stops the clock."""
     _show(_ask(config, runtime_dir, "market.ticket.respond", ticket=ticket, responder=responder), as_json, _TICKET)
 
 
 @ticket_app.command("close", epilog=examples("apex-exec market ticket close 3"))
-def close_ticket(ticket: int, as_json: AsJson = False, runtime_dir: RuntimeDir = None,
+def close_ticket(ticket: Ticket, as_json: AsJson = False, runtime_dir: RuntimeDir = None,
                  config: ConfigFile = None) -> None:
     """Closes a ticket; one that nobody answered keeps running towards its breach."""
     _show(_ask(config, runtime_dir, "market.ticket.close", ticket=ticket), as_json, _TICKET)

@@ -24,6 +24,7 @@ from apex_exec.config import Settings
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.daemon.registrar_table import entries
 from apex_exec.errors import Code, Refusal
+from apex_exec.market import service as market
 from apex_exec.registry import approvals
 from apex_exec.registry.blobs import BlobStore
 from apex_exec.registry.bundle import read_folder
@@ -177,7 +178,7 @@ class Registrar:
 
     # ------------------------------------------------------------------ the store
     def _keep(self) -> None:
-        """Opens the store, again and again where it cannot be; then lets approvals expire in time."""
+        """Opens the store, again and again where it cannot be; then lets approvals and entitlements end in time."""
         while self._context is None:
             try:
                 context = self._open()
@@ -195,6 +196,7 @@ class Registrar:
         while True:
             time.sleep(EXPIRY_CHECK_SECONDS)
             self._expire(self._context)
+            market.keep(self._context)
 
     def _reload(self, _: Context, args: _Reload) -> None:
         """Goes on with other settings; every spec is made anew and sent, the supervisor knows what differs."""
@@ -210,7 +212,7 @@ class Registrar:
             blobs=BlobStore(settings.state_path / "bundles", at_point=crash_at), now_ns=time.time_ns,
             ask=self._link.ask, publish=self._tell, withdraw=lambda plugin: self._link.send(["removed", plugin]),
             scan=self._scan, at_point=crash_at, folder_plugins=_folder_ids(settings.plugins_dir), uid=os.geteuid(),
-            audit=lambda event: log.warning("%s", event))
+            gates=(market.gate,), audit=lambda event: log.warning("%s", event))
 
     def _scan(self, files: dict[str, bytes], manifest: Manifest) -> Report:
         return scan(files, manifest, extra_modules=tuple(self._settings.sandbox.extra_modules))

@@ -24,8 +24,8 @@ Scan = Callable[[Context, Bundle], list[str]]
 RunTests = Callable[[Context, Bundle], Run]
 Prove = Callable[[Context, Bundle, checks.Lines], Proof]
 Scaffold = Callable[[Bundle], str]
-Stop = Callable[[Context, str, str, str], None]
-"""``stop(context, plugin, version, reason)``: ends a revoked version wherever it runs here."""
+Stop = Callable[[Context, str, str], None]
+"""``stop(context, digest, reason)``: ends a revoked version wherever it runs here."""
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -146,7 +146,7 @@ class Reviewing:
             raise Refusal("reason_missing", "this needs a reason and the name of who does it", code=Code.INVALID_INPUT)
         target = "deprecated" if deprecate else "revoked"
 
-        def work(db: sa.Connection, now_ns: int) -> list[str]:
+        def work(db: sa.Connection, now_ns: int) -> list[Submission]:
             found = [one for one in subs.offered(db, plugin) if version in ("", one.version)]
             if not found:
                 raise Refusal("plugin_unknown", f"the marketplace has no {plugin[:60]!r} {version[:20]}".rstrip(),
@@ -155,13 +155,13 @@ class Reviewing:
             for one in moving:
                 subs.move(db, now_ns, one.id, target, actor=actor, uid=context.uid, reason=reason)
             self.shop.write_index(db, now_ns)
-            return [one.version for one in moving]
+            return moving
 
-        versions = self.shop.change(work)
+        moved = self.shop.change(work)
         if not deprecate:
-            for one in versions:
-                self.machine.stop(context, plugin, one, f"revoked by the marketplace: {reason}")
-        return {"plugin": plugin, "state": target, "versions": versions}
+            for one in moved:
+                self.machine.stop(context, one.digest, f"by the marketplace: {reason}")
+        return {"plugin": plugin, "state": target, "versions": [one.version for one in moved]}
 
     def _check_result(self, one: Submission) -> None:
         """Raises Refusal("result_forged") where the findings in the store are not those that were signed for these

@@ -173,10 +173,10 @@ def test_the_bytes_of_a_bundle_may_be_submitted_over_the_wire(market: Market, tm
 
 def test_what_is_revoked_is_stopped_and_cannot_be_bought(market: Market, tmp_path: Path) -> None:
     support = {"contact": "help@acme.example", "responseHours": 12}
-    market.publish(write_bundle(tmp_path / "sums", pricing=PAID, support=support))
+    published = market.publish(write_bundle(tmp_path / "sums", pricing=PAID, support=support))
     market("market.buy", plugin="sums", userId=USER, key="k1")
     assert market("market.revoke", plugin="sums", actor="olga", reason="leaks")["versions"] == ["1.0.0"]
-    assert market.stopped == [("sums", "1.0.0")]
+    assert market.stopped == [published["digest"]]
     refused(market, "plugin_revoked", "market.buy", plugin="sums", userId=OTHER, key="k2")
     with market.shop.engine.begin() as db:
         assert db.execute(sa.select(sa.func.count()).select_from(purchases)).scalar_one() == 1

@@ -1,0 +1,124 @@
+"""The marketplace inside the registrar: one shop a configuration, its operations as registry entries, gate and sweep.
+
+``ENTRIES`` join the registry's table, ``gate`` its enablements, and ``keep`` is called about once a second.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from apex_exec.errors import Code, Refusal
+from apex_exec.market.checks import Lines
+from apex_exec.market.entitlements import NEVER_NS, RETRY_NS, Entitlements
+from apex_exec.market.index import LIFETIME_NS
+from apex_exec.market.operations import TABLE, Operations
+from apex_exec.market.reviewing import Machine
+from apex_exec.market.shop import Shop
+from apex_exec.registry import lifecycle
+from apex_exec.registry.bundle import Bundle
+from apex_exec.registry.context import Context
+from apex_exec.registry.manifest import Manifest
+from apex_exec.registry.operations import Entry
+from apex_exec.registry.testing import Proof, Run, prove, run_tests
+
+log = logging.getLogger(__name__)
+
+SLOW = ("market.submit", "market.publish", "market.report", "billing.report", "billing.close")
+"""They run tests, read many bundles or a month of the ledger: one after another in the registrar's slow lane."""
+
+
+class Service:
+    """One open marketplace. Safe to be used by the registrar's threads."""
+
+    def __init__(self, shop: Shop) -> None:
+        self.shop = shop
+        self.entitlements = Entitlements(shop, _disable)
+        self.operations = Operations(shop, Machine(_scan, _run_tests, _prove, _scaffold, _stop), self.entitlements)
+        self.handlers = self.operations.handlers()
+        self.next_sweep_ns = 0
+        self.next_refresh_ns = 0
+
+    def keep(self, context: Context) -> None:
+        """Ends rights whose moment has come, and signs the index anew before it stops counting."""
+        now_ns = self.shop.now_ns()
+        if now_ns >= self.next_sweep_ns:
+            self.next_sweep_ns = min(self.entitlements.sweep(context), now_ns + RETRY_NS)
+        if now_ns >= self.next_refresh_ns and (self.shop.public / "index.json").exists():
+            self.next_refresh_ns = NEVER_NS
+            index = self.shop.change(self.shop.write_index)
+            self.next_refresh_ns = index.issued_ns + LIFETIME_NS // 2
+
+
+_lock = threading.Lock()
+_open: dict[tuple[str, str, str], Service] = {}
+_rest_until_ns = 0
+
+
+def service_of(context: Context) -> Service:
+    """The marketplace that ``context``'s settings name, opened on first use. Raises Refusal: store_unusable."""
+    settings = context.settings
+    key = (settings.database_url(settings.market.url), str(settings.state_path),
+           settings.database_url(settings.audit.url))
+    with _lock:
+        if key not in _open:
+            _open[key] = Service(Shop(settings, context.now_ns))
+        return _open[key]
+
+
+def gate(context: Context, manifest: Manifest, user_id: str) -> None:
+    """See ``Entitlements.gate``."""
+    service = service_of(context)
+    service.entitlements.gate(context, manifest, user_id)
+    service.next_sweep_ns = 0  # the new enablement may end before the next sweep that is planned
+
+
+def keep(context: Context) -> None:
+    """See ``Service.keep``; what fails is logged and tried again in a minute."""
+    global _rest_until_ns
+    if context.now_ns() < _rest_until_ns:
+        return
+    try:
+        service_of(context).keep(context)
+    except Refusal as error:
+        _rest_until_ns = context.now_ns() + RETRY_NS
+        log.error("the marketplace could not be looked after: %s", error.message)
+
+
+def _handler(name: str) -> Callable[[Context, Any], Any]:
+    return lambda context, args: service_of(context).handlers[name](context, args)
+
+
+ENTRIES: tuple[Entry, ...] = tuple(
+    Entry(name, args, _handler(name), name in SLOW, doc) for name, (args, doc) in TABLE.items())
+
+
+def _scan(context: Context, bundle: Bundle) -> list[str]:
+    found = context.scan(bundle.files, bundle.manifest)
+    return [f"{one.path}:{one.line}: {one.message}: {one.fix}" for one in found.errors]
+
+
+def _run_tests(context: Context, bundle: Bundle) -> Run:
+    return run_tests(bundle, context.settings)
+
+
+def _prove(context: Context, bundle: Bundle, lines: Lines) -> Proof:
+    return prove(bundle, context.settings, lines)
+
+
+def _scaffold(bundle: Bundle) -> str:
+    return ""
+
+
+def _stop(context: Context, digest: str, reason: str) -> None:
+    try:
+        lifecycle.revoke_version(context, digest, reason)
+    except Refusal as error:
+        if error.code != Code.NOT_FOUND:  # not installed here: nothing to stop
+            raise
+
+
+def _disable(context: Context, plugin: str, user_id: str, reason: str) -> None:
+    lifecycle.disable(context, plugin, user_id, reason)
