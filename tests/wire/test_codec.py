@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -74,3 +76,27 @@ def test_a_value_outside_the_rule_is_refused_with_its_path(value: object, path: 
 def test_bytes_and_aware_timestamps_are_values() -> None:
     assert codec.check_value(pack({"b": b"\x00\xff"})) == {"b": b"\x00\xff"}
     assert codec.check_value(b"\xd6\xff\x00\x00\x00\x01").timestamp() == 1
+
+
+@given(st.binary(max_size=300))
+def test_an_id_is_sought_in_any_bytes_without_an_error(body: bytes) -> None:
+    for code in (Code.PAYLOAD_TOO_LARGE, Code.PROTOCOL_ERROR):
+        found = codec.id_of(body, code)
+        assert found is None or isinstance(found, int | str)
+
+
+@given(st.one_of(st.integers(0, 2**63 - 1), st.text(min_size=1, max_size=64)), st.integers(0, 7),
+       st.recursive(st.one_of(st.none(), st.booleans(), st.integers(-(2**31), 2**31), st.floats(allow_nan=False),
+                              st.text(max_size=5), st.binary(max_size=5), st.datetimes(timezones=st.just(UTC))),
+                    lambda inner: st.one_of(st.lists(inner, max_size=3),
+                                            st.dictionaries(st.text(max_size=3), inner, max_size=3)), max_leaves=8))
+def test_an_id_among_the_first_keys_is_found_behind_any_value(id_: int | str, place: int, value: object) -> None:
+    fields = [(f"k{n}", value) for n in range(7)]
+    fields.insert(place, ("id", id_))
+    assert codec.peek_id(msgspec.msgpack.encode(dict(fields))) == id_
+
+
+def test_the_search_for_an_id_is_bounded() -> None:
+    assert codec.peek_id(msgspec.msgpack.encode({"x": [0] * 300, "id": 1})) is None
+    assert codec.peek_id(msgspec.msgpack.encode({**{f"k{n}": 0 for n in range(8)}, "id": 1})) is None
+    assert codec.peek_id(b"\xdf\xff\xff\xff\xff" + b"\xa1x\xdd\xff\xff\xff\xff" * 100) is None
