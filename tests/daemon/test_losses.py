@@ -242,10 +242,13 @@ def test_sigterm_drains_and_answers_the_rest_shutting_down(tmp_path: Path) -> No
 
 def test_foreign_children_are_reaped_and_not_mistaken_for_ours(tmp_path: Path) -> None:
     write_plugin(tmp_path / "plugins", "echo", ECHO)
-    with Daemon(plugins=tmp_path / "plugins", wrapper=["sh", "-c", 'sleep 2.5 & exec "$@"', "sh"]) as daemon:
-        children = psutil.Process(daemon.pid).children()
-        (foreign,) = [child for child in children if child.name() == "sleep"]
+    flag = tmp_path / "flag"
+    flag.touch()
+    script = f'(while [ -e {flag} ]; do sleep 0.1; done) & exec "$@"'
+    with Daemon(plugins=tmp_path / "plugins", wrapper=["sh", "-c", script, "sh"]) as daemon:
+        (foreign,) = [child for child in psutil.Process(daemon.pid).children() if child.name() == "sh"]
         with Host(daemon.endpoint) as host:
             assert host.invoke("echo")["type"] == "result"
+            flag.unlink()
             wait_for(lambda: not foreign.is_running(), 6, "the foreign child's reaping")
             assert host.invoke("echo")["type"] == "result"
