@@ -24,9 +24,30 @@ if TYPE_CHECKING:
 
 BYTES_MAX = 8 * 1024 * 1024
 """Largest administrative message: a bundle and its envelope."""
+RECORD_CHARS_MAX = 1024
+"""Longest text of an operation's arguments or result that goes on record: an approver's statement fits."""
+RECORD_MEMBERS_MAX = 32
 PENDING_MAX = 100
 """Operations of one connection without their answers."""
 _encode = msgspec.msgpack.Encoder().encode
+
+
+def on_record(said: Any) -> dict[str, Any]:
+    """The plain members of an operation's arguments or result, cut to what a record should hold; bytes as their number.
+
+    Lists and maps are left out: a record says what was done, not what was listed.
+    """
+    found: dict[str, Any] = {}
+    if isinstance(said, msgspec.Struct):
+        said = msgspec.structs.asdict(said)
+    for key, value in said.items() if isinstance(said, dict) else ():
+        if isinstance(value, bytes):
+            found[f"{key}Bytes"] = len(value)
+        elif isinstance(value, str):
+            found[key] = value[:RECORD_CHARS_MAX]
+        elif isinstance(value, int | float):
+            found[key] = value
+    return dict(list(found.items())[:RECORD_MEMBERS_MAX])
 
 
 class AdminSocket:
@@ -104,7 +125,7 @@ class AdminSocket:
             self._reply(peer, frames, body)
 
         def done(result: Any) -> None:
-            self._audit(request.op, args, uid, "")
+            self._audit(request.op, args, uid, "", result)
             end(_encode(msg.AdminResult(id=request.id, op=request.op, result=result)))
 
         def refused(code: str, message: str, details: dict[str, Any]) -> None:
@@ -114,11 +135,13 @@ class AdminSocket:
 
         return done, refused
 
-    def _audit(self, op: str, args: msgspec.Struct, uid: int, code: str) -> None:
+    def _audit(self, op: str, args: msgspec.Struct, uid: int, code: str, outcome: Any = None) -> None:
         audit = self._supervisor.audit
         if audit is None:
             return
-        metadata: dict[str, Any] = {"uid": uid}
+        metadata: dict[str, Any] = {"uid": uid, "args": on_record(args)}
+        if outcome := on_record(outcome):
+            metadata["outcome"] = outcome
         if code:
             metadata["code"] = code
         resource = getattr(args, "id", None) or getattr(args, "path", None) or "daemon"

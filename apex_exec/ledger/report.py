@@ -111,6 +111,9 @@ def _count(row: Row, event: Event, users: set[str]) -> None:
 
 
 def _approval(metadata: dict[str, Any]) -> dict[str, Any]:
-    """Permission, approver, reason and expiry, as far as the record has them."""
-    known = {**metadata.get("args", {}), **metadata.get("result", {}), **metadata}
-    return {key: known.get(key) for key in ("permission", "approver", "reason", "expiresAt")}
+    """Permission, version, the approver's key, reason and expiry, out of what the operation was told and answered."""
+    known = {**metadata.get("args", {}), **metadata.get("outcome", {})}
+    expires_ns = known.get("expiresNs")
+    expires = datetime.fromtimestamp(expires_ns // 10**9, UTC).isoformat() if expires_ns else None
+    return {"permission": known.get("permission"), "version": known.get("version"), "key": known.get("keyId"),
+            "reason": known.get("reason"), "expiresAt": expires}

@@ -47,8 +47,9 @@ def folder(tmp_path: Path) -> Path:
         event("security.rate_limit", "beta", "fetch", "denied"),
         event("data.modification", "beta", "update"),
         event("security.anomaly", "beta", "breaker", state="open"),
-        event("admin.action", "beta", "plugin.approve", permission="admin:users", approver="carol",
-              expiresAt="2027-02-22T00:00:00Z"),
+        event("admin.action", "beta", "plugin.approve", uid=0, args={"id": "beta", "signature": "00"}, outcome={
+            "permission": "admin:users", "version": "1.0.0", "keyId": "carol", "reason": "ticket 4711",
+            "expiresNs": NOV_NS + 90 * 86_400 * 10**9}),
         event("admin.action", "=cmd()", "plugin.install"),
     ])
     store.close()
@@ -122,8 +123,8 @@ def test_report_is_the_quarterly_review(folder: Path) -> None:
     assert (beta["denials"], beta["rateLimits"], beta["memoryLimits"], beta["dataChanges"]) == (1, 1, 1, 1)
     assert beta["quarantines"] == 1 and len(beta["quarantinedAt"]) == 1
     assert beta["approvals"] == [{"at": "2026-11-24T00:00:00.000000000Z", "decision": "approved", "by": USER,
-                                  "permission": "admin:users", "approver": "carol", "reason": None,
-                                  "expiresAt": "2027-02-22T00:00:00Z"}]
+                                  "permission": "admin:users", "version": "1.0.0", "key": "carol",
+                                  "reason": "ticket 4711", "expiresAt": "2027-02-22T00:00:00+00:00"}]
     table = audit(folder, "report", "--quarter", "2026Q4").stdout
     assert "admin:users approved 2026-11-24, until 2027-02-22" in table
     as_csv = list(csv.DictReader(io.StringIO(audit(folder, "report", "--quarter", "2026q4", "--csv").stdout)))
