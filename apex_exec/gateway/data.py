@@ -69,7 +69,8 @@ class Data:
         self._compiler = Compiler(self._backend.backend, tables)
         self._hand_over = hand_over
         self._handed: set[str] = set()
-        """Ids that the supervisor has and the ledger may not have yet; bounded by what the ledger lets in."""
+        """Ids that the supervisor has and that are in the outbox; bounded by what the ledger lets in."""
+        self._recorded: list[str] = []
 
     async def query(self, request: Query, named: tuple[str, ...], user_id: str,
                     due_ns: int) -> tuple[bytes, dict[str, Any]]:
@@ -102,10 +103,17 @@ class Data:
             if record.id not in self._handed:
                 self._give(record)
 
-    async def recorded(self, ids: list[str]) -> None:
-        """The ledger has these on disk: they leave the outbox. Raises ApiFailure."""
-        await self._backend.forget(ids)
-        self._handed.difference_update(ids)
+    def recorded(self, ids: list[str]) -> None:
+        """The ledger has these on disk: they may leave the outbox."""
+        self._recorded += ids
+
+    async def tidy(self) -> None:
+        """Takes what is recorded out of the outbox. Raises ApiFailure, and then keeps it for the next time."""
+        ids = self._recorded[:SWEEP_RECORDS_MAX]
+        if ids:
+            await self._backend.forget(ids)
+            del self._recorded[: len(ids)]
+            self._handed.difference_update(ids)
 
     async def close(self) -> None:
         """Closes every connection."""

@@ -7,6 +7,7 @@ content (SQL, URLs, addresses) is decided here and nowhere else. A call ends wit
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -26,6 +27,8 @@ log = logging.getLogger("apex_exec.gateway")
 
 CALLS_MAX = 512
 """Calls in flight; the supervisor bounds those of one invocation."""
+TIDY_SECONDS = 0.25
+"""How often the outbox is rid of what the ledger has on disk: many records a transaction."""
 SWEEP_SECONDS = 5.0
 """How often the outbox is looked through for records that nobody handed over."""
 
@@ -63,8 +66,11 @@ class Router:
     # ------------------------------------------------------------------ beginning and end
     def warm(self) -> None:
         """Makes ready what the configuration says will be used, so that the first call need not wait for imports."""
-        if self._tables:
-            self._keep(self._sweep())
+        with contextlib.suppress(ApiFailure):  # each call that needs it says why it cannot be had
+            if self._tables:
+                _ = self.data
+        if any(table.write for table in self._tables.values()):
+            self._keep(self._tend_outbox())
         if self._settings["hosts"]:
             _ = self.fetcher
 
@@ -101,14 +107,21 @@ class Router:
         self._kept.add(task)
         task.add_done_callback(self._kept.discard)
 
-    async def _sweep(self) -> None:
-        """Hands over what a write, or a death, has left in the outbox; the ledger takes each record once."""
+    async def _tend_outbox(self) -> None:
+        """Hands over what a cancelled write, or a death, has left in the outbox, and clears what is recorded."""
+        sweep_at, said = 0.0, ""
         while True:
             try:
-                await self.data.sweep()
-            except ApiFailure as failure:
-                log.warning("the outbox cannot be read: %s", failure.message)
-            await asyncio.sleep(SWEEP_SECONDS)
+                await self.data.tidy()
+                if time.monotonic() >= sweep_at:
+                    await self.data.sweep()
+                    sweep_at = time.monotonic() + SWEEP_SECONDS
+            except ApiFailure as failure:  # tried again: nothing is lost meanwhile
+                if failure.message != said:
+                    log.warning("the outbox cannot be tended: %s", failure.message)
+                    said = failure.message
+                await asyncio.sleep(1.0)
+            await asyncio.sleep(TIDY_SECONDS)
 
     # ------------------------------------------------------------------ messages of the supervisor
     def take(self, message: list[Any]) -> None:
@@ -129,13 +142,7 @@ class Router:
             if waiting is not None and not waiting.done():
                 waiting.set_result(message[2])
         elif word == "recorded":
-            self._keep(self._forget(message[1]))
-
-    async def _forget(self, ids: list[str]) -> None:
-        try:
-            await self.data.recorded(ids)
-        except ApiFailure as failure:
-            log.warning("the outbox cannot be cleared: %s", failure.message)
+            self.data.recorded(message[1])
 
     async def _run(self, call: Call) -> None:
         try:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
+
+import psutil
+
+from tests.support.daemon import Daemon
 
 ALL = ["data:read", "data:write", "ui:render", "events:emit", "network:fetch"]
 
@@ -42,3 +47,17 @@ def bundle(folder: Path, plugin: str, permissions: list[str], code: str | None =
     (path / "plugin.py").write_text(code or CALLER.format(
         id=plugin, permissions=permissions, async_="async " if is_async else "", await_="await " if is_async else ""))
     return path
+
+
+def gateway_of(daemon: Daemon) -> psutil.Process:
+    """The daemon's gateway process."""
+    return next(child for child in psutil.Process(daemon.pid).children() if child.name() == "apex-gateway")
+
+
+def ledger_of(daemon: Daemon) -> psutil.Process:
+    """The daemon's ledger process: the one that holds the audit database open."""
+    for child in psutil.Process(daemon.pid).children():
+        with contextlib.suppress(psutil.Error):
+            if any(file.path.endswith("/audit.db") for file in child.open_files()):
+                return child
+    raise AssertionError("no ledger process")

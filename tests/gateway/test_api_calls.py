@@ -15,7 +15,7 @@ import pytest
 
 from apex_exec.client import CallError, Client
 from apex_exec.ledger.reading import read_events
-from tests.gateway.bundles import ALL, bundle
+from tests.gateway.bundles import ALL, bundle, gateway_of
 from tests.gateway.conftest import TABLES, A, B, sqlite_data
 from tests.support.daemon import Daemon, wait_for
 
@@ -226,16 +226,12 @@ def test_a_hook_can_still_answer_when_a_call_took_all_its_time(client: Client) -
 
 
 def test_the_gateways_death_fails_its_calls_and_nothing_else(daemon: Daemon, client: Client) -> None:
-    import psutil
     slow = "SELECT count(*) FROM " + ", ".join(f"orders a{n}" for n in range(16))
     got: list[Any] = []
     thread = threading.Thread(target=lambda: got.extend(_with_own_client(daemon, ("query", {"sql": slow}))))
     thread.start()
     time.sleep(0.5)
-    gateway = [child for child in psutil.Process(daemon.process.pid).children(recursive=True)
-               if child.cpu_times().user > 0.3 and "spawn" in " ".join(child.cmdline())]
-    busiest = max(gateway, key=lambda child: child.cpu_percent(0.2))
-    busiest.kill()
+    gateway_of(daemon).kill()
     thread.join(10)
     assert got and got[0]["code"] == "gateway_lost"
     wait_for(lambda: run(client, "caller", ("query", {"sql": "SELECT 1 AS one"})) == [[{"one": 1}]], 10)
