@@ -112,7 +112,7 @@ class FetchSection(_Section):
 class AuditSection(_Section):
     """The ledger. ``group`` commits within 10 ms, ``strict`` before the reply."""
 
-    url: str = "sqlite:///<state_dir>/audit.db"
+    url: str = Field(default="sqlite:///<state_dir>/audit.db", pattern="^sqlite:///.")
     durability: Literal["group", "strict"] = "group"
     retention_days: int = Field(default=400, ge=1)
     min_free_bytes: int = Field(default=268_435_456, ge=0)

@@ -11,6 +11,7 @@ import contextlib
 import os
 import select
 import signal
+import sqlite3
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -136,8 +137,8 @@ class _Ledger:
                 self.removing = True
             elif self.removing:
                 self.removing = store.remove_some()
-        except (OSError, LedgerError) as error:  # a head behind the chain is legal; the next write mends it
-            self.removing = False
+        except (OSError, LedgerError, sqlite3.Error) as error:
+            self.removing = False  # a head that is behind is legal; the next write mends it
             self.warn(f"the ledger's upkeep failed: {error}")
         if now >= self.stats_due:
             self.stats_due = now + STATS_SECONDS

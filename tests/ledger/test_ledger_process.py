@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import sqlite3
 import time
@@ -22,8 +23,9 @@ from apex_exec.ledger.verify import verify
 from apex_exec.wire.frames import FrameBuffer, pack_frame
 
 
-def lines(count: int) -> bytes:
-    return encode_lines([AuditRecord(time.time_ns(), "plugin.execution", "u", "p", "onDataFetch", "success", {"n": n})
+def lines(count: int, age_ns: int = 0) -> bytes:
+    at_ns = time.time_ns() - age_ns
+    return encode_lines([AuditRecord(at_ns + n, "plugin.execution", "u", "p", "onDataFetch", "success", {"n": n})
                          for n in range(count)])
 
 
@@ -42,8 +44,8 @@ class Ledger:
         self.process.start()
         link.close()
 
-    def batch(self, last_index: int, count: int) -> None:
-        self.near.sendall(pack_frame(msgspec.msgpack.encode(["batch", last_index, lines(count), []])))
+    def batch(self, last_index: int, count: int, age_ns: int = 0) -> None:
+        self.near.sendall(pack_frame(msgspec.msgpack.encode(["batch", last_index, lines(count, age_ns), []])))
 
     def told(self) -> Any:
         """The next message that is not about figures."""
@@ -135,3 +137,32 @@ def test_the_head_follows_the_chain_when_nothing_more_comes(tmp_path: Path, ledg
     while b'"seq":5' not in (tmp_path / "audit.head").read_bytes():
         assert time.monotonic() < due
         time.sleep(0.05)
+
+
+def test_old_events_go_by_a_signed_checkpoint_when_a_ledger_starts(tmp_path: Path, ledger: Ledger) -> None:
+    ledger.batch(4500, 4500, age_ns=401 * 86_400 * 10**9)
+    assert ledger.told() == ["committed", 4500]
+    ledger.batch(4510, 10)
+    assert ledger.told() == ["committed", 4510]
+    ledger.end()
+    again = Ledger(tmp_path)
+    assert again.told() == ["ready", 4510]
+    again.batch(4520, 10)  # it goes on taking records meanwhile
+    assert again.told() == ["committed", 4520]
+    due = time.monotonic() + 10
+    while verify(tmp_path / "a.db", tmp_path).first == 1 or next(read_events(tmp_path / "a.db")).seq == 1:
+        assert time.monotonic() < due
+        time.sleep(0.05)
+    again.end()
+    found = verify(tmp_path / "a.db", tmp_path)
+    assert found.finding is None and found.first == 4501 and found.last == 4521, "20 young ones and the act itself"
+
+
+def test_a_filling_disk_is_warned_of_while_the_ledger_still_writes(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, min_free_bytes=int(shutil.disk_usage(tmp_path).free * 0.7))
+    assert ledger.told() == ["ready", 0]
+    word, text = ledger.told()
+    assert word == "warning" and "audit.min_free_bytes" in text
+    ledger.batch(1, 1)
+    assert ledger.told() == ["committed", 1]
+    ledger.end()
