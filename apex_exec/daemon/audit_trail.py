@@ -102,12 +102,13 @@ class AuditTrail:
         return self._index
 
     def execution(self, user_id: str, plugin: str, hook: str, code: str, run_ns: int, memory_mb: float,
-                  traceparent: str = "") -> int:
+                  traceparent: str = "", cpu_ns: int = 0) -> int:
         """Records the verdict of one admitted invocation; ``code`` is "" for a result."""
         result = "success" if not code else "denied" if code in DENIED else "failure"
         return self.record(AuditRecord(_wall_ns(), "plugin.execution", user_id, plugin, hook, result,
                                        ExecutionMetadata(run_ns / 1e6, memory_mb, code,
-                                                         traceparent and traceparent[:TRACEPARENT_CHARS_MAX])))
+                                                         traceparent and traceparent[:TRACEPARENT_CHARS_MAX],
+                                                         cpu_ns / 1e6)))
 
     def event(self, event_type: str, user_id: str, resource: str, action: str, result: str,
               metadata: dict[str, Any] | None = None) -> int:

@@ -44,12 +44,15 @@ class Requests:
     """The table of what is pending, from request to reply.
 
     ``step(event, now_ns)`` gives an event to the core and does its actions; ``reply(peer, frames, body)`` sends;
-    ``usage(plugin, call)`` is (memory in MB of its worker, throttled ns of the call), by the latest sample.
+    ``usage(plugin, call)`` is (memory in MB of its worker, throttled ns of the call), by the latest sample;
+    ``cpu(plugin)`` the CPU ns since it was last asked. One thread uses no more of it than time passes: what is above
+    that is the boot's.
     """
 
     def __init__(self, pool: Pool, *, step: Callable[[ev.Event, int], None],
                  reply: Callable[[Peer, list[bytes], bytes], None], welcome: Callable[[int | str], msg.Welcome],
-                 metrics: Metrics, per_host: int, usage: Callable[[str, int], tuple[float, int]]) -> None:
+                 metrics: Metrics, per_host: int, usage: Callable[[str, int], tuple[float, int]],
+                 cpu: Callable[[str], int] = lambda _plugin: 0) -> None:
         self.per_host = per_host
         self.draining = False
         self.audit: AuditTrail | None = None
@@ -60,6 +63,7 @@ class Requests:
         self._welcome = welcome
         self._metrics = metrics
         self._usage = usage
+        self._cpu = cpu
         self._calls: dict[int, Pending] = {}
         self._traces: dict[int, str] = {}
         self._watched: dict[int, Callable[[Verdict], None]] = {}
@@ -231,7 +235,8 @@ class Requests:
         trace = self._traces.pop(verdict.call, "") if self._traces else ""
         if self.audit is not None and admitted:
             self._last_record = self.audit.execution(
-                verdict.user_id, verdict.plugin, verdict.hook, code, verdict.run_ns, memory_mb, trace)
+                verdict.user_id, verdict.plugin, verdict.hook, code, verdict.run_ns, memory_mb, trace,
+                min(self._cpu(verdict.plugin), verdict.run_ns))
         pending = self._calls.pop(verdict.call, None)
         if pending is None:
             if not self._dispatches.settled(verdict, outcome, effects) and verdict.call in self._watched:

@@ -34,6 +34,7 @@ class WorkerLink:
         self.dirty = False  # has bytes that were queued in this turn
         self.polled_write = False
         self.marks_seen = 0
+        self.cpu_ns = 0  # of its process, when it was last asked for
         self._zmtp = Zmtp(frame_bytes_max=WORKER_FRAME_BYTES_MAX)
         self._out = bytearray(self._zmtp.greeting())
         self._socket, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -62,12 +62,16 @@ class AuditRecord(msgspec.Struct, gc=False, omit_defaults=True,
 
 
 class ExecutionMetadata(msgspec.Struct, gc=False, omit_defaults=True, rename="camel"):
-    """``metadata`` of ``plugin.execution``: PROTOCOL section 5. A struct, since it is made for every call."""
+    """``metadata`` of ``plugin.execution``: PROTOCOL section 5. A struct, since it is made for every call.
+
+    ``cpu_ms`` is the kernel's count for the worker's process, never the worker's word: it is metered.
+    """
 
     execution_time_ms: float | None = None
     memory_used_mb: float | None = None
     code: str = ""
     traceparent: str = ""
+    cpu_ms: float = 0.0
 
 
 _encoder = msgspec.json.Encoder(enc_hook=str)
