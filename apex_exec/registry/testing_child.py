@@ -25,7 +25,7 @@ from apex_exec.sandbox.probe import probe
 from workers import start, wire
 from workers.zmtp import Zmtp, ZmtpError, encode
 
-TEST_MODULES = ("pytest", "builtins", "_pytest.assertion.rewrite")
+TEST_MODULES = ("pytest", "builtins", "_pytest.assertion.rewrite", "workers.fake")
 """What test files may import besides the plugin's modules; the last two are what rewritten assertions need."""
 OUTPUT_LINES_MAX = 200
 START_SECONDS_MAX = 30.0

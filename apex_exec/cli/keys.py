@@ -1,0 +1,100 @@
+"""``keys``: pairs that sign bundles and approvals, CURVE pairs for tcp, and who is registered for what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from apex_exec.cli.output import print_json, print_table
+from apex_exec.cli.plugin_common import StateDir, ask, state_path
+from apex_exec.cli.root import AsJson, ConfigFile, RuntimeDir, examples, keys_app
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The key's name.")]
+
+
+@keys_app.command(epilog=examples("apex-exec keys new acme"))
+def new(name: Name, state_dir: StateDir = None, config: ConfigFile = None) -> None:
+    """Makes an Ed25519 pair, NAME.key (private, 0600) and NAME.pub, in the state folder's keys/."""
+    from apex_exec.registry.signing import new_key
+
+    path, key_id = new_key(state_path(config, state_dir) / "keys", name)
+    print(f"{path}: key {key_id}")
+
+
+@keys_app.command(epilog=examples("apex-exec keys curve server", "apex-exec keys curve my-host --dir ./curve"))
+def curve(
+    name: Name,
+    folder: Annotated[Path | None, typer.Option(
+        "--dir", metavar="DIR", help="Default: keys/ in the state folder.")] = None,
+    state_dir: StateDir = None, config: ConfigFile = None,
+) -> None:
+    """Makes a CURVE pair as pyzmq reads it: NAME.key (public) and NAME.key_secret (0600), for host.curve_keys_dir."""
+    import os
+
+    import zmq.auth
+
+    from apex_exec.errors import Code, Refusal
+    from apex_exec.registry.signing import check_key_name
+
+    check_key_name(name)
+    place = folder or state_path(config, state_dir) / "keys"
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if (place / f"{name}.key").exists() or (place / f"{name}.key_secret").exists():
+        raise Refusal("key_exists", f"{place / name}.key is there already", code=Code.CONFLICT,
+                      hint="choose another name")
+    old = os.umask(0o077)
+    try:
+        public, secret = zmq.auth.create_certificates(place, name)
+    finally:
+        os.umask(old)
+    print(f"{public}\n{secret}")
+
+
+@keys_app.command(epilog=examples(
+    "apex-exec keys register acme", "apex-exec keys register bob --role approver --owner 'Bob'"))
+def register(
+    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="The key's name, or its .pub file.")],
+    role: Annotated[str, typer.Option("--role", help="author, approver or market.")] = "author",
+    owner: Annotated[str, typer.Option("--owner", help="The person or company behind it; default: NAME.")] = "",
+    days: Annotated[int, typer.Option("--days", min=1, max=3650, help="How long it may sign.")] = 730,
+    as_json: AsJson = False, state_dir: StateDir = None, runtime_dir: RuntimeDir = None, config: ConfigFile = None,
+) -> None:
+    """Registers the public key with the daemon. A second key of one name rotates: both count until one is revoked."""
+    from apex_exec.registry.signing import find_key, load_public
+
+    path = find_key(state_path(config, state_dir) / "keys", name, ".pub")
+    result = ask(config, runtime_dir, "keys.register", {
+        "name": path.stem, "role": role, "owner": owner, "days": days, "public_key": load_public(path).hex()})
+    if as_json:
+        print_json(result)
+    else:
+        print(f"{result['name']}: {result['role']} key {result['keyId']}"
+              + ("" if result["changed"] else ", was registered before"))
+
+
+@keys_app.command(epilog=examples("apex-exec keys revoke acme --reason 'laptop stolen'"))
+def revoke(
+    name: Annotated[str, typer.Argument(metavar="NAME|KEYID", help="All keys of that name, or one by its id.")],
+    reason: Annotated[str, typer.Option("--reason", help="Why; it is kept and shown.")],
+    as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None,
+) -> None:
+    """Revokes a key for good: what it approved ends, and every plugin that it signed stops within two seconds."""
+    result = ask(config, runtime_dir, "keys.revoke", {"name": name, "reason": reason})
+    if as_json:
+        print_json(result)
+        return
+    print(f"{name}: revoked {', '.join(result['revoked']) or 'before'}")
+    if result["stopped"]:
+        print(f"stopped: {', '.join(result['stopped'])}")
+    if result["approvalsEnded"]:
+        print(f"approvals ended: {', '.join(result['approvalsEnded'])}")
+
+
+@keys_app.command("list", epilog=examples("apex-exec keys list"))
+def list_keys(as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
+    """Lists the registered keys."""
+    rows = ask(config, runtime_dir, "keys.list", {})["keys"]
+    print_table(rows, ["name", "role", "owner", "keyId", "state", "reason"], as_json=as_json,
+                empty="no key is registered")

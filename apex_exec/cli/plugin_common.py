@@ -1,0 +1,79 @@
+"""What the plugin verbs share: the call to the daemon, a bundle as folder or file, the folder of keys and logs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from apex_exec.cli import connect
+from apex_exec.cli.output import clean
+
+LONG_TIMEOUT_MS = 240_000
+"""For operations that scan a bundle and run its code in the jail."""
+
+StateDir = Annotated[str | None, typer.Option(
+    "--state-dir", metavar="DIR", help="The daemon's state folder (keys, logs); default: the configuration's.")]
+Hook = Annotated[str | None, typer.Option(
+    "--hook", metavar="HOOK", help="The hook to try it with; none: only load it. Default: one that it declares.")]
+Payload = Annotated[str | None, typer.Option("--payload", metavar="JSON", help="The trial call's payload.")]
+User = Annotated[str | None, typer.Option("--user", metavar="UUID", help="The user; default: everybody.")]
+
+
+def ask(config: Path | None, runtime_dir: str | None, op: str, args: dict[str, Any], *, slow: bool = False) -> Any:
+    """One operation of the running daemon. Raises CallError, ConnectionLost, ConfigError."""
+    given = {key: value for key, value in args.items() if value is not None}
+    with connect.admin(config, runtime_dir) as client:
+        return client.request(op, given, LONG_TIMEOUT_MS) if slow else client.request(op, given)
+
+
+def bundle_bytes(path: Path) -> bytes:
+    """The ``.apx`` at ``path``, or the one that the folder there gives. Raises Refusal."""
+    from apex_exec.registry.bundle import pack, read_path
+
+    return pack(*read_path(path))
+
+
+def looks_like_path(text: str) -> bool:
+    """True for what names a file or folder and no plugin's id."""
+    return "/" in text or text.endswith(".apx") or text in (".", "..") or Path(text).exists()
+
+
+def json_map(text: str | None) -> dict[str, Any] | None:
+    """``--payload`` as a map. Ends the command with a usage error where it is none."""
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"not JSON: {error}", param_hint="--payload") from None
+    if not isinstance(value, dict):
+        raise typer.BadParameter("not a JSON map", param_hint="--payload")
+    return value
+
+
+def state_path(config: Path | None, state_dir: str | None) -> Path:
+    """The daemon's state folder, as far as this command is told. Raises ConfigError."""
+    from apex_exec.config import load_settings
+
+    return load_settings(config, {"state_dir": state_dir} if state_dir else None).state_path
+
+
+def say_waiting(result: dict[str, Any]) -> None:
+    """Tells which approvals are missing, and how to give them."""
+    for row in result.get("waiting", ()):
+        print(f"waits for approval of {row['permission']}: apex-exec plugin approve {row['plugin']} "
+              f"{row['permission']} --key NAME --reason TEXT")
+
+
+def say_findings(scan: dict[str, Any] | None) -> None:
+    """Warnings and errors of a scan, a line each; notes only as a number."""
+    if scan is None:
+        return
+    shown = [item for item in scan["findings"] if item["severity"] != "note"]
+    for item in shown:
+        print(clean(f"{item['severity']}: {item['path']}:{item['line']}: {item['message']} [{item['rule']}]"))
+    if notes := len(scan["findings"]) - len(shown):
+        print(f"notes: {notes} (see `apex-exec plugin validate`)")

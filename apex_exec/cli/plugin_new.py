@@ -1,0 +1,26 @@
+"""``plugin new``: a plugin to begin with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from apex_exec.cli.root import examples, plugin_app
+
+
+@plugin_app.command(epilog=examples(
+    "apex-exec plugin new my-plugin", "apex-exec plugin new my-plugin --author 'ACME Corp'"))
+def new(
+    plugin: Annotated[str, typer.Argument(metavar="ID", help="3 to 50 of a-z, 0-9 and hyphens.")],
+    folder: Annotated[Path, typer.Option("--dir", metavar="DIR", help="Where its folder is made.")] = Path(),
+    author: Annotated[str, typer.Option("--author", help="The author, as in the manifest; default: this user.")] = "",
+) -> None:
+    """Makes DIR/ID with manifest, code, test and README; it passes validate and test as it is."""
+    import getpass
+
+    from apex_exec.registry.scaffold import write_scaffold
+
+    made = write_scaffold(folder, plugin, author or getpass.getuser())
+    print(f"{made}: try `apex-exec plugin validate {made}` and `apex-exec plugin dev {made}`")

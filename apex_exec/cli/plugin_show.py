@@ -1,0 +1,54 @@
+"""``plugin list`` and ``plugin show``: what there is, and all that is known of one."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from apex_exec.cli.output import print_json, print_table
+from apex_exec.cli.plugin_common import ask
+from apex_exec.cli.root import AsJson, ConfigFile, RuntimeDir, examples, plugin_app
+
+
+@plugin_app.command("list", epilog=examples("apex-exec plugin list", "apex-exec plugin list --json"))
+def list_plugins(as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
+    """Lists every plugin: version, state, whom it is enabled for."""
+    rows = ask(config, runtime_dir, "plugin.list", {})["plugins"]
+    if not as_json:
+        for row in rows:
+            if isinstance(row["users"], list) and len(row["users"]) > 3:
+                row["users"] = f"{len(row['users'])} users"
+    print_table(rows, ["id", "version", "state", "users", "hooks", "reason"], as_json=as_json,
+                empty="there is no plugin")
+
+
+def _when(ns: int) -> str:
+    return datetime.fromtimestamp(ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%SZ") if ns else "-"
+
+
+@plugin_app.command(epilog=examples("apex-exec plugin show my-plugin", "apex-exec plugin show my-plugin --json"))
+def show(
+    plugin: Annotated[str, typer.Argument(metavar="ID", help="The plugin.")],
+    as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None,
+) -> None:
+    """Shows manifest, versions, approvals, signatures and history of one plugin."""
+    facts = ask(config, runtime_dir, "plugin.show", {"id": plugin})
+    if as_json:
+        print_json(facts)
+        return
+    plain = ("id", "version", "state", "reason", "name", "author", "digest", "entrypoint", "hooks", "permissions",
+             "approved", "users", "priority", "limits", "network", "tables", "pricing")
+    print_table([{"what": key, "is": facts[key]} for key in plain if facts.get(key) not in ("", [], None)],
+                ["what", "is"], as_json=False)
+    for title, key, columns in (
+        ("versions", "versions", ["version", "state", "digest", "servedNs", "reason"]),
+        ("approvals", "approvals", ["permission", "version", "state", "expiresNs", "uid", "reason"]),
+        ("signatures", "signatures", ["role", "keyId", "signedNs"]),
+        ("history", "history", ["atNs", "operation", "version", "uid", "note"]),
+    ):
+        if rows := facts[key]:
+            print(f"\n{title}")
+            print_table([{k: _when(v) if k.endswith("Ns") else v for k, v in row.items()} for row in rows], columns,
+                        as_json=False)

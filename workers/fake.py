@@ -1,0 +1,89 @@
+"""A fake platform for a plugin's own tests: its API answers from memory and remembers what was asked.
+
+``FakePlatform(plugin, rows={"SELECT …": [{…}]})`` and ``platform.call("onDataFetch", params)``. It refuses what the
+plugin does not declare, as the real platform does; it does not parse SQL and fetches nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import time
+from typing import Any
+
+from workers.sdk import Api, ApiError, HookContext, PermissionDenied, Plugin
+
+USER = "11111111-2222-4333-8444-555555555555"
+_PERMISSIONS = {"query": "data:read", "insert": "data:write", "update": "data:write", "delete": "data:write",
+                "renderWidget": "ui:render", "emit": "events:emit", "fetch": "network:fetch"}
+_ADMIN = {"admin.users.": "admin:users", "admin.billing.": "admin:billing", "system.config.": "system:config"}
+
+
+class FakePlatform:
+    """Answers API calls. ``asked`` is every call, in order, as (method, parameters).
+
+    ``rows`` maps a query's text to its rows (any other query has none), ``responses`` a URL to what ``fetch`` returns
+    (any other is ``host_not_allowed``), ``methods`` a host method to its result (any other is ``not_provided``).
+    """
+
+    def __init__(self, plugin: Plugin | dict[str, Any], *, rows: dict[str, list[dict[str, Any]]] | None = None,
+                 responses: dict[str, Any] | None = None, methods: dict[str, Any] | None = None,
+                 user_id: str = USER) -> None:
+        is_map = isinstance(plugin, dict)
+        self.hooks: dict[str, Any] = plugin["hooks"] if isinstance(plugin, dict) else plugin.hooks
+        self.permissions = list(plugin.get("permissions", [])) if isinstance(plugin, dict) else plugin.permissions
+        self.plugin_id = str(plugin["id"] if is_map else plugin.id)  # type: ignore[index,union-attr]  # by is_map
+        self.user_id = user_id
+        self.rows = rows or {}
+        self.responses = responses or {}
+        self.methods = methods or {}
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+
+    @property
+    def effects(self) -> list[tuple[str, dict[str, Any]]]:
+        """What was rendered and emitted, in order."""
+        return [(method, params) for method, params in self.asked if method in ("renderWidget", "emit")]
+
+    def call(self, hook: str, params: dict[str, Any] | None = None, *, timeout_ms: float = 5000) -> Any:
+        """Runs a hook as a worker does and returns its result; what it raises passes through."""
+        function = self.hooks[hook]
+        is_async = inspect.iscoroutinefunction(function)
+        context = HookContext(self.user_id, self.plugin_id, hook, time.monotonic_ns() + int(timeout_ms * 1e6),
+                              Api(self._ask, 0, is_async), logging.getLogger("plugin"))
+        given: dict[str, Any] = dict(params or {})
+        if hook in ("onDashboardLoad", "onAuthSuccess"):
+            given.setdefault("userId", self.user_id)
+        names = inspect.signature(function).parameters
+        arguments = {name: value for name, value in (("context", context), ("params", given)) if name in names}
+        result = function(**arguments)
+        if not is_async:
+            return result
+        loop = asyncio.new_event_loop()
+        try:
+            return loop.run_until_complete(result)
+        finally:
+            loop.close()
+
+    def _ask(self, _seq: int, method: str, params: dict[str, Any]) -> Any:
+        self.asked.append((method, params))
+        if method == "call":
+            wanted = next((p for prefix, p in _ADMIN.items() if str(params["method"]).startswith(prefix)), "")
+        else:
+            wanted = _PERMISSIONS[method]
+        if wanted not in self.permissions:
+            raise PermissionDenied("permission_denied", f"{method} needs {wanted or 'an admin permission'}",
+                                   method=method)
+        if method == "query":
+            return self.rows.get(params["sql"], [])
+        if method == "fetch":
+            return self._known(self.responses, params["url"], "host_not_allowed", method)
+        if method == "call":
+            return self._known(self.methods, params["method"], "not_provided", method)
+        return None
+
+    @staticmethod
+    def _known(table: dict[str, Any], key: str, code: str, method: str) -> Any:
+        if key not in table:
+            raise ApiError(code, f"the fake platform does not know {key}", method=method)
+        return table[key]
