@@ -67,6 +67,9 @@ class Fleet(Calls):
                 if self._retire(worker, served, "recycled", now_ns, out):
                     return
             call = queue.pop()
+            if call.request.deadline_ns <= now_ns:  # not seen by a tick yet; it is not worth a place on the link
+                self._finish(call, "DEADLINE_EXCEEDED", "the deadline passed in the queue", False, now_ns, out)
+                continue
             call.cold = call.arrived_ns < worker.ready_ns
             self._link(worker, call, now_ns, out)
 
@@ -133,7 +136,7 @@ class Fleet(Calls):
     def _place(self, served: Served, now_ns: int, out: Actions) -> bool:
         """True where a worker may start now; else the plugin waits for its turn."""
         plugin = served.spec.id
-        if self._may_start(now_ns) and (plugin in self._waiting or not self._waiting):
+        if self._may_start(now_ns) and next(iter(self._waiting), plugin) == plugin:
             self._waiting.pop(plugin, None)
             return True
         self._waiting[plugin] = served

@@ -78,6 +78,8 @@ class Governor:
         """Counts ``cpu_ns``; True where the plugin is to be held now and was not before."""
         bucket = self._buckets[plugin]
         bucket.spend(cpu_ns, now_ns)
+        if bucket.share >= 1:
+            return False  # a whole core: a worker has one thread and cannot take more
         if plugin in self._held:
             if cpu_ns:
                 self._held[plugin] = now_ns + bucket.wait_ns()

@@ -117,6 +117,8 @@ class Governing:
         self._busy.discard(worker)
         self._of_plugin[known.plugin].discard(worker)
         known.usage.close()
+        if not self._of_plugin[known.plugin] and self._pool.spec(known.plugin) is not None:
+            self._metrics.set("worker_memory_bytes", (known.plugin,), 0.0)
         if exited is not None:
             self._charge(known, exited.user_ns + exited.system_ns, now_ns)
         return evidence

@@ -51,6 +51,7 @@ class Cgroups:
         self.name = "apex-exec-" + hashlib.sha256(name.encode()).hexdigest()[:12]
         self._workers: dict[int, tuple[str, Path]] = {}
         self._left: list[Path] = []
+        self._limited: dict[str, tuple[float, float]] = {}
         try:
             self.version = 2 if (mount / "cgroup.controllers").exists() else 1
             if self.version == 2:
@@ -111,6 +112,9 @@ class Cgroups:
                                                                       str(plugin / "cgroup.procs")]
 
     def _limit_cpu(self, group: Path, cpu_percent: float, burst_seconds: float) -> None:
+        """Written where it changes only: each write gives the group a fresh quota."""
+        if self._limited.get(group.name) == (cpu_percent, burst_seconds):
+            return
         quota = max(1000, int(PERIOD_US * cpu_percent / 100))
         burst = str(min(quota, int(burst_seconds * 1e6)))
         if self.version == 2:
@@ -125,6 +129,7 @@ class Cgroups:
         for name in names:
             with contextlib.suppress(OSError):  # Linux before 5.14: no burst
                 _write(group / name, burst)
+        self._limited[group.name] = (cpu_percent, burst_seconds)
 
     def out_of_memory(self, worker: int) -> bool:
         """Whether the kernel killed in the worker's group for want of memory: the evidence for MEMORY_LIMIT."""
@@ -156,6 +161,7 @@ class Cgroups:
 
     def forget(self, plugin: str) -> None:
         """The plugin was removed."""
+        self._limited.pop(f"p-{plugin}", None)
         self._left.append(self._cpu / f"p-{plugin}")
         self.tidy()
 

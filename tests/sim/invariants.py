@@ -22,7 +22,8 @@ CAUSES: dict[str, tuple[type[Any], ...]] = {
     "OVERLOADED": (ev.InvokeRequested, ev.GenerationPrepared, ev.ForkRefused),
     "QUARANTINED": (ev.InvokeRequested, ev.WorkerGone),
     "TIMEOUT": (ev.Tick, ev.WorkerAnswered),
-    "DEADLINE_EXCEEDED": (ev.Tick, ev.WorkerAnswered),
+    "DEADLINE_EXCEEDED": (ev.Tick, ev.WorkerAnswered, ev.InvokeRequested, ev.WorkerReady, ev.WorkerGone,
+                          ev.WorkerThrottled, ev.CancelRequested, ev.PluginSet, ev.ZygoteUp),
     "MEMORY_LIMIT": (ev.LimitExceeded,), "CPU_LIMIT": (ev.LimitExceeded, ev.WorkerGone),
     "WORKER_CRASHED": (ev.WorkerGone, ev.Tick, ev.ZygoteLost),
     "BOOT_FAILED": (ev.WorkerGone, ev.Tick, ev.LimitExceeded),
@@ -126,7 +127,7 @@ class Invariants:
             waiting = self.queued(name)
             self.need(len(queue) == len(waiting), "the queue is not what waits")
             self.need(len(queue) <= self.queue_max + 8, "a queue beyond its bound")
-            self.need(len(queue._calls) <= 2 * len(queue) + DEAD_MAX + 1, "tombstones beyond their bound")
+            self.need(len(queue._calls) <= 2 * self.queue_max + DEAD_MAX + 1, "tombstones beyond their bound")
             if waiting and not self._excused(name):
                 self.need(any(w.spec.id == name and not (w.stopped or w.id in self.in_judgement)
                               for w in world.workers.values()), "calls wait and nobody works")

@@ -1,0 +1,413 @@
+"""The scheduler's promises one by one, told step by step: what comes in, what is wanted."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TypeVar
+
+from msgspec import Raw
+
+from apex_exec.core import actions as act
+from apex_exec.core import events as ev
+from apex_exec.core.breaker import BreakerPolicy
+from apex_exec.core.plugin import Limits, PluginSpec
+from apex_exec.core.pool import MS_NS, SECOND_NS, Pool, PoolLimits, RecyclePolicy
+
+T = TypeVar("T")
+LIMITS = PoolLimits(workers_max=2, queue_max=8, prefetch=3, ping_ns=0)
+
+
+def spec(plugin: str = "aaa", digest: str = "d", **changes: object) -> PluginSpec:
+    return PluginSpec(plugin, "1.0.0", digest, "p.py", ("onDataFetch",), **changes)  # type: ignore[arg-type]  # by name
+
+
+class Told:
+    """A pool and its clock; everything it wanted so far is in ``wanted``."""
+
+    def __init__(self, limits: PoolLimits = LIMITS, recycle: RecyclePolicy | None = None,
+                 policy: BreakerPolicy | None = None) -> None:
+        self.now_ns = 10**12
+        self.marks: dict[int, int] = {}
+        self.pool = Pool(limits, policy or BreakerPolicy(), lambda: 0.5, recycle,
+                         lambda worker: self.marks.get(worker, 0))
+        self.wanted: list[act.Action] = []
+        self.numbers = itertools.count(1)
+        for plugin in ("aaa", "bbb", "ccc"):
+            self.tell(ev.PluginSet(spec(plugin)))
+
+    def tell(self, event: ev.Event) -> list[act.Action]:
+        actions = self.pool.step(event, self.now_ns)
+        self.wanted += actions
+        return actions
+
+    def call(self, plugin: str = "aaa", deadline_ms: float = 5000, user: str = "u") -> int:
+        call = next(self.numbers)
+        deadline_ns = self.now_ns + int(deadline_ms * MS_NS)
+        self.tell(ev.InvokeRequested(call, plugin, "onDataFetch", user, Raw(b"\x80"), deadline_ns))
+        return call
+
+    def passed(self, ms: float) -> list[act.Action]:
+        """Time passes, with a tick whenever the pool asks for one."""
+        end_ns = self.now_ns + int(ms * MS_NS)
+        actions = []
+        while (wake_ns := self.pool.next_wake_ns()) is not None and wake_ns <= end_ns:
+            self.now_ns = max(self.now_ns, wake_ns)
+            actions += self.tell(ev.Tick())
+        self.now_ns = end_ns
+        return actions
+
+    def answer(self, worker: int, seq: int, code: str = "") -> list[act.Action]:
+        return self.tell(ev.WorkerAnswered(worker, seq, code, None))
+
+    def gone(self, worker: int, marks: int = 0, code: str = "WORKER_CRASHED") -> list[act.Action]:
+        return self.tell(ev.WorkerGone(worker, marks, code, "died", {"signal": 9}))
+
+    def ready(self, worker: int) -> list[act.Action]:
+        return self.tell(ev.WorkerReady(worker))
+
+    def refused(self) -> str:
+        """The code that one more call is answered with at once; "" where it is admitted."""
+        call = self.call()
+        return self.verdicts().get(call, ("", False))[0]
+
+    def verdicts(self) -> dict[int, tuple[str, bool]]:
+        return {a.call: (a.code, a.started) for a in self.wanted if isinstance(a, act.Verdict)}
+
+
+def of(actions: list[act.Action], kind: type[T]) -> list[T]:
+    return [a for a in actions if isinstance(a, kind)]
+
+
+def test_a_cancelled_probe_makes_way_for_the_next_call() -> None:
+    told = Told(policy=BreakerPolicy(ends_max=1))
+    told.call()
+    told.ready(1)
+    told.gone(1, marks=1)
+    told.passed(60_001)
+    probe = told.call()
+    told.tell(ev.CancelRequested(probe))
+    following = told.call()
+    assert following not in told.verdicts()
+    assert told.refused() == "QUARANTINED"
+
+
+def test_a_probe_that_expires_in_the_queue_makes_way_too() -> None:
+    told = Told(policy=BreakerPolicy(ends_max=1))
+    told.call()
+    told.ready(1)
+    told.gone(1, marks=1)
+    told.passed(60_001)
+    told.call(deadline_ms=10)
+    told.passed(20)
+    assert told.call() not in told.verdicts()
+
+
+def test_a_probe_that_fails_opens_the_breaker_again_at_once() -> None:
+    told = Told(policy=BreakerPolicy(ends_max=1))
+    told.call()
+    told.ready(1)
+    told.gone(1, marks=1)
+    told.passed(60_001)
+    told.call()
+    told.ready(2)
+    assert act.BreakerChanged("aaa", "open") in told.gone(2, marks=1)
+    assert told.refused() == "QUARANTINED"
+
+
+def test_a_call_behind_another_expires_only_where_the_marks_do_not_count_it() -> None:
+    told = Told()
+    first, second = told.call(), told.call(deadline_ms=50)
+    told.ready(1)
+    told.marks[1] = 1
+    told.passed(60)
+    assert told.verdicts() == {second: ("DEADLINE_EXCEEDED", False)}
+    third = told.call(deadline_ms=50)
+    told.marks[1] = 3  # its mark is there: the replies before it are on their way
+    told.passed(55)
+    assert third not in told.verdicts()
+    told.answer(1, 0)
+    told.answer(1, 1, "skipped")
+    told.answer(1, 2)
+    assert told.verdicts()[first] == ("", True) and told.verdicts()[third] == ("TIMEOUT", True)
+
+
+def test_a_cancelled_call_that_runs_costs_its_worker_after_250_ms_uncharged() -> None:
+    told = Told()
+    call = told.call()
+    told.ready(1)
+    told.tell(ev.CancelRequested(call))
+    assert told.verdicts() == {call: ("CANCELLED", True)}
+    assert not of(told.passed(249), act.KillWorker)
+    assert [kill.reason for kill in of(told.passed(2), act.KillWorker)] == ["cancelled"]
+    assert act.WorkerEnded(1, "aaa", "cancelled", False) in told.gone(1, marks=1)
+
+
+def test_a_reply_that_was_complete_before_the_kill_counts() -> None:
+    told = Told()
+    told.call(deadline_ms=100)
+    second = told.call()
+    told.ready(1)
+    assert of(told.passed(100), act.KillWorker)
+    told.answer(1, 0)
+    told.answer(1, 1)
+    assert told.verdicts()[second] == ("", True)
+    told.gone(1, marks=2)
+    assert not of(told.wanted, act.StartWorker)[1:]
+
+
+def test_after_a_stall_of_the_supervisor_answers_are_read_before_workers_are_judged() -> None:
+    told = Told()
+    call = told.call(deadline_ms=100)
+    told.ready(1)
+    told.now_ns += 30 * SECOND_NS  # SIGSTOP
+    assert not of(told.tell(ev.Tick()), act.KillWorker)
+    told.answer(1, 0)
+    assert told.verdicts() == {call: ("", True)}
+    hung = told.call(deadline_ms=100)
+    told.now_ns += 30 * SECOND_NS
+    assert not of(told.tell(ev.Tick()), act.KillWorker)
+    assert of(told.passed(100), act.KillWorker) and told.verdicts()[hung] == ("TIMEOUT", True)
+
+
+def test_an_idle_worker_that_does_not_answer_its_ping_is_replaced_and_a_held_one_is_excused() -> None:
+    told = Told(PoolLimits(ping_ns=SECOND_NS, ping_grace_ns=SECOND_NS // 2))
+    told.call()
+    told.ready(1)
+    told.answer(1, 0)
+    pings = of(told.passed(1000), act.PingWorker)
+    assert pings == [act.PingWorker(1, 1)]
+    told.tell(ev.WorkerPonged(1, 1))
+    assert of(told.passed(1000), act.PingWorker) == [act.PingWorker(1, 2)]
+    told.tell(ev.WorkerThrottled(1, True))
+    assert not of(told.passed(5000), act.KillWorker)
+    told.tell(ev.WorkerThrottled(1, False))
+    assert [kill.reason for kill in of(told.passed(500), act.KillWorker)] == ["deadline"]
+    told.gone(1)
+    told.call()
+    assert len(of(told.wanted, act.StartWorker)) == 2
+
+
+def test_a_pong_that_nobody_asked_for_is_a_violation() -> None:
+    told = Told()
+    told.call()
+    told.ready(1)
+    assert of(told.tell(ev.WorkerPonged(1, 1)), act.KillWorker)[0].reason == "violation"
+
+
+def test_a_refused_fork_charges_nobody_and_is_tried_again_with_backoff() -> None:
+    told = Told()
+    call = told.call()
+    told.tell(ev.ForkRefused(1))
+    assert not told.verdicts() and not of(told.passed(9), act.StartWorker)
+    assert len(of(told.passed(2), act.StartWorker)) == 1
+    told.tell(ev.ForkRefused(2))
+    assert not of(told.passed(19), act.StartWorker)
+    told.passed(5000)
+    assert told.verdicts() == {call: ("DEADLINE_EXCEEDED", False)}
+    assert not of(told.wanted, act.WorkerEnded)
+
+
+def test_the_zygotes_loss_charges_nobody_and_what_had_not_begun_runs_again() -> None:
+    told = Told()
+    began, waits = told.call(), told.call()
+    told.ready(1)
+    told.tell(ev.ZygoteLost())
+    assert act.WorkerEnded(1, "aaa", "zygote_lost", False) in told.gone(1, marks=1)
+    assert told.verdicts() == {began: ("WORKER_CRASHED", True)}
+    assert len(of(told.wanted, act.StartWorker)) == 1
+    assert len(of(told.tell(ev.ZygoteUp()), act.StartWorker)) == 1
+    assert [send.request.call for send in of(told.ready(2), act.SendCall)] == [waits]
+
+
+def test_a_boot_that_fails_answers_what_waits_for_it_and_the_next_call_tries_again() -> None:
+    told = Told()
+    call = told.call()
+    told.gone(1, code="BOOT_FAILED")
+    assert told.verdicts() == {call: ("BOOT_FAILED", False)}
+    told.call()
+    assert len(of(told.wanted, act.StartWorker)) == 2
+
+
+def test_a_boot_has_its_own_deadline_the_same_at_every_start() -> None:
+    told = Told()
+    for worker in (1, 2):
+        call = told.call(deadline_ms=60_000)
+        assert not of(told.passed(9999), act.KillWorker)
+        assert of(told.passed(1), act.KillWorker)[0].reason == "boot_failed"
+        assert told.verdicts()[call] == ("BOOT_FAILED", False)
+        told.gone(worker)
+        told.passed(31_000)
+
+
+def test_a_plugin_that_is_removed_while_its_worker_starts_leaves_nothing() -> None:
+    told = Told()
+    call = told.call()
+    kills = of(told.tell(ev.PluginRemoved("aaa")), act.KillWorker)
+    assert [kill.reason for kill in kills] == ["drained"] and told.verdicts() == {call: ("PLUGIN_DISABLED", False)}
+    told.ready(1)
+    told.tell(ev.PluginSet(spec()))
+    told.gone(1)
+    assert told.pool.gauges(told.now_ns)[-1][4] == "closed" and not told.pool.worker_states()["draining"]
+
+
+def test_a_new_version_is_warm_before_the_old_one_has_answered_and_nothing_overtakes() -> None:
+    told = Told()
+    old = [told.call(), told.call()]
+    told.ready(1)
+    assert [start.spec.digest for start in of(told.tell(ev.PluginSet(spec(digest="e"))), act.StartWorker)] == ["e"]
+    new = told.call()
+    assert not of(told.ready(2), act.SendCall)
+    told.answer(1, 0)
+    actions = told.answer(1, 1)
+    assert [(send.worker, send.request.call) for send in of(actions, act.SendCall)] == [(2, new)]
+    assert of(actions, act.StopWorker) == [act.StopWorker(1, "drained")]
+    told.answer(2, 0)
+    assert [told.verdicts()[call] for call in (*old, new)] == [("", True)] * 3
+
+
+def test_a_canary_runs_on_the_prepared_generation_only_and_adoption_is_without_a_gap() -> None:
+    told = Told()
+    told.call()
+    told.ready(1)
+    told.answer(1, 0)
+    canary = ev.InvokeRequested(99, "aaa", "onDataFetch", "u", Raw(b"\x80"), told.now_ns + SECOND_NS)
+    told.tell(ev.GenerationPrepared(spec(digest="e"), canary))
+    assert [(s.worker, s.request.call) for s in of(told.ready(2), act.SendCall)] == [(2, 99)]
+    told.call()
+    assert of(told.wanted, act.SendCall)[-1].worker == 1
+    assert act.GenerationJudged("aaa", "e", "", "") in told.answer(2, 0)
+    told.answer(1, 1)
+    told.tell(ev.PluginSet(spec(digest="e")))
+    told.call()
+    assert of(told.wanted, act.SendCall)[-1].worker == 2 and len(of(told.wanted, act.StartWorker)) == 2
+
+
+def test_a_canary_that_kills_its_worker_costs_the_live_plugin_nothing() -> None:
+    told = Told(policy=BreakerPolicy(ends_max=1))
+    told.call()
+    told.ready(1)
+    canary = ev.InvokeRequested(99, "aaa", "onDataFetch", "u", Raw(b"\x80"), told.now_ns + SECOND_NS)
+    told.tell(ev.GenerationPrepared(spec(digest="e"), canary))
+    told.ready(2)
+    actions = told.gone(2, marks=1)
+    assert of(actions, act.GenerationJudged)[0].code == "WORKER_CRASHED"
+    assert told.verdicts()[99] == ("WORKER_CRASHED", True)
+    assert told.pool.gauges(told.now_ns)[0][4] == "closed"
+    assert told.answer(1, 0)
+
+
+def test_recycling_waits_for_the_last_answer_and_happens_to_few_at_once() -> None:
+    told = Told(PoolLimits(prefetch=3), RecyclePolicy(calls_max=2, at_once_max=1))
+    calls = [told.call() for _ in range(4)]
+    assert [send.seq for send in of(told.ready(1), act.SendCall)] == [0, 1]
+    for _ in range(4):
+        told.call("bbb")
+    assert [start.worker for start in of(told.wanted, act.StartWorker)] == [1, 2, 3]  # 2 will follow on 1
+    assert len(of(told.ready(3), act.SendCall)) == 3  # one recycling at a time: this worker goes on
+    told.answer(1, 0)
+    assert of(told.answer(1, 1), act.StopWorker) == [act.StopWorker(1, "recycled")]
+    assert [send.request.call for send in of(told.ready(2), act.SendCall)] == calls[2:]
+
+
+def test_a_worker_that_has_grown_between_calls_is_recycled_and_never_during_one() -> None:
+    told = Told(recycle=RecyclePolicy(growth_bytes_max=10_000_000))
+    told.call()
+    told.ready(1)
+    told.answer(1, 0)
+    told.tell(ev.WorkerSampled(1, 20_000_000, 0))
+    told.call()
+    assert not of(told.tell(ev.WorkerSampled(1, 60_000_000, 0)), act.StopWorker)
+    told.answer(1, 1)
+    assert of(told.tell(ev.WorkerSampled(1, 31_000_000, 0)), act.StopWorker) == [act.StopWorker(1, "recycled")]
+
+
+def test_a_worker_near_its_cpu_hour_is_recycled() -> None:
+    told = Told()
+    told.call()
+    told.ready(1)
+    told.answer(1, 0)
+    assert of(told.tell(ev.WorkerSampled(1, 1, 3301 * SECOND_NS)), act.StopWorker)
+
+
+def test_a_full_pool_evicts_the_least_recently_used_and_only_as_many_as_wait() -> None:
+    told = Told()
+    for worker, plugin in ((1, "aaa"), (2, "bbb")):
+        told.call(plugin)
+        told.ready(worker)
+        told.answer(worker, 0)
+        told.passed(10)
+    told.call("aaa")
+    told.answer(1, 1)
+    call = told.call("ccc")
+    assert of(told.wanted, act.StopWorker) == [act.StopWorker(2, "evicted")]
+    assert of(told.gone(2), act.StartWorker)[0].spec.id == "ccc"
+    assert call not in told.verdicts()
+
+
+def test_a_busy_pool_gives_every_plugin_a_turn() -> None:
+    told = Told(PoolLimits(workers_max=1, ping_ns=0))
+    told.call("aaa")
+    told.ready(1)
+    told.call("bbb", 4000)
+    for seq in range(40):
+        told.passed(50)
+        told.call("aaa")
+        told.answer(1, seq)
+        if of(told.wanted, act.StopWorker):
+            break
+    assert of(told.wanted, act.StopWorker) == [act.StopWorker(1, "evicted")]
+    assert of(told.gone(1), act.StartWorker)[0].spec.id == "bbb"
+
+
+def test_a_worker_that_ignores_its_stop_is_killed_and_its_plugin_does_not_wait_for_it() -> None:
+    told = Told()
+    told.call()
+    told.ready(1)
+    told.answer(1, 0)
+    assert of(told.passed(300_000), act.StopWorker)
+    told.call()
+    assert len(of(told.wanted, act.StartWorker)) == 2
+    assert of(told.passed(1000), act.KillWorker)[0].reason == "idle"
+
+
+def test_a_killed_worker_that_nobody_reports_dead_costs_the_zygote() -> None:
+    told = Told()
+    told.call(deadline_ms=100)
+    told.ready(1)
+    told.passed(100)
+    assert of(told.passed(10_001), act.ReplaceZygote) == [act.ReplaceZygote(1)]
+
+
+def test_memory_on_evidence_is_the_verdict_of_the_call_that_ran() -> None:
+    told = Told()
+    first, second = told.call(), told.call()
+    told.ready(1)
+    told.tell(ev.LimitExceeded(1, "MEMORY_LIMIT", "too much"))
+    told.gone(1, marks=1)
+    told.ready(2)
+    told.answer(2, 0)
+    assert told.verdicts() == {first: ("MEMORY_LIMIT", True), second: ("", True)}
+    told.call()
+    told.gone(2, marks=2, code="MEMORY_LIMIT")
+    assert told.verdicts()[3] == ("MEMORY_LIMIT", True)
+
+
+def test_other_limits_without_another_memory_bound_keep_the_worker() -> None:
+    told = Told()
+    told.call()
+    told.ready(1)
+    told.answer(1, 0)
+    assert not told.tell(ev.PluginSet(spec(limits=Limits(cpu_percent=5))))
+    assert of(told.tell(ev.PluginSet(spec(limits=Limits(memory_mb=10)))), act.StartWorker)
+
+
+def test_timers_do_not_grow_with_the_calls() -> None:
+    told = Told(PoolLimits(ping_ns=0))
+    told.call()
+    told.ready(1)
+    told.answer(1, 0)
+    for seq in range(1, 20_000):
+        told.now_ns += 50_000
+        told.call(deadline_ms=5000 - seq / 10)
+        told.answer(1, seq)
+    assert len(told.pool._timers) < 100
