@@ -108,7 +108,7 @@ class AuditTrail:
         return self.record(AuditRecord(_wall_ns(), "plugin.execution", user_id, plugin, hook, result,
                                        ExecutionMetadata(run_ns / 1e6, memory_mb, code,
                                                          traceparent and traceparent[:TRACEPARENT_CHARS_MAX],
-                                                         cpu_ns / 1e6)))
+                                                         cpu_ns / 1e6 if cpu_ns else None)))
 
     def event(self, event_type: str, user_id: str, resource: str, action: str, result: str,
               metadata: dict[str, Any] | None = None) -> int:

@@ -71,7 +71,7 @@ class ExecutionMetadata(msgspec.Struct, gc=False, omit_defaults=True, rename="ca
     memory_used_mb: float | None = None
     code: str = ""
     traceparent: str = ""
-    cpu_ms: float = 0.0
+    cpu_ms: float | None = None
 
 
 _encoder = msgspec.json.Encoder(enc_hook=str)
