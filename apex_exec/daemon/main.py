@@ -173,7 +173,7 @@ class _Daemon:
         self.supervisor.use(api=self.api)
         self.supervisor.on_removed.append(self.api.forget_plugin)
         operations = LoopOperations(
-            self.supervisor, self.source, lambda: self.policy, self.reload, self.drain,
+            self.supervisor, self.reload, self.drain,
             {"server": f"apex-exec/{__version__}", "isolation": self.sandboxing.level, "waived": self.sandboxing.waived,
              "pid": os.getpid(), "endpoint": settings.host_endpoint})
         asks = Asks(self.supervisor, lambda: self.settings.pool.boot_seconds)

@@ -18,20 +18,6 @@ class NoArgs(msgspec.Struct, forbid_unknown_fields=True):
     """An operation without arguments."""
 
 
-class PluginArgs(msgspec.Struct, forbid_unknown_fields=True):
-    """One plugin by its id."""
-
-    id: str
-
-
-class RegisterArgs(msgspec.Struct, forbid_unknown_fields=True):
-    """A bundle: a folder or ``.apx`` file on the daemon's machine, or its bytes; ``manifest`` where it stands apart."""
-
-    path: str | None = None
-    bundle: bytes | None = None
-    manifest: dict[str, Any] | None = None
-
-
 class Operation(msgspec.Struct, frozen=True):
     """One entry of the table."""
 
@@ -45,10 +31,10 @@ OPERATIONS: dict[str, Operation] = {}
 
 
 def register(operations: Iterable[Operation]) -> None:
-    """Adds operations; an operation of the registrar replaces the loop's of the same name. Raises SupervisorBug."""
+    """Adds operations. Raises SupervisorBug where a name has another meaning already."""
     for operation in operations:
         known = OPERATIONS.get(operation.name)
-        if known is not None and known.where == operation.where and known != operation:
+        if known is not None and known != operation:
             raise SupervisorBug(f"two operations are named {operation.name}")
         OPERATIONS[operation.name] = operation
 
@@ -58,9 +44,6 @@ register((
     Operation("daemon.status", NoArgs, "loop", "Plugins, workers, queues, breakers, connections, health."),
     Operation("daemon.reload", NoArgs, "loop", "Reads the configuration and plugins_dir again, as SIGHUP does."),
     Operation("daemon.drain", NoArgs, "loop", "Takes no new work, answers what is pending, ends; as SIGTERM does."),
-    Operation("plugin.register", RegisterArgs, "loop", "Reads a bundle and serves it for the daemon's life."),
-    Operation("plugin.list", NoArgs, "loop", "Every plugin with version, state and hooks."),
-    Operation("plugin.show", PluginArgs, "loop", "One plugin as it is served now."),
 ))
 
 Handler = Callable[[Any, int], Any]

@@ -14,5 +14,5 @@ def entries() -> dict[str, Entry]:
 
 
 def register_all() -> None:
-    """Adds them to the table that the admin socket serves; the loop's of the same name give way."""
+    """Adds them to the table that the admin socket serves."""
     register(Operation(entry.name, entry.args, "registrar", entry.doc) for entry in entries().values())

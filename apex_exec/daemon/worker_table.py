@@ -208,7 +208,8 @@ class WorkerTable:
 
     def send(self, link: WorkerLink, message: Any) -> None:
         """Queues any other message for a worker, an ApiReply say; ``flush`` writes."""
-        link.queue(_encode(message))
+        if not link.queue(_encode(message)):
+            self._violated(link, "it does not read what it asked for")
         if not link.dirty:
             link.dirty = True
             self._dirty.append(link)
