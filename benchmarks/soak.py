@@ -12,12 +12,14 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import sqlite3
 import statistics
 import sys
 import tempfile
 import time
 from array import array
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +73,7 @@ class Soak:
         self.cancels: set[int] = set()
         self.story: list[str] = []
         self.hold_until = 0.0
+        self.writes: list[int] = []
         for _ in range(CONNECTIONS):
             self.sockets.append(self._connect())
 
@@ -97,6 +100,8 @@ class Soak:
         self.number += 1
         self.answered.append(0.0)
         number, at = self.number, self.number % CONNECTIONS
+        if plugin == "writes":
+            self.writes.append(number)
         self.pending[at][number] = (plugin, time.perf_counter())
         self.sockets[at].send(_encode({
             "type": "invoke", "id": number, "plugin": plugin, "action": "onActionExecute", "userId": USER,
@@ -196,25 +201,34 @@ class Soak:
             print(f"! {text}", file=sys.stderr, flush=True)
 
 
-def unrecorded(state: Path, soak: Soak, kills: list[tuple[float, float]]) -> tuple[int, int, int]:
-    """(events, answered calls without an event, calls with two) of the ledger, which must verify.
+def unrecorded(state: Path, soak: Soak, kills: list[tuple[float, float]]) -> tuple[int, int, int, int]:
+    """(events, answered calls without an event, calls with two, writes on record) of the ledger, which must verify.
 
     ``kills``: when a supervisor was killed, and when its ledger was before it (else the same).
     """
     found = verify(state / "audit.db", state)
     if found.finding is not None:
         soak.tell(f"the ledger is broken: {found.finding.message}")
-        return found.last, sum(1 for at in soak.answered if at), 0
+        return found.last, sum(1 for at in soak.answered if at), 0, 0
     seen = bytearray(len(soak.answered))
-    twice = 0
+    twice = writes = 0
     for event in read_events(state / "audit.db"):
         trace = event.metadata.get("traceparent")
         if event.event_type == "plugin.execution" and trace is not None:
             twice += seen[int(trace)]
             seen[int(trace)] = 1
+        writes += event.event_type == "data.modification" and event.result == "success"
     missing = [number for number, at in enumerate(soak.answered) if at and not seen[number]
                and not any(first - LATE_SECONDS <= at <= kill + 1 for kill, first in kills)]
-    return found.last, len(missing), twice
+    return found.last, len(missing), twice, writes
+
+
+def written(state: Path, soak: Soak) -> tuple[int, int, int]:
+    """(rows, answered writes without their row, writes with two) of the platform's database."""
+    with closing(sqlite3.connect(state / "data.db")) as db:
+        rows = Counter(int(text) for (text,) in db.execute("SELECT text FROM notes"))
+    missing = sum(1 for number in soak.writes if soak.answered[number] and not rows[number])
+    return sum(rows.values()), missing, sum(1 for count in rows.values() if count > 1)
 
 
 def run(seconds: float, seed: int, folder: Path, supervisor_seconds: float) -> dict[str, Any]:
@@ -238,17 +252,20 @@ def run(seconds: float, seed: int, folder: Path, supervisor_seconds: float) -> d
     status = daemon.stop()
     if status != 0:
         soak.tell(f"the daemon ended with {status}")
-    events, missing, twice = unrecorded(folder / "state", soak, chaos.supervisor_kills)
+    events, missing, twice, recorded = unrecorded(folder / "state", soak, chaos.supervisor_kills)
+    rows, rowless, doubled_rows = written(folder / "state", soak)
     calls = sum(sum(counter.values()) for counter in soak.outcomes.values())
     cuts = statistics.quantiles(soak.latencies_ms, n=1000)
     return {
         "seconds": round(took, 1), "seed": seed, "calls": calls, "calls_per_second": round(calls / took),
         "outcomes_well_behaved": dict(soak.outcomes["good"].most_common()),
-        "outcomes_ill_behaved": dict(soak.outcomes["bad"].most_common()),
+        "outcomes_others": dict(soak.outcomes["bad"].most_common()),
         "harm": dict(chaos.done.most_common()), "pending_at_supervisor_kills": soak.died,
         "pending_at_dropped_connections": soak.dropped,
         "lost": soak.lost, "duplicated": soak.doubled, "mixed_up": soak.mixed, "wrong_outcome": soak.wrong,
-        "ledger_events": events, "answered_without_event": missing, "events_twice": twice, "leaks": leaks,
+        "ledger_events": events, "answered_without_event": missing, "events_twice": twice,
+        "rows_written": rows, "answered_without_row": rowless, "rows_twice": doubled_rows,
+        "rows_less_their_events": rows - recorded, "leaks": leaks,
         "p50_ms_well_behaved": round(cuts[499], 2), "p99_ms_well_behaved": round(cuts[989], 2),
         "p999_ms_well_behaved": round(cuts[998], 2), "story": soak.story, "exit_status": status}
 
@@ -279,8 +296,8 @@ def _quiet(soak: Soak) -> None:
     soak.take(0)
 
 
-BAD_FIGURES = ("lost", "duplicated", "mixed_up", "wrong_outcome", "answered_without_event", "events_twice", "leaks",
-               "exit_status")
+BAD_FIGURES = ("lost", "duplicated", "mixed_up", "wrong_outcome", "answered_without_event", "events_twice",
+               "answered_without_row", "rows_twice", "rows_less_their_events", "leaks", "exit_status")
 
 
 def main() -> int:

@@ -6,14 +6,18 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import psutil
+
+from benchmarks.soak_plugins import SCHEMA, TABLES
 
 START_SECONDS_MAX = 60
 IDLE_SECONDS = 2.0
@@ -39,7 +43,11 @@ class SoakDaemon:
         self.earlier: list[psutil.Process] = []
         config = {"runtime_dir": f"{folder}/run", "state_dir": f"{folder}/state", "plugins_dir": f"{folder}/plugins",
                   **CONFIG}
-        (folder / "config.toml").write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in config.items()))
+        text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in config.items())
+        (folder / "config.toml").write_text(f"{text}data.tables = {TABLES}\n")
+        (folder / "state").mkdir(mode=0o700)
+        with closing(sqlite3.connect(folder / "state" / "data.db")) as db:
+            db.execute(SCHEMA)
 
     def start(self) -> None:
         """Starts it and waits until it takes connections."""

@@ -1,4 +1,4 @@
-"""The plugins of the soak: two that behave, and one for each way not to."""
+"""The plugins of the soak: two that behave, some that call the platform, and one for each way to misbehave."""
 
 from __future__ import annotations
 
@@ -64,14 +64,35 @@ WAYS = {
                "    module['Worker']._write = lambda self, data: write(self, data + data)",
 }
 BOOT_FAILS = "boot-fails"
+CALLERS = '''
+def act(context, params):
+    number = params["context"]["echo"]
+{body}
+    return {{"result": number, "metadata": {{}}}}
+
+plugin = {{"id": "{id}", "version": "1.0.0", "permissions": {permissions}, "hooks": {{"onActionExecute": act}}}}
+'''
+API = {
+    "asks": (["data:read", "ui:render", "events:emit"],
+             "    context.api.query('SELECT COUNT(*) AS n FROM notes WHERE tag = $1', ['none'])\n"
+             "    context.api.render_widget('Chart', {'n': number})\n    context.api.emit('tick', {'n': number})"),
+    "writes": (["data:write"], "    context.api.insert('notes', {'text': str(number), 'tag': 'soak'})"),
+    "denied": ([], "    context.api.query('SELECT text FROM notes')"),
+}
+"""Plugins that call the platform: their permissions, and what they do."""
+TABLES = '{notes = {owner = "user_id", columns = ["id", "text", "tag"], write = true}}'
+SCHEMA = "CREATE TABLE notes (id INTEGER PRIMARY KEY, user_id TEXT NOT NULL, text TEXT, tag TEXT)"
 
 
 def write_plugins(folder: Path) -> list[str]:
-    """All of them below ``folder``; the ids of those that misbehave."""
+    """All of them below ``folder``; the ids of all but the well-behaved ones, those that call the platform thrice."""
     for id_ in GOOD:
         write_bundle(folder, id_, ECHO.format(id=id_))
     for id_, body in WAYS.items():
         write_bundle(folder, id_, BAD.format(id=id_, body=body, top=""), limits=LIMITS)
+    for id_, (permissions, body) in API.items():
+        write_bundle(folder, id_, CALLERS.format(id=id_, body=body, permissions=permissions), permissions,
+                     data={"tables": ["notes"]})
     write_bundle(folder, BOOT_FAILS, BAD.format(id=BOOT_FAILS, body="    pass", top="raise RuntimeError('no')"),
                  limits=LIMITS)
-    return [*WAYS, BOOT_FAILS]
+    return [*WAYS, *API, *API, *API, BOOT_FAILS]
