@@ -91,7 +91,7 @@ def serving(plugins: Path | None, *, scrape: bool = True, command: Sequence[str]
                 top[section] = value
         text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in top.items())
         for section, values in tables.items():
-            text += f"[{section}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
+            text += f"[{section}]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in values.items())
         (folder / "config.toml").write_text(text)
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen([sys.executable, *command, "serve", "--config", str(folder / "config.toml")],
@@ -107,6 +107,12 @@ def serving(plugins: Path | None, *, scrape: bool = True, command: Sequence[str]
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items()) + "}"
+    return json.dumps(value)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from apex_exec.daemon.connections import Peer
 from apex_exec.daemon.host_methods import HostMethods
 from apex_exec.daemon.side_process import SideProcess
 from apex_exec.daemon.worker_link import WorkerLink
+from apex_exec.errors import ConfigError
 from apex_exec.gateway import process as gateway_process
 from apex_exec.gateway.tables import read_tables
 from apex_exec.ledger.records import AuditRecord
@@ -313,8 +314,13 @@ class ApiCalls:
 
         self._audit.when_durable(index, recorded)
 
+    def gateway_up(self) -> None:
+        """The gateway is there, or there again."""
+        self._metrics.health["gateway"] = ""
+
     def gateway_down(self) -> None:
         """The gateway died: nobody will answer what it was asked."""
+        self._metrics.health["gateway"] = "the gateway process died and is being restarted"
         for asked in list(self._asked.values()):
             self._refuse(asked, "gateway_lost", "the gateway died during the call; it may have taken effect")
 
@@ -363,11 +369,22 @@ class ApiCalls:
         self._windows.pop(plugin, None)
 
 
+def check_gateway(settings: Settings) -> None:
+    """Raises ConfigError for what the gateway could not serve, or should not, before anything is started."""
+    section = settings.data
+    read_tables({name: entry.model_dump() for name, entry in section.tables.items()})
+    if not section.url.startswith(("sqlite:///", "postgresql://", "postgresql+psycopg://")):
+        raise ConfigError("data.url: sqlite:///path, postgresql:// and postgresql+psycopg:// are served")
+    others = {"audit.url": settings.audit.url, "registry.url": settings.registry.url, "market.url": settings.market.url}
+    for key, url in others.items():
+        if settings.database_url(url) == settings.database_url(section.url):
+            raise ConfigError(f"data.url and {key} are the same database; what plugins reach is one of its own")
+
+
 def make_gateway(supervisor: Supervisor, settings: Settings) -> tuple[ApiCalls, SideProcess]:
-    """API calls and their process, not attached yet. Raises ConfigError on a table that cannot be shown."""
+    """API calls and their process, not attached yet."""
     section = settings.data
     tables = {name: entry.model_dump() for name, entry in section.tables.items()}
-    read_tables(tables)
     calls = ApiCalls(
         supervisor.pool, send=supervisor.workers.send, step=supervisor.step, reply=supervisor.hosts.reply,
         side_changed=supervisor.loop.side_changed, metrics=supervisor.metrics, audit=supervisor.audit,
@@ -375,6 +392,6 @@ def make_gateway(supervisor: Supervisor, settings: Settings) -> tuple[ApiCalls, 
     side = SideProcess("gateway", gateway_process.main, {
         "tables": tables, "data_url": settings.database_url(section.url), "hosts": settings.fetch.allow,
         "allow_private": settings.fetch.allow_private, "origin": f"{platform.node()}:{settings.state_path.absolute()}"},
-        on_message=calls.told, on_down=calls.gateway_down)
+        on_message=calls.told, on_up=calls.gateway_up, on_down=calls.gateway_down)
     calls.use(side)
     return calls, side

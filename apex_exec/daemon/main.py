@@ -24,7 +24,7 @@ from apex_exec.core.plugin import HOOKS, Limits
 from apex_exec.core.pool import SECOND_NS, Pool, PoolLimits, RecyclePolicy
 from apex_exec.daemon import notify, registrar, registrar_table
 from apex_exec.daemon.admin_socket import AdminSocket
-from apex_exec.daemon.api_calls import make_gateway
+from apex_exec.daemon.api_calls import check_gateway, make_gateway
 from apex_exec.daemon.asks import Asks
 from apex_exec.daemon.audit_trail import AuditTrail
 from apex_exec.daemon.endpoints import TcpHosts, bind, check_endpoints, open_local
@@ -133,6 +133,7 @@ class _Daemon:
 
     def __init__(self, settings: Settings, reread: Callable[[], Settings], logs: Logs) -> None:
         check_endpoints(settings)
+        check_gateway(settings)
         self.settings = settings
         self.logs = logs
         self.notifier = notify.Notifier()

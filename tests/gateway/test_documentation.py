@@ -1,0 +1,45 @@
+"""The folder's README names every code, function, type and bound that the code has."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import apex_exec.gateway
+from apex_exec.daemon import api_calls
+from apex_exec.gateway import fetch, sql, sql_expressions, sqlite, values
+from workers import sdk
+from workers.wire import API_CODES
+
+README = (Path(apex_exec.gateway.__file__).parent / "README.md").read_text()
+PLAIN = README.replace("\n", " ")
+
+
+def test_every_code_is_named_and_every_named_code_exists() -> None:
+    section = README.partition("## Errors")[2].partition("\n## ")[0]
+    named = {word for word in re.findall(r"`([a-z_]+)`", section) if "_" in word or word in API_CODES}
+    assert named - {"retry_after_ms", "workers"} == set(API_CODES)
+
+
+def test_every_function_and_cast_is_named() -> None:
+    listed = PLAIN.partition("functions `")[2].partition("`")[0].split()
+    assert set(listed) | {"like", "row_number", "rank", "dense_rank"} == sqlite.FUNCTIONS
+    casts = re.sub(r"\s+", " ", PLAIN.partition("casts to `")[2].partition("`")[0])
+    for kind in sql_expressions._CASTS:
+        name = {"DECIMAL": "numeric", "DOUBLE": "double precision", "FLOAT": "real"}.get(kind.name, kind.name.lower())
+        assert name in casts
+
+
+def test_the_bounds_are_those_of_the_code() -> None:
+    for text in (f"{values.ROWS_MAX:,} rows and {values.RESULT_BYTES_MAX // 1024} KiB",
+                 f"Texts: {sql.TEXT_BYTES_MAX // 1024} KiB, {sql.TOKENS_MAX:,} tokens, brackets {sql.NESTING_MAX} deep",
+                 f"{fetch.HEADER_BYTES_MAX // 1024} KiB and {fetch.HEADERS_MAX} fields",
+                 f"most {api_calls.CALLS_MAX:,}, eight at once, with {api_calls.BYTES_MAX // 2**20} MiB",
+                 f"{api_calls.MARGIN_NS // 10**6} ms before"):
+        assert re.sub(r"\s+", " ", text) in re.sub(r"\s+", " ", README), text
+    assert api_calls.IN_FLIGHT_MAX == 8 and fetch.REDIRECTS_MAX == 5
+
+
+def test_the_sdks_own_errors_carry_codes_of_the_table() -> None:
+    assert {"permission_denied", "rate_limited", "deadline_exceeded"} <= set(API_CODES)
+    assert issubclass(sdk.RateLimited, sdk.ApiError) and all(API_CODES.values())
