@@ -29,6 +29,8 @@ from workers import wire as inner
 
 BUSY_NS = 10 * MS_NS
 """Between two samples of a worker that has a call, or that has used CPU since the last one."""
+ENFORCED_BUSY_NS = 100 * MS_NS
+"""The same where the kernel holds CPU and memory: samples are for the account only, and reading a cgroup's is dear."""
 BUSY_AT_FULL_RATE = 50
 """With more busy workers than this each is sampled less often: sampling stays below two percent of a core."""
 IDLE_NS = 5 * SECOND_NS
@@ -149,7 +151,8 @@ class Governing:
             self._rotate(now_ns)
         due_ns = self._governor.next_due_ns()
         if self._busy:
-            next_ns = now_ns + BUSY_NS * max(1, len(self._busy) // BUSY_AT_FULL_RATE)
+            pause_ns = BUSY_NS if self._cgroups is None else ENFORCED_BUSY_NS
+            next_ns = now_ns + pause_ns * max(1, len(self._busy) // BUSY_AT_FULL_RATE)
         else:
             next_ns = now_ns + SLICE_NS
         return next_ns if due_ns is None else min(next_ns, max(due_ns, now_ns + MS_NS))
