@@ -44,6 +44,8 @@ def on_action_execute(context, params):
         return {{"result": float("nan"), "metadata": {{}}}}
     if action == "types":
         return {{"result": {{key: type(value).__name__ for key, value in given.items()}}, "metadata": {{}}}}
+    if action == "fetch":
+        context.api.fetch(given["url"])
     if action == "query":
         context.api.query("SELECT 1")
     if action == "call":
@@ -82,10 +84,14 @@ def write(folder: Path, name: str, source: str, hooks: list[str], **extra: Any) 
 
 
 def write_all(folder: Path) -> Path:
-    """``echo-a`` … ``echo-d`` (both forms, ``def`` and ``async def``), and one that does not load."""
+    """``echo-a`` … ``echo-d`` (both forms, ``def`` and ``async def``), ``boss`` with permissions, an unloadable one."""
     for letter in "abcd":
         source = BODY.format(kind="").replace("def on_", "async def on_" if letter in "ac" else "def on_")
         form = DICT_FORM if letter in "ab" else OBJECT_FORM
         write(folder, f"echo-{letter}", source + form.format(id=f"echo-{letter}"), HOOKS)
+    write(folder, "boss", BODY.format(kind="") + DICT_FORM.format(id="boss").replace(
+        '"permissions": []', '"permissions": ["admin:users", "network:fetch"]'), HOOKS,
+        permissions=["admin:users", "network:fetch"], network={"allow": ["api.example.com"]},
+        limits={"networkPerMinute": 0})
     write(folder, "unloadable", "raise RuntimeError('not today')\n", ["onAuthSuccess"])
     return folder

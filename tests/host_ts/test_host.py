@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import tempfile
 import threading
@@ -30,6 +32,28 @@ def test_every_error_that_a_host_can_cause_has_its_own_code(scenario: Scenario, 
         Code.INVALID_INPUT, Code.INVALID_OUTPUT, Code.MEMORY_LIMIT, Code.OVERLOADED, Code.PAYLOAD_TOO_LARGE,
         Code.PERMISSION_DENIED, Code.PLUGIN_ERROR, Code.PLUGIN_NOT_FOUND, Code.PROTOCOL_ERROR, Code.TIMEOUT,
         Code.UNSUPPORTED_PROTOCOL, Code.WORKER_CRASHED])
+
+
+def test_a_host_registers_administers_and_provides(scenario: Scenario, plugins: Path, tmp_path: Path) -> None:
+    registration = {
+        "id": "custom-analytics", "name": "Custom Analytics Dashboard", "version": "1.0.0", "author": "ACME Corp",
+        "permissions": ["data:read", "ui:render"],
+        "manifest": {"entrypoint": "/plugins/custom-analytics/index.py", "hooks": ["onDashboardLoad", "onDataFetch"]}}
+    for kind in ("py", "js"):
+        bundle = tmp_path / kind
+        shutil.copytree(EXAMPLES / "custom-analytics", bundle)
+        (bundle / "plugin.py").rename(bundle / f"index.{kind}")
+        (bundle / "manifest.json").write_text(json.dumps(registration).replace("index.py", f"index.{kind}"))
+    (tmp_path / "policy.toml").write_text(
+        'allow = ["data:read", "ui:render"]\n[plugin.boss]\nallow = ["admin:users", "network:fetch"]\n')
+    config = {"breaker.backoff_min_seconds": 0.001, "breaker.backoff_max_seconds": 0.01, "limits.cpu_percent": 100,
+              "security.policy_file": str(tmp_path / "policy.toml"), "fetch.allow": ["api.example.com"]}
+    with Daemon(plugins=plugins, config=config) as daemon:
+        seen = scenario("admin", daemon.endpoint, daemon.admin, str(tmp_path / "py"), str(tmp_path / "js"))["codes"]
+        assert daemon.process.wait(10) == 0
+    wanted = {Code.PLUGIN_DISABLED, Code.NOT_FOUND, Code.NOT_PROVIDED, Code.PERMISSION_DENIED,
+              Code.RATE_LIMITED, Code.QUARANTINED, Code.SHUTTING_DOWN}
+    assert wanted <= set(seen)
 
 
 def test_what_both_npm_libraries_make_of_javascripts_values(scenario: Scenario, daemon: Daemon) -> None:

@@ -82,8 +82,8 @@ await refuses("INVALID_OUTPUT", invoke(++id, { ...auth, payload: { sessionId: "s
 await refuses("WORKER_CRASHED", invoke(++id, act("exit")), { started: true, retryable: false, details: { exitCode: 3 } });
 await refuses("TIMEOUT", invoke(++id, { ...act("hang"), deadlineMs: 200 }), { started: true });
 await refuses("MEMORY_LIMIT", invoke(++id, act("hoard")), { started: true });
-const denied = await refuses("PERMISSION_DENIED", invoke(++id, act("query")), { started: true });
-// METHOD
+const denied = await refuses("PERMISSION_DENIED", invoke(++id, { ...act("query"), plugin: "echo-b" }), { started: true });
+assert.equal(denied["details"]?.method, "query");
 
 // Pending requests: the same id twice, a cancel, a deadline that passes in the queue.
 await bare.send(invoke("twice", { ...act("hang"), deadlineMs: 3000 }));

@@ -29,7 +29,7 @@ for (const { id } of listed.filter((p) => p.id.startsWith("echo-"))) {
 }
 
 const all = await client.dispatch("onDashboardLoad", USER, { dashboardId: "n" });
-assert.deepEqual(all.result!.customWidgets.map((w) => w.id), ["echo-a/w", "echo-b/w", "echo-c/w", "echo-d/w"]);
+assert.deepEqual(all.result!.customWidgets.map((w) => w.id), ["boss/w", "echo-a/w", "echo-b/w", "echo-c/w", "echo-d/w"]);
 assert.equal((await client.dispatch("onAuthSuccess", USER, { sessionId: "s" })).result, null);
 
 async function refused(promise: Promise<unknown>): Promise<CallError> {
