@@ -20,6 +20,10 @@ EPOLLOUT = select.EPOLLOUT
 SECOND_NS = 1_000_000_000
 STALL_NS = 250_000_000
 """A turn that begins so long after the last one woke from a stop (SIGSTOP, a frozen machine, a debugger)."""
+CATCH_UP_ROUNDS = 64
+"""Rounds of reading after such a stop; a link gives 64 KiB a round, and eight replies of 1 MiB may wait in it."""
+KEEP_SECONDS = 0.1
+"""How often it is seen to that side processes run."""
 CLOSE_SECONDS = 5.0
 """How long each side process may take to drain when the daemon ends."""
 
@@ -84,7 +88,7 @@ class Loop:
         """Starts ``side``, polls it from now on, restarts it with its backoff, closes it when the loop ends."""
         self._sides.append(side)
         if len(self._sides) == 1:
-            self.every(0.05, self._keep_sides)
+            self.every(KEEP_SECONDS, self._keep_sides)
         self._start_side(side, time.monotonic_ns())
 
     def _start_side(self, side: SideProcess, now_ns: int) -> None:
@@ -163,8 +167,12 @@ class Loop:
                     handler(mask)
 
     def _handle_all(self) -> None:
-        """One round for every fd that is ready now."""
-        for fd, mask in self._epoll.poll(0, max(1, len(self._handlers))):
-            handler = self._handlers.get(fd)
-            if handler is not None:
-                handler(mask)
+        """Rounds for every fd that is ready now, until none is or CATCH_UP_ROUNDS are through."""
+        for _ in range(CATCH_UP_ROUNDS):
+            events = self._epoll.poll(0, max(1, len(self._handlers)))
+            for fd, mask in events:
+                handler = self._handlers.get(fd)
+                if handler is not None:
+                    handler(mask)
+            if not events:
+                return

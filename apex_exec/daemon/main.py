@@ -270,7 +270,11 @@ class _Daemon:
         self.supervisor.loop.add(wake_read, woken)
 
     def drain(self) -> None:
-        """Takes no new work, answers what is pending, ends."""
+        """Takes no new work, answers what is pending, ends; told a second time, it does not wait any longer."""
+        if self.supervisor.draining:
+            log.info("ending at once")
+            self.supervisor.drain(0)
+            return
         log.info("draining for at most %s s", self.settings.drain_seconds)
         self.notifier.say(notify.STOPPING)
         self.supervisor.drain(self.settings.drain_seconds)

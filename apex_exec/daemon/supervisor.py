@@ -230,10 +230,11 @@ class Supervisor:
         return bool(self._drain_until_ns)
 
     def drain(self, seconds: float) -> None:
-        """No new work; ``run`` returns when all is answered, after ``seconds`` at the latest."""
-        if self._drain_until_ns:
-            return
+        """No new work; ``run`` returns when all is answered, after ``seconds`` at the latest. A second call may only
+        shorten it."""
         now_ns = time.monotonic_ns()
+        if self._drain_until_ns and now_ns + int(seconds * 1000) * MS_NS >= self._drain_until_ns:
+            return
         until_ns = now_ns + int(seconds * 1000) * MS_NS
         self.requests.draining = True
         self.metrics.health["drain"] = "the daemon is shutting down"

@@ -31,6 +31,8 @@ class WorkerLink:
         self.failure = ""  # what the worker said of a boot that failed
         self.lost_ns = 0  # when its zygote was found dead
         self.ended = False  # EOF was read
+        self.booted = False  # the jail is applied, the plugin was sent
+        self.ready = False
         self.dirty = False  # has bytes that were queued in this turn
         self.polled_write = False
         self.marks_seen = 0

@@ -430,16 +430,24 @@ class WorkerTable:
                 self._jobs[worker].value = {"hooks": message.hooks, "permissions": message.permissions,
                                             "usesLoop": message.uses_loop, "version": message.version}
                 return
+            if not link.booted or link.ready:
+                self._violated(link, "it says twice, or too early, that it is ready")
+                return
+            link.ready = True
             self._metrics.observe("cold_start_seconds", (), (now_ns - link.started_ns) / 1e9)
             self._step(ev.WorkerReady(worker), now_ns)
         elif kind is inner.Failed:
             text = f"{message.stage} failed: {message.layer or message.exception}: {message.message}"
             link.failure = text[:500]
-            if message.stage != "load" and message.layer in LAYERS:
+            if not link.booted and message.layer in LAYERS:  # later it may be the plugin that says so
                 self._metrics.set("sandbox_layer_active", (message.layer,), 0.0)
             self._logs.plugin_line(link.spec.id, "error", text, now_ns)
 
     def _booted(self, link: WorkerLink, message: inner.Booted) -> None:
+        if link.booted:
+            self._violated(link, "it boots twice")
+            return
+        link.booted = True
         self.layers = message.layers
         spec = link.spec
         job = self._jobs.get(link.worker)

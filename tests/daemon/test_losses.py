@@ -240,6 +240,19 @@ def test_sigterm_drains_and_answers_the_rest_shutting_down(tmp_path: Path) -> No
         assert not os.path.exists(daemon.runtime / "host.sock")
 
 
+def test_a_second_sigterm_does_not_wait_any_longer(tmp_path: Path) -> None:
+    write_plugin(tmp_path / "plugins", "sleeper", SLEEP)
+    with Daemon(plugins=tmp_path / "plugins", config={"drain_seconds": 30}) as daemon, Host(daemon.endpoint) as host:
+        id_ = host.send(action("sleeper", {"seconds": 4.5}))
+        wait_for(daemon.workers, 5)
+        daemon.signal(signal.SIGTERM)
+        wait_for(lambda: "draining for at most" in daemon.log, 3)
+        begun = time.monotonic()
+        daemon.signal(signal.SIGINT)
+        assert host.reply(id_, 3)["code"] == "SHUTTING_DOWN"
+        assert daemon.process.wait(5) == 0 and time.monotonic() - begun < 3
+
+
 def test_foreign_children_are_reaped_and_not_mistaken_for_ours(tmp_path: Path) -> None:
     write_plugin(tmp_path / "plugins", "echo", ECHO)
     flag = tmp_path / "flag"
