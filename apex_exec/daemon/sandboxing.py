@@ -27,7 +27,7 @@ def examine(settings: Settings) -> tuple[Findings, str]:
     cgroups = None
     if settings.sandbox.governor != "psutil":
         with contextlib.suppress(CgroupError):
-            cgroups = Cgroups(f"probe-{os.getpid()}")
+            cgroups = Cgroups("probe")
     paths: list[str] = []
     try:
         if cgroups is not None:
@@ -53,7 +53,7 @@ class Sandboxing:
         self.cgroups: Cgroups | None = None
         if self.governor == "enforced":
             try:
-                self.cgroups = Cgroups(str(settings.runtime_path))
+                self.cgroups = Cgroups()
             except CgroupError as error:
                 raise ConfigError(f"sandbox.governor: {error}") from None
         elif sandbox.governor == "cgroup":

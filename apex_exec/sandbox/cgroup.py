@@ -2,9 +2,9 @@
 
 ::
 
-    <the daemon's own group>/apex-exec-<name>/     swept at start, removed at the end
+    <the daemon's own group>/apex-exec-<pid>…/     removed at the end; those of dead daemons swept at start
         p-<plugin>      cpu.max: outlives workers, so the share is the plugin's
-            w<worker>   memory.max (v2)            (v1: memory is another tree, <group>/apex-exec-<name>/w<worker>)
+            w<worker>   memory.max (v2)            (v1: memory is another tree)
 
 The period is one second, so a hook that is short never meets the quota; the kernel's burst may not exceed the quota.
 """
@@ -13,18 +13,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
+import time
 from pathlib import Path
 
 from apex_exec.core.plugin import PluginSpec
 
 MOUNT = Path("/sys/fs/cgroup")
+PREFIX = "apex-exec-"
 PERIOD_US = 1_000_000
 SLACK_BYTES = 9 * 1024 * 1024
 """Beyond the plugin's memory: the interpreter's growth, and the kernel memory of an idle worker (about 1 MB)."""
-V1_FILES = ("cpu.cfs_quota_us", "cpu.cfs_burst_us", "memory.limit_in_bytes", "memory.oom_control")
-V2_FILES = ("cpu.max", "cpu.max.burst", "memory.max", "memory.events")
+CLOSE_SECONDS_MAX = 1.0
+"""How long the end waits for killed workers to leave their groups; they take milliseconds."""
 
 
 class CgroupError(Exception):
@@ -41,14 +42,15 @@ def _own(controller: str) -> str:
 
 
 class Cgroups:
-    """The groups of one daemon. ``name`` tells daemons apart: make it from the runtime folder. Never blocks for long.
+    """The groups of one daemon. ``use`` tells several of one process apart. Never blocks for long.
 
     Raises CgroupError from the constructor, which leaves nothing behind then.
     """
 
-    def __init__(self, name: str, mount: Path = MOUNT) -> None:
+    def __init__(self, use: str = "workers", mount: Path = MOUNT) -> None:
         self._mount = mount
-        self.name = "apex-exec-" + hashlib.sha256(name.encode()).hexdigest()[:12]
+        self._space = f"{PREFIX}{os.stat('/proc/self/ns/pid').st_ino}-"  # a pid means something in its namespace only
+        self.name = f"{self._space}{os.getpid()}-{use}"
         self._workers: dict[int, tuple[str, Path]] = {}
         self._left: list[Path] = []
         self._limited: dict[str, tuple[float, float]] = {}
@@ -58,7 +60,7 @@ class Cgroups:
                 self._cpu = self._memory = self._delegate(mount / _own("").lstrip("/"))
             else:
                 self._cpu, self._memory = self._v1("cpu"), self._v1("memory")
-            self.sweep()
+            self._sweep_dead()
             for root in {self._cpu, self._memory}:
                 root.mkdir(exist_ok=True)
                 if self.version == 2:
@@ -179,16 +181,31 @@ class Cgroups:
         self._left = kept[-10_000:]
 
     # ------------------------------------------------------------------ the daemon's life
-    def sweep(self) -> None:
-        """Removes every group of this name: at the end, and what a killed daemon left at the start."""
-        for root in {self._cpu, self._memory}:
-            if not root.is_dir():
-                continue
-            for folder, _, _ in os.walk(root, topdown=False):
-                with contextlib.suppress(OSError):  # somebody is still in it: the next sweep
-                    os.rmdir(folder)
+    def close(self) -> None:
+        """Removes the daemon's groups; blocks for at most CLOSE_SECONDS_MAX while the last workers leave them.
 
-    close = sweep
+        One that somebody is still in then stays for the next daemon's sweep.
+        """
+        due = time.monotonic() + CLOSE_SECONDS_MAX
+        for root in {self._cpu, self._memory}:
+            _remove(root)
+            while root.exists() and time.monotonic() < due:
+                time.sleep(0.005)
+                _remove(root)
+
+    def _sweep_dead(self) -> None:
+        """Removes what killed daemons left, whatever folder they ran on."""
+        for base in {self._cpu.parent, self._memory.parent}:
+            for root in base.glob(f"{self._space}*"):
+                pid = root.name.removeprefix(self._space).partition("-")[0]
+                if not Path("/proc", pid).exists():
+                    _remove(root)
+
+
+def _remove(root: Path) -> None:
+    for folder, _, _ in os.walk(root, topdown=False):
+        with contextlib.suppress(OSError):
+            os.rmdir(folder)
 
 
 def _write(path: Path, text: str) -> None:

@@ -30,7 +30,7 @@ def act(context, params):
 def way(request: pytest.FixtureRequest) -> str:
     if request.param == "cgroup":
         try:
-            Cgroups(f"test-{os.getpid()}").close()
+            Cgroups("test").close()
         except CgroupError as error:
             need(False, f"no writable cgroup: {error}")
     return str(request.param)
@@ -63,13 +63,13 @@ def test_a_plugin_over_its_share_is_held_back_and_says_so_and_others_do_not_noti
             invoke(client, "spin", 2500, spin=True)
         assert caught.value.code == "TIMEOUT"
         reply = caught.value.reply
-        assert reply["usage"]["throttledMs"] > 1000, reply
+        assert reply["usage"]["throttledMs"] > 100, reply
         for _ in range(20):
             assert invoke(client, "echo", n=1)["usage"]["throttledMs"] == 0
         assert invoke(client, "spin", spin=False)["usage"]["throttledMs"] <= 1500  # of this call alone
-    wait_for(lambda: daemon.metric('worker_throttled_seconds_total{plugin="spin"}') > 1, 10, "the metric")
+    wait_for(lambda: daemon.metric('worker_throttled_seconds_total{plugin="spin"}') > 0.1, 10, "the metric")
     cpu = daemon.metric('worker_cpu_seconds_total{plugin="spin"}')
-    assert 0.1 < cpu < 1.2
+    assert 0.1 < cpu < 1.2  # of at least 2.5 s
     assert daemon.metric('worker_throttled_seconds_total{plugin="echo"}') == 0
 
 
@@ -102,3 +102,19 @@ def test_usage_carries_the_workers_memory(daemon: Daemon) -> None:
 
         wait_for(lambda: 0 < used() < 50, 10, "a sample")
     wait_for(lambda: daemon.metric('worker_memory_bytes{plugin="echo"}') > 0, 10, "the metric")
+
+
+def test_an_ended_daemon_leaves_no_group_behind(way: str, tmp_path: Path) -> None:
+    write_plugin(tmp_path / "plugins", "echo", ECHO)
+    with Daemon(plugins=tmp_path / "plugins", config={"sandbox.governor": way}) as daemon:
+        pid = daemon.pid
+        with Client(daemon.endpoint) as client:
+            invoke(client, "echo", n=1)
+        assert bool(groups_of(pid)) == (way == "cgroup")
+    assert not groups_of(pid)
+
+
+def groups_of(pid: int) -> list[Path]:
+    """The control groups that the daemon ``pid`` has made."""
+    return [path for root, folders, _ in os.walk("/sys/fs/cgroup") for path in
+            (Path(root, name) for name in folders) if path.match(f"apex-exec-*-{pid}-*")]

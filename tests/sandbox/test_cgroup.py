@@ -16,6 +16,7 @@ from apex_exec.core.plugin import Limits, PluginSpec
 from apex_exec.sandbox.cgroup import CgroupError, Cgroups
 from tests.support import need
 
+ROOT = Path(__file__).parents[2]
 ENTER = "import os, sys\nfor path in sys.argv[1:]:\n    open(path, 'w').write('0')\n"
 
 
@@ -27,7 +28,7 @@ def spec(memory_mb: int = 50, cpu_percent: float = 10) -> PluginSpec:
 def groups() -> Iterator[Cgroups]:
     made = None
     try:
-        made = Cgroups(f"test-{os.getpid()}-{time.monotonic_ns()}")
+        made = Cgroups("test")
     except CgroupError as error:
         need(False, f"no writable cgroup: {error}")
     assert made is not None
@@ -77,15 +78,18 @@ def test_an_end_without_pressure_is_no_evidence(groups: Cgroups) -> None:
     ended(child, groups, 1)
 
 
-def test_what_a_killed_daemon_left_is_swept_at_the_next_start(groups: Cgroups) -> None:
+def test_what_a_killed_daemon_left_is_swept_at_the_next_start_and_nobody_elses(groups: Cgroups) -> None:
     groups.enter(1, spec(), 0.5)
-    left = [path for root in (groups._cpu, groups._memory) for path in root.iterdir()]
-    assert left
-    again = Cgroups.__new__(Cgroups)
-    again.__dict__.update(groups.__dict__)
-    again._workers = {}
-    again.sweep()
+    code = ("import os, signal\nfrom apex_exec.sandbox.cgroup import Cgroups\n"
+            "from apex_exec.core.plugin import PluginSpec\n"
+            "made = Cgroups()\nmade.enter(1, PluginSpec('bbb', '1.0.0', 'd', 'p.py', ()), 0.5)\n"
+            "print(made._cpu, made._memory, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)")
+    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    left = [Path(path) for path in killed.stdout.split()]
+    assert len(left) == 2 and all(path.exists() for path in left)
+    Cgroups("other").close()
     assert not any(path.exists() for path in left)
+    assert (groups._cpu / "p-aaa").exists()
 
 
 def test_v2_hands_controllers_down_and_writes_its_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +102,7 @@ def test_v2_hands_controllers_down_and_writes_its_own_files(tmp_path: Path, monk
         (own / name).write_text(text)
     monkeypatch.setattr("apex_exec.sandbox.cgroup._own", lambda controller: "/apex.service")
     monkeypatch.setattr("apex_exec.sandbox.cgroup._write", lambda path, text: path.write_text(text))
-    groups = Cgroups("x", tmp_path)
+    groups = Cgroups(mount=tmp_path)
     files = groups.enter(7, spec(), 0.5)
     plugin = own / groups.name / "p-aaa"
     assert groups.version == 2 and files == [str(plugin / "w7" / "cgroup.procs")]
