@@ -41,8 +41,9 @@ GRACE_SECONDS = 3.0
 CANCEL_SHARE = 0.01
 DROP_SECONDS = 5.0
 LATE_SECONDS = 0.050
-"""What group durability may lose with a killed supervisor: replies seen so shortly before (before its ledger's end,
-where that was killed a moment earlier: then nobody is left who has the records)."""
+"""What group durability may lose with a killed supervisor: replies seen so shortly before. Before its ledger's end,
+where that was killed a moment earlier and nobody is left who has the records; before it was stopped, where it was
+killed without having run again."""
 WRONG = {"PROTOCOL_ERROR", "DUPLICATE_ID", "PAYLOAD_TOO_LARGE", "INVALID_INPUT", "PLUGIN_NOT_FOUND",
          "HOOK_NOT_DECLARED", "PLUGIN_DISABLED", "INTERNAL", "NOT_FOUND", "CONFLICT", "REFUSED", "SHUTTING_DOWN"}
 """Outcomes that no plugin and no kill may cause."""
@@ -204,7 +205,7 @@ class Soak:
 def unrecorded(state: Path, soak: Soak, kills: list[tuple[float, float]]) -> tuple[int, int, int, int]:
     """(events, answered calls without an event, calls with two, writes on record) of the ledger, which must verify.
 
-    ``kills``: when a supervisor was killed, and when its ledger was before it (else the same).
+    ``kills``: when a supervisor was killed, and from when on it could not do its part (else the same).
     """
     found = verify(state / "audit.db", state)
     if found.finding is not None:
@@ -220,6 +221,10 @@ def unrecorded(state: Path, soak: Soak, kills: list[tuple[float, float]]) -> tup
         writes += event.event_type == "data.modification" and event.result == "success"
     missing = [number for number, at in enumerate(soak.answered) if at and not seen[number]
                and not any(first - LATE_SECONDS <= at <= kill + 1 for kill, first in kills)]
+    for number in missing[:5]:
+        at = soak.answered[number]
+        soak.tell(f"no event of {number}, answered " + (", ".join(
+            f"{kill - at:.3f} s before a kill" for kill, _ in kills if -1 < kill - at < 10) or "far from any kill"))
     return found.last, len(missing), twice, writes
 
 

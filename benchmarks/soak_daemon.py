@@ -144,7 +144,7 @@ class Chaos:
         self.daemon, self.rng = daemon, rng
         self.done: Counter[str] = Counter()
         self.supervisor_kills: list[tuple[float, float]] = []
-        self._ledger_killed = 0.0
+        self._ledger_killed = self._supervisor_stopped = 0.0
         self._stopped: list[tuple[float, psutil.Process]] = []
         self._next = 0.0
         self._every = supervisor_seconds
@@ -162,8 +162,9 @@ class Chaos:
             self._next_supervisor = now + self._every
             self.release()
             self.daemon.kill()
-            first = self._ledger_killed if now - self._ledger_killed < LEDGER_BACK_SECONDS else now
-            self.supervisor_kills.append((time.monotonic(), first))
+            earlier = [at for at, seconds in ((self._ledger_killed, LEDGER_BACK_SECONDS),
+                                              (self._supervisor_stopped, STOPPED_SECONDS + 0.1)) if now - at < seconds]
+            self.supervisor_kills.append((time.monotonic(), min([now, *earlier])))
             self.done["supervisor killed"] += 1
             return True
         if now >= self._next:
@@ -177,6 +178,7 @@ class Chaos:
             supervisor = psutil.Process(self.daemon.process.pid)
             _signal(supervisor, signal.SIGSTOP)
             self._stopped.append((now + STOPPED_SECONDS, supervisor))
+            self._supervisor_stopped = now
             self.done["supervisor stopped"] += 1
             return
         if kind < 0.6:
