@@ -22,6 +22,7 @@ from apex_exec.registry.bundle import Bundle
 from apex_exec.registry.context import Context
 from apex_exec.registry.manifest import Manifest
 from apex_exec.registry.operations import Entry
+from apex_exec.registry.scaffold import scaffold_readme
 from apex_exec.registry.testing import Proof, Run, prove, run_tests
 
 log = logging.getLogger(__name__)
@@ -109,7 +110,7 @@ def _prove(context: Context, bundle: Bundle, lines: Lines) -> Proof:
 
 
 def _scaffold(bundle: Bundle) -> str:
-    return ""
+    return scaffold_readme(bundle.manifest.id)
 
 
 def _stop(context: Context, digest: str, reason: str) -> None:

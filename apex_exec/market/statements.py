@@ -169,7 +169,7 @@ def to_csv(document: dict[str, Any]) -> str:
     rows.writerow(CSV_COLUMNS)
     for line in document["lines"]:
         money = [format_minor(line[name], line["currency"]) for name in _AMOUNTS]
-        rows.writerow([cell(line[name]) for name in CSV_COLUMNS[: -len(_AMOUNTS)]] + money)
+        rows.writerow([cell(line[name]) for name in _TEXTS] + money)
     return out.getvalue()
 
 
@@ -179,5 +179,5 @@ def cell(text: str) -> str:
 
 
 _AMOUNTS = ("customer_minor", "author_minor", "platform_minor")
-CSV_COLUMNS = ("month", "for_month", "kind", "line_group", "plugin", "customer", "author", "quantity", "currency",
-               *_AMOUNTS)
+_TEXTS = ("month", "for_month", "kind", "line_group", "plugin", "customer", "author", "quantity", "currency")
+CSV_COLUMNS = (*_TEXTS, "customer_owes", "author_gets", "platform_keeps")

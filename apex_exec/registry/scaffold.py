@@ -55,12 +55,21 @@ apex-exec invoke {id} onDashboardLoad --user 11111111-2222-4333-8444-55555555555
 '''
 
 
+def _name_of(plugin: str) -> str:
+    return re.sub(r"\s+", " ", plugin.replace("-", " ")).strip().title() or plugin
+
+
+def scaffold_readme(plugin: str) -> str:
+    """The README that a plugin begins with; the marketplace asks for one of the author's own."""
+    return _README.format(id=plugin, name=_name_of(plugin))
+
+
 def write_scaffold(parent: Path, plugin: str, author: str) -> Path:
     """Makes ``parent/plugin`` with manifest, code, test and README. Raises Refusal; never writes into what exists."""
     if not is_plugin_id(plugin):
         raise Refusal("bad_id", f"{plugin[:60]!a} is not a plugin id", code=Code.INVALID_INPUT,
                       hint="3 to 50 of lower-case a-z, digits and hyphens, as in custom-analytics")
-    name = re.sub(r"\s+", " ", plugin.replace("-", " ")).strip().title() or plugin
+    name = _name_of(plugin)
     manifest = {
         "id": plugin, "name": name, "version": "0.1.0", "author": author, "permissions": [],
         "manifest": {"entrypoint": "plugin.py", "hooks": ["onDashboardLoad"]}, "apiVersion": ">=1.0,<2",
@@ -72,7 +81,7 @@ def write_scaffold(parent: Path, plugin: str, author: str) -> Path:
         values = {"id": plugin, "name": name}
         for path, text in (("manifest.json", json.dumps(manifest, indent=2) + "\n"),
                            ("plugin.py", _CODE.format(**values)),
-                           ("tests/test_plugin.py", _TEST.format(**values)), ("README.md", _README.format(**values))):
+                           ("tests/test_plugin.py", _TEST.format(**values)), ("README.md", scaffold_readme(plugin))):
             (folder / path).write_text(text, "utf-8")
     except FileExistsError:
         raise Refusal("exists", f"{folder} is there already", code=Code.CONFLICT,

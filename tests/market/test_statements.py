@@ -228,5 +228,5 @@ def test_the_order_of_bookkeeping_never_matters_to_the_invoice(url: str, tmp_pat
 def test_csv_holds_the_same_money_and_starts_no_formula() -> None:
     lines = expected([bought("k1", at("2026-01-05"), 1995, customer="=cmd()")], {}, {}, "2026-01")
     rows = list(csv.DictReader(io.StringIO(to_csv(statement(lines, "2026-01", False)))))
-    assert (rows[0]["customer_minor"], rows[0]["author_minor"], rows[0]["platform_minor"]) == ("19.95", "13.96", "5.99")
+    assert (rows[0]["customer_owes"], rows[0]["author_gets"], rows[0]["platform_keeps"]) == ("19.95", "13.96", "5.99")
     assert rows[0]["customer"] == "'=cmd()"
