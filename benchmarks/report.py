@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks import soak
 from benchmarks.lab import Lab, Row
 from benchmarks.targets import TARGETS, judged
 
@@ -32,6 +33,8 @@ def load(folder: Path) -> dict[str, Lab]:
     """The results below ``folder``, by name."""
     labs: dict[str, Lab] = {}
     for path in sorted(folder.glob("*.json")):
+        if path.stem == soak.NAME:
+            continue  # another form: `soak.table` knows it
         body = json.loads(path.read_text("utf-8"))
         lab = Lab(body["name"], body["quick"], 1)
         lab.notes = body["notes"]
@@ -59,6 +62,10 @@ def write(folder: Path, readme: Path) -> None:
         if lab.quick:
             text += "\n**A quick run: proportions only.**\n"
         parts.append(text)
+    soaked = folder / f"{soak.NAME}.json"
+    if soaked.exists():
+        figures = json.loads(soaked.read_text("utf-8"))
+        parts.append(f"## {soak.TITLE}\n\n{soak.usage(figures)}\n\n{soak.table(figures)}\n")
     readme.write_text("\n".join(parts), "utf-8")
     print(f"written: {readme}")
 

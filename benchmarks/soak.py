@@ -32,6 +32,8 @@ from benchmarks.daemon import USER
 from benchmarks.soak_daemon import Chaos, SoakDaemon
 from benchmarks.soak_plugins import GOOD, write_plugins
 
+NAME = "soak"
+TITLE = "Soak"
 CONNECTIONS = 4
 GOOD_IN_FLIGHT = 24
 BAD_IN_FLIGHT = 8
@@ -301,6 +303,28 @@ def _quiet(soak: Soak) -> None:
     soak.take(0)
 
 
+def usage(figures: dict[str, Any]) -> str:
+    """How the figures were had, as Markdown."""
+    return (f"`python -m benchmarks.soak --seconds {figures['seconds']:.0f} --json benchmarks/results/{NAME}.json`\n\n"
+            "Plugins that behave, call the platform, raise, exit, spin, sleep, hoard, overflow, shout, forge or "
+            "double their replies, while everything is killed or stopped at random, the supervisor included. Each request is "
+            "numbered; each answered call must be one event of a ledger that verifies, each answered write one row.")
+
+
+def table(figures: dict[str, Any]) -> str:
+    """The figures as a Markdown table."""
+    lines = ["| figure | |", "|---|---|"]
+    for key, value in figures.items():
+        if isinstance(value, dict):
+            shown = ", ".join(f"{k} {v:,}" if isinstance(v, int) else f"{k} {v}" for k, v in value.items()) or "none"
+        elif isinstance(value, list):
+            shown = "; ".join(value) or "none"
+        else:
+            shown = str(value) if key == "seed" else f"{value:,}"
+        lines.append(f"| {key.replace('_', ' ')} | {shown} |")
+    return "\n".join(lines)
+
+
 BAD_FIGURES = ("lost", "duplicated", "mixed_up", "wrong_outcome", "answered_without_event", "events_twice",
                "answered_without_row", "rows_twice", "rows_less_their_events", "leaks", "exit_status")
 
@@ -316,12 +340,7 @@ def main() -> int:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="apxs") as name:
         figures = run(arguments.seconds, arguments.seed, Path(name), arguments.supervisor_seconds)
-    print("| soak | |\n|---|---|")
-    for key, value in figures.items():
-        shown = ", ".join(f"{k} {v:,}" if isinstance(v, int) else f"{k} {v}" for k, v in value.items()) or "none" if (
-            isinstance(value, dict)) else (
-            f"{value:,}" if isinstance(value, int | float) and key != "seed" else value or "none")
-        print(f"| {key.replace('_', ' ')} | {shown} |")
+    print(table(figures))
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
     return 1 if any(figures[key] for key in BAD_FIGURES) else 0
