@@ -19,7 +19,8 @@ from typing import Any
 import psutil
 import pytest
 
-from apex_exec.observe.metrics import METRICS, PREFIX, Metrics, table
+from apex_exec.observe import exporter
+from apex_exec.observe.metrics import DELAY_SECONDS, LATENCY_SECONDS, METRICS, PREFIX, Metrics, table
 from tests.support import need
 from tests.support.daemon import ECHO, SLEEP, Daemon, wait_for, write_plugin
 from tests.support.host import Host
@@ -205,3 +206,11 @@ def test_per_plugin_histograms_widen_two_metrics_only() -> None:
     wide = table(True)
     assert {name for name in METRICS if wide[name] != METRICS[name]} == {
         "invocation_duration_seconds", "queue_duration_seconds"}
+
+
+def test_the_documentation_names_every_metric_as_it_is() -> None:
+    text = (Path(exporter.__file__).parent / "README.md").read_text()
+    for name, metric in METRICS.items():
+        assert f"| `{name}` | {metric.kind} | {', '.join(metric.labels) or 'none'} | {metric.help} |" in text, name
+    for bucket in {*LATENCY_SECONDS, *DELAY_SECONDS}:
+        assert f"{bucket:g}" in text
