@@ -182,18 +182,17 @@ class Governing:
             used_ns = cpu_ns - known.cpu_ns
             bound_bytes = memory_bytes_max(known.memory_mb, known.idle_bytes)
             known.memory_bytes = known.usage.memory_bytes(bound_bytes)
-            if known.memory_bytes > bound_bytes:
-                known.memory_bytes = known.usage.exact_bytes()
+            exact_bytes = known.usage.exact_bytes() if known.memory_bytes > bound_bytes else None
         except (OSError, ValueError, IndexError):
             return 0  # it has just died; its end is reported by the zygote
         if not known.idle_bytes:
             known.idle_bytes = known.memory_bytes
         if used_ns > 0:
             self._charge(known, cpu_ns, now_ns)
-        if known.memory_bytes > bound_bytes:
+        if exact_bytes is not None and exact_bytes > bound_bytes:
             self._step(ev.LimitExceeded(
                 known.worker, "MEMORY_LIMIT",
-                f"the worker used {known.memory_bytes >> 20} MB of its {known.memory_mb} MB and was killed"), now_ns)
+                f"the worker used {exact_bytes >> 20} MB of its {known.memory_mb} MB and was killed"), now_ns)
         elif now_ns - known.told_ns >= TELL_NS:
             known.told_ns = now_ns
             self._metrics.set("worker_memory_bytes", (known.plugin,), float(known.memory_bytes))

@@ -6,7 +6,6 @@ the exact figure is asked for only where the cheap one could matter.
 
 from __future__ import annotations
 
-import contextlib
 import os
 
 import psutil
@@ -65,17 +64,21 @@ class ProcessUsage:
         self.own_bytes = max(0, anonymous - self._shared_bytes)
         return self.own_bytes
 
-    def _exact(self, anonymous: int) -> None:
-        with contextlib.suppress(psutil.Error, OSError):  # gone meanwhile: its end is reported by the zygote
+    def _exact(self, anonymous: int) -> bool:
+        try:
             if self._process is None:
                 self._process = psutil.Process(self.pid)
             self._shared_bytes = max(0, anonymous - int(self._process.memory_full_info().uss))
-            self._exact_at_bytes = anonymous
+        except (psutil.Error, OSError):  # dead meanwhile, or not ours to read
+            return False
+        self._exact_at_bytes = anonymous
+        return True
 
-    def exact_bytes(self) -> int:
-        """The unique set size now."""
+    def exact_bytes(self) -> int | None:
+        """The unique set size now; None where it cannot be had. Only this is evidence."""
         anonymous = self.anonymous_bytes()
-        self._exact(anonymous)
+        if not self._exact(anonymous):
+            return None
         self.own_bytes = max(0, anonymous - self._shared_bytes)
         return self.own_bytes
 

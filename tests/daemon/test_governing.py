@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from apex_exec.client import Client
 from apex_exec.client.errors import CallError
 from apex_exec.sandbox.cgroup import CgroupError, Cgroups
 from tests.support import need
-from tests.support.daemon import ECHO, USER, Daemon, wait_for, write_plugin
+from tests.support.daemon import ECHO, ROOT, USER, Daemon, wait_for, write_plugin
 
 SPIN = '''
 @plugin.hook("onActionExecute")
@@ -102,6 +103,21 @@ def test_usage_carries_the_workers_memory(daemon: Daemon) -> None:
 
         wait_for(lambda: 0 < used() < 50, 10, "a sample")
     wait_for(lambda: daemon.metric('worker_memory_bytes{plugin="echo"}') > 0, 10, "the metric")
+
+
+def test_an_unprivileged_daemon_reads_and_holds_its_workers_too() -> None:
+    need(os.geteuid() == 0, "only root can become somebody else")
+    need(ROOT.stat().st_mode & 0o5 == 0o5, "the checkout is private")
+    plugins = Path(f"/tmp/apx-governed-{os.getpid()}")
+    try:
+        write_plugin(plugins, "spin", SPIN)
+        with Daemon(plugins=plugins, uid=65532, config={"limits.cpu_burst_seconds": 0.1}) as daemon:
+            with Client(daemon.endpoint) as client, pytest.raises(CallError) as caught:
+                invoke(client, "spin", 2500, spin=True)
+            assert caught.value.code == "TIMEOUT" and caught.value.usage["throttledMs"] > 100
+            assert 0 < caught.value.usage["memoryUsedMb"] < 12, "the unique size, not what is shared with the zygote"
+    finally:
+        shutil.rmtree(plugins, ignore_errors=True)
 
 
 def test_an_ended_daemon_leaves_no_group_behind(way: str, tmp_path: Path) -> None:
