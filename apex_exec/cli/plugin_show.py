@@ -45,7 +45,7 @@ def show(
     for title, key, columns in (
         ("versions", "versions", ["version", "state", "digest", "servedNs", "reason"]),
         ("approvals", "approvals", ["permission", "version", "state", "expiresNs", "uid", "reason"]),
-        ("signatures", "signatures", ["role", "keyId", "signedNs"]),
+        ("signatures", "signatures", ["role", "keyId", "registered", "signedNs"]),
         ("history", "history", ["atNs", "operation", "version", "uid", "note"]),
     ):
         if rows := facts[key]:

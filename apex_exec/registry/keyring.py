@@ -23,7 +23,10 @@ VALID_DAYS_MAX = 3650
 
 
 class Signed(msgspec.Struct, frozen=True):
-    """What the signatures of one digest came to: ids of the registered keys that signed, and what was left aside."""
+    """What the signatures of one digest came to: ids of the registered keys that signed, and what was left aside.
+
+    ``rows`` are all of them, those by unknown keys too: they count as soon as their key is registered.
+    """
 
     author_key: str = ""
     market_key: str = ""
@@ -97,6 +100,7 @@ def judge(db: sa.Connection, digest: str, signatures: list[Signature], now_ns: i
         key = db_.get_key(db, signature.key_id)
         if key is None:
             notes.append(f"the {signature.role} signature is by the key {signature.key_id}, which is not registered")
+            rows.append(_row(digest, signature))
             continue
         if key.role != signature.role:
             raise Refusal("signature_invalid", f"the key {key.name} is registered as {key.role}, and signed as "
@@ -108,8 +112,12 @@ def judge(db: sa.Connection, digest: str, signatures: list[Signature], now_ns: i
             raise Refusal("signature_invalid", f"the {signature.role} signature by {key.name} is not over this bundle",
                           hint="the bundle was changed after signing, or the signature forged; get it again")
         made.setdefault(signature.role, key.key_id)
-        rows.append(SignatureRow(digest, signature.role, key.key_id, signature.signature, signature.signed_ns))
+        rows.append(_row(digest, signature))
     return Signed(made.get("author", ""), made.get("market", ""), tuple(rows), tuple(notes))
+
+
+def _row(digest: str, signature: Signature) -> SignatureRow:
+    return SignatureRow(digest, signature.role, signature.key_id, signature.signature, signature.signed_ns)
 
 
 def require(signed: Signed, wanted: str) -> None:

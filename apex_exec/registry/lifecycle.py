@@ -62,6 +62,15 @@ def find_served(db: sa.Connection, plugin: PluginRow) -> VersionRow:
     return row
 
 
+def fresh(ctx: Context, version: VersionRow) -> VersionRow:
+    """The version's row as it is now. Raises Refusal("version_not_found")."""
+    row = ctx.store.transact(lambda db: db_.get_version(db, version.plugin, version.version))
+    if row is None or row.digest != version.digest:
+        raise Refusal("version_not_found", f"{version.plugin} {version.version} was removed meanwhile",
+                      code=Code.NOT_FOUND)
+    return row
+
+
 def manifest_of(version: VersionRow) -> Manifest:
     """The manifest of a stored version. Raises Refusal."""
     return parse_manifest(version.manifest.encode())
@@ -129,8 +138,7 @@ def validate(ctx: Context, version: VersionRow) -> Report:
             raise Refusal("version_revoked", f"{version.plugin} {version.version} was revoked: {version.reason}",
                           hint="use another version")
         checks.check_policy(ctx, bundle.manifest)
-        signed = ctx.store.transact(lambda db: keyring.judge(db, version.digest, keyring.stored(db, version.digest),
-                                                             ctx.now_ns()))
+        signed = ctx.store.transact(lambda db: _judge_stored(ctx, db, version))
         keyring.require(signed, ctx.settings.security.require_signature)
         report = checks.check_scan(ctx, bundle)
         checks.check_declared(ctx, bundle)
@@ -140,6 +148,14 @@ def validate(ctx: Context, version: VersionRow) -> Report:
     if version.state in ("registered", "validated"):
         _note(ctx, version, "validated", "")
     return report
+
+
+def _judge_stored(ctx: Context, db: sa.Connection, version: VersionRow) -> keyring.Signed:
+    """What the kept signatures are worth now; a key that was registered since then counts."""
+    signed = keyring.judge(db, version.digest, keyring.stored(db, version.digest), ctx.now_ns())
+    if signed.author_key and signed.author_key != version.author_key:
+        db_.change_version(db, version.plugin, version.version, author_key=signed.author_key)
+    return signed
 
 
 def _note(ctx: Context, version: VersionRow, state: str, reason: str) -> None:
@@ -191,6 +207,7 @@ def install(ctx: Context, version: VersionRow) -> dict[str, Any]:
         raise Refusal("already_installed", f"{plugin.id} {plugin.version} is installed", code=Code.CONFLICT,
                       hint=f"use `apex-exec plugin upgrade` for {version.version}")
     report = validate(ctx, version)
+    version = fresh(ctx, version)
     ctx.at_point("validated")
     waiting = wait_for_approvals(ctx, version)
     ctx.at_point("approvals-requested")

@@ -250,7 +250,7 @@ def _sign(ctx: Context, args: SignatureArgs) -> dict[str, Any]:
         if version is None:
             raise Refusal("version_not_found", "no version has that digest", code=Code.NOT_FOUND)
         signed = keyring.judge(db, args.digest, read_signatures(args.signatures), ctx.now_ns())
-        if not signed.rows:
+        if not signed.author_key and not signed.market_key:
             raise Refusal("signature_unknown_key", "; ".join(signed.notes) or "there is no signature",
                           hint="register the key with `apex-exec keys register`")
         added = [row.role for row in signed.rows if db_.add_signature(db, row)]

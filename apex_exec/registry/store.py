@@ -326,11 +326,13 @@ def change_key(db: sa.Connection, key_id: str, **values: Any) -> None:
 
 
 def add_signature(db: sa.Connection, row: SignatureRow) -> bool:
-    """Keeps a verified signature; False where it is there already."""
+    """Keeps a signature, in place of another one by the same key; False where this very one is there already."""
     c = t.signatures.c
-    same = sa.select(c.digest).where(c.digest == row.digest, c.role == row.role, c.key_id == row.key_id)
-    if db.execute(same).first() is not None:
+    same = sa.and_(c.digest == row.digest, c.role == row.role, c.key_id == row.key_id)
+    known = db.execute(sa.select(c.signature).where(same)).first()
+    if known is not None and known[0] == row.signature:
         return False
+    db.execute(sa.delete(t.signatures).where(same))
     db.execute(sa.insert(t.signatures).values(msgspec.structs.asdict(row)))
     return True
 

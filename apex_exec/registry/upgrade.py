@@ -22,6 +22,7 @@ from apex_exec.registry.lifecycle import (
     find_plugin,
     find_served,
     finish_install,
+    fresh,
     manifest_of,
     move,
     register,
@@ -59,6 +60,7 @@ def upgrade(ctx: Context, bundle: Bundle, signatures: bytes, trial: Trial) -> di
                       code=Code.CONFLICT, hint="give it a higher version, or use `apex-exec plugin rollback`")
     new = register(ctx, bundle, signatures)
     report = validate(ctx, new)
+    new = fresh(ctx, new)
     difference = diff(manifest_of(old), wanted)
     waiting = wait_for_approvals(ctx, new)
     ctx.at_point("approvals-requested")
@@ -158,9 +160,10 @@ def rollback(ctx: Context, plugin: str, to: str | None, trial: Trial) -> dict[st
                           code=Code.NOT_FOUND)
         return row, max(served, key=lambda version: version.served_ns)
 
+    now = ctx.store.transact(lambda db: find_plugin(db, plugin))
+    if to is not None and to == now.version:
+        return {"id": plugin, "version": now.version, "state": now.state, "waiting": [], "changed": False}
     row, target = ctx.store.transact(choose)
-    if to is not None and to == row.version:
-        return {"id": plugin, "version": row.version, "state": row.state, "changed": False}
     ctx.blobs.read(target.digest)
     signed = ctx.store.transact(lambda db: keyring.judge(db, target.digest, keyring.stored(db, target.digest),
                                                          ctx.now_ns()))
@@ -185,6 +188,8 @@ def decide(ctx: Context, decision: str, statement: str, signature: str) -> dict[
         now_ns = ctx.now_ns()
         row = approvals.decide(db, statement, signature, author=manifest_of(version).author,
                                author_key=version.author_key, uid=ctx.uid, now_ns=now_ns)
+        if row.state == "denied":
+            _stop_waiting(db, version, f"{row.permission} was denied: {row.reason}", now_ns)
         return approvals.describe(row, now_ns), version
 
     try:
@@ -195,6 +200,15 @@ def decide(ctx: Context, decision: str, statement: str, signature: str) -> dict[
     except (msgspec.DecodeError, UnicodeError):
         raise Refusal("statement_malformed", "the statement is not JSON", code=Code.INVALID_INPUT) from None
     return {**made, "next": _go_on(ctx, version) if decision == "approve" else ""}
+
+
+def _stop_waiting(db: sa.Connection, version: VersionRow, reason: str, now_ns: int) -> None:
+    """A denied version no longer waits; what is served stays."""
+    if version.state == "pending_approval":
+        db_.change_version(db, version.plugin, version.version, state="registered", reason=reason)
+    plugin = find_plugin(db, version.plugin)
+    if plugin.state == "pending_approval" and plugin.version == version.version:
+        move(db, plugin, "registered", now_ns, reason=reason)
 
 
 def _go_on(ctx: Context, version: VersionRow) -> str:

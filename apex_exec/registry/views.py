@@ -87,7 +87,8 @@ def show(ctx: Context, plugin: str) -> dict[str, Any]:
                           "authorKey": v.author_key, "servedNs": v.served_ns, "createdNs": v.created_ns}
                          for v in db_.list_versions(db, plugin)],
             "approvals": [approvals.describe(a, now_ns) for a in db_.list_approvals(db, plugin=plugin)],
-            "signatures": [{"role": s.role, "keyId": s.key_id, "signedNs": s.signed_ns}
+            "signatures": [{"role": s.role, "keyId": s.key_id, "signedNs": s.signed_ns,
+                            "registered": db_.get_key(db, s.key_id) is not None}
                            for s in db_.list_signatures(db, digest=served.digest)],
             "history": [{"operation": i.operation, "version": i.version, "uid": i.uid, "atNs": i.at_ns, "note": i.note}
                         for i in db_.list_installs(db, plugin, 100)],
@@ -125,8 +126,9 @@ def verify(ctx: Context, plugin: str, hook: str | None, payload: dict[str, Any] 
         signed = ctx.store.transact(lambda db: keyring.judge(
             db, version.digest, keyring.stored(db, version.digest), ctx.now_ns()))
         keyring.require(signed, ctx.settings.security.require_signature)
-        by = [f"{row.role} {row.key_id}" for row in signed.rows]
-        return f"signed by {', '.join(by)}" if by else "unsigned, and no signature is required"
+        by = [f"{role} {key}" for role, key in (("author", signed.author_key), ("market", signed.market_key)) if key]
+        said = f"signed by {', '.join(by)}" if by else "not signed by a registered key, and none is required"
+        return "; ".join((said, *signed.notes))
 
     def permissions() -> str:
         checks.check_policy(ctx, manifest)

@@ -66,11 +66,11 @@ POOR = "from plugin import total\n\ndef test_sums():\n    assert total({'values'
 
 
 @pytest.fixture(scope="module")
-def settings() -> Settings:
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     need(find_spec("coverage"), "coverage is not installed")
     found = load_settings(None, {"sandbox.min_level": "L2"})
     try:
-        run_tests(_bundle(Path("/nonexistent"), POOR), found)
+        run_tests(_bundle(tmp_path_factory.mktemp("poor"), POOR), found)
     except Refusal as error:
         need(False, error.message)
     return found
