@@ -33,10 +33,12 @@ def whole() -> dict[str, Any]:
     """The document: ``requests`` and ``answers`` by their ``type``, ``hooks`` by name, ``$defs`` that they refer to."""
     import msgspec
 
+    from apex_exec.daemon import registrar_table
     from apex_exec.daemon.operations import OPERATIONS
     from apex_exec.errors import CODES
     from apex_exec.wire import hooks, messages
 
+    registrar_table.register_all()
     ways = {"requests": messages.Request, "answers": messages.Answer}
     structs = [(way, described(kind)) for way, base in ways.items() for kind in base.__subclasses__()]
     payloads, results = hooks.PAYLOAD_TYPES, hooks.RESULT_TYPES
