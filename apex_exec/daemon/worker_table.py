@@ -40,6 +40,8 @@ LOST_NS_MAX = 1000 * MS_NS
 """How long after the zygote's death a worker without a pidfd may take to show its end."""
 ZYGOTE_BACKOFF_NS_MIN = 100 * MS_NS
 ZYGOTE_BACKOFF_NS_MAX = 5000 * MS_NS
+ZYGOTE_BOOT_NS_MAX = 15_000 * MS_NS
+"""How long a zygote may take until it says that it is ready."""
 EXIT_JAIL, EXIT_LOAD = 70, 71
 CPUCLOCK_SCHED = 2
 """The kernel's clock id for the CPU time of process p is ``~p << 3 | 2`` (clock_getcpuclockid)."""
@@ -110,6 +112,7 @@ class WorkerTable:
         self._zygote_ready = False
         self._zygote_backoff_ns = ZYGOTE_BACKOFF_NS_MIN
         self._zygote_due_ns = 0
+        self._zygote_started_ns = time.monotonic_ns()
         self._watch_zygote()
 
     # ------------------------------------------------------------------ what others may ask
@@ -355,8 +358,12 @@ class WorkerTable:
                 self._zygote_due_ns = now_ns + self._zygote_backoff_ns
             else:
                 self._zygote_due_ns = 0
+                self._zygote_started_ns = now_ns
                 self._watch_zygote()
             self._zygote_backoff_ns = min(2 * self._zygote_backoff_ns, ZYGOTE_BACKOFF_NS_MAX)
+        elif not self._zygote_ready and now_ns - self._zygote_started_ns > ZYGOTE_BOOT_NS_MAX:
+            self._logs.log("error", "the zygote does not become ready; it is replaced")
+            self._zygote_lost(self._zygote)
         elif self._zygote_ready:
             self._zygote_backoff_ns = ZYGOTE_BACKOFF_NS_MIN
             self._fork_waiting()

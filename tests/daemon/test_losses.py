@@ -83,17 +83,22 @@ def test_of_eight_prefetched_calls_only_the_started_one_is_charged_and_none_runs
 
 
 def test_a_reply_that_was_written_before_the_death_counts(daemon: Daemon, host: Host) -> None:
-    host.invoke("echo")
+    host.invoke("counted", {"n": -1})
     worker = only_worker(daemon)
-    daemon.signal(signal.SIGSTOP)  # the supervisor cannot read: the reply waits in the link while the worker dies
-    wait_for(lambda: psutil.Process(daemon.pid).status() == psutil.STATUS_STOPPED, 2)
-    daemon.signal(signal.SIGCONT)
-    ids = [host.send(action("echo", {"n": n})) for n in range(4)]
-    time.sleep(0.05)
+    ids = [host.send(action("counted", {"n": n, "seconds": 0.05 if n < 3 else 60}, userId=f"{n:08x}{USER[8:]}"))
+           for n in range(5)]
+    time.sleep(0.02)
+    daemon.signal(signal.SIGSTOP)  # the supervisor cannot read: three replies wait in the link while the worker dies
+    time.sleep(0.5)
     worker.kill()
-    for n, id_ in enumerate(ids):
+    time.sleep(0.1)
+    daemon.signal(signal.SIGCONT)
+    for n, id_ in enumerate(ids[:3]):
         reply = host.reply(id_)
-        assert reply["type"] == "result" and reply["result"]["result"] == {"n": n}
+        assert reply["type"] == "result" and reply["result"]["result"]["n"] == n, reply
+    lost = host.reply(ids[3])
+    assert (lost["code"], lost["started"]) == ("WORKER_CRASHED", True), lost
+    assert host.ask({"type": "cancel", "target": ids[4]})["found"]  # it went to the next worker
 
 
 def test_kill_9_of_the_supervisor_leaves_nothing_within_a_second(daemon: Daemon, host: Host) -> None:
