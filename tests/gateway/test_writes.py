@@ -101,6 +101,17 @@ def test_more_rows_than_one_call_may_change_are_not_changed(fresh: Data) -> None
     assert outbox(fresh) == []
 
 
+def test_a_write_whose_record_cannot_be_kept_is_not_made(fresh: Data) -> None:
+    fresh.write(Insert("notes", {"id": 500, "text": "x"}))
+    fresh.execute(f"DROP TABLE {OUTBOX}")
+    before = notes(fresh, A)
+    for request in (Insert("notes", {"id": 501, "text": "x"}), Update("notes", {"text": "y"}, {"id": 500}),
+                    Delete("notes", {"id": 500})):
+        with pytest.raises(ApiFailure):
+            fresh.write(request)
+    assert notes(fresh, A) == before
+
+
 def test_a_cancelled_write_is_whole_or_not_there(fresh: Data) -> None:
     async def cancelled(number: int, after: float) -> None:
         write = compile_write(Insert("notes", {"id": number, "text": "x"}), fresh.tables, NAMED, A)
