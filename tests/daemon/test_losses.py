@@ -29,50 +29,65 @@ def act(context, params):
 '''
 
 
+def start(plugins: Path) -> Daemon:
+    for id_, code in (("echo", ECHO), ("sleeper", SLEEP), ("slow-boot", SLOW_BOOT), ("counted", COUNTED),
+                      ("counted-too", COUNTED), ("idler", ECHO)):
+        write_plugin(plugins, id_, code)
+    return Daemon(plugins=plugins, config={"limits.cpu_percent": 100})
+
+
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Daemon]:
-    plugins = tmp_path / "plugins"
-    for id_, code in (("echo", ECHO), ("sleeper", SLEEP), ("slow-boot", SLOW_BOOT), ("counted", COUNTED)):
-        write_plugin(plugins, id_, code)
-    with Daemon(plugins=plugins, config={"limits.cpu_percent": 100}) as running:
+    """One for a test that takes it apart."""
+    with start(tmp_path / "plugins") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """One for the tests in which only workers and hosts die."""
+    with start(tmp_path_factory.mktemp("plugins")) as running:
         yield running
 
 
 @pytest.fixture
-def host(daemon: Daemon) -> Iterator[Host]:
+def host(request: pytest.FixtureRequest) -> Iterator[Host]:
+    daemon = request.getfixturevalue("shared" if "shared" in request.fixturenames else "daemon")
     with Host(daemon.endpoint) as connected:
         yield connected
 
 
-def only_worker(daemon: Daemon) -> psutil.Process:
-    wait_for(daemon.workers, 5, "a worker")
-    (worker,) = daemon.workers()
-    return worker
+def worker_of(daemon: Daemon, plugin: str) -> psutil.Process:
+    def pids() -> list[int]:
+        return next(p["pids"] for p in daemon.operate("daemon.status")["plugins"] if p["id"] == plugin)
+
+    wait_for(pids, 5, "a worker")
+    return psutil.Process(pids()[0])
 
 
-def test_a_worker_killed_while_it_boots_answers_its_call_and_the_next_one_works(daemon: Daemon, host: Host) -> None:
+def test_a_worker_killed_while_it_boots_answers_its_call_and_the_next_one_works(shared: Daemon, host: Host) -> None:
     id_ = host.send(action("slow-boot", {"n": 1}))
-    only_worker(daemon).kill()
+    worker_of(shared, "slow-boot").kill()
     reply = host.reply(id_)
     assert reply["type"] == "result" or (reply["code"], reply["started"]) == ("BOOT_FAILED", False), reply
     assert host.invoke("slow-boot", {"n": 2})["result"]["result"] == {"n": 2}
 
 
-def test_an_idle_worker_that_is_killed_costs_nobody_anything(daemon: Daemon, host: Host) -> None:
-    host.invoke("echo")
-    only_worker(daemon).kill()
-    reply = host.invoke("echo", {"n": 1})
+def test_an_idle_worker_that_is_killed_costs_nobody_anything(shared: Daemon, host: Host) -> None:
+    host.invoke("idler")
+    worker_of(shared, "idler").kill()
+    reply = host.invoke("idler", {"n": 1})
     assert reply["type"] == "result" and reply["usage"]["cold"], reply
-    daemon.wait_metric('worker_exits_total{plugin="echo",reason="crashed"}', 1.0)
+    shared.wait_metric('worker_exits_total{plugin="idler",reason="crashed"}', 1.0)
 
 
 def test_of_eight_prefetched_calls_only_the_started_one_is_charged_and_none_runs_twice(
-        daemon: Daemon, host: Host) -> None:
+        shared: Daemon, host: Host) -> None:
     host.invoke("counted", {"n": -1})
     ids = [host.send(action("counted", {"n": n, "seconds": 0.5 if n == 0 else 0}, userId=f"{n:08x}{USER[8:]}"))
            for n in range(12)]
     time.sleep(0.2)
-    only_worker(daemon).kill()
+    worker_of(shared, "counted").kill()
     replies = [host.reply(id_) for id_ in ids]
     first = replies[0]
     assert (first["code"], first["started"], first["retryable"]) == ("WORKER_CRASHED", True, False), first
@@ -82,17 +97,17 @@ def test_of_eight_prefetched_calls_only_the_started_one_is_charged_and_none_runs
     assert replies[-1]["result"]["result"]["runs"] == list(range(1, 12))
 
 
-def test_a_reply_that_was_written_before_the_death_counts(daemon: Daemon, host: Host) -> None:
-    host.invoke("counted", {"n": -1})
-    worker = only_worker(daemon)
-    ids = [host.send(action("counted", {"n": n, "seconds": 0.05 if n < 3 else 60}, userId=f"{n:08x}{USER[8:]}"))
+def test_a_reply_that_was_written_before_the_death_counts(shared: Daemon, host: Host) -> None:
+    host.invoke("counted-too", {"n": -1})
+    worker = worker_of(shared, "counted-too")
+    ids = [host.send(action("counted-too", {"n": n, "seconds": 0.05 if n < 3 else 60}, userId=f"{n:08x}{USER[8:]}"))
            for n in range(5)]
     time.sleep(0.02)
-    daemon.signal(signal.SIGSTOP)  # the supervisor cannot read: three replies wait in the link while the worker dies
+    shared.signal(signal.SIGSTOP)  # the supervisor cannot read: three replies wait in the link while the worker dies
     time.sleep(0.5)
     worker.kill()
     time.sleep(0.1)
-    daemon.signal(signal.SIGCONT)
+    shared.signal(signal.SIGCONT)
     for n, id_ in enumerate(ids[:3]):
         reply = host.reply(id_)
         assert reply["type"] == "result" and reply["result"]["result"]["n"] == n, reply
@@ -197,33 +212,33 @@ def test_refused_forks_are_answered_and_the_daemon_goes_on(tmp_path: Path) -> No
         wait_for(lambda: host.invoke("echo-2")["type"] == "result", 5, "a worker after EMFILE")
 
 
-def test_kill_9_of_a_host_cancels_what_it_runs_and_frees_what_it_held(daemon: Daemon) -> None:
+def test_kill_9_of_a_host_cancels_what_it_runs_and_frees_what_it_held(shared: Daemon) -> None:
     code = ("import sys; sys.path.insert(0, sys.argv[2])\n"
             "from tests.support.host import Host, action\n"
             "host = Host(sys.argv[1])\n"
             "[host.send(action('sleeper', {'seconds': 4}, userId=f'{n:08x}-2222-4333-8444-555555555555'))"
             " for n in range(50)]\n"
             "host.ask({'type': 'ping'}); print('sent', flush=True); host.receive(30)\n")
-    with subprocess.Popen([sys.executable, "-c", code, daemon.endpoint, str(ROOT)], stdout=subprocess.PIPE) as child:
+    with subprocess.Popen([sys.executable, "-c", code, shared.endpoint, str(ROOT)], stdout=subprocess.PIPE) as child:
         assert child.stdout and child.stdout.readline()
-        worker = only_worker(daemon)
+        worker = worker_of(shared, "sleeper")
         time.sleep(0.2)
         child.kill()
         wait_for(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, 1, "the cancel")
-    wait_for(lambda: daemon.operate("daemon.status")["pending"] == 0, 2, "the release")
-    with Host(daemon.endpoint) as host:
+    wait_for(lambda: shared.operate("daemon.status")["pending"] == 0, 2, "the release")
+    with Host(shared.endpoint) as host:
         assert host.invoke("echo")["type"] == "result"
 
 
-def test_a_reused_fd_is_not_taken_for_the_host_that_had_it(daemon: Daemon) -> None:
+def test_a_reused_fd_is_not_taken_for_the_host_that_had_it(shared: Daemon) -> None:
     for n in range(30):
-        with Host(daemon.endpoint) as host:
+        with Host(shared.endpoint) as host:
             assert host.invoke("echo", {"n": n})["result"]["result"] == {"n": n}
             if n % 3:
                 host.send(action("sleeper", {"seconds": 0.02}))
-    with Host(daemon.endpoint) as host:
+    with Host(shared.endpoint) as host:
         assert host.invoke("echo")["type"] == "result"
-        wait_for(lambda: daemon.operate("daemon.status")["connections"] == 1, 2, "every connection's end")
+        wait_for(lambda: shared.operate("daemon.status")["connections"] == 1, 2, "every connection's end")
 
 
 def test_sigterm_drains_and_answers_the_rest_shutting_down(tmp_path: Path) -> None:
