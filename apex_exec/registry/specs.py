@@ -6,7 +6,6 @@ Rows decide, specs follow: whatever an operation commits, the spec that is publi
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import msgspec
 import sqlalchemy as sa
@@ -16,7 +15,7 @@ from apex_exec.registry import approvals
 from apex_exec.registry import store as db_
 from apex_exec.registry.bundle import spec_of
 from apex_exec.registry.context import Context
-from apex_exec.registry.manifest import check_manifest, parse_manifest
+from apex_exec.registry.manifest import Manifest, check_manifest, parse_manifest
 from apex_exec.registry.policy_file import Policy
 from apex_exec.registry.store import EVERYBODY, PluginRow, VersionRow
 
@@ -29,10 +28,10 @@ REASONS = {
 }
 
 
-def make_spec(plugin: PluginRow, version: VersionRow, users: set[str], approved: Iterable[str],
+def make_spec(plugin: PluginRow, version: VersionRow, manifest: Manifest, users: set[str], approved: Iterable[str],
               limits: Limits) -> PluginSpec:
-    """The spec of one plugin. Raises Refusal where its stored manifest no longer passes."""
-    spec = spec_of(parse_manifest(version.manifest.encode()), version.digest, limits)
+    """The spec of one plugin."""
+    spec = spec_of(manifest, version.digest, limits)
     reason = plugin.reason or REASONS.get(plugin.state, plugin.state).format(id=plugin.id)
     return msgspec.structs.replace(
         spec, state=plugin.state, reason="" if plugin.state == "enabled" else reason,
@@ -49,7 +48,7 @@ def spec_now(ctx: Context, db: sa.Connection, plugin: str) -> PluginSpec | None:
         return None
     users = db_.enabled_for(db, plugin).get(plugin, set())
     approved = approvals.approved_now(approvals.latest(db, version.digest), ctx.now_ns())
-    return make_spec(row, version, users, approved, ctx.limits)
+    return make_spec(row, version, parse_manifest(version.manifest.encode()), users, approved, ctx.limits)
 
 
 def publish(ctx: Context, plugins: Iterable[str]) -> None:
@@ -81,18 +80,16 @@ def reconcile(ctx: Context) -> list[PluginSpec]:
                 approved.setdefault(row.digest, []).append(row.permission)
         specs: list[PluginSpec] = []
         for plugin, version in db_.list_served(db):
-            problem = _misfit(version, policy, blobs)
+            manifest, problem = _misfit(version, policy, blobs)
             if problem and plugin.state in ("installed", "enabled"):
                 db_.close_enablement(db, plugin.id, now_ns)
                 db_.change_plugin(db, plugin.id, now_ns, state="disabled", reason=problem)
                 db_.record_install(db, version, "disable", ctx.uid, now_ns, problem)
                 plugin = msgspec.structs.replace(plugin, state="disabled", reason=problem)
                 users.pop(plugin.id, None)
-            try:
-                specs.append(make_spec(plugin, version, users.get(plugin.id, set()),
+            if manifest is not None:  # else its row says why; nothing can be told of hooks that cannot be read
+                specs.append(make_spec(plugin, version, manifest, users.get(plugin.id, set()),
                                        sorted(approved.get(version.digest, ())), ctx.limits))
-            except Exception as error:  # noqa: BLE001 - one plugin that cannot be read must not keep the others out
-                ctx.audit({"plugin": plugin.id, "action": "left_out", "message": str(error)[:300]})
         return specs, {row.digest for row in db_.list_versions(db)}
 
     specs, known = ctx.store.transact(work)
@@ -100,20 +97,15 @@ def reconcile(ctx: Context) -> list[PluginSpec]:
     return specs
 
 
-def _misfit(version: VersionRow, policy: Policy, blobs: set[str]) -> str:
-    """Why a stored version cannot be served by this daemon under this policy; "" where it can."""
+def _misfit(version: VersionRow, policy: Policy, blobs: set[str]) -> tuple[Manifest | None, str]:
+    """The manifest of a stored version where it can be read, and why it cannot be served here and now ("": it can)."""
     manifest, problems = check_manifest(version.manifest.encode())
     if manifest is None:
         codes = {problem["code"] for problem in problems}
         word = "incompatible_api_version" if "incompatible_api_version" in codes else "manifest_invalid"
-        return f"{word}: {problems[0]['message']}"
+        return None, f"{word}: {problems[0]['message']}"
     if denied := policy.check(manifest):
-        return f"policy_denied: {denied[0]['message']}"
+        return manifest, f"policy_denied: {denied[0]['message']}"
     if version.digest not in blobs:
-        return "blob_missing: its bundle is not in the store; install it again"
-    return ""
-
-
-def describe_spec(spec: PluginSpec) -> dict[str, Any]:
-    """The fields that lists show."""
-    return {"id": spec.id, "version": spec.version, "state": spec.state, "hooks": list(spec.hooks)}
+        return manifest, "blob_missing: its bundle is not in the store; install it again"
+    return manifest, ""

@@ -75,7 +75,6 @@ def test_code_that_does_not_declare_what_its_manifest_does_or_does_not_load_is_n
         ("from workers import Plugin\nplugin = Plugin(id='sample', version='1.0.0', permissions=['data:read'])\n",
          "declaration_differs"),
         ("raise RuntimeError('no')", "load_failed"), ("import socket", "load_failed"), ("plugin = 3", "load_failed"),
-        ("while True: pass", "load_failed"),
     ):
         with pytest.raises(CallError) as caught:
             admin(daemon, "plugin.install", bundle=pack(bundle(code=code)))
@@ -164,11 +163,7 @@ def test_an_upgrade_under_a_thousand_calls_a_second_loses_none_and_answers_none_
         print(f"{len(seen)} calls at {rate:.0f}/s, none lost; the upgrade took {took:.2f} s")
 
 
-POINTS = ("blob-written", "blob-stored", "row-committed", "validated", "approvals-requested", "canary-passed", "switched",
-          "published", "versions-dropped")
-
-
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("point", ("canary-passed", "switched"))  # all of them: test_crash_points.py
 def test_kill_9_at_any_point_of_an_upgrade_leaves_the_old_or_the_new_state(point: str) -> None:
     with Daemon(plugins=None) as daemon:
         install(daemon)
@@ -193,22 +188,6 @@ def test_kill_9_at_any_point_of_an_upgrade_leaves_the_old_or_the_new_state(point
         admin(daemon, "plugin.upgrade", bundle=pack(new))  # and it can simply be done again
         with Client(daemon.endpoint) as client:
             assert text(client) == "new"
-
-
-@pytest.mark.parametrize("point", ("blob-stored", "row-committed", "validated", "approvals-requested", "published"))
-def test_kill_9_at_any_point_of_an_install_leaves_nothing_or_the_plugin(point: str) -> None:
-    with Daemon(plugins=None, env={"APEXEXEC_TEST_CRASH_AT": point}) as daemon:
-        with contextlib.suppress(CallError):
-            admin(daemon, "plugin.install", bundle=pack(bundle()))
-        daemon.stop()
-        del daemon._env["APEXEXEC_TEST_CRASH_AT"]
-        daemon.start()
-        rows = admin(daemon, "plugin.list")["plugins"]
-        assert [row["state"] for row in rows] in ([], ["registered"], ["validated"], ["installed"])
-        assert bool(rows) == bool(list((daemon.state / "bundles").iterdir()))
-        install(daemon)
-        with Client(daemon.endpoint) as client:
-            assert text(client) == "hello"
 
 
 def test_a_registrar_that_dies_is_started_again_and_plugins_go_on_meanwhile(daemon: Daemon) -> None:

@@ -1,0 +1,38 @@
+"""One registry operation in a process that kills itself at a named point: ``FOLDER URL OPERATION POINT``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from apex_exec.registry.blobs import BlobStore
+from apex_exec.registry.bundle import pack
+from tests.registry.conftest import Stage
+from tests.support.bundles import bundle
+
+
+def main() -> None:
+    """Ends by SIGKILL at the point, or prints ``done``."""
+    folder, url, operation, point = sys.argv[1:]
+
+    def at_point(name: str) -> None:
+        if name == point:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    stage = Stage(Path(folder), url)
+    stage.now_ns += 1_000_000_000
+    object.__setattr__(stage.context, "at_point", at_point)
+    object.__setattr__(stage.context, "blobs", BlobStore(Path(folder) / "bundles", at_point=at_point))
+    if operation == "upgrade":
+        stage.run("plugin.upgrade", bundle=pack(bundle("new", version="1.4.0")))
+    elif operation == "install":
+        stage.install(bundle(id="fresh"))
+    else:
+        stage.run(f"plugin.{operation}", id="sample")
+    print("done")
+
+
+if __name__ == "__main__":
+    main()
