@@ -238,6 +238,8 @@ class ApiCalls:
         """The call has failed, or was refused, with one of the API's codes."""
         self._close(asked, code)
         facts: dict[str, Any] = {"code": code}
+        if result == "denied":
+            facts["reason"] = message[:200]
         if permission:
             facts["permission"] = permission
         if retry_after_ms:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
@@ -27,6 +27,8 @@ log = logging.getLogger("apex_exec.gateway")
 
 CALLS_MAX = 512
 """Calls in flight; the supervisor bounds those of one invocation."""
+DATABASE_CALLS_PER_PLUGIN_MAX = 2
+"""Of one plugin at the database at once; more wait, in their own time. A plugin must not hold every connection."""
 TIDY_SECONDS = 0.25
 """How often the outbox is rid of what the ledger has on disk: many records a transaction."""
 SWEEP_SECONDS = 5.0
@@ -62,6 +64,7 @@ class Router:
         self._data: Data | None = None
         self._fetcher: Fetcher | None = None
         self._kept: set[asyncio.Task[None]] = set()
+        self._shares: dict[str, tuple[asyncio.Semaphore, int]] = {}
 
     # ------------------------------------------------------------------ beginning and end
     def warm(self) -> None:
@@ -166,13 +169,29 @@ class Router:
     async def _work(self, call: Call) -> tuple[bytes, dict[str, Any]]:
         """(the encoded result, what the audit record says of it)."""
         request = api.decode(call.method, call.params)
-        if isinstance(request, api.Query):
-            return await self.data.query(request, call.tables, call.user_id, call.due_ns)
         if isinstance(request, api.Fetch):
             reply, facts = await self.fetcher.fetch(request, call.hosts, lambda: self._may_hop(call))
             return _encode(reply), facts
-        write = cast("api.Insert | api.Update | api.Delete", request)
-        return await self.data.write(write, call.tables, call.plugin, call.user_id, call.due_ns)
+        async with self._share(call.plugin):
+            if isinstance(request, api.Query):
+                return await self.data.query(request, call.tables, call.user_id, call.due_ns)
+            write = cast("api.Insert | api.Update | api.Delete", request)
+            return await self.data.write(write, call.tables, call.plugin, call.user_id, call.due_ns)
+
+    @contextlib.asynccontextmanager
+    async def _share(self, plugin: str) -> AsyncIterator[None]:
+        """Holds one of the plugin's places at the database; forgotten when nobody holds or wants one."""
+        semaphore, users = self._shares.get(plugin) or (asyncio.Semaphore(DATABASE_CALLS_PER_PLUGIN_MAX), 0)
+        self._shares[plugin] = semaphore, users + 1
+        try:
+            async with semaphore:
+                yield
+        finally:
+            semaphore, users = self._shares[plugin]
+            if users == 1:
+                del self._shares[plugin]
+            else:
+                self._shares[plugin] = semaphore, users - 1
 
     async def _may_hop(self, call: Call) -> None:
         """Asks the supervisor for one more request of this call: redirects count like requests. Raises ApiFailure."""

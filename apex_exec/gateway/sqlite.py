@@ -27,7 +27,7 @@ from apex_exec.gateway.writes import ROWS_CHANGED_MAX, Write
 
 T = TypeVar("T")
 
-READERS = 4
+READERS = 8
 PROGRESS_STEPS = 10_000
 """Virtual-machine steps between two looks at the clock: about a millisecond, and little quarrel about the GIL."""
 VALUE_BYTES_MAX = 4 * 1024 * 1024

@@ -83,6 +83,7 @@ def daemon(folder: Path) -> Iterator[Daemon]:
     bundle(plugins, "poor", [], data=NAMED)
     bundle(plugins, "leftover", ["data:read"], LEFTOVER, data=NAMED)
     bundle(plugins, "raw", ["data:read"], RAW, data=NAMED)
+    bundle(plugins, "raw2", ["data:read"], RAW.replace('id="raw"', 'id="raw2"'), data=NAMED)
     sqlite_data(folder / "data.db").close()
     with Daemon(folder / "d", plugins, {
             "data.url": f"sqlite:///{folder}/data.db", "data.tables": TABLES, "ui.components": ["Chart"],
@@ -217,6 +218,21 @@ def test_a_call_for_a_hook_that_does_not_run_costs_the_worker(daemon: Daemon, ca
             client.invoke("raw", "onActionExecute", A, {"action": "x", "context": {"calls": calls}})
         assert failed.value.code in ("WORKER_VIOLATION", "QUARANTINED")
     wait_for(lambda: any(row[2] == "api" for row in records(daemon, "raw", "security.anomaly")), 5)
+
+
+def test_calls_at_once_and_in_all_are_bounded(daemon: Daemon, client: Client) -> None:
+    many = {"action": "x", "context": {"calls": [[0, 1000 + n] for n in range(60)]}}
+
+    def answered() -> bool:  # its own last query may be one too many
+        try:
+            return client.invoke("raw2", "onActionExecute", A, many)["result"]["result"] == [{"one": 1}]
+        except CallError as error:
+            return error.code == "PLUGIN_ERROR" and error.reply["details"]["apiCode"] == "too_many_calls"
+
+    assert answered()
+    wait_for(lambda: sum(row[4].get("code") == "too_many_calls" for row in records(daemon, "raw2")) >= 20, 5)
+    got = run(client, "awaiter", *[("emit", {"event": "x"})] * 1005)
+    assert [one and one["code"] for one in got] == [None] * 100 + ["effect_limit"] * 900 + ["too_many_calls"] * 5
 
 
 def test_a_hook_can_still_answer_when_a_call_took_all_its_time(client: Client) -> None:
