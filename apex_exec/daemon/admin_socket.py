@@ -144,7 +144,8 @@ class AdminSocket:
             metadata["outcome"] = outcome
         if code:
             metadata["code"] = code
-        resource = getattr(args, "id", None) or getattr(args, "path", None) or "daemon"
+        named = outcome.get("id") if isinstance(outcome, dict) else None  # it stands in a bundle
+        resource = getattr(args, "id", None) or named or getattr(args, "path", None) or "daemon"
         result = "success" if not code else "denied" if code == Code.REFUSED else "failure"
         audit.event("admin.action", f"uid:{uid}", str(resource)[:200], op, result, metadata)
 

@@ -24,6 +24,7 @@ from apex_exec.config import Settings
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.daemon.registrar_table import entries
 from apex_exec.errors import Code, Refusal
+from apex_exec.ledger.records import AuditRecord
 from apex_exec.market import service as market
 from apex_exec.registry import approvals
 from apex_exec.registry.blobs import BlobStore
@@ -127,6 +128,8 @@ class Registrar:
         self._settings = settings
         self._entries = entries()
         self._context: Context | None = None
+        self._store: Store | None = None
+        self._lock = threading.RLock()
         self._trouble = Refusal("store_unusable", "the registry is being opened; try again")
         self._lanes: dict[bool, queue.SimpleQueue[tuple[int, Entry, Any, int]]] = {
             slow: queue.SimpleQueue() for slow in (False, True)}
@@ -182,7 +185,8 @@ class Registrar:
         while self._context is None:
             try:
                 context = self._open()
-                specs = reconcile(context)
+                self._store = context.store
+                specs = reconcile(context, sweep=True)
             except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
                 message = error.message if isinstance(error, Refusal) else f"{type(error).__name__}: {error}"
                 self._trouble = error if isinstance(error, Refusal) else Refusal("store_unusable", message[:300])
@@ -201,18 +205,23 @@ class Registrar:
     def _reload(self, _: Context, args: _Reload) -> None:
         """Goes on with other settings; every spec is made anew and sent, the supervisor knows what differs."""
         self._settings = Settings.model_validate(args.settings)
-        context = self._open()
-        self._tell(reconcile(context))
-        self._context = context
+        with self._lock:
+            self._context = self._open()
+            self._tell(reconcile(self._context))
 
     def _open(self) -> Context:
         settings = self._settings
         return Context(
-            settings=settings, store=Store(settings.database_url(settings.registry.url)),
+            settings=settings, store=self._store or Store(settings.database_url(settings.registry.url)),
             blobs=BlobStore(settings.state_path / "bundles", at_point=crash_at), now_ns=time.time_ns,
             ask=self._link.ask, publish=self._tell, withdraw=lambda plugin: self._link.send(["removed", plugin]),
             scan=self._scan, at_point=crash_at, folder_plugins=_folder_ids(settings.plugins_dir), uid=os.geteuid(),
-            gates=(market.gate,), audit=lambda event: log.warning("%s", event))
+            gates=(market.gate,), audit=self._audit, lock=self._lock)
+
+    def _audit(self, plugin: str, action: str, metadata: dict[str, Any]) -> None:
+        uid = os.geteuid()
+        self._link.send(["audit", AuditRecord(time.time_ns(), "admin.action", f"uid:{uid}", plugin, action, "success",
+                                              {"uid": uid, **metadata})])
 
     def _scan(self, files: dict[str, bytes], manifest: Manifest) -> Report:
         return scan(files, manifest, extra_modules=tuple(self._settings.sandbox.extra_modules))
@@ -226,7 +235,10 @@ class Registrar:
             due_ns = context.store.transact(approvals.next_expiry_ns)
             if due_ns and due_ns <= context.now_ns():
                 with context.lock:
-                    publish(context, context.store.transact(lambda db: approvals.expire(db, context.now_ns())))
+                    plugins = context.store.transact(lambda db: approvals.expire(db, context.now_ns()))
+                    publish(context, plugins)
+                for plugin in plugins:
+                    self._audit(plugin, "approval.expired", {})
         except Refusal as error:
             log.error("approvals could not be looked at: %s", error.message)
 

@@ -42,7 +42,8 @@ class Context:
     withdraw: Callable[[str], None]
     scan: Callable[[dict[str, bytes], Manifest], Report]
     at_point: Callable[[str], None] = lambda _: None
-    audit: Callable[[dict[str, Any]], None] = lambda _: None
+    audit: Callable[[str, str, dict[str, Any]], None] = lambda _plugin, _action, _metadata: None
+    """``audit(plugin, action, metadata)``: for what the registry decides by itself; operations are audited anyway."""
     gates: tuple[Gate, ...] = ()
     folder_plugins: frozenset[str] = frozenset()
     """Ids served straight from ``plugins_dir``: they cannot be installed as well."""

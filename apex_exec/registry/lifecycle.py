@@ -85,9 +85,6 @@ def register(ctx: Context, bundle: Bundle, signatures: bytes = b"") -> VersionRo
         raise Refusal("served_from_folder", f"{manifest.id} is served from plugins_dir", code=Code.CONFLICT,
                       hint="remove it from that folder first")
     given = read_signatures(signatures)
-    ctx.blobs.put(bundle)
-    ctx.at_point("blob-stored")
-
     def work(db: sa.Connection) -> VersionRow:
         known = db_.get_version(db, manifest.id, manifest.version)
         if known is not None and known.digest != bundle.digest:
@@ -110,7 +107,9 @@ def register(ctx: Context, bundle: Bundle, signatures: bytes = b"") -> VersionRo
         assert found is not None
         return found
 
-    with ctx.lock:
+    with ctx.lock:  # from the bundle on: nobody may remove it before its row stands
+        ctx.blobs.put(bundle)
+        ctx.at_point("blob-stored")
         version = ctx.store.transact(work)
         ctx.at_point("row-committed")
         publish(ctx, [manifest.id])

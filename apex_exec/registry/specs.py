@@ -61,17 +61,21 @@ def publish(ctx: Context, plugins: Iterable[str]) -> None:
             ctx.publish([spec])
 
 
-def reconcile(ctx: Context) -> list[PluginSpec]:
+def reconcile(ctx: Context, *, sweep: bool = False) -> list[PluginSpec]:
     """Brings a store that a crash, an upgrade of the daemon or a new policy left behind in order; every spec.
 
     What no longer fits (``apiVersion``, policy, a bundle that is gone) is disabled with the reason; approvals whose
-    time is over expire; bundles that no row names are removed.
+    time is over expire; with ``sweep`` (at the start, when no operation can be between its bundle and its row) bundles
+    that no row names are removed.
     """
     policy = Policy.read(ctx.settings.security.policy_file)
     now_ns = ctx.now_ns()
     blobs = ctx.blobs.digests()
 
+    disabled: list[tuple[str, str]] = []
+
     def work(db: sa.Connection) -> tuple[list[PluginSpec], set[str]]:
+        disabled.clear()
         approvals.expire(db, now_ns)
         users = db_.enabled_for(db)
         approved: dict[str, list[str]] = {}
@@ -85,6 +89,7 @@ def reconcile(ctx: Context) -> list[PluginSpec]:
                 db_.close_enablement(db, plugin.id, now_ns)
                 db_.change_plugin(db, plugin.id, now_ns, state="disabled", reason=problem)
                 db_.record_install(db, version, "disable", ctx.uid, now_ns, problem)
+                disabled.append((plugin.id, problem))
                 plugin = msgspec.structs.replace(plugin, state="disabled", reason=problem)
                 users.pop(plugin.id, None)
             if manifest is not None:  # else its row says why; nothing can be told of hooks that cannot be read
@@ -93,7 +98,10 @@ def reconcile(ctx: Context) -> list[PluginSpec]:
         return specs, {row.digest for row in db_.list_versions(db)}
 
     specs, known = ctx.store.transact(work)
-    ctx.blobs.sweep(known)
+    if sweep:
+        ctx.blobs.sweep(known)
+    for plugin, reason in disabled:
+        ctx.audit(plugin, "disabled", {"reason": reason})
     return specs
 
 
