@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from apex_exec.client import CallError, Client
+from apex_exec.client import CallError, Client, protocol
 from apex_exec.ledger.reading import read_events
-from tests.gateway.bundles import ALL, bundle, gateway_of
+from tests.gateway.bundles import ALL, bundle, gateway_of, ledger_of
 from tests.gateway.conftest import TABLES, A, B, sqlite_data
 from tests.support.daemon import Daemon, wait_for
 
@@ -68,6 +68,27 @@ def run(context, params):
 '''
 
 
+SLEEPER = '''
+import time
+from workers import ApiError, Plugin
+
+plugin = Plugin(id="sleeper", version="1.0.0", permissions=["events:emit"])
+
+
+@plugin.hook("onActionExecute")
+def run(context, params):
+    """Emits, waits, and emits again."""
+    out = []
+    for _ in range(2):
+        try:
+            out.append(context.api.emit("tick"))
+        except ApiError as error:
+            out.append(error.code)
+        time.sleep(0.8)
+    return {"result": out, "metadata": {}}
+'''
+
+
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="apx"))
@@ -84,6 +105,7 @@ def daemon(folder: Path) -> Iterator[Daemon]:
     bundle(plugins, "leftover", ["data:read"], LEFTOVER, data=NAMED)
     bundle(plugins, "raw", ["data:read"], RAW, data=NAMED)
     bundle(plugins, "raw2", ["data:read"], RAW.replace('id="raw"', 'id="raw2"'), data=NAMED)
+    bundle(plugins, "sleeper", ["events:emit"], SLEEPER)
     sqlite_data(folder / "data.db").close()
     with Daemon(folder / "d", plugins, {
             "data.url": f"sqlite:///{folder}/data.db", "data.tables": TABLES, "ui.components": ["Chart"],
@@ -239,6 +261,21 @@ def test_a_hook_can_still_answer_when_a_call_took_all_its_time(client: Client) -
     slow = "SELECT count(*) FROM " + ", ".join(f"orders a{n}" for n in range(16))
     got = run(client, "awaiter", ("query", {"sql": slow}), deadline_ms=500)
     assert got[0]["code"] == "deadline_exceeded" and got[0]["kind"] == "DeadlineExceeded"
+
+
+def test_a_call_that_cannot_be_recorded_is_not_made(daemon: Daemon, client: Client) -> None:
+    client.invoke("sleeper", "onActionExecute", A, {"action": "x", "context": {}})  # a warm worker
+    ledger = ledger_of(daemon)
+    ledger.suspend()
+    try:
+        pending = client.start(protocol.invoke("sleeper", "onActionExecute", A, {"action": "x", "context": {}}, 5000,
+                                               None))
+        time.sleep(2.0)
+    finally:
+        ledger.resume()
+    reply = client.wait(pending, 5000)
+    assert reply["result"]["result"] == [None, "audit_unavailable"]
+    assert [one["event"] for one in reply["effects"]] == ["sleeper/tick"]
 
 
 def test_the_gateways_death_fails_its_calls_and_nothing_else(daemon: Daemon, client: Client) -> None:
