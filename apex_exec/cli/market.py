@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import getpass
 import sys
 import uuid
 from pathlib import Path
@@ -13,7 +12,18 @@ import typer
 
 from apex_exec.cli import connect
 from apex_exec.cli.output import print_json, print_table, progress
-from apex_exec.cli.root import EXIT_NO, EXIT_USAGE, AsJson, ConfigFile, RuntimeDir, examples, fail, group, market_app
+from apex_exec.cli.root import (
+    EXIT_NO,
+    EXIT_USAGE,
+    AsJson,
+    ConfigFile,
+    RuntimeDir,
+    examples,
+    fail,
+    group,
+    market_app,
+    this_user,
+)
 
 CHECKS_TIMEOUT_MS = 300_000
 """A submission waits for its tests, which have a limit of their own."""
@@ -70,7 +80,7 @@ def submit(path: Annotated[Path, typer.Argument(help="The bundle: a folder or an
     """Submits a bundle; the machine checks it at once. Exit status 1 where a requirement is not met."""
     with progress("scan, tests in the jail, coverage"):
         shown = _ask(config, runtime_dir, "market.submit", CHECKS_TIMEOUT_MS, path=str(path.absolute()),
-                     submitter=submitter or getpass.getuser(), contact=contact, responseHours=response_hours)
+                     submitter=submitter or this_user(), contact=contact, responseHours=response_hours)
     if not _show_checks(shown, as_json):
         raise typer.Exit(EXIT_NO)
 
@@ -144,7 +154,7 @@ def publish(submission: Annotated[int, typer.Argument(min=0, help="The approved 
     """Counter-signs a bundle with the market key and puts it into the signed index."""
     if bool(submission) == refresh:
         fail("name a submission, or --refresh", EXIT_USAGE)
-    done = _ask(config, runtime_dir, "market.publish", submission=submission, publisher=publisher or getpass.getuser())
+    done = _ask(config, runtime_dir, "market.publish", submission=submission, publisher=publisher or this_user())
     _show(done, as_json, tuple(done))
 
 
@@ -220,7 +230,7 @@ def revoke(plugin: PluginId, reason: Reason,
            as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
     """Takes a plugin off the market and stops it where it runs; or only deprecates it."""
     done = _ask(config, runtime_dir, "market.revoke", plugin=plugin, version=version, reason=reason,
-                actor=actor or getpass.getuser(), deprecate=deprecate)
+                actor=actor or this_user(), deprecate=deprecate)
     _show(done, as_json, ("plugin", "state", "versions"))
 
 

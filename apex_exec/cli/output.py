@@ -56,8 +56,13 @@ def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | Mapp
         table.add_column(heading, justify="right" if right else "left", no_wrap=not sys.stdout.isatty())
     for row in rows:
         table.add_row(*(Text(cell(row.get(key))) for key in headings))
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL)
-    console.print(table)
+    if sys.stdout.isatty():
+        Console(highlight=False).print(table)
+        return
+    console = Console(highlight=False, width=WIDTH_WITHOUT_TERMINAL)
+    with console.capture() as captured:
+        console.print(table)
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def cell(value: Any) -> str:

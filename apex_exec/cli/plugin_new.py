@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from apex_exec.cli.root import examples, plugin_app
+from apex_exec.cli.root import examples, plugin_app, this_user
 
 
 @plugin_app.command(epilog=examples(
@@ -18,9 +18,7 @@ def new(
     author: Annotated[str, typer.Option("--author", help="The author, as in the manifest; default: this user.")] = "",
 ) -> None:
     """Makes DIR/ID with manifest, code, test and README; it passes validate and test as it is."""
-    import getpass
-
     from apex_exec.registry.scaffold import write_scaffold
 
-    made = write_scaffold(folder, plugin, author or getpass.getuser())
+    made = write_scaffold(folder, plugin, author or this_user())
     print(f"{made}: try `apex-exec plugin validate {made}` and `apex-exec plugin dev {made}`")

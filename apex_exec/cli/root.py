@@ -66,6 +66,17 @@ def examples(*lines: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
+def this_user() -> str:
+    """The name of the user who types; of one without a name, as in a container, the uid."""
+    import getpass
+    import os
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid-{os.getuid()}"
+
+
 def fail(message: str, status: int) -> NoReturn:
     """Ends the command with one line on stderr that says what to do."""
     print(f"apex-exec: {' '.join(message.split())}", file=sys.stderr)

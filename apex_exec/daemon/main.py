@@ -34,7 +34,7 @@ from apex_exec.daemon.loop import CLOSE_SECONDS
 from apex_exec.daemon.loop_operations import LoopOperations
 from apex_exec.daemon.registrar_link import RegistrarLink
 from apex_exec.daemon.reload import Reloader
-from apex_exec.daemon.runtime_folder import RuntimeFolder
+from apex_exec.daemon.runtime_folder import RuntimeFolder, take_lock
 from apex_exec.daemon.sandboxing import Sandboxing
 from apex_exec.daemon.side_process import SideProcess
 from apex_exec.daemon.supervisor import Supervisor
@@ -144,6 +144,7 @@ class _Daemon:
         self.folder_plugins = FolderPlugins(self.source)
         specs, _ = self.folder_plugins.rescan(settings.plugins_dir, self.policy, settings.security.policy_file)
         self.runtime = RuntimeFolder(settings)
+        self.state_lock = take_lock(settings.state_path / "state.lock", "state_dir")  # ledger, registry: one writer
         for endpoint in (settings.host_endpoint, settings.admin_endpoint):
             self.runtime.sweep(endpoint)
         self.listener = _listen(settings.http.address)
@@ -358,6 +359,7 @@ class _Daemon:
         supervisor.loop.close_sides()
         self.listener.close()
         self.runtime.close()
+        os.close(self.state_lock)
 
 
 def _own_state(settings: Settings) -> None:

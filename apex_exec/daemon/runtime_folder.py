@@ -26,7 +26,7 @@ class RuntimeFolder:
         for endpoint in (settings.host_endpoint, settings.admin_endpoint):
             check_length(endpoint)
         self._make()
-        self._lock = self._take_lock()
+        self._lock = take_lock(self.path / LOCK_NAME, "runtime_dir")
         self._inode = self.path.stat().st_ino
         self._sockets: dict[Path, int] = {}
 
@@ -49,20 +49,6 @@ class RuntimeFolder:
                 path.chmod(0o700)
         except OSError as error:
             raise ConfigError(f"runtime_dir: {path}: {error.strerror}") from None
-
-    def _take_lock(self) -> int:
-        lock = os.open(self.path / LOCK_NAME, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            pid = os.pread(lock, 32, 0).decode(errors="replace").strip()
-            os.close(lock)
-            who = f" (pid {pid})" if pid.isdigit() else ""
-            raise ConfigError(
-                f"a daemon is already running on {self.path}{who}; stop it or choose another runtime_dir") from None
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
-        return lock
 
     def sweep(self, endpoint: str) -> None:
         """Removes the socket file that a killed daemon left. Raises ConfigError where somebody serves it, or where
@@ -120,7 +106,7 @@ class RuntimeFolder:
             if not self.path.exists():
                 self._make()
             if self.path.stat().st_ino != self._inode or not (self.path / LOCK_NAME).exists():
-                lock = self._take_lock()
+                lock = take_lock(self.path / LOCK_NAME, "runtime_dir")
                 os.close(self._lock)
                 self._lock = lock
                 self._inode = self.path.stat().st_ino
@@ -135,6 +121,21 @@ class RuntimeFolder:
                 if path.stat().st_ino == inode:
                     path.unlink()
         os.close(self._lock)
+
+
+def take_lock(path: Path, key: str) -> int:
+    """The descriptor of the lock ``path``, held until it is closed. Raises ConfigError where another daemon has it."""
+    lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        pid = os.pread(lock, 32, 0).decode(errors="replace").strip()
+        os.close(lock)
+        who = f" (pid {pid})" if pid.isdigit() else ""
+        raise ConfigError(f"a daemon is already running on {path.parent}{who}; stop it or choose another {key}") from None
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    return lock
 
 
 def socket_path(endpoint: str) -> Path | None:

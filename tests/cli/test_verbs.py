@@ -107,6 +107,15 @@ def test_schema_has_every_message_hook_operation_and_code() -> None:
     assert unknown.returncode == 2 and "hello" in unknown.stderr
 
 
+def test_a_second_daemon_on_the_same_folders_says_so(daemon: Daemon, tmp_path: Path) -> None:
+    for flags in (["--runtime-dir", str(daemon.runtime), "--state-dir", str(tmp_path)],
+                  ["--runtime-dir", str(tmp_path), "--state-dir", str(daemon.state)]):
+        done = run("serve", "--http-address", "127.0.0.1:0", *flags)
+        last = done.stderr.splitlines()[-1]
+        assert done.returncode == 2 and last.startswith("apex-exec: a daemon is already running on"), done.stderr
+        assert f"pid {daemon.pid}" in last and "choose another" in last
+
+
 def leftovers() -> set[str]:
     return {path.name for path in Path(tempfile.gettempdir()).glob("apex-exec-demo-*")}
 
