@@ -97,6 +97,32 @@ def close(month: Month, as_json: AsJson = False, runtime_dir: RuntimeDir = None,
     _print_statement(found, as_json, False)
 
 
+@billing_app.command("enterprise", epilog=examples(
+    "apex-exec billing enterprise 10000 --customer Initech --title 'Sales forecast plugin'"))
+def book_enterprise(
+    cost: Annotated[str, typer.Argument(help="What it cost, in major units, as 10000.")],
+    customer: Annotated[str, typer.Option(help="Who ordered it.")],
+    title: Annotated[str, typer.Option(help="What it is; it stands on the invoice.")],
+    key: Annotated[str, typer.Option(help="Idempotency key. Default: a new one, printed.")] = "",
+    currency: Annotated[str, typer.Option(help="ISO 4217 code.")] = "USD", as_json: AsJson = False,
+    runtime_dir: RuntimeDir = None, config: ConfigFile = None,
+) -> None:
+    """Books custom development for a customer, at the price that `billing quote enterprise` names."""
+    import uuid
+
+    try:
+        minor = parse_major(cost, currency, "COST")
+    except Refusal as error:
+        _usage(error)
+    with connect.admin(config, runtime_dir) as client:
+        booked = client.request("billing.enterprise", {"customer": customer, "title": title, "cost": minor,
+                                                       "currency": currency, "key": key or str(uuid.uuid4())})
+    if as_json:
+        print(json.dumps(booked))
+    else:
+        print(f"{booked['key']}: {customer} owes {format_minor(booked['price'], currency)} {currency}")
+
+
 def _print_statement(found: dict[str, Any], as_json: bool, as_csv: bool) -> None:
     from apex_exec.market.statements import to_csv
 

@@ -13,7 +13,7 @@ import msgspec
 import sqlalchemy as sa
 
 from apex_exec.errors import Code, Refusal
-from apex_exec.market import sales
+from apex_exec.market import contracts, sales
 from apex_exec.market.billing import RATES, Rate
 from apex_exec.market.metering import Key, Usage
 from apex_exec.market.months import NS, month_interval, month_name, next_month, parse_month
@@ -97,7 +97,7 @@ def closed_lines(db: sa.Connection, month: str) -> list[Line]:
 
 
 def _wanted(db: sa.Connection, month: str, hosted: Hosted, rates: tuple[Rate, ...]) -> list[Line]:
-    return expected(sales.everything(db), hosted, payers(db), month, rates)
+    return expected(sales.everything(db), hosted, payers(db), month, rates, contracts.everything(db))
 
 
 def _due(db: sa.Connection, month: str, hosted: Hosted, rates: tuple[Rate, ...]) -> list[Line]:

@@ -14,7 +14,7 @@ import msgspec
 import sqlalchemy as sa
 
 from apex_exec.errors import Code, Refusal
-from apex_exec.market import invoices, reports, sales, support
+from apex_exec.market import contracts, invoices, reports, sales, support
 from apex_exec.market import submissions as subs
 from apex_exec.market.entitlements import Entitlements
 from apex_exec.market.index import Index, find, public_facts, search
@@ -160,6 +160,16 @@ class Fetched(_Args):
     words: str = ""
 
 
+class Enterprise(_Args):
+    """Custom development for a customer; ``cost`` in minor units. The same ``key`` books once."""
+
+    customer: str
+    title: str
+    cost: int
+    key: str
+    currency: str = "USD"
+
+
 Handler = Callable[[Context, Any], Any]
 
 TABLE: dict[str, tuple[type[msgspec.Struct], str]] = {
@@ -182,6 +192,7 @@ TABLE: dict[str, tuple[type[msgspec.Struct], str]] = {
     "market.ticket.list": (Which, "Tickets, of one plugin or all."),
     "market.report": (Nothing, "Per plugin: revenue, active installs, coverage, support times, review times."),
     "billing.report": (Month, "A month's statement of platform, author or customer."),
+    "billing.enterprise": (Enterprise, "Books custom development for a customer at cost / (1 - 0.5)."),
     "billing.close": (Month, "Closes a month: its lines are never changed again."),
 }
 
@@ -215,7 +226,8 @@ class Operations:
             "market.buy": self.buy, "market.refund": self.refund, "market.customer": self.customer,
             "market.ticket.open": self.open_ticket, "market.ticket.respond": self.respond,
             "market.ticket.close": self.close_ticket, "market.ticket.list": self.tickets,
-            "market.report": self.report, "billing.report": self.billing_report, "billing.close": self.billing_close,
+            "market.report": self.report, "billing.report": self.billing_report,
+            "billing.enterprise": self.enterprise, "billing.close": self.billing_close,
         }
 
     # ------------------------------------------------------------------ what is on offer
@@ -269,6 +281,12 @@ class Operations:
             db, now_ns, purchase=args.purchase, key=args.key, reason=args.reason)))
         self.entitlements.sweep(context)
         return done
+
+    def enterprise(self, _context: Context, args: Enterprise) -> Any:
+        """See ``contracts.order``."""
+        return self.shop.change(lambda db, now_ns: _plain(contracts.order(
+            db, now_ns, customer=args.customer, title=args.title, cost=args.cost, currency=args.currency,
+            key=args.key)))
 
     def customer(self, _context: Context, args: Customer) -> Any:
         """Who pays for a user, dated."""

@@ -16,8 +16,10 @@ from apex_exec.market import submissions as subs
 from apex_exec.market.review import CHECKLIST
 from apex_exec.market.shop import Shop
 from apex_exec.market.submissions import MACHINE, Submission
+from apex_exec.registry import keyring
 from apex_exec.registry.bundle import Bundle, read_path, unpack
 from apex_exec.registry.context import Context
+from apex_exec.registry.signing import read_signatures
 from apex_exec.registry.testing import Proof, Run
 
 Scan = Callable[[Context, Bundle], list[str]]
@@ -55,12 +57,14 @@ class Reviewing:
         bundle, signatures = read_path(path) if path is not None else unpack(data, "submission")
         price, manifest = checks.price_of(bundle), bundle.manifest
         contact, hours = checks.support_of(bundle, contact, response_hours)
+        signed = context.store.transact(lambda db: keyring.judge(
+            db, bundle.digest, read_signatures(signatures), self.shop.now_ns()))
         self.shop.keep(bundle, signatures)
 
         def take(db: sa.Connection, now_ns: int) -> Submission:
             one = subs.submit(db, now_ns, plugin=manifest.id, version=manifest.version, digest=bundle.digest,
                               author=manifest.author, submitter=submitter, uid=context.uid, price=price,
-                              contact=contact, sla_hours=hours)
+                              contact=contact, sla_hours=hours, author_key=signed.author_key)
             if one.state == "scanning":  # an earlier run was interrupted; this one takes its place
                 return one
             return subs.move(db, now_ns, one.id, "scanning", actor=MACHINE, uid=0, reason="checks begin")
@@ -125,14 +129,17 @@ class Reviewing:
         if not publisher.strip():
             raise Refusal("publisher_missing", "who publishes needs a name", code=Code.INVALID_INPUT)
         one = self.shop.read(lambda db: subs.get(db, submission))
+        entry = None
         if one.state == "approved":
             self._check_result(one)
-            self.shop.put_public(one.digest, self.shop.countersigned(one, self.shop.now_ns()))
+            entry = self.shop.put_public(one)
 
         def work(db: sa.Connection, now_ns: int) -> Any:
             current = subs.get(db, submission)
             subs.check_digest(db, current, one.digest)
             moved = subs.move(db, now_ns, submission, "published", actor=publisher, uid=uid, reason="published")
+            assert entry is not None  # the move was legal, so it was approved
+            self.shop.record(db, moved, entry)
             subs.set_price(db, now_ns, moved.plugin, subs.decode_price(moved.price))
             index = self.shop.write_index(db, now_ns)
             return {"plugin": moved.plugin, "version": moved.version, "digest": moved.digest, "state": moved.state,

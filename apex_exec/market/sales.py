@@ -89,7 +89,7 @@ def buy(db: sa.Connection, now_ns: int, *, plugin: str, user_id: str, key: str,
     used for something else), plugin_unknown, plugin_revoked, plugin_deprecated, plugin_free, already_owned.
     """
     user_id, request = check_user(user_id), f"{plugin} {user_id.lower()}"
-    if (before := _repeated(db, purchases, check_key(key), request)) is not None:
+    if (before := repeated(db, purchases, check_key(key), request)) is not None:
         return get(db, before)
     offer = subs.listing(db, plugin)
     if offer is None:
@@ -124,7 +124,7 @@ def refund(db: sa.Connection, now_ns: int, *, purchase: str, key: str, reason: s
 
     Raises Refusal: idempotency_conflict, purchase_unknown, already_refunded, reason_missing.
     """
-    if _repeated(db, refunds, check_key(key), purchase) is not None:
+    if repeated(db, refunds, check_key(key), purchase) is not None:
         return get(db, purchase)
     if not reason.strip():
         raise Refusal("reason_missing", "a refund needs a reason", code=Code.INVALID_INPUT)
@@ -206,7 +206,7 @@ def _select(db: sa.Connection, condition: sa.ColumnElement[bool]) -> list[Purcha
     return [as_struct(row, Purchase) for row in rows]
 
 
-def _repeated(db: sa.Connection, table: sa.Table, key: str, request: str) -> str | None:
+def repeated(db: sa.Connection, table: sa.Table, key: str, request: str) -> str | None:
     """``key`` where this very request was done already; None where the key is new."""
     row = db.execute(sa.select(table.c.request).where(table.c.key == key)).first()
     if row is None:

@@ -28,7 +28,7 @@ from apex_exec.market.metering import API_EVENTS, EXECUTION, Enablement, Key, Us
 from apex_exec.market.months import NS, month_interval, parse_month
 from apex_exec.market.statements import Hosted
 from apex_exec.market.store import NAME as STORE
-from apex_exec.market.store import advance_clock, index_versions, indexes_seen, open_market
+from apex_exec.market.store import advance_clock, index_versions, indexes_seen, open_market, publications
 from apex_exec.market.submissions import Submission
 from apex_exec.registry import store as registry
 from apex_exec.registry.bundle import Bundle, pack, unpack
@@ -93,16 +93,23 @@ class Shop:
         return self.folder / "submitted" / f"{digest}.apx"
 
     # ------------------------------------------------------------------ publishing
-    def countersigned(self, submission: Submission, now_ns: int) -> bytes:
-        """The ``.apx`` as it is published: the author's signatures, and ours over the same digest."""
+    def put_public(self, submission: Submission) -> Entry:
+        """Writes a bundle beside the index: the author's signatures, and ours over the same digest. Its entry."""
+        now_ns = self.now_ns()
         bundle, data = self.kept(submission)
         ours = sign_digest(self.key(), "market", bundle.digest, now_ns)
         others = [one for one in read_signatures(data) if one.role != "market"]
-        return pack(bundle, write_signatures([*others, ours]))
+        packed = pack(bundle, write_signatures([*others, ours]))
+        _write(self.public / "bundles" / f"{bundle.digest}.apx", packed, mode=0o644)
+        found = msgspec.json.decode(submission.result)
+        return Entry(submission.plugin, submission.version, submission.digest, hashlib.sha256(packed).hexdigest(),
+                     len(packed), bundle.manifest.name, submission.author, "published",
+                     subs.decode_price(submission.price), list(bundle.manifest.permissions), found["coverage"], now_ns)
 
-    def put_public(self, digest: str, data: bytes) -> None:
-        """Writes a bundle beside the index."""
-        _write(self.public / "bundles" / f"{digest}.apx", data, mode=0o644)
+    @staticmethod
+    def record(db: sa.Connection, submission: Submission, entry: Entry) -> None:
+        """Keeps what the index says of a published version."""
+        db.execute(sa.insert(publications).values(submission=submission.id, entry=subs.encode(entry)))
 
     def write_index(self, db: sa.Connection, now_ns: int) -> Index:
         """Signs the index of what is published now, one version higher, and puts it in place of the old one."""
@@ -116,19 +123,10 @@ class Shop:
 
     def current(self, db: sa.Connection, now_ns: int) -> Index:
         """What is published now, as an index that is not signed: version 0."""
-        return Index(0, now_ns, now_ns + LIFETIME_NS, [self._entry(one) for one in subs.offered(db)])
-
-    def _entry(self, one: Submission) -> Entry:
-        try:
-            data = (self.public / "bundles" / f"{one.digest}.apx").read_bytes()
-            manifest = unpack(data)[0].manifest
-        except (OSError, Refusal) as error:
-            raise Refusal("publication_damaged", f"the published bundle of {one.plugin} {one.version} cannot be read: "
-                          f"{error}"[:300], hint="publish it again from a backup") from None
-        found = msgspec.json.decode(one.result) if one.result else {}
-        return Entry(one.plugin, one.version, one.digest, hashlib.sha256(data).hexdigest(), len(data), manifest.name,
-                     one.author, one.state, subs.decode_price(one.price), list(manifest.permissions),
-                     found.get("coverage", ""), one.changed_ns)
+        entries = {row.submission: msgspec.json.decode(row.entry, type=Entry)
+                   for row in db.execute(sa.select(publications))}
+        return Index(0, now_ns, now_ns + LIFETIME_NS, [
+            msgspec.structs.replace(entries[one.id], state=one.state) for one in subs.offered(db)])
 
     def take_index(self, place: str, data: bytes, keys: dict[str, str]) -> Index:
         """An index fetched from ``place``, checked against the newest one seen from there. Raises Refusal."""

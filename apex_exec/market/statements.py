@@ -1,6 +1,7 @@
 """Lines, and the three statements that are three views of the same lines, so that they add up. Pure.
 
 A line's group names what it is about and never changes: ``sale:<key>``, ``refund:<key>``,
+``enterprise:<key>``,
 ``hosting:<customer>:<plugin>:<month>``. In every line customer = author + platform, to the minor unit.
 """
 
@@ -17,6 +18,7 @@ import msgspec
 
 from apex_exec.errors import SupervisorBug
 from apex_exec.market.billing import HOSTING_CURRENCY, RATES, Rate, hosting_exact
+from apex_exec.market.contracts import Contract
 from apex_exec.market.metering import Key, Usage
 from apex_exec.market.money import format_minor, round_half_up
 from apex_exec.market.months import NS, Interval, clip, month_interval, month_name, month_of, next_month, parse_month
@@ -46,7 +48,7 @@ class Line(msgspec.Struct, frozen=True, order=True):
 
 
 def expected(purchases: Iterable[Purchase], hosted: Hosted, payers: Payers, through: str,
-             rates: tuple[Rate, ...] = RATES) -> list[Line]:
+             rates: tuple[Rate, ...] = RATES, contracts: Iterable[Contract] = ()) -> list[Line]:
     """Every line up to and with month ``through``, each in the month it belongs to. The order of the input is
     nothing to it: the same facts give the same lines to the byte."""
     lines: list[Line] = []
@@ -54,6 +56,10 @@ def expected(purchases: Iterable[Purchase], hosted: Hosted, payers: Payers, thro
         lines.append(_sale("sale", f"sale:{one.key}", one, one.at_ns, 1))
         if one.refunded_ns is not None:
             lines.append(_sale("refund", f"refund:{one.key}", one, one.refunded_ns, -1))
+    for contract in contracts:
+        month = month_name(*month_of(contract.at_ns // NS))
+        lines.append(Line(contract.currency, contract.customer, "", "enterprise", f"enterprise:{contract.key}", month,
+                          month, "", contract.price, 0, contract.price, contract.title))
     lines += _hosting(hosted, payers, through, rates)
     return sorted(line for line in lines if line.for_month <= through)
 

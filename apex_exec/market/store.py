@@ -33,11 +33,17 @@ def _text(name: str, length: int = 200, **options: bool) -> sa.Column[str]:
 submissions = sa.Table(
     "submissions", metadata,
     sa.Column("id", _Id, primary_key=True, autoincrement=True),
-    _text("plugin"), _text("version"), _text("digest"), _text("author"), _text("submitter"), _text("state", 30),
+    _text("plugin"), _text("version"), _text("digest"), _text("author"), _text("author_key", 32), _text("submitter"),
+    _text("state", 30),
     sa.Column("price", sa.Text, nullable=False), _text("contact"), sa.Column("sla_hours", sa.Integer, nullable=False),
     sa.Column("submitted_ns", _Ns, nullable=False), sa.Column("changed_ns", _Ns, nullable=False),
     _text("reviewer"), sa.Column("result", sa.Text, nullable=False), _text("result_signature", 400),
     sa.Index("submissions_plugin", "plugin", "version"))
+
+publications = sa.Table(
+    "publications", metadata,
+    sa.Column("submission", _Id, sa.ForeignKey("submissions.id"), primary_key=True, autoincrement=False),
+    sa.Column("entry", sa.Text, nullable=False))
 
 moves = sa.Table(
     "moves", metadata,
@@ -85,6 +91,12 @@ tickets = sa.Table(
     sa.Column("paid", sa.Boolean, nullable=False), sa.Column("opened_ns", _Ns, nullable=False),
     sa.Column("responded_ns", _Ns), sa.Column("closed_ns", _Ns), _text("responder"),
     sa.Index("tickets_plugin", "plugin"))
+
+contracts = sa.Table(
+    "contracts", metadata,
+    _text("key", 100, primary_key=True), sa.Column("request", sa.Text, nullable=False), _text("customer"),
+    sa.Column("title", sa.Text, nullable=False), sa.Column("cost", _Minor, nullable=False),
+    sa.Column("price", _Minor, nullable=False), _text("currency", 3), sa.Column("at_ns", _Ns, nullable=False))
 
 closed_months = sa.Table(
     "closed_months", metadata,

@@ -24,6 +24,7 @@ class Submission(msgspec.Struct):
     version: str
     digest: str
     author: str
+    author_key: str
     submitter: str
     state: str
     price: str
@@ -45,17 +46,22 @@ def get(db: sa.Connection, submission: int) -> Submission:
 
 
 def submit(db: sa.Connection, now_ns: int, *, plugin: str, version: str, digest: str, author: str, submitter: str,
-           uid: int, price: Price, contact: str = "", sla_hours: int = 0) -> Submission:
+           uid: int, price: Price, contact: str = "", sla_hours: int = 0, author_key: str = "") -> Submission:
     """A new submission, ``submitted``; the same bytes after ``changes_requested`` are taken up again, and
     those still ``scanning`` are given back as they are.
 
-    Raises Refusal: already_submitted, version_taken (published with other bytes), author_mismatch.
+    ``author_key`` is the registered key whose signature the bundle carries ("" none): once a plugin was submitted with
+    one, only bundles of that key are taken. Raises Refusal: already_submitted, version_taken (published with other
+    bytes), author_mismatch, author_key_changed.
     """
     known = [as_struct(row, Submission) for row in db.execute(
         sa.select(submissions).where(submissions.c.plugin == plugin).order_by(submissions.c.id))]
     for old in known:
         if not same_person(old.author, author):
             raise Refusal("author_mismatch", f"{plugin} belongs to {old.author}", hint="choose another id")
+        if old.author_key and old.author_key != author_key:
+            raise Refusal("author_key_changed", f"{plugin} was signed by the key {old.author_key}, and this is not",
+                          hint="sign it with `apex-exec plugin sign`; a new key is the operator's to settle")
         if old.version == version and old.state in ("published", "deprecated", "revoked"):
             raise Refusal("version_taken", f"{plugin} {version} is {old.state}", hint="raise the version",
                           code=Code.CONFLICT)
@@ -71,7 +77,8 @@ def submit(db: sa.Connection, now_ns: int, *, plugin: str, version: str, digest:
             contact=contact, sla_hours=sla_hours, submitter=submitter, price=encode(price), submitted_ns=now_ns))
         return move(db, now_ns, last.id, "submitted", actor=submitter, uid=uid, reason="submitted again")
     row = db.execute(sa.insert(submissions).values(
-        plugin=plugin, version=version, digest=digest, author=author, submitter=submitter, state="draft",
+        plugin=plugin, version=version, digest=digest, author=author, author_key=author_key,
+        submitter=submitter, state="draft",
         price=encode(price), contact=contact, sla_hours=sla_hours, submitted_ns=now_ns, changed_ns=now_ns,
         reviewer="", result="", result_signature=""))
     assert row.inserted_primary_key is not None

@@ -34,7 +34,7 @@ def store(url: str) -> Iterator[sa.Engine]:
 
 def offer(db: sa.Connection, price: Price, plugin: str = "sums", state: str = "published") -> None:
     db.execute(sa.insert(subs.submissions).values(
-        plugin=plugin, version="1.0.0", digest="a" * 64, author="ACME", submitter="ann", state=state,
+        plugin=plugin, version="1.0.0", digest="a" * 64, author="ACME", author_key="", submitter="ann", state=state,
         price=subs.encode(price), contact="", sla_hours=0, submitted_ns=0, changed_ns=0, reviewer="", result="",
         result_signature=""))
     subs.set_price(db, 0, plugin, price)

@@ -240,3 +240,48 @@ def test_a_clock_set_back_stops_every_change(market: Market, tmp_path: Path) -> 
     market.now_ns = at("2026-09-01")
     refused(market, "clock_set_back", "market.ticket.open", plugin="sums", userId=USER, subject="x")
     refused(market, "clock_set_back", "billing.close", month="2026-08")
+
+
+def test_a_plugin_that_was_signed_once_is_not_taken_from_another_key(market: Market, tmp_path: Path) -> None:
+    from apex_exec.registry import keyring
+    from apex_exec.registry.bundle import pack, read_folder
+    from apex_exec.registry.signing import load_private, new_key, sign_digest, write_signatures
+
+    folder = write_bundle(tmp_path / "sums")
+    keys = {}
+    for name in ("acme", "mallory"):
+        keys[name] = load_private(new_key(tmp_path / "keys", name)[0])
+        market.store.transact(lambda db, name=name: keyring.register(  # type: ignore[misc]  # bound at once
+            db, name=name, role="author", owner=name, public_key=raw_public(keys[name]).hex(), days=365, uid=0,
+            now_ns=market.now_ns))
+
+    def signed(name: str) -> str:
+        bundle = read_folder(folder)
+        signature = sign_digest(keys[name], "author", bundle.digest, market.now_ns)
+        return base64.b64encode(pack(bundle, write_signatures([signature]))).decode()
+
+    shown = market("market.submit", bundle=signed("acme"), submitter="ann")
+    market("market.approve", submission=shown["id"], reviewer="rita", reason="fine", digest=shown["digest"],
+           checklist=ALL)
+    market("market.publish", submission=shown["id"], publisher="olga")
+    published = (market.shop.public / "bundles" / f"{shown['digest']}.apx").read_bytes()
+    assert [one.role for one in signatures_of(published)] == ["author", "market"], "the author's signature is kept"
+    write_bundle(folder, version="1.0.1")
+    refused(market, "author_key_changed", "market.submit", bundle=signed("mallory"), submitter="mallory")
+    refused(market, "author_key_changed", "market.submit", path=str(folder), submitter="ann")
+    assert market("market.submit", bundle=signed("acme"), submitter="ann")["state"] == "in_review"
+
+
+def test_enterprise_work_is_billed_once_at_half_margin_and_belongs_to_the_platform(market: Market) -> None:
+    order = {"customer": "initech", "title": "Forecasts", "cost": 1_000_000, "key": "c1"}
+    assert market("billing.enterprise", **order)["price"] == 2_000_000
+    assert market("billing.enterprise", **order)["price"] == 2_000_000
+    refused(market, "idempotency_conflict", "billing.enterprise", **order | {"cost": 5})
+    for change, expected in (({"cost": -1}, "amount_invalid"), ({"cost": 10**12}, "amount_invalid"),
+                             ({"currency": "XXX"}, "unknown_currency"), ({"title": " "}, "title_missing"),
+                             ({"customer": ""}, "customer_invalid")):
+        refused(market, expected, "billing.enterprise", **order | {"key": "c2"} | change)
+    found = market("billing.report", month="2026-10")
+    assert [(line["kind"], line["customer_minor"], line["platform_minor"]) for line in found["lines"]] == [
+        ("enterprise", 2_000_000, 2_000_000)]
+    assert market("billing.report", month="2026-10", customer="initech")["due"] == {"USD": 2_000_000}

@@ -142,9 +142,9 @@ def _sell(db: sa.Connection, key: str, moment: str, user: str = USER) -> None:
 def _offer(db: sa.Connection) -> None:
     price = Price("subscription", 1995, "USD", "month")
     db.execute(sa.insert(subs.submissions).values(
-        plugin="sums", version="1.0.0", digest="a" * 64, author="ACME", submitter="ann", state="published",
-        price=subs.encode(price), contact="", sla_hours=0, submitted_ns=0, changed_ns=0, reviewer="", result="",
-        result_signature=""))
+        plugin="sums", version="1.0.0", digest="a" * 64, author="ACME", author_key="", submitter="ann",
+        state="published", price=subs.encode(price), contact="", sla_hours=0, submitted_ns=0, changed_ns=0, reviewer="",
+        result="", result_signature=""))
     subs.set_price(db, 0, "sums", price)
 
 
