@@ -1,273 +1,258 @@
-"""The worker's loop: take a call, mark it, run the hook, answer it in full, take the next."""
+"""The worker's loop: take a call, mark it, run the hook, answer it in full, take the next.
+
+Worker CPU per call is the price of everything, so the path of a call is short: one blocking read, one byte to the
+marks, one encoding of the whole answer, one write (see benchmarks/bench_worker.py).
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import inspect
-import io
 import logging
-import math
 import os
-import select
-import socket
 import sys
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable
-from datetime import datetime
 from typing import Any
 
 import msgspec
 
 from workers import sdk, wire
+from workers.failures import name_of, raised, text_of, trace_of
 from workers.jail import Child, limit_memory
+from workers.link import Link
 from workers.loader import Loaded, load
-from workers.zmtp import Zmtp, encode
+from workers.output import LogHandler, Outlet
+from workers.values import NotAValue, check_value, is_plain
+from workers.zmtp import encode as frame
 
-INT_MAX = 2**53 - 1
+EXIT_LOAD = 71
+RESERVE_BYTES = 256 * 1024
+"""Given back when memory runs out, so that the answer which says so can be made."""
+LEFTOVER_SECONDS_MAX = 0.01
+"""How long tasks that a call left behind may take to be cancelled, before the next call begins."""
+ENVELOPE_BYTES_MAX = 64
 
-_decode = msgspec.msgpack.Decoder(wire.ToWorker).decode
 _encode = msgspec.msgpack.Encoder().encode
 _decode_params = msgspec.msgpack.Decoder().decode
+_API_ERRORS = {"permission_denied": sdk.PermissionDenied, "rate_limited": sdk.RateLimited,
+               "deadline_exceeded": sdk.DeadlineExceeded}
 
 
-class _NotAValue(Exception):
-    def __init__(self, path: str, message: str) -> None:
-        super().__init__(message)
-        self.path = path
+class Hook:
+    """One hook and how it is called, decided once."""
 
+    __slots__ = ("fills_user", "function", "is_async", "wants_context", "wants_params")
 
-def check_value(value: Any, path: str = "$", depth: int = 0) -> None:
-    """Raises where ``value`` holds what the protocol cannot carry. Courtesy: the supervisor checks again."""
-    if value is None or isinstance(value, bool | str | bytes):
-        return
-    if depth > wire.DEPTH_MAX:
-        raise _NotAValue(path[:200], f"nested deeper than {wire.DEPTH_MAX} levels")
-    if isinstance(value, int):
-        if not -INT_MAX <= value <= INT_MAX:
-            raise _NotAValue(path, "an integer beyond ±(2^53−1)")
-    elif isinstance(value, float):
-        if not math.isfinite(value):
-            raise _NotAValue(path, "a float that is not finite")
-    elif isinstance(value, list | tuple):
-        for index, item in enumerate(value):
-            check_value(item, f"{path}[{index}]", depth + 1)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            if not isinstance(key, str):
-                raise _NotAValue(path, "a map key that is not a string")
-            check_value(item, f"{path}.{key[:64]}", depth + 1)
-    elif not (isinstance(value, datetime) and value.tzinfo is not None):
-        raise _NotAValue(path, f"a {type(value).__name__}, which MessagePack cannot carry here")
-
-
-class _Output(io.TextIOBase):
-    """stdout and stderr of the plugin: whole lines become Log messages, cut at LOG_BYTES_MAX."""
-
-    def __init__(self, level: str, send: Callable[[Any], None]) -> None:
-        self._level = level
-        self._send = send
-        self._line = ""
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, text: str) -> int:
-        self._line += text
-        while "\n" in self._line or len(self._line) > wire.LOG_BYTES_MAX:
-            line, _, self._line = self._line.partition("\n")
-            self._send(wire.Log(self._level, line[: wire.LOG_BYTES_MAX]))
-        return len(text)
-
-
-class _LogHandler(logging.Handler):
-    def __init__(self, send: Callable[[Any], None]) -> None:
-        super().__init__()
-        self._send = send
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._send(wire.Log(record.levelname.lower(), record.getMessage()[: wire.LOG_BYTES_MAX]))
+    def __init__(self, name: str, function: Callable[..., Any]) -> None:
+        names = inspect.signature(function).parameters
+        anything = any(p.kind is p.VAR_KEYWORD for p in names.values())
+        self.function = function
+        self.wants_context = anything or "context" in names
+        self.wants_params = anything or "params" in names
+        self.is_async = inspect.iscoroutinefunction(function)
+        self.fills_user = name in ("onDashboardLoad", "onAuthSuccess")
 
 
 class Worker:
     """One worker's state. One call at a time; calls that arrive meanwhile wait in order."""
 
     def __init__(self, child: Child) -> None:
-        fds = child.fds
         self._statm = child.statm
-        self._link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fds[0])
-        self._link.setblocking(False)
-        self._marks = fds[1]
-        self._death = fds[2]
-        self._zmtp = Zmtp(frame_bytes_max=wire.FRAME_BYTES_MAX)
-        self._inbox: deque[Any] = deque()  # bounded by the supervisor's prefetch
+        self._marks = child.fds[1]
+        self._link = Link(child.fds[0])
+        self._outlet = Outlet(self._link.send)
+        self._reserve = bytearray(RESERVE_BYTES)
+        self._log = logging.getLogger("plugin")
+        self._plugin = ""
+        self._seq = -1  # the call that runs; -1 between calls
         self._api_id = 0
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._arguments: dict[str, tuple[bool, bool, bool]] = {}
+        self._hooks: dict[str, Hook] = {}
 
-    def send(self, message: Any) -> None:
-        """Writes one message in full."""
-        self._write(encode(_encode(message)))
-
-    def _write(self, data: bytes) -> None:
-        while data:
-            try:
-                data = data[self._link.send(data) :]
-            except BlockingIOError:
-                select.select([], [self._link], [])
-
-    def start(self, layers: list[wire.LayerReport]) -> None:
-        """Greets and reports the jail."""
-        self._write(self._zmtp.greeting())
-        self.send(wire.Booted(layers))
-
-    def _next(self) -> Any:
-        """The next message; waits for it. None at the link's end."""
-        while not self._inbox:
-            try:
-                data = self._link.recv(self._zmtp.read_bytes)
-            except BlockingIOError:
-                ready, _, _ = select.select([self._link.fileno(), self._death], [], [])
-                if self._death in ready:
-                    os._exit(0)
-                continue
-            if not data:
-                return None
-            self._inbox.extend(map(_decode, self._zmtp.feed(data)))
-        return self._inbox.popleft()
+    def boot(self, layers: list[wire.LayerReport]) -> None:
+        """Greets and reports the jail. A worker may wait here for its plugin as long as it likes."""
+        self._link.greet()
+        self._link.send(wire.Booted(layers))
 
     def serve(self) -> int:
         """Loads the plugin, then answers calls until the link ends. Returns the exit status."""
-        message = self._next()
-        if not isinstance(message, wire.Load):
+        message = self._link.next()
+        if type(message) is not wire.Load:
             return 0
-        sys.stdout, sys.stderr = _Output("stdout", self.send), _Output("stderr", self.send)
-        limit_memory(self._statm, message.memory_bytes_max)
         if message.mode == "test":
-            return int(sys.modules["workers.testing"].run(message, self.send))  # loaded in the test zygote only
+            self._output_and_memory(message)
+            return int(sys.modules["workers.testing"].run(message, self._link.send))  # loaded in the test zygote only
+        if not self._load(message):
+            return EXIT_LOAD
+        return 0 if message.mode == "probe" else self._calls()
+
+    def _output_and_memory(self, message: wire.Load) -> None:
+        self._outlet.open()
+        sys.stdout, sys.stderr = self._outlet.streams
+        sys.__stdout__, sys.__stderr__ = self._outlet.streams  # type: ignore[assignment,misc]  # no other output
+        limit_memory(self._statm, message.memory_bytes_max)
+
+    def _load(self, message: wire.Load) -> bool:
+        self._output_and_memory(message)
+        self._log.setLevel(logging.DEBUG)
+        self._log.addHandler(LogHandler(self._outlet))
+        self._log.propagate = False
         try:
             loaded = load(message)
+            self._hooks = {name: Hook(name, function) for name, function in loaded.hooks.items()}
+            self._plugin = loaded.id
+            if loaded.uses_loop:
+                self._loop = asyncio.new_event_loop()
+            ready = self._ready(loaded)
         except BaseException as error:
-            self.send(wire.Failed("load", "", type(error).__name__, _text(error), _trace(error)))
-            return 71
-        log = logging.getLogger("plugin")
-        log.setLevel(logging.DEBUG)
-        log.addHandler(_LogHandler(self.send))
-        log.propagate = False
-        for name, function in loaded.hooks.items():
-            names = inspect.signature(function).parameters
-            self._arguments[name] = ("context" in names, "params" in names, inspect.iscoroutinefunction(function))
-        if loaded.uses_loop:
-            self._loop = asyncio.new_event_loop()
-        self.send(wire.Ready(loaded.id, loaded.version, sorted(loaded.hooks), sorted(loaded.permissions),
-                             loaded.uses_loop))
-        if message.mode == "probe":
-            return 0
-        while (call := self._next()) is not None:
-            if isinstance(call, wire.Call):
-                os.write(self._marks, b"\x01")
-                if time.monotonic_ns() >= call.deadline_ns:
-                    self.send(wire.Skipped(call.seq))
+            self._reserve = bytearray()
+            self._outlet.close()
+            self._link.send(wire.Failed("load", "", name_of(error), text_of(error), trace_of(error)))
+            return False
+        self._outlet.close()
+        self._link.send(ready)
+        return True
+
+    def _ready(self, loaded: Loaded) -> wire.Ready:
+        return wire.Ready(loaded.id, loaded.version, sorted(loaded.hooks), sorted(loaded.permissions), loaded.uses_loop)
+
+    def _calls(self) -> int:
+        link, marks, take = self._link, self._marks, self._link.next
+        write_mark, clock = os.write, time.monotonic_ns
+        while (call := take()) is not None:
+            if type(call) is wire.Call:
+                write_mark(marks, b"\x01")  # before the clock is read: what follows may count as started
+                if clock() >= call.deadline_ns:
+                    link.send(wire.Skipped(call.seq))
                 else:
-                    self._write(self._run(loaded, call, log))
-            elif isinstance(call, wire.Ping):
-                self.send(wire.Pong(call.nonce))
+                    link.write(self._answer(call))
+            elif type(call) is wire.Ping:
+                link.send(wire.Pong(call.nonce))
         return 0
 
-    def _run(self, loaded: Loaded, call: wire.Call, log: logging.Logger) -> bytes:
-        """The encoded answer to one call."""
+    def _answer(self, call: wire.Call) -> bytes:
+        """The framed answer to one call. Whatever the hook does, there is one."""
+        self._seq = seq = call.seq
+        self._outlet.open()
         begun_ns = time.process_time_ns()
-        answer: Any
         try:
-            value = self._hook(loaded, call, log)
-            check_value(value)
-            raw = msgspec.msgpack.encode(value)
-            if len(raw) > wire.RESULT_BYTES_MAX:
-                raise _NotAValue("$", f"{len(raw)} bytes are over the limit of {wire.RESULT_BYTES_MAX}")
-            answer = wire.Reply(call.seq, msgspec.Raw(raw), time.process_time_ns() - begun_ns)
-        except _NotAValue as error:
-            answer = wire.BadOutput(call.seq, error.path, str(error), time.process_time_ns() - begun_ns)
+            value = self._run(call)
+            body = self._encoded(seq, value, time.process_time_ns() - begun_ns)
+        except NotAValue as error:
+            body = _encode(wire.BadOutput(seq, error.path[:200], text_of(error), time.process_time_ns() - begun_ns))
         except BaseException as error:
-            cpu_ns = time.process_time_ns() - begun_ns
-            answer = wire.Raised(call.seq, type(error).__name__, _text(error), _trace(error), cpu_ns)
-            if isinstance(error, sdk.ApiError):
-                answer.api_code, answer.api_method = str(error.code)[:64], str(error.method)[:100]
-                if isinstance(error.retry_after_ms, int):
-                    answer.retry_after_ms = max(0, min(error.retry_after_ms, 2**31))
-            answer.memory = isinstance(error, MemoryError)
-        return encode(_encode(answer))
+            if isinstance(error, MemoryError):
+                self._reserve = bytearray()
+            body = _encode(raised(seq, error, time.process_time_ns() - begun_ns))
+        self._outlet.close()
+        self._seq = -1
+        if self._loop is not None and (left := asyncio.all_tasks(self._loop)):
+            self._cancel(left)
+        if not self._reserve:
+            self._refill()
+        return frame(body)
 
-    def _hook(self, loaded: Loaded, call: wire.Call, log: logging.Logger) -> Any:
-        function = loaded.hooks[call.hook]
-        wants_context, wants_params, is_async = self._arguments[call.hook]
-        arguments: dict[str, Any] = {}
-        if wants_context:
-            api = sdk.Api(self._ask, call.seq, is_async)
-            arguments["context"] = sdk.HookContext(call.user_id, loaded.id, call.hook, call.deadline_ns, api, log)
-        if wants_params:
-            params = _decode_params(call.params)
-            if call.hook in ("onDashboardLoad", "onAuthSuccess"):
-                params.setdefault("userId", call.user_id)
-            arguments["params"] = params
-        result = function(**arguments)
-        if not is_async:
-            return result
-        if self._loop is not None:
-            return self._loop.run_until_complete(result)
+    def _refill(self) -> None:
         try:
-            result.send(None)
+            self._reserve = bytearray(RESERVE_BYTES)
+        except MemoryError:
+            return  # the plugin still holds it all; the next call may give some back
+
+    @staticmethod
+    def _encoded(seq: int, value: Any, cpu_ns: int) -> bytes:
+        """``wire.Reply`` with ``value`` encoded in place. Raises NotAValue, MemoryError."""
+        try:
+            if not is_plain(value):
+                check_value(value)
+            body = _encode(("reply", seq, value, cpu_ns))
+        except (NotAValue, MemoryError):
+            raise
+        except Exception as error:  # the encoder's word for it, or a value that misbehaves while it is looked at
+            check_value(value)
+            raise NotAValue("$", text_of(error)) from None
+        if len(body) > wire.RESULT_BYTES_MAX:
+            size = len(_encode(value))
+            if size > wire.RESULT_BYTES_MAX:
+                raise NotAValue("$", f"{size} bytes are over the limit of {wire.RESULT_BYTES_MAX}")
+        return body
+
+    def _run(self, call: wire.Call) -> Any:
+        hook = self._hooks[call.hook]
+        function = hook.function
+        if hook.wants_params:
+            params = _decode_params(call.params)
+            if hook.fills_user:
+                params.setdefault("userId", call.user_id)
+            if hook.wants_context:
+                result = function(context=self._context(call, hook), params=params)
+            else:
+                result = function(params=params)
+        elif hook.wants_context:
+            result = function(context=self._context(call, hook))
+        else:
+            result = function()
+        if hook.is_async or inspect.iscoroutine(result):
+            return self._finish(result)
+        return result
+
+    def _context(self, call: wire.Call, hook: Hook) -> sdk.HookContext:
+        api = sdk.Api(self._ask, call.seq, hook.is_async)
+        return sdk.HookContext(call.user_id, self._plugin, call.hook, call.deadline_ns, api, self._log)
+
+    def _finish(self, coroutine: Any) -> Any:
+        if self._loop is not None:
+            return self._loop.run_until_complete(coroutine)
+        try:
+            coroutine.send(None)
         except StopIteration as stop:
             return stop.value
-        result.close()
+        coroutine.close()
         raise RuntimeError("the hook awaited something that needs an event loop; import asyncio in the plugin")
+
+    def _cancel(self, tasks: set[asyncio.Task[Any]]) -> None:
+        """Ends what a call left running. What does not let itself be ended has no API any more (see ``_ask``)."""
+        assert self._loop is not None
+        for task in tasks:
+            task.cancel()
+        try:
+            self._loop.run_until_complete(asyncio.wait(tasks, timeout=LEFTOVER_SECONDS_MAX))
+        except BaseException:  # noqa: BLE001 - a leftover's SystemExit is nobody's answer
+            return
 
     def _ask(self, seq: int, method: str, params: dict[str, Any]) -> Any:
         """One API call: sent, and its answer waited for; calls that arrive meanwhile keep their order."""
+        if seq != self._seq:
+            raise sdk.ApiError("cancelled", "the call that this context belongs to is over", method=method)
         self._api_id += 1
         api_id = self._api_id
         try:
-            raw = msgspec.msgpack.encode(params)
+            raw = _encode(params)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise sdk.ApiError("invalid_params", _text(error), method=method) from None
+            raise sdk.ApiError("invalid_params", text_of(error), method=method) from None
         if len(raw) > wire.API_PARAMS_BYTES_MAX:
             raise sdk.ApiError("too_large", f"a call's parameters have at most {wire.API_PARAMS_BYTES_MAX} bytes",
                                method=method)
-        self.send(wire.ApiCall(seq, api_id, method, msgspec.Raw(raw)))
+        self._link.send(wire.ApiCall(seq, api_id, method, msgspec.Raw(raw)))
         waiting: deque[Any] = deque()
         while True:
-            message = self._next()
+            message = self._link.next()
             if message is None:
                 os._exit(0)
-            if isinstance(message, wire.ApiReply) and message.api_id == api_id:
-                waiting.extend(self._inbox)
-                self._inbox = waiting
+            if type(message) is wire.ApiReply and message.api_id == api_id:
                 break
             waiting.append(message)
+        if waiting:
+            self._link.put_back(waiting)
         if message.ok:
             return _decode_params(message.value)
-        kinds = {"permission_denied": sdk.PermissionDenied, "rate_limited": sdk.RateLimited,
-                 "deadline_exceeded": sdk.DeadlineExceeded}
-        raise kinds.get(message.code, sdk.ApiError)(message.code, message.message, method=method,
-                                                    retry_after_ms=message.retry_after_ms)
-
-
-def _text(error: BaseException) -> str:
-    with contextlib.suppress(BaseException):  # a hostile __str__ must not break the answer
-        return str(error)[:1000]
-    return "(the exception's text could not be had)"
-
-
-def _trace(error: BaseException) -> str:
-    with contextlib.suppress(BaseException):
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("/")]
-        return "".join(traceback.format_list(frames))[-wire.TRACEBACK_BYTES_MAX :]
-    return ""
+        kind = _API_ERRORS.get(message.code, sdk.ApiError)
+        raise kind(message.code, message.message, method=method, retry_after_ms=message.retry_after_ms)
 
 
 def run(child: Child, layers: list[wire.LayerReport]) -> int:
     """Serves until the link ends; the process's exit status."""
     worker = Worker(child)
-    worker.start(layers)
+    worker.boot(layers)
     return worker.serve()

@@ -62,6 +62,10 @@ class Zmtp:
 
     def feed(self, data: bytes) -> list[bytes]:
         """Bodies of every message that ``data`` completes, in order. Raises ZmtpError."""
+        if self._ready and not self._buffer and len(data) > 1 and data[0] == 0 and len(data) == data[1] + 2:
+            if data[1] > self._frame_bytes_max:
+                raise ZmtpError(f"a frame of {data[1]} bytes is over the bound")
+            return [data[2:]]  # the common case: one short message
         if self._buffer:
             data = self._buffer + data
             self._buffer = b""

@@ -91,6 +91,8 @@ class Identities:
 
     def take(self, worker: int) -> int:
         """The uid of ``worker``, none that another living one has. Raises RuntimeError where all are taken."""
+        if worker in self._taken:
+            return self._taken[worker]
         if len(self._used) >= self._size:
             raise RuntimeError("sandbox.uid_range has no uid left")
         while True:  # ends: one is free

@@ -1,0 +1,74 @@
+"""The worker's end of the link: blocking reads and writes of whole messages, as few system calls as there can be.
+
+The supervisor's death shows as the link's end, the zygote's by PDEATHSIG; so nothing else is waited for.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from collections import deque
+from typing import Any
+
+import msgspec
+
+from workers import wire
+from workers.zmtp import Zmtp, encode
+
+_decode = msgspec.msgpack.Decoder(wire.ToWorker).decode
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Link:
+    """Messages in, messages out. One thread."""
+
+    __slots__ = ("_codec", "_fd", "_inbox")
+
+    def __init__(self, fd: int) -> None:
+        os.set_blocking(fd, True)
+        self._fd = fd
+        self._codec = Zmtp(frame_bytes_max=wire.FRAME_BYTES_MAX)
+        self._inbox: deque[Any] = deque()  # bounded by the supervisor's prefetch
+
+    def greet(self) -> None:
+        """Opens the conversation."""
+        self.write(self._codec.greeting())
+
+    def send(self, message: Any) -> None:
+        """Writes one message in full."""
+        self.write(encode(_encode(message)))
+
+    def write(self, data: bytes) -> None:
+        """Writes ``data`` in full; blocks where the supervisor does not read."""
+        sent = self._some(data)
+        while sent < len(data):
+            data = data[sent:]
+            sent = self._some(data)
+
+    def _some(self, data: bytes) -> int:
+        while True:
+            try:
+                return os.write(self._fd, data)
+            except BlockingIOError:  # plugin code may have changed the descriptor's mode
+                select.select([], [self._fd], [])
+
+    def next(self) -> Any:
+        """The next message; waits for it. None at the link's end. Raises ZmtpError, msgspec.DecodeError."""
+        inbox = self._inbox
+        while not inbox:
+            try:
+                data = os.read(self._fd, self._codec.read_bytes)
+            except BlockingIOError:
+                select.select([self._fd], [], [])
+                continue
+            except ConnectionResetError:
+                return None
+            if not data:
+                return None
+            inbox.extend(map(_decode, self._codec.feed(data)))
+        return inbox.popleft()
+
+    def put_back(self, messages: deque[Any]) -> None:
+        """``messages`` come before those that have arrived since."""
+        messages.extend(self._inbox)
+        self._inbox = messages

@@ -1,0 +1,72 @@
+"""What a hook may return: null, bool, finite float, int within ±(2^53−1), str, bin, array, map, aware timestamp.
+
+The check here is courtesy, since the supervisor's decides; but what MessagePack would quietly turn into something
+else (a UUID into a string, a set into an array) only shows here.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime
+from typing import Any
+
+from workers.wire import DEPTH_MAX
+
+INT_MAX = 2**53 - 1
+_SCALARS = frozenset((type(None), bool, int, float, str, bytes))
+
+
+class NotAValue(Exception):
+    """The value cannot be carried; ``path`` says where."""
+
+    def __init__(self, path: str, message: str) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+def is_plain(value: Any) -> bool:
+    """True where nothing in ``value`` could change on its way: exactly the built-in types. Ranges are not looked at."""
+    kind = type(value)
+    if kind in _SCALARS:
+        return True
+    if kind is dict:
+        for key, item in value.items():
+            if type(key) is not str or (type(item) not in _SCALARS and not is_plain(item)):
+                return False
+        return True
+    if kind is list or kind is tuple:
+        for item in value:
+            if type(item) not in _SCALARS and not is_plain(item):
+                return False
+        return True
+    return False
+
+
+def check_value(value: Any, path: str = "$", depth: int = 0) -> None:
+    """Raises NotAValue where ``value`` holds what the protocol cannot carry."""
+    if value is None or isinstance(value, bool | bytes):
+        return
+    if depth > DEPTH_MAX:
+        raise NotAValue(path[:200], f"nested deeper than {DEPTH_MAX} levels")
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise NotAValue(path, "a string that is not UTF-8 (a lone surrogate)") from None
+    elif isinstance(value, int):
+        if not -INT_MAX <= value <= INT_MAX:
+            raise NotAValue(path, "an integer beyond ±(2^53−1)")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise NotAValue(path, "a float that is not finite")
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            check_value(item, f"{path}[{index}]", depth + 1)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise NotAValue(path, "a map key that is not a string")
+            check_value(key, path, depth)
+            check_value(item, f"{path}.{key[:64]}", depth + 1)
+    elif not (isinstance(value, datetime) and value.tzinfo is not None):
+        raise NotAValue(path, f"a {type(value).__name__}, which MessagePack cannot carry here")
