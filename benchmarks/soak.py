@@ -308,7 +308,8 @@ def usage(figures: dict[str, Any]) -> str:
     return (f"`python -m benchmarks.soak --seconds {figures['seconds']:.0f} --json benchmarks/results/{NAME}.json`\n\n"
             "Plugins that behave, call the platform, raise, exit, spin, sleep, hoard, overflow, shout, forge or "
             "double their replies, while everything is killed or stopped at random, the supervisor included. "
-            "Each request is numbered; each answered call must be one event of a ledger that verifies, each answered write one row.")
+            "Each request is numbered; each answered call must be one event of a ledger that verifies, and "
+            "each answered write one row.")
 
 
 def table(figures: dict[str, Any]) -> str:
