@@ -132,7 +132,8 @@ def take_lock(path: Path, key: str) -> int:
         pid = os.pread(lock, 32, 0).decode(errors="replace").strip()
         os.close(lock)
         who = f" (pid {pid})" if pid.isdigit() else ""
-        raise ConfigError(f"a daemon is already running on {path.parent}{who}; stop it or choose another {key}") from None
+        message = f"a daemon is already running on {path.parent}{who}; stop it or choose another {key}"
+        raise ConfigError(message) from None
     os.ftruncate(lock, 0)
     os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
     return lock
