@@ -127,6 +127,11 @@ class Logs(logging.Handler):
         else:
             self.dropped += 1
 
+    @property
+    def waiting(self) -> int:
+        """Lines that are not written yet."""
+        return self._queue.qsize()
+
     # ------------------------------------------------------------------ the writing thread
     def start(self) -> None:
         """From now on lines are written by a thread of their own. Call it after the zygote was started."""
