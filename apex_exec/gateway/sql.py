@@ -25,6 +25,9 @@ TOKENS_MAX = 1500
 NESTING_MAX = 24
 """Brackets open at one place; the parser itself gives up a little above 50."""
 CACHE_ENTRIES_MAX = 1000
+CACHE_BYTES_MAX = 16 * 1024 * 1024
+STATEMENT_BYTES_MAX = 256 * 1024
+"""Of what is sent: each table reference grows by the operator's columns."""
 
 _POSTGRES = sqlglot.Dialect.get_or_raise("postgres")
 
@@ -52,6 +55,7 @@ class Compiler:
     def __init__(self, backend: str, tables: Mapping[str, Table]) -> None:
         self._backend = backend
         self._tables = tables
+        self._cache_bytes = 0
         self._cache: OrderedDict[tuple[str, tuple[str, ...]], Compiled | ApiFailure] = OrderedDict()
 
     def compile(self, text: str, named: tuple[str, ...]) -> Compiled:
@@ -62,24 +66,36 @@ class Compiler:
         found = self._cache.get(key)
         if found is None:
             found = self._compile(text, named)
-            self._cache[key] = found
-            if len(self._cache) > CACHE_ENTRIES_MAX:
-                self._cache.popitem(last=False)
+            self._remember(key, found)
         else:
             self._cache.move_to_end(key)
         if isinstance(found, ApiFailure):
             raise ApiFailure(found.code, found.message)
         return found
 
+    def _remember(self, key: tuple[str, tuple[str, ...]], found: Compiled | ApiFailure) -> None:
+        self._cache[key] = found
+        self._cache_bytes += _size(key, found)
+        while len(self._cache) > CACHE_ENTRIES_MAX or self._cache_bytes > CACHE_BYTES_MAX:
+            self._cache_bytes -= _size(*self._cache.popitem(last=False))
+
     def _compile(self, text: str, named: tuple[str, ...]) -> Compiled | ApiFailure:
         try:
             writer = Writer(self._backend, self._tables, named, _parse(text))
-            return Compiled(writer.finish(), writer.parameters, writer.extra_values, list(writer.used),
+            statement = writer.finish()
+            if len(statement) > STATEMENT_BYTES_MAX:
+                raise ApiFailure("too_large", "the query reads too many tables with too many columns")
+            return Compiled(statement, writer.parameters, writer.extra_values, list(writer.used),
                             writer.truths())
         except ApiFailure as failure:
             return failure
         except RecursionError:
             return ApiFailure("sql_forbidden", "the query is nested too deeply")
+
+
+def _size(key: tuple[str, tuple[str, ...]], found: Compiled | ApiFailure) -> int:
+    """About what one entry holds, in characters."""
+    return len(key[0]) + len(found.text if isinstance(found, Compiled) else found.message)
 
 
 def _parse(text: str) -> Any:

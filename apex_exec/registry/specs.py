@@ -47,8 +47,12 @@ def spec_now(ctx: Context, db: sa.Connection, plugin: str) -> PluginSpec | None:
     if version is None:
         return None
     users = db_.enabled_for(db, plugin).get(plugin, set())
-    approved = approvals.approved_now(approvals.latest(db, version.digest), ctx.now_ns())
-    return make_spec(row, version, parse_manifest(version.manifest.encode()), users, approved, ctx.limits)
+    rows = approvals.latest(db, version.digest)
+    approved = approvals.approved_now(rows, ctx.now_ns())
+    spec = make_spec(row, version, parse_manifest(version.manifest.encode()), users, approved, ctx.limits)
+    # the supervisor looks at the hour itself, so that an approval ends on time even where nobody is there to say so
+    expires = {permission: rows[permission].expires_ns / 1e9 for permission in approved}
+    return msgspec.structs.replace(spec, approval_expires=expires)
 
 
 def publish(ctx: Context, plugins: Iterable[str]) -> None:
