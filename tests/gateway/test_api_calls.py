@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sqlite3
 import tempfile
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from apex_exec.client import CallError, Client, protocol
+from apex_exec.errors import ApexError
 from apex_exec.ledger.reading import read_events
 from tests.gateway.bundles import ALL, bundle, gateway_of, ledger_of
 from tests.gateway.conftest import TABLES, A, B, sqlite_data
@@ -259,8 +261,12 @@ def test_calls_at_once_and_in_all_are_bounded(daemon: Daemon, client: Client) ->
 
 def test_a_hook_can_still_answer_when_a_call_took_all_its_time(client: Client) -> None:
     slow = "SELECT count(*) FROM " + ", ".join(f"orders a{n}" for n in range(16))
-    got = run(client, "awaiter", ("query", {"sql": slow}), deadline_ms=500)
-    assert got[0]["code"] == "deadline_exceeded" and got[0]["kind"] == "DeadlineExceeded"
+    for _ in range(5):  # on a busy machine the 20 ms between the two ends may not be enough
+        with contextlib.suppress(CallError):
+            got = run(client, "awaiter", ("query", {"sql": slow}), deadline_ms=500)
+            assert got[0]["code"] == "deadline_exceeded" and got[0]["kind"] == "DeadlineExceeded"
+            return
+    raise AssertionError("no hook had the time to answer")
 
 
 def test_a_call_that_cannot_be_recorded_is_not_made(daemon: Daemon, client: Client) -> None:
@@ -287,7 +293,13 @@ def test_the_gateways_death_fails_its_calls_and_nothing_else(daemon: Daemon, cli
     gateway_of(daemon).kill()
     thread.join(10)
     assert got and got[0]["code"] == "gateway_lost"
-    wait_for(lambda: run(client, "caller", ("query", {"sql": "SELECT 1 AS one"})) == [[{"one": 1}]], 10)
+
+    def works() -> bool:
+        with contextlib.suppress(ApexError):
+            return bool(run(client, "caller", ("query", {"sql": "SELECT 1 AS one"})) == [[{"one": 1}]])
+        return False
+
+    wait_for(works, 20)
 
 
 def _with_own_client(daemon: Daemon, *steps: Any) -> Any:

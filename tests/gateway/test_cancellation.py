@@ -101,12 +101,10 @@ def test_a_cancelled_call_ends_at_the_database_and_at_the_peer(
         with Client(daemon.endpoint) as other:  # the gateway has time for others
             begun = time.monotonic()
             reply = other.invoke("other", "onActionExecute", A, steps(("query", {"sql": "SELECT 1 AS one"})))
-            assert reply["result"]["result"] == [[{"one": 1}]] and time.monotonic() - begun < 3
-        begun = time.monotonic()
+            assert reply["result"]["result"] == [[{"one": 1}]] and time.monotonic() - begun < 4
         if end == "cancel":
             client.cancel(pending)
         else:
             client.close()
-        wait_for((lambda: active(postgres) == 0) if name == "query" else dripper.left.is_set, 2, f"the end of {name}")
-        assert time.monotonic() - begun < 2
+        wait_for((lambda: active(postgres) == 0) if name == "query" else dripper.left.is_set, 3, f"the end of {name}")
         client.close()

@@ -86,7 +86,7 @@ def test_each_committed_write_is_on_record_once_across_kills(site: Site) -> None
     try:
         for victim in ("gateway", "ledger", "daemon", "gateway", "daemon"):
             before = site.ask("SELECT count(*) FROM notes WHERE text = 'w'")
-            wait_for(lambda before=before: site.ask("SELECT count(*) FROM notes WHERE text = 'w'") > before + 20, 20)
+            wait_for(lambda before=before: site.ask("SELECT count(*) FROM notes WHERE text = 'w'") > before + 20, 40)
             if victim == "daemon":
                 site.daemon.kill()
                 site.daemon.start()
@@ -97,7 +97,7 @@ def test_each_committed_write_is_on_record_once_across_kills(site: Site) -> None
         stop.set()
         for lane in lanes:
             lane.join(20)
-    wait_for(lambda: site.ask(f"SELECT count(*) FROM {OUTBOX}") == 0, 20, "the outbox being empty")
+    wait_for(lambda: site.ask(f"SELECT count(*) FROM {OUTBOX}") == 0, 40, "the outbox being empty")
     written = site.ask("SELECT count(*) FROM notes WHERE text = 'w'")
-    wait_for(lambda: site.records() >= written, 5, "every record")
+    wait_for(lambda: site.records() >= written, 20, "every record")
     assert site.records() == written > 100

@@ -90,7 +90,7 @@ def test_a_database_that_is_not_there_is_said_to_be_so_in_time(lite: Data, tmp_p
         begun = time.monotonic()
         with pytest.raises(ApiFailure) as failed:
             lite.run(backend.query(lite.compiler.compile("SELECT 1", ()), [], A, time.monotonic_ns() + SECONDS))
-        assert failed.value.code in ("data_unavailable", "deadline_exceeded") and time.monotonic() - begun < 2
+        assert failed.value.code in ("data_unavailable", "deadline_exceeded") and time.monotonic() - begun < 4
         lite.run(backend.close())
 
 
