@@ -31,7 +31,7 @@ socket = zmq.Context().socket(zmq.DEALER)
 socket.connect(sys.argv[1])
 n, pending, counts = 0, 0, {}
 while True:
-    while pending < 1500:
+    while pending < 1100:
         user = f"11111111-1111-4111-8111-{n % 10:012}"
         socket.send(msgspec.msgpack.encode({**invocation("noisy", {}), "userId": user, "id": n}))
         n += 1
@@ -39,7 +39,7 @@ while True:
     while socket.poll(1):
         socket.recv()
         pending -= 1
-    time.sleep(0.01)  # about as fast as a host that is told OVERLOADED and tries again
+    time.sleep(0.02)  # a host that is told OVERLOADED and tries again soon
 '''
 """Another process, as another host would be; it keeps the plugin's queue full and is refused most of the time."""
 

@@ -75,8 +75,13 @@ class Governor:
         self._held.pop(plugin, None)
 
     def charge(self, plugin: str, cpu_ns: int, now_ns: int) -> bool:
-        """Counts ``cpu_ns``; True where the plugin is to be held now and was not before."""
-        bucket = self._buckets[plugin]
+        """Counts ``cpu_ns``; True where the plugin is to be held now and was not before.
+
+        A plugin that is not known is not counted: the last worker of one that was removed may end after that.
+        """
+        bucket = self._buckets.get(plugin)
+        if bucket is None:
+            return False
         bucket.spend(cpu_ns, now_ns)
         if bucket.share >= 1:
             return False  # a whole core: a worker has one thread and cannot take more

@@ -117,10 +117,13 @@ class Governing:
         if known.stopped_ns:
             self._count_throttled(known, now_ns - known.stopped_ns)
         self._busy.discard(worker)
-        self._of_plugin[known.plugin].discard(worker)
         known.usage.close()
-        if not self._of_plugin[known.plugin] and self._pool.spec(known.plugin) is not None:
-            self._metrics.set("worker_memory_bytes", (known.plugin,), 0.0)
+        others = self._of_plugin[known.plugin]
+        others.discard(worker)
+        if not others:
+            del self._of_plugin[known.plugin]
+            if self._pool.spec(known.plugin) is not None:
+                self._metrics.set("worker_memory_bytes", (known.plugin,), 0.0)
         if exited is not None:
             self._charge(known, exited.user_ns + exited.system_ns, now_ns)
         return evidence

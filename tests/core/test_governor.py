@@ -80,6 +80,7 @@ def test_a_worker_after_a_kill_owes_what_the_killed_one_owed() -> None:
     assert governor.is_held("p")
     assert governor.next_due_ns() == (400 * MS_NS + QUANTUM_NS) * 10 + 1
     governor.forget("p")
+    assert not governor.charge("p", 10**9, 2 * MS_NS), "the last worker of a removed plugin ends after it"
     assert not governor.is_held("p") and governor.next_due_ns() is None
 
 

@@ -42,6 +42,8 @@ class Invariants:
         self.lenient_until_ns = 0
         self.ended: set[int] = set()
         self.queue_max = 0
+        self.recycled_max = 0
+        self.stalls_ns: list[int] = []
         self.in_judgement: set[int] = set()  # workers that were prepared
         self.opened: list[str] = []
 
@@ -52,6 +54,7 @@ class Invariants:
 
     def stalled(self, length_ns: int) -> None:
         """The supervisor will stand still: nothing can be expected in time until well after it."""
+        self.stalls_ns.append(self.world.now_ns)
         self.lenient_until_ns = self.world.now_ns + length_ns + STALL_GRACE_NS + SKIP_GRACE_NS + 5 * MS
 
     def queued(self, plugin: str) -> list[Asked]:
@@ -85,6 +88,7 @@ class Invariants:
         elif isinstance(event, ev.ZygoteUp):
             world.fork_hold_ns = 0
         self.queue_max = max(self.queue_max, world.limits.queue_max)
+        self.recycled_max = max(self.recycled_max, world.recycle.at_once_max)
 
     def _admission(self, event: ev.InvokeRequested, actions: list[act.Action]) -> None:
         world = self.world
@@ -133,9 +137,19 @@ class Invariants:
                               for w in world.workers.values()), "calls wait and nobody works")
         if world.open:
             self.need(pool.next_wake_ns() is not None, "calls wait and nobody will wake")
+        if isinstance(event, ev.WorkerGone):
+            self.need(not (pool._waiting and pool._may_start(world.now_ns)), "a place is free and somebody waits")
+            for ended in actions:
+                if isinstance(ended, act.WorkerEnded) and ended.reason == "boot_failed" and ended.charged:
+                    self.need(not self.queued(ended.plugin) or self.gone_worker.killed or self._others(ended.plugin),
+                              "calls wait on after the boot failed that they waited for")
         for plugin in self.opened:
             self.need(any(isinstance(a, act.BreakerChanged) and a.plugin == plugin and a.state == "open"
                           for a in actions), "a breaker opened unsaid")
+
+    def _others(self, plugin: str) -> bool:
+        """Whether another worker of ``plugin`` is still there: its end decides what comes next."""
+        return any(w.spec.id == plugin for w in self.world.workers.values())
 
     def _excused(self, plugin: str) -> bool:
         """Whether a plugin with calls may be without a worker now."""
@@ -285,6 +299,12 @@ class Invariants:
         silent = worker.ping_ns and now_ns >= worker.ping_ns + world.limits.ping_grace_ns
         if action.reason == "deadline" and not silent:
             self.need(worker.link and now_ns >= self._may_keep_until(worker), "a deadline kill too early")
+            if now_ns > self._may_keep_until(worker) + STALL_NS and action.due_ns + STALL_NS < now_ns:
+                graced = sum(at_ns >= worker.oldest_ns for at_ns in self.stalls_ns) > 1  # once only
+                self.need(graced or not worker.link[0].replied,
+                          "killed after a stall, with its answer waiting to be read")
+        elif action.reason == "deadline":
+            self.need(worker.link or not worker.paused, "a held worker is killed for its silence")
         elif action.reason == "cancelled":
             self.need(worker.link and worker.link[0].cancelled_ns and now_ns >= self._may_keep_until(worker),
                       "a kill for a cancelled call too early")
@@ -306,7 +326,7 @@ class Invariants:
             self.need(now_ns - worker.used_ns >= min(world.limits.idle_ns, 60_000 * MS), "an idle stop too early")
         elif action.reason == "recycled":
             others = [w for w in world.workers.values() if w.stopped == "recycled" and not w.killed]
-            self.need(len(others) < max(4, world.recycle.at_once_max), "too many recyclings at once")
+            self.need(len(others) < self.recycled_max, "too many recyclings at once")
         elif action.reason == "evicted" and isinstance(self.event, ev.InvokeRequested):
             serving = {p.worker.id for p in world.pool._plugins.values() if p.worker and not p.worker.leaving}
             idle = [w.used_ns for w in world.workers.values() if w.id in serving and w.ready and not w.link]

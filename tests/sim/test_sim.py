@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,14 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 HISTORIES = 12_000
+
+
+def test_a_seed_is_replayed_with_its_story() -> None:
+    told = [subprocess.run([sys.executable, "-m", "tests.sim", "--seed", "7"], cwd=ROOT, capture_output=True, text=True,
+                           check=True).stdout for _ in range(2)]
+    assert "InvokeRequested" in told[0] and "→ Verdict" in told[0]
+    first, second = (re.sub("at 0x[0-9a-f]+", "", story) for story in told)
+    assert first == second
 
 
 @pytest.mark.timeout(600)

@@ -170,6 +170,8 @@ class World:
         elif isinstance(action, act.PingWorker):
             worker = self.workers[action.worker]
             worker.pings, worker.ping_ns = action.nonce, self.now_ns
+            if not worker.pongs and self.random.random() < 0.5:  # held while it owes an answer
+                self.at(self.random.randrange(200 * MS), self.throttle, worker, True)
             if worker.pongs:
                 self.at(100_000, self._pong, worker, action.nonce)
         elif isinstance(action, act.ReplaceZygote):
