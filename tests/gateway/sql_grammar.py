@@ -30,6 +30,14 @@ ODD_TAILS = [" FOR UPDATE", "; DELETE FROM notes", " -- x", " /* x */", "; COMMI
 ODD_WRAPS = ["WITH d AS (DELETE FROM notes RETURNING *) {}", "EXPLAIN ANALYZE {}", "CREATE TABLE stolen AS {}",
              "INSERT INTO notes (id) {}", "COPY ({}) TO '/tmp/x'", "DECLARE c CURSOR FOR {}", "PREPARE p AS {}",
              "WITH RECURSIVE r AS ({}) SELECT * FROM r"]
+SOUP = """SELECT FROM WHERE GROUP BY ORDER HAVING LIMIT OFFSET WITH AS ( ) , . * + - / % || = < > <= <> != ~ :: : ; @ #
+? $1 $2 AND OR NOT IN EXISTS BETWEEN LIKE ILIKE IS NULL TRUE FALSE CASE WHEN THEN ELSE END CAST UNION ALL
+EXCEPT INTERSECT DISTINCT ON USING JOIN LEFT RIGHT FULL OUTER CROSS NATURAL LATERAL VALUES ARRAY ROW INTERVAL
+DATE TIMESTAMP EXTRACT OVER PARTITION ROWS RANGE FILTER WITHIN FOR UPDATE SHARE INTO TABLE ONLY TABLESAMPLE
+RECURSIVE MATERIALIZED RETURNING INSERT DELETE SET DEFAULT COLLATE AT TIME ZONE ESCAPE SIMILAR TO ANY SOME
+UNNEST GENERATE_SERIES COALESCE NULLIF COUNT SUM MIN MAX LOWER SUBSTRING TRIM POSITION OVERLAY ROUND users
+orders notes id name n x y "x" 'x' 'it''s' 1 2.5 1e9 E'x' $$x$$ U&'x' B'1' X'1f' -- /* */ [ ] { } -> ->> #> @>
+<@ && ||/ ^ int text uuid regclass jsonb numeric double precision varchar character varying timestamptz""".split()
 COMPARE = ["=", "<>", "<", ">", "<=", ">="]
 
 
@@ -177,3 +185,14 @@ class Maker:
         if self.rare():
             text = self.pick(*ODD_WRAPS).format(text)
         return text
+
+
+def moved(rng: random.Random, text: str) -> str:
+    """``text`` with a few pieces replaced, moved or left out."""
+    words = text.split(" ")
+    for _ in range(rng.randint(1, 3)):
+        at = rng.randrange(len(words))
+        piece = words[rng.randrange(len(words)) :][:4]
+        words[at : at + rng.randint(0, 2)] = rng.choice([[rng.choice(SOUP)], piece, []])
+        words = words or ["SELECT"]
+    return " ".join(words)
