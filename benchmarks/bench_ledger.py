@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
 import tempfile
+import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from apex_exec.daemon.side_process import SideProcess
@@ -122,6 +124,7 @@ def _in_the_daemon(lab: Lab) -> None:
             calls = lab.scaled(CALLS if in_flight > 1 else CALLS // 6)
             lab.interleave({f"{name}, {in_flight} in flight": _round(lab, name, daemons[name], hosts[name], calls,
                                                                      in_flight) for name in daemons})
+        lab.interleave({"a slow disk": lambda: _slow_disk(lab, daemons["group"], hosts["group"])})
 
 
 def _round(lab: Lab, name: str, daemon: Daemon, host: Host, calls: int, in_flight: int) -> Callable[[], None]:
@@ -133,6 +136,43 @@ def _round(lab: Lab, name: str, daemon: Daemon, host: Host, calls: int, in_fligh
         lab.add(f"daemon, {name}", "loop", "µs/call", cpu_us, **{"in flight": in_flight})
 
     return measure
+
+
+def _slow_disk(lab: Lab, daemon: Daemon, host: Host) -> None:
+    """The database is locked for 100 ms of every 150: the loop's lag meanwhile, by the daemon's own histogram."""
+    time.sleep(1.0)
+    before = _lag_buckets(daemon)
+    done = threading.Event()
+
+    def lock() -> None:
+        with closing(sqlite3.connect(daemon.folder / "state" / "audit.db", isolation_level=None, timeout=5)) as db:
+            while not done.wait(0.05):
+                db.execute("BEGIN IMMEDIATE")
+                time.sleep(0.1)
+                db.execute("ROLLBACK")
+
+    locker = threading.Thread(target=lock)
+    locker.start()
+    try:
+        end = time.monotonic() + lab.scaled(5)
+        while time.monotonic() < end:
+            host.rounds(["echo-one", "echo-two"], 200, 16, {"n": 1})
+    finally:
+        done.set()
+        locker.join()
+    time.sleep(1.0)
+    after = _lag_buckets(daemon)
+    counts = {bound: after[bound] - before.get(bound, 0.0) for bound in after}
+    p99 = min(bound for bound, count in counts.items() if count >= 0.99 * counts[float("inf")])
+    lab.add("daemon, group, its database locked 100 ms of 150", "loop lag p99 at most", "ms", p99 * 1000)
+
+
+def _lag_buckets(daemon: Daemon) -> dict[float, float]:
+    found = {}
+    for line in daemon.scrape().splitlines():
+        if line.startswith("apex_exec_loop_lag_seconds_bucket"):
+            found[float(line.partition('le="')[2].partition('"')[0])] = float(line.rpartition(" ")[2])
+    return found
 
 
 def _cpu_us(pid: int) -> float:
