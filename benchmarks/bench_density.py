@@ -9,7 +9,19 @@ import time
 from pathlib import Path
 
 import psutil
+from sqlalchemy import Connection
 
+from apex_exec.registry.blobs import BlobStore
+from apex_exec.registry.bundle import read_folder
+from apex_exec.registry.store import (
+    EVERYBODY,
+    PluginRow,
+    Store,
+    VersionRow,
+    open_enablement,
+    put_plugin,
+    put_version,
+)
 from benchmarks.daemon import Daemon, Host, context_of, scraping, serving, write_echo
 from benchmarks.lab import Lab
 
@@ -117,21 +129,56 @@ def _registered(lab: Lab, count: int) -> None:
     """``count`` plugins in the registry: start, memory, cold calls."""
     lab.say(f"{count} registered plugins")
     with tempfile.TemporaryDirectory(prefix="apxp") as name:
-        folder = Path(name)
-        for n in range(count):
-            write_echo(folder, f"echo-{n:05}")
+        state = Path(name) / "state"
+        _fill(state, count)
         begun = time.monotonic()
-        with serving(folder, limits__cpu_percent=100) as daemon:
-            lab.add("start, plugins_dir", "start", "s", time.monotonic() - begun, registered=count)
+        with serving(None, state=state, limits__cpu_percent=100) as daemon:
+            lab.add(f"start, {count:,} in the registry", "time", "s", _answering(daemon, count) - begun,
+                    registered=count)
             memory = psutil.Process(daemon.pid).memory_full_info().uss / MIB
             lab.add("supervisor", "memory", "MiB", memory, registered=count)
             host = Host(daemon.endpoint)
             latencies = []
             for n in range(0, count, max(1, count // 50)):
                 started = time.perf_counter()
-                host.invoke(f"echo-{n:05}")
+                reply = host.invoke(f"echo-{n:05}")
                 latencies.append((time.perf_counter() - started) * 1000)
+                if reply["type"] != "result":
+                    raise SystemExit(f"a call failed: {reply}")
             lab.add("cold call", "p50", "ms", statistics.median(latencies), registered=count)
             lines = re.findall(r"^apex_exec_", daemon.scrape(), re.M)
             lab.add("scrape", "lines", "", float(len(lines)), registered=count)
             host.close()
+
+
+def _fill(state: Path, count: int) -> None:
+    """A registry with ``count`` enabled plugins, written as an installation leaves it."""
+    state.mkdir(mode=0o700)
+    blobs, store, now_ns = BlobStore(state / "bundles"), Store(f"sqlite:///{state}/registry.db"), time.time_ns()
+    bundles = []
+    with tempfile.TemporaryDirectory(prefix="apxf") as name:
+        for n in range(count):
+            write_echo(Path(name), f"echo-{n:05}")
+            bundles.append(read_folder(Path(name) / f"echo-{n:05}"))
+            blobs.put(bundles[-1])
+
+    def rows(db: Connection) -> None:
+        for bundle in bundles:
+            m, text = bundle.manifest, bundle.files["manifest.json"].decode()
+            put_plugin(db, PluginRow(m.id, m.name, m.author, m.version, "enabled", "", "", now_ns, now_ns))
+            put_version(db, VersionRow(m.id, m.version, bundle.digest, text, "installed", "", "", now_ns, 0, now_ns))
+            open_enablement(db, m.id, EVERYBODY, now_ns)
+
+    store.transact(rows)
+    store.close()
+
+
+def _answering(daemon: Daemon, count: int) -> float:
+    """When the last of ``count`` plugins was served."""
+    host = Host(daemon.endpoint)
+    try:
+        while host.invoke(f"echo-{count - 1:05}").get("code") == "PLUGIN_NOT_FOUND":
+            time.sleep(0.02)
+        return time.monotonic()
+    finally:
+        host.close()

@@ -74,7 +74,7 @@ class Daemon:
 
 @contextmanager
 def serving(plugins: Path | None, *, scrape: bool = True, command: Sequence[str] = ("-m", "apex_exec"),
-            **config: Any) -> Iterator[Daemon]:
+            state: Path | None = None, **config: Any) -> Iterator[Daemon]:
     """A daemon on a temporary folder, scraped once a second; ``config`` keys are dotted with ``__``.
 
     ``command`` is what Python is given to run, before ``serve``.
@@ -82,7 +82,8 @@ def serving(plugins: Path | None, *, scrape: bool = True, command: Sequence[str]
     with tempfile.TemporaryDirectory(prefix="apxb") as name:
         folder = Path(name)
         tables: dict[str, dict[str, Any]] = {}
-        top = {"runtime_dir": f"{folder}/run", "state_dir": f"{folder}/state", "plugins_dir": str(plugins or "")}
+        top = {"runtime_dir": f"{folder}/run", "state_dir": str(state or folder / "state"),
+               "plugins_dir": str(plugins or "")}
         for key, value in {"http__address": "127.0.0.1:0", "log__level": "info", **config}.items():
             section, _, inner = key.partition("__")
             if inner:
