@@ -143,7 +143,7 @@ class Worker:
         except NotAValue as error:
             body = _encode(wire.BadOutput(seq, error.path[:200], text_of(error), time.process_time_ns() - begun_ns))
         except BaseException as error:
-            if isinstance(error, MemoryError):
+            if issubclass(type(error), MemoryError):  # isinstance would ask the exception itself
                 self._reserve = bytearray()
             body = _encode(raised(seq, error, time.process_time_ns() - begun_ns))
         self._outlet.close()
