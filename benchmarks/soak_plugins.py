@@ -59,9 +59,10 @@ WAYS = {
     "overflows": "    sys.setrecursionlimit(10**9)\n    nest = []\n    for _ in range(300_000):\n"
                  "        nest = [nest]\n    repr(nest)",
     "shouts": "    for _ in range(200):\n        print('x' * 200)",
-    "forges": "    module = worker_module()\n    module['Worker']._write = lambda *_: module['os'].write(3, b'x' * 99)",
-    "doubles": "    module = worker_module()\n    write = module['Worker']._write\n"
-               "    module['Worker']._write = lambda self, data: write(self, data + data)",
+    "forges": "    link = worker_module()['Link']\n    write = link.write\n"
+              "    link.write = lambda self, data: write(self, b'x' * 99)",
+    "doubles": "    link = worker_module()['Link']\n    write = link.write\n"
+               "    link.write = lambda self, data: write(self, data + data)",
 }
 BOOT_FAILS = "boot-fails"
 CALLERS = '''

@@ -111,6 +111,7 @@ def test_a_worker_that_fails_while_idle(daemon: Daemon, caller: Caller, fault: s
     hit(daemon, fault)
     caller.settle()
     serves_again(caller, plugin)
+    wait_for(lambda: f'worker_exits_total{{plugin="{plugin}"' in daemon.metrics(), 5, "the end of the failed worker")
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -61,15 +61,28 @@ def arm(module):
     elif PHASE == "encode":
         module["_encode"] = fault_instead
     elif PHASE == "idle":
-        module["Worker"]._next = fault_instead
+        # The link reads only when nothing waits to be done.
+        names = module["Link"].next.__globals__
+        names["os"] = FaultyRead(names["os"])
     elif PHASE == "written":
-        write = module["Worker"]._write
+        write = module["Link"].write
 
         def write_and_fail(self, data):
             write(self, data)
             fault()
 
-        module["Worker"]._write = write_and_fail
+        module["Link"].write = write_and_fail
+
+
+class FaultyRead:
+    """The module ``os``, but for ``read``."""
+
+    def __init__(self, real):
+        self._real = real
+        self.read = fault_instead
+
+    def __getattr__(self, name):
+        return getattr(self._real, name)
 
 
 if PHASE == "boot":
