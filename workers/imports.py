@@ -21,6 +21,14 @@ from typing import Any
 from workers.preload import Allowed
 
 _import = builtins.__import__
+_BUILTINS: dict[str, Any] = dict(vars(builtins))
+
+
+def _text(source: bytes) -> str:
+    """A module's text; ``importlib``'s own way, which loads the tokenizer, only where a line names an encoding."""
+    if b"coding" in source[:512] or b"\r" in source:
+        return importlib.util.decode_source(source)
+    return source.decode("utf-8-sig")
 
 
 class Importer(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
@@ -66,13 +74,18 @@ class Importer(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
     def run(self, path: str, namespace: dict[str, Any]) -> None:
         """Executes one file of the bundle; tracebacks show its lines under ``<plugin>/<path>``."""
         name = f"{self._plugin}/{path}"
-        text = importlib.util.decode_source(self._files[path])
+        text = _text(self._files[path])
         linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
         namespace["__builtins__"] = self._builtins()
         exec(compile(text, name, "exec", dont_inherit=True), namespace)
 
     def _builtins(self) -> dict[str, Any]:
-        return {**vars(builtins), "__import__": self._gated}
+        """The interpreter's own, but for ``__import__``: one map for all modules, made before the fork.
+
+        A copy in the worker would touch, and so unshare, the page of every object in it.
+        """
+        _BUILTINS["__import__"] = self._gated
+        return _BUILTINS
 
     def _gated(self, name: str, globals: Mapping[str, Any] | None = None, locals: Mapping[str, Any] | None = None,
                fromlist: Sequence[str] = (), level: int = 0) -> ModuleType:

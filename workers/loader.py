@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from workers.imports import Importer, install
-from workers.preload import Allowed, forget
+from workers.preload import forget
 from workers.sdk import Plugin
 from workers.wire import Load
 
@@ -39,7 +39,7 @@ def load(message: Load) -> Loaded:
         raise LoadError(f"the entry point {message.entrypoint!r} is not in the bundle")
     importer = Importer(message.plugin, message.files, message.entrypoint)
     install(importer)
-    forget(Allowed.refused)
+    forget()
     stem = message.entrypoint.rpartition("/")[2].removesuffix(".py")
     module = ModuleType(stem)
     module.__file__ = f"{message.plugin}/{message.entrypoint}"

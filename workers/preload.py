@@ -8,7 +8,6 @@ import socket
 import sys
 import threading
 import zoneinfo
-from collections.abc import Iterable
 from typing import Any, NoReturn
 from zoneinfo import _common, _tzpath  # where the standard library itself looks zones up
 
@@ -20,7 +19,8 @@ class Allowed:
     """Which modules a plugin may import besides its own. Set once, in the zygote."""
 
     names: frozenset[str] = frozenset()
-    refused: frozenset[str] = frozenset()
+    forgotten: tuple[str, ...] = ()
+    """Loaded modules that a plugin is not to find; listed in the zygote, since a walk over all costs a worker pages."""
 
 
 def preload(boot: dict[str, Any]) -> None:
@@ -36,8 +36,10 @@ def preload(boot: dict[str, Any]) -> None:
         except ImportError:
             continue
     Allowed.names = frozenset(boot["preload"]) | frozenset(
-        name.rpartition(".")[0] for name in boot["preload"] if "." in name)
-    Allowed.refused = frozenset(boot["refused"])
+        name.rpartition(".")[0] for name in boot["preload"] if "." in name) | frozenset(boot["hidden"])
+    refused = tuple(boot["refused"])
+    Allowed.forgotten = tuple(name for name in sys.modules if name.startswith(refused) and any(
+        name == top or name.startswith(f"{top}.") for top in refused))
     _zones_from_memory(_read_zones())
     _no_threads()
 
@@ -87,9 +89,8 @@ def _zones_from_memory(zones: dict[str, bytes]) -> None:
     zoneinfo.available_timezones = lambda: set(names)
 
 
-def forget(names: Iterable[str]) -> None:
+def forget() -> None:
     """Drops modules that the worker's own code needed and a plugin is not to find. No wall: the jail is that."""
-    for name in names:
-        for loaded in [m for m in sys.modules if m == name or m.startswith(f"{name}.")]:
-            del sys.modules[loaded]
+    for name in Allowed.forgotten:
+        sys.modules.pop(name, None)
 

@@ -14,6 +14,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import msgspec
@@ -28,7 +29,7 @@ from workers.values import NotAValue, check_value, is_plain
 from workers.zmtp import encode as frame
 
 EXIT_LOAD = 71
-RESERVE_BYTES = 256 * 1024
+RESERVE_BYTES = 64 * 1024
 """Given back when memory runs out, so that the answer which says so can be made."""
 LEFTOVER_SECONDS_MAX = 0.01
 """How long tasks that a call left behind may take to be cancelled, before the next call begins."""
@@ -46,13 +47,22 @@ class Hook:
     __slots__ = ("fills_user", "function", "is_async", "wants_context", "wants_params")
 
     def __init__(self, name: str, function: Callable[..., Any]) -> None:
-        names = inspect.signature(function).parameters
-        anything = any(p.kind is p.VAR_KEYWORD for p in names.values())
+        names, anything = _parameters(function)
         self.function = function
         self.wants_context = anything or "context" in names
         self.wants_params = anything or "params" in names
         self.is_async = inspect.iscoroutinefunction(function)
         self.fills_user = name in ("onDashboardLoad", "onAuthSuccess")
+
+
+def _parameters(function: Callable[..., Any]) -> tuple[Any, bool]:
+    """Names of what ``function`` takes, and whether it takes any name."""
+    if type(function) is FunctionType and not hasattr(function, "__wrapped__"):  # the usual case, without ``inspect``
+        code = function.__code__
+        names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+        return names, bool(code.co_flags & inspect.CO_VARKEYWORDS)
+    parameters = inspect.signature(function).parameters
+    return parameters, any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 class Worker:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 ALLOWED: tuple[str, ...] = tuple("""
     __future__ abc array ast asyncio base64 binascii bisect calendar cmath codecs collections collections.abc colorsys
-    concurrent.futures contextlib contextvars copy csv dataclasses datetime decimal difflib email.message email.utils
+    concurrent.futures contextlib contextvars copy copyreg csv
+    dataclasses datetime decimal difflib email.message email.utils
     enum errno fnmatch fractions functools gc graphlib gzip hashlib heapq hmac html html.entities html.parser http
     importlib importlib.resources inspect io ipaddress itertools json keyword linecache locale logging math numbers
     operator os os.path pathlib posixpath pprint queue quopri random re reprlib secrets shlex statistics string
@@ -22,7 +23,10 @@ HIDDEN: tuple[str, ...] = tuple("""
     encodings.utf_8_sig encodings.zlib_codec xml.etree.ElementPath pyexpat _json _csv _decimal difflib
     importlib.readers importlib.resources.readers concurrent.futures.thread
 """.split())
-"""What allowed modules import only when first used; loaded too where this Python has it."""
+"""What allowed modules import only when first used; loaded too where this Python has it.
+
+C code imports in the name of the frame that called it (``strptime``), so these are not refused to a plugin either.
+"""
 
 REFUSED: tuple[str, ...] = ("ctypes", "_ctypes", "multiprocessing", "multiprocess")
 """What the zygote itself needs and a plugin finds only where the operator names it in ``sandbox.extra_modules``."""

@@ -1,0 +1,171 @@
+"""What plugin code may import, read and rely on in a real worker, and that what it leaves behind ends with its call."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from apex_exec.client import CallError, Client
+from tests.support.daemon import USER, Daemon, write_plugin
+
+HOOK = """
+
+@plugin.hook("onActionExecute")
+{define} act(context, params):
+    return {{"result": {value}, "metadata": {{}}}}
+"""
+
+
+def plain(head: str, value: str) -> str:
+    return head + HOOK.format(define="def", value=value)
+
+
+PLUGINS: dict[str, str] = {
+    "uses-modules": plain("import helper\nfrom vendored.deep import part\nimport vendored",
+                          "[helper.NAME, part.here(), vendored.__name__, helper.entry() is plugin]"),
+    "uses-data": plain("from importlib import resources\nimport pkgutil",
+                       "[resources.files('vendored').joinpath('data.txt').read_text(),"
+                       " pkgutil_free(), sorted(p.name for p in resources.files('vendored').iterdir())]")
+    .replace("import pkgutil", "import vendored\ndef pkgutil_free():\n    return "
+             "vendored.__loader__.get_data('uses-data/vendored/data.txt').decode()"),
+    "uses-zones": plain("import zoneinfo, datetime",
+                        "[str(datetime.datetime(2026, 7, 1, tzinfo=zoneinfo.ZoneInfo(z)).utcoffset()) for z in "
+                        "('Europe/Berlin', 'America/New_York', 'Asia/Kolkata')] + "
+                        "[len(zoneinfo.available_timezones()) > 400]"),
+    "uses-random": plain("import random, secrets, uuid",
+                         "[random.random(), secrets.token_hex(4), str(uuid.uuid4()), str(uuid.uuid1())]"),
+    "uses-library": plain(
+        "import json, re, decimal, datetime, csv, io, statistics, hashlib, hmac, base64, html, string, textwrap\n"
+        "import urllib.parse, xml.etree.ElementTree as tree, fractions, difflib, calendar, zlib, gzip, unicodedata\n"
+        "import tomllib, ipaddress",
+        "[hashlib.sha256(b'x').hexdigest()[:8], datetime.datetime.strptime('2026-01-02', '%Y-%m-%d').day,"
+        " 'ä'.encode('latin-1').hex(), 'a.b'.encode('idna').decode(), tree.fromstring('<a>1</a>').text,"
+        " str(decimal.Decimal('1.10')), gzip.decompress(gzip.compress(b'z')).decode()]"),
+    "forbidden": plain("", "None").replace("return {", "import subprocess\n    return {"),
+    "missing": plain("", "None").replace("return {", "import requests\n    return {"),
+    "threads": plain("import asyncio, threading", "0").replace(
+        "    return {", "    threading.Thread(target=print).start()\n    return {"),
+    "to-thread": "import asyncio" + HOOK.format(define="async def", value="await asyncio.to_thread(print)"),
+    "resolves": "import asyncio" + HOOK.format(
+        define="async def", value="await asyncio.get_running_loop().getaddrinfo('example.com', 80)"),
+    "loops": "import asyncio" + HOOK.format(define="async def", value="await asyncio.sleep(0.01, 'slept')"),
+    "no-loop": HOOK.format(define="async def", value="await Foreign()").replace(
+        "@plugin", "class Foreign:\n    def __await__(self):\n        yield 1\n\n@plugin", 1),
+    "leaves-tasks": "import asyncio\nseen = []\nasync def behind():\n    try:\n        await asyncio.sleep(30)\n"
+                    "    except asyncio.CancelledError:\n        seen.append('cancelled')\n        raise\n"
+                    + HOOK.format(define="async def", value="list(seen)").replace(
+                        "    return {",
+                        "    asyncio.ensure_future(behind())\n    await asyncio.sleep(0)\n    return {"),
+    "raises": plain("def inner():\n    raise ValueError('deep down')  # the line that shows", "inner()"),
+    "eats-memory": plain("held = []", "len(held)").replace(
+        "    return {", "    while params['action'] == 'eat':\n        held.append(bytearray(1 << 20))\n"
+        "    held.clear()\n    return {"),
+    "returns": plain("import uuid, datetime, decimal, enum\nclass Color(enum.IntEnum):\n    RED = 1\n"
+                     "KINDS = {'uuid': uuid.UUID(int=1), 'set': {1}, 'naive': datetime.datetime(2026, 1, 1),"
+                     " 'surrogate': '\\ud800', 'decimal': decimal.Decimal(1), 'key': {1: 2}, 'nan': float('nan'),"
+                     " 'huge': 2**60, 'bytearray': bytearray(b'x'),"
+                     " 'nested': [{'a': object()}],"
+                     " 'aware': datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc), 'tuple': (1, 2)}",
+                     "KINDS[params['action']]"),
+}
+EXTRA = {"helper.py": "import plugin as entry_module\nNAME = __name__\n\n"
+         "def entry():\n    return entry_module.plugin\n",
+         "vendored/__init__.py": "", "vendored/data.txt": "from memory", "vendored/deep/__init__.py": "",
+         "vendored/deep/part.py": "from ..util import word\n\ndef here():\n    return word\n",
+         "vendored/util.py": "word = 'relative'\n"}
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    folder = Path(tempfile.mkdtemp(prefix="apx"))
+    folder.chmod(0o755)
+    for name, code in PLUGINS.items():
+        target = write_plugin(folder / "plugins", name, code)
+        for path, text in EXTRA.items():
+            (target / path).parent.mkdir(parents=True, exist_ok=True)
+            (target / path).write_text(text)
+    config = {"limits.cpu_percent": 100, "pool.idle_seconds": 0.2}
+    with Daemon(plugins=folder / "plugins", config=config) as daemon, Client(daemon.endpoint) as made:
+        yield made
+    shutil.rmtree(folder)
+
+
+def result(client: Client, plugin: str, action: str = "x") -> Any:
+    return client.invoke(plugin, "onActionExecute", USER, {"action": action, "context": {}})["result"]["result"]
+
+
+def error(client: Client, plugin: str, action: str = "x") -> CallError:
+    with pytest.raises(CallError) as caught:
+        client.invoke(plugin, "onActionExecute", USER, {"action": action, "context": {}})
+    return caught.value
+
+
+def test_own_modules_packages_and_relative_imports_come_from_memory(client: Client) -> None:
+    assert result(client, "uses-modules") == ["helper", "relative", "vendored", True]
+
+
+def test_data_files_are_read_as_package_resources(client: Client) -> None:
+    text, same, names = result(client, "uses-data")
+    assert text == same == "from memory" and names == ["__init__.py", "data.txt", "deep", "util.py"]
+
+
+def test_every_time_zone_is_there_without_a_file_system(client: Client) -> None:
+    assert result(client, "uses-zones") == ["2:00:00", "-1 day, 20:00:00", "5:30:00", True]
+
+
+def test_the_allowed_library_works_where_it_loads_more_on_first_use(client: Client) -> None:
+    assert result(client, "uses-library") == ["2d711642", 2, "e4", "a.b", "1", "1.10", "z"]
+
+
+def test_no_two_workers_of_one_zygote_share_randomness(client: Client) -> None:
+    import time
+
+    first = result(client, "uses-random")
+    time.sleep(1.0)  # idle workers leave after 0.2 s
+    second = result(client, "uses-random")
+    assert all(a != b for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize(("plugin", "says"), [("forbidden", "sandbox.extra_modules"), ("missing", "not in the bundle")])
+def test_other_imports_fail_with_the_reason(client: Client, plugin: str, says: str) -> None:
+    caught = error(client, plugin)
+    assert caught.code == "PLUGIN_ERROR" and says in str(caught)
+
+
+@pytest.mark.parametrize(("plugin", "says"), [
+    ("threads", "has no threads"), ("to-thread", "has no threads"), ("resolves", "no threads"),
+    ("no-loop", "needs an event loop")])
+def test_what_a_worker_has_not_is_said_in_words(client: Client, plugin: str, says: str) -> None:
+    assert says in str(error(client, plugin))
+
+
+def test_asyncio_works_and_leftover_tasks_are_cancelled_before_the_next_call(client: Client) -> None:
+    assert result(client, "loops") == "slept"
+    assert result(client, "leaves-tasks") == [] and result(client, "leaves-tasks") == ["cancelled"]
+
+
+def test_a_traceback_shows_the_plugins_lines_and_no_path_of_the_daemon(client: Client) -> None:
+    trace = error(client, "raises").reply["details"]["traceback"]
+    assert "raises/plugin.py" in trace and "raise ValueError('deep down')  # the line that shows" in trace
+    assert "/serve.py" not in trace and "ValueError: deep down" in trace
+
+
+def test_memory_that_runs_out_is_told_and_the_worker_goes_on(client: Client) -> None:
+    assert error(client, "eats-memory", "eat").code == "MEMORY_LIMIT"
+    assert result(client, "eats-memory") == 0
+
+
+@pytest.mark.parametrize(
+    "kind", ["uuid", "set", "naive", "surrogate", "decimal", "key", "nan", "huge", "bytearray", "nested"])
+def test_what_messagepack_cannot_carry_is_never_turned_into_something_else(client: Client, kind: str) -> None:
+    caught = error(client, "returns", kind)
+    assert caught.code == "INVALID_OUTPUT" and str(caught.reply["details"]["path"]).startswith("$")
+
+
+def test_aware_timestamps_and_tuples_pass(client: Client) -> None:
+    assert result(client, "returns", "aware").year == 2026 and result(client, "returns", "tuple") == [1, 2]
