@@ -171,7 +171,6 @@ class _Daemon:
         self.supervisor.on_removed.append(self.governing.forget)
         self.supervisor.use(audit=self.audit, governing=self.governing)
         self.api, self.gateway = make_gateway(self.supervisor, settings)
-        self.supervisor.attach(self.gateway)
         self.supervisor.use(api=self.api)
         self.supervisor.on_removed.append(self.api.forget_plugin)
         operations = LoopOperations(
@@ -185,6 +184,7 @@ class _Daemon:
                            on_down=self.registrar.down)
         self.registrar.bind(side)
         self.supervisor.attach(side)
+        self.supervisor.attach(self.gateway)  # after the registrar: the start waits for that one
         registrar_table.register_all()
         self.admin = AdminSocket(self.supervisor, operations.handlers, self.registrar)
         for spec in specs:
