@@ -36,6 +36,8 @@ class WorkerLink:
         self.dirty = False  # has bytes that were queued in this turn
         self.polled_write = False
         self.marks_seen = 0
+        self.owed = 0  # calls sent and not answered
+        self.lines = 0  # of output since the last answer
         self.cpu_ns = 0  # of its process, when it was last asked for
         self._zmtp = Zmtp(frame_bytes_max=WORKER_FRAME_BYTES_MAX)
         self._out = bytearray(self._zmtp.greeting())

@@ -45,6 +45,9 @@ ZYGOTE_BOOT_NS_MAX = 15_000 * MS_NS
 EXIT_JAIL, EXIT_LOAD = 70, 71
 CPUCLOCK_SCHED = 2
 """The kernel's clock id for the CPU time of process p is ``~p << 3 | 2`` (clock_getcpuclockid)."""
+LINES_PER_CALL_MAX = 1000
+"""Lines of output from one call; an honest worker stops at 200, so more is a violation."""
+ANSWERS = frozenset((inner.Reply, inner.Raised, inner.BadOutput, inner.Skipped))
 MARKS_DRAIN_MASK = 0x0FFF
 """The marks pipe holds 65,536 marks, one a call; it is emptied every 4,096 calls."""
 
@@ -204,6 +207,7 @@ class WorkerTable:
         request = action.request
         if action.seq & MARKS_DRAIN_MASK == MARKS_DRAIN_MASK:
             link.drain_marks()
+        link.owed += 1
         link.queue(_encode(inner.Call(action.seq, request.hook, request.user_id, request.deadline_ns, request.params)))
         if not link.dirty:
             link.dirty = True
@@ -412,6 +416,9 @@ class WorkerTable:
 
     def _take(self, link: WorkerLink, message: Any, now_ns: int) -> None:
         kind, worker = type(message), link.worker
+        if kind in ANSWERS:
+            link.owed -= 1
+            link.lines = 0
         if kind is inner.Reply:
             self._step(ev.WorkerAnswered(worker, message.seq, "", message), now_ns)
         elif kind is inner.Raised:
@@ -427,6 +434,9 @@ class WorkerTable:
                 self.send(link, inner.ApiReply(message.api_id, False, inner.NIL, "permission_denied",
                                                "this daemon has no gateway"))
         elif kind is inner.Log:
+            link.lines += 1
+            if link.lines > LINES_PER_CALL_MAX or (link.ready and not link.owed):
+                raise ZmtpError("too many lines in one call" if link.owed else "a line while nothing ran")
             self._logs.plugin_line(link.spec.id, message.level, message.text, now_ns)
         elif kind is inner.Pong:
             self._step(ev.WorkerPonged(worker, message.nonce), now_ns)

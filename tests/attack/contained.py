@@ -60,6 +60,15 @@ CONTAINED: tuple[Contained, ...] = (
               "os.write(3, frame(msgspec.msgpack.encode(['pong', 7])))\ntime.sleep(5)"),
     Contained("a report of its tests", T, VIOLATION,
               "os.write(3, frame(msgspec.msgpack.encode(['tested', 1, 0, [], {}, False])))\ntime.sleep(5)"),
+    Contained("log frames without end", T, VIOLATION,
+              "line = frame(msgspec.msgpack.encode(['log', 'info', 'x']))\nwhile True:\n    os.write(3, line * 50)"),
+    Contained("a line while nothing runs", T, ("ok",),
+              "line = frame(msgspec.msgpack.encode(['log', 'info', 'said-out-of-turn']))\n"
+              "answer = frame(msgspec.msgpack.encode(['reply', seq(), {'result': 'ran', 'metadata': {}}, 0]))\n"
+              "os.write(3, answer + line)\ntime.sleep(5)", "x: said-out-of-turn"),
+    Contained("API calls without end", T, ("WORKER_VIOLATION", "RATE_LIMITED", "TIMEOUT", "PLUGIN_ERROR"),
+              "params = {'event': 'x', 'payload': None}\nfor n in range(1, 100_000):\n"
+              "    os.write(3, frame(msgspec.msgpack.encode(['api', seq(), n, 'emit', params])))"),
     Contained("a result that is too large", T, ("INVALID_OUTPUT",), "return 'x' * 1_100_000"),
     Contained("the link closed", T, ("WORKER_CRASHED", "WORKER_VIOLATION", "TIMEOUT"), "os.close(3)\ntime.sleep(5)"),
     Contained("a million marks", T, ("ok", "TIMEOUT"),
