@@ -22,6 +22,10 @@ POINTS = {
     "enable": ("row-committed",), "disable": ("row-committed",), "remove": ("row-committed",),
 }
 
+COMMITS = (("install", "row-committed"), ("upgrade", "row-committed"), ("upgrade", "switched"),
+           ("remove", "row-committed"))
+"""Where the database matters; the other points are about files and notices."""
+
 
 def crash(stage: Stage, url: str, operation: str, point: str) -> int:
     folder = stage.context.blobs.folder.parent
@@ -31,7 +35,9 @@ def crash(stage: Stage, url: str, operation: str, point: str) -> int:
     return done.returncode
 
 
-@pytest.mark.parametrize(("operation", "point"), [(o, p) for o, points in POINTS.items() for p in points])
+@pytest.mark.parametrize(("url", "operation", "point"), [
+    *(("sqlite", operation, point) for operation, points in POINTS.items() for point in points),
+    *(("postgresql", operation, point) for operation, point in COMMITS)], indirect=["url"])
 def test_a_kill_leaves_the_old_or_the_new_state_and_the_operation_can_be_done_again(
         stage: Stage, url: str, operation: str, point: str) -> None:
     stage.install(bundle())
