@@ -90,9 +90,10 @@ _MEND = {
 }
 
 
-def judge(db: sa.Connection, digest: str, signatures: list[Signature], now_ns: int) -> Signed:
+def judge(db: sa.Connection, digest: str, signatures: list[Signature], now_ns: int, known: str = "") -> Signed:
     """What ``signatures`` are worth. A forged one, or one by a revoked or expired key, is a Refusal whatever the
-    policy; one by a key that is not registered is left aside with a note."""
+    policy; one by a key that is not registered is left aside with a note.
+    Of several authors' keys the one that is ``known`` for the plugin counts."""
     made: dict[str, str] = {}
     rows: list[SignatureRow] = []
     notes: list[str] = []
@@ -111,7 +112,8 @@ def judge(db: sa.Connection, digest: str, signatures: list[Signature], now_ns: i
         if not verify_digest(key.public_key, digest, signature):
             raise Refusal("signature_invalid", f"the {signature.role} signature by {key.name} is not over this bundle",
                           hint="the bundle was changed after signing, or the signature forged; get it again")
-        made.setdefault(signature.role, key.key_id)
+        if signature.role not in made or key.key_id == known:
+            made[signature.role] = key.key_id
         rows.append(_row(digest, signature))
     return Signed(made.get("author", ""), made.get("market", ""), tuple(rows), tuple(notes))
 

@@ -90,8 +90,8 @@ def register(ctx: Context, bundle: Bundle, signatures: bytes = b"") -> VersionRo
         if known is not None and known.digest != bundle.digest:
             raise Refusal("version_exists", f"{manifest.id} {manifest.version} exists with another content",
                           code=Code.CONFLICT, hint="give the changed bundle a new version")
-        signed = keyring.judge(db, bundle.digest, given, now_ns)
         plugin = db_.get_plugin(db, manifest.id)
+        signed = keyring.judge(db, bundle.digest, given, now_ns, plugin.author_key if plugin is not None else "")
         if plugin is None or plugin.state not in SERVED:
             _put_first(db, plugin, bundle, now_ns)
         for row in signed.rows:
@@ -151,7 +151,8 @@ def validate(ctx: Context, version: VersionRow) -> Report:
 
 def _judge_stored(ctx: Context, db: sa.Connection, version: VersionRow) -> keyring.Signed:
     """What the kept signatures are worth now; a key that was registered since then counts."""
-    signed = keyring.judge(db, version.digest, keyring.stored(db, version.digest), ctx.now_ns())
+    plugin = find_plugin(db, version.plugin)
+    signed = keyring.judge(db, version.digest, keyring.stored(db, version.digest), ctx.now_ns(), plugin.author_key)
     if signed.author_key and signed.author_key != version.author_key:
         db_.change_version(db, version.plugin, version.version, author_key=signed.author_key)
     return signed
