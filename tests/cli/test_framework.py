@@ -59,7 +59,7 @@ def test_every_verb_says_what_it_does_and_shows_an_example(verb: str) -> None:
     (["serve", "--set", "limits.cpu=1"], 2, "limits.cpu_percent"),
     (["serve", "--config", "/nonexistent.toml"], 2, "/nonexistent.toml"),
     (["config", "check", "/nonexistent.toml"], 1, "/nonexistent.toml"),
-    (["plugin", "validate", "/nonexistent"], 1, "manifest.json"),
+    (["plugin", "validate", "/nonexistent"], 1, "there is no such file"),
     (["invoke", "a", "b", "--user", "u", "--runtime-dir", "/nonexistent"], 3, "apex-exec serve"),
     (["plugin", "list", "--runtime-dir", "/nonexistent"], 3, "/nonexistent"),
 ])
@@ -70,7 +70,7 @@ def test_errors_are_one_line_with_the_status_that_the_help_names(arguments: list
 
 
 def test_a_socket_without_a_daemon_is_no_daemon(tmp_path: Path) -> None:
-    (tmp_path / "host.sock").touch()
+    (tmp_path / "admin.sock").touch()
     done = run("plugin", "list", "--runtime-dir", str(tmp_path))
     assert done.returncode == 3 and "is `apex-exec serve` running?" in done.stderr
 
@@ -97,7 +97,7 @@ def test_ctrl_c_ends_quietly_with_130(tmp_path: Path) -> None:
 
     with zmq.Context() as context, context.socket(zmq.ROUTER) as silent:  # takes the request and never answers
         silent.linger = 0
-        silent.bind(f"ipc://{tmp_path}/host.sock")
+        silent.bind(f"ipc://{tmp_path}/admin.sock")
         command = [*COMMAND, "plugin", "list", "--runtime-dir", str(tmp_path)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
             assert silent.poll(10_000), "the command did not ask"
