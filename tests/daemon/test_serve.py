@@ -102,6 +102,13 @@ def test_undecodable_unknown_and_oversized_bodies_get_an_error(shared: Daemon) -
     assert raw_exchange(shared.endpoint, [pack({"type": "ping", "id": 1})], b"mine")["code"] == "PROTOCOL_ERROR"
 
 
+def test_the_cpu_time_of_a_short_hook_is_not_rounded_to_nothing(shared: Daemon) -> None:
+    with Client(shared.endpoint) as client:
+        for _ in range(3):
+            usage = client.invoke("hello-world", "onDashboardLoad", USER, {"dashboardId": "d"})["usage"]
+            assert 0 < usage["cpuMs"] < 100
+
+
 def test_a_req_socket_gets_its_delimiter_back(shared: Daemon) -> None:
     with zmq.Context() as context, context.socket(zmq.REQ) as req:
         req.linger = 0
