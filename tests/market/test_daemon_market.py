@@ -43,7 +43,7 @@ def test_sums():
 @pytest.fixture
 def daemon(tmp_path: Path) -> Iterator[Daemon]:
     need(find_spec("coverage"), "coverage is not installed")
-    with Daemon(None, None) as running:
+    with Daemon(None, None, {"security.require_signature": "market"}) as running:
         yield running
 
 
@@ -76,8 +76,11 @@ def test_from_submission_to_statement(daemon: Daemon, tmp_path: Path) -> None:
     assert cli(daemon, "market", "search", "sums", "--json")[0]["coverage"] == "100.00"
     assert "19.95 USD a month" in cli(daemon, "market", "show", "sums")
 
+    cli(daemon, "keys", "register", "market", "--role", "market", "--state-dir", str(daemon.state))
+    daemon.write_config({"market.index": str(daemon.state / "market" / "public")})
+    said = cli(daemon, "plugin", "install", "sums", "--config", str(daemon.config_path))
+    assert "bytes (100 %)" in said and "sums 1.0.0: installed" in said
     with AdminClient(daemon.admin) as admin:
-        admin.request("plugin.install", {"path": str(folder)}, 60_000)
         with pytest.raises(AdminRefused, match="no purchase or running subscription"):
             admin.request("plugin.enable", {"id": "sums", "user": USER})
         bought = cli(daemon, "market", "buy", "sums", "--user", USER, "--customer", "initech", "--key", "k1", "--json")
