@@ -1,0 +1,31 @@
+"""Each folder has a README that is its map, and links between pages lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import apex_exec
+
+ROOT = Path(apex_exec.__file__).parent.parent
+PACKAGE = ROOT / "apex_exec"
+
+
+@pytest.mark.parametrize("folder", ["apex_exec", "workers", "tests", "benchmarks", *(
+    f"apex_exec/{path.name}" for path in sorted(PACKAGE.iterdir()) if path.is_dir() and path.name != "__pycache__")])
+def test_every_folder_has_its_map(folder: str) -> None:
+    text = (ROOT / folder / "README.md").read_text("utf-8")
+    assert text.startswith("# ") and len(text) > 300
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    broken = []
+    for page in ROOT.rglob("*.md"):
+        if any(part in ("node_modules", ".venv", ".git") for part in page.parts):
+            continue
+        for target in re.findall(r"\]\(([^)#\s]+)\)", page.read_text("utf-8")):
+            if "://" not in target and not (page.parent / target).exists():
+                broken.append(f"{page.relative_to(ROOT)}: {target}")
+    assert not broken
