@@ -81,6 +81,14 @@ class Sandboxing:
         """Nothing."""
 
 
+class Source:
+    """Bundles of nothing."""
+
+    def load(self, digest: str) -> tuple[dict[str, bytes], dict[str, str]]:
+        """No file."""
+        return {}, {}
+
+
 class Rig:
     """A supervisor between a played host and a played worker."""
 
@@ -91,13 +99,14 @@ class Rig:
             pool=Pool(PoolLimits(), BreakerPolicy(), random.random),
             open_hosts=lambda loop, handlers: StreamPeers(loop, handlers, 4 * BYTES_MAX),
             start_zygote=lambda: self.zygote, zygote=self.zygote,  # type: ignore[arg-type,return-value]  # played here
-            sandboxing=Sandboxing(), source=None,  # type: ignore[arg-type]  # played here
+            sandboxing=Sandboxing(), source=Source(),  # type: ignore[arg-type]  # played here
             bytes_max=BYTES_MAX, per_host=10_000, welcome=None,  # type: ignore[arg-type]  # nobody says hello
             metrics=Metrics(), logs=logs)
         self.supervisor.hosts.peers.bind(f"ipc://{folder}/s")
         self.supervisor.set_plugin(PluginSpec("echo", "1.0.0", "d", "plugin.py", ("onActionExecute",)))
         self.host = socket.socket(socket.AF_UNIX)
         self.host.connect(f"{folder}/s")
+        self.host.settimeout(10)  # a rig that no longer fits the supervisor fails and does not hang
         ready = command(b"READY", b"\x0bSocket-Type" + (6).to_bytes(4, "big") + b"DEALER")
         self.host.send(GREETING + ready)
         self.request = invocation("echo", context_of(100))
@@ -122,7 +131,10 @@ class Rig:
             self.turn()
         assert self.zygote.link is not None
         link = self.zygote.link
-        link.send(Zmtp(frame_bytes_max=0).greeting() + encode(_encode(inner.Ready("echo", "1.0.0", [], []))))
+        link.send(Zmtp(frame_bytes_max=0).greeting() + encode(_encode(inner.Booted([], 0))))
+        for _ in range(3):
+            self.turn()
+        link.send(encode(_encode(inner.Ready("echo", "1.0.0", [], []))))
         for _ in range(3):
             self.turn()
         link.recv(1 << 20)
