@@ -220,7 +220,7 @@ class Host:
             now = clock()
             while sent < total and begun + sent / rate <= now:
                 body = invocation(plugins[sent % len(plugins)], context)
-                body["id"] = sent
+                body["id"], body["userId"] = sent, f"{USER[:-2]}{sent % 64:02x}"  # many users, as a host has
                 due_at[sent] = begun + sent / rate
                 socket.send(_encode(body))
                 sent += 1

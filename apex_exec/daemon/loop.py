@@ -24,6 +24,10 @@ CATCH_UP_ROUNDS = 64
 """Rounds of reading after such a stop; a link gives 64 KiB a round, and eight replies of 1 MiB may wait in it."""
 KEEP_SECONDS = 0.1
 """How often it is seen to that side processes run."""
+SPIN_NS = 80_000
+"""How long the loop looks for news before it sleeps, while news keep coming so fast: a wake-up costs about as much."""
+SPINS_MAX = 3
+"""So many looks in vain, and it sleeps at once again."""
 CLOSE_SECONDS = 5.0
 """How long each side process may take to drain when the daemon ends."""
 
@@ -49,6 +53,7 @@ class Loop:
         self._timers_due_ns = 0
         self._sides: list[SideProcess] = []
         self._on_lag = on_lag
+        self._spins = 0
         self._stopped = False
 
     # ------------------------------------------------------------------ fds
@@ -157,7 +162,7 @@ class Loop:
                 now_ns = clock()
                 wait_ns = min(wake_ns, self._timers_due_ns) - now_ns
                 expected_ns = now_ns + max(0, wait_ns)
-                events = poll(wait_ns / 1e9 if wait_ns > 0 else 0)
+                events = self._wait(now_ns, wait_ns) if wait_ns > 0 else poll(0)
             else:
                 expected_ns = clock()
                 events = poll(0)
@@ -165,6 +170,23 @@ class Loop:
                 handler = handlers.get(fd)
                 if handler is not None:
                     handler(mask)
+
+    def _wait(self, now_ns: int, wait_ns: int) -> list[tuple[int, int]]:
+        """What is ready within ``wait_ns``. Sleeps, but for a moment first looks awake where news came fast lately."""
+        poll, clock = self._epoll.poll, time.monotonic_ns
+        if self._spins > 0:
+            limit_ns = now_ns + min(SPIN_NS, wait_ns)
+            while clock() < limit_ns:
+                events = poll(0)
+                if events:
+                    self._spins = SPINS_MAX
+                    return events
+            self._spins -= 1
+            now_ns, wait_ns = limit_ns, wait_ns - SPIN_NS
+        events = poll(max(0, wait_ns) / 1e9)
+        if events and clock() - now_ns < SPIN_NS:
+            self._spins += 1
+        return events
 
     def _handle_all(self) -> None:
         """Rounds for every fd that is ready now, until none is or CATCH_UP_ROUNDS are through."""
