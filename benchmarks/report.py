@@ -29,6 +29,9 @@ payload and result, audit, governor, a scrape a second. The peers do none of tha
 """
 
 
+BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
+
+
 def load(folder: Path) -> dict[str, Lab]:
     """The results below ``folder``, by name."""
     labs: dict[str, Lab] = {}
@@ -68,6 +71,17 @@ def write(folder: Path, readme: Path) -> None:
         parts.append(f"## {soak.TITLE}\n\n{soak.usage(figures)}\n\n{soak.table(figures)}\n")
     readme.write_text("\n".join(parts), "utf-8")
     print(f"written: {readme}")
+    _figures(readme.parent.parent / "README.md", _machine(first), _targets(labs))
+
+
+def _figures(page: Path, machine: str, targets: str) -> None:
+    """Puts the table of targets between the marks of the project's own page."""
+    head, begin, rest = page.read_text("utf-8").partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end:
+        raise SystemExit(f"{page} has no place for the figures: {BEGIN} … {END}")
+    page.write_text(f"{head}{BEGIN}\n{machine}\n{targets}{END}{tail}", "utf-8")
+    print(f"written: {page}")
 
 
 def _module(name: str) -> Any:
