@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import tomllib
 from collections.abc import Mapping
@@ -223,12 +224,13 @@ class Settings(_Section):
 
 
 def runtime_candidates() -> list[Path]:
-    """Where a daemon of this user, or root's, puts its sockets; a client tries each."""
-    own = [Path("/run/apex-exec")] if os.geteuid() == 0 else []
+    """Where a daemon of this user puts its sockets, and last where root's does; a client tries each."""
+    root = Path("/run/apex-exec")
+    own = [root] if os.geteuid() == 0 else []
     if runtime := os.environ.get("XDG_RUNTIME_DIR"):
         own.append(Path(runtime) / "apex-exec")
     own.append(Path(f"/tmp/apex-exec-{os.geteuid()}"))  # noqa: S108 - the folder is made 0700 and its owner checked
-    return own
+    return own if root in own else [*own, root]
 
 
 def load_settings(path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
@@ -237,17 +239,29 @@ def load_settings(path: Path | None = None, overrides: Mapping[str, Any] | None 
     if path is not None:
         try:
             data = tomllib.loads(path.read_text("utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        except OSError as error:
+            raise ConfigError(f"{path}: {error.strerror}") from None
+        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ConfigError(f"{path}: {error}") from None
     for key, value in os.environ.items():
         if key.startswith(ENV_PREFIX):
-            _put(data, key.removeprefix(ENV_PREFIX).lower().split("__"), value)
+            _put(data, key.removeprefix(ENV_PREFIX).lower().split("__"), _value(value))
     for key, value in (overrides or {}).items():
-        _put(data, key.split("."), value)
+        _put(data, key.split("."), _value(value))
     try:
         return Settings.model_validate(data)
     except ValidationError as error:
         raise ConfigError("; ".join(_problem(item) for item in error.errors())) from None
+
+
+def _value(value: Any) -> Any:
+    """A list or a table in an environment variable or a flag is JSON; what is not stays text (``[::1]:9464``)."""
+    if isinstance(value, str) and value[:1] in ("[", "{"):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return value
 
 
 def _put(data: dict[str, Any], parts: list[str], value: Any) -> None:

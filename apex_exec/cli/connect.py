@@ -31,14 +31,18 @@ def endpoint(socket: str, config: Path | None, runtime_dir: str | None) -> str:
     if configured:
         return configured
     tried = [settings.runtime_path] if settings.runtime_dir else runtime_candidates()
+    closed = ""
     for folder in tried:
         try:
-            if (folder / f"{socket}.sock").exists():
-                return f"ipc://{folder}/{socket}.sock"
+            (folder / f"{socket}.sock").stat()
         except PermissionError:
+            closed += f"; {folder} is another user's, run this as that user"
+        except OSError:
             continue
-    fail(f"no daemon: looked for {socket}.sock in {', '.join(map(str, tried))}; start one with `apex-exec serve`, "
-         "or name its folder with --runtime-dir", EXIT_NO_DAEMON)
+        else:
+            return f"ipc://{folder}/{socket}.sock"
+    hint = closed or "; start one with `apex-exec serve`, or name its folder with --runtime-dir"
+    fail(f"no daemon: looked for {socket}.sock in {', '.join(map(str, tried))}{hint}", EXIT_NO_DAEMON)
 
 
 def host(config: Path | None, runtime_dir: str | None) -> Client:

@@ -31,6 +31,10 @@ def logs(
     folder = state_path(config, state_dir) / "logs"
     path = folder / f"{plugin}.log"
     try:
+        if follow and not path.exists():
+            typer.echo(f"{plugin} has written nothing so far; waiting for {path}", err=True)
+            while not path.exists():
+                time.sleep(POLL_SECONDS)
         file = path.open(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         fail(f"{plugin} has written nothing: there is no {path}", EXIT_NO)

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ import typer
 
 from apex_exec.cli import app
 from apex_exec.cli.output import cell, clean
+from tests.support import need
+from tests.support.daemon import ROOT
 
 COMMAND = [sys.executable, "-m", "apex_exec"]
 
@@ -120,6 +123,36 @@ def test_config_check_names_the_nearest_key_the_source_of_each_value_and_no_pass
     assert shown["pool.prefetch"] == (4, "environment APEX_EXEC_POOL__PREFETCH")
     assert shown["limits.timeout_ms"] == (5000, "default")
     assert shown["data.url"][0] == "postgresql://me:***@db/x" and shown["host.endpoint"][0].startswith("ipc://")
+
+
+def test_a_list_in_the_environment_is_json_and_an_address_in_brackets_stays_text(tmp_path: Path) -> None:
+    done = run("config", "check", "--json", APEX_EXEC_FETCH__ALLOW='["a.example", "b.example"]',
+               APEX_EXEC_SANDBOX__UID_RANGE="[200000, 200100]", APEX_EXEC_HTTP__ADDRESS="[::1]:9464")
+    shown = {row["key"]: row["value"] for row in json.loads(done.stdout)}
+    assert shown["fetch.allow"] == ["a.example", "b.example"] and shown["sandbox.uid_range"] == [200000, 200100]
+    assert shown["http.address"] == "[::1]:9464"
+
+
+def test_logs_can_be_followed_before_the_first_line(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    with subprocess.Popen([*COMMAND, "plugin", "logs", "early", "--follow", "--state-dir", str(tmp_path)],
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert "waiting for" in process.stderr.readline()
+        (tmp_path / "logs" / "early.log").write_text("the first line\n")
+        assert process.stdout.readline() == "the first line\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=10) == 130
+
+
+def test_a_daemon_of_another_user_is_said_to_be_that(tmp_path: Path) -> None:
+    need(os.geteuid() == 0, "root, to be another user")
+    with tempfile.TemporaryDirectory() as folder:  # 0700, and reachable, unlike tmp_path
+        done = subprocess.run(
+            ["setpriv", "--reuid=65532", "--regid=65532", "--clear-groups",
+             *COMMAND, "status", "--runtime-dir", folder],
+            capture_output=True, text=True, timeout=30, cwd=ROOT)
+    assert done.returncode == 3 and f"{folder} is another user's" in done.stderr, done.stderr
 
 
 def test_a_plugins_words_cannot_steer_the_terminal() -> None:

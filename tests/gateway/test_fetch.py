@@ -269,7 +269,7 @@ def test_both_lists_must_name_the_host_and_the_operators_the_port(world: World) 
     assert world.code(world.url(), allow=["good.test"]) == "host_not_allowed"
     assert world.code(world.url(), allow=[f"good.test:{port + 1}"]) == "host_not_allowed"
     assert world.server.connections == 1
-    listed = lambda host, *patterns: is_listed(host, 443, "https", patterns, any_port=False)  # noqa: E731
+    listed = lambda host, *patterns: is_listed(host, 443, "https", patterns, any_port=False)  # noqa: E731 - one expression, for this test alone
     assert listed("a.example.org", "*.example.org") and listed("a.b.example.org", "*.Example.org")
     assert not listed("example.org", "*.example.org") and not listed("evilexample.org", "*.example.org")
     assert not listed("a.example.org.evil", "*.example.org") and not listed(".example.org", "*.example.org")
