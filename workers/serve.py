@@ -33,7 +33,6 @@ RESERVE_BYTES = 64 * 1024
 """Given back when memory runs out, so that the answer which says so can be made."""
 LEFTOVER_SECONDS_MAX = 0.01
 """How long tasks that a call left behind may take to be cancelled, before the next call begins."""
-ENVELOPE_BYTES_MAX = 64
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_params = msgspec.msgpack.Decoder().decode

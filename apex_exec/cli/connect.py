@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,11 +36,15 @@ def endpoint(socket: str, config: Path | None, runtime_dir: str | None) -> str:
     for folder in tried:
         try:
             (folder / f"{socket}.sock").stat()
+            owner = folder.stat().st_uid
         except PermissionError:
             closed += f"; {folder} is another user's, run this as that user"
         except OSError:
             continue
         else:
+            if not settings.runtime_dir and owner not in (0, os.geteuid()):  # anybody may make such a folder in /tmp
+                closed += f"; {folder} was made by uid {owner}, name it with --runtime-dir if you trust that user"
+                continue
             return f"ipc://{folder}/{socket}.sock"
     hint = closed or "; start one with `apex-exec serve`, or name its folder with --runtime-dir"
     fail(f"no daemon: looked for {socket}.sock in {', '.join(map(str, tried))}{hint}", EXIT_NO_DAEMON)

@@ -15,7 +15,6 @@ from apex_exec.ledger.records import LedgerError
 QUARANTINE = ("breaker", "open")
 """``action`` and ``metadata.state`` of the ``security.anomaly`` that says a plugin was paused."""
 APPROVAL_ACTIONS = {"plugin.approve": "approved", "plugin.deny": "denied", "plugin.revoke": "revoked"}
-LIMIT_CODES = ("TIMEOUT", "MEMORY_LIMIT", "CPU_LIMIT")
 LIST_MAX = 1_000
 """Approvals and quarantines listed a plugin; beyond, they are only counted."""
 

@@ -345,16 +345,3 @@ def list_signatures(db: sa.Connection, digest: str | None = None, key_id: str | 
     if key_id is not None:
         query = query.where(t.signatures.c.key_id == key_id)
     return _all(SignatureRow, db.execute(query))
-
-
-# ---------------------------------------------------------------------- facts
-def get_fact(db: sa.Connection, name: str) -> str:
-    """A single remembered value, such as the API version that the store was checked against; "" where unknown."""
-    row = db.execute(sa.select(t.facts.c.value).where(t.facts.c.name == name)).first()
-    return row[0] if row is not None else ""
-
-
-def set_fact(db: sa.Connection, name: str, value: str) -> None:
-    """Remembers a single value."""
-    db.execute(sa.delete(t.facts).where(t.facts.c.name == name))
-    db.execute(sa.insert(t.facts).values(name=name, value=value))

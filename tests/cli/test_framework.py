@@ -17,6 +17,7 @@ import pytest
 import typer
 
 from apex_exec.cli import app
+from apex_exec.cli.connect import endpoint
 from apex_exec.cli.output import cell, clean
 from tests.support import need
 from tests.support.daemon import ROOT
@@ -143,6 +144,18 @@ def test_logs_can_be_followed_before_the_first_line(tmp_path: Path) -> None:
         assert process.stdout.readline() == "the first line\n"
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=10) == 130
+
+
+def test_a_folder_that_somebody_else_made_where_ours_would_be_is_not_trusted(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    need(os.geteuid() == 0, "root, to give a folder to another user")
+    (tmp_path / "host.sock").touch()
+    monkeypatch.setattr("apex_exec.config.runtime_candidates", lambda: [tmp_path])
+    assert endpoint("host", None, None) == f"ipc://{tmp_path}/host.sock"
+    os.chown(tmp_path, 65532, 65532)
+    with pytest.raises(typer.Exit) as ended:
+        endpoint("host", None, None)
+    assert ended.value.exit_code == 3 and "made by uid 65532" in capsys.readouterr().err
 
 
 def test_a_daemon_of_another_user_is_said_to_be_that(tmp_path: Path) -> None:
