@@ -15,7 +15,7 @@ import msgspec
 
 from apex_exec.errors import Code, Refusal
 from apex_exec.market.money import AMOUNT_MINOR_MAX, check_minor, round_half_up
-from apex_exec.market.months import NS, Interval, clip, merge, month_interval, month_of, next_month
+from apex_exec.market.months import Interval, clip, merge, month_interval, month_of, next_month
 
 HOSTING_CURRENCY = "USD"
 USERS_MAX = 1_000_000_000
@@ -89,8 +89,3 @@ def hosting_quote(users: int, start_s: int, end_s: int, rates: tuple[Rate, ...] 
     if amount > AMOUNT_MINOR_MAX:
         raise Refusal("amount_invalid", f"{amount} minor units are over {AMOUNT_MINOR_MAX}", code=Code.INVALID_INPUT)
     return amount
-
-
-def whole_seconds(start_ns: int, end_ns: int) -> Interval:
-    """An enablement's seconds: both ends cut to the second, so that touching intervals neither overlap nor gap."""
-    return start_ns // NS, end_ns // NS

@@ -14,7 +14,7 @@ import msgspec
 
 from apex_exec.errors import CODES, Code, Retry
 from apex_exec.ledger.reading import Event
-from apex_exec.market.months import NS, Interval, merge, month_interval, parse_month
+from apex_exec.market.months import Interval, merge, month_interval, parse_month, whole_seconds
 
 EXECUTION = "plugin.execution"
 API_EVENTS = ("plugin.api", "data.access", "data.modification", "data.deletion")
@@ -88,7 +88,7 @@ def hosted(enablements: Iterable[Enablement], usage: Iterable[Key], until_ns: in
     parts: dict[tuple[str, str], list[Interval]] = {}
     for one in enablements:
         end_ns = until_ns if one.end_ns is None else min(one.end_ns, until_ns)
-        span = (one.start_ns // NS, end_ns // NS)
+        span = whole_seconds(one.start_ns, end_ns)
         if one.user_id:
             parts.setdefault((one.plugin, one.user_id), []).append(span)
             continue

@@ -91,3 +91,8 @@ def add_months(anchor_ns: int, count: int) -> int:
 
 def _month_start(year: int, month: int) -> int:
     return int(datetime(year, month, 1, tzinfo=UTC).timestamp())
+
+
+def whole_seconds(start_ns: int, end_ns: int) -> Interval:
+    """An enablement's seconds: both ends cut to the second, so that touching intervals neither overlap nor gap."""
+    return start_ns // NS, end_ns // NS

@@ -20,10 +20,19 @@ from apex_exec.market.billing import (
     hosting_quote,
     rate_at,
     split_sale,
-    whole_seconds,
 )
 from apex_exec.market.money import AMOUNT_MINOR_MAX, round_half_up
-from apex_exec.market.months import NS, add_months, clip, merge, month_interval, month_of, parse_day, parse_month
+from apex_exec.market.months import (
+    NS,
+    add_months,
+    clip,
+    merge,
+    month_interval,
+    month_of,
+    parse_day,
+    parse_month,
+    whole_seconds,
+)
 
 DAY = 86_400
 intervals = st.lists(st.tuples(st.integers(0, 10**8), st.integers(0, 10**7)).map(lambda p: (p[0], p[0] + p[1])),
