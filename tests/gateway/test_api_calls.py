@@ -247,14 +247,17 @@ def test_a_call_for_a_hook_that_does_not_run_costs_the_worker(daemon: Daemon, ca
 def test_calls_at_once_and_in_all_are_bounded(daemon: Daemon, client: Client) -> None:
     many = {"action": "x", "context": {"calls": [[0, 1000 + n] for n in range(60)]}}
 
-    def answered() -> bool:  # its own last query may be one too many
-        try:
-            return client.invoke("raw2", "onActionExecute", A, many)["result"]["result"] == [{"one": 1}]
-        except CallError as error:
-            return error.code == "PLUGIN_ERROR" and error.reply["details"]["apiCode"] == "too_many_calls"
-
-    assert answered()
-    wait_for(lambda: sum(row[4].get("code") == "too_many_calls" for row in records(daemon, "raw2")) >= 20, 5)
+    gateway = gateway_of(daemon)
+    gateway.suspend()  # nothing is answered meanwhile: 8 are open, and all others are refused, its own last query too
+    try:
+        pending = client.start(protocol.invoke("raw2", "onActionExecute", A, many, 5000, None))
+        wait_for(lambda: sum(row[4].get("code") == "too_many_calls" for row in records(daemon, "raw2")) >= 52, 4)
+    finally:
+        gateway.resume()
+    with pytest.raises(CallError) as refused:
+        client.wait(pending, 10_000)
+    assert refused.value.code == "PLUGIN_ERROR"
+    assert refused.value.reply["details"]["apiCode"] == "too_many_calls"
     got = run(client, "awaiter", *[("emit", {"event": "x"})] * 1005)
     assert [one and one["code"] for one in got] == [None] * 100 + ["effect_limit"] * 900 + ["too_many_calls"] * 5
 
