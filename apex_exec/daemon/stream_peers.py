@@ -172,11 +172,13 @@ class StreamPeers:
             return
         if session.answers:
             self._queue(peer, session.answers)
-            session.answers = b""
+            session.answers.clear()
         if len(data) == want:  # edge-triggered: what is still there gives no further event
             self._ready.append(peer)
         handle = self._handlers.message
         for frames, body in messages:
+            if peer.gone:  # dropped while this batch was answered: what it still wanted has nobody to go to
+                return
             if session.identity:
                 self._handlers.alien(peer, frames)
             else:
@@ -199,7 +201,7 @@ class StreamPeers:
             if len(out) > WAITING_BYTES_MAX or peer.replies > WAITING_MESSAGES_MAX:
                 self.drop(peer)
 
-    def _queue(self, peer: StreamPeer, data: bytes) -> None:
+    def _queue(self, peer: StreamPeer, data: bytes | bytearray) -> None:
         if not peer.out and not peer.blocked:
             self._dirty.append(peer)
         peer.out += data

@@ -54,12 +54,12 @@ class RouterSession:
     def __init__(self, *, message_bytes_max: int, frames_max: int) -> None:
         self._bytes_max = message_bytes_max
         self._frames_max = frames_max
-        self._buffer = b""
+        self._buffer = bytearray()
         self._frames: list[bytes] = []
         self._frames_bytes = 0
         self._greeted = False
         self._ready = False
-        self.answers = b""
+        self.answers = bytearray()
         self.identity = b""
         self.missing_bytes = 0
         """How many bytes the frame under way still needs, 0 where that is not known."""
@@ -72,15 +72,19 @@ class RouterSession:
     def feed(self, data: bytes) -> list[tuple[list[bytes], bytes]]:
         """Every message that ``data`` completes, in order. Raises ZmtpError."""
         if self._buffer:
-            data = self._buffer + data
-            self._buffer = b""
+            self._buffer += data
+            if len(data) < self.missing_bytes:  # a frame that drips in is not copied anew for each drop
+                self.missing_bytes -= len(data)
+                return []
+            data = bytes(self._buffer)
+            self._buffer.clear()
         self.missing_bytes = 0
         position, end = 0, len(data)
         if not self._greeted:
             if end < GREETING_BYTES:
                 if data[:1] not in (b"\xff", b""):
                     raise ZmtpError("the connection does not open with a ZMTP greeting")
-                self._buffer = data
+                self._buffer += data
                 return []
             if data[0] != 0xFF or not data[9] & 1 or data[10] < 3 or data[12:32] != GREETING[12:32]:
                 raise ZmtpError("the greeting is not ZMTP 3 with the NULL mechanism")
@@ -98,33 +102,33 @@ class RouterSession:
             else:
                 size = data[position + 1]
                 start = position + 2
-            if size > self._bytes_max:
-                raise ZmtpError(f"a frame of {size} bytes is over the bound of {self._bytes_max}")
+            if flags & ~(_LONG | _MORE) and (flags & ~(_LONG | _COMMAND) or size > COMMAND_BYTES_MAX):
+                raise ZmtpError("unknown frame flags, or a command over its bound")
+            if self._frames_bytes + size > self._bytes_max:
+                raise ZmtpError(f"a message over the bound of {self._bytes_max} bytes")
             stop = start + size
             if stop > end:
                 self.missing_bytes = stop - end
                 break
             position = stop
             if flags & ~(_LONG | _MORE):
-                self._handle_command(flags, data[start:stop])
+                self._handle_command(data[start:stop])
             elif not self._ready:
                 raise ZmtpError("a message before READY")
             elif flags & _MORE:
                 self._frames.append(data[start:stop])
                 self._frames_bytes += size
-                if len(self._frames) > self._frames_max or self._frames_bytes > self._bytes_max:
-                    raise ZmtpError("a message of too many frames or bytes")
+                if len(self._frames) > self._frames_max:
+                    raise ZmtpError("a message of too many frames")
             elif self._frames:
                 messages.append((self._frames, data[start:stop]))
                 self._frames, self._frames_bytes = [], 0
             else:
                 messages.append((_NO_FRAMES, data[start:stop]))
-        self._buffer = data[position:]
+        self._buffer += data[position:]
         return messages
 
-    def _handle_command(self, flags: int, body: bytes) -> None:
-        if flags & ~(_LONG | _COMMAND) or len(body) > COMMAND_BYTES_MAX:
-            raise ZmtpError("unknown frame flags, or a command over its bound")
+    def _handle_command(self, body: bytes) -> None:
         if not self._ready:
             if body[:6] != b"\x05READY":
                 raise ZmtpError("the handshake does not open with READY")

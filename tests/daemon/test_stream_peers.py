@@ -17,6 +17,7 @@ from apex_exec.daemon import stream_peers
 from apex_exec.daemon.connections import Handlers, Peer
 from apex_exec.daemon.loop import Loop
 from apex_exec.daemon.stream_peers import StreamPeers
+from workers.zmtp import GREETING, command
 
 BYTES_MAX = 4 * 1024 * 1024
 
@@ -184,3 +185,21 @@ def test_a_deleted_socket_file_is_bound_again(echo: Echo, context: zmq.Context[A
     peer = connect(context, zmq.DEALER, echo.endpoint)
     peer.send(b"x")
     assert peer.poll(1000) and peer.recv() == b"re:x"
+
+
+def test_what_a_peer_wanted_beyond_its_end_is_not_served(echo: Echo) -> None:
+    served: list[bytes] = []
+
+    def drop_at_first(peer: Peer, _frames: list[bytes], body: bytes) -> None:
+        served.append(body)
+        echo.peers.drop(peer)
+
+    echo.peers._handlers = Handlers(message=drop_at_first, gone=echo.gone.append, alien=lambda *_: None,
+                                    dropped=lambda _: None)
+    raw = socket.socket(socket.AF_UNIX)
+    raw.connect(echo.endpoint.removeprefix("ipc://"))
+    ready = command(b"READY", b"\x0bSocket-Type" + (6).to_bytes(4, "big") + b"DEALER")
+    raw.send(GREETING + ready + b"".join(b"\x00\x01%d" % n for n in range(5)))
+    assert settled(lambda: echo.gone, 2)
+    assert served == [b"0"]
+    raw.close()

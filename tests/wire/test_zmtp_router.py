@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -63,8 +65,11 @@ def test_only_zmtp_errors_escape_whatever_arrives(data: bytes, greeted: bool) ->
     GREETING + ready() + b"\x01\x00" * 5,
     GREETING + ready() + (b"\x03" + (500).to_bytes(8, "big") + bytes(500)) * 3,
     GREETING + ready() + b"\x40\x00",
+    GREETING + ready() + b"\x01\xff" + bytes(255) + b"\x02" + (900).to_bytes(8, "big"),
+    GREETING + b"\x06" + (5000).to_bytes(8, "big"),
 ], ids=["http", "zmtp 2", "plain", "before READY", "PUB", "REP", "property beyond its command", "SUBSCRIBE",
-        "frame over the bound", "endless frame", "too many frames", "too many bytes in frames", "unknown flag"])
+        "frame over the bound", "endless frame", "too many frames", "too many bytes in frames", "unknown flag",
+        "frames and body over the bound together", "a command over its bound, before it is there"])
 def test_what_breaks_the_protocol_ends_the_connection(data: bytes) -> None:
     with pytest.raises(ZmtpError):
         RouterSession(message_bytes_max=1000, frames_max=4).feed(data)
@@ -74,6 +79,16 @@ def test_a_ping_is_answered_with_its_context_and_a_chosen_routing_id_is_known() 
     made = RouterSession(message_bytes_max=1000, frames_max=4)
     made.feed(GREETING + ready(identity=b"mine"))
     assert made.identity == b"mine"
-    made.answers = b""
+    made.answers.clear()
     made.feed(command(b"PING", b"\x00\x0a" + b"context"))
     assert made.answers == command(b"PONG", b"context")
+
+
+def test_a_frame_that_drips_in_byte_by_byte_is_not_copied_for_each() -> None:
+    made = RouterSession(message_bytes_max=1_000_000, frames_max=4)
+    made.feed(GREETING + ready())
+    made.feed(b"\x02" + (600_000).to_bytes(8, "big") + bytes(590_000))
+    begun = time.process_time()
+    got = [message for _ in range(10_000) for message in made.feed(b"x")]
+    assert got == [([], bytes(590_000) + b"x" * 10_000)]
+    assert time.process_time() - begun < 1  # copied each time it would be six gigabytes
