@@ -149,5 +149,5 @@ def machine() -> dict[str, Any]:
             if line.startswith("model name"):
                 model = line.partition(":")[2].strip()
                 break
-    return {"cpu": model or platform.machine(), "cores": os.cpu_count(), "kernel": ".".join(platform.release().split(".")[:2]),
-            "python": platform.python_version(), "load_before": round(os.getloadavg()[0], 2)}
+    kernel = ".".join(platform.release().split(".")[:2])
+    return {"cpu": model or platform.machine(), "cores": os.cpu_count(), "kernel": kernel, "python": platform.python_version(), "load_before": round(os.getloadavg()[0], 2)}

@@ -107,8 +107,8 @@ TARGETS = (
            _both(_at_most("density", "worker, idle", "memory", 4, "MiB", **{"live workers": 1000}),
                  _at_most("density", "supervisor at rest", "CPU", 2, "%", **{"live workers": 1000}),
                  _at_least("density", _ROBIN, "calls/s", 8000, "/s", **{"live workers": 1000})),
-           "each call wakes another process, in a cgroup of its own; with 100 workers `sandbox.governor = \"psutil\"` gave "
-           "10,000 to 11,800/s where cgroups gave 7,200 to 9,300"),
+           "each call wakes another process, in a cgroup of its own; with 100 workers sampling (`governor` psutil) "
+           "gave 10,000 to 11,800/s where cgroups gave 7,200 to 9,300"),
     Target("10,000 registered plugins", "start ≤ 3 s, supervisor ≤ 300 MB, cold calls as above", _both(
         _at_most("density", "start, 10,000 in the registry", "time", 3, "s", registered=10_000),
         _at_most("density", "supervisor", "memory", 286, "MiB", registered=10_000),
