@@ -150,4 +150,5 @@ def machine() -> dict[str, Any]:
                 model = line.partition(":")[2].strip()
                 break
     kernel = ".".join(platform.release().split(".")[:2])
-    return {"cpu": model or platform.machine(), "cores": os.cpu_count(), "kernel": kernel, "python": platform.python_version(), "load_before": round(os.getloadavg()[0], 2)}
+    return {"cpu": model or platform.machine(), "cores": os.cpu_count(), "kernel": kernel,
+            "python": platform.python_version(), "load_before": round(os.getloadavg()[0], 2)}
