@@ -20,7 +20,7 @@ CALLS = [*REQUESTS.items(), *(("call", api.HostMethod(prefix + "x")) for prefix 
 
 
 def spec(permissions: tuple[str, ...], approved: tuple[str, ...] = (), **more: object) -> PluginSpec:
-    return PluginSpec("p", "1.0.0", "d", "plugin.py", (), permissions, approved=approved, **more)  # type: ignore[arg-type]
+    return PluginSpec("p", "1.0.0", "d", "plugin.py", (), permissions, approved=approved, **more)  # type: ignore[arg-type]  # the test names the fields
 
 
 @pytest.mark.parametrize(("method", "request_"), CALLS)

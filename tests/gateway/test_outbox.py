@@ -56,7 +56,7 @@ def site(request: pytest.FixtureRequest) -> Iterator[Site]:
 
         def ask(text: str) -> int:
             with psycopg.connect(f"host={server.folder} dbname=outbox user=postgres") as database:
-                row = database.execute(text).fetchone()  # type: ignore[arg-type]
+                row = database.execute(text).fetchone()  # type: ignore[arg-type]  # the row is known to be there
                 return int(row[0]) if row else 0
 
         url = f"postgresql+psycopg://{ROLE}@/outbox?host={server.folder}"
