@@ -29,8 +29,8 @@ payload and result, audit, governor, a scrape a second. The peers do none of tha
 
 How these results came about: each benchmark is one run, but not all of one commit. `roundtrip`, `kill`, `open_loop`,
 `overload`, `ledger` and `density` were run last; `hooks`, `profile`, `sustained`, `jail`, `governor`, `gateway` and
-`core` before the loop looked awake before sleeping, and those from `governor` on beside other work on the same two cores. Most
-have two or three repetitions, `kill` and `density` one. Cold start was measured three times on nearly the same code, as
+`core` before the loop looked awake before sleeping, and those from `governor` on beside other work on the same two
+cores. Most have two or three repetitions, `kill` and `density` one. Cold start was measured three times on nearly the same code, as
 p50 / p99: 9.3 / 24, 8.1 / 26 and 6.1 / 16 ms; the last stands in the table, so that target is met by one run of three.
 """
 
