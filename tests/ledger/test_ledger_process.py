@@ -48,12 +48,12 @@ class Ledger:
         self.near.sendall(pack_frame(msgspec.msgpack.encode(["batch", last_index, lines(count, age_ns), []])))
 
     def told(self) -> Any:
-        """The next message that is not about figures."""
+        """The next message that is neither figures nor a warning: upkeep that meets a lock warns at a time of its own."""
         while True:
             while not self.waiting:
                 self.waiting = [msgspec.msgpack.decode(body) for body in self.frames.feed(self.near.recv(65536))]
             message = self.waiting.pop(0)
-            if message[0] != "stats":
+            if message[0] not in ("stats", "warning"):
                 return message
 
     def end(self) -> None:
