@@ -61,6 +61,12 @@ class Attack(NamedTuple):
 S, L, N, I, R = "seccomp", "landlock", "namespaces", "identity", "rlimits"  # noqa: E741 - the table's columns
 FS, NET, PROC, KERNEL = "file system", "network", "processes", "kernel"
 
+KERNELS_OWN = (
+    "def reached(absent, number, *arguments):\n    try:\n        return sc(number, *arguments)\n"
+    "    except OSError as error:\n        if error.errno == absent:\n            return None\n        raise\n")
+"""For what a kernel may be built without: the call's result, or None for ``absent``, the errno by which the kernel's
+own code says that it has no such thing. Either way the call came as far as the kernel; the filter never answers so."""
+
 ATTACKS: tuple[Attack, ...] = (
     # --- file system
     Attack("read a file", FS, "secret", (S, L, N), "return open(w['secret_path']).read()"),
@@ -141,6 +147,21 @@ ATTACKS: tuple[Attack, ...] = (
            "s = socket.socket(socket.AF_UNIX)\ns.connect(w['host_sock'])\nreturn True"),
     Attack("the daemon's admin socket", NET, "true", (S, N),
            "s = socket.socket(socket.AF_UNIX)\ns.connect(w['admin_sock'])\nreturn True"),
+    Attack("listen to the hypervisor (AF_VSOCK)", NET, "true", (S,),
+           "try:\n    s = socket.socket(40, socket.SOCK_STREAM)\nexcept OSError as error:\n"
+           "    if error.errno != errno.EAFNOSUPPORT:  # the kernel's own answer where it has no vsock\n"
+           "        raise\n    return True\n"
+           "s.bind((0xFFFFFFFF, 0xFFFFFFFF))\ns.listen()\nreturn s.getsockname()[1] > 0"),
+    Attack("AF_VSOCK reaches the kernel, raw", NET, "true", (S,), KERNELS_OWN +
+           "fd = reached(errno.EAFNOSUPPORT, 41, 40, 1, 0)\nif fd is not None:\n"
+           "    sc(49, fd, struct.pack('=HHIIB3x', 40, 0, 0xFFFFFFFF, 0xFFFFFFFF, 0), 16)\n    sc(50, fd, 1)\n"
+           "return True"),
+    Attack("AF_ALG reaches the kernel, raw", NET, "true", (S,), KERNELS_OWN +
+           "fd = reached(errno.EAFNOSUPPORT, 41, 38, 5, 0)\nif fd is not None:\n"
+           "    sc(49, fd, struct.pack('=H14sII64s', 38, b'hash', 0, 0, b'sha256'), 88)\n"
+           "    work = sc(43, fd, 0, 0)\n    os.write(work, b'abc')\n"
+           "    assert os.read(work, 32).hex().startswith('ba7816bf')\n"
+           "return True"),
     Attack("io_uring", NET, "true", (S,), "return sc(425, 4, ctypes.create_string_buffer(120)) >= 0"),
     Attack("resolve a name", NET, "true", (S, L, N),
            "found = ctypes.c_void_p()\nassert os.access('/etc/hosts', os.R_OK) or open('/etc/hosts')\n"
@@ -205,6 +226,8 @@ ATTACKS: tuple[Attack, ...] = (
            "    raise OSError('mmap')\n"
            "code = b'\\x53\\xb8\\x14\\0\\0\\0\\xcd\\x80\\x5b\\xc3'\nctypes.memmove(at, code, len(code))\n"
            "return ctypes.CFUNCTYPE(ctypes.c_int)(at)() == os.getpid()"),
+    Attack("an x32 call reaches the kernel, raw", KERNEL, "true", (S,), KERNELS_OWN +
+           "return reached(errno.ENOSYS, 0x40000000 + 39) in (None, os.getpid())"),
     Attack("shared memory, unlimited", KERNEL, "true", (S,), "return len(mmap.mmap(-1, 4096)) == 4096"),
     Attack("memory that grows down", KERNEL, "true", (S,),
            "return libc.mmap(None, ctypes.c_size_t(4096), 3, 0x122, -1, ctypes.c_long(0)) != 2**64 - 1"),

@@ -59,6 +59,16 @@ def test_each_layer_that_is_said_to_stop_it_does_so_alone(user: str, attack: Att
 
 
 @pytest.mark.parametrize("user", USERS)
+@pytest.mark.parametrize(("attack", "answer"), [
+    ("an x32 call reaches the kernel, raw", "SIGSYS"), ("AF_ALG reaches the kernel, raw", "Operation not permitted"),
+    ("AF_VSOCK reaches the kernel, raw", "Operation not permitted"),
+    ("listen to the hypervisor (AF_VSOCK)", "Operation not permitted")])
+def test_what_a_kernel_may_lack_is_answered_by_the_filter_before_it(user: str, attack: str, answer: str) -> None:
+    _, told, _ = campaign(user, "only seccomp")
+    assert answer in told[attack], told[attack]
+
+
+@pytest.mark.parametrize("user", USERS)
 @pytest.mark.parametrize("row", CONTAINED, ids=[row.name for row in CONTAINED])
 def test_what_no_layer_stops_harms_nobody_else(user: str, row: Contained) -> None:
     found, log = containment(user)
