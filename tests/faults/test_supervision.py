@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -21,8 +20,9 @@ from tests.support.daemon import ROOT, Daemon, wait_for
 from tests.support.faulty import write_faulty, write_steady
 
 CYCLES = 1000
-STOP_SECONDS = 7
-"""Longer than the longest deadline (5 s)."""
+STOP_SECONDS = 30
+"""Longer than the longest deadline (5 s), a ping's answer, a boot, and a handshake."""
+BUSY, IDLE = ("busy-0", "busy-1", "busy-2"), ("idle-0", "idle-1", "idle-2")
 PATIENT = {"breaker.ends": 1_000_000, "breaker.backoff_min_seconds": 0.001, "breaker.backoff_max_seconds": 0.002,
            "limits.cpu_percent": 100}
 
@@ -190,17 +190,39 @@ def test_a_second_daemon_on_the_same_folder_is_refused_and_harms_nothing(plugins
             assert outcome(another.call("steady")) == "ok"
 
 
-def test_a_supervisor_that_was_stopped_kills_nobody_when_it_wakes(plugins: Path, tmp_path: Path) -> None:
-    with Daemon(tmp_path, plugins=plugins, config=PATIENT) as daemon, Caller(daemon.endpoint) as caller:
-        assert outcome(caller.call("steady")) == "ok"
-        (worker,) = daemon.workers()
-        finished = [caller.invoke("steady", "sleep", seconds=0.1, echo=n) for n in range(3)]
+@pytest.mark.timeout(120)
+def test_a_supervisor_that_was_stopped_for_long_kills_nobody_but_who_hangs(tmp_path: Path) -> None:
+    folder = tmp_path / "plugins"
+    for plugin in (*BUSY, *IDLE, "hanging"):
+        write_steady(folder, plugin)
+    with Daemon(tmp_path / "daemon", plugins=folder, config=PATIENT) as daemon, Caller(daemon.endpoint) as caller:
+        def pids() -> dict[str, list[int]]:
+            return {row["id"]: row["pids"] for row in daemon.operate("daemon.status")["plugins"]}
+
+        for plugin in (*BUSY, *IDLE, "hanging"):
+            assert outcome(caller.call(plugin)) == "ok"
+        before = pids()
+        assert all(len(before[plugin]) == 1 for plugin in (*BUSY, *IDLE, "hanging"))
+        # Eight of each are in the link and done in time, while nobody looks; two wait in the daemon beyond their time.
+        calls = {plugin: [caller.invoke(plugin, "sleep", seconds=0.1, echo=n) for n in range(10)] for plugin in BUSY}
+        hanging = caller.invoke("hanging", "sleep", seconds=60)
         time.sleep(0.05)
-        os.kill(daemon.pid, signal.SIGSTOP)
-        time.sleep(STOP_SECONDS)
-        os.kill(daemon.pid, signal.SIGCONT)
-        assert [outcome(reply) for reply in caller.collect(finished)] == ["ok"] * 3, "they were done in time"
-        assert outcome(caller.call("steady")) == "ok"
-        assert [p.pid for p in daemon.workers()] == [worker.pid], "the same worker serves on"
+        daemon.signal(signal.SIGSTOP)
+        time.sleep(STOP_SECONDS / 2)
+        meanwhile = [caller.invoke(plugin, "ok", echo=plugin) for plugin in (*BUSY, *IDLE)]
+        time.sleep(STOP_SECONDS / 2)
+        daemon.signal(signal.SIGCONT)
+        for replies in map(caller.collect, calls.values()):
+            assert [outcome(reply) for reply in replies] == ["ok"] * 8 + ["DEADLINE_EXCEEDED"] * 2
+            assert [reply["result"]["result"] for reply in replies[:8]] == list(range(8))
+            assert not any(reply["started"] for reply in replies[8:])
+        assert [reply["result"]["result"] for reply in caller.collect(meanwhile)] == [*BUSY, *IDLE]
+        assert outcome(caller.collect([hanging])[0]) == "TIMEOUT"
+        time.sleep(2)  # pings that were due meanwhile, and their answers
+        after = pids()
+        assert {plugin: after[plugin] for plugin in (*BUSY, *IDLE)} == {p: before[p] for p in (*BUSY, *IDLE)}
+        assert outcome(caller.call("hanging")) == "ok", "another worker serves it"
+        assert pids()["hanging"] != before["hanging"]
         wait_for(lambda: daemon.get("/readyz")[0] == 200, 10, "readiness")
+        assert all(daemon.metric(f'breaker_state{{plugin="{plugin}",state="open"}}') == 0 for plugin in after)
         caller.settle()

@@ -48,7 +48,7 @@ class Ledger:
         self.near.sendall(pack_frame(msgspec.msgpack.encode(["batch", last_index, lines(count, age_ns), []])))
 
     def told(self) -> Any:
-        """The next message that is neither figures nor a warning: upkeep that meets a lock warns at a time of its own."""
+        """The next message that is neither figures nor a warning: upkeep that meets a lock warns when it likes."""
         while True:
             while not self.waiting:
                 self.waiting = [msgspec.msgpack.decode(body) for body in self.frames.feed(self.near.recv(65536))]
