@@ -19,6 +19,7 @@ from apex_exec.config import load_settings
 from apex_exec.registry import store as db_
 from apex_exec.registry.blobs import BlobStore
 from apex_exec.registry.bundle import pack
+from apex_exec.registry.signing import load_private, new_key, raw_public, sign_digest, write_signatures
 from apex_exec.registry.store import PluginRow, Store, VersionRow
 from tests.support.bundles import bundle
 from tests.support.daemon import USER, Daemon, wait_for
@@ -98,31 +99,48 @@ def test_a_failing_canary_leaves_the_old_version_and_a_good_one_switches(daemon:
         assert text(client) == "hello"
 
 
-def test_disabling_and_revoking_stop_the_workers_within_two_seconds(daemon: Daemon) -> None:
-    for stop, args in (("plugin.disable", {"id": "sample"}), ("plugin.quarantine", {"id": "sample", "reason": "x"}),
-                       ("plugin.revokeVersion", {"digest": bundle(code=SLOW).digest, "reason": "x"})):
-        admin(daemon, "plugin.install", bundle=pack(bundle(code=SLOW)))
-        admin(daemon, "plugin.enable", id="sample")
-        outcome: list[str] = []
+@pytest.mark.parametrize("stop", ("plugin.disable", "plugin.quarantine", "plugin.revokeVersion", "keys.revoke"))
+def test_disabling_and_revoking_stop_the_workers_within_two_seconds(daemon: Daemon, tmp_path: Path, stop: str) -> None:
+    """From the operation's begin to the worker's end, with the plugin in the middle of a call and another queued."""
+    slow, other = bundle(code=SLOW), bundle(id="other")
+    private, key_id = new_key(tmp_path, "acme")
+    signed = write_signatures([sign_digest(load_private(private), "author", slow.digest, time.time_ns())])
+    public = raw_public(load_private(private)).hex()
+    admin(daemon, "keys.register", name="acme", role="author", public_key=public)
+    admin(daemon, "plugin.install", bundle=pack(slow, signed))
+    admin(daemon, "plugin.install", bundle=pack(other))  # that nobody signed
+    for plugin in ("sample", "other"):
+        admin(daemon, "plugin.enable", id=plugin)
+    outcomes: list[str] = []
 
-        def call(told: list[str] = outcome) -> None:
-            with Client(daemon.endpoint) as client, pytest.raises(CallError) as caught:
-                client.invoke("sample", "onDashboardLoad", USER, PAYLOAD)
-            told.append(caught.value.code)
+    def call() -> None:
+        with Client(daemon.endpoint) as client, pytest.raises(CallError) as caught:
+            client.invoke("sample", "onDashboardLoad", USER, PAYLOAD)
+        outcomes.append(caught.value.code)
 
-        thread = threading.Thread(target=call)
+    def state() -> Any:
+        return next(plugin for plugin in admin(daemon, "daemon.status")["plugins"] if plugin["id"] == "sample")
+
+    threads = [threading.Thread(target=call) for _ in range(2)]
+    for thread in threads:
         thread.start()
-        wait_for(lambda: admin(daemon, "daemon.status")["plugins"][0]["pids"], 10)
-        time.sleep(0.3)
-        (pid,) = admin(daemon, "daemon.status")["plugins"][0]["pids"]
-        begun = time.monotonic()
-        admin(daemon, stop, **args)
-        wait_for(lambda pid=pid: not psutil.pid_exists(pid), 2, "the worker's end")
+    wait_for(lambda: state()["pids"] and state()["inFlight"] == 2, 10, "a worker with two calls")
+    (pid,) = state()["pids"]
+    wait_for(lambda: psutil.Process(pid).status() == psutil.STATUS_SLEEPING, 10, "the hook's sleep")
+    args = {"plugin.disable": {"id": "sample"}, "plugin.quarantine": {"id": "sample", "reason": "x"},
+            "plugin.revokeVersion": {"digest": slow.digest, "reason": "x"},
+            "keys.revoke": {"name": key_id, "reason": "laptop stolen"}}[stop]
+    begun = time.monotonic()
+    admin(daemon, stop, **args)
+    wait_for(lambda: not psutil.pid_exists(pid), 2, "the worker's end")
+    assert time.monotonic() - begun < 2, stop
+    for thread in threads:
         thread.join(5)
-        assert time.monotonic() - begun < 2 and outcome == ["PLUGIN_DISABLED"], (stop, outcome)
-        if stop == "plugin.revokeVersion":
-            return
-        admin(daemon, "plugin.remove", id="sample")
+    assert outcomes == ["PLUGIN_DISABLED"] * 2, (stop, outcomes)
+    with Client(daemon.endpoint) as client:  # and stays so, while what had nothing to do with it goes on
+        with pytest.raises(CallError) as caught:
+            text(client)
+        assert caught.value.code == "PLUGIN_DISABLED" and text(client, "other") == "hello"
 
 
 def test_an_upgrade_under_a_thousand_calls_a_second_loses_none_and_answers_none_twice() -> None:
