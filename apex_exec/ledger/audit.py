@@ -14,14 +14,16 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from apex_exec.ledger.marks import CHECKPOINT, HEAD, Mark, load_key, read_mark, write_mark
+import msgspec
+
+from apex_exec.ledger.marks import CHECKPOINT, HEAD, Mark, Tail, load_key, read_mark, read_tail, write_mark, write_tail
 from apex_exec.ledger.records import GENESIS, AuditRecord, BodyMaker, LedgerError, chain_hash, encode_lines
 
 SCHEMA = (
     "CREATE TABLE IF NOT EXISTS events (seq INTEGER PRIMARY KEY, body TEXT NOT NULL, hash BLOB NOT NULL)",
     "CREATE TABLE IF NOT EXISTS keys (key TEXT PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS removed (seq INTEGER PRIMARY KEY, hash BLOB NOT NULL)",
-    "CREATE TABLE IF NOT EXISTS trail (id TEXT PRIMARY KEY, last_index INTEGER NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS tail (one INTEGER PRIMARY KEY, body BLOB NOT NULL)",
 )
 REMOVE_ROWS = 2_000
 """Old events removed in one transaction: few enough that a commit waiting behind it stays under 50 ms."""
@@ -37,7 +39,7 @@ def database_path(url: str, state_dir: Path) -> Path:
 
 
 class AuditStore:
-    """The one writer of an audit database. Refuses to open one that is behind its signed head.
+    """The one writer of an audit database. Refuses one whose end is not what it signed: it would sign it anew.
 
     ``trail`` names the run of the supervisor whose batches are numbered; ``last_index`` is the last of them that is
     committed, so that what a restarted ledger is sent again is taken once. Raises LedgerError.
@@ -73,17 +75,34 @@ class AuditStore:
         public = self.key.public_key()
         head = read_mark(self.state_dir / HEAD, "head", public)
         check = read_mark(self.state_dir / CHECKPOINT, "checkpoint", public)
+        tail = read_tail(db, public)
         row = db.execute("SELECT seq, hash FROM events ORDER BY seq DESC LIMIT 1").fetchone()
         self.seq: int
         self.hash: bytes
         self.seq, self.hash = row or ((check.seq, check.hash) if check else (0, GENESIS))
-        if head is not None and self.seq < head.seq:
-            raise LedgerError(f"{self.database} ends at event {self.seq}, its signed head at {head.seq}: truncated")
+        self._check_end(head, tail, row is not None)
         self.first = check.seq + 1 if check else 1
-        known = db.execute("SELECT last_index FROM trail WHERE id = ?", (self.trail,)).fetchone()
-        self.last_index: int = known[0] if known else 0
+        self.last_index: int = tail.last_index if tail and tail.trail == self.trail else 0
         if head is None:
             self.write_head()  # from now on a missing head shows
+
+    def _check_end(self, head: Mark | None, tail: Tail | None, has_events: bool) -> None:
+        """Raises LedgerError where the chain does not end as head and tail say: opening it would sign what it holds."""
+        assert self.db is not None
+        if head is None:
+            if has_events or tail is not None:
+                raise LedgerError(f"{self.database} holds a chain and its signed head {self.state_dir / HEAD} is gone")
+            return
+        for name, mark in (("signed head", head), ("signed tail", tail)):
+            if mark is None:
+                continue
+            if self.seq < mark.seq:
+                raise LedgerError(f"{self.database} ends at event {self.seq}, its {name} at {mark.seq}: truncated")
+            row = self.db.execute("SELECT hash FROM events WHERE seq = ?", (mark.seq,)).fetchone()
+            if row is not None and row[0] != mark.hash:
+                raise LedgerError(f"event {mark.seq} of {self.database} differs from its {name}: rewritten")
+        if has_events and self.seq > max(head.seq, tail.seq if tail else 0):
+            raise LedgerError(f"{self.database} goes on to event {self.seq}, past what its ledger signed: added to")
 
     def append(self, batch: Sequence[AuditRecord]) -> int:
         """Commits ``batch`` in one transaction; the number stored (duplicates left out). All or nothing."""
@@ -103,7 +122,7 @@ class AuditStore:
             self.db.execute("BEGIN IMMEDIATE")
             for offset, line in enumerate(lines):
                 if keys and (key := keys.get(offset)) is not None:
-                    if key in new_keys or self.db.execute("SELECT 1 FROM keys WHERE key = ?", (key,)).fetchone():
+                    if key in new_keys or self._has(key):
                         continue
                     new_keys[key] = seq + 1
                 seq += 1
@@ -112,16 +131,22 @@ class AuditStore:
                 rows.append((seq, body, prev))
             self.db.executemany("INSERT INTO events VALUES (?, CAST(? AS TEXT), ?)", rows)
             if new_keys:
-                self.db.executemany("INSERT INTO keys VALUES (?, ?)", new_keys.items())
-            if last_index != self.last_index:
-                self.db.execute("DELETE FROM trail WHERE id <> ?", (self.trail,))
-                self.db.execute("INSERT OR REPLACE INTO trail VALUES (?, ?)", (self.trail, last_index))
+                self.db.executemany("INSERT OR REPLACE INTO keys VALUES (?, ?)", new_keys.items())
+            if rows or last_index != self.last_index:
+                write_tail(self.db, Tail(seq, prev, self.trail, last_index), self.key)
             self.db.execute("COMMIT")
         except (sqlite3.Error, LedgerError) as error:
             self._rollback()
             raise LedgerError(f"the audit database cannot be written: {error}") from error
         self.seq, self.hash, self.last_index = seq, prev, last_index
         return len(rows)
+
+    def _has(self, key: str) -> bool:
+        """Whether an event with this dedup key is in the chain: the event itself must say so, not the index alone."""
+        assert self.db is not None
+        return self.db.execute(
+            "SELECT 1 FROM keys JOIN events USING (seq) WHERE key = ? AND instr(CAST(body AS BLOB), ?)",
+            (key, b'"dedupKey":' + msgspec.json.encode(key))).fetchone() is not None
 
     def _check_space(self) -> None:
         free = self.free_bytes()

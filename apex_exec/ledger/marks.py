@@ -1,11 +1,13 @@
-"""Signed places in the chain, kept outside the database: its head, and the checkpoint that retention leaves.
+"""Signed places in the chain: its head and retention's checkpoint, outside the database, and its tail, inside.
 
-The head shows truncation; the checkpoint says where a chain begins whose older events were removed on purpose.
+The head shows truncation; the checkpoint says where a chain begins whose older events were removed on purpose; the tail
+is signed with every commit, so that nobody without the key can add an event, not even past the head.
 """
 
 from __future__ import annotations
 
 import os
+import sqlite3
 from pathlib import Path
 
 import msgspec
@@ -31,6 +33,41 @@ class Mark(msgspec.Struct):
     def signed_bytes(self) -> bytes:
         """What the signature covers."""
         return msgspec.msgpack.encode((self.kind, self.seq, self.hash))
+
+
+class Tail(msgspec.Struct):
+    """The end of the chain as the last commit left it, in that commit: ``last_index`` of the run ``trail`` is in it."""
+
+    seq: int
+    hash: bytes
+    trail: str
+    last_index: int
+    signature: bytes = b""
+
+    def signed_bytes(self) -> bytes:
+        """What the signature covers."""
+        return msgspec.msgpack.encode(("tail", self.seq, self.hash, self.trail, self.last_index))
+
+
+def write_tail(db: sqlite3.Connection, tail: Tail, key: Ed25519PrivateKey) -> None:
+    """Signs ``tail`` into the transaction that is open. Raises sqlite3.Error."""
+    tail.signature = key.sign(tail.signed_bytes())
+    db.execute("INSERT OR REPLACE INTO tail VALUES (1, ?)", (msgspec.json.encode(tail),))
+
+
+def read_tail(db: sqlite3.Connection, key: Ed25519PublicKey) -> Tail | None:
+    """The tail, or None where no commit has left one. Raises LedgerError where it was not signed by us."""
+    if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'tail'").fetchone():
+        return None
+    row = db.execute("SELECT body FROM tail").fetchone()
+    if row is None:
+        return None
+    try:
+        tail = msgspec.json.decode(row[0], type=Tail)
+        key.verify(tail.signature, tail.signed_bytes())
+    except (msgspec.DecodeError, InvalidSignature, TypeError) as error:
+        raise LedgerError("the chain's tail is damaged or was not signed by this ledger's key") from error
+    return tail
 
 
 def load_key(state_dir: Path) -> Ed25519PrivateKey:

@@ -6,14 +6,15 @@ import sqlite3
 from pathlib import Path
 
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from apex_exec.ledger.marks import CHECKPOINT, HEAD, Mark, load_public_key, read_mark
+from apex_exec.ledger.marks import CHECKPOINT, HEAD, Mark, load_public_key, read_mark, read_tail
 from apex_exec.ledger.reading import open_readonly, read_rows
 from apex_exec.ledger.records import GENESIS, LedgerError, chain_hash
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """What ``verify`` found: ``kind`` edited|missing|truncated|head|checkpoint|unreadable at ``seq``."""
+    """What ``verify`` found: ``kind`` edited|missing|truncated|added|head|tail|unreadable at ``seq``."""
 
     kind: str
     seq: int
@@ -41,7 +42,7 @@ def verify(database: Path, state_dir: Path, noted_head: tuple[int, bytes] | None
             head = read_mark(state_dir / HEAD, "head", key)
         except LedgerError as error:
             return Verified(0, 0, GENESIS, Finding("head", 0, str(error)))
-        found = _walk(database, check, head, noted_head)
+        found = _walk(database, check, head, noted_head, key)
         if found.finding is None or found.finding.kind != "missing":
             return found
         try:  # retention may have moved the beginning while the walk stood there
@@ -52,7 +53,8 @@ def verify(database: Path, state_dir: Path, noted_head: tuple[int, bytes] | None
             return found
 
 
-def _walk(database: Path, check: Mark | None, head: Mark | None, noted: tuple[int, bytes] | None) -> Verified:
+def _walk(database: Path, check: Mark | None, head: Mark | None, noted: tuple[int, bytes] | None,
+          key: Ed25519PublicKey) -> Verified:
     first = seq = check.seq if check else 0
     prev = check.hash if check else GENESIS
     known = {mark.seq: ("the signed head", mark.hash) for mark in (head,) if mark is not None}
@@ -69,14 +71,33 @@ def _walk(database: Path, check: Mark | None, head: Mark | None, noted: tuple[in
     except LedgerError as error:
         return wrong("unreadable", 0, str(error))
     try:
-        for number, body, digest in read_rows(db, seq):
-            if number != seq + 1:
-                return wrong("missing", seq + 1, f"event {seq + 1} is missing; the next is {number}")
-            if chain_hash(prev, body) != digest or not body.startswith(b'{"seq":%d,' % number):
-                return wrong("edited", number, f"event {number} is not what was written there")
-            seq, prev = number, digest
-            if seq in known and known[seq][1] != digest:
-                return wrong("head", seq, f"event {seq} differs from {known[seq][0]}")
+        tail = None
+        while True:  # a running ledger goes on meanwhile: until the walk has come to the tail that it then finds
+            for number, body, digest in read_rows(db, seq):
+                if number != seq + 1:
+                    return wrong("missing", seq + 1, f"event {seq + 1} is missing; the next is {number}")
+                if chain_hash(prev, body) != digest or not body.startswith(b'{"seq":%d,' % number):
+                    return wrong("edited", number, f"event {number} is not what was written there")
+                seq, prev = number, digest
+                if seq in known and known[seq][1] != digest:
+                    return wrong("head", seq, f"event {seq} differs from {known[seq][0]}")
+                if tail is not None and seq == tail.seq:
+                    break
+            if tail is not None:
+                break
+            tail = read_tail(db, key)
+            if tail is None or tail.seq <= seq:
+                break
+        if tail is not None and (seq, prev) != (tail.seq, tail.hash):
+            if seq < tail.seq:
+                return wrong("truncated", seq + 1, f"the chain ends at event {seq}, its signed tail says {tail.seq}")
+            if seq == tail.seq:
+                return wrong("tail", seq, f"event {seq} differs from the signed tail")
+            return wrong("added", tail.seq + 1, f"what follows event {tail.seq}, the signed tail, is not the ledger's")
+        if tail is None and head is not None and seq > max(first, head.seq):
+            return wrong("added", head.seq + 1, f"what follows event {head.seq}, the signed head, is not the ledger's")
+    except LedgerError as error:
+        return wrong("tail", seq, str(error))
     except (sqlite3.DatabaseError, TypeError, ValueError) as error:
         return wrong("edited", seq + 1, f"event {seq + 1} cannot be read: {error}")
     finally:

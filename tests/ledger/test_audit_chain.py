@@ -94,17 +94,92 @@ def test_every_single_bit_of_every_event_counts(tmp_path: Path) -> None:
 
 def test_a_chain_rewritten_with_right_hashes_differs_from_its_signed_head(tmp_path: Path) -> None:
     db = fill(tmp_path)
-    with closing(sqlite3.connect(db)) as connection:
+    rewritten(db, b'"n":4', b'"n":5')
+    found = verify(db, tmp_path).finding
+    assert found is not None and (found.kind, found.seq) == ("head", 10)
+
+
+def rewritten(database: Path, old: bytes, new: bytes) -> bytes:
+    """Puts ``new`` for ``old`` in every event and chains all of them again, as anybody can who may write; the last hash."""
+    prev = bytes(32)
+    with closing(sqlite3.connect(database)) as connection:
         connection.text_factory = bytes
-        rows = connection.execute("SELECT seq, body FROM events ORDER BY seq").fetchall()
-        prev = bytes(32)
-        for seq, body in rows:
-            body = body.replace(b'"n":4', b'"n":5')
+        for seq, body in connection.execute("SELECT seq, body FROM events ORDER BY seq").fetchall():
+            body = body.replace(old, new)
             prev = chain_hash(prev, body)
             connection.execute("UPDATE events SET body = CAST(? AS TEXT), hash = ? WHERE seq = ?", (body, prev, seq))
         connection.commit()
+    return prev
+
+
+def test_a_chain_that_was_rewritten_is_not_signed_anew_by_the_next_ledger(tmp_path: Path) -> None:
+    """Whoever may write the database, not the head, rewrites it while no ledger runs, and waits for a start."""
+    db = fill(tmp_path)
+    rewritten(db, b'"n":4', b'"n":5')
+    with pytest.raises(LedgerError, match="rewritten"):
+        AuditStore(db, tmp_path)
     found = verify(db, tmp_path).finding
-    assert found is not None and (found.kind, found.seq) == ("head", 10)
+    assert found is not None and found.kind == "head"
+
+
+@pytest.mark.parametrize("tail", ["as it is", "removed", "its table dropped"])
+def test_an_event_added_after_the_head_is_found_and_not_signed(tmp_path: Path, tail: str) -> None:
+    db = fill(tmp_path)
+    prev = rewritten(db, b"", b"")
+    body = (b'{"seq":11,"timestamp":"2027-01-15T08:00:00.000000000Z","eventType":"admin.action","userId":"u",'
+            b'"resource":"p","action":"plugin.approve","result":"success","metadata":{}}')
+    with closing(sqlite3.connect(db)) as connection:
+        connection.execute("INSERT INTO events VALUES (11, CAST(? AS TEXT), ?)", (body, chain_hash(prev, body)))
+        connection.commit()
+    if tail != "as it is":
+        tamper(db, "DELETE FROM tail" if tail == "removed" else "DROP TABLE tail")
+    found = verify(db, tmp_path).finding
+    assert found is not None and (found.kind, found.seq) == ("added", 11)
+    with pytest.raises(LedgerError, match="added to"):
+        AuditStore(db, tmp_path)
+
+
+def test_a_chain_without_its_head_is_not_given_a_new_one(tmp_path: Path) -> None:
+    db = fill(tmp_path)
+    tamper(db, "DELETE FROM events WHERE seq > 7")
+    (tmp_path / "audit.head").unlink()
+    with pytest.raises(LedgerError, match="head .* is gone"):
+        AuditStore(db, tmp_path)
+    tamper(db, "DELETE FROM events")
+    with pytest.raises(LedgerError, match="head .* is gone"):
+        AuditStore(db, tmp_path)
+
+
+def test_what_the_head_does_not_cover_yet_is_held_by_the_tail(tmp_path: Path) -> None:
+    """After a kill -9 the head is up to a second behind: neither is that tail lost, nor may another stand there."""
+    db = fill(tmp_path)
+    store = AuditStore(db, tmp_path)
+    store.append([record(n) for n in range(10, 15)])
+    store.release()  # a kill -9: no head
+    kept = db.read_bytes()
+    AuditStore(db, tmp_path).release()
+    rewritten(db, b'"n":12', b'"n":99')
+    found = verify(db, tmp_path).finding
+    assert found is not None and (found.kind, found.seq) == ("tail", 15)
+    with pytest.raises(LedgerError, match="differs from its signed tail"):
+        AuditStore(db, tmp_path)
+    db.write_bytes(kept)
+    tamper(db, "DELETE FROM events WHERE seq > 12")
+    with pytest.raises(LedgerError, match="truncated"):
+        AuditStore(db, tmp_path)
+    tamper(db, "UPDATE tail SET body = replace(CAST(body AS TEXT), '15', '12')")
+    with pytest.raises(LedgerError, match="not signed"):
+        AuditStore(db, tmp_path)
+
+
+def test_a_dedup_key_without_its_event_swallows_no_record(tmp_path: Path) -> None:
+    """Whoever sees a record in the outbox writes its key into the ledger's index first."""
+    db = fill(tmp_path)
+    tamper(db, "INSERT INTO keys VALUES ('outbox:1', 3)")
+    store = AuditStore(db, tmp_path)
+    assert store.append([record(1, "outbox:1")]) == 1
+    assert store.append([record(1, "outbox:1")]) == 0
+    store.close()
 
 
 def test_a_head_that_is_gone_or_not_ours_is_found(tmp_path: Path) -> None:
