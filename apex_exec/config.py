@@ -54,6 +54,7 @@ class PoolSection(_Section):
     per_host: int = Field(default=10_000, ge=1)
     prefetch: int = Field(default=8, ge=1, le=64)
     boot_seconds: float = Field(default=10, gt=0)
+    spare_workers: int = Field(default=2, ge=0, le=64)
 
 
 class LimitsSection(_Section):

@@ -65,7 +65,7 @@ def _live(lab: Lab, daemon: Daemon, host: Host, plugins: list[str]) -> None:
     share = (_cpu_seconds(supervisor) - cpu) / (time.monotonic() - begun)
     lab.add("supervisor at rest", "CPU", "% of a core", share * 100, **conditions)
     lab.add("supervisor at rest", "memory", "MiB", supervisor.memory_full_info().uss / MIB, **conditions)
-    uss = [process.memory_full_info().uss / MIB for process in _workers(supervisor)[:100]]
+    uss = [process.memory_full_info().uss / MIB for process in daemon.workers()[:100]]
     lab.add("worker, idle", "memory", "MiB", statistics.median(uss), **conditions)
     begun = time.monotonic()
     lines = daemon.scrape().count("\n")
@@ -91,11 +91,6 @@ def _scraped(lab: Lab, daemon: Daemon, host: Host, plugins: list[str]) -> None:
 def _cpu_seconds(process: psutil.Process) -> float:
     times = process.cpu_times()
     return float(times.user + times.system)
-
-
-def _workers(supervisor: psutil.Process) -> list[psutil.Process]:
-    """The zygote's children: the side processes have none."""
-    return [worker for child in supervisor.children() for worker in child.children()]
 
 
 def _hosts(lab: Lab, daemon: Daemon, plugins: list[str]) -> None:

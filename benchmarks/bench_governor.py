@@ -132,8 +132,7 @@ def _short(lab: Lab, host: Host, way: str) -> None:
 def _bomb(lab: Lab, daemon: Daemon, host: Host, way: str) -> None:
     """Takes a megabyte at a time until it is refused or killed; the most that was resident, over the idle worker."""
     host.invoke("bomb")
-    zygote = _zygote(daemon)
-    worker = max(zygote.children(), key=lambda child: child.create_time())
+    (worker,) = daemon.workers("bomb")
     idle = worker.memory_full_info().uss
     begun = time.monotonic()
     host.socket.send(_message(invocation("bomb", {"go": True})))

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import multiprocess
-import psutil
 
-from benchmarks.daemon import Host, serving, write_echo
+from benchmarks.daemon import Daemon, Host, serving, write_echo
 from benchmarks.lab import Lab, Round
 
 TITLE = "The jail's price"
 LAYERS = ["namespaces", "identity", "landlock", "seccomp", "rlimits", "cgroup"]
 WAYS: dict[str, dict[str, Any]] = {
     "apex-exec, every layer": {},
+    "apex-exec, full jail, no spare workers": {"pool__spare_workers": 0},
     "apex-exec, every layer but the cgroup": {"sandbox__governor": "psutil"},
     "apex-exec, no layer": {"sandbox__waive": LAYERS, "sandbox__min_level": "L0", "sandbox__governor": "psutil"},
 }
@@ -43,7 +43,7 @@ def run(lab: Lab) -> None:
                 host = Host(daemon.endpoint)
                 host.invoke("first")
                 _add(lab, way, lambda n, host=host: host.invoke(f"cold-{n:03}"), colds)  # type: ignore[misc]  # bound now
-                _idle(lab, way, daemon.pid)
+                _idle(lab, way, daemon)
                 host.close()
     peers = max(5, colds // 4)
     lab.say("peers")
@@ -67,17 +67,10 @@ def _add(lab: Lab, way: str, start: Callable[[int], object], count: int) -> None
         lab.add(way, f"start to first answer, p{percent}", "ms", round_.percentile(percent) / 1000)
 
 
-def _idle(lab: Lab, way: str, supervisor: int) -> None:
+def _idle(lab: Lab, way: str, daemon: Daemon) -> None:
     time.sleep(0.5)
-    sizes = sorted(process.memory_full_info().uss for process in _workers(supervisor))
+    sizes = sorted(process.memory_full_info().uss for process in daemon.workers())
     lab.add(way, "idle worker, unique memory, median", "MB", sizes[len(sizes) // 2] / MB)
-
-
-def _workers(supervisor: int) -> list[psutil.Process]:
-    parents: dict[int, list[psutil.Process]] = {}
-    for process in psutil.Process(supervisor).children(recursive=True):
-        parents.setdefault(process.ppid(), []).append(process)
-    return max((found for parent, found in parents.items() if parent != supervisor), key=len)
 
 
 def _fork(_n: int) -> None:

@@ -22,6 +22,7 @@ def run(params):
     return {{"result": None, "metadata": {{}}}}
 '''
 DEADLINE_MS = 60
+COLD = "cold start, request to reply"
 
 
 def run(lab: Lab) -> None:
@@ -40,7 +41,7 @@ def run(lab: Lab) -> None:
             host = Host(daemon.endpoint)
             host.invoke("echo-one")
             lab.say("cold starts")
-            _cold(lab, host, colds)
+            _cold(lab, host, colds, COLD)
             lab.say("kills at rest")
             _kill(lab, host, [f"mixed-{n:03}" for n in range(kills // 2)], "at rest")
             _delays(lab, daemon.scrape(), "at rest")
@@ -53,9 +54,16 @@ def run(lab: Lab) -> None:
             load.join()
             _delays(lab, daemon.scrape(), "in all")
             host.close()
+        with serving(folder, limits__cpu_percent=100, pool__spare_workers=0) as daemon:
+            host = Host(daemon.endpoint)
+            host.invoke("echo-one")
+            lab.say("cold starts without spare workers")
+            _cold(lab, host, colds, f"{COLD}, pool.spare_workers = 0")
+            host.close()
 
 
-def _cold(lab: Lab, host: Host, count: int) -> None:
+def _cold(lab: Lab, host: Host, count: int, row: str) -> None:
+    """Cold starts one after the other, without a pause: spares are used up as fast as they come."""
     latencies_us = []
     for n in range(count):
         begun = time.perf_counter()
@@ -65,7 +73,7 @@ def _cold(lab: Lab, host: Host, count: int) -> None:
             raise SystemExit(f"not a cold start: {reply}")
     round_ = Round(0, latencies_us)
     for percent in (50, 90, 99):
-        lab.add("cold start, request to reply", f"p{percent}", "ms", round_.percentile(percent) / 1000, when="at rest")
+        lab.add(row, f"p{percent}", "ms", round_.percentile(percent) / 1000, when="at rest")
 
 
 def _kill(lab: Lab, host: Host, plugins: list[str], when: str) -> None:

@@ -85,7 +85,7 @@ def _processes(lab: Lab) -> None:
             host.rounds(["echo-one"], 500, 8, context)
             supervisor = psutil.Process(daemon.pid)
             children = supervisor.children()
-            (worker,) = [w for child in children for w in child.children() if _is_worker(child)]
+            (worker,) = daemon.workers()
             for in_flight, total in ((1, 6000), (64, 20_000)):
                 total = lab.scaled(total)
                 watched = {"supervisor": supervisor, "worker": worker}
@@ -102,10 +102,6 @@ def _processes(lab: Lab) -> None:
                 lab.add("a call, by the clock", "time", "µs", 1e6 / round_.rate, **conditions)
             host.close()
     lab.note("on two cores, a call at 1 in flight waits for four wake-ups: supervisor, worker, supervisor, host")
-
-
-def _is_worker(child: psutil.Process) -> bool:
-    return bool(child.children())
 
 
 def _cpu_us(process: psutil.Process) -> float:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-import psutil
-
 from benchmarks.daemon import Host, context_of, serving, write_echo
 from benchmarks.lab import Lab
 
@@ -23,7 +21,7 @@ def run(lab: Lab) -> None:
         with serving(folder) as daemon:
             host = Host(daemon.endpoint)
             host.rounds(["echo-one"], 20, 2, context)
-            workers = [w for c in psutil.Process(daemon.pid).children() for w in c.children()]
+            workers = daemon.workers()
             for window in ("first", "second"):  # the first still has the burst
                 before = sum(w.cpu_times().user + w.cpu_times().system for w in workers)
                 round_ = host.for_seconds(["echo-one"], seconds / 2, 8, context)

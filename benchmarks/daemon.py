@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 import zmq
 
+from apex_exec.client.admin import AdminClient
 from benchmarks.lab import Round
 
 USER = "11111111-2222-4333-8444-555555555555"
@@ -64,6 +66,12 @@ class Daemon:
         self.process = process
         self.pid = process.pid
         self.port = port
+
+    def workers(self, plugin: str | None = None) -> list[psutil.Process]:
+        """The processes that serve ``plugin``, or any plugin; spares are not among them."""
+        with AdminClient(f"ipc://{self.folder}/run/admin.sock") as admin:
+            rows = admin.request("daemon.status")["plugins"]
+        return [psutil.Process(pid) for row in rows if plugin in (None, row["id"]) for pid in row["pids"]]
 
     def scrape(self) -> str:
         """What Prometheus would read."""

@@ -73,7 +73,7 @@ class Sandboxing:
     level = "L0"
     reports: list[Any] = []
 
-    def jail_for(self, worker: int, spec: PluginSpec) -> dict[str, Any]:
+    def jail_for(self, worker: int, spec: PluginSpec | None) -> dict[str, Any]:
         """Nothing."""
         return {}
 
@@ -99,7 +99,7 @@ class Rig:
             pool=Pool(PoolLimits(), BreakerPolicy(), random.random),
             open_hosts=lambda loop, handlers: StreamPeers(loop, handlers, 4 * BYTES_MAX),
             start_zygote=lambda: self.zygote, zygote=self.zygote,  # type: ignore[arg-type,return-value]  # played here
-            sandboxing=Sandboxing(), source=Source(),  # type: ignore[arg-type]  # played here
+            sandboxing=Sandboxing(), source=Source(), spares=0,  # type: ignore[arg-type]  # played here
             bytes_max=BYTES_MAX, per_host=10_000, welcome=None,  # type: ignore[arg-type]  # nobody says hello
             metrics=Metrics(), logs=logs)
         self.supervisor.hosts.peers.bind(f"ipc://{folder}/s")

@@ -47,7 +47,8 @@ class LoopOperations:
             **self._facts, "uptimeSeconds": (now_ns - self._started_ns) / 1e9, "draining": supervisor.draining,
             "connections": len(supervisor.hosts.peers), "pending": len(supervisor.requests),
             "health": {name: reason for name, reason in supervisor.metrics.health.items() if reason},
-            "zygotePid": supervisor.workers.zygote_pid,
+            "zygotePid": supervisor.workers.zygote.pid,
+            "sparePids": [link.pid for link in supervisor.workers.spares.all() if link.pid],
             "layers": [{"layer": r.layer, "state": r.state, "detail": r.detail} for r in supervisor.workers.layers],
             "plugins": plugins}
 

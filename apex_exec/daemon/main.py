@@ -200,8 +200,9 @@ class _Daemon:
         supervisor = Supervisor(
             pool=pool, open_hosts=self.tcp_hosts.open if self.tcp_hosts else open_local(settings),
             start_zygote=self._start_zygote, zygote=zygote,
-            sandboxing=self.sandboxing, source=self.source, bytes_max=settings.host.max_message_bytes,
-            per_host=settings.pool.per_host, welcome=self._welcome, metrics=self.metrics, logs=self.logs)
+            sandboxing=self.sandboxing, source=self.source, spares=settings.pool.spare_workers,
+            bytes_max=settings.host.max_message_bytes, per_host=settings.pool.per_host, welcome=self._welcome,
+            metrics=self.metrics, logs=self.logs)
         return supervisor
 
     def _welcome(self, id_: int | str) -> msg.Welcome:
@@ -314,6 +315,7 @@ class _Daemon:
         self.governing.burst_seconds = self.sandboxing.burst_seconds = settings.limits.cpu_burst_seconds
         self.logs.level_min = LEVELS[settings.log.level]
         self.logs.plugin_lines_per_second = settings.log.plugin_lines_per_second
+        self.supervisor.workers.spares.wanted = settings.pool.spare_workers
         self.supervisor.reconfigure(pool_limits(settings, self.fds), breaker_policy(settings), recycle_policy(settings))
         self.registrar_settings.update(settings.model_dump())  # a registrar that starts later begins with these
         self.registrar.configure(self.registrar_settings)
@@ -349,7 +351,7 @@ class _Daemon:
 
     def _close(self) -> None:
         supervisor = self.supervisor
-        supervisor.workers.close()
+        supervisor.workers.zygote.close()
         self.governing.close()
         supervisor.hosts.peers.close()
         self.admin.peers.close()

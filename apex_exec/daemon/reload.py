@@ -16,6 +16,7 @@ RELOADABLE = frozenset((
     "limits.cpu_burst_seconds", "limits.network_per_minute", "breaker.ends", "breaker.window_seconds",
     "breaker.open_seconds", "breaker.stable_seconds", "breaker.backoff_min_seconds", "breaker.backoff_max_seconds",
     "pool.idle_seconds", "pool.queue_depth", "pool.in_flight", "pool.per_host", "pool.prefetch", "pool.boot_seconds",
+    "pool.spare_workers",
     "recycle.after_calls", "recycle.after_seconds", "recycle.growth_mb", "log.level", "log.plugin_lines_per_second",
 ))
 """Keys that SIGHUP and ``daemon.reload`` apply; besides them ``plugins_dir`` is read again, and the client keys of

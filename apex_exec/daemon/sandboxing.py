@@ -82,12 +82,13 @@ class Sandboxing:
         else:
             log.info("isolation is %s", self.level)
 
-    def jail_for(self, worker: int, spec: PluginSpec) -> dict[str, Any]:
-        """What differs between workers. Raises RuntimeError where no uid, or no group, is to be had."""
+    def jail_for(self, worker: int, spec: PluginSpec | None) -> dict[str, Any]:
+        """What differs between workers; without ``spec``: a spare's. Raises RuntimeError without a uid or group."""
         paths: list[str] = []
         if self.cgroups is not None:
             try:
-                paths = self.cgroups.enter(worker, spec, self.burst_seconds)
+                paths = (self.cgroups.enter_spare(worker) if spec is None
+                         else self.cgroups.enter(worker, spec, self.burst_seconds))
             except OSError as error:
                 self.cgroups.leave(worker)
                 raise RuntimeError(f"no cgroup: {error.filename}: {error.strerror}") from None
@@ -95,6 +96,16 @@ class Sandboxing:
             return {"cgroup": paths}
         uid = self._identities.take(worker)
         return {"uid": uid, "gid": uid, "cgroup": paths}
+
+    def adopt(self, spare: int, worker: int, spec: PluginSpec) -> None:
+        """What the spare holds is the worker's from now on, with the plugin's limits. Raises RuntimeError."""
+        if self.cgroups is not None:
+            try:
+                self.cgroups.adopt(spare, worker, spec, self.burst_seconds)
+            except OSError as error:
+                raise RuntimeError(f"no cgroup: {error.filename}: {error.strerror}") from None
+        if self._identities is not None:
+            self._identities.pass_on(spare, worker)
 
     def worker_gone(self, worker: int) -> None:
         """Its uid may be given to another one, its group goes."""

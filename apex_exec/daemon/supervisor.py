@@ -45,7 +45,7 @@ class Supervisor:
     """One daemon's decisions and their execution. ``pool`` decides, the tables act."""
 
     def __init__(self, *, pool: Pool, open_hosts: Open, start_zygote: Callable[[], ZygoteLink],
-                 zygote: ZygoteLink, sandboxing: Sandboxing, source: BundleSource,
+                 zygote: ZygoteLink, sandboxing: Sandboxing, source: BundleSource, spares: int,
                  bytes_max: int, per_host: int, welcome: Callable[[int | str], msg.Welcome], metrics: Metrics,
                  logs: Logs) -> None:
         self.pool = pool
@@ -63,8 +63,8 @@ class Supervisor:
         self.on_judged: list[Callable[[act.GenerationJudged], None]] = []
         """Called with what came of each prepared generation."""
         self.workers = WorkerTable(
-            self.loop, start_zygote=start_zygote, zygote=zygote, sandboxing=sandboxing, source=source, step=self.step,
-            metrics=metrics, logs=logs)
+            self.loop, start_zygote=start_zygote, zygote=zygote, sandboxing=sandboxing, source=source, spares=spares,
+            step=self.step, metrics=metrics, logs=logs)
         self.hosts = HostSocket(
             self.loop, open_hosts, bytes_max=bytes_max, serve=self._serve, gone=self._peer_gone, metrics=metrics)
         self.requests = Requests(
@@ -161,7 +161,7 @@ class Supervisor:
                 for listener in self.on_judged:
                     listener(action)
             elif isinstance(action, act.ReplaceZygote):
-                self.workers.replace_zygote()
+                self.workers.zygote.replace()
 
     def _breaker_changed(self, action: act.BreakerChanged) -> None:
         self.logs.log("warning", f"plugin {action.plugin}: its breaker is {action.state}")
@@ -182,6 +182,7 @@ class Supervisor:
             busy = True
         if self.governing is not None and now_ns >= self._governor_due_ns:
             self._governor_due_ns = self.governing.tick(now_ns)
+            self.workers.refill(now_ns)
         self.workers.flush(now_ns)
         self.hosts.peers.flush()  # before the rest: a host waits for this, nobody for that
         for callback in self.turns:

@@ -23,6 +23,7 @@ class WorkerLink:
 
     def __init__(self, worker: int, spec: PluginSpec, now_ns: int) -> None:
         self.worker = worker
+        self.forked_as = worker  # what the zygote knows it by; ``worker`` changes when a spare is adopted
         self.spec = spec
         self.started_ns = now_ns
         self.pid = 0

@@ -1,4 +1,4 @@
-"""Every living worker: started through the zygote, read, killed, and taken leave of. It decides nothing.
+"""Every living worker: started (forked, or a spare adopted), read, killed, and taken leave of. It decides nothing.
 
 What workers say becomes events of the core. What must be answered for is kept true whatever dies: a worker whose
 zygote is gone, or whose fork the machine refused, ends like any other, with an event and a reason.
@@ -10,7 +10,6 @@ import hashlib
 import os
 import signal
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,8 +20,10 @@ from apex_exec.core import events as ev
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.pool import MS_NS
 from apex_exec.daemon.loop import EPOLLIN, EPOLLOUT, Loop
+from apex_exec.daemon.spares import NOBODY, Spares
 from apex_exec.daemon.verdicts import raised_code
 from apex_exec.daemon.worker_link import WorkerLink
+from apex_exec.daemon.zygote_keeper import ZygoteKeeper
 from apex_exec.daemon.zygote_link import ZygoteLink
 from apex_exec.sandbox.plan import LAYERS
 from workers import wire as inner
@@ -38,10 +39,6 @@ DRAIN_NS_MAX = 100 * MS_NS
 """How long the link of a dead worker is read; what it wrote before its death is there at once."""
 LOST_NS_MAX = 1000 * MS_NS
 """How long after the zygote's death a worker without a pidfd may take to show its end."""
-ZYGOTE_BACKOFF_NS_MIN = 100 * MS_NS
-ZYGOTE_BACKOFF_NS_MAX = 5000 * MS_NS
-ZYGOTE_BOOT_NS_MAX = 15_000 * MS_NS
-"""How long a zygote may take until it says that it is ready."""
 EXIT_JAIL, EXIT_LOAD = 70, 71
 CPUCLOCK_SCHED = 2
 """The kernel's clock id for the CPU time of process p is ``~p << 3 | 2`` (clock_getcpuclockid)."""
@@ -91,44 +88,29 @@ class WorkerTable:
     """Links by worker number. ``step(event, now_ns)`` gives an event to the core and does its actions."""
 
     def __init__(self, loop: Loop, *, start_zygote: Callable[[], ZygoteLink], zygote: ZygoteLink,
-                 sandboxing: Sandboxing, source: BundleSource,
+                 sandboxing: Sandboxing, source: BundleSource, spares: int,
                  step: Callable[[ev.Event, int], None], metrics: Metrics, logs: Logs) -> None:
         self.api: ApiCalls | None = None
         self.governing: Governing | None = None
         self.layers: list[inner.LayerReport] = []
         self._loop = loop
-        self._start_zygote = start_zygote
-        self._zygote = zygote
         self._sandboxing = sandboxing
         self._source = source
         self._step = step
         self._metrics = metrics
         self._logs = logs
         self._links: dict[int, WorkerLink] = {}
+        self._forked: dict[int, WorkerLink] = {}  # by the number that the zygote knows it by; spares too
         self._latest: dict[str, int] = {}  # plugin → its latest worker
         self._dirty: list[WorkerLink] = []
-        self._forks: deque[WorkerLink] = deque()
         self._failed: list[tuple[WorkerLink, Lost]] = []
         self._refused: list[int] = []
         self._jobs: dict[int, Job] = {}
-        self._last_job = 0
-        self._zygote_ready = False
-        self._zygote_backoff_ns = ZYGOTE_BACKOFF_NS_MIN
-        self._zygote_due_ns = 0
-        self._zygote_started_ns = time.monotonic_ns()
-        self._watch_zygote()
+        self._last_own = 0
+        self.zygote = ZygoteKeeper(loop, start=start_zygote, zygote=zygote, asker=self, metrics=metrics, logs=logs)
+        self.spares = Spares(self.zygote, spares)
 
     # ------------------------------------------------------------------ what others may ask
-    @property
-    def zygote_ready(self) -> bool:
-        """True while a zygote answers."""
-        return self._zygote_ready
-
-    @property
-    def zygote_pid(self) -> int:
-        """The zygote's process id."""
-        return self._zygote.pid
-
     def living(self) -> list[tuple[int, str, int]]:
         """(worker, plugin, pid) of every worker that has one."""
         return [(link.worker, link.spec.id, link.pid) for link in self._links.values() if link.pid]
@@ -161,41 +143,60 @@ class WorkerTable:
 
     # ------------------------------------------------------------------ the core's actions
     def start(self, action: act.StartWorker, now_ns: int) -> None:
-        """Asks the zygote for a worker; where the machine refuses one, the core hears of it in this very turn."""
+        """Gives the plugin a spare, or asks the zygote for a worker; where the machine refuses one, the core hears of
+        it in this very turn."""
+        spare = self.spares.take()
+        if spare is not None and self._adopt(spare, action, now_ns):
+            return
         try:
             link = WorkerLink(action.worker, action.spec, now_ns)
         except OSError as error:
             self._logs.log("error", f"no worker for {action.spec.id}: {error.strerror}")
             self._refused.append(action.worker)
             return
-        self._links[action.worker] = link
-        if action.worker > 0:
-            self._latest[action.spec.id] = action.worker
+        self._enter(link)
+        self._forked[link.forked_as] = link
         self._loop.add(link.fileno(), lambda mask: self._io(link, mask))
-        self._forks.append(link)
-        self._fork_waiting()
+        self.zygote.ask(link)
 
-    def _fork_waiting(self) -> None:
-        """Hands waiting fork requests to the zygote, as many as it takes."""
-        while self._forks and self._zygote_ready:
-            link = self._forks[0]
+    def _enter(self, link: WorkerLink) -> None:
+        self._links[link.worker] = link
+        if link.worker > 0:
+            self._latest[link.spec.id] = link.worker
+
+    def _adopt(self, link: WorkerLink, action: act.StartWorker, now_ns: int) -> bool:
+        """Makes a spare the worker that ``action`` asks for; False where it cannot be, and then it is no more."""
+        try:
+            self._sandboxing.adopt(link.worker, action.worker, action.spec)
+        except RuntimeError as error:
+            self._logs.log("error", f"a spare worker could not be given to {action.spec.id}: {error}")
+            self.spares.lost(link)
+            link.kill()
+            return False
+        link.worker, link.spec, link.started_ns = action.worker, action.spec, now_ns
+        self._enter(link)
+        if self.governing is not None:
+            self.governing.worker_started(link.worker, link.spec, link.pid, link.pidfd)
+        self._load(link)
+        return True
+
+    def refill(self, now_ns: int) -> None:
+        """Forks the spares that are missing. Not called while a cold call is on its way: it would compete with it."""
+        for _ in range(self.spares.missing(now_ns)):
+            self._last_own -= 1
             try:
-                jail = self._sandboxing.jail_for(link.worker, link.spec)
-            except RuntimeError as error:
-                self._logs.log("error", f"no worker for {link.spec.id}: {error}")
-                self._refused.append(link.worker)
-                self._forks.popleft()
-                continue
-            if not self._zygote.fork(link.worker, jail, link.theirs.fileno(), link.marks_write):
-                return  # its socket is full: the next message from it, or the next second, tries again
-            self._forks.popleft()
-            link.handed_over()
+                link = WorkerLink(self._last_own, NOBODY, now_ns)
+            except OSError:
+                return
+            self._forked[link.forked_as] = link
+            self._loop.add(link.fileno(), lambda mask, link=link: self._io(link, mask))  # type: ignore[misc]  # bound now
+            self.spares.fork(link)
 
     def start_job(self, job: Job) -> None:
         """Starts a worker of its own for ``job``; jobs have negative numbers, and the core never hears of them."""
-        self._last_job -= 1
-        self._jobs[self._last_job] = job
-        self.start(act.StartWorker(self._last_job, job.spec), time.monotonic_ns())
+        self._last_own -= 1
+        self._jobs[self._last_own] = job
+        self.start(act.StartWorker(self._last_own, job.spec), time.monotonic_ns())
 
     def _job_ended(self, worker: int, code: str, message: str) -> None:
         job = self._jobs.pop(worker)
@@ -239,9 +240,11 @@ class WorkerTable:
 
     def _refuse(self, worker: int, now_ns: int) -> None:
         """There is no process for ``worker``, and never was."""
-        link = self._links.get(worker)
+        link = self._links.get(worker) or self._forked.get(worker)
         if link is not None:
             self._release(link)
+            if link.spec is NOBODY:
+                return
         if worker in self._jobs:
             self._job_ended(worker, "OVERLOADED", "the system gave no process for a worker")
             return
@@ -255,8 +258,7 @@ class WorkerTable:
         link.kill()
         if reason == "deadline":
             self._metrics.observe("kill_delay_seconds", (), max(0, time.monotonic_ns() - due_ns) / 1e9)
-        if link in self._forks:
-            self._forks.remove(link)
+        if self.zygote.unask(link):
             self._failed.append((link, Lost("BOOT_FAILED", "the worker was not started in time")))
 
     def ping(self, action: act.PingWorker) -> None:
@@ -270,11 +272,6 @@ class WorkerTable:
         link = self._links.get(worker)
         return link.drain_marks() if link is not None else 0
 
-    def replace_zygote(self) -> None:
-        """Kills a zygote that reports no ends any more; its loss then takes the usual course."""
-        self._logs.log("error", "the zygote does not report the end of a killed worker; it is replaced")
-        self._zygote_lost(self._zygote)
-
     def stop(self, worker: int) -> None:
         """No more calls for this worker: it finishes and leaves."""
         link = self._links.get(worker)
@@ -282,95 +279,68 @@ class WorkerTable:
             link.flush()
             link.half_close()
 
-    # ------------------------------------------------------------------ the zygote
-    def _watch_zygote(self) -> None:
-        zygote = self._zygote
-        self._loop.add(zygote.fileno(), lambda _: self._zygote_io(zygote))
+    # ------------------------------------------------------------------ what the zygote says
+    def zygote_up(self) -> None:
+        """It takes requests."""
+        self._step(ev.ZygoteUp(), time.monotonic_ns())
 
-    def _zygote_io(self, zygote: ZygoteLink) -> None:
-        try:
-            messages = zygote.receive()
-        except (OSError, EOFError, msgspec.DecodeError):
-            self._zygote_lost(zygote)
-            return
-        for message, fd in messages:
-            if isinstance(message, inner.ZygoteReady):
-                self._zygote_ready = True
-                self._metrics.health["zygote"] = ""
-                self._step(ev.ZygoteUp(), time.monotonic_ns())
-            elif isinstance(message, inner.Forked):
-                self._forked(message, fd)
-            elif isinstance(message, inner.Exited):
-                link = self._links.get(message.worker)
-                if link is not None:
-                    self._gone(link, message, None)
-            elif isinstance(message, inner.ForkFailed):
-                link = self._links.get(message.worker)
-                if link is not None:
-                    self._logs.log("error", f"no worker for {link.spec.id}: {os.strerror(message.errno)}")
-                    self._refuse(message.worker, time.monotonic_ns())
-        self._fork_waiting()
+    def jail_of(self, link: WorkerLink) -> dict[str, Any]:
+        """What the zygote is told of the worker. Raises RuntimeError."""
+        return self._sandboxing.jail_for(link.worker, None if link.spec is NOBODY else link.spec)
 
-    def _forked(self, message: inner.Forked, fd: int) -> None:
-        link = self._links.get(message.worker)
+    def forked(self, number: int, pid: int, pidfd: int) -> None:
+        """There is a process."""
+        link = self._forked.get(number)
         if link is None:
-            if fd >= 0:
-                os.close(fd)
+            if pidfd >= 0:
+                os.close(pidfd)
             return
-        link.pid, link.pidfd = message.pid, fd
+        link.pid, link.pidfd = pid, pidfd
         if link.pending_kill:
             link.kill()
+        elif link.spec is NOBODY:
+            self.spares.check(link)
         elif self.governing is not None:
             self.governing.worker_started(link.worker, link.spec, link.pid, link.pidfd)
 
-    def _zygote_lost(self, zygote: ZygoteLink) -> None:
-        """Its workers die with it (PDEATHSIG); each is waited for by its pidfd, so that its link is read to the end."""
-        if zygote is not self._zygote or self._zygote_due_ns:
-            return  # known already
-        now_ns = time.monotonic_ns()
-        self._zygote_ready = False
-        self._metrics.health["zygote"] = "the zygote died and is being restarted"
-        self._logs.log("error", "the zygote died; its workers end with it and a new one is started")
-        self._loop.remove(zygote.fileno())
-        zygote.abandon()
+    def refused(self, number: int, why: str) -> None:
+        """There is no process."""
+        link = self._forked.get(number)
+        if link is not None:
+            self._logs.log("error", f"no worker for {link.spec.id or 'a spare'}: {why}")
+            self._refuse(link.worker, time.monotonic_ns())
+
+    def exited(self, message: inner.Exited) -> None:
+        """A process has ended."""
+        link = self._forked.get(message.worker)
+        if link is not None:
+            self._gone(link, message, None)
+
+    def zygote_lost(self, now_ns: int) -> None:
+        """Each worker is waited for by its pidfd, so that its link is read to the end."""
         self._step(ev.ZygoteLost(), now_ns)  # kills each worker whose pidfd is known
-        for link in list(self._links.values()):
+        for link in list(self._forked.values()):
             link.lost_ns = now_ns
+            if link.spec is NOBODY:
+                link.kill()
             if link.pidfd >= 0:
                 self._loop.add(link.pidfd, lambda _, link=link: self._orphaned(link))  # type: ignore[misc]  # bound now
-        self._zygote_due_ns = now_ns
-        self.upkeep(now_ns)
 
     def _orphaned(self, link: WorkerLink) -> None:
-        if self._links.get(link.worker) is link:
+        if self._forked.get(link.forked_as) is link:
             self._gone(link, None, Lost("WORKER_CRASHED", "the worker was lost with the daemon's zygote"))
 
     def upkeep(self, now_ns: int) -> None:
-        """Restarts a lost zygote with backoff, ends workers that the zygote never spoke of. Call it once a second."""
+        """Ends workers that the zygote never spoke of, sees to zygote and spares. Call it once a second."""
         for worker, job in list(self._jobs.items()):
             if now_ns > job.due_ns and worker in self._links:
                 self._links[worker].failure = "the bundle was not loaded in time (pool.boot_seconds)"
                 self._links[worker].kill()
-        for link in list(self._links.values()):
+        for link in list(self._forked.values()):
             if link.lost_ns and now_ns - link.lost_ns > LOST_NS_MAX:
                 self._orphaned(link)
-        if self._zygote_due_ns and now_ns >= self._zygote_due_ns:
-            try:
-                self._zygote = self._start_zygote()
-            except OSError as error:
-                self._logs.log("error", f"a new zygote could not be started: {error}")
-                self._zygote_due_ns = now_ns + self._zygote_backoff_ns
-            else:
-                self._zygote_due_ns = 0
-                self._zygote_started_ns = now_ns
-                self._watch_zygote()
-            self._zygote_backoff_ns = min(2 * self._zygote_backoff_ns, ZYGOTE_BACKOFF_NS_MAX)
-        elif not self._zygote_ready and now_ns - self._zygote_started_ns > ZYGOTE_BOOT_NS_MAX:
-            self._logs.log("error", "the zygote does not become ready; it is replaced")
-            self._zygote_lost(self._zygote)
-        elif self._zygote_ready:
-            self._zygote_backoff_ns = ZYGOTE_BACKOFF_NS_MIN
-            self._fork_waiting()
+        self.zygote.upkeep(now_ns)
+        self.spares.upkeep(now_ns)
 
     # ------------------------------------------------------------------ reading
     def _watch(self, link: WorkerLink) -> None:
@@ -407,7 +377,11 @@ class WorkerTable:
         return ended
 
     def _violated(self, link: WorkerLink, why: str) -> None:
-        self._logs.log("error", f"plugin {link.spec.id}: its worker broke the inner protocol: {why[:200]}")
+        self._logs.log("error", f"plugin {link.spec.id or '(none, a spare)'}: its worker broke the inner protocol: "
+                                f"{why[:200]}")
+        if link.spec is NOBODY:
+            link.kill()
+            return
         if link.worker in self._jobs:
             link.failure = f"the worker broke the inner protocol: {why[:200]}"
             link.kill()
@@ -456,9 +430,12 @@ class WorkerTable:
         elif kind is inner.Failed:
             text = f"{message.stage} failed: {message.layer or message.exception}: {message.message}"
             link.failure = text[:500]
+            if link.spec is NOBODY:
+                self._logs.log("error", f"a spare worker: {link.failure}")
             if not link.booted and message.layer in LAYERS:  # later it may be the plugin that says so
                 self._metrics.set("sandbox_layer_active", (message.layer,), 0.0)
-            self._logs.plugin_line(link.spec.id, "error", text, now_ns)
+            if link.spec is not NOBODY:
+                self._logs.plugin_line(link.spec.id, "error", text, now_ns)
 
     def _booted(self, link: WorkerLink, message: inner.Booted) -> None:
         if link.booted:
@@ -466,6 +443,13 @@ class WorkerTable:
             return
         link.booted = True
         self.layers = message.layers
+        if link.spec is NOBODY:
+            self.spares.check(link)
+        else:
+            self._load(link)
+
+    def _load(self, link: WorkerLink) -> None:
+        """Sends a worker that is confined its plugin."""
         spec = link.spec
         job = self._jobs.get(link.worker)
         try:
@@ -494,6 +478,10 @@ class WorkerTable:
                 code, message = evidence
         marks = link.drain_marks()
         self._release(link)
+        if link.spec is NOBODY:
+            if not link.lost_ns:
+                self._logs.log("warning", f"a spare worker ended: {message}")
+            return
         if link.worker in self._jobs:
             self._job_ended(link.worker, code, message)
             return
@@ -504,18 +492,16 @@ class WorkerTable:
         self._loop.remove(link.fileno())
         if link.pidfd >= 0:
             self._loop.remove(link.pidfd)
-        if link in self._forks:
-            self._forks.remove(link)
+        self.zygote.unask(link)
         link.close()
-        del self._links[link.worker]
+        del self._forked[link.forked_as]
+        if link.spec is NOBODY:
+            self.spares.lost(link)
+        else:
+            del self._links[link.worker]
         if self._latest.get(link.spec.id) == link.worker:
             del self._latest[link.spec.id]
         self._sandboxing.worker_gone(link.worker)
-
-    def close(self) -> None:
-        """Ends the zygote, and with it every worker."""
-        self._loop.remove(self._zygote.fileno())
-        self._zygote.close()
 
 
 def _evidence(link: WorkerLink, exited: inner.Exited | None, lost: Lost | None) -> tuple[str, str, dict[str, int]]:

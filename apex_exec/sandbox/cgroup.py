@@ -5,6 +5,9 @@
     <the daemon's own group>/apex-exec-<pid>…/     removed at the end; those of dead daemons swept at start
         p-<plugin>      cpu.max: outlives workers, so the share is the plugin's
             w<worker>   memory.max (v2)            (v1: memory is another tree)
+        s<spare>        a spare's; the plugin's from the moment that it adopts the spare, its older one then goes
+
+A process never changes its group after its jail: for another to move it the kernel stops all forks (2.4 ms measured).
 
 The period is one second, so a hook that is short never meets the quota; the kernel's burst may not exceed the quota.
 """
@@ -51,7 +54,9 @@ class Cgroups:
         self._mount = mount
         self._space = f"{PREFIX}{os.stat('/proc/self/ns/pid').st_ino}-"  # a pid means something in its namespace only
         self.name = f"{self._space}{os.getpid()}-{use}"
-        self._workers: dict[int, tuple[str, Path]] = {}
+        self._workers: dict[int, tuple[str, Path]] = {}  # worker or spare → plugin, group that bounds its memory
+        self._groups: dict[str, Path] = {}  # plugin → the group that holds its CPU
+        self._throttled_before: dict[str, int] = {}  # ns, in groups that it had before
         self._left: list[Path] = []
         self._limited: dict[str, tuple[float, float]] = {}
         try:
@@ -93,14 +98,49 @@ class Cgroups:
     # ------------------------------------------------------------------ workers
     def enter(self, worker: int, spec: PluginSpec, burst_seconds: float) -> list[str]:
         """Makes the worker's groups; the files that its jail writes itself into. Raises OSError."""
-        plugin = self._cpu / f"p-{spec.id}"
-        plugin.mkdir(exist_ok=True)
+        group = self._groups.setdefault(spec.id, self._cpu / f"p-{spec.id}")
+        paths = self._make(worker, spec.id, group)
+        self._limit_cpu(group, spec.limits.cpu_percent, burst_seconds)
+        self._limit_memory(worker, spec)
+        return paths
+
+    def enter_spare(self, spare: int) -> list[str]:
+        """The same for a worker without a plugin; what confines it beside its groups is in force. Raises OSError."""
+        return self._make(spare, "", self._cpu / f"s{-spare}")
+
+    def _make(self, worker: int, plugin: str, group: Path) -> list[str]:
+        if group in self._left:  # of a plugin that was removed and is back
+            self._left.remove(group)
+        group.mkdir(exist_ok=True)
         if self.version == 2:
-            _write(plugin / "cgroup.subtree_control", "+memory")
-        self._limit_cpu(plugin, spec.limits.cpu_percent, burst_seconds)
-        own = (plugin if self.version == 2 else self._memory) / f"w{worker}"
+            _write(group / "cgroup.subtree_control", "+memory")
+        own = (group if self.version == 2 else self._memory) / f"w{worker}"
         own.mkdir(exist_ok=True)
-        bound = str(spec.limits.memory_mb * 1024 * 1024 + SLACK_BYTES)
+        self._workers[worker] = (plugin, own)
+        if self.version == 2:
+            return [str(own / "cgroup.procs")]
+        # v1 has a file for one thread that moves itself: without the lock over all forks, 0.4 ms and not 2.4 (measured)
+        return [str(own / "tasks"), str(group / "tasks")]
+
+    def adopt(self, spare: int, worker: int, spec: PluginSpec, burst_seconds: float) -> None:
+        """The spare's groups are the plugin's, with its limits. Raises OSError; they are the spare's then, as before.
+
+        What the plugin's older group still holds of quota or burst does no harm: the bucket counts all its workers.
+        """
+        own = self._workers[spare][1]
+        group = self._cpu / f"s{-spare}"
+        self._limit_cpu(group, spec.limits.cpu_percent, burst_seconds)
+        self._limit_memory(spare, spec)
+        del self._workers[spare]
+        self._workers[worker] = (spec.id, own)
+        older = self._groups.get(spec.id)
+        if older is not None:
+            self._throttled_before[spec.id] = self.throttled_ns(spec.id)
+            self._drop(older)
+        self._groups[spec.id] = group
+
+    def _limit_memory(self, worker: int, spec: PluginSpec) -> None:
+        own, bound = self._workers[worker][1], str(spec.limits.memory_mb * 1024 * 1024 + SLACK_BYTES)
         if self.version == 2:
             _write(own / "memory.max", bound)
             with contextlib.suppress(OSError):  # a kernel without swap accounting
@@ -109,11 +149,6 @@ class Cgroups:
             _write(own / "memory.limit_in_bytes", bound)
             with contextlib.suppress(OSError):
                 _write(own / "memory.memsw.limit_in_bytes", bound)
-        self._workers[worker] = (spec.id, own)
-        if self.version == 2:
-            return [str(own / "cgroup.procs")]
-        # v1 has a file for one thread that moves itself: without the lock over all forks, 0.4 ms and not 2.4 (measured)
-        return [str(own / "tasks"), str(plugin / "tasks")]
 
     def _limit_cpu(self, group: Path, cpu_percent: float, burst_seconds: float) -> None:
         """Written where it changes only: each write gives the group a fresh quota."""
@@ -149,25 +184,37 @@ class Cgroups:
 
     def throttled_ns(self, plugin: str) -> int:
         """For how long the plugin has been held back in all."""
+        before_ns, group = self._throttled_before.get(plugin, 0), self._groups.get(plugin)
+        if group is None:
+            return before_ns
         key, unit = ("throttled_usec", 1000) if self.version == 2 else ("throttled_time", 1)
         with contextlib.suppress(OSError, ValueError):
-            for line in (self._cpu / f"p-{plugin}" / "cpu.stat").read_text().splitlines():
+            for line in (group / "cpu.stat").read_text().splitlines():
                 if line.startswith(key + " "):
-                    return int(line.split()[1]) * unit
-        return 0
+                    return before_ns + int(line.split()[1]) * unit
+        return before_ns
 
     def leave(self, worker: int) -> None:
         """The worker has ended: its group goes, now or when the kernel lets it."""
         known = self._workers.pop(worker, None)
         if known is not None:
             self._left.append(known[1])
+            if not known[0]:
+                self._drop(self._cpu / f"s{-worker}")
         self.tidy()
 
     def forget(self, plugin: str) -> None:
         """The plugin was removed."""
-        self._limited.pop(f"p-{plugin}", None)
-        self._left.append(self._cpu / f"p-{plugin}")
+        self._throttled_before.pop(plugin, None)
+        group = self._groups.pop(plugin, None)
+        if group is not None:
+            self._drop(group)
         self.tidy()
+
+    def _drop(self, group: Path) -> None:
+        """No plugin's any more: it goes when the last process has left it."""
+        self._limited.pop(group.name, None)
+        self._left.append(group)
 
     def tidy(self) -> None:
         """Tries again to remove what was still in use. A dead process leaves its group a moment after its end."""

@@ -104,6 +104,10 @@ class Identities:
         self._taken[worker] = uid
         return uid
 
+    def pass_on(self, spare: int, worker: int) -> None:
+        """The uid of ``spare`` is that of ``worker`` from now on: it is one process."""
+        self._taken[worker] = self._taken.pop(spare)
+
     def free(self, worker: int) -> None:
         """``worker`` is gone; its uid may be another's. Unknown: nothing happens."""
         uid = self._taken.pop(worker, None)

@@ -48,11 +48,6 @@ def daemon(way: str, tmp_path: Path) -> Iterator[Daemon]:
         yield made
 
 
-def workers(daemon: Daemon) -> list[psutil.Process]:
-    """The children of the daemon's zygote."""
-    return [worker for child in psutil.Process(daemon.pid).children() for worker in child.children()]
-
-
 def invoke(client: Client, plugin: str, deadline_ms: int = 5000, **context: object) -> dict[str, object]:
     return client.invoke(plugin, "onActionExecute", USER, {"action": "a", "context": context}, deadline_ms=deadline_ms)
 
@@ -85,7 +80,7 @@ def test_a_held_worker_dies_with_its_supervisor(daemon: Daemon) -> None:
         thread = threading.Thread(target=spin)
         thread.start()
         wait_for(lambda: daemon.metric('worker_throttled_seconds_total{plugin="spin"}') > 0.2, 10, "throttling")
-        living = workers(daemon)
+        living = daemon.workers()
         assert len(living) == 2
         os.kill(daemon.pid, signal.SIGKILL)
         daemon.process.wait()

@@ -193,7 +193,7 @@ def test_refused_forks_are_answered_and_the_daemon_goes_on(tmp_path: Path) -> No
     plugins = tmp_path / "plugins"
     for n in range(3):
         write_plugin(plugins, f"echo-{n}", ECHO)
-    with Daemon(plugins=plugins) as daemon, Host(daemon.endpoint) as host:
+    with Daemon(plugins=plugins, config={"pool.spare_workers": 0}) as daemon, Host(daemon.endpoint) as host:
         assert host.invoke("echo-0")["type"] == "result"
         zygote = daemon.zygote()
         _, hard = zygote.rlimit(psutil.RLIMIT_NOFILE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import tempfile
 import time
@@ -56,13 +57,12 @@ def deadline_ms(fault: str) -> int:
     return STOPPED_MS if fault == "SIGSTOP" else PATIENCE_MS
 
 
-def hit(daemon: Daemon, fault: str) -> None:
-    """Sends the signal of ``fault`` to the newest worker, once it has had time to get where it sleeps."""
+def hit(daemon: Daemon, plugin: str, fault: str) -> None:
+    """Sends the signal of ``fault`` to the plugin's worker, once it has had time to get where it sleeps."""
     if fault not in SIGNALS:
         return
     time.sleep(0.2)
-    newest = max(daemon.workers(), key=lambda process: process.create_time())
-    newest.send_signal(SIGNALS[fault])
+    os.kill(daemon.pids(plugin)[-1], SIGNALS[fault])
 
 
 def serves_again(caller: Caller, plugin: str) -> None:
@@ -78,7 +78,7 @@ def test_a_worker_that_fails_with_a_call(daemon: Daemon, caller: Caller, phase: 
     assert outcome(caller.call(plugin, "arm" if phase == "decode" else "ok")) == "ok"
     first = caller.invoke(plugin, {"decode": "ok", "run": "fault", "encode": "arm"}[phase], deadline_ms(fault))
     behind = [caller.invoke(plugin, "ok", 2 * deadline_ms(fault)) for _ in range(3)]
-    hit(daemon, fault)
+    hit(daemon, plugin, fault)
     failed, *others = caller.collect([first, *behind])
     expected = (ENCODE if phase == "encode" else RUN).get(fault, CRASH)
     assert outcome(failed) in expected, failed
@@ -95,7 +95,7 @@ def test_a_worker_that_fails_after_its_reply(daemon: Daemon, caller: Caller, fau
     plugin = f"written-{fault.lower()}"
     armed = caller.invoke(plugin, "arm", deadline_ms(fault))
     behind = [caller.invoke(plugin, "ok", 2 * deadline_ms(fault), echo=n) for n in range(3)]
-    hit(daemon, fault)
+    hit(daemon, plugin, fault)
     replies = caller.collect([armed, *behind])
     assert outcome(replies[0]) == "ok", "what was written before the end counts"
     for number, reply in enumerate(replies[1:]):
@@ -108,7 +108,7 @@ def test_a_worker_that_fails_after_its_reply(daemon: Daemon, caller: Caller, fau
 def test_a_worker_that_fails_while_idle(daemon: Daemon, caller: Caller, fault: str) -> None:
     plugin = f"idle-{fault.lower()}"
     assert outcome(caller.call(plugin, "arm", deadline_ms(fault))) == "ok"
-    hit(daemon, fault)
+    hit(daemon, plugin, fault)
     caller.settle()
     serves_again(caller, plugin)
     wait_for(lambda: f'worker_exits_total{{plugin="{plugin}"' in daemon.metrics(), 5, "the end of the failed worker")
@@ -119,7 +119,7 @@ def test_a_worker_that_fails_at_boot(daemon: Daemon, caller: Caller, fault: str)
     plugin = f"boot-{fault.lower()}"
     begun = time.monotonic()
     calls = [caller.invoke(plugin, "ok") for _ in range(3)]
-    hit(daemon, fault)
+    hit(daemon, plugin, fault)
     for reply in caller.collect(calls):
         assert outcome(reply) in {"BOOT_FAILED", "WORKER_CRASHED", "MEMORY_LIMIT"}, reply
         assert not reply["started"]

@@ -75,11 +75,6 @@ def test_what_both_npm_libraries_make_of_javascripts_values(scenario: Scenario, 
     assert other["envelope"]["details"] == {"path": "$.traceparent"}
 
 
-def workers(daemon: Daemon) -> list[psutil.Process]:
-    """The processes below the zygote."""
-    return [child for zygote in psutil.Process(daemon.process.pid).children() for child in zygote.children()]
-
-
 def test_ten_thousand_interleaved_calls_each_get_exactly_one_right_reply(scenario: Scenario, daemon: Daemon) -> None:
     over = threading.Event()
     killed = 0
@@ -88,7 +83,7 @@ def test_ten_thousand_interleaved_calls_each_get_exactly_one_right_reply(scenari
         nonlocal killed
         while not over.wait(0.5):
             with contextlib.suppress(psutil.NoSuchProcess):  # it died between the look and the kill
-                for victim in workers(daemon)[:1]:
+                for victim in daemon.workers()[:1]:
                     victim.kill()
                     killed += 1
 

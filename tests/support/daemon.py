@@ -24,6 +24,7 @@ ROOT = Path(apex_exec.__file__).parent.parent
 EXAMPLES = Path(apex_exec.__file__).parent / "examples" / "plugins"
 START_SECONDS_MAX = 30.0
 STOP_SECONDS_MAX = 20.0
+WORKERS_LOOKS_MAX = 50
 USER = "11111111-2222-4333-8444-555555555555"
 
 
@@ -184,8 +185,25 @@ class Daemon:
         return found
 
     def workers(self) -> list[psutil.Process]:
-        """The living workers."""
-        return [p for p in self.zygote().children() if p.status() != psutil.STATUS_ZOMBIE]
+        """The living workers of plugins: the zygote's children but spares and the dead."""
+        for _ in range(WORKERS_LOOKS_MAX):
+            status = self._admin_status()
+            living = [p for p in psutil.Process(status["zygotePid"]).children() if p.status() != psutil.STATUS_ZOMBIE]
+            spares = set(status["sparePids"])
+            known = spares.union(*(plugin["pids"] for plugin in status["plugins"]))
+            if all(p.pid in known for p in living):
+                break
+            time.sleep(0.01)  # one was forked, or has ended, and the supervisor has not heard of it yet
+        return [p for p in living if p.pid not in spares]
+
+    def pids(self, plugin: str) -> list[int]:
+        """The processes that serve ``plugin``, the latest last."""
+        return next((row["pids"] for row in self._admin_status()["plugins"] if row["id"] == plugin), [])
+
+    def spares(self) -> list[int]:
+        """The processes that wait for a plugin, or are on their way there."""
+        pids: list[int] = self._admin_status()["sparePids"]
+        return pids
 
     def _admin_status(self) -> dict[str, Any]:
         return admin_request(self.admin, "daemon.status")

@@ -1,0 +1,171 @@
+"""The one zygote: watched, asked for forks as fast as it takes them, replaced where it dies or falls silent.
+
+It knows nothing of what the workers do; who asked for a fork hears what came of it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from apex_exec.core.limits import MS_NS
+from apex_exec.daemon.loop import Loop
+from apex_exec.daemon.worker_link import WorkerLink
+from apex_exec.daemon.zygote_link import ZygoteLink
+from workers import wire as inner
+
+if TYPE_CHECKING:
+    from apex_exec.observe.logs import Logs
+    from apex_exec.observe.metrics import Metrics
+
+BACKOFF_NS_MIN = 100 * MS_NS
+BACKOFF_NS_MAX = 5000 * MS_NS
+BOOT_NS_MAX = 15_000 * MS_NS
+"""How long a zygote may take until it says that it is ready."""
+
+
+class Asker(Protocol):
+    """Who hears of what the zygote did, by the link that the fork was asked with or the number that it bears."""
+
+    def zygote_up(self) -> None:
+        """It takes requests."""
+
+    def zygote_lost(self, now_ns: int) -> None:
+        """It is gone, and its workers with it (PDEATHSIG); another one is being started."""
+
+    def jail_of(self, link: WorkerLink) -> dict[str, Any]:
+        """The worker's map for ``Fork``. Raises RuntimeError where there is no room."""
+
+    def forked(self, number: int, pid: int, pidfd: int) -> None:
+        """There is a process; the pidfd is the asker's now."""
+
+    def refused(self, number: int, why: str) -> None:
+        """There is no process, and never was. ``why`` is for the log."""
+
+    def exited(self, message: inner.Exited) -> None:
+        """The process has ended and is reaped."""
+
+
+class ZygoteKeeper:
+    """Forks by way of one zygote at a time. ``link.forked_as`` is the number that the zygote knows a worker by."""
+
+    def __init__(self, loop: Loop, *, start: Callable[[], ZygoteLink], zygote: ZygoteLink, asker: Asker,
+                 metrics: Metrics, logs: Logs) -> None:
+        self.ready = False
+        """True while a zygote answers."""
+        self._loop = loop
+        self._start = start
+        self._zygote = zygote
+        self._asker = asker
+        self._metrics = metrics
+        self._logs = logs
+        self._waiting: deque[WorkerLink] = deque()
+        self._backoff_ns = BACKOFF_NS_MIN
+        self._due_ns = 0  # when a new one is tried; 0 where there is one
+        self._started_ns = time.monotonic_ns()
+        self._watch()
+
+    @property
+    def pid(self) -> int:
+        """The zygote's process id."""
+        return self._zygote.pid
+
+    # ------------------------------------------------------------------ forks
+    def ask(self, link: WorkerLink) -> None:
+        """Asks for a process for ``link``, now or as soon as the zygote takes it."""
+        self._waiting.append(link)
+        self._hand_over()
+
+    def unask(self, link: WorkerLink) -> bool:
+        """Takes back what was asked; False where the zygote has it already."""
+        if link not in self._waiting:
+            return False
+        self._waiting.remove(link)
+        return True
+
+    def _hand_over(self) -> None:
+        """Hands waiting requests to the zygote, as many as it takes."""
+        while self._waiting and self.ready:
+            link = self._waiting[0]
+            try:
+                jail = self._asker.jail_of(link)
+            except RuntimeError as error:
+                self._waiting.popleft()
+                self._asker.refused(link.forked_as, str(error))
+                continue
+            if not self._zygote.fork(link.forked_as, jail, link.theirs.fileno(), link.marks_write):
+                return  # its socket is full: the next message from it, or the next second, tries again
+            self._waiting.popleft()
+            link.handed_over()
+
+    # ------------------------------------------------------------------ the zygote's life
+    def _watch(self) -> None:
+        zygote = self._zygote
+        self._loop.add(zygote.fileno(), lambda _: self._io(zygote))
+
+    def _io(self, zygote: ZygoteLink) -> None:
+        try:
+            messages = zygote.receive()
+        except (OSError, EOFError, msgspec.DecodeError):
+            self._lost(zygote)
+            return
+        for message, fd in messages:
+            if isinstance(message, inner.ZygoteReady):
+                self.ready = True
+                self._metrics.health["zygote"] = ""
+                self._asker.zygote_up()
+            elif isinstance(message, inner.Forked):
+                self._asker.forked(message.worker, message.pid, fd)
+            elif isinstance(message, inner.Exited):
+                self._asker.exited(message)
+            elif isinstance(message, inner.ForkFailed):
+                self._asker.refused(message.worker, os.strerror(message.errno))
+        self._hand_over()
+
+    def _lost(self, zygote: ZygoteLink) -> None:
+        if zygote is not self._zygote or self._due_ns:
+            return  # known already
+        now_ns = time.monotonic_ns()
+        self.ready = False
+        self._metrics.health["zygote"] = "the zygote died and is being restarted"
+        self._logs.log("error", "the zygote died; its workers end with it and a new one is started")
+        self._loop.remove(zygote.fileno())
+        zygote.abandon()
+        self._asker.zygote_lost(now_ns)
+        self._due_ns = now_ns
+        self.upkeep(now_ns)
+
+    def replace(self) -> None:
+        """Kills a zygote that reports no ends any more; its loss then takes the usual course."""
+        self._logs.log("error", "the zygote does not report the end of a killed worker; it is replaced")
+        self._lost(self._zygote)
+
+    def upkeep(self, now_ns: int) -> None:
+        """Restarts a lost zygote with backoff. Call it once a second."""
+        if self._due_ns and now_ns >= self._due_ns:
+            try:
+                self._zygote = self._start()
+            except OSError as error:
+                self._logs.log("error", f"a new zygote could not be started: {error}")
+                self._due_ns = now_ns + self._backoff_ns
+            else:
+                self._due_ns = 0
+                self._started_ns = now_ns
+                self._watch()
+            self._backoff_ns = min(2 * self._backoff_ns, BACKOFF_NS_MAX)
+        elif not self.ready and now_ns - self._started_ns > BOOT_NS_MAX:
+            self._logs.log("error", "the zygote does not become ready; it is replaced")
+            self._lost(self._zygote)
+        elif self.ready:
+            self._backoff_ns = BACKOFF_NS_MIN
+            self._hand_over()
+
+    def close(self) -> None:
+        """Ends the zygote, and with it every worker."""
+        self._loop.remove(self._zygote.fileno())
+        self._zygote.close()
