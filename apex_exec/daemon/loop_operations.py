@@ -48,7 +48,8 @@ class LoopOperations:
             "connections": len(supervisor.hosts.peers), "pending": len(supervisor.requests),
             "health": {name: reason for name, reason in supervisor.metrics.health.items() if reason},
             "zygotePid": supervisor.workers.zygote.pid,
-            "sparePids": [link.pid for link in supervisor.workers.spares.all() if link.pid],
+            "spares": {"ready": len(supervisor.workers.spares),
+                       "pids": [link.pid for link in supervisor.workers.spares.all() if link.pid]},
             "layers": [{"layer": r.layer, "state": r.state, "detail": r.detail} for r in supervisor.workers.layers],
             "plugins": plugins}
 

@@ -43,7 +43,7 @@ def plugins(tmp_path: Path) -> Path:
 @pytest.fixture(params=["psutil", "auto"])
 def daemon(request: Any, tmp_path: Path, plugins: Path) -> Iterator[Daemon]:
     with Daemon(tmp_path / "d", plugins=plugins, config={"sandbox.governor": request.param}) as running:
-        wait_for(lambda: len(running.spares()) == 2, 10, "two spares")
+        running.wait_spares(2)
         yield running
 
 
@@ -60,13 +60,13 @@ def call(daemon: Daemon, plugin: str, **context: Any) -> dict[str, Any]:
 
 
 def test_a_cold_call_takes_a_spare_and_another_comes_in_its_place(daemon: Daemon) -> None:
-    before = daemon.spares()
+    served_by = []
     for index, name in enumerate(PLUGINS):
+        before = daemon.wait_spares(2)
         assert call(daemon, name, n=index)["type"] == "result"
-        wait_for(lambda: len(daemon.spares()) == 2, 5, "the place is filled")
-    served_by = [daemon.pids(name) for name in PLUGINS]
-    assert all(len(pids) == 1 for pids in served_by), "one worker each"
-    assert {served_by[0][0], served_by[1][0]} == set(before), "the oldest spares first"
+        served_by.append(daemon.pids(name))
+        assert len(served_by[-1]) == 1 and served_by[-1][0] in before
+    daemon.wait_spares(2)
     assert not set(daemon.spares()) & {pids[0] for pids in served_by}
     uids = [psutil.Process(pid).uids().real for pid in [*daemon.spares(), *(pids[0] for pids in served_by)]]
     assert len(set(uids)) == (len(uids) if os.geteuid() == 0 else 1), "each has a uid of its own"
@@ -78,7 +78,7 @@ def test_a_killed_spare_is_nobodys_failure_and_is_replaced(daemon: Daemon) -> No
         os.kill(pid, signal.SIGKILL)
     wait_for(lambda: not any(map(runs, victims)), 5, "their end")
     assert call(daemon, "one")["type"] == "result", "without a spare a worker is forked as ever"
-    wait_for(lambda: len(daemon.spares()) == 2 and not set(victims) & set(daemon.spares()), 10, "two others")
+    assert not set(victims) & set(daemon.wait_spares(2))
     assert "worker_exits_total{" not in daemon.metrics()
     assert 'breaker_state{plugin="one",state="open"} 0.0' in daemon.metrics()
 
@@ -87,7 +87,7 @@ def test_the_zygotes_death_takes_the_spares_and_the_next_one_makes_others(daemon
     before = daemon.spares()
     daemon.zygote().kill()
     wait_for(lambda: not any(map(psutil.pid_exists, before)), 5, "their end")
-    wait_for(lambda: len(daemon.spares()) == 2 and not set(before) & set(daemon.spares()), 20, "two others")
+    assert not set(before) & set(daemon.wait_spares(2))
     assert call(daemon, "two")["type"] == "result"
 
 
@@ -96,8 +96,7 @@ def test_an_adopted_spare_has_its_plugins_limits(daemon: Daemon) -> None:
     reply = call(daemon, "spin", mb=80)
     assert (reply["type"], reply["code"]) == ("error", "MEMORY_LIMIT"), reply
     assert call(daemon, "spin", spin=0.2)["type"] == "result"
-    wait_for(lambda: daemon.pids("spin") != [] and len(daemon.spares()) == 2, 5)
-    assert daemon.pids("spin")[0] in spares or daemon.pids("spin")[0] not in daemon.spares()
+    assert daemon.pids("spin")[0] in spares, "the second spare, after the first was killed"
     replies = [call(daemon, "spin", spin=0.6) for _ in range(2)]  # a burst of half a second, then ten percent
     throttled = daemon.metric('worker_throttled_seconds_total{plugin="spin"}')
     assert throttled > 1 or any(reply.get("code") == "TIMEOUT" for reply in replies), (throttled, replies)
@@ -109,4 +108,4 @@ def test_none_are_kept_where_none_are_wanted_and_a_reload_changes_it(tmp_path: P
         assert daemon.spares() == [] and len(daemon.workers()) == 1
         daemon.write_config({"pool.spare_workers": 3})
         assert daemon.operate("daemon.reload")["applied"] == ["pool.spare_workers"]
-        wait_for(lambda: len(daemon.spares()) == 3, 5, "three spares")
+        assert len(daemon.wait_spares(3)) == 3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 import threading
 import time
@@ -272,12 +271,16 @@ def test_a_locked_store_is_a_clear_error_and_plugins_go_on(daemon: Daemon) -> No
     assert admin(daemon, "plugin.disable", id="sample")["state"] == "disabled"
 
 
-def test_ten_thousand_registered_plugins_are_served_within_three_seconds_more(tmp_path: Path) -> None:
+def cpu_of(daemon: Daemon) -> float:
+    """CPU seconds of the daemon and its processes so far: the clock on the wall also counts what others do here."""
+    return sum(p.cpu_times().user + p.cpu_times().system for p in [psutil.Process(daemon.pid), *daemon.family()])
+
+
+def test_ten_thousand_registered_plugins_are_served_after_three_seconds_of_cpu_at_most(tmp_path: Path) -> None:
     with Daemon(plugins=None) as daemon:
         daemon.stop()
-        begun = time.monotonic()
         daemon.start()
-        empty = time.monotonic() - begun
+        empty = cpu_of(daemon)
         daemon.stop()
         settings = load_settings(None, {"state_dir": str(daemon.state)})
         store, blobs = Store(settings.database_url(settings.registry.url)), BlobStore(daemon.state / "bundles")
@@ -297,11 +300,10 @@ def test_ten_thousand_registered_plugins_are_served_within_three_seconds_more(tm
 
         store.transact(fill)
         store.close()
-        begun = time.monotonic()
         daemon.start()
-        took = time.monotonic() - begun
         with Client(daemon.endpoint) as client:
             assert text(client, "plugin-00000") == "hello"
             assert len(client.plugins()) == 10_000
-        print(f"start with 10,000 plugins: {took:.2f} s, with none {empty:.2f} s")
-        assert took - empty < 3 or os.cpu_count() == 1
+        took = cpu_of(daemon)
+        print(f"CPU of a start with 10,000 plugins: {took:.2f} s, with none {empty:.2f} s")
+        assert took - empty < 3

@@ -189,7 +189,7 @@ class Daemon:
         for _ in range(WORKERS_LOOKS_MAX):
             status = self._admin_status()
             living = [p for p in psutil.Process(status["zygotePid"]).children() if p.status() != psutil.STATUS_ZOMBIE]
-            spares = set(status["sparePids"])
+            spares = set(status["spares"]["pids"])
             known = spares.union(*(plugin["pids"] for plugin in status["plugins"]))
             if all(p.pid in known for p in living):
                 break
@@ -202,8 +202,13 @@ class Daemon:
 
     def spares(self) -> list[int]:
         """The processes that wait for a plugin, or are on their way there."""
-        pids: list[int] = self._admin_status()["sparePids"]
+        pids: list[int] = self._admin_status()["spares"]["pids"]
         return pids
+
+    def wait_spares(self, count: int) -> list[int]:
+        """Waits until ``count`` spares are ready; their processes."""
+        wait_for(lambda: self._admin_status()["spares"]["ready"] == count, 20, f"{count} spares")
+        return self.spares()
 
     def _admin_status(self) -> dict[str, Any]:
         return admin_request(self.admin, "daemon.status")
