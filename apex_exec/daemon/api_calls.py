@@ -314,7 +314,7 @@ class ApiCalls:
         def recorded() -> None:
             self._tell(["recorded", [record_id]])  # not taken: found again at the gateway's next start
 
-        self._audit.when_durable(index, recorded)
+        self._audit.when_committed(index, recorded)
 
     def gateway_up(self) -> None:
         """The gateway is there, or there again."""

@@ -85,6 +85,7 @@ class AuditTrail:
         self._oldest_ns = NEVER_NS
         self._late_since_ns = 0
         self._lag_ns = 0
+        self._held: deque[tuple[int, Callable[[], None]]] = deque()
         self._waiting: deque[tuple[int, Callable[[], None]]] = deque()
         self._ready = False
         self._failing = ""
@@ -150,7 +151,15 @@ class AuditTrail:
         return not self.strict and time.monotonic_ns() - self._oldest_ns <= LATE_NS
 
     def when_durable(self, index: int, then: Callable[[], None]) -> None:
-        """Calls ``then`` once record ``index`` is committed. As many wait as were admitted."""
+        """Calls ``then``, which sends a reply, once ``durable(index)``. As many wait as were admitted; they go in their
+        order, and before any reply that need not wait."""
+        if self.durable(index):
+            then()
+        else:
+            self._held.append((index, then))
+
+    def when_committed(self, index: int, then: Callable[[], None]) -> None:
+        """Calls ``then`` once record ``index`` stands in the database, whatever the durability of replies is."""
         if index <= self._committed:
             then()
         else:
@@ -159,7 +168,7 @@ class AuditTrail:
     @property
     def waiting(self) -> int:
         """How many replies wait."""
-        return len(self._waiting)
+        return len(self._held)
 
     def due_ns(self, now_ns: int) -> int:
         """When ``flush`` or ``holds`` has something to do although nothing arrives."""
@@ -224,9 +233,12 @@ class AuditTrail:
             self._lag_ns = max(self._lag_ns, now_ns - batch.first_ns)
         self._committed = max(self._committed, index)
         self._oldest_ns = batches[0].first_ns if batches else self._buffer_ns if self._buffer else NEVER_NS
-        waiting = self._waiting
+        waiting, held = self._waiting, self._held
         while waiting and waiting[0][0] <= index:
             waiting.popleft()[1]()
+        # What is left uncommitted may be young again: then all go, since the next reply does, and would overtake them.
+        while held and self.durable(held[0][0]):
+            held.popleft()[1]()
 
     def _down(self) -> None:
         """What is not committed is kept; the next ledger process says how far this one came."""

@@ -70,6 +70,7 @@ def test_every_code_of_the_wire_has_its_family() -> None:
 
 def test_errors_are_typed_by_what_a_host_can_do_about_them(daemon: Daemon) -> None:
     with Client(daemon.endpoint) as client:
+        client.invoke("echo-b", "onActionExecute", USER, act("echo"))  # warm: no cold start in the 500 ms below
         for kind, code, arguments in [
             (NotServed, "PLUGIN_NOT_FOUND", ("nobody", "onActionExecute", USER, act("echo"))),
             (NotServed, "HOOK_NOT_DECLARED", ("unloadable", "onDataFetch", USER, {})),
@@ -78,7 +79,7 @@ def test_errors_are_typed_by_what_a_host_can_do_about_them(daemon: Daemon) -> No
             (InvalidRequest, "INVALID_INPUT", ("echo-a", "onActionExecute", USER, act("echo", x=object()))),
             (PluginFailed, "PLUGIN_ERROR", ("echo-a", "onActionExecute", USER, act("raise", nonce="n"))),
             (PluginFailed, "WORKER_CRASHED", ("echo-a", "onActionExecute", USER, act("exit"))),
-            (LimitExceeded, "TIMEOUT", ("echo-b", "onActionExecute", USER, act("hang"), 200)),
+            (LimitExceeded, "TIMEOUT", ("echo-b", "onActionExecute", USER, act("hang"), 500)),
         ]:
             with pytest.raises(kind) as caught:
                 client.invoke(*arguments)  # type: ignore[arg-type]  # a row's types are its own
@@ -107,17 +108,13 @@ def test_the_blocking_client_pipelines_and_takes_replies_in_any_order(daemon: Da
 
 def test_a_second_thread_in_a_blocking_client_is_told_so(daemon: Daemon) -> None:
     with Client(daemon.endpoint) as client:
-        inside = threading.Event()
-
         def hold() -> None:
-            inside.set()
             with pytest.raises(LimitExceeded):
-                client.invoke("echo-c", "onActionExecute", USER, act("hang"), deadline_ms=500)
+                client.invoke("echo-c", "onActionExecute", USER, act("hang"), deadline_ms=2000)
 
         thread = threading.Thread(target=hold)
         thread.start()
-        inside.wait()
-        time.sleep(0.1)
+        wait_for(lambda: daemon.plugin("echo-c")["inFlight"] == 1, 10, "the call")
         with pytest.raises(RuntimeError, match="one thread"):
             client.ping()
         thread.join()
@@ -143,7 +140,7 @@ def test_cancelling_the_task_cancels_the_hook(daemon: Daemon) -> None:
         async with AsyncClient(daemon.endpoint) as client:
             await client.invoke("echo-d", "onActionExecute", USER, act("echo"))
             task = asyncio.create_task(client.invoke("echo-d", "onActionExecute", USER, act("hang")))
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.3)
             begun = time.monotonic()
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -151,7 +148,7 @@ def test_cancelling_the_task_cancels_the_hook(daemon: Daemon) -> None:
             with pytest.raises(TimeoutError):  # the same by a timeout of the caller's own
                 await asyncio.wait_for(client.invoke("echo-d", "onActionExecute", USER, act("hang")), 0.3)
             await client.invoke("echo-d", "onActionExecute", USER, act("echo"))
-            assert time.monotonic() - begun < 3, "the hook went on for its 5 s"
+            assert time.monotonic() - begun < 4, "the hook went on for its 5 s"
 
     in_loop(body)
 
@@ -186,7 +183,7 @@ def test_kill_9_of_the_daemon_settles_every_call_and_the_next_daemon_is_found(pl
                 first.process.kill()
                 begun = time.monotonic()
                 outcomes = await asyncio.gather(*calls, return_exceptions=True)
-                assert time.monotonic() - begun < 2, "they waited for their deadlines"
+                assert time.monotonic() - begun < 3, "they waited for their deadlines"
                 assert all(isinstance(o, ConnectionLost) and o.executed is None for o in outcomes)
                 first.process.wait()
                 with Daemon(folder, plugins=plugins, config=PATIENT):
@@ -206,7 +203,7 @@ def test_kill_9_while_the_blocking_client_waits(plugins: Path) -> None:
         for id_ in ids:
             with pytest.raises(ConnectionLost):
                 client.wait(id_, 5500)
-        assert time.monotonic() - begun < 2
+        assert time.monotonic() - begun < 4, "they waited for their deadlines"
         daemon.process.wait()
 
 
@@ -218,4 +215,4 @@ def test_a_closed_client_has_its_hooks_cancelled(daemon: Daemon) -> None:
             client.ping()
         begun = time.monotonic()
         wait_for(lambda: watcher.invoke("echo-c", "onActionExecute", USER, act("echo"))["result"], 5)
-        assert time.monotonic() - begun < 2
+        assert time.monotonic() - begun < 4, "the hook went on for its 5 s"

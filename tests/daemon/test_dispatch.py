@@ -81,17 +81,20 @@ def test_a_hanging_plugin_at_the_head_leaves_the_others_their_answers(tmp_path: 
     for id_ in ("bbb", "ccc"):
         write_plugin(tmp_path, id_, GOOD, hooks)
     with Daemon(plugins=tmp_path) as daemon, Host(daemon.endpoint) as host:
+        for id_ in ("bbb", "ccc"):  # warm: whether a cold start fits into what is left is not the question
+            host.ask({"type": "invoke", "plugin": id_, "action": "onDataFetch", "userId": USER,
+                      "payload": {"query": "q", "filters": {}}})
         begun = time.monotonic()
-        fetched = host.ask({"type": "dispatch", "action": "onDataFetch", "userId": USER, "deadlineMs": 1500,
+        fetched = host.ask({"type": "dispatch", "action": "onDataFetch", "userId": USER, "deadlineMs": 4500,
                             "payload": {"query": "q", "filters": {}, "data": 1}})
         assert fetched["result"] == {"transformedData": [[1, "bbb"], "ccc"]} and fetched["partial"]
         assert [(o["plugin"], o["ok"]) for o in fetched["outcomes"]] == [
             ("aaa-hangs", False), ("bbb", True), ("ccc", True)]
         assert fetched["outcomes"][0]["error"]["code"] == "TIMEOUT"
-        loaded = host.ask({"type": "dispatch", "action": "onDashboardLoad", "userId": USER, "deadlineMs": 800,
+        assert time.monotonic() - begun < 3.5, "a third of the whole deadline is the most that it may take"
+        loaded = host.ask({"type": "dispatch", "action": "onDashboardLoad", "userId": USER, "deadlineMs": 1500,
                            "payload": {"dashboardId": "d"}})
         assert [w["id"] for w in loaded["result"]["customWidgets"]] == ["bbb/w", "ccc/w"]
-        assert time.monotonic() - begun < 4
 
 
 def test_a_dispatch_can_be_cancelled_and_counts_as_one_request(tmp_path: Path) -> None:
@@ -99,10 +102,9 @@ def test_a_dispatch_can_be_cancelled_and_counts_as_one_request(tmp_path: Path) -
     with Daemon(plugins=tmp_path) as daemon, Host(daemon.endpoint) as host:
         id_ = host.send({"type": "dispatch", "action": "onDashboardLoad", "userId": USER,
                          "payload": {"dashboardId": "d"}})
-        wait_for(lambda: daemon.operate("daemon.status")["plugins"][0]["inFlight"] == 1, 5, "the call's begin")
-        time.sleep(0.1)
+        wait_for(lambda: daemon.operate("daemon.status")["plugins"][0]["inFlight"] == 1, 10, "the call's begin")
         assert host.ask({"type": "cancel", "target": id_})["found"]
         ended = host.reply(id_)
         assert (ended["code"], ended["action"]) == ("CANCELLED", "onDashboardLoad")
-        wait_for(lambda: daemon.operate("daemon.status")["pending"] == 0, 2)
-        wait_for(lambda: not daemon.workers(), 2, "the worker's end")
+        wait_for(lambda: daemon.operate("daemon.status")["pending"] == 0, 10)
+        wait_for(lambda: not daemon.workers(), 4, "the worker's end, before the hook's own")

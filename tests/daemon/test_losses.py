@@ -24,7 +24,9 @@ RUNS = []
 @plugin.hook("onActionExecute")
 def act(context, params):
     RUNS.append(params["context"]["n"])
-    time.sleep(params["context"].get("seconds", 0))
+    if params["context"].get("seconds"):
+        print("began", params["context"]["n"])
+        time.sleep(params["context"]["seconds"])
     return {"result": {"n": params["context"]["n"], "runs": list(RUNS)}, "metadata": {}}
 '''
 
@@ -58,11 +60,13 @@ def host(request: pytest.FixtureRequest) -> Iterator[Host]:
 
 
 def worker_of(daemon: Daemon, plugin: str) -> psutil.Process:
-    def pids() -> list[int]:
-        return next(p["pids"] for p in daemon.operate("daemon.status")["plugins"] if p["id"] == plugin)
+    wait_for(lambda: daemon.plugin(plugin)["pids"], 10, "a worker")
+    return psutil.Process(daemon.plugin(plugin)["pids"][0])
 
-    wait_for(pids, 5, "a worker")
-    return psutil.Process(pids()[0])
+
+def on_link(daemon: Daemon, plugin: str, count: int) -> None:
+    """Waits until so many calls are with the worker."""
+    wait_for(lambda: daemon.plugin(plugin)["inFlight"] == count, 10, f"{count} calls on the link")
 
 
 def test_a_worker_killed_while_it_boots_answers_its_call_and_the_next_one_works(shared: Daemon, host: Host) -> None:
@@ -84,9 +88,10 @@ def test_an_idle_worker_that_is_killed_costs_nobody_anything(shared: Daemon, hos
 def test_of_eight_prefetched_calls_only_the_started_one_is_charged_and_none_runs_twice(
         shared: Daemon, host: Host) -> None:
     host.invoke("counted", {"n": -1})
-    ids = [host.send(action("counted", {"n": n, "seconds": 0.5 if n == 0 else 0}, userId=f"{n:08x}{USER[8:]}"))
+    ids = [host.send(action("counted", {"n": n, "seconds": 4 if n == 0 else 0}, userId=f"{n:08x}{USER[8:]}"))
            for n in range(12)]
-    time.sleep(0.2)
+    on_link(shared, "counted", 8)
+    shared.wait_told("counted", "began 0")
     worker_of(shared, "counted").kill()
     replies = [host.reply(id_) for id_ in ids]
     first = replies[0]
@@ -100,13 +105,13 @@ def test_of_eight_prefetched_calls_only_the_started_one_is_charged_and_none_runs
 def test_a_reply_that_was_written_before_the_death_counts(shared: Daemon, host: Host) -> None:
     host.invoke("counted-too", {"n": -1})
     worker = worker_of(shared, "counted-too")
-    ids = [host.send(action("counted-too", {"n": n, "seconds": 0.05 if n < 3 else 60}, userId=f"{n:08x}{USER[8:]}"))
+    ids = [host.send(action("counted-too", {"n": n, "seconds": 0.3 if n < 3 else 60}, userId=f"{n:08x}{USER[8:]}"))
            for n in range(5)]
-    time.sleep(0.02)
+    on_link(shared, "counted-too", 5)
     shared.signal(signal.SIGSTOP)  # the supervisor cannot read: three replies wait in the link while the worker dies
-    time.sleep(0.5)
+    time.sleep(2)  # the fourth has begun long ago
     worker.kill()
-    time.sleep(0.1)
+    psutil.wait_procs([worker], timeout=0.1)
     shared.signal(signal.SIGCONT)
     for n, id_ in enumerate(ids[:3]):
         reply = host.reply(id_)
@@ -134,7 +139,8 @@ def test_the_zygotes_death_is_noticed_and_charges_no_plugin(daemon: Daemon, host
     host.invoke("echo", {})
     running = host.send(action("counted", {"n": 0, "seconds": 5}))
     behind = [host.send(action("counted", {"n": n}, userId=f"{n:08x}{USER[8:]}")) for n in range(1, 6)]
-    time.sleep(0.2)
+    on_link(daemon, "counted", 6)
+    daemon.wait_told("counted", "began 0")
     old = daemon.zygote()
     workers = daemon.workers()
     old.kill()
@@ -177,11 +183,11 @@ def test_a_supervisor_stopped_for_a_while_does_not_kill_everyone_on_waking(daemo
     host.invoke("counted", {"n": -1})
     host.invoke("echo")
     before = {p.pid for p in daemon.workers()}
-    ids = [host.send(action("counted", {"n": n, "seconds": 0.05}, deadlineMs=1500, userId=f"{n:08x}{USER[8:]}"))
+    ids = [host.send(action("counted", {"n": n, "seconds": 0.2}, deadlineMs=3500, userId=f"{n:08x}{USER[8:]}"))
            for n in range(8)]
-    time.sleep(0.1)
+    on_link(daemon, "counted", 8)
     daemon.signal(signal.SIGSTOP)
-    time.sleep(3)  # all eight are through, and their deadlines have long passed
+    time.sleep(5)  # all eight are through, and their deadlines have long passed
     daemon.signal(signal.SIGCONT)
     replies = [host.reply(id_) for id_ in ids]
     assert [r["type"] for r in replies] == ["result"] * 8, replies
@@ -222,7 +228,7 @@ def test_kill_9_of_a_host_cancels_what_it_runs_and_frees_what_it_held(shared: Da
     with subprocess.Popen([sys.executable, "-c", code, shared.endpoint, str(ROOT)], stdout=subprocess.PIPE) as child:
         assert child.stdout and child.stdout.readline()
         worker = worker_of(shared, "sleeper")
-        time.sleep(0.2)
+        on_link(shared, "sleeper", 8)
         child.kill()
         wait_for(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, 1, "the cancel")
     wait_for(lambda: shared.operate("daemon.status")["pending"] == 0, 2, "the release")
@@ -238,18 +244,18 @@ def test_a_reused_fd_is_not_taken_for_the_host_that_had_it(shared: Daemon) -> No
                 host.send(action("sleeper", {"seconds": 0.02}))
     with Host(shared.endpoint) as host:
         assert host.invoke("echo")["type"] == "result"
-        wait_for(lambda: shared.operate("daemon.status")["connections"] == 1, 2, "every connection's end")
+        wait_for(lambda: shared.operate("daemon.status")["connections"] == 1, 10, "every connection's end")
 
 
 def test_sigterm_drains_and_answers_the_rest_shutting_down(tmp_path: Path) -> None:
     write_plugin(tmp_path / "plugins", "sleeper", SLEEP)
-    daemon = Daemon(plugins=tmp_path / "plugins", config={"drain_seconds": 1.0})
+    daemon = Daemon(plugins=tmp_path / "plugins", config={"drain_seconds": 3.0})
     with daemon, Host(daemon.endpoint) as host:
-        short = host.send(action("sleeper", {"seconds": 0.4}))
+        short = host.send(action("sleeper", {"seconds": 1.5}))
         long = [host.send(action("sleeper", {"seconds": 4}, userId=f"{n:08x}{USER[8:]}")) for n in range(20)]
-        time.sleep(0.2)
+        on_link(daemon, "sleeper", 8)
         daemon.signal(signal.SIGTERM)
-        time.sleep(0.1)
+        wait_for(lambda: "draining for at most" in daemon.log, 10, "the drain")
         late = host.ask(action("sleeper"))
         assert (late["code"], late["retryable"]) == ("SHUTTING_DOWN", True), late
         assert host.reply(short)["type"] == "result"
@@ -264,9 +270,9 @@ def test_a_second_sigterm_does_not_wait_any_longer(tmp_path: Path) -> None:
     write_plugin(tmp_path / "plugins", "sleeper", SLEEP)
     with Daemon(plugins=tmp_path / "plugins", config={"drain_seconds": 30}) as daemon, Host(daemon.endpoint) as host:
         id_ = host.send(action("sleeper", {"seconds": 4.5}))
-        wait_for(daemon.workers, 5)
+        on_link(daemon, "sleeper", 1)
         daemon.signal(signal.SIGTERM)
-        wait_for(lambda: "draining for at most" in daemon.log, 3)
+        wait_for(lambda: "draining for at most" in daemon.log, 10)
         begun = time.monotonic()
         daemon.signal(signal.SIGINT)
         assert host.reply(id_, 3)["code"] == "SHUTTING_DOWN"

@@ -82,7 +82,7 @@ def connect(context: zmq.Context[Any], kind: int, endpoint: str, **options: Any)
     return made
 
 
-def settled(true: Any, seconds: float = 3) -> bool:
+def settled(true: Any, seconds: float = 10) -> bool:
     due = time.monotonic() + seconds
     while not true() and time.monotonic() < due:
         time.sleep(0.01)
@@ -93,13 +93,13 @@ def settled(true: Any, seconds: float = 3) -> bool:
 def test_libzmq_peers_get_their_answers_at_every_size_and_across_heartbeats(
     echo: Echo, context: zmq.Context[Any], kind: int
 ) -> None:
-    peer = connect(context, kind, echo.endpoint, heartbeat_ivl=50, heartbeat_timeout=400)
+    peer = connect(context, kind, echo.endpoint, heartbeat_ivl=50, heartbeat_timeout=1500)
     for size in (0, 1, 255, 256, 40_000, BYTES_MAX - 10):
         peer.send(b"x" * size)
-        assert peer.poll(3000) and peer.recv() == b"re:" + b"x" * size
-    time.sleep(0.6)  # several heartbeats, each longer than its timeout if unanswered
+        assert peer.poll(5000) and peer.recv() == b"re:" + b"x" * size
+    time.sleep(2)  # longer than the timeout of a heartbeat that nobody answers
     peer.send(b"still here")
-    assert peer.poll(1000) and peer.recv() == b"re:still here"
+    assert peer.poll(5000) and peer.recv() == b"re:still here"
     assert not echo.gone and echo.uids == {(os.geteuid(), os.getpid())}
 
 
@@ -108,21 +108,21 @@ def test_ten_thousand_messages_come_back_in_order(echo: Echo, context: zmq.Conte
     for number in range(10_000):
         peer.send(b"%d" % number)
     for number in range(10_000):
-        assert peer.poll(3000) and peer.recv() == b"re:%d" % number
+        assert peer.poll(5000) and peer.recv() == b"re:%d" % number
 
 
 def test_a_chosen_routing_id_is_refused_with_an_answer(echo: Echo, context: zmq.Context[Any]) -> None:
     peer = connect(context, zmq.DEALER, echo.endpoint, routing_id=b"mine")
     peer.send(b"x")
-    assert peer.poll(1000) and peer.recv() == b"alien"
+    assert peer.poll(5000) and peer.recv() == b"alien"
 
 
 def test_the_end_of_a_connection_is_seen_at_once(echo: Echo, context: zmq.Context[Any]) -> None:
     peer = connect(context, zmq.DEALER, echo.endpoint)
     peer.send(b"x")
-    assert peer.poll(1000)
+    assert peer.poll(5000)
     peer.close()
-    assert settled(lambda: len(echo.gone) == 1, 1) and len(echo.peers) == 0
+    assert settled(lambda: len(echo.gone) == 1, 3) and len(echo.peers) == 0
 
 
 def test_a_message_beyond_the_bound_ends_its_connection_and_no_other(echo: Echo, context: zmq.Context[Any]) -> None:
@@ -131,7 +131,7 @@ def test_a_message_beyond_the_bound_ends_its_connection_and_no_other(echo: Echo,
     big.send(b"x" * (BYTES_MAX + 1))
     assert settled(lambda: len(echo.gone) >= 1)
     other.send(b"y")
-    assert other.poll(1000) and other.recv() == b"re:y"
+    assert other.poll(5000) and other.recv() == b"re:y"
 
 
 def test_a_peer_that_does_not_read_is_dropped_at_its_bound_and_others_do_not_wait(
@@ -145,7 +145,7 @@ def test_a_peer_that_does_not_read_is_dropped_at_its_bound_and_others_do_not_wai
         deaf.send(b"x" * 500_000)
         other.send(b"y")
         for _ in range(4):
-            assert other.poll(1000) and other.recv() == b"re:y"
+            assert other.poll(5000) and other.recv() == b"re:y"
     assert settled(lambda: echo.gone) and echo.dropped > 0
 
 
@@ -154,7 +154,7 @@ def test_hosts_that_are_held_back_are_read_later_and_cost_no_spinning(
 ) -> None:
     peer = connect(context, zmq.DEALER, echo.endpoint)
     peer.send(b"first")
-    assert peer.poll(1000) and peer.recv()
+    assert peer.poll(5000) and peer.recv()
     echo.held = True
     time.sleep(0.05)
     begun = time.process_time()
@@ -162,7 +162,7 @@ def test_hosts_that_are_held_back_are_read_later_and_cost_no_spinning(
     assert not peer.poll(400)
     assert time.process_time() - begun < 0.2
     echo.held = False
-    assert peer.poll(1000) and peer.recv() == b"re:second"
+    assert peer.poll(5000) and peer.recv() == b"re:second"
 
 
 def test_a_silent_connection_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +184,7 @@ def test_a_deleted_socket_file_is_bound_again(echo: Echo, context: zmq.Context[A
     echo.peers.bind(echo.endpoint)
     peer = connect(context, zmq.DEALER, echo.endpoint)
     peer.send(b"x")
-    assert peer.poll(1000) and peer.recv() == b"re:x"
+    assert peer.poll(5000) and peer.recv() == b"re:x"
 
 
 def test_what_a_peer_wanted_beyond_its_end_is_not_served(echo: Echo) -> None:
@@ -200,6 +200,6 @@ def test_what_a_peer_wanted_beyond_its_end_is_not_served(echo: Echo) -> None:
     raw.connect(echo.endpoint.removeprefix("ipc://"))
     ready = command(b"READY", b"\x0bSocket-Type" + (6).to_bytes(4, "big") + b"DEALER")
     raw.send(GREETING + ready + b"".join(b"\x00\x01%d" % n for n in range(5)))
-    assert settled(lambda: echo.gone, 2)
+    assert settled(lambda: echo.gone)
     assert served == [b"0"]
     raw.close()

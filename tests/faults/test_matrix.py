@@ -11,14 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.asleep import wait_asleep
 from tests.support.caller import Caller, outcome
 from tests.support.daemon import Daemon, wait_for
 from tests.support.faulty import FAULTS, PHASES, write_faulty, write_steady
 
 PATIENCE_MS = 4000
-STOPPED_MS = 600
+STOPPED_MS = 1500
 """Deadlines: of calls that fail by themselves, and of those whose worker is stopped and must be killed for it."""
-BOOT_SECONDS = 1.5
+BOOT_SECONDS = 3.0
 CRASH = {"WORKER_CRASHED"}
 RUN = {"raise": {"PLUGIN_ERROR"}, "oom": {"MEMORY_LIMIT"}, "SIGSTOP": {"TIMEOUT"}}
 """Codes of a call whose worker fails while the call is its own; where none stands here: WORKER_CRASHED."""
@@ -58,11 +59,13 @@ def deadline_ms(fault: str) -> int:
 
 
 def hit(daemon: Daemon, plugin: str, fault: str) -> None:
-    """Sends the signal of ``fault`` to the plugin's worker, once it has had time to get where it sleeps."""
+    """Sends the signal of ``fault`` to the plugin's worker, once it is where it sleeps."""
     if fault not in SIGNALS:
         return
-    time.sleep(0.2)
-    os.kill(daemon.pids(plugin)[-1], SIGNALS[fault])
+    wait_for(lambda: daemon.pids(plugin), 5, "a worker")
+    (pid,) = daemon.pids(plugin)
+    wait_asleep(pid)
+    os.kill(pid, SIGNALS[fault])
 
 
 def serves_again(caller: Caller, plugin: str) -> None:

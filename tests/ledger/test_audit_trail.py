@@ -144,6 +144,36 @@ def test_a_stalled_ledger_stops_admission_and_holds_replies_until_it_goes_on(gro
     assert sent == [index] and group.trail.reason == "" and group.trail.waiting == 0
 
 
+def test_held_replies_go_in_their_order_and_before_those_that_need_not_wait(group: Trail) -> None:
+    sent: list[int] = []
+    trail, side = group.trail, group.trail.side
+
+    def reply(index: int) -> None:
+        """As the loop does it."""
+        if trail.durable(index):
+            sent.append(index)
+        else:
+            trail.when_durable(index, lambda: sent.append(index))
+
+    os.kill(side.pid, signal.SIGSTOP)
+    try:
+        first = group.add()
+        trail._hand_over()
+        group.until(lambda: not trail.durable(first))
+        reply(first)
+        second = group.add()  # while the stall lasts: it is held too, and the stall's end commits the first one alone
+        reply(second)
+        assert sent == [] and trail.waiting == 2
+    finally:
+        os.kill(side.pid, signal.SIGCONT)
+    trail._buffer_ns = time.monotonic_ns()  # the second is young, however slow this machine is
+    trail._commit(first)  # what the ledger will say
+    third = group.add()
+    reply(third)
+    group.settle(third)
+    assert sent == [first, second, third]
+
+
 def test_a_locked_database_stops_admission_with_its_reason_and_goes_on_by_itself(group: Trail) -> None:
     with closing(sqlite3.connect(group.folder / "audit.db", isolation_level=None)) as blocker:
         blocker.execute("BEGIN IMMEDIATE")

@@ -210,6 +210,15 @@ class Daemon:
         wait_for(lambda: self._admin_status()["spares"]["ready"] == count, 20, f"{count} spares")
         return self.spares()
 
+    def plugin(self, id_: str) -> dict[str, Any]:
+        """``daemon.status`` of one plugin: what is queued, what is on the link, its workers' pids."""
+        row: dict[str, Any] = next(row for row in self._admin_status()["plugins"] if row["id"] == id_)
+        return row
+
+    def wait_told(self, plugin: str, line: str, seconds: float = 10.0) -> None:
+        """Waits until a plugin has printed ``line``: that a hook runs is known from the hook alone."""
+        wait_for(lambda: f"plugin {plugin}: {line}\n" in self.log, seconds, f"{line!r} by {plugin}")
+
     def _admin_status(self) -> dict[str, Any]:
         return admin_request(self.admin, "daemon.status")
 
