@@ -100,7 +100,7 @@ def test_a_chain_rewritten_with_right_hashes_differs_from_its_signed_head(tmp_pa
 
 
 def rewritten(database: Path, old: bytes, new: bytes) -> bytes:
-    """Puts ``new`` for ``old`` in every event and chains all of them again, as anybody can who may write; the last hash."""
+    """Puts ``new`` for ``old`` in every event and chains all again, as anybody can who may write; the last hash."""
     prev = bytes(32)
     with closing(sqlite3.connect(database)) as connection:
         connection.text_factory = bytes
