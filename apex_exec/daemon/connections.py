@@ -34,13 +34,14 @@ class Peer:
 class Handlers:
     """Who hears of what. ``message(peer, frames before the body, body)``; ``gone(peer)``; ``alien(peer, frames)`` of a
     message under a routing id that the peer chose itself; ``dropped(count)`` of replies that nobody will read;
-    ``broken()`` of a connection that broke the transport's protocol or could not be routed to."""
+    ``broken(kind)`` of a connection that broke the transport's protocol, could not be routed to ("unroutable"), was one
+    too many, or held too much."""
 
     message: Callable[[Peer, list[bytes], bytes], None]
     gone: Callable[[Peer], None]
     alien: Callable[[Peer, list[bytes]], None]
     dropped: Callable[[int], None]
-    broken: Callable[[], None] = lambda: None
+    broken: Callable[[str], None] = lambda _kind: None
 
 
 class Connections(Protocol):

@@ -32,7 +32,7 @@ class HostSocket:
         self.peers = open_(loop, Handlers(
             message=self._message, gone=gone, alien=self._alien,
             dropped=lambda count: metrics.inc("dropped_replies_total", (), count),
-            broken=lambda: metrics.inc("protocol_anomalies_total", ("unroutable",))))
+            broken=lambda kind: metrics.inc("protocol_anomalies_total", (kind,))))
         self.reply = self.peers.reply
 
     def _message(self, peer: Peer, frames: list[bytes], body: bytes) -> None:

@@ -6,6 +6,9 @@ loop: its end is seen at once, its peer's uid is the kernel's word, what waits f
 is the same (``wire/zmtp_router.py``), so hosts use libzmq as ever; ``tcp://`` with CURVE stays with libzmq
 (``zmq_peers.py``), behind the same interface.
 
+Each connection gets one bounded read and a bounded number of messages in its turn, and all together a few milliseconds
+before workers and deadlines are looked at again.
+
 Connections are registered edge-triggered and read in ``receive``, so that a supervisor that holds its hosts (audit
 late) does not spin on what they sent.
 """
@@ -16,7 +19,7 @@ import select
 import socket as sockets
 import struct
 import time
-from collections import deque
+from collections import Counter, deque
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -28,6 +31,7 @@ from apex_exec.daemon.connections import (
     Handlers,
     Peer,
 )
+from apex_exec.daemon.held import Held
 from apex_exec.wire.zmtp_router import RouterSession, append_message
 from workers.zmtp import GREETING, ZmtpError
 
@@ -36,24 +40,41 @@ if TYPE_CHECKING:
 
 READ_BYTES = 32_768
 """One read of one connection before the others, workers and timers get their turn; more only for a larger frame."""
+RECEIVE_NS_MAX = 5_000_000
+"""How long ready connections are read in one round of the loop; the others come first in the next."""
 CONNECTIONS_MAX = 1024
 """Hosts at once; one more is accepted and closed. Far above what a platform's processes need."""
+CONNECTIONS_PER_UID_MAX = CONNECTIONS_MAX // 2
+"""Of one uid, so that no local user, with ``host.socket_group``, takes them all."""
+UNFINISHED_BYTES_MAX = 128 * 1024 * 1024
+"""Of all messages that have begun to arrive. One alone is bounded first, by the largest message."""
+UNREAD_BYTES_MAX = 256 * 1024 * 1024
+"""Of all replies that wait for peers that do not read. One peer alone is bounded first, by WAITING_BYTES_MAX."""
 HANDSHAKE_SECONDS_MAX = 10.0
 """A connection that has not said READY by then is closed (looked at as often)."""
 ACCEPT_PAUSE_SECONDS = 0.5
 """How long no connection is accepted after one could not be (EMFILE)."""
 BACKLOG = 256
+_OUT = select.EPOLLOUT
+_NEWS = ~select.EPOLLOUT
+_END = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 _EDGE = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 
 
 class StreamPeer(Peer):
-    """One connection and what waits for it. ``out`` is encoded; ``blocked`` until the kernel takes more of it."""
+    """One connection and what waits for it. ``out`` is encoded; ``blocked`` until the kernel takes more of it (then it
+    is not empty); ``ended`` once the peer writes no more, and is read to its end; ``queued`` while it waits to be read;
+    ``unfinished`` where it stands among the unfinished ones."""
 
-    __slots__ = ("blocked", "born_ns", "greeted", "out", "replies", "session", "socket")
+    __slots__ = ("blocked", "born_ns", "ended", "out", "queued", "replies", "session", "socket", "uid", "unfinished")
 
-    def __init__(self, host: bytes, socket: sockets.socket, message_bytes_max: int, now_ns: int) -> None:
+    def __init__(self, host: bytes, socket: sockets.socket, uid: int, message_bytes_max: int, now_ns: int) -> None:
         super().__init__(host, socket.fileno())
         self.socket = socket
+        self.uid = uid
+        self.ended = False
+        self.queued = False
+        self.unfinished = False
         self.session = RouterSession(message_bytes_max=message_bytes_max, frames_max=FRAMES_MAX)
         self.out = bytearray(GREETING)
         self.replies = 0
@@ -70,6 +91,9 @@ class StreamPeers:
         self._message_bytes_max = message_bytes_max
         self._listener: sockets.socket | None = None
         self._peers: set[StreamPeer] = set()
+        self._by_uid: Counter[int] = Counter()
+        self._unfinished = Held(UNFINISHED_BYTES_MAX, self._overfull)
+        self._unread = Held(UNREAD_BYTES_MAX, self._overfull)
         self._ready: deque[StreamPeer] = deque()
         self._dirty: list[StreamPeer] = []
         self._numbers = 0
@@ -113,14 +137,17 @@ class StreamPeers:
                 self._loop.modify(self._listener.fileno(), 0)
                 self._paused = True
                 return
-            if len(self._peers) >= CONNECTIONS_MAX:
+            uid, _ = _credentials(socket)
+            if len(self._peers) >= CONNECTIONS_MAX or self._by_uid[uid] >= CONNECTIONS_PER_UID_MAX:
                 socket.close()
+                self._handlers.broken("too_many_connections")
                 continue
             socket.setblocking(False)
             self._numbers += 1
-            peer = StreamPeer(b"\0" + struct.pack(">I", self._numbers & 0xFFFFFFFF), socket, self._message_bytes_max,
-                              time.monotonic_ns())
+            peer = StreamPeer(b"\0" + struct.pack(">I", self._numbers & 0xFFFFFFFF), socket, uid,
+                              self._message_bytes_max, time.monotonic_ns())
             self._peers.add(peer)
+            self._by_uid[uid] += 1
             self._dirty.append(peer)
             self._loop.add(socket.fileno(), partial(self._event, peer), _EDGE)
 
@@ -130,11 +157,16 @@ class StreamPeers:
             self._loop.modify(self._listener.fileno(), select.EPOLLIN)
 
     def _event(self, peer: StreamPeer, mask: int) -> None:
-        if mask & select.EPOLLOUT and peer.blocked:
+        if mask & _OUT and peer.blocked:
             peer.blocked = False
+            self._unread.note(peer, 0)
             self._dirty.append(peer)
-        if mask & ~select.EPOLLOUT:
-            self._ready.append(peer)
+        if mask & _NEWS:
+            if mask & _END:
+                peer.ended = True
+            if not peer.queued:
+                peer.queued = True
+                self._ready.append(peer)
 
     def _sweep(self, now_ns: int) -> None:
         """Closes connections that never finished their handshake."""
@@ -144,37 +176,58 @@ class StreamPeers:
 
     # ------------------------------------------------------------------ receiving
     def receive(self) -> bool:
-        """Reads each connection that has something, once; True where more may be waiting."""
+        """Reads each connection that has something, once, for RECEIVE_NS_MAX; True where more may be waiting."""
         ready = self._ready
-        for _ in range(len(ready)):
+        until_ns = 0
+        for count in range(len(ready)):
             peer = ready.popleft()
+            peer.queued = False
             if not peer.gone:
                 self._read(peer)
+            if count & 3 == 3:  # few are ready as a rule; then no clock is read
+                now_ns = time.monotonic_ns()
+                until_ns = until_ns or now_ns + RECEIVE_NS_MAX
+                if now_ns > until_ns:
+                    break
         return bool(ready)
 
     def _read(self, peer: StreamPeer) -> None:
         session = peer.session
-        want = max(READ_BYTES, session.missing_bytes)
-        try:
-            data = peer.socket.recv(want)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
-            self._forget(peer)
-            return
+        if session.more:
+            data, more = b"", True
+        else:
+            want = session.missing_bytes
+            if want < READ_BYTES:
+                want = READ_BYTES
+            try:
+                data = peer.socket.recv(want)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                self._forget(peer)
+                return
+            more = len(data) == want or peer.ended
         try:
             messages = session.feed(data)
         except ZmtpError:
-            self._handlers.broken()
+            self._handlers.broken("unroutable")
             self.drop(peer)
             return
         if session.answers:
             self._queue(peer, session.answers)
             session.answers.clear()
-        if len(data) == want:  # edge-triggered: what is still there gives no further event
+            if peer.gone:
+                return
+        if more or session.more:  # edge-triggered: what is still there gives no further event
+            peer.queued = True
             self._ready.append(peer)
+        if session.unfinished_bytes or peer.unfinished:
+            if messages and peer.unfinished:  # another message than before: it begins to hold now
+                self._unfinished.note(peer, 0)
+            peer.unfinished = session.unfinished_bytes > 0
+            self._unfinished.note(peer, session.unfinished_bytes)
         handle = self._handlers.message
         for frames, body in messages:
             if peer.gone:  # dropped while this batch was answered: what it still wanted has nobody to go to
@@ -192,19 +245,25 @@ class StreamPeers:
             self._handlers.dropped(1)
             return
         out = peer.out
-        if not out and not peer.blocked:
+        if not out:
             self._dirty.append(peer)
         append_message(out, frames, body)
         peer.replies += 1
+        if peer.blocked:
+            self._unread.note(peer, len(out))
+            if peer.gone:
+                return
         if len(out) > WAITING_BYTES_MAX or peer.replies > WAITING_MESSAGES_MAX:
             self._write(peer)
             if len(out) > WAITING_BYTES_MAX or peer.replies > WAITING_MESSAGES_MAX:
                 self.drop(peer)
 
     def _queue(self, peer: StreamPeer, data: bytes | bytearray) -> None:
-        if not peer.out and not peer.blocked:
+        if not peer.out:
             self._dirty.append(peer)
         peer.out += data
+        if peer.blocked:
+            self._unread.note(peer, len(peer.out))
         if len(peer.out) > WAITING_BYTES_MAX:  # it sends PINGs and reads no PONG
             self.drop(peer)
 
@@ -223,8 +282,7 @@ class StreamPeers:
         try:
             sent = peer.socket.send(out)
         except BlockingIOError:
-            peer.blocked = True
-            return
+            sent = 0
         except OSError:
             self._forget(peer)
             return
@@ -234,6 +292,7 @@ class StreamPeers:
         else:
             del out[:sent]
             peer.blocked = True
+            self._unread.note(peer, len(out))
 
     # ------------------------------------------------------------------ ends
     def drop(self, peer: Peer) -> None:
@@ -241,11 +300,21 @@ class StreamPeers:
         assert isinstance(peer, StreamPeer)
         self._forget(peer)
 
+    def _overfull(self, peer: StreamPeer) -> None:
+        """All connections together hold too much, and ``peer`` is the one to go."""
+        self._handlers.broken("held_too_much")
+        self._forget(peer)
+
     def _forget(self, peer: StreamPeer) -> None:
         if peer.gone:
             return
         peer.gone = True
         self._peers.discard(peer)
+        self._by_uid[peer.uid] -= 1
+        if not self._by_uid[peer.uid]:
+            del self._by_uid[peer.uid]
+        self._unfinished.forget(peer)
+        self._unread.forget(peer)
         self._loop.remove(peer.fd)
         peer.socket.close()
         if peer.replies:
@@ -256,12 +325,7 @@ class StreamPeers:
     def credentials(self, peer: Peer) -> tuple[int, int]:
         """(uid, pid) of the process behind ``peer``, as the kernel noted them at connect; (-1, 0) if it is gone."""
         assert isinstance(peer, StreamPeer)
-        try:
-            raw = peer.socket.getsockopt(sockets.SOL_SOCKET, sockets.SO_PEERCRED, UCRED.size)
-        except OSError:
-            return -1, 0
-        pid, uid, _ = UCRED.unpack(raw)
-        return uid, pid
+        return _credentials(peer.socket)
 
     def close(self) -> None:
         """Sends what the kernel takes at once and ends every connection; the socket's file is left to its folder."""
@@ -269,3 +333,13 @@ class StreamPeers:
         self._unlisten()
         for peer in list(self._peers):
             self._forget(peer)
+
+
+def _credentials(socket: sockets.socket) -> tuple[int, int]:
+    """(uid, pid) of the process that connected; (-1, 0) where the kernel does not say."""
+    try:
+        raw = socket.getsockopt(sockets.SOL_SOCKET, sockets.SO_PEERCRED, UCRED.size)
+    except OSError:
+        return -1, 0
+    pid, uid, _ = UCRED.unpack(raw)
+    return uid, pid

@@ -25,6 +25,7 @@ from apex_exec.daemon.connections import (
     Handlers,
     Peer,
 )
+from apex_exec.wire.zmtp_router import ENVELOPE_BYTES_MAX
 
 if TYPE_CHECKING:
     from apex_exec.daemon.loop import Loop
@@ -108,9 +109,12 @@ class ZmqPeers:
                 body = recv(_NOBLOCK)  # the rest of a message is there when its first frame is
             if peer is None:
                 continue
-            if host[0] != 0:
+            if frames and (len(frames) > FRAMES_MAX or sum(map(len, frames)) > ENVELOPE_BYTES_MAX):
+                self._handlers.broken("unroutable")
+                self.drop(peer)
+            elif host[0] != 0:
                 self._handlers.alien(peer, frames)
-            elif len(frames) <= FRAMES_MAX:
+            else:
                 on_message(peer, frames, body)
         return True
 
@@ -173,7 +177,7 @@ class ZmqPeers:
             self._keep(peer, frames, body)
         except zmq.ZMQError:
             self._handlers.dropped(1)
-            self._handlers.broken()
+            self._handlers.broken("unroutable")
 
     def _keep(self, peer: ZmqPeer, frames: list[bytes], body: bytes) -> None:
         peer.waiting.append((frames, body))

@@ -2,7 +2,8 @@
 
 The supervisor serves unix sockets with this instead of libzmq: the peer is a libzmq DEALER or REQ and cannot tell the
 difference (tested against it), but a message crosses no I/O thread on the way in and none on the way out. A frame,
-a message and its number of frames are bounded; nothing is kept beyond one unfinished message and one read.
+a message, its number of frames and what stands before its body are bounded; nothing is kept beyond one unfinished
+message and one read, and how much that is can be seen (``unfinished_bytes``).
 """
 
 from __future__ import annotations
@@ -11,6 +12,11 @@ from workers.zmtp import GREETING, GREETING_BYTES, ZmtpError, command
 
 COMMAND_BYTES_MAX = 4096
 """Largest handshake or PING command; libzmq's own READY is below 350 bytes with a routing id of 255."""
+ENVELOPE_BYTES_MAX = 4096
+"""What may stand before the body, in all: REQ's empty delimiter, or the routing ids (255 bytes each) of 16 proxies. It
+is kept until the reply, so it must not be a second payload."""
+FRAMES_AT_ONCE = range(256)
+"""So many frames are taken in one ``feed``: a read of 32 KiB may hold 16,384 of them, and others want their turn."""
 PEER_TYPES = (b"DEALER", b"REQ", b"ROUTER")
 """Socket types that may talk to a ROUTER, less REP, which could never be answered here."""
 _SHORT_MAX = 255
@@ -46,10 +52,11 @@ class RouterSession:
 
     ``answers`` collects what must be sent back by itself: the READY after the peer's greeting (libzmq 4.3 refuses one
     that arrives in one read with the greeting) and PONGs. ``identity`` is the routing id the peer chose, b"" if none.
+    While ``more`` is true, ``feed(b"")`` gives further messages of what was fed already.
     """
 
     __slots__ = ("_buffer", "_bytes_max", "_frames", "_frames_bytes", "_frames_max", "_greeted", "_ready", "answers",
-                 "identity", "missing_bytes")
+                 "identity", "missing_bytes", "more", "unfinished_bytes")
 
     def __init__(self, *, message_bytes_max: int, frames_max: int) -> None:
         self._bytes_max = message_bytes_max
@@ -63,6 +70,9 @@ class RouterSession:
         self.identity = b""
         self.missing_bytes = 0
         """How many bytes the frame under way still needs, 0 where that is not known."""
+        self.unfinished_bytes = 0
+        """How many bytes are kept of what is no whole message yet, or was not taken yet."""
+        self.more = False
 
     @property
     def ready(self) -> bool:
@@ -70,21 +80,24 @@ class RouterSession:
         return self._ready
 
     def feed(self, data: bytes) -> list[tuple[list[bytes], bytes]]:
-        """Every message that ``data`` completes, in order. Raises ZmtpError."""
-        if self._buffer:
+        """The messages that ``data`` completes, in order, of at most FRAMES_AT_ONCE frames. Raises ZmtpError."""
+        if self.unfinished_bytes:
             self._buffer += data
             if len(data) < self.missing_bytes:  # a frame that drips in is not copied anew for each drop
                 self.missing_bytes -= len(data)
+                self.unfinished_bytes += len(data)
                 return []
             data = bytes(self._buffer)
             self._buffer.clear()
-        self.missing_bytes = 0
+            self.missing_bytes = self.unfinished_bytes = 0
+            self.more = False
         position, end = 0, len(data)
         if not self._greeted:
             if end < GREETING_BYTES:
                 if data[:1] not in (b"\xff", b""):
                     raise ZmtpError("the connection does not open with a ZMTP greeting")
                 self._buffer += data
+                self.unfinished_bytes = len(self._buffer)
                 return []
             if data[0] != 0xFF or not data[9] & 1 or data[10] < 3 or data[12:32] != GREETING[12:32]:
                 raise ZmtpError("the greeting is not ZMTP 3 with the NULL mechanism")
@@ -92,7 +105,9 @@ class RouterSession:
             self.answers += READY
             position = GREETING_BYTES
         messages: list[tuple[list[bytes], bytes]] = []
-        while end - position >= 2:
+        for _ in FRAMES_AT_ONCE:
+            if end - position < 2:
+                break
             flags = data[position]
             if flags & _LONG:
                 if end - position < 9:
@@ -108,6 +123,8 @@ class RouterSession:
                 raise ZmtpError(f"a message over the bound of {self._bytes_max} bytes")
             stop = start + size
             if stop > end:
+                if flags & _MORE and self._frames_bytes + size > ENVELOPE_BYTES_MAX:
+                    raise ZmtpError("too much before the body")
                 self.missing_bytes = stop - end
                 break
             position = stop
@@ -118,14 +135,18 @@ class RouterSession:
             elif flags & _MORE:
                 self._frames.append(data[start:stop])
                 self._frames_bytes += size
-                if len(self._frames) > self._frames_max:
-                    raise ZmtpError("a message of too many frames")
+                if len(self._frames) > self._frames_max or self._frames_bytes > ENVELOPE_BYTES_MAX:
+                    raise ZmtpError("too many frames, or too much, before the body")
             elif self._frames:
                 messages.append((self._frames, data[start:stop]))
                 self._frames, self._frames_bytes = [], 0
             else:
                 messages.append((_NO_FRAMES, data[start:stop]))
-        self._buffer += data[position:]
+        else:
+            self.more = position < end
+        if position < end or self._frames:
+            self._buffer += data[position:]
+            self.unfinished_bytes = len(self._buffer) + self._frames_bytes
         return messages
 
     def _handle_command(self, body: bytes) -> None:

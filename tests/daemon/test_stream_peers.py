@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from apex_exec.daemon import stream_peers
 from apex_exec.daemon.connections import Handlers, Peer
 from apex_exec.daemon.loop import Loop
 from apex_exec.daemon.stream_peers import StreamPeers
+from tests.support import need
 from workers.zmtp import GREETING, command
 
 BYTES_MAX = 4 * 1024 * 1024
@@ -202,4 +206,186 @@ def test_what_a_peer_wanted_beyond_its_end_is_not_served(echo: Echo) -> None:
     raw.send(GREETING + ready + b"".join(b"\x00\x01%d" % n for n in range(5)))
     assert settled(lambda: echo.gone)
     assert served == [b"0"]
+    raw.close()
+
+
+def raw_peer(echo: Echo, data: bytes = b"") -> socket.socket:
+    """A connection that speaks ZMTP by hand: the handshake, then ``data``."""
+    raw = socket.socket(socket.AF_UNIX)
+    raw.settimeout(5)
+    raw.connect(echo.endpoint.removeprefix("ipc://"))
+    ready = command(b"READY", b"\x0bSocket-Type" + (6).to_bytes(4, "big") + b"DEALER")
+    raw.sendall(GREETING + ready + data)
+    return raw
+
+
+def half(size: int, sent: int) -> bytes:
+    """A message of ``size`` bytes of which only so many are sent."""
+    return b"\x02" + size.to_bytes(8, "big") + bytes(sent)
+
+
+def test_all_half_sent_messages_together_have_a_bound_and_whoever_holds_longest_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, context: zmq.Context[Any]
+) -> None:
+    monkeypatch.setattr(stream_peers, "UNFINISHED_BYTES_MAX", 3_000_000)
+    echo = Echo(tmp_path / "s")
+    kinds: list[str] = []
+    echo.peers._handlers = replace(echo.peers._handlers, broken=kinds.append)
+    try:
+        honest = connect(context, zmq.DEALER, echo.endpoint)
+        hoarders = []
+        for _ in range(8):
+            hoarders.append(raw_peer(echo, half(2_000_000, 900_000)))
+            assert settled(lambda: echo.peers._unfinished.bytes >= 900_000)
+            honest.send(b"x" * 1_500_000)  # arrives in pieces, beside all that is held
+            assert honest.poll(3000) and len(honest.recv()) == 1_500_003
+            assert echo.peers._unfinished.bytes <= 3_000_000
+        assert len(echo.gone) == len(kinds) >= 5 and set(kinds) == {"held_too_much"}
+        alive = len(hoarders) - len(echo.gone)
+        hoarders[-1].sendall(bytes(1_100_000))  # the latest goes on and has its answer
+        assert hoarders[-1].recv(len(GREETING)) == GREETING
+        for raw in hoarders:
+            raw.close()
+        assert settled(lambda: len(echo.peers) == 1) and alive >= 1
+        assert echo.peers._unfinished.bytes == 0 and not echo.peers._unfinished._totals
+    finally:
+        echo.stop()
+
+
+def test_all_unread_replies_together_have_a_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, context: zmq.Context[Any]
+) -> None:
+    monkeypatch.setattr(stream_peers, "UNREAD_BYTES_MAX", 6_000_000)
+    echo = Echo(tmp_path / "s")
+    try:
+        honest = connect(context, zmq.DEALER, echo.endpoint)
+        deaf = []
+        for _ in range(12):
+            deaf.append(raw_peer(echo, half(1_500_000, 1_500_000)))
+            honest.send(b"y" * 1_000_000)
+            assert honest.poll(3000) and len(honest.recv()) == 1_000_003
+            assert echo.peers._unread.bytes <= 6_000_000
+        assert settled(lambda: len(echo.gone) >= 7) and echo.dropped == len(echo.gone)
+        latest = deaf[-1]
+        got = 0
+        while got < 1_500_000:  # it reads at last: nothing of it was lost
+            got += len(latest.recv(1 << 20))
+        assert settled(lambda: latest not in echo.gone, 0.1)
+        for raw in deaf:
+            raw.close()
+        assert settled(lambda: len(echo.peers) == 1 and echo.peers._unread.bytes == 0)
+    finally:
+        echo.stop()
+
+
+def test_no_uid_takes_all_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    need(os.geteuid() == 0, "connecting as another user takes root")
+    monkeypatch.setattr(stream_peers, "CONNECTIONS_MAX", 8)
+    monkeypatch.setattr(stream_peers, "CONNECTIONS_PER_UID_MAX", 4)
+    with tempfile.TemporaryDirectory(prefix="apxs") as folder:
+        os.chmod(folder, 0o755)
+        path = Path(folder) / "s"
+        echo = Echo(path)
+        os.chmod(path, 0o666)
+        try:
+            mine = [raw_peer(echo) for _ in range(7)]
+            assert settled(lambda: len(echo.peers) == 4)
+            others = subprocess.run(
+                ["setpriv", "--reuid=65532", "--regid=65532", "--clear-groups", "/usr/bin/python3", "-c",
+                 "import socket, sys, time\nheld = [socket.socket(socket.AF_UNIX) for _ in range(6)]\n"
+                 "for one in held:\n    one.connect(sys.argv[1])\n    one.settimeout(5)\n"
+                 "print(sum(one.recv(64) != b'' for one in held))", str(path)],
+                capture_output=True, text=True, timeout=20, check=True)
+            assert int(others.stdout) == 4, "half of all are left for it"
+            assert settled(lambda: len(echo.peers) == 4), "theirs have ended"
+            for raw in mine:
+                raw.close()
+            assert settled(lambda: len(echo.peers) == 0)
+            assert raw_peer(echo).recv(64) == GREETING, "what ended is free again"
+        finally:
+            echo.stop()
+
+
+def test_a_flood_of_the_smallest_messages_gets_a_bounded_turn_and_one_place_in_the_line(echo: Echo) -> None:
+    handled: list[int] = []
+    counts = [0]
+    receive = echo.peers.receive
+    lines: list[int] = []
+
+    def counted() -> bool:
+        counts[0] = 0
+        lines.append(len(echo.peers._ready))
+        more = receive()
+        handled.append(counts[0])
+        return more
+
+    def count(_peer: Peer, _frames: list[bytes], _body: bytes) -> None:
+        counts[0] += 1
+
+    echo.peers.receive = counted  # type: ignore[method-assign]  # the loop's thread asks it
+    echo.peers._handlers = Handlers(message=count, gone=echo.gone.append, alien=lambda *_: None,
+                                    dropped=lambda _: None)
+    raw = raw_peer(echo)
+    until = time.monotonic() + 1.5
+    while time.monotonic() < until:
+        raw.sendall(b"\0\0" * 32_768)
+    raw.close()
+    assert settled(lambda: echo.gone, 10)
+    assert sum(handled) >= 32_768
+    assert max(handled) <= 256, "messages of one connection in one round"
+    assert max(lines) <= 1, "a connection stands in line once"
+
+
+def test_many_connections_that_flood_leave_the_loop_its_turns(echo: Echo) -> None:
+    def slow(_peer: Peer, _frames: list[bytes], _body: bytes) -> None:
+        time.sleep(0.001)
+
+    longest = [0.0]
+    receive = echo.peers.receive
+
+    def timed() -> bool:
+        begun = time.monotonic()
+        more = receive()
+        longest[0] = max(longest[0], time.monotonic() - begun)
+        return more
+
+    echo.peers._handlers = Handlers(message=slow, gone=echo.gone.append, alien=lambda *_: None, dropped=lambda _: None)
+    echo.peers.receive = timed  # type: ignore[method-assign]  # the loop's thread asks it
+    raws = [raw_peer(echo) for _ in range(60)]
+    assert settled(lambda: len(echo.peers) == 60)
+    for raw in raws:
+        raw.sendall(b"\0\0" * 20)  # 20 ms each, 1.2 s for all
+    time.sleep(1.5)
+    for raw in raws:
+        raw.close()
+    assert settled(lambda: len(echo.gone) == 60, 10)
+    assert longest[0] < 0.6, longest
+
+
+def test_an_end_that_comes_together_with_the_last_message_is_seen(echo: Echo) -> None:
+    seen: list[bytes] = []
+
+    def take(_peer: Peer, _frames: list[bytes], body: bytes) -> None:
+        seen.append(body)
+        if body == b"slow":
+            time.sleep(0.3)
+
+    echo.peers._handlers = Handlers(message=take, gone=echo.gone.append, alien=lambda *_: None, dropped=lambda _: None)
+    slow, leaving = raw_peer(echo), [raw_peer(echo) for _ in range(20)]
+    assert settled(lambda: sum(peer.session.ready for peer in echo.peers._peers) == 21)
+    slow.sendall(b"\x00\x04slow")
+    time.sleep(0.1)
+    for raw in leaving:  # while the loop is busy: one event tells of both
+        raw.sendall(b"\x00\x03bye")
+        raw.close()
+    assert settled(lambda: len(echo.gone) == 20), f"{len(echo.gone)} of 20 ends were seen"
+    assert seen == [b"slow"] + [b"bye"] * 20
+    slow.close()
+
+
+def test_what_stands_before_a_body_is_bounded_since_it_is_kept_until_the_reply(echo: Echo) -> None:
+    raw = raw_peer(echo, b"\x01\xff" + bytes(255) + b"\x00\x01x")
+    assert settled(lambda: echo.uids)
+    raw.sendall(b"\x03" + (100_000).to_bytes(8, "big") + bytes(100_000) + b"\x00\x01x")
+    assert settled(lambda: len(echo.gone) == 1)
     raw.close()

@@ -92,3 +92,37 @@ def test_a_frame_that_drips_in_byte_by_byte_is_not_copied_for_each() -> None:
     got = [message for _ in range(10_000) for message in made.feed(b"x")]
     assert got == [([], bytes(590_000) + b"x" * 10_000)]
     assert time.process_time() - begun < 1  # copied each time it would be six gigabytes
+
+
+def test_what_is_kept_of_an_unfinished_message_is_known_to_the_byte() -> None:
+    made = RouterSession(message_bytes_max=1_000_000, frames_max=4)
+    assert made.feed(GREETING[:20]) == [] and made.unfinished_bytes == 20
+    made.feed(GREETING[20:] + ready())
+    assert made.unfinished_bytes == 0
+    whole = message([b"", b"id"], b"x" * 50_000)
+    for size in (1, 3, 7, 12, 30, 49_000, len(whole) - 1):
+        assert made.feed(whole[:size]) == [] and 0 < made.unfinished_bytes <= size
+        assert made.feed(whole[size : size + 1]) == [] or size == len(whole) - 1
+        if size < len(whole) - 1:
+            assert made.feed(whole[size + 1 :]) == [([b"", b"id"], b"x" * 50_000)]
+        assert made.unfinished_bytes == 0
+    made.feed(whole[:10_000])
+    held = made.unfinished_bytes
+    made.feed(bytes(5000))
+    assert made.unfinished_bytes == held + 5000
+
+
+def test_one_read_full_of_messages_is_given_in_bounded_parts() -> None:
+    made, got, parts = session(), [], 0
+    data = b"".join(message([], b"%d" % n) for n in range(3000))
+    found = made.feed(data)
+    while True:
+        parts += 1
+        assert len(found) <= 256
+        got += found
+        if not made.more:
+            break
+        assert made.unfinished_bytes > 0
+        found = made.feed(b"")
+    assert got == [([], b"%d" % n) for n in range(3000)] and parts == 12
+    assert made.unfinished_bytes == 0 and made.feed(message([], b"next")) == [([], b"next")]
