@@ -135,6 +135,14 @@ def require(signed: Signed, wanted: str) -> None:
                            f"`apex-exec keys register NAME --role {missing[0]}`")
 
 
+def signed_digests(db: sa.Connection, role: str) -> set[str]:
+    """The digests that a registered key in ``role`` signed which is not revoked: one that has expired since signed
+    them all the same. Verified anew, since a row may be older than its key's registration."""
+    keys = {key.key_id: key for key in db_.list_keys(db) if key.role == role and key.state != "revoked"}
+    return {row.digest for row in db_.list_signatures(db) if row.role == role and row.key_id in keys and verify_digest(
+        keys[row.key_id].public_key, row.digest, Signature(row.role, row.key_id, row.signed_ns, row.signature))}
+
+
 def stored(db: sa.Connection, digest: str) -> list[Signature]:
     """The signatures kept with an installed digest, to be judged again."""
     return [Signature(row.role, row.key_id, row.signed_ns, row.signature)

@@ -234,8 +234,23 @@ def install(ctx: Context, version: VersionRow) -> dict[str, Any]:
             "waiting": waiting, "changed": True, "scan": report.as_json()}
 
 
+def admit(ctx: Context, db: sa.Connection, version: VersionRow) -> None:
+    """Raises Refusal where ``version`` may not be served now. For the transaction that brings it into service: it was
+    judged minutes ago, or days where it waited for an approval, and revocations do not wait for anybody."""
+    row = db_.get_version(db, version.plugin, version.version)
+    if row is None or row.digest != version.digest:
+        raise Refusal("version_not_found", f"{version.plugin} {version.version} was removed meanwhile",
+                      code=Code.NOT_FOUND)
+    if row.state == "revoked":
+        raise Refusal("version_revoked", f"{row.plugin} {row.version} was revoked: {row.reason}",
+                      hint="use another version")
+    signed = keyring.judge(db, row.digest, keyring.stored(db, row.digest), ctx.now_ns())
+    keyring.require(signed, ctx.settings.security.require_signature)
+
+
 def finish_install(ctx: Context, db: sa.Connection, plugin: PluginRow, version: VersionRow) -> None:
     """The rows of a first version that has all it needs."""
+    admit(ctx, db, version)
     now_ns = ctx.now_ns()
     manifest = manifest_of(version)
     if plugin.state == "registered":  # a denial lifted, or a check repeated: the way leads over validated
@@ -259,7 +274,7 @@ def enable(ctx: Context, plugin: str, user_id: str = EVERYBODY) -> dict[str, Any
             raise Refusal("not_installed", f"{plugin} is {row.state}, not installed", code=Code.CONFLICT,
                           hint=f"install it first: `apex-exec plugin install {plugin}`")
         version = find_served(db, row)
-        ctx.blobs.path(version.digest)
+        admit(ctx, db, version)
         users = db_.enabled_for(db, plugin).get(plugin, set())
         if row.state == "enabled" and (user_id in users or EVERYBODY in users):
             return False

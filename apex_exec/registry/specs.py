@@ -11,7 +11,7 @@ import msgspec
 import sqlalchemy as sa
 
 from apex_exec.core.plugin import ADMIN_PERMISSIONS, Limits, PluginSpec
-from apex_exec.registry import approvals
+from apex_exec.registry import approvals, keyring
 from apex_exec.registry import store as db_
 from apex_exec.registry.bundle import spec_of
 from apex_exec.registry.context import Context
@@ -68,9 +68,9 @@ def publish(ctx: Context, plugins: Iterable[str]) -> None:
 def reconcile(ctx: Context, *, sweep: bool = False) -> list[PluginSpec]:
     """Brings a store that a crash, an upgrade of the daemon or a new policy left behind in order; every spec.
 
-    What no longer fits (``apiVersion``, policy, a bundle that is gone) is disabled with the reason; approvals whose
-    time is over expire; with ``sweep`` (at the start, when no operation can be between its bundle and its row) bundles
-    that no row names are removed.
+    What no longer fits (``apiVersion``, policy, a required signature, a bundle that is gone) is disabled with the
+    reason; approvals whose time is over expire; with ``sweep`` (at the start, when no operation can be between its
+    bundle and its row) bundles that no row names are removed.
     """
     policy = Policy.read(ctx.settings.security.policy_file)
     now_ns = ctx.now_ns()
@@ -86,9 +86,13 @@ def reconcile(ctx: Context, *, sweep: bool = False) -> list[PluginSpec]:
         for row in db_.list_approvals(db, state="approved"):
             if row.permission in ADMIN_PERMISSIONS:
                 approved.setdefault(row.digest, []).append(row.permission)
+        wanted = ctx.settings.security.require_signature
+        signed = keyring.signed_digests(db, wanted) if wanted != "none" else None
         specs: list[PluginSpec] = []
         for plugin, version in db_.list_served(db):
             manifest, problem = _misfit(version, policy, blobs)
+            if not problem and signed is not None and version.digest not in signed:
+                problem = f"signature_missing: security.require_signature is {wanted!r} now"
             if problem and plugin.state in ("installed", "enabled"):
                 db_.close_enablement(db, plugin.id, now_ns)
                 db_.change_plugin(db, plugin.id, now_ns, state="disabled", reason=problem)

@@ -198,14 +198,17 @@ def put_version(db: sa.Connection, row: VersionRow) -> None:
 
 
 def change_version(db: sa.Connection, plugin: str, version: str, **values: Any) -> None:
-    """Changes single columns of a version's row."""
-    db.execute(sa.update(t.versions).where(t.versions.c.plugin == plugin, t.versions.c.version == version)
-               .values(**values))
+    """Changes single columns of a version's row. A revoked version's state stays what it is, whoever comes late."""
+    query = sa.update(t.versions).where(t.versions.c.plugin == plugin, t.versions.c.version == version)
+    if "state" in values:
+        query = query.where(t.versions.c.state != "revoked")
+    db.execute(query.values(**values))
 
 
 def drop_version(db: sa.Connection, plugin: str, version: str) -> None:
-    """Forgets a version; its blob is for ``BlobStore.sweep``."""
-    db.execute(sa.delete(t.versions).where(t.versions.c.plugin == plugin, t.versions.c.version == version))
+    """Forgets a version, unless it was revoked: that is for good. Its blob is for ``BlobStore.sweep``."""
+    db.execute(sa.delete(t.versions).where(t.versions.c.plugin == plugin, t.versions.c.version == version,
+                                           t.versions.c.state != "revoked"))
 
 
 def list_served(db: sa.Connection) -> list[tuple[PluginRow, VersionRow]]:

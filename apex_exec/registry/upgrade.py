@@ -19,6 +19,7 @@ from apex_exec.registry.bundle import Bundle, spec_of
 from apex_exec.registry.context import Context
 from apex_exec.registry.lifecycle import (
     SERVED,
+    admit,
     find_plugin,
     find_served,
     finish_install,
@@ -106,6 +107,7 @@ def switch(ctx: Context, new: VersionRow, trial: Trial, operation: str) -> str:
         if row.version != before.version or row.state not in SERVED:
             raise Refusal("changed_meanwhile", f"{row.id} was changed by another operation", code=Code.CONFLICT,
                           hint="look at it with `apex-exec plugin show` and try again")
+        admit(ctx, db, new)
         db_.change_plugin(db, row.id, now_ns, version=new.version, author_key=new.author_key, name=manifest.name,
                           author=manifest.author)
         if row.state == "quarantined":  # it was the old version's
@@ -131,7 +133,8 @@ def prune(ctx: Context, plugin: str) -> None:
     """Forgets all but the latest served versions, and their bundles."""
     def work(db: sa.Connection) -> list[str]:
         row = find_plugin(db, plugin)
-        old = [v for v in db_.list_versions(db, plugin) if v.version != row.version and v.state != "pending_approval"]
+        old = [v for v in db_.list_versions(db, plugin) if v.version != row.version
+               and v.state not in ("pending_approval", "revoked")]
         old.sort(key=lambda version: (version.served_ns, version.created_ns), reverse=True)
         dropped = old[KEPT_VERSIONS - 1 :]
         for version in dropped:
