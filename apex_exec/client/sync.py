@@ -81,6 +81,7 @@ class Client:
             body = protocol.encode({**message, "id": id_}, self.max_message_bytes)
             if not self._socket.poll(int(timeout_ms), zmq.POLLOUT):
                 raise ConnectionLost(f"nothing answers on {self.endpoint}; is `apex-exec serve` running?", False)
+            self._watch()  # the end of a connection before this one is no news about this request
             self._socket.send(body)
             self._pending.add(id_)
             return id_
@@ -164,9 +165,12 @@ class Client:
 
     def _take(self, timeout_ms: float) -> None:
         """Waits for something and takes what is there: replies first, then the news of the connection."""
-        ready = dict(self._poller.poll(max(1, int(timeout_ms))))
+        self._poller.poll(max(1, int(timeout_ms)))
         self._receive()
-        if self._monitor in ready:
+        self._watch()
+
+    def _watch(self) -> None:
+        while int(self._monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             event = recv_monitor_message(self._monitor, zmq.NOBLOCK)["event"]
             if event == zmq.EVENT_DISCONNECTED:
                 self._receive()  # what was answered before the end counts
