@@ -157,6 +157,27 @@ def async_host(place: Place, answer: Callable[[HostCall], Any]) -> Iterator[None
         thread.join(20)
 
 
+def provided_across_restarts(place: Place, host: contextlib.AbstractContextManager[None]) -> None:
+    """What ``host`` provides is NOT_PROVIDED before it, answers within it, and answers again after each restart."""
+    with place.client() as plugin_side:
+        def ask() -> Any:
+            return plugin_side.invoke("boss", "onActionExecute", USER, ASKS)["result"]["result"]
+
+        def answers(number: int) -> bool:
+            with contextlib.suppress(ApexError):  # the host may be the later of the two to connect again
+                return bool(ask() == [{"users": number}])
+            return False
+
+        with pytest.raises(CallError) as caught:
+            ask()
+        assert caught.value.code == "NOT_PROVIDED"
+        with host:
+            assert ask() == [{"users": 1}]
+            for number in (2, 3):
+                place.restart()
+                wait_for(lambda number=number: answers(number), 15, "the method's return")  # type: ignore[misc]  # bound at once
+
+
 @pytest.mark.parametrize("transport", ["ipc", "tcp"])
 @pytest.mark.parametrize("host", [blocking_host, async_host])
 def test_what_a_connection_provides_is_provided_again_after_a_restart(folder: Path, transport: str, host: Any) -> None:
@@ -167,24 +188,7 @@ def test_what_a_connection_provides_is_provided_again_after_a_restart(folder: Pa
         seen.append(call)
         return {"users": len(seen)}
 
-    with place.daemon, place.client() as plugin_side:
-        def ask() -> Any:
-            reply = plugin_side.invoke("boss", "onActionExecute", USER, ASKS)
-            return reply["result"]["result"]
-
-        with pytest.raises(CallError) as caught:
-            ask()
-        assert caught.value.code == "NOT_PROVIDED"
-        with host(place, listed):
-            assert ask() == [{"users": 1}]
-            for number in (2, 3):
-                place.restart()
-
-                def served() -> bool:
-                    with contextlib.suppress(ApexError):  # the host may be the later of the two to connect again
-                        return bool(ask() == [{"users": number}])  # noqa: B023 - called within this turn
-                    return False
-
-                wait_for(served, 15, "the method's return")
-        assert {(call.method, call.plugin, call.user_id) for call in seen} == {(METHOD, "boss", USER)}
-        assert [call.params for call in seen] == [{"page": 1}] * 3
+    with place.daemon:
+        provided_across_restarts(place, host(place, listed))
+    assert [(call.method, call.plugin, call.user_id, call.params) for call in seen] == [
+        (METHOD, "boss", USER, {"page": 1})] * 3

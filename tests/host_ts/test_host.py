@@ -9,14 +9,18 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
+import pytest
 
 from apex_exec.errors import Code
+from tests.client.test_connections import Place, folder, provided_across_restarts
 from tests.host_ts.conftest import COMPILED, HOST_TS, PATIENT, Scenario
 from tests.support.daemon import Daemon
 
+__all__ = ["folder"]
 EXAMPLES = HOST_TS.parent / "plugins"
 
 
@@ -117,6 +121,27 @@ def test_kill_9_of_the_daemon_settles_every_pending_call(scenario: Scenario, plu
                     summary, _ = host.communicate("back\n", timeout=20)
                 assert host.returncode == 0
     assert '"lost":100,"total":100' in summary and '"again":{"back":true}' in summary
+
+
+@pytest.mark.parametrize("transport", ["ipc", "tcp"])
+def test_what_it_provides_is_provided_again_after_a_restart(scenario: Scenario, folder: Path, transport: str) -> None:
+    place = Place(folder, transport)
+    keys = [key.decode() for key in place.curve or ()]
+
+    @contextlib.contextmanager
+    def host() -> Iterator[None]:
+        command = ["node", str(COMPILED / "provider.mjs"), place.daemon.endpoint, *keys]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                assert process.stdout and process.stdout.readline() == "ready\n"
+                yield
+                summary, _ = process.communicate("over\n", timeout=20)
+            finally:
+                process.kill()
+        assert json.loads(summary) == {"seen": [{"page": 1}] * 3}
+
+    with place.daemon:
+        provided_across_restarts(place, host())
 
 
 def test_the_example_host_runs_as_its_readme_says(scenario: Scenario) -> None:
