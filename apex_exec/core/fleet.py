@@ -22,6 +22,7 @@ from apex_exec.core.limits import (
     FORK_BACKOFF_MIN_NS,
     HOLD_NS,
     KILL_SUSPECT_NS,
+    PINGS_TOGETHER,
     SKIP_GRACE_NS,
     STALL_GRACE_NS,
     STALL_NS,
@@ -453,7 +454,8 @@ class Fleet(Calls):
         if worker.ping_due_ns:
             due_ns = min(due_ns, worker.ping_due_ns)
         elif not worker.link and not worker.throttled and self._limits.ping_ns:
-            due_ns = min(due_ns, worker.answered_ns + self._limits.ping_ns)
+            together_ns = self._limits.ping_ns // PINGS_TOGETHER or 1  # a common beat wakes the loop once
+            due_ns = min(due_ns, -(-(worker.answered_ns + self._limits.ping_ns) // together_ns) * together_ns)
         return due_ns if worker.leaving else min(due_ns, worker.age_due_ns)
 
     def _idle_ns(self, worker: Worker) -> int:

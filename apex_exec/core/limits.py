@@ -17,6 +17,8 @@ STALL_GRACE_NS = 100 * MS_NS
 """What a worker gets, once, where its deadline passed during such a stall: time for its answer to be read."""
 KILL_SUSPECT_NS = 10 * SECOND_NS
 """A killed worker whose end is not reported for so long: the zygote that reports ends is taken for dead."""
+PINGS_TOGETHER = 32
+"""Pings are due at multiples of this part of ``ping_ns``: a thousand idle workers wake the loop once a second."""
 CANDIDATE_NS = 60 * SECOND_NS
 """How long a prepared generation is kept for the PluginSet that adopts it."""
 FORK_BACKOFF_MIN_NS = 10 * MS_NS

@@ -88,6 +88,11 @@ class Pool(Fleet):
             return None
         return known.next_seq - len(known.link), known.link[0].request
 
+    @property
+    def has_touched(self) -> bool:
+        """Whether ``take_touched`` would give any."""
+        return bool(self._touched)
+
     def take_touched(self) -> set[int]:
         """Workers that were started or sent a call since the last time this was asked: what may have used CPU."""
         touched, self._touched = self._touched, set()

@@ -35,8 +35,8 @@ BUSY_AT_FULL_RATE = 50
 """With more busy workers than this each is sampled less often: sampling stays below two percent of a core."""
 IDLE_NS = 5 * SECOND_NS
 """Between two samples of an idle worker. What it uses meanwhile is charged all the same, only later."""
-SLICE_NS = 50 * MS_NS
-"""Idle workers are sampled a slice at a time; at the latest then a worker that was idle and is not is seen."""
+SLICE_NS = 250 * MS_NS
+"""Idle workers are sampled a slice at a time; one that is sent a call is seen BUSY_NS later."""
 SPINS_NS = MS_NS // 5
 """CPU used between two samples without a call that makes a worker busy."""
 TELL_NS = SECOND_NS
@@ -71,6 +71,8 @@ class Governing:
     def __init__(self, *, pool: Pool, step: Callable[[ev.Event, int], None], metrics: Metrics, burst_seconds: float,
                  cgroups: Cgroups | None = None) -> None:
         self.burst_seconds = burst_seconds
+        self.busy_ns = BUSY_NS if cgroups is None else ENFORCED_BUSY_NS
+        """Between two looks at a worker that has a call."""
         self._pool = pool
         self._step = step
         self._metrics = metrics
@@ -154,8 +156,7 @@ class Governing:
             self._rotate(now_ns)
         due_ns = self._governor.next_due_ns()
         if self._busy:
-            pause_ns = BUSY_NS if self._cgroups is None else ENFORCED_BUSY_NS
-            next_ns = now_ns + pause_ns * max(1, len(self._busy) // BUSY_AT_FULL_RATE)
+            next_ns = now_ns + self.busy_ns * max(1, len(self._busy) // BUSY_AT_FULL_RATE)
         else:
             next_ns = now_ns + SLICE_NS
         return next_ns if due_ns is None else min(next_ns, max(due_ns, now_ns + MS_NS))

@@ -22,7 +22,7 @@ STALL_NS = 250_000_000
 """A turn that begins so long after the last one woke from a stop (SIGSTOP, a frozen machine, a debugger)."""
 CATCH_UP_ROUNDS = 64
 """Rounds of reading after such a stop; a link gives 64 KiB a round, and eight replies of 1 MiB may wait in it."""
-KEEP_SECONDS = 0.1
+KEEP_SECONDS = 0.25
 """How often it is seen to that side processes run."""
 SPIN_NS = 80_000
 """How long the loop looks for news before it sleeps, while news keep coming so fast: a wake-up costs about as much."""
@@ -114,11 +114,13 @@ class Loop:
                 self._handlers[fd] = handle
             self.side_changed(side)
 
+        side.polled_write = side.wants_write
         self.add(fd, handle, EPOLLIN | (EPOLLOUT if side.wants_write else 0))
 
     def side_changed(self, side: SideProcess) -> None:
         """Waits for room on the link of ``side`` where bytes wait, and no longer where none do."""
-        if side.up:
+        if side.up and side.wants_write != side.polled_write:
+            side.polled_write = side.wants_write
             self.modify(side.fileno(), EPOLLIN | (EPOLLOUT if side.wants_write else 0))
 
     def _keep_sides(self, now_ns: int) -> None:

@@ -36,6 +36,9 @@ class ApiCalls(Protocol):
 class Governing(Protocol):
     """CPU and memory of workers: samples, holds back, kills on evidence."""
 
+    busy_ns: int
+    """Between two looks at a worker that has a call."""
+
     def worker_started(self, worker: int, spec: PluginSpec, pid: int, pidfd: int) -> None:
         """A worker's process exists; ``pidfd`` stays the worker table's."""
 

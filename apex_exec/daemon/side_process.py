@@ -59,6 +59,7 @@ class SideProcess:
         self._socket: socket.socket | None = None
         self._process: Any = None
         self._out = bytearray()
+        self.polled_write = False  # the loop's own note: whether it waits for room
         self._frames = FrameBuffer()
         self._decode = msgspec.msgpack.Decoder().decode
         self._started_ns = 0

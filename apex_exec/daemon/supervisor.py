@@ -36,7 +36,9 @@ DRAIN_MARGIN_NS = 50 * MS_NS
 """What waits is answered SHUTTING_DOWN so long before the drain ends: the answers still have to leave."""
 MEASURE_SECONDS = 0.25
 MEASURED_AT_ONCE = 1000
-"""Plugins whose gauges are set every MEASURE_SECONDS: about a millisecond."""
+"""Plugins whose gauges are set every MEASURE_SECONDS at most, about a millisecond; fewer where all have had their turn
+within MEASURE_ROUNDS."""
+MEASURE_ROUNDS = 4
 FAR_NS = 3600 * 1000 * MS_NS
 BREAKER_STATES = ("closed", "open", "half_open")
 
@@ -76,6 +78,7 @@ class Supervisor:
         self.loop.every(MEASURE_SECONDS, self._measure)
         self._drain_until_ns = 0
         self._governor_due_ns = 0
+        self._look_ns = FAR_NS
 
     # ------------------------------------------------------------------ what others attach
     def attach(self, side: SideProcess) -> None:
@@ -93,6 +96,7 @@ class Supervisor:
             self.api = self.requests.api = self.workers.api = api
         if governing is not None:
             self.governing = self.workers.governing = governing
+            self._look_ns = governing.busy_ns
 
     def _flush_audit(self, now_ns: int) -> None:
         audit = self.audit
@@ -183,6 +187,8 @@ class Supervisor:
         if self.governing is not None and now_ns >= self._governor_due_ns:
             self._governor_due_ns = self.governing.tick(now_ns)
             self.workers.refill(now_ns)
+        elif self._governor_due_ns - now_ns > self._look_ns and self.pool.has_touched:
+            self._governor_due_ns = now_ns + self._look_ns  # after a rest the governor looks again soon
         self.workers.flush(now_ns)
         self.hosts.peers.flush()  # before the rest: a host waits for this, nobody for that
         for callback in self.turns:
@@ -207,7 +213,7 @@ class Supervisor:
     def _measure(self, now_ns: int) -> None:
         """Sets the gauges of some plugins, in turn: with ten thousand of them all at once would be felt."""
         metrics, gauge = self.metrics, self.pool.gauge
-        for _ in range(min(MEASURED_AT_ONCE, len(self._plugins))):
+        for _ in range(min(MEASURED_AT_ONCE, -(-len(self._plugins) // MEASURE_ROUNDS))):
             if not self._unmeasured:
                 self._unmeasured = list(self._plugins)
             plugin = self._unmeasured.pop()
