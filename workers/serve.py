@@ -29,8 +29,9 @@ from workers.values import NotAValue, check_value, is_plain
 from workers.zmtp import encode as frame
 
 EXIT_LOAD = 71
-RESERVE_BYTES = 64 * 1024
-"""Given back when memory runs out, so that the answer which says so can be made."""
+RESERVE_BYTES = 256 * 1024
+"""Given back when memory runs out, so that the answer which says so can be made. So large a block of zeros is address
+space that nobody has touched: it counts against the limit and costs no memory."""
 LEFTOVER_SECONDS_MAX = 0.01
 """How long tasks that a call left behind may take to be cancelled, before the next call begins."""
 
@@ -72,7 +73,7 @@ class Worker:
         self._marks = child.fds[1]
         self._link = Link(child.fds[0])
         self._outlet = Outlet(self._link.send)
-        self._reserve = bytearray(RESERVE_BYTES)
+        self._reserve = bytes(RESERVE_BYTES)
         self._log = logging.getLogger("plugin")
         self._plugin = ""
         self._seq = -1  # the call that runs; -1 between calls
@@ -116,7 +117,7 @@ class Worker:
                 self._loop = asyncio.new_event_loop()
             ready = self._ready(loaded)
         except BaseException as error:
-            self._reserve = bytearray()
+            self._reserve = b""
             self._outlet.close()
             self._link.send(wire.Failed("load", "", name_of(error), text_of(error), trace_of(error)))
             return False
@@ -153,7 +154,7 @@ class Worker:
             body = _encode(wire.BadOutput(seq, error.path[:200], text_of(error), time.thread_time_ns() - begun_ns))
         except BaseException as error:
             if issubclass(type(error), MemoryError):  # isinstance would ask the exception itself
-                self._reserve = bytearray()
+                self._reserve = b""
             body = _encode(raised(seq, error, time.thread_time_ns() - begun_ns))
         self._outlet.close()
         self._seq = -1
@@ -165,7 +166,7 @@ class Worker:
 
     def _refill(self) -> None:
         try:
-            self._reserve = bytearray(RESERVE_BYTES)
+            self._reserve = bytes(RESERVE_BYTES)
         except MemoryError:
             return  # the plugin still holds it all; the next call may give some back
 
