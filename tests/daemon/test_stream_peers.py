@@ -336,6 +336,31 @@ def test_a_flood_of_the_smallest_messages_gets_a_bounded_turn_and_one_place_in_t
     assert max(lines) <= 1, "a connection stands in line once"
 
 
+@pytest.mark.parametrize("others", [0, 1])
+def test_where_there_are_others_a_connection_is_read_a_few_calls_at_a_time(echo: Echo, others: int) -> None:
+    rounds: list[int] = []
+    receive = echo.peers.receive
+
+    def counted() -> bool:
+        rounds.append(0)
+        return receive()
+
+    def count(_peer: Peer, _frames: list[bytes], _body: bytes) -> None:
+        rounds[-1] += 1
+
+    echo.peers.receive = counted  # type: ignore[method-assign]  # the loop's thread asks it
+    echo.peers._handlers = Handlers(message=count, gone=echo.gone.append, alien=lambda *_: None,
+                                    dropped=lambda _: None)
+    beside = [raw_peer(echo) for _ in range(others)]
+    raw = raw_peer(echo)
+    assert settled(lambda: len(echo.peers) == 1 + others)
+    raw.sendall((b"\2" + (1000).to_bytes(8, "big") + bytes(1000)) * 100)
+    assert settled(lambda: sum(rounds) == 100)
+    assert (max(rounds) <= 5) if others else (max(rounds) > 5)
+    for one in [raw, *beside]:
+        one.close()
+
+
 def test_many_connections_that_flood_leave_the_loop_its_turns(echo: Echo) -> None:
     served: list[Peer] = []
     rounds: list[int] = []
