@@ -24,6 +24,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.outbox import Outbox, Outgoing
 from apex_exec.gateway.sql import Compiled
+from apex_exec.gateway.sql_writer import plain_names
 from apex_exec.gateway.tables import OUTBOX, Table
 from apex_exec.gateway.values import Rows
 from apex_exec.gateway.writes import ROWS_CHANGED_MAX, Write
@@ -107,7 +108,7 @@ class Postgres:
             rows: Rows | None = None
             async for row in cursor.stream(compiled.text, values):  # row by row: over a bound, the rest is not read
                 if rows is None:
-                    rows = Rows([column.name for column in cursor.description or ()])
+                    rows = Rows([plain_names(column.name) for column in cursor.description or ()])
                 rows.add(row)
         return (rows.encoded(), len(rows)) if rows is not None else (b"\x90", 0)
 
@@ -176,11 +177,14 @@ class Postgres:
 
 async def _configure(connection: AsyncConnection[Any]) -> None:
     await connection.execute("SET TIME ZONE 'UTC'")
+    # Where a database has it off, the backslash in our ESCAPE would make its quote a part of the text, and the next
+    # literal, the plugin's, a part of the statement.
+    await connection.execute("SET standard_conforming_strings = on")
 
 
 def _failure(error: psycopg.Error) -> ApiFailure:
     """The API's word for ``error``. Only the primary message: DETAIL may quote a row."""
-    message = error.diag.message_primary or (str(error).split("\n")[0] or type(error).__name__)
+    message = plain_names(error.diag.message_primary or str(error).split("\n")[0] or type(error).__name__)
     state = error.sqlstate or ""
     if state in ("57014", "55P03"):
         return ApiFailure("deadline_exceeded", "the invocation's time ended in the database")

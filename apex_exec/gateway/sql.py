@@ -17,7 +17,7 @@ from sqlglot.errors import SqlglotError
 
 from apex_exec.gateway import sql_expressions  # noqa: F401 - registers its rules
 from apex_exec.gateway.failure import ApiFailure
-from apex_exec.gateway.sql_writer import OWNER, Writer
+from apex_exec.gateway.sql_writer import OWNER, PATTERN_CHARACTERS_MAX, Writer
 from apex_exec.gateway.tables import Table
 
 TEXT_BYTES_MAX = 16 * 1024
@@ -41,11 +41,15 @@ class Compiled(Struct):
     tables: list[str]
     truths: list[int]
     """Result columns that are truth values, which SQLite would give as 0 and 1."""
+    patterns: list[int] = []
+    """Numbers of the parameters that stand in LIKE patterns, as often as they do."""
 
     def values(self, params: list[Any], user_id: str) -> list[Any]:
         """What $1, $2, … stand for. Raises ApiFailure where the plugin gave too few or too many."""
         if len(params) != self.parameters:
             raise ApiFailure("sql_parameters", f"the text has {self.parameters} parameters, {len(params)} were given")
+        if sum(len(str(params[number - 1])) for number in self.patterns) > PATTERN_CHARACTERS_MAX:
+            raise ApiFailure("too_large", f"a query's LIKE patterns have at most {PATTERN_CHARACTERS_MAX} characters")
         return [*params, *(user_id if value is OWNER else value for value in self.extra)]
 
 
@@ -86,7 +90,7 @@ class Compiler:
             if len(statement) > STATEMENT_BYTES_MAX:
                 raise ApiFailure("too_large", "the query reads too many tables with too many columns")
             return Compiled(statement, writer.parameters, writer.extra_values, list(writer.used),
-                            writer.truths())
+                            writer.truths(), writer.patterns)
         except ApiFailure as failure:
             return failure
         except RecursionError:

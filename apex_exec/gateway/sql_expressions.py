@@ -22,10 +22,9 @@ _CASTS = {_T.SMALLINT: ("SMALLINT", "INTEGER"), _T.INT: ("INTEGER", "INTEGER"), 
 
 @rule("Column", "this table")
 def _column(w: Writer, node: Any) -> str:
-    name = "*" if type(node.this) is exp.Star and not any(node.this.args.values()) else w.quoted(
-        w.identifier(node.this))
+    name = "*" if type(node.this) is exp.Star and not any(node.this.args.values()) else w.name(node.this)
     table = node.args.get("table")
-    return f"{w.quoted(w.identifier(table))}.{name}" if table is not None else name
+    return f"{w.source_name(w.identifier(table))}.{name}" if table is not None else name
 
 
 @rule("Star")
@@ -124,12 +123,13 @@ def _between(w: Writer, node: Any) -> str:
     return f"({w.write(node.this)} BETWEEN {w.write(low)} AND {w.write(high)})"
 
 
-@rule("Like ILike", "this expression")
+@rule("Like ILike", "this expression negate")
 def _like(w: Writer, node: Any) -> str:
-    value, pattern = w.write(node.this), w.write(node.expression)
+    value, pattern = w.write(node.this), w.pattern(node.expression)
     if type(node) is exp.ILike:
         value, pattern = f"lower({value})", f"lower({pattern})"
-    return f"({value} LIKE {pattern} ESCAPE '\\')"
+    word = "NOT LIKE" if node.args.get("negate") else "LIKE"
+    return f"({value} {word} {pattern} ESCAPE '\\')"
 
 
 @rule("Case", "this ifs default")

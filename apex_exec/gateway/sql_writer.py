@@ -8,6 +8,8 @@ joins, set operations); those of values are in ``sql_expressions``.
   caller, with ``OFFSET 0`` in it: a planner that moved the plugin's own conditions below the owner's would let an
   error (1 / (salary - 1000)) tell of other users' rows. A reference to a CTE becomes a name made here, so a mistake
   about scopes ends in "no such table" and never in a table.
+- Columns get ``__`` before their names and sources ``@_``, which results and errors lose again: to PostgreSQL ``t.f``
+  is also the function f of a row of t, and a bare ``t`` is that row. No function has such a name, nor a hidden column.
 - Identifiers are folded as PostgreSQL folds them and always quoted; strings outside a plain set of characters become
   parameters; numbers are matched before they are written. Every operation stands in its own brackets, because the
   two databases do not agree about precedence.
@@ -29,6 +31,16 @@ PARAMETERS_MAX = 100
 CONCATENATIONS_MAX = 8
 """Each may double a value; 2^8 times a column is what one row may grow to."""
 SUBQUERIES_MAX = 64
+PATTERN_CHARACTERS_MAX = 1000
+"""Of all LIKE patterns of a query: one comparison may cost a text's length times its pattern's, and neither database
+looks at the clock or at a cancellation before it is done."""
+CONCATENATIONS_BESIDE_LIKE_MAX = 3
+"""Uses of || outside the patterns of a query that has any: what is compared does not grow much either."""
+MARK = "__"
+"""Before the name of every column that a query gives or uses; a plugin's own may not begin so."""
+SOURCE_MARK = "@_"
+"""Before the name of every source, so that it is no column's."""
+NAME_BYTES_MAX = 63 - len(MARK)
 
 _WORD = re.compile(r"(?!__)\w[\w $.-]{0,62}")
 
@@ -38,6 +50,8 @@ RESULT_NAMES = {exp.Count: "count", exp.Sum: "sum", exp.Avg: "avg", exp.Min: "mi
                  exp.RowNumber: "row_number", exp.Rank: "rank", exp.DenseRank: "dense_rank"}
 WINDOWED = (exp.RowNumber, exp.Rank, exp.DenseRank, exp.Count, exp.Sum, exp.Avg, exp.Min, exp.Max)
 
+_MARKED = re.compile(r"@_|\b__(?=[^\W\d])")
+
 OWNER = object()
 """Stands among the extra values for the caller's id."""
 
@@ -45,6 +59,11 @@ OWNER = object()
 def refuse(what: str) -> ApiFailure:
     """The failure of a text that has ``what`` in it."""
     return ApiFailure("sql_forbidden", f"{what} is not allowed here")
+
+
+def plain_names(text: str) -> str:
+    """``text`` of a database, an error or a column's name, with the plugin's own names in it."""
+    return _MARKED.sub("", text)
 
 
 class Rule(Struct, frozen=True):
@@ -81,6 +100,9 @@ class Writer:
         self._made = 0
         self._subqueries = 0
         self._concatenations = 0
+        self._in_pattern = False
+        self._pattern_characters = 0
+        self.patterns: list[int] = []
         self.used: dict[str, None] = {}
         self.extra_values: list[Any] = []
         numbers = {self.number(node) for node in tree.find_all(exp.Parameter)}
@@ -100,7 +122,10 @@ class Writer:
         """The whole statement. Raises ApiFailure."""
         if not isinstance(self._tree, exp.Select | exp.SetOperation | exp.Subquery):
             raise refuse(f"{node_name(self._tree)}: only a SELECT")
-        return self.query(self._tree, top=True)
+        text = self.query(self._tree)
+        if (self.patterns or self._pattern_characters) and self._concatenations > CONCATENATIONS_BESIDE_LIKE_MAX:
+            raise refuse(f"more than {CONCATENATIONS_BESIDE_LIKE_MAX} uses of || beside a LIKE")
+        return text
 
     def truths(self) -> list[int]:
         """Which result columns are truth values as far as the text tells: SQLite gives them as 0 and 1."""
@@ -134,13 +159,21 @@ class Writer:
         if type(node) is not exp.Identifier or not isinstance(node.this, str):
             raise refuse(f"{node_name(node)} as a name")
         word: str = node.this if node.args.get("quoted") else node.this.lower()
-        if not _WORD.fullmatch(word) or len(word.encode()) > 63:
+        if not _WORD.fullmatch(word) or len(word.encode()) > NAME_BYTES_MAX:
             raise refuse(f"the name {word[:63]!r}")
         return word
 
     def quoted(self, word: str) -> str:
         """``word``, already checked, in the database's quotes."""
         return f"{self._quote}{word}{self._quote}"
+
+    def name(self, node: Any) -> str:
+        """The Identifier of a column as the database is to see it."""
+        return self.quoted(MARK + self.identifier(node))
+
+    def source_name(self, word: str) -> str:
+        """The name of a source, folded and checked, as the database is to see it."""
+        return self.quoted(SOURCE_MARK + word)
 
     def extra(self, value: Any) -> str:
         """A parameter of ours that stands for ``value``; the same one for the same value."""
@@ -154,18 +187,18 @@ class Writer:
         return f"__{self._made}"
 
     # ------------------------------------------------------------------ queries and what they stand on
-    def query(self, node: Any, *, top: bool = False) -> str:
+    def query(self, node: Any) -> str:
         """A SELECT or a set operation, without brackets around it."""
         self._subqueries += 1
         if self._subqueries > SUBQUERIES_MAX:
             raise refuse(f"more than {SUBQUERIES_MAX} subqueries")
         if type(node) is exp.Subquery:
             self.only(node, "this")
-            return self.query(node.this, top=top)
+            return self.query(node.this)
         opened = len(self._scopes)
         text = self._ctes(node.args.get("with_"))
         if type(node) is exp.Select:
-            text += self._select(node, top)
+            text += self._select(node)
         elif type(node) in (exp.Union, exp.Except, exp.Intersect):
             text += self._set_operation(node)
         else:
@@ -185,19 +218,19 @@ class Writer:
             if type(cte) is not exp.CTE or type(alias) is not exp.TableAlias or cte.args.get("key_expressions"):
                 raise refuse("this WITH")
             word, made = self.identifier(alias.this), self.made()
-            columns = ", ".join(self.quoted(self.identifier(column)) for column in alias.args.get("columns") or [])
+            columns = ", ".join(self.name(column) for column in alias.args.get("columns") or [])
             body = self.query(cte.this)  # before its name can be seen: it cannot mean itself
             bodies.append(f"{self.quoted(made)}{f'({columns})' if columns else ''} AS ({body})")
             self._scopes.append({word: made})
         return f"WITH {', '.join(bodies)} "
 
-    def _select(self, node: Any, top: bool) -> str:
+    def _select(self, node: Any) -> str:
         self.only(node, "with_", "expressions", "distinct", "from_", "joins", "where", "group", "having", "order",
                   "limit", "offset")
         distinct = node.args.get("distinct")
         if distinct is not None and (type(distinct) is not exp.Distinct or any(distinct.args.values())):
             raise refuse("DISTINCT ON")
-        items = [self._projection(item, index, top) for index, item in enumerate(node.expressions)]
+        items = [self._projection(item, index) for index, item in enumerate(node.expressions)]
         if not items:
             raise ApiFailure("sql_syntax", "a SELECT of nothing")
         text = f"SELECT {'DISTINCT ' if distinct is not None else ''}{', '.join(items)}"
@@ -219,16 +252,16 @@ class Writer:
                 text += f" {word} {self.write(clause.this)}"
         return text
 
-    def _projection(self, item: Any, index: int, top: bool) -> str:
+    def _projection(self, item: Any, index: int) -> str:
         text = self.write(item) if type(item) is not exp.Alias else self._alias(item)
-        if top and type(item) not in (exp.Alias, exp.Column, exp.Star):  # else each database would name it its own way
+        if type(item) not in (exp.Alias, exp.Column, exp.Star):  # else each database would name it its own way
             kind = type(item.this if isinstance(item, exp.Window | exp.Filter) else item)
-            text += f" AS {self.quoted(RESULT_NAMES.get(kind, f'column{index + 1}'))}"
+            text += f" AS {self.quoted(MARK + RESULT_NAMES.get(kind, f'column{index + 1}'))}"
         return text
 
     def _alias(self, item: Any) -> str:
         self.only(item, "this", "alias")
-        return f"{self.write(item.this)} AS {self.quoted(self.identifier(item.args['alias']))}"
+        return f"{self.write(item.this)} AS {self.name(item.args['alias'])}"
 
     def _set_operation(self, node: Any) -> str:
         self.only(node, "with_", "this", "expression", "distinct", "order", "limit", "offset")
@@ -290,15 +323,15 @@ class Writer:
             self.only(node, "this", "alias")
             if given is None:
                 given = self.made()
-            return f"({self.query(node.this)}) AS {self.quoted(given)}"
+            return f"({self.query(node.this)}) AS {self.source_name(given)}"
         if type(node) is not exp.Table:
             raise refuse(f"{node_name(node)} as a table")
         self.only(node, "this", "alias")
         word = self.identifier(node.this)
         for scope in reversed(self._scopes):
             if word in scope:
-                return f"{self.quoted(scope[word])} AS {self.quoted(given or word)}"
-        return f"({self._owned(word)}) AS {self.quoted(given or word)}"
+                return f"{self.quoted(scope[word])} AS {self.source_name(given or word)}"
+        return f"({self._owned(word)}) AS {self.source_name(given or word)}"
 
     def _owned(self, word: str) -> str:
         """The caller's rows of a table, in the operator's columns."""
@@ -309,7 +342,7 @@ class Writer:
                                                   f"{', '.join(known) or 'none (manifest: data.tables)'}")
         self.used[word] = None
         name = self.quoted(table.name)
-        columns = ", ".join(f"{name}.{self.quoted(column)}" for column in table.columns)
+        columns = ", ".join(f"{name}.{self.quoted(column)} AS {self.quoted(MARK + column)}" for column in table.columns)
         fence = "LIMIT -1 OFFSET 0" if self.lite else "OFFSET 0"
         return f"SELECT {columns} FROM {name} WHERE {name}.{self.quoted(table.owner)} = {self.extra(OWNER)} {fence}"
 
@@ -331,7 +364,7 @@ class Writer:
         if on is not None:
             text += f" ON {self.write(on)}"
         if using:
-            text += f" USING ({', '.join(self.quoted(self.identifier(column)) for column in using)})"
+            text += f" USING ({', '.join(map(self.name, using))})"
         return text
 
     def subquery(self, node: Any) -> str:
@@ -339,10 +372,35 @@ class Writer:
         return f"({self.query(node)})"
 
     def concatenated(self, count: int) -> None:
-        """Notes ``count`` more concatenations."""
+        """Notes ``count`` more concatenations. Inside a pattern they are bounded with it."""
+        if self._in_pattern:
+            return
         self._concatenations += count
         if self._concatenations > CONCATENATIONS_MAX:
             raise refuse(f"more than {CONCATENATIONS_MAX} uses of ||")
+
+
+    def pattern(self, node: Any) -> str:
+        """What stands behind LIKE: literals and parameters, since the length of anything else is not known."""
+        waiting = [node]
+        while waiting:
+            part = waiting.pop()
+            if isinstance(part, exp.DPipe):
+                waiting += [part.this, part.expression]
+            elif isinstance(part, exp.Paren | exp.Lower | exp.Upper | exp.Cast):
+                waiting.append(part.this)
+            elif isinstance(part, exp.Literal):
+                self._pattern_characters += len(str(part.this))
+            elif isinstance(part, exp.Parameter):
+                self.patterns.append(self.number(part))
+            elif not isinstance(part, exp.Null):
+                raise refuse("a LIKE pattern that is not made of texts and parameters")
+        if self._pattern_characters > PATTERN_CHARACTERS_MAX:
+            raise ApiFailure("too_large", f"a query's LIKE patterns have at most {PATTERN_CHARACTERS_MAX} characters")
+        self._in_pattern = True
+        text = self.write(node)
+        self._in_pattern = False
+        return text
 
 
 def node_name(node: Any) -> str:

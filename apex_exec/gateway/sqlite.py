@@ -23,6 +23,7 @@ from urllib.parse import quote
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.outbox import Outbox, Outgoing
 from apex_exec.gateway.sql import Compiled
+from apex_exec.gateway.sql_writer import plain_names
 from apex_exec.gateway.tables import OUTBOX, Table
 from apex_exec.gateway.values import Rows, to_sqlite
 from apex_exec.gateway.writes import ROWS_CHANGED_MAX, Write
@@ -236,7 +237,7 @@ def _named(values: list[Any]) -> dict[str, Any]:
 def _read(database: sqlite3.Connection, compiled: Compiled, values: list[Any]) -> tuple[bytes, int]:
     cursor = database.execute(compiled.text, _named(values))
     try:
-        rows = Rows([column[0] for column in cursor.description])
+        rows = Rows([plain_names(column[0]) for column in cursor.description])
         truths = compiled.truths
         for row in cursor:
             if truths:
@@ -257,7 +258,7 @@ def _upper(value: Any) -> Any:
 
 
 def _failure(error: sqlite3.Error, due_ns: int) -> ApiFailure:
-    text = str(error)
+    text = plain_names(str(error))
     if "interrupted" in text or time.monotonic_ns() >= due_ns:
         return ApiFailure("deadline_exceeded", "the invocation's time ended in the database")
     if isinstance(error, sqlite3.IntegrityError):

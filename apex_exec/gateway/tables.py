@@ -12,7 +12,8 @@ from apex_exec.errors import ConfigError
 
 OUTBOX = "apex_exec_outbox"
 """Where a write's audit record waits for the ledger, in the platform's own database; never shown to a plugin."""
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,60}")
+"""63 bytes is what PostgreSQL keeps of a name; two are for the mark that queries put before it."""
 
 
 class Table(Struct, frozen=True):
@@ -31,7 +32,10 @@ def read_tables(section: Mapping[str, Mapping[str, Any]]) -> dict[str, Table]:
         table = Table(name, entry["owner"], tuple(entry["columns"]), bool(entry.get("write", False)))
         for word in (name, table.owner, *table.columns):
             if not _NAME.fullmatch(word):
-                raise ConfigError(f"data.tables.{name}: {word!r} is no plain name (letters, digits, '_', 63 at most)")
+                raise ConfigError(f"data.tables.{name}: {word!r} is no plain name (letters, digits, '_', 61 at most)")
+        words = {table.owner, *table.columns}
+        if len({word.lower() for word in words}) < len(words):  # SQLite takes them for one: the owner could be written
+            raise ConfigError(f"data.tables.{name}: two of its columns differ in case alone")
         if name.lower().startswith((OUTBOX, "sqlite_", "pg_")) or name.lower() == "information_schema":
             raise ConfigError(f"data.tables.{name}: this table is not for plugins")
         tables[name] = table

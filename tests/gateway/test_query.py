@@ -56,6 +56,8 @@ OWN = [2, 4, 6, 8]
     ("SELECT count(*) FILTER (WHERE n > 0) AS some, count(DISTINCT user_id) AS who FROM orders", [],
      [{"some": 3, "who": 1}]),
     ("SELECT item FROM orders WHERE item LIKE 'ITEM%'", [], []),
+    ("SELECT id FROM orders WHERE item NOT LIKE '%2' AND item NOT ILIKE $1 AND id NOT BETWEEN 7 AND 9",
+     ["ITEM 4"], [{"id": 6}]),
     ("SELECT item FROM orders WHERE item ILIKE $1 AND id < 3", ["ITEM%"], [{"item": "item 2"}]),
     ("SELECT upper(item) || ' it''s' AS x FROM orders WHERE id = 2", [], [{"x": "ITEM 2 it's"}]),
     ("SELECT lower('ÄÖ') AS a, length('äö') AS b, substr('abc', 2, 1) AS c, substring('abc' from 1 for 2) AS d", [],

@@ -1,0 +1,92 @@
+"""Ways around the rewriting of SQL that are none: a row as a function, a server's settings, endless comparisons."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from apex_exec.core.api import Update
+from apex_exec.errors import ConfigError
+from apex_exec.gateway.failure import ApiFailure
+from apex_exec.gateway.tables import read_tables
+from tests.gateway.conftest import A, Data, postgres_data
+from tests.support.postgres import Postgres
+
+
+@pytest.mark.parametrize("text", [
+    "SELECT o.to_json FROM orders o", "SELECT o.pg_typeof FROM orders o", "SELECT o.concat FROM orders o",
+    "SELECT o.hash_record FROM orders o", "SELECT o.text FROM orders o", "SELECT o FROM orders o",
+    "SELECT count(o) FROM orders o", "SELECT id FROM orders ORDER BY orders",
+    "SELECT o FROM orders _o", "SELECT x.row_to_json FROM (SELECT 1 a) x",
+    "WITH c AS (SELECT id FROM orders) SELECT c.quote_nullable FROM c", "SELECT orders.pg_column_size FROM orders",
+    "SELECT rowid FROM orders", "SELECT o.oid FROM orders o", "SELECT ctid FROM orders",
+    "SELECT o.tableoid FROM orders o"])
+def test_a_row_is_no_function_and_no_value_and_hidden_columns_are_none(data: Data, text: str) -> None:
+    """In PostgreSQL ``o.f`` is also f(o), for any function that takes a row; in SQLite a subquery has a rowid."""
+    with pytest.raises(ApiFailure) as caught:
+        data.query(text)
+    assert caught.value.code == "column_not_allowed"
+    assert "__" not in caught.value.message and "@" not in caught.value.message
+
+
+def test_names_of_results_and_errors_are_the_plugins_own(data: Data) -> None:
+    rows = data.query("SELECT x.count, x.n AS m FROM (SELECT count(*), 1 AS n FROM orders) x ORDER BY m")
+    assert rows == [{"count": 4, "m": 1}]
+    assert list(data.query("SELECT * FROM notes LIMIT 1")[0]) == ["id", "text", "tag"]
+    with pytest.raises(ApiFailure, match="no such column: nothing|column \"nothing\""):
+        data.query("SELECT nothing FROM orders")
+
+
+@pytest.mark.parametrize("text", [
+    "SELECT $1 LIKE $2", "SELECT $1 ILIKE '%' || lower($2)", "SELECT $1 LIKE '%' || CAST($2 AS text) || 'b'",
+    "SELECT id FROM orders WHERE NOT $1 LIKE $2"])
+def test_a_pattern_that_would_be_compared_for_seconds_is_refused(data: Data, text: str) -> None:
+    """Length times length, and no look at the clock: 27 s of a thread, or of a server, for a call that had one."""
+    begun = time.monotonic()
+    with pytest.raises(ApiFailure) as caught:
+        data.query(text, ["a" * 60_000, "%" + "a" * 20_000 + "b"], seconds=1)
+    assert caught.value.code == "too_large" and time.monotonic() - begun < 1
+
+
+@pytest.mark.parametrize("text", [
+    "SELECT id FROM orders WHERE $1 LIKE item", "SELECT id FROM orders WHERE 'a' LIKE (SELECT $1)",
+    "SELECT $1 LIKE coalesce($1, 'a')", "SELECT $1 || $1 || $1 || $1 || $1 LIKE 'a%'"])
+def test_a_pattern_of_unknown_length_and_a_text_that_grows_are_refused(data: Data, text: str) -> None:
+    with pytest.raises(ApiFailure) as caught:
+        data.query(text, ["a"])
+    assert caught.value.code == "sql_forbidden"
+
+
+def test_many_patterns_count_together(data: Data) -> None:
+    some = " OR ".join("item LIKE $1" for _ in range(10))
+    assert data.query(f"SELECT id FROM orders WHERE {some}", ["%" * 99 + "z"]) == []
+    with pytest.raises(ApiFailure, match="1000 characters"):
+        data.query(f"SELECT id FROM orders WHERE {some} OR item LIKE $1", ["%" * 99 + "z"])
+
+
+@pytest.fixture(scope="module")
+def old_fashioned(postgres: Postgres) -> Iterator[Data]:
+    made = postgres_data(postgres, "old_fashioned", secured=False)
+    made.execute("ALTER DATABASE old_fashioned SET standard_conforming_strings = off")
+    yield made
+    made.close()
+
+
+def test_a_server_whose_strings_have_backslashes_takes_no_text_for_sql(old_fashioned: Data) -> None:
+    attack = " OR TRUE --"
+    rows: Any = old_fashioned.query(f"SELECT id FROM orders WHERE item LIKE 'x' AND item <> '{attack}'")
+    assert rows == []
+    assert old_fashioned.query("SELECT id FROM orders WHERE item LIKE 'item 2' ") == [{"id": 2}]
+
+
+def test_columns_that_differ_in_case_alone_are_refused(data: Data) -> None:
+    """SQLite takes them for one: an update of the one that is not called owner would give a row away."""
+    for columns in (["id", "USER_ID"], ["id", "ID"]):
+        with pytest.raises(ConfigError, match="case alone"):
+            read_tables({"notes": {"owner": "user_id", "columns": columns, "write": True}})
+    with pytest.raises(ApiFailure) as caught:
+        data.write(Update("notes", {"USER_ID": "bbbbbbbb-0000-4000-8000-000000000002"}, {"id": 2}), A)
+    assert caught.value.code == "column_not_allowed"
