@@ -46,6 +46,8 @@ CALLS_MAX = 1000
 """API calls of one invocation in all."""
 CALLS_ABUSE = 4 * CALLS_MAX
 """Who asks so often although every call is refused is no plugin that a mistake was made in."""
+STRAYS_MAX = 1000
+"""API calls in the name of an answered call while one runs: what tasks that it left behind may still ask."""
 BYTES_MAX = 16 * 1024 * 1024
 """Parameters and results of one invocation, in all."""
 MARGIN_NS = 20 * MS_NS
@@ -117,6 +119,10 @@ class ApiCalls:
         seq, request = oldest
         call = request.call
         if message.seq < seq or not self._pool.is_open(call):
+            link.strays += 1
+            if link.strays > STRAYS_MAX:
+                self._violated(link, "no end of API calls for a call that was answered", now_ns)
+                return
             self._answer(link, message.api_id, "cancelled", "the invocation that made this call has ended")
             return
         running = self._running.get(call)

@@ -392,7 +392,7 @@ class WorkerTable:
         kind, worker = type(message), link.worker
         if kind in ANSWERS:
             link.owed -= 1
-            link.lines = 0
+            link.lines = link.strays = 0
         if kind is inner.Reply:
             self._step(ev.WorkerAnswered(worker, message.seq, "", message), now_ns)
         elif kind is inner.Raised:
@@ -418,6 +418,9 @@ class WorkerTable:
             self._booted(link, message)
         elif kind is inner.Ready:
             if worker in self._jobs:
+                if self._jobs[worker].value is not None:
+                    self._violated(link, "it says twice that it is ready")
+                    return
                 self._jobs[worker].value = {"hooks": message.hooks, "permissions": message.permissions,
                                             "usesLoop": message.uses_loop, "version": message.version}
                 return
@@ -428,6 +431,9 @@ class WorkerTable:
             self._metrics.observe("cold_start_seconds", (), (now_ns - link.started_ns) / 1e9)
             self._step(ev.WorkerReady(worker), now_ns)
         elif kind is inner.Failed:
+            if link.ready or link.failure:  # said once, by a worker that goes: more is a plugin's word, without end
+                self._violated(link, "it fails twice, or after it was ready")
+                return
             text = f"{message.stage} failed: {message.layer or message.exception}: {message.message}"
             link.failure = text[:500]
             if link.spec is NOBODY:

@@ -62,6 +62,13 @@ CONTAINED: tuple[Contained, ...] = (
               "os.write(3, frame(msgspec.msgpack.encode(['tested', 1, 0, [], {}, False])))\ntime.sleep(5)"),
     Contained("log frames without end", T, VIOLATION,
               "line = frame(msgspec.msgpack.encode(['log', 'info', 'x']))\nwhile True:\n    os.write(3, line * 50)"),
+    Contained("a failure to load reported without end", T, VIOLATION,
+              "line = frame(msgspec.msgpack.encode(['failed', 'load', 'seccomp', 'E', 'forged-failure', '']))\n"
+              "while True:\n    os.write(3, line * 50)", "x: load failed: seccomp: forged-failure"),
+    Contained("API calls for an answered call without end", T, VIOLATION,
+              "os.set_blocking(3, False)\nwhile True:\n    try:\n"
+              "        os.write(3, frame(msgspec.msgpack.encode(['api', seq() - 1, 1, 'emit', {'event': 'x'}])))\n"
+              "        os.read(3, 1 << 20)\n    except BlockingIOError:\n        pass"),
     Contained("a line while nothing runs", T, ("ok",),
               "line = frame(msgspec.msgpack.encode(['log', 'info', 'said-out-of-turn']))\n"
               "answer = frame(msgspec.msgpack.encode(['reply', seq(), {'result': 'ran', 'metadata': {}}, 0]))\n"
