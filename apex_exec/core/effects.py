@@ -14,7 +14,7 @@ import msgspec
 
 from apex_exec.core.api import Emit, RenderWidget
 from apex_exec.errors import WireError
-from apex_exec.wire.codec import check_value
+from apex_exec.wire.values import check_value
 
 EFFECTS_MAX = 100
 EFFECTS_BYTES_MAX = 256 * 1024

@@ -31,6 +31,7 @@ from apex_exec.gateway import process as gateway_process
 from apex_exec.gateway.tables import read_tables
 from apex_exec.ledger.records import AuditRecord
 from apex_exec.wire import messages as msg
+from apex_exec.wire.values import CONTAINERS_MAX, containers, containers_at_most
 from workers import wire as inner
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ STRAYS_MAX = 1000
 """API calls in the name of an answered call while one runs: what tasks that it left behind may still ask."""
 BYTES_MAX = 16 * 1024 * 1024
 """Parameters and results of one invocation, in all."""
+FREE_CONTAINERS = CONTAINERS_MAX // CALLS_MAX
+"""Parameters that can have no more lists and maps than this are not looked at closer."""
 MARGIN_NS = 20 * MS_NS
 """The gateway's time ends so long before the invocation's, so that the hook can still say something about it."""
 EVENTS = {"query": "data.access", "insert": "data.modification", "update": "data.modification",
@@ -60,12 +63,13 @@ EVENTS = {"query": "data.access", "insert": "data.modification", "update": "data
 class _Running:
     """The API calls of one invocation."""
 
-    __slots__ = ("bytes", "calls", "effects", "open")
+    __slots__ = ("bytes", "calls", "containers", "effects", "open")
 
     def __init__(self) -> None:
         self.effects = Effects()
         self.calls = 0
         self.bytes = 0
+        self.containers = 0
         self.open: dict[int, _Asked] = {}
 
 
@@ -152,8 +156,15 @@ class ApiCalls:
             self._refuse(asked, "too_many_calls", f"one invocation makes at most {CALLS_MAX} API calls, "
                                                   f"{IN_FLIGHT_MAX} at once, with {BYTES_MAX} bytes in all")
             return
+        params = bytes(message.params)
+        cost = containers_at_most(params)
+        running.containers += cost if cost <= FREE_CONTAINERS else containers(params)
+        if running.containers > CONTAINERS_MAX:
+            self._refuse(asked, "too_large", f"the parameters of one invocation have at most {CONTAINERS_MAX} lists and"
+                                             " maps")
+            return
         try:
-            request = api.decode(method, message.params)
+            request = api.decode(method, params)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
             self._refuse(asked, "invalid_params", str(error)[:200])
             return

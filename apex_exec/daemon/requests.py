@@ -17,7 +17,7 @@ from apex_exec.core.actions import Verdict
 from apex_exec.core.pool import MS_NS, Pool
 from apex_exec.daemon.connections import Peer
 from apex_exec.daemon.dispatch_runs import DispatchRuns, Run
-from apex_exec.daemon.verdicts import settle
+from apex_exec.daemon.verdicts import Settled, settle
 from apex_exec.errors import Code, WireError, is_retryable
 from apex_exec.wire import hooks
 from apex_exec.wire import messages as msg
@@ -52,7 +52,8 @@ class Requests:
     def __init__(self, pool: Pool, *, step: Callable[[ev.Event, int], None],
                  reply: Callable[[Peer, list[bytes], bytes], None], welcome: Callable[[int | str], msg.Welcome],
                  metrics: Metrics, per_host: int, usage: Callable[[str, int], tuple[float, int]],
-                 cpu: Callable[[str], int] = lambda _plugin: 0) -> None:
+                 cpu: Callable[[str], int] = lambda _plugin: 0,
+                 bug: Callable[[str, Exception], None] = lambda _what, _error: None) -> None:
         self.per_host = per_host
         self.draining = False
         self.audit: AuditTrail | None = None
@@ -64,6 +65,7 @@ class Requests:
         self._metrics = metrics
         self._usage = usage
         self._cpu = cpu
+        self._bug = bug
         self._calls: dict[int, Pending] = {}
         self._traces: dict[int, str] = {}
         self._watched: dict[int, Callable[[Verdict], None]] = {}
@@ -222,7 +224,11 @@ class Requests:
     def verdict(self, verdict: Verdict) -> None:
         """The core has decided: counts it, records it, and answers."""
         memory_mb, throttled_ns = self._usage(verdict.plugin, verdict.call)
-        outcome = settle(verdict, memory_mb, throttled_ns)
+        try:
+            outcome = settle(verdict, memory_mb, throttled_ns)
+        except Exception as error:  # a bug of ours at what a worker said: its caller still gets the one reply
+            self._bug("a result could not be judged", error)
+            outcome = Settled(Code.INTERNAL, "the daemon failed at this result; its log says how", {}, msg.Usage())
         code = outcome.code
         self._metrics.invocation(verdict, code)
         admitted = verdict.call != self._arriving or code not in _NOT_ADMITTED

@@ -71,7 +71,7 @@ class Supervisor:
             self.loop, open_hosts, bytes_max=bytes_max, serve=self._serve, gone=self._peer_gone, metrics=metrics)
         self.requests = Requests(
             pool, step=self.step, reply=self.hosts.reply, welcome=welcome, metrics=metrics, per_host=per_host,
-            usage=self.workers.usage_of, cpu=self.workers.cpu_since)
+            usage=self.workers.usage_of, cpu=self.workers.cpu_since, bug=logs.bug)
         self._plugins: dict[str, str] = {}  # id → its breaker's state, as last exported
         self._unmeasured: list[str] = []
         self.loop.every(1.0, self._upkeep)

@@ -1,44 +1,30 @@
-"""Size- and depth-capped coding of host messages, and the value rule for results. Pure; never blocks."""
+"""Size- and depth-capped coding of host messages. Pure; never blocks."""
 
 from __future__ import annotations
 
-import math
-from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
 from apex_exec.errors import Code, WireError
 from apex_exec.wire.messages import HostRequest
+from apex_exec.wire.values import (
+    CONTAINERS_MAX,
+    DEPTH_MAX,
+    INT_MAX,
+    at_rest,
+    containers_at_most,
+    costly,
+    deeper_than,
+)
 
 PEEK_KEYS_MAX = 8
 """How many of a message's first keys are searched for its id where the whole is not decoded."""
 PEEK_ITEMS_MAX = 256
 """How many values are skipped on the way to it."""
-DEPTH_MAX = 64
-INT_MAX = 2**53 - 1
-"""Largest integer that a JavaScript number holds exactly; the smallest is its negative."""
-
-_FLOAT_MAX = 1.7976931348623157e308
-_FAST_LEVELS = 5
-
-_Int = Annotated[int, Meta(ge=-INT_MAX, le=INT_MAX)]
-_Float = Annotated[float, Meta(ge=-_FLOAT_MAX, le=_FLOAT_MAX)]  # refuses NaN and infinities
-
-
-def _value_type(levels: int) -> Any:
-    """The protocol's values nested at most ``levels`` deep, without bytes and timestamps: checked in C."""
-    leaf = None | bool | _Int | _Float | str
-    nested: Any = leaf
-    for _ in range(levels):
-        nested = leaf | list[nested] | dict[str, nested]
-    return nested
-
-
 _decode_request = msgspec.msgpack.Decoder(HostRequest).decode
 _decode_any = msgspec.msgpack.Decoder().decode
-_decode_fast = msgspec.msgpack.Decoder(_value_type(_FAST_LEVELS)).decode
 
 _AnyId = Annotated[int, Meta(ge=0, le=2**63 - 1)] | Annotated[str, Meta(min_length=1, max_length=64)] | float
 
@@ -55,15 +41,12 @@ _FIXED_BYTES = {0xCA: 4, 0xCB: 8, 0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8, 0xD0: 1, 0
 _LENGTH_BYTES = {0xC4: (1, 0), 0xC5: (2, 0), 0xC6: (4, 0), 0xC7: (1, 1), 0xC8: (2, 1), 0xC9: (4, 1),
                  0xD9: (1, 0), 0xDA: (2, 0), 0xDB: (4, 0)}
 
-# Bytes that cannot open a container; deleting them leaves an upper bound of the containers in a body.
-_NOT_CONTAINER = bytes(b for b in range(256) if not (0x80 <= b <= 0x9F or 0xDC <= b <= 0xDF))
-
 
 def decode_request(body: bytes, bytes_max: int) -> HostRequest:
     """The one message in ``body``. Raises WireError with the wire code and, where known, ``details.path``."""
     if len(body) > bytes_max:
         raise WireError(Code.PAYLOAD_TOO_LARGE, f"the message has {len(body)} bytes, the limit is {bytes_max}")
-    if len(body.translate(None, _NOT_CONTAINER)) > DEPTH_MAX:
+    if containers_at_most(body) > DEPTH_MAX:
         check_depth(body)
     try:
         request: HostRequest = _decode_request(body)
@@ -180,65 +163,18 @@ def _skip(body: bytes, at: int, budget: int) -> tuple[int, int]:
 
 
 def check_depth(body: bytes) -> None:
-    """Raises PAYLOAD_TOO_LARGE where ``body`` nests deeper than DEPTH_MAX, PROTOCOL_ERROR where it does not decode."""
+    """Raises PAYLOAD_TOO_LARGE where ``body`` nests deeper than DEPTH_MAX or has more lists and maps than
+    CONTAINERS_MAX, PROTOCOL_ERROR where it does not decode."""
+    if costly(body):
+        raise WireError(Code.PAYLOAD_TOO_LARGE, f"more than {CONTAINERS_MAX} lists and maps")
     try:
-        level: list[Any] = [_decode_any(body)]
+        value = at_rest(_decode_any, body)
     except RecursionError:
         raise WireError(Code.PAYLOAD_TOO_LARGE, f"nested deeper than {DEPTH_MAX} levels") from None
     except (msgspec.DecodeError, UnicodeDecodeError, TypeError, ValueError):
         raise WireError(Code.PROTOCOL_ERROR, "the body is not MessagePack") from None
-    for _ in range(DEPTH_MAX + 1):
-        level = [
-            child
-            for value in level
-            if isinstance(value, list | dict)
-            for child in (value.values() if isinstance(value, dict) else value)
-        ]
-        if not level:
-            return
-    raise WireError(Code.PAYLOAD_TOO_LARGE, f"nested deeper than {DEPTH_MAX} levels")
-
-
-def check_value(raw: bytes) -> Any:
-    """The decoded value of ``raw`` if the protocol's value rule holds for it; raises INVALID_OUTPUT with its path.
-
-    Small ordinary values are checked by msgspec alone; bytes, timestamps, deep nesting and anything wrong
-    take the walk, which knows the path.
-    """
-    try:
-        return _decode_fast(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        pass  # the walk below either accepts it or names the place
-    try:
-        value = _decode_any(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError, ValueError):
-        raise WireError(Code.INVALID_OUTPUT, "the value is not MessagePack", {"path": "$"}) from None
-    _walk(value, "$", 0)
-    return value
-
-
-def _walk(value: Any, path: str, depth: int) -> None:
-    if depth > DEPTH_MAX:
-        raise WireError(Code.INVALID_OUTPUT, f"nested deeper than {DEPTH_MAX} levels", {"path": path[:200]})
-    if value is None or isinstance(value, bool | str | bytes):
-        return
-    if isinstance(value, int):
-        if not -INT_MAX <= value <= INT_MAX:
-            raise WireError(Code.INVALID_OUTPUT, f"{path[:200]}: integer beyond ±(2^53−1)", {"path": path[:200]})
-    elif isinstance(value, float):
-        if not math.isfinite(value):
-            raise WireError(Code.INVALID_OUTPUT, f"{path[:200]}: {value} is not finite", {"path": path[:200]})
-    elif isinstance(value, list):
-        for index, child in enumerate(value):
-            _walk(child, f"{path}[{index}]", depth + 1)
-    elif isinstance(value, dict):
-        for key, child in value.items():
-            if not isinstance(key, str):
-                raise WireError(Code.INVALID_OUTPUT, f"{path[:200]}: a key is no string", {"path": path[:200]})
-            _walk(child, f"{path}.{key[:64]}", depth + 1)
-    elif not (isinstance(value, datetime) and value.tzinfo is not None):
-        name = type(value).__name__
-        raise WireError(Code.INVALID_OUTPUT, f"{path[:200]}: {name} is no protocol value", {"path": path[:200]})
+    if deeper_than(value, DEPTH_MAX):
+        raise WireError(Code.PAYLOAD_TOO_LARGE, f"nested deeper than {DEPTH_MAX} levels")
 
 
 encode = msgspec.msgpack.Encoder().encode

@@ -1,6 +1,6 @@
 """What each hook takes and returns: the payload and result schemas of the document, checked by msgspec.
 
-Generic parts stay undecoded; ``codec.check_value`` holds results to the value rule.
+Generic parts stay undecoded; ``values.check_value`` holds results to the value rule.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from apex_exec.errors import Code, WireError
-from apex_exec.wire.codec import check_value
+from apex_exec.wire.values import check_value
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 

@@ -77,6 +77,17 @@ CONTAINED: tuple[Contained, ...] = (
               "params = {'event': 'x', 'payload': None}\nfor n in range(1, 100_000):\n"
               "    os.write(3, frame(msgspec.msgpack.encode(['api', seq(), n, 'emit', params])))"),
     Contained("a result that is too large", T, ("INVALID_OUTPUT",), "return 'x' * 1_100_000"),
+    Contained("a result of a million lists", T, ("INVALID_OUTPUT",),
+              "head = msgspec.msgpack.encode(['reply', seq(), None, 0])[:-2]\n"
+              "os.write(3, frame(head + b'\\xdd\\0\\x0f\\x42\\x40' + b'\\x90' * 1_000_000 + b'\\0'))\ntime.sleep(5)"),
+    Contained("a result of lists in lists", T, ("INVALID_OUTPUT",),
+              "head = msgspec.msgpack.encode(['reply', seq(), None, 0])[:-2]\n"
+              "os.write(3, frame(head + b'\\xdc\\x4e\\x20' + (b'\\x91' * 45 + b'\\xc0') * 20_000 + b'\\0'))\n"
+              "time.sleep(5)"),
+    Contained("effects of a million lists", T, ("WORKER_VIOLATION", "TIMEOUT"),
+              "for n in range(1, 100):\n    one = msgspec.msgpack.encode(['api', seq(), n, 'emit', None])[:-1]\n"
+              "    os.write(3, frame(one + b'\\x82\\xa5event\\xa1x\\xa7payload\\xdd\\0\\3\\x0d\\x40'"
+              " + b'\\x90' * 200_000))\ntime.sleep(5)"),
     Contained("the link closed", T, ("WORKER_CRASHED", "WORKER_VIOLATION", "TIMEOUT"), "os.close(3)\ntime.sleep(5)"),
     Contained("a million marks", T, ("ok", "TIMEOUT"),
               "os.set_blocking(4, False)\ntry:\n    while True:\n        os.write(4, bytes(65536))\n"

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apex_exec.errors import Code, WireError
-from apex_exec.wire import codec, messages
+from apex_exec.wire import codec, messages, values
 
 pack = msgspec.msgpack.encode
 INVOKE = {"type": "invoke", "id": 1, "plugin": "a-b-c", "action": "onDataFetch", "userId": "u"}
@@ -56,7 +56,7 @@ def test_size_and_depth_are_bounded() -> None:
 
 @given(st.binary(max_size=300))
 def test_only_wire_errors_escape_from_any_bytes(body: bytes) -> None:
-    for call in (lambda: codec.decode_request(body, 1 << 20), lambda: codec.check_value(body)):
+    for call in (lambda: codec.decode_request(body, 1 << 20), lambda: values.check_value(body)):
         try:
             call()
         except WireError as error:
@@ -69,13 +69,13 @@ def test_only_wire_errors_escape_from_any_bytes(body: bytes) -> None:
 )
 def test_a_value_outside_the_rule_is_refused_with_its_path(value: object, path: str) -> None:
     with pytest.raises(WireError) as caught:
-        codec.check_value(pack(value))
+        values.check_value(pack(value))
     assert caught.value.code == Code.INVALID_OUTPUT and caught.value.details["path"] == path
 
 
 def test_bytes_and_aware_timestamps_are_values() -> None:
-    assert codec.check_value(pack({"b": b"\x00\xff"})) == {"b": b"\x00\xff"}
-    assert codec.check_value(b"\xd6\xff\x00\x00\x00\x01").timestamp() == 1
+    assert values.check_value(pack({"b": b"\x00\xff"})) == {"b": b"\x00\xff"}
+    assert values.check_value(b"\xd6\xff\x00\x00\x00\x01").timestamp() == 1
 
 
 @given(st.binary(max_size=300))

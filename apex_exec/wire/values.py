@@ -1,0 +1,240 @@
+"""The value rule for what plugins return, and what a message may cost. Pure; never blocks.
+
+What a byte costs is bounded, not only how many there are: a megabyte of empty lists decodes to a million objects, which
+took the loop for up to four seconds where a megabyte of text takes it for less than one millisecond. So the lists and
+maps of one message have a bound, counted on the bytes before anything is decoded, and large ones are decoded with the
+garbage collector at rest, since it would look at all that is new again and again.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from apex_exec.errors import Code, WireError
+
+DEPTH_MAX = 64
+CONTAINERS_MAX = 65_536
+"""Lists and maps of one message or result; each costs about a microsecond. Where each holds 16 bytes, the size limit
+comes first."""
+COUNTED_AT_ONCE, COUNTED_ROUNDS = 16_384, 16
+"""Values that are looked at to count the containers among them; beyond, every byte that might be one counts as one."""
+LARGE_BYTES = 65_536
+INT_MAX = 2**53 - 1
+"""Largest integer that a JavaScript number holds exactly; the smallest is its negative."""
+
+_FLOAT_MAX = 1.7976931348623157e308
+_FAST_LEVELS = 5
+_PLAIN = frozenset((type(None), bool, str, bytes))
+_CHECKED = frozenset((int, float, list, dict, datetime))
+
+_Int = Annotated[int, Meta(ge=-INT_MAX, le=INT_MAX)]
+_Float = Annotated[float, Meta(ge=-_FLOAT_MAX, le=_FLOAT_MAX)]  # refuses NaN and infinities
+
+
+def _value_type(levels: int) -> Any:
+    """The protocol's values nested at most ``levels`` deep, without bytes and timestamps: checked in C."""
+    leaf = None | bool | _Int | _Float | str
+    nested: Any = leaf
+    for _ in range(levels):
+        nested = leaf | list[nested] | dict[str, nested]
+    return nested
+
+
+_decode_any = msgspec.msgpack.Decoder().decode
+_decode_fast = msgspec.msgpack.Decoder(_value_type(_FAST_LEVELS)).decode
+
+# Bytes that cannot open a container; deleting them leaves an upper bound of the containers in a body.
+_NOT_CONTAINER = bytes(b for b in range(256) if not (0x80 <= b <= 0x9F or 0xDC <= b <= 0xDF))
+
+
+def _sizes() -> list[int]:
+    """By first byte: how far the next value's first byte is, 0 where a length in the value says so."""
+    sizes = [1] * 256
+    for head in range(0xA0, 0xC0):
+        sizes[head] = 1 + (head & 0x1F)
+    for heads, size in (((0xCC, 0xD0), 2), ((0xCD, 0xD1, 0xD4, 0xDC, 0xDE), 3), ((0xD5,), 4),
+                        ((0xCA, 0xCE, 0xD2, 0xDD, 0xDF), 5), ((0xD6,), 6), ((0xCB, 0xCF, 0xD3), 9), ((0xD7,), 10),
+                        ((0xD8,), 18)):
+        for head in heads:
+            sizes[head] = size
+    for head in _LENGTHS:
+        sizes[head] = 0
+    return sizes
+
+
+_LENGTHS = {0xC4: (1, 2), 0xC5: (2, 3), 0xC6: (4, 5), 0xC7: (1, 3), 0xC8: (2, 4), 0xC9: (4, 6),
+            0xD9: (1, 2), 0xDA: (2, 3), 0xDB: (4, 5)}
+"""Heads with a length behind them: its bytes, and those of all before the content."""
+_SIZES = _sizes()
+_IS_CONTAINER = [int(0x80 <= b <= 0x9F or 0xDC <= b <= 0xDF) for b in range(256)]
+
+
+def containers_at_most(body: bytes) -> int:
+    """An upper bound of the lists and maps in ``body``: the bytes that could open one. 0.5 to 8 ms for a megabyte."""
+    return len(body.translate(None, _NOT_CONTAINER))
+
+
+def containers(body: bytes) -> int:
+    """The lists and maps in ``body``, or some number over CONTAINERS_MAX. After many values (COUNTED_ROUNDS times
+    COUNTED_AT_ONCE) an upper bound of the rest is added.
+
+    Text and bytes are stepped over, so that only many values take long (about 0.1 µs each).
+    """
+    sizes, is_container = _SIZES, _IS_CONTAINER
+    at, end, found = 0, len(body), 0
+    for _ in range(COUNTED_ROUNDS):
+        for _ in range(COUNTED_AT_ONCE):
+            if at >= end:
+                return found
+            head = body[at]
+            found += is_container[head]
+            size = sizes[head]
+            if size:
+                at += size
+            else:
+                width, before = _LENGTHS[head]
+                at += before + int.from_bytes(body[at + 1 : at + 1 + width], "big")
+        if found > CONTAINERS_MAX:
+            return found
+    return found + containers_at_most(body[at:])
+
+
+def costly(body: bytes) -> bool:
+    """True where ``body`` has more lists and maps than a message may."""
+    return len(body) > CONTAINERS_MAX and containers_at_most(body) > CONTAINERS_MAX and (
+        containers(body) > CONTAINERS_MAX)
+
+
+def at_rest(decode: Callable[[bytes], Any], body: bytes) -> Any:
+    """``decode(body)``, of a large one without the garbage collector. Raises what ``decode`` does."""
+    if len(body) <= LARGE_BYTES or not gc.isenabled():
+        return decode(body)
+    gc.disable()
+    try:
+        return decode(body)
+    finally:
+        gc.enable()
+
+
+def deeper_than(value: Any, levels: int) -> bool:
+    """True where ``value`` nests deeper than ``levels``: something stands in more lists and maps than that."""
+    level: list[Any] = [value]
+    for _ in range(levels + 1):
+        below: list[Any] = []
+        empty = True
+        for item in level:
+            children = item.values() if type(item) is dict else item if type(item) is list else ()
+            if children:
+                empty = False
+                kinds = set(map(type, children))
+                if list in kinds or dict in kinds:
+                    below += [child for child in children if type(child) is list or type(child) is dict]
+        if empty:
+            return False
+        if not below:
+            below = [None]  # what stands in them is one level deeper, and nothing deeper than that
+        level = below
+    return True
+
+
+def check_value(raw: bytes) -> Any:
+    """The decoded value of ``raw`` if the protocol's value rule holds for it; raises INVALID_OUTPUT with its path.
+
+    Small ordinary values are checked by msgspec alone; bytes, timestamps, deep nesting and anything wrong
+    are looked at list by list, each as a whole.
+    """
+    if len(raw) > CONTAINERS_MAX and costly(bytes(raw)):  # it may be a msgspec.Raw
+        raise WireError(Code.INVALID_OUTPUT, f"more than {CONTAINERS_MAX} lists and maps", {"path": "$"})
+    try:
+        return at_rest(_decode_fast, raw) if len(raw) > LARGE_BYTES else _decode_fast(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass  # below it is either accepted or the place is named
+    try:
+        value = at_rest(_decode_any, raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError, ValueError):
+        raise WireError(Code.INVALID_OUTPUT, "the value is not MessagePack", {"path": "$"}) from None
+    _check([value])
+    return value
+
+
+class _At:
+    """A list or map within the value, and where: ``key`` in ``above``."""
+
+    __slots__ = ("above", "inside", "key")
+
+    def __init__(self, inside: Any, above: _At | None, key: Any) -> None:
+        self.inside = inside
+        self.above = above
+        self.key = key
+
+    def path(self, key: Any) -> str:
+        """The path of the member ``key``, cut to 200 characters."""
+        steps = []
+        at: _At | None = self
+        while at is not None:
+            steps.append(f".{key[:64]}" if type(at.inside) is dict else f"[{key}]")
+            key, at = at.key, at.above
+        return ("$" + "".join(reversed(steps[:-1])))[:200]  # the last is the list that ``_check`` begins with
+
+
+def _refused(at: _At, key: Any, why: str) -> WireError:
+    path = at.path(key)
+    return WireError(Code.INVALID_OUTPUT, f"{path}: {why}", {"path": path})
+
+
+def _check(root: list[Any]) -> None:
+    """Holds the value in ``root`` to the rule, level by level."""
+    level = [_At(root, None, 0)]
+    for depth in range(DEPTH_MAX + 2):
+        below: list[_At] = []
+        for at in level:
+            inside = at.inside
+            if type(inside) is dict:
+                if set(map(type, inside)) - {str}:
+                    path = at.above.path(at.key) if at.above is not None else "$"
+                    raise WireError(Code.INVALID_OUTPUT, f"{path}: a key is no string", {"path": path})
+                members: Any = inside.values()
+            else:
+                members = inside
+            kinds = set(map(type, members))
+            if members and depth > DEPTH_MAX:
+                first = next(iter(inside)) if type(inside) is dict else 0
+                raise _refused(at, first, f"nested deeper than {DEPTH_MAX} levels")
+            if not kinds <= _PLAIN:
+                _check_leaves(at, members, kinds)
+            if list in kinds or dict in kinds:
+                pairs: Iterable[Any] = inside.items() if type(inside) is dict else enumerate(inside)
+                below += [_At(child, at, key) for key, child in pairs if type(child) is list or type(child) is dict]
+        if not below:
+            return
+        level = below
+
+
+def _check_leaves(at: _At, members: Any, kinds: set[type]) -> None:
+    """Raises for the first member that may not be, of whole lists in C where all is well."""
+    well = kinds <= _PLAIN | _CHECKED
+    if well and int in kinds:
+        whole = members if len(kinds) == 1 else [member for member in members if type(member) is int]
+        well = min(whole) >= -INT_MAX and max(whole) <= INT_MAX
+    if well and float in kinds:
+        well = all(map(math.isfinite, members if len(kinds) == 1 else [m for m in members if type(m) is float]))
+    if well and datetime in kinds:
+        well = all(member.tzinfo is not None for member in members if type(member) is datetime)
+    if well:
+        return
+    pairs = at.inside.items() if type(at.inside) is dict else enumerate(at.inside)
+    for key, member in pairs:
+        kind = type(member)
+        if kind is int and not -INT_MAX <= member <= INT_MAX:
+            raise _refused(at, key, "integer beyond ±(2^53−1)")
+        if kind is float and not math.isfinite(member):
+            raise _refused(at, key, f"{member} is not finite")
+        if (kind not in _PLAIN and kind not in _CHECKED) or (kind is datetime and member.tzinfo is None):
+            raise _refused(at, key, f"{kind.__name__} is no protocol value")
