@@ -41,19 +41,27 @@ def logs(
     except PermissionError:
         fail(f"{path} cannot be read by this user; run it as the daemon's", EXIT_NO)
     with file:
-        text = file.read().splitlines()
+        body = file.read()
+        end = body.rfind("\n") + 1 if follow else len(body)
+        begun = body[end:]  # of a line that is being written: shown when it is whole
+        text = body[:end].splitlines()
         older = path.with_suffix(".log.1")
         if len(text) < lines and older.exists():
             text = older.read_text("utf-8", "replace").splitlines()[-(lines - len(text)):] + text
         for line in text[-lines:] if lines else ():
-            print(clean(line))
+            print(clean(line), flush=follow)
         while follow:
-            line = file.readline()
-            if line:
-                print(clean(line.rstrip("\n")), flush=True)
+            begun += file.readline()
+            if begun.endswith("\n"):
+                print(clean(begun.removesuffix("\n")), flush=True)
+                begun = ""
                 continue
             time.sleep(POLL_SECONDS)
             if path.exists() and path.stat().st_ino != _inode(file.fileno()):  # begun anew: rotated
+                begun += file.read()
+                if begun:
+                    print("\n".join(map(clean, begun.splitlines())), flush=True)
+                    begun = ""
                 file.close()
                 file = path.open(encoding="utf-8", errors="replace")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -144,6 +145,36 @@ def test_logs_can_be_followed_before_the_first_line(tmp_path: Path) -> None:
         assert process.stdout.readline() == "the first line\n"
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=10) == 130
+
+
+def test_logs_followed_show_whole_lines_only_across_a_rotation_too(tmp_path: Path) -> None:
+    path = tmp_path / "logs" / "slow.log"
+    path.parent.mkdir()
+    path.write_text("whole\nhal")
+    with subprocess.Popen([*COMMAND, "plugin", "logs", "slow", "--follow", "--state-dir", str(tmp_path)],
+                          stdout=subprocess.PIPE, bufsize=0) as process:
+        assert process.stdout is not None
+
+        def quiet() -> bool:
+            return not select.select([process.stdout], [], [], 0.6)[0]
+
+        try:
+            assert process.stdout.readline() == b"whole\n" and quiet(), "the beginning of a line was shown"
+            with path.open("a") as log:
+                for piece, shown in (("f\nsec", b"half\n"), ("ond\nthi", b"second\n")):
+                    log.write(piece)
+                    log.flush()
+                    assert process.stdout.readline() == shown and quiet(), "the beginning of a line was shown"
+                path.rename(path.with_suffix(".log.1"))
+                log.write("rd\nlast")
+                log.flush()
+                path.write_text("anew\n")
+                assert [process.stdout.readline() for _ in range(3)] == [b"third\n", b"last\n", b"anew\n"]
+        finally:
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=10) == 130
+    done = run("plugin", "logs", "slow", "--state-dir", str(tmp_path))
+    assert done.stdout.splitlines()[-1] == "anew" and "last" in done.stdout
 
 
 def test_a_folder_that_somebody_else_made_where_ours_would_be_is_not_trusted(
