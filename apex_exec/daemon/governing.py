@@ -271,6 +271,9 @@ class Governing:
         throttled_ns = known.throttled_ns if not call else known.call_throttled_ns if call == known.call else 0
         if known.stopped_ns and (not call or call == known.call):
             throttled_ns += time.monotonic_ns() - known.stopped_ns
+        if not known.memory_bytes:  # its first call ends before the first sample: 125 µs, once in a worker's life
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                known.memory_bytes = known.usage.memory_bytes(memory_bytes_max(known.memory_mb, known.idle_bytes))
         return known.memory_bytes / 1e6, throttled_ns
 
     def close(self) -> None:

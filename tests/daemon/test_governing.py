@@ -91,6 +91,13 @@ def test_a_held_worker_dies_with_its_supervisor(daemon: Daemon) -> None:
 
 def test_usage_carries_the_workers_memory(daemon: Daemon) -> None:
     with Client(daemon.endpoint) as client:
+        for _ in range(5):  # the first call of a worker, however soon it ends
+            usage = invoke(client, "echo", n=1)["usage"]
+            assert isinstance(usage, dict) and usage["cold"] and 0 < usage["memoryUsedMb"] < 50, usage
+            (pid,) = daemon.pids("echo")
+            os.kill(pid, signal.SIGKILL)
+            wait_for(lambda: not daemon.pids("echo"), 5, "its end")
+
         def used() -> float:
             usage = invoke(client, "echo", n=1)["usage"]
             assert isinstance(usage, dict)
