@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +24,7 @@ def settings_for(config: Path | None, runtime_dir: str | None) -> Settings:
 
 def endpoint(socket: str, config: Path | None, runtime_dir: str | None) -> str:
     """Where ``socket`` ("host" or "admin") of a running daemon is."""
+    from apex_exec.client.places import look
     from apex_exec.config import runtime_candidates
 
     settings = settings_for(config, runtime_dir)
@@ -32,21 +32,10 @@ def endpoint(socket: str, config: Path | None, runtime_dir: str | None) -> str:
     if configured:
         return configured
     tried = [settings.runtime_path] if settings.runtime_dir else runtime_candidates()
-    closed = ""
-    for folder in tried:
-        try:
-            (folder / f"{socket}.sock").stat()
-            owner = folder.stat().st_uid
-        except PermissionError:
-            closed += f"; {folder} is another user's, run this as that user"
-        except OSError:
-            continue
-        else:
-            if not settings.runtime_dir and owner not in (0, os.geteuid()):  # anybody may make such a folder in /tmp
-                closed += f"; {folder} was made by uid {owner}, name it with --runtime-dir if you trust that user"
-                continue
-            return f"ipc://{folder}/{socket}.sock"
-    hint = closed or "; start one with `apex-exec serve`, or name its folder with --runtime-dir"
+    found, passed = look(socket, tried, any_owner=bool(settings.runtime_dir))
+    if found:
+        return found
+    hint = passed or "; start one with `apex-exec serve`, or name its folder with --runtime-dir"
     fail(f"no daemon: looked for {socket}.sock in {', '.join(map(str, tried))}{hint}", EXIT_NO_DAEMON)
 
 

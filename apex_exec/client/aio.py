@@ -15,7 +15,7 @@ from typing import Any
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from apex_exec.client import protocol
+from apex_exec.client import places, protocol
 from apex_exec.client.errors import ConnectionLost
 from apex_exec.client.protocol import DEFAULT_DEADLINE_MS, GRACE_MS, REQUEST_TIMEOUT_MS, CurveKeys, HostMethod
 
@@ -23,15 +23,16 @@ Reply = dict[str, Any]
 
 
 class AsyncClient:
-    """One connection, of one event loop. Use it as ``async with``, or ``close`` it.
+    """One connection, of one event loop. Use it as ``async with``, or ``close`` it. Without an endpoint it looks for
+    this user's daemon and root's, and raises ConnectionLost where there is none (``client.places``).
 
     Cancelling a task that awaits a call cancels the call in the daemon. A call that is not answered
     ``deadline + 500 ms`` after it was made, or whose connection ends, raises ConnectionLost; the client reconnects.
     """
 
-    def __init__(self, endpoint: str, *, curve: CurveKeys | None = None,
+    def __init__(self, endpoint: str | None = None, *, curve: CurveKeys | None = None,
                  max_message_bytes: int = protocol.MAX_MESSAGE_BYTES) -> None:
-        self.endpoint = endpoint
+        self.endpoint = endpoint = endpoint or places.find()
         self.max_message_bytes = max_message_bytes
         self._loop = asyncio.get_running_loop()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()

@@ -15,20 +15,21 @@ from typing import Any
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from apex_exec.client import protocol
+from apex_exec.client import places, protocol
 from apex_exec.client.errors import ConnectionLost
 from apex_exec.client.protocol import DEFAULT_DEADLINE_MS, GRACE_MS, REQUEST_TIMEOUT_MS, CurveKeys, HostMethod
 
 
 class Client:
-    """One connection. Use it as a context manager, or ``close`` it.
+    """One connection. Use it as a context manager, or ``close`` it. Without an endpoint it looks for this user's daemon
+    and root's, and raises ConnectionLost where there is none (``client.places``).
 
     Reconnects by itself; what was pending on a connection that ended raises ConnectionLost at once.
     """
 
-    def __init__(self, endpoint: str, *, curve: CurveKeys | None = None,
+    def __init__(self, endpoint: str | None = None, *, curve: CurveKeys | None = None,
                  max_message_bytes: int = protocol.MAX_MESSAGE_BYTES) -> None:
-        self.endpoint = endpoint
+        self.endpoint = endpoint = endpoint or places.find()
         self.max_message_bytes = max_message_bytes
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)

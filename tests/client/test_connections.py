@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import tempfile
 import threading
@@ -13,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from apex_exec.client import AsyncClient, CallError, Client, ConnectionLost, CurveKeys, HostCall
+from apex_exec.client import AdminClient, AsyncClient, CallError, Client, ConnectionLost, CurveKeys, HostCall
 from apex_exec.errors import ApexError
 from tests.daemon.test_runtime_folder import curve_folder
 from tests.gateway.bundles import bundle
+from tests.support import need
 from tests.support.daemon import ECHO, USER, Daemon, wait_for, write_plugin
 
 METHOD = "admin.users.list"
@@ -62,6 +64,32 @@ class Place:
         """As after a crash: nobody is told."""
         self.daemon.kill()
         self.daemon.start()
+
+
+def test_a_client_that_is_told_no_endpoint_looks_where_a_daemon_would_be_and_trusts_no_strangers_folder(
+        folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("apex_exec.config.runtime_candidates", lambda: [folder / "nothing", folder / "d" / "run"])
+
+    async def answers() -> None:
+        async with AsyncClient() as client:
+            await client.ping()
+
+    with pytest.raises(ConnectionLost, match=r"looked for host\.sock in .*nothing") as caught:
+        Client()
+    assert caught.value.executed is False
+    with Daemon(folder / "d", folder / "plugins") as daemon:
+        with Client() as client, AdminClient() as admin:
+            client.ping()
+            assert admin.request("daemon.status")["pid"] == daemon.pid
+        asyncio.run(answers())
+        need(os.geteuid() == 0, "root, to give a folder to another user")
+        os.chown(daemon.runtime, 65532, 65532)
+        for make in (Client, AdminClient, lambda: asyncio.run(answers())):
+            with pytest.raises(ConnectionLost, match=r"made by uid 65532, name the endpoint if you trust that user"):
+                make()
+        with Client(daemon.endpoint) as client:  # named is trusted
+            client.ping()
+        os.chown(daemon.runtime, 0, 0)
 
 
 def test_both_clients_are_served_on_tcp_by_their_keys_and_across_a_restart(folder: Path) -> None:

@@ -1,0 +1,45 @@
+"""Where a daemon on this machine is, for whoever was not told: its usual folders, and whose they may be.
+
+An endpoint that is named is trusted as it is named. One that is looked for is not: anybody may make a folder in /tmp
+where a daemon would have its own, and would get every request of a host that connected there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from apex_exec.client.errors import ConnectionLost
+
+
+def look(socket: str, folders: Iterable[Path], *, any_owner: bool = False) -> tuple[str, str]:
+    """(endpoint, "") of the first of ``folders`` with ``<socket>.sock`` that is root's or the caller's own; else ("",
+    why those that are there were passed by). ``any_owner`` where the folder was named by who calls."""
+    passed = ""
+    for folder in folders:
+        try:
+            (folder / f"{socket}.sock").stat()
+            owner = folder.stat().st_uid
+        except PermissionError:
+            passed += f"; {folder} is another user's, run this as that user"
+        except OSError:
+            continue
+        else:
+            if any_owner or owner in (0, os.geteuid()):
+                return f"ipc://{folder}/{socket}.sock", ""
+            passed += f"; {folder} was made by uid {owner}, name it with --runtime-dir if you trust that user"
+    return "", passed
+
+
+def find(socket: str = "host") -> str:
+    """The endpoint of this user's daemon, or of root's. ``socket`` is ``host`` or ``admin``. Raises ConnectionLost."""
+    from apex_exec.config import runtime_candidates
+
+    tried = runtime_candidates()
+    endpoint, passed = look(socket, tried)
+    if not endpoint:
+        why = passed.replace("name it with --runtime-dir", "name the endpoint")
+        raise ConnectionLost(f"no daemon: looked for {socket}.sock in {', '.join(map(str, tried))}"
+                             f"{why or '; is `apex-exec serve` running?'}", False)
+    return endpoint
