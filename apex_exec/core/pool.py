@@ -44,7 +44,6 @@ class Pool(Fleet):
         super().__init__(limits, breaker, random, recycle or RecyclePolicy(), marks)
         self._draining = False
         self._drain = Timed()
-        self._drain_ns = 0
         self._handlers: dict[type[Any], Callable[[Any, int, Actions], None]] = {
             ev.InvokeRequested: self._invoke, ev.WorkerAnswered: self._answered, ev.Tick: self._tick,
             ev.CancelRequested: self._cancel, ev.WorkerReady: self._ready, ev.WorkerGone: self._gone,

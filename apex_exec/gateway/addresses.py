@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import ipaddress
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-
 _REFUSED = {
     "0.0.0.0/8": "this network", "10.0.0.0/8": "private", "100.64.0.0/10": "carrier-grade NAT",
     "127.0.0.0/8": "loopback", "169.254.0.0/16": "link-local, cloud metadata", "172.16.0.0/12": "private",

@@ -27,7 +27,6 @@ EVENT_TYPES = (
     "security.anomaly",
     "admin.action",
 )
-RESULTS = ("success", "failure", "denied")
 GENESIS = bytes(32)
 """What the first event's hash is chained to."""
 RECORD_BYTES_MAX = 65_536

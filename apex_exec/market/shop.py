@@ -34,7 +34,7 @@ from apex_exec.registry import store as registry
 from apex_exec.registry.bundle import Bundle, pack, unpack
 from apex_exec.registry.context import Context
 from apex_exec.registry.database import transact
-from apex_exec.registry.signing import Signature, load_private, new_key, read_signatures, sign_digest, write_signatures
+from apex_exec.registry.signing import load_private, new_key, read_signatures, sign_digest, write_signatures
 
 T = TypeVar("T")
 
@@ -169,11 +169,6 @@ class Shop:
         rows = context.store.transact(registry.list_enablement)
         spans = [Enablement(row.plugin, row.user_id, row.from_ns, row.to_ns) for row in rows if row.from_ns < until_ns]
         return hosted(spans, calls, until_ns)
-
-
-def signatures_of(data: bytes) -> list[Signature]:
-    """The signatures in a published bundle."""
-    return read_signatures(unpack(data)[1])
 
 
 def _write(path: Path, data: bytes, mode: int = 0o600) -> None:

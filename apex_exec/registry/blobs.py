@@ -39,10 +39,6 @@ class BlobStore:
             raise Refusal("not_a_digest", f"{digest[:80]!a} is not a bundle's digest")
         return self.folder / f"{digest}.apx"
 
-    def has(self, digest: str) -> bool:
-        """True where a blob of that name exists; says nothing of its content."""
-        return self.path(digest).exists()
-
     def put(self, bundle: Bundle) -> bool:
         """Stores ``bundle`` and returns after it is durable; False where an intact copy was there already."""
         path = self.path(bundle.digest)

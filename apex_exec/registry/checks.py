@@ -54,7 +54,7 @@ def check_declared(ctx: Context, bundle: Bundle) -> None:
     try:
         declared = ctx.ask("probe", {"spec": spec, "files": bundle.loaded}, PROBE_SECONDS)
     except Refusal as error:
-        if error.reason in ("no_supervisor", "overloaded"):
+        if error.reason == "overloaded":
             raise
         raise Refusal("load_failed", f"{bundle.manifest.id} could not be loaded in its sandbox: {error.message}",
                       hint="`apex-exec plugin validate DIR` shows the same; mend the code") from None

@@ -13,7 +13,6 @@ from typing import Any
 
 from apex_exec.config import Settings
 from apex_exec.core.plugin import Limits, PluginSpec
-from apex_exec.errors import Refusal
 from apex_exec.registry.blobs import BlobStore
 from apex_exec.registry.findings import Report
 from apex_exec.registry.manifest import Manifest
@@ -59,8 +58,3 @@ class Context:
         """The platform's policy on limits."""
         limits = self.settings.limits
         return Limits(limits.timeout_ms, limits.memory_mb, limits.cpu_percent, limits.network_per_minute)
-
-
-def no_supervisor(_kind: str, _params: dict[str, Any], _seconds: float) -> Any:
-    """An ``ask`` for where there is no supervisor."""
-    raise Refusal("no_supervisor", "this needs a running daemon", hint="start one with `apex-exec serve`")

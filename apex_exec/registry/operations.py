@@ -327,4 +327,3 @@ ENTRIES: tuple[Entry, ...] = (
     Entry("keys.revoke", RevokeKeyArgs, _revoke_key, False, "Revokes a key and stops what it signed."),
     Entry("keys.list", NoArgs, _list_keys, False, "Every registered key."),
 )
-HANDLERS: dict[str, Callable[[Context, Any], Any]] = {entry.name: entry.handler for entry in ENTRIES}

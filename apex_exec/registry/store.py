@@ -150,12 +150,6 @@ def get_plugin(db: sa.Connection, plugin: str) -> PluginRow | None:
     return _one(PluginRow, db.execute(sa.select(t.plugins).where(t.plugins.c.id == plugin)).first())
 
 
-def list_plugins(db: sa.Connection, *, removed: bool = False) -> list[PluginRow]:
-    """Every plugin by id; removed ones only where asked for."""
-    query = sa.select(t.plugins).order_by(t.plugins.c.id)
-    return _all(PluginRow, db.execute(query if removed else query.where(t.plugins.c.state != "removed")))
-
-
 def put_plugin(db: sa.Connection, row: PluginRow) -> None:
     """Adds the plugin or replaces its row."""
     values = msgspec.structs.asdict(row)

@@ -104,12 +104,6 @@ signatures = sa.Table(
     sa.Column("signed_ns", sa.BigInteger, nullable=False),
 )
 
-facts = sa.Table(
-    "registry_facts", metadata,
-    sa.Column("name", sa.String(40), primary_key=True),
-    sa.Column("value", sa.Text, nullable=False),
-)
-
 
 def _first(db: sa.Connection) -> None:
     identity = "INTEGER PRIMARY KEY AUTOINCREMENT" if db.dialect.name == "sqlite" else "SERIAL PRIMARY KEY"
@@ -144,7 +138,6 @@ def _first(db: sa.Connection) -> None:
         "CREATE INDEX ix_keys_name ON keys (name)",
         "CREATE TABLE signatures (digest VARCHAR(64) NOT NULL, role VARCHAR(20) NOT NULL, key_id VARCHAR(32) NOT NULL, "
         "signature VARCHAR(128) NOT NULL, signed_ns BIGINT NOT NULL, PRIMARY KEY (digest, role, key_id))",
-        "CREATE TABLE registry_facts (name VARCHAR(40) PRIMARY KEY, value TEXT NOT NULL)",
     ):
         db.execute(sa.text(statement))
 

@@ -27,7 +27,7 @@ def scenario() -> Scenario:
     """Runs one compiled scenario and returns its summary."""
     need(shutil.which("node"), "node is not installed")
     tsc = HOST_TS / "node_modules" / ".bin" / "tsc"
-    need(tsc.exists(), f"run `npm install` in {HOST_TS}")
+    need(tsc.exists(), f"run `npm ci` in {HOST_TS}")
     built = subprocess.run([str(tsc), "-p", str(Path(__file__).parent)], capture_output=True, text=True, timeout=120)
     assert built.returncode == 0, built.stdout
 

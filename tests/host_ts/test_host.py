@@ -24,6 +24,19 @@ __all__ = ["folder"]
 EXAMPLES = HOST_TS.parent / "plugins"
 
 
+def test_the_lock_pins_every_package_by_its_hash_and_names_no_registry() -> None:
+    """Else another day would bring other versions below those of package.json."""
+    text = (HOST_TS / "package-lock.json").read_text()
+    packages = json.loads(text)["packages"]
+    own = packages.pop("")
+    wanted = json.loads((HOST_TS / "package.json").read_text())
+    for kind in ("dependencies", "devDependencies"):
+        assert own[kind] == wanted[kind], "run `npm install` and commit its package-lock.json"
+        assert all(packages[f"node_modules/{name}"]["version"] == version for name, version in wanted[kind].items())
+    assert all(package["integrity"].startswith("sha512-") for package in packages.values())
+    assert "resolved" not in text and "://" not in text.replace("https://github.com/sponsors", ""), "a registry's name"
+
+
 def test_the_typed_client_runs_every_hook_and_its_errors_are_typed(scenario: Scenario, daemon: Daemon) -> None:
     assert scenario("hooks", daemon.endpoint) == {"ok": True}
 

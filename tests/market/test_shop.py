@@ -13,10 +13,9 @@ import sqlalchemy as sa
 from apex_exec.errors import Refusal
 from apex_exec.market.operations import TABLE
 from apex_exec.market.review import CHECKLIST
-from apex_exec.market.shop import signatures_of
 from apex_exec.market.store import purchases, submissions
 from apex_exec.registry.bundle import unpack
-from apex_exec.registry.signing import raw_public, verify_digest
+from apex_exec.registry.signing import raw_public, read_signatures, verify_digest
 from apex_exec.registry.testing import Proof, Run
 from tests.market.shops import GOOD_RUN, OTHER, PAID, POOR_RUN, README, USER, Market, at, write_bundle
 
@@ -153,7 +152,7 @@ def test_publishing_counter_signs_the_digest_with_the_market_key(market: Market,
     market("market.publish", submission=shown["id"], publisher="olga")
     data = (market.shop.public / "bundles" / f"{shown['digest']}.apx").read_bytes()
     assert unpack(data)[0].digest == shown["digest"]
-    (signature,) = signatures_of(data)
+    (signature,) = read_signatures(unpack(data)[1])
     assert signature.role == "market"
     assert verify_digest(raw_public(market.shop.key()).hex(), shown["digest"], signature)
     assert [row["id"] for row in market("market.search", words="SUMS acme")] == ["sums"]
@@ -265,7 +264,8 @@ def test_a_plugin_that_was_signed_once_is_not_taken_from_another_key(market: Mar
            checklist=ALL)
     market("market.publish", submission=shown["id"], publisher="olga")
     published = (market.shop.public / "bundles" / f"{shown['digest']}.apx").read_bytes()
-    assert [one.role for one in signatures_of(published)] == ["author", "market"], "the author's signature is kept"
+    kept = [one.role for one in read_signatures(unpack(published)[1])]
+    assert kept == ["author", "market"], "the author's signature is kept"
     write_bundle(folder, version="1.0.1")
     refused(market, "author_key_changed", "market.submit", bundle=signed("mallory"), submitter="mallory")
     refused(market, "author_key_changed", "market.submit", path=str(folder), submitter="ann")
