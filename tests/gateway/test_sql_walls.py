@@ -12,7 +12,7 @@ from apex_exec.core.api import Update
 from apex_exec.errors import ConfigError
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.tables import read_tables
-from tests.gateway.conftest import A, Data, postgres_data
+from tests.gateway.conftest import NAMED, A, Data, postgres_data
 from tests.support.postgres import Postgres
 
 
@@ -38,6 +38,23 @@ def test_names_of_results_and_errors_are_the_plugins_own(data: Data) -> None:
     assert list(data.query("SELECT * FROM notes LIMIT 1")[0]) == ["id", "text", "tag"]
     with pytest.raises(ApiFailure, match="no such column: nothing|column \"nothing\""):
         data.query("SELECT nothing FROM orders")
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(("opened", "closed"), [
+    ("ARRAY[", "]"), ("date(", ")"), ("int(", ")"), ("struct(", ")"), ("decimal(", ")"), ("[", "]"), ("{", "}"),
+    ("interval(", ")"), ("map(", ")"), ("char(", ")"), ("timestamp(", ")"), ("x -> (", ")"), ("row(", ")")])
+def test_no_nesting_takes_the_parser_long(data: Data, opened: str, closed: str) -> None:
+    """The gateway has one thread: 85 bytes of ARRAY[ARRAY[… held every plugin's calls for half an hour."""
+    text = f"SELECT {opened * 24}1{closed * 24}"
+    begun = time.process_time()
+    with pytest.raises(ApiFailure) as caught:
+        data.compiler.compile(text, NAMED)
+    assert caught.value.code in ("sql_forbidden", "sql_syntax")
+    assert time.process_time() - begun < 1
+    with pytest.raises(ApiFailure):
+        data.compiler.compile("SELECT id" + "[1]" * 480, NAMED)
+    assert time.process_time() - begun < 1
 
 
 @pytest.mark.parametrize("text", [
