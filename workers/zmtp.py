@@ -42,11 +42,12 @@ _READY = command(b"READY", b"\x0bSocket-Type" + (4).to_bytes(4, "big") + b"PAIR"
 class Zmtp:
     """One end of one link. Feed it bytes, take message bodies."""
 
-    __slots__ = ("_buffer", "_frame_bytes_max", "_greeted", "_ready", "read_bytes")
+    __slots__ = ("_buffer", "_frame_bytes_max", "_greeted", "_missing_bytes", "_ready", "read_bytes")
 
     def __init__(self, *, frame_bytes_max: int) -> None:
         self._frame_bytes_max = frame_bytes_max
-        self._buffer = b""
+        self._buffer = bytearray()
+        self._missing_bytes = 0
         self._greeted = False
         self._ready = False
         self.read_bytes = READ_BYTES
@@ -67,15 +68,21 @@ class Zmtp:
                 raise ZmtpError(f"a frame of {data[1]} bytes is over the bound")
             return [data[2:]]  # the common case: one short message
         if self._buffer:
-            data = self._buffer + data
-            self._buffer = b""
+            self._buffer += data
+            if len(data) < self._missing_bytes:  # a frame that drips in is not copied anew for each drop
+                self._missing_bytes -= len(data)
+                self.read_bytes = max(READ_BYTES, self._missing_bytes)
+                return []
+            data = bytes(self._buffer)
+            self._buffer.clear()
+            self._missing_bytes = 0
             self.read_bytes = READ_BYTES
         position, end = 0, len(data)
         if not self._greeted:
             if end < GREETING_BYTES:
                 if data and data[0] != 0xFF:
                     raise ZmtpError("the link does not open with a ZMTP greeting")
-                self._buffer = data
+                self._buffer += data
                 return []
             if data[0] != 0xFF or not data[9] & 1 or data[10] < 3 or data[12:32] != GREETING[12:32]:
                 raise ZmtpError("the greeting is not ZMTP 3 with the NULL mechanism")
@@ -97,7 +104,8 @@ class Zmtp:
             if size > (COMMAND_BYTES_MAX if flags & _COMMAND else self._frame_bytes_max):
                 raise ZmtpError(f"a frame of {size} bytes is over the bound")
             if end - start < size:
-                self.read_bytes = max(READ_BYTES, size - (end - start))
+                self._missing_bytes = size - (end - start)
+                self.read_bytes = max(READ_BYTES, self._missing_bytes)
                 break
             position = start + size
             if flags & _COMMAND:
@@ -106,7 +114,8 @@ class Zmtp:
                 raise ZmtpError("a message before READY")
             else:
                 bodies.append(data[start:position])
-        self._buffer = data[position:]
+        if position < end:
+            self._buffer += data[position:]
         return bodies
 
     def _handle_command(self, body: bytes) -> None:

@@ -63,10 +63,10 @@ class AdminSocket:
             dropped=lambda count: supervisor.metrics.inc("dropped_replies_total", (), count)), BYTES_MAX)
         supervisor.turns.append(self._turn)
 
-    def _turn(self, _: int) -> None:
-        while self.peers.receive():
-            pass  # edge-triggered: what is not read now gives no further event
+    def _turn(self, _: int) -> bool:
+        more = self.peers.receive()  # once: who sends without end must not keep the loop from everybody else
         self.peers.flush()
+        return more
 
     def _alien(self, peer: Peer, frames: list[bytes]) -> None:
         self._refuse(peer, frames, None, WireError(Code.PROTOCOL_ERROR, "set no routing id of your own"))

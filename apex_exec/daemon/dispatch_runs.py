@@ -81,7 +81,11 @@ class DispatchRuns:
         self._conclude(run)
 
     def _launch(self, run: Run, parts: list[Part], now_ns: int) -> None:
+        payload: Any = None
+        encoded = msgspec.Raw()
         for part in parts:
+            if part.payload is not payload:  # all at once have the same: not encoded, and not kept, once for each
+                payload, encoded = part.payload, msgspec.Raw(_encode(part.payload))
             call = self._number()
             self._parts[call] = run
             run.open.add(call)
@@ -90,8 +94,8 @@ class DispatchRuns:
             spec = self._pool.spec(part.plugin)
             timeout_ns = spec.limits.timeout_ms * MS_NS if spec else 0
             deadline_ns = min(part.deadline_ns, now_ns + timeout_ns)
-            self._step(ev.InvokeRequested(call, part.plugin, run.hook, run.user_id, msgspec.Raw(_encode(part.payload)),
-                                          deadline_ns), now_ns)
+            self._step(ev.InvokeRequested(call, part.plugin, run.hook, run.user_id, encoded, deadline_ns),
+                       now_ns)
 
     def settled(self, verdict: Verdict, outcome: Settled, effects: list[Any]) -> bool:
         """Takes the verdict of a part; False where it belongs to no dispatch."""

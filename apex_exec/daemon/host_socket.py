@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from apex_exec.daemon.connections import Handlers, Open, Peer
+from apex_exec.daemon.requests import LARGE_BYTES
 from apex_exec.errors import Code, WireError, is_retryable
 from apex_exec.wire import codec
 from apex_exec.wire import messages as msg
@@ -20,13 +21,16 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class HostSocket:
-    """One endpoint that is spoken to in protocol 1. ``serve(peer, frames, request)`` may raise WireError."""
+    """One endpoint that is spoken to in protocol 1. ``serve(peer, frames, request)`` may raise WireError; of messages
+    over LARGE_BYTES ``serve_large`` is told the size too."""
 
     def __init__(self, loop: Loop, open_: Open, *, bytes_max: int,
-                 serve: Callable[[Peer, list[bytes], Any], None], gone: Callable[[Peer], None],
+                 serve: Callable[[Peer, list[bytes], Any], None],
+                 serve_large: Callable[[Peer, list[bytes], Any, int], None], gone: Callable[[Peer], None],
                  metrics: Metrics) -> None:
         self._bytes_max = bytes_max
         self._serve = serve
+        self._serve_large = serve_large
         self._metrics = metrics
         self._decode = codec.decode_request
         self.peers = open_(loop, Handlers(
@@ -42,7 +46,10 @@ class HostSocket:
             self.refuse(peer, frames, codec.id_of(body, error.code), error)
             return
         try:
-            self._serve(peer, frames, request)
+            if len(body) > LARGE_BYTES:
+                self._serve_large(peer, frames, request, len(body))
+            else:
+                self._serve(peer, frames, request)
         except WireError as error:
             self.refuse(peer, frames, getattr(request, "id", None), error)
 

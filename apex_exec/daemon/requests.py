@@ -28,6 +28,12 @@ if TYPE_CHECKING:
     from apex_exec.observe.metrics import Metrics
 
 _encode = msgspec.msgpack.Encoder().encode
+HELD_BYTES_MAX = 256 * 1024 * 1024
+"""Of all large requests without a reply; above, another is OVERLOADED. The number of small ones has its own bounds."""
+LARGE_BYTES = 4096
+"""Smaller requests are not counted: pool.in_flight of them are 80 MiB."""
+DISPATCH_WEIGHT = 8
+"""A dispatch is decoded, so it is held as objects: up to so many times its bytes, and more in bad cases."""
 _NOT_ADMITTED = frozenset(("OVERLOADED", "QUARANTINED", "SHUTTING_DOWN", "PLUGIN_NOT_FOUND", "PLUGIN_DISABLED"))
 """Codes that the core may answer within the very step that a call arrives in: such a call was never admitted."""
 
@@ -67,6 +73,8 @@ class Requests:
         self._cpu = cpu
         self._bug = bug
         self._calls: dict[int, Pending] = {}
+        self._large: dict[tuple[bytes, int | str], int] = {}  # (connection, id) → bytes held until the reply
+        self._large_bytes = 0
         self._traces: dict[int, str] = {}
         self._watched: dict[int, Callable[[Verdict], None]] = {}
         self._next_call = 1
@@ -115,6 +123,28 @@ class Requests:
             self._provide(peer, frames, request)
         else:
             raise WireError(Code.PROTOCOL_ERROR, f"{kind.__name__.lower()!r} is not served on this endpoint")
+
+    def serve_large(self, peer: Peer, frames: list[bytes], request: Any, size: int) -> None:
+        """``serve`` of a message of more than LARGE_BYTES: what is held of such has a bound in all."""
+        if type(request) is msg.Dispatch:
+            size *= DISPATCH_WEIGHT
+        elif type(request) is not msg.Invoke:
+            self.serve(peer, frames, request)
+            return
+        if self._large_bytes + size > HELD_BYTES_MAX:
+            raise WireError(Code.OVERLOADED, "the daemon holds as many bytes of large requests as it may")
+        key = peer.host, request.id
+        if request.id not in peer.pending:  # else it is refused, and the first one's bytes stay counted
+            self._large[key] = size
+            self._large_bytes += size
+        try:
+            self.serve(peer, frames, request)
+        finally:
+            if request.id not in peer.pending:  # refused, or answered already
+                self._free(key)
+
+    def _free(self, key: tuple[bytes, int | str]) -> None:
+        self._large_bytes -= self._large.pop(key, 0)
 
     def _provide(self, peer: Peer, frames: list[bytes], request: msg.Provide) -> None:
         if frames:
@@ -200,6 +230,7 @@ class Requests:
         """Forgets a request whose handling failed: a verdict that comes for it yet finds nobody."""
         if id_ is not None and (call := peer.pending.pop(id_, None)) is not None:
             self._calls.pop(call, None)
+            self._free((peer.host, id_))
 
     def peer_gone(self, peer: Peer) -> None:
         """A connection ended: what it had pending is cancelled, what it provided is provided no longer."""
@@ -219,6 +250,8 @@ class Requests:
     def _send(self, pending: Pending, body: bytes) -> None:
         peer = pending.peer
         peer.pending.pop(pending.id, None)
+        if self._large:
+            self._free((peer.host, pending.id))
         self._reply(peer, pending.frames, body)
 
     def verdict(self, verdict: Verdict) -> None:

@@ -58,8 +58,8 @@ class Supervisor:
         self.audit: AuditTrail | None = None
         self.api: ApiCalls | None = None
         self.governing: Governing | None = None
-        self.turns: list[Callable[[int], None]] = []
-        """Called in every round with the time: what must be sent before the loop sleeps."""
+        self.turns: list[Callable[[int], bool | None]] = []
+        """Called in every round with the time: what must be done before the loop sleeps. True: there is more of it."""
         self.on_removed: list[Callable[[str], None]] = []
         """Called with the id of each plugin that is removed."""
         self.on_judged: list[Callable[[act.GenerationJudged], None]] = []
@@ -68,7 +68,8 @@ class Supervisor:
             self.loop, start_zygote=start_zygote, zygote=zygote, sandboxing=sandboxing, source=source, spares=spares,
             step=self.step, metrics=metrics, logs=logs)
         self.hosts = HostSocket(
-            self.loop, open_hosts, bytes_max=bytes_max, serve=self._serve, gone=self._peer_gone, metrics=metrics)
+            self.loop, open_hosts, bytes_max=bytes_max, serve=self._serve, serve_large=self._serve_large,
+            gone=self._peer_gone, metrics=metrics)
         self.requests = Requests(
             pool, step=self.step, reply=self.hosts.reply, welcome=welcome, metrics=metrics, per_host=per_host,
             usage=self.workers.usage_of, cpu=self.workers.cpu_since, bug=logs.bug)
@@ -131,10 +132,22 @@ class Supervisor:
             self.requests.serve(peer, frames, request)
         except WireError:
             raise
-        except Exception as error:  # a bug of ours may cost this request, not everybody's
-            self.logs.bug("a request failed", error)
-            self.requests.abandon(peer, getattr(request, "id", None))
-            raise WireError(Code.INTERNAL, "the daemon failed at this request; its log says how") from None
+        except Exception as error:
+            self._failed(peer, request, error)
+
+    def _serve_large(self, peer: Peer, frames: list[bytes], request: Any, size: int) -> None:
+        try:
+            self.requests.serve_large(peer, frames, request, size)
+        except WireError:
+            raise
+        except Exception as error:
+            self._failed(peer, request, error)
+
+    def _failed(self, peer: Peer, request: Any, error: Exception) -> None:
+        """A bug of ours may cost this request, not everybody's. Raises WireError."""
+        self.logs.bug("a request failed", error)
+        self.requests.abandon(peer, getattr(request, "id", None))
+        raise WireError(Code.INTERNAL, "the daemon failed at this request; its log says how") from None
 
     def _peer_gone(self, peer: Peer) -> None:
         self.requests.peer_gone(peer)
@@ -192,7 +205,8 @@ class Supervisor:
         self.workers.flush(now_ns)
         self.hosts.peers.flush()  # before the rest: a host waits for this, nobody for that
         for callback in self.turns:
-            callback(now_ns)
+            if callback(now_ns):
+                busy = True
         if self._drain_until_ns and (now_ns > self._drain_until_ns or not (
                 len(self.requests) or (audit is not None and audit.waiting))):
             self.loop.stop()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +15,7 @@ import pytest
 
 from tests.support.daemon import ECHO, SLEEP, USER, Daemon, wait_for, write_plugin
 from tests.support.host import Host, action, pack
+from workers.zmtp import GREETING, command
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +107,40 @@ def test_drain_ends_the_daemon_as_sigterm_does(tmp_path: Path) -> None:
         assert daemon.operate("daemon.drain") == {"draining": True}
         assert host.reply(id_)["type"] == "result"
         assert daemon.process.wait(10) == 0
+
+
+def test_an_administrator_who_sends_without_end_keeps_the_loop_from_nobody(daemon: Daemon) -> None:
+    ended = threading.Event()
+    with socket.socket(socket.AF_UNIX) as flood, Host(daemon.endpoint) as host:
+        flood.connect(daemon.admin.removeprefix("ipc://"))
+        ready = command(b"READY", b"\x0bSocket-Type" + (6).to_bytes(4, "big") + b"DEALER")
+        flood.sendall(GREETING + ready)
+        flood.settimeout(0.1)
+        ping = pack({"type": "ping", "id": 1})
+        pings = (bytes((0, len(ping))) + ping) * 20_000
+
+        def send() -> None:
+            view = memoryview(pings)
+            while not ended.is_set():
+                with contextlib.suppress(TimeoutError):
+                    view = view[flood.send(view):] or memoryview(pings)
+
+        def read() -> None:
+            while not ended.is_set():
+                with contextlib.suppress(TimeoutError):
+                    flood.recv(1 << 20)
+
+        threads = [threading.Thread(target=send), threading.Thread(target=read)]
+        for thread in threads:
+            thread.start()
+        try:
+            time.sleep(0.3)
+            until, served = time.monotonic() + 2, 0
+            while time.monotonic() < until:
+                assert host.ask({"type": "ping"})["type"] == "pong"
+                served += 1
+        finally:
+            ended.set()
+            for thread in threads:
+                thread.join()
+    assert served >= 5

@@ -8,14 +8,82 @@ from typing import Any
 import msgspec
 import pytest
 
+from apex_exec.core import events as ev
 from apex_exec.core.actions import Verdict
 from apex_exec.core.breaker import BreakerPolicy
+from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.pool import Pool, PoolLimits
 from apex_exec.daemon import requests as under_test
 from apex_exec.daemon.connections import Peer
 from apex_exec.daemon.requests import Pending, Requests
+from apex_exec.errors import WireError
 from apex_exec.observe.metrics import Metrics
+from apex_exec.wire import messages as msg
+from tests.support.daemon import USER
 from workers import wire as inner
+
+
+def rig(per_host: int = 10) -> tuple[Requests, list[dict[str, Any]], Peer]:
+    """Requests to a plugin whose worker never comes."""
+    sent: list[dict[str, Any]] = []
+    pool = Pool(PoolLimits(), BreakerPolicy(), random.random)
+    pool.step(ev.PluginSet(PluginSpec("echo", "1.0.0", "d", "plugin.py", ("onActionExecute", "onDashboardLoad"))), 0)
+
+    def step(event: Any, now_ns: int) -> None:
+        for action in pool.step(event, now_ns):
+            if isinstance(action, Verdict):
+                made.verdict(action)
+
+    made = Requests(
+        pool, step=step, reply=lambda _peer, _frames, body: sent.append(msgspec.msgpack.decode(body)),
+        welcome=lambda _id: None,  # type: ignore[arg-type,return-value]  # nobody says hello
+        metrics=Metrics(), per_host=per_host, usage=lambda _plugin, _call: (0.0, 0))
+    return made, sent, Peer(b"\0host", 3)
+
+
+def invoke(id_: int) -> msg.Invoke:
+    return msg.Invoke(id=id_, plugin="echo", action="onActionExecute", user_id=USER,
+                      payload=msgspec.Raw(msgspec.msgpack.encode({"action": "x", "context": {}})))
+
+
+def test_what_is_held_of_large_requests_is_bounded_and_free_with_their_replies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(under_test, "HELD_BYTES_MAX", 1_000_000)
+    requests, sent, peer = rig(per_host=3)
+    requests.serve_large(peer, [], invoke(1), 400_000)
+    requests.serve_large(peer, [], invoke(2), 400_000)
+    with pytest.raises(WireError) as refused:
+        requests.serve_large(peer, [], invoke(3), 400_000)
+    assert refused.value.code == "OVERLOADED"
+    requests.serve(peer, [], invoke(4))  # a small one is still taken
+    for again, code in ((1, "DUPLICATE_ID"), (5, "OVERLOADED")):
+        with pytest.raises(WireError) as refused:
+            requests.serve_large(peer, [], invoke(again), 100_000)
+        assert refused.value.code == code
+    assert requests._large_bytes == 800_000
+    requests.serve(peer, [], msg.Cancel(id=9, target=1))
+    assert requests._large_bytes == 400_000 and sent[0]["code"] == "CANCELLED"
+    dashboard = msg.Dispatch(id=6, action="onDashboardLoad", user_id=USER,
+                             payload=msgspec.Raw(msgspec.msgpack.encode({"userId": USER, "dashboardId": "d"})))
+    with pytest.raises(WireError):
+        requests.serve_large(peer, [], dashboard, 100_000)  # it is held decoded
+    requests.serve_large(peer, [], dashboard, 50_000)
+    assert requests._large_bytes == 800_000
+    requests.peer_gone(peer)
+    assert requests._large_bytes == 0 and not requests._large and not peer.pending
+
+
+def test_a_dispatch_is_encoded_once_for_all_who_get_the_same() -> None:
+    requests, _, peer = rig()
+    pool = requests._pool
+    events: list[ev.InvokeRequested] = []
+    for number in range(20):
+        pool.step(ev.PluginSet(PluginSpec(f"p{number}", "1.0.0", "d", "plugin.py", ("onDashboardLoad",))), 0)
+    requests._dispatches._step = lambda event, _now: events.append(event)  # type: ignore[assignment]  # seen only
+    payload = {"userId": USER, "dashboardId": "d", "more": "x" * 100_000}
+    requests.serve(peer, [], msg.Dispatch(id=1, action="onDashboardLoad", user_id=USER,
+                                          payload=msgspec.Raw(msgspec.msgpack.encode(payload))))
+    assert len(events) == 21 and len({id(event.params) for event in events}) == 1
+    assert msgspec.msgpack.decode(events[0].params) == payload
 
 
 def test_a_result_that_the_daemon_fails_at_still_has_its_reply(monkeypatch: pytest.MonkeyPatch) -> None:

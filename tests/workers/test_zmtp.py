@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import zmq
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.zmtp import GREETING_BYTES, Zmtp, ZmtpError, encode
+from workers.zmtp import GREETING_BYTES, READ_BYTES, Zmtp, ZmtpError, encode
 
 
 def test_a_libzmq_pair_peer_talks_to_it_both_ways(tmp_path: Path) -> None:
@@ -74,3 +75,15 @@ def test_oversized_multipart_and_unknown_frames_are_refused(frame: bytes) -> Non
     codec.feed(codec.greeting())
     with pytest.raises(ZmtpError):
         codec.feed(frame)
+
+
+def test_a_frame_that_drips_in_byte_by_byte_is_not_copied_for_each() -> None:
+    codec = Zmtp(frame_bytes_max=1_000_000)
+    codec.feed(codec.greeting())
+    codec.feed(b"\x02" + (600_000).to_bytes(8, "big") + bytes(590_000))
+    assert codec.read_bytes == READ_BYTES
+    begun = time.process_time()
+    got = [body for _ in range(10_000) for body in codec.feed(b"x")]
+    assert got == [bytes(590_000) + b"x" * 10_000]
+    assert time.process_time() - begun < 0.3  # copied each time it would be six gigabytes
+    assert codec.feed(encode(b"next")) == [b"next"]
