@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,7 +63,10 @@ def test_a_plugin_over_its_share_is_held_back_and_says_so_and_others_do_not_noti
         assert reply["usage"]["throttledMs"] > 100, reply
         for _ in range(20):
             assert invoke(client, "echo", n=1)["usage"]["throttledMs"] == 0
-        assert invoke(client, "spin", spin=False)["usage"]["throttledMs"] <= 1500  # of this call alone
+        begun = time.monotonic()
+        usage = invoke(client, "spin", spin=False)["usage"]
+        assert isinstance(usage, dict)
+        assert usage["throttledMs"] <= (time.monotonic() - begun) * 1000, "it says more than this call alone"
     wait_for(lambda: daemon.metric('worker_throttled_seconds_total{plugin="spin"}') > 0.1, 10, "the metric")
     cpu = daemon.metric('worker_cpu_seconds_total{plugin="spin"}')
     assert 0.1 < cpu < 1.2  # of at least 2.5 s
