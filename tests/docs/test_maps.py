@@ -20,6 +20,18 @@ def test_every_folder_has_its_map(folder: str) -> None:
     assert text.startswith("# ") and len(text) > 300
 
 
+@pytest.mark.parametrize("folder", ["client", "core", "daemon", "gateway", "ledger", "market", "observe", "registry",
+                                    "sandbox", "wire", "examples", "../workers"])
+def test_a_map_names_every_file_of_its_folder_and_no_other(folder: str) -> None:
+    place = PACKAGE / folder
+    text = (place / "README.md").read_text("utf-8")
+    there = {path.name for path in place.glob("*.py")} - {"__init__.py"}
+    assert not {name for name in there if f"`{name}`" not in text}, "files that the map leaves out"
+    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    named = {name for row in rows for name in re.findall(r"`([a-z_]+\.py)`", row)}
+    assert named <= there, "files that are not there"
+
+
 def test_links_between_pages_lead_somewhere() -> None:
     broken = []
     for page in ROOT.rglob("*.md"):
