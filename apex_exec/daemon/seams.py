@@ -38,6 +38,8 @@ class Governing(Protocol):
 
     busy_ns: int
     """Between two looks at a worker that has a call."""
+    rests: bool
+    """True where no worker was busy at the last tick."""
 
     def worker_started(self, worker: int, spec: PluginSpec, pid: int, pidfd: int) -> None:
         """A worker's process exists; ``pidfd`` stays the worker table's."""

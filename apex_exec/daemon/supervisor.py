@@ -79,6 +79,7 @@ class Supervisor:
         self.loop.every(MEASURE_SECONDS, self._measure)
         self._drain_until_ns = 0
         self._governor_due_ns = 0
+        self._governor_rests = False
         self._look_ns = FAR_NS
 
     # ------------------------------------------------------------------ what others attach
@@ -199,9 +200,11 @@ class Supervisor:
             busy = True
         if self.governing is not None and now_ns >= self._governor_due_ns:
             self._governor_due_ns = self.governing.tick(now_ns)
+            self._governor_rests = self.governing.rests
             self.workers.refill(now_ns)
-        elif self._governor_due_ns - now_ns > self._look_ns and self.pool.has_touched:
-            self._governor_due_ns = now_ns + self._look_ns  # after a rest the governor looks again soon
+        elif self._governor_rests and self.pool.has_touched:  # a call after a rest: it looks again soon
+            self._governor_rests = False
+            self._governor_due_ns = min(self._governor_due_ns, now_ns + self._look_ns)
         self.workers.flush(now_ns)
         self.hosts.peers.flush()  # before the rest: a host waits for this, nobody for that
         for callback in self.turns:
