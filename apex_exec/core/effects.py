@@ -14,7 +14,7 @@ import msgspec
 
 from apex_exec.core.api import Emit, RenderWidget
 from apex_exec.errors import WireError
-from apex_exec.wire.values import check_value
+from apex_exec.wire.values import check_value, deeper_than
 
 EFFECTS_MAX = 100
 EFFECTS_BYTES_MAX = 256 * 1024
@@ -55,7 +55,7 @@ class Effects:
             check_value(raw)
         except WireError as error:
             raise EffectRefused("invalid_params", error.message) from None
-        if _too_deep(effect, DEPTH_MAX):
+        if deeper_than(effect, DEPTH_MAX):
             raise EffectRefused("effect_limit", f"nested deeper than {DEPTH_MAX} levels")
         if len(self.items) >= EFFECTS_MAX:
             raise EffectRefused("effect_limit", f"one invocation may have {EFFECTS_MAX} effects")
@@ -95,13 +95,4 @@ def _is_json(value: Any) -> bool:
         if any(isinstance(item, bytes | datetime) for item in level):
             return False
         level = [child for item in level for child in _children(item)]
-    return True
-
-
-def _too_deep(value: Any, depth_max: int) -> bool:
-    level = [value]
-    for _ in range(depth_max + 1):
-        level = [child for item in level for child in _children(item)]
-        if not level:
-            return False
     return True

@@ -33,8 +33,9 @@ class Denied(Struct, frozen=True):
     reason: str
 
 
-def permission_of(method: str, request: Request) -> str | None:
-    """The permission that ``request`` needs; None where no permission would allow it."""
+def permission_of(method: str, request: Request | None) -> str | None:
+    """The permission that ``request`` needs; None where no permission would allow it. Only ``call`` needs the request:
+    of the others it may be None."""
     if not isinstance(request, HostMethod):
         return PERMISSIONS.get(method)
     for prefix, permission in PREFIXES.items():
@@ -43,7 +44,7 @@ def permission_of(method: str, request: Request) -> str | None:
     return None
 
 
-def check(spec: PluginSpec, method: str, request: Request, wall_seconds: float) -> Allowed | Denied:
+def check(spec: PluginSpec, method: str, request: Request | None, wall_seconds: float) -> Allowed | Denied:
     """Whether ``spec`` may make this call at ``wall_seconds`` (Unix time, for approvals that expire)."""
     permission = permission_of(method, request)
     if permission is None:

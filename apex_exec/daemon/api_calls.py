@@ -11,14 +11,14 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
 from apex_exec.core import api
 from apex_exec.core import events as ev
 from apex_exec.core.bucket import SlidingWindow
-from apex_exec.core.effects import EffectRefused, Effects
+from apex_exec.core.effects import EFFECTS_BYTES_MAX, EffectRefused, Effects
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.policy import Denied, check
 from apex_exec.core.pool import Pool
@@ -31,7 +31,7 @@ from apex_exec.gateway import process as gateway_process
 from apex_exec.gateway.tables import read_tables
 from apex_exec.ledger.records import AuditRecord
 from apex_exec.wire import messages as msg
-from apex_exec.wire.values import CONTAINERS_MAX, containers, containers_at_most
+from apex_exec.wire.values import CONTAINERS_MAX, at_rest, containers, containers_at_most
 from workers import wire as inner
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ BYTES_MAX = 16 * 1024 * 1024
 """Parameters and results of one invocation, in all."""
 FREE_CONTAINERS = CONTAINERS_MAX // CALLS_MAX
 """Parameters that can have no more lists and maps than this are not looked at closer."""
+EFFECT_BYTES_TRIED_MAX = 2 * EFFECTS_BYTES_MAX
+"""Effects of one invocation, refused ones too: decoding and looking through them takes the loop's time."""
 MARGIN_NS = 20 * MS_NS
 """The gateway's time ends so long before the invocation's, so that the hook can still say something about it."""
 EVENTS = {"query": "data.access", "insert": "data.modification", "update": "data.modification",
@@ -63,13 +65,14 @@ EVENTS = {"query": "data.access", "insert": "data.modification", "update": "data
 class _Running:
     """The API calls of one invocation."""
 
-    __slots__ = ("bytes", "calls", "containers", "effects", "open")
+    __slots__ = ("bytes", "calls", "containers", "effect_bytes", "effects", "open")
 
     def __init__(self) -> None:
         self.effects = Effects()
         self.calls = 0
         self.bytes = 0
         self.containers = 0
+        self.effect_bytes = 0
         self.open: dict[int, _Asked] = {}
 
 
@@ -163,13 +166,6 @@ class ApiCalls:
             self._refuse(asked, "too_large", f"the parameters of one invocation have at most {CONTAINERS_MAX} lists and"
                                              " maps")
             return
-        try:
-            request = api.decode(method, params)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
-            self._refuse(asked, "invalid_params", str(error)[:200])
-            return
-        if isinstance(request, api.HostMethod):
-            asked.action = request.method
         if now_ns >= deadline_ns:
             self._refuse(asked, "deadline_exceeded", "the invocation's time is over")
             return
@@ -177,21 +173,40 @@ class ApiCalls:
             self._refuse(asked, "audit_unavailable", self._audit.reason)
             return
         spec = self._spec(asked)
+        request: api.HostMethod | None = None
+        if method == "call":  # its permission depends on its content, whose own parameters are not decoded
+            try:
+                request = cast("api.HostMethod", api.decode(method, params))
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
+                self._refuse(asked, "invalid_params", str(error)[:200])
+                return
+            asked.action = request.method
         verdict = check(spec, method, request, time.time())
         if isinstance(verdict, Denied):
             self._refuse(asked, "permission_denied", verdict.reason, event="access.denied", result="denied",
                          permission=verdict.permission)
-        elif isinstance(request, api.RenderWidget | api.Emit):
-            try:
-                running.effects.add(asked.plugin, request, self.components)
-            except EffectRefused as refused:
-                self._refuse(asked, refused.code, str(refused))
-            else:
-                self._done(asked, bytes(inner.NIL), {})
-        elif isinstance(request, api.HostMethod):
+        elif request is not None:
             self._call_host(asked, request, deadline_ns)
-        else:
+        elif method in ("renderWidget", "emit"):
+            self._effect(asked, running, params)
+        else:  # decoded by the gateway alone: what a call's parameters cost, the loop must not pay
             self._call_gateway(asked, spec, message, deadline_ns)
+
+    def _effect(self, asked: _Asked, running: _Running, params: bytes) -> None:
+        """Collects an effect. What was tried counts, taken or not, before it is decoded."""
+        running.effect_bytes += len(params)
+        if running.effect_bytes > EFFECT_BYTES_TRIED_MAX:
+            self._refuse(asked, "effect_limit", f"one invocation tries {EFFECT_BYTES_TRIED_MAX} bytes of effects")
+            return
+        try:
+            request = at_rest(lambda raw: api.decode(asked.method, raw), params)
+            running.effects.add(asked.plugin, request, self.components)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
+            self._refuse(asked, "invalid_params", str(error)[:200])
+        except EffectRefused as refused:
+            self._refuse(asked, refused.code, str(refused))
+        else:
+            self._done(asked, bytes(inner.NIL), {})
 
     def _spec(self, asked: _Asked) -> PluginSpec:
         """The grants in force: as they are now for the code that runs, so that a revocation counts at once."""

@@ -168,7 +168,7 @@ class Router:
 
     async def _work(self, call: Call) -> tuple[bytes, dict[str, Any]]:
         """(the encoded result, what the audit record says of it)."""
-        request = api.decode(call.method, call.params)
+        request = _decoded(call)
         if isinstance(request, api.Fetch):
             reply, facts = await self.fetcher.fetch(request, call.hosts, lambda: self._may_hop(call))
             return _encode(reply), facts
@@ -204,3 +204,11 @@ class Router:
 
     def _failed(self, call: Call, failure: ApiFailure) -> None:
         self._send(["failed", call.id, failure.code, failure.message, failure.retry_after_ms])
+
+
+def _decoded(call: Call) -> api.Request:
+    """What the call's parameters are. Raises ApiFailure."""
+    try:
+        return api.decode(call.method, call.params)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise ApiFailure("invalid_params", str(error)[:200]) from None

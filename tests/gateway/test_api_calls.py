@@ -108,6 +108,9 @@ def daemon(folder: Path) -> Iterator[Daemon]:
     bundle(plugins, "raw", ["data:read"], RAW, data=NAMED)
     bundle(plugins, "raw2", ["data:read"], RAW.replace('id="raw"', 'id="raw2"'), data=NAMED)
     bundle(plugins, "sleeper", ["events:emit"], SLEEPER)
+    bundle(plugins, "poor2", [], data=NAMED)
+    bundle(plugins, "caller2", ALL, data=NAMED, network={"allow": ["app.localhost"]})
+    bundle(plugins, "flooder", ["events:emit"], FLOODER)
     sqlite_data(folder / "data.db").close()
     with Daemon(folder / "d", plugins, {
             "data.url": f"sqlite:///{folder}/data.db", "data.tables": TABLES, "ui.components": ["Chart"],
@@ -167,6 +170,39 @@ def test_effects_come_with_the_reply_and_are_gone_where_the_hook_fails(client: C
     assert failed.value.reply["details"]["apiCode"] == "component_not_allowed"
     again = client.invoke("caller", "onActionExecute", A, {"action": "x", "context": {"steps": []}})
     assert again["effects"] == []
+
+
+FLOODER = '''
+from workers import ApiError, Plugin
+
+plugin = Plugin(id="flooder", version="1.0.0", permissions=["events:emit"])
+
+
+@plugin.hook("onActionExecute")
+def run(context, params):
+    """Emits a quarter of a megabyte of numbers, again and again."""
+    out = []
+    for _ in range(5):
+        try:
+            out.append(context.api.emit("x", [1] * 250_000))
+        except ApiError as error:
+            out.append(str(error))
+    return {"result": out, "metadata": {}}
+'''
+
+
+def test_effects_that_are_refused_are_not_looked_through_without_end(client: Client) -> None:
+    """Each took the loop a fifth of a second, and 64 of them fitted into one invocation."""
+    got = client.invoke("flooder", "onActionExecute", A, {"action": "x", "context": {}})["result"]["result"]
+    assert got[0] is None and "262144 bytes" in got[1]
+    assert all("tries 524288 bytes" in one for one in got[2:])
+
+
+def test_the_loop_decodes_no_parameters_that_the_gateway_decodes(client: Client) -> None:
+    """Permission comes first, and what is wrong with the rest is the gateway's to say: its time is not the loop's."""
+    calls = [("query", {"sql": 5}), ("fetch", {"url": [1]}), ("insert", {"table": "notes", "values": 1})]
+    assert [one["code"] for one in run(client, "poor2", *calls)] == ["permission_denied"] * 3
+    assert [one["code"] for one in run(client, "caller2", *calls)] == ["invalid_params"] * 3
 
 
 CALLS = [("query", {"sql": "SELECT 1"}), ("insert", {"table": "notes", "values": {"id": 1}}),
