@@ -16,6 +16,7 @@ from apex_exec.core.policy import PREFIXES, permission_of
 from apex_exec.daemon.connections import Peer
 from apex_exec.errors import Code, WireError
 from apex_exec.wire import messages as msg
+from apex_exec.wire.values import check_value
 
 METHODS_PER_PEER_MAX = 256
 REPLY_BYTES_MAX = 1024 * 1024
@@ -59,10 +60,16 @@ class HostMethods:
         return [method for method in methods if self._providers[method] is peer]
 
     def call(self, request: HostMethod, plugin: str, user_id: str, deadline_ms: int, answered: Answered) -> int:
-        """Asks the provider; ``answered`` hears what came of it. The call's number, 0 where nobody provides it."""
+        """Asks the provider; ``answered`` hears what came of it. The call's number; 0 where nobody provides it, or its
+        parameters hold what the protocol's values do not."""
         peer = self._providers.get(request.method)
         if peer is None:
             answered(b"", "not_provided", f"no host provides {request.method}")
+            return 0
+        try:
+            check_value(request.params)  # they came as bytes: what no host could read must not reach one
+        except WireError as error:
+            answered(b"", "invalid_params", error.message)
             return 0
         number = self._next_call
         self._next_call += 1

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 import zmq
 
@@ -27,7 +28,6 @@ class Hosts:
         self.sent: list[tuple[Peer, Any]] = []
         self.odd: list[str] = []
         self.answers: list[Any] = []
-        import msgspec
         self.table = HostMethods(lambda peer, _frames, body: self.sent.append((peer, msgspec.msgpack.decode(body))),
                                  lambda kind, _peer: self.odd.append(kind))
 
@@ -71,6 +71,18 @@ def test_only_who_was_asked_may_answer_and_only_once() -> None:
     number = hosts.call("admin.users.list")
     hosts.table.host_reply(one, reply(number, ok=False, error={"code": "nope", "message": "no such user"}))
     assert hosts.answers[-1] == (b"", "host_error", "nope: no such user")
+
+
+@pytest.mark.parametrize("params", [
+    b"\xa2\xff\xfe", b"\x91\xcf" + b"\xff" * 8, b"\xcb\x7f\xf8" + bytes(6), b"\xd4\x05\x00", b"\x81\x01\x01",
+    b"\x91" * 100 + b"\x90", b"\xc7\x0c\xff" + bytes(4) + b"\x7f" + b"\xff" * 7])
+def test_parameters_that_no_host_could_read_reach_none(params: bytes) -> None:
+    """A worker writes what it likes onto its link: text that is not UTF-8, NaN, 64-bit integers, a hundred levels."""
+    hosts = Hosts()
+    hosts.table.provide(Peer(b"1", 1), ["admin.users.list"])
+    method = HostMethod("admin.users.list", msgspec.Raw(params))
+    assert hosts.table.call(method, "p", A, 100, lambda *answer: hosts.answers.append(answer)) == 0
+    assert hosts.sent == [] and hosts.answers[0][1] == "invalid_params"
 
 
 @pytest.mark.parametrize("name", ["x", "admin.", "admin.users.", "admin.users", "query", "a" * 101,
