@@ -27,6 +27,8 @@ BYTES_MAX = 8 * 1024 * 1024
 RECORD_CHARS_MAX = 1024
 """Longest text of an operation's arguments or result that goes on record: an approver's statement fits."""
 RECORD_MEMBERS_MAX = 32
+CONNECTIONS_MAX = 64
+"""Administrators at once, half of them of one uid; their descriptors are among main.FDS_OWN."""
 PENDING_MAX = 100
 """Operations of one connection without their answers."""
 _encode = msgspec.msgpack.Encoder().encode
@@ -60,7 +62,8 @@ class AdminSocket:
         self._handlers = handlers
         self.peers = StreamPeers(supervisor.loop, Handlers(
             message=self._message, gone=lambda _: None, alien=self._alien,
-            dropped=lambda count: supervisor.metrics.inc("dropped_replies_total", (), count)), BYTES_MAX)
+            dropped=lambda count: supervisor.metrics.inc("dropped_replies_total", (), count)), BYTES_MAX,
+            CONNECTIONS_MAX)
         supervisor.turns.append(self._turn)
 
     def _turn(self, _: int) -> bool:

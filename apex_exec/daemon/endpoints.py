@@ -127,10 +127,10 @@ class TcpHosts:
         self._context.destroy(linger=1000)  # the monitor would keep ``term`` waiting
 
 
-def open_local(settings: Settings) -> Open:
-    """Hosts on this machine: unix sockets, served by the loop itself."""
+def open_local(settings: Settings, connections_max: int) -> Open:
+    """Hosts on this machine: unix sockets, served by the loop itself, no more than ``connections_max``."""
     bytes_max = REFUSED_FACTOR * settings.host.max_message_bytes
-    return lambda loop, handlers: StreamPeers(loop, handlers, bytes_max)
+    return lambda loop, handlers: StreamPeers(loop, handlers, bytes_max, connections_max)
 
 
 def check_endpoints(settings: Settings) -> None:

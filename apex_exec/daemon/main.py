@@ -38,6 +38,7 @@ from apex_exec.daemon.runtime_folder import RuntimeFolder, take_lock
 from apex_exec.daemon.sandboxing import Sandboxing
 from apex_exec.daemon.scheduling import ask_for_short_slice
 from apex_exec.daemon.side_process import SideProcess
+from apex_exec.daemon.stream_peers import CONNECTIONS_MAX
 from apex_exec.daemon.supervisor import Supervisor
 from apex_exec.daemon.zygote_link import ZygoteLink
 from apex_exec.errors import ConfigError
@@ -52,7 +53,7 @@ log = logging.getLogger("apex_exec")
 FDS_PER_WORKER = 4
 """Link, marks, pidfd, and one in passing."""
 FDS_OWN = 256
-"""What the daemon itself, its hosts and its side processes may use."""
+"""What the daemon itself, its administrators and its side processes may use."""
 LEDGER_SECONDS = 10.0
 """How long the start waits for a ledger that can write."""
 REGISTRY_SECONDS = 10.0
@@ -71,10 +72,15 @@ def limits_of(settings: Settings) -> Limits:
                   network_per_minute=given.network_per_minute)
 
 
+def hosts_max(fds: int) -> int:
+    """Connections of hosts: never so many that workers find no descriptors."""
+    return min(CONNECTIONS_MAX, max(2, fds // 4))
+
+
 def pool_limits(settings: Settings, fds: int) -> PoolLimits:
     """The pool's bounds; the number of workers is clamped to what ``fds`` descriptors allow."""
     pool = settings.pool
-    room = max(1, (fds - FDS_OWN) // FDS_PER_WORKER)
+    room = max(1, (fds - FDS_OWN - hosts_max(fds)) // FDS_PER_WORKER)
     if pool.max_workers > room:
         log.warning("pool.max_workers = %d is lowered to %d: RLIMIT_NOFILE is %d", pool.max_workers, room, fds)
     return PoolLimits(
@@ -200,7 +206,7 @@ class _Daemon:
         pool = Pool(pool_limits(settings, self.fds), breaker_policy(settings), random.random,
                     recycle_policy(settings), lambda worker: supervisor.workers.marks(worker))
         supervisor = Supervisor(
-            pool=pool, open_hosts=self.tcp_hosts.open if self.tcp_hosts else open_local(settings),
+            pool=pool, open_hosts=self.tcp_hosts.open if self.tcp_hosts else open_local(settings, hosts_max(self.fds)),
             start_zygote=self._start_zygote, zygote=zygote,
             sandboxing=self.sandboxing, source=self.source, spares=settings.pool.spare_workers,
             bytes_max=settings.host.max_message_bytes, per_host=settings.pool.per_host, welcome=self._welcome,

@@ -46,9 +46,8 @@ half a millisecond at each of its two visits to the loop."""
 RECEIVE_NS_MAX = 5_000_000
 """How long ready connections are read in one round of the loop; the others come first in the next."""
 CONNECTIONS_MAX = 1024
-"""Hosts at once; one more is accepted and closed. Far above what a platform's processes need."""
-CONNECTIONS_PER_UID_MAX = CONNECTIONS_MAX // 2
-"""Of one uid, so that no local user, with ``host.socket_group``, takes them all."""
+"""Hosts at once; one more is accepted and closed. Far above what a platform's processes need. No more than half of them
+are of one uid, so that no local user, with ``host.socket_group``, takes them all."""
 UNFINISHED_BYTES_MAX = 128 * 1024 * 1024
 """Of all messages that have begun to arrive. One alone is bounded first, by the largest message."""
 UNREAD_BYTES_MAX = 256 * 1024 * 1024
@@ -86,12 +85,14 @@ class StreamPeer(Peer):
 
 
 class StreamPeers:
-    """The connections of one unix socket (``connections.Connections``)."""
+    """The connections of one unix socket (``connections.Connections``), at most ``connections_max`` (0: as default)."""
 
-    def __init__(self, loop: Loop, handlers: Handlers, message_bytes_max: int) -> None:
+    def __init__(self, loop: Loop, handlers: Handlers, message_bytes_max: int, connections_max: int = 0) -> None:
         self._loop = loop
         self._handlers = handlers
         self._message_bytes_max = message_bytes_max
+        self._connections_max = connections_max or CONNECTIONS_MAX
+        self._per_uid = max(1, self._connections_max // 2)
         self._listener: sockets.socket | None = None
         self._peers: set[StreamPeer] = set()
         self._read_bytes = READ_BYTES
@@ -142,7 +143,7 @@ class StreamPeers:
                 self._paused = True
                 return
             uid, _ = _credentials(socket)
-            if len(self._peers) >= CONNECTIONS_MAX or self._by_uid[uid] >= CONNECTIONS_PER_UID_MAX:
+            if len(self._peers) >= self._connections_max or self._by_uid[uid] >= self._per_uid:
                 socket.close()
                 self._handlers.broken("too_many_connections")
                 continue

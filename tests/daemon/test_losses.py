@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -291,3 +292,25 @@ def test_foreign_children_are_reaped_and_not_mistaken_for_ours(tmp_path: Path) -
             flag.unlink()
             wait_for(lambda: not foreign.is_running(), 6, "the foreign child's reaping")
             assert host.invoke("echo")["type"] == "result"
+
+
+def test_hosts_that_connect_without_end_leave_the_workers_their_descriptors(tmp_path: Path) -> None:
+    for number in range(6):
+        write_plugin(tmp_path / "plugins", f"echo-{number}", ECHO)
+    with Daemon(tmp_path / "d", plugins=tmp_path / "plugins", wrapper=["prlimit", "--nofile=700:700"]) as daemon, \
+            Host(daemon.endpoint) as host:
+        assert host.invoke("echo-0")["type"] == "result"
+        crowd = [socket.socket(socket.AF_UNIX) for _ in range(900)]
+        try:
+            for one in crowd:
+                one.connect(daemon.endpoint.removeprefix("ipc://"))  # blocking: the backlog is soon full
+                one.settimeout(5)
+            for one in crowd[:4]:
+                assert one.recv(64)
+            wait_for(lambda: daemon.operate("daemon.status")["connections"] >= 80, 10, "the crowd")
+            replies = [host.invoke(f"echo-{number}") for number in range(6)]
+            assert [reply["type"] for reply in replies] == ["result"] * 6, replies
+            assert daemon.operate("daemon.status")["connections"] <= 88, "half of a quarter of 700"
+        finally:
+            for one in crowd:
+                one.close()

@@ -281,7 +281,6 @@ def test_all_unread_replies_together_have_a_bound(
 def test_no_uid_takes_all_connections(monkeypatch: pytest.MonkeyPatch) -> None:
     need(os.geteuid() == 0, "connecting as another user takes root")
     monkeypatch.setattr(stream_peers, "CONNECTIONS_MAX", 8)
-    monkeypatch.setattr(stream_peers, "CONNECTIONS_PER_UID_MAX", 4)
     with tempfile.TemporaryDirectory(prefix="apxs") as folder:
         os.chmod(folder, 0o755)
         path = Path(folder) / "s"
