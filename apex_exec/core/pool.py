@@ -197,6 +197,9 @@ class Pool(Fleet):
         if not link or event.seq != worker.next_seq - len(link):
             self._violated(ev.WorkerViolated(worker.id, "an answer out of turn"), now_ns, out)
             return
+        if event.code == "skipped" and now_ns < link[0].request.deadline_ns:  # else what ran would be no usage
+            self._violated(ev.WorkerViolated(worker.id, "it skipped a call that had time left"), now_ns, out)
+            return
         call = link.popleft()
         begun_ns = worker.answered_ns if worker.answered_ns > call.sent_ns else call.sent_ns
         worker.answered_ns = now_ns

@@ -51,6 +51,8 @@ CONTAINED: tuple[Contained, ...] = (
     Contained("the same reply twice", T, ("ok",),
               "answer = frame(msgspec.msgpack.encode(['reply', seq(), {'result': 'ran', 'metadata': {}}, 0]))\n"
               "os.write(3, answer + answer)\ntime.sleep(5)"),
+    Contained("a call that ran said to be skipped", T, VIOLATION,
+              "os.write(3, frame(msgspec.msgpack.encode(['skipped', seq()])))\ntime.sleep(5)"),
     Contained("ready once more", T, VIOLATION,
               "os.write(3, frame(msgspec.msgpack.encode(['ready', 'x', '1.0.0', [], [], False])))\ntime.sleep(5)"),
     Contained("another jail report", T, VIOLATION,

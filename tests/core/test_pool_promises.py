@@ -131,6 +131,16 @@ def test_a_call_behind_another_expires_only_where_the_marks_do_not_count_it() ->
     assert told.verdicts()[first] == ("", True) and told.verdicts()[third] == ("TIMEOUT", True)
 
 
+def test_a_call_with_time_left_is_not_believed_to_have_been_skipped() -> None:
+    """It would be no usage, and its caller would be told to try again: a plugin that says so of all it ran is free."""
+    told = Told()
+    call = told.call(deadline_ms=50)
+    told.ready(1)
+    told.passed(49)
+    told.answer(1, 0, "skipped")
+    assert told.verdicts()[call] == ("WORKER_VIOLATION", True)
+
+
 def test_a_cancelled_call_that_runs_costs_its_worker_after_250_ms_uncharged() -> None:
     told = Told()
     call = told.call()
