@@ -12,6 +12,7 @@ import typer
 
 from apex_exec.cli import connect
 from apex_exec.cli.output import print_json, print_table, progress
+from apex_exec.cli.plugin_common import StateDir, state_path
 from apex_exec.cli.root import (
     EXIT_NO,
     EXIT_USAGE,
@@ -33,6 +34,8 @@ market_app.add_typer(ticket_app, name="ticket")
 
 Submission = Annotated[int, typer.Argument(min=1, help="The submission's number, as `market status` shows it.")]
 Reviewer = Annotated[str, typer.Option(help="The reviewer's name; never the author.")]
+ApproverKey = Annotated[str, typer.Option("--key", metavar="NAME|FILE", help="The reviewer's own key in the role "
+                                                                            "approver; needed once there is one.")]
 Reason = Annotated[str, typer.Option(help="Why; the author reads it.")]
 PluginId = Annotated[str, typer.Argument(help="The plugin's id.")]
 Ticket = Annotated[int, typer.Argument(min=1, help="The ticket's number.")]
@@ -124,12 +127,14 @@ def approve(submission: Submission, reviewer: Reviewer, reason: Reason,
             digest: Annotated[str, typer.Option(help="The digest that was looked at.")],
             confirm: Annotated[list[str] | None, typer.Option(help="An item of the checklist; repeat it.")] = None,
             confirm_all: Annotated[bool, typer.Option("--confirm-all", help="Every item of the checklist.")] = False,
-            as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
+            key: ApproverKey = "", as_json: AsJson = False, state_dir: StateDir = None, runtime_dir: RuntimeDir = None,
+            config: ConfigFile = None) -> None:
     """Says yes to exactly these bytes."""
     from apex_exec.market.review import CHECKLIST
 
     shown = _ask(config, runtime_dir, "market.approve", submission=submission, reviewer=reviewer, reason=reason,
-                 digest=digest, checklist=list(CHECKLIST) if confirm_all else confirm or [])
+                 digest=digest, checklist=list(CHECKLIST) if confirm_all else confirm or [],
+                 **_signed(key, config, state_dir, submission, digest, "approved", reason))
     _show_checks(shown, as_json)
 
 
@@ -137,13 +142,33 @@ def approve(submission: Submission, reviewer: Reviewer, reason: Reason,
 def reject(submission: Submission, reviewer: Reviewer, reason: Reason,
            digest: Annotated[str, typer.Option(help="The digest that was looked at; default: as submitted.")] = "",
            changes: Annotated[bool, typer.Option("--changes", help="Ask for changes instead.")] = False,
-           as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
+           key: ApproverKey = "", as_json: AsJson = False, state_dir: StateDir = None, runtime_dir: RuntimeDir = None,
+           config: ConfigFile = None) -> None:
     """Says no, or asks for changes."""
     with connect.admin(config, runtime_dir) as client:
         digest = digest or client.request("market.status", {"submission": submission})["digest"]
+        signed = _signed(key, config, state_dir, submission, digest, "changes_requested" if changes else "rejected",
+                         reason)
         shown = client.request("market.reject", {"submission": submission, "reviewer": reviewer, "reason": reason,
-                                                 "digest": digest, "changes": changes})
+                                                 "digest": digest, "changes": changes, **signed})
     _show_checks(shown, as_json)
+
+
+def _signed(key: str, config: Path | None, state_dir: str | None, submission: int, digest: str, decision: str,
+            reason: str) -> dict[str, str]:
+    """The decision signed with the key of that name or file; nothing where none is named."""
+    if not key:
+        return {}
+    import os
+    import time
+
+    from apex_exec.market.reviewers import Statement, signed_message
+    from apex_exec.registry.signing import find_key, key_id_of, load_private, raw_public
+
+    private = load_private(find_key(state_path(config, state_dir) / "keys", key, ".key"))
+    text = Statement(submission, digest, decision, reason, os.geteuid(), key_id_of(raw_public(private)),
+                     time.time_ns()).text()
+    return {"statement": text, "signature": private.sign(signed_message(text)).hex()}
 
 
 @market_app.command(epilog=examples("apex-exec market publish 7 --by olga", "apex-exec market publish --refresh"))

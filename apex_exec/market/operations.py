@@ -58,7 +58,8 @@ class Claim(_Args):
 
 
 class Decide(_Args):
-    """A reviewer's decision. ``digest``: the bytes that were looked at, as ``market.review`` named them."""
+    """A reviewer's decision. ``digest``: the bytes that were looked at, as ``market.review`` named them; ``statement``
+    and ``signature``: the decision signed by an approver's key (``reviewers.py``)."""
 
     submission: int
     reviewer: str
@@ -66,6 +67,8 @@ class Decide(_Args):
     digest: str
     checklist: list[str] = []
     changes: bool = False
+    statement: str = ""
+    signature: str = ""
 
 
 class Publish(_Args):
@@ -215,10 +218,11 @@ class Operations:
             "market.status": lambda _context, args: review.status(args.submission, args.plugin),
             "market.review": lambda _context, args: review.claim(args.submission, args.reviewer),
             "market.approve": lambda context, args: review.decide(
-                "approved", args.submission, args.reviewer, context.uid, args.reason, args.digest, args.checklist),
+                context, "approved", args.submission, args.reviewer, args.reason, args.digest, args.checklist,
+                args.statement, args.signature),
             "market.reject": lambda context, args: review.decide(
-                "changes_requested" if args.changes else "rejected", args.submission, args.reviewer, context.uid,
-                args.reason, args.digest, args.checklist),
+                context, "changes_requested" if args.changes else "rejected", args.submission, args.reviewer,
+                args.reason, args.digest, args.checklist, args.statement, args.signature),
             "market.publish": lambda context, args: review.publish(args.submission, args.publisher, context.uid),
             "market.revoke": lambda context, args: review.revoke(
                 context, args.plugin, args.version, args.actor, args.reason, args.deprecate),

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from cryptography.exceptions import InvalidSignature
 
 from apex_exec.errors import Code, Refusal
-from apex_exec.market import checks
+from apex_exec.market import checks, reviewers
 from apex_exec.market import submissions as subs
 from apex_exec.market.review import CHECKLIST
 from apex_exec.market.shop import Shop
@@ -93,6 +93,7 @@ class Reviewing:
             shown["price"] = msgspec.json.decode(one.price)
             shown["result"] = msgspec.json.decode(one.result) if one.result else None
             shown["moves"] = subs.history(db, one.id)
+            shown["decisions"] = subs.signed_decisions(db, one.id)
             shown["queue"] = next(({"position": row["position"], "waitingSeconds": row["waitingSeconds"]}
                                    for row in queue if row["id"] == one.id), None)
             return shown
@@ -109,16 +110,20 @@ class Reviewing:
         return {**self.status(taken.id, ""), "checklist": CHECKLIST, "permissions": list(bundle.manifest.permissions),
                 "files": [{"path": path, "size": len(body)} for path, body in bundle.files.items()]}
 
-    def decide(self, target: str, submission: int, reviewer: str, uid: int, reason: str, digest: str,
-               checklist: list[str]) -> Any:
+    def decide(self, context: Context, target: str, submission: int, reviewer: str, reason: str, digest: str,
+               checklist: list[str], statement: str = "", signature: str = "") -> Any:
         """A reviewer's decision about bytes that are hashed again now."""
         one = self.shop.read(lambda db: subs.get(db, submission))
+        now_ns, uid = self.shop.now_ns(), context.uid
+        asked = reviewers.Statement(submission, digest, target, reason, uid, "", 0)
+        signed = context.store.transact(lambda db: reviewers.identify(
+            db, one, reviewer, asked, statement, signature, now_ns))
         if one.state == "in_review":
             self.shop.kept(one)
             self._check_result(one)
         self.shop.change(lambda db, now_ns: subs.decide(
             db, now_ns, submission, target, reviewer=reviewer, uid=uid, reason=reason, digest=digest,
-            checklist=checklist))
+            checklist=checklist, signed=(signed.key_id, signed.statement, signed.signature)))
         return self.status(submission, "")
 
     def publish(self, submission: int, publisher: str, uid: int) -> Any:

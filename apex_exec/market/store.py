@@ -53,6 +53,12 @@ moves = sa.Table(
     sa.Column("reason", sa.Text, nullable=False), sa.Column("checklist", sa.Text, nullable=False),
     sa.Column("at_ns", _Ns, nullable=False))
 
+decisions = sa.Table(
+    "decisions", metadata,
+    sa.Column("id", _Id, primary_key=True, autoincrement=True),
+    sa.Column("submission", _Id, sa.ForeignKey("submissions.id"), nullable=False, index=True),
+    _text("key_id", 32), sa.Column("statement", sa.Text, nullable=False), _text("signature", 128))
+
 prices = sa.Table(
     "prices", metadata,
     sa.Column("id", _Id, primary_key=True, autoincrement=True),
@@ -145,7 +151,11 @@ def _first(db: sa.Connection) -> None:
                                f"FOR EACH STATEMENT EXECUTE FUNCTION {table}_fixed()")
 
 
-MIGRATIONS: list[Migration] = [_first]
+def _second(db: sa.Connection) -> None:
+    decisions.create(db, checkfirst=True)  # a new store has it by the first step
+
+
+MIGRATIONS: list[Migration] = [_first, _second]
 """Only ever appended to. The first makes the tables above; whoever changes one adds a step that alters it."""
 
 

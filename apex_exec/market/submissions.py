@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from apex_exec.errors import Code, Refusal
 from apex_exec.market.pricing import DatedPrice, Price, price_at
 from apex_exec.market.review import QUEUED, check_decision, check_move, check_reviewer, same_person
-from apex_exec.market.store import as_struct, moves, prices, submissions
+from apex_exec.market.store import as_struct, decisions, moves, prices, submissions
 
 MACHINE = "market"
 """Who moves a submission where no person does."""
@@ -118,8 +118,8 @@ def claim(db: sa.Connection, submission: int, reviewer: str) -> Submission:
 
 
 def decide(db: sa.Connection, now_ns: int, submission: int, target: str, *, reviewer: str, uid: int, reason: str,
-           digest: str, checklist: list[str] | None = None) -> Submission:
-    """A reviewer's decision about exactly the bytes ``digest``.
+           digest: str, checklist: list[str] | None = None, signed: tuple[str, str, str] = ("", "", "")) -> Submission:
+    """A reviewer's decision about exactly the bytes ``digest``; ``signed``: key id, statement, signature, kept with it.
 
     Raises Refusal: reviewer_is_author, reason_missing, checklist_incomplete, digest_changed, invalid_transition.
     """
@@ -128,6 +128,9 @@ def decide(db: sa.Connection, now_ns: int, submission: int, target: str, *, revi
     check_decision(target, reason, checklist or [])
     check_digest(db, current, digest)
     moved = move(db, now_ns, submission, target, actor=reviewer, uid=uid, reason=reason, checklist=checklist)
+    if signed[0]:
+        db.execute(sa.insert(decisions).values(submission=submission, key_id=signed[0], statement=signed[1],
+                                               signature=signed[2]))
     db.execute(sa.update(submissions).where(submissions.c.id == submission).values(reviewer=reviewer))
     return get(db, moved.id)
 
@@ -184,6 +187,12 @@ def history(db: sa.Connection, submission: int) -> list[dict[str, Any]]:
     """The moves of one submission in order: who, when, why, with which checklist."""
     rows = db.execute(sa.select(moves).where(moves.c.submission == submission).order_by(moves.c.id))
     return [{**dict(row._mapping), "checklist": msgspec.json.decode(row.checklist)} for row in rows]
+
+
+def signed_decisions(db: sa.Connection, submission: int) -> list[dict[str, Any]]:
+    """The decisions on it that a key signed, as they were signed: anybody with the public key can check them."""
+    rows = db.execute(sa.select(decisions).where(decisions.c.submission == submission).order_by(decisions.c.id))
+    return [{"keyId": row.key_id, "statement": row.statement, "signature": row.signature} for row in rows]
 
 
 def queue(db: sa.Connection, now_ns: int) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ import pytest
 
 from apex_exec.client import AdminClient, AdminRefused
 from apex_exec.ledger.reading import read_events
+from apex_exec.registry.signing import new_key
 from tests.market.shops import PAID, README, USER, write_bundle
 from tests.support import need
 from tests.support.daemon import Daemon
@@ -70,8 +71,13 @@ def test_from_submission_to_statement(daemon: Daemon, tmp_path: Path) -> None:
     said = cli(daemon, "market", "approve", number, "--reviewer", "ann", "--digest", digest, "--confirm-all",
                "--reason", "mine", status=1)
     assert "somebody else must review it" in said
-    cli(daemon, "market", "approve", number, "--reviewer", "rita", "--digest", digest, "--confirm-all",
-        "--reason", "read it all")
+    yes = ("market", "approve", number, "--reviewer", "rita", "--digest", digest, "--confirm-all", "--reason", "good")
+    new_key(daemon.state / "keys", "rita")
+    cli(daemon, "keys", "register", "rita", "--role", "approver", "--state-dir", str(daemon.state))
+    assert "signed by one" in cli(daemon, *yes, status=1)
+    cli(daemon, *yes, "--key", "rita", "--state-dir", str(daemon.state))
+    signed = cli(daemon, "market", "status", number, "--json")["decisions"]
+    assert len(signed) == 1
     cli(daemon, "market", "publish", number, "--by", "olga")
     assert cli(daemon, "market", "search", "sums", "--json")[0]["coverage"] == "100.00"
     assert "19.95 USD a month" in cli(daemon, "market", "show", "sums")
