@@ -13,8 +13,8 @@ from apex_exec.wire.values import (
     CONTAINERS_MAX,
     DEPTH_MAX,
     INT_MAX,
+    NOT_CONTAINER,
     at_rest,
-    containers_at_most,
     costly,
     deeper_than,
 )
@@ -46,7 +46,7 @@ def decode_request(body: bytes, bytes_max: int) -> HostRequest:
     """The one message in ``body``. Raises WireError with the wire code and, where known, ``details.path``."""
     if len(body) > bytes_max:
         raise WireError(Code.PAYLOAD_TOO_LARGE, f"the message has {len(body)} bytes, the limit is {bytes_max}")
-    if containers_at_most(body) > DEPTH_MAX:
+    if len(body.translate(None, NOT_CONTAINER)) > DEPTH_MAX:
         check_depth(body)
     try:
         request: HostRequest = _decode_request(body)

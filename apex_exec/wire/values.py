@@ -26,6 +26,7 @@ comes first."""
 COUNTED_AT_ONCE, COUNTED_ROUNDS = 16_384, 16
 """Values that are looked at to count the containers among them; beyond, every byte that might be one counts as one."""
 LARGE_BYTES = 65_536
+"""Smaller ones cannot have more lists and maps than that, and are not counted."""
 INT_MAX = 2**53 - 1
 """Largest integer that a JavaScript number holds exactly; the smallest is its negative."""
 
@@ -51,7 +52,7 @@ _decode_any = msgspec.msgpack.Decoder().decode
 _decode_fast = msgspec.msgpack.Decoder(_value_type(_FAST_LEVELS)).decode
 
 # Bytes that cannot open a container; deleting them leaves an upper bound of the containers in a body.
-_NOT_CONTAINER = bytes(b for b in range(256) if not (0x80 <= b <= 0x9F or 0xDC <= b <= 0xDF))
+NOT_CONTAINER = bytes(b for b in range(256) if not (0x80 <= b <= 0x9F or 0xDC <= b <= 0xDF))
 
 
 def _sizes() -> list[int]:
@@ -78,7 +79,7 @@ _IS_CONTAINER = [int(0x80 <= b <= 0x9F or 0xDC <= b <= 0xDF) for b in range(256)
 
 def containers_at_most(body: bytes) -> int:
     """An upper bound of the lists and maps in ``body``: the bytes that could open one. 0.5 to 8 ms for a megabyte."""
-    return len(body.translate(None, _NOT_CONTAINER))
+    return len(body.translate(None, NOT_CONTAINER))
 
 
 def containers(body: bytes) -> int:
@@ -123,6 +124,10 @@ def at_rest(decode: Callable[[bytes], Any], body: bytes) -> Any:
         gc.enable()
 
 
+def _decode_fast_at_rest(raw: bytes) -> Any:
+    return at_rest(_decode_fast, raw)
+
+
 def deeper_than(value: Any, levels: int) -> bool:
     """True where ``value`` nests deeper than ``levels``: something stands in more lists and maps than that."""
     level: list[Any] = [value]
@@ -150,10 +155,13 @@ def check_value(raw: bytes) -> Any:
     Small ordinary values are checked by msgspec alone; bytes, timestamps, deep nesting and anything wrong
     are looked at list by list, each as a whole.
     """
-    if len(raw) > CONTAINERS_MAX and costly(bytes(raw)):  # it may be a msgspec.Raw
-        raise WireError(Code.INVALID_OUTPUT, f"more than {CONTAINERS_MAX} lists and maps", {"path": "$"})
+    decode: Callable[[bytes], Any] = _decode_fast
+    if len(raw) > LARGE_BYTES:
+        if costly(bytes(raw)):  # it may be a msgspec.Raw
+            raise WireError(Code.INVALID_OUTPUT, f"more than {CONTAINERS_MAX} lists and maps", {"path": "$"})
+        decode = _decode_fast_at_rest
     try:
-        return at_rest(_decode_fast, raw) if len(raw) > LARGE_BYTES else _decode_fast(raw)
+        return decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass  # below it is either accepted or the place is named
     try:
