@@ -19,6 +19,8 @@ from apex_exec.wire import messages as msg
 from apex_exec.wire.values import check_value
 
 METHODS_PER_PEER_MAX = 256
+METHODS_MAX = 4096
+"""Of all connections: 16 that provide as many as they may."""
 REPLY_BYTES_MAX = 1024 * 1024
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -40,6 +42,7 @@ class HostMethods:
         self._reply = reply
         self._anomaly = anomaly
         self._providers: dict[str, Peer] = {}
+        self._of: dict[Peer, list[str]] = {}
         self._out: dict[int, _Out] = {}
         self._next_call = 1
 
@@ -50,13 +53,16 @@ class HostMethods:
                 known = ", ".join(f"{prefix}*" for prefix in PREFIXES)
                 raise WireError(Code.INVALID_INPUT, f"{method[:100]!r} is no host method: {known}",
                                 {"path": "$.methods"})
-        held = sum(provider is peer for provider in self._providers.values())
+        held = len(self._of.get(peer, ()))
         new = {method for method in methods if method not in self._providers}
         if held + len(new) > METHODS_PER_PEER_MAX:
             raise WireError(Code.INVALID_INPUT, f"one connection provides at most {METHODS_PER_PEER_MAX} methods",
                             {"path": "$.methods"})
+        if len(self._providers) + len(new) > METHODS_MAX:
+            raise WireError(Code.OVERLOADED, f"all connections together provide at most {METHODS_MAX} methods")
         for method in new:
             self._providers[method] = peer
+            self._of.setdefault(peer, []).append(method)
         return [method for method in methods if self._providers[method] is peer]
 
     def call(self, request: HostMethod, plugin: str, user_id: str, deadline_ms: int, answered: Answered) -> int:
@@ -106,7 +112,7 @@ class HostMethods:
 
     def peer_gone(self, peer: Peer) -> None:
         """It provides nothing any longer; what it was asked has no answer."""
-        for method in [method for method, provider in self._providers.items() if provider is peer]:
+        for method in self._of.pop(peer, ()):
             del self._providers[method]
         for number in [number for number, out in self._out.items() if out.peer is peer]:
             self._out.pop(number).answered(b"", "host_error", "the host disconnected before it answered")

@@ -13,7 +13,7 @@ import zmq
 from apex_exec.client import CallError, Client
 from apex_exec.core.api import HostMethod
 from apex_exec.daemon.connections import Peer
-from apex_exec.daemon.host_methods import METHODS_PER_PEER_MAX, HostMethods
+from apex_exec.daemon.host_methods import METHODS_MAX, METHODS_PER_PEER_MAX, HostMethods
 from apex_exec.errors import WireError
 from apex_exec.wire import messages as msg
 from tests.gateway.bundles import ALL, bundle
@@ -166,3 +166,23 @@ def test_provide_is_for_dealer(daemon: Daemon) -> None:
         assert msgspec.msgpack.decode(socket.recv())["code"] == "PROTOCOL_ERROR"
 
 
+def test_what_connections_provide_is_bounded_in_all_and_free_with_their_end() -> None:
+    def names(peer: int, count: int = METHODS_PER_PEER_MAX) -> list[str]:
+        return [f"admin.users.m{peer}-{number}" for number in range(count)]
+
+    methods = HostMethods(lambda *_: None, lambda *_: None)
+    peers = [Peer(b"\0%d" % number, number) for number in range(METHODS_MAX // METHODS_PER_PEER_MAX + 1)]
+    for number, peer in enumerate(peers[:-1]):
+        assert methods.provide(peer, names(number)) == names(number)
+        with pytest.raises(WireError, match="one connection") as refused:
+            methods.provide(peer, ["admin.users.more"])
+        assert refused.value.code == "INVALID_INPUT"
+    with pytest.raises(WireError) as refused:
+        methods.provide(peers[-1], ["admin.users.more"])
+    assert refused.value.code == "OVERLOADED"
+    assert methods.provide(peers[-1], names(0, 3)) == [], "known ones keep their provider"
+    methods.peer_gone(peers[0])
+    assert methods.provide(peers[-1], names(0, 3)) == names(0, 3)
+    for peer in peers:
+        methods.peer_gone(peer)
+    assert not methods._providers and not methods._of
