@@ -63,7 +63,7 @@ def run(lab: Lab) -> None:
         except LookupError as error:
             lab.note(str(error))
             return
-    lab.note("the played host and worker of benchmarks/hot_path.py are in it; repeatable, so changes show")
+    lab.note("the played host, worker and ledger of benchmarks/hot_path.py are in it; repeatable, so changes show")
 
 
 def main() -> int:

@@ -10,10 +10,12 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
 
+import msgspec
+
 from apex_exec.daemon.side_process import SideProcess
 from apex_exec.ledger.process import main as ledger_main
 from apex_exec.ledger.reading import Filter, read_events
-from apex_exec.ledger.records import AuditRecord, ExecutionMetadata, encode_lines
+from apex_exec.ledger.records import Execution
 from apex_exec.ledger.verify import verify
 from benchmarks.daemon import USER, Daemon, Host, serving, write_echo
 from benchmarks.lab import Lab
@@ -36,10 +38,10 @@ def run(lab: Lab) -> None:
     _in_the_daemon(lab)
 
 
-def _record(number: int) -> AuditRecord:
+def _record(number: int) -> Execution:
     """What the loop records for one invocation."""
-    return AuditRecord(time.time_ns(), "plugin.execution", USER, "custom-analytics", "onDataFetch", "success",
-                       ExecutionMetadata(0.123 + number % 7, 14.5))
+    return (time.time_ns(), USER, "custom-analytics", "onDataFetch", "", 123_456 + number % 7 * 1_000_000, 14.5, "",
+            98_765)
 
 
 def _alone(lab: Lab) -> None:
@@ -61,7 +63,7 @@ def _alone(lab: Lab) -> None:
         lab.add("the database", "bytes/event", "B", (folder / "audit.db").stat().st_size / result.last)
     begun = time.perf_counter()
     for _ in range(events // BATCH):
-        encode_lines([_record(n) for n in range(BATCH)])
+        msgspec.msgpack.encode([_record(n) for n in range(BATCH)])
     lab.add("recording and encoding", "µs/event", "µs", (time.perf_counter() - begun) / (events // BATCH * BATCH) * 1e6)
 
 
@@ -85,7 +87,7 @@ def _process_rate(folder: Path, durability: str, events: int, batch: int) -> flo
     def hand_over() -> None:
         nonlocal sent
         sent += batch
-        side.send(["batch", sent, encode_lines([_record(n) for n in range(batch)]), []])
+        side.send(["batch", sent, [_record(n) for n in range(batch)], []])
 
     hand_over()
     while committed < sent:  # it has started

@@ -1,8 +1,8 @@
 """The supervisor's end of the ledger: records in, one frame a few milliseconds, and what is durable out.
 
-``record`` only keeps the struct. ``flush`` (once a loop turn) makes one frame of what has gathered and hands it to the
-ledger process; until the ledger has said that a batch is committed, the batch is kept and is sent again to the next
-ledger process where this one dies. Batches are numbered, so that each is stored once.
+``execution`` and ``record`` only keep what they are given. ``flush`` (once a loop turn) makes one frame of what has
+gathered and hands it to the ledger process; until the ledger has said that a batch is committed, the batch is kept and
+is sent again to the next ledger process where this one dies. Batches are numbered, so that each is stored once.
 
 Where the oldest uncommitted record gets older than LATE_NS, replies wait for their records and admission stops: for
 HOLD_NS the loop takes no requests (most stalls are shorter), after that each is answered AUDIT_UNAVAILABLE at once.
@@ -23,23 +23,23 @@ import msgspec
 from apex_exec.config import Settings
 from apex_exec.daemon.side_process import SideProcess
 from apex_exec.ledger import process as ledger_process
-from apex_exec.ledger.records import AuditRecord, ExecutionMetadata, encode_lines
+from apex_exec.ledger.records import AuditRecord, Execution, encode_line, execution_record
 
 MS_NS = 1_000_000
 LATE_NS = 50 * MS_NS
 HOLD_NS = 250 * MS_NS
 GATHER_NS = 2 * MS_NS
-"""How long the first record of a frame waits for others (group): 500 frames a second at most, instead of one a turn."""
-BATCH_RECORDS_MAX = 512
+"""How long the first record of a frame waits for others (group): 500 frames a second at most, instead of one a turn.
+At 64 KiB a record, what gathers meanwhile is far below the link's bound of a frame."""
 PENDING_BYTES_MAX = 32 * 1024 * 1024
 """Uncommitted bytes kept here (below the side process's own bound); full stops admission."""
 TRACEPARENT_CHARS_MAX = 128
 RESTART_MAX_NS = 500 * MS_NS
 """Nothing is admitted without a ledger: one that keeps dying is started again sooner than other side processes."""
 NEVER_NS = 1 << 62
-DENIED = frozenset({"PERMISSION_DENIED", "RATE_LIMITED", "NOT_PROVIDED"})
-"""Outcomes of an execution whose ``result`` is "denied" rather than "failure"."""
 _wall_ns = time.time_ns
+_clock_ns = time.monotonic_ns
+_encode = msgspec.msgpack.Encoder().encode
 
 
 class Gauges(Protocol):
@@ -59,8 +59,7 @@ class _Batch(msgspec.Struct, gc=False):
 
     last_index: int
     first_ns: int
-    message: list[Any]
-    bytes: int
+    body: bytes
 
 
 class AuditTrail:
@@ -78,7 +77,8 @@ class AuditTrail:
         self._log = log
         self._index = 0  # of the last record taken
         self._committed = 0
-        self._buffer: list[AuditRecord] = []
+        self._buffer: list[AuditRecord | Execution] = []
+        self._others = 0  # records of the buffer that are no executions
         self._buffer_ns = 0
         self._batches: deque[_Batch] = deque()
         self._bytes = 0
@@ -89,27 +89,38 @@ class AuditTrail:
         self._waiting: deque[tuple[int, Callable[[], None]]] = deque()
         self._ready = False
         self._failing = ""
+        self.fine_until_ns = 0
+        """Until then (CLOCK_MONOTONIC) work is admitted and nothing is held: callers may look here before they ask."""
+        self.due_ns = NEVER_NS
+        """When ``flush`` is to be called next, or ``holds`` may change its mind, although nothing arrives."""
         self._say_health("the ledger is starting")
 
     # ------------------------------------------------------------------ records
     def record(self, record: AuditRecord) -> int:
         """Takes one record; its index, for ``durable`` and ``when_durable``. Buffers only."""
         if not self._buffer:
-            self._buffer_ns = time.monotonic_ns()
-            if self._oldest_ns == NEVER_NS:
-                self._oldest_ns = self._buffer_ns
+            self._begin()
         self._buffer.append(record)
+        self._others += 1
         self._index += 1
         return self._index
 
     def execution(self, user_id: str, plugin: str, hook: str, code: str, run_ns: int, memory_mb: float,
                   traceparent: str = "", cpu_ns: int = 0) -> int:
         """Records the verdict of one admitted invocation; ``code`` is "" for a result."""
-        result = "success" if not code else "denied" if code in DENIED else "failure"
-        return self.record(AuditRecord(_wall_ns(), "plugin.execution", user_id, plugin, hook, result,
-                                       ExecutionMetadata(run_ns / 1e6, memory_mb, code,
-                                                         traceparent and traceparent[:TRACEPARENT_CHARS_MAX],
-                                                         cpu_ns / 1e6 if cpu_ns else None)))
+        if not self._buffer:
+            self._begin()
+        self._buffer.append((_wall_ns(), user_id, plugin, hook, code, run_ns, memory_mb,
+                             traceparent and traceparent[:TRACEPARENT_CHARS_MAX], cpu_ns))
+        self._index = index = self._index + 1
+        return index
+
+    def _begin(self) -> None:
+        """The first record since the last hand-over."""
+        self._buffer_ns = _clock_ns()
+        self.due_ns = 0 if self.strict else min(self.due_ns, self._buffer_ns + GATHER_NS)
+        if self._oldest_ns == NEVER_NS:
+            self._set_oldest(self._buffer_ns)
 
     def event(self, event_type: str, user_id: str, resource: str, action: str, result: str,
               metadata: dict[str, Any] | None = None) -> int:
@@ -126,11 +137,25 @@ class AuditTrail:
     def holds(self, now_ns: int) -> bool:
         """True while a stall is young: the loop leaves requests where they are rather than refuse them."""
         if now_ns - self._oldest_ns <= LATE_NS:
-            self._late_since_ns = 0
             return False
         if not self._late_since_ns:
             self._late_since_ns = now_ns  # from when it is seen: a stopped supervisor wakes to old records
+            self.due_ns = min(self.due_ns, now_ns + HOLD_NS)
         return now_ns - self._late_since_ns < HOLD_NS and self._ready and not self._failing
+
+    def _set_oldest(self, oldest_ns: int) -> None:
+        """Notes when the oldest record that is not committed was taken."""
+        self._oldest_ns = oldest_ns
+        self._set_fine()
+        if oldest_ns == NEVER_NS:
+            self.due_ns = NEVER_NS
+        if self._late_since_ns and _clock_ns() - oldest_ns <= LATE_NS:
+            self._late_since_ns = 0
+
+    def _set_fine(self) -> None:
+        """After any change of what ``admits`` looks at."""
+        fine = self._ready and not self._failing and self._bytes <= PENDING_BYTES_MAX
+        self.fine_until_ns = self._oldest_ns + LATE_NS if fine else 0
 
     @property
     def reason(self) -> str:
@@ -141,14 +166,14 @@ class AuditTrail:
             return "the ledger process is being started"
         if self._bytes > PENDING_BYTES_MAX:
             return "too much waits to be committed"
-        age_ns = time.monotonic_ns() - self._oldest_ns
+        age_ns = _clock_ns() - self._oldest_ns
         return f"the oldest record has waited {age_ns // MS_NS} ms for its commit" if age_ns > LATE_NS else ""
 
     def durable(self, index: int) -> bool:
         """True where the reply that follows record ``index`` may go now."""
         if index <= self._committed:
             return True
-        return not self.strict and time.monotonic_ns() - self._oldest_ns <= LATE_NS
+        return not self.strict and _clock_ns() - self._oldest_ns <= LATE_NS
 
     def when_durable(self, index: int, then: Callable[[], None]) -> None:
         """Calls ``then``, which sends a reply, once ``durable(index)``. As many wait as were admitted; they go in their
@@ -170,34 +195,41 @@ class AuditTrail:
         """How many replies wait."""
         return len(self._held)
 
-    def due_ns(self, now_ns: int) -> int:
-        """When ``flush`` or ``holds`` has something to do although nothing arrives."""
-        due_ns = self._buffer_ns + GATHER_NS if self._buffer and not self.strict else NEVER_NS
-        if self._late_since_ns and now_ns < self._late_since_ns + HOLD_NS:
-            due_ns = min(due_ns, self._late_since_ns + HOLD_NS)
-        elif self._oldest_ns != NEVER_NS and now_ns <= self._oldest_ns + LATE_NS:
-            due_ns = min(due_ns, self._oldest_ns + LATE_NS + 1)
-        return due_ns
-
     # ------------------------------------------------------------------ handing over
     def flush(self, now_ns: int) -> None:
-        """Hands over what has gathered. Once a loop turn."""
-        if not self._buffer:
-            return
-        if self.strict or now_ns - self._buffer_ns >= GATHER_NS or len(self._buffer) >= BATCH_RECORDS_MAX:
+        """Hands over what has gathered, where its time has come, and sets ``due_ns``. In the turn that reaches it."""
+        if self._buffer and (self.strict or now_ns - self._buffer_ns >= GATHER_NS):
             self._hand_over()
+        late_ns, hold_ns = self._oldest_ns + LATE_NS + 1, self._late_since_ns + HOLD_NS
+        due_ns = late_ns if now_ns < late_ns else hold_ns if now_ns < hold_ns else NEVER_NS
+        self.due_ns = min(due_ns, self._buffer_ns + GATHER_NS) if self._buffer else due_ns
 
     def _hand_over(self) -> None:
         records, self._buffer = self._buffer, []
-        lines = encode_lines(records)
-        keys = [[offset, record.dedup_key] for offset, record in enumerate(records) if record.dedup_key]
-        batch = _Batch(self._index, self._buffer_ns, ["batch", self._index, lines, keys], len(lines))
+        others, self._others = self._others, 0
+        lines: list[Any] = records
+        keys: list[Any] = []
+        if others:
+            lines = [encode_line(record) if isinstance(record, AuditRecord) else record for record in records]
+            keys = [[offset, record.dedup_key] for offset, record in enumerate(records)
+                    if isinstance(record, AuditRecord) and record.dedup_key]
+            for event_type, count in Counter(
+                    [record.event_type for record in records if isinstance(record, AuditRecord)]).items():
+                self._metrics.inc("audit_events_total", (event_type,), count)
+        if len(records) > others:
+            self._metrics.inc("audit_events_total", ("plugin.execution",), len(records) - others)
+        try:
+            body = _encode(["batch", self._index, lines, keys])
+        except (TypeError, ValueError, OverflowError):  # a string that is no UTF-8, say: each as a line of its own
+            lines = [line if isinstance(line, bytes) else encode_line(execution_record(line)) for line in lines]
+            body = _encode(["batch", self._index, lines, keys])
+        batch = _Batch(self._index, self._buffer_ns, body)
         self._batches.append(batch)
-        self._bytes += batch.bytes
-        for event_type, count in Counter([record.event_type for record in records]).items():
-            self._metrics.inc("audit_events_total", (event_type,), count)
+        self._bytes += len(batch.body)
+        if self._bytes > PENDING_BYTES_MAX:
+            self._set_fine()
         if self._ready:
-            self.side.send(batch.message)
+            self.side.send_body(batch.body)
 
     # ------------------------------------------------------------------ the ledger process
     def _told(self, message: list[Any]) -> None:
@@ -208,15 +240,17 @@ class AuditTrail:
             self._ready = True
             self._commit(message[1])
             for batch in self._batches:
-                self.side.send(batch.message)
+                self.side.send_body(batch.body)
             self._say_health("")
         elif word == "failing":
             if not self._failing:
                 self._log("error", f"audit: {message[1]}; no work is admitted until it is mended")
             self._failing = message[1]
+            self._set_fine()
             self._say_health(self._failing)
         elif word == "recovered":
             self._failing = ""
+            self._set_fine()
             self._log("warning", "audit: the ledger writes again")
             self._say_health("" if self._ready else "the ledger is starting")
         elif word == "warning":
@@ -225,14 +259,14 @@ class AuditTrail:
             self._metrics.set("audit_database_bytes", (), message[1]["databaseBytes"])
 
     def _commit(self, index: int) -> None:
-        now_ns = time.monotonic_ns()
+        now_ns = _clock_ns()
         batches = self._batches
         while batches and batches[0].last_index <= index:
             batch = batches.popleft()
-            self._bytes -= batch.bytes
+            self._bytes -= len(batch.body)
             self._lag_ns = max(self._lag_ns, now_ns - batch.first_ns)
         self._committed = max(self._committed, index)
-        self._oldest_ns = batches[0].first_ns if batches else self._buffer_ns if self._buffer else NEVER_NS
+        self._set_oldest(batches[0].first_ns if batches else self._buffer_ns if self._buffer else NEVER_NS)
         waiting, held = self._waiting, self._held
         while waiting and waiting[0][0] <= index:
             waiting.popleft()[1]()
@@ -244,6 +278,7 @@ class AuditTrail:
         """What is not committed is kept; the next ledger process says how far this one came."""
         self._ready = False
         self._failing = ""
+        self._set_fine()
         self._log("error", "audit: the ledger process has died and is being restarted; no work is admitted meanwhile")
         self._say_health("the ledger process is being restarted")
 

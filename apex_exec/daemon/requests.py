@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from apex_exec.observe.metrics import Metrics
 
 _encode = msgspec.msgpack.Encoder().encode
+_clock_ns = time.monotonic_ns
 HELD_BYTES_MAX = 256 * 1024 * 1024
 """Of all large requests without a reply; above, another is OVERLOADED. The number of small ones has its own bounds."""
 LARGE_BYTES = 4096
@@ -167,7 +168,8 @@ class Requests:
             raise WireError(Code.DUPLICATE_ID, "this id is pending already", {"id": id_})
         if len(peer.pending) >= self.per_host:
             raise WireError(Code.OVERLOADED, "this connection holds as many requests as it may (pool.per_host)")
-        if self.audit is not None and not self.audit.admits(now_ns):
+        audit = self.audit
+        if audit is not None and now_ns > audit.fine_until_ns and not audit.admits(now_ns):
             raise WireError(Code.AUDIT_UNAVAILABLE, "the audit ledger cannot take a record; nothing was run")
 
     def _invoke(self, peer: Peer, frames: list[bytes], request: msg.Invoke) -> None:
@@ -242,7 +244,8 @@ class Requests:
     def _finish(self, pending: Pending, body: bytes) -> None:
         """Sends the one reply, after the records before it are durable where the ledger asks for that."""
         audit = self.audit
-        if audit is not None and self._last_record >= 0 and not audit.durable(self._last_record):
+        if (audit is not None and (audit.strict or _clock_ns() > audit.fine_until_ns) and self._last_record >= 0
+                and not audit.durable(self._last_record)):
             audit.when_durable(self._last_record, lambda: self._send(pending, body))
             return
         self._send(pending, body)
@@ -273,9 +276,13 @@ class Requests:
             self.api.invocation_ended(verdict.call)
         trace = self._traces.pop(verdict.call, "") if self._traces else ""
         if self.audit is not None and admitted:
+            cpu_ns, run_ns = 0, verdict.run_ns
+            if run_ns:  # of replies that came together the first has the time; the clock is a system call
+                cpu_ns = self._cpu(verdict.plugin)
+                if cpu_ns > run_ns:
+                    cpu_ns = run_ns
             self._last_record = self.audit.execution(
-                verdict.user_id, verdict.plugin, verdict.hook, code, verdict.run_ns, memory_mb, trace,
-                min(self._cpu(verdict.plugin), verdict.run_ns))
+                verdict.user_id, verdict.plugin, verdict.hook, code, run_ns, memory_mb, trace, cpu_ns)
         pending = self._calls.pop(verdict.call, None)
         if pending is None:
             if not self._dispatches.settled(verdict, outcome, effects) and verdict.call in self._watched:

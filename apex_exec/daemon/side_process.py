@@ -99,9 +99,13 @@ class SideProcess:
 
     def send(self, message: Any) -> bool:
         """Queues one message and writes what fits. False where it is down or full: the message was not taken."""
+        return self.send_body(_encode(message))
+
+    def send_body(self, body: bytes) -> bool:
+        """As ``send``, of a message that its owner has encoded."""
         if self._socket is None or len(self._out) > OUT_BYTES_MAX:
             return False
-        self._out += pack_frame(_encode(message))
+        self._out += pack_frame(body)
         self.flush()
         return True
 

@@ -92,7 +92,6 @@ class Supervisor:
         """Plugs in the parts that were made with this supervisor's own parts."""
         if audit is not None:
             self.audit = self.requests.audit = audit
-            self.turns.append(self._flush_audit)
             self.loop.every(1.0, audit.upkeep)
         if api is not None:
             self.api = self.requests.api = self.workers.api = api
@@ -100,9 +99,7 @@ class Supervisor:
             self.governing = self.workers.governing = governing
             self._look_ns = governing.busy_ns
 
-    def _flush_audit(self, now_ns: int) -> None:
-        audit = self.audit
-        assert audit is not None
+    def _flush_audit(self, audit: AuditTrail, now_ns: int) -> None:
         audit.flush(now_ns)
         if audit.side.wants_write:  # a busy ledger: its link takes the rest as soon as there is room
             self.loop.side_changed(audit.side)
@@ -192,7 +189,8 @@ class Supervisor:
         """One round: hosts, timers, everything that was queued. When the next is due (CLOCK_MONOTONIC ns; 0: now)."""
         now_ns = time.monotonic_ns()
         audit = self.audit
-        busy = (audit is None or not audit.holds(now_ns)) and self.hosts.peers.receive()
+        held = audit is not None and now_ns > audit.fine_until_ns and audit.holds(now_ns)
+        busy = not held and self.hosts.peers.receive()
         wake_ns = self.pool.next_wake_ns()
         if wake_ns is not None and wake_ns <= now_ns:
             self.step(ev.Tick(), now_ns)
@@ -210,14 +208,16 @@ class Supervisor:
         for callback in self.turns:
             if callback(now_ns):
                 busy = True
+        if audit is not None and now_ns >= audit.due_ns:
+            self._flush_audit(audit, now_ns)
         if self._drain_until_ns and (now_ns > self._drain_until_ns or not (
                 len(self.requests) or (audit is not None and audit.waiting))):
             self.loop.stop()
         if busy:
             return 0
         due_ns = wake_ns if wake_ns is not None else now_ns + FAR_NS
-        if audit is not None:
-            due_ns = min(due_ns, audit.due_ns(now_ns))
+        if audit is not None and audit.due_ns < due_ns:
+            due_ns = audit.due_ns
         return min(due_ns, self._governor_due_ns) if self.governing is not None else due_ns
 
     def _upkeep(self, now_ns: int) -> None:

@@ -13,11 +13,12 @@ import sqlite3
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from apex_exec.ledger.marks import CHECKPOINT, HEAD, Mark, Tail, load_key, read_mark, read_tail, write_mark, write_tail
-from apex_exec.ledger.records import GENESIS, AuditRecord, BodyMaker, LedgerError, chain_hash, encode_lines
+from apex_exec.ledger.records import GENESIS, AuditRecord, BodyMaker, LedgerError, chain_hash, encode_line
 
 SCHEMA = (
     "CREATE TABLE IF NOT EXISTS events (seq INTEGER PRIMARY KEY, body TEXT NOT NULL, hash BLOB NOT NULL)",
@@ -25,6 +26,9 @@ SCHEMA = (
     "CREATE TABLE IF NOT EXISTS removed (seq INTEGER PRIMARY KEY, hash BLOB NOT NULL)",
     "CREATE TABLE IF NOT EXISTS tail (one INTEGER PRIMARY KEY, body BLOB NOT NULL)",
 )
+ROW = "(?, CAST(? AS TEXT), ?)"
+INSERT_ROWS = 16
+"""Rows of one statement: 1.3 µs each instead of 1.6 by one each; more gain nothing."""
 REMOVE_ROWS = 2_000
 """Old events removed in one transaction: few enough that a commit waiting behind it stays under 50 ms."""
 LOCKED_SECONDS = 0.2
@@ -107,16 +111,18 @@ class AuditStore:
     def append(self, batch: Sequence[AuditRecord]) -> int:
         """Commits ``batch`` in one transaction; the number stored (duplicates left out). All or nothing."""
         keys = {offset: record.dedup_key for offset, record in enumerate(batch) if record.dedup_key}
-        return self.append_lines(encode_lines(list(batch)).splitlines(), keys, self.last_index)
+        return self.append_lines([encode_line(record) for record in batch], keys, self.last_index)
 
-    def append_lines(self, lines: Sequence[bytes], keys: Mapping[int, str], last_index: int) -> int:
-        """As ``append``, of lines of ``encode_lines``; ``keys`` are the dedup keys by offset.
+    def append_lines(self, lines: Sequence[bytes | Sequence[Any]], keys: Mapping[int, str], last_index: int) -> int:
+        """As ``append``, of lines of ``encode_line`` and the fields of executions; ``keys`` are dedup keys by offset.
 
         Commits ``last_index`` with them. Raises LedgerError where it cannot: nothing has changed then.
         """
         assert self.db is not None
         self._check_space()
-        seq, prev, body_of, rows = self.seq, self.hash, self._maker.body, []
+        seq, prev = self.seq, self.hash
+        values: list[Any] = []  # of the rows, one after the other
+        body_of, execution_of = self._maker.body, self._maker.execution
         new_keys: dict[str, int] = {}
         try:
             self.db.execute("BEGIN IMMEDIATE")
@@ -126,20 +132,22 @@ class AuditStore:
                         continue
                     new_keys[key] = seq + 1
                 seq += 1
-                body = body_of(seq, line)
+                body = body_of(seq, line) if type(line) is bytes else execution_of(seq, line)
                 prev = chain_hash(prev, body)
-                rows.append((seq, body, prev))
-            self.db.executemany("INSERT INTO events VALUES (?, CAST(? AS TEXT), ?)", rows)
+                values += seq, body, prev
+            for start in range(0, len(values), 3 * INSERT_ROWS):
+                part = values[start : start + 3 * INSERT_ROWS]
+                self.db.execute("INSERT INTO events VALUES" + ",".join([ROW] * (len(part) // 3)), part)
             if new_keys:
                 self.db.executemany("INSERT OR REPLACE INTO keys VALUES (?, ?)", new_keys.items())
-            if rows or last_index != self.last_index:
+            if values or last_index != self.last_index:
                 write_tail(self.db, Tail(seq, prev, self.trail, last_index), self.key)
             self.db.execute("COMMIT")
         except (sqlite3.Error, LedgerError) as error:
             self._rollback()
             raise LedgerError(f"the audit database cannot be written: {error}") from error
-        self.seq, self.hash, self.last_index = seq, prev, last_index
-        return len(rows)
+        stored, self.seq, self.hash, self.last_index = seq - self.seq, seq, prev, last_index
+        return stored
 
     def _has(self, key: str) -> bool:
         """Whether an event with this dedup key is in the chain: the event itself must say so, not the index alone."""

@@ -1,8 +1,8 @@
 """The ledger process: takes batches from the link, commits them in groups, says what is durable.
 
-Told: ``["batch", last_index, lines, [[offset, dedup_key], …]]``. Tells: ``["ready", last_index]`` once it can write,
-``["committed", last_index]``, ``["failing", reason]`` and ``["recovered"]``, ``["warning", text]``, and about once a
-second ``["stats", {…}]``. It ends by EOF alone: what the link still holds then is committed first.
+Told: ``["batch", last_index, [line | execution, …], [[offset, dedup_key], …]]``. Tells: ``["ready", last_index]``
+once it can write, ``["committed", last_index]``, ``["failing", reason]`` and ``["recovered"]``, ``["warning", text]``,
+and about once a second ``["stats", {…}]``. It ends by EOF alone: what the link still holds then is committed first.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class _Ledger:
         self.fd: int = link.fileno()
         self.group_seconds = 0.0 if settings["durability"] == "strict" else GROUP_SECONDS
         self.store: AuditStore | None = None
-        self.lines: list[bytes] = []
+        self.lines: list[bytes | list[Any]] = []
         self.keys: dict[int, str] = {}
         self.last_index: int | None = None  # of what is pending
         self.failing = ""
@@ -84,7 +84,7 @@ class _Ledger:
         if self.last_index is None and not self.failing:
             self.due = time.monotonic() + self.group_seconds
         base = len(self.lines)
-        self.lines += message[2].splitlines()
+        self.lines += message[2]
         for offset, key in message[3]:
             self.keys[base + offset] = key
         self.last_index = message[1]

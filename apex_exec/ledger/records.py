@@ -1,14 +1,15 @@
 """Audit records, the text they become in the chain, and the hash that chains them. Pure: no clock, no disk.
 
-A record travels as one line of JSON from the loop to the ledger process (one call of msgspec for a whole batch);
-the ledger only puts the sequence number and a readable time before it, so that nothing is decoded and encoded twice.
-That text is what is stored, hashed and exported: whoever has an exported line and its ``prevHash`` can recompute
-``hash`` with nothing but SHA-256.
+An execution, of which there is one a call, travels to the ledger process as its bare values (``Execution``); any other
+record as one line of JSON, made in the loop, since what its metadata holds is known only there. Either becomes the
+same text: sequence number, readable time, the rest. That text is what is stored, hashed and exported: whoever has an
+exported line and its ``prevHash`` can recompute ``hash`` with nothing but SHA-256.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -73,25 +74,53 @@ class ExecutionMetadata(msgspec.Struct, gc=False, omit_defaults=True, rename="ca
     cpu_ms: float | None = None
 
 
+Execution = tuple[int, str, str, str, str, int, float, str, int]
+"""A ``plugin.execution`` as the loop keeps it: timestamp_ns, user_id, plugin, hook, code, run_ns, memory_mb,
+traceparent, cpu_ns. ``code`` is "" for a result."""
+DENIED = frozenset({"PERMISSION_DENIED", "RATE_LIMITED", "NOT_PROVIDED"})
+"""Outcomes of an execution whose ``result`` is "denied" rather than "failure"."""
+
+
+class _Body(msgspec.Struct, gc=False, rename="camel"):
+    """An event's text is this, encoded."""
+
+    seq: int
+    timestamp: str
+    event_type: str
+    user_id: str
+    resource: str
+    action: str
+    result: str
+    metadata: ExecutionMetadata
+
+
 _encoder = msgspec.json.Encoder(enc_hook=str)
+_encode_body = msgspec.json.Encoder().encode
 
 
-def encode_lines(records: list[AuditRecord]) -> bytes:
-    """One line of JSON a record, each ended by a newline. Never raises for what a record holds."""
-    try:
-        lines = _encoder.encode_lines(records)
-        if len(lines) <= RECORD_BYTES_MAX or max(map(len, lines.split(b"\n"))) <= RECORD_BYTES_MAX:
-            return lines
-    except (TypeError, ValueError, OverflowError, RecursionError):
-        pass  # one of them cannot be written as it is: each by itself, below
-    return b"".join(map(_careful_line, records))
+def result_of(code: str) -> str:
+    """What an execution with this outcome has as its ``result``."""
+    return "success" if not code else "denied" if code in DENIED else "failure"
 
 
-def _careful_line(record: AuditRecord) -> bytes:
+def metadata_of(code: str, run_ns: int, memory_mb: float, traceparent: str, cpu_ns: int) -> ExecutionMetadata:
+    """The metadata of an execution; a call without CPU time has no such figure on record."""
+    return ExecutionMetadata(run_ns / 1e6, memory_mb, code, traceparent, cpu_ns / 1e6 if cpu_ns else None)
+
+
+def execution_record(fields: Execution) -> AuditRecord:
+    """The same execution as a record."""
+    timestamp_ns, user_id, plugin, hook, code, run_ns, memory_mb, traceparent, cpu_ns = fields
+    return AuditRecord(timestamp_ns, "plugin.execution", user_id, plugin, hook, result_of(code),
+                       metadata_of(code, run_ns, memory_mb, traceparent, cpu_ns))
+
+
+def encode_line(record: AuditRecord) -> bytes:
+    """One line of JSON, without its newline. Never raises for what a record holds."""
     try:
         line = _encoder.encode(record)
         if len(line) < RECORD_BYTES_MAX:
-            return line + b"\n"
+            return line
         note: dict[str, Any] = {"cut": True, "bytes": len(line)}
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         note = {"cut": True, "reason": ascii(error)[:200]}
@@ -99,7 +128,7 @@ def _careful_line(record: AuditRecord) -> bytes:
         return text.encode("utf-8", "backslashreplace").decode()[:STRING_CHARS_MAX]
     return _encoder.encode(AuditRecord(
         record.timestamp_ns, short(record.event_type), short(record.user_id), short(record.resource),
-        short(record.action), short(record.result), note, short(record.dedup_key))) + b"\n"
+        short(record.action), short(record.result), note, short(record.dedup_key)))
 
 
 class BodyMaker:
@@ -109,19 +138,36 @@ class BodyMaker:
     """
 
     def __init__(self) -> None:
-        self._second = b""
-        self._text = b""
+        self._second = ""
+        self._text = ""
+
+    def execution(self, seq: int, fields: Sequence[Any]) -> bytes:
+        """The text of an ``Execution``. Raises LedgerError where it is none, or of no age of ours."""
+        try:
+            timestamp_ns, user_id, plugin, hook, code, run_ns, memory_mb, traceparent, cpu_ns = fields
+            digits = str(timestamp_ns)
+            if digits[:10] != self._second or len(digits) != 19:
+                self._start_second(digits)
+            return _encode_body(_Body(
+                seq, self._text + digits[10:] + "Z", "plugin.execution", user_id, plugin, hook,
+                result_of(code) if code else "success", metadata_of(code, run_ns, memory_mb, traceparent, cpu_ns)))
+        except (TypeError, ValueError) as error:
+            raise LedgerError(f"an execution cannot be chained: {error}") from None
+
+    def _start_second(self, digits: str) -> None:
+        if len(digits) != 19 or not digits.isdigit():
+            raise LedgerError("a record's time is not one of our age; it cannot be chained")
+        self._second = digits[:10]
+        self._text = datetime.fromtimestamp(int(self._second), UTC).strftime("%Y-%m-%dT%H:%M:%S.")
 
     def body(self, seq: int, line: bytes) -> bytes:
-        """The event's text. Raises LedgerError where ``line`` is not one that ``encode_lines`` made."""
-        digits = line[_TIME_AT]
+        """The event's text. Raises LedgerError where ``line`` is not one that ``encode_line`` made."""
+        digits = line[_TIME_AT].decode("ascii", "replace")
         if line[:13] != b'{"timestamp":' or not digits.isdigit() or line[32:33] != b",":
             raise LedgerError("a record's time is not one of our age; it cannot be chained")
-        second = digits[:10]
-        if second != self._second:
-            self._second = second
-            self._text = datetime.fromtimestamp(int(second), UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
-        return b'{"seq":%d,"timestamp":"%b.%bZ"%b' % (seq, self._text, digits[10:], line[32:])
+        if digits[:10] != self._second:
+            self._start_second(digits)
+        return b'{"seq":%d,"timestamp":"%b%bZ"%b' % (seq, self._text.encode(), line[23:32], line[32:])
 
 
 def chain_hash(prev_hash: bytes, body: bytes) -> bytes:

@@ -14,7 +14,7 @@ import pytest
 from apex_exec.ledger.audit import AuditStore, LedgerError
 from apex_exec.ledger.marks import Mark, load_key, write_mark
 from apex_exec.ledger.reading import Filter, export_rows, read_events, utc_text
-from apex_exec.ledger.records import AuditRecord, chain_hash
+from apex_exec.ledger.records import AuditRecord, BodyMaker, chain_hash, encode_line, execution_record
 from apex_exec.ledger.verify import verify
 
 BASE_NS = 1_800_000_000_000_000_000
@@ -287,6 +287,30 @@ def test_retention_leaves_a_chain_that_verifies_and_says_that_it_was_done(tmp_pa
     store = AuditStore(db, tmp_path)
     assert store.append([record(1)]) == 1
     store.close()
+
+
+def test_an_execution_has_the_text_of_the_same_record() -> None:
+    maker = BodyMaker()
+    for n, code in enumerate(("", "TIMEOUT", "RATE_LIMITED", "PERMISSION_DENIED")):
+        for trace, cpu_ns in (("", 0), ("00-ab", 12_345)):
+            fields = (BASE_NS + n * 1_000_000_007, 'u"\n', "p\u2028", "onDataFetch", code, 1_234_567 * n, 14.25 * n,
+                      trace, cpu_ns)
+            text = maker.execution(n, fields)
+            assert text == BodyMaker().body(n, encode_line(execution_record(fields)))
+            assert json.loads(text)["metadata"].get("cpuMs", 0) == cpu_ns / 1e6
+
+
+def test_an_execution_that_is_none_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    store = AuditStore(tmp_path / "b.db", tmp_path / "b")
+    good = [BASE_NS, "u", "p", "onDataFetch", "", 1, 1.0, "", 0]
+    for bad in (good[:-1], [*good, 1], [17, *good[1:]], [10 * BASE_NS, *good[1:]], ["x" * 19, *good[1:]],
+                [BASE_NS, "u", "p", "onDataFetch", "", "no time", 1.0, "", 0]):
+        with pytest.raises(LedgerError):
+            store.append_lines([good, bad], {}, 2)
+        assert store.seq == 0 == store.last_index
+    assert store.append_lines([good] * 35, {}, 35) == 35  # two whole statements and a part
+    store.close()
+    assert verify(tmp_path / "b.db", tmp_path / "b").last == 35
 
 
 def test_whatever_a_record_holds_is_one_line(tmp_path: Path) -> None:

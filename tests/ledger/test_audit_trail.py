@@ -17,6 +17,7 @@ import pytest
 from apex_exec.config import load_settings
 from apex_exec.daemon.audit_trail import HOLD_NS, LATE_NS, AuditTrail
 from apex_exec.ledger.reading import read_events
+from apex_exec.ledger.records import AuditRecord
 from apex_exec.ledger.verify import verify
 
 USER = "11111111-2222-4333-8444-555555555555"
@@ -104,6 +105,49 @@ def test_records_become_events_of_the_protocol(group: Trail) -> None:
     assert events[1].metadata == {"executionTimeMs": 0.0, "memoryUsedMb": 0.0, "code": "TIMEOUT"}
     assert group.metrics.counts["audit_events_total", ("plugin.execution",)] == 3
     assert group.metrics.gauges["audit_writable"] == 1 and group.metrics.health == {"audit": ""}
+
+
+def test_records_of_every_kind_keep_their_order_and_whatever_an_execution_holds_is_recorded(group: Trail) -> None:
+    trail = group.trail
+    trail.execution(USER, "a", "onDataFetch", "", 1_000, 12.0, cpu_ns=999)
+    for _ in range(2):
+        trail.record(AuditRecord(time.time_ns(), "data.deletion", USER, "b", "delete", "success", dedup_key="once"))
+    trail.execution("\udc80", "c", "onDataFetch", "", 2**70, 0.0)
+    trail.event("plugin.api", USER, "d", "emit", "success")
+    group.settle(trail.execution(USER, "e", "onDataFetch", "", 1, 1.0))
+    events = list(read_events(group.folder / "audit.db"))
+    assert [event.resource for event in events] == ["a", "b", "c", "d", "e"]
+    assert events[0].metadata["cpuMs"] == 0.000999
+    assert group.stored() == 5
+    assert {labels[0]: count for (_, labels), count in group.metrics.counts.items()} == {
+        "plugin.execution": 3, "data.deletion": 2, "plugin.api": 1}
+
+
+def test_the_time_until_which_all_is_fine_admits_no_more_than_admits_does(group: Trail) -> None:
+    trail = group.trail
+
+    def fine() -> bool:
+        return time.monotonic_ns() <= trail.fine_until_ns
+
+    assert fine() and group.admits()
+    trail._told(["failing", "no disk"])
+    assert not fine() and not group.admits()
+    trail._told(["recovered"])
+    assert fine()
+    os.kill(trail.side.pid, signal.SIGSTOP)
+    try:
+        group.add()
+        assert fine(), "young"
+        group.until(lambda: not fine())
+        assert trail.holds(time.monotonic_ns())
+    finally:
+        os.kill(trail.side.pid, signal.SIGCONT)
+    group.until(fine)
+    assert not trail.holds(time.monotonic_ns()) and not trail._late_since_ns
+    os.kill(trail.side.pid, signal.SIGKILL)
+    group.until(lambda: not trail.side.up)
+    assert not fine() and not group.admits()
+    group.until(fine)
 
 
 def test_a_killed_ledger_is_restarted_and_each_record_is_stored_once(group: Trail) -> None:

@@ -18,15 +18,15 @@ from multiprocess.connection import Connection
 
 from apex_exec.ledger.process import main
 from apex_exec.ledger.reading import read_events
-from apex_exec.ledger.records import AuditRecord, encode_lines
+from apex_exec.ledger.records import AuditRecord, encode_line
 from apex_exec.ledger.verify import verify
 from apex_exec.wire.frames import FrameBuffer, pack_frame
 
 
-def lines(count: int, age_ns: int = 0) -> bytes:
+def lines(count: int, age_ns: int = 0) -> list[bytes]:
     at_ns = time.time_ns() - age_ns
-    return encode_lines([AuditRecord(at_ns + n, "plugin.execution", "u", "p", "onDataFetch", "success", {"n": n})
-                         for n in range(count)])
+    return [encode_line(AuditRecord(at_ns + n, "plugin.execution", "u", "p", "onDataFetch", "success", {"n": n}))
+            for n in range(count)]
 
 
 class Ledger:
