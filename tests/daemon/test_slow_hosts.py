@@ -57,3 +57,16 @@ def test_a_host_that_does_not_read_is_dropped_and_others_do_not_wait(
         assert grown < 256 * 1024 * 1024, f"{grown >> 20} MiB"
         assert slowest < 4, slowest
         assert other.invoke("echo")["type"] == "result"
+
+
+def test_too_much_before_the_body_ends_the_connection_and_no_other(
+        daemon: tuple[Daemon, dict[str, bytes]]) -> None:
+    running, options = daemon
+    with Host(running.endpoint, **options) as stuffed, Host(running.endpoint, **options) as other:
+        assert stuffed.raw(b"", b"proxy", pack({"id": 1, "type": "ping"}))["type"] == "pong"
+        for frames in ([b"x" * 5000], [b""] * 17):
+            stuffed.socket.send_multipart([*frames, pack({"id": 2, "type": "ping"})])
+            assert stuffed.quiet()
+        assert other.invoke("echo")["type"] == "result"
+        wait_for(lambda: running.metric('protocol_anomalies_total{kind="unroutable"}') >= 2, 10, "the count")
+        assert stuffed.ask({"id": 3, "type": "ping"})["type"] == "pong", "libzmq connects anew"
