@@ -204,9 +204,10 @@ def test_a_supervisor_that_was_stopped_for_long_kills_nobody_but_who_hangs(tmp_p
         before = pids()
         assert all(len(before[plugin]) == 1 for plugin in (*BUSY, *IDLE, "hanging"))
         # Eight of each are in the link and done in time, while nobody looks; two wait in the daemon beyond their time.
-        calls = {plugin: [caller.invoke(plugin, "sleep", seconds=0.1, echo=n) for n in range(10)] for plugin in BUSY}
+        calls = {plugin: [caller.invoke(plugin, "sleep", seconds=0.4, echo=n) for n in range(10)] for plugin in BUSY}
         hanging = caller.invoke("hanging", "sleep", seconds=60)
-        time.sleep(0.05)
+        wait_for(lambda: daemon.plugin("hanging")["inFlight"] == 1, 10, "the last call sent")
+        assert all((row["inFlight"], row["queued"]) == (8, 2) for row in map(daemon.plugin, BUSY)), "0.4 s were too few"
         daemon.signal(signal.SIGSTOP)
         time.sleep(STOP_SECONDS / 2)
         meanwhile = [caller.invoke(plugin, "ok", echo=plugin) for plugin in (*BUSY, *IDLE)]
