@@ -42,6 +42,9 @@ LOST_NS_MAX = 1000 * MS_NS
 EXIT_JAIL, EXIT_LOAD = 70, 71
 CPUCLOCK_SCHED = 2
 """The kernel's clock id for the CPU time of process p is ``~p << 3 | 2`` (clock_getcpuclockid)."""
+DECLARED_MAX = 100
+"""Hooks, and permissions, that a plugin's code may declare; there are four and eight."""
+DECLARED_CHARACTERS_MAX = 200
 LINES_PER_CALL_MAX = 1000
 """Lines of output from one call; an honest worker stops at 200, so more is a violation."""
 ANSWERS = frozenset((inner.Reply, inner.Raised, inner.BadOutput, inner.Skipped))
@@ -417,6 +420,9 @@ class WorkerTable:
         elif kind is inner.Booted:
             self._booted(link, message)
         elif kind is inner.Ready:
+            if _declares_too_much(message):
+                self._violated(link, "it declares more than any plugin has")
+                return
             if worker in self._jobs:
                 if self._jobs[worker].value is not None:
                     self._violated(link, "it says twice that it is ready")
@@ -508,6 +514,13 @@ class WorkerTable:
         if self._latest.get(link.spec.id) == link.worker:
             del self._latest[link.spec.id]
         self._sandboxing.worker_gone(link.worker)
+
+
+def _declares_too_much(message: inner.Ready) -> bool:
+    """What a worker says of its plugin is compared word for word, and each difference told to an administrator."""
+    names = (*message.hooks[:DECLARED_MAX], *message.permissions[:DECLARED_MAX], message.plugin, message.version)
+    return (len(message.hooks) > DECLARED_MAX or len(message.permissions) > DECLARED_MAX
+            or max(map(len, names)) > DECLARED_CHARACTERS_MAX)
 
 
 def _evidence(link: WorkerLink, exited: inner.Exited | None, lost: Lost | None) -> tuple[str, str, dict[str, int]]:
