@@ -48,7 +48,7 @@ def compile_write(request: Insert | Update | Delete, tables: Mapping[str, Table]
         given = _given(table, request.values, user_id)
         names = ", ".join(_quote(name) for name in (table.owner, *given))
         marks = ", ".join(bind(value) for value in (user_id, *given.values()))
-        returning = ", ".join(_quote(name) for name in table.columns)
+        returning = ", ".join(_column(table, name) for name in table.columns)
         text = f"INSERT INTO {_quote(table.name)} ({names}) VALUES ({marks}) RETURNING {returning}"
         return Write(text, values, table.name, "data.modification", "insert", list(given), list(table.columns))
     if isinstance(request, Update):
@@ -61,12 +61,13 @@ def compile_write(request: Insert | Update | Delete, tables: Mapping[str, Table]
     else:
         text = f"DELETE FROM {_quote(table.name)}"
         event_type, action, columns = "data.deletion", "delete", []
-    conditions = [f"{_quote(table.owner)} = {bind(user_id)}"]
+    conditions = [f"{_column(table, table.owner)} = {bind(user_id)}"]
     for name, value in request.where.items():
         _check_column(table, name)
         if isinstance(value, dict | list):
             raise ApiFailure("invalid_params", f"where.{name} is no list and no map")
-        conditions.append(f"{_quote(name)} IS NULL" if value is None else f"{_quote(name)} = {bind(value)}")
+        column = _column(table, name)
+        conditions.append(f"{column} IS NULL" if value is None else f"{column} = {bind(value)}")
     return Write(f"{text} WHERE {' AND '.join(conditions)}", values, table.name, event_type, action, columns, [])
 
 
@@ -85,6 +86,11 @@ def _check_column(table: Table, name: str) -> None:
     if name not in table.columns:
         raise ApiFailure("column_not_allowed", f"{table.name} shows no column {name!r}; it shows: "
                                                f"{', '.join(table.columns)}")
+
+
+def _column(table: Table, name: str) -> str:
+    """With its table: a name that stands alone and is no column is a text to SQLite, and equal to itself."""
+    return f"{_quote(table.name)}.{_quote(name)}"
 
 
 def _quote(name: str) -> str:

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
-from apex_exec.core.api import Update
+from apex_exec.core.api import Delete, Insert, Update
 from apex_exec.errors import ConfigError
 from apex_exec.gateway.failure import ApiFailure
+from apex_exec.gateway.outbox import Outbox
 from apex_exec.gateway.tables import read_tables
-from tests.gateway.conftest import NAMED, A, Data, postgres_data
+from apex_exec.gateway.writes import compile_write
+from tests.gateway.conftest import NAMED, SECONDS, A, Data, postgres_data
 from tests.support.postgres import Postgres
 
 
@@ -107,3 +109,18 @@ def test_columns_that_differ_in_case_alone_are_refused(data: Data) -> None:
     with pytest.raises(ApiFailure) as caught:
         data.write(Update("notes", {"USER_ID": "bbbbbbbb-0000-4000-8000-000000000002"}, {"id": 2}), A)
     assert caught.value.code == "column_not_allowed"
+
+
+@pytest.mark.parametrize("request_", [
+    Delete("notes", {"ghost": "ghost"}), Update("notes", {"text": "x"}, {"ghost": "ghost"}),
+    Insert("notes", {"id": 99, "text": "x"})])
+def test_a_column_that_the_operator_names_and_the_table_lacks_is_no_text(data: Data, request_: Any) -> None:
+    """SQLite takes "ghost" for a text where it is no column: the condition held for every row of the caller's."""
+    before = data.contents()
+    shown = {"notes": {"owner": "user_id", "columns": ["id", "text", "ghost"], "write": True}}
+    write = compile_write(request_, read_tables(shown), ("notes",), A)
+    with pytest.raises(ApiFailure) as caught:
+        data.run(data.backend.write(write, Outbox.record(write, A, "p"), A, time.monotonic_ns() + 10 * SECONDS))
+    assert caught.value.code == "column_not_allowed"
+    after = data.contents()
+    assert [row for row in after if "outbox" not in str(row)] == [row for row in before if "outbox" not in str(row)]
