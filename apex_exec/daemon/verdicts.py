@@ -16,6 +16,10 @@ RAISED_CODES = frozenset(("MEMORY_LIMIT", "PERMISSION_DENIED", "RATE_LIMITED", "
 """Codes that an unhandled error of a hook may have on the wire; any other is PLUGIN_ERROR with ``apiCode``."""
 
 
+RETRY_MS_MAX = 60_000
+"""The longest wait that an API call can have told a hook: the window of the rate."""
+
+
 class Settled:
     """``code`` is "" where there is a result that may be sent; ``usage`` stands on errors too."""
 
@@ -61,8 +65,8 @@ def settle(verdict: Verdict, memory_mb: float = 0.0, throttled_ns: int = 0) -> S
             details["apiCode"] = body.api_code[:64]
         if body.api_method:
             details["method"] = body.api_method[:64]
-        if body.retry_after_ms:
-            details["retryAfterMs"] = body.retry_after_ms
+        if body.retry_after_ms:  # the worker's word: it may be no number that a host can hold
+            details["retryAfterMs"] = min(max(0, body.retry_after_ms), RETRY_MS_MAX)
     elif isinstance(body, inner.BadOutput):
         usage.cpu_ms = body.cpu_ns / 1e6
         message = f"{body.path}: {body.message}"[:MESSAGE_CHARS_MAX]

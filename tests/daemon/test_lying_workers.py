@@ -20,6 +20,7 @@ FRAMES = {
     "answers what it was not asked": b"\\x94\\xa5reply\\x07\\xc0\\x00",
     "pongs unasked": b"\\x92\\xa4pong\\x05",
     "speaks no MessagePack": b"\\xc1",
+    "waits for ever": b"\\x99\\xa6raised\\x00\\xa1E\\xa1m\\xa0\\x00\\xacrate_limited\\xa5fetch\\xcf" + b"\\xff" * 8,
     "fails its jail": b"\\x96\\xa6failed\\xa4jail\\xa7seccomp\\xa1x\\xa1y\\xa0",
 }
 
@@ -41,6 +42,7 @@ def act(context, params):
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     plugins: Path = tmp_path_factory.mktemp("plugins")
     write_plugin(plugins, "forger", FORGER, limits={"timeoutMs": 1000})
+    write_plugin(plugins, "patient", FORGER, limits={"timeoutMs": 1000})
     write_plugin(plugins, "echo", ECHO)
     with Daemon(plugins=plugins, config={
             "breaker.open_seconds": 0.2, "breaker.backoff_min_seconds": 0.01, "breaker.backoff_max_seconds": 0.02,
@@ -76,3 +78,10 @@ def test_a_layer_is_not_said_to_be_missing_because_a_plugin_says_so(daemon: Daem
             time.sleep(0.1)
         time.sleep(1.2)
     assert [line for line in daemon.metrics().splitlines() if "sandbox_layer_active{" in line] == before
+
+
+def test_a_wait_that_a_worker_made_up_is_a_number_that_hosts_can_hold(daemon: Daemon) -> None:
+    daemon.operate("daemon.status")
+    with Host(daemon.endpoint) as host:
+        reply = host.invoke("patient", {"frame": "waits for ever"})
+        assert reply["code"] == "RATE_LIMITED" and reply["details"]["retryAfterMs"] == 60_000
