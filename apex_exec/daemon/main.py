@@ -36,7 +36,6 @@ from apex_exec.daemon.registrar_link import RegistrarLink
 from apex_exec.daemon.reload import Reloader
 from apex_exec.daemon.runtime_folder import RuntimeFolder, take_lock
 from apex_exec.daemon.sandboxing import Sandboxing
-from apex_exec.daemon.scheduling import ask_for_short_slice
 from apex_exec.daemon.side_process import SideProcess
 from apex_exec.daemon.stream_peers import CONNECTIONS_MAX
 from apex_exec.daemon.supervisor import Supervisor
@@ -159,7 +158,6 @@ class _Daemon:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # a dead zygote's workers come to us to be reaped
         self.fds = hard
-        ask_for_short_slice()
         zygote = self._start_zygote()
 
         logs.start()
