@@ -40,9 +40,11 @@ if TYPE_CHECKING:
 
 READ_BYTES = 32_768
 """One read of one connection before the others, workers and timers get their turn; more only for a larger frame."""
-READ_BYTES_SHARED = 4096
-"""The same where there are other connections: about a dozen calls, so that a flood costs another host's call less than
-half a millisecond at each of its two visits to the loop."""
+READ_BYTES_SHARED = 8192
+"""The same where others send too: about two dozen calls, so that a flood costs another host's call less than a
+millisecond at each of its two visits to the loop. Smaller reads cost calls per second."""
+SHARED_NS = 100_000_000
+"""How long after a change of turn between two connections both count as sending."""
 RECEIVE_NS_MAX = 5_000_000
 """How long ready connections are read in one round of the loop; the others come first in the next."""
 CONNECTIONS_MAX = 1024
@@ -95,7 +97,8 @@ class StreamPeers:
         self._per_uid = max(1, self._connections_max // 2)
         self._listener: sockets.socket | None = None
         self._peers: set[StreamPeer] = set()
-        self._read_bytes = READ_BYTES
+        self._latest: StreamPeer | None = None
+        self._shared_until_ns = 0
         self._by_uid: Counter[int] = Counter()
         self._unfinished = Held(UNFINISHED_BYTES_MAX, self._overfull)
         self._unread = Held(UNREAD_BYTES_MAX, self._overfull)
@@ -152,7 +155,6 @@ class StreamPeers:
             peer = StreamPeer(b"\0" + struct.pack(">I", self._numbers & 0xFFFFFFFF), socket, uid,
                               self._message_bytes_max, time.monotonic_ns())
             self._peers.add(peer)
-            self._read_bytes = READ_BYTES if len(self._peers) == 1 else READ_BYTES_SHARED
             self._by_uid[uid] += 1
             self._dirty.append(peer)
             self._loop.add(socket.fileno(), partial(self._event, peer), _EDGE)
@@ -203,8 +205,12 @@ class StreamPeers:
             data, more = b"", True
         else:
             want = session.missing_bytes
-            if want < self._read_bytes:
-                want = self._read_bytes
+            now_ns = time.monotonic_ns()
+            if peer is not self._latest:
+                self._latest, self._shared_until_ns = peer, now_ns + SHARED_NS
+            usual = READ_BYTES if now_ns > self._shared_until_ns else READ_BYTES_SHARED
+            if want < usual:
+                want = usual
             try:
                 data = peer.socket.recv(want)
             except BlockingIOError:
@@ -316,8 +322,8 @@ class StreamPeers:
             return
         peer.gone = True
         self._peers.discard(peer)
-        if len(self._peers) <= 1:
-            self._read_bytes = READ_BYTES
+        if self._latest is peer:
+            self._latest = None
         self._by_uid[peer.uid] -= 1
         if not self._by_uid[peer.uid]:
             del self._by_uid[peer.uid]

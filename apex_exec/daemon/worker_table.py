@@ -39,6 +39,9 @@ DRAIN_NS_MAX = 100 * MS_NS
 """How long the link of a dead worker is read; what it wrote before its death is there at once."""
 LOST_NS_MAX = 1000 * MS_NS
 """How long after the zygote's death a worker without a pidfd may take to show its end."""
+REFILL_TURNS = 3
+"""After a cold worker is ready a spare is forked so many turns of the loop later: its call goes out in the first, comes
+back in the second."""
 EXIT_JAIL, EXIT_LOAD = 70, 71
 CPUCLOCK_SCHED = 2
 """The kernel's clock id for the CPU time of process p is ``~p << 3 | 2`` (clock_getcpuclockid)."""
@@ -110,6 +113,7 @@ class WorkerTable:
         self._refused: list[int] = []
         self._jobs: dict[int, Job] = {}
         self._last_own = 0
+        self._refill_turns = 0
         self.zygote = ZygoteKeeper(loop, start=start_zygote, zygote=zygote, asker=self, metrics=metrics, logs=logs)
         self.spares = Spares(self.zygote, spares)
 
@@ -234,6 +238,10 @@ class WorkerTable:
                 if link.wants_write != link.polled_write:
                     self._watch(link)
             self._dirty.clear()
+        if self._refill_turns:
+            self._refill_turns -= 1
+            if not self._refill_turns:
+                self.refill(now_ns)
         while self._refused:
             self._refuse(self._refused.pop(), now_ns)
         if self._failed:
@@ -436,6 +444,7 @@ class WorkerTable:
             link.ready = True
             self._metrics.observe("cold_start_seconds", (), (now_ns - link.started_ns) / 1e9)
             self._step(ev.WorkerReady(worker), now_ns)
+            self._refill_turns = REFILL_TURNS
         elif kind is inner.Failed:
             if link.ready or link.failure:  # said once, by a worker that goes: more is a plugin's word, without end
                 self._violated(link, "it fails twice, or after it was ready")
