@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
 READ_BYTES = 32_768
 """One read of one connection before the others, workers and timers get their turn; more only for a larger frame."""
-READ_BYTES_SHARED = 8192
-"""The same where others send too: about two dozen calls, so that a flood costs another host's call less than a
+READ_BYTES_SHARED = 4096
+"""The same where others send too: about a dozen calls, so that a flood costs another host's call less than half a
 millisecond at each of its two visits to the loop. Smaller reads cost calls per second."""
 SHARED_NS = 100_000_000
 """How long after a change of turn between two connections both count as sending."""
