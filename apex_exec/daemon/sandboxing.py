@@ -107,6 +107,11 @@ class Sandboxing:
         if self._identities is not None:
             self._identities.pass_on(spare, worker)
 
+    def killed(self, worker: int) -> None:
+        """SIGKILL was sent to it: it may run to its end."""
+        if self.cgroups is not None:
+            self.cgroups.let_die(worker)
+
     def worker_gone(self, worker: int) -> None:
         """Its uid may be given to another one, its group goes."""
         if self.cgroups is not None:

@@ -269,6 +269,7 @@ class WorkerTable:
         link.kill()
         if reason == "deadline":
             self._metrics.observe("kill_delay_seconds", (), max(0, time.monotonic_ns() - due_ns) / 1e9)
+        self._sandboxing.killed(worker)
         if self.zygote.unask(link):
             self._failed.append((link, Lost("BOOT_FAILED", "the worker was not started in time")))
 

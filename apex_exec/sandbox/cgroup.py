@@ -54,7 +54,8 @@ class Cgroups:
         self._mount = mount
         self._space = f"{PREFIX}{os.stat('/proc/self/ns/pid').st_ino}-"  # a pid means something in its namespace only
         self.name = f"{self._space}{os.getpid()}-{use}"
-        self._workers: dict[int, tuple[str, Path]] = {}  # worker or spare → plugin, group that bounds its memory
+        self._workers: dict[int, tuple[str, Path, Path]] = {}  # worker or spare → plugin, groups of its memory and CPU
+        self._lifted: dict[str, tuple[float, float]] = {}  # CPU group without its limit → the limit
         self._groups: dict[str, Path] = {}  # plugin → the group that holds its CPU
         self._throttled_before: dict[str, int] = {}  # ns, in groups that it had before
         self._left: list[Path] = []
@@ -116,7 +117,7 @@ class Cgroups:
             _write(group / "cgroup.subtree_control", "+memory")
         own = (group if self.version == 2 else self._memory) / f"w{worker}"
         own.mkdir(exist_ok=True)
-        self._workers[worker] = (plugin, own)
+        self._workers[worker] = (plugin, own, group)
         if self.version == 2:
             return [str(own / "cgroup.procs")]
         # v1 has a file for one thread that moves itself: without the lock over all forks, 0.4 ms and not 2.4 (measured)
@@ -132,7 +133,7 @@ class Cgroups:
         self._limit_cpu(group, spec.limits.cpu_percent, burst_seconds)
         self._limit_memory(spare, spec)
         del self._workers[spare]
-        self._workers[worker] = (spec.id, own)
+        self._workers[worker] = (spec.id, own, group)
         older = self._groups.get(spec.id)
         if older is not None:
             self._throttled_before[spec.id] = self.throttled_ns(spec.id)
@@ -154,6 +155,7 @@ class Cgroups:
         """Written where it changes only: each write gives the group a fresh quota."""
         if self._limited.get(group.name) == (cpu_percent, burst_seconds):
             return
+        self._lifted.pop(group.name, None)
         quota = max(1000, int(PERIOD_US * cpu_percent / 100))
         burst = str(min(quota, int(burst_seconds * 1e6)))
         if self.version == 2:
@@ -169,6 +171,25 @@ class Cgroups:
             with contextlib.suppress(OSError):  # Linux before 5.14: no burst
                 _write(group / name, burst)
         self._limited[group.name] = (cpu_percent, burst_seconds)
+
+    def let_die(self, worker: int) -> None:
+        """Lifts the CPU limit of a worker's group, after its SIGKILL and until it has left.
+
+        The kernel lets nobody of a group that has spent its quota run, not even to die: up to a period, a second.
+        """
+        known = self._workers.get(worker)
+        if known is None:
+            return
+        group = known[2]
+        limit = self._limited.pop(group.name, None)
+        if limit is None:
+            return
+        self._lifted[group.name] = limit
+        with contextlib.suppress(OSError):
+            if self.version == 2:
+                _write(group / "cpu.max", f"max {PERIOD_US}")
+            else:
+                _write(group / "cpu.cfs_quota_us", "-1")
 
     def out_of_memory(self, worker: int) -> bool:
         """Whether the kernel killed in the worker's group for want of memory: the evidence for MEMORY_LIMIT."""
@@ -200,7 +221,11 @@ class Cgroups:
         if known is not None:
             self._left.append(known[1])
             if not known[0]:
-                self._drop(self._cpu / f"s{-worker}")
+                self._drop(known[2])
+            limit = self._lifted.pop(known[2].name, None)
+            if limit is not None:
+                with contextlib.suppress(OSError):  # the group is gone: nobody is in it to be limited
+                    self._limit_cpu(known[2], *limit)
         self.tidy()
 
     def forget(self, plugin: str) -> None:
@@ -214,6 +239,7 @@ class Cgroups:
     def _drop(self, group: Path) -> None:
         """No plugin's any more: it goes when the last process has left it."""
         self._limited.pop(group.name, None)
+        self._lifted.pop(group.name, None)
         self._left.append(group)
 
     def tidy(self) -> None:

@@ -52,6 +52,22 @@ def test_memory_beyond_the_group_is_death_with_evidence(groups: Cgroups) -> None
     assert not groups.out_of_memory(1)
 
 
+def test_a_killed_process_need_not_wait_for_its_groups_next_period_to_die(groups: Cgroups) -> None:
+    for worker in range(1, 6):
+        files = groups.enter(worker, spec(cpu_percent=1), 0.0)
+        child = subprocess.Popen([sys.executable, "-c", ENTER + "while True: pass", *files])
+        due = time.monotonic() + 10
+        before = groups.throttled_ns("aaa")
+        while groups.throttled_ns("aaa") == before and time.monotonic() < due:
+            time.sleep(0.02)  # it has been held back for a period, and is now in the next
+        time.sleep(0.1)
+        child.kill()
+        groups.let_die(worker)
+        begun = time.monotonic()
+        ended(child, groups, worker)
+        assert time.monotonic() - begun < 0.5
+
+
 def test_the_share_is_the_plugins_and_outlives_its_workers(groups: Cgroups) -> None:
     used = 0.0
     begun = time.monotonic()
@@ -113,3 +129,14 @@ def test_v2_hands_controllers_down_and_writes_its_own_files(tmp_path: Path, monk
     (plugin / "w7" / "memory.events").write_text("low 0\noom_kill 1\n")
     (plugin / "cpu.stat").write_text("usage_usec 5\nthrottled_usec 1500\n")
     assert groups.out_of_memory(7) and groups.throttled_ns("aaa") == 1_500_000
+    groups.let_die(7)
+    assert (plugin / "cpu.max").read_text() == "max 1000000"
+    groups.leave(7)
+    assert (plugin / "cpu.max").read_text() == "100000 1000000", "the plugin's next worker is limited again"
+    spare = groups.enter_spare(-3)
+    assert spare == [str(own / groups.name / "s3" / "w-3" / "cgroup.procs")]
+    groups.adopt(-3, 8, spec(memory_mb=20), 0.5)
+    assert (own / groups.name / "s3" / "cpu.max").read_text() == "100000 1000000"
+    assert int((own / groups.name / "s3" / "w-3" / "memory.max").read_text()) == 29 * 2**20
+    (own / groups.name / "s3" / "cpu.stat").write_text("throttled_usec 500\n")
+    assert groups.throttled_ns("aaa") == 2_000_000, "what the older group held back is not forgotten"
