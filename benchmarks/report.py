@@ -27,12 +27,9 @@ it measures. Contenders take turns within each repetition; a figure is the media
 least and the greatest. apex-exec runs with everything on: jail at the machine's best level, validation of every
 payload and result, audit, governor, a scrape a second. The peers do none of that.
 
-How these results came about: each benchmark is one run, but not all of one commit. `roundtrip`, `kill`,
-`open_loop`, `overload`, `ledger` and `density` were run last; `hooks`, `profile`, `sustained`, `jail`, `governor`,
-`gateway` and `core` before the loop looked awake before sleeping, and those from `governor` on beside other work
-on the same two cores. Most have two or three repetitions, `kill` and `density` one. Cold start was measured three
-times on nearly the same code, as p50 / p99: 9.3 / 24, 8.1 / 26 and 6.1 / 16 ms; the last stands in the table, so
-that target is met by one run of three.
+How these results came about: one run of everything, three repetitions, on one commit and with nothing else running on
+the machine; the soak alone was run earlier, beside other work. Clients that keep a fixed rate sleep between calls: one
+that looks awake instead takes a core of two from what it measures, and was most of the tail that it reported.
 """
 
 
