@@ -64,10 +64,6 @@ class Spares:
                 return link
         return None  # the zygote will say of the dead ones that they are
 
-    def holds(self, link: WorkerLink) -> bool:
-        """Whether ``link`` is a spare's."""
-        return link.spec is NOBODY
-
     def lost(self, link: WorkerLink) -> None:
         """It was refused, or died."""
         self._paused_until_ns = time.monotonic_ns() + PAUSE_NS

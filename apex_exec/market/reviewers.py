@@ -7,8 +7,6 @@ the reviewer must then be the key's. Without any such key the name has to do, as
 
 from __future__ import annotations
 
-import json
-
 import msgspec
 import sqlalchemy as sa
 
@@ -17,7 +15,7 @@ from apex_exec.market.review import check_reviewer, same_person
 from apex_exec.market.submissions import Submission
 from apex_exec.registry import store as registry
 from apex_exec.registry.keyring import unusable_because
-from apex_exec.registry.signing import verify_bytes
+from apex_exec.registry.signing import statement_text, verify_bytes
 
 STATEMENT_BYTES_MAX = 8192
 SLACK_NS = 600 * 10**9
@@ -38,7 +36,7 @@ class Statement(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fiel
 
     def text(self) -> str:
         """The one way it is written; this is what travels and what is kept."""
-        return json.dumps(msgspec.to_builtins(self), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return statement_text(self)
 
 
 class Signed(msgspec.Struct, frozen=True):

@@ -7,7 +7,6 @@ permission when its approval ends: the supervisor checks ``PluginSpec.approved``
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import msgspec
@@ -17,7 +16,7 @@ from apex_exec.core.plugin import ADMIN_PERMISSIONS
 from apex_exec.errors import Code, Refusal
 from apex_exec.registry import store as db_
 from apex_exec.registry.keyring import DAY_NS, unusable_because
-from apex_exec.registry.signing import verify_bytes
+from apex_exec.registry.signing import statement_text, verify_bytes
 from apex_exec.registry.store import ApprovalRow, VersionRow
 
 AUTHOR_KEY = "author-key"
@@ -56,7 +55,7 @@ class Statement(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fiel
 
     def text(self) -> str:
         """The one way it is written; this is what travels and what is kept."""
-        return json.dumps(msgspec.to_builtins(self), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return statement_text(self)
 
 
 def signed_message(text: str) -> bytes:
