@@ -70,6 +70,7 @@ class Worker:
 
     def __init__(self, child: Child) -> None:
         self._statm = child.statm
+        self._has_folder = child.scratch is not None
         self._marks = child.fds[1]
         self._link = Link(child.fds[0])
         self._outlet = Outlet(self._link.send)
@@ -93,7 +94,8 @@ class Worker:
             return 0
         if message.mode == "test":
             self._output_and_memory(message)
-            return int(sys.modules["workers.testing"].run(message, self._link.send))  # loaded in the test zygote only
+            testing: Any = sys.modules["workers.testing"]  # loaded in the test zygote only
+            return int(testing.run(message, self._link.send, has_folder=self._has_folder))
         if not self._load(message):
             return EXIT_LOAD
         return 0 if message.mode == "probe" else self._calls()

@@ -1,8 +1,9 @@
 """A bundle's tests in a worker: made by pytest from memory, every jump between the plugin's lines traced.
 
-Only the test zygote has this module loaded, with pytest and coverage. The jail is the one of every worker: no file can
-be opened, so tests are modules out of the bundle, and fixtures such as ``tmp_path`` do not exist. What was traced goes
-out as it is; whoever started the worker computes what it means, and believes none of it without a check.
+Only the test zygote has this module loaded, with pytest and coverage. The jail is the one of every worker with one
+thing more: a temporary folder, made for this run and gone with it, the only place that can be written. Nothing else
+can be opened, so tests are modules out of the bundle. What was traced goes out as it is; whoever started the worker
+computes what it means, and believes none of it without a check.
 """
 
 from __future__ import annotations
@@ -27,14 +28,17 @@ from _pytest.config import _prepareconfig
 from _pytest.main import Session
 
 from workers import wire
+from workers.jail.base import SCRATCH
 from workers.loader import load
 
 FAILURES_MAX = 20
 FAILURE_CHARACTERS_MAX = 2000
 _OFF = ("cacheprovider", "capture", "debugging", "doctest", "faulthandler", "junitxml", "legacypath", "logging",
-        "pastebin", "setuponly", "setupplan", "stepwise", "terminal", "threadexception", "tmpdir",
-        "unraisableexception")
-"""pytest's own plugins that want files, a terminal or a thread."""
+        "pastebin", "setuponly", "setupplan", "stepwise", "terminal", "threadexception", "unraisableexception")
+"""pytest's own plugins that want files elsewhere, a terminal or a thread."""
+_OPTIONS = [part for name in _OFF for part in ("-p", f"no:{name}")]
+_OPTIONS += ["-o", "tmp_path_retention_policy=failed"]  # what a test that passed wrote makes room for the next
+NO_FOLDER = "this machine gives tests no temporary folder: it cannot make namespaces (see apex-exec doctor)"
 
 
 class _Recorder:
@@ -82,8 +86,7 @@ def _nothing_there(path: Any, *_arguments: Any, **_named: Any) -> NoReturn:
 
 os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
 _recorder = _Recorder()
-_config = _prepareconfig(["--rootdir=/", "-c", os.devnull, *(part for name in _OFF for part in ("-p", f"no:{name}"))],
-                         [_recorder])
+_config = _prepareconfig(["--rootdir=/", "-c", os.devnull, *_OPTIONS], [_recorder])
 _config._do_configure()  # once, in the zygote: no file can be looked for later
 
 
@@ -156,10 +159,9 @@ class Tracer:
         return {path: sorted(arcs) for path, arcs in self._data.items()}
 
 
-def run(message: wire.Load, send: Callable[[Any], None]) -> int:
+def run(message: wire.Load, send: Callable[[Any], None], *, has_folder: bool) -> int:
     """Loads the plugin, runs its tests, sends one Tested; the process's exit status."""
-    os.stat = os.lstat = _nothing_there  # to pathlib the jail's EPERM is an error, ENOENT is not
-    os.getcwd = lambda: "/"
+    _use_folder(has_folder)
     tracer = Tracer(message.plugin, message.files)
     _recorder.trace = tracer.start()
     session = Session.from_config(_config)
@@ -174,6 +176,20 @@ def run(message: wire.Load, send: Callable[[Any], None]) -> int:
     arcs = tracer.stop()
     send(wire.Tested(_recorder.passed, _recorder.failed, _recorder.failures, arcs, _recorder.tampered))
     return 0
+
+
+def _use_folder(there: bool) -> None:
+    factory: Any = _config._tmp_path_factory  # type: ignore[attr-defined]  # set by pytest's own plugin
+    if there:
+        factory._given_basetemp = Path(SCRATCH, "pytest")
+        return
+    os.stat = os.lstat = _nothing_there  # to pathlib the jail's EPERM is an error, ENOENT is not
+    os.getcwd = lambda: "/"
+
+    def refuse(*_arguments: Any, **_named: Any) -> NoReturn:
+        raise OSError(errno.EROFS, NO_FOLDER)
+
+    factory.getbasetemp = refuse
 
 
 def _warm_up() -> None:

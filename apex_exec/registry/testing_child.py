@@ -25,7 +25,7 @@ from apex_exec.sandbox.probe import probe
 from workers import start, wire
 from workers.zmtp import Zmtp, ZmtpError, encode
 
-TEST_MODULES = ("pytest", "builtins", "_pytest.assertion.rewrite", "workers.fake")
+TEST_MODULES = ("pytest", "tempfile", "shutil", "workers.fake", "builtins", "_pytest.assertion.rewrite")
 """What test files may import besides the plugin's modules; the last two are what rewritten assertions need."""
 OUTPUT_LINES_MAX = 200
 START_SECONDS_MAX = 30.0
@@ -41,7 +41,7 @@ class Zygote:
     """The test zygote, spoken to synchronously: this process does nothing else."""
 
     def __init__(self, request: Request) -> None:
-        findings = probe(request.waive)
+        findings = probe(request.waive, scratch=True)
         self.level = findings.level or "L0"
         if findings.accepted_level < request.min_level:
             raise OSError(f"sandbox.min_level = {request.min_level}, and this machine reaches "

@@ -54,6 +54,15 @@ def numbers(machine: str) -> dict[str, int]:
     return table
 
 
+def with_files(rules: Mapping[str, Any]) -> dict[str, Any]:
+    """``rules`` and what its ``scratch`` adds: calls for files, for a process that has one folder and no more."""
+    more = rules["scratch"]
+    merged = {**rules["rules"]}
+    for name, rule in more["rules"].items():
+        merged[name] = {**rule, "any": [*merged.get(name, {"any": []})["any"], *rule["any"]]}
+    return {**rules, "allow": {**rules["allow"], **more["allow"]}, "rules": merged}
+
+
 def compile_policy(rules: Mapping[str, Any], machine: str) -> Program:
     """The program for ``machine`` (``x86_64``, ``aarch64``). KeyError where a name or the machine is unknown."""
     table = numbers(machine)

@@ -37,8 +37,19 @@ LANDLOCK: tuple[tuple[str, int, int], ...] = (
 """(field, least ABI, rights): all that the kernel knows is handled, and no rule gives any of it back."""
 
 
-def make_plan(reports: Iterable[LayerReport] | None = None, waive: Iterable[str] = ()) -> dict[str, Any]:
-    """The plan in force after ``reports`` of a probe, or the probe's own where there are none."""
+SCRATCH_BYTES, SCRATCH_INODES = 16 << 20, 1024
+"""Of the temporary folder that a bundle's tests may write. It lies in memory and is gone with the run."""
+SCRATCH_RIGHTS = 0x61BE
+"""Landlock's for that folder: read, write and truncate files, list, make, rename and remove files and folders.
+No execution, no link, no socket, fifo or device."""
+
+
+def make_plan(reports: Iterable[LayerReport] | None = None, waive: Iterable[str] = (), *,
+              scratch: bool = False) -> dict[str, Any]:
+    """The plan in force after ``reports`` of a probe, or the probe's own where there are none.
+
+    ``scratch``: with a temporary folder that can be written; only where layer ``namespaces`` is in force.
+    """
     waived = frozenset(waive)
     known = {report.layer: report for report in reports or ()}
     layers: dict[str, tuple[str, list[Any]]] = {}
@@ -53,12 +64,17 @@ def make_plan(reports: Iterable[LayerReport] | None = None, waive: Iterable[str]
             layers[name] = ("required", ["active"] if report.state == "active" else ["active", "degraded"])
         else:
             layers[name] = ("absent", [report.errno, report.detail])
-    return {"layers": layers, "seccomp": _seccomp(), "landlock": LANDLOCK}
+    rules = bpf.policy()
+    plan = {"layers": layers, "seccomp": _seccomp(rules), "landlock": LANDLOCK}
+    if scratch:
+        plan["scratch"] = {"bytes": SCRATCH_BYTES, "inodes": SCRATCH_INODES, "landlock": SCRATCH_RIGHTS,
+                           "seccomp": _seccomp(bpf.with_files(rules))}
+    return plan
 
 
-def _seccomp() -> dict[str, Any]:
+def _seccomp(rules: dict[str, Any]) -> dict[str, Any]:
     try:
-        program = bpf.compile_policy(bpf.policy(), platform.machine())
+        program = bpf.compile_policy(rules, platform.machine())
     except KeyError:
         return {"code": b"", "own_pid": []}
     return {"code": program.packed(), "own_pid": program.own_pid}

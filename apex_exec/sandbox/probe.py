@@ -24,18 +24,19 @@ ANSWER_SECONDS_MAX = 20
 class Findings:
     """Per layer what came of it, the level that results, and the plan that requires just that of each worker."""
 
-    def __init__(self, reports: list[LayerReport], waived: list[str]) -> None:
+    def __init__(self, reports: list[LayerReport], waived: list[str], scratch: bool = False) -> None:
         self.reports = reports
         self.waived = waived
-        self.plan = make_plan(reports, waived)
+        self.plan = make_plan(reports, waived, scratch=scratch)
         states = {report.layer: report.state for report in reports}
         self.level = level_of(states)
         self.accepted_level = level_of(states, waived)
         """``level`` with the waived layers counted as if they were there: what min_level is compared with."""
 
 
-def probe(waive: Iterable[str] = (), worker: dict[str, Any] | None = None) -> Findings:
-    """Tries this machine; about a fifth of a second, blocking. ``worker``: the map a worker would get.
+def probe(waive: Iterable[str] = (), worker: dict[str, Any] | None = None, *, scratch: bool = False) -> Findings:
+    """Tries this machine; about a fifth of a second, blocking. ``worker``: the map a worker would get. ``scratch``: for
+    a bundle's tests, which have a temporary folder.
 
     Must be called before any thread exists (it spawns a process that forks). Raises RuntimeError where the
     trial itself cannot run.
@@ -48,7 +49,7 @@ def probe(waive: Iterable[str] = (), worker: dict[str, Any] | None = None) -> Fi
     process.start()
     theirs.close()
     try:
-        return Findings(_settle(ours, waived, worker), waived)
+        return Findings(_settle(ours, waived, worker, scratch), waived, scratch)
     except (EOFError, OSError) as error:
         raise RuntimeError(f"the sandbox could not be tried on this machine: {error!r}") from None
     finally:
@@ -56,20 +57,20 @@ def probe(waive: Iterable[str] = (), worker: dict[str, Any] | None = None) -> Fi
         process.join(2)
 
 
-def _settle(link: Any, waived: list[str], worker: dict[str, Any]) -> list[LayerReport]:
-    known = {report.layer: report for report in _try(link, make_plan(None, waived), worker)}
+def _settle(link: Any, waived: list[str], worker: dict[str, Any], scratch: bool) -> list[LayerReport]:
+    def outcome(reports: Iterable[LayerReport] | None) -> dict[str, LayerReport]:
+        plan = make_plan(reports, waived, scratch=scratch)
+        return {report.layer: report for report in _try(link, plan, worker)}
+
+    known = outcome(None)
     while len(known) < len(LAYERS):  # the sequence ended early: that layer is not to be had
-        known.update({r.layer: r for r in _try(link, _without(known, waived), worker)})
+        known.update(outcome(r for r in known.values() if r.state in ("absent", "lied")))
     for _ in LAYERS:
-        confirmed = {report.layer: report for report in _try(link, make_plan(known.values(), waived), worker)}
+        confirmed = outcome(known.values())
         if len(confirmed) == len(LAYERS):
             return [confirmed[name] for name in LAYERS]
         known.update(confirmed)
     raise OSError("the layers do not settle")
-
-
-def _without(known: dict[str, LayerReport], waived: list[str]) -> dict[str, Any]:
-    return make_plan([r for r in known.values() if r.state in ("absent", "lied")], waived)
 
 
 def _try(link: Any, plan: dict[str, Any], worker: dict[str, Any]) -> list[LayerReport]:

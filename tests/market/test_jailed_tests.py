@@ -14,6 +14,7 @@ from apex_exec.market import checks
 from apex_exec.registry.bundle import Bundle, read_folder
 from apex_exec.registry.testing import Run, prove, run_tests
 from apex_exec.registry.testing_child import trap
+from apex_exec.sandbox.probe import probe
 from tests.market.shops import write_bundle
 from tests.support import need
 
@@ -122,13 +123,88 @@ def test_a_failing_test_says_what_was_compared(tmp_path: Path, settings: Setting
     ("while True:\n        pass", "ran longer than 2 s"),
     ("import sys\n    sys.settrace(None)", "took the tracer away"),
     ("x = [bytearray(10**6) for _ in range(10**6)]", ""),
-    ("open('/tmp/x', 'w')", ""),
+    ("open('/x', 'w')", ""),
     ("import os\n    os.write(3, b'\\\\0' * 500)\n    os._exit(0)", "cannot be read"),
 ])
 def test_a_test_that_kills_hangs_or_leaves_fails(tmp_path: Path, settings: Settings, body: str, says: str) -> None:
     found = judge(_bundle(tmp_path / "sums", f"{GOOD}\ndef test_evil():\n    {body}\n"), settings, seconds=2.0)
     assert not found["tests"].passed
     assert any(says in line for line in found["tests"].problems), found["tests"]
+
+
+FOLDER = GOOD + '''
+import os, shutil, tempfile
+from pathlib import Path
+
+@pytest.mark.parametrize("again", range(40))
+def test_a_folder_of_its_own_that_others_left_empty(tmp_path, again):
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "notes" / "deep").mkdir(parents=True)
+    (tmp_path / "notes" / "deep" / "a.txt").write_bytes(b"x" * 1_000_000)  # 40 of them are more than the folder holds
+    os.rename(tmp_path / "notes", tmp_path / "kept")
+    assert (tmp_path / "kept" / "deep" / "a.txt").stat().st_size == 1_000_000
+
+def test_the_standard_library_finds_it(monkeypatch, tmp_path):
+    with tempfile.TemporaryDirectory() as name:
+        Path(name, "b").write_text("b")
+        shutil.copy(Path(name, "b"), tmp_path / "c")
+    assert not os.path.exists(name)
+    monkeypatch.chdir(tmp_path)
+    assert open("c").read() == "b" and os.getcwd() == str(tmp_path)
+
+def test_nothing_is_left_of_another_run_and_nothing_else_is_there():
+    assert os.listdir("/tmp") in ([], ["pytest"])
+    for path in ("/etc/passwd", "/proc/self/environ", "/dev/null", "/plugin.py"):
+        with pytest.raises(FileNotFoundError):
+            open(path)
+    for refused in (lambda: os.listdir("/"), lambda: open("/x", "w"), lambda: os.mkdir("/y"),
+                    lambda: os.rename("/tmp/pytest", "/pytest"), lambda: os.symlink("/etc", "/tmp/link"),
+                    lambda: os.link("/tmp/a", "/tmp/b"), lambda: os.mkfifo("/tmp/fifo"), lambda: os.fchmod(0, 0o777),
+                    lambda: os.truncate("/tmp", 0), lambda: os.utime("/tmp")):
+        with pytest.raises(OSError):
+            refused()
+
+def test_it_is_bounded_in_bytes_and_in_files():
+    names = []
+    with pytest.raises(OSError, match="No space left"):
+        while len(names) < 3000:
+            names.append(f"/tmp/{len(names)}")
+            open(names[-1], "w").close()
+    for name in names:
+        if os.path.exists(name):
+            os.unlink(name)
+    assert len(names) < 1100
+    with pytest.raises(OSError), open("/tmp/big", "wb") as file:
+        for _ in range(40):
+            file.write(bytes(1 << 20))
+    assert os.path.getsize("/tmp/big") <= 16 << 20
+    os.unlink("/tmp/big")
+'''
+
+
+def test_tests_have_a_temporary_folder_and_nothing_else_that_can_be_written(tmp_path: Path, settings: Settings) -> None:
+    need(probe(scratch=True).level >= "L3", "this machine makes no namespaces")
+    found = judge(_bundle(tmp_path / "sums", FOLDER), settings, seconds=40.0)
+    assert found["tests"].passed, found["tests"]
+    assert found["coverage"].passed and found["coverage"].detail["proven"] >= 12, found["coverage"]
+    assert not Path("/tmp/pytest").exists()
+
+
+def test_without_an_empty_root_there_is_no_folder_and_no_machine_file_either(tmp_path: Path) -> None:
+    lower = load_settings(None, {"sandbox.min_level": "L2", "sandbox.waive": ["namespaces"]})
+    tests = POOR + "\ndef test_folder(tmp_path):\n    pass\n\ndef test_file():\n    open('/tmp/x', 'w')\n"
+    try:
+        run = run_tests(_bundle(tmp_path / "sums", tests), lower)
+    except Refusal as error:
+        need(False, error.message)
+    assert (run.passed, run.failed) == (1, 2), run
+    assert "gives tests no temporary folder" in run.failures[0] and "Operation not permitted" in run.failures[1]
+
+
+def test_a_leaver_leaves_nothing_in_the_machine(tmp_path: Path, settings: Settings) -> None:
+    tests = "import os\n\ndef test_it():\n    open('/tmp/left', 'w').write('x' * 1000)\n    os._exit(0)\n"
+    assert "ended their own process" in run_tests(_bundle(tmp_path / "sums", tests), settings).ended
+    assert not Path("/tmp/left").exists()
 
 
 FORGED_FRAME = '''

@@ -90,5 +90,25 @@ def test_a_filter_that_allows_all_and_a_ruleset_that_handles_nothing_are_found(c
     assert (last.layer, last.state) == ("landlock", "lied"), last
 
 
+def test_the_plan_with_a_temporary_folder_holds_and_a_lie_in_it_is_found(claimed: list[LayerReport]) -> None:
+    plan = make_plan(claimed, scratch=True)
+    assert [r.state for r in outcome(plan)] == [r.state for r in claimed]
+    plan["scratch"]["seccomp"] = allow_all()
+    last = outcome(plan)[-1]
+    assert (last.layer, last.state) == ("seccomp", "lied"), last
+    plan = make_plan(claimed, scratch=True)
+    plan["landlock"] = [["fs", 1, 0x3]]  # EXECUTE and WRITE_FILE only
+    last = outcome(plan)[-1]
+    assert (last.layer, last.state) == ("landlock", "lied"), last
+
+
+def test_where_the_root_is_the_machines_a_temporary_folder_opens_nothing(claimed: list[LayerReport]) -> None:
+    reports = [r for r in claimed if r.layer != "namespaces"] + [LayerReport("namespaces", "absent", 1, "none")]
+    plan = make_plan(reports, scratch=True)
+    plan["scratch"]["landlock"] = 0xFFFF
+    plan["scratch"]["seccomp"] = allow_all()  # neither is looked at
+    assert {r.layer: r.state for r in outcome(plan)}["selftest"] == "active"
+
+
 def test_a_trial_of_the_plan_in_force_holds(claimed: list[LayerReport]) -> None:
     assert [r.state for r in outcome(make_plan(claimed))] == [r.state for r in claimed]

@@ -13,15 +13,17 @@ from apex_exec.sandbox import bpf
 
 MACHINES = ("x86_64", "aarch64")
 PROGRAMS = {machine: bpf.compile_policy(bpf.policy(), machine) for machine in MACHINES}
+WITH_FILES = {machine: bpf.compile_policy(bpf.with_files(bpf.policy()), machine) for machine in MACHINES}
 NUMBERS = {machine: bpf.numbers(machine) for machine in MACHINES}
 PID = 4242
 EPERM = bpf.RET_ERRNO | errno.EPERM
 ENOSYS = bpf.RET_ERRNO | errno.ENOSYS
 
 
-def run(machine: str, number: int, arguments: tuple[int, ...] = (), arch: int | None = None) -> int:
+def run(machine: str, number: int, arguments: tuple[int, ...] = (), arch: int | None = None,
+        programs: dict[str, bpf.Program] = PROGRAMS) -> int:
     """What the kernel would answer, by its rules for classic BPF."""
-    program = PROGRAMS[machine]
+    program = programs[machine]
     data = bytearray(64)
     data[0:4] = (number & 0xFFFFFFFF).to_bytes(4, "little")
     data[4:8] = (bpf.AUDIT_ARCH[machine] if arch is None else arch).to_bytes(4, "little")
@@ -137,6 +139,23 @@ def test_arguments_decide_where_a_call_has_more_than_one_use(
     machine: str, name: str, arguments: tuple[int, ...], allowed: bool
 ) -> None:
     assert call(name, *arguments, machine=machine) == (bpf.RET_ALLOW if allowed else EPERM)
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_the_filter_of_tests_adds_calls_for_ordinary_files_and_nothing_else(machine: str) -> None:
+    named = {name for group in bpf.policy()["scratch"]["allow"].values() for name in group}
+    more = {NUMBERS[machine][name] for name in named if name in NUMBERS[machine]}
+    ruled = {NUMBERS[machine][name] for name in bpf.policy()["rules"] if name in NUMBERS[machine]}
+    for number in range(1000):
+        answer = run(machine, number, programs=WITH_FILES)
+        assert answer == (bpf.RET_ALLOW if number in more else run(machine, number)) or number in ruled, number
+    number = NUMBERS[machine]["fcntl"]
+    for command, allowed in ((1030, True), (3, True), (8, False), (0, False), (1031, False), (1033, False)):
+        wanted = bpf.RET_ALLOW if allowed else EPERM
+        assert run(machine, number, (5, command), programs=WITH_FILES) == wanted, command
+    for name in ("symlinkat", "linkat", "mknodat", "fchmod", "utimensat", "mmap", "socket", "memfd_create", "execve",
+                 "openat2", "fchownat", "setxattr"):
+        assert name not in named
 
 
 @given(st.sampled_from(MACHINES), st.integers(0, 2**32 - 1), st.lists(st.integers(0, 2**64 - 1), max_size=6))

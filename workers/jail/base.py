@@ -55,6 +55,9 @@ def syscall(number: int, *arguments: Any) -> int:
     return result
 
 
+SCRATCH = "/tmp"
+"""Where a plan with ``scratch`` has its folder, the only thing there is in the root."""
+
 PLACE_FDS = range(100, 105)
 """Where the zygote holds the namespaces that a worker enters; layer ``fds`` leaves them to layer ``namespaces``."""
 
@@ -82,6 +85,12 @@ class Child:
         self.statm = -1
         self.zygote = zygote
         self.active: dict[str, Outcome] = {}
+
+    @property
+    def scratch(self) -> dict[str, Any] | None:
+        """The plan's temporary folder (tests only). None as well where the empty root is not in force: the rights that
+        the folder needs would then reach the machine's own files."""
+        return self.plan.get("scratch") if "namespaces" in self.active else None
 
 
 class Layer(Protocol):

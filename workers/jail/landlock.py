@@ -1,5 +1,7 @@
 """Layer ``landlock``: every file and TCP right the kernel can withhold is withheld, by a rule set without rules.
 
+A plan with ``scratch`` (a bundle's tests) has one rule: ordinary files and folders below that place.
+
 Left open by it (hence seccomp and the empty root): connecting to a socket with a path, UDP, chmod, stat, chdir.
 It binds the calling thread only; there is one.
 """
@@ -11,12 +13,13 @@ import ctypes
 import errno
 import os
 import socket
+import struct
 from typing import Any
 
-from workers.jail.base import ACTIVE, Child, Outcome, syscall
+from workers.jail.base import ACTIVE, SCRATCH, Child, Outcome, syscall
 
-_CREATE_RULESET, _RESTRICT_SELF = 444, 446  # the same on every architecture
-_VERSION = 1
+_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # the same on every architecture
+_VERSION, _PATH_BENEATH = 1, 1
 FULL_ABI = 6
 """From here on TCP, signals and abstract sockets are covered; below, the layer counts as degraded."""
 
@@ -42,6 +45,8 @@ class Landlock:
         """Raises OSError; ENOSYS or EOPNOTSUPP where the kernel has no Landlock or boots without it."""
         ruleset = syscall(_CREATE_RULESET, self._attributes, self._size, ctypes.c_uint32(0))
         try:
+            if child.scratch:
+                self._open_folder(ruleset, child.scratch["landlock"])
             syscall(_RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint32(0))
         finally:
             os.close(ruleset)
@@ -49,6 +54,15 @@ class Landlock:
             return ACTIVE
         lacks = "signals and abstract sockets" if self.abi >= 4 else "TCP, signals and abstract sockets"
         return Outcome("degraded", f"ABI {self.abi}: {lacks} are not covered; Linux 6.12 brings ABI 6")
+
+    def _open_folder(self, ruleset: int, rights: int) -> None:
+        folder = os.open(SCRATCH, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            rule = struct.pack("=Qi", rights & self._handled["fs"], folder)
+            syscall(_ADD_RULE, ctypes.c_int(ruleset), ctypes.c_int(_PATH_BENEATH), ctypes.c_char_p(rule),
+                    ctypes.c_uint32(0))
+        finally:
+            os.close(folder)
 
     def check(self, child: Child) -> str:
         """Tries to open, to connect, to signal the parent."""

@@ -4,6 +4,8 @@ The zygote has one such place made, by a child that leaves at once, and every wo
 it that is up, no file, nothing that can be written. A place per worker would cost two milliseconds a start
 (measured: unshare 0.8, of which most is the network's; detaching the old root 1.3, an RCU grace period) and the
 kernel's memory, and would only keep apart workers that seccomp keeps from every socket and IPC call already.
+A plan with ``scratch`` (a bundle's tests) does pay it: each run makes a place of its own with a temporary folder in it,
+bounded in bytes and inodes, which goes with the run.
 
 Root needs no user namespace (mapping an id that is not its own would fail); an unprivileged daemon has one that
 maps its own uid alone. Some systems let a user namespace be created and then refuse the mounts in it, so only the
@@ -19,7 +21,7 @@ import platform
 import socket
 from typing import Any
 
-from workers.jail.base import ACTIVE, PLACE_FDS, Child, Outcome, fork, invoke, syscall
+from workers.jail.base import ACTIVE, PLACE_FDS, SCRATCH, Child, Outcome, fork, invoke, syscall
 
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x0002_0000, 0x0400_0000, 0x0800_0000
 CLONE_NEWUSER, CLONE_NEWNET = 0x1000_0000, 0x4000_0000
@@ -33,7 +35,7 @@ HOST_NAME = b"sandbox"
 
 
 class Namespaces:
-    """Enters the place that was made in the zygote."""
+    """Enters the place that was made in the zygote, or makes one with a temporary folder."""
 
     name = "namespaces"
 
@@ -81,7 +83,10 @@ class Namespaces:
         """The user namespace first: it gives the right to enter the others. Raises OSError."""
         if self._refused[0]:
             raise OSError(*self._refused)
-        for fd, kind in self._entries:
+        scratch = child.plan.get("scratch")
+        if scratch:
+            make_empty_place(self._uid, os.getegid(), scratch)
+        for fd, kind in [] if scratch else self._entries:
             invoke("setns", fd, kind)
         for fd, _ in self._entries:
             os.close(fd)
@@ -90,7 +95,7 @@ class Namespaces:
 
     def check(self, child: Child) -> str:
         """Tries to see a file, to write one, and to reach a TCP port."""
-        if os.listdir("/"):
+        if os.listdir("/") != ([SCRATCH[1:]] if child.plan.get("scratch") else []):
             return "the root is not empty"
         try:
             os.close(os.open("/x", os.O_CREAT | os.O_WRONLY, 0o600))
@@ -106,8 +111,11 @@ class Namespaces:
         return ""
 
 
-def make_empty_place(uid: int, gid: int) -> None:
-    """Moves the calling process into new namespaces with an empty read-only root. Raises OSError."""
+def make_empty_place(uid: int, gid: int, scratch: dict[str, Any] | None = None) -> None:
+    """Moves the calling process into new namespaces with an empty read-only root. Raises OSError.
+
+    ``scratch``: ``{bytes, inodes}`` of a folder ``/tmp`` in it, which can be written.
+    """
     if uid == 0:
         invoke("unshare", _ALL)
     else:
@@ -118,8 +126,12 @@ def make_empty_place(uid: int, gid: int) -> None:
     invoke("mount", b"none", b"/", None, MS_REC | MS_PRIVATE, None)
     flags = MS_NOSUID | MS_NODEV | MS_NOEXEC
     where = b"/tmp" if os.path.isdir("/tmp") else b"/proc"  # any folder will do
-    invoke("mount", b"none", where, b"tmpfs", flags, b"size=4k,nr_inodes=1,mode=0555")
+    invoke("mount", b"none", where, b"tmpfs", flags, b"size=4k,nr_inodes=%d,mode=0555" % (2 if scratch else 1))
     os.chdir(where)
+    if scratch:
+        os.mkdir(SCRATCH[1:])
+        bounds = f"size={scratch['bytes']},nr_inodes={scratch['inodes']},mode=0777"
+        invoke("mount", b"none", SCRATCH[1:].encode(), b"tmpfs", flags, bounds.encode())
     pivot_root = _PIVOT_ROOT.get(platform.machine(), -1)
     syscall(pivot_root, ctypes.c_char_p(b"."), ctypes.c_char_p(b"."))  # the old root now lies over the new one
     invoke("umount2", b".", MNT_DETACH)

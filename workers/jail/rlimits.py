@@ -44,7 +44,10 @@ class Rlimits:
 
     def apply(self, child: Child) -> Outcome:
         """A limit that already stands lower stays. Raises OSError."""
+        files = child.scratch["bytes"] if child.scratch else 0
         for which, soft, hard in LIMITS:
+            if which == resource.RLIMIT_FSIZE:
+                soft = hard = files
             had = resource.getrlimit(which)[1]
             if had != resource.RLIM_INFINITY:
                 hard = min(hard, had)

@@ -22,8 +22,8 @@ def _open(_child: Child) -> None:
     os.close(os.open("/", os.O_RDONLY))
 
 
-def _write(_child: Child) -> None:
-    os.close(os.open("/tmp/x", os.O_WRONLY | os.O_CREAT, 0o600))
+def _write(child: Child) -> None:
+    os.close(os.open("/x" if child.scratch else "/tmp/x", os.O_WRONLY | os.O_CREAT, 0o600))
 
 
 def _stat(_child: Child) -> None:
@@ -93,6 +93,9 @@ ATTEMPTS: tuple[tuple[str, Callable[[Child], None], dict[str, int]], ...] = (
 )
 
 
+_OF_FILES = (_open, _write, _stat, _parent)
+
+
 class Selftest:
     """About a tenth of a millisecond."""
 
@@ -106,6 +109,8 @@ class Selftest:
         active = child.active
         for name, attempt, stops in ATTEMPTS:
             claimed = [layer for layer in stops if layer in active]
+            if child.scratch and attempt in _OF_FILES:
+                claimed = [layer for layer in claimed if layer != "seccomp"]  # it lets the empty root be looked at
             if attempt is _kill and claimed == ["landlock"] and active["landlock"].state == "degraded":
                 continue  # signals are scoped from ABI 6 on
             if not claimed:
