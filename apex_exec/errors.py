@@ -94,9 +94,12 @@ CODES: dict[Code, tuple[Fault, Retry]] = {
 }
 
 
+_RETRY: dict[str, Retry] = {code.value: retry for code, (_, retry) in CODES.items()}
+
+
 def is_retryable(code: str, started: bool) -> bool:
     """True where a request that ended with ``code`` may be sent again without running a hook twice."""
-    retry = CODES[Code(code)][1]
+    retry = _RETRY[code]
     return retry is Retry.YES or (retry is Retry.IF_NOT_STARTED and not started)
 
 

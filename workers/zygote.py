@@ -39,11 +39,14 @@ _decode = msgspec.msgpack.Decoder(ToZygote).decode
 
 
 def main(control: Connection, boot: dict[str, Any]) -> None:
-    """Target of the spawned process. ``boot``: module lists ``preload hidden refused``, ``jail``, ``death_fd``."""
+    """Target of the spawned process. ``boot``: module lists ``preload hidden refused``, ``jail``, ``death_fd``, and
+    ``nice`` where the caller has a niceness that no worker is to have."""
     supervisor = os.getppid()
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != supervisor:
         os._exit(0)
+    if "nice" in boot:
+        os.setpriority(os.PRIO_PROCESS, 0, boot["nice"])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C on the terminal is the supervisor's to answer
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     preload(boot)

@@ -8,7 +8,7 @@ from apex_exec.core import actions as act
 from apex_exec.core.breaker import NO_CALL, BreakerPolicy
 from apex_exec.core.deadline import Timers
 from apex_exec.core.invocation import Invocation
-from apex_exec.core.limits import SKIP_GRACE_NS, PoolLimits, RecyclePolicy
+from apex_exec.core.limits import EXPIRED_AT_ONCE, SKIP_GRACE_NS, PoolLimits, RecyclePolicy
 from apex_exec.core.served import Served
 
 Actions = list[act.Action]
@@ -60,8 +60,11 @@ class Calls:
         A call on the link may have begun although the reply before it has not been read: its mark says so. The worker
         marks first and reads the clock then, so a call without a mark at its deadline is skipped for certain.
         """
-        while (call := served.queue.pop_expired(now_ns)) is not None:
-            self._finish(call, "DEADLINE_EXCEEDED", "the deadline passed in the queue", False, now_ns, out)
+        for _ in range(EXPIRED_AT_ONCE):
+            waiting = served.queue.pop_expired(now_ns)
+            if waiting is None:
+                break
+            self._finish(waiting, "DEADLINE_EXCEEDED", "the deadline passed in the queue", False, now_ns, out)
         worker = served.worker
         if worker is None:
             return
@@ -82,7 +85,7 @@ class Calls:
 
     def _await_deadlines(self, served: Served, now_ns: int) -> None:
         """Arms the plugin's timer for what waits; what is oldest on a link is the worker's timer's."""
-        due_ns = served.queue.next_deadline_ns()
+        due_ns = max(served.queue.next_deadline_ns(), now_ns + 1)  # what has expired and is left: the next step's
         if served.worker is not None:
             for call in served.worker.link:
                 if call.state == "linked":

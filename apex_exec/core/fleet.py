@@ -18,6 +18,7 @@ from apex_exec.core.limits import (
     CANCEL_GRACE_NS,
     CANDIDATE_NS,
     EVICT_TENURE_NS,
+    EXPIRED_AT_ONCE,
     FORK_BACKOFF_MAX_NS,
     FORK_BACKOFF_MIN_NS,
     HOLD_NS,
@@ -62,6 +63,7 @@ class Fleet(Calls):
             self._tend(served, now_ns, out)
             return
         queue, link, prefetch = served.queue, worker.link, self._limits.prefetch
+        expired = 0
         while queue and len(link) < prefetch:
             if worker.next_seq >= worker.last_seq:
                 worker.last_seq = worker.next_seq + prefetch  # asked again then, where the bound forbids it now
@@ -70,6 +72,10 @@ class Fleet(Calls):
             call = queue.pop()
             if call.request.deadline_ns <= now_ns:  # not seen by a tick yet; it is not worth a place on the link
                 self._finish(call, "DEADLINE_EXCEEDED", "the deadline passed in the queue", False, now_ns, out)
+                expired += 1
+                if expired == EXPIRED_AT_ONCE:
+                    self._timers.arm(served, now_ns + 1)  # which goes on, and feeds
+                    return
                 continue
             call.cold = call.arrived_ns < worker.ready_ns
             self._link(worker, call, now_ns, out)

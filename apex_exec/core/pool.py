@@ -25,7 +25,10 @@ from apex_exec.core.served import Served
 from apex_exec.core.worker import Worker, generation
 from apex_exec.errors import SupervisorBug
 
-__all__ = ["MS_NS", "SECOND_NS", "Pool", "PoolLimits", "RecyclePolicy"]
+__all__ = ["MS_NS", "SECOND_NS", "Pool", "PoolLimits", "RecyclePolicy", "Refusal"]
+
+Refusal = tuple[str, str, dict[str, object]]
+"""Why a call is not admitted: code, message, details."""
 
 
 def _no_marks(worker: int) -> int:
@@ -64,6 +67,16 @@ class Pool(Fleet):
         """The plugin as served now."""
         served = self._plugins.get(plugin)
         return served.spec if served else None
+
+    def look(self, plugin: str, user_id: str, now_ns: int) -> tuple[PluginSpec | None, Refusal | None]:
+        """The plugin, and why a call of it that came now would find no room, or the plugin paused.
+
+        ``step`` would say the same; to be told first spares a refused call the way through the core and back.
+        """
+        served = self._plugins.get(plugin)
+        if served is None:
+            return None, None
+        return served.spec, None if self._draining else self._full(served, user_id, now_ns)
 
     def specs(self) -> list[PluginSpec]:
         """Every plugin as served now, in (priority, id) order."""
@@ -165,7 +178,7 @@ class Pool(Fleet):
             self._timers.arm(served, max(request.deadline_ns, now_ns + 1))
 
     def _refusal(self, request: ev.InvokeRequested, served: Served | None,
-                 now_ns: int) -> tuple[str, str, dict[str, object]] | None:
+                 now_ns: int) -> Refusal | None:
         """Why ``request`` is not admitted; None where it is."""
         if served is None:
             return "PLUGIN_NOT_FOUND", f"no plugin {request.plugin!r} is registered", {}
@@ -176,13 +189,17 @@ class Pool(Fleet):
             return "PLUGIN_DISABLED", reason or "the plugin is disabled", {"reason": reason or served.spec.state}
         if request.deadline_ns <= now_ns:
             return "DEADLINE_EXCEEDED", "the deadline passed before the call came in", {}
+        return self._full(served, request.user_id, now_ns)
+
+    def _full(self, served: Served, user_id: str, now_ns: int) -> Refusal | None:
+        """Why there is no room for a call of ``served``, or that its breaker is open."""
         if len(self._calls) >= self._limits.in_flight_max:
             return "OVERLOADED", "the daemon is full (pool.in_flight)", {}
         queued = len(served.queue)
         if queued:
             if queued >= self._limits.queue_max:
                 return "OVERLOADED", "the plugin's queue is full (pool.queue_depth)", {}
-            if served.queue.held_by(request.user_id) >= max(1, self._limits.queue_max // 4):
+            if served.queue.held_by(user_id) >= max(1, self._limits.queue_max // 4):
                 return "OVERLOADED", "this user holds a quarter of the plugin's queue", {}
         if served.breaker.open_until_ns and (wait_ns := served.breaker.refuses_ns(now_ns)):
             return ("QUARANTINED", "the plugin failed too often and is paused",

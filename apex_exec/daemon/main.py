@@ -22,7 +22,7 @@ from apex_exec.config import Settings
 from apex_exec.core.breaker import BreakerPolicy
 from apex_exec.core.plugin import HOOKS, Limits
 from apex_exec.core.pool import SECOND_NS, Pool, PoolLimits, RecyclePolicy
-from apex_exec.daemon import notify, registrar, registrar_table
+from apex_exec.daemon import niceness, notify, registrar, registrar_table
 from apex_exec.daemon.admin_socket import AdminSocket
 from apex_exec.daemon.api_calls import check_gateway, make_gateway
 from apex_exec.daemon.asks import Asks
@@ -250,6 +250,7 @@ class _Daemon:
             log.info("metrics on http://%s:%d/metrics", *self.listener.getsockname()[:2])
             log.info("serving %d plugins on %s", len(supervisor.pool.specs()), settings.host_endpoint)
             self.notifier.say(notify.READY)
+            niceness.raise_loop()
             supervisor.run()
         finally:
             self._close()

@@ -16,6 +16,7 @@ import msgspec
 import multiprocess
 from multiprocess.connection import Connection
 
+from apex_exec.daemon import niceness
 from apex_exec.wire.frames import FrameBuffer, pack_frame
 
 RECEIVE_BYTES = 65_536
@@ -30,8 +31,10 @@ STABLE_NS = 10_000_000_000
 _encode = msgspec.msgpack.Encoder().encode
 
 
-def _run(target: Callable[[Any, dict[str, Any]], None], name: str, link: Connection, settings: dict[str, Any]) -> None:
-    """The process's main: a name that ``ps`` and ``top`` show, then ``target``."""
+def _run(target: Callable[[Any, dict[str, Any]], None], name: str, link: Connection, settings: dict[str, Any],
+         nice: int) -> None:
+    """The process's main: a name that ``ps`` and ``top`` show, a niceness of its own, then ``target``."""
+    niceness.restore(nice)
     with contextlib.suppress(OSError), open("/proc/self/comm", "w") as comm:
         comm.write(f"apex-{name}")
     target(link, settings)
@@ -86,8 +89,8 @@ class SideProcess:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         link = Connection(theirs.detach())
         self._process = multiprocess.get_context("spawn").Process(
-            target=_run, args=(self._target, self.name, link, self._settings), daemon=True,
-            name=f"apex-exec-{self.name}")
+            target=_run, args=(self._target, self.name, link, self._settings, niceness.STARTED_WITH),
+            daemon=True, name=f"apex-exec-{self.name}")
         self._process.start()
         link.close()
         ours.setblocking(False)

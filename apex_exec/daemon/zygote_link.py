@@ -13,6 +13,7 @@ import msgspec
 import multiprocess
 from multiprocess.connection import Connection
 
+from apex_exec.daemon import niceness
 from workers import start
 from workers.wire import Fork, Forked, FromZygote
 
@@ -40,7 +41,7 @@ class ZygoteLink:
     def __init__(self, boot: dict[str, Any]) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.death_read, self._death_write = os.pipe()
-        boot = {**boot, "death_fd": Connection(os.dup(self.death_read), writable=False)}
+        boot = {**boot, "nice": niceness.STARTED_WITH, "death_fd": Connection(os.dup(self.death_read), writable=False)}
         control = Connection(os.dup(theirs.fileno()))
         self.process = multiprocess.get_context("spawn").Process(
             target=start.main, args=(control, boot), daemon=True, name="apex-exec-zygote"

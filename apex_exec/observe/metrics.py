@@ -171,6 +171,23 @@ class Metrics:
     def invocation(self, verdict: Verdict, code: str) -> None:
         """Counts one verdict with the code it has on the wire ("" is a result)."""
         plugin, hook = verdict.plugin, verdict.hook
+        tally = self._count(plugin, hook, code)
+        if verdict.started:
+            tally.recent_ns.append(verdict.run_ns)
+        labels = (plugin, hook) if self.per_plugin_histograms else (hook,)
+        keys = self._hook_keys.get(labels)
+        if keys is None:
+            keys = self._hook_keys[labels] = (
+                ("queue_duration_seconds", labels), ("invocation_duration_seconds", labels))
+        self._observe(keys[0], LATENCY_SECONDS, verdict.queue_ns / 1e9)
+        if verdict.started:
+            self._observe(keys[1], LATENCY_SECONDS, verdict.run_ns / 1e9)
+
+    def refused(self, plugin: str, hook: str, code: str) -> None:
+        """Counts one call that was not admitted; it neither waited nor ran."""
+        self._count(plugin, hook, code)
+
+    def _count(self, plugin: str, hook: str, code: str) -> Tally:
         key = self._verdicts.get((plugin, hook, code))
         if key is None:
             key = self._verdicts[(plugin, hook, code)] = ("invocations_total", (plugin, hook, code or "ok"))
@@ -182,16 +199,7 @@ class Metrics:
             tally = self._tallies[plugin] = Tally()
         tally.calls += 1
         tally.failed += code != ""
-        if verdict.started:
-            tally.recent_ns.append(verdict.run_ns)
-        labels = (plugin, hook) if self.per_plugin_histograms else (hook,)
-        keys = self._hook_keys.get(labels)
-        if keys is None:
-            keys = self._hook_keys[labels] = (
-                ("queue_duration_seconds", labels), ("invocation_duration_seconds", labels))
-        self._observe(keys[0], LATENCY_SECONDS, verdict.queue_ns / 1e9)
-        if verdict.started:
-            self._observe(keys[1], LATENCY_SECONDS, verdict.run_ns / 1e9)
+        return tally
 
     def tally(self, plugin: str) -> dict[str, Any]:
         """Calls, failures, quantiles of the latest run times, unwanted worker ends and CPU time of ``plugin``."""
