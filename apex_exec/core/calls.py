@@ -12,6 +12,8 @@ from apex_exec.core.limits import EXPIRED_AT_ONCE, SKIP_GRACE_NS, PoolLimits, Re
 from apex_exec.core.served import Served
 
 Actions = list[act.Action]
+PASSED_IN_QUEUE = "the deadline passed in the queue"
+TOO_LATE = "its turn came too late: what is left of the deadline is less than the hook takes"
 
 
 class Calls:
@@ -64,7 +66,7 @@ class Calls:
             waiting = served.queue.pop_expired(now_ns)
             if waiting is None:
                 break
-            self._finish(waiting, "DEADLINE_EXCEEDED", "the deadline passed in the queue", False, now_ns, out)
+            self._finish(waiting, "DEADLINE_EXCEEDED", PASSED_IN_QUEUE, False, now_ns, out)
         worker = served.worker
         if worker is None:
             return

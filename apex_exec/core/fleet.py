@@ -11,7 +11,7 @@ from apex_exec.core import actions as act
 from apex_exec.core import events as ev
 from apex_exec.core import recycle
 from apex_exec.core.breaker import NO_CALL, UNCHARGED, BreakerPolicy
-from apex_exec.core.calls import Actions, Calls
+from apex_exec.core.calls import PASSED_IN_QUEUE, TOO_LATE, Actions, Calls
 from apex_exec.core.deadline import Timed
 from apex_exec.core.invocation import LINKS_MAX, Invocation
 from apex_exec.core.limits import (
@@ -70,8 +70,9 @@ class Fleet(Calls):
                 if self._retire(worker, served, "recycled", now_ns, out):
                     return
             call = queue.pop()
-            if call.request.deadline_ns <= now_ns:  # not seen by a tick yet; it is not worth a place on the link
-                self._finish(call, "DEADLINE_EXCEEDED", "the deadline passed in the queue", False, now_ns, out)
+            passed = call.request.deadline_ns <= now_ns  # not seen by a tick yet
+            if passed or served.comes_too_late(call, len(link), now_ns):
+                self._finish(call, "DEADLINE_EXCEEDED", PASSED_IN_QUEUE if passed else TOO_LATE, False, now_ns, out)
                 expired += 1
                 if expired == EXPIRED_AT_ONCE:
                     self._timers.arm(served, now_ns + 1)  # which goes on, and feeds
@@ -492,6 +493,8 @@ class Fleet(Calls):
                 self._kill(worker, "cancelled", "CANCELLED", "its worker was killed for a cancelled call", now_ns, out,
                            worker.due_ns)
             else:
+                oldest = worker.link[0]
+                self._plugins[worker.plugin].ran(now_ns - max(oldest.sent_ns, worker.answered_ns))
                 self._kill(worker, "deadline", "TIMEOUT", "the hook ran past its deadline and its worker was killed",
                            now_ns, out, worker.due_ns)
         else:

@@ -16,8 +16,8 @@ STALL_NS = 200 * MS_NS
 STALL_GRACE_NS = 100 * MS_NS
 """What a worker gets, once, where its deadline passed during such a stall: time for its answer to be read."""
 EXPIRED_AT_ONCE = 32
-"""Queued calls that one step answers because their deadline has passed; the next step goes on. A full queue that came at
-one moment expires at one moment, and a verdict costs the loop some 25 µs: a thousand of them others would feel."""
+"""Queued calls that one step answers because their deadline has passed; the next step goes on. A full queue that came
+at one moment expires at one moment, and a verdict costs the loop some 25 µs: a thousand of them others would feel."""
 KILL_SUSPECT_NS = 10 * SECOND_NS
 """A killed worker whose end is not reported for so long: the zygote that reports ends is taken for dead."""
 PINGS_TOGETHER = 32

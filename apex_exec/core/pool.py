@@ -234,6 +234,8 @@ class Pool(Fleet):
         if served.worker is not worker:
             self._trial_answered(served, worker, call, event.code, now_ns, out)
             return
+        if event.code != "skipped":
+            served.ran(now_ns - begun_ns)
         if served.breaker.consecutive or served.breaker.probe != NO_CALL:
             self._well(served, worker, event.code, now_ns, out)
         if link:

@@ -11,8 +11,8 @@ import contextlib
 import os
 
 LOOP_NICE = -5
-"""A third of the loop's time at a high rate went by waiting for a core: at 17,000 calls/s on two cores p99 was 13.8 ms at 0,
-4.2 at -5, 4.8 at -10, and 13.1 at -20, where it wakes for every single message (medians of six rounds)."""
+"""A third of the loop's time at a high rate went by waiting for a core: at 17,000 calls/s on two cores p99 was 13.8 ms
+at 0, 4.2 at -5, 4.8 at -10, and 13.1 at -20, where it wakes for every single message (medians of six rounds)."""
 STARTED_WITH = os.getpriority(os.PRIO_PROCESS, 0)
 """Read when the daemon loads its modules, so before ``raise_loop``."""
 

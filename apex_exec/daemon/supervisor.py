@@ -191,6 +191,8 @@ class Supervisor:
         audit = self.audit
         held = audit is not None and now_ns > audit.fine_until_ns and audit.holds(now_ns)
         busy = not held and self.hosts.peers.receive()
+        if self.requests.left and self.requests.cancel_left():
+            busy = True
         wake_ns = self.pool.next_wake_ns()
         if wake_ns is not None and wake_ns <= now_ns:
             self.step(ev.Tick(), now_ns)

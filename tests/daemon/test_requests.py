@@ -69,7 +69,44 @@ def test_what_is_held_of_large_requests_is_bounded_and_free_with_their_replies(m
     requests.serve_large(peer, [], dashboard, 50_000)
     assert requests._large_bytes == 800_000
     requests.peer_gone(peer)
+    assert not requests.cancel_left()
     assert requests._large_bytes == 0 and not requests._large and not peer.pending
+
+
+def test_what_a_connection_leaves_is_cancelled_in_parts_the_latest_first() -> None:
+    requests, sent, peer = rig(per_host=300)
+    other = Peer(b"\0other", 4)
+    for id_ in range(200):
+        requests.serve(peer, [], msgspec.structs.replace(invoke(id_), user_id=f"{USER[:-3]}{id_:03}"))
+    requests.serve(other, [], invoke(1000))
+    requests.peer_gone(peer)
+    requests.peer_gone(other)
+    rounds = 0
+    while requests.left:
+        before = len(sent)
+        more = requests.cancel_left()
+        rounds += 1
+        assert len(sent) - before <= under_test.CANCELS_AT_ONCE and more == bool(requests.left)
+    assert rounds == 4 and not len(requests)
+    assert [reply["id"] for reply in sent] == [*range(199, -1, -1), 1000]
+    assert {reply["code"] for reply in sent} == {"CANCELLED"}
+
+
+@pytest.mark.parametrize(("code", "users"), [("OVERLOADED", 1), ("OVERLOADED", 2000), ("QUARANTINED", 1)])
+def test_a_call_that_is_refused_by_the_short_way_has_the_cores_own_answer(code: str, users: int) -> None:
+    requests, sent, peer = rig(per_host=5000)
+    pool = requests._pool
+    if code == "QUARANTINED":
+        pool._plugins["echo"].breaker.open_until_ns = 1 << 62
+    for id_ in range(1 if code == "QUARANTINED" else 1200):
+        requests.serve(peer, [], msgspec.structs.replace(invoke(id_), user_id=f"{USER[:-4]}{id_ % users:04}"))
+    told = [a for a in pool.step(ev.InvokeRequested(10**9, "echo", "onActionExecute", f"{USER[:-4]}0000",
+                                                    msgspec.Raw(b"\x80"), 1 << 62), 0) if isinstance(a, Verdict)]
+    assert sent and {reply["code"] for reply in sent} == {code} == {told[0].code}
+    assert sent[-1]["message"] == told[0].message and sent[-1].get("details", {}).keys() == told[0].details.keys()
+    assert all(r["retryable"] and not r["started"] and r["plugin"] == "echo" and r["usage"] for r in sent)
+    assert requests._metrics.get("invocations_total", ("echo", "onActionExecute", code)) == len(sent)
+    assert not requests._calls.keys() & {reply["id"] for reply in sent} or code != "QUARANTINED"
 
 
 def test_a_dispatch_is_encoded_once_for_all_who_get_the_same() -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from apex_exec.core import actions as act
 from apex_exec.core import events as ev
+from apex_exec.core.calls import TOO_LATE
 from apex_exec.core.deadline import STALE_MAX
 from apex_exec.core.limits import CANCEL_GRACE_NS, SKIP_GRACE_NS, STALL_GRACE_NS, STALL_NS
 from apex_exec.core.queue import DEAD_MAX
@@ -23,7 +24,7 @@ CAUSES: dict[str, tuple[type[Any], ...]] = {
     "QUARANTINED": (ev.InvokeRequested, ev.WorkerGone),
     "TIMEOUT": (ev.Tick, ev.WorkerAnswered),
     "DEADLINE_EXCEEDED": (ev.Tick, ev.WorkerAnswered, ev.InvokeRequested, ev.WorkerReady, ev.WorkerGone,
-                          ev.WorkerThrottled, ev.CancelRequested, ev.PluginSet, ev.ZygoteUp),
+                          ev.WorkerThrottled, ev.CancelRequested, ev.PluginSet, ev.ZygoteUp, ev.ForkRefused),
     "MEMORY_LIMIT": (ev.LimitExceeded,), "CPU_LIMIT": (ev.LimitExceeded, ev.WorkerGone),
     "WORKER_CRASHED": (ev.WorkerGone, ev.Tick, ev.ZygoteLost),
     "BOOT_FAILED": (ev.WorkerGone, ev.Tick, ev.LimitExceeded),
@@ -232,7 +233,9 @@ class Invariants:
             late_ns = now_ns - asked.deadline_ns
             self.need(late_ns < 0 or late_ns > STALL_NS, "a result past its deadline")
         elif code in ("TIMEOUT", "DEADLINE_EXCEEDED"):
-            self.need(now_ns >= asked.deadline_ns, f"{code} before the deadline")
+            left_ns = asked.deadline_ns - now_ns
+            shed = verdict.message == TOO_LATE and not asked.on and now_ns - asked.asked_ns > left_ns
+            self.need(left_ns <= 0 or shed, f"{code} before the deadline")
             self.need(verdict.started == (code == "TIMEOUT"), f"{code} with started = {verdict.started}")
         elif code == "CANCELLED":
             self.need(asked.cancelled_ns or asked.canary, "CANCELLED, and nobody did")
