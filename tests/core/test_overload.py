@@ -1,4 +1,4 @@
-"""More than a plugin can do: it works on, is not taken for broken, and what is refused costs the loop little at once."""
+"""More than a plugin can do: it works on, is not taken for broken, and what is refused costs little at once."""
 
 from __future__ import annotations
 
