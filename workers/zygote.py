@@ -45,7 +45,7 @@ def main(control: Connection, boot: dict[str, Any]) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != supervisor:
         os._exit(0)
-    if "nice" in boot:
+    if "nice" in boot and os.getpriority(os.PRIO_PROCESS, 0) < boot["nice"]:
         os.setpriority(os.PRIO_PROCESS, 0, boot["nice"])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C on the terminal is the supervisor's to answer
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -69,9 +69,13 @@ class Fleet(Calls):
                 worker.last_seq = worker.next_seq + prefetch  # asked again then, where the bound forbids it now
                 if self._retire(worker, served, "recycled", now_ns, out):
                     return
-            call = queue.pop()
+            call = queue.peek()
             passed = call.request.deadline_ns <= now_ns  # not seen by a tick yet
-            if passed or served.comes_too_late(call, len(link), now_ns):
+            too_late = not passed and served.comes_too_late(call, len(link), now_ns)
+            if too_late and link:
+                return  # behind the others; when they are through it may have time enough
+            queue.pop()
+            if passed or too_late:
                 self._finish(call, "DEADLINE_EXCEEDED", PASSED_IN_QUEUE if passed else TOO_LATE, False, now_ns, out)
                 expired += 1
                 if expired == EXPIRED_AT_ONCE:
@@ -493,8 +497,10 @@ class Fleet(Calls):
                 self._kill(worker, "cancelled", "CANCELLED", "its worker was killed for a cancelled call", now_ns, out,
                            worker.due_ns)
             else:
-                oldest = worker.link[0]
-                self._plugins[worker.plugin].ran(now_ns - max(oldest.sent_ns, worker.answered_ns))
+                served = self._plugins[worker.plugin]
+                if served.worker is worker:
+                    oldest = worker.link[0]
+                    served.ran(oldest.request.hook, now_ns - max(oldest.sent_ns, worker.answered_ns))
                 self._kill(worker, "deadline", "TIMEOUT", "the hook ran past its deadline and its worker was killed",
                            now_ns, out, worker.due_ns)
         else:

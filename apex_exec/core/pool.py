@@ -235,7 +235,7 @@ class Pool(Fleet):
             self._trial_answered(served, worker, call, event.code, now_ns, out)
             return
         if event.code != "skipped":
-            served.ran(now_ns - begun_ns)
+            served.ran(call.request.hook, now_ns - begun_ns)
         if served.breaker.consecutive or served.breaker.probe != NO_CALL:
             self._well(served, worker, event.code, now_ns, out)
         if link:
@@ -294,6 +294,7 @@ class Pool(Fleet):
             return
         if spec.digest != served.spec.digest:  # other code: what the old one did says nothing of it
             served.breaker = Breaker(self._breaker_policy)
+            served.forget_runs()
         served.spec = spec
         if spec.state != "enabled":
             self._end_plugin(served, spec.reason or "the plugin was disabled", now_ns, out)

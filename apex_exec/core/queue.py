@@ -45,12 +45,17 @@ class CallQueue:
         self._calls.appendleft(call)
         self._enter(call)
 
+    def peek(self) -> Invocation:
+        """The oldest, which stays; the queue must not be empty."""
+        calls = self._calls
+        while calls[0].state != "queued":
+            calls.popleft()
+        return calls[0]
+
     def pop(self) -> Invocation:
         """The oldest; the queue must not be empty."""
-        calls = self._calls
-        call = calls.popleft()
-        while call.state != "queued":
-            call = calls.popleft()
+        call = self.peek()
+        self._calls.popleft()
         self._leave(call)
         return call
 

@@ -1,8 +1,9 @@
 """Whom the kernel lets run first: the loop before the hooks it must stop, each side process as it asks for itself.
 
 All is relative to what the daemon was started with, and takes the right to go below it (root, CAP_SYS_NICE, LimitNICE);
-without that everything stays equal. Every process that the daemon starts goes back to the start value first, so that no
-worker ever has the loop's.
+without that everything stays equal. Every process that the daemon starts goes back to the start value first, so that
+no worker ever has the loop's. The kernel compares niceness within one CPU control group (or autogroup): against workers
+in a group of their own the groups' weights count, and what the loop gains is against hosts and side processes.
 """
 
 from __future__ import annotations
@@ -24,5 +25,7 @@ def raise_loop() -> None:
 
 
 def restore(started_with: int) -> None:
-    """Gives the calling process the value that the daemon was started with."""
-    os.setpriority(os.PRIO_PROCESS, 0, started_with)
+    """Gives the calling process the value that the daemon was started with, where it stands before it: who was moved
+    back meanwhile, by an operator, stays there."""
+    if os.getpriority(os.PRIO_PROCESS, 0) < started_with:
+        os.setpriority(os.PRIO_PROCESS, 0, started_with)

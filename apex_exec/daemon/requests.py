@@ -32,9 +32,9 @@ _encode = msgspec.msgpack.Encoder().encode
 _clock_ns = time.monotonic_ns
 HELD_BYTES_MAX = 256 * 1024 * 1024
 """Of all large requests without a reply; above, another is OVERLOADED. The number of small ones has its own bounds."""
-CANCELS_AT_ONCE = 64
-"""Calls of ended connections that one round of the loop cancels: a host that leaves with 10,000 pending held everybody
-up for 200 ms where they were cancelled at once."""
+CANCEL_NS_MAX = 1_000_000
+"""How long one round of the loop cancels what ended connections have left: a host that left with 10,000 calls pending
+held everybody up for 200 ms where they were cancelled at once. A dispatch is one, however many plugins it went to."""
 LARGE_BYTES = 4096
 """Smaller requests are not counted: pool.in_flight of them are 80 MiB."""
 DISPATCH_WEIGHT = 8
@@ -191,10 +191,10 @@ class Requests:
         if spec.state != "enabled" or (spec.users is not None and user_id not in spec.users):
             reason = (spec.reason or spec.state) if spec.state != "enabled" else "not_enabled_for_user"
             raise WireError(Code.PLUGIN_DISABLED, f"{spec.id} is not enabled: {reason}", {"reason": reason})
+        hooks.check_payload(request.action, request.payload, user_id)
         if refusal is not None:
             self._refuse(peer, frames, request, refusal)
             return
-        hooks.check_payload(request.action, request.payload, user_id)
         timeout_ms = spec.limits.timeout_ms
         if request.deadline_ms is not None and request.deadline_ms < timeout_ms:
             timeout_ms = request.deadline_ms
@@ -252,13 +252,15 @@ class Requests:
         The latest first: nothing then begins in the place of what was cancelled before it.
         """
         left = self.left
-        for _ in range(CANCELS_AT_ONCE):
+        until_ns = _clock_ns() + CANCEL_NS_MAX
+        while True:
             self.cancel(left[0].pop())
             if not left[0]:
                 left.popleft()
                 if not left:
                     return False
-        return True
+            if _clock_ns() > until_ns:
+                return True
 
     def abandon(self, peer: Peer, id_: int | str | None) -> None:
         """Forgets a request whose handling failed: a verdict that comes for it yet finds nobody."""
@@ -298,8 +300,11 @@ class Requests:
             self._bug("a result could not be judged", error)
             outcome = Settled(Code.INTERNAL, "the daemon failed at this result; its log says how", {}, msg.Usage())
         code = outcome.code
-        self._metrics.invocation(verdict, code)
         admitted = verdict.call != self._arriving or code not in _NOT_ADMITTED
+        if admitted:
+            self._metrics.invocation(verdict, code)
+        else:
+            self._metrics.refused(verdict.plugin, verdict.hook, code)
         effects: list[Any] = []
         if self.api is not None and admitted:
             effects = self.api.effects(verdict.call)

@@ -60,7 +60,8 @@ def with_files(rules: Mapping[str, Any]) -> dict[str, Any]:
     merged = {**rules["rules"]}
     for name, rule in more["rules"].items():
         merged[name] = {**rule, "any": [*merged.get(name, {"any": []})["any"], *rule["any"]]}
-    return {**rules, "allow": {**rules["allow"], **more["allow"]}, "rules": merged}
+    return {**rules, "allow": {**rules["allow"], **more["allow"]}, "rules": merged,
+            "answers": {**rules["answers"], **more["answers"]}}
 
 
 def compile_policy(rules: Mapping[str, Any], machine: str) -> Program:

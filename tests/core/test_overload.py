@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import Raw
 
 from apex_exec.core import actions as act
 from apex_exec.core import events as ev
 from apex_exec.core.calls import PASSED_IN_QUEUE, TOO_LATE
 from apex_exec.core.limits import EXPIRED_AT_ONCE
 from apex_exec.core.pool import MS_NS, PoolLimits
-from tests.core.test_pool_promises import Told
+from tests.core.test_pool_promises import Told, spec
 
 RUN_MS = 20
 
@@ -64,28 +65,76 @@ def test_a_healthy_plugin_under_twice_its_load_works_on_and_is_not_killed(prefet
     assert codes.count("") > 0.9 * 10_000 / RUN_MS  # nearly all that it can do
 
 
-def test_no_call_is_given_up_for_a_guess_before_it_has_waited_longer_than_it_has_left() -> None:
-    told = Told(PoolLimits(prefetch=1, ping_ns=0))
+def known(run_ms: int, prefetch: int = 8) -> tuple[Told, int]:
+    """A plugin whose hook is known to take ``run_ms``; the seq of the next call."""
+    told = Told(PoolLimits(prefetch=prefetch, queue_max=1024, ping_ns=0))
     told.call()
     told.ready(1)
-    for seq in range(40):  # its hook is known to take 300 ms
-        told.passed(300)
-        told.call()
+    for seq in range(20):
+        told.passed(run_ms)
         told.answer(1, seq)
-    short = told.call(deadline_ms=200)
-    long = told.call(deadline_ms=1000)
-    late = told.call(deadline_ms=400)
-    told.passed(10)
-    told.answer(1, 40)  # a quick one, for once
-    assert short not in told.verdicts(), "it may be quick too"
-    told.passed(180)
-    told.answer(1, 41)
-    told.passed(9)
-    assert long not in told.verdicts()
+        told.call()
+    told.answer(1, 20)
+    return told, 21
+
+
+def test_a_call_is_given_up_only_after_it_has_waited_longer_than_it_has_left() -> None:
+    told, seq = known(300, prefetch=1)
+    told.call()
+    short, late = told.call(deadline_ms=200), told.call(deadline_ms=400)
+    told.passed(90)
+    told.answer(1, seq)
+    assert short not in told.verdicts(), "it may be quick for once"
     told.passed(100)
-    told.answer(1, 42)
-    assert told.verdicts()[late] == ("DEADLINE_EXCEEDED", False)
-    assert [a.message for a in told.wanted if isinstance(a, act.Verdict) and a.call == late] == [TOO_LATE]
+    told.answer(1, seq + 1)
+    assert late not in told.verdicts(), "it has waited 190 ms and has 210 left"
+    told.answer(1, seq + 2)
+    late = told.call(deadline_ms=1000)
+    hopeless = told.call(deadline_ms=1000)
+    told.passed(700)
+    told.answer(1, seq + 3)
+    assert told.verdicts()[hopeless] == ("DEADLINE_EXCEEDED", False)
+    assert [a.message for a in told.wanted if isinstance(a, act.Verdict) and a.call == hopeless] == [TOO_LATE]
+
+
+@pytest.mark.parametrize("slow_ms", [3000, 4000])
+def test_one_slow_call_has_nobody_given_up_who_waited_behind_it(slow_ms: int) -> None:
+    told, seq = known(1)
+    told.call()
+    told.passed(100)
+    waiting = [told.call(user=f"u{n % 40}") for n in range(60)]
+    told.passed(slow_ms)
+    for _ in range(61):
+        told.answer(1, seq)
+        told.passed(1)
+        seq += 1
+    assert {told.verdicts()[call] for call in waiting} == {("", True)}
+
+
+def test_a_call_that_would_come_too_late_behind_others_waits_until_they_are_through() -> None:
+    told, seq = known(100)
+    told.call()
+    calls = [told.call(deadline_ms=1000, user=f"u{n}") for n in range(12)]
+    told.passed(600)  # the first took six times as long
+    for _ in range(5):
+        told.answer(1, seq)
+        told.passed(60)
+        seq += 1
+    assert not set(told.verdicts().values()) & {("DEADLINE_EXCEEDED", False)}
+    assert calls
+
+
+def test_another_version_and_a_canary_say_nothing_of_the_version_in_force() -> None:
+    told, seq = known(300, prefetch=1)
+    told.tell(ev.PluginSet(spec(digest="e")))
+    told.ready(2)
+    assert not told.pool._plugins["aaa"]._latest
+    told.tell(ev.GenerationPrepared(spec(digest="f"), ev.InvokeRequested(
+        10**6, "aaa", "onDataFetch", "u", Raw(b"\x80"), told.now_ns + 50 * MS_NS)))
+    told.ready(3)
+    told.passed(400)  # its canary hangs, and is killed
+    assert told.verdicts()[10**6][0] == "TIMEOUT"
+    assert not told.pool._plugins["aaa"]._latest
 
 
 @pytest.mark.parametrize("ready", [False, True])

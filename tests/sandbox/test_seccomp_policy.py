@@ -145,15 +145,21 @@ def test_arguments_decide_where_a_call_has_more_than_one_use(
 def test_the_filter_of_tests_adds_calls_for_ordinary_files_and_nothing_else(machine: str) -> None:
     named = {name for group in bpf.policy()["scratch"]["allow"].values() for name in group}
     more = {NUMBERS[machine][name] for name in named if name in NUMBERS[machine]}
-    ruled = {NUMBERS[machine][name] for name in bpf.policy()["rules"] if name in NUMBERS[machine]}
+    scratch = bpf.policy()["scratch"]
+    ruled = {NUMBERS[machine][name] for name in (*bpf.policy()["rules"], *scratch["rules"], *scratch["answers"])
+             if name in NUMBERS[machine]}
     for number in range(1000):
         answer = run(machine, number, programs=WITH_FILES)
         assert answer == (bpf.RET_ALLOW if number in more else run(machine, number)) or number in ruled, number
+    assert run(machine, NUMBERS[machine]["listxattr"], programs=WITH_FILES) == bpf.RET_ERRNO | errno.ENOTSUP
+    number = NUMBERS[machine]["renameat2"]
+    assert run(machine, number, (3, 0, 3, 0, 0), programs=WITH_FILES) == bpf.RET_ALLOW
+    assert run(machine, number, (3, 0, 3, 0, 4), programs=WITH_FILES) == EPERM  # RENAME_WHITEOUT makes a device
     number = NUMBERS[machine]["fcntl"]
     for command, allowed in ((1030, True), (3, True), (8, False), (0, False), (1031, False), (1033, False)):
         wanted = bpf.RET_ALLOW if allowed else EPERM
         assert run(machine, number, (5, command), programs=WITH_FILES) == wanted, command
-    for name in ("symlinkat", "linkat", "mknodat", "fchmod", "utimensat", "mmap", "socket", "memfd_create", "execve",
+    for name in ("symlinkat", "linkat", "mknodat", "fchmod", "mmap", "socket", "memfd_create", "execve",
                  "openat2", "fchownat", "setxattr"):
         assert name not in named
 

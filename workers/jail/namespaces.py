@@ -4,8 +4,8 @@ The zygote has one such place made, by a child that leaves at once, and every wo
 it that is up, no file, nothing that can be written. A place per worker would cost two milliseconds a start
 (measured: unshare 0.8, of which most is the network's; detaching the old root 1.3, an RCU grace period) and the
 kernel's memory, and would only keep apart workers that seccomp keeps from every socket and IPC call already.
-A plan with ``scratch`` (a bundle's tests) does pay it: each run makes a place of its own with a temporary folder in it,
-bounded in bytes and inodes, which goes with the run.
+With ``scratch`` in the plan (a bundle's tests) each run has a mount namespace of its own beyond that, with a temporary
+folder in it, bounded in bytes and inodes, which goes with the run.
 
 Root needs no user namespace (mapping an id that is not its own would fail); an unprivileged daemon has one that
 maps its own uid alone. Some systems let a user namespace be created and then refuse the mounts in it, so only the
@@ -35,7 +35,7 @@ HOST_NAME = b"sandbox"
 
 
 class Namespaces:
-    """Enters the place that was made in the zygote, or makes one with a temporary folder."""
+    """Enters the place that was made in the zygote; where the plan has ``scratch``, with a folder of its own."""
 
     name = "namespaces"
 
@@ -44,16 +44,16 @@ class Namespaces:
         self._entries: list[tuple[int, int]] = []
         self._refused: tuple[int, str] = (0, "")
         if plan["layers"][self.name][0] in ("try", "required"):
-            self._prepare()
+            self._prepare(bool(plan.get("scratch")))
 
-    def _prepare(self) -> None:
+    def _prepare(self, with_folder: bool) -> None:
         told, tell = os.pipe2(os.O_CLOEXEC)
         held, hold = os.pipe2(os.O_CLOEXEC)
         pid = fork()
         if pid == 0:
             os.close(hold)
             try:
-                make_empty_place(self._uid, os.getegid())
+                make_empty_place(self._uid, os.getegid(), with_folder)
                 os.write(tell, b"0")
             except OSError as error:
                 os.write(tell, f"{error.errno or errno.EINVAL} {error.strerror}".encode())
@@ -83,13 +83,14 @@ class Namespaces:
         """The user namespace first: it gives the right to enter the others. Raises OSError."""
         if self._refused[0]:
             raise OSError(*self._refused)
-        scratch = child.plan.get("scratch")
-        if scratch:
-            make_empty_place(self._uid, os.getegid(), scratch)
-        for fd, kind in [] if scratch else self._entries:
+        for fd, kind in self._entries:
             invoke("setns", fd, kind)
         for fd, _ in self._entries:
             os.close(fd)
+        if scratch := child.plan.get("scratch"):
+            invoke("unshare", CLONE_NEWNS)
+            bounds = f"size={scratch['bytes']},nr_inodes={scratch['inodes']},mode=0777"
+            invoke("mount", b"none", SCRATCH.encode(), b"tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, bounds.encode())
         os.chdir("/")
         return ACTIVE
 
@@ -111,11 +112,9 @@ class Namespaces:
         return ""
 
 
-def make_empty_place(uid: int, gid: int, scratch: dict[str, Any] | None = None) -> None:
-    """Moves the calling process into new namespaces with an empty read-only root. Raises OSError.
-
-    ``scratch``: ``{bytes, inodes}`` of a folder ``/tmp`` in it, which can be written.
-    """
+def make_empty_place(uid: int, gid: int, with_folder: bool = False) -> None:
+    """Moves the calling process into new namespaces with an empty read-only root; ``with_folder``: but for an empty
+    folder ``/tmp``, for something to be mounted on. Raises OSError."""
     if uid == 0:
         invoke("unshare", _ALL)
     else:
@@ -126,12 +125,10 @@ def make_empty_place(uid: int, gid: int, scratch: dict[str, Any] | None = None) 
     invoke("mount", b"none", b"/", None, MS_REC | MS_PRIVATE, None)
     flags = MS_NOSUID | MS_NODEV | MS_NOEXEC
     where = b"/tmp" if os.path.isdir("/tmp") else b"/proc"  # any folder will do
-    invoke("mount", b"none", where, b"tmpfs", flags, b"size=4k,nr_inodes=%d,mode=0555" % (2 if scratch else 1))
+    invoke("mount", b"none", where, b"tmpfs", flags, b"size=4k,nr_inodes=%d,mode=0555" % (2 if with_folder else 1))
     os.chdir(where)
-    if scratch:
+    if with_folder:
         os.mkdir(SCRATCH[1:])
-        bounds = f"size={scratch['bytes']},nr_inodes={scratch['inodes']},mode=0777"
-        invoke("mount", b"none", SCRATCH[1:].encode(), b"tmpfs", flags, bounds.encode())
     pivot_root = _PIVOT_ROOT.get(platform.machine(), -1)
     syscall(pivot_root, ctypes.c_char_p(b"."), ctypes.c_char_p(b"."))  # the old root now lies over the new one
     invoke("umount2", b".", MNT_DETACH)
