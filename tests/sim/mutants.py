@@ -44,7 +44,6 @@ MUTANTS = (
            "begun = min(1, len(worker.link))"),
     Mutant("a call is retried for ever", "fleet", "call.links >= LINKS_MAX", "call.links >= 99"),
     Mutant("expired behind another without asking the marks", "calls", "begun = self._marks(worker.id)", "begun = 0"),
-    Mutant("what has expired is left in the queue", "calls", "range(EXPIRED_AT_ONCE)", "range(0)"),
     Mutant("given up as soon as it waits", "served", "if now_ns - call.arrived_ns <= left_ns:", "if False:"),
     Mutant("one call more than prefetch", "pool", "len(worker.link) < self._limits.prefetch",
            "len(worker.link) <= self._limits.prefetch"),
