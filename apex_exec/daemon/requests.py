@@ -94,6 +94,11 @@ class Requests:
     def __len__(self) -> int:
         return len(self._calls) + len(self._dispatches)
 
+    @property
+    def taken(self) -> int:
+        """How many calls were given to the core so far."""
+        return self._next_call - 1
+
     def number(self) -> int:
         """A number for a new call of the core, never used before."""
         call = self._next_call

@@ -6,6 +6,7 @@ happened), ``api`` (API calls of plugins), ``governing`` (CPU and memory), side 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from apex_exec.core.breaker import BreakerPolicy
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.pool import MS_NS, Pool, PoolLimits, RecyclePolicy
 from apex_exec.daemon.connections import Open, Peer
+from apex_exec.daemon.heap import Heap
 from apex_exec.daemon.host_socket import HostSocket
 from apex_exec.daemon.loop import Loop
 from apex_exec.daemon.requests import Requests
@@ -40,6 +42,9 @@ MEASURED_AT_ONCE = 1000
 within MEASURE_ROUNDS."""
 MEASURE_ROUNDS = 4
 FAR_NS = 3600 * 1000 * MS_NS
+CORES = len(os.sched_getaffinity(0))
+SPIN_BELOW = CORES if CORES > 1 else 0
+"""With fewer workers at a call than this, a core is left for a loop that looks awake."""
 BREAKER_STATES = ("closed", "open", "half_open")
 
 
@@ -75,6 +80,7 @@ class Supervisor:
             usage=self.workers.usage_of, cpu=self.workers.cpu_since, bug=logs.bug)
         self._plugins: dict[str, str] = {}  # id → its breaker's state, as last exported
         self._unmeasured: list[str] = []
+        self._heap = Heap()
         self.loop.every(1.0, self._upkeep)
         self.loop.every(MEASURE_SECONDS, self._measure)
         self._drain_until_ns = 0
@@ -217,6 +223,7 @@ class Supervisor:
             self.loop.stop()
         if busy:
             return 0
+        self.loop.core_free = self.workers.working < SPIN_BELOW
         due_ns = wake_ns if wake_ns is not None else now_ns + FAR_NS
         if audit is not None and audit.due_ns < due_ns:
             due_ns = audit.due_ns
@@ -228,6 +235,7 @@ class Supervisor:
         metrics.set("host_connections", (), float(len(self.hosts.peers)))
         for state, count in self.pool.worker_states().items():
             metrics.set("workers", (state,), float(count))
+        self._heap.upkeep(now_ns, self.requests.taken, len(self.requests))
 
     def _measure(self, now_ns: int) -> None:
         """Sets the gauges of some plugins, in turn: with ten thousand of them all at once would be felt."""
@@ -269,4 +277,5 @@ class Supervisor:
 
     def run(self) -> None:
         """Serves until drained. Blocks."""
+        self._heap.settle(time.monotonic_ns())
         self.loop.run(self.turn)

@@ -99,6 +99,8 @@ class WorkerTable:
         self.api: ApiCalls | None = None
         self.governing: Governing | None = None
         self.layers: list[inner.LayerReport] = []
+        self.working = 0
+        """Workers that have a call and have not answered it."""
         self._loop = loop
         self._sandboxing = sandboxing
         self._source = source
@@ -215,6 +217,8 @@ class WorkerTable:
         request = action.request
         if action.seq & MARKS_DRAIN_MASK == MARKS_DRAIN_MASK:
             link.drain_marks()
+        if not link.owed:
+            self.working += 1
         link.owed += 1
         link.queue(_encode(inner.Call(action.seq, request.hook, request.user_id, request.deadline_ns, request.params)))
         if not link.dirty:
@@ -404,6 +408,8 @@ class WorkerTable:
         kind, worker = type(message), link.worker
         if kind in ANSWERS:
             link.owed -= 1
+            if not link.owed:
+                self.working -= 1
             link.lines = link.strays = 0
         if kind is inner.Reply:
             self._step(ev.WorkerAnswered(worker, message.seq, "", message), now_ns)
@@ -516,6 +522,8 @@ class WorkerTable:
             self._loop.remove(link.pidfd)
         self.zygote.unask(link)
         link.close()
+        if link.owed > 0:
+            self.working -= 1
         del self._forked[link.forked_as]
         if link.spec is NOBODY:
             self.spares.lost(link)
