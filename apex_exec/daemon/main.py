@@ -28,6 +28,7 @@ from apex_exec.daemon.api_calls import check_gateway, make_gateway
 from apex_exec.daemon.asks import Asks
 from apex_exec.daemon.audit_trail import AuditTrail
 from apex_exec.daemon.endpoints import TcpHosts, bind, check_endpoints, open_local
+from apex_exec.daemon.exporting import Exporting
 from apex_exec.daemon.folder_plugins import FolderPlugins
 from apex_exec.daemon.governing import Governing
 from apex_exec.daemon.loop import CLOSE_SECONDS
@@ -41,7 +42,6 @@ from apex_exec.daemon.stream_peers import CONNECTIONS_MAX
 from apex_exec.daemon.supervisor import Supervisor
 from apex_exec.daemon.zygote_link import ZygoteLink
 from apex_exec.errors import ConfigError
-from apex_exec.observe import exporter
 from apex_exec.observe.logs import LEVELS, Logs
 from apex_exec.observe.metrics import Metrics
 from apex_exec.registry.blobs import BlobStore, BundleSource
@@ -57,9 +57,6 @@ LEDGER_SECONDS = 10.0
 """How long the start waits for a ledger that can write."""
 REGISTRY_SECONDS = 10.0
 """How long the start waits for the installed plugins."""
-EXPORT_SECONDS = 0.5
-EXPORT_SERIES = 2000
-"""Series that are handed to the exporter at once: about a millisecond of the loop's time."""
 WATCH_SECONDS = 1.0
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -229,12 +226,7 @@ class _Daemon:
         for report in self.sandboxing.reports:
             metrics.set("sandbox_layer_active", (report.layer,), float(report.state in ("active", "degraded")))
         metrics.set("config_last_reload_successful", (), 1.0)
-        self.exporter = SideProcess(
-            "exporter", exporter.main,
-            {"listener": self.listener, "per_plugin_histograms": settings.metrics.per_plugin_histograms},
-            on_message=lambda _: None, on_up=metrics.resend)
-        supervisor.attach(self.exporter)
-        supervisor.loop.every(EXPORT_SECONDS, self._export)
+        Exporting(supervisor, self.listener, metrics)
         supervisor.loop.every(WATCH_SECONDS, self._watch)
         if self.notifier.watchdog_seconds:
             supervisor.loop.every(self.notifier.watchdog_seconds / 3, lambda _: self.notifier.say(notify.WATCHDOG))
@@ -333,13 +325,6 @@ class _Daemon:
                 self.supervisor.set_plugin(spec)
 
     # ------------------------------------------------------------------ now and then
-    def _export(self, _: int) -> None:
-        for message in [*self.metrics.changes(EXPORT_SERIES), ["beat"]]:
-            if not self.exporter.send(message) and self.exporter.up:
-                self.metrics.resend()  # it is too slow to take them: all again, when it has room
-                break
-        self.supervisor.loop.side_changed(self.exporter)
-
     def _watch(self, now_ns: int) -> None:
         _reap_orphans()
         missing = self.runtime.missing()

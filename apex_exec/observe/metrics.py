@@ -229,6 +229,11 @@ class Metrics:
         self._changed = dict.fromkeys((*self._values, *self._histograms))
         self._health_sent = None
 
+    @property
+    def changed(self) -> bool:
+        """Whether a series has changed since it was last handed over."""
+        return bool(self._changed)
+
     def changes(self, limit: int) -> list[Any]:
         """Up to ``limit`` changed series as messages for the exporter; ends with the health where that changed."""
         messages: list[Any] = [["forget", plugin] for plugin in self._forgotten]

@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import psutil
 import pytest
@@ -17,7 +19,7 @@ from apex_exec.core import events as ev
 from apex_exec.core.breaker import BreakerPolicy
 from apex_exec.core.plugin import Limits, PluginSpec
 from apex_exec.core.pool import Pool, PoolLimits
-from apex_exec.daemon.governing import Governing
+from apex_exec.daemon.governing import AT_ONCE, Governing
 from apex_exec.observe.metrics import Metrics
 from tests.support.daemon import wait_for
 
@@ -68,7 +70,16 @@ class Bench:
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
-    made = Bench()
+    yield from _bench(Bench())
+
+
+@pytest.fixture
+def generous() -> Iterator[Bench]:
+    """One whose plugin may use a core for long."""
+    yield from _bench(Bench(cpu_percent=100, burst_seconds=60))
+
+
+def _bench(made: Bench) -> Iterator[Bench]:
     yield made
     for child in made.children:
         child.kill()
@@ -119,6 +130,30 @@ def test_the_next_worker_of_a_plugin_in_debt_waits_too(bench: Bench) -> None:
     before = sum(process.cpu_times()[:2])
     bench.run(2)
     assert sum(process.cpu_times()[:2]) - before < 0.5
+
+
+def test_many_busy_workers_are_sampled_a_few_in_each_turn_and_all_of_them(
+        generous: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    count = 2 * AT_ONCE + 3
+    for _ in range(count):
+        generous.start("import time; time.sleep(60)")
+    portions: list[list[int]] = []
+    sample = Governing._sample
+
+    def counted(self: Governing, known: Any, now_ns: int) -> int:
+        portions[-1].append(known.worker)
+        return sample(self, known, now_ns)
+
+    monkeypatch.setattr(Governing, "_sample", counted)
+    end_ns = time.monotonic_ns() + 10**9
+    while time.monotonic_ns() < end_ns:
+        portions.append([])
+        due_ns = generous.governing.tick(time.monotonic_ns())
+        time.sleep(max(0, due_ns - time.monotonic_ns()) / 1e9)
+    sampled = [portion for portion in portions if portion]
+    assert max(map(len, sampled)) <= 2 * AT_ONCE  # a portion of the busy ones and one of the rotation
+    rounds = Counter(worker for portion in sampled for worker in portion)
+    assert set(rounds) == set(range(1, count + 1))
 
 
 def test_a_process_that_died_before_it_was_known_is_left_alone(bench: Bench) -> None:

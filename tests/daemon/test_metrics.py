@@ -11,14 +11,17 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 
+from apex_exec.daemon.exporting import PORTION, Exporting
+from apex_exec.daemon.loop import Loop
 from apex_exec.observe import exporter
 from apex_exec.observe.metrics import DELAY_SECONDS, LATENCY_SECONDS, METRICS, PREFIX, Metrics, table
 from tests.support import need
@@ -181,7 +184,7 @@ def test_changes_are_sent_once_in_bounded_portions_and_all_again_to_a_new_export
     metrics.observe("kill_delay_seconds", (), 0.002)
     first = metrics.changes(4)
     assert [m[0] for m in first] == ["series", "health"] and len(first[0][1]) == 4
-    assert len(metrics.changes(4)[0][1]) == 2 and metrics.changes(4) == []
+    assert metrics.changed and len(metrics.changes(4)[0][1]) == 2 and not metrics.changed and metrics.changes(4) == []
     metrics.set("isolation_level", (), 3.0)
     metrics.set("isolation_level", (), 3.0)
     assert metrics.changes(10) == [["series", [["isolation_level", (), 3.0]]]]
@@ -216,3 +219,32 @@ def test_the_documentation_names_every_metric_as_it_is() -> None:
         assert f"| `{name}` | {metric.kind} | {', '.join(metric.labels) or 'none'} | {metric.help} |" in text, name
     for bucket in {*LATENCY_SECONDS, *DELAY_SECONDS}:
         assert f"{bucket:g}" in text
+
+
+def test_many_series_are_handed_over_a_portion_in_each_turn_and_all_of_them() -> None:
+    count = 2 * PORTION + 50
+    metrics, loop = Metrics(), Loop()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        turns: list[Callable[[int], bool | None]] = []
+        supervisor: Any = SimpleNamespace(loop=loop, attach=loop.attach, turns=turns)
+        exporting = Exporting(supervisor, listener, metrics)
+        try:
+            for n in range(count):
+                metrics.set("queued", (f"p{n}",), 1.0)
+            exporting._begin(0)
+            more = []
+            while not more or more[-1]:
+                before = len(metrics._changed)
+                more.append(turns[0](0))
+                assert 0 < before - len(metrics._changed) <= PORTION
+            assert more == [True, True, False] and turns[0](0) is False
+
+            def series() -> int:
+                exporting.side.flush()
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as reply:
+                    return reply.read().count(b'apex_exec_queued{plugin="p')
+
+            wait_for(lambda: series() == count, 10, "all series")
+        finally:
+            loop.close_sides()
