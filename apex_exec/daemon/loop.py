@@ -191,7 +191,7 @@ class Loop:
             self._spins -= 1
             now_ns, wait_ns = limit_ns, wait_ns - SPIN_NS
         events = poll(max(0, wait_ns) / 1e9)
-        if events and clock() - now_ns < SPIN_NS:
+        if events and clock() - now_ns < SPIN_NS and self._spins < SPINS_MAX:
             self._spins += 1
         return events
 
