@@ -47,6 +47,7 @@ class Exporting:
             if not self.side.send(message) and self.side.up:
                 self._metrics.resend()  # it is too slow to take them: all again, when it has room
                 self._left = 0
+                break
         if not self._metrics.changed:
             self._left = 0
         self._loop.side_changed(self.side)

@@ -39,9 +39,10 @@ IDLE_NS = 5 * SECOND_NS
 SLICE_NS = 250 * MS_NS
 """Idle workers are sampled a slice at a time; one that is sent a call is seen BUSY_NS later."""
 AT_ONCE = 16
-"""Samples in one turn of the loop, about half a millisecond: with hundreds due at once, calls waited 6 to 14 ms."""
+"""Busy workers, and as many of the rotation, sampled in one turn of the loop, half a millisecond each: with hundreds at
+once calls waited 6 to 14 ms."""
 GO_ON_NS = MS_NS // 2
-"""Between two such portions."""
+"""How long after the begin of one such portion the next may come."""
 SPINS_NS = MS_NS // 5
 """CPU used between two samples without a call that makes a worker busy."""
 PERIOD_NS = PERIOD_US * 1000
@@ -92,7 +93,8 @@ class Governing:
         self._of_plugin: dict[str, set[int]] = {}
         self._busy: set[int] = set()
         self._to_look: list[int] = []
-        self._spent_ns = 0  # CPU of the present look
+        self._begun_ns = 0  # when the present look began
+        self._spent_ns = 0  # CPU of it
         self._rotation: deque[int] = deque()
         self._rotated_ns = 0
         self._to_rotate = 0
@@ -157,6 +159,11 @@ class Governing:
             self._cgroups.forget(plugin)
 
     # ------------------------------------------------------------------ time
+    @property
+    def halfway(self) -> bool:
+        """True between two portions: the next tick follows at once."""
+        return bool(self._to_look or self._to_rotate)
+
     def tick(self, now_ns: int) -> int:
         """Samples what is due and lets go on who may; when (CLOCK_MONOTONIC ns) it wants to be called next."""
         if self.rests or now_ns >= self._look_due_ns:
@@ -181,7 +188,7 @@ class Governing:
         if not self._to_look:
             self._to_look = list(self._busy | self._pool.take_touched())
             self._busy = set()
-            self._spent_ns = 0
+            self._begun_ns, self._spent_ns = now_ns, 0
         for _ in range(min(AT_ONCE, len(self._to_look))):
             worker = self._to_look.pop()
             known = self._workers.get(worker)
@@ -199,7 +206,8 @@ class Governing:
         if self.rests:
             self._look_due_ns = now_ns + SLICE_NS
         else:
-            self._look_due_ns = now_ns + max(self.busy_ns, min(PAUSE_NS_MAX, int(self._spent_ns / SAMPLING_SHARE)))
+            pause_ns = max(self.busy_ns, min(PAUSE_NS_MAX, int(self._spent_ns / SAMPLING_SHARE)))
+            self._look_due_ns = max(now_ns + GO_ON_NS, self._begun_ns + pause_ns)
 
     def _rotate(self, now_ns: int) -> None:
         """Samples the next slice of all workers, busy or not; a large one in portions."""

@@ -56,7 +56,7 @@ class Loop:
         self._sides: list[SideProcess] = []
         self._on_lag = on_lag
         self.core_free = True
-        """Whether there is a core that nobody else needs now; the turn says so."""
+        """Whether no worker is likely to need the core that looking awake takes; the turn says so."""
         self._spins = 0
         self._stopped = False
 

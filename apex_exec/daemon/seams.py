@@ -41,6 +41,10 @@ class Governing(Protocol):
     rests: bool
     """True where no worker was busy at the last tick."""
 
+    @property
+    def halfway(self) -> bool:
+        """True where the last tick did a part only: the next follows at once."""
+
     def worker_started(self, worker: int, spec: PluginSpec, pid: int, pidfd: int) -> None:
         """A worker's process exists; ``pidfd`` stays the worker table's."""
 

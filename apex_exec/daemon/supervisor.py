@@ -44,7 +44,8 @@ MEASURE_ROUNDS = 4
 FAR_NS = 3600 * 1000 * MS_NS
 CORES = len(os.sched_getaffinity(0))
 SPIN_BELOW = CORES if CORES > 1 else 0
-"""With fewer workers at a call than this, a core is left for a loop that looks awake."""
+"""With fewer workers at a call than this, a core is taken to be left for a loop that looks awake. A call that waits for
+the gateway counts as well: then the loop sleeps where it need not."""
 BREAKER_STATES = ("closed", "open", "half_open")
 
 
@@ -207,7 +208,8 @@ class Supervisor:
         if self.governing is not None and now_ns >= self._governor_due_ns:
             self._governor_due_ns = self.governing.tick(now_ns)
             self._governor_rests = self.governing.rests
-            self.workers.refill(now_ns)
+            if not self.governing.halfway:  # as rarely as before, so that a spare does not compete with a cold call
+                self.workers.refill(now_ns)
         elif self._governor_rests and self.pool.has_touched:  # a call after a rest: it looks again soon
             self._governor_rests = False
             self._governor_due_ns = min(self._governor_due_ns, now_ns + self._look_ns)
