@@ -27,7 +27,7 @@ it measures. Contenders take turns within each repetition; a figure is the media
 least and the greatest. apex-exec runs with everything on: jail at the machine's best level, validation of every
 payload and result, audit, governor, a scrape a second. The peers do none of that.
 
-How these results came about: two runs of everything on one commit, twenty minutes apart, of three and two repetitions,
+How these results came about: two runs of everything on one commit, one after the other, of three and two repetitions,
 with nothing else running; each figure is over all five. The machine is a shared one: from one quarter of an hour to the
 next everything on it, the peers too, changes by a third. The soak was run after them. Clients that keep a fixed rate
 sleep between calls: one that looks awake instead takes a core of two from what it measures, and was most of the tail
