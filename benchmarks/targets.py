@@ -10,7 +10,6 @@ from benchmarks import bench_overload as overload
 from benchmarks.lab import Lab
 
 OURS = "apex-exec"
-MIB = 1024 * 1024
 ZMQ = "bare ZeroMQ, two hops"
 PEBBLE = "pebble(2, timeout 5)"
 POOL = "ProcessPoolExecutor(2)"
@@ -73,7 +72,7 @@ def _at_most(name: str, contender: str, figure: str, bound: float, unit: str, sc
              **conditions: Any) -> Callable[[dict[str, Lab]], tuple[str, bool]]:
     def measure(labs: dict[str, Lab]) -> tuple[str, bool]:
         value = _get(labs, name, contender, figure, **conditions) * scale
-        return f"{value:.3g} {unit}", value <= bound
+        return f"{value:.4g} {unit}", value <= bound
     return measure
 
 
@@ -112,7 +111,8 @@ TARGETS = (
         _at_most("kill", "TIMEOUT answered after the deadline", "p99", 20, "ms", when="at full load"))),
     Target("fresh worker after a kill", "≤ 15 ms p50", _at_most("kill", _AGAIN, "p50", 15, "ms", when="at rest")),
     Target("1,000 live workers", "≤ 4 MB USS each, supervisor ≤ 2 % of a core at rest, ≥ 8,000 calls/s round-robin",
-           _both(_at_most("density", "worker, idle", "memory", 4, "MB", MIB / 1e6, **{"live workers": 1000}),
+           _both(_at_most("density", "worker, idle", "memory", 4, "MB", (1 << 20) / 1e6,
+                          **{"live workers": 1000}),
                  _at_most("density", "supervisor at rest", "CPU", 2, "%", **{"live workers": 1000}),
                  _at_least("density", _ROBIN, "calls/s", 8000, "/s", **{"live workers": 1000})),
            "each of a thousand processes finds its part of the caches cold: 100 µs of a core a call instead of 20"),

@@ -39,8 +39,8 @@ IDLE_NS = 5 * SECOND_NS
 SLICE_NS = 250 * MS_NS
 """Idle workers are sampled a slice at a time; one that is sent a call is seen BUSY_NS later."""
 AT_ONCE = 16
-"""Busy workers, and as many of the rotation, sampled in one turn of the loop, half a millisecond each: with hundreds at
-once calls waited 6 to 14 ms."""
+"""Busy workers, and as many of the rotation, sampled in one turn of the loop, half a millisecond for each kind: with
+hundreds at once calls waited 6 to 14 ms."""
 GO_ON_NS = MS_NS // 2
 """How long after the begin of one such portion the next may come."""
 SPINS_NS = MS_NS // 5

@@ -1,9 +1,9 @@
 """When the garbage collector may walk the loop's whole heap: once an hour, and if it can be at rest.
 
 A full collection visits every container there is and stops the loop meanwhile: 25 ms after a start, 50 to 100 ms with
-1,000 plugins (measured), after some ten thousand calls and so again and again. It finds next to nothing, since what
-the hot path makes goes by reference counts, or young: what is new is still collected as ever, in well under a
-millisecond. So what is there after the start is set aside (``gc.freeze``), and the rest waits for this time-table.
+1,000 plugins (measured), there about every 70,000 calls. It finds next to nothing: in 120,000 calls of 1,000 hosts that
+came and went not one cycle, in 30 reloads four objects. What is new is still collected as ever; what is there after the
+start is set aside (``gc.freeze``), and what grows old waits for this time-table.
 """
 
 from __future__ import annotations

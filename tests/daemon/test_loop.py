@@ -46,6 +46,16 @@ def wait(loop: Loop) -> None:
     loop._wait(time.monotonic_ns(), WAIT_NS)
 
 
+def awake(loop: Loop, counted: Counted) -> int:
+    """In how many of the next waits, all in vain, the loop looks awake."""
+    found = 0
+    for _ in range(SPINS_MAX + 3):
+        before = counted.looks
+        wait(loop)
+        found += counted.looks > before
+    return found
+
+
 def test_it_looks_awake_after_fast_news_and_only_a_few_times_in_vain(news: tuple[Loop, Counted, int, int]) -> None:
     loop, counted, read, write = news
     wait(loop)
@@ -54,13 +64,7 @@ def test_it_looks_awake_after_fast_news_and_only_a_few_times_in_vain(news: tuple
     for _ in range(10):
         wait(loop)
     os.read(read, 1)
-    counted.looks = 0
-    awake = 0
-    for _ in range(SPINS_MAX + 3):
-        before = counted.looks
-        wait(loop)
-        awake += counted.looks > before
-    assert 0 < awake <= SPINS_MAX and loop._spins == 0
+    assert 0 < awake(loop, counted) <= SPINS_MAX and loop._spins == 0
 
 
 def test_it_sleeps_at_once_where_no_core_is_free_and_owes_no_looks_for_it(news: tuple[Loop, Counted, int, int]) -> None:
@@ -72,9 +76,4 @@ def test_it_sleeps_at_once_where_no_core_is_free_and_owes_no_looks_for_it(news: 
     assert counted.looks == 0
     os.read(read, 1)
     loop.core_free = True
-    awake = 0
-    for _ in range(SPINS_MAX + 3):
-        before = counted.looks
-        wait(loop)
-        awake += counted.looks > before
-    assert 0 < awake <= SPINS_MAX and loop._spins == 0
+    assert 0 < awake(loop, counted) <= SPINS_MAX and loop._spins == 0

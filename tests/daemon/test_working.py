@@ -26,9 +26,8 @@ class Table(WorkerTable):
     def __init__(self) -> None:
         nobody: Any = SimpleNamespace(unask=lambda _: False, worker_gone=lambda _: None, lost=lambda _: None)
         anything: Any = SimpleNamespace()
-        super().__init__(Loop(), start_zygote=anything, zygote=SimpleNamespace(fileno=lambda: -1),  # type: ignore[arg-type]
-                         sandboxing=nobody, source=anything, spares=0, step=lambda *_: None, metrics=anything,
-                         logs=anything)
+        super().__init__(Loop(), start_zygote=anything, zygote=anything, sandboxing=nobody, source=anything, spares=0,
+                         step=lambda *_: None, metrics=anything, logs=anything)
         self.zygote = nobody
 
     def add(self, worker: int) -> WorkerLink:
