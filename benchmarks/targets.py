@@ -101,7 +101,7 @@ TARGETS = (
     Target("calls/s at 256 in flight, 2 plugins", "≥ 20,000 and ≥ 1.5 × pebble", _rate),
     Target("p99 at half the maximum rate, open loop", "≤ 5 ms",
            _at_most("open_loop", OURS, "p99", 5, "ms", 1e-3, rate="half the maximum"),
-           "five values, 3.6 to 11.6 ms. What is left are stretches of milliseconds in which a core stands idle with "
+           "eight values, 3.6 to 11.6 ms. What is left are stretches of milliseconds in which a core stands idle with "
            "work waiting, or a process that is not ours has it"),
     Target("cold start, jailed, request to reply", "p50 ≤ 8 ms, p99 ≤ 25 ms", _both(
         _at_most("kill", _COLD, "p50", 8, "ms", when="at rest"),
