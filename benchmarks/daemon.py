@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import select
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ import psutil
 import zmq
 
 from apex_exec.client.admin import AdminClient
+from benchmarks import fixed_rate
 from benchmarks.lab import Round
 
 USER = "11111111-2222-4333-8444-555555555555"
@@ -217,33 +217,12 @@ class Host:
         return Round(len(latencies_us) / (time.perf_counter() - begun), latencies_us)
 
     def open_loop(self, plugins: list[str], rate: float, seconds: float, context: dict[str, Any]) -> Round:
-        """Calls at a fixed ``rate``, whatever the answers do; latency counts from when each was **due**, so that a
-        stall is charged to every call it delayed (no coordinated omission)."""
-        clock, socket = time.perf_counter, self.socket
-        total = int(rate * seconds)
-        due_at: dict[int, float] = {}
-        latencies_us: list[float] = []
-        begun = clock() + 0.01
-        sent = 0
-        while len(latencies_us) < total:
-            now = clock()
-            while sent < total and begun + sent / rate <= now:
-                body = invocation(plugins[sent % len(plugins)], context)
-                body["id"], body["userId"] = sent, f"{USER[:-2]}{sent % 64:02x}"  # many users, as a host has
-                due_at[sent] = begun + sent / rate
-                socket.send(_encode(body))
-                sent += 1
-            try:
-                reply = _decode(socket.recv(zmq.NOBLOCK))
-            except zmq.Again:
-                # Sleeps to the microsecond: a client that looks awake takes a core of two from what it measures.
-                wait_s = (begun + sent / rate - clock()) if sent < total else 1.0
-                select.select([socket.FD], [], [], max(0.0, wait_s))
-                continue
-            if reply["type"] == "error":
-                raise SystemExit(f"a call failed: {reply}")
-            latencies_us.append((clock() - due_at.pop(reply["id"])) * 1e6)
-        return Round(total / (clock() - begun), latencies_us)
+        """Calls at a fixed ``rate``, whatever the answers do (``fixed_rate``)."""
+        def body(number: int) -> bytes:
+            made = invocation(plugins[number % len(plugins)], context)
+            made["id"], made["userId"] = number, f"{USER[:-2]}{number % 64:02x}"  # many users, as a host has
+            return _encode(made)
+        return fixed_rate.over_socket(self.socket, body, rate, seconds)
 
 
 def invocation(plugin: str, context: dict[str, Any], **more: Any) -> dict[str, Any]:

@@ -25,10 +25,13 @@ from typing import Any
 import msgspec
 import zmq
 
+from benchmarks import fixed_rate
 from benchmarks.lab import Round
 
 Run = Callable[[int, int, dict[str, Any]], Round]
 """(total calls, in flight, context) → the round."""
+AtRate = Callable[[float, float, dict[str, Any]], Round]
+"""(calls a second, seconds, context) → the round."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
@@ -62,24 +65,47 @@ def _futures(submit: Callable[[dict[str, Any]], Future[Any]]) -> Run:
     return run
 
 
+def _futures_at_rate(submit: Callable[[dict[str, Any]], Future[Any]]) -> AtRate:
+    def run(rate: float, seconds: float, context: dict[str, Any]) -> Round:
+        return fixed_rate.over_futures(lambda: submit({"action": "echo", "context": context}), rate, seconds)
+    return run
+
+
+@contextmanager
+def _process_pool() -> Iterator[tuple[Run, AtRate]]:
+    with ProcessPoolExecutor(2) as pool:
+        def submit(params: dict[str, Any]) -> Future[Any]:
+            return pool.submit(echo, params)
+        yield _futures(submit), _futures_at_rate(submit)
+
+
+@contextmanager
+def _pebble() -> Iterator[tuple[Run, AtRate]]:
+    from pebble import ProcessPool
+
+    pool = ProcessPool(2)
+    def submit(params: dict[str, Any]) -> Future[Any]:
+        future: Future[Any] = pool.schedule(echo, args=[params], timeout=5)
+        return future
+    try:
+        yield _futures(submit), _futures_at_rate(submit)
+    finally:
+        pool.stop()
+        pool.join()
+
+
 @contextmanager
 def process_pool() -> Iterator[Run]:
     """The standard library's pool."""
-    with ProcessPoolExecutor(2) as pool:
-        yield _futures(lambda params: pool.submit(echo, params))
+    with _process_pool() as (run, _):
+        yield run
 
 
 @contextmanager
 def pebble() -> Iterator[Run]:
     """pebble: a pool that kills a task at its timeout. The nearest peer in what it promises."""
-    from pebble import ProcessPool
-
-    pool = ProcessPool(2)
-    try:
-        yield _futures(lambda params: pool.schedule(echo, args=[params], timeout=5))
-    finally:
-        pool.stop()
-        pool.join()
+    with _pebble() as (run, _):
+        yield run
 
 
 @contextmanager
@@ -202,6 +228,12 @@ def _zmq_broker(front_endpoint: str, back_endpoints: list[str]) -> None:
 @contextmanager
 def zmq_two_hops() -> Iterator[Run]:
     """Client → ROUTER → DEALER → worker and back, libzmq on every hop, free placement."""
+    with _zmq_two_hops() as (run, _):
+        yield run
+
+
+@contextmanager
+def _zmq_two_hops() -> Iterator[tuple[Run, AtRate]]:
     spawn = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(prefix="apxz") as folder:
         front, backs = f"ipc://{folder}/front", [f"ipc://{folder}/back{n}" for n in range(2)]
@@ -217,13 +249,21 @@ def zmq_two_hops() -> Iterator[Run]:
                 payload = {"action": "echo", "context": context}
                 return _closed_loop(total, in_flight, payload, client.send, client.recv)
 
+            def at_rate(rate: float, seconds: float, context: dict[str, Any]) -> Round:
+                payload = {"action": "echo", "context": context}
+                return fixed_rate.over_socket(client, lambda n: _invoke(n, payload), rate, seconds)
+
             run(50, 4, {})  # both workers are there
             try:
-                yield run
+                yield run, at_rate
             finally:
                 for process in processes:
                     process.kill()
                     process.join()
+
+
+def _invoke(number: int, payload: dict[str, Any]) -> bytes:
+    return _encode({"id": number, "type": "invoke", "payload": payload})
 
 
 def _closed_loop(total: int, in_flight: int, payload: dict[str, Any], send: Callable[[bytes], Any],
@@ -235,7 +275,7 @@ def _closed_loop(total: int, in_flight: int, payload: dict[str, Any], send: Call
     while len(latencies_us) < total:
         while sent < total and len(sent_at) < in_flight:
             sent_at[sent] = clock()
-            send(_encode({"id": sent, "type": "invoke", "payload": payload}))
+            send(_invoke(sent, payload))
             sent += 1
         reply = _decode(receive())
         latencies_us.append((clock() - sent_at.pop(reply["id"])) * 1e6)
@@ -325,6 +365,13 @@ PEERS: dict[str, Callable[[], contextlib.AbstractContextManager[Run]]] = {
     "bare ZeroMQ, two hops": zmq_two_hops,
     "bubblewrap + python a call": bubblewrap,
 }
+
+RATED: dict[str, Callable[[], contextlib.AbstractContextManager[tuple[Run, AtRate]]]] = {
+    "ProcessPoolExecutor(2)": _process_pool,
+    "pebble(2, timeout 5)": _pebble,
+    "bare ZeroMQ, two hops": _zmq_two_hops,
+}
+"""Those that can be driven at a fixed rate too."""
 
 APART: dict[str, Callable[[], contextlib.AbstractContextManager[Run]]] = {"ray, two actors": ray_actors}
 """Peers that bring a crowd of busy processes: measured by themselves, so that nobody else pays for them."""

@@ -196,8 +196,11 @@ class Supervisor:
         """One round: hosts, timers, everything that was queued. When the next is due (CLOCK_MONOTONIC ns; 0: now)."""
         now_ns = time.monotonic_ns()
         audit = self.audit
+        workers, peers = self.workers, self.hosts.peers
+        workers.flush()  # calls and answers that came about since the last turn do not wait for what is taken in now
+        peers.flush()
         held = audit is not None and now_ns > audit.fine_until_ns and audit.holds(now_ns)
-        busy = not held and self.hosts.peers.receive()
+        busy = not held and peers.receive()
         if self.requests.left and self.requests.cancel_left():
             busy = True
         wake_ns = self.pool.next_wake_ns()
@@ -209,12 +212,13 @@ class Supervisor:
             self._governor_due_ns = self.governing.tick(now_ns)
             self._governor_rests = self.governing.rests
             if not self.governing.halfway:  # as rarely as before, so that a spare does not compete with a cold call
-                self.workers.refill(now_ns)
+                workers.refill(now_ns)
         elif self._governor_rests and self.pool.has_touched:  # a call after a rest: it looks again soon
             self._governor_rests = False
             self._governor_due_ns = min(self._governor_due_ns, now_ns + self._look_ns)
-        self.workers.flush(now_ns)
-        self.hosts.peers.flush()  # before the rest: a host waits for this, nobody for that
+        workers.flush()
+        workers.follow_up(now_ns)
+        peers.flush()  # before the rest: a host waits for this, nobody for that
         for callback in self.turns:
             if callback(now_ns):
                 busy = True
@@ -225,7 +229,7 @@ class Supervisor:
             self.loop.stop()
         if busy:
             return 0
-        self.loop.core_free = self.workers.working < SPIN_BELOW
+        self.loop.core_free = workers.working < SPIN_BELOW
         due_ns = wake_ns if wake_ns is not None else now_ns + FAR_NS
         if audit is not None and audit.due_ns < due_ns:
             due_ns = audit.due_ns

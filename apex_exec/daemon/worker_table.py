@@ -233,8 +233,8 @@ class WorkerTable:
             link.dirty = True
             self._dirty.append(link)
 
-    def flush(self, now_ns: int) -> None:
-        """Writes what was queued in this turn, one system call a worker; ends what could not be started."""
+    def flush(self) -> None:
+        """Writes what is queued, one system call a worker."""
         if self._dirty:
             for link in self._dirty:
                 link.dirty = False
@@ -242,6 +242,9 @@ class WorkerTable:
                 if link.wants_write != link.polled_write:
                     self._watch(link)
             self._dirty.clear()
+
+    def follow_up(self, now_ns: int) -> None:
+        """Once a turn, what had to wait until frames were written: spares, and the end of what could not be started."""
         if self._refill_turns:
             self._refill_turns -= 1
             if not self._refill_turns:

@@ -29,6 +29,10 @@ SCHEMA = (
 ROW = "(?, CAST(? AS TEXT), ?)"
 INSERT_ROWS = 16
 """Rows of one statement: 1.3 µs each instead of 1.6 by one each; more gain nothing."""
+CHECKPOINT_PAGES = 250
+"""Pages of the write-ahead log at which a commit moves them into the database. At SQLite's own 1,000 a commit at 30,000
+calls/s took over 20 ms 28 times in eight rounds of 40,000, and seven times a record was late for it (``LATE_NS``); at
+250 none was, at the same rate."""
 REMOVE_ROWS = 2_000
 """Old events removed in one transaction: few enough that a commit waiting behind it stays under 50 ms."""
 LOCKED_SECONDS = 0.2
@@ -74,7 +78,8 @@ class AuditStore:
         self.key = load_key(self.state_dir)
         os.close(os.open(self.database, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
         db = self.db = sqlite3.connect(self.database, isolation_level=None, timeout=LOCKED_SECONDS)
-        for statement in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", *SCHEMA):
+        for statement in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL",
+                          f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}", *SCHEMA):
             db.execute(statement)
         public = self.key.public_key()
         head = read_mark(self.state_dir / HEAD, "head", public)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 from pathlib import Path
 
 import psutil
@@ -20,6 +22,15 @@ def nice(pid: int) -> int:
     return os.getpriority(os.PRIO_PROCESS, pid)
 
 
+def family(daemon: Daemon) -> dict[int, tuple[str, int]]:
+    """Name and niceness of every process below the daemon; without those that end while it is being asked."""
+    found = {}
+    for process in psutil.Process(daemon.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+            found[process.pid] = (process.name(), nice(process.pid))
+    return found
+
+
 @pytest.mark.parametrize("started_with", [0, 3])
 def test_the_loop_goes_first_and_workers_stay_where_the_daemon_was_started(tmp_path: Path, started_with: int) -> None:
     need(os.geteuid() == 0, "only root may go below its own niceness")
@@ -34,16 +45,17 @@ def test_the_loop_goes_first_and_workers_stay_where_the_daemon_was_started(tmp_p
     with daemon, Host(daemon.endpoint) as host:
         assert host.invoke("echo")["type"] == "result"
         wait_for(lambda: nice(daemon.pid) == base + LOOP_NICE, 5, "the loop's niceness")
-        old = next(p for p in psutil.Process(daemon.pid).children() if p.name() == "apex-exporter")
-        old.kill()  # the next one is started by the loop as it is now
-        wait_for(lambda: any(p.name() == "apex-exporter" and p.pid != old.pid and nice(p.pid) == base + EXPORTER_NICE
-                             for p in psutil.Process(daemon.pid).children()), 10, "the new exporter's niceness")
+        exporter = ("apex-exporter", base + EXPORTER_NICE)
+        old = next(pid for pid, (name, _) in family(daemon).items() if name == exporter[0])
+        os.kill(old, signal.SIGKILL)  # the next one is started by the loop as it is now
+        wait_for(lambda: any(pid != old and row == exporter for pid, row in family(daemon).items()), 10,
+                 "the new exporter's niceness")
         zygote = daemon.zygote()
         zygote.kill()
         zygote.wait(10)
         wait_for(lambda: host.invoke("echo")["type"] == "result", 15, "a call by the new zygote's worker")
-        ranks = {"apex-exporter": base + EXPORTER_NICE, "apex-ledger": base + LEDGER_NICE}
-        family = psutil.Process(daemon.pid).children(recursive=True)
-        assert {"apex-exporter", "apex-ledger", "apex-registrar"} <= {p.name() for p in family}
-        assert [(p.name(), nice(p.pid)) for p in family if nice(p.pid) != ranks.get(p.name(), base)] == []
+        ranks = {exporter[0]: exporter[1], "apex-ledger": base + LEDGER_NICE}
+        rows = family(daemon).values()
+        assert {"apex-exporter", "apex-ledger", "apex-registrar"} <= {name for name, _ in rows}
+        assert [(name, rank) for name, rank in rows if rank != ranks.get(name, base)] == []
         assert {nice(pid) for pid in [*daemon.pids("echo"), *daemon.wait_spares(2)]} == {base}

@@ -1,0 +1,71 @@
+"""Calls that leave on schedule, whatever the answers do. Latency counts from when each was **due**, so that a stall is
+charged to every call it delayed (no coordinated omission)."""
+
+from __future__ import annotations
+
+import select
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+import msgspec
+import zmq
+
+from benchmarks.lab import Round
+
+LOST_SECONDS = 30.0
+_decode = msgspec.msgpack.Decoder().decode
+
+
+def over_socket(socket: zmq.Socket[bytes], body: Callable[[int], bytes], rate: float, seconds: float) -> Round:
+    """``body(n)`` is the nth request, with ``id`` n; the reply bears the same. Any error reply ends the run."""
+    clock = time.perf_counter
+    total = int(rate * seconds)
+    due_at: dict[int, float] = {}
+    latencies_us: list[float] = []
+    begun = clock() + 0.01
+    sent = 0
+    while len(latencies_us) < total:
+        now = clock()
+        while sent < total and begun + sent / rate <= now:
+            due_at[sent] = begun + sent / rate
+            socket.send(body(sent))
+            sent += 1
+        try:
+            reply = _decode(socket.recv(zmq.NOBLOCK))
+        except zmq.Again:
+            # Sleeps to the microsecond: a client that looks awake takes a core of two from what it measures.
+            wait_s = (begun + sent / rate - clock()) if sent < total else 1.0
+            select.select([socket.FD], [], [], max(0.0, wait_s))
+            continue
+        if reply["type"] == "error":
+            raise SystemExit(f"a call failed: {reply}")
+        latencies_us.append((clock() - due_at.pop(reply["id"])) * 1e6)
+    return Round(total / (clock() - begun), latencies_us)
+
+
+def over_futures(submit: Callable[[], Future[Any]], rate: float, seconds: float) -> Round:
+    """As ``over_socket``, of a pool's futures. Their callbacks take the time: nobody is woken to do so."""
+    clock = time.perf_counter
+    total = int(rate * seconds)
+    latencies_us: list[float] = []
+    begun = clock() + 0.01
+
+    def note(due: float) -> Callable[[Future[Any]], None]:
+        return lambda future: latencies_us.append((clock() - due) * 1e6)
+
+    sent = 0
+    while sent < total:
+        due = begun + sent / rate
+        if (wait_s := due - clock()) > 0:
+            select.select([], [], [], wait_s)
+            continue
+        submit().add_done_callback(note(due))
+        sent += 1
+    end = clock() + LOST_SECONDS
+    while len(latencies_us) < total:
+        if clock() > end:
+            raise SystemExit(f"{total - len(latencies_us)} of {total} calls were not answered")
+        time.sleep(0.001)
+    return Round(total / (clock() - begun), latencies_us)
