@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from apex_exec.ledger.audit import AuditStore, LedgerError
+from apex_exec.ledger.audit import CHECKPOINT_PAGES, AuditStore, LedgerError
 from apex_exec.ledger.marks import Mark, load_key, write_mark
 from apex_exec.ledger.reading import Filter, export_rows, read_events, utc_text
 from apex_exec.ledger.records import AuditRecord, BodyMaker, chain_hash, encode_line, execution_record
@@ -47,6 +47,18 @@ def test_an_untouched_chain_verifies_and_goes_on(tmp_path: Path) -> None:
     store.close()
     assert (tmp_path / "keys/audit").stat().st_mode & 0o777 == 0o600
     assert db.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_log_beside_the_database_is_moved_into_it_often(tmp_path: Path) -> None:
+    store = AuditStore(tmp_path / "a.db", tmp_path)
+    most = 0
+    for group in range(300):
+        store.append([record(50 * group + n) for n in range(50)])
+        most = max(most, (tmp_path / "a.db-wal").stat().st_size)
+    store.close()
+    pages = most // 4096
+    assert CHECKPOINT_PAGES <= pages < 2 * CHECKPOINT_PAGES, "SQLite's own bound is 1,000"
+    assert verify(tmp_path / "a.db", tmp_path).finding is None
 
 
 SWAP = ("UPDATE events SET seq = CASE seq WHEN 2 THEN -3 ELSE -2 END WHERE seq IN (2, 3);"
