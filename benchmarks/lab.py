@@ -76,11 +76,11 @@ class Lab:
 
     def add(self, contender: str, figure: str, unit: str, value: float, **conditions: Any) -> None:
         """One repetition's figure."""
-        for row in self.rows:
-            if (row.contender, row.figure, row.conditions) == (contender, figure, conditions):
-                row.values.append(value)
-                return
-        self.rows.append(Row(contender, figure, unit, conditions, [value]))
+        row = self.row(contender, figure, **conditions)
+        if row is None:
+            self.rows.append(Row(contender, figure, unit, conditions, [value]))
+        else:
+            row.values.append(value)
 
     def add_round(self, contender: str, round_: Round, percents: Iterable[float] = (50, 99), **conditions: Any) -> None:
         """The rate and the latency percentiles of one round."""
@@ -97,9 +97,14 @@ class Lab:
 
     def value(self, contender: str, figure: str, **conditions: Any) -> float | None:
         """The median of one row, None where it was not measured."""
+        row = self.row(contender, figure, **conditions)
+        return row.median if row else None
+
+    def row(self, contender: str, figure: str, **conditions: Any) -> Row | None:
+        """One row, None where it was not measured."""
         for row in self.rows:
             if (row.contender, row.figure, row.conditions) == (contender, figure, conditions):
-                return row.median
+                return row
         return None
 
     def table(self) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks import bench_open_loop as open_loop
 from benchmarks import bench_overload as overload
 from benchmarks.lab import Lab
 
@@ -62,6 +63,16 @@ def _rate(labs: dict[str, Lab]) -> tuple[str, bool]:
     return f"{ours:,.0f}/s, {ratio:.1f} × pebble", ours >= 20_000 and ratio >= 1.5
 
 
+def _open_loop(labs: dict[str, Lab]) -> tuple[str, bool]:
+    p99_ms = _get(labs, "open_loop", OURS, "p99", rate=open_loop.HALF) / 1e3
+    row = labs["open_loop"].row(OURS, "p99", rate=open_loop.HALF)
+    values = " ".join(f"{value / 1e3:.2f}" for value in row.values) if row else ""
+    rate = _get(labs, "open_loop", OURS, "maximum") / 2
+    peers = ", ".join(f"{name} {_get(labs, 'open_loop', peer, 'p99', rate=open_loop.HALF) / 1e3:.1f}"
+                      for name, peer in (("pebble", PEBBLE), ("bare ZeroMQ", ZMQ)))
+    return f"{p99_ms:.2f} ms ({values}) at {rate:,.0f}/s; at half of theirs {peers}", p99_ms <= 5
+
+
 def _flooded(labs: dict[str, Lab]) -> tuple[str, bool]:
     alone = _get(labs, "overload", overload.ALONE, "p99")
     ratios = [_get(labs, "overload", who, "p99") / alone for who in (overload.BESIDE_FLOOD, overload.BESIDE_BURSTS)]
@@ -99,10 +110,9 @@ TARGETS = (
     Target("p50 at 1 in flight", "below pebble and below ProcessPoolExecutor in the same run", _p50_below_peers),
     Target("p50 at 1 in flight", "≤ 0.7 × the bare ZeroMQ two-hop loop with free placement", _p50_to_zmq),
     Target("calls/s at 256 in flight, 2 plugins", "≥ 20,000 and ≥ 1.5 × pebble", _rate),
-    Target("p99 at half the maximum rate, open loop", "≤ 5 ms",
-           _at_most("open_loop", OURS, "p99", 5, "ms", 1e-3, rate="half the maximum"),
-           "eight values, 3.6 to 11.6 ms. What is left are stretches of milliseconds in which a core stands idle with "
-           "work waiting, or a process that is not ours has it"),
+    Target("p99 at half the maximum rate, open loop", "≤ 5 ms", _open_loop,
+           "what is left are stretches of milliseconds in which a core stands idle with work waiting, or a process "
+           "that is not ours has it"),
     Target("cold start, jailed, request to reply", "p50 ≤ 8 ms, p99 ≤ 25 ms", _both(
         _at_most("kill", _COLD, "p50", 8, "ms", when="at rest"),
         _at_most("kill", _COLD, "p99", 25, "ms", when="at rest"))),
