@@ -216,13 +216,18 @@ class Host:
             latencies_us += self.rounds(plugins, 200, in_flight, context).latencies_us
         return Round(len(latencies_us) / (time.perf_counter() - begun), latencies_us)
 
-    def open_loop(self, plugins: list[str], rate: float, seconds: float, context: dict[str, Any]) -> Round:
-        """Calls at a fixed ``rate``, whatever the answers do (``fixed_rate``)."""
+    def open_loop(self, plugins: list[str], rate: float, seconds: float, context: dict[str, Any], *,
+                  may_fail: bool = False) -> Round:
+        """Calls at a fixed ``rate``, whatever the answers do (``fixed_rate``). One that fails ends the run, unless
+        ``may_fail``."""
         def body(number: int) -> bytes:
             made = invocation(plugins[number % len(plugins)], context)
             made["id"], made["userId"] = number, f"{USER[:-2]}{number % 64:02x}"  # many users, as a host has
             return _encode(made)
-        return fixed_rate.over_socket(self.socket, body, rate, seconds)
+        round_ = fixed_rate.over_socket(self.socket, body, rate, seconds)
+        if round_.failed and not may_fail:
+            raise SystemExit(f"{round_.failed} calls at {rate:,.0f}/s failed")
+        return round_
 
 
 def invocation(plugin: str, context: dict[str, Any], **more: Any) -> dict[str, Any]:

@@ -40,10 +40,11 @@ class Row:
 
 @dataclass
 class Round:
-    """What one round of calls gave: calls per second and each call's latency in µs."""
+    """What one round of calls gave: calls per second, each call's latency in µs, how many were answered by an error."""
 
     rate: float
     latencies_us: list[float]
+    failed: int = 0
 
     def percentile(self, percent: float) -> float:
         """The latency below which ``percent`` of the calls lie (nearest rank)."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import queue
 import shutil
 import socket
 import subprocess
@@ -17,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,21 +46,26 @@ def echo(params: dict[str, Any]) -> dict[str, Any]:
 def _futures(submit: Callable[[dict[str, Any]], Future[Any]]) -> Run:
     def run(total: int, in_flight: int, context: dict[str, Any]) -> Round:
         params = {"action": "echo", "context": context}
-        pending: dict[Future[Any], float] = {}
+        done: queue.SimpleQueue[tuple[Future[Any], float]] = queue.SimpleQueue()
         latencies_us: list[float] = []
         clock = time.perf_counter
+
+        def send() -> None:
+            started = clock()
+            future = submit(params)
+            if in_flight == 1:
+                done.put((future, started))
+            else:  # not `concurrent.futures.wait`: it touches every pending future each time
+                future.add_done_callback(lambda future: done.put((future, started)))
+
         begun, sent = clock(), 0
         while len(latencies_us) < total:
-            while sent < total and len(pending) < in_flight:
-                started = clock()
-                pending[submit(params)] = started
+            while sent < total and sent - len(latencies_us) < in_flight:
+                send()
                 sent += 1
-            if in_flight == 1:
-                next(iter(pending)).result()
-                latencies_us.append((clock() - pending.popitem()[1]) * 1e6)
-                continue
-            for future in wait(pending, return_when=FIRST_COMPLETED).done:
-                latencies_us.append((clock() - pending.pop(future)) * 1e6)
+            future, started = done.get()
+            future.result()  # waits, where it is the only one; raises where the call failed
+            latencies_us.append((clock() - started) * 1e6)
         return Round(total / (clock() - begun), latencies_us)
 
     return run
@@ -253,8 +259,8 @@ def _zmq_two_hops() -> Iterator[tuple[Run, AtRate]]:
                 payload = {"action": "echo", "context": context}
                 return fixed_rate.over_socket(client, lambda n: _invoke(n, payload), rate, seconds)
 
-            run(50, 4, {})  # both workers are there
             try:
+                run(50, 4, {})  # both workers are there
                 yield run, at_rate
             finally:
                 for process in processes:

@@ -65,12 +65,16 @@ def _rate(labs: dict[str, Lab]) -> tuple[str, bool]:
 
 def _open_loop(labs: dict[str, Lab]) -> tuple[str, bool]:
     p99_ms = _get(labs, "open_loop", OURS, "p99", rate=open_loop.HALF) / 1e3
-    row = labs["open_loop"].row(OURS, "p99", rate=open_loop.HALF)
-    values = " ".join(f"{value / 1e3:.2f}" for value in row.values) if row else ""
-    rate = _get(labs, "open_loop", OURS, "maximum") / 2
-    peers = ", ".join(f"{name} {_get(labs, 'open_loop', peer, 'p99', rate=open_loop.HALF) / 1e3:.1f}"
-                      for name, peer in (("pebble", PEBBLE), ("bare ZeroMQ", ZMQ)))
-    return f"{p99_ms:.2f} ms ({values}) at {rate:,.0f}/s; at half of theirs {peers}", p99_ms <= 5
+    lab = labs["open_loop"]
+    texts = []
+    for name in (OURS, PEBBLE, POOL, ZMQ):
+        row = lab.row(name, "p99", rate=open_loop.HALF)
+        driven = lab.row(name, open_loop.DRIVEN, rate=open_loop.HALF)
+        if row and driven:
+            values = f" ({' '.join(f'{value / 1e3:.2f}' for value in row.values)})" if name == OURS else ""
+            texts.append(f"{'' if name == OURS else name + ' '}{row.median / 1e3:.2f} ms{values} at "
+                         f"{min(driven.values):,.0f}–{max(driven.values):,.0f}/s")
+    return "; at half of its own ".join(texts[:2]) + "".join(f", {text}" for text in texts[2:]), p99_ms <= 5
 
 
 def _flooded(labs: dict[str, Lab]) -> tuple[str, bool]:

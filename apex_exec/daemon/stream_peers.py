@@ -280,7 +280,7 @@ class StreamPeers:
             self.drop(peer)
 
     def flush(self) -> None:
-        """Writes what was queued in this round, one system call a connection."""
+        """Writes what is queued, one system call a connection."""
         dirty = self._dirty
         if dirty:
             self._dirty = []

@@ -199,6 +199,8 @@ class Supervisor:
         workers, peers = self.workers, self.hosts.peers
         workers.flush()  # calls and answers that came about since the last turn do not wait for what is taken in now
         peers.flush()
+        if audit is not None and now_ns >= audit.due_ns:
+            self._flush_audit(audit, now_ns)  # in strict durability these answers wait for their records
         held = audit is not None and now_ns > audit.fine_until_ns and audit.holds(now_ns)
         busy = not held and peers.receive()
         if self.requests.left and self.requests.cancel_left():
@@ -217,7 +219,8 @@ class Supervisor:
             self._governor_rests = False
             self._governor_due_ns = min(self._governor_due_ns, now_ns + self._look_ns)
         workers.flush()
-        workers.follow_up(now_ns)
+        if workers.follow_up(now_ns):
+            busy = True
         peers.flush()  # before the rest: a host waits for this, nobody for that
         for callback in self.turns:
             if callback(now_ns):

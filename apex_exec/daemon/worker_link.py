@@ -34,7 +34,7 @@ class WorkerLink:
         self.ended = False  # EOF was read
         self.booted = False  # the jail is applied, the plugin was sent
         self.ready = False
-        self.dirty = False  # has bytes that were queued in this turn
+        self.dirty = False  # has bytes that were queued since the last flush
         self.polled_write = False
         self.marks_seen = 0
         self.owed = 0  # calls sent and not answered

@@ -243,18 +243,21 @@ class WorkerTable:
                     self._watch(link)
             self._dirty.clear()
 
-    def follow_up(self, now_ns: int) -> None:
-        """Once a turn, what had to wait until frames were written: spares, and the end of what could not be started."""
+    def follow_up(self, now_ns: int) -> bool:
+        """Once a turn, what had to wait until frames were written: spares, and the end of what could not be started.
+        True where workers ended: what the core makes of it is for a turn at once."""
         if self._refill_turns:
             self._refill_turns -= 1
             if not self._refill_turns:
                 self.refill(now_ns)
+        if not self._refused and not self._failed:
+            return False
         while self._refused:
             self._refuse(self._refused.pop(), now_ns)
-        if self._failed:
-            failed, self._failed = self._failed, []
-            for link, lost in failed:
-                self._gone(link, None, lost)
+        failed, self._failed = self._failed, []
+        for link, lost in failed:
+            self._gone(link, None, lost)
+        return True
 
     def _refuse(self, worker: int, now_ns: int) -> None:
         """There is no process for ``worker``, and never was."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,11 @@ def has_news(fd: int) -> bool:
 
 
 def test_answers_and_the_calls_after_them_leave_before_more_is_taken_in(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rig = Rig(tmp_path, audited=False)
+        monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    folder = tempfile.TemporaryDirectory(prefix="apxt")  # a short path: it holds a socket
+    request.addfinalizer(folder.cleanup)
+    rig = Rig(Path(folder.name), audited=False)
+    request.addfinalizer(rig.host.close)
     rig.start_worker()
     worker, host = rig.zygote.link, rig.host
     assert worker is not None
@@ -26,18 +30,20 @@ def test_answers_and_the_calls_after_them_leave_before_more_is_taken_in(
         rig.turn()
     worker.recv(1 << 20)
     rig.answer(1)
+    rig.ask(1)
     loop = rig.supervisor.loop
     for fd, mask in loop._epoll.poll(1):
         loop._handlers[fd](mask)
     assert not has_news(host.fileno())
-    rig.ask(1)
     peers = rig.supervisor.hosts.peers
     receive, seen = peers.receive, []
 
     def watched() -> bool:
-        seen.append((has_news(host.fileno()), has_news(worker.fileno())))
+        seen.append((has_news(host.fileno()), has_news(worker.fileno()), rig.supervisor.requests.taken))
         return receive()
 
     monkeypatch.setattr(peers, "receive", watched)
+    before = rig.supervisor.requests.taken
     rig.supervisor.turn(False)
-    assert seen == [(True, True)]
+    assert seen == [(True, True, before)]
+    assert rig.supervisor.requests.taken == before + 1, "and then it was taken in"
