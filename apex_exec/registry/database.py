@@ -6,6 +6,8 @@ lock at BEGIN, PostgreSQL checks at COMMIT and ``transact`` runs the loser again
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +22,11 @@ T = TypeVar("T")
 
 BUSY_SECONDS = 5.0
 """How long a SQLite writer waits for another one before it gets ``store_unusable``."""
-RETRIES_MAX = 5
+ATTEMPTS_MAX = 20
+"""How often a transaction that lost to another writer of PostgreSQL is tried in all, then it is ``store_unusable``."""
+PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX = 0.002, 0.25
+"""Longest pause after the first lost attempt, doubled each time, and its bound. The pause is random below that: two
+writers who try again at once lose to each other again, and did, five times in a row."""
 _MIGRATION_LOCK = 0x61706578  # "apex": one advisory lock for whoever migrates first on PostgreSQL
 
 
@@ -55,16 +61,19 @@ def open_database(url: str, name: str, migrations: Sequence[Migration]) -> sa.En
 
 
 def transact(engine: sa.Engine, name: str, work: Callable[[sa.Connection], T]) -> T:
-    """``work`` in one serializable transaction, run again where another writer won. All or nothing.
+    """``work`` in one serializable transaction, run again after a pause where another writer won. All or nothing.
 
     What ``work`` raises undoes the transaction and passes through; a failing database is Refusal("store_unusable").
     """
-    for attempt in range(RETRIES_MAX):
+    pause_max = PAUSE_SECONDS_MIN
+    for attempt in range(1, ATTEMPTS_MAX + 1):
         try:
             with engine.begin() as db:
                 return work(db)
         except (OperationalError, DBAPIError) as error:
-            if getattr(error.orig, "sqlstate", "") in ("40001", "40P01") and attempt + 1 < RETRIES_MAX:
+            if getattr(error.orig, "sqlstate", "") in ("40001", "40P01") and attempt < ATTEMPTS_MAX:
+                time.sleep(random.uniform(0, pause_max))
+                pause_max = min(2 * pause_max, PAUSE_SECONDS_MAX)
                 continue
             raise unusable(name, error) from error
     raise AssertionError("unreachable: the last attempt returns or raises")
