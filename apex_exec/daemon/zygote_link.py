@@ -24,14 +24,18 @@ MESSAGE_BYTES_MAX = 65536
 
 @contextlib.contextmanager
 def _bare_environment() -> Iterator[None]:
-    """For a process whose stack no plugin may find a secret on; there is one thread, so nobody else looks meanwhile."""
+    """For a process whose stack no plugin may find a secret on, and with what a zygote needs to be started with.
+
+    There is one thread, so nothing else looks at the environment meanwhile."""
     kept = dict(os.environ)
     for name in kept:
         if not name.startswith(("PYTHON", "LD_LIBRARY_PATH", "LANG", "LC_")):
             del os.environ[name]
+    os.environ.update(start.ENVIRONMENT)
     try:
         yield
     finally:
+        os.environ.clear()
         os.environ.update(kept)
 
 

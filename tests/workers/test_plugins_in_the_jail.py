@@ -46,6 +46,21 @@ PLUGINS: dict[str, str] = {
         "[hashlib.sha256(b'x').hexdigest()[:8], datetime.datetime.strptime('2026-01-02', '%Y-%m-%d').day,"
         " 'ä'.encode('latin-1').hex(), 'a.b'.encode('idna').decode(), tree.fromstring('<a>1</a>').text,"
         " str(decimal.Decimal('1.10')), gzip.decompress(gzip.compress(b'z')).decode()]"),
+    "uses-late-library": plain(
+        "import email.message, random, json, os, traceback, warnings, unittest, codecs, xml.etree.ElementTree as tree\n"
+        "def mail():\n    message = email.message.EmailMessage()\n    message['Subject'] = 'hällo'\n"
+        "    message.set_content('x')\n    return b'Subject: ' in message.as_bytes()\n"
+        "def seeded():\n    random.seed('a word')\n    return random.random() == random.Random('a word').random()\n"
+        "def logged():\n    import logging\n    with unittest.TestCase().assertLogs('q', 'INFO') as found:\n"
+        "        logging.getLogger('q').warning('w')\n    return len(found.records)\n"
+        "def explained():\n    try:\n        json.dumsp\n    except AttributeError as error:\n"
+        "        return 'dumsp' in traceback.format_exc()\n"
+        "def warned():\n    with warnings.catch_warnings(record=True) as found:\n        warnings.simplefilter('always')\n"
+        "        warnings.warn_explicit('w', ResourceWarning, 'f', 1, source=object())\n"
+        "    return 'w' in str(found[0])\n"
+        "def decoded():\n    return [codecs.lookup(name).name for name in ('utf-8-sig', 'latin-1', 'cp1252', 'UTF16')]\n",
+        "[mail(), seeded(), logged(), explained(), warned(), decoded(), [hasattr(m, 'nope') for m in (json, os, tree)],"
+        " unittest.IsolatedAsyncioTestCase.__name__]"),
     "forbidden": plain("", "None").replace("return {", "import subprocess\n    return {"),
     "missing": plain("", "None").replace("return {", "import requests\n    return {"),
     "threads": plain("import asyncio, threading", "0").replace(
@@ -120,6 +135,11 @@ def test_every_time_zone_is_there_without_a_file_system(client: Client) -> None:
 
 def test_the_allowed_library_works_where_it_loads_more_on_first_use(client: Client) -> None:
     assert result(client, "uses-library") == ["2d711642", 2, "e4", "a.b", "1", "1.10", "z"]
+
+
+def test_what_the_library_looks_up_late_is_found_and_what_is_missing_is_an_attribute_error(client: Client) -> None:
+    assert result(client, "uses-late-library") == [
+        True, True, 1, True, True, ["utf-8-sig", "iso8859-1", "cp1252", "utf-16"], [False] * 3, "IsolatedAsyncioTestCase"]
 
 
 def test_no_two_workers_of_one_zygote_share_randomness(client: Client) -> None:
