@@ -35,6 +35,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 }
 TABLE: dict[str, dict[str, dict[str, bool]]] = {}
 """User → configuration → attack → came through."""
+_WORLDS: list[str] = []
 
 
 def plugin_id(kind: str, index: int) -> str:
@@ -42,10 +43,19 @@ def plugin_id(kind: str, index: int) -> str:
     return f"{kind}-{index:03d}"
 
 
+def close_worlds() -> None:
+    """Takes the surroundings away; a later campaign makes new ones."""
+    for user in _WORLDS:
+        world(user).close()
+    _WORLDS.clear()
+    world.cache_clear()
+
+
 @cache
 def world(user: str) -> World:
     """The surroundings of one user's daemons, with every attack as a bundle."""
     made = World(USERS[user])
+    _WORLDS.append(user)
     for index, attack in enumerate(ATTACKS):
         body = "\n".join("    " + line for line in attack.code.splitlines())
         write_plugin(made.plugins, plugin_id("attack", index), PRELUDE.replace("BODY", body))
@@ -114,11 +124,11 @@ def deadline_of(row: Contained) -> int:
     return SHORT_MS if row.codes == ("TIMEOUT",) else 3000
 
 
-def table() -> list[str]:
+def table(found: dict[str, dict[str, dict[str, bool]]]) -> list[str]:
     """Attack × layer as text: ``stops`` where the layer alone did, ``through`` where not, ``-`` untried."""
     columns = ("none", *(f"only {layer}" for layer in LAYERS), "L1", "L2", "full")
     lines = []
-    for user, runs in TABLE.items():
+    for user, runs in sorted(found.items()):
         lines.append(f"{user:<38}" + "".join(f"{name.removeprefix('only '):>12}" for name in columns))
         for attack in ATTACKS:
             cells = []

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.attack.campaign import USERS, campaign, containment, table, world
+from tests.attack.campaign import USERS, campaign, close_worlds, containment
 from tests.attack.catalogue import ATTACKS, Attack
 from tests.attack.contained import CONTAINED, Contained
 from tests.support import need
@@ -19,17 +19,11 @@ pytestmark = pytest.mark.timeout(300)  # the first test of a configuration waits
 
 
 @pytest.fixture(scope="module", autouse=True)
-def outside(request: pytest.FixtureRequest) -> Iterator[None]:
+def outside() -> Iterator[None]:
     need(platform.machine() == "x86_64", "the attacks by raw system call are written for x86_64")
     need(os.geteuid() == 0, "running daemons as root and as another user takes root")
     yield
-    for user in USERS:
-        world(user).close()
-    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is not None:
-        reporter.write_line("")
-        for line in table():
-            reporter.write_line(line)
+    close_worlds()
 
 
 @pytest.mark.parametrize(("user", "attack"), ROWS)

@@ -18,6 +18,8 @@ from typing import Any
 
 import psutil
 
+from tests.support import other_user
+
 libc = ctypes.CDLL(None, use_errno=True)
 libc.shmat.restype = ctypes.c_void_p
 VICTIM = """
@@ -77,9 +79,11 @@ class World:
 
     def _ensure_victim(self) -> int:
         if self.victim is None or self.victim.poll() is not None:
-            user = [] if self.uid == 0 else ["setpriv", f"--reuid={self.uid}", f"--regid={self.uid}", "--clear-groups"]
-            self.victim = subprocess.Popen([*user, sys.executable, "-c", VICTIM], stdout=subprocess.PIPE, text=True,
-                                           env={"SECRET": self.secret}, start_new_session=True)
+            python, who, env = sys.executable, {}, {}
+            if self.uid:
+                python, who, env = other_user.python(), other_user.become(self.uid), other_user.environment()
+            self.victim = subprocess.Popen([python, "-c", VICTIM], stdout=subprocess.PIPE, text=True,
+                                           env={**env, "SECRET": self.secret}, start_new_session=True, **who)
             assert self.victim.stdout is not None
             self.address = int(self.victim.stdout.readline())
         return self.victim.pid

@@ -20,8 +20,7 @@ import typer
 from apex_exec.cli import app
 from apex_exec.cli.connect import endpoint
 from apex_exec.cli.output import cell, clean
-from tests.support import need
-from tests.support.daemon import ROOT
+from tests.support import need, other_user
 
 COMMAND = [sys.executable, "-m", "apex_exec"]
 
@@ -190,12 +189,11 @@ def test_a_folder_that_somebody_else_made_where_ours_would_be_is_not_trusted(
 
 
 def test_a_daemon_of_another_user_is_said_to_be_that(tmp_path: Path) -> None:
-    need(os.geteuid() == 0, "root, to be another user")
+    other_user.need_root()
     with tempfile.TemporaryDirectory() as folder:  # 0700, and reachable, unlike tmp_path
         done = subprocess.run(
-            ["setpriv", "--reuid=65532", "--regid=65532", "--clear-groups",
-             *COMMAND, "status", "--runtime-dir", folder],
-            capture_output=True, text=True, timeout=30, cwd=ROOT)
+            [other_user.python(), "-m", "apex_exec", "status", "--runtime-dir", folder],
+            capture_output=True, text=True, timeout=30, env=other_user.environment(), **other_user.become())
     assert done.returncode == 3 and f"{folder} is another user's" in done.stderr, done.stderr
 
 

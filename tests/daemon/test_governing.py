@@ -16,8 +16,8 @@ import pytest
 from apex_exec.client import Client
 from apex_exec.client.errors import CallError
 from apex_exec.sandbox.cgroup import CgroupError, Cgroups
-from tests.support import need
-from tests.support.daemon import ECHO, ROOT, USER, Daemon, wait_for, write_plugin
+from tests.support import need, other_user
+from tests.support.daemon import ECHO, USER, Daemon, wait_for, write_plugin
 
 SPIN = '''
 @plugin.hook("onActionExecute")
@@ -112,12 +112,11 @@ def test_usage_carries_the_workers_memory(daemon: Daemon) -> None:
 
 
 def test_an_unprivileged_daemon_reads_and_holds_its_workers_too() -> None:
-    need(os.geteuid() == 0, "only root can become somebody else")
-    need(ROOT.stat().st_mode & 0o5 == 0o5, "the checkout is private")
-    plugins = Path(f"/tmp/apx-governed-{os.getpid()}")
+    other_user.need_root()
+    plugins = other_user.new_folder()
     try:
         write_plugin(plugins, "spin", SPIN)
-        with Daemon(plugins=plugins, uid=65532, config={"limits.cpu_burst_seconds": 0.1}) as daemon:
+        with Daemon(plugins=plugins, uid=other_user.UID, config={"limits.cpu_burst_seconds": 0.1}) as daemon:
             with Client(daemon.endpoint) as client, pytest.raises(CallError) as caught:
                 invoke(client, "spin", 2500, spin=True)
             assert caught.value.code == "TIMEOUT" and caught.value.usage["throttledMs"] > 100

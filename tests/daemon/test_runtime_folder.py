@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import zmq
 
-from tests.support import need
+from tests.support import need, other_user
 from tests.support.daemon import ECHO, ROOT, Daemon, toml, wait_for, write_plugin
 from tests.support.host import Host
 
@@ -117,15 +117,14 @@ def ping_as(uid: int, gid: int, endpoint: str) -> str:
             "dealer.send(msgspec.msgpack.encode({'type': 'ping', 'id': 1}))\n"
             "print(msgspec.msgpack.decode(dealer.recv())['type'] if dealer.poll(700) else 'nothing', flush=True)\n"
             "import os; os._exit(0)\n")
-    done = subprocess.run(
-        ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups", sys.executable, "-c", code, endpoint],
-        capture_output=True, text=True, timeout=20, cwd="/")
+    done = subprocess.run([other_user.python(), "-c", code, endpoint], capture_output=True, text=True, timeout=20,
+                          env=other_user.environment(), **other_user.become(uid, gid))
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
 
 def test_a_host_of_the_socket_group_connects_and_nobody_else(plugins: Path) -> None:
-    need(os.geteuid() == 0 and shutil.which("setpriv"), "other users need root and setpriv")
+    other_user.need_root()
     with Daemon(plugins=plugins, config={"host.socket_group": str(OTHER)}) as daemon:
         daemon.folder.chmod(0o711)
         assert stat.S_IMODE(daemon.runtime.stat().st_mode) == 0o750

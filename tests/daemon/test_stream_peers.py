@@ -20,7 +20,7 @@ from apex_exec.daemon import stream_peers
 from apex_exec.daemon.connections import Handlers, Peer
 from apex_exec.daemon.loop import Loop
 from apex_exec.daemon.stream_peers import StreamPeers
-from tests.support import need
+from tests.support import other_user
 from workers.zmtp import GREETING, command
 
 BYTES_MAX = 4 * 1024 * 1024
@@ -279,7 +279,7 @@ def test_all_unread_replies_together_have_a_bound(
 
 
 def test_no_uid_takes_all_connections(monkeypatch: pytest.MonkeyPatch) -> None:
-    need(os.geteuid() == 0, "connecting as another user takes root")
+    other_user.need_root()
     monkeypatch.setattr(stream_peers, "CONNECTIONS_MAX", 8)
     with tempfile.TemporaryDirectory(prefix="apxs") as folder:
         os.chmod(folder, 0o755)
@@ -290,11 +290,12 @@ def test_no_uid_takes_all_connections(monkeypatch: pytest.MonkeyPatch) -> None:
             mine = [raw_peer(echo) for _ in range(7)]
             assert settled(lambda: len(echo.peers) == 4)
             others = subprocess.run(
-                ["setpriv", "--reuid=65532", "--regid=65532", "--clear-groups", "/usr/bin/python3", "-c",
+                [other_user.python(), "-c",
                  "import socket, sys, time\nheld = [socket.socket(socket.AF_UNIX) for _ in range(6)]\n"
                  "for one in held:\n    one.connect(sys.argv[1])\n    one.settimeout(5)\n"
                  "print(sum(one.recv(64) != b'' for one in held))", str(path)],
-                capture_output=True, text=True, timeout=20, check=True)
+                capture_output=True, text=True, timeout=20, check=True, env=other_user.environment(),
+                **other_user.become())
             assert int(others.stdout) == 4, "half of all are left for it"
             assert settled(lambda: len(echo.peers) == 4), "theirs have ended"
             for raw in mine:

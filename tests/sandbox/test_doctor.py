@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from apex_exec.sandbox.plan import LAYERS
-from tests.support import need
+from tests.support import need, other_user
 
 ROOT = Path(__file__).parents[2]
-PLAIN = [sys.executable, "-m", "apex_exec"]
-UNPRIVILEGED = ["setpriv", "--reuid", "65532", "--regid", "65532", "--clear-groups"]
+BLOCKED = ("PYTHON", "-c")
 NO_UNSHARE = """
 import ctypes, os, sys
 from apex_exec.sandbox import bpf
@@ -34,12 +36,17 @@ os.execv(sys.argv[1], sys.argv[1:])
 """
 
 
-def doctor(*prefix: str, waive: str = "[]", tmp_path: Path, min_level: str = "L2") -> tuple[int, dict[str, Any]]:
-    config = tmp_path / "c.toml"
+def doctor(*blocked: str, waive: str = "[]", folder: Path, min_level: str = "L2",
+           unprivileged: bool = False) -> tuple[int, dict[str, Any]]:
+    """(status, answer). ``blocked``: a program (and its arguments) that takes rights away and executes the rest."""
+    config = folder / "c.toml"
     config.write_text(f'[sandbox]\nmin_level = "{min_level}"\nwaive = {waive}\n')
-    tmp_path.chmod(0o755)
-    done = subprocess.run([*prefix, *PLAIN, "doctor", "--json", "--config", str(config)], cwd=ROOT, timeout=60,
-                          capture_output=True, text=True, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})
+    python, who, env = sys.executable, {"cwd": ROOT}, {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    if unprivileged:
+        python, who, env = other_user.python(), other_user.become(), other_user.environment()
+    command = [part.replace("PYTHON", python) for part in blocked]
+    done = subprocess.run([*command, python, "-m", "apex_exec", "doctor", "--json", "--config", str(config)],
+                          timeout=60, capture_output=True, text=True, env=env, **who)
     assert done.stdout, done.stderr
     return done.returncode, json.loads(done.stdout)
 
@@ -49,15 +56,14 @@ def state(found: dict[str, Any], layer: str) -> str:
 
 
 @pytest.fixture
-def readable(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("config")
-    folder.parent.chmod(0o755)
-    folder.parent.parent.chmod(0o755)
-    return folder
+def readable() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
 
 
 def test_every_layer_has_a_row_and_the_level_is_told(readable: Path) -> None:
-    status, found = doctor(tmp_path=readable)
+    status, found = doctor(folder=readable)
     assert [row["layer"] for row in found["layers"]] == list(LAYERS)
     need(found["level"] >= "L3", f"this machine reaches {found['level']} only")
     assert status == 0 and found["ok"] and found["governor"] in ("sampled", "enforced")
@@ -65,16 +71,16 @@ def test_every_layer_has_a_row_and_the_level_is_told(readable: Path) -> None:
 
 def test_an_unprivileged_daemon_shares_one_uid_and_says_so(readable: Path) -> None:
     need(os.geteuid() == 0, "changing the user takes root")
-    _, found = doctor(*UNPRIVILEGED, tmp_path=readable)
+    _, found = doctor(unprivileged=True, folder=readable)
     assert state(found, "identity") == "degraded"
     need(state(found, "namespaces") == "active", "user namespaces are not allowed here")
     assert found["level"] == "L3"
 
 
-@pytest.mark.parametrize("user", [(), UNPRIVILEGED], ids=["root", "unprivileged"])
-def test_a_container_without_namespaces_gets_l2_and_says_what_to_change(user: list[str], readable: Path) -> None:
+@pytest.mark.parametrize("unprivileged", [False, True], ids=["root", "unprivileged"])
+def test_a_container_without_namespaces_gets_l2_and_says_what_to_change(unprivileged: bool, readable: Path) -> None:
     need(os.geteuid() == 0, "changing the user takes root")
-    _, found = doctor(*user, sys.executable, "-c", NO_UNSHARE, tmp_path=readable)
+    _, found = doctor(*BLOCKED, NO_UNSHARE, unprivileged=unprivileged, folder=readable)
     row = next(row for row in found["layers"] if row["layer"] == "namespaces")
     assert (row["state"], row["errno"]) == ("absent", "EPERM") and row["change"]
     assert found["level"] == "L2" and found["ok"]
@@ -82,18 +88,19 @@ def test_a_container_without_namespaces_gets_l2_and_says_what_to_change(user: li
 
 def test_a_root_without_capabilities_is_found_out(readable: Path) -> None:
     need(os.geteuid() == 0, "dropping capabilities takes root")
-    _, found = doctor("setpriv", "--bounding-set=-all", "--inh-caps=-all", tmp_path=readable)
+    need(shutil.which("setpriv"), "setpriv (Debian's util-linux)")
+    _, found = doctor("setpriv", "--bounding-set=-all", "--inh-caps=-all", folder=readable)
     assert state(found, "namespaces") == "absent" and state(found, "identity") == "degraded"
     assert found["level"] == "L2"
 
 
 def test_a_level_below_the_minimum_is_refused_by_doctor_and_serve_alike(readable: Path) -> None:
     need(os.geteuid() == 0, "changing the user takes root")
-    blocked = [sys.executable, "-c", NO_UNSHARE]
-    status, found = doctor(*blocked, tmp_path=readable, min_level="L3")
+    status, found = doctor(*BLOCKED, NO_UNSHARE, folder=readable, min_level="L3")
     assert status == 1 and not found["ok"]
-    done = subprocess.run([*blocked, *PLAIN, "serve", "--config", str(readable / "c.toml"), "--runtime-dir",
-                           str(readable / "run")], cwd=ROOT, timeout=60, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", NO_UNSHARE, sys.executable, "-m", "apex_exec", "serve", "--config",
+                           str(readable / "c.toml"), "--runtime-dir", str(readable / "run")], cwd=ROOT, timeout=60,
+                          capture_output=True, text=True)
     assert done.returncode == 2 and "sandbox.min_level = L3" in done.stderr and "namespaces" in done.stderr
-    status, found = doctor(*blocked, tmp_path=readable, min_level="L3", waive='["namespaces"]')
+    status, found = doctor(*BLOCKED, NO_UNSHARE, folder=readable, min_level="L3", waive='["namespaces"]')
     assert status == 0 and found["level"] == "L2" and found["waived"] == ["namespaces"]

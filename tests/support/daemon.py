@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 
 import apex_exec
+from tests.support import other_user
 
 ROOT = Path(apex_exec.__file__).parent.parent
 EXAMPLES = Path(apex_exec.__file__).parent / "examples" / "plugins"
@@ -82,15 +83,17 @@ class Daemon:
     """A running daemon; a context manager that stops it.
 
     ``folder`` (None: a short temporary one, since socket paths are short) gets ``run``, ``state`` and ``log``.
-    ``plugins`` is a folder of bundles; ``config`` dotted keys; ``uid`` another user to run as (root only); ``wrapper``
-    a command that execs the daemon.
+    ``plugins`` is a folder of bundles, readable by ``uid``; ``config`` dotted keys; ``uid`` another user to run as (which
+    takes root); ``wrapper`` a command that execs the daemon.
     """
 
     def __init__(self, folder: Path | str | None = None, plugins: Path | str | None = EXAMPLES,
                  config: dict[str, Any] | None = None, uid: int | None = None,
                  env: dict[str, str] | None = None, wrapper: list[str] | None = None) -> None:
         self._own = folder is None
-        self.folder = Path(folder) if folder is not None else Path(tempfile.mkdtemp(prefix="apx"))
+        if folder is None:
+            folder = tempfile.mkdtemp(prefix="apx") if uid is None else other_user.new_folder(uid)
+        self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.runtime, self.state = self.folder / "run", self.folder / "state"
         self.endpoint = f"ipc://{self.runtime}/host.sock"
@@ -115,15 +118,16 @@ class Daemon:
 
     def start(self) -> None:
         """Starts the process and waits until it serves."""
-        command = [*self._wrapper, sys.executable, "-m", "apex_exec", "serve", "--config", str(self.config_path)]
+        python, who, env = sys.executable, {"cwd": ROOT}, {**os.environ, **self._env}
         if self.uid is not None:
-            os.chown(self.folder, self.uid, self.uid)
-            command = ["setpriv", f"--reuid={self.uid}", f"--regid={self.uid}", "--clear-groups", "--", *command]
+            python, who = other_user.python(), other_user.become(self.uid)
+            env = {**other_user.environment(), **self._env}
+        command = [*self._wrapper, python, "-m", "apex_exec", "serve", "--config", str(self.config_path)]
         if self.config.get("host.endpoint", "").startswith("tcp://"):
             self.endpoint = self.config["host.endpoint"]
         with self.log_path.open("a") as log:
             begin = self.log_path.stat().st_size
-            self.process = subprocess.Popen(command, stderr=log, stdout=log, cwd=ROOT, env={**os.environ, **self._env})
+            self.process = subprocess.Popen(command, stderr=log, stdout=log, env=env, **who)
         due = time.monotonic() + START_SECONDS_MAX
         while "serving" not in self.log[begin:]:
             if self.process.poll() is not None or time.monotonic() > due:

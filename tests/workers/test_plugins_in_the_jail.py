@@ -55,10 +55,12 @@ PLUGINS: dict[str, str] = {
         "        logging.getLogger('q').warning('w')\n    return len(found.records)\n"
         "def explained():\n    try:\n        json.dumsp\n    except AttributeError as error:\n"
         "        return 'dumsp' in traceback.format_exc()\n"
-        "def warned():\n    with warnings.catch_warnings(record=True) as found:\n        warnings.simplefilter('always')\n"
+        "def warned():\n    with warnings.catch_warnings(record=True) as found:\n"
+        "        warnings.simplefilter('always')\n"
         "        warnings.warn_explicit('w', ResourceWarning, 'f', 1, source=object())\n"
         "    return 'w' in str(found[0])\n"
-        "def decoded():\n    return [codecs.lookup(name).name for name in ('utf-8-sig', 'latin-1', 'cp1252', 'UTF16')]\n",
+        "def decoded():\n    names = ('utf-8-sig', 'latin-1', 'cp1252', 'UTF16')\n"
+        "    return [codecs.lookup(name).name for name in names]\n",
         "[mail(), seeded(), logged(), explained(), warned(), decoded(), [hasattr(m, 'nope') for m in (json, os, tree)],"
         " unittest.IsolatedAsyncioTestCase.__name__]"),
     "forbidden": plain("", "None").replace("return {", "import subprocess\n    return {"),
@@ -138,8 +140,9 @@ def test_the_allowed_library_works_where_it_loads_more_on_first_use(client: Clie
 
 
 def test_what_the_library_looks_up_late_is_found_and_what_is_missing_is_an_attribute_error(client: Client) -> None:
+    names = ["utf-8-sig", "iso8859-1", "cp1252", "utf-16"]
     assert result(client, "uses-late-library") == [
-        True, True, 1, True, True, ["utf-8-sig", "iso8859-1", "cp1252", "utf-16"], [False] * 3, "IsolatedAsyncioTestCase"]
+        True, True, 1, True, True, names, [False] * 3, "IsolatedAsyncioTestCase"]
 
 
 def test_no_two_workers_of_one_zygote_share_randomness(client: Client) -> None:
