@@ -34,7 +34,10 @@ def doctor(config: ConfigFile = None, as_json: AsJson = False) -> None:
         settings = load_settings(config)
     except ConfigError as error:
         fail(str(error), EXIT_USAGE)
-    found = examine(settings)
+    try:
+        found = examine(settings)
+    except RuntimeError as error:
+        fail(str(error), EXIT_NO)
     if as_json:
         print_json(found)
     else:
@@ -44,7 +47,7 @@ def doctor(config: ConfigFile = None, as_json: AsJson = False) -> None:
 
 
 def examine(settings: Any) -> dict[str, Any]:
-    """Everything ``doctor`` tells, as data. Blocks for a fifth of a second."""
+    """Everything ``doctor`` tells, as data. Blocks for a fifth of a second. Raises RuntimeError."""
     from apex_exec.daemon.sandboxing import examine as probed
 
     findings, governor = probed(settings)

@@ -7,6 +7,7 @@ that works alone and not in the sequence (a user namespace that may be made and 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -38,9 +39,11 @@ def probe(waive: Iterable[str] = (), worker: dict[str, Any] | None = None, *, sc
     """Tries this machine; about a fifth of a second, blocking. ``worker``: the map a worker would get. ``scratch``: for
     a bundle's tests, which have a temporary folder.
 
-    Must be called before any thread exists (it spawns a process that forks). Raises RuntimeError where the
-    trial itself cannot run.
+    Must be called before any thread exists (it spawns a process that forks). Raises RuntimeError if the trial itself
+    cannot run; its message is one line that says why and what to do.
     """
+    if closed := _closed_to_this_user():
+        raise RuntimeError(closed)
     waived = [name for name in LAYERS if name in set(waive)]
     worker = worker or {"uid": 65534, "gid": 65534, "cgroup": []}
     context = multiprocess.get_context("spawn")
@@ -51,10 +54,25 @@ def probe(waive: Iterable[str] = (), worker: dict[str, Any] | None = None, *, sc
     try:
         return Findings(_settle(ours, waived, worker, scratch), waived, scratch)
     except (EOFError, OSError) as error:
-        raise RuntimeError(f"the sandbox could not be tried on this machine: {error!r}") from None
+        process.join(1)
+        raise RuntimeError("the sandbox could not be tried: its process "
+                           + (f"ended with {process.exitcode}" if process.exitcode is not None else "gave no answer")
+                           + f" ({type(error).__name__}: {error})") from None
     finally:
         ours.close()
         process.join(2)
+
+
+def _closed_to_this_user() -> str:
+    """What this user cannot execute or read of what every process of the daemon is started from; "" if nothing.
+
+    The kernel checks it at each start: a process that gave up root may run on an interpreter that it cannot start again.
+    """
+    for path, right, does in ((sys.executable, os.X_OK, "execute the interpreter"), (__file__, os.R_OK, "read")):
+        if path and not os.access(path, right, effective_ids=True):
+            return (f"uid {os.geteuid()} cannot {does} {path}, which the daemon starts its processes from: install "
+                    "apex-exec where this user can read it (python3 -m venv /opt/apex-exec), not below a private folder")
+    return ""
 
 
 def _settle(link: Any, waived: list[str], worker: dict[str, Any], scratch: bool) -> list[LayerReport]:

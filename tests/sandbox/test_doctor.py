@@ -104,3 +104,30 @@ def test_a_level_below_the_minimum_is_refused_by_doctor_and_serve_alike(readable
     assert done.returncode == 2 and "sandbox.min_level = L3" in done.stderr and "namespaces" in done.stderr
     status, found = doctor(*BLOCKED, NO_UNSHARE, folder=readable, min_level="L3", waive='["namespaces"]')
     assert status == 0 and found["level"] == "L2" and found["waived"] == ["namespaces"]
+
+
+DROPS = """
+import os, sys
+import apex_exec.cli
+os.setgroups([]); os.setgid({uid}); os.setuid({uid})
+sys.argv = ["apex-exec", {verb!r}, *{arguments!r}]
+apex_exec.cli.main()
+"""
+
+
+@pytest.mark.parametrize("verb", ["doctor", "serve"])
+def test_a_user_who_cannot_start_the_interpreter_again_is_told_so_in_one_line(verb: str, readable: Path) -> None:
+    other_user.need_root()
+    private = readable / "private"
+    private.mkdir(mode=0o700)
+    (private / "python3").symlink_to(other_user.python())
+    packages = next(Path(other_user.python()).parents[1].glob("lib/*/site-packages"))
+    os.chown(readable, other_user.UID, other_user.UID)
+    arguments = [] if verb == "doctor" else ["--runtime-dir", f"{readable}/run", "--state-dir", f"{readable}/state"]
+    code = DROPS.format(uid=other_user.UID, verb=verb, arguments=arguments)
+    done = subprocess.run([private / "python3", "-c", code], capture_output=True, text=True, timeout=60,
+                          env={**other_user.environment(), "PYTHONPATH": str(packages)}, cwd=other_user.become()["cwd"])
+    assert done.returncode in (1, 2) and not done.stdout, done
+    said = done.stderr.strip().splitlines()
+    assert len(said) == 1 and f"uid {other_user.UID} cannot execute the interpreter {private}/python3" in said[0], said
+    assert "install apex-exec where this user can read it" in said[0]
