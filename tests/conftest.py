@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.attack import campaign
-from tests.support import PYTHONS, RUN_FOLDER
+from tests.support import PYTHONS, RUN_FOLDER, has_landlock
 from tests.support.folders import make_run_folder
 from tests.support.postgres import postgres
 
@@ -28,7 +28,8 @@ KINDS = {
                "python -m pytest -q -m system"),
 }
 """Marker -> (what the tests are, the command that runs them). ``pyproject.toml`` leaves both out by default."""
-FAST_FOLDERS = ("core", "wire", "docs")
+FAST = ("core", "wire", "docs", "daemon/test_unprivileged.py")
+"""Folders and files whose tests are ``fast``; with ``-m fast`` nothing else is even read."""
 WORKERS_MAX = 4
 """More would not help: two or three tests keep a core busy, and the machine's other tests need quiet."""
 
@@ -44,6 +45,8 @@ def pytest_configure(config: pytest.Config) -> None:
         value = os.environ.pop(name)  # a daemon would take it for its configuration
         if name == "APEX_EXEC_PYTHONS":
             os.environ[PYTHONS] = value
+    if not has_landlock():
+        os.environ["APEX_EXEC_SANDBOX__MIN_LEVEL"] = "L0"  # daemons would refuse to serve; tests of the walls are skipped
     if not hasattr(config, "workerinput"):
         folder = make_run_folder()
         os.environ[RUN_FOLDER] = str(folder)
@@ -76,16 +79,37 @@ _SUMMARY = pytest.StashKey[Counter[str]]()
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Marks whole folders as fast, and counts what ``-m`` will leave out."""
-    root = Path(__file__).parent
     for item in items:
         kinds = {mark.name for mark in item.iter_markers()} & KINDS.keys()
-        if not kinds and item.path.is_relative_to(root) and item.path.relative_to(root).parts[0] in FAST_FOLDERS:
+        if is_system(item):
+            item.add_marker("system")
+            kinds = {"system"}
+        if not kinds and is_fast(item.path):
             item.add_marker("fast")
         if kinds and config.option.markexpr == DEFAULT:
             config.stash[_SUMMARY][min(kinds)] += 1
 
 
 DEFAULT = "not slow and not system"
+
+
+def is_fast(path: Path) -> bool:
+    """Whether a file, or something in a folder, is in ``FAST``."""
+    here = path.relative_to(Path(__file__).parent).as_posix() if path.is_relative_to(Path(__file__).parent) else ""
+    return here in ("", ".") or any(
+        here == place or here.startswith(f"{place}/") or place.startswith(f"{here}/") for place in FAST)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Reading all tests takes as long as running the fast ones."""
+    return True if config.option.markexpr == "fast" and not is_fast(collection_path) else None
+
+
+def is_system(item: pytest.Item) -> bool:
+    """Whether the test needs a PostgreSQL server, or Node: told by its fixtures and by its place."""
+    parameters = getattr(getattr(item, "callspec", None), "params", {}).values()
+    return ("postgres" in getattr(item, "fixturenames", ()) or item.path.parent.name == "host_ts"
+            or any(isinstance(value, str) and value.startswith("postgres") for value in parameters))
 
 
 @pytest.hookimpl(trylast=True)
