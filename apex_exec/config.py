@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from apex_exec.errors import ConfigError
 
 ENV_PREFIX = "APEX_EXEC_"
+NOT_A_SETTING = "APEX_EXEC_PYTHONS"
+"""Names interpreters to this project's own tests; a daemon that is started from such a shell passes over it."""
 SOCKET_PATH_BYTES_MAX = 107
 """Longest path of a unix socket on Linux (sun_path less its NUL)."""
 
@@ -245,7 +247,7 @@ def load_settings(path: Path | None = None, overrides: Mapping[str, Any] | None 
         except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ConfigError(f"{path}: {error}") from None
     for key, value in os.environ.items():
-        if key.startswith(ENV_PREFIX):
+        if key.startswith(ENV_PREFIX) and key != NOT_A_SETTING:
             _put(data, key.removeprefix(ENV_PREFIX).lower().split("__"), _value(value))
     for key, value in (overrides or {}).items():
         _put(data, key.split("."), _value(value))

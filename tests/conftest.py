@@ -41,12 +41,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 def pytest_configure(config: pytest.Config) -> None:
     """Makes the run's folder and gives the run surroundings that do not depend on who started it."""
     os.umask(0o022)  # some tests hand files to other users
-    for name in [name for name in os.environ if name.startswith("APEX_EXEC_")]:
-        value = os.environ.pop(name)  # a daemon would take it for its configuration
-        if name == "APEX_EXEC_PYTHONS":
-            os.environ[PYTHONS] = value
+    for name in [name for name in os.environ if name.startswith("APEX_EXEC_") and name != PYTHONS]:
+        del os.environ[name]  # the daemons that are tested would take it for their configuration
     if not has_landlock():
-        os.environ["APEX_EXEC_SANDBOX__MIN_LEVEL"] = "L0"  # daemons would refuse to serve; tests of the walls are skipped
+        os.environ["APEX_EXEC_SANDBOX__MIN_LEVEL"] = "L0"  # daemons would refuse to serve; tests of walls are skipped
     if not hasattr(config, "workerinput"):
         folder = make_run_folder()
         os.environ[RUN_FOLDER] = str(folder)

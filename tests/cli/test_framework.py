@@ -20,7 +20,8 @@ import typer
 from apex_exec.cli import app
 from apex_exec.cli.connect import endpoint
 from apex_exec.cli.output import cell, clean
-from tests.support import need, other_user
+from apex_exec.config import load_settings
+from tests.support import PYTHONS, need, other_user
 
 COMMAND = [sys.executable, "-m", "apex_exec"]
 
@@ -132,6 +133,12 @@ def test_a_list_in_the_environment_is_json_and_an_address_in_brackets_stays_text
     shown = {row["key"]: row["value"] for row in json.loads(done.stdout)}
     assert shown["fetch.allow"] == ["a.example", "b.example"] and shown["sandbox.uid_range"] == [200000, 200100]
     assert shown["http.address"] == "[::1]:9464"
+
+
+def test_the_interpreters_of_the_tests_are_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = load_settings(None)
+    monkeypatch.setenv(PYTHONS, "/usr/bin/python3.11:/usr/bin/python3.13")
+    assert load_settings(None) == before
 
 
 def test_logs_can_be_followed_before_the_first_line(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ import os
 
 import pytest
 
-PYTHONS = "APEXTEST_PYTHONS"
-"""The variable that keeps what ``APEX_EXEC_PYTHONS`` said: a daemon would take that one for its configuration."""
+PYTHONS = "APEX_EXEC_PYTHONS"
+"""The variable that names interpreters, separated by colons, for the tests that try each version."""
 RUN_FOLDER = "APEXTEST_FOLDER"
 """The variable that names the run's folder (``tests.support.folders``) to every process of the run."""
 

@@ -83,8 +83,8 @@ class Daemon:
     """A running daemon; a context manager that stops it.
 
     ``folder`` (None: a short temporary one, since socket paths are short) gets ``run``, ``state`` and ``log``.
-    ``plugins`` is a folder of bundles, readable by ``uid``; ``config`` dotted keys; ``uid`` another user to run as (which
-    takes root); ``wrapper`` a command that execs the daemon.
+    ``plugins`` is a folder of bundles, readable by ``uid``; ``config`` dotted keys; ``uid`` a user to run as, which
+    takes root; ``wrapper`` a command that execs the daemon.
     """
 
     def __init__(self, folder: Path | str | None = None, plugins: Path | str | None = EXAMPLES,

@@ -38,6 +38,7 @@ _NOT_CODE = ("__pycache__", "node_modules")  # compiled anew below: a checkout's
 _NOT_OF_THE_LIBRARY = ("test", "idlelib", "tkinter", "turtledemo", "lib2to3", "ensurepip", "site-packages",
                        "dist-packages", "config-*")
 _EXTRAS = ("", "postgres", "market")
+_PRIVATE = ("HOME", "PYTHONHOME", "PYTHONPATH", "PYTHONPYCACHEPREFIX", "TMPDIR", "VIRTUAL_ENV", "XDG_RUNTIME_DIR")
 _CHECK = "import apex_exec, workers, zmq, msgspec, pydantic, psutil, sqlalchemy; print(apex_exec.__file__)"
 
 
@@ -63,8 +64,7 @@ def become(uid: int = UID, gid: int | None = None) -> dict[str, Any]:
 
 def environment() -> dict[str, str]:
     """This process's environment, but the copied interpreter finds its library and a home folder of nobody's."""
-    kept = {name: value for name, value in os.environ.items()
-            if name not in ("HOME", "PYTHONPATH", "PYTHONHOME", "TMPDIR", "XDG_RUNTIME_DIR", "VIRTUAL_ENV", "PYTHONPYCACHEPREFIX")}
+    kept = {name: value for name, value in os.environ.items() if name not in _PRIVATE}
     library = _place() / "python" / "lib"
     if library.is_dir():
         kept["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, (str(library), kept.get("LD_LIBRARY_PATH"))))
