@@ -66,12 +66,12 @@ def probe(waive: Iterable[str] = (), worker: dict[str, Any] | None = None, *, sc
 def _closed_to_this_user() -> str:
     """What this user cannot execute or read of what every process of the daemon is started from; "" if nothing.
 
-    The kernel checks it at each start: a process that gave up root may run on an interpreter that it cannot start again.
+    The kernel checks it at each start: a process that gave up root may run an interpreter that it cannot start again.
     """
     for path, right, does in ((sys.executable, os.X_OK, "execute the interpreter"), (__file__, os.R_OK, "read")):
         if path and not os.access(path, right, effective_ids=True):
             return (f"uid {os.geteuid()} cannot {does} {path}, which the daemon starts its processes from: install "
-                    "apex-exec where this user can read it (python3 -m venv /opt/apex-exec), not below a private folder")
+                    "apex-exec where this user can read it (python3 -m venv /opt/apex-exec), not in a private folder")
     return ""
 
 
