@@ -64,6 +64,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """How many tests run beside each other, where nothing else is asked for with ``-n``."""
     return min(len(os.sched_getaffinity(0)) + 1, WORKERS_MAX)

@@ -43,6 +43,7 @@ def test_at_each_level_with_seccomp_nothing_comes_through(user: str, attack: Att
     assert not through[attack.name], told[attack.name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("user", "attack"), ROWS)
 def test_each_layer_that_is_said_to_stop_it_does_so_alone(user: str, attack: Attack) -> None:
     for layer in attack.stops:

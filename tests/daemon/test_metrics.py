@@ -51,6 +51,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         yield running
 
 
+@pytest.mark.system
 def test_promtool_finds_nothing_to_say(daemon: Daemon) -> None:
     need(shutil.which("promtool"), "promtool (Debian's prometheus)")
     checked = subprocess.run(["promtool", "check", "metrics"], input=daemon.metrics(), capture_output=True, text=True,
@@ -58,6 +59,7 @@ def test_promtool_finds_nothing_to_say(daemon: Daemon) -> None:
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
 
 
+@pytest.mark.system
 def test_a_real_prometheus_scrapes_the_daemon(daemon: Daemon, tmp_path: Path) -> None:
     need(shutil.which("prometheus"), "prometheus (Debian's package)")
     with socket.socket() as free:
@@ -149,6 +151,7 @@ def test_a_removed_plugins_series_go(tmp_path: Path) -> None:
         assert 'plugin="one"' not in text and 'plugin="two"' in text
 
 
+@pytest.mark.slow
 def test_a_scrape_of_a_thousand_plugins_is_not_felt_by_the_loop(tmp_path: Path) -> None:
     for n in range(1000):
         write_plugin(tmp_path / "plugins", f"plugin-{n:04d}", ECHO)

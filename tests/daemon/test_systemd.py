@@ -11,6 +11,8 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
+
 import apex_exec
 from tests.support import need
 from tests.support.daemon import ECHO, Daemon, write_plugin
@@ -66,6 +68,7 @@ def test_the_shipped_unit_asks_for_what_the_daemon_does() -> None:
     assert service["RuntimeDirectory"] == "apex-exec" and service["StateDirectory"] == "apex-exec"
 
 
+@pytest.mark.system
 def test_systemd_itself_finds_nothing_to_say_about_the_unit() -> None:
     need(shutil.which("systemd-analyze"), "systemd-analyze (Debian's systemd)")
     unit = Path(apex_exec.__file__).parent / "examples" / "systemd" / "apex-exec.service"

@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support.daemon import ROOT
 
 
+@pytest.mark.slow
 def test_a_short_soak_loses_nothing(tmp_path: Path) -> None:
     out = tmp_path / "soak.json"
     done = subprocess.run([sys.executable, "-m", "benchmarks.soak", "--seconds", "12", "--supervisor-seconds", "4",

@@ -72,6 +72,7 @@ class Footprint:
         self.rss_mb = {"supervisor": supervisor.memory_info().rss / 1e6, "zygote": zygote.memory_info().rss / 1e6}
 
 
+@pytest.mark.slow
 def test_a_thousand_ends_and_restarts_while_scraped_leave_nothing_behind(plugins: Path, tmp_path: Path) -> None:
     with Daemon(tmp_path, plugins=plugins, config=PATIENT) as daemon, Caller(daemon.endpoint) as caller:
         def cycle(count: int) -> None:

@@ -55,6 +55,7 @@ def cli(daemon: Daemon, *arguments: str, status: int = 0) -> Any:
     return json.loads(done.stdout) if "--json" in arguments and status == 0 else done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_from_submission_to_statement(daemon: Daemon, tmp_path: Path) -> None:
     folder = write_bundle(tmp_path / "sums", {"plugin.py": PLUGIN, "tests/test_sums.py": TESTS.replace(b"[1, 2]", b"")
                                               .replace(b"3", b"0")}, pricing=PAID, support=SUPPORT)

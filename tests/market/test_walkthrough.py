@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from apex_exec.config import load_settings
 from apex_exec.examples import walkthrough
@@ -36,6 +37,7 @@ def replay(source: Path, folder: Path, at_once: int) -> Path:
     return folder / "audit.db"
 
 
+@pytest.mark.slow
 def test_from_plugin_new_to_three_statements(url: str, tmp_path: Path) -> None:
     need(find_spec("coverage"), "coverage is not installed")
     world = walkthrough.World(tmp_path, url)

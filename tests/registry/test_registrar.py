@@ -287,6 +287,7 @@ def cpu_of(daemon: Daemon) -> float:
     return sum(p.cpu_times().user + p.cpu_times().system for p in [psutil.Process(daemon.pid), *daemon.family()])
 
 
+@pytest.mark.slow
 def test_ten_thousand_registered_plugins_are_served_after_three_seconds_of_cpu_at_most(tmp_path: Path) -> None:
     with Daemon(plugins=None) as daemon:
         daemon.stop()

@@ -46,6 +46,7 @@ def test_a_well_known_pure_python_package_has_no_finding_at_error_level(name: st
     assert [f"{item.path}:{item.line} {item.rule}" for item in report.errors] == []
 
 
+@pytest.mark.slow
 def test_the_example_plugins_have_no_finding_at_error_level() -> None:
     for folder in sorted(path.parent for path in EXAMPLES.glob("*/manifest.json")):
         made = read_folder(folder)

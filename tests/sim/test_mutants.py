@@ -7,6 +7,7 @@ import pytest
 from tests.sim import mutants
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_simulator_finds_every_mutant_of_the_core() -> None:
     told: list[str] = []

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-HISTORIES = 12_000
+HISTORIES = (600, pytest.param(12_000, marks=pytest.mark.slow))
 
 
 def test_a_seed_is_replayed_with_its_story() -> None:
@@ -23,8 +23,9 @@ def test_a_seed_is_replayed_with_its_story() -> None:
 
 
 @pytest.mark.timeout(600)
-def test_every_simulated_history_keeps_the_invariants() -> None:
-    share = HISTORIES // 2
+@pytest.mark.parametrize("histories", HISTORIES)
+def test_every_simulated_history_keeps_the_invariants(histories: int) -> None:
+    share = histories // 2
     runs = [subprocess.Popen([sys.executable, "-m", "tests.sim", "--count", str(share), "--start", str(start)],
                              cwd=ROOT, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
             for start in (0, share)]

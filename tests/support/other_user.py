@@ -97,15 +97,15 @@ def _place() -> Path:
 
 
 def _copy_and_try(place: Path) -> str:
-    """Makes the copy and uses it; "" or what went wrong."""
+    """Makes the copy and uses it; "" or what went wrong, for every test that needs the copy."""
+    python, library = place / "env" / "bin" / "python3", {"LD_LIBRARY_PATH": str(place / "python" / "lib")}
     try:
         _copy(place)
-    except Exception as error:  # told to every test that needs the copy, whichever process made it
+        subprocess.run([python, "-m", "compileall", "-q", place / "code"], env=library, umask=0o022, timeout=60)
+        tried = subprocess.run([python, "-c", _CHECK], user=UID, group=UID, extra_groups=[], cwd=place / "code",
+                               env=library, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.SubprocessError, shutil.Error) as error:
         return repr(error)
-    python, library = place / "env" / "bin" / "python3", {"LD_LIBRARY_PATH": str(place / "python" / "lib")}
-    subprocess.run([python, "-m", "compileall", "-q", place / "code"], env=library, umask=0o022, timeout=60)
-    tried = subprocess.run([python, "-c", _CHECK], user=UID, group=UID, extra_groups=[], cwd=place / "code",
-                           env=library, capture_output=True, text=True, timeout=60)
     expected = str(place / "code" / "apex_exec" / "__init__.py")
     return "" if tried.stdout.strip() == expected else f"{tried.stdout}{tried.stderr}"
 
@@ -186,5 +186,6 @@ def _bring_file(source: Path | str, target: Path | str) -> Path:
 
 
 def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     path.chmod(0o644)
