@@ -37,6 +37,8 @@ class WorkerLink:
         self.dirty = False  # has bytes that were queued since the last flush
         self.polled_write = False
         self.marks_seen = 0
+        self.sent = 0  # calls in all
+        self.overmarked = False  # it has marked more calls than it was sent
         self.owed = 0  # calls sent and not answered
         self.lines = 0  # of output since the last answer
         self.strays = 0  # API calls in the name of an earlier call since the last answer
@@ -96,10 +98,16 @@ class WorkerLink:
         return self._zmtp.feed(data), not data
 
     def drain_marks(self) -> int:
-        """How many calls the worker has begun in all; reading keeps its pipe from filling."""
+        """How many calls the worker has begun in all; reading keeps its pipe from filling.
+
+        One read, of no more than the marks that calls were sent for and one: a worker that goes on marking cannot keep
+        the reader, and that one more sets ``overmarked``, which is a violation.
+        """
         with contextlib.suppress(BlockingIOError, OSError):
-            while chunk := os.read(self._marks, 65536):
-                self.marks_seen += len(chunk)
+            self.marks_seen += len(os.read(self._marks, self.sent - self.marks_seen + 1))
+        if self.marks_seen > self.sent:
+            self.overmarked = True
+            self.marks_seen = self.sent
         return self.marks_seen
 
     def kill(self) -> None:

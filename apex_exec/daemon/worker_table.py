@@ -113,6 +113,7 @@ class WorkerTable:
         self._dirty: list[WorkerLink] = []
         self._failed: list[tuple[WorkerLink, Lost]] = []
         self._refused: list[int] = []
+        self._overmarked: list[WorkerLink] = []
         self._jobs: dict[int, Job] = {}
         self._last_own = 0
         self._refill_turns = 0
@@ -216,7 +217,8 @@ class WorkerTable:
         link = self._links[action.worker]
         request = action.request
         if action.seq & MARKS_DRAIN_MASK == MARKS_DRAIN_MASK:
-            link.drain_marks()
+            self.marks(action.worker)
+        link.sent = action.seq + 1
         if not link.owed:
             self.working += 1
         link.owed += 1
@@ -250,6 +252,10 @@ class WorkerTable:
             self._refill_turns -= 1
             if not self._refill_turns:
                 self.refill(now_ns)
+        while self._overmarked:
+            link = self._overmarked.pop()
+            if link.worker in self._links:
+                self._violated(link, "it has marked more calls than it was sent")
         if not self._refused and not self._failed:
             return False
         while self._refused:
@@ -290,9 +296,17 @@ class WorkerTable:
             self.send(link, inner.Ping(action.nonce))
 
     def marks(self, worker: int) -> int:
-        """How many calls the worker has begun in all, as its marks pipe says now."""
+        """How many calls the worker has begun in all, as its marks pipe says now.
+
+        The core asks in the middle of a step, so that a pipe that lies is dealt with after it (``follow_up``).
+        """
         link = self._links.get(worker)
-        return link.drain_marks() if link is not None else 0
+        if link is None:
+            return 0
+        begun = link.drain_marks()
+        if link.overmarked and link not in self._overmarked:
+            self._overmarked.append(link)
+        return begun
 
     def stop(self, worker: int) -> None:
         """No more calls for this worker: it finishes and leaves."""
