@@ -6,8 +6,8 @@ Two rules, for links that are to be read, results that are to be checked, querie
   work). Every owner has a clock of its own that runs by what its work has cost; the owner whose clock is furthest
   behind is next. One that comes back after a rest begins at the present, so that rest cannot be saved up.
 * **No more than its share of the process.** Every owner has a bucket: ``share`` CPU-seconds come in a second, up to
-  ``burst_ns``; what is spent is taken out, and an owner in debt waits until it is paid off, however idle the process is.
-  So four plugins that ask for all they can get leave the process as idle as four times their share does.
+  ``burst_ns``; what is spent is taken out, and an owner in debt waits until it is paid off, however idle the process
+  is. So four plugins that ask for all they can get leave the process as idle as four times their share does.
 
 A piece of work that has begun is not interrupted: whoever adds work keeps each piece small.
 """
@@ -25,12 +25,14 @@ SHARE_MIN = 0.001
 EXPECTED_NS = 100_000
 """What a piece is taken to cost until its true cost is told: it keeps an owner from being next again and again while
 several of its pieces are at work."""
+NEVER_NS = 1 << 62
 OWNERS_KEPT = 4096
 """Accounts that are kept; above, those that rest with a full bucket are forgotten, which changes nothing for them."""
 
 
 class _Account(Generic[T]):
-    __slots__ = ("at_ns", "expected_ns", "items", "level_ns", "listed", "owner", "passed_ns", "share")
+    __slots__ = ("at_ns", "expected_ns", "held_until_ns", "items", "level_ns", "listed", "owner", "passed_ns", "share",
+                 "stopped")
 
     def __init__(self, owner: str, share: float, level_ns: float, now_ns: int) -> None:
         self.owner = owner
@@ -41,6 +43,8 @@ class _Account(Generic[T]):
         self.expected_ns = 0  # of passed_ns: what was taken for the cost of pieces whose true cost is not told yet
         self.items: deque[T] = deque()
         self.listed = False  # in one of the two heaps
+        self.held_until_ns = 0
+        self.stopped = False
 
 
 class FairQueue(Generic[T]):
@@ -80,10 +84,27 @@ class FairQueue(Generic[T]):
     def wait_ns(self, owner: str, now_ns: int) -> int:
         """0 where work of ``owner`` may be done now, else how long until it may."""
         account = self._accounts.get(owner)
-        if account is None or account.level_ns >= 0:
+        if account is None:
             return 0
         self._refill(account, now_ns)
-        return self._debt_ns(account)
+        return NEVER_NS if account.stopped else self._due_ns(account, now_ns)
+
+    def hold(self, owner: str, until_ns: int, now_ns: int) -> None:
+        """Nothing is done for ``owner`` before ``until_ns``, whatever its bucket holds: it is over another rate."""
+        account = self._account(owner, now_ns)
+        account.held_until_ns = max(account.held_until_ns, until_ns)
+
+    def stop(self, owner: str, now_ns: int) -> None:
+        """Nothing is done for ``owner`` until ``go``: something that it began is not through."""
+        self._account(owner, now_ns).stopped = True
+
+    def go(self, owner: str, now_ns: int) -> None:
+        """Ends ``stop``."""
+        account = self._accounts.get(owner)
+        if account is not None and account.stopped:
+            account.stopped = False
+            if account.items and not account.listed:
+                self._list(account, now_ns)
 
     def forget(self, owner: str) -> None:
         """The owner is gone, and its work with it."""
@@ -103,7 +124,7 @@ class FairQueue(Generic[T]):
     def _tidy(self, now_ns: int) -> None:
         for owner, account in list(self._accounts.items()):
             self._refill(account, now_ns)
-            if not account.items and account.level_ns >= self._burst_ns:
+            if not account.items and account.level_ns >= self._burst_ns and not account.stopped:
                 del self._accounts[owner]
 
     def _refill(self, account: _Account[T], now_ns: int) -> None:
@@ -113,10 +134,12 @@ class FairQueue(Generic[T]):
             account.level_ns = min(float(self._burst_ns), account.level_ns + passed_ns * account.share)
 
     @staticmethod
-    def _debt_ns(account: _Account[T]) -> int:
+    def _due_ns(account: _Account[T], now_ns: int) -> int:
+        """How long until the owner may be served, at the present level."""
+        held_ns = max(0, account.held_until_ns - now_ns)
         if account.level_ns >= 0 or account.share >= 1:
-            return 0
-        return int(-account.level_ns / account.share) + 1
+            return held_ns
+        return max(held_ns, int(-account.level_ns / account.share) + 1)
 
     # ------------------------------------------------------------------ the queue
     def push(self, owner: str, item: T, now_ns: int) -> None:
@@ -144,7 +167,7 @@ class FairQueue(Generic[T]):
                 self._list(account, now_ns)
                 continue
             self._refill(account, now_ns)
-            if self._debt_ns(account):  # it has spent since it was listed
+            if account.stopped or self._due_ns(account, now_ns):  # it has spent since it was listed
                 self._list(account, now_ns)
                 continue
             self._passed_ns = max(self._passed_ns, account.passed_ns)
@@ -164,12 +187,14 @@ class FairQueue(Generic[T]):
         return self._waiting[0][0] if self._waiting else None
 
     def _list(self, account: _Account[T], now_ns: int) -> None:
+        if account.stopped:
+            return
         account.listed = True
         self._tie += 1
         self._refill(account, now_ns)
-        debt_ns = self._debt_ns(account)
-        if debt_ns:
-            heapq.heappush(self._waiting, (now_ns + debt_ns, self._tie, account))
+        due_ns = self._due_ns(account, now_ns)
+        if due_ns:
+            heapq.heappush(self._waiting, (now_ns + due_ns, self._tie, account))
         else:
             account.passed_ns = max(account.passed_ns, self._passed_ns)
             heapq.heappush(self._ready, (account.passed_ns, self._tie, account))

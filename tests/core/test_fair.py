@@ -156,3 +156,16 @@ def test_an_owner_that_is_gone_leaves_nothing_behind_and_many_do_not_pile_up() -
     for number in range(3 * fair.OWNERS_KEPT):
         queue.spend(f"p{number}", 1000, number * MS_NS)
     assert len(queue._accounts) <= fair.OWNERS_KEPT
+
+
+def test_an_owner_that_is_stopped_or_held_waits_and_others_do_not() -> None:
+    queue: FairQueue[int] = FairQueue(BURST_NS, 0.1)
+    queue.stop("a", 0)
+    queue.push("a", 1, 0)
+    queue.push("b", 2, 0)
+    assert queue.pop(0) == ("b", 2) and queue.pop(0) is None and queue.next_due_ns(0) is None
+    assert queue.wait_ns("a", 0) == fair.NEVER_NS
+    queue.hold("a", 5 * MS_NS, 0)
+    queue.go("a", 0)
+    assert queue.pop(0) is None and queue.next_due_ns(0) == 5 * MS_NS == queue.wait_ns("a", 0)
+    assert queue.pop(5 * MS_NS) == ("a", 1)
