@@ -106,12 +106,12 @@ class AuditTrail:
         return self._index
 
     def execution(self, user_id: str, plugin: str, hook: str, code: str, run_ns: int, memory_mb: float,
-                  traceparent: str = "", cpu_ns: int = 0) -> int:
+                  traceparent: str = "", cpu_ns: int = 0, host_ns: int = 0) -> int:
         """Records the verdict of one admitted invocation; ``code`` is "" for a result."""
         if not self._buffer:
             self._begin()
         self._buffer.append((_wall_ns(), user_id, plugin, hook, code, run_ns, memory_mb,
-                             traceparent and traceparent[:TRACEPARENT_CHARS_MAX], cpu_ns))
+                             traceparent and traceparent[:TRACEPARENT_CHARS_MAX], cpu_ns, host_ns))
         self._index = index = self._index + 1
         return index
 

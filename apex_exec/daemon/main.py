@@ -35,6 +35,7 @@ from apex_exec.daemon.loop import CLOSE_SECONDS
 from apex_exec.daemon.loop_operations import LoopOperations
 from apex_exec.daemon.registrar_link import RegistrarLink
 from apex_exec.daemon.reload import Reloader
+from apex_exec.daemon.result_checks import ResultChecks
 from apex_exec.daemon.runtime_folder import RuntimeFolder, take_lock
 from apex_exec.daemon.sandboxing import Sandboxing
 from apex_exec.daemon.side_process import SideProcess
@@ -173,6 +174,9 @@ class _Daemon:
             burst_seconds=settings.limits.cpu_burst_seconds, cgroups=self.sandboxing.cgroups)
         self.supervisor.on_removed.append(self.governing.forget)
         self.supervisor.use(audit=self.audit, governing=self.governing)
+        checks = ResultChecks(self.supervisor.workers.overhead, self.supervisor.loop.side_changed)
+        self.supervisor.attach(checks.side)
+        self.supervisor.requests.checks = checks
         self.api, self.gateway = make_gateway(self.supervisor, settings)
         self.supervisor.use(api=self.api)
         self.supervisor.on_removed.append(self.api.forget_plugin)

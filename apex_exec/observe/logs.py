@@ -45,7 +45,7 @@ _Line = tuple[float, int, str, str]
 def escape(text: str) -> str:
     """``text`` on one line: what does not print (newlines, terminal codes, lone surrogates) is written as an escape.
 
-    What is over TEXT_CHARS_MAX is cut, and so is what escapes make longer than that: about a millisecond for the worst text.
+    What is over TEXT_CHARS_MAX is cut, and so is what escapes make longer than that: a millisecond for the worst text.
     """
     if len(text) > TEXT_CHARS_MAX:
         text = text[:TEXT_CHARS_MAX] + "…"
