@@ -316,6 +316,7 @@ class _Daemon:
         self.settings, self.policy = settings, policy
         self.supervisor.requests.per_host = settings.pool.per_host
         self.governing.burst_seconds = self.sandboxing.burst_seconds = settings.limits.cpu_burst_seconds
+        self.api.calls_per_second = settings.limits.api_calls_per_second
         self.logs.level_min = LEVELS[settings.log.level]
         self.logs.plugin_lines_per_second = settings.log.plugin_lines_per_second
         self.supervisor.workers.spares.wanted = settings.pool.spare_workers

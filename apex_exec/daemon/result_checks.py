@@ -22,16 +22,18 @@ from apex_exec.daemon.side_process import SideProcess
 from apex_exec.errors import Code, WireError
 from apex_exec.wire import hooks
 from apex_exec.wire.frames import FrameBuffer, pack_frame
-from apex_exec.wire.values import containers_at_most
+from apex_exec.wire.values import containers_at_most, has_few_values
 
 if TYPE_CHECKING:
     from apex_exec.daemon.overhead import Overhead
 
-SMALL_BYTES = 4096
+SMALL_BYTES = 1024
 """A result of this size is checked in the loop whatever it holds."""
-INLINE_BYTES = 32_768
+FEW_VALUES = 200
+"""So is one with no more values than this, however long its texts are: to count so many takes 20 µs."""
+INLINE_BYTES = 16_384
 INLINE_CONTAINERS = 1024
-"""A result with no more than both is checked in the loop: 1 to 2 ms at worst, which are lists of nothing but lists."""
+"""And so is one with no more than both: one to two milliseconds at worst, which are lists of nothing but lists."""
 IN_FLIGHT_MAX = 2
 """Handed to the process at once: one that it checks, and the next."""
 BURST_NS = 20 * MS_NS
@@ -47,10 +49,10 @@ Checked = Callable[[str, str, dict[str, Any], int], None]
 
 def is_dear(result: bytes | msgspec.Raw) -> bool:
     """Whether checking ``result`` could take the loop longer than two milliseconds."""
-    size = len(bytes(result)) if isinstance(result, msgspec.Raw) else len(result)
-    if size <= SMALL_BYTES:
+    raw = bytes(result)
+    if len(raw) <= SMALL_BYTES or has_few_values(raw, FEW_VALUES):
         return False
-    return size > INLINE_BYTES or containers_at_most(bytes(result)) > INLINE_CONTAINERS
+    return len(raw) > INLINE_BYTES or containers_at_most(raw) > INLINE_CONTAINERS
 
 
 class _Job(msgspec.Struct, gc=False):

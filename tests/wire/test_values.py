@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -55,8 +56,22 @@ def test_the_quick_check_says_what_the_plain_rule_says(value: Any, wraps: int) -
         with pytest.raises(WireError) as caught:
             values.check_value(raw)
         assert caught.value.code == Code.INVALID_OUTPUT and caught.value.details["path"].startswith("$")
+    counted = sum(1 for _ in every(msgspec.msgpack.decode(raw)))
+    assert values.has_few_values(raw, counted) and not values.has_few_values(raw, counted - 1)
     assert values.containers(raw) <= values.containers_at_most(raw)
     assert values.deeper_than(msgspec.msgpack.decode(raw), 64) == (plain_depth(msgspec.msgpack.decode(raw)) > 64)
+
+
+def every(value: Any) -> Iterator[Any]:
+    """The value, and all that stand in it, keys too."""
+    yield value
+    if isinstance(value, dict):
+        for pair in value.items():
+            yield from every(pair[0])
+            yield from every(pair[1])
+    elif isinstance(value, list):
+        for child in value:
+            yield from every(child)
 
 
 def plain_depth(value: Any) -> int:
