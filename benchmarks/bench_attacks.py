@@ -186,10 +186,11 @@ SUBMITTER = '''
 import json, sys
 from apex_exec.client.admin import AdminClient
 endpoint, bundle = json.loads(sys.argv[1]), json.loads(sys.argv[2])
-with AdminClient(endpoint, timeout=600) as admin:
+with AdminClient(endpoint) as admin:
     while True:
         try:
-            admin.request("market.submit", submitter="attacker", path=bundle, contact="a@b.c", responseHours=4)
+            admin.request("market.submit", {"submitter": "attacker", "path": bundle, "contact": "a@b.c",
+                                            "responseHours": 4}, timeout_ms=600_000)
         except Exception as error:
             print(error, file=sys.stderr)
 '''
@@ -212,8 +213,8 @@ def run(lab: Lab) -> None:
         table.append((name, f"{p50:.2f} ×", f"{p99:.2f} ×", f"{failed:.0f}", f"{refused:.0f}", f"{grown:.0f}",
                       "held" if held else "NOT HELD"))
     print("\n" + "\n".join("| " + " | ".join(map(str, row)) + " |" for row in table), flush=True)
-    lab.note(f"targets: p50 ≤ {P50_MOST} ×, p99 ≤ {P99_MOST} ×, no AUDIT_UNAVAILABLE, ledger ≤ {LEDGER_BYTES_MOST // 1000}"
-             " kB/s a plugin beyond the records of admitted invocations; ratios to the victim beside four busy plugins")
+    lab.note(f"targets: p50 ≤ {P50_MOST} ×, p99 ≤ {P99_MOST} ×, no AUDIT_UNAVAILABLE, ledger ≤ "
+             f"{LEDGER_BYTES_MOST // 1000} kB/s a plugin beyond the records of admitted invocations; ratios to the victim beside four busy plugins")
 
 
 def _measure(lab: Lab, name: str, options: dict[str, Any], seconds: float) -> None:

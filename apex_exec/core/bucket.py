@@ -1,8 +1,8 @@
 """Rates, on the caller's clock. Pure.
 
-``SlidingWindow`` refuses: at most ``limit`` tries in any ``window_ns``. It is exact, because it keeps the time of each of
-the last ``limit`` tries, and bounded, because it keeps no more. A refused try counts like any other: who keeps knocking
-keeps waiting. ``Pace`` never refuses and says how long to wait instead.
+``SlidingWindow`` refuses: at most ``limit`` tries in any ``window_ns``. It is exact, because it keeps the time of each
+of the last ``limit`` tries, and bounded, because it keeps no more. A refused try counts like any other: who keeps
+knocking keeps waiting. ``Pace`` never refuses and says how long to wait instead.
 """
 
 from __future__ import annotations

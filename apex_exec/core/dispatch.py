@@ -47,8 +47,8 @@ class Dispatch:
         return self._next(now_ns, len(self._waiting) if self._hook in AT_ONCE else 1)
 
     def settled(self, plugin: str, ok: bool, result: Any, now_ns: int) -> list[Part]:
-        """One part has its outcome, and where that is ``ok`` what it gives (``wire.hooks.parts_of``); the parts to start
-        now."""
+        """One part has its outcome, and if that is ``ok`` also what it gives (``wire.hooks.parts_of``). The parts to
+        start now."""
         self._running -= 1
         if not ok:
             self.partial = True

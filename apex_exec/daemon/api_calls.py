@@ -111,9 +111,10 @@ class ApiCalls:
     def __init__(self, pool: Pool, *, send: Callable[[WorkerLink, Any], None], step: Callable[[ev.Event, int], None],
                  reply: Callable[[Peer, list[bytes], bytes], None], side_changed: Callable[[SideProcess], None],
                  metrics: Metrics, audit: AuditTrail | None, components: list[str], overhead: Overhead,
-                 calls_per_second: int) -> None:
+                 add_host_ns: Callable[[str, int], None], calls_per_second: int) -> None:
         self.calls_per_second = calls_per_second
         self._overhead = overhead
+        self._add_host_ns = add_host_ns
         self._paces: dict[str, Pace] = {}
         self.components = frozenset(components)
         self._pool = pool
@@ -255,7 +256,7 @@ class ApiCalls:
         left_ns = deadline_ns - asked.begun_ns
         due_ns = deadline_ns - min(MARGIN_NS, left_ns // 10)
         sent = self._tell(["call", asked.number, asked.method, asked.plugin, asked.user_id, spec.tables,
-                           spec.network_allow, due_ns, bytes(message.params)])
+                           spec.network_allow, due_ns, bytes(message.params), spec.limits.cpu_percent / 100])
         if sent:
             self._asked[asked.number] = asked
         else:
@@ -357,6 +358,12 @@ class ApiCalls:
         word = message[0]
         if word == "record":
             self._outgoing(*message[1])
+            return
+        if word == "spent":
+            _, plugin, cpu_ns = message
+            self._overhead.count(plugin, "gateway", cpu_ns)
+            self._overhead.charge(plugin, cpu_ns, time.monotonic_ns())
+            self._add_host_ns(plugin, cpu_ns)
             return
         asked = self._asked.get(message[1])
         if asked is None:
@@ -468,7 +475,7 @@ def make_gateway(supervisor: Supervisor, settings: Settings) -> tuple[ApiCalls, 
         supervisor.pool, send=supervisor.workers.send, step=supervisor.step, reply=supervisor.hosts.reply,
         side_changed=supervisor.loop.side_changed, metrics=supervisor.metrics, audit=supervisor.audit,
         components=settings.ui.components, overhead=supervisor.workers.overhead,
-        calls_per_second=settings.limits.api_calls_per_second)
+        add_host_ns=supervisor.workers.add_host_ns, calls_per_second=settings.limits.api_calls_per_second)
     side = SideProcess("gateway", gateway_process.main, {
         "tables": tables, "data_url": settings.database_url(section.url), "hosts": settings.fetch.allow,
         "allow_private": settings.fetch.allow_private, "origin": f"{platform.node()}:{settings.state_path.absolute()}"},

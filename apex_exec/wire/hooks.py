@@ -127,11 +127,11 @@ _NIL = b"\xc0"
 
 
 def parts_of(hook: str, result: bytes, plugin: str) -> Any:
-    """What a dispatch makes of a result that ``check_result`` let pass, as far as it needs to look inside; the rest stays
+    """What a dispatch makes of a result that ``check_result`` let pass. It looks inside as far as it must; the rest stays
     as it came, since it may be a megabyte.
 
-    ``onDashboardLoad``: the widgets as maps, ids prefixed with ``plugin``. ``onDataFetch``: the data. ``onActionExecute``:
-    the whole result. The last two are None where they are nil in the reply; ``onAuthSuccess`` has nothing to give.
+    ``onDashboardLoad`` gives the widgets as maps, their ids prefixed with ``plugin``; ``onDataFetch`` the data;
+    ``onActionExecute`` the whole result. The last two are None if the hook gave nil; ``onAuthSuccess`` gives nothing.
     """
     if hook not in _PARTS:
         return None

@@ -21,8 +21,8 @@ import time
 
 FRAMES = {
     "ping": b"\\x04\\x07\\x04PING\\0\\0",
-    "huge line": b"\\x02" + (1_000_015).to_bytes(8, "big") + b"\\x93\\xa3log\\xa4info\\xdb" + (1_000_000).to_bytes(4, "big")
-                 + b"x" * 1_000_000,
+    "huge line": b"\\x02" + (1_000_015).to_bytes(8, "big") + b"\\x93\\xa3log\\xa4info\\xdb"
+                 + (1_000_000).to_bytes(4, "big") + b"x" * 1_000_000,
 }
 
 
