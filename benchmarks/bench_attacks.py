@@ -214,7 +214,8 @@ def run(lab: Lab) -> None:
                       "held" if held else "NOT HELD"))
     print("\n" + "\n".join("| " + " | ".join(map(str, row)) + " |" for row in table), flush=True)
     lab.note(f"targets: p50 ≤ {P50_MOST} ×, p99 ≤ {P99_MOST} ×, no AUDIT_UNAVAILABLE, ledger ≤ "
-             f"{LEDGER_BYTES_MOST // 1000} kB/s a plugin beyond the records of admitted invocations; ratios to the victim beside four busy plugins")
+             f"{LEDGER_BYTES_MOST // 1000} kB/s a plugin beyond the records of admitted invocations; ratios to the "
+             "victim beside four busy plugins")
 
 
 def _measure(lab: Lab, name: str, options: dict[str, Any], seconds: float) -> None:

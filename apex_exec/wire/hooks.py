@@ -127,8 +127,8 @@ _NIL = b"\xc0"
 
 
 def parts_of(hook: str, result: bytes, plugin: str) -> Any:
-    """What a dispatch makes of a result that ``check_result`` let pass. It looks inside as far as it must; the rest stays
-    as it came, since it may be a megabyte.
+    """What a dispatch makes of a result that ``check_result`` let pass. It looks inside as far as it must; the rest
+    stays as it came, since it may be a megabyte.
 
     ``onDashboardLoad`` gives the widgets as maps, their ids prefixed with ``plugin``; ``onDataFetch`` the data;
     ``onActionExecute`` the whole result. The last two are None if the hook gave nil; ``onAuthSuccess`` gives nothing.
