@@ -70,8 +70,8 @@ class Requests:
     ``step(event, now_ns)`` gives an event to the core and does its actions; ``reply(peer, frames, body)`` sends;
     ``usage(plugin, call)`` is (memory in MB of its worker, throttled ns of the call), by the latest sample;
     ``cpu(plugin)`` the CPU ns since it was last asked: one thread uses no more of it than time passes, and what is
-    above that is the boot's. ``host(plugin)`` is what the daemon itself has spent on the call. ``checks`` may be None: then
-    every result is checked here.
+    above that is the boot's. ``host(plugin)`` is what the daemon itself has spent on the call. ``checks`` may be None:
+    then every result is checked here.
     """
 
     def __init__(self, pool: Pool, *, step: Callable[[ev.Event, int], None],
