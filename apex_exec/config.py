@@ -60,13 +60,15 @@ class PoolSection(_Section):
 
 
 class LimitsSection(_Section):
-    """The platform's policy; a manifest may lower it. ``cpu_burst_seconds`` is the depth of a plugin's CPU bucket."""
+    """The platform's policy; a manifest may lower it. ``cpu_burst_seconds`` is the depth of a plugin's CPU bucket;
+    API calls above ``api_calls_per_second`` are taken later, not refused."""
 
     timeout_ms: int = Field(default=5000, ge=1)
     memory_mb: int = Field(default=50, ge=1)
     cpu_percent: float = Field(default=10, gt=0, le=100)
     cpu_burst_seconds: float = Field(default=0.5, gt=0)
     network_per_minute: int = Field(default=100, ge=0)
+    api_calls_per_second: int = Field(default=500, ge=1, le=1_000_000)
 
 
 Layer = Literal["fds", "env", "session", "cgroup", "namespaces", "rlimits", "identity", "pdeathsig", "no_new_privs",

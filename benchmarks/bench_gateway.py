@@ -95,7 +95,8 @@ def run(lab: Lab) -> None:
         policy = folder / "policy.toml"
         policy.write_text(f"[plugin.caller]\nallow = {PERMISSIONS!r}\n")
         config = {
-            "limits__cpu_percent": 100, "limits__network_per_minute": 1_000_000, "security__policy_file": str(policy),
+            "limits__cpu_percent": 100, "limits__network_per_minute": 1_000_000,
+            "limits__api_calls_per_second": 1_000_000, "security__policy_file": str(policy),
             "fetch__allow": [f"app.localhost:{port}"], "fetch__allow_private": True}
         databases = {"SQLite": f"sqlite:///{folder}/data.db"}
         with closing(sqlite3.connect(folder / "data.db")) as database:

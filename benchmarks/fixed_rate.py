@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import select
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
@@ -27,6 +28,7 @@ def over_socket(socket: zmq.Socket[bytes], body: Callable[[int], bytes], rate: f
     latencies_us: list[float] = []
     begun = clock() + 0.01
     sent = failed = 0
+    codes: Counter[str] = Counter()
     while len(latencies_us) < total:
         now = clock()
         while sent < total and begun + sent / rate <= now:
@@ -42,9 +44,11 @@ def over_socket(socket: zmq.Socket[bytes], body: Callable[[int], bytes], rate: f
                 raise SystemExit(f"{total - len(latencies_us)} of {total} calls were not answered") from None
             select.select([socket.FD], [], [], max(0.0, wait_s))
             continue
-        failed += reply["type"] == "error"
+        if reply["type"] == "error":
+            failed += 1
+            codes[reply["code"]] += 1
         latencies_us.append((clock() - due_at.pop(reply["id"])) * 1e6)
-    return Round(total / (clock() - begun), latencies_us, failed)
+    return Round(total / (clock() - begun), latencies_us, failed, codes)
 
 
 def over_futures(submit: Callable[[], Future[Any]], rate: float, seconds: float) -> Round:

@@ -13,6 +13,7 @@ import platform
 import statistics
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -40,11 +41,13 @@ class Row:
 
 @dataclass
 class Round:
-    """What one round of calls gave: calls per second, each call's latency in µs, how many were answered by an error."""
+    """What one round of calls gave: calls per second, each call's latency in µs, how many were answered by an error,
+    and by which."""
 
     rate: float
     latencies_us: list[float]
     failed: int = 0
+    codes: Counter[str] = field(default_factory=Counter)
 
     def percentile(self, percent: float) -> float:
         """The latency below which ``percent`` of the calls lie (nearest rank)."""

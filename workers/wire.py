@@ -20,7 +20,9 @@ RESULT_BYTES_MAX = 1024 * 1024
 """Largest encoded result. Above: INVALID_OUTPUT (the worker checks first; the supervisor decides)."""
 TRACEBACK_BYTES_MAX = 8192
 LOG_BYTES_MAX = 8192
-"""Largest text of one log line; longer ones are cut by the worker, and again by the supervisor."""
+"""Largest text of one log line; longer ones are cut by the worker, in characters."""
+LOG_FRAME_BYTES_MAX = 4 * LOG_BYTES_MAX + 256
+"""Largest encoded Log: LOG_BYTES_MAX characters of four bytes, its level and its envelope. Above: WORKER_VIOLATION."""
 API_PARAMS_BYTES_MAX = 256 * 1024
 DEPTH_MAX = 64
 """Deepest nesting of a payload or a result."""

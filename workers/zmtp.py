@@ -1,17 +1,19 @@
 """ZMTP 3.1, sans-IO: PAIR socket, NULL mechanism, one frame a message. See rfc.zeromq.org/spec/37.
 
-libzmq stays out of the jail; a libzmq PAIR peer can talk to this all the same. Every size is bounded: a frame
-above ``frame_bytes_max``, a multi-part message or an unknown command is a ZmtpError, and nothing is buffered
-beyond one frame and one read.
+libzmq stays out of the jail; a libzmq PAIR peer can talk to this all the same, as long as it sends no heartbeats.
+Every size is bounded: a frame above ``frame_bytes_max``, a multi-part message or a command after the handshake is a
+ZmtpError, and nothing is buffered beyond one frame and one read.
 """
 
 from __future__ import annotations
 
 GREETING_BYTES = 64
 COMMAND_BYTES_MAX = 512
-"""Largest handshake or PING command; libzmq's own READY is below 64 bytes."""
+"""Largest handshake command; libzmq's own READY is below 64 bytes."""
 READ_BYTES = 65_536
 """One read. Reading 150 bytes costs 2.6 µs into so much room, and 9 µs into 256 KiB, which malloc maps each time."""
+FRAMES_AT_ONCE_MAX = READ_BYTES
+"""So many frames one ``feed`` gives unless its owner wants fewer: more than two bytes each do not fit into one read."""
 _SHORT_MAX = 255
 
 _MORE, _LONG, _COMMAND = 1, 2, 4
@@ -42,10 +44,14 @@ _READY = command(b"READY", b"\x0bSocket-Type" + (4).to_bytes(4, "big") + b"PAIR"
 class Zmtp:
     """One end of one link. Feed it bytes, take message bodies."""
 
-    __slots__ = ("_buffer", "_frame_bytes_max", "_greeted", "_missing_bytes", "_ready", "read_bytes")
+    __slots__ = ("_buffer", "_frame_bytes_max", "_frames_at_once", "_greeted", "_missing_bytes", "_ready", "more",
+                 "read_bytes")
 
-    def __init__(self, *, frame_bytes_max: int) -> None:
+    def __init__(self, *, frame_bytes_max: int, frames_at_once: int = FRAMES_AT_ONCE_MAX) -> None:
         self._frame_bytes_max = frame_bytes_max
+        self._frames_at_once = frames_at_once
+        self.more = False
+        """Whether ``feed(b"")`` may give further messages of what was fed already."""
         self._buffer = bytearray()
         self._missing_bytes = 0
         self._greeted = False
@@ -62,7 +68,7 @@ class Zmtp:
         return GREETING + _READY
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Bodies of every message that ``data`` completes, in order. Raises ZmtpError."""
+        """Bodies of the messages that ``data`` completes, in order, ``frames_at_once`` at most. Raises ZmtpError."""
         if self._ready and not self._buffer and len(data) > 1 and data[0] == 0 and len(data) == data[1] + 2:
             if data[1] > self._frame_bytes_max:
                 raise ZmtpError(f"a frame of {data[1]} bytes is over the bound")
@@ -77,6 +83,7 @@ class Zmtp:
             self._buffer.clear()
             self._missing_bytes = 0
             self.read_bytes = READ_BYTES
+            self.more = False
         position, end = 0, len(data)
         if not self._greeted:
             if end < GREETING_BYTES:
@@ -114,14 +121,16 @@ class Zmtp:
                 raise ZmtpError("a message before READY")
             else:
                 bodies.append(data[start:position])
+                if len(bodies) == self._frames_at_once:
+                    self.more = position < end
+                    break
         if position < end:
             self._buffer += data[position:]
         return bodies
 
     def _handle_command(self, body: bytes) -> None:
-        if not self._ready:
-            if body[:6] != b"\x05READY":
-                raise ZmtpError("the handshake does not open with READY")
-            self._ready = True
-        elif body[:5] not in (b"\x04PING", b"\x04PONG"):
-            raise ZmtpError("an unknown command")
+        if self._ready:  # no honest end sends one: our own PINGs are messages, since they must prove the whole path
+            raise ZmtpError("a command after the handshake")
+        if body[:6] != b"\x05READY":
+            raise ZmtpError("the handshake does not open with READY")
+        self._ready = True

@@ -143,8 +143,8 @@ def _print_statement(found: dict[str, Any], as_json: bool, as_csv: bool) -> None
         print(f"{currency}: customers {format_minor(sums['customers'], currency)} = authors "
               f"{format_minor(sums['authors'], currency)} + platform {format_minor(sums['platform'], currency)}")
     if found.get("usage"):
-        print_table(found["usage"], ["plugin", "userId", "calls", "cpuSeconds", "memoryMbSeconds", "apiCalls",
-                                     "networkRequests"], as_json=False)
+        print_table(found["usage"], ["plugin", "userId", "calls", "cpuSeconds", "hostCpuSeconds",
+                                     "memoryMbSeconds", "apiCalls", "networkRequests"], as_json=False)
 
 
 def _usage(error: Refusal) -> NoReturn:

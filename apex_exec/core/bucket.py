@@ -1,7 +1,8 @@
-"""An exact sliding window: at most ``limit`` tries in any ``window_ns``, on the caller's clock. Pure.
+"""Rates, on the caller's clock. Pure.
 
-Exact, because it keeps the time of each of the last ``limit`` tries, and bounded, because it keeps no more. A refused
-try counts like any other: who keeps knocking keeps waiting.
+``SlidingWindow`` refuses: at most ``limit`` tries in any ``window_ns``. It is exact, because it keeps the time of each
+of the last ``limit`` tries, and bounded, because it keeps no more. A refused try counts like any other: who keeps
+knocking keeps waiting. ``Pace`` never refuses and says how long to wait instead.
 """
 
 from __future__ import annotations
@@ -35,3 +36,23 @@ class SlidingWindow:
         if limit != self.limit:
             self._tries = deque(self._tries, maxlen=limit)
             self.limit = limit
+
+
+class Pace:
+    """What may come in: ``rate`` a second, ``burst`` at once. What is over it is taken all the same, and waited for."""
+
+    __slots__ = ("_at_ns", "_level", "burst", "rate")
+
+    def __init__(self, rate: float, burst: int, now_ns: int) -> None:
+        self.rate = rate
+        self.burst = burst
+        self._level = float(burst)
+        self._at_ns = now_ns
+
+    def take(self, now_ns: int) -> int:
+        """Counts one; 0, or the nanoseconds after which the next may come."""
+        if now_ns > self._at_ns:
+            self._level = min(float(self.burst), self._level + (now_ns - self._at_ns) * self.rate / 1e9)
+            self._at_ns = now_ns
+        self._level -= 1.0
+        return 0 if self._level >= 0 else int(-self._level / self.rate * 1e9) + 1

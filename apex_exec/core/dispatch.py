@@ -32,7 +32,7 @@ class Dispatch:
         self._deadline_ns = deadline_ns
         self._waiting = list(plugins)
         self._running = 0
-        self._results: dict[str, Any] = {}
+        self._widgets: dict[str, list[Any]] = {}
         self._data = payload.get("data")
         self._answer: Any = None
         self.partial = False
@@ -47,15 +47,16 @@ class Dispatch:
         return self._next(now_ns, len(self._waiting) if self._hook in AT_ONCE else 1)
 
     def settled(self, plugin: str, ok: bool, result: Any, now_ns: int) -> list[Part]:
-        """One part has its outcome; the parts to start now."""
+        """One part has its outcome, and if that is ``ok`` also what it gives (``wire.hooks.parts_of``). The parts to
+        start now."""
         self._running -= 1
         if not ok:
             self.partial = True
         elif self._hook == "onDashboardLoad":
-            self._results[plugin] = result
-        elif self._hook == "onDataFetch" and result["transformedData"] is not None:
-            self._data = result["transformedData"]
-        elif self._hook == "onActionExecute" and result["result"] is not None:
+            self._widgets[plugin] = result
+        elif self._hook == "onDataFetch" and result is not None:
+            self._data = result
+        elif self._hook == "onActionExecute" and result is not None:
             self._answer = result
             self._waiting.clear()
         return [] if self._running else self._next(now_ns, 1)
@@ -63,9 +64,7 @@ class Dispatch:
     def result(self) -> Any:
         """The reply's ``result``."""
         if self._hook == "onDashboardLoad":
-            return {"customWidgets": [
-                {**widget, "id": f"{plugin}/{widget['id']}"}
-                for plugin in self._plugins for widget in self._results.get(plugin, {}).get("customWidgets", ())]}
+            return {"customWidgets": [widget for plugin in self._plugins for widget in self._widgets.get(plugin, ())]}
         return {"transformedData": self._data} if self._hook == "onDataFetch" else self._answer
 
     def _next(self, now_ns: int, count: int) -> list[Part]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -85,14 +86,14 @@ def _emit(plugin: str, request: Emit) -> dict[str, Any]:
     return {"kind": "emit", "event": event, "payload": request.payload}
 
 
-def _children(value: Any) -> list[Any]:
-    return list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
-
-
 def _is_json(value: Any) -> bool:
     level = [value]
     while level:
-        if any(isinstance(item, bytes | datetime) for item in level):
+        kinds = set(map(type, level))
+        if bytes in kinds or datetime in kinds:
             return False
-        level = [child for item in level for child in _children(item)]
+        if not (list in kinds or dict in kinds):
+            return True
+        level = [*chain.from_iterable(item for item in level if type(item) is list),
+                 *chain.from_iterable(item.values() for item in level if type(item) is dict)]
     return True

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import platform
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,7 +18,7 @@ import msgspec
 
 from apex_exec.core import api
 from apex_exec.core import events as ev
-from apex_exec.core.bucket import SlidingWindow
+from apex_exec.core.bucket import Pace, SlidingWindow
 from apex_exec.core.effects import EFFECTS_BYTES_MAX, EffectRefused, Effects
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.policy import Denied, check
@@ -31,12 +32,13 @@ from apex_exec.gateway import process as gateway_process
 from apex_exec.gateway.tables import read_tables
 from apex_exec.ledger.records import AuditRecord
 from apex_exec.wire import messages as msg
-from apex_exec.wire.values import CONTAINERS_MAX, at_rest, containers, containers_at_most
+from apex_exec.wire.values import CONTAINERS_MAX, at_rest, containers, containers_at_most, has_few_values
 from workers import wire as inner
 
 if TYPE_CHECKING:
     from apex_exec.config import Settings
     from apex_exec.daemon.audit_trail import AuditTrail
+    from apex_exec.daemon.overhead import Overhead
     from apex_exec.daemon.supervisor import Supervisor
     from apex_exec.observe.metrics import Metrics
 
@@ -55,6 +57,12 @@ FREE_CONTAINERS = CONTAINERS_MAX // CALLS_MAX
 """Parameters that can have no more lists and maps than this are not looked at closer."""
 EFFECT_BYTES_TRIED_MAX = 2 * EFFECTS_BYTES_MAX
 """Effects of one invocation, refused ones too: decoding and looking through them takes the loop's time."""
+REFUSALS_RECORDED = 8
+"""Refused calls of one invocation and method that have a record each; how many more there were is one record at the
+invocation's end. A record costs the ledger a third of a kilobyte, and a refusal costs a hook nothing."""
+LARGE_EFFECT_BYTES = 65_536
+LARGE_EFFECT_VALUES = 1000
+"""An effect over so many bytes has no more values than that: it is looked through in the loop."""
 MARGIN_NS = 20 * MS_NS
 """The gateway's time ends so long before the invocation's, so that the hook can still say something about it."""
 EVENTS = {"query": "data.access", "insert": "data.modification", "update": "data.modification",
@@ -65,9 +73,14 @@ EVENTS = {"query": "data.access", "insert": "data.modification", "update": "data
 class _Running:
     """The API calls of one invocation."""
 
-    __slots__ = ("bytes", "calls", "containers", "effect_bytes", "effects", "open")
+    __slots__ = ("bytes", "calls", "containers", "effect_bytes", "effects", "open", "plugin",
+                 "refusals", "unrecorded", "user_id")
 
-    def __init__(self) -> None:
+    def __init__(self, plugin: str, user_id: str) -> None:
+        self.plugin = plugin
+        self.user_id = user_id
+        self.refusals: dict[str, int] = {}  # by method
+        self.unrecorded: dict[str, Counter[str]] = {}  # by method and code: those that have no record of their own
         self.effects = Effects()
         self.calls = 0
         self.bytes = 0
@@ -97,7 +110,12 @@ class ApiCalls:
 
     def __init__(self, pool: Pool, *, send: Callable[[WorkerLink, Any], None], step: Callable[[ev.Event, int], None],
                  reply: Callable[[Peer, list[bytes], bytes], None], side_changed: Callable[[SideProcess], None],
-                 metrics: Metrics, audit: AuditTrail | None, components: list[str]) -> None:
+                 metrics: Metrics, audit: AuditTrail | None, components: list[str], overhead: Overhead,
+                 add_host_ns: Callable[[str, int], None], calls_per_second: int) -> None:
+        self.calls_per_second = calls_per_second
+        self._overhead = overhead
+        self._add_host_ns = add_host_ns
+        self._paces: dict[str, Pace] = {}
         self.components = frozenset(components)
         self._pool = pool
         self._send = send
@@ -119,6 +137,7 @@ class ApiCalls:
     # ------------------------------------------------------------------ one call
     def handle(self, link: WorkerLink, message: inner.ApiCall, now_ns: int) -> None:
         """Takes one API call; its ApiReply goes out now or later."""
+        self._pace(link.spec.id, now_ns)
         oldest = self._pool.oldest(link.worker)
         if oldest is None or message.seq > oldest[0]:
             self._violated(link, "an API call for a hook that does not run", now_ns)
@@ -134,7 +153,7 @@ class ApiCalls:
             return
         running = self._running.get(call)
         if running is None:
-            running = self._running[call] = _Running()
+            running = self._running[call] = _Running(request.plugin, request.user_id)
         running.calls += 1
         running.bytes += len(message.params)
         if running.calls > CALLS_ABUSE or message.api_id in running.open:
@@ -145,6 +164,17 @@ class ApiCalls:
         self._next_number += 1
         running.open[asked.api_id] = asked
         self._decide(asked, running, message, request.deadline_ns)
+
+    def _pace(self, plugin: str, now_ns: int) -> None:
+        """Counts one API call, refused or not, honest or not. Above its rate the plugin's links are not read until it
+        is kept again: the calls wait there, and what waits behind them is the plugin's own."""
+        pace = self._paces.get(plugin)
+        if pace is None:
+            pace = self._paces[plugin] = Pace(self.calls_per_second, CALLS_MAX, now_ns)
+        pace.rate = self.calls_per_second
+        wait_ns = pace.take(now_ns)
+        if wait_ns:
+            self._overhead.reading.hold(plugin, now_ns + wait_ns, now_ns)
 
     def _decide(self, asked: _Asked, running: _Running, message: inner.ApiCall, deadline_ns: int) -> None:
         method, now_ns = message.method, asked.begun_ns
@@ -198,6 +228,10 @@ class ApiCalls:
         if running.effect_bytes > EFFECT_BYTES_TRIED_MAX:
             self._refuse(asked, "effect_limit", f"one invocation tries {EFFECT_BYTES_TRIED_MAX} bytes of effects")
             return
+        if len(params) > LARGE_EFFECT_BYTES and not has_few_values(params, LARGE_EFFECT_VALUES):
+            self._refuse(asked, "effect_limit", f"an effect over {LARGE_EFFECT_BYTES} bytes has at most "
+                                                f"{LARGE_EFFECT_VALUES} values")
+            return
         try:
             request = at_rest(lambda raw: api.decode(asked.method, raw), params)
             running.effects.add(asked.plugin, request, self.components)
@@ -222,7 +256,7 @@ class ApiCalls:
         left_ns = deadline_ns - asked.begun_ns
         due_ns = deadline_ns - min(MARGIN_NS, left_ns // 10)
         sent = self._tell(["call", asked.number, asked.method, asked.plugin, asked.user_id, spec.tables,
-                           spec.network_allow, due_ns, bytes(message.params)])
+                           spec.network_allow, due_ns, bytes(message.params), spec.limits.cpu_percent / 100])
         if sent:
             self._asked[asked.number] = asked
         else:
@@ -269,6 +303,13 @@ class ApiCalls:
                 result: str = "failure", permission: str = "") -> None:
         """The call has failed, or was refused, with one of the API's codes."""
         self._close(asked, code)
+        running = self._running.get(asked.call)
+        if running is not None:
+            count = running.refusals[asked.method] = running.refusals.get(asked.method, 0) + 1
+            if count > REFUSALS_RECORDED:
+                running.unrecorded.setdefault(asked.method, Counter())[code] += 1
+                self._answer(asked.link, asked.api_id, code, message, retry_after_ms)
+                return
         facts: dict[str, Any] = {"code": code}
         if result == "denied":
             facts["reason"] = message[:200]
@@ -317,6 +358,12 @@ class ApiCalls:
         word = message[0]
         if word == "record":
             self._outgoing(*message[1])
+            return
+        if word == "spent":
+            _, plugin, cpu_ns = message
+            self._overhead.count(plugin, "gateway", cpu_ns)
+            self._overhead.charge(plugin, cpu_ns, time.monotonic_ns())
+            self._add_host_ns(plugin, cpu_ns)
             return
         asked = self._asked.get(message[1])
         if asked is None:
@@ -373,6 +420,10 @@ class ApiCalls:
         running = self._running.pop(call, None)
         if running is None:
             return
+        for method, codes in running.unrecorded.items():
+            if self._audit is not None:
+                self._audit.event("access.denied", running.user_id, running.plugin, method, "denied",
+                                  {"count": codes.total(), "codes": dict(codes)})
         for asked in list(running.open.values()):
             if asked.host_call:
                 self._hosts.forget(asked.host_call)
@@ -401,6 +452,7 @@ class ApiCalls:
     def forget_plugin(self, plugin: str) -> None:
         """The plugin was removed."""
         self._windows.pop(plugin, None)
+        self._paces.pop(plugin, None)
 
 
 def check_gateway(settings: Settings) -> None:
@@ -422,7 +474,8 @@ def make_gateway(supervisor: Supervisor, settings: Settings) -> tuple[ApiCalls, 
     calls = ApiCalls(
         supervisor.pool, send=supervisor.workers.send, step=supervisor.step, reply=supervisor.hosts.reply,
         side_changed=supervisor.loop.side_changed, metrics=supervisor.metrics, audit=supervisor.audit,
-        components=settings.ui.components)
+        components=settings.ui.components, overhead=supervisor.workers.overhead,
+        add_host_ns=supervisor.workers.add_host_ns, calls_per_second=settings.limits.api_calls_per_second)
     side = SideProcess("gateway", gateway_process.main, {
         "tables": tables, "data_url": settings.database_url(section.url), "hosts": settings.fetch.allow,
         "allow_private": settings.fetch.allow_private, "origin": f"{platform.node()}:{settings.state_path.absolute()}"},

@@ -77,8 +77,9 @@ class AuditTrail:
         self._log = log
         self._index = 0  # of the last record taken
         self._committed = 0
-        self._buffer: list[AuditRecord | Execution] = []
-        self._others = 0  # records of the buffer that are no executions
+        self._buffer: list[bytes | Execution] = []  # a line of JSON, or an execution as its values
+        self._keys: list[list[Any]] = []  # [place in the buffer, dedup_key] of those that have one
+        self._others: Counter[str] = Counter()  # event types of the buffer's records that are no executions
         self._buffer_ns = 0
         self._batches: deque[_Batch] = deque()
         self._bytes = 0
@@ -97,21 +98,26 @@ class AuditTrail:
 
     # ------------------------------------------------------------------ records
     def record(self, record: AuditRecord) -> int:
-        """Takes one record; its index, for ``durable`` and ``when_durable``. Buffers only."""
+        """Takes one record; its index, for ``durable`` and ``when_durable``.
+
+        It becomes text here and not when it is handed over: here the time is that of the plugin that it is about.
+        """
         if not self._buffer:
             self._begin()
-        self._buffer.append(record)
-        self._others += 1
+        if record.dedup_key:
+            self._keys.append([len(self._buffer), record.dedup_key])
+        self._buffer.append(encode_line(record))
+        self._others[record.event_type] += 1
         self._index += 1
         return self._index
 
     def execution(self, user_id: str, plugin: str, hook: str, code: str, run_ns: int, memory_mb: float,
-                  traceparent: str = "", cpu_ns: int = 0) -> int:
+                  traceparent: str = "", cpu_ns: int = 0, host_ns: int = 0) -> int:
         """Records the verdict of one admitted invocation; ``code`` is "" for a result."""
         if not self._buffer:
             self._begin()
         self._buffer.append((_wall_ns(), user_id, plugin, hook, code, run_ns, memory_mb,
-                             traceparent and traceparent[:TRACEPARENT_CHARS_MAX], cpu_ns))
+                             traceparent and traceparent[:TRACEPARENT_CHARS_MAX], cpu_ns, host_ns))
         self._index = index = self._index + 1
         return index
 
@@ -205,19 +211,17 @@ class AuditTrail:
         self.due_ns = min(due_ns, self._buffer_ns + GATHER_NS) if self._buffer else due_ns
 
     def _hand_over(self) -> None:
-        records, self._buffer = self._buffer, []
-        others, self._others = self._others, 0
-        lines: list[Any] = records
-        keys: list[Any] = []
+        lines: list[Any] = self._buffer
+        keys, others = self._keys, self._others
+        self._buffer = []
+        executions = len(lines)
         if others:
-            lines = [encode_line(record) if isinstance(record, AuditRecord) else record for record in records]
-            keys = [[offset, record.dedup_key] for offset, record in enumerate(records)
-                    if isinstance(record, AuditRecord) and record.dedup_key]
-            for event_type, count in Counter(
-                    [record.event_type for record in records if isinstance(record, AuditRecord)]).items():
+            self._keys, self._others = [], Counter()
+            for event_type, count in others.items():
                 self._metrics.inc("audit_events_total", (event_type,), count)
-        if len(records) > others:
-            self._metrics.inc("audit_events_total", ("plugin.execution",), len(records) - others)
+            executions -= others.total()
+        if executions:
+            self._metrics.inc("audit_events_total", ("plugin.execution",), executions)
         try:
             body = _encode(["batch", self._index, lines, keys])
         except (TypeError, ValueError, OverflowError):  # a string that is no UTF-8, say: each as a line of its own

@@ -112,7 +112,9 @@ class DispatchRuns:
                 code=code, message=outcome.message, started=verdict.started,
                 retryable=is_retryable(code, verdict.started), details=outcome.details or msgspec.UNSET)
         else:
-            value = entry.result = _decode(verdict.body.result)  # type: ignore[attr-defined]  # a Reply: code is ""
+            raw = bytes(verdict.body.result)  # type: ignore[attr-defined]  # a Reply: code is ""
+            entry.result = msgspec.Raw(raw)
+            value = hooks.parts_of(run.hook, raw, verdict.plugin)
         run.outcomes[verdict.plugin] = entry
         now_ns = time.monotonic_ns()
         self._launch(run, run.course.settled(verdict.plugin, not code, value, now_ns), now_ns)

@@ -269,6 +269,13 @@ class Governing:
             for worker in self._of_plugin.get(plugin, ()):
                 self._stop(self._workers[worker], now_ns)
 
+    def charge_host(self, plugin: str, cost_ns: int, now_ns: int) -> None:
+        """Takes what the daemon's own processes did for ``plugin`` out of its CPU bucket, and holds it where that is
+        spent: the bucket is one, whoever has used the time."""
+        if self._governor.charge(plugin, cost_ns, now_ns):
+            for worker in self._of_plugin.get(plugin, ()):
+                self._stop(self._workers[worker], now_ns)
+
     def _stop(self, known: _Governed, now_ns: int) -> None:
         with contextlib.suppress(OSError):  # it has just died
             signal.pidfd_send_signal(known.pidfd, signal.SIGSTOP)

@@ -35,6 +35,7 @@ from apex_exec.daemon.loop import CLOSE_SECONDS
 from apex_exec.daemon.loop_operations import LoopOperations
 from apex_exec.daemon.registrar_link import RegistrarLink
 from apex_exec.daemon.reload import Reloader
+from apex_exec.daemon.result_checks import ResultChecks
 from apex_exec.daemon.runtime_folder import RuntimeFolder, take_lock
 from apex_exec.daemon.sandboxing import Sandboxing
 from apex_exec.daemon.side_process import SideProcess
@@ -173,6 +174,9 @@ class _Daemon:
             burst_seconds=settings.limits.cpu_burst_seconds, cgroups=self.sandboxing.cgroups)
         self.supervisor.on_removed.append(self.governing.forget)
         self.supervisor.use(audit=self.audit, governing=self.governing)
+        checks = ResultChecks(self.supervisor.workers.overhead, self.supervisor.loop.side_changed)
+        self.supervisor.attach(checks.side)
+        self.supervisor.requests.checks = checks
         self.api, self.gateway = make_gateway(self.supervisor, settings)
         self.supervisor.use(api=self.api)
         self.supervisor.on_removed.append(self.api.forget_plugin)
@@ -312,6 +316,7 @@ class _Daemon:
         self.settings, self.policy = settings, policy
         self.supervisor.requests.per_host = settings.pool.per_host
         self.governing.burst_seconds = self.sandboxing.burst_seconds = settings.limits.cpu_burst_seconds
+        self.api.calls_per_second = settings.limits.api_calls_per_second
         self.logs.level_min = LEVELS[settings.log.level]
         self.logs.plugin_lines_per_second = settings.log.plugin_lines_per_second
         self.supervisor.workers.spares.wanted = settings.pool.spare_workers

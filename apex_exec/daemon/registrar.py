@@ -1,9 +1,11 @@
 """The registrar: the process beside the loop in which administrative operations touch disk and database.
 
-One thread reads the link, two run operations: a *quick* lane for what reads and writes rows, and a *slow* lane for what
-scans, copies or has plugin code run in the jail (through the supervisor: ``ask``). So revoking never waits for an
-installation. It lives until the link ends; killed at any point it leaves the old or the new state, and the supervisor
-starts another one, which sends every spec again.
+One thread reads the link, three run operations: a *quick* lane for what reads and writes rows, a *slow* lane for what
+scans, copies or has plugin code run in the jail (through the supervisor: ``ask``), and one for the market's
+*submissions*, whose tests run for minutes. So revoking never waits for an installation, and neither for a submission.
+Submissions run one at a time, at the lowest priority, in fair order: a submitter whose tests have used more than their
+share of CPU waits longer, and nobody else does. The registrar lives until the link ends; killed at any point it leaves
+the old or the new state, and the supervisor starts another one, which sends every spec again.
 """
 
 from __future__ import annotations
@@ -11,16 +13,20 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import resource
 import signal
 import socket
 import threading
 import time
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from apex_exec.config import Settings
+from apex_exec.core.fair import FairQueue
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.daemon.registrar_table import entries
 from apex_exec.errors import Code, Refusal
@@ -44,6 +50,11 @@ SPECS_A_MESSAGE = 200
 REOPEN_SECONDS = 5.0
 """How often a store that cannot be opened is tried again."""
 EXPIRY_CHECK_SECONDS = 1.0
+SUBMISSIONS_NICE = 19
+SUBMITTER_SHARE, SUBMITTER_BURST_NS = 0.1, 120_000_000_000
+"""CPU seconds a second that the tests of one submitter's submissions may use, and at once: a submission of ordinary
+tests takes some twenty, the longest that is let through three hundred."""
+SUBMITTER_WAITING_MAX, SUBMISSIONS_WAITING_MAX = 4, 100
 CRASH_VARIABLE = "APEXEXEC_TEST_CRASH_AT"
 """Names a point at which the process kills itself: so the tests show that any point of an operation may be the last."""
 
@@ -120,6 +131,48 @@ class _Reload(msgspec.Struct):
     settings: dict[str, Any]
 
 
+Work = tuple[int, Entry, Any, int]
+"""(number, operation, its arguments, the caller's uid)"""
+
+
+class Submissions:
+    """Submissions that wait, in fair order between submitters. One thread puts, another gets."""
+
+    def __init__(self) -> None:
+        self._queue: FairQueue[Work] = FairQueue(SUBMITTER_BURST_NS, SUBMITTER_SHARE)
+        self._waiting: Counter[str] = Counter()
+        self._changed = threading.Condition()
+
+    def put(self, submitter: str, work: Work) -> bool:
+        """False where too many wait."""
+        with self._changed:
+            if self._waiting[submitter] >= SUBMITTER_WAITING_MAX or len(self._queue) >= SUBMISSIONS_WAITING_MAX:
+                return False
+            self._waiting[submitter] += 1
+            self._queue.push(submitter, work, time.monotonic_ns())
+            self._changed.notify()
+            return True
+
+    def get(self) -> tuple[str, Work]:
+        """The next; waits for it."""
+        with self._changed:
+            while (found := self._queue.pop(now_ns := time.monotonic_ns())) is None:
+                due_ns = self._queue.next_due_ns(now_ns)
+                self._changed.wait(None if due_ns is None else max(0.001, (due_ns - now_ns) / 1e9))
+            self._waiting -= Counter((found[0],))
+            return found
+
+    def spend(self, submitter: str, seconds: float) -> None:
+        """What one submission has used."""
+        with self._changed:
+            self._queue.spend(submitter, int(seconds * 1e9), time.monotonic_ns())
+
+
+def _children_cpu_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 class Registrar:
     """Opens the store, serves operations, keeps the supervisor told."""
 
@@ -131,13 +184,14 @@ class Registrar:
         self._store: Store | None = None
         self._lock = threading.RLock()
         self._trouble = Refusal("store_unusable", "the registry is being opened; try again")
-        self._lanes: dict[bool, queue.SimpleQueue[tuple[int, Entry, Any, int]]] = {
-            slow: queue.SimpleQueue() for slow in (False, True)}
+        self._lanes: dict[str, queue.SimpleQueue[Work]] = {name: queue.SimpleQueue() for name in ("quick", "slow")}
+        self._submissions = Submissions()
 
     def run(self) -> None:
         """Until the link ends."""
-        for slow, name in ((False, "quick"), (True, "slow")):
-            threading.Thread(target=self._lane, args=(slow,), name=f"registrar-{name}", daemon=True).start()
+        for name, work in self._lanes.items():
+            threading.Thread(target=self._lane, args=(work.get,), name=f"registrar-{name}", daemon=True).start()
+        threading.Thread(target=self._submission_lane, name="registrar-submissions", daemon=True).start()
         threading.Thread(target=self._keep, name="registrar-keep", daemon=True).start()
         buffer = FrameBuffer()
         while (messages := self._link.frames(buffer)) is not None:
@@ -145,7 +199,7 @@ class Registrar:
                 if message[0] == "op":
                     self._take(*message[1:])
                 elif message[0] == "settings":
-                    self._lanes[False].put((0, Entry("settings", _Reload, self._reload, False, ""),
+                    self._lanes["quick"].put((0, Entry("settings", _Reload, self._reload, False, ""),
                                             {"settings": message[1]}, os.geteuid()))
                 elif message[0] == "answered":
                     self._link.answered(*message[1:])
@@ -156,28 +210,52 @@ class Registrar:
             self._refuse(number, Refusal("unknown_operation", f"there is no operation {name[:64]!a}",
                                          code=Code.NOT_FOUND))
             return
-        self._lanes[entry.slow].put((number, entry, args, int(caller["uid"])))
+        work = (number, entry, args, int(caller["uid"]))
+        if entry.lane != market.SUBMISSIONS:
+            self._lanes["slow" if entry.slow else "quick"].put(work)
+        elif not self._submissions.put(str(args.get("submitter", ""))[:100], work):
+            self._refuse(number, Refusal("submissions_full", "too many submissions wait, of this submitter or in all",
+                                         code=Code.OVERLOADED, hint="wait until they are checked"))
 
     def _refuse(self, number: int, error: Refusal) -> None:
         self._link.send(["refused", number, str(error.code), error.message, error.wire_details()])
 
-    def _lane(self, slow: bool) -> None:
+    def _lane(self, get: Callable[[], Work]) -> None:
         while True:
-            number, entry, args, uid = self._lanes[slow].get()
-            try:
-                context = self._context
-                if context is None:
-                    raise self._trouble
-                given = msgspec.convert(args, entry.args)
-                self._link.send(["done", number, entry.handler(context.caller(uid), given)])
-            except Refusal as error:
-                self._refuse(number, error)
-            except msgspec.ValidationError as error:
-                self._refuse(number, Refusal("invalid_arguments", str(error), code=Code.INVALID_INPUT))
-            except Exception as error:  # noqa: BLE001 - it ends one operation, not the process
-                log.exception("%s failed", entry.name)
-                self._refuse(number, Refusal("internal", f"{entry.name} failed: {type(error).__name__}: {error}"[:500],
-                                             code=Code.INTERNAL))
+            self._do(*get())
+
+    def _submission_lane(self) -> None:
+        """As ``_lane``, at the lowest priority: what this thread starts, the tests' processes, inherits that."""
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), SUBMISSIONS_NICE)
+        while True:
+            submitter, work = self._submissions.get()
+            begun, before = time.monotonic(), _children_cpu_seconds()
+            self._do(*work)
+            passed = time.monotonic() - begun
+            # Scans of the other lane may have ended meanwhile: then time that passed is the better bound.
+            self._submissions.spend(submitter, min(passed, _children_cpu_seconds() - before))
+
+    def _do(self, number: int, entry: Entry, args: Any, uid: int) -> None:
+        begun_ns = time.thread_time_ns()
+        result: Any = None
+        try:
+            context = self._context
+            if context is None:
+                raise self._trouble
+            given = msgspec.convert(args, entry.args)
+            result = entry.handler(context.caller(uid), given)
+            self._link.send(["done", number, result])
+        except Refusal as error:
+            self._refuse(number, error)
+        except msgspec.ValidationError as error:
+            self._refuse(number, Refusal("invalid_arguments", str(error), code=Code.INVALID_INPUT))
+        except Exception as error:  # noqa: BLE001 - it ends one operation, not the process
+            log.exception("%s failed", entry.name)
+            self._refuse(number, Refusal("internal", f"{entry.name} failed: {type(error).__name__}: {error}"[:500],
+                                         code=Code.INTERNAL))
+        plugin = result.get("plugin") or result.get("id") if isinstance(result, dict) else None
+        if entry.slow and isinstance(plugin, str):
+            self._link.send(["spent", plugin, time.thread_time_ns() - begun_ns])
 
     # ------------------------------------------------------------------ the store
     def _keep(self) -> None:

@@ -2,8 +2,8 @@
 
 ``["op", req_id, op, args, {"uid": n}]`` and ``["answered", ask_id, ok, value]`` go out; ``["done", req_id, result]``,
 ``["refused", req_id, code, message, details]``, ``["set", spec]``, ``["specs", [spec]]``, ``["removed", plugin]``,
-``["audit", record]``, ``["ready", count]``, ``["health", reason]`` and ``["ask", ask_id, kind, params]`` come in.
-A registrar that dies has every operation in flight answered: done or not is
+``["audit", record]``, ``["spent", plugin, cpu_ns]``, ``["ready", count]``, ``["health", reason]`` and
+``["ask", ask_id, kind, params]`` come in. A registrar that dies has every operation in flight answered: done or not is
 then unknown, and the answer says so.
 """
 
@@ -96,6 +96,10 @@ class RegistrarLink:
         elif kind == "audit":
             if self._supervisor.audit is not None:
                 self._supervisor.audit.record(msgspec.convert(message[1], AuditRecord))
+        elif kind == "spent":
+            overhead = self._supervisor.workers.overhead
+            overhead.count(message[1], "registrar", message[2])
+            overhead.charge(message[1], message[2], time.monotonic_ns())
         elif kind == "ask":
             self._ask(message[1], message[2], message[3])
 

@@ -13,8 +13,9 @@ from apex_exec.errors import ConfigError
 
 RELOADABLE = frozenset((
     "plugins_dir", "drain_seconds", "limits.timeout_ms", "limits.memory_mb", "limits.cpu_percent",
-    "limits.cpu_burst_seconds", "limits.network_per_minute", "breaker.ends", "breaker.window_seconds",
-    "breaker.open_seconds", "breaker.stable_seconds", "breaker.backoff_min_seconds", "breaker.backoff_max_seconds",
+    "limits.cpu_burst_seconds", "limits.network_per_minute", "limits.api_calls_per_second", "breaker.ends",
+    "breaker.window_seconds", "breaker.open_seconds", "breaker.stable_seconds", "breaker.backoff_min_seconds",
+    "breaker.backoff_max_seconds",
     "pool.idle_seconds", "pool.queue_depth", "pool.in_flight", "pool.per_host", "pool.prefetch", "pool.boot_seconds",
     "pool.spare_workers",
     "recycle.after_calls", "recycle.after_seconds", "recycle.growth_mb", "log.level", "log.plugin_lines_per_second",

@@ -18,13 +18,16 @@ from apex_exec.core.actions import Verdict
 from apex_exec.core.pool import MS_NS, Pool, Refusal
 from apex_exec.daemon.connections import Peer
 from apex_exec.daemon.dispatch_runs import DispatchRuns, Run
+from apex_exec.daemon.result_checks import is_dear
 from apex_exec.daemon.verdicts import Settled, settle
 from apex_exec.errors import Code, WireError, is_retryable
 from apex_exec.wire import hooks
 from apex_exec.wire import messages as msg
+from workers import wire as inner
 
 if TYPE_CHECKING:
     from apex_exec.daemon.audit_trail import AuditTrail
+    from apex_exec.daemon.result_checks import ResultChecks
     from apex_exec.daemon.seams import ApiCalls
     from apex_exec.observe.metrics import Metrics
 
@@ -52,19 +55,29 @@ class Pending(msgspec.Struct, gc=False):
     id: int | str
 
 
+class Used(msgspec.Struct, gc=False):
+    """What one invocation has used, as far as the supervisor counts it."""
+
+    memory_mb: float
+    throttled_ns: int
+    host_ns: int
+    cpu_ns: int
+
+
 class Requests:
     """The table of what is pending, from request to reply.
 
     ``step(event, now_ns)`` gives an event to the core and does its actions; ``reply(peer, frames, body)`` sends;
     ``usage(plugin, call)`` is (memory in MB of its worker, throttled ns of the call), by the latest sample;
-    ``cpu(plugin)`` the CPU ns since it was last asked. One thread uses no more of it than time passes: what is above
-    that is the boot's.
+    ``cpu(plugin)`` the CPU ns since it was last asked: one thread uses no more of it than time passes, and what is
+    above that is the boot's. ``host(plugin)`` is what the daemon itself has spent on the call. ``checks`` may be None:
+    then every result is checked here.
     """
 
     def __init__(self, pool: Pool, *, step: Callable[[ev.Event, int], None],
                  reply: Callable[[Peer, list[bytes], bytes], None], welcome: Callable[[int | str], msg.Welcome],
                  metrics: Metrics, per_host: int, usage: Callable[[str, int], tuple[float, int]],
-                 cpu: Callable[[str], int] = lambda _plugin: 0,
+                 cpu: Callable[[str], int] = lambda _plugin: 0, host: Callable[[str], int] = lambda _plugin: 0,
                  bug: Callable[[str, Exception], None] = lambda _what, _error: None) -> None:
         self.per_host = per_host
         self.draining = False
@@ -72,6 +85,7 @@ class Requests:
         """Calls whose connection has ended, per connection."""
         self.audit: AuditTrail | None = None
         self.api: ApiCalls | None = None
+        self.checks: ResultChecks | None = None
         self._pool = pool
         self._step = step
         self._reply = reply
@@ -79,6 +93,7 @@ class Requests:
         self._metrics = metrics
         self._usage = usage
         self._cpu = cpu
+        self._host = host
         self._bug = bug
         self._calls: dict[int, Pending] = {}
         self._large: dict[tuple[bytes, int | str], int] = {}  # (connection, id) → bytes held until the reply
@@ -297,13 +312,33 @@ class Requests:
         self._reply(peer, pending.frames, body)
 
     def verdict(self, verdict: Verdict) -> None:
-        """The core has decided: counts it, records it, and answers."""
+        """The core has decided: has a result that takes long checked elsewhere, then counts, records and answers."""
         memory_mb, throttled_ns = self._usage(verdict.plugin, verdict.call)
+        used = Used(memory_mb, throttled_ns, self._host(verdict.plugin), 0)
+        run_ns = verdict.run_ns
+        if run_ns and self.audit is not None:
+            # Of replies that came together the first has the time; the clock is a system call.
+            used.cpu_ns = min(self._cpu(verdict.plugin), run_ns)
+        checks, body = self.checks, verdict.body
+        if checks is not None and type(body) is inner.Reply and not verdict.code and is_dear(body.result):
+            def checked(code: str, message: str, details: dict[str, Any], cpu_ns: int) -> None:
+                used.host_ns += cpu_ns
+                outcome = settle(verdict, memory_mb, throttled_ns, checked=(code, message, details))
+                self._conclude(verdict, outcome, used)
+
+            checks.submit(verdict.plugin, verdict.hook, bytes(body.result), checked, _clock_ns())
+            return
         try:
             outcome = settle(verdict, memory_mb, throttled_ns)
         except Exception as error:  # a bug of ours at what a worker said: its caller still gets the one reply
             self._bug("a result could not be judged", error)
             outcome = Settled(Code.INTERNAL, "the daemon failed at this result; its log says how", {}, msg.Usage())
+        self._conclude(verdict, outcome, used)
+
+    def _conclude(self, verdict: Verdict, outcome: Settled, used: Used) -> None:
+        """Counts, records and answers a verdict whose outcome is known."""
+        if used.host_ns:
+            outcome.usage.host_cpu_ms = used.host_ns / 1e6
         code = outcome.code
         admitted = verdict.call != self._arriving or code not in _NOT_ADMITTED
         if admitted:
@@ -318,13 +353,9 @@ class Requests:
             self.api.invocation_ended(verdict.call)
         trace = self._traces.pop(verdict.call, "") if self._traces else ""
         if self.audit is not None and admitted:
-            cpu_ns, run_ns = 0, verdict.run_ns
-            if run_ns:  # of replies that came together the first has the time; the clock is a system call
-                cpu_ns = self._cpu(verdict.plugin)
-                if cpu_ns > run_ns:
-                    cpu_ns = run_ns
             self._last_record = self.audit.execution(
-                verdict.user_id, verdict.plugin, verdict.hook, code, run_ns, memory_mb, trace, cpu_ns)
+                verdict.user_id, verdict.plugin, verdict.hook, code, verdict.run_ns, used.memory_mb, trace,
+                used.cpu_ns, used.host_ns)
         pending = self._calls.pop(verdict.call, None)
         if pending is None:
             if not self._dispatches.settled(verdict, outcome, effects) and verdict.call in self._watched:

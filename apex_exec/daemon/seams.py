@@ -51,6 +51,9 @@ class Governing(Protocol):
     def worker_gone(self, worker: int, exited: inner.Exited | None) -> tuple[str, str] | None:
         """Its process has ended; None where no rusage was had. (code, message) where there is evidence of a limit."""
 
+    def charge_host(self, plugin: str, cost_ns: int, now_ns: int) -> None:
+        """Takes what the daemon's own processes did for ``plugin`` out of its CPU bucket."""
+
     def tick(self, now_ns: int) -> int:
         """Does what is due; when (CLOCK_MONOTONIC ns) it wants to be called next."""
 

@@ -78,7 +78,7 @@ class Supervisor:
             gone=self._peer_gone, metrics=metrics)
         self.requests = Requests(
             pool, step=self.step, reply=self.hosts.reply, welcome=welcome, metrics=metrics, per_host=per_host,
-            usage=self.workers.usage_of, cpu=self.workers.cpu_since, bug=logs.bug)
+            usage=self.workers.usage_of, cpu=self.workers.cpu_since, host=self.workers.host_ns, bug=logs.bug)
         self._plugins: dict[str, str] = {}  # id → its breaker's state, as last exported
         self._unmeasured: list[str] = []
         self._heap = Heap()
@@ -103,7 +103,7 @@ class Supervisor:
         if api is not None:
             self.api = self.requests.api = self.workers.api = api
         if governing is not None:
-            self.governing = self.workers.governing = governing
+            self.governing = self.workers.governing = self.workers.overhead.governing = governing
             self._look_ns = governing.busy_ns
 
     def _flush_audit(self, audit: AuditTrail, now_ns: int) -> None:
@@ -114,6 +114,7 @@ class Supervisor:
     # ------------------------------------------------------------------ plugins
     def set_plugin(self, spec: PluginSpec) -> None:
         """Serves ``spec`` from now on."""
+        self.workers.overhead.tune(spec, time.monotonic_ns())
         self.step(ev.PluginSet(spec), time.monotonic_ns())
         if spec.id not in self._plugins:
             self._set_breaker(spec.id, "closed")
@@ -122,6 +123,7 @@ class Supervisor:
         """Serves ``plugin`` no longer; its series go."""
         self.step(ev.PluginRemoved(plugin), time.monotonic_ns())
         self._plugins.pop(plugin, None)
+        self.workers.overhead.forget(plugin)
         self.metrics.forget_plugin(plugin)
         self.logs.forget_plugin(plugin)
         for callback in self.on_removed:
@@ -205,6 +207,8 @@ class Supervisor:
         busy = not held and peers.receive()
         if self.requests.left and self.requests.cancel_left():
             busy = True
+        if workers.parked and workers.read_parked(now_ns):
+            busy = True
         wake_ns = self.pool.next_wake_ns()
         if wake_ns is not None and wake_ns <= now_ns:
             self.step(ev.Tick(), now_ns)
@@ -236,6 +240,8 @@ class Supervisor:
         due_ns = wake_ns if wake_ns is not None else now_ns + FAR_NS
         if audit is not None and audit.due_ns < due_ns:
             due_ns = audit.due_ns
+        if workers.parked and (read_ns := workers.next_read_ns(now_ns)) is not None and read_ns < due_ns:
+            due_ns = read_ns
         return min(due_ns, self._governor_due_ns) if self.governing is not None else due_ns
 
     def _upkeep(self, now_ns: int) -> None:

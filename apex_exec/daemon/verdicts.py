@@ -42,15 +42,20 @@ def raised_code(message: inner.Raised) -> str:
     return code if code in RAISED_CODES else "PLUGIN_ERROR"
 
 
-def settle(verdict: Verdict, memory_mb: float = 0.0, throttled_ns: int = 0) -> Settled:
-    """What ``verdict`` comes to; a result is held to the value rule and to its hook's schema here."""
+def settle(verdict: Verdict, memory_mb: float = 0.0, throttled_ns: int = 0,
+           checked: tuple[str, str, dict[str, Any]] | None = None) -> Settled:
+    """What ``verdict`` comes to; a result is held to the value rule and to its hook's schema here, unless it was
+    ``checked`` elsewhere: (code, message, details), the code "" where it may be sent."""
     usage = msg.Usage(queue_ms=verdict.queue_ns / 1e6, execution_time_ms=verdict.run_ns / 1e6, cold=verdict.cold,
                       memory_used_mb=memory_mb, throttled_ms=throttled_ns / 1e6)
     body = verdict.body
     if type(body) is inner.Reply:
         usage.cpu_ms = body.cpu_ns / 1e6
+        if checked is not None and checked[0]:
+            return Settled(*checked, usage)
         try:
-            hooks.check_result(verdict.hook, body.result)
+            if checked is None:
+                hooks.check_result(verdict.hook, body.result)
         except WireError as error:
             return Settled(error.code, error.message, error.details, usage)
         return Settled(verdict.code, verdict.message, verdict.details, usage)

@@ -14,6 +14,9 @@ from workers.zmtp import Zmtp, encode
 OUT_BYTES_MAX = 4 * FRAME_BYTES_MAX
 """Unsent bytes held for one worker; prefetch bounds the calls, this bounds their bodies."""
 
+FRAMES_AT_ONCE = 16
+"""Messages that are handled before the time they took is looked at: 16 API calls are a millisecond."""
+
 
 class WorkerLink:
     """Link of one worker generation. ``theirs`` and ``marks_write`` go to the zygote and are then closed here.
@@ -37,11 +40,19 @@ class WorkerLink:
         self.dirty = False  # has bytes that were queued since the last flush
         self.polled_write = False
         self.marks_seen = 0
+        self.sent = 0  # calls in all
+        self.overmarked = False  # it has marked more calls than it was sent
         self.owed = 0  # calls sent and not answered
         self.lines = 0  # of output since the last answer
         self.strays = 0  # API calls in the name of an earlier call since the last answer
         self.cpu_ns = 0  # of its process, when it was last asked for
-        self._zmtp = Zmtp(frame_bytes_max=WORKER_FRAME_BYTES_MAX)
+        self.parked = False  # it is read when its plugin's turn comes, and not polled meanwhile
+        self.closing = False  # its worker is dead, and what it left behind is being read
+        self.closed = False
+        self.spent_ns = 0  # CPU of the loop for it, since that was last exported
+        self.ordinary_ns = 0  # of that, what its answers may take, since the present slice began
+        self.host_ns = 0  # what the daemon did for the call under way beyond that
+        self._zmtp = Zmtp(frame_bytes_max=WORKER_FRAME_BYTES_MAX, frames_at_once=FRAMES_AT_ONCE)
         self._out = bytearray(self._zmtp.greeting())
         self._socket, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -85,8 +96,16 @@ class WorkerLink:
             return
         del self._out[:sent]
 
+    @property
+    def more(self) -> bool:
+        """Whether messages wait that were read already."""
+        return self._zmtp.more
+
     def receive(self) -> tuple[list[bytes], bool]:
-        """Bodies that have arrived and whether the link ended. Raises ZmtpError on a broken protocol."""
+        """Bodies that have arrived, some at a time, and whether the link ended. Raises ZmtpError on a broken
+        protocol."""
+        if self._zmtp.more:
+            return self._zmtp.feed(b""), False
         try:
             data = self._socket.recv(self._zmtp.read_bytes)
         except BlockingIOError:
@@ -96,10 +115,16 @@ class WorkerLink:
         return self._zmtp.feed(data), not data
 
     def drain_marks(self) -> int:
-        """How many calls the worker has begun in all; reading keeps its pipe from filling."""
+        """How many calls the worker has begun in all; reading keeps its pipe from filling.
+
+        One read, of no more than the marks that calls were sent for and one: a worker that goes on marking cannot keep
+        the reader, and that one more sets ``overmarked``, which is a violation.
+        """
         with contextlib.suppress(BlockingIOError, OSError):
-            while chunk := os.read(self._marks, 65536):
-                self.marks_seen += len(chunk)
+            self.marks_seen += len(os.read(self._marks, self.sent - self.marks_seen + 1))
+        if self.marks_seen > self.sent:
+            self.overmarked = True
+            self.marks_seen = self.sent
         return self.marks_seen
 
     def kill(self) -> None:
@@ -117,6 +142,7 @@ class WorkerLink:
 
     def close(self) -> None:
         """Releases every fd."""
+        self.closed = True
         self.handed_over()
         self._socket.close()
         os.close(self._marks)

@@ -20,6 +20,7 @@ from apex_exec.core import events as ev
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.pool import MS_NS
 from apex_exec.daemon.loop import EPOLLIN, EPOLLOUT, Loop
+from apex_exec.daemon.overhead import ORDINARY_NS, Overhead
 from apex_exec.daemon.spares import NOBODY, Spares
 from apex_exec.daemon.verdicts import raised_code
 from apex_exec.daemon.worker_link import WorkerLink
@@ -51,9 +52,17 @@ DECLARED_CHARACTERS_MAX = 200
 LINES_PER_CALL_MAX = 1000
 """Lines of output from one call; an honest worker stops at 200, so more is a violation."""
 ANSWERS = frozenset((inner.Reply, inner.Raised, inner.BadOutput, inner.Skipped))
+ASKING = frozenset((inner.ApiCall, inner.Log))
 MARKS_DRAIN_MASK = 0x0FFF
 """The marks pipe holds 65,536 marks, one a call; it is emptied every 4,096 calls."""
 
+SLICE_NS = MS_NS // 2
+"""So long a link is read at once, if it has that much; then others have their turn."""
+PARKED_NS = 2 * MS_NS
+"""So long, in one turn, links are read whose turn it is among those that wait for one."""
+DEAD_NS = MS_NS
+"""So long, in one turn, what a dead worker has left on its link is read."""
+_cpu_ns = time.thread_time_ns
 _decode_worker = msgspec.msgpack.Decoder(inner.FromWorker).decode
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -113,6 +122,10 @@ class WorkerTable:
         self._dirty: list[WorkerLink] = []
         self._failed: list[tuple[WorkerLink, Lost]] = []
         self._refused: list[int] = []
+        self._overmarked: list[WorkerLink] = []
+        self._closing: list[tuple[WorkerLink, inner.Exited | None, Lost | None, int]] = []
+        self.overhead = Overhead(metrics)
+        self._reading = self.overhead.reading
         self._jobs: dict[int, Job] = {}
         self._last_own = 0
         self._refill_turns = 0
@@ -150,6 +163,21 @@ class WorkerTable:
         spent_ns, link.cpu_ns = total_ns - link.cpu_ns, total_ns
         return spent_ns
 
+    def host_ns(self, plugin: str) -> int:
+        """CPU time (ns) of the daemon's own for the call that the plugin's latest worker answers now, beyond what an
+        ordinary answer takes. Asked once a call."""
+        link = self._links.get(self._latest.get(plugin, 0))
+        if link is None or link.host_ns <= 0:
+            return 0
+        spent_ns, link.host_ns = link.host_ns, 0
+        return spent_ns
+
+    def add_host_ns(self, plugin: str, spent_ns: int) -> None:
+        """Another process of the daemon has spent so much on the call under way."""
+        link = self._links.get(self._latest.get(plugin, 0))
+        if link is not None:
+            link.host_ns += spent_ns
+
     # ------------------------------------------------------------------ the core's actions
     def start(self, action: act.StartWorker, now_ns: int) -> None:
         """Gives the plugin a spare, or asks the zygote for a worker; where the machine refuses one, the core hears of
@@ -165,7 +193,7 @@ class WorkerTable:
             return
         self._enter(link)
         self._forked[link.forked_as] = link
-        self._loop.add(link.fileno(), lambda mask: self._io(link, mask))
+        self._poll(link)
         self.zygote.ask(link)
 
     def _enter(self, link: WorkerLink) -> None:
@@ -198,7 +226,7 @@ class WorkerTable:
             except OSError:
                 return
             self._forked[link.forked_as] = link
-            self._loop.add(link.fileno(), lambda mask, link=link: self._io(link, mask))  # type: ignore[misc]  # bound now
+            self._poll(link)
             self.spares.fork(link)
 
     def start_job(self, job: Job) -> None:
@@ -216,7 +244,8 @@ class WorkerTable:
         link = self._links[action.worker]
         request = action.request
         if action.seq & MARKS_DRAIN_MASK == MARKS_DRAIN_MASK:
-            link.drain_marks()
+            self.marks(action.worker)
+        link.sent = action.seq + 1
         if not link.owed:
             self.working += 1
         link.owed += 1
@@ -250,8 +279,15 @@ class WorkerTable:
             self._refill_turns -= 1
             if not self._refill_turns:
                 self.refill(now_ns)
-        if not self._refused and not self._failed:
+        while self._overmarked:
+            link = self._overmarked.pop()
+            if link.worker in self._links:
+                self._violated(link, "it has marked more calls than it was sent")
+        if not self._refused and not self._failed and not self._closing:
             return False
+        closing, self._closing = self._closing, []
+        for link, exited, lost, due_ns in closing:
+            self._close(link, exited, lost, due_ns)
         while self._refused:
             self._refuse(self._refused.pop(), now_ns)
         failed, self._failed = self._failed, []
@@ -290,9 +326,17 @@ class WorkerTable:
             self.send(link, inner.Ping(action.nonce))
 
     def marks(self, worker: int) -> int:
-        """How many calls the worker has begun in all, as its marks pipe says now."""
+        """How many calls the worker has begun in all, as its marks pipe says now.
+
+        The core asks in the middle of a step, so that a pipe that lies is dealt with after it (``follow_up``).
+        """
         link = self._links.get(worker)
-        return link.drain_marks() if link is not None else 0
+        if link is None:
+            return 0
+        begun = link.drain_marks()
+        if link.overmarked and link not in self._overmarked:
+            self._overmarked.append(link)
+        return begun
 
     def stop(self, worker: int) -> None:
         """No more calls for this worker: it finishes and leaves."""
@@ -361,13 +405,24 @@ class WorkerTable:
         for link in list(self._forked.values()):
             if link.lost_ns and now_ns - link.lost_ns > LOST_NS_MAX:
                 self._orphaned(link)
+            if link.spent_ns:
+                self._export(link)
         self.zygote.upkeep(now_ns)
         self.spares.upkeep(now_ns)
 
+    def _export(self, link: WorkerLink) -> None:
+        self.overhead.count(link.spec.id, "supervisor", link.spent_ns)
+        link.spent_ns = 0
+
     # ------------------------------------------------------------------ reading
-    def _watch(self, link: WorkerLink) -> None:
+    def _poll(self, link: WorkerLink) -> None:
         link.polled_write = link.wants_write
-        if not link.ended:
+        self._loop.add(link.fileno(), lambda mask: self._io(link, mask),
+                       EPOLLIN | EPOLLOUT if link.polled_write else EPOLLIN)
+
+    def _watch(self, link: WorkerLink) -> None:
+        if not link.ended and not link.parked:
+            link.polled_write = link.wants_write
             self._loop.modify(link.fileno(), EPOLLIN | EPOLLOUT if link.polled_write else EPOLLIN)
 
     def _io(self, link: WorkerLink, mask: int) -> None:
@@ -375,20 +430,80 @@ class WorkerTable:
             link.flush()
             if link.wants_write != link.polled_write:
                 self._watch(link)
-        if mask & ~EPOLLOUT and self._read(link):
+        if mask & ~EPOLLOUT:
+            self._serve(link)
+
+    def _serve(self, link: WorkerLink) -> None:
+        """Reads a slice of what has arrived and charges what that took; parks the link where more must wait its turn.
+
+        Time is the thread's own CPU, so that nobody pays for a core that others had, and is read once a slice.
+        """
+        begun_ns = _cpu_ns()
+        ended = self._read(link)
+        spent_ns = _cpu_ns() - begun_ns
+        while spent_ns < SLICE_NS and link.more and not ended:
+            ended = self._read(link)
+            spent_ns = _cpu_ns() - begun_ns
+        over_ns = self._spent(link, spent_ns)
+        if ended:
             link.ended = True  # the exit status follows from the zygote; a dead link is not polled meanwhile
             self._loop.remove(link.fileno())
             if link.lost_ns and link.pidfd < 0:
                 self._orphaned(link)
+        elif link.more or over_ns > 0:
+            now_ns = time.monotonic_ns()
+            if link.more or self._reading.wait_ns(link.spec.id, now_ns):
+                link.parked = True
+                self._loop.remove(link.fileno())
+                self._reading.push(link.spec.id, link, now_ns)
+
+    def _spent(self, link: WorkerLink, spent_ns: int) -> int:
+        """Charges CPU of the loop to the link's plugin; what of it was beyond its ordinary answers."""
+        link.spent_ns += spent_ns
+        over_ns = spent_ns - link.ordinary_ns
+        link.ordinary_ns = 0
+        if over_ns > 0 and link.spec is not NOBODY:
+            link.host_ns += over_ns
+            self.overhead.read(link.spec.id, over_ns, time.monotonic_ns())
+        return over_ns
+
+    @property
+    def parked(self) -> int:
+        """Links that wait for their plugin's turn to be read."""
+        return len(self._reading)
+
+    def read_parked(self, now_ns: int) -> bool:
+        """Reads links that wait for their plugin's turn, in fair order, for PARKED_NS; True where more may be read."""
+        until_ns = now_ns + PARKED_NS
+        while (found := self._reading.pop(now_ns)) is not None:
+            link = found[1]
+            if link.closed or link.ended or link.closing:
+                continue
+            link.parked = False
+            self._serve(link)
+            if not link.parked and not link.ended and not link.closed:
+                self._poll(link)
+            now_ns = time.monotonic_ns()
+            if now_ns > until_ns:
+                break
+        due_ns = self._reading.next_due_ns(now_ns)
+        return due_ns is not None and due_ns <= now_ns
+
+    def next_read_ns(self, now_ns: int) -> int | None:
+        """When ``read_parked`` has something to do; None where no link waits."""
+        return self._reading.next_due_ns(now_ns)
 
     def _read(self, link: WorkerLink) -> bool:
-        """Takes what has arrived; True at the link's end."""
+        """Takes what has arrived, some messages at a time; True at the link's end."""
         try:
             bodies, ended = link.receive()
             if bodies:
                 now_ns = time.monotonic_ns()
                 for body in bodies:
-                    self._take(link, _decode_worker(body), now_ns)
+                    message = _decode_worker(body)
+                    if len(body) > inner.LOG_FRAME_BYTES_MAX and type(message) is inner.Log:
+                        raise ZmtpError("a line over its bound")
+                    self._take(link, message, now_ns)
         except (ZmtpError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             self._violated(link, str(error))
             return True
@@ -417,6 +532,7 @@ class WorkerTable:
             if not link.owed:
                 self.working -= 1
             link.lines = link.strays = 0
+            link.ordinary_ns += ORDINARY_NS
         if kind is inner.Reply:
             self._step(ev.WorkerAnswered(worker, message.seq, "", message), now_ns)
         elif kind is inner.Raised:
@@ -425,6 +541,8 @@ class WorkerTable:
             self._step(ev.WorkerAnswered(worker, message.seq, "INVALID_OUTPUT", message), now_ns)
         elif kind is inner.Skipped:
             self._step(ev.WorkerAnswered(worker, message.seq, "skipped", message), now_ns)
+        elif link.closing and kind in ASKING:
+            return  # nobody is there to be answered
         elif kind is inner.ApiCall:
             if self.api is not None:
                 self.api.handle(link, message, now_ns)
@@ -502,9 +620,24 @@ class WorkerTable:
 
     # ------------------------------------------------------------------ ends
     def _gone(self, link: WorkerLink, exited: inner.Exited | None, lost: Lost | None) -> None:
-        due_ns = time.monotonic_ns() + DRAIN_NS_MAX
-        while not self._read(link) and time.monotonic_ns() < due_ns:
-            pass  # what was written before the death counts
+        if not link.closing:
+            link.closing = True
+            self._close(link, exited, lost, time.monotonic_ns() + DRAIN_NS_MAX)
+
+    def _close(self, link: WorkerLink, exited: inner.Exited | None, lost: Lost | None, due_ns: int) -> None:
+        """Reads what was written before the death, since that counts, for DEAD_NS in a turn; then the worker's end is
+        told."""
+        begun_ns = _cpu_ns()
+        until_ns = time.monotonic_ns() + DEAD_NS
+        while not self._read(link):
+            now_ns = time.monotonic_ns()
+            if now_ns > due_ns:
+                break
+            if now_ns > until_ns:
+                self._spent(link, _cpu_ns() - begun_ns)
+                self._closing.append((link, exited, lost, due_ns))
+                return
+        self._spent(link, _cpu_ns() - begun_ns)
         code, message, details = _evidence(link, exited, lost)
         if self.governing is not None and link.pid:
             evidence = self.governing.worker_gone(link.worker, exited)
@@ -523,6 +656,7 @@ class WorkerTable:
 
     def _release(self, link: WorkerLink) -> None:
         """Forgets the link and closes its fds; what its worker held of the sandbox is free again."""
+        self._export(link)
         self._loop.remove(link.fileno())
         if link.pidfd >= 0:
             self._loop.remove(link.pidfd)

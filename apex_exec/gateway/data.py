@@ -9,8 +9,10 @@ import msgspec
 
 from apex_exec.core.api import Delete, Insert, Query, Update
 from apex_exec.errors import ConfigError
+from apex_exec.gateway.costs import counted
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.outbox import Outbox, Outgoing
+from apex_exec.gateway.parser import Parser
 from apex_exec.gateway.sql import Compiled, Compiler
 from apex_exec.gateway.tables import Table
 from apex_exec.gateway.values import check_parameter
@@ -67,15 +69,16 @@ class Data:
         except ConfigError as error:
             raise ApiFailure("data_unavailable", str(error)) from None
         self._compiler = Compiler(self._backend.backend, tables)
+        self._parser = Parser(self._backend.backend, tables)
         self._hand_over = hand_over
         self._handed: set[str] = set()
         """Ids that the supervisor has and that are in the outbox; bounded by what the ledger lets in."""
         self._recorded: list[str] = []
 
-    async def query(self, request: Query, named: tuple[str, ...], user_id: str,
+    async def query(self, request: Query, named: tuple[str, ...], plugin: str, share: float, user_id: str,
                     due_ns: int) -> tuple[bytes, dict[str, Any]]:
         """(the rows, encoded; facts for the audit record). Raises ApiFailure."""
-        compiled = self._compiler.compile(request.sql, named)
+        compiled = await self._compiler.compile_by(self._parser, plugin, share, request.sql, named)
         params = [check_parameter(value, structured=False) for value in request.params]
         rows, count = await self._backend.query(compiled, compiled.values(params, user_id), user_id, due_ns)
         return rows, {"tables": compiled.tables, "rowCount": count}
@@ -83,14 +86,19 @@ class Data:
     async def write(self, request: Insert | Update | Delete, named: tuple[str, ...], plugin: str, user_id: str,
                     due_ns: int) -> tuple[bytes, dict[str, Any]]:
         """({rowCount, row?}, encoded; no facts: the record is in the outbox and handed over). Raises ApiFailure."""
-        write = compile_write(request, self._tables, named, user_id)
-        record = Outbox.record(write, user_id, plugin)
+        with counted():
+            write = compile_write(request, self._tables, named, user_id)
+            record = Outbox.record(write, user_id, plugin)
         count, row = await self._backend.write(write, record, user_id, due_ns)
         self._give(record)
         value: dict[str, Any] = {"rowCount": count}
         if row is not None:
             value["row"] = msgspec.Raw(row)
         return _encode(value), {}
+
+    def warm(self) -> None:
+        """Makes ready what the first query needs."""
+        self._parser.start()
 
     def _give(self, record: Outgoing) -> None:
         self._handed.add(record.id)
@@ -116,5 +124,6 @@ class Data:
             self._handed.difference_update(ids)
 
     async def close(self) -> None:
-        """Closes every connection."""
+        """Closes every connection, and ends the process that reads SQL."""
+        self._parser.close()
         await self._backend.close()

@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 
 from apex_exec.core import api
+from apex_exec.core.fair import FairQueue
+from apex_exec.core.limits import MS_NS
+from apex_exec.gateway.costs import COST, Cost, counted
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.tables import Table, read_tables
 
@@ -29,6 +32,9 @@ CALLS_MAX = 512
 """Calls in flight; the supervisor bounds those of one invocation."""
 DATABASE_CALLS_PER_PLUGIN_MAX = 2
 """Of one plugin at the database at once; more wait, in their own time. A plugin must not hold every connection."""
+BURST_NS = 100 * MS_NS
+"""CPU time of this process and its helper that a plugin may use at once beyond its share. One in debt has its calls
+begun later; those under way go on."""
 TIDY_SECONDS = 0.25
 """How often the outbox is rid of what the ledger has on disk: many records a transaction."""
 SWEEP_SECONDS = 5.0
@@ -50,6 +56,8 @@ class Call(msgspec.Struct, array_like=True):
     hosts: tuple[str, ...]
     due_ns: int
     params: bytes
+    share: float = 1.0
+    """CPU seconds a second that the plugin may have of this process."""
 
 
 class Router:
@@ -65,13 +73,14 @@ class Router:
         self._fetcher: Fetcher | None = None
         self._kept: set[asyncio.Task[None]] = set()
         self._shares: dict[str, tuple[asyncio.Semaphore, int]] = {}
+        self._accounts: FairQueue[None] = FairQueue(BURST_NS)
 
     # ------------------------------------------------------------------ beginning and end
     def warm(self) -> None:
         """Makes ready what the configuration says will be used, so that the first call need not wait for imports."""
         with contextlib.suppress(ApiFailure):  # each call that needs it says why it cannot be had
             if self._tables:
-                _ = self.data
+                self.data.warm()
         if any(table.write for table in self._tables.values()):
             self._keep(self._tend_outbox())
         if self._settings["hosts"]:
@@ -133,7 +142,7 @@ class Router:
         if word == "call":
             call = msgspec.convert(message[1:], Call)
             if len(self._tasks) >= CALLS_MAX:
-                self._failed(call, ApiFailure("overloaded", "the gateway is full"))
+                self._send(_failed(call, ApiFailure("overloaded", "the gateway is full")))
                 return
             self._tasks[call.id] = asyncio.ensure_future(self._run(call))
         elif word == "cancel":
@@ -148,33 +157,52 @@ class Router:
             self.data.recorded(message[1])
 
     async def _run(self, call: Call) -> None:
+        cost = Cost()
+        COST.set(cost)
+        answer: list[Any] | None = None
         try:
             async with asyncio.timeout(max(0.0, (call.due_ns - time.monotonic_ns()) / 1e9)):
+                await self._turn(call)
                 value, facts = await self._work(call)
-            self._send(["done", call.id, value, facts])
+            answer = ["done", call.id, value, facts]
         except TimeoutError:
-            self._failed(call, ApiFailure("deadline_exceeded", "the invocation's time ended during the call"))
+            answer = _failed(call, ApiFailure("deadline_exceeded", "the invocation's time ended during the call"))
         except ApiFailure as failure:
-            self._failed(call, failure)
+            answer = _failed(call, failure)
         except asyncio.CancelledError:
             pass  # the supervisor has answered for it
         except Exception as error:  # noqa: BLE001 - a bug of ours ends this call, not everybody's
             log.error("%s of %s failed: %s: %s", call.method, call.plugin, type(error).__name__, error)
-            self._failed(call, ApiFailure("data_unavailable" if call.method != "fetch" else "fetch_failed",
-                                          "the gateway could not do this"))
+            answer = _failed(call, ApiFailure("data_unavailable" if call.method != "fetch" else "fetch_failed",
+                                              "the gateway could not do this"))
         finally:
             self._tasks.pop(call.id, None)
             self._passes.pop(call.id, None)
+            if cost.cpu_ns:
+                self._accounts.spend(call.plugin, cost.cpu_ns, time.monotonic_ns())
+                self._send(["spent", call.plugin, cost.cpu_ns])
+            if answer is not None:
+                self._send(answer)
+
+    async def _turn(self, call: Call) -> None:
+        """Waits while the plugin owes more of this process's time than its share has brought in."""
+        now_ns = time.monotonic_ns()
+        self._accounts.tune(call.plugin, call.share, now_ns)
+        while wait_ns := self._accounts.wait_ns(call.plugin, now_ns):
+            await asyncio.sleep(wait_ns / 1e9)
+            now_ns = time.monotonic_ns()
 
     async def _work(self, call: Call) -> tuple[bytes, dict[str, Any]]:
         """(the encoded result, what the audit record says of it)."""
-        request = _decoded(call)
+        with counted():
+            request = _decoded(call)
         if isinstance(request, api.Fetch):
             reply, facts = await self.fetcher.fetch(request, call.hosts, lambda: self._may_hop(call))
             return _encode(reply), facts
         async with self._share(call.plugin):
             if isinstance(request, api.Query):
-                return await self.data.query(request, call.tables, call.user_id, call.due_ns)
+                return await self.data.query(request, call.tables, call.plugin, call.share, call.user_id,
+                                             call.due_ns)
             write = cast("api.Insert | api.Update | api.Delete", request)
             return await self.data.write(write, call.tables, call.plugin, call.user_id, call.due_ns)
 
@@ -202,8 +230,9 @@ class Router:
         if retry_ms:
             raise ApiFailure("rate_limited", "too many requests a minute, this redirect included", retry_ms)
 
-    def _failed(self, call: Call, failure: ApiFailure) -> None:
-        self._send(["failed", call.id, failure.code, failure.message, failure.retry_after_ms])
+
+def _failed(call: Call, failure: ApiFailure) -> list[Any]:
+    return ["failed", call.id, failure.code, failure.message, failure.retry_after_ms]
 
 
 def _decoded(call: Call) -> api.Request:

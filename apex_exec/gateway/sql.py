@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlglot
 from msgspec import Struct
@@ -20,6 +20,9 @@ from apex_exec.gateway import sql_expressions  # noqa: F401 - registers its rule
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.sql_writer import OWNER, PATTERN_CHARACTERS_MAX, Writer
 from apex_exec.gateway.tables import Table
+
+if TYPE_CHECKING:
+    from apex_exec.gateway.parser import Parser
 
 TEXT_BYTES_MAX = 16 * 1024
 TOKENS_MAX = 1500
@@ -84,26 +87,51 @@ class Compiler:
 
     def compile(self, text: str, named: tuple[str, ...]) -> Compiled:
         """``text`` as it may run for a plugin whose manifest names the tables ``named``. Raises ApiFailure."""
+        found = self.known(text, named)
+        if found is None:
+            found = self.compile_anew(text, named)
+            self.remember(text, named, found)
+        return _given(found)
+
+    def known(self, text: str, named: tuple[str, ...]) -> Compiled | ApiFailure | None:
+        """What was made of ``text`` before; None where it is not remembered. Raises ApiFailure: too_large."""
         if len(text) > TEXT_BYTES_MAX or len(text.encode("utf-8", "replace")) > TEXT_BYTES_MAX:
             raise ApiFailure("too_large", f"a query has at most {TEXT_BYTES_MAX} bytes")
         key = (text, named)
         found = self._cache.get(key)
-        if found is None:
-            found = self._compile(text, named)
-            self._remember(key, found)
-        else:
+        if found is not None:
             self._cache.move_to_end(key)
-        if isinstance(found, ApiFailure):
-            raise ApiFailure(found.code, found.message)
         return found
 
+    async def compile_by(self, parser: Parser, plugin: str, share: float, text: str,
+                         named: tuple[str, ...]) -> Compiled:
+        """As ``compile``, what is not remembered in ``parser``'s process. Raises ApiFailure."""
+        found = self.known(text, named)
+        if found is None:
+            answer = await parser.compile(plugin, share, text, named)
+            if answer[0]:
+                found = ApiFailure(answer[0], answer[1])
+            else:
+                statement, parameters, extra, tables, truths, patterns = answer[1:]
+                found = Compiled(statement, parameters, [OWNER if value is None else value for value in extra], tables,
+                                 truths, patterns)
+            self.remember(text, named, found)
+        return _given(found)
+
+    def remember(self, text: str, named: tuple[str, ...], found: Compiled | ApiFailure) -> None:
+        """Keeps what was made of ``text``; what was not asked for longest goes."""
+        self._remember((text, named), found)
+
     def _remember(self, key: tuple[str, tuple[str, ...]], found: Compiled | ApiFailure) -> None:
+        if key in self._cache:  # two calls had it compiled at once
+            return
         self._cache[key] = found
         self._cache_bytes += _size(key, found)
         while len(self._cache) > CACHE_ENTRIES_MAX or self._cache_bytes > CACHE_BYTES_MAX:
             self._cache_bytes -= _size(*self._cache.popitem(last=False))
 
-    def _compile(self, text: str, named: tuple[str, ...]) -> Compiled | ApiFailure:
+    def compile_anew(self, text: str, named: tuple[str, ...]) -> Compiled | ApiFailure:
+        """What ``text`` comes to, whatever is remembered. Takes up to 90 ms."""
         try:
             writer = Writer(self._backend, self._tables, named, _parse(text))
             statement = writer.finish()
@@ -115,6 +143,12 @@ class Compiler:
             return failure
         except RecursionError:
             return ApiFailure("sql_forbidden", "the query is nested too deeply")
+
+
+def _given(found: Compiled | ApiFailure) -> Compiled:
+    if isinstance(found, ApiFailure):
+        raise ApiFailure(found.code, found.message)
+    return found
 
 
 def _size(key: tuple[str, tuple[str, ...]], found: Compiled | ApiFailure) -> int:

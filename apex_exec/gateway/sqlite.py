@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
+from apex_exec.gateway.costs import counting
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.outbox import Outbox, Outgoing
 from apex_exec.gateway.sql import Compiled
@@ -136,7 +137,7 @@ class Sqlite:
     async def _run(self, connection: _Connection, due_ns: int, work: Callable[[], T]) -> T:
         """``work`` in a thread. Cancelled, it is interrupted there and waited for, so that the connection is free."""
         connection.due_ns, connection.stopped = due_ns, False
-        future = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        future = asyncio.get_running_loop().run_in_executor(self._threads, counting(work))
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:

@@ -64,7 +64,8 @@ class AuditRecord(msgspec.Struct, gc=False, omit_defaults=True,
 class ExecutionMetadata(msgspec.Struct, gc=False, omit_defaults=True, rename="camel"):
     """``metadata`` of ``plugin.execution``: PROTOCOL section 5. A struct, since it is made for every call.
 
-    ``cpu_ms`` is the kernel's count for the worker's process, never the worker's word: it is metered.
+    ``cpu_ms`` is the kernel's count for the worker's process, never the worker's word, and ``host_cpu_ms`` that of the
+    daemon's own processes for the call, beyond what an ordinary answer takes: both are metered.
     """
 
     execution_time_ms: float | None = None
@@ -72,11 +73,12 @@ class ExecutionMetadata(msgspec.Struct, gc=False, omit_defaults=True, rename="ca
     code: str = ""
     traceparent: str = ""
     cpu_ms: float | None = None
+    host_cpu_ms: float | None = None
 
 
-Execution = tuple[int, str, str, str, str, int, float, str, int]
+Execution = tuple[int, str, str, str, str, int, float, str, int, int]
 """A ``plugin.execution`` as the loop keeps it: timestamp_ns, user_id, plugin, hook, code, run_ns, memory_mb,
-traceparent, cpu_ns. ``code`` is "" for a result."""
+traceparent, cpu_ns, host_ns. ``code`` is "" for a result."""
 DENIED = frozenset({"PERMISSION_DENIED", "RATE_LIMITED", "NOT_PROVIDED"})
 """Outcomes of an execution whose ``result`` is "denied" rather than "failure"."""
 
@@ -103,16 +105,18 @@ def result_of(code: str) -> str:
     return "success" if not code else "denied" if code in DENIED else "failure"
 
 
-def metadata_of(code: str, run_ns: int, memory_mb: float, traceparent: str, cpu_ns: int) -> ExecutionMetadata:
+def metadata_of(code: str, run_ns: int, memory_mb: float, traceparent: str, cpu_ns: int,
+                host_ns: int) -> ExecutionMetadata:
     """The metadata of an execution; a call without CPU time has no such figure on record."""
-    return ExecutionMetadata(run_ns / 1e6, memory_mb, code, traceparent, cpu_ns / 1e6 if cpu_ns else None)
+    return ExecutionMetadata(run_ns / 1e6, memory_mb, code, traceparent, cpu_ns / 1e6 if cpu_ns else None,
+                             host_ns / 1e6 if host_ns else None)
 
 
 def execution_record(fields: Execution) -> AuditRecord:
     """The same execution as a record."""
-    timestamp_ns, user_id, plugin, hook, code, run_ns, memory_mb, traceparent, cpu_ns = fields
+    timestamp_ns, user_id, plugin, hook, code, run_ns, memory_mb, traceparent, cpu_ns, host_ns = fields
     return AuditRecord(timestamp_ns, "plugin.execution", user_id, plugin, hook, result_of(code),
-                       metadata_of(code, run_ns, memory_mb, traceparent, cpu_ns))
+                       metadata_of(code, run_ns, memory_mb, traceparent, cpu_ns, host_ns))
 
 
 def encode_line(record: AuditRecord) -> bytes:
@@ -144,13 +148,14 @@ class BodyMaker:
     def execution(self, seq: int, fields: Sequence[Any]) -> bytes:
         """The text of an ``Execution``. Raises LedgerError where it is none, or of no age of ours."""
         try:
-            timestamp_ns, user_id, plugin, hook, code, run_ns, memory_mb, traceparent, cpu_ns = fields
+            timestamp_ns, user_id, plugin, hook, code, run_ns, memory_mb, traceparent, cpu_ns, host_ns = fields
             digits = str(timestamp_ns)
             if digits[:10] != self._second or len(digits) != 19:
                 self._start_second(digits)
             return _encode_body(_Body(
                 seq, self._text + digits[10:] + "Z", "plugin.execution", user_id, plugin, hook,
-                result_of(code) if code else "success", metadata_of(code, run_ns, memory_mb, traceparent, cpu_ns)))
+                result_of(code) if code else "success",
+                metadata_of(code, run_ns, memory_mb, traceparent, cpu_ns, host_ns)))
         except (TypeError, ValueError) as error:
             raise LedgerError(f"an execution cannot be chained: {error}") from None
 

@@ -27,13 +27,15 @@ Key = tuple[str, str, str]
 
 
 class Usage(msgspec.Struct):
-    """Sums. ``cpu_us`` in microseconds, ``memory_mb_ms`` in MB times milliseconds, so that they stay whole."""
+    """Sums. ``cpu_us`` and ``host_cpu_us`` in microseconds, ``memory_mb_ms`` in MB times milliseconds, so that they
+    stay whole."""
 
     calls: int = 0
     cpu_us: int = 0
     memory_mb_ms: int = 0
     api_calls: int = 0
     network_requests: int = 0
+    host_cpu_us: int = 0
 
     def add(self, event: Event) -> None:
         """Counts one event; one that is no usage changes nothing."""
@@ -43,6 +45,7 @@ class Usage(msgspec.Struct):
             run_ms = _number(event.metadata.get("executionTimeMs"))
             self.calls += 1
             self.cpu_us += round(_number(event.metadata.get("cpuMs")) * 1000)
+            self.host_cpu_us += round(_number(event.metadata.get("hostCpuMs")) * 1000)
             self.memory_mb_ms += round(_number(event.metadata.get("memoryUsedMb")) * run_ms)
         elif event.event_type in API_EVENTS and event.result != "denied":
             self.api_calls += 1
@@ -50,7 +53,8 @@ class Usage(msgspec.Struct):
 
     def figures(self) -> dict[str, int | float]:
         """The figures in the units that people read."""
-        return {"calls": self.calls, "cpuSeconds": self.cpu_us / 1e6, "memoryMbSeconds": self.memory_mb_ms / 1e3,
+        return {"calls": self.calls, "cpuSeconds": self.cpu_us / 1e6, "hostCpuSeconds": self.host_cpu_us / 1e6,
+                "memoryMbSeconds": self.memory_mb_ms / 1e3,
                 "apiCalls": self.api_calls, "networkRequests": self.network_requests}
 
 

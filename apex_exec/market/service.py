@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -23,10 +24,14 @@ from apex_exec.registry.context import Context
 from apex_exec.registry.manifest import Manifest
 from apex_exec.registry.operations import Entry
 from apex_exec.registry.scaffold import scaffold_readme
-from apex_exec.registry.testing import Proof, Run, prove, run_tests
+from apex_exec.registry.testing import PROOF_SECONDS_MAX, PROOFS_MIN, RUN_SECONDS_MAX, Proof, Run, prove, run_tests
 
 log = logging.getLogger(__name__)
 
+SUBMISSIONS = "submissions"
+SUBMISSION_SECONDS_MAX = 300.0
+"""The tests of one submission and the runs that prove their coverage, together. Tests that are too long for it are told
+so: whoever submits could else hold the lane for hours."""
 SLOW = ("market.submit", "market.publish", "market.report", "billing.report", "billing.close")
 """They run tests, read many bundles or a month of the ledger: one after another in the registrar's slow lane."""
 
@@ -93,7 +98,10 @@ def _handler(name: str) -> Callable[[Context, Any], Any]:
 
 
 ENTRIES: tuple[Entry, ...] = tuple(
-    Entry(name, args, _handler(name), name in SLOW, doc) for name, (args, doc) in TABLE.items())
+    Entry(name, args, _handler(name), name in SLOW, doc, SUBMISSIONS if name == "market.submit" else "")
+    for name, (args, doc) in TABLE.items())
+_begun = threading.local()
+"""When the submission that this thread works on had its tests begun."""
 
 
 def _scan(context: Context, bundle: Bundle) -> list[str]:
@@ -102,11 +110,19 @@ def _scan(context: Context, bundle: Bundle) -> list[str]:
 
 
 def _run_tests(context: Context, bundle: Bundle) -> Run:
+    _begun.at = time.monotonic()
     return run_tests(bundle, context.settings)
 
 
 def _prove(context: Context, bundle: Bundle, lines: Lines) -> Proof:
-    return prove(bundle, context.settings, lines)
+    """Proves ``lines`` in what is left of the submission's time. Raises Refusal("tests_too_long")."""
+    used = time.monotonic() - _begun.at
+    left = SUBMISSION_SECONDS_MAX - used
+    if used * PROOFS_MIN > left:
+        raise Refusal("tests_too_long", f"the tests take {used:.0f} s, and proving their coverage takes {PROOFS_MIN} "
+                      f"runs of them; a submission has {SUBMISSION_SECONDS_MAX:.0f} s in all", hint="make them shorter")
+    return prove(bundle, context.settings, lines, run_seconds=min(RUN_SECONDS_MAX, left / PROOFS_MIN),
+                 proof_seconds=min(PROOF_SECONDS_MAX, left))
 
 
 def _scaffold(bundle: Bundle) -> str:

@@ -122,7 +122,8 @@ closed_usage_rows = sa.Table(
     sa.Column("month", sa.String(7), sa.ForeignKey("closed_months.month"), primary_key=True),
     _text("plugin", primary_key=True), _text("user_id", 200, primary_key=True),
     *(sa.Column(name, sa.BigInteger, nullable=False)
-      for name in ("calls", "cpu_us", "memory_mb_ms", "api_calls", "network_requests")))
+      for name in ("calls", "cpu_us", "memory_mb_ms", "api_calls", "network_requests")),
+    sa.Column("host_cpu_us", sa.BigInteger, nullable=False, server_default="0"))
 
 index_versions = sa.Table(
     "index_versions", metadata, sa.Column("version", sa.BigInteger, primary_key=True, autoincrement=False),
@@ -155,7 +156,12 @@ def _second(db: sa.Connection) -> None:
     decisions.create(db, checkfirst=True)  # a new store has it by the first step
 
 
-MIGRATIONS: list[Migration] = [_first, _second]
+def _third(db: sa.Connection) -> None:
+    if "host_cpu_us" not in {column["name"] for column in sa.inspect(db).get_columns("closed_usage")}:
+        db.exec_driver_sql("ALTER TABLE closed_usage ADD COLUMN host_cpu_us BIGINT NOT NULL DEFAULT 0")
+
+
+MIGRATIONS: list[Migration] = [_first, _second, _third]
 """Only ever appended to. The first makes the tables above; whoever changes one adds a step that alters it."""
 
 

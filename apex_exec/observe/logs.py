@@ -8,6 +8,7 @@ files under ``<state_dir>/logs/`` are rotated by size, and old ones go.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -22,7 +23,10 @@ from typing import IO, Any
 
 LINES_MAX = 10_000
 """Lines that wait for the writing thread; above it lines are left out and counted."""
+WAITING_BYTES_MAX = 16 * 1024 * 1024
+"""What such lines hold at most, each character counted as the four bytes that it may have."""
 TEXT_CHARS_MAX = 8192
+"""Of one line, as it was said and as it is written: an escape counts as the characters that it has."""
 FILE_BYTES_MAX = 1024 * 1024
 FILES_KEPT = 4
 """A plugin's log file is begun anew at FILE_BYTES_MAX; so many older ones are kept as ``<plugin>.log.1`` and on."""
@@ -39,12 +43,26 @@ _Line = tuple[float, int, str, str]
 
 
 def escape(text: str) -> str:
-    """``text`` on one line: what does not print (newlines, terminal codes, lone surrogates) is written as an escape."""
+    """``text`` on one line: what does not print (newlines, terminal codes, lone surrogates) is written as an escape.
+
+    What is over TEXT_CHARS_MAX is cut, and so is what escapes make longer than that: a millisecond for the worst text.
+    """
     if len(text) > TEXT_CHARS_MAX:
         text = text[:TEXT_CHARS_MAX] + "…"
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    out: list[str] = []
+    room = TEXT_CHARS_MAX
+    for printable, run in itertools.groupby(text, str.isprintable):
+        if printable:
+            piece = "".join(itertools.islice(run, room))
+        else:  # the shortest escape has two characters
+            piece = "".join(itertools.islice(run, room // 2 + 1)).encode("unicode_escape").decode()
+        out.append(piece)
+        room -= len(piece)
+        if room <= 0:
+            return "".join(out)[:TEXT_CHARS_MAX] + "…"
+    return "".join(out)
 
 
 def _private(path: str, flags: int) -> int:
@@ -77,6 +95,8 @@ class Logs(logging.Handler):
         self._files: OrderedDict[str, IO[str]] = OrderedDict()
         self._shares: dict[str, _Share] = {}
         self._queue: queue.SimpleQueue[_Line | None] = queue.SimpleQueue()
+        self._bytes_put = 0  # written by the loop's thread alone,
+        self._bytes_taken = 0  # and this by the writing thread: the difference is what waits
         self._thread: threading.Thread | None = None
 
     # ------------------------------------------------------------------ called by the loop
@@ -99,7 +119,11 @@ class Logs(logging.Handler):
             self._put((record.created, record.levelno, "", text))
 
     def plugin_line(self, plugin: str, level: str, text: str, now_ns: int) -> None:
-        """One line of a plugin, if its share allows; what was left out is said with the next one that is written."""
+        """One line of a plugin, if its share allows; what was left out is said with the next one that is written.
+
+        It is cut and escaped here, where the time is the plugin's, and not in the writing thread, whose time is
+        everybody's: that thread and the loop take turns.
+        """
         rate = self.plugin_lines_per_second
         share = self._shares.get(plugin)
         if share is None:
@@ -113,6 +137,7 @@ class Logs(logging.Handler):
         if share.dropped:
             self._put((time.time(), logging.WARNING, plugin, f"{share.dropped} lines were left out"))
             share.dropped = 0
+        text = text[:TEXT_CHARS_MAX] if self._json else escape(text)
         self._put((time.time(), LEVELS.get(level, logging.INFO), plugin, text))
 
     def forget_plugin(self, plugin: str) -> None:
@@ -122,7 +147,8 @@ class Logs(logging.Handler):
     def _put(self, line: _Line) -> None:
         if self._thread is None:
             self._write(line)
-        elif self._queue.qsize() < LINES_MAX:
+        elif self._queue.qsize() < LINES_MAX and self.waiting_bytes < WAITING_BYTES_MAX:
+            self._bytes_put += 4 * len(line[3])
             self._queue.put(line)
         else:
             self.dropped += 1
@@ -131,6 +157,11 @@ class Logs(logging.Handler):
     def waiting(self) -> int:
         """Lines that are not written yet."""
         return self._queue.qsize()
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What they hold, at most."""
+        return self._bytes_put - self._bytes_taken
 
     # ------------------------------------------------------------------ the writing thread
     def start(self) -> None:
@@ -152,6 +183,7 @@ class Logs(logging.Handler):
             if dropped:
                 self._write((time.time(), logging.WARNING, "", f"{dropped} log lines were left out: stderr is slow"))
             self._write(line)
+            self._bytes_taken += 4 * len(line[3])
         for file in self._files.values():
             with contextlib.suppress(OSError):
                 file.close()

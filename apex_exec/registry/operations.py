@@ -146,6 +146,8 @@ class Entry(NamedTuple):
     handler: Callable[[Context, Any], Any]
     slow: bool
     doc: str
+    lane: str = ""
+    """Where it runs, unless in the lane for the slow or the quick ones."""
 
 
 def _bundle(args: BundleArgs) -> tuple[Bundle, bytes]:

@@ -6,10 +6,10 @@ Generic parts stay undecoded; ``values.check_value`` holds results to the value 
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from apex_exec.errors import Code, WireError
 from apex_exec.wire.values import check_value
@@ -43,8 +43,12 @@ class Widget(Struct):
     props: dict[str, Any]
 
 
+WIDGETS_MAX = 1000
+"""Of one plugin on one dashboard. A dispatch holds those of every plugin at once and prefixes each one's id."""
+
+
 class DashboardResult(Struct, rename="camel"):
-    custom_widgets: list[Widget]
+    custom_widgets: Annotated[list[Widget], Meta(max_length=WIDGETS_MAX)]
 
 
 class DataFetchResult(Struct, rename="camel"):
@@ -100,3 +104,41 @@ def check_result(hook: str, result: bytes) -> None:
     except msgspec.ValidationError as error:
         text, _, path = str(error).partition(" - at ")
         raise WireError(Code.INVALID_OUTPUT, f"result: {text}", {"path": path.strip("`") or "$"}) from None
+
+
+class _DashboardParts(Struct, rename="camel"):
+    custom_widgets: list[dict[str, Raw]]
+
+
+class _DataParts(Struct, rename="camel"):
+    transformed_data: Raw
+
+
+class _ActionParts(Struct):
+    result: Raw
+
+
+_PARTS: dict[str, msgspec.msgpack.Decoder[Any]] = {
+    hook: msgspec.msgpack.Decoder(kind) for hook, kind in {
+        "onDashboardLoad": _DashboardParts, "onDataFetch": _DataParts, "onActionExecute": _ActionParts}.items()}
+_decode_text = msgspec.msgpack.Decoder(str).decode
+_encode = msgspec.msgpack.Encoder().encode
+_NIL = b"\xc0"
+
+
+def parts_of(hook: str, result: bytes, plugin: str) -> Any:
+    """What a dispatch makes of a result that ``check_result`` let pass. It looks inside as far as it must; the rest
+    stays as it came, since it may be a megabyte.
+
+    ``onDashboardLoad`` gives the widgets as maps, their ids prefixed with ``plugin``; ``onDataFetch`` the data;
+    ``onActionExecute`` the whole result. The last two are None if the hook gave nil; ``onAuthSuccess`` gives nothing.
+    """
+    if hook not in _PARTS:
+        return None
+    found = _PARTS[hook].decode(result)
+    if hook == "onDashboardLoad":
+        return [{**widget, "id": Raw(_encode(f"{plugin}/{_decode_text(widget['id'])}"))}
+                for widget in found.custom_widgets]
+    if hook == "onDataFetch":
+        return None if bytes(found.transformed_data) == _NIL else Raw(found.transformed_data)
+    return None if bytes(found.result) == _NIL else Raw(result)

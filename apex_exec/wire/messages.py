@@ -101,13 +101,17 @@ HostRequest = Hello | Plugins | PingRequest | Invoke | Dispatch | Cancel | Provi
 
 
 class Usage(msgspec.Struct, rename="camel", kw_only=True, gc=False):
-    """What one invocation used. The supervisor's figures but for ``cpu_ms``, the worker's own reading."""
+    """What one invocation used. The supervisor's figures but for ``cpu_ms``, the worker's own reading.
+
+    ``host_cpu_ms`` is what the daemon's own processes did for it beyond what an ordinary answer takes.
+    """
 
     queue_ms: float = 0.0
     execution_time_ms: float = 0.0
     cpu_ms: float = 0.0
     memory_used_mb: float = 0.0
     throttled_ms: float = 0.0
+    host_cpu_ms: float = 0.0
     cold: bool = False
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apex_exec.core.bucket import SlidingWindow
+from apex_exec.core.bucket import Pace, SlidingWindow
 
 gaps = st.lists(st.integers(0, 60), min_size=1, max_size=120)
 
@@ -39,3 +39,19 @@ def test_a_limit_of_zero_refuses_and_a_changed_limit_keeps_the_past() -> None:
     assert window.take(50) == 52  # the second of the two latest tries, at 2, leaves at 102
     window.resize(5)
     assert window.take(60) == 0
+
+
+@given(st.floats(0.5, 5000), st.integers(1, 2000), st.lists(st.integers(0, 10**9), max_size=200))
+def test_a_pace_that_is_kept_lets_no_more_through_than_rate_and_burst(rate: float, burst: int, gaps: list[int]) -> None:
+    pace, now_ns, taken = Pace(rate, burst, 0), 0, 0
+    for gap_ns in gaps:
+        now_ns += gap_ns
+        taken += 1
+        now_ns += pace.take(now_ns)
+        assert taken - 1 <= burst + now_ns * rate / 1e9 + 1e-3
+
+
+def test_a_pace_holds_back_nobody_who_keeps_it() -> None:
+    pace = Pace(500, 1000, 0)
+    assert not any(pace.take(n * 2_000_000) for n in range(5000))
+    assert [pace.take(10**11) > 0 for _ in range(1002)] == [False] * 1000 + [True] * 2

@@ -40,9 +40,9 @@ def test_in_order_each_gets_a_share_of_the_remaining_time() -> None:
     assert (first.plugin, first.deadline_ns) == ("a", 300)
     (second,) = course.settled("a", False, None, 300)
     assert (second.plugin, second.deadline_ns) == ("b", 600) and "data" not in second.payload
-    (third,) = course.settled("b", True, {"transformedData": 7}, 400)
+    (third,) = course.settled("b", True, 7, 400)
     assert third.deadline_ns == 900 and third.payload["data"] == 7
-    assert course.settled("c", True, {"transformedData": None}, 500) == []
+    assert course.settled("c", True, None, 500) == []
     assert course.finished and course.partial and course.result() == {"transformedData": 7}
 
 

@@ -7,7 +7,15 @@ import json
 import time
 from pathlib import Path
 
-from apex_exec.observe.logs import FILE_BYTES_MAX, FILES_KEPT, LINES_MAX, Logs, escape
+from apex_exec.observe.logs import (
+    FILE_BYTES_MAX,
+    FILES_KEPT,
+    LINES_MAX,
+    TEXT_CHARS_MAX,
+    WAITING_BYTES_MAX,
+    Logs,
+    escape,
+)
 from tests.support.daemon import Daemon, wait_for, write_plugin
 from tests.support.host import Host
 
@@ -91,3 +99,31 @@ def test_what_does_not_print_is_written_as_an_escape() -> None:
     assert escape("plain π") == "plain π"
     assert escape("a\nb\x1b[2J\ud800\u202e") == "a\\nb\\x1b[2J\\ud800\\u202e"
     assert len(escape("x" * 100_000)) < 10_000
+
+
+class Stuck(io.StringIO):
+    """A stderr that nobody reads."""
+
+    def write(self, text: str) -> int:
+        time.sleep(60)
+        return 0
+
+
+def test_lines_that_wait_are_bounded_in_bytes_too(tmp_path: Path) -> None:
+    writer = logs(tmp_path, Stuck())
+    writer.start()
+    for _ in range(300):
+        writer.plugin_line("p", "info", "x" * 1_000_000, time.monotonic_ns())
+    assert writer.waiting == 299 and writer.waiting_bytes <= 300 * 4 * (TEXT_CHARS_MAX + 1), "they are cut before"
+    for _ in range(2000):
+        writer.plugin_line("p", "info", "\x1b" * 1_000_000, time.monotonic_ns())
+        writer.log("error", "y" * 100_000)
+    assert writer.waiting < 1000 and writer.dropped > 3000
+    assert writer.waiting_bytes <= WAITING_BYTES_MAX + 4 * 100_000
+
+
+def test_an_escaped_line_is_no_longer_than_a_plain_one() -> None:
+    for worst in ("\x1b" * 100_000, "\U000e0001" * 100_000, "\ud800" * 100_000, "a\n" * 100_000):
+        written = escape(worst)
+        assert written.isprintable() and len(written) == TEXT_CHARS_MAX + 1
+        assert escape(written[:TEXT_CHARS_MAX]) == written[:TEXT_CHARS_MAX], "escaping twice changes nothing"

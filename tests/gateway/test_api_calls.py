@@ -180,11 +180,12 @@ plugin = Plugin(id="flooder", version="1.0.0", permissions=["events:emit"])
 
 @plugin.hook("onActionExecute")
 def run(context, params):
-    """Emits a quarter of a megabyte of numbers, again and again."""
+    """Emits a quarter of a megabyte, again and again."""
     out = []
+    payload = [1] * 250_000 if params["action"] == "numbers" else "x" * 250_000
     for _ in range(5):
         try:
-            out.append(context.api.emit("x", [1] * 250_000))
+            out.append(context.api.emit("x", payload))
         except ApiError as error:
             out.append(str(error))
     return {"result": out, "metadata": {}}
@@ -196,6 +197,8 @@ def test_effects_that_are_refused_are_not_looked_through_without_end(client: Cli
     got = client.invoke("flooder", "onActionExecute", A, {"action": "x", "context": {}})["result"]["result"]
     assert got[0] is None and "262144 bytes" in got[1]
     assert all("tries 524288 bytes" in one for one in got[2:])
+    got = client.invoke("flooder", "onActionExecute", A, {"action": "numbers", "context": {}})["result"]["result"]
+    assert all("at most 1000 values" in one for one in got[:2])
 
 
 def test_the_loop_decodes_no_parameters_that_the_gateway_decodes(client: Client) -> None:
@@ -287,13 +290,18 @@ def test_calls_at_once_and_in_all_are_bounded(daemon: Daemon, client: Client) ->
     gateway.suspend()  # nothing is answered meanwhile: 8 are open, and all others are refused, its own last query too
     try:
         pending = client.start(protocol.invoke("raw2", "onActionExecute", A, many, 5000, None))
-        wait_for(lambda: sum(row[4].get("code") == "too_many_calls" for row in records(daemon, "raw2")) >= 52, 4)
+        wait_for(lambda: sum(row[4].get("code") == "too_many_calls" for row in records(daemon, "raw2")) >= 8, 4)
     finally:
         gateway.resume()
     with pytest.raises(CallError) as refused:
         client.wait(pending, 10_000)
     assert refused.value.code == "PLUGIN_ERROR"
     assert refused.value.reply["details"]["apiCode"] == "too_many_calls"
+    wait_for(lambda: records(daemon, "raw2", "access.denied"), 4)
+    alone = [row for row in records(daemon, "raw2") if row[4].get("code") == "too_many_calls"]
+    assert len(alone) == 8, "the first eight of a method have a record each"
+    assert [row[1:] for row in records(daemon, "raw2", "access.denied")] == [
+        (A, "query", "denied", {"count": 45, "codes": {"too_many_calls": 45}})], "and all others one"
     got = run(client, "awaiter", *[("emit", {"event": "x"})] * 1005)
     assert [one and one["code"] for one in got] == [None] * 100 + ["effect_limit"] * 900 + ["too_many_calls"] * 5
 

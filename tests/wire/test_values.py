@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -55,8 +56,22 @@ def test_the_quick_check_says_what_the_plain_rule_says(value: Any, wraps: int) -
         with pytest.raises(WireError) as caught:
             values.check_value(raw)
         assert caught.value.code == Code.INVALID_OUTPUT and caught.value.details["path"].startswith("$")
+    counted = sum(1 for _ in every(msgspec.msgpack.decode(raw)))
+    assert values.has_few_values(raw, counted) and not values.has_few_values(raw, counted - 1)
     assert values.containers(raw) <= values.containers_at_most(raw)
     assert values.deeper_than(msgspec.msgpack.decode(raw), 64) == (plain_depth(msgspec.msgpack.decode(raw)) > 64)
+
+
+def every(value: Any) -> Iterator[Any]:
+    """The value, and all that stand in it, keys too."""
+    yield value
+    if isinstance(value, dict):
+        for pair in value.items():
+            yield from every(pair[0])
+            yield from every(pair[1])
+    elif isinstance(value, list):
+        for child in value:
+            yield from every(child)
 
 
 def plain_depth(value: Any) -> int:
@@ -101,11 +116,30 @@ def test_a_result_of_too_many_lists_is_refused_before_it_is_decoded(shape: str) 
     assert caught.value.code == Code.PAYLOAD_TOO_LARGE
 
 
+TOO_MANY = {
+    "nils": many(b"\xc0"), "integers of two bytes": many(b"\xcc\xc8", 500_000), "one more than may be":
+    many(b"\x01", values.MEMBERS_MAX), "deep integers": NESTED[: 20 * 67] + many(b"\x01", 900_000),
+    "nils, and bytes among them": many(b"\xc0")[:-1] + b"\xc4\x00",
+    "chains of lists, and nils": b"\x92" + many(b"\x91" * 60 + b"\xc0", 1000) + many(b"\xc0", 900_000),
+    "rows": pack([{"id": n, "name": f"row {n}", "v": [n, n + 1], "q": 1.5} for n in range(22_000)]),
+}
+
+
+@pytest.mark.parametrize("shape", TOO_MANY)
+def test_a_result_of_too_many_values_is_refused_before_they_are_walked_through(shape: str) -> None:
+    with pytest.raises(WireError) as caught:
+        values.check_value(msgspec.Raw(TOO_MANY[shape]))
+    assert caught.value.code == Code.INVALID_OUTPUT
+    assert caught.value.message == f"more than {values.MEMBERS_MAX} values"
+
+
 @pytest.mark.parametrize("shape", [
-    pack([{"id": n, "name": f"row {n}", "v": [n, n + 1], "q": 1.5} for n in range(22_000)]),
-    pack(["ГдеЖе" * 20] * 5_000), pack(bytes(range(0x80, 0xA0)) * 32_000), many(b"\x01")[:-1] + b"\xc4\x00",
-    NESTED[: 20 * 67] + many(b"\x01", 900_000),
-], ids=["rows", "Cyrillic text", "bytes that look like lists", "many integers and one bytes", "deep integers"])
+    pack([{"id": n, "name": f"row {n}" * 9, "v": [n, n + 1], "q": 1.5} for n in range(9_000)]),
+    pack(["ГдеЖе" * 20] * 5_000), pack(bytes(range(0x80, 0xA0)) * 32_000),
+    many(b"\x01", 65_000)[:-1] + b"\xc5\xff\xff" + bytes(65_535), NESTED[: 20 * 67] + many(b"\xcc\xff", 64_000),
+    many(b"\xcc\xff", values.MEMBERS_MAX - 1),
+], ids=["rows", "Cyrillic text", "bytes that look like lists", "many integers and one bytes", "deep integers",
+        "as many as may be"])
 def test_large_ordinary_results_pass_and_the_collector_is_back_at_work(shape: bytes) -> None:
     value = values.check_value(msgspec.Raw(shape))
     assert pack(value) == shape or isinstance(value, list | dict)

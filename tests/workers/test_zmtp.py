@@ -11,7 +11,7 @@ import zmq
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.zmtp import GREETING_BYTES, READ_BYTES, Zmtp, ZmtpError, encode
+from workers.zmtp import GREETING_BYTES, READ_BYTES, Zmtp, ZmtpError, command, encode
 
 
 def test_a_libzmq_pair_peer_talks_to_it_both_ways(tmp_path: Path) -> None:
@@ -55,6 +55,18 @@ def test_any_chunking_gives_the_same_messages(bodies: list[bytes], cuts: list[in
     assert got + codec.feed(data) == bodies
 
 
+@given(st.lists(st.binary(max_size=20), max_size=40), st.integers(1, 7))
+def test_a_feed_gives_no_more_messages_at_once_than_its_owner_wants(bodies: list[bytes], at_once: int) -> None:
+    codec = Zmtp(frame_bytes_max=600, frames_at_once=at_once)
+    got = codec.feed(codec.greeting() + b"".join(map(encode, bodies)))
+    assert len(got) <= at_once
+    while codec.more:
+        portion = codec.feed(b"")
+        assert 0 < len(portion) <= at_once
+        got += portion
+    assert got == bodies
+
+
 @given(st.binary(max_size=200), st.booleans())
 def test_only_zmtp_errors_escape(data: bytes, greeted: bool) -> None:
     codec = Zmtp(frame_bytes_max=50)
@@ -66,7 +78,8 @@ def test_only_zmtp_errors_escape(data: bytes, greeted: bool) -> None:
         assert str(error)
 
 
-HOSTILE = [encode(b"z" * 51), b"\x01\x01a", b"\x08\x01a", b"\x04\x05\x04EVIL", b"\x02" + b"\xff" * 8]
+HOSTILE = [encode(b"z" * 51), b"\x01\x01a", b"\x08\x01a", b"\x04\x05\x04EVIL", b"\x02" + b"\xff" * 8,
+           command(b"PING", b"\0\0"), command(b"PONG", b""), command(b"READY", b""), command(b"ERROR", b"\0")]
 
 
 @pytest.mark.parametrize("frame", HOSTILE)

@@ -36,6 +36,7 @@ export interface Usage {
   cpuMs: number;
   memoryUsedMb: number;
   throttledMs: number;
+  hostCpuMs: number;
   cold: boolean;
 }
 

@@ -1,0 +1,164 @@
+"""What the daemon does for a plugin has a bound and an owner: however a worker writes, others hardly notice it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from apex_exec.core.plugin import PluginSpec
+from apex_exec.daemon.worker_link import WorkerLink
+from apex_exec.wire.hooks import WIDGETS_MAX
+from tests.support.daemon import ECHO, USER, Daemon, wait_for, write_plugin
+from tests.support.host import Host
+
+WRITER = '''
+import os
+import time
+
+FRAMES = {
+    "ping": b"\\x04\\x07\\x04PING\\0\\0",
+    "huge line": b"\\x02" + (1_000_015).to_bytes(8, "big") + b"\\x93\\xa3log\\xa4info\\xdb"
+                 + (1_000_000).to_bytes(4, "big") + b"x" * 1_000_000,
+}
+
+
+def marks():
+    """The descriptor of the marks pipe: the only one of a worker that takes a byte and is no link."""
+    for fd in range(4, 16):
+        try:
+            os.write(fd, b"m" * 100)
+            return
+        except OSError:
+            continue
+
+
+@plugin.hook("onActionExecute")
+def act(context, params):
+    asked = params["context"]
+    if asked.get("marks"):
+        marks()
+    frame = FRAMES.get(asked.get("frame"))
+    if frame is not None:
+        for _ in range(asked["times"]):
+            os.write(3, frame)
+    time.sleep(asked.get("seconds", 0))
+    return {"result": "done", "metadata": {}}
+'''
+QUICK_BREAKER = {"breaker.open_seconds": 0.2, "breaker.backoff_min_seconds": 0.01, "breaker.backoff_max_seconds": 0.02}
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    plugins: Path = tmp_path_factory.mktemp("plugins")
+    for name in ("pinger", "marker", "shouter"):
+        write_plugin(plugins, name, WRITER, limits={"timeoutMs": 2000})
+    write_plugin(plugins, "echo", ECHO)
+    write_plugin(plugins, "big", BIG)
+    for name in ("many-a", "many-b"):
+        write_plugin(plugins, name, WIDGETS, hooks=("onDashboardLoad",))
+    with Daemon(plugins=plugins, config={**QUICK_BREAKER, "limits.cpu_percent": 100}) as running:
+        yield running
+
+
+def test_a_command_after_the_handshake_is_a_violation(daemon: Daemon) -> None:
+    with Host(daemon.endpoint) as host:
+        reply = host.invoke("pinger", {"frame": "ping", "times": 1, "seconds": 1})
+        assert reply["code"] == "WORKER_VIOLATION", reply
+        assert host.invoke("echo", {"n": 1})["type"] == "result"
+
+
+def test_more_marks_than_calls_are_a_violation(daemon: Daemon) -> None:
+    """Marks are looked at where a call expires behind another one."""
+    with Host(daemon.endpoint) as host:
+        assert host.invoke("marker")["type"] == "result"
+        first = host.send({"type": "invoke", "plugin": "marker", "action": "onActionExecute", "userId": USER,
+                           "payload": {"action": "x", "context": {"marks": True, "seconds": 1.5}}})
+        time.sleep(0.3)
+        behind = host.send({"type": "invoke", "plugin": "marker", "action": "onActionExecute", "userId": USER,
+                            "deadlineMs": 100, "payload": {"action": "x", "context": {}}})
+        assert host.reply(first)["code"] == "WORKER_VIOLATION"
+        assert host.reply(behind)["type"] == "error"
+        assert "marked more calls than it was sent" in daemon.log
+
+
+def test_marks_are_read_once_and_no_further_than_calls_were_sent() -> None:
+    link = WorkerLink(1, PluginSpec("p", "1.0.0", "d", "p.py", ()), 0)
+    try:
+        link.sent = 5
+        os.write(link.marks_write, b"m" * 3)
+        assert link.drain_marks() == 3 and not link.overmarked
+        os.set_blocking(link.marks_write, False)
+        os.write(link.marks_write, b"m" * 65_000)
+        assert link.drain_marks() == 5 and link.overmarked
+        left = os.read(link._marks, 1 << 20)
+        assert len(left) == 65_000 - 3, "more was read than can be true"
+    finally:
+        link.close()
+
+
+WIDGETS = '''
+@plugin.hook("onDashboardLoad")
+def load(context, params):
+    many = int(params["dashboardId"])
+    return {"customWidgets": [{"id": f"w{n}", "component": "C", "props": {"n": n}, "more": [n]} for n in range(many)]}
+'''
+
+
+def test_a_dispatch_takes_so_many_widgets_of_a_plugin_and_no_more(daemon: Daemon) -> None:
+    def dispatch(many: int) -> dict[str, object]:
+        with Host(daemon.endpoint) as host:
+            return host.ask({"type": "dispatch", "action": "onDashboardLoad", "userId": USER,
+                             "payload": {"dashboardId": str(many)}})
+
+    reply = dispatch(WIDGETS_MAX)
+    found = reply["result"]["customWidgets"]
+    assert [one["id"] for one in found] == [f"{name}/w{n}" for name in ("many-a", "many-b") for n in range(WIDGETS_MAX)]
+    assert found[7] == {"id": "many-a/w7", "component": "C", "props": {"n": 7}, "more": [7]}
+    assert all(one["ok"] and len(one["result"]["customWidgets"]) == WIDGETS_MAX for one in reply["outcomes"])
+    reply = dispatch(WIDGETS_MAX + 1)
+    assert reply["partial"] and reply["result"]["customWidgets"] == []
+    assert {one["error"]["code"] for one in reply["outcomes"]} == {"INVALID_OUTPUT"}
+
+
+BIG = '''
+@plugin.hook("onActionExecute")
+def act(context, params):
+    values = params["context"]["values"]
+    return {"result": [0.5] * values if values else [[]] * 20_000 + [1e999], "metadata": {}}
+'''
+
+
+def test_a_dear_result_is_checked_beside_the_loop_and_charged(daemon: Daemon) -> None:
+    with Host(daemon.endpoint) as host:
+        reply = host.invoke("big", {"values": 30_000})
+        assert len(reply["result"]["result"]) == 30_000
+        assert reply["usage"]["hostCpuMs"] > 0
+        assert host.invoke("big", {"values": 0})["code"] == "INVALID_OUTPUT"
+        assert host.invoke("big", {"values": 70_000})["code"] == "INVALID_OUTPUT"
+        pending = [host.send({"type": "invoke", "plugin": "big", "action": "onActionExecute", "userId": USER,
+                              "payload": {"action": "x", "context": {"values": n}}}) for n in range(20_000, 20_012)]
+        assert [len(host.reply(one)["result"]["result"]) for one in pending] == list(range(20_000, 20_012))
+    wait_for(lambda: daemon.metric('plugin_overhead_seconds_total{plugin="big",where="checks"}') > 0, 5)
+    assert daemon.metric('plugin_overhead_seconds_total{plugin="big",where="supervisor"}') > 0
+
+
+def test_when_the_checking_process_dies_its_results_are_answered_and_the_next_are_checked(daemon: Daemon) -> None:
+    with Host(daemon.endpoint) as host:
+        (checks,) = (process for process in daemon.family() if process.name() == "apex-checks")
+        checks.suspend()
+        pending = host.send({"type": "invoke", "plugin": "big", "action": "onActionExecute", "userId": USER,
+                             "payload": {"action": "x", "context": {"values": 30_000}}})
+        time.sleep(0.3)
+        assert host.invoke("echo", {"n": 1})["type"] == "result", "nobody else waits for it"
+        checks.kill()
+        assert host.reply(pending)["code"] == "INTERNAL"
+        wait_for(lambda: host.invoke("big", {"values": 30_000})["type"] == "result", 10)
+
+
+def test_a_line_over_its_bound_is_a_violation(daemon: Daemon) -> None:
+    with Host(daemon.endpoint) as host:
+        assert host.invoke("shouter", {"frame": "huge line", "times": 1, "seconds": 1})["code"] == "WORKER_VIOLATION"
