@@ -17,8 +17,8 @@ EXIT_JAIL = 70
 EXIT_LOAD = 71
 
 
-def run(jail: Jail, worker: dict[str, Any], fds: tuple[int, int, int]) -> None:
-    """Never returns to the zygote's code. ``fds``: link, marks write end, death pipe read end."""
+def run(jail: Jail, worker: dict[str, Any], fds: tuple[int, int]) -> None:
+    """Never returns to the zygote's code. ``fds``: link, marks write end."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     child = jail.child(worker, fds)

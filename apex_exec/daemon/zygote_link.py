@@ -40,8 +40,8 @@ class ZygoteLink:
 
     def __init__(self, boot: dict[str, Any]) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.death_read, self._death_write = os.pipe()
-        boot = {**boot, "nice": niceness.STARTED_WITH, "death_fd": Connection(os.dup(self.death_read), writable=False)}
+        death_read, self._death_write = os.pipe()
+        boot = {**boot, "nice": niceness.STARTED_WITH, "death_fd": Connection(death_read, writable=False)}
         control = Connection(os.dup(theirs.fileno()))
         self.process = multiprocess.get_context("spawn").Process(
             target=start.main, args=(control, boot), daemon=True, name="apex-exec-zygote"
@@ -61,7 +61,7 @@ class ZygoteLink:
 
     def fork(self, worker: int, jail: dict[str, Any], link_fd: int, marks_fd: int) -> bool:
         """Asks for a worker; False where the zygote does not take the message now (full socket or dead)."""
-        fds = array.array("i", [link_fd, marks_fd, self.death_read])
+        fds = array.array("i", [link_fd, marks_fd])
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)]
         try:
             self._socket.sendmsg([_encode(Fork(worker, jail))], ancillary)
@@ -91,16 +91,14 @@ class ZygoteLink:
         """Lets go of a zygote that is dead or does not speak any more: what is left of it dies. Does not wait."""
         self._socket.close()
         os.close(self._death_write)
-        os.close(self.death_read)
         if self.process.is_alive():
             self.process.kill()
             self.process.join(0.1)
 
     def close(self) -> None:
-        """Lets the zygote and every worker die: both see the death pipe's end."""
+        """Lets the zygote die, which sees the death pipe's end, and with it every worker."""
         self._socket.close()
         os.close(self._death_write)
-        os.close(self.death_read)
         self.process.join(2)
         if self.process.is_alive():
             self.process.kill()

@@ -42,7 +42,7 @@ class Jail:
         self._layers = [make(plan) for make in ORDER]
         self._zygote = os.getpid()
 
-    def child(self, worker: dict[str, Any], fds: tuple[int, int, int]) -> Child:
+    def child(self, worker: dict[str, Any], fds: tuple[int, int]) -> Child:
         """This process, forked and not yet confined. ``worker``: the daemon's map, ``{uid, gid, cgroup: [paths]}``."""
         return Child(self._plan, worker, fds, self._zygote)
 

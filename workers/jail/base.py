@@ -74,11 +74,11 @@ ACTIVE = Outcome()
 
 
 class Child:
-    """The process being confined. ``fds``: link, marks write end, death pipe read end, own statm (-1: none)."""
+    """The process being confined. ``fds``: link, marks write end. ``statm``: its own (-1: none)."""
 
     __slots__ = ("active", "fds", "plan", "statm", "worker", "zygote")
 
-    def __init__(self, plan: dict[str, Any], worker: dict[str, Any], fds: tuple[int, int, int], zygote: int) -> None:
+    def __init__(self, plan: dict[str, Any], worker: dict[str, Any], fds: tuple[int, int], zygote: int) -> None:
         self.plan = plan
         self.worker = worker
         self.fds = fds
