@@ -1,38 +1,23 @@
-"""The supervisor's end of the zygote: started by ``multiprocess`` (spawn), spoken to in msgpack with fds attached."""
+"""The supervisor's end of the zygote: a bare process, spoken to in msgpack with fds attached."""
 
 from __future__ import annotations
 
 import array
-import contextlib
 import os
 import socket
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
-import multiprocess
 from multiprocess.connection import Connection
 
 from apex_exec.daemon import niceness
+from apex_exec.sandbox.bare import BareProcess
 from workers import start
 from workers.wire import Fork, Forked, FromZygote
 
 _decode = msgspec.msgpack.Decoder(FromZygote).decode
 _encode = msgspec.msgpack.Encoder().encode
 MESSAGE_BYTES_MAX = 65536
-
-
-@contextlib.contextmanager
-def _bare_environment() -> Iterator[None]:
-    """For a process whose stack no plugin may find a secret on; there is one thread, so nobody else looks meanwhile."""
-    kept = dict(os.environ)
-    for name in kept:
-        if not name.startswith(("PYTHON", "LD_LIBRARY_PATH", "LANG", "LC_")):
-            del os.environ[name]
-    try:
-        yield
-    finally:
-        os.environ.update(kept)
 
 
 class ZygoteLink:
@@ -43,11 +28,8 @@ class ZygoteLink:
         death_read, self._death_write = os.pipe()
         boot = {**boot, "nice": niceness.STARTED_WITH, "death_fd": Connection(death_read, writable=False)}
         control = Connection(os.dup(theirs.fileno()))
-        self.process = multiprocess.get_context("spawn").Process(
-            target=start.main, args=(control, boot), daemon=True, name="apex-exec-zygote"
-        )
-        with _bare_environment():
-            self.process.start()
+        self.process = BareProcess(start.main, (control, boot), "apex-exec-zygote")
+        self.process.start()
         control.close()
         boot["death_fd"].close()
         theirs.close()

@@ -16,10 +16,10 @@ import time
 from typing import Any
 
 import msgspec
-import multiprocess
 from multiprocess.connection import Connection
 
 from apex_exec.registry.testing import Answer, Proof, Request, Run
+from apex_exec.sandbox.bare import BareProcess
 from apex_exec.sandbox.modules import ALLOWED, HIDDEN, REFUSED
 from apex_exec.sandbox.probe import probe
 from workers import start, wire
@@ -57,8 +57,7 @@ class Zygote:
         boot = {"jail": findings.plan, "preload": allowed, "hidden": [*HIDDEN, "workers.testing"],
                 "refused": [name for name in REFUSED if name not in request.extra_modules],
                 "death_fd": Connection(death_read, writable=False)}
-        self._process = multiprocess.get_context("spawn").Process(
-            target=start.main, args=(Connection(os.dup(theirs.fileno())), boot), daemon=True)
+        self._process = BareProcess(start.main, (Connection(os.dup(theirs.fileno())), boot), "apex-exec-tests")
         self._process.start()
         boot["death_fd"].close()
         theirs.close()
