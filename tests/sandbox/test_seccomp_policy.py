@@ -176,7 +176,8 @@ def test_the_filter_of_tests_adds_calls_for_ordinary_files_and_nothing_else(mach
     assert run(machine, number, (3, 0, 3, 0, 0), programs=WITH_FILES) == bpf.RET_ALLOW
     assert run(machine, number, (3, 0, 3, 0, 4), programs=WITH_FILES) == EPERM  # RENAME_WHITEOUT makes a device
     number = NUMBERS[machine]["fcntl"]
-    for command, allowed in ((1030, True), (3, True), (8, False), (0, False), (1031, False), (1033, False)):
+    for command, allowed in ((1030, True), (2, True), (3, True), (4, False), (8, False), (0, False), (1031, False),
+                             (1033, False)):
         wanted = bpf.RET_ALLOW if allowed else EPERM
         assert run(machine, number, (5, command), programs=WITH_FILES) == wanted, command
     number = NUMBERS[machine]["utimensat"]
