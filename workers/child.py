@@ -17,8 +17,8 @@ EXIT_JAIL = 70
 EXIT_LOAD = 71
 
 
-def run(jail: Jail, worker: dict[str, Any], fds: tuple[int, int, int]) -> None:
-    """Never returns to the zygote's code. ``fds``: link, marks write end, death pipe read end."""
+def run(jail: Jail, worker: dict[str, Any], fds: tuple[int, int]) -> None:
+    """Never returns to the zygote's code. ``fds``: link, marks write end."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     child = jail.child(worker, fds)
@@ -28,4 +28,10 @@ def run(jail: Jail, worker: dict[str, Any], fds: tuple[int, int, int]) -> None:
         failed = Failed(error.stage, error.layer, "JailError", str(error), "")
         os.write(child.fds[0], Zmtp(frame_bytes_max=0).greeting() + encode(msgspec.msgpack.encode(failed)))
         os._exit(EXIT_JAIL)
-    os._exit(serve.run(child, reports))
+    try:
+        status = serve.run(child, reports)
+    except JailError as error:  # the last steps, when the plugin is known: it has greeted long since
+        failed = Failed(error.stage, error.layer, "JailError", str(error), "")
+        os.write(child.fds[0], encode(msgspec.msgpack.encode(failed)))
+        status = EXIT_JAIL
+    os._exit(status)

@@ -30,7 +30,6 @@ class Link:
     __slots__ = ("_codec", "_fd", "_inbox", "_wait")
 
     def __init__(self, fd: int) -> None:
-        os.set_blocking(fd, True)
         self._fd = fd
         poll = select.poll()
         poll.register(fd, select.POLLIN)
@@ -57,8 +56,10 @@ class Link:
         while True:
             try:
                 return os.write(self._fd, data)
-            except BlockingIOError:  # plugin code may have changed the descriptor's mode
-                select.select([], [self._fd], [])
+            except BlockingIOError:  # without seccomp, plugin code may have changed the descriptor's mode
+                room = select.poll()
+                room.register(self._fd, select.POLLOUT)
+                room.poll()
 
     def next(self) -> Any:
         """The next message; waits for it. None at the link's end. Raises ZmtpError, msgspec.DecodeError."""
@@ -67,7 +68,7 @@ class Link:
             self._wait()
             try:
                 data = os.read(self._fd, self._codec.read_bytes)
-            except BlockingIOError:  # a spurious readiness, and plugin code has changed the descriptor's mode
+            except BlockingIOError:  # without seccomp: a spurious readiness, and a mode that was changed
                 continue
             except ConnectionResetError:
                 return None

@@ -21,7 +21,7 @@ import msgspec
 
 from workers import sdk, wire
 from workers.failures import name_of, raised, text_of, trace_of
-from workers.jail import Child, limit_memory
+from workers.jail import Child, ready_for_plugin
 from workers.link import Link
 from workers.loader import Loaded, load
 from workers.output import LogHandler, Outlet
@@ -69,7 +69,7 @@ class Worker:
     """One worker's state. One call at a time; calls that arrive meanwhile wait in order."""
 
     def __init__(self, child: Child) -> None:
-        self._statm = child.statm
+        self._child = child
         self._has_folder = child.scratch is not None
         self._marks = child.fds[1]
         self._link = Link(child.fds[0])
@@ -104,7 +104,7 @@ class Worker:
         self._outlet.open()
         sys.stdout, sys.stderr = self._outlet.streams
         sys.__stdout__, sys.__stderr__ = self._outlet.streams  # type: ignore[assignment,misc]  # no other output
-        limit_memory(self._statm, message.memory_bytes_max)
+        ready_for_plugin(self._child, message.memory_bytes_max)
 
     def _load(self, message: wire.Load) -> bool:
         self._output_and_memory(message)

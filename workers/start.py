@@ -12,13 +12,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-ENVIRONMENT = {"PYTHONSAFEPATH": "1"}
-"""What a zygote must be started with. Without it ``sys.path[0]`` of a spawned process is the current folder, and
-CPython 3.13.0 asks the kernel for that folder whenever a module lacks an attribute; the jail refuses the call, and the
-AttributeError becomes ``SystemError: error return without exception set`` (mended in 3.13.1)."""
-
-
-
 def main(control: Connection, boot: dict[str, Any]) -> None:
     """Target of the spawned process; see ``workers.zygote.main``."""
     sys.modules["ssl"] = None  # type: ignore[assignment]  # the import system's own sign for "may not be imported"

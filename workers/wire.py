@@ -220,7 +220,7 @@ NIL = msgspec.Raw(b"\xc0")
 
 # --- supervisor to zygote, over a SEQPACKET socket with fds attached (never a pickle)
 class Fork(msgspec.Struct, array_like=True, tag="fork", gc=False):
-    """Fork one worker. Three fds ride along, in this order: link, marks write end, death pipe read end.
+    """Fork one worker. Two fds ride along, in this order: link, marks write end.
 
     ``worker`` is the supervisor's number for the generation. ``jail`` holds what differs per worker:
     ``{uid, gid, cgroup: [paths], memory_bytes_max, ...}`` (see workers/jail).

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 MESSAGE_BYTES_MAX = 65536
 PR_SET_PDEATHSIG = 1
-FORK_FDS = 3
+FORK_FDS = 2
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(ToZygote).decode
@@ -110,7 +110,7 @@ def _fork(link: socket.socket, message: Fork, fds: array.array[int], workers: di
     if pid == 0:
         try:
             signal.set_wakeup_fd(-1)
-            child.run(jail, message.jail, (fds[0], fds[1], fds[2]))
+            child.run(jail, message.jail, (fds[0], fds[1]))
         finally:
             os._exit(72)
     _close(fds)

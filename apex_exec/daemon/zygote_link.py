@@ -1,19 +1,17 @@
-"""The supervisor's end of the zygote: started by ``multiprocess`` (spawn), spoken to in msgpack with fds attached."""
+"""The supervisor's end of the zygote: a bare process, spoken to in msgpack with fds attached."""
 
 from __future__ import annotations
 
 import array
-import contextlib
 import os
 import socket
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
-import multiprocess
 from multiprocess.connection import Connection
 
 from apex_exec.daemon import niceness
+from apex_exec.sandbox.bare import BareProcess
 from workers import start
 from workers.wire import Fork, Forked, FromZygote
 
@@ -22,36 +20,16 @@ _encode = msgspec.msgpack.Encoder().encode
 MESSAGE_BYTES_MAX = 65536
 
 
-@contextlib.contextmanager
-def _bare_environment() -> Iterator[None]:
-    """For a process whose stack no plugin may find a secret on, and with what a zygote needs to be started with.
-
-    There is one thread, so nothing else looks at the environment meanwhile."""
-    kept = dict(os.environ)
-    for name in kept:
-        if not name.startswith(("PYTHON", "LD_LIBRARY_PATH", "LANG", "LC_")):
-            del os.environ[name]
-    os.environ.update(start.ENVIRONMENT)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(kept)
-
-
 class ZygoteLink:
     """One zygote process. Must be made before any thread or ZeroMQ context exists."""
 
     def __init__(self, boot: dict[str, Any]) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.death_read, self._death_write = os.pipe()
-        boot = {**boot, "nice": niceness.STARTED_WITH, "death_fd": Connection(os.dup(self.death_read), writable=False)}
+        death_read, self._death_write = os.pipe()
+        boot = {**boot, "nice": niceness.STARTED_WITH, "death_fd": Connection(death_read, writable=False)}
         control = Connection(os.dup(theirs.fileno()))
-        self.process = multiprocess.get_context("spawn").Process(
-            target=start.main, args=(control, boot), daemon=True, name="apex-exec-zygote"
-        )
-        with _bare_environment():
-            self.process.start()
+        self.process = BareProcess(start.main, (control, boot), "apex-exec-zygote")
+        self.process.start()
         control.close()
         boot["death_fd"].close()
         theirs.close()
@@ -65,7 +43,7 @@ class ZygoteLink:
 
     def fork(self, worker: int, jail: dict[str, Any], link_fd: int, marks_fd: int) -> bool:
         """Asks for a worker; False where the zygote does not take the message now (full socket or dead)."""
-        fds = array.array("i", [link_fd, marks_fd, self.death_read])
+        fds = array.array("i", [link_fd, marks_fd])
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)]
         try:
             self._socket.sendmsg([_encode(Fork(worker, jail))], ancillary)
@@ -95,16 +73,14 @@ class ZygoteLink:
         """Lets go of a zygote that is dead or does not speak any more: what is left of it dies. Does not wait."""
         self._socket.close()
         os.close(self._death_write)
-        os.close(self.death_read)
         if self.process.is_alive():
             self.process.kill()
             self.process.join(0.1)
 
     def close(self) -> None:
-        """Lets the zygote and every worker die: both see the death pipe's end."""
+        """Lets the zygote die, which sees the death pipe's end, and with it every worker."""
         self._socket.close()
         os.close(self._death_write)
-        os.close(self.death_read)
         self.process.join(2)
         if self.process.is_alive():
             self.process.kill()

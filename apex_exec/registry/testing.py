@@ -18,7 +18,6 @@ import msgspec
 from apex_exec.config import Settings
 from apex_exec.errors import Refusal
 from apex_exec.registry.bundle import Bundle
-from workers import start
 
 RUN_SECONDS_MAX = 60.0
 """One run of all tests. A test that hangs ends here."""
@@ -108,8 +107,7 @@ def _request(bundle: Bundle, settings: Settings, run_seconds: float) -> Request:
 
 
 def _ask(request: Request, seconds: float) -> Answer:
-    environment = {"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
-                   **start.ENVIRONMENT}
+    environment = {"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     try:
         done: Any = subprocess.run([sys.executable, "-m", "apex_exec.registry.testing_child"], cwd="/",
                                    input=msgspec.msgpack.encode(request), capture_output=True,

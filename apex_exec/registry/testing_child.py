@@ -16,10 +16,10 @@ import time
 from typing import Any
 
 import msgspec
-import multiprocess
 from multiprocess.connection import Connection
 
 from apex_exec.registry.testing import Answer, Proof, Request, Run
+from apex_exec.sandbox.bare import BareProcess
 from apex_exec.sandbox.modules import ALLOWED, HIDDEN, REFUSED
 from apex_exec.sandbox.probe import probe
 from workers import start, wire
@@ -53,13 +53,13 @@ class Zygote:
             self._jail |= {"uid": request.uid, "gid": request.uid}
         allowed = [*ALLOWED, *request.extra_modules, *TEST_MODULES]
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._death_read, self._death_write = os.pipe()
+        death_read, self._death_write = os.pipe()
         boot = {"jail": findings.plan, "preload": allowed, "hidden": [*HIDDEN, "workers.testing"],
                 "refused": [name for name in REFUSED if name not in request.extra_modules],
-                "death_fd": Connection(os.dup(self._death_read), writable=False)}
-        self._process = multiprocess.get_context("spawn").Process(
-            target=start.main, args=(Connection(os.dup(theirs.fileno())), boot), daemon=True)
+                "death_fd": Connection(death_read, writable=False)}
+        self._process = BareProcess(start.main, (Connection(os.dup(theirs.fileno())), boot), "apex-exec-tests")
         self._process.start()
+        boot["death_fd"].close()
         theirs.close()
         self._socket = ours
         self._socket.settimeout(START_SECONDS_MAX)
@@ -79,7 +79,7 @@ class Zygote:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         marks_read, marks_write = os.pipe()
         self._worker += 1
-        rights = array.array("i", [theirs.fileno(), marks_write, self._death_read])
+        rights = array.array("i", [theirs.fileno(), marks_write])
         self._socket.sendmsg([_encode(wire.Fork(self._worker, self._jail))],
                              [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
         theirs.close()
@@ -146,7 +146,7 @@ class Zygote:
         run.passed, run.failed, run.failures, run.arcs = tested.passed, tested.failed, tested.failures, tested.arcs
 
     def close(self) -> None:
-        """Everything dies: they see the death pipe's end."""
+        """The zygote dies, which sees the death pipe's end, and with it every worker."""
         self._socket.close()
         os.close(self._death_write)
         self._process.join(2)

@@ -57,11 +57,29 @@ def numbers(machine: str) -> dict[str, int]:
 def with_files(rules: Mapping[str, Any]) -> dict[str, Any]:
     """``rules`` and what its ``scratch`` adds: calls for files, for a process that has one folder and no more."""
     more = rules["scratch"]
-    merged = {**rules["rules"]}
-    for name, rule in more["rules"].items():
-        merged[name] = {**rule, "any": [*merged.get(name, {"any": []})["any"], *rule["any"]]}
-    return {**rules, "allow": {**rules["allow"], **more["allow"]}, "rules": merged,
+    return {**rules, "allow": {**rules["allow"], **more["allow"]}, "rules": _merged(rules["rules"], more["rules"]),
             "answers": {**rules["answers"], **more["answers"]}}
+
+
+def until_loaded(rules: Mapping[str, Any]) -> dict[str, Any]:
+    """``rules`` and what a worker does before it looks at its plugin; ``compile_closing`` makes what ends that."""
+    return {**rules, "rules": _merged(rules["rules"], rules["until_loaded"]["rules"])}
+
+
+def _merged(rules: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(rules)
+    for name, rule in more.items():
+        merged[name] = {**rule, "any": [*merged.get(name, {"any": []})["any"], *rule["any"]]}
+    return merged
+
+
+def allowed(rules: Mapping[str, Any], machine: str) -> dict[str, list[dict[str, Any]]]:
+    """Each call that ``rules`` allow on ``machine``: its alternatives, ``{takes, when}``, one of which must hold."""
+    table = numbers(machine)
+    named = {name: takes for group in rules["allow"].values() for name, takes in group.items()}
+    named |= {name: one["takes"] for name, one in rules["instead"]["of"].items() if one["of"] not in table}
+    return {**{name: [{"takes": takes, "when": []}] for name, takes in named.items() if name in table},
+            **{name: rule["any"] for name, rule in rules["rules"].items() if name in table}}
 
 
 def compile_policy(rules: Mapping[str, Any], machine: str) -> Program:
@@ -85,12 +103,28 @@ def compile_policy(rules: Mapping[str, Any], machine: str) -> Program:
     for group in rules["kill"].values():
         for name in group:
             put(name, [(_RET, 0, 0, RET_KILL)])
+    for name, one in rules["instead"]["of"].items():
+        if one["of"] not in table:
+            put(name, [(_RET, 0, 0, RET_ALLOW)])
     for name, answer in rules["answers"].items():
         put(name, [(_RET, 0, 0, _errno(answer))])
     for name, rule in rules["rules"].items():
         put(name, _alternatives(rule["any"], default))
+    return _program(answers, default, machine)
 
-    refuse: list[_Step] = [(_RET, 0, 0, default)]
+
+def compile_closing(rules: Mapping[str, Any], machine: str) -> Program:
+    """The program that a worker installs over the one of ``until_loaded``: it gives those calls back to ``rules``.
+
+    Of two filters the kernel takes the stricter answer, so this one allows all that it does not speak of.
+    """
+    table, default = numbers(machine), _errno(rules["default"])
+    return _program({table[name]: _alternatives(rules["rules"].get(name, {"any": []})["any"], default)
+                     for name in rules["until_loaded"]["rules"]}, RET_ALLOW, machine)
+
+
+def _program(answers: Mapping[int, list[_Step]], otherwise: int, machine: str) -> Program:
+    refuse: list[_Step] = [(_RET, 0, 0, otherwise)]
     starts: list[tuple[int, list[_Step]]] = [(0, refuse)]
     for number, steps in sorted(answers.items()):
         if starts[-1][0] == number:
@@ -129,23 +163,34 @@ def _search(starts: list[tuple[int, list[_Step]]]) -> list[_Step]:
     return [(_JGE, 0, 1, pivot), (_JA, 0, 0, len(below)), *below, *above]
 
 
-def _alternatives(alternatives: list[list[dict[str, Any]]], refuse: int) -> list[_Step]:
+def _alternatives(alternatives: list[dict[str, Any]], refuse: int) -> list[_Step]:
     code: list[_Step] = [(_RET, 0, 0, refuse)]
-    for conditions in reversed(alternatives):
-        steps = [step for condition in conditions for step in _condition(condition)]
+    for one in reversed(alternatives):
+        steps = [step for condition in one["when"] for step in _condition(condition)]
         steps.append((_RET, 0, 0, RET_ALLOW))
         size = len(steps)
-        steps = [(op, 0, size - index - 1, k) if op == _JEQ else (op, jt, jf, k)
-                 for index, (op, jt, jf, k) in enumerate(steps)]
-        code = steps + code
+
+        def resolved(jump: int, index: int, size: int = size) -> int:
+            return size - index - 1 if jump == _NEXT else jump
+
+        code = [(op, resolved(jt, index), resolved(jf, index), k)
+                for index, (op, jt, jf, k) in enumerate(steps)] + code
     return code
 
 
+_NEXT = -1
+"""A jump to the next alternative, until it is known how far that is."""
+
+
 def _condition(condition: dict[str, Any]) -> list[_Step]:
-    """Loads, masks and compares one argument; a JEQ falls through where it holds."""
+    """Loads, masks and compares one argument; falls through if the condition holds, else jumps to ``_NEXT``."""
     offset = _ARGS + 8 * int(condition["arg"])
+    if condition.get("given"):
+        return [(_LD, 0, 0, offset), (_JEQ, 0, 2, 0), (_LD, 0, 0, offset + 4), (_JEQ, _NEXT, 0, 0)]
+    if "from" in condition:
+        return [(_LD, 0, 0, offset), (_JGE, 0, _NEXT, int(condition["from"]))]
     if condition.get("is") == "self":
-        return [(_LD, 0, 0, offset), (_JEQ, 0, 0, "self")]
+        return [(_LD, 0, 0, offset), (_JEQ, 0, _NEXT, "self")]
     value = _number(condition["is"] if "is" in condition else condition["are"])
     bits = _number(condition.get("bits", 0xFFFF_FFFF_FFFF_FFFF))
     steps: list[_Step] = []
@@ -157,7 +202,7 @@ def _condition(condition: dict[str, Any]) -> list[_Step]:
 def _half(offset: int, bits: int, value: int) -> list[_Step]:
     load: list[_Step] = [(_LD, 0, 0, offset)]
     mask: list[_Step] = [(_AND, 0, 0, bits)] if bits != _LOW32 else []
-    return [*load, *mask, (_JEQ, 0, 0, value)]
+    return [*load, *mask, (_JEQ, 0, _NEXT, value)]
 
 
 def _number(value: int | str) -> int:

@@ -73,11 +73,14 @@ def make_plan(reports: Iterable[LayerReport] | None = None, waive: Iterable[str]
 
 
 def _seccomp(rules: dict[str, Any]) -> dict[str, Any]:
+    """The filter from the jail on, and the ``closing`` one that a worker adds when it has its plugin's limits."""
+    machine = platform.machine()
     try:
-        program = bpf.compile_policy(rules, platform.machine())
+        made = bpf.compile_policy(bpf.until_loaded(rules), machine), bpf.compile_closing(rules, machine)
     except KeyError:
-        return {"code": b"", "own_pid": []}
-    return {"code": program.packed(), "own_pid": program.own_pid}
+        made = bpf.Program([], []), bpf.Program([], [])
+    whole, closing = ({"code": program.packed(), "own_pid": program.own_pid} for program in made)
+    return {**whole, "closing": closing}
 
 
 def level_of(states: Mapping[str, str], waived: Iterable[str] = ()) -> str:

@@ -167,6 +167,7 @@ def test_nothing_is_left_of_another_run_and_nothing_else_is_there():
     for refused in (lambda: os.listdir("/"), lambda: open("/x", "w"), lambda: os.mkdir("/y"),
                     lambda: os.rename("/tmp/pytest", "/pytest"), lambda: os.symlink("/etc", "/tmp/link"),
                     lambda: os.link("/tmp/a", "/tmp/b"), lambda: os.mkfifo("/tmp/fifo"), lambda: os.fchmod(0, 0o777),
+                    lambda: os.utime(0), lambda: os.utime(3, (1, 1)),
                     lambda: os.truncate("/tmp", 0), lambda: os.utime("/", (1, 1)), lambda: os.mknod("/tmp/node")):
         with pytest.raises(OSError):
             refused()

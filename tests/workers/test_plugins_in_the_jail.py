@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import os
 import shutil
+import signal
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,6 +43,21 @@ PLUGINS: dict[str, str] = {
                         "[len(zoneinfo.available_timezones()) > 400]"),
     "uses-random": plain("import random, secrets, uuid",
                          "[random.random(), secrets.token_hex(4), str(uuid.uuid4()), str(uuid.uuid1())]"),
+    "uses-kernel": plain(
+        "import asyncio, os, time, signal_free, threading, uuid\n"
+        "CLOCKS = ('time', 'monotonic', 'perf_counter', 'process_time', 'thread_time')\n"
+        "async def woken():\n    loop = asyncio.get_running_loop()\n    seen = loop.create_future()\n"
+        "    loop.call_soon_threadsafe(seen.set_result, 'woken')\n    return await seen\n"
+        "async def over_a_pair():\n    import socket\n    ours, theirs = socket.socketpair()\n"
+        "    reader, writer = await asyncio.open_connection(sock=ours)\n    theirs.send(b'said\\n')\n"
+        "    line = await reader.readline()\n    writer.close()\n    theirs.close()\n    return line.decode().strip()",
+        "[[getattr(time, clock)() >= 0 and time.get_clock_info(clock).resolution < 1 for clock in CLOCKS],"
+        " time.clock_gettime(time.CLOCK_BOOTTIME) > 0, time.clock_getres(time.CLOCK_MONOTONIC) < 1,"
+        " time.sleep(0.01), os.cpu_count() > 0, os.getpid() == os.getpid(), os.get_blocking(3),"
+        " os.get_inheritable(0), asyncio.run(woken()), asyncio.run(over_a_pair()),"
+        " len({uuid.uuid1() for _ in range(50)}), os.read(0, 1).decode()]").replace("signal_free, ", ""),
+    "sleeps": plain("import asyncio, time\nasync def nap():\n    await asyncio.sleep(0.5)",
+                    "[time.sleep(0.5), asyncio.run(nap())]"),
     "uses-library": plain(
         "import json, re, decimal, datetime, csv, io, statistics, hashlib, hmac, base64, html, string, textwrap\n"
         "import urllib.parse, xml.etree.ElementTree as tree, fractions, difflib, calendar, zlib, gzip, unicodedata\n"
@@ -98,7 +117,7 @@ EXTRA = {"helper.py": "import plugin as entry_module\nNAME = __name__\n\n"
 
 
 @pytest.fixture(scope="module")
-def client() -> Iterator[Client]:
+def daemon() -> Iterator[Daemon]:
     folder = Path(tempfile.mkdtemp(prefix="apx"))
     folder.chmod(0o755)
     for name, code in PLUGINS.items():
@@ -106,10 +125,16 @@ def client() -> Iterator[Client]:
         for path, text in EXTRA.items():
             (target / path).parent.mkdir(parents=True, exist_ok=True)
             (target / path).write_text(text)
-    config = {"limits.cpu_percent": 100, "pool.idle_seconds": 0.2}
-    with Daemon(plugins=folder / "plugins", config=config) as daemon, Client(daemon.endpoint) as made:
+    config = {"limits.cpu_percent": 100, "pool.idle_seconds": 0.2, "sandbox.extra_modules": ["socket"]}
+    with Daemon(plugins=folder / "plugins", config=config) as made:
         yield made
     shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def client(daemon: Daemon) -> Iterator[Client]:
+    with Client(daemon.endpoint) as made:
+        yield made
 
 
 def result(client: Client, plugin: str, action: str = "x") -> Any:
@@ -145,9 +170,27 @@ def test_what_the_library_looks_up_late_is_found_and_what_is_missing_is_an_attri
         True, True, 1, True, True, names, [False] * 3, "IsolatedAsyncioTestCase"]
 
 
-def test_no_two_workers_of_one_zygote_share_randomness(client: Client) -> None:
-    import time
+def test_clocks_sleep_asyncio_and_questions_about_itself_work(client: Client) -> None:
+    clocks, *rest = result(client, "uses-kernel")
+    assert clocks == [True] * 5
+    assert rest == [True, True, None, True, True, True, True, "woken", "said", 50, ""]
 
+
+def test_a_worker_that_is_stopped_in_its_sleep_goes_on(client: Client, daemon: Daemon) -> None:
+    assert result(client, "sleeps") == [None, None]
+    begun = time.monotonic()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(result, client, "sleeps")
+        (pid,) = daemon.pids("sleeps")
+        while not answer.done():
+            for number in (signal.SIGSTOP, signal.SIGCONT):
+                os.kill(pid, number)
+                time.sleep(0.02)
+        assert answer.result() == [None, None]
+    assert time.monotonic() - begun >= 1.0
+
+
+def test_no_two_workers_of_one_zygote_share_randomness(client: Client) -> None:
     first = result(client, "uses-random")
     time.sleep(1.0)  # idle workers leave after 0.2 s
     second = result(client, "uses-random")

@@ -21,12 +21,12 @@ from workers.jail.namespaces import Namespaces
 from workers.jail.no_new_privs import NoNewPrivs
 from workers.jail.pdeathsig import Pdeathsig
 from workers.jail.rlimits import Rlimits, limit_memory
-from workers.jail.seccomp import Seccomp
+from workers.jail.seccomp import Seccomp, close_filter
 from workers.jail.selftest import Selftest
 from workers.jail.session import Session
 from workers.wire import LayerReport
 
-__all__ = ["ORDER", "Child", "Jail", "JailError", "limit_memory"]
+__all__ = ["ORDER", "Child", "Jail", "JailError", "ready_for_plugin"]
 
 ORDER: tuple[Callable[[dict[str, Any]], Layer], ...] = (
     Fds, Env, Session, Cgroup, Namespaces, Rlimits, Identity, Pdeathsig, NoNewPrivs, Landlock, Seccomp, Selftest)
@@ -42,7 +42,7 @@ class Jail:
         self._layers = [make(plan) for make in ORDER]
         self._zygote = os.getpid()
 
-    def child(self, worker: dict[str, Any], fds: tuple[int, int, int]) -> Child:
+    def child(self, worker: dict[str, Any], fds: tuple[int, int]) -> Child:
         """This process, forked and not yet confined. ``worker``: the daemon's map, ``{uid, gid, cgroup: [paths]}``."""
         return Child(self._plan, worker, fds, self._zygote)
 
@@ -82,3 +82,7 @@ def _confine(layer: Layer, child: Child, mode: str, claim: list[Any]) -> LayerRe
     return LayerReport(name, outcome.state, outcome.errno, outcome.detail)
 
 
+def ready_for_plugin(child: Child, memory_bytes_max: int) -> None:
+    """The last steps, when the plugin is known and before it is looked at. Raises JailError, OSError."""
+    limit_memory(child.statm, memory_bytes_max)
+    close_filter(child)

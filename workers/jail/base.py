@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import ctypes
 import os
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from workers.jail.seccomp import Filter
 
 libc = ctypes.CDLL(None, use_errno=True)
 for _name, _types in {
@@ -74,15 +77,17 @@ ACTIVE = Outcome()
 
 
 class Child:
-    """The process being confined. ``fds``: link, marks write end, death pipe read end, own statm (-1: none)."""
+    """The process being confined. ``fds``: link, marks write end. ``statm``: its own (-1: none).
+    ``closing``: the filter to be added once the plugin's limits are known, where layer ``seccomp`` is in force."""
 
-    __slots__ = ("active", "fds", "plan", "statm", "worker", "zygote")
+    __slots__ = ("active", "closing", "fds", "plan", "statm", "worker", "zygote")
 
-    def __init__(self, plan: dict[str, Any], worker: dict[str, Any], fds: tuple[int, int, int], zygote: int) -> None:
+    def __init__(self, plan: dict[str, Any], worker: dict[str, Any], fds: tuple[int, int], zygote: int) -> None:
         self.plan = plan
         self.worker = worker
         self.fds = fds
         self.statm = -1
+        self.closing: Filter | None = None
         self.zygote = zygote
         self.active: dict[str, Outcome] = {}
 

@@ -1,21 +1,18 @@
-"""Layer ``pdeathsig``: the worker dies with the zygote, which dies with the supervisor."""
+"""Layer ``pdeathsig``: the worker dies with the zygote, which dies with the supervisor.
+
+The zygote is told twice of the supervisor's death, by a PDEATHSIG of its own and by a pipe that nobody else holds. A
+worker needs no such pipe: whatever ends the zygote, before or after this layer, ends the worker.
+"""
 
 from __future__ import annotations
 
 import os
-import select
 import signal
 from typing import Any
 
 from workers.jail.base import ACTIVE, Child, Outcome, invoke
 
 PR_SET_PDEATHSIG = 1
-
-
-def _ended(fd: int) -> bool:
-    poll = select.poll()
-    poll.register(fd, 0)
-    return bool(poll.poll(0))
 
 
 class Pdeathsig:
@@ -27,9 +24,9 @@ class Pdeathsig:
         pass
 
     def apply(self, child: Child) -> Outcome:
-        """Ends the process where supervisor or zygote are dead already: they can send no signal any more."""
+        """Ends the process if the zygote is dead already, since its death then sends no signal any more."""
         invoke("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != child.zygote or _ended(child.fds[2]):
+        if os.getppid() != child.zygote:
             os._exit(0)
         return ACTIVE
 

@@ -12,6 +12,10 @@ CPU_SECONDS_MAX = 3600
 """Total seconds, not a rate: a backstop. The governor and the deadline fire long before, and a worker is recycled."""
 OPEN_FILES_MAX = 32
 """Bounds the socket buffers (kernel memory) that a worker can hold: an event loop needs three."""
+CORE_BYTES_MAX = 1
+"""One byte is too little for a core file. If ``core_pattern`` is a pipe (apport, systemd-coredump), the kernel starts
+the helper whatever the limit is, 0 too, and would hand it a worker's memory, at the machine's cost: 1 is the value by
+which it is told not to (core(5), and ``limit == 1`` in the kernel's fs/coredump.c)."""
 STACK_BYTES_MAX = 8 * 1024 * 1024
 DATA_SLACK_BYTES = 8 * 1024 * 1024
 """Room above the plugin's memory for the interpreter's own growth (measured)."""
@@ -20,7 +24,7 @@ ADDRESS_SLACK_BYTES = 64 * 1024 * 1024
 
 # NPROC counts the whole uid, and root not at all: seccomp is what forbids fork. SIGXCPU comes first, SIGKILL 5 s later.
 LIMITS: tuple[tuple[int, int, int], ...] = (
-    (resource.RLIMIT_CORE, 0, 0),
+    (resource.RLIMIT_CORE, CORE_BYTES_MAX, CORE_BYTES_MAX),
     (resource.RLIMIT_FSIZE, 0, 0),
     (resource.RLIMIT_NOFILE, OPEN_FILES_MAX, OPEN_FILES_MAX),
     (resource.RLIMIT_CPU, CPU_SECONDS_MAX, CPU_SECONDS_MAX + 5),
@@ -43,7 +47,7 @@ class Rlimits:
         pass
 
     def apply(self, child: Child) -> Outcome:
-        """A limit that already stands lower stays. Raises OSError."""
+        """A limit that already stands lower stays, but for that of cores, if it can be raised. Raises OSError."""
         files = child.scratch["bytes"] if child.scratch else 0
         for which, soft, hard in LIMITS:
             if which == resource.RLIMIT_FSIZE:
@@ -52,6 +56,10 @@ class Rlimits:
             if had != resource.RLIM_INFINITY:
                 hard = min(hard, had)
             resource.setrlimit(which, (min(soft, hard), hard))
+        try:
+            resource.setrlimit(resource.RLIMIT_CORE, (CORE_BYTES_MAX, CORE_BYTES_MAX))
+        except ValueError:  # the daemon's own hard limit is 0, and only root may raise it
+            return Outcome("active", "RLIMIT_CORE stays 0: a core_pattern that is a pipe is given cores all the same")
         return ACTIVE
 
     def check(self, child: Child) -> str:

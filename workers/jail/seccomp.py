@@ -1,14 +1,19 @@
-"""Layer ``seccomp``: installs the filter that the daemon compiled from its policy; the list of what is allowed."""
+"""Layer ``seccomp``: installs the filter that the daemon compiled from its policy; the list of what is allowed.
+
+A second, short one is added when the worker has its plugin's limits (``close_filter``): what it needed until then, to
+cap its memory and to add that filter, is no call of the plugin's.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import errno
 import os
+import resource
 import struct
 from typing import Any
 
-from workers.jail.base import ACTIVE, Child, Outcome, invoke
+from workers.jail.base import ACTIVE, Child, JailError, Outcome, invoke
 
 PR_GET_SECCOMP, PR_SET_SECCOMP, MODE_FILTER = 21, 22, 2
 _CONSTANT = 4  # offset of k in struct sock_filter {u16 code; u8 jt, jf; u32 k}
@@ -18,16 +23,29 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
 
 
-class _Filter:
+class Filter:
+    """A program for the kernel, prepared in the zygote."""
+
     def __init__(self, made: dict[str, Any]) -> None:
         code: bytes = made["code"]
         self.own_pid: list[int] = made["own_pid"]
         self.code = ctypes.create_string_buffer(code, len(code)) if code else None
         self.program = _Program(len(code) // 8, ctypes.addressof(self.code) if self.code else None)
 
+    def install(self) -> None:
+        """Fills the worker's pid in and hands the program over: it stays, for good. Raises OSError."""
+        for index in self.own_pid:
+            struct.pack_into("=I", self.code, 8 * index + _CONSTANT, os.getpid())  # type: ignore[arg-type]  # there is
+        invoke("prctl", PR_SET_SECCOMP, MODE_FILTER, ctypes.addressof(self.program), 0, 0)
+
+
+def _both(made: dict[str, Any]) -> tuple[Filter, Filter]:
+    return Filter(made), Filter(made["closing"])
+
 
 class Seccomp:
-    """``plan["seccomp"]``: ``{code: bytes, own_pid: [instruction]}``; empty code: no table for this machine.
+    """``plan["seccomp"]``: ``{code: bytes, own_pid: [instruction], closing: {code, own_pid}}``; empty code: no table
+    for this machine.
 
     ``plan["scratch"]["seccomp"]`` is the same with calls for files, used only where the root holds nothing else.
     """
@@ -35,19 +53,42 @@ class Seccomp:
     name = "seccomp"
 
     def __init__(self, plan: dict[str, Any]) -> None:
-        self._usual = _Filter(plan["seccomp"])
-        self._with_files = _Filter(plan["scratch"]["seccomp"]) if plan.get("scratch") else self._usual
+        self._usual = _both(plan["seccomp"])
+        self._with_files = _both(plan["scratch"]["seccomp"]) if plan.get("scratch") else self._usual
 
     def apply(self, child: Child) -> Outcome:
-        """Fills the worker's pid in and hands the filter over. Raises OSError."""
-        chosen = self._with_files if child.scratch else self._usual
+        """Raises OSError."""
+        chosen, closing = self._with_files if child.scratch else self._usual
         if chosen.code is None:
             raise OSError(errno.ENOSYS, "there is no table of system calls for this machine")
-        for index in chosen.own_pid:
-            struct.pack_into("=I", chosen.code, 8 * index + _CONSTANT, os.getpid())
-        invoke("prctl", PR_SET_SECCOMP, MODE_FILTER, ctypes.addressof(chosen.program), 0, 0)
+        chosen.install()
+        child.closing = closing
         return ACTIVE
 
     def check(self, child: Child) -> str:
         """The self-test, which follows, tries what the filter must refuse."""
         return "" if invoke("prctl", PR_GET_SECCOMP, 0, 0, 0, 0) == MODE_FILTER else "no filter is installed"
+
+
+def close_filter(child: Child) -> None:
+    """Leaves the process only what its plugin may do, for good. Without layer ``seccomp`` nothing happens.
+
+    Must come before any byte of the plugin is looked at. Raises JailError if the filter does not hold.
+    """
+    if child.closing is None:
+        return
+    try:
+        child.closing.install()
+    except OSError as error:
+        raise JailError("jail", "seccomp", error.errno or 0, f"the second filter: {error.strerror}") from None
+    for what, attempt in (("add a filter", lambda: invoke("prctl", PR_GET_SECCOMP, 0, 0, 0, 0)),
+                          ("set a limit", lambda: _set_again(resource.RLIMIT_DATA))):
+        try:
+            attempt()
+        except (OSError, ValueError):  # the latter is how setrlimit says EPERM
+            continue
+        raise JailError("selftest", "seccomp", 0, f"after loading it could {what}")
+
+
+def _set_again(which: int) -> None:
+    resource.setrlimit(which, resource.getrlimit(which))

@@ -12,6 +12,7 @@ import mmap
 import os
 import resource
 import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -69,6 +70,14 @@ def _raise_limit(_child: Child) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard + 1))
 
 
+def _clock(child: Child) -> None:
+    time.clock_gettime(~child.zygote << 3 | 2)  # the CPU time of another process
+
+
+def _mode(child: Child) -> None:
+    os.set_blocking(child.fds[0], True)
+
+
 def _executable(_child: Child) -> None:
     mmap.mmap(-1, 4096, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, _ALL_RIGHTS).close()
 
@@ -89,7 +98,9 @@ ATTEMPTS: tuple[tuple[str, Callable[[Child], None], dict[str, int]], ...] = (
     ("call kill", _kill_at_all, {"seccomp": errno.EPERM}),
     ("map shared memory", _shared, {"seccomp": errno.EPERM}),
     ("map executable memory", _executable, {"seccomp": errno.EPERM}),
-    ("raise a limit", _raise_limit, {"identity": 0}),
+    ("read another process's clock", _clock, {"seccomp": errno.EPERM}),
+    ("change the link's mode", _mode, {"seccomp": errno.EPERM}),
+    ("raise a limit", _raise_limit, {"seccomp": errno.EPERM, "identity": 0}),
 )
 
 

@@ -34,18 +34,16 @@ def trial(plan: dict[str, Any], worker: dict[str, Any]) -> list[LayerReport]:
     jail = Jail(plan)
     read, write = os.pipe()
     marks_read, marks_write = os.pipe()
-    death_read, death_write = os.pipe()
     pid = fork()
     if pid == 0:
         try:
-            _confined(jail, worker, (write, marks_write, death_read))
+            _confined(jail, worker, (write, marks_write))
         finally:
             os._exit(1)
-    for fd in (write, marks_read, marks_write, death_read):
+    for fd in (write, marks_read, marks_write):
         os.close(fd)
     with os.fdopen(read, "rb") as stream:
         data = stream.read(REPLY_BYTES_MAX)
-    os.close(death_write)
     status = os.waitpid(pid, 0)[1]
     if data:
         return _Reports.decode(data)
@@ -53,7 +51,7 @@ def trial(plan: dict[str, Any], worker: dict[str, Any]) -> list[LayerReport]:
     return [LayerReport("selftest", "absent", 0, f"the child died: {how}")]
 
 
-def _confined(jail: Jail, worker: dict[str, Any], fds: tuple[int, int, int]) -> None:
+def _confined(jail: Jail, worker: dict[str, Any], fds: tuple[int, int]) -> None:
     child = jail.child(worker, fds)
     try:
         reports = jail.apply(child)
