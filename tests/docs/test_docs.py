@@ -96,5 +96,6 @@ def test_every_example_is_a_bundle_that_the_market_would_look_at(bundle: Path) -
 def test_every_examples_own_tests_pass(bundle: Path) -> None:
     done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", ".", "-o",
                            "addopts=--import-mode=importlib", "tests"], cwd=bundle, capture_output=True, text=True,
-                          timeout=60, env={"PYTHONPATH": f"{bundle}:{ROOT}", "PATH": "/usr/bin:/bin"})
+                          timeout=60, env={"PYTHONPATH": f"{bundle}:{ROOT}", "PATH": "/usr/bin:/bin",
+                                            "PYTHONDONTWRITEBYTECODE": "1"})
     assert done.returncode == 0, done.stdout

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import RUN_FOLDER, other_user
+from tests.support.daemon import ROOT
 from tests.support.folders import make_run_folder, reachable
 
 
@@ -29,6 +30,7 @@ def test_another_user_runs_this_checkout() -> None:
                           env=other_user.environment(), **other_user.become())
     uid, path = done.stdout.split()
     assert int(uid) == other_user.UID and reachable(Path(path)), done.stderr
+    assert (ROOT / "apex_exec" / "__init__.py").stat().st_nlink == 1, "the checkout itself is not changed by a link"
 
 
 def test_a_copy_that_lacks_a_part_is_a_failure_and_no_skip(

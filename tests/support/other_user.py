@@ -2,9 +2,9 @@
 
 A clone below a private home folder, a virtual environment in it and an interpreter under ``/root`` are closed to every
 other user. So a run of the tests that needs another user makes one folder which every user can read: the code of this
-checkout, what is installed beside it, and the interpreter if it is private too. Files are linked if the folder lies on
-the same file system and they are readable, and copied if not. The copy is made once per run, on first use, by
-whichever process of the run comes first, in the run's folder, which ``tests/conftest.py`` removes at the end.
+checkout, what is installed beside it, and the interpreter if it is private too. The code is copied; the rest is linked
+if the folder lies on the same file system and the file is readable, and copied if not. The copy is made once per run, on
+first use, by whichever process of the run comes first, and ``tests/conftest.py`` removes it at the end.
 
 Nothing here is skipped if it fails: a copy that does not work fails every test that needs it.
 """
@@ -20,7 +20,7 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,7 @@ def _copy_and_try(place: Path) -> str:
 def _copy(place: Path) -> None:
     code, environment, version = place / "code", place / "env", f"python{sys.version_info[0]}.{sys.version_info[1]}"
     for name in ("apex_exec", "workers", "tests"):
-        _bring(ROOT / name, code / name, _NOT_CODE)
+        _bring(ROOT / name, code / name, _NOT_CODE, link=False)  # a bundle of the examples may hold no linked file
     executable = Path(sys._base_executable).resolve()  # type: ignore[attr-defined]  # the interpreter below a venv
     library = Path(sysconfig.get_path("stdlib"))
     if not (reachable(executable) and reachable(library) and reachable(library / "encodings" / "__init__.py")):
@@ -160,20 +160,20 @@ def _shared_libraries(executable: Path) -> list[Path]:
     return [path for folder in folders for path in folder.glob("libpython3*.so*")]
 
 
-def _bring(source: Path, target: Path, left_out: tuple[str, ...]) -> None:
+def _bring(source: Path, target: Path, left_out: tuple[str, ...], *, link: bool = True) -> None:
     """A folder with all in it, every part readable by everybody."""
-    shutil.copytree(source, target, ignore=shutil.ignore_patterns(*left_out), copy_function=_bring_file,
-                    ignore_dangling_symlinks=True)
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns(*left_out),
+                    copy_function=partial(_bring_file, link=link), ignore_dangling_symlinks=True)
     for folder, _, _ in os.walk(target):
         os.chmod(folder, 0o755)
 
 
-def _bring_file(source: Path | str, target: Path | str) -> Path:
-    """One file: a link if that is possible and everybody may read it, else a copy."""
+def _bring_file(source: Path | str, target: Path | str, *, link: bool = True) -> Path:
+    """One file: a link if that is wanted and possible and everybody may read it, else a copy."""
     source, target = Path(source).resolve(), Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     mode = source.stat().st_mode
-    if mode & stat.S_IROTH:
+    if link and mode & stat.S_IROTH:
         try:
             os.link(source, target)
             return target
