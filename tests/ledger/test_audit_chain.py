@@ -306,10 +306,11 @@ def test_an_execution_has_the_text_of_the_same_record() -> None:
     for n, code in enumerate(("", "TIMEOUT", "RATE_LIMITED", "PERMISSION_DENIED")):
         for trace, cpu_ns in (("", 0), ("00-ab", 12_345)):
             fields = (BASE_NS + n * 1_000_000_007, 'u"\n', "p\u2028", "onDataFetch", code, 1_234_567 * n, 14.25 * n,
-                      trace, cpu_ns)
+                      trace, cpu_ns, 2 * cpu_ns)
             text = maker.execution(n, fields)
             assert text == BodyMaker().body(n, encode_line(execution_record(fields)))
             assert json.loads(text)["metadata"].get("cpuMs", 0) == cpu_ns / 1e6
+            assert json.loads(text)["metadata"].get("hostCpuMs", 0) == 2 * cpu_ns / 1e6
 
 
 def test_an_execution_that_is_none_is_refused_and_changes_nothing(tmp_path: Path) -> None:
