@@ -315,9 +315,9 @@ def test_an_execution_has_the_text_of_the_same_record() -> None:
 
 def test_an_execution_that_is_none_is_refused_and_changes_nothing(tmp_path: Path) -> None:
     store = AuditStore(tmp_path / "b.db", tmp_path / "b")
-    good = [BASE_NS, "u", "p", "onDataFetch", "", 1, 1.0, "", 0]
+    good = [BASE_NS, "u", "p", "onDataFetch", "", 1, 1.0, "", 0, 0]
     for bad in (good[:-1], [*good, 1], [17, *good[1:]], [10 * BASE_NS, *good[1:]], ["x" * 19, *good[1:]],
-                [BASE_NS, "u", "p", "onDataFetch", "", "no time", 1.0, "", 0]):
+                [BASE_NS, "u", "p", "onDataFetch", "", "no time", 1.0, "", 0, 0]):
         with pytest.raises(LedgerError):
             store.append_lines([good, bad], {}, 2)
         assert store.seq == 0 == store.last_index
