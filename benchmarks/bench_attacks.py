@@ -212,6 +212,7 @@ def run(lab: Lab) -> None:
         held = p50 <= P50_MOST and p99 <= P99_MOST and not refused and grown <= LEDGER_BYTES_MOST / 1000
         table.append((name, f"{p50:.2f} ×", f"{p99:.2f} ×", f"{failed:.0f}", f"{refused:.0f}", f"{grown:.0f}",
                       "held" if held else "NOT HELD"))
+        lab.say(" · ".join(map(str, table[-1])))
     print("\n" + "\n".join("| " + " | ".join(map(str, row)) + " |" for row in table), flush=True)
     lab.note(f"targets: p50 ≤ {P50_MOST} ×, p99 ≤ {P99_MOST} ×, no AUDIT_UNAVAILABLE, ledger ≤ "
              f"{LEDGER_BYTES_MOST // 1000} kB/s a plugin beyond the records of admitted invocations; ratios to the "

@@ -41,7 +41,7 @@ def run(lab: Lab) -> None:
 def _record(number: int) -> Execution:
     """What the loop records for one invocation."""
     return (time.time_ns(), USER, "custom-analytics", "onDataFetch", "", 123_456 + number % 7 * 1_000_000, 14.5, "",
-            98_765)
+            98_765, 0)
 
 
 def _alone(lab: Lab) -> None:

@@ -28,7 +28,6 @@ from apex_exec.wire.frames import FrameBuffer, pack_frame
 
 BURST_NS = 100 * MS_NS
 """Of the process's time that a plugin may use at once: the longest text, or a dozen ordinary ones."""
-NICENESS = 5
 RECEIVE_BYTES = 262_144
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -140,7 +139,6 @@ def main(fd: int) -> None:
     from apex_exec.gateway.sql import Compiled, Compiler
     from apex_exec.gateway.sql_writer import OWNER
 
-    os.nice(NICENESS)
     with open("/proc/self/comm", "w") as comm:
         comm.write("apex-sql")
     link = socket.socket(fileno=fd)

@@ -306,17 +306,18 @@ def test_an_execution_has_the_text_of_the_same_record() -> None:
     for n, code in enumerate(("", "TIMEOUT", "RATE_LIMITED", "PERMISSION_DENIED")):
         for trace, cpu_ns in (("", 0), ("00-ab", 12_345)):
             fields = (BASE_NS + n * 1_000_000_007, 'u"\n', "p\u2028", "onDataFetch", code, 1_234_567 * n, 14.25 * n,
-                      trace, cpu_ns)
+                      trace, cpu_ns, 2 * cpu_ns)
             text = maker.execution(n, fields)
             assert text == BodyMaker().body(n, encode_line(execution_record(fields)))
             assert json.loads(text)["metadata"].get("cpuMs", 0) == cpu_ns / 1e6
+            assert json.loads(text)["metadata"].get("hostCpuMs", 0) == 2 * cpu_ns / 1e6
 
 
 def test_an_execution_that_is_none_is_refused_and_changes_nothing(tmp_path: Path) -> None:
     store = AuditStore(tmp_path / "b.db", tmp_path / "b")
-    good = [BASE_NS, "u", "p", "onDataFetch", "", 1, 1.0, "", 0]
+    good = [BASE_NS, "u", "p", "onDataFetch", "", 1, 1.0, "", 0, 0]
     for bad in (good[:-1], [*good, 1], [17, *good[1:]], [10 * BASE_NS, *good[1:]], ["x" * 19, *good[1:]],
-                [BASE_NS, "u", "p", "onDataFetch", "", "no time", 1.0, "", 0]):
+                [BASE_NS, "u", "p", "onDataFetch", "", "no time", 1.0, "", 0, 0]):
         with pytest.raises(LedgerError):
             store.append_lines([good, bad], {}, 2)
         assert store.seq == 0 == store.last_index

@@ -115,7 +115,8 @@ def test_metering_counts_what_ran_and_sums_whole_numbers() -> None:
     def event(kind: str, action: str, result: str = "success", day: str = "2026-10-05", **metadata: Any) -> Event:
         return Event(0, f"{day}T00:00:00.000000000Z", kind, USER, "sums", action, result, metadata)
 
-    events = [event("plugin.execution", "onDataFetch", executionTimeMs=100.5, memoryUsedMb=20.0, cpuMs=3.25),
+    events = [event("plugin.execution", "onDataFetch", executionTimeMs=100.5, memoryUsedMb=20.0, cpuMs=3.25,
+                    hostCpuMs=1.5),
               event("plugin.execution", "onDataFetch", "failure", executionTimeMs=50, memoryUsedMb=10, code="TIMEOUT"),
               event("plugin.execution", "onDataFetch", "failure", code="DEADLINE_EXCEEDED"),
               event("data.access", "query"), event("plugin.api", "fetch"), event("access.denied", "fetch", "denied"),
@@ -123,7 +124,8 @@ def test_metering_counts_what_ran_and_sums_whole_numbers() -> None:
     october = meter(events, "2026-10")
     assert list(october) == [("sums", USER, "2026-10")]
     assert october["sums", USER, "2026-10"].figures() == {
-        "calls": 2, "cpuSeconds": 0.00325, "memoryMbSeconds": 2.51, "apiCalls": 2, "networkRequests": 1}
+        "calls": 2, "cpuSeconds": 0.00325, "hostCpuSeconds": 0.0015, "memoryMbSeconds": 2.51, "apiCalls": 2,
+        "networkRequests": 1}
     everything = meter(reversed(events))
     assert everything["sums", USER, "2026-10"] == october["sums", USER, "2026-10"] and len(everything) == 2
 
