@@ -34,6 +34,9 @@ _DEBUG = 848
 _RIP = 16 * 8
 _TOUCHED, _TWO_BYTES = 0b11, 0b01
 """A touch is a read or a write (this processor has no registers for reads alone) of one unit of bytecode."""
+STOPS_MAX = 64
+"""Stops that one look answers: a process that touches its code without end has to be stopped in time. Each further stop
+is a SIGCHLD of its own, so none is forgotten."""
 EVALUATOR = b"_PyEval_EvalFrameDefault"
 COLD_JUMPS_MIN = 8
 """So many jumps from the loop into the middle of a nameless piece make that its cold part (seen: 378, and no other)."""
@@ -105,8 +108,8 @@ class Watch:
 
     def hits(self) -> list[int] | None:
         """The watched addresses that were just executed, where the process now stands still; None where it runs on,
-        or has ended (``alive``). Never blocks."""
-        while self.alive:
+        or has ended (``alive``), or has stopped too often to be looked at now. Never blocks."""
+        for _ in range(STOPS_MAX):
             try:
                 pid, status = os.waitpid(self.pid, _WALL | os.WNOHANG)
             except ChildProcessError:

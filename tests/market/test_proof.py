@@ -441,6 +441,16 @@ def test_a_forgery_is_told_from_a_test(zygote: Zygote, request_: Request, name: 
         assert len(watching.from_the_start) == 4 and not watching.seen
 
 
+def test_who_touches_the_code_for_ever_is_stopped_in_time(zygote: Zygote, request_: Request,
+                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    files = bundle(request_, CLAIM + "\ndef test_touches():\n    while True:\n"
+                                     "        for function in FUNCTIONS:\n            function.__code__._co_code_adaptive\n")
+    monkeypatch.setattr(zygote, "_request", msgspec.structs.replace(request_, run_seconds=2.0))
+    watching = Watching(NEVER, Counter())
+    run, _ = zygote.run(files, watching)
+    assert "ran longer than 2 s" in run.ended and not watching.seen and run.seconds < 10
+
+
 @pytest.mark.parametrize("name", FORGERIES)
 def test_the_scan_warns_of_what_a_forgery_reaches_for(name: str) -> None:
     tests, conftest = FORGERIES[name]
