@@ -443,8 +443,8 @@ def test_a_forgery_is_told_from_a_test(zygote: Zygote, request_: Request, name: 
 
 def test_who_touches_the_code_for_ever_is_stopped_in_time(zygote: Zygote, request_: Request,
                                                          monkeypatch: pytest.MonkeyPatch) -> None:
-    files = bundle(request_, CLAIM + "\ndef test_touches():\n    while True:\n"
-                                     "        for function in FUNCTIONS:\n            function.__code__._co_code_adaptive\n")
+    touch = "\n    while True:\n        for f in FUNCTIONS:\n            f.__code__._co_code_adaptive\n"
+    files = bundle(request_, CLAIM + "\ndef test_touches():" + touch)
     monkeypatch.setattr(zygote, "_request", msgspec.structs.replace(request_, run_seconds=2.0))
     watching = Watching(NEVER, Counter())
     run, _ = zygote.run(files, watching)
