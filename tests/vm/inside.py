@@ -120,9 +120,9 @@ def main() -> None:
     def wanted(step: str) -> bool:
         return not ONLY or step in ONLY
 
+    for who in WAYS if wanted("doctor") else ():
+        command(who, "doctor", ["apex-exec", "doctor"], 60)
     for who in WAYS:
-        if wanted("doctor"):
-            command(who, "doctor", ["apex-exec", "doctor"], 60)
         if wanted("demo"):
             command(who, "demo", ["apex-exec", "demo"], 120)
         if wanted("governor"):
