@@ -15,7 +15,7 @@ import posixpath
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources.abc import Traversable, TraversableResources
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from workers.preload import Allowed
@@ -24,7 +24,7 @@ _import = builtins.__import__
 _BUILTINS: dict[str, Any] = dict(vars(builtins))
 
 
-def _text(source: bytes) -> str:
+def text_of(source: bytes) -> str:
     """A module's text; ``importlib``'s own way, which loads the tokenizer, only where a line names an encoding."""
     if b"coding" in source[:512] or b"\r" in source:
         return importlib.util.decode_source(source)
@@ -34,9 +34,11 @@ def _text(source: bytes) -> str:
 class Importer(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
     """Finder and loader of one bundle's files. Modules lie at the bundle's root, or beside the entry point."""
 
-    def __init__(self, plugin: str, files: Mapping[str, bytes], entrypoint: str) -> None:
+    def __init__(self, plugin: str, files: Mapping[str, bytes], entrypoint: str,
+                 compiled: Mapping[str, CodeType] | None = None) -> None:
         self._plugin = plugin
         self._files = files
+        self._compiled = compiled or {}
         folder = posixpath.dirname(entrypoint)
         self._roots = ("", f"{folder}/") if folder else ("",)
         self._folders = {name[: i + 1] for name in files for i, char in enumerate(name) if char == "/"}
@@ -74,10 +76,10 @@ class Importer(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
     def run(self, path: str, namespace: dict[str, Any]) -> None:
         """Executes one file of the bundle; tracebacks show its lines under ``<plugin>/<path>``."""
         name = f"{self._plugin}/{path}"
-        text = _text(self._files[path])
+        text = text_of(self._files[path])
         linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
         namespace["__builtins__"] = self._builtins()
-        exec(compile(text, name, "exec", dont_inherit=True), namespace)
+        exec(self._compiled.get(path) or compile(text, name, "exec", dont_inherit=True), namespace)
 
     def _builtins(self) -> dict[str, Any]:
         """The interpreter's own, but for ``__import__``: one map for all modules, made before the fork.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable
-from types import ModuleType
+from collections.abc import Callable, Mapping
+from types import CodeType, ModuleType
 from typing import Any
 
 from workers.imports import Importer, install
@@ -30,14 +30,17 @@ class Loaded:
         self.uses_loop = uses_loop
 
 
-def load(message: Load) -> Loaded:
-    """The plugin in ``message``. Raises LoadError, or whatever the plugin's own code raises."""
+def load(message: Load, compiled: Mapping[str, CodeType] | None = None) -> Loaded:
+    """The plugin in ``message``. Raises LoadError, or whatever the plugin's own code raises.
+
+    ``compiled``: path → what its file was compiled to already (tests only).
+    """
     for path, digest in message.sha256.items():
         if hashlib.sha256(message.files[path]).hexdigest() != digest:
             raise LoadError(f"{path} is not what was hashed at installation")
     if message.entrypoint not in message.files:
         raise LoadError(f"the entry point {message.entrypoint!r} is not in the bundle")
-    importer = Importer(message.plugin, message.files, message.entrypoint)
+    importer = Importer(message.plugin, message.files, message.entrypoint, compiled)
     install(importer)
     forget()
     stem = message.entrypoint.rpartition("/")[2].removesuffix(".py")

@@ -95,7 +95,7 @@ class Worker:
         if message.mode == "test":
             self._output_and_memory(message)
             testing: Any = sys.modules["workers.testing"]  # loaded in the test zygote only
-            return int(testing.run(message, self._link.send, has_folder=self._has_folder))
+            return int(testing.run(message, self._link, has_folder=self._has_folder))
         if not self._load(message):
             return EXIT_LOAD
         return 0 if message.mode == "probe" else self._calls()

@@ -210,9 +210,18 @@ class Tested(msgspec.Struct, array_like=True, tag="tested", gc=False):
     tampered: bool
 
 
+class Placed(msgspec.Struct, array_like=True, tag="placed", gc=False):
+    """Mode ``test``: sent before any line of the bundle runs; then a Ping is waited for.
+
+    ``places``: path → (line that a statement begins in, address of bytecode where it is entered), maybe several a line.
+    """
+
+    places: dict[str, list[tuple[int, int]]]
+
+
 ToWorker = Load | Call | ApiReply | Ping
 FromWorker = Booted | Ready | Failed | Reply | Raised | BadOutput | Skipped | ApiCall | Log | Pong
-FromTests = Booted | Failed | Log | Tested
+FromTests = Booted | Failed | Log | Placed | Tested
 """What a worker with a bundle's tests may send; no serving worker may send a ``tested``."""
 
 NIL = msgspec.Raw(b"\xc0")

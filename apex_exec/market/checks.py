@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from apex_exec.errors import Refusal
-from apex_exec.market.coverage import REQUIRED, measurable, measure
+from apex_exec.market.coverage import REQUIRED, Measured, measurable, measure
 from apex_exec.market.pricing import Price, parse_price
 from apex_exec.market.readme import readme_problems
 from apex_exec.registry.bundle import Bundle
@@ -22,6 +22,8 @@ RESPONSE_HOURS_MAX = 24
 MESSAGES_MAX = 50
 Lines = dict[str, list[int]]
 """path → line numbers."""
+Scanned = tuple[list[str], list[str]]
+"""The scan's errors and its warnings, a line each."""
 SIGNED_PREFIX = b"apex-exec checks v1\n"
 
 
@@ -39,7 +41,8 @@ class Check(msgspec.Struct, frozen=True):
 
 
 class Findings(msgspec.Struct, frozen=True):
-    """All requirements of one bundle's bytes. ``coverage`` in percent, cut to two decimals."""
+    """All requirements of one bundle's bytes. In percent, cut to two decimals: ``coverage`` is what the tests' process
+    claims, of lines and branches; ``proven`` is the share of lines that were seen, from outside, to be executed."""
 
     digest: str
     plugin: str
@@ -47,6 +50,7 @@ class Findings(msgspec.Struct, frozen=True):
     checked_ns: int
     checks: list[Check]
     coverage: str = ""
+    proven: str = ""
 
     @property
     def passed(self) -> bool:
@@ -58,21 +62,23 @@ class Findings(msgspec.Struct, frozen=True):
         return msgspec.json.encode(self, order="deterministic").decode()
 
 
-def check(bundle: Bundle, *, now_ns: int, scan: Callable[[Bundle], list[str]], run_tests: Callable[[Bundle], Run],
+def check(bundle: Bundle, *, now_ns: int, scan: Callable[[Bundle], Scanned], run_tests: Callable[[Bundle], Run],
           prove: Callable[[Bundle, Lines], Proof], contact: str, response_hours: int,
           scaffold: str) -> Findings:
     """Runs every check; one that fails does not keep the others from being reported. Blocks while the tests run.
 
-    ``scan`` gives the findings at error level; ``prove`` tries lines that the report says were run. ``contact`` and
-    ``response_hours`` are the submission's, for a manifest without ``support``.
+    ``scan`` gives the findings, of which warnings stop nothing and are there for the reviewer; ``prove`` watches lines
+    that the report says were run. ``contact`` and ``response_hours`` are the submission's, for a manifest without
+    ``support``.
     """
     manifest = bundle.manifest
     price, pricing = _pricing(bundle)
-    tests, covered, share = _tests(bundle, run_tests, prove)
-    checks = [Check("scan", scan(bundle)[:MESSAGES_MAX]), tests, covered,
+    tests, covered, shares = _tests(bundle, run_tests, prove)
+    errors, warnings = scan(bundle)
+    checks = [Check("scan", errors[:MESSAGES_MAX], {"warnings": warnings[:MESSAGES_MAX]}), tests, covered,
               Check("readme", readme_problems(bundle.files.get("README.md"), scaffold)), pricing,
               _support(bundle, price, contact, response_hours)]
-    return Findings(bundle.digest, manifest.id, manifest.version, now_ns, checks, share)
+    return Findings(bundle.digest, manifest.id, manifest.version, now_ns, checks, *shares)
 
 
 def price_of(bundle: Bundle) -> Price:
@@ -108,14 +114,14 @@ def _support(bundle: Bundle, price: Price | None, contact: str, response_hours: 
 
 
 def _tests(bundle: Bundle, run_tests: Callable[[Bundle], Run],
-           prove: Callable[[Bundle, Lines], Proof]) -> tuple[Check, Check, str]:
+           prove: Callable[[Bundle, Lines], Proof]) -> tuple[Check, Check, tuple[str, str]]:
     if not any(path.startswith("tests/") and path.endswith(".py") for path in bundle.files):
         nothing = ["the bundle has no tests: put them into tests/test_*.py"]
-        return Check("tests", nothing), Check("coverage", ["nothing was measured"]), ""
+        return Check("tests", nothing), Check("coverage", ["nothing was measured"]), ("", "")
     try:
         run = run_tests(bundle)
     except Refusal as error:
-        return Check("tests", [error.message]), Check("coverage", ["nothing was measured"]), ""
+        return Check("tests", [error.message]), Check("coverage", ["nothing was measured"]), ("", "")
     problems = [run.ended] if run.ended else []
     if not run.ended and run.passed + run.failed == 0:
         problems.append("no test was found: name files test_*.py and functions test_*")
@@ -124,23 +130,25 @@ def _tests(bundle: Bundle, run_tests: Callable[[Bundle], Run],
     tests = Check("tests", problems, {"passed": run.passed, "failed": run.failed, "seconds": round(run.seconds, 3)})
     if run.ended or run.passed == 0:
         return tests, Check("coverage", ["nothing was measured: the tests did not come to their end"
-                                         if run.ended else "nothing was measured"]), ""
+                                         if run.ended else "nothing was measured"]), ("", "")
     return tests, *_coverage(bundle, run, prove)
 
 
-def _coverage(bundle: Bundle, run: Run, prove: Callable[[Bundle, Lines], Proof]) -> tuple[Check, str]:
+def _coverage(bundle: Bundle, run: Run, prove: Callable[[Bundle, Lines], Proof]) -> tuple[Check, tuple[str, str]]:
     try:
         found = measure(bundle.files, run.arcs)
         proof = prove(bundle, found.run) if found.enough else Proof()
     except Refusal as error:
-        return Check("coverage", [error.message]), ""
+        return Check("coverage", [error.message]), ("", "")
+    proven = Measured(found.lines, proof.proven, 0, 0).percent()
     detail = {"lines": found.lines, "linesRun": found.lines_run, "branches": found.branches,
               "branchesRun": found.branches_run, "percent": found.percent(), "files": sorted(measurable(bundle.files)),
-              "proven": proof.tried, "claimed": proof.claimed}
+              "proven": proof.proven, "provenPercent": proven, "claimed": found.lines_run - proof.proven,
+              "claimedBranches": found.branches_run, "limit": proof.limit}
     if proof.path:
         return Check("coverage", [f"the report is forged: {proof.path}:{proof.line} was said to be run by the tests, "
-                                  "and is not"], detail), ""
+                                  "and is not"], detail), ("", "")
     problems = [] if found.enough else [
         f"{found.percent()} % of lines and branches are covered; {float(REQUIRED * 100):.0f} % are required", *(
             f"{path}: not run: {', '.join(map(str, lines[:40]))}" for path, lines in sorted(found.missing.items()))]
-    return Check("coverage", problems[:MESSAGES_MAX], detail), found.percent()
+    return Check("coverage", problems[:MESSAGES_MAX], detail), (found.percent(), proven)

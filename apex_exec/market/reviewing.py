@@ -22,7 +22,7 @@ from apex_exec.registry.context import Context
 from apex_exec.registry.signing import read_signatures
 from apex_exec.registry.testing import Proof, Run
 
-Scan = Callable[[Context, Bundle], list[str]]
+Scan = Callable[[Context, Bundle], checks.Scanned]
 RunTests = Callable[[Context, Bundle], Run]
 Prove = Callable[[Context, Bundle, checks.Lines], Proof]
 Scaffold = Callable[[Bundle], str]

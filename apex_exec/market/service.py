@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from apex_exec.errors import Code, Refusal
-from apex_exec.market.checks import Lines
+from apex_exec.market.checks import Lines, Scanned
 from apex_exec.market.entitlements import NEVER_NS, RETRY_NS, Entitlements
 from apex_exec.market.index import LIFETIME_NS
 from apex_exec.market.operations import TABLE, Operations
@@ -104,9 +104,11 @@ _begun = threading.local()
 """When the submission that this thread works on had its tests begun."""
 
 
-def _scan(context: Context, bundle: Bundle) -> list[str]:
+def _scan(context: Context, bundle: Bundle) -> Scanned:
     found = context.scan(bundle.files, bundle.manifest)
-    return [f"{one.path}:{one.line}: {one.message}: {one.fix}" for one in found.errors]
+    errors, warnings = ([f"{one.path}:{one.line}: {one.message}: {one.fix}" for one in found.findings
+                         if one.severity == severity] for severity in ("error", "warning"))
+    return errors, warnings
 
 
 def _run_tests(context: Context, bundle: Bundle) -> Run:

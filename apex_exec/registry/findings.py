@@ -90,6 +90,8 @@ _RULES = (
      "remove it from the bundle"),
     ("APX027", "native-library", "warning", "The program's own native functions are one call away.",
      "use pure Python; ctypes is not among a worker's modules"),
+    ("APX028", "coverage-reach", "warning", "Code that reaches this can pretend that lines were run by tests.",
+     "test through the plugin's own functions; look at `proven` in the findings"),
     ("APX025", "large-literal", "warning", "A large encoded literal cannot be reviewed by reading.",
      "ship it as a data file with a word on where it comes from"),
 )

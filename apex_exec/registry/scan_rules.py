@@ -35,6 +35,11 @@ NATIVE = re.compile(r"ctypes\.((CDLL|PyDLL)\(\)\.(system|exec\w+|popen|v?fork|cl
                     r"imp\.load_dynamic|importlib\.machinery\.ExtensionFileLoader|_imp\.create_dynamic")
 SUBVERT = re.compile(r"sys\.(settrace|setprofile|addaudithook|_setframe\w*)|threading\.(settrace|setprofile)|"
                      r"builtins\.(eval|exec|open|__import__|getattr|print|compile)\.?|gc\.(get_objects|get_referrers)")
+REACHES = re.compile(r"sys\.([gs]ettrace|[gs]etprofile|monitoring|_getframe|_current_frames)|linecache(\.\w+)?|"
+                     r"threading\.([gs]ettrace|[gs]etprofile)|gc\.(get_objects|get_referrers|get_referents)|"
+                     r"os\.(_exit|abort)|types\.CodeType|inspect\.(currentframe|stack)|_?ctypes(\.\w+)?|coverage\.\w+")
+REACHED = frozenset({"__code__", "co_code", "_co_code_adaptive", "co_consts", "f_lineno", "f_trace", "f_trace_opcodes"})
+"""What forged coverage reaches for: tracers, code objects, frames, the collector, native code, an early exit."""
 FRAMES = re.compile(r"sys\.(_getframe|_current_frames)|inspect\.(currentframe|stack|trace|getouterframes)|"
                     r"gc\.get_referents")
 DESERIALISE = re.compile(r"(pickle|_pickle|cPickle|dill|cloudpickle)\.(loads?|Unpickler)|marshal\.loads?|shelve\.open|"
@@ -110,6 +115,7 @@ class FileScan:
             if count > NODES_MAX:
                 yield finding("scan-unfinished", self.path, getattr(node, "lineno", 0), f"over {NODES_MAX} nodes")
                 return
+            yield from self._reach(node)
             if isinstance(node, ast.Call):
                 called.add(node.func)
                 yield from self._call(node)
@@ -285,6 +291,17 @@ class FileScan:
             yield self._at("dunder-walk", node, "climbs the stack of frames")
         elif internal and internal[0] == "f_globals" and not isinstance(node.ctx, ast.Store):
             yield self._at("frame-inspection", node, "reads another function's globals")
+
+    def _reach(self, node: ast.AST) -> Iterator[Finding]:
+        if isinstance(node, ast.Attribute) and node.attr in REACHED:
+            yield self._at("coverage-reach", node, f"reaches {node.attr}")
+        elif isinstance(node, ast.Attribute) or (isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)):
+            if REACHES.fullmatch(name := self._names.resolve(node)):
+                yield self._at("coverage-reach", node, f"reaches {name}")
+        elif isinstance(node, ast.Subscript) and self._names.resolve(node.value) == "sys.modules":
+            name = self._names.text(node.slice)
+            if name.partition(".")[0] not in self._own or not name:
+                yield self._at("coverage-reach", node, f"takes {name[:60]!a} out of sys.modules")
 
     def _reference(self, node: ast.Attribute | ast.Subscript) -> Iterator[Finding]:
         """A dangerous function that is passed on or kept instead of called."""

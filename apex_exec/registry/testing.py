@@ -2,8 +2,8 @@
 
 A process of its own probes the machine, starts a test zygote (the workers' zygote with pytest and coverage loaded as
 well), forks one jailed worker a run from it, and bounds every run in time and memory. What a run reports is the word of
-the code that was tested: ``market.checks`` computes coverage from it outside, and has single lines proven by runs in
-which exactly that line ends the process with a number that only this side knows (``prove``).
+the code that was tested: ``market.checks`` computes coverage from it outside, and has lines proven by runs in which the
+processor itself tells this side that they are executed (``prove``).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from apex_exec.registry.bundle import Bundle
 RUN_SECONDS_MAX = 60.0
 """One run of all tests. A test that hangs ends here."""
 PROOF_SECONDS_MAX = 45.0
-"""All runs that prove lines, together; as many lines as fit are proven, in random order, and at least PROOFS_MIN."""
+"""All runs that prove lines, together; as many as fit are proven, in random order, and at least PROOFS_MIN."""
 PROOFS_MIN = 12
 MEMORY_EXTRA_MB = 100
 """What pytest and the tests may take on top of the plugin's own limit."""
@@ -61,12 +61,16 @@ class Run(msgspec.Struct):
 
 
 class Proof(msgspec.Struct):
-    """Which claimed lines were tried, and the first that was not run when it was to prove it ("" and 0: none)."""
+    """How many of the claimed lines were seen to be executed, and the first that was not ("" and 0: none).
 
-    tried: int = 0
+    ``limit``: why nothing could be proven here ("" where it could).
+    """
+
+    proven: int = 0
     claimed: int = 0
     path: str = ""
     line: int = 0
+    limit: str = ""
 
 
 class Answer(msgspec.Struct):
@@ -89,8 +93,8 @@ def run_tests(bundle: Bundle, settings: Settings, *, run_seconds: float = RUN_SE
 
 def prove(bundle: Bundle, settings: Settings, lines: dict[str, list[int]], *, run_seconds: float = RUN_SECONDS_MAX,
           proof_seconds: float = PROOF_SECONDS_MAX, proofs_min: int = PROOFS_MIN) -> Proof:
-    """Tries claimed lines, each in a run of its own where that line ends the process. Blocks for up to
-    ``proof_seconds``, longer where ``proofs_min`` runs need it. Raises Refusal("tests_not_jailed")."""
+    """Watches from outside whether claimed lines are executed, several in a run. Blocks for up to ``proof_seconds``,
+    longer where ``proofs_min`` lines need it. Raises Refusal("tests_not_jailed")."""
     request = msgspec.structs.replace(_request(bundle, settings, run_seconds), points=lines,
                                       proof_seconds=proof_seconds, proofs_min=proofs_min)
     found = _ask(request, proof_seconds + 3 * proofs_min * run_seconds).proof

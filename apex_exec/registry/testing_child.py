@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import array
-import ast
 import contextlib
 import hashlib
 import os
-import secrets
 import select
 import signal
 import socket
@@ -18,7 +16,8 @@ from typing import Any
 import msgspec
 from multiprocess.connection import Connection
 
-from apex_exec.registry.testing import Answer, Proof, Request, Run
+from apex_exec.registry.proving import Watching, prove
+from apex_exec.registry.testing import Answer, Request, Run
 from apex_exec.sandbox.bare import BareProcess
 from apex_exec.sandbox.modules import ALLOWED, HIDDEN, REFUSED
 from apex_exec.sandbox.probe import probe
@@ -29,8 +28,6 @@ TEST_MODULES = ("pytest", "tempfile", "shutil", "workers.fake", "builtins", "_py
 """What test files may import besides the plugin's modules; the last two are what rewritten assertions need."""
 OUTPUT_LINES_MAX = 200
 START_SECONDS_MAX = 30.0
-TRIES = 3
-"""A line that did not end its run is tried again this often before the claim counts as false: tests may be random."""
 
 _zygote_decode = msgspec.msgpack.Decoder(wire.FromZygote).decode
 _decode = msgspec.msgpack.Decoder(wire.FromTests).decode
@@ -74,8 +71,11 @@ class Zygote:
             fds.frombytes(raw[: len(raw) - len(raw) % fds.itemsize])
         return _zygote_decode(data), fds[0] if fds else -1
 
-    def run(self, files: dict[str, bytes]) -> tuple[Run, int]:
-        """All tests over ``files`` in a worker of its own, and the process's exit status (as of wait)."""
+    def run(self, files: dict[str, bytes], watching: Watching | None = None) -> tuple[Run, int]:
+        """All tests over ``files`` in a worker of its own, and the process's exit status (as of wait).
+
+        Raises OSError where ``watching`` is wanted and this machine does not let a process be watched.
+        """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         marks_read, marks_write = os.pipe()
         self._worker += 1
@@ -89,61 +89,26 @@ class Zygote:
             raise OSError(f"the test zygote could not fork: {forked}")
         begun = time.monotonic()
         run = Run(level=self.level)
+        talk = _Talk(ours, run, begun + self._request.run_seconds, self._request.run_seconds)
         try:
-            self._speak(ours, files, run, begun + self._request.run_seconds)
+            talk.load(self._request, files)
+            if watching is None:
+                talk.listen()
+            elif talk.placed is not None:
+                watching.begin(forked.pid, talk.placed)
+                talk.listen(watching)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            if watching is not None:
+                watching.end()
             os.close(pidfd)
             ours.close()
             os.close(marks_read)
+            exited, _ = self._receive()
         run.seconds = time.monotonic() - begun
-        exited, _ = self._receive()
         status: int = exited.status
         return run, status
-
-    def _speak(self, link: socket.socket, files: dict[str, bytes], run: Run, end: float) -> None:
-        """One run's conversation: Booted, then output, then exactly one Tested, then the link's end."""
-        zmtp = Zmtp(frame_bytes_max=wire.WORKER_FRAME_BYTES_MAX)
-        request = self._request
-        load = wire.Load(request.plugin, request.version, request.entrypoint, files,
-                         {path: hashlib.sha256(body).hexdigest() for path, body in files.items()},
-                         request.memory_bytes_max, "test")
-        run.ended = "the tests ended their own process before their report"
-        tested: wire.Tested | None = None
-        link.settimeout(max(0.1, end - time.monotonic()))
-        try:
-            link.sendall(zmtp.greeting() + encode(_encode(load)))
-            while True:
-                left = end - time.monotonic()
-                if left <= 0 or not select.select([link], [], [], left)[0]:
-                    run.ended = f"the tests ran longer than {request.run_seconds:g} s and were stopped"
-                    return
-                data = link.recv(262_144)
-                if not data:
-                    break
-                for body in zmtp.feed(data):
-                    message = _decode(body)
-                    if tested is not None:
-                        run.ended = "something was reported after the report"
-                        return
-                    if isinstance(message, wire.Tested):
-                        tested = message
-                    elif isinstance(message, wire.Log):
-                        run.output = [*run.output, message.text][:OUTPUT_LINES_MAX]
-                    elif isinstance(message, wire.Failed):
-                        run.ended = f"{message.stage}: {message.exception}: {message.message}"[:500]
-                        return
-        except (OSError, ZmtpError, msgspec.DecodeError) as error:
-            run.ended = f"the report cannot be read: {type(error).__name__}: {error}"[:300]
-            return
-        if tested is None:
-            return
-        if tested.tampered:
-            run.ended = "a test took the tracer away"
-            return
-        run.ended = ""
-        run.passed, run.failed, run.failures, run.arcs = tested.passed, tested.failed, tested.failures, tested.arcs
 
     def close(self) -> None:
         """The zygote dies, which sees the death pipe's end, and with it every worker."""
@@ -154,56 +119,88 @@ class Zygote:
             self._process.kill()
 
 
-def trap(source: bytes, line: int, status: int) -> bytes | None:
-    """``source`` with a statement put before the one that begins at ``line``, which ends the process with ``status``.
+class _Talk:
+    """One run's conversation: Booted, Placed, then output, then exactly one Tested, then the link's end."""
 
-    None where none can stand there: an ``elif``, a decorator's inside, a docstring, a ``from __future__``.
-    """
-    try:
-        tree = ast.parse(source)
-        lines = source.split(b"\n")
-        text = lines[line - 1]
-        indent = text[: len(text) - len(text.lstrip())]
-        first = [node for node in ast.walk(tree) if isinstance(node, ast.stmt) and _first_line(node) == line]
-        if not first or text.lstrip().startswith(b"elif") or any(map(_not_before, first)):
-            return None
-        lines.insert(line - 1, indent + b"__import__('os')._exit(%d)" % status)
-        changed = b"\n".join(lines)
-        compile(changed, "trap", "exec", dont_inherit=True)
-        return changed
-    except (SyntaxError, ValueError, RecursionError, MemoryError, IndexError):
-        return None
+    def __init__(self, link: socket.socket, run: Run, end: float, seconds: float) -> None:
+        self.placed: wire.Placed | None = None
+        self._link = link
+        self._run = run
+        self._end = end
+        self._zmtp = Zmtp(frame_bytes_max=wire.WORKER_FRAME_BYTES_MAX)
+        self._tested: wire.Tested | None = None
+        self._over = False
+        self._too_long = f"the tests ran longer than {seconds:g} s and were stopped"
+        run.ended = "the tests ended their own process before their report"
 
+    def load(self, request: Request, files: dict[str, bytes]) -> None:
+        """Hands the bundle over and waits for ``placed``; nothing of the bundle has run when it is there."""
+        load = wire.Load(request.plugin, request.version, request.entrypoint, files,
+                         {path: hashlib.sha256(body).hexdigest() for path, body in files.items()},
+                         request.memory_bytes_max, "test")
+        try:
+            self._link.settimeout(max(0.1, self._end - time.monotonic()))
+            self._link.sendall(self._zmtp.greeting() + encode(_encode(load)))
+        except OSError as error:
+            self._stop(f"the report cannot be read: {error}")
+        while self.placed is None and not self._over:
+            self._read([])
 
-def _first_line(node: ast.stmt) -> int:
-    decorators: list[ast.expr] = getattr(node, "decorator_list", [])
-    return min([node.lineno, *(one.lineno for one in decorators)])
+    def listen(self, watching: Watching | None = None) -> None:
+        """Lets the tests run, to the end of their report, or until ``watching`` has seen all that it was to see."""
+        if self._over:
+            return
+        if watching is not None:
+            watching.go()
+        try:
+            self._link.sendall(encode(_encode(wire.Ping(0))))
+        except OSError as error:
+            self._stop(f"the report cannot be read: {error}")
+        while not self._over and not (watching is not None and watching.look()):
+            self._read([] if watching is None else [watching.wake_fd])
+        if self._tested is not None and not self._run.ended:
+            self._report(self._tested)
 
+    def _report(self, tested: wire.Tested) -> None:
+        run = self._run
+        if tested.tampered:
+            run.ended = "a test took the tracer away"
+            return
+        run.passed, run.failed, run.failures, run.arcs = tested.passed, tested.failed, tested.failures, tested.arcs
 
-def _not_before(node: ast.stmt) -> bool:
-    is_text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-    return is_text or (isinstance(node, ast.ImportFrom) and node.module == "__future__")
+    def _stop(self, why: str) -> None:
+        self._over, self._run.ended = True, why[:500]
 
+    def _read(self, also: list[int]) -> None:
+        left = self._end - time.monotonic()
+        ready = select.select([self._link.fileno(), *also], [], [], left)[0] if left > 0 else []
+        if not ready:
+            self._stop(self._too_long)
+        elif self._link.fileno() in ready:
+            try:
+                data = self._link.recv(262_144)
+                if not data:
+                    self._over = True
+                for body in self._zmtp.feed(data):
+                    self._take(_decode(body))
+            except (OSError, ZmtpError, msgspec.DecodeError) as error:
+                self._stop(f"the report cannot be read: {type(error).__name__}: {error}"[:300])
 
-def prove(zygote: Zygote, request: Request) -> Proof:
-    """Lines in random order until the time is over, each in its own run; stops at the first that proves a lie."""
-    claimed = [(path, line) for path, lines in request.points.items() for line in sorted(set(lines))]
-    secrets.SystemRandom().shuffle(claimed)
-    proof = Proof(claimed=len(claimed))
-    end = time.monotonic() + request.proof_seconds
-    for path, line in claimed:
-        if time.monotonic() > end and proof.tried >= request.proofs_min:
-            break
-        status = 64 + secrets.randbelow(128)
-        changed = trap(request.files[path], line, status)
-        if changed is None:
-            continue
-        proof.tried += 1
-        files = {**request.files, path: changed}
-        if not any(os.waitstatus_to_exitcode(zygote.run(files)[1]) == status for _ in range(TRIES)):
-            proof.path, proof.line = path, line
-            break
-    return proof
+    def _take(self, message: Any) -> None:
+        if self._over:
+            return
+        if self._tested is not None:
+            self._stop("something was reported after the report")
+        elif isinstance(message, wire.Tested):
+            self._tested, self._run.ended = message, ""
+        elif isinstance(message, wire.Placed):
+            if self.placed is not None:
+                self._stop("places were reported twice")
+            self.placed = self.placed or message
+        elif isinstance(message, wire.Log):
+            self._run.output = [*self._run.output, message.text][:OUTPUT_LINES_MAX]
+        elif isinstance(message, wire.Failed):
+            self._stop(f"{message.stage}: {message.exception}: {message.message}")
 
 
 def main() -> None:

@@ -66,12 +66,13 @@ class Market:
         self.run: Run | Exception = GOOD_RUN
         self.proof = Proof()
         self.scan_errors: list[str] = []
+        self.scan_warnings: list[str] = []
         self.scaffold = ""
         self.stopped: list[str] = []
         self.disabled: list[tuple[str, str, str]] = []
         self.entitlements = Entitlements(self.shop, self._disable)
-        machine = Machine(lambda _context, _bundle: self.scan_errors, self._tests, lambda *_: self.proof,
-                          lambda _bundle: self.scaffold,
+        machine = Machine(lambda _context, _bundle: (self.scan_errors, self.scan_warnings), self._tests,
+                          lambda *_: self.proof, lambda _bundle: self.scaffold,
                           lambda _context, digest, _reason: self.stopped.append(digest))
         self.operations = Operations(self.shop, machine, self.entitlements)
         self.handlers = self.operations.handlers()

@@ -67,6 +67,19 @@ def test_a_claimed_line_that_is_not_run_makes_the_report_forged(market: Market, 
                                             "not"]}
 
 
+def test_what_is_proven_and_what_is_only_claimed_stand_apart_in_the_signed_report(market: Market,
+                                                                                  tmp_path: Path) -> None:
+    market.proof = Proof(3, 5, limit="this machine lets no process be watched: reason")
+    market.scan_warnings = ["tests/test_sums.py:3: reaches sys.gettrace"]
+    shown = market("market.submit", path=str(write_bundle(tmp_path / "sums")), submitter="ann")
+    assert (shown["result"]["coverage"], shown["result"]["proven"]) == ("100.00", "75.00")
+    details = {check["name"]: check["detail"] for check in shown["result"]["checks"]}
+    assert details["scan"] == {"warnings": market.scan_warnings}
+    detail = details["coverage"]
+    assert (detail["proven"], detail["claimed"], detail["claimedBranches"]) == (3, 1, 2)
+    assert detail["provenPercent"] == "75.00" and detail["limit"].endswith("reason")
+
+
 @pytest.mark.parametrize(("files", "change", "name"), [
     ({"README.md": b"# Sums\n"}, {}, "readme"), ({}, {"pricing": PAID}, "support"),
     ({}, {"pricing": {"model": "one-time", "amount": 5, "currency": "XXX"}}, "unknown_currency")])
