@@ -231,6 +231,12 @@ class Fork(msgspec.Struct, array_like=True, tag="fork", gc=False):
     jail: dict[str, Any]
 
 
+class Kill(msgspec.Struct, array_like=True, tag="kill", gc=False):
+    """SIGKILL for a worker whose pidfd the supervisor has not, or may not use: the zygote is its parent."""
+
+    worker: int
+
+
 class Quit(msgspec.Struct, array_like=True, tag="quit", gc=False):
     """Leave after the children are gone."""
 
@@ -267,5 +273,5 @@ class Exited(msgspec.Struct, array_like=True, tag="exited", gc=False):
     maxrss_kib: int
 
 
-ToZygote = Fork | Quit
+ToZygote = Fork | Kill | Quit
 FromZygote = ZygoteReady | Forked | ForkFailed | Exited

@@ -115,6 +115,14 @@ class WorkerGone(Struct, gc=False):
     details: dict[str, int]
 
 
+class PluginFaulted(Struct, gc=False):
+    """The supervisor failed at what it does for the plugin. It is paused as after too many ends: whether its data or a
+    bug of the daemon's is to blame, what failed once for it will fail again."""
+
+    plugin: str
+    message: str
+
+
 class ForkRefused(Struct, gc=False):
     """The system gave no process for the worker (EAGAIN, EMFILE, ENOMEM). It never existed; nobody is charged."""
 
@@ -150,5 +158,5 @@ class DrainRequested(Struct, gc=False):
 Event = (
     PluginSet | PluginRemoved | InvokeRequested | CancelRequested | GenerationPrepared | GenerationDropped | WorkerReady
     | WorkerAnswered | WorkerPonged | WorkerViolated | WorkerSampled | WorkerThrottled | LimitExceeded | WorkerGone
-    | ForkRefused | ZygoteLost | ZygoteUp | Reconfigured | Tick | DrainRequested
+    | PluginFaulted | ForkRefused | ZygoteLost | ZygoteUp | Reconfigured | Tick | DrainRequested
 )

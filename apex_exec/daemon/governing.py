@@ -22,6 +22,7 @@ from apex_exec.core.governor import Governor, memory_bytes_max
 from apex_exec.core.limits import MS_NS, SECOND_NS
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.pool import Pool
+from apex_exec.daemon.guard import raise_it
 from apex_exec.observe.metrics import Metrics
 from apex_exec.sandbox.cgroup import PERIOD_US, Cgroups
 from apex_exec.sandbox.usage import ProcessUsage
@@ -80,7 +81,8 @@ class Governing:
     """The governor of one daemon. ``step(event, now_ns)`` gives an event to the core and does its actions."""
 
     def __init__(self, *, pool: Pool, step: Callable[[ev.Event, int], None], metrics: Metrics, burst_seconds: float,
-                 cgroups: Cgroups | None = None) -> None:
+                 cgroups: Cgroups | None = None,
+                 failed: Callable[[str, Exception, str], None] = raise_it) -> None:
         self.burst_seconds = burst_seconds
         self.busy_ns = BUSY_NS if cgroups is None else ENFORCED_BUSY_NS
         """Between two looks at a worker that has a call."""
@@ -88,6 +90,7 @@ class Governing:
         self._step = step
         self._metrics = metrics
         self._cgroups = cgroups
+        self._failed = failed  # told of a plugin that could not be governed: it is quarantined, the others are governed
         self._governor = Governor()
         self._workers: dict[int, _Governed] = {}
         self._of_plugin: dict[str, set[int]] = {}
@@ -169,8 +172,11 @@ class Governing:
         if self.rests or now_ns >= self._look_due_ns:
             self._look(now_ns)
         for plugin in self._governor.due(now_ns):
-            for worker in self._of_plugin.get(plugin, ()):
-                self._continue(self._workers[worker], now_ns)
+            try:
+                for worker in self._of_plugin.get(plugin, ()):
+                    self._continue(self._workers[worker], now_ns)
+            except Exception as error:
+                self._failed("governing", error, plugin)
         if self._to_rotate or now_ns - self._rotated_ns >= SLICE_NS:
             self._rotate(now_ns)
         if self.rests and self._busy:  # one that goes on, or was found at work
@@ -194,9 +200,12 @@ class Governing:
             known = self._workers.get(worker)
             if known is None or known.stopped_ns:
                 continue
-            used_ns = self._sample(known, now_ns)
-            if used_ns > SPINS_NS or self._pool.oldest(worker) is not None:
-                self._busy.add(worker)
+            try:
+                used_ns = self._sample(known, now_ns)
+                if used_ns > SPINS_NS or self._pool.oldest(worker) is not None:
+                    self._busy.add(worker)
+            except Exception as error:
+                self._failed("governing", error, known.plugin)
         self._spent_ns += time.thread_time_ns() - begun_ns
         if self._to_look:
             self.rests = False
@@ -225,11 +234,14 @@ class Governing:
             if known is None:
                 continue
             self._rotation.append(worker)
-            spec = self._pool.spec(known.plugin)
-            if spec is not None:
-                self._governor.tune(spec.id, spec.limits.cpu_percent, self.burst_seconds, now_ns)
-            if not known.stopped_ns and self._sample(known, now_ns) > SPINS_NS:
-                self._busy.add(worker)
+            try:
+                spec = self._pool.spec(known.plugin)
+                if spec is not None:
+                    self._governor.tune(spec.id, spec.limits.cpu_percent, self.burst_seconds, now_ns)
+                if not known.stopped_ns and self._sample(known, now_ns) > SPINS_NS:
+                    self._busy.add(worker)
+            except Exception as error:
+                self._failed("governing", error, known.plugin)
 
     def _sample(self, known: _Governed, now_ns: int) -> int:
         """Reads one worker; the CPU that it has used since the last time, in ns."""
@@ -270,7 +282,7 @@ class Governing:
                 self._stop(self._workers[worker], now_ns)
 
     def _stop(self, known: _Governed, now_ns: int) -> None:
-        with contextlib.suppress(OSError):  # it has just died
+        with contextlib.suppress(ProcessLookupError):  # it has just died; a refusal is for the guard
             signal.pidfd_send_signal(known.pidfd, signal.SIGSTOP)
         known.stopped_ns = now_ns
         self._note_call(known)
@@ -279,7 +291,7 @@ class Governing:
     def _continue(self, known: _Governed, now_ns: int) -> None:
         if not known.stopped_ns:
             return
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(known.pidfd, signal.SIGCONT)
         self._count_throttled(known, now_ns - known.stopped_ns)
         known.stopped_ns = 0

@@ -296,6 +296,17 @@ class Requests:
             self._free((peer.host, pending.id))
         self._reply(peer, pending.frames, body)
 
+    def untold(self, verdict: Verdict) -> None:
+        """A verdict whose telling failed: its request is answered INTERNAL, where it has not been answered yet."""
+        self._traces.pop(verdict.call, None)
+        pending = self._calls.pop(verdict.call, None)
+        if pending is None:
+            return
+        self._send(pending, _encode(msg.Error(
+            id=pending.id, code=Code.INTERNAL, message="the daemon failed at this result; its log says how",
+            started=verdict.started, retryable=is_retryable(Code.INTERNAL, verdict.started), plugin=verdict.plugin,
+            action=verdict.hook)))
+
     def verdict(self, verdict: Verdict) -> None:
         """The core has decided: counts it, records it, and answers."""
         memory_mb, throttled_ns = self._usage(verdict.plugin, verdict.call)

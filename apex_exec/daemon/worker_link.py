@@ -102,13 +102,18 @@ class WorkerLink:
                 self.marks_seen += len(chunk)
         return self.marks_seen
 
-    def kill(self) -> None:
-        """SIGKILL now, or as soon as the pidfd is known."""
+    def kill(self) -> OSError | None:
+        """SIGKILL now, or as soon as the pidfd is known. The kernel's answer where it refuses."""
         if self.pidfd < 0:
             self.pending_kill = True
-            return
-        with contextlib.suppress(ProcessLookupError):
+            return None
+        try:
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        except ProcessLookupError:
+            return None
+        except OSError as error:
+            return error
+        return None
 
     def half_close(self) -> None:
         """No more calls: the worker reads EOF, finishes and leaves."""

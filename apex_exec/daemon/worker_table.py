@@ -19,6 +19,7 @@ from apex_exec.core import actions as act
 from apex_exec.core import events as ev
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.pool import MS_NS
+from apex_exec.daemon.guard import raise_it
 from apex_exec.daemon.loop import EPOLLIN, EPOLLOUT, Loop
 from apex_exec.daemon.spares import NOBODY, Spares
 from apex_exec.daemon.verdicts import raised_code
@@ -95,7 +96,8 @@ class WorkerTable:
 
     def __init__(self, loop: Loop, *, start_zygote: Callable[[], ZygoteLink], zygote: ZygoteLink,
                  sandboxing: Sandboxing, source: BundleSource, spares: int,
-                 step: Callable[[ev.Event, int], None], metrics: Metrics, logs: Logs) -> None:
+                 step: Callable[[ev.Event, int], None], metrics: Metrics, logs: Logs,
+                 failed: Callable[[str, Exception, str], None] = raise_it) -> None:
         self.api: ApiCalls | None = None
         self.governing: Governing | None = None
         self.layers: list[inner.LayerReport] = []
@@ -107,11 +109,12 @@ class WorkerTable:
         self._step = step
         self._metrics = metrics
         self._logs = logs
+        self._guard_failed = failed
         self._links: dict[int, WorkerLink] = {}
         self._forked: dict[int, WorkerLink] = {}  # by the number that the zygote knows it by; spares too
         self._latest: dict[str, int] = {}  # plugin → its latest worker
         self._dirty: list[WorkerLink] = []
-        self._failed: list[tuple[WorkerLink, Lost]] = []
+        self._never: list[tuple[WorkerLink, Lost]] = []  # killed before the zygote had heard of them
         self._refused: list[int] = []
         self._jobs: dict[int, Job] = {}
         self._last_own = 0
@@ -180,7 +183,7 @@ class WorkerTable:
         except RuntimeError as error:
             self._logs.log("error", f"a spare worker could not be given to {action.spec.id}: {error}")
             self.spares.lost(link)
-            link.kill()
+            self.zygote.kill(link)
             return False
         link.worker, link.spec, link.started_ns = action.worker, action.spec, now_ns
         self._enter(link)
@@ -238,9 +241,12 @@ class WorkerTable:
         if self._dirty:
             for link in self._dirty:
                 link.dirty = False
-                link.flush()
-                if link.wants_write != link.polled_write:
-                    self._watch(link)
+                try:
+                    link.flush()
+                    if link.wants_write != link.polled_write:
+                        self._watch(link)
+                except Exception as error:
+                    self._failed("link", error, link)
             self._dirty.clear()
 
     def follow_up(self, now_ns: int) -> bool:
@@ -250,14 +256,38 @@ class WorkerTable:
             self._refill_turns -= 1
             if not self._refill_turns:
                 self.refill(now_ns)
-        if not self._refused and not self._failed:
+        if not self._refused and not self._never:
             return False
         while self._refused:
-            self._refuse(self._refused.pop(), now_ns)
-        failed, self._failed = self._failed, []
-        for link, lost in failed:
-            self._gone(link, None, lost)
+            worker = self._refused.pop()
+            try:
+                self._refuse(worker, now_ns)
+            except Exception as error:
+                self._failed("refused fork", error, self._links.get(worker))
+        never, self._never = self._never, []
+        for link, lost in never:
+            try:
+                self._gone(link, None, lost)
+            except Exception as error:
+                self._failed("end of a worker", error, link)
         return True
+
+    def _failed(self, duty: str, error: Exception, link: WorkerLink | None) -> None:
+        """A duty done for one worker failed: it ends, and its plugin is quarantined. A spare or a job just ends."""
+        if link is not None:
+            self.zygote.kill(link)
+        served = link is not None and link.spec is not NOBODY and link.worker not in self._jobs
+        self._guard_failed(duty, error, link.spec.id if link is not None and served else "")
+
+    def never_started(self, worker: int) -> None:
+        """``start`` failed: in this turn the core hears that there is no such worker."""
+        self._refused.append(worker)
+
+    def kill_plugin(self, plugin: str) -> None:
+        """SIGKILL for every worker of ``plugin``, whatever the core thinks of them."""
+        for link in self._links.values():
+            if link.spec.id == plugin:
+                self.zygote.kill(link)
 
     def _refuse(self, worker: int, now_ns: int) -> None:
         """There is no process for ``worker``, and never was."""
@@ -276,12 +306,14 @@ class WorkerTable:
         link = self._links.get(worker)
         if link is None:
             return
-        link.kill()
+        refusal = self.zygote.kill(link)
+        if refusal is not None:
+            self._guard_failed("kill", refusal, link.spec.id)
         if reason == "deadline":
             self._metrics.observe("kill_delay_seconds", (), max(0, time.monotonic_ns() - due_ns) / 1e9)
         self._sandboxing.killed(worker)
         if self.zygote.unask(link):
-            self._failed.append((link, Lost("BOOT_FAILED", "the worker was not started in time")))
+            self._never.append((link, Lost("BOOT_FAILED", "the worker was not started in time")))
 
     def ping(self, action: act.PingWorker) -> None:
         """Asks an idle worker for a sign of life, over its link."""
@@ -302,6 +334,10 @@ class WorkerTable:
             link.half_close()
 
     # ------------------------------------------------------------------ what the zygote says
+    def failed(self, number: int, error: Exception) -> None:
+        """What the zygote said of a worker could not be taken."""
+        self._failed("message of the zygote", error, self._forked.get(number))
+
     def zygote_up(self) -> None:
         """It takes requests."""
         self._step(ev.ZygoteUp(), time.monotonic_ns())
@@ -319,7 +355,7 @@ class WorkerTable:
             return
         link.pid, link.pidfd = pid, pidfd
         if link.pending_kill:
-            link.kill()
+            self.zygote.kill(link)
         elif link.spec is NOBODY:
             self.spares.check(link)
         elif self.governing is not None:
@@ -344,7 +380,7 @@ class WorkerTable:
         for link in list(self._forked.values()):
             link.lost_ns = now_ns
             if link.spec is NOBODY:
-                link.kill()
+                self.zygote.kill(link)
             if link.pidfd >= 0:
                 self._loop.add(link.pidfd, lambda _, link=link: self._orphaned(link))  # type: ignore[misc]  # bound now
 
@@ -357,7 +393,7 @@ class WorkerTable:
         for worker, job in list(self._jobs.items()):
             if now_ns > job.due_ns and worker in self._links:
                 self._links[worker].failure = "the bundle was not loaded in time (pool.boot_seconds)"
-                self._links[worker].kill()
+                self.zygote.kill(self._links[worker])
         for link in list(self._forked.values()):
             if link.lost_ns and now_ns - link.lost_ns > LOST_NS_MAX:
                 self._orphaned(link)
@@ -371,15 +407,20 @@ class WorkerTable:
             self._loop.modify(link.fileno(), EPOLLIN | EPOLLOUT if link.polled_write else EPOLLIN)
 
     def _io(self, link: WorkerLink, mask: int) -> None:
-        if mask & EPOLLOUT:
-            link.flush()
-            if link.wants_write != link.polled_write:
-                self._watch(link)
-        if mask & ~EPOLLOUT and self._read(link):
-            link.ended = True  # the exit status follows from the zygote; a dead link is not polled meanwhile
-            self._loop.remove(link.fileno())
-            if link.lost_ns and link.pidfd < 0:
-                self._orphaned(link)
+        try:
+            if mask & EPOLLOUT:
+                link.flush()
+                if link.wants_write != link.polled_write:
+                    self._watch(link)
+            if mask & ~EPOLLOUT and self._read(link):
+                link.ended = True  # the exit status follows from the zygote; a dead link is not polled meanwhile
+                self._loop.remove(link.fileno())
+                if link.lost_ns and link.pidfd < 0:
+                    self._orphaned(link)
+        except Exception as error:
+            link.ended = True
+            self._loop.remove(link.fileno())  # what fails to be read would be ready again at once
+            self._failed("events of a worker", error, link)
 
     def _read(self, link: WorkerLink) -> bool:
         """Takes what has arrived; True at the link's end."""
@@ -393,8 +434,7 @@ class WorkerTable:
             self._violated(link, str(error))
             return True
         except Exception as error:  # a bug of ours may cost this worker, not everybody's
-            self._logs.bug(f"a message of {link.spec.id}'s worker could not be handled", error)
-            self._violated(link, "the supervisor failed at its message")
+            self._failed("message of a worker", error, link)
             return True
         return ended
 
@@ -402,11 +442,11 @@ class WorkerTable:
         self._logs.log("error", f"plugin {link.spec.id or '(none, a spare)'}: its worker broke the inner protocol: "
                                 f"{why[:200]}")
         if link.spec is NOBODY:
-            link.kill()
+            self.zygote.kill(link)
             return
         if link.worker in self._jobs:
             link.failure = f"the worker broke the inner protocol: {why[:200]}"
-            link.kill()
+            self.zygote.kill(link)
             return
         self._step(ev.WorkerViolated(link.worker, why[:500]), time.monotonic_ns())
 
@@ -507,9 +547,12 @@ class WorkerTable:
             pass  # what was written before the death counts
         code, message, details = _evidence(link, exited, lost)
         if self.governing is not None and link.pid:
-            evidence = self.governing.worker_gone(link.worker, exited)
-            if evidence is not None:
-                code, message = evidence
+            try:
+                evidence = self.governing.worker_gone(link.worker, exited)
+                if evidence is not None:
+                    code, message = evidence
+            except Exception as error:  # its end is told all the same
+                self._failed("governing", error, link)
         marks = link.drain_marks()
         self._release(link)
         if link.spec is NOBODY:
