@@ -15,8 +15,9 @@ from apex_exec.core.limits import SECOND_NS
 __all__ = ["NO_CALL", "SECOND_NS", "UNCHARGED", "Breaker", "BreakerPolicy"]
 
 NO_CALL = -1
-UNCHARGED = frozenset(("idle", "evicted", "recycled", "drained", "cancelled", "zygote_lost", "faulted"))
-"""Exit reasons that say nothing against the plugin, or nothing more: a faulted one's breaker is open already."""
+UNCHARGED = frozenset(("idle", "evicted", "recycled", "drained", "cancelled", "zygote_lost", "faulted", "overrun"))
+"""Exit reasons that say nothing against the plugin, or nothing more: a faulted one's breaker is open already, and one
+whose code went on after its answer has kept nobody waiting."""
 
 
 class BreakerPolicy(Struct, frozen=True):

@@ -97,6 +97,12 @@ class WorkerThrottled(Struct, gc=False):
     throttled: bool
 
 
+class WorkerRanOn(Struct, gc=False):
+    """The governor saw the worker use CPU time long after its last call was answered: code of the plugin's goes on."""
+
+    worker: int
+
+
 class LimitExceeded(Struct, gc=False):
     """The governor has evidence that the worker is over a bound: ``code`` is MEMORY_LIMIT or CPU_LIMIT."""
 
@@ -157,6 +163,6 @@ class DrainRequested(Struct, gc=False):
 
 Event = (
     PluginSet | PluginRemoved | InvokeRequested | CancelRequested | GenerationPrepared | GenerationDropped | WorkerReady
-    | WorkerAnswered | WorkerPonged | WorkerViolated | WorkerSampled | WorkerThrottled | LimitExceeded | WorkerGone
-    | PluginFaulted | ForkRefused | ZygoteLost | ZygoteUp | Reconfigured | Tick | DrainRequested
+    | WorkerAnswered | WorkerPonged | WorkerViolated | WorkerSampled | WorkerThrottled | WorkerRanOn | LimitExceeded
+    | WorkerGone | PluginFaulted | ForkRefused | ZygoteLost | ZygoteUp | Reconfigured | Tick | DrainRequested
 )

@@ -51,7 +51,8 @@ class Pool(Fleet):
             ev.InvokeRequested: self._invoke, ev.WorkerAnswered: self._answered, ev.Tick: self._tick,
             ev.CancelRequested: self._cancel, ev.WorkerReady: self._ready, ev.WorkerGone: self._gone,
             ev.WorkerPonged: self._ponged, ev.WorkerViolated: self._violated, ev.WorkerSampled: self._sampled,
-            ev.WorkerThrottled: self._throttle, ev.LimitExceeded: self._exceeded, ev.ForkRefused: self._fork_refused,
+            ev.WorkerThrottled: self._throttle, ev.LimitExceeded: self._exceeded,
+            ev.WorkerRanOn: self._ran_on, ev.ForkRefused: self._fork_refused,
             ev.ZygoteLost: self._zygote_lost, ev.ZygoteUp: self._zygote_is_up, ev.PluginSet: self._set,
             ev.PluginRemoved: self._remove, ev.PluginFaulted: self._faulted, ev.GenerationPrepared: self._prepare,
             ev.GenerationDropped: self._generation_dropped, ev.Reconfigured: self._reconfigure,
@@ -99,6 +100,11 @@ class Pool(Fleet):
         if known is None or not known.link:
             return None
         return known.next_seq - len(known.link), known.link[0].request
+
+    def resting(self, worker: int) -> int | None:
+        """How many calls the worker was sent in all, where it has answered each of them; None where it has not."""
+        known = self._workers.get(worker)
+        return None if known is None or known.link or known.state != "ready" else known.next_seq
 
     @property
     def has_touched(self) -> bool:

@@ -46,6 +46,13 @@ GO_ON_NS = MS_NS // 2
 """How long after the begin of one such portion the next may come."""
 SPINS_NS = MS_NS // 5
 """CPU used between two samples without a call that makes a worker busy."""
+RUN_ON_NS = 250 * MS_NS
+"""How long after its last answer a worker may use CPU time. An honest one sleeps in poll: the SDK does its own work
+(cancelling what a call left behind, taking back its reserve of memory) before it answers, and nothing after."""
+RUN_ON_CPU_NS = 2 * MS_NS
+"""CPU time without a call that is no such thing: the way from the answer to the poll, and pings."""
+RUN_ON_SHARE = 1000
+"""One part in so many of the rest is no such thing either: a ping each 30 s for as long as a worker may idle."""
 PERIOD_NS = PERIOD_US * 1000
 HELD_BACK_FROM = 0.8
 """Part of a period's quota from which on the kernel may have held the group back."""
@@ -59,7 +66,7 @@ class _Governed:
     """One worker's process as the governor knows it."""
 
     __slots__ = ("call", "call_throttled_ns", "cpu_ns", "idle_bytes", "memory_bytes", "memory_mb", "pidfd", "plugin",
-                 "stopped_ns", "throttled_ns", "told_ns", "usage", "worker")
+                 "rest_calls", "rest_cpu_ns", "rest_ns", "stopped_ns", "throttled_ns", "told_ns", "usage", "worker")
 
     def __init__(self, worker: int, spec: PluginSpec, pidfd: int, usage: ProcessUsage) -> None:
         self.worker = worker
@@ -75,6 +82,9 @@ class _Governed:
         self.call = 0  # the call that was last held back
         self.call_throttled_ns = 0
         self.told_ns = 0
+        self.rest_calls = -1  # how many calls it had answered when it was first seen without one; -1: it was at one
+        self.rest_ns = 0  # since when
+        self.rest_cpu_ns = 0  # what it has used from then on
 
 
 class Governing:
@@ -257,6 +267,7 @@ class Governing:
             known.idle_bytes = known.memory_bytes
         if used_ns > 0:
             self._charge(known, cpu_ns, now_ns)
+        self._look_at_rest(known, used_ns, now_ns)
         if exact_bytes is not None and exact_bytes > bound_bytes:
             self._step(ev.LimitExceeded(
                 known.worker, "MEMORY_LIMIT",
@@ -266,6 +277,21 @@ class Governing:
             self._metrics.set("worker_memory_bytes", (known.plugin,), float(known.memory_bytes))
             self._step(ev.WorkerSampled(known.worker, known.memory_bytes, known.cpu_ns), now_ns)
         return used_ns
+
+    def _look_at_rest(self, known: _Governed, used_ns: int, now_ns: int) -> None:
+        """Ends a worker that uses CPU time although it has answered every call: two samples with no call between them
+        say what it used meanwhile."""
+        calls = self._pool.resting(known.worker)
+        if calls is None:
+            known.rest_calls = -1
+        elif calls != known.rest_calls:
+            known.rest_calls, known.rest_ns, known.rest_cpu_ns = calls, now_ns, 0
+        else:
+            known.rest_cpu_ns += used_ns
+            rested_ns = now_ns - known.rest_ns
+            if (used_ns > SPINS_NS and rested_ns >= RUN_ON_NS
+                    and known.rest_cpu_ns > RUN_ON_CPU_NS + rested_ns // RUN_ON_SHARE):
+                self._step(ev.WorkerRanOn(known.worker), now_ns)
 
     # ------------------------------------------------------------------ CPU
     def _charge(self, known: _Governed, cpu_ns: int, now_ns: int) -> None:

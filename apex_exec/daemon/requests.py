@@ -57,14 +57,13 @@ class Requests:
 
     ``step(event, now_ns)`` gives an event to the core and does its actions; ``reply(peer, frames, body)`` sends;
     ``usage(plugin, call)`` is (memory in MB of its worker, throttled ns of the call), by the latest sample;
-    ``cpu(plugin)`` the CPU ns since it was last asked. One thread uses no more of it than time passes: what is above
-    that is the boot's.
+    ``cpu(plugin, run_ns)`` the CPU ns since it was last asked, at most ``run_ns``.
     """
 
     def __init__(self, pool: Pool, *, step: Callable[[ev.Event, int], None],
                  reply: Callable[[Peer, list[bytes], bytes], None], welcome: Callable[[int | str], msg.Welcome],
                  metrics: Metrics, per_host: int, usage: Callable[[str, int], tuple[float, int]],
-                 cpu: Callable[[str], int] = lambda _plugin: 0,
+                 cpu: Callable[[str, int], int] = lambda _plugin, _run_ns: 0,
                  bug: Callable[[str, Exception], None] = lambda _what, _error: None) -> None:
         self.per_host = per_host
         self.draining = False
@@ -296,6 +295,13 @@ class Requests:
             self._free((peer.host, pending.id))
         self._reply(peer, pending.frames, body)
 
+    def _memory_mb_max(self, verdict: Verdict) -> float:
+        """What a sample must show for a MemoryError to be more than the hook's own word."""
+        if verdict.code != "MEMORY_LIMIT":
+            return 0.0
+        spec = self._pool.spec(verdict.plugin)
+        return spec.limits.memory_mb if spec is not None else 0.0
+
     def untold(self, verdict: Verdict) -> None:
         """A verdict whose telling failed: its request is answered INTERNAL, where it has not been answered yet."""
         self._traces.pop(verdict.call, None)
@@ -311,7 +317,7 @@ class Requests:
         """The core has decided: counts it, records it, and answers."""
         memory_mb, throttled_ns = self._usage(verdict.plugin, verdict.call)
         try:
-            outcome = settle(verdict, memory_mb, throttled_ns)
+            outcome = settle(verdict, memory_mb, throttled_ns, self._memory_mb_max(verdict))
         except Exception as error:  # a bug of ours at what a worker said: its caller still gets the one reply
             self._bug("a result could not be judged", error)
             outcome = Settled(Code.INTERNAL, "the daemon failed at this result; its log says how", {}, msg.Usage())
@@ -331,9 +337,7 @@ class Requests:
         if self.audit is not None and admitted:
             cpu_ns, run_ns = 0, verdict.run_ns
             if run_ns:  # of replies that came together the first has the time; the clock is a system call
-                cpu_ns = self._cpu(verdict.plugin)
-                if cpu_ns > run_ns:
-                    cpu_ns = run_ns
+                cpu_ns = self._cpu(verdict.plugin, run_ns)
             self._last_record = self.audit.execution(
                 verdict.user_id, verdict.plugin, verdict.hook, code, run_ns, memory_mb, trace, cpu_ns)
         pending = self._calls.pop(verdict.call, None)

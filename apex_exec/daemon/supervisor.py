@@ -81,6 +81,7 @@ class Supervisor:
         self.requests = Requests(
             pool, step=self.step, reply=self.hosts.reply, welcome=welcome, metrics=metrics, per_host=per_host,
             usage=self.workers.usage_of, cpu=self.workers.cpu_since, bug=logs.bug)
+        self.workers.on_uncalled = self._uncalled
         self._plugins: dict[str, str] = {}  # id → its breaker's state, as last exported
         self._unmeasured: list[str] = []
         self._heap = Heap()
@@ -221,6 +222,11 @@ class Supervisor:
             except Exception as error:  # then its workers at least end
                 self.guard.failed("quarantine", error)
                 self.workers.kill_plugin(plugin)
+
+    def _uncalled(self, plugin: str, user_id: str, cpu_ns: int) -> None:
+        """CPU time that was used without a call is on record too: it is metered."""
+        if self.audit is not None:
+            self.audit.event("plugin.cpu", user_id, plugin, "worker", "success", {"cpuMs": cpu_ns / 1e6})
 
     def _breaker_changed(self, action: act.BreakerChanged) -> None:
         self.logs.log("warning", f"plugin {action.plugin}: its breaker is {action.state}")

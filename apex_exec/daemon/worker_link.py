@@ -41,6 +41,7 @@ class WorkerLink:
         self.lines = 0  # of output since the last answer
         self.strays = 0  # API calls in the name of an earlier call since the last answer
         self.cpu_ns = 0  # of its process, when it was last asked for
+        self.user_id = ""  # of its latest call
         self._zmtp = Zmtp(frame_bytes_max=WORKER_FRAME_BYTES_MAX)
         self._out = bytearray(self._zmtp.greeting())
         self._socket, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -6,6 +6,7 @@ zygote is gone, or whose fork the machine refused, ends like any other, with an 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import signal
@@ -46,6 +47,8 @@ back in the second."""
 EXIT_JAIL, EXIT_LOAD = 70, 71
 CPUCLOCK_SCHED = 2
 """The kernel's clock id for the CPU time of process p is ``~p << 3 | 2`` (clock_getcpuclockid)."""
+UNCALLED_NS = 10 * MS_NS
+"""CPU time without a call that makes a record of its own: at a tenth of a core no more than ten a second."""
 DECLARED_MAX = 100
 """Hooks, and permissions, that a plugin's code may declare; there are four and eight."""
 DECLARED_CHARACTERS_MAX = 200
@@ -100,6 +103,8 @@ class WorkerTable:
                  failed: Callable[[str, Exception, str], None] = raise_it) -> None:
         self.api: ApiCalls | None = None
         self.governing: Governing | None = None
+        self.on_uncalled: Callable[[str, str, int], None] = lambda _plugin, _user, _cpu_ns: None
+        """Told of CPU time that no call's figure holds: plugin, the user of its worker's latest call, nanoseconds."""
         self.layers: list[inner.LayerReport] = []
         self.working = 0
         """Workers that have a call and have not answered it."""
@@ -138,10 +143,12 @@ class WorkerTable:
         worker = self._latest.get(plugin)
         return self.governing.usage(worker, call) if worker is not None else (0.0, 0)
 
-    def cpu_since(self, plugin: str) -> int:
+    def cpu_since(self, plugin: str, run_ns: int) -> int:
         """CPU time (ns) that the plugin's latest worker has used since this was last asked: 0.4 µs, the kernel's count.
 
-        A killed worker still has it until the zygote has reaped it; afterwards it is 0.
+        At most ``run_ns``, how long the call ran: one thread uses no more. What is above that was used without a call;
+        a little of it is a matter of two clocks and left to the next one's figure, more of it goes on record as such.
+        A killed worker still has a figure until the zygote has reaped it; afterwards it is 0.
         """
         link = self._links.get(self._latest.get(plugin, 0))
         if link is None or not link.pid:
@@ -151,7 +158,24 @@ class WorkerTable:
         except OSError:
             return 0
         spent_ns, link.cpu_ns = total_ns - link.cpu_ns, total_ns
-        return spent_ns
+        if spent_ns <= run_ns:
+            return spent_ns
+        if spent_ns - run_ns < UNCALLED_NS:
+            link.cpu_ns -= spent_ns - run_ns
+        else:
+            self.on_uncalled(plugin, link.user_id, spent_ns - run_ns)
+        return run_ns
+
+    def _begin_account(self, link: WorkerLink) -> None:
+        """What the worker has used until it was ready is the boot's, and nobody's who calls it."""
+        with contextlib.suppress(OSError):
+            link.cpu_ns = time.clock_gettime_ns(~link.pid << 3 | CPUCLOCK_SCHED)
+
+    def _close_account(self, link: WorkerLink, exited: inner.Exited) -> None:
+        """What it used after the last verdict that its figure was read for: in a call that it died in, or after it."""
+        left_ns = exited.user_ns + exited.system_ns - link.cpu_ns
+        if link.ready and left_ns >= UNCALLED_NS // 10:
+            self.on_uncalled(link.spec.id, link.user_id, left_ns)
 
     # ------------------------------------------------------------------ the core's actions
     def start(self, action: act.StartWorker, now_ns: int) -> None:
@@ -223,6 +247,7 @@ class WorkerTable:
         if not link.owed:
             self.working += 1
         link.owed += 1
+        link.user_id = request.user_id
         link.queue(_encode(inner.Call(action.seq, request.hook, request.user_id, request.deadline_ns, request.params)))
         if not link.dirty:
             link.dirty = True
@@ -460,7 +485,8 @@ class WorkerTable:
         if kind is inner.Reply:
             self._step(ev.WorkerAnswered(worker, message.seq, "", message), now_ns)
         elif kind is inner.Raised:
-            self._step(ev.WorkerAnswered(worker, message.seq, raised_code(message), message), now_ns)
+            code = raised_code(message, lambda code: self._refused_so(worker, message.seq, code))
+            self._step(ev.WorkerAnswered(worker, message.seq, code, message), now_ns)
         elif kind is inner.BadOutput:
             self._step(ev.WorkerAnswered(worker, message.seq, "INVALID_OUTPUT", message), now_ns)
         elif kind is inner.Skipped:
@@ -495,6 +521,7 @@ class WorkerTable:
                 self._violated(link, "it says twice, or too early, that it is ready")
                 return
             link.ready = True
+            self._begin_account(link)
             self._metrics.observe("cold_start_seconds", (), (now_ns - link.started_ns) / 1e9)
             self._step(ev.WorkerReady(worker), now_ns)
             self._refill_turns = REFILL_TURNS
@@ -510,6 +537,10 @@ class WorkerTable:
                 self._metrics.set("sandbox_layer_active", (message.layer,), 0.0)
             if link.spec is not NOBODY:
                 self._logs.plugin_line(link.spec.id, "error", text, now_ns)
+
+    def _refused_so(self, worker: int, seq: int, code: str) -> bool:
+        """Whether an API call of that hook was refused so; without a gateway every one is, for want of permission."""
+        return code == "permission_denied" if self.api is None else self.api.refused(worker, seq, code)
 
     def _booted(self, link: WorkerLink, message: inner.Booted) -> None:
         if link.booted:
@@ -553,6 +584,8 @@ class WorkerTable:
                     code, message = evidence
             except Exception as error:  # its end is told all the same
                 self._failed("governing", error, link)
+        if exited is not None and link.worker in self._links:
+            self._close_account(link, exited)
         marks = link.drain_marks()
         self._release(link)
         if link.spec is NOBODY:

@@ -102,7 +102,7 @@ class _Histogram:
 RECENT = 128
 """Run times of a plugin that the quantiles of ``daemon.status`` are of: sorted in 10 µs, in the loop."""
 UNWANTED_EXITS = ("deadline", "cancelled", "memory", "cpu", "crashed", "violation", "boot_failed", "zygote_lost",
-                  "faulted")
+                  "faulted", "overrun")
 """Ends of workers that the supervisor did not choose to save resources: each makes a restart necessary."""
 
 
