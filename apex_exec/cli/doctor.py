@@ -16,7 +16,7 @@ MEANS = {
     "L2": "hostile code reaches no file, network or process; what lies on a path can still be found out",
     "L1": "system calls are filtered; not accepted unless sandbox.min_level says so",
     "L0": "limits only: no boundary against hostile code",
-    "": "not even the limits can be set",
+    "": "not even limits and deadlines can be held",
 }
 
 

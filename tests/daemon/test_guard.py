@@ -14,7 +14,7 @@ from apex_exec.daemon.guard import REST_NS_MAX, TOLD_MAX, WELL_NS, Guard
 from apex_exec.daemon.loop import Loop
 from apex_exec.observe.logs import Logs
 from apex_exec.observe.metrics import Metrics
-from tests.support.daemon import ECHO, Daemon, wait_for, write_plugin
+from tests.support.daemon import ECHO, USER, Daemon, wait_for, write_plugin
 from tests.support.host import Host
 
 BROKEN = '''
@@ -66,6 +66,15 @@ def main():
             return real(*args, **named)
 
         setattr(found, method, fails)
+    import signal
+    send = signal.pidfd_send_signal
+
+    def refused(pidfd, number, *rest):
+        if armed() == "kill" and number == signal.SIGKILL:
+            raise PermissionError(1, "Operation not permitted")
+        return send(pidfd, number, *rest)
+
+    signal.pidfd_send_signal = refused
     from apex_exec.cli import main as run
     sys.argv[0] = "apex-exec"
     run()
@@ -99,14 +108,16 @@ class Broken(Daemon):
     def __init__(self, folder: Path) -> None:
         for where in OF_A_PLUGIN:
             write_plugin(folder / "plugins", f"cursed-{where}", SLOW)
-        write_plugin(folder / "plugins", "honest", ECHO)
+        for name in ("honest", "spared"):
+            write_plugin(folder / "plugins", name, ECHO)
+        write_plugin(folder / "plugins", "stuck", SLOW)
         self.armed, script, launch = folder / "armed", folder / "broken.py", folder / "launch.sh"
         script.write_text(BROKEN.format(armed=self.armed))
         launch.write_text(f'#!/bin/sh\nshift 3\nexec {sys.executable} {script} "$@"\n')
         launch.chmod(0o755)
         self.fail("")
         super().__init__(plugins=folder / "plugins", wrapper=[str(launch)], config={
-            "sandbox.governor": "psutil", "limits.timeout_ms": 700, "pool.spare_workers": 0})
+            "sandbox.governor": "psutil", "limits.timeout_ms": 2500, "pool.spare_workers": 0})
 
     def fail(self, where: str) -> None:
         """``where`` is one of OF_A_PLUGIN and OF_NOBODY, or "" for none."""
@@ -141,6 +152,24 @@ def test_a_duty_that_fails_for_one_plugin_quarantines_it_and_nobody_else(broken:
     wait_for(lambda: broken.get("/readyz")[0] == 200, 10, "one plugin's fault is no reason to be out of service; it")
     for state in ("starting", "draining"):  # the core waits for the end of no worker that will never be told
         broken.wait_metric(f'workers{{state="{state}"}}', 0.0)
+
+
+def test_a_refused_kill_is_told_and_done_by_another_way(broken: Broken) -> None:
+    with Host(broken.endpoint) as host:
+        assert host.invoke("spared", {})["type"] == "result"
+        (spared,), zygote = broken.pids("spared"), broken.zygote().pid
+        broken.fail("kill")
+        asked = host.send({"type": "invoke", "plugin": "stuck", "action": "onActionExecute", "userId": USER,
+                           "payload": {"action": "a", "context": {"sleep": True}}})
+        wait_for(lambda: broken.pids("stuck"), 5, "its worker")
+        (stuck,) = broken.pids("stuck")
+        assert host.reply(asked)["code"] == "TIMEOUT"
+        wait_for(lambda: not os.path.exists(f"/proc/{stuck}"), 5, "the end of what could not be killed")
+        assert host.invoke("stuck", {})["code"] == "QUARANTINED"
+        broken.fail("")
+        assert host.invoke("spared", {"n": 1})["type"] == "result"
+    assert broken.pids("spared") == [spared] and broken.zygote().pid == zygote, "nobody else had to go for it"
+    assert "the duty 'kill' of the supervisor failed for plugin stuck" in broken.log
 
 
 @pytest.mark.parametrize("where", OF_NOBODY)

@@ -315,7 +315,8 @@ class Invariants:
             canary = worker.id in self.in_judgement  # its canary's deadline may be the earlier one
             self.need(not worker.ready and (now_ns >= worker.boot_due_ns or canary), "a boot kill too early")
         elif action.reason == "overrun":
-            self.need(isinstance(self.event, ev.WorkerRanOn) and worker.ready and not worker.link and not worker.stopped,
+            idle = worker.ready and not worker.link and not worker.stopped
+            self.need(isinstance(self.event, ev.WorkerRanOn) and idle,
                       "a worker is killed for going on that has a call, or leaves")
         elif action.reason == "faulted":
             self.need(isinstance(self.event, ev.PluginFaulted), "a fault that nobody told of")
