@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from apex_exec.cli.output import print_json, print_table
+from apex_exec.cli.output import print_json, print_table, say
 from apex_exec.cli.root import EXIT_NO, EXIT_USAGE, AsJson, ConfigFile, app, examples, fail
 
 MEANS = {
@@ -70,10 +70,10 @@ def show(found: dict[str, Any]) -> None:
     """The same for people."""
     print_table(found["layers"], {"layer": "LAYER", "state": "STATE", "errno": "ERRNO", "detail": "WHAT", "change":
                                   "WHAT TO CHANGE"}, as_json=False)
-    print(f"\nisolation level {found['level'] or 'none'} as uid {found['user']}: {found['means']}")
-    print(f"memory and CPU are {found['governor']}"
+    say(f"\nisolation level {found['level'] or 'none'} as uid {found['user']}: {found['means']}")
+    say(f"memory and CPU are {found['governor']}"
           + ("" if found["governor"] == "enforced" else ": stopped when seen over the limit"))
     if found["waived"]:
-        print(f"waived by sandbox.waive: {', '.join(found['waived'])}")
+        say(f"waived by sandbox.waive: {', '.join(found['waived'])}")
     if not found["ok"]:
-        print(f"serve would refuse: sandbox.min_level is {found['minLevel']}")
+        say(f"serve would refuse: sandbox.min_level is {found['minLevel']}")
