@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
 _Reports = msgspec.msgpack.Decoder(list[LayerReport])
 REPLY_BYTES_MAX = 65536
-STAY_SECONDS = 3.0
-"""How long a child stays for the signals that it is sent; one that none reaches leaves by itself."""
+STAY_SECONDS = 15.0
+"""How long a child stays for the signals that it is sent; one that none reaches leaves by itself, before whoever asked
+for the trial gives up. Far longer than a busy machine keeps the parent waiting: else it would seem unkillable."""
 
 
 def main(control: Connection) -> None:
