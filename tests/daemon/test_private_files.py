@@ -43,9 +43,8 @@ def test_nothing_below_the_state_folder_is_open_to_others_while_it_is_written(tm
             with Host(daemon.endpoint) as host:
                 host.invoke("writer", {})  # the gateway makes its database, with the outbox
                 wait_for(lambda: (state / "logs" / "writer.log").exists(), 5, "the plugin's log")
-            daemon.operate("keys.list")
-            made = {path.name for path in state.rglob("*")}
-            assert {"audit.db", "registry.db", "registry.db-wal", "data.db"} <= made
+            wanted = {"audit.db", "registry.db", "registry.db-wal", "data.db"}
+            wait_for(lambda: wanted <= {path.name for path in state.rglob("*")}, 30, "the databases")
             assert not open_to_others(state)
         assert not open_to_others(state)
     finally:
