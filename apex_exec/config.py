@@ -8,7 +8,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -21,8 +21,26 @@ SOCKET_PATH_BYTES_MAX = 107
 """Longest path of a unix socket on Linux (sun_path less its NUL)."""
 
 
+TIMEOUT_MS_MAX = 3_600_000
+MEMORY_MB_MAX = 1_048_576
+CPU_PERCENT_MIN = 0.1
+"""A thousandth of a core. The wait for CPU time is a debt divided by the share, so a share has a floor: with less of it
+a plugin waits for hours after a single call, and far below that the quotient is no number any more."""
+NETWORK_PER_MINUTE_MAX = 1_000_000
+"""The widest limits of a plugin, for the platform's policy and for a manifest alike."""
+COUNT_MAX = 1_000_000
+"""Most of anything that is counted: far above what a machine holds, far below where a product of two overflows."""
+
+Seconds = Annotated[float, Field(ge=0.001, le=31_536_000)]
+"""A span of time: at least what the loop can tell apart, at most a year, so that it fits 64 bits in nanoseconds."""
+SecondsOrNone = Annotated[float, Field(ge=0, le=31_536_000)]
+"""The same where 0 has a meaning of its own."""
+
+
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    """Every number below has both bounds: what is divided by or multiplied with them must stay a number."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class HostSection(_Section):
@@ -49,13 +67,13 @@ class HttpSection(_Section):
 class PoolSection(_Section):
     """Bounds of the scheduler; full is answered OVERLOADED."""
 
-    max_workers: int = Field(default=1000, ge=1)
-    idle_seconds: float = Field(default=300, gt=0)
-    queue_depth: int = Field(default=1024, ge=1)
-    in_flight: int = Field(default=20_000, ge=1)
-    per_host: int = Field(default=10_000, ge=1)
+    max_workers: int = Field(default=1000, ge=1, le=COUNT_MAX)
+    idle_seconds: Seconds = 300
+    queue_depth: int = Field(default=1024, ge=1, le=COUNT_MAX)
+    in_flight: int = Field(default=20_000, ge=1, le=COUNT_MAX)
+    per_host: int = Field(default=10_000, ge=1, le=COUNT_MAX)
     prefetch: int = Field(default=8, ge=1, le=64)
-    boot_seconds: float = Field(default=10, gt=0)
+    boot_seconds: Seconds = 10
     spare_workers: int = Field(default=2, ge=0, le=64)
 
 
@@ -63,14 +81,15 @@ class LimitsSection(_Section):
     """The platform's policy; a manifest may lower it. ``cpu_burst_seconds`` is the depth of a plugin's CPU bucket;
     API calls above ``api_calls_per_second`` are taken later, not refused."""
 
-    timeout_ms: int = Field(default=5000, ge=1)
-    memory_mb: int = Field(default=50, ge=1)
-    cpu_percent: float = Field(default=10, gt=0, le=100)
-    cpu_burst_seconds: float = Field(default=0.5, gt=0)
-    network_per_minute: int = Field(default=100, ge=0)
+    timeout_ms: int = Field(default=5000, ge=1, le=TIMEOUT_MS_MAX)
+    memory_mb: int = Field(default=50, ge=1, le=MEMORY_MB_MAX)
+    cpu_percent: float = Field(default=10, ge=CPU_PERCENT_MIN, le=100)
+    cpu_burst_seconds: float = Field(default=0.5, ge=0.001, le=3600)
+    network_per_minute: int = Field(default=100, ge=0, le=NETWORK_PER_MINUTE_MAX)
     api_calls_per_second: int = Field(default=500, ge=1, le=1_000_000)
 
 
+Uid = Annotated[int, Field(ge=0, le=2**32 - 2)]
 Layer = Literal["fds", "env", "session", "cgroup", "namespaces", "rlimits", "identity", "pdeathsig", "no_new_privs",
                 "landlock", "seccomp", "selftest"]
 
@@ -82,7 +101,7 @@ class SandboxSection(_Section):
     waive: list[Layer] = []
     extra_modules: list[str] = []
     governor: Literal["auto", "psutil", "cgroup"] = "auto"
-    uid_range: tuple[int, int] = (200_000, 265_535)
+    uid_range: tuple[Uid, Uid] = (200_000, 265_535)
 
 
 class SecuritySection(_Section):
@@ -120,8 +139,8 @@ class AuditSection(_Section):
 
     url: str = Field(default="sqlite:///<state_dir>/audit.db", pattern="^sqlite:///.")
     durability: Literal["group", "strict"] = "group"
-    retention_days: int = Field(default=400, ge=1)
-    min_free_bytes: int = Field(default=268_435_456, ge=0)
+    retention_days: int = Field(default=400, ge=1, le=36_500)
+    min_free_bytes: int = Field(default=268_435_456, ge=0, le=2**50)
 
 
 class RegistrySection(_Section):
@@ -133,20 +152,20 @@ class RegistrySection(_Section):
 class BreakerSection(_Section):
     """When a plugin that keeps failing is paused, and how restarts are spaced."""
 
-    ends: int = Field(default=5, ge=1)
-    window_seconds: float = Field(default=60, gt=0)
-    open_seconds: float = Field(default=60, gt=0)
-    stable_seconds: float = Field(default=10, gt=0)
-    backoff_min_seconds: float = Field(default=0.1, gt=0)
-    backoff_max_seconds: float = Field(default=30, gt=0)
+    ends: int = Field(default=5, ge=1, le=COUNT_MAX)
+    window_seconds: Seconds = 60
+    open_seconds: Seconds = 60
+    stable_seconds: Seconds = 10
+    backoff_min_seconds: Seconds = 0.1
+    backoff_max_seconds: Seconds = 30
 
 
 class RecycleSection(_Section):
     """When a healthy worker is replaced between calls; 0 is never."""
 
-    after_calls: int = Field(default=0, ge=0)
-    after_seconds: float = Field(default=0, ge=0)
-    growth_mb: float = Field(default=20, ge=0)
+    after_calls: int = Field(default=0, ge=0, le=10**15)
+    after_seconds: SecondsOrNone = 0
+    growth_mb: float = Field(default=20, ge=0, le=MEMORY_MB_MAX)
 
 
 class LogSection(_Section):
@@ -154,7 +173,7 @@ class LogSection(_Section):
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["text", "json"] = "text"
-    plugin_lines_per_second: float = Field(default=20, gt=0)
+    plugin_lines_per_second: float = Field(default=20, ge=0.001, le=COUNT_MAX)
 
 
 class MetricsSection(_Section):
@@ -182,7 +201,7 @@ class Settings(_Section):
     runtime_dir: str = ""
     state_dir: str = ""
     plugins_dir: str = ""
-    drain_seconds: float = Field(default=10.0, ge=0)
+    drain_seconds: SecondsOrNone = 10.0
     host: HostSection = HostSection()
     admin: AdminSection = AdminSection()
     http: HttpSection = HttpSection()

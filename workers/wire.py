@@ -7,7 +7,7 @@ these types and nothing else; the supervisor trusts none of a worker's fields. B
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -26,6 +26,9 @@ LOG_FRAME_BYTES_MAX = 4 * LOG_BYTES_MAX + 256
 API_PARAMS_BYTES_MAX = 256 * 1024
 DEPTH_MAX = 64
 """Deepest nesting of a payload or a result."""
+
+Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""A worker's number for something. What else it counts (CPU time, a wait) is cut where it is used, to what can be."""
 
 API_CODES = {
     "permission_denied": "the plugin has no such permission, or no valid approval for it",
@@ -144,7 +147,7 @@ class Failed(msgspec.Struct, array_like=True, tag="failed", gc=False):
 class Reply(msgspec.Struct, array_like=True, tag="reply", gc=False):
     """The hook returned ``result``. ``cpu_ns`` is the worker's own reading and only indicative."""
 
-    seq: int
+    seq: Number
     result: msgspec.Raw
     cpu_ns: int
 
@@ -152,7 +155,7 @@ class Reply(msgspec.Struct, array_like=True, tag="reply", gc=False):
 class Raised(msgspec.Struct, array_like=True, tag="raised", gc=False):
     """The hook raised. ``api_code`` where an API error went unhandled; ``memory`` where it was a MemoryError."""
 
-    seq: int
+    seq: Number
     exception: str
     message: str
     traceback: str
@@ -166,7 +169,7 @@ class Raised(msgspec.Struct, array_like=True, tag="raised", gc=False):
 class BadOutput(msgspec.Struct, array_like=True, tag="bad_output", gc=False):
     """The hook returned what no MessagePack value of the protocol can hold; ``path`` says where."""
 
-    seq: int
+    seq: Number
     path: str
     message: str
     cpu_ns: int
@@ -175,14 +178,14 @@ class BadOutput(msgspec.Struct, array_like=True, tag="bad_output", gc=False):
 class Skipped(msgspec.Struct, array_like=True, tag="skipped", gc=False):
     """The call's deadline had passed before it was begun; the hook did not run."""
 
-    seq: int
+    seq: Number
 
 
 class ApiCall(msgspec.Struct, array_like=True, tag="api", gc=False):
     """The hook running as ``seq`` asks for something outside. ``api_id`` counts up per link."""
 
-    seq: int
-    api_id: int
+    seq: Number
+    api_id: Number
     method: str
     params: msgspec.Raw
 
@@ -197,14 +200,14 @@ class Log(msgspec.Struct, array_like=True, tag="log", gc=False):
 class Pong(msgspec.Struct, array_like=True, tag="pong", gc=False):
     """Answer to Ping."""
 
-    nonce: int
+    nonce: Number
 
 
 class Tested(msgspec.Struct, array_like=True, tag="tested", gc=False):
     """What came of a bundle's tests (mode ``test``). ``arcs``: path → jumps between lines; none of it is proof."""
 
-    passed: int
-    failed: int
+    passed: Number
+    failed: Number
     failures: list[str]
     arcs: dict[str, list[tuple[int, int]]]
     tampered: bool
@@ -237,6 +240,12 @@ class Fork(msgspec.Struct, array_like=True, tag="fork", gc=False):
 
     worker: int
     jail: dict[str, Any]
+
+
+class Kill(msgspec.Struct, array_like=True, tag="kill", gc=False):
+    """SIGKILL for a worker whose pidfd the supervisor has not, or may not use: the zygote is its parent."""
+
+    worker: int
 
 
 class Quit(msgspec.Struct, array_like=True, tag="quit", gc=False):
@@ -275,5 +284,5 @@ class Exited(msgspec.Struct, array_like=True, tag="exited", gc=False):
     maxrss_kib: int
 
 
-ToZygote = Fork | Quit
+ToZygote = Fork | Kill | Quit
 FromZygote = ZygoteReady | Forked | ForkFailed | Exited

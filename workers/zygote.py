@@ -7,6 +7,7 @@ may reap the child, so the supervisor can always kill exactly that process. It l
 from __future__ import annotations
 
 import array
+import contextlib
 import ctypes
 import errno
 import gc
@@ -25,7 +26,7 @@ from workers.jail import Jail
 from workers.jail.base import fork
 from workers.jail.env import forget_surroundings
 from workers.preload import preload
-from workers.wire import Exited, Fork, Forked, ForkFailed, ToZygote, ZygoteReady
+from workers.wire import Exited, Fork, Forked, ForkFailed, Kill, ToZygote, ZygoteReady
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -91,6 +92,8 @@ def _loop(link: socket.socket, wake_read: int, death_fd: int, jail: Jail) -> Non
                 message = _decode(data)
                 if isinstance(message, Fork):
                     _fork(link, message, fds, workers, jail)
+                elif isinstance(message, Kill):
+                    _kill(message.worker, workers)
                 else:
                     os._exit(0)
 
@@ -125,6 +128,13 @@ def _fork(link: socket.socket, message: Fork, fds: array.array[int], workers: di
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [pidfd]))]
     link.sendmsg([_encode(Forked(message.worker, pid))], rights)
     os.close(pidfd)
+
+
+def _kill(worker: int, workers: dict[int, int]) -> None:
+    for pid, number in workers.items():
+        if number == worker:  # a child that is not reaped yet: its number is nobody else's
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def _close(fds: array.array[int]) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from apex_exec.cli.output import clean, print_json, print_table
+from apex_exec.cli.output import Said, clean, print_json, print_table, say, say_line
 from apex_exec.cli.root import EXIT_NO, AsJson, ConfigFile, audit_app, examples, fail
 
 if TYPE_CHECKING:
@@ -96,8 +96,8 @@ def _json_printer(database: Path) -> Callable[[Filter], int]:
         last = filters.after_seq
         for seq, line in export_rows(database, filters):
             last = seq
-            sys.stdout.buffer.write(line)
-        sys.stdout.buffer.flush()
+            say_line(line)
+        sys.stdout.flush()
         return last
 
     return show
@@ -110,7 +110,7 @@ def _line_printer(database: Path) -> Callable[[Filter], int]:
         last = filters.after_seq
         for event in read_events(database, filters):
             last = event.seq
-            print(as_line(event))
+            say(as_line(event))
         sys.stdout.flush()
         return last
 
@@ -152,8 +152,8 @@ def verify(
         raise typer.Exit(0 if found.finding is None else EXIT_NO)
     if found.finding is not None:
         fail(f"{found.finding.kind} at event {found.finding.seq}: {found.finding.message}", EXIT_NO)
-    print(f"{events} events are as they were written, {found.first} to {found.last} ({events / seconds:,.0f}/s)")
-    print(f"head {found.last}:{found.hash.hex()}")
+    say(f"{events} events are as they were written, {found.first} to {found.last} ({events / seconds:,.0f}/s)")
+    say(f"head {found.last}:{found.hash.hex()}")
 
 
 @audit_app.command(epilog=examples(
@@ -172,8 +172,8 @@ def export(
     rows = export_rows(database, filters)
     if output is None:
         for _, line in rows:
-            sys.stdout.buffer.write(line)
-        sys.stdout.buffer.flush()
+            say_line(line)
+        sys.stdout.flush()
         return
     with output.open("wb") as file:
         for _, line in rows:
@@ -215,7 +215,7 @@ def _print_report(rows: list[Any], quarter: str, as_json: bool, as_csv: bool) ->
         row["approvals"] = "; ".join(_approval(approval) for approval in row["approvals"])
     if as_csv:
         columns = ["plugin", *COUNTS, "approvals"]
-        writer = csv.DictWriter(sys.stdout, columns, extrasaction="ignore", lineterminator="\n")
+        writer = csv.DictWriter(Said(), columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows({key: _csv_cell(value) for key, value in row.items()} for row in plain)
         return

@@ -8,7 +8,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from apex_exec.cli import connect
-from apex_exec.cli.output import print_table
+from apex_exec.cli.output import print_table, say
 from apex_exec.cli.root import EXIT_USAGE, ConfigFile, RuntimeDir, billing_app, examples, fail, group
 from apex_exec.errors import Refusal
 from apex_exec.market.billing import HOSTING_CURRENCY, enterprise_price, hosting_quote, split_sale
@@ -23,12 +23,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object, amounts i
 
 def _show(amounts: dict[str, int], as_json: bool) -> None:
     if as_json:
-        print(json.dumps(amounts))
+        say(json.dumps(amounts))
         return
     shown = {name: format_minor(amount, HOSTING_CURRENCY) for name, amount in amounts.items()}
     width = max(map(len, shown.values()))
     for name, text in shown.items():
-        print(f"{name:<7} {text:>{width}} {HOSTING_CURRENCY}")
+        say(f"{name:<7} {text:>{width}} {HOSTING_CURRENCY}")
 
 
 @quote_app.command(epilog=examples("apex-exec billing quote sale 19.95"))
@@ -118,21 +118,21 @@ def book_enterprise(
         booked = client.request("billing.enterprise", {"customer": customer, "title": title, "cost": minor,
                                                        "currency": currency, "key": key or str(uuid.uuid4())})
     if as_json:
-        print(json.dumps(booked))
+        say(json.dumps(booked))
     else:
-        print(f"{booked['key']}: {customer} owes {format_minor(booked['price'], currency)} {currency}")
+        say(f"{booked['key']}: {customer} owes {format_minor(booked['price'], currency)} {currency}")
 
 
 def _print_statement(found: dict[str, Any], as_json: bool, as_csv: bool) -> None:
     from apex_exec.market.statements import to_csv
 
     if as_json:
-        print(json.dumps(found))
+        say(json.dumps(found))
         return
     if as_csv:
-        print(to_csv(found), end="")
+        say(to_csv(found), end="")
         return
-    print(f"{found['month']} ({found['status']}): {found['party']}")
+    say(f"{found['month']} ({found['status']}): {found['party']}")
     money = ("customer_minor", "author_minor", "platform_minor")
     print_table([{**line, **{name: format_minor(line[name], line["currency"]) for name in money}}
                  for line in found["lines"]],
@@ -140,7 +140,7 @@ def _print_statement(found: dict[str, Any], as_json: bool, as_csv: bool) -> None
                  "quantity": "quantity", "currency": "currency", "customer_minor": "customer owes",
                  "author_minor": "author gets", "platform_minor": "platform keeps"}, as_json=False, empty="no lines")
     for currency, sums in found["totals"].items():
-        print(f"{currency}: customers {format_minor(sums['customers'], currency)} = authors "
+        say(f"{currency}: customers {format_minor(sums['customers'], currency)} = authors "
               f"{format_minor(sums['authors'], currency)} + platform {format_minor(sums['platform'], currency)}")
     if found.get("usage"):
         print_table(found["usage"], ["plugin", "userId", "calls", "cpuSeconds", "hostCpuSeconds",

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from apex_exec.cli.output import clean, print_json
+from apex_exec.cli.output import clean, print_json, say
 from apex_exec.cli.root import EXIT_NO, AsJson, app, examples, fail
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def demo(as_json: AsJson = False) -> None:
     with _daemon() as client:
         welcome = client.hello()
         if not as_json:
-            print(f"{welcome['server']} runs in a temporary folder, isolation {welcome['isolation']} "
+            say(f"{welcome['server']} runs in a temporary folder, isolation {welcome['isolation']} "
                   "(`apex-exec doctor` says why).\n")
         outcomes = [_run(client, step, as_json) for step in STEPS]
         together = client.dispatch("onDashboardLoad", USER, {"dashboardId": "main"})
@@ -68,11 +68,11 @@ def demo(as_json: AsJson = False) -> None:
     if as_json:
         print_json({"welcome": welcome, "steps": outcomes, "dispatch": {"widgets": widgets, "failed": failed}})
     else:
-        print(f"\nOne dispatch of onDashboardLoad to all: {len(widgets)} widgets ({', '.join(widgets)}); "
+        say(f"\nOne dispatch of onDashboardLoad to all: {len(widgets)} widgets ({', '.join(widgets)}); "
               f"failed, and kept apart: {', '.join(failed)}.")
-        print("Next: `apex-exec plugin new my-plugin`, or the README's five-minute tour.")
-        print("Tests, in a clone of the repository (about five minutes): "
-              ".venv/bin/pip install -q -e '.[test]' && .venv/bin/python -m pytest -q")
+        say("Next: `apex-exec plugin new my-plugin`, or the README's five-minute tour.")
+        say("Tests, in a clone of the repository (about five minutes): "
+            ".venv/bin/pip install -q -e '.[test]' && .venv/bin/python -m pytest -q")
     if failed != ["liar"] or not all(outcome["asExpected"] for outcome in outcomes):
         fail("an outcome is not the expected one; see the lines marked NOT EXPECTED", EXIT_NO)
 
@@ -89,8 +89,8 @@ def _run(client: Client, step: Step, as_json: bool) -> dict[str, Any]:
     good = outcome == step.expected
     if not as_json:
         mark = "" if good else f"   NOT EXPECTED: {step.expected}"
-        print(f"{step.plugin:<17} {step.hook:<16} {outcome:<15} {took_ms:7.1f} ms  {step.why}{mark}")
-        print(f"{'':<17} {clean(shown)[:100]}", flush=True)
+        say(f"{step.plugin:<17} {step.hook:<16} {outcome:<15} {took_ms:7.1f} ms  {step.why}{mark}")
+        say(f"{'':<17} {clean(shown)[:100]}", flush=True)
     return {"plugin": step.plugin, "hook": step.hook, "outcome": outcome, "tookMs": round(took_ms, 1),
             "asExpected": good, "shows": step.why, "reply": shown}
 

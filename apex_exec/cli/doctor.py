@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from apex_exec.cli.output import print_json, print_table
+from apex_exec.cli.output import print_json, print_table, say
 from apex_exec.cli.root import EXIT_NO, EXIT_USAGE, AsJson, ConfigFile, app, examples, fail
 
 MEANS = {
@@ -16,7 +16,7 @@ MEANS = {
     "L2": "hostile code reaches no file, network or process; what lies on a path can still be found out",
     "L1": "system calls are filtered; not accepted unless sandbox.min_level says so",
     "L0": "limits only: no boundary against hostile code",
-    "": "not even the limits can be set",
+    "": "not even limits and deadlines can be held",
 }
 
 
@@ -73,10 +73,10 @@ def show(found: dict[str, Any]) -> None:
     """The same for people."""
     print_table(found["layers"], {"layer": "LAYER", "state": "STATE", "errno": "ERRNO", "detail": "WHAT", "change":
                                   "WHAT TO CHANGE"}, as_json=False)
-    print(f"\nisolation level {found['level'] or 'none'} as uid {found['user']}: {found['means']}")
-    print(f"memory and CPU are {found['governor']}"
+    say(f"\nisolation level {found['level'] or 'none'} as uid {found['user']}: {found['means']}")
+    say(f"memory and CPU are {found['governor']}"
           + ("" if found["governor"] == "enforced" else ": stopped when seen over the limit"))
     if found["waived"]:
-        print(f"waived by sandbox.waive: {', '.join(found['waived'])}")
+        say(f"waived by sandbox.waive: {', '.join(found['waived'])}")
     if not found["ok"]:
-        print(f"serve would refuse: sandbox.min_level is {found['minLevel']}")
+        say(f"serve would refuse: sandbox.min_level is {found['minLevel']}")

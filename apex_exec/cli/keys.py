@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from apex_exec.cli.output import print_json, print_table
+from apex_exec.cli.output import print_json, print_table, say
 from apex_exec.cli.plugin_common import StateDir, ask, state_path
 from apex_exec.cli.root import AsJson, ConfigFile, RuntimeDir, examples, keys_app
 
@@ -20,7 +20,7 @@ def new(name: Name, state_dir: StateDir = None, config: ConfigFile = None) -> No
     from apex_exec.registry.signing import new_key
 
     path, key_id = new_key(state_path(config, state_dir) / "keys", name)
-    print(f"{path}: key {key_id}")
+    say(f"{path}: key {key_id}")
 
 
 @keys_app.command(epilog=examples("apex-exec keys curve server", "apex-exec keys curve my-host --dir ./curve"))
@@ -49,7 +49,7 @@ def curve(
         public, secret = zmq.auth.create_certificates(place, name)
     finally:
         os.umask(old)
-    print(f"{public}\n{secret}")
+    say(f"{public}\n{secret}")
 
 
 @keys_app.command(epilog=examples(
@@ -70,7 +70,7 @@ def register(
     if as_json:
         print_json(result)
     else:
-        print(f"{result['name']}: {result['role']} key {result['keyId']}"
+        say(f"{result['name']}: {result['role']} key {result['keyId']}"
               + ("" if result["changed"] else ", was registered before"))
 
 
@@ -85,11 +85,11 @@ def revoke(
     if as_json:
         print_json(result)
         return
-    print(f"{name}: revoked {', '.join(result['revoked']) or 'before'}")
+    say(f"{name}: revoked {', '.join(result['revoked']) or 'before'}")
     if result["stopped"]:
-        print(f"stopped: {', '.join(result['stopped'])}")
+        say(f"stopped: {', '.join(result['stopped'])}")
     if result["approvalsEnded"]:
-        print(f"approvals ended: {', '.join(result['approvalsEnded'])}")
+        say(f"approvals ended: {', '.join(result['approvalsEnded'])}")
 
 
 @keys_app.command("list", epilog=examples("apex-exec keys list"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import sys
 import uuid
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from apex_exec.cli import connect
-from apex_exec.cli.output import print_json, print_table, progress
+from apex_exec.cli.output import Said, print_json, print_table, progress, say
 from apex_exec.cli.plugin_common import StateDir, state_path
 from apex_exec.cli.root import (
     EXIT_NO,
@@ -62,14 +61,14 @@ def _show_checks(shown: dict[str, Any], as_json: bool) -> bool:
     if as_json:
         print_json(shown)
     else:
-        print(f"submission {shown['id']}: {shown['plugin']} {shown['version']} is {shown['state']}")
-        print(f"digest {shown['digest']}")
+        say(f"submission {shown['id']}: {shown['plugin']} {shown['version']} is {shown['state']}")
+        say(f"digest {shown['digest']}")
         if queue := shown.get("queue"):
-            print(f"place {queue['position']} in the queue, waiting for {queue['waitingSeconds']} s")
+            say(f"place {queue['position']} in the queue, waiting for {queue['waitingSeconds']} s")
         print_table([{"check": one["name"], "met": not one["problems"], "problems": "; ".join(one["problems"])}
                      for one in checks], ["check", "met", "problems"], as_json=False, empty="not checked yet")
         if shown["moves"] and (last := shown["moves"][-1])["reason"]:
-            print(f"last move: {last['from_state']} -> {last['to_state']} by {last['actor']}: {last['reason']}")
+            say(f"last move: {last['from_state']} -> {last['to_state']} by {last['actor']}: {last['reason']}")
     return all(not one["problems"] for one in checks)
 
 
@@ -307,7 +306,7 @@ def report(as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead
     shown = [{**row, **{name: format_minor(row[name], row["currency"]) if row["currency"] else "" for name in MONEY}}
              for row in rows]
     if as_csv:
-        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer = csv.writer(Said(), lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows([cell(str(row[name])) for name in COLUMNS] for row in shown)
         return

@@ -1,26 +1,56 @@
-"""What verbs print: tables for people, JSON for programs, progress for those who wait. Results go to stdout."""
+"""What verbs print: tables for people, JSON for programs, progress for those who wait. Results go to stdout.
+
+Nothing else in this package prints: what a plugin, a host or a file has named passes ``clean`` on its way out, here and
+nowhere else, so that no word of theirs steers the terminal of whoever reads it. ``tests/cli`` holds every verb to it.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
 
 WIDTH_WITHOUT_TERMINAL = 240
 """A pipe has no width: nothing is cut there for the sake of a screen."""
-UNSAFE = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(9), 11, 12, *range(14, 32), *range(127, 160))}
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ud800-\udfff]")
+"""C0 but tab and newline, DEL, C1 (U+009B is CSI to many terminals), what turns the direction of text, line separators,
+and lone surrogates, which no encoding has."""
 
 
 def clean(text: str) -> str:
-    """``text`` without control characters: a plugin's words must not steer the operator's terminal."""
-    return text.translate(UNSAFE)
+    """``text`` with what steers a terminal written as ``\\u009b``: the same in JSON, where it stays the same string."""
+    return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def say(*values: object, end: str = "\n", file: TextIO | None = None, flush: bool = False) -> None:
+    """``print``, cleaned."""
+    print(*(clean(str(value)) for value in values), end=end, file=file, flush=flush)
+
+
+class Said:
+    """A file that ``csv`` may write to: stdout, cleaned."""
+
+    def write(self, text: str) -> int:
+        """Prints ``text`` as it stands, its line ends too."""
+        say(text, end="")
+        return len(text)
+
+
+def say_line(line: bytes) -> None:
+    """One line of the ledger's own JSON, with its end. To a terminal cleaned; elsewhere byte for byte, since that is
+    what was hashed."""
+    if sys.stdout.isatty():
+        say(line.decode("utf-8", "replace"), end="")
+    else:
+        sys.stdout.buffer.write(line)
 
 
 def print_json(value: Any) -> None:
     """``value`` as JSON; on a terminal indented. Timestamps as ISO 8601, bytes as base64."""
-    print(json.dumps(value, default=_plain, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
+    say(json.dumps(value, default=_plain, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
 
 
 def _plain(value: Any) -> Any:
@@ -41,7 +71,7 @@ def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | Mapp
         print_json([dict(row) for row in rows])
         return
     if not rows:
-        print(empty, file=sys.stderr)
+        say(empty, file=sys.stderr)
         return
     headings = columns if isinstance(columns, Mapping) else {key: key for key in columns}
     from rich import box
@@ -62,7 +92,7 @@ def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | Mapp
     console = Console(highlight=False, width=WIDTH_WITHOUT_TERMINAL)
     with console.capture() as captured:
         console.print(table)
-    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
+    say("\n".join(line.rstrip() for line in captured.get().split("\n")).rstrip("\n"))
 
 
 def cell(value: Any) -> str:
@@ -87,15 +117,15 @@ def progress(label: str, total: int = 0) -> Iterator[Callable[[str], None]]:
     On a terminal one line that changes (with a count where ``total`` is known), else one line a step.
     """
     if not sys.stderr.isatty():
-        print(f"{label} …", file=sys.stderr, flush=True)
-        yield lambda step: print(f"  {clean(step)}", file=sys.stderr, flush=True)
+        say(f"{label} …", file=sys.stderr, flush=True)
+        yield lambda step: say(f"  {step}", file=sys.stderr, flush=True)
         return
     from rich.console import Console
 
     console = Console(stderr=True, highlight=False)
     done = 0
 
-    with console.status(label) as status:
+    with console.status(clean(label)) as status:
 
         def tell(step: str) -> None:
             nonlocal done

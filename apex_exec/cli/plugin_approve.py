@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from apex_exec.cli import connect
-from apex_exec.cli.output import print_json
+from apex_exec.cli.output import print_json, say
 from apex_exec.cli.plugin_common import LONG_TIMEOUT_MS, StateDir, state_path
 from apex_exec.cli.root import AsJson, ConfigFile, RuntimeDir, examples, plugin_app
 
@@ -74,4 +74,4 @@ def _decide(decision: str, plugin: str, permission: str, key: str, reason: str, 
         print_json(result)
     else:
         after = f"; {plugin} is {result['next']}" if result.get("next") in ("installed", "upgraded") else ""
-        print(f"{plugin} {result['version']} {permission}: {result['state']}{after}")
+        say(f"{plugin} {result['version']} {permission}: {result['state']}{after}")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from apex_exec.cli import connect
-from apex_exec.cli.output import clean
+from apex_exec.cli.output import clean, say
 
 LONG_TIMEOUT_MS = 240_000
 """For operations that scan a bundle and run its code in the jail."""
@@ -64,7 +64,7 @@ def state_path(config: Path | None, state_dir: str | None) -> Path:
 def say_waiting(result: dict[str, Any]) -> None:
     """Tells which approvals are missing, and how to give them."""
     for row in result.get("waiting", ()):
-        print(f"waits for approval of {row['permission']}: apex-exec plugin approve {row['plugin']} "
+        say(f"waits for approval of {row['permission']}: apex-exec plugin approve {row['plugin']} "
               f"{row['permission']} --key NAME --reason TEXT")
 
 
@@ -74,6 +74,6 @@ def say_findings(scan: dict[str, Any] | None) -> None:
         return
     shown = [item for item in scan["findings"] if item["severity"] != "note"]
     for item in shown:
-        print(clean(f"{item['severity']}: {item['path']}:{item['line']}: {item['message']} [{item['rule']}]"))
+        say(clean(f"{item['severity']}: {item['path']}:{item['line']}: {item['message']} [{item['rule']}]"))
     if notes := len(scan["findings"]) - len(shown):
-        print(f"notes: {notes} (see `apex-exec plugin validate`)")
+        say(f"notes: {notes} (see `apex-exec plugin validate`)")

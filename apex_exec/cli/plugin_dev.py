@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from apex_exec.cli.output import clean
+from apex_exec.cli.output import clean, say
 from apex_exec.cli.root import EXIT_NO, ConfigFile, examples, fail, plugin_app
 
 POLL_SECONDS = 0.3
@@ -46,11 +46,11 @@ def dev(
             try:
                 _wait(Path(sockets) / "host.sock", daemon)
                 hook = bundle.manifest.manifest.hooks[0]
-                print(f"serving {bundle.manifest.id} {bundle.manifest.version}; call it with:\n  apex-exec invoke "
+                say(f"serving {bundle.manifest.id} {bundle.manifest.version}; call it with:\n  apex-exec invoke "
                       f"{bundle.manifest.id} {hook} --user {USER} --runtime-dir {sockets}", flush=True)
                 _watch(folder, served, bundle.digest, daemon)
             except KeyboardInterrupt:
-                print("stopped")
+                say("stopped")
             finally:
                 daemon.terminate()
     if daemon.returncode:
@@ -78,16 +78,16 @@ def _watch(folder: Path, served: Path, digest: str, daemon: subprocess.Popen[byt
         except Refusal as error:
             if error.message != said:
                 said = error.message
-                print(clean(f"not reloaded: {error.message}" + (f" ({error.hint})" if error.hint else "")), flush=True)
+                say(clean(f"not reloaded: {error.message}" + (f" ({error.hint})" if error.hint else "")), flush=True)
             continue
         if bundle.digest == digest or bundle.manifest.id != served.name:
             continue
         digest, said = bundle.digest, ""
         for item in scan(bundle.files, bundle.manifest, with_bandit=False).errors:
-            print(clean(f"an installation would refuse {item.path}:{item.line}: {item.message} [{item.rule}]"))
+            say(clean(f"an installation would refuse {item.path}:{item.line}: {item.message} [{item.rule}]"))
         _copy(bundle.files, served)
         daemon.send_signal(signal.SIGHUP)
-        print(f"reloaded {bundle.manifest.id} {bundle.manifest.version}, digest {digest[:12]}", flush=True)
+        say(f"reloaded {bundle.manifest.id} {bundle.manifest.version}, digest {digest[:12]}", flush=True)
 
 
 def _copy(files: dict[str, bytes], served: Path) -> None:

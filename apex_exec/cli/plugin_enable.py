@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from apex_exec.cli.output import print_json
+from apex_exec.cli.output import print_json, say
 from apex_exec.cli.plugin_common import User, ask
 from apex_exec.cli.root import AsJson, ConfigFile, RuntimeDir, examples, plugin_app
 
@@ -21,7 +21,7 @@ def _run(op: str, args: dict[str, Any], as_json: bool, config: Path | None, runt
         print_json(result)
         return
     whom = f" for {result['user']}" if result.get("user") else ""
-    print(f"{result['id']}: {result['state']}{whom}" + ("" if result["changed"] else ", nothing to do"))
+    say(f"{result['id']}: {result['state']}{whom}" + ("" if result["changed"] else ", nothing to do"))
 
 
 @plugin_app.command(epilog=examples(

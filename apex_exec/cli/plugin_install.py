@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from apex_exec.cli import connect
-from apex_exec.cli.output import print_json, progress
+from apex_exec.cli.output import print_json, progress, say
 from apex_exec.cli.plugin_common import (
     LONG_TIMEOUT_MS,
     Hook,
@@ -40,7 +40,7 @@ def install(target: Target, as_json: AsJson = False, runtime_dir: RuntimeDir = N
         result = ask(config, runtime_dir, "plugin.install", args, slow=True)
     _show(result, as_json)
     if not as_json and result["state"] == "installed":
-        print(f"enable it with: apex-exec plugin enable {result['id']}")
+        say(f"enable it with: apex-exec plugin enable {result['id']}")
 
 
 def _given(target: str, config: Path | None, runtime_dir: str | None, tell: Any) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def remove(plugin: Plugin, as_json: AsJson = False, runtime_dir: RuntimeDir = No
     if as_json:
         print_json(result)
     else:
-        print(f"{plugin}: removed" if result["changed"] else f"{plugin}: was removed before")
+        say(f"{plugin}: removed" if result["changed"] else f"{plugin}: was removed before")
 
 
 def _show(result: dict[str, Any], as_json: bool) -> None:
@@ -115,9 +115,9 @@ def _show(result: dict[str, Any], as_json: bool) -> None:
     say_findings(result.get("scan"))
     for word in ("added", "removed"):
         if items := (result.get("difference") or {}).get(word):
-            print(f"{word}: {', '.join(items)}")
+            say(f"{word}: {', '.join(items)}")
     before = f" (before: {result['previous']})" if result.get("previous") else ""
     waits = f", {result['next']} waits" if result.get("next") else ""
-    print(f"{result['id']} {result['version']}: {result['state']}{before}{waits}"
+    say(f"{result['id']} {result['version']}: {result['state']}{before}{waits}"
           + ("" if result["changed"] else ", nothing to do"))
     say_waiting(result)

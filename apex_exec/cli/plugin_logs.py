@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Annotated
 
 import typer
 
-from apex_exec.cli.output import clean
+from apex_exec.cli.output import clean, say
 from apex_exec.cli.plugin_common import StateDir, state_path
 from apex_exec.cli.root import EXIT_NO, ConfigFile, examples, fail, plugin_app
 
@@ -32,7 +33,7 @@ def logs(
     path = folder / f"{plugin}.log"
     try:
         if follow and not path.exists():
-            typer.echo(f"{plugin} has written nothing so far; waiting for {path}", err=True)
+            say(f"{plugin} has written nothing so far; waiting for {path}", file=sys.stderr)
             while not path.exists():
                 time.sleep(POLL_SECONDS)
         file = path.open(encoding="utf-8", errors="replace")
@@ -49,18 +50,18 @@ def logs(
         if len(text) < lines and older.exists():
             text = older.read_text("utf-8", "replace").splitlines()[-(lines - len(text)):] + text
         for line in text[-lines:] if lines else ():
-            print(clean(line), flush=follow)
+            say(clean(line), flush=follow)
         while follow:
             begun += file.readline()
             if begun.endswith("\n"):
-                print(clean(begun.removesuffix("\n")), flush=True)
+                say(clean(begun.removesuffix("\n")), flush=True)
                 begun = ""
                 continue
             time.sleep(POLL_SECONDS)
             if path.exists() and path.stat().st_ino != _inode(file.fileno()):  # begun anew: rotated
                 begun += file.read()
                 if begun:
-                    print("\n".join(map(clean, begun.splitlines())), flush=True)
+                    say("\n".join(map(clean, begun.splitlines())), flush=True)
                     begun = ""
                 file.close()
                 file = path.open(encoding="utf-8", errors="replace")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from apex_exec.cli.output import say
 from apex_exec.cli.root import examples, plugin_app, this_user
 
 
@@ -21,4 +22,4 @@ def new(
     from apex_exec.registry.scaffold import write_scaffold
 
     made = write_scaffold(folder, plugin, author or this_user())
-    print(f"{made}: try `apex-exec plugin validate {made}` and `apex-exec plugin dev {made}`")
+    say(f"{made}: try `apex-exec plugin validate {made}` and `apex-exec plugin dev {made}`")

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from apex_exec.cli.output import say
 from apex_exec.cli.plugin_common import StateDir, state_path
 from apex_exec.cli.root import ConfigFile, examples, plugin_app
 
@@ -26,7 +27,7 @@ def pack(
     bundle = read_folder(folder)
     path = output or Path(f"{bundle.manifest.id}-{bundle.manifest.version}.apx")
     _replace(path, packed(bundle))
-    print(f"{path}: {len(bundle.files)} files, digest {bundle.digest}")
+    say(f"{path}: {len(bundle.files)} files, digest {bundle.digest}")
 
 
 @plugin_app.command(epilog=examples("apex-exec plugin sign my-plugin-1.0.0.apx --key acme"))
@@ -51,7 +52,7 @@ def sign(
     made = sign_digest(private, role, bundle.digest, time.time_ns())
     kept = [s for s in read_signatures(had) if (s.role, s.key_id) != (made.role, made.key_id)]
     _replace(file, packed(bundle, write_signatures([*kept, made])))
-    print(f"{file}: signed as {role} by {made.key_id}, digest {bundle.digest}")
+    say(f"{file}: signed as {role} by {made.key_id}, digest {bundle.digest}")
 
 
 def _replace(path: Path, data: bytes) -> None:

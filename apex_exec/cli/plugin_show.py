@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from apex_exec.cli.output import print_json, print_table
+from apex_exec.cli.output import print_json, print_table, say
 from apex_exec.cli.plugin_common import ask
 from apex_exec.cli.root import AsJson, ConfigFile, RuntimeDir, examples, plugin_app
 
@@ -49,6 +49,6 @@ def show(
         ("history", "history", ["atNs", "operation", "version", "uid", "note"]),
     ):
         if rows := facts[key]:
-            print(f"\n{title}")
+            say(f"\n{title}")
             print_table([{k: _when(v) if k.endswith("Ns") else v for k, v in row.items()} for row in rows], columns,
                         as_json=False)

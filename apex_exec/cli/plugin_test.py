@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from apex_exec.cli.output import clean, print_json
+from apex_exec.cli.output import clean, print_json, say
 from apex_exec.cli.root import EXIT_NO, AsJson, ConfigFile, examples, plugin_app
 
 
@@ -35,11 +35,11 @@ def test(
         print_json({**facts, "ok": good})
     else:
         for line in (*run.output, *run.failures):
-            print(clean(line))
+            say(clean(line))
         if run.ended:
-            print(clean(f"the run did not come to its end: {run.ended}"))
+            say(clean(f"the run did not come to its end: {run.ended}"))
         elif not run.passed and not run.failed:
-            print("there is no test: add tests/test_plugin.py")
-        print(f"{bundle.manifest.id} {bundle.manifest.version}: {run.passed} passed, {run.failed} failed "
+            say("there is no test: add tests/test_plugin.py")
+        say(f"{bundle.manifest.id} {bundle.manifest.version}: {run.passed} passed, {run.failed} failed "
               f"in {run.seconds:.1f} s, isolation {run.level}")
     raise typer.Exit(0 if good else EXIT_NO)

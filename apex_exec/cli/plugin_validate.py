@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from apex_exec.cli.output import clean, print_json
+from apex_exec.cli.output import clean, print_json, say
 from apex_exec.cli.plugin_common import ask, looks_like_path, say_findings
 from apex_exec.cli.root import EXIT_NO, AsJson, ConfigFile, RuntimeDir, examples, plugin_app
 
@@ -48,7 +48,7 @@ def validate(
             raise typer.Exit(EXIT_NO) from None
         for problem in error.problems if len(error.problems) > 1 else ():
             hint = f" ({problem['hint']})" if problem["hint"] else ""
-            print(clean(f"{problem['path']}: {problem['code']}: {problem['message']}{hint}"))
+            say(clean(f"{problem['path']}: {problem['code']}: {problem['message']}{hint}"))
         raise
     report = scan(bundle.files, bundle.manifest, extra_modules=tuple(settings.sandbox.extra_modules))
     if sarif:
@@ -60,11 +60,11 @@ def validate(
     if as_json:
         print_json({**result, "scan": report.as_json()})
     else:
-        print(clean(report.text()))
+        say(clean(report.text()))
         for problem in problems:
-            print(clean(f"{problem['path']}: {problem['code']}: {problem['message']} ({problem['hint']})"))
+            say(clean(f"{problem['path']}: {problem['code']}: {problem['message']} ({problem['hint']})"))
         word = "valid" if result["ok"] else "not valid"
-        print(f"{result['id']} {result['version']}: {result['files']} files, digest {result['digest']}: {word}")
+        say(f"{result['id']} {result['version']}: {result['files']} files, digest {result['digest']}: {word}")
     raise typer.Exit(0 if result["ok"] else EXIT_NO)
 
 
@@ -88,4 +88,4 @@ def _show(result: dict[str, Any], as_json: bool) -> None:
         print_json(result)
         return
     say_findings(result["scan"])
-    print(f"{result['id']} {result['version']}: digest {result['digest']}: valid")
+    say(f"{result['id']} {result['version']}: digest {result['digest']}: valid")

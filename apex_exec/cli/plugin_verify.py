@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from apex_exec.cli.output import print_json, print_table
+from apex_exec.cli.output import print_json, print_table, say
 from apex_exec.cli.plugin_common import Hook, Payload, ask, json_map
 from apex_exec.cli.root import EXIT_NO, AsJson, ConfigFile, RuntimeDir, examples, plugin_app
 
@@ -26,5 +26,5 @@ def verify(
         print_json(result)
     else:
         print_table(result["checks"], ["check", "ok", "message", "hint"], as_json=False)
-        print(f"{plugin} {result['version']}: {'verified' if result['ok'] else 'not verified'}")
+        say(f"{plugin} {result['version']}: {'verified' if result['ok'] else 'not verified'}")
     raise typer.Exit(0 if result["ok"] else EXIT_NO)

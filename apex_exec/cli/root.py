@@ -12,6 +12,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from apex_exec.cli.output import say
+
 EXIT_DONE = 0
 EXIT_NO = 1
 """The answer is no: a check failed, the call returned an error, the operation was refused."""
@@ -41,7 +43,7 @@ def _show_version(wanted: bool) -> None:
     if wanted:
         from apex_exec import API_VERSION, __version__
 
-        print(f"apex-exec {__version__}, plugin API {API_VERSION}")
+        say(f"apex-exec {__version__}, plugin API {API_VERSION}")
         raise typer.Exit
 
 
@@ -79,5 +81,5 @@ def this_user() -> str:
 
 def fail(message: str, status: int) -> NoReturn:
     """Ends the command with one line on stderr that says what to do."""
-    print(f"apex-exec: {' '.join(message.split())}", file=sys.stderr)
+    say(f"apex-exec: {' '.join(message.split())}", file=sys.stderr)
     raise typer.Exit(status)

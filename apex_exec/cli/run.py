@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import typer
 
+from apex_exec.cli.output import say
 from apex_exec.cli.root import EXIT_DONE, EXIT_INTERRUPTED, EXIT_NO, EXIT_NO_DAEMON, EXIT_USAGE, app
 from apex_exec.errors import ApexError, ConfigError, Refusal
 
@@ -40,7 +41,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _say(message: str, status: int) -> int:
-    print(f"apex-exec: {' '.join(message.split())}", file=sys.stderr)
+    say(f"apex-exec: {' '.join(message.split())}", file=sys.stderr)
     return status
 
 
@@ -48,7 +49,7 @@ def _usage(error: typer.TyperException) -> int:
     """A wrong option or argument: one line, and where to read on. Without arguments: the help itself."""
     context = getattr(error, "ctx", None)
     if type(error).__name__ == "NoArgsIsHelpError" and context is not None:
-        print(context.get_help())
+        say(context.get_help())
         return EXIT_USAGE
     path = context.command_path if context is not None else "apex-exec"
     return _say(f"{error.format_message().rstrip('.')}; see `{path} --help`", EXIT_USAGE)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from apex_exec.cli.output import say
 from apex_exec.cli.root import EXIT_USAGE, app, examples, fail
 
 
@@ -26,7 +27,7 @@ def schema(
             known = sorted({*document["requests"], *document["answers"]})
             fail(f"there is no message {message!r}; there are {', '.join(known)}", EXIT_USAGE)
         document = {"$schema": document["$schema"], **picked, "$defs": document["$defs"]}
-    print(json.dumps(document, indent=2))
+    say(json.dumps(document, indent=2))
 
 
 def whole() -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from apex_exec.cli import connect
-from apex_exec.cli.output import cell, clean, print_json, print_table
+from apex_exec.cli.output import cell, clean, print_json, print_table, say
 from apex_exec.cli.root import AsJson, ConfigFile, RuntimeDir, app, examples
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def status(as_json: AsJson = False, sort: Sort = "id", runtime_dir: RuntimeDir =
     if as_json:
         print_json(now)
         return
-    print(headline(now))
+    say(headline(now))
     print_table(ordered(rows(now, None), sort), COLUMNS, as_json=False, empty="no plugin is registered")
 
 
@@ -63,7 +63,7 @@ def top(
             time.sleep(seconds)
             now = client.request("daemon.status")
             if not as_json:
-                print(headline(now))
+                say(headline(now))
             print_table(ordered(rows(now, before), sort), COLUMNS, as_json=as_json, empty="no plugin is registered")
             return
         _live(lambda: client.request("daemon.status"), before, sort, seconds)
@@ -175,4 +175,4 @@ def _frame(now: Row, before: Row, sort: SortKey, width: int) -> RenderableType:
     for row in ordered(rows(now, before if before is not now else None), sort):
         bad = row["breaker"] != "closed" or row["state"] != "enabled"
         table.add_row(*(Text(cell(row[key])) for key in columns), style="yellow" if bad else "")
-    return Group(Text(headline(now)), table)
+    return Group(Text(clean(headline(now))), table)

@@ -70,6 +70,13 @@ class GenerationJudged(Struct, gc=False):
     message: str
 
 
+class Faulted(Struct, gc=False):
+    """For the shell: the core itself failed at what was due for ``plugin`` ("": for nobody in particular)."""
+
+    plugin: str
+    error: Exception
+
+
 class ReplaceZygote(Struct, gc=False):
     """A killed worker's end was never reported: kill the zygote, start another, then feed ZygoteLost."""
 
@@ -95,5 +102,5 @@ class Verdict(Struct, gc=False):
 
 Action = (
     StartWorker | SendCall | PingWorker | KillWorker | StopWorker | WorkerEnded | BreakerChanged | GenerationJudged
-    | ReplaceZygote | Verdict
+    | Faulted | ReplaceZygote | Verdict
 )

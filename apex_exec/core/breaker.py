@@ -15,8 +15,9 @@ from apex_exec.core.limits import SECOND_NS
 __all__ = ["NO_CALL", "SECOND_NS", "UNCHARGED", "Breaker", "BreakerPolicy"]
 
 NO_CALL = -1
-UNCHARGED = frozenset(("idle", "evicted", "recycled", "drained", "cancelled", "zygote_lost"))
-"""Exit reasons that say nothing against the plugin."""
+UNCHARGED = frozenset(("idle", "evicted", "recycled", "drained", "cancelled", "zygote_lost", "faulted", "overrun"))
+"""Exit reasons that say nothing against the plugin, or nothing more: a faulted one's breaker is open already, and one
+whose code went on after its answer has kept nobody waiting."""
 
 
 class BreakerPolicy(Struct, frozen=True):
@@ -84,6 +85,12 @@ class Breaker:
             backoff_ns = min(policy.backoff_max_ns, policy.backoff_min_ns << min(self.consecutive - 2, 20))
             self.start_after_ns = now_ns + max(policy.backoff_min_ns, int(backoff_ns * (0.5 + jitter / 2)))
         return opens
+
+    def trip(self, now_ns: int) -> None:
+        """Opens at once, for a reason that is no end of a worker."""
+        self.open_until_ns = now_ns + self._policy.open_ns
+        self._ends.clear()
+        self.probe = NO_CALL
 
     def succeeded(self, ran_ns: int) -> bool:
         """A call was answered; True where that closed the breaker. A stable worker forgets its past."""

@@ -97,6 +97,12 @@ class WorkerThrottled(Struct, gc=False):
     throttled: bool
 
 
+class WorkerRanOn(Struct, gc=False):
+    """The governor saw the worker use CPU time long after its last call was answered: code of the plugin's goes on."""
+
+    worker: int
+
+
 class LimitExceeded(Struct, gc=False):
     """The governor has evidence that the worker is over a bound: ``code`` is MEMORY_LIMIT or CPU_LIMIT."""
 
@@ -113,6 +119,14 @@ class WorkerGone(Struct, gc=False):
     code: str
     message: str
     details: dict[str, int]
+
+
+class PluginFaulted(Struct, gc=False):
+    """The supervisor failed at what it does for the plugin. It is paused as after too many ends: whether its data or a
+    bug of the daemon's is to blame, what failed once for it will fail again."""
+
+    plugin: str
+    message: str
 
 
 class ForkRefused(Struct, gc=False):
@@ -149,6 +163,6 @@ class DrainRequested(Struct, gc=False):
 
 Event = (
     PluginSet | PluginRemoved | InvokeRequested | CancelRequested | GenerationPrepared | GenerationDropped | WorkerReady
-    | WorkerAnswered | WorkerPonged | WorkerViolated | WorkerSampled | WorkerThrottled | LimitExceeded | WorkerGone
-    | ForkRefused | ZygoteLost | ZygoteUp | Reconfigured | Tick | DrainRequested
+    | WorkerAnswered | WorkerPonged | WorkerViolated | WorkerSampled | WorkerThrottled | WorkerRanOn | LimitExceeded
+    | WorkerGone | PluginFaulted | ForkRefused | ZygoteLost | ZygoteUp | Reconfigured | Tick | DrainRequested
 )

@@ -433,6 +433,12 @@ class Fleet(Calls):
             return
         self._kill(worker, EVIDENCE[event.code], event.code, event.message, now_ns, out)
 
+    def _ran_on(self, event: ev.WorkerRanOn, now_ns: int, out: Actions) -> None:
+        """Its calls were answered, by whomever; what still runs has no deadline, so the worker has no future."""
+        worker = self._workers.get(event.worker)
+        if worker is not None and worker.state == "ready" and not worker.link:
+            self._kill(worker, "overrun", "", "its code went on after its call was answered", now_ns, out)
+
     def _violated(self, event: ev.WorkerViolated, now_ns: int, out: Actions) -> None:
         worker = self._workers.get(event.worker)
         if worker is not None:

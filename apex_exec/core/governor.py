@@ -9,11 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from apex_exec.core.limits import MS_NS
+from apex_exec.core.limits import MS_NS, SECOND_NS
 
 QUANTUM_NS = 10 * MS_NS
 """CPU time that must have come back before a held plugin goes on: 100 ms of waiting at 10 %. Less would switch more
 often than it is sampled, more would be felt as stutter."""
+WAIT_NS_MAX = 3600 * SECOND_NS
+"""The longest that one debt is waited off: also where a worker used more between two samples than anybody foresaw."""
+SHARE_MIN, SHARE_MAX = 0.001, 1000.0
+"""A share below or above is taken for the nearer of them. Configuration and manifests refuse such shares already; that
+whoever divides by it gets a time does not depend on them."""
+BURST_SECONDS_MAX = 3600.0
 SLACK_BYTES = 8 * 1024 * 1024
 """Beyond the plugin's memory, for the interpreter's own growth; RLIMIT_DATA allows the same and fires first."""
 IDLE_BYTES_MAX = 6 * 1024 * 1024
@@ -45,7 +51,8 @@ class CpuBucket:
 
     def wait_ns(self) -> int:
         """How long until a quantum is there, at the present level."""
-        return max(0, int((min(QUANTUM_NS, self.burst_ns) - self.level_ns) / self.share) + 1)
+        lacking_ns = min(QUANTUM_NS, self.burst_ns) - self.level_ns
+        return max(0, int(min(float(WAIT_NS_MAX - 1), lacking_ns / self.share)) + 1)
 
 
 class Governor:
@@ -57,7 +64,8 @@ class Governor:
 
     def tune(self, plugin: str, cpu_percent: float, burst_seconds: float, now_ns: int) -> None:
         """The plugin's share from now on. What it has used, or owes, stays; a smaller burst cuts its savings."""
-        share, burst_ns = cpu_percent / 100, int(burst_seconds * 1e9)
+        share = _within(cpu_percent / 100, SHARE_MIN, SHARE_MAX)
+        burst_ns = int(_within(burst_seconds, 0.0, BURST_SECONDS_MAX) * SECOND_NS)
         bucket = self._buckets.get(plugin)
         if bucket is None:
             self._buckets[plugin] = CpuBucket(share, burst_ns, now_ns)
@@ -107,6 +115,11 @@ class Governor:
         for plugin in [plugin for plugin, until_ns in self._held.items() if until_ns <= now_ns]:
             del self._held[plugin]
             yield plugin
+
+
+def _within(value: float, least: float, most: float) -> float:
+    """``value`` or the nearer bound; ``least`` for what is no number (every comparison with it is false)."""
+    return min(value, most) if value >= least else least
 
 
 def memory_bytes_max(memory_mb: int, idle_bytes: int) -> int:

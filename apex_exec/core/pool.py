@@ -51,9 +51,10 @@ class Pool(Fleet):
             ev.InvokeRequested: self._invoke, ev.WorkerAnswered: self._answered, ev.Tick: self._tick,
             ev.CancelRequested: self._cancel, ev.WorkerReady: self._ready, ev.WorkerGone: self._gone,
             ev.WorkerPonged: self._ponged, ev.WorkerViolated: self._violated, ev.WorkerSampled: self._sampled,
-            ev.WorkerThrottled: self._throttle, ev.LimitExceeded: self._exceeded, ev.ForkRefused: self._fork_refused,
+            ev.WorkerThrottled: self._throttle, ev.LimitExceeded: self._exceeded,
+            ev.WorkerRanOn: self._ran_on, ev.ForkRefused: self._fork_refused,
             ev.ZygoteLost: self._zygote_lost, ev.ZygoteUp: self._zygote_is_up, ev.PluginSet: self._set,
-            ev.PluginRemoved: self._remove, ev.GenerationPrepared: self._prepare,
+            ev.PluginRemoved: self._remove, ev.PluginFaulted: self._faulted, ev.GenerationPrepared: self._prepare,
             ev.GenerationDropped: self._generation_dropped, ev.Reconfigured: self._reconfigure,
             ev.DrainRequested: self._drain_requested,
         }
@@ -99,6 +100,11 @@ class Pool(Fleet):
         if known is None or not known.link:
             return None
         return known.next_seq - len(known.link), known.link[0].request
+
+    def resting(self, worker: int) -> int | None:
+        """How many calls the worker was sent in all, where it has answered each of them; None where it has not."""
+        known = self._workers.get(worker)
+        return None if known is None or known.link or known.state != "ready" else known.next_seq
 
     @property
     def has_touched(self) -> bool:
@@ -343,6 +349,21 @@ class Pool(Fleet):
             self._kill(worker, "drained", "", message, now_ns, out)
             worker.end_reason = "drained"
 
+    def _faulted(self, event: ev.PluginFaulted, now_ns: int, out: Actions) -> None:
+        """Pauses the plugin: its workers are killed, what waits is refused; its breaker lets a probe through later."""
+        served = self._plugins.get(event.plugin)
+        if served is None:
+            return
+        opens = served.breaker.state(now_ns) != "open"
+        served.breaker.trip(now_ns)
+        if opens:
+            out.append(act.BreakerChanged(event.plugin, "open"))
+        self._flush(served, "QUARANTINED", event.message, now_ns, out,
+                    {"retryAfterMs": -(-served.breaker.refuses_ns(now_ns) // MS_NS)})
+        self._drop_successor(served, event.message, now_ns, out)
+        for worker in [w for w in self._workers.values() if w.plugin == event.plugin]:
+            self._kill(worker, "faulted", "INTERNAL", event.message, now_ns, out)
+
     # ------------------------------------------------------------------ generations
     def _prepare(self, event: ev.GenerationPrepared, now_ns: int, out: Actions) -> None:
         spec, canary = event.spec, event.canary
@@ -382,22 +403,29 @@ class Pool(Fleet):
     # ------------------------------------------------------------------ time and bounds
     def _tick(self, event: ev.Tick, now_ns: int, out: Actions) -> None:
         while (owner := self._timers.pop_due(now_ns)) is not None:
-            if isinstance(owner, Worker):
-                self._worker_due(owner, now_ns, out)
-            elif isinstance(owner, Served):
-                self._expire(owner, now_ns, out)
-                self._feed(owner, now_ns, out)
-                self._await_deadlines(owner, now_ns)
-            elif owner is self._hold:
-                self._serve_waiting(now_ns, out)
-            else:
-                for call in list(self._calls.values()):
-                    served = self._plugins.get(call.request.plugin)
-                    if call.state == "queued" and served is not None and not (
-                            served.successor is not None and served.successor.trial is call):
-                        served.queue.forget(call)
-                    self._finish(call, "SHUTTING_DOWN", "the daemon is shutting down", call.state == "linked",
-                                 now_ns, out)
+            try:
+                self._due(owner, now_ns, out)
+            except Exception as error:  # a bug of ours costs the owner, not all that is due after it
+                named = owner.spec.id if isinstance(owner, Worker | Served) else ""
+                out.append(act.Faulted(named, error))
+
+    def _due(self, owner: Timed, now_ns: int, out: Actions) -> None:
+        """Does what ``owner`` asked to be woken for."""
+        if isinstance(owner, Worker):
+            self._worker_due(owner, now_ns, out)
+        elif isinstance(owner, Served):
+            self._expire(owner, now_ns, out)
+            self._feed(owner, now_ns, out)
+            self._await_deadlines(owner, now_ns)
+        elif owner is self._hold:
+            self._serve_waiting(now_ns, out)
+        else:
+            for call in list(self._calls.values()):
+                served = self._plugins.get(call.request.plugin)
+                if call.state == "queued" and served is not None and not (
+                        served.successor is not None and served.successor.trial is call):
+                    served.queue.forget(call)
+                self._finish(call, "SHUTTING_DOWN", "the daemon is shutting down", call.state == "linked", now_ns, out)
 
     def _drain_requested(self, event: ev.DrainRequested, now_ns: int, out: Actions) -> None:
         self._draining = True

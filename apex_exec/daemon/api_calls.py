@@ -74,7 +74,7 @@ class _Running:
     """The API calls of one invocation."""
 
     __slots__ = ("bytes", "calls", "containers", "effect_bytes", "effects", "open", "plugin",
-                 "refusals", "unrecorded", "user_id")
+                 "refusals", "refused", "unrecorded", "user_id")
 
     def __init__(self, plugin: str, user_id: str) -> None:
         self.plugin = plugin
@@ -87,6 +87,7 @@ class _Running:
         self.containers = 0
         self.effect_bytes = 0
         self.open: dict[int, _Asked] = {}
+        self.refused: set[str] = set()  # codes that it was answered: of the API's table, so there are few
 
 
 class _Asked(msgspec.Struct, gc=False):
@@ -326,6 +327,8 @@ class ApiCalls:
         running = self._running.get(asked.call)
         if running is not None:
             running.open.pop(asked.api_id, None)
+            if outcome != "ok":
+                running.refused.add(outcome)
         if asked.method in api.METHODS and self._pool.spec(asked.plugin) is not None:
             self._metrics.inc("api_calls_total", (asked.plugin, asked.method, outcome))
             self._metrics.observe("api_call_duration_seconds", (asked.method,),
@@ -406,6 +409,14 @@ class ApiCalls:
             self._refuse(asked, "gateway_lost", "the gateway died during the call; it may have taken effect")
 
     # ------------------------------------------------------------------ the invocation's end
+    def refused(self, worker: int, seq: int, code: str) -> bool:
+        """Whether an API call of the hook that runs as ``seq`` was answered with ``code``."""
+        oldest = self._pool.oldest(worker)
+        if oldest is None or oldest[0] != seq:
+            return False
+        running = self._running.get(oldest[1].call)
+        return running is not None and code in running.refused
+
     def effects(self, call: int) -> list[Any]:
         """What the invocation asked the platform to do, in order; forgotten afterwards."""
         running = self._running.get(call)

@@ -237,6 +237,13 @@ class AuditTrail:
 
     # ------------------------------------------------------------------ the ledger process
     def _told(self, message: list[Any]) -> None:
+        try:
+            self._take(message)
+        except Exception:  # what it has committed may not be known now; the next ledger begins by saying so
+            self.side.kill()
+            raise
+
+    def _take(self, message: list[Any]) -> None:
         word = message[0]
         if word == "committed":
             self._commit(message[1])

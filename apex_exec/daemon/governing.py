@@ -22,6 +22,7 @@ from apex_exec.core.governor import Governor, memory_bytes_max
 from apex_exec.core.limits import MS_NS, SECOND_NS
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.pool import Pool
+from apex_exec.daemon.guard import raise_it
 from apex_exec.observe.metrics import Metrics
 from apex_exec.sandbox.cgroup import PERIOD_US, Cgroups
 from apex_exec.sandbox.usage import ProcessUsage
@@ -45,6 +46,13 @@ GO_ON_NS = MS_NS // 2
 """How long after the begin of one such portion the next may come."""
 SPINS_NS = MS_NS // 5
 """CPU used between two samples without a call that makes a worker busy."""
+RUN_ON_NS = 250 * MS_NS
+"""How long after its last answer a worker may use CPU time. An honest one sleeps in poll: the SDK does its own work
+(cancelling what a call left behind, taking back its reserve of memory) before it answers, and nothing after."""
+RUN_ON_CPU_NS = 2 * MS_NS
+"""CPU time without a call that is no such thing: the way from the answer to the poll, and pings."""
+RUN_ON_SHARE = 1000
+"""One part in so many of the rest is no such thing either: a ping each 30 s for as long as a worker may idle."""
 PERIOD_NS = PERIOD_US * 1000
 HELD_BACK_FROM = 0.8
 """Part of a period's quota from which on the kernel may have held the group back."""
@@ -58,7 +66,7 @@ class _Governed:
     """One worker's process as the governor knows it."""
 
     __slots__ = ("call", "call_throttled_ns", "cpu_ns", "idle_bytes", "memory_bytes", "memory_mb", "pidfd", "plugin",
-                 "stopped_ns", "throttled_ns", "told_ns", "usage", "worker")
+                 "rest_calls", "rest_cpu_ns", "rest_ns", "stopped_ns", "throttled_ns", "told_ns", "usage", "worker")
 
     def __init__(self, worker: int, spec: PluginSpec, pidfd: int, usage: ProcessUsage) -> None:
         self.worker = worker
@@ -74,13 +82,17 @@ class _Governed:
         self.call = 0  # the call that was last held back
         self.call_throttled_ns = 0
         self.told_ns = 0
+        self.rest_calls = -1  # how many calls it had answered when it was first seen without one; -1: it was at one
+        self.rest_ns = 0  # since when
+        self.rest_cpu_ns = 0  # what it has used from then on
 
 
 class Governing:
     """The governor of one daemon. ``step(event, now_ns)`` gives an event to the core and does its actions."""
 
     def __init__(self, *, pool: Pool, step: Callable[[ev.Event, int], None], metrics: Metrics, burst_seconds: float,
-                 cgroups: Cgroups | None = None) -> None:
+                 cgroups: Cgroups | None = None,
+                 failed: Callable[[str, Exception, str], None] = raise_it) -> None:
         self.burst_seconds = burst_seconds
         self.busy_ns = BUSY_NS if cgroups is None else ENFORCED_BUSY_NS
         """Between two looks at a worker that has a call."""
@@ -88,6 +100,7 @@ class Governing:
         self._step = step
         self._metrics = metrics
         self._cgroups = cgroups
+        self._failed = failed  # told of a plugin that could not be governed: it is quarantined, the others are governed
         self._governor = Governor()
         self._workers: dict[int, _Governed] = {}
         self._of_plugin: dict[str, set[int]] = {}
@@ -169,8 +182,11 @@ class Governing:
         if self.rests or now_ns >= self._look_due_ns:
             self._look(now_ns)
         for plugin in self._governor.due(now_ns):
-            for worker in self._of_plugin.get(plugin, ()):
-                self._continue(self._workers[worker], now_ns)
+            try:
+                for worker in self._of_plugin.get(plugin, ()):
+                    self._continue(self._workers[worker], now_ns)
+            except Exception as error:
+                self._failed("governing", error, plugin)
         if self._to_rotate or now_ns - self._rotated_ns >= SLICE_NS:
             self._rotate(now_ns)
         if self.rests and self._busy:  # one that goes on, or was found at work
@@ -194,9 +210,12 @@ class Governing:
             known = self._workers.get(worker)
             if known is None or known.stopped_ns:
                 continue
-            used_ns = self._sample(known, now_ns)
-            if used_ns > SPINS_NS or self._pool.oldest(worker) is not None:
-                self._busy.add(worker)
+            try:
+                used_ns = self._sample(known, now_ns)
+                if used_ns > SPINS_NS or self._pool.oldest(worker) is not None:
+                    self._busy.add(worker)
+            except Exception as error:
+                self._failed("governing", error, known.plugin)
         self._spent_ns += time.thread_time_ns() - begun_ns
         if self._to_look:
             self.rests = False
@@ -225,11 +244,14 @@ class Governing:
             if known is None:
                 continue
             self._rotation.append(worker)
-            spec = self._pool.spec(known.plugin)
-            if spec is not None:
-                self._governor.tune(spec.id, spec.limits.cpu_percent, self.burst_seconds, now_ns)
-            if not known.stopped_ns and self._sample(known, now_ns) > SPINS_NS:
-                self._busy.add(worker)
+            try:
+                spec = self._pool.spec(known.plugin)
+                if spec is not None:
+                    self._governor.tune(spec.id, spec.limits.cpu_percent, self.burst_seconds, now_ns)
+                if not known.stopped_ns and self._sample(known, now_ns) > SPINS_NS:
+                    self._busy.add(worker)
+            except Exception as error:
+                self._failed("governing", error, known.plugin)
 
     def _sample(self, known: _Governed, now_ns: int) -> int:
         """Reads one worker; the CPU that it has used since the last time, in ns."""
@@ -245,6 +267,7 @@ class Governing:
             known.idle_bytes = known.memory_bytes
         if used_ns > 0:
             self._charge(known, cpu_ns, now_ns)
+        self._look_at_rest(known, used_ns, now_ns)
         if exact_bytes is not None and exact_bytes > bound_bytes:
             self._step(ev.LimitExceeded(
                 known.worker, "MEMORY_LIMIT",
@@ -254,6 +277,21 @@ class Governing:
             self._metrics.set("worker_memory_bytes", (known.plugin,), float(known.memory_bytes))
             self._step(ev.WorkerSampled(known.worker, known.memory_bytes, known.cpu_ns), now_ns)
         return used_ns
+
+    def _look_at_rest(self, known: _Governed, used_ns: int, now_ns: int) -> None:
+        """Ends a worker that uses CPU time although it has answered every call: two samples with no call between them
+        say what it used meanwhile."""
+        calls = self._pool.resting(known.worker)
+        if calls is None:
+            known.rest_calls = -1
+        elif calls != known.rest_calls:
+            known.rest_calls, known.rest_ns, known.rest_cpu_ns = calls, now_ns, 0
+        else:
+            known.rest_cpu_ns += used_ns
+            rested_ns = now_ns - known.rest_ns
+            if (used_ns > SPINS_NS and rested_ns >= RUN_ON_NS
+                    and known.rest_cpu_ns > RUN_ON_CPU_NS + rested_ns // RUN_ON_SHARE):
+                self._step(ev.WorkerRanOn(known.worker), now_ns)
 
     # ------------------------------------------------------------------ CPU
     def _charge(self, known: _Governed, cpu_ns: int, now_ns: int) -> None:
@@ -272,12 +310,15 @@ class Governing:
     def charge_host(self, plugin: str, cost_ns: int, now_ns: int) -> None:
         """Takes what the daemon's own processes did for ``plugin`` out of its CPU bucket, and holds it where that is
         spent: the bucket is one, whoever has used the time."""
-        if self._governor.charge(plugin, cost_ns, now_ns):
-            for worker in self._of_plugin.get(plugin, ()):
-                self._stop(self._workers[worker], now_ns)
+        try:
+            if self._governor.charge(plugin, cost_ns, now_ns):
+                for worker in self._of_plugin.get(plugin, ()):
+                    self._stop(self._workers[worker], now_ns)
+        except Exception as error:  # whoever tells of a cost goes on with what else it has to do
+            self._failed("governing", error, plugin)
 
     def _stop(self, known: _Governed, now_ns: int) -> None:
-        with contextlib.suppress(OSError):  # it has just died
+        with contextlib.suppress(ProcessLookupError):  # it has just died; a refusal is for the guard
             signal.pidfd_send_signal(known.pidfd, signal.SIGSTOP)
         known.stopped_ns = now_ns
         self._note_call(known)
@@ -286,7 +327,7 @@ class Governing:
     def _continue(self, known: _Governed, now_ns: int) -> None:
         if not known.stopped_ns:
             return
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(known.pidfd, signal.SIGCONT)
         self._count_throttled(known, now_ns - known.stopped_ns)
         known.stopped_ns = 0

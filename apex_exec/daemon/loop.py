@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from apex_exec.daemon.guard import Guard
     from apex_exec.daemon.side_process import SideProcess
 
 EPOLLIN = select.EPOLLIN
@@ -48,13 +49,14 @@ class _Timer:
 class Loop:
     """Polls, calls, sleeps. ``stop`` ends ``run`` after the present round."""
 
-    def __init__(self, on_lag: Callable[[int], None] = lambda _: None) -> None:
+    def __init__(self, on_lag: Callable[[int], None] = lambda _: None, guard: Guard | None = None) -> None:
         self._epoll = select.epoll()
         self._handlers: dict[int, Handler] = {}
         self._timers: list[_Timer] = []
         self._timers_due_ns = 0
         self._sides: list[SideProcess] = []
         self._on_lag = on_lag
+        self._guard = guard
         self.core_free = True
         """Whether no worker is likely to need the core that looking awake takes; the turn says so."""
         self._spins = 0
@@ -87,8 +89,11 @@ class Loop:
         next_due_ns = now_ns + SECOND_NS
         for timer in self._timers:
             if timer.due_ns <= now_ns:
-                timer.callback(now_ns)
-                timer.due_ns = now_ns + timer.period_ns
+                timer.due_ns = now_ns + timer.period_ns  # first: one that fails is not due again at once
+                try:
+                    timer.callback(now_ns)
+                except Exception as error:
+                    self._failed(f"timer {_name_of(timer.callback)}", error)
             next_due_ns = min(next_due_ns, timer.due_ns)
         self._timers_due_ns = next_due_ns
 
@@ -96,6 +101,7 @@ class Loop:
     def attach(self, side: SideProcess) -> None:
         """Starts ``side``, polls it from now on, restarts it with its backoff, closes it when the loop ends."""
         self._sides.append(side)
+        side.on_failed = self._failed
         if len(self._sides) == 1:
             self.every(KEEP_SECONDS, self._keep_sides)
         self._start_side(side, time.monotonic_ns())
@@ -140,6 +146,21 @@ class Loop:
             self.remove(side.fileno())
             side.close(CLOSE_SECONDS)
 
+    # ------------------------------------------------------------------ faults
+    def _failed(self, duty: str, error: Exception) -> None:
+        """A duty of the loop has failed, and whoever did it could not say for whom. Without a guard it is raised."""
+        if self._guard is None:
+            raise error
+        self._guard.failed(duty, error)
+
+    def _rest(self, guard: Guard) -> None:
+        """What fails may be due again at once, or be an fd that stays ready: a moment of sleep, and it costs no core.
+
+        Everybody waits meanwhile, REST_NS_MAX at most; a loop that spins at its own fault would serve nobody either.
+        """
+        rest_ns, guard.rest_ns = guard.rest_ns, 0
+        time.sleep(rest_ns / 1e9)
+
     # ------------------------------------------------------------------ running
     def stop(self) -> None:
         """Ends ``run`` after the present round."""
@@ -152,7 +173,7 @@ class Loop:
         Where the process was stopped for a while, everything that has arrived meanwhile is handled first and
         ``stalled`` is True once: deadlines are judged after that, so that a reply which is there already counts.
         """
-        poll, handlers, clock = self._epoll.poll, self._handlers, time.monotonic_ns
+        poll, handlers, clock, guard = self._epoll.poll, self._handlers, time.monotonic_ns, self._guard
         expected_ns = clock()
         while not self._stopped:
             now_ns = clock()
@@ -163,7 +184,13 @@ class Loop:
             if now_ns >= self._timers_due_ns:
                 self._run_timers(now_ns)
                 self._on_lag(max(0, lag_ns))
-            wake_ns = turn(stalled)
+            try:
+                wake_ns = turn(stalled)
+            except Exception as error:
+                self._failed("turn", error)
+                wake_ns = now_ns + SECOND_NS
+            if guard is not None and guard.rest_ns:
+                self._rest(guard)
             if wake_ns:
                 now_ns = clock()
                 wait_ns = min(wake_ns, self._timers_due_ns) - now_ns
@@ -175,7 +202,10 @@ class Loop:
             for fd, mask in events:
                 handler = handlers.get(fd)
                 if handler is not None:
-                    handler(mask)
+                    try:
+                        handler(mask)
+                    except Exception as error:
+                        self._failed(f"events of {_name_of(handler)}", error)
 
     def _wait(self, now_ns: int, wait_ns: int) -> list[tuple[int, int]]:
         """What is ready within ``wait_ns``. Sleeps, but for a moment first looks awake where news came fast lately and
@@ -202,6 +232,15 @@ class Loop:
             for fd, mask in events:
                 handler = self._handlers.get(fd)
                 if handler is not None:
-                    handler(mask)
+                    try:
+                        handler(mask)
+                    except Exception as error:
+                        self._failed(f"events of {_name_of(handler)}", error)
             if not events:
                 return
+
+
+def _name_of(callback: Callable[..., object]) -> str:
+    """What a callback is called in the log and the metric: the method's own name, bounded by the code's size."""
+    named = getattr(callback, "func", callback)  # a partial's
+    return str(getattr(named, "__qualname__", type(named).__name__)).replace(".<locals>", "").replace(".<lambda>", "")

@@ -171,7 +171,8 @@ class _Daemon:
         self.supervisor.attach(self.audit.side)
         self.governing = Governing(
             pool=self.supervisor.pool, step=self.supervisor.step, metrics=self.metrics,
-            burst_seconds=settings.limits.cpu_burst_seconds, cgroups=self.sandboxing.cgroups)
+            burst_seconds=settings.limits.cpu_burst_seconds, cgroups=self.sandboxing.cgroups,
+            failed=self.supervisor.guard.failed)
         self.supervisor.on_removed.append(self.governing.forget)
         self.supervisor.use(audit=self.audit, governing=self.governing)
         checks = ResultChecks(self.supervisor.workers.overhead, self.supervisor.loop.side_changed)

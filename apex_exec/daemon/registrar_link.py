@@ -82,7 +82,10 @@ class RegistrarLink:
             self._set(message[1])
         elif kind == "specs":
             for spec in message[1]:
-                self._set(spec)
+                try:
+                    self._set(spec)
+                except Exception as error:  # the others are served all the same
+                    self._supervisor.guard.failed("specs of the registrar", error, str(spec.get("id", "")))
         elif kind == "removed":
             if not self._served_elsewhere(message[1]):
                 self._supervisor.remove_plugin(message[1])

@@ -18,6 +18,7 @@ from apex_exec.core.actions import Verdict
 from apex_exec.core.pool import MS_NS, Pool, Refusal
 from apex_exec.daemon.connections import Peer
 from apex_exec.daemon.dispatch_runs import DispatchRuns, Run
+from apex_exec.daemon.guard import raise_it
 from apex_exec.daemon.result_checks import is_dear
 from apex_exec.daemon.verdicts import Settled, settle
 from apex_exec.errors import Code, WireError, is_retryable
@@ -69,15 +70,17 @@ class Requests:
 
     ``step(event, now_ns)`` gives an event to the core and does its actions; ``reply(peer, frames, body)`` sends;
     ``usage(plugin, call)`` is (memory in MB of its worker, throttled ns of the call), by the latest sample;
-    ``cpu(plugin)`` the CPU ns since it was last asked: one thread uses no more of it than time passes, and what is
-    above that is the boot's. ``host(plugin)`` is what the daemon itself has spent on the call. ``checks`` may be None:
-    then every result is checked here.
+    ``cpu(plugin, run_ns)`` the CPU ns since it was last asked, at most ``run_ns``. ``host(plugin)`` is what the daemon
+    itself has spent on the call. ``checks`` may be None: then every result is checked here. ``failed(duty, error,
+    plugin)`` is the guard, told of a result whose telling failed after it was checked elsewhere.
     """
 
     def __init__(self, pool: Pool, *, step: Callable[[ev.Event, int], None],
                  reply: Callable[[Peer, list[bytes], bytes], None], welcome: Callable[[int | str], msg.Welcome],
                  metrics: Metrics, per_host: int, usage: Callable[[str, int], tuple[float, int]],
-                 cpu: Callable[[str], int] = lambda _plugin: 0, host: Callable[[str], int] = lambda _plugin: 0,
+                 cpu: Callable[[str, int], int] = lambda _plugin, _run_ns: 0,
+                 host: Callable[[str], int] = lambda _plugin: 0,
+                 failed: Callable[[str, Exception, str], None] = raise_it,
                  bug: Callable[[str, Exception], None] = lambda _what, _error: None) -> None:
         self.per_host = per_host
         self.draining = False
@@ -95,6 +98,7 @@ class Requests:
         self._cpu = cpu
         self._host = host
         self._bug = bug
+        self._failed = failed
         self._calls: dict[int, Pending] = {}
         self._large: dict[tuple[bytes, int | str], int] = {}  # (connection, id) → bytes held until the reply
         self._large_bytes = 0
@@ -311,6 +315,24 @@ class Requests:
             self._free((peer.host, pending.id))
         self._reply(peer, pending.frames, body)
 
+    def _memory_mb_max(self, verdict: Verdict) -> float:
+        """What a sample must show for a MemoryError to be more than the hook's own word."""
+        if verdict.code != "MEMORY_LIMIT":
+            return 0.0
+        spec = self._pool.spec(verdict.plugin)
+        return spec.limits.memory_mb if spec is not None else 0.0
+
+    def untold(self, verdict: Verdict) -> None:
+        """A verdict whose telling failed: its request is answered INTERNAL, where it has not been answered yet."""
+        self._traces.pop(verdict.call, None)
+        pending = self._calls.pop(verdict.call, None)
+        if pending is None:
+            return
+        self._send(pending, _encode(msg.Error(
+            id=pending.id, code=Code.INTERNAL, message="the daemon failed at this result; its log says how",
+            started=verdict.started, retryable=is_retryable(Code.INTERNAL, verdict.started), plugin=verdict.plugin,
+            action=verdict.hook)))
+
     def verdict(self, verdict: Verdict) -> None:
         """The core has decided: has a result that takes long checked elsewhere, then counts, records and answers."""
         memory_mb, throttled_ns = self._usage(verdict.plugin, verdict.call)
@@ -318,18 +340,22 @@ class Requests:
         run_ns = verdict.run_ns
         if run_ns and self.audit is not None:
             # Of replies that came together the first has the time; the clock is a system call.
-            used.cpu_ns = min(self._cpu(verdict.plugin), run_ns)
+            used.cpu_ns = self._cpu(verdict.plugin, run_ns)
         checks, body = self.checks, verdict.body
         if checks is not None and type(body) is inner.Reply and not verdict.code and is_dear(body.result):
             def checked(code: str, message: str, details: dict[str, Any], cpu_ns: int) -> None:
                 used.host_ns += cpu_ns
-                outcome = settle(verdict, memory_mb, throttled_ns, checked=(code, message, details))
-                self._conclude(verdict, outcome, used)
+                try:
+                    outcome = settle(verdict, memory_mb, throttled_ns, checked=(code, message, details))
+                    self._conclude(verdict, outcome, used)
+                except Exception as error:
+                    self._failed("checked result", error, verdict.plugin)
+                    self.untold(verdict)
 
             checks.submit(verdict.plugin, verdict.hook, bytes(body.result), checked, _clock_ns())
             return
         try:
-            outcome = settle(verdict, memory_mb, throttled_ns)
+            outcome = settle(verdict, memory_mb, throttled_ns, self._memory_mb_max(verdict))
         except Exception as error:  # a bug of ours at what a worker said: its caller still gets the one reply
             self._bug("a result could not be judged", error)
             outcome = Settled(Code.INTERNAL, "the daemon failed at this result; its log says how", {}, msg.Usage())

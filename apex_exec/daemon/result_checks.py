@@ -96,6 +96,13 @@ class ResultChecks:
             self._side_changed(self.side)
 
     def _told(self, message: list[Any]) -> None:
+        try:
+            self._take(message)
+        except Exception:  # which of its answers are told may not be known now: the others are answered by its end
+            self.side.kill()
+            raise
+
+    def _take(self, message: list[Any]) -> None:
         number, code, text, details, cpu_ns = message
         now_ns = time.monotonic_ns()
         job = self._out.get(number)

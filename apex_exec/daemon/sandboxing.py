@@ -67,6 +67,10 @@ class Sandboxing:
             "refused": [name for name in REFUSED if name not in sandbox.extra_modules],
         }
         self._identities = Identities(*sandbox.uid_range) if os.geteuid() == 0 else None
+        if findings.kill.state != "active":
+            raise ConfigError(
+                f"no worker could be stopped or killed here ({findings.kill.detail}), so no deadline would hold: "
+                f"{advice(findings.kill)}. See `apex-exec doctor`")
         if findings.accepted_level < sandbox.min_level:
             lacking = "; ".join(f"{r.layer} is {r.state}: {r.detail} ({advice(r)})" for r in findings.reports
                                 if r.state not in ("active", "waived") and advice(r))

@@ -17,6 +17,9 @@ class ApiCalls(Protocol):
     def handle(self, link: WorkerLink, message: inner.ApiCall, now_ns: int) -> None:
         """Takes one API call; its ApiReply goes out by ``WorkerTable.send``, then or later."""
 
+    def refused(self, worker: int, seq: int, code: str) -> bool:
+        """Whether an API call of the hook that runs as ``seq`` was answered with ``code``."""
+
     def effects(self, call: int) -> list[Any]:
         """What the invocation asked the platform to do, in order; forgotten afterwards."""
 

@@ -17,6 +17,7 @@ import multiprocess
 from multiprocess.connection import Connection
 
 from apex_exec.daemon import niceness
+from apex_exec.errors import SupervisorBug
 from apex_exec.wire.frames import FrameBuffer, pack_frame
 
 RECEIVE_BYTES = 65_536
@@ -29,6 +30,10 @@ STABLE_NS = 10_000_000_000
 """A process that lived this long is restarted at once; one that did not waits twice as long each time."""
 
 _encode = msgspec.msgpack.Encoder().encode
+
+
+def _raise(_duty: str, error: Exception) -> None:
+    raise error
 
 
 def _run(target: Callable[[Any, dict[str, Any]], None], name: str, link: Connection, settings: dict[str, Any],
@@ -62,6 +67,8 @@ class SideProcess:
         self._socket: socket.socket | None = None
         self._process: Any = None
         self._out = bytearray()
+        self.on_failed: Callable[[str, Exception], None] = _raise
+        """Told of a message that could not be taken; the loop sets it."""
         self.polled_write = False  # the loop's own note: whether it waits for room
         self._frames = FrameBuffer()
         self._decode = msgspec.msgpack.Decoder().decode
@@ -98,7 +105,7 @@ class SideProcess:
         self._out.clear()
         self.pid = self._process.pid
         self._started_ns = now_ns
-        self._on_up()
+        self._tell(self._on_up, "start")
 
     def send(self, message: Any) -> bool:
         """Queues one message and writes what fits. False where it is down or full: the message was not taken."""
@@ -138,8 +145,18 @@ class SideProcess:
         if not data:
             self._lost(now_ns)
             return False
-        for body in self._frames.feed(data):
-            self._on_message(self._decode(body))
+        try:
+            bodies = self._frames.feed(data)
+        except SupervisorBug as error:  # what follows a broken frame means nothing: as good as a dead process
+            self.on_failed(f"frames of the {self.name}", error)
+            self.kill()
+            self._lost(now_ns)
+            return False
+        for body in bodies:
+            try:
+                self._on_message(self._decode(body))
+            except Exception as error:
+                self.on_failed(f"message of the {self.name}", error)
         return True
 
     def _lost(self, now_ns: int) -> None:
@@ -149,7 +166,14 @@ class SideProcess:
         self.start_after_ns = now_ns + self._backoff_ns
         self._backoff_ns = min(2 * self._backoff_ns, self._restart_max_ns)
         self.restarts += 1
-        self._on_down()
+        self._tell(self._on_down, "end")
+
+    def _tell(self, whom: Callable[[], None], what: str) -> None:
+        """Tells the owner; that it fails at the news is no reason not to go on with the process."""
+        try:
+            whom()
+        except Exception as error:
+            self.on_failed(f"{what} of the {self.name}", error)
 
     def _release(self) -> None:
         if self._socket is not None:
@@ -158,6 +182,11 @@ class SideProcess:
         self._out.clear()
         if self._process is not None:
             self._process.join(0)  # reaps it where it has ended
+
+    def kill(self) -> None:
+        """Ends the process at once; it is missed and started again like one that died."""
+        if self._process is not None:
+            self._process.kill()
 
     def close(self, wait_seconds: float) -> None:
         """Ends the link and waits for the process to drain and leave; kills it after ``wait_seconds``."""

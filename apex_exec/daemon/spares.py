@@ -79,7 +79,7 @@ class Spares:
         """Kills what does not come to be. Call it once a second."""
         for link in self._coming.values():
             if now_ns - link.started_ns > BOOT_NS_MAX:
-                link.kill()
+                self._keeper.kill(link)
 
 
 def _is_dead(pidfd: int) -> bool:

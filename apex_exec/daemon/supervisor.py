@@ -15,8 +15,9 @@ from apex_exec.core import actions as act
 from apex_exec.core import events as ev
 from apex_exec.core.breaker import BreakerPolicy
 from apex_exec.core.plugin import PluginSpec
-from apex_exec.core.pool import MS_NS, Pool, PoolLimits, RecyclePolicy
+from apex_exec.core.pool import MS_NS, SECOND_NS, Pool, PoolLimits, RecyclePolicy
 from apex_exec.daemon.connections import Open, Peer
+from apex_exec.daemon.guard import Guard
 from apex_exec.daemon.heap import Heap
 from apex_exec.daemon.host_socket import HostSocket
 from apex_exec.daemon.loop import Loop
@@ -59,7 +60,8 @@ class Supervisor:
         self.pool = pool
         self.metrics = metrics
         self.logs = logs
-        self.loop = Loop(lambda lag_ns: metrics.observe("loop_lag_seconds", (), lag_ns / 1e9))
+        self.guard = Guard(metrics, logs)
+        self.loop = Loop(lambda lag_ns: metrics.observe("loop_lag_seconds", (), lag_ns / 1e9), self.guard)
         metrics.health["zygote"] = "the zygote has not answered yet"
         self.audit: AuditTrail | None = None
         self.api: ApiCalls | None = None
@@ -72,13 +74,15 @@ class Supervisor:
         """Called with what came of each prepared generation."""
         self.workers = WorkerTable(
             self.loop, start_zygote=start_zygote, zygote=zygote, sandboxing=sandboxing, source=source, spares=spares,
-            step=self.step, metrics=metrics, logs=logs)
+            step=self.step, metrics=metrics, logs=logs, failed=self.guard.failed)
         self.hosts = HostSocket(
             self.loop, open_hosts, bytes_max=bytes_max, serve=self._serve, serve_large=self._serve_large,
             gone=self._peer_gone, metrics=metrics)
         self.requests = Requests(
             pool, step=self.step, reply=self.hosts.reply, welcome=welcome, metrics=metrics, per_host=per_host,
-            usage=self.workers.usage_of, cpu=self.workers.cpu_since, host=self.workers.host_ns, bug=logs.bug)
+            usage=self.workers.usage_of, cpu=self.workers.cpu_since, host=self.workers.host_ns, bug=logs.bug,
+            failed=self.guard.failed)
+        self.workers.on_uncalled = self._uncalled
         self._plugins: dict[str, str] = {}  # id → its breaker's state, as last exported
         self._unmeasured: list[str] = []
         self._heap = Heap()
@@ -164,28 +168,68 @@ class Supervisor:
         """Gives ``event`` to the core and does what it wants done."""
         for action in self.pool.step(event, now_ns):
             kind = type(action)
-            if kind is act.SendCall:
-                self.workers.send_call(action)  # type: ignore[arg-type]  # narrowed by `kind`
-            elif kind is act.Verdict:
-                self.requests.verdict(action)  # type: ignore[arg-type]  # narrowed by `kind`
-            elif isinstance(action, act.StartWorker):
-                self.workers.start(action, now_ns)
-            elif isinstance(action, act.KillWorker):
-                self.workers.kill(action.worker, action.reason, action.due_ns, now_ns)
-            elif isinstance(action, act.StopWorker):
-                self.workers.stop(action.worker)
-            elif isinstance(action, act.WorkerEnded):
-                if self.pool.spec(action.plugin) is not None:  # the series of a removed plugin stay away
-                    self.metrics.inc("worker_exits_total", (action.plugin, action.reason))
-            elif isinstance(action, act.BreakerChanged):
-                self._breaker_changed(action)
-            elif isinstance(action, act.PingWorker):
-                self.workers.ping(action)
-            elif isinstance(action, act.GenerationJudged):
-                for listener in self.on_judged:
-                    listener(action)
-            elif isinstance(action, act.ReplaceZygote):
-                self.workers.zygote.replace()
+            try:
+                if kind is act.SendCall:
+                    self.workers.send_call(action)  # type: ignore[arg-type]  # narrowed by `kind`
+                elif kind is act.Verdict:
+                    self.requests.verdict(action)  # type: ignore[arg-type]  # narrowed by `kind`
+                else:
+                    self._act(action, now_ns)
+            except Exception as error:  # the actions after it are as due as they were
+                self._action_failed(action, error)
+
+    def _act(self, action: act.Action, now_ns: int) -> None:
+        """Does what is wanted less often."""
+        if isinstance(action, act.StartWorker):
+            self.workers.start(action, now_ns)
+        elif isinstance(action, act.KillWorker):
+            self.workers.kill(action.worker, action.reason, action.due_ns, now_ns)
+        elif isinstance(action, act.StopWorker):
+            self.workers.stop(action.worker)
+        elif isinstance(action, act.WorkerEnded):
+            if self.pool.spec(action.plugin) is not None:  # the series of a removed plugin stay away
+                self.metrics.inc("worker_exits_total", (action.plugin, action.reason))
+        elif isinstance(action, act.BreakerChanged):
+            self._breaker_changed(action)
+        elif isinstance(action, act.PingWorker):
+            self.workers.ping(action)
+        elif isinstance(action, act.GenerationJudged):
+            for listener in self.on_judged:
+                listener(action)
+        elif isinstance(action, act.ReplaceZygote):
+            self.workers.zygote.replace()
+        elif isinstance(action, act.Faulted):
+            self.guard.failed("core timer", action.error, action.plugin)
+
+    def _action_failed(self, action: act.Action, error: Exception) -> None:
+        """Whoever the action was for has a fault; a call whose verdict could not be told is answered all the same."""
+        plugin = getattr(action, "plugin", "")
+        if isinstance(action, act.StartWorker):
+            plugin = action.spec.id
+            self.workers.never_started(action.worker)
+        elif not plugin and (link := self.workers.link(getattr(action, "worker", 0))) is not None:
+            plugin = link.spec.id
+        self.guard.failed(f"action {type(action).__name__}", error, plugin)
+        if isinstance(action, act.Verdict):
+            self.requests.untold(action)
+
+    def _quarantine(self, now_ns: int) -> None:
+        """Pauses the plugins that a duty failed for since the last turn."""
+        faulty = self.guard.faulty
+        self.guard.faulty = {}
+        for plugin, why in faulty.items():
+            if self.audit is not None:
+                self.audit.event("security.anomaly", "", plugin, "fault", "success", {"why": why})
+            try:
+                self.step(ev.PluginFaulted(plugin, why), now_ns)
+            except Exception as error:  # then its workers at least end
+                self.guard.failed("quarantine", error)
+                self.workers.kill_plugin(plugin)
+
+    def _uncalled(self, plugin: str, user_id: str, cpu_ns: int) -> None:
+        """CPU time that was used without a call is on record too: it is metered."""
+        if self.audit is not None:
+            self.audit.event("plugin.cpu", user_id, plugin, "worker", "success", {"cpuMs": cpu_ns / 1e6})
 
     def _breaker_changed(self, action: act.BreakerChanged) -> None:
         self.logs.log("warning", f"plugin {action.plugin}: its breaker is {action.state}")
@@ -199,38 +243,56 @@ class Supervisor:
         now_ns = time.monotonic_ns()
         audit = self.audit
         workers, peers = self.workers, self.hosts.peers
+        guard = self.guard
+        if guard.faulty:
+            self._quarantine(now_ns)
         workers.flush()  # calls and answers that came about since the last turn do not wait for what is taken in now
-        peers.flush()
-        if audit is not None and now_ns >= audit.due_ns:
-            self._flush_audit(audit, now_ns)  # in strict durability these answers wait for their records
-        held = audit is not None and now_ns > audit.fine_until_ns and audit.holds(now_ns)
-        busy = not held and peers.receive()
-        if self.requests.left and self.requests.cancel_left():
-            busy = True
-        if workers.parked and workers.read_parked(now_ns):
-            busy = True
+        busy = False
+        try:
+            peers.flush()
+            if audit is not None and now_ns >= audit.due_ns:
+                self._flush_audit(audit, now_ns)  # in strict durability these answers wait for their records
+            held = audit is not None and now_ns > audit.fine_until_ns and audit.holds(now_ns)
+            busy = not held and peers.receive()
+            if self.requests.left and self.requests.cancel_left():
+                busy = True
+        except Exception as error:
+            guard.failed("hosts", error)
+        try:
+            if workers.parked and workers.read_parked(now_ns):
+                busy = True
+        except Exception as error:
+            guard.failed("links that wait", error)
         wake_ns = self.pool.next_wake_ns()
         if wake_ns is not None and wake_ns <= now_ns:
             self.step(ev.Tick(), now_ns)
             wake_ns = self.pool.next_wake_ns()
             busy = True
         if self.governing is not None and now_ns >= self._governor_due_ns:
-            self._governor_due_ns = self.governing.tick(now_ns)
-            self._governor_rests = self.governing.rests
-            if not self.governing.halfway:  # as rarely as before, so that a spare does not compete with a cold call
-                workers.refill(now_ns)
+            self._govern(self.governing, now_ns)
         elif self._governor_rests and self.pool.has_touched:  # a call after a rest: it looks again soon
             self._governor_rests = False
             self._governor_due_ns = min(self._governor_due_ns, now_ns + self._look_ns)
         workers.flush()
         if workers.follow_up(now_ns):
             busy = True
-        peers.flush()  # before the rest: a host waits for this, nobody for that
+        try:
+            peers.flush()  # before the rest: a host waits for this, nobody for that
+        except Exception as error:
+            guard.failed("hosts", error)
         for callback in self.turns:
-            if callback(now_ns):
-                busy = True
+            try:
+                if callback(now_ns):
+                    busy = True
+            except Exception as error:
+                guard.failed(f"turn {callback.__qualname__}", error)
         if audit is not None and now_ns >= audit.due_ns:
-            self._flush_audit(audit, now_ns)
+            try:
+                self._flush_audit(audit, now_ns)
+            except Exception as error:
+                guard.failed("audit", error)
+        if guard.faulty:
+            busy = True  # who is to be quarantined is so at once
         if self._drain_until_ns and (now_ns > self._drain_until_ns or not (
                 len(self.requests) or (audit is not None and audit.waiting))):
             self.loop.stop()
@@ -244,7 +306,19 @@ class Supervisor:
             due_ns = read_ns
         return min(due_ns, self._governor_due_ns) if self.governing is not None else due_ns
 
+    def _govern(self, governing: Governing, now_ns: int) -> None:
+        """Samples workers, holds and lets go on. After a failure that names no plugin it looks again a second later."""
+        self._governor_due_ns = now_ns + SECOND_NS
+        try:
+            self._governor_due_ns = governing.tick(now_ns)
+            self._governor_rests = governing.rests
+            if not governing.halfway:  # as rarely as before, so that a spare does not compete with a cold call
+                self.workers.refill(now_ns)
+        except Exception as error:
+            self.guard.failed("governing", error)
+
     def _upkeep(self, now_ns: int) -> None:
+        self.guard.upkeep(now_ns)
         self.workers.upkeep(now_ns)
         metrics = self.metrics
         metrics.set("host_connections", (), float(len(self.hosts.peers)))
@@ -259,13 +333,16 @@ class Supervisor:
             if not self._unmeasured:
                 self._unmeasured = list(self._plugins)
             plugin = self._unmeasured.pop()
-            found = gauge(plugin, now_ns)
-            if found is None or plugin not in self._plugins:
-                continue
-            metrics.set("queued", (plugin,), float(found[0]))
-            metrics.set("in_flight", (plugin,), float(found[1]))
-            if self._plugins[plugin] != found[2]:
-                self._set_breaker(plugin, found[2])
+            try:
+                found = gauge(plugin, now_ns)
+                if found is None or plugin not in self._plugins:
+                    continue
+                metrics.set("queued", (plugin,), float(found[0]))
+                metrics.set("in_flight", (plugin,), float(found[1]))
+                if self._plugins[plugin] != found[2]:
+                    self._set_breaker(plugin, found[2])
+            except Exception as error:
+                self.guard.failed("gauges", error, plugin)
 
     def _set_breaker(self, plugin: str, state: str) -> None:
         self._plugins[plugin] = state

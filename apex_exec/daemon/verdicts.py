@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from apex_exec.core.actions import Verdict
@@ -12,12 +13,19 @@ from workers import wire as inner
 
 MESSAGE_CHARS_MAX = 500
 PATH_CHARS_MAX = 200
-RAISED_CODES = frozenset(("MEMORY_LIMIT", "PERMISSION_DENIED", "RATE_LIMITED", "NOT_PROVIDED"))
-"""Codes that an unhandled error of a hook may have on the wire; any other is PLUGIN_ERROR with ``apiCode``."""
+RAISED_CODES = {"permission_denied": "PERMISSION_DENIED", "rate_limited": "RATE_LIMITED",
+                "not_provided": "NOT_PROVIDED", "deadline_exceeded": "TIMEOUT"}
+"""What an unhandled refusal of an API call makes of its hook's outcome (a TIMEOUT: it was told so a little before its
+own end, and has run). Any other, and each that was not given in that invocation, is PLUGIN_ERROR with ``apiCode``."""
 
 
 RETRY_MS_MAX = 60_000
 """The longest wait that an API call can have told a hook: the window of the rate."""
+
+
+def cut_cpu_ns(claimed_ns: int, run_ns: int) -> int:
+    """The worker's own reading of its CPU time, cut to what one thread can have used while its call ran."""
+    return min(max(0, claimed_ns), run_ns)
 
 
 class Settled:
@@ -32,25 +40,28 @@ class Settled:
         self.usage = usage
 
 
-def raised_code(message: inner.Raised) -> str:
-    """The wire code of a hook that raised."""
+def raised_code(message: inner.Raised, refused: Callable[[str], bool]) -> str:
+    """The wire code of a hook that raised. ``refused(code)``: whether an API call of that invocation was refused so;
+    what a worker says of that is believed only if the supervisor said it first."""
     if message.memory:
         return "MEMORY_LIMIT"
-    code = message.api_code.upper()
-    if code == "DEADLINE_EXCEEDED":  # told so by an API call, a little before its own end: the hook has run
-        return "TIMEOUT"
-    return code if code in RAISED_CODES else "PLUGIN_ERROR"
+    code = RAISED_CODES.get(message.api_code, "")
+    return code if code and refused(message.api_code) else "PLUGIN_ERROR"
 
 
-def settle(verdict: Verdict, memory_mb: float = 0.0, throttled_ns: int = 0,
+def settle(verdict: Verdict, memory_mb: float = 0.0, throttled_ns: int = 0, memory_mb_max: float = 0.0,
            checked: tuple[str, str, dict[str, Any]] | None = None) -> Settled:
     """What ``verdict`` comes to; a result is held to the value rule and to its hook's schema here, unless it was
-    ``checked`` elsewhere: (code, message, details), the code "" where it may be sent."""
+    ``checked`` elsewhere: (code, message, details), the code "" where it may be sent.
+
+    ``memory_mb`` is the latest sample. A MemoryError that a hook raised is its own word, and marked so in the details,
+    unless that sample had reached ``memory_mb_max``.
+    """
     usage = msg.Usage(queue_ms=verdict.queue_ns / 1e6, execution_time_ms=verdict.run_ns / 1e6, cold=verdict.cold,
                       memory_used_mb=memory_mb, throttled_ms=throttled_ns / 1e6)
     body = verdict.body
     if type(body) is inner.Reply:
-        usage.cpu_ms = body.cpu_ns / 1e6
+        usage.cpu_ms = cut_cpu_ns(body.cpu_ns, verdict.run_ns) / 1e6
         if checked is not None and checked[0]:
             return Settled(*checked, usage)
         try:
@@ -61,7 +72,7 @@ def settle(verdict: Verdict, memory_mb: float = 0.0, throttled_ns: int = 0,
         return Settled(verdict.code, verdict.message, verdict.details, usage)
     code, message, details = verdict.code, verdict.message, verdict.details
     if isinstance(body, inner.Raised):
-        usage.cpu_ms = body.cpu_ns / 1e6
+        usage.cpu_ms = cut_cpu_ns(body.cpu_ns, verdict.run_ns) / 1e6
         text = f"{body.exception}: {body.message}" if body.message else body.exception
         message = text[:MESSAGE_CHARS_MAX]
         details = {"exception": body.exception[:PATH_CHARS_MAX],
@@ -70,10 +81,13 @@ def settle(verdict: Verdict, memory_mb: float = 0.0, throttled_ns: int = 0,
             details["apiCode"] = body.api_code[:64]
         if body.api_method:
             details["method"] = body.api_method[:64]
-        if body.retry_after_ms:  # the worker's word: it may be no number that a host can hold
+        if (code == "PLUGIN_ERROR" and body.api_code in RAISED_CODES) or (
+                code == "MEMORY_LIMIT" and memory_mb < memory_mb_max):
+            details["claimed"] = True
+        elif body.retry_after_ms:  # the worker's word: it may be no number that a host can hold
             details["retryAfterMs"] = min(max(0, body.retry_after_ms), RETRY_MS_MAX)
     elif isinstance(body, inner.BadOutput):
-        usage.cpu_ms = body.cpu_ns / 1e6
+        usage.cpu_ms = cut_cpu_ns(body.cpu_ns, verdict.run_ns) / 1e6
         message = f"{body.path}: {body.message}"[:MESSAGE_CHARS_MAX]
         details = {"path": body.path[:PATH_CHARS_MAX]}
     return Settled(code, message, details, usage)

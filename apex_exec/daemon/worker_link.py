@@ -46,6 +46,7 @@ class WorkerLink:
         self.lines = 0  # of output since the last answer
         self.strays = 0  # API calls in the name of an earlier call since the last answer
         self.cpu_ns = 0  # of its process, when it was last asked for
+        self.user_id = ""  # of its latest call
         self.parked = False  # it is read when its plugin's turn comes, and not polled meanwhile
         self.closing = False  # its worker is dead, and what it left behind is being read
         self.closed = False
@@ -127,13 +128,20 @@ class WorkerLink:
             self.marks_seen = self.sent
         return self.marks_seen
 
-    def kill(self) -> None:
-        """SIGKILL now, or as soon as the pidfd is known."""
+    def kill(self) -> OSError | None:
+        """SIGKILL now, or as soon as the pidfd is known. The kernel's answer where it refuses."""
         if self.pidfd < 0:
             self.pending_kill = True
-            return
-        with contextlib.suppress(ProcessLookupError):
+            return None
+        if self.closed:  # the descriptor may be another worker's by now
+            return None
+        try:
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        except ProcessLookupError:
+            return None
+        except OSError as error:
+            return error
+        return None
 
     def half_close(self) -> None:
         """No more calls: the worker reads EOF, finishes and leaves."""

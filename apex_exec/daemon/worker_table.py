@@ -6,6 +6,7 @@ zygote is gone, or whose fork the machine refused, ends like any other, with an 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import signal
@@ -19,6 +20,7 @@ from apex_exec.core import actions as act
 from apex_exec.core import events as ev
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.pool import MS_NS
+from apex_exec.daemon.guard import raise_it
 from apex_exec.daemon.loop import EPOLLIN, EPOLLOUT, Loop
 from apex_exec.daemon.overhead import ORDINARY_NS, Overhead
 from apex_exec.daemon.spares import NOBODY, Spares
@@ -46,6 +48,8 @@ back in the second."""
 EXIT_JAIL, EXIT_LOAD = 70, 71
 CPUCLOCK_SCHED = 2
 """The kernel's clock id for the CPU time of process p is ``~p << 3 | 2`` (clock_getcpuclockid)."""
+UNCALLED_NS = 10 * MS_NS
+"""CPU time without a call that makes a record of its own: at a tenth of a core no more than ten a second."""
 DECLARED_MAX = 100
 """Hooks, and permissions, that a plugin's code may declare; there are four and eight."""
 DECLARED_CHARACTERS_MAX = 200
@@ -104,9 +108,12 @@ class WorkerTable:
 
     def __init__(self, loop: Loop, *, start_zygote: Callable[[], ZygoteLink], zygote: ZygoteLink,
                  sandboxing: Sandboxing, source: BundleSource, spares: int,
-                 step: Callable[[ev.Event, int], None], metrics: Metrics, logs: Logs) -> None:
+                 step: Callable[[ev.Event, int], None], metrics: Metrics, logs: Logs,
+                 failed: Callable[[str, Exception, str], None] = raise_it) -> None:
         self.api: ApiCalls | None = None
         self.governing: Governing | None = None
+        self.on_uncalled: Callable[[str, str, int], None] = lambda _plugin, _user, _cpu_ns: None
+        """Told of CPU time that no call's figure holds: plugin, the user of its worker's latest call, nanoseconds."""
         self.layers: list[inner.LayerReport] = []
         self.working = 0
         """Workers that have a call and have not answered it."""
@@ -116,11 +123,12 @@ class WorkerTable:
         self._step = step
         self._metrics = metrics
         self._logs = logs
+        self._guard_failed = failed
         self._links: dict[int, WorkerLink] = {}
         self._forked: dict[int, WorkerLink] = {}  # by the number that the zygote knows it by; spares too
         self._latest: dict[str, int] = {}  # plugin → its latest worker
         self._dirty: list[WorkerLink] = []
-        self._failed: list[tuple[WorkerLink, Lost]] = []
+        self._never: list[tuple[WorkerLink, Lost]] = []  # killed before the zygote had heard of them
         self._refused: list[int] = []
         self._overmarked: list[WorkerLink] = []
         self._closing: list[tuple[WorkerLink, inner.Exited | None, Lost | None, int]] = []
@@ -148,10 +156,12 @@ class WorkerTable:
         worker = self._latest.get(plugin)
         return self.governing.usage(worker, call) if worker is not None else (0.0, 0)
 
-    def cpu_since(self, plugin: str) -> int:
+    def cpu_since(self, plugin: str, run_ns: int) -> int:
         """CPU time (ns) that the plugin's latest worker has used since this was last asked: 0.4 µs, the kernel's count.
 
-        A killed worker still has it until the zygote has reaped it; afterwards it is 0.
+        At most ``run_ns``, how long the call ran: one thread uses no more. What is above that was used without a call;
+        a little of it is a matter of two clocks and left to the next one's figure, more of it goes on record as such.
+        A killed worker still has a figure until the zygote has reaped it; afterwards it is 0.
         """
         link = self._links.get(self._latest.get(plugin, 0))
         if link is None or not link.pid:
@@ -161,7 +171,24 @@ class WorkerTable:
         except OSError:
             return 0
         spent_ns, link.cpu_ns = total_ns - link.cpu_ns, total_ns
-        return spent_ns
+        if spent_ns <= run_ns:
+            return spent_ns
+        if spent_ns - run_ns < UNCALLED_NS:
+            link.cpu_ns -= spent_ns - run_ns
+        else:
+            self.on_uncalled(plugin, link.user_id, spent_ns - run_ns)
+        return run_ns
+
+    def _begin_account(self, link: WorkerLink) -> None:
+        """What the worker has used until it was ready is the boot's, and nobody's who calls it."""
+        with contextlib.suppress(OSError):
+            link.cpu_ns = time.clock_gettime_ns(~link.pid << 3 | CPUCLOCK_SCHED)
+
+    def _close_account(self, link: WorkerLink, exited: inner.Exited) -> None:
+        """What it used after the last verdict that its figure was read for: in a call that it died in, or after it."""
+        left_ns = exited.user_ns + exited.system_ns - link.cpu_ns
+        if link.ready and left_ns >= UNCALLED_NS // 10:
+            self.on_uncalled(link.spec.id, link.user_id, left_ns)
 
     def host_ns(self, plugin: str) -> int:
         """CPU time (ns) of the daemon's own for the call that the plugin's latest worker answers now, beyond what an
@@ -208,7 +235,7 @@ class WorkerTable:
         except RuntimeError as error:
             self._logs.log("error", f"a spare worker could not be given to {action.spec.id}: {error}")
             self.spares.lost(link)
-            link.kill()
+            self.zygote.kill(link)
             return False
         link.worker, link.spec, link.started_ns = action.worker, action.spec, now_ns
         self._enter(link)
@@ -249,6 +276,7 @@ class WorkerTable:
         if not link.owed:
             self.working += 1
         link.owed += 1
+        link.user_id = request.user_id
         link.queue(_encode(inner.Call(action.seq, request.hook, request.user_id, request.deadline_ns, request.params)))
         if not link.dirty:
             link.dirty = True
@@ -267,9 +295,12 @@ class WorkerTable:
         if self._dirty:
             for link in self._dirty:
                 link.dirty = False
-                link.flush()
-                if link.wants_write != link.polled_write:
-                    self._watch(link)
+                try:
+                    link.flush()
+                    if link.wants_write != link.polled_write:
+                        self._watch(link)
+                except Exception as error:
+                    self._failed("link", error, link)
             self._dirty.clear()
 
     def follow_up(self, now_ns: int) -> bool:
@@ -281,19 +312,50 @@ class WorkerTable:
                 self.refill(now_ns)
         while self._overmarked:
             link = self._overmarked.pop()
-            if link.worker in self._links:
-                self._violated(link, "it has marked more calls than it was sent")
-        if not self._refused and not self._failed and not self._closing:
+            try:
+                if link.worker in self._links:
+                    self._violated(link, "it has marked more calls than it was sent")
+            except Exception as error:
+                self._failed("marks of a worker", error, link)
+        if not self._refused and not self._never and not self._closing:
             return False
         closing, self._closing = self._closing, []
         for link, exited, lost, due_ns in closing:
-            self._close(link, exited, lost, due_ns)
+            try:
+                self._close(link, exited, lost, due_ns)
+            except Exception as error:
+                link.closing = False  # whoever hears of the end next may tell it
+                self._failed("end of a worker", error, link)
         while self._refused:
-            self._refuse(self._refused.pop(), now_ns)
-        failed, self._failed = self._failed, []
-        for link, lost in failed:
-            self._gone(link, None, lost)
+            worker = self._refused.pop()
+            try:
+                self._refuse(worker, now_ns)
+            except Exception as error:
+                self._failed("refused fork", error, self._links.get(worker))
+        never, self._never = self._never, []
+        for link, lost in never:
+            try:
+                self._gone(link, None, lost)
+            except Exception as error:
+                self._failed("end of a worker", error, link)
         return True
+
+    def _failed(self, duty: str, error: Exception, link: WorkerLink | None) -> None:
+        """A duty done for one worker failed: it ends, and its plugin is quarantined. A spare or a job just ends."""
+        if link is not None:
+            self.zygote.kill(link)
+        served = link is not None and link.spec is not NOBODY and link.worker not in self._jobs
+        self._guard_failed(duty, error, link.spec.id if link is not None and served else "")
+
+    def never_started(self, worker: int) -> None:
+        """``start`` failed: in this turn the core hears that there is no such worker."""
+        self._refused.append(worker)
+
+    def kill_plugin(self, plugin: str) -> None:
+        """SIGKILL for every worker of ``plugin``, whatever the core thinks of them."""
+        for link in self._links.values():
+            if link.spec.id == plugin:
+                self.zygote.kill(link)
 
     def _refuse(self, worker: int, now_ns: int) -> None:
         """There is no process for ``worker``, and never was."""
@@ -312,12 +374,14 @@ class WorkerTable:
         link = self._links.get(worker)
         if link is None:
             return
-        link.kill()
+        refusal = self.zygote.kill(link)
+        if refusal is not None:
+            self._guard_failed("kill", refusal, link.spec.id)
         if reason == "deadline":
             self._metrics.observe("kill_delay_seconds", (), max(0, time.monotonic_ns() - due_ns) / 1e9)
         self._sandboxing.killed(worker)
         if self.zygote.unask(link):
-            self._failed.append((link, Lost("BOOT_FAILED", "the worker was not started in time")))
+            self._never.append((link, Lost("BOOT_FAILED", "the worker was not started in time")))
 
     def ping(self, action: act.PingWorker) -> None:
         """Asks an idle worker for a sign of life, over its link."""
@@ -346,6 +410,10 @@ class WorkerTable:
             link.half_close()
 
     # ------------------------------------------------------------------ what the zygote says
+    def failed(self, number: int, error: Exception) -> None:
+        """What the zygote said of a worker could not be taken."""
+        self._failed("message of the zygote", error, self._forked.get(number))
+
     def zygote_up(self) -> None:
         """It takes requests."""
         self._step(ev.ZygoteUp(), time.monotonic_ns())
@@ -363,7 +431,7 @@ class WorkerTable:
             return
         link.pid, link.pidfd = pid, pidfd
         if link.pending_kill:
-            link.kill()
+            self.zygote.kill(link)
         elif link.spec is NOBODY:
             self.spares.check(link)
         elif self.governing is not None:
@@ -388,7 +456,7 @@ class WorkerTable:
         for link in list(self._forked.values()):
             link.lost_ns = now_ns
             if link.spec is NOBODY:
-                link.kill()
+                self.zygote.kill(link)
             if link.pidfd >= 0:
                 self._loop.add(link.pidfd, lambda _, link=link: self._orphaned(link))  # type: ignore[misc]  # bound now
 
@@ -401,7 +469,7 @@ class WorkerTable:
         for worker, job in list(self._jobs.items()):
             if now_ns > job.due_ns and worker in self._links:
                 self._links[worker].failure = "the bundle was not loaded in time (pool.boot_seconds)"
-                self._links[worker].kill()
+                self.zygote.kill(self._links[worker])
         for link in list(self._forked.values()):
             if link.lost_ns and now_ns - link.lost_ns > LOST_NS_MAX:
                 self._orphaned(link)
@@ -426,12 +494,21 @@ class WorkerTable:
             self._loop.modify(link.fileno(), EPOLLIN | EPOLLOUT if link.polled_write else EPOLLIN)
 
     def _io(self, link: WorkerLink, mask: int) -> None:
-        if mask & EPOLLOUT:
-            link.flush()
-            if link.wants_write != link.polled_write:
-                self._watch(link)
-        if mask & ~EPOLLOUT:
-            self._serve(link)
+        try:
+            if mask & EPOLLOUT:
+                link.flush()
+                if link.wants_write != link.polled_write:
+                    self._watch(link)
+            if mask & ~EPOLLOUT:
+                self._serve(link)
+        except Exception as error:
+            self._unreadable(link, error)
+
+    def _unreadable(self, link: WorkerLink, error: Exception) -> None:
+        """What fails to be read is not read again: it would be ready again at once, or wait for a turn for ever."""
+        link.ended = True
+        self._loop.remove(link.fileno())
+        self._failed("events of a worker", error, link)
 
     def _serve(self, link: WorkerLink) -> None:
         """Reads a slice of what has arrived and charges what that took; parks the link where more must wait its turn.
@@ -480,9 +557,12 @@ class WorkerTable:
             if link.closed or link.ended or link.closing:
                 continue
             link.parked = False
-            self._serve(link)
-            if not link.parked and not link.ended and not link.closed:
-                self._poll(link)
+            try:
+                self._serve(link)
+                if not link.parked and not link.ended and not link.closed:
+                    self._poll(link)
+            except Exception as error:
+                self._unreadable(link, error)
             now_ns = time.monotonic_ns()
             if now_ns > until_ns:
                 break
@@ -508,8 +588,7 @@ class WorkerTable:
             self._violated(link, str(error))
             return True
         except Exception as error:  # a bug of ours may cost this worker, not everybody's
-            self._logs.bug(f"a message of {link.spec.id}'s worker could not be handled", error)
-            self._violated(link, "the supervisor failed at its message")
+            self._failed("message of a worker", error, link)
             return True
         return ended
 
@@ -517,11 +596,11 @@ class WorkerTable:
         self._logs.log("error", f"plugin {link.spec.id or '(none, a spare)'}: its worker broke the inner protocol: "
                                 f"{why[:200]}")
         if link.spec is NOBODY:
-            link.kill()
+            self.zygote.kill(link)
             return
         if link.worker in self._jobs:
             link.failure = f"the worker broke the inner protocol: {why[:200]}"
-            link.kill()
+            self.zygote.kill(link)
             return
         self._step(ev.WorkerViolated(link.worker, why[:500]), time.monotonic_ns())
 
@@ -536,7 +615,8 @@ class WorkerTable:
         if kind is inner.Reply:
             self._step(ev.WorkerAnswered(worker, message.seq, "", message), now_ns)
         elif kind is inner.Raised:
-            self._step(ev.WorkerAnswered(worker, message.seq, raised_code(message), message), now_ns)
+            code = raised_code(message, lambda code: self._refused_so(worker, message.seq, code))
+            self._step(ev.WorkerAnswered(worker, message.seq, code, message), now_ns)
         elif kind is inner.BadOutput:
             self._step(ev.WorkerAnswered(worker, message.seq, "INVALID_OUTPUT", message), now_ns)
         elif kind is inner.Skipped:
@@ -573,6 +653,7 @@ class WorkerTable:
                 self._violated(link, "it says twice, or too early, that it is ready")
                 return
             link.ready = True
+            self._begin_account(link)
             self._metrics.observe("cold_start_seconds", (), (now_ns - link.started_ns) / 1e9)
             self._step(ev.WorkerReady(worker), now_ns)
             self._refill_turns = REFILL_TURNS
@@ -588,6 +669,10 @@ class WorkerTable:
                 self._metrics.set("sandbox_layer_active", (message.layer,), 0.0)
             if link.spec is not NOBODY:
                 self._logs.plugin_line(link.spec.id, "error", text, now_ns)
+
+    def _refused_so(self, worker: int, seq: int, code: str) -> bool:
+        """Whether an API call of that hook was refused so; without a gateway every one is, for want of permission."""
+        return code == "permission_denied" if self.api is None else self.api.refused(worker, seq, code)
 
     def _booted(self, link: WorkerLink, message: inner.Booted) -> None:
         if link.booted:
@@ -620,9 +705,14 @@ class WorkerTable:
 
     # ------------------------------------------------------------------ ends
     def _gone(self, link: WorkerLink, exited: inner.Exited | None, lost: Lost | None) -> None:
-        if not link.closing:
-            link.closing = True
+        if link.closing or link.closed:
+            return
+        link.closing = True
+        try:
             self._close(link, exited, lost, time.monotonic_ns() + DRAIN_NS_MAX)
+        except Exception:
+            link.closing = False  # whoever hears of the end next may tell it
+            raise
 
     def _close(self, link: WorkerLink, exited: inner.Exited | None, lost: Lost | None, due_ns: int) -> None:
         """Reads what was written before the death, since that counts, for DEAD_NS in a turn; then the worker's end is
@@ -640,9 +730,14 @@ class WorkerTable:
         self._spent(link, _cpu_ns() - begun_ns)
         code, message, details = _evidence(link, exited, lost)
         if self.governing is not None and link.pid:
-            evidence = self.governing.worker_gone(link.worker, exited)
-            if evidence is not None:
-                code, message = evidence
+            try:
+                evidence = self.governing.worker_gone(link.worker, exited)
+                if evidence is not None:
+                    code, message = evidence
+            except Exception as error:  # its end is told all the same
+                self._failed("governing", error, link)
+        if exited is not None and link.worker in self._links:
+            self._close_account(link, exited)
         marks = link.drain_marks()
         self._release(link)
         if link.spec is NOBODY:

@@ -50,6 +50,9 @@ class Asker(Protocol):
     def exited(self, message: inner.Exited) -> None:
         """The process has ended and is reaped."""
 
+    def failed(self, number: int, error: Exception) -> None:
+        """One of these, or ``jail_of``, has failed for the worker ``number`` (0: for none)."""
+
 
 class ZygoteKeeper:
     """Forks by way of one zygote at a time. ``link.forked_as`` is the number that the zygote knows a worker by."""
@@ -88,6 +91,19 @@ class ZygoteKeeper:
         self._waiting.remove(link)
         return True
 
+    def kill(self, link: WorkerLink) -> OSError | None:
+        """SIGKILL for the worker of ``link``: through its pidfd, or, if the kernel refuses that, by the zygote, whose
+        child it is. Returns the refusal, for the caller to tell. A worker that does not end in spite of both costs the
+        zygote, whose own end the kernel passes on to its children (PDEATHSIG)."""
+        refusal = link.kill()
+        if refusal is not None:
+            self.kill_child(link.forked_as)
+        return refusal
+
+    def kill_child(self, number: int) -> None:
+        """Has the zygote kill a worker that the supervisor has no pidfd of."""
+        self._zygote.kill(number)
+
     def _hand_over(self) -> None:
         """Hands waiting requests to the zygote, as many as it takes."""
         while self._waiting and self.ready:
@@ -97,6 +113,11 @@ class ZygoteKeeper:
             except RuntimeError as error:
                 self._waiting.popleft()
                 self._asker.refused(link.forked_as, str(error))
+                continue
+            except Exception as error:  # it would be the first in the row for ever
+                self._waiting.popleft()
+                self._asker.failed(link.forked_as, error)
+                self._asker.refused(link.forked_as, "the supervisor failed at its jail")
                 continue
             if not self._zygote.fork(link.forked_as, jail, link.theirs.fileno(), link.marks_write):
                 return  # its socket is full: the next message from it, or the next second, tries again
@@ -115,17 +136,25 @@ class ZygoteKeeper:
             self._lost(zygote)
             return
         for message, fd in messages:
-            if isinstance(message, inner.ZygoteReady):
-                self.ready = True
-                self._metrics.health["zygote"] = ""
-                self._asker.zygote_up()
-            elif isinstance(message, inner.Forked):
-                self._asker.forked(message.worker, message.pid, fd)
-            elif isinstance(message, inner.Exited):
-                self._asker.exited(message)
-            elif isinstance(message, inner.ForkFailed):
-                self._asker.refused(message.worker, os.strerror(message.errno))
+            try:
+                self._take(message, fd)
+            except Exception as error:  # the other workers' news are as good as they were
+                self._asker.failed(getattr(message, "worker", 0), error)
+                if isinstance(message, inner.Forked):  # nobody may have noted how to kill it
+                    self.kill_child(message.worker)
         self._hand_over()
+
+    def _take(self, message: Any, fd: int) -> None:
+        if isinstance(message, inner.ZygoteReady):
+            self.ready = True
+            self._metrics.health["zygote"] = ""
+            self._asker.zygote_up()
+        elif isinstance(message, inner.Forked):
+            self._asker.forked(message.worker, message.pid, fd)
+        elif isinstance(message, inner.Exited):
+            self._asker.exited(message)
+        elif isinstance(message, inner.ForkFailed):
+            self._asker.refused(message.worker, os.strerror(message.errno))
 
     def _lost(self, zygote: ZygoteLink) -> None:
         if zygote is not self._zygote or self._due_ns:

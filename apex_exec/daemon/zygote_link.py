@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import os
 import socket
 from typing import Any
@@ -13,7 +14,7 @@ from multiprocess.connection import Connection
 from apex_exec.daemon import niceness
 from apex_exec.sandbox.bare import BareProcess
 from workers import start
-from workers.wire import Fork, Forked, FromZygote
+from workers.wire import Fork, Forked, FromZygote, Kill
 
 _decode = msgspec.msgpack.Decoder(FromZygote).decode
 _encode = msgspec.msgpack.Encoder().encode
@@ -51,6 +52,14 @@ class ZygoteLink:
             return False
         return True
 
+    def kill(self, worker: int) -> bool:
+        """Has the zygote kill its child ``worker``; False where it does not take the message now."""
+        try:
+            self._socket.send(_encode(Kill(worker)))
+        except OSError:
+            return False
+        return True
+
     def receive(self) -> list[tuple[Any, int]]:
         """Every waiting message with its fd (-1 where it has none). Raises EOFError when the zygote is gone."""
         got: list[tuple[Any, int]] = []
@@ -73,9 +82,10 @@ class ZygoteLink:
         """Lets go of a zygote that is dead or does not speak any more: what is left of it dies. Does not wait."""
         self._socket.close()
         os.close(self._death_write)
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join(0.1)
+        with contextlib.suppress(OSError):  # where even that signal is refused, the end of its death pipe remains
+            if self.process.is_alive():
+                self.process.kill()
+                self.process.join(0.1)
 
     def close(self) -> None:
         """Lets the zygote die, which sees the death pipe's end, and with it every worker."""

@@ -114,6 +114,8 @@ class Sqlite:
         return _Connection(database)
 
     def _open_writer(self) -> _Connection:
+        if not self._path.exists():  # one that the platform has made keeps the mode that it was given
+            os.close(os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
         database = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         database.execute("PRAGMA synchronous = FULL")
         database.execute(f"CREATE TABLE IF NOT EXISTS {OUTBOX} "

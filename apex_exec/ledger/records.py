@@ -20,6 +20,7 @@ from apex_exec.errors import ApexError
 EVENT_TYPES = (
     "plugin.execution",
     "plugin.api",
+    "plugin.cpu",
     "access.denied",
     "data.access",
     "data.modification",

@@ -19,6 +19,9 @@ from apex_exec.market.months import Interval, merge, month_interval, parse_month
 EXECUTION = "plugin.execution"
 API_EVENTS = ("plugin.api", "data.access", "data.modification", "data.deletion")
 """Allowed API calls, by what they touch. A refused one is another event type and is not usage."""
+CPU = "plugin.cpu"
+"""CPU time that a worker used without a call, or in a call that it died in."""
+METERED = frozenset((EXECUTION, CPU, *API_EVENTS))
 NEVER_RAN = frozenset(code.value for code, (_, retry) in CODES.items() if retry is Retry.YES) | {Code.BOOT_FAILED}
 """Verdicts that say that the hook did not run: no call is counted."""
 
@@ -47,6 +50,8 @@ class Usage(msgspec.Struct):
             self.cpu_us += round(_number(event.metadata.get("cpuMs")) * 1000)
             self.host_cpu_us += round(_number(event.metadata.get("hostCpuMs")) * 1000)
             self.memory_mb_ms += round(_number(event.metadata.get("memoryUsedMb")) * run_ms)
+        elif event.event_type == CPU:
+            self.cpu_us += round(_number(event.metadata.get("cpuMs")) * 1000)
         elif event.event_type in API_EVENTS and event.result != "denied":
             self.api_calls += 1
             self.network_requests += event.action == "fetch"
@@ -62,7 +67,7 @@ def meter(events: Iterable[Event], month: str = "") -> dict[Key, Usage]:
     """Usage per plugin, user and UTC month, sorted by key; of one month only where it is named."""
     found: dict[Key, Usage] = {}
     for event in events:
-        if event.event_type != EXECUTION and event.event_type not in API_EVENTS:
+        if event.event_type not in METERED:
             continue
         name = event.timestamp[:7]  # RFC 3339, UTC
         if not month or name == month:

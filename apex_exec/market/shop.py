@@ -24,7 +24,7 @@ from apex_exec.ledger.records import LedgerError
 from apex_exec.market import invoices
 from apex_exec.market import submissions as subs
 from apex_exec.market.index import LIFETIME_NS, NAME, Entry, Index, Seen, open_index, seal
-from apex_exec.market.metering import API_EVENTS, EXECUTION, Enablement, Key, Usage, hosted, meter
+from apex_exec.market.metering import METERED, Enablement, Key, Usage, hosted, meter
 from apex_exec.market.months import NS, month_interval, parse_month
 from apex_exec.market.statements import Hosted
 from apex_exec.market.store import NAME as STORE
@@ -152,7 +152,7 @@ class Shop:
             return {}
         since, until = (datetime.fromtimestamp(seconds, UTC) for seconds in window)
         try:
-            wanted = Filter(since=since, until=until, event_types=(EXECUTION, *API_EVENTS))
+            wanted = Filter(since=since, until=until, event_types=tuple(sorted(METERED)))
             return meter(read_events(path, wanted), month)
         except LedgerError as error:
             raise Refusal("ledger_unreadable", str(error), hint="apex-exec audit verify") from None

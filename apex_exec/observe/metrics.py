@@ -75,6 +75,8 @@ METRICS = _table(
     Metric("config_last_reload_successful", "gauge", "1 where the last reload of the configuration was applied."),
     Metric("dropped_replies_total", "counter", "Replies that nobody was there to read."),
     Metric("loop_lag_seconds", "histogram", "How late the loop woke, sampled.", (), DELAY_SECONDS),
+    Metric("duty_failures_total", "counter", "Duties of the supervisor's loop that failed, by a fault of its own.",
+           ("duty",)),
     Metric("protocol_anomalies_total", "counter", "Messages that no correct peer sends.", ("kind",)),
 )
 
@@ -102,7 +104,8 @@ class _Histogram:
 
 RECENT = 128
 """Run times of a plugin that the quantiles of ``daemon.status`` are of: sorted in 10 µs, in the loop."""
-UNWANTED_EXITS = ("deadline", "cancelled", "memory", "cpu", "crashed", "violation", "boot_failed", "zygote_lost")
+UNWANTED_EXITS = ("deadline", "cancelled", "memory", "cpu", "crashed", "violation", "boot_failed", "zygote_lost",
+                  "faulted", "overrun")
 """Ends of workers that the supervisor did not choose to save resources: each makes a restart necessary."""
 
 

@@ -6,7 +6,10 @@ lock at BEGIN, PostgreSQL checks at COMMIT and ``transact`` runs the loser again
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
+import stat
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -88,11 +91,27 @@ def unusable(name: str, error: Exception) -> Refusal:
                    hint="restore it from a backup" if corrupt else "look at the disk, the locks and the server")
 
 
+def _make_private(path: str) -> None:
+    """The file of the database is its owner's alone, before anything is in it; SQLite gives ``-wal`` and ``-shm`` the
+    mode that it finds there. One that an earlier release made readable to others is so no longer. Raises OSError."""
+    fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        found = os.fstat(fd)
+        if stat.S_ISREG(found.st_mode) and found.st_mode & 0o077 and found.st_uid == os.geteuid():
+            os.fchmod(fd, 0o600)
+            for name in (f"{path}-wal", f"{path}-shm"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.chmod(name, 0o600)
+    finally:
+        os.close(fd)
+
+
 def _engine(url: str) -> sa.Engine:
     if not url.startswith("sqlite"):
         return sa.create_engine(url, isolation_level="SERIALIZABLE", pool_pre_ping=True)
     if path := sa.make_url(url).database:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
+        _make_private(path)
     engine = sa.create_engine(url, connect_args={"timeout": BUSY_SECONDS})
 
     @sa.event.listens_for(engine, "connect")

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import PydanticCustomError
 
 from apex_exec import API_VERSION
+from apex_exec.config import CPU_PERCENT_MIN, MEMORY_MB_MAX, NETWORK_PER_MINUTE_MAX, TIMEOUT_MS_MAX
 from apex_exec.core.plugin import ADMIN_PERMISSIONS, HOOKS, STANDARD_PERMISSIONS, Limits
 from apex_exec.errors import Code, Refusal
 
@@ -168,10 +169,10 @@ class CodePart(_Strict):
 class LimitsPart(_Strict):
     """Caps that the author lowers. None: the platform's policy."""
 
-    timeoutMs: Annotated[int, Field(ge=1, le=3_600_000)] | None = None
-    memoryMb: Annotated[int, Field(ge=1, le=1_048_576)] | None = None
-    cpuPercent: Annotated[float, Field(gt=0, le=100)] | None = None
-    networkPerMinute: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    timeoutMs: Annotated[int, Field(ge=1, le=TIMEOUT_MS_MAX)] | None = None
+    memoryMb: Annotated[int, Field(ge=1, le=MEMORY_MB_MAX)] | None = None
+    cpuPercent: Annotated[float, Field(ge=CPU_PERCENT_MIN, le=100)] | None = None
+    networkPerMinute: Annotated[int, Field(ge=0, le=NETWORK_PER_MINUTE_MAX)] | None = None
 
     def within(self, policy: Limits) -> Limits:
         """The limits in force: ``policy``, lowered where the manifest asks for less and never raised."""

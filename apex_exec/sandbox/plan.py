@@ -17,14 +17,21 @@ LAYERS = ("fds", "env", "session", "cgroup", "namespaces", "rlimits", "identity"
           "landlock", "seccomp", "selftest")
 """In the order of application (workers/jail)."""
 
-LEVELS: dict[str, dict[str, tuple[str, ...]]] = {
-    "L0": {name: ("active",) for name in ("fds", "env", "session", "rlimits", "pdeathsig", "no_new_privs", "selftest")},
-    "L1": {"seccomp": ("active",)},
-    "L2": {"landlock": ("active", "degraded")},
-    "L3": {"landlock": ("active",), "namespaces": ("active",), "identity": ("active", "degraded")},
-    "L4": {"cgroup": ("active",)},
+KILL = "kill"
+"""Beside the layers: whether a worker can be stopped, continued and killed by its pidfd. It is no layer of a worker's
+and cannot be waived: without it no limit and no deadline holds, and no level is reached."""
+
+LEVELS: dict[str, list[dict[str, tuple[str, ...]]]] = {
+    "L0": [{name: ("active",)} for name in ("fds", "env", "session", "rlimits", "pdeathsig", "no_new_privs",
+                                            "selftest")],
+    "L1": [{"seccomp": ("active",)}],
+    "L2": [{"landlock": ("active", "degraded"), "namespaces": ("active",)}],
+    "L3": [{"landlock": ("active",)}, {"namespaces": ("active",)}, {"identity": ("active", "degraded")}],
+    "L4": [{"cgroup": ("active",)}],
 }
-"""What each level asks beyond the one below. Root that stays uid 0 is ``absent`` identity, hence no L3."""
+"""What each level asks beyond the one below: of each map one layer, in one of its states. L2 is a second wall behind
+seccomp, whichever the kernel gives: Landlock, or an empty root without a network. Root that stays uid 0 is ``absent``
+identity, hence no L3."""
 
 LANDLOCK: tuple[tuple[str, int, int], ...] = (
     ("fs", 1, 0x1FFF),  # execute, read, write, and the making and removing of every kind of file
@@ -92,7 +99,8 @@ def level_of(states: Mapping[str, str], waived: Iterable[str] = ()) -> str:
     excused = frozenset(waived)
     reached = ""
     for level, needs in LEVELS.items():
-        if any(states.get(name, "absent") not in accepted and name not in excused for name, accepted in needs.items()):
+        if not all(any(states.get(name, "absent") in accepted or name in excused for name, accepted in need.items())
+                   for need in needs):
             break
         reached = level
     return reached

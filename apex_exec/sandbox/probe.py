@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import multiprocess
 
-from apex_exec.sandbox.plan import LAYERS, level_of, make_plan
+from apex_exec.sandbox.plan import KILL, LAYERS, level_of, make_plan
 from workers.jail import trial
 from workers.wire import LayerReport
 
@@ -25,13 +25,16 @@ ANSWER_SECONDS_MAX = 20
 class Findings:
     """Per layer what came of it, the level that results, and the plan that requires just that of each worker."""
 
-    def __init__(self, reports: list[LayerReport], waived: list[str], scratch: bool = False) -> None:
-        self.reports = reports
+    def __init__(self, reports: list[LayerReport], kill: LayerReport, waived: list[str],
+                 scratch: bool = False) -> None:
+        self.reports = [*reports, kill]
+        self.kill = kill
         self.waived = waived
         self.plan = make_plan(reports, waived, scratch=scratch)
         states = {report.layer: report.state for report in reports}
-        self.level = level_of(states)
-        self.accepted_level = level_of(states, waived)
+        can_kill = kill.state == "active"
+        self.level = level_of(states) if can_kill else ""
+        self.accepted_level = level_of(states, waived) if can_kill else ""
         """``level`` with the waived layers counted as if they were there: what min_level is compared with."""
 
 
@@ -52,7 +55,7 @@ def probe(waive: Iterable[str] = (), worker: dict[str, Any] | None = None, *, sc
     process.start()
     theirs.close()
     try:
-        return Findings(_settle(ours, waived, worker, scratch), waived, scratch)
+        return Findings(*_settle(ours, waived, worker, scratch), waived, scratch)
     except (EOFError, OSError) as error:
         process.join(1)
         raise RuntimeError("the sandbox could not be tried: its process "
@@ -75,10 +78,17 @@ def _closed_to_this_user() -> str:
     return ""
 
 
-def _settle(link: Any, waived: list[str], worker: dict[str, Any], scratch: bool) -> list[LayerReport]:
+def _settle(link: Any, waived: list[str], worker: dict[str, Any],
+            scratch: bool) -> tuple[list[LayerReport], LayerReport]:
+    """What came of each layer, and whether the child that went through them could be killed."""
+    kill = LayerReport(KILL, "absent")
+
     def outcome(reports: Iterable[LayerReport] | None) -> dict[str, LayerReport]:
+        nonlocal kill
         plan = make_plan(reports, waived, scratch=scratch)
-        return {report.layer: report for report in _try(link, plan, worker)}
+        found = {report.layer: report for report in _try(link, plan, worker)}
+        kill = found.pop(KILL)
+        return found
 
     known = outcome(None)
     while len(known) < len(LAYERS):  # the sequence ended early: that layer is not to be had
@@ -86,7 +96,7 @@ def _settle(link: Any, waived: list[str], worker: dict[str, Any], scratch: bool)
     for _ in LAYERS:
         confirmed = outcome(known.values())
         if len(confirmed) == len(LAYERS):
-            return [confirmed[name] for name in LAYERS]
+            return [confirmed[name] for name in LAYERS], kill
         known.update(confirmed)
     raise OSError("the layers do not settle")
 
@@ -110,6 +120,9 @@ def advice(report: LayerReport) -> str:
                             "kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile), or run as root"),
         "identity": "give the daemon CAP_SETUID and CAP_SETGID, and a sandbox.uid_range that is mapped here" if root
                     else "run the daemon as root: each worker then has a uid of its own",
-        "landlock": "Linux 6.12 with landlock among its lsm= has all of it; 5.13 the least",
+        "landlock": "Linux 6.12 with landlock among its lsm= has all of it; 5.13 the least. To do without it by name: "
+                    'sandbox.waive = ["landlock"]',
         "seccomp": "a kernel with CONFIG_SECCOMP_FILTER, on x86_64 or aarch64",
+        KILL: "allow pidfd_open and pidfd_send_signal (Linux 5.3; in a container, a seccomp profile that knows them)"
+              + (", and give the daemon CAP_KILL: each worker has a uid of its own" if root else ""),
     }.get(report.layer, "")

@@ -11,11 +11,13 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Raw
 
-Id = Annotated[int, Meta(ge=0, le=2**63 - 1)] | Annotated[str, Meta(min_length=1, max_length=64)]
+Number = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Id = Number | Annotated[str, Meta(min_length=1, max_length=64)]
 """A request's id, chosen by the host, unique among its pending requests on that connection."""
 
 Action = Annotated[str, Meta(max_length=100)]
-DeadlineMs = Annotated[int, Meta(ge=1)]
+DeadlineMs = Annotated[int, Meta(ge=1, le=2**63 - 1)]
+"""Milliseconds from now; the plugin's own limit is the ceiling, so any large number means that one."""
 
 
 class Request(msgspec.Struct, rename="camel", tag_field="type", kw_only=True, gc=False):
@@ -26,7 +28,7 @@ class Hello(Request, tag="hello"):
     """Asks for the daemon's version, level and limits. Optional."""
 
     id: Id
-    protocol: list[int]
+    protocol: Annotated[list[Number], Meta(max_length=64)]
     client: str | None = None
 
 
@@ -83,7 +85,7 @@ class Provide(Request, tag="provide"):
 class HostReply(Request, tag="hostReply"):
     """Answers a ``hostCall``. Gets no reply itself."""
 
-    call_id: int
+    call_id: Number
     ok: bool
     result: Raw = Raw(b"\xc0")
     error: dict[str, Any] | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apex_exec.core.governor import QUANTUM_NS, SLACK_BYTES, CpuBucket, Governor, memory_bytes_max
+from apex_exec.core.governor import QUANTUM_NS, SLACK_BYTES, WAIT_NS_MAX, CpuBucket, Governor, memory_bytes_max
 from apex_exec.core.limits import MS_NS, SECOND_NS
 
 MB = 1024 * 1024
@@ -107,3 +107,20 @@ def test_a_clock_that_stands_or_goes_back_gives_nothing(moves: list[tuple[int, i
 def test_memory_counts_above_the_idle_worker_and_an_idle_worker_cannot_claim_much() -> None:
     assert memory_bytes_max(50, 3 * MB) == 53 * MB + SLACK_BYTES
     assert memory_bytes_max(50, 40 * MB) == 56 * MB + SLACK_BYTES
+
+
+EXTREMES = st.one_of(st.floats(), st.sampled_from((0.0, -0.0, 5e-324, 1e-320, 1e-300, 1e308, -1.0, 0.1)))
+
+
+@given(EXTREMES, EXTREMES, st.lists(st.tuples(st.integers(0, 2**64), st.integers(0, 2**62)), max_size=20))
+def test_whatever_share_it_is_told_the_governor_answers_with_a_time(
+        percent: float, burst: float, moves: list[tuple[int, int]]) -> None:
+    governor, now_ns = Governor(), 0
+    governor.tune("p", percent, burst, now_ns)
+    for cpu_ns, passed_ns in moves:
+        now_ns += passed_ns
+        governor.charge("p", cpu_ns, now_ns)
+        governor.tune("p", percent, 1.0, now_ns)
+        due_ns = governor.next_due_ns()
+        assert due_ns is None or due_ns <= now_ns + WAIT_NS_MAX
+        list(governor.due(now_ns))

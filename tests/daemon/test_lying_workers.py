@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.support.daemon import ECHO, Daemon, write_plugin
+from apex_exec.ledger.reading import read_events
+from apex_exec.market.metering import meter
+from tests.support.daemon import ECHO, Daemon, wait_for, write_plugin
 from tests.support.host import Host
 
 FORGER = '''
@@ -21,6 +26,11 @@ FRAMES = {
     "pongs unasked": b"\\x92\\xa4pong\\x05",
     "speaks no MessagePack": b"\\xc1",
     "waits for ever": b"\\x99\\xa6raised\\x00\\xa1E\\xa1m\\xa0\\x00\\xacrate_limited\\xa5fetch\\xcf" + b"\\xff" * 8,
+    "was refused": b"\\x99\\xa6raised\\x00\\xa1E\\xa1m\\xa0\\x00\\xb1permission_denied\\xa5query\\x00",
+    "was out of time": b"\\x99\\xa6raised\\x00\\xa1E\\xa1m\\xa0\\x00\\xb1deadline_exceeded\\xa5query\\x00",
+    "found no provider": b"\\x99\\xa6raised\\x00\\xa1E\\xa1m\\xa0\\x00\\xacnot_provided\\xa4call\\x00",
+    "used CPU for ever": b"\\x94\\xa5reply\\x00\\x82\\xa6result\\xc0\\xa8metadata\\x80\\xcf" + b"\\xff" * 8,
+    "used negative CPU": b"\\x94\\xa5reply\\x00\\x82\\xa6result\\xc0\\xa8metadata\\x80\\xd3\\x80" + bytes(7),
     "fails its jail": b"\\x96\\xa6failed\\xa4jail\\xa7seccomp\\xa1x\\xa1y\\xa0",
 }
 
@@ -38,11 +48,68 @@ def act(context, params):
 '''
 
 
+RUNS_ON = '''
+import os
+import sys
+import time
+
+OWN = b"\\x94\\xa5reply\\x00\\x82\\xa6result\\xa4mine\\xa8metadata\\x80\\x00"
+
+@plugin.hook("onActionExecute")
+def act(context, params):
+    what = params["context"].get("what", "")
+    if what.endswith("after its own answer"):
+        for fd in range(3, 16):
+            try:
+                os.write(fd, bytes((0, len(OWN))) + OWN)  # the link among them
+            except OSError:
+                continue
+        while what.startswith("spin"):
+            pass
+        time.sleep(3600)
+    if what == "spin between calls":
+        module = sys.modules["workers.link"]
+
+        def busy(self):
+            poll = module.select.poll()
+            poll.register(self._fd, module.select.POLLIN)
+            while not poll.poll(0):
+                pass
+
+        module.Link._wait = property(lambda self: lambda: busy(self))
+    return {"result": "honest", "metadata": {}}
+'''
+DENIED = '''
+@plugin.hook("onActionExecute")
+def act(context, params):
+    if params["context"].get("first"):
+        try:
+            context.api.query("SELECT 1")
+        except Exception as error:
+            globals()["kept"] = error
+        return {"result": None, "metadata": {}}
+    if params["context"].get("kept"):
+        raise kept
+    context.api.query("SELECT 1")
+'''
+HOARDER = '''
+@plugin.hook("onActionExecute")
+def act(context, params):
+    if params["context"].get("claim"):
+        raise MemoryError
+    return {"result": len([bytes(1 << 20) for _ in range(1000)]), "metadata": {}}
+'''
+
+
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     plugins: Path = tmp_path_factory.mktemp("plugins")
     write_plugin(plugins, "forger", FORGER, limits={"timeoutMs": 1000})
     write_plugin(plugins, "patient", FORGER, limits={"timeoutMs": 1000})
+    for name in ("overrun", "spinner", "sleeper", "busy-wait"):
+        write_plugin(plugins, name, RUNS_ON)
+    write_plugin(plugins, "denied", DENIED)
+    write_plugin(plugins, "hoarder", HOARDER)
     write_plugin(plugins, "echo", ECHO)
     with Daemon(plugins=plugins, config={
             "breaker.open_seconds": 0.2, "breaker.backoff_min_seconds": 0.01, "breaker.backoff_max_seconds": 0.02,
@@ -80,8 +147,87 @@ def test_a_layer_is_not_said_to_be_missing_because_a_plugin_says_so(daemon: Daem
     assert [line for line in daemon.metrics().splitlines() if "sandbox_layer_active{" in line] == before
 
 
-def test_a_wait_that_a_worker_made_up_is_a_number_that_hosts_can_hold(daemon: Daemon) -> None:
-    daemon.operate("daemon.status")
+def fresh(daemon: Daemon, host: Host, frame: str) -> dict[str, Any]:
+    """The reply to a call that a new worker answers by ``frame``: it can forge the answer to its first call only."""
+    for pid in daemon.pids("patient"):
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not daemon.pids("patient"), 5, "its end")
+    for _ in range(50):
+        reply = host.invoke("patient", {"frame": frame})
+        if reply.get("code") != "QUARANTINED":
+            return reply
+        time.sleep(0.05)
+    raise AssertionError("it stays quarantined")
+
+
+@pytest.mark.parametrize("frame", ["waits for ever", "was refused", "was out of time", "found no provider"])
+def test_a_worker_cannot_claim_a_refusal_that_nobody_gave(daemon: Daemon, frame: str) -> None:
     with Host(daemon.endpoint) as host:
-        reply = host.invoke("patient", {"frame": "waits for ever"})
-        assert reply["code"] == "RATE_LIMITED" and reply["details"]["retryAfterMs"] == 60_000
+        reply = fresh(daemon, host, frame)
+    assert reply["code"] == "PLUGIN_ERROR" and reply["details"]["claimed"] is True, reply
+    assert "retryAfterMs" not in reply["details"]
+    told = [event.result for event in read_events(daemon.state / "audit.db")
+            if event.event_type == "plugin.execution" and event.resource == "patient"]
+    assert "denied" not in told, "nothing was denied"
+
+
+def test_a_refusal_that_was_given_counts_in_its_own_invocation_only(daemon: Daemon) -> None:
+    with Host(daemon.endpoint) as host:
+        reply = host.invoke("denied", {})
+        assert reply["code"] == "PERMISSION_DENIED" and "claimed" not in reply["details"], reply
+        assert host.invoke("denied", {"first": True})["type"] == "result"
+        reply = host.invoke("denied", {"kept": True})
+        assert reply["code"] == "PLUGIN_ERROR" and reply["details"]["claimed"] is True, reply
+
+
+@pytest.mark.parametrize("frame", ["used CPU for ever", "used negative CPU"])
+def test_the_cpu_that_a_worker_claims_is_cut_to_the_time_that_its_call_took(daemon: Daemon, frame: str) -> None:
+    with Host(daemon.endpoint) as host:
+        usage = fresh(daemon, host, frame)["usage"]
+    assert 0 <= usage["cpuMs"] <= usage["executionTimeMs"], usage
+
+
+def test_memory_without_evidence_is_said_to_be_a_claim_and_counts_for_nothing(daemon: Daemon) -> None:
+    with Host(daemon.endpoint) as host:
+        for _ in range(7):  # more than open a breaker
+            reply = host.invoke("hoarder", {"claim": True})
+            assert reply["code"] == "MEMORY_LIMIT" and reply["details"]["claimed"] is True, reply
+        (pid,) = daemon.pids("hoarder")
+    assert daemon.plugin("hoarder")["breaker"] == "closed" and daemon.pids("hoarder") == [pid]
+    assert 'worker_exits_total{plugin="hoarder"' not in daemon.metrics()
+
+
+@pytest.mark.parametrize(("plugin", "what"), [
+    ("overrun", "spin after its own answer"), ("spinner", "spin between calls")])
+def test_code_that_goes_on_after_its_answer_ends_the_worker_and_the_breaker_does_not_count_it(
+        daemon: Daemon, plugin: str, what: str) -> None:
+    with Host(daemon.endpoint) as host:
+        for count in range(1, 7):  # more than open a breaker
+            assert host.invoke(plugin, {"what": what})["type"] == "result"
+            (pid,) = daemon.pids(plugin)
+            wait_for(lambda pid=pid: pid not in daemon.pids(plugin), 3, "its end")
+            daemon.wait_metric(f'worker_exits_total{{plugin="{plugin}",reason="overrun"}}', float(count))
+        assert host.invoke(plugin, {})["type"] == "result"
+        time.sleep(0.6)
+        assert len(daemon.pids(plugin)) == 1, "an honest worker stays"
+    assert daemon.plugin(plugin)["breaker"] == "closed"
+
+
+def test_cpu_time_with_an_empty_link_is_on_record_and_metered(daemon: Daemon) -> None:
+    """A worker that waits in a loop instead of a poll, called again before that ends it."""
+    with Host(daemon.endpoint) as host:
+        for _ in range(10):
+            assert host.invoke("busy-wait", {"what": "spin between calls"})["type"] == "result"
+            time.sleep(0.15)
+        (pid,) = daemon.pids("busy-wait")
+        wait_for(lambda: pid not in daemon.pids("busy-wait"), 3, "its end")
+    daemon.wait_metric('worker_exits_total{plugin="busy-wait",reason="overrun"}', 1.0)
+    used = daemon.metric('worker_cpu_seconds_total{plugin="busy-wait"}')
+
+    def metered() -> float:
+        usage = meter(read_events(daemon.state / "audit.db"))
+        return sum(one.cpu_us for (plugin, _, _), one in usage.items() if plugin == "busy-wait") / 1e6
+
+    assert used > 0.4
+    wait_for(lambda: metered() > 0.8 * used, 5, "that what was used is metered")
+    assert metered() < 1.05 * used

@@ -84,6 +84,7 @@ def test_a_range_without_this_daemons_api_is_incompatible() -> None:
     ("network", {"allow": ["EXAMPLE.com"]}), ("network", {"allow": ["exämple.com"]}), ("network", {"allow": ["*"]}),
     ("data", {"tables": ["1x"]}), ("data", {"tables": ["Ürders"]}), ("data", {"tables": ["a.b.c"]}),
     ("limits", {"memoryMb": True}), ("limits", {"cpuPercent": 0}), ("limits", {"timeoutMs": 1.5}),
+    ("limits", {"cpuPercent": 1e-320}), ("limits", {"cpuPercent": 0.09}),
     ("priority", -1), ("priority", True), ("permissions", "data:read"), ("permissions", ["admin:*"]),
     ("pricing", {"model": "one-time", "amount": 0.1, "currency": "USD"}),
     ("pricing", {"model": "one-time", "amount": -5, "currency": "USD"}),

@@ -36,17 +36,22 @@ os.execv(sys.argv[1], sys.argv[1:])
 """
 
 
-def doctor(*blocked: str, waive: str = "[]", folder: Path, min_level: str = "L2",
-           unprivileged: bool = False) -> tuple[int, dict[str, Any]]:
-    """(status, answer). ``blocked``: a program (and its arguments) that takes rights away and executes the rest."""
-    config = folder / "c.toml"
-    config.write_text(f'[sandbox]\nmin_level = "{min_level}"\nwaive = {waive}\n')
+def run(*blocked: str, arguments: list[str], unprivileged: bool = False) -> subprocess.CompletedProcess[str]:
+    """One command. ``blocked``: a program (and its arguments) that takes rights away and executes the rest."""
     python, who, env = sys.executable, {"cwd": ROOT}, {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     if unprivileged:
         python, who, env = other_user.python(), other_user.become(), other_user.environment()
     command = [part.replace("PYTHON", python) for part in blocked]
-    done = subprocess.run([*command, python, "-m", "apex_exec", "doctor", "--json", "--config", str(config)],
-                          timeout=60, capture_output=True, text=True, env=env, **who)
+    return subprocess.run([*command, python, "-m", "apex_exec", *arguments], timeout=60, capture_output=True, text=True,
+                          env=env, **who)
+
+
+def doctor(*blocked: str, waive: str = "[]", folder: Path, min_level: str = "L2",
+           unprivileged: bool = False) -> tuple[int, dict[str, Any]]:
+    """(status, answer) of ``doctor``, with ``blocked`` as ``run`` has it."""
+    config = folder / "c.toml"
+    config.write_text(f'[sandbox]\nmin_level = "{min_level}"\nwaive = {waive}\n')
+    done = run(*blocked, arguments=["doctor", "--json", "--config", str(config)], unprivileged=unprivileged)
     assert done.stdout, done.stderr
     return done.returncode, json.loads(done.stdout)
 
@@ -64,7 +69,7 @@ def readable() -> Iterator[Path]:
 
 def test_every_layer_has_a_row_and_the_level_is_told(readable: Path) -> None:
     status, found = doctor(folder=readable)
-    assert [row["layer"] for row in found["layers"]] == list(LAYERS)
+    assert [row["layer"] for row in found["layers"]] == [*LAYERS, "kill"]
     need(found["level"] >= "L3", f"this machine reaches {found['level']} only")
     assert status == 0 and found["ok"] and found["governor"] in ("sampled", "enforced")
 
@@ -98,9 +103,8 @@ def test_a_level_below_the_minimum_is_refused_by_doctor_and_serve_alike(readable
     need(os.geteuid() == 0, "changing the user takes root")
     status, found = doctor(*BLOCKED, NO_UNSHARE, folder=readable, min_level="L3")
     assert status == 1 and not found["ok"]
-    done = subprocess.run([sys.executable, "-c", NO_UNSHARE, sys.executable, "-m", "apex_exec", "serve", "--config",
-                           str(readable / "c.toml"), "--runtime-dir", str(readable / "run")], cwd=ROOT, timeout=60,
-                          capture_output=True, text=True)
+    done = run(*BLOCKED, NO_UNSHARE, arguments=["serve", "--config", str(readable / "c.toml"), "--runtime-dir",
+                                                str(readable / "run")])
     assert done.returncode == 2 and "sandbox.min_level = L3" in done.stderr and "namespaces" in done.stderr
     status, found = doctor(*BLOCKED, NO_UNSHARE, folder=readable, min_level="L3", waive='["namespaces"]')
     assert status == 0 and found["level"] == "L2" and found["waived"] == ["namespaces"]
@@ -131,3 +135,107 @@ def test_a_user_who_cannot_start_the_interpreter_again_is_told_so_in_one_line(ve
     said = done.stderr.strip().splitlines()
     assert len(said) == 1 and f"uid {other_user.UID} cannot execute the interpreter {private}/python3" in said[0], said
     assert "install apex-exec where this user can read it" in said[0]
+
+
+SIMULATED = "tests/sandbox/simulated.py"
+"""Below the folder that a command runs in, whoever runs it."""
+CONTAINER = dict.fromkeys((
+    "unshare", "mount", "umount2", "setns", "pivot_root", "sethostname", "bpf", "perf_event_open", "fsopen", "fsmount",
+    "fsconfig", "move_mount", "open_tree", "mount_setattr", "keyctl", "userfaultfd"), 1)
+DOCKER = {**CONTAINER, "clone3": 38}
+"""What Docker's default profile and containerd's (Kubernetes' RuntimeDefault) refuse without CAP_SYS_ADMIN."""
+OLD_DOCKER = {**DOCKER, **dict.fromkeys(("pidfd_open", "pidfd_send_signal", "landlock_create_ruleset",
+                                         "landlock_add_rule", "landlock_restrict_self"), 1)}
+"""Before they knew calls newer than 5.1: what a profile does not name is EPERM."""
+PODMAN = {"sethostname": 1, "setns": 1, "bpf": 1, "perf_event_open": 1, "userfaultfd": 1,
+          **dict.fromkeys(("landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"), 38)}
+"""A default profile of Podman's that does not name Landlock: it allows mounts and no host name; the rest is ENOSYS."""
+CAPABILITIES = ("chown,dac_override,fsetid,fowner,mknod,net_raw,setgid,setuid,setfcap,setpcap,net_bind_service,"
+                "sys_chroot,kill,audit_write")
+IN_CONTAINER = ["setpriv", "--bounding-set", f"-all,{','.join('+' + name for name in CAPABILITIES.split(','))}",
+                "--inh-caps", "-all"]
+
+
+def simulated(unprivileged: bool, folder: Path, *, contained: bool = False, waive: str = "[]",
+              **asked: Any) -> tuple[int, dict[str, Any]]:
+    """``doctor`` where the kernel answers as ``asked``; as root with what a container leaves of it if ``contained``."""
+    other_user.need_root()
+    first = IN_CONTAINER if contained and not unprivileged else []
+    if first:
+        need(shutil.which("setpriv"), "setpriv (Debian's util-linux)")
+    return doctor(*first, "PYTHON", SIMULATED, json.dumps(asked), waive=waive, folder=folder, unprivileged=unprivileged)
+
+
+def changes(found: dict[str, Any], layer: str) -> str:
+    return next(str(row["change"]) for row in found["layers"] if row["layer"] == layer)
+
+
+@pytest.mark.parametrize("unprivileged", [False, True], ids=["root", "unprivileged"])
+def test_docker_and_kubernetes_give_l2(unprivileged: bool, readable: Path) -> None:
+    status, found = simulated(unprivileged, readable, contained=True, errno=DOCKER)
+    assert (found["level"], status) == ("L2", 0), found
+    assert state(found, "kill") == state(found, "landlock") == "active" and state(found, "namespaces") == "absent"
+
+
+def test_a_kubernetes_pod_without_a_profile_gives_what_its_user_may(readable: Path) -> None:
+    _, found = simulated(False, readable, contained=True)
+    assert found["level"] == "L2" and state(found, "namespaces") == "absent", found
+    _, found = simulated(True, readable)
+    assert found["level"] == "L3" and state(found, "namespaces") == "active", found
+
+
+@pytest.mark.parametrize("unprivileged", [False, True], ids=["root", "unprivileged"])
+def test_podman_without_landlock_gives_l1_and_says_what_to_change(unprivileged: bool, readable: Path) -> None:
+    status, found = simulated(unprivileged, readable, contained=True, errno=PODMAN)
+    assert (found["level"], status) == ("L1", 1), found
+    assert "sandbox.waive" in changes(found, "landlock") and changes(found, "namespaces")
+
+
+def test_ubuntus_user_namespace_that_may_not_mount_is_none(readable: Path) -> None:
+    status, found = simulated(True, readable, errno={"mount": 13})
+    assert (found["level"], status) == ("L2", 0), found
+    assert state(found, "namespaces") == "absent" and "apparmor_restrict" in changes(found, "namespaces")
+
+
+@pytest.mark.parametrize("answers", [
+    {"pidfd_open": 38, "pidfd_send_signal": 38}, {"pidfd_open": 1}, {"pidfd_send_signal": 1}, OLD_DOCKER],
+    ids=["a kernel before 5.3", "pidfd_open refused", "pidfd_send_signal refused", "an old Docker"])
+@pytest.mark.parametrize("unprivileged", [False, True], ids=["root", "unprivileged"])
+def test_where_nothing_can_be_killed_doctor_says_so_and_serve_refuses(
+        unprivileged: bool, answers: dict[str, int], readable: Path) -> None:
+    status, found = simulated(unprivileged, readable, errno=answers)
+    assert (found["level"], found["ok"], status) == (None, False, 1), found
+    row = next(row for row in found["layers"] if row["layer"] == "kill")
+    assert row["state"] == "absent" and "pidfd_" in row["detail"] and "seccomp profile" in row["change"]
+    if unprivileged and answers is not OLD_DOCKER:
+        return
+    done = run("PYTHON", SIMULATED, json.dumps({"errno": answers}), unprivileged=unprivileged, arguments=[
+        "serve", "--config", str(readable / "c.toml"), "--runtime-dir", str(readable / "run")])
+    assert done.returncode == 2 and "no deadline would hold" in done.stderr and "pidfd_" in done.stderr, done.stderr
+
+
+def test_a_root_that_may_not_signal_other_users_cannot_kill(readable: Path) -> None:
+    need(os.geteuid() == 0, "dropping capabilities takes root")
+    need(shutil.which("setpriv"), "setpriv (Debian's util-linux)")
+    _, found = doctor("setpriv", "--bounding-set=-kill", "--inh-caps=-kill", folder=readable)
+    assert found["level"] is None and "CAP_KILL" in changes(found, "kill"), found
+
+
+@pytest.mark.parametrize("answer", [38, 95], ids=["ENOSYS", "EOPNOTSUPP"])
+@pytest.mark.parametrize("unprivileged", [False, True], ids=["root", "unprivileged"])
+def test_without_landlock_the_empty_root_is_the_second_wall(unprivileged: bool, answer: int, readable: Path) -> None:
+    refused = {"errno": {"landlock_create_ruleset": answer}}
+    status, found = simulated(unprivileged, readable, **refused)
+    need(state(found, "namespaces") == "active", "namespaces are not allowed here")
+    assert (found["level"], status) == ("L2", 0), found
+    assert state(found, "landlock") == "absent" and 'sandbox.waive = ["landlock"]' in changes(found, "landlock")
+    _, found = simulated(unprivileged, readable, waive='["landlock"]', **refused)
+    assert found["level"] == "L2" and found["ok"] and found["waived"] == ["landlock"]
+
+
+@pytest.mark.parametrize(("unprivileged", "abi"), [*((False, abi) for abi in range(1, 6)), (True, 4)])
+def test_an_old_landlock_is_degraded_and_says_what_it_lacks(unprivileged: bool, abi: int, readable: Path) -> None:
+    status, found = simulated(unprivileged, readable, abi=abi)
+    row = next(row for row in found["layers"] if row["layer"] == "landlock")
+    assert row["state"] == "degraded" and f"ABI {abi}" in row["detail"] and ("TCP" in row["detail"]) == (abi < 4), row
+    assert (found["level"], status) == ("L2", 0), found

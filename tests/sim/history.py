@@ -57,6 +57,10 @@ def _to_worker(world: World) -> None:
     if world.hits("samples"):
         worker.memory_bytes += rnd.choice((0, 100_000, 4_000_000))
         world.step(ev.WorkerSampled(worker.id, worker.memory_bytes, rnd.choice((0, 0, 0, 4000_000 * MS))))
+    if world.hits("runs_on") and worker.alive and worker.ready:
+        world.step(ev.WorkerRanOn(worker.id))
+    if world.hits("faulted") and rnd.random() < 0.3:
+        world.fault(worker.spec.id)
     if world.hits("limits") and worker.alive and worker.forked:
         world.step(ev.LimitExceeded(worker.id, rnd.choice(("MEMORY_LIMIT", "CPU_LIMIT")), "over its bound"))
     if world.hits("idle_crash"):

@@ -21,7 +21,7 @@ CAUSES: dict[str, tuple[type[Any], ...]] = {
     "PLUGIN_NOT_FOUND": (ev.InvokeRequested, ev.GenerationPrepared),
     "PLUGIN_DISABLED": (ev.InvokeRequested, ev.PluginSet, ev.PluginRemoved),
     "OVERLOADED": (ev.InvokeRequested, ev.GenerationPrepared, ev.ForkRefused),
-    "QUARANTINED": (ev.InvokeRequested, ev.WorkerGone),
+    "QUARANTINED": (ev.InvokeRequested, ev.WorkerGone, ev.PluginFaulted), "INTERNAL": (ev.PluginFaulted,),
     "TIMEOUT": (ev.Tick, ev.WorkerAnswered),
     "DEADLINE_EXCEEDED": (ev.Tick, ev.WorkerAnswered, ev.InvokeRequested, ev.WorkerReady, ev.WorkerGone,
                           ev.WorkerThrottled, ev.CancelRequested, ev.PluginSet, ev.ZygoteUp, ev.ForkRefused),
@@ -314,10 +314,16 @@ class Invariants:
         elif action.reason == "boot_failed" and not isinstance(self.event, ev.LimitExceeded):
             canary = worker.id in self.in_judgement  # its canary's deadline may be the earlier one
             self.need(not worker.ready and (now_ns >= worker.boot_due_ns or canary), "a boot kill too early")
+        elif action.reason == "overrun":
+            idle = worker.ready and not worker.link and not worker.stopped
+            self.need(isinstance(self.event, ev.WorkerRanOn) and idle,
+                      "a worker is killed for going on that has a call, or leaves")
+        elif action.reason == "faulted":
+            self.need(isinstance(self.event, ev.PluginFaulted), "a fault that nobody told of")
         elif action.reason == "violation":
             self.need(worker.lied, "an honest worker is called a liar")
         if worker.stopped:
-            self.need(action.reason in (worker.stopped, "zygote_lost", "violation", "drained"),
+            self.need(action.reason in (worker.stopped, "zygote_lost", "violation", "drained", "faulted"),
                       "another reason at the end")
 
     def _stop(self, action: act.StopWorker) -> None:

@@ -98,6 +98,10 @@ class RefBreaker:
         self.probe = None
         return opens
 
+    def trip(self, now_ns: int) -> None:
+        """It opens, whatever was counted."""
+        self.open_until_ns, self.ends, self.probe = now_ns + self.policy.open_ns, [], None
+
     def earliest_start_ns(self) -> int:
         """Before this no worker may be started."""
         if self.consecutive < 2:

@@ -23,7 +23,8 @@ from tests.sim.model import MS, Asked, Broken, SimPlugin, SimWorker
 
 NIL = Raw(b"\x80")
 FAULTS = ("crash", "hang", "slow", "lie", "boot_fail", "boot_hang", "fork", "deaf", "mute", "zygote", "stall", "cancel",
-          "throttle", "limits", "samples", "upgrade", "prepare", "toggle", "reconfigure", "unreported", "idle_crash")
+          "throttle", "limits", "samples", "upgrade", "prepare", "toggle", "reconfigure", "unreported", "idle_crash",
+          "runs_on", "faulted")
 
 
 BY_SUPERVISOR = ("_tell", "_tell_gone", "_tell_refused", "_tell_zygote_up", "lose_zygote", "adopt", "drop", "throttle")
@@ -373,6 +374,14 @@ class World:
         else:
             state = "disabled" if known.spec.state == "enabled" else "enabled"
             self.step(ev.PluginSet(self._spec(plugin, digest=known.spec.digest, limits=known.spec.limits, state=state)))
+
+    def fault(self, plugin: str) -> None:
+        """The supervisor fails at something that it does for ``plugin``."""
+        if plugin in self.plugins:
+            self.plugins[plugin].breaker.trip(self.now_ns)
+        self.step(ev.PluginFaulted(plugin, "a fault"))
+        self.invariants.need(all(worker.killed for worker in self.workers.values() if worker.spec.id == plugin),
+                             "a worker of a faulted plugin goes on")
 
     def lose_zygote(self) -> None:
         """The zygote dies with all its workers; another one comes up later."""

@@ -1,9 +1,15 @@
-"""Tries a plan in throwaway children, the whole sequence as a worker goes through it, and reports what came of it."""
+"""Tries a plan in throwaway children, the whole sequence as a worker goes through it, and reports what came of it.
+
+Then each child is stopped, continued and killed as the supervisor does it to a worker, through a pidfd: all limits and
+deadlines stand on that, so it is tried and not taken for granted (a container's seccomp profile may refuse it).
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -17,6 +23,9 @@ if TYPE_CHECKING:
 
 _Reports = msgspec.msgpack.Decoder(list[LayerReport])
 REPLY_BYTES_MAX = 65536
+STAY_SECONDS = 15.0
+"""How long a child stays for the signals that it is sent; one that none reaches leaves by itself, before whoever asked
+for the trial gives up. Far longer than a busy machine keeps the parent waiting: else it would seem unkillable."""
 
 
 def main(control: Connection) -> None:
@@ -30,7 +39,8 @@ def main(control: Connection) -> None:
 
 
 def trial(plan: dict[str, Any], worker: dict[str, Any]) -> list[LayerReport]:
-    """Applies ``plan`` in a forked child. The last report of a child that could not go on is ``absent`` or ``lied``."""
+    """Applies ``plan`` in a forked child. The last report of a child that could not go on is ``absent`` or ``lied``;
+    behind it stands the report ``kill``."""
     jail = Jail(plan)
     read, write = os.pipe()
     marks_read, marks_write = os.pipe()
@@ -44,11 +54,40 @@ def trial(plan: dict[str, Any], worker: dict[str, Any]) -> list[LayerReport]:
         os.close(fd)
     with os.fdopen(read, "rb") as stream:
         data = stream.read(REPLY_BYTES_MAX)
-    status = os.waitpid(pid, 0)[1]
     if data:
-        return _Reports.decode(data)
+        return [*_Reports.decode(data), _try_to_kill(pid)]
+    status = os.waitpid(pid, 0)[1]
     how = signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else f"status {status}"
-    return [LayerReport("selftest", "absent", 0, f"the child died: {how}")]
+    return [LayerReport("selftest", "absent", 0, f"the child died: {how}"),
+            LayerReport("kill", "absent", 0, "the child died before it could be tried")]
+
+
+def _try_to_kill(pid: int) -> LayerReport:
+    """Stops, continues and kills the child through a pidfd, and sees each happen. It is gone and reaped afterwards."""
+    ended = 0
+    try:
+        what = "pidfd_open"
+        pidfd = os.pidfd_open(pid)
+        try:
+            for number, seen in ((signal.SIGSTOP, os.WIFSTOPPED), (signal.SIGCONT, os.WIFCONTINUED),
+                                 (signal.SIGKILL, os.WIFSIGNALED)):
+                what = f"pidfd_send_signal with {number.name}"
+                signal.pidfd_send_signal(pidfd, number)
+                reaped, status = os.waitpid(pid, os.WUNTRACED | os.WCONTINUED)
+                if os.WIFEXITED(status) or os.WIFSIGNALED(status):
+                    ended = reaped
+                if not seen(status):
+                    return LayerReport("kill", "lied", 0, f"{what} had no effect")
+        finally:
+            os.close(pidfd)
+    except OSError as error:
+        return LayerReport("kill", "absent", error.errno or 0, f"{what}: {error.strerror}")
+    finally:
+        if not ended:
+            with contextlib.suppress(OSError):  # it leaves by itself
+                os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+    return LayerReport("kill", "active")
 
 
 def _confined(jail: Jail, worker: dict[str, Any], fds: tuple[int, int]) -> None:
@@ -59,4 +98,6 @@ def _confined(jail: Jail, worker: dict[str, Any], fds: tuple[int, int]) -> None:
         state = "lied" if error.stage == "selftest" else "absent"
         reports = [LayerReport(error.layer, state, error.errno, str(error).partition(": ")[2])]
     os.write(child.fds[0], msgspec.msgpack.encode(reports))
+    os.close(child.fds[0])
+    time.sleep(STAY_SECONDS)
     os._exit(0)
