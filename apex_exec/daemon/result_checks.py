@@ -38,7 +38,6 @@ IN_FLIGHT_MAX = 2
 """Handed to the process at once: one that it checks, and the next."""
 BURST_NS = 20 * MS_NS
 RECEIVE_BYTES = 262_144
-NICENESS = 5
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
@@ -143,7 +142,6 @@ def main(link: Any, settings: dict[str, Any]) -> None:
     """The process: checks what it is sent until the link's end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    os.nice(NICENESS)
     buffer = FrameBuffer()
     fd = link.fileno()
     os.set_blocking(fd, True)
