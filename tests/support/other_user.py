@@ -3,8 +3,8 @@
 A clone below a private home folder, a virtual environment in it and an interpreter under ``/root`` are closed to every
 other user. So a run of the tests that needs another user makes one folder which every user can read: the code of this
 checkout, what is installed beside it, and the interpreter if it is private too. The code is copied; the rest is linked
-if the folder lies on the same file system and the file is readable, and copied if not. The copy is made once per run, on
-first use, by whichever process of the run comes first, and ``tests/conftest.py`` removes it at the end.
+if the folder lies on the same file system and the file is readable, and copied if not. The copy is made once per run,
+on first use, by whichever process of the run comes first, and ``tests/conftest.py`` removes it at the end.
 
 Nothing here is skipped if it fails: a copy that does not work fails every test that needs it.
 """
