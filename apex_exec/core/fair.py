@@ -59,10 +59,8 @@ class FairQueue(Generic[T]):
         self._waiting: list[tuple[int, int, _Account[T]]] = []
         self._passed_ns = 0.0  # the clock of whoever was served last
         self._tie = 0
-        self._size = 0
-
-    def __len__(self) -> int:
-        return self._size
+        self.size = 0
+        """How many items wait. An attribute, not ``len()``: the loop looks at it twice a turn."""
 
     # ------------------------------------------------------------------ accounts
     def tune(self, owner: str, share: float, now_ns: int) -> None:
@@ -110,7 +108,7 @@ class FairQueue(Generic[T]):
         """The owner is gone, and its work with it."""
         account = self._accounts.pop(owner, None)
         if account is not None:
-            self._size -= len(account.items)
+            self.size -= len(account.items)
             account.items.clear()
 
     def _account(self, owner: str, now_ns: int) -> _Account[T]:
@@ -146,7 +144,7 @@ class FairQueue(Generic[T]):
         """``item`` is to be done for ``owner``, after what it has queued before."""
         account = self._account(owner, now_ns)
         account.items.append(item)
-        self._size += 1
+        self.size += 1
         if not account.listed:
             self._list(account, now_ns)
 
@@ -172,7 +170,7 @@ class FairQueue(Generic[T]):
                 continue
             self._passed_ns = max(self._passed_ns, account.passed_ns)
             item = account.items.popleft()
-            self._size -= 1
+            self.size -= 1
             account.passed_ns += EXPECTED_NS
             account.expected_ns += EXPECTED_NS
             if account.items:

@@ -146,7 +146,7 @@ class Submissions:
     def put(self, submitter: str, work: Work) -> bool:
         """False where too many wait."""
         with self._changed:
-            if self._waiting[submitter] >= SUBMITTER_WAITING_MAX or len(self._queue) >= SUBMISSIONS_WAITING_MAX:
+            if self._waiting[submitter] >= SUBMITTER_WAITING_MAX or self._queue.size >= SUBMISSIONS_WAITING_MAX:
                 return False
             self._waiting[submitter] += 1
             self._queue.push(submitter, work, time.monotonic_ns())

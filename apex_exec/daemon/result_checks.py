@@ -73,7 +73,7 @@ class ResultChecks:
         self._next = 1
 
     def __len__(self) -> int:
-        return len(self._queue) + len(self._out)
+        return self._queue.size + len(self._out)
 
     def submit(self, plugin: str, hook: str, result: bytes, checked: Checked, now_ns: int) -> None:
         """Has ``result`` checked; ``checked`` is called once, then or later."""

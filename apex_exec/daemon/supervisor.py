@@ -259,7 +259,7 @@ class Supervisor:
         except Exception as error:
             guard.failed("hosts", error)
         try:
-            if workers.parked and workers.read_parked(now_ns):
+            if workers.reading.size and workers.read_parked(now_ns):
                 busy = True
         except Exception as error:
             guard.failed("links that wait", error)
@@ -302,7 +302,7 @@ class Supervisor:
         due_ns = wake_ns if wake_ns is not None else now_ns + FAR_NS
         if audit is not None and audit.due_ns < due_ns:
             due_ns = audit.due_ns
-        if workers.parked and (read_ns := workers.next_read_ns(now_ns)) is not None and read_ns < due_ns:
+        if workers.reading.size and (read_ns := workers.next_read_ns(now_ns)) is not None and read_ns < due_ns:
             due_ns = read_ns
         return min(due_ns, self._governor_due_ns) if self.governing is not None else due_ns
 

@@ -133,7 +133,8 @@ class WorkerTable:
         self._overmarked: list[WorkerLink] = []
         self._closing: list[tuple[WorkerLink, inner.Exited | None, Lost | None, int]] = []
         self.overhead = Overhead(metrics)
-        self._reading = self.overhead.reading
+        self.reading = self.overhead.reading
+        """The links that wait for their plugin's turn to be read."""
         self._jobs: dict[int, Job] = {}
         self._last_own = 0
         self._refill_turns = 0
@@ -529,10 +530,10 @@ class WorkerTable:
                 self._orphaned(link)
         elif link.more or over_ns > 0:
             now_ns = time.monotonic_ns()
-            if link.more or self._reading.wait_ns(link.spec.id, now_ns):
+            if link.more or self.reading.wait_ns(link.spec.id, now_ns):
                 link.parked = True
                 self._loop.remove(link.fileno())
-                self._reading.push(link.spec.id, link, now_ns)
+                self.reading.push(link.spec.id, link, now_ns)
 
     def _spent(self, link: WorkerLink, spent_ns: int) -> int:
         """Charges CPU of the loop to the link's plugin; what of it was beyond its ordinary answers."""
@@ -544,15 +545,10 @@ class WorkerTable:
             self.overhead.read(link.spec.id, over_ns, time.monotonic_ns())
         return over_ns
 
-    @property
-    def parked(self) -> int:
-        """Links that wait for their plugin's turn to be read."""
-        return len(self._reading)
-
     def read_parked(self, now_ns: int) -> bool:
         """Reads links that wait for their plugin's turn, in fair order, for PARKED_NS; True where more may be read."""
         until_ns = now_ns + PARKED_NS
-        while (found := self._reading.pop(now_ns)) is not None:
+        while (found := self.reading.pop(now_ns)) is not None:
             link = found[1]
             if link.closed or link.ended or link.closing:
                 continue
@@ -566,12 +562,12 @@ class WorkerTable:
             now_ns = time.monotonic_ns()
             if now_ns > until_ns:
                 break
-        due_ns = self._reading.next_due_ns(now_ns)
+        due_ns = self.reading.next_due_ns(now_ns)
         return due_ns is not None and due_ns <= now_ns
 
     def next_read_ns(self, now_ns: int) -> int | None:
         """When ``read_parked`` has something to do; None where no link waits."""
-        return self._reading.next_due_ns(now_ns)
+        return self.reading.next_due_ns(now_ns)
 
     def _read(self, link: WorkerLink) -> bool:
         """Takes what has arrived, some messages at a time; True at the link's end."""

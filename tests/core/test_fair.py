@@ -121,7 +121,7 @@ def test_every_item_comes_out_once_and_in_its_owners_order_whatever_the_clock_do
         queue.spend(owner, cost_ns, now_ns)
         if number % 3 == 0 and (found := queue.pop(now_ns)) is not None:
             got[found[0]].append(found[1])
-    while len(queue):
+    while queue.size:
         found = queue.pop(now_ns)
         if found is None:
             due_ns = queue.next_due_ns(now_ns)
@@ -152,7 +152,7 @@ def test_an_owner_that_is_gone_leaves_nothing_behind_and_many_do_not_pile_up() -
     queue: FairQueue[int] = FairQueue(BURST_NS, 0.1)
     queue.push("a", 1, 0)
     queue.forget("a")
-    assert len(queue) == 0 and queue.pop(0) is None
+    assert queue.size == 0 and queue.pop(0) is None
     for number in range(3 * fair.OWNERS_KEPT):
         queue.spend(f"p{number}", 1000, number * MS_NS)
     assert len(queue._accounts) <= fair.OWNERS_KEPT

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from apex_exec.client import Client
-from tests.support import need
+from tests.support import need, other_user
 from tests.support.daemon import ECHO, ROOT, USER, Daemon, write_plugin
 
 PIECE = 16 << 20
@@ -62,10 +62,10 @@ def test_neither_zygote_nor_worker_holds_a_key_a_path_or_an_argument_of_the_daem
     need(os.geteuid() == 0, "another process's memory is root's to read")
     start = Path(tempfile.mkdtemp(prefix="the-folder-it-was-started-in"))
     start.chmod(0o755)
-    daemon = Daemon(plugins=plugins, uid=65532 if user == "unprivileged" else None,
-                    wrapper=[sys.executable, "-c", WITH_KEY],
+    uid = other_user.UID if user == "unprivileged" else None
+    daemon = Daemon(plugins=plugins, uid=uid, wrapper=[other_user.python() if uid else sys.executable, "-c", WITH_KEY],
                     env={"APEX_TEST_SECRET": "value-of-a-secret", "APEX_TEST_START": str(start),
-                         "PYTHONPATH": str(ROOT)})
+                         **({} if uid else {"PYTHONPATH": str(ROOT)})})
     with daemon, Client(daemon.endpoint) as client:
         client.invoke("one", "onActionExecute", USER, {"action": "x", "context": {}})
         needles = {
