@@ -44,8 +44,8 @@ def _run(rounds: int, at_once: int) -> int:
         done = subprocess.run(command, capture_output=True, text=True, check=False,
                               env={**os.environ, "PYTHONHASHSEED": "0"})
         found = re.search(r"Collected : (\d+)", done.stderr)
-        if found is None:
-            raise LookupError(f"callgrind counted nothing: {done.stderr[-300:]}")
+        if found is None or done.returncode:
+            raise LookupError(f"callgrind counted nothing, or not all: {done.stderr[-300:]}")
         return int(found[1])
 
 

@@ -23,7 +23,7 @@ from apex_exec.config import Settings
 from apex_exec.core.breaker import BreakerPolicy
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.pool import Pool, PoolLimits
-from apex_exec.daemon import audit_trail, worker_table
+from apex_exec.daemon import audit_trail, overhead, worker_table
 from apex_exec.daemon.audit_trail import AuditTrail
 from apex_exec.daemon.side_process import SideProcess
 from apex_exec.daemon.stream_peers import StreamPeers
@@ -129,7 +129,8 @@ class Rig:
     def __init__(self, folder: Path, audited: bool = True) -> None:
         logs = Logs(level="error", format="text", plugin_lines_per_second=1, folder=folder)
         self.zygote = Zygote()
-        worker_table.ORDINARY_NS = worker_table.SLICE_NS = audit_trail.NEVER_NS  # under callgrind no answer is ordinary
+        never_ns = audit_trail.NEVER_NS  # under callgrind no answer is ordinary, and nothing is quickly read
+        worker_table.ORDINARY_NS = worker_table.SLICE_NS = worker_table.UNCALLED_NS = overhead.BURST_NS = never_ns
         self.supervisor = Supervisor(
             pool=Pool(PoolLimits(), BreakerPolicy(), random.random),
             open_hosts=lambda loop, handlers: StreamPeers(loop, handlers, 4 * BYTES_MAX),
