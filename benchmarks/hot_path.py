@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import random
-import select
 import socket
 import sys
 import tempfile
@@ -169,16 +168,6 @@ class Rig:
             if handler is not None:
                 handler(mask)
 
-    def settle(self, waiting: socket.socket) -> None:
-        """Rounds of the loop until ``waiting`` has something to read, then three more. Under callgrind a boot takes so
-        long that the plugin's link waits for its share; the rounds are few, so that their number hardly counts."""
-        for _ in range(200):
-            self.turn()
-            if select.select([waiting], [], [], 0.05)[0]:
-                break
-        for _ in range(3):
-            self.turn()
-
     def start_worker(self) -> None:
         """Answers what a booting worker answers."""
         self.ask(1)
@@ -187,14 +176,17 @@ class Rig:
         assert self.zygote.link is not None
         link = self.zygote.link
         link.send(Zmtp(frame_bytes_max=0).greeting() + encode(_encode(inner.Booted([], 0))))
-        self.settle(link)
+        for _ in range(3):
+            self.turn()
         link.send(encode(_encode(inner.Ready("echo", "1.0.0", [], []))))
-        self.settle(link)
+        for _ in range(3):
+            self.turn()
         link.recv(1 << 20)
         for ours in self.supervisor.workers._links.values():
             ours.pid = os.getpid()  # whose CPU clock can be read, as the worker's is
         self.answer(1)
-        self.settle(self.host)
+        for _ in range(3):
+            self.turn()
         self.host.recv(1 << 20)
 
     def ask(self, count: int) -> None:
