@@ -66,7 +66,8 @@ def test_no_argument_of_any_verb_comes_out_as_it_went_in(verb: str, capsys: pyte
                       + ["--config", HOSTILE], [HOSTILE, HOSTILE, f"--{HOSTILE}"]):
         status = run([*verb.split(), *arguments])
         told = "".join(capsys.readouterr())
-        assert status and told and not STEERS.search(told), (arguments, told)
+        assert told and not STEERS.search(told), (arguments, told)
+        assert status or not arguments, (arguments, told)  # a verb that takes none does its work
 
 
 @pytest.fixture(scope="module")

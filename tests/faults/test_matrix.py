@@ -16,7 +16,7 @@ from tests.support.caller import Caller, outcome
 from tests.support.daemon import Daemon, wait_for
 from tests.support.faulty import FAULTS, PHASES, write_faulty, write_steady
 
-PATIENCE_MS = 4000
+PATIENCE_MS = 15_000
 STOPPED_MS = 1500
 """Deadlines: of calls that fail by themselves, and of those whose worker is stopped and must be killed for it."""
 BOOT_SECONDS = 3.0
