@@ -25,7 +25,7 @@ TIMEOUT_MS_MAX = 3_600_000
 MEMORY_MB_MAX = 1_048_576
 CPU_PERCENT_MIN = 0.1
 """A thousandth of a core. The wait for CPU time is a debt divided by the share, so a share has a floor: with less of it
-a plugin waits for hours after a single call, and far below that the quotient is no number any more."""
+a plugin would wait for hours after a single call, and with far less the division overflows."""
 NETWORK_PER_MINUTE_MAX = 1_000_000
 """The widest limits of a plugin, for the platform's policy and for a manifest alike."""
 COUNT_MAX = 1_000_000

@@ -87,7 +87,7 @@ class Breaker:
         return opens
 
     def trip(self, now_ns: int) -> None:
-        """Opens at once, for a reason that is no end of a worker."""
+        """Opens the breaker at once, for a reason other than the end of a worker."""
         self.open_until_ns = now_ns + self._policy.open_ns
         self._ends.clear()
         self.probe = NO_CALL

@@ -23,8 +23,8 @@ T = TypeVar("T")
 SHARE_MIN = 0.001
 """The least share that is believed: it is divided by."""
 EXPECTED_NS = 100_000
-"""What a piece is taken to cost until its true cost is told: it keeps an owner from being next again and again while
-several of its pieces are at work."""
+"""The assumed cost of a piece of work until its real cost is reported. Without it an owner could be served again and
+again while several of its pieces are still running."""
 NEVER_NS = 1 << 62
 OWNERS_KEPT = 4096
 """Accounts that are kept; above, those that rest with a full bucket are forgotten, which changes nothing for them."""
@@ -57,7 +57,7 @@ class FairQueue(Generic[T]):
         self._accounts: dict[str, _Account[T]] = {}
         self._ready: list[tuple[float, int, _Account[T]]] = []
         self._waiting: list[tuple[int, int, _Account[T]]] = []
-        self._passed_ns = 0.0  # the clock of whoever was served last
+        self._passed_ns = 0.0  # the virtual time of the owner that was served last
         self._tie = 0
         self.size = 0
         """How many items wait. An attribute, not ``len()``: the loop looks at it twice a turn."""

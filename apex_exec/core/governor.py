@@ -15,10 +15,10 @@ QUANTUM_NS = 10 * MS_NS
 """CPU time that must have come back before a held plugin goes on: 100 ms of waiting at 10 %. Less would switch more
 often than it is sampled, more would be felt as stutter."""
 WAIT_NS_MAX = 3600 * SECOND_NS
-"""The longest that one debt is waited off: also where a worker used more between two samples than anybody foresaw."""
+"""The longest wait for one debt, however much CPU time a worker used between two samples."""
 SHARE_MIN, SHARE_MAX = 0.001, 1000.0
-"""A share below or above is taken for the nearer of them. Configuration and manifests refuse such shares already; that
-whoever divides by it gets a time does not depend on them."""
+"""A share outside these bounds becomes the nearer bound. Configuration and manifests refuse such shares, but the
+governor divides by the share, so the result must be finite even if a check elsewhere is missing."""
 BURST_SECONDS_MAX = 3600.0
 SLACK_BYTES = 8 * 1024 * 1024
 """Beyond the plugin's memory, for the interpreter's own growth; RLIMIT_DATA allows the same and fires first."""
@@ -118,7 +118,7 @@ class Governor:
 
 
 def _within(value: float, least: float, most: float) -> float:
-    """``value`` or the nearer bound; ``least`` for what is no number (every comparison with it is false)."""
+    """``value``, or the bound nearest to it; ``least`` for NaN, since every comparison with NaN is false."""
     return min(value, most) if value >= least else least
 
 
