@@ -13,7 +13,6 @@ from pathlib import Path
 import msgspec
 
 from apex_exec.daemon.side_process import SideProcess
-from apex_exec.ledger.process import main as ledger_main
 from apex_exec.ledger.reading import Filter, read_events
 from apex_exec.ledger.records import Execution
 from apex_exec.ledger.verify import verify
@@ -78,7 +77,7 @@ def _process_rate(folder: Path, durability: str, events: int, batch: int) -> flo
         elif message[0] == "failing":
             raise SystemExit(f"the ledger fails: {message[1]}")
 
-    side = SideProcess("ledger", ledger_main, {
+    side = SideProcess("ledger", "apex_exec.ledger.process:main", {
         "state_dir": str(folder), "url": "sqlite:///<state_dir>/audit.db", "durability": durability,
         "retention_days": 400, "min_free_bytes": 0, "trail": durability}, on_message=on_message)
     side.start(time.monotonic_ns())

@@ -56,6 +56,7 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["TMPDIR"] = str(Path(os.environ[RUN_FOLDER]) / "tmp")
     tempfile.tempdir = None  # it may have been asked for already
     config.stash[_SUMMARY] = Counter()
+    config.option.loadscopereorder = False  # files run in the order in which pytest_collection_modifyitems puts them
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -77,8 +78,14 @@ _SUMMARY = pytest.StashKey[Counter[str]]()
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Marks whole folders as fast, and counts what ``-m`` will leave out."""
+    """Marks whole folders as fast, later cases of long tests as slow, and counts what ``-m`` will leave out."""
+    cases: Counter[str] = Counter()
     for item in items:
+        if mark := item.get_closest_marker("slow_after"):
+            test = item.nodeid.partition("[")[0]
+            cases[test] += 1
+            if cases[test] > mark.args[0]:
+                item.add_marker("slow")
         kinds = {mark.name for mark in item.iter_markers()} & KINDS.keys()
         if is_system(item):
             item.add_marker("system")
@@ -87,6 +94,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker("fast")
         if kinds and config.option.markexpr == DEFAULT:
             config.stash[_SUMMARY][min(kinds)] += 1
+    if hasattr(config, "workerinput"):
+        # A file of few tests has long ones: begun last it would keep one process busy after the others have ended.
+        tests = Counter(item.path for item in items)
+        items.sort(key=lambda item: (tests[item.path], item.path))
 
 
 DEFAULT = "not slow and not system"

@@ -28,7 +28,6 @@ from apex_exec.daemon.host_methods import HostMethods
 from apex_exec.daemon.side_process import SideProcess
 from apex_exec.daemon.worker_link import WorkerLink
 from apex_exec.errors import ConfigError
-from apex_exec.gateway import process as gateway_process
 from apex_exec.gateway.tables import read_tables
 from apex_exec.ledger.records import AuditRecord
 from apex_exec.wire import messages as msg
@@ -487,7 +486,7 @@ def make_gateway(supervisor: Supervisor, settings: Settings) -> tuple[ApiCalls, 
         side_changed=supervisor.loop.side_changed, metrics=supervisor.metrics, audit=supervisor.audit,
         components=settings.ui.components, overhead=supervisor.workers.overhead,
         add_host_ns=supervisor.workers.add_host_ns, calls_per_second=settings.limits.api_calls_per_second)
-    side = SideProcess("gateway", gateway_process.main, {
+    side = SideProcess("gateway", "apex_exec.gateway.process:main", {
         "tables": tables, "data_url": settings.database_url(section.url), "hosts": settings.fetch.allow,
         "allow_private": settings.fetch.allow_private, "origin": f"{platform.node()}:{settings.state_path.absolute()}"},
         on_message=calls.told, on_up=calls.gateway_up, on_down=calls.gateway_down)

@@ -22,7 +22,6 @@ import msgspec
 
 from apex_exec.config import Settings
 from apex_exec.daemon.side_process import SideProcess
-from apex_exec.ledger import process as ledger_process
 from apex_exec.ledger.records import AuditRecord, Execution, encode_line, execution_record
 
 MS_NS = 1_000_000
@@ -68,7 +67,7 @@ class AuditTrail:
     def __init__(self, settings: Settings, metrics: Gauges, log: Callable[[str, str], None]) -> None:
         audit = settings.audit
         self.strict = audit.durability == "strict"
-        self.side = SideProcess("ledger", ledger_process.main, {
+        self.side = SideProcess("ledger", "apex_exec.ledger.process:main", {
             "state_dir": str(settings.state_path), "url": settings.database_url(audit.url),
             "durability": audit.durability, "retention_days": audit.retention_days,
             "min_free_bytes": audit.min_free_bytes, "trail": secrets.token_hex(16)},

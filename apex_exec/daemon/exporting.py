@@ -6,7 +6,6 @@ import socket
 from typing import TYPE_CHECKING
 
 from apex_exec.daemon.side_process import SideProcess
-from apex_exec.observe import exporter
 from apex_exec.observe.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ class Exporting:
         self._metrics = metrics
         self._left = 0
         self.side = SideProcess(
-            "exporter", exporter.main,
+            "exporter", "apex_exec.observe.exporter:main",
             {"listener": listener, "per_plugin_histograms": metrics.per_plugin_histograms},
             on_message=lambda _: None, on_up=metrics.resend)
         supervisor.attach(self.side)

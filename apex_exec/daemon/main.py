@@ -22,7 +22,7 @@ from apex_exec.config import Settings
 from apex_exec.core.breaker import BreakerPolicy
 from apex_exec.core.plugin import HOOKS, Limits
 from apex_exec.core.pool import SECOND_NS, Pool, PoolLimits, RecyclePolicy
-from apex_exec.daemon import niceness, notify, registrar, registrar_table
+from apex_exec.daemon import niceness, notify, registrar_table
 from apex_exec.daemon.admin_socket import AdminSocket
 from apex_exec.daemon.api_calls import check_gateway, make_gateway
 from apex_exec.daemon.asks import Asks
@@ -46,6 +46,7 @@ from apex_exec.errors import ConfigError
 from apex_exec.observe.logs import LEVELS, Logs
 from apex_exec.observe.metrics import Metrics
 from apex_exec.registry.blobs import BlobStore, BundleSource
+from apex_exec.sandbox.bare import active_children
 from apex_exec.wire import messages as msg
 
 log = logging.getLogger("apex_exec")
@@ -188,8 +189,8 @@ class _Daemon:
         asks = Asks(self.supervisor, lambda: self.settings.pool.boot_seconds)
         self.registrar = RegistrarLink(self.supervisor, asks.table, self.folder_plugins.__contains__)
         self.registrar_settings = settings.model_dump()
-        side = SideProcess("registrar", registrar.main, self.registrar_settings, on_message=self.registrar.message,
-                           on_down=self.registrar.down)
+        side = SideProcess("registrar", "apex_exec.daemon.registrar:main", self.registrar_settings,
+                           on_message=self.registrar.message, on_down=self.registrar.down)
         self.registrar.bind(side)
         self.supervisor.attach(side)
         self.supervisor.attach(self.gateway)  # after the registrar: the start waits for that one
@@ -375,9 +376,7 @@ def _own_state(settings: Settings) -> None:
 
 def _reap_orphans() -> None:
     """Reaps what became our child by its parent's death; our own children are left to those who started them."""
-    import multiprocess
-
-    ours = {process.pid for process in multiprocess.active_children()}  # reaps those of them that have ended
+    ours = {process.pid for process in active_children()}  # reaps those of them that have ended
     while True:
         try:
             found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)

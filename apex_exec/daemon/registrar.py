@@ -28,7 +28,6 @@ import msgspec
 from apex_exec.config import Settings
 from apex_exec.core.fair import FairQueue
 from apex_exec.core.plugin import PluginSpec
-from apex_exec.daemon.registrar_table import entries
 from apex_exec.errors import Code, Refusal
 from apex_exec.ledger.records import AuditRecord
 from apex_exec.market import service as market
@@ -38,7 +37,7 @@ from apex_exec.registry.bundle import read_folder
 from apex_exec.registry.context import Context
 from apex_exec.registry.findings import Report
 from apex_exec.registry.manifest import Manifest
-from apex_exec.registry.operations import Entry
+from apex_exec.registry.operations import ENTRIES, Entry
 from apex_exec.registry.scan import scan
 from apex_exec.registry.specs import publish, reconcile
 from apex_exec.registry.store import Store
@@ -179,7 +178,7 @@ class Registrar:
     def __init__(self, link: _Link, settings: Settings) -> None:
         self._link = link
         self._settings = settings
-        self._entries = entries()
+        self._entries = {entry.name: entry for entry in (*ENTRIES, *market.ENTRIES)}
         self._context: Context | None = None
         self._store: Store | None = None
         self._lock = threading.RLock()

@@ -65,7 +65,8 @@ class ResultChecks:
     """The loop's end. ``side`` is the process; ``side_changed`` is the loop's."""
 
     def __init__(self, overhead: Overhead, side_changed: Callable[[SideProcess], None]) -> None:
-        self.side = SideProcess("checks", main, {}, on_message=self._told, on_down=self._down)
+        self.side = SideProcess("checks", "apex_exec.daemon.result_checks:main", {}, on_message=self._told,
+                                on_down=self._down)
         self._overhead = overhead
         self._side_changed = side_changed
         self._queue: FairQueue[_Job] = FairQueue(BURST_NS)

@@ -8,16 +8,16 @@ it dies. A side process lives until its link ends: EOF means that the supervisor
 from __future__ import annotations
 
 import contextlib
+import importlib
 import socket
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
-import multiprocess
-from multiprocess.connection import Connection
 
 from apex_exec.daemon import niceness
 from apex_exec.errors import SupervisorBug
+from apex_exec.sandbox.bare import BareProcess, Connection
 from apex_exec.wire.frames import FrameBuffer, pack_frame
 
 RECEIVE_BYTES = 65_536
@@ -36,24 +36,25 @@ def _raise(_duty: str, error: Exception) -> None:
     raise error
 
 
-def _run(target: Callable[[Any, dict[str, Any]], None], name: str, link: Connection, settings: dict[str, Any],
-         nice: int) -> None:
+def _run(target: str, name: str, link: Connection, settings: dict[str, Any], nice: int) -> None:
     """The process's main: a name that ``ps`` and ``top`` show, a niceness of its own, then ``target``."""
     niceness.restore(nice)
     with contextlib.suppress(OSError), open("/proc/self/comm", "w") as comm:
         comm.write(f"apex-{name}")
-    target(link, settings)
+    module, _, function = target.partition(":")
+    getattr(importlib.import_module(module), function)(link, settings)
 
 
 class SideProcess:
     """One such process and the link to it.
 
-    ``target`` is a module-level function ``main(link: Connection, settings: dict)``, run in the new process with the
-    other end of the link; it returns at EOF. ``on_message`` gets each decoded frame; ``on_up`` is called after every
+    ``target`` names a function, as "package.module:function": ``main(link: Connection, settings: dict)`` is run in the
+    new process with the other end of the link and returns at EOF. Only that process imports the module, so that the
+    supervisor loads no database code. ``on_message`` gets each decoded frame; ``on_up`` is called after every
     start, ``on_down`` after every death (what was in flight is the caller's to answer). All three run in the loop.
     """
 
-    def __init__(self, name: str, target: Callable[[Any, dict[str, Any]], None], settings: dict[str, Any], *,
+    def __init__(self, name: str, target: str, settings: dict[str, Any], *,
                  on_message: Callable[[Any], None], on_up: Callable[[], None] = lambda: None,
                  on_down: Callable[[], None] = lambda: None, restart_max_ns: int = RESTART_MAX_NS) -> None:
         self.name = name
@@ -95,9 +96,8 @@ class SideProcess:
         """Starts the process; blocks for the few milliseconds of a spawn."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         link = Connection(theirs.detach())
-        self._process = multiprocess.get_context("spawn").Process(
-            target=_run, args=(self._target, self.name, link, self._settings, niceness.STARTED_WITH),
-            daemon=True, name=f"apex-exec-{self.name}")
+        self._process = BareProcess(_run, (self._target, self.name, link, self._settings, niceness.STARTED_WITH),
+                                    f"apex-exec-{self.name}", keeps_environment=True)
         self._process.start()
         link.close()
         ours.setblocking(False)

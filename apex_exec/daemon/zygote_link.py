@@ -9,10 +9,9 @@ import socket
 from typing import Any
 
 import msgspec
-from multiprocess.connection import Connection
 
 from apex_exec.daemon import niceness
-from apex_exec.sandbox.bare import BareProcess
+from apex_exec.sandbox.bare import BareProcess, Connection
 from workers import start
 from workers.wire import Fork, Forked, FromZygote, Kill
 

@@ -24,10 +24,10 @@ from apex_exec.config import load_settings
 from apex_exec.errors import Refusal
 from apex_exec.ledger.audit import AuditStore
 from apex_exec.ledger.records import AuditRecord, ExecutionMetadata
+from apex_exec.market.arguments import TABLE
 from apex_exec.market.download import fetch
 from apex_exec.market.index import INDEX_BYTES_MAX, NAME, check_bundle
 from apex_exec.market.money import format_minor
-from apex_exec.market.operations import TABLE
 from apex_exec.market.review import CHECKLIST
 from apex_exec.market.service import Service
 from apex_exec.market.shop import Shop

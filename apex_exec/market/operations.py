@@ -1,4 +1,4 @@
-"""The marketplace's administrative operations: arguments, what each does, its handler. They run in the registrar.
+"""The marketplace's administrative operations: what each does. They run in the registrar.
 
 Each handler takes the caller's context and checked arguments and returns what the reply carries; a Refusal is the error
 reply, and nothing was changed. The supervisor audits every one of them as ``admin.action`` with the caller's uid.
@@ -16,6 +16,21 @@ import sqlalchemy as sa
 from apex_exec.errors import Code, Refusal
 from apex_exec.market import contracts, invoices, reports, sales, support
 from apex_exec.market import submissions as subs
+from apex_exec.market.arguments import (
+    AnswerTicket,
+    Buy,
+    Customer,
+    Enterprise,
+    Fetched,
+    Month,
+    Nothing,
+    OpenTicket,
+    Plugin,
+    Refund,
+    Search,
+    Ticket,
+    Which,
+)
 from apex_exec.market.entitlements import Entitlements
 from apex_exec.market.index import Index, find, public_facts, search
 from apex_exec.market.reviewing import Machine, Reviewing
@@ -24,181 +39,7 @@ from apex_exec.market.statements import statement
 from apex_exec.registry import store as registry
 from apex_exec.registry.context import Context
 
-
-class _Args(msgspec.Struct, forbid_unknown_fields=True, rename="camel", kw_only=True):
-    """Arguments: unknown names are errors."""
-
-
-class Nothing(_Args):
-    """An operation without arguments."""
-
-
-class Submit(_Args):
-    """A folder or ``.apx`` on the daemon's machine, or the bytes of an ``.apx``; contact and hours for paid plugins."""
-
-    submitter: str
-    path: str = ""
-    bundle: bytes = b""
-    contact: str = ""
-    response_hours: int = 0
-
-
-class Which(_Args):
-    """A submission by its number, or a plugin's latest; neither: the queue."""
-
-    submission: int = 0
-    plugin: str = ""
-
-
-class Claim(_Args):
-    """A reviewer takes a submission; without one: the queue."""
-
-    reviewer: str = ""
-    submission: int = 0
-
-
-class Decide(_Args):
-    """A reviewer's decision. ``digest``: the bytes that were looked at, as ``market.review`` named them; ``statement``
-    and ``signature``: the decision signed by an approver's key (``reviewers.py``)."""
-
-    submission: int
-    reviewer: str
-    reason: str
-    digest: str
-    checklist: list[str] = []
-    changes: bool = False
-    statement: str = ""
-    signature: str = ""
-
-
-class Publish(_Args):
-    """An approved submission goes public; 0: only the index is signed anew."""
-
-    submission: int = 0
-    publisher: str = ""
-
-
-class Revoke(_Args):
-    """Takes a version (or all of them) off the market: ``deprecate`` stops new sales only."""
-
-    plugin: str
-    reason: str
-    actor: str
-    version: str = ""
-    deprecate: bool = False
-
-
-class Search(_Args):
-    """Words that id, name or author must hold."""
-
-    words: str = ""
-
-
-class Plugin(_Args):
-    """One plugin."""
-
-    plugin: str
-
-
-class Buy(_Args):
-    """A purchase, or one more period of a running subscription. The same ``key`` buys once."""
-
-    plugin: str
-    user_id: str
-    key: str
-    customer: str = ""
-
-
-class Refund(_Args):
-    """Reverses a purchase. The same ``key`` refunds once."""
-
-    purchase: str
-    key: str
-    reason: str
-
-
-class Customer(_Args):
-    """Who pays for a user from now on."""
-
-    user_id: str
-    customer: str
-
-
-class OpenTicket(_Args):
-    """A user asks for support."""
-
-    plugin: str
-    user_id: str
-    subject: str
-
-
-class AnswerTicket(_Args):
-    """The author's side answers."""
-
-    ticket: int
-    responder: str
-
-
-class Ticket(_Args):
-    """One ticket."""
-
-    ticket: int
-
-
-class Month(_Args):
-    """A month's statement: the platform's, or one author's or customer's."""
-
-    month: str
-    author: str = ""
-    customer: str = ""
-
-
-class Fetched(_Args):
-    """An index that was fetched from ``place``; ``plugin`` (and ``version``) to look up, or words to search."""
-
-    place: str
-    index: bytes
-    plugin: str = ""
-    version: str = ""
-    words: str = ""
-
-
-class Enterprise(_Args):
-    """Custom development for a customer; ``cost`` in minor units. The same ``key`` books once."""
-
-    customer: str
-    title: str
-    cost: int
-    key: str
-    currency: str = "USD"
-
-
 Handler = Callable[[Context, Any], Any]
-
-TABLE: dict[str, tuple[type[msgspec.Struct], str]] = {
-    "market.submit": (Submit, "Submits a bundle and runs the machine's checks; answers with what they found."),
-    "market.status": (Which, "One submission with its moves, findings and place in the queue; or the queue."),
-    "market.review": (Claim, "Takes a submission for review and shows what to look at; or the queue."),
-    "market.approve": (Decide, "A reviewer's yes to exactly these bytes, with every item of the checklist."),
-    "market.reject": (Decide, "A reviewer's no, or with `changes` a request for changes."),
-    "market.publish": (Publish, "Counter-signs an approved bundle, writes it and the signed index."),
-    "market.revoke": (Revoke, "Takes a plugin off the market and stops it where it is installed; or deprecates it."),
-    "market.search": (Search, "What is on offer here."),
-    "market.show": (Plugin, "One plugin on offer here: versions, price and its history."),
-    "market.index": (Fetched, "Checks an index fetched elsewhere: signature, version, expiry; looks things up in it."),
-    "market.buy": (Buy, "Buys a plugin for a user, or one more period."),
-    "market.refund": (Refund, "Reverses a purchase to the cent and ends its entitlement."),
-    "market.customer": (Customer, "Says who pays for a user."),
-    "market.ticket.open": (OpenTicket, "Opens a support ticket; its clock starts."),
-    "market.ticket.respond": (AnswerTicket, "Records the first response."),
-    "market.ticket.close": (Ticket, "Closes a ticket."),
-    "market.ticket.list": (Which, "Tickets, of one plugin or all."),
-    "market.report": (Nothing, "Per plugin: revenue, active installs, coverage, support times, review times."),
-    "billing.report": (Month, "A month's statement of platform, author or customer."),
-    "billing.enterprise": (Enterprise, "Books custom development for a customer at cost / (1 - 0.5)."),
-    "billing.close": (Month, "Closes a month: its lines are never changed again."),
-}
-
 
 class Operations:
     """The handlers over one shop."""

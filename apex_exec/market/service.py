@@ -12,10 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 from apex_exec.errors import Code, Refusal
+from apex_exec.market.arguments import TABLE
 from apex_exec.market.checks import Lines, Scanned
 from apex_exec.market.entitlements import NEVER_NS, RETRY_NS, Entitlements
 from apex_exec.market.index import LIFETIME_NS
-from apex_exec.market.operations import TABLE, Operations
+from apex_exec.market.operations import Operations
 from apex_exec.market.reviewing import Machine
 from apex_exec.market.shop import Shop
 from apex_exec.registry import lifecycle

@@ -1,4 +1,4 @@
-"""The registry's administrative operations: their arguments, what they do, and whether they may take long.
+"""The registry's administrative operations: what they do, and whether they may take long.
 
 They run in the registrar process. ``slow`` ones load plugin code, scan or copy; they run one after another in a lane of
 their own, so that disabling, revoking and looking never wait behind them. A market adds entries of the same kind.
@@ -18,6 +18,20 @@ import sqlalchemy as sa
 from apex_exec.errors import Code, Refusal
 from apex_exec.registry import approvals, keyring, lifecycle, upgrade, views
 from apex_exec.registry import store as db_
+from apex_exec.registry.arguments import (
+    ARGUMENTS,
+    BundleArgs,
+    DecisionArgs,
+    KeyArgs,
+    NoArgs,
+    PermissionArgs,
+    PluginArgs,
+    RevokeKeyArgs,
+    RollbackArgs,
+    SignatureArgs,
+    UpgradeArgs,
+    UserArgs,
+)
 from apex_exec.registry.bundle import Bundle, read_path, unpack
 from apex_exec.registry.context import Context
 from apex_exec.registry.manifest import check_manifest, manifest_refusal, registration_object
@@ -26,116 +40,6 @@ from apex_exec.registry.specs import publish
 from apex_exec.registry.store import EVERYBODY, VersionRow
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
-
-
-class _Args(msgspec.Struct, forbid_unknown_fields=True):
-    """Arguments of an operation."""
-
-
-class NoArgs(_Args):
-    """None."""
-
-
-class PluginArgs(_Args):
-    """One plugin by its id."""
-
-    id: str
-
-
-class BundleArgs(_Args):
-    """A bundle: a folder or ``.apx`` on the daemon's machine, or its bytes; or the id of one that is registered.
-
-    ``manifest`` is the registration object where it stands apart from the bundle; it must say the same.
-    """
-
-    id: str | None = None
-    path: str | None = None
-    bundle: bytes | None = None
-    manifest: dict[str, Any] | None = None
-
-
-class UserArgs(_Args):
-    """A plugin, for everybody or for one user."""
-
-    id: str
-    user: str | None = None
-
-
-class ReasonArgs(_Args):
-    """A plugin, and why."""
-
-    id: str
-    reason: str = ""
-
-
-class TrialArgs(_Args):
-    """A plugin and the call to try it with: ``hook`` "none" makes none, a missing one takes a suitable one."""
-
-    id: str
-    hook: str | None = None
-    payload: dict[str, Any] | None = None
-    user: str | None = None
-
-
-class UpgradeArgs(BundleArgs):
-    """A newer bundle and the call to try it with."""
-
-    hook: str | None = None
-    payload: dict[str, Any] | None = None
-    user: str | None = None
-
-
-class RollbackArgs(TrialArgs):
-    """A plugin, the version to go back to (missing: the one before), and the call to try it with."""
-
-    version: str | None = None
-
-
-class PermissionArgs(_Args):
-    """A plugin's permission, of one version (missing: the newest that waits, else the one that is served)."""
-
-    id: str
-    permission: str
-    version: str | None = None
-
-
-class DecisionArgs(_Args):
-    """An approver's signed statement (see ``approvals.Statement``)."""
-
-    id: str
-    statement: str
-    signature: str
-
-
-class DigestArgs(_Args):
-    """One version by its digest, and why."""
-
-    digest: str
-    reason: str
-
-
-class SignatureArgs(_Args):
-    """A ``SIGNATURES.json`` for a digest that is registered."""
-
-    digest: str
-    signatures: bytes
-
-
-class KeyArgs(_Args):
-    """A public key to register: ``public_key`` is 32 bytes in hexadecimal."""
-
-    name: str
-    role: str
-    public_key: str
-    owner: str = ""
-    days: int = 730
-
-
-class RevokeKeyArgs(_Args):
-    """A key by name or id, and why."""
-
-    name: str
-    reason: str
 
 
 class Entry(NamedTuple):
@@ -299,33 +203,31 @@ def _list_keys(ctx: Context, _: NoArgs) -> dict[str, Any]:
     return {"keys": [keyring.describe(row) for row in ctx.store.transact(db_.list_keys)]}
 
 
-ENTRIES: tuple[Entry, ...] = (
-    Entry("plugin.register", BundleArgs, _register, True, "Stores a bundle; nothing of it runs."),
-    Entry("plugin.validate", PluginArgs, _validate, True, "Policy, signature, scan, and its code loaded in the jail."),
-    Entry("plugin.install", BundleArgs, _install, True, "Registers, validates and installs; may wait for approvals."),
-    Entry("plugin.upgrade", UpgradeArgs, _upgrade, True, "Checks and tries a newer version, and switches to it."),
-    Entry("plugin.rollback", RollbackArgs, _rollback, True, "Back to a version that was served before."),
-    Entry("plugin.enable", UserArgs, lambda ctx, a: lifecycle.enable(ctx, a.id, _user(a)), False,
-          "Enables a plugin for everybody or for one user."),
-    Entry("plugin.disable", UserArgs, lambda ctx, a: lifecycle.disable(ctx, a.id, _user(a)), False,
-          "Disables a plugin for everybody or for one user."),
-    Entry("plugin.quarantine", ReasonArgs, lambda ctx, a: lifecycle.quarantine(ctx, a.id, a.reason), False,
-          "Stops a plugin until it is released or upgraded."),
-    Entry("plugin.release", PluginArgs, lambda ctx, a: lifecycle.release(ctx, a.id), False, "Lifts a quarantine."),
-    Entry("plugin.remove", PluginArgs, lambda ctx, a: lifecycle.remove(ctx, a.id), False,
-          "Takes a plugin out with all its versions."),
-    Entry("plugin.revokeVersion", DigestArgs, lambda ctx, a: lifecycle.revoke_version(ctx, a.digest, a.reason), False,
-          "Revokes one version for good and stops it."),
-    Entry("plugin.verify", TrialArgs, lambda ctx, a: views.verify(ctx, a.id, a.hook, a.payload, a.user), True,
-          "Files, signature, permissions and one live call."),
-    Entry("plugin.list", NoArgs, lambda ctx, a: {"plugins": views.list_all(ctx)}, False, "Every plugin."),
-    Entry("plugin.show", PluginArgs, lambda ctx, a: views.show(ctx, a.id), False, "All that is known of one plugin."),
-    Entry("plugin.request", PermissionArgs, _request, False, "The open request of a permission, made where needed."),
-    Entry("plugin.approve", DecisionArgs, _decide("approve"), True, "An approver's signed yes."),
-    Entry("plugin.deny", DecisionArgs, _decide("deny"), False, "An approver's signed no."),
-    Entry("plugin.revoke", DecisionArgs, _decide("revoke"), False, "An approver takes an approval back."),
-    Entry("plugin.sign", SignatureArgs, _sign, False, "Adds signatures to a registered version."),
-    Entry("keys.register", KeyArgs, _register_key, False, "Registers a public key in a role."),
-    Entry("keys.revoke", RevokeKeyArgs, _revoke_key, False, "Revokes a key and stops what it signed."),
-    Entry("keys.list", NoArgs, _list_keys, False, "Every registered key."),
-)
+_HANDLERS: dict[str, tuple[Callable[[Context, Any], Any], bool]] = {
+    "plugin.register": (_register, True),
+    "plugin.validate": (_validate, True),
+    "plugin.install": (_install, True),
+    "plugin.upgrade": (_upgrade, True),
+    "plugin.rollback": (_rollback, True),
+    "plugin.enable": (lambda ctx, a: lifecycle.enable(ctx, a.id, _user(a)), False),
+    "plugin.disable": (lambda ctx, a: lifecycle.disable(ctx, a.id, _user(a)), False),
+    "plugin.quarantine": (lambda ctx, a: lifecycle.quarantine(ctx, a.id, a.reason), False),
+    "plugin.release": (lambda ctx, a: lifecycle.release(ctx, a.id), False),
+    "plugin.remove": (lambda ctx, a: lifecycle.remove(ctx, a.id), False),
+    "plugin.revokeVersion": (lambda ctx, a: lifecycle.revoke_version(ctx, a.digest, a.reason), False),
+    "plugin.verify": (lambda ctx, a: views.verify(ctx, a.id, a.hook, a.payload, a.user), True),
+    "plugin.list": (lambda ctx, a: {"plugins": views.list_all(ctx)}, False),
+    "plugin.show": (lambda ctx, a: views.show(ctx, a.id), False),
+    "plugin.request": (_request, False),
+    "plugin.approve": (_decide("approve"), True),
+    "plugin.deny": (_decide("deny"), False),
+    "plugin.revoke": (_decide("revoke"), False),
+    "plugin.sign": (_sign, False),
+    "keys.register": (_register_key, False),
+    "keys.revoke": (_revoke_key, False),
+    "keys.list": (_list_keys, False),
+}
+"""Operation -> (handler, whether it may take long)."""
+
+ENTRIES: tuple[Entry, ...] = tuple(
+    Entry(name, args, *_HANDLERS[name], doc) for name, (args, doc) in ARGUMENTS.items())

@@ -14,11 +14,10 @@ import time
 from typing import Any
 
 import msgspec
-from multiprocess.connection import Connection
 
 from apex_exec.registry.proving import Watching, prove
 from apex_exec.registry.testing import Answer, Request, Run
-from apex_exec.sandbox.bare import BareProcess
+from apex_exec.sandbox.bare import BareProcess, Connection
 from apex_exec.sandbox.modules import ALLOWED, HIDDEN, REFUSED
 from apex_exec.sandbox.probe import probe
 from workers import start, wire

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import msgspec
-import multiprocess
 
+from apex_exec.sandbox.bare import BareProcess, Pipe
 from apex_exec.sandbox.plan import KILL, LAYERS, level_of, make_plan
 from workers.jail import trial
 from workers.wire import LayerReport
@@ -49,9 +49,8 @@ def probe(waive: Iterable[str] = (), worker: dict[str, Any] | None = None, *, sc
         raise RuntimeError(closed)
     waived = [name for name in LAYERS if name in set(waive)]
     worker = worker or {"uid": 65534, "gid": 65534, "cgroup": []}
-    context = multiprocess.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=trial.main, args=(theirs,), daemon=True, name="apex-exec-probe")
+    ours, theirs = Pipe()
+    process = BareProcess(trial.main, (theirs,), "apex-exec-probe")
     process.start()
     theirs.close()
     try:

@@ -33,7 +33,8 @@ def test_without_the_layers_the_attack_comes_through(user: str, attack: Attack) 
 
 
 @pytest.mark.parametrize(("user", "attack"), ROWS)
-@pytest.mark.parametrize("configuration", ["full", "L2", "L1"])
+@pytest.mark.parametrize("configuration", [
+    "full", pytest.param("L2", marks=pytest.mark.slow), pytest.param("L1", marks=pytest.mark.slow)])
 def test_at_each_level_with_seccomp_nothing_comes_through(user: str, attack: Attack, configuration: str) -> None:
     through, told, level = campaign(user, configuration)
     if configuration == "full":

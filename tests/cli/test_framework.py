@@ -68,6 +68,7 @@ def test_every_verb_says_what_it_does_and_shows_an_example(verb: str) -> None:
     (["invoke", "a", "b", "--user", "u", "--runtime-dir", "/nonexistent"], 3, "apex-exec serve"),
     (["plugin", "list", "--runtime-dir", "/nonexistent"], 3, "/nonexistent"),
 ])
+@pytest.mark.slow_after(4)
 def test_errors_are_one_line_with_the_status_that_the_help_names(arguments: list[str], status: int, says: str) -> None:
     done = run(*arguments)
     assert (done.returncode, done.stdout) == (status, "")

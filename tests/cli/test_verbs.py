@@ -107,6 +107,7 @@ def test_schema_has_every_message_hook_operation_and_code() -> None:
     assert unknown.returncode == 2 and "hello" in unknown.stderr
 
 
+@pytest.mark.slow
 def test_a_second_daemon_on_the_same_folders_says_so(daemon: Daemon, tmp_path: Path) -> None:
     for flags in (["--runtime-dir", str(daemon.runtime), "--state-dir", str(tmp_path)],
                   ["--runtime-dir", str(tmp_path), "--state-dir", str(daemon.state)]):

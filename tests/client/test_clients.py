@@ -193,6 +193,7 @@ def test_kill_9_of_the_daemon_settles_every_call_and_the_next_daemon_is_found(pl
         in_loop(body)
 
 
+@pytest.mark.slow
 def test_kill_9_while_the_blocking_client_waits(plugins: Path) -> None:
     with Daemon(plugins=plugins, config=PATIENT) as daemon, Client(daemon.endpoint) as client:
         ids = [client.start({"type": "invoke", "plugin": "echo-a", "action": "onActionExecute", "userId": user(n),

@@ -208,6 +208,7 @@ def provided_across_restarts(place: Place, host: contextlib.AbstractContextManag
 
 @pytest.mark.parametrize("transport", ["ipc", "tcp"])
 @pytest.mark.parametrize("host", [blocking_host, async_host])
+@pytest.mark.slow_after(1)
 def test_what_a_connection_provides_is_provided_again_after_a_restart(folder: Path, transport: str, host: Any) -> None:
     place = Place(folder, transport)
     seen: list[HostCall] = []

@@ -47,6 +47,7 @@ def answers(daemon: Daemon) -> bool:
         return bool(client.invoke("sample", "onDashboardLoad", USER, {"dashboardId": "d"})["type"] == "result")
 
 
+@pytest.mark.slow
 def test_probes_that_fail_give_their_places_back(daemon: Daemon) -> None:
     for number in range(PROBES_MAX + 2):
         with pytest.raises(CallError) as caught:

@@ -132,6 +132,7 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broken]:
 
 
 @pytest.mark.parametrize("where", OF_A_PLUGIN)
+@pytest.mark.slow_after(4)
 def test_a_duty_that_fails_for_one_plugin_quarantines_it_and_nobody_else(broken: Broken, where: str) -> None:
     cursed = f"cursed-{where}"
     with Host(broken.endpoint) as host:

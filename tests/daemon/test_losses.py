@@ -70,6 +70,7 @@ def on_link(daemon: Daemon, plugin: str, count: int) -> None:
     wait_for(lambda: daemon.plugin(plugin)["inFlight"] == count, 10, f"{count} calls on the link")
 
 
+@pytest.mark.slow
 def test_a_worker_killed_while_it_boots_answers_its_call_and_the_next_one_works(shared: Daemon, host: Host) -> None:
     id_ = host.send(action("slow-boot", {"n": 1}))
     worker_of(shared, "slow-boot").kill()
@@ -161,6 +162,7 @@ def test_the_zygotes_death_is_noticed_and_charges_no_plugin(daemon: Daemon, host
              "the orphans' reaping")
 
 
+@pytest.mark.slow
 def test_a_side_process_that_dies_comes_back(daemon: Daemon, host: Host) -> None:
     host.invoke("echo")
     port = daemon.http
@@ -180,6 +182,7 @@ def scrape_works(daemon: Daemon) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_a_supervisor_stopped_for_a_while_does_not_kill_everyone_on_waking(daemon: Daemon, host: Host) -> None:
     host.invoke("counted", {"n": -1})
     host.invoke("echo")
@@ -267,6 +270,7 @@ def test_sigterm_drains_and_answers_the_rest_shutting_down(tmp_path: Path) -> No
         assert not os.path.exists(daemon.runtime / "host.sock")
 
 
+@pytest.mark.slow
 def test_a_second_sigterm_does_not_wait_any_longer(tmp_path: Path) -> None:
     write_plugin(tmp_path / "plugins", "sleeper", SLEEP)
     with Daemon(plugins=tmp_path / "plugins", config={"drain_seconds": 30}) as daemon, Host(daemon.endpoint) as host:

@@ -41,6 +41,7 @@ def refused(tmp_path: Path, **config: object) -> str:
     return lines[0]
 
 
+@pytest.mark.slow
 def test_a_second_daemon_is_told_who_is_there(plugins: Path) -> None:
     with Daemon(plugins=plugins) as daemon:
         assert f"already running on {daemon.runtime} (pid {daemon.pid})" in refused(
@@ -75,6 +76,7 @@ def test_a_path_too_long_for_a_socket_is_refused_with_its_length(tmp_path: Path)
     assert "at most 107" in line and "shorter runtime_dir" in line
 
 
+@pytest.mark.slow
 def test_an_endpoint_in_use_is_not_taken_over(tmp_path: Path) -> None:
     path = f"/tmp/apx-{os.getpid()}.sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as holder:
@@ -175,6 +177,7 @@ def curve_options(folder: Path, name: str) -> dict[str, bytes]:
     return {"CURVE_SERVERKEY": server, "CURVE_PUBLICKEY": public, "CURVE_SECRETKEY": secret}
 
 
+@pytest.mark.slow
 def test_tcp_is_served_to_known_curve_keys_only(plugins: Path, tmp_path: Path) -> None:
     keys = curve_folder(tmp_path / "keys")
     with socket.socket() as free:
@@ -198,6 +201,7 @@ def test_tcp_is_served_to_known_curve_keys_only(plugins: Path, tmp_path: Path) -
                                   host__curve_keys_dir=str(keys))
 
 
+@pytest.mark.slow
 def test_zap_is_asked_by_nobody_on_ipc(plugins: Path) -> None:
     with Daemon(plugins=plugins) as daemon, Host(daemon.endpoint, zmq.REQ) as host:
         assert host.ask({"type": "ping"})["type"] == "pong"

@@ -204,6 +204,7 @@ def test_metrics_count_what_happened(daemon: Daemon) -> None:
     assert daemon.metric("isolation_level") == float(daemon.operate("daemon.status")["isolation"][1:])
 
 
+@pytest.mark.slow
 def test_the_socket_is_private_and_a_second_daemon_is_refused(daemon: Daemon) -> None:
     folder = daemon.runtime
     assert os.stat(folder).st_mode & 0o777 == 0o700 and os.stat(f"{folder}/host.sock").st_mode & 0o777 == 0o600

@@ -59,6 +59,7 @@ def call(daemon: Daemon, plugin: str, **context: Any) -> dict[str, Any]:
         return host.invoke(plugin, context)
 
 
+@pytest.mark.slow_after(1)
 def test_a_cold_call_takes_a_spare_and_another_comes_in_its_place(daemon: Daemon) -> None:
     served_by = []
     for index, name in enumerate(PLUGINS):
@@ -72,6 +73,7 @@ def test_a_cold_call_takes_a_spare_and_another_comes_in_its_place(daemon: Daemon
     assert len(set(uids)) == (len(uids) if os.geteuid() == 0 else 1), "each has a uid of its own"
 
 
+@pytest.mark.slow_after(1)
 def test_a_killed_spare_is_nobodys_failure_and_is_replaced(daemon: Daemon) -> None:
     victims = daemon.spares()
     for pid in victims:
@@ -83,6 +85,7 @@ def test_a_killed_spare_is_nobodys_failure_and_is_replaced(daemon: Daemon) -> No
     assert 'breaker_state{plugin="one",state="open"} 0.0' in daemon.metrics()
 
 
+@pytest.mark.slow_after(1)
 def test_the_zygotes_death_takes_the_spares_and_the_next_one_makes_others(daemon: Daemon) -> None:
     before = daemon.spares()
     daemon.zygote().kill()
@@ -91,6 +94,7 @@ def test_the_zygotes_death_takes_the_spares_and_the_next_one_makes_others(daemon
     assert call(daemon, "two")["type"] == "result"
 
 
+@pytest.mark.slow_after(1)
 def test_an_adopted_spare_has_its_plugins_limits(daemon: Daemon) -> None:
     spares = daemon.spares()
     reply = call(daemon, "spin", mb=80)

@@ -93,6 +93,7 @@ def test_every_example_is_a_bundle_that_the_market_would_look_at(bundle: Path) -
 
 
 @pytest.mark.parametrize("bundle", EXAMPLES, ids=lambda path: path.name)
+@pytest.mark.slow_after(3)
 def test_every_examples_own_tests_pass(bundle: Path) -> None:
     done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", ".", "-o",
                            "addopts=--import-mode=importlib", "tests"], cwd=bundle, capture_output=True, text=True,

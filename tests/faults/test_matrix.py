@@ -75,6 +75,7 @@ def serves_again(caller: Caller, plugin: str) -> None:
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("phase", ["decode", "run", "encode"])
+@pytest.mark.slow_after(7)
 def test_a_worker_that_fails_with_a_call(daemon: Daemon, caller: Caller, phase: str, fault: str) -> None:
     plugin = f"{phase}-{fault.lower()}"
     # In `run` the hook itself fails; in `encode` the answer of the call that prepares for it; in `decode` the next one.
@@ -94,6 +95,7 @@ def test_a_worker_that_fails_with_a_call(daemon: Daemon, caller: Caller, phase: 
 
 
 @pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.slow_after(3)
 def test_a_worker_that_fails_after_its_reply(daemon: Daemon, caller: Caller, fault: str) -> None:
     plugin = f"written-{fault.lower()}"
     armed = caller.invoke(plugin, "arm", deadline_ms(fault))
@@ -108,6 +110,7 @@ def test_a_worker_that_fails_after_its_reply(daemon: Daemon, caller: Caller, fau
 
 
 @pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.slow_after(3)
 def test_a_worker_that_fails_while_idle(daemon: Daemon, caller: Caller, fault: str) -> None:
     plugin = f"idle-{fault.lower()}"
     assert outcome(caller.call(plugin, "arm", deadline_ms(fault))) == "ok"
@@ -118,6 +121,7 @@ def test_a_worker_that_fails_while_idle(daemon: Daemon, caller: Caller, fault: s
 
 
 @pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.slow_after(3)
 def test_a_worker_that_fails_at_boot(daemon: Daemon, caller: Caller, fault: str) -> None:
     plugin = f"boot-{fault.lower()}"
     begun = time.monotonic()

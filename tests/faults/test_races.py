@@ -36,6 +36,7 @@ def daemon() -> Iterator[Daemon]:
             yield running
 
 
+@pytest.mark.slow
 def test_replies_that_arrive_at_the_deadline_never_reach_another_caller(daemon: Daemon) -> None:
     rng = random.Random(20261124)
     seen: Counter[str] = Counter()

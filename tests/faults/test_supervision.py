@@ -180,6 +180,7 @@ def test_a_killed_supervisor_takes_all_with_it_and_the_next_one_starts_on_its_fo
         assert outcome(caller.call("steady")) == "ok"
 
 
+@pytest.mark.slow
 def test_a_second_daemon_on_the_same_folder_is_refused_and_harms_nothing(plugins: Path, tmp_path: Path) -> None:
     with Daemon(tmp_path, plugins=plugins) as daemon, Caller(daemon.endpoint) as caller:
         assert outcome(caller.call("steady")) == "ok"
@@ -192,6 +193,7 @@ def test_a_second_daemon_on_the_same_folder_is_refused_and_harms_nothing(plugins
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.slow
 def test_a_supervisor_that_was_stopped_for_long_kills_nobody_but_who_hangs(tmp_path: Path) -> None:
     folder = tmp_path / "plugins"
     for plugin in (*BUSY, *IDLE, "hanging"):

@@ -77,6 +77,7 @@ def write_until(site: Site, stop: threading.Event, lane: int, numbers: Iterator[
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_each_committed_write_is_on_record_once_across_kills(site: Site) -> None:
     stop = threading.Event()
     lanes = [threading.Thread(target=write_until, args=(site, stop, lane, iter(range(10_000 + lane * 100_000, 10**9))))

@@ -114,6 +114,7 @@ def unwritable(daemon: Daemon, how: str) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("how", ["locked", "slow", "full"])
+@pytest.mark.slow_after(1)
 def test_without_a_record_no_work_is_done_and_it_goes_on_by_itself(tmp_path: Path, how: str) -> None:
     state = tmp_path / "state"
     if how == "full":
@@ -178,6 +179,7 @@ class Load:
 
 
 @pytest.mark.parametrize("durability", ["strict", "group"])
+@pytest.mark.slow_after(1)
 def test_a_killed_supervisor_loses_no_event_that_it_promised(tmp_path: Path, durability: str) -> None:
     daemon = Daemon(tmp_path, config={"audit.durability": durability, "limits.cpu_percent": 100})
     family = daemon.family()

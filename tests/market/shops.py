@@ -11,8 +11,9 @@ from typing import Any
 import msgspec
 
 from apex_exec.config import Settings, load_settings
+from apex_exec.market.arguments import TABLE
 from apex_exec.market.entitlements import Entitlements
-from apex_exec.market.operations import TABLE, Operations
+from apex_exec.market.operations import Operations
 from apex_exec.market.review import CHECKLIST
 from apex_exec.market.reviewing import Machine
 from apex_exec.market.shop import Shop

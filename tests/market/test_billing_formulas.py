@@ -150,6 +150,7 @@ def test_the_command_line_shows_major_units() -> None:
     ("hosting", "--users", "3", "--from", "2026-10-11", "--to", "2026-10-01"),
     ("hosting", "--users", "3", "--from", "2026-02-30", "--to", "2026-10-01"),
 ])
+@pytest.mark.slow_after(2)
 def test_wrong_usage_ends_with_status_2_and_one_line(arguments: tuple[str, ...]) -> None:
     done = _run(*arguments)
     assert done.returncode == 2 and done.stdout == "" and done.stderr.strip()

@@ -129,6 +129,7 @@ def test_a_failing_test_says_what_was_compared(tmp_path: Path, settings: Setting
     ("import os\n    os.write(3, b'\\\\0' * 500)\n    os._exit(0)", "cannot be read"),
     ("import os\n    os.write(3, b'\\2' + bytes(7) + b'\\x09\\x92\\xa6placed\\x80')", "places were reported twice"),
 ])
+@pytest.mark.slow_after(3)
 def test_a_test_that_kills_hangs_or_leaves_fails(tmp_path: Path, settings: Settings, body: str, says: str) -> None:
     found = judge(_bundle(tmp_path / "sums", f"{GOOD}\ndef test_evil():\n    {body}\n"), settings, seconds=2.0)
     assert not found["tests"].passed
@@ -241,6 +242,7 @@ def test_forges():
 
 
 @pytest.mark.parametrize("tests", [FORGED_FRAME, FORGED_DATA])
+@pytest.mark.slow_after(1)
 def test_a_forged_report_is_caught_by_a_line_that_does_not_run(tmp_path: Path, settings: Settings, tests: str) -> None:
     coverage = judge(_bundle(tmp_path / "sums", tests), settings)["coverage"]
     assert not coverage.passed and "the report is forged" in coverage.problems[0]
@@ -265,6 +267,7 @@ def test_conftest_and_helpers_of_the_bundle_are_found(tmp_path: Path, settings: 
     assert (run.passed, run.failed, run.ended) == (1, 0, ""), run
 
 
+@pytest.mark.slow
 def test_async_hooks_prints_and_the_exact_boundary(tmp_path: Path, settings: Settings) -> None:
     plugin = b"""import asyncio
 async def hook(n):

@@ -429,6 +429,7 @@ def test_traps():
 
 
 @pytest.mark.parametrize("name", FORGERIES)
+@pytest.mark.slow_after(4)
 def test_a_forgery_is_told_from_a_test(zygote: Zygote, request_: Request, name: str) -> None:
     tests, conftest = FORGERIES[name]
     files = bundle(request_, tests, conftest=conftest)

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from apex_exec.errors import Refusal
-from apex_exec.market.operations import TABLE
+from apex_exec.market.arguments import TABLE
 from apex_exec.market.review import CHECKLIST
 from apex_exec.market.store import purchases, submissions
 from apex_exec.registry.bundle import unpack

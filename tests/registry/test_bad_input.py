@@ -65,6 +65,7 @@ BUNDLES: dict[str, Callable[[], bytes]] = {
 }
 
 
+@pytest.mark.slow
 def test_every_bad_bundle_is_refused_and_leaves_no_trace() -> None:
     with Daemon(plugins=None) as daemon:
         admin(daemon, "plugin.install", bundle=pack(bundle(id="good")))
@@ -99,6 +100,7 @@ def tiny() -> Iterator[tuple[Daemon, Path]]:
             subprocess.run(["umount", "-l", folder], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_and_a_read_only_store_install_nothing_and_serve_what_is_there(tiny: tuple[Daemon, Path]) -> None:
     daemon, folder = tiny
     assert reason(daemon, "plugin.install", bundle=pack(bundle("x" * 200_000))) == "disk_full"

@@ -68,6 +68,7 @@ def test_five_commands_lead_from_nothing_to_a_signed_installed_enabled_answering
     assert "verified" in shell("plugin", "verify", "my-plugin")
 
 
+@pytest.mark.slow
 def test_an_unsigned_bundle_is_refused_with_what_to_do_and_every_verb_is_idempotent(shell: Shell) -> None:
     (shell.folder / "a.apx").write_bytes(pack(bundle()))
     refused = shell.run("plugin", "install", "a.apx")
@@ -91,6 +92,7 @@ def test_an_unsigned_bundle_is_refused_with_what_to_do_and_every_verb_is_idempot
     assert shell.value("plugin", "list") == []
 
 
+@pytest.mark.slow
 def test_an_admin_permission_is_approved_with_a_key_and_denied_to_its_author(shell: Shell) -> None:
     code = ('from workers import Plugin\nplugin = Plugin(id="sample", version="1.0.0", permissions=["admin:users"])\n'
             '@plugin.hook("onDashboardLoad")\ndef load(context):\n    context.api.call("admin.users.list")\n')
@@ -119,6 +121,7 @@ def test_the_scaffold_passes_validate_and_test_without_a_daemon_and_its_code_run
     alone("plugin", "new", "My_Plugin", status=1)
 
 
+@pytest.mark.slow
 def test_validate_says_everything_at_once_in_text_json_and_sarif_and_ends_with_one(alone: Shell) -> None:
     folder = write_folder(alone.folder / "bad", files(id="NO", version="1", permissions=["data:reed"]))
     text = alone("plugin", "validate", folder, status=1)
@@ -136,6 +139,7 @@ def test_validate_says_everything_at_once_in_text_json_and_sarif_and_ends_with_o
     assert not marker.exists()  # it was loaded in the jail, where there are no files
 
 
+@pytest.mark.slow
 def test_a_plugins_tests_run_in_the_jail_and_a_failing_or_missing_one_is_a_no(alone: Shell) -> None:
     made = files()
     made["tests/test_plugin.py"] = b"def test_files() -> None:\n    open('/etc/passwd')\n"
@@ -152,6 +156,7 @@ def test_what_is_no_bundle_is_one_line_and_status_one(alone: Shell) -> None:
         assert done.returncode == 1 and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr, done.stderr
 
 
+@pytest.mark.slow
 def test_logs_shows_what_a_plugin_wrote_and_cleans_it(shell: Shell) -> None:
     code = ('from workers import Plugin\nplugin = Plugin(id="sample", version="1.0.0", permissions=[])\n'
             '@plugin.hook("onDashboardLoad")\ndef load():\n    print("hello \\x1b[2J log")\n'
@@ -168,6 +173,7 @@ def test_logs_shows_what_a_plugin_wrote_and_cleans_it(shell: Shell) -> None:
     assert "\x1b" not in shell("plugin", "logs", "sample")
 
 
+@pytest.mark.slow
 def test_dev_reloads_a_save_and_keeps_the_last_good_one(alone: Shell) -> None:
     alone("plugin", "new", "my-plugin")
     folder, sockets = alone.folder / "my-plugin", alone.folder / "r"

@@ -83,6 +83,7 @@ def test_code_that_does_not_declare_what_its_manifest_does_or_does_not_load_is_n
     install(daemon)  # the daemon is none the worse for it
 
 
+@pytest.mark.slow
 def test_code_that_declares_a_thousand_hooks_is_one_short_refusal(daemon: Daemon) -> None:
     """What code says of itself is compared word for word: 170,000 words took the loop most of a second to pass on."""
     hooks = "{'onDashboardLoad': load, **{f'hook{n}': load for n in range(1000)}}"
@@ -110,6 +111,7 @@ def test_a_failing_canary_leaves_the_old_version_and_a_good_one_switches(daemon:
 
 
 @pytest.mark.parametrize("stop", ("plugin.disable", "plugin.quarantine", "plugin.revokeVersion", "keys.revoke"))
+@pytest.mark.slow_after(1)
 def test_disabling_and_revoking_stop_the_workers_within_two_seconds(daemon: Daemon, tmp_path: Path, stop: str) -> None:
     """From the operation's begin to the worker's end, with the plugin in the middle of a call and another queued."""
     slow, other = bundle(code=SLOW), bundle(id="other")
@@ -153,6 +155,7 @@ def test_disabling_and_revoking_stop_the_workers_within_two_seconds(daemon: Daem
         assert caught.value.code == "PLUGIN_DISABLED" and text(client, "other") == "hello"
 
 
+@pytest.mark.slow
 def test_an_upgrade_under_a_thousand_calls_a_second_loses_none_and_answers_none_twice() -> None:
     with Daemon(plugins=None, config={"limits.cpu_percent": 100}) as daemon:
         install(daemon, "one")
@@ -192,6 +195,7 @@ def test_an_upgrade_under_a_thousand_calls_a_second_loses_none_and_answers_none_
 
 
 @pytest.mark.parametrize("point", ("canary-passed", "switched"))  # all of them: test_crash_points.py
+@pytest.mark.slow_after(1)
 def test_kill_9_at_any_point_of_an_upgrade_leaves_the_old_or_the_new_state(point: str) -> None:
     with Daemon(plugins=None) as daemon:
         install(daemon)
@@ -255,6 +259,7 @@ def _from_the_future(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("damage", "says"), [(_spoil, "not a database"), (_from_the_future, "version 99")])
+@pytest.mark.slow_after(1)
 def test_a_store_that_is_corrupt_or_newer_is_said_and_folder_plugins_are_still_served(damage: Any, says: str) -> None:
     with Daemon() as daemon:
         admin(daemon, "plugin.install", bundle=pack(bundle()))
@@ -269,6 +274,7 @@ def test_a_store_that_is_corrupt_or_newer_is_said_and_folder_plugins_are_still_s
         assert "registry" in admin(daemon, "daemon.status")["health"]
 
 
+@pytest.mark.slow
 def test_a_locked_store_is_a_clear_error_and_plugins_go_on(daemon: Daemon) -> None:
     install(daemon)
     with contextlib.closing(sqlite3.connect(daemon.state / "registry.db", isolation_level=None)) as other:

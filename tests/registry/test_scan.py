@@ -39,6 +39,7 @@ def test_each_malicious_sample_is_found_at_error_level(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PACKAGES)
+@pytest.mark.slow_after(3)
 def test_a_well_known_pure_python_package_has_no_finding_at_error_level(name: str) -> None:
     files = package_files(name)
     need(files, f"{name} is not installed")
@@ -111,6 +112,7 @@ def test_a_plugins_own_modules_may_be_imported_and_tests_may_import_what_they_li
     "getattr(getattr(" * 20 + "a" + ", 'b'), 'c')" * 20, "\n".join(["exec(eval('exec(1)'))"] * 20_000),
     "if 1:\n" + "".join(" " * n + "if 1:\n" for n in range(1, 99)) + " " * 99 + "pass",
 ], ids=range(12))
+@pytest.mark.slow_after(4)
 def test_hostile_source_ends_within_the_bounds_and_says_so(source: str) -> None:
     begun = time.monotonic()
     report = scan({"plugin.py": source.encode()}, None, with_bandit=False)

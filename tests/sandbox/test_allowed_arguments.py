@@ -149,6 +149,7 @@ def test_no_allowed_call_can_name_what_is_not_the_workers_own(variant: str, mach
     ("timer_create", ["clock", "memory", "memory"]), ("sched_setaffinity", ["number", "size", "memory"]),
     ("dup", []), ("fcntl", ["descriptor", "command", "number"]), ("ioctl", ["descriptor", "flags", "memory"]),
     ("setpriority", ["number", "number", "number"])])
+@pytest.mark.slow_after(4)
 def test_a_call_that_is_allowed_without_a_word_or_with_a_wrong_one_is_found(call: str, takes: list[str]) -> None:
     rules: dict[str, Any] = copy.deepcopy(POLICY)
     rules["rules"].pop(call, None)
@@ -161,6 +162,7 @@ def test_a_call_that_is_allowed_without_a_word_or_with_a_wrong_one_is_found(call
     ("clock_gettime", 0), ("clock_nanosleep", 0), ("ioctl", 0), ("ioctl", 1), ("prlimit64", 0), ("prlimit64", 1),
     ("sched_getaffinity", 0), ("tgkill", 0), ("tgkill", 1), ("sendto", 1), ("recvfrom", 1), ("fcntl", 0),
     ("madvise", 0), ("futex", 0)])
+@pytest.mark.slow_after(4)
 def test_a_rule_that_loses_a_condition_is_found(call: str, condition: int) -> None:
     rules: dict[str, Any] = copy.deepcopy(POLICY)
     del rules["rules"][call]["any"][0]["when"][condition]

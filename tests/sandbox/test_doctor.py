@@ -201,6 +201,7 @@ def test_ubuntus_user_namespace_that_may_not_mount_is_none(readable: Path) -> No
     {"pidfd_open": 38, "pidfd_send_signal": 38}, {"pidfd_open": 1}, {"pidfd_send_signal": 1}, OLD_DOCKER],
     ids=["a kernel before 5.3", "pidfd_open refused", "pidfd_send_signal refused", "an old Docker"])
 @pytest.mark.parametrize("unprivileged", [False, True], ids=["root", "unprivileged"])
+@pytest.mark.slow_after(1)
 def test_where_nothing_can_be_killed_doctor_says_so_and_serve_refuses(
         unprivileged: bool, answers: dict[str, int], readable: Path) -> None:
     status, found = simulated(unprivileged, readable, errno=answers)
@@ -214,6 +215,7 @@ def test_where_nothing_can_be_killed_doctor_says_so_and_serve_refuses(
     assert done.returncode == 2 and "no deadline would hold" in done.stderr and "pidfd_" in done.stderr, done.stderr
 
 
+@pytest.mark.slow
 def test_a_root_that_may_not_signal_other_users_cannot_kill(readable: Path) -> None:
     need(os.geteuid() == 0, "dropping capabilities takes root")
     need(shutil.which("setpriv"), "setpriv (Debian's util-linux)")
@@ -223,6 +225,7 @@ def test_a_root_that_may_not_signal_other_users_cannot_kill(readable: Path) -> N
 
 @pytest.mark.parametrize("answer", [38, 95], ids=["ENOSYS", "EOPNOTSUPP"])
 @pytest.mark.parametrize("unprivileged", [False, True], ids=["root", "unprivileged"])
+@pytest.mark.slow_after(1)
 def test_without_landlock_the_empty_root_is_the_second_wall(unprivileged: bool, answer: int, readable: Path) -> None:
     refused = {"errno": {"landlock_create_ruleset": answer}}
     status, found = simulated(unprivileged, readable, **refused)
@@ -234,6 +237,7 @@ def test_without_landlock_the_empty_root_is_the_second_wall(unprivileged: bool, 
 
 
 @pytest.mark.parametrize(("unprivileged", "abi"), [*((False, abi) for abi in range(1, 6)), (True, 4)])
+@pytest.mark.slow_after(1)
 def test_an_old_landlock_is_degraded_and_says_what_it_lacks(unprivileged: bool, abi: int, readable: Path) -> None:
     status, found = simulated(unprivileged, readable, abi=abi)
     row = next(row for row in found["layers"] if row["layer"] == "landlock")

@@ -55,6 +55,7 @@ def score(pid: int, what: str) -> int:
 
 @pytest.mark.parametrize("user", ["root", "unprivileged"])
 @pytest.mark.parametrize("own", [0, 700])
+@pytest.mark.slow_after(1)
 def test_the_kernel_prefers_a_worker_to_its_daemon_and_no_core_is_left(user: str, own: int, plugins: Path) -> None:
     need(user == "root" or os.geteuid() == 0, "changing the user takes root")
     wrapper = ["sh", "-c", f'echo {own} > /proc/$$/oom_score_adj && exec "$@"', "sh"]
@@ -70,6 +71,7 @@ def test_the_kernel_prefers_a_worker_to_its_daemon_and_no_core_is_left(user: str
 
 
 @pytest.mark.parametrize("user", ["root", "unprivileged"])
+@pytest.mark.slow_after(1)
 def test_a_daemon_that_may_leave_no_core_has_workers_that_may_leave_none(user: str, plugins: Path) -> None:
     need(os.geteuid() == 0, "changing the user takes root")
     held = int(Path("/proc/self/status").read_text().partition("CapEff:")[2].split()[0], 16)

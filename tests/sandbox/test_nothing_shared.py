@@ -198,6 +198,7 @@ def told(bits: list[list[int]], looks: list[list[str]]) -> list[tuple[int, int, 
 
 @pytest.mark.parametrize("waived", [(), ("seccomp",)], ids=["all layers", "without seccomp"])
 @pytest.mark.parametrize("user", USERS)
+@pytest.mark.slow_after(1)
 def test_no_bit_passes_between_two_workers_by_anything_they_were_born_with(
         user: str, waived: tuple[str, ...], plugins: Path) -> None:
     dice = random.Random(20261129)
@@ -222,6 +223,7 @@ def test_no_bit_passes_between_two_workers_by_anything_they_were_born_with(
 
 
 @pytest.mark.parametrize("user", USERS)
+@pytest.mark.slow_after(1)
 def test_the_kernel_finds_no_open_file_in_two_workers_and_no_memory_that_both_can_write(
         user: str, plugins: Path) -> None:
     number = KCMP.get(platform.machine(), -1)
