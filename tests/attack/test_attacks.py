@@ -26,6 +26,7 @@ def outside() -> Iterator[None]:
     close_worlds()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("user", "attack"), ROWS)
 def test_without_the_layers_the_attack_comes_through(user: str, attack: Attack) -> None:
     through, told, _ = campaign(user, "none")
@@ -54,6 +55,7 @@ def test_each_layer_that_is_said_to_stop_it_does_so_alone(user: str, attack: Att
         assert not through[attack.name], f"{layer}: {told[attack.name]}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("user", USERS)
 @pytest.mark.parametrize(("attack", "answer"), [
     ("an x32 call reaches the kernel, raw", "SIGSYS"), ("AF_ALG reaches the kernel, raw", "Operation not permitted"),
@@ -64,7 +66,7 @@ def test_what_a_kernel_may_lack_is_answered_by_the_filter_before_it(user: str, a
     assert answer in told[attack], told[attack]
 
 
-@pytest.mark.parametrize("user", USERS)
+@pytest.mark.parametrize("user", ["root", pytest.param("unprivileged", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("row", CONTAINED, ids=[row.name for row in CONTAINED])
 def test_what_no_layer_stops_harms_nobody_else(user: str, row: Contained) -> None:
     found, log = containment(user)

@@ -154,6 +154,7 @@ def test_logs_can_be_followed_before_the_first_line(tmp_path: Path) -> None:
         assert process.wait(timeout=10) == 130
 
 
+@pytest.mark.slow
 def test_logs_followed_show_whole_lines_only_across_a_rotation_too(tmp_path: Path) -> None:
     path = tmp_path / "logs" / "slow.log"
     path.parent.mkdir()

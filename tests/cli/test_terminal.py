@@ -60,7 +60,7 @@ def hostile_arguments(command: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("verb", VERBS)
-@pytest.mark.slow_after(12)
+@pytest.mark.slow_after(6)
 def test_no_argument_of_any_verb_comes_out_as_it_went_in(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     command = VERBS[verb]
     for arguments in (hostile_arguments(command), [HOSTILE for p in command.params if p.param_type_name == "argument"]
@@ -109,7 +109,7 @@ SHOWING: dict[str, tuple[str, ...]] = {
 
 
 @pytest.mark.parametrize("verb", SHOWING)
-@pytest.mark.slow_after(3)
+@pytest.mark.slow_after(1)
 def test_what_a_plugin_says_is_escaped_in_every_verb_that_shows_it(daemon: Daemon, verb: str) -> None:
     stored = verb.startswith(("audit", "logs"))
     arguments = (*SHOWING[verb], *(("--state-dir", str(daemon.state)) if stored else (

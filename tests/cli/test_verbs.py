@@ -51,6 +51,7 @@ def test_dispatch_prints_every_outcome(daemon: Daemon) -> None:
     assert [o["plugin"] for o in reply["outcomes"] if not o["ok"]] == ["liar"]
 
 
+@pytest.mark.slow
 def test_status_and_top_show_each_plugin_and_sort(daemon: Daemon) -> None:
     for _ in range(3):
         at(daemon, "invoke", "action-router", "onActionExecute", "--user", USER, "--payload",
@@ -95,6 +96,7 @@ def _read_until(terminal: int, wanted: bytes) -> bytes:
     return seen
 
 
+@pytest.mark.slow
 def test_schema_has_every_message_hook_operation_and_code() -> None:
     document = json.loads(run("schema").stdout)
     for way, base in (("requests", messages.Request), ("answers", messages.Answer)):
@@ -132,6 +134,7 @@ def test_the_demo_shows_it_all_and_leaves_nothing(tmp_path: Path) -> None:
     assert leftovers() == before and not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_the_demo_leaves_neither_process_nor_folder() -> None:
     before = leftovers()
     with subprocess.Popen([*COMMAND, "demo"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

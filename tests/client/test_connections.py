@@ -66,6 +66,7 @@ class Place:
         self.daemon.start()
 
 
+@pytest.mark.slow
 def test_a_client_that_is_told_no_endpoint_looks_where_a_daemon_would_be_and_trusts_no_strangers_folder(
         folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("apex_exec.config.runtime_candidates", lambda: [folder / "nothing", folder / "d" / "run"])
@@ -110,6 +111,7 @@ def test_both_clients_are_served_on_tcp_by_their_keys_and_across_a_restart(folde
         assert client.invoke("echo", "onActionExecute", USER, ECHOED)["result"]["result"] == {"n": 1}
 
 
+@pytest.mark.slow
 def test_a_client_without_the_right_keys_is_told_that_nothing_answers_and_that_nothing_ran(folder: Path) -> None:
     place = Place(folder, "tcp")
     assert place.curve is not None
@@ -208,7 +210,7 @@ def provided_across_restarts(place: Place, host: contextlib.AbstractContextManag
 
 @pytest.mark.parametrize("transport", ["ipc", "tcp"])
 @pytest.mark.parametrize("host", [blocking_host, async_host])
-@pytest.mark.slow_after(1)
+@pytest.mark.slow
 def test_what_a_connection_provides_is_provided_again_after_a_restart(folder: Path, transport: str, host: Any) -> None:
     place = Place(folder, transport)
     seen: list[HostCall] = []

@@ -51,7 +51,7 @@ class Busy(Told):
 
 @pytest.mark.parametrize("prefetch", [1, 8])
 @pytest.mark.parametrize("every_ms", [2, 10, 19])
-@pytest.mark.slow_after(2)
+@pytest.mark.slow
 def test_a_healthy_plugin_under_twice_its_load_works_on_and_is_not_killed(prefetch: int, every_ms: int) -> None:
     busy = Busy(PoolLimits(queue_max=1024, prefetch=prefetch, ping_ns=0))
     busy.call()

@@ -99,6 +99,7 @@ def test_every_operation_is_audited_with_the_uid_of_its_caller(daemon: Daemon) -
     assert f'"uid":{os.geteuid()}' in line.replace(" ", "")
 
 
+@pytest.mark.slow
 def test_drain_ends_the_daemon_as_sigterm_does(tmp_path: Path) -> None:
     write_plugin(tmp_path / "plugins", "sleeper", SLEEP)
     with Daemon(plugins=tmp_path / "plugins") as daemon, Host(daemon.endpoint) as host:

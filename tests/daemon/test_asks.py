@@ -30,6 +30,8 @@ def load(params):
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[Daemon]:
     with Daemon(plugins=None) as running:
+        admin(running, "plugin.install", bundle=version("1.0.0", "pass"))
+        admin(running, "plugin.enable", id="sample")
         yield running
 
 
@@ -57,9 +59,8 @@ def test_probes_that_fail_give_their_places_back(daemon: Daemon) -> None:
     admin(daemon, "plugin.install", bundle=pack(bundle(id="good")))
 
 
+@pytest.mark.slow
 def test_a_canary_that_hangs_or_dies_is_told_ends_and_leaves_the_one_that_serves(daemon: Daemon) -> None:
-    admin(daemon, "plugin.install", bundle=version("1.0.0", "pass"))
-    admin(daemon, "plugin.enable", id="sample")
     assert answers(daemon)
     (serving,) = daemon.pids("sample")
     for number, body, cause in (

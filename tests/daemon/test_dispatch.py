@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from apex_exec.client import Client
 from apex_exec.core.dispatch import Dispatch
 from tests.support.daemon import USER, Daemon, wait_for, write_plugin
@@ -97,6 +99,7 @@ def test_a_hanging_plugin_at_the_head_leaves_the_others_their_answers(tmp_path: 
         assert [w["id"] for w in loaded["result"]["customWidgets"]] == ["bbb/w", "ccc/w"]
 
 
+@pytest.mark.slow
 def test_a_dispatch_can_be_cancelled_and_counts_as_one_request(tmp_path: Path) -> None:
     write_plugin(tmp_path, "hangs", HANG, ("onDataFetch", "onDashboardLoad"))
     with Daemon(plugins=tmp_path) as daemon, Host(daemon.endpoint) as host:

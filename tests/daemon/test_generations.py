@@ -6,6 +6,8 @@ import signal
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from tests.support.daemon import Daemon, wait_for, write_plugin
 from tests.support.host import Host, action
 
@@ -34,6 +36,7 @@ def flow(host: Host, first: int, last: int) -> list[dict[str, object]]:
     return results
 
 
+@pytest.mark.slow
 def test_recycling_under_load_loses_doubles_and_overtakes_nothing(tmp_path: Path) -> None:
     write_plugin(tmp_path / "plugins", "counter", COUNTER.format(version=1))
     with Daemon(plugins=tmp_path / "plugins", config={"recycle.after_calls": 100, "limits.cpu_percent": 100}) as daemon:

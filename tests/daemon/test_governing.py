@@ -74,7 +74,7 @@ def test_a_plugin_over_its_share_is_held_back_and_says_so_and_others_do_not_noti
     assert daemon.metric('worker_throttled_seconds_total{plugin="echo"}') == 0
 
 
-@pytest.mark.slow_after(1)
+@pytest.mark.slow
 def test_a_held_worker_dies_with_its_supervisor(daemon: Daemon) -> None:
     with Client(daemon.endpoint) as client:
         invoke(client, "echo", n=1)
@@ -95,7 +95,7 @@ def test_a_held_worker_dies_with_its_supervisor(daemon: Daemon) -> None:
         thread.join()
 
 
-@pytest.mark.slow_after(1)
+@pytest.mark.slow
 def test_usage_carries_the_workers_memory(daemon: Daemon) -> None:
     with Client(daemon.endpoint) as client:
         for _ in range(5):  # the first call of a worker, however soon it ends
@@ -114,6 +114,7 @@ def test_usage_carries_the_workers_memory(daemon: Daemon) -> None:
     wait_for(lambda: daemon.metric('worker_memory_bytes{plugin="echo"}') > 0, 10, "the metric")
 
 
+@pytest.mark.slow
 def test_an_unprivileged_daemon_reads_and_holds_its_workers_too() -> None:
     other_user.need_root()
     plugins = other_user.new_folder()
@@ -128,7 +129,7 @@ def test_an_unprivileged_daemon_reads_and_holds_its_workers_too() -> None:
         shutil.rmtree(plugins, ignore_errors=True)
 
 
-@pytest.mark.slow_after(1)
+@pytest.mark.slow
 def test_an_ended_daemon_leaves_no_group_behind(way: str, tmp_path: Path) -> None:
     write_plugin(tmp_path / "plugins", "echo", ECHO)
     with Daemon(plugins=tmp_path / "plugins", config={"sandbox.governor": way}) as daemon:

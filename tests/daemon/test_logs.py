@@ -7,6 +7,8 @@ import json
 import time
 from pathlib import Path
 
+import pytest
+
 from apex_exec.observe.logs import (
     FILE_BYTES_MAX,
     FILES_KEPT,
@@ -53,6 +55,7 @@ def test_plugin_lines_are_marked_escaped_and_bounded(tmp_path: Path) -> None:
         assert "red\\nforged" in own.read_text() and own.stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.slow
 def test_json_lines_are_json(tmp_path: Path) -> None:
     write_plugin(tmp_path / "plugins", "talker", TALKER)
     with Daemon(plugins=tmp_path / "plugins", config={"log.format": "json"}) as daemon:

@@ -79,6 +79,7 @@ def test_a_worker_killed_while_it_boots_answers_its_call_and_the_next_one_works(
     assert host.invoke("slow-boot", {"n": 2})["result"]["result"] == {"n": 2}
 
 
+@pytest.mark.slow
 def test_an_idle_worker_that_is_killed_costs_nobody_anything(shared: Daemon, host: Host) -> None:
     host.invoke("idler")
     worker_of(shared, "idler").kill()
@@ -199,6 +200,7 @@ def test_a_supervisor_stopped_for_a_while_does_not_kill_everyone_on_waking(daemo
     assert host.invoke("echo")["type"] == "result"
 
 
+@pytest.mark.slow
 def test_refused_forks_are_answered_and_the_daemon_goes_on(tmp_path: Path) -> None:
     plugins = tmp_path / "plugins"
     for n in range(3):
@@ -284,6 +286,7 @@ def test_a_second_sigterm_does_not_wait_any_longer(tmp_path: Path) -> None:
         assert daemon.process.wait(5) == 0 and time.monotonic() - begun < 3
 
 
+@pytest.mark.slow
 def test_foreign_children_are_reaped_and_not_mistaken_for_ours(tmp_path: Path) -> None:
     write_plugin(tmp_path / "plugins", "echo", ECHO)
     flag = tmp_path / "flag"
@@ -298,6 +301,7 @@ def test_foreign_children_are_reaped_and_not_mistaken_for_ours(tmp_path: Path) -
             assert host.invoke("echo")["type"] == "result"
 
 
+@pytest.mark.slow
 def test_hosts_that_connect_without_end_leave_the_workers_their_descriptors(tmp_path: Path) -> None:
     for number in range(6):
         write_plugin(tmp_path / "plugins", f"echo-{number}", ECHO)

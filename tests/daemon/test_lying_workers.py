@@ -199,6 +199,7 @@ def test_memory_without_evidence_is_said_to_be_a_claim_and_counts_for_nothing(da
 
 @pytest.mark.parametrize(("plugin", "what"), [
     ("overrun", "spin after its own answer"), ("spinner", "spin between calls")])
+@pytest.mark.slow_after(1)
 def test_code_that_goes_on_after_its_answer_ends_the_worker_and_the_breaker_does_not_count_it(
         daemon: Daemon, plugin: str, what: str) -> None:
     with Host(daemon.endpoint) as host:

@@ -133,6 +133,7 @@ def test_readyz_and_livez_tell_the_truth(daemon: Daemon) -> None:
     wait_for(lambda: daemon.get("/livez")[0] == 200, 5, "its return")
 
 
+@pytest.mark.slow
 def test_a_removed_plugins_series_go(tmp_path: Path) -> None:
     for id_ in ("one", "two"):
         write_plugin(tmp_path / "plugins", id_, ECHO)

@@ -32,7 +32,7 @@ def family(daemon: Daemon) -> dict[int, tuple[str, int]]:
 
 
 @pytest.mark.parametrize("started_with", [0, 3])
-@pytest.mark.slow_after(1)
+@pytest.mark.slow
 def test_the_loop_goes_first_and_workers_stay_where_the_daemon_was_started(tmp_path: Path, started_with: int) -> None:
     need(os.geteuid() == 0, "only root may go below its own niceness")
     write_plugin(tmp_path / "plugins", "echo", ECHO)

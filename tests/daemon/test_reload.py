@@ -57,6 +57,7 @@ def test_calls_under_way_survive_a_reload(daemon: Daemon) -> None:
         assert [host.reply(id_)["type"] for id_ in ids] == ["result"] * 12
 
 
+@pytest.mark.slow
 def test_what_needs_a_restart_is_named_and_left(daemon: Daemon) -> None:
     daemon.write_config({"host.max_message_bytes": 4096, "limits.memory_mb": 40})
     assert daemon.operate("daemon.reload") == {"applied": ["limits.memory_mb"], "restart": ["host.max_message_bytes"]}

@@ -50,6 +50,7 @@ def test_a_second_daemon_is_told_who_is_there(plugins: Path) -> None:
             assert host.invoke("echo")["type"] == "result"
 
 
+@pytest.mark.slow
 def test_what_a_killed_daemon_left_is_swept(plugins: Path) -> None:
     with Daemon(plugins=plugins) as daemon:
         daemon.kill()
@@ -61,6 +62,7 @@ def test_what_a_killed_daemon_left_is_swept(plugins: Path) -> None:
         assert [path.name for path in daemon.runtime.iterdir()] == ["lock"]
 
 
+@pytest.mark.slow
 def test_a_folder_of_somebody_else_is_refused(tmp_path: Path) -> None:
     need(os.geteuid() == 0, "giving a folder away needs root")
     (tmp_path / "run").mkdir()
@@ -137,6 +139,7 @@ def test_a_host_of_the_socket_group_connects_and_nobody_else(plugins: Path) -> N
         assert ping_as(THIRD, OTHER, daemon.admin) == "nothing"
 
 
+@pytest.mark.slow
 def test_a_deleted_socket_or_folder_is_bound_again_and_old_connections_stay(plugins: Path) -> None:
     with Daemon(plugins=plugins) as daemon, Host(daemon.endpoint) as before:
         assert before.invoke("echo")["type"] == "result"

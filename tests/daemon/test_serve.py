@@ -163,6 +163,7 @@ def test_a_killed_worker_is_replaced_and_only_its_started_call_is_charged(daemon
         assert client.invoke("hello-world", "onDashboardLoad", USER, {"dashboardId": "d"})["usage"]["cold"]
 
 
+@pytest.mark.slow
 def test_kill_9_of_the_daemon_leaves_no_process_and_settles_its_clients(daemon: Daemon) -> None:
     with Client(daemon.endpoint) as client:
         client.invoke("hello-world", "onDashboardLoad", USER, {"dashboardId": "d"})
@@ -196,6 +197,7 @@ def test_a_killed_hosts_running_hook_is_cancelled_within_a_second(tmp_path: Path
             wait_for(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, 1)
 
 
+@pytest.mark.slow
 def test_metrics_count_what_happened(daemon: Daemon) -> None:
     with Client(daemon.endpoint) as client:
         for _ in range(3):

@@ -60,7 +60,7 @@ def test_a_host_that_does_not_read_is_dropped_and_others_do_not_wait(
         assert other.invoke("echo")["type"] == "result"
 
 
-@pytest.mark.slow_after(1)
+@pytest.mark.slow
 def test_too_much_before_the_body_ends_the_connection_and_no_other(
         daemon: tuple[Daemon, dict[str, bytes]]) -> None:
     running, options = daemon

@@ -85,7 +85,7 @@ def test_a_killed_spare_is_nobodys_failure_and_is_replaced(daemon: Daemon) -> No
     assert 'breaker_state{plugin="one",state="open"} 0.0' in daemon.metrics()
 
 
-@pytest.mark.slow_after(1)
+@pytest.mark.slow
 def test_the_zygotes_death_takes_the_spares_and_the_next_one_makes_others(daemon: Daemon) -> None:
     before = daemon.spares()
     daemon.zygote().kill()
@@ -94,7 +94,7 @@ def test_the_zygotes_death_takes_the_spares_and_the_next_one_makes_others(daemon
     assert call(daemon, "two")["type"] == "result"
 
 
-@pytest.mark.slow_after(1)
+@pytest.mark.slow
 def test_an_adopted_spare_has_its_plugins_limits(daemon: Daemon) -> None:
     spares = daemon.spares()
     reply = call(daemon, "spin", mb=80)
@@ -106,6 +106,7 @@ def test_an_adopted_spare_has_its_plugins_limits(daemon: Daemon) -> None:
     assert throttled > 1 or any(reply.get("code") == "TIMEOUT" for reply in replies), (throttled, replies)
 
 
+@pytest.mark.slow
 def test_none_are_kept_where_none_are_wanted_and_a_reload_changes_it(tmp_path: Path, plugins: Path) -> None:
     with Daemon(tmp_path / "d", plugins=plugins, config={"pool.spare_workers": 0}) as daemon:
         assert call(daemon, "one")["type"] == "result"

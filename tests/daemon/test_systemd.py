@@ -35,6 +35,7 @@ class Manager:
         return found[0]
 
 
+@pytest.mark.slow
 def test_systemd_hears_every_state_on_time(tmp_path: Path) -> None:
     write_plugin(tmp_path / "plugins", "echo", ECHO)
     for address in (str(tmp_path / "notify"), f"@apx-{time.monotonic_ns()}"):

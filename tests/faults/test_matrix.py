@@ -75,7 +75,7 @@ def serves_again(caller: Caller, plugin: str) -> None:
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("phase", ["decode", "run", "encode"])
-@pytest.mark.slow_after(7)
+@pytest.mark.slow_after(4)
 def test_a_worker_that_fails_with_a_call(daemon: Daemon, caller: Caller, phase: str, fault: str) -> None:
     plugin = f"{phase}-{fault.lower()}"
     # In `run` the hook itself fails; in `encode` the answer of the call that prepares for it; in `decode` the next one.

@@ -70,6 +70,7 @@ def test_replies_that_arrive_at_the_deadline_never_reach_another_caller(daemon: 
     assert seen["ok"] > 10 and seen["TIMEOUT"] > 10, f"the deadline was not met from both sides: {seen}"
 
 
+@pytest.mark.slow
 def test_a_cancel_and_a_completion_at_once_are_one_outcome(daemon: Daemon) -> None:
     rng = random.Random(20261125)
     seen: Counter[str] = Counter()

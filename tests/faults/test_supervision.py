@@ -116,6 +116,7 @@ def test_a_thousand_ends_and_restarts_while_scraped_leave_nothing_behind(plugins
         caller.settle()
 
 
+@pytest.mark.slow
 def test_a_killed_zygote_is_replaced_and_every_call_in_flight_is_answered(plugins: Path, tmp_path: Path) -> None:
     seen: Counter[str] = Counter()
     with Daemon(tmp_path, plugins=plugins, config=PATIENT) as daemon, Caller(daemon.endpoint) as caller:
@@ -158,6 +159,7 @@ def test_every_killed_side_process_comes_back_and_costs_no_call_its_outcome(plug
         caller.settle()
 
 
+@pytest.mark.slow
 def test_a_killed_supervisor_takes_all_with_it_and_the_next_one_starts_on_its_folder(plugins: Path,
                                                                                      tmp_path: Path) -> None:
     daemon = Daemon(tmp_path, plugins=plugins, config=PATIENT)

@@ -100,6 +100,7 @@ def overhead(daemon: Daemon, plugin: str, where: str) -> float:
     return daemon.metric(f'plugin_overhead_seconds_total{{plugin="{plugin}",where="{where}"}}')
 
 
+@pytest.mark.slow
 def test_dear_queries_get_no_more_of_the_gateway_than_their_plugins_share(daemon: Daemon) -> None:
     passed = keep_busy(daemon, "reader", "text", 1000, 5, callers=3)
     used = overhead(daemon, "reader", "gateway")

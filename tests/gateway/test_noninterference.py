@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
@@ -28,6 +29,7 @@ def answer(data: Data, text: str, params: list[Any]) -> Any:
 
 @given(seed=st.integers(0, 2**32))
 @settings(max_examples=EXAMPLES, deadline=None, derandomize=True)
+@pytest.mark.slow
 def test_what_one_user_can_learn_does_not_depend_on_the_others_rows(twins: tuple[Data, Data], seed: int) -> None:
     both, alone = twins
     maker = Maker(seed)

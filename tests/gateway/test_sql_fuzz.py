@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -31,6 +32,7 @@ def check(compiler: Compiler, text: str) -> None:
 
 @given(seed=st.integers(0, 2**32))
 @settings(max_examples=1500, deadline=None, derandomize=True)
+@pytest.mark.slow
 def test_a_soup_of_tokens_is_refused_or_compiled(seed: int) -> None:
     rng = random.Random(seed)
     soup = " ".join(rng.choice(SOUP) for _ in range(rng.randint(1, 60)))
@@ -40,6 +42,7 @@ def test_a_soup_of_tokens_is_refused_or_compiled(seed: int) -> None:
 
 @given(seed=st.integers(0, 2**32))
 @settings(max_examples=800, deadline=None, derandomize=True)
+@pytest.mark.slow
 def test_a_good_text_with_pieces_moved_is_refused_or_compiled(seed: int) -> None:
     for backend in ("sqlite", "postgres"):
         check(Compiler(backend, TABLES), moved(random.Random(seed), Maker(seed).text()))

@@ -76,6 +76,7 @@ def test_verify_says_which_event_was_changed(folder: Path) -> None:
     assert not found["ok"] and found["finding"]["seq"] == 3
 
 
+@pytest.mark.slow
 def test_a_folder_without_a_ledger_is_said_in_one_line(tmp_path: Path) -> None:
     for verb in (["tail"], ["export"], ["verify"], ["report", "--quarter", "2026Q4"]):
         done = audit(tmp_path, *verb)
@@ -95,6 +96,7 @@ def test_export_writes_the_events_that_were_asked_for(folder: Path) -> None:
     assert audit(folder, "export", "--since", "yesterday").returncode == 2
 
 
+@pytest.mark.slow
 def test_tail_shows_the_latest_and_follows(folder: Path) -> None:
     done = audit(folder, "tail", "-n", "2")
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["9", "10"]

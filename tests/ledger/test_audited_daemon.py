@@ -179,7 +179,7 @@ class Load:
 
 
 @pytest.mark.parametrize("durability", ["strict", "group"])
-@pytest.mark.slow_after(1)
+@pytest.mark.slow
 def test_a_killed_supervisor_loses_no_event_that_it_promised(tmp_path: Path, durability: str) -> None:
     daemon = Daemon(tmp_path, config={"audit.durability": durability, "limits.cpu_percent": 100})
     family = daemon.family()
@@ -204,6 +204,7 @@ def test_a_killed_supervisor_loses_no_event_that_it_promised(tmp_path: Path, dur
         assert len(events_of(daemon)) > sum(recorded.values())
 
 
+@pytest.mark.slow
 def test_a_killed_ledger_loses_and_doubles_nothing_under_load(tmp_path: Path) -> None:
     with Daemon(tmp_path, config={"limits.cpu_percent": 100}) as daemon:
         with Load(daemon.endpoint) as load:
@@ -220,6 +221,7 @@ def test_a_killed_ledger_loses_and_doubles_nothing_under_load(tmp_path: Path) ->
         assert not [number for number in load.seen if f"t-{number}" not in recorded]
 
 
+@pytest.mark.slow
 def test_an_administrator_is_recorded_with_the_uid(tmp_path: Path) -> None:
     with Daemon(tmp_path) as daemon:
         daemon.operate("daemon.reload")

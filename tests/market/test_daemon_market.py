@@ -124,6 +124,7 @@ def test_from_submission_to_statement(daemon: Daemon, tmp_path: Path) -> None:
         assert op in actions, f"{op} was not audited"
 
 
+@pytest.mark.slow
 def test_a_shop_that_cannot_open_its_store_refuses_and_the_daemon_serves_on(tmp_path: Path) -> None:
     (tmp_path / "market.db").write_bytes(b"not a database " * 100)
     with Daemon(None, None, config={"market.url": f"sqlite:///{tmp_path}/market.db"}) as daemon:

@@ -129,7 +129,7 @@ def test_a_failing_test_says_what_was_compared(tmp_path: Path, settings: Setting
     ("import os\n    os.write(3, b'\\\\0' * 500)\n    os._exit(0)", "cannot be read"),
     ("import os\n    os.write(3, b'\\2' + bytes(7) + b'\\x09\\x92\\xa6placed\\x80')", "places were reported twice"),
 ])
-@pytest.mark.slow_after(3)
+@pytest.mark.slow_after(1)
 def test_a_test_that_kills_hangs_or_leaves_fails(tmp_path: Path, settings: Settings, body: str, says: str) -> None:
     found = judge(_bundle(tmp_path / "sums", f"{GOOD}\ndef test_evil():\n    {body}\n"), settings, seconds=2.0)
     assert not found["tests"].passed
@@ -193,6 +193,7 @@ def test_it_is_bounded_in_bytes_and_in_files():
 '''
 
 
+@pytest.mark.slow
 def test_tests_have_a_temporary_folder_and_nothing_else_that_can_be_written(tmp_path: Path, settings: Settings) -> None:
     need(probe(scratch=True).level >= "L3", "this machine makes no namespaces")
     found = judge(_bundle(tmp_path / "sums", FOLDER), settings, seconds=40.0)
@@ -200,6 +201,7 @@ def test_tests_have_a_temporary_folder_and_nothing_else_that_can_be_written(tmp_
     assert found["coverage"].passed and found["coverage"].detail["proven"] >= 12, found["coverage"]
 
 
+@pytest.mark.slow
 def test_without_an_empty_root_there_is_no_folder_and_no_machine_file_either(tmp_path: Path) -> None:
     lower = load_settings(None, {"sandbox.min_level": "L2", "sandbox.waive": ["namespaces"]})
     tests = POOR + "\ndef test_folder(tmp_path):\n    pass\n\ndef test_file():\n    open('/tmp/x', 'w')\n"
@@ -211,6 +213,7 @@ def test_without_an_empty_root_there_is_no_folder_and_no_machine_file_either(tmp
     assert "gives tests no temporary folder" in run.failures[0] and "Operation not permitted" in run.failures[1]
 
 
+@pytest.mark.slow
 def test_a_leaver_leaves_nothing_in_the_machine(tmp_path: Path, settings: Settings) -> None:
     name = f"/tmp/{uuid.uuid4()}"
     tests = f"import os\n\ndef test_it():\n    open('{name}', 'w').write('x' * 1000)\n    os._exit(0)\n"
@@ -242,17 +245,19 @@ def test_forges():
 
 
 @pytest.mark.parametrize("tests", [FORGED_FRAME, FORGED_DATA])
-@pytest.mark.slow_after(1)
+@pytest.mark.slow
 def test_a_forged_report_is_caught_by_a_line_that_does_not_run(tmp_path: Path, settings: Settings, tests: str) -> None:
     coverage = judge(_bundle(tmp_path / "sums", tests), settings)["coverage"]
     assert not coverage.passed and "the report is forged" in coverage.problems[0]
 
 
+@pytest.mark.slow
 def test_a_second_report_after_the_first_is_no_report(tmp_path: Path, settings: Settings) -> None:
     twice = FORGED_FRAME.replace("    os._exit(0)\n", "")
     assert "after the report" in run_tests(_bundle(tmp_path / "sums", twice), settings).ended
 
 
+@pytest.mark.slow
 def test_no_tests_and_tests_that_find_nothing_fail(tmp_path: Path, settings: Settings) -> None:
     found = judge(_bundle(tmp_path / "sums", "x = 1\n"), settings)
     assert found["tests"].problems == ["no test was found: name files test_*.py and functions test_*"]

@@ -249,6 +249,7 @@ def test_all():
 '''
 
 
+@pytest.mark.slow
 def test_every_kind_of_statement_can_be_proven(zygote: Zygote, request_: Request) -> None:
     run, proof = both(zygote, request_, bundle(request_, KINDS_TESTS, KINDS))
     assert (run.passed, run.failed, run.ended) == (1, 0, ""), run
@@ -453,6 +454,7 @@ def test_who_touches_the_code_for_ever_is_stopped_in_time(zygote: Zygote, reques
 
 
 @pytest.mark.parametrize("name", FORGERIES)
+@pytest.mark.slow_after(4)
 def test_the_scan_warns_of_what_a_forgery_reaches_for(name: str) -> None:
     tests, conftest = FORGERIES[name]
     files = {"tests/test_sums.py": tests.encode(), "tests/conftest.py": conftest.encode()}

@@ -45,6 +45,7 @@ def admin(daemon: Daemon, op: str, **args: Any) -> Any:
         return client.request(op, args, 90_000)
 
 
+@pytest.mark.slow
 def test_an_installation_does_not_wait_for_a_submission(daemon: Daemon, tmp_path: Path) -> None:
     folder = write_bundle(tmp_path / "sums", {"tests/test_sums.py": SPIN})
     done: list[Any] = []

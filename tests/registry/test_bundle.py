@@ -154,6 +154,7 @@ def test_a_zip_that_lies_about_its_sizes_is_refused_without_unpacking_more() -> 
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_entries_are_refused_before_they_are_parsed() -> None:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:

@@ -113,6 +113,7 @@ def test_an_admin_permission_is_approved_with_a_key_and_denied_to_its_author(she
     assert json.loads(shell("invoke", "sample", *CALL, status=1))["code"] == "PERMISSION_DENIED"
 
 
+@pytest.mark.slow
 def test_the_scaffold_passes_validate_and_test_without_a_daemon_and_its_code_runs_in_the_jail(alone: Shell) -> None:
     alone("plugin", "new", "my-plugin")
     assert "valid" in alone("plugin", "validate", "my-plugin")

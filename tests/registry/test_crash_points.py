@@ -38,7 +38,7 @@ def crash(stage: Stage, url: str, operation: str, point: str) -> int:
 @pytest.mark.parametrize(("url", "operation", "point"), [
     *(("sqlite", operation, point) for operation, points in POINTS.items() for point in points),
     *(("postgresql", operation, point) for operation, point in COMMITS)], indirect=["url"])
-@pytest.mark.slow_after(5)
+@pytest.mark.slow_after(2)
 def test_a_kill_leaves_the_old_or_the_new_state_and_the_operation_can_be_done_again(
         stage: Stage, url: str, operation: str, point: str) -> None:
     stage.install(bundle())

@@ -70,6 +70,7 @@ def test_an_installed_plugin_answers_and_answers_again_after_a_restart(daemon: D
         assert text(client) == "hello"
 
 
+@pytest.mark.slow
 def test_code_that_does_not_declare_what_its_manifest_does_or_does_not_load_is_not_installed(daemon: Daemon) -> None:
     for code, reason in (
         ("from workers import Plugin\nplugin = Plugin(id='sample', version='1.0.0', permissions=['data:read'])\n",
@@ -95,6 +96,7 @@ def test_code_that_declares_a_thousand_hooks_is_one_short_refusal(daemon: Daemon
     assert len(str(refused.value.reply)) < 2000
 
 
+@pytest.mark.slow
 def test_a_failing_canary_leaves_the_old_version_and_a_good_one_switches(daemon: Daemon) -> None:
     install(daemon)
     broken = bundle(version="1.1.0", code=(
@@ -195,7 +197,7 @@ def test_an_upgrade_under_a_thousand_calls_a_second_loses_none_and_answers_none_
 
 
 @pytest.mark.parametrize("point", ("canary-passed", "switched"))  # all of them: test_crash_points.py
-@pytest.mark.slow_after(1)
+@pytest.mark.slow
 def test_kill_9_at_any_point_of_an_upgrade_leaves_the_old_or_the_new_state(point: str) -> None:
     with Daemon(plugins=None) as daemon:
         install(daemon)
@@ -259,7 +261,7 @@ def _from_the_future(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("damage", "says"), [(_spoil, "not a database"), (_from_the_future, "version 99")])
-@pytest.mark.slow_after(1)
+@pytest.mark.slow
 def test_a_store_that_is_corrupt_or_newer_is_said_and_folder_plugins_are_still_served(damage: Any, says: str) -> None:
     with Daemon() as daemon:
         admin(daemon, "plugin.install", bundle=pack(bundle()))

@@ -83,6 +83,7 @@ def test_an_unprivileged_daemon_shares_one_uid_and_says_so(readable: Path) -> No
 
 
 @pytest.mark.parametrize("unprivileged", [False, True], ids=["root", "unprivileged"])
+@pytest.mark.slow_after(1)
 def test_a_container_without_namespaces_gets_l2_and_says_what_to_change(unprivileged: bool, readable: Path) -> None:
     need(os.geteuid() == 0, "changing the user takes root")
     _, found = doctor(*BLOCKED, NO_UNSHARE, unprivileged=unprivileged, folder=readable)
@@ -171,12 +172,14 @@ def changes(found: dict[str, Any], layer: str) -> str:
 
 
 @pytest.mark.parametrize("unprivileged", [False, True], ids=["root", "unprivileged"])
+@pytest.mark.slow_after(1)
 def test_docker_and_kubernetes_give_l2(unprivileged: bool, readable: Path) -> None:
     status, found = simulated(unprivileged, readable, contained=True, errno=DOCKER)
     assert (found["level"], status) == ("L2", 0), found
     assert state(found, "kill") == state(found, "landlock") == "active" and state(found, "namespaces") == "absent"
 
 
+@pytest.mark.slow
 def test_a_kubernetes_pod_without_a_profile_gives_what_its_user_may(readable: Path) -> None:
     _, found = simulated(False, readable, contained=True)
     assert found["level"] == "L2" and state(found, "namespaces") == "absent", found

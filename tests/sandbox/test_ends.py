@@ -71,7 +71,7 @@ def test_the_kernel_prefers_a_worker_to_its_daemon_and_no_core_is_left(user: str
 
 
 @pytest.mark.parametrize("user", ["root", "unprivileged"])
-@pytest.mark.slow_after(1)
+@pytest.mark.slow
 def test_a_daemon_that_may_leave_no_core_has_workers_that_may_leave_none(user: str, plugins: Path) -> None:
     need(os.geteuid() == 0, "changing the user takes root")
     held = int(Path("/proc/self/status").read_text().partition("CapEff:")[2].split()[0], 16)

@@ -33,6 +33,7 @@ def test_another_user_runs_this_checkout() -> None:
     assert (ROOT / "apex_exec" / "__init__.py").stat().st_nlink == 1, "the checkout itself is not changed by a link"
 
 
+@pytest.mark.slow
 def test_a_copy_that_lacks_a_part_is_a_failure_and_no_skip(
         place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(other_user, "_installed", lambda: iter(()))  # the packages are left out
@@ -44,6 +45,7 @@ def test_a_copy_that_lacks_a_part_is_a_failure_and_no_skip(
     other_user._place.cache_clear()
 
 
+@pytest.mark.slow
 def test_a_copy_in_a_folder_that_others_cannot_enter_is_a_failure(
         place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (place / "inner").mkdir(mode=0o700)
