@@ -16,12 +16,14 @@ STALE_MAX = 16
 
 
 class Timed:
-    """Something that can be woken. ``armed_ns`` is when, NEVER_NS where it is not; only Timers writes it."""
+    """Something that can be woken. ``armed_ns`` is when, NEVER_NS if it is not armed; ``entry`` is the number of its
+    one live entry in the heap. Only Timers writes them."""
 
-    __slots__ = ("armed_ns",)
+    __slots__ = ("armed_ns", "entry")
 
     def __init__(self) -> None:
         self.armed_ns = NEVER_NS
+        self.entry = 0
 
 
 class Timers:
@@ -44,21 +46,22 @@ class Timers:
         if owner.armed_ns != NEVER_NS:
             self._outdate()
         owner.armed_ns = due_ns
-        self._tie += 1
+        owner.entry = self._tie = self._tie + 1
         heapq.heappush(self._heap, (due_ns, self._tie, owner))
 
     def drop(self, owner: Timed) -> None:
         """Wakes ``owner`` no more."""
         if owner.armed_ns != NEVER_NS:
             owner.armed_ns = NEVER_NS
+            owner.entry = 0
             self._outdate()
 
     def next_ns(self) -> int | None:
         """When the first is due; None where none waits."""
         heap = self._heap
         while heap:
-            due_ns, _, owner = heap[0]
-            if owner.armed_ns == due_ns:
+            due_ns, entry, owner = heap[0]
+            if owner.entry == entry:
                 return due_ns
             heapq.heappop(heap)
             self._stale -= 1
@@ -71,6 +74,7 @@ class Timers:
             return None
         owner = heapq.heappop(self._heap)[2]
         owner.armed_ns = NEVER_NS
+        owner.entry = 0
         return owner
 
     def _outdate(self) -> None:
@@ -78,6 +82,6 @@ class Timers:
         self._stale += 1
         if self._stale <= STALE_MAX + len(self._heap) // 2:
             return
-        self._heap = [entry for entry in self._heap if entry[2].armed_ns == entry[0]]
+        self._heap = [entry for entry in self._heap if entry[2].entry == entry[1]]
         heapq.heapify(self._heap)
         self._stale = 0
