@@ -13,7 +13,7 @@ from benchmarks.lab import Lab
 TITLE = "Kinds of hooks, and dispatch"
 WIDGET = '''
 from workers import Plugin
-plugin = Plugin(id="{id}", version="1.0.0", permissions=[])
+plugin = Plugin(id="{id}", version="1.0.0", permissions=["ui:render"])
 @plugin.hook("onDashboardLoad")
 def load(params):
     return {{"customWidgets": [{{"id": "w", "component": "W", "props": {{}}}}]}}
@@ -55,7 +55,7 @@ def _dispatch(lab: Lab, count: int) -> None:
     with tempfile.TemporaryDirectory(prefix="apxp") as name:
         folder = Path(name)
         for n in range(count):
-            write_bundle(folder, f"widget-{n:02}", WIDGET.format(id=f"widget-{n:02}"), hooks=["onDashboardLoad"])
+            write_bundle(folder, f"widget-{n:02}", WIDGET.format(id=f"widget-{n:02}"), ["ui:render"], ["onDashboardLoad"])
         with serving(folder, limits__cpu_percent=100) as daemon:
             host = Host(daemon.endpoint)
 

@@ -57,13 +57,16 @@ class FakePlatform:
         names = inspect.signature(function).parameters
         arguments = {name: value for name, value in (("context", context), ("params", given)) if name in names}
         result = function(**arguments)
-        if not is_async:
-            return result
-        loop = asyncio.new_event_loop()
-        try:
-            return loop.run_until_complete(result)
-        finally:
-            loop.close()
+        if is_async:
+            loop = asyncio.new_event_loop()
+            try:
+                result = loop.run_until_complete(result)
+            finally:
+                loop.close()
+        widgets = result.get("customWidgets") if hook == "onDashboardLoad" and isinstance(result, dict) else None
+        if widgets and "ui:render" not in self.permissions:
+            raise PermissionDenied("permission_denied", "customWidgets need ui:render", method="renderWidget")
+        return result
 
     def _ask(self, _seq: int, method: str, params: dict[str, Any]) -> Any:
         self.asked.append((method, params))

@@ -32,6 +32,17 @@ class DeadlineExceeded(ApiError):
     """The invocation's time is over."""
 
 
+class InvalidOutput(ApiError):
+    """An effect or a host call's parameters hold what the protocol cannot carry; ``path`` says where. Unless a hook
+    handles it, the invocation ends as ``INVALID_OUTPUT``, as it does for such a value in a result."""
+
+    @property
+    def path(self) -> str:
+        """Where the value stands in the call's parameters, as "$.payload.when"."""
+        path, colon, _ = str(self).partition(": ")
+        return path if colon and path.startswith("$") else "$"
+
+
 class Plugin:
     """A plugin and its hooks: ``@plugin.hook("onDashboardLoad")`` registers one."""
 

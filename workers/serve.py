@@ -38,7 +38,10 @@ LEFTOVER_SECONDS_MAX = 0.01
 _encode = msgspec.msgpack.Encoder().encode
 _decode_params = msgspec.msgpack.Decoder().decode
 _API_ERRORS = {"permission_denied": sdk.PermissionDenied, "rate_limited": sdk.RateLimited,
-               "deadline_exceeded": sdk.DeadlineExceeded}
+               "deadline_exceeded": sdk.DeadlineExceeded, "invalid_output": sdk.InvalidOutput}
+_CARRIED = frozenset(("renderWidget", "emit", "call"))
+"""Methods whose parameters a host reads: they are held to the rule for results. Those of any other method are the
+gateway's, which takes a UUID or a Decimal as text."""
 
 
 class Hook:
@@ -154,6 +157,10 @@ class Worker:
             body = self._encoded(seq, value, time.thread_time_ns() - begun_ns)
         except NotAValue as error:
             body = _encode(wire.BadOutput(seq, error.path[:200], text_of(error), time.thread_time_ns() - begun_ns))
+        except sdk.InvalidOutput as error:
+            text = text_of(error).removeprefix(f"{error.path}: ")
+            body = _encode(wire.BadOutput(seq, error.path[:200], f"{error.method}: {text}",
+                                          time.thread_time_ns() - begun_ns))
         except BaseException as error:
             if issubclass(type(error), MemoryError):  # isinstance would ask the exception itself
                 self._reserve = b""
@@ -189,6 +196,17 @@ class Worker:
             if size > wire.RESULT_BYTES_MAX:
                 raise NotAValue("$", f"{size} bytes are over the limit of {wire.RESULT_BYTES_MAX}")
         return body
+
+    @staticmethod
+    def _carried(params: dict[str, Any]) -> bytes:
+        """``params`` encoded, nothing in them changed. Raises NotAValue, RecursionError."""
+        if not is_plain(params):
+            check_value(params)
+        try:
+            return _encode(params)
+        except (TypeError, ValueError, OverflowError) as error:
+            check_value(params)
+            raise NotAValue("$", text_of(error)) from None
 
     def _run(self, call: wire.Call) -> Any:
         hook = self._hooks[call.hook]
@@ -240,7 +258,9 @@ class Worker:
         self._api_id += 1
         api_id = self._api_id
         try:
-            raw = _encode(params)
+            raw = self._carried(params) if method in _CARRIED else _encode(params)
+        except NotAValue as error:
+            raise sdk.InvalidOutput("invalid_output", f"{error.path[:200]}: {text_of(error)}", method=method) from None
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise sdk.ApiError("invalid_params", text_of(error), method=method) from None
         if len(raw) > wire.API_PARAMS_BYTES_MAX:

@@ -13,6 +13,8 @@ from typing import Any
 from workers.wire import DEPTH_MAX
 
 INT_MAX = 2**53 - 1
+FORBIDDEN_KEY = "__proto__"
+"""No map may have this key: a JavaScript host cannot take it."""
 _SCALARS = frozenset((type(None), bool, int, float, str, bytes))
 
 
@@ -66,6 +68,8 @@ def check_value(value: Any, path: str = "$", depth: int = 0) -> None:
         for key, item in value.items():
             if not isinstance(key, str):
                 raise NotAValue(path, "a map key that is not a string")
+            if key == FORBIDDEN_KEY:
+                raise NotAValue(f"{path}.{key}", "no map may have this key")
             check_value(key, path, depth)
             check_value(item, f"{path}.{key[:64]}", depth + 1)
     elif not (isinstance(value, datetime) and value.tzinfo is not None):

@@ -56,6 +56,7 @@ API_CODES = {
     "not_provided": "no host provides this method now",
     "host_error": "the host's method answered with an error",
     "component_not_allowed": "the platform does not render this component",
+    "invalid_output": "an effect or a host call's parameters hold a value that the protocol cannot carry",
     "effect_limit": "more or larger effects than one invocation may have",
     "gateway_lost": "the gateway died during the call; whether it took effect is not known",
     "audit_unavailable": "the audit ledger cannot take a record, so nothing was done",

@@ -48,6 +48,8 @@ class AsyncClient:
         self._handlers: set[asyncio.Task[None]] = set()
         self._stirred = False
         self._closed = False
+        self.unmatched = 0
+        """Messages that belonged to no pending request: replies that came too late, and what was no message at all."""
         for socket in (self._socket, self._monitor):
             self._loop.add_reader(int(socket.getsockopt(zmq.FD)), self._progress)
 
@@ -174,8 +176,10 @@ class AsyncClient:
                 continue
             id_ = reply.get("id")
             future = self._pending.pop(id_, None) if isinstance(id_, int) else None
-            if future is not None and not future.done():  # else: late, of a request that was given up
+            if future is not None and not future.done():
                 future.set_result(reply)
+            else:  # late, of a request that was given up; or no message at all
+                self.unmatched += 1
 
     def _watch(self) -> None:
         while int(self._monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:

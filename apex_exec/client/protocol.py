@@ -92,14 +92,69 @@ def encode(message: Mapping[str, Any], bytes_max: int) -> bytes:
 
 
 def decode(body: bytes) -> dict[str, Any]:
-    """A reply as a map; one that is none raises InvalidRequest, for the peer does not speak this protocol."""
+    """What has arrived, as a map. Never raises, since one bad frame must not cost any other call its reply.
+
+    A body that is no message becomes an ``error`` reply with the code PROTOCOL_ERROR: to the request whose ``id`` can
+    be read from it, or to none (``id`` None).
+    """
+    message: Any = None
     try:
         message = _decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        message = None
-    if not isinstance(message, dict):
-        raise local_error(Code.PROTOCOL_ERROR, "the peer sent what is no reply; is it apex-exec?")
-    return message
+    except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
+        pass
+    if isinstance(message, dict) and isinstance(message.get("id"), int | str | None):
+        kind = message.get("type")
+        if not ((kind == "hostCall" and not _HOST_CALL_FIELDS <= message.keys())
+                or (kind == "error" and not isinstance(message.get("code"), str))):
+            return message
+    return {"type": "error", "id": _id_of(body), "code": Code.PROTOCOL_ERROR, "started": True, "retryable": False,
+            "message": "the peer sent what is no reply (is it apex-exec?); whether the request was executed is unknown"}
+
+
+_HOST_CALL_FIELDS = {"callId", "method", "plugin", "userId", "deadlineMs"}
+
+
+def _id_of(body: bytes) -> int | str | None:
+    """The ``id`` in a body that cannot be decoded as a whole. The daemon writes ``type`` and ``id`` first."""
+    try:
+        at, fields = (1, body[0] & 0x0F) if body[0] >> 4 == 8 else (3, int.from_bytes(body[1:3], "big"))
+        for _ in range(min(fields, 4)):
+            key, at = _scalar(body, at)
+            value, at = _scalar(body, at)
+            if key == "id":
+                return value
+    except (IndexError, ValueError):
+        pass
+    return None
+
+
+_SIZES = {0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8, 0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8}
+_TEXTS = {0xD9: 1, 0xDA: 2, 0xDB: 4}
+
+
+def _scalar(body: bytes, at: int) -> tuple[int | str | None, int]:
+    """The integer, text or nil at ``at``, and where the next value begins. Raises IndexError, ValueError."""
+    head, at = body[at], at + 1
+    if head == 0xC0:
+        return None, at
+    if head < 0x80 or head >= 0xE0:
+        return head if head < 0x80 else head - 256, at
+    if head in _SIZES:
+        end = at + _SIZES[head]
+        return int.from_bytes(_all_of(body, at, end), "big", signed=head >= 0xD0), end
+    if 0xA0 <= head < 0xC0:
+        size = head & 0x1F
+    elif head in _TEXTS:
+        size, at = int.from_bytes(_all_of(body, at, at + _TEXTS[head]), "big"), at + _TEXTS[head]
+    else:
+        raise ValueError("neither integer nor text")
+    return _all_of(body, at, at + size).decode(), at + size
+
+
+def _all_of(body: bytes, at: int, end: int) -> bytes:
+    if end > len(body):
+        raise IndexError("the body ends before its value")
+    return body[at:end]
 
 
 def failure(reply: dict[str, Any]) -> CallError | None:
@@ -116,6 +171,10 @@ def host_call(message: dict[str, Any]) -> HostCall:
 def host_reply(call_id: int, result: Any) -> dict[str, Any]:
     """The ``hostReply`` that gives ``result``."""
     return {"type": "hostReply", "callId": call_id, "ok": True, "result": result}
+
+
+UNSENDABLE = HostMethodError("host_error", "the host method's result cannot be sent")
+"""Told to a plugin whose host method returned what is too large or no value of the protocol."""
 
 
 def host_failure(call_id: int, error: BaseException) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from apex_exec.client import places, protocol
-from apex_exec.client.errors import ConnectionLost
+from apex_exec.client.errors import CallError, ConnectionLost
 from apex_exec.client.protocol import DEFAULT_DEADLINE_MS, GRACE_MS, REQUEST_TIMEOUT_MS, CurveKeys, HostMethod
 
 
@@ -45,6 +45,8 @@ class Client:
         self._lost: set[int] = set()
         self._methods: dict[str, HostMethod] = {}
         self._in_use = threading.Lock()
+        self.unmatched = 0
+        """Messages that belonged to no pending request: replies that came too late, and what was no message at all."""
 
     def __enter__(self) -> Client:
         return self
@@ -188,9 +190,11 @@ class Client:
                 return
             if reply.get("type") == "hostCall":
                 self._answer(reply)
-            elif reply.get("id") in self._pending:  # else: late, of a request that was given up
+            elif reply.get("id") in self._pending:
                 self._pending.discard(reply["id"])
                 self._replies[reply["id"]] = reply
+            else:  # late, of a request that was given up; or no message at all
+                self.unmatched += 1
 
     def _answer(self, message: dict[str, Any]) -> None:
         call = protocol.host_call(message)
@@ -198,7 +202,10 @@ class Client:
             answer = protocol.host_reply(call.call_id, self._methods[call.method](call))
         except Exception as error:  # the plugin must get an answer whatever the handler does
             answer = protocol.host_failure(call.call_id, error)
-        self._post(answer)
+        try:
+            self._post(answer)
+        except CallError:  # it is too large, or no value of the protocol
+            self._post(protocol.host_failure(call.call_id, protocol.UNSENDABLE))
 
     def _post(self, message: dict[str, Any]) -> None:
         """Sends what needs no reply; dropped where there is no connection."""

@@ -7,8 +7,6 @@ invocation may add to its reply is EFFECTS_BYTES_MAX in all.
 from __future__ import annotations
 
 import re
-from datetime import datetime
-from itertools import chain
 from typing import Any
 
 import msgspec
@@ -55,7 +53,7 @@ class Effects:
         try:
             check_value(raw)
         except WireError as error:
-            raise EffectRefused("invalid_params", error.message) from None
+            raise EffectRefused("invalid_output", error.message) from None
         if deeper_than(effect, DEPTH_MAX):
             raise EffectRefused("effect_limit", f"nested deeper than {DEPTH_MAX} levels")
         if len(self.items) >= EFFECTS_MAX:
@@ -72,8 +70,6 @@ def _render(request: RenderWidget, components: frozenset[str]) -> dict[str, Any]
         raise EffectRefused("invalid_params", "a component is 1-100 of letters, digits, '.', '_' and '-'")
     if components and component not in components:
         raise EffectRefused("component_not_allowed", f"the platform does not render {component}")
-    if not _is_json(request.props):
-        raise EffectRefused("invalid_params", "props hold JSON values only: no bytes, no timestamps")
     return {"kind": "render", "component": component, "props": request.props}
 
 
@@ -84,16 +80,3 @@ def _emit(plugin: str, request: Emit) -> dict[str, Any]:
         raise EffectRefused("invalid_params", "an event is named <plugin>/<name>, 100 characters at most, "
                                               "its name of letters, digits, '.', '_', ':' and '-'")
     return {"kind": "emit", "event": event, "payload": request.payload}
-
-
-def _is_json(value: Any) -> bool:
-    level = [value]
-    while level:
-        kinds = set(map(type, level))
-        if bytes in kinds or datetime in kinds:
-            return False
-        if not (list in kinds or dict in kinds):
-            return True
-        level = [*chain.from_iterable(item for item in level if type(item) is list),
-                 *chain.from_iterable(item.values() for item in level if type(item) is dict)]
-    return True

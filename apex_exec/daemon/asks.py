@@ -94,7 +94,7 @@ class Asks:
         event = self._call(spec.id, spec.limits.timeout_ms, params, now_ns)
 
         def settled(verdict: act.Verdict) -> None:
-            outcome = settle(verdict)
+            outcome = settle(verdict, rendering=supervisor.requests.rendering(verdict))
             if outcome.code:
                 answer(False, _failed(outcome.code, outcome.message, outcome.details))
             else:

@@ -75,7 +75,7 @@ class HostMethods:
         try:
             check_value(request.params)  # they came as bytes: what no host could read must not reach one
         except WireError as error:
-            answered(b"", "invalid_params", error.message)
+            answered(b"", "invalid_output", error.message.replace("$", "$.params", 1))
             return 0
         number = self._next_call
         self._next_call += 1

@@ -15,6 +15,7 @@ import msgspec
 
 from apex_exec.core import events as ev
 from apex_exec.core.actions import Verdict
+from apex_exec.core.policy import Denied, check
 from apex_exec.core.pool import MS_NS, Pool, Refusal
 from apex_exec.daemon.connections import Peer
 from apex_exec.daemon.dispatch_runs import DispatchRuns, Run
@@ -322,6 +323,16 @@ class Requests:
         spec = self._pool.spec(verdict.plugin)
         return spec.limits.memory_mb if spec is not None else 0.0
 
+    def rendering(self, verdict: Verdict) -> hooks.Rendering:
+        """What the plugin of ``verdict`` may render now: with the grants that are in force when the widgets go out."""
+        if verdict.hook != "onDashboardLoad":
+            return hooks.ANYTHING
+        spec = self._pool.spec(verdict.plugin)
+        verdict_of = Denied("ui:render", "the plugin was removed") if spec is None else (
+            check(spec, "renderWidget", None, time.time()))
+        denied = verdict_of.reason if isinstance(verdict_of, Denied) else ""
+        return hooks.Rendering(denied, self.api.components if self.api is not None else frozenset())
+
     def untold(self, verdict: Verdict) -> None:
         """A verdict whose telling failed: its request is answered INTERNAL, where it has not been answered yet."""
         self._traces.pop(verdict.call, None)
@@ -352,10 +363,12 @@ class Requests:
                     self._failed("checked result", error, verdict.plugin)
                     self.untold(verdict)
 
-            checks.submit(verdict.plugin, verdict.hook, bytes(body.result), checked, _clock_ns())
+            checks.submit(verdict.plugin, verdict.hook, bytes(body.result), self.rendering(verdict), checked,
+                          _clock_ns())
             return
         try:
-            outcome = settle(verdict, memory_mb, throttled_ns, self._memory_mb_max(verdict))
+            outcome = settle(verdict, memory_mb, throttled_ns, self._memory_mb_max(verdict),
+                             rendering=self.rendering(verdict))
         except Exception as error:  # a bug of ours at what a worker said: its caller still gets the one reply
             self._bug("a result could not be judged", error)
             outcome = Settled(Code.INTERNAL, "the daemon failed at this result; its log says how", {}, msg.Usage())

@@ -58,6 +58,7 @@ class _Job(msgspec.Struct, gc=False):
     plugin: str
     hook: str
     result: bytes
+    rendering: hooks.Rendering
     checked: Checked
 
 
@@ -76,13 +77,14 @@ class ResultChecks:
     def __len__(self) -> int:
         return self._queue.size + len(self._out)
 
-    def submit(self, plugin: str, hook: str, result: bytes, checked: Checked, now_ns: int) -> None:
+    def submit(self, plugin: str, hook: str, result: bytes, rendering: hooks.Rendering, checked: Checked,
+               now_ns: int) -> None:
         """Has ``result`` checked; ``checked`` is called once, then or later."""
         if not self.side.up:
             checked(Code.INTERNAL, "the process that checks large results is being restarted", {}, 0)
             return
         self._overhead.reading.stop(plugin, now_ns)
-        self._queue.push(plugin, _Job(plugin, hook, result, checked), now_ns)
+        self._queue.push(plugin, _Job(plugin, hook, result, rendering, checked), now_ns)
         self._hand_over(now_ns)
 
     def _hand_over(self, now_ns: int) -> None:
@@ -90,7 +92,8 @@ class ResultChecks:
             _, job = found
             number, self._next = self._next, self._next + 1
             self._out[number] = job
-            if not self.side.send(["check", number, job.hook, job.result]):
+            if not self.side.send(["check", number, job.hook, job.result, job.rendering.denied,
+                                   sorted(job.rendering.components)]):
                 self._end(number, Code.INTERNAL, "the process that checks large results is being restarted", {}, 0)
         if self.side.wants_write:
             self._side_changed(self.side)
@@ -130,10 +133,10 @@ class ResultChecks:
             job.checked(Code.INTERNAL, "the process that checks large results died", {}, 0)
 
 
-def check(hook: str, result: bytes) -> tuple[str, str, dict[str, Any]]:
-    """(code, message, details) of ``result``; the code is "" where the value rule and the hook's schema hold."""
+def check(hook: str, result: bytes, rendering: hooks.Rendering = hooks.ANYTHING) -> tuple[str, str, dict[str, Any]]:
+    """(code, message, details) of ``result``; the code is "" if value rule, schema and ``rendering`` hold."""
     try:
-        hooks.check_result(hook, result)
+        hooks.check_result(hook, result, rendering)
     except WireError as error:
         return str(error.code), error.message, error.details
     return "", "", {}
@@ -148,9 +151,9 @@ def main(link: Any, settings: dict[str, Any]) -> None:
     os.set_blocking(fd, True)
     while data := os.read(fd, RECEIVE_BYTES):
         for body in buffer.feed(data):
-            _, number, hook, result = _decode(body)
+            _, number, hook, result, denied, components = _decode(body)
             begun_ns = time.thread_time_ns()
-            code, message, details = check(hook, result)
+            code, message, details = check(hook, result, hooks.Rendering(denied, frozenset(components)))
             out = pack_frame(_encode([number, code, message, details, time.thread_time_ns() - begun_ns]))
             while out:
                 out = out[os.write(fd, out):]

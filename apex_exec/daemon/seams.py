@@ -14,6 +14,8 @@ from workers import wire as inner
 class ApiCalls(Protocol):
     """API calls of plugins, from the worker's link to the gateway or a host and back."""
 
+    components: frozenset[str]
+
     def handle(self, link: WorkerLink, message: inner.ApiCall, now_ns: int) -> None:
         """Takes one API call; its ApiReply goes out by ``WorkerTable.send``, then or later."""
 

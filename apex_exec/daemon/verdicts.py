@@ -50,9 +50,10 @@ def raised_code(message: inner.Raised, refused: Callable[[str], bool]) -> str:
 
 
 def settle(verdict: Verdict, memory_mb: float = 0.0, throttled_ns: int = 0, memory_mb_max: float = 0.0,
-           checked: tuple[str, str, dict[str, Any]] | None = None) -> Settled:
-    """What ``verdict`` comes to; a result is held to the value rule and to its hook's schema here, unless it was
-    ``checked`` elsewhere: (code, message, details), the code "" where it may be sent.
+           checked: tuple[str, str, dict[str, Any]] | None = None,
+           rendering: hooks.Rendering = hooks.ANYTHING) -> Settled:
+    """What ``verdict`` comes to; a result is held to the value rule, to its hook's schema and to ``rendering`` here,
+    unless it was ``checked`` elsewhere: (code, message, details), the code "" where it may be sent.
 
     ``memory_mb`` is the latest sample. A MemoryError that a hook raised is its own word, and marked so in the details,
     unless that sample had reached ``memory_mb_max``.
@@ -66,7 +67,7 @@ def settle(verdict: Verdict, memory_mb: float = 0.0, throttled_ns: int = 0, memo
             return Settled(*checked, usage)
         try:
             if checked is None:
-                hooks.check_result(verdict.hook, body.result)
+                hooks.check_result(verdict.hook, body.result, rendering)
         except WireError as error:
             return Settled(error.code, error.message, error.details, usage)
         return Settled(verdict.code, verdict.message, verdict.details, usage)

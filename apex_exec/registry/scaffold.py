@@ -14,7 +14,7 @@ _CODE = '''"""{name}: one widget on the dashboard."""
 
 from workers import HookContext, Plugin
 
-plugin = Plugin(id="{id}", version="0.1.0", permissions=[])
+plugin = Plugin(id="{id}", version="0.1.0", permissions=["ui:render"])
 
 
 @plugin.hook("onDashboardLoad")
@@ -71,7 +71,7 @@ def write_scaffold(parent: Path, plugin: str, author: str) -> Path:
                       hint="3 to 50 of lower-case a-z, digits and hyphens, as in custom-analytics")
     name = _name_of(plugin)
     manifest = {
-        "id": plugin, "name": name, "version": "0.1.0", "author": author, "permissions": [],
+        "id": plugin, "name": name, "version": "0.1.0", "author": author, "permissions": ["ui:render"],
         "manifest": {"entrypoint": "plugin.py", "hooks": ["onDashboardLoad"]}, "apiVersion": ">=1.0,<2",
     }
     folder = parent / plugin

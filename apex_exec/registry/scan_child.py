@@ -48,6 +48,9 @@ def _file(path: str, text: str, allowed: frozenset[str], own: frozenset[str], ap
     except (ValueError, RecursionError, MemoryError) as error:
         yield finding("scan-unfinished", path, 0, f"the parser gave up: {type(error).__name__}")
         return
+    api.renders = api.renders or any(
+        (isinstance(node, ast.Constant) and node.value == "customWidgets")
+        or (isinstance(node, ast.keyword) and node.arg == "customWidgets") for node in ast.walk(tree))
     try:
         yield from FileScan(path, tree, allowed, own, api, is_test=path.startswith("tests/")).run()
     except (RecursionError, MemoryError) as error:
@@ -61,6 +64,8 @@ def _permissions(request: Request, api: ApiUse) -> Iterator[Finding]:
         if permission not in request.permissions:
             yield finding("undeclared-permission", path, line, f"context.api.{call} needs {permission}")
     for permission in request.permissions:
+        if permission == "ui:render" and api.renders:
+            continue  # widgets in a result are rendered too
         if permission not in api.needed and not api.opaque:
             yield finding("unused-permission", "manifest.json", 0, f"{permission} is declared and no call uses it")
     for name, permission, items in (("network.allow", "network:fetch", request.network),

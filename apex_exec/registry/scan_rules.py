@@ -73,11 +73,13 @@ ADMIN_PREFIXES = (("admin.users.", "admin:users"), ("admin.billing.", "admin:bil
 
 
 class ApiUse:
-    """Which permissions the API calls seen so far need, and whether some could not be told."""
+    """Which permissions the API calls seen so far need, and whether some could not be told. ``renders``: results may
+    hold widgets."""
 
     def __init__(self) -> None:
         self.needed: dict[str, tuple[str, int, str]] = {}
         self.opaque = False
+        self.renders = False
 
     def needs(self, permission: str, path: str, line: int, call: str) -> None:
         """Remembers the first place."""

@@ -96,14 +96,41 @@ def check_payload(hook: str, payload: bytes, user_id: str) -> None:
         raise WireError(Code.INVALID_INPUT, "payload.userId is not the caller", {"path": "$.payload.userId"})
 
 
-def check_result(hook: str, result: bytes) -> None:
-    """Raises INVALID_OUTPUT with ``details.path`` where ``result`` breaks the value rule or the hook's schema."""
+class Rendering(Struct, frozen=True):
+    """What a plugin may render: ``denied`` says why it may render nothing ("" if it may), and ``components`` are those
+    that the platform renders (empty: any)."""
+
+    denied: str = ""
+    components: frozenset[str] = frozenset()
+
+
+ANYTHING = Rendering()
+
+
+def check_result(hook: str, result: bytes, rendering: Rendering = ANYTHING) -> None:
+    """Raises INVALID_OUTPUT with ``details.path`` if ``result`` breaks the value rule or the hook's schema, or holds a
+    widget whose component is not rendered; PERMISSION_DENIED if it holds widgets of a plugin that may not render."""
     value = check_value(result)
     try:
-        msgspec.convert(value, RESULT_TYPES[hook])
+        found: Any = msgspec.convert(value, RESULT_TYPES[hook])
     except msgspec.ValidationError as error:
         text, _, path = str(error).partition(" - at ")
         raise WireError(Code.INVALID_OUTPUT, f"result: {text}", {"path": path.strip("`") or "$"}) from None
+    if hook == "onDashboardLoad" and found.custom_widgets:
+        _check_widgets(found.custom_widgets, rendering)
+
+
+def _check_widgets(widgets: list[Widget], rendering: Rendering) -> None:
+    """A widget in a result is rendered as one of ``renderWidget`` is, so that the same rules bind it."""
+    if rendering.denied:
+        raise WireError(Code.PERMISSION_DENIED, f"customWidgets: {rendering.denied}", {"method": "renderWidget"})
+    if not rendering.components:
+        return
+    for index, widget in enumerate(widgets):
+        if widget.component not in rendering.components:
+            path = f"$.customWidgets[{index}].component"
+            raise WireError(Code.INVALID_OUTPUT, f"{path}: the platform does not render {widget.component[:64]!r}",
+                            {"path": path})
 
 
 class _DashboardParts(Struct, rename="camel"):

@@ -31,6 +31,10 @@ COUNTED_AT_ONCE, COUNTED_ROUNDS = 16_384, 16
 """Values that are looked at to count the containers among them; beyond, every byte that might be one counts as one."""
 LARGE_BYTES = 65_536
 """Smaller ones cannot have more lists and maps than that, and are not counted."""
+FORBIDDEN_KEY = "__proto__"
+"""A key that no map may have. JavaScript hosts assign keys to objects, and this one would replace the object's
+prototype, so their MessagePack libraries throw or rename it. Every other key arrives as it is."""
+_FORBIDDEN_BYTES = FORBIDDEN_KEY.encode()
 INT_MAX = 2**53 - 1
 """Largest integer that a JavaScript number holds exactly; the smallest is its negative."""
 
@@ -174,7 +178,7 @@ def check_value(raw: bytes) -> Any:
     if large and costly(bytes(raw)):  # it may be a msgspec.Raw
         raise WireError(Code.INVALID_OUTPUT, f"more than {CONTAINERS_MAX} lists and maps", {"path": "$"})
     try:
-        if not large:
+        if not large and _FORBIDDEN_BYTES not in bytes(raw):
             return _decode_fast(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass  # below it is either accepted or the place is named
@@ -196,7 +200,7 @@ def _is_well(level: list[Any]) -> bool:
         inside: list[Any] = list(chain.from_iterable(lists))
         if len(lists) < len(level):
             maps = [item for item in level if type(item) is dict]
-            if set(map(type, chain.from_iterable(maps))) - {str}:
+            if set(map(type, chain.from_iterable(maps))) - {str} or any(FORBIDDEN_KEY in item for item in maps):
                 return False
             inside += chain.from_iterable(map(dict.values, maps))
         members += len(inside)
@@ -260,6 +264,8 @@ def _check(root: list[Any]) -> None:
                 if set(map(type, inside)) - {str}:
                     path = at.above.path(at.key) if at.above is not None else "$"
                     raise WireError(Code.INVALID_OUTPUT, f"{path}: a key is no string", {"path": path})
+                if FORBIDDEN_KEY in inside:
+                    raise _refused(at, FORBIDDEN_KEY, "no map may have this key")
                 members: Any = inside.values()
             else:
                 members = inside

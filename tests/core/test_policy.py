@@ -90,10 +90,11 @@ def nested(levels: int) -> object:
 @pytest.mark.parametrize(("request_", "code"), [
     (api.Emit("x" * 96), "invalid_params"), (api.Emit("other/x"), "invalid_params"), (api.Emit(""), "invalid_params"),
     (api.Emit("a b"), "invalid_params"), (api.Emit("é"), "invalid_params"), (api.Emit("a\n"), "invalid_params"),
-    (api.Emit("x", 2**53), "invalid_params"), (api.Emit("x", float("nan")), "invalid_params"),
-    (api.Emit("x", {"a": [nested(32)]}), "effect_limit"), (api.Emit("x", nested(70)), "invalid_params"),
+    (api.Emit("x", 2**53), "invalid_output"), (api.Emit("x", float("nan")), "invalid_output"),
+    (api.Emit("x", {"__proto__": 1}), "invalid_output"),
+    (api.Emit("x", {"a": [nested(32)]}), "effect_limit"), (api.Emit("x", nested(70)), "invalid_output"),
     (api.Emit("x", "y" * EFFECTS_BYTES_MAX), "effect_limit"), (api.RenderWidget("<b>"), "invalid_params"),
-    (api.RenderWidget("C" * 101), "invalid_params"), (api.RenderWidget("C", {"a": b""}), "invalid_params"),
+    (api.RenderWidget("C" * 101), "invalid_params"), (api.RenderWidget("C", {"a": {"__proto__": 1}}), "invalid_output"),
     (api.RenderWidget("Other"), "component_not_allowed"),
 ])
 def test_an_effect_that_breaks_a_rule_is_refused_and_changes_nothing(request_: api.Emit, code: str) -> None:

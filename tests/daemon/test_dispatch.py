@@ -81,7 +81,7 @@ def test_a_hanging_plugin_at_the_head_leaves_the_others_their_answers(tmp_path: 
     hooks = ("onDataFetch", "onDashboardLoad")
     write_plugin(tmp_path, "aaa-hangs", HANG, hooks, priority=0)
     for id_ in ("bbb", "ccc"):
-        write_plugin(tmp_path, id_, GOOD, hooks)
+        write_plugin(tmp_path, id_, GOOD, hooks, ("ui:render",))
     with Daemon(plugins=tmp_path) as daemon, Host(daemon.endpoint) as host:
         for id_ in ("bbb", "ccc"):  # warm: whether a cold start fits into what is left is not the question
             host.ask({"type": "invoke", "plugin": id_, "action": "onDataFetch", "userId": USER,

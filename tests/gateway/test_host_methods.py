@@ -82,7 +82,7 @@ def test_parameters_that_no_host_could_read_reach_none(params: bytes) -> None:
     hosts.table.provide(Peer(b"1", 1), ["admin.users.list"])
     method = HostMethod("admin.users.list", msgspec.Raw(params))
     assert hosts.table.call(method, "p", A, 100, lambda *answer: hosts.answers.append(answer)) == 0
-    assert hosts.sent == [] and hosts.answers[0][1] == "invalid_params"
+    assert hosts.sent == [] and hosts.answers[0][1] == "invalid_output"
 
 
 @pytest.mark.parametrize("name", ["x", "admin.", "admin.users.", "admin.users", "query", "a" * 101,

@@ -59,13 +59,13 @@ def on_auth_success(context, params):
 
 
 '''
-DICT_FORM = '''plugin = {{"id": "{id}", "version": "1.0.0", "permissions": [], "hooks": {{
+DICT_FORM = '''plugin = {{"id": "{id}", "version": "1.0.0", "permissions": ["ui:render"], "hooks": {{
     "onDashboardLoad": on_dashboard_load, "onDataFetch": on_data_fetch, "onActionExecute": on_action_execute,
     "onAuthSuccess": on_auth_success}}}}
 '''
 OBJECT_FORM = '''from workers import Plugin
 
-plugin = Plugin(id="{id}", version="1.0.0")
+plugin = Plugin(id="{id}", version="1.0.0", permissions=["ui:render"])
 plugin.hook("onDashboardLoad")(on_dashboard_load)
 plugin.hook("onDataFetch")(on_data_fetch)
 plugin.hook("onActionExecute")(on_action_execute)
@@ -77,7 +77,7 @@ def write(folder: Path, name: str, source: str, hooks: list[str], **extra: Any) 
     """One bundle in ``folder``."""
     bundle = folder / name
     bundle.mkdir(parents=True)
-    manifest = {"id": name, "name": name, "version": "1.0.0", "author": "tests", "permissions": [],
+    manifest = {"id": name, "name": name, "version": "1.0.0", "author": "tests", "permissions": ["ui:render"],
                 "manifest": {"entrypoint": "plugin.py", "hooks": hooks}, **extra}
     (bundle / "manifest.json").write_text(json.dumps(manifest))
     (bundle / "plugin.py").write_text(source)
@@ -90,8 +90,8 @@ def write_all(folder: Path) -> Path:
         form = DICT_FORM if letter in "ab" else OBJECT_FORM
         write(folder, f"echo-{letter}", source + form.format(id=f"echo-{letter}"), HOOKS)
     write(folder, "boss", BODY.format(kind="") + DICT_FORM.format(id="boss").replace(
-        '"permissions": []', '"permissions": ["admin:users", "network:fetch"]'), HOOKS,
-        permissions=["admin:users", "network:fetch"], network={"allow": ["api.example.com"]},
+        '"permissions": ["ui:render"]', '"permissions": ["admin:users", "network:fetch", "ui:render"]'), HOOKS,
+        permissions=["admin:users", "network:fetch", "ui:render"], network={"allow": ["api.example.com"]},
         limits={"networkPerMinute": 0})
     write(folder, "unloadable", "raise RuntimeError('not today')\n", ["onAuthSuccess"])
     return folder

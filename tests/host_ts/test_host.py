@@ -19,6 +19,7 @@ from apex_exec.errors import Code
 from tests.client.test_connections import Place, folder, provided_across_restarts
 from tests.host_ts.conftest import COMPILED, HOST_TS, PATIENT, Scenario
 from tests.support.daemon import Daemon
+from tests.support.hostile_peer import HostilePeer
 
 __all__ = ["folder"]
 EXAMPLES = HOST_TS.parent / "plugins"
@@ -63,7 +64,7 @@ def test_a_host_registers_administers_and_provides(scenario: Scenario, plugins: 
         (bundle / "plugin.py").rename(bundle / f"index.{kind}")
         (bundle / "manifest.json").write_text(json.dumps(registration).replace("index.py", f"index.{kind}"))
     (tmp_path / "policy.toml").write_text(
-        'allow = ["data:read", "ui:render"]\n[plugin.boss]\nallow = ["admin:users", "network:fetch"]\n')
+        'allow = ["data:read", "ui:render"]\n[plugin.boss]\nallow = ["admin:users", "network:fetch", "ui:render"]\n')
     config = {"breaker.backoff_min_seconds": 0.001, "breaker.backoff_max_seconds": 0.01, "limits.cpu_percent": 100,
               "security.policy_file": str(tmp_path / "policy.toml"), "fetch.allow": ["api.example.com"]}
     with Daemon(plugins=plugins, config=config) as daemon:
@@ -164,3 +165,11 @@ def test_the_example_host_runs_as_its_readme_says(scenario: Scenario) -> None:
                                    daemon.endpoint], capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done.stderr
     assert "cancelled after 100 ms" in done.stdout and "failed: [ 'liar INVALID_OUTPUT' ]" in done.stdout
+
+
+def test_no_frame_however_wrong_ends_the_clients_receive_loop(scenario: Scenario) -> None:
+    with tempfile.TemporaryDirectory(prefix="apx") as folder, HostilePeer(f"ipc://{folder}/s"):
+        seen = scenario("bad_frames", f"ipc://{folder}/s")
+    assert seen["outcomes"][1::2] == list(range(2, 61, 2))
+    assert set(seen["outcomes"][::2]) <= {"PROTOCOL_ERROR", "read"}
+    assert seen["outcomes"].count("PROTOCOL_ERROR") >= 15 and seen["unmatched"] >= 30

@@ -27,7 +27,7 @@ def on_dashboard_load(context: HookContext, params: dict) -> dict:
 
 def manifest(**changes: Any) -> dict[str, Any]:
     made: dict[str, Any] = {
-        "id": "sample", "name": "Sample", "version": "1.0.0", "author": "ACME Corp", "permissions": [],
+        "id": "sample", "name": "Sample", "version": "1.0.0", "author": "ACME Corp", "permissions": ["ui:render"],
         "manifest": {"entrypoint": "plugin.py", "hooks": ["onDashboardLoad"]},
     }
     made.update(changes)

@@ -76,6 +76,8 @@ export class ApexClient {
   private sending = false;
   private closed = false;
   private nextId = 1;
+  /** Messages that belonged to no pending request: replies that came too late, and what was no message at all. */
+  unmatched = 0;
 
   constructor(readonly endpoint: string, options: ClientOptions = {}) {
     this.maxMessageBytes = options.maxMessageBytes ?? MAX_MESSAGE_BYTES;
@@ -226,21 +228,41 @@ export class ApexClient {
 
   // ------------------------------------------------------------------ receiving
   private async receive(): Promise<void> {
-    try {
-      for await (const frames of this.socket) this.take(frames[frames.length - 1]!);
-    } catch (error) {
-      if (!this.closed) throw error;
+    while (!this.closed && !this.socket.closed) {
+      try {
+        for await (const frames of this.socket) this.take(frames[frames.length - 1]!);
+      } catch {  // the socket was closed, or a message could not be taken: neither may cost other calls their replies
+        if (!this.closed) this.unmatched += 1;
+      }
     }
   }
 
+  /** One message. One that is none fails the call whose id can be read from it, and no other. */
   private take(body: Uint8Array): void {
-    const reply = decode(body) as Reply;
+    let reply: Reply;
+    try {
+      reply = decode(body) as Reply;
+      if (typeof reply !== "object" || reply === null) throw new TypeError("not a map");
+    } catch (error) {
+      const undecodable = idOf(body);
+      const waiting = undecodable === undefined ? undefined : this.settle(undecodable);
+      if (waiting === undefined) this.unmatched += 1;
+      else {
+        waiting.reject(errorOf({
+          code: "PROTOCOL_ERROR", message: `the reply cannot be read: ${String(error)}`, started: true, retryable: false,
+        }));
+      }
+      return;
+    }
     if (reply.type === "hostCall") {
       void this.answer(reply as unknown as HostCall);
       return;
     }
     const pending = reply.id == null ? undefined : this.settle(reply.id);
-    if (pending === undefined) return;  // late, of a request that was given up
+    if (pending === undefined) {  // late, of a request that was given up
+      this.unmatched += 1;
+      return;
+    }
     if (reply.type === "error") pending.reject(errorOf(reply as unknown as ErrorBody));
     else pending.resolve(reply);
   }
@@ -296,4 +318,36 @@ export class ApexClient {
       this.post({ ...head, ok: false, error: { code: told.code, message: told.message } });
     }
   }
+}
+
+/** The `id` of a message that cannot be decoded as a whole. The daemon writes `type` and `id` first. */
+function idOf(body: Uint8Array): Id | undefined {
+  let at = 0;
+  const scalar = (): Id | null => {  // throws at what is neither integer, text nor nil, and at the body's end
+    const head = body[at++]!;
+    if (head === 0xc0) return null;
+    if (head < 0x80) return head;
+    const width = ({ 0xcc: 1, 0xcd: 2, 0xce: 4, 0xcf: 8, 0xd9: 1, 0xda: 2, 0xdb: 4 } as Record<number, number>)[head] ?? 0;
+    const isText = head >= 0xd9 || (head >= 0xa0 && head < 0xc0);
+    if ((!width && !isText) || at + width > body.length) throw new RangeError("no scalar");
+    let number = width ? 0 : head & 0x1f;
+    for (let end = at + width; at < end; at++) number = number * 256 + body[at]!;
+    if (!isText) return number;
+    if (at + number > body.length) throw new RangeError("the body ends before its value");
+    at += number;
+    return new TextDecoder("utf-8", { fatal: true }).decode(body.subarray(at - number, at));
+  };
+  try {
+    const head = body[at++]!;
+    const fields = head >> 4 === 8 ? head & 0x0f : 4;
+    if (head >> 4 !== 8) at += 2;
+    for (let field = 0; field < Math.min(fields, 4); field++) {
+      const key = scalar();
+      const value = scalar();
+      if (key === "id") return value ?? undefined;
+    }
+  } catch {
+    return undefined;
+  }
+  return undefined;
 }
