@@ -62,8 +62,15 @@ invocation's end. A record costs the ledger a third of a kilobyte, and a refusal
 LARGE_EFFECT_BYTES = 65_536
 LARGE_EFFECT_VALUES = 1000
 """An effect over so many bytes has no more values than that: it is looked through in the loop."""
-MARGIN_NS = 20 * MS_NS
-"""The gateway's time ends so long before the invocation's, so that the hook can still say something about it."""
+MARGIN_NS = 150 * MS_NS
+"""The gateway's and a host's time ends so long before the invocation's (a fifth of it at most): to stop a query takes
+round trips, and the hook can still say something about it."""
+LAST_WORD_NS = MARGIN_NS // 2
+"""Whoever has not answered so long before the invocation's end (a tenth of it at most) is answered for: a gateway or a
+host that hangs must not end the worker, and the hook can still say something about it."""
+NEVER_NS = 1 << 62
+WRITES = frozenset(("insert", "update", "delete"))
+"""Their record comes with the write itself, by way of the outbox."""
 EVENTS = {"query": "data.access", "insert": "data.modification", "update": "data.modification",
           "delete": "data.deletion"}
 """Event types of the methods that have their own; the others' is ``plugin.api``."""
@@ -72,12 +79,13 @@ EVENTS = {"query": "data.access", "insert": "data.modification", "update": "data
 class _Running:
     """The API calls of one invocation."""
 
-    __slots__ = ("bytes", "calls", "containers", "effect_bytes", "effects", "open", "plugin",
+    __slots__ = ("bytes", "calls", "containers", "effect_bytes", "effects", "last_word_ns", "open", "plugin",
                  "refusals", "refused", "unrecorded", "user_id")
 
-    def __init__(self, plugin: str, user_id: str) -> None:
+    def __init__(self, plugin: str, user_id: str, begun_ns: int, deadline_ns: int) -> None:
         self.plugin = plugin
         self.user_id = user_id
+        self.last_word_ns = deadline_ns - min(LAST_WORD_NS, max(0, deadline_ns - begun_ns) // 10)
         self.refusals: dict[str, int] = {}  # by method
         self.unrecorded: dict[str, Counter[str]] = {}  # by method and code: those that have no record of their own
         self.effects = Effects()
@@ -91,7 +99,7 @@ class _Running:
 
 class _Asked(msgspec.Struct, gc=False):
     """One API call without its answer. ``number`` is ours, ``api_id`` the worker's; ``host_call`` where it is out at
-    a host."""
+    a host; ``is_over`` where the invocation has ended, and only the record of a write is open."""
 
     number: int
     api_id: int
@@ -103,6 +111,7 @@ class _Asked(msgspec.Struct, gc=False):
     action: str
     begun_ns: int
     host_call: int = 0
+    is_over: bool = False
 
 
 class ApiCalls:
@@ -129,6 +138,8 @@ class ApiCalls:
         self._asked: dict[int, _Asked] = {}
         self._next_number = 1
         self._windows: dict[str, SlidingWindow] = {}
+        self.due_ns = NEVER_NS
+        """When ``expire`` wants to be called next."""
 
     def use(self, side: SideProcess) -> None:
         """The gateway process, once it is made."""
@@ -153,7 +164,8 @@ class ApiCalls:
             return
         running = self._running.get(call)
         if running is None:
-            running = self._running[call] = _Running(request.plugin, request.user_id)
+            running = self._running[call] = _Running(request.plugin, request.user_id, now_ns,
+                                                         request.deadline_ns)
         running.calls += 1
         running.bytes += len(message.params)
         if running.calls > CALLS_ABUSE or message.api_id in running.open:
@@ -253,8 +265,7 @@ class ApiCalls:
             self._refuse(asked, "rate_limited", "too many requests a minute", retry_ms, event="security.rate_limit",
                          result="denied")
             return
-        left_ns = deadline_ns - asked.begun_ns
-        due_ns = deadline_ns - min(MARGIN_NS, left_ns // 10)
+        due_ns = asked.begun_ns + self._time_of(asked, deadline_ns)
         sent = self._tell(["call", asked.number, asked.method, asked.plugin, asked.user_id, spec.tables,
                            spec.network_allow, due_ns, bytes(message.params), spec.limits.cpu_percent / 100])
         if sent:
@@ -262,6 +273,24 @@ class ApiCalls:
         else:
             code = "fetch_failed" if asked.method == "fetch" else "data_unavailable"
             self._refuse(asked, code, "the gateway is being started")
+
+    def _time_of(self, asked: _Asked, deadline_ns: int) -> int:
+        """The nanoseconds that whoever serves the call may take; from now on it is looked at whether it has."""
+        left_ns = deadline_ns - asked.begun_ns
+        self.due_ns = min(self.due_ns, self._running[asked.call].last_word_ns)
+        return left_ns - min(MARGIN_NS, left_ns // 5)
+
+    def expire(self, now_ns: int) -> None:
+        """Answers calls that a gateway or a host has not answered in time. Called once ``due_ns`` has come."""
+        self.due_ns = NEVER_NS
+        for running in list(self._running.values()):
+            if not running.open:
+                continue
+            if now_ns < running.last_word_ns:
+                self.due_ns = min(self.due_ns, running.last_word_ns)
+                continue
+            for asked in list(running.open.values()):
+                self._abandon(asked, "deadline_exceeded", "no answer in time; whether it took effect is not known")
 
     def _rate(self, asked: _Asked, spec: PluginSpec) -> int:
         """Counts one request of the plugin; milliseconds to wait where it may not be made."""
@@ -283,7 +312,7 @@ class ApiCalls:
                 self._done(asked, result, {})
 
         asked.host_call = self._hosts.call(request, asked.plugin, asked.user_id,
-                                           (deadline_ns - asked.begun_ns) // MS_NS, answered)
+                                           self._time_of(asked, deadline_ns) // MS_NS, answered)
 
     # ------------------------------------------------------------------ answers
     def _done(self, asked: _Asked, value: bytes, facts: dict[str, Any], *, recorded: bool = False) -> None:
@@ -291,8 +320,9 @@ class ApiCalls:
         running = self._running.get(asked.call)
         if running is not None:
             running.bytes += len(value)
-            if running.bytes > BYTES_MAX:
-                self._refuse(asked, "too_large", f"the results of one invocation have at most {BYTES_MAX} bytes")
+            if running.bytes > BYTES_MAX and not recorded:  # a write is done: its answer says so, and it is small
+                self._refuse(asked, "too_large", f"the results of one invocation have at most {BYTES_MAX} bytes; "
+                                                "the call was made")
                 return
         self._close(asked, "ok")
         if not recorded:
@@ -370,8 +400,11 @@ class ApiCalls:
         asked = self._asked.get(message[1])
         if asked is None:
             return  # cancelled meanwhile
+        if asked.is_over:
+            self._ended_late(asked, message)
+            return
         if word == "done":
-            self._done(asked, message[2], message[3], recorded=asked.method in ("insert", "update", "delete"))
+            self._done(asked, message[2], message[3], recorded=asked.method in WRITES)
         elif word == "failed":
             _, _, code, text, retry_after_ms = message
             if code == "rate_limited":
@@ -382,6 +415,12 @@ class ApiCalls:
                 self._refuse(asked, code, text)
         elif word == "hop":
             self._tell(["pass", asked.number, self._rate(asked, self._spec(asked))])
+
+    def _ended_late(self, asked: _Asked, message: list[Any]) -> None:
+        """A write whose invocation had ended before: one that was committed has its record already."""
+        self._asked.pop(asked.number, None)
+        if message[0] == "failed":
+            self._record(asked, EVENTS[asked.method], "failure", {"code": message[2]})
 
     def _outgoing(self, record_id: str, timestamp_ns: int, event_type: str, user_id: str, plugin: str, action: str,
                   metadata: dict[str, Any]) -> None:
@@ -405,6 +444,9 @@ class ApiCalls:
         """The gateway died: nobody will answer what it was asked."""
         self._metrics.health["gateway"] = "the gateway process died and is being restarted"
         for asked in list(self._asked.values()):
+            if asked.is_over:
+                self._ended_late(asked, ["failed", asked.number, "gateway_lost"])
+                continue
             self._refuse(asked, "gateway_lost", "the gateway died during the call; it may have taken effect")
 
     # ------------------------------------------------------------------ the invocation's end
@@ -435,11 +477,21 @@ class ApiCalls:
                 self._audit.event("access.denied", running.user_id, running.plugin, method, "denied",
                                   {"count": codes.total(), "codes": dict(codes)})
         for asked in list(running.open.values()):
-            if asked.host_call:
-                self._hosts.forget(asked.host_call)
-            elif asked.number in self._asked:
-                self._tell(["cancel", asked.number])
-            self._refuse(asked, "cancelled", "the invocation has ended")
+            self._abandon(asked, "cancelled", "the invocation has ended")
+
+    def _abandon(self, asked: _Asked, code: str, message: str) -> None:
+        """Answers a call that is out, and has whoever serves it stop."""
+        if asked.host_call:
+            self._hosts.forget(asked.host_call)
+        elif asked.number in self._asked and self._tell(["cancel", asked.number]) and asked.method in WRITES:
+            asked.is_over = True  # whether it was committed is the gateway's to say
+            running = self._running.get(asked.call)
+            if running is not None:
+                running.open.pop(asked.api_id, None)
+                running.refused.add(code)
+            self._answer(asked.link, asked.api_id, code, message)
+            return
+        self._refuse(asked, code, message)
 
     # ------------------------------------------------------------------ hosts
     def provide(self, peer: Peer, methods: list[str]) -> list[str]:

@@ -15,6 +15,7 @@ class ApiCalls(Protocol):
     """API calls of plugins, from the worker's link to the gateway or a host and back."""
 
     components: frozenset[str]
+    due_ns: int
 
     def handle(self, link: WorkerLink, message: inner.ApiCall, now_ns: int) -> None:
         """Takes one API call; its ApiReply goes out by ``WorkerTable.send``, then or later."""
@@ -24,6 +25,9 @@ class ApiCalls(Protocol):
 
     def effects(self, call: int) -> list[Any]:
         """What the invocation asked the platform to do, in order; forgotten afterwards."""
+
+    def expire(self, now_ns: int) -> None:
+        """Answers calls that nobody has answered in time; once ``due_ns`` has come."""
 
     def invocation_ended(self, call: int) -> None:
         """The invocation has its verdict: what is in flight for it is cancelled."""

@@ -280,6 +280,12 @@ class Supervisor:
             peers.flush()  # before the rest: a host waits for this, nobody for that
         except Exception as error:
             guard.failed("hosts", error)
+        api = workers.api
+        if api is not None and now_ns >= api.due_ns:
+            try:
+                api.expire(now_ns)
+            except Exception as error:
+                guard.failed("API calls that nobody answered", error)
         for callback in self.turns:
             try:
                 if callback(now_ns):
@@ -302,6 +308,8 @@ class Supervisor:
         due_ns = wake_ns if wake_ns is not None else now_ns + FAR_NS
         if audit is not None and audit.due_ns < due_ns:
             due_ns = audit.due_ns
+        if api is not None and api.due_ns < due_ns:
+            due_ns = api.due_ns
         if workers.reading.size and (read_ns := workers.next_read_ns(now_ns)) is not None and read_ns < due_ns:
             due_ns = read_ns
         return min(due_ns, self._governor_due_ns) if self.governing is not None else due_ns

@@ -12,7 +12,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from typing import Any
 from weakref import WeakSet
 
@@ -32,7 +32,7 @@ from apex_exec.gateway.writes import ROWS_CHANGED_MAX, Write
 logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # every failed attempt of a database that is down is a line
 
 CONNECTIONS_MAX = 8
-CONNECT_SECONDS = 5
+CONNECT_SECONDS = 2
 OWN_SECONDS = 10.0
 """Time of the outbox's own statements."""
 
@@ -40,7 +40,15 @@ CREATE_OUTBOX = (f"CREATE TABLE IF NOT EXISTS {OUTBOX} (id text PRIMARY KEY, ori
                  "record text NOT NULL, at timestamptz NOT NULL DEFAULT now())")
 _BEGIN = {True: "BEGIN READ ONLY", False: "BEGIN"}
 _SETTINGS = ("SELECT set_config('statement_timeout', $1, true), set_config('lock_timeout', $1, true), "
-             "set_config('request.jwt.claims', $2, true)")
+             "set_config('request.jwt.claims', $2, true), set_config('TimeZone', 'UTC', true), "
+             "set_config('standard_conforming_strings', 'on', true)")
+"""For this transaction only: behind a pooler in transaction mode the next one may be somebody else's. Where a database
+has standard_conforming_strings off, the backslash in our ESCAPE would make its quote a part of the text, and the next
+literal, the plugin's, a part of the statement."""
+MARGIN_MS = 30
+"""The server ends a statement so long before the call ends: to cancel it from here takes round trips of its own."""
+DOWN_SECONDS = 1.0
+"""A database to which no connection can be had is not tried again for so long; meanwhile every call fails at once."""
 
 
 class Postgres:
@@ -53,9 +61,12 @@ class Postgres:
         self._origin = origin
         self._pool = AsyncConnectionPool(
             f"{scheme.partition('+')[0]}://{rest}", min_size=0, max_size=CONNECTIONS_MAX, open=False,
-            timeout=CONNECT_SECONDS, configure=_configure,
+            timeout=CONNECT_SECONDS,
+            # No prepared statements: behind a pooler a name may be unknown, or mean another text.
             kwargs={"autocommit": True, "cursor_factory": AsyncRawCursor, "connect_timeout": CONNECT_SECONDS,
-                    "application_name": "apex-exec"})
+                    "application_name": "apex-exec", "prepare_threshold": None})
+        self._down_until = 0.0
+        self._in_use = 0
         self._opened = False
         self._checked: WeakSet[AsyncConnection[Any]] = WeakSet()
         self._has_outbox = False
@@ -67,11 +78,16 @@ class Postgres:
         if not self._opened:
             self._opened = True
             await self._pool.open(wait=False)
+        if time.monotonic() < self._down_until:
+            raise ApiFailure("data_unavailable", "the platform's database cannot be reached")
+        left_seconds = max(0.0, (due_ns - time.monotonic_ns()) / 1e9)
         try:
-            async with asyncio.timeout(max(0.0, (due_ns - time.monotonic_ns()) / 1e9)):
-                async with self._pool.connection() as connection:
+            async with asyncio.timeout(left_seconds):
+                # One that is in use comes back by its call's deadline; whether one can be made is known sooner.
+                waits = left_seconds if self._in_use else min(left_seconds, CONNECT_SECONDS)
+                async with self._pool.connection(timeout=waits) as connection, self._counted():
                     await self._check_role(connection)
-                    left_ms = max(1, (due_ns - time.monotonic_ns()) // 1_000_000)
+                    left_ms = max(1, (due_ns - time.monotonic_ns()) // 1_000_000 - MARGIN_MS)
                     claims = json.dumps({"sub": user_id, "role": "authenticated"})
                     try:
                         async with connection.pipeline():  # one round trip for both
@@ -85,9 +101,20 @@ class Postgres:
         except TimeoutError:
             raise ApiFailure("deadline_exceeded", "the invocation's time ended in the database") from None
         except PoolTimeout:
+            if not self._in_use:
+                self._down_until = time.monotonic() + DOWN_SECONDS
             raise ApiFailure("data_unavailable", "no connection to the platform's database") from None
         except psycopg.Error as error:
             raise _failure(error) from None
+
+    @contextlib.asynccontextmanager
+    async def _counted(self) -> AsyncIterator[None]:
+        self._in_use += 1
+        self._down_until = 0.0
+        try:
+            yield
+        finally:
+            self._in_use -= 1
 
     async def _check_role(self, connection: AsyncConnection[Any]) -> None:
         if connection in self._checked:
@@ -129,11 +156,14 @@ class Postgres:
             if count > ROWS_CHANGED_MAX:
                 raise ApiFailure("row_limit", f"one call changes at most {ROWS_CHANGED_MAX} rows; nothing was changed")
             record.row_count = count
-            async with connection.pipeline():
-                await connection.execute(f"INSERT INTO {OUTBOX} (id, origin, record) VALUES ($1, $2, $3)",
-                                         (record.id, self._origin, record.encoded()))
-                await connection.execute("COMMIT")
+            await _settled(self._commit(connection, record))
         return count, row
+
+    async def _commit(self, connection: AsyncConnection[Any], record: Outgoing) -> None:
+        async with connection.pipeline():
+            await connection.execute(f"INSERT INTO {OUTBOX} (id, origin, record) VALUES ($1, $2, $3)",
+                                     (record.id, self._origin, record.encoded()))
+            await connection.execute("COMMIT")
 
     async def waiting(self, limit: int) -> list[Outgoing]:
         """The oldest records in the outbox. Raises ApiFailure."""
@@ -175,11 +205,14 @@ class Postgres:
             await self._pool.close(timeout=1)
 
 
-async def _configure(connection: AsyncConnection[Any]) -> None:
-    await connection.execute("SET TIME ZONE 'UTC'")
-    # Where a database has it off, the backslash in our ESCAPE would make its quote a part of the text, and the next
-    # literal, the plugin's, a part of the statement.
-    await connection.execute("SET standard_conforming_strings = on")
+async def _settled(commit: Coroutine[Any, Any, None]) -> None:
+    """Waits for ``commit`` whatever is cancelled meanwhile: only its end says whether the write is there. What the
+    server did is what the call is answered. Raises psycopg.Error."""
+    task = asyncio.ensure_future(commit)
+    while not task.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait((task,))
+    await task
 
 
 def _failure(error: psycopg.Error) -> ApiFailure:

@@ -169,8 +169,8 @@ class Router:
             answer = _failed(call, ApiFailure("deadline_exceeded", "the invocation's time ended during the call"))
         except ApiFailure as failure:
             answer = _failed(call, failure)
-        except asyncio.CancelledError:
-            pass  # the supervisor has answered for it
+        except asyncio.CancelledError:  # the worker has its answer; what became of a write is for the record
+            answer = _failed(call, ApiFailure("cancelled", "the invocation has ended; nothing was changed"))
         except Exception as error:  # noqa: BLE001 - a bug of ours ends this call, not everybody's
             log.error("%s of %s failed: %s: %s", call.method, call.plugin, type(error).__name__, error)
             answer = _failed(call, ApiFailure("data_unavailable" if call.method != "fetch" else "fetch_failed",

@@ -118,6 +118,7 @@ class Sqlite:
             os.close(os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
         database = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         database.execute("PRAGMA synchronous = FULL")
+        database.execute("PRAGMA foreign_keys = ON")  # off by default; a platform that declares them relies on them
         database.execute(f"CREATE TABLE IF NOT EXISTS {OUTBOX} "
                          "(id TEXT PRIMARY KEY, origin TEXT NOT NULL, record TEXT NOT NULL)")
         return _Connection(database)
@@ -137,7 +138,9 @@ class Sqlite:
         return sqlite3.SQLITE_DENY
 
     async def _run(self, connection: _Connection, due_ns: int, work: Callable[[], T]) -> T:
-        """``work`` in a thread. Cancelled, it is interrupted there and waited for, so that the connection is free."""
+        """``work`` in a thread. Cancelled, it is interrupted there and waited for, so that the connection is free. Work
+        that was done before it could be interrupted is done: it may be a write that is committed, so its result counts.
+        """
         connection.due_ns, connection.stopped = due_ns, False
         future = asyncio.get_running_loop().run_in_executor(self._threads, counting(work))
         try:
@@ -145,8 +148,11 @@ class Sqlite:
         except asyncio.CancelledError:
             connection.stopped = True
             connection.database.interrupt()
-            with contextlib.suppress(BaseException):
-                await future
+            while not future.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait((future,))
+            if future.exception() is None:
+                return future.result()
             raise
         except sqlite3.Error as error:
             raise _failure(error, due_ns) from None
