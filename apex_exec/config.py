@@ -141,6 +141,7 @@ class AuditSection(_Section):
     durability: Literal["group", "strict"] = "group"
     retention_days: int = Field(default=400, ge=1, le=36_500)
     min_free_bytes: int = Field(default=268_435_456, ge=0, le=2**50)
+    anchor: str = ""
 
 
 class RegistrySection(_Section):

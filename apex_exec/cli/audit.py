@@ -39,6 +39,13 @@ def place(config: Path | None, state_dir: str | None) -> tuple[Path, Path]:
     return database_path(settings.audit.url, settings.state_path), settings.state_path
 
 
+def anchor_of(config: Path | None) -> str:
+    """The file beyond the state folder that notes how far the ledger is; "" if there is none. Raises ConfigError."""
+    from apex_exec.config import load_settings
+
+    return load_settings(config, None).audit.anchor
+
+
 def moment(text: str, option: str) -> datetime | None:
     """An aware time out of a date, RFC 3339 (UTC where it names no zone), or an age as 15m; None for ""."""
     if not text:
@@ -141,7 +148,7 @@ def verify(
             raise typer.BadParameter("it is not SEQ:HASH as `audit verify` prints it", param_hint="--head") from None
     database, state = place(config, state_dir)
     begun = time.monotonic()
-    found = walk(database, state, noted)
+    found = walk(database, state, noted, anchor_of(config))
     seconds = time.monotonic() - begun
     events = found.last - found.first + 1
     if as_json:

@@ -70,7 +70,7 @@ class AuditTrail:
         self.side = SideProcess("ledger", "apex_exec.ledger.process:main", {
             "state_dir": str(settings.state_path), "url": settings.database_url(audit.url),
             "durability": audit.durability, "retention_days": audit.retention_days,
-            "min_free_bytes": audit.min_free_bytes, "trail": secrets.token_hex(16)},
+            "min_free_bytes": audit.min_free_bytes, "anchor": audit.anchor, "trail": secrets.token_hex(16)},
             on_message=self._told, on_down=self._down, restart_max_ns=RESTART_MAX_NS)
         self._metrics = metrics
         self._log = log

@@ -17,8 +17,29 @@ from typing import Any
 
 import msgspec
 
-from apex_exec.ledger.marks import CHECKPOINT, HEAD, Mark, Tail, load_key, read_mark, read_tail, write_mark, write_tail
-from apex_exec.ledger.records import GENESIS, AuditRecord, BodyMaker, LedgerError, chain_hash, encode_line
+from apex_exec.ledger.marks import (
+    ANCHOR,
+    CHECKPOINT,
+    HEAD,
+    Mark,
+    Tail,
+    load_key,
+    read_mark,
+    read_tail,
+    write_anchors,
+    write_mark,
+    write_tail,
+)
+from apex_exec.ledger.records import (
+    GENESIS,
+    AuditRecord,
+    BodyMaker,
+    LedgerError,
+    chain_hash,
+    encode_line,
+    nanoseconds_of,
+    time_of,
+)
 
 SCHEMA = (
     "CREATE TABLE IF NOT EXISTS events (seq INTEGER PRIMARY KEY, body TEXT NOT NULL, hash BLOB NOT NULL)",
@@ -33,6 +54,8 @@ CHECKPOINT_PAGES = 250
 """Pages of the write-ahead log at which a commit moves them into the database. At SQLite's own 1,000 a commit at 30,000
 calls/s took over 20 ms 28 times in eight rounds of 40,000, and seven times a record was late for it (``LATE_NS``); at
 250 none was, at the same rate."""
+EXPIRE_ROWS = 20_000
+"""Events looked at for their age at once: some thirty milliseconds."""
 REMOVE_ROWS = 2_000
 """Old events removed in one transaction: few enough that a commit waiting behind it stays under 50 ms."""
 LOCKED_SECONDS = 0.2
@@ -50,11 +73,14 @@ class AuditStore:
     """The one writer of an audit database. Refuses one whose end is not what it signed: it would sign it anew.
 
     ``trail`` names the run of the supervisor whose batches are numbered; ``last_index`` is the last of them that is
-    committed, so that what a restarted ledger is sent again is taken once. Raises LedgerError.
+    committed, so that what a restarted ledger is sent again is taken once. ``anchor``: a file on another volume that
+    notes how far the ledger is, beside the one in ``state_dir``. Raises LedgerError.
     """
 
-    def __init__(self, database: Path, state_dir: Path, min_free_bytes: int = 0, trail: str = "") -> None:
+    def __init__(self, database: Path, state_dir: Path, min_free_bytes: int = 0, trail: str = "",
+                 anchor: str = "") -> None:
         self.database, self.state_dir, self.min_free_bytes, self.trail = database, state_dir, min_free_bytes, trail
+        self.anchors = [state_dir / ANCHOR, *([Path(anchor)] if anchor else [])]
         self._maker = BodyMaker()
         self._lock = -1
         self.db: sqlite3.Connection | None = None
@@ -90,10 +116,28 @@ class AuditStore:
         self.hash: bytes
         self.seq, self.hash = row or ((check.seq, check.hash) if check else (0, GENESIS))
         self._check_end(head, tail, row is not None)
+        self._check_anchors()
         self.first = check.seq + 1 if check else 1
         self.last_index: int = tail.last_index if tail and tail.trail == self.trail else 0
         if head is None:
             self.write_head()  # from now on a missing head shows
+
+    def _check_anchors(self) -> None:
+        """Raises LedgerError if the ledger has been further than its database goes: an older copy was put back."""
+        assert self.db is not None
+        for path in self.anchors:
+            mark = read_mark(path, "anchor", self.key.public_key())
+            if mark is None:
+                continue
+            if self.seq < mark.seq:
+                raise LedgerError(
+                    f"{self.database} ends at event {self.seq}, and {path} says that this ledger has been at {mark.seq}: "
+                    "an older copy, or nothing of it, is there. Restore the newest copy; or keep audit.* and the anchor "
+                    "elsewhere as evidence, and a new chain begins")
+            row = self.db.execute("SELECT hash FROM events WHERE seq = ?", (mark.seq,)).fetchone()
+            if row is not None and row[0] != mark.hash:
+                raise LedgerError(
+                    f"event {mark.seq} of {self.database} differs from {path}: another chain was put there")
 
     def _check_end(self, head: Mark | None, tail: Tail | None, has_events: bool) -> None:
         """Raises LedgerError where the chain does not end as head and tail say: opening it would sign what it holds."""
@@ -193,20 +237,30 @@ class AuditStore:
         return total
 
     def write_head(self) -> None:
-        """Signs the end of the chain into ``<state_dir>/audit.head``, atomically. Raises OSError."""
+        """Signs the end of the chain into ``<state_dir>/audit.head``, atomically, and then into the anchors: they never
+        name an event that the head does not. Raises OSError."""
         write_mark(self.state_dir / HEAD, Mark("head", self.seq, self.hash), self.key)
+        write_anchors(self.anchors, self.seq, self.hash, self.key)
 
     # ------------------------------------------------------------------ retention
-    def expire(self, before: str) -> int:
-        """Signs a checkpoint before the first event that is not older than ``before``, where there is a new one.
+    def expire(self, before: str, now: str = "9999") -> int:
+        """Signs a checkpoint before the first event that is not older than ``before``, if there is a new one.
+
+        Clocks are wrong at times: a time after ``now`` says nothing, so that such an event goes with the old ones
+        around it, and one of long ago among new ones takes none of them along. At most EXPIRE_ROWS events at once.
 
         ``before`` is UTC text as stored. The events up to it are removed by ``remove_some``; the act is an event of
         the chain itself. Returns how many events that is. Raises LedgerError, OSError.
         """
         assert self.db is not None
-        from apex_exec.ledger.reading import first_seq_since
-
-        keep = min(first_seq_since(self.db, before), self.seq)  # the last event stays: the chain goes on from it
+        keep = self.first
+        for seq, body in self.db.execute("SELECT seq, body FROM events WHERE seq >= ? AND seq < ? ORDER BY seq LIMIT ?",
+                                         (self.first, self.seq, EXPIRE_ROWS)):  # the last stays: the chain goes on
+            timestamp = time_of(body)
+            if timestamp < before:
+                keep = seq + 1
+            elif timestamp <= now:
+                break
         row = self.db.execute("SELECT seq, hash FROM events WHERE seq = ?", (keep - 1,)).fetchone()
         if row is None or row[0] < self.first:
             return 0
@@ -218,6 +272,15 @@ class AuditStore:
         self.append([AuditRecord(time.time_ns(), "admin.action", "system", "audit", "audit.retention", "success",
                                  {"throughSeq": row[0], "hash": row[1].hex(), "events": expired})])
         return expired
+
+    def latest_ns(self) -> int | None:
+        """The time of the last event; None if there is none. Raises LedgerError."""
+        assert self.db is not None
+        try:
+            row = self.db.execute("SELECT body FROM events ORDER BY seq DESC LIMIT 1").fetchone()
+        except sqlite3.Error as error:
+            raise LedgerError(f"the last event cannot be read: {error}") from error
+        return None if row is None else nanoseconds_of(time_of(row[0]))
 
     def remove_some(self) -> bool:
         """Removes up to REMOVE_ROWS events before the checkpoint; True while there are more. Raises LedgerError."""

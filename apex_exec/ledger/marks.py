@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -17,6 +18,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from apex_exec.ledger.records import LedgerError
 
 HEAD = "audit.head"
+ANCHOR = "ledger.anchor"
+"""How far this ledger has been, by a name that a copy of ``audit.*`` which is put back does not take along."""
 CHECKPOINT = "audit.checkpoint"
 KEY = "keys/audit"
 PUBLIC_KEY = "keys/audit.pub"
@@ -100,6 +103,14 @@ def write_mark(path: Path, mark: Mark, key: Ed25519PrivateKey) -> None:
     _write(path, msgspec.json.encode(mark))
 
 
+def write_anchors(paths: Iterable[Path], seq: int, digest: bytes, key: Ed25519PrivateKey) -> None:
+    """Notes in every one of ``paths`` how far the ledger is. Raises OSError."""
+    mark = Mark("anchor", seq, digest)
+    mark.signature = key.sign(mark.signed_bytes())
+    for path in paths:
+        _write(path, msgspec.json.encode(mark), durable=False)  # one that a power cut sets back is legal
+
+
 def read_mark(path: Path, kind: str, key: Ed25519PublicKey) -> Mark | None:
     """The mark, or None where there is none. Raises LedgerError where it was not signed by us."""
     try:
@@ -114,7 +125,7 @@ def read_mark(path: Path, kind: str, key: Ed25519PublicKey) -> Mark | None:
     return mark
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(path: Path, data: bytes, durable: bool = True) -> None:
     temporary = path.with_name(path.name + ".new")
     fd = os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "wb") as file:
@@ -122,7 +133,7 @@ def _write(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
-    if path.name == HEAD:
+    if path.name == HEAD or not durable:
         return  # written every second, and one that a power cut sets back is legal
     folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
     try:

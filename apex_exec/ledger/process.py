@@ -19,7 +19,8 @@ from typing import Any
 
 import msgspec
 
-from apex_exec.ledger.audit import AuditStore, database_path
+from apex_exec.ledger.audit import EXPIRE_ROWS, AuditStore, database_path
+from apex_exec.ledger.clock import WARN_NS, RetentionClock
 from apex_exec.ledger.reading import utc_text
 from apex_exec.ledger.records import LedgerError
 from apex_exec.wire.frames import FrameBuffer, pack_frame
@@ -29,6 +30,7 @@ GROUP_SECONDS = 0.007
 HEAD_SECONDS = 1.0
 STATS_SECONDS = 1.0
 EXPIRE_SECONDS = 3_600.0
+EXPIRE_AGAIN_SECONDS = 1.0
 RETRY_SECONDS_MIN = 0.05
 RETRY_SECONDS_MAX = 2.0
 PENDING_LINES_MAX = 200_000
@@ -60,6 +62,7 @@ class _Ledger:
         self.backoff = RETRY_SECONDS_MIN
         self.head_due = self.stats_due = self.expire_due = 0.0
         self.head_seq = -1
+        self.clock: RetentionClock | None = None
         self.removing = False
         self.low = False
         self.warned = ""
@@ -104,7 +107,7 @@ class _Ledger:
             opened = self.store is None
             if self.store is None:
                 self.store = AuditStore(self.path, self.state_dir, self.settings["min_free_bytes"],
-                                        self.settings["trail"])
+                                        self.settings["trail"], self.settings.get("anchor", ""))
                 self.send("ready", self.store.last_index)
             if self.last_index is not None or self.failing or opened:  # without records it is a probe
                 self.store.append_lines(self.lines, self.keys, self.last_index or self.store.last_index)
@@ -132,8 +135,8 @@ class _Ledger:
                 self.head_seq = store.seq
             if now >= self.expire_due:
                 self.expire_due = now + EXPIRE_SECONDS
-                before = datetime.now(UTC) - timedelta(days=self.settings["retention_days"])
-                store.expire(utc_text(before))
+                if store.expire(*map(utc_text, self.retention_times(store))) >= EXPIRE_ROWS // 2:
+                    self.expire_due = now + EXPIRE_AGAIN_SECONDS  # there are more
                 self.removing = True
             elif self.removing:
                 self.removing = store.remove_some()
@@ -143,6 +146,19 @@ class _Ledger:
         if now >= self.stats_due:
             self.stats_due = now + STATS_SECONDS
             self.stats(store)
+
+    def retention_times(self, store: AuditStore) -> tuple[datetime, datetime]:
+        """(events older than this go, what time it is), by a clock of its own: see ``clock.py``."""
+        wall_ns, monotonic_ns = time.time_ns(), time.monotonic_ns()
+        if self.clock is None:
+            self.clock = RetentionClock(self.state_dir, wall_ns, monotonic_ns, store.latest_ns())
+        now_ns = self.clock.look(wall_ns, monotonic_ns)
+        if self.clock.ahead_ns > WARN_NS:
+            self.warn(f"the clock is {self.clock.ahead_ns / 86_400e9:.1f} days ahead of what the ledger has seen; old "
+                      "events are removed as if it were not. If the clock is right, retention catches up by itself")
+        now = datetime.fromtimestamp(max(0, now_ns) // 10**9, UTC)
+        days = min(self.settings["retention_days"], (now - datetime.min.replace(tzinfo=UTC)).days)
+        return now - timedelta(days=days), now + timedelta(days=1)
 
     def stats(self, store: AuditStore) -> None:
         """Sends the figures, and a warning while the disk is filling up."""

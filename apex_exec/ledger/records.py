@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -147,33 +147,80 @@ class BodyMaker:
         self._text = ""
 
     def execution(self, seq: int, fields: Sequence[Any]) -> bytes:
-        """The text of an ``Execution``. Raises LedgerError where it is none, or of no age of ours."""
+        """The text of an ``Execution``. Raises LedgerError where it is none."""
         try:
             timestamp_ns, user_id, plugin, hook, code, run_ns, memory_mb, traceparent, cpu_ns, host_ns = fields
             digits = str(timestamp_ns)
-            if digits[:10] != self._second or len(digits) != 19:
-                self._start_second(digits)
+            if len(digits) != 19 or digits[0] == "-":
+                text = _odd_time(timestamp_ns)
+            else:
+                if digits[:10] != self._second:
+                    self._start_second(digits)
+                text = self._text + digits[10:] + "Z"
             return _encode_body(_Body(
-                seq, self._text + digits[10:] + "Z", "plugin.execution", user_id, plugin, hook,
+                seq, text, "plugin.execution", user_id, plugin, hook,
                 result_of(code) if code else "success",
                 metadata_of(code, run_ns, memory_mb, traceparent, cpu_ns, host_ns)))
         except (TypeError, ValueError) as error:
             raise LedgerError(f"an execution cannot be chained: {error}") from None
 
     def _start_second(self, digits: str) -> None:
-        if len(digits) != 19 or not digits.isdigit():
-            raise LedgerError("a record's time is not one of our age; it cannot be chained")
         self._second = digits[:10]
         self._text = datetime.fromtimestamp(int(self._second), UTC).strftime("%Y-%m-%dT%H:%M:%S.")
 
     def body(self, seq: int, line: bytes) -> bytes:
         """The event's text. Raises LedgerError where ``line`` is not one that ``encode_line`` made."""
         digits = line[_TIME_AT].decode("ascii", "replace")
-        if line[:13] != b'{"timestamp":' or not digits.isdigit() or line[32:33] != b",":
-            raise LedgerError("a record's time is not one of our age; it cannot be chained")
+        if line[:13] != _BEGIN_LINE or not digits.isdigit() or line[32:33] != b",":
+            return self._odd_body(seq, line)
         if digits[:10] != self._second:
             self._start_second(digits)
         return b'{"seq":%d,"timestamp":"%b%bZ"%b' % (seq, self._text.encode(), line[23:32], line[32:])
+
+
+    @staticmethod
+    def _odd_body(seq: int, line: bytes) -> bytes:
+        number, comma, rest = line.removeprefix(_BEGIN_LINE).partition(b",")
+        try:
+            if not comma or not line.startswith(_BEGIN_LINE):
+                raise ValueError
+            text = _odd_time(int(number))
+        except ValueError:
+            raise LedgerError("a record has no time; it cannot be chained") from None
+        return b'{"seq":%d,"timestamp":"%b",%b' % (seq, text.encode(), rest)
+
+
+_BEGIN_LINE = b'{"timestamp":'
+_FIRST_NS, _LAST_NS = -62_135_596_800 * 10**9, 253_402_300_800 * 10**9 - 1
+"""The years 1 and 9999: what the text of a time can say. A clock beyond is told as the nearest of them."""
+
+
+class _OnlyTime(msgspec.Struct):
+    timestamp: str
+
+
+_decode_time = msgspec.json.Decoder(_OnlyTime).decode
+
+
+def time_of(body: bytes | str) -> str:
+    """The time of an event as its body has it: UTC text. Raises LedgerError."""
+    try:
+        return _decode_time(body).timestamp
+    except msgspec.DecodeError as error:
+        raise LedgerError(f"an event cannot be read: {error}; `audit verify` says more") from None
+
+
+def nanoseconds_of(timestamp: str) -> int:
+    """Nanoseconds since 1970 of a time as ``time_of`` gives it."""
+    seconds = datetime.fromisoformat(f"{timestamp[:19]}+00:00") - datetime(1970, 1, 1, tzinfo=UTC)
+    return (seconds.days * 86_400 + seconds.seconds) * 10**9 + int(timestamp[20:29])
+
+
+def _odd_time(timestamp_ns: int) -> str:
+    """The text of a time before 2001-09-09 or after 2286-11-20: clocks are wrong, and what happened is on record."""
+    seconds, rest = divmod(max(_FIRST_NS, min(timestamp_ns, _LAST_NS)), 10**9)
+    at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
+    return f"{at:%Y}".rjust(4, "0") + f"{at:-%m-%dT%H:%M:%S}.{rest:09}Z"
 
 
 def chain_hash(prev_hash: bytes, body: bytes) -> bytes:

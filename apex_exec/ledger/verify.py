@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from apex_exec.ledger.marks import CHECKPOINT, HEAD, Mark, load_public_key, read_mark, read_tail
+from apex_exec.ledger.marks import ANCHOR, CHECKPOINT, HEAD, Mark, load_public_key, read_mark, read_tail
 from apex_exec.ledger.reading import open_readonly, read_rows
 from apex_exec.ledger.records import GENESIS, LedgerError, chain_hash
 
@@ -30,8 +30,9 @@ class Verified(msgspec.Struct, frozen=True):
     finding: Finding | None
 
 
-def verify(database: Path, state_dir: Path, noted_head: tuple[int, bytes] | None = None) -> Verified:
-    """Checks every event, the signed head and checkpoint, and ``noted_head`` (seq, hash) noted down elsewhere.
+def verify(database: Path, state_dir: Path, noted_head: tuple[int, bytes] | None = None, anchor: str = "") -> Verified:
+    """Checks every event, the signed head and checkpoint, how far the ledger has been (its anchors), and ``noted_head``
+    (seq, hash) noted down elsewhere.
 
     Memory does not grow with the ledger; events that the running ledger adds meanwhile are checked too.
     """
@@ -39,10 +40,13 @@ def verify(database: Path, state_dir: Path, noted_head: tuple[int, bytes] | None
         try:
             key = load_public_key(state_dir)
             check = read_mark(state_dir / CHECKPOINT, "checkpoint", key)
+            anchors = [(path, read_mark(path, "anchor", key))
+                       for path in (state_dir / ANCHOR, *([Path(anchor)] if anchor else []))]
             head = read_mark(state_dir / HEAD, "head", key)
         except LedgerError as error:
             return Verified(0, 0, GENESIS, Finding("head", 0, str(error)))
-        found = _walk(database, check, head, noted_head, key)
+        found = _walk(database, check, head, noted_head, key,
+                      {mark.seq: (str(path), mark.hash) for path, mark in anchors if mark is not None})
         if found.finding is None or found.finding.kind != "missing":
             return found
         try:  # retention may have moved the beginning while the walk stood there
@@ -54,10 +58,13 @@ def verify(database: Path, state_dir: Path, noted_head: tuple[int, bytes] | None
 
 
 def _walk(database: Path, check: Mark | None, head: Mark | None, noted: tuple[int, bytes] | None,
-          key: Ed25519PublicKey) -> Verified:
+          key: Ed25519PublicKey, anchors: dict[int, tuple[str, bytes]]) -> Verified:
     first = seq = check.seq if check else 0
     prev = check.hash if check else GENESIS
     known = {mark.seq: ("the signed head", mark.hash) for mark in (head,) if mark is not None}
+    for at, anchored in anchors.items():
+        if at > first:
+            known.setdefault(at, anchored)
     if noted is not None and noted[0] > first:
         known.setdefault(noted[0], ("the head given", noted[1]))
 

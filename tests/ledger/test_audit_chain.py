@@ -209,16 +209,16 @@ def test_a_head_that_is_gone_or_not_ours_is_found(tmp_path: Path) -> None:
 
 
 def test_a_head_noted_elsewhere_shows_that_all_was_put_back(tmp_path: Path) -> None:
-    """An intruder who has the database, the head and time restores yesterday's of both: only a noted head shows."""
+    """Who puts back yesterday's database, head and anchor, so the whole folder: only a noted head shows that."""
     db = fill(tmp_path)
-    before = db.read_bytes(), (tmp_path / "audit.head").read_bytes()
+    before = [(path, path.read_bytes()) for path in (db, tmp_path / "audit.head", tmp_path / "ledger.anchor")]
     store = AuditStore(db, tmp_path)
     store.append([record(n) for n in range(5)])
     noted = store.seq, store.hash
     store.close()
     assert verify(db, tmp_path, noted).finding is None
-    db.write_bytes(before[0])
-    (tmp_path / "audit.head").write_bytes(before[1])
+    for path, body in before:
+        path.write_bytes(body)
     assert verify(db, tmp_path).finding is None
     found = verify(db, tmp_path, noted).finding
     assert found is not None and (found.kind, found.seq) == ("truncated", 11)
@@ -316,7 +316,7 @@ def test_an_execution_has_the_text_of_the_same_record() -> None:
 def test_an_execution_that_is_none_is_refused_and_changes_nothing(tmp_path: Path) -> None:
     store = AuditStore(tmp_path / "b.db", tmp_path / "b")
     good = [BASE_NS, "u", "p", "onDataFetch", "", 1, 1.0, "", 0, 0]
-    for bad in (good[:-1], [*good, 1], [17, *good[1:]], [10 * BASE_NS, *good[1:]], ["x" * 19, *good[1:]],
+    for bad in (good[:-1], [*good, 1], ["x" * 19, *good[1:]],
                 [BASE_NS, "u", "p", "onDataFetch", "", "no time", 1.0, "", 0, 0]):
         with pytest.raises(LedgerError):
             store.append_lines([good, bad], {}, 2)
@@ -341,3 +341,37 @@ def test_whatever_a_record_holds_is_one_line(tmp_path: Path) -> None:
     assert events[0].user_id == "u\nv" and events[0].resource == "p\u2028\x00"
     assert events[2].metadata["cut"] and events[4].metadata["cut"] and len(events[4].user_id) == 512
     assert verify(tmp_path / "a.db", tmp_path).finding is None
+
+
+@pytest.mark.parametrize("taken", ["an older copy", "all of it", "another chain"])
+def test_an_older_copy_that_is_put_back_is_refused_and_found(tmp_path: Path, taken: str) -> None:
+    state, anchor = tmp_path / "state", tmp_path / "elsewhere"
+    database = state / "audit.db"
+    record = AuditRecord(BASE_NS, "plugin.api", "u", "p", "a", "success", {})
+    store = AuditStore(database, state, anchor=str(anchor))
+    store.append([record] * 40)
+    store.close()
+    copy = {path.name: path.read_bytes() for path in state.glob("audit.*")}
+    store = AuditStore(database, state, anchor=str(anchor))
+    store.append([record] * 60)
+    store.close()
+    assert verify(database, state, anchor=str(anchor)).finding is None
+    for path in state.glob("audit.*"):
+        path.unlink()
+    if taken == "an older copy":
+        for name, body in copy.items():
+            (state / name).write_bytes(body)
+    elif taken == "another chain":
+        away = state / "ledger.anchor"
+        kept = away.read_bytes()
+        away.unlink()
+        other = AuditStore(database, state)
+        other.append([AuditRecord(BASE_NS, "plugin.api", "u", "p", "other", "success", {})] * 120)
+        other.close()
+        away.write_bytes(kept)
+    else:
+        (state / "ledger.anchor").unlink()  # the one elsewhere is enough
+    with pytest.raises(LedgerError, match=r"an older copy|another chain"):
+        AuditStore(database, state, anchor=str(anchor))
+    found = verify(database, state, anchor=str(anchor))
+    assert found.finding is not None
