@@ -44,6 +44,10 @@ _CARRIED = frozenset(("renderWidget", "emit", "call"))
 gateway's, which takes a UUID or a Decimal as text."""
 
 
+class _BadPayload(Exception):
+    """The payload cannot be decoded: nothing of the plugin has run."""
+
+
 class Hook:
     """One hook and how it is called, decided once."""
 
@@ -157,6 +161,8 @@ class Worker:
             body = self._encoded(seq, value, time.thread_time_ns() - begun_ns)
         except NotAValue as error:
             body = _encode(wire.BadOutput(seq, error.path[:200], text_of(error), time.thread_time_ns() - begun_ns))
+        except _BadPayload as error:
+            body = _encode(wire.BadInput(seq, text_of(error)[:200], time.thread_time_ns() - begun_ns))
         except sdk.InvalidOutput as error:
             text = text_of(error).removeprefix(f"{error.path}: ")
             body = _encode(wire.BadOutput(seq, error.path[:200], f"{error.method}: {text}",
@@ -212,7 +218,10 @@ class Worker:
         hook = self._hooks[call.hook]
         function = hook.function
         if hook.wants_params:
-            params = _decode_params(call.params)
+            try:
+                params = _decode_params(call.params)
+            except Exception as error:
+                raise _BadPayload(text_of(error)) from None
             if hook.fills_user:
                 params.setdefault("userId", call.user_id)
             if hook.wants_context:

@@ -176,6 +176,14 @@ class BadOutput(msgspec.Struct, array_like=True, tag="bad_output", gc=False):
     cpu_ns: int
 
 
+class BadInput(msgspec.Struct, array_like=True, tag="bad_input", gc=False):
+    """The call's payload is no MessagePack: the host's fault, which the supervisor sees for itself. No hook ran."""
+
+    seq: Number
+    message: str
+    cpu_ns: int
+
+
 class Skipped(msgspec.Struct, array_like=True, tag="skipped", gc=False):
     """The call's deadline had passed before it was begun; the hook did not run."""
 
@@ -224,7 +232,7 @@ class Placed(msgspec.Struct, array_like=True, tag="placed", gc=False):
 
 
 ToWorker = Load | Call | ApiReply | Ping
-FromWorker = Booted | Ready | Failed | Reply | Raised | BadOutput | Skipped | ApiCall | Log | Pong
+FromWorker = Booted | Ready | Failed | Reply | Raised | BadOutput | BadInput | Skipped | ApiCall | Log | Pong
 FromTests = Booted | Failed | Log | Placed | Tested
 """What a worker with a bundle's tests may send; no serving worker may send a ``tested``."""
 

@@ -68,11 +68,15 @@ class DispatchRuns:
         """The course of ``request`` and its plugins in order. Raises WireError."""
         if request.action not in HOOKS:
             raise WireError(Code.INVALID_INPUT, f"there is no hook {request.action!r}", {"path": "$.action"})
-        hooks.check_payload(request.action, request.payload, user_id)
+        raw = hooks.check_payload(request.action, request.payload, user_id)
+        try:
+            payload = _decode(raw)
+        except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as error:
+            raise WireError(Code.INVALID_INPUT, f"payload: {error}"[:500], {"path": "$.payload"}) from None
         order = [s.id for s in self._pool.specs() if request.action in s.hooks and s.state == "enabled"
                  and (s.users is None or user_id in s.users)]
         timeout_ms = min(request.deadline_ms or DISPATCH_MS, DISPATCH_MS)
-        return Dispatch(request.action, order, _decode(request.payload), now_ns + timeout_ms * MS_NS), order
+        return Dispatch(request.action, order, payload, now_ns + timeout_ms * MS_NS), order
 
     def begin(self, run: Run, now_ns: int) -> None:
         """Starts ``run``; with nothing to run it is answered at once."""

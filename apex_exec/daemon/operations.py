@@ -12,6 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from apex_exec.errors import Code, SupervisorBug, WireError
+from apex_exec.wire.places import told
 
 
 class NoArgs(msgspec.Struct, forbid_unknown_fields=True):
@@ -66,6 +67,5 @@ def parse(name: str, args: dict[str, Any] | None) -> tuple[Operation, msgspec.St
     try:
         return operation, msgspec.convert(args or {}, operation.args)
     except msgspec.ValidationError as error:
-        text, _, path = str(error).partition(" - at ")
-        where = "$.args" + path.strip("`").removeprefix("$")
-        raise WireError(Code.INVALID_INPUT, f"{name}: {text}", {"path": where}) from None
+        text, path = told(error)
+        raise WireError(Code.INVALID_INPUT, f"{name}: {text}", {"path": f"$.args{path[1:]}"}) from None

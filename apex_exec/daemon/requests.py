@@ -216,7 +216,7 @@ class Requests:
         if spec.state != "enabled" or (spec.users is not None and user_id not in spec.users):
             reason = (spec.reason or spec.state) if spec.state != "enabled" else "not_enabled_for_user"
             raise WireError(Code.PLUGIN_DISABLED, f"{spec.id} is not enabled: {reason}", {"reason": reason})
-        hooks.check_payload(request.action, request.payload, user_id)
+        payload = hooks.check_payload(request.action, request.payload, user_id)
         if refusal is not None:
             self._refuse(peer, frames, request, refusal)
             return
@@ -229,7 +229,7 @@ class Requests:
         self._calls[call] = Pending(peer, frames, request.id)
         if request.traceparent:
             self._traces[call] = request.traceparent[:64]
-        self._admit_step(ev.InvokeRequested(call, spec.id, request.action, user_id, request.payload,
+        self._admit_step(ev.InvokeRequested(call, spec.id, request.action, user_id, payload,
                                             now_ns + timeout_ms * MS_NS), now_ns)
 
     def _refuse(self, peer: Peer, frames: list[bytes], request: msg.Invoke, refusal: Refusal) -> None:
@@ -346,6 +346,8 @@ class Requests:
 
     def verdict(self, verdict: Verdict) -> None:
         """The core has decided: has a result that takes long checked elsewhere, then counts, records and answers."""
+        if type(verdict.body) is inner.BadInput and verdict.code == Code.INVALID_INPUT:
+            verdict = msgspec.structs.replace(verdict, started=False)  # a payload that cannot be read starts no hook
         memory_mb, throttled_ns = self._usage(verdict.plugin, verdict.call)
         used = Used(memory_mb, throttled_ns, self._host(verdict.plugin), 0)
         run_ns = verdict.run_ns

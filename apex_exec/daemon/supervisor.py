@@ -83,6 +83,7 @@ class Supervisor:
             usage=self.workers.usage_of, cpu=self.workers.cpu_since, host=self.workers.host_ns, bug=logs.bug,
             failed=self.guard.failed)
         self.workers.on_uncalled = self._uncalled
+        self.workers.oldest = pool.oldest
         self._plugins: dict[str, str] = {}  # id → its breaker's state, as last exported
         self._unmeasured: list[str] = []
         self._heap = Heap()

@@ -87,6 +87,10 @@ def settle(verdict: Verdict, memory_mb: float = 0.0, throttled_ns: int = 0, memo
             details["claimed"] = True
         elif body.retry_after_ms:  # the worker's word: it may be no number that a host can hold
             details["retryAfterMs"] = min(max(0, body.retry_after_ms), RETRY_MS_MAX)
+    elif isinstance(body, inner.BadInput):
+        usage.cpu_ms = cut_cpu_ns(body.cpu_ns, verdict.run_ns) / 1e6
+        message = f"payload: {body.message}"[:MESSAGE_CHARS_MAX]
+        details = {"path": "$.payload"} if code == "INVALID_INPUT" else {"claimed": True}
     elif isinstance(body, inner.BadOutput):
         usage.cpu_ms = cut_cpu_ns(body.cpu_ns, verdict.run_ns) / 1e6
         message = f"{body.path}: {body.message}"[:MESSAGE_CHARS_MAX]

@@ -29,6 +29,7 @@ from apex_exec.daemon.worker_link import WorkerLink
 from apex_exec.daemon.zygote_keeper import ZygoteKeeper
 from apex_exec.daemon.zygote_link import ZygoteLink
 from apex_exec.sandbox.plan import LAYERS
+from apex_exec.wire import hooks
 from workers import wire as inner
 from workers.zmtp import ZmtpError
 
@@ -55,7 +56,7 @@ DECLARED_MAX = 100
 DECLARED_CHARACTERS_MAX = 200
 LINES_PER_CALL_MAX = 1000
 """Lines of output from one call; an honest worker stops at 200, so more is a violation."""
-ANSWERS = frozenset((inner.Reply, inner.Raised, inner.BadOutput, inner.Skipped))
+ANSWERS = frozenset((inner.Reply, inner.Raised, inner.BadOutput, inner.BadInput, inner.Skipped))
 ASKING = frozenset((inner.ApiCall, inner.Log))
 MARKS_DRAIN_MASK = 0x0FFF
 """The marks pipe holds 65,536 marks, one a call; it is emptied every 4,096 calls."""
@@ -114,6 +115,8 @@ class WorkerTable:
         self.governing: Governing | None = None
         self.on_uncalled: Callable[[str, str, int], None] = lambda _plugin, _user, _cpu_ns: None
         """Told of CPU time that no call's figure holds: plugin, the user of its worker's latest call, nanoseconds."""
+        self.oldest: Callable[[int], tuple[int, ev.InvokeRequested] | None] = lambda _worker: None
+        """Seq and request of the oldest unanswered call on a worker's link."""
         self.layers: list[inner.LayerReport] = []
         self.working = 0
         """Workers that have a call and have not answered it."""
@@ -615,6 +618,9 @@ class WorkerTable:
             self._step(ev.WorkerAnswered(worker, message.seq, code, message), now_ns)
         elif kind is inner.BadOutput:
             self._step(ev.WorkerAnswered(worker, message.seq, "INVALID_OUTPUT", message), now_ns)
+        elif kind is inner.BadInput:
+            code = "INVALID_INPUT" if self._payload_is_bad(worker, message.seq) else "PLUGIN_ERROR"
+            self._step(ev.WorkerAnswered(worker, message.seq, code, message), now_ns)
         elif kind is inner.Skipped:
             self._step(ev.WorkerAnswered(worker, message.seq, "skipped", message), now_ns)
         elif link.closing and kind in ASKING:
@@ -665,6 +671,13 @@ class WorkerTable:
                 self._metrics.set("sandbox_layer_active", (message.layer,), 0.0)
             if link.spec is not NOBODY:
                 self._logs.plugin_line(link.spec.id, "error", text, now_ns)
+
+    def _payload_is_bad(self, worker: int, seq: int) -> bool:
+        """Whether the payload of that call cannot be decoded here either: a worker's word alone blames no host."""
+        oldest = self.oldest(worker)
+        if oldest is None or oldest[0] != seq:
+            return False
+        return not hooks.is_decodable(bytes(oldest[1].params))
 
     def _refused_so(self, worker: int, seq: int, code: str) -> bool:
         """Whether an API call of that hook was refused so; without a gateway every one is, for want of permission."""

@@ -131,9 +131,9 @@ class AuditStore:
                 continue
             if self.seq < mark.seq:
                 raise LedgerError(
-                    f"{self.database} ends at event {self.seq}, and {path} says that this ledger has been at {mark.seq}: "
-                    "an older copy, or nothing of it, is there. Restore the newest copy; or keep audit.* and the anchor "
-                    "elsewhere as evidence, and a new chain begins")
+                    f"{self.database} ends at event {self.seq}, and {path} says that this ledger has been at "
+                    f"{mark.seq}: an older copy, or nothing of it, is there. Restore the newest copy; or keep audit.* "
+                    "and the anchor elsewhere as evidence, and a new chain begins")
             row = self.db.execute("SELECT hash FROM events WHERE seq = ?", (mark.seq,)).fetchone()
             if row is not None and row[0] != mark.hash:
                 raise LedgerError(

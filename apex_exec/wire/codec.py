@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from apex_exec.errors import Code, WireError
 from apex_exec.wire.messages import HostRequest
+from apex_exec.wire.places import told
 from apex_exec.wire.values import (
     CONTAINERS_MAX,
     DEPTH_MAX,
@@ -56,9 +57,10 @@ def decode_request(body: bytes, bytes_max: int) -> HostRequest:
             whole = _integral_envelope(body)
             if whole is not None:
                 return decode_request(whole, len(whole))
-        text, _, path = str(error).partition(" - at ")
-        code = Code.PROTOCOL_ERROR if path in ("`$.type`", "`$.id`", "") else Code.INVALID_INPUT
-        raise WireError(code, text, {"path": path.strip("`")} if path else None) from None
+        text, path = told(error)
+        is_nobodys = path in ("$.type", "$.id", "$")
+        raise WireError(Code.PROTOCOL_ERROR if is_nobodys else Code.INVALID_INPUT, text,
+                        {"path": path} if path != "$" else None) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise WireError(Code.PROTOCOL_ERROR, "the body is not one MessagePack map of this protocol") from None
 

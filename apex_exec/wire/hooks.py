@@ -12,8 +12,10 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from apex_exec.errors import Code, WireError
+from apex_exec.wire.places import told
 from apex_exec.wire.values import check_value
 
+_decode_any = msgspec.msgpack.Decoder().decode
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
@@ -83,17 +85,46 @@ def check_user(user_id: str) -> str:
     return lowered
 
 
-def check_payload(hook: str, payload: bytes, user_id: str) -> None:
-    """Raises INVALID_INPUT with ``details.path`` where ``payload`` does not fit ``hook`` or names another user."""
+MAP_FIELDS = {"onDataFetch": ("filters",), "onActionExecute": ("context",)}
+"""Fields that are maps. PHP and Lua write an empty one as an empty array."""
+
+
+def is_decodable(payload: bytes) -> bool:
+    """Whether ``payload`` is MessagePack throughout."""
+    try:
+        _decode_any(payload)
+    except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
+        return False
+    return True
+
+
+def _with_maps(hook: str, payload: Raw) -> Raw | None:
+    """``payload`` with an empty map where an empty array stands for one; None if there is none."""
+    try:
+        value = _decode_any(payload)
+    except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
+        return None
+    if value == []:
+        return Raw(_encode({}))
+    empty = [field for field in MAP_FIELDS.get(hook, ()) if isinstance(value, dict) and value.get(field) == []]
+    return Raw(_encode({**value, **dict.fromkeys(empty, {})})) if empty else None
+
+
+def check_payload(hook: str, payload: Raw, user_id: str) -> Raw:
+    """``payload`` as the plugin gets it. Raises INVALID_INPUT with ``details.path`` if it does not fit ``hook`` or
+    names another user. What lies below the hook's own fields is not looked at."""
     try:
         decoded = _PAYLOADS[hook].decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        text, _, path = str(error).partition(" - at ")
-        where = "$.payload" + path.strip("`").removeprefix("$")
-        raise WireError(Code.INVALID_INPUT, f"payload: {text}", {"path": where}) from None
+        mended = _with_maps(hook, payload)
+        if mended is not None:
+            return check_payload(hook, mended, user_id)
+        text, path = told(error)
+        raise WireError(Code.INVALID_INPUT, f"payload: {text}", {"path": f"$.payload{path[1:]}"}) from None
     named = getattr(decoded, "user_id", UNSET)
     if named is not UNSET and named.lower() != user_id:
         raise WireError(Code.INVALID_INPUT, "payload.userId is not the caller", {"path": "$.payload.userId"})
+    return payload
 
 
 class Rendering(Struct, frozen=True):
@@ -114,8 +145,8 @@ def check_result(hook: str, result: bytes, rendering: Rendering = ANYTHING) -> N
     try:
         found: Any = msgspec.convert(value, RESULT_TYPES[hook])
     except msgspec.ValidationError as error:
-        text, _, path = str(error).partition(" - at ")
-        raise WireError(Code.INVALID_OUTPUT, f"result: {text}", {"path": path.strip("`") or "$"}) from None
+        text, path = told(error)
+        raise WireError(Code.INVALID_OUTPUT, f"result: {text}", {"path": path}) from None
     if hook == "onDashboardLoad" and found.custom_widgets:
         _check_widgets(found.custom_widgets, rendering)
 
