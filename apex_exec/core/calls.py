@@ -13,6 +13,7 @@ from apex_exec.core.served import Served
 
 Actions = list[act.Action]
 PASSED_IN_QUEUE = "the deadline passed in the queue"
+HELD_BACK = "its worker ended again and again, and the next one is not started before the deadline"
 TOO_LATE = "its turn came too late: what is left of the deadline is less than the hook takes"
 
 

@@ -11,7 +11,7 @@ from apex_exec.core import actions as act
 from apex_exec.core import events as ev
 from apex_exec.core import recycle
 from apex_exec.core.breaker import NO_CALL, UNCHARGED, BreakerPolicy
-from apex_exec.core.calls import PASSED_IN_QUEUE, TOO_LATE, Actions, Calls
+from apex_exec.core.calls import HELD_BACK, PASSED_IN_QUEUE, TOO_LATE, Actions, Calls
 from apex_exec.core.deadline import Timed
 from apex_exec.core.invocation import LINKS_MAX, Invocation
 from apex_exec.core.limits import (
@@ -23,6 +23,7 @@ from apex_exec.core.limits import (
     FORK_BACKOFF_MIN_NS,
     HOLD_NS,
     KILL_SUSPECT_NS,
+    MS_NS,
     PINGS_TOGETHER,
     SKIP_GRACE_NS,
     STALL_GRACE_NS,
@@ -127,9 +128,21 @@ class Fleet(Calls):
                 self._rearm(successor, now_ns)
         elif served.queue:
             if now_ns < served.breaker.start_after_ns:
-                self._timers.arm(served, served.breaker.start_after_ns)
+                self._refuse_held(served, now_ns, out)
+                if served.queue:
+                    self._timers.arm(served, served.breaker.start_after_ns)
             elif self._place(served, now_ns, out):
                 served.worker = self._start(served.spec, now_ns, out)
+
+    def _refuse_held(self, served: Served, now_ns: int, out: Actions) -> None:
+        """Answers at once those that wait for a worker which is not started before their deadlines."""
+        start_ns = served.breaker.start_after_ns
+        while (call := served.queue.pop_expired(start_ns)) is not None:
+            if call.request.deadline_ns <= now_ns:
+                self._finish(call, "DEADLINE_EXCEEDED", PASSED_IN_QUEUE, False, now_ns, out)
+                continue
+            self._finish(call, "QUARANTINED", HELD_BACK, False, now_ns, out,
+                         details={"retryAfterMs": -(-(start_ns - now_ns) // MS_NS)})
 
     # ------------------------------------------------------------------ starting
     def _start(self, spec: PluginSpec, now_ns: int, out: Actions) -> Worker:

@@ -15,7 +15,7 @@ from typing import Any
 from apex_exec.core import actions as act
 from apex_exec.core import events as ev
 from apex_exec.core.breaker import NO_CALL, Breaker, BreakerPolicy
-from apex_exec.core.calls import Actions
+from apex_exec.core.calls import HELD_BACK, Actions
 from apex_exec.core.deadline import NEVER_NS, Timed
 from apex_exec.core.fleet import Fleet
 from apex_exec.core.invocation import Invocation
@@ -195,7 +195,15 @@ class Pool(Fleet):
             return "PLUGIN_DISABLED", reason or "the plugin is disabled", {"reason": reason or served.spec.state}
         if request.deadline_ns <= now_ns:
             return "DEADLINE_EXCEEDED", "the deadline passed before the call came in", {}
-        return self._full(served, request.user_id, now_ns)
+        return self._full(served, request.user_id, now_ns) or self._held(served, request.deadline_ns, now_ns)
+
+    def _held(self, served: Served, deadline_ns: int, now_ns: int) -> Refusal | None:
+        """Why a call cannot be started before its deadline: a worker that ended again and again is started later."""
+        start_ns = served.breaker.start_after_ns
+        if start_ns < deadline_ns or start_ns <= now_ns or served.worker is not None or (
+                served.successor is not None and served.successor.adopted):
+            return None
+        return "QUARANTINED", HELD_BACK, {"retryAfterMs": -(-(start_ns - now_ns) // MS_NS)}
 
     def _full(self, served: Served, user_id: str, now_ns: int) -> Refusal | None:
         """Why there is no room for a call of ``served``, or that its breaker is open."""

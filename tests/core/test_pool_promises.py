@@ -421,3 +421,21 @@ def test_timers_do_not_grow_with_the_calls() -> None:
         told.call(deadline_ms=5000 - seq / 10)
         told.answer(1, seq)
     assert len(told.pool._timers) < 100
+
+
+def test_a_call_that_cannot_be_started_before_its_deadline_is_told_so_at_once() -> None:
+    told = Told(policy=BreakerPolicy(ends_max=1000, backoff_min_ns=10**9, backoff_max_ns=60 * 10**9))
+    for number in range(1, 8):  # each end doubles the backoff
+        told.call()
+        told.ready(number)
+        told.gone(number, marks=1)
+        told.passed(61_000)
+    told.call()
+    told.ready(8)
+    short, long = told.call(deadline_ms=2000), told.call(deadline_ms=600_000)
+    told.gone(8, marks=1)
+    assert told.verdicts()[short][0] == "QUARANTINED" and long not in told.verdicts()
+    assert told.refused() == "QUARANTINED"
+    last = [a for a in told.wanted if isinstance(a, act.Verdict)][-1]
+    assert 5000 <= int(str(last.details["retryAfterMs"])) <= 60_000
+    assert of(told.passed(61_000), act.StartWorker), "the patient one gets its worker"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from apex_exec.core import actions as act
 from apex_exec.core import events as ev
-from apex_exec.core.calls import TOO_LATE
+from apex_exec.core.calls import HELD_BACK, TOO_LATE
 from apex_exec.core.deadline import STALE_MAX
 from apex_exec.core.limits import CANCEL_GRACE_NS, SKIP_GRACE_NS, STALL_GRACE_NS, STALL_NS
 from apex_exec.core.queue import DEAD_MAX
@@ -21,7 +21,8 @@ CAUSES: dict[str, tuple[type[Any], ...]] = {
     "PLUGIN_NOT_FOUND": (ev.InvokeRequested, ev.GenerationPrepared),
     "PLUGIN_DISABLED": (ev.InvokeRequested, ev.PluginSet, ev.PluginRemoved),
     "OVERLOADED": (ev.InvokeRequested, ev.GenerationPrepared, ev.ForkRefused),
-    "QUARANTINED": (ev.InvokeRequested, ev.WorkerGone, ev.PluginFaulted), "INTERNAL": (ev.PluginFaulted,),
+    "QUARANTINED": (ev.InvokeRequested, ev.WorkerGone, ev.PluginFaulted, ev.WorkerAnswered, ev.Tick,
+                    ev.GenerationDropped, ev.PluginSet, ev.CancelRequested), "INTERNAL": (ev.PluginFaulted,),
     "TIMEOUT": (ev.Tick, ev.WorkerAnswered),
     "DEADLINE_EXCEEDED": (ev.Tick, ev.WorkerAnswered, ev.InvokeRequested, ev.WorkerReady, ev.WorkerGone,
                           ev.WorkerThrottled, ev.CancelRequested, ev.PluginSet, ev.ZygoteUp, ev.ForkRefused),
@@ -112,6 +113,8 @@ class Invariants:
             if state == "open" or (probe is not None and probe.verdict is None):
                 expected = "QUARANTINED"
             sure = probe is None or probe.verdict is None
+        if not expected and sure and self._is_held(event.plugin, asked.deadline_ns):
+            expected = "QUARANTINED"
         verdicts = [a for a in actions if isinstance(a, act.Verdict) and a.call == event.call]
         if sure:
             code = verdicts[0].code if verdicts else ""
@@ -119,6 +122,13 @@ class Invariants:
                                         f"{expected or 'admission'} is due")
         if not verdicts and known is not None and known.breaker.state(world.now_ns) == "half_open":
             known.breaker.probe = asked
+
+    def _is_held(self, plugin: str, deadline_ns: int) -> bool:
+        """Whether the plugin has no worker, and its backoff lasts beyond ``deadline_ns``."""
+        served = self.world.pool._plugins.get(plugin)
+        if served is None or served.worker is not None or (served.successor is not None and served.successor.adopted):
+            return False
+        return served.breaker.start_after_ns > self.world.now_ns and served.breaker.start_after_ns >= deadline_ns
 
     def after(self, event: ev.Event, actions: list[act.Action]) -> None:
         """The actions are done: does the pool's state agree with the world?"""
@@ -246,7 +256,9 @@ class Invariants:
                       "a violation by honest workers")
         elif code == "QUARANTINED":
             known = world.plugins[verdict.plugin]
-            self.need(known.breaker.state(now_ns) != "closed", "QUARANTINED behind a closed breaker")
+            self.need(known.breaker.state(now_ns) != "closed" or (
+                verdict.message == HELD_BACK and self._is_held(verdict.plugin, asked.deadline_ns)),
+                "QUARANTINED behind a closed breaker")
         elif code == "BOOT_FAILED" and isinstance(self.event, ev.WorkerGone):
             self.need(asked.on in (0, -1), "BOOT_FAILED of a call on a link")
         if verdict.started and isinstance(self.event, ev.WorkerGone) and not self.gone_worker.lied:
