@@ -56,6 +56,7 @@ def cli(daemon: Daemon, *arguments: str, status: int = 0) -> Any:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)  # a whole life of two plugins: half a minute where nothing else runs
 def test_from_submission_to_statement(daemon: Daemon, tmp_path: Path) -> None:
     folder = write_bundle(tmp_path / "sums", {"plugin.py": PLUGIN, "tests/test_sums.py": TESTS.replace(b"[1, 2]", b"")
                                               .replace(b"3", b"0")}, pricing=PAID, support=SUPPORT)
