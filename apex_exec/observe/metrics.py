@@ -77,6 +77,9 @@ METRICS = _table(
     Metric("loop_lag_seconds", "histogram", "How late the loop woke, sampled.", (), DELAY_SECONDS),
     Metric("duty_failures_total", "counter", "Duties of the supervisor's loop that failed, by a fault of its own.",
            ("duty",)),
+    Metric("side_process_restarts_total", "counter",
+           "Deaths of the processes beside the loop, each followed by a restart: ledger, checks, registrar, gateway, "
+           "exporter.", ("process",)),
     Metric("protocol_anomalies_total", "counter", "Messages that no correct peer sends.", ("kind",)),
 )
 

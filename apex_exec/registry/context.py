@@ -27,8 +27,8 @@ class Context:
     """One caller's view of the registry. ``uid`` is the peer's, as the kernel said it.
 
     ``ask(kind, params, seconds)`` has the supervisor do something in a jailed worker and returns its answer, or raises
-    Refusal. ``publish(specs)`` and ``withdraw(plugin)`` tell the supervisor what is served from now on; they are called
-    after the commit, under ``lock``, so that notices have the order of the commits. ``at_point`` is where the crash
+    Refusal. ``publish(specs)`` and ``withdraw(plugin)`` tell the supervisor what is served from now on; ``specs.commit``
+    calls them after the commit, under ``lock``, so that notices have the order of the commits. ``at_point`` is where the crash
     tests end the process.
     """
 
@@ -41,6 +41,8 @@ class Context:
     withdraw: Callable[[str], None]
     scan: Callable[[dict[str, bytes], Manifest], Report]
     at_point: Callable[[str], None] = lambda _: None
+    in_doubt: Callable[[], None] = lambda: None
+    """Called where a transaction may have been committed that the supervisor was not told of: it has to be told all."""
     audit: Callable[[str, str, dict[str, Any]], None] = lambda _plugin, _action, _metadata: None
     """``audit(plugin, action, metadata)``: for what the registry decides by itself; operations are audited anyway."""
     gates: tuple[Gate, ...] = ()

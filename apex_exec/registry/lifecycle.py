@@ -19,7 +19,7 @@ from apex_exec.registry.context import Context
 from apex_exec.registry.findings import Report
 from apex_exec.registry.manifest import Manifest, parse_manifest
 from apex_exec.registry.signing import read_signatures
-from apex_exec.registry.specs import publish
+from apex_exec.registry.specs import commit
 from apex_exec.registry.store import EVERYBODY, PluginRow, VersionRow
 
 TRANSITIONS: dict[str, frozenset[str]] = {
@@ -110,10 +110,7 @@ def register(ctx: Context, bundle: Bundle, signatures: bytes = b"") -> VersionRo
     with ctx.lock:  # from the bundle on: nobody may remove it before its row stands
         ctx.blobs.put(bundle)
         ctx.at_point("blob-stored")
-        version = ctx.store.transact(work)
-        ctx.at_point("row-committed")
-        publish(ctx, [manifest.id])
-    return version
+        return commit(ctx, work, [manifest.id])
 
 
 def _put_first(db: sa.Connection, plugin: PluginRow | None, bundle: Bundle, now_ns: int) -> None:
@@ -167,9 +164,7 @@ def _note(ctx: Context, version: VersionRow, state: str, reason: str) -> None:
         if plugin is not None and plugin.version == version.version and plugin.state in ("registered", "validated"):
             move(db, plugin, state if state in TRANSITIONS else plugin.state, now_ns, reason=reason)
 
-    with ctx.lock:
-        ctx.store.transact(work)
-        publish(ctx, [version.plugin])
+    commit(ctx, work, [version.plugin], point="checked")
 
 
 # ---------------------------------------------------------------------- approvals
@@ -225,10 +220,7 @@ def install(ctx: Context, version: VersionRow) -> dict[str, Any]:
         else:
             finish_install(ctx, db, row, version)
 
-    with ctx.lock:
-        ctx.store.transact(work)
-        ctx.at_point("row-committed")
-        publish(ctx, [version.plugin])
+    commit(ctx, work, [version.plugin])
     ctx.at_point("published")
     return {"id": version.plugin, "version": version.version, "digest": version.digest, "state": state,
             "waiting": waiting, "changed": True, "scan": report.as_json()}
@@ -290,10 +282,7 @@ def enable(ctx: Context, plugin: str, user_id: str = EVERYBODY) -> dict[str, Any
     for gate in ctx.gates:
         gate(ctx, manifest, user_id)
     checks.check_policy(ctx, manifest)
-    with ctx.lock:
-        changed = ctx.store.transact(work)
-        ctx.at_point("row-committed")
-        publish(ctx, [plugin])
+    changed = commit(ctx, work, [plugin])
     return {"id": plugin, "state": "enabled", "user": user_id or None, "changed": changed}
 
 
@@ -315,10 +304,7 @@ def disable(ctx: Context, plugin: str, user_id: str = EVERYBODY, reason: str = "
         db_.record_install(db, find_served(db, row), "disable", ctx.uid, now_ns, user_id or reason)
         return "disabled", True
 
-    with ctx.lock:
-        state, changed = ctx.store.transact(work)
-        ctx.at_point("row-committed")
-        publish(ctx, [plugin])
+    state, changed = commit(ctx, work, [plugin])
     return {"id": plugin, "state": state, "user": user_id or None, "changed": changed}
 
 
@@ -337,35 +323,33 @@ def quarantine_in(ctx: Context, db: sa.Connection, plugin: str, reason: str) -> 
 
 def quarantine(ctx: Context, plugin: str, reason: str) -> dict[str, Any]:
     """Stops a plugin at once (its workers end) until it is released or upgraded."""
-    with ctx.lock:
-        row = ctx.store.transact(lambda db: find_plugin(db, plugin))
-        changed = ctx.store.transact(lambda db: quarantine_in(ctx, db, plugin, reason))
+    def work(db: sa.Connection) -> bool:
+        row = find_plugin(db, plugin)
+        changed = quarantine_in(ctx, db, plugin, reason)
         if not changed and row.state != "quarantined":
             raise Refusal("not_installed", f"{plugin} is {row.state}, not installed", code=Code.CONFLICT)
-        ctx.at_point("row-committed")
-        publish(ctx, [plugin])
+        return changed
+
+    changed = commit(ctx, work, [plugin])
     return {"id": plugin, "state": "quarantined", "changed": changed}
 
 
 def release(ctx: Context, plugin: str) -> dict[str, Any]:
     """Lifts a quarantine: the plugin is disabled then. A revoked version stays where it is."""
-    def work(db: sa.Connection) -> bool:
+    def work(db: sa.Connection) -> tuple[str, bool]:
         row = find_plugin(db, plugin)
         version = find_served(db, row)
         if row.state != "quarantined":
-            return False
+            return row.state, False
         if version.state == "revoked":
             raise Refusal("version_revoked", f"{plugin} {version.version} was revoked: {version.reason}",
                           hint="upgrade to another version")
         keyring.judge(db, version.digest, keyring.stored(db, version.digest), ctx.now_ns())
         move(db, row, "disabled", ctx.now_ns())
         db_.record_install(db, version, "release", ctx.uid, ctx.now_ns())
-        return True
+        return "disabled", True
 
-    with ctx.lock:
-        changed = ctx.store.transact(work)
-        publish(ctx, [plugin])
-        state = ctx.store.transact(lambda db: find_plugin(db, plugin)).state
+    state, changed = commit(ctx, work, [plugin])
     return {"id": plugin, "state": state, "changed": changed}
 
 
@@ -380,10 +364,7 @@ def revoke_version(ctx: Context, digest: str, reason: str) -> dict[str, Any]:
         stopped = plugin.version == version.version and quarantine_in(ctx, db, plugin.id, f"revoked: {reason}")
         return version, stopped
 
-    with ctx.lock:
-        version, stopped = ctx.store.transact(work)
-        ctx.at_point("row-committed")
-        publish(ctx, [version.plugin])
+    version, stopped = commit(ctx, work, lambda made: [made[0].plugin])
     return {"id": version.plugin, "version": version.version, "digest": digest, "stopped": stopped}
 
 
@@ -408,9 +389,7 @@ def remove(ctx: Context, plugin: str) -> dict[str, Any]:
         return digests
 
     with ctx.lock:
-        digests = ctx.store.transact(work)
-        ctx.at_point("row-committed")
-        ctx.withdraw(plugin)
+        digests = commit(ctx, work, [plugin])
         for digest in digests:
             ctx.blobs.remove(digest)
     return {"id": plugin, "state": "removed", "changed": bool(digests)}

@@ -205,12 +205,14 @@ def drop_version(db: sa.Connection, plugin: str, version: str) -> None:
                                            t.versions.c.state != "revoked"))
 
 
-def list_served(db: sa.Connection) -> list[tuple[PluginRow, VersionRow]]:
-    """Every plugin that is not removed with the version it serves, in one query."""
+def list_served(db: sa.Connection, plugin: str | None = None) -> list[tuple[PluginRow, VersionRow]]:
+    """Every plugin that is not removed, or this one, with the version it serves, in one query."""
     query = (sa.select(t.plugins, t.versions)
              .join(t.versions, sa.and_(t.versions.c.plugin == t.plugins.c.id,
                                        t.versions.c.version == t.plugins.c.version))
              .where(t.plugins.c.state != "removed").order_by(t.plugins.c.id))
+    if plugin is not None:
+        query = query.where(t.plugins.c.id == plugin)
     width = len(t.plugins.c)
     return [(PluginRow(*row[:width]), VersionRow(*row[width:])) for row in db.execute(query)]
 
