@@ -69,8 +69,7 @@ class DispatchRuns:
         if request.action not in HOOKS:
             raise WireError(Code.INVALID_INPUT, f"there is no hook {request.action!r}", {"path": "$.action"})
         hooks.check_payload(request.action, request.payload, user_id)
-        order = [s.id for s in self._pool.specs() if request.action in s.hooks and s.state == "enabled"
-                 and (s.users is None or user_id in s.users)]
+        order = [s.id for s in self._pool.specs() if request.action in s.hooks and not s.barred(user_id)]
         timeout_ms = min(request.deadline_ms or DISPATCH_MS, DISPATCH_MS)
         return Dispatch(request.action, order, _decode(request.payload), now_ns + timeout_ms * MS_NS), order
 

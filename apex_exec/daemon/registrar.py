@@ -263,6 +263,7 @@ class Registrar:
             try:
                 context = self._open()
                 self._store = context.store
+                unpaid = market.begin(context)
                 with self._lock:
                     count = self._tell_all(reconcile(context, sweep=True))
             except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
@@ -273,7 +274,7 @@ class Registrar:
                 continue
             self._context = context
             self._link.send(["ready", count])
-            self._link.send(["health", ""])
+            self._link.send(["health", unpaid and f"paid plugins are served to nobody yet: {unpaid}"[:300]])
         while True:
             time.sleep(EXPIRY_CHECK_SECONDS)
             if self._doubt.is_set():
@@ -306,7 +307,7 @@ class Registrar:
             settings=settings, store=self._store or Store(settings.database_url(settings.registry.url)),
             blobs=BlobStore(settings.state_path / "bundles", at_point=crash_at), now_ns=time.time_ns,
             ask=self._link.ask, publish=self._tell, withdraw=lambda plugin: self._link.send(["removed", plugin]),
-            in_doubt=self._doubt.set, scan=self._scan, at_point=crash_at, folder_plugins=_folder_ids(settings.plugins_dir), uid=os.geteuid(),
+            in_doubt=self._doubt.set, entitled=market.entitled, scan=self._scan, at_point=crash_at, folder_plugins=_folder_ids(settings.plugins_dir), uid=os.geteuid(),
             gates=(market.gate,), audit=self._audit, lock=self._lock)
 
     def _audit(self, plugin: str, action: str, metadata: dict[str, Any]) -> None:

@@ -26,6 +26,7 @@ from apex_exec.market.arguments import (
     Nothing,
     OpenTicket,
     Plugin,
+    Publish,
     Refund,
     Search,
     Ticket,
@@ -64,7 +65,7 @@ class Operations:
             "market.reject": lambda context, args: review.decide(
                 context, "changes_requested" if args.changes else "rejected", args.submission, args.reviewer,
                 args.reason, args.digest, args.checklist, args.statement, args.signature),
-            "market.publish": lambda context, args: review.publish(args.submission, args.publisher, context.uid),
+            "market.publish": self.publish,
             "market.revoke": lambda context, args: review.revoke(
                 context, args.plugin, args.version, args.actor, args.reason, args.deprecate),
             "market.search": self.search, "market.show": self.show, "market.index": self.index,
@@ -110,21 +111,29 @@ class Operations:
         entry = find(index, args.plugin, args.version)
         return {**public_facts(entry), "path": entry.path, "size": entry.size, "sha256": entry.sha256}
 
+    def publish(self, context: Context, args: Publish) -> Any:
+        """See ``Reviewing.publish``; a price that begins with it holds at once."""
+        done = self.reviewing.publish(args.submission, args.publisher, context.uid)
+        self.entitlements.settle(context)
+        return done
+
     # ------------------------------------------------------------------ money
-    def buy(self, _context: Context, args: Buy) -> Any:
-        """See ``sales.buy``."""
+    def buy(self, context: Context, args: Buy) -> Any:
+        """See ``sales.buy``; whoever has paid is served at once."""
         def work(db: sa.Connection, now_ns: int) -> Any:
             if args.customer:
                 sales.set_customer(db, now_ns, sales.check_user(args.user_id), args.customer)
             return _plain(sales.buy(db, now_ns, plugin=args.plugin, user_id=args.user_id, key=args.key))
 
-        return self.shop.change(work)
+        done = self.shop.change(work)
+        self.entitlements.settle(context)
+        return done
 
     def refund(self, context: Context, args: Refund) -> Any:
         """See ``sales.refund``; what it entitled to ends at once."""
         done = self.shop.change(lambda db, now_ns: _plain(sales.refund(
             db, now_ns, purchase=args.purchase, key=args.key, reason=args.reason)))
-        self.entitlements.sweep(context)
+        self.entitlements.settle(context)
         return done
 
     def enterprise(self, _context: Context, args: Enterprise) -> Any:

@@ -16,7 +16,7 @@ from apex_exec.market import submissions as subs
 from apex_exec.market.billing import RATES, Rate, rate_at, split_sale
 from apex_exec.market.months import NS, add_months
 from apex_exec.market.pricing import Price, price_at
-from apex_exec.market.store import accounts, as_struct, purchases, refunds
+from apex_exec.market.store import accounts, as_struct, prices, purchases, refunds
 
 _USER = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 MONTHS = {"month": 1, "year": 12}
@@ -161,9 +161,12 @@ def is_paid(db: sa.Connection, plugin: str, at_ns: int) -> bool:
     return price is not None and price.paid
 
 
-def sold_plugins(db: sa.Connection) -> set[str]:
-    """The plugins that somebody bought: only of these a right can end."""
-    return set(db.execute(sa.select(purchases.c.plugin).distinct()).scalars())
+def paid_plugins(db: sa.Connection, at_ns: int) -> frozenset[str]:
+    """The plugins that the marketplace asks money for at that moment."""
+    current: dict[str, str] = {}
+    for row in db.execute(sa.select(prices).where(prices.c.from_ns <= at_ns).order_by(prices.c.from_ns, prices.c.id)):
+        current[row.plugin] = row.price
+    return frozenset(plugin for plugin, price in current.items() if subs.decode_price(price).paid)
 
 
 def entitled_until(db: sa.Connection, plugin: str, user_id: str, at_ns: int, paid: bool = False) -> int | None:

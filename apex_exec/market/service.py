@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from apex_exec.errors import Code, Refusal
@@ -25,6 +25,7 @@ from apex_exec.registry.context import Context
 from apex_exec.registry.manifest import Manifest
 from apex_exec.registry.operations import Entry
 from apex_exec.registry.scaffold import scaffold_readme
+from apex_exec.registry.specs import commit
 from apex_exec.registry.testing import PROOF_SECONDS_MAX, PROOFS_MIN, RUN_SECONDS_MAX, Proof, Run, prove, run_tests
 
 log = logging.getLogger(__name__)
@@ -42,17 +43,18 @@ class Service:
 
     def __init__(self, shop: Shop) -> None:
         self.shop = shop
-        self.entitlements = Entitlements(shop, _disable)
+        self.entitlements = Entitlements(shop, _disable, _publish)
         self.operations = Operations(shop, Machine(_scan, _run_tests, _prove, _scaffold, _stop), self.entitlements)
         self.handlers = self.operations.handlers()
-        self.next_sweep_ns = 0
+        self.looked_ns = 0
         self.next_refresh_ns = 0
 
     def keep(self, context: Context) -> None:
         """Ends rights whose moment has come, and signs the index anew before it stops counting."""
         now_ns = self.shop.now_ns()
-        if now_ns >= self.next_sweep_ns:
-            self.next_sweep_ns = min(self.entitlements.sweep(context), now_ns + RETRY_NS)
+        if now_ns >= self.entitlements.due_ns or not 0 <= now_ns - self.looked_ns < RETRY_NS:
+            self.looked_ns = now_ns
+            self.entitlements.sweep(context)
         if now_ns >= self.next_refresh_ns and (self.shop.public / "index.json").exists():
             self.next_refresh_ns = NEVER_NS
             index = self.shop.change(self.shop.write_index)
@@ -66,20 +68,40 @@ _rest_until_ns = 0
 
 def service_of(context: Context) -> Service:
     """The marketplace that ``context``'s settings name, opened on first use. Raises Refusal: store_unusable."""
-    settings = context.settings
-    key = (settings.database_url(settings.market.url), str(settings.state_path),
-           settings.database_url(settings.audit.url))
+    key = _key(context)
     with _lock:
         if key not in _open:
-            _open[key] = Service(Shop(settings, context.now_ns))
+            _open[key] = Service(Shop(context.settings, context.now_ns))
         return _open[key]
+
+
+def _key(context: Context) -> tuple[str, str, str]:
+    settings = context.settings
+    return (settings.database_url(settings.market.url), str(settings.state_path),
+            settings.database_url(settings.audit.url))
 
 
 def gate(context: Context, manifest: Manifest, user_id: str) -> None:
     """See ``Entitlements.gate``."""
-    service = service_of(context)
-    service.entitlements.gate(context, manifest, user_id)
-    service.next_sweep_ns = 0  # the new enablement may end before the next sweep that is planned
+    service_of(context).entitlements.gate(context, manifest, user_id)
+
+
+def begin(context: Context) -> str:
+    """Reads who has paid for what, before anything is served; why that cannot be known ("": it is). Nobody is taken to
+    have paid until it is."""
+    try:
+        service_of(context).entitlements.look()
+    except Refusal as error:
+        return error.message
+    return ""
+
+
+def entitled(context: Context, plugin: str, paid: bool) -> frozenset[str] | None:
+    """See ``Entitlements.of``. Where the marketplace could not be opened nobody has paid."""
+    service = _open.get(_key(context))
+    if service is None:
+        return frozenset() if paid else None
+    return service.entitlements.of(plugin, paid)
 
 
 def keep(context: Context) -> None:
@@ -138,6 +160,10 @@ def _stop(context: Context, digest: str, reason: str) -> None:
     except Refusal as error:
         if error.code != Code.NOT_FOUND:  # not installed here: nothing to stop
             raise
+
+
+def _publish(context: Context, plugins: Iterable[str]) -> None:
+    commit(context, lambda _: None, plugins, point="entitlements-looked-at")
 
 
 def _disable(context: Context, plugin: str, user_id: str, reason: str) -> None:

@@ -41,6 +41,9 @@ class Context:
     withdraw: Callable[[str], None]
     scan: Callable[[dict[str, bytes], Manifest], Report]
     at_point: Callable[[str], None] = lambda _: None
+    entitled: Callable[[Context, str, bool], frozenset[str] | None] = lambda _context, _plugin, _paid: None
+    """``entitled(context, plugin, paid)``: the users who may run it; None where it costs nothing. ``paid``: its manifest says that
+    it does. Told from memory: it is asked in the middle of a transaction."""
     in_doubt: Callable[[], None] = lambda: None
     """Called where a transaction may have been committed that the supervisor was not told of: it has to be told all."""
     audit: Callable[[str, str, dict[str, Any]], None] = lambda _plugin, _action, _metadata: None

@@ -51,8 +51,10 @@ def served_now(ctx: Context, db: sa.Connection, plugins: Iterable[str] | None = 
     for plugin, version in rows:
         manifest = manifests[plugin.id] if manifests is not None else check_manifest(version.manifest.encode())[0]
         if manifest is not None:
-            found.append(make_spec(plugin, version, manifest, users.get(plugin.id, set()),
-                                   decided.get(version.digest, {}), ctx.limits, now_ns))
+            spec = make_spec(plugin, version, manifest, users.get(plugin.id, set()), decided.get(version.digest, {}),
+                             ctx.limits, now_ns)
+            entitled = ctx.entitled(ctx, plugin.id, manifest.pricing.model != "free")
+            found.append(spec if entitled is None else msgspec.structs.replace(spec, entitled=entitled))
     return found
 
 

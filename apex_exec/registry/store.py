@@ -217,6 +217,23 @@ def list_served(db: sa.Connection, plugin: str | None = None) -> list[tuple[Plug
     return [(PluginRow(*row[:width]), VersionRow(*row[width:])) for row in db.execute(query)]
 
 
+def is_paid(version: VersionRow) -> bool:
+    """Whether the manifest of a version asks for money. One that cannot be read is not served anyway."""
+    try:
+        pricing = msgspec.json.decode(version.manifest.encode(), type=_Priced).pricing
+    except msgspec.DecodeError:
+        return False
+    return pricing.model != "free"
+
+
+class _Pricing(msgspec.Struct, frozen=True):
+    model: str = "free"
+
+
+class _Priced(msgspec.Struct, frozen=True):
+    pricing: _Pricing = _Pricing()
+
+
 def record_install(db: sa.Connection, version: VersionRow, operation: str, uid: int, at_ns: int,
                    note: str = "") -> None:
     """One line of the plugin's history."""

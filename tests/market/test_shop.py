@@ -216,7 +216,7 @@ def test_a_paid_plugin_is_enabled_only_for_who_paid_and_until_that_ends(market: 
     assert market.disabled == []
     market.now_ns += 1
     market.entitlements.sweep(market.context)
-    assert market.disabled == [("sums", USER, "entitlement_ended")]
+    assert market.disabled == [("sums", USER, "not_entitled")]
     again = market("market.buy", plugin="sums", userId=USER, key="k2")
     market.enable("sums", USER)
     market("market.refund", purchase=again["key"], key="r1", reason="no use")

@@ -12,6 +12,7 @@ import pytest
 
 from apex_exec.client import AdminClient, CallError, Client
 from apex_exec.core import policy
+from apex_exec.core.api import HostMethod
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.errors import Refusal
 from apex_exec.registry import specs
@@ -172,14 +173,14 @@ def test_a_database_that_fails_at_any_transaction_leaves_the_supervisor_told_wha
 
 # ---------------------------------------------------------------------- one constructor
 def test_an_approval_ends_on_the_hour_in_every_spec_that_is_made(stage: Stage, tmp_path: Path) -> None:
-    bob, _ = furnish(stage, tmp_path)
+    bob, acme = furnish(stage, tmp_path)
     (spec,) = (one for one in specs.reconcile(stage.context) if one.id == "sample")
     assert spec == stage.served["sample"] and spec.approval_expires
     (end,) = spec.approval_expires.values()
     for seconds, kind in ((-1, policy.Allowed), (1, policy.Denied)):
-        assert isinstance(policy.check(spec, "admin.users.list", None, end + seconds), kind)
+        assert isinstance(policy.check(spec, "call", HostMethod("admin.users.list"), end + seconds), kind)
     newer = bundle(version="1.1.0", **ADMIN)
-    stage.run("plugin.upgrade", bundle=pack(newer, Signer(tmp_path / "keys", "acme").sign(newer)))
+    stage.run("plugin.upgrade", bundle=pack(newer, acme.sign(newer)))
     bob.decide(stage)
     trial = next(params["spec"] for kind, params in stage.asked if kind == "canary")
     assert set(trial["approval_expires"]) == set(trial["approved"]) == {"admin:users"}
