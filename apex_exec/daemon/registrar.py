@@ -50,6 +50,8 @@ SPECS_A_MESSAGE = 200
 REOPEN_SECONDS = 5.0
 """How often a store that cannot be opened is tried again."""
 EXPIRY_CHECK_SECONDS = 1.0
+OPENING_SECONDS = 0.2
+"""Between two looks whether the store is open, before the marketplace's index is read for the first time."""
 SUBMISSIONS_NICE = 19
 SUBMITTER_SHARE, SUBMITTER_BURST_NS = 0.1, 120_000_000_000
 """CPU seconds a second that the tests of one submitter's submissions may use, and at once: a submission of ordinary
@@ -179,6 +181,7 @@ class Registrar:
         self._context: Context | None = None
         self._store: Store | None = None
         self._lock = threading.RLock()
+        self._look_again = threading.Event()
         self._doubt = threading.Event()
         """Set while the supervisor may have been told other than the rows say."""
         self._trouble = Refusal("store_unusable", "the registry is being opened; try again")
@@ -191,6 +194,7 @@ class Registrar:
             threading.Thread(target=self._lane, args=(work.get,), name=f"registrar-{name}", daemon=True).start()
         threading.Thread(target=self._submission_lane, name="registrar-submissions", daemon=True).start()
         threading.Thread(target=self._keep, name="registrar-keep", daemon=True).start()
+        threading.Thread(target=self._follow, name="registrar-index", daemon=True).start()
         buffer = FrameBuffer()
         while (messages := self._link.frames(buffer)) is not None:
             for message in messages:
@@ -285,6 +289,15 @@ class Registrar:
     def _reload(self, _: Context, _args: NoArgs) -> None:
         """Goes on with other settings; every spec is made anew and sent, the supervisor knows what differs."""
         self._tell_anew()
+        self._look_again.set()
+
+    def _follow(self) -> None:
+        """Reads the marketplace's index again and again, at once after a reload: it may wait for a network."""
+        while True:
+            context = self._context
+            wait = market.follow(context) if context is not None else OPENING_SECONDS
+            self._look_again.wait(wait)
+            self._look_again.clear()
 
     def _tell_anew(self) -> None:
         """Makes every spec of the rows and the settings as they are now and sends them all; tried again every second
@@ -307,7 +320,9 @@ class Registrar:
             settings=settings, store=self._store or Store(settings.database_url(settings.registry.url)),
             blobs=BlobStore(settings.state_path / "bundles", at_point=crash_at), now_ns=time.time_ns,
             ask=self._link.ask, publish=self._tell, withdraw=lambda plugin: self._link.send(["removed", plugin]),
-            in_doubt=self._doubt.set, entitled=market.entitled, scan=self._scan, at_point=crash_at, folder_plugins=_folder_ids(settings.plugins_dir), uid=os.geteuid(),
+            in_doubt=self._doubt.set, entitled=market.entitled, revoked=market.revoked,
+            withheld=market.withheld, market_check=market.check, scan=self._scan,
+            measure=lambda name, labels, value: self._link.send(["metric", name, labels, value]), at_point=crash_at, folder_plugins=_folder_ids(settings.plugins_dir), uid=os.geteuid(),
             gates=(market.gate,), audit=self._audit, lock=self._lock)
 
     def _audit(self, plugin: str, action: str, metadata: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 ``["op", req_id, op, args, {"uid": n}]`` and ``["answered", ask_id, ok, value]`` go out; ``["done", req_id, result]``,
 ``["refused", req_id, code, message, details]``, ``["snapshot", [spec], last]``, ``["specs", [spec]]``,
-``["removed", plugin]``, ``["audit", record]``, ``["spent", plugin, cpu_ns]``, ``["ready", count]``, ``["health", reason]`` and
+``["removed", plugin]``, ``["metric", name, labels, value]``, ``["audit", record]``, ``["spent", plugin, cpu_ns]``, ``["ready", count]``, ``["health", reason]`` and
 ``["ask", ask_id, kind, params]`` come in. A registrar that dies has every operation in flight answered: done or not is
 then unknown, and the answer says so.
 
@@ -23,6 +23,7 @@ import msgspec
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.errors import Code
 from apex_exec.ledger.records import AuditRecord
+from apex_exec.observe.metrics import METRICS
 
 if TYPE_CHECKING:
     from apex_exec.daemon.side_process import SideProcess
@@ -103,6 +104,8 @@ class RegistrarLink:
             self._supervisor.metrics.health["registry"] = message[1]
             if message[1]:
                 self._supervisor.logs.log("error", message[1])
+        elif kind == "metric":
+            self._measure(message[1], tuple(message[2]), message[3])
         elif kind == "audit":
             if self._supervisor.audit is not None:
                 self._supervisor.audit.record(msgspec.convert(message[1], AuditRecord))
@@ -129,6 +132,12 @@ class RegistrarLink:
         self._served.add(spec.id)
         if self._supervisor.pool.spec(spec.id) != spec:
             self._supervisor.set_plugin(spec)
+
+    def _measure(self, name: str, labels: tuple[str, ...], value: float) -> None:
+        if METRICS[name].kind == "counter":
+            self._supervisor.metrics.inc(name, labels, value)
+        else:
+            self._supervisor.metrics.set(name, labels, value)
 
     def _remove(self, plugin: str) -> None:
         self._served.discard(plugin)

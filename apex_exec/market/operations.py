@@ -102,9 +102,7 @@ class Operations:
     def index(self, context: Context, args: Fetched) -> Any:
         """What a fetched index says, once it is to be believed: one entry with where its bundle lies, or a search."""
         now_ns = self.shop.now_ns()
-        keys = context.store.transact(lambda db: {
-            row.key_id: row.public_key for row in registry.list_keys(db, role="market")
-            if row.state == "active" and row.valid_from_ns <= now_ns < row.valid_until_ns})
+        keys = context.store.transact(lambda db: registry.market_keys(db, now_ns))
         index: Index = self.shop.take_index(args.place, args.index, keys)
         if not args.plugin:
             return [public_facts(entry) for entry in search(index, args.words)]

@@ -11,10 +11,13 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import sqlalchemy as sa
+
 from apex_exec.errors import Code, Refusal
 from apex_exec.market.arguments import TABLE
 from apex_exec.market.checks import Lines, Scanned
 from apex_exec.market.entitlements import NEVER_NS, RETRY_NS, Entitlements
+from apex_exec.market.following import IDLE_SECONDS, RETRY_SECONDS, Following
 from apex_exec.market.index import LIFETIME_NS
 from apex_exec.market.operations import Operations
 from apex_exec.market.reviewing import Machine
@@ -46,6 +49,7 @@ class Service:
         self.entitlements = Entitlements(shop, _disable, _publish)
         self.operations = Operations(shop, Machine(_scan, _run_tests, _prove, _scaffold, _stop), self.entitlements)
         self.handlers = self.operations.handlers()
+        self.following = Following(shop)
         self.looked_ns = 0
         self.next_refresh_ns = 0
 
@@ -90,7 +94,9 @@ def begin(context: Context) -> str:
     """Reads who has paid for what, before anything is served; why that cannot be known ("": it is). Nobody is taken to
     have paid until it is."""
     try:
-        service_of(context).entitlements.look()
+        service = service_of(context)
+        service.entitlements.look()
+        service.following.open(context)
     except Refusal as error:
         return error.message
     return ""
@@ -102,6 +108,32 @@ def entitled(context: Context, plugin: str, paid: bool) -> frozenset[str] | None
     if service is None:
         return frozenset() if paid else None
     return service.entitlements.of(plugin, paid)
+
+
+def follow(context: Context) -> float:
+    """See ``Following.refresh``."""
+    try:
+        return service_of(context).following.refresh(context)
+    except Refusal as error:
+        log.error("the marketplace's index could not be looked at: %s", error.message)
+        return RETRY_SECONDS if context.settings.market.index else IDLE_SECONDS
+
+
+def revoked(context: Context, digest: str) -> str:
+    """See ``Following.revoked``."""
+    service = _open.get(_key(context))
+    return service.following.revoked(digest) if service is not None else ""
+
+
+def withheld(context: Context, db: sa.Connection, digest: str) -> str:
+    """See ``Following.withheld``. Where the marketplace could not be opened, nothing is known of its index."""
+    service = _open.get(_key(context))
+    return service.following.withheld(context, db, digest) if service is not None else ""
+
+
+def check(context: Context, digest: str) -> str:
+    """See ``Following.check``; "" where no index is followed."""
+    return service_of(context).following.check(context, digest) if context.settings.market.index else ""
 
 
 def keep(context: Context) -> None:

@@ -75,7 +75,7 @@ class Shop:
     # ------------------------------------------------------------------ submitted bundles
     def keep(self, bundle: Bundle, signatures: bytes) -> None:
         """Keeps what was submitted, with its author's signatures, until it is published or replaced."""
-        _write(self._kept(bundle.digest), pack(bundle, signatures))
+        write_whole(self._kept(bundle.digest), pack(bundle, signatures))
 
     def kept(self, submission: Submission) -> tuple[Bundle, bytes]:
         """The submitted bytes, hashed again. Raises Refusal("digest_changed") where they are others now."""
@@ -100,7 +100,7 @@ class Shop:
         ours = sign_digest(self.key(), "market", bundle.digest, now_ns)
         others = [one for one in read_signatures(data) if one.role != "market"]
         packed = pack(bundle, write_signatures([*others, ours]))
-        _write(self.public / "bundles" / f"{bundle.digest}.apx", packed, mode=0o644)
+        write_whole(self.public / "bundles" / f"{bundle.digest}.apx", packed, mode=0o644)
         found = msgspec.json.decode(submission.result)
         return Entry(submission.plugin, submission.version, submission.digest, hashlib.sha256(packed).hexdigest(),
                      len(packed), bundle.manifest.name, submission.author, "published",
@@ -118,7 +118,7 @@ class Shop:
         data = seal(index, self.key())
         db.execute(sa.insert(index_versions).values(version=index.version, at_ns=now_ns,
                                                     sha256=hashlib.sha256(data).hexdigest()))
-        _write(self.public / NAME, data, mode=0o644)
+        write_whole(self.public / NAME, data, mode=0o644)
         return index
 
     def current(self, db: sa.Connection, now_ns: int) -> Index:
@@ -128,17 +128,23 @@ class Shop:
         return Index(0, now_ns, now_ns + LIFETIME_NS, [
             msgspec.structs.replace(entries[one.id], state=one.state) for one in subs.offered(db)])
 
-    def take_index(self, place: str, data: bytes, keys: dict[str, str]) -> Index:
-        """An index fetched from ``place``, checked against the newest one seen from there. Raises Refusal."""
-        def work(db: sa.Connection, now_ns: int) -> Index:
+    def take_index(self, place: str, data: bytes, keys: dict[str, str], *, expired: bool = False) -> Index:
+        """An index fetched from ``place``, checked against the newest one seen from there. Raises Refusal.
+
+        ``expired``: one that no longer counts is taken too, for what it revokes. A clock that was set back stops no
+        revocation: nothing is dated here.
+        """
+        now_ns = self.now_ns()
+
+        def work(db: sa.Connection) -> Index:
             row = db.execute(sa.select(indexes_seen).where(indexes_seen.c.place == place)).first()
             seen = Seen(row.version, row.sha256) if row is not None else None
-            index, newest = open_index(data, keys, now_ns, seen)
+            index, newest = open_index(data, keys, now_ns, seen, expired=expired)
             db.execute(sa.delete(indexes_seen).where(indexes_seen.c.place == place))
             db.execute(sa.insert(indexes_seen).values(place=place, version=newest.version, sha256=newest.sha256))
             return index
 
-        return self.change(work)
+        return transact(self.engine, STORE, work)
 
     # ------------------------------------------------------------------ the ledger
     def usage(self, month: str) -> dict[Key, Usage]:
@@ -171,7 +177,7 @@ class Shop:
         return hosted(spans, calls, until_ns)
 
 
-def _write(path: Path, data: bytes, mode: int = 0o600) -> None:
+def write_whole(path: Path, data: bytes, mode: int = 0o600) -> None:
     """Puts ``data`` at ``path`` in one step: whoever reads sees the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".new-{secrets.token_hex(8)}"

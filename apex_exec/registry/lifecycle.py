@@ -233,8 +233,8 @@ def admit(ctx: Context, db: sa.Connection, version: VersionRow) -> None:
     if row is None or row.digest != version.digest:
         raise Refusal("version_not_found", f"{version.plugin} {version.version} was removed meanwhile",
                       code=Code.NOT_FOUND)
-    if row.state == "revoked":
-        raise Refusal("version_revoked", f"{row.plugin} {row.version} was revoked: {row.reason}",
+    if why := row.reason if row.state == "revoked" else ctx.revoked(ctx, row.digest):
+        raise Refusal("version_revoked", f"{row.plugin} {row.version} was revoked: {why}",
                       hint="use another version")
     signed = keyring.judge(db, row.digest, keyring.stored(db, row.digest), ctx.now_ns())
     keyring.require(signed, ctx.settings.security.require_signature)

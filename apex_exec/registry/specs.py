@@ -54,7 +54,11 @@ def served_now(ctx: Context, db: sa.Connection, plugins: Iterable[str] | None = 
             spec = make_spec(plugin, version, manifest, users.get(plugin.id, set()), decided.get(version.digest, {}),
                              ctx.limits, now_ns)
             entitled = ctx.entitled(ctx, plugin.id, manifest.pricing.model != "free")
-            found.append(spec if entitled is None else msgspec.structs.replace(spec, entitled=entitled))
+            if entitled is not None:
+                spec = msgspec.structs.replace(spec, entitled=entitled)
+            if spec.state == "enabled" and (word := ctx.withheld(ctx, db, version.digest)):
+                spec = msgspec.structs.replace(spec, state="disabled", reason=word)
+            found.append(spec)
     return found
 
 

@@ -331,6 +331,12 @@ def list_keys(db: sa.Connection, *, name: str | None = None, role: str | None = 
     return _all(KeyRow, db.execute(query))
 
 
+def market_keys(db: sa.Connection, now_ns: int) -> dict[str, str]:
+    """The marketplaces' keys that are trusted now: id → public key (hexadecimal)."""
+    return {row.key_id: row.public_key for row in list_keys(db, role="market")
+            if row.state == "active" and row.valid_from_ns <= now_ns < row.valid_until_ns}
+
+
 def add_key(db: sa.Connection, row: KeyRow) -> None:
     """Registers a key."""
     db.execute(sa.insert(t.keys).values(msgspec.structs.asdict(row)))
