@@ -189,7 +189,7 @@ class UiSection(_Section):
 
 
 class MarketSection(_Section):
-    """The marketplace's store, and the index that ``plugin install ID`` reads and that is read again for what it revokes.
+    """The marketplace's store, and the index that ``plugin install ID`` reads and that is read again for revocations.
 
     ``stale``: whether what came from the marketplace is still served where its index has expired."""
 

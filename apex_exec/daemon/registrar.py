@@ -320,9 +320,10 @@ class Registrar:
             settings=settings, store=self._store or Store(settings.database_url(settings.registry.url)),
             blobs=BlobStore(settings.state_path / "bundles", at_point=crash_at), now_ns=time.time_ns,
             ask=self._link.ask, publish=self._tell, withdraw=lambda plugin: self._link.send(["removed", plugin]),
-            in_doubt=self._doubt.set, entitled=market.entitled, revoked=market.revoked,
-            withheld=market.withheld, market_check=market.check, scan=self._scan,
-            measure=lambda name, labels, value: self._link.send(["metric", name, labels, value]), at_point=crash_at, folder_plugins=_folder_ids(settings.plugins_dir), uid=os.geteuid(),
+            in_doubt=self._doubt.set, entitled=market.entitled, revoked=market.revoked, withheld=market.withheld,
+            market_check=market.check, measure=lambda name, labels, value: self._link.send(
+                ["metric", name, labels, value]),
+            scan=self._scan, at_point=crash_at, folder_plugins=_folder_ids(settings.plugins_dir), uid=os.geteuid(),
             gates=(market.gate,), audit=self._audit, lock=self._lock)
 
     def _audit(self, plugin: str, action: str, metadata: dict[str, Any]) -> None:

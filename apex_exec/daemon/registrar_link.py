@@ -1,14 +1,15 @@
 """The supervisor's side of the registrar process: operations that touch disk or database go there and come back.
 
 ``["op", req_id, op, args, {"uid": n}]`` and ``["answered", ask_id, ok, value]`` go out; ``["done", req_id, result]``,
-``["refused", req_id, code, message, details]``, ``["snapshot", [spec], last]``, ``["specs", [spec]]``,
-``["removed", plugin]``, ``["metric", name, labels, value]``, ``["audit", record]``, ``["spent", plugin, cpu_ns]``, ``["ready", count]``, ``["health", reason]`` and
-``["ask", ask_id, kind, params]`` come in. A registrar that dies has every operation in flight answered: done or not is
-then unknown, and the answer says so.
+``["refused", req_id, code, message, details]``, ``["snapshot", [spec], last]``, ``["specs", [spec]]``, ``["removed",
+plugin]``, ``["metric", name, labels, value]``, ``["audit", record]``, ``["spent", plugin, cpu_ns]``, ``["ready",
+count]``, ``["health", reason]`` and ``["ask", ask_id, kind, params]`` come in. A registrar that dies has every
+operation in flight answered: done or not is then unknown, and the answer says so.
 
 A snapshot is all that the registry wants served, in several messages; at the last one, what was served for the registry
-and is not in it goes. So whatever a dead registrar had committed and could not tell holds as soon as the next one is up.
-What ``plugins_dir`` serves is none of the registry's, and stays. ``specs`` and ``removed`` are single changes after it.
+and is not in it goes. So whatever a dead registrar had committed and could not tell holds as soon as the next one is
+up. What ``plugins_dir`` serves is none of the registry's, and stays. ``specs`` and ``removed`` are single changes after
+it.
 """
 
 from __future__ import annotations

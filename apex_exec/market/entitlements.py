@@ -1,10 +1,10 @@
 """Paid plugins run only for who paid, wherever they are served: ``Entitlements`` knows who that is now.
 
-Three places ask. ``gate`` refuses an enablement without a purchase. ``of`` goes into every spec that the registry makes,
-so that whatever is enabled, upgraded, rolled back, priced anew or started again is served to those who have paid and
-answers everybody else ``not_entitled``, whether it is enabled for one user or for all. ``sweep`` reads all purchases
-and prices again, at every start, after every sale and whenever a right begins or ends (at a moment, not at a day), has
-changed plugins told, and ends the enablements that nobody pays for any longer, since they are billed.
+Three places ask. ``gate`` refuses an enablement without a purchase. ``of`` goes into every spec that the registry
+makes, so that whatever is enabled, upgraded, rolled back, priced anew or started again is served to those who have paid
+and answers everybody else ``not_entitled``, whether it is enabled for one user or for all. ``sweep`` reads all
+purchases and prices again, at every start, after every sale and whenever a right begins or ends (at a moment, not at a
+day), has changed plugins told, and ends the enablements that nobody pays for any longer, since they are billed.
 """
 
 from __future__ import annotations
@@ -104,11 +104,15 @@ class Entitlements:
 
         def rows(db: sa.Connection) -> None:
             ended.clear()
-            paid = {plugin.id for plugin, version in registry.list_served(db) if registry.is_paid(version)}
-            for plugin, users in sorted(registry.enabled_for(db).items()):
+            single = {plugin: users - {registry.EVERYBODY} for plugin, users in registry.enabled_for(db).items()
+                      if users != {registry.EVERYBODY}}
+            if not single:
+                return
+            paid = {plugin.id for plugin, version in registry.list_served(db)
+                    if plugin.id in single and registry.is_paid(version)}
+            for plugin, users in sorted(single.items()):
                 entitled = self.of(plugin, plugin in paid)
-                ended.extend((plugin, user) for user in sorted(users - {registry.EVERYBODY})
-                             if entitled is not None and user not in entitled)
+                ended.extend((plugin, user) for user in sorted(users) if entitled is not None and user not in entitled)
 
         context.store.transact(rows)
         self._publish(context, changed)

@@ -3,8 +3,8 @@
 ``refresh`` fetches the signed index, believes it under the rules of ``index.py``, and revokes every installed version
 that it lists as revoked, whatever way its bytes came here. The last index that was believed is kept in a file, so that
 a daemon that starts without a network goes on from there. An index that cannot be had is a warning; one that has
-expired, or was never had, is stale: where ``market.stale`` is "stop", what came from the marketplace is then not served.
-Everything here runs in the registrar, in a thread of its own, and blocks.
+expired, or was never had, is stale: where ``market.stale`` is "stop", what came from the marketplace is then not
+served. Everything here runs in the registrar, in a thread of its own, and blocks.
 """
 
 from __future__ import annotations

@@ -119,9 +119,8 @@ class Operations:
     def buy(self, context: Context, args: Buy) -> Any:
         """See ``sales.buy``; whoever has paid is served at once."""
         def work(db: sa.Connection, now_ns: int) -> Any:
-            if args.customer:
-                sales.set_customer(db, now_ns, sales.check_user(args.user_id), args.customer)
-            return _plain(sales.buy(db, now_ns, plugin=args.plugin, user_id=args.user_id, key=args.key))
+            return _plain(sales.buy(db, now_ns, plugin=args.plugin, user_id=args.user_id, key=args.key,
+                                    customer=args.customer))
 
         done = self.shop.change(work)
         self.entitlements.settle(context)
@@ -144,7 +143,7 @@ class Operations:
         """Who pays for a user, dated."""
         self.shop.change(lambda db, now_ns: sales.set_customer(
             db, now_ns, sales.check_user(args.user_id), args.customer))
-        return {"userId": args.user_id.lower(), "customer": args.customer}
+        return {"userId": args.user_id.lower(), "customer": sales.check_customer(args.customer)}
 
     # ------------------------------------------------------------------ support
     def open_ticket(self, _context: Context, args: OpenTicket) -> Any:
@@ -188,7 +187,8 @@ class Operations:
         return statement(lines, args.month, closed, args.author, args.customer, shown)
 
     def billing_close(self, context: Context, args: Month) -> Any:
-        """Closes a month; its lines and usage stay."""
+        """Closes a month; its lines and usage stay. Not from a ledger that was changed afterwards."""
+        self.shop.check_ledger()
         usage = self.shop.usage(args.month)
         hosted = self.shop.hosted(context, args.month, usage)
         lines = self.shop.change(lambda db, now_ns: invoices.close_month(db, now_ns, args.month, hosted, usage))

@@ -80,9 +80,8 @@ def service_of(context: Context) -> Service:
 
 
 def _key(context: Context) -> tuple[str, str, str]:
-    settings = context.settings
-    return (settings.database_url(settings.market.url), str(settings.state_path),
-            settings.database_url(settings.audit.url))
+    settings = context.settings  # asked for every plugin at a start: no more than three texts
+    return settings.market.url, settings.state_dir, settings.audit.url
 
 
 def gate(context: Context, manifest: Manifest, user_id: str) -> None:

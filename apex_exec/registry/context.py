@@ -29,9 +29,9 @@ class Context:
     """One caller's view of the registry. ``uid`` is the peer's, as the kernel said it.
 
     ``ask(kind, params, seconds)`` has the supervisor do something in a jailed worker and returns its answer, or raises
-    Refusal. ``publish(specs)`` and ``withdraw(plugin)`` tell the supervisor what is served from now on; ``specs.commit``
-    calls them after the commit, under ``lock``, so that notices have the order of the commits. ``at_point`` is where the crash
-    tests end the process.
+    Refusal. ``publish(specs)`` and ``withdraw(plugin)`` tell the supervisor what is served from now on;
+    ``specs.commit`` calls them after the commit, under ``lock``, so that notices have the order of the commits.
+    ``at_point`` is where the crash tests end the process.
     """
 
     settings: Settings
@@ -44,8 +44,8 @@ class Context:
     scan: Callable[[dict[str, bytes], Manifest], Report]
     at_point: Callable[[str], None] = lambda _: None
     entitled: Callable[[Context, str, bool], frozenset[str] | None] = lambda _context, _plugin, _paid: None
-    """``entitled(context, plugin, paid)``: the users who may run it; None where it costs nothing. ``paid``: its manifest says that
-    it does. Told from memory: it is asked in the middle of a transaction."""
+    """``entitled(context, plugin, paid)``: the users who may run it; None where it costs nothing. ``paid``: its
+    manifest says that it does. Told from memory: it is asked in the middle of a transaction."""
     revoked: Callable[[Context, str], str] = lambda _context, _digest: ""
     """Why a marketplace says that the bytes of this digest must not run; "" where none does. Told from memory."""
     withheld: Callable[[Context, sa.Connection, str], str] = lambda _context, _db, _digest: ""

@@ -1,7 +1,8 @@
 """What the supervisor is to serve: a ``PluginSpec`` made of the registry's rows, and the check of the whole store.
 
-Rows decide, specs follow: whatever an operation commits, the specs that are published are read from the rows in that same
-transaction (``commit``); what a registrar finds when it starts replaces all that the supervisor serves (``reconcile``).
+Rows decide, specs follow: whatever an operation commits, the specs that are published are read from the rows in that
+same transaction (``commit``); what a registrar finds when it starts replaces all that the supervisor serves
+(``reconcile``).
 """
 
 from __future__ import annotations
@@ -33,33 +34,44 @@ REASONS = {
 }
 
 
-def served_now(ctx: Context, db: sa.Connection, plugins: Iterable[str] | None = None,
-               manifests: Mapping[str, Manifest | None] | None = None) -> list[PluginSpec]:
-    """The specs of these plugins, or of all, by the rows that ``db`` sees: the only place where rows become specs.
+class _Maker:
+    """Makes specs of rows: the only place where that happens. What all of them need is read once."""
+
+    def __init__(self, ctx: Context, db: sa.Connection, rows: list[tuple[PluginRow, VersionRow]] | None) -> None:
+        """For all plugins, or for those of ``rows``."""
+        self._ctx, self._db = ctx, db
+        self._limits, self._now_ns = ctx.limits, ctx.now_ns()
+        if rows is None:
+            self._users, self._decided = db_.enabled_for(db), approvals.latest_of_all(db)
+        else:
+            self._users = {plugin.id: db_.enabled_for(db, plugin.id).get(plugin.id, set()) for plugin, _ in rows}
+            self._decided = {version.digest: approvals.latest(db, version.digest) for _, version in rows}
+
+    def spec(self, plugin: PluginRow, version: VersionRow, manifest: Manifest) -> PluginSpec:
+        """The spec of one plugin. What is disabled has no users, whatever was read before it was."""
+        ctx = self._ctx
+        users = set() if plugin.state == "disabled" else self._users.get(plugin.id, set())
+        spec = make_spec(plugin, version, manifest, users, self._decided.get(version.digest, {}), self._limits,
+                         self._now_ns)
+        entitled = ctx.entitled(ctx, plugin.id, manifest.pricing.model != "free")
+        if entitled is not None:
+            spec = msgspec.structs.replace(spec, entitled=entitled)
+        if spec.state == "enabled" and (word := ctx.withheld(ctx, self._db, version.digest)):
+            spec = msgspec.structs.replace(spec, state="disabled", reason=word)
+        return spec
+
+
+def served_now(ctx: Context, db: sa.Connection, plugins: Iterable[str] | None = None) -> list[PluginSpec]:
+    """The specs of these plugins, or of all, by the rows that ``db`` sees.
 
     A plugin that is removed or unknown has none, and neither has one whose manifest this release cannot read: nothing
-    can be told of its hooks. ``manifests`` are those of the served versions that the caller has read already.
+    can be told of its hooks.
     """
-    now_ns = ctx.now_ns()
-    if plugins is None:
-        rows, users, decided = db_.list_served(db), db_.enabled_for(db), approvals.latest_of_all(db)
-    else:
-        rows = [row for plugin in sorted(set(plugins)) for row in db_.list_served(db, plugin)]
-        users = {plugin.id: db_.enabled_for(db, plugin.id).get(plugin.id, set()) for plugin, _ in rows}
-        decided = {version.digest: approvals.latest(db, version.digest) for _, version in rows}
-    found: list[PluginSpec] = []
-    for plugin, version in rows:
-        manifest = manifests[plugin.id] if manifests is not None else check_manifest(version.manifest.encode())[0]
-        if manifest is not None:
-            spec = make_spec(plugin, version, manifest, users.get(plugin.id, set()), decided.get(version.digest, {}),
-                             ctx.limits, now_ns)
-            entitled = ctx.entitled(ctx, plugin.id, manifest.pricing.model != "free")
-            if entitled is not None:
-                spec = msgspec.structs.replace(spec, entitled=entitled)
-            if spec.state == "enabled" and (word := ctx.withheld(ctx, db, version.digest)):
-                spec = msgspec.structs.replace(spec, state="disabled", reason=word)
-            found.append(spec)
-    return found
+    rows = db_.list_served(db) if plugins is None else [
+        row for plugin in sorted(set(plugins)) for row in db_.list_served(db, plugin)]
+    maker = _Maker(ctx, db, None if plugins is None else rows)
+    read = ((plugin, version, check_manifest(version.manifest.encode())[0]) for plugin, version in rows)
+    return [maker.spec(plugin, version, manifest) for plugin, version, manifest in read if manifest is not None]
 
 
 def make_spec(plugin: PluginRow, version: VersionRow, manifest: Manifest, users: set[str],
@@ -121,9 +133,10 @@ def reconcile(ctx: Context, *, sweep: bool = False) -> list[PluginSpec]:
         approvals.expire(db, now_ns)
         wanted = ctx.settings.security.require_signature
         signed = keyring.signed_digests(db, wanted) if wanted != "none" else None
-        manifests: dict[str, Manifest | None] = {}
+        maker = _Maker(ctx, db, None)
+        specs: list[PluginSpec] = []
         for plugin, version in db_.list_served(db):
-            manifests[plugin.id], problem = _misfit(version, policy, blobs)
+            manifest, problem = _misfit(version, policy, blobs)
             if not problem and signed is not None and version.digest not in signed:
                 problem = f"signature_missing: security.require_signature is {wanted!r} now"
             if problem and plugin.state in ("installed", "enabled"):
@@ -131,7 +144,10 @@ def reconcile(ctx: Context, *, sweep: bool = False) -> list[PluginSpec]:
                 db_.change_plugin(db, plugin.id, now_ns, state="disabled", reason=problem)
                 db_.record_install(db, version, "disable", ctx.uid, now_ns, problem)
                 disabled.append((plugin.id, problem))
-        return served_now(ctx, db, None, manifests), {row.digest for row in db_.list_versions(db)}
+                plugin = msgspec.structs.replace(plugin, state="disabled", reason=problem)
+            if manifest is not None:
+                specs.append(maker.spec(plugin, version, manifest))
+        return specs, {row.digest for row in db_.list_versions(db)}
 
     specs, known = ctx.store.transact(work)
     if sweep:

@@ -1,4 +1,4 @@
-"""What the marketplace revokes stops in every daemon that follows its index, and an index that is held back is noticed."""
+"""What a marketplace revokes stops in every daemon that follows its index; an index that is held back is noticed."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class Place:
     def write(self, lifetime_ns: int = HOUR_NS) -> bytes:
         self.version += 1
         now_ns = time.time_ns()
-        entries = [Entry(id_, made.manifest.version, made.digest, "0" * 64, 1, id_, "ACME", self.states[id_], Price("free"))
-                   for id_, made in self.made.items()]
+        entries = [Entry(id_, made.manifest.version, made.digest, "0" * 64, 1, id_, "ACME", self.states[id_],
+                         Price("free")) for id_, made in self.made.items()]
         data = seal(Index(self.version, now_ns, now_ns + lifetime_ns, entries), self.private)
         temporary = self.folder / ".new"
         temporary.write_bytes(data)
@@ -71,7 +71,8 @@ def start(place: Place) -> Iterator[Start]:
     running: list[Daemon] = []
 
     def begin(seconds: float = 1, **config: Any) -> Daemon:
-        daemon = Daemon(plugins=None, config={"market.index": str(place.folder), "market.refresh_seconds": seconds, **config})
+        daemon = Daemon(plugins=None, config={
+            "market.index": str(place.folder), "market.refresh_seconds": seconds, **config})
         running.append(daemon)
         admin(daemon, "keys.register", name="market", role="market", public_key=raw_public(place.private).hex())
         return daemon
@@ -111,7 +112,8 @@ def test_what_the_index_revokes_is_quarantined_audited_told_and_stays_so(place: 
     place.revoke("sample")
     wait_for(lambda: served(daemon).startswith("PLUGIN_DISABLED"), 10, "the stop")
     assert served(daemon, "other") == "ok"
-    failed = {line["check"]: line["message"] for line in admin(daemon, "plugin.verify", id="sample")["checks"] if not line["ok"]}
+    failed = {line["check"]: line["message"] for line in admin(daemon, "plugin.verify", id="sample")["checks"]
+              if not line["ok"]}
     assert "by the marketplace" in failed["revocation"]
     shown = admin(daemon, "plugin.show", id="sample")
     assert shown["state"] == "quarantined" and "by the marketplace" in shown["reason"]
@@ -153,7 +155,7 @@ def test_the_index_is_read_at_every_start_and_reload_however_rare_the_looks(
 
 
 @pytest.mark.slow
-def test_bytes_that_the_index_revokes_are_not_installed_nor_enabled_in_the_first_place(place: Place, start: Start) -> None:
+def test_bytes_that_the_index_revokes_are_not_installed_in_the_first_place(place: Place, start: Start) -> None:
     sold = place.sell(bundle())
     place.revoke("sample")
     daemon = start()
@@ -197,7 +199,7 @@ def test_an_index_that_is_forged_rolled_back_or_never_ends_changes_nothing_and_h
     install(daemon, sold)
     place.write()
     looks = daemon.metric('market_index_refreshes_total{outcome="ok"}')
-    wait_for(lambda: daemon.metric('market_index_refreshes_total{outcome="ok"}') > looks + 1, 10, "a look at the newest")
+    wait_for(lambda: daemon.metric('market_index_refreshes_total{outcome="ok"}') > looks + 1, 10, "the newest")
     (place.folder / NAME).write_bytes(old)
     wait_for(lambda: daemon.metric('market_index_refreshes_total{outcome="rolled_back"}') > 0, 20, "a look")
     forged = msgspec.json.decode(place.write())

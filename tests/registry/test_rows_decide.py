@@ -130,8 +130,8 @@ def furnish(stage: Stage, tmp_path: Path) -> tuple[Approver, Signer]:
     return bob, acme
 
 
-OPERATIONS = ("quarantine", "disable", "enable", "remove", "revokeVersion", "keys.revoke", "revoke", "release", "upgrade",
-              "install")
+OPERATIONS = ("quarantine", "disable", "enable", "remove", "revokeVersion", "keys.revoke", "revoke", "release",
+              "upgrade", "install")
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
