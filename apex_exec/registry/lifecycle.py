@@ -79,14 +79,24 @@ def manifest_of(version: VersionRow) -> Manifest:
 # ---------------------------------------------------------------------- register and validate
 def register(ctx: Context, bundle: Bundle, signatures: bytes = b"") -> VersionRow:
     """Stores the bundle and its row, state ``registered``. Raises Refusal: forged signatures, another bundle under a
-    version that exists. Nothing runs."""
+    version that exists. Nothing runs.
+
+    A version that was refused and never served is no version yet: a mended bundle takes its number.
+    """
     manifest, now_ns = bundle.manifest, ctx.now_ns()
     if manifest.id in ctx.folder_plugins:
         raise Refusal("served_from_folder", f"{manifest.id} is served from plugins_dir", code=Code.CONFLICT,
                       hint="remove it from that folder first")
     given = read_signatures(signatures)
+    replaced: list[str] = []
+
     def work(db: sa.Connection) -> VersionRow:
+        replaced.clear()
         known = db_.get_version(db, manifest.id, manifest.version)
+        if known is not None and known.digest != bundle.digest and was_refused(known):
+            db_.drop_version(db, known.plugin, known.version)
+            replaced.append(known.digest)
+            known = None
         if known is not None and known.digest != bundle.digest:
             raise Refusal("version_exists", f"{manifest.id} {manifest.version} exists with another content",
                           code=Code.CONFLICT, hint="give the changed bundle a new version")
@@ -110,7 +120,15 @@ def register(ctx: Context, bundle: Bundle, signatures: bytes = b"") -> VersionRo
     with ctx.lock:  # from the bundle on: nobody may remove it before its row stands
         ctx.blobs.put(bundle)
         ctx.at_point("blob-stored")
-        return commit(ctx, work, [manifest.id])
+        version = commit(ctx, work, [manifest.id])
+        for digest in replaced:
+            ctx.blobs.remove(digest)
+    return version
+
+
+def was_refused(version: VersionRow) -> bool:
+    """Whether a version failed a check, or its trial, and was never served."""
+    return version.state in ("registered", "validated") and bool(version.reason) and not version.served_ns
 
 
 def _put_first(db: sa.Connection, plugin: PluginRow | None, bundle: Bundle, now_ns: int) -> None:
@@ -159,6 +177,9 @@ def _note(ctx: Context, version: VersionRow, state: str, reason: str) -> None:
     """Writes what came of a check into the version's row and, where nothing is installed yet, the plugin's."""
     def work(db: sa.Connection) -> None:
         now_ns = ctx.now_ns()
+        now = db_.get_version(db, version.plugin, version.version)
+        if now is None or now.digest != version.digest:
+            return  # other bytes took its number meanwhile
         db_.change_version(db, version.plugin, version.version, state=state, reason=reason)
         plugin = db_.get_plugin(db, version.plugin)
         if plugin is not None and plugin.version == version.version and plugin.state in ("registered", "validated"):
