@@ -19,6 +19,7 @@ from apex_exec.market import submissions as subs
 from apex_exec.market.arguments import (
     AnswerTicket,
     Buy,
+    Clock,
     Customer,
     Enterprise,
     Fetched,
@@ -37,6 +38,7 @@ from apex_exec.market.index import Index, find, public_facts, search
 from apex_exec.market.reviewing import Machine, Reviewing
 from apex_exec.market.shop import Shop
 from apex_exec.market.statements import statement
+from apex_exec.market.store import clock_of, set_clock_back
 from apex_exec.registry import store as registry
 from apex_exec.registry.context import Context
 
@@ -70,6 +72,7 @@ class Operations:
                 context, args.plugin, args.version, args.actor, args.reason, args.deprecate),
             "market.search": self.search, "market.show": self.show, "market.index": self.index,
             "market.buy": self.buy, "market.refund": self.refund, "market.customer": self.customer,
+            "market.clock": self.clock,
             "market.ticket.open": self.open_ticket, "market.ticket.respond": self.respond,
             "market.ticket.close": self.close_ticket, "market.ticket.list": self.tickets,
             "market.report": self.report, "billing.report": self.billing_report,
@@ -145,6 +148,28 @@ class Operations:
             db, now_ns, sales.check_user(args.user_id), args.customer))
         return {"userId": args.user_id.lower(), "customer": sales.check_customer(args.customer)}
 
+    def clock(self, context: Context, args: Clock) -> Any:
+        """How far this machine's clock is behind the store's; with ``accept`` the store goes on from this one's.
+
+        What was dated in the future that never came is dated now. Months that were closed in it stay closed.
+        """
+        now_ns = self.shop.now_ns()
+        last_ns = self.shop.read(clock_of)
+        behind_ns = max(0, last_ns - now_ns)
+        dated = 0
+        if args.accept and behind_ns:
+            if not args.reason.strip():
+                raise Refusal("reason_missing", "to go on from another clock needs a reason", code=Code.INVALID_INPUT,
+                              hint="say why with --reason")
+
+            def work(db: sa.Connection) -> int:
+                return sales.date_anew(db, now_ns) + set_clock_back(db, now_ns)
+
+            dated = self.shop.read(work)
+            self.entitlements.settle(context)
+        return {"nowNs": now_ns, "lastNs": last_ns, "behindSeconds": behind_ns / 1e9,
+                "accepted": bool(args.accept and behind_ns), "datedAnew": dated}
+
     # ------------------------------------------------------------------ support
     def open_ticket(self, _context: Context, args: OpenTicket) -> Any:
         """See ``support.open_ticket``."""
@@ -179,15 +204,20 @@ class Operations:
 
     def billing_report(self, context: Context, args: Month) -> Any:
         """A statement; with the month's usage on the platform's."""
-        kept = self.shop.read(lambda db: invoices.closed_usage(db, args.month))
-        usage = kept or self.shop.usage(args.month)
+        written = self.shop.read(lambda db: invoices.closed_usage(db, args.month) if invoices.is_closed(
+            db, args.month) else None)
+        usage = written if written is not None else self.shop.usage(args.month)
         hosted = self.shop.hosted(context, args.month, usage)
         closed, lines = self.shop.read(lambda db: invoices.month_lines(db, args.month, hosted))
         shown = None if args.author or args.customer else usage
         return statement(lines, args.month, closed, args.author, args.customer, shown)
 
     def billing_close(self, context: Context, args: Month) -> Any:
-        """Closes a month; its lines and usage stay. Not from a ledger that was changed afterwards."""
+        """Closes a month; its lines and usage stay. Not from a ledger that was changed afterwards.
+
+        Whether it may be closed is looked at first: to ask again after a time-out is answered at once.
+        """
+        self.shop.read(lambda db: invoices.check_closable(db, self.shop.now_ns(), args.month))
         self.shop.check_ledger()
         usage = self.shop.usage(args.month)
         hosted = self.shop.hosted(context, args.month, usage)

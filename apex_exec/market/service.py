@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from apex_exec.errors import Code, Refusal
 from apex_exec.market.arguments import TABLE
 from apex_exec.market.checks import Lines, Scanned
-from apex_exec.market.entitlements import NEVER_NS, RETRY_NS, Entitlements
+from apex_exec.market.entitlements import RETRY_NS, Entitlements
 from apex_exec.market.following import IDLE_SECONDS, RETRY_SECONDS, Following
 from apex_exec.market.index import LIFETIME_NS
 from apex_exec.market.operations import Operations
@@ -59,8 +59,8 @@ class Service:
         if now_ns >= self.entitlements.due_ns or not 0 <= now_ns - self.looked_ns < RETRY_NS:
             self.looked_ns = now_ns
             self.entitlements.sweep(context)
-        if now_ns >= self.next_refresh_ns and (self.shop.public / "index.json").exists():
-            self.next_refresh_ns = NEVER_NS
+        set_back = now_ns < self.next_refresh_ns - LIFETIME_NS // 2  # before the index was signed
+        if (now_ns >= self.next_refresh_ns or set_back) and (self.shop.public / "index.json").exists():
             index = self.shop.change(self.shop.write_index)
             self.next_refresh_ns = index.issued_ns + LIFETIME_NS // 2
 
@@ -138,12 +138,12 @@ def check(context: Context, digest: str) -> str:
 def keep(context: Context) -> None:
     """See ``Service.keep``; what fails is logged and tried again in a minute."""
     global _rest_until_ns
-    if context.now_ns() < _rest_until_ns:
+    if time.monotonic_ns() < _rest_until_ns:  # not the clock on the wall: that may be set back
         return
     try:
         service_of(context).keep(context)
     except Refusal as error:
-        _rest_until_ns = context.now_ns() + RETRY_NS
+        _rest_until_ns = time.monotonic_ns() + RETRY_NS
         log.error("the marketplace could not be looked after: %s", error.message)
 
 

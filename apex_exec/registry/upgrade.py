@@ -103,8 +103,8 @@ def switch(ctx: Context, new: VersionRow, trial: Trial, operation: str) -> str:
         if error.reason == "hook_not_declared":
             raise
         if not new.served_ns:  # else it is a rollback, and the version stays what it was
-            ctx.store.transact(lambda db: db_.change_version(
-                db, new.plugin, new.version, reason=f"it failed its trial: {error.message}"[:500]))
+            why = f"it failed its trial: {error.message}"[:500]
+            ctx.store.transact(lambda db: db_.change_version(db, new.plugin, new.version, reason=why))
         raise Refusal("canary_failed", f"{new.plugin} {new.version} failed its trial: {error.message}; "
                       f"{before.version} goes on", details={"cause": error.reason},
                       hint="mend it, or try it with another call (--hook, --payload)") from None
