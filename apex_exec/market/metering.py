@@ -6,6 +6,7 @@ numbers over events of the chain, so the order of reading never matters and anyo
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -69,9 +70,12 @@ class Usage(msgspec.Struct):
                 "apiCalls": self.api_calls, "networkRequests": self.network_requests}
 
 
-def meter(events: Iterable[Event], month: str = "") -> dict[Key, Usage]:
-    """Usage per plugin, user and UTC month, sorted by key; of one month only where it is named."""
-    found: dict[Key, Usage] = {}
+def meter(events: Iterable[Event], month: str = "", before: Mapping[Key, Usage] | None = None) -> dict[Key, Usage]:
+    """Usage per plugin, user and UTC month, sorted by key; of one month only where it is named.
+
+    ``before``: what was counted of earlier events, which are not among these; it stays as it is.
+    """
+    found = {key: copy.copy(usage) for key, usage in (before or {}).items()}
     for event in events:
         if event.event_type not in METERED:
             continue

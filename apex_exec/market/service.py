@@ -14,6 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from apex_exec.errors import Code, Refusal
+from apex_exec.market import submissions as subs
 from apex_exec.market.arguments import TABLE
 from apex_exec.market.checks import Lines, Scanned
 from apex_exec.market.entitlements import RETRY_NS, Entitlements
@@ -23,6 +24,7 @@ from apex_exec.market.operations import Operations
 from apex_exec.market.reviewing import Machine
 from apex_exec.market.shop import Shop
 from apex_exec.registry import lifecycle
+from apex_exec.registry import store as registry
 from apex_exec.registry.bundle import Bundle
 from apex_exec.registry.context import Context
 from apex_exec.registry.manifest import Manifest
@@ -50,6 +52,8 @@ class Service:
         self.operations = Operations(shop, Machine(_scan, _run_tests, _prove, _scaffold, _stop), self.entitlements)
         self.handlers = self.operations.handlers()
         self.following = Following(shop)
+        self.withdrawn: frozenset[str] = frozenset()
+        """Digests that this marketplace has revoked itself."""
         self.looked_ns = 0
         self.next_refresh_ns = 0
 
@@ -58,11 +62,25 @@ class Service:
         now_ns = self.shop.now_ns()
         if now_ns >= self.entitlements.due_ns or not 0 <= now_ns - self.looked_ns < RETRY_NS:
             self.looked_ns = now_ns
+            self.stop_withdrawn(context)
             self.entitlements.sweep(context)
         set_back = now_ns < self.next_refresh_ns - LIFETIME_NS // 2  # before the index was signed
         if (now_ns >= self.next_refresh_ns or set_back) and (self.shop.public / "index.json").exists():
             index = self.shop.change(self.shop.write_index)
             self.next_refresh_ns = index.issued_ns + LIFETIME_NS // 2
+
+
+    def stop_withdrawn(self, context: Context) -> None:
+        """Revokes what is installed here and was revoked by this marketplace: whoever revoked it may have died before
+        the registry was told."""
+        self.withdrawn = self.shop.read(lambda db: frozenset(
+            one.digest for one in subs.offered(db) if one.state == "revoked"))
+        if not self.withdrawn:
+            return
+        for version in context.store.transact(registry.list_versions):
+            if version.digest in self.withdrawn and version.state != "revoked":
+                lifecycle.revoke_version(context, version.digest, "by the marketplace")
+                context.audit(version.plugin, "market.revoked", {"version": version.version, "digest": version.digest})
 
 
 _lock = threading.Lock()
@@ -96,6 +114,7 @@ def begin(context: Context) -> str:
         service = service_of(context)
         service.entitlements.look()
         service.following.open(context)
+        service.stop_withdrawn(context)
     except Refusal as error:
         return error.message
     return ""
@@ -119,9 +138,12 @@ def follow(context: Context) -> float:
 
 
 def revoked(context: Context, digest: str) -> str:
-    """See ``Following.revoked``."""
+    """Why a marketplace, this one or the one that is followed, says that these bytes must not run; "" where none
+    does."""
     service = _open.get(_key(context))
-    return service.following.revoked(digest) if service is not None else ""
+    if service is None:
+        return ""
+    return "by the marketplace" if digest in service.withdrawn else service.following.revoked(digest)
 
 
 def withheld(context: Context, db: sa.Connection, digest: str) -> str:
@@ -186,6 +208,8 @@ def _scaffold(bundle: Bundle) -> str:
 
 
 def _stop(context: Context, digest: str, reason: str) -> None:
+    service = service_of(context)
+    service.withdrawn |= {digest}
     try:
         lifecycle.revoke_version(context, digest, reason)
     except Refusal as error:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 import sqlalchemy as sa
@@ -20,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from apex_exec.config import Settings
 from apex_exec.errors import Code, Refusal
 from apex_exec.ledger.marks import HEAD
-from apex_exec.ledger.reading import Filter, read_events
+from apex_exec.ledger.reading import Filter, hash_at, last_seqs, read_events
 from apex_exec.ledger.records import LedgerError
 from apex_exec.ledger.verify import verify
 from apex_exec.market import invoices
@@ -41,6 +42,16 @@ from apex_exec.registry.signing import load_private, new_key, read_signatures, s
 T = TypeVar("T")
 
 KEY_NAME = "market"
+METERED_MONTHS_MAX = 3
+"""Months whose sums are kept in memory: the open one and those that are about to be closed."""
+
+
+class Metered(NamedTuple):
+    """What was counted of a month, up to the ledger's event ``seq`` with that hash."""
+
+    seq: int = 0
+    hash: bytes = b""
+    usage: dict[Key, Usage] = {}
 
 
 class Shop:
@@ -50,6 +61,8 @@ class Shop:
         self.settings = settings
         self.now_ns = now_ns
         self.engine = open_market(settings.database_url(settings.market.url))
+        self._metering = threading.Lock()
+        self._metered: dict[str, Metered] = {}
         self.folder = settings.state_path / "market"
         self.public = self.folder / "public"
         """What is published: a web server's root, or the folder that ``market.index`` names."""
@@ -152,7 +165,8 @@ class Shop:
     def usage(self, month: str) -> dict[Key, Usage]:
         """Usage of one UTC month out of the ledger; none where there is no ledger yet.
 
-        Reads the whole month, about a second for 200,000 events. Raises Refusal("ledger_unreadable").
+        Reads the whole month the first time, about a second for 200,000 events, and later what came since: every figure
+        is a sum. A ledger that is another one by then is read anew. Raises Refusal("ledger_unreadable").
         """
         window = month_interval(*parse_month(month))
         path = self._ledger()
@@ -160,8 +174,17 @@ class Shop:
             return {}
         since, until = (datetime.fromtimestamp(seconds, UTC) for seconds in window)
         try:
-            wanted = Filter(since=since, until=until, event_types=tuple(sorted(METERED)))
-            return meter(read_events(path, wanted), month)
+            with self._metering:
+                known = self._metered.pop(month, Metered())
+                if known.seq and hash_at(path, known.seq) != known.hash:
+                    known = Metered()
+                last = last_seqs(path, Filter(), 0)[1]
+                wanted = Filter(since=since, until=until, event_types=tuple(sorted(METERED)), after_seq=known.seq)
+                usage = meter((event for event in read_events(path, wanted) if event.seq <= last), month, known.usage)
+                self._metered[month] = Metered(last, hash_at(path, last), usage)
+                while len(self._metered) > METERED_MONTHS_MAX:
+                    del self._metered[next(iter(self._metered))]
+                return dict(usage)
         except LedgerError as error:
             raise Refusal("ledger_unreadable", str(error), hint="apex-exec audit verify") from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from apex_exec.ledger.audit import AuditStore
 from apex_exec.ledger.reading import read_events
 from apex_exec.ledger.records import AuditRecord
 from apex_exec.ledger.report import review
+from apex_exec.market import shop
 from apex_exec.market.metering import meter
 from tests.market.shops import OTHER, USER, Market, at
 
@@ -61,6 +63,37 @@ def test_a_call_that_was_cancelled_or_died_while_it_ran_is_a_call(market: Market
                            for code in ("CANCELLED", "WORKER_CRASHED", "TIMEOUT")))
     (one,) = meter(read_events(path)).values()
     assert one.calls == 3
+
+
+def test_a_second_report_reads_only_what_came_since_and_says_the_same_as_a_first(
+        market: Market, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+
+    def counting(path: Path, wanted: Any) -> Iterator[Any]:
+        for event in read_events(path, wanted):
+            read.append(event.seq)
+            yield event
+
+    monkeypatch.setattr(shop, "read_events", counting)
+    market.now_ns = at("2026-11-02")
+    other = ("plugin.execution", OTHER, "success", {"executionTimeMs": 5.0})
+    write(market, *[RAN] * 20)
+    first = market("billing.report", month="2026-10")
+    assert len(read) == 20
+    path = write(market, RAN, other, NEVER_RAN[0])
+    read.clear()
+    second = market("billing.report", month="2026-10")
+    assert read == [21, 22, 23]
+    assert [row["calls"] for row in first["usage"]] == [20]
+    assert {row["userId"]: row["calls"] for row in second["usage"]} == {USER: 21, OTHER: 1}
+    assert market.shop.usage("2026-10") == meter(read_events(path), "2026-10")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    store = AuditStore(elsewhere / "audit.db", elsewhere)
+    store.append([AuditRecord(at("2026-10-06"), other[0], OTHER, "sums", "query", "success", other[3])] * 30)
+    store.close()
+    shutil.copy(elsewhere / "audit.db", path)  # another ledger in its place
+    assert {key[1]: one.calls for key, one in market.shop.usage("2026-10").items()} == {OTHER: 30}
 
 
 def test_a_ledger_that_was_changed_is_not_billed(market: Market) -> None:

@@ -13,8 +13,11 @@ import msgspec
 import pytest
 
 from apex_exec.client import AdminClient, CallError, Client
+from apex_exec.config import load_settings
+from apex_exec.market import submissions as subs
 from apex_exec.market.index import NAME, Entry, Index, seal
 from apex_exec.market.pricing import Price
+from apex_exec.market.shop import Shop
 from apex_exec.registry.bundle import Bundle, pack
 from apex_exec.registry.signing import load_private, new_key, raw_public, sign_digest, write_signatures
 from tests.support.bundles import bundle
@@ -216,3 +219,25 @@ def test_an_index_that_is_forged_rolled_back_or_never_ends_changes_nothing_and_h
             begun = time.monotonic()
             assert admin(daemon, "plugin.list")["plugins"] and served(daemon) == "ok"
             assert time.monotonic() - begun < 3
+
+
+@pytest.mark.slow
+def test_what_this_marketplace_revoked_itself_is_stopped_although_the_registry_was_never_told(start: Start) -> None:
+    """As after a registrar that died between the market's commit and the registry's."""
+    daemon = start()
+    install(daemon, pack(bundle()))
+    assert served(daemon) == "ok"
+    daemon.stop()
+    shop = Shop(load_settings(None, {"state_dir": str(daemon.state)}), time.time_ns)
+
+    def withdraw(db: Any, now_ns: int) -> None:
+        made = subs.submit(db, now_ns, plugin="sample", version="1.0.0", digest=bundle().digest, author="ACME Corp",
+                           submitter="ann", uid=0, price=Price("free"))
+        for state in ("scanning", "in_review", "approved", "published", "revoked"):
+            subs.move(db, now_ns, made.id, state, actor="x", uid=0, reason="x")
+
+    shop.change(withdraw)
+    shop.close()
+    daemon.start()
+    assert served(daemon).startswith("PLUGIN_DISABLED")
+    assert admin(daemon, "plugin.show", id="sample")["state"] == "quarantined"
