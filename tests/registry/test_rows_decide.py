@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 import pytest
 
 from apex_exec.client import AdminClient, CallError, Client
+from apex_exec.config import load_settings
 from apex_exec.core import policy
 from apex_exec.core.api import HostMethod
 from apex_exec.core.plugin import PluginSpec
+from apex_exec.daemon.registrar import Registrar, _Link
 from apex_exec.errors import Refusal
 from apex_exec.registry import specs
+from apex_exec.registry import store as db_
 from apex_exec.registry.bundle import pack
 from apex_exec.registry.signing import load_private, new_key, raw_public, sign_digest, write_signatures
+from apex_exec.wire.frames import FrameBuffer, pack_frame
 from tests.registry.conftest import SECOND_NS, Stage
 from tests.registry.test_approvals import ADMIN, DAY_NS, Approver
 from tests.registry.test_signing import Signer
@@ -201,9 +208,56 @@ def test_every_spec_of_a_start_is_the_one_that_the_last_operation_told(stage: St
 def test_a_version_whose_manifest_this_release_cannot_read_can_still_be_disabled_and_removed(stage: Stage) -> None:
     stage.install(bundle())
     stage.run("plugin.enable", id="sample")
-    from apex_exec.registry import store as db_
-
     stage.context.store.transact(lambda db: db_.change_version(db, "sample", "1.0.0", manifest='{"id": "sample"}'))
     assert stage.run("plugin.quarantine", id="sample", reason="x")["changed"]
     assert "sample" not in stage.served
     assert stage.run("plugin.remove", id="sample")["changed"]
+
+
+# ---------------------------------------------------------------------- a commit whose outcome is unknown
+def test_a_registrar_whose_commit_may_have_stood_sends_all_anew(tmp_path: Path) -> None:
+    """The database is lost at the commit itself: the operation is refused, its rows stand, and they are told."""
+    url = f"sqlite:///{tmp_path}/registry.db"
+    stage = Stage(tmp_path, url)
+    stage.install(bundle())
+    stage.run("plugin.enable", id="sample")
+    stage.context.store.close()
+    ours, theirs = socket.socketpair()
+    settings = load_settings(None, {"state_dir": str(tmp_path), "registry.url": url})
+    made = Registrar(_Link(theirs), settings)
+    threading.Thread(target=made.run, daemon=True).start()
+    frames, told = FrameBuffer(), []
+
+    def hear(wanted: Callable[[list[Any]], bool], seconds: float = 10.0) -> list[Any]:
+        due = time.monotonic() + seconds
+        while time.monotonic() < due:
+            for message in told:
+                if wanted(message):
+                    told.remove(message)
+                    return list(message)
+            ours.settimeout(max(0.01, due - time.monotonic()))
+            told.extend(msgspec.msgpack.decode(body) for body in frames.feed(ours.recv(262_144)))
+        raise AssertionError(f"nothing like it among {told}")
+
+    try:
+        first = hear(lambda message: message[0] == "snapshot")
+        assert [spec["state"] for spec in first[1]] == ["enabled"] and first[2] is True
+        hear(lambda message: message[0] == "ready")
+        assert made._store is not None
+        real = made._store.transact
+
+        def lost(work: Callable[[Any], Any]) -> Any:
+            done = real(work)
+            if threading.current_thread().name != "registrar-quick":
+                return done
+            made._store.transact = real  # type: ignore[method-assign, union-attr]  # it is back at once
+            raise Refusal("store_unusable", "the connection was lost during COMMIT")
+
+        made._store.transact = lost  # type: ignore[method-assign]  # the database that fails
+        ours.sendall(pack_frame(msgspec.msgpack.encode(
+            ["op", 1, "plugin.quarantine", {"id": "sample", "reason": "x"}, {"uid": 0}])))
+        assert hear(lambda message: message[0] == "refused")[1] == 1
+        again = hear(lambda message: message[0] == "snapshot")
+        assert [spec["state"] for spec in again[1]] == ["quarantined"]
+    finally:
+        ours.close()
