@@ -190,10 +190,14 @@ class UiSection(_Section):
 
 
 class MarketSection(_Section):
-    """The marketplace's store and the index that ``plugin install ID`` reads."""
+    """The marketplace's store, and the index that ``plugin install ID`` reads and that is read again for revocations.
+
+    ``stale``: whether what came from the marketplace is still served where its index has expired."""
 
     url: str = "sqlite:///<state_dir>/market.db"
     index: str = ""
+    refresh_seconds: float = Field(default=300, ge=1, le=604_800)
+    stale: Literal["serve", "stop"] = "serve"
 
 
 class Settings(_Section):

@@ -246,6 +246,16 @@ def customer(user: Annotated[str, typer.Argument(metavar="UUID", help="The user.
     _show(_ask(config, runtime_dir, "market.customer", userId=user, customer=name), as_json, ("userId", "customer"))
 
 
+@market_app.command(epilog=examples("apex-exec market clock",
+                                    "apex-exec market clock --accept --reason 'NTP was wrong'"))
+def clock(accept: Annotated[bool, typer.Option("--accept", help="This clock is right; go on from it.")] = False,
+          reason: Annotated[str, typer.Option(help="Why; needed with --accept.")] = "", as_json: AsJson = False,
+          runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
+    """Says how far this machine's clock is behind the store's latest change; goes on from it where it was ahead."""
+    done = _ask(config, runtime_dir, "market.clock", accept=accept, reason=reason)
+    _show(done, as_json, ("behindSeconds", "accepted", "datedAnew"))
+
+
 @market_app.command(epilog=examples("apex-exec market revoke sums --by olga --reason 'leaks data'"))
 def revoke(plugin: PluginId, reason: Reason,
            actor: Annotated[str, typer.Option("--by", metavar="NAME", help="Who does it.")] = "",

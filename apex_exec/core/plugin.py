@@ -23,6 +23,7 @@ class PluginSpec(msgspec.Struct, frozen=True):
     """One version of one plugin as the pool serves it. Made by ``registry.manifest``, never from raw input.
 
     ``users`` is None where the plugin is enabled for everybody, else the lower-case UUIDs it is enabled for.
+    ``entitled`` is None where the plugin costs nothing, else the users who have paid for it now.
     ``state`` other than ``enabled`` makes every call answer PLUGIN_DISABLED with ``reason``.
     ``digest`` is the bundle's SHA-256 (hex) and names the content that a worker loads.
     ``approved`` are the admin permissions with a valid approval for this digest now; ``approval_expires`` gives the
@@ -46,3 +47,12 @@ class PluginSpec(msgspec.Struct, frozen=True):
     users: frozenset[str] | None = None
     approved: tuple[str, ...] = ()
     approval_expires: dict[str, float] = {}
+    entitled: frozenset[str] | None = None
+
+    def barred(self, user_id: str) -> str:
+        """Why ``user_id`` is not served, as a word or the operator's reason; "" where the user is."""
+        if self.state != "enabled":
+            return self.reason or self.state
+        if self.entitled is not None and user_id not in self.entitled:
+            return "not_entitled"
+        return "not_enabled_for_user" if self.users is not None and user_id not in self.users else ""

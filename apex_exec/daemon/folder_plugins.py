@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -38,33 +39,54 @@ def read_plugins(folder: str) -> list[Bundle]:
     return [bundle for _, bundle in bundles.values()]
 
 
+class Scan(NamedTuple):
+    """What ``plugins_dir`` held at one moment: its bundles, the specs to serve, the ids to serve no longer."""
+
+    bundles: list[Bundle]
+    specs: list[PluginSpec]
+    gone: list[str]
+
+
 class FolderPlugins:
-    """What ``plugins_dir`` holds now; ``rescan`` says what changed."""
+    """What is served from ``plugins_dir``: ``scan`` looks, ``take`` changes."""
 
     def __init__(self, source: BundleSource) -> None:
         self._source = source
         self._digests: dict[str, str] = {}
+        self._before: set[str] = set()
 
     def __contains__(self, plugin: str) -> bool:
         return plugin in self._digests
 
-    def rescan(self, folder: str, policy: Limits, policy_file: str = "") -> tuple[list[PluginSpec], list[str]]:
-        """(plugins to serve, ids to serve no longer). Blocks for reading; raises ConfigError and then changes nothing.
+    def scan(self, folder: str, policy: Limits, policy_file: str = "") -> Scan:
+        """Reads the folder and changes nothing. Blocks for reading; raises ConfigError.
 
-        Content of an earlier version stays held until the next scan: a worker may be starting with it. Nobody has
-        approved what lies in a folder: an admin permission holds where ``policy_file`` names plugin and permission.
+        Nobody has approved what lies in a folder: an admin permission holds where ``policy_file`` names plugin and
+        permission.
         """
         bundles = read_plugins(folder)
         try:
             permitted = Policy.read(policy_file)
         except Refusal as error:
             raise ConfigError(error.message) from None
-        digests = {bundle.manifest.id: bundle.digest for bundle in bundles}
-        gone = [plugin for plugin in self._digests if plugin not in digests]
-        for bundle in bundles:
+        found = {bundle.manifest.id for bundle in bundles}
+        return Scan(bundles, [_granted(bundle.spec(policy), permitted) for bundle in bundles],
+                    [plugin for plugin in self._digests if plugin not in found])
+
+    def take(self, scan: Scan) -> None:
+        """Serves what ``scan`` found from now on.
+
+        The content that a plugin had before stays held until the next ``take``, since a worker may be starting with it;
+        older content, and that of plugins that are gone, is forgotten.
+        """
+        digests = {bundle.manifest.id: bundle.digest for bundle in scan.bundles}
+        for bundle in scan.bundles:
             self._source.hold(bundle)
-        self._digests = digests
-        return [_granted(bundle.spec(policy), permitted) for bundle in bundles], gone
+        replaced = {digest for plugin, digest in self._digests.items() if plugin in digests}
+        kept = replaced | set(digests.values())
+        for digest in (self._before | set(self._digests.values())) - kept:
+            self._source.forget(digest)
+        self._before, self._digests = replaced, digests
 
 
 def _granted(spec: PluginSpec, permitted: Policy) -> PluginSpec:

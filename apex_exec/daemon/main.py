@@ -147,7 +147,8 @@ class _Daemon:
         _own_state(settings)
         self.source = BundleSource(BlobStore(settings.state_path / "bundles"))
         self.folder_plugins = FolderPlugins(self.source)
-        specs, _ = self.folder_plugins.rescan(settings.plugins_dir, self.policy, settings.security.policy_file)
+        found = self.folder_plugins.scan(settings.plugins_dir, self.policy, settings.security.policy_file)
+        self.folder_plugins.take(found)
         self.runtime = RuntimeFolder(settings)
         self.state_lock = take_lock(settings.state_path / "state.lock", "state_dir")  # ledger, registry: one writer
         for endpoint in (settings.host_endpoint, settings.admin_endpoint):
@@ -196,7 +197,7 @@ class _Daemon:
         self.supervisor.attach(self.gateway)  # after the registrar: the start waits for that one
         registrar_table.register_all()
         self.admin = AdminSocket(self.supervisor, operations.handlers, self.registrar)
-        for spec in specs:
+        for spec in found.specs:
             self.supervisor.set_plugin(spec)
 
     def _start_zygote(self) -> ZygoteLink:
@@ -311,10 +312,10 @@ class _Daemon:
 
     def _apply(self, settings: Settings, keys: list[str]) -> None:
         policy = limits_of(settings)
-        specs, gone = self.folder_plugins.rescan(  # may raise: before anything changes
-            settings.plugins_dir, policy, settings.security.policy_file)
+        found = self.folder_plugins.scan(settings.plugins_dir, policy, settings.security.policy_file)
         if self.tcp_hosts is not None:
             self.tcp_hosts.curve.read_clients()
+        self.folder_plugins.take(found)  # from here on nothing raises: a reload that is refused changes nothing
         self.settings, self.policy = settings, policy
         self.supervisor.requests.per_host = settings.pool.per_host
         self.governing.burst_seconds = self.sandboxing.burst_seconds = settings.limits.cpu_burst_seconds
@@ -325,9 +326,9 @@ class _Daemon:
         self.supervisor.reconfigure(pool_limits(settings, self.fds), breaker_policy(settings), recycle_policy(settings))
         self.registrar_settings.update(settings.model_dump())  # a registrar that starts later begins with these
         self.registrar.configure(self.registrar_settings)
-        for plugin in gone:
+        for plugin in found.gone:
             self.supervisor.remove_plugin(plugin)
-        for spec in specs:
+        for spec in found.specs:
             if self.supervisor.pool.spec(spec.id) != spec:
                 self.supervisor.set_plugin(spec)
 

@@ -5,7 +5,7 @@ scans, copies or has plugin code run in the jail (through the supervisor: ``ask`
 *submissions*, whose tests run for minutes. So revoking never waits for an installation, and neither for a submission.
 Submissions run one at a time, at the lowest priority, in fair order: a submitter whose tests have used more than their
 share of CPU waits longer, and nobody else does. The registrar lives until the link ends; killed at any point it leaves
-the old or the new state, and the supervisor starts another one, which sends every spec again.
+the old or the new state, and the supervisor starts another one, which sends every spec again, in place of those before.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from apex_exec.errors import Code, Refusal
 from apex_exec.ledger.records import AuditRecord
 from apex_exec.market import service as market
 from apex_exec.registry import approvals
+from apex_exec.registry.arguments import NoArgs
 from apex_exec.registry.blobs import BlobStore
 from apex_exec.registry.bundle import read_folder
 from apex_exec.registry.context import Context
@@ -39,7 +40,7 @@ from apex_exec.registry.findings import Report
 from apex_exec.registry.manifest import Manifest
 from apex_exec.registry.operations import ENTRIES, Entry
 from apex_exec.registry.scan import scan
-from apex_exec.registry.specs import publish, reconcile
+from apex_exec.registry.specs import commit, reconcile
 from apex_exec.registry.store import Store
 from apex_exec.wire.frames import FrameBuffer, pack_frame
 
@@ -49,6 +50,8 @@ SPECS_A_MESSAGE = 200
 REOPEN_SECONDS = 5.0
 """How often a store that cannot be opened is tried again."""
 EXPIRY_CHECK_SECONDS = 1.0
+OPENING_SECONDS = 0.2
+"""Between two looks whether the store is open, before the marketplace's index is read for the first time."""
 SUBMISSIONS_NICE = 19
 SUBMITTER_SHARE, SUBMITTER_BURST_NS = 0.1, 120_000_000_000
 """CPU seconds a second that the tests of one submitter's submissions may use, and at once: a submission of ordinary
@@ -126,10 +129,6 @@ class _Link:
         return [_decode(body) for body in buffer.feed(data)] if data else None
 
 
-class _Reload(msgspec.Struct):
-    settings: dict[str, Any]
-
-
 Work = tuple[int, Entry, Any, int]
 """(number, operation, its arguments, the caller's uid)"""
 
@@ -182,6 +181,9 @@ class Registrar:
         self._context: Context | None = None
         self._store: Store | None = None
         self._lock = threading.RLock()
+        self._look_again = threading.Event()
+        self._doubt = threading.Event()
+        """Set while the supervisor may have been told other than the rows say."""
         self._trouble = Refusal("store_unusable", "the registry is being opened; try again")
         self._lanes: dict[str, queue.SimpleQueue[Work]] = {name: queue.SimpleQueue() for name in ("quick", "slow")}
         self._submissions = Submissions()
@@ -192,14 +194,16 @@ class Registrar:
             threading.Thread(target=self._lane, args=(work.get,), name=f"registrar-{name}", daemon=True).start()
         threading.Thread(target=self._submission_lane, name="registrar-submissions", daemon=True).start()
         threading.Thread(target=self._keep, name="registrar-keep", daemon=True).start()
+        threading.Thread(target=self._follow, name="registrar-index", daemon=True).start()
         buffer = FrameBuffer()
         while (messages := self._link.frames(buffer)) is not None:
             for message in messages:
                 if message[0] == "op":
                     self._take(*message[1:])
                 elif message[0] == "settings":
-                    self._lanes["quick"].put((0, Entry("settings", _Reload, self._reload, False, ""),
-                                            {"settings": message[1]}, os.geteuid()))
+                    self._settings = Settings.model_validate(message[1])  # for a store that is still being opened, too
+                    self._lanes["quick"].put((0, Entry("settings", NoArgs, self._reload, False, ""), {},
+                                            os.geteuid()))
                 elif message[0] == "answered":
                     self._link.answered(*message[1:])
 
@@ -263,28 +267,52 @@ class Registrar:
             try:
                 context = self._open()
                 self._store = context.store
-                specs = reconcile(context, sweep=True)
+                unpaid = market.begin(context)
+                with self._lock:
+                    count = self._tell_all(reconcile(context, sweep=True))
             except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
                 message = error.message if isinstance(error, Refusal) else f"{type(error).__name__}: {error}"
                 self._trouble = error if isinstance(error, Refusal) else Refusal("store_unusable", message[:300])
                 self._link.send(["health", f"the registry cannot be opened: {message}"[:300]])
                 time.sleep(REOPEN_SECONDS)
                 continue
-            self._tell(specs)
             self._context = context
-            self._link.send(["ready", len(specs)])
-            self._link.send(["health", ""])
+            self._link.send(["ready", count])
+            self._link.send(["health", unpaid and f"paid plugins are served to nobody yet: {unpaid}"[:300]])
         while True:
             time.sleep(EXPIRY_CHECK_SECONDS)
+            if self._doubt.is_set():
+                self._tell_anew()
             self._expire(self._context)
             market.keep(self._context)
 
-    def _reload(self, _: Context, args: _Reload) -> None:
+    def _reload(self, _: Context, _args: NoArgs) -> None:
         """Goes on with other settings; every spec is made anew and sent, the supervisor knows what differs."""
-        self._settings = Settings.model_validate(args.settings)
-        with self._lock:
-            self._context = self._open()
-            self._tell(reconcile(self._context))
+        self._tell_anew()
+        self._look_again.set()
+
+    def _follow(self) -> None:
+        """Reads the marketplace's index again and again, at once after a reload: it may wait for a network."""
+        while True:
+            context = self._context
+            wait = market.follow(context) if context is not None else OPENING_SECONDS
+            self._look_again.wait(wait)
+            self._look_again.clear()
+
+    def _tell_anew(self) -> None:
+        """Makes every spec of the rows and the settings as they are now and sends them all; tried again every second
+        for as long as the rows cannot be read."""
+        self._doubt.clear()
+        try:
+            with self._lock:
+                context = self._open()
+                self._tell_all(reconcile(context))
+                self._context = context
+        except Exception as error:  # noqa: BLE001 - whatever it is, what is served is compared again
+            self._doubt.set()
+            self._link.send(["health", f"what is served could not be compared with the registry: {error}"[:300]])
+        else:
+            self._link.send(["health", ""])
 
     def _open(self) -> Context:
         settings = self._settings
@@ -292,6 +320,9 @@ class Registrar:
             settings=settings, store=self._store or Store(settings.database_url(settings.registry.url)),
             blobs=BlobStore(settings.state_path / "bundles", at_point=crash_at), now_ns=time.time_ns,
             ask=self._link.ask, publish=self._tell, withdraw=lambda plugin: self._link.send(["removed", plugin]),
+            in_doubt=self._doubt.set, entitled=market.entitled, revoked=market.revoked, withheld=market.withheld,
+            market_check=market.check, measure=lambda name, labels, value: self._link.send(
+                ["metric", name, labels, value]),
             scan=self._scan, at_point=crash_at, folder_plugins=_folder_ids(settings.plugins_dir), uid=os.geteuid(),
             gates=(market.gate,), audit=self._audit, lock=self._lock)
 
@@ -304,16 +335,23 @@ class Registrar:
         return scan(files, manifest, extra_modules=tuple(self._settings.sandbox.extra_modules))
 
     def _tell(self, specs: list[PluginSpec]) -> None:
-        for start in range(0, len(specs), SPECS_A_MESSAGE):
-            self._link.send(["specs", [msgspec.to_builtins(spec) for spec in specs[start : start + SPECS_A_MESSAGE]]])
+        """What has become of some plugins; the others stay."""
+        self._link.send(["specs", [msgspec.to_builtins(spec) for spec in specs]])
+
+    def _tell_all(self, specs: list[PluginSpec]) -> int:
+        """All that is to be served, in place of all that was, in messages whose last one says so; how many. Under the
+        lock, so that no operation's notice comes between."""
+        for start in range(0, max(1, len(specs)), SPECS_A_MESSAGE):
+            part = [msgspec.to_builtins(spec) for spec in specs[start : start + SPECS_A_MESSAGE]]
+            self._link.send(["snapshot", part, start + SPECS_A_MESSAGE >= len(specs)])
+        return len(specs)
 
     def _expire(self, context: Context) -> None:
         try:
             due_ns = context.store.transact(approvals.next_expiry_ns)
             if due_ns and due_ns <= context.now_ns():
-                with context.lock:
-                    plugins = context.store.transact(lambda db: approvals.expire(db, context.now_ns()))
-                    publish(context, plugins)
+                plugins = commit(context, lambda db: approvals.expire(db, context.now_ns()), lambda made: made,
+                                 point="approvals-expired")
                 for plugin in plugins:
                     self._audit(plugin, "approval.expired", {})
         except Refusal as error:

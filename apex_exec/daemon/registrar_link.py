@@ -1,10 +1,15 @@
 """The supervisor's side of the registrar process: operations that touch disk or database go there and come back.
 
 ``["op", req_id, op, args, {"uid": n}]`` and ``["answered", ask_id, ok, value]`` go out; ``["done", req_id, result]``,
-``["refused", req_id, code, message, details]``, ``["set", spec]``, ``["specs", [spec]]``, ``["removed", plugin]``,
-``["audit", record]``, ``["spent", plugin, cpu_ns]``, ``["ready", count]``, ``["health", reason]`` and
-``["ask", ask_id, kind, params]`` come in. A registrar that dies has every operation in flight answered: done or not is
-then unknown, and the answer says so.
+``["refused", req_id, code, message, details]``, ``["snapshot", [spec], last]``, ``["specs", [spec]]``, ``["removed",
+plugin]``, ``["metric", name, labels, value]``, ``["audit", record]``, ``["spent", plugin, cpu_ns]``, ``["ready",
+count]``, ``["health", reason]`` and ``["ask", ask_id, kind, params]`` come in. A registrar that dies has every
+operation in flight answered: done or not is then unknown, and the answer says so.
+
+A snapshot is all that the registry wants served, in several messages; at the last one, what was served for the registry
+and is not in it goes. So whatever a dead registrar had committed and could not tell holds as soon as the next one is
+up. What ``plugins_dir`` serves is none of the registry's, and stays. ``specs`` and ``removed`` are single changes after
+it.
 """
 
 from __future__ import annotations
@@ -19,6 +24,7 @@ import msgspec
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.errors import Code
 from apex_exec.ledger.records import AuditRecord
+from apex_exec.observe.metrics import METRICS
 
 if TYPE_CHECKING:
     from apex_exec.daemon.side_process import SideProcess
@@ -45,6 +51,10 @@ class RegistrarLink:
         self._side: SideProcess | None = None
         self._pending: dict[int, tuple[Done, Refused]] = {}
         self._next = 1
+        self._served: set[str] = set()
+        """Ids that the registry wants served, whatever state they are in."""
+        self._arrived: set[str] = set()
+        """Ids of the snapshot that is arriving."""
 
     def bind(self, side: SideProcess) -> None:
         """The process to speak to."""
@@ -78,17 +88,16 @@ class RegistrarLink:
             pending = self._pending.pop(message[1], None)
             if pending is not None:
                 pending[1](message[2], message[3], message[4])
-        elif kind == "set":
-            self._set(message[1])
         elif kind == "specs":
-            for spec in message[1]:
-                try:
-                    self._set(spec)
-                except Exception as error:  # the others are served all the same
-                    self._supervisor.guard.failed("specs of the registrar", error, str(spec.get("id", "")))
+            self._set_each(message[1])
+        elif kind == "snapshot":
+            self._arrived.update(self._set_each(message[1]))
+            if message[2]:
+                for plugin in sorted(self._served - self._arrived):
+                    self._remove(plugin)
+                self._arrived = set()
         elif kind == "removed":
-            if not self._served_elsewhere(message[1]):
-                self._supervisor.remove_plugin(message[1])
+            self._remove(message[1])
         elif kind == "ready":
             self._ready = self._told = True
         elif kind == "health":
@@ -96,6 +105,8 @@ class RegistrarLink:
             self._supervisor.metrics.health["registry"] = message[1]
             if message[1]:
                 self._supervisor.logs.log("error", message[1])
+        elif kind == "metric":
+            self._measure(message[1], tuple(message[2]), message[3])
         elif kind == "audit":
             if self._supervisor.audit is not None:
                 self._supervisor.audit.record(msgspec.convert(message[1], AuditRecord))
@@ -106,12 +117,33 @@ class RegistrarLink:
         elif kind == "ask":
             self._ask(message[1], message[2], message[3])
 
-    def _set(self, raw: dict[str, Any]) -> None:
-        spec = msgspec.convert(raw, PluginSpec)
+    def _set_each(self, specs: list[dict[str, Any]]) -> list[str]:
+        """Serves ``specs``; their ids."""
+        for raw in specs:
+            try:
+                self._set(msgspec.convert(raw, PluginSpec))
+            except Exception as error:  # the others are served all the same
+                self._supervisor.guard.failed("specs of the registrar", error, str(raw.get("id", "")))
+        return [str(raw.get("id", "")) for raw in specs]
+
+    def _set(self, spec: PluginSpec) -> None:
         if self._served_elsewhere(spec.id):
             self._supervisor.logs.log("error", f"plugin {spec.id} is served from plugins_dir; the installed one is not")
-        elif self._supervisor.pool.spec(spec.id) != spec:
+            return
+        self._served.add(spec.id)
+        if self._supervisor.pool.spec(spec.id) != spec:
             self._supervisor.set_plugin(spec)
+
+    def _measure(self, name: str, labels: tuple[str, ...], value: float) -> None:
+        if METRICS[name].kind == "counter":
+            self._supervisor.metrics.inc(name, labels, value)
+        else:
+            self._supervisor.metrics.set(name, labels, value)
+
+    def _remove(self, plugin: str) -> None:
+        self._served.discard(plugin)
+        if not self._served_elsewhere(plugin):
+            self._supervisor.remove_plugin(plugin)
 
     def wait_ready(self, seconds: float) -> bool:
         """Blocks until every installed plugin is known, at most so long, and no longer than until the registry is said
@@ -140,7 +172,8 @@ class RegistrarLink:
         ask(params, answer)
 
     def down(self) -> None:
-        """The process died: what it had is answered."""
+        """The process died: what it had is answered, and what it had half sent is forgotten."""
+        self._arrived = set()
         pending, self._pending = self._pending, {}
         for _, refused in pending.values():
             refused(Code.INTERNAL, "the registrar died; look whether the operation was done before trying again",

@@ -191,7 +191,7 @@ class Requests:
         user_id = hooks.check_user(request.user_id) if request.user_id is not None else None
         listed = [msg.PluginEntry(id=s.id, version=s.version, hooks=list(s.hooks), state=s.state)
                   for s in self._pool.specs()
-                  if s.state == "enabled" and (user_id is None or s.users is None or user_id in s.users)]
+                  if (s.state == "enabled" if user_id is None else not s.barred(user_id))]
         self._reply(peer, frames, _encode(msg.PluginList(id=request.id, plugins=listed)))
 
     def _admit(self, peer: Peer, id_: int | str, now_ns: int) -> None:
@@ -213,8 +213,8 @@ class Requests:
             raise WireError(Code.PLUGIN_NOT_FOUND, f"no plugin {request.plugin[:50]!r} is registered")
         if request.action not in spec.hooks:
             raise WireError(Code.HOOK_NOT_DECLARED, f"{spec.id} does not declare {request.action!r}")
-        if spec.state != "enabled" or (spec.users is not None and user_id not in spec.users):
-            reason = (spec.reason or spec.state) if spec.state != "enabled" else "not_enabled_for_user"
+        if (spec.state != "enabled" or spec.users is not None or spec.entitled is not None) and (
+                reason := spec.barred(user_id)):
             raise WireError(Code.PLUGIN_DISABLED, f"{spec.id} is not enabled: {reason}", {"reason": reason})
         payload = hooks.check_payload(request.action, request.payload, user_id)
         if refusal is not None:

@@ -58,8 +58,9 @@ class SideProcess:
                  on_message: Callable[[Any], None], on_up: Callable[[], None] = lambda: None,
                  on_down: Callable[[], None] = lambda: None, restart_max_ns: int = RESTART_MAX_NS) -> None:
         self.name = name
-        self.restarts = 0
         self.pid = 0
+        self.on_lost: Callable[[str], None] = lambda _: None
+        """Told how the process ended, in words, each time it dies; the supervisor sets it."""
         self._target = target
         self._settings = settings
         self._on_message = on_message
@@ -164,9 +165,18 @@ class SideProcess:
         if now_ns - self._started_ns >= STABLE_NS:
             self._backoff_ns = RESTART_MIN_NS
         self.start_after_ns = now_ns + self._backoff_ns
+        self._tell(lambda: self.on_lost(f"{self._ending()}; it is started again in {self._backoff_ns / 1e9:g} s"),
+                   "death")
         self._backoff_ns = min(2 * self._backoff_ns, self._restart_max_ns)
-        self.restarts += 1
         self._tell(self._on_down, "end")
+
+    def _ending(self) -> str:
+        """How the process ended. It may be about to: its link is closed a moment before it can be reaped."""
+        code = self._process.exitcode if self._process is not None else None
+        if code is None:
+            return f"the {self.name} process (pid {self.pid}) has closed its link"
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
+        return f"the {self.name} process (pid {self.pid}) {how}"
 
     def _tell(self, whom: Callable[[], None], what: str) -> None:
         """Tells the owner; that it fails at the news is no reason not to go on with the process."""

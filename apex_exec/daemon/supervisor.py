@@ -97,6 +97,11 @@ class Supervisor:
     # ------------------------------------------------------------------ what others attach
     def attach(self, side: SideProcess) -> None:
         """Starts ``side`` and keeps it running; it is closed, draining, after the loop has ended."""
+        def lost(how: str) -> None:
+            self.logs.log("error", how)
+            self.metrics.inc("side_process_restarts_total", (side.name,))
+
+        side.on_lost = lost
         self.loop.attach(side)
 
     def use(self, *, audit: AuditTrail | None = None, api: ApiCalls | None = None,

@@ -160,6 +160,18 @@ def export_rows(database: Path, wanted: Filter) -> Iterator[tuple[int, bytes]]:
         db.close()
 
 
+def hash_at(database: Path, seq: int) -> bytes:
+    """The hash of event ``seq``; b"" where it is not there. Blocks; raises LedgerError."""
+    db = open_readonly(database)
+    try:
+        row = db.execute("SELECT hash FROM events WHERE seq = ?", (seq,)).fetchone()
+    except sqlite3.Error as error:
+        raise LedgerError(f"{database} cannot be read: {error}") from error
+    finally:
+        db.close()
+    return bytes(row[0]) if row is not None else b""
+
+
 def _hash_of(db: sqlite3.Connection, seq: int) -> bytes:
     """The hash of event ``seq``, or of the place retention left where its predecessors stood; b"" where it is gone."""
     if seq == 0:

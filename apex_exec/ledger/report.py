@@ -11,6 +11,7 @@ import msgspec
 
 from apex_exec.ledger.reading import Event
 from apex_exec.ledger.records import LedgerError
+from apex_exec.ledger.refusals import denials, was_refused
 
 QUARANTINE = ("breaker", "open")
 """``action`` and ``metadata.state`` of the ``security.anomaly`` that says a plugin was paused."""
@@ -90,7 +91,7 @@ def _count(row: Row, event: Event, users: set[str]) -> None:
         row.cpu_limits += code == "CPU_LIMIT"
         row.crashes += code in ("WORKER_CRASHED", "WORKER_VIOLATION")
     elif kind == "access.denied":
-        row.denials += 1
+        row.denials += denials(event)
     elif kind == "security.rate_limit":
         row.rate_limits += 1
     elif kind == "security.anomaly":
@@ -105,8 +106,9 @@ def _count(row: Row, event: Event, users: set[str]) -> None:
             row.approvals.append({"at": event.timestamp, "decision": APPROVAL_ACTIONS[event.action],
                                   "by": event.user_id, **_approval(metadata)})
     else:  # plugin.api, data.access, data.modification, data.deletion
-        row.api_calls += 1
-        row.data_changes += kind in ("data.modification", "data.deletion")
+        row.denials += denials(event)
+        row.api_calls += not was_refused(event)
+        row.data_changes += event.result == "success" and kind in ("data.modification", "data.deletion")
 
 
 def _approval(metadata: dict[str, Any]) -> dict[str, Any]:

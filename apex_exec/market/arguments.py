@@ -108,6 +108,13 @@ class Customer(_Args):
     customer: str
 
 
+class Clock(_Args):
+    """The clock of the market's store; ``accept``: this machine's clock is right, and the store's was ahead."""
+
+    accept: bool = False
+    reason: str = ""
+
+
 class OpenTicket(_Args):
     """A user asks for support."""
 
@@ -171,6 +178,8 @@ TABLE: dict[str, tuple[type[msgspec.Struct], str]] = {
     "market.buy": (Buy, "Buys a plugin for a user, or one more period."),
     "market.refund": (Refund, "Reverses a purchase to the cent and ends its entitlement."),
     "market.customer": (Customer, "Says who pays for a user."),
+    "market.clock": (
+        Clock, "How far this machine's clock is behind the store's latest change; `accept` goes on from it."),
     "market.ticket.open": (OpenTicket, "Opens a support ticket; its clock starts."),
     "market.ticket.respond": (AnswerTicket, "Records the first response."),
     "market.ticket.close": (Ticket, "Closes a ticket."),

@@ -1,13 +1,17 @@
-"""Paid plugins run only for who paid: the gate before an enablement, and the sweep that ends what ran out.
+"""Paid plugins run only for who paid, wherever they are served: ``Entitlements`` knows who that is now.
 
-The right of a user ends at a moment, not at a day: ``sweep`` is called when the earliest of them is due, disables at
-that boundary through the registry, and says when it wants to be called again.
+Three places ask. ``gate`` refuses an enablement without a purchase. ``of`` goes into every spec that the registry
+makes, so that whatever is enabled, upgraded, rolled back, priced anew or started again is served to those who have paid
+and answers everybody else ``not_entitled``, whether it is enabled for one user or for all. ``sweep`` reads all
+purchases and prices again, at every start, after every sale and whenever a right begins or ends (at a moment, not at a
+day), has changed plugins told, and ends the enablements that nobody pays for any longer, since they are billed.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
@@ -22,17 +26,39 @@ log = logging.getLogger(__name__)
 
 Disable = Callable[[Context, str, str, str], None]
 """``disable(context, plugin, user, reason)``: what the registry does to end an enablement."""
+Publish = Callable[[Context, Iterable[str]], None]
+"""``publish(context, plugins)``: has the registry tell the supervisor what these plugins are now."""
 
 NEVER_NS = 1 << 62
 RETRY_NS = 60_000_000_000
 
 
+class _Known(NamedTuple):
+    """Who had paid for what when it was last looked at, what the marketplace asks money for, and when that changes."""
+
+    holders: dict[str, frozenset[str]] = {}
+    priced: frozenset[str] = frozenset()
+    next_ns: int = 0
+
+
 class Entitlements:
     """Who may run what, until when."""
 
-    def __init__(self, shop: Shop, disable: Disable) -> None:
+    def __init__(self, shop: Shop, disable: Disable, publish: Publish = lambda _context, _plugins: None) -> None:
         self.shop = shop
+        self.due_ns = 0
+        """When ``sweep`` wants to be called next."""
         self._disable = disable
+        self._publish = publish
+        self._known = _Known()
+
+    def of(self, plugin: str, paid: bool) -> frozenset[str] | None:
+        """The users who have paid for ``plugin`` now; None where it costs nothing. ``paid``: so its manifest says.
+
+        Never blocks. Before the marketplace's store could be read for the first time nobody has paid.
+        """
+        known = self._known
+        return known.holders.get(plugin, frozenset()) if paid or plugin in known.priced else None
 
     def gate(self, _context: Context, manifest: Manifest, user_id: str) -> None:
         """Lets an enablement pass. Raises Refusal("not_entitled") for a paid plugin without a purchase of that user."""
@@ -48,29 +74,62 @@ class Entitlements:
             return None
         return sales.entitled_until(db, plugin, user_id, now_ns, paid)
 
+    def look(self) -> set[str]:
+        """Reads again who has paid for what; the plugins of which that differs from before. Blocks."""
+        now_ns, before = self.shop.now_ns(), self._known
+
+        def work(db: sa.Connection) -> _Known:
+            holders: dict[str, set[str]] = {}
+            next_ns = NEVER_NS
+            for one in sales.everything(db):
+                if one.covers(now_ns):
+                    holders.setdefault(one.plugin, set()).add(one.user_id)
+                bounds = (one.starts_ns, one.ends_ns, one.refunded_ns)
+                next_ns = min([next_ns, *(bound for bound in bounds if bound is not None and bound > now_ns)])
+            return _Known({plugin: frozenset(users) for plugin, users in holders.items()},
+                          sales.paid_plugins(db, now_ns), next_ns)
+
+        now = self._known = self.shop.read(work)
+        return {plugin for plugin in {*before.holders, *now.holders} if before.holders.get(plugin)
+                != now.holders.get(plugin)} | (before.priced ^ now.priced)
+
     def sweep(self, context: Context) -> int:
-        """Disables what is no longer paid for; the moment (ns) at which the next right may end. Blocks."""
-        now_ns = self.shop.now_ns()
-        enabled = context.store.transact(registry.enabled_for)
+        """Has everything served as it is paid for now; the moment (ns) at which that may change next. Blocks.
+
+        An enablement of a single user that is not paid for ends; one for everybody stays, and serves those who pay.
+        """
+        changed = self.look()
+        now_ns, next_ns = self.shop.now_ns(), self._known.next_ns
         ended: list[tuple[str, str]] = []
-        next_ns = NEVER_NS
 
-        def look(db: sa.Connection) -> None:
-            nonlocal next_ns
-            for plugin in sorted(enabled.keys() & sales.sold_plugins(db)):
-                for user in sorted(enabled[plugin] - {registry.EVERYBODY}):
-                    try:
-                        until_ns = sales.entitled_until(db, plugin, user, now_ns)
-                    except Refusal:
-                        ended.append((plugin, user))
-                    else:
-                        next_ns = min(next_ns, until_ns if until_ns is not None else NEVER_NS)
+        def rows(db: sa.Connection) -> None:
+            ended.clear()
+            single = {plugin: users - {registry.EVERYBODY} for plugin, users in registry.enabled_for(db).items()
+                      if users != {registry.EVERYBODY}}
+            if not single:
+                return
+            paid = {plugin.id for plugin, version in registry.list_served(db)
+                    if plugin.id in single and registry.is_paid(version)}
+            for plugin, users in sorted(single.items()):
+                entitled = self.of(plugin, plugin in paid)
+                ended.extend((plugin, user) for user in sorted(users) if entitled is not None and user not in entitled)
 
-        self.shop.read(look)
+        context.store.transact(rows)
+        self._publish(context, changed)
         for plugin, user in ended:
             try:
-                self._disable(context, plugin, user, "entitlement_ended")
+                self._disable(context, plugin, user, "not_entitled")
             except Refusal as error:
-                log.error("%s could not be disabled for %s: %s", plugin, user, error)
-                next_ns = min(next_ns, now_ns + RETRY_NS)
+                if error.reason != "enabled_for_everybody":
+                    log.error("%s could not be disabled for %s: %s", plugin, user, error)
+                    next_ns = min(next_ns, now_ns + RETRY_NS)
+        self.due_ns = next_ns
         return next_ns
+
+    def settle(self, context: Context) -> None:
+        """``sweep`` after a sale: that stands, so what goes wrong here is logged and tried again within a second."""
+        self.due_ns = 0
+        try:
+            self.sweep(context)
+        except Refusal as error:
+            log.error("what was sold could not be served at once: %s", error.message)

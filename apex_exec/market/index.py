@@ -82,8 +82,11 @@ def seal(index: Index, key: Ed25519PrivateKey) -> bytes:
     return msgspec.json.encode(Envelope(text, key_id_of(raw_public(key)), signature))
 
 
-def open_index(data: bytes, keys: dict[str, str], now_ns: int, seen: Seen | None) -> tuple[Index, Seen]:
+def open_index(data: bytes, keys: dict[str, str], now_ns: int, seen: Seen | None, *,
+               expired: bool = False) -> tuple[Index, Seen]:
     """The index in ``data`` where it is to be believed, and what to remember of it.
+
+    ``expired``: also one that no longer counts; what it says of revoked versions stays true.
 
     ``keys`` are the market keys trusted now: id → public key (hex). Raises Refusal: index_invalid, index_untrusted,
     index_rolled_back, index_forked (two indexes of one version), index_expired.
@@ -108,7 +111,7 @@ def open_index(data: bytes, keys: dict[str, str], now_ns: int, seen: Seen | None
                    "use another mirror")
     if seen is not None and now.version == seen.version and now.sha256 != seen.sha256:
         raise _bad("index_forked", f"two different indexes call themselves version {now.version}", "use another mirror")
-    if now_ns >= index.expires_ns:
+    if now_ns >= index.expires_ns and not expired:
         raise _bad("index_expired", f"the index stopped counting {(now_ns - index.expires_ns) // 10**9} s ago; the "
                    "mirror may be held back", "use another mirror, or refresh: apex-exec market publish --refresh")
     return index, now

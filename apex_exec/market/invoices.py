@@ -44,12 +44,7 @@ def close_month(db: sa.Connection, now_ns: int, month: str, hosted: Hosted, usag
 
     Raises Refusal: month_closed, month_not_over, month_order.
     """
-    end_s = month_interval(*parse_month(month))[1]
-    if is_closed(db, month):
-        raise Refusal("month_closed", f"{month} is closed; corrections come as new lines of a later month",
-                      code=Code.CONFLICT)
-    if now_ns < end_s * NS:
-        raise Refusal("month_not_over", f"{month} is not over yet", code=Code.CONFLICT)
+    check_closable(db, now_ns, month)
     closed = list(db.execute(sa.select(closed_months.c.month).order_by(closed_months.c.month)).scalars())
     if closed and closed[-1] > month:
         raise Refusal("month_order", f"{closed[-1]} is closed already; {month} lies before it", code=Code.CONFLICT)
@@ -70,6 +65,16 @@ def close_month(db: sa.Connection, now_ns: int, month: str, hosted: Hosted, usag
     if rows:
         db.execute(sa.insert(closed_usage_rows), rows)
     return lines
+
+
+def check_closable(db: sa.Connection, now_ns: int, month: str) -> None:
+    """Raises Refusal("month_closed" or "month_not_over")."""
+    end_s = month_interval(*parse_month(month))[1]
+    if is_closed(db, month):
+        raise Refusal("month_closed", f"{month} is closed; corrections come as new lines of a later month",
+                      code=Code.CONFLICT, hint=f"apex-exec billing report --month {month} shows it")
+    if now_ns < end_s * NS:
+        raise Refusal("month_not_over", f"{month} is not over yet", code=Code.CONFLICT)
 
 
 def closed_usage(db: sa.Connection, month: str = "") -> dict[Key, Usage]:

@@ -6,14 +6,16 @@ numbers over events of the chain, so the order of reading never matters and anyo
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
 
 from apex_exec.errors import CODES, Code, Retry
 from apex_exec.ledger.reading import Event
+from apex_exec.ledger.refusals import was_refused
 from apex_exec.market.months import Interval, merge, month_interval, parse_month, whole_seconds
 
 EXECUTION = "plugin.execution"
@@ -24,6 +26,10 @@ CPU = "plugin.cpu"
 METERED = frozenset((EXECUTION, CPU, *API_EVENTS))
 NEVER_RAN = frozenset(code.value for code, (_, retry) in CODES.items() if retry is Retry.YES) | {Code.BOOT_FAILED}
 """Verdicts that say that the hook did not run: no call is counted."""
+
+NOT_RUN_WITHOUT_TIME = frozenset((
+    Code.CANCELLED, Code.PLUGIN_DISABLED, Code.SHUTTING_DOWN, Code.INTERNAL, Code.WORKER_CRASHED))
+"""Verdicts that end a call in the queue as well as one that runs: with no time of its own it never ran."""
 
 Key = tuple[str, str, str]
 """plugin, user, month"""
@@ -43,16 +49,17 @@ class Usage(msgspec.Struct):
     def add(self, event: Event) -> None:
         """Counts one event; one that is no usage changes nothing."""
         if event.event_type == EXECUTION:
-            if event.metadata.get("code") in NEVER_RAN:
-                return
             run_ms = _number(event.metadata.get("executionTimeMs"))
+            code = event.metadata.get("code")
+            if code in NEVER_RAN or (code in NOT_RUN_WITHOUT_TIME and not run_ms):
+                return
             self.calls += 1
             self.cpu_us += round(_number(event.metadata.get("cpuMs")) * 1000)
             self.host_cpu_us += round(_number(event.metadata.get("hostCpuMs")) * 1000)
             self.memory_mb_ms += round(_number(event.metadata.get("memoryUsedMb")) * run_ms)
         elif event.event_type == CPU:
             self.cpu_us += round(_number(event.metadata.get("cpuMs")) * 1000)
-        elif event.event_type in API_EVENTS and event.result != "denied":
+        elif event.event_type in API_EVENTS and not was_refused(event):
             self.api_calls += 1
             self.network_requests += event.action == "fetch"
 
@@ -63,16 +70,24 @@ class Usage(msgspec.Struct):
                 "apiCalls": self.api_calls, "networkRequests": self.network_requests}
 
 
-def meter(events: Iterable[Event], month: str = "") -> dict[Key, Usage]:
-    """Usage per plugin, user and UTC month, sorted by key; of one month only where it is named."""
-    found: dict[Key, Usage] = {}
+def meter(events: Iterable[Event], month: str = "", before: Mapping[Key, Usage] | None = None) -> dict[Key, Usage]:
+    """Usage per plugin, user and UTC month, sorted by key; of one month only where it is named.
+
+    ``before``: what was counted of earlier events, which are not among these; it stays as it is.
+    """
+    found = {key: copy.copy(usage) for key, usage in (before or {}).items()}
     for event in events:
         if event.event_type not in METERED:
             continue
         name = event.timestamp[:7]  # RFC 3339, UTC
         if not month or name == month:
             found.setdefault((event.resource, event.user_id, name), Usage()).add(event)
-    return dict(sorted(found.items()))
+    return {key: usage for key, usage in sorted(found.items()) if usage != Usage()}
+
+
+def callers(usage: Mapping[Key, Usage]) -> list[Key]:
+    """Who had a call run, by plugin and month: whoever only tried is not hosted."""
+    return [key for key, one in usage.items() if one.calls]
 
 
 class Enablement(msgspec.Struct, frozen=True, order=True):
@@ -91,9 +106,9 @@ def hosted(enablements: Iterable[Enablement], usage: Iterable[Key], until_ns: in
     What is enabled for everybody is hosted for the users who called it: for each, in each month with a call, for the
     whole time of that month in which it was enabled. What is still enabled counts until ``until_ns``.
     """
-    callers: dict[str, set[tuple[str, str]]] = {}
+    called: dict[str, set[tuple[str, str]]] = {}
     for plugin, user, month in usage:
-        callers.setdefault(plugin, set()).add((user, month))
+        called.setdefault(plugin, set()).add((user, month))
     parts: dict[tuple[str, str], list[Interval]] = {}
     for one in enablements:
         end_ns = until_ns if one.end_ns is None else min(one.end_ns, until_ns)
@@ -101,7 +116,7 @@ def hosted(enablements: Iterable[Enablement], usage: Iterable[Key], until_ns: in
         if one.user_id:
             parts.setdefault((one.plugin, one.user_id), []).append(span)
             continue
-        for user, month in callers.get(one.plugin, ()):
+        for user, month in called.get(one.plugin, ()):
             window = month_interval(*parse_month(month))
             clipped = (max(span[0], window[0]), min(span[1], window[1]))
             parts.setdefault((one.plugin, user), []).append(clipped)

@@ -19,6 +19,7 @@ from apex_exec.market import submissions as subs
 from apex_exec.market.arguments import (
     AnswerTicket,
     Buy,
+    Clock,
     Customer,
     Enterprise,
     Fetched,
@@ -26,6 +27,7 @@ from apex_exec.market.arguments import (
     Nothing,
     OpenTicket,
     Plugin,
+    Publish,
     Refund,
     Search,
     Ticket,
@@ -36,6 +38,7 @@ from apex_exec.market.index import Index, find, public_facts, search
 from apex_exec.market.reviewing import Machine, Reviewing
 from apex_exec.market.shop import Shop
 from apex_exec.market.statements import statement
+from apex_exec.market.store import clock_of, set_clock_back
 from apex_exec.registry import store as registry
 from apex_exec.registry.context import Context
 
@@ -64,11 +67,12 @@ class Operations:
             "market.reject": lambda context, args: review.decide(
                 context, "changes_requested" if args.changes else "rejected", args.submission, args.reviewer,
                 args.reason, args.digest, args.checklist, args.statement, args.signature),
-            "market.publish": lambda context, args: review.publish(args.submission, args.publisher, context.uid),
+            "market.publish": self.publish,
             "market.revoke": lambda context, args: review.revoke(
                 context, args.plugin, args.version, args.actor, args.reason, args.deprecate),
             "market.search": self.search, "market.show": self.show, "market.index": self.index,
             "market.buy": self.buy, "market.refund": self.refund, "market.customer": self.customer,
+            "market.clock": self.clock,
             "market.ticket.open": self.open_ticket, "market.ticket.respond": self.respond,
             "market.ticket.close": self.close_ticket, "market.ticket.list": self.tickets,
             "market.report": self.report, "billing.report": self.billing_report,
@@ -101,30 +105,35 @@ class Operations:
     def index(self, context: Context, args: Fetched) -> Any:
         """What a fetched index says, once it is to be believed: one entry with where its bundle lies, or a search."""
         now_ns = self.shop.now_ns()
-        keys = context.store.transact(lambda db: {
-            row.key_id: row.public_key for row in registry.list_keys(db, role="market")
-            if row.state == "active" and row.valid_from_ns <= now_ns < row.valid_until_ns})
+        keys = context.store.transact(lambda db: registry.market_keys(db, now_ns))
         index: Index = self.shop.take_index(args.place, args.index, keys)
         if not args.plugin:
             return [public_facts(entry) for entry in search(index, args.words)]
         entry = find(index, args.plugin, args.version)
         return {**public_facts(entry), "path": entry.path, "size": entry.size, "sha256": entry.sha256}
 
-    # ------------------------------------------------------------------ money
-    def buy(self, _context: Context, args: Buy) -> Any:
-        """See ``sales.buy``."""
-        def work(db: sa.Connection, now_ns: int) -> Any:
-            if args.customer:
-                sales.set_customer(db, now_ns, sales.check_user(args.user_id), args.customer)
-            return _plain(sales.buy(db, now_ns, plugin=args.plugin, user_id=args.user_id, key=args.key))
+    def publish(self, context: Context, args: Publish) -> Any:
+        """See ``Reviewing.publish``; a price that begins with it holds at once."""
+        done = self.reviewing.publish(args.submission, args.publisher, context.uid)
+        self.entitlements.settle(context)
+        return done
 
-        return self.shop.change(work)
+    # ------------------------------------------------------------------ money
+    def buy(self, context: Context, args: Buy) -> Any:
+        """See ``sales.buy``; whoever has paid is served at once."""
+        def work(db: sa.Connection, now_ns: int) -> Any:
+            return _plain(sales.buy(db, now_ns, plugin=args.plugin, user_id=args.user_id, key=args.key,
+                                    customer=args.customer))
+
+        done = self.shop.change(work)
+        self.entitlements.settle(context)
+        return done
 
     def refund(self, context: Context, args: Refund) -> Any:
         """See ``sales.refund``; what it entitled to ends at once."""
         done = self.shop.change(lambda db, now_ns: _plain(sales.refund(
             db, now_ns, purchase=args.purchase, key=args.key, reason=args.reason)))
-        self.entitlements.sweep(context)
+        self.entitlements.settle(context)
         return done
 
     def enterprise(self, _context: Context, args: Enterprise) -> Any:
@@ -137,7 +146,29 @@ class Operations:
         """Who pays for a user, dated."""
         self.shop.change(lambda db, now_ns: sales.set_customer(
             db, now_ns, sales.check_user(args.user_id), args.customer))
-        return {"userId": args.user_id.lower(), "customer": args.customer}
+        return {"userId": args.user_id.lower(), "customer": sales.check_customer(args.customer)}
+
+    def clock(self, context: Context, args: Clock) -> Any:
+        """How far this machine's clock is behind the store's; with ``accept`` the store goes on from this one's.
+
+        What was dated in the future that never came is dated now. Months that were closed in it stay closed.
+        """
+        now_ns = self.shop.now_ns()
+        last_ns = self.shop.read(clock_of)
+        behind_ns = max(0, last_ns - now_ns)
+        dated = 0
+        if args.accept and behind_ns:
+            if not args.reason.strip():
+                raise Refusal("reason_missing", "to go on from another clock needs a reason", code=Code.INVALID_INPUT,
+                              hint="say why with --reason")
+
+            def work(db: sa.Connection) -> int:
+                return sales.date_anew(db, now_ns) + set_clock_back(db, now_ns)
+
+            dated = self.shop.read(work)
+            self.entitlements.settle(context)
+        return {"nowNs": now_ns, "lastNs": last_ns, "behindSeconds": behind_ns / 1e9,
+                "accepted": bool(args.accept and behind_ns), "datedAnew": dated}
 
     # ------------------------------------------------------------------ support
     def open_ticket(self, _context: Context, args: OpenTicket) -> Any:
@@ -173,15 +204,21 @@ class Operations:
 
     def billing_report(self, context: Context, args: Month) -> Any:
         """A statement; with the month's usage on the platform's."""
-        kept = self.shop.read(lambda db: invoices.closed_usage(db, args.month))
-        usage = kept or self.shop.usage(args.month)
+        written = self.shop.read(lambda db: invoices.closed_usage(db, args.month) if invoices.is_closed(
+            db, args.month) else None)
+        usage = written if written is not None else self.shop.usage(args.month)
         hosted = self.shop.hosted(context, args.month, usage)
         closed, lines = self.shop.read(lambda db: invoices.month_lines(db, args.month, hosted))
         shown = None if args.author or args.customer else usage
         return statement(lines, args.month, closed, args.author, args.customer, shown)
 
     def billing_close(self, context: Context, args: Month) -> Any:
-        """Closes a month; its lines and usage stay."""
+        """Closes a month; its lines and usage stay. Not from a ledger that was changed afterwards.
+
+        Whether it may be closed is looked at first: to ask again after a time-out is answered at once.
+        """
+        self.shop.read(lambda db: invoices.check_closable(db, self.shop.now_ns(), args.month))
+        self.shop.check_ledger()
         usage = self.shop.usage(args.month)
         hosted = self.shop.hosted(context, args.month, usage)
         lines = self.shop.change(lambda db, now_ns: invoices.close_month(db, now_ns, args.month, hosted, usage))

@@ -16,7 +16,7 @@ from apex_exec.market import submissions as subs
 from apex_exec.market.billing import RATES, Rate, rate_at, split_sale
 from apex_exec.market.months import NS, add_months
 from apex_exec.market.pricing import Price, price_at
-from apex_exec.market.store import accounts, as_struct, purchases, refunds
+from apex_exec.market.store import accounts, as_struct, prices, purchases, refunds
 
 _USER = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 MONTHS = {"month": 1, "year": 12}
@@ -66,10 +66,17 @@ def check_key(key: str) -> str:
     return key
 
 
+def check_customer(customer: str) -> str:
+    """A customer's name; spaces around it and runs of them are no part of it. Raises Refusal("customer_invalid")."""
+    customer = " ".join(customer.split())
+    if not customer or len(customer) > 200:
+        raise Refusal("customer_invalid", "a customer's name is 1 to 200 characters", code=Code.INVALID_INPUT)
+    return customer
+
+
 def set_customer(db: sa.Connection, now_ns: int, user_id: str, customer: str) -> None:
     """Who pays for a user from now on; without it a user is a customer of their own."""
-    if not customer.strip() or len(customer) > 200:
-        raise Refusal("customer_invalid", "a customer's name is 1 to 200 characters", code=Code.INVALID_INPUT)
+    customer = check_customer(customer)
     if customer_of(db, user_id) != customer:
         db.execute(sa.insert(accounts).values(user_id=user_id, from_ns=now_ns, customer=customer))
 
@@ -81,33 +88,37 @@ def customer_of(db: sa.Connection, user_id: str) -> str:
     return str(found) if found is not None else user_id
 
 
-def buy(db: sa.Connection, now_ns: int, *, plugin: str, user_id: str, key: str,
+def buy(db: sa.Connection, now_ns: int, *, plugin: str, user_id: str, key: str, customer: str = "",
         rates: tuple[Rate, ...] = RATES) -> Purchase:
-    """One purchase: the plugin for one user, or one more period of a running subscription.
+    """One purchase: the plugin for one user, or one more period of a subscription that runs now.
 
-    The same key again gives the same purchase and changes nothing. Raises Refusal: idempotency_conflict (the key was
-    used for something else), plugin_unknown, plugin_revoked, plugin_deprecated, plugin_free, already_owned.
+    ``customer`` pays for the user from now on; "" leaves that as it is. The same key again gives the same purchase and
+    changes nothing, not even who pays. Raises Refusal: idempotency_conflict (the key was used for another plugin, user
+    or customer), plugin_unknown, plugin_revoked, plugin_deprecated, plugin_free, already_owned.
     """
-    user_id, request = check_user(user_id), f"{plugin} {user_id.lower()}"
-    if (before := repeated(db, purchases, check_key(key), request)) is not None:
-        return get(db, before)
+    user_id, customer = check_user(user_id), check_customer(customer) if customer else ""
+    request = f"{plugin} {user_id} {customer}".rstrip()
+    if (before := _bought(db, check_key(key), request, customer)) is not None:
+        return before
+    if customer:
+        set_customer(db, now_ns, user_id, customer)
     offer = subs.listing(db, plugin)
     if offer is None:
         raise Refusal("plugin_unknown", f"the marketplace has no {plugin[:60]!r}", code=Code.NOT_FOUND)
     if offer.state == "revoked":
         raise Refusal("plugin_revoked", f"{plugin} was revoked; it cannot be bought")
-    owned = owned_by(db, plugin, user_id)
-    running = [one for one in owned if one.covers(now_ns) or (one.starts_ns > now_ns and one.refunded_ns is None)]
-    last = max(running, key=lambda one: one.starts_ns, default=None)
+    last = _last_of_run(owned_by(db, plugin, user_id), now_ns)
     if last is not None and last.ends_ns is None:
         raise Refusal("already_owned", f"{user_id} has {plugin} for good", code=Code.CONFLICT,
                       details={"purchase": last.key})
     if last is None and offer.state == "deprecated":
         raise Refusal("plugin_deprecated", f"{plugin} is deprecated: running subscriptions may be extended, new "
                       "purchases are not taken")
-    price = subs.decode_price(last.price) if last is not None else price_at(subs.price_history(db, plugin), now_ns)
+    price = price_at(subs.price_history(db, plugin), now_ns)
     if price is None or not price.paid:
         raise Refusal("plugin_free", f"{plugin} is free; it needs no purchase")
+    if last is not None:
+        price = subs.decode_price(last.price)
     anchor_ns, number = (last.anchor_ns, last.number + 1) if last is not None else (now_ns, 0)
     starts_ns, ends_ns = _period(price, anchor_ns, number)
     split = split_sale(price.amount, rate_at(now_ns // NS, rates))
@@ -137,6 +148,19 @@ def refund(db: sa.Connection, now_ns: int, *, purchase: str, key: str, reason: s
     return get(db, purchase)
 
 
+def date_anew(db: sa.Connection, now_ns: int) -> int:
+    """Purchases that were made while the clock was ahead are made now, and what began in that future begins now; how
+    many. Periods that follow what was paid before keep their place."""
+    made = [one for one in everything(db) if one.at_ns > now_ns]
+    for one in made:
+        values = {"at_ns": now_ns}
+        if one.anchor_ns > now_ns:
+            starts_ns, ends_ns = _period(subs.decode_price(one.price), now_ns, one.number)
+            values |= {"anchor_ns": now_ns, "starts_ns": starts_ns, "ends_ns": ends_ns}  # type: ignore[dict-item]  # None
+        db.execute(sa.update(purchases).where(purchases.c.key == one.key).values(values))
+    return len(made)
+
+
 def get(db: sa.Connection, key: str) -> Purchase:
     """Raises Refusal("purchase_unknown")."""
     found = _select(db, purchases.c.key == key)
@@ -161,9 +185,12 @@ def is_paid(db: sa.Connection, plugin: str, at_ns: int) -> bool:
     return price is not None and price.paid
 
 
-def sold_plugins(db: sa.Connection) -> set[str]:
-    """The plugins that somebody bought: only of these a right can end."""
-    return set(db.execute(sa.select(purchases.c.plugin).distinct()).scalars())
+def paid_plugins(db: sa.Connection, at_ns: int) -> frozenset[str]:
+    """The plugins that the marketplace asks money for at that moment."""
+    current: dict[str, str] = {}
+    for row in db.execute(sa.select(prices).where(prices.c.from_ns <= at_ns).order_by(prices.c.from_ns, prices.c.id)):
+        current[row.plugin] = row.price
+    return frozenset(plugin for plugin, price in current.items() if subs.decode_price(price).paid)
 
 
 def entitled_until(db: sa.Connection, plugin: str, user_id: str, at_ns: int, paid: bool = False) -> int | None:
@@ -180,6 +207,35 @@ def entitled_until(db: sa.Connection, plugin: str, user_id: str, at_ns: int, pai
         raise Refusal("not_entitled", f"{plugin} is paid, and {user_id} has no purchase or running subscription",
                       hint=f"apex-exec market buy {plugin} --user {user_id}")
     return _run_end(owned, at_ns)
+
+
+def _last_of_run(owned: list[Purchase], at_ns: int) -> Purchase | None:
+    """The last of the periods that follow each other without a gap from ``at_ns`` on: the one that is extended. None
+    where nothing runs now: a period that begins only after a gap, as after a refund, leaves the user without now."""
+    last = None
+    while covering := [one for one in owned if one.covers(at_ns)]:
+        last = max(covering, key=lambda one: _end(one))
+        if last.ends_ns is None:
+            return last
+        at_ns = _end(last)
+    return last
+
+
+def _end(one: Purchase) -> int:
+    ends = [end for end in (one.ends_ns, one.refunded_ns) if end is not None]
+    return min(ends, default=1 << 62)
+
+
+def _bought(db: sa.Connection, key: str, request: str, customer: str) -> Purchase | None:
+    """What was bought with ``key``, where it was this very request; None where the key is new."""
+    try:
+        return None if repeated(db, purchases, key, request) is None else get(db, key)
+    except Refusal:
+        one = get(db, key)  # an earlier release noted a request without its customer
+        if customer and one.customer == customer and repeated(
+                db, purchases, key, request.removesuffix(f" {customer}")) is not None:
+            return one
+        raise
 
 
 def _run_end(owned: list[Purchase], at_ns: int) -> int | None:

@@ -8,23 +8,29 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import sqlalchemy as sa
+
 from apex_exec.errors import Code, Refusal
+from apex_exec.market import submissions as subs
 from apex_exec.market.arguments import TABLE
 from apex_exec.market.checks import Lines, Scanned
-from apex_exec.market.entitlements import NEVER_NS, RETRY_NS, Entitlements
+from apex_exec.market.entitlements import RETRY_NS, Entitlements
+from apex_exec.market.following import IDLE_SECONDS, RETRY_SECONDS, Following
 from apex_exec.market.index import LIFETIME_NS
 from apex_exec.market.operations import Operations
 from apex_exec.market.reviewing import Machine
 from apex_exec.market.shop import Shop
 from apex_exec.registry import lifecycle
+from apex_exec.registry import store as registry
 from apex_exec.registry.bundle import Bundle
 from apex_exec.registry.context import Context
 from apex_exec.registry.manifest import Manifest
 from apex_exec.registry.operations import Entry
 from apex_exec.registry.scaffold import scaffold_readme
+from apex_exec.registry.specs import commit
 from apex_exec.registry.testing import PROOF_SECONDS_MAX, PROOFS_MIN, RUN_SECONDS_MAX, Proof, Run, prove, run_tests
 
 log = logging.getLogger(__name__)
@@ -42,21 +48,39 @@ class Service:
 
     def __init__(self, shop: Shop) -> None:
         self.shop = shop
-        self.entitlements = Entitlements(shop, _disable)
+        self.entitlements = Entitlements(shop, _disable, _publish)
         self.operations = Operations(shop, Machine(_scan, _run_tests, _prove, _scaffold, _stop), self.entitlements)
         self.handlers = self.operations.handlers()
-        self.next_sweep_ns = 0
+        self.following = Following(shop)
+        self.withdrawn: frozenset[str] = frozenset()
+        """Digests that this marketplace has revoked itself."""
+        self.looked_ns = 0
         self.next_refresh_ns = 0
 
     def keep(self, context: Context) -> None:
         """Ends rights whose moment has come, and signs the index anew before it stops counting."""
         now_ns = self.shop.now_ns()
-        if now_ns >= self.next_sweep_ns:
-            self.next_sweep_ns = min(self.entitlements.sweep(context), now_ns + RETRY_NS)
-        if now_ns >= self.next_refresh_ns and (self.shop.public / "index.json").exists():
-            self.next_refresh_ns = NEVER_NS
+        if now_ns >= self.entitlements.due_ns or not 0 <= now_ns - self.looked_ns < RETRY_NS:
+            self.looked_ns = now_ns
+            self.stop_withdrawn(context)
+            self.entitlements.sweep(context)
+        set_back = now_ns < self.next_refresh_ns - LIFETIME_NS // 2  # before the index was signed
+        if (now_ns >= self.next_refresh_ns or set_back) and (self.shop.public / "index.json").exists():
             index = self.shop.change(self.shop.write_index)
             self.next_refresh_ns = index.issued_ns + LIFETIME_NS // 2
+
+
+    def stop_withdrawn(self, context: Context) -> None:
+        """Revokes what is installed here and was revoked by this marketplace: whoever revoked it may have died before
+        the registry was told."""
+        self.withdrawn = self.shop.read(lambda db: frozenset(
+            one.digest for one in subs.offered(db) if one.state == "revoked"))
+        if not self.withdrawn:
+            return
+        for version in context.store.transact(registry.list_versions):
+            if version.digest in self.withdrawn and version.state != "revoked":
+                lifecycle.revoke_version(context, version.digest, "by the marketplace")
+                context.audit(version.plugin, "market.revoked", {"version": version.version, "digest": version.digest})
 
 
 _lock = threading.Lock()
@@ -66,31 +90,82 @@ _rest_until_ns = 0
 
 def service_of(context: Context) -> Service:
     """The marketplace that ``context``'s settings name, opened on first use. Raises Refusal: store_unusable."""
-    settings = context.settings
-    key = (settings.database_url(settings.market.url), str(settings.state_path),
-           settings.database_url(settings.audit.url))
+    key = _key(context)
     with _lock:
         if key not in _open:
-            _open[key] = Service(Shop(settings, context.now_ns))
+            _open[key] = Service(Shop(context.settings, context.now_ns))
         return _open[key]
+
+
+def _key(context: Context) -> tuple[str, str, str]:
+    settings = context.settings  # asked for every plugin at a start: no more than three texts
+    return settings.market.url, settings.state_dir, settings.audit.url
 
 
 def gate(context: Context, manifest: Manifest, user_id: str) -> None:
     """See ``Entitlements.gate``."""
-    service = service_of(context)
-    service.entitlements.gate(context, manifest, user_id)
-    service.next_sweep_ns = 0  # the new enablement may end before the next sweep that is planned
+    service_of(context).entitlements.gate(context, manifest, user_id)
+
+
+def begin(context: Context) -> str:
+    """Reads who has paid for what, before anything is served; why that cannot be known ("": it is). Nobody is taken to
+    have paid until it is."""
+    try:
+        service = service_of(context)
+        service.entitlements.look()
+        service.following.open(context)
+        service.stop_withdrawn(context)
+    except Refusal as error:
+        return error.message
+    return ""
+
+
+def entitled(context: Context, plugin: str, paid: bool) -> frozenset[str] | None:
+    """See ``Entitlements.of``. Where the marketplace could not be opened nobody has paid."""
+    service = _open.get(_key(context))
+    if service is None:
+        return frozenset() if paid else None
+    return service.entitlements.of(plugin, paid)
+
+
+def follow(context: Context) -> float:
+    """See ``Following.refresh``."""
+    try:
+        return service_of(context).following.refresh(context)
+    except Refusal as error:
+        log.error("the marketplace's index could not be looked at: %s", error.message)
+        return RETRY_SECONDS if context.settings.market.index else IDLE_SECONDS
+
+
+def revoked(context: Context, digest: str) -> str:
+    """Why a marketplace, this one or the one that is followed, says that these bytes must not run; "" where none
+    does."""
+    service = _open.get(_key(context))
+    if service is None:
+        return ""
+    return "by the marketplace" if digest in service.withdrawn else service.following.revoked(digest)
+
+
+def withheld(context: Context, db: sa.Connection, digest: str) -> str:
+    """See ``Following.withheld``. Where the marketplace could not be opened, nothing is known of its index."""
+    service = _open.get(_key(context))
+    return service.following.withheld(context, db, digest) if service is not None else ""
+
+
+def check(context: Context, digest: str) -> str:
+    """See ``Following.check``; "" where no index is followed."""
+    return service_of(context).following.check(context, digest) if context.settings.market.index else ""
 
 
 def keep(context: Context) -> None:
     """See ``Service.keep``; what fails is logged and tried again in a minute."""
     global _rest_until_ns
-    if context.now_ns() < _rest_until_ns:
+    if time.monotonic_ns() < _rest_until_ns:  # not the clock on the wall: that may be set back
         return
     try:
         service_of(context).keep(context)
     except Refusal as error:
-        _rest_until_ns = context.now_ns() + RETRY_NS
+        _rest_until_ns = time.monotonic_ns() + RETRY_NS
         log.error("the marketplace could not be looked after: %s", error.message)
 
 
@@ -133,11 +208,17 @@ def _scaffold(bundle: Bundle) -> str:
 
 
 def _stop(context: Context, digest: str, reason: str) -> None:
+    service = service_of(context)
+    service.withdrawn |= {digest}
     try:
         lifecycle.revoke_version(context, digest, reason)
     except Refusal as error:
         if error.code != Code.NOT_FOUND:  # not installed here: nothing to stop
             raise
+
+
+def _publish(context: Context, plugins: Iterable[str]) -> None:
+    commit(context, lambda _: None, plugins, point="entitlements-looked-at")
 
 
 def _disable(context: Context, plugin: str, user_id: str, reason: str) -> None:

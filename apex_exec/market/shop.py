@@ -8,10 +8,11 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 import sqlalchemy as sa
@@ -19,12 +20,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from apex_exec.config import Settings
 from apex_exec.errors import Code, Refusal
-from apex_exec.ledger.reading import Filter, read_events
+from apex_exec.ledger.marks import HEAD
+from apex_exec.ledger.reading import Filter, hash_at, last_seqs, read_events
 from apex_exec.ledger.records import LedgerError
+from apex_exec.ledger.verify import verify
 from apex_exec.market import invoices
 from apex_exec.market import submissions as subs
 from apex_exec.market.index import LIFETIME_NS, NAME, Entry, Index, Seen, open_index, seal
-from apex_exec.market.metering import METERED, Enablement, Key, Usage, hosted, meter
+from apex_exec.market.metering import METERED, Enablement, Key, Usage, callers, hosted, meter
 from apex_exec.market.months import NS, month_interval, parse_month
 from apex_exec.market.statements import Hosted
 from apex_exec.market.store import NAME as STORE
@@ -39,6 +42,16 @@ from apex_exec.registry.signing import load_private, new_key, read_signatures, s
 T = TypeVar("T")
 
 KEY_NAME = "market"
+METERED_MONTHS_MAX = 3
+"""Months whose sums are kept in memory: the open one and those that are about to be closed."""
+
+
+class Metered(NamedTuple):
+    """What was counted of a month, up to the ledger's event ``seq`` with that hash."""
+
+    seq: int = 0
+    hash: bytes = b""
+    usage: dict[Key, Usage] = {}
 
 
 class Shop:
@@ -48,6 +61,8 @@ class Shop:
         self.settings = settings
         self.now_ns = now_ns
         self.engine = open_market(settings.database_url(settings.market.url))
+        self._metering = threading.Lock()
+        self._metered: dict[str, Metered] = {}
         self.folder = settings.state_path / "market"
         self.public = self.folder / "public"
         """What is published: a web server's root, or the folder that ``market.index`` names."""
@@ -75,7 +90,7 @@ class Shop:
     # ------------------------------------------------------------------ submitted bundles
     def keep(self, bundle: Bundle, signatures: bytes) -> None:
         """Keeps what was submitted, with its author's signatures, until it is published or replaced."""
-        _write(self._kept(bundle.digest), pack(bundle, signatures))
+        write_whole(self._kept(bundle.digest), pack(bundle, signatures))
 
     def kept(self, submission: Submission) -> tuple[Bundle, bytes]:
         """The submitted bytes, hashed again. Raises Refusal("digest_changed") where they are others now."""
@@ -100,7 +115,7 @@ class Shop:
         ours = sign_digest(self.key(), "market", bundle.digest, now_ns)
         others = [one for one in read_signatures(data) if one.role != "market"]
         packed = pack(bundle, write_signatures([*others, ours]))
-        _write(self.public / "bundles" / f"{bundle.digest}.apx", packed, mode=0o644)
+        write_whole(self.public / "bundles" / f"{bundle.digest}.apx", packed, mode=0o644)
         found = msgspec.json.decode(submission.result)
         return Entry(submission.plugin, submission.version, submission.digest, hashlib.sha256(packed).hexdigest(),
                      len(packed), bundle.manifest.name, submission.author, "published",
@@ -118,7 +133,7 @@ class Shop:
         data = seal(index, self.key())
         db.execute(sa.insert(index_versions).values(version=index.version, at_ns=now_ns,
                                                     sha256=hashlib.sha256(data).hexdigest()))
-        _write(self.public / NAME, data, mode=0o644)
+        write_whole(self.public / NAME, data, mode=0o644)
         return index
 
     def current(self, db: sa.Connection, now_ns: int) -> Index:
@@ -128,35 +143,67 @@ class Shop:
         return Index(0, now_ns, now_ns + LIFETIME_NS, [
             msgspec.structs.replace(entries[one.id], state=one.state) for one in subs.offered(db)])
 
-    def take_index(self, place: str, data: bytes, keys: dict[str, str]) -> Index:
-        """An index fetched from ``place``, checked against the newest one seen from there. Raises Refusal."""
-        def work(db: sa.Connection, now_ns: int) -> Index:
+    def take_index(self, place: str, data: bytes, keys: dict[str, str], *, expired: bool = False) -> Index:
+        """An index fetched from ``place``, checked against the newest one seen from there. Raises Refusal.
+
+        ``expired``: one that no longer counts is taken too, for what it revokes. A clock that was set back stops no
+        revocation: nothing is dated here.
+        """
+        now_ns = self.now_ns()
+
+        def work(db: sa.Connection) -> Index:
             row = db.execute(sa.select(indexes_seen).where(indexes_seen.c.place == place)).first()
             seen = Seen(row.version, row.sha256) if row is not None else None
-            index, newest = open_index(data, keys, now_ns, seen)
+            index, newest = open_index(data, keys, now_ns, seen, expired=expired)
             db.execute(sa.delete(indexes_seen).where(indexes_seen.c.place == place))
             db.execute(sa.insert(indexes_seen).values(place=place, version=newest.version, sha256=newest.sha256))
             return index
 
-        return self.change(work)
+        return transact(self.engine, STORE, work)
 
     # ------------------------------------------------------------------ the ledger
     def usage(self, month: str) -> dict[Key, Usage]:
         """Usage of one UTC month out of the ledger; none where there is no ledger yet.
 
-        Reads the whole month, about a second for 200,000 events. Raises Refusal("ledger_unreadable").
+        Reads the whole month the first time, about a second for 200,000 events, and later what came since: every figure
+        is a sum. A ledger that is another one by then is read anew. Raises Refusal("ledger_unreadable").
         """
         window = month_interval(*parse_month(month))
-        path = Path(self.settings.database_url(self.settings.audit.url).removeprefix("sqlite:///"))
+        path = self._ledger()
         if not path.exists():
             return {}
         since, until = (datetime.fromtimestamp(seconds, UTC) for seconds in window)
         try:
-            wanted = Filter(since=since, until=until, event_types=tuple(sorted(METERED)))
-            return meter(read_events(path, wanted), month)
+            with self._metering:
+                known = self._metered.pop(month, Metered())
+                if known.seq and hash_at(path, known.seq) != known.hash:
+                    known = Metered()
+                last = last_seqs(path, Filter(), 0)[1]
+                wanted = Filter(since=since, until=until, event_types=tuple(sorted(METERED)), after_seq=known.seq)
+                usage = meter((event for event in read_events(path, wanted) if event.seq <= last), month, known.usage)
+                self._metered[month] = Metered(last, hash_at(path, last), usage)
+                while len(self._metered) > METERED_MONTHS_MAX:
+                    del self._metered[next(iter(self._metered))]
+                return dict(usage)
         except LedgerError as error:
             raise Refusal("ledger_unreadable", str(error), hint="apex-exec audit verify") from None
 
+    def check_ledger(self) -> None:
+        """Raises Refusal("ledger_damaged") where the ledger is not what was written: nothing is billed from it.
+
+        Walks the whole chain, about 700,000 events a second.
+        """
+        path, state = self._ledger(), self.settings.state_path
+        if not path.exists() and not (state / HEAD).exists():
+            return  # no daemon ever kept one here
+        finding = verify(path, state).finding
+        if finding is not None:
+            raise Refusal("ledger_damaged", f"the ledger is not what was written, so no month is closed from it: "
+                          f"{finding.kind} at event {finding.seq}: {finding.message}"[:400],
+                          hint="apex-exec audit verify; restore the ledger from a backup", code=Code.CONFLICT)
+
+    def _ledger(self) -> Path:
+        return Path(self.settings.database_url(self.settings.audit.url).removeprefix("sqlite:///"))
 
     def hosted(self, context: Context, month: str, usage: dict[Key, Usage]) -> Hosted:
         """The seconds for which each plugin was enabled for each user up to the end of ``month``, or up to now.
@@ -164,14 +211,14 @@ class Shop:
         Earlier months are in it so that what turns out late becomes a correction; who called in them was written down
         when they were closed, since the ledger forgets.
         """
-        calls = [*self.read(invoices.closed_usage), *usage]
+        calls = [*callers(self.read(invoices.closed_usage)), *callers(usage)]
         until_ns = min(self.now_ns(), month_interval(*parse_month(month))[1] * NS)
         rows = context.store.transact(registry.list_enablement)
         spans = [Enablement(row.plugin, row.user_id, row.from_ns, row.to_ns) for row in rows if row.from_ns < until_ns]
         return hosted(spans, calls, until_ns)
 
 
-def _write(path: Path, data: bytes, mode: int = 0o600) -> None:
+def write_whole(path: Path, data: bytes, mode: int = 0o600) -> None:
     """Puts ``data`` at ``path`` in one step: whoever reads sees the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".new-{secrets.token_hex(8)}"

@@ -185,7 +185,30 @@ def advance_clock(db: sa.Connection, now_ns: int) -> int:
     last_ns = int(db.execute(sa.select(clock.c.last_ns)).scalar_one())
     if now_ns < last_ns - CLOCK_SLACK_NS:
         raise Refusal("clock_set_back", f"this machine's clock is {(last_ns - now_ns) / 1e9:.0f} s behind the latest "
-                      "change in the market store; nothing was changed", hint="set the clock", code=Code.CONFLICT)
+                      "change in the market store; nothing was changed",
+                      hint="set the clock; if it is right and was ahead before: apex-exec market clock --accept "
+                           "--reason TEXT", code=Code.CONFLICT)
     if now_ns > last_ns:
         db.execute(sa.update(clock).values(last_ns=now_ns))
     return max(now_ns, last_ns)
+
+
+def clock_of(db: sa.Connection) -> int:
+    """The latest moment that a change was made at."""
+    return int(db.execute(sa.select(clock.c.last_ns)).scalar_one())
+
+
+DATED = ((accounts, ("from_ns",)), (prices, ("from_ns",)), (refunds, ("at_ns",)), (contracts, ("at_ns",)),
+         (tickets, ("opened_ns", "responded_ns", "closed_ns")), (moves, ("at_ns",)),
+         (submissions, ("submitted_ns", "changed_ns")), (index_versions, ("at_ns",)))
+"""Moments at which something was done; nothing was done after now. Purchases are ``sales``' to date anew."""
+
+
+def set_clock_back(db: sa.Connection, now_ns: int) -> int:
+    """Goes on from ``now_ns`` although changes were dated after it: they are dated now. How many."""
+    changed = 0
+    for table, columns in DATED:
+        for name in columns:
+            changed += db.execute(sa.update(table).where(table.c[name] > now_ns).values({name: now_ns})).rowcount
+    db.execute(sa.update(clock).values(last_ns=now_ns))
+    return changed

@@ -77,6 +77,16 @@ METRICS = _table(
     Metric("loop_lag_seconds", "histogram", "How late the loop woke, sampled.", (), DELAY_SECONDS),
     Metric("duty_failures_total", "counter", "Duties of the supervisor's loop that failed, by a fault of its own.",
            ("duty",)),
+    Metric("side_process_restarts_total", "counter",
+           "Deaths of the processes beside the loop, each followed by a restart: ledger, checks, registrar, gateway, "
+           "exporter.", ("process",)),
+    Metric("market_index_refreshes_total", "counter",
+           "Looks at the marketplace's index by outcome: ok, not_fetched, rolled_back, expired, refused.",
+           ("outcome",)),
+    Metric("market_index_stale", "gauge", "1 while the marketplace's index has expired or was never had."),
+    Metric("market_index_expires_timestamp_seconds", "gauge",
+           "When the last index that was believed stops counting."),
+    Metric("market_revoked_total", "counter", "Installed versions that the marketplace's index revoked."),
     Metric("protocol_anomalies_total", "counter", "Messages that no correct peer sends.", ("kind",)),
 )
 

@@ -7,6 +7,7 @@ permission when its approval ends: the supervisor checks ``PluginSpec.approved``
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -68,7 +69,15 @@ def latest(db: sa.Connection, digest: str) -> dict[str, ApprovalRow]:
     return {row.permission: row for row in db_.list_approvals(db, digest=digest)}
 
 
-def approved_now(rows: dict[str, ApprovalRow], now_ns: int) -> tuple[str, ...]:
+def latest_of_all(db: sa.Connection) -> dict[str, dict[str, ApprovalRow]]:
+    """``latest`` of every digest."""
+    found: dict[str, dict[str, ApprovalRow]] = {}
+    for row in db_.list_approvals(db):
+        found.setdefault(row.digest, {})[row.permission] = row
+    return found
+
+
+def approved_now(rows: Mapping[str, ApprovalRow], now_ns: int) -> tuple[str, ...]:
     """The admin permissions that are approved at ``now_ns``, in the manifest's terms."""
     return tuple(sorted(permission for permission, row in rows.items()
                         if row.state == "approved" and now_ns < row.expires_ns and permission in ADMIN_PERMISSIONS))

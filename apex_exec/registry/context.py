@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import sqlalchemy as sa
+
 from apex_exec.config import Settings
 from apex_exec.core.plugin import Limits, PluginSpec
 from apex_exec.registry.blobs import BlobStore
@@ -27,9 +29,9 @@ class Context:
     """One caller's view of the registry. ``uid`` is the peer's, as the kernel said it.
 
     ``ask(kind, params, seconds)`` has the supervisor do something in a jailed worker and returns its answer, or raises
-    Refusal. ``publish(specs)`` and ``withdraw(plugin)`` tell the supervisor what is served from now on; they are called
-    after the commit, under ``lock``, so that notices have the order of the commits. ``at_point`` is where the crash
-    tests end the process.
+    Refusal. ``publish(specs)`` and ``withdraw(plugin)`` tell the supervisor what is served from now on;
+    ``specs.commit`` calls them after the commit, under ``lock``, so that notices have the order of the commits.
+    ``at_point`` is where the crash tests end the process.
     """
 
     settings: Settings
@@ -41,6 +43,19 @@ class Context:
     withdraw: Callable[[str], None]
     scan: Callable[[dict[str, bytes], Manifest], Report]
     at_point: Callable[[str], None] = lambda _: None
+    entitled: Callable[[Context, str, bool], frozenset[str] | None] = lambda _context, _plugin, _paid: None
+    """``entitled(context, plugin, paid)``: the users who may run it; None where it costs nothing. ``paid``: its
+    manifest says that it does. Told from memory: it is asked in the middle of a transaction."""
+    revoked: Callable[[Context, str], str] = lambda _context, _digest: ""
+    """Why a marketplace says that the bytes of this digest must not run; "" where none does. Told from memory."""
+    withheld: Callable[[Context, sa.Connection, str], str] = lambda _context, _db, _digest: ""
+    """Why a version is not served for now, as a word; "" where it is."""
+    market_check: Callable[[Context, str], str] = lambda _context, _digest: ""
+    """What ``plugin verify`` says of a version's marketplace; "" where none is followed. Raises Refusal."""
+    measure: Callable[[str, tuple[str, ...], float], None] = lambda _name, _labels, _value: None
+    """Adds to a counter of the supervisor's metrics, or sets a gauge."""
+    in_doubt: Callable[[], None] = lambda: None
+    """Called where a transaction may have been committed that the supervisor was not told of: it has to be told all."""
     audit: Callable[[str, str, dict[str, Any]], None] = lambda _plugin, _action, _metadata: None
     """``audit(plugin, action, metadata)``: for what the registry decides by itself; operations are audited anyway."""
     gates: tuple[Gate, ...] = ()

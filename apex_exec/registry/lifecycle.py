@@ -19,7 +19,7 @@ from apex_exec.registry.context import Context
 from apex_exec.registry.findings import Report
 from apex_exec.registry.manifest import Manifest, parse_manifest
 from apex_exec.registry.signing import read_signatures
-from apex_exec.registry.specs import publish
+from apex_exec.registry.specs import commit
 from apex_exec.registry.store import EVERYBODY, PluginRow, VersionRow
 
 TRANSITIONS: dict[str, frozenset[str]] = {
@@ -79,14 +79,24 @@ def manifest_of(version: VersionRow) -> Manifest:
 # ---------------------------------------------------------------------- register and validate
 def register(ctx: Context, bundle: Bundle, signatures: bytes = b"") -> VersionRow:
     """Stores the bundle and its row, state ``registered``. Raises Refusal: forged signatures, another bundle under a
-    version that exists. Nothing runs."""
+    version that exists. Nothing runs.
+
+    A version that was refused and never served is no version yet: a mended bundle takes its number.
+    """
     manifest, now_ns = bundle.manifest, ctx.now_ns()
     if manifest.id in ctx.folder_plugins:
         raise Refusal("served_from_folder", f"{manifest.id} is served from plugins_dir", code=Code.CONFLICT,
                       hint="remove it from that folder first")
     given = read_signatures(signatures)
+    replaced: list[str] = []
+
     def work(db: sa.Connection) -> VersionRow:
+        replaced.clear()
         known = db_.get_version(db, manifest.id, manifest.version)
+        if known is not None and known.digest != bundle.digest and was_refused(known):
+            db_.drop_version(db, known.plugin, known.version)
+            replaced.append(known.digest)
+            known = None
         if known is not None and known.digest != bundle.digest:
             raise Refusal("version_exists", f"{manifest.id} {manifest.version} exists with another content",
                           code=Code.CONFLICT, hint="give the changed bundle a new version")
@@ -110,10 +120,15 @@ def register(ctx: Context, bundle: Bundle, signatures: bytes = b"") -> VersionRo
     with ctx.lock:  # from the bundle on: nobody may remove it before its row stands
         ctx.blobs.put(bundle)
         ctx.at_point("blob-stored")
-        version = ctx.store.transact(work)
-        ctx.at_point("row-committed")
-        publish(ctx, [manifest.id])
+        version = commit(ctx, work, [manifest.id])
+        for digest in replaced:
+            ctx.blobs.remove(digest)
     return version
+
+
+def was_refused(version: VersionRow) -> bool:
+    """Whether a version failed a check, or its trial, and was never served."""
+    return version.state in ("registered", "validated") and bool(version.reason) and not version.served_ns
 
 
 def _put_first(db: sa.Connection, plugin: PluginRow | None, bundle: Bundle, now_ns: int) -> None:
@@ -162,14 +177,15 @@ def _note(ctx: Context, version: VersionRow, state: str, reason: str) -> None:
     """Writes what came of a check into the version's row and, where nothing is installed yet, the plugin's."""
     def work(db: sa.Connection) -> None:
         now_ns = ctx.now_ns()
+        now = db_.get_version(db, version.plugin, version.version)
+        if now is None or now.digest != version.digest:
+            return  # other bytes took its number meanwhile
         db_.change_version(db, version.plugin, version.version, state=state, reason=reason)
         plugin = db_.get_plugin(db, version.plugin)
         if plugin is not None and plugin.version == version.version and plugin.state in ("registered", "validated"):
             move(db, plugin, state if state in TRANSITIONS else plugin.state, now_ns, reason=reason)
 
-    with ctx.lock:
-        ctx.store.transact(work)
-        publish(ctx, [version.plugin])
+    commit(ctx, work, [version.plugin], point="checked")
 
 
 # ---------------------------------------------------------------------- approvals
@@ -225,10 +241,7 @@ def install(ctx: Context, version: VersionRow) -> dict[str, Any]:
         else:
             finish_install(ctx, db, row, version)
 
-    with ctx.lock:
-        ctx.store.transact(work)
-        ctx.at_point("row-committed")
-        publish(ctx, [version.plugin])
+    commit(ctx, work, [version.plugin])
     ctx.at_point("published")
     return {"id": version.plugin, "version": version.version, "digest": version.digest, "state": state,
             "waiting": waiting, "changed": True, "scan": report.as_json()}
@@ -241,8 +254,8 @@ def admit(ctx: Context, db: sa.Connection, version: VersionRow) -> None:
     if row is None or row.digest != version.digest:
         raise Refusal("version_not_found", f"{version.plugin} {version.version} was removed meanwhile",
                       code=Code.NOT_FOUND)
-    if row.state == "revoked":
-        raise Refusal("version_revoked", f"{row.plugin} {row.version} was revoked: {row.reason}",
+    if why := row.reason if row.state == "revoked" else ctx.revoked(ctx, row.digest):
+        raise Refusal("version_revoked", f"{row.plugin} {row.version} was revoked: {why}",
                       hint="use another version")
     signed = keyring.judge(db, row.digest, keyring.stored(db, row.digest), ctx.now_ns())
     keyring.require(signed, ctx.settings.security.require_signature)
@@ -290,10 +303,7 @@ def enable(ctx: Context, plugin: str, user_id: str = EVERYBODY) -> dict[str, Any
     for gate in ctx.gates:
         gate(ctx, manifest, user_id)
     checks.check_policy(ctx, manifest)
-    with ctx.lock:
-        changed = ctx.store.transact(work)
-        ctx.at_point("row-committed")
-        publish(ctx, [plugin])
+    changed = commit(ctx, work, [plugin])
     return {"id": plugin, "state": "enabled", "user": user_id or None, "changed": changed}
 
 
@@ -315,10 +325,7 @@ def disable(ctx: Context, plugin: str, user_id: str = EVERYBODY, reason: str = "
         db_.record_install(db, find_served(db, row), "disable", ctx.uid, now_ns, user_id or reason)
         return "disabled", True
 
-    with ctx.lock:
-        state, changed = ctx.store.transact(work)
-        ctx.at_point("row-committed")
-        publish(ctx, [plugin])
+    state, changed = commit(ctx, work, [plugin])
     return {"id": plugin, "state": state, "user": user_id or None, "changed": changed}
 
 
@@ -337,35 +344,33 @@ def quarantine_in(ctx: Context, db: sa.Connection, plugin: str, reason: str) -> 
 
 def quarantine(ctx: Context, plugin: str, reason: str) -> dict[str, Any]:
     """Stops a plugin at once (its workers end) until it is released or upgraded."""
-    with ctx.lock:
-        row = ctx.store.transact(lambda db: find_plugin(db, plugin))
-        changed = ctx.store.transact(lambda db: quarantine_in(ctx, db, plugin, reason))
+    def work(db: sa.Connection) -> bool:
+        row = find_plugin(db, plugin)
+        changed = quarantine_in(ctx, db, plugin, reason)
         if not changed and row.state != "quarantined":
             raise Refusal("not_installed", f"{plugin} is {row.state}, not installed", code=Code.CONFLICT)
-        ctx.at_point("row-committed")
-        publish(ctx, [plugin])
+        return changed
+
+    changed = commit(ctx, work, [plugin])
     return {"id": plugin, "state": "quarantined", "changed": changed}
 
 
 def release(ctx: Context, plugin: str) -> dict[str, Any]:
     """Lifts a quarantine: the plugin is disabled then. A revoked version stays where it is."""
-    def work(db: sa.Connection) -> bool:
+    def work(db: sa.Connection) -> tuple[str, bool]:
         row = find_plugin(db, plugin)
         version = find_served(db, row)
         if row.state != "quarantined":
-            return False
+            return row.state, False
         if version.state == "revoked":
             raise Refusal("version_revoked", f"{plugin} {version.version} was revoked: {version.reason}",
                           hint="upgrade to another version")
         keyring.judge(db, version.digest, keyring.stored(db, version.digest), ctx.now_ns())
         move(db, row, "disabled", ctx.now_ns())
         db_.record_install(db, version, "release", ctx.uid, ctx.now_ns())
-        return True
+        return "disabled", True
 
-    with ctx.lock:
-        changed = ctx.store.transact(work)
-        publish(ctx, [plugin])
-        state = ctx.store.transact(lambda db: find_plugin(db, plugin)).state
+    state, changed = commit(ctx, work, [plugin])
     return {"id": plugin, "state": state, "changed": changed}
 
 
@@ -380,10 +385,7 @@ def revoke_version(ctx: Context, digest: str, reason: str) -> dict[str, Any]:
         stopped = plugin.version == version.version and quarantine_in(ctx, db, plugin.id, f"revoked: {reason}")
         return version, stopped
 
-    with ctx.lock:
-        version, stopped = ctx.store.transact(work)
-        ctx.at_point("row-committed")
-        publish(ctx, [version.plugin])
+    version, stopped = commit(ctx, work, lambda made: [made[0].plugin])
     return {"id": version.plugin, "version": version.version, "digest": digest, "stopped": stopped}
 
 
@@ -408,9 +410,7 @@ def remove(ctx: Context, plugin: str) -> dict[str, Any]:
         return digests
 
     with ctx.lock:
-        digests = ctx.store.transact(work)
-        ctx.at_point("row-committed")
-        ctx.withdraw(plugin)
+        digests = commit(ctx, work, [plugin])
         for digest in digests:
             ctx.blobs.remove(digest)
     return {"id": plugin, "state": "removed", "changed": bool(digests)}

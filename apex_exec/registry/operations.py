@@ -36,7 +36,7 @@ from apex_exec.registry.bundle import Bundle, read_path, unpack
 from apex_exec.registry.context import Context
 from apex_exec.registry.manifest import check_manifest, manifest_refusal, registration_object
 from apex_exec.registry.signing import read_signatures
-from apex_exec.registry.specs import publish
+from apex_exec.registry.specs import commit
 from apex_exec.registry.store import EVERYBODY, VersionRow
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -192,10 +192,7 @@ def _revoke_key(ctx: Context, args: RevokeKeyArgs) -> dict[str, Any]:
                     stopped.append(plugin.id)
         return revoked, stopped, touched
 
-    with ctx.lock:
-        revoked, stopped, touched = ctx.store.transact(work)
-        ctx.at_point("row-committed")
-        publish(ctx, {*stopped, *touched})
+    revoked, stopped, touched = commit(ctx, work, lambda made: [*made[1], *made[2]])
     return {"name": args.name, "revoked": revoked, "stopped": stopped, "approvalsEnded": sorted(touched)}
 
 

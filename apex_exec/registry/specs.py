@@ -1,23 +1,29 @@
 """What the supervisor is to serve: a ``PluginSpec`` made of the registry's rows, and the check of the whole store.
 
-Rows decide, specs follow: whatever an operation commits, the spec that is published is read from the rows after it.
+Rows decide, specs follow: whatever an operation commits, the specs that are published are read from the rows in that
+same transaction (``commit``); what a registrar finds when it starts replaces all that the supervisor serves
+(``reconcile``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
 
 import msgspec
 import sqlalchemy as sa
 
-from apex_exec.core.plugin import ADMIN_PERMISSIONS, Limits, PluginSpec
+from apex_exec.core.plugin import Limits, PluginSpec
+from apex_exec.errors import Refusal
 from apex_exec.registry import approvals, keyring
 from apex_exec.registry import store as db_
 from apex_exec.registry.bundle import spec_of
 from apex_exec.registry.context import Context
-from apex_exec.registry.manifest import Manifest, check_manifest, parse_manifest
+from apex_exec.registry.manifest import Manifest, check_manifest
 from apex_exec.registry.policy_file import Policy
-from apex_exec.registry.store import EVERYBODY, PluginRow, VersionRow
+from apex_exec.registry.store import EVERYBODY, ApprovalRow, PluginRow, VersionRow
+
+T = TypeVar("T")
 
 REASONS = {
     "registered": "it is registered and not installed; run `apex-exec plugin install {id}`",
@@ -28,41 +34,85 @@ REASONS = {
 }
 
 
-def make_spec(plugin: PluginRow, version: VersionRow, manifest: Manifest, users: set[str], approved: Iterable[str],
-              limits: Limits) -> PluginSpec:
-    """The spec of one plugin."""
+class _Maker:
+    """Makes specs of rows: the only place where that happens. What all of them need is read once."""
+
+    def __init__(self, ctx: Context, db: sa.Connection, rows: list[tuple[PluginRow, VersionRow]] | None) -> None:
+        """For all plugins, or for those of ``rows``."""
+        self._ctx, self._db = ctx, db
+        self._limits, self._now_ns = ctx.limits, ctx.now_ns()
+        if rows is None:
+            self._users, self._decided = db_.enabled_for(db), approvals.latest_of_all(db)
+        else:
+            self._users = {plugin.id: db_.enabled_for(db, plugin.id).get(plugin.id, set()) for plugin, _ in rows}
+            self._decided = {version.digest: approvals.latest(db, version.digest) for _, version in rows}
+
+    def spec(self, plugin: PluginRow, version: VersionRow, manifest: Manifest) -> PluginSpec:
+        """The spec of one plugin. What is disabled has no users, whatever was read before it was."""
+        ctx = self._ctx
+        users = set() if plugin.state == "disabled" else self._users.get(plugin.id, set())
+        spec = make_spec(plugin, version, manifest, users, self._decided.get(version.digest, {}), self._limits,
+                         self._now_ns)
+        entitled = ctx.entitled(ctx, plugin.id, manifest.pricing.model != "free")
+        if entitled is not None:
+            spec = msgspec.structs.replace(spec, entitled=entitled)
+        if spec.state == "enabled" and (word := ctx.withheld(ctx, self._db, version.digest)):
+            spec = msgspec.structs.replace(spec, state="disabled", reason=word)
+        return spec
+
+
+def served_now(ctx: Context, db: sa.Connection, plugins: Iterable[str] | None = None) -> list[PluginSpec]:
+    """The specs of these plugins, or of all, by the rows that ``db`` sees.
+
+    A plugin that is removed or unknown has none, and neither has one whose manifest this release cannot read: nothing
+    can be told of its hooks.
+    """
+    rows = db_.list_served(db) if plugins is None else [
+        row for plugin in sorted(set(plugins)) for row in db_.list_served(db, plugin)]
+    maker = _Maker(ctx, db, None if plugins is None else rows)
+    read = ((plugin, version, check_manifest(version.manifest.encode())[0]) for plugin, version in rows)
+    return [maker.spec(plugin, version, manifest) for plugin, version, manifest in read if manifest is not None]
+
+
+def make_spec(plugin: PluginRow, version: VersionRow, manifest: Manifest, users: set[str],
+              decided: Mapping[str, ApprovalRow], limits: Limits, now_ns: int) -> PluginSpec:
+    """The spec of one plugin. ``decided`` is the latest approval of each permission for this digest."""
     spec = spec_of(manifest, version.digest, limits)
     reason = plugin.reason or REASONS.get(plugin.state, plugin.state).format(id=plugin.id)
+    approved = approvals.approved_now(decided, now_ns)
+    # the supervisor looks at the hour itself, so that an approval ends on time even where nobody is there to say so
+    expires = {permission: decided[permission].expires_ns / 1e9 for permission in approved}
     return msgspec.structs.replace(
         spec, state=plugin.state, reason="" if plugin.state == "enabled" else reason,
-        users=None if EVERYBODY in users else frozenset(users), approved=tuple(approved))
+        users=None if EVERYBODY in users else frozenset(users), approved=approved, approval_expires=expires)
 
 
-def spec_now(ctx: Context, db: sa.Connection, plugin: str) -> PluginSpec | None:
-    """The spec of ``plugin`` by its rows; None where it is removed or unknown."""
-    row = db_.get_plugin(db, plugin)
-    if row is None or row.state == "removed":
-        return None
-    version = db_.get_version(db, plugin, row.version)
-    if version is None:
-        return None
-    users = db_.enabled_for(db, plugin).get(plugin, set())
-    rows = approvals.latest(db, version.digest)
-    approved = approvals.approved_now(rows, ctx.now_ns())
-    spec = make_spec(row, version, parse_manifest(version.manifest.encode()), users, approved, ctx.limits)
-    # the supervisor looks at the hour itself, so that an approval ends on time even where nobody is there to say so
-    expires = {permission: rows[permission].expires_ns / 1e9 for permission in approved}
-    return msgspec.structs.replace(spec, approval_expires=expires)
+def commit(ctx: Context, work: Callable[[sa.Connection], T], plugins: Iterable[str] | Callable[[T], Iterable[str]],
+           point: str = "row-committed") -> T:
+    """Runs ``work`` in one transaction, and tells the supervisor what that same transaction left of ``plugins``.
 
+    ``plugins`` may be a function of what ``work`` returned. The specs are read before the commit, so that nothing
+    which may fail lies between it and the notice. Where the database fails, even at the commit itself, it is not known
+    which rows stand: the supervisor then gets all of them anew as soon as they can be read (``ctx.in_doubt``).
+    """
+    def both(db: sa.Connection) -> tuple[T, list[str], list[PluginSpec]]:
+        made = work(db)
+        touched = sorted(set(plugins(made) if callable(plugins) else plugins))
+        return made, touched, served_now(ctx, db, touched)
 
-def publish(ctx: Context, plugins: Iterable[str]) -> None:
-    """Tells the supervisor what these plugins are now. Call it after the commit, holding ``ctx.lock``."""
-    for plugin in sorted(set(plugins)):
-        spec = ctx.store.transact(lambda db, name=plugin: spec_now(ctx, db, name))  # type: ignore[misc]  # the default binds the loop's value
-        if spec is None:
-            ctx.withdraw(plugin)
-        else:
-            ctx.publish([spec])
+    with ctx.lock:
+        try:
+            made, touched, specs = ctx.store.transact(both)
+            ctx.at_point(point)
+            if specs:
+                ctx.publish(specs)
+            for plugin in sorted(set(touched) - {spec.id for spec in specs}):
+                ctx.withdraw(plugin)
+        except Exception as error:
+            if not isinstance(error, Refusal) or error.reason == "store_unusable":
+                ctx.in_doubt()
+            raise
+    return made
 
 
 def reconcile(ctx: Context, *, sweep: bool = False) -> list[PluginSpec]:
@@ -81,13 +131,9 @@ def reconcile(ctx: Context, *, sweep: bool = False) -> list[PluginSpec]:
     def work(db: sa.Connection) -> tuple[list[PluginSpec], set[str]]:
         disabled.clear()
         approvals.expire(db, now_ns)
-        users = db_.enabled_for(db)
-        approved: dict[str, list[str]] = {}
-        for row in db_.list_approvals(db, state="approved"):
-            if row.permission in ADMIN_PERMISSIONS:
-                approved.setdefault(row.digest, []).append(row.permission)
         wanted = ctx.settings.security.require_signature
         signed = keyring.signed_digests(db, wanted) if wanted != "none" else None
+        maker = _Maker(ctx, db, None)
         specs: list[PluginSpec] = []
         for plugin, version in db_.list_served(db):
             manifest, problem = _misfit(version, policy, blobs)
@@ -99,10 +145,8 @@ def reconcile(ctx: Context, *, sweep: bool = False) -> list[PluginSpec]:
                 db_.record_install(db, version, "disable", ctx.uid, now_ns, problem)
                 disabled.append((plugin.id, problem))
                 plugin = msgspec.structs.replace(plugin, state="disabled", reason=problem)
-                users.pop(plugin.id, None)
-            if manifest is not None:  # else its row says why; nothing can be told of hooks that cannot be read
-                specs.append(make_spec(plugin, version, manifest, users.get(plugin.id, set()),
-                                       sorted(approved.get(version.digest, ())), ctx.limits))
+            if manifest is not None:
+                specs.append(maker.spec(plugin, version, manifest))
         return specs, {row.digest for row in db_.list_versions(db)}
 
     specs, known = ctx.store.transact(work)

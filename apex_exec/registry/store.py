@@ -205,14 +205,33 @@ def drop_version(db: sa.Connection, plugin: str, version: str) -> None:
                                            t.versions.c.state != "revoked"))
 
 
-def list_served(db: sa.Connection) -> list[tuple[PluginRow, VersionRow]]:
-    """Every plugin that is not removed with the version it serves, in one query."""
+def list_served(db: sa.Connection, plugin: str | None = None) -> list[tuple[PluginRow, VersionRow]]:
+    """Every plugin that is not removed, or this one, with the version it serves, in one query."""
     query = (sa.select(t.plugins, t.versions)
              .join(t.versions, sa.and_(t.versions.c.plugin == t.plugins.c.id,
                                        t.versions.c.version == t.plugins.c.version))
              .where(t.plugins.c.state != "removed").order_by(t.plugins.c.id))
+    if plugin is not None:
+        query = query.where(t.plugins.c.id == plugin)
     width = len(t.plugins.c)
     return [(PluginRow(*row[:width]), VersionRow(*row[width:])) for row in db.execute(query)]
+
+
+def is_paid(version: VersionRow) -> bool:
+    """Whether the manifest of a version asks for money. One that cannot be read is not served anyway."""
+    try:
+        pricing = msgspec.json.decode(version.manifest.encode(), type=_Priced).pricing
+    except msgspec.DecodeError:
+        return False
+    return pricing.model != "free"
+
+
+class _Pricing(msgspec.Struct, frozen=True):
+    model: str = "free"
+
+
+class _Priced(msgspec.Struct, frozen=True):
+    pricing: _Pricing = _Pricing()
 
 
 def record_install(db: sa.Connection, version: VersionRow, operation: str, uid: int, at_ns: int,
@@ -310,6 +329,12 @@ def list_keys(db: sa.Connection, *, name: str | None = None, role: str | None = 
     if role is not None:
         query = query.where(t.keys.c.role == role)
     return _all(KeyRow, db.execute(query))
+
+
+def market_keys(db: sa.Connection, now_ns: int) -> dict[str, str]:
+    """The marketplaces' keys that are trusted now: id → public key (hexadecimal)."""
+    return {row.key_id: row.public_key for row in list_keys(db, role="market")
+            if row.state == "active" and row.valid_from_ns <= now_ns < row.valid_until_ns}
 
 
 def add_key(db: sa.Connection, row: KeyRow) -> None:

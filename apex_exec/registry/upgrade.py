@@ -12,10 +12,11 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
+from apex_exec.core.plugin import PluginSpec
 from apex_exec.errors import Code, Refusal
 from apex_exec.registry import approvals, checks, keyring
 from apex_exec.registry import store as db_
-from apex_exec.registry.bundle import Bundle, spec_of
+from apex_exec.registry.bundle import Bundle
 from apex_exec.registry.context import Context
 from apex_exec.registry.lifecycle import (
     SERVED,
@@ -31,8 +32,8 @@ from apex_exec.registry.lifecycle import (
     wait_for_approvals,
 )
 from apex_exec.registry.manifest import Manifest, version_key
-from apex_exec.registry.specs import publish
-from apex_exec.registry.store import PluginRow, VersionRow
+from apex_exec.registry.specs import commit, make_spec
+from apex_exec.registry.store import EVERYBODY, PluginRow, VersionRow
 
 KEPT_VERSIONS = 3
 CANARY_SECONDS = 90.0
@@ -87,15 +88,23 @@ def diff(old: Manifest, new: Manifest) -> dict[str, list[str]]:
 def switch(ctx: Context, new: VersionRow, trial: Trial, operation: str) -> str:
     """Tries ``new`` beside the live version and makes it the served one; the plugin's state after it."""
     manifest = manifest_of(new)
-    before = ctx.store.transact(lambda db: find_plugin(db, new.plugin))
-    approved = ctx.store.transact(lambda db: approvals.approved_now(approvals.latest(db, new.digest), ctx.now_ns()))
-    spec = msgspec.structs.replace(spec_of(manifest, new.digest, ctx.limits), approved=approved)
+
+    def tried(db: sa.Connection) -> tuple[PluginRow, PluginSpec]:
+        row = find_plugin(db, new.plugin)
+        on = msgspec.structs.replace(row, state="enabled", reason="")  # a trial is made of what is disabled too
+        return row, make_spec(on, new, manifest, {EVERYBODY}, approvals.latest(db, new.digest), ctx.limits,
+                              ctx.now_ns())
+
+    before, spec = ctx.store.transact(tried)
     try:
         ctx.ask("canary", {"spec": msgspec.to_builtins(spec), **checks.trial_call(
             manifest, trial.hook, trial.payload, trial.user)}, CANARY_SECONDS)
     except Refusal as error:
         if error.reason == "hook_not_declared":
             raise
+        if not new.served_ns:  # else it is a rollback, and the version stays what it was
+            why = f"it failed its trial: {error.message}"[:500]
+            ctx.store.transact(lambda db: db_.change_version(db, new.plugin, new.version, reason=why))
         raise Refusal("canary_failed", f"{new.plugin} {new.version} failed its trial: {error.message}; "
                       f"{before.version} goes on", details={"cause": error.reason},
                       hint="mend it, or try it with another call (--hook, --payload)") from None
@@ -118,12 +127,10 @@ def switch(ctx: Context, new: VersionRow, trial: Trial, operation: str) -> str:
 
     with ctx.lock:
         try:
-            after = ctx.store.transact(work)
+            after = commit(ctx, work, [new.plugin], point="switched")
         except Refusal:
             ctx.ask("drop", {"plugin": new.plugin}, CANARY_SECONDS)
             raise
-        ctx.at_point("switched")
-        publish(ctx, [new.plugin])
     ctx.at_point("published")
     prune(ctx, new.plugin)
     return after.state
@@ -196,10 +203,7 @@ def decide(ctx: Context, decision: str, statement: str, signature: str) -> dict[
         return approvals.describe(row, now_ns), version
 
     try:
-        with ctx.lock:
-            made, version = ctx.store.transact(work)
-            ctx.at_point("row-committed")
-            publish(ctx, [version.plugin])
+        made, version = commit(ctx, work, lambda made: [made[1].plugin])
     except (msgspec.DecodeError, UnicodeError):
         raise Refusal("statement_malformed", "the statement is not JSON", code=Code.INVALID_INPUT) from None
     return {**made, "next": _go_on(ctx, version) if decision == "approve" else ""}
@@ -220,9 +224,8 @@ def _go_on(ctx: Context, version: VersionRow) -> str:
         return "waiting"
     plugin = ctx.store.transact(lambda db: find_plugin(db, version.plugin))
     if plugin.state == "pending_approval" and plugin.version == version.version:
-        with ctx.lock:
-            ctx.store.transact(lambda db: finish_install(ctx, db, find_plugin(db, version.plugin), version))
-            publish(ctx, [version.plugin])
+        commit(ctx, lambda db: finish_install(ctx, db, find_plugin(db, version.plugin), version), [version.plugin],
+               point="approval-used")
         return "installed"
     fresh = ctx.store.transact(lambda db: db_.get_version(db, version.plugin, version.version))
     if fresh is not None and fresh.state == "pending_approval" and plugin.state in SERVED:

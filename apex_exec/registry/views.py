@@ -149,6 +149,15 @@ def verify(ctx: Context, plugin: str, hook: str | None, payload: dict[str, Any] 
         answer = ctx.ask("smoke", {"plugin": plugin, **call}, SMOKE_SECONDS)
         return f"{call['hook']} answered in {answer['executionTimeMs']:.1f} ms"
 
-    for name, work in (("files", files), ("signature", signature), ("permissions", permissions), ("live call", smoke)):
+    def revocation() -> str:
+        if version.state == "revoked":
+            raise Refusal("version_revoked", f"it was revoked: {version.reason}",
+                          hint="remove it, or upgrade to another version")
+        return ctx.market_check(ctx, version.digest)
+
+    for name, work in (("files", files), ("signature", signature), ("permissions", permissions), ("live call", smoke),
+                       ("revocation", revocation)):
         check(name, work)
+    if not lines[-1]["message"]:  # it was not revoked, and there is no marketplace that could have
+        lines.pop()
     return {"id": plugin, "version": version.version, "ok": all(line["ok"] for line in lines), "checks": lines}

@@ -156,6 +156,10 @@ def test_every_killed_side_process_comes_back_and_costs_no_call_its_outcome(plug
                      name)
             wait_for(lambda: outcome(caller.call("steady")) == "ok", 10, "service")
         wait_for(lambda: daemon.get("/readyz")[0] == 200, 10, "readiness")
+        for name in names:  # each death is one line of the log and one count
+            process = name.removeprefix("apex-")
+            daemon.wait_metric(f'side_process_restarts_total{{process="{process}"}}', 2)
+            assert daemon.log.count(f"the {process} process (pid ") == 2
         caller.settle()
 
 

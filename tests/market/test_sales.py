@@ -165,3 +165,58 @@ def test_a_first_response_at_exactly_24_hours_is_a_breach(store: sa.Engine) -> N
                      lambda: support.open_ticket(db, 1, "sums", USER, " ")):
             with pytest.raises(Refusal):
                 call()
+
+
+def test_after_a_refund_the_next_purchase_buys_a_period_that_runs_now(store: sa.Engine) -> None:
+    with store.begin() as db:
+        offer(db, MONTHLY)
+        sales.buy(db, at("2026-01-31"), plugin="sums", user_id=USER, key="k1")
+        sales.buy(db, at("2026-02-01"), plugin="sums", user_id=USER, key="k2")  # 28 February to 31 March
+        sales.refund(db, at("2026-02-10"), purchase="k1", key="r1", reason="did not work")
+        again = sales.buy(db, at("2026-02-11"), plugin="sums", user_id=USER, key="k3")
+        assert (again.starts_ns, again.ends_ns) == (at("2026-02-11"), at("2026-03-11"))
+        assert sales.entitled_until(db, "sums", USER, at("2026-02-12")) == at("2026-03-31"), "nothing was lost"
+        more = sales.buy(db, at("2026-02-12"), plugin="sums", user_id=USER, key="k4")
+        assert (more.starts_ns, more.ends_ns) == (at("2026-03-31"), at("2026-04-30"))
+
+
+def test_a_refund_in_the_middle_is_filled_before_anything_is_added_at_the_end(store: sa.Engine) -> None:
+    with store.begin() as db:
+        offer(db, MONTHLY)
+        for number in (1, 2, 3):
+            sales.buy(db, at("2026-01-01"), plugin="sums", user_id=USER, key=f"k{number}")
+        sales.refund(db, at("2026-01-10"), purchase="k2", key="r1", reason="by mistake")
+        filled = sales.buy(db, at("2026-01-11"), plugin="sums", user_id=USER, key="k4")
+        assert (filled.starts_ns, filled.ends_ns) == (at("2026-02-01"), at("2026-03-01"))
+        added = sales.buy(db, at("2026-01-11"), plugin="sums", user_id=USER, key="k5")
+        assert added.starts_ns == at("2026-04-01")
+        assert sales.entitled_until(db, "sums", USER, at("2026-01-12")) == at("2026-05-01")
+
+
+def test_what_its_author_made_free_is_not_sold_any_longer_not_even_to_a_subscriber(store: sa.Engine) -> None:
+    with store.begin() as db:
+        offer(db, MONTHLY)
+        sales.buy(db, at("2026-01-31"), plugin="sums", user_id=USER, key="k1")
+        subs.set_price(db, at("2026-02-01"), "sums", Price())
+    refused(store, "plugin_free", lambda db: sales.buy(db, at("2026-02-02"), plugin="sums", user_id=USER, key="k2"))
+
+
+def test_a_key_covers_the_payer_and_a_retry_never_changes_who_pays(store: sa.Engine) -> None:
+    with store.begin() as db:
+        offer(db, MONTHLY)
+        first = sales.buy(db, 5, plugin="sums", user_id=USER, key="k1", customer="initech")
+        assert first.customer == "initech"
+        sales.set_customer(db, 6, USER, "globex")
+        assert sales.buy(db, 7, plugin="sums", user_id=USER, key="k1", customer=" initech ") == first
+        assert sales.customer_of(db, USER) == "globex"
+    for customer in ("hooli", "globex", ""):
+        refused(store, "idempotency_conflict", lambda db, customer=customer: sales.buy(  # type: ignore[misc]  # at once
+            db, 8, plugin="sums", user_id=USER, key="k1", customer=customer))
+    refused(store, "plugin_unknown", lambda db: sales.buy(
+        db, 8, plugin="none", user_id=USER, key="k2", customer="hooli"))
+    with store.begin() as db:
+        assert sales.customer_of(db, USER) == "globex", "a purchase that was refused changes nobody's payer"
+        db.execute(sa.update(purchases).values(request=f"sums {USER}"))  # as an earlier release noted it
+        assert sales.buy(db, 9, plugin="sums", user_id=USER, key="k1", customer="initech") == first
+    refused(store, "idempotency_conflict", lambda db: sales.buy(
+        db, 9, plugin="sums", user_id=USER, key="k1", customer="hooli"))

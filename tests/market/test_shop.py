@@ -216,7 +216,7 @@ def test_a_paid_plugin_is_enabled_only_for_who_paid_and_until_that_ends(market: 
     assert market.disabled == []
     market.now_ns += 1
     market.entitlements.sweep(market.context)
-    assert market.disabled == [("sums", USER, "entitlement_ended")]
+    assert market.disabled == [("sums", USER, "not_entitled")]
     again = market("market.buy", plugin="sums", userId=USER, key="k2")
     market.enable("sums", USER)
     market("market.refund", purchase=again["key"], key="r1", reason="no use")
@@ -252,6 +252,51 @@ def test_a_clock_set_back_stops_every_change(market: Market, tmp_path: Path) -> 
     market.now_ns = at("2026-09-01")
     refused(market, "clock_set_back", "market.ticket.open", plugin="sums", userId=USER, subject="x")
     refused(market, "clock_set_back", "billing.close", month="2026-08")
+
+
+def test_a_clock_that_was_ahead_stops_the_market_until_the_operator_says_that_it_is_right_now(
+        market: Market, tmp_path: Path) -> None:
+    support = {"contact": "help@acme.example", "responseHours": 12}
+    market.publish(write_bundle(tmp_path / "sums", pricing=PAID, support=support))
+    bought = market("market.buy", plugin="sums", userId=USER, key="k1")
+    right_ns = market.now_ns + 3600 * 10**9
+    market.now_ns = at("2027-10-01")  # for a moment, a year ahead
+    market("market.customer", userId=USER, customer="initech")
+    market("market.buy", plugin="sums", userId=OTHER, key="k2")
+    market.now_ns = right_ns
+    refused(market, "clock_set_back", "market.buy", plugin="sums", userId=USER, key="k3")
+    assert [row["id"] for row in market("market.search", words="sums")] == ["sums"], "only changes are stopped"
+    assert market.entitlements.of("sums", True) is not None
+    refused(market, "reason_missing", "market.clock", accept=True)
+    looked = market("market.clock")
+    assert not looked["accepted"] and looked["behindSeconds"] > 360 * 86400
+    refused(market, "clock_set_back", "market.customer", userId=USER, customer="globex")
+    assert market("market.clock", accept=True, reason="the time server was wrong")["datedAnew"] == 2
+    market.now_ns += 10**9
+    market("market.customer", userId=USER, customer="globex")
+    more = market("market.buy", plugin="sums", userId=USER, key="k3")
+    assert more["customer"] == "globex" and more["starts_ns"] == bought["ends_ns"]
+    again = market("market.buy", plugin="sums", userId=OTHER, key="k2")
+    assert (again["at_ns"], again["starts_ns"]) == (right_ns, right_ns), "bought in a future that never came"
+    assert market.entitlements.of("sums", True) == {USER, OTHER}
+    assert not market("market.clock", accept=True, reason="again")["accepted"]
+    report = market("billing.report", month="2026-10")
+    assert [line["kind"] for line in report["lines"]] == ["sale"] * 3
+
+
+def test_a_month_that_was_closed_says_so_before_the_ledger_is_read(
+        market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
+    market.now_ns = at("2026-10-02")
+    market("billing.close", month="2026-09")
+
+    def read(*_: Any) -> Any:
+        raise AssertionError("a month of the ledger was read for an answer that is known")
+
+    monkeypatch.setattr(market.shop, "usage", read)
+    monkeypatch.setattr(market.shop, "check_ledger", read)
+    refused(market, "month_closed", "billing.close", month="2026-09")
+    refused(market, "month_not_over", "billing.close", month="2026-10")
+    assert market("billing.report", month="2026-09")["status"] == "closed"
 
 
 def test_a_plugin_that_was_signed_once_is_not_taken_from_another_key(market: Market, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from apex_exec.registry import approvals
 from apex_exec.registry import store as db_
 from apex_exec.registry.approvals import TRANSITIONS, Statement, signed_message
 from apex_exec.registry.bundle import pack
-from apex_exec.registry.specs import publish
+from apex_exec.registry.specs import commit
 from tests.registry.conftest import SECOND_NS, Stage
 from tests.registry.test_signing import Signer
 from tests.support.bundles import bundle
@@ -130,7 +130,7 @@ def test_an_approval_ends_in_time_and_is_asked_for_anew(stage: Stage, bob: Appro
     assert stage.context.store.transact(approvals.next_expiry_ns) == stage.now_ns + 60 * SECOND_NS
     stage.later(60)
     with stage.context.lock:  # as the registrar does once a second
-        publish(stage.context, stage.context.store.transact(lambda db: approvals.expire(db, stage.now_ns)))
+        commit(stage.context, lambda db: approvals.expire(db, stage.now_ns), lambda plugins: plugins)
     assert stage.served["sample"].approved == ()
     assert stage.run("plugin.show", id="sample")["approvals"][0]["state"] == "expired"
     bob.decide(stage)

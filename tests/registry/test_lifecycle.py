@@ -240,3 +240,47 @@ def test_verify_names_each_check_and_the_one_that_fails(stage: Stage) -> None:
     path.write_bytes(pack(bundle("changed")))
     failed = [c for c in stage.run("plugin.verify", id="sample")["checks"] if not c["ok"]]
     assert [c["check"] for c in failed] == ["files"] and "not what was installed" in failed[0]["message"]
+
+
+def test_a_refused_installation_burns_no_version(stage: Stage) -> None:
+    stage.fails["probe"] = Refusal("load_failed", "ImportError: pickle")
+    bad = bundle(text="bad")
+    with pytest.raises(Refusal):
+        stage.install(bad)
+    stage.fails.clear()
+    good = bundle(text="good")
+    assert stage.install(good)["state"] == "installed"
+    assert stage.context.blobs.digests() == {good.digest}, "nothing is left of what was refused"
+    assert [v["digest"] for v in stage.run("plugin.show", id="sample")["versions"]] == [good.digest]
+    with pytest.raises(Refusal) as caught:  # and what was installed keeps its number
+        stage.install(bundle(text="other"))
+    assert caught.value.reason == "version_exists"
+
+
+def test_an_upgrade_that_failed_its_check_or_its_trial_burns_no_version(stage: Stage) -> None:
+    stage.install(bundle())
+    stage.run("plugin.enable", id="sample")
+    for kind, text in (("probe", "one"), ("canary", "two")):
+        stage.fails[kind] = Refusal("failed", "it failed")
+        with pytest.raises(Refusal):
+            stage.run("plugin.upgrade", bundle=pack(bundle(text, version="1.1.0")))
+        stage.fails.clear()
+    good = bundle("good", version="1.1.0")
+    assert stage.run("plugin.upgrade", bundle=pack(good))["version"] == "1.1.0"
+    assert stage.served["sample"].digest == good.digest
+    stage.run("plugin.rollback", id="sample")
+    with pytest.raises(Refusal) as caught:
+        stage.run("plugin.upgrade", bundle=pack(bundle("other", version="1.1.0")))
+    assert caught.value.reason == "version_exists", "it was served once"
+
+
+def test_a_revoked_version_keeps_its_number(stage: Stage) -> None:
+    stage.fails["probe"] = Refusal("load_failed", "no")
+    bad = bundle(text="bad")
+    with pytest.raises(Refusal):
+        stage.install(bad)
+    stage.fails.clear()
+    stage.run("plugin.revokeVersion", digest=bad.digest, reason="malware")
+    with pytest.raises(Refusal) as caught:
+        stage.install(bundle(text="mended"))
+    assert caught.value.reason == "version_exists"

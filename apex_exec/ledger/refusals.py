@@ -1,0 +1,30 @@
+"""Which events tell of a call that was refused: nothing was done for it, so it is neither usage nor a change. Pure."""
+
+from __future__ import annotations
+
+from apex_exec.ledger.reading import Event
+
+REFUSED_CODES = frozenset((
+    "permission_denied", "unknown_method", "invalid_params", "too_many_calls", "sql_syntax", "sql_forbidden",
+    "sql_parameters", "table_not_allowed", "column_not_allowed", "row_limit", "url_invalid", "host_not_allowed",
+    "address_not_allowed", "component_not_allowed", "effect_limit", "audit_unavailable", "overloaded", "not_provided"))
+"""Codes of API calls that were answered before anything was done for them (``workers.wire.API_CODES``)."""
+DENIED_CODES = frozenset((
+    "permission_denied", "sql_forbidden", "table_not_allowed", "column_not_allowed", "url_invalid", "host_not_allowed",
+    "address_not_allowed", "component_not_allowed"))
+"""Those among them that say that the plugin asked for what it may not have, not only that it asked badly."""
+
+
+def denials(event: Event) -> int:
+    """How many calls ``event`` says were denied: one, or as many as its ``count`` where it stands for several."""
+    codes = event.metadata.get("codes")
+    if isinstance(codes, dict):  # the refusals of an invocation beyond those that have an event each
+        return sum(count for code, count in codes.items() if code in DENIED_CODES and isinstance(count, int))
+    return int(event.event_type == "access.denied"
+               or (event.result != "success" and event.metadata.get("code") in DENIED_CODES))
+
+
+def was_refused(event: Event) -> bool:
+    """Whether the API call that ``event`` tells of was refused."""
+    return event.result == "denied" or (
+        event.result != "success" and event.metadata.get("code") in REFUSED_CODES)

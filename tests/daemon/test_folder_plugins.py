@@ -1,0 +1,77 @@
+"""Plugins served from ``plugins_dir``: a reload that is refused changes nothing, and old content is forgotten."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from apex_exec.core.plugin import Limits
+from apex_exec.daemon.folder_plugins import FolderPlugins
+from apex_exec.errors import ConfigError
+from apex_exec.registry.blobs import BundleSource
+from tests.daemon.test_runtime_folder import curve_folder
+from tests.support.daemon import ECHO, Daemon, wait_for, write_plugin
+
+
+def test_looking_at_the_folder_changes_nothing_until_what_was_found_is_taken(tmp_path: Path) -> None:
+    plugins = FolderPlugins(BundleSource())
+    write_plugin(tmp_path, "echo", ECHO)
+    write_plugin(tmp_path, "gone", ECHO)
+    plugins.take(plugins.scan(str(tmp_path), Limits()))
+    shutil.rmtree(tmp_path / "gone")
+    for _ in range(2):
+        assert plugins.scan(str(tmp_path), Limits()).gone == ["gone"], "a refused reload must not swallow it"
+        assert "gone" in plugins
+    policy = tmp_path / "policy.toml"
+    policy.write_text("no toml [")
+    with pytest.raises(ConfigError):
+        plugins.scan(str(tmp_path), Limits(), str(policy))
+    found = plugins.scan(str(tmp_path), Limits())
+    plugins.take(found)
+    assert found.gone == ["gone"] and "gone" not in plugins
+
+
+def test_the_content_before_the_last_is_forgotten_and_that_of_a_plugin_that_is_gone_at_once(tmp_path: Path) -> None:
+    source = BundleSource()
+    plugins = FolderPlugins(source)
+    digests = []
+    for number in range(10):
+        write_plugin(tmp_path, "echo", f"{ECHO}\n# {number}")
+        write_plugin(tmp_path, "other", ECHO)
+        found = plugins.scan(str(tmp_path), Limits())
+        plugins.take(found)
+        digests.append(next(spec.digest for spec in found.specs if spec.id == "echo"))
+        assert len(source._held) <= 3
+        for digest in digests[-2:]:  # a worker of the version before may be starting
+            assert source.load(digest)
+    shutil.rmtree(tmp_path / "echo")
+    plugins.take(plugins.scan(str(tmp_path), Limits()))
+    assert len(source._held) == 1
+    shutil.rmtree(tmp_path / "other")
+    plugins.take(plugins.scan(str(tmp_path), Limits()))
+    assert not source._held
+
+
+def test_a_reload_that_is_refused_after_the_folder_was_read_leaves_its_change_to_the_next_one(tmp_path: Path) -> None:
+    keys = curve_folder(tmp_path / "keys")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        endpoint = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    folder = tmp_path / "plugins"
+    write_plugin(folder, "echo", ECHO)
+    write_plugin(folder, "gone", ECHO)
+    with Daemon(plugins=folder, config={"host.endpoint": endpoint, "host.curve_keys_dir": str(keys)}) as daemon:
+        shutil.rmtree(folder / "gone")
+        broken = keys / "broken.key"
+        broken.write_text("no certificate")
+        daemon.signal(signal.SIGHUP)
+        wait_for(lambda: "nothing was changed" in daemon.log, 5, "the refusal")
+        assert {row["id"] for row in daemon.operate("daemon.status")["plugins"]} == {"echo", "gone"}
+        broken.unlink()
+        daemon.signal(signal.SIGHUP)
+        wait_for(lambda: "reloaded" in daemon.log, 5, "the reload")
+        assert {row["id"] for row in daemon.operate("daemon.status")["plugins"]} == {"echo"}
