@@ -243,6 +243,9 @@ class _Daemon:
             if not self.registrar.wait_ready(REGISTRY_SECONDS):
                 log.error("the registry does not answer (%s); what is installed is served as soon as it does",
                           metrics.health.get("registry") or "it is still being opened")
+            if why := supervisor.workers.zygote.wait_ready():
+                raise ConfigError(f"no worker can be started: the zygote, which they are forked from, cannot run: {why}"
+                                  + self.sandboxing.extra_modules_hint)
             self._bind()
             self._handle_signals()
             log.info("metrics on http://%s:%d/metrics", *self.listener.getsockname()[:2])

@@ -65,7 +65,7 @@ class _Popen(popen_spawn_posix.Popen):  # type: ignore[misc]  # multiprocess shi
             self._child = subprocess.Popen(
                 [spawn.get_executable(), *util._args_from_interpreter_flags(), "-c", MAIN.format(child_r),
                  "--multiprocessing-fork"],
-                cwd=None if process_obj.keeps_environment else "/", env={**environ, **ADDED},
+                stderr=process_obj.stderr, cwd=None if process_obj.keeps_environment else "/", env={**environ, **ADDED},
                 pass_fds=[*self._fds, child_r, child_w])
             self.pid = self._child.pid
             os.close(child_r)
@@ -90,14 +90,15 @@ class BareProcess(SpawnProcess):  # type: ignore[misc]  # multiprocess ships no 
 
     The folder that the caller was started in is left out of the import path unless ``target`` itself lies there.
     With ``keeps_environment`` the process also has the caller's environment and current folder; then no plugin code may
-    ever run in it.
+    ever run in it. ``stderr`` is a descriptor that its standard error goes to; None: to the caller's own.
     """
 
     _Popen = staticmethod(_Popen)
 
     def __init__(self, target: Callable[..., Any], args: tuple[Any, ...], name: str, *,
-                 keeps_environment: bool = False) -> None:
+                 keeps_environment: bool = False, stderr: int | None = None) -> None:
         super().__init__(target=target, args=args, name=name, daemon=True)
+        self.stderr = stderr
         self.keeps_environment = keeps_environment
         top = sys.modules[target.__module__.partition(".")[0]]
         code = os.path.dirname(os.path.dirname(os.path.abspath(str(top.__file__))))
