@@ -21,7 +21,7 @@ from apex_exec.daemon.dispatch_runs import DispatchRuns, Run
 from apex_exec.daemon.guard import raise_it
 from apex_exec.daemon.result_checks import is_dear
 from apex_exec.daemon.verdicts import Settled, settle
-from apex_exec.errors import Code, WireError, is_retryable
+from apex_exec.errors import FAILURES, Code, WireError, is_retryable
 from apex_exec.wire import hooks
 from apex_exec.wire import messages as msg
 from workers import wire as inner
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from apex_exec.daemon.audit_trail import AuditTrail
     from apex_exec.daemon.result_checks import ResultChecks
     from apex_exec.daemon.seams import ApiCalls
+    from apex_exec.observe.logs import Logs
     from apex_exec.observe.metrics import Metrics
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -89,6 +90,8 @@ class Requests:
         self.audit: AuditTrail | None = None
         self.api: ApiCalls | None = None
         self.checks: ResultChecks | None = None
+        self.logs: Logs | None = None
+        """Where failures of plugins are told."""
         self._pool = pool
         self._step = step
         self._reply = reply
@@ -361,11 +364,24 @@ class Requests:
             outcome = Settled(Code.INTERNAL, "the daemon failed at this result; its log says how", {}, msg.Usage())
         self._conclude(verdict, outcome, used)
 
+    def _tell_failure(self, verdict: Verdict, outcome: Settled) -> None:
+        """Counts a call that failed by its plugin's fault, and tells it in both logs, with its traceback."""
+        now_ns, plugin = _clock_ns(), verdict.plugin
+        self._metrics.failure(plugin, outcome.code, now_ns)
+        logs = self.logs
+        if logs is not None and logs.failure_room(plugin, now_ns):
+            text = f"{verdict.hook} failed: {outcome.code}: {outcome.message}"
+            if traceback := outcome.details.get("traceback"):
+                text += f"\n{traceback}"
+            logs.failure(plugin, text)
+
     def _conclude(self, verdict: Verdict, outcome: Settled, used: Used) -> None:
         """Counts, records and answers a verdict whose outcome is known."""
         if used.host_ns:
             outcome.usage.host_cpu_ms = used.host_ns / 1e6
         code = outcome.code
+        if code in FAILURES:
+            self._tell_failure(verdict, outcome)
         admitted = verdict.call != self._arriving or code not in _NOT_ADMITTED
         if admitted:
             self._metrics.invocation(verdict, code)

@@ -82,6 +82,7 @@ class Supervisor:
             pool, step=self.step, reply=self.hosts.reply, welcome=welcome, metrics=metrics, per_host=per_host,
             usage=self.workers.usage_of, cpu=self.workers.cpu_since, host=self.workers.host_ns, bug=logs.bug,
             failed=self.guard.failed)
+        self.requests.logs = logs
         self.workers.on_uncalled = self._uncalled
         self._plugins: dict[str, str] = {}  # id → its breaker's state, as last exported
         self._unmeasured: list[str] = []
@@ -187,6 +188,7 @@ class Supervisor:
         elif isinstance(action, act.StopWorker):
             self.workers.stop(action.worker)
         elif isinstance(action, act.WorkerEnded):
+            self.workers.tell_end(action)
             if self.pool.spec(action.plugin) is not None:  # the series of a removed plugin stay away
                 self.metrics.inc("worker_exits_total", (action.plugin, action.reason))
         elif isinstance(action, act.BreakerChanged):
@@ -320,7 +322,9 @@ class Supervisor:
     def _upkeep(self, now_ns: int) -> None:
         self.guard.upkeep(now_ns)
         self.workers.upkeep(now_ns)
+        self.logs.upkeep(now_ns)
         metrics = self.metrics
+        metrics.upkeep(now_ns)
         metrics.set("host_connections", (), float(len(self.hosts.peers)))
         for state, count in self.pool.worker_states().items():
             metrics.set("workers", (state,), float(count))
