@@ -14,6 +14,7 @@ import random
 import resource
 import signal
 import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -31,7 +32,7 @@ from apex_exec.daemon.endpoints import TcpHosts, bind, check_endpoints, open_loc
 from apex_exec.daemon.exporting import Exporting
 from apex_exec.daemon.folder_plugins import FolderPlugins
 from apex_exec.daemon.governing import Governing
-from apex_exec.daemon.loop import CLOSE_SECONDS
+from apex_exec.daemon.loop import CLOSE_SECONDS, Loop
 from apex_exec.daemon.loop_operations import LoopOperations
 from apex_exec.daemon.registrar_link import RegistrarLink
 from apex_exec.daemon.reload import Reloader
@@ -126,21 +127,63 @@ def serve(settings: Settings, reread: Callable[[], Settings] | None = None) -> i
     root = logging.getLogger()
     root.addHandler(logs)
     root.setLevel(logging.DEBUG if settings.log.level == "debug" else logging.INFO)
+    signals = Signals()
     try:
-        return _Daemon(settings, reread or (lambda: settings), logs).serve()
+        return _Daemon(settings, reread or (lambda: settings), logs, signals).serve()
+    except Ended:
+        log.info("ended before it was ready")
+        return 0
     finally:
         root.removeHandler(logs)
         logs.close()
 
 
+class Ended(BaseException):
+    """The daemon was told to end before its loop could be told so."""
+
+
+class Signals:
+    """SIGTERM, SIGINT and SIGHUP: until ``to_loop`` the first of the former two raises ``Ended`` wherever the start is.
+
+    PID 1 has no default action, so a container that is stopped while it starts would serve on. A mask that whoever
+    started the daemon had is no concern of it.
+    """
+
+    NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+    def __init__(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._end)
+        signal.signal(signal.SIGHUP, lambda *_: None)  # the configuration has just been read
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, children would have no exit status
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+    def _end(self, *_: object) -> None:
+        self.quiet()
+        raise Ended
+
+    def quiet(self) -> None:
+        """From now on none of them does anything by itself: the end is under way."""
+        for number in self.NUMBERS:
+            signal.signal(number, lambda *_: None)
+
+    def to_loop(self, loop: Loop, told: Callable[[bytes], None]) -> None:
+        """Hands them to the loop, which calls ``told(numbers)``."""
+        wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        loop.add(wake_read, lambda _: told(os.read(wake_read, 64)))
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        self.quiet()
+
+
 class _Daemon:
     """The parts of one running daemon, in the order in which they are made."""
 
-    def __init__(self, settings: Settings, reread: Callable[[], Settings], logs: Logs) -> None:
+    def __init__(self, settings: Settings, reread: Callable[[], Settings], logs: Logs, signals: Signals) -> None:
         check_endpoints(settings)
         check_gateway(settings)
         self.settings = settings
         self.logs = logs
+        self.signals = signals
         self.notifier = notify.Notifier()
         self.sandboxing = Sandboxing(settings)
         self.policy = limits_of(settings)
@@ -225,7 +268,7 @@ class _Daemon:
 
     # ------------------------------------------------------------------ running
     def serve(self) -> int:
-        """Binds, says that it is ready, serves, takes everything down."""
+        """Binds, says that it is ready, serves, takes everything down. 1 if records were lost, else 0."""
         settings, supervisor, metrics = self.settings, self.supervisor, self.metrics
         metrics.set("build_info", (__version__, platform.python_version()), 1.0)
         metrics.set("isolation_level", (), float(self.sandboxing.level[1:]))
@@ -247,15 +290,17 @@ class _Daemon:
                 raise ConfigError(f"no worker can be started: the zygote, which they are forked from, cannot run: {why}"
                                   + self.sandboxing.extra_modules_hint)
             self._bind()
-            self._handle_signals()
+            self.signals.to_loop(supervisor.loop, self._signalled)
             log.info("metrics on http://%s:%d/metrics", *self.listener.getsockname()[:2])
             log.info("serving %d plugins on %s", len(supervisor.pool.specs()), settings.host_endpoint)
             self.notifier.say(notify.READY)
             niceness.raise_loop()
             supervisor.run()
-        finally:
+        except BaseException:
+            self.signals.quiet()
             self._close()
-        return 0
+            raise
+        return 1 if self._close() else 0
 
     def _bind(self, *, again: bool = False) -> None:
         """Serves both endpoints; ``again`` where a socket file was deleted under us. Raises ConfigError."""
@@ -264,20 +309,11 @@ class _Daemon:
             bind(self.supervisor.hosts.peers, endpoint, self.runtime, key="host.endpoint", for_group=True)
         bind(self.admin.peers, self.settings.admin_endpoint, self.runtime, key="admin.endpoint", for_group=False)
 
-    def _handle_signals(self) -> None:
-        wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, lambda *_: None)
-
-        def woken(_: int) -> None:
-            numbers = os.read(wake_read, 64)
-            if signal.SIGTERM in numbers or signal.SIGINT in numbers:
-                self.drain()
-            elif signal.SIGHUP in numbers:
-                self._reload_logged()
-
-        self.supervisor.loop.add(wake_read, woken)
+    def _signalled(self, numbers: bytes) -> None:
+        if signal.SIGTERM in numbers or signal.SIGINT in numbers:
+            self.drain()
+        elif signal.SIGHUP in numbers:
+            self._reload_logged()
 
     def drain(self) -> None:
         """Takes no new work, answers what is pending, ends; told a second time, it does not wait any longer."""
@@ -351,19 +387,33 @@ class _Daemon:
             return
         self.metrics.health["endpoint"] = self.runtime.missing()
 
-    def _close(self) -> None:
+    def _close(self) -> int:
+        """Takes everything down, CLOSE_SECONDS after the drain at the latest; whatever fails of it, the rest is done.
+        Returns how many audit records could not be written."""
         supervisor = self.supervisor
-        supervisor.workers.zygote.close()
-        self.governing.close()
-        supervisor.hosts.peers.close()
-        self.admin.peers.close()
-        if self.tcp_hosts is not None:
-            self.tcp_hosts.close()
-        self.audit.close(CLOSE_SECONDS)  # the last records are handed over first
-        supervisor.loop.close_sides()
-        self.listener.close()
-        self.runtime.close()
-        os.close(self.state_lock)
+        until = max(time.monotonic(), supervisor.drain_until_ns / 1e9) + CLOSE_SECONDS
+        lost = 0
+
+        def records() -> None:
+            nonlocal lost
+            lost = self.audit.close(until)
+            if lost:
+                log.error("audit: %d records could not be written before the daemon ended (%s); what they are about is "
+                          "not on record", lost, self.audit.reason or "the ledger did not take them in time")
+
+        def sides() -> None:
+            if killed := supervisor.loop.close_sides(until):
+                log.error("these did not end in time and were killed: %s", ", ".join(killed))
+
+        for step in (supervisor.workers.zygote.close, self.governing.close, records, supervisor.requests.end,
+                     supervisor.hosts.peers.close, self.admin.peers.close,
+                     *((self.tcp_hosts.close,) if self.tcp_hosts is not None else ()), sides, self.listener.close,
+                     self.runtime.close, lambda: os.close(self.state_lock)):
+            try:
+                step()
+            except Exception:
+                log.exception("something could not be taken down in order")
+        return lost
 
 
 def _own_state(settings: Settings) -> None:

@@ -302,12 +302,14 @@ class Requests:
         if self.api is not None:
             self.api.peer_gone(peer)
 
-    def _finish(self, pending: Pending, body: bytes) -> None:
-        """Sends the one reply, after the records before it are durable where the ledger asks for that."""
+    def _finish(self, pending: Pending, body: bytes, unrecorded: bool = False) -> None:
+        """Sends the one reply, after the records before it are durable where the ledger asks for that. What is
+        ``unrecorded``, since nothing of it was run, need not wait."""
         audit = self.audit
         if (audit is not None and (audit.strict or _clock_ns() > audit.fine_until_ns) and self._last_record >= 0
-                and not audit.durable(self._last_record)):
-            audit.when_durable(self._last_record, lambda: self._send(pending, body))
+                and not unrecorded and not audit.durable(self._last_record)):
+            audit.when_durable(self._last_record, lambda: self._send(pending, body),
+                               lambda: self._send(pending, _unrecorded(pending)))
             return
         self._send(pending, body)
 
@@ -324,6 +326,16 @@ class Requests:
             return 0.0
         spec = self._pool.spec(verdict.plugin)
         return spec.limits.memory_mb if spec is not None else 0.0
+
+    def end(self) -> None:
+        """The daemon ends: whoever has no reply gets one. What is left here has begun, as far as anyone can know."""
+        for call in self._dispatches.pending():
+            self._dispatches.cancel(call, _clock_ns())
+        for pending in list(self._calls.values()):
+            self._send(pending, _encode(msg.Error(
+                id=pending.id, code=Code.SHUTTING_DOWN, message="the daemon ended before this had its result",
+                started=True, retryable=False)))
+        self._calls.clear()
 
     def untold(self, verdict: Verdict) -> None:
         """A verdict whose telling failed: its request is answered INTERNAL, where it has not been answered yet."""
@@ -394,7 +406,8 @@ class Requests:
                 effects = []
             self.api.invocation_ended(verdict.call)
         trace = self._traces.pop(verdict.call, "") if self._traces else ""
-        if self.audit is not None and admitted:
+        unrecorded = code == Code.AUDIT_UNAVAILABLE
+        if self.audit is not None and admitted and not unrecorded:
             self._last_record = self.audit.execution(
                 verdict.user_id, verdict.plugin, verdict.hook, code, verdict.run_ns, used.memory_mb, trace,
                 used.cpu_ns, used.host_ns)
@@ -412,4 +425,11 @@ class Requests:
             body = _encode(msg.Result(id=pending.id, plugin=verdict.plugin, action=verdict.hook,
                                       result=verdict.body.result,  # type: ignore[attr-defined]  # a Reply: code is ""
                                       effects=effects, usage=outcome.usage))
-        self._finish(pending, body)
+        self._finish(pending, body, unrecorded)
+
+
+def _unrecorded(pending: Pending) -> bytes:
+    """The reply to a request whose record could not be written before the daemon ended."""
+    return _encode(msg.Error(
+        id=pending.id, code=Code.SHUTTING_DOWN, started=True, retryable=False,
+        message="it was carried out, and the daemon ended before its audit record could be written"))

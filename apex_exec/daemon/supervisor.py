@@ -104,6 +104,7 @@ class Supervisor:
         """Plugs in the parts that were made with this supervisor's own parts."""
         if audit is not None:
             self.audit = self.requests.audit = audit
+            audit.on_refused = self._refuse_waiting
             self.loop.every(1.0, audit.upkeep)
         if api is not None:
             self.api = self.requests.api = self.workers.api = api
@@ -353,7 +354,17 @@ class Supervisor:
         for name in BREAKER_STATES:
             self.metrics.set("breaker_state", (plugin, name), float(name == state))
 
+    def _refuse_waiting(self) -> None:
+        """The ledger takes no record: what waits for a worker would run without one."""
+        self.step(ev.WorkRefused("AUDIT_UNAVAILABLE", "the audit ledger cannot take a record; nothing was run"),
+                  time.monotonic_ns())
+
     # ------------------------------------------------------------------ the end
+    @property
+    def drain_until_ns(self) -> int:
+        """When the drain ends at the latest (CLOCK_MONOTONIC); 0 where none was asked for."""
+        return self._drain_until_ns
+
     @property
     def draining(self) -> bool:
         """True once no new work is taken."""

@@ -39,7 +39,8 @@ class ZygoteLink:
         control = Connection(os.dup(theirs.fileno()))
         self._said_fd, said_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._said = b""
-        self.process = BareProcess(start.main, (control, boot), "apex-exec-zygote", stderr=said_write)
+        self.process = BareProcess(start.main, (control, boot), "apex-exec-zygote", ignores_ends=True,
+                                   stderr=said_write)
         try:
             self.process.start()
         except BaseException:

@@ -50,7 +50,7 @@ def probe(waive: Iterable[str] = (), worker: dict[str, Any] | None = None, *, sc
     waived = [name for name in LAYERS if name in set(waive)]
     worker = worker or {"uid": 65534, "gid": 65534, "cgroup": []}
     ours, theirs = Pipe()
-    process = BareProcess(trial.main, (theirs,), "apex-exec-probe")
+    process = BareProcess(trial.main, (theirs,), "apex-exec-probe", ignores_ends=True)
     process.start()
     theirs.close()
     try:
