@@ -3,12 +3,9 @@
 
 def main() -> None:
     """Runs the command line."""
-    import os
+    from apex_exec.surroundings import put_right
 
-    if os.getpid() == 1:  # the kernel gives PID 1 no default action: a container could not be stopped while it starts
-        import signal
-
-        signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
+    put_right()
     from apex_exec.cli import main as run
 
     run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -25,6 +26,13 @@ RECONNECT_MS_MAX = 1000
 
 Context = TypeVar("Context", bound="zmq.Context[Any]")
 _decode = msgspec.msgpack.Decoder().decode
+
+
+def check_process(pid: int) -> None:
+    """Raises RuntimeError after a fork: threads of libzmq are not forked, so a call on its sockets never returns."""
+    if pid != os.getpid():
+        raise RuntimeError("this client was made before the process forked, and its connection is the parent's; "
+                           "make one in this process")
 
 
 class HostCall(NamedTuple):

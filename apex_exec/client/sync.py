@@ -6,6 +6,7 @@ calls in flight, ``start`` them and ``wait`` for each, or use ``AsyncClient``; f
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -45,6 +46,7 @@ class Client:
         self._lost: set[int] = set()
         self._methods: dict[str, HostMethod] = {}
         self._in_use = threading.Lock()
+        self._pid = os.getpid()
 
     def __enter__(self) -> Client:
         return self
@@ -53,8 +55,11 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Drops the connection; the daemon cancels what is pending on it. Safe to call twice."""
-        if not self._context.closed:
+        """Drops the connection; the daemon cancels what is pending on it. Safe to call twice.
+
+        After a fork it does nothing: the connection is the parent's.
+        """
+        if self._pid == os.getpid() and not self._context.closed:
             self._socket.disable_monitor()
             self._monitor.close(linger=0)
             self._context.destroy(linger=0)
@@ -157,6 +162,7 @@ class Client:
     # ------------------------------------------------------------------ the socket
     @contextmanager
     def _alone(self) -> Iterator[None]:
+        protocol.check_process(self._pid)  # first: the lock may have been held when the process forked
         if not self._in_use.acquire(blocking=False):
             raise RuntimeError("a Client serves one thread at a time; give each thread its own, or use AsyncClient")
         try:

@@ -13,7 +13,7 @@ from apex_exec.errors import ConfigError
 from apex_exec.sandbox.cgroup import CgroupError, Cgroups
 from apex_exec.sandbox.modules import ALLOWED, HIDDEN, REFUSED, check_modules
 from apex_exec.sandbox.plan import Identities
-from apex_exec.sandbox.probe import Findings, advice, probe
+from apex_exec.sandbox.probe import Findings, advice, no_proc, probe
 
 log = logging.getLogger("apex_exec")
 _NOBODY = PluginSpec("probe", "0.0.0", "", "", ())
@@ -24,6 +24,8 @@ def examine(settings: Settings) -> tuple[Findings, str]:
 
     ``sandbox.governor = "psutil"`` does without cgroups where they could be had. Raises RuntimeError.
     """
+    if lacking := no_proc():
+        raise RuntimeError(lacking)
     cgroups = None
     if settings.sandbox.governor != "psutil":
         with contextlib.suppress(CgroupError):

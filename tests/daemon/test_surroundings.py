@@ -151,3 +151,115 @@ def _below(pid: int) -> list[int]:
     found = [p.pid for p in psutil.Process(pid).children(recursive=True) if "serve" in p.cmdline()
              and p.cmdline()[0] != "bwrap"]
     return found[:1]
+
+
+# ---------------------------------------------------------------------- whoever starts it
+BLOCK = ("import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65)); "
+         "os.execvp(sys.argv[1], sys.argv[1:])")
+IGNORE = ("import os, signal, sys\nfor n in set(range(1, 65)) - {9, 19, 32, 33}: signal.signal(n, signal.SIG_IGN)\n"
+          "os.execvp(sys.argv[1], sys.argv[1:])")
+CLOSED = "import os, sys; [os.close(fd) for fd in ({})]; os.execvp(sys.argv[1], sys.argv[1:])"
+UMASK = "import os, sys; os.umask({}); os.execvp(sys.argv[1], sys.argv[1:])"
+PARENTS = {
+    "signals-blocked": BLOCK, "signals-ignored": IGNORE, "stdin-closed": CLOSED.format("0,"),
+    "umask-777": UMASK.format(0o777), "umask-0": UMASK.format(0),
+}
+
+
+@pytest.mark.parametrize("parent", [
+    name if name == "signals-blocked" else pytest.param(name, marks=pytest.mark.slow) for name in PARENTS])
+def test_any_parent_will_do(parent: str, folder: Path) -> None:
+    plugins = folder / "plugins"
+    write_plugin(plugins, "echo", ECHO)
+    write_plugin(plugins, "exits", "import os\n\n@plugin.hook('onActionExecute')\ndef act(context, params):\n"
+                                   "    os._exit(7)\n")
+    with Daemon(plugins=plugins, wrapper=[sys.executable, "-c", PARENTS[parent]]) as daemon:
+        with Client(daemon.endpoint) as client:
+            for _ in range(2):
+                begin = time.monotonic()
+                with pytest.raises(Exception, match="exited with 7"):
+                    client.invoke("exits", "onActionExecute", USER, ACTION)
+                assert time.monotonic() - begin < 4
+                assert client.invoke("echo", "onActionExecute", USER, ACTION)["result"]["result"] == {"n": 1}
+        daemon.signal(signal.SIGHUP)
+        wait_for(lambda: "reloaded" in daemon.log, 5, "the reload")
+        assert daemon.state.stat().st_mode & 0o777 == 0o700
+        assert daemon.stop() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("closed", ["1,", "2,", "0,1,2"])
+def test_closed_standard_streams_are_no_reason_not_to_serve(closed: str, folder: Path) -> None:
+    config = config_of(folder)
+    process = subprocess.Popen([sys.executable, "-c", CLOSED.format(closed), sys.executable, "-m", "apex_exec", "serve",
+                                "--config", str(config)], cwd=ROOT)
+    try:
+        wait_for(lambda: (folder / "run" / "host.sock").exists() or process.poll() is not None, 30, "the socket")
+        with Client(f"ipc://{folder}/run/host.sock") as client:
+            client.ping()
+        process.terminate()
+        assert process.wait(15) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("lacks", ["proc", pytest.param("dev-null", marks=pytest.mark.slow)])
+def test_without_proc_or_dev_null_it_works_or_says_so_in_one_line(lacks: str, folder: Path) -> None:
+    need(shutil.which("bwrap") is not None, "bubblewrap is needed")
+    config = config_of(folder)
+    (folder / "run").mkdir(mode=0o700)
+    mounts = ["--bind", "/dev", "/dev", "--tmpfs", "/proc"] if lacks == "proc" else [
+        "--tmpfs", "/dev", "--proc", "/proc"]
+    command = ["bwrap", "--bind", "/", "/", *mounts, "--unshare-pid", "--chdir", str(ROOT), "--as-pid-1",
+               "--die-with-parent", sys.executable, "-m", "apex_exec", "serve", "--config", str(config)]
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        wait_for(lambda: "serving" in (folder / "log").read_text() or process.poll() is not None, 30, "either")
+        said = (folder / "log").read_text()
+        assert "Traceback" not in said
+        if process.poll() is not None:
+            assert lacks == "proc" and "no /proc is mounted" in said
+            assert sum("apex-exec:" in line for line in said.splitlines()) == 1
+    finally:
+        process.kill()
+        process.wait()
+
+
+# ---------------------------------------------------------------------- a client after a fork
+def test_a_client_that_was_made_before_a_fork_says_so(folder: Path) -> None:
+    plugins = folder / "plugins"
+    write_plugin(plugins, "echo", ECHO)
+    with Daemon(plugins=plugins) as daemon:
+        code = f"""
+import asyncio, os
+from apex_exec.client import AsyncClient, Client
+call = ("echo", "onActionExecute", {USER!r}, {ACTION!r})
+def in_child(work):
+    if (pid := os.fork()) == 0:
+        try:
+            work()
+        except RuntimeError as error:
+            os._exit(7 if "forked" in str(error) else 1)
+        os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+client = Client({daemon.endpoint!r})
+client.invoke(*call)
+in_child(lambda: client.invoke(*call))
+in_child(lambda: (client.close(), client.ping()))
+client.invoke(*call)
+async def main():
+    async with AsyncClient({daemon.endpoint!r}) as client:
+        await client.invoke(*call)
+        def work():
+            coroutine = client.invoke(*call)
+            coroutine.send(None)
+        in_child(work)
+        in_child(lambda: (client.close(), client.ping().send(None)))
+        await client.invoke(*call)
+asyncio.run(main())
+print("held")
+"""
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=40)
+        assert done.stdout == "held\n", done.stderr
