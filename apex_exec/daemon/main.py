@@ -82,10 +82,25 @@ def pool_limits(settings: Settings, fds: int) -> PoolLimits:
     room = max(1, (fds - FDS_OWN - hosts_max(fds)) // FDS_PER_WORKER)
     if pool.max_workers > room:
         log.warning("pool.max_workers = %d is lowered to %d: RLIMIT_NOFILE is %d", pool.max_workers, room, fds)
+    uids = max(1, _uids(settings) - pool.spare_workers)
+    if uids < min(pool.max_workers, room):
+        log.warning("pool.max_workers = %d is lowered to %d: sandbox.uid_range has no more", pool.max_workers, uids)
+        room = uids
     return PoolLimits(
         workers_max=min(pool.max_workers, room), idle_ns=int(pool.idle_seconds * SECOND_NS),
         queue_max=pool.queue_depth, in_flight_max=pool.in_flight, prefetch=pool.prefetch,
         boot_ns=int(pool.boot_seconds * SECOND_NS))
+
+
+def _uids(settings: Settings) -> int:
+    """How many workers there can be at once, spares included: as root each has a uid of its own."""
+    low, high = settings.sandbox.uid_range
+    return high - low + 1 if os.geteuid() == 0 else 1 << 32
+
+
+def spares_of(settings: Settings) -> int:
+    """``pool.spare_workers``, but never so many that none of ``sandbox.uid_range`` is left for a plugin."""
+    return min(settings.pool.spare_workers, _uids(settings) - 1)
 
 
 def breaker_policy(settings: Settings) -> BreakerPolicy:
@@ -252,7 +267,7 @@ class _Daemon:
         supervisor = Supervisor(
             pool=pool, open_hosts=self.tcp_hosts.open if self.tcp_hosts else open_local(settings, hosts_max(self.fds)),
             start_zygote=self._start_zygote, zygote=zygote,
-            sandboxing=self.sandboxing, source=self.source, spares=settings.pool.spare_workers,
+            sandboxing=self.sandboxing, source=self.source, spares=spares_of(settings),
             bytes_max=settings.host.max_message_bytes, per_host=settings.pool.per_host, welcome=self._welcome,
             metrics=self.metrics, logs=self.logs)
         return supervisor
@@ -360,7 +375,7 @@ class _Daemon:
         self.api.calls_per_second = settings.limits.api_calls_per_second
         self.logs.level_min = LEVELS[settings.log.level]
         self.logs.plugin_lines_per_second = settings.log.plugin_lines_per_second
-        self.supervisor.workers.spares.wanted = settings.pool.spare_workers
+        self.supervisor.workers.spares.wanted = spares_of(settings)
         self.supervisor.reconfigure(pool_limits(settings, self.fds), breaker_policy(settings), recycle_policy(settings))
         self.registrar_settings.update(settings.model_dump())  # a registrar that starts later begins with these
         self.registrar.configure(self.registrar_settings)
