@@ -179,8 +179,8 @@ class BreakerSection(_Section):
     @model_validator(mode="after")
     def _upwards(self) -> BreakerSection:
         if self.backoff_min_seconds > self.backoff_max_seconds:
-            raise ValueError(f"backoff_min_seconds, {self.backoff_min_seconds:g}, is above backoff_max_seconds, "
-                             f"{self.backoff_max_seconds:g}")
+            raise ValueError(f"breaker.backoff_min_seconds, {self.backoff_min_seconds:g}, is above "
+                             f"breaker.backoff_max_seconds, {self.backoff_max_seconds:g}")
         return self
 
 
@@ -254,7 +254,12 @@ class Settings(_Section):
         """The folder of registry, ledger, bundles, keys and plugin logs."""
         if self.state_dir:
             return Path(self.state_dir)
-        return Path("/var/lib/apex-exec") if os.geteuid() == 0 else Path.home() / ".local/state/apex-exec"
+        if os.geteuid() == 0:
+            return Path("/var/lib/apex-exec")
+        try:
+            return Path.home() / ".local/state/apex-exec"
+        except RuntimeError:
+            raise ConfigError(f"state_dir: uid {os.geteuid()} has no home folder; name a folder of its own") from None
 
     @property
     def host_endpoint(self) -> str:
@@ -322,6 +327,8 @@ def _put(data: dict[str, Any], parts: list[str], value: Any) -> None:
 
 def _problem(item: Any) -> str:
     key = ".".join(map(str, item["loc"]))
+    if item["type"] == "value_error":
+        return f"{key}: {item['ctx']['error']}"
     if item["type"] != "extra_forbidden":
         return f"{key}: {item['msg']}"
     nearest = difflib.get_close_matches(key, known_keys(), 1, 0.3)

@@ -159,6 +159,9 @@ class AsyncClient:
                 try:
                     self._socket.send(body, zmq.NOBLOCK)
                 except zmq.Again:
+                    if why := protocol.closed(self.endpoint):
+                        self._fail({id_ for id_, _ in self._outbox if id_}, why)
+                        self._outbox.clear()
                     break
                 if id_:
                     self._sent.add(id_)

@@ -88,6 +88,25 @@ def prepare(socket: zmq.Socket[bytes], endpoint: str, curve: CurveKeys | None) -
     return socket
 
 
+def closed(endpoint: str) -> str:
+    """Why this user cannot connect to ``endpoint``, on one line; "" where nothing forbids it. Does not connect."""
+    if not endpoint.startswith("ipc://"):
+        return ""
+    path, uid = Path(endpoint.removeprefix("ipc://")), os.geteuid()
+    try:
+        info = path.stat()
+    except PermissionError:
+        return (f"uid {uid} may not enter {path.parent}; run this as the daemon's user, or have host.socket_group name "
+                "a group of this one")
+    except OSError:
+        return ""  # it may come yet
+    if os.access(path, os.W_OK, effective_ids=True):
+        return ""
+    remedy = ("administration is that user's alone: run this as that user" if path.name == "admin.sock" else
+              "run this as that user, or have host.socket_group name a group of this one")
+    return f"uid {uid} may not connect to {path}, which belongs to uid {info.st_uid}; {remedy}"
+
+
 def encode(message: Mapping[str, Any], bytes_max: int) -> bytes:
     """The message's body. Raises InvalidRequest where it cannot be sent: too large, or no MessagePack value."""
     try:

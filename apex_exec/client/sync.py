@@ -85,6 +85,8 @@ class Client:
             id_ = self._next_id
             self._next_id += 1
             body = protocol.encode({**message, "id": id_}, self.max_message_bytes)
+            if not self._socket.poll(0, zmq.POLLOUT) and (why := protocol.closed(self.endpoint)):
+                raise ConnectionLost(f"{why}; it was not sent", False)
             if not self._socket.poll(int(timeout_ms), zmq.POLLOUT):
                 raise ConnectionLost(f"nothing answers on {self.endpoint}; is `apex-exec serve` running?", False)
             self._watch()  # the end of a connection before this one is no news about this request

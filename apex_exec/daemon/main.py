@@ -37,7 +37,7 @@ from apex_exec.daemon.loop_operations import LoopOperations
 from apex_exec.daemon.registrar_link import RegistrarLink
 from apex_exec.daemon.reload import Reloader
 from apex_exec.daemon.result_checks import ResultChecks
-from apex_exec.daemon.runtime_folder import RuntimeFolder, take_lock
+from apex_exec.daemon.runtime_folder import RuntimeFolder, own_folder, take_lock
 from apex_exec.daemon.sandboxing import Sandboxing
 from apex_exec.daemon.side_process import SideProcess
 from apex_exec.daemon.stream_peers import CONNECTIONS_MAX
@@ -56,6 +56,8 @@ FDS_PER_WORKER = 4
 """Link, marks, pidfd, and one in passing."""
 FDS_OWN = 256
 """What the daemon itself, its administrators and its side processes may use."""
+FDS_RESERVE = 32
+"""With fewer free `/readyz` says so."""
 LEDGER_SECONDS = 10.0
 """How long the start waits for a ledger that can write."""
 REGISTRY_SECONDS = 10.0
@@ -221,7 +223,7 @@ class _Daemon:
         self.metrics = Metrics(per_plugin_histograms=settings.metrics.per_plugin_histograms)
         self.tcp_hosts: TcpHosts | None = None
         if settings.host_endpoint.startswith("tcp://"):
-            self.tcp_hosts = TcpHosts(settings, lambda address: log.warning(
+            self.tcp_hosts = TcpHosts(settings, hosts_max(self.fds), lambda address: log.warning(
                 "a connection from %s was refused: its CURVE key is in no client's file", address))
         self.supervisor = self._supervisor(zygote)
         self.reloader = Reloader(settings, reread)
@@ -388,6 +390,8 @@ class _Daemon:
     # ------------------------------------------------------------------ now and then
     def _watch(self, now_ns: int) -> None:
         _reap_orphans()
+        self.metrics.health["descriptors"] = "" if _has_descriptors(self.state_lock) else (
+            "nearly all descriptors that RLIMIT_NOFILE allows are open: workers and hosts may find none")
         missing = self.runtime.missing()
         self.metrics.health["endpoint"] = missing
         if not missing:
@@ -433,13 +437,22 @@ class _Daemon:
 
 def _own_state(settings: Settings) -> None:
     path = settings.state_path
+    own_folder(path, "state_dir")
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if path.stat().st_uid != os.geteuid():
-            raise ConfigError(f"state_dir: {path} belongs to uid {path.stat().st_uid}; choose a folder of your own")
         (path / "bundles").mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"state_dir: {path}: {error.strerror}; choose another folder") from None
+        raise ConfigError(f"state_dir: {path / 'bundles'}: {error.strerror} for uid {os.geteuid()}; "
+                          "choose another folder") from None
+
+
+def _has_descriptors(open_fd: int) -> bool:
+    """Whether FDS_RESERVE descriptors are likely to be free: the kernel gives the lowest number that is."""
+    try:
+        lowest = os.dup(open_fd)
+    except OSError:
+        return False
+    os.close(lowest)
+    return lowest < resource.getrlimit(resource.RLIMIT_NOFILE)[0] - FDS_RESERVE
 
 
 def _reap_orphans() -> None:
