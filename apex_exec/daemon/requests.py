@@ -392,8 +392,11 @@ class Requests:
         if used.host_ns:
             outcome.usage.host_cpu_ms = used.host_ns / 1e6
         code = outcome.code
-        if code in FAILURES:
-            self._tell_failure(verdict, outcome)
+        unrecorded = False
+        if code:
+            unrecorded = code == Code.AUDIT_UNAVAILABLE
+            if code in FAILURES:
+                self._tell_failure(verdict, outcome)
         admitted = verdict.call != self._arriving or code not in _NOT_ADMITTED
         if admitted:
             self._metrics.invocation(verdict, code)
@@ -406,7 +409,6 @@ class Requests:
                 effects = []
             self.api.invocation_ended(verdict.call)
         trace = self._traces.pop(verdict.call, "") if self._traces else ""
-        unrecorded = code == Code.AUDIT_UNAVAILABLE
         if self.audit is not None and admitted and not unrecorded:
             self._last_record = self.audit.execution(
                 verdict.user_id, verdict.plugin, verdict.hook, code, verdict.run_ns, used.memory_mb, trace,
