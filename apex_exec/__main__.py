@@ -3,6 +3,9 @@
 
 def main() -> None:
     """Runs the command line."""
+    from apex_exec.surroundings import put_right
+
+    put_right()
     from apex_exec.cli import main as run
 
     run()

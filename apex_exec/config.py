@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from apex_exec.errors import ConfigError
 
@@ -28,6 +28,7 @@ CPU_PERCENT_MIN = 0.1
 a plugin would wait for hours after a single call, and with far less the division overflows."""
 NETWORK_PER_MINUTE_MAX = 1_000_000
 """The widest limits of a plugin, for the platform's policy and for a manifest alike."""
+PORT_MAX = 65_535
 COUNT_MAX = 1_000_000
 """Most of anything that is counted: far above what a machine holds, far below where a product of two overflows."""
 
@@ -63,6 +64,14 @@ class HttpSection(_Section):
 
     address: str = "127.0.0.1:9464"
 
+    @field_validator("address")
+    @classmethod
+    def _has_a_port(cls, address: str) -> str:
+        _, colon, port = address.rpartition(":")
+        if not colon or not (port.isascii() and port.isdigit()) or int(port) > PORT_MAX:
+            raise ValueError(f"{address!r} is not HOST:PORT with a port from 0 (a free one) to {PORT_MAX}")
+        return address
+
 
 class PoolSection(_Section):
     """Bounds of the scheduler; full is answered OVERLOADED."""
@@ -89,7 +98,8 @@ class LimitsSection(_Section):
     api_calls_per_second: int = Field(default=500, ge=1, le=1_000_000)
 
 
-Uid = Annotated[int, Field(ge=0, le=2**32 - 2)]
+Uid = Annotated[int, Field(ge=1, le=2**32 - 2)]
+"""Never 0: a worker that is root could undo its jail."""
 Layer = Literal["fds", "env", "session", "cgroup", "namespaces", "rlimits", "identity", "pdeathsig", "no_new_privs",
                 "landlock", "seccomp", "selftest"]
 
@@ -102,6 +112,13 @@ class SandboxSection(_Section):
     extra_modules: list[str] = []
     governor: Literal["auto", "psutil", "cgroup"] = "auto"
     uid_range: tuple[Uid, Uid] = (200_000, 265_535)
+
+    @field_validator("uid_range")
+    @classmethod
+    def _upwards(cls, uids: tuple[int, int]) -> tuple[int, int]:
+        if uids[0] > uids[1]:
+            raise ValueError(f"the first uid, {uids[0]}, is above the last, {uids[1]}")
+        return uids
 
 
 class SecuritySection(_Section):
@@ -159,6 +176,13 @@ class BreakerSection(_Section):
     stable_seconds: Seconds = 10
     backoff_min_seconds: Seconds = 0.1
     backoff_max_seconds: Seconds = 30
+
+    @model_validator(mode="after")
+    def _upwards(self) -> BreakerSection:
+        if self.backoff_min_seconds > self.backoff_max_seconds:
+            raise ValueError(f"breaker.backoff_min_seconds, {self.backoff_min_seconds:g}, is above "
+                             f"breaker.backoff_max_seconds, {self.backoff_max_seconds:g}")
+        return self
 
 
 class RecycleSection(_Section):
@@ -235,7 +259,12 @@ class Settings(_Section):
         """The folder of registry, ledger, bundles, keys and plugin logs."""
         if self.state_dir:
             return Path(self.state_dir)
-        return Path("/var/lib/apex-exec") if os.geteuid() == 0 else Path.home() / ".local/state/apex-exec"
+        if os.geteuid() == 0:
+            return Path("/var/lib/apex-exec")
+        try:
+            return Path.home() / ".local/state/apex-exec"
+        except RuntimeError:
+            raise ConfigError(f"state_dir: uid {os.geteuid()} has no home folder; name a folder of its own") from None
 
     @property
     def host_endpoint(self) -> str:
@@ -270,7 +299,7 @@ def load_settings(path: Path | None = None, overrides: Mapping[str, Any] | None 
             data = tomllib.loads(path.read_text("utf-8"))
         except OSError as error:
             raise ConfigError(f"{path}: {error.strerror}") from None
-        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, a number of thousands of digits
             raise ConfigError(f"{path}: {error}") from None
     for key, value in os.environ.items():
         if key.startswith(ENV_PREFIX) and key != NOT_A_SETTING:
@@ -288,7 +317,7 @@ def _value(value: Any) -> Any:
     if isinstance(value, str) and value[:1] in ("[", "{"):
         try:
             return json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             return value
     return value
 
@@ -296,11 +325,15 @@ def _value(value: Any) -> Any:
 def _put(data: dict[str, Any], parts: list[str], value: Any) -> None:
     for part in parts[:-1]:
         data = data.setdefault(part, {})
+        if not isinstance(data, dict):
+            raise ConfigError(f"{'.'.join(parts)}: {part} has a value of its own, so it cannot have keys")
     data[parts[-1]] = value
 
 
 def _problem(item: Any) -> str:
     key = ".".join(map(str, item["loc"]))
+    if item["type"] == "value_error":
+        return f"{key}: {item['ctx']['error']}"
     if item["type"] != "extra_forbidden":
         return f"{key}: {item['msg']}"
     nearest = difflib.get_close_matches(key, known_keys(), 1, 0.3)

@@ -94,6 +94,10 @@ CODES: dict[Code, tuple[Fault, Retry]] = {
 }
 
 
+FAILURES = frozenset(code.value for code, (fault, _) in CODES.items()
+                     if fault is Fault.PLUGIN and code is not Code.QUARANTINED)
+"""What a plugin is at fault for. QUARANTINED only repeats that it was."""
+
 _RETRY: dict[str, Retry] = {code.value: retry for code, (_, retry) in CODES.items()}
 
 

@@ -52,6 +52,8 @@ class Zygote:
         self.link: socket.socket | None = None
         self.marks = -1
         self.pid = 0
+        self.said_fileno = self._theirs.fileno()
+        """Never readable: it writes nothing to its standard error."""
 
     def fileno(self) -> int:
         """Readable once, for the news that it is up."""
@@ -64,6 +66,10 @@ class Zygote:
         except BlockingIOError:
             return []
         return [(inner.ZygoteReady(1, 1), -1)]
+
+    def hear(self) -> str:
+        """Nothing."""
+        return ""
 
     def fork(self, worker: int, jail: dict[str, Any], link_fd: int, marks_fd: int) -> bool:
         """Keeps a duplicate of the worker's end."""

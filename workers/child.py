@@ -15,12 +15,14 @@ from workers.zmtp import Zmtp, encode
 
 EXIT_JAIL = 70
 EXIT_LOAD = 71
+IGNORED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+"""What a terminal, a shell or an init sends to every process of the daemon: that is the supervisor's to answer, and
+calls that run are to end first. SIGKILL and the supervisor's own end still end a worker."""
 
 
 def run(jail: Jail, worker: dict[str, Any], fds: tuple[int, int]) -> None:
     """Never returns to the zygote's code. ``fds``: link, marks write end."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
-        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     child = jail.child(worker, fds)
     try:
         reports = jail.apply(child)

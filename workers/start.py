@@ -1,7 +1,7 @@
 """Where the zygote's process begins: a module that costs its parent nothing to name.
 
-``ssl`` is kept out of the zygote: asyncio would load it, no plugin can use it, and its hundred mappings make every fork
-slower by a third of a millisecond (measured).
+``ssl`` is kept out of the zygote, unless the operator names it in ``sandbox.extra_modules``: asyncio would load it, few
+plugins can use it, and its hundred mappings make every fork slower by a third of a millisecond (measured).
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 def main(control: Connection, boot: dict[str, Any]) -> None:
     """Target of the spawned process; see ``workers.zygote.main``."""
-    sys.modules["ssl"] = None  # type: ignore[assignment]  # the import system's own sign for "may not be imported"
+    if "ssl" not in boot["preload"]:
+        sys.modules["ssl"] = None  # type: ignore[assignment]  # the import system's own sign for "may not be imported"
     from workers import zygote
 
     zygote.main(control, boot)

@@ -48,8 +48,8 @@ def main(control: Connection, boot: dict[str, Any]) -> None:
         os._exit(0)
     if "nice" in boot and os.getpriority(os.PRIO_PROCESS, 0) < boot["nice"]:
         os.setpriority(os.PRIO_PROCESS, 0, boot["nice"])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C on the terminal is the supervisor's to answer
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in child.IGNORED:  # whoever started this process has seen to it, but for a test's
+        signal.signal(number, signal.SIG_IGN)
     preload(boot)
     jail = Jail(boot["jail"])
     forget_surroundings()

@@ -25,17 +25,17 @@ MEANS = {
 def doctor(config: ConfigFile = None, as_json: AsJson = False) -> None:
     """Tries every sandbox layer in a throwaway process, as this user, and says what is missing and what to change.
 
-    Exits 0 where the level reached is at least sandbox.min_level, else 1.
+    Starts a zygote too, which workers are forked from. Exits 0 if workers can be started and the level that is reached
+    is at least sandbox.min_level, else 1.
     """
     from apex_exec.config import load_settings
     from apex_exec.errors import ConfigError
 
     try:
         settings = load_settings(config)
+        found = examine(settings)
     except ConfigError as error:
         fail(str(error), EXIT_USAGE)
-    try:
-        found = examine(settings)
     except RuntimeError as error:
         fail(str(error), EXIT_NO)
     if as_json:
@@ -47,10 +47,15 @@ def doctor(config: ConfigFile = None, as_json: AsJson = False) -> None:
 
 
 def examine(settings: Any) -> dict[str, Any]:
-    """Everything ``doctor`` tells, as data. Blocks for a fifth of a second. Raises RuntimeError."""
+    """Everything ``doctor`` tells, as data. Blocks for half a second. Raises RuntimeError, ConfigError."""
+    from apex_exec.daemon.sandboxing import boot_of, extra_modules_hint
     from apex_exec.daemon.sandboxing import examine as probed
+    from apex_exec.daemon.zygote_link import try_zygote
+    from apex_exec.sandbox.modules import check_modules
 
+    check_modules(settings.sandbox.extra_modules)
     findings, governor = probed(settings)
+    cannot = try_zygote(boot_of(findings, settings.sandbox.extra_modules))
     from apex_exec.sandbox.probe import advice
 
     layers = [{"layer": r.layer, "state": r.state, "errno": errno_name(r.errno), "detail": r.detail,
@@ -58,7 +63,8 @@ def examine(settings: Any) -> dict[str, Any]:
               for r in findings.reports]
     wanted = settings.sandbox.min_level
     return {"level": findings.level or None, "means": MEANS[findings.level], "minLevel": wanted,
-            "ok": bool(findings.accepted_level) and findings.accepted_level >= wanted, "waived": findings.waived,
+            "ok": not cannot and bool(findings.accepted_level) and findings.accepted_level >= wanted,
+            "waived": findings.waived, "zygote": cannot and cannot + extra_modules_hint(settings),
             "user": os.geteuid(), "governor": governor, "layers": layers}
 
 
@@ -78,5 +84,7 @@ def show(found: dict[str, Any]) -> None:
           + ("" if found["governor"] == "enforced" else ": stopped when seen over the limit"))
     if found["waived"]:
         say(f"waived by sandbox.waive: {', '.join(found['waived'])}")
-    if not found["ok"]:
+    if found["zygote"]:
+        say(f"serve would refuse: the zygote, which workers are forked from, cannot run: {found['zygote']}")
+    elif not found["ok"]:
         say(f"serve would refuse: sandbox.min_level is {found['minLevel']}")

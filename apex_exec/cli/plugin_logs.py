@@ -24,7 +24,7 @@ def logs(
     state_dir: StateDir = None,
     config: ConfigFile = None,
 ) -> None:
-    """Prints a plugin's own log: its stdout, stderr and context.log, as the daemon keeps it."""
+    """Prints a plugin's log, as the daemon keeps it: stdout, stderr, context.log, its failures, its workers' ends."""
     from apex_exec.registry.manifest import is_plugin_id
 
     if not is_plugin_id(plugin):

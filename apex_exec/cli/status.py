@@ -16,14 +16,16 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 Row = dict[str, Any]
-SortKey = Literal["id", "state", "calls", "p50", "p99", "queue", "cpu", "memory", "throttled", "restarts"]
+SortKey = Literal["id", "state", "calls", "p50", "p99", "queue", "cpu", "memory", "throttled", "failures",
+                  "restarts"]
 COLUMNS = {"id": "plugin", "condition": "state", "calls": "calls/s", "p50": "p50 ms", "p99": "p99 ms",
            "queue": "queue", "cpu": "cpu %", "memory": "mem MB", "throttled": "thr %", "breaker": "breaker",
-           "restarts": "rst"}
+           "failures": "fail 5m", "restarts": "rst"}
 NARROW = 96
 """Below this width `top` leaves the breaker's column out: an open one is told in the state."""
 HOTKEYS: dict[str, SortKey] = {"i": "id", "s": "state", "c": "calls", "5": "p50", "9": "p99", "u": "queue", "p": "cpu",
-                               "m": "memory", "t": "throttled", "r": "restarts"}
+                               "m": "memory", "t": "throttled", "f": "failures",
+                               "r": "restarts"}
 ASCENDING = ("id", "state")
 Sort = Annotated[SortKey, typer.Option("--sort", help="The column to sort by; numbers from high to low.")]
 
@@ -34,6 +36,7 @@ def status(as_json: AsJson = False, sort: Sort = "id", runtime_dir: RuntimeDir =
     """Shows the daemon and its plugins.
 
     Rates are averages since the daemon started; `top` shows the current ones. Quantiles are of the latest calls.
+    Failures are those by the plugin's own fault in the last five minutes; `plugin logs ID` has each with its reason.
     """
     with connect.admin(config, runtime_dir) as client:
         now = client.request("daemon.status")
@@ -54,7 +57,8 @@ def top(
 ) -> None:
     """Shows what plugins are doing, live.
 
-    Keys sort: i id, s state, c calls, 5 p50, 9 p99, u queue, p cpu, m memory, t throttled, r restarts; q ends.
+    Keys sort: i id, s state, c calls, 5 p50, 9 p99, u queue, p cpu, m memory, t throttled, f failures, r restarts;
+    q ends.
     Without a terminal, or with --json, it looks twice and prints once.
     """
     with connect.admin(config, runtime_dir) as client:
@@ -87,7 +91,8 @@ def rows(now: Row, before: Row | None) -> list[Row]:
             "calls": round(rate("calls"), 1), "p50": plugin["p50Ms"], "p99": plugin["p99Ms"],
             "queue": plugin["queued"] + plugin["inFlight"], "cpu": round(100 * rate("cpuSeconds"), 1),
             "memory": round(plugin["memoryMb"], 1), "throttled": round(100 * rate("throttledSeconds"), 1),
-            "breaker": plugin["breaker"], "restarts": plugin["restarts"]})
+            "breaker": plugin["breaker"], "failures": plugin["failedRecently"], "lastFailure": plugin["lastFailure"],
+            "restarts": plugin["restarts"]})
     return out
 
 

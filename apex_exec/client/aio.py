@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 from collections import deque
 from collections.abc import Mapping
 from typing import Any
@@ -50,6 +51,7 @@ class AsyncClient:
         self._closed = False
         self.unmatched = 0
         """Messages that belonged to no pending request: replies that came too late, and what was no message at all."""
+        self._pid = os.getpid()
         for socket in (self._socket, self._monitor):
             self._loop.add_reader(int(socket.getsockopt(zmq.FD)), self._progress)
 
@@ -60,8 +62,11 @@ class AsyncClient:
         self.close()
 
     def close(self) -> None:
-        """Drops the connection; what is pending raises ConnectionLost, and the daemon cancels it. Never blocks."""
-        if self._closed:
+        """Drops the connection; what is pending raises ConnectionLost, and the daemon cancels it. Never blocks.
+
+        After a fork it does nothing: the connection is the parent's, and so is the poll of its loop.
+        """
+        if self._closed or self._pid != os.getpid():
             return
         self._closed = True
         for socket in (self._socket, self._monitor):
@@ -76,6 +81,7 @@ class AsyncClient:
     # ------------------------------------------------------------------ requests
     async def request(self, message: Mapping[str, Any], timeout_ms: float = REQUEST_TIMEOUT_MS) -> Reply:
         """One request and its reply. Raises CallError, ConnectionLost; InvalidRequest before anything is sent."""
+        protocol.check_process(self._pid)
         if self._closed:
             raise ConnectionLost("the client was closed", False)
         id_ = self._next_id
@@ -155,6 +161,9 @@ class AsyncClient:
                 try:
                     self._socket.send(body, zmq.NOBLOCK)
                 except zmq.Again:
+                    if why := protocol.closed(self.endpoint):
+                        self._fail({id_ for id_, _ in self._outbox if id_}, why)
+                        self._outbox.clear()
                     break
                 if id_:
                     self._sent.add(id_)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -25,6 +26,13 @@ RECONNECT_MS_MAX = 1000
 
 Context = TypeVar("Context", bound="zmq.Context[Any]")
 _decode = msgspec.msgpack.Decoder().decode
+
+
+def check_process(pid: int) -> None:
+    """Raises RuntimeError after a fork: threads of libzmq are not forked, so a call on its sockets never returns."""
+    if pid != os.getpid():
+        raise RuntimeError("this client was made before the process forked, and its connection is the parent's; "
+                           "make one in this process")
 
 
 class HostCall(NamedTuple):
@@ -78,6 +86,25 @@ def prepare(socket: zmq.Socket[bytes], endpoint: str, curve: CurveKeys | None) -
         socket.setsockopt(zmq.CURVE_SECRETKEY, curve.secret)
     socket.connect(endpoint)
     return socket
+
+
+def closed(endpoint: str) -> str:
+    """Why this user cannot connect to ``endpoint``, on one line; "" where nothing forbids it. Does not connect."""
+    if not endpoint.startswith("ipc://"):
+        return ""
+    path, uid = Path(endpoint.removeprefix("ipc://")), os.geteuid()
+    try:
+        info = path.stat()
+    except PermissionError:
+        return (f"uid {uid} may not enter {path.parent}; run this as the daemon's user, or have host.socket_group name "
+                "a group of this one")
+    except OSError:
+        return ""  # it may come yet
+    if os.access(path, os.W_OK, effective_ids=True):
+        return ""
+    remedy = ("administration is that user's alone: run this as that user" if path.name == "admin.sock" else
+              "run this as that user, or have host.socket_group name a group of this one")
+    return f"uid {uid} may not connect to {path}, which belongs to uid {info.st_uid}; {remedy}"
 
 
 def encode(message: Mapping[str, Any], bytes_max: int) -> bytes:

@@ -6,6 +6,7 @@ calls in flight, ``start`` them and ``wait`` for each, or use ``AsyncClient``; f
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -47,6 +48,7 @@ class Client:
         self._in_use = threading.Lock()
         self.unmatched = 0
         """Messages that belonged to no pending request: replies that came too late, and what was no message at all."""
+        self._pid = os.getpid()
 
     def __enter__(self) -> Client:
         return self
@@ -55,8 +57,11 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Drops the connection; the daemon cancels what is pending on it. Safe to call twice."""
-        if not self._context.closed:
+        """Drops the connection; the daemon cancels what is pending on it. Safe to call twice.
+
+        After a fork it does nothing: the connection is the parent's.
+        """
+        if self._pid == os.getpid() and not self._context.closed:
             self._socket.disable_monitor()
             self._monitor.close(linger=0)
             self._context.destroy(linger=0)
@@ -82,6 +87,8 @@ class Client:
             id_ = self._next_id
             self._next_id += 1
             body = protocol.encode({**message, "id": id_}, self.max_message_bytes)
+            if not self._socket.poll(0, zmq.POLLOUT) and (why := protocol.closed(self.endpoint)):
+                raise ConnectionLost(f"{why}; it was not sent", False)
             if not self._socket.poll(int(timeout_ms), zmq.POLLOUT):
                 raise ConnectionLost(f"nothing answers on {self.endpoint}; is `apex-exec serve` running?", False)
             self._watch()  # the end of a connection before this one is no news about this request
@@ -159,6 +166,7 @@ class Client:
     # ------------------------------------------------------------------ the socket
     @contextmanager
     def _alone(self) -> Iterator[None]:
+        protocol.check_process(self._pid)  # first: the lock may have been held when the process forked
         if not self._in_use.acquire(blocking=False):
             raise RuntimeError("a Client serves one thread at a time; give each thread its own, or use AsyncClient")
         try:

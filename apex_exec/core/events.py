@@ -161,8 +161,16 @@ class DrainRequested(Struct, gc=False):
     until_ns: int
 
 
+class WorkRefused(Struct, gc=False):
+    """What waits and has not been sent to a worker may not begin now: it is answered with ``code``."""
+
+    code: str
+    message: str
+
+
 Event = (
     PluginSet | PluginRemoved | InvokeRequested | CancelRequested | GenerationPrepared | GenerationDropped | WorkerReady
     | WorkerAnswered | WorkerPonged | WorkerViolated | WorkerSampled | WorkerThrottled | WorkerRanOn | LimitExceeded
     | WorkerGone | PluginFaulted | ForkRefused | ZygoteLost | ZygoteUp | Reconfigured | Tick | DrainRequested
+    | WorkRefused
 )

@@ -57,6 +57,7 @@ class Pool(Fleet):
             ev.PluginRemoved: self._remove, ev.PluginFaulted: self._faulted, ev.GenerationPrepared: self._prepare,
             ev.GenerationDropped: self._generation_dropped, ev.Reconfigured: self._reconfigure,
             ev.DrainRequested: self._drain_requested,
+            ev.WorkRefused: self._refuse_waiting,
         }
 
     # ------------------------------------------------------------------ what the shell may ask
@@ -438,6 +439,10 @@ class Pool(Fleet):
     def _drain_requested(self, event: ev.DrainRequested, now_ns: int, out: Actions) -> None:
         self._draining = True
         self._timers.arm(self._drain, max(event.until_ns, now_ns + 1))
+
+    def _refuse_waiting(self, event: ev.WorkRefused, now_ns: int, out: Actions) -> None:
+        for served in self._plugins.values():
+            self._flush(served, event.code, event.message, now_ns, out)
 
     def _reconfigure(self, event: ev.Reconfigured, now_ns: int, out: Actions) -> None:
         self._limits, self._breaker_policy, self._recycle = event.limits, event.breaker, event.recycle

@@ -11,6 +11,7 @@ So it is where the ledger says that it fails, or is not there. All of it ends by
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import select
 import time
@@ -85,10 +86,12 @@ class AuditTrail:
         self._oldest_ns = NEVER_NS
         self._late_since_ns = 0
         self._lag_ns = 0
-        self._held: deque[tuple[int, Callable[[], None]]] = deque()
+        self._held: deque[tuple[int, Callable[[], None], Callable[[], None]]] = deque()
         self._waiting: deque[tuple[int, Callable[[], None]]] = deque()
         self._ready = False
         self._failing = ""
+        self.on_refused: Callable[[], None] = lambda: None
+        """Called where the ledger can take no record for now: what has been admitted and not begun is not to begin."""
         self.fine_until_ns = 0
         """Until then (CLOCK_MONOTONIC) work is admitted and nothing is held: callers may look here before they ask."""
         self.due_ns = NEVER_NS
@@ -180,13 +183,14 @@ class AuditTrail:
             return True
         return not self.strict and _clock_ns() - self._oldest_ns <= LATE_NS
 
-    def when_durable(self, index: int, then: Callable[[], None]) -> None:
+    def when_durable(self, index: int, then: Callable[[], None],
+                     never: Callable[[], None] = lambda: None) -> None:
         """Calls ``then``, which sends a reply, once ``durable(index)``. As many wait as were admitted; they go in their
-        order, and before any reply that need not wait."""
+        order, and before any reply that need not wait. If the daemon ends before, ``never`` is called instead."""
         if self.durable(index):
             then()
         else:
-            self._held.append((index, then))
+            self._held.append((index, then, never))
 
     def when_committed(self, index: int, then: Callable[[], None]) -> None:
         """Calls ``then`` once record ``index`` stands in the database, whatever the durability of replies is."""
@@ -258,6 +262,7 @@ class AuditTrail:
             self._failing = message[1]
             self._set_fine()
             self._say_health(self._failing)
+            self.on_refused()
         elif word == "recovered":
             self._failing = ""
             self._set_fine()
@@ -302,6 +307,8 @@ class AuditTrail:
         self._metrics.set("audit_lag_seconds", (), max(self._lag_ns, late_ns) / 1e9)
         self._lag_ns = 0
         self._say_health(self.reason)
+        if self._failing or (self._ready and not self.admits(now_ns)):
+            self.on_refused()
 
     # ------------------------------------------------------------------ beginning and end
     def wait_ready(self, seconds: float) -> bool:
@@ -312,8 +319,32 @@ class AuditTrail:
                 self.side.receive(time.monotonic_ns())
         return self._ready and not self._failing
 
-    def close(self, wait_seconds: float) -> None:
-        """Hands over what is left and waits until the ledger has committed it and left."""
+    def _listen(self, until: float) -> bool:
+        """Takes what the ledger says; False once it has left, or at ``until``."""
+        left = until - time.monotonic()
+        if not self.side.up or left <= 0:
+            return False
+        if select.select([self.side.fileno()], [], [], left)[0]:
+            self.side.receive(time.monotonic_ns())
+        return True
+
+    def close(self, until: float) -> int:
+        """Hands over what is left and waits until the ledger has committed it and left, or it is ``until``.
+
+        That is by CLOCK_MONOTONIC, in seconds. Replies that waited for their records go, each as it may. Returns how
+        many records are lost.
+        """
         if self._buffer:
             self._hand_over()
-        self.side.close(wait_seconds)
+        with contextlib.suppress(OSError):  # no process may be left to be had
+            if self._batches and not self.side.up:
+                self.side.start(time.monotonic_ns())
+        while not self._ready and self._batches and self._listen(until):
+            pass  # only a ledger that is ready knows what of it the last one has committed
+        self.side.let_go(until)
+        while self._listen(until):
+            pass
+        self.side.close(until)
+        while self._held:
+            self._held.popleft()[2]()
+        return self._index - self._committed

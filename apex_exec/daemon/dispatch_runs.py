@@ -46,10 +46,11 @@ class Run:
 
 
 class DispatchRuns:
-    """Every dispatch without its reply. ``step`` gives an event to the core, ``finish(pending, body)`` replies."""
+    """Every dispatch without its reply. ``step`` gives an event to the core, ``finish(pending, body[,
+    unrecorded])`` replies."""
 
     def __init__(self, pool: Pool, *, number: Callable[[], int], step: Callable[[ev.Event, int], None],
-                 finish: Callable[[Pending, bytes], None], trace: Callable[[int, str], None]) -> None:
+                 finish: Callable[..., None], trace: Callable[[int, str], None]) -> None:
         self._pool = pool
         self._number = number
         self._step = step
@@ -130,7 +131,13 @@ class DispatchRuns:
         outcomes = [run.outcomes[plugin] for plugin in run.order if plugin in run.outcomes]
         self._finish(run.pending, _encode(msg.Dispatched(
             id=run.pending.id, action=run.hook, result=run.course.result(), outcomes=outcomes,
-            partial=run.course.partial)))
+            partial=run.course.partial)), all(
+                outcome.error is not msgspec.UNSET and outcome.error.code == Code.AUDIT_UNAVAILABLE
+                for outcome in outcomes))
+
+    def pending(self) -> list[int]:
+        """Those without their reply."""
+        return list(self._runs)
 
     def cancel(self, call: int, now_ns: int) -> None:
         """Ends a dispatch: its parts are cancelled, its caller gets CANCELLED."""

@@ -106,7 +106,8 @@ class Zap:
 class TcpHosts:
     """Hosts over ``tcp://``: libzmq's ROUTER with CURVE, for the clients whose keys are known. Raises ConfigError."""
 
-    def __init__(self, settings: Settings, on_denied: Callable[[str], None]) -> None:
+    def __init__(self, settings: Settings, connections_max: int, on_denied: Callable[[str], None]) -> None:
+        self._connections_max = connections_max
         self.curve = Curve(settings.host.curve_keys_dir)
         self._message_bytes_max = REFUSED_FACTOR * settings.host.max_message_bytes
         self._on_denied = on_denied
@@ -118,7 +119,7 @@ class TcpHosts:
         self._zap = Zap(self._context, loop, self.curve, self._on_denied)
         router: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
         self.curve.secure(router)
-        return ZmqPeers(loop, handlers, router, self._message_bytes_max)
+        return ZmqPeers(loop, handlers, router, self._message_bytes_max, self._connections_max)
 
     def close(self) -> None:
         """Lets the last replies leave, for a second at most."""

@@ -31,8 +31,9 @@ Only where a core is free for it: with both of two at work a loop that looks awa
 had the news waited for it."""
 SPINS_MAX = 3
 """So many looks in vain, and it sleeps at once again."""
-CLOSE_SECONDS = 5.0
-"""How long each side process may take to drain when the daemon ends."""
+CLOSE_SECONDS = 3.5
+"""How long side processes may take in all to drain and leave when the daemon ends, beyond what is left of
+``drain_seconds``."""
 
 Handler = Callable[[int], None]
 
@@ -140,11 +141,14 @@ class Loop:
             elif side.up:
                 self.side_changed(side)
 
-    def close_sides(self) -> None:
-        """Lets every side process drain and leave, the last attached first."""
+    def close_sides(self, until: float) -> list[str]:
+        """Lets all side processes drain and leave, until ``until`` (CLOCK_MONOTONIC, seconds) at most. Names those that
+        had to be killed."""
         for side in reversed(self._sides):
             self.remove(side.fileno())
-            side.close(CLOSE_SECONDS)
+            if not side.closing:
+                side.let_go(until)
+        return [side.name for side in reversed(self._sides) if not side.close(until)]
 
     # ------------------------------------------------------------------ faults
     def _failed(self, duty: str, error: Exception) -> None:

@@ -42,7 +42,7 @@ class LoopOperations:
             plugins.append({
                 **_short(spec), "queued": queued, "inFlight": in_flight, "worker": worker, "breaker": breaker,
                 "pids": pids.get(plugin, []), "memoryMb": memory_mb, "throttledMs": throttled_ns / 1e6,
-                **supervisor.metrics.tally(plugin)})
+                **supervisor.metrics.tally(plugin, now_ns)})
         return {
             **self._facts, "uptimeSeconds": (now_ns - self._started_ns) / 1e9, "draining": supervisor.draining,
             "connections": len(supervisor.hosts.peers), "pending": len(supervisor.requests),

@@ -14,6 +14,7 @@ import random
 import resource
 import signal
 import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -31,12 +32,12 @@ from apex_exec.daemon.endpoints import TcpHosts, bind, check_endpoints, open_loc
 from apex_exec.daemon.exporting import Exporting
 from apex_exec.daemon.folder_plugins import FolderPlugins
 from apex_exec.daemon.governing import Governing
-from apex_exec.daemon.loop import CLOSE_SECONDS
+from apex_exec.daemon.loop import CLOSE_SECONDS, Loop
 from apex_exec.daemon.loop_operations import LoopOperations
 from apex_exec.daemon.registrar_link import RegistrarLink
 from apex_exec.daemon.reload import Reloader
 from apex_exec.daemon.result_checks import ResultChecks
-from apex_exec.daemon.runtime_folder import RuntimeFolder, take_lock
+from apex_exec.daemon.runtime_folder import RuntimeFolder, own_folder, take_lock
 from apex_exec.daemon.sandboxing import Sandboxing
 from apex_exec.daemon.side_process import SideProcess
 from apex_exec.daemon.stream_peers import CONNECTIONS_MAX
@@ -55,6 +56,8 @@ FDS_PER_WORKER = 4
 """Link, marks, pidfd, and one in passing."""
 FDS_OWN = 256
 """What the daemon itself, its administrators and its side processes may use."""
+FDS_RESERVE = 32
+"""With fewer free `/readyz` says so."""
 LEDGER_SECONDS = 10.0
 """How long the start waits for a ledger that can write."""
 REGISTRY_SECONDS = 10.0
@@ -81,10 +84,25 @@ def pool_limits(settings: Settings, fds: int) -> PoolLimits:
     room = max(1, (fds - FDS_OWN - hosts_max(fds)) // FDS_PER_WORKER)
     if pool.max_workers > room:
         log.warning("pool.max_workers = %d is lowered to %d: RLIMIT_NOFILE is %d", pool.max_workers, room, fds)
+    uids = max(1, _uids(settings) - pool.spare_workers)
+    if uids < min(pool.max_workers, room):
+        log.warning("pool.max_workers = %d is lowered to %d: sandbox.uid_range has no more", pool.max_workers, uids)
+        room = uids
     return PoolLimits(
         workers_max=min(pool.max_workers, room), idle_ns=int(pool.idle_seconds * SECOND_NS),
         queue_max=pool.queue_depth, in_flight_max=pool.in_flight, prefetch=pool.prefetch,
         boot_ns=int(pool.boot_seconds * SECOND_NS))
+
+
+def _uids(settings: Settings) -> int:
+    """How many workers there can be at once, spares included: as root each has a uid of its own."""
+    low, high = settings.sandbox.uid_range
+    return high - low + 1 if os.geteuid() == 0 else 1 << 32
+
+
+def spares_of(settings: Settings) -> int:
+    """``pool.spare_workers``, but never so many that none of ``sandbox.uid_range`` is left for a plugin."""
+    return min(settings.pool.spare_workers, _uids(settings) - 1)
 
 
 def breaker_policy(settings: Settings) -> BreakerPolicy:
@@ -126,21 +144,63 @@ def serve(settings: Settings, reread: Callable[[], Settings] | None = None) -> i
     root = logging.getLogger()
     root.addHandler(logs)
     root.setLevel(logging.DEBUG if settings.log.level == "debug" else logging.INFO)
+    signals = Signals()
     try:
-        return _Daemon(settings, reread or (lambda: settings), logs).serve()
+        return _Daemon(settings, reread or (lambda: settings), logs, signals).serve()
+    except Ended:
+        log.info("ended before it was ready")
+        return 0
     finally:
         root.removeHandler(logs)
         logs.close()
 
 
+class Ended(BaseException):
+    """The daemon was told to end before its loop could be told so."""
+
+
+class Signals:
+    """SIGTERM, SIGINT and SIGHUP: until ``to_loop`` the first of the former two raises ``Ended`` wherever the start is.
+
+    PID 1 has no default action, so a container that is stopped while it starts would serve on. A mask that whoever
+    started the daemon had is no concern of it.
+    """
+
+    NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+    def __init__(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._end)
+        signal.signal(signal.SIGHUP, lambda *_: None)  # the configuration has just been read
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, children would have no exit status
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+    def _end(self, *_: object) -> None:
+        self.quiet()
+        raise Ended
+
+    def quiet(self) -> None:
+        """From now on none of them does anything by itself: the end is under way."""
+        for number in self.NUMBERS:
+            signal.signal(number, lambda *_: None)
+
+    def to_loop(self, loop: Loop, told: Callable[[bytes], None]) -> None:
+        """Hands them to the loop, which calls ``told(numbers)``."""
+        wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        loop.add(wake_read, lambda _: told(os.read(wake_read, 64)))
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        self.quiet()
+
+
 class _Daemon:
     """The parts of one running daemon, in the order in which they are made."""
 
-    def __init__(self, settings: Settings, reread: Callable[[], Settings], logs: Logs) -> None:
+    def __init__(self, settings: Settings, reread: Callable[[], Settings], logs: Logs, signals: Signals) -> None:
         check_endpoints(settings)
         check_gateway(settings)
         self.settings = settings
         self.logs = logs
+        self.signals = signals
         self.notifier = notify.Notifier()
         self.sandboxing = Sandboxing(settings)
         self.policy = limits_of(settings)
@@ -164,7 +224,7 @@ class _Daemon:
         self.metrics = Metrics(per_plugin_histograms=settings.metrics.per_plugin_histograms)
         self.tcp_hosts: TcpHosts | None = None
         if settings.host_endpoint.startswith("tcp://"):
-            self.tcp_hosts = TcpHosts(settings, lambda address: log.warning(
+            self.tcp_hosts = TcpHosts(settings, hosts_max(self.fds), lambda address: log.warning(
                 "a connection from %s was refused: its CURVE key is in no client's file", address))
         self.supervisor = self._supervisor(zygote)
         self.reloader = Reloader(settings, reread)
@@ -210,7 +270,7 @@ class _Daemon:
         supervisor = Supervisor(
             pool=pool, open_hosts=self.tcp_hosts.open if self.tcp_hosts else open_local(settings, hosts_max(self.fds)),
             start_zygote=self._start_zygote, zygote=zygote,
-            sandboxing=self.sandboxing, source=self.source, spares=settings.pool.spare_workers,
+            sandboxing=self.sandboxing, source=self.source, spares=spares_of(settings),
             bytes_max=settings.host.max_message_bytes, per_host=settings.pool.per_host, welcome=self._welcome,
             metrics=self.metrics, logs=self.logs)
         return supervisor
@@ -226,7 +286,7 @@ class _Daemon:
 
     # ------------------------------------------------------------------ running
     def serve(self) -> int:
-        """Binds, says that it is ready, serves, takes everything down."""
+        """Binds, says that it is ready, serves, takes everything down. 1 if records were lost, else 0."""
         settings, supervisor, metrics = self.settings, self.supervisor, self.metrics
         metrics.set("build_info", (__version__, platform.python_version()), 1.0)
         metrics.set("isolation_level", (), float(self.sandboxing.level[1:]))
@@ -244,16 +304,21 @@ class _Daemon:
             if not self.registrar.wait_ready(REGISTRY_SECONDS):
                 log.error("the registry does not answer (%s); what is installed is served as soon as it does",
                           metrics.health.get("registry") or "it is still being opened")
+            if why := supervisor.workers.zygote.wait_ready():
+                raise ConfigError(f"no worker can be started: the zygote, which they are forked from, cannot run: {why}"
+                                  + self.sandboxing.extra_modules_hint)
             self._bind()
-            self._handle_signals()
+            self.signals.to_loop(supervisor.loop, self._signalled)
             log.info("metrics on http://%s:%d/metrics", *self.listener.getsockname()[:2])
             log.info("serving %d plugins on %s", len(supervisor.pool.specs()), settings.host_endpoint)
             self.notifier.say(notify.READY)
             niceness.raise_loop()
             supervisor.run()
-        finally:
+        except BaseException:
+            self.signals.quiet()
             self._close()
-        return 0
+            raise
+        return 1 if self._close() else 0
 
     def _bind(self, *, again: bool = False) -> None:
         """Serves both endpoints; ``again`` where a socket file was deleted under us. Raises ConfigError."""
@@ -262,20 +327,11 @@ class _Daemon:
             bind(self.supervisor.hosts.peers, endpoint, self.runtime, key="host.endpoint", for_group=True)
         bind(self.admin.peers, self.settings.admin_endpoint, self.runtime, key="admin.endpoint", for_group=False)
 
-    def _handle_signals(self) -> None:
-        wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, lambda *_: None)
-
-        def woken(_: int) -> None:
-            numbers = os.read(wake_read, 64)
-            if signal.SIGTERM in numbers or signal.SIGINT in numbers:
-                self.drain()
-            elif signal.SIGHUP in numbers:
-                self._reload_logged()
-
-        self.supervisor.loop.add(wake_read, woken)
+    def _signalled(self, numbers: bytes) -> None:
+        if signal.SIGTERM in numbers or signal.SIGINT in numbers:
+            self.drain()
+        elif signal.SIGHUP in numbers:
+            self._reload_logged()
 
     def drain(self) -> None:
         """Takes no new work, answers what is pending, ends; told a second time, it does not wait any longer."""
@@ -322,7 +378,7 @@ class _Daemon:
         self.api.calls_per_second = settings.limits.api_calls_per_second
         self.logs.level_min = LEVELS[settings.log.level]
         self.logs.plugin_lines_per_second = settings.log.plugin_lines_per_second
-        self.supervisor.workers.spares.wanted = settings.pool.spare_workers
+        self.supervisor.workers.spares.wanted = spares_of(settings)
         self.supervisor.reconfigure(pool_limits(settings, self.fds), breaker_policy(settings), recycle_policy(settings))
         self.registrar_settings.update(settings.model_dump())  # a registrar that starts later begins with these
         self.registrar.configure(self.registrar_settings)
@@ -335,6 +391,8 @@ class _Daemon:
     # ------------------------------------------------------------------ now and then
     def _watch(self, now_ns: int) -> None:
         _reap_orphans()
+        self.metrics.health["descriptors"] = "" if _has_descriptors(self.state_lock) else (
+            "nearly all descriptors that RLIMIT_NOFILE allows are open: workers and hosts may find none")
         missing = self.runtime.missing()
         self.metrics.health["endpoint"] = missing
         if not missing:
@@ -349,30 +407,53 @@ class _Daemon:
             return
         self.metrics.health["endpoint"] = self.runtime.missing()
 
-    def _close(self) -> None:
+    def _close(self) -> int:
+        """Takes everything down, CLOSE_SECONDS after the drain at the latest; whatever fails of it, the rest is done.
+        Returns how many audit records could not be written."""
         supervisor = self.supervisor
-        supervisor.workers.zygote.close()
-        self.governing.close()
-        supervisor.hosts.peers.close()
-        self.admin.peers.close()
-        if self.tcp_hosts is not None:
-            self.tcp_hosts.close()
-        self.audit.close(CLOSE_SECONDS)  # the last records are handed over first
-        supervisor.loop.close_sides()
-        self.listener.close()
-        self.runtime.close()
-        os.close(self.state_lock)
+        until = max(time.monotonic(), supervisor.drain_until_ns / 1e9) + CLOSE_SECONDS
+        lost = 0
+
+        def records() -> None:
+            nonlocal lost
+            lost = self.audit.close(until)
+            if lost:
+                log.error("audit: %d records could not be written before the daemon ended (%s); what they are about is "
+                          "not on record", lost, self.audit.reason or "the ledger did not take them in time")
+
+        def sides() -> None:
+            if killed := supervisor.loop.close_sides(until):
+                log.error("these did not end in time and were killed: %s", ", ".join(killed))
+
+        for step in (supervisor.workers.zygote.close, self.governing.close, records, supervisor.requests.end,
+                     supervisor.hosts.peers.close, self.admin.peers.close,
+                     *((self.tcp_hosts.close,) if self.tcp_hosts is not None else ()), sides, self.listener.close,
+                     self.runtime.close, lambda: os.close(self.state_lock)):
+            try:
+                step()
+            except Exception:
+                log.exception("something could not be taken down in order")
+        return lost
 
 
 def _own_state(settings: Settings) -> None:
     path = settings.state_path
+    own_folder(path, "state_dir")
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if path.stat().st_uid != os.geteuid():
-            raise ConfigError(f"state_dir: {path} belongs to uid {path.stat().st_uid}; choose a folder of your own")
         (path / "bundles").mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"state_dir: {path}: {error.strerror}; choose another folder") from None
+        raise ConfigError(f"state_dir: {path / 'bundles'}: {error.strerror} for uid {os.geteuid()}; "
+                          "choose another folder") from None
+
+
+def _has_descriptors(open_fd: int) -> bool:
+    """Whether FDS_RESERVE descriptors are likely to be free: the kernel gives the lowest number that is."""
+    try:
+        lowest = os.dup(open_fd)
+    except OSError:
+        return False
+    os.close(lowest)
+    return lowest < resource.getrlimit(resource.RLIMIT_NOFILE)[0] - FDS_RESERVE
 
 
 def _reap_orphans() -> None:

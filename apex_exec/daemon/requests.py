@@ -22,7 +22,7 @@ from apex_exec.daemon.dispatch_runs import DispatchRuns, Run
 from apex_exec.daemon.guard import raise_it
 from apex_exec.daemon.result_checks import is_dear
 from apex_exec.daemon.verdicts import Settled, settle
-from apex_exec.errors import Code, WireError, is_retryable
+from apex_exec.errors import FAILURES, Code, WireError, is_retryable
 from apex_exec.wire import hooks
 from apex_exec.wire import messages as msg
 from workers import wire as inner
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from apex_exec.daemon.audit_trail import AuditTrail
     from apex_exec.daemon.result_checks import ResultChecks
     from apex_exec.daemon.seams import ApiCalls
+    from apex_exec.observe.logs import Logs
     from apex_exec.observe.metrics import Metrics
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -90,6 +91,8 @@ class Requests:
         self.audit: AuditTrail | None = None
         self.api: ApiCalls | None = None
         self.checks: ResultChecks | None = None
+        self.logs: Logs | None = None
+        """Where failures of plugins are told."""
         self._pool = pool
         self._step = step
         self._reply = reply
@@ -300,12 +303,14 @@ class Requests:
         if self.api is not None:
             self.api.peer_gone(peer)
 
-    def _finish(self, pending: Pending, body: bytes) -> None:
-        """Sends the one reply, after the records before it are durable where the ledger asks for that."""
+    def _finish(self, pending: Pending, body: bytes, unrecorded: bool = False) -> None:
+        """Sends the one reply, after the records before it are durable where the ledger asks for that. What is
+        ``unrecorded``, since nothing of it was run, need not wait."""
         audit = self.audit
         if (audit is not None and (audit.strict or _clock_ns() > audit.fine_until_ns) and self._last_record >= 0
-                and not audit.durable(self._last_record)):
-            audit.when_durable(self._last_record, lambda: self._send(pending, body))
+                and not unrecorded and not audit.durable(self._last_record)):
+            audit.when_durable(self._last_record, lambda: self._send(pending, body),
+                               lambda: self._send(pending, _unrecorded(pending)))
             return
         self._send(pending, body)
 
@@ -332,6 +337,16 @@ class Requests:
             check(spec, "renderWidget", None, time.time()))
         denied = verdict_of.reason if isinstance(verdict_of, Denied) else ""
         return hooks.Rendering(denied, self.api.components if self.api is not None else frozenset())
+
+    def end(self) -> None:
+        """The daemon ends: whoever has no reply gets one. What is left here has begun, as far as anyone can know."""
+        for call in self._dispatches.pending():
+            self._dispatches.cancel(call, _clock_ns())
+        for pending in list(self._calls.values()):
+            self._send(pending, _encode(msg.Error(
+                id=pending.id, code=Code.SHUTTING_DOWN, message="the daemon ended before this had its result",
+                started=True, retryable=False)))
+        self._calls.clear()
 
     def untold(self, verdict: Verdict) -> None:
         """A verdict whose telling failed: its request is answered INTERNAL, where it has not been answered yet."""
@@ -376,11 +391,27 @@ class Requests:
             outcome = Settled(Code.INTERNAL, "the daemon failed at this result; its log says how", {}, msg.Usage())
         self._conclude(verdict, outcome, used)
 
+    def _tell_failure(self, verdict: Verdict, outcome: Settled) -> None:
+        """Counts a call that failed by its plugin's fault, and tells it in both logs, with its traceback."""
+        now_ns, plugin = _clock_ns(), verdict.plugin
+        self._metrics.failure(plugin, outcome.code, now_ns)
+        logs = self.logs
+        if logs is not None and logs.failure_room(plugin, now_ns):
+            text = f"{verdict.hook} failed: {outcome.code}: {outcome.message}"
+            if traceback := outcome.details.get("traceback"):
+                text += f"\n{traceback}"
+            logs.failure(plugin, text)
+
     def _conclude(self, verdict: Verdict, outcome: Settled, used: Used) -> None:
         """Counts, records and answers a verdict whose outcome is known."""
         if used.host_ns:
             outcome.usage.host_cpu_ms = used.host_ns / 1e6
         code = outcome.code
+        unrecorded = False
+        if code:
+            unrecorded = code == Code.AUDIT_UNAVAILABLE
+            if code in FAILURES:
+                self._tell_failure(verdict, outcome)
         admitted = verdict.call != self._arriving or code not in _NOT_ADMITTED
         if admitted:
             self._metrics.invocation(verdict, code)
@@ -393,7 +424,7 @@ class Requests:
                 effects = []
             self.api.invocation_ended(verdict.call)
         trace = self._traces.pop(verdict.call, "") if self._traces else ""
-        if self.audit is not None and admitted:
+        if self.audit is not None and admitted and not unrecorded:
             self._last_record = self.audit.execution(
                 verdict.user_id, verdict.plugin, verdict.hook, code, verdict.run_ns, used.memory_mb, trace,
                 used.cpu_ns, used.host_ns)
@@ -411,4 +442,11 @@ class Requests:
             body = _encode(msg.Result(id=pending.id, plugin=verdict.plugin, action=verdict.hook,
                                       result=verdict.body.result,  # type: ignore[attr-defined]  # a Reply: code is ""
                                       effects=effects, usage=outcome.usage))
-        self._finish(pending, body)
+        self._finish(pending, body, unrecorded)
+
+
+def _unrecorded(pending: Pending) -> bytes:
+    """The reply to a request whose record could not be written before the daemon ended."""
+    return _encode(msg.Error(
+        id=pending.id, code=Code.SHUTTING_DOWN, started=True, retryable=False,
+        message="it was carried out, and the daemon ended before its audit record could be written"))

@@ -32,15 +32,7 @@ class RuntimeFolder:
 
     def _make(self) -> None:
         path = self.path
-        try:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            info = path.lstat()
-        except OSError as error:
-            raise ConfigError(f"runtime_dir: {path}: {error.strerror}; choose another folder") from None
-        if not stat.S_ISDIR(info.st_mode):
-            raise ConfigError(f"runtime_dir: {path} is not a folder; choose another")
-        if info.st_uid != os.geteuid():
-            raise ConfigError(f"runtime_dir: {path} belongs to uid {info.st_uid}; choose a folder of your own")
+        own_folder(path, "runtime_dir")
         try:
             if self.group_id >= 0:
                 os.chown(path, -1, self.group_id)
@@ -48,7 +40,11 @@ class RuntimeFolder:
             else:
                 path.chmod(0o700)
         except OSError as error:
-            raise ConfigError(f"runtime_dir: {path}: {error.strerror}") from None
+            if error.errno == errno.EPERM and self.group_id >= 0:
+                raise ConfigError(f"host.socket_group: uid {os.geteuid()} cannot give {path} to group {self.group_id}, "
+                                  "which it is not in; make the daemon's user a member of that group") from None
+            raise ConfigError(f"runtime_dir: {path}: {error.strerror} for uid {os.geteuid()}; "
+                              "choose another folder") from None
 
     def sweep(self, endpoint: str) -> None:
         """Removes the socket file that a killed daemon left. Raises ConfigError where somebody serves it, or where
@@ -123,9 +119,39 @@ class RuntimeFolder:
         os.close(self._lock)
 
 
+def own_folder(path: Path, key: str) -> None:
+    """Makes ``path``, 0700, if it is not there; it must be this user's. Raises ConfigError with what to do.
+
+    A volume that is mounted for a container belongs to root and is open to others (0777, or 2775 for a group), whoever
+    the daemon is: others could replace its sockets and its ledger there. A folder inside it is the daemon's own.
+    """
+    uid = os.geteuid()
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        info = path.lstat()
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename and str(error.filename) != str(path) else ""
+        raise ConfigError(f"{key}: {path}{where}: {error.strerror} for uid {uid}; "
+                          "choose a folder that this user can make and write") from None
+    if not stat.S_ISDIR(info.st_mode):
+        raise ConfigError(f"{key}: {path} is not a folder; choose another")
+    if info.st_uid != uid:
+        remedy = (f'name a folder inside it, which the daemon makes for itself: {key} = "{path / "apex-exec"}"'
+                  if os.access(path, os.W_OK | os.X_OK, effective_ids=True) else
+                  f"make it that user's (chown {uid} {path}), or choose another")
+        raise ConfigError(f"{key}: {path} belongs to uid {info.st_uid}, and the daemon runs as uid {uid}; {remedy}")
+    if not os.access(path, os.W_OK | os.X_OK, effective_ids=True):
+        raise ConfigError(f"{key}: {path} cannot be written by uid {uid} (a read-only file system, or its mode "
+                          f"{stat.S_IMODE(info.st_mode):04o}); make it writable, or choose another")
+
+
 def take_lock(path: Path, key: str) -> int:
     """The descriptor of the lock ``path``, held until it is closed. Raises ConfigError where another daemon has it."""
-    lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise ConfigError(f"{key}: {path}: {error.strerror} for uid {os.geteuid()}; remove it, or choose another folder"
+                          ) from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -11,9 +11,9 @@ from apex_exec.config import Settings
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.errors import ConfigError
 from apex_exec.sandbox.cgroup import CgroupError, Cgroups
-from apex_exec.sandbox.modules import ALLOWED, HIDDEN, REFUSED
+from apex_exec.sandbox.modules import ALLOWED, HIDDEN, REFUSED, check_modules
 from apex_exec.sandbox.plan import Identities
-from apex_exec.sandbox.probe import Findings, advice, probe
+from apex_exec.sandbox.probe import Findings, advice, no_proc, probe
 
 log = logging.getLogger("apex_exec")
 _NOBODY = PluginSpec("probe", "0.0.0", "", "", ())
@@ -24,6 +24,8 @@ def examine(settings: Settings) -> tuple[Findings, str]:
 
     ``sandbox.governor = "psutil"`` does without cgroups where they could be had. Raises RuntimeError.
     """
+    if lacking := no_proc():
+        raise RuntimeError(lacking)
     cgroups = None
     if settings.sandbox.governor != "psutil":
         with contextlib.suppress(CgroupError):
@@ -41,11 +43,24 @@ def examine(settings: Settings) -> tuple[Findings, str]:
     return findings, "enforced" if in_cgroup else "sampled"
 
 
+def boot_of(findings: Findings, extra_modules: list[str]) -> dict[str, Any]:
+    """What a zygote is started with."""
+    return {"jail": findings.plan, "preload": [*ALLOWED, *extra_modules], "hidden": list(HIDDEN),
+            "refused": [name for name in REFUSED if name not in extra_modules]}
+
+
+def extra_modules_hint(settings: Settings) -> str:
+    """What may be at fault where a zygote cannot run: nothing else of the configuration decides what it loads."""
+    named = ", ".join(settings.sandbox.extra_modules)
+    return f" (sandbox.extra_modules has it load {named})" if named else ""
+
+
 class Sandboxing:
     """Made before any thread exists. ``level`` is what is in force; ``waived`` what was done without."""
 
     def __init__(self, settings: Settings) -> None:
         sandbox = settings.sandbox
+        check_modules(sandbox.extra_modules)
         try:
             findings, self.governor = examine(settings)
         except RuntimeError as error:
@@ -62,10 +77,8 @@ class Sandboxing:
         self.level = findings.level or "L0"
         self.waived = findings.waived
         self.reports = findings.reports
-        self.boot: dict[str, Any] = {
-            "jail": findings.plan, "preload": [*ALLOWED, *sandbox.extra_modules], "hidden": list(HIDDEN),
-            "refused": [name for name in REFUSED if name not in sandbox.extra_modules],
-        }
+        self.boot = boot_of(findings, sandbox.extra_modules)
+        self.extra_modules_hint = extra_modules_hint(settings)
         self._identities = Identities(*sandbox.uid_range) if os.geteuid() == 0 else None
         if findings.kill.state != "active":
             raise ConfigError(

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import select
 import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -78,6 +80,8 @@ class SideProcess:
         self._backoff_ns = RESTART_MIN_NS
         self._restart_max_ns = restart_max_ns
         self.start_after_ns = 0
+        self.closing = False
+        """True once it was told to leave: its end is no death."""
 
     @property
     def up(self) -> bool:
@@ -97,10 +101,16 @@ class SideProcess:
         """Starts the process; blocks for the few milliseconds of a spawn."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         link = Connection(theirs.detach())
-        self._process = BareProcess(_run, (self._target, self.name, link, self._settings, niceness.STARTED_WITH),
-                                    f"apex-exec-{self.name}", keeps_environment=True)
-        self._process.start()
-        link.close()
+        process = BareProcess(_run, (self._target, self.name, link, self._settings, niceness.STARTED_WITH),
+                              f"apex-exec-{self.name}", keeps_environment=True, ignores_ends=True)
+        try:
+            process.start()
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            link.close()
+        self._process = process  # not before: what was never started can be neither killed nor waited for
         ours.setblocking(False)
         self._socket, self._frames = ours, FrameBuffer()
         self._out.clear()
@@ -165,10 +175,11 @@ class SideProcess:
         if now_ns - self._started_ns >= STABLE_NS:
             self._backoff_ns = RESTART_MIN_NS
         self.start_after_ns = now_ns + self._backoff_ns
-        self._tell(lambda: self.on_lost(f"{self._ending()}; it is started again in {self._backoff_ns / 1e9:g} s"),
-                   "death")
+        if not self.closing:
+            self._tell(lambda: self.on_lost(f"{self._ending()}; it is started again in {self._backoff_ns / 1e9:g} s"),
+                       "death")
+            self._tell(self._on_down, "end")
         self._backoff_ns = min(2 * self._backoff_ns, self._restart_max_ns)
-        self._tell(self._on_down, "end")
 
     def _ending(self) -> str:
         """How the process ended. It may be about to: its link is closed a moment before it can be reaped."""
@@ -198,17 +209,28 @@ class SideProcess:
         if self._process is not None:
             self._process.kill()
 
-    def close(self, wait_seconds: float) -> None:
-        """Ends the link and waits for the process to drain and leave; kills it after ``wait_seconds``."""
-        if self._socket is not None:
-            self._socket.setblocking(True)
-            self._socket.settimeout(wait_seconds)
-            with contextlib.suppress(OSError):
-                self._socket.sendall(self._out)
-                self._socket.shutdown(socket.SHUT_WR)
+    def let_go(self, until: float) -> None:
+        """Hands over what waits, until ``until`` (CLOCK_MONOTONIC, seconds) at most, and ends the link: the process has
+        its orders to drain and leave. What it says yet is still to be received."""
+        self.closing = True
+        if self._socket is None:
+            return
+        with contextlib.suppress(OSError):
+            while self._out and (left := until - time.monotonic()) > 0:
+                if select.select([], [self._socket], [], left)[1]:
+                    self.flush()
+            self._socket.shutdown(socket.SHUT_WR)
+
+    def close(self, until: float) -> bool:
+        """``let_go``, then waits for the process to leave, until ``until`` at most; False where it had to be killed."""
+        if not self.closing:
+            self.let_go(until)
+        left = True
         if self._process is not None:
-            self._process.join(wait_seconds)
+            self._process.join(max(0.0, until - time.monotonic()))
             if self._process.is_alive():
+                left = False
                 self._process.kill()
                 self._process.join(1)
         self._release()
+        return left

@@ -82,6 +82,7 @@ class Supervisor:
             pool, step=self.step, reply=self.hosts.reply, welcome=welcome, metrics=metrics, per_host=per_host,
             usage=self.workers.usage_of, cpu=self.workers.cpu_since, host=self.workers.host_ns, bug=logs.bug,
             failed=self.guard.failed)
+        self.requests.logs = logs
         self.workers.on_uncalled = self._uncalled
         self.workers.oldest = pool.oldest
         self._plugins: dict[str, str] = {}  # id → its breaker's state, as last exported
@@ -109,6 +110,7 @@ class Supervisor:
         """Plugs in the parts that were made with this supervisor's own parts."""
         if audit is not None:
             self.audit = self.requests.audit = audit
+            audit.on_refused = self._refuse_waiting
             self.loop.every(1.0, audit.upkeep)
         if api is not None:
             self.api = self.requests.api = self.workers.api = api
@@ -193,6 +195,7 @@ class Supervisor:
         elif isinstance(action, act.StopWorker):
             self.workers.stop(action.worker)
         elif isinstance(action, act.WorkerEnded):
+            self.workers.tell_end(action)
             if self.pool.spec(action.plugin) is not None:  # the series of a removed plugin stay away
                 self.metrics.inc("worker_exits_total", (action.plugin, action.reason))
         elif isinstance(action, act.BreakerChanged):
@@ -334,7 +337,9 @@ class Supervisor:
     def _upkeep(self, now_ns: int) -> None:
         self.guard.upkeep(now_ns)
         self.workers.upkeep(now_ns)
+        self.logs.upkeep(now_ns)
         metrics = self.metrics
+        metrics.upkeep(now_ns)
         metrics.set("host_connections", (), float(len(self.hosts.peers)))
         for state, count in self.pool.worker_states().items():
             metrics.set("workers", (state,), float(count))
@@ -363,7 +368,17 @@ class Supervisor:
         for name in BREAKER_STATES:
             self.metrics.set("breaker_state", (plugin, name), float(name == state))
 
+    def _refuse_waiting(self) -> None:
+        """The ledger takes no record: what waits for a worker would run without one."""
+        self.step(ev.WorkRefused("AUDIT_UNAVAILABLE", "the audit ledger cannot take a record; nothing was run"),
+                  time.monotonic_ns())
+
     # ------------------------------------------------------------------ the end
+    @property
+    def drain_until_ns(self) -> int:
+        """When the drain ends at the latest (CLOCK_MONOTONIC); 0 where none was asked for."""
+        return self._drain_until_ns
+
     @property
     def draining(self) -> bool:
         """True once no new work is taken."""

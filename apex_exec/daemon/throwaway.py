@@ -16,7 +16,7 @@ import msgspec
 
 from apex_exec.config import Settings
 from apex_exec.core.plugin import Limits
-from apex_exec.daemon.sandboxing import Sandboxing
+from apex_exec.daemon.sandboxing import Sandboxing, extra_modules_hint
 from apex_exec.daemon.worker_link import WorkerLink
 from apex_exec.daemon.zygote_link import ZygoteLink
 from apex_exec.errors import ConfigError, Refusal
@@ -47,7 +47,11 @@ def declared_by(bundle: Bundle, settings: Settings) -> dict[str, Any]:
     try:
         due = time.monotonic() + START_SECONDS_MAX
         _wait(zygote.fileno(), due)
-        zygote.receive()
+        try:
+            zygote.receive()
+        except (EOFError, OSError):
+            why = zygote.why() + extra_modules_hint(settings)
+            raise Refusal("no_jail", f"no worker can be started: {why}", hint="see `apex-exec doctor`") from None
         zygote.fork(1, sandboxing.jail_for(1, spec), link.theirs.fileno(), link.marks_write)
         link.handed_over()
         return _converse(link, bundle, spec.limits.memory_mb, time.monotonic() + settings.pool.boot_seconds)

@@ -28,6 +28,7 @@ from apex_exec.daemon.verdicts import raised_code
 from apex_exec.daemon.worker_link import WorkerLink
 from apex_exec.daemon.zygote_keeper import ZygoteKeeper
 from apex_exec.daemon.zygote_link import ZygoteLink
+from apex_exec.observe.metrics import UNWANTED_EXITS
 from apex_exec.sandbox.plan import LAYERS
 from apex_exec.wire import hooks
 from workers import wire as inner
@@ -47,6 +48,10 @@ REFILL_TURNS = 3
 """After a cold worker is ready a spare is forked so many turns of the loop later: its call goes out in the first, comes
 back in the second."""
 EXIT_JAIL, EXIT_LOAD = 70, 71
+QUIET_ENDS = ("idle", "drained")
+"""Ends of workers that nobody needs to hear of."""
+UNSTARTED_NS = 10_000 * MS_NS
+"""For so long after a start that the machine has refused `/readyz` says no, unless another worker starts meanwhile."""
 CPUCLOCK_SCHED = 2
 """The kernel's clock id for the CPU time of process p is ``~p << 3 | 2`` (clock_getcpuclockid)."""
 UNCALLED_NS = 10 * MS_NS
@@ -131,6 +136,8 @@ class WorkerTable:
         self._forked: dict[int, WorkerLink] = {}  # by the number that the zygote knows it by; spares too
         self._latest: dict[str, int] = {}  # plugin → its latest worker
         self._dirty: list[WorkerLink] = []
+        self._ends: dict[int, tuple[int, str, str]] = {}  # (pid, code, message) of one whose end is being told
+        self._unstarted_ns = self._unstarted_until_ns = 0
         self._never: list[tuple[WorkerLink, Lost]] = []  # killed before the zygote had heard of them
         self._refused: list[int] = []
         self._overmarked: list[WorkerLink] = []
@@ -445,8 +452,17 @@ class WorkerTable:
         """There is no process."""
         link = self._forked.get(number)
         if link is not None:
-            self._logs.log("error", f"no worker for {link.spec.id or 'a spare'}: {why}")
-            self._refuse(link.worker, time.monotonic_ns())
+            now_ns = time.monotonic_ns()
+            self._cannot_start(f"no worker for {link.spec.id or 'a spare'}: {why}", now_ns)
+            self._refuse(link.worker, now_ns)
+
+    def _cannot_start(self, why: str, now_ns: int) -> None:
+        """The machine, not a plugin, has kept a worker from starting: `/readyz` says so, and the log now and then."""
+        if now_ns - self._unstarted_ns > UNSTARTED_NS or why != self._metrics.health.get("workers"):
+            self._logs.log("error", why)
+            self._unstarted_ns = now_ns
+        self._metrics.health["workers"] = why
+        self._unstarted_until_ns = now_ns + UNSTARTED_NS
 
     def exited(self, message: inner.Exited) -> None:
         """A process has ended."""
@@ -479,6 +495,8 @@ class WorkerTable:
                 self._orphaned(link)
             if link.spent_ns:
                 self._export(link)
+        if now_ns > self._unstarted_until_ns:  # nobody may have tried since, and would not while `/readyz` says no
+            self._metrics.health["workers"] = ""
         self.zygote.upkeep(now_ns)
         self.spares.upkeep(now_ns)
 
@@ -669,8 +687,11 @@ class WorkerTable:
                 self._logs.log("error", f"a spare worker: {link.failure}")
             if not link.booted and message.layer in LAYERS:  # later it may be the plugin that says so
                 self._metrics.set("sandbox_layer_active", (message.layer,), 0.0)
-            if link.spec is not NOBODY:
-                self._logs.plugin_line(link.spec.id, "error", text, now_ns)
+                self._cannot_start(link.failure, now_ns)
+            elif not link.booted:
+                self._cannot_start(link.failure, now_ns)
+            if link.spec is not NOBODY and self._logs.failure_room(link.spec.id, now_ns):
+                self._logs.failure(link.spec.id, f"{text}\n{message.traceback}" if message.traceback else text)
 
     def _payload_is_bad(self, worker: int, seq: int) -> bool:
         """Whether the payload of that call cannot be decoded here either: a worker's word alone blames no host."""
@@ -688,6 +709,7 @@ class WorkerTable:
             self._violated(link, "it boots twice")
             return
         link.booted = True
+        self._metrics.health["workers"] = ""
         self.layers = message.layers
         if link.spec is NOBODY:
             self.spares.check(link)
@@ -756,7 +778,25 @@ class WorkerTable:
         if link.worker in self._jobs:
             self._job_ended(link.worker, code, message)
             return
-        self._step(ev.WorkerGone(link.worker, marks, code, message, details), time.monotonic_ns())
+        self._ends[link.worker] = (link.pid, code, message)
+        try:
+            self._step(ev.WorkerGone(link.worker, marks, code, message, details), time.monotonic_ns())
+        finally:
+            self._ends.pop(link.worker, None)
+
+    def tell_end(self, ended: act.WorkerEnded) -> None:
+        """A line in both logs for a worker that ended otherwise than to save resources."""
+        if ended.reason in QUIET_ENDS:
+            return
+        now_ns = time.monotonic_ns()
+        pid, code, message = self._ends.get(ended.worker, (0, "", "it was never started"))
+        if ended.reason == "boot_failed":
+            self._metrics.failure(ended.plugin, "BOOT_FAILED", now_ns)
+        if self._logs.failure_room(ended.plugin, now_ns):
+            said = f"{code}: {message}" if code and code not in message else message
+            self._logs.failure(ended.plugin, f"its worker{f' (pid {pid})' if pid else ''} ended, {ended.reason}: {said}"
+                                             + ("; its breaker counts it" if ended.charged else ""),
+                               "warning" if ended.reason in UNWANTED_EXITS else "info")
 
     def _release(self, link: WorkerLink) -> None:
         """Forgets the link and closes its fds; what its worker held of the sandbox is free again."""

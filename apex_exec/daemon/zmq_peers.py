@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import os
 import socket as sockets
-from collections import deque
+import sys
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,16 @@ if TYPE_CHECKING:
 
 BATCH = 64
 """Messages taken before workers and timers get their turn."""
+STRANGERS_MAX = 64
+"""Connections that have not shown a known key yet; of more the oldest is shut down. A handshake takes a millisecond."""
+HANDSHAKE_BYTES_MIN = 64 + 202 + 257
+"""What CURVE has a client send (greeting, HELLO, INITIATE) until libzmq has asked whether its key is known.
+
+libzmq closes a connection that sends anything else, or a key that is not; so whoever has sent as much and is still
+there is no stranger. (The monitor's news of a handshake that succeeded does not say whose.)"""
+TCP_INFO_BYTES_RECEIVED = 128
+"""Where ``tcpi_bytes_received`` stands in Linux's ``struct tcp_info``."""
+HANDSHAKE_MS_MAX = 10_000
 SEND_MESSAGES_MAX = 256
 """ZMQ_SNDHWM: replies that libzmq holds for one connection before it says EAGAIN."""
 
@@ -56,7 +67,9 @@ class ZmqPeer(Peer):
 class ZmqPeers:
     """The connections of one ROUTER (``connections.Connections``)."""
 
-    def __init__(self, loop: Loop, handlers: Handlers, router: zmq.Socket[bytes], message_bytes_max: int) -> None:
+    def __init__(self, loop: Loop, handlers: Handlers, router: zmq.Socket[bytes], message_bytes_max: int,
+                 connections_max: int) -> None:
+        router.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS_MAX)
         router.setsockopt(zmq.LINGER, 1000)
         router.setsockopt(zmq.MAXMSGSIZE, message_bytes_max)  # beyond: libzmq drops the connection
         router.setsockopt(zmq.ROUTER_MANDATORY, 1)  # a full or unknown peer is an error, not a silent loss
@@ -67,6 +80,8 @@ class ZmqPeers:
         self._peers: dict[bytes, ZmqPeer] = {}
         self._by_fd: dict[int, list[ZmqPeer]] = {}
         self._slow: set[ZmqPeer] = set()
+        self._connections_max = connections_max
+        self._strangers: OrderedDict[int, None] = OrderedDict()  # fds of connections before their handshake's end
         self._monitor = router.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
 
         for fd in (int(router.getsockopt(zmq.FD)), int(self._monitor.getsockopt(zmq.FD))):
@@ -138,10 +153,26 @@ class ZmqPeers:
             if event["event"] == zmq.EVENT_ACCEPTED:
                 self._end(fd)
                 self._by_fd[fd] = []
+                self._strangers[fd] = None
+                self._bound(fd)
             else:
                 self._end(fd)
 
+    def _bound(self, newest: int) -> None:
+        """Shuts down what is too much: a TCP connection costs whoever makes it no key, and us a descriptor that a
+        worker, a known host or an administrator then lacks."""
+        while len(self._strangers) > STRANGERS_MAX:
+            oldest, _ = self._strangers.popitem(last=False)
+            if _received(oldest) < HANDSHAKE_BYTES_MIN:
+                _shut(oldest)
+                self._handlers.broken("too_many_connections")
+        if len(self._by_fd) > self._connections_max:
+            self._strangers.pop(newest, None)
+            _shut(newest)
+            self._handlers.broken("too_many_connections")
+
     def _end(self, fd: int) -> None:
+        self._strangers.pop(fd, None)
         for peer in self._by_fd.pop(fd, ()):
             self._peers.pop(peer.host, None)
             self._forget(peer)
@@ -213,11 +244,7 @@ class ZmqPeers:
         fd = peer.fd
         self.follow()
         if not peer.gone and fd in self._by_fd:
-            try:
-                with sockets.socket(fileno=os.dup(fd)) as twin:
-                    twin.shutdown(sockets.SHUT_RDWR)
-            except OSError:
-                pass  # it has ended by itself
+            _shut(fd)
         self._forget(peer)
 
     def credentials(self, peer: Peer) -> tuple[int, int]:
@@ -233,3 +260,23 @@ class ZmqPeers:
         """Closes the socket and its monitor; unsent replies have the context's linger."""
         self._router.disable_monitor()
         self._router.close()
+
+
+def _received(fd: int) -> int:
+    """How many bytes have arrived on libzmq's connection ``fd``; 0 where it has ended or the kernel does not say."""
+    try:
+        with sockets.socket(fileno=os.dup(fd)) as twin:
+            info = twin.getsockopt(sockets.IPPROTO_TCP, sockets.TCP_INFO, TCP_INFO_BYTES_RECEIVED + 8)
+    except OSError:
+        return 0
+    return int.from_bytes(info[TCP_INFO_BYTES_RECEIVED:], sys.byteorder)
+
+
+def _shut(fd: int) -> None:
+    """Shuts libzmq's connection ``fd`` down; libzmq then sees its end and closes it."""
+    try:
+        with sockets.socket(fileno=os.dup(fd)) as twin:
+            if twin.family != sockets.AF_UNIX:  # it has ended, and the number is a worker's or a side's now
+                twin.shutdown(sockets.SHUT_RDWR)
+    except OSError:
+        pass  # it has ended by itself

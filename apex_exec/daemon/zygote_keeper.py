@@ -6,6 +6,7 @@ It knows nothing of what the workers do; who asked for a fork hears what came of
 from __future__ import annotations
 
 import os
+import select
 import time
 from collections import deque
 from collections.abc import Callable
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
 
 BACKOFF_NS_MIN = 100 * MS_NS
 BACKOFF_NS_MAX = 5000 * MS_NS
+STABLE_NS = 10_000 * MS_NS
+"""A zygote that lived this long is replaced at once; one that did not waits twice as long each time."""
+KEEP_SECONDS = 0.25
+"""How often it is looked whether a new one is due."""
+SAID_NS_MIN = 1000 * MS_NS
+"""What a living zygote writes to its standard error is logged so often at most; the rest is dropped."""
 BOOT_NS_MAX = 15_000 * MS_NS
 """How long a zygote may take until it says that it is ready."""
 
@@ -71,6 +78,8 @@ class ZygoteKeeper:
         self._backoff_ns = BACKOFF_NS_MIN
         self._due_ns = 0  # when a new one is tried; 0 where there is one
         self._started_ns = time.monotonic_ns()
+        self._said_ns = 0
+        self._loop.every(KEEP_SECONDS, self._keep)
         self._watch()
 
     @property
@@ -128,6 +137,15 @@ class ZygoteKeeper:
     def _watch(self) -> None:
         zygote = self._zygote
         self._loop.add(zygote.fileno(), lambda _: self._io(zygote))
+        self._loop.add(zygote.said_fileno, lambda _: self._hear(zygote))
+
+    def _hear(self, zygote: ZygoteLink) -> None:
+        said = zygote.hear()
+        if said is None:
+            self._loop.remove(zygote.said_fileno)
+        elif self.ready and said.strip() and (now_ns := time.monotonic_ns()) - self._said_ns > SAID_NS_MIN:
+            self._said_ns = now_ns  # of one that dies before it is ready, the reason of its death is told
+            self._logs.log("warning", f"the zygote says: {said.strip()}")
 
     def _io(self, zygote: ZygoteLink) -> None:
         try:
@@ -156,45 +174,75 @@ class ZygoteKeeper:
         elif isinstance(message, inner.ForkFailed):
             self._asker.refused(message.worker, os.strerror(message.errno))
 
-    def _lost(self, zygote: ZygoteLink) -> None:
+    def _lost(self, zygote: ZygoteLink, *, silent: bool = False) -> None:
         if zygote is not self._zygote or self._due_ns:
             return  # known already
         now_ns = time.monotonic_ns()
         self.ready = False
-        self._metrics.health["zygote"] = "the zygote died and is being restarted"
-        self._logs.log("error", "the zygote died; its workers end with it and a new one is started")
         self._loop.remove(zygote.fileno())
-        zygote.abandon()
+        self._loop.remove(zygote.said_fileno)
+        zygote.abandon(silent=silent)
+        if now_ns - self._started_ns >= STABLE_NS:
+            self._backoff_ns = BACKOFF_NS_MIN
+            self._due_ns = now_ns
+        else:  # it may well die again as fast, and a start costs a core some tenths of a second
+            self._due_ns = now_ns + self._take_backoff()
+        self._failed(f"the zygote died ({zygote.why()})", now_ns)
         self._asker.zygote_lost(now_ns)
-        self._due_ns = now_ns
-        self.upkeep(now_ns)
+        self._keep(now_ns)
+
+    def _take_backoff(self) -> int:
+        """How long to wait this time; the next time it is twice as long."""
+        wait_ns = self._backoff_ns
+        self._backoff_ns = min(2 * wait_ns, BACKOFF_NS_MAX)
+        return wait_ns
+
+    def _failed(self, what: str, now_ns: int) -> None:
+        when = f"in {(self._due_ns - now_ns) / 1e9:g} s" if self._due_ns > now_ns else "at once"
+        self._logs.log("error", f"{what}; no worker runs without one, and a new one is started {when}")
+        self._metrics.health["zygote"] = f"{what} and is being restarted; no worker can start"
 
     def replace(self) -> None:
         """Kills a zygote that reports no ends any more; its loss then takes the usual course."""
         self._logs.log("error", "the zygote does not report the end of a killed worker; it is replaced")
-        self._lost(self._zygote)
+        self._lost(self._zygote, silent=True)
 
-    def upkeep(self, now_ns: int) -> None:
-        """Restarts a lost zygote with backoff. Call it once a second."""
+    def wait_ready(self) -> str:
+        """Blocks until the zygote is ready or has ended, before the loop runs. Returns why none that is started in its
+        place would do better; "" where this one is ready, or is slow, or was ended from outside."""
+        zygote = self._zygote
+        while not self.ready and not self._due_ns:
+            left_ns = self._started_ns + BOOT_NS_MAX - time.monotonic_ns()
+            if left_ns <= 0 or not select.select([zygote.fileno()], [], [], left_ns / 1e9)[0]:
+                break
+            self._io(zygote)
+        return zygote.why() if self._due_ns and zygote.ended_by_itself else ""
+
+    def _keep(self, now_ns: int) -> None:
+        """Starts a new zygote once it is due."""
         if self._due_ns and now_ns >= self._due_ns:
             try:
                 self._zygote = self._start()
             except OSError as error:
-                self._logs.log("error", f"a new zygote could not be started: {error}")
-                self._due_ns = now_ns + self._backoff_ns
+                self._due_ns = now_ns + self._take_backoff()
+                self._failed(f"a new zygote could not be started ({error})", now_ns)
             else:
                 self._due_ns = 0
                 self._started_ns = now_ns
                 self._watch()
-            self._backoff_ns = min(2 * self._backoff_ns, BACKOFF_NS_MAX)
-        elif not self.ready and now_ns - self._started_ns > BOOT_NS_MAX:
-            self._logs.log("error", "the zygote does not become ready; it is replaced")
-            self._lost(self._zygote)
-        elif self.ready:
-            self._backoff_ns = BACKOFF_NS_MIN
+
+    def upkeep(self, now_ns: int) -> None:
+        """Replaces a zygote that does not become ready. Call it once a second."""
+        if self.ready:
             self._hand_over()
+        elif not self._due_ns and now_ns - self._started_ns > BOOT_NS_MAX:
+            self._logs.log("error", "the zygote does not become ready; it is replaced")
+            self._lost(self._zygote, silent=True)
 
     def close(self) -> None:
         """Ends the zygote, and with it every worker."""
+        if self._due_ns:
+            return  # there is none
         self._loop.remove(self._zygote.fileno())
+        self._loop.remove(self._zygote.said_fileno)
         self._zygote.close()

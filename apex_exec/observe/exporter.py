@@ -31,6 +31,8 @@ NICE = 10
 BEAT_SECONDS_MAX = 5.0
 """A supervisor that has said nothing for so long does not live: it beats once a second."""
 REQUEST_SECONDS_MAX = 10.0
+ALONE_SECONDS_MAX = 1.0
+"""The same where there is no thread for it, and the others wait."""
 READ_BYTES = 1 << 18
 
 
@@ -95,6 +97,15 @@ def _cumulative(buckets: tuple[float, ...], counts: list[int]) -> list[Any]:
 
 class _Server(ThreadingMixIn, HTTPServer):
     daemon_threads = True
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """A thread for each, or none where this user may have no more: a probe that gets no answer would have a daemon
+        restarted that still serves calls."""
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError:
+            request.settimeout(ALONE_SECONDS_MAX)
+            self.process_request_thread(request, client_address)
 
 
 def _handler(state: State) -> type[BaseHTTPRequestHandler]:

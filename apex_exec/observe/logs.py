@@ -31,6 +31,9 @@ FILE_BYTES_MAX = 1024 * 1024
 FILES_KEPT = 4
 """A plugin's log file is begun anew at FILE_BYTES_MAX; so many older ones are kept as ``<plugin>.log.1`` and on."""
 OPEN_FILES_MAX = 64
+FAILURES_PER_SECOND = 1.0
+FAILURES_AT_ONCE = 10.0
+"""What is logged of one plugin's failures: a share of its own, so that a plugin cannot hide them among its lines."""
 CLOSE_SECONDS = 2.0
 SECOND_NS = 1_000_000_000
 
@@ -79,6 +82,16 @@ class _Share:
         self.at_ns = now_ns
         self.dropped = 0
 
+    def take(self, rate: float, depth: float, now_ns: int) -> bool:
+        """Whether a line may be written now; where not, it is counted."""
+        self.tokens = min(depth, self.tokens + (now_ns - self.at_ns) * rate / SECOND_NS)
+        self.at_ns = now_ns
+        if self.tokens < 1.0:
+            self.dropped += 1
+            return False
+        self.tokens -= 1.0
+        return True
+
 
 class Logs(logging.Handler):
     """Takes lines from everywhere; ``start`` begins to write them. Also a handler of ``logging``."""
@@ -94,6 +107,7 @@ class Logs(logging.Handler):
         self._folder = folder
         self._files: OrderedDict[str, IO[str]] = OrderedDict()
         self._shares: dict[str, _Share] = {}
+        self._failures: dict[str, _Share] = {}
         self._queue: queue.SimpleQueue[_Line | None] = queue.SimpleQueue()
         self._bytes_put = 0  # written by the loop's thread alone,
         self._bytes_taken = 0  # and this by the writing thread: the difference is what waits
@@ -128,17 +142,40 @@ class Logs(logging.Handler):
         share = self._shares.get(plugin)
         if share is None:
             share = self._shares[plugin] = _Share(max(1.0, rate), now_ns)
-        share.tokens = min(max(1.0, rate), share.tokens + (now_ns - share.at_ns) * rate / SECOND_NS)
-        share.at_ns = now_ns
-        if share.tokens < 1.0:
-            share.dropped += 1
+        if not share.take(rate, max(1.0, rate), now_ns):
             return
-        share.tokens -= 1.0
         if share.dropped:
             self._put((time.time(), logging.WARNING, plugin, f"{share.dropped} lines were left out"))
             share.dropped = 0
         text = text[:TEXT_CHARS_MAX] if self._json else escape(text)
         self._put((time.time(), LEVELS.get(level, logging.INFO), plugin, text))
+
+    def failure_room(self, plugin: str, now_ns: int) -> bool:
+        """Whether one more failure of ``plugin`` is logged now; where not, it is counted, and the count is logged."""
+        share = self._failures.get(plugin)
+        if share is None:
+            share = self._failures[plugin] = _Share(FAILURES_AT_ONCE, now_ns)
+        if not share.take(FAILURES_PER_SECOND, FAILURES_AT_ONCE, now_ns):
+            return False
+        self._say_left_out(plugin, share)
+        return True
+
+    def failure(self, plugin: str, text: str, level: str = "error") -> None:
+        """One line on a plugin's failure, in the daemon's log and in the plugin's own. Ask ``failure_room`` before."""
+        self._put((time.time(), LEVELS[level], plugin, text[:TEXT_CHARS_MAX] if self._json else escape(text)))
+
+    def _say_left_out(self, plugin: str, share: _Share) -> None:
+        if share.dropped:
+            self.failure(plugin, f"{share.dropped} more failures were left out of the log", "warning")
+            share.dropped = 0
+
+    def upkeep(self, now_ns: int) -> None:
+        """Tells what was left out of plugins that stopped failing, and forgets their shares. Call it once a second."""
+        for plugin, share in list(self._failures.items()):
+            if now_ns - share.at_ns > SECOND_NS:
+                self._say_left_out(plugin, share)
+            if now_ns - share.at_ns > FAILURES_AT_ONCE / FAILURES_PER_SECOND * SECOND_NS:
+                del self._failures[plugin]  # it would be full again
 
     def forget_plugin(self, plugin: str) -> None:
         """Drops the share of a removed plugin; its files stay."""

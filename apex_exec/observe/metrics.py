@@ -63,6 +63,8 @@ METRICS = _table(
     Metric("api_calls_total", "counter", "API calls of plugins by outcome.", ("plugin", "method", "outcome")),
     Metric("api_call_duration_seconds", "histogram", "From an API call's arrival to its answer.", ("method",),
            LATENCY_SECONDS),
+    Metric("recent_failures", "gauge", "Failures of a plugin by its own fault in the last five minutes.",
+           ("plugin",)),
     Metric("breaker_state", "gauge", "1 for the state that a plugin's breaker is in.", ("plugin", "state")),
     Metric("build_info", "gauge", "The daemon's version; the value is 1.", ("version", "python")),
     Metric("isolation_level", "gauge", "The isolation level in force, 0 to 4."),
@@ -112,6 +114,9 @@ class _Histogram:
         self.sum = 0.0
 
 
+FAILED_MINUTES = 5
+"""Over how many minutes ``recent_failures`` and ``daemon.status`` count a plugin's failures."""
+MINUTE_NS = 60_000_000_000
 RECENT = 128
 """Run times of a plugin that the quantiles of ``daemon.status`` are of: sorted in 10 µs, in the loop."""
 UNWANTED_EXITS = ("deadline", "cancelled", "memory", "cpu", "crashed", "violation", "boot_failed", "zygote_lost",
@@ -122,12 +127,20 @@ UNWANTED_EXITS = ("deadline", "cancelled", "memory", "cpu", "crashed", "violatio
 class Tally:
     """What ``apex-exec top`` shows of one plugin, beyond the counters that Prometheus gets."""
 
-    __slots__ = ("calls", "failed", "recent_ns")
+    __slots__ = ("calls", "failed", "failures", "last_failure", "recent_ns")
 
     def __init__(self) -> None:
         self.calls = 0
         self.failed = 0
+        self.failures: deque[list[int]] = deque(maxlen=FAILED_MINUTES)
+        """[minute, failures by its fault in it]"""
+        self.last_failure = ""
         self.recent_ns: deque[int] = deque(maxlen=RECENT)
+
+    def failed_recently(self, now_ns: int) -> int:
+        """Failures of the last FAILED_MINUTES."""
+        oldest = now_ns // MINUTE_NS - FAILED_MINUTES
+        return sum(count for minute, count in self.failures if minute > oldest)
 
     def quantiles_ms(self) -> tuple[float | None, float | None]:
         """p50 and p99 of the recent run times; None where there were none."""
@@ -152,6 +165,7 @@ class Metrics:
         self._hook_keys: dict[tuple[str, ...], tuple[tuple[str, Labels], tuple[str, Labels]]] = {}
         self._table = table(per_plugin_histograms)
         self._tallies: dict[str, Tally] = {}
+        self._failing: dict[str, None] = {}  # plugins with a failure in the last minutes
 
     # ------------------------------------------------------------------ updates
     def inc(self, name: str, labels: Labels = (), amount: float = 1.0) -> None:
@@ -217,18 +231,41 @@ class Metrics:
         tally.failed += code != ""
         return tally
 
-    def tally(self, plugin: str) -> dict[str, Any]:
+    def failure(self, plugin: str, what: str, now_ns: int) -> None:
+        """Counts one failure by the plugin's own fault; ``what`` is the latest, on one short line."""
+        tally = self._tallies.get(plugin)
+        if tally is None:
+            tally = self._tallies[plugin] = Tally()
+        tally.last_failure = what
+        failures, minute = tally.failures, now_ns // MINUTE_NS
+        if failures and failures[-1][0] == minute:
+            failures[-1][1] += 1
+        else:
+            failures.append([minute, 1])
+        self._failing[plugin] = None
+
+    def upkeep(self, now_ns: int) -> None:
+        """Sets the gauge of the plugins that have failed lately. Call it once a second."""
+        for plugin in list(self._failing):
+            count = self._tallies[plugin].failed_recently(now_ns)
+            self.set("recent_failures", (plugin,), float(count))
+            if not count:
+                del self._failing[plugin]
+
+    def tally(self, plugin: str, now_ns: int) -> dict[str, Any]:
         """Calls, failures, quantiles of the latest run times, unwanted worker ends and CPU time of ``plugin``."""
         tally = self._tallies.get(plugin) or Tally()
         p50_ms, p99_ms = tally.quantiles_ms()
         restarts = sum(self.get("worker_exits_total", (plugin, reason)) for reason in UNWANTED_EXITS)
-        return {"calls": tally.calls, "failed": tally.failed, "p50Ms": p50_ms, "p99Ms": p99_ms,
+        return {"calls": tally.calls, "failed": tally.failed, "failedRecently": tally.failed_recently(now_ns),
+                "lastFailure": tally.last_failure, "p50Ms": p50_ms, "p99Ms": p99_ms,
                 "restarts": int(restarts), "cpuSeconds": self.get("worker_cpu_seconds_total", (plugin,)),
                 "throttledSeconds": self.get("worker_throttled_seconds_total", (plugin,))}
 
     def forget_plugin(self, plugin: str) -> None:
         """Drops every series of ``plugin``: it was removed."""
         self._tallies.pop(plugin, None)
+        self._failing.pop(plugin, None)
         for values in (self._values, self._histograms):
             for key in [key for key in values if self._plugin_of(key) == plugin]:
                 del values[key]

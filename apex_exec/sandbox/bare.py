@@ -15,6 +15,7 @@ from __future__ import annotations
 import copyreg
 import io
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -32,6 +33,12 @@ if not _had_dill:
 
 __all__ = ["BareProcess", "Connection", "Pipe", "active_children"]
 
+ENDS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+"""What a terminal, a shell or an init sends to a whole group or tree of processes to end it."""
+CLEAN = ("import signal as s; s.signal(s.SIGCHLD, s.SIG_DFL); {} s.pthread_sigmask(s.SIG_SETMASK, ()); del s; ")
+IGNORES = "[s.signal(n, s.SIG_IGN) for n in (s.SIGHUP, s.SIGINT, s.SIGTERM)];"
+"""The child is started with ENDS blocked, so that none can end it before it ignores them. Whoever started the daemon
+may have blocked signals too, or ignored SIGCHLD; nothing below it inherits that."""
 MAIN = "from multiprocess.spawn import spawn_main; spawn_main(pipe_handle={})"
 """What the new interpreter runs first; the argument is the descriptor that the process object arrives on."""
 if reduction.pickle.__name__ != "dill":  # somebody may have imported multiprocess before this module
@@ -57,15 +64,17 @@ class _Popen(popen_spawn_posix.Popen):  # type: ignore[misc]  # multiprocess shi
             reduction.dump(process_obj, body)
         finally:
             set_spawning_popen(None)
+        main = CLEAN.format(IGNORES if process_obj.ignores_ends else "") + MAIN
         self.sentinel, child_w = os.pipe()
         child_r, parent_w = os.pipe()
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)
         try:
             environ = {name: value for name, value in os.environ.items()
                        if process_obj.keeps_environment or name.startswith(KEPT)}
             self._child = subprocess.Popen(
-                [spawn.get_executable(), *util._args_from_interpreter_flags(), "-c", MAIN.format(child_r),
+                [spawn.get_executable(), *util._args_from_interpreter_flags(), "-c", main.format(child_r),
                  "--multiprocessing-fork"],
-                cwd=None if process_obj.keeps_environment else "/", env={**environ, **ADDED},
+                stderr=process_obj.stderr, cwd=None if process_obj.keeps_environment else "/", env={**environ, **ADDED},
                 pass_fds=[*self._fds, child_r, child_w])
             self.pid = self._child.pid
             os.close(child_r)
@@ -77,6 +86,11 @@ class _Popen(popen_spawn_posix.Popen):  # type: ignore[misc]  # multiprocess shi
             for fd in (child_r, child_w):
                 if fd >= 0:
                     os.close(fd)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    def terminate(self) -> None:
+        """SIGKILL. The library sends SIGTERM to what is left at the interpreter's end, and waits without a bound."""
+        self.kill()
 
     def poll(self, flag: int = os.WNOHANG) -> int | None:
         """The exit code, or None while it runs; 0 as ``flag`` waits for it."""
@@ -90,14 +104,18 @@ class BareProcess(SpawnProcess):  # type: ignore[misc]  # multiprocess ships no 
 
     The folder that the caller was started in is left out of the import path unless ``target`` itself lies there.
     With ``keeps_environment`` the process also has the caller's environment and current folder; then no plugin code may
-    ever run in it.
+    ever run in it. With ``ignores_ends`` it ignores ENDS from its first moment on. ``stderr`` is a descriptor that its
+    standard error goes to; None: to the caller's own.
     """
 
     _Popen = staticmethod(_Popen)
 
     def __init__(self, target: Callable[..., Any], args: tuple[Any, ...], name: str, *,
-                 keeps_environment: bool = False) -> None:
+                 keeps_environment: bool = False, ignores_ends: bool = False,
+                 stderr: int | None = None) -> None:
         super().__init__(target=target, args=args, name=name, daemon=True)
+        self.stderr = stderr
+        self.ignores_ends = ignores_ends
         self.keeps_environment = keeps_environment
         top = sys.modules[target.__module__.partition(".")[0]]
         code = os.path.dirname(os.path.dirname(os.path.abspath(str(top.__file__))))

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
+import importlib.util
+import sys
+from collections.abc import Iterable
+
+from apex_exec.errors import ConfigError
+
 ALLOWED: tuple[str, ...] = tuple("""
     __future__ abc array ast asyncio base64 binascii bisect calendar cmath codecs collections collections.abc colorsys
     concurrent.futures contextlib contextvars copy copyreg csv
@@ -32,3 +39,21 @@ C code imports in the name of the frame that called it (``strptime``), so these 
 
 REFUSED: tuple[str, ...] = ("ctypes", "_ctypes", "multiprocessing", "multiprocess")
 """What the zygote itself needs and a plugin finds only where the operator names it in ``sandbox.extra_modules``."""
+
+
+def check_modules(names: Iterable[str]) -> None:
+    """Raises ConfigError for a name of ``sandbox.extra_modules`` that no module of this Python has.
+
+    That a module is there does not mean that it can be loaded; ``zygote_link.try_zygote`` finds that out.
+    """
+    for name in names:
+        try:
+            found = all(part.isidentifier() for part in name.split(".")) and importlib.util.find_spec(name) is not None
+        except (ImportError, ValueError):  # a package above it that is not there; a module without a spec
+            found = False
+        except Exception:  # a package above it fails at its import: whoever loads it tells how
+            found = True
+        if not found:
+            near = difflib.get_close_matches(name, sys.stdlib_module_names, 1)
+            raise ConfigError(f"sandbox.extra_modules: this Python has no module {name!r}"
+                              + (f"; did you mean {near[0]}?" if near else "; install it beside apex-exec"))

@@ -45,12 +45,12 @@ def probe(waive: Iterable[str] = (), worker: dict[str, Any] | None = None, *, sc
     Must be called before any thread exists (it spawns a process that forks). Raises RuntimeError if the trial itself
     cannot run; its message is one line that says why and what to do.
     """
-    if closed := _closed_to_this_user():
-        raise RuntimeError(closed)
+    if lacking := no_proc() or _closed_to_this_user():
+        raise RuntimeError(lacking)
     waived = [name for name in LAYERS if name in set(waive)]
     worker = worker or {"uid": 65534, "gid": 65534, "cgroup": []}
     ours, theirs = Pipe()
-    process = BareProcess(trial.main, (theirs,), "apex-exec-probe")
+    process = BareProcess(trial.main, (theirs,), "apex-exec-probe", ignores_ends=True)
     process.start()
     theirs.close()
     try:
@@ -63,6 +63,13 @@ def probe(waive: Iterable[str] = (), worker: dict[str, Any] | None = None, *, sc
     finally:
         ours.close()
         process.join(2)
+
+
+def no_proc() -> str:
+    """What is said where the kernel's view of processes is not mounted; "" where it is."""
+    return "" if os.path.isdir("/proc/self/task") else (
+        "no /proc is mounted here, and the daemon reads from it what its processes are and use: "
+        "mount -t proc proc /proc")
 
 
 def _closed_to_this_user() -> str:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from apex_exec.config import Settings, load_settings
 from apex_exec.core.governor import Governor
-from apex_exec.daemon.main import breaker_policy, limits_of, pool_limits, recycle_policy
+from apex_exec.daemon.main import breaker_policy, limits_of, pool_limits, recycle_policy, spares_of
 from apex_exec.errors import ConfigError
 from tests.support.daemon import ECHO, Daemon, write_plugin
 from tests.support.host import Host
@@ -110,9 +110,76 @@ def test_a_number_of_the_configuration_is_refused_or_can_be_served_with(path: st
     except ConfigError as error:
         assert path in str(error)
         return
-    pool_limits(made, 1 << 20)
+    assert pool_limits(made, 1 << 20).workers_max >= 1 and spares_of(made) >= 0
     breaker_policy(made)
     recycle_policy(made)
     governor = Governor()
     governor.tune("p", limits_of(made).cpu_percent, made.limits.cpu_burst_seconds, 0)
     governor.charge("p", 2**62, 1)
+
+
+@pytest.mark.parametrize(("key", "value", "says"), [
+    ("sandbox.uid_range", [300_000, 200_000], "above"), ("sandbox.uid_range", [0, 10], "greater than or equal to 1"),
+    ("sandbox.uid_range", [5], "required"), ("http.address", "127.0.0.1:99999", "65535"),
+    ("http.address", "x", "HOST:PORT"),
+    ("http.address", "h:-1", "HOST:PORT"), ("breaker.backoff_min_seconds", 100, "above")])
+def test_what_contradicts_itself_is_refused_by_name(key: str, value: Any, says: str) -> None:
+    with pytest.raises(ConfigError, match=says) as caught:
+        load_settings(None, {key: value})
+    assert key.partition(".")[0] in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [
+    f"drain_seconds = {'9' * 5000}\n", "a = " + "[" * 20_000, "drain_seconds = 1e999\n", "drain_seconds = nan\n",
+    "\udcff"])
+def test_a_file_of_absurd_numbers_is_refused_in_one_line(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ConfigError) as caught:
+        load_settings(path)
+    assert len(str(caught.value)) < 400
+
+
+def test_a_key_of_the_environment_below_a_value_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("APEX_EXEC_LIMITS", "5")
+    monkeypatch.setenv("APEX_EXEC_LIMITS__CPU_PERCENT", "5")
+    with pytest.raises(ConfigError, match="limits"):
+        load_settings(None)
+
+
+def extremes(which: str) -> dict[str, Any]:
+    """Every number at its least or greatest value, but for what would only make the test itself wait or fail."""
+    found = {path: part[which] for path, part in numbers_of(Settings.model_json_schema()) if which in part}
+    found["sandbox.uid_range"] = [1, 1] if which == "minimum" else [2**32 - 2, 2**32 - 2]
+    found["audit.min_free_bytes"] = 0
+    found.pop("drain_seconds", None)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", ["minimum", "maximum"])
+def test_a_daemon_with_every_number_at_its_bound_answers_each_request(which: str, tmp_path: Path) -> None:
+    write_plugin(tmp_path, "honest", ECHO)
+    with Daemon(plugins=tmp_path, config=extremes(which)) as running, Host(running.endpoint) as host:
+        for n in range(3):
+            reply = host.invoke("honest", {"n": n}, deadlineMs=8000)
+            assert reply["type"] in ("result", "error") and reply.get("code") != "INTERNAL"
+        assert running.get("/livez")[0] == 200
+        assert "Traceback" not in running.log
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("key", "value"), [
+    (path, part[which]) for path, part in numbers_of(Settings.model_json_schema()) for which in ("minimum", "maximum")
+    if which in part and path.startswith(("pool.", "recycle.", "log.", "audit.", "breaker.", "host."))
+    and path not in ("audit.min_free_bytes", "pool.boot_seconds")])
+def test_a_daemon_with_one_number_at_its_bound_serves(key: str, value: Any, tmp_path: Path) -> None:
+    write_plugin(tmp_path, "honest", ECHO)
+    config = {key: value}
+    if key == "breaker.backoff_min_seconds":
+        config["breaker.backoff_max_seconds"] = max(value, 30)
+    elif key == "breaker.backoff_max_seconds":
+        config["breaker.backoff_min_seconds"] = min(value, 0.1)
+    with Daemon(plugins=tmp_path, config=config) as running, Host(running.endpoint) as host:
+        assert host.invoke("honest", {"n": 1})["result"]["result"] == {"n": 1}
+        assert running.get("/readyz")[0] == 200

@@ -8,8 +8,10 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
+import psutil
 import pytest
 import zmq
 
@@ -208,3 +210,116 @@ def test_tcp_is_served_to_known_curve_keys_only(plugins: Path, tmp_path: Path) -
 def test_zap_is_asked_by_nobody_on_ipc(plugins: Path) -> None:
     with Daemon(plugins=plugins) as daemon, Host(daemon.endpoint, zmq.REQ) as host:
         assert host.ask({"type": "ping"})["type"] == "pong"
+
+
+# ---------------------------------------------------------------------- volumes, and administration by others
+@pytest.mark.parametrize(("key", "mode", "says"), [
+    ("state_dir", 0o777, "name a folder inside it"), ("runtime_dir", 0o2777, "name a folder inside it"),
+    pytest.param("state_dir", 0o755, "chown", marks=pytest.mark.slow),
+    pytest.param("runtime_dir", 0o700, "chown", marks=pytest.mark.slow)])
+def test_a_volume_of_root_is_refused_with_the_folder_to_name_instead(key: str, mode: int, says: str) -> None:
+    other_user.need_root()
+    folder = other_user.new_folder()
+    volume = Path(tempfile.mkdtemp(prefix="apxv"))
+    volume.chmod(mode)
+    try:
+        config = {"runtime_dir": folder / "run", "state_dir": folder / "state", "http.address": "127.0.0.1:0",
+                  "audit.min_free_bytes": 0, "sandbox.min_level": "L0", key: volume}
+        path = folder / "c.toml"
+        path.write_text(toml(config))
+        path.chmod(0o644)
+        command = [other_user.python(), "-m", "apex_exec", "serve", "--config", str(path)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=40, env=other_user.environment(),
+                              **other_user.become())
+        said = [line for line in done.stderr.splitlines() if line.startswith("apex-exec: ")]
+        assert done.returncode == 2 and len(said) == 1 and "Traceback" not in done.stderr, done.stderr
+        for part in (key, str(volume), "uid 0", f"uid {other_user.UID}", says):
+            assert part in said[0]
+        if says.startswith("name"):  # what it says works
+            path.write_text(toml(config | {key: volume / "apex-exec"}))
+            with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=other_user.environment(),
+                                  **other_user.become()) as process:
+                assert process.stderr is not None
+                assert any("serving" in line for line in process.stderr)
+                process.terminate()
+                process.stderr.read()
+            assert process.returncode == 0
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(volume, ignore_errors=True)
+
+
+def test_who_may_not_administer_is_told_so_at_once(plugins: Path) -> None:
+    other_user.need_root()
+    with Daemon(plugins=plugins) as daemon:
+        daemon.folder.chmod(0o755)
+        daemon.runtime.chmod(0o755)  # as with host.socket_group: the folder may be entered, the socket not
+        daemon.config_path.chmod(0o644)
+        code = f"""
+import asyncio, time
+from apex_exec.client import AdminClient, AsyncClient, ConnectionLost
+begin = time.monotonic()
+try:
+    AdminClient({daemon.admin!r}).request("daemon.status")
+except ConnectionLost as error:
+    print(error, error.executed)
+async def main():
+    async with AsyncClient({daemon.admin!r}) as client:
+        try:
+            await client.ping()
+        except ConnectionLost as error:
+            print(error, error.executed)
+asyncio.run(main())
+print(time.monotonic() - begin < 2)
+"""
+        done = subprocess.run([other_user.python(), "-c", code], capture_output=True, text=True, timeout=40,
+                              env=other_user.environment(), **other_user.become())
+        first, second, soon = done.stdout.splitlines()
+        for line in (first, second):
+            assert f"uid {other_user.UID} may not connect to {daemon.runtime}/admin.sock" in line, done
+            assert "belongs to uid 0" in line and line.endswith("False")
+        assert soon == "True"
+        verb = subprocess.run([other_user.python(), "-m", "apex_exec", "status", "--runtime-dir", str(daemon.runtime)],
+                              capture_output=True, text=True, timeout=40, env=other_user.environment(),
+                              **other_user.become())
+        assert verb.returncode == 3 and "may not connect" in verb.stderr and len(verb.stderr.splitlines()) == 1
+
+
+# ---------------------------------------------------------------------- strangers on tcp
+@pytest.mark.parametrize("strangers", [150, pytest.param(800, marks=pytest.mark.slow)])
+def test_strangers_without_a_key_use_up_nothing(strangers: int, plugins: Path, tmp_path: Path) -> None:
+    keys = curve_folder(tmp_path / "keys")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    config = {"host.endpoint": f"tcp://127.0.0.1:{port}", "host.curve_keys_dir": str(keys)}
+    limit = ["bash", "-c", 'ulimit -n 400; exec "$@"', "bash"]
+    with Daemon(plugins=plugins, config=config, wrapper=limit) as daemon:
+        with Host(daemon.endpoint, **curve_options(keys, "dashboard")) as known:
+            assert known.invoke("echo", {"n": 0})["type"] == "result"
+            held = []
+            try:
+                for _ in range(strangers):
+                    held.append(socket.create_connection(("127.0.0.1", port), timeout=5))
+                    assert len(os.listdir(f"/proc/{daemon.pid}/fd")) < 400 - 32
+                assert known.invoke("echo", {"n": 1})["type"] == "result"
+                with Host(daemon.endpoint, **curve_options(keys, "dashboard")) as new:
+                    assert new.invoke("echo", {"n": 2})["type"] == "result"
+                assert daemon.operate("daemon.status")["plugins"]
+                assert daemon.get("/readyz")[0] == 200
+                wait_for(lambda: "too_many_connections" in daemon.metrics(), 5, "the count")
+            finally:
+                for one in held:
+                    one.close()
+
+
+@pytest.mark.slow
+def test_a_daemon_without_descriptors_is_not_ready_and_says_why(plugins: Path) -> None:
+    with Daemon(plugins=plugins) as daemon:
+        process = psutil.Process(daemon.pid)
+        _, hard = process.rlimit(psutil.RLIMIT_NOFILE)
+        process.rlimit(psutil.RLIMIT_NOFILE, (process.num_fds(), hard))
+        wait_for(lambda: daemon.get("/readyz")[0] == 503, 5, "not ready")
+        assert "descriptors" in daemon.get("/readyz")[1] and daemon.get("/livez")[0] == 200
+        process.rlimit(psutil.RLIMIT_NOFILE, (hard, hard))
+        wait_for(lambda: daemon.get("/readyz")[0] == 200, 5, "ready")

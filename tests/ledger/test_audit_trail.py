@@ -89,7 +89,7 @@ class Trail:
 def group(tmp_path: Path) -> Iterator[Trail]:
     trail = Trail(tmp_path)
     yield trail
-    trail.trail.close(20)
+    trail.trail.close(time.monotonic() + 20)
 
 
 def test_records_become_events_of_the_protocol(group: Trail) -> None:
@@ -238,7 +238,7 @@ def test_strict_lets_a_reply_go_only_after_its_records_commit(tmp_path: Path) ->
     strict.trail.when_durable(index, lambda: sent.append(strict.stored()))
     strict.until(lambda: bool(sent))
     assert sent == [1], "the event stood in the database when its reply went"
-    strict.trail.close(20)
+    strict.trail.close(time.monotonic() + 20)
 
 
 def test_a_supervisor_that_wakes_from_a_stop_refuses_nobody(group: Trail) -> None:
@@ -253,14 +253,14 @@ def test_a_supervisor_that_wakes_from_a_stop_refuses_nobody(group: Trail) -> Non
 def test_what_was_handed_over_is_committed_at_the_end(tmp_path: Path) -> None:
     trail = Trail(tmp_path)
     trail.add(5000)
-    trail.trail.close(20)
+    trail.trail.close(time.monotonic() + 20)
     assert trail.stored() == 5000
 
 
 def test_a_ledger_that_cannot_begin_is_waited_for(tmp_path: Path) -> None:
     trail = Trail(tmp_path)
     trail.add(10)
-    trail.trail.close(20)
+    trail.trail.close(time.monotonic() + 20)
     with closing(sqlite3.connect(tmp_path / "audit.db")) as connection:
         connection.execute("CREATE TABLE kept AS SELECT * FROM events")
         connection.execute("DELETE FROM events WHERE seq > 3")
@@ -273,4 +273,4 @@ def test_a_ledger_that_cannot_begin_is_waited_for(tmp_path: Path) -> None:
         connection.execute("INSERT INTO events SELECT * FROM kept WHERE seq > 3")
         connection.commit()
     assert late.wait_ready(10) and late.admits(time.monotonic_ns())
-    late.close(20)
+    late.close(time.monotonic() + 20)

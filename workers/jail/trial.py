@@ -33,9 +33,13 @@ def main(control: Connection) -> None:
     while True:
         try:
             plan, worker = msgspec.msgpack.decode(control.recv_bytes())
-        except EOFError:
+        except (EOFError, OSError):
             return
-        control.send_bytes(msgspec.msgpack.encode(trial(plan, worker)))
+        reports = msgspec.msgpack.encode(trial(plan, worker))
+        try:
+            control.send_bytes(reports)
+        except OSError:  # whoever asked has ended meanwhile
+            return
 
 
 def trial(plan: dict[str, Any], worker: dict[str, Any]) -> list[LayerReport]:

@@ -1,0 +1,46 @@
+"""What whoever starts us may leave: closed standard streams, blocked or ignored signals, a umask: put right."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+
+
+def put_right() -> None:
+    """After this descriptors 0 to 2 are open, no signal is blocked, and children have exit statuses.
+
+    A process that is started with one of the three closed would give its number to the next file that is opened, and
+    what is printed would end there. JVMs, Julia and thread pools start programs with SIGCHLD blocked, some shells and
+    launchers with SIGCHLD ignored; then no end of a child is ever heard of.
+    """
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            _open_nowhere(fd)
+    for name, fd in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            stream = os.fdopen(fd, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
+            setattr(sys, name, stream)
+            setattr(sys, f"__{name}__", stream)
+    os.umask(os.umask(0) & 0o077)  # what we make may be closed to others, but not to ourselves
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    if os.getpid() == 1:  # the kernel gives PID 1 no default action: a container could not be stopped while it starts
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
+
+
+def _open_nowhere(fd: int) -> None:
+    """Opens ``fd``, the lowest that is free, as /dev/null or, where that is missing, as a socket without a peer."""
+    try:
+        found = os.open(os.devnull, os.O_RDWR)
+    except OSError:
+        ours, theirs = socket.socketpair()
+        found = ours.detach()
+        theirs.close()
+    if found != fd:
+        os.dup2(found, fd)
+        os.close(found)
+    os.set_inheritable(fd, True)
