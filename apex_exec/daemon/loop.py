@@ -31,7 +31,7 @@ Only where a core is free for it: with both of two at work a loop that looks awa
 had the news waited for it."""
 SPINS_MAX = 3
 """So many looks in vain, and it sleeps at once again."""
-CLOSE_SECONDS = 3.5
+CLOSE_SECONDS = 3.0
 """How long side processes may take in all to drain and leave when the daemon ends, beyond what is left of
 ``drain_seconds``."""
 

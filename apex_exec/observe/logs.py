@@ -34,7 +34,7 @@ OPEN_FILES_MAX = 64
 FAILURES_PER_SECOND = 1.0
 FAILURES_AT_ONCE = 10.0
 """What is logged of one plugin's failures: a share of its own, so that a plugin cannot hide them among its lines."""
-CLOSE_SECONDS = 2.0
+CLOSE_SECONDS = 1.0
 SECOND_NS = 1_000_000_000
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "stdout": logging.INFO, "warning": logging.WARNING,

@@ -239,3 +239,24 @@ def test_no_process_for_a_side_is_an_end_like_any_other(plugins: Path) -> None:
         daemon.signal(signal.SIGTERM)
         assert daemon.process.wait(6) == 0
         assert time.monotonic() - begin < 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["apex-gateway", "apex-registrar", "apex-exporter", "apex-checks", "zygote"])
+def test_a_process_that_hangs_does_not_keep_the_daemon(name: str, plugins: Path, crowd: Any) -> None:
+    with Daemon(plugins=plugins, config={**CONFIG, "drain_seconds": 1}) as daemon:
+        calls = crowd(daemon.endpoint)
+        calls.call(1, 0.0)
+        calls.read(10)
+        family = daemon.family()
+        zygote = daemon.zygote().pid
+        (hangs,) = (p for p in family if (p.pid == zygote if name == "zygote" else p.name() == name[:15]))
+        hangs.suspend()
+        begin = time.monotonic()
+        daemon.signal(signal.SIGTERM)
+        time.sleep(0.3)
+        daemon.signal(signal.SIGHUP)
+        assert daemon.process.wait(1 + 5) == 0
+        assert time.monotonic() - begin < 1 + 5
+        _, alive = psutil.wait_procs(family, timeout=2)
+        assert not [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
