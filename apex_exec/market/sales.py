@@ -185,6 +185,12 @@ def is_paid(db: sa.Connection, plugin: str, at_ns: int) -> bool:
     return price is not None and price.paid
 
 
+def lasting(db: sa.Connection, at_ns: int) -> list[Purchase]:
+    """The purchases that entitle at that moment or later."""
+    return [one for one in _select(db, sa.or_(purchases.c.ends_ns.is_(None), purchases.c.ends_ns > at_ns))
+            if one.refunded_ns is None or one.refunded_ns > at_ns]
+
+
 def paid_plugins(db: sa.Connection, at_ns: int) -> frozenset[str]:
     """The plugins that the marketplace asks money for at that moment."""
     current: dict[str, str] = {}
