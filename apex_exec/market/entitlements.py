@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from apex_exec.errors import Refusal
 from apex_exec.market import sales
+from apex_exec.market.sales import Purchase
 from apex_exec.market.shop import Shop
 from apex_exec.registry import store as registry
 from apex_exec.registry.context import Context
@@ -34,11 +35,24 @@ RETRY_NS = 60_000_000_000
 
 
 class _Known(NamedTuple):
-    """Who had paid for what when it was last looked at, what the marketplace asks money for, and when that changes."""
+    """Who has paid for what at one moment, what the marketplace asks money for, and when that changes next."""
 
-    holders: dict[str, frozenset[str]] = {}
+    bought: tuple[Purchase, ...] = ()
     priced: frozenset[str] = frozenset()
+    holders: dict[str, frozenset[str]] = {}
     next_ns: int = 0
+
+
+def _known(bought: Iterable[Purchase], priced: frozenset[str], now_ns: int) -> _Known:
+    kept = tuple(bought)
+    holders: dict[str, set[str]] = {}
+    next_ns = NEVER_NS
+    for one in kept:
+        if one.covers(now_ns):
+            holders.setdefault(one.plugin, set()).add(one.user_id)
+        bounds = (one.starts_ns, one.ends_ns, one.refunded_ns)
+        next_ns = min([next_ns, *(bound for bound in bounds if bound is not None and bound > now_ns)])
+    return _Known(kept, priced, {plugin: frozenset(users) for plugin, users in holders.items()}, next_ns)
 
 
 class Entitlements:
@@ -51,6 +65,8 @@ class Entitlements:
         self._disable = disable
         self._publish = publish
         self._known = _Known()
+        self._changed: set[str] = set()
+        """Plugins of which the supervisor knows otherwise than is known here."""
 
     def of(self, plugin: str, paid: bool) -> frozenset[str] | None:
         """The users who have paid for ``plugin`` now; None where it costs nothing. ``paid``: so its manifest says.
@@ -75,30 +91,39 @@ class Entitlements:
         return sales.entitled_until(db, plugin, user_id, now_ns, paid)
 
     def look(self) -> set[str]:
-        """Reads again who has paid for what; the plugins of which that differs from before. Blocks."""
+        """Reads again who has paid for what; the plugins of which that differs from before. Blocks.
+
+        Where the store cannot be read, what was known of it goes on to end in time. Raises Refusal then.
+        """
         now_ns, before = self.shop.now_ns(), self._known
+        try:
+            self._known = self.shop.read(lambda db: _known(
+                sales.lasting(db, now_ns), sales.paid_plugins(db, now_ns), now_ns))
+        except Refusal:
+            self._known = _known(before.bought, before.priced, now_ns)
+            raise
+        finally:
+            now = self._known
+            self._changed |= {
+                plugin for plugin in {*before.holders, *now.holders}
+                if before.holders.get(plugin) != now.holders.get(plugin)} | (before.priced ^ now.priced)
+        return self._changed
 
-        def work(db: sa.Connection) -> _Known:
-            holders: dict[str, set[str]] = {}
-            next_ns = NEVER_NS
-            for one in sales.everything(db):
-                if one.covers(now_ns):
-                    holders.setdefault(one.plugin, set()).add(one.user_id)
-                bounds = (one.starts_ns, one.ends_ns, one.refunded_ns)
-                next_ns = min([next_ns, *(bound for bound in bounds if bound is not None and bound > now_ns)])
-            return _Known({plugin: frozenset(users) for plugin, users in holders.items()},
-                          sales.paid_plugins(db, now_ns), next_ns)
-
-        now = self._known = self.shop.read(work)
-        return {plugin for plugin in {*before.holders, *now.holders} if before.holders.get(plugin)
-                != now.holders.get(plugin)} | (before.priced ^ now.priced)
+    def begin(self) -> None:
+        """``look`` before anything is served: all that is served is told after it."""
+        self.look()
+        self._changed = set()
 
     def sweep(self, context: Context) -> int:
         """Has everything served as it is paid for now; the moment (ns) at which that may change next. Blocks.
 
         An enablement of a single user that is not paid for ends; one for everybody stays, and serves those who pay.
         """
-        changed = self.look()
+        try:
+            self.look()
+        finally:  # what ended without the store's help ends for the supervisor too
+            changed, self._changed = self._changed, set()
+            self._publish(context, changed)
         now_ns, next_ns = self.shop.now_ns(), self._known.next_ns
         ended: list[tuple[str, str]] = []
 
@@ -115,7 +140,6 @@ class Entitlements:
                 ended.extend((plugin, user) for user in sorted(users) if entitled is not None and user not in entitled)
 
         context.store.transact(rows)
-        self._publish(context, changed)
         for plugin, user in ended:
             try:
                 self._disable(context, plugin, user, "not_entitled")

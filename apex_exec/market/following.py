@@ -145,17 +145,26 @@ class Following:
             context.in_doubt()
 
     def _stop_revoked(self, context: Context) -> None:
+        """Every one of them, also where one cannot be: what went wrong is raised at the end."""
         known = {version.digest: version for version in context.store.transact(registry.list_versions)}
+        failed: Refusal | None = None
         for digest, why in self._revoked.items():
             version = known.get(digest)
             if version is None or version.state == "revoked":
                 continue
-            done = lifecycle.revoke_version(context, digest, why)
+            try:
+                done = lifecycle.revoke_version(context, digest, why)
+            except Refusal as error:
+                log.error("%s %s could not be revoked: %s", version.plugin, version.version, error.message)
+                failed = error
+                continue
             log.error("%s %s was revoked by the marketplace%s", version.plugin, version.version,
                       " and is stopped" if done["stopped"] else "")
             context.audit(version.plugin, "market.revoked", {"version": version.version, "digest": digest,
                                                              "stopped": done["stopped"]})
             context.measure("market_revoked_total", (), 1.0)
+        if failed is not None:
+            raise failed
 
     def _follow(self, place: str) -> None:
         if place != self._place:

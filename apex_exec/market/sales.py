@@ -98,7 +98,7 @@ def buy(db: sa.Connection, now_ns: int, *, plugin: str, user_id: str, key: str, 
     """
     user_id, customer = check_user(user_id), check_customer(customer) if customer else ""
     request = f"{plugin} {user_id} {customer}".rstrip()
-    if (before := _bought(db, check_key(key), request, customer)) is not None:
+    if (before := _bought(db, check_key(key), plugin, user_id, customer)) is not None:
         return before
     if customer:
         set_customer(db, now_ns, user_id, customer)
@@ -185,6 +185,12 @@ def is_paid(db: sa.Connection, plugin: str, at_ns: int) -> bool:
     return price is not None and price.paid
 
 
+def lasting(db: sa.Connection, at_ns: int) -> list[Purchase]:
+    """The purchases that entitle at that moment or later."""
+    return [one for one in _select(db, sa.or_(purchases.c.ends_ns.is_(None), purchases.c.ends_ns > at_ns))
+            if one.refunded_ns is None or one.refunded_ns > at_ns]
+
+
 def paid_plugins(db: sa.Connection, at_ns: int) -> frozenset[str]:
     """The plugins that the marketplace asks money for at that moment."""
     current: dict[str, str] = {}
@@ -226,16 +232,22 @@ def _end(one: Purchase) -> int:
     return min(ends, default=1 << 62)
 
 
-def _bought(db: sa.Connection, key: str, request: str, customer: str) -> Purchase | None:
-    """What was bought with ``key``, where it was this very request; None where the key is new."""
-    try:
-        return None if repeated(db, purchases, key, request) is None else get(db, key)
-    except Refusal:
-        one = get(db, key)  # an earlier release noted a request without its customer
-        if customer and one.customer == customer and repeated(
-                db, purchases, key, request.removesuffix(f" {customer}")) is not None:
-            return one
-        raise
+def _bought(db: sa.Connection, key: str, plugin: str, user_id: str, customer: str) -> Purchase | None:
+    """What was bought with ``key``, where it was this very request; None where the key is new. A request that names no
+    customer says nothing of who pays, so it agrees with any."""
+    request = db.execute(sa.select(purchases.c.request).where(purchases.c.key == key)).scalar()
+    if request is None:
+        return None
+    one = get(db, key)
+    what, _, payer = request.removeprefix(f"{plugin} {user_id}").partition(" ")
+    if what or not request.startswith(f"{plugin} {user_id}") or (customer and customer != (payer or one.customer)):
+        raise _conflict(key)
+    return one
+
+
+def _conflict(key: str) -> Refusal:
+    return Refusal("idempotency_conflict", f"the key {key} was used for another request", hint="use a new key",
+                   code=Code.CONFLICT)
 
 
 def _run_end(owned: list[Purchase], at_ns: int) -> int | None:
@@ -268,6 +280,5 @@ def repeated(db: sa.Connection, table: sa.Table, key: str, request: str) -> str 
     if row is None:
         return None
     if row[0] != request:
-        raise Refusal("idempotency_conflict", f"the key {key} was used for another request", hint="use a new key",
-                      code=Code.CONFLICT)
+        raise _conflict(key)
     return key

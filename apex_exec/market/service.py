@@ -112,7 +112,7 @@ def begin(context: Context) -> str:
     have paid until it is."""
     try:
         service = service_of(context)
-        service.entitlements.look()
+        service.entitlements.begin()
         service.following.open(context)
         service.stop_withdrawn(context)
     except Refusal as error:

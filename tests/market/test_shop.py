@@ -299,6 +299,24 @@ def test_a_month_that_was_closed_says_so_before_the_ledger_is_read(
     assert market("billing.report", month="2026-09")["status"] == "closed"
 
 
+def test_what_was_paid_for_ends_in_time_also_while_the_store_cannot_be_read(
+        market: Market, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    support = {"contact": "help@acme.example", "responseHours": 12}
+    market.publish(write_bundle(tmp_path / "sums", pricing=PAID, support=support))
+    bought = market("market.buy", plugin="sums", userId=USER, key="k1")
+    assert market.entitlements.of("sums", True) == {USER}
+
+    def down(*_: Any) -> Any:
+        raise Refusal("store_unusable", "the market store cannot be used")
+
+    monkeypatch.setattr(market.shop, "read", down)
+    for now_ns, users in ((bought["ends_ns"] - 1, {USER}), (bought["ends_ns"], set())):
+        market.now_ns = now_ns
+        with pytest.raises(Refusal):
+            market.entitlements.sweep(market.context)
+        assert market.entitlements.of("sums", True) == users
+
+
 def test_a_plugin_that_was_signed_once_is_not_taken_from_another_key(market: Market, tmp_path: Path) -> None:
     from apex_exec.registry import keyring
     from apex_exec.registry.bundle import pack, read_folder
