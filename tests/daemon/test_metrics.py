@@ -251,4 +251,4 @@ def test_many_series_are_handed_over_a_portion_in_each_turn_and_all_of_them() ->
 
             wait_for(lambda: series() == count, 10, "all series")
         finally:
-            loop.close_sides()
+            loop.close_sides(time.monotonic() + 5)
