@@ -17,7 +17,7 @@ HOOK = '''
 import time
 from workers import Plugin
 
-plugin = Plugin(id="sample", version="{version}", permissions=[])
+plugin = Plugin(id="sample", version="{version}", permissions=["ui:render"])
 
 
 @plugin.hook("onDashboardLoad")

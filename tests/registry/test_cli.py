@@ -159,7 +159,7 @@ def test_what_is_no_bundle_is_one_line_and_status_one(alone: Shell) -> None:
 
 @pytest.mark.slow
 def test_logs_shows_what_a_plugin_wrote_and_cleans_it(shell: Shell) -> None:
-    code = ('from workers import Plugin\nplugin = Plugin(id="sample", version="1.0.0", permissions=[])\n'
+    code = ('from workers import Plugin\nplugin = Plugin(id="sample", version="1.0.0", permissions=["ui:render"])\n'
             '@plugin.hook("onDashboardLoad")\ndef load():\n    print("hello \\x1b[2J log")\n'
             '    return {"customWidgets": []}\n')
     (shell.folder / "a.apx").write_bytes(pack(bundle(code=code)))

@@ -92,7 +92,8 @@ def test_what_fails_a_check_is_not_installed_and_says_why(stage: Stage) -> None:
     refusal = stage.refused("plugin.install", bundle=pack(bundle()))
     assert refusal.reason == "declaration_differs"
     assert {p["code"] for p in refusal.problems} == {
-        "hook_not_in_code", "hook_not_in_manifest", "permission_not_in_manifest", "version_differs"}
+        "hook_not_in_code", "hook_not_in_manifest", "permission_not_in_code", "permission_not_in_manifest",
+        "version_differs"}
     stage.declares = {}
     stage.fails["probe"] = Refusal("boot_failed", "ImportError: no module named socket")
     assert stage.refused("plugin.install", id="sample").reason == "load_failed"

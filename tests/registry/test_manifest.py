@@ -119,7 +119,8 @@ def test_what_is_not_a_manifest_at_all_is_one_clear_refusal(data: bytes) -> None
 
 
 def test_a_key_that_stands_twice_is_refused_and_not_silently_the_last() -> None:
-    text = json.dumps(manifest()).replace('"permissions": []', '"permissions": [], "permissions": ["data:read"]')
+    text = json.dumps(manifest()).replace(
+        '"permissions": ["ui:render"]', '"permissions": [], "permissions": ["data:read"]')
     assert [p["code"] for p in check_manifest(text.encode())[1]] == ["duplicate"]
 
 

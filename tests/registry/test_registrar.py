@@ -29,7 +29,7 @@ SLOW = '''
 import time
 from workers import Plugin
 
-plugin = Plugin(id="sample", version="1.0.0", permissions=[])
+plugin = Plugin(id="sample", version="1.0.0", permissions=["ui:render"])
 
 @plugin.hook("onDashboardLoad")
 def load(params):
@@ -100,7 +100,7 @@ def test_code_that_declares_a_thousand_hooks_is_one_short_refusal(daemon: Daemon
 def test_a_failing_canary_leaves_the_old_version_and_a_good_one_switches(daemon: Daemon) -> None:
     install(daemon)
     broken = bundle(version="1.1.0", code=(
-        "from workers import Plugin\nplugin = Plugin(id='sample', version='1.1.0', permissions=[])\n"
+        "from workers import Plugin\nplugin = Plugin(id='sample', version='1.1.0', permissions=['ui:render'])\n"
         "@plugin.hook('onDashboardLoad')\ndef load(params):\n    raise KeyError('x')\n"))
     with Client(daemon.endpoint) as client:
         with pytest.raises(CallError) as caught:
