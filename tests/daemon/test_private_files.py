@@ -27,7 +27,10 @@ def open_to_others(folder: Path) -> dict[str, str]:
     for root, folders, files in os.walk(folder):
         for name in (*folders, *files):
             path = Path(root, name)
-            mode = path.lstat().st_mode
+            try:
+                mode = path.lstat().st_mode
+            except FileNotFoundError:  # one that is written anew takes another's place
+                continue
             if mode & 0o077 and not stat.S_ISLNK(mode):
                 found[str(path.relative_to(folder))] = oct(stat.S_IMODE(mode))
     return found
