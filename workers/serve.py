@@ -220,7 +220,7 @@ class Worker:
         if hook.wants_params:
             try:
                 params = _decode_params(call.params)
-            except Exception as error:
+            except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as error:
                 raise _BadPayload(text_of(error)) from None
             if hook.fills_user:
                 params.setdefault("userId", call.user_id)

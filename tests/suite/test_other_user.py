@@ -25,6 +25,7 @@ def place() -> Iterator[Path]:
 
 
 def test_another_user_runs_this_checkout() -> None:
+    other_user.need_root()
     code = "import os, apex_exec, workers; print(os.getuid(), apex_exec.__file__)"
     done = subprocess.run([other_user.python(), "-c", code], capture_output=True, text=True, timeout=60,
                           env=other_user.environment(), **other_user.become())
