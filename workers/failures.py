@@ -26,6 +26,15 @@ def raised(seq: int, error: BaseException, cpu_ns: int) -> wire.Raised:
     return answer
 
 
+def unsendable(seq: int, error: sdk.InvalidOutput, cpu_ns: int) -> wire.BadOutput:
+    """The answer to call ``seq``, whose hook let the refusal of a value through. The error may be a class of the
+    plugin's own, so its members are not asked: ``path`` is read from its text."""
+    text = text_of(error)
+    path, colon, why = text.partition(": ")
+    return wire.BadOutput(seq, path[:NAME_CHARS_MAX], why, cpu_ns) if colon and path.startswith("$") else (
+        wire.BadOutput(seq, "$", text, cpu_ns))
+
+
 def name_of(error: BaseException) -> str:
     """The class's own name, whatever a metaclass pretends."""
     return str(_type_name(type(error)))[:NAME_CHARS_MAX]

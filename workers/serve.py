@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from workers import sdk, wire
-from workers.failures import name_of, raised, text_of, trace_of
+from workers.failures import name_of, raised, text_of, trace_of, unsendable
 from workers.jail import Child, ready_for_plugin
 from workers.link import Link
 from workers.loader import Loaded, load
@@ -164,9 +164,7 @@ class Worker:
         except _BadPayload as error:
             body = _encode(wire.BadInput(seq, text_of(error)[:200], time.thread_time_ns() - begun_ns))
         except sdk.InvalidOutput as error:
-            text = text_of(error).removeprefix(f"{error.path}: ")
-            body = _encode(wire.BadOutput(seq, error.path[:200], f"{error.method}: {text}",
-                                          time.thread_time_ns() - begun_ns))
+            body = _encode(unsendable(seq, error, time.thread_time_ns() - begun_ns))
         except BaseException as error:
             if issubclass(type(error), MemoryError):  # isinstance would ask the exception itself
                 self._reserve = b""

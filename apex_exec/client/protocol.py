@@ -135,7 +135,7 @@ def decode(body: bytes) -> dict[str, Any]:
                 or (kind == "error" and not isinstance(message.get("code"), str))):
             return message
     return {"type": "error", "id": _id_of(body), "code": Code.PROTOCOL_ERROR, "started": True, "retryable": False,
-            "message": "the peer sent what is no reply (is it apex-exec?); whether the request was executed is unknown"}
+            "message": "the reply cannot be read; is the peer apex-exec? Whether the request was executed is unknown"}
 
 
 _HOST_CALL_FIELDS = {"callId", "method", "plugin", "userId", "deadlineMs"}

@@ -66,8 +66,8 @@ MARGIN_NS = 150 * MS_NS
 """The gateway's and a host's time ends so long before the invocation's (a fifth of it at most): to stop a query takes
 round trips, and the hook can still say something about it."""
 LAST_WORD_NS = MARGIN_NS // 2
-"""Whoever has not answered so long before the invocation's end (a tenth of it at most) is answered for: a gateway or a
-host that hangs must not end the worker, and the hook can still say something about it."""
+"""So long before the invocation's end (a tenth of it at most) the supervisor itself answers a call that the gateway or
+a host has not answered: if one of them hangs, the worker must live, and the hook has time left to react."""
 NEVER_NS = 1 << 62
 WRITES = frozenset(("insert", "update", "delete"))
 """Their record comes with the write itself, by way of the outbox."""
@@ -275,7 +275,7 @@ class ApiCalls:
             self._refuse(asked, code, "the gateway is being started")
 
     def _time_of(self, asked: _Asked, deadline_ns: int) -> int:
-        """The nanoseconds that whoever serves the call may take; from now on it is looked at whether it has."""
+        """How many nanoseconds the gateway or the host may take for the call. ``expire`` answers it afterwards."""
         left_ns = deadline_ns - asked.begun_ns
         self.due_ns = min(self.due_ns, self._running[asked.call].last_word_ns)
         return left_ns - min(MARGIN_NS, left_ns // 5)
@@ -480,7 +480,7 @@ class ApiCalls:
             self._abandon(asked, "cancelled", "the invocation has ended")
 
     def _abandon(self, asked: _Asked, code: str, message: str) -> None:
-        """Answers a call that is out, and has whoever serves it stop."""
+        """Answers a call that the gateway or a host still works on, and has the work stopped."""
         if asked.host_call:
             self._hosts.forget(asked.host_call)
         elif asked.number in self._asked and self._tell(["cancel", asked.number]) and asked.method in WRITES:

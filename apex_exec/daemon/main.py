@@ -101,7 +101,8 @@ def _uids(settings: Settings) -> int:
 
 
 def spares_of(settings: Settings) -> int:
-    """``pool.spare_workers``, but never so many that none of ``sandbox.uid_range`` is left for a plugin."""
+    """The number of spare workers: ``pool.spare_workers``, or fewer if ``sandbox.uid_range`` is small. At least one uid
+    of the range stays free for a plugin's worker."""
     return min(settings.pool.spare_workers, _uids(settings) - 1)
 
 

@@ -33,6 +33,8 @@ logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # every failed attemp
 
 CONNECTIONS_MAX = 8
 CONNECT_SECONDS = 2
+COMMIT_SECONDS = 10.0
+"""How long a commit may take to be answered, beyond its call's own time."""
 OWN_SECONDS = 10.0
 """Time of the outbox's own statements."""
 
@@ -206,12 +208,18 @@ class Postgres:
 
 
 async def _settled(commit: Coroutine[Any, Any, None]) -> None:
-    """Waits for ``commit`` whatever is cancelled meanwhile: only its end says whether the write is there. What the
-    server did is what the call is answered. Raises psycopg.Error."""
+    """Waits for ``commit`` even if the call is cancelled meanwhile, since only its end says whether the write is there.
+
+    Raises psycopg.Error, and ApiFailure if the server has not answered after COMMIT_SECONDS.
+    """
     task = asyncio.ensure_future(commit)
+    due = time.monotonic() + COMMIT_SECONDS
     while not task.done():
+        if (left_seconds := due - time.monotonic()) <= 0:
+            task.cancel()
+            raise ApiFailure("data_unavailable", "the database does not answer the commit; it may have taken effect")
         with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait((task,))
+            await asyncio.wait((task,), timeout=left_seconds)
     await task
 
 

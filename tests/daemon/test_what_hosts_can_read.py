@@ -56,6 +56,30 @@ def run(context, params):
     return {"result": found, "metadata": {"x": value} if given["way"] == "metadata" else {}}
 '''
 
+SPITEFUL = '''
+from workers import ApiError, Plugin
+
+plugin = Plugin(id="spiteful", version="1.0.0", permissions=["events:emit"])
+
+
+@plugin.hook("onActionExecute")
+def run(context, params):
+    """Raises an error of its own making, of the class that the refusal of a value has."""
+    try:
+        context.api.emit("odd", {1})
+    except ApiError as error:
+        kind = type(error)
+
+    class Spite(kind):
+        path = method = property(lambda self: 1 / 0)
+
+        def __init__(self): pass
+
+        def __str__(self): raise KeyError("no text")
+
+    raise Spite()
+'''
+
 DASHBOARD = '''
 from workers import Plugin
 
@@ -75,13 +99,15 @@ def load(params):
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     folder = tmp_path_factory.mktemp("plugins")
     bundle(folder, "speaker", ["ui:render", "events:emit", "admin:users"], SPEAKER)
+    bundle(folder, "spiteful", ["events:emit"], SPITEFUL)
     for name, permissions in (("shows", ["ui:render"]), ("hides", [])):
         path = bundle(folder, name, permissions, DASHBOARD.format(id=name, permissions=permissions))
         manifest = json.loads((path / "manifest.json").read_text())
         manifest["manifest"]["hooks"] = ["onDashboardLoad"]
         (path / "manifest.json").write_text(json.dumps(manifest))
     policy = tmp_path_factory.mktemp("policy") / "policy.toml"
-    policy.write_text('allow = ["ui:render"]\n[plugin.speaker]\nallow = ["ui:render", "events:emit", "admin:users"]\n')
+    policy.write_text('allow = ["ui:render", "events:emit"]\n'
+                      '[plugin.speaker]\nallow = ["ui:render", "events:emit", "admin:users"]\n')
     with Daemon(plugins=folder, config={"ui.components": ["Chart", "many"], "security.policy_file": policy}) as running:
         yield running
 
@@ -128,6 +154,14 @@ def test_no_map_that_reaches_a_host_has_the_key_proto_and_every_other_key_arrive
     found = {"result": lambda: reply["result"]["result"], "metadata": lambda: reply["result"]["metadata"]["x"],
              "emit": lambda: reply["effects"][0]["payload"]["x"], "render": lambda: reply["effects"][0]["props"]["x"]}
     assert found[way]() == harmless
+
+
+def test_an_error_of_a_plugins_own_making_has_its_answer_and_its_worker_lives(daemon: Daemon, host: Client) -> None:
+    for _ in range(3):
+        with pytest.raises(CallError) as caught:
+            host.invoke("spiteful", "onActionExecute", USER, {"action": "x", "context": {}})
+        assert caught.value.code == "INVALID_OUTPUT" and caught.value.reply["details"]["path"] == "$"
+    assert len(daemon.pids("spiteful")) == 1
 
 
 def load(host: Client, plugin: str, dashboard: str) -> dict[str, Any]:

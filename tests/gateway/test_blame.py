@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import shutil
 import signal
@@ -56,7 +57,7 @@ def ask(client: Client, *steps: tuple[str, dict[str, Any]], deadline_ms: int = 5
     made = [{"api": name, "args": args} for name, args in steps]
     reply = client.invoke("caller", "onActionExecute", A, {"action": "x", "context": {"steps": made}},
                           deadline_ms=deadline_ms)
-    return reply["result"]["result"]  # type: ignore[no-any-return]
+    return reply["result"]["result"]  # type: ignore[no-any-return]  # what the plugin returned
 
 
 def codes(found: list[Any]) -> list[Any]:
@@ -187,7 +188,7 @@ def locked(postgres: Postgres) -> Any:
 
 
 def test_a_database_that_is_down_fails_fast_for_everybody_after_the_first_try(folder: Path) -> None:
-    pytest.importorskip("psycopg")
+    need(importlib.util.find_spec("psycopg"), "psycopg is not installed")
     url = f"postgresql+psycopg://plugins@/none?host={folder}"
     with serving(url, folder) as daemon, Client(daemon.endpoint) as client:
         assert codes(ask(client, ("query", {"sql": "SELECT 1 AS n"}))) == ["data_unavailable"]
