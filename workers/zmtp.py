@@ -96,6 +96,7 @@ class Zmtp:
             self._greeted = True
             position = GREETING_BYTES
         bodies: list[bytes] = []
+        room = self._frames_at_once
         while end - position >= 2:
             flags = data[position]
             if flags & ~(_LONG | _COMMAND):
@@ -121,7 +122,8 @@ class Zmtp:
                 raise ZmtpError("a message before READY")
             else:
                 bodies.append(data[start:position])
-                if len(bodies) == self._frames_at_once:
+                room -= 1
+                if not room:
                     self.more = position < end
                     break
         if position < end:

@@ -151,9 +151,10 @@ class Pool(Fleet):
     def step(self, event: ev.Event, now_ns: int) -> list[act.Action]:
         """What to do about ``event``. Never blocks; an unknown event raises SupervisorBug and changes nothing."""
         out: list[act.Action] = []
-        handler = self._handlers.get(type(event))
-        if handler is None:
-            raise SupervisorBug(f"the pool knows no event {type(event).__name__}")
+        try:
+            handler = self._handlers[type(event)]
+        except KeyError:
+            raise SupervisorBug(f"the pool knows no event {type(event).__name__}") from None
         handler(event, now_ns, out)
         return out
 
@@ -173,7 +174,7 @@ class Pool(Fleet):
             served.breaker.probe = request.call
             out.append(act.BreakerChanged(request.plugin, "half_open"))
         worker = served.worker
-        if (worker is not None and worker.state == "ready" and not worker.leaving and not served.queue
+        if (worker is not None and worker.state == "ready" and not worker.leaving and not served.queue.live
                 and len(worker.link) < self._limits.prefetch and worker.next_seq < worker.last_seq):
             self._link(worker, call, now_ns, out)
             if len(worker.link) == 1:
@@ -196,12 +197,15 @@ class Pool(Fleet):
             return "PLUGIN_DISABLED", reason or "the plugin is disabled", {"reason": reason or served.spec.state}
         if request.deadline_ns <= now_ns:
             return "DEADLINE_EXCEEDED", "the deadline passed before the call came in", {}
-        return self._full(served, request.user_id, now_ns) or self._held(served, request.deadline_ns, now_ns)
+        refusal = self._full(served, request.user_id, now_ns)
+        if refusal is None and served.breaker.start_after_ns > now_ns:
+            refusal = self._held(served, request.deadline_ns, now_ns)
+        return refusal
 
     def _held(self, served: Served, deadline_ns: int, now_ns: int) -> Refusal | None:
         """Why a call cannot be started before its deadline: a worker that ended again and again is started later."""
         start_ns = served.breaker.start_after_ns
-        if start_ns < deadline_ns or start_ns <= now_ns or served.worker is not None or (
+        if start_ns < deadline_ns or served.worker is not None or (
                 served.successor is not None and served.successor.adopted):
             return None
         return "QUARANTINED", HELD_BACK, {"retryAfterMs": -(-(start_ns - now_ns) // MS_NS)}
@@ -210,7 +214,7 @@ class Pool(Fleet):
         """Why there is no room for a call of ``served``, or that its breaker is open."""
         if len(self._calls) >= self._limits.in_flight_max:
             return "OVERLOADED", "the daemon is full (pool.in_flight)", {}
-        queued = len(served.queue)
+        queued = served.queue.live
         if queued:
             if queued >= self._limits.queue_max:
                 return "OVERLOADED", "the plugin's queue is full (pool.queue_depth)", {}
@@ -255,7 +259,7 @@ class Pool(Fleet):
             self._well(served, worker, event.code, now_ns, out)
         if link:
             self._occupy(worker, now_ns)
-        if served.queue or worker.leaving:
+        if served.queue.live or worker.leaving:
             self._feed(served, now_ns, out)
         if not link:
             self._idle(worker, now_ns, out)

@@ -19,17 +19,18 @@ DEAD_MAX = 16
 class CallQueue:
     """Calls that wait for room on a link. Its bound is the pool's to check before ``push``."""
 
-    __slots__ = ("_by_deadline", "_calls", "_held", "_live", "_tie")
+    __slots__ = ("_by_deadline", "_calls", "_held", "_tie", "live")
 
     def __init__(self) -> None:
         self._calls: deque[Invocation] = deque()
         self._by_deadline: list[tuple[int, int, Invocation]] = []
         self._held: dict[str, int] = {}
-        self._live = 0
+        self.live = 0
+        """How many wait here: what ``len`` gives, without the call."""
         self._tie = 0
 
     def __len__(self) -> int:
-        return self._live
+        return self.live
 
     def held_by(self, user_id: str) -> int:
         """Calls of ``user_id`` that wait here."""
@@ -83,7 +84,7 @@ class CallQueue:
         return heap[0][0] if heap else NEVER_NS
 
     def _enter(self, call: Invocation) -> None:
-        self._live += 1
+        self.live += 1
         user_id = call.request.user_id
         self._held[user_id] = self._held.get(user_id, 0) + 1
         self._tie += 1
@@ -91,20 +92,20 @@ class CallQueue:
         self._sweep_if_worth_it()
 
     def _leave(self, call: Invocation) -> None:
-        self._live -= 1
+        self.live -= 1
         user_id = call.request.user_id
         left = self._held[user_id] - 1
         if left:
             self._held[user_id] = left
         else:
             del self._held[user_id]
-        if not self._live:  # what still stands here is dead
+        if not self.live:  # what still stands here is dead
             self._calls.clear()
             self._by_deadline.clear()
 
     def _sweep_if_worth_it(self) -> None:
         """Drops the tombstones. Their calls hold payloads, so they may not wait for the head to come to them."""
-        most = 2 * self._live + DEAD_MAX
+        most = 2 * self.live + DEAD_MAX
         if len(self._by_deadline) <= most and len(self._calls) <= most:
             return
         self._calls = deque(call for call in self._calls if call.state == "queued")

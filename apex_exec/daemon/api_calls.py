@@ -458,26 +458,19 @@ class ApiCalls:
         running = self._running.get(oldest[1].call)
         return running is not None and code in running.refused
 
-    def effects(self, call: int) -> list[Any]:
-        """What the invocation asked the platform to do, in order; forgotten afterwards."""
-        running = self._running.get(call)
-        if running is None:
-            return []
-        items = running.effects.items
-        running.effects = Effects()
-        return items
-
-    def invocation_ended(self, call: int) -> None:
-        """The invocation has its verdict: what is in flight for it is cancelled, at the gateway and at the host."""
+    def invocation_ended(self, call: int) -> list[Any]:
+        """The invocation has its verdict: what it asked the platform to do, in order, is given, and what is in flight
+        for it is cancelled, at the gateway and at the host."""
         running = self._running.pop(call, None)
         if running is None:
-            return
+            return []
         for method, codes in running.unrecorded.items():
             if self._audit is not None:
                 self._audit.event("access.denied", running.user_id, running.plugin, method, "denied",
                                   {"count": codes.total(), "codes": dict(codes)})
         for asked in list(running.open.values()):
             self._abandon(asked, "cancelled", "the invocation has ended")
+        return running.effects.items
 
     def _abandon(self, asked: _Asked, code: str, message: str) -> None:
         """Answers a call that the gateway or a host still works on, and has the work stopped."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from apex_exec.core.fair import FairQueue
 from apex_exec.core.limits import MS_NS
 from apex_exec.core.plugin import PluginSpec
@@ -23,6 +25,16 @@ BURST_NS = 10 * MS_NS
 ORDINARY_NS = 50_000
 """What reading one ordinary answer costs the loop, from the link to the host's reply (20 to 45 µs). It is the caller's,
 who asked for the call and has bounds of its own; only what is beyond it is charged."""
+
+
+class Used(msgspec.Struct, gc=False):
+    """What one invocation has used, as far as the supervisor counts it: memory of its worker by the latest sample, how
+    long it was held back, the daemon's own CPU for it beyond an ordinary answer, its worker's CPU."""
+
+    memory_mb: float = 0.0
+    throttled_ns: int = 0
+    host_ns: int = 0
+    cpu_ns: int = 0
 
 
 class Overhead:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -20,6 +21,7 @@ from apex_exec.core.pool import MS_NS, Pool, Refusal
 from apex_exec.daemon.connections import Peer
 from apex_exec.daemon.dispatch_runs import DispatchRuns, Run
 from apex_exec.daemon.guard import raise_it
+from apex_exec.daemon.overhead import Used
 from apex_exec.daemon.result_checks import is_dear
 from apex_exec.daemon.verdicts import Settled, settle
 from apex_exec.errors import FAILURES, Code, WireError, is_retryable
@@ -58,30 +60,18 @@ class Pending(msgspec.Struct, gc=False):
     id: int | str
 
 
-class Used(msgspec.Struct, gc=False):
-    """What one invocation has used, as far as the supervisor counts it."""
-
-    memory_mb: float
-    throttled_ns: int
-    host_ns: int
-    cpu_ns: int
-
-
 class Requests:
     """The table of what is pending, from request to reply.
 
     ``step(event, now_ns)`` gives an event to the core and does its actions; ``reply(peer, frames, body)`` sends;
-    ``usage(plugin, call)`` is (memory in MB of its worker, throttled ns of the call), by the latest sample;
-    ``cpu(plugin, run_ns)`` the CPU ns since it was last asked, at most ``run_ns``. ``host(plugin)`` is what the daemon
-    itself has spent on the call. ``checks`` may be None: then every result is checked here. ``failed(duty, error,
-    plugin)`` is the guard, told of a result whose telling failed after it was checked elsewhere.
+    ``used(plugin, call, run_ns)`` is what the call has used, without its CPU time if ``run_ns`` is 0. ``checks`` may be
+    None: then every result is checked here. ``failed(duty, error, plugin)`` is the guard, told of a result whose
+    telling failed after it was checked elsewhere.
     """
 
     def __init__(self, pool: Pool, *, step: Callable[[ev.Event, int], None],
                  reply: Callable[[Peer, list[bytes], bytes], None], welcome: Callable[[int | str], msg.Welcome],
-                 metrics: Metrics, per_host: int, usage: Callable[[str, int], tuple[float, int]],
-                 cpu: Callable[[str, int], int] = lambda _plugin, _run_ns: 0,
-                 host: Callable[[str], int] = lambda _plugin: 0,
+                 metrics: Metrics, per_host: int, used: Callable[[str, int, int], Used],
                  failed: Callable[[str, Exception, str], None] = raise_it,
                  bug: Callable[[str, Exception], None] = lambda _what, _error: None) -> None:
         self.per_host = per_host
@@ -98,9 +88,7 @@ class Requests:
         self._reply = reply
         self._welcome = welcome
         self._metrics = metrics
-        self._usage = usage
-        self._cpu = cpu
-        self._host = host
+        self._used = used
         self._bug = bug
         self._failed = failed
         self._calls: dict[int, Pending] = {}
@@ -232,8 +220,10 @@ class Requests:
         self._calls[call] = Pending(peer, frames, request.id)
         if request.traceparent:
             self._traces[call] = request.traceparent[:64]
-        self._admit_step(ev.InvokeRequested(call, spec.id, request.action, user_id, payload,
-                                            now_ns + timeout_ms * MS_NS), now_ns)
+        self._arriving = call
+        self._step(ev.InvokeRequested(call, spec.id, request.action, user_id, payload, now_ns + timeout_ms * MS_NS),
+                   now_ns)
+        self._arriving = 0
 
     def _refuse(self, peer: Peer, frames: list[bytes], request: msg.Invoke, refusal: Refusal) -> None:
         """The short way out for a call that is not admitted: under a flood it is nearly all that the loop does."""
@@ -244,6 +234,7 @@ class Requests:
             plugin=request.plugin, action=request.action, details=details or msgspec.UNSET, usage=_NO_USAGE)))
 
     def _admit_step(self, event: Any, now_ns: int) -> None:
+        """As ``_invoke`` does it, for what a dispatch gives to the core."""
         self._arriving = event.call if type(event) is ev.InvokeRequested else 0
         self._step(event, now_ns)
         self._arriving = 0
@@ -309,8 +300,8 @@ class Requests:
         audit = self.audit
         if (audit is not None and (audit.strict or _clock_ns() > audit.fine_until_ns) and self._last_record >= 0
                 and not unrecorded and not audit.durable(self._last_record)):
-            audit.when_durable(self._last_record, lambda: self._send(pending, body),
-                               lambda: self._send(pending, _unrecorded(pending)))
+            audit.when_durable(self._last_record, partial(self._send, pending, body),
+                               partial(self._send, pending, _unrecorded(pending)))
             return
         self._send(pending, body)
 
@@ -323,8 +314,6 @@ class Requests:
 
     def _memory_mb_max(self, verdict: Verdict) -> float:
         """What a sample must show for a MemoryError to be more than the hook's own word."""
-        if verdict.code != "MEMORY_LIMIT":
-            return 0.0
         spec = self._pool.spec(verdict.plugin)
         return spec.limits.memory_mb if spec is not None else 0.0
 
@@ -361,35 +350,38 @@ class Requests:
 
     def verdict(self, verdict: Verdict) -> None:
         """The core has decided: has a result that takes long checked elsewhere, then counts, records and answers."""
-        if type(verdict.body) is inner.BadInput and verdict.code == Code.INVALID_INPUT:
-            verdict = msgspec.structs.replace(verdict, started=False)  # a payload that cannot be read starts no hook
-        memory_mb, throttled_ns = self._usage(verdict.plugin, verdict.call)
-        used = Used(memory_mb, throttled_ns, self._host(verdict.plugin), 0)
-        run_ns = verdict.run_ns
-        if run_ns and self.audit is not None:
-            # Of replies that came together the first has the time; the clock is a system call.
-            used.cpu_ns = self._cpu(verdict.plugin, run_ns)
-        checks, body = self.checks, verdict.body
-        if checks is not None and type(body) is inner.Reply and not verdict.code and is_dear(body.result):
-            def checked(code: str, message: str, details: dict[str, Any], cpu_ns: int) -> None:
-                used.host_ns += cpu_ns
-                try:
-                    outcome = settle(verdict, memory_mb, throttled_ns, checked=(code, message, details))
-                    self._conclude(verdict, outcome, used)
-                except Exception as error:
-                    self._failed("checked result", error, verdict.plugin)
-                    self.untold(verdict)
-
-            checks.submit(verdict.plugin, verdict.hook, bytes(body.result), self.rendering(verdict), checked,
-                          _clock_ns())
+        # Of replies that came together the first has the CPU time: only what is recorded is worth a system call.
+        used = self._used(verdict.plugin, verdict.call, verdict.run_ns if self.audit is not None else 0)
+        body, code = verdict.body, verdict.code
+        memory_mb_max = 0.0
+        if code:
+            if code == "MEMORY_LIMIT":
+                memory_mb_max = self._memory_mb_max(verdict)
+            elif code == "INVALID_INPUT" and type(body) is inner.BadInput:  # a payload that nobody can read starts none
+                verdict = msgspec.structs.replace(verdict, started=False)
+        elif self.checks is not None and type(body) is inner.Reply and is_dear(body.result):
+            self._check_elsewhere(self.checks, verdict, bytes(body.result), used)
             return
         try:
-            outcome = settle(verdict, memory_mb, throttled_ns, self._memory_mb_max(verdict),
-                             rendering=self.rendering(verdict))
+            outcome = settle(verdict, used.memory_mb, used.throttled_ns, memory_mb_max, None,
+                             hooks.ANYTHING if verdict.hook != "onDashboardLoad" else self.rendering(verdict))
         except Exception as error:  # a bug of ours at what a worker said: its caller still gets the one reply
             self._bug("a result could not be judged", error)
             outcome = Settled(Code.INTERNAL, "the daemon failed at this result; its log says how", {}, msg.Usage())
         self._conclude(verdict, outcome, used)
+
+    def _check_elsewhere(self, checks: ResultChecks, verdict: Verdict, result: bytes, used: Used) -> None:
+        """Has a result that takes long checked outside the loop; the verdict is concluded when that is done."""
+        def checked(code: str, message: str, details: dict[str, Any], cpu_ns: int) -> None:
+            used.host_ns += cpu_ns
+            try:
+                outcome = settle(verdict, used.memory_mb, used.throttled_ns, checked=(code, message, details))
+                self._conclude(verdict, outcome, used)
+            except Exception as error:
+                self._failed("checked result", error, verdict.plugin)
+                self.untold(verdict)
+
+        checks.submit(verdict.plugin, verdict.hook, result, self.rendering(verdict), checked, _clock_ns())
 
     def _tell_failure(self, verdict: Verdict, outcome: Settled) -> None:
         """Counts a call that failed by its plugin's fault, and tells it in both logs, with its traceback."""
@@ -406,32 +398,31 @@ class Requests:
         """Counts, records and answers a verdict whose outcome is known."""
         if used.host_ns:
             outcome.usage.host_cpu_ms = used.host_ns / 1e6
-        code = outcome.code
-        unrecorded = False
+        call, code = verdict.call, outcome.code
+        unrecorded, admitted = False, True
         if code:
             unrecorded = code == Code.AUDIT_UNAVAILABLE
+            admitted = call != self._arriving or code not in _NOT_ADMITTED
             if code in FAILURES:
                 self._tell_failure(verdict, outcome)
-        admitted = verdict.call != self._arriving or code not in _NOT_ADMITTED
         if admitted:
             self._metrics.invocation(verdict, code)
         else:
             self._metrics.refused(verdict.plugin, verdict.hook, code)
         effects: list[Any] = []
         if self.api is not None and admitted:
-            effects = self.api.effects(verdict.call)
+            effects = self.api.invocation_ended(call)
             if code and effects:
                 effects = []
-            self.api.invocation_ended(verdict.call)
-        trace = self._traces.pop(verdict.call, "") if self._traces else ""
+        trace = self._traces.pop(call, "") if self._traces else ""
         if self.audit is not None and admitted and not unrecorded:
             self._last_record = self.audit.execution(
                 verdict.user_id, verdict.plugin, verdict.hook, code, verdict.run_ns, used.memory_mb, trace,
                 used.cpu_ns, used.host_ns)
-        pending = self._calls.pop(verdict.call, None)
+        pending = self._calls.pop(call, None)
         if pending is None:
-            if not self._dispatches.settled(verdict, outcome, effects) and verdict.call in self._watched:
-                self._watched.pop(verdict.call)(verdict)
+            if not self._dispatches.settled(verdict, outcome, effects) and call in self._watched:
+                self._watched.pop(call)(verdict)
             return
         if code:
             body = _encode(msg.Error(

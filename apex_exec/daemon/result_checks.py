@@ -48,8 +48,10 @@ Checked = Callable[[str, str, dict[str, Any], int], None]
 
 def is_dear(result: bytes | msgspec.Raw) -> bool:
     """Whether checking ``result`` could take the loop longer than two milliseconds."""
+    if len(result) <= SMALL_BYTES:
+        return False
     raw = bytes(result)
-    if len(raw) <= SMALL_BYTES or has_few_values(raw, FEW_VALUES):
+    if has_few_values(raw, FEW_VALUES):
         return False
     return len(raw) > INLINE_BYTES or containers_at_most(raw) > INLINE_CONTAINERS
 

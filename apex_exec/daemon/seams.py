@@ -23,14 +23,11 @@ class ApiCalls(Protocol):
     def refused(self, worker: int, seq: int, code: str) -> bool:
         """Whether an API call of the hook that runs as ``seq`` was answered with ``code``."""
 
-    def effects(self, call: int) -> list[Any]:
-        """What the invocation asked the platform to do, in order; forgotten afterwards."""
-
     def expire(self, now_ns: int) -> None:
         """Answers calls that nobody has answered in time; once ``due_ns`` has come."""
 
-    def invocation_ended(self, call: int) -> None:
-        """The invocation has its verdict: what is in flight for it is cancelled."""
+    def invocation_ended(self, call: int) -> list[Any]:
+        """The invocation has its verdict: the effects that it asked for are given, what is in flight is cancelled."""
 
     def provide(self, peer: Peer, methods: list[str]) -> list[str]:
         """``peer`` offers to serve host methods; those it serves now. Raises WireError."""

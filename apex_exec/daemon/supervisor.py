@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from apex_exec.core import actions as act
 from apex_exec.core import events as ev
 from apex_exec.core.breaker import BreakerPolicy
+from apex_exec.core.deadline import NEVER_NS
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.pool import MS_NS, SECOND_NS, Pool, PoolLimits, RecyclePolicy
 from apex_exec.daemon.connections import Open, Peer
@@ -42,6 +43,7 @@ MEASURED_AT_ONCE = 1000
 """Plugins whose gauges are set every MEASURE_SECONDS at most, about a millisecond; fewer where all have had their turn
 within MEASURE_ROUNDS."""
 MEASURE_ROUNDS = 4
+_clock_ns = time.monotonic_ns
 FAR_NS = 3600 * 1000 * MS_NS
 CORES = len(os.sched_getaffinity(0))
 SPIN_BELOW = CORES if CORES > 1 else 0
@@ -80,7 +82,7 @@ class Supervisor:
             gone=self._peer_gone, metrics=metrics)
         self.requests = Requests(
             pool, step=self.step, reply=self.hosts.reply, welcome=welcome, metrics=metrics, per_host=per_host,
-            usage=self.workers.usage_of, cpu=self.workers.cpu_since, host=self.workers.host_ns, bug=logs.bug,
+            used=self.workers.used, bug=logs.bug,
             failed=self.guard.failed)
         self.requests.logs = logs
         self.workers.on_uncalled = self._uncalled
@@ -91,7 +93,7 @@ class Supervisor:
         self.loop.every(1.0, self._upkeep)
         self.loop.every(MEASURE_SECONDS, self._measure)
         self._drain_until_ns = 0
-        self._governor_due_ns = 0
+        self._governor_due_ns = NEVER_NS
         self._governor_rests = False
         self._look_ns = FAR_NS
 
@@ -117,6 +119,7 @@ class Supervisor:
         if governing is not None:
             self.governing = self.workers.governing = self.workers.overhead.governing = governing
             self._look_ns = governing.busy_ns
+            self._governor_due_ns = 0
 
     def _flush_audit(self, audit: AuditTrail, now_ns: int) -> None:
         audit.flush(now_ns)
@@ -249,13 +252,14 @@ class Supervisor:
 
     def turn(self, stalled: bool) -> int:
         """One round: hosts, timers, everything that was queued. When the next is due (CLOCK_MONOTONIC ns; 0: now)."""
-        now_ns = time.monotonic_ns()
+        now_ns = _clock_ns()
         audit = self.audit
         workers, peers = self.workers, self.hosts.peers
         guard = self.guard
         if guard.faulty:
             self._quarantine(now_ns)
-        workers.flush()  # calls and answers that came about since the last turn do not wait for what is taken in now
+        if workers.dirty:  # calls and answers that came about since the last turn do not wait for what is taken in now
+            workers.flush()
         busy = False
         try:
             peers.flush()
@@ -277,13 +281,14 @@ class Supervisor:
             self.step(ev.Tick(), now_ns)
             wake_ns = self.pool.next_wake_ns()
             busy = True
-        if self.governing is not None and now_ns >= self._governor_due_ns:
-            self._govern(self.governing, now_ns)
+        if now_ns >= self._governor_due_ns:
+            self._govern(now_ns)
         elif self._governor_rests and self.pool.has_touched:  # a call after a rest: it looks again soon
             self._governor_rests = False
             self._governor_due_ns = min(self._governor_due_ns, now_ns + self._look_ns)
-        workers.flush()
-        if workers.follow_up(now_ns):
+        if workers.dirty:
+            workers.flush()
+        if workers.unsettled and workers.follow_up(now_ns):
             busy = True
         try:
             peers.flush()  # before the rest: a host waits for this, nobody for that
@@ -321,10 +326,12 @@ class Supervisor:
             due_ns = api.due_ns
         if workers.reading.size and (read_ns := workers.next_read_ns(now_ns)) is not None and read_ns < due_ns:
             due_ns = read_ns
-        return min(due_ns, self._governor_due_ns) if self.governing is not None else due_ns
+        return due_ns if due_ns < self._governor_due_ns else self._governor_due_ns
 
-    def _govern(self, governing: Governing, now_ns: int) -> None:
+    def _govern(self, now_ns: int) -> None:
         """Samples workers, holds and lets go on. After a failure that names no plugin it looks again a second later."""
+        governing = self.governing
+        assert governing is not None  # else it is never due
         self._governor_due_ns = now_ns + SECOND_NS
         try:
             self._governor_due_ns = governing.tick(now_ns)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from apex_exec.core.actions import Verdict
 from apex_exec.errors import WireError
 from apex_exec.wire import hooks
@@ -28,16 +30,13 @@ def cut_cpu_ns(claimed_ns: int, run_ns: int) -> int:
     return min(max(0, claimed_ns), run_ns)
 
 
-class Settled:
+class Settled(msgspec.Struct, gc=False):
     """``code`` is "" where there is a result that may be sent; ``usage`` stands on errors too."""
 
-    __slots__ = ("code", "details", "message", "usage")
-
-    def __init__(self, code: str, message: str, details: dict[str, Any], usage: msg.Usage) -> None:
-        self.code = code
-        self.message = message
-        self.details = details
-        self.usage = usage
+    code: str
+    message: str
+    details: dict[str, Any]
+    usage: msg.Usage
 
 
 def raised_code(message: inner.Raised, refused: Callable[[str], bool]) -> str:
@@ -62,14 +61,15 @@ def settle(verdict: Verdict, memory_mb: float = 0.0, throttled_ns: int = 0, memo
                       memory_used_mb=memory_mb, throttled_ms=throttled_ns / 1e6)
     body = verdict.body
     if type(body) is inner.Reply:
-        usage.cpu_ms = cut_cpu_ns(body.cpu_ns, verdict.run_ns) / 1e6
-        if checked is not None and checked[0]:
-            return Settled(*checked, usage)
-        try:
-            if checked is None:
+        cpu_ns, run_ns = body.cpu_ns, verdict.run_ns
+        usage.cpu_ms = (cpu_ns if 0 <= cpu_ns <= run_ns else cut_cpu_ns(cpu_ns, run_ns)) / 1e6
+        if checked is None:
+            try:
                 hooks.check_result(verdict.hook, body.result, rendering)
-        except WireError as error:
-            return Settled(error.code, error.message, error.details, usage)
+            except WireError as error:
+                return Settled(error.code, error.message, error.details, usage)
+        elif checked[0]:
+            return Settled(*checked, usage)
         return Settled(verdict.code, verdict.message, verdict.details, usage)
     code, message, details = verdict.code, verdict.message, verdict.details
     if isinstance(body, inner.Raised):

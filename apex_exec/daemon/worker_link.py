@@ -53,8 +53,8 @@ class WorkerLink:
         self.spent_ns = 0  # CPU of the loop for it, since that was last exported
         self.ordinary_ns = 0  # of that, what its answers may take, since the present slice began
         self.host_ns = 0  # what the daemon did for the call under way beyond that
-        self._zmtp = Zmtp(frame_bytes_max=WORKER_FRAME_BYTES_MAX, frames_at_once=FRAMES_AT_ONCE)
-        self._out = bytearray(self._zmtp.greeting())
+        self.zmtp = Zmtp(frame_bytes_max=WORKER_FRAME_BYTES_MAX, frames_at_once=FRAMES_AT_ONCE)
+        self._out = bytearray(self.zmtp.greeting())
         self._socket, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._marks, self.marks_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -97,23 +97,19 @@ class WorkerLink:
             return
         del self._out[:sent]
 
-    @property
-    def more(self) -> bool:
-        """Whether messages wait that were read already."""
-        return self._zmtp.more
-
     def receive(self) -> tuple[list[bytes], bool]:
         """Bodies that have arrived, some at a time, and whether the link ended. Raises ZmtpError on a broken
         protocol."""
-        if self._zmtp.more:
-            return self._zmtp.feed(b""), False
+        zmtp = self.zmtp
+        if zmtp.more:
+            return zmtp.feed(b""), False
         try:
-            data = self._socket.recv(self._zmtp.read_bytes)
+            data = self._socket.recv(zmtp.read_bytes)
         except BlockingIOError:
             return [], False
         except OSError:
             return [], True
-        return self._zmtp.feed(data), not data
+        return zmtp.feed(data), not data
 
     def drain_marks(self) -> int:
         """How many calls the worker has begun in all; reading keeps its pipe from filling.

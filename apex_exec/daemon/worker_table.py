@@ -12,6 +12,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -22,7 +23,7 @@ from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.pool import MS_NS
 from apex_exec.daemon.guard import raise_it
 from apex_exec.daemon.loop import EPOLLIN, EPOLLOUT, Loop
-from apex_exec.daemon.overhead import ORDINARY_NS, Overhead
+from apex_exec.daemon.overhead import ORDINARY_NS, Overhead, Used
 from apex_exec.daemon.spares import NOBODY, Spares
 from apex_exec.daemon.verdicts import raised_code
 from apex_exec.daemon.worker_link import WorkerLink
@@ -135,7 +136,10 @@ class WorkerTable:
         self._links: dict[int, WorkerLink] = {}
         self._forked: dict[int, WorkerLink] = {}  # by the number that the zygote knows it by; spares too
         self._latest: dict[str, int] = {}  # plugin → its latest worker
-        self._dirty: list[WorkerLink] = []
+        self.dirty: list[WorkerLink] = []
+        """Links with messages for ``flush`` to write."""
+        self.unsettled = False
+        """Whether ``follow_up`` has something to do."""
         self._ends: dict[int, tuple[int, str, str]] = {}  # (pid, code, message) of one whose end is being told
         self._unstarted_ns = self._unstarted_until_ns = 0
         self._never: list[tuple[WorkerLink, Lost]] = []  # killed before the zygote had heard of them
@@ -160,23 +164,38 @@ class WorkerTable:
         """The link of a living worker."""
         return self._links.get(worker)
 
-    def usage_of(self, plugin: str, call: int = 0) -> tuple[float, int]:
-        """(memory in MB, throttled ns) of the plugin's latest worker, by the latest sample; of ``call`` if given."""
+    def usage_of(self, plugin: str) -> tuple[float, int]:
+        """(memory in MB, throttled ns) of the plugin's latest worker in its whole life, by the latest sample."""
         if self.governing is None:
             return 0.0, 0
         worker = self._latest.get(plugin)
-        return self.governing.usage(worker, call) if worker is not None else (0.0, 0)
+        return self.governing.usage(worker) if worker is not None else (0.0, 0)
 
-    def cpu_since(self, plugin: str, run_ns: int) -> int:
-        """CPU time (ns) that the plugin's latest worker has used since this was last asked: 0.4 µs, the kernel's count.
+    def used(self, plugin: str, call: int, run_ns: int) -> Used:
+        """What ``call`` has used, from the accounts of the plugin's latest worker. Asked once a call, at its verdict.
+
+        Without a ``run_ns``, how long the call ran, its CPU time is left for the next one's figure.
+        """
+        worker = self._latest.get(plugin)
+        link = self._links.get(worker) if worker is not None else None
+        if link is None:
+            return Used()
+        used = Used()
+        if self.governing is not None:
+            used.memory_mb, used.throttled_ns = self.governing.usage(link.worker, call)
+        if link.host_ns > 0:
+            used.host_ns, link.host_ns = link.host_ns, 0
+        if run_ns and link.pid:
+            used.cpu_ns = self._cpu_since(link, run_ns)
+        return used
+
+    def _cpu_since(self, link: WorkerLink, run_ns: int) -> int:
+        """CPU time (ns) that the worker has used since this was last asked: 0.4 µs, the kernel's count.
 
         At most ``run_ns``, how long the call ran: one thread uses no more. What is above that was used without a call;
         a little of it is a matter of two clocks and left to the next one's figure, more of it goes on record as such.
         A killed worker still has a figure until the zygote has reaped it; afterwards it is 0.
         """
-        link = self._links.get(self._latest.get(plugin, 0))
-        if link is None or not link.pid:
-            return 0
         try:
             total_ns = time.clock_gettime_ns(~link.pid << 3 | CPUCLOCK_SCHED)
         except OSError:
@@ -187,7 +206,7 @@ class WorkerTable:
         if spent_ns - run_ns < UNCALLED_NS:
             link.cpu_ns -= spent_ns - run_ns
         else:
-            self.on_uncalled(plugin, link.user_id, spent_ns - run_ns)
+            self.on_uncalled(link.spec.id, link.user_id, spent_ns - run_ns)
         return run_ns
 
     def _begin_account(self, link: WorkerLink) -> None:
@@ -200,15 +219,6 @@ class WorkerTable:
         left_ns = exited.user_ns + exited.system_ns - link.cpu_ns
         if link.ready and left_ns >= UNCALLED_NS // 10:
             self.on_uncalled(link.spec.id, link.user_id, left_ns)
-
-    def host_ns(self, plugin: str) -> int:
-        """CPU time (ns) of the daemon's own for the call that the plugin's latest worker answers now, beyond what an
-        ordinary answer takes. Asked once a call."""
-        link = self._links.get(self._latest.get(plugin, 0))
-        if link is None or link.host_ns <= 0:
-            return 0
-        spent_ns, link.host_ns = link.host_ns, 0
-        return spent_ns
 
     def add_host_ns(self, plugin: str, spent_ns: int) -> None:
         """Another process of the daemon has spent so much on the call under way."""
@@ -228,6 +238,7 @@ class WorkerTable:
         except OSError as error:
             self._logs.log("error", f"no worker for {action.spec.id}: {error.strerror}")
             self._refused.append(action.worker)
+            self.unsettled = True
             return
         self._enter(link)
         self._forked[link.forked_as] = link
@@ -291,7 +302,7 @@ class WorkerTable:
         link.queue(_encode(inner.Call(action.seq, request.hook, request.user_id, request.deadline_ns, request.params)))
         if not link.dirty:
             link.dirty = True
-            self._dirty.append(link)
+            self.dirty.append(link)
 
     def send(self, link: WorkerLink, message: Any) -> None:
         """Queues any other message for a worker, an ApiReply say; ``flush`` writes."""
@@ -299,28 +310,28 @@ class WorkerTable:
             self._violated(link, "it does not read what it asked for")
         if not link.dirty:
             link.dirty = True
-            self._dirty.append(link)
+            self.dirty.append(link)
 
     def flush(self) -> None:
         """Writes what is queued, one system call a worker."""
-        if self._dirty:
-            for link in self._dirty:
-                link.dirty = False
-                try:
-                    link.flush()
-                    if link.wants_write != link.polled_write:
-                        self._watch(link)
-                except Exception as error:
-                    self._failed("link", error, link)
-            self._dirty.clear()
+        for link in self.dirty:
+            link.dirty = False
+            try:
+                link.flush()
+                if link.wants_write != link.polled_write:
+                    self._watch(link)
+            except Exception as error:
+                self._failed("link", error, link)
+        self.dirty.clear()
 
     def follow_up(self, now_ns: int) -> bool:
-        """Once a turn, what had to wait until frames were written: spares, and the end of what could not be started.
-        True where workers ended: what the core makes of it is for a turn at once."""
+        """Once a turn while ``unsettled``, what had to wait until frames were written: spares, and the end of what
+        could not be started. True where workers ended: what the core makes of it is for a turn at once."""
         if self._refill_turns:
             self._refill_turns -= 1
             if not self._refill_turns:
                 self.refill(now_ns)
+        self.unsettled = self._refill_turns > 0
         while self._overmarked:
             link = self._overmarked.pop()
             try:
@@ -361,6 +372,7 @@ class WorkerTable:
     def never_started(self, worker: int) -> None:
         """``start`` failed: in this turn the core hears that there is no such worker."""
         self._refused.append(worker)
+        self.unsettled = True
 
     def kill_plugin(self, plugin: str) -> None:
         """SIGKILL for every worker of ``plugin``, whatever the core thinks of them."""
@@ -393,6 +405,7 @@ class WorkerTable:
         self._sandboxing.killed(worker)
         if self.zygote.unask(link):
             self._never.append((link, Lost("BOOT_FAILED", "the worker was not started in time")))
+            self.unsettled = True
 
     def ping(self, action: act.PingWorker) -> None:
         """Asks an idle worker for a sign of life, over its link."""
@@ -411,6 +424,7 @@ class WorkerTable:
         begun = link.drain_marks()
         if link.overmarked and link not in self._overmarked:
             self._overmarked.append(link)
+            self.unsettled = True
         return begun
 
     def stop(self, worker: int) -> None:
@@ -507,7 +521,7 @@ class WorkerTable:
     # ------------------------------------------------------------------ reading
     def _poll(self, link: WorkerLink) -> None:
         link.polled_write = link.wants_write
-        self._loop.add(link.fileno(), lambda mask: self._io(link, mask),
+        self._loop.add(link.fileno(), partial(self._io, link),
                        EPOLLIN | EPOLLOUT if link.polled_write else EPOLLIN)
 
     def _watch(self, link: WorkerLink) -> None:
@@ -540,18 +554,20 @@ class WorkerTable:
         begun_ns = _cpu_ns()
         ended = self._read(link)
         spent_ns = _cpu_ns() - begun_ns
-        while spent_ns < SLICE_NS and link.more and not ended:
+        more = link.zmtp.more
+        while more and spent_ns < SLICE_NS and not ended:
             ended = self._read(link)
             spent_ns = _cpu_ns() - begun_ns
+            more = link.zmtp.more
         over_ns = self._spent(link, spent_ns)
         if ended:
             link.ended = True  # the exit status follows from the zygote; a dead link is not polled meanwhile
             self._loop.remove(link.fileno())
             if link.lost_ns and link.pidfd < 0:
                 self._orphaned(link)
-        elif link.more or over_ns > 0:
+        elif more or over_ns > 0:
             now_ns = time.monotonic_ns()
-            if link.more or self.reading.wait_ns(link.spec.id, now_ns):
+            if more or self.reading.wait_ns(link.spec.id, now_ns):
                 link.parked = True
                 self._loop.remove(link.fileno())
                 self.reading.push(link.spec.id, link, now_ns)
@@ -632,7 +648,7 @@ class WorkerTable:
         if kind is inner.Reply:
             self._step(ev.WorkerAnswered(worker, message.seq, "", message), now_ns)
         elif kind is inner.Raised:
-            code = raised_code(message, lambda code: self._refused_so(worker, message.seq, code))
+            code = raised_code(message, partial(self._refused_so, worker, message.seq))  # a lambda would slow all kinds
             self._step(ev.WorkerAnswered(worker, message.seq, code, message), now_ns)
         elif kind is inner.BadOutput:
             self._step(ev.WorkerAnswered(worker, message.seq, "INVALID_OUTPUT", message), now_ns)
@@ -677,6 +693,7 @@ class WorkerTable:
             self._metrics.observe("cold_start_seconds", (), (now_ns - link.started_ns) / 1e9)
             self._step(ev.WorkerReady(worker), now_ns)
             self._refill_turns = REFILL_TURNS
+            self.unsettled = True
         elif kind is inner.Failed:
             if link.ready or link.failure:  # said once, by a worker that goes: more is a plugin's word, without end
                 self._violated(link, "it fails twice, or after it was ready")
@@ -757,6 +774,7 @@ class WorkerTable:
             if now_ns > until_ns:
                 self._spent(link, _cpu_ns() - begun_ns)
                 self._closing.append((link, exited, lost, due_ns))
+                self.unsettled = True
                 return
         self._spent(link, _cpu_ns() - begun_ns)
         code, message, details = _evidence(link, exited, lost)

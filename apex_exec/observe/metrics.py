@@ -209,9 +209,24 @@ class Metrics:
         if keys is None:
             keys = self._hook_keys[labels] = (
                 ("queue_duration_seconds", labels), ("invocation_duration_seconds", labels))
-        self._observe(keys[0], LATENCY_SECONDS, verdict.queue_ns / 1e9)
+        changed, histograms = self._changed, self._histograms
+        key = keys[0]
+        histogram = histograms.get(key)
+        if histogram is None:
+            histogram = histograms[key] = _Histogram(len(LATENCY_SECONDS))
+        value = verdict.queue_ns / 1e9
+        histogram.counts[bisect_left(LATENCY_SECONDS, value)] += 1
+        histogram.sum += value
+        changed[key] = None
         if verdict.started:
-            self._observe(keys[1], LATENCY_SECONDS, verdict.run_ns / 1e9)
+            key = keys[1]
+            histogram = histograms.get(key)
+            if histogram is None:
+                histogram = histograms[key] = _Histogram(len(LATENCY_SECONDS))
+            value = verdict.run_ns / 1e9
+            histogram.counts[bisect_left(LATENCY_SECONDS, value)] += 1
+            histogram.sum += value
+            changed[key] = None
 
     def refused(self, plugin: str, hook: str, code: str) -> None:
         """Counts one call that was not admitted; it neither waited nor ran."""

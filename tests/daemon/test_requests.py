@@ -15,6 +15,7 @@ from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.pool import Pool, PoolLimits
 from apex_exec.daemon import requests as under_test
 from apex_exec.daemon.connections import Peer
+from apex_exec.daemon.overhead import Used
 from apex_exec.daemon.requests import Pending, Requests
 from apex_exec.errors import WireError
 from apex_exec.observe.metrics import Metrics
@@ -37,7 +38,7 @@ def rig(per_host: int = 10) -> tuple[Requests, list[dict[str, Any]], Peer]:
     made = Requests(
         pool, step=step, reply=lambda _peer, _frames, body: sent.append(msgspec.msgpack.decode(body)),
         welcome=lambda _id: None,  # type: ignore[arg-type,return-value]  # nobody says hello
-        metrics=Metrics(), per_host=per_host, usage=lambda _plugin, _call: (0.0, 0))
+        metrics=Metrics(), per_host=per_host, used=lambda _plugin, _call, _run_ns: Used())
     return made, sent, Peer(b"\0host", 3)
 
 
@@ -133,7 +134,7 @@ def test_a_result_that_the_daemon_fails_at_still_has_its_reply(monkeypatch: pyte
         Pool(PoolLimits(), BreakerPolicy(), random.random), step=lambda _event, _now: None,
         reply=lambda _peer, _frames, body: sent.append(msgspec.msgpack.decode(body)),
         welcome=lambda _id: None,  # type: ignore[arg-type,return-value]  # nobody says hello
-        metrics=Metrics(), per_host=1, usage=lambda _plugin, _call: (0.0, 0),
+        metrics=Metrics(), per_host=1, used=lambda _plugin, _call, _run_ns: Used(),
         bug=lambda what, _error: bugs.append(what))
     peer = Peer(b"\0host", 3)
     peer.pending[7] = 1
