@@ -16,7 +16,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from apex_exec import API_VERSION, __version__
 from apex_exec.config import Settings
@@ -28,7 +28,7 @@ from apex_exec.daemon.admin_socket import AdminSocket
 from apex_exec.daemon.api_calls import check_gateway, make_gateway
 from apex_exec.daemon.asks import Asks
 from apex_exec.daemon.audit_trail import AuditTrail
-from apex_exec.daemon.endpoints import TcpHosts, bind, check_endpoints, open_local
+from apex_exec.daemon.endpoints import bind, check_endpoints, open_local
 from apex_exec.daemon.exporting import Exporting
 from apex_exec.daemon.folder_plugins import FolderPlugins
 from apex_exec.daemon.governing import Governing
@@ -49,6 +49,9 @@ from apex_exec.observe.metrics import Metrics
 from apex_exec.registry.blobs import BlobStore, BundleSource
 from apex_exec.sandbox.bare import active_children
 from apex_exec.wire import messages as msg
+
+if TYPE_CHECKING:
+    from apex_exec.daemon.tcp_hosts import TcpHosts
 
 log = logging.getLogger("apex_exec")
 
@@ -225,6 +228,8 @@ class _Daemon:
         self.metrics = Metrics(per_plugin_histograms=settings.metrics.per_plugin_histograms)
         self.tcp_hosts: TcpHosts | None = None
         if settings.host_endpoint.startswith("tcp://"):
+            from apex_exec.daemon.tcp_hosts import TcpHosts  # libzmq is for those who need it
+
             self.tcp_hosts = TcpHosts(settings, hosts_max(self.fds), lambda address: log.warning(
                 "a connection from %s was refused: its CURVE key is in no client's file", address))
         self.supervisor = self._supervisor(zygote)

@@ -323,3 +323,10 @@ def test_a_daemon_without_descriptors_is_not_ready_and_says_why(plugins: Path) -
         assert "descriptors" in daemon.get("/readyz")[1] and daemon.get("/livez")[0] == 200
         process.rlimit(psutil.RLIMIT_NOFILE, (hard, hard))
         wait_for(lambda: daemon.get("/readyz")[0] == 200, 5, "ready")
+
+
+def test_the_supervisor_of_ipc_endpoints_brings_along_no_library_that_it_does_not_need() -> None:
+    heavy = ("zmq", "asyncio", "ssl", "sqlalchemy", "cryptography", "aiohttp", "sqlglot")
+    code = f"import sys, apex_exec.daemon.main; print([name for name in {heavy} if name in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert run.stdout.strip() == "[]"
