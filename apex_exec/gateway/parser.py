@@ -158,7 +158,8 @@ def main(fd: int) -> None:
                 answer: list[Any] = [cpu_ns, found.code, found.message]
             else:  # the caller's id has no value yet
                 extra = [None if value is OWNER else value for value in found.extra]
-                answer = [cpu_ns, "", found.text, found.parameters, extra, found.tables, found.truths, found.patterns]
+                answer = [cpu_ns, "", found.text, found.parameters, extra, found.tables, found.truths, found.patterns,
+                          found.work, found.unhashed, found.numbers]
             link.sendall(pack_frame(_encode(answer)))
 
 

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from typing import Any
@@ -24,6 +25,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.outbox import Outbox, Outgoing
 from apex_exec.gateway.sql import Compiled
+from apex_exec.gateway.sql_growth import check_number, too_long_a_number
 from apex_exec.gateway.sql_writer import plain_names
 from apex_exec.gateway.tables import OUTBOX, Table
 from apex_exec.gateway.values import Rows
@@ -47,10 +49,15 @@ _SETTINGS = ("SELECT set_config('statement_timeout', $1, true), set_config('lock
 """For this transaction only: behind a pooler in transaction mode the next one may be somebody else's. Where a database
 has standard_conforming_strings off, the backslash in our ESCAPE would make its quote a part of the text, and the next
 literal, the plugin's, a part of the statement."""
+_OFF = "SELECT set_config(name, 'off', true) FROM unnest($1::text[]) AS name"
 MARGIN_MS = 30
 """The server ends a statement so long before the call ends: to cancel it from here takes round trips of its own."""
 DOWN_SECONDS = 1.0
 """A database to which no connection can be had is not tried again for so long; meanwhile every call fails at once."""
+
+
+_OUR_WORDS = re.compile(r'"(what stands behind IN is [^"]*|[^"]*: a number has at most [^"]*)"')
+"""Said by casts that the writer of the SQL makes where a bound is passed: SQL has no other way to raise an error."""
 
 
 class Postgres:
@@ -133,6 +140,8 @@ class Postgres:
     async def query(self, compiled: Compiled, values: list[Any], user_id: str, due_ns: int) -> tuple[bytes, int]:
         """The rows, encoded, and how many. Raises ApiFailure."""
         async with self._transaction(user_id, due_ns, read_only=True) as connection:
+            if compiled.unhashed:
+                await connection.execute(_OFF, (compiled.unhashed,))
             cursor = connection.cursor()
             rows: Rows | None = None
             async for row in cursor.stream(compiled.text, values):  # row by row: over a bound, the rest is not read
@@ -148,6 +157,7 @@ class Postgres:
         """
         await self._need_outbox()
         async with self._transaction(user_id, due_ns, read_only=False) as connection:
+            await self._check_numbers(connection, write)
             values = [Jsonb(value) if isinstance(value, dict | list) else value for value in write.values]
             cursor = await connection.execute(write.text, values)
             count, row = cursor.rowcount, None
@@ -160,6 +170,24 @@ class Postgres:
             record.row_count = count
             await _settled(self._commit(connection, record))
         return count, row
+
+    async def _check_numbers(self, connection: AsyncConnection[Any], write: Write) -> None:
+        """Raises ApiFailure where a column of numbers would get one that takes long to reckon with, whoever does it.
+
+        What columns are is asked only where a text could be such a number; it hardly ever is one.
+        """
+        long = {number for number, value in enumerate(write.values)
+                if isinstance(value, str) and too_long_a_number(value)}
+        if not long:
+            return
+        cursor = await connection.execute(
+            "SELECT attname FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid WHERE attnum > 0 "
+            "AND attrelid = to_regclass(quote_ident($1)) AND 'numeric'::regtype IN (t.oid, t.typbasetype)",
+            (write.table,))
+        numeric = {row[0] for row in await cursor.fetchall()}
+        for number, name in enumerate(write.bound):
+            if number in long and name in numeric:
+                check_number(write.values[number])
 
     async def _commit(self, connection: AsyncConnection[Any], record: Outgoing) -> None:
         async with connection.pipeline():
@@ -229,6 +257,8 @@ def _failure(error: psycopg.Error) -> ApiFailure:
     state = error.sqlstate or ""
     if state in ("57014", "55P03"):
         return ApiFailure("deadline_exceeded", "the invocation's time ended in the database")
+    if state == "22P02" and (ours := _OUR_WORDS.search(message)):
+        return ApiFailure("too_large", ours[1])
     if state == "42703":
         return ApiFailure("column_not_allowed", message)
     if state.startswith("23"):

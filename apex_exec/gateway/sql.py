@@ -18,6 +18,7 @@ from sqlglot.errors import SqlglotError
 
 from apex_exec.gateway import sql_expressions  # noqa: F401 - registers its rules
 from apex_exec.gateway.failure import ApiFailure
+from apex_exec.gateway.sql_growth import Growth, Sum, check_number, check_work, numbers
 from apex_exec.gateway.sql_writer import OWNER, PATTERN_CHARACTERS_MAX, Writer
 from apex_exec.gateway.tables import Table
 
@@ -66,6 +67,12 @@ class Compiled(Struct):
     """Result columns that are truth values, which SQLite would give as 0 and 1."""
     patterns: list[int] = []
     """Numbers of the parameters that stand in LIKE patterns, as often as they do."""
+    work: Sum = {}
+    """What one row may cost at most, by the lengths of the parameters: see ``sql_growth``."""
+    unhashed: list[str] = []
+    """Settings of PostgreSQL to be off for this statement."""
+    numbers: list[int] = []
+    """Numbers of the parameters that a database may read as a number to reckon with."""
 
     def values(self, params: list[Any], user_id: str) -> list[Any]:
         """What $1, $2, … stand for. Raises ApiFailure where the plugin gave too few or too many."""
@@ -73,6 +80,9 @@ class Compiled(Struct):
             raise ApiFailure("sql_parameters", f"the text has {self.parameters} parameters, {len(params)} were given")
         if sum(len(str(params[number - 1])) for number in self.patterns) > PATTERN_CHARACTERS_MAX:
             raise ApiFailure("too_large", f"a query's LIKE patterns have at most {PATTERN_CHARACTERS_MAX} characters")
+        for number in self.numbers:
+            check_number(params[number - 1])
+        check_work(self.work, params)
         return [*params, *(user_id if value is OWNER else value for value in self.extra)]
 
 
@@ -112,9 +122,9 @@ class Compiler:
             if answer[0]:
                 found = ApiFailure(answer[0], answer[1])
             else:
-                statement, parameters, extra, tables, truths, patterns = answer[1:]
+                statement, parameters, extra, tables, truths, patterns, work, unhashed, reckoned = answer[1:]
                 found = Compiled(statement, parameters, [OWNER if value is None else value for value in extra], tables,
-                                 truths, patterns)
+                                 truths, patterns, work, unhashed, reckoned)
             self.remember(text, named, found)
         return _given(found)
 
@@ -133,12 +143,15 @@ class Compiler:
     def compile_anew(self, text: str, named: tuple[str, ...]) -> Compiled | ApiFailure:
         """What ``text`` comes to, whatever is remembered. Takes up to 90 ms."""
         try:
-            writer = Writer(self._backend, self._tables, named, _parse(text))
+            tree = _parse(text)
+            writer = Writer(self._backend, self._tables, named, tree)
             statement = writer.finish()
             if len(statement) > STATEMENT_BYTES_MAX:
                 raise ApiFailure("too_large", "the query reads too many tables with too many columns")
+            work = Growth(writer.identifier).of(tree)
+            check_work(work, [])
             return Compiled(statement, writer.parameters, writer.extra_values, list(writer.used),
-                            writer.truths(), writer.patterns)
+                            writer.truths(), writer.patterns, work, writer.unhashed(), numbers(tree))
         except ApiFailure as failure:
             return failure
         except RecursionError:

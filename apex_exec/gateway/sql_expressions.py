@@ -7,10 +7,14 @@ from typing import Any
 
 from sqlglot import exp
 
+from apex_exec.gateway.sql_growth import NUMBER_CHARACTERS_MAX
 from apex_exec.gateway.sql_writer import WINDOWED, Writer, node_name, refuse, rule
 
 _NUMBER = re.compile(r"\d{1,40}(\.\d{0,40})?([eE][+-]?\d{1,3})?|\.\d{1,40}")
 _PLAIN_TEXT = re.compile(r"[A-Za-z0-9 _.,:@/+%-]{0,200}")
+
+GUARDED_CHARACTERS_MAX = 2000
+"""Of what is cast to numeric: it is written four times."""
 
 _T = exp.DataType.Type
 _CASTS = {_T.SMALLINT: ("SMALLINT", "INTEGER"), _T.INT: ("INTEGER", "INTEGER"), _T.BIGINT: ("BIGINT", "INTEGER"),
@@ -103,13 +107,25 @@ def _is(w: Writer, node: Any) -> str:
 @rule("In", "this expressions query")
 def _in(w: Writer, node: Any) -> str:
     query = node.args.get("query")
-    inner = f"({w.all(node.expressions)})" if query is None else w.subquery(query)
+    inner = f"({w.all(node.expressions)})" if query is None else w.members(query)
     return f"({w.write(node.this)} IN {inner})"
 
 
 @rule("Exists", "this")
 def _exists(w: Writer, node: Any) -> str:
-    return f"EXISTS {w.subquery(node.this)}"
+    return f"EXISTS {w.existing(node.this, joined=_is_joined(node))}"
+
+
+def _is_joined(node: Any) -> bool:
+    """Whether an EXISTS, or its NOT, is a condition of a WHERE as a whole, or one of those between ANDs."""
+    above = node.parent
+    while isinstance(above, exp.Paren):
+        above = above.parent
+    if isinstance(above, exp.Not):
+        above = above.parent
+    while isinstance(above, exp.Paren | exp.And):
+        above = above.parent
+    return isinstance(above, exp.Where)
 
 
 @rule("Subquery", "this")
@@ -160,7 +176,39 @@ def _cast(w: Writer, node: Any) -> str:
     types = _CASTS.get(kind.this)
     if types is None:
         raise refuse(f"a cast to {str(getattr(kind.this, 'value', kind.this)).lower()}")
+    if kind.this == _T.DECIMAL:
+        return _to_numeric(w, node.this)
     return f"CAST({w.write(node.this)} AS {types[w.lite]})"
+
+
+_NUMBERS = (exp.Add, exp.Sub, exp.Mul, exp.Div, exp.Mod, exp.Neg, exp.Abs, exp.Count, exp.Sum, exp.Avg, exp.Length,
+            exp.Round, exp.RowNumber, exp.Rank, exp.DenseRank)
+_NUMBER_TYPES = (_T.SMALLINT, _T.INT, _T.BIGINT, _T.DOUBLE, _T.FLOAT, _T.DECIMAL)
+
+
+def _is_number(node: Any) -> bool:
+    """Whether ``node`` is a number whatever the columns are, or a literal or parameter, whose length is looked at."""
+    while isinstance(node, exp.Paren | exp.Filter | exp.Window):
+        node = node.this
+    if isinstance(node, exp.Cast):
+        return node.args["to"].this in _NUMBER_TYPES
+    return isinstance(node, (*_NUMBERS, exp.Literal, exp.Parameter, exp.Null))
+
+
+def _to_numeric(w: Writer, node: Any) -> str:
+    """``node`` as numeric. PostgreSQL reads numbers of 131,072 digits, and works at a quotient of two for seconds
+    without a look at the clock: a text of more than NUMBER_CHARACTERS_MAX characters there, or with an exponent of
+    four digits, is an error.
+    """
+    value = w.write(node)
+    if w.lite or _is_number(node):
+        return f"CAST({value} AS NUMERIC)"
+    if len(value) > GUARDED_CHARACTERS_MAX:
+        raise refuse(f"a cast to numeric of what is written in more than {GUARDED_CHARACTERS_MAX} characters")
+    text = f"CAST({value} AS TEXT)"
+    return (f"(CASE WHEN length({text}) > {NUMBER_CHARACTERS_MAX} OR {text} ~ '[eE][-+]?[0-9_]{{4}}' "
+            f"THEN CAST(substr({text}, 1, 20) || '...: a number has at most {NUMBER_CHARACTERS_MAX} characters and an "
+            f"exponent of three digits' AS NUMERIC) ELSE CAST({value} AS NUMERIC) END)")
 
 
 @rule("Lower Upper Length Abs Trim Min Max Sum", "this")
@@ -176,11 +224,9 @@ def _avg(w: Writer, node: Any) -> str:
 
 @rule("Round", "this decimals")
 def _round(w: Writer, node: Any) -> str:
-    value = w.write(node.this)
+    value = w.write(node.this) if w.lite else _to_numeric(w, node.this)
     decimals = w.write(node.args["decimals"]) if node.args.get("decimals") is not None else "0"
-    if w.lite:
-        return f"round({value}, {decimals})"
-    return f"CAST(round(CAST({value} AS NUMERIC), {decimals}) AS DOUBLE PRECISION)"
+    return f"round({value}, {decimals})" if w.lite else f"CAST(round({value}, {decimals}) AS DOUBLE PRECISION)"
 
 
 @rule("Substring", "this start length")

@@ -44,6 +44,14 @@ NAME_BYTES_MAX = 63 - len(MARK)
 
 _WORD = re.compile(r"(?!__)\w[\w $.-]{0,62}")
 
+MEMBERS_BYTES_MAX = 32 * 1024 * 1024
+"""Of what a query behind IN gives, with ROW_BYTES for each of its rows."""
+ROW_BYTES = 64
+_PLAIN = (exp.Select, exp.From, exp.Table, exp.TableAlias, exp.Identifier, exp.Column, exp.Alias, exp.Literal,
+          exp.Parameter, exp.Where, exp.And, exp.Or, exp.Not, exp.Paren, exp.EQ, exp.NEQ, exp.GT, exp.GTE, exp.LT,
+          exp.LTE, exp.Is, exp.Null, exp.Boolean, exp.Between, exp.In, exp.Like, exp.ILike, exp.Limit, exp.Offset,
+          exp.Order, exp.Ordered)
+
 RESULT_NAMES = {exp.Count: "count", exp.Sum: "sum", exp.Avg: "avg", exp.Min: "min", exp.Max: "max",
                  exp.Lower: "lower", exp.Upper: "upper", exp.Length: "length", exp.Coalesce: "coalesce",
                  exp.Round: "round", exp.Abs: "abs", exp.Exists: "exists", exp.Case: "case",
@@ -101,6 +109,10 @@ class Writer:
         self._subqueries = 0
         self._concatenations = 0
         self._in_pattern = False
+        self._joined = 0
+        """Joins, queries behind FROM, CTEs that are used, IN and EXISTS."""
+        self._compared_whole = False
+        """Whether there is an EXCEPT or INTERSECT."""
         self._pattern_characters = 0
         self.patterns: list[int] = []
         self.used: dict[str, None] = {}
@@ -126,6 +138,14 @@ class Writer:
         if (self.patterns or self._pattern_characters) and self._concatenations > CONCATENATIONS_BESIDE_LIKE_MAX:
             raise refuse(f"more than {CONCATENATIONS_BESIDE_LIKE_MAX} uses of || beside a LIKE")
         return text
+
+    def unhashed(self) -> list[str]:
+        """Settings of PostgreSQL to be off, since its hash tables would hold in memory what has no end.
+
+        A hash join keeps all rows of one key in memory, and EXCEPT and INTERSECT keep all rows; what is sorted goes to
+        disk. The rows of one table are as many as the user has: two of those may be hashed.
+        """
+        return ["enable_hashjoin"] * (self._joined > 1) + ["enable_hashagg"] * self._compared_whole
 
     def truths(self) -> list[int]:
         """Which result columns are truth values as far as the text tells: SQLite gives them as 0 and 1."""
@@ -270,6 +290,7 @@ class Writer:
             if word != "UNION":
                 raise refuse(f"{word} ALL")
             word = "UNION ALL"
+        self._compared_whole = self._compared_whole or word in ("EXCEPT", "INTERSECT")
         chain = (exp.Select, exp.Union, exp.Except) if word != "INTERSECT" else (exp.Select,)
         return f"{self._operand(node.this, chain)} {word} {self._operand(node.expression, (exp.Select,))}"
 
@@ -323,6 +344,7 @@ class Writer:
             self.only(node, "this", "alias")
             if given is None:
                 given = self.made()
+            self._joined += 1
             return f"({self.query(node.this)}) AS {self.source_name(given)}"
         if type(node) is not exp.Table:
             raise refuse(f"{node_name(node)} as a table")
@@ -330,6 +352,7 @@ class Writer:
         word = self.identifier(node.this)
         for scope in reversed(self._scopes):
             if word in scope:
+                self._joined += 1
                 return f"{self.quoted(scope[word])} AS {self.source_name(given or word)}"
         return f"({self._owned(word)}) AS {self.source_name(given or word)}"
 
@@ -350,6 +373,7 @@ class Writer:
         if type(node) is not exp.Join:
             raise refuse(node_name(node))
         self.only(node, "this", "on", "using", "kind", "side", "method")
+        self._joined += 1
         side, kind, method = (str(node.args.get(part) or "") for part in ("side", "kind", "method"))
         if (side not in ("", "LEFT", "RIGHT", "FULL") or kind not in ("", "INNER", "OUTER", "CROSS")
                 or method not in ("", "NATURAL")):
@@ -369,7 +393,38 @@ class Writer:
 
     def subquery(self, node: Any) -> str:
         """A query as a value or behind IN and EXISTS, in brackets."""
+        self._joined += 1
         return f"({self.query(node)})"
+
+    def members(self, node: Any) -> str:
+        """A query behind IN, in brackets.
+
+        PostgreSQL may keep all that it gives in a hash table, in memory however much it is, where it expected little.
+        So what it gives is added up, and an error if it is more than MEMBERS_BYTES_MAX. The UNION with nothing holds it
+        to one column.
+        """
+        if self.lite or _is_plain(node):
+            return self.subquery(node)
+        self._joined += 1
+        all_, counted = self.source_name(self.made()), self.source_name(self.made())
+        value, size = self.quoted("_value"), self.quoted("_size")
+        return (f"(SELECT {counted}.{value} FROM (SELECT {all_}.{value}, "
+                f"sum(pg_column_size({all_}.{value}) + {ROW_BYTES}) OVER (ROWS UNBOUNDED PRECEDING) AS {size} "
+                f"FROM (SELECT * FROM ({self.query(node)}) AS {self.quoted(self.made())} UNION ALL "
+                f"SELECT NULL WHERE FALSE) AS {all_}({value})) AS {counted} "
+                f"WHERE CASE WHEN {counted}.{size} > {MEMBERS_BYTES_MAX} THEN CAST("
+                f"'what stands behind IN is more than {MEMBERS_BYTES_MAX // 1024 // 1024} MiB; ' || "
+                f"'use EXISTS or a JOIN: ' || {counted}.{size} AS BOOLEAN) ELSE TRUE END)")
+
+    def existing(self, node: Any, *, joined: bool) -> str:
+        """A query behind EXISTS, in brackets. ``joined``: PostgreSQL makes a join of it, whose memory has an end.
+
+        Elsewhere it may keep all that the query finds in a hash table (see ``members``), unless there is an OFFSET.
+        """
+        if self.lite or joined or _is_plain(node):
+            return self.subquery(node)
+        self._joined += 1
+        return f"(SELECT * FROM ({self.query(node)}) AS {self.quoted(self.made())} OFFSET 0)"
 
     def concatenated(self, count: int) -> None:
         """Notes ``count`` more concatenations. Inside a pattern they are bounded with it."""
@@ -401,6 +456,24 @@ class Writer:
         text = self.write(node)
         self._in_pattern = False
         return text
+
+
+def _is_cte(table: Any) -> bool:
+    """Whether the name may be a CTE's: a query around it has one of that name, in whatever case."""
+    word, around = str(table.name).lower(), table
+    while around is not None:
+        with_ = around.args.get("with_")
+        if with_ is not None and any(cte.alias.lower() == word for cte in with_.expressions):
+            return True
+        around = around.parent
+    return False
+
+
+def _is_plain(node: Any) -> bool:
+    """Whether a query gives rows of one table as they are: then they are at most as many as the user has."""
+    source = node.args.get("from_") if isinstance(node, exp.Select) else None
+    return (source is not None and isinstance(source.this, exp.Table) and not node.args.get("joins")
+            and all(type(part) in _PLAIN for part in node.walk()) and not _is_cte(source.this))
 
 
 def node_name(node: Any) -> str:

@@ -19,7 +19,9 @@ ROWS_CHANGED_MAX = 1000
 
 
 class Write(Struct):
-    """One statement, and what its audit record says of it. ``returning`` are the columns that an insert gives back."""
+    """One statement, and what its audit record says of it. ``returning`` are the columns that an insert gives back,
+    ``bound`` the column that each of ``values`` is written to or compared with.
+    """
 
     text: str
     values: list[Any]
@@ -28,6 +30,7 @@ class Write(Struct):
     action: str
     columns: list[str]
     returning: list[str]
+    bound: list[str]
 
 
 def compile_write(request: Insert | Update | Delete, tables: Mapping[str, Table], named: tuple[str, ...],
@@ -39,36 +42,38 @@ def compile_write(request: Insert | Update | Delete, tables: Mapping[str, Table]
         raise ApiFailure("table_not_allowed", f"this plugin may not write {request.table!r}; it may write: "
                                               f"{', '.join(writable) or 'none'}")
     values: list[Any] = []
+    bound: list[str] = []
 
-    def bind(value: Any) -> str:
+    def bind(name: str, value: Any) -> str:
+        bound.append(name)
         values.append(check_parameter(value, structured=True))
         return f"${len(values)}"
 
     if isinstance(request, Insert):
         given = _given(table, request.values, user_id)
         names = ", ".join(_quote(name) for name in (table.owner, *given))
-        marks = ", ".join(bind(value) for value in (user_id, *given.values()))
+        marks = ", ".join(bind(name, value) for name, value in ((table.owner, user_id), *given.items()))
         returning = ", ".join(_column(table, name) for name in table.columns)
         text = f"INSERT INTO {_quote(table.name)} ({names}) VALUES ({marks}) RETURNING {returning}"
-        return Write(text, values, table.name, "data.modification", "insert", list(given), list(table.columns))
+        return Write(text, values, table.name, "data.modification", "insert", list(given), list(table.columns), bound)
     if isinstance(request, Update):
         given = _given(table, request.values, user_id)
         if not given:
             raise ApiFailure("invalid_params", "an update changes at least one column")
-        changes = ", ".join(f"{_quote(name)} = {bind(value)}" for name, value in given.items())
+        changes = ", ".join(f"{_quote(name)} = {bind(name, value)}" for name, value in given.items())
         text = f"UPDATE {_quote(table.name)} SET {changes}"
         event_type, action, columns = "data.modification", "update", list(given)
     else:
         text = f"DELETE FROM {_quote(table.name)}"
         event_type, action, columns = "data.deletion", "delete", []
-    conditions = [f"{_column(table, table.owner)} = {bind(user_id)}"]
+    conditions = [f"{_column(table, table.owner)} = {bind(table.owner, user_id)}"]
     for name, value in request.where.items():
         _check_column(table, name)
         if isinstance(value, dict | list):
             raise ApiFailure("invalid_params", f"where.{name} is no list and no map")
         column = _column(table, name)
-        conditions.append(f"{column} IS NULL" if value is None else f"{column} = {bind(value)}")
-    return Write(f"{text} WHERE {' AND '.join(conditions)}", values, table.name, event_type, action, columns, [])
+        conditions.append(f"{column} IS NULL" if value is None else f"{column} = {bind(name, value)}")
+    return Write(f"{text} WHERE {' AND '.join(conditions)}", values, table.name, event_type, action, columns, [], bound)
 
 
 def _given(table: Table, values: dict[str, Any], user_id: str) -> dict[str, Any]:

@@ -1,0 +1,293 @@
+"""What one row of a statement may cost: no plugin takes the database's memory, nor a core after its time."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from apex_exec.core.api import Insert
+from apex_exec.gateway.failure import ApiFailure
+from apex_exec.gateway.sql_growth import HAS_A_RULE
+from apex_exec.gateway.sql_writer import RULES
+from tests.gateway.conftest import A, Data, postgres_data, sqlite_data
+from tests.support.postgres import Postgres
+
+LONG = "A" * 240_000
+MEGABYTES_MAX = 300
+"""Of one backend's own memory, with what the server itself takes."""
+OVERDUE_SECONDS = 1.0
+"""How long after its call's end a statement may still be at work."""
+
+
+def doubled(times: int, grow: str = "x || x") -> str:
+    """A chain of CTEs; each makes of x something longer."""
+    chain = [f"a{number} AS (SELECT {grow} AS x FROM a{number - 1})" for number in range(1, times + 1)]
+    return f"WITH a0 AS (SELECT $1::text AS x){''.join(f', {one}' for one in chain)} "
+
+
+def columns(expression: str, count: int) -> str:
+    return ", ".join(f"{expression} AS c{number}" for number in range(count))
+
+
+def letters(depth: int, of: str) -> str:
+    return "lower(upper(" * depth + of + "))" * depth
+
+
+ENDLESS = [
+    (doubled(8) + f"SELECT {columns('length(x)', 1)} FROM a8", [LONG]),
+    (doubled(8) + f"SELECT {columns('length(x)', 10)} FROM a8", [LONG]),
+    (doubled(8) + f"SELECT {columns('length(x)', 150)} FROM a8", [LONG]),
+    (doubled(6) + f"SELECT {columns('length(x)', 60)} FROM a6", [LONG]),
+    (doubled(8) + f"SELECT {columns('length(' + letters(10, 'x') + ')', 1)} FROM a8", [LONG]),
+    (doubled(3) + f"SELECT {columns('length(' + letters(10, 'x') + ')', 4)} FROM a3", [LONG]),
+    (doubled(8) + f"SELECT x, {columns('x', 20)} FROM a8", ["A" * 20_000]),
+    ("SELECT " + columns("length(y)", 40) + " FROM (SELECT x || x AS y FROM (SELECT x || x AS x FROM "
+     "(SELECT x || x || x || x AS x FROM (SELECT $1::text || $1::text AS x) q) q) q) q", [LONG]),
+    ("WITH a AS (SELECT $1::text || $1 AS x, 1 AS k), b AS (SELECT p.x || q.x || r.x AS x FROM a p, a q, a r), "
+     "c AS (SELECT p.x || q.x || r.x AS x FROM b p, b q, b r) SELECT " + columns("length(x)", 30) + " FROM c", [LONG]),
+    ("SELECT " + columns("length((SELECT max(upper(x)) FROM (SELECT $1::text || $1 AS x) q))", 8) + ", "
+     + columns("length((SELECT max(upper(lower(upper(lower(x))))) FROM (SELECT $1::text AS x) q))", 20), [LONG]),
+    ("SELECT " + columns("length(trim(CASE WHEN $2 = 1 THEN $1::text ELSE lower(upper(lower($1))) END))", 40),
+     [LONG, 1]),
+    ("SELECT count(*) FROM orders WHERE " + " OR ".join(f"lower(upper($1)) = upper(lower($1 || '{number}'))"
+                                                       for number in range(8)), ["A" * 1_000_000]),
+    (f"SELECT {columns('$1::numeric % $2::numeric', 8)}", ["9" * 120_000, "7" * 60_000]),
+    ("SELECT total * $1 * $1 FROM orders", ["9" * 60_000]),
+    ("SELECT ($1 + total) % ($2 + total) FROM orders", ["1e131000", "1e65000"]),
+    ("SELECT sum(total + $1) FROM orders", ["1e131000"]),
+    ("SELECT ('1e131000'::numeric + 1) % 7.5", []),
+    ("SELECT total + '1e131000' FROM orders", []),
+    ("SELECT (('1e' || '131000')::numeric + 1) % (('1e' || '65000')::numeric + 1) FROM orders", []),
+    ("SELECT (upper($1)::numeric + 1) % 1.7 FROM orders", ["1e131000"]),
+    ("SELECT (substr($1, 1)::numeric + 1) % 1.7 FROM orders", ["9" * 120_000]),
+    ("SELECT (coalesce(item, 'x') || $1)::numeric FROM orders", ["9" * 120_000]),
+    ("WITH a0 AS (SELECT 1e999 + total AS x FROM orders)" + "".join(
+        f", a{n} AS (SELECT x * x AS x FROM a{n - 1})" for n in range(1, 8))
+     + f" SELECT {columns('x % 7.3', 8)} FROM a7", []),
+    ("WITH a0 AS (SELECT 1e999 + total AS x FROM orders)" + "".join(
+        f", a{n} AS (SELECT x * x AS x FROM a{n - 1})" for n in range(1, 7)) + f" SELECT {columns('x / (x + 3)', 40)} "
+     "FROM a6", []),
+]
+
+
+def private_megabytes(pid: int) -> float:
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return sum(int(found) for found in re.findall(r"^Private_\w+:\s+(\d+) kB", text, re.M)) / 1024
+
+
+class Watch:
+    """The backends of one database: the most private memory that one took, and whether one is at work."""
+
+    def __init__(self, server: Postgres, name: str) -> None:
+        import psycopg
+
+        self._asking = psycopg.connect(f"host={server.folder} dbname=postgres user=postgres", autocommit=True)
+        self._name = name
+        self.most = 0.0
+        self._ended = False
+        self._thread = threading.Thread(target=self._look)
+        self._thread.start()
+
+    def _look(self) -> None:
+        while not self._ended:
+            for pid, _ in self.backends():
+                with contextlib.suppress(OSError):
+                    self.most = max(self.most, private_megabytes(pid))
+            time.sleep(0.02)
+
+    def backends(self) -> list[tuple[int, str]]:
+        return self._asking.execute(
+            "SELECT pid, state FROM pg_stat_activity WHERE datname = %s", (self._name,)).fetchall()
+
+    def close(self) -> None:
+        self._ended = True
+        self._thread.join()
+        self._asking.close()
+
+    def busy(self) -> bool:
+        return any(state == "active" for _, state in self.backends())
+
+
+@pytest.fixture(scope="module")
+def pg(postgres: Postgres) -> Iterator[Data]:
+    made = postgres_data(postgres, "growth")
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def lite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Data]:
+    made = sqlite_data(tmp_path_factory.mktemp("growth") / "data.db")
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(("text", "params"), ENDLESS, ids=range(len(ENDLESS)))
+def test_no_statement_takes_a_servers_memory_or_its_core_after_its_time(
+        pg: Data, postgres: Postgres, text: str, params: list[Any]) -> None:
+    """505 bytes of SQL took 6 GB in 5 s; 492 others were at work for 42 s after their call's end."""
+    watch = Watch(postgres, "growth")
+    begun = time.monotonic()
+    try:
+        with contextlib.suppress(ApiFailure):
+            pg.query(text, params, seconds=1)
+        took = time.monotonic() - begun
+        due = begun + 1 + OVERDUE_SECONDS
+        while watch.busy() and time.monotonic() < due:
+            time.sleep(0.01)
+        assert not watch.busy(), "the backend is still at work"
+    finally:
+        watch.close()
+    assert watch.most < MEGABYTES_MAX and took < 1 + OVERDUE_SECONDS
+
+
+@pytest.mark.parametrize(("text", "params"), ENDLESS[:9], ids=range(9))
+def test_what_grows_without_end_is_refused_on_either_database(
+        lite: Data, pg: Data, text: str, params: list[Any]) -> None:
+    for data in (lite, pg):
+        with pytest.raises(ApiFailure, match="128 MiB are allowed") as caught:
+            data.query(text, params, seconds=1)
+        assert caught.value.code in ("too_large", "sql_forbidden")
+
+
+def test_every_kind_of_value_that_is_written_has_a_bound() -> None:
+    from sqlglot import exp
+    queries = {exp.Select, exp.Union, exp.Except, exp.Intersect}
+    assert set(RULES) - queries <= HAS_A_RULE
+
+
+HONEST = [
+    "SELECT substr(item, 1, 7) AS month, count(*), sum(total), avg(total), max(total) FROM orders "
+    "GROUP BY substr(item, 1, 7) ORDER BY month",
+    "SELECT " + ", ".join(f"sum(CASE WHEN n >= {k} AND n < {k + 1} THEN total ELSE 0 END) AS m{k}" for k in range(24))
+    + " FROM orders",
+    "SELECT " + ", ".join(f"upper(item) || ' ' || lower(item) AS c{k}" for k in range(4)) + " FROM orders",
+    "SELECT id FROM orders WHERE " + " OR ".join("item ILIKE '%' || $1 || '%'" for _ in range(8)),
+    "SELECT round(total * 1.19, 2) AS gross, round(total / nullif(n, 0), 2) AS each FROM orders WHERE total > $1",
+    "WITH m AS (SELECT substr(item, 1, 4) AS k, total::numeric AS t FROM orders), "
+    "s AS (SELECT k, sum(t) AS t FROM m GROUP BY k) "
+    "SELECT m.k, sum(m.t) / max(s.t) AS share FROM m JOIN s ON s.k = m.k GROUP BY m.k",
+    "SELECT total::numeric * n * 3 - total * 0.5 + total * total / 7 AS x, item::text, id::text FROM orders",
+    "SELECT id, ($1::text || $1::text) AS long FROM orders WHERE id = 2",
+]
+
+
+@pytest.mark.parametrize("text", HONEST, ids=range(len(HONEST)))
+def test_what_dashboards_ask_is_answered(lite: Data, pg: Data, text: str) -> None:
+    for data in (lite, pg):
+        data.query(text, ["1"] if "$1" in text else [])
+
+
+def test_numbers_of_ordinary_length_are_cast_as_before_and_long_ones_are_an_error(pg: Data) -> None:
+    assert pg.query("SELECT substr('x12.50', 2)::numeric AS a, lower('1E3')::numeric AS b, item || '' AS c, "
+                    "coalesce($1, '7')::numeric AS d, n::numeric AS e FROM orders WHERE id = 2", ["8"]) == [
+                        {"a": "12.50", "b": "1000", "c": "item 2", "d": "8", "e": "-1"}]
+    for text in ("lower('1E9999')::numeric", f"(substr('{'1' * 190}', 1) || $1)::numeric", "round(lower('1e5000'), 2)"):
+        params = ["2" * 900] if "$1" in text else []
+        with pytest.raises(ApiFailure) as caught:
+            pg.query(f"SELECT {text} AS x FROM orders", params)
+        assert "1000 characters" in caught.value.message or "function round" in caught.value.message
+
+
+def test_a_number_that_takes_seconds_to_reckon_with_is_not_written(pg: Data) -> None:
+    """In a column without a precision it would be there for every query that reckons with the column."""
+    for long in ("9" * 120_000, "1e131000", " -1e130000 "):
+        with pytest.raises(ApiFailure) as caught:
+            pg.write(Insert("things", {"a_numeric": long}))
+        assert caught.value.code == "sql_parameters"
+        pg.write(Insert("things", {"a_text": long}))
+    pg.write(Insert("things", {"a_numeric": "9" * 999}))
+
+
+def test_a_text_that_looks_like_a_long_number_may_be_looked_for(lite: Data, pg: Data) -> None:
+    for data in (lite, pg):
+        for text in ("item = $1", "item IN ('x', $1)", "lower(item) = lower($1)", "item LIKE $1",
+                     "item = CAST($1 AS text)"):
+            assert data.query(f"SELECT id FROM orders WHERE {text}", ["12e4567"]) == []
+
+
+def test_a_query_whose_time_is_over_leaves_the_server_idle(pg: Data, postgres: Postgres) -> None:
+    watch = Watch(postgres, "growth")
+    many = ", ".join(f"orders o{number}" for number in range(14))
+    try:
+        with pytest.raises(ApiFailure) as caught:
+            pg.query(f"SELECT count(*) FROM {many} WHERE lower(o1.item) || o2.item <> o3.item", seconds=0.5)
+        assert caught.value.code == "deadline_exceeded"
+        time.sleep(0.2)
+        assert not watch.busy()
+    finally:
+        watch.close()
+
+
+THICK = ("(SELECT a.n - a.n AS z, a.item || b.item || c.text AS v, a.id AS i, b.id AS j FROM orders a, orders b, "
+         "notes c WHERE a.n + 1 = a.n + 1 AND a.n + 2 = a.n + 2 AND a.n + 3 = a.n + 3 OFFSET 0)")
+"""Billions of long rows of which PostgreSQL expects a few thousand: it takes them for something to be hashed."""
+MANY = "(SELECT a.n - a.n AS z, a.item AS v FROM orders a, orders b, orders c LIMIT 100000000)"
+HASHED = [
+    f"SELECT count(*) FROM orders o WHERE o.item NOT IN (SELECT v || i::text || j::text FROM {THICK} y)",
+    f"SELECT count(*) FROM {MANY} x WHERE NOT EXISTS (SELECT 1 FROM {THICK} y WHERE x.z = y.z AND x.v < y.v)",
+    f"SELECT count(*) FROM orders o WHERE o.id = 7 OR EXISTS (SELECT 1 FROM {THICK} y WHERE y.v || y.i::text = o.item)",
+    f"SELECT v || i::text || j::text FROM {THICK} y EXCEPT SELECT item FROM orders",
+    f"SELECT v || i::text || j::text FROM {THICK} y INTERSECT SELECT v || i::text || j::text FROM {THICK} z",
+    f"WITH y AS {THICK} SELECT count(*) FROM orders o WHERE 'x' IN (SELECT v || i::text || j::text FROM y)",
+    f"SELECT count(*) FROM orders o LEFT JOIN {THICK} y ON o.n - o.n = y.z AND o.item = y.v",
+    f"SELECT count(*) FROM (SELECT DISTINCT v || i::text || j::text FROM {THICK} y) z",
+    f"SELECT count(*) FROM (SELECT max(v) OVER (PARTITION BY z) AS m, count(*) OVER () AS n FROM {THICK} y) z",
+    f"SELECT i, j, max(v), count(DISTINCT v) FROM {THICK} y GROUP BY i, j ORDER BY 3 LIMIT 3",
+]
+
+
+@pytest.fixture(scope="module")
+def crowd(postgres: Postgres) -> Iterator[Data]:
+    made = postgres_data(postgres, "crowd")
+    some = "FROM generate_series(1000, 3000) g"
+    made.execute(f"INSERT INTO notes SELECT g, '{A}', repeat('x', 2000) || g, 't' || g {some}")
+    made.execute(f"INSERT INTO orders SELECT g, '{A}', repeat('x', 200) || g, g, g {some}")
+    made.execute("ANALYZE")
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("number", [pytest.param(number, marks=[pytest.mark.slow] if number > 1 else [])
+                                    for number in range(len(HASHED))])
+def test_no_number_of_rows_takes_a_servers_memory(crowd: Data, postgres: Postgres, number: int) -> None:
+    """What a hash table holds is in memory; one second of each of the first five took 200 MB and more."""
+    watch = Watch(postgres, "crowd")
+    try:
+        with contextlib.suppress(ApiFailure):
+            crowd.query(HASHED[number], seconds=2)
+    finally:
+        watch.close()
+    assert 0 < watch.most < 100
+
+
+def test_what_stands_behind_in_and_exists_means_what_it_did(lite: Data, pg: Data) -> None:
+    ann = "FROM notes n JOIN users u ON u.name = 'Ann' WHERE n.id = o.id AND n.id < 3"
+    for data in (lite, pg):
+        for text, ids in [
+            ("o.id IN (SELECT id + 0 FROM notes WHERE id < 5)", [2, 4]),
+            ("o.id NOT IN (SELECT id + 0 FROM notes WHERE id < 5)", [6, 8]),
+            ("o.id NOT IN (SELECT nullif(id, 2) FROM notes)", []),
+            ("o.id = 8 OR o.id IN (SELECT n.id " + ann + ")", [2, 8]),
+            ("o.id = 8 OR EXISTS (SELECT 1 " + ann + ")", [2, 8]),
+            ("NOT (o.id = 8 OR EXISTS (SELECT 1 " + ann + " LIMIT 1))", [4, 6]),
+            ("o.id IN (SELECT id FROM notes UNION SELECT 7 EXCEPT SELECT 2)", [4, 6, 8])]:
+            rows = data.query(f"SELECT o.id FROM orders o WHERE {text} ORDER BY o.id")
+            assert [row["id"] for row in rows] == ids, text
+        with pytest.raises(ApiFailure):
+            data.query("SELECT id FROM orders WHERE id IN (SELECT id + 0, id FROM notes)")
+        with pytest.raises(ApiFailure):
+            data.query("SELECT id FROM orders WHERE id IN (SELECT * FROM (SELECT id, text FROM notes) x)")
+
+
+def test_too_much_behind_in_says_so(crowd: Data) -> None:
+    with pytest.raises(ApiFailure, match=r"what stands behind IN is more than 32 MiB; use EXISTS or a JOIN") as caught:
+        crowd.query(HASHED[0])
+    assert caught.value.code == "too_large"
