@@ -30,11 +30,10 @@ _FRAME = re.compile(r'^[ |+]*File "([^"\n]{1,200})", line ([0-9]{1,7})(?:, in ([
 def at_place(text: str, traceback: str) -> str:
     """``text``, an exception in one line, with the file, line and function that its traceback ends at, as far as the
     plugin tells; at most ``MESSAGE_CHARS_MAX``. For a person who did not get the traceback."""
-    last = None
-    for last in _FRAME.finditer(traceback[-inner.TRACEBACK_BYTES_MAX :]):
-        pass
-    if last is None:
+    frames = list(_FRAME.finditer(traceback[-inner.TRACEBACK_BYTES_MAX :]))
+    if not frames:
         return text[:MESSAGE_CHARS_MAX]
+    last = frames[-1]
     place = f" (at {last[1]}:{last[2]}{f' in {last[3]}' if last[3] else ''})"
     return text[: max(0, MESSAGE_CHARS_MAX - len(place))] + place
 

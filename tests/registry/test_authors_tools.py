@@ -24,6 +24,7 @@ plugin = Plugin(id="sample", version="{version}", permissions=["ui:render"])
 def load(params):
     return params["nothing of that name"]
 '''
+CODE_THAT_THE_SCAN_REFUSES = BAD_HOOK.format(version="1.0.0") + '\n\ndef never() -> None:\n    import os\n    os.system("id")\n'
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +79,26 @@ def test_a_canary_that_fails_says_which_exception_file_and_line_everywhere(shell
 ], ids=["id", "hook", "hooks"])
 def test_what_is_wrong_with_the_codes_plugin_is_named(tmp_path: Path, code: str, says: str) -> None:
     assert says in Shell(tmp_path)("plugin", "validate", write_folder(tmp_path / "wrong", files(code=code)), status=1)
+
+
+@pytest.mark.parametrize("verb", ["install", "upgrade"])
+def test_a_bare_name_is_a_plugins_id_whatever_folder_of_that_name_lies_here(shell: Shell, verb: str) -> None:
+    write_folder(shell.folder / "bare", files(id="bare"))
+    refused = shell.run("plugin", verb, "bare")
+    assert refused.returncode == 1 and "write ./bare" in refused.stderr, refused.stderr
+    assert "bare" not in {row["id"] for row in json.loads(shell("plugin", "list", "--json"))}
+    if verb == "upgrade":
+        (shell.folder / "bare" / "plugin.py").write_bytes(files(id="bare")["plugin.py"])
+        assert "bare 1.0.0: installed" in shell("plugin", "install", "./bare")
+
+
+def test_the_verdict_of_validate_is_the_one_that_install_comes_to_where_the_scan_only_warns(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "odd", files(code=CODE_THAT_THE_SCAN_REFUSES))
+    (tmp_path / "c.toml").write_text('security.scan = "warn"\n')
+    assert "not valid" in Shell(tmp_path)("plugin", "validate", folder, status=1)
+    assert "not valid" not in Shell(tmp_path)("plugin", "validate", folder, "--config", "c.toml")
+
+
+def test_a_folder_that_is_not_there_is_said_to_be_that(tmp_path: Path) -> None:
+    told = Shell(tmp_path).run("plugin", "validate", "nodir", "--runtime-dir", tmp_path)
+    assert told.returncode == 1 and "there is no folder or file 'nodir' here" in told.stderr
