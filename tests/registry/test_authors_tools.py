@@ -24,7 +24,8 @@ plugin = Plugin(id="sample", version="{version}", permissions=["ui:render"])
 def load(params):
     return params["nothing of that name"]
 '''
-CODE_THAT_THE_SCAN_REFUSES = BAD_HOOK.format(version="1.0.0") + '\n\ndef never() -> None:\n    import os\n    os.system("id")\n'
+CODE_THAT_THE_SCAN_REFUSES = BAD_HOOK.format(version="1.0.0") + (
+    '\n\ndef never() -> None:\n    import os\n    os.system("id")\n')
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +103,88 @@ def test_the_verdict_of_validate_is_the_one_that_install_comes_to_where_the_scan
 def test_a_folder_that_is_not_there_is_said_to_be_that(tmp_path: Path) -> None:
     told = Shell(tmp_path).run("plugin", "validate", "nodir", "--runtime-dir", tmp_path)
     assert told.returncode == 1 and "there is no folder or file 'nodir' here" in told.stderr
+
+
+SPEAKING = '''"""Speaks."""
+import logging
+import time
+
+from workers import Plugin
+
+plugin = Plugin(id="sample", version="1.0.0", permissions=["ui:render"])
+
+
+@plugin.hook("onDashboardLoad")
+def load(context, params):
+    """Says what it does."""
+    print("printed")
+    context.log.info("logged %s", params["dashboardId"])
+    if params["dashboardId"] == "slow":
+        time.sleep(3600)
+    return {"customWidgets": []}
+'''
+ITS_TESTS = '''"""Tests."""
+import logging
+import sys
+
+import pytest
+from plugin import plugin
+from workers.fake import FakePlatform
+
+
+@pytest.fixture
+def noisy():
+    logging.getLogger("x").warning("of a fixture")
+    return "main"
+
+
+def call(which):
+    return FakePlatform(plugin).call("onDashboardLoad", {"dashboardId": which})
+
+
+def test_capsys(capsys):
+    call("main")
+    print("to stderr", file=sys.stderr)
+    assert capsys.readouterr() == ("printed\\n", "to stderr\\n")
+    assert capsys.readouterr().out == ""
+    with capsys.disabled():
+        print("to the author")
+    assert capsys.readouterr().out == ""
+
+
+def test_caplog(caplog, noisy):
+    call(noisy)
+    assert caplog.messages == ["logged main"] and caplog.record_tuples == [("plugin", logging.INFO, "logged main")]
+    assert [r.getMessage() for r in caplog.get_records("setup")] == ["of a fixture"]
+    caplog.clear()
+    with caplog.at_level(logging.CRITICAL, logger="plugin"):
+        call("main")
+    assert not caplog.text
+'''
+
+
+def test_plugin_test_has_capsys_and_caplog_and_shows_coverage(tmp_path: Path) -> None:
+    made = files(code=SPEAKING)
+    made["tests/test_plugin.py"] = ITS_TESTS.encode()
+    folder = write_folder(tmp_path / "speaking", made)
+    told = Shell(tmp_path)("plugin", "test", folder)
+    assert "2 passed, 0 failed" in told and "to the author" in told, told
+    assert "coverage 84.61 %: 10 of 11 lines, 1 of 2 branches" in told and "plugin.py: not run: 16" in told, told
+    shown = json.loads(Shell(tmp_path)("plugin", "test", folder, "--json"))["coverage"]
+    assert (shown["percent"], shown["missing"]) == (84.61, [{"path": "plugin.py", "lines": [16]}])
+
+
+@pytest.mark.parametrize(("tests", "where"), [
+    ("def test_quick():\n    pass\n\ndef test_slow():\n    from plugin import load, plugin\n"
+     "    from workers.fake import FakePlatform\n"
+     "    FakePlatform(plugin).call('onDashboardLoad', {'dashboardId': 'slow'})\n",
+     "in sample/tests/test_plugin.py::test_slow: the tests ran longer than 2 s"),
+    pytest.param("import time\ntime.sleep(3600)\n", "before the first test began: the tests ran longer than 2 s",
+                 marks=pytest.mark.slow),
+], ids=["test", "import"])
+def test_plugin_test_names_the_test_that_hangs(tmp_path: Path, tests: str, where: str) -> None:
+    made = files(code=SPEAKING)
+    made["tests/test_plugin.py"] = tests.encode()
+    told = Shell(tmp_path)("plugin", "test", write_folder(tmp_path / "s", made), "--seconds", "2", status=1)
+    assert where in told, told
+    assert ("1 passed, 0 failed" in told) == ("test_slow" in where)

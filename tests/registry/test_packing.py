@@ -21,7 +21,8 @@ GOOD = {"manifest.json", "plugin.py", "README.md", "tests/test_plugin.py"}
 TREE = ("a.txt", "b.log", "keep.log", "sub/a.txt", "sub/b.log", "sub/deep/a.txt", "sub/deep/c.md", "build/x.py",
         "sub/build/x.py", "data-1.csv", "data-2.csv", "data-x.csv", "#odd", "!odd", "with space.txt", "a/b/c/d.txt")
 RULES = ("*.log", "*.log\n!keep.log", "/a.txt", "a.txt", "sub/", "sub/*.txt", "sub/**", "**/deep", "**/a.txt",
-         "/build/", "build", "data-[0-9].csv", "data-[!0-9].csv", "data-?.csv", "\\#odd", "\\!odd", "# a comment\n\n*.md",
+         "/build/", "build", "data-[0-9].csv", "data-[!0-9].csv", "data-?.csv", "\\#odd", "\\!odd",
+         "# a comment\n\n*.md",
          "with space.txt   ", "a/**/d.txt", "a/*/d.txt",
          "*\n!*.txt\n!*/", "sub\n!sub/a.txt", "**", "*[", "a/**/b/c/*")
 
