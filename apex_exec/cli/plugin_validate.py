@@ -57,7 +57,7 @@ def validate(
         raise
     report = scan(bundle.files, bundle.manifest, extra_modules=tuple(settings.sandbox.extra_modules))
     if sarif:
-        print_json(report.as_sarif())
+        print_json(report.as_sarif(), raw=True)
         raise typer.Exit(EXIT_NO if report.errors and enforced else 0)
     problems = _declared(bundle, settings)
     result = {"id": bundle.manifest.id, "version": bundle.manifest.version, "digest": bundle.digest,
