@@ -30,6 +30,11 @@ class Loaded:
         self.uses_loop = uses_loop
 
 
+def _short(value: object) -> str:
+    """What was found, for a message; the value is the plugin's own, so no method of its class is called."""
+    return repr(value)[:100] if type(value) in (str, int, float, bool, type(None)) else f"a {type(value).__name__}"
+
+
 def load(message: Load, compiled: Mapping[str, CodeType] | None = None) -> Loaded:
     """The plugin in ``message``. Raises LoadError, or whatever the plugin's own code raises.
 
@@ -59,6 +64,11 @@ def load(message: Load, compiled: Mapping[str, CodeType] | None = None) -> Loade
     else:
         raise LoadError(f"{message.entrypoint} defines no `plugin` (a workers.Plugin or a dict)")
     plugin_id, version, permissions, hooks = parts
-    if plugin_id != message.plugin or not isinstance(hooks, dict) or not all(map(callable, hooks.values())):
-        raise LoadError("the plugin's id is not the manifest's, or its hooks are not functions")
+    if plugin_id != message.plugin:
+        raise LoadError(f"the code says that the plugin's id is {_short(plugin_id)}, the manifest {message.plugin!r}")
+    if not isinstance(hooks, dict):
+        raise LoadError(f"`hooks` is {_short(hooks)}, not a dict of functions by hook")
+    for hook, function in hooks.items():
+        if not callable(function):
+            raise LoadError(f"the hook {_short(hook)} is {_short(function)}, not a function")
     return Loaded(str(plugin_id), str(version), [str(p) for p in permissions], hooks, uses_loop)

@@ -9,15 +9,18 @@ computes what it means, and believes none of it without a check.
 from __future__ import annotations
 
 import ast
+import contextlib
 import errno
+import io
 import linecache
+import logging
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import _pytest.assertion.rewrite
 import coverage.disposition
@@ -25,6 +28,7 @@ import coverage.pytracer
 import msgspec
 import pytest
 from _pytest.config import _prepareconfig
+from _pytest.logging import LogCaptureHandler, caplog_handler_key, caplog_records_key, catching_logs
 from _pytest.main import Session
 
 from workers import places, wire
@@ -34,6 +38,7 @@ from workers.loader import load
 
 FAILURES_MAX = 20
 FAILURE_CHARACTERS_MAX = 2000
+NAME_CHARACTERS_MAX = 300
 _OFF = ("cacheprovider", "capture", "debugging", "doctest", "faulthandler", "junitxml", "legacypath", "logging",
         "pastebin", "setuponly", "setupplan", "stepwise", "terminal", "threadexception", "unraisableexception")
 """pytest's own plugins that want files elsewhere, a terminal or a thread."""
@@ -51,6 +56,19 @@ class _Recorder:
         self.failures: list[str] = []
         self.tampered = False
         self.trace: Any = None
+        self.begins: Callable[[str], None] = lambda _name: None
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        """A test begins: whoever waits outside can say in which one it hangs."""
+        self.begins(nodeid)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_call(self, item: Any) -> None:
+        """What was logged while fixtures were made is no record of the test itself."""
+        handler = item.stash.get(caplog_handler_key, None)
+        if handler is not None:
+            handler.reset()
+            item.stash[caplog_records_key]["call"] = handler.records
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         """One phase of one test."""
@@ -72,6 +90,68 @@ class _Recorder:
             self.failures.append(f"{report.nodeid}: {report.longreprtext}"[-FAILURE_CHARACTERS_MAX:])
 
 
+class Captured(NamedTuple):
+    """What a test has printed since ``capsys`` was last read."""
+
+    out: str
+    err: str
+
+
+class Capsys:
+    """pytest's ``capsys`` without its files: ``sys.stdout`` and ``sys.stderr`` of one test, kept as text."""
+
+    def __init__(self) -> None:
+        self._outside = sys.stdout, sys.stderr
+        self._streams = io.StringIO(), io.StringIO()
+        sys.stdout, sys.stderr = self._streams
+
+    def readouterr(self) -> Captured:
+        """What was printed since the last time."""
+        found = Captured(*(stream.getvalue() for stream in self._streams))
+        for stream in self._streams:
+            stream.seek(0)
+            stream.truncate()
+        return found
+
+    @contextlib.contextmanager
+    def disabled(self) -> Iterator[None]:
+        """What is printed inside goes to the author's terminal."""
+        within = sys.stdout, sys.stderr
+        sys.stdout, sys.stderr = self._outside
+        try:
+            yield
+        finally:
+            sys.stdout, sys.stderr = within
+
+    def close(self) -> None:
+        """The test is over."""
+        sys.stdout, sys.stderr = self._outside
+
+
+class _Fixtures:
+    """The fixtures of pytest's own plugins that want files here, made without them."""
+
+    @pytest.fixture
+    def capsys(self) -> Iterator[Capsys]:
+        """Captures what a test and the plugin print."""
+        made = Capsys()
+        try:
+            yield made
+        finally:
+            made.close()
+
+    @pytest.fixture
+    def caplog(self, request: pytest.FixtureRequest) -> Iterator[pytest.LogCaptureFixture]:
+        """Captures what a test and the plugin log, ``context.log`` among it."""
+        stash = request.node.stash
+        with catching_logs(LogCaptureHandler()) as handler:
+            stash[caplog_handler_key], stash[caplog_records_key] = handler, {"setup": handler.records}
+            made = pytest.LogCaptureFixture(request.node, _ispytest=True)
+            yield made
+            made._finalize()
+        del stash[caplog_handler_key], stash[caplog_records_key]
+
+
 class _Module(pytest.Module):
     """A test file of the bundle."""
 
@@ -87,7 +167,7 @@ def _nothing_there(path: Any, *_arguments: Any, **_named: Any) -> NoReturn:
 
 os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
 _recorder = _Recorder()
-_config = _prepareconfig(["--rootdir=/", "-c", os.devnull, *_OPTIONS], [_recorder])
+_config = _prepareconfig(["--rootdir=/", "-c", os.devnull, *_OPTIONS], [_recorder, _Fixtures()])
 _config._do_configure()  # once, in the zygote: no file can be looked for later
 
 
@@ -171,6 +251,9 @@ def run(message: wire.Load, link: Link, *, has_folder: bool) -> int:
     places.no_native_calls()
     if type(link.next()) is not wire.Ping:
         return 0
+    _recorder.begins = lambda name: link.send(wire.Testing(name[-NAME_CHARACTERS_MAX:], _recorder.passed,
+                                                           _recorder.failed))
+    logging.getLogger("plugin").setLevel(logging.DEBUG)  # as in every worker
     tracer = Tracer(message.plugin, message.files)
     _recorder.trace = tracer.start()
     session = Session.from_config(_config)
@@ -204,7 +287,9 @@ def _use_folder(there: bool) -> None:
 def _warm_up() -> None:
     """Runs one good and one bad test in the zygote, so that whatever pytest imports late is loaded before the jail."""
     files = {"tests/test_warm.py": b"import pytest\n\n@pytest.fixture\ndef one():\n    return 1\n\n"
-                                   b"@pytest.mark.parametrize('x', [1])\ndef test_good(one, x):\n"
+                                   b"@pytest.mark.parametrize('x', [1])\n"
+                                   b"def test_good(one, x, capsys, caplog):\n    print(x)\n"
+                                   b"    assert capsys.readouterr().out and not caplog.text\n"
                                    b"    with pytest.raises(ValueError, match='n'):\n        raise ValueError('no')\n"
                                    b"    assert one == pytest.approx(x)\n\n"
                                    b"def test_bad(monkeypatch):\n    assert [1, {'a': 2}] == [1, {'a': 3}], 'so'\n"}

@@ -222,6 +222,14 @@ class Tested(msgspec.Struct, array_like=True, tag="tested", gc=False):
     tampered: bool
 
 
+class Testing(msgspec.Struct, array_like=True, tag="testing", gc=False):
+    """The test ``name`` begins (mode ``test``); so many have passed and failed before it. Only for whoever looks on."""
+
+    name: str
+    passed: Number
+    failed: Number
+
+
 class Placed(msgspec.Struct, array_like=True, tag="placed", gc=False):
     """Mode ``test``: sent before any line of the bundle runs; then a Ping is waited for.
 
@@ -233,7 +241,7 @@ class Placed(msgspec.Struct, array_like=True, tag="placed", gc=False):
 
 ToWorker = Load | Call | ApiReply | Ping
 FromWorker = Booted | Ready | Failed | Reply | Raised | BadOutput | BadInput | Skipped | ApiCall | Log | Pong
-FromTests = Booted | Failed | Log | Placed | Tested
+FromTests = Booted | Failed | Log | Placed | Testing | Tested
 """What a worker with a bundle's tests may send; no serving worker may send a ``tested``."""
 
 NIL = msgspec.Raw(b"\xc0")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any, NoReturn
 
 import typer
 
 from apex_exec.cli import connect
-from apex_exec.cli.output import print_table, say
+from apex_exec.cli.output import print_json, print_table, say
 from apex_exec.cli.root import EXIT_USAGE, ConfigFile, RuntimeDir, billing_app, examples, fail, group
 from apex_exec.errors import Refusal
 from apex_exec.market.billing import HOSTING_CURRENCY, enterprise_price, hosting_quote, split_sale
@@ -25,7 +24,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object, amounts i
 
 def _show(amounts: dict[str, int], as_json: bool) -> None:
     if as_json:
-        say(json.dumps(amounts))
+        print_json({**amounts, "currency": HOSTING_CURRENCY})
         return
     shown = {name: format_minor(amount, HOSTING_CURRENCY) for name, amount in amounts.items()}
     width = max(map(len, shown.values()))
@@ -120,7 +119,7 @@ def book_enterprise(
         booked = client.request("billing.enterprise", {"customer": customer, "title": title, "cost": minor,
                                                        "currency": currency, "key": key or str(uuid.uuid4())})
     if as_json:
-        say(json.dumps(booked))
+        print_json(booked)
     else:
         say(f"{booked['key']}: {customer} owes {format_minor(booked['price'], currency)} {currency}")
 
@@ -129,18 +128,16 @@ def _print_statement(found: dict[str, Any], as_json: bool, as_csv: bool) -> None
     from apex_exec.market.statements import to_csv
 
     if as_json:
-        say(json.dumps(found))
+        print_json(found)
         return
     if as_csv:
         say(to_csv(found), end="")
         return
     say(f"{found['month']} ({found['status']}): {found['party']}")
-    money = ("customer_minor", "author_minor", "platform_minor")
-    print_table([{**line, **{name: format_minor(line[name], line["currency"]) for name in money}}
-                 for line in found["lines"]],
-                {"kind": "kind", "for_month": "for", "plugin": "plugin", "customer": "customer", "author": "author",
-                 "quantity": "quantity", "currency": "currency", "customer_minor": "customer owes",
-                 "author_minor": "author gets", "platform_minor": "platform keeps"}, as_json=False, empty="no lines")
+    print_table(found["lines"], {
+        "kind": "kind", "forMonth": "for", "plugin": "plugin", "customer": "customer", "author": "author",
+        "quantity": "quantity", "customerMinor": "customer owes", "authorMinor": "author gets",
+        "platformMinor": "platform keeps"}, as_json=False, empty="no lines")
     for currency, sums in found["totals"].items():
         say(f"{currency}: customers {format_minor(sums['customers'], currency)} = authors "
               f"{format_minor(sums['authors'], currency)} + platform {format_minor(sums['platform'], currency)}")

@@ -22,6 +22,18 @@ def settings_for(config: Path | None, runtime_dir: str | None) -> Settings:
     return load_settings(config, {"runtime_dir": runtime_dir} if runtime_dir else None)
 
 
+def is_running(config: Path | None, runtime_dir: str | None) -> bool:
+    """Whether there is the admin socket of a daemon where the options, or else this user's folders, say."""
+    from apex_exec.client.places import look
+    from apex_exec.config import runtime_candidates
+
+    settings = settings_for(config, runtime_dir)
+    if settings.admin.endpoint:
+        return True
+    tried = [settings.runtime_path] if settings.runtime_dir else runtime_candidates()
+    return bool(look("admin", tried, any_owner=bool(settings.runtime_dir))[0])
+
+
 def endpoint(socket: str, config: Path | None, runtime_dir: str | None) -> str:
     """Where ``socket`` ("host" or "admin") of a running daemon is."""
     from apex_exec.client.places import look

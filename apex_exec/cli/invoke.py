@@ -87,7 +87,7 @@ def _call(ask: Callable[[Client], dict[str, Any]], config: Path | None, runtime_
 
     with connect.host(config, runtime_dir) as client:
         try:
-            print_json(ask(client))
+            print_json(ask(client), raw=True)
         except CallError as error:
-            print_json(error.reply)
+            print_json(error.reply, raw=True)
             raise typer.Exit(EXIT_NO) from None

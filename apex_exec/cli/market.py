@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import uuid
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from apex_exec.cli import connect
+from apex_exec.cli.facts import duration
 from apex_exec.cli.output import Said, print_json, print_table, progress, say
 from apex_exec.cli.plugin_common import StateDir, state_path
 from apex_exec.cli.root import (
@@ -48,11 +50,17 @@ def _ask(config: Path | None, runtime_dir: str | None, op: str, timeout_ms: floa
         return client.request(op, args, timeout_ms) if timeout_ms else client.request(op, args)
 
 
-def _show(facts: dict[str, Any], as_json: bool, keys: tuple[str, ...]) -> None:
+def _show(done: dict[str, Any], as_json: bool, keys: tuple[str, ...]) -> None:
+    """All of it as JSON, or what stands under ``keys`` in words."""
+    from apex_exec.cli.facts import facts, for_people
+
+    if isinstance(done.get("price"), str):
+        done["price"] = json.loads(done["price"])  # as it was when it was bought
     if as_json:
-        print_json(facts)
+        print_json(done)
     else:
-        print_table([{"what": key, "is": facts.get(key)} for key in keys], ["what", "is"], as_json=False)
+        shown = for_people(facts(done))
+        print_table([{"what": key, "is": shown.get(key)} for key in keys], ["what", "is"], as_json=False)
 
 
 def _show_checks(shown: dict[str, Any], as_json: bool) -> bool:
@@ -64,7 +72,7 @@ def _show_checks(shown: dict[str, Any], as_json: bool) -> bool:
         say(f"submission {shown['id']}: {shown['plugin']} {shown['version']} is {shown['state']}")
         say(f"digest {shown['digest']}")
         if queue := shown.get("queue"):
-            say(f"place {queue['position']} in the queue, waiting for {queue['waitingSeconds']} s")
+            say(f"place {queue['position']} in the queue, waiting for {duration(queue['waitingSeconds'])}")
         print_table([{"check": one["name"], "met": not one["problems"], "problems": "; ".join(one["problems"])}
                      for one in checks], ["check", "met", "problems"], as_json=False, empty="not checked yet")
         if shown["moves"] and (last := shown["moves"][-1])["reason"]:
@@ -117,7 +125,8 @@ def review(submission: Annotated[int, typer.Argument(min=0, help="The submission
 
 
 def _queue(rows: list[dict[str, Any]], as_json: bool) -> None:
-    print_table(rows, ["position", "id", "plugin", "version", "state", "author", "reviewer", "waitingSeconds"],
+    print_table(rows, {"position": "position", "id": "id", "plugin": "plugin", "version": "version", "state": "state",
+                       "author": "author", "reviewer": "reviewer", "waitingSeconds": "waiting"},
                 as_json=as_json, empty="nothing waits")
 
 
@@ -176,10 +185,12 @@ def publish(submission: Annotated[int, typer.Argument(min=0, help="The approved 
             refresh: Annotated[bool, typer.Option("--refresh", help="Only sign the index anew.")] = False,
             as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
     """Counter-signs a bundle with the market key and puts it into the signed index."""
+    from apex_exec.cli.facts import facts
+
     if bool(submission) == refresh:
         fail("name a submission, or --refresh", EXIT_USAGE)
     done = _ask(config, runtime_dir, "market.publish", submission=submission, publisher=publisher or this_user())
-    _show(done, as_json, tuple(done))
+    _show(done, as_json, tuple(facts(done)))
 
 
 @market_app.command(epilog=examples("apex-exec market search analytics"))
@@ -211,23 +222,23 @@ def _price(price: dict[str, Any]) -> str:
 @market_app.command(epilog=examples("apex-exec market show sums"))
 def show(plugin: PluginId, as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
     """Shows one plugin on offer: versions, price history, coverage, who answers."""
-    facts = _ask(config, runtime_dir, "market.show", plugin=plugin)
+    found = _ask(config, runtime_dir, "market.show", plugin=plugin)
     if not as_json:
-        facts["prices"] = [_price(price) for price in facts["prices"]]
-        facts["versions"] = [f"{one['version']} {one['state']}" for one in facts["versions"]]
-    _show(facts, as_json, ("id", "version", "author", "state", "prices", "versions", "coverage", "contact",
+        found["prices"] = [_price(price) for price in found["prices"]]
+        found["versions"] = [f"{one['version']} {one['state']}" for one in found["versions"]]
+    _show(found, as_json, ("id", "version", "author", "state", "prices", "versions", "coverage", "contact",
                            "responseHours", "digest"))
 
 
-@market_app.command(epilog=examples("apex-exec market buy sums --user 1111… --customer 'ACME Corp'"))
+@market_app.command(epilog=examples("apex-exec market buy sums --user 11111111-2222-4333-8444-555555555555 "
+                                    "--customer 'ACME Corp'"))
 def buy(plugin: PluginId, user: User,
         customer: Annotated[str, typer.Option(help="Who pays for this user from now on.")] = "", key: Key = "",
         as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
     """Buys a plugin for a user, or one more period of a running subscription."""
     bought = _ask(config, runtime_dir, "market.buy", plugin=plugin, userId=user, customer=customer,
                   key=key or str(uuid.uuid4()))
-    _show(bought, as_json, ("key", "plugin", "user_id", "customer", "gross", "fee", "author_share", "currency",
-                            "starts_ns", "ends_ns"))
+    _show(bought, as_json, ("key", "plugin", "userId", "customer", "gross", "fee", "authorShare", "startsAt", "endsAt"))
 
 
 @market_app.command(epilog=examples("apex-exec market refund 5c0f… --reason 'did not work'"))
@@ -235,7 +246,7 @@ def refund(purchase: Annotated[str, typer.Argument(help="The purchase's key.")],
            as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
     """Reverses a purchase to the cent; what it entitled to ends at once."""
     done = _ask(config, runtime_dir, "market.refund", purchase=purchase, reason=reason, key=key or str(uuid.uuid4()))
-    _show(done, as_json, ("key", "plugin", "user_id", "gross", "fee", "author_share", "currency", "refunded_ns"))
+    _show(done, as_json, ("key", "plugin", "userId", "gross", "fee", "authorShare", "refundedAt"))
 
 
 @market_app.command(epilog=examples("apex-exec market customer 1111… 'ACME Corp'"))
@@ -268,7 +279,7 @@ def revoke(plugin: PluginId, reason: Reason,
     _show(done, as_json, ("plugin", "state", "versions"))
 
 
-_TICKET = ("id", "plugin", "user_id", "subject", "paid", "responder", "breached", "opened_ns", "responded_ns", "dueNs")
+_TICKET = ("id", "plugin", "userId", "subject", "paid", "responder", "breached", "openedAt", "respondedAt", "dueAt")
 
 
 @ticket_app.command("open", epilog=examples("apex-exec market ticket open sums --user 1111… --subject 'no totals'"))
@@ -305,6 +316,7 @@ def list_tickets(plugin: Annotated[str, typer.Argument(help="One plugin; none: a
 def report(as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")] = False,
            as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
     """Per plugin: revenue, active installs, coverage, support times, review times."""
+    from apex_exec.cli.facts import words
     from apex_exec.market.money import format_minor
     from apex_exec.market.reports import COLUMNS, MONEY
     from apex_exec.market.statements import cell
@@ -313,11 +325,12 @@ def report(as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead
     if as_json:
         print_json(rows)
         return
-    shown = [{**row, **{name: format_minor(row[name], row["currency"]) if row["currency"] else "" for name in MONEY}}
-             for row in rows]
     if as_csv:
+        shown = [{**row, **{name: format_minor(row[name], row["currency"]) if row["currency"] else ""
+                            for name in MONEY}} for row in rows]
         writer = csv.writer(Said(), lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows([cell(str(row[name])) for name in COLUMNS] for row in shown)
         return
-    print_table(shown, COLUMNS, as_json=False, empty="the marketplace is empty")
+    print_table(rows, {name: words(name) for name in COLUMNS if name != "currency"}, as_json=False,
+                empty="the marketplace is empty")

@@ -6,6 +6,7 @@ nowhere else, so that no word of theirs steers the terminal of whoever reads it.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import sys
@@ -13,8 +14,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
 
-WIDTH_WITHOUT_TERMINAL = 240
-"""A pipe has no width: nothing is cut there for the sake of a screen."""
+GAP = "  "
+FREE_TEXT = ("reason", "message", "hint", "problems", "is", "detail", "change", "note", "subject", "means", "value",
+             "hooks", "users", "source", "approvals")
+"""Columns that are sentences or lists, which may wrap on a narrow terminal. Everything else is an id, a state or a
+number and stays whole."""
+FREE_WIDTH_MIN = 12
+WORD_WIDTH_MAX = 80
+"""A longer word of a free text is broken: no id or digest is so long."""
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ud800-\udfff]")
 """C0 but tab and newline, DEL, C1 (U+009B is CSI to many terminals), what turns the direction of text, line separators,
 and lone surrogates, which no encoding has."""
@@ -48,8 +55,15 @@ def say_line(line: bytes) -> None:
         sys.stdout.buffer.write(line)
 
 
-def print_json(value: Any) -> None:
-    """``value`` as JSON; on a terminal indented. Timestamps as ISO 8601, bytes as base64."""
+def print_json(value: Any, *, raw: bool = False) -> None:
+    """``value`` as JSON in the one style of ``cli.facts``; on a terminal indented, bytes as base64.
+
+    ``raw`` for what is a host's or a plugin's own: a reply of the wire is shown as it came.
+    """
+    if not raw:
+        from apex_exec.cli.facts import facts
+
+        value = facts(value)
     say(json.dumps(value, default=_plain, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
 
 
@@ -63,9 +77,10 @@ def _plain(value: Any) -> Any:
 
 def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | Mapping[str, str], *, as_json: bool,
                 empty: str = "nothing to show") -> None:
-    """``rows`` as a table of ``columns`` (keys, or key → heading), or all of them as a JSON array.
+    """``rows`` as a table of ``columns`` (keys of ``facts``, or key → heading), or all of them as a JSON array.
 
-    On a terminal long cells wrap; in a pipe every row is one line of columns two spaces apart.
+    Nothing is ever left out: in a pipe every row is one line, however long. On a terminal that is too narrow free text
+    wraps, and where that is not enough each row is written as lines of its own. Moments and amounts are words.
     """
     if as_json:
         print_json([dict(row) for row in rows])
@@ -73,26 +88,99 @@ def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | Mapp
     if not rows:
         say(empty, file=sys.stderr)
         return
-    headings = columns if isinstance(columns, Mapping) else {key: key for key in columns}
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    from apex_exec.cli.facts import facts, for_people
 
-    table = Table(box=box.SIMPLE_HEAD if sys.stdout.isatty() else None, pad_edge=False, padding=(0, 1),
-                  show_edge=False)
-    for key, heading in headings.items():
-        right = all(isinstance(row.get(key), int | float) and not isinstance(row.get(key), bool) for row in rows)
-        table.add_column(heading, justify="right" if right else "left", no_wrap=not sys.stdout.isatty())
-    for row in rows:
-        table.add_row(*(Text(cell(row.get(key))) for key in headings))
-    if sys.stdout.isatty():
-        Console(highlight=False).print(table)
+    headings = columns if isinstance(columns, Mapping) else {key: key for key in columns}
+    shown = [for_people(facts(row)) for row in rows]
+    table = [[cell(row.get(key)) for key in headings] for row in shown]
+    numbers = [all(isinstance(row.get(key), int | float) and not isinstance(row.get(key), bool) for row in shown)
+               for key in headings]
+    if not sys.stdout.isatty():
+        table = [[" ".join(text.split("\n")) for text in line] for line in table]
+        say(_lines(list(headings.values()), table, numbers, _widths(list(headings.values()), table)))
         return
-    console = Console(highlight=False, width=WIDTH_WITHOUT_TERMINAL)
-    with console.capture() as captured:
-        console.print(table)
-    say("\n".join(line.rstrip() for line in captured.get().split("\n")).rstrip("\n"))
+    import shutil
+
+    say(_fitted(headings, table, numbers, shutil.get_terminal_size().columns))
+
+
+def _widths(headings: list[str], table: list[list[str]]) -> list[int]:
+    from rich.cells import cell_len
+
+    return [max(cell_len(line) for text in column for line in text.split("\n"))
+            for column in zip(headings, *table, strict=True)]
+
+
+def _fitted(headings: Mapping[str, str], table: list[list[str]], numbers: list[bool], width: int) -> str:
+    """The table for a terminal of ``width`` columns; only free text gives way."""
+    names = list(headings.values())
+    widths = _widths(names, table)
+    free = [index for index, key in enumerate(headings) if key in FREE_TEXT]
+    over = sum(widths) + len(GAP) * (len(widths) - 1) - width
+    if over > 0:
+        least = {index: _least_width([names[index], *(line[index] for line in table)]) for index in free}
+        room = sum(widths[index] for index in free) - over - sum(least.values())
+        if not free or room < 0:
+            longest = max(map(len, names))
+            blocks = ([f"{name:<{longest}}{GAP}{text}" for name, text in zip(names, line, strict=True)]
+                      for line in table)
+            return "\n\n".join(map("\n".join, blocks))
+        for done, index in enumerate(sorted(free, key=lambda index: widths[index] - least[index])):
+            more = min(widths[index] - least[index], room // (len(free) - done))
+            widths[index] = least[index] + more
+            room -= more
+    return _lines(names, table, numbers, widths, ruled=True)
+
+
+def _least_width(texts: list[str]) -> int:
+    """The width of a column of free text that breaks no word, as a hook's name or a digest in it."""
+    from rich.cells import cell_len
+
+    words = max((cell_len(word) for text in texts for word in text.split()), default=1)
+    widest = max(map(cell_len, texts))
+    return min(widest, max(FREE_WIDTH_MIN, min(words, WORD_WIDTH_MAX)))
+
+
+def _lines(names: list[str], table: list[list[str]], numbers: list[bool], widths: list[int], *,
+           ruled: bool = False) -> str:
+    from rich.cells import cell_len
+
+    def line(cells: Sequence[str]) -> str:
+        padded = []
+        for text, width, right in zip(cells, widths, numbers, strict=True):
+            space = " " * (width - cell_len(text))
+            padded.append(space + text if right else text + space)
+        return GAP.join(padded).rstrip()
+
+    out = [line(names)]
+    if ruled:
+        out.append("─" * (sum(widths) + len(GAP) * (len(widths) - 1)))
+    for row in table:
+        wrapped = [_wrapped(text, width) for text, width in zip(row, widths, strict=True)]
+        out += [line(cells) for cells in itertools.zip_longest(*wrapped, fillvalue="")]
+    return "\n".join(out)
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """``text`` in lines of at most ``width`` cells: broken at spaces, within a word only where that alone is wider."""
+    from rich.cells import cell_len, chop_cells
+
+    lines: list[str] = []
+    for paragraph in text.split("\n"):
+        if cell_len(paragraph) <= width:
+            lines.append(paragraph)
+            continue
+        now = ""
+        for word in paragraph.split(" "):
+            if now and cell_len(now) + 1 + cell_len(word) <= width:
+                now += " " + word
+                continue
+            if now:
+                lines.append(now)
+            *whole, now = chop_cells(word, width) or [""]
+            lines += whole
+        lines.append(now)
+    return lines
 
 
 def cell(value: Any) -> str:

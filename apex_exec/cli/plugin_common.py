@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,8 +39,28 @@ def bundle_bytes(path: Path) -> bytes:
 
 
 def looks_like_path(text: str) -> bool:
-    """True for what names a file or folder and no plugin's id."""
-    return "/" in text or text.endswith(".apx") or text in (".", "..") or Path(text).exists()
+    """True for what names a file or folder and no plugin's id.
+
+    A bare name is an id whatever lies in this folder: what a download has put there is not installed in the place of
+    what was asked for.
+    """
+    return "/" in text or text.endswith(".apx") or text in (".", "..")
+
+
+@contextmanager
+def folder_hint(target: str) -> Iterator[None]:
+    """Where a plugin named ``target`` is not to be had and a file or folder is called so, the error says how to name
+    that. Raises Refusal."""
+    from apex_exec.client import CallError
+    from apex_exec.errors import Refusal
+
+    try:
+        yield
+    except (CallError, Refusal) as error:
+        if not Path(target).exists():
+            raise
+        raise Refusal("not_a_path", f"{error}", hint=f"a bare name is a plugin's id; for the "
+                      f"{'folder' if Path(target).is_dir() else 'file'} of that name here write ./{target}") from None
 
 
 def json_map(text: str | None) -> dict[str, Any] | None:

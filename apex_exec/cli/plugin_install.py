@@ -15,6 +15,7 @@ from apex_exec.cli.plugin_common import (
     Payload,
     ask,
     bundle_bytes,
+    folder_hint,
     json_map,
     looks_like_path,
     say_findings,
@@ -28,11 +29,13 @@ TrialUser = Annotated[str | None, typer.Option("--user", metavar="UUID", help="T
 
 
 @plugin_app.command(epilog=examples(
-    "apex-exec plugin install my-plugin-1.0.0.apx", "apex-exec plugin install my-plugin"))
+    "apex-exec plugin install my-plugin-1.0.0.apx", "apex-exec plugin install ./my-plugin",
+    "apex-exec plugin install my-plugin"))
 def install(target: Target, as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
     """Checks and installs a bundle; it is not enabled yet.
 
-    An id is installed from what is registered, else fetched from the marketplace index (market.index).
+    A bare name is a plugin's id: it is installed from what is registered, else fetched from the marketplace index
+    (market.index). A folder is written as ./my-plugin.
     """
     with progress(f"install {target}") as tell:
         args = _given(target, config, runtime_dir, tell)
@@ -50,7 +53,7 @@ def _given(target: str, config: Path | None, runtime_dir: str | None, tell: Any)
     from apex_exec.client import CallError
 
     index = connect.settings_for(config, runtime_dir).market.index
-    with connect.admin(config, runtime_dir) as client:
+    with folder_hint(target), connect.admin(config, runtime_dir) as client:
         try:
             client.request("plugin.show", {"id": target}, LONG_TIMEOUT_MS)
             return {"id": target}
@@ -78,7 +81,7 @@ def upgrade(
             from apex_exec.cli.market_fetch import fetch_plugin
 
             index = connect.settings_for(config, runtime_dir).market.index
-            with connect.admin(config, runtime_dir) as client:
+            with folder_hint(target), connect.admin(config, runtime_dir) as client:
                 _, data = fetch_plugin(client, index, target)
         tell("checking, trying, switching")
         result = ask(config, runtime_dir, "plugin.upgrade", {"bundle": data, **call}, slow=True)

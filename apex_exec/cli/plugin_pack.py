@@ -8,9 +8,12 @@ from typing import Annotated
 
 import typer
 
-from apex_exec.cli.output import say
+from apex_exec.cli.output import print_json, say
 from apex_exec.cli.plugin_common import StateDir, state_path
-from apex_exec.cli.root import ConfigFile, examples, plugin_app
+from apex_exec.cli.root import AsJson, ConfigFile, examples, plugin_app
+
+LEFT_OUT_TOLD_MAX = 20
+SECRETS_TOLD_MAX = 5
 
 
 @plugin_app.command(epilog=examples(
@@ -19,14 +22,40 @@ def pack(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The bundle's folder.")],
     output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE",
                                                 help="Default: ID-VERSION.apx here.")] = None,
+    with_secrets: Annotated[bool, typer.Option("--with-secrets", help="Pack what looks like a secret too.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Packs a folder into an .apx: the same bytes for the same files, on any machine."""
+    """Packs a folder into an .apx: the same bytes for the same files, on any machine. Lists what it takes.
+
+    Left out are names that begin with a dot, caches, *.apx, what is a secret by its name (*.env, *.pem, *.key, id_rsa
+    …), and what DIR/.apxignore names, which is written as .gitignore is; a line as !public.key takes something back.
+    A file that holds what looks like a secret stops it.
+    """
+    from apex_exec.errors import Refusal
     from apex_exec.registry.bundle import pack as packed
     from apex_exec.registry.bundle import read_folder
+    from apex_exec.registry.secret_texts import secrets_in
 
-    bundle = read_folder(folder)
+    left_out: list[str] = []
+    bundle = read_folder(folder, left_out, output)
+    if not with_secrets and (found := secrets_in(bundle.files)):
+        raise Refusal("holds_a_secret", "; ".join(f"{name}:{line}: this looks like {what}"
+                                                  for name, line, what in found[:SECRETS_TOLD_MAX]),
+                      hint="whoever has a bundle can read it: take it out, name the file in .apxignore, or, if it is "
+                           "none, pack with --with-secrets")
     path = output or Path(f"{bundle.manifest.id}-{bundle.manifest.version}.apx")
-    _replace(path, packed(bundle))
+    data = packed(bundle)
+    _replace(path, data)
+    if as_json:
+        print_json({"file": str(path), "bytes": len(data), "digest": bundle.digest, "leftOut": left_out,
+                    "files": [{"path": name, "bytes": len(body)} for name, body in bundle.files.items()]})
+        return
+    width = max(len(f"{len(body):,}") for body in bundle.files.values())
+    for name, body in bundle.files.items():
+        say(f"  {len(body):>{width},}  {name}")
+    if left_out:
+        say(f"left out: {', '.join(left_out[:LEFT_OUT_TOLD_MAX])}"
+            + (f" and {len(left_out) - LEFT_OUT_TOLD_MAX} more" if len(left_out) > LEFT_OUT_TOLD_MAX else ""))
     say(f"{path}: {len(bundle.files)} files, digest {bundle.digest}")
 
 

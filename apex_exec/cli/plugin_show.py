@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -24,10 +23,6 @@ def list_plugins(as_json: AsJson = False, runtime_dir: RuntimeDir = None, config
                 empty="there is no plugin")
 
 
-def _when(ns: int) -> str:
-    return datetime.fromtimestamp(ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%SZ") if ns else "-"
-
-
 @plugin_app.command(epilog=examples("apex-exec plugin show my-plugin", "apex-exec plugin show my-plugin --json"))
 def show(
     plugin: Annotated[str, typer.Argument(metavar="ID", help="The plugin.")],
@@ -43,12 +38,11 @@ def show(
     print_table([{"what": key, "is": facts[key]} for key in plain if facts.get(key) not in ("", [], None)],
                 ["what", "is"], as_json=False)
     for title, key, columns in (
-        ("versions", "versions", ["version", "state", "digest", "servedNs", "reason"]),
-        ("approvals", "approvals", ["permission", "version", "state", "expiresNs", "uid", "reason"]),
-        ("signatures", "signatures", ["role", "keyId", "registered", "signedNs"]),
-        ("history", "history", ["atNs", "operation", "version", "uid", "note"]),
+        ("versions", "versions", ["version", "state", "digest", "servedAt", "reason"]),
+        ("approvals", "approvals", ["permission", "version", "state", "expiresAt", "uid", "reason"]),
+        ("signatures", "signatures", ["role", "keyId", "registered", "signedAt"]),
+        ("history", "history", ["at", "operation", "version", "uid", "note"]),
     ):
         if rows := facts[key]:
             say(f"\n{title}")
-            print_table([{k: _when(v) if k.endswith("Ns") else v for k, v in row.items()} for row in rows], columns,
-                        as_json=False)
+            print_table(rows, columns, as_json=False)

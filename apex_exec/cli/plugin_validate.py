@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from apex_exec.cli import connect
 from apex_exec.cli.output import clean, print_json, say
 from apex_exec.cli.plugin_common import ask, looks_like_path, say_findings
-from apex_exec.cli.root import EXIT_NO, AsJson, ConfigFile, RuntimeDir, examples, plugin_app
+from apex_exec.cli.root import EXIT_NO, AsJson, ConfigFile, RuntimeDir, examples, fail, plugin_app
 
 if TYPE_CHECKING:
     from apex_exec.config import Settings
@@ -28,18 +29,22 @@ def validate(
 ) -> None:
     """Checks manifest, files, policy, scan, and that the code declares what the manifest does (loaded in the jail).
 
-    A folder or file needs no daemon; an id asks the running one. Any error ends with status 1.
+    The verdict is the one that `plugin install` comes to. A folder or file needs no daemon; an id asks the running one.
+    Any error ends with status 1.
     """
-    if not looks_like_path(target):
-        result = ask(config, runtime_dir, "plugin.validate", {"id": target}, slow=True)
-        _show(result, as_json)
-        raise typer.Exit(EXIT_NO if result["scan"]["errors"] else 0)
     from apex_exec.config import load_settings
     from apex_exec.errors import Refusal
     from apex_exec.registry.bundle import read_path
     from apex_exec.registry.scan import scan
 
     settings = load_settings(config)
+    enforced = settings.security.scan == "enforce"
+    if not looks_like_path(target) and not Path(target).exists():
+        if not connect.is_running(config, runtime_dir):
+            fail(f"there is no folder or file {target!r} here, and no daemon to ask for a plugin of that name; "
+                 "name a bundle, or start one with `apex-exec serve`", EXIT_NO)
+        _show(ask(config, runtime_dir, "plugin.validate", {"id": target}, slow=True), as_json)
+        return
     try:
         bundle, _ = read_path(Path(target))
     except Refusal as error:
@@ -52,11 +57,11 @@ def validate(
         raise
     report = scan(bundle.files, bundle.manifest, extra_modules=tuple(settings.sandbox.extra_modules))
     if sarif:
-        print_json(report.as_sarif())
-        raise typer.Exit(EXIT_NO if report.errors else 0)
+        print_json(report.as_sarif(), raw=True)
+        raise typer.Exit(EXIT_NO if report.errors and enforced else 0)
     problems = _declared(bundle, settings)
     result = {"id": bundle.manifest.id, "version": bundle.manifest.version, "digest": bundle.digest,
-              "files": len(bundle.files), "problems": problems, "ok": not (problems or report.errors)}
+              "files": len(bundle.files), "problems": problems, "ok": not (problems or (report.errors and enforced))}
     if as_json:
         print_json({**result, "scan": report.as_json()})
     else:

@@ -68,6 +68,18 @@ def examples(*lines: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
+def our_command() -> list[str]:
+    """The words that run this command line again from another folder and another shell."""
+    import shutil
+
+    if shutil.which("apex-exec") is not None:
+        return ["apex-exec"]
+    script = Path(sys.argv[0])
+    if script.name == "apex-exec" and script.is_file():
+        return [str(script.absolute())]
+    return [sys.executable, "-m", "apex_exec"]
+
+
 def this_user() -> str:
     """The name of the user who types; of one without a name, as in a container, the uid."""
     import getpass

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from apex_exec.cli import connect
+from apex_exec.cli.facts import duration
 from apex_exec.cli.output import cell, clean, print_json, print_table, say
 from apex_exec.cli.root import AsJson, ConfigFile, RuntimeDir, app, examples
 
@@ -124,16 +125,6 @@ def headline(now: Row) -> str:
     if now["draining"]:
         wrong.append("draining")
     return line + ("\nNOT READY  " + clean("; ".join(wrong)) if wrong else "")
-
-
-def duration(seconds: float) -> str:
-    """``seconds`` as people say it: 45 s, 12 min, 3 h 05 min, 2 d 4 h."""
-    minutes, hours, days = int(seconds // 60), int(seconds // 3600), int(seconds // 86400)
-    if days:
-        return f"{days} d {hours % 24} h"
-    if hours:
-        return f"{hours} h {minutes % 60:02d} min"
-    return f"{minutes} min" if minutes else f"{int(seconds)} s"
 
 
 def _live(look: Any, before: Row, sort: SortKey, seconds: float) -> None:

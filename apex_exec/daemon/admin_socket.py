@@ -27,6 +27,8 @@ BYTES_MAX = 8 * 1024 * 1024
 RECORD_CHARS_MAX = 1024
 """Longest text of an operation's arguments or result that goes on record: an approver's statement fits."""
 RECORD_MEMBERS_MAX = 32
+WHY_CHARACTERS_MAX = 600
+"""Longest reason of a refusal on record: a message and its place in a plugin's code."""
 CONNECTIONS_MAX = 64
 """Administrators at once, half of them of one uid; their descriptors are among main.FDS_OWN."""
 PENDING_MAX = 100
@@ -132,13 +134,14 @@ class AdminSocket:
             end(_encode(msg.AdminResult(id=request.id, op=request.op, result=result)))
 
         def refused(code: str, message: str, details: dict[str, Any]) -> None:
-            self._audit(request.op, args, uid, code)
+            self._audit(request.op, args, uid, code, why=message, plugin=str(details.get("plugin") or ""))
             end(_encode(msg.Error(id=request.id, code=code, message=message, started=False,
                                   retryable=is_retryable(code, False), details=details or msgspec.UNSET)))
 
         return done, refused
 
-    def _audit(self, op: str, args: msgspec.Struct, uid: int, code: str, outcome: Any = None) -> None:
+    def _audit(self, op: str, args: msgspec.Struct, uid: int, code: str, outcome: Any = None, *, why: str = "",
+               plugin: str = "") -> None:
         audit = self._supervisor.audit
         if audit is None:
             return
@@ -147,7 +150,8 @@ class AdminSocket:
             metadata["outcome"] = outcome
         if code:
             metadata["code"] = code
-        named = outcome.get("id") if isinstance(outcome, dict) else None  # it stands in a bundle
+            metadata["why"] = why[:WHY_CHARACTERS_MAX]
+        named = outcome.get("id") if isinstance(outcome, dict) and not code else plugin  # it stands in a bundle
         resource = getattr(args, "id", None) or named or getattr(args, "path", None) or "daemon"
         result = "success" if not code else "denied" if code == Code.REFUSED else "failure"
         audit.event("admin.action", f"uid:{uid}", str(resource)[:200], op, result, metadata)

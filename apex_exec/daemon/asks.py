@@ -23,7 +23,7 @@ from apex_exec.core import events as ev
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.pool import MS_NS
 from apex_exec.daemon.registrar_link import Answer, Ask
-from apex_exec.daemon.verdicts import settle
+from apex_exec.daemon.verdicts import Settled, at_place, settle
 from apex_exec.daemon.worker_table import Job
 
 if TYPE_CHECKING:
@@ -38,6 +38,11 @@ def _failed(code: str, message: str, details: Any = None) -> dict[str, Any]:
     return {"code": code, "message": message, "details": details or {}}
 
 
+def _said(outcome: Settled) -> str:
+    """Why a call of ours failed, in one line: the exception with its file and line where there was one."""
+    return at_place(outcome.message, str(outcome.details.get("traceback", "")))
+
+
 class Asks:
     """``table`` is what ``RegistrarLink`` is given."""
 
@@ -45,6 +50,7 @@ class Asks:
         self._supervisor = supervisor
         self._boot_seconds = boot_seconds
         self._judging: dict[tuple[str, str], Answer] = {}
+        self._outcomes: dict[tuple[str, str], Settled] = {}
         self._probes = 0
         supervisor.on_judged.append(self._judged)
         self.table: dict[str, Ask] = {
@@ -73,15 +79,24 @@ class Asks:
             previous(False, _failed("CANCELLED", "another trial of the same bundle has begun"))
         self._judging[(spec.id, spec.digest)] = answer
         if canary is not None:
-            supervisor.requests.watch(canary.call, lambda _: None)
+            supervisor.requests.watch(canary.call, lambda verdict: self._tried((spec.id, spec.digest), verdict))
         supervisor.step(ev.GenerationPrepared(spec, canary), now_ns)
+
+    def _tried(self, trial: tuple[str, str], verdict: act.Verdict) -> None:
+        """Keeps what came of the trial's call until its generation is judged: the core knows the code, and not why."""
+        if trial in self._judging:
+            self._outcomes[trial] = settle(verdict)
 
     def _judged(self, action: act.GenerationJudged) -> None:
         answer = self._judging.pop((action.plugin, action.digest), None)
+        outcome = self._outcomes.pop((action.plugin, action.digest), None)
         if answer is None:
             return
         if action.code:
-            answer(False, _failed(action.code, action.message))
+            if outcome is not None and outcome.code == action.code and outcome.message:
+                answer(False, _failed(action.code, _said(outcome), outcome.details))
+            else:
+                answer(False, _failed(action.code, action.message))
         else:
             answer(True, {"digest": action.digest})
 
@@ -96,7 +111,7 @@ class Asks:
         def settled(verdict: act.Verdict) -> None:
             outcome = settle(verdict, rendering=supervisor.requests.rendering(verdict))
             if outcome.code:
-                answer(False, _failed(outcome.code, outcome.message, outcome.details))
+                answer(False, _failed(outcome.code, _said(outcome), outcome.details))
             else:
                 answer(True, {"executionTimeMs": outcome.usage.execution_time_ms})
 

@@ -198,7 +198,9 @@ class Supervisor:
         elif isinstance(action, act.StopWorker):
             self.workers.stop(action.worker)
         elif isinstance(action, act.WorkerEnded):
-            self.workers.tell_end(action)
+            why = self.workers.tell_end(action)
+            if why and action.reason == "boot_failed" and self.audit is not None:
+                self.audit.event("security.anomaly", "", action.plugin, "boot", "failure", {"why": why})
             if self.pool.spec(action.plugin) is not None:  # the series of a removed plugin stay away
                 self.metrics.inc("worker_exits_total", (action.plugin, action.reason))
         elif isinstance(action, act.BreakerChanged):

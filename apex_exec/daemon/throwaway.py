@@ -17,7 +17,9 @@ import msgspec
 from apex_exec.config import Settings
 from apex_exec.core.plugin import Limits
 from apex_exec.daemon.sandboxing import Sandboxing, extra_modules_hint
+from apex_exec.daemon.verdicts import at_place
 from apex_exec.daemon.worker_link import WorkerLink
+from apex_exec.daemon.worker_table import declares_too_much
 from apex_exec.daemon.zygote_link import ZygoteLink
 from apex_exec.errors import ConfigError, Refusal
 from apex_exec.registry.bundle import Bundle
@@ -74,15 +76,17 @@ def _end(zygote: ZygoteLink) -> None:
         zygote.close()
 
 
-def _wait(fd: int, due: float) -> None:
-    if not select.select([fd], [], [], max(0.0, due - time.monotonic()))[0]:
+def _wait(fd: int, due: float, *, writes: bool = False) -> None:
+    """Waits until ``fd`` can be read or, if ``writes``, be written to."""
+    ready = select.select([fd], [fd] if writes else [], [], max(0.0, due - time.monotonic()))
+    if not (ready[0] or ready[1]):
         raise Refusal("load_failed", "the bundle was not loaded in time", hint="look what it does when it is imported")
 
 
 def _converse(link: WorkerLink, bundle: Bundle, memory_mb: int, due: float) -> dict[str, Any]:
     while True:
         link.flush()
-        _wait(link.fileno(), due)
+        _wait(link.fileno(), due, writes=link.wants_write)  # a bundle may be larger than the socket's buffer
         bodies, ended = link.receive()
         for body in bodies:
             message: Any = _decode(body)
@@ -91,10 +95,12 @@ def _converse(link: WorkerLink, bundle: Bundle, memory_mb: int, due: float) -> d
                     bundle.manifest.id, bundle.manifest.version, bundle.entrypoint, bundle.loaded, bundle.sha256,
                     memory_mb * 1024 * 1024, "probe")))
             elif isinstance(message, wire.Ready):
+                if declares_too_much(message):
+                    raise Refusal("load_failed", "it declares more than any plugin has",
+                                  hint="declare the hooks and permissions of the manifest only")
                 return {"hooks": message.hooks, "permissions": message.permissions, "version": message.version}
             elif isinstance(message, wire.Failed):
-                where = f" at {line}" if (line := message.traceback.strip().rpartition("\n")[0].strip()) else ""
-                raise Refusal("load_failed", f"{message.exception}: {message.message}{where}"[:500],
+                raise Refusal("load_failed", at_place(f"{message.exception}: {message.message}", message.traceback),
                               hint="mend what its import does; a worker has no files, no network and few modules")
         if ended:
             raise Refusal("load_failed", "the worker ended before the bundle was loaded",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,20 @@ own end, and has run). Any other, and each that was not given in that invocation
 
 RETRY_MS_MAX = 60_000
 """The longest wait that an API call can have told a hook: the window of the rate."""
+
+
+_FRAME = re.compile(r'^[ |+]*File "([^"\n]{1,200})", line ([0-9]{1,7})(?:, in ([^\n]{1,100}))?', re.MULTILINE)
+
+
+def at_place(text: str, traceback: str) -> str:
+    """``text``, an exception in one line, with the file, line and function that its traceback ends at, as far as the
+    plugin tells; at most ``MESSAGE_CHARS_MAX``. For a person who did not get the traceback."""
+    frames = list(_FRAME.finditer(traceback[-inner.TRACEBACK_BYTES_MAX :]))
+    if not frames:
+        return text[:MESSAGE_CHARS_MAX]
+    last = frames[-1]
+    place = f" (at {last[1]}:{last[2]}{f' in {last[3]}' if last[3] else ''})"
+    return text[: max(0, MESSAGE_CHARS_MAX - len(place))] + place
 
 
 def cut_cpu_ns(claimed_ns: int, run_ns: int) -> int:

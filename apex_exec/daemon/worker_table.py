@@ -25,7 +25,7 @@ from apex_exec.daemon.guard import raise_it
 from apex_exec.daemon.loop import EPOLLIN, EPOLLOUT, Loop
 from apex_exec.daemon.overhead import ORDINARY_NS, Overhead, Used
 from apex_exec.daemon.spares import NOBODY, Spares
-from apex_exec.daemon.verdicts import raised_code
+from apex_exec.daemon.verdicts import at_place, raised_code
 from apex_exec.daemon.worker_link import WorkerLink
 from apex_exec.daemon.zygote_keeper import ZygoteKeeper
 from apex_exec.daemon.zygote_link import ZygoteLink
@@ -675,7 +675,7 @@ class WorkerTable:
         elif kind is inner.Booted:
             self._booted(link, message)
         elif kind is inner.Ready:
-            if _declares_too_much(message):
+            if declares_too_much(message):
                 self._violated(link, "it declares more than any plugin has")
                 return
             if worker in self._jobs:
@@ -699,7 +699,7 @@ class WorkerTable:
                 self._violated(link, "it fails twice, or after it was ready")
                 return
             text = f"{message.stage} failed: {message.layer or message.exception}: {message.message}"
-            link.failure = text[:500]
+            link.failure = at_place(text, message.traceback)
             if link.spec is NOBODY:
                 self._logs.log("error", f"a spare worker: {link.failure}")
             if not link.booted and message.layer in LAYERS:  # later it may be the plugin that says so
@@ -802,19 +802,21 @@ class WorkerTable:
         finally:
             self._ends.pop(link.worker, None)
 
-    def tell_end(self, ended: act.WorkerEnded) -> None:
-        """A line in both logs for a worker that ended otherwise than to save resources."""
+    def tell_end(self, ended: act.WorkerEnded) -> str:
+        """A line in both logs for a worker that ended otherwise than to save resources; why, "" where none was told."""
         if ended.reason in QUIET_ENDS:
-            return
+            return ""
         now_ns = time.monotonic_ns()
         pid, code, message = self._ends.get(ended.worker, (0, "", "it was never started"))
         if ended.reason == "boot_failed":
             self._metrics.failure(ended.plugin, "BOOT_FAILED", now_ns)
+        said = ""
         if self._logs.failure_room(ended.plugin, now_ns):
             said = f"{code}: {message}" if code and code not in message else message
             self._logs.failure(ended.plugin, f"its worker{f' (pid {pid})' if pid else ''} ended, {ended.reason}: {said}"
                                              + ("; its breaker counts it" if ended.charged else ""),
                                "warning" if ended.reason in UNWANTED_EXITS else "info")
+        return said
 
     def _release(self, link: WorkerLink) -> None:
         """Forgets the link and closes its fds; what its worker held of the sandbox is free again."""
@@ -836,7 +838,7 @@ class WorkerTable:
         self._sandboxing.worker_gone(link.worker)
 
 
-def _declares_too_much(message: inner.Ready) -> bool:
+def declares_too_much(message: inner.Ready) -> bool:
     """What a worker says of its plugin is compared word for word, and each difference told to an administrator."""
     names = (*message.hooks[:DECLARED_MAX], *message.permissions[:DECLARED_MAX], message.plugin, message.version)
     return (len(message.hooks) > DECLARED_MAX or len(message.permissions) > DECLARED_MAX

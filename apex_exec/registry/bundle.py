@@ -23,6 +23,7 @@ from typing import Any
 
 from apex_exec.core.plugin import Limits, PluginSpec
 from apex_exec.errors import Code, Refusal
+from apex_exec.registry.ignoring import IGNORE_BYTES_MAX, IGNORE_NAME, Ignore
 from apex_exec.registry.manifest import Manifest, check_manifest, manifest_refusal, parse_manifest
 
 __all__ = ["Bundle", "pack", "parse_manifest", "read_apx", "read_folder", "read_path", "unpack"]
@@ -32,6 +33,8 @@ BUNDLE_BYTES_MAX = 2 * 1024 * 1024
 """All files together; a bundle travels to its worker in one frame."""
 APX_BYTES_MAX = 4 * 1024 * 1024
 """The file itself: the list, the signatures and what the zip adds come on top of the files."""
+LEFT_OUT_MAX = 10_000
+"""Files and folders that lie beside the bundle's own and are left out, each by itself."""
 RATIO_MAX = 100
 """Largest size unpacked over size packed of one entry; text reaches 20, a zip bomb 1,000."""
 PATH_CHARACTERS_MAX = 200
@@ -195,8 +198,12 @@ def make_bundle(files: dict[str, bytes], where: str) -> Bundle:
 
 
 # ---------------------------------------------------------------------- folders
-def read_folder(folder: Path) -> Bundle:
-    """The bundle in ``folder``. Raises Refusal. Names that begin with a dot and ``__pycache__`` are no part of it."""
+def read_folder(folder: Path, left_out: list[str] | None = None, output: Path | None = None) -> Bundle:
+    """The bundle in ``folder``. Raises Refusal.
+
+    Names that begin with a dot, ``__pycache__``, what ``ignoring.USUAL`` and the folder's ``.apxignore`` name, and the
+    file ``output`` are no part of it; ``left_out`` gets their paths, of a folder with a ``/`` at its end.
+    """
     files: dict[str, bytes] = {}
     problems: list[dict[str, Any]] = []
     total_bytes = 0
@@ -204,8 +211,12 @@ def read_folder(folder: Path) -> Bundle:
         raise Refusal("not_found", f"{folder}: there is no such folder", code=Code.NOT_FOUND,
                       hint="a bundle is a folder with a manifest.json")
     try:
-        for path, name in _walk(folder, ""):
+        ignore = _read_ignore(folder)
+        own = None if output is None else output.parent.resolve() / output.name
+        for path, name in _walk(folder, "", ignore, left_out if left_out is not None else []):
             info = path.lstat()
+            if own is not None and path.name == own.name and path.parent.resolve() == own.parent:
+                continue
             if stat.S_ISLNK(info.st_mode):
                 problems.append(_problem("link_refused", name, "it is a symbolic link", "copy the file itself"))
             elif not stat.S_ISREG(info.st_mode):
@@ -226,15 +237,38 @@ def read_folder(folder: Path) -> Bundle:
     return make_bundle(files, str(folder))
 
 
-def _walk(folder: Path, prefix: str) -> Iterator[tuple[Path, str]]:
+def _read_ignore(folder: Path) -> Ignore:
+    """The folder's rules. Raises Refusal, OSError."""
+    path = folder / IGNORE_NAME
+    try:
+        body = _read_regular(path, IGNORE_BYTES_MAX)
+    except FileNotFoundError:
+        return Ignore()
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError:
+        text = None
+    if text is None or len(body) > IGNORE_BYTES_MAX:
+        raise Refusal("bad_ignore", f"{path}: it is not UTF-8, or over {IGNORE_BYTES_MAX} bytes",
+                      code=Code.INVALID_INPUT, hint="write one pattern a line, as in a .gitignore")
+    return Ignore(text)
+
+
+def _walk(folder: Path, prefix: str, ignore: Ignore, left_out: list[str]) -> Iterator[tuple[Path, str]]:
     with os.scandir(folder) as entries:
         found = sorted(entries, key=lambda entry: entry.name)
     for entry in found:
         name = prefix + entry.name
-        if entry.name.startswith(".") or entry.name == "__pycache__" or name in RESERVED:
+        is_folder = entry.is_dir(follow_symlinks=False)
+        if (entry.name.startswith(".") or entry.name == "__pycache__" or name in RESERVED
+                or ignore.leaves_out(name, is_folder)):
+            left_out.append(name + "/" * is_folder)
+            if len(left_out) > LEFT_OUT_MAX:
+                raise Refusal("bundle_too_large", f"over {LEFT_OUT_MAX} files beside the bundle's own",
+                              code=Code.INVALID_INPUT, hint="name their folders in .apxignore, not the files")
             continue
-        if entry.is_dir(follow_symlinks=False) and prefix.count("/") < PATH_PARTS_MAX:
-            yield from _walk(Path(entry.path), name + "/")
+        if is_folder and prefix.count("/") < PATH_PARTS_MAX:
+            yield from _walk(Path(entry.path), name + "/", ignore, left_out)
         else:
             yield Path(entry.path), name
 

@@ -57,7 +57,8 @@ def check_declared(ctx: Context, bundle: Bundle) -> None:
         if error.reason == "overloaded":
             raise
         raise Refusal("load_failed", f"{bundle.manifest.id} could not be loaded in its sandbox: {error.message}",
-                      hint="`apex-exec plugin validate DIR` shows the same; mend the code") from None
+                      hint="`apex-exec plugin validate DIR` shows the same; mend the code",
+                      details=error.details) from None
     if problems := declared_problems(bundle.manifest, declared):
         lines = "; ".join(problem["message"] for problem in problems)
         raise Refusal("declaration_differs", f"{bundle.manifest.id}: {lines}", hint=problems[0]["hint"],

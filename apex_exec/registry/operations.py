@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,6 +76,16 @@ def _bundle(args: BundleArgs) -> tuple[Bundle, bytes]:
     return bundle, signatures
 
 
+@contextmanager
+def _about(plugin: str) -> Iterator[None]:
+    """A refusal inside names the plugin, so that it goes on record as that plugin's: the arguments hold only bytes."""
+    try:
+        yield
+    except Refusal as error:
+        error.details.setdefault("plugin", plugin)
+        raise
+
+
 def _newest(db: sa.Connection, plugin: str, version: str | None) -> VersionRow:
     row = lifecycle.find_plugin(db, plugin)
     if version is not None:
@@ -87,7 +98,9 @@ def _newest(db: sa.Connection, plugin: str, version: str | None) -> VersionRow:
 
 
 def _register(ctx: Context, args: BundleArgs) -> dict[str, Any]:
-    version = lifecycle.register(ctx, *_bundle(args))
+    bundle, signatures = _bundle(args)
+    with _about(bundle.manifest.id):
+        version = lifecycle.register(ctx, bundle, signatures)
     return {"id": version.plugin, "version": version.version, "digest": version.digest, "state": version.state}
 
 
@@ -107,7 +120,8 @@ def _install(ctx: Context, args: BundleArgs) -> dict[str, Any]:
     if row is not None and row.state in lifecycle.SERVED and row.version != bundle.manifest.version:
         raise Refusal("already_installed", f"{row.id} {row.version} is installed", code=Code.CONFLICT,
                       hint=f"use `apex-exec plugin upgrade` for {bundle.manifest.version}")
-    return lifecycle.install(ctx, lifecycle.register(ctx, bundle, signatures))
+    with _about(bundle.manifest.id):
+        return lifecycle.install(ctx, lifecycle.register(ctx, bundle, signatures))
 
 
 def _user(args: UserArgs) -> str:
@@ -122,7 +136,8 @@ def _user(args: UserArgs) -> str:
 
 def _upgrade(ctx: Context, args: UpgradeArgs) -> dict[str, Any]:
     bundle, signatures = _bundle(args)
-    return upgrade.upgrade(ctx, bundle, signatures, upgrade.Trial(args.hook, args.payload, args.user))
+    with _about(bundle.manifest.id):
+        return upgrade.upgrade(ctx, bundle, signatures, upgrade.Trial(args.hook, args.payload, args.user))
 
 
 def _rollback(ctx: Context, args: RollbackArgs) -> dict[str, Any]:

@@ -55,6 +55,8 @@ class Run(msgspec.Struct):
     failures: list[str] = []
     arcs: dict[str, list[tuple[int, int]]] = {}
     ended: str = ""
+    test: str = ""
+    """The test that ran when the run ended before its report; "" where none had begun."""
     seconds: float = 0.0
     output: list[str] = []
     level: str = ""

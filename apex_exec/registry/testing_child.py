@@ -26,6 +26,7 @@ from workers.zmtp import Zmtp, ZmtpError, encode
 TEST_MODULES = ("pytest", "tempfile", "shutil", "workers.fake", "builtins", "_pytest.assertion.rewrite")
 """What test files may import besides the plugin's modules; the last two are what rewritten assertions need."""
 OUTPUT_LINES_MAX = 200
+NAME_CHARACTERS_MAX = 300
 START_SECONDS_MAX = 30.0
 
 _zygote_decode = msgspec.msgpack.Decoder(wire.FromZygote).decode
@@ -191,7 +192,10 @@ class _Talk:
         if self._tested is not None:
             self._stop("something was reported after the report")
         elif isinstance(message, wire.Tested):
-            self._tested, self._run.ended = message, ""
+            self._tested, self._run.ended, self._run.test = message, "", ""
+        elif isinstance(message, wire.Testing):
+            self._run.test = message.name[:NAME_CHARACTERS_MAX]
+            self._run.passed, self._run.failed = message.passed, message.failed
         elif isinstance(message, wire.Placed):
             if self.placed is not None:
                 self._stop("places were reported twice")

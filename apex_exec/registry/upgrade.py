@@ -106,7 +106,7 @@ def switch(ctx: Context, new: VersionRow, trial: Trial, operation: str) -> str:
             why = f"it failed its trial: {error.message}"[:500]
             ctx.store.transact(lambda db: db_.change_version(db, new.plugin, new.version, reason=why))
         raise Refusal("canary_failed", f"{new.plugin} {new.version} failed its trial: {error.message}; "
-                      f"{before.version} goes on", details={"cause": error.reason},
+                      f"{before.version} goes on", details={**error.details, "cause": error.reason},
                       hint="mend it, or try it with another call (--hook, --payload)") from None
     ctx.at_point("canary-passed")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -175,7 +177,7 @@ def test_logs_shows_what_a_plugin_wrote_and_cleans_it(shell: Shell) -> None:
 
 
 @pytest.mark.slow
-def test_dev_reloads_a_save_and_keeps_the_last_good_one(alone: Shell) -> None:
+def test_dev_reloads_a_save_and_keeps_the_last_good_one_whatever_is_wrong_with_the_next(alone: Shell) -> None:
     alone("plugin", "new", "my-plugin")
     folder, sockets = alone.folder / "my-plugin", alone.folder / "r"
     command = [sys.executable, "-u", "-m", "apex_exec", "plugin", "dev", str(folder), "--runtime-dir", str(sockets)]
@@ -191,10 +193,39 @@ def test_dev_reloads_a_save_and_keeps_the_last_good_one(alone: Shell) -> None:
             code = (folder / "plugin.py").read_text()
             (folder / "plugin.py").write_text(code.replace("Hello from", "Saved by"))
             wait_for(lambda: "Saved by" in answer(), 20, "the reload")
-            (folder / "manifest.json").write_text("{")
-            time.sleep(1)
-            assert "Saved by" in answer()
+            good = (folder / "plugin.py").read_text()
+            for name, bad in (("plugin.py", good + "def broken(:\n"), ("plugin.py", good + "import nowhere\n"),
+                              ("plugin.py", good.replace("onDashboardLoad", "onDataFetch")), ("manifest.json", "{")):
+                kept = (folder / name).read_text()
+                (folder / name).write_text(bad)
+                time.sleep(5)
+                assert "Saved by" in answer(), bad
+                (folder / name).write_text(kept)
+            raising = good.replace("    widget = ", "    print('it is called')\n    {}['nowhere']\n    widget = ")
+            (folder / "plugin.py").write_text(raising)
+            wait_for(lambda: "PLUGIN_ERROR" in answer(), 20, "the hook that raises")
         finally:
             process.send_signal(signal.SIGINT)
             output = process.communicate(timeout=30)[0]
-    assert "not reloaded" in output and process.returncode == 0, output
+    assert output.count("not reloaded") == 4 and process.returncode == 0, output
+    assert "SyntaxError" in output and "nowhere is not in" in output and "onDataFetch" in output, output
+    assert "[my-plugin] it is called\n" in output and '    File "my-plugin/plugin.py", line' not in output
+    assert '\n  File "my-plugin/plugin.py", line' in output and "KeyError: 'nowhere'" in output, output
+    (call,) = re.findall(r"^  (.* invoke my-plugin onDashboardLoad .*)$", output, re.MULTILINE)
+    assert shlex.split(call)[-3] == '{"dashboardId": "trial"}'
+
+
+@pytest.mark.slow
+def test_dev_prints_a_command_that_answers_as_it_stands(alone: Shell) -> None:
+    alone("plugin", "new", "my-plugin")
+    command = [sys.executable, "-u", "-m", "apex_exec", "plugin", "dev", str(alone.folder / "my-plugin")]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        try:
+            while " invoke " not in (line := process.stdout.readline()):
+                assert line, "dev ended"
+            done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, cwd=ROOT, timeout=60)
+            assert done.returncode == 0 and "Hello from" in done.stdout, done
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=30)
