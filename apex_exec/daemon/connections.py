@@ -15,7 +15,7 @@ FRAMES_MAX = 16
 WAITING_BYTES_MAX = 32 * 1024 * 1024
 WAITING_MESSAGES_MAX = 10_000
 """Replies held for a peer that reads slowly. Above either, the connection is dropped."""
-UCRED = struct.Struct("3i")
+UCRED = struct.Struct("iII")
 
 
 class Peer:

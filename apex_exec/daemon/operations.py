@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from apex_exec.daemon.roles import role_needed
 from apex_exec.errors import Code, SupervisorBug, WireError
 from apex_exec.wire.places import told
 
@@ -52,18 +53,25 @@ Handler = Callable[[Any, int], Any]
 
 
 def listing() -> dict[str, Any]:
-    """What ``ops`` answers."""
+    """What ``ops`` answers: each operation with the role that it needs."""
     return {"operations": [
-        {"name": op.name, "where": op.where, "doc": op.doc, "args": msgspec.json.schema(op.args)}
+        {"name": op.name, "where": op.where, "role": role_needed(op.name), "doc": op.doc,
+         "args": msgspec.json.schema(op.args)}
         for _, op in sorted(OPERATIONS.items())]}
 
 
-def parse(name: str, args: dict[str, Any] | None) -> tuple[Operation, msgspec.Struct]:
-    """The operation and its checked arguments. Raises WireError (NOT_FOUND, INVALID_INPUT)."""
+def find(name: str) -> Operation:
+    """The operation. Raises WireError (NOT_FOUND)."""
     operation = OPERATIONS.get(name)
     if operation is None:
         raise WireError(Code.NOT_FOUND, f"there is no operation {name[:64]!r}; `ops` lists them all",
                         {"reason": "unknown_operation"})
+    return operation
+
+
+def parse(name: str, args: dict[str, Any] | None) -> tuple[Operation, msgspec.Struct]:
+    """The operation and its checked arguments. Raises WireError (NOT_FOUND, INVALID_INPUT)."""
+    operation = find(name)
     try:
         return operation, msgspec.convert(args or {}, operation.args)
     except msgspec.ValidationError as error:

@@ -91,12 +91,21 @@ class HostReply(Request, tag="hostReply"):
     error: dict[str, Any] | None = None
 
 
+class Actor(msgspec.Struct):
+    """The person for whom a delegate (a console, a door) asks, and the roles that the delegate knows of."""
+
+    name: str
+    roles: Annotated[list[str], Meta(max_length=16)]
+
+
 class Admin(Request, tag="admin"):
-    """One operation of the administration table; on the admin endpoint only."""
+    """One operation of the administration table; on the admin endpoint only. With ``actor`` it is decided by the
+    actor's roles instead of the peer's."""
 
     id: Id
     op: str
     args: dict[str, Any] | None = None
+    actor: Actor | None = None
 
 
 HostRequest = Hello | Plugins | PingRequest | Invoke | Dispatch | Cancel | Provide | HostReply | Admin
