@@ -32,8 +32,8 @@ class ApiCalls(Protocol):
     def invocation_ended(self, call: int) -> None:
         """The invocation has its verdict: what is in flight for it is cancelled."""
 
-    def provide(self, peer: Peer, methods: list[str]) -> list[str]:
-        """``peer`` offers to serve host methods; those it serves now. Raises WireError."""
+    def provide(self, peer: Peer, methods: list[str]) -> tuple[list[str], list[str]]:
+        """``peer`` offers to serve host methods; those it serves now, and those it stands by for. Raises WireError."""
 
     def host_reply(self, peer: Peer, reply: msg.HostReply) -> None:
         """``peer`` answers a hostCall, or says it does."""

@@ -240,10 +240,12 @@ class Dispatched(Answer, tag="dispatched", omit_defaults=False):
 
 
 class Provided(Answer, tag="provided", omit_defaults=False):
-    """Answer to ``provide``: the methods that this connection serves now."""
+    """Answer to ``provide``: the methods that this connection serves now, and those that another one serves, for which
+    it stands by."""
 
     id: Id
     methods: list[str]
+    standby: list[str]
 
 
 class HostCall(Answer, tag="hostCall", omit_defaults=False):
