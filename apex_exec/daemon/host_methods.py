@@ -19,6 +19,7 @@ from apex_exec.core.policy import PREFIXES, permission_of
 from apex_exec.daemon.connections import Peer
 from apex_exec.errors import Code, WireError
 from apex_exec.wire import messages as msg
+from apex_exec.wire.hooks import is_decodable
 from apex_exec.wire.values import check_value
 
 METHODS_PER_PEER_MAX = 256
@@ -67,8 +68,8 @@ class HostMethods:
 
     # ------------------------------------------------------------------ providers
     def provide(self, peer: Peer, methods: list[str]) -> tuple[list[str], list[str]]:
-        """``peer`` offers ``methods``; (those it serves now, those it stands by for), in order. What waits for one of them
-        is sent to it. Raises WireError on any other name."""
+        """``peer`` offers ``methods``; (those it serves now, those it stands by for), in order. What waits for one of
+        them is sent to it. Raises WireError on any other name."""
         for method in methods:
             if len(method) > 100 or permission_of("call", HostMethod(method)) is None:
                 known = ", ".join(f"{prefix}*" for prefix in PREFIXES)
@@ -93,7 +94,7 @@ class HostMethods:
         return serves, [method for method in methods if self._providers[method][0] is not peer]
 
     def peer_gone(self, peer: Peer) -> None:
-        """It provides nothing any longer; who stands by takes over. Whether what it was asked took effect is unknown."""
+        """It provides nothing any longer; who stands by takes over. What it was asked may have taken effect."""
         now_ns = self._clock_ns()
         for method in self._of.pop(peer, ()):
             self._count -= 1
@@ -103,8 +104,8 @@ class HostMethods:
                 del self._providers[method]
                 self._expect(method, now_ns)
         for number in [number for number, out in self._out.items() if out.peer is peer]:
-            self._out.pop(number).answered(b"", "host_lost", "the host ended before it answered; whether the method took "
-                                                             "effect is not known")
+            self._out.pop(number).answered(b"", "host_lost", "the host ended before it answered; whether the method "
+                                                             "took effect is not known")
 
     def _expect(self, method: str, now_ns: int) -> None:
         """Waits for another provider of ``method``."""
@@ -159,8 +160,8 @@ class HostMethods:
         self._reply(peer, [], _encode({**out.message, "deadlineMs": left_ms}))
 
     def forget(self, number: int, *, is_late: bool = False) -> bool:
-        """Nobody waits for this call any longer; its answer will be late. Whether a host was asked. One that was, and
-        ``is_late``, is overtaken by the next that stands by: it may be frozen, and its connection does not show that."""
+        """Nobody waits for this call any longer; its answer will be late. Whether a host was asked. If one was, and the
+        call ``is_late``, the next takes its place: it may be frozen, and its connection does not show that."""
         out = self._out.pop(number, None)
         if out is None:
             return False
@@ -189,6 +190,8 @@ class HostMethods:
             body = bytes(reply.result)
             if len(body) > REPLY_BYTES_MAX:
                 out.answered(b"", "too_large", f"the host's answer has more than {REPLY_BYTES_MAX} bytes")
+            elif not is_decodable(body):  # the plugin would fail at it, and be charged for it
+                out.answered(b"", "host_error", "the host's answer is no MessagePack value, or its text is no UTF-8")
             else:
                 out.answered(body, "", "")
             return

@@ -29,6 +29,8 @@ class Operation(msgspec.Struct, frozen=True):
     doc: str
 
 
+MAP_ARGUMENTS = ("manifest", "payload")
+"""Arguments that are maps, of whichever operation has them."""
 OPERATIONS: dict[str, Operation] = {}
 
 
@@ -72,8 +74,12 @@ def find(name: str) -> Operation:
 def parse(name: str, args: dict[str, Any] | None) -> tuple[Operation, msgspec.Struct]:
     """The operation and its checked arguments. Raises WireError (NOT_FOUND, INVALID_INPUT)."""
     operation = find(name)
+    given = args or {}
+    for key in MAP_ARGUMENTS:  # PHP and Lua write an empty map as an empty array
+        if given.get(key) == []:
+            given = {**given, key: {}}
     try:
-        return operation, msgspec.convert(args or {}, operation.args)
+        return operation, msgspec.convert(given, operation.args)
     except msgspec.ValidationError as error:
         text, path = told(error)
         raise WireError(Code.INVALID_INPUT, f"{name}: {text}", {"path": f"$.args{path[1:]}"}) from None

@@ -16,6 +16,7 @@ from msgspec import Struct
 from apex_exec.config import ADMIN, DELEGATE, ROLES, Settings
 from apex_exec.daemon.runtime_folder import group_id
 from apex_exec.errors import Code, ConfigError, WireError
+from apex_exec.registry.arguments import wants_enabled
 from apex_exec.wire import messages as msg
 
 OPERATIONS_OF: dict[str, tuple[str, ...]] = {
@@ -118,6 +119,10 @@ class Access:
                                 details, caller)
             raise Forbidden("role_missing", f"{operation} needs the role {needed}; {caller} has {_listed(roles)} "
                             "(admin.roles says who has which)", details, caller)
+        if wants_enabled(args.get("manifest")) and not caller.may("plugin.enable"):
+            raise Forbidden("enabling_needs_operator", f"`enabled: true` enables the plugin, which needs the role "
+                            f"{role_needed('plugin.enable')}; {caller} has {_listed(roles)}: leave it out",
+                            {**details, "needed": role_needed("plugin.enable")}, caller)
         if args.get("path") is not None and ADMIN not in caller.roles:
             raise Forbidden("path_needs_admin", "a path on the daemon's machine is read with the daemon's rights, so "
                             f"naming one needs the role {ADMIN}; {caller} has {_listed(roles)}: send the bundle's "

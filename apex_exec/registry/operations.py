@@ -31,6 +31,7 @@ from apex_exec.registry.arguments import (
     SignatureArgs,
     UpgradeArgs,
     UserArgs,
+    wants_enabled,
 )
 from apex_exec.registry.bundle import Bundle, read_path, unpack
 from apex_exec.registry.context import Context
@@ -87,6 +88,8 @@ def _newest(db: sa.Connection, plugin: str, version: str | None) -> VersionRow:
 
 
 def _register(ctx: Context, args: BundleArgs) -> dict[str, Any]:
+    if wants_enabled(args.manifest):
+        return _install(ctx, args)
     version = lifecycle.register(ctx, *_bundle(args))
     return {"id": version.plugin, "version": version.version, "digest": version.digest, "state": version.state}
 
@@ -107,7 +110,12 @@ def _install(ctx: Context, args: BundleArgs) -> dict[str, Any]:
     if row is not None and row.state in lifecycle.SERVED and row.version != bundle.manifest.version:
         raise Refusal("already_installed", f"{row.id} {row.version} is installed", code=Code.CONFLICT,
                       hint=f"use `apex-exec plugin upgrade` for {bundle.manifest.version}")
-    return lifecycle.install(ctx, lifecycle.register(ctx, bundle, signatures))
+    installed = lifecycle.install(ctx, lifecycle.register(ctx, bundle, signatures))
+    if wants_enabled(args.manifest) and installed["changed"] and installed["state"] == "installed":
+        # Not where it waits for an approval, nor where it was installed before: a host that registers its plugins at
+        # every start must not enable what an operator has disabled.
+        installed["state"] = lifecycle.enable(ctx, bundle.manifest.id)["state"]
+    return installed
 
 
 def _user(args: UserArgs) -> str:

@@ -273,3 +273,13 @@ def test_what_the_kernel_does_not_say_is_nobody() -> None:
         access.caller(7, 7, (), msg.Actor("ann", ["viewer"]))
     with pytest.raises(ConfigError):
         Access({"gid:no-such-group-here": ["viewer"]}, 0)
+
+
+def test_enabled_in_a_registration_object_needs_who_may_enable() -> None:
+    access = Access({"uid:7": ["author"], "uid:8": ["author", "operator"]}, os.geteuid())
+    given = {"bundle": b"", "manifest": {"enabled": True}}
+    with pytest.raises(Forbidden) as caught:
+        access.check(access.caller(7, 7, (), None), "plugin.register", given)
+    assert (caught.value.details["reason"], caught.value.details["needed"]) == ("enabling_needs_operator", "operator")
+    access.check(access.caller(7, 7, (), None), "plugin.register", {**given, "manifest": {"enabled": False}})
+    access.check(access.caller(8, 8, (), None), "plugin.register", given)

@@ -342,3 +342,11 @@ def test_a_frozen_host_is_overtaken_by_the_one_that_stands_by(daemon: Daemon) ->
             found = [client.invoke("boss", "onActionExecute", A, {"action": "x", "context": {"steps": [step]}},
                                    deadline_ms=1000)["result"]["result"][0] for _ in range(2)]
     assert found[0]["code"] == "deadline_exceeded" and found[1] == {"by": "stands by", "n": 1}
+
+
+@pytest.mark.parametrize("body", [b"\xa3\xed\xa0\xbd", b"\x81\xa3\xed\xa0\xbd\xc0", b"\xd7\xff" + b"\xff" * 8])
+def test_a_hosts_answer_that_no_plugin_could_read_is_the_hosts_error(body: bytes) -> None:
+    hosts, one = Hosts(), Peer(b"1", 1)
+    hosts.table.provide(one, ["admin.users.list"])
+    hosts.table.host_reply(one, reply(hosts.call("admin.users.list"), result=msgspec.Raw(body)))
+    assert hosts.answers[-1][1] == "host_error"
