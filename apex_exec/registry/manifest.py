@@ -334,8 +334,8 @@ def _own_problems(raw: Any, duplicates: list[str]) -> list[dict[str, Any]]:
 
 
 def _without_enabled(raw: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """``raw`` without ``enabled``, which hosts' own schemas have: it is no property of the plugin. What it says counts in
-    a registration object that an operation is given, never in a bundle: no author enables his plugin."""
+    """``raw`` without ``enabled``, which hosts' own schemas have: it is no property of the plugin. What it says counts
+    in a registration object that an operation is given, never in a bundle: no author enables his plugin."""
     odd = raw.get("enabled", False)
     problems = [] if isinstance(odd, bool) else [{
         "code": "wrong_type", "path": "$.enabled", "message": "Input should be a valid boolean",

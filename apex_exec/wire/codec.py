@@ -69,8 +69,8 @@ def decode_request(body: bytes, bytes_max: int) -> HostRequest:
                         {"path": path} if path != "$" else None) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         if path := _unreadable(body):
-            raise WireError(Code.INVALID_INPUT, f"{path}: this is no UTF-8 text, or no value (half an emoji, a date out "
-                            "of range)", {"path": path}) from None
+            raise WireError(Code.INVALID_INPUT, f"{path}: this is no UTF-8 text, or no value (half an emoji, a date "
+                            "out of range)", {"path": path}) from None
         raise WireError(Code.PROTOCOL_ERROR, "the body is not one MessagePack map of this protocol") from None
 
 
