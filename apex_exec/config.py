@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -53,10 +54,38 @@ class HostSection(_Section):
     curve_keys_dir: str = ""
 
 
+ADMIN, DELEGATE = "admin", "delegate"
+ROLES = ("viewer", "operator", "approver", "reviewer", "finance", "author", ADMIN)
+"""What an administrator can be; ``daemon/roles.py`` says what each may do."""
+PEER_ROLES = (*ROLES, DELEGATE, *(f"{DELEGATE}:{role}" for role in ROLES))
+"""What ``admin.roles`` can give to a peer. A delegate asks for other people, whose roles it names: any but ``admin``,
+or only those that are written behind a colon."""
+_PEER = re.compile(r"(uid|gid):([0-9]{1,10}|[A-Za-z_][A-Za-z0-9_.-]{0,63}\$?)")
+UID_MAX = 2**32 - 2
+
+
 class AdminSection(_Section):
-    """The endpoint of administrators: ipc only, 0600."""
+    """The endpoint of administrators: ipc only, and 0600 unless ``socket_group`` opens it to a group.
+
+    ``roles`` maps peers (``uid:1001``, ``gid:app``) to what they may do; the group alone gives nobody a role."""
 
     endpoint: str = ""
+    socket_group: str = ""
+    roles: dict[str, list[str]] = {}
+
+    @field_validator("roles")
+    @classmethod
+    def _are_known(cls, roles: dict[str, list[str]]) -> dict[str, list[str]]:
+        for peer, named in roles.items():
+            found = _PEER.fullmatch(peer)
+            if found is None or (found[2].isdecimal() and int(found[2]) > UID_MAX):
+                raise ValueError(f"{peer!r} names no peer; write uid:1001, uid:NAME, gid:1001 or gid:NAME")
+            for role in named:
+                if role not in PEER_ROLES:
+                    nearest = difflib.get_close_matches(role, PEER_ROLES, 1, 0.5)
+                    hint = f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join((*ROLES, DELEGATE))}"
+                    raise ValueError(f"{peer}: {role!r} is no role; {hint}")
+        return roles
 
 
 class HttpSection(_Section):

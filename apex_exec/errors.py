@@ -56,6 +56,7 @@ class Code(StrEnum):
     NOT_FOUND = "NOT_FOUND"
     CONFLICT = "CONFLICT"
     REFUSED = "REFUSED"
+    FORBIDDEN = "FORBIDDEN"
     CANCELLED = "CANCELLED"
     SHUTTING_DOWN = "SHUTTING_DOWN"
     INTERNAL = "INTERNAL"
@@ -88,6 +89,7 @@ CODES: dict[Code, tuple[Fault, Retry]] = {
     Code.NOT_FOUND: (Fault.HOST, Retry.NO),
     Code.CONFLICT: (Fault.HOST, Retry.NO),
     Code.REFUSED: (Fault.HOST, Retry.NO),
+    Code.FORBIDDEN: (Fault.OPERATOR, Retry.NO),
     Code.CANCELLED: (Fault.HOST, Retry.NO),
     Code.SHUTTING_DOWN: (Fault.OPERATOR, Retry.IF_NOT_STARTED),
     Code.INTERNAL: (Fault.SUPERVISOR, Retry.IF_NOT_STARTED),

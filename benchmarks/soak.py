@@ -47,7 +47,8 @@ LATE_SECONDS = 0.050
 where that was killed a moment earlier and nobody is left who has the records; before it was stopped, where it was
 killed without having run again."""
 WRONG = {"PROTOCOL_ERROR", "DUPLICATE_ID", "PAYLOAD_TOO_LARGE", "INVALID_INPUT", "PLUGIN_NOT_FOUND",
-         "HOOK_NOT_DECLARED", "PLUGIN_DISABLED", "INTERNAL", "NOT_FOUND", "CONFLICT", "REFUSED", "SHUTTING_DOWN"}
+         "HOOK_NOT_DECLARED", "PLUGIN_DISABLED", "INTERNAL", "NOT_FOUND", "CONFLICT", "REFUSED", "FORBIDDEN",
+         "SHUTTING_DOWN"}
 """Outcomes that no plugin and no kill may cause."""
 
 HOLD = {"AUDIT_UNAVAILABLE", "OVERLOADED"}

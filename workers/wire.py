@@ -54,6 +54,7 @@ API_CODES = {
     "redirect_limit": "too many redirects",
     "fetch_failed": "no answer could be had from the peer",
     "not_provided": "no host provides this method now",
+    "host_lost": "the host ended before it answered; whether the method took effect is not known",
     "host_error": "the host's method answered with an error",
     "component_not_allowed": "the platform does not render this component",
     "invalid_output": "an effect or a host call's parameters hold a value that the protocol cannot carry",

@@ -30,13 +30,17 @@ class AdminClient:
         """Drops the connection. Safe to call twice."""
         self._client.close()
 
-    def request(self, op: str, args: Mapping[str, Any] | None = None, timeout_ms: float = ADMIN_TIMEOUT_MS) -> Any:
-        """The result of one operation; blocks for at most ``timeout_ms``.
+    def request(self, op: str, args: Mapping[str, Any] | None = None, timeout_ms: float = ADMIN_TIMEOUT_MS, *,
+                actor: Mapping[str, Any] | None = None) -> Any:
+        """The result of one operation; blocks for at most ``timeout_ms``. A delegate names the person for whom it asks
+        as ``actor`` ``{"name": …, "roles": […]}``; the person's roles then decide.
 
         ``request("ops")`` is the table of operations, each with its schema. Raises CallError (AdminRefused where the
         operation was refused, with nothing changed) and ConnectionLost.
         """
-        message = {"type": "admin", "op": op, "args": dict(args or {})}
+        message: dict[str, Any] = {"type": "admin", "op": op, "args": dict(args or {})}
+        if actor is not None:
+            message["actor"] = dict(actor)
         return self._client.request(message, timeout_ms).get("result")
 
     def ping(self, timeout_ms: float = ADMIN_TIMEOUT_MS) -> None:

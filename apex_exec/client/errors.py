@@ -105,6 +105,7 @@ FAMILIES: dict[Code, type[CallError]] = {
     Code.NOT_FOUND: AdminRefused,
     Code.CONFLICT: AdminRefused,
     Code.REFUSED: AdminRefused,
+    Code.FORBIDDEN: AdminRefused,
     Code.CANCELLED: Cancelled,
     Code.INTERNAL: DaemonFault,
 }

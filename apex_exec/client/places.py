@@ -22,7 +22,8 @@ def look(socket: str, folders: Iterable[Path], *, any_owner: bool = False) -> tu
             (folder / f"{socket}.sock").stat()
             owner = folder.stat().st_uid
         except PermissionError:
-            passed += f"; {folder} is another user's, run this as that user"
+            passed += (f"; {folder} is another user's, uid {os.geteuid()} may not enter it: "
+                       f"{remedy(folder / f'{socket}.sock')}")
         except OSError:
             continue
         else:
@@ -30,6 +31,15 @@ def look(socket: str, folders: Iterable[Path], *, any_owner: bool = False) -> tu
                 return f"ipc://{folder}/{socket}.sock", ""
             passed += f"; {folder} was made by uid {owner}, name it with --runtime-dir if you trust that user"
     return "", passed
+
+
+def remedy(path: Path) -> str:
+    """What lets a user in who may not connect to the socket ``path``. An administrators' endpoint is known by its usual
+    name."""
+    if path.name == "admin.sock":
+        return ("run this as the daemon's user, or have admin.socket_group name a group of this user's and admin.roles "
+                "give it a role")
+    return "run this as the daemon's user, or have host.socket_group name a group of this user's"
 
 
 def find(socket: str = "host") -> str:

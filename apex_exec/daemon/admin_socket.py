@@ -1,6 +1,7 @@
-"""The administrators' endpoint: a ROUTER of its own, ipc only, 0600. Every operation is audited with the caller's uid.
+"""The administrators' endpoint: a ROUTER of its own, ipc only. Every operation is audited with the caller's uid and
+gid, and with the person for whom a delegate asks; so is every one that the caller's roles (``roles.py``) do not allow.
 
-The uid is the kernel's word (SO_PEERCRED of the connection that the message came from), never the message's.
+Uid and gid are the kernel's word (SO_PEERCRED of the connection that the message came from), never the message's.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import msgspec
 from apex_exec.daemon import operations
 from apex_exec.daemon.connections import Handlers, Peer
 from apex_exec.daemon.registrar_link import RegistrarLink
+from apex_exec.daemon.roles import Access, Caller, Forbidden
 from apex_exec.daemon.stream_peers import StreamPeers
 from apex_exec.errors import Code, ConfigError, Refusal, WireError, is_retryable
 from apex_exec.wire import codec
@@ -27,8 +29,10 @@ BYTES_MAX = 8 * 1024 * 1024
 RECORD_CHARS_MAX = 1024
 """Longest text of an operation's arguments or result that goes on record: an approver's statement fits."""
 RECORD_MEMBERS_MAX = 32
-WHY_CHARACTERS_MAX = 600
+REASON_CHARS_MAX = 600
 """Longest reason of a refusal on record: a message and its place in a plugin's code."""
+RECORD_KEY_CHARS_MAX = 64
+"""Arguments of a caller who was refused are recorded as they came: unknown keys too."""
 CONNECTIONS_MAX = 64
 """Administrators at once, half of them of one uid; their descriptors are among main.FDS_OWN."""
 PENDING_MAX = 100
@@ -45,20 +49,25 @@ def on_record(said: Any) -> dict[str, Any]:
     if isinstance(said, msgspec.Struct):
         said = msgspec.structs.asdict(said)
     for key, value in said.items() if isinstance(said, dict) else ():
+        key = key[:RECORD_KEY_CHARS_MAX]
+        if len(found) == RECORD_MEMBERS_MAX:
+            break
         if isinstance(value, bytes):
             found[f"{key}Bytes"] = len(value)
         elif isinstance(value, str):
             found[key] = value[:RECORD_CHARS_MAX]
         elif isinstance(value, int | float):
             found[key] = value
-    return dict(list(found.items())[:RECORD_MEMBERS_MAX])
+    return found
 
 
 class AdminSocket:
-    """Serves the table of operations. ``handlers`` are those of the loop; ``registrar`` runs the others."""
+    """Serves the table of operations. ``handlers`` are those of the loop; ``registrar`` runs the others. ``access``
+    says what each caller may; it is asked for every message, so that a reload changes it for open connections too."""
 
-    def __init__(self, supervisor: Supervisor, handlers: dict[str, operations.Handler],
+    def __init__(self, supervisor: Supervisor, handlers: dict[str, operations.Handler], access: Access,
                  registrar: RegistrarLink | None = None) -> None:
+        self.access = access
         self.registrar = registrar
         self._supervisor = supervisor
         self._handlers = handlers
@@ -98,13 +107,20 @@ class AdminSocket:
             raise WireError(Code.DUPLICATE_ID, "this id is pending already", {"id": request.id})
         if len(peer.pending) >= PENDING_MAX:
             raise WireError(Code.OVERLOADED, "this connection waits for too many operations")
-        operation, args = operations.parse(request.op, request.args)
-        uid, _ = self.peers.credentials(peer)
+        operations.find(request.op)
         audit = self._supervisor.audit
         if audit is not None and not audit.admits(time.monotonic_ns()):
             raise WireError(Code.AUDIT_UNAVAILABLE, "the audit ledger cannot take a record; nothing was done")
+        try:
+            caller = self.access.caller(*self.peers.identity(peer), request.actor)
+            self.access.check(caller, request.op, request.args or {})
+        except Forbidden as error:
+            self._audit(request.op, request.args or {}, error.caller, error.code, reason=error.details["reason"])
+            raise
+        operation, args = operations.parse(request.op, request.args)
+        uid = caller.uid
         peer.pending[request.id] = 0
-        done, refused = self._ends(peer, frames, request, args, uid)
+        done, refused = self._ends(peer, frames, request, args, caller)
         if operation.where == "registrar":
             if self.registrar is None:
                 refused(Code.INTERNAL, "this daemon has no registrar", {"reason": "no_registrar"})
@@ -123,38 +139,41 @@ class AdminSocket:
             self._supervisor.logs.bug(f"the operation {request.op} failed", error)
             refused(Code.INTERNAL, "the daemon failed at this; its log says how", {"reason": "bug"})
 
-    def _ends(self, peer: Peer, frames: list[bytes], request: msg.Admin, args: msgspec.Struct, uid: int) -> tuple[
+    def _ends(self, peer: Peer, frames: list[bytes], request: msg.Admin, args: msgspec.Struct, caller: Caller) -> tuple[
             Callable[[Any], None], Callable[[str, str, dict[str, Any]], None]]:
         def end(body: bytes) -> None:
             peer.pending.pop(request.id, None)
             self._reply(peer, frames, body)
 
         def done(result: Any) -> None:
-            self._audit(request.op, args, uid, "", result)
+            self._audit(request.op, args, caller, "", result)
             end(_encode(msg.AdminResult(id=request.id, op=request.op, result=result)))
 
         def refused(code: str, message: str, details: dict[str, Any]) -> None:
-            self._audit(request.op, args, uid, code, why=message, plugin=str(details.get("plugin") or ""))
+            self._audit(request.op, args, caller, code, reason=message, plugin=str(details.get("plugin") or ""))
             end(_encode(msg.Error(id=request.id, code=code, message=message, started=False,
                                   retryable=is_retryable(code, False), details=details or msgspec.UNSET)))
 
         return done, refused
 
-    def _audit(self, op: str, args: msgspec.Struct, uid: int, code: str, outcome: Any = None, *, why: str = "",
-               plugin: str = "") -> None:
+    def _audit(self, op: str, args: msgspec.Struct | dict[str, Any], caller: Caller, code: str, outcome: Any = None, *,
+               reason: str = "", plugin: str = "") -> None:
         audit = self._supervisor.audit
         if audit is None:
             return
-        metadata: dict[str, Any] = {"uid": uid, "args": on_record(args)}
+        metadata: dict[str, Any] = {**caller.on_record(), "args": on_record(args)}
         if outcome := on_record(outcome):
             metadata["outcome"] = outcome
         if code:
             metadata["code"] = code
-            metadata["why"] = why[:WHY_CHARACTERS_MAX]
+        if reason:
+            metadata["reason"] = reason[:REASON_CHARS_MAX]
         named = outcome.get("id") if isinstance(outcome, dict) and not code else plugin  # it stands in a bundle
-        resource = getattr(args, "id", None) or named or getattr(args, "path", None) or "daemon"
-        result = "success" if not code else "denied" if code == Code.REFUSED else "failure"
-        audit.event("admin.action", f"uid:{uid}", str(resource)[:200], op, result, metadata)
+        given = args if isinstance(args, dict) else msgspec.structs.asdict(args)
+        named_by = (given.get("id"), named, given.get("path"), "daemon")
+        resource = next(name for name in named_by if isinstance(name, str) and name)
+        result = "success" if not code else "denied" if code in (Code.REFUSED, Code.FORBIDDEN) else "failure"
+        audit.event("admin.action", f"uid:{caller.uid}", resource[:200], op, result, metadata)
 
     def _refuse(self, peer: Peer, frames: list[bytes], id_: int | str | None, error: WireError) -> None:
         self._reply(peer, frames, _encode(msg.Error(

@@ -282,7 +282,7 @@ class ApiCalls:
 
     def expire(self, now_ns: int) -> None:
         """Answers calls that a gateway or a host has not answered in time. Called once ``due_ns`` has come."""
-        self.due_ns = NEVER_NS
+        self.due_ns = self._hosts.expire(now_ns) or NEVER_NS
         for running in list(self._running.values()):
             if not running.open:
                 continue
@@ -313,6 +313,8 @@ class ApiCalls:
 
         asked.host_call = self._hosts.call(request, asked.plugin, asked.user_id,
                                            self._time_of(asked, deadline_ns) // MS_NS, answered)
+        if (due_ns := self._hosts.expire(asked.begun_ns)):  # it may wait for a host that comes back
+            self.due_ns = min(self.due_ns, due_ns)
 
     # ------------------------------------------------------------------ answers
     def _done(self, asked: _Asked, value: bytes, facts: dict[str, Any], *, recorded: bool = False) -> None:
@@ -475,7 +477,9 @@ class ApiCalls:
     def _abandon(self, asked: _Asked, code: str, message: str) -> None:
         """Answers a call that the gateway or a host still works on, and has the work stopped."""
         if asked.host_call:
-            self._hosts.forget(asked.host_call)
+            was_asked = self._hosts.forget(asked.host_call, is_late=code == "deadline_exceeded")
+            if not was_asked and code == "deadline_exceeded":
+                code, message = "not_provided", f"no host provides {asked.action} now; none was asked"
         elif asked.number in self._asked and self._tell(["cancel", asked.number]) and asked.method in WRITES:
             asked.is_over = True  # whether it was committed is the gateway's to say
             running = self._running.get(asked.call)
@@ -487,8 +491,8 @@ class ApiCalls:
         self._refuse(asked, code, message)
 
     # ------------------------------------------------------------------ hosts
-    def provide(self, peer: Peer, methods: list[str]) -> list[str]:
-        """``peer`` offers to serve host methods; those it serves now. Raises WireError."""
+    def provide(self, peer: Peer, methods: list[str]) -> tuple[list[str], list[str]]:
+        """``peer`` offers to serve host methods; those it serves now, and those it stands by for. Raises WireError."""
         return self._hosts.provide(peer, methods)
 
     def host_reply(self, peer: Peer, reply: msg.HostReply) -> None:

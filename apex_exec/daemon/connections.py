@@ -18,7 +18,7 @@ WAITING_MESSAGES_MAX = 10_000
 REFUSED_FACTOR = 4
 """Up to so many times ``host.max_message_bytes`` a message gets an answer (PAYLOAD_TOO_LARGE); beyond, the connection
 is dropped."""
-UCRED = struct.Struct("3i")
+UCRED = struct.Struct("iII")
 
 
 class Peer:

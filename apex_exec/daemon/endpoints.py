@@ -38,7 +38,7 @@ def check_endpoints(settings: Settings) -> None:
             raise ConfigError(f"{endpoint}: write an absolute path; abstract sockets have no owner and no mode")
 
 
-def bind(connections: Connections, endpoint: str, folder: RuntimeFolder, *, key: str, for_group: bool) -> None:
+def bind(connections: Connections, endpoint: str, folder: RuntimeFolder, key: str) -> None:
     """Serves ``endpoint``; nobody but us can connect before mode and group are set. Raises ConfigError."""
     folder.sweep(endpoint)
     old = os.umask(0o177)
@@ -49,4 +49,4 @@ def bind(connections: Connections, endpoint: str, folder: RuntimeFolder, *, key:
         raise ConfigError(f"{key}: {endpoint}: {error.strerror}{hint}") from None
     finally:
         os.umask(old)
-    folder.bound(endpoint, for_group=for_group)
+    folder.bound(endpoint, key)

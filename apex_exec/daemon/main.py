@@ -37,6 +37,7 @@ from apex_exec.daemon.loop_operations import LoopOperations
 from apex_exec.daemon.registrar_link import RegistrarLink
 from apex_exec.daemon.reload import Reloader
 from apex_exec.daemon.result_checks import ResultChecks
+from apex_exec.daemon.roles import Access
 from apex_exec.daemon.runtime_folder import RuntimeFolder, own_folder, take_lock
 from apex_exec.daemon.sandboxing import Sandboxing
 from apex_exec.daemon.side_process import SideProcess
@@ -202,6 +203,7 @@ class _Daemon:
     def __init__(self, settings: Settings, reread: Callable[[], Settings], logs: Logs, signals: Signals) -> None:
         check_endpoints(settings)
         check_gateway(settings)
+        access = Access(settings.admin.roles, os.geteuid())
         self.settings = settings
         self.logs = logs
         self.signals = signals
@@ -262,7 +264,7 @@ class _Daemon:
         self.supervisor.attach(side)
         self.supervisor.attach(self.gateway)  # after the registrar: the start waits for that one
         registrar_table.register_all()
-        self.admin = AdminSocket(self.supervisor, operations.handlers, self.registrar)
+        self.admin = AdminSocket(self.supervisor, operations.handlers, access, self.registrar)
         for spec in found.specs:
             self.supervisor.set_plugin(spec)
 
@@ -330,8 +332,8 @@ class _Daemon:
         """Serves both endpoints; ``again`` where a socket file was deleted under us. Raises ConfigError."""
         endpoint = self.settings.host_endpoint
         if not again or endpoint.startswith("ipc://"):
-            bind(self.supervisor.hosts.peers, endpoint, self.runtime, key="host.endpoint", for_group=True)
-        bind(self.admin.peers, self.settings.admin_endpoint, self.runtime, key="admin.endpoint", for_group=False)
+            bind(self.supervisor.hosts.peers, endpoint, self.runtime, "host.endpoint")
+        bind(self.admin.peers, self.settings.admin_endpoint, self.runtime, "admin.endpoint")
 
     def _signalled(self, numbers: bytes) -> None:
         if signal.SIGTERM in numbers or signal.SIGINT in numbers:
@@ -377,8 +379,10 @@ class _Daemon:
         found = self.folder_plugins.scan(settings.plugins_dir, policy, settings.security.policy_file)
         if self.tcp_hosts is not None:
             self.tcp_hosts.curve.read_clients()
+        access = Access(settings.admin.roles, os.geteuid())
         self.folder_plugins.take(found)  # from here on nothing raises: a reload that is refused changes nothing
         self.settings, self.policy = settings, policy
+        self.admin.access = access
         self.supervisor.requests.per_host = settings.pool.per_host
         self.governing.burst_seconds = self.sandboxing.burst_seconds = settings.limits.cpu_burst_seconds
         self.api.calls_per_second = settings.limits.api_calls_per_second

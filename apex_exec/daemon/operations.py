@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from apex_exec.daemon.roles import role_needed
 from apex_exec.errors import Code, SupervisorBug, WireError
 from apex_exec.wire.places import told
 
@@ -28,6 +29,8 @@ class Operation(msgspec.Struct, frozen=True):
     doc: str
 
 
+MAP_ARGUMENTS = ("manifest", "payload")
+"""Arguments that are maps, of whichever operation has them."""
 OPERATIONS: dict[str, Operation] = {}
 
 
@@ -52,20 +55,31 @@ Handler = Callable[[Any, int], Any]
 
 
 def listing() -> dict[str, Any]:
-    """What ``ops`` answers."""
+    """What ``ops`` answers: each operation with the role that it needs."""
     return {"operations": [
-        {"name": op.name, "where": op.where, "doc": op.doc, "args": msgspec.json.schema(op.args)}
+        {"name": op.name, "where": op.where, "role": role_needed(op.name), "doc": op.doc,
+         "args": msgspec.json.schema(op.args)}
         for _, op in sorted(OPERATIONS.items())]}
 
 
-def parse(name: str, args: dict[str, Any] | None) -> tuple[Operation, msgspec.Struct]:
-    """The operation and its checked arguments. Raises WireError (NOT_FOUND, INVALID_INPUT)."""
+def find(name: str) -> Operation:
+    """The operation. Raises WireError (NOT_FOUND)."""
     operation = OPERATIONS.get(name)
     if operation is None:
         raise WireError(Code.NOT_FOUND, f"there is no operation {name[:64]!r}; `ops` lists them all",
                         {"reason": "unknown_operation"})
+    return operation
+
+
+def parse(name: str, args: dict[str, Any] | None) -> tuple[Operation, msgspec.Struct]:
+    """The operation and its checked arguments. Raises WireError (NOT_FOUND, INVALID_INPUT)."""
+    operation = find(name)
+    given = args or {}
+    for key in MAP_ARGUMENTS:  # PHP and Lua write an empty map as an empty array
+        if given.get(key) == []:
+            given = {**given, key: {}}
     try:
-        return operation, msgspec.convert(args or {}, operation.args)
+        return operation, msgspec.convert(given, operation.args)
     except msgspec.ValidationError as error:
         text, path = told(error)
         raise WireError(Code.INVALID_INPUT, f"{name}: {text}", {"path": f"$.args{path[1:]}"}) from None

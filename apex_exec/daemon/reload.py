@@ -19,6 +19,7 @@ RELOADABLE = frozenset((
     "pool.idle_seconds", "pool.queue_depth", "pool.in_flight", "pool.per_host", "pool.prefetch", "pool.boot_seconds",
     "pool.spare_workers",
     "recycle.after_calls", "recycle.after_seconds", "recycle.growth_mb", "log.level", "log.plugin_lines_per_second",
+    "admin.roles",
 ))
 """Keys that SIGHUP and ``daemon.reload`` apply; besides them ``plugins_dir`` is read again, and the client keys of
 ``host.curve_keys_dir``."""

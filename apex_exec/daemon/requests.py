@@ -175,8 +175,8 @@ class Requests:
             raise WireError(Code.PROTOCOL_ERROR, "provide is for DEALER: REQ cannot be called back")
         if self.api is None:
             raise WireError(Code.NOT_PROVIDED, "this daemon has no gateway; host methods cannot be provided")
-        methods = self.api.provide(peer, request.methods)
-        self._reply(peer, frames, _encode(msg.Provided(id=request.id, methods=methods)))
+        methods, standby = self.api.provide(peer, request.methods)
+        self._reply(peer, frames, _encode(msg.Provided(id=request.id, methods=methods, standby=standby)))
 
     def _plugins(self, peer: Peer, frames: list[bytes], request: msg.Plugins) -> None:
         user_id = hooks.check_user(request.user_id) if request.user_id is not None else None

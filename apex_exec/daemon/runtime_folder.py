@@ -18,11 +18,13 @@ LOCK_NAME = "lock"
 
 
 class RuntimeFolder:
-    """Made 0700 (0750 and the group's with ``host.socket_group``), ours, locked. Raises ConfigError."""
+    """Made 0700, ours, locked. ``host.socket_group`` and ``admin.socket_group`` open it to their group (0750), two
+    different ones to whoever knows what is in it (0711), since a folder has one group. Raises ConfigError."""
 
     def __init__(self, settings: Settings) -> None:
         self.path = settings.runtime_path
-        self.group_id = group_id(settings.host.socket_group)
+        self.host_group = group_id(settings.host.socket_group, "host.socket_group")
+        self.admin_group = group_id(settings.admin.socket_group, "admin.socket_group")
         for endpoint in (settings.host_endpoint, settings.admin_endpoint):
             check_length(endpoint)
         self._make()
@@ -33,16 +35,14 @@ class RuntimeFolder:
     def _make(self) -> None:
         path = self.path
         own_folder(path, "runtime_dir")
+        groups = {group: key for group, key in ((self.host_group, "host.socket_group"),
+                                                (self.admin_group, "admin.socket_group")) if group >= 0}
         try:
-            if self.group_id >= 0:
-                os.chown(path, -1, self.group_id)
-                path.chmod(0o750)
-            else:
-                path.chmod(0o700)
+            if len(groups) == 1:
+                (group,) = groups
+                _give(path, group, groups[group])
+            path.chmod((0o700, 0o750, 0o711)[len(groups)])
         except OSError as error:
-            if error.errno == errno.EPERM and self.group_id >= 0:
-                raise ConfigError(f"host.socket_group: uid {os.geteuid()} cannot give {path} to group {self.group_id}, "
-                                  "which it is not in; make the daemon's user a member of that group") from None
             raise ConfigError(f"runtime_dir: {path}: {error.strerror} for uid {os.geteuid()}; "
                               "choose another folder") from None
 
@@ -66,14 +66,15 @@ class RuntimeFolder:
         except OSError as error:
             raise ConfigError(f"{path}: {error.strerror}") from None
 
-    def bound(self, endpoint: str, *, for_group: bool) -> None:
-        """Sets the mode of a socket that was just bound and remembers it for ``missing``."""
+    def bound(self, endpoint: str, key: str) -> None:
+        """Sets the mode of a socket that was just bound and remembers it for ``missing``; ``key`` is its endpoint's."""
+        group = self.admin_group if key == "admin.endpoint" else self.host_group
         path = socket_path(endpoint)
         if path is None:
             return
         try:
-            if for_group and self.group_id >= 0:
-                os.chown(path, -1, self.group_id)
+            if group >= 0:
+                _give(path, group, key.replace("endpoint", "socket_group"))
                 path.chmod(0o660)
             else:
                 path.chmod(0o600)
@@ -179,11 +180,19 @@ def check_length(endpoint: str) -> None:
                           "choose a shorter runtime_dir")
 
 
-def group_id(name: str) -> int:
-    """The number of group ``name``; -1 for none. Raises ConfigError."""
+def _give(path: Path, group: int, key: str) -> None:
+    try:
+        os.chown(path, -1, group)
+    except PermissionError:
+        raise ConfigError(f"{key}: uid {os.geteuid()} cannot give {path} to group {group}, which it is not in; make "
+                          "the daemon's user a member of that group") from None
+
+
+def group_id(name: str, key: str) -> int:
+    """The number of group ``name``, which ``key`` names; -1 for none. Raises ConfigError."""
     if not name:
         return -1
     try:
-        return int(name) if name.isdigit() else grp.getgrnam(name).gr_gid
+        return int(name) if name.isdecimal() else grp.getgrnam(name).gr_gid
     except KeyError:
-        raise ConfigError(f"host.socket_group: there is no group {name!r}") from None
+        raise ConfigError(f"{key}: there is no group {name!r}; name one of this machine, or its number") from None

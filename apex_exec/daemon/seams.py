@@ -29,8 +29,8 @@ class ApiCalls(Protocol):
     def invocation_ended(self, call: int) -> list[Any]:
         """The invocation has its verdict: the effects that it asked for are given, what is in flight is cancelled."""
 
-    def provide(self, peer: Peer, methods: list[str]) -> list[str]:
-        """``peer`` offers to serve host methods; those it serves now. Raises WireError."""
+    def provide(self, peer: Peer, methods: list[str]) -> tuple[list[str], list[str]]:
+        """``peer`` offers to serve host methods; those it serves now, and those it stands by for. Raises WireError."""
 
     def host_reply(self, peer: Peer, reply: msg.HostReply) -> None:
         """``peer`` answers a hostCall, or says it does."""

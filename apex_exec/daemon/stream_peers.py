@@ -59,6 +59,11 @@ HANDSHAKE_SECONDS_MAX = 10.0
 ACCEPT_PAUSE_SECONDS = 0.5
 """How long no connection is accepted after one could not be (EMFILE)."""
 BACKLOG = 256
+SO_PEERGROUPS = 59
+"""Linux 4.13: the supplementary groups of the peer, noted with SO_PEERCRED. Python has no name for it."""
+GROUPS_MAX = 256
+"""What Python's ``getsockopt`` can return. Of a peer with more of them the primary group alone counts."""
+GID = struct.Struct("I")
 _OUT = select.EPOLLOUT
 _NEWS = ~select.EPOLLOUT
 _END = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
@@ -341,6 +346,12 @@ class StreamPeers:
         assert isinstance(peer, StreamPeer)
         return _credentials(peer.socket)
 
+    def identity(self, peer: Peer) -> tuple[int, int, tuple[int, ...]]:
+        """(uid, gid, other groups) of the process behind ``peer``, as the kernel noted them at connect; (-1, -1, ()) if
+        it does not say."""
+        assert isinstance(peer, StreamPeer)
+        return _identity(peer.socket)
+
     def close(self) -> None:
         """Sends what the kernel takes at once and ends every connection; the socket's file is left to its folder."""
         self.flush()
@@ -357,3 +368,15 @@ def _credentials(socket: sockets.socket) -> tuple[int, int]:
         return -1, 0
     pid, uid, _ = UCRED.unpack(raw)
     return uid, pid
+
+
+def _identity(socket: sockets.socket) -> tuple[int, int, tuple[int, ...]]:
+    try:
+        _, uid, gid = UCRED.unpack(socket.getsockopt(sockets.SOL_SOCKET, sockets.SO_PEERCRED, UCRED.size))
+    except OSError:
+        return -1, -1, ()
+    try:
+        raw = socket.getsockopt(sockets.SOL_SOCKET, SO_PEERGROUPS, GROUPS_MAX * GID.size)
+    except OSError:  # ERANGE, or no such option
+        return uid, gid, ()
+    return uid, gid, tuple(number for (number,) in GID.iter_unpack(raw))

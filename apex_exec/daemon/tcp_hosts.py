@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 ZAP_DOMAIN = b"apex-exec"
 SERVER_KEY = "server.key_secret"
+HEARTBEAT_MS, HEARTBEAT_LOST_MS = 2000, 6000
+"""On tcp a host whose machine or network has gone sends no end of its connection; libzmq asks it, and gives it up."""
 
 
 class Curve:
@@ -115,6 +117,8 @@ class TcpHosts:
         self._zap = Zap(self._context, loop, self.curve, self._on_denied)
         router: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
         self.curve.secure(router)
+        router.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+        router.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_LOST_MS)
         return ZmqPeers(loop, handlers, router, self._message_bytes_max, self._connections_max)
 
     def close(self) -> None:

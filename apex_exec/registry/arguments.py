@@ -28,13 +28,19 @@ class PluginArgs(_Args):
 class BundleArgs(_Args):
     """A bundle: a folder or ``.apx`` on the daemon's machine, or its bytes; or the id of one that is registered.
 
-    ``manifest`` is the registration object where it stands apart from the bundle; it must say the same.
+    ``manifest`` is the registration object where it stands apart from the bundle; it must say the same. Where it says
+    ``enabled: true``, the plugin is installed, too, and enabled for everybody.
     """
 
     id: str | None = None
     path: str | None = None
     bundle: bytes | None = None
     manifest: dict[str, Any] | None = None
+
+
+def wants_enabled(registration: Any) -> bool:
+    """Whether a registration object says that its plugin is to be enabled for everybody once it is installed."""
+    return isinstance(registration, dict) and registration.get("enabled") is True
 
 
 class UserArgs(_Args):
@@ -122,7 +128,8 @@ class RevokeKeyArgs(_Args):
 
 
 ARGUMENTS: dict[str, tuple[type[msgspec.Struct], str]] = {
-    "plugin.register": (BundleArgs, "Stores a bundle; nothing of it runs."),
+    "plugin.register": (
+        BundleArgs, "Stores a bundle; nothing of it runs, unless `manifest.enabled` has it installed and enabled."),
     "plugin.validate": (PluginArgs, "Policy, signature, scan, and its code loaded in the jail."),
     "plugin.install": (BundleArgs, "Registers, validates and installs; may wait for approvals."),
     "plugin.upgrade": (UpgradeArgs, "Checks and tries a newer version, and switches to it."),

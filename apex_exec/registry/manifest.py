@@ -20,6 +20,7 @@ from apex_exec import API_VERSION
 from apex_exec.config import CPU_PERCENT_MIN, MEMORY_MB_MAX, NETWORK_PER_MINUTE_MAX, TIMEOUT_MS_MAX
 from apex_exec.core.plugin import ADMIN_PERMISSIONS, HOOKS, STANDARD_PERMISSIONS, Limits
 from apex_exec.errors import Code, Refusal
+from apex_exec.wire.places import step
 
 MANIFEST_BYTES_MAX = 65_536
 PROBLEMS_MAX = 100
@@ -278,7 +279,7 @@ def _refuse_constant(text: str) -> None:
 
 
 def _path(loc: tuple[Any, ...]) -> str:
-    return "$" + "".join(f"[{part}]" if isinstance(part, int) else f".{str(part)[:60]}" for part in loc)
+    return "$" + "".join(map(step, loc))
 
 
 def _known_keys(loc: tuple[Any, ...]) -> list[str]:
@@ -332,6 +333,24 @@ def _own_problems(raw: Any, duplicates: list[str]) -> list[dict[str, Any]]:
     return found
 
 
+def _without_enabled(raw: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """``raw`` without ``enabled``, which hosts' own schemas have: it is no property of the plugin. What it says counts
+    in a registration object that an operation is given, never in a bundle: no author enables his plugin."""
+    odd = raw.get("enabled", False)
+    problems = [] if isinstance(odd, bool) else [{
+        "code": "wrong_type", "path": "$.enabled", "message": "Input should be a valid boolean",
+        "hint": "true or false"}]
+    return {key: value for key, value in raw.items() if key != "enabled"}, problems
+
+
+_SECTIONS = ("manifest", "limits", "network", "data", "pricing")
+
+
+def _with_maps(raw: dict[str, Any]) -> dict[str, Any]:
+    """``raw`` with an empty map where an empty array stands for one: PHP and Lua write it so."""
+    return {**raw, **{key: {} for key in _SECTIONS if raw.get(key) == []}}
+
+
 def check_manifest(data: bytes) -> tuple[Manifest | None, list[dict[str, Any]]]:
     """The manifest in ``data`` (JSON) and every problem with it; None exactly where there is one."""
     if len(data) > MANIFEST_BYTES_MAX:
@@ -345,6 +364,10 @@ def check_manifest(data: bytes) -> tuple[Manifest | None, list[dict[str, Any]]]:
                        "hint": "check it with any JSON tool; comments and trailing commas are not JSON"}]
     manifest: Manifest | None = None
     problems = _own_problems(raw, duplicates.found)
+    if isinstance(raw, dict):
+        raw, odd = _without_enabled(raw)
+        problems += odd
+        raw = _with_maps(raw)
     try:
         manifest = Manifest.model_validate(raw, strict=True)
     except ValidationError as error:

@@ -32,6 +32,7 @@ from apex_exec.registry.arguments import (
     SignatureArgs,
     UpgradeArgs,
     UserArgs,
+    wants_enabled,
 )
 from apex_exec.registry.bundle import Bundle, read_path, unpack
 from apex_exec.registry.context import Context
@@ -98,6 +99,8 @@ def _newest(db: sa.Connection, plugin: str, version: str | None) -> VersionRow:
 
 
 def _register(ctx: Context, args: BundleArgs) -> dict[str, Any]:
+    if wants_enabled(args.manifest):
+        return _install(ctx, args)
     bundle, signatures = _bundle(args)
     with _about(bundle.manifest.id):
         version = lifecycle.register(ctx, bundle, signatures)
@@ -121,7 +124,12 @@ def _install(ctx: Context, args: BundleArgs) -> dict[str, Any]:
         raise Refusal("already_installed", f"{row.id} {row.version} is installed", code=Code.CONFLICT,
                       hint=f"use `apex-exec plugin upgrade` for {bundle.manifest.version}")
     with _about(bundle.manifest.id):
-        return lifecycle.install(ctx, lifecycle.register(ctx, bundle, signatures))
+        installed = lifecycle.install(ctx, lifecycle.register(ctx, bundle, signatures))
+        if wants_enabled(args.manifest) and installed["changed"] and installed["state"] == "installed":
+            # Not where it waits for an approval, nor where it was installed before: a host that registers its plugins
+            # at every start must not enable what an operator has disabled.
+            installed["state"] = lifecycle.enable(ctx, bundle.manifest.id)["state"]
+    return installed
 
 
 def _user(args: UserArgs) -> str:

@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from apex_exec.errors import Code, WireError
 from apex_exec.wire.messages import HostRequest
-from apex_exec.wire.places import told
+from apex_exec.wire.places import step, told
 from apex_exec.wire.values import (
     CONTAINERS_MAX,
     DEPTH_MAX,
@@ -34,6 +34,10 @@ class _OnlyId(msgspec.Struct):
     id: _AnyId
 
 
+MAP_FIELDS = ("args", "error")
+"""Fields of the envelope that are maps and are decoded with it."""
+_decode_fields = msgspec.msgpack.Decoder(dict[str, msgspec.Raw]).decode
+_ANY_ID = msgspec.Raw(b"\x00")
 _decode_id = msgspec.msgpack.Decoder(_AnyId).decode
 _decode_only_id = msgspec.msgpack.Decoder(_OnlyId).decode
 # Heads of values whose size stands in the head, and of those with a length behind it (its bytes, and ext's type).
@@ -57,12 +61,47 @@ def decode_request(body: bytes, bytes_max: int) -> HostRequest:
             whole = _integral_envelope(body)
             if whole is not None:
                 return decode_request(whole, len(whole))
+        if "got `array`" in str(error) and (mapped := _with_maps(body)) is not None:
+            return decode_request(mapped, len(mapped))
         text, path = told(error)
         is_nobodys = path in ("$.type", "$.id", "$")
         raise WireError(Code.PROTOCOL_ERROR if is_nobodys else Code.INVALID_INPUT, text,
                         {"path": path} if path != "$" else None) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        if path := _unreadable(body):
+            raise WireError(Code.INVALID_INPUT, f"{path}: this is no UTF-8 text, or no value (half an emoji, a date "
+                            "out of range)", {"path": path}) from None
         raise WireError(Code.PROTOCOL_ERROR, "the body is not one MessagePack map of this protocol") from None
+
+
+def _unreadable(body: bytes) -> str:
+    """The path of the envelope's first field that cannot be read, of a message that is whole otherwise; else ""."""
+    try:
+        fields = _decode_fields(body)
+        if not isinstance(_decode_any(fields["type"]), str):
+            return ""
+        _decode_id(fields.get("id", _ANY_ID))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, KeyError, ValueError, OverflowError):
+        return ""
+    for key, value in fields.items():
+        try:
+            _decode_any(value)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError, OverflowError):
+            return f"${step(key)}"
+    return ""
+
+
+def _with_maps(body: bytes) -> bytes | None:
+    """``body`` with an empty map where the envelope has an empty array for one, as PHP and Lua write it; None where it
+    has none."""
+    try:
+        message = _decode_any(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, TypeError, ValueError, OverflowError):
+        return None
+    if not isinstance(message, dict):
+        return None
+    empty = [key for key in MAP_FIELDS if message.get(key) == []]
+    return msgspec.msgpack.encode({**message, **dict.fromkeys(empty, {})}) if empty else None
 
 
 def _integral_envelope(body: bytes) -> bytes | None:

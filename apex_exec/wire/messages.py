@@ -91,12 +91,21 @@ class HostReply(Request, tag="hostReply"):
     error: dict[str, Any] | None = None
 
 
+class Actor(msgspec.Struct):
+    """The person for whom a delegate (a console, a door) asks, and the roles that the delegate knows of."""
+
+    name: str
+    roles: Annotated[list[str], Meta(max_length=16)]
+
+
 class Admin(Request, tag="admin"):
-    """One operation of the administration table; on the admin endpoint only."""
+    """One operation of the administration table; on the admin endpoint only. With ``actor`` it is decided by the
+    actor's roles instead of the peer's."""
 
     id: Id
     op: str
     args: dict[str, Any] | None = None
+    actor: Actor | None = None
 
 
 HostRequest = Hello | Plugins | PingRequest | Invoke | Dispatch | Cancel | Provide | HostReply | Admin
@@ -231,10 +240,12 @@ class Dispatched(Answer, tag="dispatched", omit_defaults=False):
 
 
 class Provided(Answer, tag="provided", omit_defaults=False):
-    """Answer to ``provide``: the methods that this connection serves now."""
+    """Answer to ``provide``: the methods that this connection serves now, and those that another one serves, for which
+    it stands by."""
 
     id: Id
     methods: list[str]
+    standby: list[str]
 
 
 class HostCall(Answer, tag="hostCall", omit_defaults=False):

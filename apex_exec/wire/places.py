@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
 
+KEY_CHARS_MAX = 64
+_NAME = re.compile(r"[^\W\d]\w*")
 _KEY_IN = re.compile(r"`key` in `(\$.*)`")
+
+
+def step(key: object) -> str:
+    """The step of a path to the member ``key``: ``.name``, ``[3]``, and ``["a.b"]`` for a key that is no name, so that
+    each path means one place. Long keys are cut."""
+    if isinstance(key, int):
+        return f"[{key}]"
+    text = str(key)[:KEY_CHARS_MAX]
+    if _NAME.fullmatch(text):
+        return f".{text}"
+    return f"[{json.dumps(text, ensure_ascii=not text.isprintable())}]"
 
 
 def told(error: Exception) -> tuple[str, str]:

@@ -19,6 +19,7 @@ import msgspec
 from msgspec import Meta
 
 from apex_exec.errors import Code, WireError
+from apex_exec.wire.places import step
 
 DEPTH_MAX = 64
 CONTAINERS_MAX = 65_536
@@ -243,7 +244,7 @@ class _At:
         steps = []
         at: _At | None = self
         while at is not None:
-            steps.append(f".{key[:64]}" if type(at.inside) is dict else f"[{key}]")
+            steps.append(step(key))
             key, at = at.key, at.above
         return ("$" + "".join(reversed(steps[:-1])))[:200]  # the last is the list that ``_check`` begins with
 

@@ -86,3 +86,30 @@ def test_the_path_is_right_for_any_key(daemon: Daemon, given: Any, path: str) ->
         error = host.ask({"type": "invoke", "plugin": "echo", "action": "onActionExecute", "userId": USER,
                           "payload": given})
     assert (error["code"], error["details"]["path"]) == ("INVALID_INPUT", path), error
+
+
+@pytest.mark.parametrize(("bad", "path"), [
+    ({"plugin": HALF_AN_EMOJI}, "$.plugin"), ({"userId": HALF_AN_EMOJI}, "$.userId"),
+    ({"traceparent": HALF_AN_EMOJI}, "$.traceparent"), ({"action": HALF_AN_EMOJI}, "$.action")])
+def test_text_of_the_envelope_that_cannot_be_read_is_invalid_input_with_its_path(daemon: Daemon, bad: dict[str, bytes],
+                                                                                path: str) -> None:
+    message = {"type": "invoke", "plugin": "echo", "action": "onActionExecute", "userId": USER, "payload": {},
+               **{key: msgspec.Raw(value) for key, value in bad.items()}}
+    with Host(daemon.endpoint) as host:
+        error = host.ask(message)
+        assert (error["code"], error["details"]["path"], error["started"]) == ("INVALID_INPUT", path, False), error
+        for odd in ({"type": msgspec.Raw(HALF_AN_EMOJI)}, {"id": msgspec.Raw(HALF_AN_EMOJI)}):
+            host.socket.send(msgspec.msgpack.encode({"id": 99, **message, **odd}))
+            assert host.receive()["code"] == "PROTOCOL_ERROR"
+        assert host.ask({"type": "ping"})["type"] == "pong"
+
+
+def test_an_empty_array_stands_for_an_empty_map_of_the_envelope_and_of_operations_too(daemon: Daemon) -> None:
+    with Host(daemon.admin) as host:
+        assert host.ask({"type": "admin", "op": "daemon.status", "args": []})["type"] == "adminResult"
+        assert host.ask({"type": "admin", "op": "daemon.status", "args": [1]})["details"]["path"] == "$.args"
+        tried = host.ask({"type": "admin", "op": "plugin.verify", "args": {"id": "nobody", "payload": []}})
+        assert tried["code"] == "NOT_FOUND", tried
+    with Host(daemon.endpoint) as host:
+        host.socket.send(msgspec.msgpack.encode({"type": "hostReply", "callId": 1, "ok": True, "error": []}))
+        assert host.quiet(), "it answers nothing, and is answered with nothing"

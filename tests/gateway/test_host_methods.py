@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,12 +18,12 @@ import zmq
 from apex_exec.client import CallError, Client
 from apex_exec.core.api import HostMethod
 from apex_exec.daemon.connections import Peer
-from apex_exec.daemon.host_methods import METHODS_MAX, METHODS_PER_PEER_MAX, HostMethods
+from apex_exec.daemon.host_methods import ABSENT_NS, METHODS_MAX, METHODS_PER_PEER_MAX, WAITING_MAX, HostMethods
 from apex_exec.errors import WireError
 from apex_exec.wire import messages as msg
 from tests.gateway.bundles import ALL, bundle
 from tests.gateway.conftest import A
-from tests.support.daemon import Daemon
+from tests.support.daemon import Daemon, wait_for
 
 
 class Hosts:
@@ -28,8 +33,9 @@ class Hosts:
         self.sent: list[tuple[Peer, Any]] = []
         self.odd: list[str] = []
         self.answers: list[Any] = []
+        self.now_ns = 10**9
         self.table = HostMethods(lambda peer, _frames, body: self.sent.append((peer, msgspec.msgpack.decode(body))),
-                                 lambda kind, _peer: self.odd.append(kind))
+                                 lambda kind, _peer: self.odd.append(kind), lambda: self.now_ns)
 
     def call(self, method: str) -> int:
         return self.table.call(HostMethod(method), "p", A, 100, lambda *answer: self.answers.append(answer))
@@ -39,17 +45,75 @@ def reply(call_id: int, **more: Any) -> msg.HostReply:
     return msg.HostReply(call_id=call_id, ok=more.pop("ok", True), **more)
 
 
-def test_the_first_provider_keeps_a_method_until_it_disconnects() -> None:
-    hosts, one, two = Hosts(), Peer(b"1", 1), Peer(b"2", 2)
+def test_the_first_provider_serves_and_the_next_takes_over_as_soon_as_it_ends() -> None:
+    hosts, one, two, three = Hosts(), Peer(b"1", 1), Peer(b"2", 2), Peer(b"3", 3)
     names = ["admin.users.list", "system.config.get"]
-    assert hosts.table.provide(one, names[:1]) == names[:1]
-    assert hosts.table.provide(two, names) == names[1:]
+    assert hosts.table.provide(one, names[:1]) == (names[:1], [])
+    assert hosts.table.provide(two, names) == (names[1:], names[:1])
+    assert hosts.table.provide(three, names * 2) == ([], names * 2)
+    assert hosts.table.provide(one, names[:1]) == (names[:1], []), "to say it again changes nothing"
     hosts.call(names[0])
     assert hosts.sent[-1][0] is one and hosts.sent[-1][1]["method"] == names[0]
     hosts.table.peer_gone(one)
-    assert hosts.answers == [(b"", "host_error", "the host disconnected before it answered")]
-    assert hosts.call(names[0]) == 0 and hosts.answers[-1][1] == "not_provided"
-    assert hosts.table.provide(two, names) == names
+    ((body, code, message),) = hosts.answers
+    assert (body, code) == (b"", "host_lost") and "not known" in message
+    assert hosts.call(names[0]) and hosts.sent[-1][0] is two
+    hosts.table.peer_gone(three)
+    hosts.table.peer_gone(two)
+    assert len(hosts.answers) == 2 and hosts.answers[-1][1] == "host_lost"
+
+
+def test_calls_wait_for_a_provider_that_comes_back_and_no_longer_than_their_time() -> None:
+    hosts, one, two = Hosts(), Peer(b"1", 1), Peer(b"2", 2)
+    name = "admin.users.list"
+    assert hosts.call(name) == 0 and hosts.answers.pop()[1] == "not_provided", "never provided: nobody is expected"
+    hosts.table.provide(one, [name])
+    hosts.table.peer_gone(one)
+    numbers = [hosts.call(name) for _ in range(3)]
+    assert all(numbers) and hosts.sent == [] and hosts.answers == []
+    assert hosts.table.forget(numbers[1], is_late=True) is False, "nobody was asked"
+    hosts.now_ns += 40 * 10**6
+    hosts.table.host_reply(two, reply(numbers[0]))
+    assert hosts.odd == ["foreign_reply"], "what has not been asked of it, it cannot answer"
+    assert hosts.table.provide(two, [name]) == ([name], [])
+    assert [(peer, sent["callId"], sent["deadlineMs"]) for peer, sent in hosts.sent] == [
+        (two, numbers[0], 60), (two, numbers[2], 60)]
+    hosts.table.host_reply(two, reply(numbers[0]))
+    assert hosts.answers == [(b"\xc0", "", "")]
+    hosts.table.peer_gone(two)
+    waits = hosts.call(name)
+    assert hosts.table.expire(hosts.now_ns) == hosts.now_ns + ABSENT_NS
+    hosts.now_ns += ABSENT_NS
+    assert hosts.table.expire(hosts.now_ns) == 0
+    assert hosts.answers[-1][1] == "not_provided" and hosts.table.forget(waits) is False
+    assert hosts.call(name) == 0 and hosts.answers[-1][1] == "not_provided"
+    assert not hosts.table._absent and not hosts.table._waiting and not hosts.table._out
+
+
+def test_what_waits_for_a_provider_is_bounded() -> None:
+    hosts, one = Hosts(), Peer(b"1", 1)
+    for start in range(0, 2 * METHODS_MAX, METHODS_PER_PEER_MAX):
+        hosts.table.provide(one, [f"admin.users.m{n}" for n in range(start, start + METHODS_PER_PEER_MAX)])
+        hosts.table.peer_gone(one)
+    assert len(hosts.table._absent) == METHODS_MAX
+    name = f"admin.users.m{2 * METHODS_MAX - 1}"
+    assert all(hosts.call(name) for _ in range(WAITING_MAX)) and hosts.answers == []
+    assert hosts.call(name) == 0 and hosts.answers.pop()[1] == "not_provided"
+
+
+def test_a_host_that_does_not_answer_in_time_is_overtaken() -> None:
+    hosts, one, two = Hosts(), Peer(b"1", 1), Peer(b"2", 2)
+    names = ["admin.users.list", "system.config.get"]
+    hosts.table.provide(one, names)
+    hosts.table.provide(two, names)
+    assert hosts.table.forget(hosts.call(names[0])) and hosts.call(names[0]) and hosts.sent[-1][0] is one
+    assert hosts.table.forget(hosts.call(names[0]), is_late=True)
+    for name in names:
+        hosts.call(name)
+        assert hosts.sent[-1][0] is two
+    hosts.table.forget(hosts.call(names[0]), is_late=True)
+    hosts.call(names[0])
+    assert hosts.sent[-1][0] is one, "it may have recovered"
 
 
 def test_only_who_was_asked_may_answer_and_only_once() -> None:
@@ -173,16 +237,116 @@ def test_what_connections_provide_is_bounded_in_all_and_free_with_their_end() ->
     methods = HostMethods(lambda *_: None, lambda *_: None)
     peers = [Peer(b"\0%d" % number, number) for number in range(METHODS_MAX // METHODS_PER_PEER_MAX + 1)]
     for number, peer in enumerate(peers[:-1]):
-        assert methods.provide(peer, names(number)) == names(number)
+        assert methods.provide(peer, names(number)) == (names(number), [])
         with pytest.raises(WireError, match="one connection") as refused:
             methods.provide(peer, ["admin.users.more"])
         assert refused.value.code == "INVALID_INPUT"
     with pytest.raises(WireError) as refused:
         methods.provide(peers[-1], ["admin.users.more"])
     assert refused.value.code == "OVERLOADED"
-    assert methods.provide(peers[-1], names(0, 3)) == [], "known ones keep their provider"
     methods.peer_gone(peers[0])
-    assert methods.provide(peers[-1], names(0, 3)) == names(0, 3)
+    assert methods.provide(peers[-1], names(0, 3)) == (names(0, 3), [])
     for peer in peers:
         methods.peer_gone(peer)
-    assert not methods._providers and not methods._of
+    assert not methods._providers and not methods._of and not methods._count
+
+
+HOST = """
+import os, sys, time
+from apex_exec.client import Client
+def named(call):
+    if call.params.get("hang"):
+        print("hangs", flush=True)
+        time.sleep(60)
+    return {"by": sys.argv[2], "n": call.params["n"]}
+with Client(sys.argv[1]) as host:
+    print(host.provide({"admin.users.list": named}), flush=True)
+    while True:
+        host.serve(0.1)
+"""
+
+
+@contextlib.contextmanager
+def a_host(daemon: Daemon, name: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that provides ``admin.users.list`` and answers with its name; it has said so."""
+    with subprocess.Popen([sys.executable, "-c", HOST, daemon.endpoint, name], stdout=subprocess.PIPE,
+                          text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert "provided" in process.stdout.readline()
+            yield process
+        finally:
+            process.kill()
+
+
+def calls(daemon: Daemon, ended: threading.Event, found: list[Any]) -> None:
+    """Asks again and again, one call after another: what each was answered."""
+    with Client(daemon.endpoint) as client:
+        number = 0
+        while not ended.is_set():
+            number += 1
+            step = {"api": "call", "args": {"method": "admin.users.list", "params": {"n": number}}}
+            reply = client.invoke("boss", "onActionExecute", A, {"action": "x", "context": {"steps": [step]}})
+            (answer,) = reply["result"]["result"]
+            assert answer.get("code") == "host_lost" or answer["n"] == number, answer
+            found.append(answer.get("by") or answer["code"])
+
+
+def test_a_rolling_restart_of_the_host_loses_no_call(daemon: Daemon) -> None:
+    ended, found = threading.Event(), list[Any]()
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(a_host(daemon, "first"))
+        stack.enter_context(a_host(daemon, "second"))
+        pids = daemon.pids("boss")
+        thread = threading.Thread(target=calls, args=(daemon, ended, found))
+        thread.start()
+        try:
+            wait_for(lambda: found.count("first") > 5, 20, "the first serves")
+            pids = daemon.pids("boss")
+            first.kill()
+            wait_for(lambda: found.count("second") > 5, 20, "the second takes over")
+            stack.close()  # nobody is left: calls wait
+            count = len(found)
+            time.sleep(0.3)
+            assert len(found) <= count + 1
+            with a_host(daemon, "third"):
+                wait_for(lambda: found.count("third") > 5, 20, "the third is found by what waited")
+                ended.set()
+                thread.join(20)
+        finally:
+            ended.set()
+            thread.join(20)
+    assert not thread.is_alive() and set(found) <= {"first", "second", "third", "host_lost"}
+    assert found.count("host_lost") <= 2, "only what was out at a host that was killed"
+    assert daemon.pids("boss") == pids, "no worker was killed"
+
+
+def test_what_was_out_at_a_killed_host_has_an_outcome_that_is_not_known(daemon: Daemon) -> None:
+    step = {"api": "call", "args": {"method": "admin.users.list", "params": {"n": 1, "hang": True}}}
+    with a_host(daemon, "dies") as host, Client(daemon.endpoint) as client:
+        id_ = client.start({"type": "invoke", "plugin": "boss", "action": "onActionExecute", "userId": A,
+                            "payload": {"action": "x", "context": {"steps": [step]}}})
+        assert host.stdout is not None and host.stdout.readline() == "hangs\n"
+        pids = daemon.pids("boss")
+        host.kill()
+        ((answer),) = client.wait(id_, 4000)["result"]["result"]
+    assert answer["code"] == "host_lost" and answer["kind"] == "ApiError" and "not known" in answer["message"]
+    assert daemon.pids("boss") == pids
+
+
+def test_a_frozen_host_is_overtaken_by_the_one_that_stands_by(daemon: Daemon) -> None:
+    with a_host(daemon, "frozen") as frozen, a_host(daemon, "stands by"):
+        frozen.send_signal(signal.SIGSTOP)
+        with Client(daemon.endpoint) as client:
+            step = {"api": "call", "args": {"method": "admin.users.list", "params": {"n": 1}}}
+            found = [client.invoke("boss", "onActionExecute", A, {"action": "x", "context": {"steps": [step]}},
+                                   deadline_ms=1000)["result"]["result"][0] for _ in range(2)]
+    assert found[0]["code"] == "deadline_exceeded" and found[1] == {"by": "stands by", "n": 1}
+
+
+@pytest.mark.parametrize("body", [b"\xa3\xed\xa0\xbd", b"\x81\xa3\xed\xa0\xbd\xc0", b"\xd7\xff" + b"\xff" * 8])
+def test_a_hosts_answer_that_no_plugin_could_read_is_the_hosts_error(body: bytes) -> None:
+    hosts, one = Hosts(), Peer(b"1", 1)
+    hosts.table.provide(one, ["admin.users.list"])
+    hosts.table.host_reply(one, reply(hosts.call("admin.users.list"), result=msgspec.Raw(body)))
+    assert hosts.answers[-1][1] == "host_error"

@@ -49,7 +49,7 @@ def test_a_load_that_fails_says_which_exception_file_and_line_everywhere(shell: 
     assert place in shell("plugin", "validate", folder, status=1)
     assert place in shell.run("plugin", "install", folder).stderr
     (event,) = [json.loads(line) for line in shell("audit", "tail", "--plugin", "bad-import", "--json").splitlines()]
-    assert place in event["metadata"]["why"] and event["action"] == "plugin.install"
+    assert place in event["metadata"]["reason"] and event["action"] == "plugin.install"
     wait_for(lambda: place.partition(" (at")[0] in shell.run("plugin", "logs", "bad-import").stdout, 10, "the log")
 
 
@@ -62,7 +62,7 @@ def test_a_canary_that_fails_says_which_exception_file_and_line_everywhere(shell
     assert place in shell.run("plugin", "upgrade", "b.apx").stderr
     events = [json.loads(line) for line in shell("audit", "tail", "--plugin", "sample", "--json").splitlines()]
     (refused,) = [event for event in events if event["action"] == "plugin.upgrade"]
-    assert place in refused["metadata"]["why"] and refused["result"] == "denied"
+    assert place in refused["metadata"]["reason"] and refused["result"] == "denied"
     wait_for(lambda: "KeyError: 'nothing of that name'" in shell.run("plugin", "logs", "sample").stdout, 10, "the log")
     assert '"Hello"' in shell("invoke", "sample", *CALL), "the old version goes on"
     (kept,) = [v for v in json.loads(shell("plugin", "show", "sample", "--json"))["versions"]

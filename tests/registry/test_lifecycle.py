@@ -143,6 +143,32 @@ def test_the_registration_object_goes_with_its_bundle_or_is_refused_by_its_own_p
     assert stage.refused("plugin.register", manifest=manifest()).reason == "path_or_bundle"
 
 
+def test_enabled_in_a_registration_object_does_what_it_says(stage: Stage) -> None:
+    sample = pack(bundle())
+    given = {**manifest(), "enabled": False}
+    assert stage.run("plugin.register", bundle=sample, manifest=given)["state"] == "registered"
+    for wrong in (None, 0, "true"):
+        refused = stage.refused("plugin.register", bundle=sample, manifest={**manifest(), "enabled": wrong})
+        assert [(p["path"], p["code"]) for p in refused.problems] == [("$.enabled", "wrong_type")]
+    assert stage.run("plugin.register", bundle=sample, manifest={**manifest(), "enabled": True})["state"] == "enabled"
+    assert stage.served["sample"].state == "enabled" and stage.served["sample"].users is None
+    stage.run("plugin.disable", id="sample")
+    stage.run("plugin.install", bundle=sample, manifest={**manifest(), "enabled": True})
+    assert stage.served["sample"].state == "disabled", "a host's next start undoes no operator's word"
+
+
+def test_enabled_in_a_bundle_is_its_authors_word_and_enables_nothing(stage: Stage) -> None:
+    stage.run("plugin.install", bundle=pack(bundle(enabled=True)))
+    assert stage.served["sample"].state == "installed"
+
+
+def test_an_empty_array_stands_for_an_empty_map_in_a_registration_object(stage: Stage) -> None:
+    sections = {key: [] for key in ("limits", "network", "data", "pricing")}
+    assert stage.run("plugin.register", bundle=pack(bundle()), manifest={**manifest(), **sections})["id"] == "sample"
+    refused = stage.refused("plugin.register", bundle=pack(bundle()), manifest={**manifest(), "limits": [1], "a.b": 1})
+    assert {problem["path"] for problem in refused.problems} == {"$.limits", '$["a.b"]'}
+
+
 def test_a_folder_on_the_daemons_machine_can_be_installed_by_its_path(stage: Stage, tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "sample", dict(bundle().files))
     assert stage.run("plugin.install", path=str(folder))["digest"] == bundle().digest

@@ -73,6 +73,19 @@ def test_a_value_outside_the_rule_is_refused_with_its_path(value: object, path: 
     assert caught.value.code == Code.INVALID_OUTPUT and caught.value.details["path"] == path
 
 
+@pytest.mark.parametrize(("keys", "path"), [
+    (["a"], "$.a"), (["größe"], "$.größe"), (["a.b"], '$["a.b"]'), (["a", "b"], "$.a.b"), ([""], '$[""]'),
+    (['say "x"'], '$["say \\"x\\""]'), (["]"], '$["]"]'), (["0"], '$["0"]'), (["\u202e"], '$["\\u202e"]'),
+    (["\n"], '$["\\n"]'), (["😀", "x y"], '$["😀"]["x y"]'), (["k" * 99], f"$.{'k' * 64}")])
+def test_each_path_means_one_place_whatever_the_keys(keys: list[str], path: str) -> None:
+    value: object = 2**60
+    for key in reversed(keys):
+        value = {key: value}
+    with pytest.raises(WireError) as caught:
+        values.check_value(pack(value))
+    assert caught.value.details == {"path": path}
+
+
 def test_bytes_and_aware_timestamps_are_values() -> None:
     assert values.check_value(pack({"b": b"\x00\xff"})) == {"b": b"\x00\xff"}
     assert values.check_value(b"\xd6\xff\x00\x00\x00\x01").timestamp() == 1

@@ -83,6 +83,7 @@ export const FAMILIES: Record<string, typeof CallError> = {
   NOT_FOUND: AdminRefused,
   CONFLICT: AdminRefused,
   REFUSED: AdminRefused,
+  FORBIDDEN: AdminRefused,
   CANCELLED: Cancelled,
   INTERNAL: DaemonFault,
 };

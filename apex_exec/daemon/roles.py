@@ -1,0 +1,169 @@
+"""Who may do what on the admin endpoint: the one table of roles and operations, and the callers behind a connection.
+
+What decides is what the kernel says of the connection (SO_PEERCRED, SO_PEERGROUPS) and ``admin.roles``; a message alone
+gives nobody a right. An operation without a row is the administrator's.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from msgspec import Struct
+
+from apex_exec.config import ADMIN, DELEGATE, ROLES, Settings
+from apex_exec.daemon.runtime_folder import group_id
+from apex_exec.errors import Code, ConfigError, WireError
+from apex_exec.registry.arguments import wants_enabled
+from apex_exec.wire import messages as msg
+
+OPERATIONS_OF: dict[str, tuple[str, ...]] = {
+    "viewer": (
+        "ops", "daemon.status", "plugin.list", "plugin.show", "keys.list", "market.index", "market.search",
+        "market.show", "market.status", "market.ticket.list"),
+    "operator": (
+        "daemon.drain", "daemon.reload", "plugin.disable", "plugin.enable", "plugin.install", "plugin.quarantine",
+        "plugin.release", "plugin.remove", "plugin.revokeVersion", "plugin.rollback", "plugin.upgrade",
+        "plugin.verify"),
+    "approver": ("plugin.approve", "plugin.deny", "plugin.request", "plugin.revoke"),
+    "reviewer": ("market.approve", "market.publish", "market.reject", "market.review", "market.revoke"),
+    "finance": (
+        "billing.close", "billing.enterprise", "billing.report", "market.buy", "market.customer", "market.refund",
+        "market.report"),
+    "author": (
+        "market.submit", "market.ticket.close", "market.ticket.open", "market.ticket.respond", "plugin.register",
+        "plugin.sign", "plugin.validate"),
+    ADMIN: ("keys.register", "keys.revoke", "market.clock"),
+}
+"""Role -> the operations that need it, each in one row. Every role may also do what the viewer may; ``admin`` may do
+all. The key operations are the administrator's alone: whoever registers keys decides who approves and who signs."""
+
+ROLE_NEEDED = {operation: role for role, operations in OPERATIONS_OF.items() for operation in operations}
+_HANDED_OUT = {DELEGATE: frozenset(ROLES) - {ADMIN}, **{f"{DELEGATE}:{role}": frozenset((role,)) for role in ROLES}}
+"""What a peer may hand out to those for whom it asks: ``delegate`` all but ``admin``, which is allowed by name."""
+ACTOR_NAME_CHARS_MAX = 200
+
+
+class Caller(Struct, frozen=True):
+    """Who asks for an operation. ``uid`` and ``gid`` are the peer's; ``roles`` decide: the peer's own, or those of the
+    ``actor`` it asks for ("": it asks for itself)."""
+
+    uid: int
+    gid: int
+    roles: frozenset[str]
+    actor: str = ""
+    said: tuple[str, ...] = ()
+    """The actor's roles as the peer named them."""
+
+    def may(self, operation: str) -> bool:
+        """Whether the table gives this caller ``operation``."""
+        needed = role_needed(operation)
+        return ADMIN in self.roles or needed in self.roles or (needed == "viewer" and bool(self.roles))
+
+    def __str__(self) -> str:
+        who = f"uid {self.uid} (gid {self.gid})"
+        return f"{self.actor}, for whom {who} asks," if self.actor else who
+
+    def on_record(self) -> dict[str, Any]:
+        """What an audit record says of the caller."""
+        found: dict[str, Any] = {"uid": self.uid, "gid": self.gid}
+        if self.actor:
+            found["actor"] = {"name": self.actor, "roles": list(self.said)}
+        return found
+
+
+def role_needed(operation: str) -> str:
+    """The role whose row has ``operation``."""
+    return ROLE_NEEDED.get(operation, ADMIN)
+
+
+class Access:
+    """Which roles a peer has, by ``admin.roles``. Raises ConfigError where a name in it is nobody's."""
+
+    def __init__(self, roles: Mapping[str, Iterable[str]], own_uid: int) -> None:
+        always = frozenset((ADMIN,))
+        self._of_uid: dict[int, frozenset[str]] = {}
+        self._of_gid: dict[int, frozenset[str]] = {}
+        for peer, named in roles.items():
+            kind, _, name = peer.partition(":")
+            table, number = ((self._of_uid, _uid(name)) if kind == "uid" else
+                             (self._of_gid, group_id(name, "admin.roles")))
+            table[number] = table.get(number, frozenset()) | frozenset(named)
+        for uid in (0, own_uid):  # either could change the configuration, the ledger and the daemon itself
+            self._of_uid[uid] = self._of_uid.get(uid, frozenset()) | always
+
+    def caller(self, uid: int, gid: int, groups: Iterable[int], actor: msg.Actor | None) -> Caller:
+        """The caller behind a message of this peer. Raises WireError where it may not ask for ``actor``."""
+        held = self._of_uid.get(uid, frozenset()).union(*(self._of_gid.get(group, ()) for group in (gid, *groups)))
+        own = held & frozenset(ROLES)
+        if actor is None:
+            return Caller(uid, gid, own)
+        said = _checked(actor)
+        handed_out = frozenset(ROLES) if ADMIN in own else frozenset().union(
+            *(_HANDED_OUT[role] for role in held if role in _HANDED_OUT))
+        if not handed_out:
+            raise Forbidden("no_delegate", f"uid {uid} (gid {gid}) may not ask for somebody else: it does not have the "
+                            f"role {DELEGATE}", {"roles": sorted(held)}, Caller(uid, gid, own, actor.name, said))
+        return Caller(uid, gid, frozenset(said) & handed_out, actor.name, said)
+
+    def check(self, caller: Caller, operation: str, args: Mapping[str, Any]) -> None:
+        """Raises Forbidden where ``caller`` may not do this."""
+        needed, roles = role_needed(operation), sorted(caller.roles)
+        details = {"operation": operation, "needed": needed, "roles": roles}
+        if not caller.may(operation):
+            if needed in caller.said:
+                raise Forbidden("not_delegable", f"{operation} needs the role {needed}, which uid {caller.uid} may not "
+                                f"hand out to {caller.actor}; `{DELEGATE}:{needed}` in admin.roles would allow it",
+                                details, caller)
+            raise Forbidden("role_missing", f"{operation} needs the role {needed}; {caller} has {_listed(roles)} "
+                            "(admin.roles says who has which)", details, caller)
+        if wants_enabled(args.get("manifest")) and not caller.may("plugin.enable"):
+            raise Forbidden("enabling_needs_operator", f"`enabled: true` enables the plugin, which needs the role "
+                            f"{role_needed('plugin.enable')}; {caller} has {_listed(roles)}: leave it out",
+                            {**details, "needed": role_needed("plugin.enable")}, caller)
+        if args.get("path") is not None and ADMIN not in caller.roles:
+            raise Forbidden("path_needs_admin", "a path on the daemon's machine is read with the daemon's rights, so "
+                            f"naming one needs the role {ADMIN}; {caller} has {_listed(roles)}: send the bundle's "
+                            "bytes instead", {**details, "needed": ADMIN}, caller)
+
+
+def check_peers(settings: Settings) -> None:
+    """Raises ConfigError where a user or group that the configuration names is none of this machine."""
+    for key, name in (("host.socket_group", settings.host.socket_group),
+                      ("admin.socket_group", settings.admin.socket_group)):
+        group_id(name, key)
+    Access(settings.admin.roles, os.geteuid())
+
+
+class Forbidden(WireError):
+    """What a caller may not do. ``caller`` is who asked."""
+
+    def __init__(self, reason: str, message: str, details: dict[str, Any], caller: Caller) -> None:
+        super().__init__(Code.FORBIDDEN, message, {"reason": reason, **details})
+        self.caller = caller
+
+
+def _listed(roles: list[str]) -> str:
+    return f"the role{'s' if len(roles) > 1 else ''} {', '.join(roles)}" if roles else "no role"
+
+
+def _checked(actor: msg.Actor) -> tuple[str, ...]:
+    """The actor's roles. Raises WireError for a name or a role that cannot be."""
+    if not actor.name.isprintable() or not actor.name.strip() or len(actor.name) > ACTOR_NAME_CHARS_MAX:
+        raise WireError(Code.INVALID_INPUT, f"an actor's name has 1 to {ACTOR_NAME_CHARS_MAX} printable characters",
+                        {"path": "$.actor.name"})
+    for index, role in enumerate(actor.roles):
+        if role not in ROLES:
+            raise WireError(Code.INVALID_INPUT, f"{role[:40]!r} is no role of an actor; there are {', '.join(ROLES)}",
+                            {"path": f"$.actor.roles[{index}]"})
+    return tuple(dict.fromkeys(actor.roles))
+
+
+def _uid(name: str) -> int:
+    try:
+        return int(name) if name.isdecimal() else pwd.getpwnam(name).pw_uid
+    except KeyError:
+        raise ConfigError(f"admin.roles: there is no user {name!r}; name one of this machine, or its number") from None
+
