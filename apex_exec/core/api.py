@@ -41,17 +41,17 @@ class Delete(Struct, gc=False, forbid_unknown_fields=True):
 
 
 class RenderWidget(Struct, gc=False, forbid_unknown_fields=True):
-    """An effect: the platform shows ``component``."""
+    """An effect: the platform shows ``component``. ``props``, a map, are not decoded before they are looked at."""
 
     component: str
-    props: dict[str, Any] = {}
+    props: Raw = Raw(b"\x80")
 
 
 class Emit(Struct, gc=False, forbid_unknown_fields=True):
-    """An effect: the platform publishes ``event``."""
+    """An effect: the platform publishes ``event``. Its ``payload`` is not decoded before it is looked at."""
 
     event: str
-    payload: Any = None
+    payload: Raw = Raw(b"\xc0")
 
 
 class Fetch(Struct, gc=False, forbid_unknown_fields=True):

@@ -13,7 +13,7 @@ import msgspec
 
 from apex_exec.core.api import Emit, RenderWidget
 from apex_exec.errors import WireError
-from apex_exec.wire.values import check_value, deeper_than
+from apex_exec.wire.values import TooDear, check_in_loop, containers_at_most, deeper_than
 
 EFFECTS_MAX = 100
 EFFECTS_BYTES_MAX = 256 * 1024
@@ -49,19 +49,30 @@ class Effects:
         Raises EffectRefused; what was collected before stays.
         """
         effect = _render(request, components) if isinstance(request, RenderWidget) else _emit(plugin, request)
-        raw = _encode(effect)
-        try:
-            check_value(raw)
-        except WireError as error:
-            raise EffectRefused("invalid_output", error.message) from None
-        if deeper_than(effect, DEPTH_MAX):
-            raise EffectRefused("effect_limit", f"nested deeper than {DEPTH_MAX} levels")
         if len(self.items) >= EFFECTS_MAX:
             raise EffectRefused("effect_limit", f"one invocation may have {EFFECTS_MAX} effects")
-        if self._bytes + len(raw) > EFFECTS_BYTES_MAX:
+        size = len(_encode(effect))
+        if self._bytes + size > EFFECTS_BYTES_MAX:
             raise EffectRefused("effect_limit", f"the effects of one invocation may have {EFFECTS_BYTES_MAX} bytes")
-        self._bytes += len(raw)
+        _check(request)
+        self._bytes += size
         self.items.append(effect)
+
+
+def _check(request: RenderWidget | Emit) -> None:
+    """Holds what the plugin made to the value rule, decoded once."""
+    name, raw = ("props", request.props) if isinstance(request, RenderWidget) else ("payload", request.payload)
+    body = bytes(raw)
+    try:
+        value = check_in_loop(body)
+    except TooDear as dear:
+        raise EffectRefused("effect_limit", f"{name}: {dear}") from None
+    except WireError as error:
+        raise EffectRefused("invalid_output", error.message.replace("$", f"$.{name}", 1)) from None
+    if name == "props" and type(value) is not dict:
+        raise EffectRefused("invalid_params", "props are a map")
+    if containers_at_most(body) > DEPTH_MAX - 1 and deeper_than(value, DEPTH_MAX - 1):
+        raise EffectRefused("effect_limit", f"nested deeper than {DEPTH_MAX} levels")
 
 
 def _render(request: RenderWidget, components: frozenset[str]) -> dict[str, Any]:

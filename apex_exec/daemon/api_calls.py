@@ -31,7 +31,7 @@ from apex_exec.errors import ConfigError
 from apex_exec.gateway.tables import read_tables
 from apex_exec.ledger.records import AuditRecord
 from apex_exec.wire import messages as msg
-from apex_exec.wire.values import CONTAINERS_MAX, at_rest, containers, containers_at_most, has_few_values
+from apex_exec.wire.values import CONTAINERS_MAX, containers, containers_at_most
 from workers import wire as inner
 
 if TYPE_CHECKING:
@@ -59,9 +59,6 @@ EFFECT_BYTES_TRIED_MAX = 2 * EFFECTS_BYTES_MAX
 REFUSALS_RECORDED = 8
 """Refused calls of one invocation and method that have a record each; how many more there were is one record at the
 invocation's end. A record costs the ledger a third of a kilobyte, and a refusal costs a hook nothing."""
-LARGE_EFFECT_BYTES = 65_536
-LARGE_EFFECT_VALUES = 1000
-"""An effect over so many bytes has no more values than that: it is looked through in the loop."""
 MARGIN_NS = 150 * MS_NS
 """The gateway's and a host's time ends so long before the invocation's (a fifth of it at most): to stop a query takes
 round trips, and the hook can still say something about it."""
@@ -69,6 +66,8 @@ LAST_WORD_NS = MARGIN_NS // 2
 """So long before the invocation's end (a tenth of it at most) the supervisor itself answers a call that the gateway or
 a host has not answered: if one of them hangs, the worker must live, and the hook has time left to react."""
 NEVER_NS = 1 << 62
+LOOKED_AT_HERE = frozenset(("renderWidget", "emit", "call"))
+"""Methods whose parameters the loop looks through, with bounds of their own (``wire.values.check_in_loop``)."""
 WRITES = frozenset(("insert", "update", "delete"))
 """Their record comes with the write itself, by way of the outbox."""
 EVENTS = {"query": "data.access", "insert": "data.modification", "update": "data.modification",
@@ -202,8 +201,9 @@ class ApiCalls:
                                                   f"{IN_FLIGHT_MAX} at once, with {BYTES_MAX} bytes in all")
             return
         params = bytes(message.params)
-        cost = containers_at_most(params)
-        running.containers += cost if cost <= FREE_CONTAINERS else containers(params)
+        if method not in LOOKED_AT_HERE:
+            cost = containers_at_most(params)
+            running.containers += cost if cost <= FREE_CONTAINERS else containers(params, 1)
         if running.containers > CONTAINERS_MAX:
             self._refuse(asked, "too_large", f"the parameters of one invocation have at most {CONTAINERS_MAX} lists and"
                                              " maps")
@@ -240,12 +240,8 @@ class ApiCalls:
         if running.effect_bytes > EFFECT_BYTES_TRIED_MAX:
             self._refuse(asked, "effect_limit", f"one invocation tries {EFFECT_BYTES_TRIED_MAX} bytes of effects")
             return
-        if len(params) > LARGE_EFFECT_BYTES and not has_few_values(params, LARGE_EFFECT_VALUES):
-            self._refuse(asked, "effect_limit", f"an effect over {LARGE_EFFECT_BYTES} bytes has at most "
-                                                f"{LARGE_EFFECT_VALUES} values")
-            return
         try:
-            request = at_rest(lambda raw: api.decode(asked.method, raw), params)
+            request = cast("api.RenderWidget | api.Emit", api.decode(asked.method, params))
             running.effects.add(asked.plugin, request, self.components)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
             self._refuse(asked, "invalid_params", str(error)[:200])

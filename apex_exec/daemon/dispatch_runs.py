@@ -17,6 +17,7 @@ from apex_exec.daemon.verdicts import Settled
 from apex_exec.errors import Code, WireError, is_retryable
 from apex_exec.wire import hooks
 from apex_exec.wire import messages as msg
+from apex_exec.wire.values import decode_any
 
 if TYPE_CHECKING:
     from apex_exec.daemon.requests import Pending
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 DISPATCH_MS = 5000
 """Default and longest deadline of a dispatch."""
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder().decode
 
 
 class Run:
@@ -71,7 +71,7 @@ class DispatchRuns:
             raise WireError(Code.INVALID_INPUT, f"there is no hook {request.action!r}", {"path": "$.action"})
         raw = hooks.check_payload(request.action, request.payload, user_id)
         try:
-            payload = _decode(raw)
+            payload = decode_any(bytes(raw))
         except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as error:
             raise WireError(Code.INVALID_INPUT, f"payload: {error}"[:500], {"path": "$.payload"}) from None
         order = [s.id for s in self._pool.specs() if request.action in s.hooks and not s.barred(user_id)]

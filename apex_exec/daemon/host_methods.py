@@ -20,7 +20,7 @@ from apex_exec.daemon.connections import Peer
 from apex_exec.errors import Code, WireError
 from apex_exec.wire import messages as msg
 from apex_exec.wire.hooks import is_decodable
-from apex_exec.wire.values import check_value
+from apex_exec.wire.values import TooDear, check_in_loop
 
 METHODS_PER_PEER_MAX = 256
 METHODS_MAX = 4096
@@ -137,7 +137,10 @@ class HostMethods:
             answered(b"", "not_provided", f"no host provides {method}")
             return 0
         try:
-            check_value(request.params)  # they came as bytes: what no host could read must not reach one
+            check_in_loop(bytes(request.params))  # what no host could read must not reach one
+        except TooDear as dear:
+            answered(b"", "too_large", f"$.params: {dear}")
+            return 0
         except WireError as error:
             answered(b"", "invalid_output", error.message.replace("$", "$.params", 1))
             return 0

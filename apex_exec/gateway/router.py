@@ -21,6 +21,7 @@ from apex_exec.core.limits import MS_NS
 from apex_exec.gateway.costs import COST, Cost, counted
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.tables import Table, read_tables
+from apex_exec.wire.values import MEMBERS_MAX, check_keys
 
 if TYPE_CHECKING:
     from apex_exec.gateway.data import Data
@@ -238,6 +239,7 @@ def _failed(call: Call, failure: ApiFailure) -> list[Any]:
 def _decoded(call: Call) -> api.Request:
     """What the call's parameters are. Raises ApiFailure."""
     try:
+        check_keys(call.params, MEMBERS_MAX)
         return api.decode(call.method, call.params)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
         raise ApiFailure("invalid_params", str(error)[:200]) from None

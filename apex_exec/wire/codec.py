@@ -15,8 +15,8 @@ from apex_exec.wire.values import (
     DEPTH_MAX,
     INT_MAX,
     NOT_CONTAINER,
-    at_rest,
     costly,
+    decode_any,
     deeper_than,
 )
 
@@ -25,7 +25,6 @@ PEEK_KEYS_MAX = 8
 PEEK_ITEMS_MAX = 256
 """How many values are skipped on the way to it."""
 _decode_request = msgspec.msgpack.Decoder(HostRequest).decode
-_decode_any = msgspec.msgpack.Decoder().decode
 
 _AnyId = Annotated[int, Meta(ge=0, le=2**63 - 1)] | Annotated[str, Meta(min_length=1, max_length=64)] | float
 
@@ -107,7 +106,7 @@ def _with_maps(body: bytes) -> bytes | None:
 def _integral_envelope(body: bytes) -> bytes | None:
     """``body`` with the envelope's integral floats as integers; None where there is none (so no recursion)."""
     try:
-        message = _decode_any(body)
+        message = decode_any(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError, ValueError):
         return None
     if not isinstance(message, dict):
@@ -209,7 +208,7 @@ def check_depth(body: bytes) -> None:
     if costly(body):
         raise WireError(Code.PAYLOAD_TOO_LARGE, f"more than {CONTAINERS_MAX} lists and maps")
     try:
-        value = at_rest(_decode_any, body)
+        value = decode_any(body)
     except RecursionError:
         raise WireError(Code.PAYLOAD_TOO_LARGE, f"nested deeper than {DEPTH_MAX} levels") from None
     except (msgspec.DecodeError, UnicodeDecodeError, TypeError, ValueError):

@@ -13,9 +13,8 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from apex_exec.errors import Code, WireError
 from apex_exec.wire.places import told
-from apex_exec.wire.values import check_value
+from apex_exec.wire.values import check_value, decode_any
 
-_decode_any = msgspec.msgpack.Decoder().decode
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
@@ -92,7 +91,7 @@ MAP_FIELDS = {"onDataFetch": ("filters",), "onActionExecute": ("context",)}
 def is_decodable(payload: bytes) -> bool:
     """Whether ``payload`` is MessagePack throughout."""
     try:
-        _decode_any(payload)
+        decode_any(payload)
     except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
         return False
     return True
@@ -101,7 +100,7 @@ def is_decodable(payload: bytes) -> bool:
 def _with_maps(hook: str, payload: Raw) -> Raw | None:
     """``payload`` with an empty map where an empty array stands for one; None if there is none."""
     try:
-        value = _decode_any(payload)
+        value = decode_any(payload)
     except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
         return None
     if value == []:

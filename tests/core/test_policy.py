@@ -58,7 +58,7 @@ def test_no_other_prefix_reaches_the_host(name: str) -> None:
     ("query", {"sql": "x", "user": "other"}), ("insert", {"table": "", "values": {}}), ("update", {"table": "t"}),
     ("update", {"table": "t", "values": {"a": 1}, "where": {}}), ("delete", {"table": "t", "where": {}}),
     ("fetch", {"url": "x" * 9000}), ("fetch", {"url": "x", "headers": {"a": 1}}), ("call", {"method": "x" * 101}),
-    ("emit", []), ("renderWidget", {"component": "C", "props": 1}),
+    ("emit", []), ("renderWidget", {"component": 1}),
 ])
 def test_parameters_that_do_not_fit_the_method_are_refused(method: str, params: object) -> None:
     with pytest.raises(msgspec.ValidationError):
@@ -69,12 +69,25 @@ def add(effects: Effects, request: api.RenderWidget | api.Emit, components: froz
     effects.add("shop", request, components)
 
 
+def emit(event: str, payload: object = None) -> api.Emit:
+    return api.Emit(event, msgspec.Raw(msgspec.msgpack.encode(payload)))
+
+
+def widget(component: str, props: object) -> api.RenderWidget:
+    return api.RenderWidget(component, msgspec.Raw(msgspec.msgpack.encode(props)))
+
+
+def told(effects: Effects) -> object:
+    """The effects as a host gets them."""
+    return msgspec.msgpack.decode(msgspec.msgpack.encode(effects.items))
+
+
 def test_effects_keep_their_order_and_events_their_plugins_name() -> None:
     effects = Effects()
-    add(effects, api.RenderWidget("Chart", {"a": [1, None]}))
-    add(effects, api.Emit("custom-event", {"x": b"1"}))
+    add(effects, widget("Chart", {"a": [1, None]}))
+    add(effects, emit("custom-event", {"x": b"1"}))
     add(effects, api.Emit("shop/again"))
-    assert effects.items == [
+    assert told(effects) == [
         {"kind": "render", "component": "Chart", "props": {"a": [1, None]}},
         {"kind": "emit", "event": "shop/custom-event", "payload": {"x": b"1"}},
         {"kind": "emit", "event": "shop/again", "payload": None}]
@@ -90,12 +103,14 @@ def nested(levels: int) -> object:
 @pytest.mark.parametrize(("request_", "code"), [
     (api.Emit("x" * 96), "invalid_params"), (api.Emit("other/x"), "invalid_params"), (api.Emit(""), "invalid_params"),
     (api.Emit("a b"), "invalid_params"), (api.Emit("é"), "invalid_params"), (api.Emit("a\n"), "invalid_params"),
-    (api.Emit("x", 2**53), "invalid_output"), (api.Emit("x", float("nan")), "invalid_output"),
-    (api.Emit("x", {"__proto__": 1}), "invalid_output"),
-    (api.Emit("x", {"a": [nested(32)]}), "effect_limit"), (api.Emit("x", nested(70)), "invalid_output"),
-    (api.Emit("x", "y" * EFFECTS_BYTES_MAX), "effect_limit"), (api.RenderWidget("<b>"), "invalid_params"),
-    (api.RenderWidget("C" * 101), "invalid_params"), (api.RenderWidget("C", {"a": {"__proto__": 1}}), "invalid_output"),
-    (api.RenderWidget("Other"), "component_not_allowed"),
+    (emit("x", 2**53), "invalid_output"), (emit("x", float("nan")), "invalid_output"),
+    (emit("x", {"__proto__": 1}), "invalid_output"),
+    (emit("x", {"a": [nested(32)]}), "effect_limit"), (emit("x", nested(70)), "invalid_output"),
+    (emit("x", "y" * EFFECTS_BYTES_MAX), "effect_limit"), (api.RenderWidget("<b>"), "invalid_params"),
+    (api.RenderWidget("C" * 101), "invalid_params"), (widget("C", {"a": {"__proto__": 1}}), "invalid_output"),
+    (api.RenderWidget("Other"), "component_not_allowed"), (widget("C", 1), "invalid_params"),
+    (widget("C", {"a": [[]] * 5000}), "effect_limit"), (emit("x", [[b""]] * 2000), "effect_limit"),
+    (emit("x", {"a": [None] * 70_000}), "effect_limit"),
 ])
 def test_an_effect_that_breaks_a_rule_is_refused_and_changes_nothing(request_: api.Emit, code: str) -> None:
     effects = Effects()
@@ -112,6 +127,6 @@ def test_number_and_size_of_effects_are_bounded() -> None:
     with pytest.raises(EffectRefused):
         add(effects, api.Emit("x"))
     effects = Effects()
-    add(effects, api.Emit("x", "y" * (EFFECTS_BYTES_MAX // 2)))
+    add(effects, emit("x", "y" * (EFFECTS_BYTES_MAX // 2)))
     with pytest.raises(EffectRefused):
-        add(effects, api.Emit("x", "y" * (EFFECTS_BYTES_MAX // 2)))
+        add(effects, emit("x", "y" * (EFFECTS_BYTES_MAX // 2)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,7 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from apex_exec.core import api
+from apex_exec.core.effects import EffectRefused, Effects
+from apex_exec.daemon.connections import Peer
+from apex_exec.daemon.host_methods import HostMethods
 from apex_exec.errors import Code, WireError
+from apex_exec.gateway.failure import ApiFailure
+from apex_exec.gateway.router import Call, _decoded
 from apex_exec.wire import codec, hooks, values
 
 pack = msgspec.msgpack.encode
@@ -60,6 +66,83 @@ def test_the_quick_check_says_what_the_plain_rule_says(value: Any, wraps: int) -
     assert values.has_few_values(raw, counted) and not values.has_few_values(raw, counted - 1)
     assert values.containers(raw) <= values.containers_at_most(raw)
     assert values.deeper_than(msgspec.msgpack.decode(raw), 64) == (plain_depth(msgspec.msgpack.decode(raw)) > 64)
+
+
+def list_keys(count: int) -> bytes:
+    """A map of so many lists of two numbers, all of one hash: Python mixes numbers into a tuple's hash in steps that
+    can be undone, without a secret."""
+    whole, rotated = 2**64, 33
+
+    def turn(value: int, bits: int) -> int:
+        return (value << bits | value >> (64 - bits)) % whole
+
+    first, second, begin = 11400714785074694791, 14029467366897019727, 2870177450012600261
+    wanted = turn((turn((begin + second) % whole, 31) * first + 12345 * second) % whole, 31)
+    found: list[bytes] = []
+    number = 1
+    while len(found) < count:
+        mixed = turn((begin + number * second) % whole, 31) * first % whole
+        other = (turn(wanted, rotated) - mixed) * pow(second, -1, whole) % whole
+        if other < 2**61 - 1:
+            found.append(b"\x92" + pack(number) + pack(other) + pack(None))
+        number += 1
+    return b"\xdf" + count.to_bytes(4, "big") + b"".join(found)
+
+
+def within(seconds: float, work: Callable[[], object]) -> None:
+    """A guard, not a measurement: what it guards against takes many times as long."""
+    begun = time.thread_time()
+    work()
+    assert time.thread_time() - begun < seconds
+
+
+def test_the_keys_have_one_hash() -> None:
+    assert len({hash(key) for key in msgspec.msgpack.decode(list_keys(50))}) == 1
+
+
+@pytest.mark.parametrize("wrap", [b"", b"\x91", b"\x81\xa1k"], ids=["alone", "in a list", "in a map"])
+@pytest.mark.parametrize("count", [3_000, 40_000])
+def test_lists_for_keys_cost_no_more_than_other_values(count: int, wrap: bytes) -> None:
+    """Half a second and most of a minute, where they are decoded."""
+    body = wrap + list_keys(count)
+
+    def check() -> None:
+        with pytest.raises(WireError) as caught:
+            values.check_value(body)
+        assert caught.value.code == Code.INVALID_OUTPUT
+        with pytest.raises(msgspec.DecodeError):
+            values.decode_any(body)
+        with pytest.raises(msgspec.DecodeError):
+            values.check_keys(body)
+        request = pack({"type": "invoke", "id": 1, "plugin": "p", "action": "onActionExecute", "userId": "u",
+                        "payload": msgspec.Raw(body)})
+        with pytest.raises(WireError):
+            codec.decode_request(request, 1 << 20)
+        with pytest.raises(WireError):
+            hooks.check_result("onActionExecute", pack({"result": msgspec.Raw(body), "metadata": {}}))
+        assert not hooks.is_decodable(body)
+
+    within(0.3, check)
+
+
+@given(VALUES)
+def test_a_shape_is_faulty_if_a_list_is_a_key(value: Any) -> None:
+    assert values.fault_of_shape(pack(value)) == ""
+    assert values.fault_of_shape(pack([value, {(1, 2): value}])) == "a map's key is a list"
+    assert values.fault_of_shape(pack({"k": [{"a": value, (): 1}]})) == "a map's key is a list"
+    members = sum(len(one) for one in every(value) if isinstance(one, list | dict))
+    assert values.fault_of_shape(pack(value), members) == ""
+    assert not members or values.fault_of_shape(pack(value), members - 1) == f"more than {members - 1} values"
+
+
+def test_a_large_value_is_checked_as_a_small_one_is() -> None:
+    rows = [{"n": n, "at": datetime.now(UTC), "raw": b"x", "deep": [[[[[[[[[n]]]]]]]]]} for n in range(1000)]
+    assert values.check_value(pack(rows)) == rows
+    assert values.decode_any(pack(rows)) == rows
+    with pytest.raises(values.TooDear):
+        values.check_in_loop(pack(rows))
+    plain = [{"n": n, "name": f"row {n}"} for n in range(2000)]
+    assert values.check_in_loop(pack(plain)) == plain
 
 
 def every(value: Any) -> Iterator[Any]:
@@ -147,3 +230,40 @@ def test_large_ordinary_results_pass_and_the_collector_is_back_at_work(shape: by
     with pytest.raises(WireError):
         values.check_value(b"\x92" + shape[:-1])
     assert gc.isenabled()
+
+
+@pytest.mark.parametrize(("method", "params"), [
+    ("query", {"sql": "SELECT 1", "params": [0]}), ("insert", {"table": "t", "values": {"a": 0}}),
+    ("update", {"table": "t", "values": {"a": 1}, "where": {"a": 0}}), ("fetch", {"url": "http://a.b", "body": 0})])
+def test_the_gateway_decodes_no_lists_for_keys(method: str, params: dict[str, Any]) -> None:
+    body = pack(params)
+    at = body.rindex(b"\x00")
+    body = body[:at] + list_keys(12_000) + body[at + 1 :]
+
+    def decode() -> None:
+        with pytest.raises(ApiFailure) as failure:
+            _decoded(Call(1, method, "p", "u", (), (), 0, body))
+        assert failure.value.code == "invalid_params"
+
+    within(0.2, decode)
+
+
+@pytest.mark.parametrize("payload", [list_keys(3_000), b"\xdc\xea\x60" + b"\x90" * 60_000,
+                                     b"\xdc\x03\xe8" + (b"\x91" * 60 + b"\xc0") * 1000],
+                         ids=["list keys", "60,000 lists", "1,000 lists 60 deep"])
+def test_the_loop_looks_through_no_dear_effect(payload: bytes) -> None:
+    body = b"\x82\xa5event\xa1x\xa7payload" + payload
+
+    def collect() -> None:
+        request = api.decode("emit", body)
+        assert isinstance(request, api.Emit)
+        with pytest.raises(EffectRefused):
+            Effects().add("p", request, frozenset())
+        answers: list[str] = []
+        methods = HostMethods(lambda _peer, _frames, _body: None, lambda _kind, _peer: None)
+        methods.provide(Peer(b"h", 0), ["admin.users.list"])
+        methods.call(api.HostMethod("admin.users.list", msgspec.Raw(payload)), "p", "u", 1,
+                     lambda _result, code, _message: answers.append(code))
+        assert answers[0] in ("too_large", "invalid_output")
+
+    within(0.03, collect)
