@@ -77,14 +77,14 @@ def _unreadable(body: bytes) -> str:
     """The path of the envelope's first field that cannot be read, of a message that is whole otherwise; else ""."""
     try:
         fields = _decode_fields(body)
-        if not isinstance(_decode_any(fields["type"]), str):
+        if not isinstance(decode_any(bytes(fields["type"])), str):
             return ""
         _decode_id(fields.get("id", _ANY_ID))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, KeyError, ValueError, OverflowError):
         return ""
     for key, value in fields.items():
         try:
-            _decode_any(value)
+            decode_any(bytes(value))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError, OverflowError):
             return f"${step(key)}"
     return ""
@@ -94,7 +94,7 @@ def _with_maps(body: bytes) -> bytes | None:
     """``body`` with an empty map where the envelope has an empty array for one, as PHP and Lua write it; None where it
     has none."""
     try:
-        message = _decode_any(body)
+        message = decode_any(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, TypeError, ValueError, OverflowError):
         return None
     if not isinstance(message, dict):
