@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from apex_exec.cli.output import say
-from apex_exec.cli.plugin_common import StateDir, state_path
+from apex_exec.cli.plugin_common import StateDir, replace_file, state_path
 from apex_exec.cli.root import ConfigFile, examples, plugin_app
 
 
@@ -26,7 +25,7 @@ def pack(
 
     bundle = read_folder(folder)
     path = output or Path(f"{bundle.manifest.id}-{bundle.manifest.version}.apx")
-    _replace(path, packed(bundle))
+    replace_file(path, packed(bundle))
     say(f"{path}: {len(bundle.files)} files, digest {bundle.digest}")
 
 
@@ -51,18 +50,5 @@ def sign(
     bundle, had = read_apx(file)
     made = sign_digest(private, role, bundle.digest, time.time_ns())
     kept = [s for s in read_signatures(had) if (s.role, s.key_id) != (made.role, made.key_id)]
-    _replace(file, packed(bundle, write_signatures([*kept, made])))
+    replace_file(file, packed(bundle, write_signatures([*kept, made])))
     say(f"{file}: signed as {role} by {made.key_id}, digest {bundle.digest}")
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Writes ``path`` whole or not at all."""
-    from apex_exec.errors import Refusal
-
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise Refusal("unwritable", f"{path}: {error.strerror}", hint="name a file that can be written") from None

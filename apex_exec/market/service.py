@@ -112,6 +112,7 @@ def begin(context: Context) -> str:
     have paid until it is."""
     try:
         service = service_of(context)
+        service.entitlements.granted.open(context)
         service.entitlements.begin()
         service.following.open(context)
         service.stop_withdrawn(context)
@@ -129,12 +130,15 @@ def entitled(context: Context, plugin: str, paid: bool) -> frozenset[str] | None
 
 
 def follow(context: Context) -> float:
-    """See ``Following.refresh``."""
+    """See ``Following.refresh`` and ``Granted.refresh``."""
     try:
-        return service_of(context).following.refresh(context)
+        service = service_of(context)
+        granted = service.entitlements.granted.refresh(context)
+        wait = service.following.refresh(context)
+        return wait if granted is None else min(wait, granted)
     except Refusal as error:
         log.error("the marketplace's index could not be looked at: %s", error.message)
-        return RETRY_SECONDS if context.settings.market.index else IDLE_SECONDS
+        return RETRY_SECONDS if context.settings.market.index or context.settings.market.entitlements else IDLE_SECONDS
 
 
 def revoked(context: Context, digest: str) -> str:
