@@ -69,12 +69,15 @@ def _known(bought: Iterable[Purchase], priced: frozenset[str], grants: tuple[Gra
 class Entitlements:
     """Who may run what, until when."""
 
-    def __init__(self, shop: Shop, disable: Disable, publish: Publish = lambda _context, _plugins: None) -> None:
+    def __init__(self, shop: Shop, disable: Disable, publish: Publish = lambda _context, _plugins: None,
+                 over_ns: Callable[[], int] | None = None) -> None:
+        """``over_ns``: see ``Context.over_ns``."""
         self.shop = shop
         self.due_ns = 0
         """When ``sweep`` wants to be called next."""
         self.granted = Granted(shop, self._look_soon)
         self._disable = disable
+        self._over_ns = over_ns or shop.now_ns
         self._publish = publish
         self._known = _Known()
         self._changed: set[str] = set()
@@ -139,7 +142,8 @@ class Entitlements:
     def sweep(self, context: Context) -> int:
         """Has everything served as it is paid for now; the moment (ns) at which that may change next. Blocks.
 
-        An enablement of a single user that is not paid for ends; one for everybody stays, and serves those who pay.
+        An enablement of a single user that is not paid for ends; one for everybody stays, and serves those who pay. One
+        that was paid for, for a time that is over by the clock alone, ends when the clock is settled.
         """
         try:
             self.look()
@@ -159,10 +163,16 @@ class Entitlements:
                     if plugin.id in single and registry.is_paid(version)}
             for plugin, users in sorted(single.items()):
                 entitled = self.of(plugin, plugin in paid)
-                ended.extend((plugin, user) for user in sorted(users) if entitled is not None and user not in entitled)
+                ended.extend((plugin, user) for user in sorted(users)
+                             if entitled is not None and user not in entitled)
 
         context.store.transact(rows)
+        may_return = self._may_return() if ended else set()
+        if may_return & {*ended}:
+            next_ns = min(next_ns, now_ns + RETRY_NS)
         for plugin, user in ended:
+            if (plugin, user) in may_return:
+                continue
             try:
                 self._disable(context, plugin, user, "not_entitled")
             except Refusal as error:
@@ -171,6 +181,14 @@ class Entitlements:
                     next_ns = min(next_ns, now_ns + RETRY_NS)
         self.due_ns = next_ns
         return next_ns
+
+    def _may_return(self) -> set[tuple[str, str]]:
+        """Plugins and users of which nothing but a clock that is not settled says that they have not paid."""
+        over_ns = self._over_ns()
+        found = {(one.plugin, one.user_id) for one in self.shop.read(lambda db: sales.lasting(db, over_ns))
+                 if one.refunded_ns is None}
+        return found | {(grant.plugin, user) for grant in self._known.grants if grant.ends_ns > over_ns
+                        for user in grant.users}
 
     def settle(self, context: Context) -> None:
         """``sweep`` after a sale: that stands, so what goes wrong here is logged and tried again within a second."""

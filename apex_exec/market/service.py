@@ -46,9 +46,10 @@ SLOW = ("market.submit", "market.publish", "market.report", "billing.report", "b
 class Service:
     """One open marketplace. Safe to be used by the registrar's threads."""
 
-    def __init__(self, shop: Shop) -> None:
+    def __init__(self, shop: Shop, over_ns: Callable[[], int] | None = None) -> None:
+        """``over_ns``: see ``Context.over_ns``; without it the shop's clock is always right."""
         self.shop = shop
-        self.entitlements = Entitlements(shop, _disable, _publish)
+        self.entitlements = Entitlements(shop, _disable, _publish, over_ns)
         self.operations = Operations(shop, Machine(_scan, _run_tests, _prove, _scaffold, _stop), self.entitlements)
         self.handlers = self.operations.handlers()
         self.following = Following(shop)
@@ -93,7 +94,7 @@ def service_of(context: Context) -> Service:
     key = _key(context)
     with _lock:
         if key not in _open:
-            _open[key] = Service(Shop(context.settings, context.now_ns))
+            _open[key] = Service(Shop(context.settings, context.now_ns), context.over_ns)
         return _open[key]
 
 
