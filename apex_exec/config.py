@@ -245,12 +245,16 @@ class UiSection(_Section):
 class MarketSection(_Section):
     """The marketplace's store, and the index that ``plugin install ID`` reads and that is read again for revocations.
 
-    ``stale``: whether what came from the marketplace is still served where its index has expired."""
+    ``stale``: whether what came from the marketplace is still served where its index has expired. ``entitlements``:
+    files or URLs of what the marketplace signed for this daemon, ``customer`` the name it knows this daemon's owner by.
+    """
 
     url: str = "sqlite:///<state_dir>/market.db"
     index: str = ""
     refresh_seconds: float = Field(default=300, ge=1, le=604_800)
     stale: Literal["serve", "stop"] = "serve"
+    entitlements: tuple[str, ...] = Field(default=(), max_length=100)
+    customer: str = ""
 
 
 class Settings(_Section):

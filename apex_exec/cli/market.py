@@ -13,7 +13,7 @@ import typer
 from apex_exec.cli import connect
 from apex_exec.cli.facts import duration
 from apex_exec.cli.output import Said, print_json, print_table, progress, say
-from apex_exec.cli.plugin_common import StateDir, bundle_bytes, state_path
+from apex_exec.cli.plugin_common import StateDir, bundle_bytes, replace_file, state_path
 from apex_exec.cli.root import (
     EXIT_NO,
     EXIT_USAGE,
@@ -239,6 +239,22 @@ def buy(plugin: PluginId, user: User,
     bought = _ask(config, runtime_dir, "market.buy", plugin=plugin, userId=user, customer=customer,
                   key=key or str(uuid.uuid4()))
     _show(bought, as_json, ("key", "plugin", "userId", "customer", "gross", "fee", "authorShare", "startsAt", "endsAt"))
+
+
+@market_app.command(epilog=examples("apex-exec market entitle sums --customer 'ACME Corp' --until 2027-01-31 -o acme",
+                                    "apex-exec market entitle sums --user 1111… --until 2027-01-31 -o one.json"))
+def entitle(plugin: PluginId,
+            until: Annotated[str, typer.Option(metavar="TIME", help="When it ends; UTC if it says no zone.")],
+            output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
+            user: Annotated[list[str] | None,
+                            typer.Option("--user", metavar="UUID", help="A user; may be given again.")] = None,
+            customer: Annotated[str, typer.Option(help="All whom a daemon with this market.customer serves.")] = "",
+            as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
+    """Signs an entitlement for a customer's own daemon, which takes it by market.entitlements."""
+    done = _ask(config, runtime_dir, "market.entitle", plugin=plugin, until=until, users=user or [], customer=customer)
+    signed = done.pop("entitlement")
+    replace_file(output, signed)
+    _show(done, as_json, ("plugin", "users", "customer", "endsAt"))
 
 
 @market_app.command(epilog=examples("apex-exec market refund 5c0f… --reason 'did not work'"))

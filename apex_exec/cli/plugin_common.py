@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -99,3 +100,16 @@ def say_findings(scan: dict[str, Any] | None) -> None:
         say(clean(f"{item['severity']}: {item['path']}:{item['line']}: {item['message']} [{item['rule']}]"))
     if notes := len(scan["findings"]) - len(shown):
         say(f"notes: {notes} (see `apex-exec plugin validate`)")
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Writes ``path`` whole or not at all."""
+    from apex_exec.errors import Refusal
+
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise Refusal("unwritable", f"{path}: {error.strerror}", hint="name a file that can be written") from None

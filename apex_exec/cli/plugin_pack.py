@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from apex_exec.cli.output import print_json, say
-from apex_exec.cli.plugin_common import StateDir, state_path
+from apex_exec.cli.plugin_common import StateDir, replace_file, state_path
 from apex_exec.cli.root import AsJson, ConfigFile, examples, plugin_app
 
 LEFT_OUT_TOLD_MAX = 20
@@ -45,7 +44,7 @@ def pack(
                            "none, pack with --with-secrets")
     path = output or Path(f"{bundle.manifest.id}-{bundle.manifest.version}.apx")
     data = packed(bundle)
-    _replace(path, data)
+    replace_file(path, data)
     if as_json:
         print_json({"file": str(path), "bytes": len(data), "digest": bundle.digest, "leftOut": left_out,
                     "files": [{"path": name, "bytes": len(body)} for name, body in bundle.files.items()]})
@@ -80,18 +79,5 @@ def sign(
     bundle, had = read_apx(file)
     made = sign_digest(private, role, bundle.digest, time.time_ns())
     kept = [s for s in read_signatures(had) if (s.role, s.key_id) != (made.role, made.key_id)]
-    _replace(file, packed(bundle, write_signatures([*kept, made])))
+    replace_file(file, packed(bundle, write_signatures([*kept, made])))
     say(f"{file}: signed as {role} by {made.key_id}, digest {bundle.digest}")
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Writes ``path`` whole or not at all."""
-    from apex_exec.errors import Refusal
-
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise Refusal("unwritable", f"{path}: {error.strerror}", hint="name a file that can be written") from None

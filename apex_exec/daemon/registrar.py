@@ -40,6 +40,7 @@ from apex_exec.registry.findings import Report
 from apex_exec.registry.manifest import Manifest
 from apex_exec.registry.operations import ENTRIES, Entry
 from apex_exec.registry.scan import scan
+from apex_exec.registry.settled import SettledClock
 from apex_exec.registry.specs import commit, reconcile
 from apex_exec.registry.store import Store
 from apex_exec.wire.frames import FrameBuffer, pack_frame
@@ -182,6 +183,9 @@ class Registrar:
         self._store: Store | None = None
         self._lock = threading.RLock()
         self._look_again = threading.Event()
+        self._settled = SettledClock(time.time_ns(), time.monotonic_ns())
+        self._lasting: dict[int, tuple[str, bool]] = {}
+        """Approvals that have not ended for good, at the last look: plugin, and whether it counted."""
         self._doubt = threading.Event()
         """Set while the supervisor may have been told other than the rows say."""
         self._trouble = Refusal("store_unusable", "the registry is being opened; try again")
@@ -322,7 +326,8 @@ class Registrar:
             blobs=BlobStore(settings.state_path / "bundles", at_point=crash_at), now_ns=time.time_ns,
             ask=self._link.ask, publish=self._tell, withdraw=lambda plugin: self._link.send(["removed", plugin]),
             in_doubt=self._doubt.set, entitled=market.entitled, revoked=market.revoked, withheld=market.withheld,
-            market_check=market.check, measure=lambda name, labels, value: self._link.send(
+            settled_ns=lambda: self._settled.look(time.time_ns(), time.monotonic_ns()), market_check=market.check,
+            measure=lambda name, labels, value: self._link.send(
                 ["metric", name, labels, value]),
             scan=self._scan, at_point=crash_at, folder_plugins=_folder_ids(settings.plugins_dir), uid=os.geteuid(),
             gates=(market.gate,), audit=self._audit, lock=self._lock)
@@ -349,12 +354,19 @@ class Registrar:
 
     def _expire(self, context: Context) -> None:
         try:
-            due_ns = context.store.transact(approvals.next_expiry_ns)
-            if due_ns and due_ns <= context.now_ns():
-                plugins = commit(context, lambda db: approvals.expire(db, context.now_ns()), lambda made: made,
-                                 point="approvals-expired")
-                for plugin in plugins:
-                    self._audit(plugin, "approval.expired", {})
+            over_ns = context.over_ns()
+            lasting = context.store.transact(lambda db: approvals.lasting(db, context.now_ns()))
+            before, self._lasting = self._lasting, lasting
+            changed = [(plugin, counts) for number, (plugin, counts) in lasting.items()
+                       if before.get(number, (plugin, not counts))[1] != counts]
+            if changed:
+                commit(context, lambda db: approvals.expire(db, over_ns), {plugin for plugin, _ in changed},
+                       point="approvals-expired")
+            elif over_ns and not all(counts for _, counts in lasting.values()):
+                context.store.transact(lambda db: approvals.expire(db, over_ns))
+            for number, (plugin, counts) in lasting.items():
+                if number in before and before[number][1] != counts:  # also where a wrong clock is right again
+                    self._audit(plugin, "approval.resumed" if counts else "approval.expired", {})
         except Refusal as error:
             log.error("approvals could not be looked at: %s", error.message)
 

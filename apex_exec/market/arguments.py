@@ -93,6 +93,15 @@ class Buy(_Args):
     customer: str = ""
 
 
+class Entitle(_Args):
+    """A signed entitlement to a plugin, for these users or everybody at one customer, until a moment (ISO 8601)."""
+
+    plugin: str
+    until: str
+    users: list[str] = []
+    customer: str = ""
+
+
 class Refund(_Args):
     """Reverses a purchase. The same ``key`` refunds once."""
 
@@ -176,6 +185,7 @@ TABLE: dict[str, tuple[type[msgspec.Struct], str]] = {
     "market.show": (Plugin, "One plugin on offer here: versions, price and its history."),
     "market.index": (Fetched, "Checks an index fetched elsewhere: signature, version, expiry; looks things up in it."),
     "market.buy": (Buy, "Buys a plugin for a user, or one more period."),
+    "market.entitle": (Entitle, "Signs an entitlement that a customer's own daemon takes."),
     "market.refund": (Refund, "Reverses a purchase to the cent and ends its entitlement."),
     "market.customer": (Customer, "Says who pays for a user."),
     "market.clock": (

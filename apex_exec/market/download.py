@@ -35,7 +35,19 @@ def fetch(place: str, name: str, bytes_max: int, progress: Callable[[int], None]
 
     Raises Refusal: place_invalid, not_fetched, too_large.
     """
-    url = _url(place, name)
+    return _fetch(_url(place, name), bytes_max, progress)
+
+
+def fetch_file(place: str, bytes_max: int) -> bytes:
+    """The one file at ``place`` (a path or a URL), at most ``bytes_max``. Raises Refusal as ``fetch`` does."""
+    scheme = urllib.parse.urlsplit(place).scheme
+    if scheme not in ("", "file", "http", "https"):
+        raise Refusal("place_invalid", f"{place[:100]!r} is no path and no file://, http:// or https:// URL",
+                      code=Code.INVALID_INPUT)
+    return _fetch(place if scheme else Path(place).absolute().as_uri(), bytes_max, lambda _bytes: None)
+
+
+def _fetch(url: str, bytes_max: int, progress: Callable[[int], None]) -> bytes:
     try:
         opener = urllib.request.build_opener(_SafeRedirects)
         with opener.open(urllib.request.Request(url), timeout=SECONDS_MAX) as answer:

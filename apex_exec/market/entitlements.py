@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from apex_exec.errors import Refusal
 from apex_exec.market import sales
+from apex_exec.market.granted import SKEW_NS, Grant, Granted
 from apex_exec.market.sales import Purchase
 from apex_exec.market.shop import Shop
 from apex_exec.registry import store as registry
@@ -41,9 +42,12 @@ class _Known(NamedTuple):
     priced: frozenset[str] = frozenset()
     holders: dict[str, frozenset[str]] = {}
     next_ns: int = 0
+    everybody: frozenset[str] = frozenset()
+    """Plugins to which a marketplace has entitled whoever is served here."""
+    grants: tuple[Grant, ...] = ()
 
 
-def _known(bought: Iterable[Purchase], priced: frozenset[str], now_ns: int) -> _Known:
+def _known(bought: Iterable[Purchase], priced: frozenset[str], grants: tuple[Grant, ...], now_ns: int) -> _Known:
     kept = tuple(bought)
     holders: dict[str, set[str]] = {}
     next_ns = NEVER_NS
@@ -52,34 +56,54 @@ def _known(bought: Iterable[Purchase], priced: frozenset[str], now_ns: int) -> _
             holders.setdefault(one.plugin, set()).add(one.user_id)
         bounds = (one.starts_ns, one.ends_ns, one.refunded_ns)
         next_ns = min([next_ns, *(bound for bound in bounds if bound is not None and bound > now_ns)])
-    return _Known(kept, priced, {plugin: frozenset(users) for plugin, users in holders.items()}, next_ns)
+    everybody: set[str] = set()
+    for grant in grants:
+        if grant.covers(now_ns):
+            holders.setdefault(grant.plugin, set()).update(grant.users)
+            everybody |= {grant.plugin} if grant.customer else set()
+        next_ns = min([next_ns, *(bound for bound in (grant.issued_ns - SKEW_NS, grant.ends_ns) if bound > now_ns)])
+    return _Known(kept, priced, {plugin: frozenset(users) for plugin, users in holders.items()}, next_ns,
+                  frozenset(everybody), grants)
 
 
 class Entitlements:
     """Who may run what, until when."""
 
-    def __init__(self, shop: Shop, disable: Disable, publish: Publish = lambda _context, _plugins: None) -> None:
+    def __init__(self, shop: Shop, disable: Disable, publish: Publish = lambda _context, _plugins: None,
+                 over_ns: Callable[[], int] | None = None) -> None:
+        """``over_ns``: see ``Context.over_ns``."""
         self.shop = shop
         self.due_ns = 0
         """When ``sweep`` wants to be called next."""
+        self.granted = Granted(shop, self._look_soon)
         self._disable = disable
+        self._over_ns = over_ns or shop.now_ns
         self._publish = publish
         self._known = _Known()
         self._changed: set[str] = set()
         """Plugins of which the supervisor knows otherwise than is known here."""
 
+    def _look_soon(self) -> None:
+        self.due_ns = 0
+
     def of(self, plugin: str, paid: bool) -> frozenset[str] | None:
-        """The users who have paid for ``plugin`` now; None where it costs nothing. ``paid``: so its manifest says.
+        """The users who have paid for ``plugin`` now; None where it costs nothing, or where a marketplace's
+        signed entitlement is for whoever is served here. ``paid``: so its manifest says.
 
         Never blocks. Before the marketplace's store could be read for the first time nobody has paid.
         """
         known = self._known
+        if plugin in known.everybody:
+            return None
         return known.holders.get(plugin, frozenset()) if paid or plugin in known.priced else None
 
     def gate(self, _context: Context, manifest: Manifest, user_id: str) -> None:
         """Lets an enablement pass. Raises Refusal("not_entitled") for a paid plugin without a purchase of that user."""
         now_ns = self.shop.now_ns()
         paid = manifest.pricing.model != "free"
+        if any(one.plugin == manifest.id and one.covers(now_ns) and (one.customer or user_id.lower() in one.users)
+               for one in self._known.grants):  # what ``of`` goes by too: what is enabled is served
+            return
         self.shop.read(lambda db: self._check(db, manifest.id, user_id, now_ns, paid))
 
     def _check(self, db: sa.Connection, plugin: str, user_id: str, now_ns: int, paid: bool) -> int | None:
@@ -98,15 +122,16 @@ class Entitlements:
         now_ns, before = self.shop.now_ns(), self._known
         try:
             self._known = self.shop.read(lambda db: _known(
-                sales.lasting(db, now_ns), sales.paid_plugins(db, now_ns), now_ns))
+                sales.lasting(db, now_ns), sales.paid_plugins(db, now_ns), self.granted.grants, now_ns))
         except Refusal:
-            self._known = _known(before.bought, before.priced, now_ns)
+            self._known = _known(before.bought, before.priced, self.granted.grants, now_ns)
             raise
         finally:
             now = self._known
             self._changed |= {
                 plugin for plugin in {*before.holders, *now.holders}
-                if before.holders.get(plugin) != now.holders.get(plugin)} | (before.priced ^ now.priced)
+                if before.holders.get(plugin) != now.holders.get(plugin)} | (
+                    before.priced ^ now.priced) | (before.everybody ^ now.everybody)
         return self._changed
 
     def begin(self) -> None:
@@ -117,7 +142,8 @@ class Entitlements:
     def sweep(self, context: Context) -> int:
         """Has everything served as it is paid for now; the moment (ns) at which that may change next. Blocks.
 
-        An enablement of a single user that is not paid for ends; one for everybody stays, and serves those who pay.
+        An enablement of a single user that is not paid for ends; one for everybody stays, and serves those who pay. One
+        that was paid for, for a time that is over by the clock alone, ends when the clock is settled.
         """
         try:
             self.look()
@@ -137,10 +163,16 @@ class Entitlements:
                     if plugin.id in single and registry.is_paid(version)}
             for plugin, users in sorted(single.items()):
                 entitled = self.of(plugin, plugin in paid)
-                ended.extend((plugin, user) for user in sorted(users) if entitled is not None and user not in entitled)
+                ended.extend((plugin, user) for user in sorted(users)
+                             if entitled is not None and user not in entitled)
 
         context.store.transact(rows)
+        may_return = self._may_return() if ended else set()
+        if may_return & {*ended}:
+            next_ns = min(next_ns, now_ns + RETRY_NS)
         for plugin, user in ended:
+            if (plugin, user) in may_return:
+                continue
             try:
                 self._disable(context, plugin, user, "not_entitled")
             except Refusal as error:
@@ -149,6 +181,14 @@ class Entitlements:
                     next_ns = min(next_ns, now_ns + RETRY_NS)
         self.due_ns = next_ns
         return next_ns
+
+    def _may_return(self) -> set[tuple[str, str]]:
+        """Plugins and users of which nothing but a clock that is not settled says that they have not paid."""
+        over_ns = self._over_ns()
+        found = {(one.plugin, one.user_id) for one in self.shop.read(lambda db: sales.lasting(db, over_ns))
+                 if one.refunded_ns is None}
+        return found | {(grant.plugin, user) for grant in self._known.grants if grant.ends_ns > over_ns
+                        for user in grant.users}
 
     def settle(self, context: Context) -> None:
         """``sweep`` after a sale: that stands, so what goes wrong here is logged and tried again within a second."""

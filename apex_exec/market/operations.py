@@ -22,6 +22,7 @@ from apex_exec.market.arguments import (
     Clock,
     Customer,
     Enterprise,
+    Entitle,
     Fetched,
     Month,
     Nothing,
@@ -34,6 +35,7 @@ from apex_exec.market.arguments import (
     Which,
 )
 from apex_exec.market.entitlements import Entitlements
+from apex_exec.market.granted import new_grant, seal
 from apex_exec.market.index import Index, find, public_facts, search
 from apex_exec.market.reviewing import Machine, Reviewing
 from apex_exec.market.shop import Shop
@@ -71,7 +73,8 @@ class Operations:
             "market.revoke": lambda context, args: review.revoke(
                 context, args.plugin, args.version, args.actor, args.reason, args.deprecate),
             "market.search": self.search, "market.show": self.show, "market.index": self.index,
-            "market.buy": self.buy, "market.refund": self.refund, "market.customer": self.customer,
+            "market.buy": self.buy, "market.entitle": self.entitle, "market.refund": self.refund,
+            "market.customer": self.customer,
             "market.clock": self.clock,
             "market.ticket.open": self.open_ticket, "market.ticket.respond": self.respond,
             "market.ticket.close": self.close_ticket, "market.ticket.list": self.tickets,
@@ -128,6 +131,14 @@ class Operations:
         done = self.shop.change(work)
         self.entitlements.settle(context)
         return done
+
+    def entitle(self, _context: Context, args: Entitle) -> Any:
+        """A grant by the market key, for another daemon. Raises Refusal: plugin_unknown, and ``new_grant``'s."""
+        if self.shop.read(lambda db: subs.listing(db, args.plugin)) is None:
+            raise Refusal("plugin_unknown", f"the marketplace has no {args.plugin[:60]!r}", code=Code.NOT_FOUND)
+        grant = new_grant(args.plugin, args.users, args.customer, self.shop.now_ns(), args.until)
+        return {"entitlement": seal(grant, self.shop.key()), "plugin": grant.plugin, "users": grant.users,
+                "customer": grant.customer, "endsNs": grant.ends_ns}
 
     def refund(self, context: Context, args: Refund) -> Any:
         """See ``sales.refund``; what it entitled to ends at once."""

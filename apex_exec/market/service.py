@@ -46,9 +46,10 @@ SLOW = ("market.submit", "market.publish", "market.report", "billing.report", "b
 class Service:
     """One open marketplace. Safe to be used by the registrar's threads."""
 
-    def __init__(self, shop: Shop) -> None:
+    def __init__(self, shop: Shop, over_ns: Callable[[], int] | None = None) -> None:
+        """``over_ns``: see ``Context.over_ns``; without it the shop's clock is always right."""
         self.shop = shop
-        self.entitlements = Entitlements(shop, _disable, _publish)
+        self.entitlements = Entitlements(shop, _disable, _publish, over_ns)
         self.operations = Operations(shop, Machine(_scan, _run_tests, _prove, _scaffold, _stop), self.entitlements)
         self.handlers = self.operations.handlers()
         self.following = Following(shop)
@@ -93,7 +94,7 @@ def service_of(context: Context) -> Service:
     key = _key(context)
     with _lock:
         if key not in _open:
-            _open[key] = Service(Shop(context.settings, context.now_ns))
+            _open[key] = Service(Shop(context.settings, context.now_ns), context.over_ns)
         return _open[key]
 
 
@@ -112,6 +113,7 @@ def begin(context: Context) -> str:
     have paid until it is."""
     try:
         service = service_of(context)
+        service.entitlements.granted.open(context)
         service.entitlements.begin()
         service.following.open(context)
         service.stop_withdrawn(context)
@@ -129,12 +131,15 @@ def entitled(context: Context, plugin: str, paid: bool) -> frozenset[str] | None
 
 
 def follow(context: Context) -> float:
-    """See ``Following.refresh``."""
+    """See ``Following.refresh`` and ``Granted.refresh``."""
     try:
-        return service_of(context).following.refresh(context)
+        service = service_of(context)
+        granted = service.entitlements.granted.refresh(context)
+        wait = service.following.refresh(context)
+        return wait if granted is None else min(wait, granted)
     except Refusal as error:
         log.error("the marketplace's index could not be looked at: %s", error.message)
-        return RETRY_SECONDS if context.settings.market.index else IDLE_SECONDS
+        return RETRY_SECONDS if context.settings.market.index or context.settings.market.entitlements else IDLE_SECONDS
 
 
 def revoked(context: Context, digest: str) -> str:

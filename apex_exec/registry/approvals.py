@@ -65,15 +65,25 @@ def signed_message(text: str) -> bytes:
 
 
 def latest(db: sa.Connection, digest: str) -> dict[str, ApprovalRow]:
-    """Per permission the approval that counts for ``digest``: the last one."""
-    return {row.permission: row for row in db_.list_approvals(db, digest=digest)}
+    """Per permission the approval that counts for ``digest``: the last one, but a request ends no approval."""
+    found: dict[str, ApprovalRow] = {}
+    for row in db_.list_approvals(db, digest=digest):
+        _count(found, row)
+    return found
+
+
+def _count(found: dict[str, ApprovalRow], row: ApprovalRow) -> None:
+    """Where a clock that was ahead had an approval asked for anew, the one before counts again when it is right."""
+    before = found.get(row.permission)
+    if row.state != "requested" or before is None or before.state != "approved":
+        found[row.permission] = row
 
 
 def latest_of_all(db: sa.Connection) -> dict[str, dict[str, ApprovalRow]]:
     """``latest`` of every digest."""
     found: dict[str, dict[str, ApprovalRow]] = {}
     for row in db_.list_approvals(db):
-        found.setdefault(row.digest, {})[row.permission] = row
+        _count(found.setdefault(row.digest, {}), row)
     return found
 
 
@@ -88,17 +98,25 @@ def request(db: sa.Connection, version: VersionRow, permissions: tuple[str, ...]
 
     Asking again is idempotent; a denial stands; what expired or was revoked is requested anew.
     """
-    known = latest(db, version.digest)
+    waiting: list[ApprovalRow] = []
     for permission in permissions:
-        row = known.get(permission)
-        over = row is not None and (row.state in ("revoked", "expired")
-                                    or (row.state == "approved" and now_ns >= row.expires_ns))
-        if row is None or over:
-            if row is not None and row.state == "approved":
-                move(db, row, "expired")
-            db_.add_approval(db, version, permission, now_ns)
-    known = latest(db, version.digest)
-    return [known[permission] for permission in permissions if known[permission].state != "approved"]
+        row = latest(db, version.digest).get(permission)
+        if row is not None and row.state == "approved" and now_ns < row.expires_ns:
+            continue
+        if row is None or row.state in ("revoked", "expired", "approved"):
+            row = _open_request(db, version.digest, permission)
+            if row is None:
+                db_.add_approval(db, version, permission, now_ns)
+                row = _open_request(db, version.digest, permission)
+        if row is not None:
+            waiting.append(row)
+    return waiting
+
+
+def _open_request(db: sa.Connection, digest: str, permission: str) -> ApprovalRow | None:
+    rows = [row for row in db_.list_approvals(db, digest=digest)
+            if row.permission == permission and row.state == "requested"]
+    return rows[-1] if rows else None
 
 
 def move(db: sa.Connection, row: ApprovalRow, state: str, **values: Any) -> None:
@@ -178,16 +196,16 @@ def _check_signer(db: sa.Connection, statement: Statement, text: str, signature:
 
 
 def expire(db: sa.Connection, now_ns: int) -> set[str]:
-    """Marks approvals whose time is over; the plugins concerned."""
+    """Ends approvals whose time is over for good; the plugins concerned. ``now_ns`` is ``Context.over_ns``."""
     over = [row for row in db_.list_approvals(db, state="approved") if now_ns >= row.expires_ns]
     for row in over:
         move(db, row, "expired")
     return {row.plugin for row in over}
 
 
-def next_expiry_ns(db: sa.Connection) -> int:
-    """When the next approval ends; 0 where none does."""
-    return min((row.expires_ns for row in db_.list_approvals(db, state="approved")), default=0)
+def lasting(db: sa.Connection, now_ns: int) -> dict[int, tuple[str, bool]]:
+    """Every approval that was given and has not been ended for good: its plugin, and whether it counts now."""
+    return {row.id: (row.plugin, now_ns < row.expires_ns) for row in db_.list_approvals(db, state="approved")}
 
 
 def revoke_by_key(db: sa.Connection, key_id: str, reason: str, now_ns: int) -> set[str]:

@@ -58,6 +58,8 @@ class Context:
     """Called where a transaction may have been committed that the supervisor was not told of: it has to be told all."""
     audit: Callable[[str, str, dict[str, Any]], None] = lambda _plugin, _action, _metadata: None
     """``audit(plugin, action, metadata)``: for what the registry decides by itself; operations are audited anyway."""
+    settled_ns: Callable[[], int] | None = None
+    """See ``over_ns``; None where the clock is always right."""
     gates: tuple[Gate, ...] = ()
     folder_plugins: frozenset[str] = frozenset()
     """Ids served straight from ``plugins_dir``: they cannot be installed as well."""
@@ -67,6 +69,10 @@ class Context:
     def caller(self, uid: int) -> Context:
         """The same registry for another caller."""
         return dataclasses.replace(self, uid=uid)
+
+    def over_ns(self) -> int:
+        """What ended up to this moment may be ended for good (``settled.SettledClock``)."""
+        return self.now_ns() if self.settled_ns is None else self.settled_ns()
 
     @property
     def limits(self) -> Limits:

@@ -162,8 +162,9 @@ def _request(ctx: Context, args: PermissionArgs) -> dict[str, Any]:
             raise Refusal("permission_not_requested", code=Code.NOT_FOUND,
                           message=f"{args.id} {version.version} does not need {args.permission[:40]!a}",
                           hint=f"it needs {', '.join(needed) or 'no approval'}")
-        approvals.request(db, version, (args.permission,), ctx.now_ns())
-        return approvals.describe(approvals.latest(db, version.digest)[args.permission], ctx.now_ns())
+        waiting = approvals.request(db, version, (args.permission,), ctx.now_ns())
+        return approvals.describe(waiting[0] if waiting else approvals.latest(db, version.digest)[args.permission],
+                                  ctx.now_ns())
 
     return ctx.store.transact(work)
 

@@ -119,8 +119,8 @@ def reconcile(ctx: Context, *, sweep: bool = False) -> list[PluginSpec]:
     """Brings a store that a crash, an upgrade of the daemon or a new policy left behind in order; every spec.
 
     What no longer fits (``apiVersion``, policy, a required signature, a bundle that is gone) is disabled with the
-    reason; approvals whose time is over expire; with ``sweep`` (at the start, when no operation can be between its
-    bundle and its row) bundles that no row names are removed.
+    reason; approvals whose time is over expire for good if the clock is settled; with ``sweep`` (at the start, when
+    no operation can be between its bundle and its row) bundles that no row names are removed.
     """
     policy = Policy.read(ctx.settings.security.policy_file)
     now_ns = ctx.now_ns()
@@ -130,7 +130,7 @@ def reconcile(ctx: Context, *, sweep: bool = False) -> list[PluginSpec]:
 
     def work(db: sa.Connection) -> tuple[list[PluginSpec], set[str]]:
         disabled.clear()
-        approvals.expire(db, now_ns)
+        approvals.expire(db, ctx.over_ns())
         wanted = ctx.settings.security.require_signature
         signed = keyring.signed_digests(db, wanted) if wanted != "none" else None
         maker = _Maker(ctx, db, None)
