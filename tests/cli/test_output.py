@@ -13,7 +13,8 @@ from apex_exec.cli.facts import facts, for_people
 from apex_exec.cli.output import print_table
 
 IDS = [f"a-plugin-with-quite-a-long-name-{number:02d}" for number in range(3)]
-ROWS = [{"id": id_, "version": "1.0.0", "state": "quarantined", "users": ["everybody"], "hooks": ["onDashboardLoad"] * 4,
+ROWS = [{"id": id_, "version": "1.0.0", "state": "quarantined", "users": ["everybody"],
+         "hooks": ["onDashboardLoad"] * 4,
          "reason": "it sends what it reads to somewhere else, and nobody knows why " * 12} for id_ in IDS]
 COLUMNS = ["id", "version", "state", "users", "hooks", "reason"]
 
