@@ -15,6 +15,8 @@ def put_right() -> None:
     what is printed would end there. JVMs, Julia and thread pools start programs with SIGCHLD blocked, some shells and
     launchers with SIGCHLD ignored; then no end of a child is ever heard of.
     """
+    if not hasattr(signal, "pthread_sigmask"):  # no Unix: only the verbs that start no process of ours work there
+        return
     for fd in (0, 1, 2):
         try:
             os.fstat(fd)

@@ -6,6 +6,7 @@ import csv
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,12 +32,15 @@ Until = Annotated[str, typer.Option("--until", metavar="TIME", help="As --since;
 
 
 def place(config: Path | None, state_dir: str | None) -> tuple[Path, Path]:
-    """The ledger's database and its state folder. Raises ConfigError, LedgerError."""
+    """The ledger's database and its state folder. Raises ConfigError, LedgerError, PermissionError."""
     from apex_exec.config import load_settings
     from apex_exec.ledger.audit import database_path
 
     settings = load_settings(config, {"state_dir": state_dir} if state_dir else None)
-    return database_path(settings.audit.url, settings.state_path), settings.state_path
+    database = database_path(settings.audit.url, settings.state_path)
+    with suppress(FileNotFoundError):
+        database.stat()  # what this user may not look at is no ledger that was tampered with
+    return database, settings.state_path
 
 
 def anchor_of(config: Path | None) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from apex_exec.cli.output import clean, print_json, say
-from apex_exec.cli.root import EXIT_NO, AsJson, app, examples, fail
+from apex_exec.cli.root import EXIT_NO, AsJson, app, examples, fail, need_linux
 
 if TYPE_CHECKING:
     from apex_exec.client import Client
@@ -56,6 +56,7 @@ def demo(as_json: AsJson = False) -> None:
     Starts a daemon in a temporary folder, runs every hook of the example plugins, then the plugins that misbehave,
     and says what became of each. Changes nothing on this machine.
     """
+    need_linux()
     with _daemon() as client:
         welcome = client.hello()
         if not as_json:

@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from apex_exec.cli.output import print_json, print_table, say
-from apex_exec.cli.root import EXIT_NO, EXIT_USAGE, AsJson, ConfigFile, app, examples, fail
+from apex_exec.cli.root import EXIT_NO, EXIT_USAGE, AsJson, ConfigFile, app, examples, fail, need_linux
 
 MEANS = {
     "L4": "hostile code is confined, and its memory and CPU are capped by the kernel",
@@ -28,6 +28,7 @@ def doctor(config: ConfigFile = None, as_json: AsJson = False) -> None:
     Starts a zygote too, which workers are forked from. Exits 0 if workers can be started and the level that is reached
     is at least sandbox.min_level, else 1.
     """
+    need_linux()
     from apex_exec.config import load_settings
     from apex_exec.errors import ConfigError
 

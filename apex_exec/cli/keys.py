@@ -15,12 +15,15 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="The key's name.")]
 
 
 @keys_app.command(epilog=examples("apex-exec keys new acme"))
-def new(name: Name, state_dir: StateDir = None, config: ConfigFile = None) -> None:
+def new(name: Name, as_json: AsJson = False, state_dir: StateDir = None, config: ConfigFile = None) -> None:
     """Makes an Ed25519 pair, NAME.key (private, 0600) and NAME.pub, in the state folder's keys/."""
     from apex_exec.registry.signing import new_key
 
     path, key_id = new_key(state_path(config, state_dir) / "keys", name)
-    say(f"{path}: key {key_id}")
+    if as_json:
+        print_json({"file": str(path), "keyId": key_id})
+    else:
+        say(f"{path}: key {key_id}")
 
 
 @keys_app.command(epilog=examples("apex-exec keys curve server", "apex-exec keys curve my-host --dir ./curve"))
@@ -28,7 +31,7 @@ def curve(
     name: Name,
     folder: Annotated[Path | None, typer.Option(
         "--dir", metavar="DIR", help="Default: keys/ in the state folder.")] = None,
-    state_dir: StateDir = None, config: ConfigFile = None,
+    as_json: AsJson = False, state_dir: StateDir = None, config: ConfigFile = None,
 ) -> None:
     """Makes a CURVE pair as pyzmq reads it: NAME.key (public) and NAME.key_secret (0600), for host.curve_keys_dir."""
     import os
@@ -49,7 +52,10 @@ def curve(
         public, secret = zmq.auth.create_certificates(place, name)
     finally:
         os.umask(old)
-    say(f"{public}\n{secret}")
+    if as_json:
+        print_json({"public": str(public), "secret": str(secret)})
+    else:
+        say(f"{public}\n{secret}")
 
 
 @keys_app.command(epilog=examples(

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from apex_exec.cli.output import say
-from apex_exec.cli.root import EXIT_NO, ConfigFile, examples, fail, our_command, plugin_app
+from apex_exec.cli.root import EXIT_NO, ConfigFile, examples, fail, need_linux, our_command, plugin_app
 
 if TYPE_CHECKING:
     from apex_exec.config import Settings
@@ -45,6 +45,7 @@ def dev(
     A save that is no valid bundle, or that cannot be loaded, is told, and the last good one goes on. What the plugin
     prints is shown here, and so is every failure of a hook, with its traceback.
     """
+    need_linux()
     from apex_exec.config import load_settings
     from apex_exec.registry.bundle import read_folder
 

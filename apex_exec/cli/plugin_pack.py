@@ -63,6 +63,7 @@ def sign(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The .apx; it is signed in place.")],
     key: Annotated[str, typer.Option("--key", metavar="NAME|FILE", help="A key of `keys new`, or its file.")],
     role: Annotated[str, typer.Option("--role", help="author or market.")] = "author",
+    as_json: AsJson = False,
     state_dir: StateDir = None,
     config: ConfigFile = None,
 ) -> None:
@@ -80,4 +81,7 @@ def sign(
     made = sign_digest(private, role, bundle.digest, time.time_ns())
     kept = [s for s in read_signatures(had) if (s.role, s.key_id) != (made.role, made.key_id)]
     replace_file(file, packed(bundle, write_signatures([*kept, made])))
+    if as_json:
+        print_json({"file": str(file), "digest": bundle.digest, "role": role, "keyId": made.key_id})
+        return
     say(f"{file}: signed as {role} by {made.key_id}, digest {bundle.digest}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from apex_exec.cli.output import clean, print_json, progress, say
-from apex_exec.cli.root import EXIT_NO, AsJson, ConfigFile, examples, plugin_app
+from apex_exec.cli.root import EXIT_NO, AsJson, ConfigFile, examples, need_linux, plugin_app
 
 if TYPE_CHECKING:
     from apex_exec.market.coverage import Measured
@@ -31,6 +31,7 @@ def test(
     Tests play the platform with workers.fake.FakePlatform; there is no network in there, and no file but in tmp_path.
     Fixtures: pytest's own, with capsys and caplog. No test is a failure.
     """
+    need_linux()
     import msgspec
 
     from apex_exec.config import load_settings

@@ -10,7 +10,7 @@ import typer
 from apex_exec.cli import connect
 from apex_exec.cli.output import clean, print_json, say
 from apex_exec.cli.plugin_common import ask, looks_like_path, say_findings
-from apex_exec.cli.root import EXIT_NO, AsJson, ConfigFile, RuntimeDir, examples, fail, plugin_app
+from apex_exec.cli.root import EXIT_NO, AsJson, ConfigFile, RuntimeDir, examples, fail, need_linux, plugin_app
 
 if TYPE_CHECKING:
     from apex_exec.config import Settings
@@ -75,6 +75,7 @@ def validate(
 
 def _declared(bundle: Bundle, settings: Settings) -> list[dict[str, Any]]:
     """The policy's and the code's problems; the code is loaded in a jailed worker of a zygote that is thrown away."""
+    need_linux()
     from apex_exec.daemon.throwaway import declared_by
     from apex_exec.errors import Refusal
     from apex_exec.registry.checks import declared_problems

@@ -26,7 +26,8 @@ EXIT_INTERRUPTED = 130
 def group(help: str) -> typer.Typer:
     """A group of verbs; without arguments it shows its help."""
     return typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-                       rich_markup_mode=None, help=help)
+                       rich_markup_mode=None, help=help,
+                       context_settings={"help_option_names": ["--help", "-h"]})
 
 
 app = group("Runs a platform's third-party plugins, each in a jailed process of its own.\n\n"
@@ -87,8 +88,15 @@ def this_user() -> str:
 
     try:
         return getpass.getuser()
-    except (KeyError, OSError):
-        return f"uid-{os.getuid()}"
+    except (KeyError, OSError, ImportError):
+        return f"uid-{os.getuid()}" if hasattr(os, "getuid") else "author"
+
+
+def need_linux() -> None:
+    """Ends the command where plugins cannot be run: what confines them is Linux's own."""
+    if sys.platform != "linux":
+        fail(f"this runs plugins, which takes Linux, and this is {sys.platform}: use a Linux machine, a virtual one or "
+             "a container; the verbs that only write, pack, sign or ask work here", EXIT_NO)
 
 
 def fail(message: str, status: int) -> NoReturn:

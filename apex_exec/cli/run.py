@@ -23,6 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status; ``arguments`` default to the process's own."""
+    here = sys.platform
     try:
         status = typer.main.get_command(app)(args=arguments, prog_name="apex-exec", standalone_mode=False)
         sys.stdout.flush()
@@ -34,10 +35,44 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return EXIT_DONE
     except ApexError as error:
         return _say(*_explained(error))
+    except OSError as error:  # a folder of another user's, a full disk: what it is about stands in it
+        return _say(*_cannot(error))
+    except (ImportError, AttributeError, NotImplementedError) as error:
+        if here == "linux":
+            raise
+        return _say(f"this needs Linux, whose own means confine plugins, and this is {here} ({error}): use a Linux "
+                    "machine, a virtual one, or a container", EXIT_NO)
     except typer.Abort:  # end of input at a question
         return _say("aborted", EXIT_NO)
     except typer.TyperException as error:
         return _usage(error)
+
+
+def _cannot(error: OSError) -> tuple[str, int]:
+    """What the system refused, for a person: the file, whose it is, and what to do."""
+    what = error.strerror or str(error)
+    name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+    hint = ""
+    if isinstance(error, PermissionError) and (owner := _owner(name)) not in (None, _uid()):
+        hint = f"; it belongs to uid {owner}: run this as that user"
+    elif isinstance(error, PermissionError):
+        hint = "; run this as the user who may"
+    return (f"{name}: {what}{hint}" if name else f"{what}{hint}"), EXIT_NO
+
+
+def _uid() -> int:
+    return os.geteuid() if hasattr(os, "geteuid") else -1
+
+
+def _owner(name: str) -> int | None:
+    """The uid that the nearest part of the path that can be looked at belongs to, unless that is root's own folder."""
+    while name:
+        try:
+            return os.stat(name).st_uid
+        except OSError:
+            above = os.path.dirname(name)
+            name = above if above != name else ""
+    return None
 
 
 def _say(message: str, status: int) -> int:

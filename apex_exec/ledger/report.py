@@ -115,6 +115,6 @@ def _approval(metadata: dict[str, Any]) -> dict[str, Any]:
     """Permission, version, the approver's key, reason and expiry, out of what the operation was told and answered."""
     known = {**metadata.get("args", {}), **metadata.get("outcome", {})}
     expires_ns = known.get("expiresNs")
-    expires = datetime.fromtimestamp(expires_ns // 10**9, UTC).isoformat() if expires_ns else None
+    expires = f"{datetime.fromtimestamp(expires_ns // 10**9, UTC):%Y-%m-%dT%H:%M:%SZ}" if expires_ns else None
     return {"permission": known.get("permission"), "version": known.get("version"), "key": known.get("keyId"),
             "reason": known.get("reason"), "expiresAt": expires}

@@ -126,7 +126,7 @@ def test_report_is_the_quarterly_review(folder: Path) -> None:
     assert beta["quarantines"] == 1 and len(beta["quarantinedAt"]) == 1
     assert beta["approvals"] == [{"at": "2026-11-24T00:00:00.000000000Z", "decision": "approved", "by": USER,
                                   "permission": "admin:users", "version": "1.0.0", "key": "carol",
-                                  "reason": "ticket 4711", "expiresAt": "2027-02-22T00:00:00+00:00"}]
+                                  "reason": "ticket 4711", "expiresAt": "2027-02-22T00:00:00Z"}]
     table = audit(folder, "report", "--quarter", "2026Q4").stdout
     assert "admin:users approved 2026-11-24, until 2027-02-22" in table
     as_csv = list(csv.DictReader(io.StringIO(audit(folder, "report", "--quarter", "2026q4", "--csv").stdout)))

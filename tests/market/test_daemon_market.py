@@ -92,7 +92,7 @@ def test_from_submission_to_statement(daemon: Daemon, tmp_path: Path) -> None:
         with pytest.raises(AdminRefused, match="no purchase or running subscription"):
             admin.request("plugin.enable", {"id": "sums", "user": USER})
         bought = cli(daemon, "market", "buy", "sums", "--user", USER, "--customer", "initech", "--key", "k1", "--json")
-        assert (bought["gross"], bought["fee"], bought["author_share"]) == (1995, 599, 1396)
+        assert (bought["gross"], bought["fee"], bought["authorShare"]) == (1995, 599, 1396)
         assert cli(daemon, "market", "buy", "sums", "--user", USER, "--key", "k1", "--json") == bought
         admin.request("plugin.enable", {"id": "sums", "user": USER})
     from apex_exec.client import Client

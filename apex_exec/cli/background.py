@@ -1,0 +1,160 @@
+"""``serve --background`` and ``stop``: a daemon that outlives the shell it was started from, and its end.
+
+For a service manager there is examples/systemd; this is for a person, a tour, a container's entry script.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from apex_exec.cli import connect
+from apex_exec.cli.output import print_json, say
+from apex_exec.cli.root import (
+    EXIT_NO,
+    EXIT_NO_DAEMON,
+    AsJson,
+    ConfigFile,
+    RuntimeDir,
+    app,
+    examples,
+    fail,
+    need_linux,
+    our_command,
+)
+
+if TYPE_CHECKING:
+    from apex_exec.config import Settings
+
+START_SECONDS_MAX = 120.0
+"""A daemon with ten thousand plugins is ready after a few seconds; one that waits for its ledger says so by then."""
+LOG_NAME = "serve.log"
+LOG_BYTES_MAX = 10 * 1024 * 1024
+"""A log that is larger is set aside as serve.log.1 when the next daemon starts; the one before that goes."""
+TAIL_LINES = 5
+POLL_SECONDS = 0.05
+
+
+def start(arguments: list[str], settings: Settings) -> None:
+    """Starts ``serve`` with ``arguments`` in a session of its own and waits until it is ready.
+
+    Ends the command with 1 and the daemon's last words where it does not come up. Raises OSError where the log cannot
+    be written.
+    """
+    log_path = settings.state_path / LOG_NAME
+    log = _open_log(log_path)
+    begin = os.fstat(log).st_size
+    with _readiness() as (address, ready):
+        process = subprocess.Popen([sys.executable, "-m", "apex_exec", "serve", *arguments], stdin=subprocess.DEVNULL,
+                                   stdout=log, stderr=log, start_new_session=True,
+                                   env={**os.environ, "NOTIFY_SOCKET": address})
+        os.close(log)
+        due = time.monotonic() + START_SECONDS_MAX
+        try:
+            while not _is_ready(ready):
+                if process.poll() is not None:
+                    _say_tail(log_path, begin)
+                    fail(f"the daemon ended with status {process.returncode} before it was ready; its last words stand "
+                         f"above, all of them in {log_path}", EXIT_NO)
+                if time.monotonic() > due:
+                    process.terminate()
+                    _say_tail(log_path, begin)
+                    fail(f"the daemon was not ready within {START_SECONDS_MAX:g} s and was told to end; its log is "
+                         f"{log_path}", EXIT_NO)
+        except KeyboardInterrupt:
+            process.terminate()
+            raise
+    stop_with = " ".join([*our_command(), "stop", "--runtime-dir", str(settings.runtime_path)])
+    say(f"serving in the background on {settings.host_endpoint}\n"
+        f"pid   {process.pid}\nlog   {log_path}\nstop  {stop_with}")
+
+
+def _open_log(path: Path) -> int:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with suppress(FileNotFoundError):
+        if path.lstat().st_size > LOG_BYTES_MAX:
+            path.replace(path.with_name(f"{LOG_NAME}.1"))
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
+@contextmanager
+def _readiness() -> Iterator[tuple[str, socket.socket]]:
+    """The address that the daemon tells its readiness to, as it would tell systemd."""
+    with tempfile.TemporaryDirectory(prefix="apx") as folder, \
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
+        address = f"{folder}/ready"
+        ready.bind(address)
+        ready.settimeout(POLL_SECONDS)
+        yield address, ready
+
+
+def _is_ready(ready: socket.socket) -> bool:
+    with suppress(TimeoutError):
+        return b"READY=1" in ready.recv(4096).split(b"\n")
+    return False
+
+
+def _say_tail(path: Path, begin: int) -> None:
+    with path.open("rb") as file:
+        file.seek(begin)
+        for line in file.read().decode("utf-8", "replace").splitlines()[-TAIL_LINES:]:
+            say(line, file=sys.stderr)
+
+
+@app.command(epilog=examples("apex-exec stop", "apex-exec stop --runtime-dir /tmp/apex-tour"))
+def stop(
+    seconds: Annotated[float, typer.Option("--seconds", min=0.0, help="How long to wait for its end.")] = 60.0,
+    as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None,
+) -> None:
+    """Ends the daemon as SIGTERM does, however it was started: calls finish first. Waits until it is gone."""
+    need_linux()
+    place = connect.endpoint("admin", config, runtime_dir)
+    pid = _pid_behind(place)
+    if not pid:
+        fail(f"no daemon: nothing answers on {place}", EXIT_NO_DAEMON)
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        fail("no daemon: it has just ended", EXIT_NO_DAEMON)
+    if _pid_behind(place) != pid:  # then the number may be another process's by now
+        fail("no daemon: it has just ended", EXIT_NO_DAEMON)
+    import select
+
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+    except PermissionError:
+        fail(f"the daemon, pid {pid}, is another user's; run this as that user", EXIT_NO)
+    ended = bool(select.select([pidfd], [], [], seconds)[0])
+    if as_json:
+        print_json({"pid": pid, "ended": ended})
+    elif ended:
+        say(f"the daemon, pid {pid}, has ended")
+    if not ended:
+        fail(f"the daemon, pid {pid}, has not ended within {seconds:g} s; it may wait for calls to finish "
+             "(drain_seconds): look with `apex-exec status`", EXIT_NO)
+
+
+def _pid_behind(endpoint: str) -> int:
+    """The process that listens on a Unix socket, as the kernel says it; 0 where nobody does."""
+    if not endpoint.startswith("ipc://"):
+        return 0
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(1.0)
+        try:
+            connection.connect(endpoint.removeprefix("ipc://"))
+        except OSError:
+            return 0
+        pid, _, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return int(pid)
