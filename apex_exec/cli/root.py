@@ -37,6 +37,7 @@ config_app = group("Check a configuration.")
 keys_app = group("Keys that sign bundles and approvals, and CURVE keys for tcp.")
 audit_app = group("Read, verify and export the audit ledger.")
 market_app = group("The marketplace: review, publish, buy.")
+breaker_app = group("What pauses a plugin that fails too often.")
 billing_app = group("Statements and the arithmetic behind them.")
 
 
@@ -55,7 +56,7 @@ def root(version: Annotated[bool, typer.Option("--version", is_eager=True, callb
 
 
 GROUPS = {"plugin": plugin_app, "config": config_app, "keys": keys_app, "audit": audit_app, "market": market_app,
-          "billing": billing_app}
+          "billing": billing_app, "breaker": breaker_app}
 
 RuntimeDir = Annotated[str | None, typer.Option(
     "--runtime-dir", metavar="DIR", help="Folder of the daemon's sockets; default: where a daemon is found.")]

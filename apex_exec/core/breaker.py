@@ -92,6 +92,14 @@ class Breaker:
         self._ends.clear()
         self.probe = NO_CALL
 
+    def reset(self) -> bool:
+        """Forgets all that has happened; True where it was not closed."""
+        was_open = self.open_until_ns != 0
+        self._ends.clear()
+        self.consecutive = self.open_until_ns = self.start_after_ns = 0
+        self.probe = NO_CALL
+        return was_open
+
     def succeeded(self, ran_ns: int) -> bool:
         """A call was answered; True where that closed the breaker. A stable worker forgets its past."""
         closes = self.probe != NO_CALL

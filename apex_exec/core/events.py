@@ -161,6 +161,24 @@ class DrainRequested(Struct, gc=False):
     until_ns: int
 
 
+class AdmissionSet(Struct, gc=False):
+    """An operator closes the daemon to new calls, or opens it again. What is admitted goes on either way."""
+
+    is_open: bool
+
+
+class RestartRequested(Struct, gc=False):
+    """An operator wants another worker for the plugin: the one it has answers what it was sent and leaves."""
+
+    plugin: str
+
+
+class BreakerReset(Struct, gc=False):
+    """An operator lets the plugin be called again: its breaker closes, its failures and its backoff are forgotten."""
+
+    plugin: str
+
+
 class WorkRefused(Struct, gc=False):
     """What waits and has not been sent to a worker may not begin now: it is answered with ``code``."""
 
@@ -172,5 +190,5 @@ Event = (
     PluginSet | PluginRemoved | InvokeRequested | CancelRequested | GenerationPrepared | GenerationDropped | WorkerReady
     | WorkerAnswered | WorkerPonged | WorkerViolated | WorkerSampled | WorkerThrottled | WorkerRanOn | LimitExceeded
     | WorkerGone | PluginFaulted | ForkRefused | ZygoteLost | ZygoteUp | Reconfigured | Tick | DrainRequested
-    | WorkRefused
+    | AdmissionSet | RestartRequested | BreakerReset | WorkRefused
 )

@@ -301,6 +301,7 @@ class _Daemon:
         for report in self.sandboxing.reports:
             metrics.set("sandbox_layer_active", (report.layer,), float(report.state in ("active", "degraded")))
         metrics.set("config_last_reload_successful", (), 1.0)
+        metrics.set("draining", (), 0.0)
         Exporting(supervisor, self.listener, metrics)
         supervisor.loop.every(WATCH_SECONDS, self._watch)
         if self.notifier.watchdog_seconds:
@@ -343,7 +344,7 @@ class _Daemon:
 
     def drain(self) -> None:
         """Takes no new work, answers what is pending, ends; told a second time, it does not wait any longer."""
-        if self.supervisor.draining:
+        if self.supervisor.ending:
             log.info("ending at once")
             self.supervisor.drain(0)
             return

@@ -20,6 +20,25 @@ class NoArgs(msgspec.Struct, forbid_unknown_fields=True):
     """An operation without arguments."""
 
 
+class DrainArgs(msgspec.Struct, forbid_unknown_fields=True):
+    """``stop``: whether the daemon ends once all is answered (as SIGTERM has it), or stays until it is undrained."""
+
+    stop: bool = True
+
+
+class PluginArgs(msgspec.Struct, forbid_unknown_fields=True):
+    """One plugin by its id."""
+
+    id: str
+
+
+class BackupArgs(msgspec.Struct, forbid_unknown_fields=True):
+    """Where the backup goes on the daemon's machine: a folder that is made, or a file if it ends in .tar, .tgz or
+    .tar.gz."""
+
+    path: str
+
+
 class Operation(msgspec.Struct, frozen=True):
     """One entry of the table."""
 
@@ -47,7 +66,15 @@ register((
     Operation("ops", NoArgs, "loop", "Lists every operation with the JSON Schema of its arguments."),
     Operation("daemon.status", NoArgs, "loop", "Plugins, workers, queues, breakers, connections, health."),
     Operation("daemon.reload", NoArgs, "loop", "Reads the configuration and plugins_dir again, as SIGHUP does."),
-    Operation("daemon.drain", NoArgs, "loop", "Takes no new work, answers what is pending, ends; as SIGTERM does."),
+    Operation("daemon.drain", DrainArgs, "loop",
+              "Takes no new work and answers what is pending; then ends as by SIGTERM, or with `stop: false` stays."),
+    Operation("daemon.undrain", NoArgs, "loop", "Takes new work again."),
+    Operation("plugin.restart", PluginArgs, "loop",
+              "Replaces a plugin's worker: the old one answers what it has, the next calls go to a new one."),
+    Operation("breaker.reset", PluginArgs, "loop",
+              "Closes a plugin's breaker and forgets its failures and its backoff."),
+    Operation("state.backup", BackupArgs, "registrar",
+              "Writes a verified copy of the whole state, ledger and keys included, while the daemon runs."),
 ))
 
 Handler = Callable[[Any, int], Any]

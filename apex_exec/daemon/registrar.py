@@ -28,6 +28,8 @@ import msgspec
 from apex_exec.config import Settings
 from apex_exec.core.fair import FairQueue
 from apex_exec.core.plugin import PluginSpec
+from apex_exec.daemon import backup
+from apex_exec.daemon.operations import BackupArgs
 from apex_exec.errors import Code, Refusal
 from apex_exec.ledger.records import AuditRecord
 from apex_exec.market import service as market
@@ -64,6 +66,16 @@ CRASH_VARIABLE = "APEXEXEC_TEST_CRASH_AT"
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
 log = logging.getLogger("apex_exec.registrar")
+
+
+def _back_up(context: Context, args: BackupArgs) -> dict[str, Any]:
+    made = backup.make(context.settings, Path(args.path))
+    context.measure("backup_last_success_seconds", (), time.time())
+    return made
+
+
+BACKUP = Entry("state.backup", BackupArgs, _back_up, True, "")
+"""Installations wait for it in the slow lane; what stops a plugin does not."""
 
 
 def crash_at(point: str) -> None:
@@ -178,7 +190,7 @@ class Registrar:
     def __init__(self, link: _Link, settings: Settings) -> None:
         self._link = link
         self._settings = settings
-        self._entries = {entry.name: entry for entry in (*ENTRIES, *market.ENTRIES)}
+        self._entries = {entry.name: entry for entry in (*ENTRIES, *market.ENTRIES, BACKUP)}
         self._context: Context | None = None
         self._store: Store | None = None
         self._lock = threading.RLock()

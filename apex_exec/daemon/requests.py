@@ -75,7 +75,8 @@ class Requests:
                  failed: Callable[[str, Exception, str], None] = raise_it,
                  bug: Callable[[str, Exception], None] = lambda _what, _error: None) -> None:
         self.per_host = per_host
-        self.draining = False
+        self.draining = ""
+        """Why no new work is taken; "" where it is."""
         self.left: deque[list[int]] = deque()
         """Calls whose connection has ended, per connection."""
         self.audit: AuditTrail | None = None
@@ -244,7 +245,7 @@ class Requests:
         self._admit(peer, request.id, now_ns)
         user_id = hooks.check_user(request.user_id)
         if self.draining:
-            raise WireError(Code.SHUTTING_DOWN, "the daemon is shutting down")
+            raise WireError(Code.SHUTTING_DOWN, self.draining)
         course, order = self._dispatches.plan(request, user_id, now_ns)
         call = self.number()
         peer.pending[request.id] = call

@@ -24,9 +24,9 @@ OPERATIONS_OF: dict[str, tuple[str, ...]] = {
         "ops", "daemon.status", "plugin.list", "plugin.show", "keys.list", "market.index", "market.search",
         "market.show", "market.status", "market.ticket.list"),
     "operator": (
-        "daemon.drain", "daemon.reload", "plugin.disable", "plugin.enable", "plugin.install", "plugin.quarantine",
-        "plugin.release", "plugin.remove", "plugin.revokeVersion", "plugin.rollback", "plugin.upgrade",
-        "plugin.verify"),
+        "breaker.reset", "daemon.drain", "daemon.reload", "daemon.undrain", "plugin.disable", "plugin.enable",
+        "plugin.install", "plugin.quarantine", "plugin.release", "plugin.remove", "plugin.restart",
+        "plugin.revokeVersion", "plugin.rollback", "plugin.upgrade", "plugin.verify"),
     "approver": ("plugin.approve", "plugin.deny", "plugin.request", "plugin.revoke"),
     "reviewer": ("market.approve", "market.publish", "market.reject", "market.review", "market.revoke"),
     "finance": (
@@ -35,10 +35,11 @@ OPERATIONS_OF: dict[str, tuple[str, ...]] = {
     "author": (
         "market.submit", "market.ticket.close", "market.ticket.open", "market.ticket.respond", "plugin.register",
         "plugin.sign", "plugin.validate"),
-    ADMIN: ("keys.register", "keys.revoke", "market.clock"),
+    ADMIN: ("keys.register", "keys.revoke", "market.clock", "state.backup"),
 }
 """Role -> the operations that need it, each in one row. Every role may also do what the viewer may; ``admin`` may do
-all. The key operations are the administrator's alone: whoever registers keys decides who approves and who signs."""
+all. The key operations are the administrator's alone, since whoever registers keys decides who approves and who signs;
+so is the backup, which holds the private keys and is written with the daemon's rights."""
 
 ROLE_NEEDED = {operation: role for role, operations in OPERATIONS_OF.items() for operation in operations}
 _HANDED_OUT = {DELEGATE: frozenset(ROLES) - {ADMIN}, **{f"{DELEGATE}:{role}": frozenset((role,)) for role in ROLES}}

@@ -16,7 +16,7 @@ from apex_exec.core import events as ev
 from apex_exec.core.breaker import BreakerPolicy
 from apex_exec.core.deadline import NEVER_NS
 from apex_exec.core.plugin import PluginSpec
-from apex_exec.core.pool import MS_NS, SECOND_NS, Pool, PoolLimits, RecyclePolicy
+from apex_exec.core.pool import CLOSED, MS_NS, SECOND_NS, Pool, PoolLimits, RecyclePolicy
 from apex_exec.daemon.connections import Open, Peer
 from apex_exec.daemon.guard import Guard
 from apex_exec.daemon.heap import Heap
@@ -390,7 +390,12 @@ class Supervisor:
 
     @property
     def draining(self) -> bool:
-        """True once no new work is taken."""
+        """True while no new work is taken: for good, or until an operator undrains the daemon."""
+        return bool(self.requests.draining)
+
+    @property
+    def ending(self) -> bool:
+        """True once the daemon is on its way out."""
         return bool(self._drain_until_ns)
 
     def drain(self, seconds: float) -> None:
@@ -400,10 +405,21 @@ class Supervisor:
         if self._drain_until_ns and now_ns + int(seconds * 1000) * MS_NS >= self._drain_until_ns:
             return
         until_ns = now_ns + int(seconds * 1000) * MS_NS
-        self.requests.draining = True
+        self.requests.draining = "the daemon is shutting down"
         self.metrics.health["drain"] = "the daemon is shutting down"
+        self.metrics.set("draining", (), 1.0)
         self.step(ev.DrainRequested(max(now_ns, until_ns - DRAIN_MARGIN_NS)), now_ns)
         self._drain_until_ns = max(until_ns, now_ns + 2 * DRAIN_MARGIN_NS)
+
+    def set_admission(self, is_open: bool) -> bool:
+        """Takes no new calls from now on, or takes them again; what is pending goes on. False where the daemon ends."""
+        if self._drain_until_ns:
+            return False
+        self.requests.draining = "" if is_open else CLOSED[1]
+        self.metrics.health["drain"] = self.requests.draining
+        self.metrics.set("draining", (), float(not is_open))
+        self.step(ev.AdmissionSet(is_open), time.monotonic_ns())
+        return True
 
     def run(self) -> None:
         """Serves until drained. Blocks."""

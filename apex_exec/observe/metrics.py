@@ -74,6 +74,8 @@ METRICS = _table(
     Metric("audit_events_total", "counter", "Audit records by event type.", ("event_type",)),
     Metric("audit_lag_seconds", "gauge", "Age of the oldest record that is not committed."),
     Metric("host_connections", "gauge", "Connections of hosts."),
+    Metric("draining", "gauge", "1 while no new calls are taken: an operator drained the daemon, or it ends."),
+    Metric("backup_last_success_seconds", "gauge", "When the last backup was made and verified, Unix time."),
     Metric("config_last_reload_successful", "gauge", "1 where the last reload of the configuration was applied."),
     Metric("dropped_replies_total", "counter", "Replies that nobody was there to read."),
     Metric("loop_lag_seconds", "histogram", "How late the loop woke, sampled.", (), DELAY_SECONDS),

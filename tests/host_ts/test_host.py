@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -18,8 +19,11 @@ import pytest
 from apex_exec.errors import Code
 from tests.client.test_connections import Place, folder, provided_across_restarts
 from tests.host_ts.conftest import COMPILED, HOST_TS, PATIENT, Scenario
+from tests.support import need, other_user
 from tests.support.daemon import Daemon
+from tests.support.folders import reachable
 from tests.support.hostile_peer import HostilePeer
+from tests.support.other_user import UID
 
 __all__ = ["folder"]
 EXAMPLES = HOST_TS.parent / "plugins"
@@ -173,3 +177,22 @@ def test_no_frame_however_wrong_ends_the_clients_receive_loop(scenario: Scenario
     assert seen["outcomes"][1::2] == list(range(2, 61, 2))
     assert set(seen["outcomes"][::2]) <= {"PROTOCOL_ERROR", "read"}
     assert seen["outcomes"].count("PROTOCOL_ERROR") >= 15 and seen["unmatched"] >= 30
+
+
+def test_a_user_who_may_not_connect_is_told_so_at_once(scenario: Scenario, daemon: Daemon) -> None:
+    """``scenario`` compiles them; this one is run as another user, who must be able to read what was compiled."""
+    need(reachable(COMPILED / "closed.mjs") and reachable(HOST_TS / "node_modules" / "zeromq" / "package.json"),
+         "clone: another user cannot enter it")
+    daemon.folder.chmod(0o711)
+    who: Any = {**other_user.become(UID), "cwd": "/"}
+    for mode in (0o711, 0o700):  # the sockets alone are closed, and then the folder too
+        daemon.runtime.chmod(mode)
+        done = subprocess.run(["node", str(COMPILED / "closed.mjs"), daemon.endpoint, daemon.admin],
+                              capture_output=True, text=True, timeout=60, **who)
+        assert done.returncode == 0, done.stderr
+        host, admin = json.loads(done.stdout)["told"]
+        for told, name in ((host, "host"), (admin, "admin")):
+            assert told["executed"] is False and told["seconds"] < 2, told
+            for part in (f"uid {UID}", f"{daemon.runtime}/{name}.sock", f"{name}.socket_group"):
+                assert part in told["message"]
+        assert "admin.roles" in admin["message"]

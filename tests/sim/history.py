@@ -20,6 +20,8 @@ def run(seed: int, tell: Callable[[str], None] | None = None) -> World:
         if rnd.random() < 0.02:
             world.run_until(world.now_ns + rnd.choice((100, 1000, 6000)) * MS)
         _input(world, rnd.choice(names))
+        if world.operator.random() < world.operates:
+            world.operate(world.operator.choice(names))
     if rnd.random() < 0.2:
         world.drain(rnd.choice((1, 300, 5000)))
     rest(world)

@@ -22,10 +22,12 @@ CAUSES: dict[str, tuple[type[Any], ...]] = {
     "PLUGIN_DISABLED": (ev.InvokeRequested, ev.PluginSet, ev.PluginRemoved),
     "OVERLOADED": (ev.InvokeRequested, ev.GenerationPrepared, ev.ForkRefused),
     "QUARANTINED": (ev.InvokeRequested, ev.WorkerGone, ev.PluginFaulted, ev.WorkerAnswered, ev.Tick,
-                    ev.GenerationDropped, ev.PluginSet, ev.CancelRequested), "INTERNAL": (ev.PluginFaulted,),
+                    ev.GenerationDropped, ev.PluginSet, ev.CancelRequested, ev.ForkRefused),
+    "INTERNAL": (ev.PluginFaulted,),
     "TIMEOUT": (ev.Tick, ev.WorkerAnswered),
     "DEADLINE_EXCEEDED": (ev.Tick, ev.WorkerAnswered, ev.InvokeRequested, ev.WorkerReady, ev.WorkerGone,
-                          ev.WorkerThrottled, ev.CancelRequested, ev.PluginSet, ev.ZygoteUp, ev.ForkRefused),
+                          ev.WorkerThrottled, ev.CancelRequested, ev.PluginSet, ev.ZygoteUp, ev.ForkRefused,
+                          ev.RestartRequested, ev.BreakerReset),
     "MEMORY_LIMIT": (ev.LimitExceeded,), "CPU_LIMIT": (ev.LimitExceeded, ev.WorkerGone),
     "WORKER_CRASHED": (ev.WorkerGone, ev.Tick, ev.ZygoteLost),
     "BOOT_FAILED": (ev.WorkerGone, ev.Tick, ev.LimitExceeded),
@@ -105,6 +107,8 @@ class Invariants:
             expected = "SHUTTING_DOWN"
         elif known.spec.state != "enabled":
             expected = "PLUGIN_DISABLED"
+        elif world.closed and asked.deadline_ns > world.now_ns:
+            expected = "SHUTTING_DOWN"
         elif len(world.open) - 1 >= world.limits.in_flight_max or len(waiting) >= world.limits.queue_max or (
                 waiting and sum(a.user == asked.user for a in waiting) >= max(1, world.limits.queue_max // 4)):
             expected = "OVERLOADED"
@@ -250,7 +254,7 @@ class Invariants:
         elif code == "CANCELLED":
             self.need(asked.cancelled_ns or asked.canary, "CANCELLED, and nobody did")
         elif code == "SHUTTING_DOWN":
-            self.need(world.draining, "SHUTTING_DOWN of a daemon that stays")
+            self.need(world.draining or world.closed, "SHUTTING_DOWN of a daemon that stays open")
         elif code == "WORKER_VIOLATION":
             self.need(any(w.lied for w in world.workers.values()) or isinstance(self.event, ev.WorkerGone),
                       "a violation by honest workers")

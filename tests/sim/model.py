@@ -78,6 +78,7 @@ class RefBreaker:
         self.open_until_ns = 0
         self.probe: Asked | None = None
         self.last_end_ns = 0
+        self.waived = False
 
     def state(self, now_ns: int) -> str:
         """As the protocol names it."""
@@ -89,6 +90,7 @@ class RefBreaker:
         """One charged end; True where it opens the breaker."""
         policy = self.policy
         self.last_end_ns = now_ns
+        self.waived = False
         self.consecutive = 1 if ran_ns >= policy.stable_ns else self.consecutive + 1
         self.ends = [end for end in self.ends if now_ns - end <= policy.window_ns] + [now_ns]
         opens = trip or len(self.ends) >= policy.ends_max or self.probe is not None
@@ -102,9 +104,13 @@ class RefBreaker:
         """It opens, whatever was counted."""
         self.open_until_ns, self.ends, self.probe = now_ns + self.policy.open_ns, [], None
 
+    def reset(self) -> None:
+        """An operator lets the plugin be called again."""
+        self.ends, self.consecutive, self.open_until_ns, self.probe, self.waived = [], 0, 0, None, True
+
     def earliest_start_ns(self) -> int:
         """Before this no worker may be started."""
-        if self.consecutive < 2:
+        if self.consecutive < 2 or self.waived:
             return 0
         wait_ns = min(self.policy.backoff_max_ns, self.policy.backoff_min_ns << min(self.consecutive - 2, 20))
         return self.last_end_ns + max(self.policy.backoff_min_ns, wait_ns // 2)

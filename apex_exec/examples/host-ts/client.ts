@@ -6,6 +6,8 @@
  * ConnectionLost at once, and the client reconnects.
  */
 
+import { accessSync, constants } from "node:fs";
+
 import { decode, encode } from "@msgpack/msgpack";
 import { Dealer } from "zeromq";
 
@@ -66,6 +68,22 @@ interface Outgoing {
   dueMs: number;
 }
 
+/** Why this user cannot connect to `endpoint`, on one line; "" where nothing forbids it. Does not connect. */
+export function closedTo(endpoint: string): string {
+  if (!endpoint.startsWith("ipc://")) return "";
+  const path = endpoint.slice("ipc://".length);
+  try {
+    accessSync(path, constants.W_OK);
+    return "";
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "EACCES") return "";  // it may come yet
+  }
+  const remedy = path.endsWith("/admin.sock")
+    ? "have admin.socket_group name a group of this user's and admin.roles give it a role"
+    : "have host.socket_group name a group of this user's";
+  return `uid ${process.geteuid?.() ?? "?"} may not connect to ${path}; run this as the daemon's user, or ${remedy}`;
+}
+
 /** One connection to a host or admin endpoint. `close` it, or Node will not exit. */
 export class ApexClient {
   maxMessageBytes: number;
@@ -74,6 +92,7 @@ export class ApexClient {
   private readonly methods = new Map<string, HostMethod>();
   private readonly outbox: Outgoing[] = [];
   private sending = false;
+  private connected = false;
   private closed = false;
   private nextId = 1;
   /** Messages that belonged to no pending request: replies that came too late, and what was no message at all. */
@@ -93,6 +112,7 @@ export class ApexClient {
     });
     this.socket.events.on("disconnect", () => this.disconnected());
     this.socket.events.on("handshake", () => {
+      this.connected = true;
       if (this.methods.size) this.post({ type: "provide", id: "provide", methods: [...this.methods.keys()] });
     });
     this.socket.connect(endpoint);
@@ -147,9 +167,14 @@ export class ApexClient {
     return (await this.request({ type: "provide", methods: [...this.methods.keys()] }))["methods"] as string[];
   }
 
-  /** One operation of the administration table; only on the admin endpoint. */
-  async admin<T = unknown>(op: string, args: Record<string, unknown> = {}, timeoutMs = 10_000): Promise<T> {
-    return (await this.request({ type: "admin", op, args }, timeoutMs))["result"] as T;
+  /**
+   * One operation of the administration table; only on the admin endpoint. A peer with the role `delegate` names the
+   * person for whom it asks as `actor`, and that person's roles decide.
+   */
+  async admin<T = unknown>(
+    op: string, args: Record<string, unknown> = {}, timeoutMs = 10_000, actor?: { name: string; roles: string[] },
+  ): Promise<T> {
+    return (await this.request({ type: "admin", op, args, actor }, timeoutMs))["result"] as T;
   }
 
   /** One request and its reply, as they are on the wire. */
@@ -163,6 +188,8 @@ export class ApexClient {
       return Promise.reject(error);
     }
     if (signal?.aborted) return Promise.reject(localError("CANCELLED", "aborted before it was sent"));
+    const why = this.connected ? "" : closedTo(this.endpoint);
+    if (why !== "") return Promise.reject(new ConnectionLost(`${why}; it was not sent`, false));
     const abort = (): void => this.abort(id);
     const reply = new Promise<Reply>((resolve, reject) => {
       const timer = setTimeout(() => this.expire(id, timeoutMs), timeoutMs);
@@ -300,6 +327,7 @@ export class ApexClient {
 
   /** What was sent on the connection that ended is lost; replies that had arrived were taken before this turn. */
   private disconnected(): void {
+    this.connected = false;
     setImmediate(() => {
       for (const [id, pending] of [...this.pending]) {
         if (pending.state === "sent") this.lose(id, "the daemon closed the connection");
