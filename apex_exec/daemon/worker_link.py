@@ -42,6 +42,8 @@ class WorkerLink:
         self.marks_seen = 0
         self.sent = 0  # calls in all
         self.overmarked = False  # it has marked more calls than it was sent
+        self.broken = False  # it has broken the protocol: nothing that it wrote after that is looked at
+        self.paced = False  # it has made API calls above its plugin's rate since it was last parked
         self.owed = 0  # calls sent and not answered
         self.lines = 0  # of output since the last answer
         self.strays = 0  # API calls in the name of an earlier call since the last answer
@@ -53,6 +55,7 @@ class WorkerLink:
         self.spent_ns = 0  # CPU of the loop for it, since that was last exported
         self.ordinary_ns = 0  # of that, what its answers may take, since the present slice began
         self.host_ns = 0  # what the daemon did for the call under way beyond that
+        self._left: list[bytes] = []  # messages of the latest read whose turn has not come
         self._zmtp = Zmtp(frame_bytes_max=WORKER_FRAME_BYTES_MAX, frames_at_once=FRAMES_AT_ONCE)
         self._out = bytearray(self._zmtp.greeting())
         self._socket, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -100,11 +103,18 @@ class WorkerLink:
     @property
     def more(self) -> bool:
         """Whether messages wait that were read already."""
-        return self._zmtp.more
+        return bool(self._left) or self._zmtp.more
+
+    def put_back(self, bodies: list[bytes]) -> None:
+        """``bodies``, the last that ``receive`` gave, are what it gives next."""
+        self._left = bodies
 
     def receive(self) -> tuple[list[bytes], bool]:
         """Bodies that have arrived, some at a time, and whether the link ended. Raises ZmtpError on a broken
         protocol."""
+        if self._left:
+            bodies, self._left = self._left, []
+            return bodies, False
         if self._zmtp.more:
             return self._zmtp.feed(b""), False
         try:
