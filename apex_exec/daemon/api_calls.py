@@ -147,7 +147,7 @@ class ApiCalls:
     # ------------------------------------------------------------------ one call
     def handle(self, link: WorkerLink, message: inner.ApiCall, now_ns: int) -> None:
         """Takes one API call; its ApiReply goes out now or later."""
-        self._pace(link.spec.id, now_ns)
+        self._pace(link, now_ns)
         oldest = self._pool.oldest(link.worker)
         if oldest is None or message.seq > oldest[0]:
             self._violated(link, "an API call for a hook that does not run", now_ns)
@@ -176,15 +176,17 @@ class ApiCalls:
         running.open[asked.api_id] = asked
         self._decide(asked, running, message, request.deadline_ns)
 
-    def _pace(self, plugin: str, now_ns: int) -> None:
+    def _pace(self, link: WorkerLink, now_ns: int) -> None:
         """Counts one API call, refused or not, honest or not. Above its rate the plugin's links are not read until it
         is kept again: the calls wait there, and what waits behind them is the plugin's own."""
+        plugin = link.spec.id
         pace = self._paces.get(plugin)
         if pace is None:
             pace = self._paces[plugin] = Pace(self.calls_per_second, CALLS_MAX, now_ns)
         pace.rate = self.calls_per_second
         wait_ns = pace.take(now_ns)
         if wait_ns:
+            link.paced = True
             self._overhead.reading.hold(plugin, now_ns + wait_ns, now_ns)
 
     def _decide(self, asked: _Asked, running: _Running, message: inner.ApiCall, deadline_ns: int) -> None:

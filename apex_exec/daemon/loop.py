@@ -129,8 +129,11 @@ class Loop:
         self.add(fd, handle, EPOLLIN | (EPOLLOUT if side.wants_write else 0))
 
     def side_changed(self, side: SideProcess) -> None:
-        """Waits for room on the link of ``side`` where bytes wait, and no longer where none do."""
-        if side.up and side.wants_write != side.polled_write:
+        """Waits for room on the link of ``side`` where bytes wait, and no longer where none do.
+
+        Nothing is noted while the link is not polled, as while it is read: whoever polls it again asks again.
+        """
+        if side.wants_write != side.polled_write and side.fileno() in self._handlers:
             side.polled_write = side.wants_write
             self.modify(side.fileno(), EPOLLIN | (EPOLLOUT if side.wants_write else 0))
 

@@ -42,6 +42,8 @@ class WorkerLink:
         self.marks_seen = 0
         self.sent = 0  # calls in all
         self.overmarked = False  # it has marked more calls than it was sent
+        self.broken = False  # it has broken the protocol: nothing that it wrote after that is looked at
+        self.paced = False  # it has made API calls above its plugin's rate since it was last parked
         self.owed = 0  # calls sent and not answered
         self.lines = 0  # of output since the last answer
         self.strays = 0  # API calls in the name of an earlier call since the last answer
@@ -53,8 +55,11 @@ class WorkerLink:
         self.spent_ns = 0  # CPU of the loop for it, since that was last exported
         self.ordinary_ns = 0  # of that, what its answers may take, since the present slice began
         self.host_ns = 0  # what the daemon did for the call under way beyond that
-        self.zmtp = Zmtp(frame_bytes_max=WORKER_FRAME_BYTES_MAX, frames_at_once=FRAMES_AT_ONCE)
-        self._out = bytearray(self.zmtp.greeting())
+        self.more = False
+        """Whether messages wait that were read already."""
+        self._left: list[bytes] = []  # messages of the latest read whose turn has not come
+        self._zmtp = Zmtp(frame_bytes_max=WORKER_FRAME_BYTES_MAX, frames_at_once=FRAMES_AT_ONCE)
+        self._out = bytearray(self._zmtp.greeting())
         self._socket, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._marks, self.marks_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -97,19 +102,28 @@ class WorkerLink:
             return
         del self._out[:sent]
 
+    def put_back(self, bodies: list[bytes]) -> None:
+        """``bodies``, the last that ``receive`` gave, are what it gives next."""
+        self._left = bodies
+        self.more = True
+
     def receive(self) -> tuple[list[bytes], bool]:
         """Bodies that have arrived, some at a time, and whether the link ended. Raises ZmtpError on a broken
         protocol."""
-        zmtp = self.zmtp
-        if zmtp.more:
-            return zmtp.feed(b""), False
+        zmtp = self._zmtp
+        if self.more:
+            bodies, self._left = self._left or zmtp.feed(b""), []
+            self.more = zmtp.more
+            return bodies, False
         try:
             data = self._socket.recv(zmtp.read_bytes)
         except BlockingIOError:
             return [], False
         except OSError:
             return [], True
-        return zmtp.feed(data), not data
+        bodies = zmtp.feed(data)
+        self.more = zmtp.more
+        return bodies, not data
 
     def drain_marks(self) -> int:
         """How many calls the worker has begun in all; reading keeps its pipe from filling.

@@ -64,6 +64,8 @@ LINES_PER_CALL_MAX = 1000
 """Lines of output from one call; an honest worker stops at 200, so more is a violation."""
 ANSWERS = frozenset((inner.Reply, inner.Raised, inner.BadOutput, inner.BadInput, inner.Skipped))
 ASKING = frozenset((inner.ApiCall, inner.Log))
+UNCALLED = frozenset((inner.Booted, inner.Ready, inner.Failed, inner.Log))
+"""What a worker may say that is sent no calls: a spare, or one of a job, of which the core never hears."""
 MARKS_DRAIN_MASK = 0x0FFF
 """The marks pipe holds 65,536 marks, one a call; it is emptied every 4,096 calls."""
 
@@ -400,6 +402,8 @@ class WorkerTable:
         refusal = self.zygote.kill(link)
         if refusal is not None:
             self._guard_failed("kill", refusal, link.spec.id)
+        if reason == "violation":
+            link.broken = True
         if reason == "deadline":
             self._metrics.observe("kill_delay_seconds", (), max(0, time.monotonic_ns() - due_ns) / 1e9)
         self._sandboxing.killed(worker)
@@ -554,20 +558,19 @@ class WorkerTable:
         begun_ns = _cpu_ns()
         ended = self._read(link)
         spent_ns = _cpu_ns() - begun_ns
-        more = link.zmtp.more
-        while more and spent_ns < SLICE_NS and not ended:
+        while link.more and spent_ns < SLICE_NS and not ended:
             ended = self._read(link)
             spent_ns = _cpu_ns() - begun_ns
-            more = link.zmtp.more
         over_ns = self._spent(link, spent_ns)
         if ended:
             link.ended = True  # the exit status follows from the zygote; a dead link is not polled meanwhile
             self._loop.remove(link.fileno())
             if link.lost_ns and link.pidfd < 0:
                 self._orphaned(link)
-        elif more or over_ns > 0:
+        elif link.more or over_ns > 0 or link.paced:
+            link.paced = False
             now_ns = time.monotonic_ns()
-            if more or self.reading.wait_ns(link.spec.id, now_ns):
+            if link.more or self.reading.wait_ns(link.spec.id, now_ns):
                 link.parked = True
                 self._loop.remove(link.fileno())
                 self.reading.push(link.spec.id, link, now_ns)
@@ -609,14 +612,22 @@ class WorkerTable:
     def _read(self, link: WorkerLink) -> bool:
         """Takes what has arrived, some messages at a time; True at the link's end."""
         try:
+            if link.broken:
+                return True
             bodies, ended = link.receive()
             if bodies:
                 now_ns = time.monotonic_ns()
-                for body in bodies:
+                until_ns = now_ns + SLICE_NS
+                for count, body in enumerate(bodies, 1):
                     message = _decode_worker(body)
                     if len(body) > inner.LOG_FRAME_BYTES_MAX and type(message) is inner.Log:
                         raise ZmtpError("a line over its bound")
                     self._take(link, message, now_ns)
+                    if link.broken:
+                        return True
+                    if count < len(bodies) and time.monotonic_ns() > until_ns:
+                        link.put_back(bodies[count:])
+                        break
         except (ZmtpError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             self._violated(link, str(error))
             return True
@@ -628,6 +639,7 @@ class WorkerTable:
     def _violated(self, link: WorkerLink, why: str) -> None:
         self._logs.log("error", f"plugin {link.spec.id or '(none, a spare)'}: its worker broke the inner protocol: "
                                 f"{why[:200]}")
+        link.broken = True
         if link.spec is NOBODY:
             self.zygote.kill(link)
             return
@@ -639,6 +651,8 @@ class WorkerTable:
 
     def _take(self, link: WorkerLink, message: Any, now_ns: int) -> None:
         kind, worker = type(message), link.worker
+        if worker < 0 and kind not in UNCALLED:
+            raise ZmtpError("a worker without calls says what only one with calls may")
         if kind in ANSWERS:
             link.owed -= 1
             if not link.owed:
@@ -794,7 +808,7 @@ class WorkerTable:
                 self._logs.log("warning", f"a spare worker ended: {message}")
             return
         if link.worker in self._jobs:
-            self._job_ended(link.worker, code, message)
+            self._job_ended(link.worker, code, link.failure or message)  # why it was killed says more than how
             return
         self._ends[link.worker] = (link.pid, code, message)
         try:

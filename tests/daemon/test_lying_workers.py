@@ -232,3 +232,67 @@ def test_cpu_time_with_an_empty_link_is_on_record_and_metered(daemon: Daemon) ->
     assert used > 0.4
     wait_for(lambda: metered() > 0.8 * used, 5, "that what was used is metered")
     assert metered() < 1.05 * used
+
+
+LOADED = '''
+import os
+import time
+
+frame = FRAME
+whole = (bytes((0, len(frame))) + frame) * 200
+end = time.monotonic() + 5
+try:
+    while time.monotonic() < end:
+        os.write(3, whole)
+except OSError:
+    pass
+''' + ECHO
+UNCALLED = {
+    "an API call": b"\x95\xa3api\x00\x01\xa4emit\x80", "a reply": b"\x94\xa5reply\x00\xc0\x00",
+    "a pong": b"\x92\xa4pong\x01", "a skip": b"\x92\xa7skipped\x00",
+    "bad input": b"\x94\xa9bad_input\x00\xa0\x00", "bad output": b"\x95\xaabad_output\x00\xa0\xa0\x00",
+    "an error": b"\x99\xa6raised\x00\xa1E\xa1m\xa0\x00\xa0\xa0\x00\xc2",
+    "a second boot": b"\x93\xa6booted\x90\x00", "nothing known": b"\x91\xa4root",
+}
+
+
+@pytest.mark.parametrize("what", UNCALLED)
+def test_a_bundle_that_is_only_loaded_says_nothing_to_the_daemon(daemon: Daemon, tmp_path: Path, what: str) -> None:
+    """It is looked at before it is installed: its worker has no call, and the core does not know it."""
+    name = "loaded-" + what.replace(" ", "-").lower()
+    bundle = write_plugin(tmp_path, name, LOADED.replace("FRAME", repr(UNCALLED[what])))
+    with pytest.raises(AssertionError, match="broke the inner protocol"):
+        daemon.operate("plugin.install", path=str(bundle))
+    assert daemon.log.count(f"plugin {name}: its worker broke") == 1, "one line for one violation"
+    assert not [event for event in read_events(daemon.state / "audit.db")
+                if (event.event_type, event.resource) == ("security.anomaly", name)]
+    with Host(daemon.endpoint) as host:
+        assert host.invoke("echo", {"n": 1})["type"] == "result"
+
+
+ONCE = '''
+import os
+import time
+
+@plugin.hook("onActionExecute")
+def act(context, params):
+    frame = FRAME
+    os.write(3, (bytes((0, len(frame))) + frame) * 5000)
+    time.sleep(5)
+'''
+
+
+@pytest.mark.parametrize("what", [
+    what if what in ("an API call", "nothing known") else pytest.param(what, marks=pytest.mark.slow)
+    for what in UNCALLED])
+def test_what_follows_a_violation_is_not_looked_at(tmp_path: Path, what: str) -> None:
+    """Thousands of messages that break the protocol are one line and one event, as the first of them is."""
+    frame = UNCALLED[what] if what == "a second boot" else UNCALLED[what].replace(b"\x00", b"\x07", 1)  # of no call
+    write_plugin(tmp_path / "plugins", "once", ONCE.replace("FRAME", repr(frame)))
+    with Daemon(plugins=tmp_path / "plugins") as running, Host(running.endpoint) as host:
+        assert host.invoke("once")["code"] == "WORKER_VIOLATION"
+        wait_for(lambda: "ended, violation" in running.log, 5)
+        time.sleep(0.3)
+        assert running.log.count("broke the inner protocol") <= 2, "the violation, and the worker's end"
+        events = [event for event in read_events(running.state / "audit.db") if event.event_type == "security.anomaly"]
+        assert len(events) <= 3

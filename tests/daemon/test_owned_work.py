@@ -13,8 +13,10 @@ from apex_exec.core.plugin import PluginSpec
 from apex_exec.daemon.worker_link import WorkerLink
 from apex_exec.wire.hooks import WIDGETS_MAX
 from tests.support.daemon import ECHO, USER, Daemon, wait_for, write_plugin
-from tests.support.host import Host
+from tests.support.host import Host, action
+from workers.zmtp import Zmtp, encode
 
+GREETING_AND_READY = Zmtp(frame_bytes_max=0).greeting()
 WRITER = '''
 import os
 import time
@@ -162,3 +164,60 @@ def test_when_the_checking_process_dies_its_results_are_answered_and_the_next_ar
 def test_a_line_over_its_bound_is_a_violation(daemon: Daemon) -> None:
     with Host(daemon.endpoint) as host:
         assert host.invoke("shouter", {"frame": "huge line", "times": 1, "seconds": 1})["code"] == "WORKER_VIOLATION"
+
+
+EMITTER = '''
+@plugin.hook("onActionExecute")
+def act(context, params):
+    context.api.emit("x")
+    return {"result": None, "metadata": {}}
+'''
+
+
+def test_the_pace_of_api_calls_holds_across_invocations(tmp_path: Path) -> None:
+    """One API call an invocation costs no more than an ordinary answer may; its plugin has a rate all the same."""
+    write_plugin(tmp_path / "plugins", "emitter", EMITTER, permissions=("events:emit",))
+    with Daemon(plugins=tmp_path / "plugins", config={
+            "limits.api_calls_per_second": 100, "limits.cpu_percent": 100}) as running, Host(running.endpoint) as host:
+        assert host.invoke("emitter")["type"] == "result"
+        begun = time.monotonic()
+        for _ in range(0, 1200, 8):
+            for id_ in [host.send(action("emitter")) for _ in range(8)]:
+                assert host.reply(id_)["type"] == "result"
+        assert time.monotonic() - begun > 1.8, "1,000 at once, and 100 a second after that"
+
+
+def test_messages_that_wait_for_their_turn_keep_their_order() -> None:
+    link = WorkerLink(1, PluginSpec("p", "1.0.0", "d", "p.py", ()), 0)
+    try:
+        link.theirs.sendall(GREETING_AND_READY + b"".join(encode(bytes([n])) for n in range(40)))
+        got: list[bytes] = []
+        while len(got) < 40:
+            bodies, ended = link.receive()
+            assert not ended
+            got += bodies[:3]
+            link.put_back(bodies[3:])
+            assert link.more == (len(got) < 40)
+        assert got == [bytes([n]) for n in range(40)]
+    finally:
+        link.close()
+
+
+LARGE = '''
+@plugin.hook("onDashboardLoad")
+def load(context, params):
+    return {"customWidgets": [{"id": f"w{n}", "component": "C", "props": {f"k{k}": None for k in range(55)}}
+                              for n in range(1000)]}
+'''
+
+
+def test_large_results_that_come_together_are_all_checked(tmp_path: Path) -> None:
+    """Each is larger than what the link to the process that checks them takes at once, and is handed over while the
+    answer to another one is taken in."""
+    for n in range(4):
+        write_plugin(tmp_path / "plugins", f"large-{n}", LARGE, hooks=("onDashboardLoad",), permissions=("ui:render",))
+    with Daemon(plugins=tmp_path / "plugins") as running, Host(running.endpoint) as host:
+        for _ in range(3):
+            reply = host.ask({"type": "dispatch", "action": "onDashboardLoad", "userId": USER,
+                              "payload": {"dashboardId": "x"}})
+            assert [outcome["ok"] for outcome in reply["outcomes"]] == [True] * 4
