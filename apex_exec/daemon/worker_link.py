@@ -105,7 +105,7 @@ class WorkerLink:
     def put_back(self, bodies: list[bytes]) -> None:
         """``bodies``, the last that ``receive`` gave, are what it gives next."""
         self._left = bodies
-        self.more = True
+        self.more = self.more or bool(bodies)
 
     def receive(self) -> tuple[list[bytes], bool]:
         """Bodies that have arrived, some at a time, and whether the link ended. Raises ZmtpError on a broken

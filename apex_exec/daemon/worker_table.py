@@ -76,6 +76,7 @@ PARKED_NS = 2 * MS_NS
 DEAD_NS = MS_NS
 """So long, in one turn, what a dead worker has left on its link is read."""
 _cpu_ns = time.thread_time_ns
+_clock_ns = time.monotonic_ns
 _decode_worker = msgspec.msgpack.Decoder(inner.FromWorker).decode
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -616,18 +617,19 @@ class WorkerTable:
                 return True
             bodies, ended = link.receive()
             if bodies:
-                now_ns = time.monotonic_ns()
+                now_ns = _clock_ns()
                 until_ns = now_ns + SLICE_NS
-                for count, body in enumerate(bodies, 1):
+                waiting = iter(bodies)
+                for body in waiting:
                     message = _decode_worker(body)
                     if len(body) > inner.LOG_FRAME_BYTES_MAX and type(message) is inner.Log:
                         raise ZmtpError("a line over its bound")
                     self._take(link, message, now_ns)
                     if link.broken:
                         return True
-                    if count < len(bodies) and time.monotonic_ns() > until_ns:
-                        link.put_back(bodies[count:])
-                        break
+                    if _clock_ns() > until_ns:
+                        if left := list(waiting):
+                            link.put_back(left)
         except (ZmtpError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             self._violated(link, str(error))
             return True

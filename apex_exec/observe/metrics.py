@@ -22,6 +22,7 @@ DELAY_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.0
 """Buckets of the supervisor's own delays."""
 
 Labels = tuple[str, ...]
+_Key = tuple[str, Labels]
 
 
 class Metric(Struct, frozen=True):
@@ -163,8 +164,8 @@ class Metrics:
         self._changed: dict[tuple[str, Labels], None] = {}
         self._forgotten: list[str] = []
         self._health_sent: dict[str, str] | None = None
-        self._verdicts: dict[tuple[str, str, str], tuple[str, Labels]] = {}
-        self._hook_keys: dict[tuple[str, ...], tuple[tuple[str, Labels], tuple[str, Labels]]] = {}
+        self._verdicts: dict[tuple[str, str, str], tuple[_Key, _Key, _Key]] = {}
+        """(plugin, hook, code) → the series that count its verdicts, how long they waited, how long they ran."""
         self._table = table(per_plugin_histograms)
         self._tallies: dict[str, Tally] = {}
         self._failing: dict[str, None] = {}  # plugins with a failure in the last minutes
@@ -203,16 +204,9 @@ class Metrics:
     def invocation(self, verdict: Verdict, code: str) -> None:
         """Counts one verdict with the code it has on the wire ("" is a result)."""
         plugin, hook = verdict.plugin, verdict.hook
-        tally = self._count(plugin, hook, code)
-        if verdict.started:
-            tally.recent_ns.append(verdict.run_ns)
-        labels = (plugin, hook) if self.per_plugin_histograms else (hook,)
-        keys = self._hook_keys.get(labels)
-        if keys is None:
-            keys = self._hook_keys[labels] = (
-                ("queue_duration_seconds", labels), ("invocation_duration_seconds", labels))
+        counter, key, run_key = self._verdicts.get((plugin, hook, code)) or self._series(plugin, hook, code)
+        tally = self._count(plugin, counter, code)
         changed, histograms = self._changed, self._histograms
-        key = keys[0]
         histogram = histograms.get(key)
         if histogram is None:
             histogram = histograms[key] = _Histogram(len(LATENCY_SECONDS))
@@ -221,23 +215,28 @@ class Metrics:
         histogram.sum += value
         changed[key] = None
         if verdict.started:
-            key = keys[1]
-            histogram = histograms.get(key)
+            tally.recent_ns.append(verdict.run_ns)
+            histogram = histograms.get(run_key)
             if histogram is None:
-                histogram = histograms[key] = _Histogram(len(LATENCY_SECONDS))
+                histogram = histograms[run_key] = _Histogram(len(LATENCY_SECONDS))
             value = verdict.run_ns / 1e9
             histogram.counts[bisect_left(LATENCY_SECONDS, value)] += 1
             histogram.sum += value
-            changed[key] = None
+            changed[run_key] = None
 
     def refused(self, plugin: str, hook: str, code: str) -> None:
         """Counts one call that was not admitted; it neither waited nor ran."""
-        self._count(plugin, hook, code)
+        keys = self._verdicts.get((plugin, hook, code)) or self._series(plugin, hook, code)
+        self._count(plugin, keys[0], code)
 
-    def _count(self, plugin: str, hook: str, code: str) -> Tally:
-        key = self._verdicts.get((plugin, hook, code))
-        if key is None:
-            key = self._verdicts[(plugin, hook, code)] = ("invocations_total", (plugin, hook, code or "ok"))
+    def _series(self, plugin: str, hook: str, code: str) -> tuple[_Key, _Key, _Key]:
+        labels = (plugin, hook) if self.per_plugin_histograms else (hook,)
+        keys = self._verdicts[(plugin, hook, code)] = (
+            ("invocations_total", (plugin, hook, code or "ok")),
+            ("queue_duration_seconds", labels), ("invocation_duration_seconds", labels))
+        return keys
+
+    def _count(self, plugin: str, key: _Key, code: str) -> Tally:
         values = self._values
         values[key] = values.get(key, 0.0) + 1.0
         self._changed[key] = None
@@ -289,8 +288,6 @@ class Metrics:
                 self._changed.pop(key, None)
         for known in [known for known in self._verdicts if known[0] == plugin]:
             del self._verdicts[known]
-        for labels in [labels for labels in self._hook_keys if len(labels) == 2 and labels[0] == plugin]:
-            del self._hook_keys[labels]
         self._forgotten.append(plugin)
 
     # ------------------------------------------------------------------ to the exporter
