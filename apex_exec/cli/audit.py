@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from apex_exec.cli.output import Said, clean, print_json, print_table, say, say_line
-from apex_exec.cli.root import EXIT_NO, AsJson, ConfigFile, audit_app, examples, fail
+from apex_exec.cli.root import EXIT_NO, AsJson, ConfigFile, RuntimeDir, audit_app, examples, fail
 
 if TYPE_CHECKING:
     from apex_exec.ledger.reading import Event, Filter
@@ -41,6 +41,25 @@ def place(config: Path | None, state_dir: str | None) -> tuple[Path, Path]:
     with suppress(FileNotFoundError):
         database.stat()  # what this user may not look at is no ledger that was tampered with
     return database, settings.state_path
+
+
+def noted_elsewhere(config: Path | None, state_dir: str | None) -> dict[str, tuple[int, bytes]]:
+    """How far the ledger was by the databases of registry and marketplace; what cannot be read is said on stderr."""
+    from apex_exec.config import load_settings
+    from apex_exec.ledger.records import LedgerError
+    from apex_exec.registry.heads import noted_at
+
+    settings = load_settings(config, {"state_dir": state_dir} if state_dir else None)
+    found = {}
+    for name, url in (("the registry", settings.registry.url), ("the market", settings.market.url)):
+        try:
+            head = noted_at(settings.database_url(url), settings.state_path)
+        except LedgerError as error:
+            typer.echo(f"what {name} has noted of the ledger is not known: {error}", err=True)
+            continue
+        if head is not None:
+            found[name] = head
+    return found
 
 
 def anchor_of(config: Path | None) -> str:
@@ -152,7 +171,7 @@ def verify(
             raise typer.BadParameter("it is not SEQ:HASH as `audit verify` prints it", param_hint="--head") from None
     database, state = place(config, state_dir)
     begun = time.monotonic()
-    found = walk(database, state, noted, anchor_of(config))
+    found = walk(database, state, noted, anchor_of(config), noted_elsewhere(config, state_dir))
     seconds = time.monotonic() - begun
     events = found.last - found.first + 1
     if as_json:
@@ -245,3 +264,19 @@ def _approval(approval: dict[str, Any]) -> str:
 def _csv_cell(value: Any) -> Any:
     """A spreadsheet runs a cell that begins with one of these; a plugin's words must not."""
     return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+
+
+@audit_app.command(epilog=examples("apex-exec audit accept --reason 'the disk was lost; restored the backup of 3 May'"))
+def accept(
+    reason: Annotated[str, typer.Option(help="Why; it is on record.")], as_json: AsJson = False,
+    runtime_dir: RuntimeDir = None, config: ConfigFile = None,
+) -> None:
+    """Goes on with the ledger that is there, although registry or market noted another one, or a longer one."""
+    from apex_exec.cli import connect
+
+    with connect.admin(config, runtime_dir) as client:
+        done = client.request("audit.accept", {"reason": reason})
+    if as_json:
+        print_json(done)
+        return
+    say(f"accepted; before: {done['was'] or 'nothing was wrong'}")

@@ -29,6 +29,8 @@ from apex_exec.config import Settings
 from apex_exec.core.fair import FairQueue
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.daemon import backup
+from apex_exec.daemon.ledger_arguments import TABLE as AUDIT
+from apex_exec.daemon.ledger_heads import LedgerHeads
 from apex_exec.daemon.operations import BackupArgs
 from apex_exec.errors import Code, Refusal
 from apex_exec.ledger.records import AuditRecord
@@ -190,7 +192,10 @@ class Registrar:
     def __init__(self, link: _Link, settings: Settings) -> None:
         self._link = link
         self._settings = settings
-        self._entries = {entry.name: entry for entry in (*ENTRIES, *market.ENTRIES, BACKUP)}
+        self._heads = LedgerHeads(lambda trouble: self._link.send(["ledger", trouble]))
+        accept, doc = AUDIT["audit.accept"]
+        self._entries = {entry.name: entry for entry in (
+            *ENTRIES, *market.ENTRIES, BACKUP, Entry("audit.accept", accept, self._heads.accept, False, doc))}
         self._context: Context | None = None
         self._store: Store | None = None
         self._lock = threading.RLock()
@@ -302,6 +307,18 @@ class Registrar:
                 self._tell_anew()
             self._expire(self._context)
             market.keep(self._context)
+            self._note_head(self._context)
+
+    def _note_head(self, context: Context, *, end: bool = False) -> None:
+        try:
+            (self._heads.end if end else self._heads.keep)(context)
+        except Refusal as error:
+            log.error("the ledger's head could not be noted: %s", error.message)
+
+    def note_at_end(self) -> None:
+        """Notes how far the ledger is, once more, where the store could be opened."""
+        if self._context is not None:
+            self._note_head(self._context, end=True)
 
     def _reload(self, _: Context, _args: NoArgs) -> None:
         """Goes on with other settings; every spec is made anew and sent, the supervisor knows what differs."""
@@ -400,5 +417,7 @@ def main(connection: Any, settings: dict[str, Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C on the terminal is the supervisor's to answer
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s registrar %(message)s")
-    Registrar(_Link(connection), Settings.model_validate(settings)).run()
+    registrar = Registrar(_Link(connection), Settings.model_validate(settings))
+    registrar.run()
+    registrar.note_at_end()
     os._exit(0)  # the lanes may be in the middle of something; every point of it may be the last

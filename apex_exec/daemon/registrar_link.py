@@ -3,8 +3,8 @@
 ``["op", req_id, op, args, {"uid": n}]`` and ``["answered", ask_id, ok, value]`` go out; ``["done", req_id, result]``,
 ``["refused", req_id, code, message, details]``, ``["snapshot", [spec], last]``, ``["specs", [spec]]``, ``["removed",
 plugin]``, ``["metric", name, labels, value]``, ``["audit", record]``, ``["spent", plugin, cpu_ns]``, ``["ready",
-count]``, ``["health", reason]`` and ``["ask", ask_id, kind, params]`` come in. A registrar that dies has every
-operation in flight answered: done or not is then unknown, and the answer says so.
+count]``, ``["health", reason]``, ``["ledger", reason]`` and ``["ask", ask_id, kind, params]`` come in. A registrar that
+dies has every operation in flight answered: done or not is then unknown, and the answer says so.
 
 A snapshot is all that the registry wants served, in several messages; at the last one, what was served for the registry
 and is not in it goes. So whatever a dead registrar had committed and could not tell holds as soon as the next one is
@@ -103,6 +103,10 @@ class RegistrarLink:
         elif kind == "health":
             self._told = True
             self._supervisor.metrics.health["registry"] = message[1]
+            if message[1]:
+                self._supervisor.logs.log("error", message[1])
+        elif kind == "ledger":
+            self._supervisor.metrics.health["ledger_head"] = message[1]
             if message[1]:
                 self._supervisor.logs.log("error", message[1])
         elif kind == "metric":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from apex_exec.daemon.ledger_arguments import TABLE as AUDIT
 from apex_exec.daemon.operations import Operation, register
 from apex_exec.market.arguments import TABLE
 from apex_exec.registry.arguments import ARGUMENTS
@@ -9,4 +10,5 @@ from apex_exec.registry.arguments import ARGUMENTS
 
 def register_all() -> None:
     """Adds them to the table that the admin socket serves."""
-    register(Operation(name, args, "registrar", doc) for name, (args, doc) in {**ARGUMENTS, **TABLE}.items())
+    register(Operation(name, args, "registrar", doc)
+             for name, (args, doc) in {**ARGUMENTS, **TABLE, **AUDIT}.items())

@@ -30,12 +30,12 @@ OPERATIONS_OF: dict[str, tuple[str, ...]] = {
     "approver": ("plugin.approve", "plugin.deny", "plugin.request", "plugin.revoke"),
     "reviewer": ("market.approve", "market.publish", "market.reject", "market.review", "market.revoke"),
     "finance": (
-        "billing.close", "billing.enterprise", "billing.report", "market.buy", "market.customer", "market.refund",
-        "market.report"),
+        "billing.close", "billing.enterprise", "billing.report", "market.buy", "market.customer", "market.entitle",
+        "market.refund", "market.report"),
     "author": (
         "market.submit", "market.ticket.close", "market.ticket.open", "market.ticket.respond", "plugin.register",
         "plugin.sign", "plugin.validate"),
-    ADMIN: ("keys.register", "keys.revoke", "market.clock", "state.backup"),
+    ADMIN: ("audit.accept", "keys.register", "keys.revoke", "market.clock", "state.backup"),
 }
 """Role -> the operations that need it, each in one row. Every role may also do what the viewer may; ``admin`` may do
 all. The key operations are the administrator's alone, since whoever registers keys decides who approves and who signs;

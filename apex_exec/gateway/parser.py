@@ -159,7 +159,7 @@ def main(fd: int) -> None:
             else:  # the caller's id has no value yet
                 extra = [None if value is OWNER else value for value in found.extra]
                 answer = [cpu_ns, "", found.text, found.parameters, extra, found.tables, found.truths, found.patterns,
-                          found.work, found.unhashed, found.numbers]
+                          found.work, found.likes, found.unhashed, found.numbers]
             link.sendall(pack_frame(_encode(answer)))
 
 

@@ -18,7 +18,7 @@ from sqlglot.errors import SqlglotError
 
 from apex_exec.gateway import sql_expressions  # noqa: F401 - registers its rules
 from apex_exec.gateway.failure import ApiFailure
-from apex_exec.gateway.sql_growth import Growth, Sum, check_number, check_work, numbers
+from apex_exec.gateway.sql_growth import Growth, Sum, check_likes, check_number, check_work, numbers
 from apex_exec.gateway.sql_writer import OWNER, PATTERN_CHARACTERS_MAX, Writer
 from apex_exec.gateway.tables import Table
 
@@ -69,6 +69,8 @@ class Compiled(Struct):
     """Numbers of the parameters that stand in LIKE patterns, as often as they do."""
     work: Sum = {}
     """What one row may cost at most, by the lengths of the parameters: see ``sql_growth``."""
+    likes: list[list[Sum]] = []
+    """Of each LIKE the sizes of its text and its pattern."""
     unhashed: list[str] = []
     """Settings of PostgreSQL to be off for this statement."""
     numbers: list[int] = []
@@ -83,6 +85,7 @@ class Compiled(Struct):
         for number in self.numbers:
             check_number(params[number - 1])
         check_work(self.work, params)
+        check_likes(self.likes, params)
         return [*params, *(user_id if value is OWNER else value for value in self.extra)]
 
 
@@ -122,9 +125,9 @@ class Compiler:
             if answer[0]:
                 found = ApiFailure(answer[0], answer[1])
             else:
-                statement, parameters, extra, tables, truths, patterns, work, unhashed, reckoned = answer[1:]
+                statement, parameters, extra, tables, truths, patterns, work, likes, unhashed, reckoned = answer[1:]
                 found = Compiled(statement, parameters, [OWNER if value is None else value for value in extra], tables,
-                                 truths, patterns, work, unhashed, reckoned)
+                                 truths, patterns, work, likes, unhashed, reckoned)
             self.remember(text, named, found)
         return _given(found)
 
@@ -148,10 +151,11 @@ class Compiler:
             statement = writer.finish()
             if len(statement) > STATEMENT_BYTES_MAX:
                 raise ApiFailure("too_large", "the query reads too many tables with too many columns")
-            work = Growth(writer.identifier).of(tree)
+            growth = Growth(writer.identifier)
+            work = growth.of(tree)
             check_work(work, [])
             return Compiled(statement, writer.parameters, writer.extra_values, list(writer.used),
-                            writer.truths(), writer.patterns, work, writer.unhashed(), numbers(tree))
+                            writer.truths(), writer.patterns, work, growth.likes, writer.unhashed(), numbers(tree))
         except ApiFailure as failure:
             return failure
         except RecursionError:

@@ -37,6 +37,8 @@ DIGITS_MAX = 150_000
 DIGIT_PAIRS_PER_BYTE = 64
 """A product or a quotient costs the digits of the one times those of the other, some 0.25 ns each."""
 SMALL_BYTES = 4096
+PAIRS_MAX = 270_000_000
+"""Characters of texts times those of the patterns that one row compares them with: about 4 ns each at the worst."""
 NUMBER_CHARACTERS_MAX = 1000
 
 _SOUNDS_LIKE_A_NUMBER = re.compile(r"\s*[-+]?[\d._]*(?:[eE][-+]?[\d_]+)?\s*")
@@ -129,6 +131,20 @@ def check_work(work: Sum, params: list[Any]) -> None:
             "what was made by them, give shorter parameters, or cut texts by substr first"))
 
 
+def check_likes(likes: list[list[Sum]], params: list[Any]) -> None:
+    """Raises ApiFailure where the comparisons of a row with their patterns may be more than PAIRS_MAX."""
+    pairs = sum(_amount(text, params) * _amount(pattern, params) for text, pattern in likes)
+    if pairs > PAIRS_MAX:
+        raise ApiFailure("too_large", (
+            f"one row's texts times their LIKE patterns may come to {pairs // 1_000_000:,} million characters; "
+            f"{PAIRS_MAX // 1_000_000} million are allowed (a column counts as {COLUMN_BYTES // 1024 // 1024} MiB): "
+            "give shorter patterns, or cut the texts by substr first"))
+
+
+def _amount(one: Sum, params: list[Any]) -> int:
+    return one.get(0, 0) + sum(count * length(params[number - 1]) for number, count in one.items() if number)
+
+
 def check_number(text: Any) -> None:
     """Raises ApiFailure where ``text``, which a database may read as a number, is one of thousands of digits."""
     if isinstance(text, str) and too_long_a_number(text):
@@ -171,7 +187,8 @@ class Growth:
         self._fold = fold
         self._ctes: list[dict[str, Source]] = []
         self._sources: list[dict[str, Source]] = []
-        self._outputs: list[set[str]] = []
+        self.likes: list[list[Sum]] = []
+        """Of each LIKE the sizes of its text and its pattern."""
 
     def of(self, tree: Any) -> Sum:
         """The work of one row of the whole statement, its way to the plugin included. Raises ApiFailure."""
@@ -417,6 +434,7 @@ def _scalar(g: Growth, node: Any) -> Value:
 
 def _like(g: Growth, node: Any) -> Value:
     value, pattern = g.all([node.this, node.expression])
+    g.likes.append([value.size, pattern.size])
     work = plus(_read(value), pattern.work)
     if isinstance(node, exp.ILike):  # written as lower(…) LIKE lower(…)
         work = plus(work, times(value.size, CASE_WEIGHT), times(pattern.size, CASE_WEIGHT))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -30,9 +32,10 @@ class Verified(msgspec.Struct, frozen=True):
     finding: Finding | None
 
 
-def verify(database: Path, state_dir: Path, noted_head: tuple[int, bytes] | None = None, anchor: str = "") -> Verified:
+def verify(database: Path, state_dir: Path, noted_head: tuple[int, bytes] | None = None, anchor: str = "",
+           elsewhere: Mapping[str, tuple[int, bytes]] = MappingProxyType({})) -> Verified:
     """Checks every event, the signed head and checkpoint, how far the ledger has been (its anchors), and ``noted_head``
-    (seq, hash) noted down elsewhere.
+    (seq, hash) noted down elsewhere, and those that other databases have noted: ``elsewhere`` (their names).
 
     Memory does not grow with the ledger; events that the running ledger adds meanwhile are checked too.
     """
@@ -45,8 +48,13 @@ def verify(database: Path, state_dir: Path, noted_head: tuple[int, bytes] | None
             head = read_mark(state_dir / HEAD, "head", key)
         except LedgerError as error:
             return Verified(0, 0, GENESIS, Finding("head", 0, str(error)))
-        found = _walk(database, check, head, noted_head, key,
-                      {mark.seq: (str(path), mark.hash) for path, mark in anchors if mark is not None})
+        marks = {mark.seq: (str(path), mark.hash) for path, mark in anchors if mark is not None}
+        marks |= {seq: (name, digest) for name, (seq, digest) in elsewhere.items() if seq not in marks}
+        other = next((Finding("head", seq, f"{name} and {marks[seq][0]} noted different events") for name, (seq, digest)
+                      in elsewhere.items() if marks[seq][1] != digest), None)
+        found = _walk(database, check, head, noted_head, key, marks)
+        if found.finding is None and other is not None:
+            return msgspec.structs.replace(found, finding=other)
         if found.finding is None or found.finding.kind != "missing":
             return found
         try:  # retention may have moved the beginning while the walk stood there

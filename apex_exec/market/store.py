@@ -12,6 +12,7 @@ import msgspec
 import sqlalchemy as sa
 
 from apex_exec.errors import Code, Refusal
+from apex_exec.registry import heads
 from apex_exec.registry.database import Migration, open_database
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -161,7 +162,7 @@ def _third(db: sa.Connection) -> None:
         db.exec_driver_sql("ALTER TABLE closed_usage ADD COLUMN host_cpu_us BIGINT NOT NULL DEFAULT 0")
 
 
-MIGRATIONS: list[Migration] = [_first, _second, _third]
+MIGRATIONS: list[Migration] = [_first, _second, _third, heads.create]
 """Only ever appended to. The first makes the tables above; whoever changes one adds a step that alters it."""
 
 

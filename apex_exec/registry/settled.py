@@ -1,9 +1,9 @@
 """When the wall clock is believed enough to end something for good. Pure: both clocks are arguments.
 
-Whether an approval or a purchase counts is decided by the wall clock at each look, and so it comes back when a clock
-that was wrong is right again. What cannot be undone (a row becomes ``expired``, an enablement ends) waits until the
-wall clock has gone with the monotonic one, without a jump, for SETTLED_NS: a bad time server or a dead real-time clock
-is usually right again by then. At a start nothing is known of the clock, so that time begins anew.
+Whether an approval or a purchase counts is decided by the wall clock at each look, and so it comes back when a
+clock that was wrong is right again. What cannot be undone (a row becomes ``expired``, an enablement ends) waits
+until the wall clock has gone with the monotonic one, without a jump, for SETTLED_NS: a bad time server or a dead
+real-time clock is usually right again by then. At a start nothing is known of the clock, so that time begins anew.
 """
 
 from __future__ import annotations

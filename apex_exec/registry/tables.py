@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
+from apex_exec.registry import heads
+
 STORE = "registry"
 """The store's name in ``schema_versions`` and in messages."""
 
@@ -142,4 +144,4 @@ def _first(db: sa.Connection) -> None:
         db.execute(sa.text(statement))
 
 
-MIGRATIONS = (_first,)
+MIGRATIONS = (_first, heads.create)

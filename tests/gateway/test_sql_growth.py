@@ -77,6 +77,13 @@ ENDLESS = [
 ]
 
 
+COMPARED = [
+    ("SELECT ($1 || $1 || $1 || $1) LIKE $2", ["A" * 240_000, "%" + "A" * 900 + "B"]),
+    ("SELECT ($1 || $1) ILIKE $2", ["A" * 240_000, "%" + "A" * 900 + "B"]),
+    ("SELECT id FROM notes WHERE text LIKE $1", ["%" + "a" * 400 + "B"]),
+    ("SELECT id FROM notes WHERE text || text LIKE $1 OR text LIKE $1", ["%" + "a" * 90 + "B"])]
+
+
 def private_megabytes(pid: int) -> float:
     text = Path(f"/proc/{pid}/smaps_rollup").read_text()
     return sum(int(found) for found in re.findall(r"^Private_\w+:\s+(\d+) kB", text, re.M)) / 1024
@@ -155,6 +162,15 @@ def test_what_grows_without_end_is_refused_on_either_database(
         with pytest.raises(ApiFailure, match="128 MiB are allowed") as caught:
             data.query(text, params, seconds=1)
         assert caught.value.code in ("too_large", "sql_forbidden")
+
+
+@pytest.mark.parametrize(("text", "params"), COMPARED, ids=range(len(COMPARED)))
+def test_no_row_is_compared_with_patterns_for_seconds(lite: Data, pg: Data, text: str, params: list[Any]) -> None:
+    """A text's length times its pattern's: the first was at work for 2.5 s after its call's end."""
+    for data in (lite, pg):
+        with pytest.raises(ApiFailure, match="million are allowed") as caught:
+            data.query(text, params, seconds=1)
+        assert caught.value.code == "too_large"
 
 
 def test_every_kind_of_value_that_is_written_has_a_bound() -> None:

@@ -1,0 +1,16 @@
+"""The arguments of what the registrar does for the ledger. No database code: the supervisor loads this."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class AcceptArgs(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Why the ledger that is there is to be gone on with."""
+
+    reason: str
+
+
+TABLE: dict[str, tuple[type[msgspec.Struct], str]] = {
+    "audit.accept": (AcceptArgs, "Goes on with the ledger that is there, although another one was noted."),
+}
