@@ -6,6 +6,7 @@ For a service manager there is examples/systemd; this is for a person, a tour, a
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import socket
 import struct
@@ -47,8 +48,8 @@ TAIL_LINES = 5
 POLL_SECONDS = 0.05
 
 
-def start(arguments: list[str], settings: Settings) -> None:
-    """Starts ``serve`` with ``arguments`` in a session of its own and waits until it is ready.
+def start(arguments: list[str], settings: Settings, config: Path | None) -> None:
+    """Starts ``serve`` with ``arguments`` in a session of its own and waits until it is ready; says how to stop it.
 
     Ends the command with 1 and the daemon's last words where it does not come up. Raises OSError where the log cannot
     be written.
@@ -76,9 +77,10 @@ def start(arguments: list[str], settings: Settings) -> None:
         except KeyboardInterrupt:
             process.terminate()
             raise
-    stop_with = " ".join([*our_command(), "stop", "--runtime-dir", str(settings.runtime_path)])
+    where = ["--config", str(config.absolute())] if config is not None else []
+    stop_with = shlex.join([*our_command(), "stop", *where, "--runtime-dir", str(settings.runtime_path.absolute())])
     say(f"serving in the background on {settings.host_endpoint}\n"
-        f"pid   {process.pid}\nlog   {log_path}\nstop  {stop_with}")
+        f"pid   {process.pid}\nlog   {log_path.absolute()}\nstop  {stop_with}")
 
 
 def _open_log(path: Path) -> int:

@@ -76,7 +76,7 @@ def read_payload(text: str) -> dict[str, Any]:
             text = sys.stdin.read()
         body = json.loads(text)
     except (OSError, ValueError) as error:
-        fail(f"--payload: {error}", EXIT_USAGE)
+        fail(f"--payload: {error}; write a JSON map such as '{{\"dashboardId\": \"main\"}}', or @FILE", EXIT_USAGE)
     if not isinstance(body, dict):
         fail("--payload must be a JSON map such as '{\"dashboardId\": \"main\"}'", EXIT_USAGE)
     return body

@@ -48,7 +48,8 @@ def serve(
 
         settings = load_settings(config, overrides)
         given = ["--config", str(config)] if config is not None else []
-        start([*given, *(word for key, value in overrides.items() for word in ("--set", f"{key}={value}"))], settings)
+        start([*given, *(word for key, value in overrides.items() for word in ("--set", f"{key}={value}"))], settings,
+              config)
         return
     from apex_exec.daemon.main import serve as run
 

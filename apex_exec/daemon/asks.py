@@ -84,7 +84,7 @@ class Asks:
 
     def _tried(self, trial: tuple[str, str], verdict: act.Verdict) -> None:
         """Keeps what came of the trial's call until its generation is judged: the core knows the code, and not why."""
-        if trial in self._judging:
+        if verdict.code and trial in self._judging:  # a result is checked beside the loop, and not once more here
             self._outcomes[trial] = settle(verdict)
 
     def _judged(self, action: act.GenerationJudged) -> None:

@@ -58,7 +58,10 @@ def test_every_verb_says_what_it_does_and_shows_an_example(verb: str) -> None:
 @pytest.mark.parametrize(("arguments", "status", "says"), [
     (["frob"], 2, "frob"),
     (["invoke"], 2, "Missing argument"),
-    (["invoke", "a", "b", "--user", "u", "--payload", "["], 2, "--payload"),
+    (["invoke", "a", "b", "--user", "u", "--payload", "["], 2, "write a JSON map"),
+    (["invoke", "a", "b", "--user", "u", "--payload", "@/nonexistent"], 2, "/nonexistent"),
+    (["completion", "tcsh"], 2, "'bash', 'zsh', 'fish'"),
+    (["stop", "--runtime-dir", "/nonexistent"], 3, "/nonexistent"),
     (["invoke", "a", "b", "--user", "u", "--payload", "[]"], 2, "JSON map"),
     (["serve", "--set", "nonsense"], 2, "KEY=VALUE"),
     (["serve", "--set", "limits.cpu=1"], 2, "limits.cpu_percent"),

@@ -68,8 +68,10 @@ def test_a_daemon_in_the_background_is_ready_when_the_verb_returns_and_ends_by_s
     process = psutil.Process(int(pid))
     assert os.getsid(int(pid)) == int(pid), "it outlives the shell"
     assert stop.endswith(f"stop --runtime-dir {place}/run")
-    ended = run("stop", "--runtime-dir", f"{place}/run", "--json")
-    assert json.loads(ended.stdout) == {"pid": int(pid), "ended": True}
+    told = run("status", "--runtime-dir", f"{place}/run", "--json")
+    assert json.loads(told.stdout)["plugins"] == []
+    ended = subprocess.run(["sh", "-c", stop], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0 and f"pid {pid}, has ended" in ended.stdout, ended
     assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     again = run("stop", "--runtime-dir", f"{place}/run")
     assert again.returncode == 3 and again.stderr.count("\n") == 1

@@ -188,3 +188,14 @@ def test_plugin_test_names_the_test_that_hangs(tmp_path: Path, tests: str, where
     told = Shell(tmp_path)("plugin", "test", write_folder(tmp_path / "s", made), "--seconds", "2", status=1)
     assert where in told, told
     assert ("1 passed, 0 failed" in told) == ("test_slow" in where)
+
+
+def test_a_plugin_that_does_not_load_when_it_is_called_says_why_in_the_answer_and_in_the_ledger(tmp_path: Path) -> None:
+    write_folder(tmp_path / "plugins" / "bad-import", files(code=BAD_IMPORT, id="bad-import"))
+    place = "KeyError: 'gold' (at bad-import/plugin.py:5 in <module>)"
+    with Daemon(plugins=tmp_path / "plugins") as daemon:
+        shell = Shell(tmp_path, daemon)
+        answer = json.loads(shell("invoke", "bad-import", *CALL, status=1))
+        assert answer["code"] == "BOOT_FAILED" and place in answer["message"]
+        wait_for(lambda: place in shell("audit", "tail", "--plugin", "bad-import", "--type", "security.anomaly"), 10,
+                 "the event")
