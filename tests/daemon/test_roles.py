@@ -187,6 +187,16 @@ def test_who_is_no_delegate_cannot_ask_for_another_and_no_actor_can_be_made_up(d
             assert answer["code"] == "INVALID_INPUT", actor
 
 
+def test_a_person_submits_and_reviews_under_his_own_name(daemon: Daemon) -> None:
+    both = {"name": "Ann", "roles": ["author", "reviewer"]}
+    refused, taken = ask_as(CONSOLE, daemon, ("market.review", {"submission": 7, "reviewer": "Rita"}, both),
+                            ("market.review", {"submission": 7}, both))
+    assert (refused["code"], refused["details"]["reason"]) == ("FORBIDDEN", "another_name")
+    assert taken["code"] == "NOT_FOUND", taken
+    wait_for(lambda: events(daemon, "market.review", 2), 5)
+    assert [event.metadata["args"].get("reviewer") for event in events(daemon, "market.review", 2)] == ["Rita", "Ann"]
+
+
 def test_an_administrator_may_ask_for_less_and_root_stays_one(daemon: Daemon) -> None:
     with Host(daemon.admin) as host:
         asked = {"type": "admin", "op": "daemon.reload", "actor": {"name": "Ann", "roles": ["viewer"]}}
