@@ -188,7 +188,7 @@ def _name(name: str) -> Callable[[Path], None]:
     (lambda folder: _edit(folder, lambda contents: contents["files"].append(contents["files"][0])), "backup_damaged"),
     (_name("../../evil"), "backup_damaged"), (_name("/etc/evil"), "backup_damaged"),
     (_name("state/../../evil"), "backup_damaged"), (_name("elsewhere/evil"), "backup_damaged"),
-    (_name("state"), "backup_damaged")])
+    (_name("state"), "backup_damaged"), (_name("state/a\0b"), "backup_damaged")])
 @pytest.mark.parametrize("packed", [False, True])
 def test_what_is_not_what_was_written_is_refused_and_changes_nothing(made: Path, tmp_path: Path, packed: bool,
                                                                     damage: Any, reason: str) -> None:
@@ -204,6 +204,24 @@ def test_what_is_not_what_was_written_is_refused_and_changes_nothing(made: Path,
         backup.restore(settings(tmp_path), copy)
     assert caught.value.reason == reason, caught.value
     assert not (tmp_path / "state").exists() and not list(tmp_path.glob(".*"))
+
+
+def test_a_packed_backup_that_is_damaged_or_cut_is_refused(made: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "copy.tgz", "w:gz") as archive:
+        archive.add(made / backup.LIST, backup.LIST)
+        for path in sorted(path for path in made.rglob("*") if path.is_file() and path.name != backup.LIST):
+            archive.add(path, str(path.relative_to(made)))
+    whole = (tmp_path / "copy.tgz").read_bytes()
+    for place in (0, 1, len(whole) // 3, len(whole) // 2, None):
+        data = bytearray(whole)
+        if place is None:
+            del data[len(data) // 2:]
+        else:
+            data[place] ^= 0x55
+        (tmp_path / "copy.tgz").write_bytes(data)
+        with pytest.raises(Refusal):
+            backup.restore(settings(tmp_path), tmp_path / "copy.tgz")
+        assert not (tmp_path / "state").exists() and not list(tmp_path.glob(".*"))
 
 
 def test_a_link_in_a_backup_is_not_followed(made: Path, tmp_path: Path) -> None:
