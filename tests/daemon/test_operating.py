@@ -228,6 +228,7 @@ def test_a_plugin_that_is_not_served_is_one_line(daemon: Daemon, verb: tuple[str
     assert done.stderr.startswith("apex-exec: NOT_FOUND: no plugin 'nobody' is served")
 
 
+@pytest.mark.slow
 def test_drain_stop_ends_the_daemon_and_cannot_be_undone(tmp_path: Path) -> None:
     write_plugin(tmp_path / "plugins", "sleeper", SLEEP)
     with Daemon(plugins=tmp_path / "plugins") as daemon, Host(daemon.endpoint) as host:

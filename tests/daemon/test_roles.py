@@ -215,6 +215,7 @@ def test_a_stranger_is_told_at_once_what_closes_the_socket_and_what_opens_it(dae
     assert done.returncode == 1 and done.stderr.startswith("apex-exec: FORBIDDEN: plugin.quarantine needs the role")
 
 
+@pytest.mark.slow
 def test_a_reload_takes_a_role_away_from_an_open_connection(tmp_path: Path) -> None:
     write_plugin(tmp_path / "plugins", "echo", ECHO)
     other_user.need_root()
