@@ -161,12 +161,6 @@ class DrainRequested(Struct, gc=False):
     until_ns: int
 
 
-class AdmissionSet(Struct, gc=False):
-    """An operator closes the daemon to new calls, or opens it again. What is admitted goes on either way."""
-
-    is_open: bool
-
-
 class RestartRequested(Struct, gc=False):
     """An operator wants another worker for the plugin: the one it has answers what it was sent and leaves."""
 
@@ -190,5 +184,5 @@ Event = (
     PluginSet | PluginRemoved | InvokeRequested | CancelRequested | GenerationPrepared | GenerationDropped | WorkerReady
     | WorkerAnswered | WorkerPonged | WorkerViolated | WorkerSampled | WorkerThrottled | WorkerRanOn | LimitExceeded
     | WorkerGone | PluginFaulted | ForkRefused | ZygoteLost | ZygoteUp | Reconfigured | Tick | DrainRequested
-    | AdmissionSet | RestartRequested | BreakerReset | WorkRefused
+    | RestartRequested | BreakerReset | WorkRefused
 )

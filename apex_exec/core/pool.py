@@ -25,14 +25,10 @@ from apex_exec.core.served import Served
 from apex_exec.core.worker import Worker, generation
 from apex_exec.errors import SupervisorBug
 
-__all__ = ["CLOSED", "MS_NS", "SECOND_NS", "Pool", "PoolLimits", "RecyclePolicy", "Refusal"]
+__all__ = ["MS_NS", "SECOND_NS", "Pool", "PoolLimits", "RecyclePolicy", "Refusal"]
 
 Refusal = tuple[str, str, dict[str, object]]
 """Why a call is not admitted: code, message, details."""
-
-
-CLOSED: Refusal = (
-    "SHUTTING_DOWN", "an operator has drained the daemon: it takes no new calls until it is undrained", {})
 
 
 def _no_marks(worker: int) -> int:
@@ -50,7 +46,6 @@ class Pool(Fleet):
                  recycle: RecyclePolicy | None = None, marks: Callable[[int], int] = _no_marks) -> None:
         super().__init__(limits, breaker, random, recycle or RecyclePolicy(), marks)
         self._draining = False
-        self._closed = False
         self._drain = Timed()
         self._handlers: dict[type[Any], Callable[[Any, int, Actions], None]] = {
             ev.InvokeRequested: self._invoke, ev.WorkerAnswered: self._answered, ev.Tick: self._tick,
@@ -61,7 +56,7 @@ class Pool(Fleet):
             ev.ZygoteLost: self._zygote_lost, ev.ZygoteUp: self._zygote_is_up, ev.PluginSet: self._set,
             ev.PluginRemoved: self._remove, ev.PluginFaulted: self._faulted, ev.GenerationPrepared: self._prepare,
             ev.GenerationDropped: self._generation_dropped, ev.Reconfigured: self._reconfigure,
-            ev.DrainRequested: self._drain_requested, ev.AdmissionSet: self._set_admission,
+            ev.DrainRequested: self._drain_requested,
             ev.RestartRequested: self._restart, ev.BreakerReset: self._reset_breaker,
             ev.WorkRefused: self._refuse_waiting,
         }
@@ -217,9 +212,7 @@ class Pool(Fleet):
         return "QUARANTINED", HELD_BACK, {"retryAfterMs": -(-(start_ns - now_ns) // MS_NS)}
 
     def _full(self, served: Served, user_id: str, now_ns: int) -> Refusal | None:
-        """Why there is no room for a call of ``served``, or that its breaker is open, or the daemon is closed."""
-        if self._closed:
-            return CLOSED
+        """Why there is no room for a call of ``served``, or that its breaker is open."""
         if len(self._calls) >= self._limits.in_flight_max:
             return "OVERLOADED", "the daemon is full (pool.in_flight)", {}
         queued = served.queue.live
@@ -451,9 +444,6 @@ class Pool(Fleet):
     def _drain_requested(self, event: ev.DrainRequested, now_ns: int, out: Actions) -> None:
         self._draining = True
         self._timers.arm(self._drain, max(event.until_ns, now_ns + 1))
-
-    def _set_admission(self, event: ev.AdmissionSet, now_ns: int, out: Actions) -> None:
-        self._closed = not event.is_open
 
     def _restart(self, event: ev.RestartRequested, now_ns: int, out: Actions) -> None:
         served = self._plugins.get(event.plugin)

@@ -15,7 +15,7 @@ import msgspec
 from apex_exec.daemon import operations
 from apex_exec.daemon.connections import Handlers, Peer
 from apex_exec.daemon.registrar_link import RegistrarLink
-from apex_exec.daemon.roles import Access, Caller, Forbidden
+from apex_exec.daemon.roles import Access, Caller, Forbidden, under_own_name
 from apex_exec.daemon.stream_peers import StreamPeers
 from apex_exec.errors import Code, ConfigError, Refusal, WireError, is_retryable
 from apex_exec.wire import codec
@@ -107,17 +107,18 @@ class AdminSocket:
             raise WireError(Code.DUPLICATE_ID, "this id is pending already", {"id": request.id})
         if len(peer.pending) >= PENDING_MAX:
             raise WireError(Code.OVERLOADED, "this connection waits for too many operations")
-        operations.find(request.op)
+        known = operations.find(request.op).args.__struct_fields__
         audit = self._supervisor.audit
         if audit is not None and not audit.admits(time.monotonic_ns()):
             raise WireError(Code.AUDIT_UNAVAILABLE, "the audit ledger cannot take a record; nothing was done")
         try:
             caller = self.access.caller(*self.peers.identity(peer), request.actor)
             self.access.check(caller, request.op, request.args or {})
+            given = under_own_name(caller, request.args, known)
         except Forbidden as error:
             self._audit(request.op, request.args or {}, error.caller, error.code, reason=error.details["reason"])
             raise
-        operation, args = operations.parse(request.op, request.args)
+        operation, args = operations.parse(request.op, given)
         uid = caller.uid
         peer.pending[request.id] = 0
         done, refused = self._ends(peer, frames, request, args, caller)

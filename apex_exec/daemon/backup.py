@@ -19,6 +19,7 @@ import sqlite3
 import tarfile
 import tempfile
 import time
+import zlib
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -115,7 +116,8 @@ def make(settings: Settings, target: Path) -> dict[str, Any]:
             os.rename(part / "copy", target)
         _sync(target.parent)
     except OSError as error:
-        raise Refusal("not_written", f"the backup cannot be written to {target}: {error.strerror or error}",
+        raise Refusal("not_written", f"the backup cannot be written to {target}: {error.strerror or error}"
+                      + (f" ({error.filename})" if error.filename else ""),
                       hint="see that the daemon's user can write there, and that there is room") from None
     finally:
         if part is not None:
@@ -372,7 +374,7 @@ def _unpacked(source: Path, part: Path) -> Contents:
                 return file
 
             return _take(source, part, member)
-    except (tarfile.TarError, EOFError, ValueError) as error:
+    except (tarfile.TarError, zlib.error, EOFError, ValueError) as error:
         raise Refusal("backup_damaged", f"{source} is no backup: {error}", hint="use another") from None
 
 
@@ -408,7 +410,7 @@ def _take(source: Path, part: Path, opened: Any) -> Contents:
                 more = bool(reading.read(1))
                 writing.flush()
                 os.fsync(writing.fileno())
-        except (KeyError, FileNotFoundError):
+        except (KeyError, FileNotFoundError, ValueError):  # a path with a NUL is none
             raise damaged(f"{entry.path!a} is missing") from None
         except FileExistsError:
             raise damaged(f"{entry.path!a} stands twice in its list") from None

@@ -209,6 +209,8 @@ class Requests:
                 reason := spec.barred(user_id)):
             raise WireError(Code.PLUGIN_DISABLED, f"{spec.id} is not enabled: {reason}", {"reason": reason})
         payload = hooks.check_payload(request.action, request.payload, user_id)
+        if self.draining:
+            refusal = (Code.SHUTTING_DOWN, self.draining, {})
         if refusal is not None:
             self._refuse(peer, frames, request, refusal)
             return

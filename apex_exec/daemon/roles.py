@@ -45,6 +45,9 @@ ROLE_NEEDED = {operation: role for role, operations in OPERATIONS_OF.items() for
 _HANDED_OUT = {DELEGATE: frozenset(ROLES) - {ADMIN}, **{f"{DELEGATE}:{role}": frozenset((role,)) for role in ROLES}}
 """What a peer may hand out to those for whom it asks: ``delegate`` all but ``admin``, which is allowed by name."""
 ACTOR_NAME_CHARS_MAX = 200
+NAMES = ("submitter", "reviewer", "publisher", "responder", "actor")
+"""Arguments that say who does it. Who is asked for does it under his own name: who submits as one and reviews as
+another would be two people."""
 
 
 class Caller(Struct, frozen=True):
@@ -136,6 +139,21 @@ def check_peers(settings: Settings) -> None:
                       ("admin.socket_group", settings.admin.socket_group)):
         group_id(name, key)
     Access(settings.admin.roles, os.geteuid())
+
+
+def under_own_name(caller: Caller, args: Mapping[str, Any] | None, known: Iterable[str]) -> dict[str, Any]:
+    """``args`` of an operation whose arguments are ``known``, with the actor's name where it asks who does it. Raises
+    Forbidden where another name stands there."""
+    given = dict(args or {})
+    if caller.actor:
+        for key in NAMES:
+            if key not in known:
+                continue
+            if given.get(key) not in (None, "", caller.actor):
+                raise Forbidden("another_name", f"{caller} does so under no other name than {caller.actor}: `{key}` "
+                                "names somebody else", {"roles": sorted(caller.roles)}, caller)
+            given[key] = caller.actor
+    return given
 
 
 class Forbidden(WireError):

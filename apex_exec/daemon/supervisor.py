@@ -16,7 +16,7 @@ from apex_exec.core import events as ev
 from apex_exec.core.breaker import BreakerPolicy
 from apex_exec.core.deadline import NEVER_NS
 from apex_exec.core.plugin import PluginSpec
-from apex_exec.core.pool import CLOSED, MS_NS, SECOND_NS, Pool, PoolLimits, RecyclePolicy
+from apex_exec.core.pool import MS_NS, SECOND_NS, Pool, PoolLimits, RecyclePolicy
 from apex_exec.daemon.connections import Open, Peer
 from apex_exec.daemon.guard import Guard
 from apex_exec.daemon.heap import Heap
@@ -49,6 +49,7 @@ CORES = len(os.sched_getaffinity(0))
 SPIN_BELOW = CORES if CORES > 1 else 0
 """With fewer workers at a call than this, a core is taken to be left for a loop that looks awake. A call that waits for
 the gateway counts as well: then the loop sleeps where it need not."""
+DRAINED = "an operator has drained the daemon: it takes no new calls until it is undrained"
 BREAKER_STATES = ("closed", "open", "half_open")
 
 
@@ -412,13 +413,13 @@ class Supervisor:
         self._drain_until_ns = max(until_ns, now_ns + 2 * DRAIN_MARGIN_NS)
 
     def set_admission(self, is_open: bool) -> bool:
-        """Takes no new calls from now on, or takes them again; what is pending goes on. False where the daemon ends."""
+        """Takes no new requests from now on, or takes them again; what is pending goes on, the calls that a dispatch
+        has yet to make included, since they are not the host's. False where the daemon ends."""
         if self._drain_until_ns:
             return False
-        self.requests.draining = "" if is_open else CLOSED[1]
+        self.requests.draining = "" if is_open else DRAINED
         self.metrics.health["drain"] = self.requests.draining
         self.metrics.set("draining", (), float(not is_open))
-        self.step(ev.AdmissionSet(is_open), time.monotonic_ns())
         return True
 
     def run(self) -> None:

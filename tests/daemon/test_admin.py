@@ -105,7 +105,7 @@ def test_drain_ends_the_daemon_as_sigterm_does(tmp_path: Path) -> None:
     with Daemon(plugins=tmp_path / "plugins") as daemon, Host(daemon.endpoint) as host:
         id_ = host.send(action("sleeper", {"seconds": 0.5}))
         wait_for(daemon.workers, 5)
-        assert daemon.operate("daemon.drain") == {"draining": True}
+        assert daemon.operate("daemon.drain") == {"draining": True, "pending": 1}
         assert host.reply(id_)["type"] == "result"
         assert daemon.process.wait(10) == 0
 

@@ -19,6 +19,7 @@ from apex_exec.client import Client
 from apex_exec.config import load_settings
 from apex_exec.daemon import backup
 from apex_exec.errors import Refusal
+from apex_exec.ledger.marks import load_key, write_anchors
 from apex_exec.ledger.reading import Filter, read_events
 from apex_exec.ledger.verify import verify
 from apex_exec.registry.bundle import pack
@@ -61,6 +62,7 @@ def plugins(tmp_path: Path) -> Path:
     return tmp_path / "plugins"
 
 
+@pytest.mark.slow
 def test_a_backup_under_load_is_whole_and_comes_back_as_it_was(plugins: Path, tmp_path: Path) -> None:
     folder, file = tmp_path / "copy", tmp_path / "copy.tgz"
     with Daemon(plugins=plugins) as daemon:
@@ -102,6 +104,7 @@ def test_a_backup_under_load_is_whole_and_comes_back_as_it_was(plugins: Path, tm
         assert not list(daemon.folder.glob(".*"))
 
 
+@pytest.mark.slow
 def test_an_older_copy_is_noticed_by_the_anchor_and_accepted_only_by_name(plugins: Path, tmp_path: Path) -> None:
     anchor = tmp_path / "elsewhere" / "anchor"
     anchor.parent.mkdir()
@@ -188,8 +191,9 @@ def _name(name: str) -> Callable[[Path], None]:
     (lambda folder: _edit(folder, lambda contents: contents["files"].append(contents["files"][0])), "backup_damaged"),
     (_name("../../evil"), "backup_damaged"), (_name("/etc/evil"), "backup_damaged"),
     (_name("state/../../evil"), "backup_damaged"), (_name("elsewhere/evil"), "backup_damaged"),
-    (_name("state"), "backup_damaged")])
+    (_name("state"), "backup_damaged"), (_name("state/a\0b"), "backup_damaged")])
 @pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.slow_after(16)
 def test_what_is_not_what_was_written_is_refused_and_changes_nothing(made: Path, tmp_path: Path, packed: bool,
                                                                     damage: Any, reason: str) -> None:
     copy = tmp_path / "copy"
@@ -204,6 +208,45 @@ def test_what_is_not_what_was_written_is_refused_and_changes_nothing(made: Path,
         backup.restore(settings(tmp_path), copy)
     assert caught.value.reason == reason, caught.value
     assert not (tmp_path / "state").exists() and not list(tmp_path.glob(".*"))
+
+
+def test_a_packed_backup_that_is_damaged_or_cut_is_refused(made: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "copy.tgz", "w:gz") as archive:
+        archive.add(made / backup.LIST, backup.LIST)
+        for path in sorted(path for path in made.rglob("*") if path.is_file() and path.name != backup.LIST):
+            archive.add(path, str(path.relative_to(made)))
+    whole = (tmp_path / "copy.tgz").read_bytes()
+    for place in (0, 1, len(whole) // 3, len(whole) // 2, None):
+        data = bytearray(whole)
+        if place is None:
+            del data[len(data) // 2:]
+        else:
+            data[place] ^= 0x55
+        (tmp_path / "copy.tgz").write_bytes(data)
+        with pytest.raises(Refusal):
+            backup.restore(settings(tmp_path), tmp_path / "copy.tgz")
+        assert not (tmp_path / "state").exists() and not list(tmp_path.glob(".*"))
+
+
+def test_an_older_backup_takes_the_operators_word_and_leaves_it_in_the_ledger(made: Path, tmp_path: Path) -> None:
+    """As ``test_an_older_copy…``, without a daemon: an anchor of the same ledger that has been further."""
+    seq = json.loads((made / backup.LIST).read_text())["ledgerSeq"]
+    anchor = tmp_path / "anchor"
+    write_anchors([anchor], seq + 7, bytes(32), load_key(made / "state"))
+    given = settings(tmp_path).model_copy(update={"audit": settings(tmp_path).audit.model_copy(update={
+        "anchor": str(anchor)})})
+    with pytest.raises(Refusal) as caught:
+        backup.restore(given, made)
+    assert (caught.value.reason, caught.value.details) == ("older_than_anchor", {"missingEvents": 7})
+    with pytest.raises(Refusal) as caught:
+        backup.restore(given, made, accept_older=True)
+    assert caught.value.reason == "reason_missing" and not (tmp_path / "state").exists()
+    done = backup.restore(given, made, accept_older=True, reason="the disk is lost")
+    assert done["missingEvents"] == 7 and Path(done["anchorKept"]).exists()
+    (event,) = (e for e in read_events(tmp_path / "state" / "audit.db", Filter()) if e.action == "state.restore")
+    assert event.metadata["missingEvents"] == 7 and event.metadata["reason"] == "the disk is lost"
+    found = verify(tmp_path / "state" / "audit.db", tmp_path / "state", anchor=str(anchor))
+    assert found.finding is None and found.last == seq + 1
 
 
 def test_a_link_in_a_backup_is_not_followed(made: Path, tmp_path: Path) -> None:
@@ -236,6 +279,7 @@ def test_a_state_that_is_not_empty_or_served_is_not_touched(made: Path, tmp_path
         assert elsewhere.returncode == 1 and "a daemon is running on" in elsewhere.stderr
 
 
+@pytest.mark.slow
 def test_where_a_backup_cannot_go_is_told_and_nothing_is_left(tmp_path: Path) -> None:
     with Daemon(plugins=None) as daemon:
         (tmp_path / "there").mkdir()
@@ -250,6 +294,7 @@ def test_where_a_backup_cannot_go_is_told_and_nothing_is_left(tmp_path: Path) ->
         assert sorted(path.name for path in tmp_path.iterdir()) == ["file.tar", "there"]
 
 
+@pytest.mark.slow
 def test_a_ledger_that_lies_elsewhere_is_in_the_backup_and_goes_back_there(tmp_path: Path) -> None:
     (tmp_path / "ledger").mkdir()
     config = {"audit.url": f"sqlite:///{tmp_path}/ledger/audit.db", "data.url": f"sqlite:///{tmp_path}/platform.db"}

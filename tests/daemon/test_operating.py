@@ -31,12 +31,24 @@ def act(context, params):
 '''
 
 
+FETCH = '''
+import time
+
+@plugin.hook("onDataFetch")
+def fetch(context, params):
+    time.sleep(0.8)
+    return {"transformedData": [*params["data"], context.plugin_id]}
+'''
+
+
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     plugins = tmp_path_factory.mktemp("plugins")
     write_plugin(plugins, "echo", ECHO)
     write_plugin(plugins, "sleeper", SLEEP)
     write_plugin(plugins, "fragile", FRAGILE)
+    for name in ("fetch-a", "fetch-b"):
+        write_plugin(plugins, name, FETCH, hooks=("onDataFetch",))
     with Daemon(plugins=plugins, config={"breaker.open_seconds": 600, "breaker.backoff_min_seconds": 20}) as running:
         yield running
 
@@ -122,6 +134,20 @@ def test_a_drained_daemon_answers_what_it_has_takes_nothing_new_and_goes_on_when
     assert events(daemon, "daemon.undrain")
 
 
+def test_a_dispatch_that_was_taken_goes_through_all_its_plugins_although_the_daemon_is_drained(daemon: Daemon) -> None:
+    with Host(daemon.endpoint) as host:
+        id_ = host.send({"type": "dispatch", "action": "onDataFetch", "userId": USER, "deadlineMs": 5000,
+                         "payload": {"query": "q", "filters": {}, "data": []}})
+        wait_for(lambda: daemon.pids("fetch-a"), 10)
+        daemon.operate("daemon.drain", stop=False)
+        try:
+            done = host.reply(id_)
+            assert not done["partial"] and done["result"] == {"transformedData": ["fetch-a", "fetch-b"]}, done
+            assert host.invoke("echo")["code"] == "SHUTTING_DOWN"
+        finally:
+            daemon.operate("daemon.undrain")
+
+
 def test_drain_wait_says_with_its_status_that_calls_are_still_pending(daemon: Daemon) -> None:
     with Host(daemon.endpoint) as host:
         slow = host.send(action("sleeper", {"seconds": 4}))
@@ -202,6 +228,7 @@ def test_a_plugin_that_is_not_served_is_one_line(daemon: Daemon, verb: tuple[str
     assert done.stderr.startswith("apex-exec: NOT_FOUND: no plugin 'nobody' is served")
 
 
+@pytest.mark.slow
 def test_drain_stop_ends_the_daemon_and_cannot_be_undone(tmp_path: Path) -> None:
     write_plugin(tmp_path / "plugins", "sleeper", SLEEP)
     with Daemon(plugins=tmp_path / "plugins") as daemon, Host(daemon.endpoint) as host:

@@ -187,6 +187,16 @@ def test_who_is_no_delegate_cannot_ask_for_another_and_no_actor_can_be_made_up(d
             assert answer["code"] == "INVALID_INPUT", actor
 
 
+def test_a_person_submits_and_reviews_under_his_own_name(daemon: Daemon) -> None:
+    both = {"name": "Ann", "roles": ["author", "reviewer"]}
+    refused, taken = ask_as(CONSOLE, daemon, ("market.review", {"submission": 7, "reviewer": "Rita"}, both),
+                            ("market.review", {"submission": 7}, both))
+    assert (refused["code"], refused["details"]["reason"]) == ("FORBIDDEN", "another_name")
+    assert taken["code"] == "NOT_FOUND", taken
+    wait_for(lambda: events(daemon, "market.review", 2), 5)
+    assert [event.metadata["args"].get("reviewer") for event in events(daemon, "market.review", 2)] == ["Rita", "Ann"]
+
+
 def test_an_administrator_may_ask_for_less_and_root_stays_one(daemon: Daemon) -> None:
     with Host(daemon.admin) as host:
         asked = {"type": "admin", "op": "daemon.reload", "actor": {"name": "Ann", "roles": ["viewer"]}}
@@ -205,6 +215,7 @@ def test_a_stranger_is_told_at_once_what_closes_the_socket_and_what_opens_it(dae
     assert done.returncode == 1 and done.stderr.startswith("apex-exec: FORBIDDEN: plugin.quarantine needs the role")
 
 
+@pytest.mark.slow
 def test_a_reload_takes_a_role_away_from_an_open_connection(tmp_path: Path) -> None:
     write_plugin(tmp_path / "plugins", "echo", ECHO)
     other_user.need_root()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -180,6 +181,40 @@ def curve_options(folder: Path, name: str) -> dict[str, bytes]:
     public, secret = zmq.auth.load_certificate(folder / f"{name}.key_secret")
     assert secret
     return {"CURVE_SERVERKEY": server, "CURVE_PUBLICKEY": public, "CURVE_SECRETKEY": secret}
+
+
+FROZEN = """
+import sys, time, zmq, zmq.auth
+endpoint, folder = sys.argv[1:]
+server, _ = zmq.auth.load_certificate(f"{folder}/server.key")
+public, secret = zmq.auth.load_certificate(f"{folder}/dashboard.key_secret")
+dealer = zmq.Context().socket(zmq.DEALER)
+dealer.curve_serverkey, dealer.curve_publickey, dealer.curve_secretkey = server, public, secret
+dealer.connect(endpoint)
+dealer.send(b"\\x82\\xa4type\\xa4ping\\xa2id\\x01")
+dealer.recv()
+print("connected", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.slow
+def test_a_host_on_tcp_that_gives_no_sign_any_more_is_given_up(plugins: Path, tmp_path: Path) -> None:
+    """A machine that loses its power sends no end of its connections; a stopped process stands for it."""
+    keys = curve_folder(tmp_path / "keys")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    config = {"host.endpoint": f"tcp://127.0.0.1:{port}", "host.curve_keys_dir": str(keys)}
+    with Daemon(plugins=plugins, config=config) as daemon, subprocess.Popen(
+            [sys.executable, "-c", FROZEN, daemon.endpoint, str(keys)], stdout=subprocess.PIPE, text=True) as host:
+        try:
+            assert host.stdout is not None and host.stdout.readline() == "connected\n"
+            wait_for(lambda: daemon.operate("daemon.status")["connections"] == 1, 5)
+            host.send_signal(signal.SIGSTOP)
+            wait_for(lambda: daemon.operate("daemon.status")["connections"] == 0, 20, "the host is given up")
+        finally:
+            host.kill()
 
 
 @pytest.mark.slow

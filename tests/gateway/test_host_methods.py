@@ -178,7 +178,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 def ask(daemon: Daemon, plugin: str, method: str, **params: Any) -> Any:
     with Client(daemon.endpoint) as client:
         step = {"api": "call", "args": {"method": method, "params": params}, "raise": True}
-        reply = client.invoke(plugin, "onActionExecute", A, {"action": "x", "context": {"steps": [step]}})
+        reply = client.invoke(plugin, "onActionExecute", A, {"action": "x", "context": {"steps": [step]}}, 1500)
         return reply["result"]["result"][0]
 
 

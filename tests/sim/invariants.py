@@ -107,8 +107,6 @@ class Invariants:
             expected = "SHUTTING_DOWN"
         elif known.spec.state != "enabled":
             expected = "PLUGIN_DISABLED"
-        elif world.closed and asked.deadline_ns > world.now_ns:
-            expected = "SHUTTING_DOWN"
         elif len(world.open) - 1 >= world.limits.in_flight_max or len(waiting) >= world.limits.queue_max or (
                 waiting and sum(a.user == asked.user for a in waiting) >= max(1, world.limits.queue_max // 4)):
             expected = "OVERLOADED"
@@ -254,7 +252,7 @@ class Invariants:
         elif code == "CANCELLED":
             self.need(asked.cancelled_ns or asked.canary, "CANCELLED, and nobody did")
         elif code == "SHUTTING_DOWN":
-            self.need(world.draining or world.closed, "SHUTTING_DOWN of a daemon that stays open")
+            self.need(world.draining, "SHUTTING_DOWN of a daemon that stays")
         elif code == "WORKER_VIOLATION":
             self.need(any(w.lied for w in world.workers.values()) or isinstance(self.event, ev.WorkerGone),
                       "a violation by honest workers")

@@ -54,7 +54,6 @@ class World:
         self.zygote_up = True
         self.fork_hold_ns = 0
         self.draining = False
-        self.closed = False
         self.operator = random.Random(seed)
         """What an operator does has a chance of its own: the faults of a seed come as they do without one."""
         self.operates = self.operator.choice((0, 0, 0.02, 0.1))
@@ -428,13 +427,10 @@ class World:
         self.step(ev.Reconfigured(self.limits, self.policy, self.recycle))
 
     def operate(self, plugin: str) -> None:
-        """Restarts a plugin, resets its breaker, closes the daemon or opens it."""
-        kind = self.operator.choice(("restart", "reset", "close"))
+        """Restarts a plugin, or resets its breaker."""
+        kind = self.operator.choice(("restart", "reset"))
         known = self.plugins.get(plugin)
-        if kind == "close":
-            self.closed = not self.closed
-            self.step(ev.AdmissionSet(not self.closed))
-        elif kind == "restart":
+        if kind == "restart":
             if known is not None:
                 known.breaker.waived = True
             self.step(ev.RestartRequested(plugin))
