@@ -26,6 +26,7 @@ from apex_exec.gateway.outbox import Outbox, Outgoing
 from apex_exec.gateway.sql import Compiled
 from apex_exec.gateway.sql_writer import plain_names
 from apex_exec.gateway.tables import OUTBOX, Table
+from apex_exec.gateway.turns import Turns
 from apex_exec.gateway.values import Rows, to_sqlite
 from apex_exec.gateway.writes import ROWS_CHANGED_MAX, Write
 
@@ -95,7 +96,7 @@ class Sqlite:
         self._readers: list[_Connection] = []
         self._free = asyncio.Semaphore(READERS)
         self._writer: _Connection | None = None
-        self._writing = asyncio.Lock()
+        self._turns = Turns()
 
     # ------------------------------------------------------------------ connections
     def _open_reader(self) -> _Connection:
@@ -104,6 +105,7 @@ class Sqlite:
         database = sqlite3.connect(f"file:{quote(str(self._path))}?mode=ro", uri=True, timeout=BUSY_SECONDS,
                                    isolation_level=None, check_same_thread=False, cached_statements=64,
                                    detect_types=sqlite3.PARSE_DECLTYPES)
+        self._turns.shut_out = database.execute("PRAGMA journal_mode").fetchone() != ("wal",)
         database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, VALUE_BYTES_MAX)
         database.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
         for pragma in ("query_only = ON", "trusted_schema = OFF", "case_sensitive_like = ON"):
@@ -169,7 +171,8 @@ class Sqlite:
         async with self._free:
             reader = self._readers.pop() if self._readers else await self._opened(self._open_reader)
             try:
-                return await self._run(reader, due_ns, lambda: _read(reader.database, compiled, values))
+                async with self._turns.reading():
+                    return await self._run(reader, due_ns, lambda: _read(reader.database, compiled, values))
             finally:
                 self._readers.append(reader)
 
@@ -178,7 +181,7 @@ class Sqlite:
 
         The number of rows, and the inserted row, encoded.
         """
-        async with self._writing:
+        async with self._turns.writing(record.plugin):
             if self._writer is None:
                 self._writer = await self._opened(self._open_writer)
             writer = self._writer
@@ -208,7 +211,7 @@ class Sqlite:
 
     async def waiting(self, limit: int) -> list[Outgoing]:
         """The oldest records in the outbox. Raises ApiFailure."""
-        async with self._writing:
+        async with self._turns.writing(""):
             if self._writer is None:
                 if not self._path.exists():
                     return []
@@ -221,7 +224,7 @@ class Sqlite:
 
     async def forget(self, ids: list[str]) -> None:
         """Takes records out of the outbox: the ledger has them. Raises ApiFailure."""
-        async with self._writing:
+        async with self._turns.writing(""):
             if self._writer is not None:
                 database = self._writer.database
                 await self._run(self._writer, time.monotonic_ns() + 10_000_000_000, lambda: database.executemany(

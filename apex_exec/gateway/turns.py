@@ -1,0 +1,118 @@
+"""Whose turn it is at a database in which readers and writers shut each other out, as in SQLite without WAL.
+
+SQLite itself has whoever finds it locked sleep and try again, up to a tenth of a second at a time and in no order: a
+few plugins that insert without a pause kept everybody else's queries waiting for seconds. Here one writes at a time,
+that plugin next which has used the database least (``core.fair``). Whoever reads waits for one write at most, and a
+write waits for those that read; for HOLD_SECONDS nobody else begins to read meanwhile, so that both come to their turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from apex_exec.core.fair import FairQueue
+
+HOLD_SECONDS = 0.05
+"""So long new readers wait for a writer that waits for a reader. One that reads for longer costs the writer its time,
+and not everybody else theirs."""
+
+
+class Turns:
+    """Turns at one database, for coroutines of one event loop."""
+
+    def __init__(self) -> None:
+        self.shut_out = True
+        """Whether readers and writers do; where not, only writers take turns."""
+        self._reading = 0
+        self._writing = False
+        self._readers: list[asyncio.Future[None]] = []
+        self._writers: FairQueue[asyncio.Future[None]] = FairQueue(0)
+        self._waiting_writers = 0
+        self._held_until = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[None]:
+        """Holds a reader's turn."""
+        if not self.shut_out:
+            yield
+            return
+        if self._writing or (self._waiting_writers and time.monotonic() < self._held_until):
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._readers.append(turn)
+            await self._wait(turn, self._read)
+        else:
+            self._reading += 1
+        try:
+            yield
+        finally:
+            self._read()
+
+    @asynccontextmanager
+    async def writing(self, owner: str) -> AsyncIterator[None]:
+        """Holds the writer's turn, for ``owner``."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._writers.push(owner, turn, time.monotonic_ns())
+        self._waiting_writers += 1
+        if self._waiting_writers == 1:
+            self._hold()
+        self._next()
+        try:
+            await self._wait(turn, lambda: self._wrote(owner, time.monotonic_ns()))
+        finally:
+            self._waiting_writers -= 1
+        begun_ns = time.monotonic_ns()
+        try:
+            yield
+        finally:
+            self._wrote(owner, begun_ns)
+
+    @staticmethod
+    async def _wait(turn: asyncio.Future[None], give_back: Callable[[], None]) -> None:
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():  # it came at the same moment
+                give_back()
+            raise
+
+    def _read(self) -> None:
+        self._reading -= 1
+        self._next()
+
+    def _wrote(self, owner: str, begun_ns: int) -> None:
+        now_ns = time.monotonic_ns()
+        self._writers.spend(owner, now_ns - begun_ns, now_ns)
+        self._writing = False
+        self._let_read()  # whoever has waited for this write reads before the next one
+        self._hold()
+        self._next()
+
+    def _hold(self) -> None:
+        self._held_until = time.monotonic() + HOLD_SECONDS
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(HOLD_SECONDS, self._let_read)
+
+    def _let_read(self) -> None:
+        if self._writing:
+            return
+        waiting, self._readers = self._readers, []
+        for turn in waiting:
+            if not turn.done():
+                self._reading += 1
+                turn.set_result(None)
+
+    def _next(self) -> None:
+        """Gives the database to the next writer, if nobody has it."""
+        if self._writing or (self.shut_out and self._reading):
+            return
+        while (found := self._writers.pop(time.monotonic_ns())) is not None:
+            if not found[1].done():  # its call has not ended meanwhile
+                self._writing = True
+                found[1].set_result(None)
+                return
+        self._let_read()  # nobody writes: nobody need wait
