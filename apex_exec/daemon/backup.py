@@ -39,8 +39,8 @@ from apex_exec.ledger.verify import verify
 FORMAT = 1
 LIST = "BACKUP.json"
 DATABASES = ("registry", "market", "audit", "data")
-"""In the order in which they are copied: registry and market note how far the ledger is, which the copy of the ledger has
-to hold."""
+"""In the order in which they are copied: registry and market note how far the ledger is, and its copy has to go as
+far."""
 TAR_SUFFIXES = (".tar", ".tgz", ".tar.gz")
 TRIES = 5
 """What changes while it is copied (retention moves the ledger's beginning, a bundle is removed) is copied once more."""
