@@ -32,7 +32,9 @@ ATTACKS: dict[str, dict[str, Any]] = {
     "ping flood": {"rate": 1}, "pings with no call pending": {"rate": 1}, "refused API calls": {"rate": 4},
     "dear results": {"rate": 5}, "widgets by the thousand, dispatched": {"rate": 2, "dispatch": True},
     "log lines of a megabyte": {"rate": 2}, "log lines in drips": {"rate": 2}, "dear SQL": {"rate": 1, "sql": True},
-    "marks": {"rate": 1}, "allowed API calls": {"rate": 4}, "spam in the name of old calls": {"rate": 4},
+    "marks": {"rate": 1}, "allowed API calls": {"rate": 4, "permissions": ["events:emit"]},
+    "lists for keys": {"rate": 4}, "effects of many lists": {"rate": 5, "permissions": ["events:emit"]},
+    "spam in the name of old calls": {"rate": 4},
     "submissions": {},
 }
 """How often each attacker is called a second; ``sql``: the victim queries as well."""
@@ -57,6 +59,20 @@ def chains():
     one = b"\\x91" * 60 + b"\\xc0"
     nils = 980_000
     return (b"\\xdd" + (1090 + nils).to_bytes(4, "big") + one * 1090 + b"\\xc0" * nils)
+
+
+def list_keys(count):
+    whole, found, number = 2**64, [], 1
+    first, second, begin = 11400714785074694791, 14029467366897019727, 2870177450012600261
+    turn = lambda value, bits: (value << bits | value >> (64 - bits)) % whole
+    wanted = turn((turn((begin + second) % whole, 31) * first + 12345 * second) % whole, 31)
+    undone = pow(second, -1, whole)
+    while len(found) < count:
+        other = (turn(wanted, 33) - turn((begin + number * second) % whole, 31) * first) * undone % whole
+        if other < 2**61 - 1:
+            found.append(b"\\x92" + pack(number) + pack(other) + b"\\xc0")
+        number += 1
+    return b"\\xdf" + count.to_bytes(4, "big") + b"".join(found)
 
 
 def widgets():
@@ -108,6 +124,14 @@ def attack(context, how):
         if how not in RESULTS:
             RESULTS[how] = b"\\x82" + pack("result") + chains() + pack("metadata") + b"\\x80"
         answers(worker, RESULTS[how])
+    elif how == "lists for keys":
+        if how not in RESULTS:
+            RESULTS[how] = b"\\x82" + pack("result") + list_keys(20_000) + pack("metadata") + b"\\x80"
+        answers(worker, RESULTS[how])
+    elif how == "effects of many lists":
+        raw = b"\\x82\\xa5event\\xa1x\\xa7payload\\xdc\\xea\\x60" + b"\\x90" * 60_000
+        os.write(3, frame(pack(wire.ApiCall(seq, 1, "emit", msgspec.Raw(raw)))))
+        worker._link.next()
     elif how == "log lines of a megabyte":
         for _ in range(300):
             os.write(3, MEGABYTE)
@@ -227,8 +251,8 @@ def _measure(lab: Lab, name: str, options: dict[str, Any], seconds: float) -> No
         tables = {"tables": ["notes"]}
         for id_ in (*attackers, *busy):
             permissions = ["data:read"] if options.get("sql") and id_ in attackers else []
-            if name == "allowed API calls" and id_ in attackers:
-                permissions = ["events:emit"]
+            if id_ in attackers:
+                permissions = options.get("permissions", permissions)
             write_bundle(folder / "plugins", id_, CODE.format(id=id_, permissions=permissions), permissions,
                          [HOOK, "onDashboardLoad"] if options.get("dispatch") and id_ in attackers else [HOOK],
                          data=tables)

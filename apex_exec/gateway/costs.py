@@ -4,10 +4,11 @@ way, threads included, and told to the supervisor, which charges it to the call'
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+import types
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -35,6 +36,25 @@ def counted() -> Iterator[None]:
     finally:
         if cost is not None:
             cost.cpu_ns += time.thread_time_ns() - begun_ns
+
+
+@types.coroutine
+def stepped(work: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
+    """``work``, each step of which is counted: what it does between two awaits, its libraries too."""
+    sent: Any = None
+    raised: BaseException | None = None
+    while True:
+        with counted():
+            try:
+                waits_for = work.throw(raised) if raised is not None else work.send(sent)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+        sent = raised = None
+        try:
+            sent = yield waits_for
+        except BaseException as error:  # for the work to hear, be it a cancellation
+            raised = error
 
 
 def counting(work: Callable[[], T]) -> Callable[[], T]:

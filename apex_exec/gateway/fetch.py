@@ -8,20 +8,24 @@ variables, no cookies, no credentials of ours.
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import socket
+import time
 import zlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
 from apex_exec import __version__
 from apex_exec.core.api import Fetch
 from apex_exec.gateway import urls
 from apex_exec.gateway.addresses import refusal
+from apex_exec.gateway.costs import COST, Cost
 from apex_exec.gateway.failure import ApiFailure
 
 BODY_BYTES_MAX = 1024 * 1024
@@ -33,6 +37,12 @@ CONNECT_SECONDS = 10
 CONNECTIONS_MAX = 512
 CONNECTIONS_PER_HOST_MAX = 128
 CHUNK_BYTES = 65536
+PIECE_BYTES = 8192
+"""Read of one connection at once, and kept for its call before more is read: a response in chunks of one byte takes
+2 µs a chunk, 3 ms for so much of it."""
+READING_NS_MAX = 30_000_000
+"""CPU time that reading one response may take. A body of BODY_BYTES_MAX takes a third of it at most, and in chunks of
+one byte it would take seconds, which the gateway's one thread would owe to everybody else's calls."""
 _REDIRECTS = (301, 302, 303, 307, 308)
 _TEXT = ("text/", "application/json", "application/xml", "application/javascript", "application/x-www-form-urlencoded",
          "image/svg+xml")
@@ -75,6 +85,45 @@ def check_address(address: str, allow_loopback: bool) -> None:
         raise ApiFailure("address_not_allowed", f"the host's address is not public: {reason}")
 
 
+class _Metered(ResponseHandler):
+    """A connection whose reading is counted to the call that waits for its response, goes in small pieces, and has an
+    end."""
+
+    _cost: Cost | None = None
+    _reading_ns = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Sees to small pieces, of what TLS has decrypted as well."""
+        reading: list[Any] = [transport, getattr(transport, "_ssl_protocol", None)]
+        for reads in reading:
+            if hasattr(reads, "max_size"):
+                reads.max_size = PIECE_BYTES
+        super().connection_made(transport)
+
+    def set_response_params(self, **params: Any) -> None:
+        """A request goes out, in the task of its call."""
+        self._cost, self._reading_ns = COST.get(), 0
+        super().set_response_params(**params)
+
+    def data_received(self, data: bytes) -> None:
+        """Counts what the reading takes, and ends it where that is too much."""
+        begun_ns = time.thread_time_ns()
+        super().data_received(data)
+        spent_ns = time.thread_time_ns() - begun_ns
+        self._reading_ns += spent_ns
+        if self._cost is not None:
+            self._cost.cpu_ns += spent_ns
+        if self._reading_ns > READING_NS_MAX:
+            failure = ApiFailure("too_large", "the response comes in too many small pieces")
+            payload = getattr(self, "_payload", None)
+            self.set_exception(failure)
+            if payload is not None:
+                payload.set_exception(failure)
+            self._reading_ns = 0
+            if self.transport is not None:
+                self.transport.abort()
+
+
 class Fetcher:
     """All requests of all plugins. ``allow`` is the operator's list; ``resolve`` is replaced in tests."""
 
@@ -84,8 +133,11 @@ class Fetcher:
         connector = aiohttp.TCPConnector(
             resolver=_Resolver(resolve, allow_loopback), use_dns_cache=False, limit=CONNECTIONS_MAX,
             limit_per_host=CONNECTIONS_PER_HOST_MAX, keepalive_timeout=15)
+        made: Any = connector  # aiohttp has no public way to say what a connection is made of
+        made._factory = functools.partial(_Metered, loop=asyncio.get_running_loop())
         self._session = aiohttp.ClientSession(
-            connector=connector, trust_env=False, auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar(),
+            connector=connector, trust_env=False, auto_decompress=False, read_bufsize=PIECE_BYTES,
+            cookie_jar=aiohttp.DummyCookieJar(),
             max_line_size=8190, max_field_size=8190, skip_auto_headers=("Content-Type",),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
             headers={"User-Agent": f"apex-exec/{__version__}", "Accept-Encoding": "gzip, deflate"})

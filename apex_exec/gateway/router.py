@@ -18,7 +18,7 @@ import msgspec
 from apex_exec.core import api
 from apex_exec.core.fair import FairQueue
 from apex_exec.core.limits import MS_NS
-from apex_exec.gateway.costs import COST, Cost, counted
+from apex_exec.gateway.costs import COST, Cost, counted, stepped
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.tables import Table, read_tables
 from apex_exec.wire.values import MEMBERS_MAX, check_keys
@@ -198,8 +198,9 @@ class Router:
         with counted():
             request = _decoded(call)
         if isinstance(request, api.Fetch):
-            reply, facts = await self.fetcher.fetch(request, call.hosts, lambda: self._may_hop(call))
-            return _encode(reply), facts
+            reply, facts = await stepped(self.fetcher.fetch(request, call.hosts, lambda: self._may_hop(call)))
+            with counted():
+                return _encode(reply), facts
         async with self._share(call.plugin):
             if isinstance(request, api.Query):
                 return await self.data.query(request, call.tables, call.plugin, call.share, call.user_id,

@@ -18,8 +18,9 @@ import pytest
 from apex_exec.core.api import Fetch
 from apex_exec.gateway import fetch as fetch_module
 from apex_exec.gateway.addresses import refusal
+from apex_exec.gateway.costs import COST, Cost, stepped
 from apex_exec.gateway.failure import ApiFailure
-from apex_exec.gateway.fetch import BODY_BYTES_MAX, REDIRECTS_MAX, Fetcher
+from apex_exec.gateway.fetch import BODY_BYTES_MAX, READING_NS_MAX, REDIRECTS_MAX, Fetcher
 from apex_exec.gateway.urls import is_listed
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok"
@@ -117,6 +118,67 @@ def world() -> Iterator[World]:
     made = World()
     yield made
     made._loop.call_soon_threadsafe(made._loop.stop)
+
+
+def test_a_response_in_chunks_of_one_byte_has_an_end_and_an_owner(world: World) -> None:
+    """A megabyte of them takes the gateway two seconds to read; one of ordinary chunks takes milliseconds."""
+    async def drip(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Type: text/plain\r\n\r\n")
+        for _ in range(120):
+            writer.write(b"1\r\nx\r\n" * 8000)
+            await writer.drain()
+        writer.write(b"0\r\n\r\n")
+
+    world.server.routes["/drip"] = drip
+    world.server.routes["/whole"] = response(b"x" * (BODY_BYTES_MAX - 1), "Content-Type: text/plain")
+    cost = Cost()
+
+    async def fetch(path: str) -> Any:
+        COST.set(cost)
+        fetcher = Fetcher(world.allow, True, world.resolve)
+        try:
+            return await stepped(fetcher.fetch(Fetch(world.url(path)), ("good.test",), _no_hop))
+        finally:
+            await fetcher.close()
+
+    with pytest.raises(ApiFailure) as failed:
+        world.run(fetch("/drip"))
+    assert failed.value.code == "too_large"
+    assert READING_NS_MAX < cost.cpu_ns < 8 * READING_NS_MAX
+    cost.cpu_ns = 0
+    reply, _ = world.run(fetch("/whole"))
+    assert len(reply["body"]) == BODY_BYTES_MAX - 1 and 0 < cost.cpu_ns < READING_NS_MAX
+
+
+async def _no_hop() -> None:
+    raise ApiFailure("rate_limited", "x", 5)
+
+
+def test_a_step_that_raises_or_is_cancelled_is_the_works_own() -> None:
+    async def work(seen: list[str]) -> str:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            seen.append("cancelled")
+            raise
+        return "never"
+
+    async def play() -> list[str]:
+        seen: list[str] = []
+        task = asyncio.ensure_future(_awaits(work(seen)))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        async with asyncio.timeout(1):
+            assert await stepped(asyncio.sleep(0, "slept")) == "slept"
+        return seen
+
+    assert asyncio.run(play()) == ["cancelled"]
+
+
+async def _awaits(work: Coroutine[Any, Any, str]) -> str:
+    return await stepped(work)
 
 
 def test_a_response_is_status_headers_and_body(world: World) -> None:
