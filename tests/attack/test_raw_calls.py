@@ -62,7 +62,7 @@ NARROWED: list[tuple[str, tuple[Any, ...], bool]] = [
 """(call, arguments, True where it must succeed, False where the filter must refuse it, None where either will do)"""
 
 
-@pytest.fixture(scope="module", params=["root", "unprivileged"])
+@pytest.fixture(scope="module", params=["root", pytest.param("unprivileged", marks=pytest.mark.slow)])
 def ask(request: pytest.FixtureRequest) -> Iterator[Any]:
     need(platform.machine() == "x86_64", "the numbers are those of x86_64")
     need(os.geteuid() == 0, "running daemons as root and as another user takes root")

@@ -87,7 +87,7 @@ for arguments in json.loads(sys.argv[1]):
 '''
 
 
-@pytest.mark.slow_after(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("system", [DARWIN, WINDOWS], ids=["darwin", "win32"])
 def test_no_verb_ends_in_a_traceback_there(system: str, tmp_path: Path) -> None:
     write_folder(tmp_path / "bundle", files())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -37,12 +38,18 @@ def lines_of_the_tour() -> list[str]:
     return [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
 
 
+def put_on_path(place: Path) -> Path:
+    """A folder with an ``apex-exec`` that is the one under test, whatever else of that name is on PATH."""
+    script = place / "bin" / "apex-exec"
+    script.parent.mkdir()
+    script.write_text(f'#!/bin/sh\nPYTHONPATH={shlex.quote(str(ROOT))} exec {shlex.quote(sys.executable)} -m apex_exec "$@"\n')
+    script.chmod(0o755)
+    return script.parent
+
+
 @pytest.mark.slow
 def test_the_readmes_tour_can_be_pasted_line_by_line(place: Path) -> None:
-    (place / "bin").mkdir()
-    script = place / "bin" / "apex-exec"
-    script.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec {sys.executable} -m apex_exec "$@"\n')
-    script.chmod(0o755)
+    bin_ = put_on_path(place)
     (place / "apex_exec").symlink_to(ROOT / "apex_exec")
     lines = [line.replace("/tmp/apex-tour-state", f"{place}/state").replace("/tmp/apex-tour", f"{place}/run")
              for line in lines_of_the_tour()]
@@ -50,7 +57,7 @@ def test_the_readmes_tour_can_be_pasted_line_by_line(place: Path) -> None:
     told = {}
     for line in lines:
         done = subprocess.run(["bash", "-c", line], cwd=place, capture_output=True, text=True, timeout=120,
-                              env={**os.environ, "PATH": f"{place}/bin:{os.environ['PATH']}"})
+                              env={**os.environ, "PATH": f"{bin_}:{os.environ['PATH']}"})
         told[line] = done.stdout
         assert done.returncode == any(word in line for word in SAYS_NO), (line, done.stdout, done.stderr)
         assert "Traceback" not in done.stderr
@@ -70,13 +77,16 @@ def test_a_daemon_in_the_background_is_ready_when_the_verb_returns_and_ends_by_s
     assert stop.endswith(f"stop --runtime-dir {place}/run")
     told = run("status", "--runtime-dir", f"{place}/run", "--json")
     assert json.loads(told.stdout)["plugins"] == []
-    ended = subprocess.run(["sh", "-c", stop], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    bin_ = put_on_path(place)
+    ended = subprocess.run(["sh", "-c", stop], cwd=ROOT, capture_output=True, text=True, timeout=60,
+                           env={**os.environ, "PATH": f"{bin_}:{os.environ['PATH']}"})
     assert ended.returncode == 0 and f"pid {pid}, has ended" in ended.stdout, ended
     assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     again = run("stop", "--runtime-dir", f"{place}/run")
     assert again.returncode == 3 and again.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_daemon_that_does_not_come_up_says_why_and_leaves_nothing(place: Path) -> None:
     begun = time.monotonic()
     done = run("serve", "--background", "--runtime-dir", f"{place}/run", "--state-dir", f"{place}/state",

@@ -73,6 +73,7 @@ def test_a_canary_that_hangs_or_dies_is_told_ends_and_leaves_the_one_that_serves
     wait_for(lambda: daemon.pids("sample") == [serving], 5, "one worker, the one of before")
 
 
+@pytest.mark.slow
 def test_a_smoke_call_that_fails_is_told_with_its_code_and_one_of_nobody_too(daemon: Daemon) -> None:
     admin(daemon, "plugin.install", bundle=pack(bundle(id="moody", code=HOOK.format(
         version="1.0.0", body="raise KeyError('moody')").replace('id="sample"', 'id="moody"'))))

@@ -88,6 +88,7 @@ def test_an_idle_worker_that_is_killed_costs_nobody_anything(shared: Daemon, hos
     shared.wait_metric('worker_exits_total{plugin="idler",reason="crashed"}', 1.0)
 
 
+@pytest.mark.slow
 def test_of_eight_prefetched_calls_only_the_started_one_is_charged_and_none_runs_twice(
         shared: Daemon, host: Host) -> None:
     host.invoke("counted", {"n": -1})

@@ -160,6 +160,7 @@ def test_drain_wait_says_with_its_status_that_calls_are_still_pending(daemon: Da
         assert host.reply(slow)["type"] == "result"
 
 
+@pytest.mark.slow
 def test_a_restart_replaces_the_worker_and_loses_no_call(daemon: Daemon) -> None:
     with load(daemon, "fragile") as (found, results):
         for _ in range(3):
@@ -183,6 +184,7 @@ def test_a_running_call_is_answered_by_the_worker_that_is_restarted(daemon: Daem
         assert host.reply(slow)["type"] == host.reply(waits)["type"] == "result"
 
 
+@pytest.mark.slow
 def test_resetting_a_breaker_lets_the_plugin_be_called_at_once(daemon: Daemon) -> None:
     with Client(daemon.endpoint) as host:
         def call(die: bool) -> Any:

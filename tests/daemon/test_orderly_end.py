@@ -227,6 +227,7 @@ def test_an_end_before_readiness_ends_pid_1_too(seconds: float, tmp_path: Path) 
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.mark.slow
 def test_no_process_for_a_side_is_an_end_like_any_other(plugins: Path) -> None:
     """A side process that cannot be started again, since this user may have no more: the end does not wait for it."""
     with Daemon(plugins=plugins, config={**CONFIG, "drain_seconds": 1}) as daemon:

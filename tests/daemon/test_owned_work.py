@@ -174,6 +174,7 @@ def act(context, params):
 '''
 
 
+@pytest.mark.slow
 def test_the_pace_of_api_calls_holds_across_invocations(tmp_path: Path) -> None:
     """One API call an invocation costs no more than an ordinary answer may; its plugin has a rate all the same."""
     write_plugin(tmp_path / "plugins", "emitter", EMITTER, permissions=("events:emit",))
@@ -211,6 +212,7 @@ def load(context, params):
 '''
 
 
+@pytest.mark.slow
 def test_large_results_that_come_together_are_all_checked(tmp_path: Path) -> None:
     """Each is larger than what the link to the process that checks them takes at once, and is handed over while the
     answer to another one is taken in."""

@@ -62,7 +62,7 @@ def take(state: Path, copy: Path, how: str) -> None:
         store.close()
 
 
-@pytest.mark.parametrize("how", [pytest.param(how, marks=[] if how == TAKEN[1] else pytest.mark.slow) for how in TAKEN])
+@pytest.mark.parametrize("how", [pytest.param(how, marks=pytest.mark.slow) for how in TAKEN])
 def test_a_ledger_that_was_taken_away_or_set_back_shows(daemon: Daemon, tmp_path: Path, how: str) -> None:
     call(daemon, 10)
     daemon.stop()

@@ -109,6 +109,7 @@ def test_a_signed_user_is_served_until_the_moment_and_nobody_else_is(start: Star
     wait_for(lambda: enable(daemon, user=USER) == "ok", 15, "the next entitlement")
 
 
+@pytest.mark.slow
 def test_it_stays_through_restarts_without_a_network_and_goes_with_the_key(
         start: Start, key: Any, tmp_path: Path) -> None:
     put(tmp_path / "grant.json", seal(grant(users=(), customer="ACME Corp"), key))
@@ -156,6 +157,7 @@ def test_what_is_forged_expired_or_another_s_entitles_nobody(
         assert "does not count" in daemon.log
 
 
+@pytest.mark.slow
 def test_it_is_taken_from_a_url_and_a_shorter_one_replaces_it(start: Start, key: Any, tmp_path: Path) -> None:
     folder = tmp_path / "web"
     folder.mkdir()

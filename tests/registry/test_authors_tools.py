@@ -42,6 +42,7 @@ def test_validate_loads_a_bundle_that_no_socket_buffer_holds_as_install_does(tmp
     assert told.endswith(": valid\n")
 
 
+@pytest.mark.slow
 def test_a_load_that_fails_says_which_exception_file_and_line_everywhere(shell: Shell) -> None:
     made = files(code=BAD_IMPORT, id="bad-import")
     folder = write_folder(shell.folder / "bad-import", made)
@@ -78,10 +79,12 @@ def test_a_canary_that_fails_says_which_exception_file_and_line_everywhere(shell
     ('plugin = {"id": "sample", "version": "1.0.0", "hooks": ["onDashboardLoad"]}\n',
      "`hooks` is a list, not a dict of functions by hook"),
 ], ids=["id", "hook", "hooks"])
+@pytest.mark.slow_after(1)
 def test_what_is_wrong_with_the_codes_plugin_is_named(tmp_path: Path, code: str, says: str) -> None:
     assert says in Shell(tmp_path)("plugin", "validate", write_folder(tmp_path / "wrong", files(code=code)), status=1)
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("verb", ["install", "upgrade"])
 def test_a_bare_name_is_a_plugins_id_whatever_folder_of_that_name_lies_here(shell: Shell, verb: str) -> None:
     write_folder(shell.folder / "bare", files(id="bare"))
@@ -93,6 +96,7 @@ def test_a_bare_name_is_a_plugins_id_whatever_folder_of_that_name_lies_here(shel
         assert "bare 1.0.0: installed" in shell("plugin", "install", "./bare")
 
 
+@pytest.mark.slow
 def test_the_verdict_of_validate_is_the_one_that_install_comes_to_where_the_scan_only_warns(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "odd", files(code=CODE_THAT_THE_SCAN_REFUSES))
     (tmp_path / "c.toml").write_text('security.scan = "warn"\n')
@@ -163,6 +167,7 @@ def test_caplog(caplog, noisy):
 '''
 
 
+@pytest.mark.slow
 def test_plugin_test_has_capsys_and_caplog_and_shows_coverage(tmp_path: Path) -> None:
     made = files(code=SPEAKING)
     made["tests/test_plugin.py"] = ITS_TESTS.encode()
@@ -190,6 +195,7 @@ def test_plugin_test_names_the_test_that_hangs(tmp_path: Path, tests: str, where
     assert ("1 passed, 0 failed" in told) == ("test_slow" in where)
 
 
+@pytest.mark.slow
 def test_a_plugin_that_does_not_load_when_it_is_called_says_why_in_the_answer_and_in_the_ledger(tmp_path: Path) -> None:
     write_folder(tmp_path / "plugins" / "bad-import", files(code=BAD_IMPORT, id="bad-import"))
     place = "KeyError: 'gold' (at bad-import/plugin.py:5 in <module>)"

@@ -46,6 +46,7 @@ def test_apxignore_means_what_git_takes_the_same_lines_for(tmp_path: Path, rules
     assert {name for name in TREE if taken(name)} == {name for name in told.split("\0") if name} - {".gitignore"}
 
 
+@pytest.mark.slow
 def test_packing_thrice_where_the_output_lies_in_the_folder_gives_the_same_bytes(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "sample", files())
     shell = Shell(folder)

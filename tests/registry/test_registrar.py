@@ -224,6 +224,7 @@ def test_kill_9_at_any_point_of_an_upgrade_leaves_the_old_or_the_new_state(point
             assert text(client) == "new"
 
 
+@pytest.mark.slow
 def test_a_registrar_that_dies_is_started_again_and_plugins_go_on_meanwhile(daemon: Daemon) -> None:
     install(daemon)
     children = psutil.Process(daemon.process.pid).children(recursive=True)

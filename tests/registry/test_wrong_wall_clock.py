@@ -135,6 +135,7 @@ def daemon(clock: WrongClock, tmp_path: Path) -> Iterator[Daemon]:
         yield running
 
 
+@pytest.mark.slow
 def test_seconds_of_a_wrong_clock_end_nothing_for_good(clock: WrongClock, daemon: Daemon) -> None:
     wait_for(lambda: served(daemon) == "ok" and approved(daemon), 10, "the beginning")
     for seconds in (400 * DAY, -50 * 365 * DAY):

@@ -57,7 +57,7 @@ def plugins() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("user", ["root", "unprivileged"])
+@pytest.mark.parametrize("user", ["root", pytest.param("unprivileged", marks=pytest.mark.slow)])
 def test_neither_zygote_nor_worker_holds_a_key_a_path_or_an_argument_of_the_daemon(user: str, plugins: Path) -> None:
     need(os.geteuid() == 0, "another process's memory is root's to read")
     start = Path(tempfile.mkdtemp(prefix="the-folder-it-was-started-in"))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-HISTORIES = (600, pytest.param(12_000, marks=pytest.mark.slow))
+HISTORIES = (300, pytest.param(12_000, marks=pytest.mark.slow))
 
 
 def test_a_seed_is_replayed_with_its_story() -> None:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support import RUN_FOLDER
 from tests.support.daemon import ROOT
 
@@ -51,6 +53,7 @@ def run(*arguments: str, folder: Path, **environment: str) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_the_end_of_a_run_says_what_was_left_out_why_and_how_to_run_it(tmp_path: Path) -> None:
     for workers in ("0", "2"):
         said = run("-n", workers, folder=tmp_path)

@@ -100,6 +100,7 @@ def test_the_keys_have_one_hash() -> None:
     assert len({hash(key) for key in msgspec.msgpack.decode(list_keys(50))}) == 1
 
 
+@pytest.mark.slow_after(2)
 @pytest.mark.parametrize("wrap", [b"", b"\x91", b"\x81\xa1k"], ids=["alone", "in a list", "in a map"])
 @pytest.mark.parametrize("count", [3_000, 40_000])
 def test_lists_for_keys_cost_no_more_than_other_values(count: int, wrap: bytes) -> None:
