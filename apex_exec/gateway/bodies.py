@@ -22,6 +22,12 @@ _PLAIN = ("", "identity", "none", "aws-chunked")
 """Codings of a body that change nothing: the last two are not in any standard, and are sent all the same."""
 
 
+MEMBERS_MAX = 4096
+"""Of one gzip stream: to begin one takes some 3 µs of the gateway's thread, and 1 MiB has room for 50,000."""
+PIECE_BYTES = 4096
+"""Decoded at once: what a member leaves of it is copied for the next."""
+
+
 class Decompressor:
     """Decodes a body piece by piece. Raises ApiFailure where ``coding``, a Content-Encoding, was not asked for."""
 
@@ -36,24 +42,26 @@ class Decompressor:
         """The first byte, where its second is needed to know which kind of deflate this is."""
         self._padded = False
         """Behind the last member there are zeros: nothing else may follow."""
-        self._ended = False
-        """Whether one member at least has come to its end."""
+        self._ended = 0
+        """Members that have come to their end."""
 
     def feed(self, chunk: bytes, room: int) -> bytes:
         """``chunk`` decoded, at most ``room`` bytes, which is one at least. Raises ApiFailure."""
         if not self._coding:
             return chunk
         made = bytearray()
-        while chunk and len(made) < room:
-            if self._state is None and not (chunk := self._begin(chunk)):
-                break
-            try:
-                made += self._state.decompress(chunk, room - len(made))
-            except zlib.error:
-                raise _not_what_it_says() from None
-            if not self._state.eof:
-                break
-            chunk, self._state, self._ended = self._state.unused_data, None, True
+        for begin in range(0, len(chunk), PIECE_BYTES):
+            piece = chunk[begin:begin + PIECE_BYTES]
+            while piece and len(made) < room:
+                if self._state is None and not (piece := self._begin(piece)):
+                    break
+                try:
+                    made += self._state.decompress(piece, room - len(made))
+                except zlib.error:
+                    raise _not_what_it_says() from None
+                if not self._state.eof:
+                    break
+                piece, self._state, self._ended = self._state.unused_data, None, self._ended + 1
         return bytes(made)
 
     def _begin(self, chunk: bytes) -> bytes:
@@ -63,6 +71,8 @@ class Decompressor:
             self._padded = self._padded or len(left) < len(chunk)
             if left and (self._coding == "deflate" or self._padded):
                 raise _not_what_it_says()
+            if self._ended >= MEMBERS_MAX:
+                raise ApiFailure("too_large", f"a compressed response has at most {MEMBERS_MAX} parts")
             chunk = left
         if chunk and self._coding != "deflate":
             self._state = zlib.decompressobj(16 + zlib.MAX_WBITS)

@@ -377,6 +377,7 @@ NESTED = response(gzip.compress(BOMB), "Content-Encoding: gzip, gzip")
     (response(zlib.compress(b"\0" * 50_000_000), "Content-Encoding: deflate"), {"too_large"}),
     (response(b"x" * (BODY_BYTES_MAX + 1)), {"too_large"}), (response(b"no gzip",
     "Content-Encoding: gzip"), {"fetch_failed"}),
+    (response(gzip.compress(b"") * 50_000, "Content-Encoding: gzip"), {"too_large"}),
     (response(b"x", "Content-Encoding: br"), {"fetch_failed"}), (OK.replace(b"th: 2", b"th: 99"), {"fetch_failed"}),
     (b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", {"fetch_failed"}), (b"garbage\r\n\r\n", {"fetch_failed"}),
     (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\nok", {"fetch_failed"}),
