@@ -159,16 +159,20 @@ class Postgres:
         async with self._transaction(user_id, due_ns, read_only=False) as connection:
             await self._check_numbers(connection, write)
             values = [Jsonb(value) if isinstance(value, dict | list) else value for value in write.values]
-            cursor = await connection.execute(write.text, values)
-            count, row = cursor.rowcount, None
-            if write.returning:
-                rows = Rows(write.returning)
-                rows.add(await cursor.fetchone() or ())
-                row = rows.encoded()[1:]
-            if count > ROWS_CHANGED_MAX:
-                raise ApiFailure("row_limit", f"one call changes at most {ROWS_CHANGED_MAX} rows; nothing was changed")
-            record.row_count = count
-            await _settled(self._commit(connection, record))
+            try:
+                cursor = await connection.execute(write.text, values)
+                count, row = cursor.rowcount, None
+                if write.returning:
+                    rows = Rows(write.returning)
+                    rows.add(await cursor.fetchone() or ())
+                    row = rows.encoded()[1:]
+                if count > ROWS_CHANGED_MAX:
+                    raise ApiFailure("row_limit", f"one call changes at most {ROWS_CHANGED_MAX} rows; "
+                                                  "nothing was changed")
+                record.row_count = count
+                await _settled(self._commit(connection, record))  # which is when a deferred constraint is looked at
+            except psycopg.IntegrityError as error:
+                raise _refused(error, write) from None
         return count, row
 
     async def _check_numbers(self, connection: AsyncConnection[Any], write: Write) -> None:
@@ -249,6 +253,21 @@ async def _settled(commit: Coroutine[Any, Any, None]) -> None:
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.wait((task,), timeout=left_seconds)
     await task
+
+
+_KINDS = {"23502": "need", "23505": "unique", "23503": "link", "23001": "link", "23514": "check", "23P01": "unique"}
+_KEY = re.compile(r"\((\w+(?:, \w+)*)\)=\(")
+"""The columns in the DETAIL of a unique constraint, "Key (a, b)=(1, 2) …", in whatever language."""
+
+
+def _refused(error: psycopg.IntegrityError, write: Write) -> ApiFailure:
+    """PostgreSQL's error, in our words."""
+    diag = error.diag
+    columns: list[str] = []
+    if diag.table_name == write.table:
+        key = _KEY.search(diag.message_detail or "")
+        columns = [diag.column_name] if diag.column_name else key[1].split(", ") if key else []
+    return write.refused(_KINDS.get(error.sqlstate or "", "check"), columns, "")
 
 
 def _failure(error: psycopg.Error) -> ApiFailure:

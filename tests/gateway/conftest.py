@@ -98,6 +98,10 @@ class Data:
         count, row = self.run(self.backend.write(write, record, user, time.monotonic_ns() + 10 * SECONDS))
         return count, None if row is None else msgspec.msgpack.decode(row)
 
+    def show(self, tables: dict[str, Any]) -> None:
+        """Shows more tables, to writes."""
+        self.tables = read_tables({**TABLES, **tables})
+
     def close(self) -> None:
         self.run(self.backend.close())
         self._loop.call_soon_threadsafe(self._loop.stop)

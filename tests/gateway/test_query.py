@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -313,3 +314,39 @@ def test_each_type_arrives_as_the_table_of_types_says(data: Data) -> None:
     assert math.isclose(data.query("SELECT avg(a_double) FROM things")[0]["avg"], 0.1)
     assert data.query("SELECT a_text FROM things WHERE a_stamp > $1 AND a_bool = TRUE",
                       [datetime(2026, 1, 1, tzinfo=UTC)]) == [{"a_text": "é\n"}]
+
+
+@pytest.mark.parametrize("text", ["(", ")", "[", "{", "}", "((((", "$1", "--", "/*"])
+def test_what_stands_in_a_literal_is_no_part_of_the_statement(data: Data, text: str) -> None:
+    assert data.query(f"SELECT id FROM orders WHERE item <> '{text}' AND id = 2") == [{"id": 2}]
+    many = " AND ".join([f"item <> '{text}'"] * 30)
+    assert data.query(f'SELECT id AS "id" FROM orders WHERE {many} AND id = 2') == [{"id": 2}]
+    assert code(data, f"SELECT {'(' * 30}id{')' * 30}, ')' FROM orders") == "sql_forbidden"
+    closing = ", ".join(["')'"] * 30)
+    assert code(data, f"SELECT {closing}, {'(' * 30}id{')' * 30} FROM orders") == "sql_forbidden"
+
+
+@pytest.mark.parametrize(("text", "named"), [
+    ("SELECT string_agg(item, ',') FROM orders", "STRING_AGG"), ("SELECT bool_or(n > 1) FROM orders", "BOOL_OR"),
+    ("SELECT id FROM orders WHERE n IS DISTINCT FROM 1", "IS DISTINCT FROM"),
+    ("SELECT E'a\\nb'", "E'"), ("SELECT lpad(item, 3) FROM orders", "LPAD"),
+    ("SELECT * FROM generate_series(1, 2)", "GENERATE_SERIES"), ("SELECT secret_of(1)", "SECRET_OF"),
+    ("SELECT id FROM orders WHERE item ~ 'x'", "~"), ("SELECT ntile(4) OVER (ORDER BY id) FROM orders", "NTILE"),
+    ("SELECT id FROM orders FOR UPDATE", "FOR UPDATE"), ("SELECT 1 LIMIT (SELECT 1)", "LIMIT"),
+    ("DELETE FROM orders", "DELETE"), ("INSERT INTO orders (id) VALUES (1)", "INSERT"), ("DROP TABLE orders", "DROP"),
+    ("SELECT $$x$$", "$$")])
+def test_a_refusal_names_what_the_author_wrote_and_what_is_allowed(data: Data, text: str, named: str) -> None:
+    with pytest.raises(ApiFailure) as failed:
+        data.compiler.compile(text, NAMED)
+    message = failed.value.message
+    assert failed.value.code == "sql_forbidden" and named in message.upper(), message
+    assert not re.search(r"\b(GROUPCONCAT|LOGICALOR|NULLSAFENEQ|BYTESTRING|PAD|EXPLODINGGENERATESERIES|REGEXPLIKE"
+                         r"|ANONYMOUS|RAWSTRING|HEREDOC|SETITEM|LOCK|TIMESTAMPTRUNC)\b", message), message
+    assert "allowed" in message and "only a SELECT is not allowed" not in message and len(message) < 400
+
+
+def test_what_the_parser_misses_is_said_without_its_own_names(data: Data) -> None:
+    with pytest.raises(ApiFailure) as failed:
+        data.compiler.compile("SELECT secret(1)", NAMED)
+    message = failed.value.message
+    assert failed.value.code == "sql_syntax" and "class" not in message and "Line 1" in message
