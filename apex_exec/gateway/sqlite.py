@@ -66,6 +66,8 @@ CONVERTERS: dict[str, Callable[[bytes], Any]] = {
     "BOOLEAN": lambda raw: raw not in (b"0", b"f", b"false"), "BOOL": lambda raw: raw not in (b"0", b"f", b"false"),
     "NUMERIC": _text, "DECIMAL": _text, "UUID": _text, "DATE": _text, "TIME": _text, "TIMESTAMP": _text,
     "TIMESTAMPTZ": _aware, "JSON": _json, "JSONB": _json, "BYTEA": bytes,
+    **{f"{name}[]": _json for name in ("TEXT", "VARCHAR", "UUID", "SMALLINT", "INT", "INTEGER", "BIGINT", "REAL",
+                                       "NUMERIC", "BOOLEAN", "BOOL", "DATE", "TIMESTAMP", "TIMESTAMPTZ")},
 }
 """By a column's declared type: SQLite itself knows five storage classes, PostgreSQL's names mean the same here."""
 
