@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from apex_exec.errors import ConfigError
 
@@ -37,6 +37,19 @@ Seconds = Annotated[float, Field(ge=0.001, le=31_536_000)]
 """A span of time: at least what the loop can tell apart, at most a year, so that it fits 64 bits in nanoseconds."""
 SecondsOrNone = Annotated[float, Field(ge=0, le=31_536_000)]
 """The same where 0 has a meaning of its own."""
+
+
+POSTGRES = re.compile(r"postgres(ql)?(\+psycopg)?://")
+"""``postgres://`` is what providers of databases print; the driver is psycopg in any case."""
+
+
+def _database(url: str) -> str:
+    if not (re.match("sqlite:///.", url) or POSTGRES.match(url)):
+        raise ValueError("sqlite:///path and postgresql://role@host/database are served")
+    return url
+
+
+DatabaseUrl = Annotated[str, AfterValidator(_database)]
 
 
 class _Section(BaseModel):
@@ -169,7 +182,7 @@ class TableSection(_Section):
 class DataSection(_Section):
     """The platform's database, as plugins see it."""
 
-    url: str = "sqlite:///<state_dir>/data.db"
+    url: DatabaseUrl = "sqlite:///<state_dir>/data.db"
     tables: dict[str, TableSection] = {}
 
 
@@ -193,7 +206,7 @@ class AuditSection(_Section):
 class RegistrySection(_Section):
     """Where plugins, versions, approvals and keys are kept."""
 
-    url: str = "sqlite:///<state_dir>/registry.db"
+    url: DatabaseUrl = "sqlite:///<state_dir>/registry.db"
 
 
 class BreakerSection(_Section):
@@ -249,7 +262,7 @@ class MarketSection(_Section):
     files or URLs of what the marketplace signed for this daemon, ``customer`` the name it knows this daemon's owner by.
     """
 
-    url: str = "sqlite:///<state_dir>/market.db"
+    url: DatabaseUrl = "sqlite:///<state_dir>/market.db"
     index: str = ""
     refresh_seconds: float = Field(default=300, ge=1, le=604_800)
     stale: Literal["serve", "stop"] = "serve"
@@ -310,8 +323,8 @@ class Settings(_Section):
         return self.admin.endpoint or f"ipc://{self.runtime_path}/admin.sock"
 
     def database_url(self, url: str) -> str:
-        """``url`` with ``<state_dir>`` filled in: what SQLAlchemy and sqlite3 are given."""
-        return url.replace("<state_dir>", str(self.state_path))
+        """``url`` with ``<state_dir>`` filled in and the driver named: what SQLAlchemy and sqlite3 are given."""
+        return POSTGRES.sub("postgresql+psycopg://", url.replace("<state_dir>", str(self.state_path)), count=1)
 
 
 def runtime_candidates() -> list[Path]:

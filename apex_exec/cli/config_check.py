@@ -28,14 +28,12 @@ def check(
 ) -> None:
     """Says what is wrong with a configuration, or shows every value in force and where it comes from."""
     from apex_exec.config import load_settings
-    from apex_exec.daemon.roles import check_peers
+    from apex_exec.daemon.checks import check_settings
     from apex_exec.errors import ConfigError
-    from apex_exec.sandbox.modules import check_modules
 
     try:
         settings = load_settings(file)
-        check_modules(settings.sandbox.extra_modules)
-        check_peers(settings)
+        check_settings(settings)
     except ConfigError as error:
         fail(str(error), EXIT_NO)
     print_table(rows(settings, file), ["key", "value", "source"], as_json=as_json)

@@ -27,8 +27,6 @@ from apex_exec.daemon.connections import Peer
 from apex_exec.daemon.host_methods import HostMethods
 from apex_exec.daemon.side_process import SideProcess
 from apex_exec.daemon.worker_link import WorkerLink
-from apex_exec.errors import ConfigError
-from apex_exec.gateway.tables import read_tables
 from apex_exec.ledger.records import AuditRecord
 from apex_exec.wire import messages as msg
 from apex_exec.wire.values import CONTAINERS_MAX, containers, containers_at_most
@@ -510,18 +508,6 @@ class ApiCalls:
         """The plugin was removed."""
         self._windows.pop(plugin, None)
         self._paces.pop(plugin, None)
-
-
-def check_gateway(settings: Settings) -> None:
-    """Raises ConfigError for what the gateway could not serve, or should not, before anything is started."""
-    section = settings.data
-    read_tables({name: entry.model_dump() for name, entry in section.tables.items()})
-    if not section.url.startswith(("sqlite:///", "postgresql://", "postgresql+psycopg://")):
-        raise ConfigError("data.url: sqlite:///path, postgresql:// and postgresql+psycopg:// are served")
-    others = {"audit.url": settings.audit.url, "registry.url": settings.registry.url, "market.url": settings.market.url}
-    for key, url in others.items():
-        if settings.database_url(url) == settings.database_url(section.url):
-            raise ConfigError(f"data.url and {key} are the same database; what plugins reach is one of its own")
 
 
 def make_gateway(supervisor: Supervisor, settings: Settings) -> tuple[ApiCalls, SideProcess]:

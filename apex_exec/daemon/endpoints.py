@@ -8,7 +8,7 @@ import os
 
 from apex_exec.config import Settings
 from apex_exec.daemon.connections import REFUSED_FACTOR, Connections, Open
-from apex_exec.daemon.runtime_folder import RuntimeFolder, socket_path
+from apex_exec.daemon.runtime_folder import RuntimeFolder
 from apex_exec.daemon.stream_peers import StreamPeers
 from apex_exec.errors import ConfigError
 
@@ -17,25 +17,6 @@ def open_local(settings: Settings, connections_max: int) -> Open:
     """Hosts on this machine: unix sockets, served by the loop itself, no more than ``connections_max``."""
     bytes_max = REFUSED_FACTOR * settings.host.max_message_bytes
     return lambda loop, handlers: StreamPeers(loop, handlers, bytes_max, connections_max)
-
-
-def check_endpoints(settings: Settings) -> None:
-    """Raises ConfigError for what would let others in, before anything is started."""
-    if not settings.admin_endpoint.startswith("ipc://"):
-        raise ConfigError("admin.endpoint: administration is served on ipc:// only")
-    host = settings.host_endpoint
-    if host.startswith("tcp://"):
-        from apex_exec.daemon.tcp_hosts import Curve  # libzmq is for those who need it
-
-        Curve(settings.host.curve_keys_dir)
-    elif not host.startswith("ipc://"):
-        raise ConfigError(f"host.endpoint: {host}: ipc:// and tcp:// (with CURVE) are served")
-    if host == settings.admin_endpoint:
-        raise ConfigError("host.endpoint and admin.endpoint are the same; administration has an endpoint of its own")
-    for endpoint in (host, settings.admin_endpoint):
-        path = socket_path(endpoint)
-        if path is not None and (not path.is_absolute() or str(path).startswith("@")):
-            raise ConfigError(f"{endpoint}: write an absolute path; abstract sockets have no owner and no mode")
 
 
 def bind(connections: Connections, endpoint: str, folder: RuntimeFolder, key: str) -> None:

@@ -25,10 +25,11 @@ from apex_exec.core.plugin import HOOKS, Limits
 from apex_exec.core.pool import SECOND_NS, Pool, PoolLimits, RecyclePolicy
 from apex_exec.daemon import niceness, notify, registrar_table
 from apex_exec.daemon.admin_socket import AdminSocket
-from apex_exec.daemon.api_calls import check_gateway, make_gateway
+from apex_exec.daemon.api_calls import make_gateway
 from apex_exec.daemon.asks import Asks
 from apex_exec.daemon.audit_trail import AuditTrail
-from apex_exec.daemon.endpoints import bind, check_endpoints, open_local
+from apex_exec.daemon.checks import check_settings
+from apex_exec.daemon.endpoints import bind, open_local
 from apex_exec.daemon.exporting import Exporting
 from apex_exec.daemon.folder_plugins import FolderPlugins
 from apex_exec.daemon.governing import Governing
@@ -201,8 +202,7 @@ class _Daemon:
     """The parts of one running daemon, in the order in which they are made."""
 
     def __init__(self, settings: Settings, reread: Callable[[], Settings], logs: Logs, signals: Signals) -> None:
-        check_endpoints(settings)
-        check_gateway(settings)
+        check_settings(settings)
         access = Access(settings.admin.roles, os.geteuid())
         self.settings = settings
         self.logs = logs

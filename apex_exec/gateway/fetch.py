@@ -1,8 +1,9 @@
 """A plugin's HTTP request: manifest's list ∩ operator's list, public addresses only, every redirect anew, all bounded.
 
 The name is resolved once, by a resolver of ours: every address it gives must be admitted, and the addresses checked
-are those that aiohttp connects to. A redirect goes through all of it again and counts as a request. No proxy
-variables, no cookies, no credentials of ours.
+are those that aiohttp connects to. A redirect goes through all of it again and counts as a request, and so does a
+request that is sent once more because its kept connection had ended. No proxy variables, no cookies, no credentials of
+ours. What a body is, `bodies.py` says.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import asyncio
 import functools
 import json
 import socket
+import ssl
 import time
-import zlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -25,11 +26,10 @@ from apex_exec import __version__
 from apex_exec.core.api import Fetch
 from apex_exec.gateway import urls
 from apex_exec.gateway.addresses import refusal
+from apex_exec.gateway.bodies import BODY_BYTES_MAX, Decompressor, read_text
 from apex_exec.gateway.costs import COST, Cost
 from apex_exec.gateway.failure import ApiFailure
 
-BODY_BYTES_MAX = 1024 * 1024
-"""Of a response, before and after decompression."""
 HEADER_BYTES_MAX = 64 * 1024
 HEADERS_MAX = 100
 REDIRECTS_MAX = 5
@@ -43,11 +43,13 @@ PIECE_BYTES = 8192
 READING_NS_MAX = 30_000_000
 """CPU time that reading one response may take. A body of BODY_BYTES_MAX takes a third of it at most, and in chunks of
 one byte it would take seconds, which the gateway's one thread would owe to everybody else's calls."""
+REASON_MAX = 400
+"""Characters of why a request failed; a host's name alone may have 253."""
 _REDIRECTS = (301, 302, 303, 307, 308)
-_TEXT = ("text/", "application/json", "application/xml", "application/javascript", "application/x-www-form-urlencoded",
-         "image/svg+xml")
 
 Resolve = Callable[[str, int], Awaitable[list[str]]]
+MayHop = Callable[[], Awaitable[None]]
+"""Awaited before each further request of a fetch; raises where it may not be."""
 
 
 async def system_resolve(host: str, port: int) -> list[str]:
@@ -124,6 +126,35 @@ class _Metered(ResponseHandler):
                 self.transport.abort()
 
 
+class _Sendings:
+    """How often one request was sent: aiohttp sends GET, HEAD, PUT and DELETE again where the connection ended."""
+
+    def __init__(self, may_hop: MayHop) -> None:
+        self._may_hop = may_hop
+        self._count = 0
+        self._kept = False
+
+    async def one(self, *, kept: bool) -> None:
+        """The request is about to be sent, on a connection that was kept from an earlier one or is new.
+
+        Raises ApiFailure where it was sent before and the connection was new: nobody knows what the server has done.
+        """
+        self._count += 1
+        if self._count > 1:
+            if not self._kept:
+                raise ApiFailure("fetch_failed", "the server ended the connection without an answer")
+            await self._may_hop()
+        self._kept = kept
+
+
+async def _on_kept(_session: aiohttp.ClientSession, context: Any, _params: Any) -> None:
+    await context.trace_request_ctx.one(kept=True)
+
+
+async def _on_new(_session: aiohttp.ClientSession, context: Any, _params: Any) -> None:
+    await context.trace_request_ctx.one(kept=False)
+
+
 class Fetcher:
     """All requests of all plugins. ``allow`` is the operator's list; ``resolve`` is replaced in tests."""
 
@@ -135,10 +166,13 @@ class Fetcher:
             limit_per_host=CONNECTIONS_PER_HOST_MAX, keepalive_timeout=15)
         made: Any = connector  # aiohttp has no public way to say what a connection is made of
         made._factory = functools.partial(_Metered, loop=asyncio.get_running_loop())
+        counting = aiohttp.TraceConfig()
+        counting.on_connection_reuseconn.append(_on_kept)
+        counting.on_connection_create_start.append(_on_new)
         self._session = aiohttp.ClientSession(
-            connector=connector, trust_env=False, auto_decompress=False, read_bufsize=PIECE_BYTES,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            max_line_size=8190, max_field_size=8190, skip_auto_headers=("Content-Type",),
+            connector=connector, trace_configs=[counting], trust_env=False, auto_decompress=False,
+            read_bufsize=PIECE_BYTES, cookie_jar=aiohttp.DummyCookieJar(), max_line_size=8190, max_field_size=8190,
+            skip_auto_headers=("Content-Type",),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
             headers={"User-Agent": f"apex-exec/{__version__}", "Accept-Encoding": "gzip, deflate"})
 
@@ -146,11 +180,11 @@ class Fetcher:
         """Closes every connection."""
         await self._session.close()
 
-    async def fetch(self, request: Fetch, named: tuple[str, ...], may_hop: Callable[[], Awaitable[None]]
+    async def fetch(self, request: Fetch, named: tuple[str, ...], may_hop: MayHop
                     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """(``{status, headers, body}``, facts for the audit record). Raises ApiFailure; the caller bounds the time.
 
-        ``may_hop`` is awaited before each redirect is followed and raises where it may not be.
+        ``may_hop`` is awaited before each redirect is followed and before a request is sent once more.
         """
         method = request.method.upper()
         headers = urls.check_headers(method, request.headers)
@@ -162,8 +196,8 @@ class Fetcher:
             if hop:
                 await may_hop()
             try:
-                async with self._session.request(method, url, headers=headers, data=body,
-                                                 allow_redirects=False) as response:
+                async with self._session.request(method, url, headers=headers, data=body, allow_redirects=False,
+                                                 trace_request_ctx=_Sendings(may_hop)) as response:
                     location = response.headers.get("Location")
                     if response.status not in _REDIRECTS or location is None:
                         reply = await _read(response)
@@ -174,7 +208,7 @@ class Fetcher:
             except ApiFailure:
                 raise
             except (aiohttp.ClientError, OSError, ValueError, asyncio.IncompleteReadError) as error:
-                raise _failure(error) from None
+                raise _failure(error, url) from None
             target = urls.redirected(url, location)
             if status == 303 or (status in (301, 302) and method == "POST"):
                 method, body = ("HEAD" if method == "HEAD" else "GET"), None
@@ -205,7 +239,7 @@ def _body(body: Any, headers: dict[str, str]) -> bytes | None:
         kind, raw = "text/plain; charset=utf-8", body.encode()
     else:
         try:
-            kind, raw = "application/json", json.dumps(body).encode()
+            kind, raw = "application/json", json.dumps(body, allow_nan=False).encode()
         except (TypeError, ValueError):
             raise ApiFailure("invalid_params", "the body is no text, no bytes and no JSON value") from None
     if not any(name.lower() == "content-type" for name in headers):
@@ -220,60 +254,43 @@ async def _read(response: aiohttp.ClientResponse) -> dict[str, Any]:
         size += len(name) + len(value)
         if size > HEADER_BYTES_MAX or count >= HEADERS_MAX:
             raise ApiFailure("too_large", f"the response's headers are over {HEADER_BYTES_MAX} bytes or {HEADERS_MAX}")
-        key = name.lower()
+        key, value = name.lower(), _one_text(value)
         headers[key] = f"{headers[key]}, {value}" if key in headers else value
+    decompressor = Decompressor(headers.get("content-encoding", ""))
     body = bytearray()
-    inflate = _inflater(headers.get("content-encoding", "").strip().lower())
     received = 0
     async for chunk in response.content.iter_chunked(CHUNK_BYTES):
         received += len(chunk)
-        body += inflate(chunk, BODY_BYTES_MAX + 1 - len(body))
+        body += decompressor.feed(chunk, BODY_BYTES_MAX + 1 - len(body))
         if received > BODY_BYTES_MAX or len(body) > BODY_BYTES_MAX:
             response.close()
             raise ApiFailure("too_large", f"a response has at most {BODY_BYTES_MAX} bytes")
-    kind = headers.get("content-type", "").lower()
-    if kind.startswith(_TEXT) or "+json" in kind or "+xml" in kind:
-        try:
-            return {"status": response.status, "headers": headers, "body": body.decode()}
-        except UnicodeDecodeError:
-            pass  # another charset, or not text at all: the plugin gets the bytes
-    return {"status": response.status, "headers": headers, "body": bytes(body)}
+    decompressor.end()
+    return {"status": response.status, "headers": headers,
+            "body": read_text(bytes(body), headers.get("content-type", ""))}
 
 
-def _inflater(encoding: str) -> Callable[[bytes, int], bytes]:
-    """How to decode a body piece by piece, never making more than the given number of bytes."""
-    if encoding in ("", "identity"):
-        return lambda chunk, _: chunk
-    if encoding not in ("gzip", "x-gzip", "deflate"):
-        raise ApiFailure("fetch_failed", f"the response has an encoding that was not asked for: {encoding[:40]}")
-    state = zlib.decompressobj(16 + zlib.MAX_WBITS if encoding != "deflate" else zlib.MAX_WBITS)
-    begun = False
-
-    def inflate(chunk: bytes, room: int) -> bytes:
-        nonlocal state, begun
-        try:
-            return state.decompress(chunk, room)
-        except zlib.error:
-            if begun or encoding != "deflate":
-                raise ApiFailure("fetch_failed", "the response's body is not what its encoding says") from None
-            state = zlib.decompressobj(-zlib.MAX_WBITS)  # servers that mean raw deflate
-            try:
-                return state.decompress(chunk, room)
-            except zlib.error:
-                raise ApiFailure("fetch_failed", "the response's body is not what its encoding says") from None
-        finally:
-            begun = True
-
-    return inflate
+def _one_text(value: str) -> str:
+    """A header's value as text: aiohttp reads UTF-8 and marks every byte that is none; then it is Latin-1."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return value.encode("utf-8", "surrogateescape").decode("latin-1")
+    return value
 
 
-def _failure(error: BaseException) -> ApiFailure:
+def _failure(error: BaseException, url: URL) -> ApiFailure:
     cause: BaseException | None = error
-    while cause is not None:  # aiohttp wraps what the resolver raises
+    while cause is not None:  # aiohttp wraps what the resolver raises, and what TLS does
         if isinstance(cause, ApiFailure):
             return ApiFailure(cause.code, cause.message)
+        if isinstance(cause, aiohttp.ClientConnectorCertificateError):
+            why = getattr(cause.certificate_error, "verify_message", cause.certificate_error)
+            return ApiFailure("fetch_failed", f"the certificate of {url.raw_host} is not accepted: {why}"[:REASON_MAX])
+        if isinstance(cause, ssl.SSLError):
+            return ApiFailure("fetch_failed", f"no TLS with {url.raw_host}: {cause.reason or cause}"[:REASON_MAX])
         cause = cause.__cause__ or cause.__context__
-    text = str(error).split("\n")[0][:200]
+    text = str(error).split("\n")[0][:REASON_MAX]
     if "Got more than" in text or "too large" in text.lower() or "Too many" in text:
         return ApiFailure("too_large", "the response's head is too large")
     return ApiFailure("fetch_failed", f"{type(error).__name__}: {text}" if text else type(error).__name__)

@@ -19,16 +19,19 @@ from weakref import WeakSet
 
 import psycopg
 from psycopg import AsyncConnection, AsyncRawCursor
+from psycopg.adapt import Loader
+from psycopg.types.datetime import DateLoader, TimeLoader, TimestampLoader, TimestamptzLoader, TimetzLoader
 from psycopg.types.json import Jsonb
+from psycopg.types.string import TextLoader
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.outbox import Outbox, Outgoing
 from apex_exec.gateway.sql import Compiled
-from apex_exec.gateway.sql_growth import check_number, too_long_a_number
+from apex_exec.gateway.sql_growth import NUMBER_CHARACTERS_MAX, check_number, has_long_number, too_long_a_number
 from apex_exec.gateway.sql_writer import plain_names
 from apex_exec.gateway.tables import OUTBOX, Table
-from apex_exec.gateway.values import Rows
+from apex_exec.gateway.values import Rows, array_text
 from apex_exec.gateway.writes import ROWS_CHANGED_MAX, Write
 
 logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # every failed attempt of a database that is down is a line
@@ -45,10 +48,15 @@ CREATE_OUTBOX = (f"CREATE TABLE IF NOT EXISTS {OUTBOX} (id text PRIMARY KEY, ori
 _BEGIN = {True: "BEGIN READ ONLY", False: "BEGIN"}
 _SETTINGS = ("SELECT set_config('statement_timeout', $1, true), set_config('lock_timeout', $1, true), "
              "set_config('request.jwt.claims', $2, true), set_config('TimeZone', 'UTC', true), "
+             "set_config('DateStyle', 'ISO, MDY', true), set_config('IntervalStyle', 'postgres', true), "
              "set_config('standard_conforming_strings', 'on', true)")
 """For this transaction only: behind a pooler in transaction mode the next one may be somebody else's. Where a database
 has standard_conforming_strings off, the backslash in our ESCAPE would make its quote a part of the text, and the next
 literal, the plugin's, a part of the statement."""
+_UNBOUND = ("SELECT shown.word FROM unnest($1::text[]) AS shown(word) "
+            "JOIN pg_class ON pg_class.oid = to_regclass(quote_ident(shown.word)) "
+            "WHERE relrowsecurity AND NOT relforcerowsecurity AND pg_has_role(current_user, relowner, 'USAGE')")
+"""Tables whose row-level security does not bind the role: it is their owner, or has the rights of one."""
 _OFF = "SELECT set_config(name, 'off', true) FROM unnest($1::text[]) AS name"
 MARGIN_MS = 30
 """The server ends a statement so long before the call ends: to cancel it from here takes round trips of its own."""
@@ -60,6 +68,31 @@ _OUR_WORDS = re.compile(r'"(what stands behind IN is [^"]*|[^"]*: a number has a
 """Said by casts that the writer of the SQL makes where a bound is passed: SQL has no other way to raise an error."""
 
 
+def _or_its_text(loader: Any) -> type[Loader]:
+    """psycopg's ``loader`` of a moment; the text of what Python has none for (infinity, BC, the year 10000, 24:00)."""
+
+    class OrText(loader):  # type: ignore[misc]  # a class that is given
+        def load(self, data: Any) -> Any:
+            try:
+                return super().load(data)
+            except (psycopg.Error, ValueError, OverflowError):
+                return bytes(data).decode()
+
+    return OrText
+
+
+_MOMENTS = {"date": DateLoader, "time": TimeLoader, "timetz": TimetzLoader, "timestamp": TimestampLoader,
+            "timestamptz": TimestamptzLoader}
+_LOADERS: dict[str, type[Loader]] = {**{name: _or_its_text(loader) for name, loader in _MOMENTS.items()},
+                                     "interval": TextLoader}
+"""An interval's months are not days, which is what Python's would make of them."""
+
+
+async def _prepare(connection: AsyncConnection[Any]) -> None:
+    for name, loader in _LOADERS.items():
+        connection.adapters.register_loader(name, loader)
+
+
 class Postgres:
     """The database behind ``url`` (``postgresql+psycopg://…``). Connected to on first use."""
 
@@ -68,9 +101,10 @@ class Postgres:
     def __init__(self, url: str, tables: Mapping[str, Table], origin: str) -> None:
         scheme, _, rest = url.partition("://")
         self._origin = origin
+        self._tables = sorted(tables)
         self._pool = AsyncConnectionPool(
             f"{scheme.partition('+')[0]}://{rest}", min_size=0, max_size=CONNECTIONS_MAX, open=False,
-            timeout=CONNECT_SECONDS,
+            timeout=CONNECT_SECONDS, configure=_prepare,
             # No prepared statements: behind a pooler a name may be unknown, or mean another text.
             kwargs={"autocommit": True, "cursor_factory": AsyncRawCursor, "connect_timeout": CONNECT_SECONDS,
                     "application_name": "apex-exec", "prepare_threshold": None})
@@ -134,6 +168,12 @@ class Postgres:
         if role is None or role[1]:
             raise ApiFailure("data_unavailable", "data.url names a role that row-level security does not bind; "
                                                  "use one that is no superuser and has no BYPASSRLS")
+        cursor = await connection.execute(_UNBOUND, (self._tables,))
+        owned = [row[0] for row in await cursor.fetchall()]
+        if owned:
+            raise ApiFailure("data_unavailable", f"the role that data.url names owns {owned[0]}, whose row-level "
+                                                 f"security does not bind it; ALTER TABLE {owned[0]} FORCE ROW LEVEL "
+                                                 "SECURITY, or use a role that owns none")
         self._checked.add(connection)
 
     # ------------------------------------------------------------------ what the router asks
@@ -157,37 +197,51 @@ class Postgres:
         """
         await self._need_outbox()
         async with self._transaction(user_id, due_ns, read_only=False) as connection:
-            await self._check_numbers(connection, write)
-            values = [Jsonb(value) if isinstance(value, dict | list) else value for value in write.values]
-            cursor = await connection.execute(write.text, values)
-            count, row = cursor.rowcount, None
-            if write.returning:
-                rows = Rows(write.returning)
-                rows.add(await cursor.fetchone() or ())
-                row = rows.encoded()[1:]
-            if count > ROWS_CHANGED_MAX:
-                raise ApiFailure("row_limit", f"one call changes at most {ROWS_CHANGED_MAX} rows; nothing was changed")
-            record.row_count = count
-            await _settled(self._commit(connection, record))
+            values = await self._fitted(connection, write)
+            try:
+                cursor = await connection.execute(write.text, values)
+                count, row = cursor.rowcount, None
+                if write.returning:
+                    rows = Rows(write.returning)
+                    rows.add(await cursor.fetchone() or ())
+                    row = rows.encoded()[1:]
+                if count > ROWS_CHANGED_MAX:
+                    raise ApiFailure("row_limit", f"one call changes at most {ROWS_CHANGED_MAX} rows; "
+                                                  "nothing was changed")
+                record.row_count = count
+                await _settled(self._commit(connection, record))  # which is when a deferred constraint is looked at
+            except psycopg.IntegrityError as error:
+                raise _refused(error, write) from None
         return count, row
 
-    async def _check_numbers(self, connection: AsyncConnection[Any], write: Write) -> None:
-        """Raises ApiFailure where a column of numbers would get one that takes long to reckon with, whoever does it.
+    async def _fitted(self, connection: AsyncConnection[Any], write: Write) -> list[Any]:
+        """The values as their columns take them: a list is an array where its column is one, else JSON.
 
-        What columns are is asked only where a text could be such a number; it hardly ever is one.
+        Raises ApiFailure where a column of numbers would get one that takes long to reckon with, whoever does it.
+
+        What columns are is asked only where there is a list, or a text that could be such a number or an array of them:
+        it hardly ever is.
         """
         long = {number for number, value in enumerate(write.values)
-                if isinstance(value, str) and too_long_a_number(value)}
-        if not long:
-            return
+                if isinstance(value, str) and (too_long_a_number(value) or has_long_number(value))}
+        if not long and not any(isinstance(value, dict | list) for value in write.values):
+            return write.values
         cursor = await connection.execute(
-            "SELECT attname FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid WHERE attnum > 0 "
-            "AND attrelid = to_regclass(quote_ident($1)) AND 'numeric'::regtype IN (t.oid, t.typbasetype)",
-            (write.table,))
-        numeric = {row[0] for row in await cursor.fetchall()}
-        for number, name in enumerate(write.bound):
+            "SELECT attname, 'numeric'::regtype IN (t.oid, t.typbasetype), t.typcategory = 'A', "
+            "'numeric'::regtype = t.typelem FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid WHERE attnum > 0 "
+            "AND attrelid = to_regclass(quote_ident($1))", (write.table,))
+        rows = await cursor.fetchall()
+        numeric, arrays, of_numbers = ({row[0] for row in rows if row[kind]} for kind in (1, 2, 3))
+        values: list[Any] = []
+        for number, (name, value) in enumerate(zip(write.bound, write.values, strict=True)):
             if number in long and name in numeric:
-                check_number(write.values[number])
+                check_number(value)
+            fitted = array_text(value) if isinstance(value, list) and name in arrays else value
+            if name in of_numbers and isinstance(fitted, str) and has_long_number(fitted):
+                raise ApiFailure("sql_parameters", f"{name}: a number has at most {NUMBER_CHARACTERS_MAX} "
+                                                   "characters and an exponent of three digits")
+            values.append(Jsonb(fitted) if isinstance(fitted, dict | list) else fitted)
+        return values
 
     async def _commit(self, connection: AsyncConnection[Any], record: Outgoing) -> None:
         async with connection.pipeline():
@@ -249,6 +303,21 @@ async def _settled(commit: Coroutine[Any, Any, None]) -> None:
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.wait((task,), timeout=left_seconds)
     await task
+
+
+_KINDS = {"23502": "need", "23505": "unique", "23503": "link", "23001": "link", "23514": "check", "23P01": "unique"}
+_KEY = re.compile(r"\((\w+(?:, \w+)*)\)=\(")
+"""The columns in the DETAIL of a unique constraint, "Key (a, b)=(1, 2) …", in whatever language."""
+
+
+def _refused(error: psycopg.IntegrityError, write: Write) -> ApiFailure:
+    """PostgreSQL's error, in our words."""
+    diag = error.diag
+    columns: list[str] = []
+    if diag.table_name == write.table:
+        key = _KEY.search(diag.message_detail or "")
+        columns = [diag.column_name] if diag.column_name else key[1].split(", ") if key else []
+    return write.refused(_KINDS.get(error.sqlstate or "", "check"), columns, "")
 
 
 def _failure(error: psycopg.Error) -> ApiFailure:

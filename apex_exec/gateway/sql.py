@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlglot
 from msgspec import Struct
+from sqlglot import TokenType
 from sqlglot.errors import SqlglotError
 
 from apex_exec.gateway import sql_expressions  # noqa: F401 - registers its rules
@@ -38,6 +39,10 @@ STATEMENT_BYTES_MAX = 256 * 1024
 """Of what is sent: each table reference grows by the operator's columns."""
 
 _POSTGRES = sqlglot.Dialect.get_or_raise("postgres")
+
+
+_MISSING = re.compile(r"Required keyword: '\w+' missing for <class '[\w.]+'>")
+"""The parser's words, in which its own classes are named."""
 
 
 class _TooManySteps(Exception):
@@ -181,9 +186,10 @@ def _parse(text: str) -> Any:
             raise ApiFailure("too_large", f"a query has at most {TOKENS_MAX} tokens")
         depth = 0
         for token in tokens:
-            if token.text in ("[", "{"):  # no array and no map is on the list, and the parser is slow at them
+            kind = token.token_type  # not the token's text: a literal may be a bracket
+            if kind in (TokenType.L_BRACKET, TokenType.L_BRACE):  # on no list, and slow to parse
                 raise ApiFailure("sql_forbidden", f"{token.text} is not allowed here")
-            depth += (token.text == "(") - (token.text == ")")
+            depth += (kind == TokenType.L_PAREN) - (kind == TokenType.R_PAREN)
             if depth > NESTING_MAX:
                 raise ApiFailure("sql_forbidden", f"brackets nest at most {NESTING_MAX} deep")
         parser = _Parser(dialect=_POSTGRES, error_level=sqlglot.ErrorLevel.RAISE)
@@ -192,8 +198,8 @@ def _parse(text: str) -> Any:
     except _TooManySteps:
         raise ApiFailure("sql_forbidden", "the query is nested in a way that takes too long to read") from None
     except SqlglotError as error:
-        first = str(error).split("\n")[0]
-        raise ApiFailure("sql_syntax", re.sub(r"\x1b\[\d*m", "", first)) from None
+        first = re.sub(r"\x1b\[\d*m", "", str(error).split("\n")[0])
+        raise ApiFailure("sql_syntax", _MISSING.sub("something is missing", first)) from None
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):  # the parser tripped over nonsense
         raise ApiFailure("sql_syntax", "the text cannot be parsed") from None
     if len(trees) != 1 or trees[0] is None:

@@ -22,6 +22,8 @@ _CASTS = {_T.SMALLINT: ("SMALLINT", "INTEGER"), _T.INT: ("INTEGER", "INTEGER"), 
           _T.VARCHAR: ("TEXT", "TEXT"), _T.DECIMAL: ("NUMERIC", "NUMERIC"), _T.UUID: ("UUID", "TEXT"),
           _T.DATE: ("DATE", "TEXT"), _T.TIMESTAMPTZ: ("TIMESTAMPTZ", "TEXT"), _T.BOOLEAN: ("BOOLEAN", "INTEGER")}
 """The types a value may be cast to: (PostgreSQL, SQLite). None of them names an object of the database."""
+TYPES = "smallint int bigint double precision real numeric text varchar uuid date timestamptz boolean"
+"""As messages list them."""
 
 
 @rule("Column", "this table")
@@ -172,10 +174,10 @@ def _nullif(w: Writer, node: Any) -> str:
 def _cast(w: Writer, node: Any) -> str:
     kind = node.args.get("to")
     if type(kind) is not exp.DataType or kind.expressions or kind.args.get("nested"):
-        raise refuse("a cast to this type")
+        raise refuse("a cast to this type", f"casts to {TYPES}")
     types = _CASTS.get(kind.this)
     if types is None:
-        raise refuse(f"a cast to {str(getattr(kind.this, 'value', kind.this)).lower()}")
+        raise refuse(f"a cast to {node_name(kind).lower()}", f"casts to {TYPES}")
     if kind.this == _T.DECIMAL:
         return _to_numeric(w, node.this)
     return f"CAST({w.write(node.this)} AS {types[w.lite]})"

@@ -158,6 +158,14 @@ def too_long_a_number(text: str) -> bool:
             and _SOUNDS_LIKE_A_NUMBER.fullmatch(text) is not None)
 
 
+_LONG_INSIDE = re.compile(rf"[0-9][0-9_.]{{{NUMBER_CHARACTERS_MAX},}}|[0-9._][eE][+-]?[0-9_]{{4}}")
+
+
+def has_long_number(text: str) -> bool:
+    """Whether ``text``, an array's, may have a number in it that takes long to reckon with."""
+    return _LONG_INSIDE.search(text) is not None
+
+
 _TEXTS = (exp.Lower, exp.Upper, exp.Trim, exp.Length, exp.Substring, exp.DPipe, exp.Like, exp.ILike)
 _COMPARED = (exp.EQ, exp.NEQ, exp.GT, exp.GTE, exp.LT, exp.LTE, exp.In, exp.Between, exp.Limit, exp.Offset)
 

@@ -23,6 +23,7 @@ from typing import Any
 
 from msgspec import Struct
 from sqlglot import exp
+from sqlglot.errors import ErrorLevel, SqlglotError
 
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.tables import Table
@@ -41,6 +42,11 @@ MARK = "__"
 SOURCE_MARK = "@_"
 """Before the name of every source, so that it is no column's."""
 NAME_BYTES_MAX = 63 - len(MARK)
+
+NAMED_CHARACTERS_MAX = 60
+FUNCTIONS = ("count sum avg min max lower upper length abs round trim substr coalesce nullif row_number rank "
+             "dense_rank")
+"""As messages list them; each has a rule in ``sql_expressions``."""
 
 _WORD = re.compile(r"(?!__)\w[\w $.-]{0,62}")
 
@@ -64,9 +70,9 @@ OWNER = object()
 """Stands among the extra values for the caller's id."""
 
 
-def refuse(what: str) -> ApiFailure:
-    """The failure of a text that has ``what`` in it."""
-    return ApiFailure("sql_forbidden", f"{what} is not allowed here")
+def refuse(what: str, allowed: str = "") -> ApiFailure:
+    """The failure of a text that has ``what`` in it. ``allowed`` says what may stand there."""
+    return ApiFailure("sql_forbidden", f"{what} is not allowed here{f'; allowed are {allowed}' if allowed else ''}")
 
 
 def plain_names(text: str) -> str:
@@ -133,7 +139,8 @@ class Writer:
     def finish(self) -> str:
         """The whole statement. Raises ApiFailure."""
         if not isinstance(self._tree, exp.Select | exp.SetOperation | exp.Subquery):
-            raise refuse(f"{node_name(self._tree)}: only a SELECT")
+            raise refuse(f"{self._tree.key.upper() if not isinstance(self._tree, exp.Command) else self._tree.this}",
+                         "one SELECT, and insert, update and delete by the calls of these names")
         text = self.query(self._tree)
         if (self.patterns or self._pattern_characters) and self._concatenations > CONCATENATIONS_BESIDE_LIKE_MAX:
             raise refuse(f"more than {CONCATENATIONS_BESIDE_LIKE_MAX} uses of || beside a LIKE")
@@ -164,7 +171,7 @@ class Writer:
         """``node`` by its rule. Raises ApiFailure where there is none, or it has a part that its rule does not name."""
         rule = RULES.get(type(node))
         if rule is None:
-            raise refuse(node_name(node))
+            raise refuse(node_name(node), f"the functions {FUNCTIONS}" if isinstance(node, exp.Func) else "")
         self.only(node, *rule.parts)
         return rule.write(self, node)
 
@@ -329,7 +336,9 @@ class Writer:
         """Raises where ``node`` has a part other than ``parts``."""
         for part, value in node.args.items():
             if part not in parts and value not in (None, False, [], ""):
-                raise refuse(f"{node_name(node)} with {part.strip('_')}")
+                nodes = [one for one in (value if isinstance(value, list) else [value])
+                         if isinstance(one, exp.Expression)]
+                raise refuse(", ".join(map(node_name, nodes)) or f"{node.key.upper()} with {part.strip('_')}")
 
     def _source(self, node: Any) -> str:
         """What stands behind FROM or JOIN: a table, a CTE or a bracketed query."""
@@ -477,5 +486,12 @@ def _is_plain(node: Any) -> bool:
 
 
 def node_name(node: Any) -> str:
-    """What a message calls ``node``."""
-    return type(node).__name__.upper()
+    """What a message calls ``node``: the text as an author may have written it, one line of NAMED_CHARACTERS_MAX."""
+    if isinstance(node, exp.RawString):
+        return "a text in $$"
+    try:
+        text = node.sql(dialect="postgres", unsupported_level=ErrorLevel.IGNORE)
+    except (AttributeError, KeyError, TypeError, ValueError, SqlglotError):  # the writer tripped over nonsense
+        text = node.key.upper()
+    text = "".join(character if character.isprintable() else " " for character in text)
+    return text if len(text) <= NAMED_CHARACTERS_MAX else f"{text[:NAMED_CHARACTERS_MAX]}…"

@@ -66,6 +66,8 @@ CONVERTERS: dict[str, Callable[[bytes], Any]] = {
     "BOOLEAN": lambda raw: raw not in (b"0", b"f", b"false"), "BOOL": lambda raw: raw not in (b"0", b"f", b"false"),
     "NUMERIC": _text, "DECIMAL": _text, "UUID": _text, "DATE": _text, "TIME": _text, "TIMESTAMP": _text,
     "TIMESTAMPTZ": _aware, "JSON": _json, "JSONB": _json, "BYTEA": bytes,
+    **{f"{name}[]": _json for name in ("TEXT", "VARCHAR", "UUID", "SMALLINT", "INT", "INTEGER", "BIGINT", "REAL",
+                                       "NUMERIC", "BOOLEAN", "BOOL", "DATE", "TIMESTAMP", "TIMESTAMPTZ")},
 }
 """By a column's declared type: SQLite itself knows five storage classes, PostgreSQL's names mean the same here."""
 
@@ -203,9 +205,11 @@ class Sqlite:
             record.row_count = count
             database.execute(f"INSERT INTO {OUTBOX} VALUES (?, ?, ?)", (record.id, self._origin, record.encoded()))
             database.execute("COMMIT")
-        except BaseException:
+        except BaseException as error:
             if database.in_transaction:
                 database.execute("ROLLBACK")
+            if isinstance(error, sqlite3.IntegrityError):
+                raise _refused(error, write) from None
             raise
         return count, row
 
@@ -269,12 +273,23 @@ def _upper(value: Any) -> Any:
     return value.upper() if isinstance(value, str) else value
 
 
+_KINDS = {sqlite3.SQLITE_CONSTRAINT_NOTNULL: "need", sqlite3.SQLITE_CONSTRAINT_UNIQUE: "unique",
+          sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY: "unique", sqlite3.SQLITE_CONSTRAINT_ROWID: "unique",
+          sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY: "link", sqlite3.SQLITE_CONSTRAINT_TRIGGER: "own"}
+
+
+def _refused(error: sqlite3.IntegrityError, write: Write) -> ApiFailure:
+    """SQLite's "NOT NULL constraint failed: table.column, table.column", in our words."""
+    columns = [name.strip().partition(".") for name in str(error).partition(": ")[2].split(",")]
+    ours = [column for table, _, column in columns if table == write.table]
+    return write.refused(_KINDS.get(error.sqlite_errorcode, "check"), ours if len(ours) == len(columns) else (),
+                         str(error))
+
+
 def _failure(error: sqlite3.Error, due_ns: int) -> ApiFailure:
     text = plain_names(str(error))
     if "interrupted" in text or time.monotonic_ns() >= due_ns:
         return ApiFailure("deadline_exceeded", "the invocation's time ended in the database")
-    if isinstance(error, sqlite3.IntegrityError):
-        return ApiFailure("constraint", text)
     if "no such column" in text:
         return ApiFailure("column_not_allowed", text)
     if "not authorized" in text or "prohibited" in text:

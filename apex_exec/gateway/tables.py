@@ -32,7 +32,10 @@ def read_tables(section: Mapping[str, Mapping[str, Any]]) -> dict[str, Table]:
         table = Table(name, entry["owner"], tuple(entry["columns"]), bool(entry.get("write", False)))
         for word in (name, table.owner, *table.columns):
             if not _NAME.fullmatch(word):
-                raise ConfigError(f"data.tables.{name}: {word!r} is no plain name (letters, digits, '_', 61 at most)")
+                hint = ("; a table of another schema is found by the role's search_path (ALTER ROLE … SET)"
+                        if word == name and "." in word else "")
+                raise ConfigError(f"data.tables.{name}: {word!r} is no plain name (letters, digits, '_', 61 at "
+                                  f"most){hint}")
         words = {table.owner, *table.columns}
         if len({word.lower() for word in words}) < len(words):  # SQLite takes them for one: the owner could be written
             raise ConfigError(f"data.tables.{name}: two of its columns differ in case alone")

@@ -7,6 +7,7 @@ disagree about (backslashes, white space, other alphabets, user names before the
 from __future__ import annotations
 
 import re
+from urllib.parse import quote
 
 from yarl import URL
 
@@ -57,7 +58,14 @@ def check(url: URL, port: int | None) -> URL:
 
 
 def redirected(url: URL, location: str) -> URL:
-    """Where a redirect from ``url`` leads. Raises ApiFailure ``url_invalid``, also for https to http."""
+    """Where a redirect from ``url`` leads. Raises ApiFailure ``url_invalid``, also for https to http.
+
+    Bytes of other alphabets in its path and query are percent-encoded as they came, which is what browsers do.
+    """
+    path = re.match(r"([a-zA-Z][a-zA-Z0-9+.-]*:)?(//[^/?#]*)?", location)
+    begun = path.end() if path is not None else 0
+    location = location[:begun] + re.sub(r"[^\x00-\x7f]+", lambda found: quote(
+        found[0].encode("utf-8", "surrogateescape")), location[begun:])
     if (len(location) > URL_BYTES_MAX or not _PRINTABLE.fullmatch(location) or "\\" in location
             or _USER.match(location)):
         raise _invalid("the redirect leads to no plain URL")

@@ -7,6 +7,8 @@
 | double precision, real | float |
 | text, varchar, uuid, date, time, timestamp without time zone | str (ISO 8601 for the last three) |
 | timestamptz | aware datetime, in UTC |
+| a date or time that Python does not have (infinity, BC, year 10000), interval | str, PostgreSQL's text |
+| an array | list |
 | boolean | bool |
 | json, jsonb | map, list, str, … |
 | bytea, blob | bytes |
@@ -73,6 +75,26 @@ def to_sqlite(value: Any) -> Any:
     if isinstance(value, dict | list):
         return json.dumps(value, separators=(",", ":"), default=str)
     return int(value) if isinstance(value, bool) else value
+
+
+def array_text(value: list[Any]) -> str:
+    """``value`` as PostgreSQL writes an array of any type: ``{1,"a",NULL,{…}}``."""
+    return f"{{{','.join(map(_element, value))}}}"
+
+
+def _element(value: Any) -> str:
+    if value is None:
+        return "NULL"
+    if isinstance(value, list):
+        return array_text(value)
+    if isinstance(value, bytes):
+        text = f"\\x{value.hex()}"
+    elif isinstance(value, datetime):
+        text = value.isoformat()
+    else:
+        text = json.dumps(value) if isinstance(value, dict | bool) else str(value)
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 class Rows:

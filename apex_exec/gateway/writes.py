@@ -5,7 +5,7 @@ Nothing of the plugin's becomes part of a statement but names that the operator 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -16,11 +16,15 @@ from apex_exec.gateway.tables import Table
 from apex_exec.gateway.values import check_parameter
 
 ROWS_CHANGED_MAX = 1000
+CONSTRAINTS = {
+    "need": "", "unique": "", "own": "", "check": "a check of the table refuses these values",
+    "link": "this row refers to one that is not there, or another row refers to this one"}
+"""Kinds of constraints, and what is said of those that are about no columns."""
 
 
 class Write(Struct):
     """One statement, and what its audit record says of it. ``returning`` are the columns that an insert gives back,
-    ``bound`` the column that each of ``values`` is written to or compared with.
+    ``bound`` the column that each of ``values`` is written to or compared with, ``shown`` those that plugins see.
     """
 
     text: str
@@ -31,6 +35,22 @@ class Write(Struct):
     columns: list[str]
     returning: list[str]
     bound: list[str]
+    shown: tuple[str, ...]
+
+    def refused(self, kind: str, columns: Sequence[str], words: str) -> ApiFailure:
+        """The failure where the database refused this for a constraint. Databases name columns and constraints, which
+        may be hidden: ``columns``, which the constraint is about, are told if all are shown, and ``words``, the
+        database's, only where somebody wrote them to be read (in a trigger). ``kind`` is one of ``CONSTRAINTS``.
+        """
+        if kind == "need":
+            name = f"the column {columns[0]}" if columns and columns[0] in self.shown else (
+                "a column that is not shown to plugins")
+            return ApiFailure("constraint", f"{name} needs a value")
+        if kind == "unique":
+            shown = bool(columns) and all(name in self.shown for name in columns)
+            names = f"this {', '.join(columns)}" if shown else "these values"
+            return ApiFailure("constraint", f"another row has {names} already")
+        return ApiFailure("constraint", CONSTRAINTS.get(kind) or words)
 
 
 def compile_write(request: Insert | Update | Delete, tables: Mapping[str, Table], named: tuple[str, ...],
@@ -55,7 +75,8 @@ def compile_write(request: Insert | Update | Delete, tables: Mapping[str, Table]
         marks = ", ".join(bind(name, value) for name, value in ((table.owner, user_id), *given.items()))
         returning = ", ".join(_column(table, name) for name in table.columns)
         text = f"INSERT INTO {_quote(table.name)} ({names}) VALUES ({marks}) RETURNING {returning}"
-        return Write(text, values, table.name, "data.modification", "insert", list(given), list(table.columns), bound)
+        return Write(text, values, table.name, "data.modification", "insert", list(given), list(table.columns), bound,
+                     table.columns)
     if isinstance(request, Update):
         given = _given(table, request.values, user_id)
         if not given:
@@ -73,7 +94,8 @@ def compile_write(request: Insert | Update | Delete, tables: Mapping[str, Table]
             raise ApiFailure("invalid_params", f"where.{name} is no list and no map")
         column = _column(table, name)
         conditions.append(f"{column} IS NULL" if value is None else f"{column} = {bind(name, value)}")
-    return Write(f"{text} WHERE {' AND '.join(conditions)}", values, table.name, event_type, action, columns, [], bound)
+    return Write(f"{text} WHERE {' AND '.join(conditions)}", values, table.name, event_type, action, columns, [], bound,
+                 table.columns)
 
 
 def _given(table: Table, values: dict[str, Any], user_id: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ SQLite's write-ahead log from being emptied.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,10 @@ class Event(msgspec.Struct, gc=False, rename="camel"):
 
 
 _decode = msgspec.json.Decoder(Event).decode
+
+
+Having = Sequence[Sequence[str]]
+"""Groups of texts: a body must hold one of each group."""
 
 
 def open_readonly(database: Path) -> sqlite3.Connection:
@@ -76,12 +80,34 @@ class _OnlyTime(msgspec.Struct):
     timestamp: str
 
 
-def read_rows(db: sqlite3.Connection, after_seq: int = 0) -> Iterator[tuple[int, bytes, bytes]]:
-    """(seq, body, hash) after ``after_seq`` in order, a step at a time, up to the end as it is when it gets there."""
+def read_rows(db: sqlite3.Connection, after_seq: int = 0, up_to: int | None = None, having: Having = ()
+              ) -> Iterator[tuple[int, bytes, bytes]]:
+    """(seq, body, hash) after ``after_seq`` in order, a step at a time, up to ``up_to``, or to the end as it is when it
+    gets there. With ``having`` only those whose body holds one text of each group: SQLite passes over the rest.
+    """
+    if having or up_to is not None:
+        yield from _read_range(db, after_seq, up_to, having)
+        return
     while rows := db.execute("SELECT seq, body, hash FROM events WHERE seq > ? ORDER BY seq LIMIT ?",
                              (after_seq, STEP_ROWS)).fetchall():
         yield from rows
         after_seq = rows[-1][0]
+
+
+def _read_range(db: sqlite3.Connection, after_seq: int, up_to: int | None, having: Having
+                ) -> Iterator[tuple[int, bytes, bytes]]:
+    condition = "".join(f" AND ({' OR '.join(['instr(body, ?)'] * len(texts))})" for texts in having)
+    texts = [text for group in having for text in group]
+    first, last = db.execute("SELECT coalesce(min(seq), 1), coalesce(max(seq), 0) FROM events").fetchone()
+    after_seq = max(after_seq, first - 1)
+    end = last if up_to is None else min(up_to, last)
+    while after_seq < end:
+        step_end = min(after_seq + STEP_ROWS, end)
+        yield from db.execute(f"SELECT seq, body, hash FROM events WHERE seq > ? AND seq <= ?{condition} ORDER BY seq",
+                              (after_seq, step_end, *texts)).fetchall()
+        after_seq = step_end
+        if after_seq == end and up_to is None:  # what was written meanwhile
+            end = db.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()[0]
 
 
 class Filter(msgspec.Struct, kw_only=True):
@@ -95,8 +121,12 @@ class Filter(msgspec.Struct, kw_only=True):
     after_seq: int = 0
 
 
-def matching_rows(db: sqlite3.Connection, wanted: Filter) -> Iterator[tuple[Event, bytes, bytes]]:
-    """(event, body, hash) of every event that ``wanted`` lets through, in order. Raises LedgerError."""
+def matching_rows(db: sqlite3.Connection, wanted: Filter, up_to: int | None = None
+                  ) -> Iterator[tuple[Event, bytes, bytes]]:
+    """(event, body, hash) of every event that ``wanted`` lets through, in order, up to the seq ``up_to``.
+
+    Raises LedgerError.
+    """
     since = utc_text(wanted.since) if wanted.since else ""
     until = utc_text(wanted.until) if wanted.until else ""
     start, end = wanted.after_seq, None
@@ -106,13 +136,12 @@ def matching_rows(db: sqlite3.Connection, wanted: Filter) -> Iterator[tuple[Even
     if wanted.until:
         late = utc_text(datetime.fromtimestamp(wanted.until.timestamp() + CLOCK_SLACK_SECONDS, UTC))
         end = first_seq_since(db, late)
-    # A body without the plugin's or the user's name cannot match: most are passed over without being decoded.
-    needles = [msgspec.json.encode(name) for name in (wanted.plugin, wanted.user) if name]
-    for seq, body, digest in read_rows(db, start):
+    # A body without the plugin's, the user's or the type's name cannot match: it is not even fetched.
+    having = [[f'"{key}":{msgspec.json.encode(name).decode()}' for name in names] for key, names in (
+        ("resource", (wanted.plugin,)), ("userId", (wanted.user,)), ("eventType", wanted.event_types)) if any(names)]
+    for seq, body, digest in read_rows(db, start, up_to, having):
         if end is not None and seq >= end:
             return
-        if any(needle not in body for needle in needles):
-            continue
         try:
             event = _decode(body)
         except (msgspec.DecodeError, TypeError) as error:
@@ -190,15 +219,13 @@ def last_seqs(database: Path, wanted: Filter, count: int) -> tuple[int, int]:
     try:
         first, last = db.execute("SELECT coalesce(min(seq), 1), coalesce(max(seq), 0) FROM events").fetchone()
         after, span = last, max(10 * count, 1000)
-        while count and after >= first:
-            after = max(first - 1, last - span)
-            seqs = [event.seq for event, _, _ in matching_rows(db, msgspec.structs.replace(wanted, after_seq=after))]
-            if len(seqs) >= count:
-                return seqs[-count] - 1, last
-            if after < first:
-                break
+        seqs: list[int] = []
+        while count and after >= first and len(seqs) < count:
+            end, after = after, max(first - 1, last - span)
+            seqs = [event.seq for event, _, _ in matching_rows(
+                db, msgspec.structs.replace(wanted, after_seq=after), end)] + seqs
             span *= 8
-        return after, last
+        return (seqs[-count:][0] - 1 if seqs else last), last
     except sqlite3.Error as error:
         raise LedgerError(f"{database} cannot be read: {error}") from error
     finally:

@@ -9,7 +9,7 @@ from apex_exec.errors import Code, Refusal
 from apex_exec.market.billing import RATES, Rate, enterprise_price, rate_at
 from apex_exec.market.money import check_minor, exponent
 from apex_exec.market.months import NS
-from apex_exec.market.sales import check_key, repeated
+from apex_exec.market.sales import check_customer, check_key, repeated
 from apex_exec.market.store import as_struct, contracts
 
 
@@ -33,9 +33,8 @@ def order(db: sa.Connection, now_ns: int, *, customer: str, title: str, cost: in
     """
     exponent(currency)
     check_minor(cost, "cost", least=1)
+    customer = check_customer(customer)
     request = f"{customer}\n{title}\n{cost}\n{currency}"
-    if not 1 <= len(customer.strip()) <= 200:
-        raise Refusal("customer_invalid", "a customer's name is 1 to 200 characters", code=Code.INVALID_INPUT)
     if not 1 <= len(title.strip()) <= 200:
         raise Refusal("title_missing", "a contract's title is 1 to 200 characters", code=Code.INVALID_INPUT)
     if repeated(db, contracts, check_key(key), request) is None:

@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from apex_exec.errors import Code, Refusal
 from apex_exec.market.download import fetch_file
 from apex_exec.market.index import Envelope
-from apex_exec.market.sales import check_customer, check_user
+from apex_exec.market.sales import check_customer, check_user, one_spelling
 from apex_exec.market.shop import Shop, write_whole
 from apex_exec.registry import store as registry
 from apex_exec.registry.context import Context
@@ -159,7 +159,7 @@ class Granted:
         grant = open_grant(data, keys)
         if known is not None and grant.issued_ns < known.issued_ns:
             raise Refusal("entitlement_rolled_back", "it is older than one that was had from there before")
-        customer = context.settings.market.customer
+        customer = one_spelling(context.settings.market.customer)
         if grant.customer and grant.customer != customer:
             raise Refusal("entitlement_invalid", f"it is for the customer {grant.customer[:60]!a}, and "
                           f"market.customer is {customer[:60]!a}")
@@ -184,9 +184,9 @@ class Granted:
         self._troubles[place] = reason
 
     def _settle(self, context: Context) -> None:
-        market = context.settings.market
+        market, customer = context.settings.market, one_spelling(context.settings.market.customer)
         counting = tuple(grant for place, grant in sorted(self._by_place.items()) if place in market.entitlements
-                         and (not grant.customer or grant.customer == market.customer))
+                         and (not grant.customer or grant.customer == customer))
         if counting != self.grants:
             self.grants = counting
             self._changed()

@@ -221,7 +221,7 @@ class Operations:
         hosted = self.shop.hosted(context, args.month, usage)
         closed, lines = self.shop.read(lambda db: invoices.month_lines(db, args.month, hosted))
         shown = None if args.author or args.customer else usage
-        return statement(lines, args.month, closed, args.author, args.customer, shown)
+        return statement(lines, args.month, closed, args.author, sales.one_spelling(args.customer), shown)
 
     def billing_close(self, context: Context, args: Month) -> Any:
         """Closes a month; its lines and usage stay. Not from a ledger that was changed afterwards.

@@ -7,6 +7,7 @@ period: buying again while it runs adds one period at the price it was begun wit
 from __future__ import annotations
 
 import re
+import unicodedata
 
 import msgspec
 import sqlalchemy as sa
@@ -66,11 +67,18 @@ def check_key(key: str) -> str:
     return key
 
 
+def one_spelling(customer: str) -> str:
+    """A customer's name: spaces around it and runs of them are no part of it, and a letter with an accent is one
+    character (NFC)."""
+    return unicodedata.normalize("NFC", " ".join(customer.split()))
+
+
 def check_customer(customer: str) -> str:
-    """A customer's name; spaces around it and runs of them are no part of it. Raises Refusal("customer_invalid")."""
-    customer = " ".join(customer.split())
-    if not customer or len(customer) > 200:
-        raise Refusal("customer_invalid", "a customer's name is 1 to 200 characters", code=Code.INVALID_INPUT)
+    """A customer's name in one spelling. Raises Refusal("customer_invalid"), also for what cannot be seen."""
+    customer = one_spelling(customer)
+    if not customer.isprintable() or not 1 <= len(customer) <= 200:
+        raise Refusal("customer_invalid", "a customer's name is 1 to 200 characters that can be seen",
+                      code=Code.INVALID_INPUT)
     return customer
 
 

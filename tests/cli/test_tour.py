@@ -42,7 +42,8 @@ def put_on_path(place: Path) -> Path:
     """A folder with an ``apex-exec`` that is the one under test, whatever else of that name is on PATH."""
     script = place / "bin" / "apex-exec"
     script.parent.mkdir()
-    script.write_text(f'#!/bin/sh\nPYTHONPATH={shlex.quote(str(ROOT))} exec {shlex.quote(sys.executable)} -m apex_exec "$@"\n')
+    root, python = shlex.quote(str(ROOT)), shlex.quote(sys.executable)
+    script.write_text(f'#!/bin/sh\nPYTHONPATH={root} exec {python} -m apex_exec "$@"\n')
     script.chmod(0o755)
     return script.parent
 

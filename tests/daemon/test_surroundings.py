@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from apex_exec.client import Client
+from apex_exec.config import load_settings
 from tests.support import need
 from tests.support.daemon import ECHO, ROOT, USER, Daemon, toml, wait_for, write_plugin
 
@@ -56,6 +57,31 @@ def test_a_module_that_does_not_exist_is_found_by_config_check_doctor_and_serve(
         assert done.returncode != 0
         assert says in done.stderr and "sandbox.extra_modules" in done.stderr
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("changes", "says"), [
+    ({"data.url": "mysql://u@h/d"}, "data.url: sqlite:///path and postgresql://"),
+    *(pytest.param(changes, says, marks=pytest.mark.slow) for changes, says in (
+        ({"market.url": "postgresql+asyncpg://u@h/d"}, "market.url: sqlite:///path and postgresql://"),
+        ({"registry.url": "sqlite://"}, "registry.url: sqlite:///path and postgresql://"),
+        ({"data.url": "postgres://u@h/d", "market.url": "postgresql+psycopg://u@h/d"}, "are the same database"),
+        ({'data.tables."app.orders".owner': "u", 'data.tables."app.orders".columns': ["a"]}, "search_path"),
+        ({"data.tables.orders.owner": "u", "data.tables.orders.columns": ["a", "A"]}, "differ in case"),
+        ({"admin.endpoint": "tcp://127.0.0.1:1"}, "ipc:// only"), ({"host.endpoint": "udp://x"}, "tcp:// (with CURVE)"),
+        ({"host.endpoint": "tcp://127.0.0.1:0"}, "curve_keys_dir")))])
+def test_what_serve_refuses_config_check_refuses_in_the_same_words(changes: dict[str, Any], says: str,
+                                                                   folder: Path) -> None:
+    config = config_of(folder, **changes)
+    check, serve = verb("config", "check", config), verb("serve", "--config", config)
+    assert check.returncode != 0 and serve.returncode != 0
+    assert says in check.stderr and check.stderr.count("\n") == 1, check.stderr
+    assert says in serve.stderr, serve.stderr
+
+
+def test_the_scheme_that_providers_of_postgresql_print_is_taken() -> None:
+    for scheme in ("postgres", "postgresql", "postgresql+psycopg"):
+        settings = load_settings(None, {"data.url": f"{scheme}://role@h/d"})
+        assert settings.database_url(settings.data.url) == "postgresql+psycopg://role@h/d"
 
 
 @pytest.mark.slow

@@ -98,6 +98,13 @@ class Data:
         count, row = self.run(self.backend.write(write, record, user, time.monotonic_ns() + 10 * SECONDS))
         return count, None if row is None else msgspec.msgpack.decode(row)
 
+    def show(self, tables: dict[str, Any]) -> None:
+        """Shows these tables beside the usual ones."""
+        self.tables = read_tables({**TABLES, **tables})
+        self.compiler = Compiler(self.backend.backend, self.tables)
+        if isinstance(self.backend, Sqlite):
+            self.backend._tables = self.tables
+
     def close(self) -> None:
         self.run(self.backend.close())
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -145,6 +152,13 @@ def postgres_data(server: Postgres, name: str, users: str = "AB", *, secured: bo
                     for table in names}
 
     return Data(PostgresBackend(url, read_tables(TABLES), "test"), contents,
+                lambda statement: server.execute(statement, database=name))
+
+
+def postgres_again(server: Postgres, name: str) -> Data:
+    """The database that ``postgres_data`` has made, reached anew."""
+    url = f"postgresql+psycopg://{ROLE}@/{name}?host={server.folder}"
+    return Data(PostgresBackend(url, read_tables(TABLES), "test"), lambda: None,
                 lambda statement: server.execute(statement, database=name))
 
 

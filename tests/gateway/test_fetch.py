@@ -7,12 +7,20 @@ that must not be reached says so by the number of its connections.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
+import os
+import socket
+import ssl
+import subprocess
+import sys
 import threading
 import zlib
 from collections.abc import Coroutine, Iterator
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from apex_exec.core.api import Fetch
@@ -188,8 +196,6 @@ def test_a_response_is_status_headers_and_body(world: World) -> None:
         "content-length": "8", "content-type": "application/json", "x-a": "1, 2"}}
     world.server.routes["/bytes"] = response(b"\xff\x00", "Content-Type: image/png")
     assert world.fetch(world.url("/bytes"))["body"] == b"\xff\x00"
-    world.server.routes["/latin"] = response(b"\xe9", "Content-Type: text/plain; charset=latin-1")
-    assert world.fetch(world.url("/latin"))["body"] == b"\xe9"
     assert world.fetch(world.url("/nothing"))["status"] == 404
 
 
@@ -433,6 +439,7 @@ NESTED = response(gzip.compress(BOMB), "Content-Encoding: gzip, gzip")
     (response(zlib.compress(b"\0" * 50_000_000), "Content-Encoding: deflate"), {"too_large"}),
     (response(b"x" * (BODY_BYTES_MAX + 1)), {"too_large"}), (response(b"no gzip",
     "Content-Encoding: gzip"), {"fetch_failed"}),
+    (response(gzip.compress(b"") * 50_000, "Content-Encoding: gzip"), {"too_large"}),
     (response(b"x", "Content-Encoding: br"), {"fetch_failed"}), (OK.replace(b"th: 2", b"th: 99"), {"fetch_failed"}),
     (b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", {"fetch_failed"}), (b"garbage\r\n\r\n", {"fetch_failed"}),
     (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\nok", {"fetch_failed"}),
@@ -482,3 +489,203 @@ def test_a_name_below_localhost_is_the_loopback_and_needs_the_setting(world: Wor
     url = f"http://app.localhost:{world.server.port}/"
     assert world.fetch(url, allow=allow, named=("app.localhost",))["body"] == "ok"
     assert world.code(url, allow=allow, named=("app.localhost",), private=False) == "address_not_allowed"
+
+
+@pytest.mark.parametrize(("encoding", "body", "text"), [
+    ("gzip", gzip.compress(b"[1,") + gzip.compress(b"2]"), "[1,2]"),
+    ("gzip", gzip.compress(b"[1,") + gzip.compress(b"") + gzip.compress(b"2]") + b"\0" * 512, "[1,2]"),
+    ("x-gzip", b"".join(gzip.compress(b"%d " % number) for number in range(3000)),
+     "".join(f"{number} " for number in range(3000))),
+    ("none", b"hello", "hello"), ("aws-chunked", b"hello", "hello"),
+    ("aws-chunked, gzip", gzip.compress(b"hello"), "hello"), ("gzip", b"", ""), ("deflate", b"", "")])
+def test_a_compressed_body_arrives_whole(world: World, encoding: str, body: bytes, text: str) -> None:
+    world.server.routes["/z"] = response(body, f"Content-Encoding: {encoding}", "Content-Type: text/plain")
+    assert world.fetch(world.url("/z"))["body"] == text
+
+    async def in_pieces(writer: asyncio.StreamWriter) -> None:  # one byte, then what is left in odd pieces
+        writer.write(response(body, f"Content-Encoding: {encoding}", "Content-Type: text/plain")[:-len(body) or None])
+        for piece in (body[:1], body[1:2], body[2:3], body[3:25], body[25:]):
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(0.01)
+    world.server.routes["/pieces"] = in_pieces
+    assert world.fetch(world.url("/pieces"))["body"] == text
+
+
+@pytest.mark.parametrize("body", [zlib.compress(b"hello"), zlib.compress(b"hello")[2:-4]])
+def test_both_kinds_of_deflate_may_come_a_byte_at_a_time(world: World, body: bytes) -> None:
+    async def in_pieces(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Encoding: deflate\r\nContent-Type: text/plain\r\n"
+                     b"Content-Length: %d\r\n\r\n" % len(body))
+        for byte in body:
+            writer.write(bytes([byte]))
+            await writer.drain()
+            await asyncio.sleep(0.01)
+    world.server.routes["/z"] = in_pieces
+    assert world.fetch(world.url("/z"))["body"] == "hello"
+
+
+@pytest.mark.parametrize(("encoding", "body"), [
+    ("gzip", gzip.compress(b"x" * 1000)[:-20]), ("gzip", gzip.compress(b"hello")[:-8]),
+    ("gzip", gzip.compress(b"hello")[:-1]), ("gzip", gzip.compress(b"hello")[:5]),
+    ("gzip", gzip.compress(b"hello") + gzip.compress(b"more")[:-3]), ("gzip", gzip.compress(b"hello") + b"more"),
+    ("gzip", gzip.compress(b"hello") + b"\0\0more"),
+    ("deflate", zlib.compress(b"hello")[:-2]), ("deflate", zlib.compress(b"hello")[2:-6]),
+    ("deflate", zlib.compress(b"hello")[:1]), ("deflate", zlib.compress(b"hello") + b"more")])
+def test_a_compressed_body_that_is_cut_or_has_more_behind_it_is_an_error_and_no_short_answer(
+        world: World, encoding: str, body: bytes) -> None:
+    world.server.routes["/z"] = response(body, f"Content-Encoding: {encoding}", "Content-Type: text/plain")
+    assert world.code(world.url("/z")) == "fetch_failed"
+
+
+def test_headers_in_another_alphabet_arrive_as_text(world: World) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n"
+    world.server.routes["/"] = head + "X-Latin: café\r\n".encode("latin-1") + "X-Utf: café\r\n".encode() + b"\r\nok"
+    reply = world.fetch(world.url())
+    assert (reply["headers"]["x-latin"], reply["headers"]["x-utf"]) == ("café", "café")
+    msgspec.msgpack.encode(reply)
+    for spelled in ("latin-1", "utf-8"):
+        world.server.routes["/away"] = b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: /" + "é".encode(
+            spelled) + b"\r\n\r\n"
+        path = "/%C3%A9" if spelled == "utf-8" else "/%E9"
+        world.server.routes[path] = OK
+        assert world.fetch(world.url("/away"))["body"] == "ok", spelled
+
+
+@pytest.mark.parametrize(("kind", "body", "expected"), [
+    ("text/plain; charset=iso-8859-1", b"\xe9", "é"),
+    ("text/plain; charset=iso-8859-1", "Ã©".encode("latin-1"), "Ã©"),  # which is UTF-8 by chance
+    ('text/html; x=y; charset="Windows-1252"; z', b"\x80", "€"),
+    ("text/plain; charset=Shift_JIS", "日本".encode("shift_jis"), "日本"),
+    ("text/plain; charset=utf-16", "日本".encode("utf-16"), "日本"),
+    ("application/json; charset=utf-8", "é".encode(), "é"),
+    ("text/plain", "é".encode(), "é"), ("text/plain", b"\xe9", b"\xe9"),
+    ("text/plain; charset=us-ascii", b"\xe9", b"\xe9"), ("text/plain; charset=utf-16", b"\x00\xd8", b"\x00\xd8"),
+    ("text/plain; charset=rot13", b"abc", b"abc"), ("text/plain; charset=zlib", b"abc", b"abc"),
+    ("text/plain; charset=utf-7", b"+AGE-", b"+AGE-"), ("text/plain; charset=\xff", b"abc", b"abc")])
+def test_a_text_is_read_by_the_charset_that_it_names(world: World, kind: str, body: bytes, expected: Any) -> None:
+    world.server.routes["/"] = (f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
+                                .encode("latin-1") + body)
+    assert world.fetch(world.url())["body"] == expected
+
+
+def test_a_text_of_another_charset_has_the_same_bound(world: World) -> None:
+    for length, fits in ((BODY_BYTES_MAX // 2, True), (BODY_BYTES_MAX // 2 + 1, False)):
+        world.server.routes["/"] = response("é".encode("latin-1") * length, "Content-Type: text/plain; charset=latin1")
+        if fits:
+            assert len(world.fetch(world.url())["body"]) == length
+        else:
+            assert world.code(world.url()) == "too_large"
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "POST", "PATCH"])
+def test_a_request_is_sent_twice_only_if_a_kept_connection_had_ended_and_counts_twice(world: World,
+                                                                                      method: str) -> None:
+    async def cut(writer: asyncio.StreamWriter) -> None:
+        writer.transport.abort()
+    world.server.routes["/cut"] = cut
+    assert world.code(world.url("/cut"), method=method) == "fetch_failed"
+    assert (len(world.server.requests), world.hops) == (1, 0)
+
+    async def both() -> Any:
+        async def hop() -> None:
+            world.hops += 1
+            if world.hops > world.hops_max:
+                raise ApiFailure("rate_limited", "x", 5)
+        fetcher = Fetcher(world.allow, True, world.resolve)
+        try:
+            await fetcher.fetch(Fetch(world.url()), ("good.test",), hop)  # leaves a connection that is kept
+            await fetcher.fetch(Fetch(world.url("/cut"), method=method), ("good.test",), hop)
+        finally:
+            await fetcher.close()
+    repeated = method not in ("POST", "PATCH")
+    with pytest.raises(ApiFailure) as failed:
+        world.run(both())
+    assert failed.value.code == "fetch_failed"
+    assert (len(world.server.requests), world.hops) == (4 if repeated else 3, int(repeated))
+    if repeated:
+        world.hops, world.hops_max = 0, 0
+        with pytest.raises(ApiFailure) as failed:
+            world.run(both())
+        assert failed.value.code == "rate_limited" and len(world.server.requests) == 6
+
+
+@pytest.mark.parametrize("body", [float("nan"), {"a": [float("inf")]}, {"a": -float("inf")}])
+def test_a_number_that_json_does_not_have_is_refused_before_it_is_sent(world: World, body: Any) -> None:
+    assert world.code(world.url(), method="POST", body=body) == "invalid_params"
+    assert world.server.connections == 0
+
+
+def certified(folder: Path, host: str, *, days: int = 30) -> Path:
+    """A certificate of its own making, with its key, in one file. Expired if ``days`` is below zero."""
+    from datetime import UTC, datetime, timedelta
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, host[-64:])])
+    now = datetime.now(UTC)
+    made = (x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+            .serial_number(x509.random_serial_number()).not_valid_before(now - timedelta(days=60))
+            .not_valid_after(now + timedelta(days=days))
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .sign(key, hashes.SHA256()))
+    path = folder / f"{host}{days}.pem"
+    path.write_bytes(made.public_bytes(serialization.Encoding.PEM) + key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
+    return path
+
+
+LONG = f"{'a' * 60}.{'b' * 60}.{'c' * 60}.test"
+
+FETCH_ONCE = """
+import asyncio, sys
+from apex_exec.core.api import Fetch
+from apex_exec.gateway.failure import ApiFailure
+from apex_exec.gateway.fetch import Fetcher
+
+async def resolve(host, port):
+    return ["127.0.0.1"]
+
+async def main():
+    fetcher = Fetcher([f"{sys.argv[2]}:{sys.argv[1]}"], True, resolve)
+    try:
+        print((await fetcher.fetch(Fetch(f"https://{sys.argv[2]}:{sys.argv[1]}/"), (sys.argv[2],), None))[0]["body"])
+    except ApiFailure as failure:
+        print(failure.code, failure.message)
+    finally:
+        await fetcher.close()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(("host", "days", "trusted", "said"), [
+    (LONG, 30, True, "ok"), (LONG, 30, False, "self-signed certificate"),
+    ("else.test", 30, True, "Hostname mismatch"), (LONG, -1, True, "certificate has expired")])
+def test_why_a_certificate_is_not_accepted_is_said_and_an_authority_of_ones_own_can_be_named(
+        tmp_path: Path, host: str, days: int, trusted: bool, said: str) -> None:
+    certificate = certified(tmp_path, host, days=days)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            connection, _ = listener.accept()
+            with context.wrap_socket(connection, server_side=True) as peer:
+                peer.recv(65536)
+                peer.sendall(OK)
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    environment = {name: value for name, value in os.environ.items() if name not in ("SSL_CERT_FILE", "SSL_CERT_DIR")}
+    if trusted:
+        environment["SSL_CERT_FILE"] = str(certificate)
+    done = subprocess.run([sys.executable, "-c", FETCH_ONCE, str(listener.getsockname()[1]), LONG], env=environment,
+                          capture_output=True, text=True, timeout=60, check=False)
+    listener.close()
+    thread.join(10)
+    assert said in done.stdout, done.stdout + done.stderr
+    assert said == "ok" or ("fetch_failed" in done.stdout and LONG in done.stdout)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from apex_exec.core.api import Insert
+from apex_exec.core.api import Insert, Update
 from apex_exec.gateway.failure import ApiFailure
-from tests.gateway.conftest import NAMED, A, B, Data
+from tests.gateway.conftest import NAMED, ROLE, A, B, Data, postgres_data
+from tests.support.postgres import Postgres
 
 
 def code(data: Data, text: str, params: list[Any] | None = None, **more: Any) -> str:
@@ -313,3 +315,104 @@ def test_each_type_arrives_as_the_table_of_types_says(data: Data) -> None:
     assert math.isclose(data.query("SELECT avg(a_double) FROM things")[0]["avg"], 0.1)
     assert data.query("SELECT a_text FROM things WHERE a_stamp > $1 AND a_bool = TRUE",
                       [datetime(2026, 1, 1, tzinfo=UTC)]) == [{"a_text": "é\n"}]
+
+
+@pytest.mark.parametrize("text", ["(", ")", "[", "{", "}", "((((", "$1", "--", "/*"])
+def test_what_stands_in_a_literal_is_no_part_of_the_statement(data: Data, text: str) -> None:
+    assert data.query(f"SELECT id FROM orders WHERE item <> '{text}' AND id = 2") == [{"id": 2}]
+    many = " AND ".join([f"item <> '{text}'"] * 30)
+    assert data.query(f'SELECT id AS "id" FROM orders WHERE {many} AND id = 2') == [{"id": 2}]
+    assert code(data, f"SELECT {'(' * 30}id{')' * 30}, ')' FROM orders") == "sql_forbidden"
+    closing = ", ".join(["')'"] * 30)
+    assert code(data, f"SELECT {closing}, {'(' * 30}id{')' * 30} FROM orders") == "sql_forbidden"
+
+
+@pytest.mark.parametrize(("text", "named"), [
+    ("SELECT string_agg(item, ',') FROM orders", "STRING_AGG"), ("SELECT bool_or(n > 1) FROM orders", "BOOL_OR"),
+    ("SELECT id FROM orders WHERE n IS DISTINCT FROM 1", "IS DISTINCT FROM"),
+    ("SELECT E'a\\nb'", "E'"), ("SELECT lpad(item, 3) FROM orders", "LPAD"),
+    ("SELECT * FROM generate_series(1, 2)", "GENERATE_SERIES"), ("SELECT secret_of(1)", "SECRET_OF"),
+    ("SELECT id FROM orders WHERE item ~ 'x'", "~"), ("SELECT ntile(4) OVER (ORDER BY id) FROM orders", "NTILE"),
+    ("SELECT id FROM orders FOR UPDATE", "FOR UPDATE"), ("SELECT 1 LIMIT (SELECT 1)", "LIMIT"),
+    ("DELETE FROM orders", "DELETE"), ("INSERT INTO orders (id) VALUES (1)", "INSERT"), ("DROP TABLE orders", "DROP"),
+    ("SELECT $$x$$", "$$")])
+def test_a_refusal_names_what_the_author_wrote_and_what_is_allowed(data: Data, text: str, named: str) -> None:
+    with pytest.raises(ApiFailure) as failed:
+        data.compiler.compile(text, NAMED)
+    message = failed.value.message
+    assert failed.value.code == "sql_forbidden" and named in message.upper(), message
+    assert not re.search(r"\b(GROUPCONCAT|LOGICALOR|NULLSAFENEQ|BYTESTRING|PAD|EXPLODINGGENERATESERIES|REGEXPLIKE"
+                         r"|ANONYMOUS|RAWSTRING|HEREDOC|SETITEM|LOCK|TIMESTAMPTRUNC)\b", message), message
+    assert "allowed" in message and "only a SELECT is not allowed" not in message and len(message) < 400
+
+
+def test_what_the_parser_misses_is_said_without_its_own_names(data: Data) -> None:
+    with pytest.raises(ApiFailure) as failed:
+        data.compiler.compile("SELECT secret(1)", NAMED)
+    message = failed.value.message
+    assert failed.value.code == "sql_syntax" and "class" not in message and "Line 1" in message
+
+
+MOMENTS = "CREATE TABLE moments (user_id uuid, stamp timestamptz, plain timestamp, day date, clock time, span interval)"
+
+
+def test_moments_that_python_does_not_have_arrive_as_their_text_and_intervals_unchanged(postgres: Postgres) -> None:
+    made = postgres_data(postgres, "moments")
+    try:
+        postgres.execute(
+            MOMENTS, f"GRANT SELECT ON moments TO {ROLE}",
+            f"ALTER ROLE {ROLE} IN DATABASE moments SET datestyle = 'SQL, DMY'",
+            f"ALTER ROLE {ROLE} IN DATABASE moments SET intervalstyle = 'sql_standard'",
+            *(f"INSERT INTO moments VALUES ('{A}', {', '.join(row)})" for row in (
+                ("'infinity'", "'-infinity'", "'infinity'", "'24:00'", "'1 mon'"),
+                ("'0044-03-15 12:00+00 BC'", "'0044-03-15 12:00 BC'", "'0044-03-15 BC'", "'23:59'",
+                 "'-1 year 2 mons'"),
+                ("'12026-01-02 00:00+00'", "'12026-01-02'", "'12026-01-02'", "NULL", "'1 day 02:03:04.5'"),
+                ("'2026-01-02 03:04:05+00'", "'2026-01-02 03:04:05'", "'2026-01-02'", "'03:04:05'", "'3 days'"))),
+            database="moments")
+        made.show({"moments": {"owner": "user_id", "columns": ["stamp", "plain", "day", "clock", "span"]}})
+        rows = [list(row.values()) for row in made.query("SELECT * FROM moments", named=("moments",))]
+    finally:
+        made.close()
+    assert rows == [
+        ["infinity", "-infinity", "infinity", "24:00:00", "1 mon"],
+        ["0044-03-15 12:00:00+00 BC", "0044-03-15 12:00:00 BC", "0044-03-15 BC", "23:59:00", "-10 mons"],
+        ["12026-01-02 00:00:00+00", "12026-01-02 00:00:00", "12026-01-02", None, "1 day 02:03:04.5"],
+        [datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), "2026-01-02T03:04:05", "2026-01-02", "03:04:05", "3 days"]]
+
+
+LISTS: list[Any] = [
+    ("text[]", ["a", "b,c", 'q"\\', "", "NULL", "{x}", " é", None]), ("text[]", []), ("int[]", [1, -2, 2**31 - 1]),
+    ("uuid[]", [A]), ("boolean[]", [True, False]), ("real[]", [0.5, 0.25]), ("jsonb", [1, {"a": [2]}]),
+    ("text[]", [["a", "b"], ["c", "d"]])]
+
+
+@pytest.mark.parametrize(("kind", "value"), LISTS)
+def test_a_list_is_written_to_a_column_of_lists_and_read_as_it_was(data: Data, kind: str, value: Any) -> None:
+    data.execute(f"CREATE TABLE listed (id int, user_id uuid, tags {kind})")
+    try:
+        if data.backend.backend == "postgres":
+            data.execute(f"GRANT SELECT, INSERT, UPDATE ON listed TO {ROLE}")
+        data.show({"listed": {"owner": "user_id", "columns": ["id", "tags"], "write": True}})
+        assert data.write(Insert("listed", {"id": 1, "tags": None}), named=("listed",))[0] == 1
+        data.write(Update("listed", {"tags": value}, {"id": 1}), named=("listed",))
+        data.write(Insert("listed", {"id": 2, "tags": value}), named=("listed",))
+        assert data.query("SELECT tags FROM listed", named=("listed",)) == [{"tags": value}] * 2
+    finally:
+        data.show({})
+        data.execute("DROP TABLE listed")
+
+
+def test_a_column_of_lists_of_numbers_gets_no_number_that_takes_long_to_reckon_with(postgres: Postgres) -> None:
+    made = postgres_data(postgres, "listed")
+    try:
+        made.execute("CREATE TABLE listed (id int, user_id uuid, n numeric[])")
+        made.execute(f"GRANT SELECT, INSERT, UPDATE ON listed TO {ROLE}")
+        made.show({"listed": {"owner": "user_id", "columns": ["id", "n"], "write": True}})
+        assert made.write(Insert("listed", {"id": 1, "n": ["9" * 1000, 1.5, None]}), named=("listed",))[0] == 1
+        for long in (["1", "9" * 1001], [["1e9999"]], "{1," + "9" * 1001 + "}", "[1:1]={1E+0009}", ["1e+9999"]):
+            with pytest.raises(ApiFailure) as failed:
+                made.write(Insert("listed", {"id": 2, "n": long}), named=("listed",))
+            assert failed.value.code == "sql_parameters"
+    finally:
+        made.close()

@@ -17,7 +17,7 @@ from apex_exec.gateway.postgres import Postgres as PostgresBackend
 from apex_exec.gateway.sql import Compiled
 from apex_exec.gateway.sqlite import Sqlite
 from apex_exec.gateway.tables import read_tables
-from tests.gateway.conftest import SECONDS, TABLES, A, B, Data, postgres_data, sqlite_data
+from tests.gateway.conftest import ROLE, SECONDS, TABLES, A, B, Data, postgres_again, postgres_data, sqlite_data
 from tests.support.postgres import Postgres
 
 
@@ -82,6 +82,35 @@ def test_a_role_beyond_row_level_security_is_refused(postgres: Postgres, great: 
         great.run(backend.query(great.compiler.compile("SELECT 1", ()), [], A, time.monotonic_ns() + 5 * SECONDS))
     assert failed.value.code == "data_unavailable" and "BYPASSRLS" in failed.value.message
     great.run(backend.close())
+
+
+def test_a_role_that_owns_a_table_is_refused_unless_its_row_level_security_is_forced(postgres: Postgres) -> None:
+    made = postgres_data(postgres, "owned")
+    try:
+        made.query("SELECT id FROM orders")
+    finally:
+        made.close()
+    for member in (False, True):  # the owner, and one who may act as the owner
+        postgres.execute(
+            "DO $$ BEGIN CREATE ROLE keeper; EXCEPTION WHEN duplicate_object THEN END $$",
+            f"REVOKE keeper FROM {ROLE}" if not member else f"GRANT keeper TO {ROLE}",
+            "ALTER TABLE orders NO FORCE ROW LEVEL SECURITY",
+            f"ALTER TABLE orders OWNER TO {'keeper' if member else ROLE}", database="owned")
+        for forced in (False, True):
+            if forced:
+                postgres.execute("ALTER TABLE orders FORCE ROW LEVEL SECURITY", database="owned")
+            owned = postgres_again(postgres, "owned")
+            try:
+                if forced:
+                    assert owned.query("SELECT id FROM orders")
+                else:
+                    with pytest.raises(ApiFailure) as failed:
+                        owned.query("SELECT id FROM users")
+                    assert failed.value.code == "data_unavailable", failed.value.message
+                    assert "owns orders" in failed.value.message and "FORCE ROW LEVEL" in failed.value.message
+            finally:
+                owned.close()
+    postgres.execute("DROP OWNED BY keeper", f"REVOKE keeper FROM {ROLE}", database="owned")
 
 
 def test_a_database_that_is_not_there_is_said_to_be_so_in_time(lite: Data, tmp_path: Any) -> None:

@@ -138,3 +138,40 @@ def test_the_operators_configuration_may_name_no_table_of_ours_and_no_odd_name()
     for entry in ({"owner": 'x"', "columns": ["a"]}, {"owner": "x", "columns": ["a;"]}):
         with pytest.raises(ConfigError):
             read_tables({"t": entry})
+
+
+WALLED = """
+CREATE TABLE parents (id integer PRIMARY KEY, user_id uuid NOT NULL);
+CREATE TABLE walled (id integer PRIMARY KEY, user_id uuid NOT NULL, shown text NOT NULL, one text UNIQUE, n integer,
+  hidden_need text, parent integer, hidden_one integer,
+  CONSTRAINT hidden_check CHECK (n < 100), CONSTRAINT hidden_pair UNIQUE (n, hidden_one),
+  CONSTRAINT hidden_link FOREIGN KEY (parent) REFERENCES parents (id));
+INSERT INTO parents VALUES (1, 'aaaaaaaa-0000-4000-8000-000000000001');
+INSERT INTO walled VALUES (1, 'aaaaaaaa-0000-4000-8000-000000000001', 'x', 'first', 1, 'x', 1, 1)
+"""
+
+
+@pytest.mark.parametrize(("need", "request_", "said"), [
+    (False, Insert("walled", {"id": 2}), "shown needs a value"),
+    (True, Insert("walled", {"id": 2, "shown": "x"}), "a column that is not shown to plugins needs a value"),
+    (False, Insert("walled", {"id": 2, "shown": "x", "one": "first"}), "another row has this one already"),
+    (False, Insert("walled", {"id": 1, "shown": "x"}), "another row has this id already"),
+    (False, Insert("walled", {"id": 2, "shown": "x", "n": 100}), "a check of the table refuses these values"),
+    (False, Insert("walled", {"id": 2, "shown": "x", "parent": 7}), "refers to"),
+    (False, Update("walled", {"n": 100}, {"id": 1}), "a check of the table refuses these values"),
+    (False, Update("walled", {"n": 1}, {"id": 3}), "another row has these values already"),
+    (False, Delete("parents", {"id": 1}), "refers to")])
+def test_a_constraint_that_is_hurt_names_nothing_that_is_hidden(fresh: Data, need: bool, request_: Any,
+                                                                said: str) -> None:
+    for statement in WALLED.strip().split(";"):
+        fresh.execute(statement.replace("hidden_need text", f"hidden_need text {'NOT NULL' if need else ''}"))
+    fresh.execute(f"INSERT INTO walled VALUES (3, '{A}', 'x', NULL, 2, 'x', NULL, 1)")
+    if fresh.backend.backend != "sqlite":
+        fresh.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON walled, parents TO plugins")
+    named = ("walled", "parents")
+    fresh.show({"walled": {"owner": "user_id", "columns": ["id", "shown", "one", "n", "parent"], "write": True},
+                "parents": {"owner": "user_id", "columns": ["id"], "write": True}})
+    with pytest.raises(ApiFailure) as failed:
+        fresh.write(request_, named=named)
+    assert failed.value.code == "constraint" and said in failed.value.message, failed.value.message
+    assert "hidden" not in failed.value.message and "_pkey" not in failed.value.message

@@ -13,10 +13,14 @@ import time
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
+from apex_exec.ledger import reading
 from apex_exec.ledger.audit import AuditStore
+from apex_exec.ledger.reading import Filter, last_seqs, read_events
 from apex_exec.ledger.records import AuditRecord
 
 USER = "11111111-2222-4333-8444-555555555555"
@@ -133,3 +137,35 @@ def test_report_is_the_quarterly_review(folder: Path) -> None:
     assert [row["plugin"] for row in as_csv] == ["'=cmd()", "alpha", "beta"], "no cell that a spreadsheet would run"
     assert audit(folder, "report", "--quarter", "2026").returncode == 2
     assert "no events" in audit(folder, "report", "--quarter", "2020Q1").stderr
+
+
+def test_what_is_rare_is_found_without_reading_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = AuditStore(tmp_path / "audit.db", tmp_path)
+    rare = {3: "rare", 9_000: "rare", 12_000: "\"é\\"}
+    for begin in range(1, 25_001, 1000):
+        store.append([event("plugin.cpu" if seq in rare else "plugin.execution", rare.get(seq, "usual"), "x", n="rare")
+                      for seq in range(begin, begin + 1000)])
+    store.close()
+    fetched = []
+    real = reading.read_rows
+
+    def counted(*arguments: Any, **more: Any) -> Any:
+        for row in real(*arguments, **more):
+            fetched.append(row[0])
+            yield row
+    monkeypatch.setattr(reading, "read_rows", counted)
+    database = tmp_path / "audit.db"
+    for wanted, found in ((Filter(plugin="rare"), [3, 9_000]), (Filter(plugin="\"é\\"), [12_000]),
+                          (Filter(event_types={"plugin.cpu"}), [3, 9_000, 12_000]), (Filter(plugin="none"), []),
+                          (Filter(plugin="rare", event_types={"plugin.cpu", "admin.action"}, user=USER), [3, 9_000]),
+                          (Filter(plugin="rare", event_types={"admin.action"}), [])):
+        for count in (1, 2, 50):
+            fetched.clear()
+            after, last = last_seqs(database, wanted, count)
+            got = [one.seq for one in read_events(database, msgspec.structs.replace(wanted, after_seq=after))]
+            assert got == found[-count:] and last == 25_000
+            assert len(fetched) <= 3 * 2, fetched[:10]
+    fetched.clear()
+    assert last_seqs(database, Filter(), 20) == (24_980, 25_000) and len(fetched) <= 1000
+    lines = audit(tmp_path, "tail", "--plugin", "rare").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["3", "9000"]

@@ -10,10 +10,10 @@ import pytest
 import sqlalchemy as sa
 
 from apex_exec.errors import Refusal
-from apex_exec.market import sales, support
+from apex_exec.market import contracts, sales, support
 from apex_exec.market import submissions as subs
 from apex_exec.market.pricing import Price
-from apex_exec.market.store import open_market, purchases, refunds
+from apex_exec.market.store import accounts, open_market, purchases, refunds
 from apex_exec.registry.database import transact
 
 USER = "11111111-1111-4111-8111-111111111111"
@@ -221,3 +221,19 @@ def test_a_key_covers_the_payer_and_a_retry_never_changes_who_pays(store: sa.Eng
         assert sales.buy(db, 9, plugin="sums", user_id=USER, key="k1", customer="initech") == first
     refused(store, "idempotency_conflict", lambda db: sales.buy(
         db, 9, plugin="sums", user_id=USER, key="k1", customer="hooli"))
+
+
+def test_a_customer_is_one_whatever_spaces_and_accents_are_written_with(store: sa.Engine) -> None:
+    with store.begin() as db:
+        offer(db, MONTHLY)
+        for number, name in enumerate(("Café Ltd", " Café  Ltd ", "Cafe\u0301 Ltd", "Café\u00a0Ltd\n")):
+            sales.set_customer(db, number, USER, name)
+            assert sales.customer_of(db, USER) == "Café Ltd"
+            booked = contracts.order(db, 10, customer=name, title="Work", cost=100, currency="EUR", key="c1")
+            assert booked.customer == "Café Ltd"
+        assert len(contracts.everything(db)) == 1
+        assert db.execute(sa.select(sa.func.count()).select_from(accounts)).scalar_one() == 1
+    for name in ("", "  ", "x" * 201, "AC\u200bME", "AC\u202eME", "AC\0ME", "\u200b", "AC\x1b[31mME"):
+        refused(store, "customer_invalid", lambda db, name=name: sales.set_customer(db, 1, USER, name))  # type: ignore[misc]  # at once
+        refused(store, "customer_invalid", lambda db, name=name: contracts.order(  # type: ignore[misc]  # at once
+            db, 1, customer=name, title="Work", cost=1, currency="EUR", key="c2"))

@@ -1,0 +1,42 @@
+"""What ``serve`` refuses before it starts anything, and ``config check`` too: settings that contradict each other."""
+
+from __future__ import annotations
+
+from apex_exec.config import Settings
+from apex_exec.daemon.roles import check_peers
+from apex_exec.daemon.runtime_folder import check_length, socket_path
+from apex_exec.errors import ConfigError
+from apex_exec.gateway.tables import read_tables
+from apex_exec.sandbox.modules import check_modules
+
+
+def check_settings(settings: Settings) -> None:
+    """Raises ConfigError for the first thing that could not be served, or should not."""
+    check_modules(settings.sandbox.extra_modules)
+    check_peers(settings)
+    check_endpoints(settings)
+    read_tables({name: entry.model_dump() for name, entry in settings.data.tables.items()})
+    others = {"audit.url": settings.audit.url, "registry.url": settings.registry.url, "market.url": settings.market.url}
+    for key, url in others.items():
+        if settings.database_url(url) == settings.database_url(settings.data.url):
+            raise ConfigError(f"data.url and {key} are the same database; what plugins reach is one of its own")
+
+
+def check_endpoints(settings: Settings) -> None:
+    """Raises ConfigError for what would let others in, before anything is started."""
+    if not settings.admin_endpoint.startswith("ipc://"):
+        raise ConfigError("admin.endpoint: administration is served on ipc:// only")
+    host = settings.host_endpoint
+    if host.startswith("tcp://"):
+        from apex_exec.daemon.tcp_hosts import Curve  # libzmq is for those who need it
+
+        Curve(settings.host.curve_keys_dir)
+    elif not host.startswith("ipc://"):
+        raise ConfigError(f"host.endpoint: {host}: ipc:// and tcp:// (with CURVE) are served")
+    if host == settings.admin_endpoint:
+        raise ConfigError("host.endpoint and admin.endpoint are the same; administration has an endpoint of its own")
+    for endpoint in (host, settings.admin_endpoint):
+        path = socket_path(endpoint)
+        if path is not None and (not path.is_absolute() or str(path).startswith("@")):
+            raise ConfigError(f"{endpoint}: write an absolute path; abstract sockets have no owner and no mode")
+        check_length(endpoint)
