@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from apex_exec.ledger.records import GENESIS, LedgerError
+from apex_exec.ledger.turns import SLACK_NS, stretches
 
+SEQ_NEVER = 1 << 62
 STEP_ROWS = 5_000
 """Events fetched by one query."""
-CLOCK_SLACK_SECONDS = 3_600
-"""Events stand in commit order; their times may run back by this much (a corrected clock) and are still found."""
 
 
 class Event(msgspec.Struct, gc=False, rename="camel"):
@@ -52,12 +52,10 @@ def utc_text(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f") + "000Z"
 
 
-def first_seq_since(db: sqlite3.Connection, since: str) -> int:
-    """The first event at or after ``since`` in a ledger whose times never run back; one past the last where none is.
-
-    Raises LedgerError on a body that is not ours.
+def _first_seq_since(db: sqlite3.Connection, since: str, low: int, high: int) -> int:
+    """The first event at or after ``since`` of those from ``low`` up to ``high``, whose times never run back; ``high``
+    if there is none. Raises LedgerError on a body that is not ours.
     """
-    low, high = db.execute("SELECT coalesce(min(seq), 1), coalesce(max(seq), 0) + 1 FROM events").fetchone()
     while low < high:
         middle = (low + high) // 2
         row = db.execute("SELECT seq, body FROM events WHERE seq >= ? LIMIT 1", (middle,)).fetchone()
@@ -76,10 +74,12 @@ class _OnlyTime(msgspec.Struct):
     timestamp: str
 
 
-def read_rows(db: sqlite3.Connection, after_seq: int = 0) -> Iterator[tuple[int, bytes, bytes]]:
-    """(seq, body, hash) after ``after_seq`` in order, a step at a time, up to the end as it is when it gets there."""
-    while rows := db.execute("SELECT seq, body, hash FROM events WHERE seq > ? ORDER BY seq LIMIT ?",
-                             (after_seq, STEP_ROWS)).fetchall():
+def read_rows(db: sqlite3.Connection, after_seq: int = 0,
+              before_seq: int = SEQ_NEVER) -> Iterator[tuple[int, bytes, bytes]]:
+    """(seq, body, hash) after ``after_seq`` in order, a step at a time, up to ``before_seq`` (not included) or the end
+    as it is when it gets there."""
+    while rows := db.execute("SELECT seq, body, hash FROM events WHERE seq > ? AND seq < ? ORDER BY seq LIMIT ?",
+                             (after_seq, before_seq, STEP_ROWS)).fetchall():
         yield from rows
         after_seq = rows[-1][0]
 
@@ -95,22 +95,42 @@ class Filter(msgspec.Struct, kw_only=True):
     after_seq: int = 0
 
 
+def _rows_of_times(db: sqlite3.Connection, wanted: Filter) -> Iterator[tuple[int, bytes, bytes]]:
+    """The rows among which all are whose time ``wanted`` lets through, in order: each stretch is searched by itself."""
+    if wanted.since is None and wanted.until is None:
+        yield from read_rows(db, wanted.after_seq)
+        return
+    first, last = db.execute("SELECT coalesce(min(seq), 1), coalesce(max(seq), 0) FROM events").fetchone()
+    slack = timedelta(seconds=SLACK_NS / 1e9)
+    early, late = _moved(wanted.since, -slack), _moved(wanted.until, slack)
+    for stretch in stretches(db):
+        low = max(stretch.first, first, wanted.after_seq + 1)
+        high = last + 1 if stretch.end is None else min(stretch.end, last + 1)
+        if stretch.sorted and late and low < high:
+            high = _first_seq_since(db, late, low, high)
+        if stretch.sorted and early and low < high:
+            low = _first_seq_since(db, early, low, high)
+        if low < high:
+            yield from read_rows(db, low - 1, high)
+
+
+def _moved(moment: datetime | None, by: timedelta) -> str:
+    """The text of ``moment`` moved ``by`` so much, or as far as there are years; "" for none."""
+    if moment is None:
+        return ""
+    try:
+        return utc_text(moment + by)
+    except OverflowError:
+        return utc_text(moment)
+
+
 def matching_rows(db: sqlite3.Connection, wanted: Filter) -> Iterator[tuple[Event, bytes, bytes]]:
     """(event, body, hash) of every event that ``wanted`` lets through, in order. Raises LedgerError."""
     since = utc_text(wanted.since) if wanted.since else ""
     until = utc_text(wanted.until) if wanted.until else ""
-    start, end = wanted.after_seq, None
-    if wanted.since:
-        early = utc_text(datetime.fromtimestamp(wanted.since.timestamp() - CLOCK_SLACK_SECONDS, UTC))
-        start = max(start, first_seq_since(db, early) - 1)
-    if wanted.until:
-        late = utc_text(datetime.fromtimestamp(wanted.until.timestamp() + CLOCK_SLACK_SECONDS, UTC))
-        end = first_seq_since(db, late)
     # A body without the plugin's or the user's name cannot match: most are passed over without being decoded.
     needles = [msgspec.json.encode(name) for name in (wanted.plugin, wanted.user) if name]
-    for seq, body, digest in read_rows(db, start):
-        if end is not None and seq >= end:
-            return
+    for seq, body, digest in _rows_of_times(db, wanted):
         if any(needle not in body for needle in needles):
             continue
         try:

@@ -62,7 +62,7 @@ def test_what_was_sent_to_a_worker_and_has_not_begun_does_not_run_without_a_ledg
     install(daemon, "other")
     with Caller(daemon.endpoint) as caller:
         assert ran(caller.collect([load(caller, 0)])[0]) == "1"
-        running = load(caller, 1.5)
+        running = load(caller, 1.0)
         behind = [load(caller, 0) for _ in range(6)]  # on the link of the same worker
         time.sleep(0.2)
         with closing(sqlite3.connect(daemon.state / "audit.db", isolation_level=None)) as blocker:
@@ -86,7 +86,7 @@ def test_what_was_sent_for_a_user_and_has_not_begun_does_not_run_once_the_plugin
         daemon: Daemon) -> None:
     install(daemon, "sample", (USER, OTHER))
     with Caller(daemon.endpoint) as caller:
-        running = load(caller, 1.5)
+        running = load(caller, 1.0)
         behind = [load(caller, 0) for _ in range(12)]  # some on the link, some in the queue
         others = load(caller, 0, user=OTHER)
         time.sleep(0.5)
