@@ -269,18 +269,20 @@ def test_verify_names_each_check_and_the_one_that_fails(stage: Stage) -> None:
     assert [c["check"] for c in failed] == ["files"] and "not what was installed" in failed[0]["message"]
 
 
-def test_a_refused_installation_burns_no_version(stage: Stage) -> None:
+def test_a_refused_installation_burns_no_version_and_a_revoked_one_keeps_its_number(stage: Stage) -> None:
+    bad, revoked = bundle(text="bad"), bundle(text="bad", id="malware")
     stage.fails["probe"] = Refusal("load_failed", "ImportError: pickle")
-    bad = bundle(text="bad")
-    with pytest.raises(Refusal):
-        stage.install(bad)
+    for refused in (bad, revoked):
+        with pytest.raises(Refusal):
+            stage.install(refused)
     stage.fails.clear()
     good = bundle(text="good")
     assert stage.install(good)["state"] == "installed"
-    assert stage.context.blobs.digests() == {good.digest}, "nothing is left of what was refused"
+    assert stage.context.blobs.digests() - {revoked.digest} == {good.digest}, "nothing is left of what was refused"
     assert [v["digest"] for v in stage.run("plugin.show", id="sample")["versions"]] == [good.digest]
-    with pytest.raises(Refusal) as caught:  # and what was installed keeps its number
-        stage.install(bundle(text="other"))
+    stage.run("plugin.revokeVersion", digest=revoked.digest, reason="malware")
+    with pytest.raises(Refusal) as caught:
+        stage.install(bundle(text="mended", id="malware"))
     assert caught.value.reason == "version_exists"
 
 
@@ -299,15 +301,3 @@ def test_an_upgrade_that_failed_its_check_or_its_trial_burns_no_version(stage: S
     with pytest.raises(Refusal) as caught:
         stage.run("plugin.upgrade", bundle=pack(bundle("other", version="1.1.0")))
     assert caught.value.reason == "version_exists", "it was served once"
-
-
-def test_a_revoked_version_keeps_its_number(stage: Stage) -> None:
-    stage.fails["probe"] = Refusal("load_failed", "no")
-    bad = bundle(text="bad")
-    with pytest.raises(Refusal):
-        stage.install(bad)
-    stage.fails.clear()
-    stage.run("plugin.revokeVersion", digest=bad.digest, reason="malware")
-    with pytest.raises(Refusal) as caught:
-        stage.install(bundle(text="mended"))
-    assert caught.value.reason == "version_exists"
