@@ -234,6 +234,27 @@ def test_a_daemon_of_another_api_disables_what_no_longer_fits_and_says_why(
     assert row is not None and row.state == "disabled" and row.reason.startswith("incompatible_api_version")
 
 
+def test_a_daemon_without_a_bundle_does_not_serve_it_and_changes_nothing_for_others_on_the_same_registry(
+        stage: Stage, url: str, tmp_path: Path) -> None:
+    stage.install(bundle())
+    stage.run("plugin.enable", id="sample")
+    other = Stage(tmp_path / "other", url)  # another daemon, or this one after a restart without its state folder
+    for sweep in (True, False, True):
+        (told,) = specs.reconcile(other.context, sweep=sweep)
+        assert (told.state, told.reason.split(":")[0]) == ("disabled", "blob_missing")
+    (row,) = other.run("plugin.list")["plugins"]
+    assert (row["state"], row["reason"].split(":")[0]) == ("disabled", "blob_missing"), "it says what it does"
+    other.run("plugin.enable", id="sample")
+    (told,) = other.context.store.transact(lambda db: specs.served_now(other.context, db))
+    assert told.state == "disabled", "no operation has it serve what it has not"
+    (here,) = specs.reconcile(stage.context, sweep=True)
+    assert here.state == "enabled" and stage.run("plugin.list")["plugins"][0]["state"] == "enabled"
+    other.install(bundle())  # the same bytes again
+    assert other.served["sample"].state == "enabled"
+    assert other.run("plugin.show", id="sample")["state"] == "enabled"
+    other.context.store.close()
+
+
 def test_a_bundle_lost_from_the_store_is_disabled_at_the_next_start_and_the_others_go_on(stage: Stage) -> None:
     stage.install(bundle())
     stage.install(bundle(id="fine"))
