@@ -194,7 +194,7 @@ export class ApexClient {
     const reply = new Promise<Reply>((resolve, reject) => {
       const timer = setTimeout(() => this.expire(id, timeoutMs), timeoutMs);
       this.pending.set(id, { resolve, reject, timer, state: "queued", aborted: false });
-      this.enqueue({ id, body, dueMs: Date.now() + timeoutMs });
+      this.enqueue({ id, body, dueMs: performance.now() + timeoutMs });
     });
     if (signal === undefined) return reply;
     signal.addEventListener("abort", abort, { once: true });
@@ -225,7 +225,7 @@ export class ApexClient {
 
   // ------------------------------------------------------------------ sending
   private post(message: Record<string, unknown>): void {
-    this.enqueue({ id: undefined, body: this.encoded(message), dueMs: Date.now() + REQUEST_TIMEOUT_MS });
+    this.enqueue({ id: undefined, body: this.encoded(message), dueMs: performance.now() + REQUEST_TIMEOUT_MS });
   }
 
   private enqueue(outgoing: Outgoing): void {
@@ -239,7 +239,7 @@ export class ApexClient {
     for (let next = this.outbox.shift(); next !== undefined && !this.closed; next = this.outbox.shift()) {
       const pending = next.id === undefined ? undefined : this.pending.get(next.id);
       if (next.id !== undefined && pending === undefined) continue;
-      this.socket.sendTimeout = Math.max(1, next.dueMs - Date.now() - SEND_MARGIN_MS);
+      this.socket.sendTimeout = Math.max(1, next.dueMs - performance.now() - SEND_MARGIN_MS);
       if (pending !== undefined) pending.state = "sending";
       let taken = true;
       try {
