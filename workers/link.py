@@ -27,7 +27,7 @@ _encode = msgspec.msgpack.Encoder().encode
 class Link:
     """Messages in, messages out. One thread."""
 
-    __slots__ = ("_codec", "_fd", "_inbox", "_wait")
+    __slots__ = ("_codec", "_fd", "_wait", "inbox", "recalled")
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -35,7 +35,10 @@ class Link:
         poll.register(fd, select.POLLIN)
         self._wait = poll.poll
         self._codec = Zmtp(frame_bytes_max=wire.FRAME_BYTES_MAX)
-        self._inbox: deque[Any] = deque()  # bounded by the supervisor's prefetch
+        self.inbox: deque[Any] = deque()
+        """What has been read and not taken, bounded by the supervisor's prefetch."""
+        self.recalled: set[int] = set()
+        """Calls that are not to begin, by every Recall that has been read."""
 
     def greet(self) -> None:
         """Opens the conversation."""
@@ -63,21 +66,36 @@ class Link:
 
     def next(self) -> Any:
         """The next message; waits for it. None at the link's end. Raises ZmtpError, msgspec.DecodeError."""
-        inbox = self._inbox
+        inbox = self.inbox
         while not inbox:
             self._wait()
-            try:
-                data = os.read(self._fd, self._codec.read_bytes)
-            except BlockingIOError:  # without seccomp: a spurious readiness, and a mode that was changed
-                continue
-            except ConnectionResetError:
+            if not self._read():
                 return None
-            if not data:
-                return None
-            inbox.extend(map(_decode, self._codec.feed(data)))
         return inbox.popleft()
+
+    def look(self) -> None:
+        """Takes in what has arrived, without waiting."""
+        if self._wait(0):
+            self._read()  # the link's end shows again when there is nothing left to do
+
+    def _read(self) -> bool:
+        """One read; False at the link's end."""
+        try:
+            data = os.read(self._fd, self._codec.read_bytes)
+        except BlockingIOError:  # without seccomp: a spurious readiness, and a mode that was changed
+            return True
+        except ConnectionResetError:
+            return False
+        if not data:
+            return False
+        inbox = self.inbox
+        inbox.extend(map(_decode, self._codec.feed(data)))
+        if len(inbox) > 1:  # it is in a hurry only where calls stand before it
+            for message in inbox:
+                if type(message) is wire.Recall:
+                    self.recalled.update(message.seqs)
+        return True
 
     def put_back(self, messages: deque[Any]) -> None:
         """``messages`` come before those that have arrived since."""
-        messages.extend(self._inbox)
-        self._inbox = messages
+        self.inbox.extendleft(reversed(messages))

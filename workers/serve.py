@@ -32,6 +32,9 @@ EXIT_LOAD = 71
 RESERVE_BYTES = 256 * 1024
 """Given back when memory runs out, so that the answer which says so can be made. So large a block of zeros is address
 space that nobody has touched: it counts against the limit and costs no memory."""
+LOOK_NS = 5_000_000
+"""Calls that have been read and wait here begin without a look at the link for so long; then one may have been
+recalled. A look is a system call, which short hooks need not pay for each."""
 LEFTOVER_SECONDS_MAX = 0.01
 """How long tasks that a call left behind may take to be cancelled, before the next call begins."""
 
@@ -139,17 +142,30 @@ class Worker:
 
     def _calls(self) -> int:
         link, marks, take = self._link, self._marks, self._link.next
+        inbox, recalled = link.inbox, link.recalled
         write_mark, clock = os.write, time.monotonic_ns
-        while (call := take()) is not None:
+        looked_ns = 0
+        while True:
+            waited = len(inbox)
+            if (call := take()) is None:
+                return 0
             if type(call) is wire.Call:
                 write_mark(marks, b"\x01")  # before the clock is read: what follows may count as started
-                if clock() >= call.deadline_ns:
+                now_ns = clock()
+                if not waited:
+                    looked_ns = now_ns
+                elif now_ns - looked_ns > LOOK_NS:
+                    link.look()
+                    looked_ns = now_ns
+                if now_ns >= call.deadline_ns or (recalled and call.seq in recalled):
+                    recalled.discard(call.seq)
                     link.send(wire.Skipped(call.seq))
                 else:
                     link.write(self._answer(call))
             elif type(call) is wire.Ping:
                 link.send(wire.Pong(call.nonce))
-        return 0
+            elif type(call) is wire.Recall:
+                recalled.difference_update(call.seqs)  # all of them stood before it
 
     def _answer(self, call: wire.Call) -> bytes:
         """The framed answer to one call. Whatever the hook does, there is one."""

@@ -109,6 +109,13 @@ class Ping(msgspec.Struct, array_like=True, tag="ping", gc=False):
     nonce: int
 
 
+class Recall(msgspec.Struct, array_like=True, tag="recall", gc=False):
+    """The calls ``seqs`` of this link are not to begin; each that has not is answered with Skipped, whatever its
+    deadline. It counts as soon as it is read, before the calls that arrived ahead of it have had their turn."""
+
+    seqs: list[int]
+
+
 # --- worker to supervisor
 class LayerReport(msgspec.Struct, array_like=True, gc=False):
     """What came of one jail layer. ``state``: active, degraded, absent, waived, failed, lied."""
@@ -186,7 +193,7 @@ class BadInput(msgspec.Struct, array_like=True, tag="bad_input", gc=False):
 
 
 class Skipped(msgspec.Struct, array_like=True, tag="skipped", gc=False):
-    """The call's deadline had passed before it was begun; the hook did not run."""
+    """The call was not begun: its deadline had passed, or it was recalled."""
 
     seq: Number
 
@@ -240,7 +247,7 @@ class Placed(msgspec.Struct, array_like=True, tag="placed", gc=False):
     places: dict[str, list[tuple[int, int]]]
 
 
-ToWorker = Load | Call | ApiReply | Ping
+ToWorker = Load | Call | ApiReply | Ping | Recall
 FromWorker = Booted | Ready | Failed | Reply | Raised | BadOutput | BadInput | Skipped | ApiCall | Log | Pong
 FromTests = Booted | Failed | Log | Placed | Testing | Tested
 """What a worker with a bundle's tests may send; no serving worker may send a ``tested``."""

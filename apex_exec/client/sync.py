@@ -73,8 +73,10 @@ class Client:
         id_ = self.start(message, timeout_ms)
         try:
             return self.wait(id_, timeout_ms - (time.monotonic() - begun) * 1000)
-        except KeyboardInterrupt:
-            self.cancel(id_)
+        except (CallError, ConnectionLost):
+            raise
+        except BaseException:  # Ctrl-C, or what a signal's handler raised: a soft time limit, say
+            self._give_up(id_)
             raise
 
     def start(self, message: Mapping[str, Any], timeout_ms: float = REQUEST_TIMEOUT_MS) -> int:
@@ -122,6 +124,15 @@ class Client:
         """Asks for the end of a started request; its own reply, ``Cancelled``, is still to be waited for."""
         with self._alone():
             self._post({"type": "cancel", "id": f"cancel-{target}", "target": target})
+
+    def _give_up(self, id_: int) -> None:
+        """Nobody will wait for the request any more: it is cancelled, and its reply is dropped when it comes."""
+        with self._alone():
+            self._lost.discard(id_)
+            self._replies.pop(id_, None)
+            if id_ in self._pending:
+                self._pending.discard(id_)
+                self._post({"type": "cancel", "id": f"cancel-{id_}", "target": id_})
 
     def hello(self) -> dict[str, Any]:
         """The daemon's version, isolation level and limits; takes over its message limit."""

@@ -23,6 +23,14 @@ class SendCall(Struct, gc=False):
     request: InvokeRequested
 
 
+class RecallCalls(Struct, gc=False):
+    """Tell the worker not to begin these calls of its link (numbers as in SendCall): it skips each of them that it has
+    not begun when it hears of it."""
+
+    worker: int
+    seqs: list[int]
+
+
 class PingWorker(Struct, gc=False):
     """Ask the idle worker for a sign of life, over its link; its Pong becomes WorkerPonged."""
 
@@ -84,7 +92,8 @@ class ReplaceZygote(Struct, gc=False):
 
 
 class Verdict(Struct, gc=False):
-    """The one outcome of one invocation. ``code`` is "" for a result."""
+    """The one outcome of one invocation. ``code`` is "" for a result. ``worker`` is the one that it ran on; it is 0 if
+    none has begun it."""
 
     call: int
     plugin: str
@@ -98,9 +107,10 @@ class Verdict(Struct, gc=False):
     queue_ns: int
     run_ns: int
     cold: bool
+    worker: int = 0
 
 
 Action = (
-    StartWorker | SendCall | PingWorker | KillWorker | StopWorker | WorkerEnded | BreakerChanged | GenerationJudged
-    | Faulted | ReplaceZygote | Verdict
+    StartWorker | SendCall | RecallCalls | PingWorker | KillWorker | StopWorker | WorkerEnded | BreakerChanged
+    | GenerationJudged | Faulted | ReplaceZygote | Verdict
 )

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from apex_exec.core import actions as act
 from apex_exec.core.breaker import NO_CALL, BreakerPolicy
 from apex_exec.core.deadline import Timers
-from apex_exec.core.invocation import Invocation
+from apex_exec.core.events import InvokeRequested
+from apex_exec.core.invocation import Invocation, Refusal
 from apex_exec.core.limits import EXPIRED_AT_ONCE, SKIP_GRACE_NS, PoolLimits, RecyclePolicy
+from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.served import Served
 
 Actions = list[act.Action]
@@ -32,6 +34,8 @@ class Calls:
         self._marks = marks
         self._plugins: dict[str, Served] = {}
         self._calls: dict[int, Invocation] = {}
+        self._refused: Refusal | None = None
+        """Why nothing at all may begin now."""
         self._timers = Timers()
 
     def _finish(self, call: Invocation, code: str, message: str, started: bool, now_ns: int, out: Actions,
@@ -45,11 +49,29 @@ class Calls:
         begun_ns = begun_ns or (call.sent_ns if started else now_ns)
         out.append(act.Verdict(request.call, request.plugin, request.hook, request.user_id, code, message, body,
                                details or {}, started, max(0, begun_ns - call.arrived_ns),
-                               now_ns - begun_ns if started else 0, call.cold))
+                               now_ns - begun_ns if started else 0, call.cold, call.worker if started else 0))
         if not started:
             served = self._plugins.get(request.plugin)
             if served is not None and served.breaker.probe == request.call:
                 served.breaker.probe = NO_CALL  # it proved nothing: the next call may try
+
+    def _may_not_begin(self, request: InvokeRequested, spec: PluginSpec) -> Refusal | None:
+        """Why a call that has not begun may not begin now; None where it may. Asked wherever one comes to wait, and of
+        all that wait when the answer may have changed."""
+        if self._refused is not None:
+            return self._refused
+        if (spec.users is not None or spec.entitled is not None) and not request.own and (
+                reason := spec.barred(request.user_id)):
+            return "PLUGIN_DISABLED", f"{spec.id} is not enabled: {reason}", {"reason": reason}
+        return None
+
+    def _hold_back(self, served: Served, now_ns: int, out: Actions) -> None:
+        """Answers what waits in the plugin's queue and may not begin any more."""
+        for call in served.queue.waiting():
+            if (refusal := self._may_not_begin(call.request, served.spec)) is not None:
+                served.queue.forget(call)
+                code, message, details = refusal
+                self._finish(call, code, message, False, now_ns, out, details=details)
 
     def _flush(self, served: Served, code: str, message: str, now_ns: int, out: Actions,
                details: dict[str, object] | None = None) -> None:

@@ -23,7 +23,10 @@ class PluginRemoved(Struct, gc=False):
 
 
 class InvokeRequested(Struct, gc=False):
-    """One admitted, schema-checked invocation. ``call`` is the shell's number for it, never reused."""
+    """One admitted, schema-checked invocation. ``call`` is the shell's number for it, never reused.
+
+    ``own``: the daemon's own (a canary, a smoke call). For whom the plugin is enabled does not concern it.
+    """
 
     call: int
     plugin: str
@@ -31,6 +34,7 @@ class InvokeRequested(Struct, gc=False):
     user_id: str
     params: Raw
     deadline_ns: int
+    own: bool = False
 
 
 class CancelRequested(Struct, gc=False):
@@ -174,15 +178,20 @@ class BreakerReset(Struct, gc=False):
 
 
 class WorkRefused(Struct, gc=False):
-    """What waits and has not been sent to a worker may not begin now: it is answered with ``code``."""
+    """No call may begin from now on, until WorkAdmitted. What waits is answered with ``code``, what stands on a link
+    and has not begun is recalled, what has begun goes on."""
 
     code: str
     message: str
+
+
+class WorkAdmitted(Struct, gc=False):
+    """Calls may begin again."""
 
 
 Event = (
     PluginSet | PluginRemoved | InvokeRequested | CancelRequested | GenerationPrepared | GenerationDropped | WorkerReady
     | WorkerAnswered | WorkerPonged | WorkerViolated | WorkerSampled | WorkerThrottled | WorkerRanOn | LimitExceeded
     | WorkerGone | PluginFaulted | ForkRefused | ZygoteLost | ZygoteUp | Reconfigured | Tick | DrainRequested
-    | RestartRequested | BreakerReset | WorkRefused
+    | RestartRequested | BreakerReset | WorkRefused | WorkAdmitted
 )

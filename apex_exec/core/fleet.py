@@ -89,6 +89,7 @@ class Fleet(Calls):
     def _link(self, worker: Worker, call: Invocation, now_ns: int, out: Actions) -> None:
         call.state = "linked"
         call.links += 1
+        call.worker = worker.id
         call.sent_ns = now_ns
         worker.used_ns = now_ns
         self._touched.add(worker.id)
@@ -212,6 +213,26 @@ class Fleet(Calls):
                 served.worker = self._start(served.spec, now_ns, out)
                 return
         self._tend(served, now_ns, out)
+
+    def _recall(self, plugin: str, spec: PluginSpec, out: Actions) -> None:
+        """Asks the plugin's workers to skip what stands on their links, has not begun and may not begin any more.
+
+        The worker looks before it begins a call, so one that has a mark is left alone; any other is answered when the
+        worker has skipped it, or has begun it before it heard of this.
+        """
+        for worker in self._workers.values():
+            if worker.plugin != plugin or not worker.link or worker.state != "ready":
+                continue
+            begun = self._marks(worker.id)
+            seqs = []
+            for seq, call in enumerate(worker.link, worker.next_seq - len(worker.link)):
+                if seq < begun or call.recalled is not None:
+                    continue
+                call.recalled = self._may_not_begin(call.request, spec)
+                if call.recalled is not None:
+                    seqs.append(seq)
+            if seqs:
+                out.append(act.RecallCalls(worker.id, seqs))
 
     # ------------------------------------------------------------------ replacing
     def _retire(self, worker: Worker, served: Served, reason: str, now_ns: int, out: Actions) -> bool:
@@ -337,7 +358,11 @@ class Fleet(Calls):
             if served.breaker.probe not in self._calls:
                 served.breaker.probe = NO_CALL
             for call in reversed(again):
-                call.state = "queued"
+                if (refusal := self._may_not_begin(call.request, served.spec)) is not None:
+                    code, message, why = refusal
+                    self._finish(call, code, message, False, now_ns, out, details=why)
+                    continue
+                call.state, call.recalled = "queued", None
                 served.queue.push_front(call)
             if served.successor is worker:
                 served.successor = None

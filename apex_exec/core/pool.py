@@ -18,7 +18,7 @@ from apex_exec.core.breaker import NO_CALL, Breaker, BreakerPolicy
 from apex_exec.core.calls import HELD_BACK, Actions
 from apex_exec.core.deadline import NEVER_NS, Timed
 from apex_exec.core.fleet import Fleet
-from apex_exec.core.invocation import Invocation
+from apex_exec.core.invocation import Invocation, Refusal
 from apex_exec.core.limits import MS_NS, SECOND_NS, STALL_NS, PoolLimits, RecyclePolicy
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.served import Served
@@ -26,9 +26,7 @@ from apex_exec.core.worker import Worker, generation
 from apex_exec.errors import SupervisorBug
 
 __all__ = ["MS_NS", "SECOND_NS", "Pool", "PoolLimits", "RecyclePolicy", "Refusal"]
-
-Refusal = tuple[str, str, dict[str, object]]
-"""Why a call is not admitted: code, message, details."""
+PASSED_BEFORE_IT_RAN: Refusal = ("DEADLINE_EXCEEDED", "the deadline passed before the hook ran", {})
 
 
 def _no_marks(worker: int) -> int:
@@ -58,7 +56,7 @@ class Pool(Fleet):
             ev.GenerationDropped: self._generation_dropped, ev.Reconfigured: self._reconfigure,
             ev.DrainRequested: self._drain_requested,
             ev.RestartRequested: self._restart, ev.BreakerReset: self._reset_breaker,
-            ev.WorkRefused: self._refuse_waiting,
+            ev.WorkRefused: self._refuse_work, ev.WorkAdmitted: self._admit_work,
         }
 
     # ------------------------------------------------------------------ what the shell may ask
@@ -198,7 +196,7 @@ class Pool(Fleet):
             return "PLUGIN_DISABLED", reason or "the plugin is disabled", {"reason": reason or served.spec.state}
         if request.deadline_ns <= now_ns:
             return "DEADLINE_EXCEEDED", "the deadline passed before the call came in", {}
-        refusal = self._full(served, request.user_id, now_ns)
+        refusal = self._may_not_begin(request, served.spec) or self._full(served, request.user_id, now_ns)
         if refusal is None and served.breaker.start_after_ns > now_ns:
             refusal = self._held(served, request.deadline_ns, now_ns)
         return refusal
@@ -234,7 +232,8 @@ class Pool(Fleet):
         if not link or event.seq != worker.next_seq - len(link):
             self._violated(ev.WorkerViolated(worker.id, "an answer out of turn"), now_ns, out)
             return
-        if event.code == "skipped" and now_ns < link[0].request.deadline_ns:  # else what ran would be no usage
+        if event.code == "skipped" and now_ns < link[0].request.deadline_ns and link[0].recalled is None:
+            # else what ran would be no usage
             self._violated(ev.WorkerViolated(worker.id, "it skipped a call that had time left"), now_ns, out)
             return
         call = link.popleft()
@@ -243,7 +242,8 @@ class Pool(Fleet):
         if call.state == "linked":
             late_ns = now_ns - call.request.deadline_ns
             if event.code == "skipped":
-                self._finish(call, "DEADLINE_EXCEEDED", "the deadline passed before the hook ran", False, now_ns, out)
+                code, message, details = call.recalled or PASSED_BEFORE_IT_RAN
+                self._finish(call, code, message, False, now_ns, out, details=details)
             elif 0 <= late_ns <= STALL_NS:
                 self._finish(call, "TIMEOUT", "the hook ran past its deadline", True, now_ns, out, begun_ns=begun_ns)
             else:  # far too late with the worker alive: it was this process that stood still, and the answer counts
@@ -319,6 +319,9 @@ class Pool(Fleet):
         if spec.state != "enabled":
             self._end_plugin(served, spec.reason or "the plugin was disabled", now_ns, out)
             return
+        if spec.users is not None or spec.entitled is not None:
+            self._hold_back(served, now_ns, out)
+            self._recall(spec.id, spec, out)
         self._adopt(served, now_ns, out)
         self._feed(served, now_ns, out)
 
@@ -390,6 +393,8 @@ class Pool(Fleet):
             code, message = "PLUGIN_NOT_FOUND", f"no plugin {spec.id!r} is registered"
         elif self._draining:
             code, message = "SHUTTING_DOWN", "the daemon is shutting down"
+        elif canary is not None and self._refused is not None:
+            code, message, _ = self._refused
         elif served.successor is not None and served.successor.adopted:
             code, message = "OVERLOADED", "the plugin is changing its worker; try again"
         elif not self._may_start(now_ns):
@@ -466,9 +471,19 @@ class Pool(Fleet):
             out.append(act.BreakerChanged(event.plugin, "closed"))
         self._feed(served, now_ns, out)
 
-    def _refuse_waiting(self, event: ev.WorkRefused, now_ns: int, out: Actions) -> None:
-        for served in self._plugins.values():
-            self._flush(served, event.code, event.message, now_ns, out)
+    def _refuse_work(self, event: ev.WorkRefused, now_ns: int, out: Actions) -> None:
+        self._refused = event.code, event.message, {}
+        for plugin, served in self._plugins.items():
+            self._hold_back(served, now_ns, out)
+            successor = served.successor
+            if successor is not None and successor.trial is not None and successor.trial.state == "queued":
+                self._finish(successor.trial, event.code, event.message, False, now_ns, out)
+                self._judge(served, successor, event.code, event.message, out)
+                self._drop_successor(served, event.message, now_ns, out)
+            self._recall(plugin, served.spec, out)
+
+    def _admit_work(self, event: ev.WorkAdmitted, now_ns: int, out: Actions) -> None:
+        self._refused = None
 
     def _reconfigure(self, event: ev.Reconfigured, now_ns: int, out: Actions) -> None:
         self._limits, self._breaker_policy, self._recycle = event.limits, event.breaker, event.recycle

@@ -46,6 +46,10 @@ class CallQueue:
         self._calls.appendleft(call)
         self._enter(call)
 
+    def waiting(self) -> list[Invocation]:
+        """All that wait here, in order."""
+        return [call for call in self._calls if call.state == "queued"]
+
     def peek(self) -> Invocation:
         """The oldest, which stays; the queue must not be empty."""
         calls = self._calls

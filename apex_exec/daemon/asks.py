@@ -121,7 +121,7 @@ class Asks:
     def _call(self, plugin: str, timeout_ms: int, params: dict[str, Any], now_ns: int) -> ev.InvokeRequested:
         payload = msgspec.Raw(_encode(params.get("payload") or {}))
         return ev.InvokeRequested(self._supervisor.requests.number(), plugin, params["hook"], params["userId"],
-                                  payload, now_ns + timeout_ms * MS_NS)
+                                  payload, now_ns + timeout_ms * MS_NS, own=True)
 
     def _drop(self, params: dict[str, Any], answer: Answer) -> None:
         self._supervisor.step(ev.GenerationDropped(params["plugin"]), time.monotonic_ns())

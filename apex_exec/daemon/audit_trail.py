@@ -6,7 +6,8 @@ is sent again to the next ledger process where this one dies. Batches are number
 
 Where the oldest uncommitted record gets older than LATE_NS, replies wait for their records and admission stops: for
 HOLD_NS the loop takes no requests (most stalls are shorter), after that each is answered AUDIT_UNAVAILABLE at once.
-So it is where the ledger says that it fails, or is not there. All of it ends by itself.
+So it is where the ledger says that it fails, or is not there; then what was admitted and has not begun does not begin
+either (``on_refused``, ``on_admitted``). All of it ends by itself.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from apex_exec.ledger.records import AuditRecord, Execution, encode_line, execut
 MS_NS = 1_000_000
 LATE_NS = 50 * MS_NS
 HOLD_NS = 250 * MS_NS
+DOWN_NS = 1_000 * MS_NS
+"""A ledger process that is restarted is back within half of this, and no call loses its turn for that."""
 GATHER_NS = 2 * MS_NS
 """How long the first record of a frame waits for others (group): 500 frames a second at most, instead of one a turn.
 At 64 KiB a record, what gathers meanwhile is far below the link's bound of a frame."""
@@ -91,7 +94,12 @@ class AuditTrail:
         self._ready = False
         self._failing = ""
         self.on_refused: Callable[[], None] = lambda: None
-        """Called where the ledger can take no record for now: what has been admitted and not begun is not to begin."""
+        """Called if the ledger can take no record for now: what has been admitted and not begun is not to begin. May be
+        called again before ``on_admitted``."""
+        self.on_admitted: Callable[[], None] = lambda: None
+        """Called after ``on_refused``, when the ledger takes records again."""
+        self._refusing = False
+        self._down_ns = 0
         self.fine_until_ns = 0
         """Until then (CLOCK_MONOTONIC) work is admitted and nothing is held: callers may look here before they ask."""
         self.due_ns = NEVER_NS
@@ -247,11 +255,22 @@ class AuditTrail:
             raise
 
     def _take(self, message: list[Any]) -> None:
+        self._take_word(message)
+        if self._refusing and self.admits(_clock_ns()):
+            self._refusing = False
+            self.on_admitted()
+
+    def _refuse(self) -> None:
+        self._refusing = True
+        self.on_refused()
+
+    def _take_word(self, message: list[Any]) -> None:
         word = message[0]
         if word == "committed":
             self._commit(message[1])
         elif word == "ready":
             self._ready = True
+            self._down_ns = 0
             self._commit(message[1])
             for batch in self._batches:
                 self.side.send_body(batch.body)
@@ -262,7 +281,7 @@ class AuditTrail:
             self._failing = message[1]
             self._set_fine()
             self._say_health(self._failing)
-            self.on_refused()
+            self._refuse()
         elif word == "recovered":
             self._failing = ""
             self._set_fine()
@@ -293,6 +312,7 @@ class AuditTrail:
         """What is not committed is kept; the next ledger process says how far this one came."""
         self._ready = False
         self._failing = ""
+        self._down_ns = self._down_ns or _clock_ns()
         self._set_fine()
         self._log("error", "audit: the ledger process has died and is being restarted; no work is admitted meanwhile")
         self._say_health("the ledger process is being restarted")
@@ -307,8 +327,9 @@ class AuditTrail:
         self._metrics.set("audit_lag_seconds", (), max(self._lag_ns, late_ns) / 1e9)
         self._lag_ns = 0
         self._say_health(self.reason)
-        if self._failing or (self._ready and not self.admits(now_ns)):
-            self.on_refused()
+        gone = self._down_ns and now_ns - self._down_ns > DOWN_NS
+        if self._failing or gone or (self._ready and not self.admits(now_ns)):
+            self._refuse()
 
     # ------------------------------------------------------------------ beginning and end
     def wait_ready(self, seconds: float) -> bool:

@@ -48,7 +48,8 @@ LARGE_BYTES = 4096
 DISPATCH_WEIGHT = 8
 """A dispatch is decoded, so it is held as objects: up to so many times its bytes, and more in bad cases."""
 _NO_USAGE = msg.Usage()
-_NOT_ADMITTED = frozenset(("OVERLOADED", "QUARANTINED", "SHUTTING_DOWN", "PLUGIN_NOT_FOUND", "PLUGIN_DISABLED"))
+_NOT_ADMITTED = frozenset(("OVERLOADED", "QUARANTINED", "SHUTTING_DOWN", "PLUGIN_NOT_FOUND", "PLUGIN_DISABLED",
+                           "AUDIT_UNAVAILABLE"))
 """Codes that the core may answer within the very step that a call arrives in: such a call was never admitted."""
 
 
@@ -64,14 +65,14 @@ class Requests:
     """The table of what is pending, from request to reply.
 
     ``step(event, now_ns)`` gives an event to the core and does its actions; ``reply(peer, frames, body)`` sends;
-    ``used(plugin, call, run_ns)`` is what the call has used, without its CPU time if ``run_ns`` is 0. ``checks`` may be
+    ``used(worker, call, run_ns)`` is what the call has used, without its CPU time if ``run_ns`` is 0. ``checks`` may be
     None: then every result is checked here. ``failed(duty, error, plugin)`` is the guard, told of a result whose
     telling failed after it was checked elsewhere.
     """
 
     def __init__(self, pool: Pool, *, step: Callable[[ev.Event, int], None],
                  reply: Callable[[Peer, list[bytes], bytes], None], welcome: Callable[[int | str], msg.Welcome],
-                 metrics: Metrics, per_host: int, used: Callable[[str, int, int], Used],
+                 metrics: Metrics, per_host: int, used: Callable[[int, int, int], Used],
                  failed: Callable[[str, Exception, str], None] = raise_it,
                  bug: Callable[[str, Exception], None] = lambda _what, _error: None) -> None:
         self.per_host = per_host
@@ -354,7 +355,7 @@ class Requests:
     def verdict(self, verdict: Verdict) -> None:
         """The core has decided: has a result that takes long checked elsewhere, then counts, records and answers."""
         # Of replies that came together the first has the CPU time: only what is recorded is worth a system call.
-        used = self._used(verdict.plugin, verdict.call, verdict.run_ns if self.audit is not None else 0)
+        used = self._used(verdict.worker, verdict.call, verdict.run_ns if self.audit is not None else 0)
         body, code = verdict.body, verdict.code
         memory_mb_max = 0.0
         if code:

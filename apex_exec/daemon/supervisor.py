@@ -113,7 +113,7 @@ class Supervisor:
         """Plugs in the parts that were made with this supervisor's own parts."""
         if audit is not None:
             self.audit = self.requests.audit = audit
-            audit.on_refused = self._refuse_waiting
+            audit.on_refused, audit.on_admitted = self._refuse_work, self._admit_work
             self.loop.every(1.0, audit.upkeep)
         if api is not None:
             self.api = self.requests.api = self.workers.api = api
@@ -206,6 +206,8 @@ class Supervisor:
                 self.metrics.inc("worker_exits_total", (action.plugin, action.reason))
         elif isinstance(action, act.BreakerChanged):
             self._breaker_changed(action)
+        elif isinstance(action, act.RecallCalls):
+            self.workers.recall(action)
         elif isinstance(action, act.PingWorker):
             self.workers.ping(action)
         elif isinstance(action, act.GenerationJudged):
@@ -378,10 +380,13 @@ class Supervisor:
         for name in BREAKER_STATES:
             self.metrics.set("breaker_state", (plugin, name), float(name == state))
 
-    def _refuse_waiting(self) -> None:
-        """The ledger takes no record: what waits for a worker would run without one."""
+    def _refuse_work(self) -> None:
+        """The ledger takes no record: what has not begun would run without one."""
         self.step(ev.WorkRefused("AUDIT_UNAVAILABLE", "the audit ledger cannot take a record; nothing was run"),
                   time.monotonic_ns())
+
+    def _admit_work(self) -> None:
+        self.step(ev.WorkAdmitted(), time.monotonic_ns())
 
     # ------------------------------------------------------------------ the end
     @property

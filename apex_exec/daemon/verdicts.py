@@ -10,6 +10,7 @@ import msgspec
 
 from apex_exec.core.actions import Verdict
 from apex_exec.errors import WireError
+from apex_exec.observe.logs import escape
 from apex_exec.wire import hooks
 from apex_exec.wire import messages as msg
 from workers import wire as inner
@@ -30,19 +31,26 @@ _FRAME = re.compile(r'^[ |+]*File "([^"\n]{1,200})", line ([0-9]{1,7})(?:, in ([
 
 
 def at_place(text: str, traceback: str) -> str:
-    """``text``, an exception in one line, with the file, line and function that its traceback ends at, as far as the
+    """``text``, an exception, on one line, with the file, line and function that its traceback ends at, as far as the
     plugin tells; at most ``MESSAGE_CHARS_MAX``. For a person who did not get the traceback."""
+    text = one_line(text)
     frames = list(_FRAME.finditer(traceback[-inner.TRACEBACK_BYTES_MAX :]))
     if not frames:
         return text[:MESSAGE_CHARS_MAX]
     last = frames[-1]
     place = f" (at {last[1]}:{last[2]}{f' in {last[3]}' if last[3] else ''})"
-    return text[: max(0, MESSAGE_CHARS_MAX - len(place))] + place
+    return text[: max(0, MESSAGE_CHARS_MAX - len(place))] + one_line(place)
 
 
 def cut_cpu_ns(claimed_ns: int, run_ns: int) -> int:
     """The worker's own reading of its CPU time, cut to what one thread can have used while its call ran."""
     return min(max(0, claimed_ns), run_ns)
+
+
+def one_line(text: str) -> str:
+    """``text``, which may be a plugin's, as hosts show and log it: what does not print (ends of lines, what steers a
+    terminal, what turns the direction of text) is written as an escape."""
+    return text if text.isprintable() else escape(text)[:MESSAGE_CHARS_MAX]
 
 
 class Settled(msgspec.Struct, gc=False):
@@ -91,7 +99,7 @@ def settle(verdict: Verdict, memory_mb: float = 0.0, throttled_ns: int = 0, memo
         usage.cpu_ms = cut_cpu_ns(body.cpu_ns, verdict.run_ns) / 1e6
         text = f"{body.exception}: {body.message}" if body.message else body.exception
         message = text[:MESSAGE_CHARS_MAX]
-        details = {"exception": body.exception[:PATH_CHARS_MAX],
+        details = {"exception": one_line(body.exception[:PATH_CHARS_MAX]),
                    "traceback": body.traceback[: inner.TRACEBACK_BYTES_MAX]}
         if body.api_code:
             details["apiCode"] = body.api_code[:64]
@@ -110,4 +118,4 @@ def settle(verdict: Verdict, memory_mb: float = 0.0, throttled_ns: int = 0, memo
         usage.cpu_ms = cut_cpu_ns(body.cpu_ns, verdict.run_ns) / 1e6
         message = f"{body.path}: {body.message}"[:MESSAGE_CHARS_MAX]
         details = {"path": body.path[:PATH_CHARS_MAX]}
-    return Settled(code, message, details, usage)
+    return Settled(code, one_line(message), details, usage)

@@ -174,13 +174,13 @@ class WorkerTable:
         worker = self._latest.get(plugin)
         return self.governing.usage(worker) if worker is not None else (0.0, 0)
 
-    def used(self, plugin: str, call: int, run_ns: int) -> Used:
-        """What ``call`` has used, from the accounts of the plugin's latest worker. Asked once a call, at its verdict.
+    def used(self, worker: int, call: int, run_ns: int) -> Used:
+        """What ``call`` has used, from the accounts of the worker that it ran on, which need not be its plugin's
+        latest; nothing for ``worker`` 0, of a call that none has begun. Asked once a call, at its verdict.
 
         Without a ``run_ns``, how long the call ran, its CPU time is left for the next one's figure.
         """
-        worker = self._latest.get(plugin)
-        link = self._links.get(worker) if worker is not None else None
+        link = self._links.get(worker)
         if link is None:
             return Used()
         used = Used()
@@ -224,8 +224,11 @@ class WorkerTable:
             self.on_uncalled(link.spec.id, link.user_id, left_ns)
 
     def add_host_ns(self, plugin: str, spent_ns: int) -> None:
-        """Another process of the daemon has spent so much on the call under way."""
+        """Another process of the daemon has spent so much on the plugin's call under way: on its latest worker's
+        account, or on that of the one before, if that still owes an answer and the latest does not."""
         link = self._links.get(self._latest.get(plugin, 0))
+        if link is None or link.owed <= 0:
+            link = next((one for one in self._links.values() if one.spec.id == plugin and one.owed > 0), link)
         if link is not None:
             link.host_ns += spent_ns
 
@@ -306,6 +309,12 @@ class WorkerTable:
         if not link.dirty:
             link.dirty = True
             self.dirty.append(link)
+
+    def recall(self, action: act.RecallCalls) -> None:
+        """Asks a worker to skip what it has not begun of these calls; ``flush`` writes."""
+        link = self._links.get(action.worker)
+        if link is not None:
+            self.send(link, inner.Recall(action.seqs))
 
     def send(self, link: WorkerLink, message: Any) -> None:
         """Queues any other message for a worker, an ApiReply say; ``flush`` writes."""

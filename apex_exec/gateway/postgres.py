@@ -13,7 +13,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any
 from weakref import WeakSet
 
@@ -209,7 +209,8 @@ class Postgres:
                     raise ApiFailure("row_limit", f"one call changes at most {ROWS_CHANGED_MAX} rows; "
                                                   "nothing was changed")
                 record.row_count = count
-                await _settled(self._commit(connection, record))  # which is when a deferred constraint is looked at
+                # a deferred constraint is looked at now
+                await _settled(self._commit(connection, record), connection.close)
             except psycopg.IntegrityError as error:
                 raise _refused(error, write) from None
         return count, row
@@ -289,16 +290,21 @@ class Postgres:
             await self._pool.close(timeout=1)
 
 
-async def _settled(commit: Coroutine[Any, Any, None]) -> None:
+async def _settled(commit: Coroutine[Any, Any, None], hang_up: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Waits for ``commit`` even if the call is cancelled meanwhile, since only its end says whether the write is there.
 
-    Raises psycopg.Error, and ApiFailure if the server has not answered after COMMIT_SECONDS.
+    Raises psycopg.Error, and ApiFailure if the server has not answered after COMMIT_SECONDS. Then the connection is
+    closed (``hang_up``, which does not wait): to roll back on it, or to cancel what runs on it, would wait as well, and
+    the call would be told that its time was over where it must be told that the write may be there.
     """
     task = asyncio.ensure_future(commit)
     due = time.monotonic() + COMMIT_SECONDS
     while not task.done():
         if (left_seconds := due - time.monotonic()) <= 0:
+            await hang_up()
             task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait((task,), timeout=0)
             raise ApiFailure("data_unavailable", "the database does not answer the commit; it may have taken effect")
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.wait((task,), timeout=left_seconds)

@@ -39,14 +39,19 @@ from apex_exec.ledger.records import (
     encode_line,
     nanoseconds_of,
     time_of,
+    time_of_line,
 )
+from apex_exec.ledger.turns import SLACK_NS, TABLE
 
 SCHEMA = (
     "CREATE TABLE IF NOT EXISTS events (seq INTEGER PRIMARY KEY, body TEXT NOT NULL, hash BLOB NOT NULL)",
     "CREATE TABLE IF NOT EXISTS keys (key TEXT PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS removed (seq INTEGER PRIMARY KEY, hash BLOB NOT NULL)",
     "CREATE TABLE IF NOT EXISTS tail (one INTEGER PRIMARY KEY, body BLOB NOT NULL)",
+    TABLE,
 )
+NEVER_NS = 1 << 100
+"""Later than any clock: whatever is written next is a turn."""
 ROW = "(?, CAST(? AS TEXT), ?)"
 INSERT_ROWS = 16
 """Rows of one statement: 1.3 µs each instead of 1.6 by one each; more gain nothing."""
@@ -82,6 +87,7 @@ class AuditStore:
         self.database, self.state_dir, self.min_free_bytes, self.trail = database, state_dir, min_free_bytes, trail
         self.anchors = [state_dir / ANCHOR, *([Path(anchor)] if anchor else [])]
         self._maker = BodyMaker()
+        self._latest_ns = NEVER_NS  # the latest time since the last turn; the first event of a run is one
         self._lock = -1
         self.db: sqlite3.Connection | None = None
         try:
@@ -169,7 +175,8 @@ class AuditStore:
         """
         assert self.db is not None
         self._check_space()
-        seq, prev = self.seq, self.hash
+        seq, prev, latest_ns = self.seq, self.hash, self._latest_ns
+        turns: list[tuple[int]] = []
         values: list[Any] = []  # of the rows, one after the other
         body_of, execution_of = self._maker.body, self._maker.execution
         new_keys: dict[str, int] = {}
@@ -184,9 +191,17 @@ class AuditStore:
                 body = body_of(seq, line) if type(line) is bytes else execution_of(seq, line)
                 prev = chain_hash(prev, body)
                 values += seq, body, prev
+                at_ns = time_of_line(line)
+                if at_ns < latest_ns - SLACK_NS:
+                    turns.append((seq,))
+                    latest_ns = at_ns
+                elif at_ns > latest_ns:
+                    latest_ns = at_ns
             for start in range(0, len(values), 3 * INSERT_ROWS):
                 part = values[start : start + 3 * INSERT_ROWS]
                 self.db.execute("INSERT INTO events VALUES" + ",".join([ROW] * (len(part) // 3)), part)
+            if turns:
+                self.db.executemany("INSERT OR IGNORE INTO turns VALUES (?)", turns)
             if new_keys:
                 self.db.executemany("INSERT OR REPLACE INTO keys VALUES (?, ?)", new_keys.items())
             if values or last_index != self.last_index:
@@ -196,6 +211,7 @@ class AuditStore:
             self._rollback()
             raise LedgerError(f"the audit database cannot be written: {error}") from error
         stored, self.seq, self.hash, self.last_index = seq - self.seq, seq, prev, last_index
+        self._latest_ns = latest_ns
         return stored
 
     def _has(self, key: str) -> bool:

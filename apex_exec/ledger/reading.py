@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from apex_exec.ledger.records import GENESIS, LedgerError
+from apex_exec.ledger.turns import SLACK_NS, stretches
 
 STEP_ROWS = 5_000
 """Events fetched by one query."""
-CLOCK_SLACK_SECONDS = 3_600
-"""Events stand in commit order; their times may run back by this much (a corrected clock) and are still found."""
 
 
 class Event(msgspec.Struct, gc=False, rename="camel"):
@@ -56,12 +55,10 @@ def utc_text(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f") + "000Z"
 
 
-def first_seq_since(db: sqlite3.Connection, since: str) -> int:
-    """The first event at or after ``since`` in a ledger whose times never run back; one past the last where none is.
-
-    Raises LedgerError on a body that is not ours.
+def _first_seq_since(db: sqlite3.Connection, since: str, low: int, high: int) -> int:
+    """The first event at or after ``since`` of those from ``low`` up to ``high``, whose times never run back; ``high``
+    if there is none. Raises LedgerError on a body that is not ours.
     """
-    low, high = db.execute("SELECT coalesce(min(seq), 1), coalesce(max(seq), 0) + 1 FROM events").fetchone()
     while low < high:
         middle = (low + high) // 2
         row = db.execute("SELECT seq, body FROM events WHERE seq >= ? LIMIT 1", (middle,)).fetchone()
@@ -121,6 +118,39 @@ class Filter(msgspec.Struct, kw_only=True):
     after_seq: int = 0
 
 
+def _rows_of_times(db: sqlite3.Connection, wanted: Filter, up_to: int | None, having: Having
+                   ) -> Iterator[tuple[int, bytes, bytes]]:
+    """The rows among which all are whose time ``wanted`` lets through, in order, up to the seq ``up_to``: each stretch
+    is searched by itself."""
+    if wanted.since is None and wanted.until is None:
+        yield from read_rows(db, wanted.after_seq, up_to, having)
+        return
+    first, last = db.execute("SELECT coalesce(min(seq), 1), coalesce(max(seq), 0) FROM events").fetchone()
+    if up_to is not None:
+        last = min(last, up_to)
+    slack = timedelta(seconds=SLACK_NS / 1e9)
+    early, late = _moved(wanted.since, -slack), _moved(wanted.until, slack)
+    for stretch in stretches(db):
+        low = max(stretch.first, first, wanted.after_seq + 1)
+        high = last + 1 if stretch.end is None else min(stretch.end, last + 1)
+        if stretch.sorted and late and low < high:
+            high = _first_seq_since(db, late, low, high)
+        if stretch.sorted and early and low < high:
+            low = _first_seq_since(db, early, low, high)
+        if low < high:
+            yield from read_rows(db, low - 1, high - 1, having)
+
+
+def _moved(moment: datetime | None, by: timedelta) -> str:
+    """The text of ``moment`` moved ``by`` so much, or as far as there are years; "" for none."""
+    if moment is None:
+        return ""
+    try:
+        return utc_text(moment + by)
+    except OverflowError:
+        return utc_text(moment)
+
+
 def matching_rows(db: sqlite3.Connection, wanted: Filter, up_to: int | None = None
                   ) -> Iterator[tuple[Event, bytes, bytes]]:
     """(event, body, hash) of every event that ``wanted`` lets through, in order, up to the seq ``up_to``.
@@ -129,19 +159,10 @@ def matching_rows(db: sqlite3.Connection, wanted: Filter, up_to: int | None = No
     """
     since = utc_text(wanted.since) if wanted.since else ""
     until = utc_text(wanted.until) if wanted.until else ""
-    start, end = wanted.after_seq, None
-    if wanted.since:
-        early = utc_text(datetime.fromtimestamp(wanted.since.timestamp() - CLOCK_SLACK_SECONDS, UTC))
-        start = max(start, first_seq_since(db, early) - 1)
-    if wanted.until:
-        late = utc_text(datetime.fromtimestamp(wanted.until.timestamp() + CLOCK_SLACK_SECONDS, UTC))
-        end = first_seq_since(db, late)
     # A body without the plugin's, the user's or the type's name cannot match: it is not even fetched.
     having = [[f'"{key}":{msgspec.json.encode(name).decode()}' for name in names] for key, names in (
         ("resource", (wanted.plugin,)), ("userId", (wanted.user,)), ("eventType", wanted.event_types)) if any(names)]
-    for seq, body, digest in read_rows(db, start, up_to, having):
-        if end is not None and seq >= end:
-            return
+    for seq, body, digest in _rows_of_times(db, wanted, up_to, having):
         try:
             event = _decode(body)
         except (msgspec.DecodeError, TypeError) as error:

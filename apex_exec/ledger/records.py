@@ -190,6 +190,15 @@ class BodyMaker:
         return b'{"seq":%d,"timestamp":"%b",%b' % (seq, text.encode(), rest)
 
 
+def time_of_line(line: bytes | Sequence[Any]) -> int:
+    """Nanoseconds since 1970 of a line that ``BodyMaker`` has taken, or of an execution's fields."""
+    if type(line) is not bytes:
+        return int(line[0])
+    digits = line[_TIME_AT]
+    usual = digits.isdigit() and line[32:33] == b","
+    return int(digits if usual else line.removeprefix(_BEGIN_LINE).partition(b",")[0])
+
+
 _BEGIN_LINE = b'{"timestamp":'
 _FIRST_NS, _LAST_NS = -62_135_596_800 * 10**9, 253_402_300_800 * 10**9 - 1
 """The years 1 and 9999: what the text of a time can say. A clock beyond is told as the nearest of them."""

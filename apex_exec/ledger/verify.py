@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from apex_exec.ledger.marks import ANCHOR, CHECKPOINT, HEAD, Mark, load_public_key, read_mark, read_tail
 from apex_exec.ledger.reading import open_readonly, read_rows
 from apex_exec.ledger.records import GENESIS, LedgerError, chain_hash
+from apex_exec.ledger.turns import TurnCheck
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -87,12 +88,17 @@ def _walk(database: Path, check: Mark | None, head: Mark | None, noted: tuple[in
         return wrong("unreadable", 0, str(error))
     try:
         tail = None
+        turns = TurnCheck(db)
+        turns.begin(seq + 1)
         while True:  # a running ledger goes on meanwhile: until the walk has come to the tail that it then finds
             for number, body, digest in read_rows(db, seq):
                 if number != seq + 1:
                     return wrong("missing", seq + 1, f"event {seq + 1} is missing; the next is {number}")
                 if chain_hash(prev, body) != digest or not body.startswith(b'{"seq":%d,' % number):
                     return wrong("edited", number, f"event {number} is not what was written there")
+                if turns.lacks(number, body):
+                    return wrong("edited", number, f"time runs back at event {number}, and the list of such places "
+                                                   "lacks it: who reads by time would miss events")
                 seq, prev = number, digest
                 if seq in known and known[seq][1] != digest:
                     return wrong("head", seq, f"event {seq} differs from {known[seq][0]}")

@@ -1,5 +1,5 @@
-"""The daemon's log on stderr, and each plugin's own file. Written by one thread, so that no full pipe or slow disk is
-felt by the loop; what does not fit into its queue is counted and left out.
+"""The daemon's log on stderr, and each plugin's own file. Each has a thread of its own that writes it, so that no full
+pipe or slow disk is felt by the loop or by the other; what does not fit into its queue is counted and left out.
 
 A plugin's lines are bounded by ``log.plugin_lines_per_second``, escaped, and marked with its id. They are no audit:
 files under ``<state_dir>/logs/`` are rotated by size, and old ones go.
@@ -18,13 +18,14 @@ import threading
 import time
 import traceback
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
 LINES_MAX = 10_000
-"""Lines that wait for the writing thread; above it lines are left out and counted."""
+"""Lines that wait for a writing thread; above it lines are left out and counted."""
 WAITING_BYTES_MAX = 16 * 1024 * 1024
-"""What such lines hold at most, each character counted as the four bytes that it may have."""
+"""What such lines hold at most for either place, each character counted as the four bytes that it may have."""
 TEXT_CHARS_MAX = 8192
 """Of one line, as it was said and as it is written: an escape counts as the characters that it has."""
 FILE_BYTES_MAX = 1024 * 1024
@@ -93,6 +94,57 @@ class _Share:
         return True
 
 
+class _Writer:
+    """One place that lines go to, written by a thread of its own: stderr that nobody reads stops no plugin's file, and
+    a disk that hangs no line on stderr. What waits for it is bounded."""
+
+    def __init__(self, name: str, write: Callable[[_Line], None], left_out: Callable[[int], None]) -> None:
+        self.dropped = 0
+        self._name, self._write, self._left_out = name, write, left_out
+        self._queue: queue.SimpleQueue[_Line | None] = queue.SimpleQueue()
+        self._putting = threading.Lock()
+        self._bytes_put = 0
+        self._bytes_taken = 0  # written by the writing thread alone: the difference is what waits
+        self._thread: threading.Thread | None = None
+
+    @property
+    def waiting(self) -> int:
+        return self._queue.qsize()
+
+    @property
+    def waiting_bytes(self) -> int:
+        return self._bytes_put - self._bytes_taken
+
+    def put(self, line: _Line) -> None:
+        """Never blocks; over the bounds the line is counted and left out."""
+        with self._putting:
+            if self._queue.qsize() < LINES_MAX and self.waiting_bytes < WAITING_BYTES_MAX:
+                self._bytes_put += 4 * len(line[3])
+                self._queue.put(line)
+            else:
+                self.dropped += 1
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+        self._thread.start()
+
+    def end(self, due: float) -> bool:
+        """Writes what waits, until ``due`` (CLOCK_MONOTONIC) at most; True if nothing is left."""
+        self._queue.put(None)
+        if self._thread is None:
+            return True
+        self._thread.join(max(0.0, due - time.monotonic()))
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while (line := self._queue.get()) is not None:
+            dropped, self.dropped = self.dropped, 0
+            if dropped:
+                self._left_out(dropped)
+            self._write(line)
+            self._bytes_taken += 4 * len(line[3])
+
+
 class Logs(logging.Handler):
     """Takes lines from everywhere; ``start`` begins to write them. Also a handler of ``logging``."""
 
@@ -101,17 +153,15 @@ class Logs(logging.Handler):
         super().__init__()
         self.level_min = LEVELS[level]
         self.plugin_lines_per_second = plugin_lines_per_second
-        self.dropped = 0
         self._json = format == "json"
         self._stream = stream or sys.stderr
         self._folder = folder
         self._files: OrderedDict[str, IO[str]] = OrderedDict()
         self._shares: dict[str, _Share] = {}
         self._failures: dict[str, _Share] = {}
-        self._queue: queue.SimpleQueue[_Line | None] = queue.SimpleQueue()
-        self._bytes_put = 0  # written by the loop's thread alone,
-        self._bytes_taken = 0  # and this by the writing thread: the difference is what waits
-        self._thread: threading.Thread | None = None
+        self._stderr = _Writer("apex-exec-log", self._to_stream, self._left_out)
+        self._plugin_files = _Writer("apex-exec-plugin-logs", self._to_file, self._left_out_of_files)
+        self._started = False
 
     # ------------------------------------------------------------------ called by the loop
     def log(self, level: str, text: str) -> None:
@@ -182,58 +232,60 @@ class Logs(logging.Handler):
         self._shares.pop(plugin, None)
 
     def _put(self, line: _Line) -> None:
-        if self._thread is None:
-            self._write(line)
-        elif self._queue.qsize() < LINES_MAX and self.waiting_bytes < WAITING_BYTES_MAX:
-            self._bytes_put += 4 * len(line[3])
-            self._queue.put(line)
-        else:
-            self.dropped += 1
+        if line[1] >= self.level_min:
+            self._stderr.put(line) if self._started else self._to_stream(line)
+        if line[2] and self._folder is not None:
+            self._plugin_files.put(line) if self._started else self._to_file(line)
 
     @property
     def waiting(self) -> int:
-        """Lines that are not written yet."""
-        return self._queue.qsize()
+        """Lines that stderr has not taken yet."""
+        return self._stderr.waiting
 
     @property
     def waiting_bytes(self) -> int:
         """What they hold, at most."""
-        return self._bytes_put - self._bytes_taken
+        return self._stderr.waiting_bytes
 
-    # ------------------------------------------------------------------ the writing thread
+    @property
+    def dropped(self) -> int:
+        """Lines that were left out since this was last said."""
+        return self._stderr.dropped + self._plugin_files.dropped
+
+    # ------------------------------------------------------------------ the writing threads
     def start(self) -> None:
-        """From now on lines are written by a thread of their own. Call it after the zygote was started."""
-        self._thread = threading.Thread(target=self._run, name="apex-exec-log", daemon=True)
-        self._thread.start()
+        """From now on lines are written by threads of their own. Call it after the zygote was started."""
+        self._started = True
+        self._stderr.start()
+        self._plugin_files.start()
 
     def close(self) -> None:
         """Writes what waits, for at most CLOSE_SECONDS."""
-        if self._thread is not None:
-            self._queue.put(None)
-            self._thread.join(CLOSE_SECONDS)
-            self._thread = None
+        if self._started:
+            due = time.monotonic() + CLOSE_SECONDS
+            if self._plugin_files.end(due):
+                for file in self._files.values():
+                    with contextlib.suppress(OSError):
+                        file.close()
+            self._stderr.end(due)
+            self._started = False
         super().close()
 
-    def _run(self) -> None:
-        while (line := self._queue.get()) is not None:
-            dropped, self.dropped = self.dropped, 0
-            if dropped:
-                self._write((time.time(), logging.WARNING, "", f"{dropped} log lines were left out: stderr is slow"))
-            self._write(line)
-            self._bytes_taken += 4 * len(line[3])
-        for file in self._files.values():
-            with contextlib.suppress(OSError):
-                file.close()
+    def _left_out(self, count: int) -> None:
+        self._to_stream((time.time(), logging.WARNING, "", f"{count} log lines were left out: stderr is slow"))
 
-    def _write(self, line: _Line) -> None:
+    def _left_out_of_files(self, count: int) -> None:
+        self.log("warning", f"{count} lines of plugins' own log files were left out: the disk is slow")
+
+    def _to_stream(self, line: _Line) -> None:
+        with contextlib.suppress(OSError, ValueError):  # nobody reads stderr any more
+            self._stream.write(self._format(*line))
+            self._stream.flush()
+
+    def _to_file(self, line: _Line) -> None:
         wall, level, plugin, text = line
-        if level >= self.level_min:
-            with contextlib.suppress(OSError, ValueError):  # nobody reads stderr any more
-                self._stream.write(self._format(wall, level, plugin, text))
-                self._stream.flush()
-        if plugin and self._folder is not None:
-            with contextlib.suppress(OSError):
-                self._to_file(plugin, self._format(wall, level, "", text))
+        with contextlib.suppress(OSError):
+            self._append(plugin, self._format(wall, level, "", text))
 
     def _format(self, wall: float, level: int, plugin: str, text: str) -> str:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(wall)) + f".{int(wall % 1 * 1000):03d}Z"
@@ -246,7 +298,7 @@ class Logs(logging.Handler):
         mark = f"plugin {plugin}: " if plugin else ""
         return f"{stamp} {name.upper()} {mark}{escape(text)}\n"
 
-    def _to_file(self, plugin: str, text: str) -> None:
+    def _append(self, plugin: str, text: str) -> None:
         assert self._folder is not None
         path = self._folder / f"{plugin}.log"
         file = self._files.get(plugin)

@@ -102,6 +102,10 @@ class BlobStore:
         except OSError as error:
             raise _disk_refusal(error, self.folder) from None
 
+    def has(self, digest: str) -> bool:
+        """Whether there is a blob of that name, whatever it holds."""
+        return self.path(digest).exists()
+
     def digests(self) -> set[str]:
         """The names of all blobs."""
         try:

@@ -56,9 +56,22 @@ class _Maker:
         entitled = ctx.entitled(ctx, plugin.id, manifest.pricing.model != "free")
         if entitled is not None:
             spec = msgspec.structs.replace(spec, entitled=entitled)
+        if spec.state == "enabled" and (why := missing_here(ctx, version)):
+            spec = msgspec.structs.replace(spec, state="disabled", reason=why)
         if spec.state == "enabled" and (word := ctx.withheld(ctx, self._db, version.digest)):
             spec = msgspec.structs.replace(spec, state="disabled", reason=word)
         return spec
+
+
+def missing_here(ctx: Context, version: VersionRow) -> str:
+    """Why this daemon cannot serve ``version`` although the rows say that it is served; "" if it can.
+
+    That its bundle is not in this daemon's folder is true of this daemon alone: others that share the rows may have it,
+    and this one has it again once it is installed again. So it is looked at where a spec is made, and no row says it.
+    """
+    if ctx.blobs.has(version.digest):
+        return ""
+    return "blob_missing: its bundle is not in this daemon's store; install the same .apx file again"
 
 
 def served_now(ctx: Context, db: sa.Connection, plugins: Iterable[str] | None = None) -> list[PluginSpec]:
@@ -118,14 +131,13 @@ def commit(ctx: Context, work: Callable[[sa.Connection], T], plugins: Iterable[s
 def reconcile(ctx: Context, *, sweep: bool = False) -> list[PluginSpec]:
     """Brings a store that a crash, an upgrade of the daemon or a new policy left behind in order; every spec.
 
-    What no longer fits (``apiVersion``, policy, a required signature, a bundle that is gone) is disabled with the
-    reason; approvals whose time is over expire for good if the clock is settled; with ``sweep`` (at the start, when
-    no operation can be between its bundle and its row) bundles that no row names are removed.
+    What no longer fits the rules (``apiVersion``, policy, a required signature) is disabled with the reason: rules are
+    the registry's, and daemons that share one share them. What is only missing here (``missing_here``) is not served,
+    and no row is changed for it. Approvals whose time is over expire for good if the clock is settled; with ``sweep``
+    (at the start, when no operation can be between its bundle and its row) bundles that no row names are removed.
     """
     policy = Policy.read(ctx.settings.security.policy_file)
     now_ns = ctx.now_ns()
-    blobs = ctx.blobs.digests()
-
     disabled: list[tuple[str, str]] = []
 
     def work(db: sa.Connection) -> tuple[list[PluginSpec], set[str]]:
@@ -136,7 +148,7 @@ def reconcile(ctx: Context, *, sweep: bool = False) -> list[PluginSpec]:
         maker = _Maker(ctx, db, None)
         specs: list[PluginSpec] = []
         for plugin, version in db_.list_served(db):
-            manifest, problem = _misfit(version, policy, blobs)
+            manifest, problem = _misfit(version, policy)
             if not problem and signed is not None and version.digest not in signed:
                 problem = f"signature_missing: security.require_signature is {wanted!r} now"
             if problem and plugin.state in ("installed", "enabled"):
@@ -145,6 +157,8 @@ def reconcile(ctx: Context, *, sweep: bool = False) -> list[PluginSpec]:
                 db_.record_install(db, version, "disable", ctx.uid, now_ns, problem)
                 disabled.append((plugin.id, problem))
                 plugin = msgspec.structs.replace(plugin, state="disabled", reason=problem)
+            elif sweep and plugin.state == "enabled" and (why := missing_here(ctx, version)):
+                disabled.append((plugin.id, why))
             if manifest is not None:
                 specs.append(maker.spec(plugin, version, manifest))
         return specs, {row.digest for row in db_.list_versions(db)}
@@ -157,8 +171,8 @@ def reconcile(ctx: Context, *, sweep: bool = False) -> list[PluginSpec]:
     return specs
 
 
-def _misfit(version: VersionRow, policy: Policy, blobs: set[str]) -> tuple[Manifest | None, str]:
-    """The manifest of a stored version where it can be read, and why it cannot be served here and now ("": it can)."""
+def _misfit(version: VersionRow, policy: Policy) -> tuple[Manifest | None, str]:
+    """The manifest of a stored version where it can be read, and why it may not be served any more ("": it may)."""
     manifest, problems = check_manifest(version.manifest.encode())
     if manifest is None:
         codes = {problem["code"] for problem in problems}
@@ -166,6 +180,4 @@ def _misfit(version: VersionRow, policy: Policy, blobs: set[str]) -> tuple[Manif
         return None, f"{word}: {problems[0]['message']}"
     if denied := policy.check(manifest):
         return manifest, f"policy_denied: {denied[0]['message']}"
-    if version.digest not in blobs:
-        return manifest, "blob_missing: its bundle is not in the store; install it again"
     return manifest, ""

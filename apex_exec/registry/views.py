@@ -16,6 +16,7 @@ from apex_exec.registry.bundle import Bundle, read_folder
 from apex_exec.registry.context import Context
 from apex_exec.registry.lifecycle import find_plugin, find_served, manifest_of
 from apex_exec.registry.manifest import Manifest
+from apex_exec.registry.specs import missing_here
 from apex_exec.registry.store import EVERYBODY, PluginRow, VersionRow
 
 SMOKE_SECONDS = 90.0
@@ -25,7 +26,7 @@ def list_all(ctx: Context) -> list[dict[str, Any]]:
     """Every plugin with version, state and hooks; those of ``plugins_dir`` too."""
     def work(db: sa.Connection) -> list[dict[str, Any]]:
         users = db_.enabled_for(db)
-        return [{**_short(plugin, version), "users": _users(users.get(plugin.id, set())), "source": "registry"}
+        return [{**_short(ctx, plugin, version), "users": _users(users.get(plugin.id, set())), "source": "registry"}
                 for plugin, version in db_.list_served(db)]
 
     rows = ctx.store.transact(work)
@@ -59,13 +60,16 @@ def _manifest_facts(manifest: Manifest, ctx: Context) -> dict[str, Any]:
             "pricing": manifest.pricing.model_dump(exclude_none=True)}
 
 
-def _short(plugin: PluginRow, version: VersionRow) -> dict[str, Any]:
+def _short(ctx: Context, plugin: PluginRow, version: VersionRow) -> dict[str, Any]:
     try:
         hooks = list(manifest_of(version).manifest.hooks)
     except Refusal:
         hooks = []
-    return {"id": plugin.id, "version": plugin.version, "state": plugin.state, "name": plugin.name,
-            "author": plugin.author, "reason": plugin.reason, "hooks": hooks}
+    state, reason = plugin.state, plugin.reason
+    if state == "enabled" and (why := missing_here(ctx, version)):
+        state, reason = "disabled", why
+    return {"id": plugin.id, "version": plugin.version, "state": state, "name": plugin.name,
+            "author": plugin.author, "reason": reason, "hooks": hooks}
 
 
 def _users(users: set[str]) -> str | list[str]:
@@ -80,7 +84,7 @@ def show(ctx: Context, plugin: str) -> dict[str, Any]:
         served = find_served(db, row)
         manifest = manifest_of(served)
         return {
-            **_short(row, served), **_manifest_facts(manifest, ctx), "digest": served.digest, "source": "registry",
+            **_short(ctx, row, served), **_manifest_facts(manifest, ctx), "digest": served.digest, "source": "registry",
             "approved": list(approvals.approved_now(approvals.latest(db, served.digest), now_ns)),
             "users": _users(db_.enabled_for(db, plugin).get(plugin, set())),
             "versions": [{"version": v.version, "digest": v.digest, "state": v.state, "reason": v.reason,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import signal
 import tempfile
 import threading
 import time
@@ -206,6 +207,30 @@ def test_kill_9_while_the_blocking_client_waits(plugins: Path) -> None:
                 client.wait(id_, 5500)
         assert time.monotonic() - begun < 4, "they waited for their deadlines"
         daemon.process.wait()
+
+
+def test_an_exception_of_a_signal_handler_cancels_the_call_and_leaves_nothing_behind(daemon: Daemon) -> None:
+    """A worker pool's soft time limit is one, as Ctrl-C is: the blocking client is used again afterwards."""
+    class SoftLimit(Exception):
+        pass
+
+    def handler(*_: object) -> None:
+        raise SoftLimit
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        with Client(daemon.endpoint) as client:
+            client.invoke("echo-c", "onActionExecute", USER, act("echo"))
+            signal.setitimer(signal.ITIMER_REAL, 0.3)
+            with pytest.raises(SoftLimit):
+                client.invoke("echo-c", "onActionExecute", USER, act("hang"), deadline_ms=5000)
+            begun = time.monotonic()
+            client.invoke("echo-c", "onActionExecute", USER, act("echo"), deadline_ms=5000)
+            assert time.monotonic() - begun < 3, "the hook that nobody waits for goes on"
+            assert not client._replies and not client._pending and client.unmatched >= 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_a_closed_client_has_its_hooks_cancelled(daemon: Daemon) -> None:

@@ -98,6 +98,19 @@ def test_a_stderr_that_nobody_reads_does_not_stop_the_caller(tmp_path: Path) -> 
     assert time.monotonic() - begun < 5 and writer.waiting <= LINES_MAX
 
 
+def test_a_stderr_that_nobody_reads_stops_no_plugins_own_file(tmp_path: Path) -> None:
+    writer = logs(tmp_path, Stuck())
+    writer.start()
+    for n in range(2 * LINES_MAX):
+        writer.plugin_line("p", "info", f"line {n}", time.monotonic_ns() + n * 10**9)  # each within its share
+        if n % 1000 == 0:
+            time.sleep(0.02)
+    writer.close()
+    assert writer.dropped, "stderr took hardly any"
+    written = "".join(path.read_text() for path in sorted(tmp_path.iterdir(), reverse=True))
+    assert written.count("line ") == 2 * LINES_MAX and f"line {2 * LINES_MAX - 1}" in written
+
+
 def test_what_does_not_print_is_written_as_an_escape() -> None:
     assert escape("plain π") == "plain π"
     assert escape("a\nb\x1b[2J\ud800\u202e") == "a\\nb\\x1b[2J\\ud800\\u202e"

@@ -234,6 +234,27 @@ def test_a_daemon_of_another_api_disables_what_no_longer_fits_and_says_why(
     assert row is not None and row.state == "disabled" and row.reason.startswith("incompatible_api_version")
 
 
+def test_a_daemon_without_a_bundle_does_not_serve_it_and_changes_nothing_for_others_on_the_same_registry(
+        stage: Stage, url: str, tmp_path: Path) -> None:
+    stage.install(bundle())
+    stage.run("plugin.enable", id="sample")
+    other = Stage(tmp_path / "other", url)  # another daemon, or this one after a restart without its state folder
+    for sweep in (True, False, True):
+        (told,) = specs.reconcile(other.context, sweep=sweep)
+        assert (told.state, told.reason.split(":")[0]) == ("disabled", "blob_missing")
+    (row,) = other.run("plugin.list")["plugins"]
+    assert (row["state"], row["reason"].split(":")[0]) == ("disabled", "blob_missing"), "it says what it does"
+    other.run("plugin.enable", id="sample")
+    (told,) = other.context.store.transact(lambda db: specs.served_now(other.context, db))
+    assert told.state == "disabled", "no operation has it serve what it has not"
+    (here,) = specs.reconcile(stage.context, sweep=True)
+    assert here.state == "enabled" and stage.run("plugin.list")["plugins"][0]["state"] == "enabled"
+    other.install(bundle())  # the same bytes again
+    assert other.served["sample"].state == "enabled"
+    assert other.run("plugin.show", id="sample")["state"] == "enabled"
+    other.context.store.close()
+
+
 def test_a_bundle_lost_from_the_store_is_disabled_at_the_next_start_and_the_others_go_on(stage: Stage) -> None:
     stage.install(bundle())
     stage.install(bundle(id="fine"))
@@ -269,18 +290,20 @@ def test_verify_names_each_check_and_the_one_that_fails(stage: Stage) -> None:
     assert [c["check"] for c in failed] == ["files"] and "not what was installed" in failed[0]["message"]
 
 
-def test_a_refused_installation_burns_no_version(stage: Stage) -> None:
+def test_a_refused_installation_burns_no_version_and_a_revoked_one_keeps_its_number(stage: Stage) -> None:
+    bad, revoked = bundle(text="bad"), bundle(text="bad", id="malware")
     stage.fails["probe"] = Refusal("load_failed", "ImportError: pickle")
-    bad = bundle(text="bad")
-    with pytest.raises(Refusal):
-        stage.install(bad)
+    for refused in (bad, revoked):
+        with pytest.raises(Refusal):
+            stage.install(refused)
     stage.fails.clear()
     good = bundle(text="good")
     assert stage.install(good)["state"] == "installed"
-    assert stage.context.blobs.digests() == {good.digest}, "nothing is left of what was refused"
+    assert stage.context.blobs.digests() - {revoked.digest} == {good.digest}, "nothing is left of what was refused"
     assert [v["digest"] for v in stage.run("plugin.show", id="sample")["versions"]] == [good.digest]
-    with pytest.raises(Refusal) as caught:  # and what was installed keeps its number
-        stage.install(bundle(text="other"))
+    stage.run("plugin.revokeVersion", digest=revoked.digest, reason="malware")
+    with pytest.raises(Refusal) as caught:
+        stage.install(bundle(text="mended", id="malware"))
     assert caught.value.reason == "version_exists"
 
 
@@ -299,15 +322,3 @@ def test_an_upgrade_that_failed_its_check_or_its_trial_burns_no_version(stage: S
     with pytest.raises(Refusal) as caught:
         stage.run("plugin.upgrade", bundle=pack(bundle("other", version="1.1.0")))
     assert caught.value.reason == "version_exists", "it was served once"
-
-
-def test_a_revoked_version_keeps_its_number(stage: Stage) -> None:
-    stage.fails["probe"] = Refusal("load_failed", "no")
-    bad = bundle(text="bad")
-    with pytest.raises(Refusal):
-        stage.install(bad)
-    stage.fails.clear()
-    stage.run("plugin.revokeVersion", digest=bad.digest, reason="malware")
-    with pytest.raises(Refusal) as caught:
-        stage.install(bundle(text="mended"))
-    assert caught.value.reason == "version_exists"

@@ -22,6 +22,10 @@ def run(seed: int, tell: Callable[[str], None] | None = None) -> World:
         _input(world, rnd.choice(names))
         if world.operator.random() < world.operates:
             world.operate(world.operator.choice(names))
+        if world.ledger.random() < world.stops:
+            world.turn_ledger()
+        if world.ledger.random() < world.takes and (taken := world.ledger.choice(names)) in world.plugins:
+            world.take(taken)
     if rnd.random() < 0.2:
         world.drain(rnd.choice((1, 300, 5000)))
     rest(world)
@@ -72,6 +76,8 @@ def _to_worker(world: World) -> None:
 def rest(world: World) -> None:
     """No more input or faults: hooks end, hangs are killed, idle workers leave, and then nothing is left."""
     world.rates = dict.fromkeys(world.rates, 0.0)
+    while world.refusing:
+        world.turn_ledger()
     for _ in range(40):
         world.run_until(world.now_ns + 1000 * MS)
     for _ in range(30):

@@ -16,10 +16,13 @@ from tests.sim.model import CHARGED, MS, Asked, RefBreaker, SimPlugin, SimWorker
 if TYPE_CHECKING:
     from tests.sim.world import World
 
+RECALL_NS = 8 * MS
+"""Within so much time a worker of the simulation has heard that calls are recalled."""
 RESULTS = ("", "PLUGIN_ERROR", "INVALID_OUTPUT")
 CAUSES: dict[str, tuple[type[Any], ...]] = {
     "PLUGIN_NOT_FOUND": (ev.InvokeRequested, ev.GenerationPrepared),
-    "PLUGIN_DISABLED": (ev.InvokeRequested, ev.PluginSet, ev.PluginRemoved),
+    "PLUGIN_DISABLED": (ev.InvokeRequested, ev.PluginSet, ev.PluginRemoved, ev.WorkerGone, ev.WorkerAnswered),
+    "AUDIT_UNAVAILABLE": (ev.InvokeRequested, ev.WorkRefused, ev.WorkerGone, ev.WorkerAnswered, ev.GenerationPrepared),
     "OVERLOADED": (ev.InvokeRequested, ev.GenerationPrepared, ev.ForkRefused),
     "QUARANTINED": (ev.InvokeRequested, ev.WorkerGone, ev.PluginFaulted, ev.WorkerAnswered, ev.Tick,
                     ev.GenerationDropped, ev.PluginSet, ev.CancelRequested, ev.ForkRefused),
@@ -107,6 +110,10 @@ class Invariants:
             expected = "SHUTTING_DOWN"
         elif known.spec.state != "enabled":
             expected = "PLUGIN_DISABLED"
+        elif world.refusing:
+            expected = "AUDIT_UNAVAILABLE"
+        elif known.spec.barred(asked.user):
+            expected = "PLUGIN_DISABLED"
         elif len(world.open) - 1 >= world.limits.in_flight_max or len(waiting) >= world.limits.queue_max or (
                 waiting and sum(a.user == asked.user for a in waiting) >= max(1, world.limits.queue_max // 4)):
             expected = "OVERLOADED"
@@ -144,6 +151,9 @@ class Invariants:
             waiting = self.queued(name)
             self.need(len(queue) == len(waiting), "the queue is not what waits")
             self.need(len(queue) <= self.queue_max + 8, "a queue beyond its bound")
+            self.need(not (waiting and world.refusing), "calls wait that can have no record")
+            self.need(not any(world.plugins[name].spec.barred(asked.user) for asked in waiting),
+                      "calls wait of a user that the plugin was taken from")
             self.need(len(queue._calls) <= 2 * self.queue_max + DEAD_MAX + 1, "tombstones beyond their bound")
             if waiting and not self._excused(name):
                 self.need(any(w.spec.id == name and not (w.stopped or w.id in self.in_judgement)
@@ -222,6 +232,12 @@ class Invariants:
             self.need(worker.ready and not (worker.link or worker.killed or worker.stopped or worker.ping_ns
                                             or worker.paused), "a ping that has no place")
             self.need(self.world.now_ns - worker.heard_ns >= self.world.limits.ping_ns, "a ping too early")
+        elif isinstance(action, act.RecallCalls):
+            worker = self.world.workers[action.worker]
+            first = worker.sent - len(worker.link)
+            self.need(all(first <= seq < worker.sent for seq in action.seqs), "calls are recalled that are not there")
+            self.need(worker.lied or all(seq >= worker.marks for seq in action.seqs), "a call is recalled that began")
+            self.need(not worker.asked_back.intersection(action.seqs), "a call is recalled twice")
         elif isinstance(action, act.GenerationJudged):
             key = (action.plugin, action.digest)
             self.need(self.world.judging.get(key) == 0, "a judgement that nobody waits for")
@@ -261,6 +277,11 @@ class Invariants:
             self.need(known.breaker.state(now_ns) != "closed" or (
                 verdict.message == HELD_BACK and self._is_held(verdict.plugin, asked.deadline_ns)),
                 "QUARANTINED behind a closed breaker")
+        elif code in ("AUDIT_UNAVAILABLE", "PLUGIN_DISABLED") and isinstance(self.event, ev.WorkerAnswered):
+            worker = world.workers[self.event.worker]
+            self.need(self.event.seq in worker.asked_back, f"{code} of a call that nobody recalled")
+        elif code == "AUDIT_UNAVAILABLE":
+            self.need(world.refusing, "AUDIT_UNAVAILABLE with a ledger that writes")
         elif code == "BOOT_FAILED" and isinstance(self.event, ev.WorkerGone):
             self.need(asked.on in (0, -1), "BOOT_FAILED of a call on a link")
         if verdict.started and isinstance(self.event, ev.WorkerGone) and not self.gone_worker.lied:
@@ -286,6 +307,8 @@ class Invariants:
         if asked.canary:
             self.need(worker.id in self.in_judgement, "a canary on the live worker")
             return
+        self.need(not world.refusing, "a call is sent that can have no record")
+        self.need(not world.plugins[asked.plugin].spec.barred(asked.user), "a call of a barred user is sent")
         self.need(all(a.call >= asked.call for a in self.queued(asked.plugin)), "calls overtake each other")
         others = [w for w in world.workers.values() if w is not worker and w.spec.id == asked.plugin]
         self.need(not any(a.verdict is None and not a.canary for w in others for a in w.link),
@@ -400,6 +423,8 @@ class Invariants:
             self.need(asked.runs == 1, f"call {asked.call} runs twice")
             self.need(asked.verdict is None or asked.started,
                       f"call {asked.call} runs after a verdict that says it never did")
+            self.need(not self.world.refusing or self.world.now_ns <= self.world.refused_ns + RECALL_NS,
+                      "a call begins long after no record could be kept")
             known = self.world.plugins.get(asked.plugin)
             if known is not None and not asked.canary:
                 self.need(not known.begun or known.begun[-1] < asked.call, "hooks begin out of order")

@@ -54,6 +54,8 @@ class SimWorker:
     unreported: bool = False  # its end will not be reported while this zygote lives
     stalled: list[tuple[str, object]] = field(default_factory=list)  # what it could not do while paused
     inbox: deque[tuple[int, Asked]] = field(default_factory=deque)
+    asked_back: set[int] = field(default_factory=set)  # seqs that the pool has recalled
+    recalled: set[int] = field(default_factory=set)  # those of them that it has heard of
     running: tuple[int, Asked] | None = None
     marks: int = 0
     link: deque[Asked] = field(default_factory=deque)  # unanswered, as the pool can know

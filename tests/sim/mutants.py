@@ -120,6 +120,15 @@ MUTANTS = (
            "        (lambda *_: 0)(self._drain, max"),
     Mutant("a disabled plugin keeps its queue", "pool",
            '        self._flush(served, "PLUGIN_DISABLED", message, now_ns, out)\n', ""),
+    Mutant("what was sent is not recalled", "fleet", "            if seqs:\n", "            if False:\n"),
+    Mutant("who skips what was recalled is a liar", "pool", " and link[0].recalled is None:", ":"),
+    Mutant("what comes back from a dead worker begins in any case", "fleet",
+           "if (refusal := self._may_not_begin(call.request, served.spec)) is not None:",
+           "if (refusal := self._refused if False else None) is not None:"),
+    Mutant("a user who lost the plugin is served", "calls", "and not request.own and (",
+           "and not request.own and False and ("),
+    Mutant("work is admitted without a ledger", "calls", "        if self._refused is not None:\n",
+           "        if False:\n"),
 )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from msgspec import Raw
+from msgspec.structs import replace
 
 from apex_exec.core import actions as act
 from apex_exec.core import events as ev
@@ -57,6 +58,11 @@ class World:
         self.operator = random.Random(seed)
         """What an operator does has a chance of its own: the faults of a seed come as they do without one."""
         self.operates = self.operator.choice((0, 0, 0.02, 0.1))
+        self.refusing = False
+        self.refused_ns = 0
+        self.ledger = random.Random(seed + 10**6)
+        """The ledger's and the registry's chances are their own as well."""
+        self.stops, self.takes = (self.ledger.choice((0, 0, 0.03, 0.1)) for _ in range(2))
         self.drain_at_ns = 0
         self.judging: dict[tuple[str, str], int] = {}
         self.next_call = 1
@@ -162,6 +168,10 @@ class World:
                 worker.oldest_ns = self.now_ns
             worker.inbox.append((action.seq, asked))
             self.at(self.random.randrange(50_000), self._take, worker)
+        elif isinstance(action, act.RecallCalls):
+            worker = self.workers[action.worker]
+            worker.asked_back.update(action.seqs)
+            self.at(self.ledger.randrange(6 * MS), worker.recalled.update, action.seqs)
         elif isinstance(action, act.KillWorker):
             worker = self.workers[action.worker]
             worker.killed = action.reason
@@ -267,7 +277,7 @@ class World:
                 self._send(worker, ev.WorkerPonged(worker.id, worker.pings + 1))
             else:
                 self._send(worker, ev.WorkerViolated(worker.id, "nonsense"))
-        if self.now_ns >= asked.deadline_ns:
+        if self.now_ns >= asked.deadline_ns or seq in worker.recalled:
             self._send(worker, ev.WorkerAnswered(worker.id, seq, "skipped", None))
             self.at(1000, self._take, worker)
             return
@@ -342,7 +352,7 @@ class World:
             self.next_call += 1
             deadline_ns = self.now_ns + self.random.choice((5, 300, 2000)) * MS
             self.calls[call] = self.open[call] = Asked(call, plugin, "canary", deadline_ns, self.now_ns, 0, canary=True)
-            canary = ev.InvokeRequested(call, plugin, "onDataFetch", "canary", NIL, deadline_ns)
+            canary = ev.InvokeRequested(call, plugin, "onDataFetch", "canary", NIL, deadline_ns, own=True)
         self.judging[(plugin, spec.digest)] = 0
         self.step(ev.GenerationPrepared(spec, canary))
         if self.random.random() < 0.8:
@@ -438,6 +448,23 @@ class World:
             if known is not None:
                 known.breaker.reset()
             self.step(ev.BreakerReset(plugin))
+
+    def turn_ledger(self) -> None:
+        """The ledger cannot take a record, says so again, or takes them again."""
+        if self.refusing and self.ledger.random() < 0.5:
+            self.refusing = False
+            self.step(ev.WorkAdmitted())
+        else:
+            if not self.refusing:
+                self.refusing, self.refused_ns = True, self.now_ns
+            self.step(ev.WorkRefused("AUDIT_UNAVAILABLE", "no record"))
+
+    def take(self, plugin: str) -> None:
+        """The plugin is taken from some users, and from others no more; nothing else of it changes."""
+        spec = self.plugins[plugin].spec
+        users = frozenset(f"u{number}" for number in range(6) if self.ledger.random() < 0.5)
+        changed = {"users": users} if self.ledger.random() < 0.5 else {"entitled": users}
+        self.step(ev.PluginSet(replace(spec, **changed)))
 
     def drain(self, after_ms: int) -> None:
         """The daemon is told to leave."""

@@ -23,6 +23,7 @@ const GRACE_MS = 500;
 const DEADLINE_MS = 5000;
 const REQUEST_TIMEOUT_MS = 5000;
 const MAX_MESSAGE_BYTES = 1_048_576;
+const ADMIN_MESSAGE_BYTES_MAX = 64 * 1_048_576;  // bundles are among these; the daemon's own limit answers first
 /** A send gives up this much before its request does, so that an unsent request is known to be unsent. */
 const SEND_MARGIN_MS = 10;
 
@@ -183,7 +184,8 @@ export class ApexClient {
     const id = this.nextId++;
     let body: Uint8Array;
     try {
-      body = this.encoded({ ...message, id });
+      const bytesMax = message["type"] === "admin" ? ADMIN_MESSAGE_BYTES_MAX : this.maxMessageBytes;
+      body = this.encoded({ ...message, id }, bytesMax);
     } catch (error) {
       return Promise.reject(error);
     }
@@ -194,7 +196,7 @@ export class ApexClient {
     const reply = new Promise<Reply>((resolve, reject) => {
       const timer = setTimeout(() => this.expire(id, timeoutMs), timeoutMs);
       this.pending.set(id, { resolve, reject, timer, state: "queued", aborted: false });
-      this.enqueue({ id, body, dueMs: Date.now() + timeoutMs });
+      this.enqueue({ id, body, dueMs: performance.now() + timeoutMs });
     });
     if (signal === undefined) return reply;
     signal.addEventListener("abort", abort, { once: true });
@@ -209,23 +211,23 @@ export class ApexClient {
   }
 
   /** The body; `undefined` is left out, as in JSON. Throws where it is no MessagePack value, or too large. */
-  private encoded(message: Record<string, unknown>): Uint8Array {
+  private encoded(message: Record<string, unknown>, bytesMax = this.maxMessageBytes): Uint8Array {
     let body: Uint8Array;
     try {
       body = encode(message, { ignoreUndefined: true });
     } catch (error) {
       throw localError("INVALID_INPUT", `the request cannot be written as MessagePack: ${(error as Error).message}`);
     }
-    if (body.length > this.maxMessageBytes) {
+    if (body.length > bytesMax) {
       throw localError("PAYLOAD_TOO_LARGE",
-        `the message has ${body.length} bytes, the limit is ${this.maxMessageBytes}`);
+        `the message has ${body.length} bytes, the limit is ${bytesMax}`);
     }
     return body;
   }
 
   // ------------------------------------------------------------------ sending
   private post(message: Record<string, unknown>): void {
-    this.enqueue({ id: undefined, body: this.encoded(message), dueMs: Date.now() + REQUEST_TIMEOUT_MS });
+    this.enqueue({ id: undefined, body: this.encoded(message), dueMs: performance.now() + REQUEST_TIMEOUT_MS });
   }
 
   private enqueue(outgoing: Outgoing): void {
@@ -239,7 +241,7 @@ export class ApexClient {
     for (let next = this.outbox.shift(); next !== undefined && !this.closed; next = this.outbox.shift()) {
       const pending = next.id === undefined ? undefined : this.pending.get(next.id);
       if (next.id !== undefined && pending === undefined) continue;
-      this.socket.sendTimeout = Math.max(1, next.dueMs - Date.now() - SEND_MARGIN_MS);
+      this.socket.sendTimeout = Math.max(1, next.dueMs - performance.now() - SEND_MARGIN_MS);
       if (pending !== undefined) pending.state = "sending";
       let taken = true;
       try {

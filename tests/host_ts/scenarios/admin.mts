@@ -46,6 +46,8 @@ for (const wanted of ["plugin.register", "plugin.install", "plugin.enable", "plu
 const javascript = { ...registration, manifest: { ...registration.manifest, entrypoint: "/plugins/custom-analytics/index.js" } };
 const js = await refused(CallError, "INVALID_INPUT", admin.admin("plugin.register", { path: jsBundle, manifest: javascript }));
 assert.match(JSON.stringify(js.details), /"unsupported_runtime"/);
+// A bundle may be larger than what a host may send to the other endpoint: here the daemon says what is wrong with it.
+await refused(CallError, "INVALID_INPUT", admin.admin("plugin.register", { bundle: new Uint8Array(2_000_000) }));
 const registered = await admin.admin<{ id: string; state: string }>("plugin.register", { path: bundle, manifest: registration });
 assert.deepEqual([registered.id, registered.state], ["custom-analytics", "registered"]);
 const dashboard = () => client.invoke("custom-analytics", "onDashboardLoad", USER, { dashboardId: "main" });
