@@ -107,6 +107,8 @@ class Logs(logging.Handler):
         self._folder = folder
         self._files: OrderedDict[str, IO[str]] = OrderedDict()
         self._shares: dict[str, _Share] = {}
+        self._muted: set[str] = set()
+        """Plugins with lines that were left out, which nothing has said yet."""
         self._failures: dict[str, _Share] = {}
         self._queue: queue.SimpleQueue[_Line | None] = queue.SimpleQueue()
         self._bytes_put = 0  # written by the loop's thread alone,
@@ -133,7 +135,8 @@ class Logs(logging.Handler):
             self._put((record.created, record.levelno, "", text))
 
     def plugin_line(self, plugin: str, level: str, text: str, now_ns: int) -> None:
-        """One line of a plugin, if its share allows; what was left out is said with the next one that is written.
+        """One line of a plugin, if its share allows; what was left out is said with the next one that is written, or
+        by ``upkeep`` a second later.
 
         It is cut and escaped here, where the time is the plugin's, and not in the writing thread, whose time is
         everybody's: that thread and the loop take turns.
@@ -143,12 +146,17 @@ class Logs(logging.Handler):
         if share is None:
             share = self._shares[plugin] = _Share(max(1.0, rate), now_ns)
         if not share.take(rate, max(1.0, rate), now_ns):
+            self._muted.add(plugin)
             return
+        self._say_lines_left_out(plugin, share)
+        text = text[:TEXT_CHARS_MAX] if self._json else escape(text)
+        self._put((time.time(), LEVELS.get(level, logging.INFO), plugin, text))
+
+    def _say_lines_left_out(self, plugin: str, share: _Share) -> None:
         if share.dropped:
             self._put((time.time(), logging.WARNING, plugin, f"{share.dropped} lines were left out"))
             share.dropped = 0
-        text = text[:TEXT_CHARS_MAX] if self._json else escape(text)
-        self._put((time.time(), LEVELS.get(level, logging.INFO), plugin, text))
+            self._muted.discard(plugin)
 
     def failure_room(self, plugin: str, now_ns: int) -> bool:
         """Whether one more failure of ``plugin`` is logged now; where not, it is counted, and the count is logged."""
@@ -170,7 +178,11 @@ class Logs(logging.Handler):
             share.dropped = 0
 
     def upkeep(self, now_ns: int) -> None:
-        """Tells what was left out of plugins that stopped failing, and forgets their shares. Call it once a second."""
+        """Tells what was left out of plugins that stopped writing or failing. Call it once a second."""
+        for plugin in list(self._muted):
+            share = self._shares[plugin]
+            if now_ns - share.at_ns > SECOND_NS:
+                self._say_lines_left_out(plugin, share)
         for plugin, share in list(self._failures.items()):
             if now_ns - share.at_ns > SECOND_NS:
                 self._say_left_out(plugin, share)
@@ -180,6 +192,7 @@ class Logs(logging.Handler):
     def forget_plugin(self, plugin: str) -> None:
         """Drops the share of a removed plugin; its files stay."""
         self._shares.pop(plugin, None)
+        self._muted.discard(plugin)
 
     def _put(self, line: _Line) -> None:
         if self._thread is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from apex_exec.core.limits import SECOND_NS
 from apex_exec.observe.logs import (
     FILE_BYTES_MAX,
     FILES_KEPT,
@@ -130,3 +131,21 @@ def test_an_escaped_line_is_no_longer_than_a_plain_one() -> None:
         written = escape(worst)
         assert written.isprintable() and len(written) == TEXT_CHARS_MAX + 1
         assert escape(written[:TEXT_CHARS_MAX]) == written[:TEXT_CHARS_MAX], "escaping twice changes nothing"
+
+
+def test_what_was_left_out_is_said_although_no_line_follows() -> None:
+    out = io.StringIO()
+    logs = Logs(level="info", format="text", plugin_lines_per_second=8, folder=None, stream=out)
+    for number in range(200):
+        logs.plugin_line("talker", "info", f"line {number}", number)
+    logs.plugin_line("quiet", "info", "one line", 200)
+    logs.upkeep(SECOND_NS // 2)
+    assert out.getvalue().count("line ") == 8 and "left out" not in out.getvalue()
+    logs.upkeep(2 * SECOND_NS)
+    logs.upkeep(3 * SECOND_NS)
+    assert out.getvalue().count("plugin talker: 192 lines were left out") == 1 and out.getvalue().count("left out") == 1
+    for number in range(10):
+        logs.plugin_line("talker", "info", "again", 9 * SECOND_NS + number)
+    logs.forget_plugin("talker")
+    logs.upkeep(20 * SECOND_NS)
+    assert out.getvalue().count("left out") == 1
