@@ -94,14 +94,18 @@ class _Share:
 
 
 class Logs(logging.Handler):
-    """Takes lines from everywhere; ``start`` begins to write them. Also a handler of ``logging``."""
+    """Takes lines from everywhere; ``start`` begins to write them. Also a handler of ``logging``.
 
-    def __init__(self, *, level: str, format: str, plugin_lines_per_second: float, folder: Path | None,
-                 stream: IO[str] | None = None) -> None:
+    ``process`` stands before each of them, where it is not the daemon itself that speaks.
+    """
+
+    def __init__(self, *, level: str, format: str, plugin_lines_per_second: float = 1, folder: Path | None = None,
+                 stream: IO[str] | None = None, process: str = "") -> None:
         super().__init__()
         self.level_min = LEVELS[level]
         self.plugin_lines_per_second = plugin_lines_per_second
         self.dropped = 0
+        self._name = f"{process}: " if process else ""
         self._json = format == "json"
         self._stream = stream or sys.stderr
         self._folder = folder
@@ -129,7 +133,7 @@ class Logs(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """``logging``'s way in."""
         if record.levelno >= self.level_min:
-            text = record.getMessage()
+            text = self._name + record.getMessage()
             if record.exc_info:
                 text += "\n" + logging.Formatter().formatException(record.exc_info)
             self._put((record.created, record.levelno, "", text))
@@ -278,3 +282,10 @@ class Logs(logging.Handler):
                 with contextlib.suppress(FileNotFoundError):
                     path.with_suffix(f".log.{number}").replace(path.with_suffix(f".log.{number + 1}"))
             path.replace(path.with_suffix(".log.1"))
+
+
+def log_beside(process: str, level: str, format: str) -> None:
+    """In a process beside the loop: what is said by ``logging`` is one line of the daemon's log, in its form."""
+    root = logging.getLogger()
+    root.addHandler(Logs(level=level, format=format, process=process))
+    root.setLevel(LEVELS[level])
