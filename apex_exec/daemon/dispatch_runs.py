@@ -71,7 +71,7 @@ class DispatchRuns:
             raise WireError(Code.INVALID_INPUT, f"there is no hook {request.action!r}", {"path": "$.action"})
         raw = hooks.check_payload(request.action, request.payload, user_id)
         try:
-            payload = decode_any(bytes(raw))
+            payload = decode_any(raw)
         except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as error:
             raise WireError(Code.INVALID_INPUT, f"payload: {error}"[:500], {"path": "$.payload"}) from None
         order = [s.id for s in self._pool.specs() if request.action in s.hooks and not s.barred(user_id)]

@@ -178,15 +178,16 @@ def fault_of_shape(body: bytes, values_max: int = 2**62) -> str:
         left, in_map = above.pop()
 
 
-def decode_any(body: bytes) -> Any:
+def decode_any(body: bytes | msgspec.Raw) -> Any:
     """The value of ``body``, whatever it is, without the garbage collector if it is large.
 
     Raises what msgspec does, and msgspec.ValidationError for many list keys: Python hashes a list of numbers without
     a secret, so that whoever writes the body can give all of them one hash, and 3,000 such keys (45 kB) keep the
     process for a quarter of a second, 50,000 for a minute. Text and bytes are hashed with a secret.
     """
-    check_keys(body)
-    return at_rest(_decode_any, body)
+    whole = bytes(body)
+    check_keys(whole)
+    return at_rest(_decode_any, whole)
 
 
 def check_keys(body: bytes, values_max: int = 2**62) -> None:

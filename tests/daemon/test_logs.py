@@ -25,7 +25,7 @@ from apex_exec.observe.logs import (
     escape,
 )
 from apex_exec.registry.bundle import pack
-from tests.support.bundles import bundle
+from tests.support.bundles import bundle, files, write_folder
 from tests.support.daemon import Daemon, wait_for, write_plugin
 from tests.support.host import Host
 
@@ -191,3 +191,20 @@ def test_what_administrators_do_and_the_end_are_in_the_log_and_every_line_has_on
         assert any(" WARNING uid " in line and "plugin.disable nob\\nody: NOT_FOUND" in line for line in lines)
     assert not any("daemon.status" in line for line in lines), "what changes nothing is asked every second"
     assert sum("the daemon has ended" in line for line in lines) == 2 and "the daemon has ended" in lines[-1]
+
+
+def test_what_the_interpreter_warns_of_a_plugins_code_is_no_line_of_the_daemons_own(tmp_path: Path) -> None:
+    code = ('"""Warned of."""\nfrom workers import Plugin\n\nassert (1, "x")\nWORDS = "\\\x1b \\q"\nONE = 1 is 1\n'
+            'plugin = Plugin(id="{id}", version="1.0.0", permissions=["ui:render"])\n\n\n'
+            '@plugin.hook("onDashboardLoad")\ndef load(params):\n    return {{"customWidgets": []}}\n')
+    write_folder(tmp_path / "plugins" / "folder-one", files(id="folder-one", code=code.format(id="folder-one")))
+    with Daemon(plugins=tmp_path / "plugins") as daemon:
+        admin(daemon, "plugin.install", bundle=pack(bundle(code=code.format(id="sample"))))
+        admin(daemon, "plugin.enable", id="sample")
+        with Host(daemon.endpoint) as host:
+            for plugin in ("sample", "folder-one"):
+                reply = host.invoke(plugin, action="onDashboardLoad", payload={"dashboardId": "main"})
+                assert reply["type"] == "result", daemon.log[-3000:]
+        daemon.stop()
+        lines = daemon.log.splitlines()
+    assert [line for line in lines if not LINE.match(line)] == []
