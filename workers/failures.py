@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import traceback
 from typing import Any
 
 from workers import sdk, wire
+
+_FOLDERS = (sys.prefix, sys.base_prefix, os.path.dirname(os.path.dirname(__file__)), *sys.path)
+_PLACES = sorted({f"{folder.rstrip('/')}/" for folder in _FOLDERS if len(folder) > 1}, key=len)[::-1]
+"""Where the interpreter and this project lie, the longest first: a host need not know."""
 
 _type_name = type.__dict__["__name__"].__get__
 NAME_CHARS_MAX = 200
@@ -43,9 +49,16 @@ def name_of(error: BaseException) -> str:
 def text_of(error: BaseException) -> str:
     """``str(error)``, cut; a hostile ``__str__`` gets a placeholder."""
     try:
-        return "".join(str(error)[:TEXT_CHARS_MAX]).encode("utf-8", "replace").decode()
+        return _without_places("".join(str(error)[:TEXT_CHARS_MAX]).encode("utf-8", "replace").decode())
     except BaseException:
         return "(the exception's text could not be had)"
+
+
+def _without_places(text: str) -> str:
+    """``text`` without the folders of the machine in it, which "cannot import name … from … (path)" tells."""
+    for place in _PLACES:
+        text = text.replace(place, "")
+    return text
 
 
 def trace_of(error: BaseException) -> str:
@@ -54,7 +67,7 @@ def trace_of(error: BaseException) -> str:
         told = traceback.TracebackException(type(error), error, error.__traceback__, limit=-FRAMES_MAX,
                                             lookup_lines=False)
         _own_frames(told, 0)
-        text = "".join(told.format())
+        text = _without_places("".join(told.format()))
         return text.encode("utf-8", "replace")[-wire.TRACEBACK_BYTES_MAX :].decode("utf-8", "replace")
     except BaseException:
         return ""

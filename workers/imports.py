@@ -92,7 +92,7 @@ class Importer(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
     def _gated(self, name: str, globals: Mapping[str, Any] | None = None, locals: Mapping[str, Any] | None = None,
                fromlist: Sequence[str] = (), level: int = 0) -> ModuleType:
         if level == 0 and name not in Allowed.names and name.partition(".")[0] not in self.own:
-            raise ImportError(why_not(name), name=name)
+            raise ModuleNotFoundError(why_not(name), name=name)
         return _import(name, globals, locals, fromlist, level)
 
     def get_source(self, fullname: str) -> str | None:
@@ -183,11 +183,18 @@ class Entry(Traversable):
 
 
 class Gate(importlib.abc.MetaPathFinder):
-    """The last finder: whatever nobody has found is an ImportError that names the reason."""
+    """What nobody has found is a ModuleNotFoundError that names the reason. Finders that a library has appended
+    (``six.moves`` has one) are asked before that."""
 
     def find_spec(self, fullname: str, path: Sequence[str] | None = None,
                   target: ModuleType | None = None) -> importlib.machinery.ModuleSpec | None:
-        """Raises ModuleNotFoundError."""
+        """Raises ModuleNotFoundError; None for ``importlib.util.find_spec``, which only asks."""
+        behind = sys.meta_path[sys.meta_path.index(self) + 1:] if self in sys.meta_path else ()
+        for finder in behind:
+            if hasattr(finder, "find_spec") and (spec := finder.find_spec(fullname, path, target)) is not None:
+                return spec
+        if sys._getframe(2).f_code.co_name != "_find_and_load_unlocked":  # what an import is inside the interpreter
+            return None
         raise ModuleNotFoundError(why_not(fullname), name=fullname)
 
 

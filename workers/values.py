@@ -57,20 +57,39 @@ def check_value(value: Any, path: str = "$", depth: int = 0) -> None:
             raise NotAValue(path, "a string that is not UTF-8 (a lone surrogate)") from None
     elif isinstance(value, int):
         if not -INT_MAX <= value <= INT_MAX:
-            raise NotAValue(path, "an integer beyond ±(2^53−1)")
+            raise NotAValue(path, "an integer beyond ±(2^53−1): write str(value)")
     elif isinstance(value, float):
         if not math.isfinite(value):
-            raise NotAValue(path, "a float that is not finite")
+            raise NotAValue(path, "a float that is not finite: write None")
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
             check_value(item, f"{path}[{index}]", depth + 1)
     elif isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):
-                raise NotAValue(path, "a map key that is not a string")
+                raise NotAValue(path, "a map key that is not a string: write str(key)")
             if key == FORBIDDEN_KEY:
                 raise NotAValue(f"{path}.{key}", "no map may have this key")
             check_value(key, path, depth)
             check_value(item, f"{path}.{key[:64]}", depth + 1)
     elif not (isinstance(value, datetime) and value.tzinfo is not None):
-        raise NotAValue(path, f"a {type(value).__name__}, which MessagePack cannot carry here")
+        name = type(value).__name__
+        raise NotAValue(path, f"a {name}, which MessagePack cannot carry here: {_instead(type(value), name)}")
+
+
+_INSTEAD = {"Decimal": "write str(value)", "Fraction": "write str(value)", "UUID": "write str(value)",
+            "date": "write value.isoformat()", "time": "write value.isoformat()",
+            "timedelta": "write value.total_seconds()",
+            "datetime": "give it a time zone, value.replace(tzinfo=UTC), or write value.isoformat()",
+            "set": "write sorted(value)", "frozenset": "write sorted(value)", "generator": "write list(value)",
+            "bytearray": "write bytes(value)", "memoryview": "write bytes(value)", "ndarray": "write value.tolist()"}
+"""By the class's name: none of them is loaded for this."""
+
+
+def _instead(kind: type, name: str) -> str:
+    members = vars(kind)
+    if "_member_map_" in members:
+        return "write value.value"
+    if "__dataclass_fields__" in members:
+        return "write dataclasses.asdict(value)"
+    return _INSTEAD.get(name, "write maps, lists, texts, numbers, bytes or datetimes with a time zone")

@@ -54,7 +54,8 @@ def rows(settings: Settings, file: Path | None) -> list[dict[str, Any]]:
         name = ENV_PREFIX + key.upper().replace(".", "__")
         source = f"environment {name}" if name in os.environ else str(file) if in_file is not None else "default"
         if isinstance(value, str):
-            value = PASSWORD.sub(r"\1***\2", value) or effective(settings, key)
+            value = PASSWORD.sub(r"\1***\2", value).replace("<state_dir>", str(settings.state_path))
+            value = value or effective(settings, key)
         found.append({"key": key, "value": value, "source": source})
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from apex_exec.cli import connect
-from apex_exec.cli.output import print_json
+from apex_exec.cli.output import print_json, say
 from apex_exec.cli.root import EXIT_NO, EXIT_USAGE, ConfigFile, RuntimeDir, app, examples, fail
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def invoke(
     Prints the reply as JSON; the exit status is 1 where the reply is an error.
     """
     body = read_payload(payload)
-    _call(lambda client: client.invoke(plugin, action, user, body, deadline_ms), config, runtime_dir)
+    _call(lambda client: client.invoke(plugin, action, user, body, deadline_ms), config, runtime_dir, plugin)
 
 
 invoke.__doc__ = f"{invoke.__doc__}\n\n{HOOKS_HELP}"
@@ -82,7 +83,14 @@ def read_payload(text: str) -> dict[str, Any]:
     return body
 
 
-def _call(ask: Callable[[Client], dict[str, Any]], config: Path | None, runtime_dir: str | None) -> None:
+def _say_nearest(client: Client, plugin: str) -> None:
+    served = [str(one["id"]) for one in client.plugins()]
+    near = difflib.get_close_matches(plugin[:100], served, 1)
+    say(f"did you mean {near[0]}?" if near else "`apex-exec plugin list` shows those there are", file=sys.stderr)
+
+
+def _call(ask: Callable[[Client], dict[str, Any]], config: Path | None, runtime_dir: str | None,
+          plugin: str = "") -> None:
     from apex_exec.client import CallError
 
     with connect.host(config, runtime_dir) as client:
@@ -90,4 +98,6 @@ def _call(ask: Callable[[Client], dict[str, Any]], config: Path | None, runtime_
             print_json(ask(client), raw=True)
         except CallError as error:
             print_json(error.reply, raw=True)
+            if error.code == "PLUGIN_NOT_FOUND" and plugin:
+                _say_nearest(client, plugin)
             raise typer.Exit(EXIT_NO) from None

@@ -33,6 +33,7 @@ def validate(
     Any error ends with status 1.
     """
     from apex_exec.config import load_settings
+    from apex_exec.core.plugin import Limits
     from apex_exec.errors import Refusal
     from apex_exec.registry.bundle import read_path
     from apex_exec.registry.scan import scan
@@ -60,14 +61,20 @@ def validate(
         print_json(report.as_sarif(), raw=True)
         raise typer.Exit(EXIT_NO if report.errors and enforced else 0)
     problems = _declared(bundle, settings)
+    given = settings.limits
+    notes = bundle.manifest.limits.without_effect(
+        Limits(given.timeout_ms, given.memory_mb, given.cpu_percent, given.network_per_minute))
     result = {"id": bundle.manifest.id, "version": bundle.manifest.version, "digest": bundle.digest,
-              "files": len(bundle.files), "problems": problems, "ok": not (problems or (report.errors and enforced))}
+              "files": len(bundle.files), "problems": problems, "notes": notes,
+              "ok": not (problems or (report.errors and enforced))}
     if as_json:
         print_json({**result, "scan": report.as_json()})
     else:
         say(clean(report.text()))
         for problem in problems:
             say(clean(f"{problem['path']}: {problem['code']}: {problem['message']} ({problem['hint']})"))
+        for note in notes:
+            say(clean(note))
         word = "valid" if result["ok"] else "not valid"
         say(f"{result['id']} {result['version']}: {result['files']} files, digest {result['digest']}: {word}")
     raise typer.Exit(0 if result["ok"] else EXIT_NO)

@@ -6,6 +6,7 @@ Uid and gid are the kernel's word (SO_PEERCRED of the connection that the messag
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ import msgspec
 from apex_exec.daemon import operations
 from apex_exec.daemon.connections import Handlers, Peer
 from apex_exec.daemon.registrar_link import RegistrarLink
-from apex_exec.daemon.roles import Access, Caller, Forbidden, under_own_name
+from apex_exec.daemon.roles import Access, Caller, Forbidden, role_needed, under_own_name
 from apex_exec.daemon.stream_peers import StreamPeers
 from apex_exec.errors import Code, ConfigError, Refusal, WireError, is_retryable
 from apex_exec.wire import codec
@@ -23,6 +24,8 @@ from apex_exec.wire import messages as msg
 
 if TYPE_CHECKING:
     from apex_exec.daemon.supervisor import Supervisor
+
+log = logging.getLogger("apex_exec")
 
 BYTES_MAX = 8 * 1024 * 1024
 """Largest administrative message: a bundle and its envelope."""
@@ -159,9 +162,6 @@ class AdminSocket:
 
     def _audit(self, op: str, args: msgspec.Struct | dict[str, Any], caller: Caller, code: str, outcome: Any = None, *,
                reason: str = "", plugin: str = "") -> None:
-        audit = self._supervisor.audit
-        if audit is None:
-            return
         metadata: dict[str, Any] = {**caller.on_record(), "args": on_record(args)}
         if outcome := on_record(outcome):
             metadata["outcome"] = outcome
@@ -173,8 +173,12 @@ class AdminSocket:
         given = args if isinstance(args, dict) else msgspec.structs.asdict(args)
         named_by = (given.get("id"), named, given.get("path"), "daemon")
         resource = next(name for name in named_by if isinstance(name, str) and name)
+        if role_needed(op) != "viewer" or code:
+            log.log(logging.WARNING if code else logging.INFO, "%s: %s %s: %s", caller, op, resource[:200],
+                    f"{code}: {reason[:REASON_CHARS_MAX]}" if code else "done")
         result = "success" if not code else "denied" if code in (Code.REFUSED, Code.FORBIDDEN) else "failure"
-        audit.event("admin.action", f"uid:{caller.uid}", resource[:200], op, result, metadata)
+        if (audit := self._supervisor.audit) is not None:
+            audit.event("admin.action", f"uid:{caller.uid}", resource[:200], op, result, metadata)
 
     def _refuse(self, peer: Peer, frames: list[bytes], id_: int | str | None, error: WireError) -> None:
         self._reply(peer, frames, _encode(msg.Error(

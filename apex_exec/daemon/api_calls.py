@@ -521,7 +521,8 @@ def make_gateway(supervisor: Supervisor, settings: Settings) -> tuple[ApiCalls, 
         add_host_ns=supervisor.workers.add_host_ns, calls_per_second=settings.limits.api_calls_per_second)
     side = SideProcess("gateway", "apex_exec.gateway.process:main", {
         "tables": tables, "data_url": settings.database_url(section.url), "hosts": settings.fetch.allow,
-        "allow_private": settings.fetch.allow_private, "origin": f"{platform.node()}:{settings.state_path.absolute()}"},
+        "allow_private": settings.fetch.allow_private, "log": settings.log.model_dump(),
+        "origin": f"{platform.node()}:{settings.state_path.absolute()}"},
         on_message=calls.told, on_up=calls.gateway_up, on_down=calls.gateway_down)
     calls.use(side)
     return calls, side

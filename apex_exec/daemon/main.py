@@ -327,7 +327,9 @@ class _Daemon:
             self.signals.quiet()
             self._close()
             raise
-        return 1 if self._close() else 0
+        lost = self._close()
+        log.info("the daemon has ended")
+        return 1 if lost else 0
 
     def _bind(self, *, again: bool = False) -> None:
         """Serves both endpoints; ``again`` where a socket file was deleted under us. Raises ConfigError."""

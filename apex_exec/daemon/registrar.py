@@ -416,7 +416,6 @@ def main(connection: Any, settings: dict[str, Any]) -> None:
     """Target of the side process; returns at the link's end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C on the terminal is the supervisor's to answer
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s registrar %(message)s")
     registrar = Registrar(_Link(connection), Settings.model_validate(settings))
     registrar.run()
     registrar.note_at_end()

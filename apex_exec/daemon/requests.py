@@ -205,7 +205,8 @@ class Requests:
         if spec is None:
             raise WireError(Code.PLUGIN_NOT_FOUND, f"no plugin {request.plugin[:50]!r} is registered")
         if request.action not in spec.hooks:
-            raise WireError(Code.HOOK_NOT_DECLARED, f"{spec.id} does not declare {request.action!r}")
+            raise WireError(Code.HOOK_NOT_DECLARED, f"{spec.id} does not declare {request.action!r}; it declares "
+                                                     f"{', '.join(sorted(spec.hooks)) or 'no hook'}")
         if (spec.state != "enabled" or spec.users is not None or spec.entitled is not None) and (
                 reason := spec.barred(user_id)):
             raise WireError(Code.PLUGIN_DISABLED, f"{spec.id} is not enabled: {reason}", {"reason": reason})

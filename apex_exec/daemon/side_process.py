@@ -19,6 +19,7 @@ import msgspec
 
 from apex_exec.daemon import niceness
 from apex_exec.errors import SupervisorBug
+from apex_exec.observe.logs import log_beside
 from apex_exec.sandbox.bare import BareProcess, Connection
 from apex_exec.wire.frames import FrameBuffer, pack_frame
 
@@ -39,8 +40,13 @@ def _raise(_duty: str, error: Exception) -> None:
 
 
 def _run(target: str, name: str, link: Connection, settings: dict[str, Any], nice: int) -> None:
-    """The process's main: a name that ``ps`` and ``top`` show, a niceness of its own, then ``target``."""
+    """The process's main: a name that ``ps`` and ``top`` show, a niceness of its own, then ``target``.
+
+    Where ``settings`` has "log" (level and format), what the process logs is lines of the daemon's log, in its form.
+    """
     niceness.restore(nice)
+    if "log" in settings:
+        log_beside(name, settings["log"]["level"], settings["log"]["format"])
     with contextlib.suppress(OSError), open("/proc/self/comm", "w") as comm:
         comm.write(f"apex-{name}")
     module, _, function = target.partition(":")

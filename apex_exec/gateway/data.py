@@ -53,7 +53,7 @@ def open_backend(url: str, tables: Mapping[str, Table], origin: str) -> Backend:
         try:
             from apex_exec.gateway.postgres import Postgres
         except ImportError as error:
-            raise ConfigError(f"data.url: {error}; install apex-exec[postgres]") from None
+            raise ConfigError(f"data.url: {error}; pip install 'psycopg[binary,pool]'") from None
         return Postgres(url, tables, origin)
     raise ConfigError("data.url: sqlite:///… and postgresql://… are served")
 

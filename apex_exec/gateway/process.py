@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 import os
 import resource
 import signal
@@ -89,7 +88,6 @@ def main(link: Any, settings: dict[str, Any]) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with open("/proc/self/comm", "w") as comm:  # what ps and top show
         comm.write("apex-gateway")
-    logging.basicConfig(level=logging.WARNING, format="gateway: %(message)s")
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     if hard == resource.RLIM_INFINITY or hard > MEMORY_BYTES_MAX:
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES_MAX, hard))

@@ -7,6 +7,7 @@ because it tries some readings of what is nested twice, and so 24 brackets for h
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -37,6 +38,8 @@ CACHE_ENTRIES_MAX = 1000
 CACHE_BYTES_MAX = 16 * 1024 * 1024
 STATEMENT_BYTES_MAX = 256 * 1024
 """Of what is sent: each table reference grows by the operator's columns."""
+
+logging.getLogger("sqlglot").disabled = True  # it warns of what it does not know, and quotes the plugin's text
 
 _POSTGRES = sqlglot.Dialect.get_or_raise("postgres")
 

@@ -491,7 +491,7 @@ def node_name(node: Any) -> str:
         return "a text in $$"
     try:
         text = node.sql(dialect="postgres", unsupported_level=ErrorLevel.IGNORE)
-    except (AttributeError, KeyError, TypeError, ValueError, SqlglotError):  # the writer tripped over nonsense
+    except (AssertionError, AttributeError, LookupError, TypeError, ValueError, SqlglotError):  # it tripped
         text = node.key.upper()
     text = "".join(character if character.isprintable() else " " for character in text)
     return text if len(text) <= NAMED_CHARACTERS_MAX else f"{text[:NAMED_CHARACTERS_MAX]}…"

@@ -24,8 +24,10 @@ _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
 _VALUE = re.compile(r"[\x20-\x7e\t]*")
 OURS = frozenset((
     "host", "connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "content-length", "expect",
-    "accept-encoding", "http2-settings", "via", "forwarded"))
-"""Headers that belong to the connection, or to us: a plugin may not set them."""
+    "accept-encoding", "http2-settings", "via", "forwarded",
+    "x-real-ip", "x-client-ip", "x-cluster-client-ip", "x-original-forwarded-for", "true-client-ip",
+    "cf-connecting-ip", "cf-connecting-ipv6", "fastly-client-ip"))
+"""Headers that belong to the connection, or to us, or by which proxies say who asks: a plugin may not set them."""
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 

@@ -12,6 +12,8 @@ from apex_exec.market.pricing import DatedPrice, Price, price_at
 from apex_exec.market.review import QUEUED, check_decision, check_move, check_reviewer, same_person
 from apex_exec.market.store import as_struct, decisions, moves, prices, submissions
 
+HELD_NS = 30 * 86_400 * 10**9
+"""How long an id stays its author's after a submission of it was sent back or rejected, if none was ever published."""
 MACHINE = "market"
 """Who moves a submission where no person does."""
 
@@ -51,12 +53,14 @@ def submit(db: sa.Connection, now_ns: int, *, plugin: str, version: str, digest:
     those still ``scanning`` are given back as they are.
 
     ``author_key`` is the registered key whose signature the bundle carries ("" none): once a plugin was submitted with
-    one, only bundles of that key are taken. Raises Refusal: already_submitted, version_taken (published with other
-    bytes), author_mismatch, author_key_changed.
+    one, only bundles of that key are taken. What came to nothing holds id and key for HELD_NS and no longer. Raises
+    Refusal: already_submitted, version_taken (published with other bytes), author_mismatch, author_key_changed.
     """
     known = [as_struct(row, Submission) for row in db.execute(
         sa.select(submissions).where(submissions.c.plugin == plugin).order_by(submissions.c.id))]
     for old in known:
+        if _came_to_nothing(old, now_ns):
+            continue
         if not same_person(old.author, author):
             raise Refusal("author_mismatch", f"{plugin} belongs to {old.author}", hint="choose another id")
         if old.author_key and old.author_key != author_key:
@@ -83,6 +87,11 @@ def submit(db: sa.Connection, now_ns: int, *, plugin: str, version: str, digest:
         reviewer="", result="", result_signature=""))
     assert row.inserted_primary_key is not None
     return move(db, now_ns, row.inserted_primary_key[0], "submitted", actor=submitter, uid=uid, reason="submitted")
+
+
+def _came_to_nothing(old: Submission, now_ns: int) -> bool:
+    """Whether ``old`` keeps its id no longer: whoever comes first with an id owns it only as long as he goes on."""
+    return old.state in ("draft", "changes_requested", "rejected") and now_ns - old.changed_ns > HELD_NS
 
 
 def move(db: sa.Connection, now_ns: int, submission: int, target: str, *, actor: str, uid: int, reason: str,

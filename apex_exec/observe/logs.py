@@ -146,18 +146,24 @@ class _Writer:
 
 
 class Logs(logging.Handler):
-    """Takes lines from everywhere; ``start`` begins to write them. Also a handler of ``logging``."""
+    """Takes lines from everywhere; ``start`` begins to write them. Also a handler of ``logging``.
 
-    def __init__(self, *, level: str, format: str, plugin_lines_per_second: float, folder: Path | None,
-                 stream: IO[str] | None = None) -> None:
+    ``process`` stands before each of them, where it is not the daemon itself that speaks.
+    """
+
+    def __init__(self, *, level: str, format: str, plugin_lines_per_second: float = 1, folder: Path | None = None,
+                 stream: IO[str] | None = None, process: str = "") -> None:
         super().__init__()
         self.level_min = LEVELS[level]
         self.plugin_lines_per_second = plugin_lines_per_second
+        self._prefix = f"{process}: " if process else ""
         self._json = format == "json"
         self._stream = stream or sys.stderr
         self._folder = folder
         self._files: OrderedDict[str, IO[str]] = OrderedDict()
         self._shares: dict[str, _Share] = {}
+        self._muted: set[str] = set()
+        """Plugins with lines that were left out, which nothing has said yet."""
         self._failures: dict[str, _Share] = {}
         self._stderr = _Writer("apex-exec-log", self._to_stream, self._left_out)
         self._plugin_files = _Writer("apex-exec-plugin-logs", self._to_file, self._left_out_of_files)
@@ -177,13 +183,14 @@ class Logs(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """``logging``'s way in."""
         if record.levelno >= self.level_min:
-            text = record.getMessage()
+            text = self._prefix + record.getMessage()
             if record.exc_info:
                 text += "\n" + logging.Formatter().formatException(record.exc_info)
             self._put((record.created, record.levelno, "", text))
 
     def plugin_line(self, plugin: str, level: str, text: str, now_ns: int) -> None:
-        """One line of a plugin, if its share allows; what was left out is said with the next one that is written.
+        """One line of a plugin, if its share allows; what was left out is said with the next one that is written, or
+        by ``upkeep`` a second later.
 
         It is cut and escaped here, where the time is the plugin's, and not in the writing thread, whose time is
         everybody's: that thread and the loop take turns.
@@ -193,12 +200,17 @@ class Logs(logging.Handler):
         if share is None:
             share = self._shares[plugin] = _Share(max(1.0, rate), now_ns)
         if not share.take(rate, max(1.0, rate), now_ns):
+            self._muted.add(plugin)
             return
+        self._say_lines_left_out(plugin, share)
+        text = text[:TEXT_CHARS_MAX] if self._json else escape(text)
+        self._put((time.time(), LEVELS.get(level, logging.INFO), plugin, text))
+
+    def _say_lines_left_out(self, plugin: str, share: _Share) -> None:
         if share.dropped:
             self._put((time.time(), logging.WARNING, plugin, f"{share.dropped} lines were left out"))
             share.dropped = 0
-        text = text[:TEXT_CHARS_MAX] if self._json else escape(text)
-        self._put((time.time(), LEVELS.get(level, logging.INFO), plugin, text))
+            self._muted.discard(plugin)
 
     def failure_room(self, plugin: str, now_ns: int) -> bool:
         """Whether one more failure of ``plugin`` is logged now; where not, it is counted, and the count is logged."""
@@ -220,7 +232,11 @@ class Logs(logging.Handler):
             share.dropped = 0
 
     def upkeep(self, now_ns: int) -> None:
-        """Tells what was left out of plugins that stopped failing, and forgets their shares. Call it once a second."""
+        """Tells what was left out of plugins that stopped writing or failing. Call it once a second."""
+        for plugin in list(self._muted):
+            share = self._shares[plugin]
+            if now_ns - share.at_ns > SECOND_NS:
+                self._say_lines_left_out(plugin, share)
         for plugin, share in list(self._failures.items()):
             if now_ns - share.at_ns > SECOND_NS:
                 self._say_left_out(plugin, share)
@@ -230,6 +246,7 @@ class Logs(logging.Handler):
     def forget_plugin(self, plugin: str) -> None:
         """Drops the share of a removed plugin; its files stay."""
         self._shares.pop(plugin, None)
+        self._muted.discard(plugin)
 
     def _put(self, line: _Line) -> None:
         if line[1] >= self.level_min:
@@ -317,3 +334,10 @@ class Logs(logging.Handler):
                 with contextlib.suppress(FileNotFoundError):
                     path.with_suffix(f".log.{number}").replace(path.with_suffix(f".log.{number + 1}"))
             path.replace(path.with_suffix(".log.1"))
+
+
+def log_beside(process: str, level: str, format: str) -> None:
+    """In a process beside the loop: what is said by ``logging`` is one line of the daemon's log, in its form."""
+    root = logging.getLogger()
+    root.addHandler(Logs(level=level, format=format, process=process))
+    root.setLevel(LEVELS[level])

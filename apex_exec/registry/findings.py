@@ -127,7 +127,7 @@ class Report(msgspec.Struct, frozen=True):
                  f"    why: {item.why}\n    fix: {item.fix}" for item in self.findings]
         counts = ", ".join(f"{sum(f.severity == s for f in self.findings)} {s}s" for s in SEVERITIES)
         lines.append(f"scan: {counts}")
-        lines += [f"scan: {name} is not installed and was left out (pip install 'apex-exec[market]')"
+        lines += [f"scan: {name} is not installed and was left out (pip install {name})"
                   for name in self.extras_missing]
         return "\n".join(lines)
 

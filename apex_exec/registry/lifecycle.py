@@ -50,7 +50,8 @@ def find_plugin(db: sa.Connection, plugin: str) -> PluginRow:
     row = db_.get_plugin(db, plugin)
     if row is None or row.state == "removed":
         raise Refusal("plugin_not_found", f"no plugin {plugin[:50]!a} is registered", code=Code.NOT_FOUND,
-                      hint="`apex-exec plugin list` shows those there are")
+                      hint="`apex-exec plugin list` shows those there are; one of plugins_dir is served for as long as "
+                           "its folder lies there: take it away, then `apex-exec reload`")
     return row
 
 

@@ -184,6 +184,14 @@ class LimitsPart(_Strict):
                       lower(self.cpuPercent, policy.cpu_percent),
                       lower(self.networkPerMinute, policy.network_per_minute))
 
+    def without_effect(self, policy: Limits) -> list[str]:
+        """What stands above ``policy``, in words: it is no error, and it is not had."""
+        pairs = (("timeoutMs", self.timeoutMs, policy.timeout_ms), ("memoryMb", self.memoryMb, policy.memory_mb),
+                 ("cpuPercent", self.cpuPercent, policy.cpu_percent),
+                 ("networkPerMinute", self.networkPerMinute, policy.network_per_minute))
+        return [f"$.limits.{name}: {wanted:g} is above the {allowed:g} that this platform gives: it has {allowed:g}"
+                for name, wanted, allowed in pairs if wanted is not None and wanted > allowed]
+
 
 class NetworkPart(_Strict):
     """Hosts that the plugin wants to reach; the operator's list is the other half."""

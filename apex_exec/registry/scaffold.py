@@ -12,15 +12,21 @@ from apex_exec.registry.manifest import is_plugin_id
 
 _CODE = '''"""{name}: one widget on the dashboard."""
 
+from typing import Any
+
 from workers import HookContext, Plugin
 
 plugin = Plugin(id="{id}", version="0.1.0", permissions=["ui:render"])
 
 
 @plugin.hook("onDashboardLoad")
-def on_dashboard_load(context: HookContext, params: dict) -> dict:
-    """A widget that greets; ``params`` holds dashboardId and userId."""
-    widget = {{"id": "greeting", "component": "Text", "props": {{"text": f"Hello from {name}!"}}}}
+def on_dashboard_load(context: HookContext, params: dict[str, Any]) -> dict[str, Any]:
+    """A widget that greets; ``params`` holds dashboardId and userId.
+
+    A hook is given the arguments that it names: context, params.
+    """
+    props = {{"text": "Hello from {name}!"}}
+    widget = {{"id": "greeting", "component": "Text", "props": props}}
     return {{"customWidgets": [widget]}}
 '''
 _TEST = '''"""What the plugin promises; `apex-exec plugin test .` runs this in the real jail."""
@@ -33,6 +39,8 @@ def test_the_dashboard_gets_one_widget() -> None:
     result = FakePlatform(plugin).call("onDashboardLoad", {{"dashboardId": "main"}})
     assert [widget["component"] for widget in result["customWidgets"]] == ["Text"]
 '''
+_PYTEST = "[pytest]\npythonpath = .\n"
+"""So that an editor's own test runner finds ``plugin``."""
 _README = '''# {name}
 
 One sentence: what this plugin does, and for whom.
@@ -81,7 +89,8 @@ def write_scaffold(parent: Path, plugin: str, author: str) -> Path:
         values = {"id": plugin, "name": name}
         for path, text in (("manifest.json", json.dumps(manifest, indent=2) + "\n"),
                            ("plugin.py", _CODE.format(**values)),
-                           ("tests/test_plugin.py", _TEST.format(**values)), ("README.md", scaffold_readme(plugin))):
+                           ("tests/test_plugin.py", _TEST.format(**values)), ("pytest.ini", _PYTEST),
+                           ("README.md", scaffold_readme(plugin))):
             (folder / path).write_text(text, "utf-8")
     except FileExistsError:
         raise Refusal("exists", f"{folder} is there already", code=Code.CONFLICT,

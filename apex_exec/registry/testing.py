@@ -124,7 +124,7 @@ def _ask(request: Request, seconds: float) -> Answer:
     except msgspec.DecodeError:
         said = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2][:300]
         raise Refusal("tests_not_jailed", f"the tests' zygote did not start: {said or 'no answer'}",
-                      hint="pip install 'apex-exec[market]'; see `apex-exec doctor`") from None
+                      hint="pip install pytest coverage; see `apex-exec doctor`") from None
     if answer.refused:
         raise Refusal("tests_not_jailed", answer.refused, hint="see `apex-exec doctor`")
     return answer

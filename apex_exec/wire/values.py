@@ -393,8 +393,8 @@ def _check_leaves(at: _At, members: Any, kinds: set[type]) -> None:
     for key, member in pairs:
         kind = type(member)
         if kind is int and not -INT_MAX <= member <= INT_MAX:
-            raise _refused(at, key, "integer beyond ±(2^53−1)")
+            raise _refused(at, key, "integer beyond ±(2^53−1): write str(value)")
         if kind is float and not math.isfinite(member):
-            raise _refused(at, key, f"{member} is not finite")
+            raise _refused(at, key, f"{member} is not finite: write None")
         if (kind not in _PLAIN and kind not in _CHECKED) or (kind is datetime and member.tzinfo is None):
             raise _refused(at, key, f"{kind.__name__} is no protocol value")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from apex_exec.cli.connect import endpoint
 from apex_exec.cli.output import cell, clean
 from apex_exec.config import load_settings
 from tests.support import PYTHONS, need, other_user
+from tests.support.daemon import ROOT
 
 COMMAND = [sys.executable, "-m", "apex_exec"]
 
@@ -128,6 +130,7 @@ def test_config_check_names_the_nearest_key_the_source_of_each_value_and_no_pass
     assert shown["limits.cpu_percent"] == (5, str(file))
     assert shown["pool.prefetch"] == (4, "environment APEX_EXEC_POOL__PREFETCH")
     assert shown["limits.timeout_ms"] == (5000, "default")
+    assert "<state_dir>" not in done.stdout and shown["audit.url"][0] == f"sqlite:///{shown['state_dir'][0]}/audit.db"
     assert shown["data.url"][0] == "postgresql://me:***@db/x" and shown["host.endpoint"][0].startswith("ipc://")
 
 
@@ -211,3 +214,11 @@ def test_a_daemon_of_another_user_is_said_to_be_that(tmp_path: Path) -> None:
 
 def test_a_plugins_words_cannot_steer_the_terminal() -> None:
     assert "\x1b" not in clean("\x1b[2J\x9bHello\r\x07") and cell({"a": "\x1b"}).isprintable()
+
+
+def test_no_hint_names_a_package_that_is_not_ours_to_publish() -> None:
+    """Whoever registers the name would be installed by everybody who follows the hint."""
+    hint = re.compile(r"pip install '?\"?apex-exec|install apex-exec\[")
+    found = [f"{path}: {line}" for folder in ("apex_exec", "workers") for path in (ROOT / folder).rglob("*.py")
+             for line in path.read_text().splitlines() if hint.search(line)]
+    assert found == []

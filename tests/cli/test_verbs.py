@@ -44,6 +44,18 @@ def test_invoke_prints_the_reply_and_an_error_reply_is_status_1(daemon: Daemon, 
     assert nobody.returncode == 1 and json.loads(nobody.stdout)["code"] == "PLUGIN_NOT_FOUND"
 
 
+def test_a_name_that_is_none_is_answered_with_those_there_are(daemon: Daemon) -> None:
+    near = at(daemon, "invoke", "helo-world", "onDashboardLoad", "--user", USER)
+    assert near.returncode == 1 and json.loads(near.stdout)["code"] == "PLUGIN_NOT_FOUND"
+    assert near.stderr == "did you mean hello-world?\n"
+    far = at(daemon, "invoke", "zzz", "onDashboardLoad", "--user", USER)
+    assert "apex-exec plugin list" in far.stderr and far.stderr.count("\n") == 1
+    hook = json.loads(at(daemon, "invoke", "hello-world", "onDashbordLoad", "--user", USER).stdout)
+    assert hook["code"] == "HOOK_NOT_DECLARED" and "it declares onDashboardLoad" in hook["message"]
+    folder = at(daemon, "plugin", "disable", "crasher")
+    assert folder.returncode == 1 and "plugins_dir" in folder.stderr and "take it away" in folder.stderr
+
+
 def test_dispatch_prints_every_outcome(daemon: Daemon) -> None:
     done = at(daemon, "dispatch", "onDashboardLoad", "--user", USER, "--payload", '{"dashboardId": "main"}')
     reply = json.loads(done.stdout)

@@ -113,3 +113,14 @@ def test_an_empty_array_stands_for_an_empty_map_of_the_envelope_and_of_operation
     with Host(daemon.endpoint) as host:
         host.socket.send(msgspec.msgpack.encode({"type": "hostReply", "callId": 1, "ok": True, "error": []}))
         assert host.quiet(), "it answers nothing, and is answered with nothing"
+
+
+@pytest.mark.parametrize(("hook", "payload", "says"), [
+    ("onDataFetch", {"query": "q"}, "filters"), ("onActionExecute", {"action": "x"}, "context"),
+    ("onActionExecute", {}, "action"), ("onActionExecute", {"action": 1, "context": {}}, "$.payload.action")])
+def test_a_payload_that_lacks_a_field_is_invalid_input_that_names_it(daemon: Daemon, hook: str, payload: Any,
+                                                                     says: str) -> None:
+    with Host(daemon.endpoint) as host:
+        for kind in ({"type": "invoke", "plugin": "echo"}, {"type": "dispatch"}):
+            reply = host.ask({**kind, "action": hook, "userId": USER, "payload": payload})
+            assert reply["code"] == "INVALID_INPUT" and says in str(reply), reply

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import re
+import sqlite3
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from apex_exec.client import AdminClient, CallError
+from apex_exec.core.limits import SECOND_NS
 from apex_exec.observe.logs import (
     FILE_BYTES_MAX,
     FILES_KEPT,
@@ -18,6 +24,8 @@ from apex_exec.observe.logs import (
     Logs,
     escape,
 )
+from apex_exec.registry.bundle import pack
+from tests.support.bundles import bundle, files, write_folder
 from tests.support.daemon import Daemon, wait_for, write_plugin
 from tests.support.host import Host
 
@@ -143,3 +151,73 @@ def test_an_escaped_line_is_no_longer_than_a_plain_one() -> None:
         written = escape(worst)
         assert written.isprintable() and len(written) == TEXT_CHARS_MAX + 1
         assert escape(written[:TEXT_CHARS_MAX]) == written[:TEXT_CHARS_MAX], "escaping twice changes nothing"
+
+
+def test_what_was_left_out_is_said_although_no_line_follows() -> None:
+    out = io.StringIO()
+    logs = Logs(level="info", format="text", plugin_lines_per_second=8, folder=None, stream=out)
+    for number in range(200):
+        logs.plugin_line("talker", "info", f"line {number}", number)
+    logs.plugin_line("quiet", "info", "one line", 200)
+    logs.upkeep(SECOND_NS // 2)
+    assert out.getvalue().count("line ") == 8 and "left out" not in out.getvalue()
+    logs.upkeep(2 * SECOND_NS)
+    logs.upkeep(3 * SECOND_NS)
+    assert out.getvalue().count("plugin talker: 192 lines were left out") == 1 and out.getvalue().count("left out") == 1
+    for number in range(10):
+        logs.plugin_line("talker", "info", "again", 9 * SECOND_NS + number)
+    logs.forget_plugin("talker")
+    logs.upkeep(20 * SECOND_NS)
+    assert out.getvalue().count("left out") == 1
+
+
+def admin(daemon: Daemon, op: str, **args: Any) -> Any:
+    with AdminClient(daemon.admin) as client:
+        return client.request(op, args, 20_000)
+
+
+LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (DEBUG|INFO|WARNING|ERROR) \S")
+
+
+@pytest.mark.parametrize("form", ["text", pytest.param("json", marks=pytest.mark.slow)])
+def test_what_administrators_do_and_the_end_are_in_the_log_and_every_line_has_one_form(form: str) -> None:
+    with Daemon(config={"log.format": form}) as daemon:
+        admin(daemon, "plugin.install", bundle=pack(bundle()))
+        admin(daemon, "daemon.status")
+        admin(daemon, "plugin.disable", id="sample")
+        with pytest.raises(CallError):
+            admin(daemon, "plugin.disable", id="nob\nody")
+        daemon.stop()
+        with sqlite3.connect(daemon.state / "market.db") as db:  # as a later release would have left it
+            db.execute("UPDATE schema_versions SET version = 99")
+        daemon.start()
+        wait_for(lambda: "paid plugins are served to nobody" in daemon.log, 10, "the registrar's line")
+        wait_for(lambda: "registrar: " in daemon.log, 5, "its name")
+        daemon.stop()
+        lines = daemon.log.splitlines()
+    if form == "json":
+        assert [line for line in lines if not {"time", "level", "message"} <= json.loads(line).keys()] == []
+    else:
+        assert [line for line in lines if not LINE.match(line)] == []
+        assert any(f" INFO uid {os.getuid()} " in line and "plugin.install sample: done" in line for line in lines)
+        assert any("plugin.disable sample: done" in line for line in lines)
+        assert any(" WARNING uid " in line and "plugin.disable nob\\nody: NOT_FOUND" in line for line in lines)
+    assert not any("daemon.status" in line for line in lines), "what changes nothing is asked every second"
+    assert sum("the daemon has ended" in line for line in lines) == 2 and "the daemon has ended" in lines[-1]
+
+
+def test_what_the_interpreter_warns_of_a_plugins_code_is_no_line_of_the_daemons_own(tmp_path: Path) -> None:
+    code = ('"""Warned of."""\nfrom workers import Plugin\n\nassert (1, "x")\nWORDS = "\\\x1b \\q"\nONE = 1 is 1\n'
+            'plugin = Plugin(id="{id}", version="1.0.0", permissions=["ui:render"])\n\n\n'
+            '@plugin.hook("onDashboardLoad")\ndef load(params):\n    return {{"customWidgets": []}}\n')
+    write_folder(tmp_path / "plugins" / "folder-one", files(id="folder-one", code=code.format(id="folder-one")))
+    with Daemon(plugins=tmp_path / "plugins") as daemon:
+        admin(daemon, "plugin.install", bundle=pack(bundle(code=code.format(id="sample"))))
+        admin(daemon, "plugin.enable", id="sample")
+        with Host(daemon.endpoint) as host:
+            for plugin in ("sample", "folder-one"):
+                reply = host.invoke(plugin, action="onDashboardLoad", payload={"dashboardId": "main"})
+                assert reply["type"] == "result", daemon.log[-3000:]
+        daemon.stop()
+        lines = daemon.log.splitlines()
+    assert [line for line in lines if not LINE.match(line)] == []

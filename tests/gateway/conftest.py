@@ -104,6 +104,9 @@ class Data:
         self.compiler = Compiler(self.backend.backend, self.tables)
         if isinstance(self.backend, Sqlite):
             self.backend._tables = self.tables
+            for reader in self.backend._readers:  # opened anew: they know what is a view
+                reader.database.close()
+            self.backend._readers.clear()
 
     def close(self) -> None:
         self.run(self.backend.close())

@@ -75,6 +75,39 @@ def test_postgres_itself_changes_nothing_and_shows_nothing_of_others(great: Data
     assert {row["user_id"] for row in raw(great, "SELECT user_id::text FROM orders", B)} == {B}
 
 
+def test_a_view_that_the_operator_shows_is_a_table_and_opens_nothing_else(data: Data) -> None:
+    lite = data.backend.backend == "sqlite"
+    data.execute("CREATE VIEW spent AS SELECT o.id, o.user_id, abs(o.n) AS n, s.word FROM orders o "
+                 "JOIN secrets s ON s.id = o.id")
+    data.execute("CREATE VIEW hidden AS SELECT * FROM secrets")
+    try:
+        if not lite:
+            data.execute("GRANT SELECT ON spent, hidden TO plugins")
+        data.show({"spent": {"owner": "user_id", "columns": ["id", "n"]}})
+        named = ("spent", "orders")
+        rows = data.query("SELECT id, n FROM spent ORDER BY id", named=named)
+        assert rows == [{"id": number, "n": abs(number - 3)} for number in (2, 4, 6, 8)]
+        assert data.query("WITH spent AS (SELECT id FROM spent) SELECT count(*) FROM spent, orders o WHERE "
+                          "o.id = spent.id", named=named) == [{"count": 4}]
+        for text in ("SELECT word FROM spent", "SELECT * FROM hidden", "SELECT * FROM secrets",
+                     "SELECT s.word FROM spent s", "WITH spent AS (SELECT * FROM secrets) SELECT * FROM spent"):
+            with pytest.raises(ApiFailure):
+                data.query(text, named=named)
+        if lite:
+            for text in ("SELECT word FROM spent", "SELECT * FROM hidden", "SELECT word FROM secrets",
+                         "SELECT (SELECT word FROM secrets) FROM spent", "SELECT * FROM spent, secrets",
+                         "WITH spent AS (SELECT * FROM secrets) SELECT * FROM spent",
+                         "SELECT * FROM (SELECT * FROM secrets) AS spent", "SELECT s.word FROM secrets AS spent, "
+                         "secrets AS s"):
+                with pytest.raises(ApiFailure) as failed:
+                    raw(data, text)
+                assert failed.value.code in ("sql_forbidden", "sql_error", "column_not_allowed"), text
+    finally:
+        data.show({})
+        data.execute("DROP VIEW spent")
+        data.execute("DROP VIEW hidden")
+
+
 def test_a_role_beyond_row_level_security_is_refused(postgres: Postgres, great: Data) -> None:
     url = f"postgresql://postgres@/walls?host={postgres.folder}"
     backend = PostgresBackend(url, read_tables(TABLES), "test")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -12,9 +13,10 @@ from apex_exec.core.api import Delete, Insert, Update
 from apex_exec.errors import ConfigError
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.outbox import Outbox
+from apex_exec.gateway.parser import Parser
 from apex_exec.gateway.tables import read_tables
 from apex_exec.gateway.writes import compile_write
-from tests.gateway.conftest import NAMED, SECONDS, A, Data, postgres_data
+from tests.gateway.conftest import NAMED, SECONDS, TABLES, A, Data, postgres_data
 from tests.support.postgres import Postgres
 
 
@@ -128,3 +130,20 @@ def test_a_column_that_the_operator_names_and_the_table_lacks_is_no_text(data: D
     assert caught.value.code == "column_not_allowed"
     after = data.contents()
     assert [row for row in after if "outbox" not in str(row)] == [row for row in before if "outbox" not in str(row)]
+
+
+def test_no_text_of_a_plugin_is_written_to_the_daemons_stderr(capfd: pytest.CaptureFixture[str]) -> None:
+    """The parser's library warns of what it does not know, and quotes it."""
+    texts = ["CREATE \x1b[31m nonsense", "SET x\n2026-11-30T00:00:00.000Z ERROR forged", "EXPLAIN SELECT 1",
+             "SELECT 1::nonsense(x)", "ALTER USING {", "SELECT CAST(1 AS STRUCT<a int>)", "SELECT JSON_TABLE(1, '$[?')"]
+
+    async def compile_all() -> None:
+        parser = Parser("postgres", read_tables(TABLES))
+        try:
+            for text in texts:
+                await parser.compile("p", 0.1, text, NAMED)
+        finally:
+            parser.close()
+
+    asyncio.run(compile_all())
+    assert capfd.readouterr().err == ""

@@ -110,6 +110,27 @@ def test_an_id_belongs_to_its_author_and_a_published_version_to_its_bytes(store:
         assert submit(db, version="1.0.1", digest="c" * 64).state == "submitted"
 
 
+def test_an_id_that_came_to_nothing_is_free_again_after_a_while(store: sa.Engine) -> None:
+    with store.begin() as db:
+        for plugin, target in (("squat", "changes_requested"), ("wrong", "rejected")):
+            one = in_review(db, plugin=plugin, author="Squatter", author_key="k" * 8)
+            subs.decide(db, 4, one.id, target, reviewer="r", uid=1, reason="x", digest=one.digest)
+            other = {"plugin": plugin, "author": "Honest Ltd", "submitter": "bo", "digest": "b" * 64}
+            refused("author_mismatch", submit, db, subs.HELD_NS, **other)
+            assert submit(db, subs.HELD_NS + 5, **other).state == "submitted"
+            refused("author_mismatch", submit, db, subs.HELD_NS + 6, plugin=plugin, author="Squatter",
+                    author_key="k" * 8)
+        waiting = submit(db, plugin="slow")  # the marketplace's own delay takes no id from anybody
+        refused("author_mismatch", submit, db, 9 * subs.HELD_NS, plugin="slow", author="Mallory", digest="c" * 64)
+        assert subs.get(db, waiting.id).state == "submitted"
+        sold = in_review(db, plugin="sold")
+        subs.decide(db, 4, sold.id, "approved", reviewer="r", uid=1, reason="x", digest=sold.digest, checklist=ALL)
+        subs.move(db, 5, sold.id, "published", actor="o", uid=1, reason="go")
+        later = in_review(db, plugin="sold", version="2.0.0", digest="d" * 64)
+        subs.decide(db, 6, later.id, "rejected", reviewer="r", uid=1, reason="x", digest=later.digest)
+        refused("author_mismatch", submit, db, 9 * subs.HELD_NS, plugin="sold", author="Mallory", digest="c" * 64)
+
+
 def test_the_same_bytes_may_be_tried_again_after_changes_were_requested(store: sa.Engine) -> None:
     with store.begin() as db:
         one = submit(db)

@@ -10,12 +10,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from apex_exec.registry.bundle import pack
+from apex_exec.registry.scaffold import write_scaffold
 from tests.support.bundles import bundle, files, write_folder
 from tests.support.daemon import ROOT, USER, Daemon, wait_for
 
@@ -122,6 +124,23 @@ def test_the_scaffold_passes_validate_and_test_without_a_daemon_and_its_code_run
     assert "1 passed" in alone("plugin", "test", "my-plugin")
     alone("plugin", "new", "my-plugin", status=1)
     alone("plugin", "new", "My_Plugin", status=1)
+
+
+@pytest.mark.parametrize("tool", [
+    ("pytest", "-q", "-p", "no:cacheprovider"),
+    ("ruff", "check", "--no-cache", "--isolated", "--select", "E,F,B,ANN,UP"),
+    pytest.param(("mypy", "--strict", "--cache-dir=/dev/null", "plugin.py"), marks=pytest.mark.slow)])
+def test_the_scaffold_is_clean_for_an_editors_own_tools(tool: tuple[str, ...], tmp_path: Path) -> None:
+    folder = write_scaffold(tmp_path, "my-plugin", "me")
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "MYPYPATH": str(ROOT), "HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-P", "-m", *tool], cwd=folder, env=environment, capture_output=True,
+                          text=True, timeout=120)
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}"
+
+
+def test_what_authors_and_hosts_import_says_that_it_is_typed() -> None:
+    for package in ("workers", "apex_exec"):
+        assert resources.files(package).joinpath("py.typed").is_file(), package
 
 
 @pytest.mark.slow

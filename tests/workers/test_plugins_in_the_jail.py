@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import concurrent.futures
+import json
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ from typing import Any
 
 import pytest
 
+import workers
 from apex_exec.client import CallError, Client
 from tests.support.daemon import USER, Daemon, write_plugin
 
@@ -97,23 +100,56 @@ PLUGINS: dict[str, str] = {
                     + HOOK.format(define="async def", value="list(seen)").replace(
                         "    return {",
                         "    asyncio.ensure_future(behind())\n    await asyncio.sleep(0)\n    return {"),
+    "tries": plain(
+        "found = []\n"
+        "for name in ('cryptography', 'subprocess', 'vendored.nothing', 'json.nothing', 'ssl'):\n"
+        "    try:\n        __import__(name)\n    except ModuleNotFoundError as error:\n"
+        "        found.append([error.name, str(error)[:len(name)] == name])\n"
+        "try:\n    import cryptography.fernet as fernet\nexcept ModuleNotFoundError:\n    fernet = None\n"
+        "def imported(name):\n    import importlib\n    try:\n        importlib.import_module(name)\n"
+        "    except ModuleNotFoundError as error:\n        return error.name\n"
+        "def asked(name):\n    import importlib\n    return importlib.util.find_spec(name)\n",
+        "[found, fernet, imported('requests'), asked('requests'), asked('json') is None]"),
+    "finds": plain("import vendored.moves as moves\nfrom vendored.moves import reduce\nimport vendored.moves.urllib",
+                   "[moves.__name__, reduce(lambda a, b: a + b, [1, 2]), vendored.moves.urllib.__name__]"),
+    "names-wrongly": plain("", "None").replace("return {", "from workers import Nope\n    return {"),
+    "names-wrongly-at-load": plain("from json import Nope", "None"),
     "raises": plain("def inner():\n    raise ValueError('deep down')  # the line that shows", "inner()"),
     "eats-memory": plain("held = []", "len(held)").replace(
         "    return {", "    while params['action'] == 'eat':\n        held.append(bytearray(1 << 20))\n"
         "    held.clear()\n    return {"),
-    "returns": plain("import uuid, datetime, decimal, enum\nclass Color(enum.IntEnum):\n    RED = 1\n"
+    "returns": plain("import uuid, datetime, decimal, enum, dataclasses\nclass Color(enum.Enum):\n    RED = 1\n"
+                     "@dataclasses.dataclass\nclass Point:\n    x: int = 1\n"
                      "KINDS = {'uuid': uuid.UUID(int=1), 'set': {1}, 'naive': datetime.datetime(2026, 1, 1),"
                      " 'surrogate': '\\ud800', 'decimal': decimal.Decimal(1), 'key': {1: 2}, 'nan': float('nan'),"
                      " 'huge': 2**60, 'bytearray': bytearray(b'x'),"
-                     " 'nested': [{'a': object()}],"
+                     " 'nested': [{'a': object()}], 'day': datetime.date(2026, 1, 1), 'color': Color.RED,"
+                     " 'point': Point(),"
                      " 'aware': datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc), 'tuple': (1, 2)}",
                      "KINDS[params['action']]"),
 }
 EXTRA = {"helper.py": "import plugin as entry_module\nNAME = __name__\n\n"
          "def entry():\n    return entry_module.plugin\n",
-         "vendored/__init__.py": "", "vendored/data.txt": "from memory", "vendored/deep/__init__.py": "",
+         "vendored/data.txt": "from memory", "vendored/deep/__init__.py": "",
          "vendored/deep/part.py": "from ..util import word\n\ndef here():\n    return word\n",
-         "vendored/util.py": "word = 'relative'\n"}
+         "vendored/util.py": "word = 'relative'\n",
+         # What six does for six.moves: modules that no file is, by a finder of its own, which stands last.
+         "vendored/__init__.py": """
+import functools, importlib, sys, types
+
+class Moves:
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname in ("vendored.moves", "vendored.moves.urllib"):
+            return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
+
+    def create_module(self, spec):
+        return types.ModuleType(spec.name)
+
+    def exec_module(self, module):
+        module.reduce = functools.reduce
+
+sys.meta_path.append(Moves())
+"""}
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +249,35 @@ def test_what_a_worker_has_not_is_said_in_words(client: Client, plugin: str, say
 def test_asyncio_works_and_leftover_tasks_are_cancelled_before_the_next_call(client: Client) -> None:
     assert result(client, "loops") == "slept"
     assert result(client, "leaves-tasks") == [] and result(client, "leaves-tasks") == ["cancelled"]
+
+
+def test_a_module_that_is_missing_is_missing_in_pythons_own_way(client: Client) -> None:
+    found, fernet, *imported = result(client, "tries")
+    assert found == [["cryptography", True], ["subprocess", True], ["vendored.nothing", True], ["json.nothing", True],
+                     ["ssl", True]]
+    assert fernet is None and imported == ["requests", None, False]
+
+
+def test_what_a_library_finds_itself_is_imported(client: Client) -> None:
+    assert result(client, "finds") == ["vendored.moves", 3, "vendored.moves.urllib"]
+
+
+@pytest.mark.parametrize("plugin", ["names-wrongly", "names-wrongly-at-load"])
+def test_no_message_names_a_path_of_the_daemon(client: Client, plugin: str) -> None:
+    caught = error(client, plugin)
+    told = json.dumps(caught.reply, default=str)
+    assert "cannot import name 'Nope'" in told
+    for place in (sys.prefix, sys.base_prefix, str(Path(workers.__file__).parent.parent)):
+        assert place not in told, told
+
+
+@pytest.mark.parametrize(("kind", "says"), [
+    ("decimal", "str(value)"), ("uuid", "str(value)"), ("set", "sorted(value)"), ("naive", "time zone"),
+    ("key", "str(key)"), ("nan", "None"), ("huge", "str(value)"), ("bytearray", "bytes(value)"),
+    ("day", "value.isoformat()"), ("color", "value.value"), ("point", "dataclasses.asdict(value)"),
+    ("nested", "maps, lists, texts")])
+def test_what_cannot_be_carried_is_refused_with_what_to_write_instead(client: Client, kind: str, says: str) -> None:
+    assert says in str(error(client, "returns", kind))
 
 
 def test_a_traceback_shows_the_plugins_lines_and_no_path_of_the_daemon(client: Client) -> None:
