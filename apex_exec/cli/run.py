@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import typer
 
-from apex_exec.cli.output import say
+from apex_exec.cli.output import ReaderGone, say
 from apex_exec.cli.root import EXIT_DONE, EXIT_INTERRUPTED, EXIT_NO, EXIT_NO_DAEMON, EXIT_USAGE, app
 from apex_exec.errors import ApexError, ConfigError, Refusal
 
@@ -30,7 +30,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return status if isinstance(status, int) else EXIT_DONE
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    except BrokenPipeError:  # `apex-exec … | head`: the reader has seen enough
+    except (BrokenPipeError, ReaderGone):  # `apex-exec … | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_DONE
     except ApexError as error:

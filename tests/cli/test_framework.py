@@ -99,6 +99,10 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     done = subprocess.run(["sh", "-c", f"{sys.executable} -m apex_exec config check | head -1"], capture_output=True,
                           text=True, timeout=60)
     assert done.stderr == "" and done.stdout.startswith("key")
+    for verb in ("schema", "config check"):  # more than a pipe holds, and less
+        done = subprocess.run(["bash", "-o", "pipefail", "-c", f"{sys.executable} -m apex_exec {verb} | head -c 1"],
+                              capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stderr) == (0, ""), verb
 
 
 def test_ctrl_c_ends_quietly_with_130(tmp_path: Path) -> None:
