@@ -74,7 +74,9 @@ def print_json(value: Any, *, raw: bool = False) -> None:
         from apex_exec.cli.facts import facts
 
         value = facts(value)
-    say(json.dumps(value, default=_plain, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
+    every_character = (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
+    say(json.dumps(value, default=_plain, ensure_ascii=not every_character,
+                   indent=2 if sys.stdout.isatty() else None))
 
 
 def _plain(value: Any) -> Any:

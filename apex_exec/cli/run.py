@@ -5,6 +5,7 @@ So a verb just raises: ConfigError is wrong usage, ConnectionLost is no daemon, 
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status; ``arguments`` default to the process's own."""
     here = sys.platform
+    _write_anything()
     try:
         status = typer.main.get_command(app)(args=arguments, prog_name="apex-exec", standalone_mode=False)
         sys.stdout.flush()
@@ -46,6 +48,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _say("aborted", EXIT_NO)
     except typer.TyperException as error:
         return _usage(error)
+
+
+def _write_anything() -> None:
+    """What a terminal's or a pipe's encoding does not have is written as an escape: a plugin's name ends no verb."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _cannot(error: OSError) -> tuple[str, int]:
