@@ -44,6 +44,8 @@ class Pool(Fleet):
                  recycle: RecyclePolicy | None = None, marks: Callable[[int], int] = _no_marks) -> None:
         super().__init__(limits, breaker, random, recycle or RecyclePolicy(), marks)
         self._draining = False
+        self._drained = False
+        """Whether the drain's time is over."""
         self._drain = Timed()
         self._handlers: dict[type[Any], Callable[[Any, int, Actions], None]] = {
             ev.InvokeRequested: self._invoke, ev.WorkerAnswered: self._answered, ev.Tick: self._tick,
@@ -189,7 +191,7 @@ class Pool(Fleet):
         """Why ``request`` is not admitted; None where it is."""
         if served is None:
             return "PLUGIN_NOT_FOUND", f"no plugin {request.plugin!r} is registered", {}
-        if self._draining:
+        if self._drained:  # until then the shell refuses hosts, and what comes here is the rest of what it had taken
             return "SHUTTING_DOWN", "the daemon is shutting down", {}
         if served.spec.state != "enabled":
             reason = served.spec.reason
@@ -439,6 +441,7 @@ class Pool(Fleet):
         elif owner is self._hold:
             self._serve_waiting(now_ns, out)
         else:
+            self._drained = True
             for call in list(self._calls.values()):
                 served = self._plugins.get(call.request.plugin)
                 if call.state == "queued" and served is not None and not (
