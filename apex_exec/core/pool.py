@@ -71,6 +71,15 @@ class Pool(Fleet):
         served = self._plugins.get(plugin)
         return served.spec if served else None
 
+    def spec_of(self, plugin: str, worker: int) -> PluginSpec | None:
+        """What is in force for the code that runs in ``worker``: the plugin's spec as it is now, or the worker's own if
+        that is another version's. None if the plugin is not served."""
+        served = self._plugins.get(plugin)
+        if served is None:
+            return None
+        known = self._workers.get(worker)
+        return served.spec if known is None or known.spec.digest == served.spec.digest else known.spec
+
     def look(self, plugin: str, user_id: str, now_ns: int) -> tuple[PluginSpec | None, Refusal | None]:
         """The plugin, and why a call of it that came now would find no room, or the plugin paused.
 
