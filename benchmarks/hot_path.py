@@ -91,7 +91,13 @@ class Sandboxing:
         """Nothing."""
         return {}
 
-    def gone(self, worker: int) -> None:
+    def adopt(self, spare: int, worker: int, spec: PluginSpec) -> None:
+        """Nothing."""
+
+    def killed(self, worker: int) -> None:
+        """Nothing."""
+
+    def worker_gone(self, worker: int) -> None:
         """Nothing."""
 
 
@@ -166,7 +172,7 @@ class Rig:
     def turn(self) -> None:
         """One round of the loop, without its sleep."""
         loop = self.supervisor.loop
-        self.supervisor.turn(False)
+        self.supervisor.turn()
         if self.trail is not None and len(self.trail._buffer) >= BATCH:
             self.trail._hand_over()
         for fd, mask in loop._epoll.poll(0):

@@ -1,7 +1,7 @@
 """The worker's loop: take a call, mark it, run the hook, answer it in full, take the next.
 
 Worker CPU per call is the price of everything, so the path of a call is short: one blocking read, one byte to the
-marks, one encoding of the whole answer, one write (see benchmarks/bench_worker.py).
+marks, one encoding of the whole answer, one write (`python -m benchmarks profile` counts it).
 """
 
 from __future__ import annotations

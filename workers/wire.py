@@ -273,10 +273,6 @@ class Kill(msgspec.Struct, array_like=True, tag="kill", gc=False):
     worker: int
 
 
-class Quit(msgspec.Struct, array_like=True, tag="quit", gc=False):
-    """Leave after the children are gone."""
-
-
 class ZygoteReady(msgspec.Struct, array_like=True, tag="zygote_ready", gc=False):
     """The zygote has preloaded and answers."""
 
@@ -309,5 +305,5 @@ class Exited(msgspec.Struct, array_like=True, tag="exited", gc=False):
     maxrss_kib: int
 
 
-ToZygote = Fork | Kill | Quit
+ToZygote = Fork | Kill
 FromZygote = ZygoteReady | Forked | ForkFailed | Exited

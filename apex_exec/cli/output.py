@@ -32,9 +32,16 @@ def clean(text: str) -> str:
     return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
+class ReaderGone(Exception):
+    """Whoever reads the output has seen enough. No OSError: the library of the command line makes status 1 of one."""
+
+
 def say(*values: object, end: str = "\n", file: TextIO | None = None, flush: bool = False) -> None:
-    """``print``, cleaned."""
-    print(*(clean(str(value)) for value in values), end=end, file=file, flush=flush)
+    """``print``, cleaned. Raises ReaderGone."""
+    try:
+        print(*(clean(str(value)) for value in values), end=end, file=file, flush=flush)
+    except BrokenPipeError:
+        raise ReaderGone from None
 
 
 class Said:
@@ -52,7 +59,10 @@ def say_line(line: bytes) -> None:
     if sys.stdout.isatty():
         say(line.decode("utf-8", "replace"), end="")
     else:
-        sys.stdout.buffer.write(line)
+        try:
+            sys.stdout.buffer.write(line)
+        except BrokenPipeError:
+            raise ReaderGone from None
 
 
 def print_json(value: Any, *, raw: bool = False) -> None:
@@ -64,7 +74,9 @@ def print_json(value: Any, *, raw: bool = False) -> None:
         from apex_exec.cli.facts import facts
 
         value = facts(value)
-    say(json.dumps(value, default=_plain, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
+    every_character = (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
+    say(json.dumps(value, default=_plain, ensure_ascii=not every_character,
+                   indent=2 if sys.stdout.isatty() else None))
 
 
 def _plain(value: Any) -> Any:

@@ -5,13 +5,14 @@ So a verb just raises: ConfigError is wrong usage, ConnectionLost is no daemon, 
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
 
 import typer
 
-from apex_exec.cli.output import say
+from apex_exec.cli.output import ReaderGone, say
 from apex_exec.cli.root import EXIT_DONE, EXIT_INTERRUPTED, EXIT_NO, EXIT_NO_DAEMON, EXIT_USAGE, app
 from apex_exec.errors import ApexError, ConfigError, Refusal
 
@@ -24,13 +25,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status; ``arguments`` default to the process's own."""
     here = sys.platform
+    _write_anything()
     try:
         status = typer.main.get_command(app)(args=arguments, prog_name="apex-exec", standalone_mode=False)
         sys.stdout.flush()
         return status if isinstance(status, int) else EXIT_DONE
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    except BrokenPipeError:  # `apex-exec … | head`: the reader has seen enough
+    except (BrokenPipeError, ReaderGone):  # `apex-exec … | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_DONE
     except ApexError as error:
@@ -46,6 +48,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _say("aborted", EXIT_NO)
     except typer.TyperException as error:
         return _usage(error)
+
+
+def _write_anything() -> None:
+    """What a terminal's or a pipe's encoding does not have is written as an escape: a plugin's name ends no verb."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _cannot(error: OSError) -> tuple[str, int]:

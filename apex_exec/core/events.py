@@ -160,7 +160,8 @@ class Tick(Struct, gc=False):
 
 
 class DrainRequested(Struct, gc=False):
-    """No new calls; what waits is answered SHUTTING_DOWN at ``until_ns``."""
+    """The daemon ends: what has no verdict at ``until_ns``, and what comes then, is answered SHUTTING_DOWN. Until then
+    calls are taken: a dispatch that was taken before goes on from plugin to plugin. New requests the shell refuses."""
 
     until_ns: int
 

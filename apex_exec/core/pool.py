@@ -44,6 +44,8 @@ class Pool(Fleet):
                  recycle: RecyclePolicy | None = None, marks: Callable[[int], int] = _no_marks) -> None:
         super().__init__(limits, breaker, random, recycle or RecyclePolicy(), marks)
         self._draining = False
+        self._drained = False
+        """Whether the drain's time is over."""
         self._drain = Timed()
         self._handlers: dict[type[Any], Callable[[Any, int, Actions], None]] = {
             ev.InvokeRequested: self._invoke, ev.WorkerAnswered: self._answered, ev.Tick: self._tick,
@@ -68,6 +70,15 @@ class Pool(Fleet):
         """The plugin as served now."""
         served = self._plugins.get(plugin)
         return served.spec if served else None
+
+    def spec_of(self, plugin: str, worker: int) -> PluginSpec | None:
+        """What is in force for the code that runs in ``worker``: the plugin's spec as it is now, or the worker's own if
+        that is another version's. None if the plugin is not served."""
+        served = self._plugins.get(plugin)
+        if served is None:
+            return None
+        known = self._workers.get(worker)
+        return served.spec if known is None or known.spec.digest == served.spec.digest else known.spec
 
     def look(self, plugin: str, user_id: str, now_ns: int) -> tuple[PluginSpec | None, Refusal | None]:
         """The plugin, and why a call of it that came now would find no room, or the plugin paused.
@@ -189,7 +200,7 @@ class Pool(Fleet):
         """Why ``request`` is not admitted; None where it is."""
         if served is None:
             return "PLUGIN_NOT_FOUND", f"no plugin {request.plugin!r} is registered", {}
-        if self._draining:
+        if self._drained:  # until then the shell refuses hosts, and what comes here is the rest of what it had taken
             return "SHUTTING_DOWN", "the daemon is shutting down", {}
         if served.spec.state != "enabled":
             reason = served.spec.reason
@@ -439,6 +450,7 @@ class Pool(Fleet):
         elif owner is self._hold:
             self._serve_waiting(now_ns, out)
         else:
+            self._drained = True
             for call in list(self._calls.values()):
                 served = self._plugins.get(call.request.plugin)
                 if call.state == "queued" and served is not None and not (

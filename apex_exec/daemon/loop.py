@@ -173,26 +173,25 @@ class Loop:
         """Ends ``run`` after the present round."""
         self._stopped = True
 
-    def run(self, turn: Callable[[bool], int]) -> None:
-        """Serves until ``stop``. ``turn(stalled)`` is called before each sleep and says when (CLOCK_MONOTONIC, ns) it
-        wants to be called again at the latest, 0 for at once.
+    def run(self, turn: Callable[[], int]) -> None:
+        """Serves until ``stop``. ``turn`` is called before each sleep and says when (CLOCK_MONOTONIC, ns) it wants to
+        be called again at the latest, 0 for at once.
 
-        Where the process was stopped for a while, everything that has arrived meanwhile is handled first and
-        ``stalled`` is True once: deadlines are judged after that, so that a reply which is there already counts.
+        If the process was stopped for a while, everything that has arrived meanwhile is handled before the next turn
+        judges deadlines, so that a reply which is there already counts.
         """
         poll, handlers, clock, guard = self._epoll.poll, self._handlers, time.monotonic_ns, self._guard
         expected_ns = clock()
         while not self._stopped:
             now_ns = clock()
             lag_ns = now_ns - expected_ns
-            stalled = lag_ns > STALL_NS
-            if stalled:
+            if lag_ns > STALL_NS:
                 self._handle_all()
             if now_ns >= self._timers_due_ns:
                 self._run_timers(now_ns)
                 self._on_lag(max(0, lag_ns))
             try:
-                wake_ns = turn(stalled)
+                wake_ns = turn()
             except Exception as error:
                 self._failed("turn", error)
                 wake_ns = now_ns + SECOND_NS

@@ -319,14 +319,15 @@ class Requests:
 
     def _memory_mb_max(self, verdict: Verdict) -> float:
         """What a sample must show for a MemoryError to be more than the hook's own word."""
-        spec = self._pool.spec(verdict.plugin)
+        spec = self._pool.spec_of(verdict.plugin, verdict.worker)
         return spec.limits.memory_mb if spec is not None else 0.0
 
     def rendering(self, verdict: Verdict) -> hooks.Rendering:
-        """What the plugin of ``verdict`` may render now: with the grants that are in force when the widgets go out."""
+        """What the code that ``verdict`` is of may render now: with the grants that are in force when the widgets go
+        out, which are its own version's."""
         if verdict.hook != "onDashboardLoad":
             return hooks.ANYTHING
-        spec = self._pool.spec(verdict.plugin)
+        spec = self._pool.spec_of(verdict.plugin, verdict.worker)
         verdict_of = Denied("ui:render", "the plugin was removed") if spec is None else (
             check(spec, "renderWidget", None, time.time()))
         denied = verdict_of.reason if isinstance(verdict_of, Denied) else ""

@@ -255,7 +255,7 @@ class Supervisor:
         if self.audit is not None:
             self.audit.event("security.anomaly", "", action.plugin, "breaker", "success", {"state": action.state})
 
-    def turn(self, stalled: bool) -> int:
+    def turn(self) -> int:
         """One round: hosts, timers, everything that was queued. When the next is due (CLOCK_MONOTONIC ns; 0: now)."""
         now_ns = _clock_ns()
         audit = self.audit

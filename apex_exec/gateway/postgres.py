@@ -40,6 +40,8 @@ CONNECTIONS_MAX = 8
 CONNECT_SECONDS = 2
 COMMIT_SECONDS = 10.0
 """How long a commit may take to be answered, beyond its call's own time."""
+ROLLBACK_SECONDS = 1.0
+"""How long a rollback may take to be answered before its connection is given up; nothing depends on it."""
 OWN_SECONDS = 10.0
 """Time of the outbox's own statements."""
 
@@ -140,7 +142,10 @@ class Postgres:
                     finally:
                         if not connection.closed and connection.info.transaction_status:
                             with contextlib.suppress(psycopg.Error):
-                                await connection.execute("ROLLBACK")
+                                rolled_back = await _within(ROLLBACK_SECONDS, connection.execute("ROLLBACK"),
+                                                            connection.close)
+                                if rolled_back is not None:
+                                    await rolled_back
         except TimeoutError:
             raise ApiFailure("deadline_exceeded", "the invocation's time ended in the database") from None
         except PoolTimeout:
@@ -293,22 +298,33 @@ class Postgres:
 async def _settled(commit: Coroutine[Any, Any, None], hang_up: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Waits for ``commit`` even if the call is cancelled meanwhile, since only its end says whether the write is there.
 
-    Raises psycopg.Error, and ApiFailure if the server has not answered after COMMIT_SECONDS. Then the connection is
-    closed (``hang_up``, which does not wait): to roll back on it, or to cancel what runs on it, would wait as well, and
-    the call would be told that its time was over where it must be told that the write may be there.
+    Raises psycopg.Error, and ApiFailure if the server has not answered after COMMIT_SECONDS: the write may be there.
     """
-    task = asyncio.ensure_future(commit)
-    due = time.monotonic() + COMMIT_SECONDS
+    done = await _within(COMMIT_SECONDS, commit, hang_up)
+    if done is None:
+        raise ApiFailure("data_unavailable", "the database does not answer the commit; it may have taken effect")
+    await done
+
+
+async def _within(seconds: float, work: Coroutine[Any, Any, Any],
+                  hang_up: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Future[Any] | None:
+    """``work`` when it is done, even if the call is cancelled meanwhile; None if it was not after ``seconds``.
+
+    Then its connection is closed by ``hang_up``, which does not wait. To roll back on it, or to cancel what runs on it,
+    would wait for a server that is silent, and the call would be told that its time was over.
+    """
+    task = asyncio.ensure_future(work)
+    due = time.monotonic() + seconds
     while not task.done():
         if (left_seconds := due - time.monotonic()) <= 0:
             await hang_up()
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.wait((task,), timeout=0)
-            raise ApiFailure("data_unavailable", "the database does not answer the commit; it may have taken effect")
+            return None
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.wait((task,), timeout=left_seconds)
-    await task
+    return task
 
 
 _KINDS = {"23502": "need", "23505": "unique", "23503": "link", "23001": "link", "23514": "check", "23P01": "unique"}

@@ -306,6 +306,8 @@ class AuditStore:
                                    "ORDER BY seq LIMIT ?)", (self.first, REMOVE_ROWS)).rowcount
             if done < REMOVE_ROWS:
                 self.db.execute("DELETE FROM keys WHERE seq < ?", (self.first,))
+                self.db.execute("DELETE FROM turns WHERE seq < (SELECT max(seq) FROM turns WHERE seq <= ?)",
+                                (self.first,))  # the stretch that is left of the oldest begins at the last before it
         except sqlite3.Error as error:
             self._rollback()
             raise LedgerError(f"old events cannot be removed: {error}") from error

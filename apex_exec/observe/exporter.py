@@ -29,7 +29,7 @@ from apex_exec.wire.frames import FrameBuffer
 NICE = 10
 """Rendering a scrape takes some 20 ms of CPU, with 1,000 plugins 50; calls go first."""
 BEAT_SECONDS_MAX = 5.0
-"""A supervisor that has said nothing for so long does not live: it beats once a second."""
+"""A supervisor that has said nothing for so long does not live: it beats twice a second."""
 REQUEST_SECONDS_MAX = 10.0
 ALONE_SECONDS_MAX = 1.0
 """The same where there is no thread for it, and the others wait."""

@@ -6,6 +6,7 @@ Private keys are files of the person who signs; the registry holds public ones. 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -76,26 +77,35 @@ def new_key(folder: Path, name: str) -> tuple[Path, str]:
     """Makes ``folder/name.key`` (PEM, 0600) and ``name.pub``; the private file and the key's id. Never overwrites."""
     check_key_name(name)
     key = Ed25519PrivateKey.generate()
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = folder / f"{name}.key"
     try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         _write_new(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), 0o600)
-        public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-        _write_new(folder / f"{name}.pub", public, 0o644)
+        try:
+            public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+            _write_new(folder / f"{name}.pub", public, 0o644)
+        except OSError:
+            path.unlink(missing_ok=True)  # half a pair is of no use, and in the way of the next try
+            raise
     except FileExistsError as error:
         raise Refusal("key_exists", f"{error.filename} is there already", code=Code.CONFLICT,
                       hint="choose another name; a key that is lost cannot be made again") from None
     except OSError as error:
-        raise Refusal("unwritable", f"{path}: {error}", hint="make the folder writable") from None
+        hint = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "make the folder writable"
+        raise Refusal("unwritable", f"{path}: {error.strerror}", hint=hint) from None
     return path, key_id_of(raw_public(key))
 
 
 def _write_new(path: Path, data: bytes, mode: int) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
-    with os.fdopen(fd, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(fd)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(fd)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def find_key(folder: Path, name: str, suffix: str) -> Path:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import time
 from pathlib import Path
@@ -27,6 +28,7 @@ PREFIX = "apex-exec-"
 PERIOD_US = 1_000_000
 SLACK_BYTES = 9 * 1024 * 1024
 """Beyond the plugin's memory: the interpreter's growth, and the kernel memory of an idle worker (about 1 MB)."""
+SETTLED_SECONDS = 60.0
 CLOSE_SECONDS_MAX = 1.0
 """How long the end waits for killed workers to leave their groups; they take milliseconds."""
 
@@ -60,6 +62,7 @@ class Cgroups:
         self._throttled_before: dict[str, int] = {}  # ns, in groups that it had before
         self._left: list[Path] = []
         self._limited: dict[str, tuple[float, float]] = {}
+        self._locks: list[int] = []  # held as long as this process lives: by them other namespaces' daemons see it
         try:
             self.version = 2 if (mount / "cgroup.controllers").exists() else 1
             if self.version == 2:
@@ -69,6 +72,7 @@ class Cgroups:
             self._sweep_dead()
             for root in {self._cpu, self._memory}:
                 root.mkdir(exist_ok=True)
+                self._locks.append(_lock(root))
                 if self.version == 2:
                     _write(root / "cgroup.subtree_control", "+cpu +memory")
         except OSError as error:
@@ -267,14 +271,46 @@ class Cgroups:
             while root.exists() and time.monotonic() < due:
                 time.sleep(0.005)
                 _remove(root)
+        while self._locks:
+            os.close(self._locks.pop())
 
     def _sweep_dead(self) -> None:
-        """Removes what killed daemons left, whatever folder they ran on."""
+        """Removes what killed daemons left, whatever folder they ran on, and in whatever PID namespace: one that was
+        PID 1 of its own takes that along. What bears our own name is left by one that had our PID before us."""
         for base in {self._cpu.parent, self._memory.parent}:
-            for root in base.glob(f"{self._space}*"):
-                pid = root.name.removeprefix(self._space).partition("-")[0]
-                if not Path("/proc", pid).exists():
+            for root in base.glob(f"{PREFIX}*-*-*"):
+                if root.name.startswith(self._space):
+                    pid = root.name.removeprefix(self._space).partition("-")[0]
+                    dead = root.name == self.name or not Path("/proc", pid).exists()
+                else:
+                    dead = _is_abandoned(root)
+                if dead:
                     _remove(root)
+
+
+def _lock(root: Path) -> int:
+    """A descriptor that holds the lock of the folder ``root``; the kernel lets it go with the process."""
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    with contextlib.suppress(OSError):  # without it the sweep of another namespace may take an empty group
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return fd
+
+
+def _is_abandoned(root: Path) -> bool:
+    """Whether nobody holds the lock of ``root``, and it is not so young that its owner may be about to take it."""
+    try:
+        if time.time() - root.stat().st_mtime < SETTLED_SECONDS:
+            return False
+        fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True
 
 
 def _remove(root: Path) -> None:

@@ -7,6 +7,7 @@ that works alone and not in the sequence (a user namespace that may be made and 
 from __future__ import annotations
 
 import os
+import resource
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -20,6 +21,8 @@ from workers.wire import LayerReport
 
 _REPORTS = msgspec.msgpack.Decoder(list[LayerReport])
 ANSWER_SECONDS_MAX = 20
+FILES_MIN = 128
+"""The zygote holds namespaces at descriptors from 100 on (``workers.jail.base.PLACE_FDS``), and needs some more."""
 
 
 class Findings:
@@ -45,7 +48,7 @@ def probe(waive: Iterable[str] = (), worker: dict[str, Any] | None = None, *, sc
     Must be called before any thread exists (it spawns a process that forks). Raises RuntimeError if the trial itself
     cannot run; its message is one line that says why and what to do.
     """
-    if lacking := no_proc() or _closed_to_this_user():
+    if lacking := no_proc() or _closed_to_this_user() or _too_few_files():
         raise RuntimeError(lacking)
     waived = [name for name in LAYERS if name in set(waive)]
     worker = worker or {"uid": 65534, "gid": 65534, "cgroup": []}
@@ -81,6 +84,17 @@ def _closed_to_this_user() -> str:
         if path and not os.access(path, right, effective_ids=True):
             return (f"uid {os.geteuid()} cannot {does} {path}, which the daemon starts its processes from: install "
                     "apex-exec where this user can read it (python3 -m venv /opt/apex-exec), not in a private folder")
+    return ""
+
+
+def _too_few_files() -> str:
+    """What is said where a process may not have as many open files as the way into the jail needs; "" where it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < FILES_MIN:
+        return (f"a process may open {hard} files here (RLIMIT_NOFILE), and the way into the jail needs {FILES_MIN}: "
+                "ulimit -n 1024, or LimitNOFILE=1024 in the unit")
+    if soft != resource.RLIM_INFINITY and soft < FILES_MIN:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (FILES_MIN, hard))
     return ""
 
 

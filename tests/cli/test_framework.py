@@ -101,6 +101,23 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     done = subprocess.run(["sh", "-c", f"{sys.executable} -m apex_exec config check | head -1"], capture_output=True,
                           text=True, timeout=60)
     assert done.stderr == "" and done.stdout.startswith("key")
+    for verb in ("schema", "config check"):  # more than a pipe holds, and less
+        done = subprocess.run(["bash", "-o", "pipefail", "-c", f"{sys.executable} -m apex_exec {verb} | head -c 1"],
+                              capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stderr) == (0, ""), verb
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_what_an_encoding_does_not_have_is_an_escape_and_json_stays_json(encoding: str, tmp_path: Path) -> None:
+    folder = tmp_path / "Bücher π 😀"
+    env = {**os.environ, "PYTHONIOENCODING": encoding, "APEX_EXEC_STATE_DIR": str(folder)}
+    for options in ([], ["--json"]):
+        done = subprocess.run([sys.executable, "-m", "apex_exec", "config", "check", *options], capture_output=True,
+                              env=env, timeout=60)
+        assert (done.returncode, done.stderr) == (0, b"")
+        said = done.stdout.decode(encoding)
+        assert str(folder) in (json.dumps(json.loads(said), ensure_ascii=False) if options else
+                               said.encode("ascii", "backslashreplace").decode("unicode_escape"))
 
 
 def test_ctrl_c_ends_quietly_with_130(tmp_path: Path) -> None:

@@ -119,3 +119,17 @@ def test_a_verdict_names_the_worker_that_its_call_ran_on() -> None:
     told.tell(ev.CancelRequested(5))
     workers = {a.call: a.worker for a in told.wanted if isinstance(a, act.Verdict)}
     assert workers == {1: 1, 5: 0}
+
+
+def test_code_of_an_older_version_has_its_own_grants_and_figures_until_its_end() -> None:
+    told = busy()
+    told.tell(ev.PluginSet(spec(permissions=("ui:render",))))  # the same code: what was granted counts at once
+    now = told.pool.spec_of("aaa", 1)
+    assert now is not None and now.permissions == ("ui:render",)
+    told.tell(ev.PluginSet(spec(digest="e", permissions=("admin:users",))))
+    told.ready(2)
+    old, new = told.pool.spec_of("aaa", 1), told.pool.spec_of("aaa", 2)
+    assert old is not None and new is not None
+    assert (old.digest, old.permissions, new.digest, new.permissions) == ("d", (), "e", ("admin:users",))
+    told.tell(ev.PluginRemoved("aaa"))
+    assert told.pool.spec_of("aaa", 1) is None

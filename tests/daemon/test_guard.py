@@ -205,7 +205,7 @@ def test_a_loop_whose_duty_always_fails_does_not_spin(guard: Guard) -> None:
     def handle(_: int) -> None:
         raise RuntimeError("a handler that never takes what is there")
 
-    def turn(_: bool) -> int:
+    def turn() -> int:
         if time.monotonic_ns() > end_ns:
             loop.stop()
         raise RuntimeError("a turn that always fails")

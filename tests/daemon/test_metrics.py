@@ -9,6 +9,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -134,6 +135,29 @@ def test_readyz_and_livez_tell_the_truth(daemon: Daemon) -> None:
 
 
 @pytest.mark.slow
+def test_a_probe_is_answered_where_no_thread_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user's limit of processes is reached: closed without an answer, the probe would have a daemon restarted."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = exporter._Server(listener.getsockname()[:2], exporter._handler(exporter.State(False)),
+                              bind_and_activate=False)
+    server.socket.close()
+    server.socket = listener
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+
+    def none_left(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", none_left)
+    try:
+        for _ in range(3):
+            with urllib.request.urlopen(f"http://127.0.0.1:{listener.getsockname()[1]}/livez", timeout=5) as answer:
+                assert (answer.status, answer.read()) == (200, b"ok\n")
+    finally:
+        monkeypatch.undo()
+        server.shutdown()
+        server.server_close()
+
+
 def test_a_removed_plugins_series_go(tmp_path: Path) -> None:
     for id_ in ("one", "two"):
         write_plugin(tmp_path / "plugins", id_, ECHO)

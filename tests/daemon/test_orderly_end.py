@@ -21,6 +21,7 @@ import zmq
 
 from tests.support import need
 from tests.support.daemon import ECHO, ROOT, SLEEP, USER, Daemon, toml, wait_for, write_plugin
+from tests.support.host import Host
 
 DRAIN_SECONDS = 4
 
@@ -111,6 +112,28 @@ def test_an_end_lets_every_pending_call_finish(
         assert daemon.process.wait(DRAIN_SECONDS + 5) == 0
         _, alive = psutil.wait_procs(family, timeout=2)
         assert not [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [
+    (10, ["fetch-a", "fetch-b"]), pytest.param(1, ["fetch-a"], marks=pytest.mark.slow)])
+def test_a_dispatch_that_was_taken_goes_on_from_plugin_to_plugin_until_the_drain_is_over(
+        seconds: float, expected: list[str], tmp_path: Path) -> None:
+    fetch = ("import time\n\n@plugin.hook('onDataFetch')\ndef fetch(context, params):\n    time.sleep(0.8)\n"
+             "    return {'transformedData': [*params['data'], context.plugin_id]}\n")
+    for name in ("fetch-a", "fetch-b"):
+        write_plugin(tmp_path, name, fetch, hooks=("onDataFetch",))
+    with Daemon(plugins=tmp_path, config={**CONFIG, "drain_seconds": seconds}) as daemon, \
+            Host(daemon.endpoint) as host:
+        id_ = host.send({"type": "dispatch", "action": "onDataFetch", "userId": USER, "deadlineMs": 5000,
+                         "payload": {"query": "q", "filters": {}, "data": []}})
+        wait_for(lambda: daemon.pids("fetch-a"), 10, "the first part")
+        time.sleep(0.3)
+        daemon.signal(signal.SIGTERM)
+        done = host.reply(id_)
+        assert done["result"]["transformedData"] == expected and done["partial"] == (len(expected) < 2), done
+        refused = [outcome["error"]["code"] for outcome in done["outcomes"] if not outcome["ok"]]
+        assert refused == ["SHUTTING_DOWN"] * (2 - len(expected))
+        assert daemon.process.wait(15) == 0
 
 
 @pytest.mark.parametrize("to", ["tree", pytest.param("group", marks=pytest.mark.slow)])

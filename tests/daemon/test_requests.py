@@ -127,6 +127,16 @@ def test_a_dispatch_is_encoded_once_for_all_who_get_the_same() -> None:
     assert msgspec.msgpack.decode(events[0].params) == payload
 
 
+def test_what_an_older_version_renders_is_held_to_its_own_grants() -> None:
+    requests, _, peer = rig()
+    requests.serve(peer, [], invoke(1))  # a worker of version d is on its way
+    newer = PluginSpec("echo", "2.0.0", "e", "plugin.py", ("onActionExecute", "onDashboardLoad"), ("ui:render",))
+    requests._pool.step(ev.PluginSet(newer), 1)
+    found = [requests.rendering(Verdict(9, "echo", "onDashboardLoad", "u", "", "", None, {}, True, 0, 0, False, worker))
+             for worker in (1, 2)]
+    assert "ui:render" in found[0].denied and not found[1].denied
+
+
 def test_a_result_that_the_daemon_fails_at_still_has_its_reply(monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[dict[str, Any]] = []
     bugs: list[str] = []

@@ -44,6 +44,6 @@ def test_answers_and_the_calls_after_them_leave_before_more_is_taken_in(
 
     monkeypatch.setattr(peers, "receive", watched)
     before = rig.supervisor.requests.taken
-    rig.supervisor.turn(False)
+    rig.supervisor.turn()
     assert seen == [(True, True, before)]
     assert rig.supervisor.requests.taken == before + 1, "and then it was taken in"

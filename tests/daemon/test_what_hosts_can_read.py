@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -34,6 +35,7 @@ ODD = {
     "set": {1}, "enum": Colour.RED, "key": {1: "a"}, "float": float("nan"), "int": 2**60, "surrogate": "\\ud800",
     "proto": {"a": [{"__proto__": 1}]},
 }
+PLAIN = {"bytes": b"\\x00\\xff", "aware": datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC)}
 WAYS = {
     "result": lambda api, value: value,
     "metadata": lambda api, value: None,
@@ -46,7 +48,7 @@ WAYS = {
 @plugin.hook("onActionExecute")
 def run(context, params):
     given = params["context"]
-    value = ODD[given["odd"]] if "odd" in given else json.loads(given["json"])
+    value = PLAIN if "plain" in given else ODD[given["odd"]] if "odd" in given else json.loads(given["json"])
     try:
         found = WAYS[given["way"]](context.api, value)
     except ApiError as error:
@@ -150,10 +152,20 @@ def test_no_map_that_reaches_a_host_has_the_key_proto_and_every_other_key_arrive
         error = refusal(host, way, json=text)
         assert error.code == "INVALID_OUTPUT" and error.reply["details"]["path"].endswith("__proto__"), error
     harmless = {key: key for key in OBJECT_PROTOTYPE} | {"text": "__proto__"}
-    reply = speak(host, way, json=json.dumps(harmless))
+    assert arrived(speak(host, way, json=json.dumps(harmless)), way) == harmless
+
+
+def arrived(reply: dict[str, Any], way: str) -> Any:
+    """The value that the plugin sent that way, as the host has it."""
     found = {"result": lambda: reply["result"]["result"], "metadata": lambda: reply["result"]["metadata"]["x"],
              "emit": lambda: reply["effects"][0]["payload"]["x"], "render": lambda: reply["effects"][0]["props"]["x"]}
-    assert found[way]() == harmless
+    return found[way]()
+
+
+@pytest.mark.parametrize("way", ["result", "metadata", "emit", "render"])
+def test_bytes_and_aware_timestamps_arrive_whichever_way_they_go(host: Client, way: str) -> None:
+    plain = {"bytes": b"\x00\xff", "aware": datetime(2026, 1, 2, tzinfo=UTC)}
+    assert arrived(speak(host, way, plain=True), way) == plain
 
 
 def test_an_error_of_a_plugins_own_making_has_its_answer_and_its_worker_lives(daemon: Daemon, host: Client) -> None:

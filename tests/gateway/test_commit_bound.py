@@ -1,4 +1,4 @@
-"""A commit that nobody answers ends its call within a bound, and the answer says that it may have taken effect."""
+"""A silent database costs a call no more than a bound: a commit may have taken effect, a rollback is nothing."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ def test_a_commit_without_an_answer_is_waited_for_that_long_and_no_longer(
     assert ended == ["its connection is closed", "it waits no longer"]
 
 
-class DeafAfterCommit:
-    """A way to the server on which nothing comes back once COMMIT has gone there."""
+class DeafAfter:
+    """A way to the server on which nothing comes back once ``word`` has gone there."""
 
-    def __init__(self, folder: Path, server: Path) -> None:
-        self._server = server
+    def __init__(self, folder: Path, server: Path, word: bytes) -> None:
+        self._server, self._word = server, word
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(folder / ".s.PGSQL.5432"))
         self._listener.listen()
@@ -76,7 +76,7 @@ class DeafAfterCommit:
     def _pass(self, source: socket.socket, target: socket.socket, deaf: threading.Event, out: bool) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
-                if out and b"COMMIT" in data:
+                if out and self._word in data:
                     deaf.set()
                 if out or not deaf.is_set():
                     target.sendall(data)
@@ -92,7 +92,7 @@ def test_a_write_whose_commit_is_not_answered_ends_in_time_and_says_so(
     monkeypatch.setattr(under_test, "COMMIT_SECONDS", BOUND_SECONDS)
     data = postgres_data(postgres, "commits")
     data.write(Insert("notes", {"id": 900, "text": "the outbox is there"}))
-    way = DeafAfterCommit(tmp_path, postgres.folder)
+    way = DeafAfter(tmp_path, postgres.folder, b"COMMIT")
     backend = under_test.Postgres(f"postgresql+psycopg://plugins@/commits?host={tmp_path}", read_tables(TABLES), "test")
     backend._has_outbox = True  # else its own look for the outbox is the commit that is not answered
     try:
@@ -104,6 +104,25 @@ def test_a_write_whose_commit_is_not_answered_ends_in_time_and_says_so(
         assert failed.value.code == "data_unavailable" and "may have taken effect" in failed.value.message
         assert time.monotonic() - begun < BOUND_SECONDS + 2
         assert len(data.query("SELECT id FROM notes WHERE id = 901")) == 1, "here it had"
+    finally:
+        way.close()
+        data.run(backend.close())
+        data.close()
+
+
+def test_a_rollback_that_is_not_answered_costs_neither_the_call_its_answer_nor_the_pool_its_connection(
+        postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(under_test, "ROLLBACK_SECONDS", BOUND_SECONDS)
+    data = postgres_data(postgres, "rollbacks")
+    way = DeafAfter(tmp_path, postgres.folder, b"ROLLBACK")
+    backend = under_test.Postgres(f"postgresql+psycopg://plugins@/rollbacks?host={tmp_path}", read_tables(TABLES), "t")
+    compiled = data.compiler.compile("SELECT 1 AS n", NAMED)
+    try:
+        for _ in range(under_test.CONNECTIONS_MAX + 2):
+            begun = time.monotonic()
+            answer = data.run(backend.query(compiled, [], A, time.monotonic_ns() + 2 * SECONDS))
+            assert answer == (b"\x91\x81\xa1n\x01", 1)
+            assert time.monotonic() - begun < BOUND_SECONDS + 1.5
     finally:
         way.close()
         data.run(backend.close())

@@ -179,6 +179,23 @@ def test_no_frame_however_wrong_ends_the_clients_receive_loop(scenario: Scenario
     assert seen["outcomes"].count("PROTOCOL_ERROR") >= 15 and seen["unmatched"] >= 30
 
 
+def test_while_the_daemon_is_away_nothing_is_said_to_have_left_and_an_abort_rejects_at_once(
+        scenario: Scenario, plugins: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="apx") as folder:
+        command = ["node", str(COMPILED / "away.mjs"), f"ipc://{folder}/run/host.sock"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as host:
+            try:
+                assert host.stdout and host.stdout.readline() == "away\n"
+                with Daemon(folder, plugins=plugins, config=PATIENT):
+                    summary, _ = host.communicate(timeout=20)
+            finally:
+                host.kill()
+        seen = json.loads(summary)
+        assert seen["executed"] == ["false"]
+        assert seen["codes"] == ["CANCELLED false"] * 2 and seen["abortedMs"] < 1000
+        assert seen["seen"]["result"]
+
+
 def test_a_user_who_may_not_connect_is_told_so_at_once(scenario: Scenario, daemon: Daemon) -> None:
     """``scenario`` compiles them; this one is run as another user, who must be able to read what was compiled."""
     need(reachable(COMPILED / "closed.mjs") and reachable(HOST_TS / "node_modules" / "zeromq" / "package.json"),

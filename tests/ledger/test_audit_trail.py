@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from apex_exec.config import load_settings
-from apex_exec.daemon.audit_trail import HOLD_NS, LATE_NS, AuditTrail
+from apex_exec.daemon.audit_trail import DOWN_NS, HOLD_NS, LATE_NS, AuditTrail
 from apex_exec.ledger.reading import read_events
 from apex_exec.ledger.records import AuditRecord
 from apex_exec.ledger.verify import verify
@@ -166,6 +166,35 @@ def test_a_killed_ledger_is_restarted_and_each_record_is_stored_once(group: Trai
         group.settle(last)
         assert group.admits() and group.metrics.health["audit"] == "", round_
     assert group.stored() == total
+
+
+@pytest.mark.parametrize("how", ["locked", "gone"])
+def test_what_has_not_begun_is_refused_without_a_ledger_and_taken_again_with_one(group: Trail, how: str) -> None:
+    told: list[str] = []
+    group.trail.on_refused, group.trail.on_admitted = lambda: told.append("no"), lambda: told.append("yes")
+    group.settle(group.add())
+    assert not told
+    if how == "locked":
+        with closing(sqlite3.connect(group.folder / "audit.db", isolation_level=None)) as blocker:
+            blocker.execute("BEGIN IMMEDIATE")
+            last = group.add()
+            group.until(lambda: told == ["no"])
+            group.trail.upkeep(time.monotonic_ns())
+            assert told == ["no", "no"], "what came about meanwhile is refused as well"
+            blocker.execute("ROLLBACK")
+    else:
+        os.kill(group.trail.side.pid, signal.SIGKILL)
+        group.until(lambda: not group.trail.side.up)
+        now_ns = time.monotonic_ns()
+        last = group.add()
+        group.trail.upkeep(now_ns)
+        assert not told, "one that is restarted costs no call its turn"
+        group.trail.upkeep(now_ns + DOWN_NS + 1)
+        assert told == ["no"]
+    group.settle(last)
+    assert told[-1] == "yes" and told.count("yes") == 1 and group.admits()
+    group.settle(group.add())
+    assert told.count("yes") == 1
 
 
 def test_a_stalled_ledger_stops_admission_and_holds_replies_until_it_goes_on(group: Trail) -> None:

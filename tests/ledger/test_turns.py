@@ -12,7 +12,7 @@ import pytest
 
 from apex_exec.ledger import reading
 from apex_exec.ledger.audit import AuditStore
-from apex_exec.ledger.reading import Filter, read_events
+from apex_exec.ledger.reading import Filter, read_events, utc_text
 from apex_exec.ledger.records import AuditRecord
 from apex_exec.ledger.verify import verify
 
@@ -93,6 +93,29 @@ def test_a_turn_that_is_taken_out_of_the_list_is_found(tmp_path: Path) -> None:
         connection.execute("DELETE FROM turns WHERE seq = 3")
     finding = verify(db, tmp_path).finding
     assert finding is not None and (finding.kind, finding.seq) == ("edited", 3)
+
+
+def test_turns_go_with_their_events_and_what_is_left_is_still_found(tmp_path: Path) -> None:
+    times = [NOW_NS + n * DAY_NS // 10 + (500 * DAY_NS if n % 50 == 7 else 0) for n in range(1000)]
+    db = store_of(tmp_path, times)
+
+    def turns() -> list[int]:
+        with closing(sqlite3.connect(db)) as connection:
+            return [seq for (seq,) in connection.execute("SELECT seq FROM turns ORDER BY seq")]
+
+    before = turns()
+    store = AuditStore(db, tmp_path)
+    assert store.expire(utc_text(moment(NOW_NS + 60 * DAY_NS)), utc_text(moment(NOW_NS + 100 * DAY_NS))) > 500
+    while store.remove_some():
+        pass
+    first = store.first
+    store.close()
+    left = turns()
+    assert len(left) < len(before) / 2 and left[0] <= first < left[1]
+    assert verify(db, tmp_path).finding is None
+    wanted = Filter(since=moment(NOW_NS), until=moment(NOW_NS + 100 * DAY_NS), user="u")
+    assert [event.seq for event in read_events(db, wanted)] == [
+        n for n, at in enumerate(times, 1) if n >= first and NOW_NS <= at < NOW_NS + 100 * DAY_NS]
 
 
 def test_a_ledger_from_before_there_was_a_list_is_read_to_its_end(tmp_path: Path) -> None:

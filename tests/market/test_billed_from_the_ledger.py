@@ -65,6 +65,21 @@ def test_a_call_that_was_cancelled_or_died_while_it_ran_is_a_call(market: Market
     assert one.calls == 3
 
 
+def test_each_call_is_billed_in_the_month_that_its_record_names_whatever_the_clock_did(market: Market) -> None:
+    """Ahead by a year for a while, behind by a month, and right again: every call is counted, each once."""
+    market.enable("sums", "")
+    path = market.settings.state_path / "audit.db"
+    store = AuditStore(path, market.settings.state_path)
+    days = ["2026-10-05"] * 40 + ["2027-10-05"] * 300 + ["2026-10-06"] * 40 + ["2026-09-06"] * 7 + ["2026-10-07"] * 40
+    for day in days:
+        store.append([AuditRecord(at(day), RAN[0], USER, "sums", "onDataFetch", "success", RAN[3])])
+    store.close()
+    market.now_ns = at("2026-11-02")
+    counted = {month: sum(row["calls"] for row in market("billing.report", month=month)["usage"])
+               for month in ("2026-09", "2026-10")}
+    assert counted == {"2026-09": 7, "2026-10": 120}
+
+
 def test_a_second_report_reads_only_what_came_since_and_says_the_same_as_a_first(
         market: Market, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,23 @@ def test_a_key_is_written_once_private_to_its_owner_and_an_exposed_one_is_refuse
     with pytest.raises(Refusal) as caught:
         load_private(path)
     assert caught.value.reason == "key_exposed" and "chmod 600" in caught.value.hint
+
+
+def test_a_pair_that_cannot_be_written_leaves_no_half_of_it(tmp_path: Path) -> None:
+    (tmp_path / "other.pub").write_text("somebody else's")
+    with pytest.raises(Refusal) as caught:
+        new_key(tmp_path, "other")
+    assert caught.value.reason == "key_exists" and [p.name for p in tmp_path.iterdir()] == ["other.pub"]
+    code = ("import pathlib, resource, sys\nfrom apex_exec.errors import Refusal\n"
+            "from apex_exec.registry.signing import new_key\n"
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))\n"
+            "try:\n    new_key(pathlib.Path(sys.argv[1]), 'acme')\nexcept Refusal as error:\n    print(error.reason)\n")
+    for room in (0, 100):  # for nothing, and for a part of the private key
+        done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "keys"), str(room)], capture_output=True,
+                              text=True, timeout=30)
+        assert done.stdout == "unwritable\n", done.stderr
+        assert not list((tmp_path / "keys").iterdir())
+    assert new_key(tmp_path / "keys", "acme")[0].exists()
 
 
 def test_signing_leaves_the_digest_and_a_signature_is_for_one_digest_role_and_time(acme: Signer) -> None:

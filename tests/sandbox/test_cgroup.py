@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from apex_exec.core.plugin import Limits, PluginSpec
 from apex_exec.sandbox.cgroup import CgroupError, Cgroups
 from tests.support import need
+from tests.support.daemon import wait_for
 
 ROOT = Path(__file__).parents[2]
 ENTER = "import os, sys\nfor path in sys.argv[1:]:\n    open(path, 'w').write('0')\n"
@@ -106,6 +108,43 @@ def test_what_a_killed_daemon_left_is_swept_at_the_next_start_and_nobody_elses(g
     Cgroups("other").close()
     assert not any(path.exists() for path in left)
     assert (groups._cpu / "p-aaa").exists()
+
+
+def test_what_one_left_that_was_pid_1_of_its_own_namespace_is_swept_and_a_living_one_is_not(groups: Cgroups) -> None:
+    need(os.geteuid() == 0, "a PID namespace takes root")
+    code = ("import sys\nfrom apex_exec.sandbox.cgroup import Cgroups\nfrom apex_exec.core.plugin import PluginSpec\n"
+            "made = Cgroups()\nmade.enter(1, PluginSpec('bbb', '1.0.0', 'd', 'p.py', ()), 0.5)\n"
+            "print(made._cpu, made._memory, flush=True)\nsys.stdin.read()")
+    command = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as child:
+        assert child.stdout is not None
+        left = [Path(path) for path in child.stdout.readline().split()]
+        assert len(left) == 2 and "-1-workers" in left[0].name
+        inside = [sorted(path.rglob("*/")) for path in left]
+        assert all(inside)
+        for path in left:
+            os.utime(path, (0, 0))
+        Cgroups("other").close()
+        assert [sorted(path.rglob("*/")) for path in left] == inside, "it lives"
+        child.kill()
+
+    def swept() -> bool:
+        """Its lock goes with it, a moment after its parent's end."""
+        for path in left:
+            with contextlib.suppress(FileNotFoundError):
+                os.utime(path, (0, 0))
+        Cgroups("other").close()
+        return not any(path.exists() for path in left)
+
+    wait_for(swept, 5, "the sweep")
+
+
+def test_what_bears_our_name_is_left_by_one_that_had_our_pid_before_us(groups: Cgroups) -> None:
+    stale = groups._cpu.parent / groups._cpu.name.replace("-test", "-again") / "p-stale"
+    stale.mkdir(parents=True)
+    again = Cgroups("again")
+    assert again._cpu == stale.parent and again._cpu.exists() and not stale.exists()
+    again.close()
 
 
 def test_v2_hands_controllers_down_and_writes_its_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -246,3 +246,14 @@ def test_an_old_landlock_is_degraded_and_says_what_it_lacks(unprivileged: bool, 
     row = next(row for row in found["layers"] if row["layer"] == "landlock")
     assert row["state"] == "degraded" and f"ABI {abi}" in row["detail"] and ("TCP" in row["detail"]) == (abi < 4), row
     assert (found["level"], status) == ("L2", 0), found
+
+
+@pytest.mark.parametrize("verb", ["doctor", "serve"])
+def test_too_few_open_files_is_one_line_that_says_so(verb: str, tmp_path: Path) -> None:
+    env = {**os.environ, "APEX_EXEC_RUNTIME_DIR": str(tmp_path / "run"), "APEX_EXEC_STATE_DIR": str(tmp_path / "state")}
+    command = [sys.executable, "-m", "apex_exec", verb]
+    done = subprocess.run(["bash", "-c", 'ulimit -n 64; exec "$@"', "bash", *command], cwd=ROOT, env=env, text=True,
+                          capture_output=True, timeout=60)
+    said = [line for line in (done.stdout + done.stderr).splitlines() if line]
+    assert done.returncode not in (0, None) and len(said) == 1, said
+    assert "64 files" in said[0] and "RLIMIT_NOFILE" in said[0] and "ulimit -n" in said[0]

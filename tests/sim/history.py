@@ -27,7 +27,12 @@ def run(seed: int, tell: Callable[[str], None] | None = None) -> World:
         if world.ledger.random() < world.takes and (taken := world.ledger.choice(names)) in world.plugins:
             world.take(taken)
     if rnd.random() < 0.2:
-        world.drain(rnd.choice((1, 300, 5000)))
+        after_ms = rnd.choice((1, 300, 5000))
+        world.drain(after_ms)
+        if world.ledger.random() < 0.5:  # dispatches go on from plugin to plugin
+            for _ in range(12):
+                world.run_until(world.now_ns + world.ledger.randrange(1, after_ms * MS // 5))
+                world.ask(world.ledger.choice(names), "u1", world.ledger.choice((1, 100, 5000)))
     rest(world)
     return world
 

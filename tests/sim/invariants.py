@@ -106,7 +106,7 @@ class Invariants:
         sure = True
         if known is None:
             expected = "PLUGIN_NOT_FOUND"
-        elif world.draining:
+        elif world.draining and world.now_ns >= world.drain_at_ns:
             expected = "SHUTTING_DOWN"
         elif known.spec.state != "enabled":
             expected = "PLUGIN_DISABLED"

@@ -48,9 +48,9 @@ class HostilePeer:
                 continue
             peer, *_, body = self._socket.recv_multipart()
             request = msgspec.msgpack.decode(body)
-            id_ = request["id"]
-            if request["type"] != "invoke":
+            if request["type"] != "invoke":  # a hostReply, say, which has no id
                 continue
+            id_ = request["id"]
             self._socket.send_multipart([peer, JUNK[id_ % len(JUNK)]])
             good = msgspec.msgpack.encode({"type": "result", "id": id_, "plugin": "p", "action": request["action"],
                                            "result": request["payload"], "effects": [], "usage": {}})

@@ -114,6 +114,7 @@ export class ApexClient {
     this.socket.events.on("disconnect", () => this.disconnected());
     this.socket.events.on("handshake", () => {
       this.connected = true;
+      if (!this.sending) void this.drain();
       if (this.methods.size) this.post({ type: "provide", id: "provide", methods: [...this.methods.keys()] });
     });
     this.socket.connect(endpoint);
@@ -226,7 +227,9 @@ export class ApexClient {
   }
 
   // ------------------------------------------------------------------ sending
+  /** What needs no reply. While nobody is connected it means nothing: the daemon that it was for has forgotten it all. */
   private post(message: Record<string, unknown>): void {
+    if (!this.connected) return;
     this.enqueue({ id: undefined, body: this.encoded(message), dueMs: performance.now() + REQUEST_TIMEOUT_MS });
   }
 
@@ -235,10 +238,15 @@ export class ApexClient {
     if (!this.sending) void this.drain();
   }
 
-  /** Sends what is queued, one at a time as `zeromq` requires; a request that has expired meanwhile is not sent. */
+  /**
+   * Sends what is queued, one at a time as `zeromq` requires; a request that has expired meanwhile is not sent. Without
+   * a connection all stays queued: what was handed to the socket could be neither taken back nor said not to have left.
+   */
   private async drain(): Promise<void> {
     this.sending = true;
-    for (let next = this.outbox.shift(); next !== undefined && !this.closed; next = this.outbox.shift()) {
+    while (this.connected && !this.closed) {
+      const next = this.outbox.shift();
+      if (next === undefined) break;
       const pending = next.id === undefined ? undefined : this.pending.get(next.id);
       if (next.id !== undefined && pending === undefined) continue;
       this.socket.sendTimeout = Math.max(1, next.dueMs - performance.now() - SEND_MARGIN_MS);
@@ -305,6 +313,12 @@ export class ApexClient {
     return pending;
   }
 
+  /** Forgets a request that has not left; nothing of it is kept until there is a connection. */
+  private unqueue(id: Id): void {
+    const at = this.outbox.findIndex((outgoing) => outgoing.id === id);
+    if (at >= 0) this.outbox.splice(at, 1);
+  }
+
   private lose(id: Id, why: string): void {
     const pending = this.settle(id);
     if (pending === undefined) return;
@@ -314,7 +328,9 @@ export class ApexClient {
   }
 
   private expire(id: Id, timeoutMs: number): void {
-    const sent = this.pending.get(id)?.state === "sent";
+    const state = this.pending.get(id)?.state;
+    if (state === "queued") this.unqueue(id);
+    const sent = state === "sent";
     if (sent) this.post({ type: "cancel", id: `cancel-${id}`, target: id });
     this.lose(id, sent ? `no reply within ${timeoutMs} ms` : `nothing answers on ${this.endpoint}`);
   }
@@ -324,7 +340,10 @@ export class ApexClient {
     if (pending === undefined) return;
     pending.aborted = true;  // one that is being sent is cancelled as soon as it is out
     if (pending.state === "sent") this.post({ type: "cancel", id: `cancel-${id}`, target: id });
-    else if (pending.state === "queued") this.settle(id)?.reject(localError("CANCELLED", "aborted before it was sent"));
+    else if (pending.state === "queued") {
+      this.unqueue(id);
+      this.settle(id)?.reject(localError("CANCELLED", "aborted before it was sent"));
+    }
   }
 
   /** What was sent on the connection that ended is lost; replies that had arrived were taken before this turn. */
