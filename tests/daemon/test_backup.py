@@ -265,6 +265,7 @@ def test_a_link_in_a_backup_is_not_followed(made: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "state").exists()
 
 
+@pytest.mark.slow
 def test_a_state_that_is_not_empty_or_served_is_not_touched(made: Path, tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     assert backup.restore(settings(tmp_path), made)["files"] > 5, "an empty folder is taken"

@@ -130,6 +130,7 @@ def ping_as(uid: int, gid: int, endpoint: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 def test_a_host_of_the_socket_group_connects_and_nobody_else(plugins: Path) -> None:
     other_user.need_root()
     with Daemon(plugins=plugins, config={"host.socket_group": str(OTHER)}) as daemon:

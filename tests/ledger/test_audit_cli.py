@@ -88,6 +88,7 @@ def test_a_folder_without_a_ledger_is_said_in_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / "keys").exists(), "reading makes nothing"
 
 
+@pytest.mark.slow
 def test_export_writes_the_events_that_were_asked_for(folder: Path) -> None:
     lines = audit(folder, "export", "--since", "2026-10-01", "--plugin", "beta").stdout.splitlines()
     assert [json.loads(line)["seq"] for line in lines] == [4, 5, 6, 7, 8, 9]

@@ -102,6 +102,7 @@ def test_an_upgrade_to_a_paid_version_a_rollback_and_a_restart_serve_only_who_ha
     assert served(daemon, PAYS) == NOT
 
 
+@pytest.mark.slow
 def test_a_price_set_by_the_marketplace_holds_for_what_is_enabled_already(daemon: Daemon) -> None:
     offer(daemon, "1.0.0", FREE)
     admin(daemon, "plugin.install", bundle=pack(bundle()))

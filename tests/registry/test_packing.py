@@ -78,6 +78,7 @@ def test_secrets_caches_and_what_apxignore_names_stay_out_and_both_lists_are_sho
     assert read_folder(folder).digest == told["digest"], "a folder that is installed is the same bundle"
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("secret", [
     "-----BEGIN OPENSSH PRIVATE KEY-----", "-----BEGIN PRIVATE KEY-----", "key = 'AKIA" + "IOSFODNN7EXAMPLE'",
     "t = 'ghp_" + "a" * 36 + "'", "X-Api-Key: sk-live-" + "1" * 24])
