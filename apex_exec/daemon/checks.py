@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from apex_exec.config import Settings
 from apex_exec.daemon.roles import check_peers
 from apex_exec.daemon.runtime_folder import check_length, socket_path
-from apex_exec.errors import ConfigError
+from apex_exec.errors import ConfigError, Refusal
 from apex_exec.gateway.tables import read_tables
+from apex_exec.registry.policy_file import Policy
 from apex_exec.sandbox.modules import check_modules
 
 
@@ -20,6 +23,12 @@ def check_settings(settings: Settings) -> None:
     for key, url in others.items():
         if settings.database_url(url) == settings.database_url(settings.data.url):
             raise ConfigError(f"data.url and {key} are the same database; what plugins reach is one of its own")
+    try:
+        Policy.read(settings.security.policy_file)
+    except Refusal as error:
+        raise ConfigError(error.message) from None
+    if settings.plugins_dir and not Path(settings.plugins_dir).is_dir():
+        raise ConfigError(f"plugins_dir: {settings.plugins_dir}: there is no such folder")
 
 
 def check_endpoints(settings: Settings) -> None:

@@ -68,6 +68,9 @@ def test_a_module_that_does_not_exist_is_found_by_config_check_doctor_and_serve(
         ({'data.tables."app.orders".owner': "u", 'data.tables."app.orders".columns': ["a"]}, "search_path"),
         ({"data.tables.orders.owner": "u", "data.tables.orders.columns": ["a", "A"]}, "differ in case"),
         ({"admin.endpoint": "tcp://127.0.0.1:1"}, "ipc:// only"), ({"host.endpoint": "udp://x"}, "tcp:// (with CURVE)"),
+        ({"security.policy_file": "/nonexistent.toml"}, "/nonexistent.toml"),
+        ({"plugins_dir": "/nonexistent"}, "plugins_dir: /nonexistent"),
+        ({"host.endpoint": "ipc:///tmp/" + "x" * 120}, "a socket path has at most"),
         ({"host.endpoint": "tcp://127.0.0.1:0"}, "curve_keys_dir")))])
 def test_what_serve_refuses_config_check_refuses_in_the_same_words(changes: dict[str, Any], says: str,
                                                                    folder: Path) -> None:
