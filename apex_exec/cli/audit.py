@@ -55,7 +55,7 @@ def noted_elsewhere(config: Path | None, state_dir: str | None) -> dict[str, tup
         try:
             head = noted_at(settings.database_url(url), settings.state_path)
         except LedgerError as error:
-            typer.echo(f"what {name} has noted of the ledger is not known: {error}", err=True)
+            say(f"what {name} has noted of the ledger is not known: {error}", file=sys.stderr)
             continue
         if head is not None:
             found[name] = head
