@@ -37,6 +37,9 @@ LOOK_SECONDS = 0.5
 """Between two looks at an operation that is waited for."""
 TELL_SECONDS = 10.0
 """Between two lines of progress where stderr is no terminal."""
+PASSING = ("registrar_busy", "registrar_died", "registrar_down", "store_unusable")
+PASSING_SECONDS = 30.0
+"""Refusals of a registrar that is being restarted, and how long they are borne: afterwards it tells the outcome."""
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Print the operation's id where it takes longer than a second; "
                                                         "`billing status ID` tells what became of it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object, amounts in minor units (cents).")]
@@ -174,12 +177,14 @@ def _had(client: AdminClient, op: str, args: dict[str, Any], no_wait: bool) -> d
     """The statement that ``op`` answers with, waited for. Ends the command where it is not to be waited for."""
     from apex_exec.client import ConnectionLost
 
+    begun = "It may have been begun: the same command again goes on with it, and `apex-exec billing status` lists it."
     try:
         found: dict[str, Any] = client.request(op, args)
     except KeyboardInterrupt:
-        say("It may have been begun: the same command again goes on with it, and `apex-exec billing status` lists it.",
-            file=sys.stderr)
+        say(begun, file=sys.stderr)
         raise
+    except ConnectionLost as error:
+        fail(f"{error}. {begun}", EXIT_NO_DAEMON)
     if "operation" not in found:
         return found
     if no_wait:
@@ -188,15 +193,18 @@ def _had(client: AdminClient, op: str, args: dict[str, Any], no_wait: bool) -> d
     try:
         return _awaited(client, found)
     except KeyboardInterrupt:
-        say(f"\nThe daemon goes on with it. To see how far it is: apex-exec billing status {found['operation']}",
-            file=sys.stderr)
+        say("\n" * sys.stderr.isatty() + "The daemon goes on with it. To see how far it is: apex-exec billing status "
+            + found["operation"], file=sys.stderr)
         raise
     except ConnectionLost as error:
         fail(f"{error}. What became of it: apex-exec billing status {found['operation']}", EXIT_NO_DAEMON)
 
 
 def _awaited(client: AdminClient, found: dict[str, Any]) -> dict[str, Any]:
+    from apex_exec.client import CallError
+
     number, moving, told_at, told = found["operation"], sys.stderr.isatty(), -TELL_SECONDS, ""
+    heard = time.monotonic()
     with progress(number) as tell:
         while found["state"] == "running":
             text, now = _progress(found), time.monotonic()
@@ -204,7 +212,12 @@ def _awaited(client: AdminClient, found: dict[str, Any]) -> dict[str, Any]:
                 tell(text)
                 told, told_at = text, now
             time.sleep(LOOK_SECONDS)
-            found = client.request("billing.status", {"operation": number})
+            try:
+                found = client.request("billing.status", {"operation": number})
+                heard = time.monotonic()
+            except CallError as error:
+                if error.details.get("reason") not in PASSING or time.monotonic() - heard > PASSING_SECONDS:
+                    raise
     _outcome(found)
     if found["result"] is None:
         fail(f"{number} is done, and its statement is no longer kept; ask again: apex-exec billing report --month "

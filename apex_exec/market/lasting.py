@@ -41,11 +41,12 @@ log = logging.getLogger(__name__)
 class Running:
     """One operation of this process. ``done`` is set when its outcome is known: ``result`` or ``refusal``."""
 
-    def __init__(self, number: str, op: str, context: Context, args: Month) -> None:
+    def __init__(self, number: str, op: str, context: Context, args: Month, asked_ns: int) -> None:
         self.id = number
         self.op = op
         self.context = context
         self.args = args
+        self.asked_ns = asked_ns
         self.progress = Progress()
         self.asked = time.monotonic()
         self.done = threading.Event()
@@ -129,14 +130,15 @@ class Lasting:
         if len(self._open) >= OPEN_MAX:
             raise Refusal("billing_busy", f"{OPEN_MAX} reports and closings run or wait already", code=Code.OVERLOADED,
                           hint="wait until one has ended: apex-exec billing status lists them")
-        running = Running(f"{op.rpartition('.')[2]}-{args.month}-{secrets.token_hex(4)}", op, context, args)
+        running = Running(f"{op.rpartition('.')[2]}-{args.month}-{secrets.token_hex(4)}", op, context, args,
+                          self._shop.now_ns())
 
         def work(db: sa.Connection) -> None:
             kept = sa.select(lasting.c.id).order_by(lasting.c.asked_ns.desc(), lasting.c.id).limit(ROWS_MAX - 1)
             ids = set(db.execute(kept).scalars())
             db.execute(sa.delete(lasting).where(lasting.c.id.not_in(ids | _here)))
             db.execute(sa.insert(lasting).values(
-                id=running.id, op=op, args=msgspec.json.encode(args).decode(), asked_ns=self._shop.now_ns(),
+                id=running.id, op=op, args=msgspec.json.encode(args).decode(), asked_ns=running.asked_ns,
                 state=RUNNING, refusal=""))
 
         _here.add(running.id)
@@ -203,20 +205,23 @@ def _row(row: sa.Row[Any], alive: frozenset[str]) -> dict[str, Any]:
     if cut_off:
         refusal = {"code": str(Code.INTERNAL), "reason": "cut_off", "message": "the registrar ended in the middle of "
                    "it; nothing was changed", "hint": "ask for it again"}
-    return _shown(row.id, row.op, msgspec.json.decode(row.args, type=Month), FAILED if cut_off else row.state, None,
-                  refusal)
+    return _shown(row.id, row.op, msgspec.json.decode(row.args, type=Month), row.asked_ns,
+                  FAILED if cut_off else row.state, None, refusal)
 
 
 def _told(running: Running) -> dict[str, Any]:
     if not running.done.is_set():
-        return _shown(running.id, running.op, running.args, RUNNING, running.progress.told(), None)
-    refusal = _refused(running.refusal) if running.refusal is not None else None
-    return _shown(running.id, running.op, running.args, FAILED if refusal else DONE, running.progress.told(), refusal)
+        state, refusal = RUNNING, None
+    else:
+        refusal = _refused(running.refusal) if running.refusal is not None else None
+        state = FAILED if refusal else DONE
+    return _shown(running.id, running.op, running.args, running.asked_ns, state, running.progress.told(), refusal)
 
 
-def _shown(number: str, op: str, args: Month, state: str, progress: Any, refusal: Any) -> dict[str, Any]:
+def _shown(number: str, op: str, args: Month, asked_ns: int, state: str, progress: Any, refusal: Any
+           ) -> dict[str, Any]:
     return {"operation": number, "op": op, "month": args.month, "author": args.author, "customer": args.customer,
-            "state": state, "progress": progress, "result": None, "refusal": refusal}
+            "askedNs": asked_ns, "state": state, "progress": progress, "result": None, "refusal": refusal}
 
 
 def _refused(error: Refusal) -> dict[str, Any]:

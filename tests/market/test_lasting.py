@@ -197,6 +197,14 @@ def test_a_registrar_killed_in_the_middle_has_closed_nothing_and_says_so(daemon:
         found = admin.request("billing.status", {"operation": asked["operation"]})
         assert (found["state"], found["refusal"]["reason"]) == ("failed", "cut_off")
         assert "nothing was changed" in found["refusal"]["message"]
+        waiting = subprocess.Popen(
+            [sys.executable, "-m", "apex_exec", "billing", "close", "--month", LAST, "--runtime-dir",
+             str(daemon.runtime)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert waiting.stderr is not None
+        shown = waiting.stderr.readline()
+        registrar(daemon).kill()
+        said = waiting.communicate(timeout=40)[1]
+        assert waiting.returncode == 1 and f"{shown.split()[0]} failed: the registrar ended in the middle" in said
         second = begun(admin)
         assert second["operation"] != asked["operation"]
         done, _ = ended(lambda number: admin.request("billing.status", {"operation": number}), second["operation"])
