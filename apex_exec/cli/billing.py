@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 quote_app = group("The arithmetic alone; needs no daemon.")
 billing_app.add_typer(quote_app, name="quote")
 
-LOOK_SECONDS = 0.5
-"""Between two looks at an operation that is waited for."""
+LOOK_SECONDS_MIN, LOOK_SECONDS_MAX = 0.5, 3.0
+"""Between two looks at an operation that is waited for, longer each time: every look is a record of the ledger."""
 TELL_SECONDS = 10.0
 """Between two lines of progress where stderr is no terminal."""
 PASSING = ("registrar_busy", "registrar_died", "registrar_down", "store_unusable")
@@ -204,14 +204,15 @@ def _awaited(client: AdminClient, found: dict[str, Any]) -> dict[str, Any]:
     from apex_exec.client import CallError
 
     number, moving, told_at, told = found["operation"], sys.stderr.isatty(), -TELL_SECONDS, ""
-    heard = time.monotonic()
+    heard, pause = time.monotonic(), LOOK_SECONDS_MIN
     with progress(number) as tell:
         while found["state"] == "running":
             text, now = _progress(found), time.monotonic()
             if text != told and (moving or now - told_at >= TELL_SECONDS):
                 tell(text)
                 told, told_at = text, now
-            time.sleep(LOOK_SECONDS)
+            time.sleep(pause)
+            pause = min(1.2 * pause, LOOK_SECONDS_MAX)
             try:
                 found = client.request("billing.status", {"operation": number})
                 heard = time.monotonic()

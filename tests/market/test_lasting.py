@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -230,10 +231,17 @@ def test_the_command_line_waits_with_progress_or_prints_the_id_or_says_how_to_go
     assert f"apex-exec billing status {number}" in said and stopped.returncode == 130
     printed = cli("close", "--month", LAST, "--no-wait")
     assert printed.communicate(timeout=20)[0].strip() == number and printed.returncode == 0
-    waited = cli("close", "--month", LAST)
-    out, progress = waited.communicate(timeout=60)
+    ours, theirs = pty.openpty()
+    waited = subprocess.Popen([sys.executable, "-m", "apex_exec", "billing", "close", "--month", LAST, "--runtime-dir",
+                               str(daemon.runtime)], stdout=subprocess.PIPE, stderr=theirs, text=True,
+                              env={**os.environ, "TERM": "xterm", "COLUMNS": "120"})
+    os.close(theirs)
+    out = waited.communicate(timeout=60)[0]
+    progress = os.read(ours, 65536).decode()
+    os.close(ours)
     assert waited.returncode == 0 and f"{LAST} (closed): platform" in out, progress
-    assert re.search(rf"[0-9,]+ of {EVENTS:,}|writing|reading", progress), progress
+    moved = set(re.findall(rf"{number}: [a-z ]+, ([0-9,]+) of [0-9,]+ events", progress))
+    assert len(moved) > 1 and "\x1b[2K" in progress, progress
     status = cli("status", number)
     assert f"{number}: done\n{LAST} (closed): platform" in status.communicate(timeout=20)[0]
 
