@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 import pytest
+import sqlalchemy as sa
 
 from apex_exec.client import AdminClient, AdminRefused, ConnectionLost
 from apex_exec.errors import Refusal
@@ -24,6 +25,8 @@ from apex_exec.ledger.audit import AuditStore
 from apex_exec.ledger.reading import read_events
 from apex_exec.ledger.records import AuditRecord
 from apex_exec.market import lasting
+from apex_exec.market.store import lasting as lasting_rows
+from apex_exec.market.store import open_market
 from tests.market.shops import USER, Market, at
 from tests.support.daemon import Daemon, wait_for
 
@@ -44,9 +47,9 @@ def fill(state: Path, month: str, events: int) -> None:
 
 
 @pytest.fixture
-def market(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Market]:
+def market(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Market]:
     monkeypatch.setattr(lasting, "ANSWER_SECONDS", 0.0)
-    made = Market(tmp_path, f"sqlite:///{tmp_path}/market.db")
+    made = Market(tmp_path, url)
     made.now_ns = at("2026-11-02")
     yield made
     made.close()
@@ -128,6 +131,18 @@ def test_no_more_than_so_many_wait_and_the_store_keeps_the_latest(market: Market
         few.ask(market.context, "billing.report", one)
     wait_for(lambda: not few._open, 10, "the end of all")
     assert len(few.status("")) == 5
+
+
+def test_a_store_of_an_earlier_release_gets_the_table(url: str) -> None:
+    engine = open_market(url)
+    with engine.begin() as db:
+        db.execute(sa.text("DROP TABLE lasting"))
+        db.execute(sa.text("UPDATE schema_versions SET version = 4 WHERE name = 'market'"))
+    engine.dispose()
+    engine = open_market(url)
+    with engine.begin() as db:
+        assert not db.execute(sa.select(lasting_rows)).all()
+    engine.dispose()
 
 
 # ---------------------------------------------------------------- real daemons
