@@ -262,6 +262,7 @@ class Operations:
             return done
 
         done = self.shop.change(work)
+        running.context.at_point("month-closed")
         running.context.audit("daemon", "billing.close.committed", {
             "operation": running.id, "month": month, "askedBy": running.context.uid})
         return done

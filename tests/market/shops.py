@@ -63,7 +63,8 @@ class Market:
         self.settings: Settings = load_settings(None, {"state_dir": str(folder / "state"), "market.url": url})
         self.shop = Shop(self.settings, lambda: self.now_ns)
         self.store = Store(registry_url or f"sqlite:///{folder}/registry.db")
-        self.context: Any = SimpleNamespace(uid=1000, store=self.store, audit=self._audit)
+        self.context: Any = SimpleNamespace(uid=1000, store=self.store, audit=self._audit,
+                                            at_point=lambda _point: None)
         self.audited: list[tuple[str, str, dict[str, Any]]] = []
         self.run: Run | Exception = GOOD_RUN
         self.proof = Proof()

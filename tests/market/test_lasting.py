@@ -19,7 +19,8 @@ import psutil
 import pytest
 import sqlalchemy as sa
 
-from apex_exec.client import AdminClient, AdminRefused, ConnectionLost
+from apex_exec.client import AdminClient, AdminRefused, CallError, ConnectionLost
+from apex_exec.daemon.registrar import CRASH_VARIABLE
 from apex_exec.errors import Refusal
 from apex_exec.ledger.audit import AuditStore
 from apex_exec.ledger.reading import read_events
@@ -226,6 +227,21 @@ def test_a_registrar_killed_in_the_middle_has_closed_nothing_and_says_so(daemon:
         done, _ = ended(lambda number: admin.request("billing.status", {"operation": number}), second["operation"])
         assert done["state"] == "done"
         assert admin.request("billing.status", {"operation": asked["operation"]})["state"] == "failed"
+
+
+@pytest.mark.slow
+def test_a_registrar_that_dies_after_the_commit_has_closed_the_month_and_says_so(
+        tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("d")
+    fill(folder / "state", LAST, 100)
+    with Daemon(folder, None, env={CRASH_VARIABLE: "month-closed"}) as daemon, AdminClient(daemon.admin) as admin:
+        with pytest.raises(CallError, match="look whether the operation was done"):
+            admin.request("billing.close", {"month": LAST})
+        wait_for(lambda: _answers(admin), 20, "another registrar")
+        (listed,) = admin.request("billing.status")
+        found = admin.request("billing.status", {"operation": listed["operation"]})
+        assert (listed["state"], found["state"], found["result"]["status"]) == ("done", "done", "closed")
+        assert found["result"]["usage"][0]["calls"] == 100
 
 
 @pytest.mark.slow
