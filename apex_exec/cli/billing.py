@@ -2,23 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, NoReturn
+import sys
+import time
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from apex_exec.cli import connect
-from apex_exec.cli.output import print_json, print_table, say
-from apex_exec.cli.root import EXIT_USAGE, ConfigFile, RuntimeDir, billing_app, examples, fail, group
+from apex_exec.cli.output import print_json, print_table, progress, say
+from apex_exec.cli.root import (
+    EXIT_DONE,
+    EXIT_NO,
+    EXIT_NO_DAEMON,
+    EXIT_USAGE,
+    ConfigFile,
+    RuntimeDir,
+    billing_app,
+    examples,
+    fail,
+    group,
+)
 from apex_exec.errors import Refusal
 from apex_exec.market.billing import HOSTING_CURRENCY, enterprise_price, hosting_quote, split_sale
 from apex_exec.market.money import format_minor, parse_major
 from apex_exec.market.months import parse_day, parse_month
 
+if TYPE_CHECKING:
+    from apex_exec.client import AdminClient
+
 quote_app = group("The arithmetic alone; needs no daemon.")
 billing_app.add_typer(quote_app, name="quote")
 
-LEDGER_MS = 3_600_000
-"""A month of the ledger is read, and for a close all of it is verified: about 300,000 events a second."""
+LOOK_SECONDS_MIN, LOOK_SECONDS_MAX = 0.5, 3.0
+"""Between two looks at an operation that is waited for, longer each time: every look is a record of the ledger."""
+TELL_SECONDS = 10.0
+"""Between two lines of progress where stderr is no terminal."""
+PASSING = ("registrar_busy", "registrar_died", "registrar_down", "store_unusable")
+PASSING_SECONDS = 30.0
+"""Refusals of a registrar that is being restarted, and how long they are borne: afterwards it tells the outcome."""
+NoWait = Annotated[bool, typer.Option("--no-wait", help="Print the operation's id where it takes longer than a second; "
+                                                        "`billing status ID` tells what became of it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object, amounts in minor units (cents).")]
 
 
@@ -77,7 +100,7 @@ Month = Annotated[str, typer.Option("--month", metavar="YYYY-MM", help="The UTC 
 def report(month: Month, author: Annotated[str, typer.Option(help="One author's statement.")] = "",
            customer: Annotated[str, typer.Option(help="One customer's statement.")] = "", as_json: AsJson = False,
            as_csv: Annotated[bool, typer.Option("--csv", help="The lines as CSV, amounts in major units.")] = False,
-           runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
+           no_wait: NoWait = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
     """A month's statement: the platform's, one author's or one customer's. They add up to each other to the cent."""
     if author and customer:
         fail("--author or --customer, not both", EXIT_USAGE)
@@ -86,16 +109,42 @@ def report(month: Month, author: Annotated[str, typer.Option(help="One author's 
     except Refusal as error:
         _usage(error)
     with connect.admin(config, runtime_dir) as client:
-        found = client.request("billing.report", {"month": month, "author": author, "customer": customer}, LEDGER_MS)
+        found = _had(client, "billing.report", {"month": month, "author": author, "customer": customer}, no_wait)
     _print_statement(found, as_json, as_csv)
 
 
 @billing_app.command(epilog=examples("apex-exec billing close --month 2026-10"))
-def close(month: Month, as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
+def close(month: Month, as_json: AsJson = False, no_wait: NoWait = False, runtime_dir: RuntimeDir = None,
+          config: ConfigFile = None) -> None:
     """Closes a month that is over: its lines never change again; corrections are lines of later months."""
     with connect.admin(config, runtime_dir) as client:
-        found = client.request("billing.close", {"month": month}, LEDGER_MS)
+        found = _had(client, "billing.close", {"month": month}, no_wait)
     _print_statement(found, as_json, False)
+
+
+@billing_app.command(epilog=examples("apex-exec billing status", "apex-exec billing status close-2026-10-1f0c9a2e"))
+def status(operation: Annotated[str, typer.Argument(metavar="[ID]", help="What `billing report` or `close` printed. "
+                                                    "Default: the latest ones.")] = "",
+           as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
+    """How far a report or a closing is, and what became of it."""
+    with connect.admin(config, runtime_dir) as client:
+        found = client.request("billing.status", {"operation": operation})
+    if as_json:
+        print_json(found)
+        return
+    if not operation:
+        print_table(found, ["operation", "op", "month", "author", "customer", "state"], as_json=False,
+                    empty="no report or closing was begun")
+        return
+    if found["state"] == "running":
+        say(f"{operation}: running, {_progress(found)}")
+        return
+    _outcome(found)
+    say(f"{operation}: done")
+    if found["result"] is not None:
+        _print_statement(found["result"], False, False)
+    else:
+        say(f"The statement is kept for a while only; ask again: apex-exec billing report --month {found['month']}")
 
 
 @billing_app.command("enterprise", epilog=examples(
@@ -122,6 +171,73 @@ def book_enterprise(
         print_json(booked)
     else:
         say(f"{booked['key']}: {customer} owes {format_minor(booked['price'], currency)} {currency}")
+
+
+def _had(client: AdminClient, op: str, args: dict[str, Any], no_wait: bool) -> dict[str, Any]:
+    """The statement that ``op`` answers with, waited for. Ends the command where it is not to be waited for."""
+    from apex_exec.client import ConnectionLost
+
+    begun = "It may have been begun: the same command again goes on with it, and `apex-exec billing status` lists it."
+    try:
+        found: dict[str, Any] = client.request(op, args)
+    except KeyboardInterrupt:
+        say(begun, file=sys.stderr)
+        raise
+    except ConnectionLost as error:
+        fail(f"{error}. {begun}", EXIT_NO_DAEMON)
+    if "operation" not in found:
+        return found
+    if no_wait:
+        say(found["operation"])
+        raise typer.Exit(EXIT_DONE)
+    try:
+        return _awaited(client, found)
+    except KeyboardInterrupt:
+        say("\n" * sys.stderr.isatty() + "The daemon goes on with it. To see how far it is: apex-exec billing status "
+            + found["operation"], file=sys.stderr)
+        raise
+    except ConnectionLost as error:
+        fail(f"{error}. What became of it: apex-exec billing status {found['operation']}", EXIT_NO_DAEMON)
+
+
+def _awaited(client: AdminClient, found: dict[str, Any]) -> dict[str, Any]:
+    from apex_exec.client import CallError
+
+    number, moving, told_at, told = found["operation"], sys.stderr.isatty(), -TELL_SECONDS, ""
+    heard, pause = time.monotonic(), LOOK_SECONDS_MIN
+    with progress(number) as tell:
+        while found["state"] == "running":
+            text, now = _progress(found), time.monotonic()
+            if text != told and (moving or now - told_at >= TELL_SECONDS):
+                tell(text)
+                told, told_at = text, now
+            time.sleep(pause)
+            pause = min(1.2 * pause, LOOK_SECONDS_MAX)
+            try:
+                found = client.request("billing.status", {"operation": number})
+                heard = time.monotonic()
+            except CallError as error:
+                if error.details.get("reason") not in PASSING or time.monotonic() - heard > PASSING_SECONDS:
+                    raise
+    _outcome(found)
+    if found["result"] is None:
+        fail(f"{number} is done, and its statement is no longer kept; ask again: apex-exec billing report --month "
+             f"{found['month']}", EXIT_NO)
+    result: dict[str, Any] = found["result"]
+    return result
+
+
+def _progress(found: dict[str, Any]) -> str:
+    at = found["progress"] or {"step": "waiting", "of": 0}
+    return f"{at['step']}, {at['events']:,} of {at['of']:,} events" if at["of"] else str(at["step"])
+
+
+def _outcome(found: dict[str, Any]) -> None:
+    """Ends the command where the operation failed."""
+    refusal = found["refusal"]
+    if found["state"] == "failed" and refusal is not None:
+        hint = f" ({refusal['hint']})" if refusal.get("hint") else ""
+        fail(f"{found['operation']} failed: {refusal['message']}{hint}", EXIT_NO)
 
 
 def _print_statement(found: dict[str, Any], as_json: bool, as_csv: bool) -> None:

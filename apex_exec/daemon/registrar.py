@@ -1,8 +1,9 @@
 """The registrar: the process beside the loop in which administrative operations touch disk and database.
 
-One thread reads the link, three run operations: a *quick* lane for what reads and writes rows, a *slow* lane for what
-scans, copies or has plugin code run in the jail (through the supervisor: ``ask``), and one for the market's
-*submissions*, whose tests run for minutes. So revoking never waits for an installation, and neither for a submission.
+One thread reads the link, four run operations: a *quick* lane for what reads and writes rows, a *slow* lane for what
+scans, copies or has plugin code run in the jail (through the supervisor: ``ask``), one for *billing*, which may read a
+month of the ledger (``market.lasting``), and one for the market's *submissions*, whose tests run for minutes. So
+revoking never waits for an installation, and neither for a submission or a month that is closed.
 Submissions run one at a time, at the lowest priority, in fair order: a submitter whose tests have used more than their
 share of CPU waits longer, and nobody else does. The registrar lives until the link ends; killed at any point it leaves
 the old or the new state, and the supervisor starts another one, which sends every spec again, in place of those before.
@@ -206,7 +207,8 @@ class Registrar:
         self._doubt = threading.Event()
         """Set while the supervisor may have been told other than the rows say."""
         self._trouble = Refusal("store_unusable", "the registry is being opened; try again")
-        self._lanes: dict[str, queue.SimpleQueue[Work]] = {name: queue.SimpleQueue() for name in ("quick", "slow")}
+        self._lanes: dict[str, queue.SimpleQueue[Work]] = {
+            name: queue.SimpleQueue() for name in ("quick", "slow", market.BILLING)}
         self._submissions = Submissions()
 
     def run(self) -> None:
@@ -236,7 +238,7 @@ class Registrar:
             return
         work = (number, entry, args, int(caller["uid"]))
         if entry.lane != market.SUBMISSIONS:
-            self._lanes["slow" if entry.slow else "quick"].put(work)
+            self._lanes[entry.lane or ("slow" if entry.slow else "quick")].put(work)
         elif not self._submissions.put(str(args.get("submitter", ""))[:100], work):
             self._refuse(number, Refusal("submissions_full", "too many submissions wait, of this submitter or in all",
                                          code=Code.OVERLOADED, hint="wait until they are checked"))

@@ -30,8 +30,8 @@ OPERATIONS_OF: dict[str, tuple[str, ...]] = {
     "approver": ("plugin.approve", "plugin.deny", "plugin.request", "plugin.revoke"),
     "reviewer": ("market.approve", "market.publish", "market.reject", "market.review", "market.revoke"),
     "finance": (
-        "billing.close", "billing.enterprise", "billing.report", "market.buy", "market.customer", "market.entitle",
-        "market.refund", "market.report"),
+        "billing.close", "billing.enterprise", "billing.report", "billing.status", "market.buy", "market.customer",
+        "market.entitle", "market.refund", "market.report"),
     "author": (
         "market.submit", "market.ticket.close", "market.ticket.open", "market.ticket.respond", "plugin.register",
         "plugin.sign", "plugin.validate"),

@@ -125,6 +125,12 @@ def _rows_of_times(db: sqlite3.Connection, wanted: Filter, up_to: int | None, ha
     if wanted.since is None and wanted.until is None:
         yield from read_rows(db, wanted.after_seq, up_to, having)
         return
+    for part in _parts(db, wanted, up_to):
+        yield from read_rows(db, part.start - 1, part.stop - 1, having)
+
+
+def _parts(db: sqlite3.Connection, wanted: Filter, up_to: int | None) -> Iterator[range]:
+    """The seqs among which all are whose time ``wanted`` lets through; each part is never empty."""
     first, last = db.execute("SELECT coalesce(min(seq), 1), coalesce(max(seq), 0) FROM events").fetchone()
     if up_to is not None:
         last = min(last, up_to)
@@ -138,7 +144,7 @@ def _rows_of_times(db: sqlite3.Connection, wanted: Filter, up_to: int | None, ha
         if stretch.sorted and early and low < high:
             low = _first_seq_since(db, early, low, high)
         if low < high:
-            yield from read_rows(db, low - 1, high - 1, having)
+            yield range(low, high)
 
 
 def _moved(moment: datetime | None, by: timedelta) -> str:
@@ -183,6 +189,20 @@ def read_events(database: Path, wanted: Filter | None = None) -> Iterator[Event]
     try:
         for event, _, _ in matching_rows(db, wanted or Filter()):
             yield event
+    except sqlite3.Error as error:
+        raise LedgerError(f"{database} cannot be read: {error}") from error
+    finally:
+        db.close()
+
+
+def seqs_of(database: Path, wanted: Filter, up_to: int | None = None) -> list[range]:
+    """The seqs that ``read_events`` has to pass to find all that ``wanted`` lets through.
+
+    Blocks; raises LedgerError.
+    """
+    db = open_readonly(database)
+    try:
+        return list(_parts(db, wanted, up_to))
     except sqlite3.Error as error:
         raise LedgerError(f"{database} cannot be read: {error}") from error
     finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -14,6 +14,9 @@ from apex_exec.ledger.marks import ANCHOR, CHECKPOINT, HEAD, Mark, load_public_k
 from apex_exec.ledger.reading import open_readonly, read_rows
 from apex_exec.ledger.records import GENESIS, LedgerError, chain_hash
 from apex_exec.ledger.turns import TurnCheck
+
+TELL_EVERY = 4096
+"""Events between two words of how far a walk is: a power of two."""
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -34,11 +37,13 @@ class Verified(msgspec.Struct, frozen=True):
 
 
 def verify(database: Path, state_dir: Path, noted_head: tuple[int, bytes] | None = None, anchor: str = "",
-           elsewhere: Mapping[str, tuple[int, bytes]] = MappingProxyType({})) -> Verified:
+           elsewhere: Mapping[str, tuple[int, bytes]] = MappingProxyType({}),
+           walked: Callable[[int], None] | None = None) -> Verified:
     """Checks every event, the signed head and checkpoint, how far the ledger has been (its anchors), and ``noted_head``
     (seq, hash) noted down elsewhere, and those that other databases have noted: ``elsewhere`` (their names).
 
-    Memory does not grow with the ledger; events that the running ledger adds meanwhile are checked too.
+    ``walked`` is told now and then how many events are behind. Memory does not grow with the ledger; events that the
+    running ledger adds meanwhile are checked too.
     """
     while True:
         try:
@@ -53,7 +58,7 @@ def verify(database: Path, state_dir: Path, noted_head: tuple[int, bytes] | None
         marks |= {seq: (name, digest) for name, (seq, digest) in elsewhere.items() if seq not in marks}
         other = next((Finding("head", seq, f"{name} and {marks[seq][0]} noted different events") for name, (seq, digest)
                       in elsewhere.items() if marks[seq][1] != digest), None)
-        found = _walk(database, check, head, noted_head, key, marks)
+        found = _walk(database, check, head, noted_head, key, marks, walked)
         if found.finding is None and other is not None:
             return msgspec.structs.replace(found, finding=other)
         if found.finding is None or found.finding.kind != "missing":
@@ -67,7 +72,8 @@ def verify(database: Path, state_dir: Path, noted_head: tuple[int, bytes] | None
 
 
 def _walk(database: Path, check: Mark | None, head: Mark | None, noted: tuple[int, bytes] | None,
-          key: Ed25519PublicKey, anchors: dict[int, tuple[str, bytes]]) -> Verified:
+          key: Ed25519PublicKey, anchors: dict[int, tuple[str, bytes]], walked: Callable[[int], None] | None
+          ) -> Verified:
     first = seq = check.seq if check else 0
     prev = check.hash if check else GENESIS
     known = {mark.seq: ("the signed head", mark.hash) for mark in (head,) if mark is not None}
@@ -100,6 +106,8 @@ def _walk(database: Path, check: Mark | None, head: Mark | None, noted: tuple[in
                     return wrong("edited", number, f"time runs back at event {number}, and the list of such places "
                                                    "lacks it: who reads by time would miss events")
                 seq, prev = number, digest
+                if walked is not None and seq & (TELL_EVERY - 1) == 0:
+                    walked(seq - first)
                 if seq in known and known[seq][1] != digest:
                     return wrong("head", seq, f"event {seq} differs from {known[seq][0]}")
                 if tail is not None and seq == tail.seq:

@@ -153,6 +153,12 @@ class Month(_Args):
     customer: str = ""
 
 
+class Operation(_Args):
+    """An operation by the id that it was answered with; without one: the latest."""
+
+    operation: str = ""
+
+
 class Fetched(_Args):
     """An index that was fetched from ``place``; ``plugin`` (and ``version``) to look up, or words to search."""
 
@@ -198,5 +204,7 @@ TABLE: dict[str, tuple[type[msgspec.Struct], str]] = {
     "billing.report": (Month, "A month's statement of platform, author or customer."),
     "billing.enterprise": (Enterprise, "Books custom development for a customer at cost / (1 - 0.5)."),
     "billing.close": (Month, "Closes a month: its lines are never changed again."),
+    "billing.status": (
+        Operation, "How far a report or a closing is that was answered with an id, and its outcome; or the latest."),
 }
 """Operation -> (its arguments, what it does)."""

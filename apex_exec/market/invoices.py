@@ -90,6 +90,12 @@ def is_closed(db: sa.Connection, month: str) -> bool:
     return db.execute(sa.select(closed_months.c.month).where(closed_months.c.month == month)).first() is not None
 
 
+def month_is_closed(db: sa.Connection, month: str) -> bool:
+    """As ``is_closed``, for a month that somebody named. Raises Refusal("month_invalid")."""
+    parse_month(month)
+    return is_closed(db, month)
+
+
 def closed_lines(db: sa.Connection, month: str) -> list[Line]:
     """A closed month's lines. Raises Refusal("invoice_damaged") where they are not what was written."""
     rows = db.execute(sa.select(invoice_lines).where(invoice_lines.c.month == month).order_by(invoice_lines.c.number))

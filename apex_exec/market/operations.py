@@ -37,9 +37,11 @@ from apex_exec.market.arguments import (
 from apex_exec.market.entitlements import Entitlements
 from apex_exec.market.granted import new_grant, seal
 from apex_exec.market.index import Index, find, public_facts, search
+from apex_exec.market.lasting import Lasting, Running
+from apex_exec.market.metering import Key, Usage
 from apex_exec.market.reviewing import Machine, Reviewing
 from apex_exec.market.shop import Shop
-from apex_exec.market.statements import statement
+from apex_exec.market.statements import Line, statement
 from apex_exec.market.store import clock_of, set_clock_back
 from apex_exec.registry import store as registry
 from apex_exec.registry.context import Context
@@ -53,6 +55,8 @@ class Operations:
         self.shop = shop
         self.reviewing = Reviewing(shop, machine)
         self.entitlements = entitlements
+        self.lasting = Lasting(shop, {"billing.report": self._report, "billing.close": self._close},
+                               {"billing.close": self._closed})
 
     def handlers(self) -> dict[str, Handler]:
         """name → handler, one for each row of TABLE."""
@@ -80,6 +84,7 @@ class Operations:
             "market.ticket.close": self.close_ticket, "market.ticket.list": self.tickets,
             "market.report": self.report, "billing.report": self.billing_report,
             "billing.enterprise": self.enterprise, "billing.close": self.billing_close,
+            "billing.status": lambda _context, args: self.lasting.status(args.operation),
         }
 
     # ------------------------------------------------------------------ what is on offer
@@ -214,26 +219,58 @@ class Operations:
         return self.shop.read(lambda db: reports.market_report(db, now_ns, enabled))
 
     def billing_report(self, context: Context, args: Month) -> Any:
-        """A statement; with the month's usage on the platform's."""
-        written = self.shop.read(lambda db: invoices.closed_usage(db, args.month) if invoices.is_closed(
-            db, args.month) else None)
-        usage = written if written is not None else self.shop.usage(args.month)
-        hosted = self.shop.hosted(context, args.month, usage)
-        closed, lines = self.shop.read(lambda db: invoices.month_lines(db, args.month, hosted))
-        shown = None if args.author or args.customer else usage
-        return statement(lines, args.month, closed, args.author, sales.one_spelling(args.customer), shown)
+        """A statement; with the month's usage on the platform's. A closed month's is in the store; an open one's takes
+        a month of the ledger (see ``Lasting.ask``)."""
+        if self.shop.read(lambda db: invoices.month_is_closed(db, args.month)):
+            return self._closed(args)
+        return self.lasting.ask(context, "billing.report", args)
 
     def billing_close(self, context: Context, args: Month) -> Any:
-        """Closes a month; its lines and usage stay. Not from a ledger that was changed afterwards.
+        """Closes a month; its lines and usage stay (see ``Lasting.ask``).
 
-        Whether it may be closed is looked at first: to ask again after a time-out is answered at once.
+        Whether it may be closed is looked at first: to ask again after it was closed is answered at once.
         """
-        self.shop.read(lambda db: invoices.check_closable(db, self.shop.now_ns(), args.month))
-        self.shop.check_ledger()
-        usage = self.shop.usage(args.month)
-        hosted = self.shop.hosted(context, args.month, usage)
-        lines = self.shop.change(lambda db, now_ns: invoices.close_month(db, now_ns, args.month, hosted, usage))
-        return statement(lines, args.month, True, usage=usage)
+        def check() -> None:
+            self.shop.read(lambda db: invoices.check_closable(db, self.shop.now_ns(), args.month))
+
+        return self.lasting.ask(context, "billing.close", Month(month=args.month), check)
+
+    def _closed(self, args: Month) -> Any:
+        """The statement of a month that is closed."""
+        usage = self.shop.read(lambda db: invoices.closed_usage(db, args.month))
+        lines = self.shop.read(lambda db: invoices.closed_lines(db, args.month))
+        return _statement(lines, args, True, usage)
+
+    def _report(self, running: Running) -> Any:
+        args = running.args
+        usage = self.shop.usage(args.month, running.progress)
+        hosted = self.shop.hosted(running.context, args.month, usage)
+        closed, lines = self.shop.read(lambda db: invoices.month_lines(db, args.month, hosted))
+        return _statement(lines, args, closed, usage)
+
+    def _close(self, running: Running) -> Any:
+        """Not from a ledger that was changed afterwards."""
+        month = running.args.month
+        self.shop.check_ledger(running.progress)
+        usage = self.shop.usage(month, running.progress)
+        hosted = self.shop.hosted(running.context, month, usage)
+        running.progress.begin("writing", 0)
+
+        def work(db: sa.Connection, now_ns: int) -> Any:
+            done = _statement(invoices.close_month(db, now_ns, month, hosted, usage), running.args, True, usage)
+            running.commit(db, now_ns)
+            return done
+
+        done = self.shop.change(work)
+        running.context.at_point("month-closed")
+        running.context.audit("daemon", "billing.close.committed", {
+            "operation": running.id, "month": month, "askedBy": running.context.uid})
+        return done
+
+
+def _statement(lines: list[Line], args: Month, closed: bool, usage: dict[Key, Usage]) -> Any:
+    shown = None if args.author or args.customer else usage
+    return statement(lines, args.month, closed, args.author, sales.one_spelling(args.customer), shown)
 
 
 def _plain(value: msgspec.Struct) -> dict[str, Any]:

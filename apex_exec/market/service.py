@@ -39,8 +39,11 @@ SUBMISSIONS = "submissions"
 SUBMISSION_SECONDS_MAX = 300.0
 """The tests of one submission and the runs that prove their coverage, together. Tests that are too long for it are told
 so: whoever submits could else hold the lane for hours."""
-SLOW = ("market.submit", "market.publish", "market.report", "billing.report", "billing.close")
-"""They run tests, read many bundles or a month of the ledger: one after another in the registrar's slow lane."""
+SLOW = ("market.submit", "market.publish", "market.report")
+"""They run tests or read many bundles: one after another in the registrar's slow lane."""
+BILLING = "billing"
+LANES = {"market.submit": SUBMISSIONS, **dict.fromkeys(("billing.report", "billing.close", "billing.status"), BILLING)}
+"""Operations with lanes of their own. Billing's is held for about a second a time: longer work goes on in a thread."""
 
 
 class Service:
@@ -179,7 +182,7 @@ def _handler(name: str) -> Callable[[Context, Any], Any]:
 
 
 ENTRIES: tuple[Entry, ...] = tuple(
-    Entry(name, args, _handler(name), name in SLOW, doc, SUBMISSIONS if name == "market.submit" else "")
+    Entry(name, args, _handler(name), name in SLOW, doc, LANES.get(name, ""))
     for name, (args, doc) in TABLE.items())
 _begun = threading.local()
 """When the submission that this thread works on had its tests begun."""

@@ -9,7 +9,7 @@ import hashlib
 import os
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from apex_exec.config import Settings
 from apex_exec.errors import Code, Refusal
 from apex_exec.ledger.marks import HEAD
-from apex_exec.ledger.reading import Filter, hash_at, last_seqs, read_events
+from apex_exec.ledger.reading import Event, Filter, hash_at, last_seqs, read_events, seqs_of
 from apex_exec.ledger.records import LedgerError
 from apex_exec.ledger.verify import verify
 from apex_exec.market import invoices
@@ -29,6 +29,7 @@ from apex_exec.market import submissions as subs
 from apex_exec.market.index import LIFETIME_NS, NAME, Entry, Index, Seen, open_index, seal
 from apex_exec.market.metering import METERED, Enablement, Key, Usage, callers, hosted, meter
 from apex_exec.market.months import NS, month_interval, parse_month
+from apex_exec.market.progress import LOOK_EVERY, Progress
 from apex_exec.market.statements import Hosted
 from apex_exec.market.store import NAME as STORE
 from apex_exec.market.store import advance_clock, index_versions, indexes_seen, open_market, publications
@@ -162,7 +163,7 @@ class Shop:
         return transact(self.engine, STORE, work)
 
     # ------------------------------------------------------------------ the ledger
-    def usage(self, month: str) -> dict[Key, Usage]:
+    def usage(self, month: str, progress: Progress | None = None) -> dict[Key, Usage]:
         """Usage of one UTC month out of the ledger; none where there is no ledger yet.
 
         Reads the whole month the first time, about a second for 200,000 events, and later what came since: every figure
@@ -180,7 +181,7 @@ class Shop:
                     known = Metered()
                 last = last_seqs(path, Filter(), 0)[1]
                 wanted = Filter(since=since, until=until, event_types=tuple(sorted(METERED)), after_seq=known.seq)
-                usage = meter((event for event in read_events(path, wanted) if event.seq <= last), month, known.usage)
+                usage = meter(_counted(path, wanted, last, progress or Progress()), month, known.usage)
                 self._metered[month] = Metered(last, hash_at(path, last), usage)
                 while len(self._metered) > METERED_MONTHS_MAX:
                     del self._metered[next(iter(self._metered))]
@@ -188,7 +189,7 @@ class Shop:
         except LedgerError as error:
             raise Refusal("ledger_unreadable", str(error), hint="apex-exec audit verify") from None
 
-    def check_ledger(self) -> None:
+    def check_ledger(self, progress: Progress | None = None) -> None:
         """Raises Refusal("ledger_damaged") where the ledger is not what was written: nothing is billed from it.
 
         Walks the whole chain, about 700,000 events a second.
@@ -196,7 +197,13 @@ class Shop:
         path, state = self._ledger(), self.settings.state_path
         if not path.exists() and not (state / HEAD).exists():
             return  # no daemon ever kept one here
-        finding = verify(path, state).finding
+        progress = progress or Progress()
+        if path.exists():
+            try:
+                progress.begin("verifying the ledger", sum(map(len, seqs_of(path, Filter()))))
+            except LedgerError:  # the walk says what is wrong
+                progress.begin("verifying the ledger", 0)
+        finding = verify(path, state, walked=progress.reached).finding
         if finding is not None:
             raise Refusal("ledger_damaged", f"the ledger is not what was written, so no month is closed from it: "
                           f"{finding.kind} at event {finding.seq}: {finding.message}"[:400],
@@ -216,6 +223,20 @@ class Shop:
         rows = context.store.transact(registry.list_enablement)
         spans = [Enablement(row.plugin, row.user_id, row.from_ns, row.to_ns) for row in rows if row.from_ns < until_ns]
         return hosted(spans, calls, until_ns)
+
+
+def _counted(path: Path, wanted: Filter, last: int, progress: Progress) -> Iterator[Event]:
+    """The events that ``wanted`` lets through up to the seq ``last``; ``progress`` counts those passed over, too."""
+    parts = seqs_of(path, wanted, last)
+    total = sum(map(len, parts))
+    progress.begin("reading the month", total)
+    for number, event in enumerate(read_events(path, wanted)):
+        if event.seq > last:
+            break
+        if number & (LOOK_EVERY - 1) == 0:
+            progress.reached(sum(min(max(0, event.seq - part.start), len(part)) for part in parts))
+        yield event
+    progress.reached(total)
 
 
 def write_whole(path: Path, data: bytes, mode: int = 0o600) -> None:

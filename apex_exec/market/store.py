@@ -126,6 +126,12 @@ closed_usage_rows = sa.Table(
       for name in ("calls", "cpu_us", "memory_mb_ms", "api_calls", "network_requests")),
     sa.Column("host_cpu_us", sa.BigInteger, nullable=False, server_default="0"))
 
+lasting = sa.Table(
+    "lasting", metadata,
+    _text("id", 80, primary_key=True), _text("op", 40), sa.Column("args", sa.Text, nullable=False),
+    sa.Column("asked_ns", _Ns, nullable=False), sa.Column("ended_ns", _Ns), _text("state", 10),
+    sa.Column("refusal", sa.Text, nullable=False))
+
 index_versions = sa.Table(
     "index_versions", metadata, sa.Column("version", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("at_ns", _Ns, nullable=False), _text("sha256", 64))
@@ -162,7 +168,11 @@ def _third(db: sa.Connection) -> None:
         db.exec_driver_sql("ALTER TABLE closed_usage ADD COLUMN host_cpu_us BIGINT NOT NULL DEFAULT 0")
 
 
-MIGRATIONS: list[Migration] = [_first, _second, _third, heads.create]
+def _fifth(db: sa.Connection) -> None:
+    lasting.create(db, checkfirst=True)
+
+
+MIGRATIONS: list[Migration] = [_first, _second, _third, heads.create, _fifth]
 """Only ever appended to. The first makes the tables above; whoever changes one adds a step that alters it."""
 
 

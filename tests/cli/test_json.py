@@ -185,6 +185,7 @@ def _walk_market(walk: Walk, folder: Path) -> None:
     walk("market", "clock")
     walk("billing", "enterprise", "10000", "--customer", "Initech", "--title", "Forecast")
     walk("billing", "report", "--month", f"{datetime.now(UTC):%Y-%m}")
+    walk("billing", "status", walk("billing", "status")[0]["operation"])
     walk("market", "refund", "k1", "--reason", "did not help")
     before = datetime.now(UTC).replace(day=1) - timedelta(days=1)
     walk("billing", "close", "--month", f"{before:%Y-%m}")

@@ -63,7 +63,9 @@ class Market:
         self.settings: Settings = load_settings(None, {"state_dir": str(folder / "state"), "market.url": url})
         self.shop = Shop(self.settings, lambda: self.now_ns)
         self.store = Store(registry_url or f"sqlite:///{folder}/registry.db")
-        self.context: Any = SimpleNamespace(uid=1000, store=self.store)
+        self.context: Any = SimpleNamespace(uid=1000, store=self.store, audit=self._audit,
+                                            at_point=lambda _point: None)
+        self.audited: list[tuple[str, str, dict[str, Any]]] = []
         self.run: Run | Exception = GOOD_RUN
         self.proof = Proof()
         self.scan_errors: list[str] = []
@@ -77,6 +79,9 @@ class Market:
                           lambda _context, digest, _reason: self.stopped.append(digest))
         self.operations = Operations(self.shop, machine, self.entitlements)
         self.handlers = self.operations.handlers()
+
+    def _audit(self, resource: str, action: str, metadata: dict[str, Any]) -> None:
+        self.audited.append((resource, action, metadata))
 
     def _tests(self, _context: Any, _bundle: Any) -> Run:
         if isinstance(self.run, Exception):
