@@ -127,7 +127,11 @@ def test_every_verb_has_one_style_of_keys_moments_and_amounts(
             walk(*verb.split())
         now = time.gmtime()
         walk("audit", "report", "--quarter", f"{now.tm_year}Q{(now.tm_mon + 2) // 3}")
+        for words in ("reload", "drain", "undrain", "audit accept --reason x"):
+            walk(*words.split())
+        walk("backup", tmp_path / "monday")
         walk("stop")
+    walk("restore", tmp_path / "monday", "--state-dir", tmp_path / "restored")
     assert not walk.wrong, "\n".join(walk.wrong)
     assert walk.walked == WITH_JSON
 
@@ -141,6 +145,8 @@ def _walk_plugins(walk: Walk, folder: Path) -> None:
         (folder / f"{number}.apx").write_bytes(pack(bundle(text, version=number)))
     walk("plugin", "install", folder / "1.0.0.apx")
     walk("plugin", "enable", "sample")
+    walk("restart", "sample")
+    walk("breaker", "reset", "sample")
     walk("plugin", "upgrade", folder / "1.1.0.apx")
     walk("plugin", "rollback", "sample")
     walk("plugin", "verify", "sample")
@@ -186,6 +192,7 @@ def _walk_market(walk: Walk, folder: Path) -> None:
     walk("billing", "enterprise", "10000", "--customer", "Initech", "--title", "Forecast")
     walk("billing", "report", "--month", f"{datetime.now(UTC):%Y-%m}")
     walk("billing", "status", walk("billing", "status")[0]["operation"])
+    walk("market", "entitle", "sums", "--user", USER, "--until", "2099-01-31", "-o", folder / "entitlement.json")
     walk("market", "refund", "k1", "--reason", "did not help")
     before = datetime.now(UTC).replace(day=1) - timedelta(days=1)
     walk("billing", "close", "--month", f"{before:%Y-%m}")
