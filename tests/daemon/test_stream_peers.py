@@ -53,7 +53,7 @@ class Echo:
     def _dropped(self, count: int) -> None:
         self.dropped += count
 
-    def _turn(self, _: bool) -> int:
+    def _turn(self) -> int:
         busy = not self.held and self.peers.receive()
         self.peers.flush()
         return 0 if busy else time.monotonic_ns() + 20_000_000
