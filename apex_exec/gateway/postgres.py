@@ -140,6 +140,8 @@ class Postgres:
                             await connection.execute(_SETTINGS, (str(left_ms), claims))
                         yield connection
                     finally:
+                        if not connection.closed and connection.info.pipeline_status:
+                            await connection.close()  # cancelled within a pipeline: the next call could not use it
                         if not connection.closed and connection.info.transaction_status:
                             with contextlib.suppress(psycopg.Error):
                                 rolled_back = await _within(ROLLBACK_SECONDS, connection.execute("ROLLBACK"),
