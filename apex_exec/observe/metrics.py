@@ -206,6 +206,7 @@ class Metrics:
         plugin, hook = verdict.plugin, verdict.hook
         counter, key, run_key = self._verdicts.get((plugin, hook, code)) or self._series(plugin, hook, code)
         tally = self._count(plugin, counter, code)
+        # As ``_observe`` does it, without two calls: every verdict passes here.
         changed, histograms = self._changed, self._histograms
         histogram = histograms.get(key)
         if histogram is None:

@@ -108,7 +108,7 @@ def test_a_long_reader_delays_writers_and_not_other_readers() -> None:
 
 
 def test_a_turn_that_nobody_waits_for_any_longer_is_passed_on() -> None:
-    async def play() -> None:
+    async def play() -> bool:
         turns = Turns()
         async with turns.writing("a"):
             gone = [asyncio.ensure_future(_hold(turns, kind)) for kind in ("write", "read") for _ in range(3)]
@@ -125,9 +125,9 @@ def test_a_turn_that_nobody_waits_for_any_longer_is_passed_on() -> None:
             async with turns.writing("c"), asyncio.timeout(2):
                 pass
             async with turns.reading():
-                pass
+                return True
 
-    asyncio.run(play())
+    assert asyncio.run(play()), "the next one has its turn"
 
 
 async def _hold(turns: Turns, kind: str) -> None:
