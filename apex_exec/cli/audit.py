@@ -39,7 +39,7 @@ def place(config: Path | None, state_dir: str | None) -> tuple[Path, Path]:
     settings = load_settings(config, {"state_dir": state_dir} if state_dir else None)
     database = database_path(settings.audit.url, settings.state_path)
     with suppress(FileNotFoundError):
-        database.stat()  # what this user may not look at is no ledger that was tampered with
+        database.stat()  # a ledger that this user may not read has not been tampered with
     return database, settings.state_path
 
 

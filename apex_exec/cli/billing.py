@@ -36,7 +36,7 @@ billing_app.add_typer(quote_app, name="quote")
 LOOK_SECONDS_MIN, LOOK_SECONDS_MAX = 0.5, 3.0
 """Between two looks at an operation that is waited for, longer each time: every look is a record of the ledger."""
 TELL_SECONDS = 10.0
-"""Between two lines of progress where stderr is no terminal."""
+"""Seconds between two lines of progress if stderr is not a terminal."""
 PASSING = ("registrar_busy", "registrar_died", "registrar_down", "store_unusable")
 PASSING_SECONDS = 30.0
 """Refusals of a registrar that is being restarted, and how long they are borne: afterwards it tells the outcome."""
