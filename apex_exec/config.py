@@ -69,7 +69,7 @@ class HostSection(_Section):
 
 ADMIN, DELEGATE = "admin", "delegate"
 ROLES = ("viewer", "operator", "approver", "reviewer", "finance", "author", ADMIN)
-"""What an administrator can be; ``daemon/roles.py`` says what each may do."""
+"""What an administrator can be; ``daemon/administration/roles.py`` says what each may do."""
 PEER_ROLES = (*ROLES, DELEGATE, *(f"{DELEGATE}:{role}" for role in ROLES))
 """What ``admin.roles`` can give to a peer. A delegate asks for other people, whose roles it names: any but ``admin``,
 or only those that are written behind a colon."""

@@ -7,9 +7,9 @@ import time
 from msgspec import Raw
 
 from apex_exec.core import events as ev
-from apex_exec.core.breaker import BreakerPolicy
 from apex_exec.core.plugin import PluginSpec
-from apex_exec.core.pool import MS_NS, Pool, PoolLimits
+from apex_exec.core.scheduler.breaker import BreakerPolicy
+from apex_exec.core.scheduler.pool import MS_NS, Pool, PoolLimits
 from benchmarks.lab import Lab
 
 TITLE = "Decision core"

@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 from sqlalchemy import Connection
 
-from apex_exec.registry.blobs import BlobStore
-from apex_exec.registry.bundle import read_folder
+from apex_exec.registry.bundles.blobs import BlobStore
+from apex_exec.registry.bundles.bundle import read_folder
 from apex_exec.registry.store import (
     EVERYBODY,
     PluginRow,

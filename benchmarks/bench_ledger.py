@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from apex_exec.daemon.side_process import SideProcess
+from apex_exec.daemon.sides.side_process import SideProcess
 from apex_exec.ledger.reading import Filter, read_events
 from apex_exec.ledger.records import Execution
 from apex_exec.ledger.verify import verify

@@ -19,14 +19,15 @@ from typing import Any
 import msgspec
 
 from apex_exec.config import Settings
-from apex_exec.core.breaker import BreakerPolicy
 from apex_exec.core.plugin import PluginSpec
-from apex_exec.core.pool import Pool, PoolLimits
-from apex_exec.daemon import audit_trail, overhead, worker_table
-from apex_exec.daemon.audit_trail import AuditTrail
-from apex_exec.daemon.side_process import SideProcess
-from apex_exec.daemon.stream_peers import StreamPeers
+from apex_exec.core.scheduler.breaker import BreakerPolicy
+from apex_exec.core.scheduler.pool import Pool, PoolLimits
+from apex_exec.daemon.hosts.stream_peers import StreamPeers
+from apex_exec.daemon.sides import audit_trail
+from apex_exec.daemon.sides.audit_trail import AuditTrail
+from apex_exec.daemon.sides.side_process import SideProcess
 from apex_exec.daemon.supervisor import Supervisor
+from apex_exec.executor import overhead, worker_table
 from apex_exec.observe.logs import Logs
 from apex_exec.observe.metrics import Metrics
 from apex_exec.wire.frames import FrameBuffer, pack_frame

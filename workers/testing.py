@@ -31,10 +31,11 @@ from _pytest.config import _prepareconfig
 from _pytest.logging import LogCaptureHandler, caplog_handler_key, caplog_records_key, catching_logs
 from _pytest.main import Session
 
-from workers import places, wire
+from workers import wire
 from workers.jail.base import SCRATCH
-from workers.link import Link
-from workers.loader import load
+from workers.runtime import places
+from workers.runtime.link import Link
+from workers.runtime.loader import load
 
 FAILURES_MAX = 20
 FAILURE_CHARACTERS_MAX = 2000

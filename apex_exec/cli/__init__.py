@@ -10,8 +10,8 @@ from apex_exec.cli.run import main
 
 __all__ = ["app", "main"]
 
-for _module in sorted(module.name for module in pkgutil.iter_modules(__path__)):
-    importlib.import_module(f"{__name__}.{_module}")  # each registers its verbs
+for _module in sorted(module.name for module in pkgutil.walk_packages(__path__, f"{__name__}.") if not module.ispkg):
+    importlib.import_module(_module)  # each registers its verbs
 for _name, _group in GROUPS.items():
     if _group.registered_commands or _group.registered_groups:
         app.add_typer(_group, name=_name)

@@ -47,7 +47,7 @@ def noted_elsewhere(config: Path | None, state_dir: str | None) -> dict[str, tup
     """How far the ledger was by the databases of registry and marketplace; what cannot be read is said on stderr."""
     from apex_exec.config import load_settings
     from apex_exec.ledger.records import LedgerError
-    from apex_exec.registry.heads import noted_at
+    from apex_exec.registry.trust.heads import noted_at
 
     settings = load_settings(config, {"state_dir": state_dir} if state_dir else None)
     found = {}

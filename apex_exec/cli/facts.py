@@ -61,7 +61,7 @@ def moment(ns: int | None) -> str | None:
 
 def for_people(row: Mapping[str, Any]) -> dict[str, Any]:
     """One row of ``facts`` with moments, amounts and lengths of time as people write them."""
-    from apex_exec.market.money import format_minor
+    from apex_exec.market.money.money import format_minor
 
     shown: dict[str, Any] = {}
     currency = row.get("currency")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from apex_exec.cli.output import print_json, print_table, say
-from apex_exec.cli.plugin_common import StateDir, ask, state_path
+from apex_exec.cli.plugin.plugin_common import StateDir, ask, state_path
 from apex_exec.cli.root import AsJson, ConfigFile, RuntimeDir, examples, keys_app
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The key's name.")]
@@ -17,7 +17,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="The key's name.")]
 @keys_app.command(epilog=examples("apex-exec keys new acme"))
 def new(name: Name, as_json: AsJson = False, state_dir: StateDir = None, config: ConfigFile = None) -> None:
     """Makes an Ed25519 pair, NAME.key (private, 0600) and NAME.pub, in the state folder's keys/."""
-    from apex_exec.registry.signing import new_key
+    from apex_exec.registry.trust.signing import new_key
 
     path, key_id = new_key(state_path(config, state_dir) / "keys", name)
     if as_json:
@@ -39,7 +39,7 @@ def curve(
     import zmq.auth
 
     from apex_exec.errors import Code, Refusal
-    from apex_exec.registry.signing import check_key_name
+    from apex_exec.registry.trust.signing import check_key_name
 
     check_key_name(name)
     place = folder or state_path(config, state_dir) / "keys"
@@ -68,7 +68,7 @@ def register(
     as_json: AsJson = False, state_dir: StateDir = None, runtime_dir: RuntimeDir = None, config: ConfigFile = None,
 ) -> None:
     """Registers the public key with the daemon. A second key of one name rotates: both count until one is revoked."""
-    from apex_exec.registry.signing import find_key, load_public
+    from apex_exec.registry.trust.signing import find_key, load_public
 
     path = find_key(state_path(config, state_dir) / "keys", name, ".pub")
     result = ask(config, runtime_dir, "keys.register", {

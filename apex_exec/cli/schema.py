@@ -34,8 +34,8 @@ def whole() -> dict[str, Any]:
     """The document: ``requests`` and ``answers`` by their ``type``, ``hooks`` by name, ``$defs`` that they refer to."""
     import msgspec
 
-    from apex_exec.daemon import registrar_table
-    from apex_exec.daemon.operations import OPERATIONS
+    from apex_exec.daemon.administration import registrar_table
+    from apex_exec.daemon.administration.operations import OPERATIONS
     from apex_exec.errors import CODES
     from apex_exec.wire import hooks, messages
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from msgspec import Raw, Struct
 
-from apex_exec.core.breaker import BreakerPolicy
 from apex_exec.core.limits import PoolLimits, RecyclePolicy
 from apex_exec.core.plugin import PluginSpec
+from apex_exec.core.scheduler.breaker import BreakerPolicy
 
 
 class PluginSet(Struct, gc=False):

@@ -22,11 +22,11 @@ from apex_exec.core.bucket import Pace, SlidingWindow
 from apex_exec.core.effects import EFFECTS_BYTES_MAX, EffectRefused, Effects
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.policy import Denied, check
-from apex_exec.core.pool import Pool
-from apex_exec.daemon.connections import Peer
-from apex_exec.daemon.host_methods import HostMethods
-from apex_exec.daemon.side_process import SideProcess
-from apex_exec.daemon.worker_link import WorkerLink
+from apex_exec.core.scheduler.pool import Pool
+from apex_exec.daemon.hosts.connections import Peer
+from apex_exec.daemon.hosts.host_methods import HostMethods
+from apex_exec.daemon.sides.side_process import SideProcess
+from apex_exec.executor.worker_link import WorkerLink
 from apex_exec.ledger.records import AuditRecord
 from apex_exec.wire import messages as msg
 from apex_exec.wire.values import CONTAINERS_MAX, containers, containers_at_most
@@ -34,9 +34,9 @@ from workers import wire as inner
 
 if TYPE_CHECKING:
     from apex_exec.config import Settings
-    from apex_exec.daemon.audit_trail import AuditTrail
-    from apex_exec.daemon.overhead import Overhead
+    from apex_exec.daemon.sides.audit_trail import AuditTrail
     from apex_exec.daemon.supervisor import Supervisor
+    from apex_exec.executor.overhead import Overhead
     from apex_exec.observe.metrics import Metrics
 
 MS_NS = 1_000_000

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from apex_exec.config import Settings
-from apex_exec.daemon.roles import check_peers
+from apex_exec.daemon.administration.roles import check_peers
 from apex_exec.daemon.runtime_folder import check_length, socket_path
 from apex_exec.errors import ConfigError, Refusal
-from apex_exec.gateway.tables import read_tables
-from apex_exec.registry.policy_file import Policy
+from apex_exec.gateway.sql.tables import read_tables
+from apex_exec.registry.trust.policy_file import Policy
 from apex_exec.sandbox.modules import check_modules
 
 
@@ -37,7 +37,7 @@ def check_endpoints(settings: Settings) -> None:
         raise ConfigError("admin.endpoint: administration is served on ipc:// only")
     host = settings.host_endpoint
     if host.startswith("tcp://"):
-        from apex_exec.daemon.tcp_hosts import Curve  # libzmq is for those who need it
+        from apex_exec.daemon.hosts.tcp_hosts import Curve  # libzmq is for those who need it
 
         Curve(settings.host.curve_keys_dir)
     elif not host.startswith("ipc://"):

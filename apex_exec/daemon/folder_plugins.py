@@ -10,9 +10,9 @@ import msgspec
 
 from apex_exec.core.plugin import ADMIN_PERMISSIONS, Limits, PluginSpec
 from apex_exec.errors import ConfigError, Refusal
-from apex_exec.registry.blobs import BundleSource
-from apex_exec.registry.bundle import Bundle, read_folder
-from apex_exec.registry.policy_file import Policy
+from apex_exec.registry.bundles.blobs import BundleSource
+from apex_exec.registry.bundles.bundle import Bundle, read_folder
+from apex_exec.registry.trust.policy_file import Policy
 
 log = logging.getLogger("apex_exec")
 

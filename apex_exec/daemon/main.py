@@ -20,40 +20,42 @@ from typing import TYPE_CHECKING, Any
 
 from apex_exec import API_VERSION, __version__
 from apex_exec.config import Settings
-from apex_exec.core.breaker import BreakerPolicy
 from apex_exec.core.plugin import HOOKS, Limits
-from apex_exec.core.pool import SECOND_NS, Pool, PoolLimits, RecyclePolicy
-from apex_exec.daemon import niceness, notify, registrar_table
-from apex_exec.daemon.admin_socket import AdminSocket
+from apex_exec.core.scheduler.breaker import BreakerPolicy
+from apex_exec.core.scheduler.pool import SECOND_NS, Pool, PoolLimits, RecyclePolicy
+from apex_exec.daemon import notify
+from apex_exec.daemon.administration import registrar_table
+from apex_exec.daemon.administration.admin_socket import AdminSocket
+from apex_exec.daemon.administration.asks import Asks
+from apex_exec.daemon.administration.loop_operations import LoopOperations
+from apex_exec.daemon.administration.registrar_link import RegistrarLink
+from apex_exec.daemon.administration.roles import Access
 from apex_exec.daemon.api_calls import make_gateway
-from apex_exec.daemon.asks import Asks
-from apex_exec.daemon.audit_trail import AuditTrail
 from apex_exec.daemon.checks import check_settings
-from apex_exec.daemon.endpoints import bind, open_local
-from apex_exec.daemon.exporting import Exporting
 from apex_exec.daemon.folder_plugins import FolderPlugins
-from apex_exec.daemon.governing import Governing
-from apex_exec.daemon.loop import CLOSE_SECONDS, Loop
-from apex_exec.daemon.loop_operations import LoopOperations
-from apex_exec.daemon.registrar_link import RegistrarLink
+from apex_exec.daemon.hosts.endpoints import bind, open_local
+from apex_exec.daemon.hosts.stream_peers import CONNECTIONS_MAX
 from apex_exec.daemon.reload import Reloader
-from apex_exec.daemon.result_checks import ResultChecks
-from apex_exec.daemon.roles import Access
 from apex_exec.daemon.runtime_folder import RuntimeFolder, own_folder, take_lock
-from apex_exec.daemon.sandboxing import Sandboxing
-from apex_exec.daemon.side_process import SideProcess
-from apex_exec.daemon.stream_peers import CONNECTIONS_MAX
+from apex_exec.daemon.sides.audit_trail import AuditTrail
+from apex_exec.daemon.sides.exporting import Exporting
+from apex_exec.daemon.sides.result_checks import ResultChecks
+from apex_exec.daemon.sides.side_process import SideProcess
 from apex_exec.daemon.supervisor import Supervisor
-from apex_exec.daemon.zygote_link import ZygoteLink
 from apex_exec.errors import ConfigError
+from apex_exec.executor import niceness
+from apex_exec.executor.governing import Governing
+from apex_exec.executor.loop import CLOSE_SECONDS, Loop
+from apex_exec.executor.sandboxing import Sandboxing
+from apex_exec.executor.zygote_link import ZygoteLink
 from apex_exec.observe.logs import LEVELS, Logs
 from apex_exec.observe.metrics import Metrics
-from apex_exec.registry.blobs import BlobStore, BundleSource
+from apex_exec.registry.bundles.blobs import BlobStore, BundleSource
 from apex_exec.sandbox.bare import active_children
 from apex_exec.wire import messages as msg
 
 if TYPE_CHECKING:
-    from apex_exec.daemon.tcp_hosts import TcpHosts
+    from apex_exec.daemon.hosts.tcp_hosts import TcpHosts
 
 log = logging.getLogger("apex_exec")
 
@@ -230,7 +232,7 @@ class _Daemon:
         self.metrics = Metrics(per_plugin_histograms=settings.metrics.per_plugin_histograms)
         self.tcp_hosts: TcpHosts | None = None
         if settings.host_endpoint.startswith("tcp://"):
-            from apex_exec.daemon.tcp_hosts import TcpHosts  # libzmq is for those who need it
+            from apex_exec.daemon.hosts.tcp_hosts import TcpHosts  # libzmq is for those who need it
 
             self.tcp_hosts = TcpHosts(settings, hosts_max(self.fds), lambda address: log.warning(
                 "a connection from %s was refused: its CURVE key is in no client's file", address))
@@ -258,7 +260,7 @@ class _Daemon:
         asks = Asks(self.supervisor, lambda: self.settings.pool.boot_seconds)
         self.registrar = RegistrarLink(self.supervisor, asks.table, self.folder_plugins.__contains__)
         self.registrar_settings = settings.model_dump()
-        side = SideProcess("registrar", "apex_exec.daemon.registrar:main", self.registrar_settings,
+        side = SideProcess("registrar", "apex_exec.daemon.administration.registrar:main", self.registrar_settings,
                            on_message=self.registrar.message, on_down=self.registrar.down)
         self.registrar.bind(side)
         self.supervisor.attach(side)

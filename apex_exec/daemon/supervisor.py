@@ -13,28 +13,29 @@ from typing import TYPE_CHECKING, Any
 
 from apex_exec.core import actions as act
 from apex_exec.core import events as ev
-from apex_exec.core.breaker import BreakerPolicy
 from apex_exec.core.deadline import NEVER_NS
 from apex_exec.core.plugin import PluginSpec
-from apex_exec.core.pool import MS_NS, SECOND_NS, Pool, PoolLimits, RecyclePolicy
-from apex_exec.daemon.connections import Open, Peer
-from apex_exec.daemon.guard import Guard
+from apex_exec.core.scheduler.breaker import BreakerPolicy
+from apex_exec.core.scheduler.pool import MS_NS, SECOND_NS, Pool, PoolLimits, RecyclePolicy
 from apex_exec.daemon.heap import Heap
-from apex_exec.daemon.host_socket import HostSocket
-from apex_exec.daemon.loop import Loop
-from apex_exec.daemon.requests import Requests
-from apex_exec.daemon.worker_table import BundleSource, WorkerTable
-from apex_exec.daemon.zygote_link import ZygoteLink
+from apex_exec.daemon.hosts.connections import Open, Peer
+from apex_exec.daemon.hosts.host_socket import HostSocket
+from apex_exec.daemon.hosts.requests import Requests
 from apex_exec.errors import Code, WireError
+from apex_exec.executor.guard import Guard
+from apex_exec.executor.loop import Loop
+from apex_exec.executor.worker_table import BundleSource, WorkerTable
+from apex_exec.executor.zygote_link import ZygoteLink
 from apex_exec.observe.logs import Logs
 from apex_exec.observe.metrics import Metrics
 from apex_exec.wire import messages as msg
 
 if TYPE_CHECKING:
-    from apex_exec.daemon.audit_trail import AuditTrail
-    from apex_exec.daemon.sandboxing import Sandboxing
-    from apex_exec.daemon.seams import ApiCalls, Governing
-    from apex_exec.daemon.side_process import SideProcess
+    from apex_exec.daemon.seams import ApiCalls
+    from apex_exec.daemon.sides.audit_trail import AuditTrail
+    from apex_exec.daemon.sides.side_process import SideProcess
+    from apex_exec.executor.sandboxing import Sandboxing
+    from apex_exec.executor.seams import Governing
 
 DRAIN_MARGIN_NS = 50 * MS_NS
 """What waits is answered SHUTTING_DOWN so long before the drain ends: the answers still have to leave."""

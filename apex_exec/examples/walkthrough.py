@@ -25,22 +25,22 @@ from apex_exec.errors import Refusal
 from apex_exec.ledger.audit import AuditStore
 from apex_exec.ledger.records import AuditRecord, ExecutionMetadata
 from apex_exec.market.arguments import TABLE
-from apex_exec.market.download import fetch
-from apex_exec.market.index import INDEX_BYTES_MAX, NAME, check_bundle
-from apex_exec.market.money import format_minor
-from apex_exec.market.review import CHECKLIST
+from apex_exec.market.money.money import format_minor
+from apex_exec.market.money.statements import to_csv
+from apex_exec.market.review.review import CHECKLIST
 from apex_exec.market.service import Service
-from apex_exec.market.shop import Shop
-from apex_exec.market.statements import to_csv
-from apex_exec.registry import keyring
-from apex_exec.registry.blobs import BlobStore
-from apex_exec.registry.bundle import APX_BYTES_MAX
+from apex_exec.market.shop.download import fetch
+from apex_exec.market.shop.index import INDEX_BYTES_MAX, NAME, check_bundle
+from apex_exec.market.shop.shop import Shop
+from apex_exec.registry.bundles.blobs import BlobStore
+from apex_exec.registry.bundles.bundle import APX_BYTES_MAX
+from apex_exec.registry.bundles.scaffold import write_scaffold
 from apex_exec.registry.context import Context
 from apex_exec.registry.operations import ENTRIES
-from apex_exec.registry.scaffold import write_scaffold
-from apex_exec.registry.scan import scan
-from apex_exec.registry.signing import raw_public
+from apex_exec.registry.scan.scan import scan
 from apex_exec.registry.store import Store
+from apex_exec.registry.trust import keyring
+from apex_exec.registry.trust.signing import raw_public
 
 SECOND_NS = 1_000_000_000
 DAY_NS = 86_400 * SECOND_NS

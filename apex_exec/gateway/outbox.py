@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from apex_exec.gateway.writes import Write
+from apex_exec.gateway.sql.writes import Write
 
 
 class Outgoing(msgspec.Struct):

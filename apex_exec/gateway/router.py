@@ -20,12 +20,12 @@ from apex_exec.core.fair import FairQueue
 from apex_exec.core.limits import MS_NS
 from apex_exec.gateway.costs import COST, Cost, counted, stepped
 from apex_exec.gateway.failure import ApiFailure
-from apex_exec.gateway.tables import Table, read_tables
+from apex_exec.gateway.sql.tables import Table, read_tables
 from apex_exec.wire.values import MEMBERS_MAX, check_keys
 
 if TYPE_CHECKING:
     from apex_exec.gateway.data import Data
-    from apex_exec.gateway.fetch import Fetcher
+    from apex_exec.gateway.http.fetch import Fetcher
 
 log = logging.getLogger("apex_exec.gateway")
 
@@ -100,7 +100,7 @@ class Router:
     def fetcher(self) -> Fetcher:
         """The way to the network."""
         if self._fetcher is None:
-            from apex_exec.gateway.fetch import Fetcher  # aiohttp, likewise
+            from apex_exec.gateway.http.fetch import Fetcher  # aiohttp, likewise
             self._fetcher = Fetcher(self._settings["hosts"], self._settings["allow_private"])
         return self._fetcher
 

@@ -14,8 +14,7 @@ import msgspec
 import sqlalchemy as sa
 
 from apex_exec.errors import Code, Refusal
-from apex_exec.market import contracts, invoices, reports, sales, support
-from apex_exec.market import submissions as subs
+from apex_exec.market import support
 from apex_exec.market.arguments import (
     AnswerTicket,
     Buy,
@@ -34,14 +33,16 @@ from apex_exec.market.arguments import (
     Ticket,
     Which,
 )
-from apex_exec.market.entitlements import Entitlements
-from apex_exec.market.granted import new_grant, seal
-from apex_exec.market.index import Index, find, public_facts, search
 from apex_exec.market.lasting import Lasting, Running
-from apex_exec.market.metering import Key, Usage
-from apex_exec.market.reviewing import Machine, Reviewing
-from apex_exec.market.shop import Shop
-from apex_exec.market.statements import Line, statement
+from apex_exec.market.money import contracts, invoices, reports, sales
+from apex_exec.market.money.metering import Key, Usage
+from apex_exec.market.money.statements import Line, statement
+from apex_exec.market.review import submissions as subs
+from apex_exec.market.review.reviewing import Machine, Reviewing
+from apex_exec.market.shop.entitlements import Entitlements
+from apex_exec.market.shop.granted import new_grant, seal
+from apex_exec.market.shop.index import Index, find, public_facts, search
+from apex_exec.market.shop.shop import Shop
 from apex_exec.market.store import clock_of, set_clock_back
 from apex_exec.registry import store as registry
 from apex_exec.registry.context import Context

@@ -14,24 +14,32 @@ from typing import Any
 import sqlalchemy as sa
 
 from apex_exec.errors import Code, Refusal
-from apex_exec.market import submissions as subs
 from apex_exec.market.arguments import TABLE
-from apex_exec.market.checks import Lines, Scanned
-from apex_exec.market.entitlements import RETRY_NS, Entitlements
-from apex_exec.market.following import IDLE_SECONDS, RETRY_SECONDS, Following
-from apex_exec.market.index import LIFETIME_NS
 from apex_exec.market.operations import Operations
-from apex_exec.market.reviewing import Machine
-from apex_exec.market.shop import Shop
+from apex_exec.market.review import submissions as subs
+from apex_exec.market.review.checks import Lines, Scanned
+from apex_exec.market.review.reviewing import Machine
+from apex_exec.market.shop.entitlements import RETRY_NS, Entitlements
+from apex_exec.market.shop.following import IDLE_SECONDS, RETRY_SECONDS, Following
+from apex_exec.market.shop.index import LIFETIME_NS
+from apex_exec.market.shop.shop import Shop
 from apex_exec.registry import lifecycle
 from apex_exec.registry import store as registry
-from apex_exec.registry.bundle import Bundle
+from apex_exec.registry.bundles.bundle import Bundle
+from apex_exec.registry.bundles.manifest import Manifest
+from apex_exec.registry.bundles.scaffold import scaffold_readme
 from apex_exec.registry.context import Context
-from apex_exec.registry.manifest import Manifest
 from apex_exec.registry.operations import Entry
-from apex_exec.registry.scaffold import scaffold_readme
 from apex_exec.registry.specs import commit
-from apex_exec.registry.testing import PROOF_SECONDS_MAX, PROOFS_MIN, RUN_SECONDS_MAX, Proof, Run, prove, run_tests
+from apex_exec.registry.trials.testing import (
+    PROOF_SECONDS_MAX,
+    PROOFS_MIN,
+    RUN_SECONDS_MAX,
+    Proof,
+    Run,
+    prove,
+    run_tests,
+)
 
 log = logging.getLogger(__name__)
 

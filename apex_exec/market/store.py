@@ -12,8 +12,8 @@ import msgspec
 import sqlalchemy as sa
 
 from apex_exec.errors import Code, Refusal
-from apex_exec.registry import heads
 from apex_exec.registry.database import Migration, open_database
+from apex_exec.registry.trust import heads
 
 S = TypeVar("S", bound=msgspec.Struct)
 

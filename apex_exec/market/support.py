@@ -11,9 +11,9 @@ import msgspec
 import sqlalchemy as sa
 
 from apex_exec.errors import Code, Refusal
-from apex_exec.market import submissions as subs
-from apex_exec.market.pricing import price_at
-from apex_exec.market.sales import check_user
+from apex_exec.market.money.pricing import price_at
+from apex_exec.market.money.sales import check_user
+from apex_exec.market.review import submissions as subs
 from apex_exec.market.store import as_struct, tickets
 
 RESPONSE_NS = 24 * 3600 * 1_000_000_000

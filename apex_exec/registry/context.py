@@ -15,9 +15,9 @@ import sqlalchemy as sa
 
 from apex_exec.config import Settings
 from apex_exec.core.plugin import Limits, PluginSpec
-from apex_exec.registry.blobs import BlobStore
-from apex_exec.registry.findings import Report
-from apex_exec.registry.manifest import Manifest
+from apex_exec.registry.bundles.blobs import BlobStore
+from apex_exec.registry.bundles.manifest import Manifest
+from apex_exec.registry.scan.findings import Report
 from apex_exec.registry.store import Store
 
 Gate = Callable[["Context", Manifest, str], None]

@@ -12,15 +12,16 @@ from typing import Any
 import sqlalchemy as sa
 
 from apex_exec.errors import Code, Refusal
-from apex_exec.registry import approvals, checks, keyring
 from apex_exec.registry import store as db_
-from apex_exec.registry.bundle import Bundle
+from apex_exec.registry.bundles import checks
+from apex_exec.registry.bundles.bundle import Bundle
+from apex_exec.registry.bundles.manifest import Manifest, parse_manifest
 from apex_exec.registry.context import Context
-from apex_exec.registry.findings import Report
-from apex_exec.registry.manifest import Manifest, parse_manifest
-from apex_exec.registry.signing import read_signatures
+from apex_exec.registry.scan.findings import Report
 from apex_exec.registry.specs import commit
 from apex_exec.registry.store import EVERYBODY, PluginRow, VersionRow
+from apex_exec.registry.trust import approvals, keyring
+from apex_exec.registry.trust.signing import read_signatures
 
 TRANSITIONS: dict[str, frozenset[str]] = {
     "registered": frozenset({"registered", "validated", "removed"}),

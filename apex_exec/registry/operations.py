@@ -17,7 +17,7 @@ import msgspec
 import sqlalchemy as sa
 
 from apex_exec.errors import Code, Refusal
-from apex_exec.registry import approvals, keyring, lifecycle, upgrade, views
+from apex_exec.registry import lifecycle, upgrade, views
 from apex_exec.registry import store as db_
 from apex_exec.registry.arguments import (
     ARGUMENTS,
@@ -34,12 +34,13 @@ from apex_exec.registry.arguments import (
     UserArgs,
     wants_enabled,
 )
-from apex_exec.registry.bundle import Bundle, read_path, unpack
+from apex_exec.registry.bundles.bundle import Bundle, read_path, unpack
+from apex_exec.registry.bundles.manifest import check_manifest, manifest_refusal, registration_object
 from apex_exec.registry.context import Context
-from apex_exec.registry.manifest import check_manifest, manifest_refusal, registration_object
-from apex_exec.registry.signing import read_signatures
 from apex_exec.registry.specs import commit
 from apex_exec.registry.store import EVERYBODY, VersionRow
+from apex_exec.registry.trust import approvals, keyring
+from apex_exec.registry.trust.signing import read_signatures
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 

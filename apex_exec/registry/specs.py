@@ -15,13 +15,13 @@ import sqlalchemy as sa
 
 from apex_exec.core.plugin import Limits, PluginSpec
 from apex_exec.errors import Refusal
-from apex_exec.registry import approvals, keyring
 from apex_exec.registry import store as db_
-from apex_exec.registry.bundle import spec_of
+from apex_exec.registry.bundles.bundle import spec_of
+from apex_exec.registry.bundles.manifest import Manifest, check_manifest
 from apex_exec.registry.context import Context
-from apex_exec.registry.manifest import Manifest, check_manifest
-from apex_exec.registry.policy_file import Policy
 from apex_exec.registry.store import EVERYBODY, ApprovalRow, PluginRow, VersionRow
+from apex_exec.registry.trust import approvals, keyring
+from apex_exec.registry.trust.policy_file import Policy
 
 T = TypeVar("T")
 

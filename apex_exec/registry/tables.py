@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from apex_exec.registry import heads
+from apex_exec.registry.trust import heads
 
 STORE = "registry"
 """The store's name in ``schema_versions`` and in messages."""

@@ -14,9 +14,10 @@ import sqlalchemy as sa
 
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.errors import Code, Refusal
-from apex_exec.registry import approvals, checks, keyring
 from apex_exec.registry import store as db_
-from apex_exec.registry.bundle import Bundle
+from apex_exec.registry.bundles import checks
+from apex_exec.registry.bundles.bundle import Bundle
+from apex_exec.registry.bundles.manifest import Manifest, version_key
 from apex_exec.registry.context import Context
 from apex_exec.registry.lifecycle import (
     SERVED,
@@ -31,9 +32,9 @@ from apex_exec.registry.lifecycle import (
     validate,
     wait_for_approvals,
 )
-from apex_exec.registry.manifest import Manifest, version_key
 from apex_exec.registry.specs import commit, make_spec
 from apex_exec.registry.store import EVERYBODY, PluginRow, VersionRow
+from apex_exec.registry.trust import approvals, keyring
 
 KEPT_VERSIONS = 3
 CANARY_SECONDS = 90.0

@@ -10,14 +10,15 @@ from typing import Any
 import sqlalchemy as sa
 
 from apex_exec.errors import Refusal
-from apex_exec.registry import approvals, checks, keyring
 from apex_exec.registry import store as db_
-from apex_exec.registry.bundle import Bundle, read_folder
+from apex_exec.registry.bundles import checks
+from apex_exec.registry.bundles.bundle import Bundle, read_folder
+from apex_exec.registry.bundles.manifest import Manifest
 from apex_exec.registry.context import Context
 from apex_exec.registry.lifecycle import find_plugin, find_served, manifest_of
-from apex_exec.registry.manifest import Manifest
 from apex_exec.registry.specs import missing_here
 from apex_exec.registry.store import EVERYBODY, PluginRow, VersionRow
+from apex_exec.registry.trust import approvals, keyring
 
 SMOKE_SECONDS = 90.0
 

@@ -16,7 +16,7 @@ import pytest
 
 from apex_exec.cli.facts import AMOUNTS
 from apex_exec.cli.run import run
-from apex_exec.registry.bundle import pack
+from apex_exec.registry.bundles.bundle import pack
 from tests.cli.test_framework import COMMAND, VERBS
 from tests.market.shops import PAID, write_bundle
 from tests.market.test_daemon_market import PLUGIN, SUPPORT, TESTS

@@ -7,7 +7,7 @@ from msgspec import Raw
 
 from apex_exec.core import actions as act
 from apex_exec.core import events as ev
-from apex_exec.core.pool import SECOND_NS, PoolLimits
+from apex_exec.core.scheduler.pool import SECOND_NS, PoolLimits
 from tests.core.test_pool_promises import Told, of, spec
 
 ROOMY = PoolLimits(workers_max=2, queue_max=40, prefetch=3, ping_ns=0)

@@ -7,9 +7,9 @@ from msgspec import Raw
 
 from apex_exec.core import actions as act
 from apex_exec.core import events as ev
-from apex_exec.core.calls import PASSED_IN_QUEUE, TOO_LATE
 from apex_exec.core.limits import EXPIRED_AT_ONCE
-from apex_exec.core.pool import MS_NS, PoolLimits
+from apex_exec.core.scheduler.calls import PASSED_IN_QUEUE, TOO_LATE
+from apex_exec.core.scheduler.pool import MS_NS, PoolLimits
 from tests.core.test_pool_promises import Told, spec
 
 RUN_MS = 20

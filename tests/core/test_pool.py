@@ -11,9 +11,9 @@ from msgspec import Raw
 
 from apex_exec.core import actions as act
 from apex_exec.core import events as ev
-from apex_exec.core.breaker import BreakerPolicy
 from apex_exec.core.plugin import PluginSpec
-from apex_exec.core.pool import MS_NS, Pool, PoolLimits
+from apex_exec.core.scheduler.breaker import BreakerPolicy
+from apex_exec.core.scheduler.pool import MS_NS, Pool, PoolLimits
 
 LIMITS = PoolLimits(workers_max=3, queue_max=12, prefetch=4)
 PLUGINS = ("aaa", "bbb")

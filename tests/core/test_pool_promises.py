@@ -9,9 +9,9 @@ from msgspec import Raw
 
 from apex_exec.core import actions as act
 from apex_exec.core import events as ev
-from apex_exec.core.breaker import BreakerPolicy
 from apex_exec.core.plugin import Limits, PluginSpec
-from apex_exec.core.pool import MS_NS, SECOND_NS, Pool, PoolLimits, RecyclePolicy
+from apex_exec.core.scheduler.breaker import BreakerPolicy
+from apex_exec.core.scheduler.pool import MS_NS, SECOND_NS, Pool, PoolLimits, RecyclePolicy
 
 T = TypeVar("T")
 LIMITS = PoolLimits(workers_max=2, queue_max=8, prefetch=3, ping_ns=0)

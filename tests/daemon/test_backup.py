@@ -17,12 +17,12 @@ import pytest
 
 from apex_exec.client import Client
 from apex_exec.config import load_settings
-from apex_exec.daemon import backup
+from apex_exec.daemon.administration import backup
 from apex_exec.errors import Refusal
 from apex_exec.ledger.marks import load_key, write_anchors
 from apex_exec.ledger.reading import Filter, read_events
 from apex_exec.ledger.verify import verify
-from apex_exec.registry.bundle import pack
+from apex_exec.registry.bundles.bundle import pack
 from tests.cli.test_framework import run
 from tests.daemon.test_operating import at, load
 from tests.support.bundles import bundle

@@ -12,7 +12,7 @@ import pytest
 from apex_exec.core.plugin import Limits
 from apex_exec.daemon.folder_plugins import FolderPlugins
 from apex_exec.errors import ConfigError
-from apex_exec.registry.blobs import BundleSource
+from apex_exec.registry.bundles.blobs import BundleSource
 from tests.daemon.test_runtime_folder import curve_folder
 from tests.support.daemon import ECHO, Daemon, wait_for, write_plugin
 

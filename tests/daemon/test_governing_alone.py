@@ -15,10 +15,10 @@ import pytest
 from msgspec import Raw
 
 from apex_exec.core import events as ev
-from apex_exec.core.breaker import BreakerPolicy
 from apex_exec.core.plugin import Limits, PluginSpec
-from apex_exec.core.pool import Pool, PoolLimits
-from apex_exec.daemon.governing import AT_ONCE, SLICE_NS, Governing
+from apex_exec.core.scheduler.breaker import BreakerPolicy
+from apex_exec.core.scheduler.pool import Pool, PoolLimits
+from apex_exec.executor.governing import AT_ONCE, SLICE_NS, Governing
 from apex_exec.observe.metrics import Metrics
 from tests.support.daemon import wait_for
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from apex_exec.daemon.guard import REST_NS_MAX, TOLD_MAX, WELL_NS, Guard
-from apex_exec.daemon.loop import Loop
+from apex_exec.executor.guard import REST_NS_MAX, TOLD_MAX, WELL_NS, Guard
+from apex_exec.executor.loop import Loop
 from apex_exec.observe.logs import Logs
 from apex_exec.observe.metrics import Metrics
 from tests.support.daemon import ECHO, USER, Daemon, wait_for, write_plugin
@@ -51,8 +51,8 @@ def main():
         "end": ("governing", "Governing", "worker_gone", lambda self, worker, _: cursed(self._workers[worker].plugin)),
         "zygote": ("worker_table", "WorkerTable", "forked", lambda self, n, *_: cursed(self._forked[n].spec.id)),
         "charge": ("apex_exec.core.governor", "Governor", "charge", lambda self, plugin, *_: cursed(plugin)),
-        "due": ("apex_exec.core.pool", "Pool", "_worker_due", lambda self, worker, *_: cursed(worker.plugin)),
-        "gauges": ("apex_exec.core.pool", "Pool", "gauge", lambda self, plugin, _: cursed(plugin)),
+        "due": ("apex_exec.core.scheduler.pool", "Pool", "_worker_due", lambda self, worker, *_: cursed(worker.plugin)),
+        "gauges": ("apex_exec.core.scheduler.pool", "Pool", "gauge", lambda self, plugin, _: cursed(plugin)),
         "timer": ("spares", "Spares", "upkeep", lambda *_: True),
         "hosts": ("stream_peers", "StreamPeers", "flush", once),
         "ledger": ("audit_trail", "AuditTrail", "_commit", once),

@@ -24,7 +24,7 @@ from apex_exec.observe.logs import (
     Logs,
     escape,
 )
-from apex_exec.registry.bundle import pack
+from apex_exec.registry.bundles.bundle import pack
 from tests.support.bundles import bundle, files, write_folder
 from tests.support.daemon import Daemon, wait_for, write_plugin
 from tests.support.host import Host

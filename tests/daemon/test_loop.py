@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from apex_exec.daemon.loop import SPIN_NS, SPINS_MAX, Loop
+from apex_exec.executor.loop import SPIN_NS, SPINS_MAX, Loop
 
 WAIT_NS = 20 * SPIN_NS
 

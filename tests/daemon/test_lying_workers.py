@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from apex_exec.ledger.reading import read_events
-from apex_exec.market.metering import meter
+from apex_exec.market.money.metering import meter
 from tests.support.daemon import ECHO, Daemon, wait_for, write_plugin
 from tests.support.host import Host
 
@@ -69,7 +69,7 @@ def act(context, params):
             pass
         time.sleep(3600)
     if what == "spin between calls":
-        module = sys.modules["workers.link"]
+        module = sys.modules["workers.runtime.link"]
 
         def busy(self):
             poll = module.select.poll()

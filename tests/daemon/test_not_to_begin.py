@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from apex_exec.client import AdminClient
-from apex_exec.registry.bundle import pack
+from apex_exec.registry.bundles.bundle import pack
 from tests.support.bundles import bundle
 from tests.support.caller import Caller, outcome
 from tests.support.daemon import USER, Daemon, wait_for

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from apex_exec.core.plugin import PluginSpec
-from apex_exec.daemon.worker_link import WorkerLink
+from apex_exec.executor.worker_link import WorkerLink
 from apex_exec.wire.hooks import WIDGETS_MAX
 from tests.support.daemon import ECHO, USER, Daemon, wait_for, write_plugin
 from tests.support.host import Host, action

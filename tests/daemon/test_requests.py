@@ -10,14 +10,14 @@ import pytest
 
 from apex_exec.core import events as ev
 from apex_exec.core.actions import Verdict
-from apex_exec.core.breaker import BreakerPolicy
 from apex_exec.core.plugin import PluginSpec
-from apex_exec.core.pool import Pool, PoolLimits
-from apex_exec.daemon import requests as under_test
-from apex_exec.daemon.connections import Peer
-from apex_exec.daemon.overhead import Used
-from apex_exec.daemon.requests import Pending, Requests
+from apex_exec.core.scheduler.breaker import BreakerPolicy
+from apex_exec.core.scheduler.pool import Pool, PoolLimits
+from apex_exec.daemon.hosts import requests as under_test
+from apex_exec.daemon.hosts.connections import Peer
+from apex_exec.daemon.hosts.requests import Pending, Requests
 from apex_exec.errors import WireError
+from apex_exec.executor.overhead import Used
 from apex_exec.observe.metrics import Metrics
 from apex_exec.wire import messages as msg
 from tests.support.daemon import USER

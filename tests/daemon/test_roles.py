@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from apex_exec.config import ROLES
-from apex_exec.daemon import registrar_table
-from apex_exec.daemon.operations import OPERATIONS
-from apex_exec.daemon.roles import OPERATIONS_OF, Access, Forbidden
+from apex_exec.daemon.administration import registrar_table
+from apex_exec.daemon.administration.operations import OPERATIONS
+from apex_exec.daemon.administration.roles import OPERATIONS_OF, Access, Forbidden
 from apex_exec.errors import ConfigError, WireError
 from apex_exec.ledger.reading import Event, Filter, read_events
 from apex_exec.wire import messages as msg

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 import zmq
 
-from apex_exec.daemon import stream_peers
-from apex_exec.daemon.connections import Handlers, Peer
-from apex_exec.daemon.loop import Loop
-from apex_exec.daemon.stream_peers import StreamPeers
+from apex_exec.daemon.hosts import stream_peers
+from apex_exec.daemon.hosts.connections import Handlers, Peer
+from apex_exec.daemon.hosts.stream_peers import StreamPeers
+from apex_exec.executor.loop import Loop
 from tests.support import other_user
 from workers.zmtp import GREETING, command
 

@@ -12,9 +12,9 @@ from msgspec import Raw
 from apex_exec.core import actions as act
 from apex_exec.core import events as ev
 from apex_exec.core.plugin import Limits, PluginSpec
-from apex_exec.daemon.loop import Loop
-from apex_exec.daemon.worker_link import WorkerLink
-from apex_exec.daemon.worker_table import WorkerTable
+from apex_exec.executor.loop import Loop
+from apex_exec.executor.worker_link import WorkerLink
+from apex_exec.executor.worker_table import WorkerTable
 from workers import wire as inner
 
 SPEC = PluginSpec("aaa", "1.0.0", "d", "p.py", (), limits=Limits())
@@ -46,7 +46,7 @@ class Table(WorkerTable):
 
 @pytest.fixture
 def table(monkeypatch: pytest.MonkeyPatch) -> Iterator[Table]:
-    monkeypatch.setattr("apex_exec.daemon.worker_table.ZygoteKeeper", lambda *_, **__: None)
+    monkeypatch.setattr("apex_exec.executor.worker_table.ZygoteKeeper", lambda *_, **__: None)
     made = Table()
     yield made
     for link in list(made._links.values()):

@@ -11,12 +11,12 @@ import pytest
 
 import apex_exec
 from apex_exec.config import known_keys
-from apex_exec.daemon import registrar_table
-from apex_exec.daemon.operations import OPERATIONS
+from apex_exec.daemon.administration import registrar_table
+from apex_exec.daemon.administration.operations import OPERATIONS
 from apex_exec.errors import Code
-from apex_exec.market.readme import readme_problems
+from apex_exec.market.review.readme import readme_problems
 from apex_exec.observe.metrics import METRICS
-from apex_exec.registry.manifest import check_manifest
+from apex_exec.registry.bundles.manifest import check_manifest
 from apex_exec.wire import messages
 from tests.cli.test_framework import VERBS
 from workers.wire import API_CODES

@@ -20,10 +20,13 @@ def test_every_folder_has_its_map(folder: str) -> None:
     assert text.startswith("# ") and len(text) > 300
 
 
-@pytest.mark.parametrize("folder", ["client", "core", "daemon", "gateway", "ledger", "market", "observe", "registry",
-                                    "sandbox", "wire", "examples", "../workers"])
+PACKAGES = sorted(str(path.parent.relative_to(ROOT)) for top in ("apex_exec", "workers")
+                  for path in (ROOT / top).rglob("__init__.py") if "node_modules" not in path.parts)
+
+
+@pytest.mark.parametrize("folder", PACKAGES)
 def test_a_map_names_every_file_of_its_folder_and_no_other(folder: str) -> None:
-    place = PACKAGE / folder
+    place = ROOT / folder
     text = (place / "README.md").read_text("utf-8")
     there = {path.name for path in place.glob("*.py")} - {"__init__.py"}
     assert not {name for name in there if f"`{name}`" not in text}, "files that the map leaves out"

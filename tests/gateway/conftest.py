@@ -16,11 +16,11 @@ import pytest
 from apex_exec.core.api import Delete, Insert, Update
 from apex_exec.gateway.outbox import Outbox
 from apex_exec.gateway.postgres import Postgres as PostgresBackend
-from apex_exec.gateway.sql import Compiler
+from apex_exec.gateway.sql.sql import Compiler
+from apex_exec.gateway.sql.tables import read_tables
+from apex_exec.gateway.sql.values import check_parameter
+from apex_exec.gateway.sql.writes import compile_write
 from apex_exec.gateway.sqlite import Sqlite
-from apex_exec.gateway.tables import read_tables
-from apex_exec.gateway.values import check_parameter
-from apex_exec.gateway.writes import compile_write
 from tests.support.postgres import Postgres
 
 A = "aaaaaaaa-0000-4000-8000-000000000001"

@@ -15,8 +15,8 @@ from apex_exec.core.api import Insert
 from apex_exec.gateway import postgres as under_test
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.outbox import Outbox
-from apex_exec.gateway.tables import read_tables
-from apex_exec.gateway.writes import compile_write
+from apex_exec.gateway.sql.tables import read_tables
+from apex_exec.gateway.sql.writes import compile_write
 from tests.gateway.conftest import NAMED, SECONDS, TABLES, A, postgres_data
 from tests.support.postgres import Postgres
 

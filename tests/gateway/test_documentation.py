@@ -7,7 +7,9 @@ from pathlib import Path
 
 import apex_exec.gateway
 from apex_exec.daemon import api_calls
-from apex_exec.gateway import fetch, sql, sql_expressions, sqlite, values
+from apex_exec.gateway import sqlite
+from apex_exec.gateway.http import fetch
+from apex_exec.gateway.sql import sql, sql_expressions, values
 from workers import sdk
 from workers.wire import API_CODES
 

@@ -24,12 +24,12 @@ import msgspec
 import pytest
 
 from apex_exec.core.api import Fetch
-from apex_exec.gateway import fetch as fetch_module
-from apex_exec.gateway.addresses import refusal
 from apex_exec.gateway.costs import COST, Cost, stepped
 from apex_exec.gateway.failure import ApiFailure
-from apex_exec.gateway.fetch import BODY_BYTES_MAX, READING_NS_MAX, REDIRECTS_MAX, Fetcher
-from apex_exec.gateway.urls import is_listed
+from apex_exec.gateway.http import fetch as fetch_module
+from apex_exec.gateway.http.addresses import refusal
+from apex_exec.gateway.http.fetch import BODY_BYTES_MAX, READING_NS_MAX, REDIRECTS_MAX, Fetcher
+from apex_exec.gateway.http.urls import is_listed
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok"
 
@@ -651,7 +651,7 @@ FETCH_ONCE = """
 import asyncio, sys
 from apex_exec.core.api import Fetch
 from apex_exec.gateway.failure import ApiFailure
-from apex_exec.gateway.fetch import Fetcher
+from apex_exec.gateway.http.fetch import Fetcher
 
 async def resolve(host, port):
     return ["127.0.0.1"]

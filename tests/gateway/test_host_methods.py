@@ -17,8 +17,8 @@ import zmq
 
 from apex_exec.client import CallError, Client
 from apex_exec.core.api import HostMethod
-from apex_exec.daemon.connections import Peer
-from apex_exec.daemon.host_methods import ABSENT_NS, METHODS_MAX, METHODS_PER_PEER_MAX, WAITING_MAX, HostMethods
+from apex_exec.daemon.hosts.connections import Peer
+from apex_exec.daemon.hosts.host_methods import ABSENT_NS, METHODS_MAX, METHODS_PER_PEER_MAX, WAITING_MAX, HostMethods
 from apex_exec.errors import WireError
 from apex_exec.wire import messages as msg
 from tests.gateway.bundles import ALL, bundle

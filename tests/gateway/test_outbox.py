@@ -17,7 +17,7 @@ import pytest
 
 from apex_exec.client import Client
 from apex_exec.errors import ApexError
-from apex_exec.gateway.tables import OUTBOX
+from apex_exec.gateway.sql.tables import OUTBOX
 from apex_exec.ledger.reading import read_events
 from tests.gateway.bundles import ALL, bundle, gateway_of, ledger_of
 from tests.gateway.conftest import ROLE, TABLES, A, postgres_data, sqlite_data

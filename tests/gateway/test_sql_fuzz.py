@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apex_exec.gateway.failure import ApiFailure
-from apex_exec.gateway.sql import Compiler
-from apex_exec.gateway.tables import Table
+from apex_exec.gateway.sql.sql import Compiler
+from apex_exec.gateway.sql.tables import Table
 from tests.gateway.sql_grammar import SOUP, Maker, moved
 
 TABLES = {"users": Table("users", "id", ("id", "name", "email"), False),

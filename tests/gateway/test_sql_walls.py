@@ -13,9 +13,9 @@ from apex_exec.core.api import Delete, Insert, Update
 from apex_exec.errors import ConfigError
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.outbox import Outbox
-from apex_exec.gateway.parser import Parser
-from apex_exec.gateway.tables import read_tables
-from apex_exec.gateway.writes import compile_write
+from apex_exec.gateway.sql.parser import Parser
+from apex_exec.gateway.sql.tables import read_tables
+from apex_exec.gateway.sql.writes import compile_write
 from tests.gateway.conftest import NAMED, SECONDS, TABLES, A, Data, postgres_data
 from tests.support.postgres import Postgres
 

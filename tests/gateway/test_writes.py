@@ -14,8 +14,8 @@ from apex_exec.core.api import Delete, Insert, Update
 from apex_exec.errors import ConfigError
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.outbox import Outbox
-from apex_exec.gateway.tables import OUTBOX, read_tables
-from apex_exec.gateway.writes import compile_write
+from apex_exec.gateway.sql.tables import OUTBOX, read_tables
+from apex_exec.gateway.sql.writes import compile_write
 from tests.gateway.conftest import NAMED, SECONDS, TABLES, A, B, Data, postgres_data, sqlite_data
 
 

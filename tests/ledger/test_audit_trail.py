@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from apex_exec.config import load_settings
-from apex_exec.daemon.audit_trail import DOWN_NS, HOLD_NS, LATE_NS, AuditTrail
+from apex_exec.daemon.sides.audit_trail import DOWN_NS, HOLD_NS, LATE_NS, AuditTrail
 from apex_exec.ledger.reading import read_events
 from apex_exec.ledger.records import AuditRecord
 from apex_exec.ledger.verify import verify

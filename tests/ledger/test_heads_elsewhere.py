@@ -17,7 +17,7 @@ from apex_exec.ledger.audit import AuditStore
 from apex_exec.ledger.reading import read_events
 from apex_exec.ledger.records import AuditRecord
 from apex_exec.ledger.verify import verify
-from apex_exec.registry.heads import end_of, noted_at
+from apex_exec.registry.trust.heads import end_of, noted_at
 from tests.support.daemon import USER, Daemon, wait_for
 
 BASE_NS = 1_790_000_000 * 10**9

@@ -12,14 +12,14 @@ import msgspec
 
 from apex_exec.config import Settings, load_settings
 from apex_exec.market.arguments import TABLE
-from apex_exec.market.entitlements import Entitlements
 from apex_exec.market.operations import Operations
-from apex_exec.market.review import CHECKLIST
-from apex_exec.market.reviewing import Machine
-from apex_exec.market.shop import Shop
+from apex_exec.market.review.review import CHECKLIST
+from apex_exec.market.review.reviewing import Machine
+from apex_exec.market.shop.entitlements import Entitlements
+from apex_exec.market.shop.shop import Shop
 from apex_exec.registry import store as registry
 from apex_exec.registry.store import Store
-from apex_exec.registry.testing import Proof, Run
+from apex_exec.registry.trials.testing import Proof, Run
 
 USER = "11111111-1111-4111-8111-111111111111"
 OTHER = "22222222-2222-4222-8222-222222222222"

@@ -15,8 +15,8 @@ from apex_exec.ledger.audit import AuditStore
 from apex_exec.ledger.reading import read_events
 from apex_exec.ledger.records import AuditRecord
 from apex_exec.ledger.report import review
-from apex_exec.market import shop
-from apex_exec.market.metering import meter
+from apex_exec.market.money.metering import meter
+from apex_exec.market.shop import shop
 from tests.market.shops import OTHER, USER, Market, at
 
 

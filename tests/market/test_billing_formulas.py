@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apex_exec.errors import Refusal
-from apex_exec.market.billing import (
+from apex_exec.market.money.billing import (
     Rate,
     enterprise_price,
     hosting_exact,
@@ -21,8 +21,8 @@ from apex_exec.market.billing import (
     rate_at,
     split_sale,
 )
-from apex_exec.market.money import AMOUNT_MINOR_MAX, round_half_up
-from apex_exec.market.months import (
+from apex_exec.market.money.money import AMOUNT_MINOR_MAX, round_half_up
+from apex_exec.market.money.months import (
     NS,
     add_months,
     clip,

@@ -7,8 +7,8 @@ from fractions import Fraction
 import pytest
 
 from apex_exec.errors import Refusal
-from apex_exec.market import coverage
-from apex_exec.market.coverage import Measured, measure
+from apex_exec.market.review import coverage
+from apex_exec.market.review.coverage import Measured, measure
 
 SOURCE = b'''def f(x):
     if x:  # pragma: no branch

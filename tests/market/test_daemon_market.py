@@ -15,7 +15,7 @@ import pytest
 
 from apex_exec.client import AdminClient, AdminRefused
 from apex_exec.ledger.reading import read_events
-from apex_exec.registry.signing import new_key
+from apex_exec.registry.trust.signing import new_key
 from tests.market.shops import PAID, README, USER, write_bundle
 from tests.support import need
 from tests.support.daemon import Daemon

@@ -19,9 +19,9 @@ from apex_exec.client import AdminClient, CallError, Client
 from apex_exec.config import load_settings
 from apex_exec.errors import Refusal
 from apex_exec.ledger.reading import read_events
-from apex_exec.market.granted import Grant, new_grant, open_grant, seal
-from apex_exec.registry.bundle import pack
-from apex_exec.registry.signing import key_id_of, load_private, new_key, raw_public
+from apex_exec.market.shop.granted import Grant, new_grant, open_grant, seal
+from apex_exec.registry.bundles.bundle import pack
+from apex_exec.registry.trust.signing import key_id_of, load_private, new_key, raw_public
 from tests.market.shops import OTHER, PAID, USER, Market, write_bundle
 from tests.support.bundles import bundle
 from tests.support.daemon import Daemon, wait_for

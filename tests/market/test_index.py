@@ -12,12 +12,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from apex_exec.cli.market_fetch import fetch_plugin, read_index
+from apex_exec.cli.market.market_fetch import fetch_plugin, read_index
 from apex_exec.errors import Refusal
-from apex_exec.market.download import fetch
-from apex_exec.market.index import INDEX_BYTES_MAX, LIFETIME_NS, NAME
-from apex_exec.registry import keyring
-from apex_exec.registry.signing import raw_public
+from apex_exec.market.shop.download import fetch
+from apex_exec.market.shop.index import INDEX_BYTES_MAX, LIFETIME_NS, NAME
+from apex_exec.registry.trust import keyring
+from apex_exec.registry.trust.signing import raw_public
 from tests.market.shops import Market, write_bundle
 
 
@@ -78,7 +78,7 @@ def test_an_index_that_is_no_longer_refreshed_stops_counting(market: Market) -> 
 
 
 def test_two_indexes_of_one_version_are_noticed(market: Market) -> None:
-    from apex_exec.market.index import open_index, seal
+    from apex_exec.market.shop.index import open_index, seal
 
     data = current(market)
     keys = {row["key_id"]: row["public_key"] for row in [msgspec.to_builtins(row) for row in market.store.transact(

@@ -11,9 +11,9 @@ import pytest
 
 from apex_exec.config import Settings, load_settings
 from apex_exec.errors import Refusal
-from apex_exec.market import checks
-from apex_exec.registry.bundle import Bundle, read_folder
-from apex_exec.registry.testing import Run, prove, run_tests
+from apex_exec.market.review import checks
+from apex_exec.registry.bundles.bundle import Bundle, read_folder
+from apex_exec.registry.trials.testing import Run, prove, run_tests
 from apex_exec.sandbox.probe import probe
 from tests.market.shops import write_bundle
 from tests.support import need
@@ -82,7 +82,7 @@ def _bundle(folder: Path, tests: str, plugin: bytes = PLUGIN, **files: str) -> B
         write_bundle(folder, {"plugin.py": plugin, "tests/test_sums.py": tests.encode(),
                               **{f"tests/{name}.py": body.encode() for name, body in files.items()}})
         return read_folder(folder)
-    from apex_exec.registry.bundle import make_bundle
+    from apex_exec.registry.bundles.bundle import make_bundle
 
     manifest = (b'{"id": "sums", "name": "Sums", "version": "1.0.0", "author": "A", "permissions": [], '
                 b'"manifest": {"entrypoint": "plugin.py", "hooks": ["onDataFetch"]}}')

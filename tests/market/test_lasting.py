@@ -20,7 +20,7 @@ import pytest
 import sqlalchemy as sa
 
 from apex_exec.client import AdminClient, AdminRefused, CallError, ConnectionLost
-from apex_exec.daemon.registrar import CRASH_VARIABLE
+from apex_exec.daemon.administration.registrar import CRASH_VARIABLE
 from apex_exec.errors import Refusal
 from apex_exec.ledger.audit import AuditStore
 from apex_exec.ledger.reading import read_events

@@ -10,8 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apex_exec.errors import Refusal
-from apex_exec.market.money import AMOUNT_MINOR_MAX, check_minor, exponent, format_minor, parse_major, round_half_up
-from apex_exec.market.pricing import DatedPrice, Price, parse_price, price_at
+from apex_exec.market.money.money import (
+    AMOUNT_MINOR_MAX,
+    check_minor,
+    exponent,
+    format_minor,
+    parse_major,
+    round_half_up,
+)
+from apex_exec.market.money.pricing import DatedPrice, Price, parse_price, price_at
 
 
 @pytest.mark.parametrize(("text", "currency", "minor"), [

@@ -12,11 +12,11 @@ import msgspec
 import pytest
 
 from apex_exec.config import load_settings
-from apex_exec.market.coverage import measure
-from apex_exec.registry.proving import Watching, cannot_watch, prove
-from apex_exec.registry.scan import scan
-from apex_exec.registry.testing import Proof, Request, Run
-from apex_exec.registry.testing_child import Zygote
+from apex_exec.market.review.coverage import measure
+from apex_exec.registry.scan.scan import scan
+from apex_exec.registry.trials.proving import Watching, cannot_watch, prove
+from apex_exec.registry.trials.testing import Proof, Request, Run
+from apex_exec.registry.trials.testing_child import Zygote
 from tests.market.test_jailed_tests import GOOD, PLUGIN, _bundle
 from tests.support import need
 
@@ -290,7 +290,7 @@ import msgspec
 from workers import wire
 
 def test_forges():
-    sys.modules["workers.link"]._encode = lambda message: msgspec.msgpack.encode(
+    sys.modules["workers.runtime.link"]._encode = lambda message: msgspec.msgpack.encode(
         ["tested", 9, 0, [], {"plugin.py": sorted(ARCS)}, False] if type(message) is wire.Tested else message)
 ''', ""),
     "every byte of the code read": (CLAIM + '''
@@ -463,6 +463,6 @@ def test_the_scan_warns_of_what_a_forgery_reaches_for(name: str) -> None:
 
 def test_without_the_machines_help_everything_stays_a_claim(zygote: Zygote, request_: Request,
                                                             monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("apex_exec.registry.watching.platform.machine", lambda: "riscv64")
+    monkeypatch.setattr("apex_exec.registry.trials.watching.platform.machine", lambda: "riscv64")
     _, proof = both(zygote, request_, bundle(request_, GOOD))
     assert proof.proven == 0 and proof.claimed == 17 and "no watching on riscv64" in proof.limit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from apex_exec.market.readme import readme_problems
+from apex_exec.market.review.readme import readme_problems
 
 SCAFFOLD = "# sums\n\nA plugin.\n\n## Set-up\n\nInstall it.\n\n## Example\n\nCall it.\n"
 GOOD = """# Sums

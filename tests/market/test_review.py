@@ -9,9 +9,9 @@ import pytest
 import sqlalchemy as sa
 
 from apex_exec.errors import Refusal
-from apex_exec.market import submissions as subs
-from apex_exec.market.pricing import Price
-from apex_exec.market.review import CHECKLIST, MOVES, State, check_move
+from apex_exec.market.money.pricing import Price
+from apex_exec.market.review import submissions as subs
+from apex_exec.market.review.review import CHECKLIST, MOVES, State, check_move
 from apex_exec.market.store import advance_clock, open_market
 from apex_exec.registry.database import transact
 

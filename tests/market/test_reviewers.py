@@ -10,12 +10,12 @@ import pytest
 import sqlalchemy as sa
 
 from apex_exec.errors import Refusal
-from apex_exec.market.review import CHECKLIST
-from apex_exec.market.reviewers import SLACK_NS, Statement, signed_message
+from apex_exec.market.review.review import CHECKLIST
+from apex_exec.market.review.reviewers import SLACK_NS, Statement, signed_message
 from apex_exec.market.store import decisions
-from apex_exec.registry import keyring
-from apex_exec.registry.bundle import pack, read_path
-from apex_exec.registry.signing import (
+from apex_exec.registry.bundles.bundle import pack, read_path
+from apex_exec.registry.trust import keyring
+from apex_exec.registry.trust.signing import (
     key_id_of,
     load_private,
     new_key,

@@ -10,9 +10,10 @@ import pytest
 import sqlalchemy as sa
 
 from apex_exec.errors import Refusal
-from apex_exec.market import contracts, sales, support
-from apex_exec.market import submissions as subs
-from apex_exec.market.pricing import Price
+from apex_exec.market import support
+from apex_exec.market.money import contracts, sales
+from apex_exec.market.money.pricing import Price
+from apex_exec.market.review import submissions as subs
 from apex_exec.market.store import accounts, open_market, purchases, refunds
 from apex_exec.registry.database import transact
 

@@ -12,11 +12,11 @@ import sqlalchemy as sa
 
 from apex_exec.errors import Refusal
 from apex_exec.market.arguments import TABLE
-from apex_exec.market.review import CHECKLIST
+from apex_exec.market.review.review import CHECKLIST
 from apex_exec.market.store import purchases, submissions
-from apex_exec.registry.bundle import unpack
-from apex_exec.registry.signing import raw_public, read_signatures, verify_digest
-from apex_exec.registry.testing import Proof, Run
+from apex_exec.registry.bundles.bundle import unpack
+from apex_exec.registry.trials.testing import Proof, Run
+from apex_exec.registry.trust.signing import raw_public, read_signatures, verify_digest
 from tests.market.shops import GOOD_RUN, OTHER, PAID, POOR_RUN, README, USER, Market, at, write_bundle
 
 ALL = list(CHECKLIST)
@@ -174,7 +174,7 @@ def test_publishing_counter_signs_the_digest_with_the_market_key(market: Market,
 
 
 def test_the_bytes_of_a_bundle_may_be_submitted_over_the_wire(market: Market, tmp_path: Path) -> None:
-    from apex_exec.registry.bundle import pack, read_folder
+    from apex_exec.registry.bundles.bundle import pack, read_folder
 
     data = pack(read_folder(write_bundle(tmp_path / "sums")))
     wire = base64.b64encode(data).decode()  # how msgspec turns bytes into builtins and back
@@ -199,7 +199,7 @@ def test_a_paid_plugin_is_enabled_only_for_who_paid_and_until_that_ends(market: 
     support = {"contact": "help@acme.example", "responseHours": 12}
     folder = write_bundle(tmp_path / "sums", pricing=PAID, support=support)
     market.publish(folder)
-    from apex_exec.registry.bundle import read_folder
+    from apex_exec.registry.bundles.bundle import read_folder
 
     manifest = read_folder(folder).manifest
     for user in (USER, ""):
@@ -318,9 +318,9 @@ def test_what_was_paid_for_ends_in_time_also_while_the_store_cannot_be_read(
 
 
 def test_a_plugin_that_was_signed_once_is_not_taken_from_another_key(market: Market, tmp_path: Path) -> None:
-    from apex_exec.registry import keyring
-    from apex_exec.registry.bundle import pack, read_folder
-    from apex_exec.registry.signing import load_private, new_key, sign_digest, write_signatures
+    from apex_exec.registry.bundles.bundle import pack, read_folder
+    from apex_exec.registry.trust import keyring
+    from apex_exec.registry.trust.signing import load_private, new_key, sign_digest, write_signatures
 
     folder = write_bundle(tmp_path / "sums")
     keys = {}

@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 
 from apex_exec.errors import Refusal
 from apex_exec.ledger.reading import Event
-from apex_exec.market import invoices, sales
-from apex_exec.market import submissions as subs
-from apex_exec.market.billing import split_sale
-from apex_exec.market.metering import Enablement, hosted, meter
-from apex_exec.market.pricing import Price
-from apex_exec.market.sales import Purchase
-from apex_exec.market.statements import expected, newly_due, statement, to_csv
+from apex_exec.market.money import invoices, sales
+from apex_exec.market.money.billing import split_sale
+from apex_exec.market.money.metering import Enablement, hosted, meter
+from apex_exec.market.money.pricing import Price
+from apex_exec.market.money.sales import Purchase
+from apex_exec.market.money.statements import expected, newly_due, statement, to_csv
+from apex_exec.market.review import submissions as subs
 from apex_exec.market.store import invoice_lines, open_market
 
 USER = "11111111-1111-4111-8111-111111111111"

@@ -13,11 +13,11 @@ import psutil
 import pytest
 
 from apex_exec.client import AdminClient, CallError
-from apex_exec.daemon import registrar
-from apex_exec.daemon.registrar import Submissions
+from apex_exec.daemon.administration import registrar
+from apex_exec.daemon.administration.registrar import Submissions
 from apex_exec.errors import Refusal
 from apex_exec.market import service
-from apex_exec.registry.bundle import pack
+from apex_exec.registry.bundles.bundle import pack
 from tests.market.shops import write_bundle
 from tests.support import need
 from tests.support.bundles import bundle

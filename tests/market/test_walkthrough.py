@@ -16,9 +16,9 @@ from apex_exec.ledger.reading import read_events
 from apex_exec.ledger.records import AuditRecord
 from apex_exec.ledger.verify import verify
 from apex_exec.market.arguments import Month
-from apex_exec.market.metering import meter
+from apex_exec.market.money.metering import meter
 from apex_exec.market.service import Service
-from apex_exec.market.shop import Shop
+from apex_exec.market.shop.shop import Shop
 from tests.support import need
 
 

@@ -12,12 +12,12 @@ import pytest
 from apex_exec.config import Settings
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.errors import Refusal
-from apex_exec.registry.blobs import BlobStore
-from apex_exec.registry.bundle import Bundle, pack
+from apex_exec.registry.bundles.blobs import BlobStore
+from apex_exec.registry.bundles.bundle import Bundle, pack
+from apex_exec.registry.bundles.manifest import Manifest
 from apex_exec.registry.context import Context
-from apex_exec.registry.findings import Report
-from apex_exec.registry.manifest import Manifest
 from apex_exec.registry.operations import ENTRIES
+from apex_exec.registry.scan.findings import Report
 from apex_exec.registry.store import Store
 
 SECOND_NS = 1_000_000_000

@@ -7,8 +7,8 @@ import signal
 import sys
 from pathlib import Path
 
-from apex_exec.registry.blobs import BlobStore
-from apex_exec.registry.bundle import pack
+from apex_exec.registry.bundles.blobs import BlobStore
+from apex_exec.registry.bundles.bundle import pack
 from tests.registry.conftest import Stage
 from tests.support.bundles import bundle
 

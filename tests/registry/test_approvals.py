@@ -9,11 +9,11 @@ import msgspec
 import pytest
 
 from apex_exec.errors import Refusal
-from apex_exec.registry import approvals
 from apex_exec.registry import store as db_
-from apex_exec.registry.approvals import TRANSITIONS, Statement, signed_message
-from apex_exec.registry.bundle import pack
+from apex_exec.registry.bundles.bundle import pack
 from apex_exec.registry.specs import commit
+from apex_exec.registry.trust import approvals
+from apex_exec.registry.trust.approvals import TRANSITIONS, Statement, signed_message
 from tests.registry.conftest import SECOND_NS, Stage
 from tests.registry.test_signing import Signer
 from tests.support.bundles import bundle

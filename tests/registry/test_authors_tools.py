@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from apex_exec.registry.bundle import pack
+from apex_exec.registry.bundles.bundle import pack
 from tests.registry.test_cli import CALL, Shell
 from tests.support.bundles import bundle, files, write_folder
 from tests.support.daemon import Daemon, wait_for

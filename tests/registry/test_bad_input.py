@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from apex_exec.client import AdminClient, CallError, Client
-from apex_exec.registry.bundle import make_listing, pack
+from apex_exec.registry.bundles.bundle import make_listing, pack
 from tests.support import need
 from tests.support.bundles import bundle, files, zip_of
 from tests.support.daemon import USER, Daemon, wait_for

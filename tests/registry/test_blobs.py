@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from apex_exec.errors import Refusal
-from apex_exec.registry.blobs import BlobStore, BundleSource
+from apex_exec.registry.bundles.blobs import BlobStore, BundleSource
 from tests.support import need
 from tests.support.bundles import bundle
 

@@ -15,7 +15,15 @@ from typing import Any
 import pytest
 
 from apex_exec.errors import Refusal
-from apex_exec.registry.bundle import APX_BYTES_MAX, FILES_MAX, LIST_NAME, make_listing, pack, read_folder, unpack
+from apex_exec.registry.bundles.bundle import (
+    APX_BYTES_MAX,
+    FILES_MAX,
+    LIST_NAME,
+    make_listing,
+    pack,
+    read_folder,
+    unpack,
+)
 from tests.support.bundles import bundle, files, write_folder, zip_of
 
 ELF = b"\x7fELF" + bytes(60)

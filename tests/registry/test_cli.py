@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from apex_exec.registry.bundle import pack
-from apex_exec.registry.scaffold import write_scaffold
+from apex_exec.registry.bundles.bundle import pack
+from apex_exec.registry.bundles.scaffold import write_scaffold
 from tests.support.bundles import bundle, files, write_folder
 from tests.support.daemon import ROOT, USER, Daemon, wait_for
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from apex_exec.registry import specs
-from apex_exec.registry.bundle import pack
+from apex_exec.registry.bundles.bundle import pack
 from tests.registry.conftest import Stage
 from tests.support.bundles import bundle
 

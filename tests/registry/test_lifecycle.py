@@ -11,8 +11,8 @@ from apex_exec.core.plugin import Limits
 from apex_exec.errors import Refusal
 from apex_exec.registry import lifecycle, specs
 from apex_exec.registry import store as db_
-from apex_exec.registry.bundle import pack
-from apex_exec.registry.findings import Report, finding
+from apex_exec.registry.bundles.bundle import pack
+from apex_exec.registry.scan.findings import Report, finding
 from tests.registry.conftest import Stage
 from tests.support.bundles import bundle, manifest, write_folder
 
@@ -226,7 +226,7 @@ def test_a_daemon_of_another_api_disables_what_no_longer_fits_and_says_why(
     stage.install(bundle(id="modern", apiVersion=">=1.0,<9"))
     for plugin in ("sample", "modern"):
         stage.run("plugin.enable", id=plugin)
-    monkeypatch.setattr("apex_exec.registry.manifest.API_VERSION", "2.0.0")
+    monkeypatch.setattr("apex_exec.registry.bundles.manifest.API_VERSION", "2.0.0")
     told = {spec.id: spec for spec in specs.reconcile(stage.context)}
     assert told["modern"].state == "enabled"
     assert "sample" not in told or told["sample"].state == "disabled"

@@ -9,7 +9,7 @@ import pytest
 
 from apex_exec.core.plugin import Limits
 from apex_exec.errors import Code, Refusal
-from apex_exec.registry.manifest import check_manifest, parse_manifest, registration_object
+from apex_exec.registry.bundles.manifest import check_manifest, parse_manifest, registration_object
 from tests.support.bundles import manifest
 
 DOCUMENT = {  # the document's registration object, letter for letter

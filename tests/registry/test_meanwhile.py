@@ -10,7 +10,7 @@ import pytest
 
 from apex_exec.config import Settings
 from apex_exec.registry import specs
-from apex_exec.registry.bundle import pack
+from apex_exec.registry.bundles.bundle import pack
 from tests.registry.conftest import Stage
 from tests.registry.test_approvals import ADMIN, Approver
 from tests.registry.test_signing import Signer

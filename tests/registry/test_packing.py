@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from apex_exec.errors import Refusal
-from apex_exec.registry.bundle import read_apx, read_folder
-from apex_exec.registry.ignoring import RULES_MAX, Ignore
+from apex_exec.registry.bundles.bundle import read_apx, read_folder
+from apex_exec.registry.bundles.ignoring import RULES_MAX, Ignore
 from tests.registry.test_cli import Shell
 from tests.support import need
 from tests.support.bundles import files, write_folder

@@ -16,10 +16,10 @@ import pytest
 from apex_exec.client import AdminClient, CallError, Client
 from apex_exec.config import load_settings
 from apex_exec.registry import store as db_
-from apex_exec.registry.blobs import BlobStore
-from apex_exec.registry.bundle import pack
-from apex_exec.registry.signing import load_private, new_key, raw_public, sign_digest, write_signatures
+from apex_exec.registry.bundles.blobs import BlobStore
+from apex_exec.registry.bundles.bundle import pack
 from apex_exec.registry.store import PluginRow, Store, VersionRow
+from apex_exec.registry.trust.signing import load_private, new_key, raw_public, sign_digest, write_signatures
 from tests.support.bundles import bundle
 from tests.support.daemon import USER, Daemon, wait_for
 

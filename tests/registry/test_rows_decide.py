@@ -18,12 +18,12 @@ from apex_exec.config import load_settings
 from apex_exec.core import policy
 from apex_exec.core.api import HostMethod
 from apex_exec.core.plugin import PluginSpec
-from apex_exec.daemon.registrar import Registrar, _Link
+from apex_exec.daemon.administration.registrar import Registrar, _Link
 from apex_exec.errors import Refusal
 from apex_exec.registry import specs
 from apex_exec.registry import store as db_
-from apex_exec.registry.bundle import pack
-from apex_exec.registry.signing import load_private, new_key, raw_public, sign_digest, write_signatures
+from apex_exec.registry.bundles.bundle import pack
+from apex_exec.registry.trust.signing import load_private, new_key, raw_public, sign_digest, write_signatures
 from apex_exec.wire.frames import FrameBuffer, pack_frame
 from tests.registry.conftest import SECOND_NS, Stage
 from tests.registry.test_approvals import ADMIN, DAY_NS, Approver

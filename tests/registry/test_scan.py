@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 import apex_exec
-from apex_exec.registry import scan as scan_module
-from apex_exec.registry.bundle import read_folder
-from apex_exec.registry.findings import RULES, Finding, Report
-from apex_exec.registry.scan import ALLOWED, Request, scan
-from apex_exec.registry.scan_child import scan_files
+from apex_exec.registry.bundles.bundle import read_folder
+from apex_exec.registry.scan import scan as scan_module
+from apex_exec.registry.scan.findings import RULES, Finding, Report
+from apex_exec.registry.scan.scan import ALLOWED, Request, scan
+from apex_exec.registry.scan.scan_child import scan_files
 from benchmarks.bench_scan import PACKAGES, package_files
 from benchmarks.scan_corpus import MALICIOUS, malicious_bundle
 from tests.support import need

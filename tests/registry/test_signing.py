@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from apex_exec.errors import Refusal
-from apex_exec.registry.bundle import Bundle, pack, unpack
-from apex_exec.registry.signing import (
+from apex_exec.registry.bundles.bundle import Bundle, pack, unpack
+from apex_exec.registry.trust.signing import (
     Signature,
     key_id_of,
     load_private,
@@ -69,7 +69,7 @@ def test_a_pair_that_cannot_be_written_leaves_no_half_of_it(tmp_path: Path) -> N
         new_key(tmp_path, "other")
     assert caught.value.reason == "key_exists" and [p.name for p in tmp_path.iterdir()] == ["other.pub"]
     code = ("import pathlib, resource, sys\nfrom apex_exec.errors import Refusal\n"
-            "from apex_exec.registry.signing import new_key\n"
+            "from apex_exec.registry.trust.signing import new_key\n"
             "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))\n"
             "try:\n    new_key(pathlib.Path(sys.argv[1]), 'acme')\nexcept Refusal as error:\n    print(error.reason)\n")
     for room in (0, 100):  # for nothing, and for a part of the private key

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from apex_exec.errors import Refusal
-from apex_exec.registry.bundle import pack
+from apex_exec.registry.bundles.bundle import pack
 from tests.registry.conftest import Stage
 from tests.support.bundles import bundle
 

@@ -13,14 +13,14 @@ import pytest
 from apex_exec.client import AdminClient, CallError, Client
 from apex_exec.config import load_settings
 from apex_exec.ledger.reading import read_events
-from apex_exec.market import submissions as subs
-from apex_exec.market.pricing import Price
-from apex_exec.market.shop import Shop
-from apex_exec.registry import approvals
-from apex_exec.registry.approvals import Statement, signed_message
-from apex_exec.registry.bundle import pack
+from apex_exec.market.money.pricing import Price
+from apex_exec.market.review import submissions as subs
+from apex_exec.market.shop.shop import Shop
+from apex_exec.registry.bundles.bundle import pack
 from apex_exec.registry.settled import JUMP_NS, SETTLED_NS, SettledClock
-from apex_exec.registry.signing import key_id_of, load_private, new_key, raw_public
+from apex_exec.registry.trust import approvals
+from apex_exec.registry.trust.approvals import Statement, signed_message
+from apex_exec.registry.trust.signing import key_id_of, load_private, new_key, raw_public
 from tests.registry.conftest import SECOND_NS, Stage
 from tests.registry.test_approvals import ADMIN, Approver, bob  # noqa: F401 - a fixture
 from tests.support.bundles import bundle

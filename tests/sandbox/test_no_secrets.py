@@ -85,8 +85,8 @@ def test_the_zygote_of_tests_holds_none_either(tmp_path: Path) -> None:
 import sys
 from multiprocess import process
 process.current_process().authkey = {KEY!r}
-from apex_exec.registry.testing import Request
-from apex_exec.registry.testing_child import Zygote
+from apex_exec.registry.trials.testing import Request
+from apex_exec.registry.trials.testing_child import Zygote
 zygote = Zygote(Request("p", "1.0.0", "plugin.py", {{}}, 1 << 27, [], [], "L0", 65534, 5.0))
 print(zygote._process.pid, flush=True)
 sys.stdin.read()

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from apex_exec.core import actions as act
 from apex_exec.core import events as ev
-from apex_exec.core.calls import HELD_BACK, TOO_LATE
 from apex_exec.core.deadline import STALE_MAX
 from apex_exec.core.limits import CANCEL_GRACE_NS, SKIP_GRACE_NS, STALL_GRACE_NS, STALL_NS
-from apex_exec.core.queue import DEAD_MAX
-from apex_exec.core.worker import generation
+from apex_exec.core.scheduler.calls import HELD_BACK, TOO_LATE
+from apex_exec.core.scheduler.queue import DEAD_MAX
+from apex_exec.core.scheduler.worker import generation
 from tests.sim.model import CHARGED, MS, Asked, RefBreaker, SimPlugin, SimWorker
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from apex_exec.core.breaker import BreakerPolicy
 from apex_exec.core.plugin import PluginSpec
+from apex_exec.core.scheduler.breaker import BreakerPolicy
 
 MS = 1_000_000
 CHARGED = {"crashed", "deadline", "memory", "cpu", "violation", "boot_failed"}

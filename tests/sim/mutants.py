@@ -161,7 +161,7 @@ def install(name: str) -> None:
     mutant = next((mutant for mutant in MUTANTS if mutant.name == name), None)
     if mutant is None:
         raise SystemExit(f"no such mutant; there are: {', '.join(repr(m.name) for m in MUTANTS)}")
-    if "apex_exec.core.pool" in sys.modules:
+    if "apex_exec.core.scheduler.pool" in sys.modules:
         raise SystemExit("the core is imported already")
     sys.meta_path.insert(0, _Finder(mutant))
 

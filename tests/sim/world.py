@@ -16,9 +16,9 @@ from msgspec.structs import replace
 
 from apex_exec.core import actions as act
 from apex_exec.core import events as ev
-from apex_exec.core.breaker import BreakerPolicy
 from apex_exec.core.plugin import Limits, PluginSpec
-from apex_exec.core.pool import Pool, PoolLimits, RecyclePolicy
+from apex_exec.core.scheduler.breaker import BreakerPolicy
+from apex_exec.core.scheduler.pool import Pool, PoolLimits, RecyclePolicy
 from tests.sim.invariants import Invariants
 from tests.sim.model import MS, Asked, Broken, SimPlugin, SimWorker
 

@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from apex_exec.registry.bundle import LIST_NAME, Bundle, make_bundle, make_listing
+from apex_exec.registry.bundles.bundle import LIST_NAME, Bundle, make_bundle, make_listing
 
 CODE = '''"""A widget that greets."""
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from apex_exec.core import api
 from apex_exec.core.effects import EffectRefused, Effects
-from apex_exec.daemon.connections import Peer
-from apex_exec.daemon.host_methods import HostMethods
+from apex_exec.daemon.hosts.connections import Peer
+from apex_exec.daemon.hosts.host_methods import HostMethods
 from apex_exec.errors import Code, WireError
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.router import Call, _decoded

@@ -1,0 +1,1 @@
+"""Verbs that run, watch and keep a daemon."""

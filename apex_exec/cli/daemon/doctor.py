@@ -1,0 +1,91 @@
+"""``doctor``: what this machine can enforce, tried layer by layer, and the isolation level that results."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import typer
+
+from apex_exec.cli.output import print_json, print_table, say
+from apex_exec.cli.root import EXIT_NO, EXIT_USAGE, AsJson, ConfigFile, app, examples, fail, need_linux
+
+MEANS = {
+    "L4": "hostile code is confined, and its memory and CPU are capped by the kernel",
+    "L3": "hostile code is confined; memory and CPU are sampled and stopped",
+    "L2": "hostile code reaches no file, network or process; what lies on a path can still be found out",
+    "L1": "system calls are filtered; not accepted unless sandbox.min_level says so",
+    "L0": "limits only: no boundary against hostile code",
+    "": "not even limits and deadlines can be held",
+}
+
+
+@app.command(epilog=examples("apex-exec doctor", "apex-exec doctor --json | jq .level",
+                             "apex-exec doctor --config /etc/apex-exec.toml && systemctl start apex-exec"))
+def doctor(config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Tries every sandbox layer in a throwaway process, as this user, and says what is missing and what to change.
+
+    Starts a zygote too, which workers are forked from. Exits 0 if workers can be started and the level that is reached
+    is at least sandbox.min_level, else 1.
+    """
+    need_linux()
+    from apex_exec.config import load_settings
+    from apex_exec.errors import ConfigError
+
+    try:
+        settings = load_settings(config)
+        found = examine(settings)
+    except ConfigError as error:
+        fail(str(error), EXIT_USAGE)
+    except RuntimeError as error:
+        fail(str(error), EXIT_NO)
+    if as_json:
+        print_json(found)
+    else:
+        show(found)
+    if not found["ok"]:
+        raise typer.Exit(EXIT_NO)
+
+
+def examine(settings: Any) -> dict[str, Any]:
+    """Everything ``doctor`` tells, as data. Blocks for half a second. Raises RuntimeError, ConfigError."""
+    from apex_exec.executor.sandboxing import boot_of, extra_modules_hint
+    from apex_exec.executor.sandboxing import examine as probed
+    from apex_exec.executor.zygote_link import try_zygote
+    from apex_exec.sandbox.modules import check_modules
+
+    check_modules(settings.sandbox.extra_modules)
+    findings, governor = probed(settings)
+    cannot = try_zygote(boot_of(findings, settings.sandbox.extra_modules))
+    from apex_exec.sandbox.probe import advice
+
+    layers = [{"layer": r.layer, "state": r.state, "errno": errno_name(r.errno), "detail": r.detail,
+               "change": advice(r) if r.state != "waived" else "take it out of sandbox.waive"}
+              for r in findings.reports]
+    wanted = settings.sandbox.min_level
+    return {"level": findings.level or None, "means": MEANS[findings.level], "minLevel": wanted,
+            "ok": not cannot and bool(findings.accepted_level) and findings.accepted_level >= wanted,
+            "waived": findings.waived, "zygote": cannot and cannot + extra_modules_hint(settings),
+            "user": os.geteuid(), "governor": governor, "layers": layers}
+
+
+def errno_name(number: int) -> str | None:
+    """``EPERM`` for 1; None for 0."""
+    import errno
+
+    return errno.errorcode.get(number, str(number)) if number else None
+
+
+def show(found: dict[str, Any]) -> None:
+    """The same for people."""
+    print_table(found["layers"], {"layer": "LAYER", "state": "STATE", "errno": "ERRNO", "detail": "WHAT", "change":
+                                  "WHAT TO CHANGE"}, as_json=False)
+    say(f"\nisolation level {found['level'] or 'none'} as uid {found['user']}: {found['means']}")
+    say(f"memory and CPU are {found['governor']}"
+          + ("" if found["governor"] == "enforced" else ": stopped when seen over the limit"))
+    if found["waived"]:
+        say(f"waived by sandbox.waive: {', '.join(found['waived'])}")
+    if found["zygote"]:
+        say(f"serve would refuse: the zygote, which workers are forked from, cannot run: {found['zygote']}")
+    elif not found["ok"]:
+        say(f"serve would refuse: sandbox.min_level is {found['minLevel']}")

@@ -1,0 +1,112 @@
+"""``reload``, ``drain``, ``undrain``, ``restart``, ``breaker reset``: what an operator does to a running daemon."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from apex_exec.cli import connect
+from apex_exec.cli.output import print_json, say
+from apex_exec.cli.plugin.plugin_common import ask
+from apex_exec.cli.root import EXIT_NO, AsJson, ConfigFile, RuntimeDir, app, breaker_app, examples, fail
+
+LOOK_SECONDS = 0.1
+Plugin = Annotated[str, typer.Argument(metavar="PLUGIN", help="The plugin's id.")]
+
+
+@app.command(epilog=examples("apex-exec reload", "apex-exec reload --json | jq .restart"))
+def reload(as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
+    """Has the daemon read its configuration and plugins_dir again, as SIGHUP does; a bad file changes nothing.
+
+    Prints the keys that were applied, and those that need a restart.
+    """
+    done = ask(config, runtime_dir, "daemon.reload", {})
+    if as_json:
+        print_json(done)
+        return
+    say(f"reloaded: {', '.join(done['applied']) or 'no key has changed'}")
+    if done["restart"]:
+        say(f"these need a restart and were left as they are: {', '.join(done['restart'])}")
+
+
+@app.command(epilog=examples("apex-exec drain --wait", "apex-exec drain --stop --wait",
+                             "apex-exec drain --wait --timeout 30 && systemctl stop apex-exec"))
+def drain(
+    wait: Annotated[bool, typer.Option("--wait", help="Return once nothing is pending any more.")] = False,
+    timeout: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="For --wait; then its status is 1.")] = 60,
+    stop: Annotated[bool, typer.Option("--stop", help="End the daemon as well, as SIGTERM does.")] = False,
+    as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None,
+) -> None:
+    """Has the daemon take no new calls and answer those that are pending; it stays until `undrain`, or ends (--stop).
+
+    New calls are answered SHUTTING_DOWN, which may be tried elsewhere, and /readyz says no.
+    """
+    done = ask(config, runtime_dir, "daemon.drain", {"stop": stop})
+    if wait:
+        done["pending"] = _wait(timeout, stop, config, runtime_dir)
+    if as_json:
+        print_json(done)
+    else:
+        left = f"{done['pending']} calls are pending" if done["pending"] else "nothing is pending"
+        say(f"{'draining, and ending then' if stop else 'drained'}: {left}")
+    if wait and done["pending"]:
+        raise typer.Exit(EXIT_NO)
+
+
+def _wait(seconds: float, stop: bool, config: Path | None, runtime_dir: str | None) -> int:
+    """Waits until the daemon has nothing pending, or has ended; how many calls are pending then."""
+    from apex_exec.client import ConnectionLost
+
+    due = time.monotonic() + seconds
+    try:
+        with connect.admin(config, runtime_dir) as client:
+            while True:
+                now = client.request("daemon.status")
+                if not now["draining"]:
+                    fail("somebody has undrained the daemon meanwhile", EXIT_NO)
+                if (not stop and now["pending"] == 0) or time.monotonic() > due:
+                    return int(now["pending"])
+                time.sleep(LOOK_SECONDS)
+    except (ConnectionLost, typer.Exit):
+        if not stop:
+            raise
+        return 0  # it has ended
+
+
+@app.command(epilog=examples("apex-exec undrain"))
+def undrain(as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
+    """Has a drained daemon take calls again. One that is ending cannot be held up."""
+    done = ask(config, runtime_dir, "daemon.undrain", {})
+    if as_json:
+        print_json(done)
+    else:
+        say("it takes calls again")
+
+
+@app.command(epilog=examples("apex-exec restart my-plugin"))
+def restart(plugin: Plugin, as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
+    """Replaces a plugin's worker: the old one answers the calls that it has, the next ones go to a new one.
+
+    A wait after failures (the backoff) is over with it; an open breaker stays open (`apex-exec breaker reset`).
+    """
+    done = ask(config, runtime_dir, "plugin.restart", {"id": plugin})
+    pids = ", ".join(map(str, done["pids"]))
+    _say(done, as_json, f"{plugin}: process {pids} is being replaced" if pids else
+         f"{plugin}: it has no worker now; the next call starts one")
+
+
+@breaker_app.command("reset", epilog=examples("apex-exec breaker reset my-plugin"))
+def reset(plugin: Plugin, as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
+    """Closes a plugin's breaker now, and forgets its failures and its backoff."""
+    done = ask(config, runtime_dir, "breaker.reset", {"id": plugin})
+    _say(done, as_json, f"{plugin}: its breaker was {done['was']}, and is closed")
+
+
+def _say(done: dict[str, Any], as_json: bool, line: str) -> None:
+    if as_json:
+        print_json(done)
+    else:
+        say(line)

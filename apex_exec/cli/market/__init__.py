@@ -1,0 +1,1 @@
+"""Verbs of `apex-exec market` and `billing`."""

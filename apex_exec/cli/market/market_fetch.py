@@ -1,0 +1,41 @@
+"""Fetching from a marketplace index: the command downloads, the daemon decides what is to be believed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from apex_exec.cli.output import progress
+
+if TYPE_CHECKING:
+    from apex_exec.client import AdminClient
+
+
+def read_index(client: AdminClient, place: str, **args: str) -> Any:
+    """What the index at ``place`` says of ``plugin`` (and ``version``) or of ``words``, once the daemon believes it.
+
+    Raises Refusal (not fetched) and CallError (rolled back, expired, forged).
+    """
+    from apex_exec.market.shop.download import fetch
+    from apex_exec.market.shop.index import INDEX_BYTES_MAX, NAME
+
+    with progress(f"index of {place}") as tell:
+        data = fetch(place, NAME, INDEX_BYTES_MAX, lambda count: tell(f"{count} bytes"))
+    return client.request("market.index", {"place": place, "index": data, **args})
+
+
+def fetch_plugin(client: AdminClient, place: str, plugin: str, version: str = "") -> tuple[dict[str, Any], bytes]:
+    """The entry of ``plugin`` in the index at ``place``, and its ``.apx``: the bytes that the index names.
+
+    Raises Refusal("bundle_swapped") where a mirror has others; what ``read_index`` raises.
+    """
+    from apex_exec.market.shop.download import fetch
+    from apex_exec.market.shop.index import check_bundle
+    from apex_exec.registry.bundles.bundle import APX_BYTES_MAX
+
+    entry = read_index(client, place, plugin=plugin, version=version)
+    label = f"{plugin} {entry['version']}"
+    with progress(label) as tell:
+        data = fetch(place, entry["path"], APX_BYTES_MAX,
+                     lambda count: tell(f"{count} of {entry['size']} bytes ({100 * count // max(1, entry['size'])} %)"))
+    check_bundle(label, entry["size"], entry["sha256"], data)
+    return entry, data

@@ -1,0 +1,115 @@
+"""What the plugin verbs share: the call to the daemon, a bundle as folder or file, the folder of keys and logs."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from apex_exec.cli import connect
+from apex_exec.cli.output import clean, say
+
+LONG_TIMEOUT_MS = 240_000
+"""For operations that scan a bundle and run its code in the jail."""
+
+StateDir = Annotated[str | None, typer.Option(
+    "--state-dir", metavar="DIR", help="The daemon's state folder (keys, logs); default: the configuration's.")]
+Hook = Annotated[str | None, typer.Option(
+    "--hook", metavar="HOOK", help="The hook to try it with; none: only load it. Default: one that it declares.")]
+Payload = Annotated[str | None, typer.Option("--payload", metavar="JSON", help="The trial call's payload.")]
+User = Annotated[str | None, typer.Option("--user", metavar="UUID", help="The user; default: everybody.")]
+
+
+def ask(config: Path | None, runtime_dir: str | None, op: str, args: dict[str, Any], *, slow: bool = False) -> Any:
+    """One operation of the running daemon. Raises CallError, ConnectionLost, ConfigError."""
+    given = {key: value for key, value in args.items() if value is not None}
+    with connect.admin(config, runtime_dir) as client:
+        return client.request(op, given, LONG_TIMEOUT_MS) if slow else client.request(op, given)
+
+
+def bundle_bytes(path: Path) -> bytes:
+    """The ``.apx`` at ``path``, or the one that the folder there gives. Raises Refusal."""
+    from apex_exec.registry.bundles.bundle import pack, read_path
+
+    return pack(*read_path(path))
+
+
+def looks_like_path(text: str) -> bool:
+    """True for what names a file or folder and no plugin's id.
+
+    A bare name is an id whatever lies in this folder: what a download has put there is not installed in the place of
+    what was asked for.
+    """
+    return "/" in text or text.endswith(".apx") or text in (".", "..")
+
+
+@contextmanager
+def folder_hint(target: str) -> Iterator[None]:
+    """Where a plugin named ``target`` is not to be had and a file or folder is called so, the error says how to name
+    that. Raises Refusal."""
+    from apex_exec.client import CallError
+    from apex_exec.errors import Refusal
+
+    try:
+        yield
+    except (CallError, Refusal) as error:
+        if not Path(target).exists():
+            raise
+        raise Refusal("not_a_path", f"{error}", hint=f"a bare name is a plugin's id; for the "
+                      f"{'folder' if Path(target).is_dir() else 'file'} of that name here write ./{target}") from None
+
+
+def json_map(text: str | None) -> dict[str, Any] | None:
+    """``--payload`` as a map. Ends the command with a usage error where it is none."""
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"not JSON: {error}", param_hint="--payload") from None
+    if not isinstance(value, dict):
+        raise typer.BadParameter("not a JSON map", param_hint="--payload")
+    return value
+
+
+def state_path(config: Path | None, state_dir: str | None) -> Path:
+    """The daemon's state folder, as far as this command is told. Raises ConfigError."""
+    from apex_exec.config import load_settings
+
+    return load_settings(config, {"state_dir": state_dir} if state_dir else None).state_path
+
+
+def say_waiting(result: dict[str, Any]) -> None:
+    """Tells which approvals are missing, and how to give them."""
+    for row in result.get("waiting", ()):
+        say(f"waits for approval of {row['permission']}: apex-exec plugin approve {row['plugin']} "
+              f"{row['permission']} --key NAME --reason TEXT")
+
+
+def say_findings(scan: dict[str, Any] | None) -> None:
+    """Warnings and errors of a scan, a line each; notes only as a number."""
+    if scan is None:
+        return
+    shown = [item for item in scan["findings"] if item["severity"] != "note"]
+    for item in shown:
+        say(clean(f"{item['severity']}: {item['path']}:{item['line']}: {item['message']} [{item['rule']}]"))
+    if notes := len(scan["findings"]) - len(shown):
+        say(f"notes: {notes} (see `apex-exec plugin validate`)")
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Writes ``path`` whole or not at all."""
+    from apex_exec.errors import Refusal
+
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise Refusal("unwritable", f"{path}: {error.strerror}", hint="name a file that can be written") from None

@@ -1,0 +1,212 @@
+"""``plugin dev``: a daemon of its own that serves one folder and takes every save that is a bundle."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from apex_exec.cli.output import say
+from apex_exec.cli.root import EXIT_NO, ConfigFile, examples, fail, need_linux, our_command, plugin_app
+
+if TYPE_CHECKING:
+    from apex_exec.config import Settings
+    from apex_exec.registry.bundles.bundle import Bundle
+
+POLL_SECONDS = 0.3
+START_SECONDS_MAX = 30.0
+LINE_BYTES_MAX = 1024 * 1024
+USER = "11111111-2222-4333-8444-555555555555"
+LINES_PER_SECOND = 1000
+"""Of what the plugin prints: its author wants to see all of it."""
+
+
+@plugin_app.command(epilog=examples("apex-exec plugin dev ./my-plugin"))
+def dev(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The bundle's folder.")],
+    runtime: Annotated[str | None, typer.Option(
+        "--runtime-dir", metavar="DIR", help="Its sockets; default: a new one.")] = None,
+    config: ConfigFile = None,
+) -> None:
+    """Serves a folder with the real limits and jail, and reloads it on every save. Ctrl-C ends it.
+
+    A save that is no valid bundle, or that cannot be loaded, is told, and the last good one goes on. What the plugin
+    prints is shown here, and so is every failure of a hook, with its traceback.
+    """
+    need_linux()
+    from apex_exec.config import load_settings
+    from apex_exec.registry.bundles.bundle import read_folder
+
+    settings = load_settings(config)
+    id_ = read_folder(folder).manifest.id
+    with tempfile.TemporaryDirectory(prefix="apxdev") as place:
+        watch = _Watch(folder, Path(place) / "plugins" / id_, settings)
+        try:
+            while not watch.look():
+                time.sleep(POLL_SECONDS)
+        except KeyboardInterrupt:
+            say("stopped")
+            return
+        sockets = runtime or f"{place}/run"
+        command = [sys.executable, "-m", "apex_exec", "serve", "--plugins-dir", str(watch.served.parent),
+                   "--runtime-dir", sockets, "--state-dir", f"{place}/state", "--http-address", "127.0.0.1:0",
+                   "--set", "log.format=json", "--set", f"log.plugin_lines_per_second={LINES_PER_SECOND}",
+                   *(["--config", str(config)] if config else [])]
+        with _running(command) as (daemon, log):
+            due = time.monotonic() + START_SECONDS_MAX
+            while not Path(sockets, "host.sock").exists():
+                log.show(0.05)
+                if daemon.poll() is not None or time.monotonic() > due:
+                    log.show(0.0)
+                    fail("the daemon did not start; its own words stand above", EXIT_NO)
+            _tell_calls(watch.bundle, sockets)
+            while daemon.poll() is None:
+                log.show(POLL_SECONDS)
+                if watch.look():
+                    daemon.send_signal(signal.SIGHUP)
+                    say(f"reloaded {id_} {watch.bundle.manifest.version}, digest {watch.bundle.digest[:12]}",
+                        flush=True)
+    if daemon.returncode:
+        fail(f"the daemon ended with status {daemon.returncode}", EXIT_NO)
+
+
+@contextmanager
+def _running(command: list[str]) -> Iterator[tuple[subprocess.Popen[bytes], _Log]]:
+    """The daemon and what it says; ended at the end, or by ctrl-C."""
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as daemon:
+        assert daemon.stderr is not None
+        log = _Log(daemon.stderr.fileno())
+        try:
+            yield daemon, log
+        except KeyboardInterrupt:
+            say("stopped")
+        finally:
+            daemon.terminate()
+            while log.show(POLL_SECONDS):
+                pass  # or it would wait for somebody to read what it says at its end
+
+
+def _tell_calls(bundle: Bundle, sockets: str) -> None:
+    """A command for each hook that can be copied into another shell as it stands."""
+    import shlex
+
+    from apex_exec.registry.bundles.checks import trial_call
+
+    say(f"serving {bundle.manifest.id} {bundle.manifest.version}; call it from another shell with:", flush=True)
+    for hook in bundle.manifest.manifest.hooks:
+        payload = json.dumps(trial_call(bundle.manifest, hook, None, USER)["payload"])
+        say("  " + shlex.join([*our_command(), "invoke", bundle.manifest.id, hook, "--user", USER, "--payload", payload,
+                               "--runtime-dir", sockets]), flush=True)
+
+
+class _Log:
+    """The daemon's log as JSON lines: the plugin's part of it, with its line ends, and what the daemon warns of."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._begun = b""
+
+    def show(self, seconds: float) -> bool:
+        """Shows what comes within ``seconds``; False at the end of it all."""
+        due = time.monotonic() + seconds
+        while select.select([self._fd], [], [], max(0.0, due - time.monotonic()))[0]:
+            data = os.read(self._fd, 65_536)
+            if not data:
+                return False
+            *lines, self._begun = (self._begun + data).split(b"\n")
+            self._begun = self._begun[-LINE_BYTES_MAX:]
+            for line in lines:
+                self._say(line)
+        return True
+
+    @staticmethod
+    def _say(line: bytes) -> None:
+        try:
+            entry = json.loads(line)
+            plugin, level, text = entry.get("plugin", ""), entry["level"], str(entry["message"])
+        except (ValueError, KeyError, TypeError, AttributeError):  # of a process beside the daemon
+            say(line.decode("utf-8", "replace"), flush=True)
+            return
+        if plugin:
+            say(f"[{plugin}] {text}", flush=True)
+        elif level != "info":
+            say(f"[daemon] {level}: {text}", flush=True)
+
+
+class _Watch:
+    """The author's folder, and the copy of its last good state that is served. ``bundle`` is what the copy holds."""
+
+    bundle: Bundle
+
+    def __init__(self, folder: Path, served: Path, settings: Settings) -> None:
+        self.served = served
+        self._folder = folder
+        self._settings = settings
+        self._looked_at = ""
+        self._said = ""
+
+    def look(self) -> bool:
+        """True where a save has been taken over; what keeps one from it is told once."""
+        from apex_exec.errors import Refusal
+        from apex_exec.registry.bundles.bundle import read_folder
+        from apex_exec.registry.scan.scan import scan
+
+        try:
+            bundle = read_folder(self._folder)
+            if bundle.digest == self._looked_at:
+                return False
+            self._looked_at = bundle.digest
+            self._check(bundle)
+        except Refusal as error:
+            if (told := f"{error.message} ({error.hint})" if error.hint else error.message) != self._said:
+                goes_on = "the last good save goes on" if self.served.exists() else "waiting for a save that loads"
+                say(f"not reloaded: {told}; {goes_on}", flush=True)
+                self._said = told
+            return False
+        for item in scan(bundle.files, bundle.manifest, with_bandit=False).errors:
+            say(f"an installation would refuse {item.path}:{item.line}: {item.message} [{item.rule}]")
+        self._said = ""
+        self.bundle = bundle
+        _copy(bundle.files, self.served)
+        return True
+
+    def _check(self, bundle: Bundle) -> None:
+        """Loads the save in a jailed worker beside the daemon's. Raises Refusal where it would not be served."""
+        from apex_exec.errors import Refusal
+        from apex_exec.registry.bundles.checks import declared_problems
+        from apex_exec.registry.trials.throwaway import declared_by
+
+        if bundle.manifest.id != self.served.name:
+            raise Refusal("id_changed",
+                          f"the manifest's id is {bundle.manifest.id} now, and {self.served.name} is served",
+                          hint="end this with ctrl-C and begin it again")
+        if problems := declared_problems(bundle.manifest, declared_by(bundle, self._settings)):
+            raise Refusal("declaration_differs", "; ".join(problem["message"] for problem in problems),
+                          hint=problems[0]["hint"])
+
+
+def _copy(files: dict[str, bytes], served: Path) -> None:
+    """The bundle's files in the served folder, replaced as a whole: a reload must not see half of a save."""
+    fresh = served.parent.parent / "next"
+    shutil.rmtree(fresh, ignore_errors=True)
+    for name, body in files.items():
+        path = fresh / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(body)
+    served.parent.mkdir(parents=True, exist_ok=True)
+    if served.exists():
+        served.rename(served.parent.parent / "last")
+        shutil.rmtree(served.parent.parent / "last")
+    fresh.rename(served)

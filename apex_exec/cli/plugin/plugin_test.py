@@ -1,0 +1,91 @@
+"""``plugin test``: the author's tests, in the real jail."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from apex_exec.cli.output import clean, print_json, progress, say
+from apex_exec.cli.root import EXIT_NO, AsJson, ConfigFile, examples, need_linux, plugin_app
+
+if TYPE_CHECKING:
+    from apex_exec.market.review.coverage import Measured
+    from apex_exec.registry.bundles.bundle import Bundle
+    from apex_exec.registry.trials.testing import Run
+
+MISSING_LINES_TOLD = 40
+
+
+@plugin_app.command(epilog=examples("apex-exec plugin test ./my-plugin", "apex-exec plugin test . --seconds 10"))
+def test(
+    folder: Annotated[Path, typer.Argument(metavar="DIR|FILE", help="The bundle.")],
+    seconds: Annotated[float, typer.Option(
+        "--seconds", min=0.1, max=60.0, help="How long all tests together may take; the marketplace gives them 60.")
+        ] = 60.0,
+    as_json: AsJson = False, config: ConfigFile = None,
+) -> None:
+    """Runs a bundle's tests/ by pytest in a jailed worker and shows their coverage, as the marketplace measures it.
+
+    Tests play the platform with workers.fake.FakePlatform; there is no network in there, and no file but in tmp_path.
+    Fixtures: pytest's own, with capsys and caplog. No test is a failure.
+    """
+    need_linux()
+    import msgspec
+
+    from apex_exec.config import load_settings
+    from apex_exec.market.review.coverage import REQUIRED
+    from apex_exec.registry.bundles.bundle import read_path
+    from apex_exec.registry.trials.testing import run_tests
+
+    bundle, _ = read_path(folder)
+    with progress(f"the tests of {bundle.manifest.id}, at most {seconds:g} s"):
+        run = run_tests(bundle, load_settings(config), run_seconds=seconds)
+    good = not run.ended and not run.failed and run.passed > 0
+    measured, why = _coverage(bundle, run)
+    if as_json:
+        facts = msgspec.to_builtins(run)
+        del facts["arcs"]
+        print_json({**facts, "ok": good, "coverage": None if measured is None else {
+            "percent": float(measured.percent()), "requiredPercent": float(100 * REQUIRED), "lines": measured.lines,
+            "linesRun": measured.lines_run, "branches": measured.branches, "branchesRun": measured.branches_run,
+            "missing": [{"path": path, "lines": lines} for path, lines in sorted(measured.missing.items())]}})
+    else:
+        for line in (*run.output, *run.failures):
+            say(clean(line))
+        if run.ended:
+            where = f" in {run.test}" if run.test else " before the first test began"
+            say(clean(f"the run did not come to its end{where}: {run.ended}"))
+        elif not run.passed and not run.failed:
+            say("there is no test: add tests/test_plugin.py")
+        if measured is not None:
+            _say_coverage(measured)
+        elif why:
+            say(f"coverage: nothing was measured: {why}")
+        say(f"{bundle.manifest.id} {bundle.manifest.version}: {run.passed} passed, {run.failed} failed "
+              f"in {run.seconds:.1f} s, isolation {run.level}")
+    raise typer.Exit(0 if good else EXIT_NO)
+
+
+def _coverage(bundle: Bundle, run: Run) -> tuple[Measured | None, str]:
+    """What the tests ran of the plugin's code, or why that is not known."""
+    from apex_exec.errors import Refusal
+    from apex_exec.market.review.coverage import measure
+
+    if run.ended or not run.passed:
+        return None, "the run did not come to its end" if run.ended else ""
+    try:
+        return measure(bundle.files, run.arcs), ""
+    except Refusal as error:
+        return None, error.message
+
+
+def _say_coverage(measured: Measured) -> None:
+    from apex_exec.market.review.coverage import REQUIRED
+
+    say(f"coverage {measured.percent()} %: {measured.lines_run} of {measured.lines} lines, {measured.branches_run} of "
+        f"{measured.branches} branches (the marketplace asks for {float(100 * REQUIRED):g} %)")
+    for path, lines in sorted(measured.missing.items()):
+        more = f" and {len(lines) - MISSING_LINES_TOLD} more" if len(lines) > MISSING_LINES_TOLD else ""
+        say(f"  {path}: not run: {', '.join(map(str, lines[:MISSING_LINES_TOLD]))}{more}")

@@ -1,0 +1,1 @@
+"""Plugins, workers and calls: who runs what, and when."""

@@ -1,0 +1,118 @@
+"""The queue of one plugin: first in, first out, with cheap removal, expiry and a count per user.
+
+A call that is cancelled or expires stays where it stands as a tombstone (its state is no longer ``queued``) until it
+comes to the head or the tombstones outnumber the living; so nothing here is worse than O(log n) a call, amortised.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+
+from apex_exec.core.deadline import NEVER_NS
+from apex_exec.core.scheduler.invocation import Invocation
+
+DEAD_MAX = 16
+"""Tombstones tolerated beyond the living."""
+
+
+class CallQueue:
+    """Calls that wait for room on a link. Its bound is the pool's to check before ``push``."""
+
+    __slots__ = ("_by_deadline", "_calls", "_held", "_tie", "live")
+
+    def __init__(self) -> None:
+        self._calls: deque[Invocation] = deque()
+        self._by_deadline: list[tuple[int, int, Invocation]] = []
+        self._held: dict[str, int] = {}
+        self.live = 0
+        """How many wait here: what ``len`` gives, without the call."""
+        self._tie = 0
+
+    def __len__(self) -> int:
+        return self.live
+
+    def held_by(self, user_id: str) -> int:
+        """Calls of ``user_id`` that wait here."""
+        return self._held.get(user_id, 0)
+
+    def push(self, call: Invocation) -> None:
+        """At the end."""
+        self._calls.append(call)
+        self._enter(call)
+
+    def push_front(self, call: Invocation) -> None:
+        """At the head: a call that was taken already and has not begun."""
+        self._calls.appendleft(call)
+        self._enter(call)
+
+    def waiting(self) -> list[Invocation]:
+        """All that wait here, in order."""
+        return [call for call in self._calls if call.state == "queued"]
+
+    def peek(self) -> Invocation:
+        """The oldest, which stays; the queue must not be empty."""
+        calls = self._calls
+        while calls[0].state != "queued":
+            calls.popleft()
+        return calls[0]
+
+    def pop(self) -> Invocation:
+        """The oldest; the queue must not be empty."""
+        call = self.peek()
+        self._calls.popleft()
+        self._leave(call)
+        return call
+
+    def forget(self, call: Invocation) -> None:
+        """``call`` waits no more; the caller gives it its next state in the same step."""
+        self._leave(call)
+        self._sweep_if_worth_it()
+
+    def pop_expired(self, now_ns: int) -> Invocation | None:
+        """A call whose deadline has passed, taken out; None where there is none."""
+        heap = self._by_deadline
+        while heap and heap[0][0] <= now_ns:
+            call = heapq.heappop(heap)[2]
+            if call.state == "queued":
+                self._leave(call)
+                self._sweep_if_worth_it()
+                return call
+        return None
+
+    def next_deadline_ns(self) -> int:
+        """The earliest deadline of what waits; NEVER_NS where nothing does."""
+        heap = self._by_deadline
+        while heap and heap[0][2].state != "queued":
+            heapq.heappop(heap)
+        return heap[0][0] if heap else NEVER_NS
+
+    def _enter(self, call: Invocation) -> None:
+        self.live += 1
+        user_id = call.request.user_id
+        self._held[user_id] = self._held.get(user_id, 0) + 1
+        self._tie += 1
+        heapq.heappush(self._by_deadline, (call.request.deadline_ns, self._tie, call))
+        self._sweep_if_worth_it()
+
+    def _leave(self, call: Invocation) -> None:
+        self.live -= 1
+        user_id = call.request.user_id
+        left = self._held[user_id] - 1
+        if left:
+            self._held[user_id] = left
+        else:
+            del self._held[user_id]
+        if not self.live:  # what still stands here is dead
+            self._calls.clear()
+            self._by_deadline.clear()
+
+    def _sweep_if_worth_it(self) -> None:
+        """Drops the tombstones. Their calls hold payloads, so they may not wait for the head to come to them."""
+        most = 2 * self.live + DEAD_MAX
+        if len(self._by_deadline) <= most and len(self._calls) <= most:
+            return
+        self._calls = deque(call for call in self._calls if call.state == "queued")
+        self._by_deadline = [(call.request.deadline_ns, tie, call) for tie, call in enumerate(self._calls)]
+        self._tie = max(self._tie, len(self._calls))
+        heapq.heapify(self._by_deadline)

@@ -1,0 +1,1 @@
+"""What administrators ask, and the registrar that carries it out."""

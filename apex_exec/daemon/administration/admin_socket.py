@@ -1,0 +1,189 @@
+"""The administrators' endpoint: a ROUTER of its own, ipc only. Every operation is audited with the caller's uid and
+gid, and with the person for whom a delegate asks; so is every one that the caller's roles (``roles.py``) do not allow.
+
+Uid and gid are the kernel's word (SO_PEERCRED of the connection that the message came from), never the message's.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from apex_exec.daemon.administration import operations
+from apex_exec.daemon.administration.registrar_link import RegistrarLink
+from apex_exec.daemon.administration.roles import Access, Caller, Forbidden, role_needed, under_own_name
+from apex_exec.daemon.hosts.connections import Handlers, Peer
+from apex_exec.daemon.hosts.stream_peers import StreamPeers
+from apex_exec.errors import Code, ConfigError, Refusal, WireError, is_retryable
+from apex_exec.wire import codec
+from apex_exec.wire import messages as msg
+
+if TYPE_CHECKING:
+    from apex_exec.daemon.supervisor import Supervisor
+
+log = logging.getLogger("apex_exec")
+
+BYTES_MAX = 8 * 1024 * 1024
+"""Largest administrative message: a bundle and its envelope."""
+RECORD_CHARS_MAX = 1024
+"""Longest text of an operation's arguments or result that goes on record: an approver's statement fits."""
+RECORD_MEMBERS_MAX = 32
+REASON_CHARS_MAX = 600
+"""Longest reason of a refusal on record: a message and its place in a plugin's code."""
+RECORD_KEY_CHARS_MAX = 64
+"""Arguments of a caller who was refused are recorded as they came: unknown keys too."""
+CONNECTIONS_MAX = 64
+"""Administrators at once, half of them of one uid; their descriptors are among main.FDS_OWN."""
+PENDING_MAX = 100
+"""Operations of one connection without their answers."""
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def on_record(said: Any) -> dict[str, Any]:
+    """The plain members of an operation's arguments or result, cut to what a record should hold; bytes as their number.
+
+    Lists and maps are left out: a record says what was done, not what was listed.
+    """
+    found: dict[str, Any] = {}
+    if isinstance(said, msgspec.Struct):
+        said = msgspec.structs.asdict(said)
+    for key, value in said.items() if isinstance(said, dict) else ():
+        key = key[:RECORD_KEY_CHARS_MAX]
+        if len(found) == RECORD_MEMBERS_MAX:
+            break
+        if isinstance(value, bytes):
+            found[f"{key}Bytes"] = len(value)
+        elif isinstance(value, str):
+            found[key] = value[:RECORD_CHARS_MAX]
+        elif isinstance(value, int | float):
+            found[key] = value
+    return found
+
+
+class AdminSocket:
+    """Serves the table of operations. ``handlers`` are those of the loop; ``registrar`` runs the others. ``access``
+    says what each caller may; it is asked for every message, so that a reload changes it for open connections too."""
+
+    def __init__(self, supervisor: Supervisor, handlers: dict[str, operations.Handler], access: Access,
+                 registrar: RegistrarLink | None = None) -> None:
+        self.access = access
+        self.registrar = registrar
+        self._supervisor = supervisor
+        self._handlers = handlers
+        self.peers = StreamPeers(supervisor.loop, Handlers(
+            message=self._message, gone=lambda _: None, alien=self._alien,
+            dropped=lambda count: supervisor.metrics.inc("dropped_replies_total", (), count)), BYTES_MAX,
+            CONNECTIONS_MAX)
+        supervisor.turns.append(self._turn)
+
+    def _turn(self, _: int) -> bool:
+        more = self.peers.receive()  # once: who sends without end must not keep the loop from everybody else
+        self.peers.flush()
+        return more
+
+    def _alien(self, peer: Peer, frames: list[bytes]) -> None:
+        self._refuse(peer, frames, None, WireError(Code.PROTOCOL_ERROR, "set no routing id of your own"))
+
+    def _message(self, peer: Peer, frames: list[bytes], body: bytes) -> None:
+        try:
+            request = codec.decode_request(body, BYTES_MAX)
+        except WireError as error:
+            self._refuse(peer, frames, codec.id_of(body, error.code), error)
+            return
+        id_ = getattr(request, "id", None)
+        try:
+            self._serve(peer, frames, request)
+        except WireError as error:
+            self._refuse(peer, frames, None if error.code is Code.DUPLICATE_ID else id_, error)
+
+    def _serve(self, peer: Peer, frames: list[bytes], request: Any) -> None:
+        if isinstance(request, msg.PingRequest):
+            self._reply(peer, frames, _encode(msg.Pong(id=request.id)))
+            return
+        if not isinstance(request, msg.Admin):
+            raise WireError(Code.PROTOCOL_ERROR, "the admin endpoint serves `admin` and `ping` only")
+        if request.id in peer.pending:
+            raise WireError(Code.DUPLICATE_ID, "this id is pending already", {"id": request.id})
+        if len(peer.pending) >= PENDING_MAX:
+            raise WireError(Code.OVERLOADED, "this connection waits for too many operations")
+        known = operations.find(request.op).args.__struct_fields__
+        audit = self._supervisor.audit
+        if audit is not None and not audit.admits(time.monotonic_ns()):
+            raise WireError(Code.AUDIT_UNAVAILABLE, "the audit ledger cannot take a record; nothing was done")
+        try:
+            caller = self.access.caller(*self.peers.identity(peer), request.actor)
+            self.access.check(caller, request.op, request.args or {})
+            given = under_own_name(caller, request.args, known)
+        except Forbidden as error:
+            self._audit(request.op, request.args or {}, error.caller, error.code, reason=error.details["reason"])
+            raise
+        operation, args = operations.parse(request.op, given)
+        uid = caller.uid
+        peer.pending[request.id] = 0
+        done, refused = self._ends(peer, frames, request, args, caller)
+        if operation.where == "registrar":
+            if self.registrar is None:
+                refused(Code.INTERNAL, "this daemon has no registrar", {"reason": "no_registrar"})
+            else:
+                self.registrar.run(operation.name, args, uid, done, refused)
+            return
+        try:
+            done(self._handlers[operation.name](args, uid))
+        except WireError as error:
+            refused(error.code, error.message, error.details)
+        except Refusal as error:
+            refused(error.code, error.message, error.wire_details())
+        except ConfigError as error:
+            refused(Code.INVALID_INPUT, str(error), {"reason": "configuration"})
+        except Exception as error:
+            self._supervisor.logs.bug(f"the operation {request.op} failed", error)
+            refused(Code.INTERNAL, "the daemon failed at this; its log says how", {"reason": "bug"})
+
+    def _ends(self, peer: Peer, frames: list[bytes], request: msg.Admin, args: msgspec.Struct, caller: Caller) -> tuple[
+            Callable[[Any], None], Callable[[str, str, dict[str, Any]], None]]:
+        def end(body: bytes) -> None:
+            peer.pending.pop(request.id, None)
+            self._reply(peer, frames, body)
+
+        def done(result: Any) -> None:
+            self._audit(request.op, args, caller, "", result)
+            end(_encode(msg.AdminResult(id=request.id, op=request.op, result=result)))
+
+        def refused(code: str, message: str, details: dict[str, Any]) -> None:
+            self._audit(request.op, args, caller, code, reason=message, plugin=str(details.get("plugin") or ""))
+            end(_encode(msg.Error(id=request.id, code=code, message=message, started=False,
+                                  retryable=is_retryable(code, False), details=details or msgspec.UNSET)))
+
+        return done, refused
+
+    def _audit(self, op: str, args: msgspec.Struct | dict[str, Any], caller: Caller, code: str, outcome: Any = None, *,
+               reason: str = "", plugin: str = "") -> None:
+        metadata: dict[str, Any] = {**caller.on_record(), "args": on_record(args)}
+        if outcome := on_record(outcome):
+            metadata["outcome"] = outcome
+        if code:
+            metadata["code"] = code
+        if reason:
+            metadata["reason"] = reason[:REASON_CHARS_MAX]
+        named = outcome.get("id") if isinstance(outcome, dict) and not code else plugin  # it stands in a bundle
+        given = args if isinstance(args, dict) else msgspec.structs.asdict(args)
+        named_by = (given.get("id"), named, given.get("path"), "daemon")
+        resource = next(name for name in named_by if isinstance(name, str) and name)
+        if role_needed(op) != "viewer" or code:
+            log.log(logging.WARNING if code else logging.INFO, "%s: %s %s: %s", caller, op, resource[:200],
+                    f"{code}: {reason[:REASON_CHARS_MAX]}" if code else "done")
+        result = "success" if not code else "denied" if code in (Code.REFUSED, Code.FORBIDDEN) else "failure"
+        if (audit := self._supervisor.audit) is not None:
+            audit.event("admin.action", f"uid:{caller.uid}", resource[:200], op, result, metadata)
+
+    def _refuse(self, peer: Peer, frames: list[bytes], id_: int | str | None, error: WireError) -> None:
+        self._reply(peer, frames, _encode(msg.Error(
+            id=id_, code=error.code, message=error.message, started=False,
+            retryable=is_retryable(error.code, False), details=error.details or msgspec.UNSET)))
+
+    def _reply(self, peer: Peer, frames: list[bytes], body: bytes) -> None:
+        self.peers.reply(peer, frames, body)

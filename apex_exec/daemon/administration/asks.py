@@ -1,0 +1,128 @@
+"""What the registrar has the supervisor do in jailed workers: probe a bundle, try a generation, run one call.
+
+- ``probe`` ``{spec, files?}``: loads the bundle in a worker of its own that serves nobody, and says what its code
+  declares: ``{hooks, permissions, usesLoop, version}``. ``files`` are the bundle's; without them its blob is read.
+- ``canary`` ``{spec, hook?, userId?, payload?}``: prepares a worker of ``spec`` beside the live one and, with a hook,
+  runs one call on it: ``{digest}``; the next ``set`` with that digest adopts it.
+- ``smoke`` ``{plugin, hook, userId, payload}``: runs one call on what is served now: ``{executionTimeMs}``.
+- ``drop`` ``{plugin}``: gives a prepared generation up.
+
+What does not work is answered with ``ok`` false and ``{code, message, details}``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from apex_exec.core import actions as act
+from apex_exec.core import events as ev
+from apex_exec.core.plugin import PluginSpec
+from apex_exec.core.scheduler.pool import MS_NS
+from apex_exec.daemon.administration.registrar_link import Answer, Ask
+from apex_exec.executor.verdicts import Settled, at_place, settle
+from apex_exec.executor.worker_table import Job
+
+if TYPE_CHECKING:
+    from apex_exec.daemon.supervisor import Supervisor
+
+PROBES_MAX = 8
+"""Probes at once; each is a worker beside the pool's."""
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def _failed(code: str, message: str, details: Any = None) -> dict[str, Any]:
+    return {"code": code, "message": message, "details": details or {}}
+
+
+def _said(outcome: Settled) -> str:
+    """Why a call of ours failed, in one line: the exception with its file and line where there was one."""
+    return at_place(outcome.message, str(outcome.details.get("traceback", "")))
+
+
+class Asks:
+    """``table`` is what ``RegistrarLink`` is given."""
+
+    def __init__(self, supervisor: Supervisor, boot_seconds: Callable[[], float]) -> None:
+        self._supervisor = supervisor
+        self._boot_seconds = boot_seconds
+        self._judging: dict[tuple[str, str], Answer] = {}
+        self._outcomes: dict[tuple[str, str], Settled] = {}
+        self._probes = 0
+        supervisor.on_judged.append(self._judged)
+        self.table: dict[str, Ask] = {
+            "probe": self._probe, "canary": self._canary, "smoke": self._smoke, "drop": self._drop}
+
+    def _probe(self, params: dict[str, Any], answer: Answer) -> None:
+        if self._probes >= PROBES_MAX:
+            answer(False, _failed("OVERLOADED", "too many bundles are being probed; try again"))
+            return
+        spec = msgspec.convert(params["spec"], PluginSpec)
+        self._probes += 1
+        due_ns = time.monotonic_ns() + int(self._boot_seconds() * 1000) * MS_NS
+
+        def ended(value: dict[str, Any] | None, code: str, message: str) -> None:
+            self._probes -= 1
+            answer(value is not None, value if value is not None else _failed(code, message))
+
+        self._supervisor.workers.start_job(Job(spec, "probe", params.get("files"), due_ns, ended))
+
+    def _canary(self, params: dict[str, Any], answer: Answer) -> None:
+        spec = msgspec.convert(params["spec"], PluginSpec)
+        supervisor, now_ns = self._supervisor, time.monotonic_ns()
+        canary = self._call(spec.id, spec.limits.timeout_ms, params, now_ns) if params.get("hook") else None
+        previous = self._judging.pop((spec.id, spec.digest), None)
+        if previous is not None:
+            previous(False, _failed("CANCELLED", "another trial of the same bundle has begun"))
+        self._judging[(spec.id, spec.digest)] = answer
+        if canary is not None:
+            supervisor.requests.watch(canary.call, lambda verdict: self._tried((spec.id, spec.digest), verdict))
+        supervisor.step(ev.GenerationPrepared(spec, canary), now_ns)
+
+    def _tried(self, trial: tuple[str, str], verdict: act.Verdict) -> None:
+        """Keeps what came of the trial's call until its generation is judged: the core knows the code, and not why."""
+        if verdict.code and trial in self._judging:  # a result is checked beside the loop, and not once more here
+            self._outcomes[trial] = settle(verdict)
+
+    def _judged(self, action: act.GenerationJudged) -> None:
+        answer = self._judging.pop((action.plugin, action.digest), None)
+        outcome = self._outcomes.pop((action.plugin, action.digest), None)
+        if answer is None:
+            return
+        if action.code:
+            if outcome is not None and outcome.code == action.code and outcome.message:
+                answer(False, _failed(action.code, _said(outcome), outcome.details))
+            else:
+                answer(False, _failed(action.code, action.message))
+        else:
+            answer(True, {"digest": action.digest})
+
+    def _smoke(self, params: dict[str, Any], answer: Answer) -> None:
+        supervisor, now_ns = self._supervisor, time.monotonic_ns()
+        spec = supervisor.pool.spec(params["plugin"])
+        if spec is None:
+            answer(False, _failed("PLUGIN_NOT_FOUND", f"no plugin {params['plugin']} is served"))
+            return
+        event = self._call(spec.id, spec.limits.timeout_ms, params, now_ns)
+
+        def settled(verdict: act.Verdict) -> None:
+            outcome = settle(verdict, rendering=supervisor.requests.rendering(verdict))
+            if outcome.code:
+                answer(False, _failed(outcome.code, _said(outcome), outcome.details))
+            else:
+                answer(True, {"executionTimeMs": outcome.usage.execution_time_ms})
+
+        supervisor.requests.watch(event.call, settled)
+        supervisor.step(event, now_ns)
+
+    def _call(self, plugin: str, timeout_ms: int, params: dict[str, Any], now_ns: int) -> ev.InvokeRequested:
+        payload = msgspec.Raw(_encode(params.get("payload") or {}))
+        return ev.InvokeRequested(self._supervisor.requests.number(), plugin, params["hook"], params["userId"],
+                                  payload, now_ns + timeout_ms * MS_NS, own=True)
+
+    def _drop(self, params: dict[str, Any], answer: Answer) -> None:
+        self._supervisor.step(ev.GenerationDropped(params["plugin"]), time.monotonic_ns())
+        answer(True, None)

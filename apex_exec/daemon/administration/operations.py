@@ -1,0 +1,112 @@
+"""The one table of administrative operations: name, arguments, where it runs, what it does.
+
+``where`` is "loop" for what the supervisor answers from memory and "registrar" for what touches a disk or a database:
+that runs in the registrar process. Registry, market and audit add their operations with ``register``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import msgspec
+
+from apex_exec.daemon.administration.roles import role_needed
+from apex_exec.errors import Code, SupervisorBug, WireError
+from apex_exec.wire.places import told
+
+
+class NoArgs(msgspec.Struct, forbid_unknown_fields=True):
+    """An operation without arguments."""
+
+
+class DrainArgs(msgspec.Struct, forbid_unknown_fields=True):
+    """``stop``: whether the daemon ends once all is answered (as SIGTERM has it), or stays until it is undrained."""
+
+    stop: bool = True
+
+
+class PluginArgs(msgspec.Struct, forbid_unknown_fields=True):
+    """One plugin by its id."""
+
+    id: str
+
+
+class BackupArgs(msgspec.Struct, forbid_unknown_fields=True):
+    """Where the backup goes on the daemon's machine: a folder that is made, or a file if it ends in .tar, .tgz or
+    .tar.gz."""
+
+    path: str
+
+
+class Operation(msgspec.Struct, frozen=True):
+    """One entry of the table."""
+
+    name: str
+    args: type[msgspec.Struct]
+    where: Literal["loop", "registrar"]
+    doc: str
+
+
+MAP_ARGUMENTS = ("manifest", "payload")
+"""Arguments that are maps, of whichever operation has them."""
+OPERATIONS: dict[str, Operation] = {}
+
+
+def register(operations: Iterable[Operation]) -> None:
+    """Adds operations. Raises SupervisorBug where a name has another meaning already."""
+    for operation in operations:
+        known = OPERATIONS.get(operation.name)
+        if known is not None and known != operation:
+            raise SupervisorBug(f"two operations are named {operation.name}")
+        OPERATIONS[operation.name] = operation
+
+
+register((
+    Operation("ops", NoArgs, "loop", "Lists every operation with the JSON Schema of its arguments."),
+    Operation("daemon.status", NoArgs, "loop", "Plugins, workers, queues, breakers, connections, health."),
+    Operation("daemon.reload", NoArgs, "loop", "Reads the configuration and plugins_dir again, as SIGHUP does."),
+    Operation("daemon.drain", DrainArgs, "loop",
+              "Takes no new work and answers what is pending; then ends as by SIGTERM, or with `stop: false` stays."),
+    Operation("daemon.undrain", NoArgs, "loop", "Takes new work again."),
+    Operation("plugin.restart", PluginArgs, "loop",
+              "Replaces a plugin's worker: the old one answers what it has, the next calls go to a new one."),
+    Operation("breaker.reset", PluginArgs, "loop",
+              "Closes a plugin's breaker and forgets its failures and its backoff."),
+    Operation("state.backup", BackupArgs, "registrar",
+              "Writes a verified copy of the whole state, ledger and keys included, while the daemon runs."),
+))
+
+Handler = Callable[[Any, int], Any]
+"""``handler(args, uid)`` returns the result; WireError and Refusal become the error reply."""
+
+
+def listing() -> dict[str, Any]:
+    """What ``ops`` answers: each operation with the role that it needs."""
+    return {"operations": [
+        {"name": op.name, "where": op.where, "role": role_needed(op.name), "doc": op.doc,
+         "args": msgspec.json.schema(op.args)}
+        for _, op in sorted(OPERATIONS.items())]}
+
+
+def find(name: str) -> Operation:
+    """The operation. Raises WireError (NOT_FOUND)."""
+    operation = OPERATIONS.get(name)
+    if operation is None:
+        raise WireError(Code.NOT_FOUND, f"there is no operation {name[:64]!r}; `ops` lists them all",
+                        {"reason": "unknown_operation"})
+    return operation
+
+
+def parse(name: str, args: dict[str, Any] | None) -> tuple[Operation, msgspec.Struct]:
+    """The operation and its checked arguments. Raises WireError (NOT_FOUND, INVALID_INPUT)."""
+    operation = find(name)
+    given = args or {}
+    for key in MAP_ARGUMENTS:  # PHP and Lua write an empty map as an empty array
+        if given.get(key) == []:
+            given = {**given, key: {}}
+    try:
+        return operation, msgspec.convert(given, operation.args)
+    except msgspec.ValidationError as error:
+        text, path = told(error)
+        raise WireError(Code.INVALID_INPUT, f"{name}: {text}", {"path": f"$.args{path[1:]}"}) from None

@@ -1,0 +1,424 @@
+"""The registrar: the process beside the loop in which administrative operations touch disk and database.
+
+One thread reads the link, four run operations: a *quick* lane for what reads and writes rows, a *slow* lane for what
+scans, copies or has plugin code run in the jail (through the supervisor: ``ask``), one for *billing*, which may read a
+month of the ledger (``market.lasting``), and one for the market's *submissions*, whose tests run for minutes. So
+revoking never waits for an installation, and neither for a submission or a month that is closed.
+Submissions run one at a time, at the lowest priority, in fair order: a submitter whose tests have used more than their
+share of CPU waits longer, and nobody else does. The registrar lives until the link ends; killed at any point it leaves
+the old or the new state, and the supervisor starts another one, which sends every spec again, in place of those before.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import resource
+import signal
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from apex_exec.config import Settings
+from apex_exec.core.fair import FairQueue
+from apex_exec.core.plugin import PluginSpec
+from apex_exec.daemon.administration import backup
+from apex_exec.daemon.administration.ledger_arguments import TABLE as AUDIT
+from apex_exec.daemon.administration.ledger_heads import LedgerHeads
+from apex_exec.daemon.administration.operations import BackupArgs
+from apex_exec.errors import Code, Refusal
+from apex_exec.ledger.records import AuditRecord
+from apex_exec.market import service as market
+from apex_exec.registry.arguments import NoArgs
+from apex_exec.registry.bundles.blobs import BlobStore
+from apex_exec.registry.bundles.bundle import read_folder
+from apex_exec.registry.bundles.manifest import Manifest
+from apex_exec.registry.context import Context
+from apex_exec.registry.operations import ENTRIES, Entry
+from apex_exec.registry.scan.findings import Report
+from apex_exec.registry.scan.scan import scan
+from apex_exec.registry.settled import SettledClock
+from apex_exec.registry.specs import commit, reconcile
+from apex_exec.registry.store import Store
+from apex_exec.registry.trust import approvals
+from apex_exec.wire.frames import FrameBuffer, pack_frame
+
+RECEIVE_BYTES = 262_144
+SPECS_A_MESSAGE = 200
+"""Specs sent at once at the start: a few milliseconds of the loop's time."""
+REOPEN_SECONDS = 5.0
+"""How often a store that cannot be opened is tried again."""
+EXPIRY_CHECK_SECONDS = 1.0
+OPENING_SECONDS = 0.2
+"""Between two looks whether the store is open, before the marketplace's index is read for the first time."""
+SUBMISSIONS_NICE = 19
+SUBMITTER_SHARE, SUBMITTER_BURST_NS = 0.1, 120_000_000_000
+"""CPU seconds a second that the tests of one submitter's submissions may use, and at once: a submission of ordinary
+tests takes some twenty, the longest that is let through three hundred."""
+SUBMITTER_WAITING_MAX, SUBMISSIONS_WAITING_MAX = 4, 100
+CRASH_VARIABLE = "APEXEXEC_TEST_CRASH_AT"
+"""Names a point at which the process kills itself: so the tests show that any point of an operation may be the last."""
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder().decode
+log = logging.getLogger("apex_exec.registrar")
+
+
+def _back_up(context: Context, args: BackupArgs) -> dict[str, Any]:
+    made = backup.make(context.settings, Path(args.path))
+    context.measure("backup_last_success_seconds", (), time.time())
+    return made
+
+
+BACKUP = Entry("state.backup", BackupArgs, _back_up, True, "")
+"""Installations wait for it in the slow lane; what stops a plugin does not."""
+
+
+def crash_at(point: str) -> None:
+    """Ends the process where the tests say so."""
+    if os.environ.get(CRASH_VARIABLE) == point:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class AskFailed(Refusal):
+    """The supervisor tried, and it did not work."""
+
+
+class _Link:
+    """The registrar's end: frames out from any thread, in by one."""
+
+    def __init__(self, connection: Any) -> None:
+        self._socket = socket.socket(fileno=os.dup(connection.fileno()))
+        self._socket.setblocking(True)
+        connection.close()
+        self._sending = threading.Lock()
+        self._asking = threading.Lock()
+        self._answers: dict[int, queue.SimpleQueue[tuple[bool, Any]]] = {}
+        self._next = 1
+
+    def send(self, message: Any) -> None:
+        """Writes one message in full; a supervisor that is gone is noticed by the reader."""
+        with self._sending:
+            try:
+                self._socket.sendall(pack_frame(_encode(message)))
+            except OSError:
+                return
+
+    def ask(self, kind: str, params: dict[str, Any], seconds: float) -> Any:
+        """Has the supervisor do something and waits for its answer. Raises AskFailed."""
+        with self._asking:
+            number, self._next = self._next, self._next + 1
+            answers: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
+            self._answers[number] = answers
+        try:
+            self.send(["ask", number, kind, params])
+            ok, value = answers.get(timeout=seconds)
+        except queue.Empty:
+            raise AskFailed("no_answer", f"the supervisor gave no answer within {seconds:g} s") from None
+        finally:
+            self._answers.pop(number, None)
+        if ok:
+            return value
+        value = value if isinstance(value, dict) else {}
+        raise AskFailed(str(value.get("code", "failed")).lower(), str(value.get("message", "it failed")),
+                        details=value.get("details") or {})
+
+    def answered(self, number: int, ok: bool, value: Any) -> None:
+        """Hands an answer to whoever waits for it."""
+        waiting = self._answers.get(number)
+        if waiting is not None:
+            waiting.put((ok, value))
+
+    def frames(self, buffer: FrameBuffer) -> list[Any] | None:
+        """The next messages; waits. None at the link's end."""
+        try:
+            data = self._socket.recv(RECEIVE_BYTES)
+        except OSError:
+            return None
+        return [_decode(body) for body in buffer.feed(data)] if data else None
+
+
+Work = tuple[int, Entry, Any, int]
+"""(number, operation, its arguments, the caller's uid)"""
+
+
+class Submissions:
+    """Submissions that wait, in fair order between submitters. One thread puts, another gets."""
+
+    def __init__(self) -> None:
+        self._queue: FairQueue[Work] = FairQueue(SUBMITTER_BURST_NS, SUBMITTER_SHARE)
+        self._waiting: Counter[str] = Counter()
+        self._changed = threading.Condition()
+
+    def put(self, submitter: str, work: Work) -> bool:
+        """False where too many wait."""
+        with self._changed:
+            if self._waiting[submitter] >= SUBMITTER_WAITING_MAX or self._queue.size >= SUBMISSIONS_WAITING_MAX:
+                return False
+            self._waiting[submitter] += 1
+            self._queue.push(submitter, work, time.monotonic_ns())
+            self._changed.notify()
+            return True
+
+    def get(self) -> tuple[str, Work]:
+        """The next; waits for it."""
+        with self._changed:
+            while (found := self._queue.pop(now_ns := time.monotonic_ns())) is None:
+                due_ns = self._queue.next_due_ns(now_ns)
+                self._changed.wait(None if due_ns is None else max(0.001, (due_ns - now_ns) / 1e9))
+            self._waiting -= Counter((found[0],))
+            return found
+
+    def spend(self, submitter: str, seconds: float) -> None:
+        """What one submission has used."""
+        with self._changed:
+            self._queue.spend(submitter, int(seconds * 1e9), time.monotonic_ns())
+
+
+def _children_cpu_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+class Registrar:
+    """Opens the store, serves operations, keeps the supervisor told."""
+
+    def __init__(self, link: _Link, settings: Settings) -> None:
+        self._link = link
+        self._settings = settings
+        self._heads = LedgerHeads(lambda trouble: self._link.send(["ledger", trouble]))
+        accept, doc = AUDIT["audit.accept"]
+        self._entries = {entry.name: entry for entry in (
+            *ENTRIES, *market.ENTRIES, BACKUP, Entry("audit.accept", accept, self._heads.accept, False, doc))}
+        self._context: Context | None = None
+        self._store: Store | None = None
+        self._lock = threading.RLock()
+        self._look_again = threading.Event()
+        self._settled = SettledClock(time.time_ns(), time.monotonic_ns())
+        self._lasting: dict[int, tuple[str, bool]] = {}
+        """Approvals that have not ended for good, at the last look: plugin, and whether it counted."""
+        self._doubt = threading.Event()
+        """Set while the supervisor may have been told other than the rows say."""
+        self._trouble = Refusal("store_unusable", "the registry is being opened; try again")
+        self._lanes: dict[str, queue.SimpleQueue[Work]] = {
+            name: queue.SimpleQueue() for name in ("quick", "slow", market.BILLING)}
+        self._submissions = Submissions()
+
+    def run(self) -> None:
+        """Until the link ends."""
+        for name, work in self._lanes.items():
+            threading.Thread(target=self._lane, args=(work.get,), name=f"registrar-{name}", daemon=True).start()
+        threading.Thread(target=self._submission_lane, name="registrar-submissions", daemon=True).start()
+        threading.Thread(target=self._keep, name="registrar-keep", daemon=True).start()
+        threading.Thread(target=self._follow, name="registrar-index", daemon=True).start()
+        buffer = FrameBuffer()
+        while (messages := self._link.frames(buffer)) is not None:
+            for message in messages:
+                if message[0] == "op":
+                    self._take(*message[1:])
+                elif message[0] == "settings":
+                    self._settings = Settings.model_validate(message[1])  # for a store that is still being opened, too
+                    self._lanes["quick"].put((0, Entry("settings", NoArgs, self._reload, False, ""), {},
+                                            os.geteuid()))
+                elif message[0] == "answered":
+                    self._link.answered(*message[1:])
+
+    def _take(self, number: int, name: str, args: dict[str, Any], caller: dict[str, Any]) -> None:
+        entry = self._entries.get(name)
+        if entry is None:
+            self._refuse(number, Refusal("unknown_operation", f"there is no operation {name[:64]!a}",
+                                         code=Code.NOT_FOUND))
+            return
+        work = (number, entry, args, int(caller["uid"]))
+        if entry.lane != market.SUBMISSIONS:
+            self._lanes[entry.lane or ("slow" if entry.slow else "quick")].put(work)
+        elif not self._submissions.put(str(args.get("submitter", ""))[:100], work):
+            self._refuse(number, Refusal("submissions_full", "too many submissions wait, of this submitter or in all",
+                                         code=Code.OVERLOADED, hint="wait until they are checked"))
+
+    def _refuse(self, number: int, error: Refusal) -> None:
+        self._link.send(["refused", number, str(error.code), error.message, error.wire_details()])
+
+    def _lane(self, get: Callable[[], Work]) -> None:
+        while True:
+            self._do(*get())
+
+    def _submission_lane(self) -> None:
+        """As ``_lane``, at the lowest priority: what this thread starts, the tests' processes, inherits that."""
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), SUBMISSIONS_NICE)
+        while True:
+            submitter, work = self._submissions.get()
+            begun, before = time.monotonic(), _children_cpu_seconds()
+            self._do(*work)
+            passed = time.monotonic() - begun
+            # Scans of the other lane may have ended meanwhile: then time that passed is the better bound.
+            self._submissions.spend(submitter, min(passed, _children_cpu_seconds() - before))
+
+    def _do(self, number: int, entry: Entry, args: Any, uid: int) -> None:
+        begun_ns = time.thread_time_ns()
+        result: Any = None
+        try:
+            context = self._context
+            if context is None:
+                raise self._trouble
+            given = msgspec.convert(args, entry.args)
+            result = entry.handler(context.caller(uid), given)
+            self._link.send(["done", number, result])
+        except Refusal as error:
+            self._refuse(number, error)
+        except msgspec.ValidationError as error:
+            self._refuse(number, Refusal("invalid_arguments", str(error), code=Code.INVALID_INPUT))
+        except Exception as error:  # noqa: BLE001 - it ends one operation, not the process
+            log.exception("%s failed", entry.name)
+            self._refuse(number, Refusal("internal", f"{entry.name} failed: {type(error).__name__}: {error}"[:500],
+                                         code=Code.INTERNAL))
+        plugin = result.get("plugin") or result.get("id") if isinstance(result, dict) else None
+        if entry.slow and isinstance(plugin, str):
+            self._link.send(["spent", plugin, time.thread_time_ns() - begun_ns])
+
+    # ------------------------------------------------------------------ the store
+    def _keep(self) -> None:
+        """Opens the store, again and again where it cannot be; then lets approvals and entitlements end in time."""
+        while self._context is None:
+            try:
+                context = self._open()
+                self._store = context.store
+                if trouble := market.begin(context):  # tried again every minute; what costs nothing is served
+                    log.error("paid plugins are served to nobody until the market's store can be read: %s", trouble)
+                with self._lock:
+                    count = self._tell_all(reconcile(context, sweep=True))
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
+                message = error.message if isinstance(error, Refusal) else f"{type(error).__name__}: {error}"
+                self._trouble = error if isinstance(error, Refusal) else Refusal("store_unusable", message[:300])
+                self._link.send(["health", f"the registry cannot be opened: {message}"[:300]])
+                time.sleep(REOPEN_SECONDS)
+                continue
+            self._context = context
+            self._link.send(["ready", count])
+            self._link.send(["health", ""])
+        while True:
+            time.sleep(EXPIRY_CHECK_SECONDS)
+            if self._doubt.is_set():
+                self._tell_anew()
+            self._expire(self._context)
+            market.keep(self._context)
+            self._note_head(self._context)
+
+    def _note_head(self, context: Context, *, end: bool = False) -> None:
+        try:
+            (self._heads.end if end else self._heads.keep)(context)
+        except Refusal as error:
+            log.error("the ledger's head could not be noted: %s", error.message)
+
+    def note_at_end(self) -> None:
+        """Notes how far the ledger is, once more, where the store could be opened."""
+        if self._context is not None:
+            self._note_head(self._context, end=True)
+
+    def _reload(self, _: Context, _args: NoArgs) -> None:
+        """Goes on with other settings; every spec is made anew and sent, the supervisor knows what differs."""
+        self._tell_anew()
+        self._look_again.set()
+
+    def _follow(self) -> None:
+        """Reads the marketplace's index again and again, at once after a reload: it may wait for a network."""
+        while True:
+            context = self._context
+            wait = market.follow(context) if context is not None else OPENING_SECONDS
+            self._look_again.wait(wait)
+            self._look_again.clear()
+
+    def _tell_anew(self) -> None:
+        """Makes every spec of the rows and the settings as they are now and sends them all; tried again every second
+        for as long as the rows cannot be read."""
+        self._doubt.clear()
+        try:
+            with self._lock:
+                context = self._open()
+                self._tell_all(reconcile(context))
+                self._context = context
+        except Exception as error:  # noqa: BLE001 - whatever it is, what is served is compared again
+            self._doubt.set()
+            self._link.send(["health", f"what is served could not be compared with the registry: {error}"[:300]])
+        else:
+            self._link.send(["health", ""])
+
+    def _open(self) -> Context:
+        settings = self._settings
+        return Context(
+            settings=settings, store=self._store or Store(settings.database_url(settings.registry.url)),
+            blobs=BlobStore(settings.state_path / "bundles", at_point=crash_at), now_ns=time.time_ns,
+            ask=self._link.ask, publish=self._tell, withdraw=lambda plugin: self._link.send(["removed", plugin]),
+            in_doubt=self._doubt.set, entitled=market.entitled, revoked=market.revoked, withheld=market.withheld,
+            settled_ns=lambda: self._settled.look(time.time_ns(), time.monotonic_ns()), market_check=market.check,
+            measure=lambda name, labels, value: self._link.send(
+                ["metric", name, labels, value]),
+            scan=self._scan, at_point=crash_at, folder_plugins=_folder_ids(settings.plugins_dir), uid=os.geteuid(),
+            gates=(market.gate,), audit=self._audit, lock=self._lock)
+
+    def _audit(self, plugin: str, action: str, metadata: dict[str, Any]) -> None:
+        uid = os.geteuid()
+        self._link.send(["audit", AuditRecord(time.time_ns(), "admin.action", f"uid:{uid}", plugin, action, "success",
+                                              {"uid": uid, **metadata})])
+
+    def _scan(self, files: dict[str, bytes], manifest: Manifest) -> Report:
+        return scan(files, manifest, extra_modules=tuple(self._settings.sandbox.extra_modules))
+
+    def _tell(self, specs: list[PluginSpec]) -> None:
+        """What has become of some plugins; the others stay."""
+        self._link.send(["specs", [msgspec.to_builtins(spec) for spec in specs]])
+
+    def _tell_all(self, specs: list[PluginSpec]) -> int:
+        """All that is to be served, in place of all that was, in messages whose last one says so; how many. Under the
+        lock, so that no operation's notice comes between."""
+        for start in range(0, max(1, len(specs)), SPECS_A_MESSAGE):
+            part = [msgspec.to_builtins(spec) for spec in specs[start : start + SPECS_A_MESSAGE]]
+            self._link.send(["snapshot", part, start + SPECS_A_MESSAGE >= len(specs)])
+        return len(specs)
+
+    def _expire(self, context: Context) -> None:
+        try:
+            over_ns = context.over_ns()
+            lasting = context.store.transact(lambda db: approvals.lasting(db, context.now_ns()))
+            before, self._lasting = self._lasting, lasting
+            changed = [(plugin, counts) for number, (plugin, counts) in lasting.items()
+                       if before.get(number, (plugin, not counts))[1] != counts]
+            if changed:
+                commit(context, lambda db: approvals.expire(db, over_ns), {plugin for plugin, _ in changed},
+                       point="approvals-expired")
+            elif over_ns and not all(counts for _, counts in lasting.values()):
+                context.store.transact(lambda db: approvals.expire(db, over_ns))
+            for number, (plugin, counts) in lasting.items():
+                if number in before and before[number][1] != counts:  # also where a wrong clock is right again
+                    self._audit(plugin, "approval.resumed" if counts else "approval.expired", {})
+        except Refusal as error:
+            log.error("approvals could not be looked at: %s", error.message)
+
+
+def _folder_ids(folder: str) -> frozenset[str]:
+    """Ids in ``plugins_dir``. A folder that cannot be read is the loop's to report."""
+    found: set[str] = set()
+    if folder:
+        for path in sorted(p.parent for p in Path(folder).glob("*/manifest.json")):
+            try:
+                found.add(read_folder(path).manifest.id)
+            except Refusal:
+                continue
+    return frozenset(found)
+
+
+def main(connection: Any, settings: dict[str, Any]) -> None:
+    """Target of the side process; returns at the link's end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C on the terminal is the supervisor's to answer
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    registrar = Registrar(_Link(connection), Settings.model_validate(settings))
+    registrar.run()
+    registrar.note_at_end()
+    os._exit(0)  # the lanes may be in the middle of something; every point of it may be the last

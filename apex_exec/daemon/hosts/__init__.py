@@ -1,0 +1,1 @@
+"""Connections of hosts, and what they ask."""

@@ -1,0 +1,150 @@
+"""Dispatches on their way: one event to many plugins, each part an invocation of its own, one reply for all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from apex_exec.core import events as ev
+from apex_exec.core.actions import Verdict
+from apex_exec.core.dispatch import Dispatch, Part
+from apex_exec.core.plugin import HOOKS
+from apex_exec.core.scheduler.pool import MS_NS, Pool
+from apex_exec.errors import Code, WireError, is_retryable
+from apex_exec.executor.verdicts import Settled
+from apex_exec.wire import hooks
+from apex_exec.wire import messages as msg
+from apex_exec.wire.values import decode_any
+
+if TYPE_CHECKING:
+    from apex_exec.daemon.hosts.requests import Pending
+
+DISPATCH_MS = 5000
+"""Default and longest deadline of a dispatch."""
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Run:
+    """One dispatch: its course, the outcomes so far, and the calls that are out."""
+
+    __slots__ = ("call", "course", "hook", "open", "order", "outcomes", "pending", "traceparent", "user_id")
+
+    def __init__(self, call: int, course: Dispatch, hook: str, user_id: str, order: list[str],
+                 pending: Pending, traceparent: str) -> None:
+        self.call = call
+        self.course = course
+        self.hook = hook
+        self.user_id = user_id
+        self.order = order
+        self.pending = pending
+        self.traceparent = traceparent
+        self.outcomes: dict[str, msg.Outcome] = {}
+        self.open: set[int] = set()
+
+
+class DispatchRuns:
+    """Every dispatch without its reply. ``step`` gives an event to the core, ``finish(pending, body[,
+    unrecorded])`` replies."""
+
+    def __init__(self, pool: Pool, *, number: Callable[[], int], step: Callable[[ev.Event, int], None],
+                 finish: Callable[..., None], trace: Callable[[int, str], None]) -> None:
+        self._pool = pool
+        self._number = number
+        self._step = step
+        self._finish = finish
+        self._trace = trace
+        self._runs: dict[int, Run] = {}
+        self._parts: dict[int, Run] = {}
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def __contains__(self, call: int) -> bool:
+        return call in self._runs
+
+    def plan(self, request: msg.Dispatch, user_id: str, now_ns: int) -> tuple[Dispatch, list[str]]:
+        """The course of ``request`` and its plugins in order. Raises WireError."""
+        if request.action not in HOOKS:
+            raise WireError(Code.INVALID_INPUT, f"there is no hook {request.action!r}", {"path": "$.action"})
+        raw = hooks.check_payload(request.action, request.payload, user_id)
+        try:
+            payload = decode_any(raw)
+        except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as error:
+            raise WireError(Code.INVALID_INPUT, f"payload: {error}"[:500], {"path": "$.payload"}) from None
+        order = [s.id for s in self._pool.specs() if request.action in s.hooks and not s.barred(user_id)]
+        timeout_ms = min(request.deadline_ms or DISPATCH_MS, DISPATCH_MS)
+        return Dispatch(request.action, order, payload, now_ns + timeout_ms * MS_NS), order
+
+    def begin(self, run: Run, now_ns: int) -> None:
+        """Starts ``run``; with nothing to run it is answered at once."""
+        self._runs[run.call] = run
+        self._launch(run, run.course.begin(now_ns), now_ns)
+        self._conclude(run)
+
+    def _launch(self, run: Run, parts: list[Part], now_ns: int) -> None:
+        payload: Any = None
+        encoded = msgspec.Raw()
+        for part in parts:
+            if part.payload is not payload:  # all at once have the same: not encoded, and not kept, once for each
+                payload, encoded = part.payload, msgspec.Raw(_encode(part.payload))
+            call = self._number()
+            self._parts[call] = run
+            run.open.add(call)
+            if run.traceparent:
+                self._trace(call, run.traceparent)
+            spec = self._pool.spec(part.plugin)
+            timeout_ns = spec.limits.timeout_ms * MS_NS if spec else 0
+            deadline_ns = min(part.deadline_ns, now_ns + timeout_ns)
+            self._step(ev.InvokeRequested(call, part.plugin, run.hook, run.user_id, encoded, deadline_ns),
+                       now_ns)
+
+    def settled(self, verdict: Verdict, outcome: Settled, effects: list[Any]) -> bool:
+        """Takes the verdict of a part; False where it belongs to no dispatch."""
+        run = self._parts.pop(verdict.call, None)
+        if run is None:
+            return False
+        run.open.discard(verdict.call)
+        if run.call not in self._runs:
+            return True  # cancelled meanwhile
+        code, value = outcome.code, None
+        entry = msg.Outcome(plugin=verdict.plugin, ok=not code, effects=effects, usage=outcome.usage)
+        if code:
+            entry.error = msg.OutcomeError(
+                code=code, message=outcome.message, started=verdict.started,
+                retryable=is_retryable(code, verdict.started), details=outcome.details or msgspec.UNSET)
+        else:
+            raw = bytes(verdict.body.result)  # type: ignore[attr-defined]  # a Reply: code is ""
+            entry.result = msgspec.Raw(raw)
+            value = hooks.parts_of(run.hook, raw, verdict.plugin)
+        run.outcomes[verdict.plugin] = entry
+        now_ns = time.monotonic_ns()
+        self._launch(run, run.course.settled(verdict.plugin, not code, value, now_ns), now_ns)
+        self._conclude(run)
+        return True
+
+    def _conclude(self, run: Run) -> None:
+        if not run.course.finished or self._runs.pop(run.call, None) is None:
+            return
+        outcomes = [run.outcomes[plugin] for plugin in run.order if plugin in run.outcomes]
+        self._finish(run.pending, _encode(msg.Dispatched(
+            id=run.pending.id, action=run.hook, result=run.course.result(), outcomes=outcomes,
+            partial=run.course.partial)), all(
+                outcome.error is not msgspec.UNSET and outcome.error.code == Code.AUDIT_UNAVAILABLE
+                for outcome in outcomes))
+
+    def pending(self) -> list[int]:
+        """Those without their reply."""
+        return list(self._runs)
+
+    def cancel(self, call: int, now_ns: int) -> None:
+        """Ends a dispatch: its parts are cancelled, its caller gets CANCELLED."""
+        run = self._runs.pop(call)
+        started = bool(run.outcomes or run.open)
+        for part in list(run.open):
+            self._step(ev.CancelRequested(part), now_ns)
+        self._finish(run.pending, _encode(msg.Error(
+            id=run.pending.id, code=Code.CANCELLED, message="cancelled by its caller", started=started,
+            retryable=False, action=run.hook)))

@@ -1,0 +1,371 @@
+"""The supervisor's end of the ledger: records in, one frame a few milliseconds, and what is durable out.
+
+``execution`` and ``record`` only keep what they are given. ``flush`` (once a loop turn) makes one frame of what has
+gathered and hands it to the ledger process; until the ledger has said that a batch is committed, the batch is kept and
+is sent again to the next ledger process where this one dies. Batches are numbered, so that each is stored once.
+
+Where the oldest uncommitted record gets older than LATE_NS, replies wait for their records and admission stops: for
+HOLD_NS the loop takes no requests (most stalls are shorter), after that each is answered AUDIT_UNAVAILABLE at once.
+So it is where the ledger says that it fails, or is not there; then what was admitted and has not begun does not begin
+either (``on_refused``, ``on_admitted``). All of it ends by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import select
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import msgspec
+
+from apex_exec.config import Settings
+from apex_exec.daemon.sides.side_process import SideProcess
+from apex_exec.ledger.records import AuditRecord, Execution, encode_line, execution_record
+
+MS_NS = 1_000_000
+LATE_NS = 50 * MS_NS
+HOLD_NS = 250 * MS_NS
+DOWN_NS = 1_000 * MS_NS
+"""A ledger process that is restarted is back within half of this, and no call loses its turn for that."""
+GATHER_NS = 2 * MS_NS
+"""How long the first record of a frame waits for others (group): 500 frames a second at most, instead of one a turn.
+At 64 KiB a record, what gathers meanwhile is far below the link's bound of a frame."""
+PENDING_BYTES_MAX = 32 * 1024 * 1024
+"""Uncommitted bytes kept here (below the side process's own bound); full stops admission."""
+TRACEPARENT_CHARS_MAX = 128
+RESTART_MAX_NS = 500 * MS_NS
+"""Nothing is admitted without a ledger: one that keeps dying is started again sooner than other side processes."""
+NEVER_NS = 1 << 62
+_wall_ns = time.time_ns
+_clock_ns = time.monotonic_ns
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Gauges(Protocol):
+    """What it needs of the daemon's metrics."""
+
+    health: dict[str, str]
+
+    def inc(self, name: str, labels: tuple[str, ...] = (), amount: float = 1.0) -> None:
+        """Adds to a counter."""
+
+    def set(self, name: str, labels: tuple[str, ...], value: float) -> None:
+        """Sets a gauge."""
+
+
+class _Batch(msgspec.Struct, gc=False):
+    """Records handed over, or to be, that are not known to be committed."""
+
+    last_index: int
+    first_ns: int
+    body: bytes
+
+
+class AuditTrail:
+    """Everything that must be on record goes through here. Never blocks (``wait_ready`` and ``close`` do)."""
+
+    def __init__(self, settings: Settings, metrics: Gauges, log: Callable[[str, str], None]) -> None:
+        audit = settings.audit
+        self.strict = audit.durability == "strict"
+        self.side = SideProcess("ledger", "apex_exec.ledger.process:main", {
+            "state_dir": str(settings.state_path), "url": settings.database_url(audit.url),
+            "durability": audit.durability, "retention_days": audit.retention_days,
+            "min_free_bytes": audit.min_free_bytes, "anchor": audit.anchor, "trail": secrets.token_hex(16)},
+            on_message=self._told, on_down=self._down, restart_max_ns=RESTART_MAX_NS)
+        self._metrics = metrics
+        self._log = log
+        self._index = 0  # of the last record taken
+        self._committed = 0
+        self._buffer: list[bytes | Execution] = []  # a line of JSON, or an execution as its values
+        self._keys: list[list[Any]] = []  # [place in the buffer, dedup_key] of those that have one
+        self._others: Counter[str] = Counter()  # event types of the buffer's records that are no executions
+        self._buffer_ns = 0
+        self._batches: deque[_Batch] = deque()
+        self._bytes = 0
+        self._oldest_ns = NEVER_NS
+        self._late_since_ns = 0
+        self._lag_ns = 0
+        self._held: deque[tuple[int, Callable[[], None], Callable[[], None]]] = deque()
+        self._waiting: deque[tuple[int, Callable[[], None]]] = deque()
+        self._ready = False
+        self._failing = ""
+        self.on_refused: Callable[[], None] = lambda: None
+        """Called if the ledger can take no record for now: what has been admitted and not begun is not to begin. May be
+        called again before ``on_admitted``."""
+        self.on_admitted: Callable[[], None] = lambda: None
+        """Called after ``on_refused``, when the ledger takes records again."""
+        self._refusing = False
+        self._down_ns = 0
+        self.fine_until_ns = 0
+        """Until then (CLOCK_MONOTONIC) work is admitted and nothing is held: callers may look here before they ask."""
+        self.due_ns = NEVER_NS
+        """When ``flush`` is to be called next, or ``holds`` may change its mind, although nothing arrives."""
+        self._say_health("the ledger is starting")
+
+    # ------------------------------------------------------------------ records
+    def record(self, record: AuditRecord) -> int:
+        """Takes one record; its index, for ``durable`` and ``when_durable``.
+
+        It becomes text here and not when it is handed over: here the time is that of the plugin that it is about.
+        """
+        if not self._buffer:
+            self._begin()
+        if record.dedup_key:
+            self._keys.append([len(self._buffer), record.dedup_key])
+        self._buffer.append(encode_line(record))
+        self._others[record.event_type] += 1
+        self._index += 1
+        return self._index
+
+    def execution(self, user_id: str, plugin: str, hook: str, code: str, run_ns: int, memory_mb: float,
+                  traceparent: str = "", cpu_ns: int = 0, host_ns: int = 0) -> int:
+        """Records the verdict of one admitted invocation; ``code`` is "" for a result."""
+        if not self._buffer:
+            self._begin()
+        self._buffer.append((_wall_ns(), user_id, plugin, hook, code, run_ns, memory_mb,
+                             traceparent and traceparent[:TRACEPARENT_CHARS_MAX], cpu_ns, host_ns))
+        self._index = index = self._index + 1
+        return index
+
+    def _begin(self) -> None:
+        """The first record since the last hand-over."""
+        self._buffer_ns = _clock_ns()
+        self.due_ns = 0 if self.strict else min(self.due_ns, self._buffer_ns + GATHER_NS)
+        if self._oldest_ns == NEVER_NS:
+            self._set_oldest(self._buffer_ns)
+
+    def event(self, event_type: str, user_id: str, resource: str, action: str, result: str,
+              metadata: dict[str, Any] | None = None) -> int:
+        """Records anything else that happens now."""
+        return self.record(AuditRecord(time.time_ns(), event_type, user_id, resource, action, result, metadata or {}))
+
+    # ------------------------------------------------------------------ the loop's questions
+    def admits(self, now_ns: int) -> bool:
+        """False where new work would have no record: answer AUDIT_UNAVAILABLE."""
+        if self._failing or not self._ready or self._bytes > PENDING_BYTES_MAX:
+            return False
+        return now_ns - self._oldest_ns <= LATE_NS or self.holds(now_ns)
+
+    def holds(self, now_ns: int) -> bool:
+        """True while a stall is young: the loop leaves requests where they are rather than refuse them."""
+        if now_ns - self._oldest_ns <= LATE_NS:
+            return False
+        if not self._late_since_ns:
+            self._late_since_ns = now_ns  # from when it is seen: a stopped supervisor wakes to old records
+            self.due_ns = min(self.due_ns, now_ns + HOLD_NS)
+        return now_ns - self._late_since_ns < HOLD_NS and self._ready and not self._failing
+
+    def _set_oldest(self, oldest_ns: int) -> None:
+        """Notes when the oldest record that is not committed was taken."""
+        self._oldest_ns = oldest_ns
+        self._set_fine()
+        if oldest_ns == NEVER_NS:
+            self.due_ns = NEVER_NS
+        if self._late_since_ns and _clock_ns() - oldest_ns <= LATE_NS:
+            self._late_since_ns = 0
+
+    def _set_fine(self) -> None:
+        """After any change of what ``admits`` looks at."""
+        fine = self._ready and not self._failing and self._bytes <= PENDING_BYTES_MAX
+        self.fine_until_ns = self._oldest_ns + LATE_NS if fine else 0
+
+    @property
+    def reason(self) -> str:
+        """Why nothing is admitted; "" where it is."""
+        if self._failing:
+            return self._failing
+        if not self._ready:
+            return "the ledger process is being started"
+        if self._bytes > PENDING_BYTES_MAX:
+            return "too much waits to be committed"
+        age_ns = _clock_ns() - self._oldest_ns
+        return f"the oldest record has waited {age_ns // MS_NS} ms for its commit" if age_ns > LATE_NS else ""
+
+    def durable(self, index: int) -> bool:
+        """True where the reply that follows record ``index`` may go now."""
+        if index <= self._committed:
+            return True
+        return not self.strict and _clock_ns() - self._oldest_ns <= LATE_NS
+
+    def when_durable(self, index: int, then: Callable[[], None],
+                     never: Callable[[], None] = lambda: None) -> None:
+        """Calls ``then``, which sends a reply, once ``durable(index)``. As many wait as were admitted; they go in their
+        order, and before any reply that need not wait. If the daemon ends before, ``never`` is called instead."""
+        if self.durable(index):
+            then()
+        else:
+            self._held.append((index, then, never))
+
+    def when_committed(self, index: int, then: Callable[[], None]) -> None:
+        """Calls ``then`` once record ``index`` stands in the database, whatever the durability of replies is."""
+        if index <= self._committed:
+            then()
+        else:
+            self._waiting.append((index, then))
+
+    @property
+    def waiting(self) -> int:
+        """How many replies wait."""
+        return len(self._held)
+
+    # ------------------------------------------------------------------ handing over
+    def flush(self, now_ns: int) -> None:
+        """Hands over what has gathered, where its time has come, and sets ``due_ns``. In the turn that reaches it."""
+        if self._buffer and (self.strict or now_ns - self._buffer_ns >= GATHER_NS):
+            self._hand_over()
+        late_ns, hold_ns = self._oldest_ns + LATE_NS + 1, self._late_since_ns + HOLD_NS
+        due_ns = late_ns if now_ns < late_ns else hold_ns if now_ns < hold_ns else NEVER_NS
+        self.due_ns = min(due_ns, self._buffer_ns + GATHER_NS) if self._buffer else due_ns
+
+    def _hand_over(self) -> None:
+        lines: list[Any] = self._buffer
+        keys, others = self._keys, self._others
+        self._buffer = []
+        executions = len(lines)
+        if others:
+            self._keys, self._others = [], Counter()
+            for event_type, count in others.items():
+                self._metrics.inc("audit_events_total", (event_type,), count)
+            executions -= others.total()
+        if executions:
+            self._metrics.inc("audit_events_total", ("plugin.execution",), executions)
+        try:
+            body = _encode(["batch", self._index, lines, keys])
+        except (TypeError, ValueError, OverflowError):  # a string that is no UTF-8, say: each as a line of its own
+            lines = [line if isinstance(line, bytes) else encode_line(execution_record(line)) for line in lines]
+            body = _encode(["batch", self._index, lines, keys])
+        batch = _Batch(self._index, self._buffer_ns, body)
+        self._batches.append(batch)
+        self._bytes += len(batch.body)
+        if self._bytes > PENDING_BYTES_MAX:
+            self._set_fine()
+        if self._ready:
+            self.side.send_body(batch.body)
+
+    # ------------------------------------------------------------------ the ledger process
+    def _told(self, message: list[Any]) -> None:
+        try:
+            self._take(message)
+        except Exception:  # what it has committed may not be known now; the next ledger begins by saying so
+            self.side.kill()
+            raise
+
+    def _take(self, message: list[Any]) -> None:
+        self._take_word(message)
+        if self._refusing and self.admits(_clock_ns()):
+            self._refusing = False
+            self.on_admitted()
+
+    def _refuse(self) -> None:
+        self._refusing = True
+        self.on_refused()
+
+    def _take_word(self, message: list[Any]) -> None:
+        word = message[0]
+        if word == "committed":
+            self._commit(message[1])
+        elif word == "ready":
+            self._ready = True
+            self._down_ns = 0
+            self._commit(message[1])
+            for batch in self._batches:
+                self.side.send_body(batch.body)
+            self._say_health("")
+        elif word == "failing":
+            if not self._failing:
+                self._log("error", f"audit: {message[1]}; no work is admitted until it is mended")
+            self._failing = message[1]
+            self._set_fine()
+            self._say_health(self._failing)
+            self._refuse()
+        elif word == "recovered":
+            self._failing = ""
+            self._set_fine()
+            self._log("warning", "audit: the ledger writes again")
+            self._say_health("" if self._ready else "the ledger is starting")
+        elif word == "warning":
+            self._log("warning", f"audit: {message[1]}")
+        elif word == "stats":
+            self._metrics.set("audit_database_bytes", (), message[1]["databaseBytes"])
+
+    def _commit(self, index: int) -> None:
+        now_ns = _clock_ns()
+        batches = self._batches
+        while batches and batches[0].last_index <= index:
+            batch = batches.popleft()
+            self._bytes -= len(batch.body)
+            self._lag_ns = max(self._lag_ns, now_ns - batch.first_ns)
+        self._committed = max(self._committed, index)
+        self._set_oldest(batches[0].first_ns if batches else self._buffer_ns if self._buffer else NEVER_NS)
+        waiting, held = self._waiting, self._held
+        while waiting and waiting[0][0] <= index:
+            waiting.popleft()[1]()
+        # What is left uncommitted may be young again: then all go, since the next reply does, and would overtake them.
+        while held and self.durable(held[0][0]):
+            held.popleft()[1]()
+
+    def _down(self) -> None:
+        """What is not committed is kept; the next ledger process says how far this one came."""
+        self._ready = False
+        self._failing = ""
+        self._down_ns = self._down_ns or _clock_ns()
+        self._set_fine()
+        self._log("error", "audit: the ledger process has died and is being restarted; no work is admitted meanwhile")
+        self._say_health("the ledger process is being restarted")
+
+    def _say_health(self, reason: str) -> None:
+        self._metrics.health["audit"] = reason
+        self._metrics.set("audit_writable", (), 0.0 if reason else 1.0)
+
+    def upkeep(self, now_ns: int) -> None:
+        """About once a second: the gauges, and a stall that is not one of the ledger's own telling."""
+        late_ns = max(0, now_ns - self._oldest_ns)
+        self._metrics.set("audit_lag_seconds", (), max(self._lag_ns, late_ns) / 1e9)
+        self._lag_ns = 0
+        self._say_health(self.reason)
+        gone = self._down_ns and now_ns - self._down_ns > DOWN_NS
+        if self._failing or gone or (self._ready and not self.admits(now_ns)):
+            self._refuse()
+
+    # ------------------------------------------------------------------ beginning and end
+    def wait_ready(self, seconds: float) -> bool:
+        """Blocks until the ledger can write, at most so long; before the loop runs, so that it begins with a ledger."""
+        end = time.monotonic() + seconds
+        while (not self._ready or self._failing) and self.side.up and (left := end - time.monotonic()) > 0:
+            if select.select([self.side.fileno()], [], [], left)[0]:
+                self.side.receive(time.monotonic_ns())
+        return self._ready and not self._failing
+
+    def _listen(self, until: float) -> bool:
+        """Takes what the ledger says; False once it has left, or at ``until``."""
+        left = until - time.monotonic()
+        if not self.side.up or left <= 0:
+            return False
+        if select.select([self.side.fileno()], [], [], left)[0]:
+            self.side.receive(time.monotonic_ns())
+        return True
+
+    def close(self, until: float) -> int:
+        """Hands over what is left and waits until the ledger has committed it and left, or it is ``until``.
+
+        That is by CLOCK_MONOTONIC, in seconds. Replies that waited for their records go, each as it may. Returns how
+        many records are lost.
+        """
+        if self._buffer:
+            self._hand_over()
+        with contextlib.suppress(OSError):  # no process may be left to be had
+            if self._batches and not self.side.up:
+                self.side.start(time.monotonic_ns())
+        while not self._ready and self._batches and self._listen(until):
+            pass  # only a ledger that is ready knows what of it the last one has committed
+        self.side.let_go(until)
+        while self._listen(until):
+            pass
+        self.side.close(until)
+        while self._held:
+            self._held.popleft()[2]()
+        return self._index - self._committed

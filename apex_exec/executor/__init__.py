@@ -1,0 +1,1 @@
+"""Runs plugins: the zygote, its workers, their links, what they use."""

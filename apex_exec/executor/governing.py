@@ -1,0 +1,406 @@
+"""Carries out the governor's decisions: samples workers, holds plugins that spent their CPU, kills for memory.
+
+Two ways, one interface. *Sampled*: SIGSTOP and SIGCONT through the pidfd as the plugin's bucket says. *Enforced*: a
+cgroup's ``cpu.max`` holds by itself, before any sample could; the bucket stands behind it, since the kernel's burst
+comes back whenever a killed plugin's group is empty for a moment (measured: 17 % instead of 10 % over many kills).
+Memory is sampled in both; the synchronous walls (RLIMIT_DATA, ``memory.max``) stand before it.
+
+A worker never stays stopped: it is let go on when its bucket says so, by the same loop that serves hosts; where that
+loop dies, its death pipe ends the zygote, whose end kills the worker (PDEATHSIG); SIGKILL reaches stopped processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections import deque
+from collections.abc import Callable
+
+from apex_exec.core import events as ev
+from apex_exec.core.governor import Governor, memory_bytes_max
+from apex_exec.core.limits import MS_NS, SECOND_NS
+from apex_exec.core.plugin import PluginSpec
+from apex_exec.core.scheduler.pool import Pool
+from apex_exec.executor.guard import raise_it
+from apex_exec.observe.metrics import Metrics
+from apex_exec.sandbox.cgroup import PERIOD_US, Cgroups
+from apex_exec.sandbox.usage import ProcessUsage
+from workers import wire as inner
+
+BUSY_NS = 10 * MS_NS
+"""Between two samples of a worker that has a call, or that has used CPU since the last one."""
+ENFORCED_BUSY_NS = 100 * MS_NS
+"""The same where the kernel holds CPU and memory: samples are for the account only, and reading a cgroup's is dear."""
+SAMPLING_SHARE = 1 / 30
+"""Of the loop's time: with many busy workers each is sampled less often, but every PAUSE_NS_MAX at least."""
+PAUSE_NS_MAX = 500 * MS_NS
+IDLE_NS = 5 * SECOND_NS
+"""Between two samples of an idle worker. What it uses meanwhile is charged all the same, only later."""
+SLICE_NS = 250 * MS_NS
+"""Idle workers are sampled a slice at a time; one that is sent a call is seen BUSY_NS later."""
+AT_ONCE = 16
+"""Busy workers, and as many of the rotation, sampled in one turn of the loop, half a millisecond for each kind: with
+hundreds at once calls waited 6 to 14 ms."""
+GO_ON_NS = MS_NS // 2
+"""How long after the begin of one such portion the next may come."""
+SPINS_NS = MS_NS // 5
+"""CPU used between two samples without a call that makes a worker busy."""
+RUN_ON_NS = 250 * MS_NS
+"""How long after its last answer a worker may use CPU time. An honest one sleeps in poll: the SDK does its own work
+(cancelling what a call left behind, taking back its reserve of memory) before it answers, and nothing after."""
+RUN_ON_CPU_NS = 2 * MS_NS
+"""CPU time without a call that is no such thing: the way from the answer to the poll, and pings."""
+RUN_ON_SHARE = 1000
+"""One part in so many of the rest is no such thing either: a ping each 30 s for as long as a worker may idle."""
+PERIOD_NS = PERIOD_US * 1000
+HELD_BACK_FROM = 0.8
+"""Part of a period's quota from which on the kernel may have held the group back."""
+SUSPECT_NS = 2 * PERIOD_NS
+"""How long after that: what was held back is on the account when the next period begins."""
+TELL_NS = SECOND_NS
+"""How often the core hears of one worker's sample (recycling)."""
+
+
+class _Governed:
+    """One worker's process as the governor knows it."""
+
+    __slots__ = ("call", "call_throttled_ns", "cpu_ns", "idle_bytes", "memory_bytes", "memory_mb", "pidfd", "plugin",
+                 "rest_calls", "rest_cpu_ns", "rest_ns", "stopped_ns", "throttled_ns", "told_ns", "usage", "worker")
+
+    def __init__(self, worker: int, spec: PluginSpec, pidfd: int, usage: ProcessUsage) -> None:
+        self.worker = worker
+        self.plugin = spec.id
+        self.memory_mb = spec.limits.memory_mb
+        self.pidfd = pidfd
+        self.usage = usage
+        self.cpu_ns = 0
+        self.memory_bytes = 0
+        self.idle_bytes = 0
+        self.stopped_ns = 0  # since when it stands still; 0 where it runs
+        self.throttled_ns = 0
+        self.call = 0  # the call that was last held back
+        self.call_throttled_ns = 0
+        self.told_ns = 0
+        self.rest_calls = -1  # how many calls it had answered when it was first seen without one; -1: it was at one
+        self.rest_ns = 0  # since when
+        self.rest_cpu_ns = 0  # what it has used from then on
+
+
+class Governing:
+    """The governor of one daemon. ``step(event, now_ns)`` gives an event to the core and does its actions."""
+
+    def __init__(self, *, pool: Pool, step: Callable[[ev.Event, int], None], metrics: Metrics, burst_seconds: float,
+                 cgroups: Cgroups | None = None,
+                 failed: Callable[[str, Exception, str], None] = raise_it) -> None:
+        self.burst_seconds = burst_seconds
+        self.busy_ns = BUSY_NS if cgroups is None else ENFORCED_BUSY_NS
+        """Between two looks at a worker that has a call."""
+        self._pool = pool
+        self._step = step
+        self._metrics = metrics
+        self._cgroups = cgroups
+        self._failed = failed  # told of a plugin that could not be governed: it is quarantined, the others are governed
+        self._governor = Governor()
+        self._workers: dict[int, _Governed] = {}
+        self._of_plugin: dict[str, set[int]] = {}
+        self._busy: set[int] = set()
+        self._to_look: list[int] = []
+        self._begun_ns = 0  # when the present look began
+        self._spent_ns = 0  # CPU of it
+        self._rotation: deque[int] = deque()
+        self._rotated_ns = 0
+        self._to_rotate = 0
+        self._held_by_kernel: dict[str, int] = {}  # plugin → its cgroup's account at the last look
+        self._unread: dict[str, int] = {}  # plugin → CPU (ns) used since then
+        self._suspects: dict[str, int] = {}  # plugin → until when its account is read at each sample
+        self._look_due_ns = 0
+        self.rests = False
+        """True where no worker was busy at the last tick: the next is far, unless a call is sent."""
+
+    # ------------------------------------------------------------------ workers come and go
+    def worker_started(self, worker: int, spec: PluginSpec, pid: int, pidfd: int) -> None:
+        """A worker's process exists; ``pidfd`` stays the worker table's."""
+        now_ns = time.monotonic_ns()
+        try:
+            usage = ProcessUsage(pid)
+        except OSError:
+            return  # dead already
+        try:
+            signal.pidfd_send_signal(pidfd, 0)  # it lives, so the files that were opened by its pid are its own
+        except OSError:
+            usage.close()
+            return
+        known = self._workers[worker] = _Governed(worker, spec, pidfd, usage)
+        self._of_plugin.setdefault(spec.id, set()).add(worker)
+        self._rotation.append(worker)
+        self._busy.add(worker)
+        self._governor.tune(spec.id, spec.limits.cpu_percent, self.burst_seconds, now_ns)
+        if self._governor.is_held(spec.id):
+            self._stop(known, now_ns)
+
+    def worker_gone(self, worker: int, exited: inner.Exited | None) -> tuple[str, str] | None:
+        """Its process has ended: what it used since the last sample is charged. Evidence of a limit, if any."""
+        evidence = None
+        if self._cgroups is not None:
+            if self._cgroups.out_of_memory(worker):
+                evidence = "MEMORY_LIMIT", "the kernel ended the worker at its memory limit (cgroup)"
+        known = self._workers.pop(worker, None)
+        if known is None:
+            return evidence
+        now_ns = time.monotonic_ns()
+        if known.stopped_ns:
+            self._count_throttled(known, now_ns - known.stopped_ns)
+        self._busy.discard(worker)
+        known.usage.close()
+        others = self._of_plugin[known.plugin]
+        others.discard(worker)
+        if not others:
+            del self._of_plugin[known.plugin]
+            if self._pool.spec(known.plugin) is not None:
+                self._metrics.set("worker_memory_bytes", (known.plugin,), 0.0)
+        if exited is not None:
+            self._charge(known, exited.user_ns + exited.system_ns, now_ns)
+        return evidence
+
+    def forget(self, plugin: str) -> None:
+        """The plugin was removed."""
+        self._governor.forget(plugin)
+        for account in (self._held_by_kernel, self._unread, self._suspects):
+            account.pop(plugin, None)
+        if self._cgroups is not None:
+            self._cgroups.forget(plugin)
+
+    # ------------------------------------------------------------------ time
+    @property
+    def halfway(self) -> bool:
+        """True between two portions: the next tick follows at once."""
+        return bool(self._to_look or self._to_rotate)
+
+    def tick(self, now_ns: int) -> int:
+        """Samples what is due and lets go on who may; when (CLOCK_MONOTONIC ns) it wants to be called next."""
+        if self.rests or now_ns >= self._look_due_ns:
+            self._look(now_ns)
+        for plugin in self._governor.due(now_ns):
+            try:
+                for worker in self._of_plugin.get(plugin, ()):
+                    self._continue(self._workers[worker], now_ns)
+            except Exception as error:
+                self._failed("governing", error, plugin)
+        if self._to_rotate or now_ns - self._rotated_ns >= SLICE_NS:
+            self._rotate(now_ns)
+        if self.rests and self._busy:  # one that goes on, or was found at work
+            self.rests = False
+            self._look_due_ns = min(self._look_due_ns, now_ns + self.busy_ns)
+        due_ns = self._look_due_ns
+        if self._to_rotate:
+            due_ns = min(due_ns, now_ns + GO_ON_NS)
+        ends_ns = self._governor.next_due_ns()
+        return due_ns if ends_ns is None else min(due_ns, max(ends_ns, now_ns + MS_NS))
+
+    def _look(self, now_ns: int) -> None:
+        """Samples workers that are busy, or were sent a call since the last look; many of them in portions."""
+        begun_ns = time.thread_time_ns()
+        if not self._to_look:
+            self._to_look = list(self._busy | self._pool.take_touched())
+            self._busy = set()
+            self._begun_ns, self._spent_ns = now_ns, 0
+        for _ in range(min(AT_ONCE, len(self._to_look))):
+            worker = self._to_look.pop()
+            known = self._workers.get(worker)
+            if known is None or known.stopped_ns:
+                continue
+            try:
+                used_ns = self._sample(known, now_ns)
+                if used_ns > SPINS_NS or self._pool.oldest(worker) is not None:
+                    self._busy.add(worker)
+            except Exception as error:
+                self._failed("governing", error, known.plugin)
+        self._spent_ns += time.thread_time_ns() - begun_ns
+        if self._to_look:
+            self.rests = False
+            self._look_due_ns = now_ns + GO_ON_NS
+            return
+        self.rests = not self._busy
+        if self.rests:
+            self._look_due_ns = now_ns + SLICE_NS
+        else:
+            pause_ns = max(self.busy_ns, min(PAUSE_NS_MAX, int(self._spent_ns / SAMPLING_SHARE)))
+            self._look_due_ns = max(now_ns + GO_ON_NS, self._begun_ns + pause_ns)
+
+    def _rotate(self, now_ns: int) -> None:
+        """Samples the next slice of all workers, busy or not; a large one in portions."""
+        if not self._to_rotate:
+            passed_ns = min(now_ns - self._rotated_ns, IDLE_NS)
+            self._rotated_ns = now_ns
+            self._to_rotate = -(-len(self._rotation) * passed_ns // IDLE_NS)
+            if self._cgroups is not None:
+                self._cgroups.tidy()
+        portion = min(AT_ONCE, self._to_rotate, len(self._rotation))
+        self._to_rotate = self._to_rotate - portion if portion else 0
+        for _ in range(portion):
+            worker = self._rotation.popleft()
+            known = self._workers.get(worker)
+            if known is None:
+                continue
+            self._rotation.append(worker)
+            try:
+                spec = self._pool.spec(known.plugin)
+                if spec is not None:
+                    self._governor.tune(spec.id, spec.limits.cpu_percent, self.burst_seconds, now_ns)
+                if not known.stopped_ns and self._sample(known, now_ns) > SPINS_NS:
+                    self._busy.add(worker)
+            except Exception as error:
+                self._failed("governing", error, known.plugin)
+
+    def _sample(self, known: _Governed, now_ns: int) -> int:
+        """Reads one worker; the CPU that it has used since the last time, in ns."""
+        try:
+            cpu_ns = known.usage.cpu_ns()
+            used_ns = cpu_ns - known.cpu_ns
+            bound_bytes = memory_bytes_max(known.memory_mb, known.idle_bytes)
+            known.memory_bytes = known.usage.memory_bytes(bound_bytes)
+            exact_bytes = known.usage.exact_bytes() if known.memory_bytes > bound_bytes else None
+        except (OSError, ValueError, IndexError):
+            return 0  # it has just died; its end is reported by the zygote
+        if not known.idle_bytes:
+            known.idle_bytes = known.memory_bytes
+        if used_ns > 0:
+            self._charge(known, cpu_ns, now_ns)
+        self._look_at_rest(known, used_ns, now_ns)
+        if exact_bytes is not None and exact_bytes > bound_bytes:
+            self._step(ev.LimitExceeded(
+                known.worker, "MEMORY_LIMIT",
+                f"the worker used {exact_bytes >> 20} MB of its {known.memory_mb} MB and was killed"), now_ns)
+        elif now_ns - known.told_ns >= TELL_NS:
+            known.told_ns = now_ns
+            self._metrics.set("worker_memory_bytes", (known.plugin,), float(known.memory_bytes))
+            self._step(ev.WorkerSampled(known.worker, known.memory_bytes, known.cpu_ns), now_ns)
+        return used_ns
+
+    def _look_at_rest(self, known: _Governed, used_ns: int, now_ns: int) -> None:
+        """Ends a worker that uses CPU time although it has answered every call: two samples with no call between them
+        say what it used meanwhile."""
+        calls = self._pool.resting(known.worker)
+        if calls is None:
+            known.rest_calls = -1
+        elif calls != known.rest_calls:
+            known.rest_calls, known.rest_ns, known.rest_cpu_ns = calls, now_ns, 0
+        else:
+            known.rest_cpu_ns += used_ns
+            rested_ns = now_ns - known.rest_ns
+            if (used_ns > SPINS_NS and rested_ns >= RUN_ON_NS
+                    and known.rest_cpu_ns > RUN_ON_CPU_NS + rested_ns // RUN_ON_SHARE):
+                self._step(ev.WorkerRanOn(known.worker), now_ns)
+
+    # ------------------------------------------------------------------ CPU
+    def _charge(self, known: _Governed, cpu_ns: int, now_ns: int) -> None:
+        used_ns = max(0, cpu_ns - known.cpu_ns)
+        known.cpu_ns = cpu_ns
+        plugin = known.plugin
+        if self._pool.spec(plugin) is None:
+            return  # removed: its series and its bucket are gone and stay away
+        self._metrics.inc("worker_cpu_seconds_total", (plugin,), used_ns / 1e9)
+        if self._cgroups is not None:
+            self._look_at_account(known, used_ns, now_ns)
+        if self._governor.charge(plugin, used_ns, now_ns):
+            for worker in self._of_plugin.get(plugin, ()):
+                self._stop(self._workers[worker], now_ns)
+
+    def charge_host(self, plugin: str, cost_ns: int, now_ns: int) -> None:
+        """Takes what the daemon's own processes did for ``plugin`` out of its CPU bucket, and holds it where that is
+        spent: the bucket is one, whoever has used the time."""
+        try:
+            if self._governor.charge(plugin, cost_ns, now_ns):
+                for worker in self._of_plugin.get(plugin, ()):
+                    self._stop(self._workers[worker], now_ns)
+        except Exception as error:  # whoever tells of a cost goes on with what else it has to do
+            self._failed("governing", error, plugin)
+
+    def _stop(self, known: _Governed, now_ns: int) -> None:
+        with contextlib.suppress(ProcessLookupError):  # it has just died; a refusal is for the guard
+            signal.pidfd_send_signal(known.pidfd, signal.SIGSTOP)
+        known.stopped_ns = now_ns
+        self._note_call(known)
+        self._step(ev.WorkerThrottled(known.worker, True), now_ns)
+
+    def _continue(self, known: _Governed, now_ns: int) -> None:
+        if not known.stopped_ns:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(known.pidfd, signal.SIGCONT)
+        self._count_throttled(known, now_ns - known.stopped_ns)
+        known.stopped_ns = 0
+        self._busy.add(known.worker)
+        self._step(ev.WorkerThrottled(known.worker, False), now_ns)
+
+    def _note_call(self, known: _Governed) -> None:
+        """Which call it is that is being held back."""
+        oldest = self._pool.oldest(known.worker)
+        call = oldest[1].call if oldest is not None else 0
+        if call != known.call:
+            known.call, known.call_throttled_ns = call, 0
+
+    def _count_throttled(self, known: _Governed, length_ns: int) -> None:
+        known.throttled_ns += length_ns
+        known.call_throttled_ns += length_ns
+        if self._pool.spec(known.plugin) is not None:
+            self._metrics.inc("worker_throttled_seconds_total", (known.plugin,), length_ns / 1e9)
+
+    def _look_at_account(self, known: _Governed, used_ns: int, now_ns: int) -> None:
+        """Reads the kernel's account where it can have changed: it holds nobody back who has not used a quota since.
+
+        Reading is dear (40 µs); with 300 workers called in turn it was an eighth of the loop's time.
+        """
+        plugin = known.plugin
+        used_ns += self._unread.get(plugin, 0)
+        if used_ns > self._share(plugin) * HELD_BACK_FROM * PERIOD_NS:
+            self._suspects[plugin] = now_ns + SUSPECT_NS
+        elif now_ns >= self._suspects.get(plugin, 0):
+            self._unread[plugin] = used_ns
+            return
+        self._unread[plugin] = 0
+        self._read_account(known)
+
+    def _share(self, plugin: str) -> float:
+        spec = self._pool.spec(plugin)
+        return spec.limits.cpu_percent / 100 if spec is not None else 0.0
+
+    def _read_account(self, known: _Governed) -> None:
+        """Enforced: what the kernel held back since the last look belongs to the call that is running."""
+        assert self._cgroups is not None
+        held_ns = self._cgroups.throttled_ns(known.plugin)
+        length_ns = held_ns - self._held_by_kernel.get(known.plugin, 0)
+        self._held_by_kernel[known.plugin] = held_ns
+        if length_ns > 0:
+            self._note_call(known)
+            self._count_throttled(known, length_ns)
+
+    # ------------------------------------------------------------------ what others may ask
+    @property
+    def way(self) -> str:
+        """``enforced`` by cgroups, or ``sampled``."""
+        return "enforced" if self._cgroups is not None else "sampled"
+
+    def usage(self, worker: int, call: int = 0) -> tuple[float, int]:
+        """(memory in MB, throttled ns) by the latest sample: of ``call`` alone, or of the worker's whole life."""
+        known = self._workers.get(worker)
+        if known is None:
+            return 0.0, 0
+        throttled_ns = known.throttled_ns if not call else known.call_throttled_ns if call == known.call else 0
+        if known.stopped_ns and (not call or call == known.call):
+            throttled_ns += time.monotonic_ns() - known.stopped_ns
+        if not known.memory_bytes:  # its first call ends before the first sample: 125 µs, once in a worker's life
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                known.memory_bytes = known.usage.memory_bytes(memory_bytes_max(known.memory_mb, known.idle_bytes))
+        return known.memory_bytes / 1e6, throttled_ns
+
+    def close(self) -> None:
+        """Nothing stays stopped and no group stays behind. Call it when the workers are gone."""
+        for known in self._workers.values():
+            with contextlib.suppress(OSError):
+                signal.pidfd_send_signal(known.pidfd, signal.SIGCONT)
+            known.usage.close()
+        self._workers.clear()
+        if self._cgroups is not None:
+            self._cgroups.close()

@@ -1,0 +1,1 @@
+"""SQL of plugins, read and written anew."""

@@ -1,0 +1,124 @@
+"""``insert``, ``update`` and ``delete`` as statements: the caller's rows and the operator's columns only. Pure.
+
+Nothing of the plugin's becomes part of a statement but names that the operator wrote down; values are parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from apex_exec.core.api import Delete, Insert, Update
+from apex_exec.gateway.failure import ApiFailure
+from apex_exec.gateway.sql.tables import Table
+from apex_exec.gateway.sql.values import check_parameter
+
+ROWS_CHANGED_MAX = 1000
+CONSTRAINTS = {
+    "need": "", "unique": "", "own": "", "check": "a check of the table refuses these values",
+    "link": "this row refers to one that is not there, or another row refers to this one"}
+"""Kinds of constraints, and what is said of those that are about no columns."""
+
+
+class Write(Struct):
+    """One statement, and what its audit record says of it. ``returning`` are the columns that an insert gives back,
+    ``bound`` the column that each of ``values`` is written to or compared with, ``shown`` those that plugins see.
+    """
+
+    text: str
+    values: list[Any]
+    table: str
+    event_type: str
+    action: str
+    columns: list[str]
+    returning: list[str]
+    bound: list[str]
+    shown: tuple[str, ...]
+
+    def refused(self, kind: str, columns: Sequence[str], words: str) -> ApiFailure:
+        """The failure where the database refused this for a constraint. Databases name columns and constraints, which
+        may be hidden: ``columns``, which the constraint is about, are told if all are shown, and ``words``, the
+        database's, only where somebody wrote them to be read (in a trigger). ``kind`` is one of ``CONSTRAINTS``.
+        """
+        if kind == "need":
+            name = f"the column {columns[0]}" if columns and columns[0] in self.shown else (
+                "a column that is not shown to plugins")
+            return ApiFailure("constraint", f"{name} needs a value")
+        if kind == "unique":
+            shown = bool(columns) and all(name in self.shown for name in columns)
+            names = f"this {', '.join(columns)}" if shown else "these values"
+            return ApiFailure("constraint", f"another row has {names} already")
+        return ApiFailure("constraint", CONSTRAINTS.get(kind) or words)
+
+
+def compile_write(request: Insert | Update | Delete, tables: Mapping[str, Table], named: tuple[str, ...],
+                  user_id: str) -> Write:
+    """The statement for ``request`` of ``user_id``. Raises ApiFailure."""
+    table = tables.get(request.table)
+    if table is None or request.table not in named or not table.write:
+        writable = sorted(name for name in named if name in tables and tables[name].write)
+        raise ApiFailure("table_not_allowed", f"this plugin may not write {request.table!r}; it may write: "
+                                              f"{', '.join(writable) or 'none'}")
+    values: list[Any] = []
+    bound: list[str] = []
+
+    def bind(name: str, value: Any) -> str:
+        bound.append(name)
+        values.append(check_parameter(value, structured=True))
+        return f"${len(values)}"
+
+    if isinstance(request, Insert):
+        given = _given(table, request.values, user_id)
+        names = ", ".join(_quote(name) for name in (table.owner, *given))
+        marks = ", ".join(bind(name, value) for name, value in ((table.owner, user_id), *given.items()))
+        returning = ", ".join(_column(table, name) for name in table.columns)
+        text = f"INSERT INTO {_quote(table.name)} ({names}) VALUES ({marks}) RETURNING {returning}"
+        return Write(text, values, table.name, "data.modification", "insert", list(given), list(table.columns), bound,
+                     table.columns)
+    if isinstance(request, Update):
+        given = _given(table, request.values, user_id)
+        if not given:
+            raise ApiFailure("invalid_params", "an update changes at least one column")
+        changes = ", ".join(f"{_quote(name)} = {bind(name, value)}" for name, value in given.items())
+        text = f"UPDATE {_quote(table.name)} SET {changes}"
+        event_type, action, columns = "data.modification", "update", list(given)
+    else:
+        text = f"DELETE FROM {_quote(table.name)}"
+        event_type, action, columns = "data.deletion", "delete", []
+    conditions = [f"{_column(table, table.owner)} = {bind(table.owner, user_id)}"]
+    for name, value in request.where.items():
+        _check_column(table, name)
+        if isinstance(value, dict | list):
+            raise ApiFailure("invalid_params", f"where.{name} is no list and no map")
+        column = _column(table, name)
+        conditions.append(f"{column} IS NULL" if value is None else f"{column} = {bind(name, value)}")
+    return Write(f"{text} WHERE {' AND '.join(conditions)}", values, table.name, event_type, action, columns, [], bound,
+                 table.columns)
+
+
+def _given(table: Table, values: dict[str, Any], user_id: str) -> dict[str, Any]:
+    """The columns to set, the owner's left out: it is always the caller."""
+    for name, value in values.items():
+        if name == table.owner:
+            if value != user_id:
+                raise ApiFailure("column_not_allowed", f"{name} is the caller and nobody else")
+        else:
+            _check_column(table, name)
+    return {name: value for name, value in values.items() if name != table.owner}
+
+
+def _check_column(table: Table, name: str) -> None:
+    if name not in table.columns:
+        raise ApiFailure("column_not_allowed", f"{table.name} shows no column {name!r}; it shows: "
+                                               f"{', '.join(table.columns)}")
+
+
+def _column(table: Table, name: str) -> str:
+    """With its table: a name that stands alone and is no column is a text to SQLite, and equal to itself."""
+    return f"{_quote(table.name)}.{_quote(name)}"
+
+
+def _quote(name: str) -> str:
+    return f'"{name}"'  # names were matched when the operator's configuration was read

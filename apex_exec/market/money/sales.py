@@ -1,0 +1,292 @@
+"""Purchases, refunds and who is entitled to what. Money moves once: every change carries an idempotency key.
+
+A purchase stores its own price, fee and share; a refund reverses exactly these. A subscription is paid period by
+period: buying again while it runs adds one period at the price it was begun with, counted from its first day.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+import msgspec
+import sqlalchemy as sa
+
+from apex_exec.errors import Code, Refusal
+from apex_exec.market.money.billing import RATES, Rate, rate_at, split_sale
+from apex_exec.market.money.months import NS, add_months
+from apex_exec.market.money.pricing import Price, price_at
+from apex_exec.market.review import submissions as subs
+from apex_exec.market.store import accounts, as_struct, prices, purchases, refunds
+
+_USER = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
+MONTHS = {"month": 1, "year": 12}
+PERIODS_MAX = 1200
+"""Periods that one subscription may be paid for: a century of months."""
+
+
+class Purchase(msgspec.Struct):
+    """One row of ``purchases``; ``ends_ns`` is None where it never ends. ``refunded_ns`` comes from ``refunds``."""
+
+    key: str
+    plugin: str
+    version: str
+    author: str
+    user_id: str
+    customer: str
+    price: str
+    currency: str
+    gross: int
+    fee: int
+    author_share: int
+    at_ns: int
+    anchor_ns: int
+    starts_ns: int
+    ends_ns: int | None
+    number: int
+    refunded_ns: int | None = None
+
+    def covers(self, at_ns: int) -> bool:
+        """True where it entitles at that moment: from its first, up to but not including its last."""
+        end_ns = min((end for end in (self.ends_ns, self.refunded_ns) if end is not None), default=None)
+        return self.starts_ns <= at_ns and (end_ns is None or at_ns < end_ns)
+
+
+def check_user(user_id: str) -> str:
+    """The user's id in lower case. Raises Refusal("user_invalid")."""
+    if _USER.fullmatch(user_id):
+        return user_id.lower()
+    raise Refusal("user_invalid", f"{user_id[:40]!r} is not a UUID (8-4-4-4-12)", code=Code.INVALID_INPUT)
+
+
+def check_key(key: str) -> str:
+    """An idempotency key. Raises Refusal("key_invalid")."""
+    if not re.fullmatch(r"[\x21-\x7e]{1,100}", key):
+        raise Refusal("key_invalid", "an idempotency key is 1 to 100 printable ASCII characters without spaces",
+                      code=Code.INVALID_INPUT)
+    return key
+
+
+def one_spelling(customer: str) -> str:
+    """A customer's name: spaces around it and runs of them are no part of it, and a letter with an accent is one
+    character (NFC)."""
+    return unicodedata.normalize("NFC", " ".join(customer.split()))
+
+
+def check_customer(customer: str) -> str:
+    """A customer's name in one spelling. Raises Refusal("customer_invalid"), also for what cannot be seen."""
+    customer = one_spelling(customer)
+    if not customer.isprintable() or not 1 <= len(customer) <= 200:
+        raise Refusal("customer_invalid", "a customer's name is 1 to 200 characters that can be seen",
+                      code=Code.INVALID_INPUT)
+    return customer
+
+
+def set_customer(db: sa.Connection, now_ns: int, user_id: str, customer: str) -> None:
+    """Who pays for a user from now on; without it a user is a customer of their own."""
+    customer = check_customer(customer)
+    if customer_of(db, user_id) != customer:
+        db.execute(sa.insert(accounts).values(user_id=user_id, from_ns=now_ns, customer=customer))
+
+
+def customer_of(db: sa.Connection, user_id: str) -> str:
+    """Who pays for a user now."""
+    found = db.execute(sa.select(accounts.c.customer).where(accounts.c.user_id == user_id).order_by(
+        accounts.c.from_ns.desc(), accounts.c.id.desc())).scalars().first()
+    return str(found) if found is not None else user_id
+
+
+def buy(db: sa.Connection, now_ns: int, *, plugin: str, user_id: str, key: str, customer: str = "",
+        rates: tuple[Rate, ...] = RATES) -> Purchase:
+    """One purchase: the plugin for one user, or one more period of a subscription that runs now.
+
+    ``customer`` pays for the user from now on; "" leaves that as it is. The same key again gives the same purchase and
+    changes nothing, not even who pays. Raises Refusal: idempotency_conflict (the key was used for another plugin, user
+    or customer), plugin_unknown, plugin_revoked, plugin_deprecated, plugin_free, already_owned.
+    """
+    user_id, customer = check_user(user_id), check_customer(customer) if customer else ""
+    request = f"{plugin} {user_id} {customer}".rstrip()
+    if (before := _bought(db, check_key(key), plugin, user_id, customer)) is not None:
+        return before
+    if customer:
+        set_customer(db, now_ns, user_id, customer)
+    offer = subs.listing(db, plugin)
+    if offer is None:
+        raise Refusal("plugin_unknown", f"the marketplace has no {plugin[:60]!r}", code=Code.NOT_FOUND)
+    if offer.state == "revoked":
+        raise Refusal("plugin_revoked", f"{plugin} was revoked; it cannot be bought")
+    last = _last_of_run(owned_by(db, plugin, user_id), now_ns)
+    if last is not None and last.ends_ns is None:
+        raise Refusal("already_owned", f"{user_id} has {plugin} for good", code=Code.CONFLICT,
+                      details={"purchase": last.key})
+    if last is None and offer.state == "deprecated":
+        raise Refusal("plugin_deprecated", f"{plugin} is deprecated: running subscriptions may be extended, new "
+                      "purchases are not taken")
+    price = price_at(subs.price_history(db, plugin), now_ns)
+    if price is None or not price.paid:
+        raise Refusal("plugin_free", f"{plugin} is free; it needs no purchase")
+    if last is not None:
+        price = subs.decode_price(last.price)
+    anchor_ns, number = (last.anchor_ns, last.number + 1) if last is not None else (now_ns, 0)
+    starts_ns, ends_ns = _period(price, anchor_ns, number)
+    split = split_sale(price.amount, rate_at(now_ns // NS, rates))
+    db.execute(sa.insert(purchases).values(
+        key=key, request=request, plugin=plugin, version=offer.version, author=offer.author, user_id=user_id,
+        customer=customer_of(db, user_id), price=subs.encode(price), currency=price.currency, gross=split.gross,
+        fee=split.fee, author_share=split.author, at_ns=now_ns, anchor_ns=anchor_ns, starts_ns=starts_ns,
+        ends_ns=ends_ns, number=number))
+    return get(db, key)
+
+
+def refund(db: sa.Connection, now_ns: int, *, purchase: str, key: str, reason: str) -> Purchase:
+    """Reverses the stored amounts of a purchase and ends what it entitled to.
+
+    Raises Refusal: idempotency_conflict, purchase_unknown, already_refunded, reason_missing.
+    """
+    if repeated(db, refunds, check_key(key), purchase) is not None:
+        return get(db, purchase)
+    if not reason.strip():
+        raise Refusal("reason_missing", "a refund needs a reason", code=Code.INVALID_INPUT)
+    bought = get(db, purchase)
+    if bought.refunded_ns is not None:
+        raise Refusal("already_refunded", f"purchase {purchase} was refunded already", code=Code.CONFLICT)
+    db.execute(sa.insert(refunds).values(
+        key=key, request=purchase, purchase=purchase, gross=bought.gross, fee=bought.fee,
+        author_share=bought.author_share, at_ns=now_ns, reason=reason))
+    return get(db, purchase)
+
+
+def date_anew(db: sa.Connection, now_ns: int) -> int:
+    """Purchases that were made while the clock was ahead are made now, and what began in that future begins now; how
+    many. Periods that follow what was paid before keep their place."""
+    made = [one for one in everything(db) if one.at_ns > now_ns]
+    for one in made:
+        values = {"at_ns": now_ns}
+        if one.anchor_ns > now_ns:
+            starts_ns, ends_ns = _period(subs.decode_price(one.price), now_ns, one.number)
+            values |= {"anchor_ns": now_ns, "starts_ns": starts_ns, "ends_ns": ends_ns}  # type: ignore[dict-item]  # None
+        db.execute(sa.update(purchases).where(purchases.c.key == one.key).values(values))
+    return len(made)
+
+
+def get(db: sa.Connection, key: str) -> Purchase:
+    """Raises Refusal("purchase_unknown")."""
+    found = _select(db, purchases.c.key == key)
+    if not found:
+        raise Refusal("purchase_unknown", f"there is no purchase {key[:100]!r}", code=Code.NOT_FOUND)
+    return found[0]
+
+
+def owned_by(db: sa.Connection, plugin: str, user_id: str) -> list[Purchase]:
+    """A user's purchases of a plugin, refunded ones included, in order."""
+    return _select(db, sa.and_(purchases.c.plugin == plugin, purchases.c.user_id == user_id))
+
+
+def everything(db: sa.Connection) -> list[Purchase]:
+    """Every purchase."""
+    return _select(db, sa.true())
+
+
+def is_paid(db: sa.Connection, plugin: str, at_ns: int) -> bool:
+    """True where the marketplace asks money for ``plugin`` at that moment."""
+    price = price_at(subs.price_history(db, plugin), at_ns)
+    return price is not None and price.paid
+
+
+def lasting(db: sa.Connection, at_ns: int) -> list[Purchase]:
+    """The purchases that entitle at that moment or later."""
+    return [one for one in _select(db, sa.or_(purchases.c.ends_ns.is_(None), purchases.c.ends_ns > at_ns))
+            if one.refunded_ns is None or one.refunded_ns > at_ns]
+
+
+def paid_plugins(db: sa.Connection, at_ns: int) -> frozenset[str]:
+    """The plugins that the marketplace asks money for at that moment."""
+    current: dict[str, str] = {}
+    for row in db.execute(sa.select(prices).where(prices.c.from_ns <= at_ns).order_by(prices.c.from_ns, prices.c.id)):
+        current[row.plugin] = row.price
+    return frozenset(plugin for plugin, price in current.items() if subs.decode_price(price).paid)
+
+
+def entitled_until(db: sa.Connection, plugin: str, user_id: str, at_ns: int, paid: bool = False) -> int | None:
+    """When the user's right to run ``plugin`` ends; None where it has no end.
+
+    Raises Refusal("not_entitled") where there is none now. What is neither ``paid`` by its manifest nor priced by the
+    marketplace needs none.
+    """
+    owned = owned_by(db, plugin, user_id)
+    covering = [one for one in owned if one.covers(at_ns)]
+    if not covering:
+        if not paid and not is_paid(db, plugin, at_ns):
+            return None
+        raise Refusal("not_entitled", f"{plugin} is paid, and {user_id} has no purchase or running subscription",
+                      hint=f"apex-exec market buy {plugin} --user {user_id}")
+    return _run_end(owned, at_ns)
+
+
+def _last_of_run(owned: list[Purchase], at_ns: int) -> Purchase | None:
+    """The last of the periods that follow each other without a gap from ``at_ns`` on: the one that is extended. None
+    where nothing runs now: a period that begins only after a gap, as after a refund, leaves the user without now."""
+    last = None
+    while covering := [one for one in owned if one.covers(at_ns)]:
+        last = max(covering, key=lambda one: _end(one))
+        if last.ends_ns is None:
+            return last
+        at_ns = _end(last)
+    return last
+
+
+def _end(one: Purchase) -> int:
+    ends = [end for end in (one.ends_ns, one.refunded_ns) if end is not None]
+    return min(ends, default=1 << 62)
+
+
+def _bought(db: sa.Connection, key: str, plugin: str, user_id: str, customer: str) -> Purchase | None:
+    """What was bought with ``key``, where it was this very request; None where the key is new. A request that names no
+    customer says nothing of who pays, so it agrees with any."""
+    request = db.execute(sa.select(purchases.c.request).where(purchases.c.key == key)).scalar()
+    if request is None:
+        return None
+    one = get(db, key)
+    what, _, payer = request.removeprefix(f"{plugin} {user_id}").partition(" ")
+    if what or not request.startswith(f"{plugin} {user_id}") or (customer and customer != (payer or one.customer)):
+        raise _conflict(key)
+    return one
+
+
+def _conflict(key: str) -> Refusal:
+    return Refusal("idempotency_conflict", f"the key {key} was used for another request", hint="use a new key",
+                   code=Code.CONFLICT)
+
+
+def _run_end(owned: list[Purchase], at_ns: int) -> int | None:
+    while covering := [one for one in owned if one.covers(at_ns)]:
+        ends = [one.ends_ns if one.refunded_ns is None else one.refunded_ns for one in covering]
+        if any(end is None for end in ends):
+            return None
+        at_ns = max(end for end in ends if end is not None)
+    return at_ns
+
+
+def _period(price: Price, anchor_ns: int, number: int) -> tuple[int, int | None]:
+    if price.model == "one-time":
+        return anchor_ns, None
+    if number >= PERIODS_MAX:
+        raise Refusal("subscription_too_long", f"a subscription is paid for at most {PERIODS_MAX} periods ahead")
+    months = MONTHS[price.interval]
+    return add_months(anchor_ns, number * months), add_months(anchor_ns, (number + 1) * months)
+
+
+def _select(db: sa.Connection, condition: sa.ColumnElement[bool]) -> list[Purchase]:
+    rows = db.execute(sa.select(purchases, refunds.c.at_ns.label("refunded_ns")).outerjoin(
+        refunds, refunds.c.purchase == purchases.c.key).where(condition).order_by(purchases.c.at_ns, purchases.c.key))
+    return [as_struct(row, Purchase) for row in rows]
+
+
+def repeated(db: sa.Connection, table: sa.Table, key: str, request: str) -> str | None:
+    """``key`` where this very request was done already; None where the key is new."""
+    row = db.execute(sa.select(table.c.request).where(table.c.key == key)).first()
+    if row is None:
+        return None
+    if row[0] != request:
+        raise _conflict(key)
+    return key

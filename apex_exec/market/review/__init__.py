@@ -1,0 +1,1 @@
+"""Submissions, their checks, their reviewers."""

@@ -1,0 +1,154 @@
+"""What a submission must pass before a person looks at it, checked by the machine; the findings are signed.
+
+scan · tests · coverage · readme · pricing · support. The parts that run plugin code (the jailed tests) and the static
+scan come in as functions, so that this file decides and runs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from apex_exec.errors import Refusal
+from apex_exec.market.money.pricing import Price, parse_price
+from apex_exec.market.review.coverage import REQUIRED, Measured, measurable, measure
+from apex_exec.market.review.readme import readme_problems
+from apex_exec.registry.bundles.bundle import Bundle
+from apex_exec.registry.trials.testing import Proof, Run
+
+RESPONSE_HOURS_MAX = 24
+MESSAGES_MAX = 50
+Lines = dict[str, list[int]]
+"""path → line numbers."""
+Scanned = tuple[list[str], list[str]]
+"""The scan's errors and its warnings, a line each."""
+SIGNED_PREFIX = b"apex-exec checks v1\n"
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One requirement and what was found; ``problems`` is empty where it is met."""
+
+    name: str
+    problems: list[str]
+    detail: dict[str, Any] = {}
+
+    @property
+    def passed(self) -> bool:
+        """True where the requirement is met."""
+        return not self.problems
+
+
+class Findings(msgspec.Struct, frozen=True):
+    """All requirements of one bundle's bytes. In percent, cut to two decimals: ``coverage`` is what the tests' process
+    claims, of lines and branches; ``proven`` is the share of lines that were seen, from outside, to be executed."""
+
+    digest: str
+    plugin: str
+    version: str
+    checked_ns: int
+    checks: list[Check]
+    coverage: str = ""
+    proven: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """True where a person may look."""
+        return all(check.passed for check in self.checks)
+
+    def text(self) -> str:
+        """Canonical JSON: what is stored and signed."""
+        return msgspec.json.encode(self, order="deterministic").decode()
+
+
+def check(bundle: Bundle, *, now_ns: int, scan: Callable[[Bundle], Scanned], run_tests: Callable[[Bundle], Run],
+          prove: Callable[[Bundle, Lines], Proof], contact: str, response_hours: int,
+          scaffold: str) -> Findings:
+    """Runs every check; one that fails does not keep the others from being reported. Blocks while the tests run.
+
+    ``scan`` gives the findings, of which warnings stop nothing and are there for the reviewer; ``prove`` watches lines
+    that the report says were run. ``contact`` and ``response_hours`` are the submission's, for a manifest without
+    ``support``.
+    """
+    manifest = bundle.manifest
+    price, pricing = _pricing(bundle)
+    tests, covered, shares = _tests(bundle, run_tests, prove)
+    errors, warnings = scan(bundle)
+    checks = [Check("scan", errors[:MESSAGES_MAX], {"warnings": warnings[:MESSAGES_MAX]}), tests, covered,
+              Check("readme", readme_problems(bundle.files.get("README.md"), scaffold)), pricing,
+              _support(bundle, price, contact, response_hours)]
+    return Findings(bundle.digest, manifest.id, manifest.version, now_ns, checks, *shares)
+
+
+def price_of(bundle: Bundle) -> Price:
+    """The manifest's price. Raises Refusal: pricing_invalid, amount_invalid, unknown_currency."""
+    return parse_price(bundle.manifest.pricing.model_dump(exclude_none=True))
+
+
+def support_of(bundle: Bundle, contact: str, response_hours: int) -> tuple[str, int]:
+    """Who answers and within how many hours: the manifest's word, else the submission's."""
+    support = bundle.manifest.support
+    return (support.contact, support.responseHours) if support is not None else (contact.strip(), response_hours)
+
+
+def _pricing(bundle: Bundle) -> tuple[Price | None, Check]:
+    try:
+        price = price_of(bundle)
+    except Refusal as error:
+        return None, Check("pricing", [error.message])
+    return price, Check("pricing", [], msgspec.to_builtins(price))
+
+
+def _support(bundle: Bundle, price: Price | None, contact: str, response_hours: int) -> Check:
+    contact, hours = support_of(bundle, contact, response_hours)
+    problems = []
+    if price is None or price.paid:
+        if len(contact) < 3:
+            problems.append("a paid plugin names who answers its users: `support.contact` in the manifest, or "
+                            "--contact")
+        if not 1 <= hours <= RESPONSE_HOURS_MAX:
+            problems.append(f"a paid plugin answers within {RESPONSE_HOURS_MAX} hours: `support.responseHours` in the "
+                            "manifest, or --response-hours")
+    return Check("support", problems, {"contact": contact, "responseHours": hours})
+
+
+def _tests(bundle: Bundle, run_tests: Callable[[Bundle], Run],
+           prove: Callable[[Bundle, Lines], Proof]) -> tuple[Check, Check, tuple[str, str]]:
+    if not any(path.startswith("tests/") and path.endswith(".py") for path in bundle.files):
+        nothing = ["the bundle has no tests: put them into tests/test_*.py"]
+        return Check("tests", nothing), Check("coverage", ["nothing was measured"]), ("", "")
+    try:
+        run = run_tests(bundle)
+    except Refusal as error:
+        return Check("tests", [error.message]), Check("coverage", ["nothing was measured"]), ("", "")
+    problems = [run.ended] if run.ended else []
+    if not run.ended and run.passed + run.failed == 0:
+        problems.append("no test was found: name files test_*.py and functions test_*")
+    if run.failed:
+        problems += [f"{run.failed} of {run.passed + run.failed} tests failed", *run.failures[:MESSAGES_MAX]]
+    tests = Check("tests", problems, {"passed": run.passed, "failed": run.failed, "seconds": round(run.seconds, 3)})
+    if run.ended or run.passed == 0:
+        return tests, Check("coverage", ["nothing was measured: the tests did not come to their end"
+                                         if run.ended else "nothing was measured"]), ("", "")
+    return tests, *_coverage(bundle, run, prove)
+
+
+def _coverage(bundle: Bundle, run: Run, prove: Callable[[Bundle, Lines], Proof]) -> tuple[Check, tuple[str, str]]:
+    try:
+        found = measure(bundle.files, run.arcs)
+        proof = prove(bundle, found.run) if found.enough else Proof()
+    except Refusal as error:
+        return Check("coverage", [error.message]), ("", "")
+    proven = Measured(found.lines, proof.proven, 0, 0).percent()
+    detail = {"lines": found.lines, "linesRun": found.lines_run, "branches": found.branches,
+              "branchesRun": found.branches_run, "percent": found.percent(), "files": sorted(measurable(bundle.files)),
+              "proven": proof.proven, "provenPercent": proven, "claimed": found.lines_run - proof.proven,
+              "claimedBranches": found.branches_run, "limit": proof.limit}
+    if proof.path:
+        return Check("coverage", [f"the report is forged: {proof.path}:{proof.line} was said to be run by the tests, "
+                                  "and is not"], detail), ("", "")
+    problems = [] if found.enough else [
+        f"{found.percent()} % of lines and branches are covered; {float(REQUIRED * 100):.0f} % are required", *(
+            f"{path}: not run: {', '.join(map(str, lines[:40]))}" for path, lines in sorted(found.missing.items()))]
+    return Check("coverage", problems[:MESSAGES_MAX], detail), (found.percent(), proven)

@@ -1,0 +1,143 @@
+"""Test coverage computed outside the jail, from the jumps between lines that a tracer inside it reported.
+
+What counts is fixed here, not by the plugin: every Python file that a worker would load, lines and branches together,
+no omit, no pragma, no configuration file. The share is (lines run + branches taken) / (lines + branches) and has to
+be at least 70 % exactly; nothing is rounded before the comparison.
+
+The plugin's source is hostile to a parser too, so ``measure`` runs coverage.py in a process of its own with caps on
+time and memory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from fractions import Fraction
+from pathlib import Path
+
+import msgspec
+
+from apex_exec.errors import Refusal
+
+REQUIRED = Fraction(70, 100)
+SECONDS_MAX = 60
+MEMORY_BYTES_MAX = 1 << 30
+ARCS_MAX = 200_000
+"""Jumps that one run may report. 2 MiB of source have far fewer."""
+
+Arcs = dict[str, list[tuple[int, int]]]
+"""file → (from line, to line); a negative line is the entry or exit of the code object that begins there."""
+
+
+class Measured(msgspec.Struct, frozen=True):
+    """What was run of what there is."""
+
+    lines: int
+    lines_run: int
+    branches: int
+    branches_run: int
+    missing: dict[str, list[int]] = {}
+    run: dict[str, list[int]] = {}
+    """path → lines said to have been run."""
+
+    @property
+    def share(self) -> Fraction:
+        """Run over all, exact; 0 where there is nothing to run."""
+        whole = self.lines + self.branches
+        return Fraction(self.lines_run + self.branches_run, whole) if whole else Fraction(0)
+
+    @property
+    def enough(self) -> bool:
+        """True from exactly 70 % on."""
+        return self.share >= REQUIRED
+
+    def percent(self) -> str:
+        """The share with two decimals, cut and not rounded: 69.999 % reads 69.99."""
+        hundredths = int(self.share * 10_000)
+        return f"{hundredths // 100}.{hundredths % 100:02d}"
+
+
+def measurable(files: dict[str, bytes]) -> dict[str, bytes]:
+    """The files that count: Python, and not the tests themselves."""
+    return {path: body for path, body in files.items() if path.endswith(".py") and not path.startswith("tests/")}
+
+
+def check_arcs(files: dict[str, bytes], arcs: Arcs) -> None:
+    """Raises Refusal("report_forged") where a report names files or lines that the bundle does not have."""
+    counted = measurable(files)
+    if sum(map(len, arcs.values())) > ARCS_MAX:
+        raise Refusal("report_forged", f"the tests reported more than {ARCS_MAX} jumps")
+    for path, jumps in arcs.items():
+        if path not in counted:
+            raise Refusal("report_forged", f"the tests reported {path[:100]!a}, which is no source of the bundle")
+        last = counted[path].count(b"\n") + 1
+        for jump in jumps:
+            if any(abs(line) > last for line in jump):
+                raise Refusal("report_forged", f"the tests reported line {max(map(abs, jump))} of {path}, which ends "
+                              f"at {last}")
+
+
+def measure(files: dict[str, bytes], arcs: Arcs) -> Measured:
+    """Coverage of ``files`` by ``arcs``. Blocks for up to SECONDS_MAX.
+
+    Raises Refusal: report_forged, source_not_measurable (it cannot be parsed in the time and memory allowed).
+    """
+    check_arcs(files, arcs)
+    counted = measurable(files)
+    request = msgspec.msgpack.encode((counted, {path: arcs.get(path, []) for path in counted}))
+    try:
+        environment = {"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+        done = subprocess.run([sys.executable, "-m", "apex_exec.market.review.coverage"], input=request,
+                              capture_output=True, timeout=SECONDS_MAX, env=environment, cwd="/", check=False)
+        if done.returncode == 0:
+            return msgspec.json.decode(done.stdout, type=Measured)
+        why = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2][:200]
+    except subprocess.TimeoutExpired:
+        why = f"over {SECONDS_MAX} seconds"
+    raise Refusal("source_not_measurable", f"coverage of the plugin's source cannot be computed: {why or 'it crashed'}",
+                  hint="simplify the file that takes so long to parse")
+
+
+def _report(files: dict[str, bytes], arcs: Arcs) -> Measured:
+    from coverage import Coverage, CoverageData
+
+    with tempfile.TemporaryDirectory() as temporary:
+        root, store = Path(temporary) / "source", str(Path(temporary) / "data")
+        paths = {name: root / name for name in files}
+        for name, path in paths.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(files[name])
+        data = CoverageData(basename=store)
+        data.add_arcs({str(paths[name]): set(arcs[name]) for name in files})
+        for path in paths.values():
+            data.touch_file(str(path))  # a file that was never run counts with nothing run
+        data.write()
+        cover = Coverage(data_file=store, config_file=False, branch=True)
+        for option in ("report:exclude_lines", "report:exclude_also", "report:partial_branches"):
+            cover.set_option(option, [])
+        cover.load()
+        out = str(Path(temporary) / "report.json")
+        cover.json_report(morfs=[str(path) for path in paths.values()], outfile=out)
+        report = json.loads(Path(out).read_bytes())
+        names = {str(path): name for name, path in paths.items()}
+        totals = report["totals"]
+        lines = {names[str(Path(path).absolute())]: found for path, found in report["files"].items()}
+        missing, run = ({name: found[kind] for name, found in lines.items() if found[kind]}
+                        for kind in ("missing_lines", "executed_lines"))
+        return Measured(totals["num_statements"], totals["covered_lines"], totals["num_branches"],
+                        totals["covered_branches"], missing, run)
+
+
+def _main() -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES_MAX, MEMORY_BYTES_MAX))
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS_MAX, SECONDS_MAX))
+    files, arcs = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=tuple[dict[str, bytes], Arcs])
+    sys.stdout.buffer.write(msgspec.json.encode(_report(files, arcs) if files else Measured(0, 0, 0, 0)))
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,189 @@
+"""A submission's way: taken in, checked by the machine, reviewed by a person, counter-signed and published. Blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+from cryptography.exceptions import InvalidSignature
+
+from apex_exec.errors import Code, Refusal
+from apex_exec.market.review import checks, reviewers
+from apex_exec.market.review import submissions as subs
+from apex_exec.market.review.review import CHECKLIST
+from apex_exec.market.review.submissions import MACHINE, Submission
+from apex_exec.market.shop.shop import Shop
+from apex_exec.registry.bundles.bundle import Bundle, read_path, unpack
+from apex_exec.registry.context import Context
+from apex_exec.registry.trials.testing import Proof, Run
+from apex_exec.registry.trust import keyring
+from apex_exec.registry.trust.signing import read_signatures
+
+Scan = Callable[[Context, Bundle], checks.Scanned]
+RunTests = Callable[[Context, Bundle], Run]
+Prove = Callable[[Context, Bundle, checks.Lines], Proof]
+Scaffold = Callable[[Bundle], str]
+Stop = Callable[[Context, str, str], None]
+"""``stop(context, digest, reason)``: ends a revoked version wherever it runs here."""
+
+
+class Machine(msgspec.Struct, frozen=True):
+    """What of other parts a review needs: scan, jailed tests, their proof, the scaffold's README, stopping a plugin."""
+
+    scan: Scan
+    run_tests: RunTests
+    prove: Prove
+    scaffold: Scaffold
+    stop: Stop
+
+
+class Reviewing:
+    """The review's operations over one shop."""
+
+    def __init__(self, shop: Shop, machine: Machine) -> None:
+        self.shop = shop
+        self.machine = machine
+
+    def submit(self, context: Context, path: Path | None, data: bytes, submitter: str, contact: str,
+               response_hours: int) -> Any:
+        """Takes a bundle in and checks it: ``in_review`` or ``changes_requested``, with every finding."""
+        if not submitter.strip():
+            raise Refusal("submitter_missing", "who submits needs a name", code=Code.INVALID_INPUT)
+        if (path is None) == (not data):
+            raise Refusal("bundle_missing", "a submission is a path or the bytes of a bundle", code=Code.INVALID_INPUT)
+        bundle, signatures = read_path(path) if path is not None else unpack(data, "submission")
+        price, manifest = checks.price_of(bundle), bundle.manifest
+        contact, hours = checks.support_of(bundle, contact, response_hours)
+        signed = context.store.transact(lambda db: keyring.judge(
+            db, bundle.digest, read_signatures(signatures), self.shop.now_ns()))
+        self.shop.keep(bundle, signatures)
+
+        def take(db: sa.Connection, now_ns: int) -> Submission:
+            one = subs.submit(db, now_ns, plugin=manifest.id, version=manifest.version, digest=bundle.digest,
+                              author=manifest.author, submitter=submitter, uid=context.uid, price=price,
+                              contact=contact, sla_hours=hours, author_key=signed.author_key)
+            if one.state == "scanning":  # an earlier run was interrupted; this one takes its place
+                return one
+            return subs.move(db, now_ns, one.id, "scanning", actor=MACHINE, uid=0, reason="checks begin")
+
+        taken = self.shop.change(take)
+        found = checks.check(
+            bundle, now_ns=self.shop.now_ns(), scan=lambda one: self.machine.scan(context, one),
+            run_tests=lambda one: self.machine.run_tests(context, one),
+            prove=lambda one, lines: self.machine.prove(context, one, lines), contact=contact, response_hours=hours,
+            scaffold=self.machine.scaffold(bundle))
+        text = found.text()
+        signature = self.shop.key().sign(checks.SIGNED_PREFIX + text.encode()).hex()
+        self.shop.change(lambda db, now_ns: subs.record_checks(db, now_ns, taken.id, text, signature, found.passed))
+        return self.status(taken.id, "")
+
+    def status(self, submission: int, plugin: str) -> Any:
+        """One submission in full, or the queue."""
+        now_ns = self.shop.now_ns()
+
+        def work(db: sa.Connection) -> Any:
+            queue = subs.queue(db, now_ns)
+            if not submission and not plugin:
+                return queue
+            one = subs.get(db, submission) if submission else subs.latest(db, plugin)
+            shown: dict[str, Any] = msgspec.to_builtins(one)
+            shown["price"] = msgspec.json.decode(one.price)
+            shown["result"] = msgspec.json.decode(one.result) if one.result else None
+            shown["moves"] = subs.history(db, one.id)
+            shown["decisions"] = subs.signed_decisions(db, one.id)
+            shown["queue"] = next(({"position": row["position"], "waitingSeconds": row["waitingSeconds"]}
+                                   for row in queue if row["id"] == one.id), None)
+            return shown
+
+        return self.shop.read(work)
+
+    def claim(self, submission: int, reviewer: str) -> Any:
+        """A reviewer takes a submission: what the machine found, the files, the checklist. Without one: the queue."""
+        if not submission:
+            return self.status(0, "")
+        taken = self.shop.change(lambda db, _now_ns: subs.claim(db, submission, reviewer))
+        bundle, _ = self.shop.kept(taken)
+        self._check_result(taken)
+        return {**self.status(taken.id, ""), "checklist": CHECKLIST, "permissions": list(bundle.manifest.permissions),
+                "files": [{"path": path, "size": len(body)} for path, body in bundle.files.items()]}
+
+    def decide(self, context: Context, target: str, submission: int, reviewer: str, reason: str, digest: str,
+               checklist: list[str], statement: str = "", signature: str = "") -> Any:
+        """A reviewer's decision about bytes that are hashed again now."""
+        one = self.shop.read(lambda db: subs.get(db, submission))
+        now_ns, uid = self.shop.now_ns(), context.uid
+        asked = reviewers.Statement(submission, digest, target, reason, uid, "", 0)
+        signed = context.store.transact(lambda db: reviewers.identify(
+            db, one, reviewer, asked, statement, signature, now_ns))
+        if one.state == "in_review":
+            self.shop.kept(one)
+            self._check_result(one)
+        self.shop.change(lambda db, now_ns: subs.decide(
+            db, now_ns, submission, target, reviewer=reviewer, uid=uid, reason=reason, digest=digest,
+            checklist=checklist, signed=(signed.key_id, signed.statement, signed.signature)))
+        return self.status(submission, "")
+
+    def publish(self, submission: int, publisher: str, uid: int) -> Any:
+        """Counter-signs, writes bundle and index. The bundle is written first: an index never names what is missing."""
+        if not submission:
+            index = self.shop.change(self.shop.write_index)
+            return {"index": index.version, "expiresNs": index.expires_ns}
+        if not publisher.strip():
+            raise Refusal("publisher_missing", "who publishes needs a name", code=Code.INVALID_INPUT)
+        one = self.shop.read(lambda db: subs.get(db, submission))
+        entry = None
+        if one.state == "approved":
+            self._check_result(one)
+            entry = self.shop.put_public(one)
+
+        def work(db: sa.Connection, now_ns: int) -> Any:
+            current = subs.get(db, submission)
+            subs.check_digest(db, current, one.digest)
+            moved = subs.move(db, now_ns, submission, "published", actor=publisher, uid=uid, reason="published")
+            assert entry is not None  # the move was legal, so it was approved
+            self.shop.record(db, moved, entry)
+            subs.set_price(db, now_ns, moved.plugin, subs.decode_price(moved.price))
+            index = self.shop.write_index(db, now_ns)
+            return {"plugin": moved.plugin, "version": moved.version, "digest": moved.digest, "state": moved.state,
+                    "index": index.version, "expiresNs": index.expires_ns, "place": str(self.shop.public)}
+
+        return self.shop.change(work)
+
+    def revoke(self, context: Context, plugin: str, version: str, actor: str, reason: str, deprecate: bool) -> Any:
+        """Off the market; a revoked version is also stopped where it is installed here."""
+        if not reason.strip() or not actor.strip():
+            raise Refusal("reason_missing", "this needs a reason and the name of who does it", code=Code.INVALID_INPUT)
+        target = "deprecated" if deprecate else "revoked"
+
+        def work(db: sa.Connection, now_ns: int) -> list[Submission]:
+            found = [one for one in subs.offered(db, plugin) if version in ("", one.version)]
+            if not found:
+                raise Refusal("plugin_unknown", f"the marketplace has no {plugin[:60]!r} {version[:20]}".rstrip(),
+                              code=Code.NOT_FOUND)
+            moving = [one for one in found if one.state != target and (version or one.state != "revoked")]
+            for one in moving:
+                subs.move(db, now_ns, one.id, target, actor=actor, uid=context.uid, reason=reason)
+            self.shop.write_index(db, now_ns)
+            return moving
+
+        moved = self.shop.change(work)
+        if not deprecate:
+            for one in moved:
+                self.machine.stop(context, one.digest, f"by the marketplace: {reason}")
+        return {"plugin": plugin, "state": target, "versions": [one.version for one in moved]}
+
+    def _check_result(self, one: Submission) -> None:
+        """Raises Refusal("result_forged") where the findings in the store are not those that were signed for these
+        bytes, or did not pass."""
+        try:
+            self.shop.key().public_key().verify(bytes.fromhex(one.result_signature),
+                                                checks.SIGNED_PREFIX + one.result.encode())
+            found = msgspec.json.decode(one.result, type=checks.Findings)
+        except (ValueError, msgspec.DecodeError, InvalidSignature):
+            found = None
+        if found is None or found.digest != one.digest or not found.passed:
+            raise Refusal("result_forged", f"the machine's findings of submission {one.id} are not those that were "
+                          "signed for these bytes", hint="submit it again")

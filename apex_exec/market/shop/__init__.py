@@ -1,0 +1,1 @@
+"""The index, downloads, what was bought."""

@@ -1,0 +1,183 @@
+"""The index that this daemon's plugins came from, read again and again: what it lists as revoked stops here too.
+
+``refresh`` fetches the signed index, believes it under the rules of ``index.py``, and revokes every installed version
+that it lists as revoked, whatever way its bytes came here. The last index that was believed is kept in a file, so that
+a daemon that starts without a network goes on from there. An index that cannot be had is a warning; one that has
+expired, or was never had, is stale: where ``market.stale`` is "stop", what came from the marketplace is then not
+served. Everything here runs in the registrar, in a thread of its own, and blocks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import random
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from apex_exec.errors import Refusal
+from apex_exec.market.shop.download import fetch
+from apex_exec.market.shop.index import INDEX_BYTES_MAX, NAME, Index
+from apex_exec.market.shop.shop import Shop, write_whole
+from apex_exec.registry import lifecycle
+from apex_exec.registry import store as registry
+from apex_exec.registry.context import Context
+
+log = logging.getLogger(__name__)
+
+IDLE_SECONDS = 3600.0
+"""Between two looks where no index is followed; a reload wakes it."""
+RETRY_SECONDS = 10.0
+"""After the first fetch that failed; twice as long after each further one, ``market.refresh_seconds`` at most."""
+JITTER = 0.1
+"""A fleet that was started at once does not ask its mirror at once."""
+STALE = "market_index_stale"
+_OUTCOMES = {"not_fetched": "not_fetched", "too_large": "not_fetched", "place_invalid": "not_fetched",
+             "index_rolled_back": "rolled_back", "index_forked": "rolled_back", "index_expired": "expired"}
+
+
+class Following:
+    """One index elsewhere. ``refresh`` is called by one thread; the rest never blocks and may be called by any."""
+
+    def __init__(self, shop: Shop) -> None:
+        self.shop = shop
+        self.trouble = ""
+        """Why the last refresh did not bring an index that counts; "" where it did."""
+        self._place = ""
+        self._index: Index | None = None
+        self._revoked: dict[str, str] = {}
+        self._listed: frozenset[str] = frozenset()
+        self._was_stale = False
+        self._failures = 0
+
+    # ------------------------------------------------------------------ what the registry asks
+    def revoked(self, digest: str) -> str:
+        """Why the marketplace says that these bytes must not run; "" where it does not."""
+        return self._revoked.get(digest, "")
+
+    def stale(self, context: Context) -> str:
+        """Why the index that is followed no longer counts; "" where it does, or none is followed."""
+        if not context.settings.market.index:
+            return ""
+        if self._index is None:
+            return "no index of the marketplace was ever had"
+        over_ns = self.shop.now_ns() - self._index.expires_ns
+        return f"the marketplace's index expired {over_ns // 10**9} s ago" if over_ns >= 0 else ""
+
+    def withheld(self, context: Context, db: sa.Connection, digest: str) -> str:
+        """The word for why a version is not served for now; "" where it is."""
+        if context.settings.market.stale != "stop" or not self.stale(context):
+            return ""
+        signed = digest in self._listed or any(
+            row.role == "market" for row in registry.list_signatures(db, digest=digest))
+        return STALE if signed else ""
+
+    def check(self, context: Context, digest: str) -> str:
+        """What ``plugin verify`` says of a version. Raises Refusal("version_revoked" or "market_index_stale")."""
+        if why := self.revoked(digest):
+            raise Refusal("version_revoked", why, hint="remove it, or upgrade to another version")
+        if why := self.stale(context):
+            raise Refusal(STALE, f"{why}; whether it was revoked since is unknown"
+                          + (f" ({self.trouble})" if self.trouble else ""), hint="look at market.index")
+        index = self._index
+        return (f"index {index.version if index else 0} of the marketplace does not revoke it"
+                + ("" if digest in self._listed else "; it is not listed there"))
+
+    # ------------------------------------------------------------------ looking
+    def open(self, context: Context) -> None:
+        """Goes on from the last index that was believed, where there is one."""
+        self._follow(context.settings.market.index)
+        if not self._place or self._index is not None:
+            return
+        with contextlib.suppress(OSError, Refusal):
+            self._take(self.shop.take_index(self._place, self._kept().read_bytes(), self._keys(context), expired=True))
+        self._was_stale = bool(self.stale(context))
+
+    def refresh(self, context: Context) -> float:
+        """Looks once; seconds until it wants to be called again."""
+        market = context.settings.market
+        self.open(context)
+        if not self._place:
+            return IDLE_SECONDS
+        wait = market.refresh_seconds
+        try:
+            if self._index is not None:
+                self._stop_revoked(context)  # whatever a process that died had taken and not done
+            data = fetch(self._place, NAME, INDEX_BYTES_MAX)
+            index = self.shop.take_index(self._place, data, self._keys(context), expired=True)
+            write_whole(self._kept(), data)
+            self._take(index)
+            self._stop_revoked(context)
+            trouble, outcome, self._failures = self.stale(context), "expired" if self.stale(context) else "ok", 0
+        except Refusal as error:
+            trouble, outcome = error.message, _OUTCOMES.get(error.reason, "refused")
+        except Exception as error:  # noqa: BLE001 - a disk, a name server: tried again like everything else
+            trouble, outcome = f"{type(error).__name__}: {error}"[:300], "refused"
+        if trouble:
+            wait = min(wait, RETRY_SECONDS * 2 ** min(self._failures, 20))
+            self._failures += 1
+        self._tell(context, outcome, trouble)
+        if self._index is not None and (left := (self._index.expires_ns - self.shop.now_ns()) / 1e9) > 0:
+            wait = min(wait, left + 1)
+        return max(1.0, wait * random.uniform(1 - JITTER, 1 + JITTER))
+
+    def _tell(self, context: Context, outcome: str, trouble: str) -> None:
+        """Counts what came of it, says what is new, and has everything served again where what may be is another."""
+        context.measure("market_index_refreshes_total", (outcome,), 1.0)
+        stale = bool(self.stale(context))
+        context.measure("market_index_stale", (), float(stale))
+        if self._index is not None:
+            context.measure("market_index_expires_timestamp_seconds", (), self._index.expires_ns / 1e9)
+        if trouble and trouble != self.trouble:
+            log.warning("the marketplace's index could not be read again; what it revokes is not learnt meanwhile: %s",
+                        trouble)
+        elif self.trouble and not trouble:
+            log.info("the marketplace's index is read again")
+        self.trouble = trouble
+        if stale != self._was_stale:
+            self._was_stale = stale
+            if context.settings.market.stale == "stop":
+                log.error("what came from the marketplace is %s", "not served: its index is stale" if stale
+                          else "served again: its index counts")
+                context.audit("marketplace", "market.stale" if stale else "market.fresh", {"place": self._place[:200]})
+            context.in_doubt()
+
+    def _stop_revoked(self, context: Context) -> None:
+        """Every one of them, also where one cannot be: what went wrong is raised at the end."""
+        known = {version.digest: version for version in context.store.transact(registry.list_versions)}
+        failed: Refusal | None = None
+        for digest, why in self._revoked.items():
+            version = known.get(digest)
+            if version is None or version.state == "revoked":
+                continue
+            try:
+                done = lifecycle.revoke_version(context, digest, why)
+            except Refusal as error:
+                log.error("%s %s could not be revoked: %s", version.plugin, version.version, error.message)
+                failed = error
+                continue
+            log.error("%s %s was revoked by the marketplace%s", version.plugin, version.version,
+                      " and is stopped" if done["stopped"] else "")
+            context.audit(version.plugin, "market.revoked", {"version": version.version, "digest": digest,
+                                                             "stopped": done["stopped"]})
+            context.measure("market_revoked_total", (), 1.0)
+        if failed is not None:
+            raise failed
+
+    def _follow(self, place: str) -> None:
+        if place != self._place:
+            self._place, self._index, self._revoked, self._listed = place, None, {}, frozenset()
+
+    def _take(self, index: Index) -> None:
+        self._index = index
+        self._revoked = {entry.digest: "by the marketplace" for entry in index.plugins if entry.state == "revoked"}
+        self._listed = frozenset(entry.digest for entry in index.plugins)
+
+    def _kept(self) -> Path:
+        return self.shop.folder / "taken" / f"{hashlib.sha256(self._place.encode()).hexdigest()[:32]}.json"
+
+    def _keys(self, context: Context) -> dict[str, str]:
+        now_ns = self.shop.now_ns()
+        return context.store.transact(lambda db: registry.market_keys(db, now_ns))

@@ -1,0 +1,160 @@
+"""The published index: static files in a folder that any web server or mirror can serve. Pure but for the signature.
+
+``index.json`` holds the index as text, and the market key's signature over exactly that text. It carries a version that
+only grows and a date after which it no longer counts, so that neither an old index (rollback) nor one that a mirror
+stopped refreshing (freeze) goes unnoticed; and the SHA-256 of every bundle, so that a swapped one does not either.
+Bundles lie beside it as ``bundles/<digest>.apx``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Any
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from apex_exec.errors import Code, Refusal
+from apex_exec.market.money.pricing import Price
+from apex_exec.registry.bundles.bundle import APX_BYTES_MAX
+from apex_exec.registry.trust.signing import key_id_of, raw_public, verify_bytes
+
+NAME = "index.json"
+INDEX_BYTES_MAX = 16 * 1024 * 1024
+LIFETIME_NS = 7 * 24 * 3600 * 1_000_000_000
+"""How long an index counts. It is signed anew at every change and at every start, and when half of this is over."""
+_PREFIX = b"apex-exec index v1\n"
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One published version. ``digest`` names the bundle's content, ``sha256`` the bytes of its ``.apx``."""
+
+    id: str
+    version: str
+    digest: str
+    sha256: str
+    size: int
+    name: str
+    author: str
+    state: str
+    price: Price
+    permissions: list[str] = []
+    coverage: str = ""
+    published_ns: int = 0
+
+    @property
+    def path(self) -> str:
+        """Where the bundle lies, beside the index."""
+        return f"bundles/{self.digest}.apx"
+
+
+class Index(msgspec.Struct, frozen=True):
+    """What is on offer, newest facts of each version; revoked ones stay listed so that installs can be stopped."""
+
+    version: int
+    issued_ns: int
+    expires_ns: int
+    plugins: list[Entry]
+    format: int = 1
+
+
+class Envelope(msgspec.Struct, frozen=True):
+    """``index.json``: the index as text, and who signed that text."""
+
+    index: str
+    key_id: str
+    signature: str
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """The newest index taken from a place so far."""
+
+    version: int
+    sha256: str
+
+
+def seal(index: Index, key: Ed25519PrivateKey) -> bytes:
+    """The bytes of ``index.json``."""
+    text = msgspec.json.encode(index, order="deterministic").decode()
+    signature = key.sign(_PREFIX + text.encode()).hex()
+    return msgspec.json.encode(Envelope(text, key_id_of(raw_public(key)), signature))
+
+
+def open_index(data: bytes, keys: dict[str, str], now_ns: int, seen: Seen | None, *,
+               expired: bool = False) -> tuple[Index, Seen]:
+    """The index in ``data`` where it is to be believed, and what to remember of it.
+
+    ``expired``: also one that no longer counts; what it says of revoked versions stays true.
+
+    ``keys`` are the market keys trusted now: id → public key (hex). Raises Refusal: index_invalid, index_untrusted,
+    index_rolled_back, index_forked (two indexes of one version), index_expired.
+    """
+    try:
+        envelope = msgspec.json.decode(data[: INDEX_BYTES_MAX + 1], type=Envelope)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _bad("index_invalid", f"this is no marketplace index: {error}"[:200]) from None
+    public = keys.get(envelope.key_id)
+    if public is None:
+        raise _bad("index_untrusted", f"the index is signed by {envelope.key_id[:32]!a}, which is no market key here",
+                   "register the marketplace's key: apex-exec keys register NAME --role market")
+    if not verify_bytes(public, _PREFIX + envelope.index.encode(), envelope.signature):
+        raise _bad("index_untrusted", "the index is not what its signature says", "use another mirror")
+    try:
+        index = msgspec.json.decode(envelope.index, type=Index)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise _bad("index_invalid", f"this release cannot read the index: {error}"[:200]) from None
+    now = Seen(index.version, hashlib.sha256(envelope.index.encode()).hexdigest())
+    if seen is not None and now.version < seen.version:
+        raise _bad("index_rolled_back", f"the index is version {now.version}; {seen.version} was seen here before",
+                   "use another mirror")
+    if seen is not None and now.version == seen.version and now.sha256 != seen.sha256:
+        raise _bad("index_forked", f"two different indexes call themselves version {now.version}", "use another mirror")
+    if now_ns >= index.expires_ns and not expired:
+        raise _bad("index_expired", f"the index stopped counting {(now_ns - index.expires_ns) // 10**9} s ago; the "
+                   "mirror may be held back", "use another mirror, or refresh: apex-exec market publish --refresh")
+    return index, now
+
+
+def find(index: Index, plugin: str, version: str = "") -> Entry:
+    """The version asked for, else the newest that is on offer. Raises Refusal: plugin_unknown, plugin_revoked."""
+    entries = [entry for entry in index.plugins if entry.id == plugin and version in ("", entry.version)]
+    if not entries:
+        raise Refusal("plugin_unknown", f"the index has no {plugin[:60]!r} {version[:20]}".rstrip(),
+                      hint="apex-exec market search WORD", code=Code.NOT_FOUND)
+    offered = [entry for entry in entries if entry.state != "revoked"]
+    if not offered:
+        raise Refusal("plugin_revoked", f"{plugin} was revoked by the marketplace")
+    best = max(offered, key=lambda entry: (entry.state == "published", tuple(map(int, entry.version.split(".")))))
+    if not _DIGEST.fullmatch(best.digest) or not 0 < best.size <= APX_BYTES_MAX:
+        raise _bad("index_invalid", f"the index describes {plugin} in a way that cannot be")
+    return best
+
+
+def check_bundle(label: str, size: int, sha256: str, data: bytes) -> None:
+    """Raises Refusal("bundle_swapped") where ``data`` is not the bundle that the index names."""
+    if len(data) != size or hashlib.sha256(data).hexdigest() != sha256:
+        raise _bad("bundle_swapped", f"the bundle of {label} is not the one that the index names", "use another mirror")
+
+
+def search(index: Index, words: str) -> list[Entry]:
+    """The offered entries whose id, name or author hold every word, newest version of each, by id."""
+    wanted = words.casefold().split()
+    found: dict[str, Entry] = {}
+    for entry in index.plugins:
+        text = f"{entry.id} {entry.name} {entry.author}".casefold()
+        if entry.state != "revoked" and all(word in text for word in wanted):
+            found[entry.id] = find(index, entry.id)
+    return [found[name] for name in sorted(found)]
+
+
+def _bad(reason: str, message: str, hint: str = "") -> Refusal:
+    return Refusal(reason, message, hint=hint)
+
+
+def public_facts(entry: Entry) -> dict[str, Any]:
+    """What ``market search`` and ``show`` tell of an entry."""
+    facts: dict[str, Any] = msgspec.to_builtins(entry)
+    return {key: facts[key] for key in ("id", "version", "name", "author", "state", "price", "permissions", "coverage",
+                                        "digest")}

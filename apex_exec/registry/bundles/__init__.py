@@ -1,0 +1,1 @@
+"""Bundles: manifest, files, digest, storage."""

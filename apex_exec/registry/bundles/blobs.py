@@ -1,0 +1,169 @@
+"""The content-addressed store of bundles: ``<state_dir>/bundles/<digest>.apx``, read-only; what workers load.
+
+A blob is written to a temporary file, synced, renamed, and its folder synced, so that a crash leaves either the whole
+blob or a leftover that ``sweep`` removes. Reading always recomputes the digest: what is loaded is what was hashed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from apex_exec.errors import Refusal
+from apex_exec.registry.bundles.bundle import Bundle, pack, unpack
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+TEMPORARY_PREFIX = ".new-"
+
+
+def is_digest(value: str) -> bool:
+    """True for 64 lower-case hexadecimal digits."""
+    return _DIGEST.fullmatch(value) is not None
+
+
+class BlobStore:
+    """The folder of bundles. Every method may block on the disk; errors of the disk become Refusal."""
+
+    def __init__(self, folder: Path, *, at_point: Callable[[str], None] = lambda _: None) -> None:
+        self.folder = folder
+        self._at_point = at_point
+
+    def path(self, digest: str) -> Path:
+        """Where the blob of ``digest`` is, or would be."""
+        if not is_digest(digest):
+            raise Refusal("not_a_digest", f"{digest[:80]!a} is not a bundle's digest")
+        return self.folder / f"{digest}.apx"
+
+    def put(self, bundle: Bundle) -> bool:
+        """Stores ``bundle`` and returns after it is durable; False where an intact copy was there already."""
+        path = self.path(bundle.digest)
+        try:
+            if path.exists():
+                with contextlib.suppress(Refusal):
+                    self.read(bundle.digest)
+                    return False
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            temporary = self.folder / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+            try:
+                self._write(temporary, pack(bundle))
+                self._at_point("blob-written")
+                os.rename(temporary, path)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    temporary.unlink(missing_ok=True)
+                raise
+            self._sync_folder()
+        except OSError as error:
+            raise _disk_refusal(error, self.folder) from None
+        return True
+
+    @staticmethod
+    def _write(path: Path, data: bytes) -> None:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(fd)
+
+    def _sync_folder(self) -> None:
+        fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def read(self, digest: str) -> Bundle:
+        """The bundle named ``digest``, verified against that name. Raises Refusal."""
+        path = self.path(digest)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            raise Refusal("blob_missing", f"the bundle {digest} is not in {self.folder}",
+                          hint="install the plugin's .apx file again") from None
+        except OSError as error:
+            raise _disk_refusal(error, self.folder) from None
+        try:
+            bundle, _ = unpack(data, path.name)
+        except Refusal as error:
+            raise _corrupt(digest, error.message) from None
+        if bundle.digest != digest:
+            raise _corrupt(digest, "its content has another digest than its name")
+        return bundle
+
+    def remove(self, digest: str) -> None:
+        """Removes a blob; none there is fine."""
+        try:
+            self.path(digest).unlink(missing_ok=True)
+        except OSError as error:
+            raise _disk_refusal(error, self.folder) from None
+
+    def has(self, digest: str) -> bool:
+        """Whether there is a blob of that name, whatever it holds."""
+        return self.path(digest).exists()
+
+    def digests(self) -> set[str]:
+        """The names of all blobs."""
+        try:
+            return {entry.stem for entry in self.folder.glob("*.apx") if is_digest(entry.stem)}
+        except OSError:
+            return set()
+
+    def sweep(self, known: Iterable[str]) -> list[str]:
+        """Removes leftovers of a crash and blobs that no row in ``known`` names; returns what went."""
+        gone: list[str] = []
+        for digest in sorted(self.digests() - set(known)):
+            with contextlib.suppress(Refusal):
+                self.remove(digest)
+                gone.append(digest)
+        if self.folder.is_dir():
+            for left in self.folder.glob(f"{TEMPORARY_PREFIX}*"):
+                with contextlib.suppress(OSError):
+                    left.unlink()
+                    gone.append(left.name)
+        return gone
+
+
+def _corrupt(digest: str, why: str) -> Refusal:
+    return Refusal("blob_corrupt", f"the stored bundle {digest} is not what was installed: {why}",
+                   hint="install the plugin's .apx file again")
+
+
+def _disk_refusal(error: OSError, folder: Path) -> Refusal:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Refusal("disk_full", f"no room for a bundle in {folder}; nothing was installed",
+                       hint="free some space and try again")
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return Refusal("store_read_only", f"the bundle store {folder} cannot be written: {os.strerror(error.errno)}",
+                       hint="make the folder writable for the daemon")
+    return Refusal("store_failed", f"the bundle store {folder}: {error}", hint="look at the disk")
+
+
+class BundleSource:
+    """What a worker is loaded from: bundles of ``plugins_dir`` held in memory, installed ones read from the store."""
+
+    def __init__(self, store: BlobStore | None = None) -> None:
+        self._store = store
+        self._held: dict[str, tuple[dict[str, bytes], dict[str, str]]] = {}
+
+    def hold(self, bundle: Bundle) -> None:
+        """Keeps ``bundle`` in memory: a folder that is served directly."""
+        self._held[bundle.digest] = (bundle.loaded, bundle.sha256)
+
+    def forget(self, digest: str) -> None:
+        """No longer holds it."""
+        self._held.pop(digest, None)
+
+    def load(self, digest: str) -> tuple[dict[str, bytes], dict[str, str]]:
+        """Files and their SHA-256 of ``digest``, verified. Blocks for one read; raises Refusal."""
+        held = self._held.get(digest)
+        if held is not None:
+            return held
+        if self._store is None:
+            raise Refusal("blob_missing", f"the bundle {digest} is not held, and there is no store")
+        bundle = self._store.read(digest)
+        return bundle.loaded, bundle.sha256

@@ -1,0 +1,426 @@
+"""A bundle: one version of one plugin as files, read from a folder or an ``.apx`` file and checked in full.
+
+The digest that names a bundle is the SHA-256 of its list, ``MANIFEST.sha256``: one line ``<sha256>  <size>  <path>``
+a file, sorted by path. Everything in the bundle stands in the list but the list itself and the signatures, which are
+made over the digest. Nothing here runs plugin code, and nothing is ever unpacked to disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import stat
+import struct
+import tokenize
+import unicodedata
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from apex_exec.core.plugin import Limits, PluginSpec
+from apex_exec.errors import Code, Refusal
+from apex_exec.registry.bundles.ignoring import IGNORE_BYTES_MAX, IGNORE_NAME, Ignore
+from apex_exec.registry.bundles.manifest import Manifest, check_manifest, manifest_refusal, parse_manifest
+
+__all__ = ["Bundle", "pack", "parse_manifest", "read_apx", "read_folder", "read_path", "unpack"]
+
+FILES_MAX = 500
+BUNDLE_BYTES_MAX = 2 * 1024 * 1024
+"""All files together; a bundle travels to its worker in one frame."""
+APX_BYTES_MAX = 4 * 1024 * 1024
+"""The file itself: the list, the signatures and what the zip adds come on top of the files."""
+LEFT_OUT_MAX = 10_000
+"""Files and folders that lie beside the bundle's own and are left out, each by itself."""
+RATIO_MAX = 100
+"""Largest size unpacked over size packed of one entry; text reaches 20, a zip bomb 1,000."""
+PATH_CHARACTERS_MAX = 200
+PATH_PARTS_MAX = 10
+LIST_NAME = "MANIFEST.sha256"
+SIGNATURES_NAME = "SIGNATURES.json"
+RESERVED = (LIST_NAME, SIGNATURES_NAME)
+
+_NATIVE_SUFFIX = re.compile(r"\.(so(\.\d+)*|pyd|dll|dylib|exe|o|a|wasm|node)\Z", re.IGNORECASE)
+_NATIVE_MAGIC = (b"\x7fELF", b"\xfe\xed\xfa\xce", b"\xfe\xed\xfa\xcf", b"\xce\xfa\xed\xfe", b"\xcf\xfa\xed\xfe",
+                 b"\xca\xfe\xba\xbe", b"\0asm")
+_LIST_LINE = re.compile(r"([0-9a-f]{64})  (0|[1-9][0-9]{0,9})  ([^\n]+)")
+_END = struct.Struct("<4s4H2IH")
+_END_MAGIC = b"PK\x05\x06"
+
+
+def _problem(code: str, path: str, message: str, hint: str = "") -> dict[str, Any]:
+    return {"code": code, "path": path, "message": message, "hint": hint}
+
+
+def _refuse(problems: list[dict[str, Any]], where: str) -> Refusal:
+    first = problems[0]
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return Refusal(first["code"], f"{where}: {first['path']}: {first['message']}{more}"[:1000], hint=first["hint"],
+                   code=Code.INVALID_INPUT, problems=problems[:100])
+
+
+class Bundle:
+    """One version of one plugin: manifest, files, and the digest that names them.
+
+    ``files`` is everything, ``loaded`` what a worker gets (``tests/`` stays out) and ``sha256`` its hashes.
+    """
+
+    def __init__(self, manifest: Manifest, files: dict[str, bytes]) -> None:
+        self.manifest = manifest
+        self.files = dict(sorted(files.items()))
+        self.listing = make_listing(self.files)
+        self.digest = hashlib.sha256(self.listing).hexdigest()
+        self.loaded = {path: body for path, body in self.files.items() if not path.startswith("tests/")}
+        self.sha256 = {path: hashlib.sha256(body).hexdigest() for path, body in self.loaded.items()}
+
+    @property
+    def entrypoint(self) -> str:
+        """The entry point's path inside the bundle."""
+        return self.manifest.entrypoint
+
+    def spec(self, policy: Limits) -> PluginSpec:
+        """What the pool serves; the manifest's limits lower ``policy`` and never raise it."""
+        return spec_of(self.manifest, self.digest, policy)
+
+
+def spec_of(manifest: Manifest, digest: str, policy: Limits) -> PluginSpec:
+    """The pool's view of ``manifest``, enabled for everybody; limits are ``policy``'s, lowered by the manifest's."""
+    return PluginSpec(
+        id=manifest.id, version=manifest.version, digest=digest, entrypoint=manifest.entrypoint,
+        hooks=tuple(manifest.manifest.hooks), permissions=tuple(manifest.permissions), priority=manifest.priority,
+        limits=manifest.limits.within(policy), network_allow=tuple(manifest.network.allow),
+        tables=tuple(manifest.data.tables), name=manifest.name, author=manifest.author)
+
+
+def make_listing(files: dict[str, bytes]) -> bytes:
+    """``MANIFEST.sha256`` of ``files``."""
+    return "".join(f"{hashlib.sha256(body).hexdigest()}  {len(body)}  {path}\n"
+                   for path, body in sorted(files.items())).encode()
+
+
+# ---------------------------------------------------------------------- what any bundle must satisfy
+def _name_problem(name: str) -> str:
+    """What is wrong with a path inside a bundle; "" where it is good."""
+    parts = name.split("/")
+    if name.startswith("/") or re.match(r"[A-Za-z]:", name) or "\\" in name:
+        return "an absolute path, a drive or a backslash"
+    if any(part in ("", ".", "..") for part in parts):
+        return "a path with an empty, . or .. part"
+    if len(name) > PATH_CHARACTERS_MAX or len(parts) > PATH_PARTS_MAX:
+        return f"a path over {PATH_CHARACTERS_MAX} characters or {PATH_PARTS_MAX} parts"
+    if not name.isprintable() or not unicodedata.is_normalized("NFC", name):
+        return "a path with invisible, undecodable or unnormalised characters"
+    if any(part.endswith((" ", ".")) or part.startswith(" ") for part in parts):
+        return "a part that begins or ends with a space or ends with a dot"
+    return ""
+
+
+def _source_problem(body: bytes) -> str:
+    if b"\0" in body:
+        return "it holds a NUL byte"
+    if body.startswith(b"\xef\xbb\xbf"):
+        return "it begins with a byte order mark"
+    try:
+        body.decode("utf-8")
+        encoding, _ = tokenize.detect_encoding(io.BytesIO(body).readline)
+    except (UnicodeDecodeError, SyntaxError):
+        return "it is not UTF-8"
+    return "" if encoding == "utf-8" else f"it declares the encoding {encoding}"
+
+
+def _is_native(name: str, body: bytes) -> bool:
+    if _NATIVE_SUFFIX.search(name) or body.startswith(_NATIVE_MAGIC):
+        return True
+    if body[:2] == b"MZ" and len(body) >= 64:
+        (offset,) = struct.unpack_from("<I", body, 60)
+        return body[offset : offset + 4] == b"PE\0\0"
+    return False
+
+
+def _file_problems(files: dict[str, bytes]) -> Iterator[dict[str, Any]]:
+    for name, body in files.items():
+        if name.lower().endswith((".pyc", ".pyo")) or "__pycache__" in name.split("/"):
+            yield _problem("compiled_code", name, "compiled Python is not accepted", "ship the source only")
+        elif _is_native(name, body):
+            yield _problem("native_code", name, "native code is not accepted", "write the plugin in pure Python")
+        elif name.endswith((".py", ".pyi", ".pyw")) and (wrong := _source_problem(body)):
+            yield _problem("not_utf8", name, f"Python source must be plain UTF-8: {wrong}", "save it as UTF-8")
+
+
+def _collisions(names: list[str]) -> Iterator[dict[str, Any]]:
+    """Names that one file system or another would take for the same, and files that are also folders."""
+    seen: dict[str, str] = {unicodedata.normalize("NFKC", name).casefold(): name for name in RESERVED}
+    folders: dict[str, str] = {}
+    for name in names:
+        key = unicodedata.normalize("NFKC", name).casefold()
+        other = seen.get(key)
+        if other is not None:
+            word = "stands twice" if other == name else f"collides with {other!a} where case or Unicode forms are one"
+            yield _problem("name_collision", name, f"the name {word}", "rename one")
+        seen[key] = name
+        parts = key.split("/")
+        for end in range(1, len(parts)):
+            folders["/".join(parts[:end])] = name
+    for key, name in folders.items():
+        if key in seen:
+            yield _problem("name_collision", seen[key], f"it is a file, and {name!a} needs a folder", "rename one")
+
+
+def make_bundle(files: dict[str, bytes], where: str) -> Bundle:
+    """The bundle of ``files`` (without list and signatures). Raises Refusal with every problem at once."""
+    problems = [_problem("unsafe_path", ascii(name)[1:-1], wrong, "use plain relative paths")
+                for name in files if (wrong := _name_problem(name))]
+    problems += _collisions(list(files))
+    problems += _file_problems(files)
+    if len(files) > FILES_MAX or sum(map(len, files.values())) > BUNDLE_BYTES_MAX:
+        problems.append(_problem("bundle_too_large", "$", f"over {FILES_MAX} files or {BUNDLE_BYTES_MAX} bytes",
+                                 "leave out what the plugin does not need"))
+    data = files.get("manifest.json")
+    if data is None:
+        problems.append(_problem("manifest_missing", "manifest.json", "there is none",
+                                 "a bundle has a manifest.json at its top; `apex-exec plugin new` makes one"))
+        raise _refuse(problems, where)
+    manifest, wrong_manifest = check_manifest(data)
+    if manifest is not None and manifest.entrypoint not in files:
+        problems.append(_problem("entrypoint_missing", manifest.entrypoint, "the entry point is not in the bundle",
+                                 "name a file that is there in $.manifest.entrypoint"))
+    elif manifest is not None and manifest.entrypoint.startswith("tests/"):
+        problems.append(_problem("entrypoint_missing", manifest.entrypoint, "tests/ is not loaded into workers",
+                                 "move the entry point out of tests/"))
+    if problems:
+        raise _refuse([*problems, *wrong_manifest], where)
+    if manifest is None:
+        raise manifest_refusal(wrong_manifest, f"{where}: manifest.json")
+    return Bundle(manifest, files)
+
+
+# ---------------------------------------------------------------------- folders
+def read_folder(folder: Path, left_out: list[str] | None = None, output: Path | None = None) -> Bundle:
+    """The bundle in ``folder``. Raises Refusal.
+
+    Names that begin with a dot, ``__pycache__``, what ``ignoring.USUAL`` and the folder's ``.apxignore`` name, and the
+    file ``output`` are no part of it; ``left_out`` gets their paths, of a folder with a ``/`` at its end.
+    """
+    files: dict[str, bytes] = {}
+    problems: list[dict[str, Any]] = []
+    total_bytes = 0
+    if not folder.is_dir():
+        raise Refusal("not_found", f"{folder}: there is no such folder", code=Code.NOT_FOUND,
+                      hint="a bundle is a folder with a manifest.json")
+    try:
+        ignore = _read_ignore(folder)
+        own = None if output is None else output.parent.resolve() / output.name
+        for path, name in _walk(folder, "", ignore, left_out if left_out is not None else []):
+            info = path.lstat()
+            if own is not None and path.name == own.name and path.parent.resolve() == own.parent:
+                continue
+            if stat.S_ISLNK(info.st_mode):
+                problems.append(_problem("link_refused", name, "it is a symbolic link", "copy the file itself"))
+            elif not stat.S_ISREG(info.st_mode):
+                problems.append(_problem("special_file", name, "it is a device, pipe or socket", "remove it"))
+            elif info.st_nlink > 1:
+                problems.append(_problem("link_refused", name, "it is a hard link", "copy the file itself"))
+            else:
+                total_bytes += info.st_size
+                if total_bytes > BUNDLE_BYTES_MAX or len(files) >= FILES_MAX:
+                    problems.append(_problem("bundle_too_large", name, f"over {FILES_MAX} files or {BUNDLE_BYTES_MAX} "
+                                             "bytes in all", "leave out what the plugin does not need"))
+                    break
+                files[name] = _read_regular(path, BUNDLE_BYTES_MAX)
+    except OSError as error:
+        raise Refusal("unreadable", f"{folder}: {error}", hint="make it readable for this user") from None
+    if problems:
+        raise _refuse(problems, str(folder))
+    return make_bundle(files, str(folder))
+
+
+def _read_ignore(folder: Path) -> Ignore:
+    """The folder's rules. Raises Refusal, OSError."""
+    path = folder / IGNORE_NAME
+    try:
+        body = _read_regular(path, IGNORE_BYTES_MAX)
+    except FileNotFoundError:
+        return Ignore()
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError:
+        text = None
+    if text is None or len(body) > IGNORE_BYTES_MAX:
+        raise Refusal("bad_ignore", f"{path}: it is not UTF-8, or over {IGNORE_BYTES_MAX} bytes",
+                      code=Code.INVALID_INPUT, hint="write one pattern a line, as in a .gitignore")
+    return Ignore(text)
+
+
+def _walk(folder: Path, prefix: str, ignore: Ignore, left_out: list[str]) -> Iterator[tuple[Path, str]]:
+    with os.scandir(folder) as entries:
+        found = sorted(entries, key=lambda entry: entry.name)
+    for entry in found:
+        name = prefix + entry.name
+        is_folder = entry.is_dir(follow_symlinks=False)
+        if (entry.name.startswith(".") or entry.name == "__pycache__" or name in RESERVED
+                or ignore.leaves_out(name, is_folder)):
+            left_out.append(name + "/" * is_folder)
+            if len(left_out) > LEFT_OUT_MAX:
+                raise Refusal("bundle_too_large", f"over {LEFT_OUT_MAX} files beside the bundle's own",
+                              code=Code.INVALID_INPUT, hint="name their folders in .apxignore, not the files")
+            continue
+        if is_folder and prefix.count("/") < PATH_PARTS_MAX:
+            yield from _walk(Path(entry.path), name + "/", ignore, left_out)
+        else:
+            yield Path(entry.path), name
+
+
+def _read_regular(path: Path, bytes_max: int) -> bytes:
+    """The bytes of a regular file that is no link, at most ``bytes_max`` and one. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    with os.fdopen(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(f"{path} is not a regular file")
+        return file.read(bytes_max + 1)
+
+
+# ---------------------------------------------------------------------- .apx files
+def pack(bundle: Bundle, signatures: bytes = b"") -> bytes:
+    """``bundle`` as an ``.apx``: the same bytes for the same files, on any machine. Stored, not deflated: zlib's
+    output differs between its versions, and a bundle is small."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
+        bodies = {LIST_NAME: bundle.listing, **bundle.files}
+        if signatures:
+            bodies[SIGNATURES_NAME] = signatures
+        for name, body in bodies.items():
+            info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            info.create_system = 3  # Unix, wherever it is made
+            info.external_attr = (stat.S_IFREG | 0o644) << 16
+            archive.writestr(info, body)
+    return out.getvalue()
+
+
+def _broken(where: str, message: str) -> Refusal:
+    return Refusal("not_a_bundle", f"{where}: {message}", hint="make it with `apex-exec plugin pack DIR`",
+                   code=Code.INVALID_INPUT)
+
+
+def _check_ends(data: bytes, where: str) -> None:
+    """Counts the entries before any is parsed; nothing may stand before the first or after the last."""
+    if len(data) > APX_BYTES_MAX:
+        raise Refusal("bundle_too_large", f"{where}: over {APX_BYTES_MAX} bytes",
+                      hint="leave out what the plugin does not need", code=Code.INVALID_INPUT)
+    if not data.startswith(b"PK\x03\x04") or len(data) < _END.size or data[-_END.size :][:4] != _END_MAGIC:
+        raise _broken(where, "it is not an .apx file, or it is cut short or has something appended")
+    _, disk, start, here, entries, size, offset, _ = _END.unpack(data[-_END.size :])
+    if here != entries or entries > FILES_MAX + len(RESERVED):
+        raise Refusal("bundle_too_large", f"{where}: it announces {entries} entries, over {FILES_MAX}",
+                      hint="leave out what the plugin does not need", code=Code.INVALID_INPUT)
+    if disk or start or offset + size + _END.size != len(data):
+        raise _broken(where, "its parts do not add up to the file")
+
+
+def _entry_problems(info: zipfile.ZipInfo) -> Iterator[dict[str, Any]]:
+    name, kind = info.filename, stat.S_IFMT(info.external_attr >> 16)
+    if "\0" in info.orig_filename:
+        yield _problem("unsafe_path", ascii(info.orig_filename)[1:-1], "a path with a NUL", "use plain relative paths")
+    if kind == stat.S_IFLNK or _has_unix_extra(info.extra):
+        yield _problem("link_refused", name, "it is a link", "ship the file itself")
+    elif kind not in (0, stat.S_IFREG):
+        yield _problem("special_file", name, "it is a device, pipe, socket or folder", "ship plain files only")
+    if info.flag_bits & 0x1:
+        yield _problem("not_a_bundle", name, "it is encrypted", "pack it without a password")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        yield _problem("not_a_bundle", name, "its compression is neither stored nor deflated",
+                       "pack it with `apex-exec plugin pack DIR`")
+    if info.file_size > RATIO_MAX * max(1, info.compress_size):
+        yield _problem("ratio_too_high", name, f"it unpacks to more than {RATIO_MAX} times its size",
+                       "ship plain files")
+
+
+def _read_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    # By size: ``ZipFile.read`` inflates a whole entry before it looks at how large it said it was.
+    with archive.open(info) as entry:
+        body = entry.read(info.file_size)
+        if len(body) != info.file_size or entry.read(1):
+            raise zipfile.BadZipFile(f"{info.filename!a} is not as large as it says")
+    return body
+
+
+def _has_unix_extra(extra: bytes) -> bool:
+    """True where the entry carries a Unix or ASi field, which may name a link's or a device's target."""
+    offset = 0
+    while offset + 4 <= len(extra):
+        kind, size = struct.unpack_from("<HH", extra, offset)
+        if kind in (0x000D, 0x756E):
+            return True
+        offset += 4 + size
+    return False
+
+
+def unpack(data: bytes, where: str = "bundle") -> tuple[Bundle, bytes]:
+    """The bundle in the bytes of an ``.apx``, and its signature file (b"" where unsigned). Raises Refusal.
+
+    Memory is bounded by APX_BYTES_MAX and BUNDLE_BYTES_MAX whatever the file says of itself.
+    """
+    _check_ends(data, where)
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            infos = archive.infolist()
+            problems = [problem for info in infos for problem in _entry_problems(info)]
+            names = [info.filename for info in infos]
+            problems += _collisions([name for name in names if name not in RESERVED])
+            problems += [_problem("name_collision", name, "it stands twice", "remove one")
+                         for name in RESERVED if names.count(name) > 1]
+            if sum(info.file_size for info in infos) > BUNDLE_BYTES_MAX + 2 * PATH_CHARACTERS_MAX * FILES_MAX:
+                problems.append(_problem("bundle_too_large", "$", f"it unpacks to more than {BUNDLE_BYTES_MAX} bytes",
+                                         "leave out what the plugin does not need"))
+            if problems:
+                raise _refuse(problems, where)
+            bodies = {info.filename: _read_entry(archive, info) for info in infos}
+    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError, ValueError, struct.error,
+            zlib.error) as error:
+        raise _broken(where, f"it cannot be unpacked: {error}"[:200]) from None
+    listing, signatures = bodies.pop(LIST_NAME, b""), bodies.pop(SIGNATURES_NAME, b"")
+    if problems := list(_listing_problems(listing, bodies)):
+        raise _refuse(problems, where)
+    return make_bundle(bodies, where), signatures
+
+
+def _listing_problems(listing: bytes, files: dict[str, bytes]) -> Iterator[dict[str, Any]]:
+    hint = "pack it again with `apex-exec plugin pack DIR`"
+    if not listing:
+        yield _problem("list_missing", LIST_NAME, "the bundle has no list of its files", hint)
+        return
+    listed: dict[str, tuple[str, int]] = {}
+    for line in listing.decode("utf-8", "replace").split("\n")[:-1]:
+        match = _LIST_LINE.fullmatch(line)
+        if match is None:
+            yield _problem("list_malformed", LIST_NAME, f"not `<sha256>  <size>  <path>`: {line[:80]!a}", hint)
+            return
+        listed[match[3]] = (match[1], int(match[2]))
+    for name in files.keys() - listed.keys():
+        yield _problem("undeclared_file", name, "it is in the bundle and not in its list", hint)
+    for name in listed.keys() - files.keys():
+        yield _problem("missing_file", name, "it is in the list and not in the bundle", hint)
+    for name in sorted(files.keys() & listed.keys()):
+        if (hashlib.sha256(files[name]).hexdigest(), len(files[name])) != listed[name]:
+            yield _problem("hash_mismatch", name, "it is not what the list says", hint)
+    if make_listing(files) != listing and listed.keys() == files.keys():
+        yield _problem("list_malformed", LIST_NAME, "it is not the list that its files give", hint)
+
+
+def read_apx(path: Path) -> tuple[Bundle, bytes]:
+    """The bundle in the file ``path`` and its signature file. Raises Refusal."""
+    try:
+        data = _read_regular(path, APX_BYTES_MAX)
+    except FileNotFoundError:
+        raise Refusal("not_found", f"{path}: there is no such file", code=Code.NOT_FOUND,
+                      hint="make one with `apex-exec plugin pack DIR`") from None
+    except OSError as error:
+        raise Refusal("unreadable", f"{path}: {error}", hint="make it a readable, regular file") from None
+    return unpack(data, str(path))
+
+
+def read_path(path: Path) -> tuple[Bundle, bytes]:
+    """The bundle in a folder or an ``.apx`` file, and its signature file. Raises Refusal."""
+    return (read_folder(path), b"") if path.is_dir() else read_apx(path)

@@ -1,0 +1,97 @@
+"""What a bundle must pass before it is installed: policy, signature, scan, and code that says what its manifest says.
+
+The code is loaded in a jailed worker by the supervisor (``ask`` kind ``probe``), never in the process that asks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from apex_exec.errors import Code, Refusal
+from apex_exec.registry.bundles.bundle import Bundle
+from apex_exec.registry.bundles.manifest import Manifest
+from apex_exec.registry.context import Context
+from apex_exec.registry.scan.findings import Report
+from apex_exec.registry.trust.policy_file import Policy
+
+PROBE_SECONDS = 60.0
+NOBODY = "00000000-0000-4000-8000-000000000000"
+"""The user of a trial call: no row of the platform's is his."""
+_TRIALS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("onDashboardLoad", {"dashboardId": "trial"}),
+    ("onDataFetch", {"query": "trial", "filters": {}}),
+    ("onActionExecute", {"action": "trial", "context": {}}),
+    ("onAuthSuccess", {"sessionId": "trial"}),
+)
+
+
+def declared_problems(manifest: Manifest, declared: dict[str, Any]) -> list[dict[str, Any]]:
+    """A problem for each difference between the manifest and what the code, loaded, says of itself."""
+    problems: list[dict[str, Any]] = []
+    for key, path, wanted, found in (
+        ("hooks", "$.manifest.hooks", set(manifest.manifest.hooks), set(declared.get("hooks", ()))),
+        ("permissions", "$.permissions", set(manifest.permissions), set(declared.get("permissions", ()))),
+    ):
+        singular = key[:-1]
+        problems += [{"code": f"{singular}_not_in_code", "path": path, "hint": f"add it to the code, or remove {item}",
+                      "message": f"the manifest declares {item}, and the code does not"}
+                     for item in sorted(wanted - found)]
+        problems += [{"code": f"{singular}_not_in_manifest", "path": path, "hint": f"add {item} to the manifest",
+                      "message": f"the code declares {item[:60]}, and the manifest does not"}
+                     for item in sorted(found - wanted)]
+    if declared.get("version") not in (None, manifest.version):
+        problems.append({"code": "version_differs", "path": "$.version", "hint": "give both the same version",
+                         "message": f"the code says version {str(declared['version'])[:20]}, "
+                                    f"the manifest {manifest.version}"})
+    return problems
+
+
+def check_declared(ctx: Context, bundle: Bundle) -> None:
+    """Loads the bundle in the jail and compares. Raises Refusal("load_failed" or "declaration_differs")."""
+    spec = msgspec.to_builtins(bundle.spec(ctx.limits))
+    try:
+        declared = ctx.ask("probe", {"spec": spec, "files": bundle.loaded}, PROBE_SECONDS)
+    except Refusal as error:
+        if error.reason == "overloaded":
+            raise
+        raise Refusal("load_failed", f"{bundle.manifest.id} could not be loaded in its sandbox: {error.message}",
+                      hint="`apex-exec plugin validate DIR` shows the same; mend the code",
+                      details=error.details) from None
+    if problems := declared_problems(bundle.manifest, declared):
+        lines = "; ".join(problem["message"] for problem in problems)
+        raise Refusal("declaration_differs", f"{bundle.manifest.id}: {lines}", hint=problems[0]["hint"],
+                      problems=problems)
+
+
+def check_policy(ctx: Context, manifest: Manifest) -> None:
+    """Raises Refusal("policy_denied") with every permission that the operator's policy does not allow."""
+    if problems := Policy.read(ctx.settings.security.policy_file).check(manifest):
+        lines = "; ".join(problem["message"] for problem in problems)
+        raise Refusal("policy_denied", lines, hint=problems[0]["hint"], problems=problems)
+
+
+def check_scan(ctx: Context, bundle: Bundle) -> Report:
+    """The scan's report. Raises Refusal("scan_failed") for errors where ``security.scan = "enforce"``."""
+    report = ctx.scan(bundle.files, bundle.manifest)
+    if report.errors and ctx.settings.security.scan == "enforce":
+        first = report.errors[0]
+        more = f" (and {len(report.errors) - 1} more)" if len(report.errors) > 1 else ""
+        raise Refusal("scan_failed", f"{first.path}:{first.line}: {first.message} [{first.rule}]{more}",
+                      hint=f"{first.fix}; `apex-exec plugin validate` shows all", problems=report.problems(),
+                      code=Code.REFUSED)
+    return report
+
+
+def trial_call(manifest: Manifest, hook: str | None, payload: dict[str, Any] | None,
+               user: str | None) -> dict[str, Any]:
+    """The call that a new generation, or a live plugin, is tried with: {} where ``hook`` is "none"."""
+    if hook == "none":
+        return {}
+    declared = manifest.manifest.hooks
+    if hook is not None and hook not in declared:
+        raise Refusal("hook_not_declared", f"{manifest.id} does not declare {hook!a}", code=Code.INVALID_INPUT,
+                      hint=f"one of {', '.join(declared)}, or none")
+    name, sample = next((n, s) for n, s in _TRIALS if n == (hook or n) and n in declared)
+    return {"hook": name, "payload": payload if payload is not None else sample, "userId": user or NOBODY}

@@ -1,0 +1,123 @@
+"""The static scan of a bundle, run in a child process with bounds, since hostile source can break a parser.
+
+``scan(files, manifest)`` starts ``python -m apex_exec.registry.scan.scan_child``, hands it the sources over a pipe and
+reads its findings. Whatever ends the child early (a crash of the parser, its limits on memory and CPU, the timeout) is
+a finding of its own: ``scan-unfinished``, an error. The scan informs; the jail is the boundary.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from apex_exec.registry.scan.findings import FINDINGS_MAX, SEVERITIES, Finding, Report, finding
+from apex_exec.sandbox.modules import ALLOWED
+
+if TYPE_CHECKING:  # the child imports this module, and pydantic would be half of its time
+    from apex_exec.registry.bundles.manifest import Manifest
+
+SECONDS_MAX = 30.0
+MEMORY_BYTES_MAX = 1024 * 1024 * 1024
+"""Address space of the child: Python's own parser needs about 100 bytes for a byte of source."""
+OUTPUT_BYTES_MAX = 4 * 1024 * 1024
+
+
+class Request(msgspec.Struct, frozen=True):
+    """What the child is asked. ``permissions`` None: not a plugin, so nothing is said of the platform's API."""
+
+    files: dict[str, bytes]
+    allowed: list[str]
+    permissions: list[str] | None = None
+    network: list[str] = []
+    tables: list[str] = []
+
+
+def scan(files: dict[str, bytes], manifest: Manifest | None, *, extra_modules: tuple[str, ...] = (),
+         with_bandit: bool = True, seconds: float = SECONDS_MAX) -> Report:
+    """The findings of ``files``. Blocks for at most ``seconds`` twice; never raises for what the source does."""
+    request = Request(
+        files, sorted({*ALLOWED, *extra_modules}), list(manifest.permissions) if manifest else None,
+        list(manifest.network.allow) if manifest else [], list(manifest.data.tables) if manifest else [])
+    found = _run_child(request, seconds)
+    missing: tuple[str, ...] = ()
+    if with_bandit:
+        if find_spec("bandit") is None:
+            missing = ("bandit",)
+        else:
+            found += _run_bandit(files, seconds)
+    order = {severity: index for index, severity in enumerate(SEVERITIES)}
+    found.sort(key=lambda item: (order[item.severity], item.path, item.line, item.rule))
+    return Report(tuple(found[:FINDINGS_MAX]), missing)
+
+
+def _bounds() -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES_MAX, MEMORY_BYTES_MAX))
+    resource.setrlimit(resource.RLIMIT_CPU, (int(SECONDS_MAX), int(SECONDS_MAX) + 1))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _unfinished(message: str) -> list[Finding]:
+    return [finding("scan-unfinished", "$", 0, message)]
+
+
+def _environment() -> dict[str, str]:
+    return {"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+
+
+def _start(command: list[str], data: bytes, seconds: float) -> tuple[int, bytes]:
+    """(status, output) of a bounded child. Raises subprocess.TimeoutExpired."""
+    done = subprocess.run(command, input=data, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=seconds,
+                          preexec_fn=_bounds, env=_environment(), cwd="/", check=False)  # noqa: PLW1509 - sets limits only
+    return done.returncode, done.stdout[:OUTPUT_BYTES_MAX]
+
+
+def _run_child(request: Request, seconds: float) -> list[Finding]:
+    command = [sys.executable, "-m", "apex_exec.registry.scan.scan_child"]
+    try:
+        status, output = _start(command, msgspec.msgpack.encode(request), seconds)
+    except subprocess.TimeoutExpired:
+        return _unfinished(f"the scan was still at work after {seconds:g} s")
+    except OSError as error:
+        return _unfinished(f"the scan could not be started: {error}")
+    try:
+        found = msgspec.msgpack.decode(output, type=list[Finding])
+    except msgspec.DecodeError:
+        return _unfinished(f"the scan ended with status {status} before it had an answer: the source breaks a parser")
+    return found if status == 0 else found + _unfinished(f"the scan ended with status {status}")
+
+
+def _run_bandit(files: dict[str, bytes], seconds: float) -> list[Finding]:
+    """Bandit's findings, none above ``warning``: its rules are for programs of one's own, and a plugin is jailed."""
+    sources = {path: body for path, body in files.items() if path.endswith(".py") and not path.startswith("tests/")}
+    if not sources:
+        return []
+    with tempfile.TemporaryDirectory(prefix="apex-scan-") as folder:
+        names: dict[str, str] = {}
+        for number, (path, body) in enumerate(sources.items()):  # numbered: no name of the bundle becomes a path
+            file = Path(folder) / f"{number}.py"
+            file.write_bytes(body)
+            names[str(file)] = path
+        command = [sys.executable, "-m", "bandit", "-q", "-f", "json", "--exit-zero", "-r", folder]
+        try:
+            _, output = _start(command, b"", seconds)
+            results = json.loads(output)["results"]
+        except (subprocess.TimeoutExpired, OSError, ValueError, KeyError):
+            return [Finding("bandit", "note", "$", 0, "bandit gave no answer within its bounds", "", "")]
+    return [_bandit_finding(item, names) for item in results[:FINDINGS_MAX]]
+
+
+def _bandit_finding(item: dict[str, Any], names: dict[str, str]) -> Finding:
+    severe = item.get("issue_severity") == "HIGH" and item.get("issue_confidence") in ("HIGH", "MEDIUM")
+    message = f"{item.get('test_name')}: {item.get('issue_text')}"[:300]
+    return Finding(f"bandit-{item.get('test_id')}", "warning" if severe else "note",
+                   names.get(str(item.get("filename")), "$"), int(item.get("line_number") or 0), message,
+                   "bandit's rule", str(item.get("more_info")))

@@ -1,0 +1,1 @@
+"""A plugin run without a daemon: its tests, one call."""

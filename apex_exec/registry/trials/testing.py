@@ -1,0 +1,130 @@
+"""A bundle's tests in the real jail: what the author, and the marketplace before a review, run.
+
+A process of its own probes the machine, starts a test zygote (the workers' zygote with pytest and coverage loaded as
+well), forks one jailed worker a run from it, and bounds every run in time and memory. What a run reports is the word of
+the code that was tested: ``market.checks`` computes coverage from it outside, and has lines proven by runs in which the
+processor itself tells this side that they are executed (``prove``).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import msgspec
+
+from apex_exec.config import Settings
+from apex_exec.errors import Refusal
+from apex_exec.registry.bundles.bundle import Bundle
+
+RUN_SECONDS_MAX = 60.0
+"""One run of all tests. A test that hangs ends here."""
+PROOF_SECONDS_MAX = 45.0
+"""All runs that prove lines, together; as many as fit are proven, in random order, and at least PROOFS_MIN."""
+PROOFS_MIN = 12
+MEMORY_EXTRA_MB = 100
+"""What pytest and the tests may take on top of the plugin's own limit."""
+_START_SECONDS = 60.0
+
+
+class Request(msgspec.Struct):
+    """What the child process is asked. ``points``: path → lines that may be proven."""
+
+    plugin: str
+    version: str
+    entrypoint: str
+    files: dict[str, bytes]
+    memory_bytes_max: int
+    extra_modules: list[str]
+    waive: list[str]
+    min_level: str
+    uid: int
+    run_seconds: float
+    points: dict[str, list[int]] = {}
+    proof_seconds: float = 0.0
+    proofs_min: int = 0
+
+
+class Run(msgspec.Struct):
+    """One run of all tests. ``ended`` is "" where it came to its end, else one line that says why it did not."""
+
+    passed: int = 0
+    failed: int = 0
+    failures: list[str] = []
+    arcs: dict[str, list[tuple[int, int]]] = {}
+    ended: str = ""
+    test: str = ""
+    """The test that ran when the run ended before its report; "" where none had begun."""
+    seconds: float = 0.0
+    output: list[str] = []
+    level: str = ""
+
+
+class Proof(msgspec.Struct):
+    """How many of the claimed lines were seen to be executed, and the first that was not ("" and 0: none).
+
+    ``limit``: why nothing could be proven here ("" where it could).
+    """
+
+    proven: int = 0
+    claimed: int = 0
+    path: str = ""
+    line: int = 0
+    limit: str = ""
+
+
+class Answer(msgspec.Struct):
+    """What the child process says; ``refused`` where this machine cannot jail tests as the operator wants them."""
+
+    run: Run | None = None
+    proof: Proof | None = None
+    refused: str = ""
+
+
+def run_tests(bundle: Bundle, settings: Settings, *, run_seconds: float = RUN_SECONDS_MAX) -> Run:
+    """Runs the bundle's tests once. Blocks for up to ``run_seconds`` and the start of a zygote.
+
+    Raises Refusal: tests_not_jailed (this machine does not reach ``sandbox.min_level``, or pytest is missing).
+    """
+    found = _ask(_request(bundle, settings, run_seconds), run_seconds).run
+    assert found is not None
+    return found
+
+
+def prove(bundle: Bundle, settings: Settings, lines: dict[str, list[int]], *, run_seconds: float = RUN_SECONDS_MAX,
+          proof_seconds: float = PROOF_SECONDS_MAX, proofs_min: int = PROOFS_MIN) -> Proof:
+    """Watches from outside whether claimed lines are executed, several in a run. Blocks for up to ``proof_seconds``,
+    longer where ``proofs_min`` lines need it. Raises Refusal("tests_not_jailed")."""
+    request = msgspec.structs.replace(_request(bundle, settings, run_seconds), points=lines,
+                                      proof_seconds=proof_seconds, proofs_min=proofs_min)
+    found = _ask(request, proof_seconds + 3 * proofs_min * run_seconds).proof
+    assert found is not None
+    return found
+
+
+def _request(bundle: Bundle, settings: Settings, run_seconds: float) -> Request:
+    memory_mb = min(bundle.manifest.limits.memoryMb or settings.limits.memory_mb, settings.limits.memory_mb)
+    sandbox = settings.sandbox
+    return Request(bundle.manifest.id, bundle.manifest.version, bundle.entrypoint, bundle.files,
+                   (memory_mb + MEMORY_EXTRA_MB) << 20, list(sandbox.extra_modules), list(sandbox.waive),
+                   sandbox.min_level, sandbox.uid_range[1] if os.geteuid() == 0 else 0, run_seconds)
+
+
+def _ask(request: Request, seconds: float) -> Answer:
+    environment = {"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    try:
+        done: Any = subprocess.run([sys.executable, "-m", "apex_exec.registry.trials.testing_child"], cwd="/",
+                                   input=msgspec.msgpack.encode(request), capture_output=True,
+                                   timeout=seconds + _START_SECONDS, env=environment, check=False)
+        answer = msgspec.msgpack.decode(done.stdout, type=Answer)
+    except subprocess.TimeoutExpired:
+        raise Refusal("tests_not_jailed", f"the tests took over {seconds + _START_SECONDS:.0f} s in all") from None
+    except msgspec.DecodeError:
+        said = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2][:300]
+        raise Refusal("tests_not_jailed", f"the tests' zygote did not start: {said or 'no answer'}",
+                      hint="pip install pytest coverage; see `apex-exec doctor`") from None
+    if answer.refused:
+        raise Refusal("tests_not_jailed", answer.refused, hint="see `apex-exec doctor`")
+    return answer

@@ -1,0 +1,39 @@
+"""The forked child on its way to becoming a worker: apply the jail, say what came of it, serve."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+import msgspec
+
+from workers.jail import Jail, JailError
+from workers.runtime import serve
+from workers.wire import Failed
+from workers.zmtp import Zmtp, encode
+
+EXIT_JAIL = 70
+EXIT_LOAD = 71
+IGNORED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+"""What a terminal, a shell or an init sends to every process of the daemon: that is the supervisor's to answer, and
+calls that run are to end first. SIGKILL and the supervisor's own end still end a worker."""
+
+
+def run(jail: Jail, worker: dict[str, Any], fds: tuple[int, int]) -> None:
+    """Never returns to the zygote's code. ``fds``: link, marks write end."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    child = jail.child(worker, fds)
+    try:
+        reports = jail.apply(child)
+    except JailError as error:
+        failed = Failed(error.stage, error.layer, "JailError", str(error), "")
+        os.write(child.fds[0], Zmtp(frame_bytes_max=0).greeting() + encode(msgspec.msgpack.encode(failed)))
+        os._exit(EXIT_JAIL)
+    try:
+        status = serve.run(child, reports)
+    except JailError as error:  # the last steps, when the plugin is known: it has greeted long since
+        failed = Failed(error.stage, error.layer, "JailError", str(error), "")
+        os.write(child.fds[0], encode(msgspec.msgpack.encode(failed)))
+        status = EXIT_JAIL
+    os._exit(status)

@@ -1,0 +1,156 @@
+"""The zygote: one single-threaded process that has the standard library loaded and forks workers on request.
+
+Its control socket carries MessagePack with fds attached, never pickles. It opens each child's pidfd before it
+may reap the child, so the supervisor can always kill exactly that process. It leaves when the supervisor does.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import ctypes
+import errno
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from workers.jail import Jail
+from workers.jail.base import fork
+from workers.jail.env import forget_surroundings
+from workers.runtime import child
+from workers.runtime.preload import preload
+from workers.wire import Exited, Fork, Forked, ForkFailed, Kill, ToZygote, ZygoteReady
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+MESSAGE_BYTES_MAX = 65536
+PR_SET_PDEATHSIG = 1
+FORK_FDS = 2
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(ToZygote).decode
+
+
+def main(control: Connection, boot: dict[str, Any]) -> None:
+    """Target of the spawned process. ``boot``: module lists ``preload hidden refused``, ``jail``, ``death_fd``, and
+    ``nice`` where the caller has a niceness that no worker is to have."""
+    supervisor = os.getppid()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != supervisor:
+        os._exit(0)
+    if "nice" in boot and os.getpriority(os.PRIO_PROCESS, 0) < boot["nice"]:
+        os.setpriority(os.PRIO_PROCESS, 0, boot["nice"])
+    for number in child.IGNORED:  # whoever started this process has seen to it, but for a test's
+        signal.signal(number, signal.SIG_IGN)
+    preload(boot)
+    jail = Jail(boot["jail"])
+    forget_surroundings()
+    if threading.active_count() != 1 or len(os.listdir("/proc/self/task")) != 1:
+        sys.exit("the zygote has more than one thread; forking would not be safe")
+    gc.collect()
+    gc.freeze()
+    link = socket.socket(fileno=os.dup(control.fileno()))
+    link.setblocking(True)
+    control.close()
+    wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    try:
+        link.send(_encode(ZygoteReady(os.getpid(), len(sys.modules))))
+    except OSError:
+        os._exit(0)  # the supervisor has gone meanwhile
+    _loop(link, wake_read, boot["death_fd"].fileno(), jail)
+
+
+def _loop(link: socket.socket, wake_read: int, death_fd: int, jail: Jail) -> None:
+    workers: dict[int, int] = {}
+    poll = select.poll()
+    for fd in (link.fileno(), wake_read, death_fd):
+        poll.register(fd, select.POLLIN)
+    while True:
+        for fd, _ in poll.poll():
+            if fd == death_fd:
+                os._exit(0)
+            elif fd == wake_read:
+                os.read(wake_read, 4096)
+                _reap(link, workers)
+            else:
+                data, ancillary, _, _ = link.recvmsg(MESSAGE_BYTES_MAX, socket.CMSG_SPACE(3 * 4))
+                if not data:
+                    os._exit(0)
+                fds = array.array("i")
+                for _, _, raw in ancillary:
+                    fds.frombytes(raw[: len(raw) - len(raw) % fds.itemsize])
+                message = _decode(data)
+                if isinstance(message, Fork):
+                    _fork(link, message, fds, workers, jail)
+                elif isinstance(message, Kill):
+                    _kill(message.worker, workers)
+                else:
+                    os._exit(0)
+
+
+def _fork(link: socket.socket, message: Fork, fds: array.array[int], workers: dict[int, int],
+          jail: Jail) -> None:
+    if len(fds) < FORK_FDS:  # the kernel had no room for them here (EMFILE) and dropped what did not fit
+        _close(fds)
+        link.send(_encode(ForkFailed(message.worker, errno.EMFILE)))
+        return
+    try:
+        pid = fork()
+    except OSError as error:
+        _close(fds)
+        link.send(_encode(ForkFailed(message.worker, error.errno or errno.EAGAIN)))
+        return
+    if pid == 0:
+        try:
+            signal.set_wakeup_fd(-1)
+            child.run(jail, message.jail, (fds[0], fds[1]))
+        finally:
+            os._exit(72)
+    _close(fds)
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError as error:  # whom nobody could kill at its deadline may not run
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        link.send(_encode(ForkFailed(message.worker, error.errno or errno.EMFILE)))
+        return
+    workers[pid] = message.worker
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [pidfd]))]
+    link.sendmsg([_encode(Forked(message.worker, pid))], rights)
+    os.close(pidfd)
+
+
+def _kill(worker: int, workers: dict[int, int]) -> None:
+    for pid, number in workers.items():
+        if number == worker:  # a child that is not reaped yet: its number is nobody else's
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _close(fds: array.array[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
+def _reap(link: socket.socket, workers: dict[int, int]) -> None:
+    while workers:
+        try:
+            pid, status, usage = os.wait4(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        worker = workers.pop(pid, None)
+        if worker is not None:
+            link.send(_encode(Exited(worker, pid, status, int(usage.ru_utime * 1e9), int(usage.ru_stime * 1e9),
+                                     usage.ru_maxrss)))
