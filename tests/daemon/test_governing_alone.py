@@ -18,7 +18,7 @@ from apex_exec.core import events as ev
 from apex_exec.core.plugin import Limits, PluginSpec
 from apex_exec.core.scheduler.breaker import BreakerPolicy
 from apex_exec.core.scheduler.pool import Pool, PoolLimits
-from apex_exec.executor.governing import AT_ONCE, SLICE_NS, Governing
+from apex_exec.executor.resource_monitor import AT_ONCE, SLICE_NS, Governing
 from apex_exec.observe.metrics import Metrics
 from tests.support.daemon import wait_for
 
