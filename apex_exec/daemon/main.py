@@ -43,7 +43,7 @@ from apex_exec.daemon.sides.result_checks import ResultChecks
 from apex_exec.daemon.sides.side_process import SideProcess
 from apex_exec.daemon.supervisor import Supervisor
 from apex_exec.errors import ConfigError
-from apex_exec.executor import niceness
+from apex_exec.executor import scheduling_priority
 from apex_exec.executor.loop import CLOSE_SECONDS, Loop
 from apex_exec.executor.resource_monitor import Governing
 from apex_exec.executor.sandboxing import Sandboxing
@@ -323,7 +323,7 @@ class _Daemon:
             log.info("metrics on http://%s:%d/metrics", *self.listener.getsockname()[:2])
             log.info("serving %d plugins on %s", len(supervisor.pool.specs()), settings.host_endpoint)
             self.notifier.say(notify.READY)
-            niceness.raise_loop()
+            scheduling_priority.raise_loop()
             supervisor.run()
         except BaseException:
             self.signals.quiet()

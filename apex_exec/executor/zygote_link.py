@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from apex_exec.executor import niceness
+from apex_exec.executor import scheduling_priority
 from apex_exec.observe.logs import escape
 from apex_exec.sandbox.bare import BareProcess, Connection
 from workers.runtime import start
@@ -35,7 +35,7 @@ class ZygoteLink:
     def __init__(self, boot: dict[str, Any]) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         death_read, self._death_write = os.pipe()
-        boot = {**boot, "nice": niceness.STARTED_WITH, "death_fd": Connection(death_read, writable=False)}
+        boot = {**boot, "nice": scheduling_priority.STARTED_WITH, "death_fd": Connection(death_read, writable=False)}
         control = Connection(os.dup(theirs.fileno()))
         self._said_fd, said_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._said = b""

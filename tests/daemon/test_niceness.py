@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from apex_exec.executor.niceness import LOOP_NICE
+from apex_exec.executor.scheduling_priority import LOOP_NICE
 from apex_exec.ledger.process import NICE as LEDGER_NICE
 from apex_exec.observe.exporter import NICE as EXPORTER_NICE
 from tests.support import need

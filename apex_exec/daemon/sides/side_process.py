@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from apex_exec.errors import SupervisorBug
-from apex_exec.executor import niceness
+from apex_exec.executor import scheduling_priority
 from apex_exec.observe.logs import log_beside
 from apex_exec.sandbox.bare import BareProcess, Connection
 from apex_exec.wire.frames import FrameBuffer, pack_frame
@@ -44,7 +44,7 @@ def _run(target: str, name: str, link: Connection, settings: dict[str, Any], nic
 
     Where ``settings`` has "log" (level and format), what the process logs is lines of the daemon's log, in its form.
     """
-    niceness.restore(nice)
+    scheduling_priority.restore(nice)
     if "log" in settings:
         log_beside(name, settings["log"]["level"], settings["log"]["format"])
     with contextlib.suppress(OSError), open("/proc/self/comm", "w") as comm:
@@ -107,7 +107,7 @@ class SideProcess:
         """Starts the process; blocks for the few milliseconds of a spawn."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         link = Connection(theirs.detach())
-        process = BareProcess(_run, (self._target, self.name, link, self._settings, niceness.STARTED_WITH),
+        process = BareProcess(_run, (self._target, self.name, link, self._settings, scheduling_priority.STARTED_WITH),
                               f"apex-exec-{self.name}", keeps_environment=True, ignores_ends=True)
         try:
             process.start()
