@@ -44,9 +44,9 @@ from apex_exec.daemon.sides.side_process import SideProcess
 from apex_exec.daemon.supervisor import Supervisor
 from apex_exec.errors import ConfigError
 from apex_exec.executor import scheduling_priority
+from apex_exec.executor.jails import Sandboxing
 from apex_exec.executor.loop import CLOSE_SECONDS, Loop
 from apex_exec.executor.resource_monitor import Governing
-from apex_exec.executor.sandboxing import Sandboxing
 from apex_exec.executor.zygote_link import ZygoteLink
 from apex_exec.observe.logs import LEVELS, Logs
 from apex_exec.observe.metrics import Metrics

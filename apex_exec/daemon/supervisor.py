@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from apex_exec.daemon.seams import ApiCalls
     from apex_exec.daemon.sides.audit_trail import AuditTrail
     from apex_exec.daemon.sides.side_process import SideProcess
-    from apex_exec.executor.sandboxing import Sandboxing
+    from apex_exec.executor.jails import Sandboxing
     from apex_exec.executor.seams import Governing
 
 DRAIN_MARGIN_NS = 50 * MS_NS

@@ -49,8 +49,8 @@ def doctor(config: ConfigFile = None, as_json: AsJson = False) -> None:
 
 def examine(settings: Any) -> dict[str, Any]:
     """Everything ``doctor`` tells, as data. Blocks for half a second. Raises RuntimeError, ConfigError."""
-    from apex_exec.executor.sandboxing import boot_of, extra_modules_hint
-    from apex_exec.executor.sandboxing import examine as probed
+    from apex_exec.executor.jails import boot_of, extra_modules_hint
+    from apex_exec.executor.jails import examine as probed
     from apex_exec.executor.zygote_link import try_zygote
     from apex_exec.sandbox.modules import check_modules
 
