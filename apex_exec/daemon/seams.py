@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Protocol
 
 from apex_exec.daemon.hosts.connections import Peer
-from apex_exec.executor import seams
+from apex_exec.executor import ports
 from apex_exec.wire import messages as msg
 
 
-class ApiCalls(seams.ApiCalls, Protocol):
+class ApiCalls(ports.ApiCalls, Protocol):
     """API calls of plugins, and the hosts that serve some of them."""
 
     def provide(self, peer: Peer, methods: list[str]) -> tuple[list[str], list[str]]:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from apex_exec.daemon.sides.audit_trail import AuditTrail
     from apex_exec.daemon.sides.side_process import SideProcess
     from apex_exec.executor.jails import Sandboxing
-    from apex_exec.executor.seams import Governing
+    from apex_exec.executor.ports import Governing
 
 DRAIN_MARGIN_NS = 50 * MS_NS
 """What waits is answered SHUTTING_DOWN so long before the drain ends: the answers still have to leave."""

@@ -16,7 +16,7 @@ from apex_exec.core.limits import MS_NS
 from apex_exec.core.plugin import PluginSpec
 
 if TYPE_CHECKING:
-    from apex_exec.executor.seams import Governing
+    from apex_exec.executor.ports import Governing
     from apex_exec.executor.worker_link import WorkerLink
     from apex_exec.observe.metrics import Metrics
 

@@ -37,7 +37,7 @@ from workers.zmtp import ZmtpError
 
 if TYPE_CHECKING:
     from apex_exec.executor.jails import Sandboxing
-    from apex_exec.executor.seams import ApiCalls, Governing
+    from apex_exec.executor.ports import ApiCalls, Governing
     from apex_exec.observe.logs import Logs
     from apex_exec.observe.metrics import Metrics
 
