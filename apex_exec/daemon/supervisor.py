@@ -31,7 +31,7 @@ from apex_exec.observe.metrics import Metrics
 from apex_exec.wire import messages as msg
 
 if TYPE_CHECKING:
-    from apex_exec.daemon.seams import ApiCalls
+    from apex_exec.daemon.ports import ApiCalls
     from apex_exec.daemon.sides.audit_trail import AuditTrail
     from apex_exec.daemon.sides.side_process import SideProcess
     from apex_exec.executor.jails import Sandboxing

@@ -30,7 +30,7 @@ from apex_exec.wire import messages as msg
 from workers import wire as inner
 
 if TYPE_CHECKING:
-    from apex_exec.daemon.seams import ApiCalls
+    from apex_exec.daemon.ports import ApiCalls
     from apex_exec.daemon.sides.audit_trail import AuditTrail
     from apex_exec.daemon.sides.result_checks import ResultChecks
     from apex_exec.observe.logs import Logs
