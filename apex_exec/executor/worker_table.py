@@ -23,8 +23,8 @@ from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.scheduler.pool import MS_NS
 from apex_exec.executor.guard import raise_it
 from apex_exec.executor.loop import EPOLLIN, EPOLLOUT, Loop
+from apex_exec.executor.outcome import at_place, raised_code
 from apex_exec.executor.overhead import ORDINARY_NS, Overhead, Used
-from apex_exec.executor.verdicts import at_place, raised_code
 from apex_exec.executor.warm_pool import NOBODY, Spares
 from apex_exec.executor.worker_link import WorkerLink
 from apex_exec.executor.zygote_keeper import ZygoteKeeper

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from apex_exec.core.actions import Verdict
-from apex_exec.executor.verdicts import MESSAGE_CHARS_MAX, at_place, settle
+from apex_exec.executor.outcome import MESSAGE_CHARS_MAX, at_place, settle
 from workers import wire as inner
 
 HOSTILE = ("two\nlines", "\x1b[2J\x1b]0;owned\x07", "a\u202egnp.exe", "a\u2028b", "\ud800", "\r\n" * 5000, "plain π")

@@ -23,7 +23,7 @@ from apex_exec.core import events as ev
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.scheduler.pool import MS_NS
 from apex_exec.daemon.administration.registrar_link import Answer, Ask
-from apex_exec.executor.verdicts import Settled, at_place, settle
+from apex_exec.executor.outcome import Settled, at_place, settle
 from apex_exec.executor.worker_table import Job
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from apex_exec.core.dispatch import Dispatch, Part
 from apex_exec.core.plugin import HOOKS
 from apex_exec.core.scheduler.pool import MS_NS, Pool
 from apex_exec.errors import Code, WireError, is_retryable
-from apex_exec.executor.verdicts import Settled
+from apex_exec.executor.outcome import Settled
 from apex_exec.wire import hooks
 from apex_exec.wire import messages as msg
 from apex_exec.wire.values import decode_any

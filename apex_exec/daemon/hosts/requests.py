@@ -23,8 +23,8 @@ from apex_exec.daemon.hosts.dispatch_runs import DispatchRuns, Run
 from apex_exec.daemon.sides.result_checks import is_dear
 from apex_exec.errors import FAILURES, Code, WireError, is_retryable
 from apex_exec.executor.guard import raise_it
+from apex_exec.executor.outcome import Settled, settle
 from apex_exec.executor.overhead import Used
-from apex_exec.executor.verdicts import Settled, settle
 from apex_exec.wire import hooks
 from apex_exec.wire import messages as msg
 from workers import wire as inner
