@@ -17,7 +17,7 @@ from apex_exec.core.deadline import NEVER_NS
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.scheduler.breaker import BreakerPolicy
 from apex_exec.core.scheduler.pool import MS_NS, SECOND_NS, Pool, PoolLimits, RecyclePolicy
-from apex_exec.daemon.heap import Heap
+from apex_exec.daemon.gc_schedule import Heap
 from apex_exec.daemon.hosts.connections import Open, Peer
 from apex_exec.daemon.hosts.host_socket import HostSocket
 from apex_exec.daemon.hosts.requests import Requests

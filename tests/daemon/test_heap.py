@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 BEGIN = """
 import gc, weakref
-from apex_exec.daemon.heap import REST_NS, WHOLE_NS, WHOLE_NS_MAX, Heap
+from apex_exec.daemon.gc_schedule import REST_NS, WHOLE_NS, WHOLE_NS_MAX, Heap
 
 full = []
 gc.callbacks.append(lambda phase, info: phase == "stop" and info["generation"] == 2 and full.append(info["collected"]))
