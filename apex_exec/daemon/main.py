@@ -31,12 +31,12 @@ from apex_exec.daemon.administration.loop_operations import LoopOperations
 from apex_exec.daemon.administration.registrar_link import RegistrarLink
 from apex_exec.daemon.administration.roles import Access
 from apex_exec.daemon.api_calls import make_gateway
-from apex_exec.daemon.checks import check_settings
 from apex_exec.daemon.folder_plugins import FolderPlugins
 from apex_exec.daemon.hosts.endpoints import bind, open_local
 from apex_exec.daemon.hosts.stream_peers import CONNECTIONS_MAX
 from apex_exec.daemon.reload import Reloader
 from apex_exec.daemon.runtime_folder import RuntimeFolder, own_folder, take_lock
+from apex_exec.daemon.settings_checks import check_settings
 from apex_exec.daemon.sides.audit_trail import AuditTrail
 from apex_exec.daemon.sides.exporting import Exporting
 from apex_exec.daemon.sides.result_checks import ResultChecks

@@ -28,7 +28,7 @@ def check(
 ) -> None:
     """Says what is wrong with a configuration, or shows every value in force and where it comes from."""
     from apex_exec.config import load_settings
-    from apex_exec.daemon.checks import check_settings
+    from apex_exec.daemon.settings_checks import check_settings
     from apex_exec.errors import ConfigError
 
     try:
