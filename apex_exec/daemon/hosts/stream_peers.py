@@ -23,6 +23,7 @@ from collections import Counter, deque
 from functools import partial
 from typing import TYPE_CHECKING
 
+from apex_exec.daemon.hosts.connection_quota import Held
 from apex_exec.daemon.hosts.connections import (
     FRAMES_MAX,
     UCRED,
@@ -31,7 +32,6 @@ from apex_exec.daemon.hosts.connections import (
     Handlers,
     Peer,
 )
-from apex_exec.daemon.hosts.held import Held
 from apex_exec.wire.zmtp_router import RouterSession, append_message
 from workers.zmtp import GREETING, ZmtpError
 
