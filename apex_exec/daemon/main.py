@@ -26,7 +26,7 @@ from apex_exec.core.scheduler.pool import SECOND_NS, Pool, PoolLimits, RecyclePo
 from apex_exec.daemon import notify
 from apex_exec.daemon.administration import registrar_table
 from apex_exec.daemon.administration.admin_socket import AdminSocket
-from apex_exec.daemon.administration.asks import Asks
+from apex_exec.daemon.administration.jail_requests import Asks
 from apex_exec.daemon.administration.loop_operations import LoopOperations
 from apex_exec.daemon.administration.registrar_link import RegistrarLink
 from apex_exec.daemon.administration.roles import Access

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from apex_exec.client import AdminClient, CallError, Client
-from apex_exec.daemon.administration.asks import PROBES_MAX
+from apex_exec.daemon.administration.jail_requests import PROBES_MAX
 from apex_exec.registry.bundles.bundle import pack
 from tests.support.bundles import bundle
 from tests.support.daemon import USER, Daemon, wait_for
