@@ -38,7 +38,7 @@ from apex_exec.daemon.reload import Reloader
 from apex_exec.daemon.runtime_folder import RuntimeFolder, own_folder, take_lock
 from apex_exec.daemon.settings_checks import check_settings
 from apex_exec.daemon.sides.audit_trail import AuditTrail
-from apex_exec.daemon.sides.exporting import Exporting
+from apex_exec.daemon.sides.metrics_feed import Exporting
 from apex_exec.daemon.sides.result_checks import ResultChecks
 from apex_exec.daemon.sides.side_process import SideProcess
 from apex_exec.daemon.supervisor import Supervisor

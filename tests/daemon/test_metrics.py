@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 import pytest
 
-from apex_exec.daemon.sides.exporting import PORTION, Exporting
+from apex_exec.daemon.sides.metrics_feed import PORTION, Exporting
 from apex_exec.executor.loop import Loop
 from apex_exec.observe import exporter
 from apex_exec.observe.metrics import DELAY_SECONDS, LATENCY_SECONDS, METRICS, PREFIX, Metrics, table
