@@ -18,10 +18,10 @@ import msgspec
 
 from apex_exec.core import api
 from apex_exec.core import events as ev
-from apex_exec.core.bucket import Pace, SlidingWindow
 from apex_exec.core.effects import EFFECTS_BYTES_MAX, EffectRefused, Effects
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.policy import Denied, check
+from apex_exec.core.rate_window import Pace, SlidingWindow
 from apex_exec.core.scheduler.pool import Pool
 from apex_exec.daemon.hosts.connections import Peer
 from apex_exec.daemon.hosts.host_methods import HostMethods

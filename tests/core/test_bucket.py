@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apex_exec.core.bucket import Pace, SlidingWindow
+from apex_exec.core.rate_window import Pace, SlidingWindow
 
 gaps = st.lists(st.integers(0, 60), min_size=1, max_size=120)
 
