@@ -11,7 +11,7 @@ from apex_exec.core.limits import EXPIRED_AT_ONCE, SKIP_GRACE_NS, PoolLimits, Re
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.scheduler.breaker import NO_CALL, BreakerPolicy
 from apex_exec.core.scheduler.invocation import Invocation, Refusal
-from apex_exec.core.scheduler.served import Served
+from apex_exec.core.scheduler.plugin_slot import Served
 
 Actions = list[act.Action]
 PASSED_IN_QUEUE = "the deadline passed in the queue"

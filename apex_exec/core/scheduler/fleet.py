@@ -32,7 +32,7 @@ from apex_exec.core.scheduler import recycle
 from apex_exec.core.scheduler.breaker import NO_CALL, UNCHARGED, BreakerPolicy
 from apex_exec.core.scheduler.calls import HELD_BACK, PASSED_IN_QUEUE, TOO_LATE, Actions, Calls
 from apex_exec.core.scheduler.invocation import LINKS_MAX, Invocation
-from apex_exec.core.scheduler.served import Served
+from apex_exec.core.scheduler.plugin_slot import Served
 from apex_exec.core.scheduler.worker import Worker
 
 EVIDENCE = {"CPU_LIMIT": "cpu", "MEMORY_LIMIT": "memory", "BOOT_FAILED": "boot_failed"}

@@ -21,7 +21,7 @@ from apex_exec.core.scheduler.breaker import NO_CALL, Breaker, BreakerPolicy
 from apex_exec.core.scheduler.calls import HELD_BACK, Actions
 from apex_exec.core.scheduler.fleet import Fleet
 from apex_exec.core.scheduler.invocation import Invocation, Refusal
-from apex_exec.core.scheduler.served import Served
+from apex_exec.core.scheduler.plugin_slot import Served
 from apex_exec.core.scheduler.worker import Worker, generation
 from apex_exec.errors import SupervisorBug
 
