@@ -24,7 +24,7 @@ def settings_for(config: Path | None, runtime_dir: str | None) -> Settings:
 
 def is_running(config: Path | None, runtime_dir: str | None) -> bool:
     """Whether there is the admin socket of a daemon where the options, or else this user's folders, say."""
-    from apex_exec.client.places import look
+    from apex_exec.client.discovery import look
     from apex_exec.config import runtime_candidates
 
     settings = settings_for(config, runtime_dir)
@@ -36,7 +36,7 @@ def is_running(config: Path | None, runtime_dir: str | None) -> bool:
 
 def endpoint(socket: str, config: Path | None, runtime_dir: str | None) -> str:
     """Where ``socket`` ("host" or "admin") of a running daemon is."""
-    from apex_exec.client.places import look
+    from apex_exec.client.discovery import look
     from apex_exec.config import runtime_candidates
 
     settings = settings_for(config, runtime_dir)

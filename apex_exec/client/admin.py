@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from apex_exec.client import places
+from apex_exec.client import discovery
 from apex_exec.client.sync import Client
 
 ADMIN_TIMEOUT_MS = 10_000
@@ -18,7 +18,7 @@ class AdminClient:
     """One connection to the admin endpoint, looked for where none is named. A context manager; or ``close`` it."""
 
     def __init__(self, endpoint: str | None = None) -> None:
-        self._client = Client(endpoint or places.find("admin"), max_message_bytes=ADMIN_MESSAGE_BYTES_MAX)
+        self._client = Client(endpoint or discovery.find("admin"), max_message_bytes=ADMIN_MESSAGE_BYTES_MAX)
 
     def __enter__(self) -> AdminClient:
         return self

@@ -16,7 +16,7 @@ from typing import Any
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from apex_exec.client import places, protocol
+from apex_exec.client import discovery, protocol
 from apex_exec.client.errors import ConnectionLost
 from apex_exec.client.protocol import DEFAULT_DEADLINE_MS, GRACE_MS, REQUEST_TIMEOUT_MS, CurveKeys, HostMethod
 
@@ -33,7 +33,7 @@ class AsyncClient:
 
     def __init__(self, endpoint: str | None = None, *, curve: CurveKeys | None = None,
                  max_message_bytes: int = protocol.MAX_MESSAGE_BYTES) -> None:
-        self.endpoint = endpoint = endpoint or places.find()
+        self.endpoint = endpoint = endpoint or discovery.find()
         self.max_message_bytes = max_message_bytes
         self._loop = asyncio.get_running_loop()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()

@@ -11,7 +11,7 @@ import msgspec
 import zmq
 import zmq.auth
 
-from apex_exec.client import places
+from apex_exec.client import discovery
 from apex_exec.client.errors import CallError, error_of, local_error
 from apex_exec.errors import ApexError, Code
 
@@ -97,12 +97,12 @@ def closed(endpoint: str) -> str:
     try:
         info = path.stat()
     except PermissionError:
-        return f"uid {uid} may not enter {path.parent}, where {path.name} would be; {places.remedy(path)}"
+        return f"uid {uid} may not enter {path.parent}, where {path.name} would be; {discovery.remedy(path)}"
     except OSError:
         return ""  # it may come yet
     if os.access(path, os.W_OK, effective_ids=True):
         return ""
-    return f"uid {uid} may not connect to {path}, which belongs to uid {info.st_uid}; {places.remedy(path)}"
+    return f"uid {uid} may not connect to {path}, which belongs to uid {info.st_uid}; {discovery.remedy(path)}"
 
 
 def encode(message: Mapping[str, Any], bytes_max: int) -> bytes:
