@@ -8,8 +8,8 @@ import msgspec
 from msgspec import Meta
 
 from apex_exec.errors import Code, WireError
+from apex_exec.wire.error_paths import step, told
 from apex_exec.wire.messages import HostRequest
-from apex_exec.wire.places import step, told
 from apex_exec.wire.values import (
     CONTAINERS_MAX,
     DEPTH_MAX,

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from apex_exec.errors import Code, WireError
-from apex_exec.wire.places import told
+from apex_exec.wire.error_paths import told
 from apex_exec.wire.values import check_value, decode_any
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")

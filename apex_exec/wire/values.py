@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Meta
 
 from apex_exec.errors import Code, WireError
-from apex_exec.wire.places import step
+from apex_exec.wire.error_paths import step
 
 DEPTH_MAX = 64
 CONTAINERS_MAX = 65_536

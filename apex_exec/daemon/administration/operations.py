@@ -13,7 +13,7 @@ import msgspec
 
 from apex_exec.daemon.administration.roles import role_needed
 from apex_exec.errors import Code, SupervisorBug, WireError
-from apex_exec.wire.places import told
+from apex_exec.wire.error_paths import told
 
 
 class NoArgs(msgspec.Struct, forbid_unknown_fields=True):

@@ -20,7 +20,7 @@ from apex_exec import API_VERSION
 from apex_exec.config import CPU_PERCENT_MIN, MEMORY_MB_MAX, NETWORK_PER_MINUTE_MAX, TIMEOUT_MS_MAX
 from apex_exec.core.plugin import ADMIN_PERMISSIONS, HOOKS, STANDARD_PERMISSIONS, Limits
 from apex_exec.errors import Code, Refusal
-from apex_exec.wire.places import step
+from apex_exec.wire.error_paths import step
 
 MANIFEST_BYTES_MAX = 65_536
 PROBLEMS_MAX = 100
