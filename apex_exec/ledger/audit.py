@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from apex_exec.ledger.marks import (
+from apex_exec.ledger.checkpoints import (
     ANCHOR,
     CHECKPOINT,
     HEAD,

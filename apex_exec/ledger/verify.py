@@ -10,7 +10,7 @@ from types import MappingProxyType
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from apex_exec.ledger.marks import ANCHOR, CHECKPOINT, HEAD, Mark, load_public_key, read_mark, read_tail
+from apex_exec.ledger.checkpoints import ANCHOR, CHECKPOINT, HEAD, Mark, load_public_key, read_mark, read_tail
 from apex_exec.ledger.reading import open_readonly, read_rows
 from apex_exec.ledger.records import GENESIS, LedgerError, chain_hash
 from apex_exec.ledger.turns import TurnCheck

@@ -19,7 +19,7 @@ from apex_exec.client import Client
 from apex_exec.config import load_settings
 from apex_exec.daemon.administration import backup
 from apex_exec.errors import Refusal
-from apex_exec.ledger.marks import load_key, write_anchors
+from apex_exec.ledger.checkpoints import load_key, write_anchors
 from apex_exec.ledger.reading import Filter, read_events
 from apex_exec.ledger.verify import verify
 from apex_exec.registry.bundles.bundle import pack

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from apex_exec.ledger.audit import CHECKPOINT_PAGES, AuditStore, LedgerError
-from apex_exec.ledger.marks import Mark, load_key, write_mark
+from apex_exec.ledger.checkpoints import Mark, load_key, write_mark
 from apex_exec.ledger.reading import Filter, export_rows, read_events, utc_text
 from apex_exec.ledger.records import AuditRecord, BodyMaker, chain_hash, encode_line, execution_record
 from apex_exec.ledger.verify import verify

@@ -32,7 +32,7 @@ from apex_exec import __version__
 from apex_exec.config import Settings
 from apex_exec.errors import Code, Refusal
 from apex_exec.ledger.audit import AuditStore
-from apex_exec.ledger.marks import load_key, load_public_key, read_mark, write_anchors
+from apex_exec.ledger.checkpoints import load_key, load_public_key, read_mark, write_anchors
 from apex_exec.ledger.records import AuditRecord, LedgerError
 from apex_exec.ledger.verify import verify
 

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from apex_exec.config import Settings
 from apex_exec.errors import Code, Refusal
-from apex_exec.ledger.marks import HEAD
+from apex_exec.ledger.checkpoints import HEAD
 from apex_exec.ledger.reading import Event, Filter, hash_at, last_seqs, read_events, seqs_of
 from apex_exec.ledger.records import LedgerError
 from apex_exec.ledger.verify import verify

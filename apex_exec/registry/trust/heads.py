@@ -13,7 +13,7 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from apex_exec.ledger.marks import PUBLIC_KEY
+from apex_exec.ledger.checkpoints import PUBLIC_KEY
 from apex_exec.ledger.reading import open_readonly
 from apex_exec.ledger.records import LedgerError
 
