@@ -30,6 +30,7 @@ from apex_exec.ledger.checkpoints import (
     write_mark,
     write_tail,
 )
+from apex_exec.ledger.clock_turns import SLACK_NS, TABLE
 from apex_exec.ledger.records import (
     GENESIS,
     AuditRecord,
@@ -41,7 +42,6 @@ from apex_exec.ledger.records import (
     time_of,
     time_of_line,
 )
-from apex_exec.ledger.turns import SLACK_NS, TABLE
 
 SCHEMA = (
     "CREATE TABLE IF NOT EXISTS events (seq INTEGER PRIMARY KEY, body TEXT NOT NULL, hash BLOB NOT NULL)",

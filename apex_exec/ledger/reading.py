@@ -14,8 +14,8 @@ from typing import Any
 
 import msgspec
 
+from apex_exec.ledger.clock_turns import SLACK_NS, stretches
 from apex_exec.ledger.records import GENESIS, LedgerError
-from apex_exec.ledger.turns import SLACK_NS, stretches
 
 STEP_ROWS = 5_000
 """Events fetched by one query."""

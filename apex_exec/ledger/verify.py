@@ -11,9 +11,9 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from apex_exec.ledger.checkpoints import ANCHOR, CHECKPOINT, HEAD, Mark, load_public_key, read_mark, read_tail
+from apex_exec.ledger.clock_turns import TurnCheck
 from apex_exec.ledger.reading import open_readonly, read_rows
 from apex_exec.ledger.records import GENESIS, LedgerError, chain_hash
-from apex_exec.ledger.turns import TurnCheck
 
 TELL_EVERY = 4096
 """Events between two words of how far a walk is: a power of two."""
