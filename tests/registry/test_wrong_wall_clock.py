@@ -17,7 +17,7 @@ from apex_exec.market.money.pricing import Price
 from apex_exec.market.review import submissions as subs
 from apex_exec.market.shop.shop import Shop
 from apex_exec.registry.bundles.bundle import pack
-from apex_exec.registry.settled import JUMP_NS, SETTLED_NS, SettledClock
+from apex_exec.registry.settled_clock import JUMP_NS, SETTLED_NS, SettledClock
 from apex_exec.registry.trust import approvals
 from apex_exec.registry.trust.approvals import Statement, signed_message
 from apex_exec.registry.trust.signing import key_id_of, load_private, new_key, raw_public

@@ -44,7 +44,7 @@ from apex_exec.registry.context import Context
 from apex_exec.registry.operations import ENTRIES, Entry
 from apex_exec.registry.scan.findings import Report
 from apex_exec.registry.scan.scan import scan
-from apex_exec.registry.settled import SettledClock
+from apex_exec.registry.settled_clock import SettledClock
 from apex_exec.registry.specs import commit, reconcile
 from apex_exec.registry.store import Store
 from apex_exec.registry.trust import approvals
