@@ -186,7 +186,7 @@ class _Watch:
         """Loads the save in a jailed worker beside the daemon's. Raises Refusal where it would not be served."""
         from apex_exec.errors import Refusal
         from apex_exec.registry.bundles.checks import declared_problems
-        from apex_exec.registry.trials.throwaway import declared_by
+        from apex_exec.registry.trials.one_shot_worker import declared_by
 
         if bundle.manifest.id != self.served.name:
             raise Refusal("id_changed",

@@ -85,7 +85,7 @@ def _declared(bundle: Bundle, settings: Settings) -> list[dict[str, Any]]:
     need_linux()
     from apex_exec.errors import Refusal
     from apex_exec.registry.bundles.checks import declared_problems
-    from apex_exec.registry.trials.throwaway import declared_by
+    from apex_exec.registry.trials.one_shot_worker import declared_by
     from apex_exec.registry.trust.policy_file import Policy
 
     problems = Policy.read(settings.security.policy_file).check(bundle.manifest)
