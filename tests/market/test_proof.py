@@ -463,6 +463,6 @@ def test_the_scan_warns_of_what_a_forgery_reaches_for(name: str) -> None:
 
 def test_without_the_machines_help_everything_stays_a_claim(zygote: Zygote, request_: Request,
                                                             monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("apex_exec.registry.trials.watching.platform.machine", lambda: "riscv64")
+    monkeypatch.setattr("apex_exec.registry.trials.debug_registers.platform.machine", lambda: "riscv64")
     _, proof = both(zygote, request_, bundle(request_, GOOD))
     assert proof.proven == 0 and proof.claimed == 17 and "no watching on riscv64" in proof.limit

@@ -16,8 +16,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Protocol
 
+from apex_exec.registry.trials.debug_registers import SLOTS, Watch
 from apex_exec.registry.trials.testing import Proof, Request, Run
-from apex_exec.registry.trials.watching import SLOTS, Watch
 from workers import wire
 
 Line = tuple[str, int]
