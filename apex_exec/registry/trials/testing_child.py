@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from apex_exec.registry.trials.proving import Watching, prove
+from apex_exec.registry.trials.line_proofs import Watching, prove
 from apex_exec.registry.trials.testing import Answer, Request, Run
 from apex_exec.sandbox.bare import BareProcess, Connection
 from apex_exec.sandbox.modules import ALLOWED, HIDDEN, REFUSED
