@@ -18,7 +18,7 @@ import apex_exec
 from apex_exec.registry.bundles.bundle import read_folder
 from apex_exec.registry.bundles.manifest import parse_manifest
 from apex_exec.registry.scan.findings import Finding
-from apex_exec.registry.scan.scan import scan
+from apex_exec.registry.scan.scanner import scan
 from benchmarks.lab import Lab
 from benchmarks.scan_corpus import MALICIOUS, malicious_bundle
 

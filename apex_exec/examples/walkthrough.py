@@ -37,7 +37,7 @@ from apex_exec.registry.bundles.bundle import APX_BYTES_MAX
 from apex_exec.registry.bundles.scaffold import write_scaffold
 from apex_exec.registry.context import Context
 from apex_exec.registry.operations import ENTRIES
-from apex_exec.registry.scan.scan import scan
+from apex_exec.registry.scan.scanner import scan
 from apex_exec.registry.store import Store
 from apex_exec.registry.trust import keyring
 from apex_exec.registry.trust.signing import raw_public

@@ -13,7 +13,7 @@ import pytest
 
 from apex_exec.config import load_settings
 from apex_exec.market.review.coverage import measure
-from apex_exec.registry.scan.scan import scan
+from apex_exec.registry.scan.scanner import scan
 from apex_exec.registry.trials.line_proofs import Watching, cannot_watch, prove
 from apex_exec.registry.trials.testing import Proof, Request, Run
 from apex_exec.registry.trials.testing_child import Zygote

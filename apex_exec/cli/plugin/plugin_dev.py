@@ -161,7 +161,7 @@ class _Watch:
         """True where a save has been taken over; what keeps one from it is told once."""
         from apex_exec.errors import Refusal
         from apex_exec.registry.bundles.bundle import read_folder
-        from apex_exec.registry.scan.scan import scan
+        from apex_exec.registry.scan.scanner import scan
 
         try:
             bundle = read_folder(self._folder)

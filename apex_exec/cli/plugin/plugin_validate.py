@@ -36,7 +36,7 @@ def validate(
     from apex_exec.core.plugin import Limits
     from apex_exec.errors import Refusal
     from apex_exec.registry.bundles.bundle import read_path
-    from apex_exec.registry.scan.scan import scan
+    from apex_exec.registry.scan.scanner import scan
 
     settings = load_settings(config)
     enforced = settings.security.scan == "enforce"

@@ -43,7 +43,7 @@ from apex_exec.registry.bundles.manifest import Manifest
 from apex_exec.registry.context import Context
 from apex_exec.registry.operations import ENTRIES, Entry
 from apex_exec.registry.scan.findings import Report
-from apex_exec.registry.scan.scan import scan
+from apex_exec.registry.scan.scanner import scan
 from apex_exec.registry.settled_clock import SettledClock
 from apex_exec.registry.specs import commit, reconcile
 from apex_exec.registry.store import Store

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import msgspec
 
 from apex_exec.registry.scan.findings import FINDINGS_MAX, Finding, finding
-from apex_exec.registry.scan.scan import Request
 from apex_exec.registry.scan.scan_rules import ApiUse, FileScan
 from apex_exec.registry.scan.scan_text import scan_identifiers, scan_text
+from apex_exec.registry.scan.scanner import Request
 
 PER_FILE_MAX = 100
 
