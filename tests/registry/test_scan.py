@@ -11,8 +11,8 @@ import pytest
 import apex_exec
 from apex_exec.registry.bundles.bundle import read_folder
 from apex_exec.registry.scan import scanner as scan_module
+from apex_exec.registry.scan.child import scan_files
 from apex_exec.registry.scan.findings import RULES, Finding, Report
-from apex_exec.registry.scan.scan_child import scan_files
 from apex_exec.registry.scan.scanner import ALLOWED, Request, scan
 from benchmarks.bench_scan import PACKAGES, package_files
 from benchmarks.scan_corpus import MALICIOUS, malicious_bundle

@@ -1,6 +1,6 @@
 """The static scan of a bundle, run in a child process with bounds, since hostile source can break a parser.
 
-``scan(files, manifest)`` starts ``python -m apex_exec.registry.scan.scan_child``, hands it the sources over a pipe and
+``scan(files, manifest)`` starts ``python -m apex_exec.registry.scan.child``, hands it the sources over a pipe and
 reads its findings. Whatever ends the child early (a crash of the parser, its limits on memory and CPU, the timeout) is
 a finding of its own: ``scan-unfinished``, an error. The scan informs; the jail is the boundary.
 """
@@ -81,7 +81,7 @@ def _start(command: list[str], data: bytes, seconds: float) -> tuple[int, bytes]
 
 
 def _run_child(request: Request, seconds: float) -> list[Finding]:
-    command = [sys.executable, "-m", "apex_exec.registry.scan.scan_child"]
+    command = [sys.executable, "-m", "apex_exec.registry.scan.child"]
     try:
         status, output = _start(command, msgspec.msgpack.encode(request), seconds)
     except subprocess.TimeoutExpired:
