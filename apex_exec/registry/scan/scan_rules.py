@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator
 
 from apex_exec.registry.scan.findings import RULES, Finding, finding
-from apex_exec.registry.scan.scan_names import Names
+from apex_exec.registry.scan.names import Names
 
 NODES_MAX = 300_000
 """Nodes of one file: 2 MiB of ordinary source have about 250,000."""
