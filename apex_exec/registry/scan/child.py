@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import msgspec
 
 from apex_exec.registry.scan.findings import FINDINGS_MAX, Finding, finding
-from apex_exec.registry.scan.scan_rules import ApiUse, FileScan
+from apex_exec.registry.scan.rules import ApiUse, FileScan
 from apex_exec.registry.scan.scan_text import scan_identifiers, scan_text
 from apex_exec.registry.scan.scanner import Request
 
