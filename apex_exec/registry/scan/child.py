@@ -11,8 +11,8 @@ import msgspec
 
 from apex_exec.registry.scan.findings import FINDINGS_MAX, Finding, finding
 from apex_exec.registry.scan.rules import ApiUse, FileScan
-from apex_exec.registry.scan.scan_text import scan_identifiers, scan_text
 from apex_exec.registry.scan.scanner import Request
+from apex_exec.registry.scan.text import scan_identifiers, scan_text
 
 PER_FILE_MAX = 100
 
