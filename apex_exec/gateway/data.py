@@ -12,8 +12,8 @@ from apex_exec.errors import ConfigError
 from apex_exec.gateway.costs import counted
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.outbox import Outbox, Outgoing
+from apex_exec.gateway.sql.compiler import Compiled, Compiler
 from apex_exec.gateway.sql.parser import Parser
-from apex_exec.gateway.sql.sql import Compiled, Compiler
 from apex_exec.gateway.sql.tables import Table
 from apex_exec.gateway.sql.values import check_parameter
 from apex_exec.gateway.sql.writes import Write, compile_write

@@ -23,7 +23,7 @@ from urllib.parse import quote
 from apex_exec.gateway.costs import counting
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.outbox import Outbox, Outgoing
-from apex_exec.gateway.sql.sql import Compiled
+from apex_exec.gateway.sql.compiler import Compiled
 from apex_exec.gateway.sql.sql_writer import plain_names
 from apex_exec.gateway.sql.tables import OUTBOX, Table
 from apex_exec.gateway.sql.values import Rows, to_sqlite

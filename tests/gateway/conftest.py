@@ -16,7 +16,7 @@ import pytest
 from apex_exec.core.api import Delete, Insert, Update
 from apex_exec.gateway.outbox import Outbox
 from apex_exec.gateway.postgres import Postgres as PostgresBackend
-from apex_exec.gateway.sql.sql import Compiler
+from apex_exec.gateway.sql.compiler import Compiler
 from apex_exec.gateway.sql.tables import read_tables
 from apex_exec.gateway.sql.values import check_parameter
 from apex_exec.gateway.sql.writes import compile_write

@@ -9,7 +9,7 @@ import apex_exec.gateway
 from apex_exec.daemon import api_calls
 from apex_exec.gateway import sqlite
 from apex_exec.gateway.http import fetch
-from apex_exec.gateway.sql import sql, sql_expressions, values
+from apex_exec.gateway.sql import compiler, sql_expressions, values
 from workers import sdk
 from workers.wire import API_CODES
 
@@ -34,7 +34,7 @@ def test_every_function_and_cast_is_named() -> None:
 
 def test_the_bounds_are_those_of_the_code() -> None:
     for text in (f"{values.ROWS_MAX:,} rows and {values.RESULT_BYTES_MAX // 1024} KiB",
-                 f"Texts: {sql.TEXT_BYTES_MAX // 1024} KiB, {sql.TOKENS_MAX:,} tokens, brackets {sql.NESTING_MAX} deep",
+                 f"Texts: {compiler.TEXT_BYTES_MAX // 1024} KiB, {compiler.TOKENS_MAX:,} tokens, brackets {compiler.NESTING_MAX} deep",
                  f"{fetch.HEADER_BYTES_MAX // 1024} KiB and {fetch.HEADERS_MAX} fields",
                  f"most {api_calls.CALLS_MAX:,}, eight at once, with {api_calls.BYTES_MAX // 2**20} MiB",
                  f"{api_calls.MARGIN_NS // 10**6} ms before"):

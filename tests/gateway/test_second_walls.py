@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from apex_exec.core.api import Delete, Insert, Update
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.postgres import Postgres as PostgresBackend
-from apex_exec.gateway.sql.sql import Compiled
+from apex_exec.gateway.sql.compiler import Compiled
 from apex_exec.gateway.sql.tables import read_tables
 from apex_exec.gateway.sqlite import Sqlite
 from tests.gateway.conftest import ROLE, SECONDS, TABLES, A, B, Data, postgres_again, postgres_data, sqlite_data

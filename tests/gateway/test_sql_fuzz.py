@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apex_exec.gateway.failure import ApiFailure
-from apex_exec.gateway.sql.sql import Compiler
+from apex_exec.gateway.sql.compiler import Compiler
 from apex_exec.gateway.sql.tables import Table
 from tests.gateway.sql_grammar import SOUP, Maker, moved
 

@@ -13,7 +13,7 @@ import pytest
 
 from apex_exec.core import api
 from apex_exec.gateway.outbox import Outbox
-from apex_exec.gateway.sql.sql import Compiler
+from apex_exec.gateway.sql.compiler import Compiler
 from apex_exec.gateway.sql.tables import read_tables
 from apex_exec.gateway.sql.writes import compile_write
 from apex_exec.gateway.sqlite import Sqlite
