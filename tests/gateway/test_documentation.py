@@ -9,7 +9,7 @@ import apex_exec.gateway
 from apex_exec.daemon import api_calls
 from apex_exec.gateway import sqlite
 from apex_exec.gateway.http import fetch
-from apex_exec.gateway.sql import compiler, sql_expressions, values
+from apex_exec.gateway.sql import compiler, expressions, values
 from workers import sdk
 from workers.wire import API_CODES
 
@@ -27,7 +27,7 @@ def test_every_function_and_cast_is_named() -> None:
     listed = PLAIN.partition("functions `")[2].partition("`")[0].split()
     assert set(listed) | {"like", "row_number", "rank", "dense_rank"} == sqlite.FUNCTIONS
     casts = re.sub(r"\s+", " ", PLAIN.partition("casts to `")[2].partition("`")[0])
-    for kind in sql_expressions._CASTS:
+    for kind in expressions._CASTS:
         name = {"DECIMAL": "numeric", "DOUBLE": "double precision", "FLOAT": "real"}.get(kind.name, kind.name.lower())
         assert name in casts
 
