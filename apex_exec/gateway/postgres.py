@@ -28,7 +28,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.outbox import Outbox, Outgoing
 from apex_exec.gateway.sql.compiler import Compiled
-from apex_exec.gateway.sql.sql_growth import NUMBER_CHARACTERS_MAX, check_number, has_long_number, too_long_a_number
+from apex_exec.gateway.sql.growth import NUMBER_CHARACTERS_MAX, check_number, has_long_number, too_long_a_number
 from apex_exec.gateway.sql.sql_writer import plain_names
 from apex_exec.gateway.sql.tables import OUTBOX, Table
 from apex_exec.gateway.sql.values import Rows, array_text

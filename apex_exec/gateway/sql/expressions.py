@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlglot import exp
 
-from apex_exec.gateway.sql.sql_growth import NUMBER_CHARACTERS_MAX
+from apex_exec.gateway.sql.growth import NUMBER_CHARACTERS_MAX
 from apex_exec.gateway.sql.sql_writer import WINDOWED, Writer, node_name, refuse, rule
 
 _NUMBER = re.compile(r"\d{1,40}(\.\d{0,40})?([eE][+-]?\d{1,3})?|\.\d{1,40}")
