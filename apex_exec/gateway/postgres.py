@@ -29,9 +29,9 @@ from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.outbox import Outbox, Outgoing
 from apex_exec.gateway.sql.compiler import Compiled
 from apex_exec.gateway.sql.growth import NUMBER_CHARACTERS_MAX, check_number, has_long_number, too_long_a_number
-from apex_exec.gateway.sql.sql_writer import plain_names
 from apex_exec.gateway.sql.tables import OUTBOX, Table
 from apex_exec.gateway.sql.values import Rows, array_text
+from apex_exec.gateway.sql.writer import plain_names
 from apex_exec.gateway.sql.writes import ROWS_CHANGED_MAX, Write
 
 logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # every failed attempt of a database that is down is a line

@@ -24,9 +24,9 @@ from apex_exec.gateway.costs import counting
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.outbox import Outbox, Outgoing
 from apex_exec.gateway.sql.compiler import Compiled
-from apex_exec.gateway.sql.sql_writer import plain_names
 from apex_exec.gateway.sql.tables import OUTBOX, Table
 from apex_exec.gateway.sql.values import Rows, to_sqlite
+from apex_exec.gateway.sql.writer import plain_names
 from apex_exec.gateway.sql.writes import ROWS_CHANGED_MAX, Write
 from apex_exec.gateway.turns import Turns
 

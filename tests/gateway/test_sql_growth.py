@@ -15,7 +15,7 @@ import pytest
 from apex_exec.core.api import Insert
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.sql.growth import HAS_A_RULE
-from apex_exec.gateway.sql.sql_writer import RULES
+from apex_exec.gateway.sql.writer import RULES
 from tests.gateway.conftest import A, Data, postgres_data, sqlite_data
 from tests.support.postgres import Postgres
 

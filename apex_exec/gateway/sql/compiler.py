@@ -21,8 +21,8 @@ from sqlglot.errors import SqlglotError
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.sql import expressions  # noqa: F401 - registers its rules
 from apex_exec.gateway.sql.growth import Growth, Sum, check_likes, check_number, check_work, numbers
-from apex_exec.gateway.sql.sql_writer import OWNER, PATTERN_CHARACTERS_MAX, Writer
 from apex_exec.gateway.sql.tables import Table
+from apex_exec.gateway.sql.writer import OWNER, PATTERN_CHARACTERS_MAX, Writer
 
 if TYPE_CHECKING:
     from apex_exec.gateway.sql.parser import Parser

@@ -8,7 +8,7 @@ from typing import Any
 from sqlglot import exp
 
 from apex_exec.gateway.sql.growth import NUMBER_CHARACTERS_MAX
-from apex_exec.gateway.sql.sql_writer import WINDOWED, Writer, node_name, refuse, rule
+from apex_exec.gateway.sql.writer import WINDOWED, Writer, node_name, refuse, rule
 
 _NUMBER = re.compile(r"\d{1,40}(\.\d{0,40})?([eE][+-]?\d{1,3})?|\.\d{1,40}")
 _PLAIN_TEXT = re.compile(r"[A-Za-z0-9 _.,:@/+%-]{0,200}")

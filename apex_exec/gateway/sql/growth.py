@@ -337,7 +337,7 @@ def _renamed(output: Output, names: list[str]) -> Source:
 
 
 def _name_of(item: Any, fold: Callable[[Any], str]) -> str:
-    from apex_exec.gateway.sql.sql_writer import RESULT_NAMES
+    from apex_exec.gateway.sql.writer import RESULT_NAMES
 
     if isinstance(item, exp.Alias):
         return fold(item.args["alias"])

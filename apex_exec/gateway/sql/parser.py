@@ -137,7 +137,7 @@ class Parser:
 def main(fd: int) -> None:
     """The process: ``[text, named]`` in, ``[cpu_ns, code, message]`` or ``[cpu_ns, "", fields of Compiled …]`` out."""
     from apex_exec.gateway.sql.compiler import Compiled, Compiler
-    from apex_exec.gateway.sql.sql_writer import OWNER
+    from apex_exec.gateway.sql.writer import OWNER
 
     with open("/proc/self/comm", "w") as comm:
         comm.write("apex-sql")
