@@ -22,13 +22,13 @@ from urllib.parse import quote
 
 from apex_exec.gateway.costs import counting
 from apex_exec.gateway.failure import ApiFailure
+from apex_exec.gateway.lock_turns import Turns
 from apex_exec.gateway.outbox import Outbox, Outgoing
 from apex_exec.gateway.sql.compiler import Compiled
 from apex_exec.gateway.sql.tables import OUTBOX, Table
 from apex_exec.gateway.sql.values import Rows, to_sqlite
 from apex_exec.gateway.sql.writer import plain_names
 from apex_exec.gateway.sql.writes import ROWS_CHANGED_MAX, Write
-from apex_exec.gateway.turns import Turns
 
 T = TypeVar("T")
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from apex_exec.core import api
+from apex_exec.gateway.lock_turns import HOLD_SECONDS, Turns
 from apex_exec.gateway.outbox import Outbox
 from apex_exec.gateway.sql.compiler import Compiler
 from apex_exec.gateway.sql.tables import read_tables
 from apex_exec.gateway.sql.writes import compile_write
 from apex_exec.gateway.sqlite import Sqlite
-from apex_exec.gateway.turns import HOLD_SECONDS, Turns
 from tests.support.daemon import USER
 
 TABLES = read_tables({"notes": {"owner": "user_id", "columns": ["id", "user_id", "n"], "write": True}})
