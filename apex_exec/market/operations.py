@@ -33,7 +33,7 @@ from apex_exec.market.arguments import (
     Ticket,
     Which,
 )
-from apex_exec.market.lasting import Lasting, Running
+from apex_exec.market.long_operations import Lasting, Running
 from apex_exec.market.money import contracts, invoices, reports, sales
 from apex_exec.market.money.metering import Key, Usage
 from apex_exec.market.money.statements import Line, statement

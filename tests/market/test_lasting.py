@@ -25,7 +25,7 @@ from apex_exec.errors import Refusal
 from apex_exec.ledger.audit import AuditStore
 from apex_exec.ledger.reading import read_events
 from apex_exec.ledger.records import AuditRecord
-from apex_exec.market import lasting
+from apex_exec.market import long_operations
 from apex_exec.market.store import lasting as lasting_rows
 from apex_exec.market.store import open_market
 from tests.market.shops import USER, Market, at
@@ -94,7 +94,7 @@ def test_what_takes_longer_answers_with_an_id_by_which_its_progress_and_its_outc
     assert {one["op"] for one in market("billing.status")} == {"billing.close", "billing.report"}
     assert [action for _, action, _ in market.audited] == ["billing.close.committed"]
 
-    again = lasting.Lasting(market.shop, {}, {"billing.close": market.operations.lasting._again["billing.close"]})
+    again = long_operations.Lasting(market.shop, {}, {"billing.close": market.operations.lasting._again["billing.close"]})
     assert again.status(asked["operation"])["result"]["lines"] == done["result"]["lines"], "another process knows it"
 
 
@@ -119,8 +119,8 @@ def test_no_more_than_so_many_wait_and_the_store_keeps_the_latest(market: Market
     monkeypatch.setattr(lasting, "ROWS_MAX", 5)
     go = threading.Event()
     works = {"billing.report": lambda _running: go.wait(20)}
-    few = lasting.Lasting(market.shop, works, {})
-    args = [lasting.Month(month=f"2026-0{number}") for number in range(1, 9)]
+    few = long_operations.Lasting(market.shop, works, {})
+    args = [long_operations.Month(month=f"2026-0{number}") for number in range(1, 9)]
     first = [few.ask(market.context, "billing.report", one)["operation"] for one in args[:3]]
     with pytest.raises(Refusal) as caught:
         few.ask(market.context, "billing.report", args[3])
