@@ -27,7 +27,7 @@ from apex_exec.ledger.records import AuditRecord, ExecutionMetadata
 from apex_exec.market.arguments import TABLE
 from apex_exec.market.money.money import format_minor
 from apex_exec.market.money.statements import to_csv
-from apex_exec.market.review.review import CHECKLIST
+from apex_exec.market.review.states import CHECKLIST
 from apex_exec.market.service import Service
 from apex_exec.market.shop.download import fetch
 from apex_exec.market.shop.index import INDEX_BYTES_MAX, NAME, check_bundle

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from apex_exec.errors import Refusal
 from apex_exec.market.money.pricing import Price
 from apex_exec.market.review import submissions as subs
-from apex_exec.market.review.review import CHECKLIST, MOVES, State, check_move
+from apex_exec.market.review.states import CHECKLIST, MOVES, State, check_move
 from apex_exec.market.store import advance_clock, open_market
 from apex_exec.registry.database import transact
 

@@ -10,8 +10,8 @@ import pytest
 import sqlalchemy as sa
 
 from apex_exec.errors import Refusal
-from apex_exec.market.review.review import CHECKLIST
 from apex_exec.market.review.reviewers import SLACK_NS, Statement, signed_message
+from apex_exec.market.review.states import CHECKLIST
 from apex_exec.market.store import decisions
 from apex_exec.registry.bundles.bundle import pack, read_path
 from apex_exec.registry.trust import keyring

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from apex_exec.errors import Refusal
 from apex_exec.market.arguments import TABLE
-from apex_exec.market.review.review import CHECKLIST
+from apex_exec.market.review.states import CHECKLIST
 from apex_exec.market.store import purchases, submissions
 from apex_exec.registry.bundles.bundle import unpack
 from apex_exec.registry.trials.testing import Proof, Run

@@ -138,7 +138,7 @@ def approve(submission: Submission, reviewer: Reviewer, reason: Reason,
             key: ApproverKey = "", as_json: AsJson = False, state_dir: StateDir = None, runtime_dir: RuntimeDir = None,
             config: ConfigFile = None) -> None:
     """Says yes to exactly these bytes."""
-    from apex_exec.market.review.review import CHECKLIST
+    from apex_exec.market.review.states import CHECKLIST
 
     shown = _ask(config, runtime_dir, "market.approve", submission=submission, reviewer=reviewer, reason=reason,
                  digest=digest, checklist=list(CHECKLIST) if confirm_all else confirm or [],

@@ -11,7 +11,7 @@ import msgspec
 import sqlalchemy as sa
 
 from apex_exec.errors import Code, Refusal
-from apex_exec.market.review.review import check_reviewer, same_person
+from apex_exec.market.review.states import check_reviewer, same_person
 from apex_exec.market.review.submissions import Submission
 from apex_exec.registry import store as registry
 from apex_exec.registry.trust.keyring import unusable_because

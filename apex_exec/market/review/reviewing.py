@@ -13,7 +13,7 @@ from cryptography.exceptions import InvalidSignature
 from apex_exec.errors import Code, Refusal
 from apex_exec.market.review import checks, reviewers
 from apex_exec.market.review import submissions as subs
-from apex_exec.market.review.review import CHECKLIST
+from apex_exec.market.review.states import CHECKLIST
 from apex_exec.market.review.submissions import MACHINE, Submission
 from apex_exec.market.shop.shop import Shop
 from apex_exec.registry.bundles.bundle import Bundle, read_path, unpack

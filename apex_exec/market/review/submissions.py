@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from apex_exec.errors import Code, Refusal
 from apex_exec.market.money.pricing import DatedPrice, Price, price_at
-from apex_exec.market.review.review import QUEUED, check_decision, check_move, check_reviewer, same_person
+from apex_exec.market.review.states import QUEUED, check_decision, check_move, check_reviewer, same_person
 from apex_exec.market.store import as_struct, decisions, moves, prices, submissions
 
 HELD_NS = 30 * 86_400 * 10**9
