@@ -38,7 +38,7 @@ from apex_exec.market.money import contracts, invoices, reports, sales
 from apex_exec.market.money.metering import Key, Usage
 from apex_exec.market.money.statements import Line, statement
 from apex_exec.market.review import submissions as subs
-from apex_exec.market.review.reviewing import Machine, Reviewing
+from apex_exec.market.review.workflow import Machine, Reviewing
 from apex_exec.market.shop.entitlements import Entitlements
 from apex_exec.market.shop.granted import new_grant, seal
 from apex_exec.market.shop.index import Index, find, public_facts, search

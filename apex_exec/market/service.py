@@ -18,7 +18,7 @@ from apex_exec.market.arguments import TABLE
 from apex_exec.market.operations import Operations
 from apex_exec.market.review import submissions as subs
 from apex_exec.market.review.checks import Lines, Scanned
-from apex_exec.market.review.reviewing import Machine
+from apex_exec.market.review.workflow import Machine
 from apex_exec.market.shop.entitlements import RETRY_NS, Entitlements
 from apex_exec.market.shop.following import IDLE_SECONDS, RETRY_SECONDS, Following
 from apex_exec.market.shop.index import LIFETIME_NS

@@ -13,8 +13,8 @@ import msgspec
 from apex_exec.config import Settings, load_settings
 from apex_exec.market.arguments import TABLE
 from apex_exec.market.operations import Operations
-from apex_exec.market.review.reviewing import Machine
 from apex_exec.market.review.states import CHECKLIST
+from apex_exec.market.review.workflow import Machine
 from apex_exec.market.shop.entitlements import Entitlements
 from apex_exec.market.shop.shop import Shop
 from apex_exec.registry import store as registry
