@@ -31,7 +31,7 @@ from apex_exec.market.review.states import CHECKLIST
 from apex_exec.market.service import Service
 from apex_exec.market.shop.download import fetch
 from apex_exec.market.shop.index import INDEX_BYTES_MAX, NAME, check_bundle
-from apex_exec.market.shop.shop import Shop
+from apex_exec.market.shop.storefront import Shop
 from apex_exec.registry.bundles.blobs import BlobStore
 from apex_exec.registry.bundles.bundle import APX_BYTES_MAX
 from apex_exec.registry.bundles.scaffold import write_scaffold

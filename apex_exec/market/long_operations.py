@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from apex_exec.errors import Code, Refusal
 from apex_exec.market.arguments import Month
 from apex_exec.market.progress import Progress
-from apex_exec.market.shop.shop import Shop
+from apex_exec.market.shop.storefront import Shop
 from apex_exec.market.store import lasting
 from apex_exec.registry.context import Context
 

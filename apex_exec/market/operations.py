@@ -42,7 +42,7 @@ from apex_exec.market.review.workflow import Machine, Reviewing
 from apex_exec.market.shop.entitlements import Entitlements
 from apex_exec.market.shop.granted import new_grant, seal
 from apex_exec.market.shop.index import Index, find, public_facts, search
-from apex_exec.market.shop.shop import Shop
+from apex_exec.market.shop.storefront import Shop
 from apex_exec.market.store import clock_of, set_clock_back
 from apex_exec.registry import store as registry
 from apex_exec.registry.context import Context

@@ -22,7 +22,7 @@ from apex_exec.market.review.workflow import Machine
 from apex_exec.market.shop.entitlements import RETRY_NS, Entitlements
 from apex_exec.market.shop.following import IDLE_SECONDS, RETRY_SECONDS, Following
 from apex_exec.market.shop.index import LIFETIME_NS
-from apex_exec.market.shop.shop import Shop
+from apex_exec.market.shop.storefront import Shop
 from apex_exec.registry import lifecycle
 from apex_exec.registry import store as registry
 from apex_exec.registry.bundles.bundle import Bundle

@@ -16,7 +16,7 @@ from apex_exec.market.operations import Operations
 from apex_exec.market.review.states import CHECKLIST
 from apex_exec.market.review.workflow import Machine
 from apex_exec.market.shop.entitlements import Entitlements
-from apex_exec.market.shop.shop import Shop
+from apex_exec.market.shop.storefront import Shop
 from apex_exec.registry import store as registry
 from apex_exec.registry.store import Store
 from apex_exec.registry.trials.testing import Proof, Run

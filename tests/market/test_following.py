@@ -17,7 +17,7 @@ from apex_exec.config import load_settings
 from apex_exec.market.money.pricing import Price
 from apex_exec.market.review import submissions as subs
 from apex_exec.market.shop.index import NAME, Entry, Index, seal
-from apex_exec.market.shop.shop import Shop
+from apex_exec.market.shop.storefront import Shop
 from apex_exec.registry.bundles.bundle import Bundle, pack
 from apex_exec.registry.trust.signing import load_private, new_key, raw_public, sign_digest, write_signatures
 from tests.support.bundles import bundle

@@ -13,7 +13,7 @@ from apex_exec.client import AdminClient, CallError, Client
 from apex_exec.config import load_settings
 from apex_exec.market.money.pricing import Price
 from apex_exec.market.review import submissions as subs
-from apex_exec.market.shop.shop import Shop
+from apex_exec.market.shop.storefront import Shop
 from apex_exec.registry.bundles.bundle import pack
 from tests.support.bundles import bundle
 from tests.support.daemon import Daemon, wait_for

@@ -18,7 +18,7 @@ from apex_exec.ledger.verify import verify
 from apex_exec.market.arguments import Month
 from apex_exec.market.money.metering import meter
 from apex_exec.market.service import Service
-from apex_exec.market.shop.shop import Shop
+from apex_exec.market.shop.storefront import Shop
 from tests.support import need
 
 

@@ -15,7 +15,7 @@ from apex_exec.config import load_settings
 from apex_exec.ledger.reading import read_events
 from apex_exec.market.money.pricing import Price
 from apex_exec.market.review import submissions as subs
-from apex_exec.market.shop.shop import Shop
+from apex_exec.market.shop.storefront import Shop
 from apex_exec.registry.bundles.bundle import pack
 from apex_exec.registry.settled_clock import JUMP_NS, SETTLED_NS, SettledClock
 from apex_exec.registry.trust import approvals

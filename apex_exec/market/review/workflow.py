@@ -15,7 +15,7 @@ from apex_exec.market.review import checks, reviewers
 from apex_exec.market.review import submissions as subs
 from apex_exec.market.review.states import CHECKLIST
 from apex_exec.market.review.submissions import MACHINE, Submission
-from apex_exec.market.shop.shop import Shop
+from apex_exec.market.shop.storefront import Shop
 from apex_exec.registry.bundles.bundle import Bundle, read_path, unpack
 from apex_exec.registry.context import Context
 from apex_exec.registry.trials.testing import Proof, Run

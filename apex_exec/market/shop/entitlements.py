@@ -19,7 +19,7 @@ from apex_exec.errors import Refusal
 from apex_exec.market.money import sales
 from apex_exec.market.money.sales import Purchase
 from apex_exec.market.shop.granted import SKEW_NS, Grant, Granted
-from apex_exec.market.shop.shop import Shop
+from apex_exec.market.shop.storefront import Shop
 from apex_exec.registry import store as registry
 from apex_exec.registry.bundles.manifest import Manifest
 from apex_exec.registry.context import Context

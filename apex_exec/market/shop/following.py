@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from apex_exec.errors import Refusal
 from apex_exec.market.shop.download import fetch
 from apex_exec.market.shop.index import INDEX_BYTES_MAX, NAME, Index
-from apex_exec.market.shop.shop import Shop, write_whole
+from apex_exec.market.shop.storefront import Shop, write_whole
 from apex_exec.registry import lifecycle
 from apex_exec.registry import store as registry
 from apex_exec.registry.context import Context

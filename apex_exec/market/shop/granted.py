@@ -27,7 +27,7 @@ from apex_exec.errors import Code, Refusal
 from apex_exec.market.money.sales import check_customer, check_user, one_spelling
 from apex_exec.market.shop.download import fetch_file
 from apex_exec.market.shop.index import Envelope
-from apex_exec.market.shop.shop import Shop, write_whole
+from apex_exec.market.shop.storefront import Shop, write_whole
 from apex_exec.registry import store as registry
 from apex_exec.registry.context import Context
 from apex_exec.registry.trust.signing import key_id_of, raw_public, statement_text, verify_bytes
