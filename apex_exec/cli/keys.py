@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from apex_exec.cli.output import print_json, print_table, say
-from apex_exec.cli.plugin.plugin_common import StateDir, ask, state_path
+from apex_exec.cli.plugin.common import StateDir, ask, state_path
 from apex_exec.cli.root import AsJson, ConfigFile, RuntimeDir, examples, keys_app
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The key's name.")]

@@ -10,7 +10,7 @@ import typer
 
 from apex_exec.cli import connect
 from apex_exec.cli.output import print_json, say
-from apex_exec.cli.plugin.plugin_common import ask
+from apex_exec.cli.plugin.common import ask
 from apex_exec.cli.root import EXIT_NO, AsJson, ConfigFile, RuntimeDir, app, breaker_app, examples, fail
 
 LOOK_SECONDS = 0.1

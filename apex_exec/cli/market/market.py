@@ -13,7 +13,7 @@ import typer
 from apex_exec.cli import connect
 from apex_exec.cli.facts import duration
 from apex_exec.cli.output import Said, print_json, print_table, progress, say
-from apex_exec.cli.plugin.plugin_common import StateDir, bundle_bytes, replace_file, state_path
+from apex_exec.cli.plugin.common import StateDir, bundle_bytes, replace_file, state_path
 from apex_exec.cli.root import (
     EXIT_NO,
     EXIT_USAGE,

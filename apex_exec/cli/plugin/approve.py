@@ -9,7 +9,7 @@ import typer
 
 from apex_exec.cli import connect
 from apex_exec.cli.output import print_json, say
-from apex_exec.cli.plugin.plugin_common import LONG_TIMEOUT_MS, StateDir, state_path
+from apex_exec.cli.plugin.common import LONG_TIMEOUT_MS, StateDir, state_path
 from apex_exec.cli.root import AsJson, ConfigFile, RuntimeDir, examples, plugin_app
 
 Plugin = Annotated[str, typer.Argument(metavar="ID", help="The plugin.")]

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from apex_exec.cli.output import print_json, say
-from apex_exec.cli.plugin.plugin_common import User, ask
+from apex_exec.cli.plugin.common import User, ask
 from apex_exec.cli.root import AsJson, ConfigFile, RuntimeDir, examples, plugin_app
 
 Plugin = Annotated[str, typer.Argument(metavar="ID", help="The plugin.")]

@@ -9,7 +9,7 @@ import typer
 
 from apex_exec.cli import connect
 from apex_exec.cli.output import print_json, progress, say
-from apex_exec.cli.plugin.plugin_common import (
+from apex_exec.cli.plugin.common import (
     LONG_TIMEOUT_MS,
     Hook,
     Payload,

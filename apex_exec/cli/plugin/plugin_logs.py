@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from apex_exec.cli.output import clean, say
-from apex_exec.cli.plugin.plugin_common import StateDir, state_path
+from apex_exec.cli.plugin.common import StateDir, state_path
 from apex_exec.cli.root import EXIT_NO, ConfigFile, examples, fail, plugin_app
 
 POLL_SECONDS = 0.2

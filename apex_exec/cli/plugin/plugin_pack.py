@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from apex_exec.cli.output import print_json, say
-from apex_exec.cli.plugin.plugin_common import StateDir, replace_file, state_path
+from apex_exec.cli.plugin.common import StateDir, replace_file, state_path
 from apex_exec.cli.root import AsJson, ConfigFile, examples, plugin_app
 
 LEFT_OUT_TOLD_MAX = 20

@@ -9,7 +9,7 @@ import typer
 
 from apex_exec.cli import connect
 from apex_exec.cli.output import clean, print_json, say
-from apex_exec.cli.plugin.plugin_common import ask, looks_like_path, say_findings
+from apex_exec.cli.plugin.common import ask, looks_like_path, say_findings
 from apex_exec.cli.root import EXIT_NO, AsJson, ConfigFile, RuntimeDir, examples, fail, need_linux, plugin_app
 
 if TYPE_CHECKING:

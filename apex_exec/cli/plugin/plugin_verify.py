@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from apex_exec.cli.output import print_json, print_table, say
-from apex_exec.cli.plugin.plugin_common import Hook, Payload, ask, json_map
+from apex_exec.cli.plugin.common import Hook, Payload, ask, json_map
 from apex_exec.cli.root import EXIT_NO, AsJson, ConfigFile, RuntimeDir, examples, plugin_app
 
 
