@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from apex_exec.cli.market.market_fetch import fetch_plugin, read_index
+from apex_exec.cli.market.fetch import fetch_plugin, read_index
 from apex_exec.errors import Refusal
 from apex_exec.market.shop.download import fetch
 from apex_exec.market.shop.index import INDEX_BYTES_MAX, LIFETIME_NS, NAME

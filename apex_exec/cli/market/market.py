@@ -198,7 +198,7 @@ def search(words: Annotated[list[str] | None, typer.Argument(help="Words of id, 
            index: Index = "", as_json: AsJson = False, runtime_dir: RuntimeDir = None,
            config: ConfigFile = None) -> None:
     """Lists what is on offer, here or in an index elsewhere."""
-    from apex_exec.cli.market.market_fetch import read_index
+    from apex_exec.cli.market.fetch import read_index
 
     text = " ".join(words or [])
     place = index or connect.settings_for(config, runtime_dir).market.index

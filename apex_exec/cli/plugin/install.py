@@ -49,7 +49,7 @@ def install(target: Target, as_json: AsJson = False, runtime_dir: RuntimeDir = N
 def _given(target: str, config: Path | None, runtime_dir: str | None, tell: Any) -> dict[str, Any]:
     if looks_like_path(target):
         return {"bundle": bundle_bytes(Path(target))}
-    from apex_exec.cli.market.market_fetch import fetch_plugin
+    from apex_exec.cli.market.fetch import fetch_plugin
     from apex_exec.client import CallError
 
     index = connect.settings_for(config, runtime_dir).market.index
@@ -78,7 +78,7 @@ def upgrade(
         if looks_like_path(target):
             data = bundle_bytes(Path(target))
         else:
-            from apex_exec.cli.market.market_fetch import fetch_plugin
+            from apex_exec.cli.market.fetch import fetch_plugin
 
             index = connect.settings_for(config, runtime_dir).market.index
             with folder_hint(target), connect.admin(config, runtime_dir) as client:
