@@ -33,7 +33,7 @@ from _pytest.main import Session
 
 from workers import wire
 from workers.jail.base import SCRATCH
-from workers.runtime import places
+from workers.runtime import code_places
 from workers.runtime.link import Link
 from workers.runtime.loader import load
 
@@ -247,9 +247,9 @@ def run(message: wire.Load, link: Link, *, has_folder: bool) -> int:
     Every run is the same: whoever is outside may watch any lines of it, or none, and nothing in here tells which.
     """
     _use_folder(has_folder)
-    compiled = places.compile_all(message.plugin, message.files)
-    link.send(wire.Placed(places.places_of(message.files, compiled)))
-    places.no_native_calls()
+    compiled = code_places.compile_all(message.plugin, message.files)
+    link.send(wire.Placed(code_places.places_of(message.files, compiled)))
+    code_places.no_native_calls()
     if type(link.next()) is not wire.Ping:
         return 0
     _recorder.begins = lambda name: link.send(wire.Testing(name[-NAME_CHARACTERS_MAX:], _recorder.passed,
@@ -323,4 +323,4 @@ class _Plain:
 
 
 _warm_up()
-places.no_jumps()
+code_places.no_jumps()
