@@ -54,6 +54,7 @@ def test_a_load_that_fails_says_which_exception_file_and_line_everywhere(shell: 
     wait_for(lambda: place.partition(" (at")[0] in shell.run("plugin", "logs", "bad-import").stdout, 10, "the log")
 
 
+@pytest.mark.slow
 def test_a_canary_that_fails_says_which_exception_file_and_line_everywhere(shell: Shell) -> None:
     (shell.folder / "a.apx").write_bytes(pack(bundle()))
     (shell.folder / "b.apx").write_bytes(pack(bundle(code=BAD_HOOK.format(version="1.1.0"), version="1.1.0")))
@@ -109,6 +110,7 @@ def test_a_folder_that_is_not_there_is_said_to_be_that(tmp_path: Path) -> None:
     assert told.returncode == 1 and "there is no folder or file 'nodir' here" in told.stderr
 
 
+@pytest.mark.slow
 def test_a_limit_above_the_platforms_is_said_to_have_no_effect(tmp_path: Path) -> None:
     wanted = {"memoryMb": 500, "timeoutMs": 100, "cpuPercent": 50}
     folder = write_folder(tmp_path / "large", files(limits=wanted))
@@ -197,6 +199,7 @@ def test_plugin_test_has_capsys_and_caplog_and_shows_coverage(tmp_path: Path) ->
     pytest.param("import time\ntime.sleep(3600)\n", "before the first test began: the tests ran longer than 2 s",
                  marks=pytest.mark.slow),
 ], ids=["test", "import"])
+@pytest.mark.slow
 def test_plugin_test_names_the_test_that_hangs(tmp_path: Path, tests: str, where: str) -> None:
     made = files(code=SPEAKING)
     made["tests/test_plugin.py"] = tests.encode()

@@ -170,6 +170,7 @@ def test_a_plugins_tests_run_in_the_jail_and_a_failing_or_missing_one_is_a_no(al
     assert "no test" in alone("plugin", "test", write_folder(alone.folder / "b", made), status=1)
 
 
+@pytest.mark.slow
 def test_what_is_no_bundle_is_one_line_and_status_one(alone: Shell) -> None:
     (alone.folder / "x.apx").write_bytes(b"PK\x03\x04 not really")
     for arguments in (("plugin", "pack", "nowhere"), ("plugin", "sign", "x.apx", "--key", "none"),

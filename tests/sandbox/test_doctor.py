@@ -187,6 +187,7 @@ def test_a_kubernetes_pod_without_a_profile_gives_what_its_user_may(readable: Pa
     assert found["level"] == "L3" and state(found, "namespaces") == "active", found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unprivileged", [False, True], ids=["root", "unprivileged"])
 def test_podman_without_landlock_gives_l1_and_says_what_to_change(unprivileged: bool, readable: Path) -> None:
     status, found = simulated(unprivileged, readable, contained=True, errno=PODMAN)
