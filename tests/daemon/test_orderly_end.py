@@ -115,7 +115,8 @@ def test_an_end_lets_every_pending_call_finish(
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [
-    (10, ["fetch-a", "fetch-b"]), pytest.param(1, ["fetch-a"], marks=pytest.mark.slow)])
+    pytest.param(10, ["fetch-a", "fetch-b"], marks=pytest.mark.slow),
+    pytest.param(1, ["fetch-a"], marks=pytest.mark.slow)])
 def test_a_dispatch_that_was_taken_goes_on_from_plugin_to_plugin_until_the_drain_is_over(
         seconds: float, expected: list[str], tmp_path: Path) -> None:
     fetch = ("import time\n\n@plugin.hook('onDataFetch')\ndef fetch(context, params):\n    time.sleep(0.8)\n"

@@ -251,7 +251,7 @@ def test_zap_is_asked_by_nobody_on_ipc(plugins: Path) -> None:
 
 # ---------------------------------------------------------------------- volumes, and administration by others
 @pytest.mark.parametrize(("key", "mode", "says"), [
-    ("state_dir", 0o777, "name a folder inside it"),
+    pytest.param("state_dir", 0o777, "name a folder inside it", marks=pytest.mark.slow),
     pytest.param("runtime_dir", 0o2777, "name a folder inside it", marks=pytest.mark.slow),
     pytest.param("state_dir", 0o755, "chown", marks=pytest.mark.slow),
     pytest.param("runtime_dir", 0o700, "chown", marks=pytest.mark.slow)])

@@ -34,7 +34,8 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
         yield Shell(tmp_path_factory.mktemp("work"), daemon)
 
 
-@pytest.mark.parametrize("kilobytes", [250, pytest.param(1900, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kilobytes", [250, 1900])
 def test_validate_loads_a_bundle_that_no_socket_buffer_holds_as_install_does(tmp_path: Path, kilobytes: int) -> None:
     made = files()
     made["data.txt"] = b"a" * (kilobytes << 10)
@@ -80,12 +81,12 @@ def test_a_canary_that_fails_says_which_exception_file_and_line_everywhere(shell
     ('plugin = {"id": "sample", "version": "1.0.0", "hooks": ["onDashboardLoad"]}\n',
      "`hooks` is a list, not a dict of functions by hook"),
 ], ids=["id", "hook", "hooks"])
-@pytest.mark.slow_after(1)
+@pytest.mark.slow
 def test_what_is_wrong_with_the_codes_plugin_is_named(tmp_path: Path, code: str, says: str) -> None:
     assert says in Shell(tmp_path)("plugin", "validate", write_folder(tmp_path / "wrong", files(code=code)), status=1)
 
 
-@pytest.mark.slow_after(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["install", "upgrade"])
 def test_a_bare_name_is_a_plugins_id_whatever_folder_of_that_name_lies_here(shell: Shell, verb: str) -> None:
     write_folder(shell.folder / "bare", files(id="bare"))

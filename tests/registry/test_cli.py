@@ -59,6 +59,7 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
         yield Shell(tmp_path, daemon)
 
 
+@pytest.mark.slow
 def test_five_commands_lead_from_nothing_to_a_signed_installed_enabled_answering_plugin(shell: Shell) -> None:
     shell("keys", "new", "acme")  # once for an author and an operator
     shell("keys", "register", "acme")
