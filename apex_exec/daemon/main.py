@@ -16,6 +16,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apex_exec import API_VERSION, __version__
@@ -69,6 +70,10 @@ LEDGER_SECONDS = 10.0
 """How long the start waits for a ledger that can write."""
 REGISTRY_SECONDS = 10.0
 """How long the start waits for the installed plugins."""
+SLEEP_SECONDS = 30.0
+"""After the start, when side processes that nobody has needed yet are started all the same: the registrar of a daemon
+without a registry, which notes the ledger's head once a minute, and the process that checks large results. Each costs
+up to a second of CPU time, which the first answers should not wait for."""
 WATCH_SECONDS = 1.0
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -247,8 +252,8 @@ class _Daemon:
             failed=self.supervisor.guard.failed)
         self.supervisor.on_removed.append(self.governing.forget)
         self.supervisor.use(audit=self.audit, governing=self.governing)
-        checks = ResultChecks(self.supervisor.workers.overhead, self.supervisor.loop.side_changed)
-        self.supervisor.attach(checks.side)
+        checks = ResultChecks(self.supervisor.workers.overhead, self.supervisor.loop)
+        self.supervisor.attach(checks.side, SLEEP_SECONDS)
         self.supervisor.requests.checks = checks
         self.api, self.gateway = make_gateway(self.supervisor, settings)
         self.supervisor.use(api=self.api)
@@ -263,7 +268,7 @@ class _Daemon:
         side = SideProcess("registrar", "apex_exec.daemon.administration.registrar:main", self.registrar_settings,
                            on_message=self.registrar.message, on_down=self.registrar.down)
         self.registrar.bind(side)
-        self.supervisor.attach(side)
+        self.supervisor.attach(side, 0.0 if _has_registry(settings) else SLEEP_SECONDS)
         self.supervisor.attach(self.gateway)  # after the registrar: the start waits for that one
         registrar_table.register_all()
         self.admin = AdminSocket(self.supervisor, operations.handlers, access, self.registrar)
@@ -449,6 +454,14 @@ class _Daemon:
             except Exception:
                 log.exception("something could not be taken down in order")
         return lost
+
+
+def _has_registry(settings: Settings) -> bool:
+    """Whether the registrar may have something to tell before it is asked: installed plugins, a marketplace's index."""
+    local = (f"sqlite:///{settings.state_path}/registry.db", f"sqlite:///{settings.state_path}/market.db")
+    used = (settings.database_url(settings.registry.url), settings.database_url(settings.market.url))
+    return (used != local or any(Path(url.removeprefix("sqlite:///")).exists() for url in local)
+            or bool(settings.market.index or settings.market.entitlements))
 
 
 def _own_state(settings: Settings) -> None:

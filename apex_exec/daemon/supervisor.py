@@ -100,14 +100,15 @@ class Supervisor:
         self._look_ns = FAR_NS
 
     # ------------------------------------------------------------------ what others attach
-    def attach(self, side: SideProcess) -> None:
-        """Starts ``side`` and keeps it running; it is closed, draining, after the loop has ended."""
+    def attach(self, side: SideProcess, delay_seconds: float = 0.0) -> None:
+        """Starts ``side``, if need be only when it is first needed (``Loop.attach``), and keeps it running; it is
+        closed, draining, after the loop has ended."""
         def lost(how: str) -> None:
             self.logs.log("error", how)
             self.metrics.inc("side_process_restarts_total", (side.name,))
 
         side.on_lost = lost
-        self.loop.attach(side)
+        self.loop.attach(side, delay_seconds)
 
     def use(self, *, audit: AuditTrail | None = None, api: ApiCalls | None = None,
             governing: Governing | None = None) -> None:

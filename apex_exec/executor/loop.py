@@ -45,6 +45,8 @@ class Side(Protocol):
     polled_write: bool
     """The loop's own note: whether it waits for room on the link."""
     start_after_ns: int
+    started: bool
+    """False until the process is started for the first time."""
     closing: bool
 
     @property
@@ -135,13 +137,26 @@ class Loop:
         self._timers_due_ns = next_due_ns
 
     # ------------------------------------------------------------------ side processes
-    def attach(self, side: Side) -> None:
-        """Starts ``side``, polls it from now on, restarts it with its backoff, closes it when the loop ends."""
+    def attach(self, side: Side, delay_seconds: float = 0.0) -> None:
+        """Starts ``side``, polls it from now on, restarts it with its backoff, closes it when the loop ends.
+
+        With a delay it is started when it is first needed (``wake``), and after ``delay_seconds`` at the latest.
+        """
         self._sides.append(side)
         side.on_failed = self._failed
         if len(self._sides) == 1:
             self.every(KEEP_SECONDS, self._keep_sides)
-        self._start_side(side, time.monotonic_ns())
+        now_ns = time.monotonic_ns()
+        if delay_seconds:
+            side.start_after_ns = now_ns + int(delay_seconds * SECOND_NS)
+        else:
+            self._start_side(side, now_ns)
+
+    def wake(self, side: Side) -> None:
+        """Starts ``side`` if it was attached with a delay and has never been started; blocks for the few milliseconds
+        of a spawn. What is sent to it afterwards waits on its link until it is up."""
+        if not side.started and not side.closing:
+            self._start_side(side, time.monotonic_ns())
 
     def _start_side(self, side: Side, now_ns: int) -> None:
         try:

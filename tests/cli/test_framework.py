@@ -97,6 +97,7 @@ def test_help_needs_none_of_the_heavy_libraries() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_is_no_error() -> None:
     done = subprocess.run(["sh", "-c", f"{sys.executable} -m apex_exec config check | head -1"], capture_output=True,
                           text=True, timeout=60)

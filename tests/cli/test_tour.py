@@ -66,6 +66,7 @@ def test_the_readmes_tour_can_be_pasted_line_by_line(place: Path) -> None:
     assert "customWidgets" in answers[0] and "TIMEOUT" in answers[1] and "Hello from My Plugin!" in answers[2]
 
 
+@pytest.mark.slow
 def test_a_daemon_in_the_background_is_ready_when_the_verb_returns_and_ends_by_stop(place: Path) -> None:
     started = run("serve", "--background", "--runtime-dir", f"{place}/run", "--state-dir", f"{place}/state",
                   "--http-address", "127.0.0.1:0")

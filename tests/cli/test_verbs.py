@@ -44,6 +44,7 @@ def test_invoke_prints_the_reply_and_an_error_reply_is_status_1(daemon: Daemon, 
     assert nobody.returncode == 1 and json.loads(nobody.stdout)["code"] == "PLUGIN_NOT_FOUND"
 
 
+@pytest.mark.slow
 def test_a_name_that_is_none_is_answered_with_those_there_are(daemon: Daemon) -> None:
     near = at(daemon, "invoke", "helo-world", "onDashboardLoad", "--user", USER)
     assert near.returncode == 1 and json.loads(near.stdout)["code"] == "PLUGIN_NOT_FOUND"

@@ -171,6 +171,7 @@ def test_nobody_there_is_connection_lost_and_nothing_was_executed(tmp_path: Path
     in_loop(body)
 
 
+@pytest.mark.slow
 def test_kill_9_of_the_daemon_settles_every_call_and_the_next_daemon_is_found(plugins: Path, tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="apx") as folder:
         first = Daemon(folder, plugins=plugins, config=PATIENT)

@@ -93,6 +93,7 @@ def test_a_client_that_is_told_no_endpoint_looks_where_a_daemon_would_be_and_tru
         os.chown(daemon.runtime, 0, 0)
 
 
+@pytest.mark.slow
 def test_both_clients_are_served_on_tcp_by_their_keys_and_across_a_restart(folder: Path) -> None:
     place = Place(folder, "tcp")
     with place.daemon as daemon, place.client() as client:

@@ -77,6 +77,7 @@ def load(context, params):
 '''
 
 
+@pytest.mark.slow
 def test_a_hanging_plugin_at_the_head_leaves_the_others_their_answers(tmp_path: Path) -> None:
     hooks = ("onDataFetch", "onDashboardLoad")
     write_plugin(tmp_path, "aaa-hangs", HANG, hooks, priority=0)

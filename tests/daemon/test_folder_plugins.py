@@ -56,6 +56,7 @@ def test_the_content_before_the_last_is_forgotten_and_that_of_a_plugin_that_is_g
     assert not source._held
 
 
+@pytest.mark.slow
 def test_a_reload_that_is_refused_after_the_folder_was_read_leaves_its_change_to_the_next_one(tmp_path: Path) -> None:
     keys = curve_folder(tmp_path / "keys")
     with socket.socket() as free:

@@ -179,7 +179,8 @@ def admin(daemon: Daemon, op: str, **args: Any) -> Any:
 LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (DEBUG|INFO|WARNING|ERROR) \S")
 
 
-@pytest.mark.parametrize("form", ["text", pytest.param("json", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["text", "json"])
 def test_what_administrators_do_and_the_end_are_in_the_log_and_every_line_has_one_form(form: str) -> None:
     with Daemon(config={"log.format": form}) as daemon:
         admin(daemon, "plugin.install", bundle=pack(bundle()))
@@ -206,6 +207,7 @@ def test_what_administrators_do_and_the_end_are_in_the_log_and_every_line_has_on
     assert sum("the daemon has ended" in line for line in lines) == 2 and "the daemon has ended" in lines[-1]
 
 
+@pytest.mark.slow
 def test_what_the_interpreter_warns_of_a_plugins_code_is_no_line_of_the_daemons_own(tmp_path: Path) -> None:
     code = ('"""Warned of."""\nfrom workers import Plugin\n\nassert (1, "x")\nWORDS = "\\\x1b \\q"\nONE = 1 is 1\n'
             'plugin = Plugin(id="{id}", version="1.0.0", permissions=["ui:render"])\n\n\n'

@@ -138,6 +138,7 @@ def test_kill_9_of_the_supervisor_leaves_nothing_within_a_second(daemon: Daemon,
     assert [p.name() for p in alive if p.status() != psutil.STATUS_ZOMBIE] == []
 
 
+@pytest.mark.slow
 def test_the_zygotes_death_is_noticed_and_charges_no_plugin(daemon: Daemon, host: Host) -> None:
     host.invoke("counted", {"n": -1})
     host.invoke("echo", {})
@@ -254,6 +255,7 @@ def test_a_reused_fd_is_not_taken_for_the_host_that_had_it(shared: Daemon) -> No
         wait_for(lambda: shared.operate("daemon.status")["connections"] == 1, 10, "every connection's end")
 
 
+@pytest.mark.slow
 def test_sigterm_drains_and_answers_the_rest_shutting_down(tmp_path: Path) -> None:
     write_plugin(tmp_path / "plugins", "sleeper", SLEEP)
     daemon = Daemon(plugins=tmp_path / "plugins", config={"drain_seconds": 3.0})

@@ -158,6 +158,7 @@ def test_a_probe_is_answered_where_no_thread_can_be_had(monkeypatch: pytest.Monk
         server.server_close()
 
 
+@pytest.mark.slow
 def test_a_removed_plugins_series_go(tmp_path: Path) -> None:
     for id_ in ("one", "two"):
         write_plugin(tmp_path / "plugins", id_, ECHO)

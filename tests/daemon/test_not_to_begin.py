@@ -82,6 +82,7 @@ def test_what_was_sent_to_a_worker_and_has_not_begun_does_not_run_without_a_ledg
         assert again() == "4", "of the six none has run, and the worker is the same"
 
 
+@pytest.mark.slow
 def test_what_was_sent_for_a_user_and_has_not_begun_does_not_run_once_the_plugin_is_disabled_for_him(
         daemon: Daemon) -> None:
     install(daemon, "sample", (USER, OTHER))

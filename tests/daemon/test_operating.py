@@ -102,6 +102,7 @@ def load(daemon: Daemon, plugin: str = "echo") -> Iterator[tuple[Counter[str], l
     assert not any(thread.is_alive() for thread in threads), "a call got no answer"
 
 
+@pytest.mark.slow
 def test_a_drained_daemon_answers_what_it_has_takes_nothing_new_and_goes_on_when_undrained(daemon: Daemon) -> None:
     with load(daemon) as (found, _), Host(daemon.endpoint) as host:
         slow = host.send(action("sleeper", {"seconds": 1.5}))
@@ -148,6 +149,7 @@ def test_a_dispatch_that_was_taken_goes_through_all_its_plugins_although_the_dae
             daemon.operate("daemon.undrain")
 
 
+@pytest.mark.slow
 def test_drain_wait_says_with_its_status_that_calls_are_still_pending(daemon: Daemon) -> None:
     with Host(daemon.endpoint) as host:
         slow = host.send(action("sleeper", {"seconds": 4}))
@@ -208,6 +210,7 @@ def test_resetting_a_breaker_lets_the_plugin_be_called_at_once(daemon: Daemon) -
     assert events(daemon, "breaker.reset")[-1].resource == "fragile"
 
 
+@pytest.mark.slow
 def test_reload_tells_what_was_applied_and_a_bad_file_is_one_line(daemon: Daemon) -> None:
     daemon.write_config({"limits.memory_mb": 49})
     done = at(daemon, "reload")

@@ -115,7 +115,8 @@ def test_an_end_lets_every_pending_call_finish(
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [
-    (10, ["fetch-a", "fetch-b"]), pytest.param(1, ["fetch-a"], marks=pytest.mark.slow)])
+    pytest.param(10, ["fetch-a", "fetch-b"], marks=pytest.mark.slow),
+    pytest.param(1, ["fetch-a"], marks=pytest.mark.slow)])
 def test_a_dispatch_that_was_taken_goes_on_from_plugin_to_plugin_until_the_drain_is_over(
         seconds: float, expected: list[str], tmp_path: Path) -> None:
     fetch = ("import time\n\n@plugin.hook('onDataFetch')\ndef fetch(context, params):\n    time.sleep(0.8)\n"
@@ -151,6 +152,7 @@ def test_a_hangup_of_all_processes_reloads_and_ends_nothing(to: str, plugins: Pa
         assert "died" not in daemon.log
 
 
+@pytest.mark.slow
 def test_a_ledger_that_hangs_does_not_keep_the_daemon_and_what_it_owes_is_named(plugins: Path, crowd: Any) -> None:
     with Daemon(plugins=plugins, config={**CONFIG, "audit.durability": "strict", "drain_seconds": 1}) as daemon:
         calls = crowd(daemon.endpoint)
@@ -176,7 +178,8 @@ def test_a_ledger_that_hangs_does_not_keep_the_daemon_and_what_it_owes_is_named(
         daemon.process.returncode = 0  # what the fixture asks for
 
 
-@pytest.mark.parametrize("durability", ["strict", pytest.param("group", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("durability", ["strict", "group"])
 def test_a_full_disk_keeps_what_has_not_begun_from_beginning_and_the_end_says_what_is_lost(
         durability: str, plugins: Path, crowd: Any) -> None:
     need(os.geteuid() == 0, "a file system of its own takes root")

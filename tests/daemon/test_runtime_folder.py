@@ -101,6 +101,7 @@ def test_an_endpoint_in_use_is_not_taken_over(tmp_path: Path) -> None:
         assert "http.address" in refused(tmp_path, http__address=f"127.0.0.1:{port}")
 
 
+@pytest.mark.slow
 def test_what_would_let_others_in_is_refused(tmp_path: Path) -> None:
     assert "needs host.curve_keys_dir" in refused(tmp_path, host__endpoint="tcp://127.0.0.1:0")
     assert "ipc:// only" in refused(tmp_path, admin__endpoint="tcp://127.0.0.1:5555")
@@ -250,7 +251,8 @@ def test_zap_is_asked_by_nobody_on_ipc(plugins: Path) -> None:
 
 # ---------------------------------------------------------------------- volumes, and administration by others
 @pytest.mark.parametrize(("key", "mode", "says"), [
-    ("state_dir", 0o777, "name a folder inside it"), ("runtime_dir", 0o2777, "name a folder inside it"),
+    pytest.param("state_dir", 0o777, "name a folder inside it", marks=pytest.mark.slow),
+    pytest.param("runtime_dir", 0o2777, "name a folder inside it", marks=pytest.mark.slow),
     pytest.param("state_dir", 0o755, "chown", marks=pytest.mark.slow),
     pytest.param("runtime_dir", 0o700, "chown", marks=pytest.mark.slow)])
 def test_a_volume_of_root_is_refused_with_the_folder_to_name_instead(key: str, mode: int, says: str) -> None:
@@ -285,6 +287,7 @@ def test_a_volume_of_root_is_refused_with_the_folder_to_name_instead(key: str, m
         shutil.rmtree(volume, ignore_errors=True)
 
 
+@pytest.mark.slow
 def test_who_may_not_administer_is_told_so_at_once(plugins: Path) -> None:
     other_user.need_root()
     with Daemon(plugins=plugins) as daemon:
@@ -322,7 +325,8 @@ print(time.monotonic() - begin < 2)
 
 
 # ---------------------------------------------------------------------- strangers on tcp
-@pytest.mark.parametrize("strangers", [150, pytest.param(800, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("strangers", [150, 800])
 def test_strangers_without_a_key_use_up_nothing(strangers: int, plugins: Path, tmp_path: Path) -> None:
     keys = curve_folder(tmp_path / "keys")
     with socket.socket() as free:

@@ -73,7 +73,7 @@ def test_a_cold_call_takes_a_spare_and_another_comes_in_its_place(daemon: Daemon
     assert len(set(uids)) == (len(uids) if os.geteuid() == 0 else 1), "each has a uid of its own"
 
 
-@pytest.mark.slow_after(1)
+@pytest.mark.slow
 def test_a_killed_spare_is_nobodys_failure_and_is_replaced(daemon: Daemon) -> None:
     victims = daemon.spares()
     for pid in victims:

@@ -46,7 +46,8 @@ def verb(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 # ---------------------------------------------------------------------- modules that cannot be loaded
 @pytest.mark.parametrize(("module", "says"), [
-    ("sqlite", "did you mean sqlite3"), pytest.param("no.such", "no module 'no.such'", marks=pytest.mark.slow),
+    pytest.param("sqlite", "did you mean sqlite3", marks=pytest.mark.slow),
+    pytest.param("no.such", "no module 'no.such'", marks=pytest.mark.slow),
     pytest.param("", "no module ''", marks=pytest.mark.slow),
     pytest.param("os path", "no module", marks=pytest.mark.slow)])
 def test_a_module_that_does_not_exist_is_found_by_config_check_doctor_and_serve(

@@ -64,6 +64,7 @@ def codes(found: list[Any]) -> list[Any]:
     return [one.get("code") if isinstance(one, dict) else None for one in found]
 
 
+@pytest.mark.slow
 def test_a_gateway_and_a_host_that_hang_cost_an_api_error_and_neither_worker_nor_breaker(folder: Path) -> None:
     sqlite_data(folder / "data.db").close()
     with serving(f"sqlite:///{folder}/data.db", folder) as daemon, Client(daemon.endpoint) as client:
@@ -87,6 +88,7 @@ def test_a_gateway_and_a_host_that_hang_cost_an_api_error_and_neither_worker_nor
         assert 'breaker_state{plugin="caller",state="open"} 1' not in daemon.metrics()
 
 
+@pytest.mark.slow
 def test_a_committed_write_is_answered_so_and_has_one_record_whatever_bound_it_reaches(folder: Path) -> None:
     sqlite_data(folder / "data.db").close()
     with serving(f"sqlite:///{folder}/data.db", folder) as daemon, Client(daemon.endpoint) as client:
@@ -123,6 +125,7 @@ def run(context, params):
 '''
 
 
+@pytest.mark.slow
 def test_what_a_plugin_was_told_is_what_the_table_holds(folder: Path) -> None:
     sqlite_data(folder / "data.db").close()
     bundle(folder / "plugins", "caller", ["data:read", "data:write"], HEAVY, data=NAMED)
@@ -137,6 +140,7 @@ def test_what_a_plugin_was_told_is_what_the_table_holds(folder: Path) -> None:
     assert writes.count("success") == held
 
 
+@pytest.mark.slow
 def test_sqlite_keeps_the_foreign_keys_that_the_platform_declares(folder: Path) -> None:
     sqlite_data(folder / "data.db").close()
     database = sqlite3.connect(folder / "data.db")
@@ -188,6 +192,7 @@ def locked(postgres: Postgres) -> Any:
     return connection
 
 
+@pytest.mark.slow
 def test_a_database_that_is_down_fails_fast_for_everybody_after_the_first_try(folder: Path) -> None:
     need(importlib.util.find_spec("psycopg"), "psycopg is not installed")
     url = f"postgresql+psycopg://plugins@/none?host={folder}"

@@ -109,6 +109,7 @@ def test_dear_queries_get_no_more_of_the_gateway_than_their_plugins_share(daemon
                          if event.resource == "reader" and event.event_type == "plugin.execution"), 5)
 
 
+@pytest.mark.slow
 def test_refused_calls_get_no_more_of_the_loop_than_their_plugins_share_and_few_records(daemon: Daemon) -> None:
     passed = keep_busy(daemon, "caller", "refused", 990, 5, callers=1)
     used = overhead(daemon, "caller", "supervisor")

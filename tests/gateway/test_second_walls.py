@@ -176,6 +176,7 @@ requests = st.one_of(st.builds(Insert, tables, maps), st.builds(Update, tables, 
     st.builds(Delete, tables, maps))
 
 
+@pytest.mark.slow
 @given(request=requests)
 @settings(max_examples=300, deadline=None, derandomize=True)
 def test_no_write_of_one_user_touches_anothers_rows(data: Data, request: Any) -> None:

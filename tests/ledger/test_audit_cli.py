@@ -60,6 +60,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_verify_says_that_all_is_well_and_prints_a_head_that_it_finds_again(folder: Path) -> None:
     done = audit(folder, "verify")
     assert done.returncode == 0 and "10 events are as they were written, 1 to 10" in done.stdout, done
@@ -121,6 +122,7 @@ def test_tail_shows_the_latest_and_follows(folder: Path) -> None:
         follower.communicate()
 
 
+@pytest.mark.slow
 def test_report_is_the_quarterly_review(folder: Path) -> None:
     rows = {row["plugin"]: row for row in json.loads(audit(folder, "report", "--quarter", "2026Q4", "--json").stdout)[
         "plugins"]}
@@ -140,6 +142,7 @@ def test_report_is_the_quarterly_review(folder: Path) -> None:
     assert "no events" in audit(folder, "report", "--quarter", "2020Q1").stderr
 
 
+@pytest.mark.slow
 def test_what_is_rare_is_found_without_reading_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = AuditStore(tmp_path / "audit.db", tmp_path)
     rare = {3: "rare", 9_000: "rare", 12_000: "\"é\\"}

@@ -114,7 +114,7 @@ def unwritable(daemon: Daemon, how: str) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("how", ["locked", "slow", "full"])
-@pytest.mark.slow_after(1)
+@pytest.mark.slow
 def test_without_a_record_no_work_is_done_and_it_goes_on_by_itself(tmp_path: Path, how: str) -> None:
     state = tmp_path / "state"
     if how == "full":
@@ -239,6 +239,7 @@ def test_strict_replies_wait_for_the_commit(tmp_path: Path) -> None:
         assert outcome(caller.collect([waiting])[0]) == "ok"
 
 
+@pytest.mark.slow
 def test_the_call_that_a_drain_waits_for_is_the_last_event(tmp_path: Path) -> None:
     steady = write_steady(tmp_path / "plugins")
     with Daemon(tmp_path, plugins=tmp_path / "plugins") as daemon, Caller(daemon.endpoint) as caller:

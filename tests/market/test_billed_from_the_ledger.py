@@ -16,7 +16,6 @@ from apex_exec.ledger.reading import read_events
 from apex_exec.ledger.records import AuditRecord
 from apex_exec.ledger.report import review
 from apex_exec.market.money.metering import meter
-from apex_exec.market.shop import storefront
 from tests.market.shops import OTHER, USER, Market, at
 
 

@@ -105,6 +105,7 @@ def served(daemon: Daemon, id_: str = "sample") -> str:
     return "ok"
 
 
+@pytest.mark.slow
 def test_what_the_index_revokes_is_quarantined_audited_told_and_stays_so(place: Place, start: Start) -> None:
     sold, other, never = (place.sell(bundle(id=name)) for name in ("sample", "other", "never"))
     daemon = start()

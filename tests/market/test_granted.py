@@ -95,6 +95,7 @@ def records(daemon: Daemon, action: str) -> list[dict[str, Any]]:
     return [one.metadata for one in found if one.metadata.get("action") == action or one.action == action]
 
 
+@pytest.mark.slow
 def test_a_signed_user_is_served_until_the_moment_and_nobody_else_is(start: Start, key: Any, tmp_path: Path) -> None:
     daemon = start()
     assert enable(daemon, user=USER) == "not_entitled"

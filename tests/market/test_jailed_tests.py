@@ -106,6 +106,7 @@ def test_good_tests_pass_in_the_jail_and_their_coverage_is_proven_line_by_line(t
         "proven": 17, "provenPercent": "100.00", "claimed": 0, "claimedBranches": 6, "limit": ""}
 
 
+@pytest.mark.slow
 def test_too_little_is_named_with_its_lines_whatever_the_pragma_says(tmp_path: Path, settings: Settings) -> None:
     found = judge(_bundle(tmp_path / "sums", POOR), settings)
     assert found["tests"].passed and not found["coverage"].passed
@@ -264,6 +265,7 @@ def test_no_tests_and_tests_that_find_nothing_fail(tmp_path: Path, settings: Set
     assert not found["coverage"].passed
 
 
+@pytest.mark.slow
 def test_conftest_and_helpers_of_the_bundle_are_found(tmp_path: Path, settings: Settings) -> None:
     run = run_tests(_bundle(
         tmp_path / "sums", "from tests.helpers import two\n\ndef test_it(one):\n    assert one + 1 == two()\n",

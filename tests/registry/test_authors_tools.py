@@ -34,7 +34,8 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
         yield Shell(tmp_path_factory.mktemp("work"), daemon)
 
 
-@pytest.mark.parametrize("kilobytes", [250, pytest.param(1900, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kilobytes", [250, 1900])
 def test_validate_loads_a_bundle_that_no_socket_buffer_holds_as_install_does(tmp_path: Path, kilobytes: int) -> None:
     made = files()
     made["data.txt"] = b"a" * (kilobytes << 10)
@@ -54,6 +55,7 @@ def test_a_load_that_fails_says_which_exception_file_and_line_everywhere(shell: 
     wait_for(lambda: place.partition(" (at")[0] in shell.run("plugin", "logs", "bad-import").stdout, 10, "the log")
 
 
+@pytest.mark.slow
 def test_a_canary_that_fails_says_which_exception_file_and_line_everywhere(shell: Shell) -> None:
     (shell.folder / "a.apx").write_bytes(pack(bundle()))
     (shell.folder / "b.apx").write_bytes(pack(bundle(code=BAD_HOOK.format(version="1.1.0"), version="1.1.0")))
@@ -79,12 +81,12 @@ def test_a_canary_that_fails_says_which_exception_file_and_line_everywhere(shell
     ('plugin = {"id": "sample", "version": "1.0.0", "hooks": ["onDashboardLoad"]}\n',
      "`hooks` is a list, not a dict of functions by hook"),
 ], ids=["id", "hook", "hooks"])
-@pytest.mark.slow_after(1)
+@pytest.mark.slow
 def test_what_is_wrong_with_the_codes_plugin_is_named(tmp_path: Path, code: str, says: str) -> None:
     assert says in Shell(tmp_path)("plugin", "validate", write_folder(tmp_path / "wrong", files(code=code)), status=1)
 
 
-@pytest.mark.slow_after(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["install", "upgrade"])
 def test_a_bare_name_is_a_plugins_id_whatever_folder_of_that_name_lies_here(shell: Shell, verb: str) -> None:
     write_folder(shell.folder / "bare", files(id="bare"))
@@ -109,6 +111,7 @@ def test_a_folder_that_is_not_there_is_said_to_be_that(tmp_path: Path) -> None:
     assert told.returncode == 1 and "there is no folder or file 'nodir' here" in told.stderr
 
 
+@pytest.mark.slow
 def test_a_limit_above_the_platforms_is_said_to_have_no_effect(tmp_path: Path) -> None:
     wanted = {"memoryMb": 500, "timeoutMs": 100, "cpuPercent": 50}
     folder = write_folder(tmp_path / "large", files(limits=wanted))
@@ -197,6 +200,7 @@ def test_plugin_test_has_capsys_and_caplog_and_shows_coverage(tmp_path: Path) ->
     pytest.param("import time\ntime.sleep(3600)\n", "before the first test began: the tests ran longer than 2 s",
                  marks=pytest.mark.slow),
 ], ids=["test", "import"])
+@pytest.mark.slow
 def test_plugin_test_names_the_test_that_hangs(tmp_path: Path, tests: str, where: str) -> None:
     made = files(code=SPEAKING)
     made["tests/test_plugin.py"] = tests.encode()

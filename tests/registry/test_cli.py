@@ -59,6 +59,7 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
         yield Shell(tmp_path, daemon)
 
 
+@pytest.mark.slow
 def test_five_commands_lead_from_nothing_to_a_signed_installed_enabled_answering_plugin(shell: Shell) -> None:
     shell("keys", "new", "acme")  # once for an author and an operator
     shell("keys", "register", "acme")
@@ -170,6 +171,7 @@ def test_a_plugins_tests_run_in_the_jail_and_a_failing_or_missing_one_is_a_no(al
     assert "no test" in alone("plugin", "test", write_folder(alone.folder / "b", made), status=1)
 
 
+@pytest.mark.slow
 def test_what_is_no_bundle_is_one_line_and_status_one(alone: Shell) -> None:
     (alone.folder / "x.apx").write_bytes(b"PK\x03\x04 not really")
     for arguments in (("plugin", "pack", "nowhere"), ("plugin", "sign", "x.apx", "--key", "none"),

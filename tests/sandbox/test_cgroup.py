@@ -54,6 +54,7 @@ def test_memory_beyond_the_group_is_death_with_evidence(groups: Cgroups) -> None
     assert not groups.out_of_memory(1)
 
 
+@pytest.mark.slow
 def test_a_killed_process_need_not_wait_for_its_groups_next_period_to_die(groups: Cgroups) -> None:
     for worker in range(1, 6):
         files = groups.enter(worker, spec(cpu_percent=1), 0.0)
@@ -70,6 +71,7 @@ def test_a_killed_process_need_not_wait_for_its_groups_next_period_to_die(groups
         assert time.monotonic() - begun < 0.5
 
 
+@pytest.mark.slow
 def test_the_share_is_the_plugins_and_outlives_its_workers(groups: Cgroups) -> None:
     used = 0.0
     begun = time.monotonic()

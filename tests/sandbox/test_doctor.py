@@ -100,6 +100,7 @@ def test_a_root_without_capabilities_is_found_out(readable: Path) -> None:
     assert found["level"] == "L2"
 
 
+@pytest.mark.slow
 def test_a_level_below_the_minimum_is_refused_by_doctor_and_serve_alike(readable: Path) -> None:
     need(os.geteuid() == 0, "changing the user takes root")
     status, found = doctor(*BLOCKED, NO_UNSHARE, folder=readable, min_level="L3")
@@ -187,6 +188,7 @@ def test_a_kubernetes_pod_without_a_profile_gives_what_its_user_may(readable: Pa
     assert found["level"] == "L3" and state(found, "namespaces") == "active", found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unprivileged", [False, True], ids=["root", "unprivileged"])
 def test_podman_without_landlock_gives_l1_and_says_what_to_change(unprivileged: bool, readable: Path) -> None:
     status, found = simulated(unprivileged, readable, contained=True, errno=PODMAN)
@@ -204,7 +206,7 @@ def test_ubuntus_user_namespace_that_may_not_mount_is_none(readable: Path) -> No
     {"pidfd_open": 38, "pidfd_send_signal": 38}, {"pidfd_open": 1}, {"pidfd_send_signal": 1}, OLD_DOCKER],
     ids=["a kernel before 5.3", "pidfd_open refused", "pidfd_send_signal refused", "an old Docker"])
 @pytest.mark.parametrize("unprivileged", [False, True], ids=["root", "unprivileged"])
-@pytest.mark.slow_after(1)
+@pytest.mark.slow
 def test_where_nothing_can_be_killed_doctor_says_so_and_serve_refuses(
         unprivileged: bool, answers: dict[str, int], readable: Path) -> None:
     status, found = simulated(unprivileged, readable, errno=answers)

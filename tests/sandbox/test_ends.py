@@ -94,6 +94,7 @@ def group() -> Iterator[Path]:
     folder.rmdir()
 
 
+@pytest.mark.slow
 def test_a_group_that_runs_out_of_memory_loses_workers_and_keeps_the_daemon(group: Path, plugins: Path) -> None:
     config = {"sandbox.governor": "psutil", "pool.spare_workers": 0, "limits.cpu_percent": 100,
               "limits.timeout_ms": 30_000}

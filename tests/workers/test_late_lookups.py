@@ -12,6 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 LEFT_OUT = {
     "other systems": "_aix_support _osx_support _winapi _winreg encodings.mbcs java.lang nt plistlib vms_lib winreg",
@@ -72,6 +74,7 @@ print(json.dumps(late))
 """
 
 
+@pytest.mark.slow
 def test_whatever_a_function_of_the_library_imports_is_loaded_before_the_fork() -> None:
     done = subprocess.run([sys.executable, "-c", FINDER], cwd=ROOT, capture_output=True, text=True, timeout=60,
                           env={**os.environ, "PYTHONPATH": str(ROOT)})

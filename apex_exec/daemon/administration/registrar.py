@@ -58,6 +58,8 @@ REOPEN_SECONDS = 5.0
 EXPIRY_CHECK_SECONDS = 1.0
 OPENING_SECONDS = 0.2
 """Between two looks whether the store is open, before the marketplace's index is read for the first time."""
+OPENING_WAIT_SECONDS = 10.0
+"""An operation that arrives while the store is opened for the first time waits for it, at most so long."""
 SUBMISSIONS_NICE = 19
 SUBMITTER_SHARE, SUBMITTER_BURST_NS = 0.1, 120_000_000_000
 """CPU seconds a second that the tests of one submitter's submissions may use, and at once: a submission of ordinary
@@ -206,6 +208,8 @@ class Registrar:
         """Approvals that have not ended for good, at the last look: plugin, and whether it counted."""
         self._doubt = threading.Event()
         """Set while the supervisor may have been told other than the rows say."""
+        self._looked = threading.Event()
+        """Set once the store has been opened, or could not be: what is asked before waits for it."""
         self._trouble = Refusal("store_unusable", "the registry is being opened; try again")
         self._lanes: dict[str, queue.SimpleQueue[Work]] = {
             name: queue.SimpleQueue() for name in ("quick", "slow", market.BILLING)}
@@ -265,6 +269,7 @@ class Registrar:
         begun_ns = time.thread_time_ns()
         result: Any = None
         try:
+            self._looked.wait(OPENING_WAIT_SECONDS)
             context = self._context
             if context is None:
                 raise self._trouble
@@ -298,11 +303,13 @@ class Registrar:
                 message = error.message if isinstance(error, Refusal) else f"{type(error).__name__}: {error}"
                 self._trouble = error if isinstance(error, Refusal) else Refusal("store_unusable", message[:300])
                 self._link.send(["health", f"the registry cannot be opened: {message}"[:300]])
+                self._looked.set()
                 time.sleep(REOPEN_SECONDS)
                 continue
             self._context = context
             self._link.send(["ready", count])
             self._link.send(["health", ""])
+            self._looked.set()
         while True:
             time.sleep(EXPIRY_CHECK_SECONDS)
             if self._doubt.is_set():

@@ -70,6 +70,7 @@ class RegistrarLink:
         if self._side is None or len(self._pending) >= PENDING_MAX:
             refused(Code.OVERLOADED, "the registrar has too much to do; try again", {"reason": "registrar_busy"})
             return
+        self._supervisor.loop.wake(self._side)
         number, self._next = self._next, self._next + 1
         if not self._side.send(["op", number, op, msgspec.to_builtins(args, builtin_types=(bytes,)), {"uid": uid}]):
             refused(Code.INTERNAL, "the registrar is being restarted; nothing was done", {"reason": "registrar_down"})
@@ -151,9 +152,12 @@ class RegistrarLink:
 
     def wait_ready(self, seconds: float) -> bool:
         """Blocks until every installed plugin is known, at most so long, and no longer than until the registry is said
-        to be broken; before the loop runs, so that the first call finds what was installed."""
+        to be broken; before the loop runs, so that the first call finds what was installed. A registrar that is started
+        when it is first needed has nothing to tell."""
         end = time.monotonic() + seconds
         side = self._side
+        if side is not None and not side.started and not self._told:
+            return True
         while side is not None and not self._told and side.up and (left := end - time.monotonic()) > 0:
             if select.select([side.fileno()], [], [], left)[0]:
                 side.receive(time.monotonic_ns())
@@ -161,7 +165,7 @@ class RegistrarLink:
 
     def configure(self, settings: dict[str, Any]) -> None:
         """Has the registrar go on with other settings; one that starts later begins with them."""
-        if self._side is not None and self._side.send(["settings", settings]):
+        if self._side is not None and self._side.up and self._side.send(["settings", settings]):
             self._supervisor.loop.side_changed(self._side)
 
     def _ask(self, number: int, kind: str, params: dict[str, Any]) -> None:

@@ -25,6 +25,7 @@ from apex_exec.wire.frames import FrameBuffer, pack_frame
 from apex_exec.wire.values import containers_at_most, has_few_values
 
 if TYPE_CHECKING:
+    from apex_exec.executor.loop import Loop
     from apex_exec.executor.overhead import Overhead
 
 SMALL_BYTES = 1024
@@ -65,13 +66,13 @@ class _Job(msgspec.Struct, gc=False):
 
 
 class ResultChecks:
-    """The loop's end. ``side`` is the process; ``side_changed`` is the loop's."""
+    """The loop's end. ``side`` is the process, which is started for the first result that it is to check."""
 
-    def __init__(self, overhead: Overhead, side_changed: Callable[[SideProcess], None]) -> None:
-        self.side = SideProcess("checks", "apex_exec.daemon.sides.result_checks:main", {}, on_message=self._told,
+    from apex_exec.executor.loop import Loop
+    from apex_exec.executor.overhead import Overhead
                                 on_down=self._down)
         self._overhead = overhead
-        self._side_changed = side_changed
+        self._loop = loop
         self._queue: FairQueue[_Job] = FairQueue(BURST_NS)
         self._out: dict[int, _Job] = {}
         self._next = 1
@@ -82,6 +83,7 @@ class ResultChecks:
     def submit(self, plugin: str, hook: str, result: bytes, rendering: hooks.Rendering, checked: Checked,
                now_ns: int) -> None:
         """Has ``result`` checked; ``checked`` is called once, then or later."""
+        self._loop.wake(self.side)
         if not self.side.up:
             checked(Code.INTERNAL, "the process that checks large results is being restarted", {}, 0)
             return
@@ -98,7 +100,7 @@ class ResultChecks:
                                    sorted(job.rendering.components)]):
                 self._end(number, Code.INTERNAL, "the process that checks large results is being restarted", {}, 0)
         if self.side.wants_write:
-            self._side_changed(self.side)
+            self._loop.side_changed(self.side)
 
     def _told(self, message: list[Any]) -> None:
         try:

@@ -86,6 +86,8 @@ class SideProcess:
         self._backoff_ns = RESTART_MIN_NS
         self._restart_max_ns = restart_max_ns
         self.start_after_ns = 0
+        self.started = False
+        """False until the process is started for the first time, which may be when it is first needed."""
         self.closing = False
         """True once it was told to leave: its end is no death."""
 
@@ -121,6 +123,7 @@ class SideProcess:
         self._socket, self._frames = ours, FrameBuffer()
         self._out.clear()
         self.pid = self._process.pid
+        self.started = True
         self._started_ns = now_ns
         self._tell(self._on_up, "start")
 
