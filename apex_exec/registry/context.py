@@ -71,7 +71,7 @@ class Context:
         return dataclasses.replace(self, uid=uid)
 
     def over_ns(self) -> int:
-        """What ended up to this moment may be ended for good (``settled.SettledClock``)."""
+        """What ended up to this moment may be ended for good (``settled_clock.SettledClock``)."""
         return self.now_ns() if self.settled_ns is None else self.settled_ns()
 
     @property

@@ -42,23 +42,27 @@ def main():
 
     failed = []
     for where, (module, owner, method, concerns) in {{
-        "sample": ("governing", "Governing", "_sample", lambda self, known, _: cursed(known.plugin)),
-        "start": ("worker_table", "WorkerTable", "start", lambda self, action, _: cursed(action.spec.id)),
-        "send": ("worker_table", "WorkerTable", "send_call", lambda self, action: cursed(action.request.plugin)),
-        "flush": ("worker_link", "WorkerLink", "flush", lambda self: cursed(self.spec.id)),
-        "message": ("worker_table", "WorkerTable", "_take", lambda self, link, *_: cursed(link.spec.id)),
-        "verdict": ("requests", "Requests", "verdict", lambda self, told: cursed(told.plugin) and not told.code),
-        "end": ("governing", "Governing", "worker_gone", lambda self, worker, _: cursed(self._workers[worker].plugin)),
-        "zygote": ("worker_table", "WorkerTable", "forked", lambda self, n, *_: cursed(self._forked[n].spec.id)),
-        "charge": ("apex_exec.core.governor", "Governor", "charge", lambda self, plugin, *_: cursed(plugin)),
-        "due": ("apex_exec.core.scheduler.pool", "Pool", "_worker_due", lambda self, worker, *_: cursed(worker.plugin)),
-        "gauges": ("apex_exec.core.scheduler.pool", "Pool", "gauge", lambda self, plugin, _: cursed(plugin)),
-        "timer": ("spares", "Spares", "upkeep", lambda *_: True),
-        "hosts": ("stream_peers", "StreamPeers", "flush", once),
-        "ledger": ("audit_trail", "AuditTrail", "_commit", once),
-        "exporter": ("apex_exec.observe.metrics", "Metrics", "changes", once),
+        "sample": ("executor.resource_monitor", "Governing", "_sample", lambda self, known, _: cursed(known.plugin)),
+        "start": ("executor.worker_table", "WorkerTable", "start", lambda self, action, _: cursed(action.spec.id)),
+        "send": ("executor.worker_table", "WorkerTable", "send_call",
+                 lambda self, action: cursed(action.request.plugin)),
+        "flush": ("executor.worker_link", "WorkerLink", "flush", lambda self: cursed(self.spec.id)),
+        "message": ("executor.worker_table", "WorkerTable", "_take", lambda self, link, *_: cursed(link.spec.id)),
+        "verdict": ("daemon.hosts.requests", "Requests", "verdict",
+                    lambda self, told: cursed(told.plugin) and not told.code),
+        "end": ("executor.resource_monitor", "Governing", "worker_gone",
+                lambda self, worker, _: cursed(self._workers[worker].plugin)),
+        "zygote": ("executor.worker_table", "WorkerTable", "forked",
+                   lambda self, n, *_: cursed(self._forked[n].spec.id)),
+        "charge": ("core.governor", "Governor", "charge", lambda self, plugin, *_: cursed(plugin)),
+        "due": ("core.scheduler.pool", "Pool", "_worker_due", lambda self, worker, *_: cursed(worker.plugin)),
+        "gauges": ("core.scheduler.pool", "Pool", "gauge", lambda self, plugin, _: cursed(plugin)),
+        "timer": ("executor.warm_pool", "Spares", "upkeep", lambda *_: True),
+        "hosts": ("daemon.hosts.stream_peers", "StreamPeers", "flush", once),
+        "ledger": ("daemon.sides.audit_trail", "AuditTrail", "_commit", once),
+        "exporter": ("observe.metrics", "Metrics", "changes", once),
     }}.items():
-        found = getattr(importlib.import_module(module if "." in module else "apex_exec.daemon." + module), owner)
+        found = getattr(importlib.import_module("apex_exec." + module), owner)
 
         def fails(*args, where=where, concerns=concerns, real=getattr(found, method), **named):
             if armed() == where and concerns(*args, **named):

@@ -16,6 +16,7 @@ from apex_exec.ledger.reading import read_events
 from apex_exec.ledger.records import AuditRecord
 from apex_exec.ledger.report import review
 from apex_exec.market.money.metering import meter
+from apex_exec.market.shop import storefront
 from tests.market.shops import OTHER, USER, Market, at
 
 
@@ -88,7 +89,7 @@ def test_a_second_report_reads_only_what_came_since_and_says_the_same_as_a_first
             read.append(event.seq)
             yield event
 
-    monkeypatch.setattr(shop, "read_events", counting)
+    monkeypatch.setattr(storefront, "read_events", counting)
     market.now_ns = at("2026-11-02")
     other = ("plugin.execution", OTHER, "success", {"executionTimeMs": 5.0})
     write(market, *[RAN] * 20)

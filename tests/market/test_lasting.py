@@ -49,7 +49,7 @@ def fill(state: Path, month: str, events: int) -> None:
 
 @pytest.fixture
 def market(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Market]:
-    monkeypatch.setattr(lasting, "ANSWER_SECONDS", 0.0)
+    monkeypatch.setattr(long_operations, "ANSWER_SECONDS", 0.0)
     made = Market(tmp_path, url)
     made.now_ns = at("2026-11-02")
     yield made
@@ -94,7 +94,8 @@ def test_what_takes_longer_answers_with_an_id_by_which_its_progress_and_its_outc
     assert {one["op"] for one in market("billing.status")} == {"billing.close", "billing.report"}
     assert [action for _, action, _ in market.audited] == ["billing.close.committed"]
 
-    again = long_operations.Lasting(market.shop, {}, {"billing.close": market.operations.lasting._again["billing.close"]})
+    closing = market.operations.lasting._again["billing.close"]
+    again = long_operations.Lasting(market.shop, {}, {"billing.close": closing})
     assert again.status(asked["operation"])["result"]["lines"] == done["result"]["lines"], "another process knows it"
 
 
@@ -115,8 +116,8 @@ def test_what_cannot_be_done_is_told_as_failed_with_its_reason_and_closes_nothin
 
 def test_no_more_than_so_many_wait_and_the_store_keeps_the_latest(market: Market,
                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lasting, "OPEN_MAX", 3)
-    monkeypatch.setattr(lasting, "ROWS_MAX", 5)
+    monkeypatch.setattr(long_operations, "OPEN_MAX", 3)
+    monkeypatch.setattr(long_operations, "ROWS_MAX", 5)
     go = threading.Event()
     works = {"billing.report": lambda _running: go.wait(20)}
     few = long_operations.Lasting(market.shop, works, {})

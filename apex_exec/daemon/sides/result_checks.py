@@ -68,8 +68,8 @@ class _Job(msgspec.Struct, gc=False):
 class ResultChecks:
     """The loop's end. ``side`` is the process, which is started for the first result that it is to check."""
 
-    from apex_exec.executor.loop import Loop
-    from apex_exec.executor.overhead import Overhead
+    def __init__(self, overhead: Overhead, loop: Loop) -> None:
+        self.side = SideProcess("checks", "apex_exec.daemon.sides.result_checks:main", {}, on_message=self._told,
                                 on_down=self._down)
         self._overhead = overhead
         self._loop = loop

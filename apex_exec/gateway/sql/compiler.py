@@ -1,4 +1,4 @@
-"""A plugin's SELECT, held to its bounds, parsed, written anew by ``sql_writer`` and remembered. Pure.
+"""A plugin's SELECT, held to its bounds, parsed, written anew by ``writer`` and remembered. Pure.
 
 ``sqlglot`` parses the text (PostgreSQL's dialect); nothing of the text itself ever reaches a database. Size, nesting
 and number of tokens are bounded before the parser sees it, because the parser recurses; its steps are bounded too,
@@ -76,7 +76,7 @@ class Compiled(Struct):
     patterns: list[int] = []
     """Numbers of the parameters that stand in LIKE patterns, as often as they do."""
     work: Sum = {}
-    """What one row may cost at most, by the lengths of the parameters: see ``sql_growth``."""
+    """What one row may cost at most, by the lengths of the parameters: see ``growth``."""
     likes: list[list[Sum]] = []
     """Of each LIKE the sizes of its text and its pattern."""
     unhashed: list[str] = []

@@ -10,7 +10,7 @@ Work is counted in bytes copied. A bound is a sum: a constant, and for every par
 which is known when the query runs; ``Compiled.values`` adds it up and refuses what is over WORK_BYTES_MAX. A column of
 a table counts as COLUMN_BYTES, about what one call may write.
 
-**A node without a rule here is refused**, as it is by ``sql_writer``.
+**A node without a rule here is refused**, as it is by ``writer``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CASE_WEIGHT = 4
 SENT_WEIGHT = 8
 """A byte that is made of a parameter and sent: it is written out, sent, received and decoded as one row."""
 DIGITS = 2000
-"""Of a number that a column, a parameter or a text holds: ``check_number``, and the cast of ``sql_expressions``."""
+"""Of a number that a column, a parameter or a text holds: ``check_number``, and the cast of ``expressions``."""
 DIGITS_MAX = 150_000
 """PostgreSQL's numeric has no more."""
 DIGIT_PAIRS_PER_BYTE = 64
@@ -560,4 +560,4 @@ _RULES: dict[type, Callable[[Growth, Any], Value]] = {
     exp.Ordered: _same,
 }
 HAS_A_RULE = frozenset(_RULES)
-"""Every kind of value that has one; a test holds them to those that ``sql_writer`` writes."""
+"""Every kind of value that has one; a test holds them to those that ``writer`` writes."""

@@ -2,7 +2,7 @@
 
 **A node without a rule, or with a part that its rule does not name, is refused**, so what sqlglot learns to parse
 tomorrow is refused until somebody writes a rule for it. Here are the rules of what a query stands on (tables, CTEs,
-joins, set operations); those of values are in ``sql_expressions``.
+joins, set operations); those of values are in ``expressions``.
 
 - A table reference becomes a subquery over the operator's columns of that table, limited to rows whose owner is the
   caller, with ``OFFSET 0`` in it: a planner that moved the plugin's own conditions below the owner's would let an
@@ -46,7 +46,7 @@ NAME_BYTES_MAX = 63 - len(MARK)
 NAMED_CHARACTERS_MAX = 60
 FUNCTIONS = ("count sum avg min max lower upper length abs round trim substr coalesce nullif row_number rank "
              "dense_rank")
-"""As messages list them; each has a rule in ``sql_expressions``."""
+"""As messages list them; each has a rule in ``expressions``."""
 
 _WORD = re.compile(r"(?!__)\w[\w $.-]{0,62}")
 

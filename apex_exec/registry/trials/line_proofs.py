@@ -1,8 +1,8 @@
 """Which claimed lines the tests really execute: each in a run in which its bytecode is watched from outside.
 
 A run is the same with and without a watch, so code in it cannot tell whether it is to prove anything, nor which of its
-lines; and nothing that it says counts: a line is proven if the processor saw the interpreter execute it (``watching``).
-Four places fit into a run; as soon as one was seen, the next line that waits takes its register.
+lines; and nothing that it says counts: a line is proven if the processor saw the interpreter execute it
+(``debug_registers``). Four places fit into a run; as soon as one was seen, the next line that waits takes its register.
 """
 
 from __future__ import annotations
