@@ -1,4 +1,4 @@
-"""The files that ``plugin new`` begins a plugin with: they pass ``validate`` and ``test`` as they are."""
+"""The files that ``plugin new`` creates. They pass ``validate`` and ``test`` unchanged."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_dashboard_gets_one_widget() -> None:
     assert [widget["component"] for widget in result["customWidgets"]] == ["Text"]
 '''
 _PYTEST = "[pytest]\npythonpath = .\n"
-"""So that an editor's own test runner finds ``plugin``."""
+"""Lets an editor's own test runner import ``plugin``."""
 _README = '''# {name}
 
 One sentence: what this plugin does, and for whom.
@@ -68,12 +68,13 @@ def _name_of(plugin: str) -> str:
 
 
 def scaffold_readme(plugin: str) -> str:
-    """The README that a plugin begins with; the marketplace asks for one of the author's own."""
+    """The README of a new plugin. The marketplace requires the author to replace it by one of his own."""
     return _README.format(id=plugin, name=_name_of(plugin))
 
 
 def write_scaffold(parent: Path, plugin: str, author: str) -> Path:
-    """Makes ``parent/plugin`` with manifest, code, test and README. Raises Refusal; never writes into what exists."""
+    """Creates ``parent/plugin`` with manifest, code, test and README. Raises Refusal; never writes into an existing
+    folder."""
     if not is_plugin_id(plugin):
         raise Refusal("bad_id", f"{plugin[:60]!a} is not a plugin id", code=Code.INVALID_INPUT,
                       hint="3 to 50 of lower-case a-z, digits and hyphens, as in custom-analytics")
@@ -93,8 +94,8 @@ def write_scaffold(parent: Path, plugin: str, author: str) -> Path:
                            ("README.md", scaffold_readme(plugin))):
             (folder / path).write_text(text, "utf-8")
     except FileExistsError:
-        raise Refusal("exists", f"{folder} is there already", code=Code.CONFLICT,
-                      hint="choose another id or --dir") from None
+        raise Refusal("exists", f"{folder} already exists", code=Code.CONFLICT,
+                      hint="choose another id, or another folder with --dir") from None
     except OSError as error:
         raise Refusal("unwritable", f"{folder}: {os.strerror(error.errno or 0)}", hint="choose another --dir") from None
     return folder
