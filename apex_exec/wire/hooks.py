@@ -1,6 +1,6 @@
-"""What each hook takes and returns: the payload and result schemas of the document, checked by msgspec.
+"""What each hook takes and returns: the payload and result schemas of the specification, checked by msgspec.
 
-Generic parts stay undecoded; ``values.check_value`` holds results to the value rule.
+Generic parts stay undecoded; ``values.check_value`` checks results against the value rule.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from apex_exec.errors import Code, WireError
-from apex_exec.wire.error_paths import told
+from apex_exec.wire.error_paths import text_and_path
 from apex_exec.wire.values import check_value, decode_any
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -45,7 +45,8 @@ class Widget(Struct):
 
 
 WIDGETS_MAX = 1000
-"""Of one plugin on one dashboard. A dispatch holds those of every plugin at once and prefixes each one's id."""
+"""The widgets of one plugin on one dashboard. A dispatch has those of every plugin at once, and prefixes each one's id.
+"""
 
 
 class DashboardResult(Struct, rename="camel"):
@@ -77,7 +78,7 @@ _PAYLOADS = {hook: msgspec.msgpack.Decoder(kind) for hook, kind in PAYLOAD_TYPES
 
 
 def check_user(user_id: str) -> str:
-    """``user_id`` lower-cased. Raises INVALID_INPUT where it is no UUID of 8-4-4-4-12 hexadecimal."""
+    """``user_id`` in lower case. Raises INVALID_INPUT if it is not a UUID of 8-4-4-4-12 hexadecimal digits."""
     lowered = user_id.lower()
     if not _UUID.fullmatch(lowered):
         raise WireError(Code.INVALID_INPUT, "userId is not a UUID of 8-4-4-4-12 hexadecimal", {"path": "$.userId"})
@@ -85,11 +86,11 @@ def check_user(user_id: str) -> str:
 
 
 MAP_FIELDS = {"onDataFetch": ("filters",), "onActionExecute": ("context",)}
-"""Fields that are maps. PHP and Lua write an empty one as an empty array."""
+"""The fields that are maps. PHP and Lua write an empty map as an empty array."""
 
 
 def is_decodable(payload: bytes) -> bool:
-    """Whether ``payload`` is MessagePack throughout."""
+    """Whether all of ``payload`` is MessagePack."""
     try:
         decode_any(payload)
     except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
@@ -98,7 +99,7 @@ def is_decodable(payload: bytes) -> bool:
 
 
 def _with_maps(hook: str, payload: Raw) -> Raw | None:
-    """``payload`` with an empty map where an empty array stands for one; None if there is none."""
+    """``payload`` with empty maps in place of empty arrays; None if there is none."""
     try:
         value = decode_any(payload)
     except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
@@ -111,24 +112,24 @@ def _with_maps(hook: str, payload: Raw) -> Raw | None:
 
 def check_payload(hook: str, payload: Raw, user_id: str) -> Raw:
     """``payload`` as the plugin gets it. Raises INVALID_INPUT with ``details.path`` if it does not fit ``hook`` or
-    names another user. What lies below the hook's own fields is not looked at."""
+    names another user. Only the hook's own fields are checked, not what is below them."""
     try:
         decoded = _PAYLOADS[hook].decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         mended = _with_maps(hook, payload)
         if mended is not None:
             return check_payload(hook, mended, user_id)
-        text, path = told(error)
+        text, path = text_and_path(error)
         raise WireError(Code.INVALID_INPUT, f"payload: {text}", {"path": f"$.payload{path[1:]}"}) from None
     named = getattr(decoded, "user_id", UNSET)
     if named is not UNSET and named.lower() != user_id:
-        raise WireError(Code.INVALID_INPUT, "payload.userId is not the caller", {"path": "$.payload.userId"})
+        raise WireError(Code.INVALID_INPUT, "payload.userId must be the caller", {"path": "$.payload.userId"})
     return payload
 
 
 class Rendering(Struct, frozen=True):
-    """What a plugin may render: ``denied`` says why it may render nothing ("" if it may), and ``components`` are those
-    that the platform renders (empty: any)."""
+    """What a plugin may render. ``denied`` says why it may render nothing ("" if it may); ``components`` are those that
+    the platform renders (empty: any)."""
 
     denied: str = ""
     components: frozenset[str] = frozenset()
@@ -138,20 +139,21 @@ ANYTHING = Rendering()
 
 
 def check_result(hook: str, result: bytes, rendering: Rendering = ANYTHING) -> None:
-    """Raises INVALID_OUTPUT with ``details.path`` if ``result`` breaks the value rule or the hook's schema, or holds a
-    widget whose component is not rendered; PERMISSION_DENIED if it holds widgets of a plugin that may not render."""
+    """Raises INVALID_OUTPUT with ``details.path`` if ``result`` breaks the value rule or the hook's schema, or has a
+    widget whose component the platform does not render. Raises PERMISSION_DENIED if it has widgets but the plugin may
+    not render."""
     value = check_value(result)
     try:
         found: Any = msgspec.convert(value, RESULT_TYPES[hook])
     except msgspec.ValidationError as error:
-        text, path = told(error)
+        text, path = text_and_path(error)
         raise WireError(Code.INVALID_OUTPUT, f"result: {text}", {"path": path}) from None
     if hook == "onDashboardLoad" and found.custom_widgets:
         _check_widgets(found.custom_widgets, rendering)
 
 
 def _check_widgets(widgets: list[Widget], rendering: Rendering) -> None:
-    """A widget in a result is rendered as one of ``renderWidget`` is, so that the same rules bind it."""
+    """Checks a widget in a result by the rules of ``renderWidget``, because it is rendered in the same way."""
     if rendering.denied:
         raise WireError(Code.PERMISSION_DENIED, f"customWidgets: {rendering.denied}", {"method": "renderWidget"})
     if not rendering.components:
@@ -184,11 +186,12 @@ _NIL = b"\xc0"
 
 
 def parts_of(hook: str, result: bytes, plugin: str) -> Any:
-    """What a dispatch makes of a result that ``check_result`` let pass. It looks inside as far as it must; the rest
-    stays as it came, since it may be a megabyte.
+    """What a dispatch takes from a result that passed ``check_result``. It decodes no more than it must; the rest stays
+    encoded, because it may be a megabyte.
 
-    ``onDashboardLoad`` gives the widgets as maps, their ids prefixed with ``plugin``; ``onDataFetch`` the data;
-    ``onActionExecute`` the whole result. The last two are None if the hook gave nil; ``onAuthSuccess`` gives nothing.
+    For ``onDashboardLoad``: the widgets as maps, their ids prefixed with ``plugin``. For ``onDataFetch``: the data. For
+    ``onActionExecute``: the whole result. The last two are None if the hook returned nil; for ``onAuthSuccess`` there
+    is nothing.
     """
     if hook not in _PARTS:
         return None

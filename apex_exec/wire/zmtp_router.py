@@ -1,9 +1,9 @@
-"""ZMTP 3.1 as a ROUTER speaks it, sans-IO: NULL mechanism, messages of several frames. See rfc.zeromq.org/spec/37.
+"""ZMTP 3.1 as a ROUTER speaks it, sans-IO: NULL mechanism, multi-frame messages. See rfc.zeromq.org/spec/37.
 
-The supervisor serves unix sockets with this instead of libzmq: the peer is a libzmq DEALER or REQ and cannot tell the
-difference (tested against it), but a message crosses no I/O thread on the way in and none on the way out. A frame,
-a message, its number of frames and what stands before its body are bounded; nothing is kept beyond one unfinished
-message and one read, and how much that is can be seen (``unfinished_bytes``).
+The supervisor uses this for unix sockets instead of libzmq. The peer is a libzmq DEALER or REQ and cannot tell the
+difference (tested against it), but no message crosses an I/O thread in either direction. Frames, messages, the number
+of frames and the size of those before the body are bounded. At most one unfinished message and one read are buffered,
+and ``unfinished_bytes`` says how much that is.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ from __future__ import annotations
 from workers.zmtp import GREETING, GREETING_BYTES, ZmtpError, command
 
 COMMAND_BYTES_MAX = 4096
-"""Largest handshake or PING command; libzmq's own READY is below 350 bytes with a routing id of 255."""
+"""The largest handshake or PING command; libzmq's own READY is below 350 bytes with a routing id of 255."""
 ENVELOPE_BYTES_MAX = 4096
-"""What may stand before the body, in all: REQ's empty delimiter, or the routing ids (255 bytes each) of 16 proxies. It
-is kept until the reply, so it must not be a second payload."""
+"""The total size of the frames before the body: REQ's empty delimiter, or the routing ids (255 bytes each) of 16
+proxies. They are kept until the reply, so they must not become a second payload."""
 FRAMES_AT_ONCE = range(256)
-"""So many frames are taken in one ``feed``: a read of 32 KiB may hold 16,384 of them, and others want their turn."""
+"""How many frames one ``feed`` handles: a read of 32 KiB may have 16,384 of them, and other connections need their
+turn."""
 PEER_TYPES = (b"DEALER", b"REQ", b"ROUTER")
-"""Socket types that may talk to a ROUTER, less REP, which could never be answered here."""
+"""Socket types that may talk to a ROUTER, except REP, which could never be answered here."""
 _SHORT_MAX = 255
 _MORE, _LONG, _COMMAND = 1, 2, 4
 
@@ -33,7 +34,7 @@ _HEADS = [bytes((0, size)) for size in range(_SHORT_MAX + 1)]
 
 
 def head(size: int) -> bytes:
-    """What stands before the last frame of a message, of ``size`` bytes."""
+    """The bytes before the last frame of a message, if that frame has ``size`` bytes."""
     return _HEADS[size] if size <= _SHORT_MAX else b"\x02" + size.to_bytes(8, "big")
 
 
@@ -48,11 +49,11 @@ def append_message(out: bytearray, frames: list[bytes], body: bytes) -> None:
 
 
 class RouterSession:
-    """One connection's end. Feed it bytes, take messages: (frames before the body, body) each.
+    """Our end of one connection. Feed it bytes, and it returns messages: (frames before the body, body) each.
 
-    ``answers`` collects what must be sent back by itself: the READY after the peer's greeting (libzmq 4.3 refuses one
-    that arrives in one read with the greeting) and PONGs. ``identity`` is the routing id the peer chose, b"" if none.
-    While ``more`` is true, ``feed(b"")`` gives further messages of what was fed already.
+    ``answers`` collects what must be sent back automatically: the READY after the peer's greeting (libzmq 4.3 refuses
+    one that arrives in one read with the greeting), and PONGs. ``identity`` is the routing id that the peer chose, b""
+    if none. While ``more`` is true, ``feed(b"")`` returns further messages from earlier bytes.
     """
 
     __slots__ = ("_buffer", "_bytes_max", "_frames", "_frames_bytes", "_frames_max", "_greeted", "_ready", "answers",
@@ -69,9 +70,9 @@ class RouterSession:
         self.answers = bytearray()
         self.identity = b""
         self.missing_bytes = 0
-        """How many bytes the frame under way still needs, 0 where that is not known."""
+        """How many bytes the current frame still needs; 0 if that is unknown."""
         self.unfinished_bytes = 0
-        """How many bytes are kept of what is no whole message yet, or was not taken yet."""
+        """How many bytes are buffered that are not a complete message yet, or have not been returned yet."""
         self.more = False
 
     @property
@@ -80,10 +81,11 @@ class RouterSession:
         return self._ready
 
     def feed(self, data: bytes) -> list[tuple[list[bytes], bytes]]:
-        """The messages that ``data`` completes, in order, of at most FRAMES_AT_ONCE frames. Raises ZmtpError."""
+        """The messages that ``data`` completes, in order, from at most FRAMES_AT_ONCE frames. Raises ZmtpError."""
         if self.unfinished_bytes:
             self._buffer += data
-            if len(data) < self.missing_bytes:  # a frame that drips in is not copied anew for each drop
+            # so that a frame which arrives in small pieces is not copied again for each of them
+            if len(data) < self.missing_bytes:
                 self.missing_bytes -= len(data)
                 self.unfinished_bytes += len(data)
                 return []
@@ -95,7 +97,7 @@ class RouterSession:
         if not self._greeted:
             if end < GREETING_BYTES:
                 if data[:1] not in (b"\xff", b""):
-                    raise ZmtpError("the connection does not open with a ZMTP greeting")
+                    raise ZmtpError("the connection does not begin with a ZMTP greeting")
                 self._buffer += data
                 self.unfinished_bytes = len(self._buffer)
                 return []
@@ -118,13 +120,13 @@ class RouterSession:
                 size = data[position + 1]
                 start = position + 2
             if flags & ~(_LONG | _MORE) and (flags & ~(_LONG | _COMMAND) or size > COMMAND_BYTES_MAX):
-                raise ZmtpError("unknown frame flags, or a command over its bound")
+                raise ZmtpError("unknown frame flags, or a command over its size limit")
             if self._frames_bytes + size > self._bytes_max:
-                raise ZmtpError(f"a message over the bound of {self._bytes_max} bytes")
+                raise ZmtpError(f"a message over the limit of {self._bytes_max} bytes")
             stop = start + size
             if stop > end:
                 if flags & _MORE and self._frames_bytes + size > ENVELOPE_BYTES_MAX:
-                    raise ZmtpError("too much before the body")
+                    raise ZmtpError("too many bytes before the body")
                 self.missing_bytes = stop - end
                 break
             position = stop
@@ -136,7 +138,7 @@ class RouterSession:
                 self._frames.append(data[start:stop])
                 self._frames_bytes += size
                 if len(self._frames) > self._frames_max or self._frames_bytes > ENVELOPE_BYTES_MAX:
-                    raise ZmtpError("too many frames, or too much, before the body")
+                    raise ZmtpError("too many frames or bytes before the body")
             elif self._frames:
                 messages.append((self._frames, data[start:stop]))
                 self._frames, self._frames_bytes = [], 0
@@ -152,7 +154,7 @@ class RouterSession:
     def _handle_command(self, body: bytes) -> None:
         if not self._ready:
             if body[:6] != b"\x05READY":
-                raise ZmtpError("the handshake does not open with READY")
+                raise ZmtpError("the handshake does not begin with READY")
             properties = _properties(body[6:])
             if properties.get(b"socket-type") not in PEER_TYPES:
                 raise ZmtpError("the peer is neither DEALER nor REQ")
@@ -165,7 +167,7 @@ class RouterSession:
 
 
 def _properties(data: bytes) -> dict[bytes, bytes]:
-    """The metadata of a READY, names in lower case. Raises ZmtpError where it does not parse."""
+    """The metadata of a READY, names in lower case. Raises ZmtpError if it does not parse."""
     found: dict[bytes, bytes] = {}
     position = 0
     while position < len(data):
