@@ -1,8 +1,8 @@
-"""The inner link's messages: what supervisor and worker say to each other, one ZMTP frame a message.
+"""The messages on the link between supervisor and worker, one ZMTP frame for each message.
 
-Arrays, not maps, each opened by its tag, so that coding stays near a microsecond. Both sides decode into
-these types and nothing else; the supervisor trusts none of a worker's fields. Bodies (``params``,
-``result``) travel as undecoded MessagePack (``msgspec.Raw``) where the carrier does not need to look inside.
+Messages are arrays and not maps, each beginning with its tag, so that coding stays near a microsecond. Both sides
+decode into these types and nothing else; the supervisor trusts none of a worker's fields. Bodies (``params``,
+``result``) travel as undecoded MessagePack (``msgspec.Raw``) if the carrier does not need to read them.
 """
 
 from __future__ import annotations
@@ -11,31 +11,32 @@ from typing import Annotated, Any
 
 import msgspec
 
-# --- bounds. Each is what one worker may make the supervisor hold or do.
+# --- bounds: each limits what one worker may make the supervisor store or do.
 FRAME_BYTES_MAX = 4 * 1024 * 1024
-"""Largest frame accepted on the link, either way. A bundle is the largest honest one (supervisor to worker)."""
+"""The largest frame on the link in either direction. The largest legitimate one is a bundle (supervisor to worker)."""
 WORKER_FRAME_BYTES_MAX = 1024 * 1024 + 65536
-"""Largest frame a worker may send: a 1 MiB result and its envelope. Above: WORKER_VIOLATION."""
+"""The largest frame a worker may send: a 1 MiB result and its envelope. Above: WORKER_VIOLATION."""
 RESULT_BYTES_MAX = 1024 * 1024
-"""Largest encoded result. Above: INVALID_OUTPUT (the worker checks first; the supervisor decides)."""
+"""The largest encoded result. Above: INVALID_OUTPUT (the worker checks first; the supervisor decides)."""
 TRACEBACK_BYTES_MAX = 8192
 LOG_BYTES_MAX = 8192
-"""Largest text of one log line; longer ones are cut by the worker, in characters."""
+"""The longest text of one log line, in characters; the worker cuts longer ones."""
 LOG_FRAME_BYTES_MAX = 4 * LOG_BYTES_MAX + 256
-"""Largest encoded Log: LOG_BYTES_MAX characters of four bytes, its level and its envelope. Above: WORKER_VIOLATION."""
+"""The largest encoded Log: LOG_BYTES_MAX characters of four bytes, level and envelope. Above: WORKER_VIOLATION."""
 API_PARAMS_BYTES_MAX = 256 * 1024
 DEPTH_MAX = 64
-"""Deepest nesting of a payload or a result."""
+"""The deepest nesting of a payload or a result."""
 
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-"""A worker's number for something. What else it counts (CPU time, a wait) is cut where it is used, to what can be."""
+"""An index or count reported by a worker. Other figures (CPU time, a wait) are clamped to plausible values where used.
+"""
 
 API_CODES = {
     "permission_denied": "the plugin has no such permission, or no valid approval for it",
     "rate_limited": "too many requests a minute; the error's retry_after_ms says when the next may pass",
     "deadline_exceeded": "the invocation's time ended before the call did",
     "cancelled": "the invocation that made this call has been answered, or its caller has gone",
-    "unknown_method": "there is no such API method",
+    "unknown_method": "the API has no such method",
     "invalid_params": "the call's parameters do not fit its method",
     "too_large": "a request or a response over its size limit",
     "too_many_calls": "more API calls at once, or in one invocation, than allowed",
@@ -52,7 +53,7 @@ API_CODES = {
     "host_not_allowed": "the host is not on the manifest's list or not on the operator's",
     "address_not_allowed": "the host's address is private, local or otherwise not public",
     "redirect_limit": "too many redirects",
-    "fetch_failed": "no answer could be had from the peer",
+    "fetch_failed": "the peer gave no usable answer",
     "not_provided": "no host provides this method now",
     "host_lost": "the host ended before it answered; whether the method took effect is not known",
     "host_error": "the host's method answered with an error",
@@ -63,14 +64,14 @@ API_CODES = {
     "audit_unavailable": "the audit ledger cannot take a record, so nothing was done",
     "overloaded": "the gateway is full; nothing was done",
 }
-"""Every ``code`` of an ApiError, and what it means: the one table."""
+"""Every ``code`` of an ApiError and its meaning; this is the only table."""
 
 
 # --- supervisor to worker
 class Load(msgspec.Struct, array_like=True, tag="load", gc=False):
-    """First message after Booted: the plugin, from memory. ``files`` maps bundle paths to their bytes.
+    """The first message after Booted: the plugin, from memory. ``files`` maps bundle paths to their bytes.
 
-    ``mode``: ``serve``, ``probe`` (load, say what it declares, leave) or ``test`` (run its tests).
+    ``mode``: ``serve``, ``probe`` (load, report what it declares, exit) or ``test`` (run its tests).
     """
 
     plugin: str
@@ -83,7 +84,8 @@ class Load(msgspec.Struct, array_like=True, tag="load", gc=False):
 
 
 class Call(msgspec.Struct, array_like=True, tag="call", gc=False):
-    """One hook to run. ``seq`` counts up by one per link from 0; ``deadline_ns`` is absolute CLOCK_MONOTONIC."""
+    """One hook to run. ``seq`` counts up by one for each call on the link, from 0; ``deadline_ns`` is absolute
+    CLOCK_MONOTONIC."""
 
     seq: int
     hook: str
@@ -93,7 +95,7 @@ class Call(msgspec.Struct, array_like=True, tag="call", gc=False):
 
 
 class ApiReply(msgspec.Struct, array_like=True, tag="api_reply", gc=False):
-    """Answer to an ApiCall. On ``ok`` ``value`` is the result; else ``code``/``message`` say why."""
+    """The answer to an ApiCall. If ``ok``, ``value`` is the result; otherwise ``code`` and ``message`` say why."""
 
     api_id: int
     ok: bool
@@ -104,21 +106,22 @@ class ApiReply(msgspec.Struct, array_like=True, tag="api_reply", gc=False):
 
 
 class Ping(msgspec.Struct, array_like=True, tag="ping", gc=False):
-    """Answered with a Pong in order, so it proves the real path."""
+    """Is answered with a Pong in order, so that it tests the real path."""
 
     nonce: int
 
 
 class Recall(msgspec.Struct, array_like=True, tag="recall", gc=False):
-    """The calls ``seqs`` of this link are not to begin; each that has not is answered with Skipped, whatever its
-    deadline. It counts as soon as it is read, before the calls that arrived ahead of it have had their turn."""
+    """The calls ``seqs`` of this link must not begin. Each that has not begun is answered with Skipped, whatever its
+    deadline. A Recall takes effect as soon as it is read, before the calls that arrived ahead of it have had their
+    turn."""
 
     seqs: list[int]
 
 
 # --- worker to supervisor
 class LayerReport(msgspec.Struct, array_like=True, gc=False):
-    """What came of one jail layer. ``state``: active, degraded, absent, waived, failed, lied."""
+    """The result of one jail layer. ``state``: active, degraded, absent, waived, failed, lied."""
 
     layer: str
     state: str
@@ -127,14 +130,15 @@ class LayerReport(msgspec.Struct, array_like=True, gc=False):
 
 
 class Booted(msgspec.Struct, array_like=True, tag="booted", gc=False):
-    """The jail was applied and self-tested; nothing of the plugin is loaded yet."""
+    """The jail was applied and tested; nothing of the plugin is loaded yet."""
 
     layers: list[LayerReport]
     data_bytes: int = 0
 
 
 class Ready(msgspec.Struct, array_like=True, tag="ready", gc=False):
-    """The plugin is loaded. ``hooks`` and ``permissions`` are what its code declares, ``uses_loop`` whether asyncio."""
+    """The plugin is loaded. ``hooks`` and ``permissions`` are what its code declares, ``uses_loop`` whether asyncio is
+    used."""
 
     plugin: str
     version: str
@@ -144,7 +148,7 @@ class Ready(msgspec.Struct, array_like=True, tag="ready", gc=False):
 
 
 class Failed(msgspec.Struct, array_like=True, tag="failed", gc=False):
-    """The worker cannot serve; it exits next. ``stage``: jail, selftest, load."""
+    """The worker cannot serve and exits next. ``stage``: jail, selftest, load."""
 
     stage: str
     layer: str
@@ -162,7 +166,7 @@ class Reply(msgspec.Struct, array_like=True, tag="reply", gc=False):
 
 
 class Raised(msgspec.Struct, array_like=True, tag="raised", gc=False):
-    """The hook raised. ``api_code`` where an API error went unhandled; ``memory`` where it was a MemoryError."""
+    """The hook raised. ``api_code`` is set if an API error was not handled, ``memory`` if it was a MemoryError."""
 
     seq: Number
     exception: str
@@ -176,7 +180,7 @@ class Raised(msgspec.Struct, array_like=True, tag="raised", gc=False):
 
 
 class BadOutput(msgspec.Struct, array_like=True, tag="bad_output", gc=False):
-    """The hook returned what no MessagePack value of the protocol can hold; ``path`` says where."""
+    """The hook returned something that is not a MessagePack value of the protocol; ``path`` says where."""
 
     seq: Number
     path: str
@@ -185,7 +189,7 @@ class BadOutput(msgspec.Struct, array_like=True, tag="bad_output", gc=False):
 
 
 class BadInput(msgspec.Struct, array_like=True, tag="bad_input", gc=False):
-    """The call's payload is no MessagePack: the host's fault, which the supervisor sees for itself. No hook ran."""
+    """The call's payload is not MessagePack: the host's fault, which the supervisor verifies itself. No hook ran."""
 
     seq: Number
     message: str
@@ -193,13 +197,13 @@ class BadInput(msgspec.Struct, array_like=True, tag="bad_input", gc=False):
 
 
 class Skipped(msgspec.Struct, array_like=True, tag="skipped", gc=False):
-    """The call was not begun: its deadline had passed, or it was recalled."""
+    """The call did not begin: its deadline had passed, or it was recalled."""
 
     seq: Number
 
 
 class ApiCall(msgspec.Struct, array_like=True, tag="api", gc=False):
-    """The hook running as ``seq`` asks for something outside. ``api_id`` counts up per link."""
+    """The hook that runs as ``seq`` calls the API. ``api_id`` counts up on the link."""
 
     seq: Number
     api_id: Number
@@ -215,13 +219,13 @@ class Log(msgspec.Struct, array_like=True, tag="log", gc=False):
 
 
 class Pong(msgspec.Struct, array_like=True, tag="pong", gc=False):
-    """Answer to Ping."""
+    """The answer to Ping."""
 
     nonce: Number
 
 
 class Tested(msgspec.Struct, array_like=True, tag="tested", gc=False):
-    """What came of a bundle's tests (mode ``test``). ``arcs``: path → jumps between lines; none of it is proof."""
+    """The result of a bundle's tests (mode ``test``). ``arcs``: path → jumps between lines; none of it is proof."""
 
     passed: Number
     failed: Number
@@ -231,7 +235,7 @@ class Tested(msgspec.Struct, array_like=True, tag="tested", gc=False):
 
 
 class Testing(msgspec.Struct, array_like=True, tag="testing", gc=False):
-    """The test ``name`` begins (mode ``test``); so many have passed and failed before it. Only for whoever looks on."""
+    """The test ``name`` begins (mode ``test``), after ``passed`` and ``failed`` tests. It only informs observers."""
 
     name: str
     passed: Number
@@ -239,9 +243,10 @@ class Testing(msgspec.Struct, array_like=True, tag="testing", gc=False):
 
 
 class Placed(msgspec.Struct, array_like=True, tag="placed", gc=False):
-    """Mode ``test``: sent before any line of the bundle runs; then a Ping is waited for.
+    """Mode ``test``: sent before any line of the bundle runs; then the worker waits for a Ping.
 
-    ``places``: path → (line that a statement begins in, address of bytecode where it is entered), maybe several a line.
+    ``places``: path → (line on which a statement begins, address of the bytecode at which it is entered); a line may
+    have several.
     """
 
     places: dict[str, list[tuple[int, int]]]
@@ -250,17 +255,17 @@ class Placed(msgspec.Struct, array_like=True, tag="placed", gc=False):
 ToWorker = Load | Call | ApiReply | Ping | Recall
 FromWorker = Booted | Ready | Failed | Reply | Raised | BadOutput | BadInput | Skipped | ApiCall | Log | Pong
 FromTests = Booted | Failed | Log | Placed | Testing | Tested
-"""What a worker with a bundle's tests may send; no serving worker may send a ``tested``."""
+"""What a worker with a bundle's tests may send; a serving worker may not send a ``tested``."""
 
 NIL = msgspec.Raw(b"\xc0")
 
 
-# --- supervisor to zygote, over a SEQPACKET socket with fds attached (never a pickle)
+# --- supervisor to zygote, over a SEQPACKET socket with attached descriptors (never a pickle)
 class Fork(msgspec.Struct, array_like=True, tag="fork", gc=False):
-    """Fork one worker. Two fds ride along, in this order: link, marks write end.
+    """Fork one worker. Two descriptors are attached, in this order: the link, and the write end of the start counter.
 
-    ``worker`` is the supervisor's number for the generation. ``jail`` holds what differs per worker:
-    ``{uid, gid, cgroup: [paths], memory_bytes_max, ...}`` (see workers/jail).
+    ``worker`` is the supervisor's number for the generation. ``jail`` has what differs between workers: ``{uid, gid,
+    cgroup: [paths], memory_bytes_max, ...}`` (see workers/jail).
     """
 
     worker: int
@@ -268,20 +273,20 @@ class Fork(msgspec.Struct, array_like=True, tag="fork", gc=False):
 
 
 class Kill(msgspec.Struct, array_like=True, tag="kill", gc=False):
-    """SIGKILL for a worker whose pidfd the supervisor has not, or may not use: the zygote is its parent."""
+    """SIGKILL for a worker whose pidfd the supervisor lacks or may not use: the zygote is its parent."""
 
     worker: int
 
 
 class ZygoteReady(msgspec.Struct, array_like=True, tag="zygote_ready", gc=False):
-    """The zygote has preloaded and answers."""
+    """The zygote has loaded its modules and answers."""
 
     pid: int
     modules: int
 
 
 class Forked(msgspec.Struct, array_like=True, tag="forked", gc=False):
-    """A worker exists; its pidfd rides along (one fd)."""
+    """A worker exists; its pidfd is attached."""
 
     worker: int
     pid: int
@@ -295,7 +300,7 @@ class ForkFailed(msgspec.Struct, array_like=True, tag="fork_failed", gc=False):
 
 
 class Exited(msgspec.Struct, array_like=True, tag="exited", gc=False):
-    """A worker was reaped. ``status`` is waitpid's raw status; times in ns, ``maxrss_kib`` from rusage."""
+    """A worker was reaped. ``status`` is waitpid's raw status; times are in ns, ``maxrss_kib`` is from rusage."""
 
     worker: int
     pid: int

@@ -1,26 +1,27 @@
-"""ZMTP 3.1, sans-IO: PAIR socket, NULL mechanism, one frame a message. See rfc.zeromq.org/spec/37.
+"""ZMTP 3.1, sans-IO: PAIR socket, NULL mechanism, one frame for each message. See rfc.zeromq.org/spec/37.
 
-libzmq stays out of the jail; a libzmq PAIR peer can talk to this all the same, as long as it sends no heartbeats.
-Every size is bounded: a frame above ``frame_bytes_max``, a multi-part message or a command after the handshake is a
-ZmtpError, and nothing is buffered beyond one frame and one read.
+libzmq stays outside the jail. A libzmq PAIR peer can nevertheless talk to this code, as long as it sends no heartbeats.
+Every size is bounded: a frame above ``frame_bytes_max``, a multi-part message, or a command after the handshake is a
+ZmtpError, and at most one frame and one read are buffered.
 """
 
 from __future__ import annotations
 
 GREETING_BYTES = 64
 COMMAND_BYTES_MAX = 512
-"""Largest handshake command; libzmq's own READY is below 64 bytes."""
+"""The largest handshake command; libzmq's own READY is below 64 bytes."""
 READ_BYTES = 65_536
-"""One read. Reading 150 bytes costs 2.6 µs into so much room, and 9 µs into 256 KiB, which malloc maps each time."""
+"""The size of one read. Reading 150 bytes costs 2.6 µs into this buffer, and 9 µs into 256 KiB, which malloc maps anew
+each time."""
 FRAMES_AT_ONCE_MAX = READ_BYTES
-"""So many frames one ``feed`` gives unless its owner wants fewer: more than two bytes each do not fit into one read."""
+"""The most frames that one ``feed`` returns by default: one read cannot contain more frames of over two bytes."""
 _SHORT_MAX = 255
 
 _MORE, _LONG, _COMMAND = 1, 2, 4
 
 
 class ZmtpError(Exception):
-    """The peer broke the protocol; the link cannot be used any more."""
+    """The peer broke the protocol; the link is unusable."""
 
 
 def encode(body: bytes) -> bytes:
@@ -42,7 +43,7 @@ _READY = command(b"READY", b"\x0bSocket-Type" + (4).to_bytes(4, "big") + b"PAIR"
 
 
 class Zmtp:
-    """One end of one link. Feed it bytes, take message bodies."""
+    """One end of one link. Feed it bytes, and it returns message bodies."""
 
     __slots__ = ("_buffer", "_frame_bytes_max", "_frames_at_once", "_greeted", "_missing_bytes", "_ready", "more",
                  "read_bytes")
@@ -51,31 +52,33 @@ class Zmtp:
         self._frame_bytes_max = frame_bytes_max
         self._frames_at_once = frames_at_once
         self.more = False
-        """Whether ``feed(b"")`` may give further messages of what was fed already."""
+        """Whether ``feed(b"")`` may return further messages from earlier bytes."""
         self._buffer = bytearray()
         self._missing_bytes = 0
         self._greeted = False
         self._ready = False
         self.read_bytes = READ_BYTES
-        """How much to read next: more than READ_BYTES only while a larger frame is under way."""
+        """How much to read next: more than READ_BYTES only while a larger frame is incomplete."""
 
     def greeting(self) -> bytes:
-        """The 64-byte greeting and READY. Two of ours may exchange both at once: NULL needs no answer in between.
+        """The 64-byte greeting and READY. Two of our ends may send both at once: NULL needs no answer in between.
 
-        libzmq 4.3 refuses a READY that arrives in one read with the greeting (seen as UNEXPECTED_COMMAND on its
-        monitor): for such a peer send the first GREETING_BYTES, wait for its READY, then send the rest.
+        libzmq 4.3 refuses a READY that arrives in one read with the greeting (its monitor reports UNEXPECTED_COMMAND).
+        For such a peer, send the first GREETING_BYTES, wait for its READY, and then send the rest.
         """
         return GREETING + _READY
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Bodies of the messages that ``data`` completes, in order, ``frames_at_once`` at most. Raises ZmtpError."""
+        """The bodies of the messages that ``data`` completes, in order, at most ``frames_at_once``. Raises ZmtpError.
+        """
         if self._ready and not self._buffer and len(data) > 1 and data[0] == 0 and len(data) == data[1] + 2:
             if data[1] > self._frame_bytes_max:
-                raise ZmtpError(f"a frame of {data[1]} bytes is over the bound")
+                raise ZmtpError(f"a frame of {data[1]} bytes is over the limit")
             return [data[2:]]  # the common case: one short message
         if self._buffer:
             self._buffer += data
-            if len(data) < self._missing_bytes:  # a frame that drips in is not copied anew for each drop
+            # so that a frame which arrives in small pieces is not copied again for each of them
+            if len(data) < self._missing_bytes:
                 self._missing_bytes -= len(data)
                 self.read_bytes = max(READ_BYTES, self._missing_bytes)
                 return []
@@ -88,7 +91,7 @@ class Zmtp:
         if not self._greeted:
             if end < GREETING_BYTES:
                 if data and data[0] != 0xFF:
-                    raise ZmtpError("the link does not open with a ZMTP greeting")
+                    raise ZmtpError("the link does not begin with a ZMTP greeting")
                 self._buffer += data
                 return []
             if data[0] != 0xFF or not data[9] & 1 or data[10] < 3 or data[12:32] != GREETING[12:32]:
@@ -110,7 +113,7 @@ class Zmtp:
                 size = data[position + 1]
                 start = position + 2
             if size > (COMMAND_BYTES_MAX if flags & _COMMAND else self._frame_bytes_max):
-                raise ZmtpError(f"a frame of {size} bytes is over the bound")
+                raise ZmtpError(f"a frame of {size} bytes is over the limit")
             if end - start < size:
                 self._missing_bytes = size - (end - start)
                 self.read_bytes = max(READ_BYTES, self._missing_bytes)
@@ -131,8 +134,8 @@ class Zmtp:
         return bodies
 
     def _handle_command(self, body: bytes) -> None:
-        if self._ready:  # no honest end sends one: our own PINGs are messages, since they must prove the whole path
+        if self._ready:  # our ends never send one: our PINGs are messages, because they must test the whole path
             raise ZmtpError("a command after the handshake")
         if body[:6] != b"\x05READY":
-            raise ZmtpError("the handshake does not open with READY")
+            raise ZmtpError("the handshake does not begin with READY")
         self._ready = True
