@@ -129,6 +129,9 @@ class WorkerTable:
         self.layers: list[inner.LayerReport] = []
         self.working = 0
         """Workers that have a call and have not answered it."""
+        self.activated: set[int] = set()
+        """Workers that were started, or sent a call while they had none, since the governor last took them from here:
+        they may use CPU."""
         self._loop = loop
         self._sandboxing = sandboxing
         self._source = source
@@ -236,6 +239,7 @@ class WorkerTable:
     def start(self, action: act.StartWorker, now_ns: int) -> None:
         """Gives the plugin a spare, or asks the zygote for a worker; where the machine refuses one, the core hears of
         it in this very turn."""
+        self.activated.add(action.worker)
         spare = self.spares.take()
         if spare is not None and self._adopt(spare, action, now_ns):
             return
@@ -299,10 +303,11 @@ class WorkerTable:
         link = self._links[action.worker]
         request = action.request
         if action.seq & MARKS_DRAIN_MASK == MARKS_DRAIN_MASK:
-            self.marks(action.worker)
+            self._read_started(link)
         link.sent = action.seq + 1
         if not link.owed:
             self.working += 1
+            self.activated.add(action.worker)
         link.owed += 1
         link.user_id = request.user_id
         link.queue(_encode(inner.Call(action.seq, request.hook, request.user_id, request.deadline_ns, request.params)))
@@ -427,19 +432,21 @@ class WorkerTable:
         if link is not None:
             self.send(link, inner.Ping(action.nonce))
 
-    def marks(self, worker: int) -> int:
-        """How many calls the worker has begun in all, as its marks pipe says now.
-
-        The core asks in the middle of a step, so that a pipe that lies is dealt with after it (``follow_up``).
-        """
+    def count_started(self, worker: int, now_ns: int) -> None:
+        """Tells the core how many calls the worker has started in all, as its pipe says now. ``now_ns`` must not be
+        later than now. A worker that has no link any more has ended, and the core hears that instead."""
         link = self._links.get(worker)
-        if link is None:
-            return 0
-        begun = link.drain_marks()
+        if link is not None:
+            self._step(ev.CallsStarted(worker, self._read_started(link)), now_ns)
+
+    def _read_started(self, link: WorkerLink) -> int:
+        """The calls that the worker has started in all. A pipe that lies is dealt with in ``follow_up``, since the core
+        may be in the middle of a step."""
+        started = link.drain_marks()
         if link.overmarked and link not in self._overmarked:
             self._overmarked.append(link)
             self.unsettled = True
-        return begun
+        return started
 
     def stop(self, worker: int) -> None:
         """No more calls for this worker: it finishes and leaves."""
