@@ -248,6 +248,7 @@ class _Daemon:
         self.supervisor.attach(self.audit.side)
         self.governing = Governing(
             pool=self.supervisor.pool, step=self.supervisor.step, metrics=self.metrics,
+            activated=self.supervisor.workers.activated,
             burst_seconds=settings.limits.cpu_burst_seconds, cgroups=self.sandboxing.cgroups,
             failed=self.supervisor.guard.failed)
         self.supervisor.on_removed.append(self.governing.forget)
@@ -281,14 +282,13 @@ class _Daemon:
     def _supervisor(self, zygote: ZygoteLink) -> Supervisor:
         settings = self.settings
         pool = Pool(pool_limits(settings, self.fds), breaker_policy(settings), random.random,
-                    recycle_policy(settings), lambda worker: supervisor.workers.started(worker))
-        supervisor = Supervisor(
+                    recycle_policy(settings))
+        return Supervisor(
             pool=pool, open_hosts=self.tcp_hosts.open if self.tcp_hosts else open_local(settings, hosts_max(self.fds)),
             start_zygote=self._start_zygote, zygote=zygote,
             sandboxing=self.sandboxing, source=self.source, spares=spares_of(settings),
             bytes_max=settings.host.max_message_bytes, per_host=settings.pool.per_host, welcome=self._welcome,
             metrics=self.metrics, logs=self.logs)
-        return supervisor
 
     def _welcome(self, id_: int | str) -> msg.Welcome:
         policy = self.policy
