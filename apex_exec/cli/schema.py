@@ -34,18 +34,20 @@ def whole() -> dict[str, Any]:
     """The document: ``requests`` and ``answers`` by their ``type``, ``hooks`` by name, ``$defs`` that they refer to."""
     import msgspec
 
+    from apex_exec.catalogue.hooks import HOOKS
     from apex_exec.daemon.administration import registrar_table
     from apex_exec.daemon.administration.operations import OPERATIONS
     from apex_exec.errors import CODES
-    from apex_exec.wire import hooks, messages
+    from apex_exec.wire import messages
 
     registrar_table.register_all()
     ways = {"requests": messages.Request, "answers": messages.Answer}
     structs = [(way, described(kind)) for way, base in ways.items() for kind in base.__subclasses__()]
-    payloads, results = hooks.PAYLOAD_TYPES, hooks.RESULT_TYPES
+    built_in = [hook for hook in HOOKS.values() if hook.schemas is None]
+    by_operator = {hook.name: hook.schemas for hook in HOOKS.values() if hook.schemas is not None}
     operations = sorted(OPERATIONS)
     shapes, definitions = msgspec.json.schema_components(
-        [*(kind for _, kind in structs), *payloads.values(), *results.values(),
+        [*(kind for _, kind in structs), *(hook.params for hook in built_in), *(hook.result for hook in built_in),
          *(OPERATIONS[name].args for name in operations)],
         ref_template="#/$defs/{name}")
     found = iter(shapes)
@@ -56,8 +58,10 @@ def whole() -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "apex-exec host protocol, version 1: MessagePack maps, described as JSON",
         **by_type,
-        "hooks": {"payload": {hook: next(found) for hook in payloads},
-                  "result": {hook: next(found) for hook in results}},
+        "hooks": {"payload": {hook.name: next(found) for hook in built_in} | {
+                      name: declared[0] for name, declared in by_operator.items()},
+                  "result": {hook.name: next(found) for hook in built_in} | {
+                      name: declared[1] or {"type": "null"} for name, declared in by_operator.items()}},
         "operations": {name: next(found) for name in operations},
         "codes": {str(code): {"fault": str(fault), "retryable": retry.value} for code, (fault, retry) in CODES.items()},
         "$defs": definitions,
