@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -82,12 +81,11 @@ def typescript_types() -> str:
 
 def augmentation(hooks: list[Hook]) -> str:
     """A TypeScript module that adds ``hooks``, which an operator declared, to those that ``client.ts`` knows."""
-    both: list[tuple[Hook, dict[str, Any], dict[str, Any]]] = []
+    payloads = results = ""
     for hook in hooks:
-        if hook.schemas is not None:
-            both.append((hook, hook.schemas[0], hook.schemas[1] or {"type": "null"}))
-    payloads = "".join(f"    {hook.name}: {typescript(params, {})};\n" for hook, params, _ in both)
-    results = "".join(f"    {hook.name}: {typescript(result, {})};\n" for hook, _, result in both)
+        if (declared := hook.declared) is not None:
+            payloads += f"    {hook.name}: {typescript(declared['params'], {})};\n"
+            results += f"    {hook.name}: {'null' if hook.void else typescript(declared['result'], {})};\n"
     return ('/** Hooks of this platform\'s own, made by `apex-exec schema --typescript`. */\n\nexport {};\n\n'
             'declare module "./protocol.ts" {\n'
             f"  interface HookPayloads {{\n{payloads}  }}\n  interface HookResults {{\n{results}  }}\n}}\n")

@@ -84,16 +84,16 @@ class Hook:
     has. The reply of a void hook is null.
 
     ``renders`` says that ``collects`` holds widgets, which are held to what the plugin and the platform may render.
-    ``schemas`` are the params' and the result's JSON Schema as an operator wrote them; None for a built-in hook.
+    ``declared`` is what the configuration says of an operator's hook, with JSON Schema; None for a built-in one.
     """
 
-    __slots__ = ("answers", "carries", "collects", "decode_params", "default", "doc", "fills_user", "map_fields",
-                 "mode", "name", "params", "renders", "result", "sample", "sample_result", "schemas", "void")
+    __slots__ = ("answers", "carries", "collects", "declared", "decode_params", "default", "doc", "fills_user",
+                 "map_fields", "mode", "name", "params", "renders", "result", "sample", "sample_result", "void")
 
     def __init__(self, name: str, *, doc: str, mode: Mode, params: Any, result: Any, sample: dict[str, Any],
                  sample_result: Any = None, collects: str = "", carries: dict[str, str] | None = None,
                  answers: str = "", default: Any = None, renders: bool = False,
-                 schemas: tuple[dict[str, Any], dict[str, Any] | None] | None = None) -> None:
+                 declared: dict[str, Any] | None = None) -> None:
         self.name = name
         self.doc = doc
         self.mode: Mode = mode
@@ -107,7 +107,7 @@ class Hook:
         self.answers = answers
         self.default = default
         self.renders = renders
-        self.schemas = schemas
+        self.declared = declared
         self.decode_params = msgspec.msgpack.Decoder(params).decode
         fields = msgspec.structs.fields(params) if isinstance(params, type) and issubclass(params, Struct) else ()
         self.fills_user = any(field.encode_name == "userId" for field in fields)
@@ -150,6 +150,6 @@ RENDERING: set[str] = {hook.name for hook in BUILT_IN if hook.renders}
 
 def declare(hooks: Iterable[Hook]) -> None:
     """Puts ``hooks`` beside the built-in ones. For the start of a process, before anything has read the table."""
-    for name in [name for name, hook in HOOKS.items() if hook.schemas is not None]:
+    for name in [name for name, hook in HOOKS.items() if hook.declared is not None]:
         del HOOKS[name]
     HOOKS.update((hook.name, hook) for hook in hooks)

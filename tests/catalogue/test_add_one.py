@@ -84,7 +84,7 @@ def report(params):
     shown = tree.run("-m", "apex_exec", "plugin", "validate", str(tmp_path / "plugins" / "one"))
     assert shown.rstrip().endswith(": valid")
     with Daemon(plugins=tmp_path / "plugins", tree=tree.root) as daemon, Host(daemon.endpoint) as host:
-        assert host.ask({"type": "hello", "versions": [1]})["hooks"][-1] == "onReport"
+        assert host.ask({"type": "hello", "protocol": [1]})["hooks"][-1] == "onReport"
         call = {"type": "invoke", "plugin": "one", "action": "onReport", "userId": USER}
         payload = {"month": "2026-01", "totals": {"n": 1}}
         assert host.ask({**call, "payload": payload})["result"] == {"lines": [USER, "2026-01"]}
