@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apex_exec import API_VERSION, __version__
+from apex_exec.catalogue.declared import declare_all
+from apex_exec.catalogue.hooks import HOOKS
 from apex_exec.config import Settings
-from apex_exec.core.plugin import HOOKS, Limits
+from apex_exec.core.plugin import Limits
 from apex_exec.core.scheduler.breaker import BreakerPolicy
 from apex_exec.core.scheduler.pool import SECOND_NS, Pool, PoolLimits, RecyclePolicy
 from apex_exec.daemon import notify
@@ -210,6 +212,7 @@ class _Daemon:
 
     def __init__(self, settings: Settings, reread: Callable[[], Settings], logs: Logs, signals: Signals) -> None:
         check_settings(settings)
+        declare_all(settings.declared_hooks())
         access = Access(settings.admin.roles, os.geteuid())
         self.settings = settings
         self.logs = logs
