@@ -34,9 +34,10 @@ from apex_exec.daemon.administration.loop_operations import LoopOperations
 from apex_exec.daemon.administration.registrar_link import RegistrarLink
 from apex_exec.daemon.administration.roles import Access
 from apex_exec.daemon.api_calls import make_gateway
-from apex_exec.daemon.folder_plugins import FolderPlugins
+from apex_exec.daemon.folder_plugins import scan_folder
 from apex_exec.daemon.hosts.endpoints import bind, open_local
 from apex_exec.daemon.hosts.stream_peers import CONNECTIONS_MAX
+from apex_exec.daemon.plugin_sources import PluginSources
 from apex_exec.daemon.reload import Reloader
 from apex_exec.daemon.runtime_folder import RuntimeFolder, own_folder, take_lock
 from apex_exec.daemon.settings_checks import check_settings
@@ -222,9 +223,8 @@ class _Daemon:
         self.policy = limits_of(settings)
         _own_state(settings)
         self.source = BundleSource(BlobStore(settings.state_path / "bundles"))
-        self.folder_plugins = FolderPlugins(self.source)
-        found = self.folder_plugins.scan(settings.plugins_dir, self.policy, settings.security.policy_file)
-        self.folder_plugins.take(found)
+        found = scan_folder(settings.plugins_dir, self.policy, settings.security.policy_file)
+        self.source.replace(found.bundles)
         self.runtime = RuntimeFolder(settings)
         self.state_lock = take_lock(settings.state_path / "state.lock", "state_dir")  # ledger, registry: one writer
         for endpoint in (settings.host_endpoint, settings.admin_endpoint):
@@ -267,7 +267,11 @@ class _Daemon:
             {"server": f"apex-exec/{__version__}", "isolation": self.sandboxing.level, "waived": self.sandboxing.waived,
              "pid": os.getpid(), "endpoint": settings.host_endpoint})
         asks = Asks(self.supervisor, lambda: self.settings.pool.boot_seconds)
-        self.registrar = RegistrarLink(self.supervisor, asks.table, self.folder_plugins.__contains__)
+        self.plugins = PluginSources(
+            served=self.supervisor.pool.spec, serve=self.supervisor.set_plugin, withdraw=self.supervisor.remove_plugin,
+            failed=self.supervisor.guard.failed, overruled=lambda plugin, _, __: logs.log(
+                "error", f"plugin {plugin} is served from plugins_dir; the installed one is not"))
+        self.registrar = RegistrarLink(self.supervisor, asks.table, self.plugins)
         self.registrar_settings = settings.model_dump()
         side = SideProcess("registrar", "apex_exec.daemon.administration.registrar:main", self.registrar_settings,
                            on_message=self.registrar.message, on_down=self.registrar.down)
@@ -276,8 +280,7 @@ class _Daemon:
         self.supervisor.attach(self.gateway)  # after the registrar: the start waits for that one
         registrar_table.register_all()
         self.admin = AdminSocket(self.supervisor, operations.handlers, access, self.registrar)
-        for spec in found.specs:
-            self.supervisor.set_plugin(spec)
+        self.plugins.replace("folder", found.specs)
 
     def _start_zygote(self) -> ZygoteLink:
         return ZygoteLink(self.sandboxing.boot)
@@ -389,11 +392,11 @@ class _Daemon:
 
     def _apply(self, settings: Settings, keys: list[str]) -> None:
         policy = limits_of(settings)
-        found = self.folder_plugins.scan(settings.plugins_dir, policy, settings.security.policy_file)
+        found = scan_folder(settings.plugins_dir, policy, settings.security.policy_file)
         if self.tcp_hosts is not None:
             self.tcp_hosts.curve.read_clients()
         access = Access(settings.admin.roles, os.geteuid())
-        self.folder_plugins.take(found)  # from here on nothing raises: a reload that is refused changes nothing
+        self.source.replace(found.bundles)  # from here on nothing raises: a reload that is refused changes nothing
         self.settings, self.policy = settings, policy
         self.admin.access = access
         self.supervisor.requests.per_host = settings.pool.per_host
@@ -405,11 +408,7 @@ class _Daemon:
         self.supervisor.reconfigure(pool_limits(settings, self.fds), breaker_policy(settings), recycle_policy(settings))
         self.registrar_settings.update(settings.model_dump())  # a registrar that starts later begins with these
         self.registrar.configure(self.registrar_settings)
-        for plugin in found.gone:
-            self.supervisor.remove_plugin(plugin)
-        for spec in found.specs:
-            if self.supervisor.pool.spec(spec.id) != spec:
-                self.supervisor.set_plugin(spec)
+        self.plugins.replace("folder", found.specs)
 
     # ------------------------------------------------------------------ now and then
     def _watch(self, now_ns: int) -> None:

@@ -6,10 +6,9 @@ plugin]``, ``["metric", name, labels, value]``, ``["audit", record]``, ``["spent
 count]``, ``["health", reason]``, ``["ledger", reason]`` and ``["ask", ask_id, kind, params]`` come in. A registrar that
 dies has every operation in flight answered: done or not is then unknown, and the answer says so.
 
-A snapshot is all that the registry wants served, in several messages; at the last one, what was served for the registry
-and is not in it goes. So whatever a dead registrar had committed and could not tell holds as soon as the next one is
-up. What ``plugins_dir`` serves is none of the registry's, and stays. ``specs`` and ``removed`` are single changes after
-it.
+A snapshot is all that the registry wants served, in several messages; ``specs`` and ``removed`` are single changes
+after it. ``plugin_sources`` computes what that changes. A registrar begins with a snapshot, so whatever a dead
+registrar had committed and could not say holds as soon as the next one is up.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from apex_exec.core.plugin import PluginSpec
+from apex_exec.daemon.plugin_sources import PluginSources, Snapshot
 from apex_exec.errors import Code
 from apex_exec.ledger.records import AuditRecord
 from apex_exec.observe.metrics import METRICS
@@ -41,20 +41,17 @@ Ask = Callable[[dict[str, Any], Answer], None]
 class RegistrarLink:
     """Give its ``message`` and ``down`` to the SideProcess, and that to ``bind``."""
 
-    def __init__(self, supervisor: Supervisor, asks: dict[str, Ask],
-                 served_elsewhere: Callable[[str], bool] = lambda _: False) -> None:
+    def __init__(self, supervisor: Supervisor, asks: dict[str, Ask], sources: PluginSources) -> None:
         self.asks = asks
-        self._served_elsewhere = served_elsewhere
+        self._sources = sources
         self._ready = False
         self._told = False
         self._supervisor = supervisor
         self._side: SideProcess | None = None
         self._pending: dict[int, tuple[Done, Refused]] = {}
         self._next = 1
-        self._served: set[str] = set()
-        """Ids that the registry wants served, whatever state they are in."""
-        self._arrived: set[str] = set()
-        """Ids of the snapshot that is arriving."""
+        self._snapshot = Snapshot(sources, "registry")
+        """The snapshot that is arriving, or is to arrive next."""
 
     def bind(self, side: SideProcess) -> None:
         """The process to speak to."""
@@ -90,15 +87,14 @@ class RegistrarLink:
             if pending is not None:
                 pending[1](message[2], message[3], message[4])
         elif kind == "specs":
-            self._set_each(message[1])
+            self._sources.update("registry", self._read(message[1]))
         elif kind == "snapshot":
-            self._arrived.update(self._set_each(message[1]))
+            self._snapshot.add(self._read(message[1]))
             if message[2]:
-                for plugin in sorted(self._served - self._arrived):
-                    self._remove(plugin)
-                self._arrived = set()
+                self._snapshot.finish()
+                self._snapshot = Snapshot(self._sources, "registry")
         elif kind == "removed":
-            self._remove(message[1])
+            self._sources.update("registry", removed=[message[1]])
         elif kind == "ready":
             self._ready = self._told = True
         elif kind == "health":
@@ -122,33 +118,21 @@ class RegistrarLink:
         elif kind == "ask":
             self._ask(message[1], message[2], message[3])
 
-    def _set_each(self, specs: list[dict[str, Any]]) -> list[str]:
-        """Serves ``specs``; their ids."""
+    def _read(self, specs: list[dict[str, Any]]) -> list[PluginSpec]:
+        """Decodes ``specs``; one that cannot be read costs its own plugin, and the others are served all the same."""
+        read = []
         for raw in specs:
             try:
-                self._set(msgspec.convert(raw, PluginSpec))
-            except Exception as error:  # the others are served all the same
+                read.append(msgspec.convert(raw, PluginSpec))
+            except Exception as error:
                 self._supervisor.guard.failed("specs of the registrar", error, str(raw.get("id", "")))
-        return [str(raw.get("id", "")) for raw in specs]
-
-    def _set(self, spec: PluginSpec) -> None:
-        if self._served_elsewhere(spec.id):
-            self._supervisor.logs.log("error", f"plugin {spec.id} is served from plugins_dir; the installed one is not")
-            return
-        self._served.add(spec.id)
-        if self._supervisor.pool.spec(spec.id) != spec:
-            self._supervisor.set_plugin(spec)
+        return read
 
     def _measure(self, name: str, labels: tuple[str, ...], value: float) -> None:
         if METRICS[name].kind == "counter":
             self._supervisor.metrics.inc(name, labels, value)
         else:
             self._supervisor.metrics.set(name, labels, value)
-
-    def _remove(self, plugin: str) -> None:
-        self._served.discard(plugin)
-        if not self._served_elsewhere(plugin):
-            self._supervisor.remove_plugin(plugin)
 
     def wait_ready(self, seconds: float) -> bool:
         """Blocks until every installed plugin is known, at most so long, and no longer than until the registry is said
@@ -181,7 +165,7 @@ class RegistrarLink:
 
     def down(self) -> None:
         """The process died: what it had is answered, and what it had half sent is forgotten."""
-        self._arrived = set()
+        self._snapshot = Snapshot(self._sources, "registry")
         pending, self._pending = self._pending, {}
         for _, refused in pending.values():
             refused(Code.INTERNAL, "the registrar died; look whether the operation was done before trying again",

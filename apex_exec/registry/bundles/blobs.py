@@ -144,26 +144,37 @@ def _disk_refusal(error: OSError, folder: Path) -> Refusal:
 
 
 class BundleSource:
-    """What a worker is loaded from: bundles of ``plugins_dir`` held in memory, installed ones read from the store."""
+    """What workers are loaded from: bundles of ``plugins_dir`` are kept in memory, installed ones are read from the
+    store."""
 
     def __init__(self, store: BlobStore | None = None) -> None:
         self._store = store
-        self._held: dict[str, tuple[dict[str, bytes], dict[str, str]]] = {}
+        self._of: dict[str, str] = {}  # plugin of the folder → digest of its content
+        self._in_memory: dict[str, tuple[dict[str, bytes], dict[str, str]]] = {}
 
-    def hold(self, bundle: Bundle) -> None:
-        """Keeps ``bundle`` in memory: a folder that is served directly."""
-        self._held[bundle.digest] = (bundle.loaded, bundle.sha256)
+    def replace(self, bundles: Iterable[Bundle]) -> None:
+        """Keeps ``bundles`` in memory, in the place of those before.
 
-    def forget(self, digest: str) -> None:
-        """No longer holds it."""
-        self._held.pop(digest, None)
+        If a plugin's content has changed, its content before stays until the next call, since a worker may be starting
+        with it. Older content, and that of plugins that are gone, is forgotten.
+        """
+        new = {bundle.manifest.id: bundle for bundle in bundles}
+        replaced = {digest for plugin, digest in self._of.items() if plugin in new}
+        self._of = {plugin: bundle.digest for plugin, bundle in new.items()}
+        self._in_memory = {digest: content for digest, content in self._in_memory.items() if digest in replaced}
+        self._in_memory |= {bundle.digest: (bundle.loaded, bundle.sha256) for bundle in new.values()}
+
+    @property
+    def in_memory(self) -> frozenset[str]:
+        """The digests of what is kept in memory."""
+        return frozenset(self._in_memory)
 
     def load(self, digest: str) -> tuple[dict[str, bytes], dict[str, str]]:
         """Files and their SHA-256 of ``digest``, verified. Blocks for one read; raises Refusal."""
-        held = self._held.get(digest)
-        if held is not None:
-            return held
+        content = self._in_memory.get(digest)
+        if content is not None:
+            return content
         if self._store is None:
-            raise Refusal("blob_missing", f"the bundle {digest} is not held, and there is no store")
+            raise Refusal("blob_missing", f"the bundle {digest} is not in memory, and there is no store")
         bundle = self._store.read(digest)
         return bundle.loaded, bundle.sha256
