@@ -10,15 +10,14 @@ import contextlib
 import errno
 import os
 import re
-import secrets
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from apex_exec.common.files import TEMPORARY_PREFIX, replace_file
 from apex_exec.errors import Refusal
 from apex_exec.registry.bundles.bundle import Bundle, pack, unpack
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-TEMPORARY_PREFIX = ".new-"
 
 
 def is_digest(value: str) -> bool:
@@ -48,34 +47,10 @@ class BlobStore:
                     self.read(bundle.digest)
                     return False
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            temporary = self.folder / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
-            try:
-                self._write(temporary, pack(bundle))
-                self._at_point("blob-written")
-                os.rename(temporary, path)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    temporary.unlink(missing_ok=True)
-                raise
-            self._sync_folder()
+            replace_file(path, pack(bundle), mode=0o400, at_point=lambda: self._at_point("blob-written"))
         except OSError as error:
             raise _disk_refusal(error, self.folder) from None
         return True
-
-    @staticmethod
-    def _write(path: Path, data: bytes) -> None:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(fd)
-
-    def _sync_folder(self) -> None:
-        fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
 
     def read(self, digest: str) -> Bundle:
         """The bundle named ``digest``, verified against that name. Raises Refusal."""
