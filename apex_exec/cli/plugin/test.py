@@ -34,11 +34,13 @@ def test(
     need_linux()
     import msgspec
 
+    from apex_exec import extras
     from apex_exec.config import load_settings
     from apex_exec.market.review.coverage import REQUIRED
     from apex_exec.registry.bundles.bundle import read_path
     from apex_exec.registry.trials.testing import run_tests
 
+    extras.need("market", "plugin test")
     bundle, _ = read_path(folder)
     with progress(f"the tests of {bundle.manifest.id}, at most {seconds:g} s"):
         run = run_tests(bundle, load_settings(config), run_seconds=seconds)
