@@ -48,8 +48,8 @@ def is_installed(extra: str) -> bool:
 
 def words(extra: str, what: str) -> str:
     """One line for a person: ``what`` needs ``extra``, and how to install it."""
-    return (f'{what} needs the extra "{extra}", which is not installed here: in the folder that apex-exec was installed '
-            f"from, run pip install '.[{extra}]'")
+    return (f'{what} needs the extra "{extra}", which is not installed: in the folder that apex-exec was '
+            f"installed from, run pip install '.[{extra}]'")
 
 
 def need(extra: str, what: str) -> None:

@@ -16,7 +16,6 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apex_exec import API_VERSION, __version__, extras

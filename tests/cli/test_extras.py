@@ -24,13 +24,14 @@ MODULES = sorted({module for extra in extras.EXTRAS.values() for module in extra
 """Not pytest: it runs these tests, and finds plugins of its own while it does."""
 HIDES = f'''
 import sys
+from importlib.machinery import PathFinder
 
-class _Hidden:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {MODULES!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+class _Rest(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] in {MODULES!r} else super().find_spec(name, path, target)
 
-sys.meta_path.insert(0, _Hidden())
+sys.meta_path[sys.meta_path.index(PathFinder)] = _Rest
 '''
 TALKATIVE = '''
 @plugin.hook("onActionExecute")
