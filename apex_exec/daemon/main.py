@@ -16,10 +16,9 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from apex_exec import API_VERSION, __version__
+from apex_exec import API_VERSION, __version__, extras
 from apex_exec.catalogue.declared import declare_all
 from apex_exec.catalogue.hooks import HOOKS
 from apex_exec.config import Settings
@@ -40,7 +39,7 @@ from apex_exec.daemon.hosts.stream_peers import CONNECTIONS_MAX
 from apex_exec.daemon.plugin_sources import PluginSources
 from apex_exec.daemon.reload import Reloader
 from apex_exec.daemon.runtime_folder import RuntimeFolder, own_folder, take_lock
-from apex_exec.daemon.settings_checks import check_settings
+from apex_exec.daemon.settings_checks import check_settings, needs_registry
 from apex_exec.daemon.sides.audit_trail import AuditTrail
 from apex_exec.daemon.sides.metrics_feed import Exporting
 from apex_exec.daemon.sides.result_checks import ResultChecks
@@ -273,10 +272,11 @@ class _Daemon:
                 "error", f"plugin {plugin} is served from plugins_dir; the installed one is not"))
         self.registrar = RegistrarLink(self.supervisor, asks.table, self.plugins)
         self.registrar_settings = settings.model_dump()
-        side = SideProcess("registrar", "apex_exec.daemon.administration.registrar:main", self.registrar_settings,
-                           on_message=self.registrar.message, on_down=self.registrar.down)
-        self.registrar.bind(side)
-        self.supervisor.attach(side, 0.0 if _has_registry(settings) else SLEEP_SECONDS)
+        if extras.is_installed("registry"):  # without it there is no registrar, and its operations say why
+            side = SideProcess("registrar", "apex_exec.daemon.administration.registrar:main", self.registrar_settings,
+                               on_message=self.registrar.message, on_down=self.registrar.down)
+            self.registrar.bind(side)
+            self.supervisor.attach(side, 0.0 if needs_registry(settings) else SLEEP_SECONDS)
         self.supervisor.attach(self.gateway)  # after the registrar: the start waits for that one
         registrar_table.register_all()
         self.admin = AdminSocket(self.supervisor, operations.handlers, access, self.registrar)
@@ -456,14 +456,6 @@ class _Daemon:
             except Exception:
                 log.exception("something could not be taken down in order")
         return lost
-
-
-def _has_registry(settings: Settings) -> bool:
-    """Whether the registrar may have something to tell before it is asked: installed plugins, a marketplace's index."""
-    local = (f"sqlite:///{settings.state_path}/registry.db", f"sqlite:///{settings.state_path}/market.db")
-    used = (settings.database_url(settings.registry.url), settings.database_url(settings.market.url))
-    return (used != local or any(Path(url.removeprefix("sqlite:///")).exists() for url in local)
-            or bool(settings.market.index or settings.market.entitlements))
 
 
 def _own_state(settings: Settings) -> None:

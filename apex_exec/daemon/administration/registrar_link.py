@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from apex_exec import extras
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.daemon.plugin_sources import PluginSources, Snapshot
 from apex_exec.errors import Code
@@ -39,7 +40,8 @@ Ask = Callable[[dict[str, Any], Answer], None]
 
 
 class RegistrarLink:
-    """Give its ``message`` and ``down`` to the SideProcess, and that to ``bind``."""
+    """Give its ``message`` and ``down`` to the SideProcess, and that to ``bind``. Without a process, because the extra
+    that it needs is not installed, every operation is refused and the answer names the extra."""
 
     def __init__(self, supervisor: Supervisor, asks: dict[str, Ask], sources: PluginSources) -> None:
         self.asks = asks
@@ -64,7 +66,10 @@ class RegistrarLink:
 
     def run(self, op: str, args: msgspec.Struct, uid: int, done: Done, refused: Refused) -> None:
         """Sends one operation; exactly one of the callbacks is called, then or later."""
-        if self._side is None or len(self._pending) >= PENDING_MAX:
+        if self._side is None:
+            refused(Code.REFUSED, extras.words("registry", op), {"reason": "extra_missing", "extra": "registry"})
+            return
+        if len(self._pending) >= PENDING_MAX:
             refused(Code.OVERLOADED, "the registrar has too much to do; try again", {"reason": "registrar_busy"})
             return
         self._supervisor.loop.wake(self._side)
@@ -137,12 +142,12 @@ class RegistrarLink:
     def wait_ready(self, seconds: float) -> bool:
         """Blocks until every installed plugin is known, at most so long, and no longer than until the registry is said
         to be broken; before the loop runs, so that the first call finds what was installed. A registrar that is started
-        when it is first needed has nothing to tell."""
+        when it is first needed has nothing to tell, and neither has a daemon without one."""
         end = time.monotonic() + seconds
         side = self._side
-        if side is not None and not side.started and not self._told:
+        if side is None or (not side.started and not self._told):
             return True
-        while side is not None and not self._told and side.up and (left := end - time.monotonic()) > 0:
+        while not self._told and side.up and (left := end - time.monotonic()) > 0:
             if select.select([side.fileno()], [], [], left)[0]:
                 side.receive(time.monotonic_ns())
         return self._ready
