@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
+from apex_exec import extras
 from apex_exec.core import api
 from apex_exec.core.fair import FairQueue
 from apex_exec.core.limits import MS_NS
@@ -86,13 +87,16 @@ class Router:
                 self.data.warm()
         if any(table.write for table in self._tables.values()):
             self._keep(self._tend_outbox())
-        if self._settings["hosts"]:
-            _ = self.fetcher
+        with contextlib.suppress(ApiFailure):
+            if self._settings["hosts"]:
+                _ = self.fetcher
 
     @property
     def data(self) -> Data:
-        """The platform's database."""
+        """The platform's database. Raises ApiFailure."""
         if self._data is None:
+            if not extras.is_installed("data"):
+                raise ApiFailure("table_not_allowed", extras.words("data", "a plugin's query or write"))
             # importing sqlglot takes a tenth of a second, and not every daemon needs it
             from apex_exec.gateway.data import Data
             self._data = Data(self._settings["data_url"], self._tables, self._settings["origin"],
@@ -101,8 +105,10 @@ class Router:
 
     @property
     def fetcher(self) -> Fetcher:
-        """The access to the network."""
+        """The access to the network. Raises ApiFailure."""
         if self._fetcher is None:
+            if not extras.is_installed("fetch"):
+                raise ApiFailure("host_not_allowed", extras.words("fetch", "a plugin's request"))
             from apex_exec.gateway.http.fetch import Fetcher  # aiohttp, for the same reason
             self._fetcher = Fetcher(self._settings["hosts"], self._settings["allow_private"])
         return self._fetcher

@@ -6,7 +6,6 @@ tail is signed with every commit, so that nobody without the key can add an even
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,6 +14,7 @@ import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from apex_exec.common.files import replace_file
 from apex_exec.ledger.records import LedgerError
 
 HEAD = "audit.head"
@@ -80,13 +80,13 @@ def load_key(state_dir: Path) -> Ed25519PrivateKey:
     path = state_dir / KEY
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not path.exists():
-        _write(path, Ed25519PrivateKey.generate().private_bytes_raw())
+        replace_file(path, Ed25519PrivateKey.generate().private_bytes_raw(), only_writer=True)
     try:
         key = Ed25519PrivateKey.from_private_bytes(path.read_bytes())
     except ValueError as error:
         raise LedgerError(f"{path} is not a key of this ledger: {error}") from None
     if not (state_dir / PUBLIC_KEY).exists():
-        _write(state_dir / PUBLIC_KEY, key.public_key().public_bytes_raw())
+        replace_file(state_dir / PUBLIC_KEY, key.public_key().public_bytes_raw(), only_writer=True)
     return key
 
 
@@ -100,9 +100,13 @@ def load_public_key(state_dir: Path) -> Ed25519PublicKey:
 
 
 def write_signed(path: Path, signed: SignedHead, key: Ed25519PrivateKey) -> None:
-    """Signs ``signed`` and writes it to ``path``, atomically and durably. Raises OSError."""
+    """Signs ``signed`` and writes it to ``path`` in one step. Raises OSError.
+
+    A checkpoint and its name are durable when this returns: no event may be removed before its checkpoint is. The head
+    is written every second, and one that a power cut sets back is legal.
+    """
     signed.signature = key.sign(signed.signed_bytes())
-    _write(path, msgspec.json.encode(signed))
+    replace_file(path, msgspec.json.encode(signed), only_writer=True, sync_folder=path.name != HEAD)
 
 
 def write_anchors(paths: Iterable[Path], seq: int, digest: bytes, key: Ed25519PrivateKey) -> None:
@@ -110,7 +114,8 @@ def write_anchors(paths: Iterable[Path], seq: int, digest: bytes, key: Ed25519Pr
     signed = SignedHead("anchor", seq, digest)
     signed.signature = key.sign(signed.signed_bytes())
     for path in paths:
-        _write(path, msgspec.json.encode(signed), durable=False)  # an anchor that a power cut sets back is legal
+        # an anchor that a power cut sets back is legal, as for the head
+        replace_file(path, msgspec.json.encode(signed), only_writer=True, sync_folder=False)
 
 
 def read_signed(path: Path, kind: str, key: Ed25519PublicKey) -> SignedHead | None:
@@ -125,20 +130,3 @@ def read_signed(path: Path, kind: str, key: Ed25519PublicKey) -> SignedHead | No
     if signed.kind != kind:
         raise LedgerError(f"{path} contains a {signed.kind}, not a {kind}")
     return signed
-
-
-def _write(path: Path, data: bytes, durable: bool = True) -> None:
-    temporary = path.with_name(path.name + ".new")
-    fd = os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    if path.name == HEAD or not durable:
-        return  # written every second; a file that a power cut sets back is legal
-    folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)  # the name must be durable, too: no event may be removed before its checkpoint is
-    finally:
-        os.close(folder)

@@ -1,4 +1,4 @@
-"""What each hook takes and returns: the payload and result schemas of the specification, checked by msgspec.
+"""Checks payloads and results against their hook's declaration (``catalogue.hooks``), using msgspec.
 
 Generic parts stay undecoded; ``values.check_value`` checks results against the value rule.
 """
@@ -6,75 +6,17 @@ Generic parts stay undecoded; ``values.check_value`` checks results against the 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+from msgspec import UNSET, Raw, Struct
 
+from apex_exec.catalogue.hooks import HOOKS, Widget
 from apex_exec.errors import Code, WireError
 from apex_exec.wire.error_paths import text_and_path
 from apex_exec.wire.values import check_value, decode_any
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
-
-
-class DashboardPayload(Struct, rename="camel"):
-    dashboard_id: str
-    user_id: str | UnsetType = UNSET
-
-
-class DataFetchPayload(Struct, rename="camel"):
-    query: str
-    filters: dict[str, Raw]
-
-
-class ActionPayload(Struct, rename="camel"):
-    action: str
-    context: dict[str, Raw]
-
-
-class AuthPayload(Struct, rename="camel"):
-    session_id: str
-    user_id: str | UnsetType = UNSET
-
-
-class Widget(Struct):
-    id: str
-    component: str
-    props: dict[str, Any]
-
-
-WIDGETS_MAX = 1000
-"""The widgets of one plugin on one dashboard. A dispatch has those of every plugin at once, and prefixes each one's id.
-"""
-
-
-class DashboardResult(Struct, rename="camel"):
-    custom_widgets: Annotated[list[Widget], Meta(max_length=WIDGETS_MAX)]
-
-
-class DataFetchResult(Struct, rename="camel"):
-    transformed_data: Any
-
-
-class ActionResult(Struct):
-    result: Any
-    metadata: dict[str, Any]
-
-
-PAYLOAD_TYPES: dict[str, type[Struct]] = {
-    "onDashboardLoad": DashboardPayload,
-    "onDataFetch": DataFetchPayload,
-    "onActionExecute": ActionPayload,
-    "onAuthSuccess": AuthPayload,
-}
-RESULT_TYPES: dict[str, type] = {
-    "onDashboardLoad": DashboardResult,
-    "onDataFetch": DataFetchResult,
-    "onActionExecute": ActionResult,
-    "onAuthSuccess": type(None),
-}
-_PAYLOADS = {hook: msgspec.msgpack.Decoder(kind) for hook, kind in PAYLOAD_TYPES.items()}
 
 
 def check_user(user_id: str) -> str:
@@ -83,10 +25,6 @@ def check_user(user_id: str) -> str:
     if not _UUID.fullmatch(lowered):
         raise WireError(Code.INVALID_INPUT, "userId is not a UUID of 8-4-4-4-12 hexadecimal", {"path": "$.userId"})
     return lowered
-
-
-MAP_FIELDS = {"onDataFetch": ("filters",), "onActionExecute": ("context",)}
-"""The fields that are maps. PHP and Lua write an empty map as an empty array."""
 
 
 def is_decodable(payload: bytes) -> bool:
@@ -99,14 +37,14 @@ def is_decodable(payload: bytes) -> bool:
 
 
 def _with_maps(hook: str, payload: Raw) -> Raw | None:
-    """``payload`` with empty maps in place of empty arrays; None if there is none."""
+    """``payload`` with empty maps in place of empty arrays, as PHP and Lua write them; None if there is none."""
     try:
         value = decode_any(payload)
     except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
         return None
     if value == []:
         return Raw(_encode({}))
-    empty = [field for field in MAP_FIELDS.get(hook, ()) if isinstance(value, dict) and value.get(field) == []]
+    empty = [field for field in HOOKS[hook].map_fields if isinstance(value, dict) and value.get(field) == []]
     return Raw(_encode({**value, **dict.fromkeys(empty, {})})) if empty else None
 
 
@@ -114,7 +52,7 @@ def check_payload(hook: str, payload: Raw, user_id: str) -> Raw:
     """``payload`` as the plugin gets it. Raises INVALID_INPUT with ``details.path`` if it does not fit ``hook`` or
     names another user. Only the hook's own fields are checked, not what is below them."""
     try:
-        decoded = _PAYLOADS[hook].decode(payload)
+        decoded = HOOKS[hook].decode_params(payload)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         mended = _with_maps(hook, payload)
         if mended is not None:
@@ -143,12 +81,13 @@ def check_result(hook: str, result: bytes, rendering: Rendering = ANYTHING) -> N
     widget whose component the platform does not render. Raises PERMISSION_DENIED if it has widgets but the plugin may
     not render."""
     value = check_value(result)
+    declared = HOOKS[hook]
     try:
-        found: Any = msgspec.convert(value, RESULT_TYPES[hook])
+        found: Any = msgspec.convert(value, declared.result)
     except msgspec.ValidationError as error:
         text, path = text_and_path(error)
         raise WireError(Code.INVALID_OUTPUT, f"result: {text}", {"path": path}) from None
-    if hook == "onDashboardLoad" and found.custom_widgets:
+    if declared.renders and found.custom_widgets:
         _check_widgets(found.custom_widgets, rendering)
 
 
@@ -165,40 +104,32 @@ def _check_widgets(widgets: list[Widget], rendering: Rendering) -> None:
                             {"path": path})
 
 
-class _DashboardParts(Struct, rename="camel"):
-    custom_widgets: list[dict[str, Raw]]
-
-
-class _DataParts(Struct, rename="camel"):
-    transformed_data: Raw
-
-
-class _ActionParts(Struct):
-    result: Raw
-
-
-_PARTS: dict[str, msgspec.msgpack.Decoder[Any]] = {
-    hook: msgspec.msgpack.Decoder(kind) for hook, kind in {
-        "onDashboardLoad": _DashboardParts, "onDataFetch": _DataParts, "onActionExecute": _ActionParts}.items()}
 _decode_text = msgspec.msgpack.Decoder(str).decode
+_decode_fields = msgspec.msgpack.Decoder(dict[str, Raw] | None).decode
+_decode_items = msgspec.msgpack.Decoder(list[dict[str, Raw]]).decode
 _encode = msgspec.msgpack.Encoder().encode
 _NIL = b"\xc0"
 
 
-def parts_of(hook: str, result: bytes, plugin: str) -> Any:
-    """What a dispatch takes from a result that passed ``check_result``. It decodes no more than it must; the rest stays
-    encoded, because it may be a megabyte.
+def parts_of(name: str, result: bytes, plugin: str) -> Any:
+    """The parts of a result that passed ``check_result`` of which ``core.dispatch`` makes its reply. We decode no more
+    than necessary; the rest stays encoded, because it may be a megabyte.
 
-    For ``onDashboardLoad``: the widgets as maps, their ids prefixed with ``plugin``. For ``onDataFetch``: the data. For
-    ``onActionExecute``: the whole result. The last two are None if the hook returned nil; for ``onAuthSuccess`` there
-    is nothing.
+    A hook that ``collects`` returns that list, with ``plugin`` as a prefix to the ids of widgets. A chain returns the
+    fields for the next plugin, without those that are nil. Any other hook returns the whole result, or None if it has
+    not answered; a void hook returns None.
     """
-    if hook not in _PARTS:
+    hook = HOOKS[name]
+    if hook.void:
         return None
-    found = _PARTS[hook].decode(result)
-    if hook == "onDashboardLoad":
-        return [{**widget, "id": Raw(_encode(f"{plugin}/{_decode_text(widget['id'])}"))}
-                for widget in found.custom_widgets]
-    if hook == "onDataFetch":
-        return None if bytes(found.transformed_data) == _NIL else Raw(found.transformed_data)
-    return None if bytes(found.result) == _NIL else Raw(result)
+    if hook.collects:
+        items = _decode_items((_decode_fields(result) or {})[hook.collects])
+        if hook.renders:
+            return [{**item, "id": Raw(_encode(f"{plugin}/{_decode_text(item['id'])}"))} for item in items]
+        return [Raw(_encode(item)) for item in items]
+    if hook.mode == "chain":
+        found = _decode_fields(result) or {}
+        return {field: Raw(found[field]) for field in hook.carries.values()
+                if field in found and bytes(found[field]) != _NIL}
+    answer = (_decode_fields(result) or {}).get(hook.answers, _NIL) if hook.answers else result
+    return None if bytes(answer) == _NIL else Raw(result)

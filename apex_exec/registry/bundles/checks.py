@@ -5,27 +5,23 @@ The supervisor loads the code in a jailed worker (``ask`` kind ``probe``); the p
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from apex_exec.catalogue.hooks import HOOKS
 from apex_exec.errors import Code, Refusal
 from apex_exec.registry.bundles.bundle import Bundle
 from apex_exec.registry.bundles.manifest import Manifest
-from apex_exec.registry.context import Context
 from apex_exec.registry.scan.findings import Report
 from apex_exec.registry.trust.policy_file import Policy
+
+if TYPE_CHECKING:
+    from apex_exec.registry.context import Context  # SQLAlchemy, which `plugin validate` can do without
 
 PROBE_SECONDS = 60.0
 NOBODY = "00000000-0000-4000-8000-000000000000"
 """The user of a trial call: no row of the platform belongs to this user."""
-_TRIALS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("onDashboardLoad", {"dashboardId": "trial"}),
-    ("onDataFetch", {"query": "trial", "filters": {}}),
-    ("onActionExecute", {"action": "trial", "context": {}}),
-    ("onAuthSuccess", {"sessionId": "trial"}),
-)
-
 
 def declared_problems(manifest: Manifest, declared: dict[str, Any]) -> list[dict[str, Any]]:
     """One problem for each difference between the manifest and what the loaded code declares."""
@@ -93,5 +89,5 @@ def trial_call(manifest: Manifest, hook: str | None, payload: dict[str, Any] | N
     if hook is not None and hook not in declared:
         raise Refusal("hook_not_declared", f"{manifest.id} does not declare {hook!a}", code=Code.INVALID_INPUT,
                       hint=f"one of {', '.join(declared)}, or none")
-    name, sample = next((n, s) for n, s in _TRIALS if n == (hook or n) and n in declared)
-    return {"hook": name, "payload": payload if payload is not None else sample, "userId": user or NOBODY}
+    name = hook or next(one for one in HOOKS if one in declared)
+    return {"hook": name, "payload": HOOKS[name].sample if payload is None else payload, "userId": user or NOBODY}

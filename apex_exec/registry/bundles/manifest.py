@@ -17,14 +17,17 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import PydanticCustomError
 
 from apex_exec import API_VERSION
+from apex_exec.catalogue.hooks import HOOKS
 from apex_exec.config import CPU_PERCENT_MIN, MEMORY_MB_MAX, NETWORK_PER_MINUTE_MAX, TIMEOUT_MS_MAX
-from apex_exec.core.plugin import ADMIN_PERMISSIONS, HOOKS, STANDARD_PERMISSIONS, Limits
+from apex_exec.core.plugin import ADMIN_PERMISSIONS, STANDARD_PERMISSIONS, Limits
 from apex_exec.errors import Code, Refusal
 from apex_exec.wire.error_paths import step
 
 MANIFEST_BYTES_MAX = 65_536
 PROBLEMS_MAX = 100
 """How many problems of one manifest we report; a hostile one could have thousands."""
+HOOKS_MAX = 100
+"""The number of hooks that one plugin may declare, of those that the platform has."""
 PERMISSIONS = (*STANDARD_PERMISSIONS, *ADMIN_PERMISSIONS)
 AMOUNT_MAX = 10**12
 """The largest price in minor units: far above any real price, far below the limit of a 64-bit column."""
@@ -164,7 +167,7 @@ class CodePart(_Strict):
     """The manifest's inner ``manifest``: the file that is loaded, and the hooks that the plugin has."""
 
     entrypoint: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_check_entrypoint)]
-    hooks: Annotated[list[Annotated[str, AfterValidator(_check_hook)]], Field(min_length=1, max_length=len(HOOKS))]
+    hooks: Annotated[list[Annotated[str, AfterValidator(_check_hook)]], Field(min_length=1, max_length=HOOKS_MAX)]
 
 
 class LimitsPart(_Strict):
