@@ -42,9 +42,9 @@ Having = Sequence[Sequence[str]]
 
 
 def open_readonly(database: Path) -> sqlite3.Connection:
-    """A connection that cannot write; it returns texts as bytes. Raises LedgerError if there is no ledger."""
+    """A connection that cannot write; it returns texts as bytes. Raises LedgerError if no ledger exists."""
     if not database.is_file():
-        raise LedgerError(f"there is no ledger at {database}")
+        raise LedgerError(f"no ledger exists at {database}")
     db = sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=5.0)
     db.text_factory = bytes
     return db
@@ -147,7 +147,7 @@ def _parts(db: sqlite3.Connection, wanted: Filter, up_to: int | None) -> Iterato
 
 
 def _moved(moment: datetime | None, by: timedelta) -> str:
-    """The text of ``moment`` moved by ``by``, or to the first or last year; "" if there is no moment."""
+    """The text of ``moment`` moved by ``by``, or to the first or last year; "" without a moment."""
     if moment is None:
         return ""
     try:
@@ -182,7 +182,7 @@ def matching_rows(db: sqlite3.Connection, wanted: Filter, up_to: int | None = No
 def read_events(database: Path, wanted: Filter | None = None) -> Iterator[Event]:
     """The events of the ledger at ``database`` that ``wanted`` selects, in order. Blocks. For metering.
 
-    Raises LedgerError if there is no ledger or it cannot be read.
+    Raises LedgerError if the ledger does not exist or cannot be read.
     """
     db = open_readonly(database)
     try:

@@ -33,7 +33,7 @@ BEAT_SECONDS_MAX = 5.0
 """A supervisor that has reported nothing for this long counts as dead: it reports twice a second."""
 REQUEST_SECONDS_MAX = 10.0
 ALONE_SECONDS_MAX = 1.0
-"""The time limit of one request if there is no thread for it and the others have to wait."""
+"""The time limit of one request if it gets no thread and the others have to wait."""
 READ_BYTES = 1 << 18
 
 

@@ -31,7 +31,7 @@ LEVELS: dict[str, list[dict[str, tuple[str, ...]]]] = {
 }
 """What each level requires beyond the one below: for each map one layer, in one of its states. L2 is a second wall
 behind seccomp, whichever the kernel offers: Landlock, or an empty root without a network. If root stays uid 0, identity
-is ``absent``, and hence there is no L3."""
+is ``absent``, and hence L3 is not reached."""
 
 LANDLOCK: tuple[tuple[str, int, int], ...] = (
     ("fs", 1, 0x1FFF),  # execute, read, write, and making and removing every kind of file

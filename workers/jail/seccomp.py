@@ -45,7 +45,7 @@ def _both(made: dict[str, Any]) -> tuple[Filter, Filter]:
 
 class Seccomp:
     """``plan["seccomp"]``: ``{code: bytes, own_pid: [instruction], closing: {code, own_pid}}``. Empty code means that
-    there is no table for this machine.
+    we have no table for this machine.
 
     ``plan["scratch"]["seccomp"]`` is the same with calls for files, used only if the root contains nothing else.
     """

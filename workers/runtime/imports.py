@@ -104,7 +104,7 @@ class Importer(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
         return importlib.util.decode_source(self._files[spec.loader_state])
 
     def is_package(self, fullname: str) -> bool:
-        """Whether the name is a folder. Raises ImportError if there is no such module."""
+        """Whether the name is a folder. Raises ImportError if the module does not exist."""
         spec = self.find_spec(fullname)
         if spec is None:
             raise ImportError(why_not(fullname), name=fullname)

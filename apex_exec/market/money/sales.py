@@ -210,7 +210,7 @@ def paid_plugins(db: sa.Connection, at_ns: int) -> frozenset[str]:
 def entitled_until(db: sa.Connection, plugin: str, user_id: str, at_ns: int, paid: bool = False) -> int | None:
     """When the user's right to run ``plugin`` ends; None if it never ends.
 
-    Raises Refusal("not_entitled") if there is no right now. A plugin that is neither ``paid`` by its manifest nor
+    Raises Refusal("not_entitled") if the user has no right now. A plugin that is neither ``paid`` by its manifest nor
     priced by the marketplace needs none.
     """
     owned = owned_by(db, plugin, user_id)

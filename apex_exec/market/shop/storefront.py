@@ -166,7 +166,7 @@ class Shop:
 
     # ------------------------------------------------------------------ the ledger
     def usage(self, month: str, progress: Progress | None = None) -> dict[Key, Usage]:
-        """The usage of one UTC month from the ledger; empty if there is no ledger yet.
+        """The usage of one UTC month from the ledger; empty if no ledger exists yet.
 
         The first call reads the whole month, about a second for 200,000 events, and later calls only what was added:
         every figure is a sum. If the ledger was replaced meanwhile, it is read anew. Raises
