@@ -55,7 +55,7 @@ def main():
         "zygote": ("executor.worker_table", "WorkerTable", "forked",
                    lambda self, n, *_: cursed(self._forked[n].spec.id)),
         "charge": ("core.governor", "Governor", "charge", lambda self, plugin, *_: cursed(plugin)),
-        "due": ("core.scheduler.pool", "Pool", "_worker_due", lambda self, worker, *_: cursed(worker.plugin)),
+        "due": ("core.scheduler.watch", "Watch", "due", lambda self, worker, *_: cursed(worker.plugin)),
         "gauges": ("core.scheduler.pool", "Pool", "gauge", lambda self, plugin, _: cursed(plugin)),
         "timer": ("executor.warm_pool", "Spares", "upkeep", lambda *_: True),
         "hosts": ("daemon.hosts.stream_peers", "StreamPeers", "flush", once),
