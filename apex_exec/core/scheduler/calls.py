@@ -35,6 +35,7 @@ class Calls:
         self._verdicts = verdicts
         self._admission = admission
         self._workers = workers
+        self._by_id = workers.by_id
         self._places = places
         self._generations = generations
         self._feeding = feeding
@@ -68,7 +69,7 @@ class Calls:
     # ------------------------------------------------------------------ out
     def answered(self, event: ev.WorkerAnswered, step: Step) -> None:
         """The worker's answer to the oldest call on its link: its verdict, if nobody gave one before."""
-        worker = self._workers.by_id.get(event.worker)
+        worker = self._by_id.get(event.worker)
         if worker is None or (worker.end is not None and worker.end.reason == "violation"):
             return
         link, now_ns, code = worker.link, step.now_ns, event.code
@@ -83,7 +84,11 @@ class Calls:
         begun_ns = worker.answered_ns if worker.answered_ns > call.sent_ns else call.sent_ns
         worker.answered_ns = now_ns
         if call.state == "linked":
-            self._verdict(call, event, begun_ns, step)
+            late_ns = now_ns - call.request.deadline_ns
+            if code != "skipped" and not 0 <= late_ns <= STALL_NS:  # if it is far too late and the worker alive, it was
+                self._verdicts.ran(call, code, "", step, begun_ns, event.body)  # we who stood still: the answer counts
+            else:
+                self._in_vain(call, code, begun_ns, step)
         state = worker.state
         if state != "ready" and state != "leaving":
             return  # killed meanwhile: an answer that was complete before counts all the same
@@ -93,7 +98,8 @@ class Calls:
             return
         if code != "skipped":
             slot.ran(call.request.hook, now_ns - begun_ns)
-        if slot.breaker.consecutive or slot.breaker.probe != NO_CALL:
+        breaker = slot.breaker
+        if breaker.consecutive or breaker.probe != NO_CALL:
             self._went_well(slot, worker, code, step)
         if link:
             self._workers.occupy(worker, now_ns)
@@ -102,14 +108,12 @@ class Calls:
         if not link:
             self._rest(worker, step)
 
-    def _verdict(self, call: Invocation, event: ev.WorkerAnswered, begun_ns: int, step: Step) -> None:
-        late_ns = step.now_ns - call.request.deadline_ns
-        if event.code == "skipped":
+    def _in_vain(self, call: Invocation, code: str, begun_ns: int, step: Step) -> None:
+        """The worker skipped the call, or ran it past its deadline."""
+        if code == "skipped":
             self._verdicts.never_ran(call, call.recalled or PASSED_BEFORE_IT_RAN, step)
-        elif 0 <= late_ns <= STALL_NS:
+        else:
             self._verdicts.ran(call, "TIMEOUT", "the hook ran past its deadline", step, begun_ns)
-        else:  # far too late with the worker alive: it was this process that stood still, and the answer counts
-            self._verdicts.ran(call, event.code, "", step, begun_ns, event.body)
 
     def _went_well(self, slot: PluginSlot, worker: Worker, code: str, step: Step) -> None:
         """The worker has answered, which may close the breaker. A skip shows nothing of the hook."""

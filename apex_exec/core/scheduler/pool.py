@@ -87,6 +87,7 @@ class Pool:
 
     def __init__(self, limits: PoolLimits, breaker: BreakerPolicy, random: Callable[[], float],
                  recycle: RecyclePolicy | None = None) -> None:
+        self._step = Step(0, [])  # one for all events, since they are handled one at a time
         bounds = self._bounds = Bounds(limits, breaker, recycle or RecyclePolicy())
         timers = self.timers = Timers()
         slots = self.slots = dict[str, PluginSlot]()
@@ -122,9 +123,11 @@ class Pool:
             handler = self._handlers[type(event)]
         except KeyError:
             raise SupervisorBug(f"the pool knows no event {type(event).__name__}") from None
-        step = Step(now_ns, [])
+        step = self._step
+        step.now_ns = now_ns
+        actions = step.actions = []
         handler(event, step)
-        return step.actions
+        return actions
 
     def _tick(self, event: ev.Tick, step: Step) -> None:
         while (owner := self.timers.pop_due(step.now_ns)) is not None:

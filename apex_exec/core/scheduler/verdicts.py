@@ -26,7 +26,7 @@ class Verdicts:
             details: dict[str, object] | None = None) -> None:
         """The verdict of a call that has started, or that may have. ``begun_ns`` is when it did, if that is known to be
         later than when it was sent."""
-        if call.state not in WITHOUT_VERDICT:
+        if call.state != "linked" and call.state != "queued":
             return
         call.state = "done"
         request = call.request

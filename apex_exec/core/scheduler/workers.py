@@ -46,7 +46,9 @@ class Workers:
 
     def send(self, worker: Worker, call: Invocation, step: Step) -> None:
         """Puts ``call`` at the end of the worker's link."""
-        call.move("linked")
+        if call.state != "queued":
+            call.move("linked")  # which raises: no other state leads there
+        call.state = "linked"
         now_ns = step.now_ns
         call.links += 1
         call.worker = worker.id
