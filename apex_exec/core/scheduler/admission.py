@@ -32,12 +32,16 @@ class Admission:
             return "PLUGIN_NOT_FOUND", f"no plugin {request.plugin!r} is registered", {}
         if self.drained:  # until then the shell refuses hosts, and what comes here is the rest of what it had taken
             return SHUTTING_DOWN
-        if slot.spec.state != "enabled":
-            reason = slot.spec.reason
-            return "PLUGIN_DISABLED", reason or "the plugin is disabled", {"reason": reason or slot.spec.state}
+        spec = slot.spec
+        if spec.state != "enabled":
+            return "PLUGIN_DISABLED", spec.reason or "the plugin is disabled", {"reason": spec.reason or spec.state}
         if request.deadline_ns <= now_ns:
             return "DEADLINE_EXCEEDED", "the deadline passed before the call came in", {}
-        refusal = self.may_not_begin(request, slot.spec) or self.full(slot, request.user_id, now_ns)
+        if self.refused is not None or spec.users is not None or spec.entitled is not None:  # most are for everybody
+            refusal = self.may_not_begin(request, spec)
+            if refusal is not None:
+                return refusal
+        refusal = self.full(slot, request.user_id, now_ns)
         if refusal is None and slot.breaker.start_after_ns > now_ns:
             refusal = self._held_back(slot, request.deadline_ns, now_ns)
         return refusal

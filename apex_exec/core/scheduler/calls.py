@@ -36,6 +36,7 @@ class Calls:
         self._admission = admission
         self._workers = workers
         self._by_id = workers.by_id
+        self._open = verdicts.open
         self._places = places
         self._generations = generations
         self._feeding = feeding
@@ -50,7 +51,7 @@ class Calls:
             return
         assert slot is not None
         call = Invocation(request, step.now_ns)
-        self._verdicts.open[request.call] = call
+        self._open[request.call] = call
         if slot.breaker.open_until_ns:
             slot.breaker.probe = request.call
             step.actions.append(act.BreakerChanged(request.plugin, "half_open"))
@@ -132,7 +133,7 @@ class Calls:
     # ------------------------------------------------------------------ on its way
     def cancel(self, event: ev.CancelRequested, step: Step) -> None:
         """Answers the caller now. The worker cannot be told, so it may still begin the call, or go on with it."""
-        call = self._verdicts.open.get(event.call)
+        call = self._open.get(event.call)
         if call is None:
             return
         slot = self._slots.get(call.request.plugin)
@@ -185,7 +186,7 @@ class Calls:
     def drained(self, step: Step) -> None:
         """The time is over: everything that has no verdict is answered."""
         self._admission.drained = True
-        for call in list(self._verdicts.open.values()):
+        for call in list(self._open.values()):
             if call.state == "linked":
                 self._verdicts.ran(call, "SHUTTING_DOWN", SHUTTING_DOWN[1], step)
             else:

@@ -24,9 +24,9 @@ class Verdicts:
 
     def ran(self, call: Invocation, code: str, message: str, step: Step, begun_ns: int = 0, body: object = None,
             details: dict[str, object] | None = None) -> None:
-        """The verdict of a call that has started, or that may have. ``begun_ns`` is when it did, if that is known to be
-        later than when it was sent."""
-        if call.state != "linked" and call.state != "queued":
+        """The verdict of a call that has started, or may have: it stands on a link. ``begun_ns`` is when it did, if
+        that is known to be later than when it was sent."""
+        if call.state != "linked":
             return
         call.state = "done"
         request = call.request

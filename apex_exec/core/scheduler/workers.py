@@ -11,7 +11,7 @@ from apex_exec.core.scheduler.bounds import Bounds
 from apex_exec.core.scheduler.invocation import Invocation
 from apex_exec.core.scheduler.plugin_slot import PluginSlot
 from apex_exec.core.scheduler.step import Step
-from apex_exec.core.scheduler.verdicts import WITHOUT_VERDICT, Verdicts
+from apex_exec.core.scheduler.verdicts import Verdicts
 from apex_exec.core.scheduler.worker import AT_WORK, End, Worker
 
 
@@ -67,7 +67,7 @@ class Workers:
         due_ns = oldest.request.deadline_ns
         if due_ns <= now_ns:
             due_ns = now_ns + SKIP_GRACE_NS
-        elif oldest.state not in WITHOUT_VERDICT:  # nobody waits for it any more
+        elif oldest.state != "linked":  # it has its verdict: nobody waits for it any more
             due_ns = min(due_ns, now_ns + CANCEL_GRACE_NS)
         worker.due_ns = due_ns
         worker.had_grace = False
