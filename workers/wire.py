@@ -83,12 +83,18 @@ class Load(msgspec.Struct, array_like=True, tag="load", gc=False):
 
 
 class Call(msgspec.Struct, array_like=True, tag="call", gc=False):
-    """One hook to run. ``seq`` counts up by one per link from 0; ``deadline_ns`` is absolute CLOCK_MONOTONIC."""
+    """One hook to run. ``seq`` counts up by one per link from 0.
+
+    ``deadline_ns`` is absolute CLOCK_MONOTONIC of the machine that the worker runs on, and is what the call is judged
+    by. ``left_ns`` is how long that was away when the call was decided on: whoever carries the call to a worker on
+    another machine sets ``deadline_ns`` anew from its own clock, since no two machines share one.
+    """
 
     seq: int
     hook: str
     user_id: str
     deadline_ns: int
+    left_ns: int
     params: msgspec.Raw
 
 

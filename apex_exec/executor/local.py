@@ -222,7 +222,9 @@ class LocalExecutor:
         link.owed += 1
         self.busy.add(link)
         link.user_id = request.user_id
-        link.queue(_encode(inner.Call(action.seq, request.hook, request.user_id, request.deadline_ns, request.params)))
+        deadline_ns = request.deadline_ns
+        link.queue(_encode(inner.Call(action.seq, request.hook, request.user_id, deadline_ns, deadline_ns - now_ns,
+                                      request.params)))
         if not link.dirty:
             link.dirty = True
             self.dirty.append(link)

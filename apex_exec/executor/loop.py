@@ -225,8 +225,8 @@ class Loop:
         self._stopped = True
 
     def run(self, turn: Callable[[], int]) -> None:
-        """Serves until ``stop``. ``turn`` is called before each sleep and says when (CLOCK_MONOTONIC, ns) it wants to
-        be called again at the latest, 0 for at once.
+        """Serves until ``stop``, and can be called again afterwards. ``turn`` is called before each sleep and says when
+        (CLOCK_MONOTONIC, ns) it wants to be called again at the latest, 0 for at once.
 
         If the process was stopped for a while, everything that has arrived meanwhile is handled before the next turn
         judges deadlines, so that a reply which is there already counts.
@@ -263,6 +263,7 @@ class Loop:
                         handler(mask)
                     except Exception as error:
                         self._failed(f"events of {_name_of(handler)}", error)
+        self._stopped = False
 
     def _wait(self, now_ns: int, wait_ns: int) -> list[tuple[int, int]]:
         """What is ready within ``wait_ns``. Sleeps, but for a moment first looks awake where news came fast lately and

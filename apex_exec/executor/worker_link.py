@@ -246,8 +246,8 @@ class Kind(Protocol):
     def ready(self, link: WorkerLink, message: inner.Ready, now_ns: int) -> None:
         """The worker has loaded its plugin. Raises ZmtpError if it cannot have."""
 
-    def failed(self, link: WorkerLink, text: str, traceback: str, now_ns: int) -> None:
-        """The worker could not boot and leaves; ``text`` is its reason."""
+    def failed(self, link: WorkerLink, message: inner.Failed, now_ns: int) -> None:
+        """The worker could not boot and leaves; ``link.failure`` says why in one line."""
 
     def violated(self, link: WorkerLink, why: str, now_ns: int) -> None:
         """The worker broke the protocol; it is not listened to any more and must end."""

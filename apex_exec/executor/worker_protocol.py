@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 DECLARED_MAX = 100
 """How many hooks, and permissions, a plugin's code may declare; there are four and eight of them."""
 DECLARED_CHARACTERS_MAX = 200
+DECLARES_TOO_MUCH = "it declares more than any plugin has"
 LINES_PER_CALL_MAX = 1000
 """Lines of output from one call. An honest worker stops at 200, so more is a violation."""
 CODES: Mapping[type, str] = {inner.Reply: "", inner.BadOutput: "INVALID_OUTPUT", inner.Skipped: "skipped"}
@@ -132,19 +133,23 @@ class WorkerProtocol:
 
     def _ready(self, link: WorkerLink, message: inner.Ready, now_ns: int) -> None:
         if declares_too_much(message):
-            raise ZmtpError("it declares more than any plugin has")
+            raise ZmtpError(DECLARES_TOO_MUCH)
         link.kind.ready(link, message, now_ns)
 
     def _failed(self, link: WorkerLink, message: inner.Failed, now_ns: int) -> None:
         if link.ready or link.failure:  # said once, by a worker that leaves: more is a plugin's word, without end
             raise ZmtpError("it fails twice, or after it was ready")
-        text = f"{message.stage} failed: {message.layer or message.exception}: {message.message}"
-        link.failure = at_place(text, message.traceback)
+        link.failure = at_place(failure_text(message), message.traceback)
         if not link.booted:  # later it may be the plugin that says so
             if message.layer in LAYERS:
                 self._metrics.set("sandbox_layer_active", (message.layer,), 0.0)
             self._cannot_start(link.failure, now_ns)
-        link.kind.failed(link, text, message.traceback, now_ns)
+        link.kind.failed(link, message, now_ns)
+
+
+def failure_text(message: inner.Failed) -> str:
+    """Returns why a worker could not boot, without the traceback."""
+    return f"{message.stage} failed: {message.layer or message.exception}: {message.message}"
 
 
 def declares_too_much(message: inner.Ready) -> bool:

@@ -207,12 +207,13 @@ class ZygoteKeeper:
         self._logs.log("error", "the zygote does not report the end of a killed worker; it is replaced")
         self._lost(self._zygote, silent=True)
 
-    def wait_ready(self) -> str:
-        """Blocks until the zygote is ready or has ended, before the loop runs. Returns why none that is started in its
-        place would do better; "" where this one is ready, or is slow, or was ended from outside."""
+    def wait_ready(self, seconds: float = BOOT_NS_MAX / 1e9) -> str:
+        """Blocks, before the loop runs, until the zygote is ready or has ended, for ``seconds`` at most. Returns why no
+        zygote started in its place would do better; "" if this one is ready, is slow, or was ended from outside."""
+        until_ns = self._started_ns + int(seconds * 1e9)
         zygote = self._zygote
         while not self.ready and not self._due_ns:
-            left_ns = self._started_ns + BOOT_NS_MAX - time.monotonic_ns()
+            left_ns = until_ns - time.monotonic_ns()
             if left_ns <= 0 or not select.select([zygote.fileno()], [], [], left_ns / 1e9)[0]:
                 break
             self._io(zygote)

@@ -26,6 +26,11 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(inner.ToWorker).decode
 
 
+def encoded(*messages: Any) -> bytes:
+    """What a worker writes to say these."""
+    return b"".join(encode(_encode(message)) for message in messages)
+
+
 class PlayedZygote:
     """Stands where ``ZygoteLink`` stands and hands the workers' ends of the links to the test."""
 
@@ -117,7 +122,7 @@ class PlayedExecutor:
             source=PlayedBundles(), spares=spares, step=lambda event, _: self.events.append(event),
             metrics=self.metrics, logs=Logs(level="error", format="text"))
         self._codecs: dict[int, Zmtp] = {}
-        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self.processes: dict[int, subprocess.Popen[bytes]] = {}
         self.turn()
 
     def turn(self) -> None:
@@ -138,7 +143,7 @@ class PlayedExecutor:
 
     def boot(self, number: int) -> None:
         """Plays a worker, or a spare, until it is jailed. It has a process, so that it can be killed."""
-        process = self._processes[number] = subprocess.Popen(["sleep", "600"])
+        process = self.processes[number] = subprocess.Popen(["sleep", "600"])
         self.zygote.tell(inner.Forked(number, process.pid), os.pidfd_open(process.pid))
         self.turn()
         self.zygote.links[number].send(Zmtp(frame_bytes_max=0).greeting())
@@ -146,14 +151,18 @@ class PlayedExecutor:
 
     def say(self, number: int, *messages: Any) -> None:
         """Plays what a worker says."""
-        self.zygote.links[number].send(b"".join(encode(_encode(message)) for message in messages))
+        self.zygote.links[number].send(encoded(*messages))
         self.turn()
 
     def heard(self, number: int) -> list[Any]:
         """What the worker has been sent since the last time."""
         self.turn()
         codec = self._codecs.setdefault(number, Zmtp(frame_bytes_max=inner.FRAME_BYTES_MAX))
-        return [_decode(body) for body in codec.feed(self.zygote.links[number].recv(1 << 20))]
+        try:
+            data = self.zygote.links[number].recv(1 << 20, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return []
+        return [_decode(body) for body in codec.feed(data)]
 
     def call(self, worker: int, seq: int, deadline_ns: int = 9) -> None:
         """Sends a call."""
@@ -163,7 +172,11 @@ class PlayedExecutor:
 
     def die(self, number: int, status: int = 0) -> None:
         """Plays the end of a process; ``status`` is as of wait."""
-        process = self._processes.pop(number)
+        process = self.processes.pop(number, None)
+        if process is None:
+            self.zygote.tell(inner.ForkFailed(number, 11))  # it has not come so far
+            self.turn()
+            return
         process.kill()
         process.wait()
         self.zygote.links[number].close()
@@ -172,7 +185,7 @@ class PlayedExecutor:
 
     def close(self) -> None:
         """Plays every end that is left."""
-        for number in list(self._processes):
+        for number in list(self.zygote.links):
             self.die(number)
         for fd in self.zygote.marks.values():
             os.close(fd)
