@@ -1,7 +1,7 @@
 """The same executor for a process that has nothing else to do: runs one job after the other and waits for each.
 
 ``plugin validate`` loads a bundle with it; ``plugin test`` and the marketplace run a bundle's tests with it. Zygote,
-jail, link, protocol and ends are the daemon's (``local.LocalExecutor``). There is no core, no warm pool and no governor.
+jail, link, protocol and ends are the daemon's (``local.LocalExecutor``). There is no core, no warm pool, no governor.
 """
 
 from __future__ import annotations

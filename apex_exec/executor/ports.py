@@ -14,6 +14,7 @@ use the same one, ``local.LocalExecutor``; nothing here says that the processes 
 | it never was: the machine gave no process | ``ForkRefused`` |
 | it broke the protocol, and is to be killed | ``WorkerViolated`` |
 | it answered a ping | ``WorkerPonged`` |
+| started: it has begun so many calls in all | ``CallsStarted`` |
 | the zygote came up, or was lost with all its workers | ``ZygoteUp``, ``ZygoteLost`` |
 
 Every call is made in the loop and must not block.
@@ -32,7 +33,7 @@ from workers import wire as inner
 
 ExecutorEvent = (
     ev.WorkerReady | ev.WorkerAnswered | ev.WorkerGone | ev.ForkRefused | ev.WorkerViolated | ev.WorkerPonged
-    | ev.ZygoteUp | ev.ZygoteLost
+    | ev.CallsStarted | ev.ZygoteUp | ev.ZygoteLost
 )
 """Everything that an executor tells."""
 
@@ -68,8 +69,8 @@ class Executor(Protocol):
     def sample(self, worker: int, call: int = 0) -> tuple[float, int]:
         """Returns (memory in MB, ns held back) by the latest sample: of ``call`` alone, or of the worker's life."""
 
-    def started(self, worker: int) -> int:
-        """Returns how many calls the worker has begun in all, as far as is known at this moment."""
+    def count_started(self, worker: int, now_ns: int) -> None:
+        """Answers with the event ``CallsStarted``: how many calls the worker has started in all."""
 
 
 # ---------------------------------------------------------------------- what an executor asks of others

@@ -83,16 +83,17 @@ def test_what_the_worker_has_begun_is_counted_by_its_marks(played: PlayedExecuto
     played.call(1, 0)
     played.call(1, 1)
     os.write(played.zygote.marks[1], b"m")
-    assert played.executor.started(1) == 1
+    played.executor.count_started(1, time.monotonic_ns())
+    assert [(event.worker, event.count) for event in of(played, ev.CallsStarted)] == [(1, 1)]
     played.die(1)
-    assert [(end.worker, end.marks) for end in of(played, ev.WorkerGone)] == [(1, 1)]
+    assert [(end.worker, end.started) for end in of(played, ev.WorkerGone)] == [(1, 1)]
 
 
 def test_a_worker_that_marks_more_than_it_was_sent_is_a_violation(played: PlayedExecutor) -> None:
     played.start(1)
     played.call(1, 0)
     os.write(played.zygote.marks[1], b"mm")
-    played.executor.started(1)
+    played.executor.count_started(1, time.monotonic_ns())
     played.turn()
     assert [event.worker for event in of(played, ev.WorkerViolated)] == [1]
 

@@ -44,7 +44,7 @@ class Zygote:
         try:
             self._executor = BlockingExecutor(boot, _Jails(request.uid))
         except OSError as error:
-            raise OSError(f"the test zygote died ({error}); tests need two more: pip install pytest coverage") from None
+            raise OSError(f"the test zygote died ({error}): can pytest and coverage be imported here?") from None
         self.pid = self._executor.zygote_pid
 
     def run(self, files: dict[str, bytes], watching: Watching | None = None) -> tuple[Run, str]:
