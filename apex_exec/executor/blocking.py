@@ -14,6 +14,8 @@ from apex_exec.executor.jobs import Job
 from apex_exec.executor.local import LocalExecutor
 from apex_exec.executor.loop import Loop
 from apex_exec.executor.ports import Jails
+from apex_exec.executor.runtimes import PYTHON
+from apex_exec.executor.zygote_keeper import ZygoteSource
 from apex_exec.executor.zygote_link import ZygoteLink
 from apex_exec.observe.logs import Logs
 from apex_exec.observe.metrics import Metrics
@@ -33,21 +35,22 @@ class BlockingExecutor:
     def __init__(self, boot: dict[str, Any], jails: Jails, *, start_seconds: float = START_SECONDS_MAX) -> None:
         self.loop = Loop()
         self._executor = LocalExecutor(
-            self.loop, start_zygote=lambda: ZygoteLink(boot), zygote=ZygoteLink(boot), sandboxing=jails,
-            source=_NoSource(), spares=0, step=lambda _event, _now_ns: None, metrics=Metrics(),
+            self.loop, zygotes=[ZygoteSource(PYTHON.name, lambda: ZygoteLink(boot), ZygoteLink(boot))],
+            sandboxing=jails, source=_NoSource(), spares=0, step=lambda _event, _now_ns: None, metrics=Metrics(),
             logs=Logs(level="error", format="text"))  # never started: nobody reads them, each job tells its own end
         self.loop.every(1.0, self._executor.upkeep)
         self._job: Job | None = None
         self._killed_ns = 0
-        why = self._executor.zygote.wait_ready(start_seconds)
-        if not self._executor.zygote.ready:
+        self._keeper = self._executor.forks.warm[PYTHON.name].keeper
+        why = self._keeper.wait_ready(start_seconds)
+        if not self._keeper.ready:
             self.close()
             raise OSError(why or "the zygote did not become ready")
 
     @property
     def zygote_pid(self) -> int:
         """The zygote's process id."""
-        return self._executor.zygote.pid
+        return self._keeper.pid
 
     def run(self, job: Job) -> None:
         """Runs ``job`` to its end, which is told to the job itself. Blocks until its worker is dead."""
@@ -57,7 +60,7 @@ class BlockingExecutor:
 
     def close(self) -> None:
         """Ends the zygote, and with it whatever is left of its workers."""
-        self._executor.zygote.close()
+        self._keeper.close()
 
     def _turn(self) -> int:
         executor, job = self._executor, self._job
@@ -82,7 +85,7 @@ class BlockingExecutor:
             self._executor.upkeep(now_ns)
         elif now_ns - self._killed_ns > END_NS_MAX:
             self._killed_ns = now_ns
-            self._executor.zygote.replace()
+            self._keeper.replace()
 
 
 class _NoSource:

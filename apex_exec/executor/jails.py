@@ -10,8 +10,9 @@ from typing import Any
 from apex_exec.config import Settings
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.errors import ConfigError
+from apex_exec.executor.runtimes import PYTHON
 from apex_exec.sandbox.cgroup import CgroupError, Cgroups
-from apex_exec.sandbox.modules import ALLOWED, HIDDEN, REFUSED, check_modules
+from apex_exec.sandbox.modules import check_modules
 from apex_exec.sandbox.plan import Identities
 from apex_exec.sandbox.probe import Findings, advice, no_proc, probe
 
@@ -43,12 +44,6 @@ def examine(settings: Settings) -> tuple[Findings, str]:
     return findings, "enforced" if in_cgroup else "sampled"
 
 
-def boot_of(findings: Findings, extra_modules: list[str]) -> dict[str, Any]:
-    """What a zygote is started with."""
-    return {"jail": findings.plan, "preload": [*ALLOWED, *extra_modules], "hidden": list(HIDDEN),
-            "refused": [name for name in REFUSED if name not in extra_modules]}
-
-
 def extra_modules_hint(settings: Settings) -> str:
     """What may be at fault where a zygote cannot run: nothing else of the configuration decides what it loads."""
     named = ", ".join(settings.sandbox.extra_modules)
@@ -77,7 +72,7 @@ class Sandboxing:
         self.level = findings.level or "L0"
         self.waived = findings.waived
         self.reports = findings.reports
-        self.boot = boot_of(findings, sandbox.extra_modules)
+        self.boot = PYTHON.boot(findings.plan, sandbox.extra_modules)
         self.extra_modules_hint = extra_modules_hint(settings)
         self._identities = Identities(*sandbox.uid_range) if os.geteuid() == 0 else None
         if findings.kill.state != "active":

@@ -237,7 +237,7 @@ class Loop:
             now_ns = clock()
             lag_ns = now_ns - expected_ns
             if lag_ns > STALL_NS:
-                self._handle_all()
+                self.handle_all()
             if now_ns >= self._timers_due_ns:
                 self._run_timers(now_ns)
                 self._on_lag(max(0, lag_ns))
@@ -283,7 +283,7 @@ class Loop:
             self._spins += 1
         return events
 
-    def _handle_all(self) -> None:
+    def handle_all(self) -> None:
         """Rounds for every fd that is ready now, until none is or CATCH_UP_ROUNDS are through."""
         for _ in range(CATCH_UP_ROUNDS):
             events = self._epoll.poll(0, max(1, len(self._handlers)))

@@ -8,13 +8,15 @@ Zygotes and warm pools are kept per runtime (``local.LocalExecutor``).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from apex_exec.sandbox.bare import Connection
 from apex_exec.sandbox.modules import ALLOWED, HIDDEN, REFUSED
 from workers.runtime import start
+
+if TYPE_CHECKING:
+    from apex_exec.sandbox.bare import Connection
 
 
 class Runtime(msgspec.Struct, frozen=True):

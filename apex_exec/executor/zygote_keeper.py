@@ -36,13 +36,21 @@ BOOT_NS_MAX = 15_000 * MS_NS
 """How long a zygote may take until it says that it is ready."""
 
 
+class ZygoteSource(msgspec.Struct, frozen=True):
+    """Where the zygotes of one runtime come from: ``first`` was started before any thread, ``start`` starts others."""
+
+    runtime: str
+    start: Callable[[], ZygoteLink]
+    first: ZygoteLink
+
+
 class Asker(Protocol):
     """Who hears of what the zygote did, by the link that the fork was asked with or the number that it bears."""
 
     def zygote_up(self) -> None:
         """It takes requests."""
 
-    def zygote_lost(self, now_ns: int) -> None:
+    def zygote_lost(self, runtime: str, now_ns: int) -> None:
         """It is gone, and its workers with it (PDEATHSIG); another one is being started."""
 
     def jail_of(self, link: WorkerLink) -> dict[str, Any]:
@@ -62,15 +70,16 @@ class Asker(Protocol):
 
 
 class ZygoteKeeper:
-    """Forks by way of one zygote at a time. ``link.forked_as`` is the number that the zygote knows a worker by."""
+    """Forks the workers of one runtime by way of one zygote at a time. ``link.forked_as`` is the number that the zygote
+    knows a worker by."""
 
-    def __init__(self, loop: Loop, *, start: Callable[[], ZygoteLink], zygote: ZygoteLink, asker: Asker,
-                 metrics: Metrics, logs: Logs) -> None:
+    def __init__(self, loop: Loop, source: ZygoteSource, *, asker: Asker, metrics: Metrics, logs: Logs) -> None:
+        self.runtime = source.runtime
         self.ready = False
         """True while a zygote answers."""
         self._loop = loop
-        self._start = start
-        self._zygote = zygote
+        self._start = source.start
+        self._zygote = source.first
         self._asker = asker
         self._metrics = metrics
         self._logs = logs
@@ -188,7 +197,7 @@ class ZygoteKeeper:
         else:  # it may well die again as fast, and a start costs a core some tenths of a second
             self._due_ns = now_ns + self._take_backoff()
         self._failed(f"the zygote died ({zygote.why()})", now_ns)
-        self._asker.zygote_lost(now_ns)
+        self._asker.zygote_lost(self.runtime, now_ns)
         self._keep(now_ns)
 
     def _take_backoff(self) -> int:

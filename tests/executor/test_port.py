@@ -137,7 +137,7 @@ def test_a_spare_is_jailed_for_nobody_and_becomes_the_worker_that_is_asked_for(w
     spare = newest(warm)
     assert warm.zygote.jails[spare] == {"of": ""}
     warm.boot(spare)
-    assert len(warm.executor.spares) == 1 and warm.heard(spare) == []
+    assert len(warm.executor.forks.warm["python"]) == 1 and warm.heard(spare) == []
     warm.executor.start(act.StartWorker(7, SPEC), time.monotonic_ns())
     (load,) = warm.heard(spare)
     assert isinstance(load, inner.Load) and load.plugin == SPEC.id

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -16,6 +17,7 @@ from apex_exec.core import events as ev
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.executor.local import LocalExecutor
 from apex_exec.executor.loop import Loop
+from apex_exec.executor.zygote_keeper import ZygoteSource
 from apex_exec.observe.logs import Logs
 from apex_exec.observe.metrics import Metrics
 from workers import wire as inner
@@ -113,14 +115,15 @@ class PlayedBundles:
 class PlayedExecutor:
     """``events`` is what the core was told. Every method plays one thing and lets the executor take it in."""
 
-    def __init__(self, spares: int = 0) -> None:
+    def __init__(self, spares: int = 0, more: Sequence[ZygoteSource] = ()) -> None:
         self.events: list[ev.Event] = []
         self.zygote: Any = PlayedZygote()
         self.metrics = Metrics()
+        self.loop = Loop()
         self.executor = LocalExecutor(
-            Loop(), start_zygote=lambda: self.zygote, zygote=self.zygote, sandboxing=PlayedJails(),
-            source=PlayedBundles(), spares=spares, step=lambda event, _: self.events.append(event),
-            metrics=self.metrics, logs=Logs(level="error", format="text"))
+            self.loop, zygotes=[ZygoteSource("python", lambda: self.zygote, self.zygote), *more],
+            sandboxing=PlayedJails(), source=PlayedBundles(), spares=spares,
+            step=lambda event, _: self.events.append(event), metrics=self.metrics, logs=Logs(level="error", format="text"))
         self._codecs: dict[int, Zmtp] = {}
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
         self.turn()
@@ -133,7 +136,7 @@ class PlayedExecutor:
             self.executor.read_parked(now_ns)
             if self.executor.unsettled:
                 self.executor.follow_up(now_ns)
-            self.executor._loop._handle_all()
+            self.loop.handle_all()
 
     def start(self, worker: int, spec: PluginSpec = SPEC) -> None:
         """Has a worker started, and plays it until it is ready."""
@@ -189,4 +192,4 @@ class PlayedExecutor:
             self.die(number)
         for fd in self.zygote.marks.values():
             os.close(fd)
-        self.executor.zygote.close()
+        self.executor.forks.close()

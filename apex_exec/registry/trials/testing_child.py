@@ -13,11 +13,11 @@ from apex_exec.core.limits import SECOND_NS
 from apex_exec.core.plugin import Limits, PluginSpec
 from apex_exec.executor.blocking import BlockingExecutor
 from apex_exec.executor.jobs import Job
+from apex_exec.executor.runtimes import PYTHON
 from apex_exec.executor.worker_kinds import Home
 from apex_exec.executor.worker_link import End, WorkerLink
 from apex_exec.registry.trials.line_proofs import Watching, prove
 from apex_exec.registry.trials.testing import Answer, Request, Run
-from apex_exec.sandbox.modules import ALLOWED, HIDDEN, REFUSED
 from apex_exec.sandbox.probe import probe
 from workers import wire
 
@@ -38,9 +38,9 @@ class Zygote:
             raise OSError(f"sandbox.min_level = {request.min_level}, and this machine reaches "
                           f"{findings.accepted_level or 'none'}")
         self._request = request
-        boot = {"jail": findings.plan, "preload": [*ALLOWED, *request.extra_modules, *TEST_MODULES],
-                "hidden": [*HIDDEN, "workers.testing"],
-                "refused": [name for name in REFUSED if name not in request.extra_modules]}
+        boot = PYTHON.boot(findings.plan, request.extra_modules)
+        boot["preload"] += TEST_MODULES
+        boot["hidden"].append("workers.testing")
         try:
             self._executor = BlockingExecutor(boot, _Jails(request.uid))
         except OSError as error:
