@@ -123,7 +123,8 @@ class PlayedExecutor:
         self.executor = LocalExecutor(
             self.loop, zygotes=[ZygoteSource("python", lambda: self.zygote, self.zygote), *more],
             sandboxing=PlayedJails(), source=PlayedBundles(), spares=spares,
-            step=lambda event, _: self.events.append(event), metrics=self.metrics, logs=Logs(level="error", format="text"))
+            step=lambda event, _: self.events.append(event), metrics=self.metrics,
+            logs=Logs(level="error", format="text"))
         self._codecs: dict[int, Zmtp] = {}
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
         self.turn()
