@@ -326,7 +326,7 @@ class _Daemon:
             if not self.registrar.wait_ready(REGISTRY_SECONDS):
                 log.error("the registry does not answer (%s); what is installed is served as soon as it does",
                           metrics.health.get("registry") or "it is still being opened")
-            if why := supervisor.workers.zygote.wait_ready():
+            if why := supervisor.workers.forks.wait_ready():
                 raise ConfigError(f"no worker can be started: the zygote, which they are forked from, cannot run: {why}"
                                   + self.sandboxing.extra_modules_hint)
             self._bind()
@@ -404,7 +404,7 @@ class _Daemon:
         self.api.calls_per_second = settings.limits.api_calls_per_second
         self.logs.level_min = LEVELS[settings.log.level]
         self.logs.plugin_lines_per_second = settings.log.plugin_lines_per_second
-        self.supervisor.workers.spares.wanted = spares_of(settings)
+        self.supervisor.workers.forks.want_spares(spares_of(settings))
         self.supervisor.reconfigure(pool_limits(settings, self.fds), breaker_policy(settings), recycle_policy(settings))
         self.registrar_settings.update(settings.model_dump())  # a registrar that starts later begins with these
         self.registrar.configure(self.registrar_settings)
@@ -447,7 +447,7 @@ class _Daemon:
             if killed := supervisor.loop.close_sides(until):
                 log.error("these did not end in time and were killed: %s", ", ".join(killed))
 
-        for step in (supervisor.workers.zygote.close, self.governing.close, records, supervisor.requests.end,
+        for step in (supervisor.workers.forks.close, self.governing.close, records, supervisor.requests.end,
                      supervisor.hosts.peers.close, self.admin.peers.close,
                      *((self.tcp_hosts.close,) if self.tcp_hosts is not None else ()), sides, self.listener.close,
                      self.runtime.close, lambda: os.close(self.state_lock)):

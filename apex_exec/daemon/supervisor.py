@@ -26,6 +26,8 @@ from apex_exec.executor.guard import Guard
 from apex_exec.executor.local import LocalExecutor
 from apex_exec.executor.loop import Loop
 from apex_exec.executor.ports import BundleSource
+from apex_exec.executor.runtimes import PYTHON
+from apex_exec.executor.zygote_keeper import ZygoteSource
 from apex_exec.executor.zygote_link import ZygoteLink
 from apex_exec.observe.logs import Logs
 from apex_exec.observe.metrics import Metrics
@@ -78,8 +80,8 @@ class Supervisor:
         self.on_judged: list[Callable[[act.GenerationJudged], None]] = []
         """Called with what came of each prepared generation."""
         self.workers = LocalExecutor(
-            self.loop, start_zygote=start_zygote, zygote=zygote, sandboxing=sandboxing, source=source, spares=spares,
-            step=self.step, metrics=metrics, logs=logs, failed=self.guard.failed)
+            self.loop, zygotes=[ZygoteSource(PYTHON.name, start_zygote, zygote)], sandboxing=sandboxing, source=source,
+            spares=spares, step=self.step, metrics=metrics, logs=logs, failed=self.guard.failed)
         self.hosts = HostSocket(
             self.loop, open_hosts, bytes_max=bytes_max, serve=self._serve, serve_large=self._serve_large,
             gone=self._peer_gone, metrics=metrics)
@@ -219,7 +221,7 @@ class Supervisor:
             for listener in self.on_judged:
                 listener(action)
         elif isinstance(action, act.ReplaceZygote):
-            self.workers.zygote.replace()
+            self.workers.replace_zygote(action.worker)
         elif isinstance(action, act.Faulted):
             self.guard.failed("core timer", action.error, action.plugin)
 
