@@ -13,16 +13,12 @@ class ApiCalls(Protocol):
     """API calls of plugins, from the worker's link to the gateway or a host and back."""
 
     components: frozenset[str]
-    due_ns: int
 
     def handle(self, link: WorkerLink, message: inner.ApiCall, now_ns: int) -> None:
         """Takes one API call; its ApiReply goes out by ``WorkerTable.send``, then or later."""
 
     def refused(self, worker: int, seq: int, code: str) -> bool:
         """Whether an API call of the hook that runs as ``seq`` was answered with ``code``."""
-
-    def expire(self, now_ns: int) -> None:
-        """Answers calls that nobody has answered in time; once ``due_ns`` has come."""
 
     def invocation_ended(self, call: int) -> list[Any]:
         """The invocation has its verdict: the effects that it asked for are given, what is in flight is cancelled."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,20 +15,53 @@ from apex_exec.core.actions import Verdict
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.scheduler.breaker import BreakerPolicy
 from apex_exec.core.scheduler.pool import Pool, PoolLimits
+from apex_exec.daemon import absent
 from apex_exec.daemon.hosts import requests as under_test
 from apex_exec.daemon.hosts.connections import Peer
 from apex_exec.daemon.hosts.requests import Pending, Requests
 from apex_exec.errors import WireError
+from apex_exec.executor.guard import raise_it
 from apex_exec.executor.overhead import Used
+from apex_exec.observe.logs import Logs
 from apex_exec.observe.metrics import Metrics
 from apex_exec.wire import messages as msg
 from tests.support.daemon import USER
 from workers import wire as inner
 
 
-def rig(per_host: int = 10) -> tuple[Requests, list[dict[str, Any]], Peer]:
+class Sent:
+    """Connections that keep what is sent to them."""
+
+    def __init__(self) -> None:
+        self.replies: list[dict[str, Any]] = []
+
+    def reply(self, _peer: Peer, _frames: list[bytes], body: bytes) -> None:
+        self.replies.append(msgspec.msgpack.decode(body))
+
+    def peer(self, name: bytes) -> Peer:
+        return Peer(name, 3, self)  # type: ignore[arg-type]  # of all that connections do, requests only reply
+
+
+class Bugs(Logs):
+    """Logs that keep what the daemon says it failed at."""
+
+    def __init__(self) -> None:
+        super().__init__(level="error", format="text", plugin_lines_per_second=1, folder=Path("/nowhere"))
+        self.bugs: list[str] = []
+
+    def bug(self, what: str, error: BaseException) -> None:
+        self.bugs.append(what)
+
+
+def make(pool: Pool, step: Callable[[Any, int], None], per_host: int = 1, logs: Logs | None = None) -> Requests:
+    return Requests(
+        pool, step=step, welcome=lambda _id: None,  # type: ignore[arg-type,return-value]  # nobody says hello
+        per_host=per_host, used=lambda _plugin, _call, _run_ns: Used(), audit=absent.NoTrail(),
+        api=absent.NoApiCalls(), checks=absent.NoChecks(), metrics=Metrics(), logs=logs or Bugs(), failed=raise_it)
+
+
+def rig(per_host: int = 10) -> tuple[Requests, Sent, Peer, Pool]:
     """Requests to a plugin whose worker never comes."""
-    sent: list[dict[str, Any]] = []
     pool = Pool(PoolLimits(), BreakerPolicy(), random.random)
     pool.step(ev.PluginSet(PluginSpec("echo", "1.0.0", "d", "plugin.py", ("onActionExecute", "onDashboardLoad"))), 0)
 
@@ -35,11 +70,8 @@ def rig(per_host: int = 10) -> tuple[Requests, list[dict[str, Any]], Peer]:
             if isinstance(action, Verdict):
                 made.verdict(action)
 
-    made = Requests(
-        pool, step=step, reply=lambda _peer, _frames, body: sent.append(msgspec.msgpack.decode(body)),
-        welcome=lambda _id: None,  # type: ignore[arg-type,return-value]  # nobody says hello
-        metrics=Metrics(), per_host=per_host, used=lambda _plugin, _call, _run_ns: Used())
-    return made, sent, Peer(b"\0host", 3)
+    made, sent = make(pool, step, per_host), Sent()
+    return made, sent, sent.peer(b"\0host"), pool
 
 
 def invoke(id_: int) -> msg.Invoke:
@@ -49,7 +81,8 @@ def invoke(id_: int) -> msg.Invoke:
 
 def test_what_is_held_of_large_requests_is_bounded_and_free_with_their_replies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(under_test, "HELD_BYTES_MAX", 1_000_000)
-    requests, sent, peer = rig(per_host=3)
+    requests, connections, peer, pool = rig(per_host=3)
+    sent = connections.replies
     requests.serve_large(peer, [], invoke(1), 400_000)
     requests.serve_large(peer, [], invoke(2), 400_000)
     with pytest.raises(WireError) as refused:
@@ -76,8 +109,9 @@ def test_what_is_held_of_large_requests_is_bounded_and_free_with_their_replies(m
 
 def test_what_a_connection_leaves_is_cancelled_in_parts_the_latest_first(
         monkeypatch: pytest.MonkeyPatch) -> None:
-    requests, sent, peer = rig(per_host=300)
-    other = Peer(b"\0other", 4)
+    requests, connections, peer, pool = rig(per_host=300)
+    sent = connections.replies
+    other = connections.peer(b"\0other")
     for id_ in range(200):
         requests.serve(peer, [], msgspec.structs.replace(invoke(id_), user_id=f"{USER[:-3]}{id_:03}"))
     requests.serve(other, [], invoke(1000))
@@ -98,8 +132,8 @@ def test_what_a_connection_leaves_is_cancelled_in_parts_the_latest_first(
 
 @pytest.mark.parametrize(("code", "users"), [("OVERLOADED", 1), ("OVERLOADED", 2000), ("QUARANTINED", 1)])
 def test_a_call_that_is_refused_by_the_short_way_has_the_cores_own_answer(code: str, users: int) -> None:
-    requests, sent, peer = rig(per_host=5000)
-    pool = requests._pool
+    requests, connections, peer, pool = rig(per_host=5000)
+    sent = connections.replies
     if code == "QUARANTINED":
         pool._plugins["echo"].breaker.open_until_ns = 1 << 62
     for id_ in range(1 if code == "QUARANTINED" else 1200):
@@ -114,8 +148,7 @@ def test_a_call_that_is_refused_by_the_short_way_has_the_cores_own_answer(code: 
 
 
 def test_a_dispatch_is_encoded_once_for_all_who_get_the_same() -> None:
-    requests, _, peer = rig()
-    pool = requests._pool
+    requests, _, peer, pool = rig()
     events: list[ev.InvokeRequested] = []
     for number in range(20):
         pool.step(ev.PluginSet(PluginSpec(f"p{number}", "1.0.0", "d", "plugin.py", ("onDashboardLoad",))), 0)
@@ -128,25 +161,19 @@ def test_a_dispatch_is_encoded_once_for_all_who_get_the_same() -> None:
 
 
 def test_what_an_older_version_renders_is_held_to_its_own_grants() -> None:
-    requests, _, peer = rig()
+    requests, _, peer, pool = rig()
     requests.serve(peer, [], invoke(1))  # a worker of version d is on its way
     newer = PluginSpec("echo", "2.0.0", "e", "plugin.py", ("onActionExecute", "onDashboardLoad"), ("ui:render",))
-    requests._pool.step(ev.PluginSet(newer), 1)
+    pool.step(ev.PluginSet(newer), 1)
     found = [requests.rendering(Verdict(9, "echo", "onDashboardLoad", "u", "", "", None, {}, True, 0, 0, False, worker))
              for worker in (1, 2)]
     assert "ui:render" in found[0].denied and not found[1].denied
 
 
 def test_a_result_that_the_daemon_fails_at_still_has_its_reply(monkeypatch: pytest.MonkeyPatch) -> None:
-    sent: list[dict[str, Any]] = []
-    bugs: list[str] = []
-    requests = Requests(
-        Pool(PoolLimits(), BreakerPolicy(), random.random), step=lambda _event, _now: None,
-        reply=lambda _peer, _frames, body: sent.append(msgspec.msgpack.decode(body)),
-        welcome=lambda _id: None,  # type: ignore[arg-type,return-value]  # nobody says hello
-        metrics=Metrics(), per_host=1, used=lambda _plugin, _call, _run_ns: Used(),
-        bug=lambda what, _error: bugs.append(what))
-    peer = Peer(b"\0host", 3)
+    connections, logs = Sent(), Bugs()
+    requests = make(Pool(PoolLimits(), BreakerPolicy(), random.random), lambda _event, _now: None, logs=logs)
+    peer = connections.peer(b"\0host")
     peer.pending[7] = 1
     requests._calls[1] = Pending(peer, [], 7)
 
@@ -156,6 +183,7 @@ def test_a_result_that_the_daemon_fails_at_still_has_its_reply(monkeypatch: pyte
     monkeypatch.setattr(under_test, "settle", fails)
     requests.verdict(Verdict(1, "p", "onActionExecute", "u", "", "", inner.Reply(0, msgspec.Raw(b"\xc0"), 0), {}, True,
                              0, 0, False))
-    assert len(sent) == len(bugs) == 1
-    assert sent[0]["id"] == 7 and sent[0]["code"] == "INTERNAL" and sent[0]["started"] is True
+    (reply,) = connections.replies
+    assert len(logs.bugs) == 1
+    assert reply["id"] == 7 and reply["code"] == "INTERNAL" and reply["started"] is True
     assert not peer.pending and not requests._calls

@@ -1,7 +1,6 @@
 """What hosts ask for: each request becomes calls of the core, each verdict the one reply. No sockets in here.
 
-A request that is refused before the core hears of it raises WireError; the host socket answers that. ``audit`` and
-``api`` may be None: then nothing is recorded, and nothing provides host methods.
+A request that is refused before the core hears of it raises WireError; the host socket answers that.
 """
 
 from __future__ import annotations
@@ -22,7 +21,6 @@ from apex_exec.daemon.hosts.connections import Peer
 from apex_exec.daemon.hosts.dispatch_runs import DispatchRuns, Run
 from apex_exec.daemon.sides.result_checks import is_dear
 from apex_exec.errors import FAILURES, Code, WireError, is_retryable
-from apex_exec.executor.guard import raise_it
 from apex_exec.executor.outcome import Settled, settle
 from apex_exec.executor.overhead import Used
 from apex_exec.wire import hooks
@@ -30,9 +28,7 @@ from apex_exec.wire import messages as msg
 from workers import wire as inner
 
 if TYPE_CHECKING:
-    from apex_exec.daemon.ports import ApiCalls
-    from apex_exec.daemon.sides.audit_trail import AuditTrail
-    from apex_exec.daemon.sides.result_checks import ResultChecks
+    from apex_exec.daemon.ports import ApiCalls, Checks, Trail
     from apex_exec.observe.logs import Logs
     from apex_exec.observe.metrics import Metrics
 
@@ -64,34 +60,29 @@ class Pending(msgspec.Struct, gc=False):
 class Requests:
     """The table of what is pending, from request to reply.
 
-    ``step(event, now_ns)`` gives an event to the core and does its actions; ``reply(peer, frames, body)`` sends;
-    ``used(worker, call, run_ns)`` is what the call has used, without its CPU time if ``run_ns`` is 0. ``checks`` may be
-    None: then every result is checked here. ``failed(duty, error, plugin)`` is the guard, told of a result whose
-    telling failed after it was checked elsewhere.
+    ``step(event, now_ns)`` gives an event to the core and does its actions; ``used(worker, call, run_ns)`` returns what
+    the call has used. ``failed(duty, error, plugin)`` is the guard's, told of a result that was checked elsewhere and
+    could then not be delivered.
     """
 
     def __init__(self, pool: Pool, *, step: Callable[[ev.Event, int], None],
-                 reply: Callable[[Peer, list[bytes], bytes], None], welcome: Callable[[int | str], msg.Welcome],
-                 metrics: Metrics, per_host: int, used: Callable[[int, int, int], Used],
-                 failed: Callable[[str, Exception, str], None] = raise_it,
-                 bug: Callable[[str, Exception], None] = lambda _what, _error: None) -> None:
+                 welcome: Callable[[int | str], msg.Welcome], per_host: int, used: Callable[[int, int, int], Used],
+                 audit: Trail, api: ApiCalls, checks: Checks, metrics: Metrics, logs: Logs,
+                 failed: Callable[[str, Exception, str], None]) -> None:
         self.per_host = per_host
         self.draining = ""
-        """Why no new work is taken; "" where it is."""
+        """Why no new work is taken; "" if it is."""
         self.left: deque[list[int]] = deque()
         """Calls whose connection has ended, per connection."""
-        self.audit: AuditTrail | None = None
-        self.api: ApiCalls | None = None
-        self.checks: ResultChecks | None = None
-        self.logs: Logs | None = None
-        """Where failures of plugins are told."""
+        self._audit = audit
+        self._api = api
+        self._checks = checks
+        self._logs = logs
         self._pool = pool
         self._step = step
-        self._reply = reply
         self._welcome = welcome
         self._metrics = metrics
         self._used = used
-        self._bug = bug
         self._failed = failed
         self._calls: dict[int, Pending] = {}
         self._large: dict[tuple[bytes, int | str], int] = {}  # (connection, id) → bytes held until the reply
@@ -125,26 +116,23 @@ class Requests:
         if kind is msg.Invoke:
             self._invoke(peer, frames, request)
         elif kind is msg.PingRequest:
-            self._reply(peer, frames, _encode(msg.Pong(id=request.id)))
+            peer.connections.reply(peer, frames, _encode(msg.Pong(id=request.id)))
         elif kind is msg.Dispatch:
             self._dispatch(peer, frames, request)
         elif kind is msg.Cancel:
             call = peer.pending.get(request.target)
             if call is not None:
                 self.cancel(call)
-            found = call is not None
-            self._reply(peer, frames, _encode(msg.Cancelled(id=request.id, target=request.target, found=found)))
+            cancelled = msg.Cancelled(id=request.id, target=request.target, found=call is not None)
+            peer.connections.reply(peer, frames, _encode(cancelled))
         elif kind is msg.HostReply:
-            if self.api is not None:
-                self.api.host_reply(peer, request)
-            else:
-                self._metrics.inc("protocol_anomalies_total", ("unknown_call_id",))
+            self._api.host_reply(peer, request)
         elif kind is msg.Plugins:
             self._plugins(peer, frames, request)
         elif kind is msg.Hello:
             if 1 not in request.protocol:
                 raise WireError(Code.UNSUPPORTED_PROTOCOL, "this daemon speaks protocol 1", {"protocol": [1]})
-            self._reply(peer, frames, _encode(self._welcome(request.id)))
+            peer.connections.reply(peer, frames, _encode(self._welcome(request.id)))
         elif kind is msg.Provide:
             self._provide(peer, frames, request)
         else:
@@ -175,17 +163,15 @@ class Requests:
     def _provide(self, peer: Peer, frames: list[bytes], request: msg.Provide) -> None:
         if frames:
             raise WireError(Code.PROTOCOL_ERROR, "provide is for DEALER: REQ cannot be called back")
-        if self.api is None:
-            raise WireError(Code.NOT_PROVIDED, "this daemon has no gateway; host methods cannot be provided")
-        methods, standby = self.api.provide(peer, request.methods)
-        self._reply(peer, frames, _encode(msg.Provided(id=request.id, methods=methods, standby=standby)))
+        methods, standby = self._api.provide(peer, request.methods)
+        peer.connections.reply(peer, frames, _encode(msg.Provided(id=request.id, methods=methods, standby=standby)))
 
     def _plugins(self, peer: Peer, frames: list[bytes], request: msg.Plugins) -> None:
         user_id = hooks.check_user(request.user_id) if request.user_id is not None else None
         listed = [msg.PluginEntry(id=s.id, version=s.version, hooks=list(s.hooks), state=s.state)
                   for s in self._pool.specs()
                   if (s.state == "enabled" if user_id is None else not s.barred(user_id))]
-        self._reply(peer, frames, _encode(msg.PluginList(id=request.id, plugins=listed)))
+        peer.connections.reply(peer, frames, _encode(msg.PluginList(id=request.id, plugins=listed)))
 
     def _admit(self, peer: Peer, id_: int | str, now_ns: int) -> None:
         """Raises where a request of ``peer`` cannot be taken now."""
@@ -193,8 +179,8 @@ class Requests:
             raise WireError(Code.DUPLICATE_ID, "this id is pending already", {"id": id_})
         if len(peer.pending) >= self.per_host:
             raise WireError(Code.OVERLOADED, "this connection holds as many requests as it may (pool.per_host)")
-        audit = self.audit
-        if audit is not None and now_ns > audit.fine_until_ns and not audit.admits(now_ns):
+        audit = self._audit
+        if now_ns > audit.fine_until_ns and not audit.admits(now_ns):
             raise WireError(Code.AUDIT_UNAVAILABLE, "the audit ledger cannot take a record; nothing was run")
 
     def _invoke(self, peer: Peer, frames: list[bytes], request: msg.Invoke) -> None:
@@ -234,7 +220,7 @@ class Requests:
         """The short way out for a call that is not admitted: under a flood it is nearly all that the loop does."""
         code, message, details = refusal
         self._metrics.refused(request.plugin, request.action, code)
-        self._reply(peer, frames, _encode(msg.Error(
+        peer.connections.reply(peer, frames, _encode(msg.Error(
             id=request.id, code=code, message=message, started=False, retryable=is_retryable(code, False),
             plugin=request.plugin, action=request.action, details=details or msgspec.UNSET, usage=_NO_USAGE)))
 
@@ -296,15 +282,14 @@ class Requests:
         """A connection ended: what it had pending is to be cancelled (``cancel_left``), what it provided is gone."""
         if peer.pending:
             self.left.append(list(peer.pending.values()))
-        if self.api is not None:
-            self.api.peer_gone(peer)
+        self._api.peer_gone(peer)
 
     def _finish(self, pending: Pending, body: bytes, unrecorded: bool = False) -> None:
         """Sends the one reply, after the records before it are durable where the ledger asks for that. What is
         ``unrecorded``, since nothing of it was run, need not wait."""
-        audit = self.audit
-        if (audit is not None and (audit.strict or _clock_ns() > audit.fine_until_ns) and self._last_record >= 0
-                and not unrecorded and not audit.durable(self._last_record)):
+        audit = self._audit
+        if ((audit.strict or _clock_ns() > audit.fine_until_ns) and self._last_record >= 0 and not unrecorded
+                and not audit.durable(self._last_record)):
             audit.when_durable(self._last_record, partial(self._send, pending, body),
                                partial(self._send, pending, _unrecorded(pending)))
             return
@@ -315,7 +300,7 @@ class Requests:
         peer.pending.pop(pending.id, None)
         if self._large:
             self._free((peer.host, pending.id))
-        self._reply(peer, pending.frames, body)
+        peer.connections.reply(peer, pending.frames, body)
 
     def _memory_mb_max(self, verdict: Verdict) -> float:
         """What a sample must show for a MemoryError to be more than the hook's own word."""
@@ -331,7 +316,7 @@ class Requests:
         verdict_of = Denied("ui:render", "the plugin was removed") if spec is None else (
             check(spec, "renderWidget", None, time.time()))
         denied = verdict_of.reason if isinstance(verdict_of, Denied) else ""
-        return hooks.Rendering(denied, self.api.components if self.api is not None else frozenset())
+        return hooks.Rendering(denied, self._api.components)
 
     def end(self) -> None:
         """The daemon ends: whoever has no reply gets one. What is left here has begun, as far as anyone can know."""
@@ -356,8 +341,8 @@ class Requests:
 
     def verdict(self, verdict: Verdict) -> None:
         """The core has decided: has a result that takes long checked elsewhere, then counts, records and answers."""
-        # Of replies that came together the first has the CPU time: only what is recorded is worth a system call.
-        used = self._used(verdict.worker, verdict.call, verdict.run_ns if self.audit is not None else 0)
+        # Of replies that came together the first has the CPU time.
+        used = self._used(verdict.worker, verdict.call, verdict.run_ns)
         body, code = verdict.body, verdict.code
         memory_mb_max = 0.0
         if code:
@@ -365,18 +350,18 @@ class Requests:
                 memory_mb_max = self._memory_mb_max(verdict)
             elif code == "INVALID_INPUT" and type(body) is inner.BadInput:  # a payload that nobody can read starts none
                 verdict = msgspec.structs.replace(verdict, started=False)
-        elif self.checks is not None and type(body) is inner.Reply and is_dear(body.result):
-            self._check_elsewhere(self.checks, verdict, bytes(body.result), used)
+        elif type(body) is inner.Reply and is_dear(body.result):
+            self._check_elsewhere(verdict, bytes(body.result), used)
             return
         try:
             outcome = settle(verdict, used.memory_mb, used.throttled_ns, memory_mb_max, None,
                              hooks.ANYTHING if verdict.hook != "onDashboardLoad" else self.rendering(verdict))
         except Exception as error:  # a bug of ours at what a worker said: its caller still gets the one reply
-            self._bug("a result could not be judged", error)
+            self._logs.bug("a result could not be judged", error)
             outcome = Settled(Code.INTERNAL, "the daemon failed at this result; its log says how", {}, msg.Usage())
         self._conclude(verdict, outcome, used)
 
-    def _check_elsewhere(self, checks: ResultChecks, verdict: Verdict, result: bytes, used: Used) -> None:
+    def _check_elsewhere(self, verdict: Verdict, result: bytes, used: Used) -> None:
         """Has a result that takes long checked outside the loop; the verdict is concluded when that is done."""
         def checked(code: str, message: str, details: dict[str, Any], cpu_ns: int) -> None:
             used.host_ns += cpu_ns
@@ -387,14 +372,14 @@ class Requests:
                 self._failed("checked result", error, verdict.plugin)
                 self.untold(verdict)
 
-        checks.submit(verdict.plugin, verdict.hook, result, self.rendering(verdict), checked, _clock_ns())
+        self._checks.submit(verdict.plugin, verdict.hook, result, self.rendering(verdict), checked, _clock_ns())
 
     def _tell_failure(self, verdict: Verdict, outcome: Settled) -> None:
         """Counts a call that failed by its plugin's fault, and tells it in both logs, with its traceback."""
         now_ns, plugin = _clock_ns(), verdict.plugin
         self._metrics.failure(plugin, outcome.code, now_ns)
-        logs = self.logs
-        if logs is not None and logs.failure_room(plugin, now_ns):
+        logs = self._logs
+        if logs.failure_room(plugin, now_ns):
             text = f"{verdict.hook} failed: {outcome.code}: {outcome.message}"
             if traceback := outcome.details.get("traceback"):
                 text += f"\n{traceback}"
@@ -416,13 +401,13 @@ class Requests:
         else:
             self._metrics.refused(verdict.plugin, verdict.hook, code)
         effects: list[Any] = []
-        if self.api is not None and admitted:
-            effects = self.api.invocation_ended(call)
+        if admitted:
+            effects = self._api.invocation_ended(call)
             if code and effects:
                 effects = []
         trace = self._traces.pop(call, "") if self._traces else ""
-        if self.audit is not None and admitted and not unrecorded:
-            self._last_record = self.audit.execution(
+        if admitted and not unrecorded:
+            self._last_record = self._audit.execution(
                 verdict.user_id, verdict.plugin, verdict.hook, code, verdict.run_ns, used.memory_mb, trace,
                 used.cpu_ns, used.host_ns)
         pending = self._calls.pop(call, None)
