@@ -35,10 +35,10 @@ from apex_exec.daemon.sides.audit_trail import AuditTrail
 from apex_exec.daemon.sides.side_process import SideProcess
 from apex_exec.daemon.supervisor import Supervisor
 from apex_exec.daemon.turn import Turn
-from apex_exec.executor import overhead, worker_table
+from apex_exec.executor import accounts, link_reader, overhead, worker_protocol
 from apex_exec.executor.guard import Guard
+from apex_exec.executor.local import LocalExecutor
 from apex_exec.executor.loop import Loop
-from apex_exec.executor.worker_table import WorkerTable
 from apex_exec.observe.logs import Logs
 from apex_exec.observe.metrics import Metrics
 from apex_exec.wire.frames import FrameBuffer, pack_frame
@@ -153,13 +153,13 @@ class Rig:
         logs = Logs(level="error", format="text", plugin_lines_per_second=1, folder=folder)
         self.zygote = Zygote()
         never_ns = audit_trail.NEVER_NS  # under callgrind no answer is ordinary, and nothing is quickly read
-        worker_table.ORDINARY_NS = worker_table.SLICE_NS = worker_table.UNCALLED_NS = overhead.BURST_NS = never_ns
+        worker_protocol.ORDINARY_NS = link_reader.SLICE_NS = accounts.UNCALLED_NS = overhead.BURST_NS = never_ns
         metrics, api, monitor = Metrics(), absent.NoApiCalls(), absent.NoMonitor()
         guard = Guard(metrics, logs)
         self.loop = Loop(lambda _: None, guard)
         pool = Pool(PoolLimits(), BreakerPolicy(), random.random)
         driver = CoreDriver(pool, guard, metrics, logs)
-        self.workers = WorkerTable(
+        self.workers = LocalExecutor(
             self.loop, start_zygote=lambda: self.zygote, zygote=self.zygote,  # type: ignore[arg-type,return-value]
             sandboxing=Sandboxing(), source=Source(), spares=0,  # type: ignore[arg-type]  # played here, all four
             step=driver.step, metrics=metrics, logs=logs, failed=guard.failed)
@@ -168,7 +168,7 @@ class Rig:
         connect_executor(self.workers, pool=pool, governing=monitor, api=api, audit=trail)
         self.requests = Requests(
             pool, step=driver.step, welcome=None, per_host=10_000,  # type: ignore[arg-type]  # nobody says hello
-            used=self.workers.used, audit=trail, api=api, checks=absent.NoChecks(), metrics=metrics, logs=logs,
+            used=self.workers.accounts.used, audit=trail, api=api, checks=absent.NoChecks(), metrics=metrics, logs=logs,
             failed=guard.failed)
         self.peers = HostSocket(
             self.loop, lambda loop, events: StreamPeers(loop, events, 4 * BYTES_MAX), self.requests,

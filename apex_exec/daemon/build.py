@@ -15,18 +15,18 @@ import resource
 import socket
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from apex_exec import API_VERSION, __version__
+from apex_exec import API_VERSION, __version__, extras
+from apex_exec.catalogue.declared import declare_all
+from apex_exec.catalogue.hooks import HOOKS
 from apex_exec.config import Settings
-from apex_exec.core.plugin import HOOKS
 from apex_exec.core.scheduler.pool import Pool
 from apex_exec.daemon.administration import registrar_table
 from apex_exec.daemon.administration.admin_socket import AdminSocket
 from apex_exec.daemon.administration.jail_requests import JailRequests
 from apex_exec.daemon.administration.loop_operations import LoopOperations
-from apex_exec.daemon.administration.registrar_link import RegistrarLink
+from apex_exec.daemon.administration.registrar_link import NoRegistrar, RegistrarLink
 from apex_exec.daemon.api_calls import ApiCalls
 from apex_exec.daemon.core_driver import CoreDriver
 from apex_exec.daemon.duties import Monitoring
@@ -42,7 +42,7 @@ from apex_exec.daemon.policies import breaker_policy, hosts_max, limits_of, pool
 from apex_exec.daemon.ports import Trail
 from apex_exec.daemon.reload import Changeable, InForce, Reloader
 from apex_exec.daemon.runtime_folder import RuntimeFolder, own_folder, take_lock
-from apex_exec.daemon.settings_checks import check_settings
+from apex_exec.daemon.settings_checks import check_settings, needs_registry
 from apex_exec.daemon.sides.audit_trail import AuditTrail
 from apex_exec.daemon.sides.metrics_feed import MetricsFeed
 from apex_exec.daemon.sides.result_checks import ResultChecks
@@ -53,9 +53,9 @@ from apex_exec.errors import ConfigError
 from apex_exec.executor import ports
 from apex_exec.executor.guard import Guard
 from apex_exec.executor.jails import Sandboxing
+from apex_exec.executor.local import LocalExecutor
 from apex_exec.executor.loop import Loop
 from apex_exec.executor.resource_monitor import Governing
-from apex_exec.executor.worker_table import WorkerTable
 from apex_exec.executor.zygote_link import ZygoteLink
 from apex_exec.observe.logs import Logs
 from apex_exec.observe.metrics import Metrics
@@ -100,7 +100,7 @@ class Service(NamedTuple):
     loop: Loop
     pool: Pool
     driver: CoreDriver
-    workers: WorkerTable
+    workers: LocalExecutor
     governing: Governing
     audit: AuditTrail
     api: ApiCalls
@@ -116,7 +116,7 @@ class Administration(NamedTuple):
     """What serves administrators, and whoever sends signals."""
 
     plugins: PluginSources
-    registrar: RegistrarLink
+    registrar: RegistrarLink | NoRegistrar
     orders: Orders
     admin: AdminSocket
 
@@ -146,12 +146,12 @@ def build_daemon(settings: Settings, reread: Callable[[], Settings], logs: Logs,
     loop.every(1.0, service.supervisor.upkeep)
     loop.every(MEASURE_SECONDS, service.gauges.measure)
     loop.every(1.0, service.audit.upkeep)
-    for side, delay_seconds in (
-            (service.audit.side, 0.0), (service.checks.side, SLEEP_SECONDS),
-            (administration.registrar.side, 0.0 if _has_registry(settings) else SLEEP_SECONDS),
-            (service.api.side, 0.0),  # after the registrar: the start waits for that one
-            (feed.side, 0.0)):
-        attach(loop, side, delay_seconds, metrics, logs)
+    attach(loop, service.audit.side, 0.0, metrics, logs)
+    attach(loop, service.checks.side, SLEEP_SECONDS, metrics, logs)
+    if isinstance(administration.registrar, RegistrarLink):
+        attach(loop, administration.registrar.side, 0.0 if needs_registry(settings) else SLEEP_SECONDS, metrics, logs)
+    attach(loop, service.api.side, 0.0, metrics, logs)  # after the registrar: the start waits for that one
+    attach(loop, feed.side, 0.0, metrics, logs)
     administration.plugins.replace("folder", ground.found.specs)
     return Parts(ground, service, administration, turn)
 
@@ -159,6 +159,7 @@ def build_daemon(settings: Settings, reread: Callable[[], Settings], logs: Logs,
 def _prepare(settings: Settings, logs: Logs, undo: ExitStack) -> Ground:
     """Looks at all that could be refused, takes the folders and the locks, and starts the zygote before any thread."""
     check_settings(settings)
+    declare_all(settings.declared_hooks())
     in_force = InForce(settings)
     notifier = Notifier()
     sandboxing = Sandboxing(settings)
@@ -189,25 +190,25 @@ def _make_service(ground: Ground) -> Service:
     metrics.health["zygote"] = "the zygote has not answered yet"
     guard = Guard(metrics, logs)
     loop = Loop(lambda lag_ns: metrics.observe("loop_lag_seconds", (), lag_ns / 1e9), guard)
-    pool = Pool(pool_limits(settings, ground.fds), breaker_policy(settings), random.random, recycle_policy(settings),
-                lambda worker: workers.marks(worker))
+    pool = Pool(pool_limits(settings, ground.fds), breaker_policy(settings), random.random, recycle_policy(settings))
     driver = CoreDriver(pool, guard, metrics, logs)
-    workers = WorkerTable(
+    workers = LocalExecutor(
         loop, start_zygote=lambda: ZygoteLink(sandboxing.boot), zygote=ground.zygote, sandboxing=sandboxing,
         source=ground.source, spares=spares_of(settings), step=driver.step, metrics=metrics, logs=logs,
         failed=guard.failed)
     governing = Governing(
-        pool=pool, step=driver.step, metrics=metrics, burst_seconds=settings.limits.cpu_burst_seconds,
-        cgroups=sandboxing.cgroups, failed=guard.failed)
+        pool=pool, step=driver.step, metrics=metrics, activated=workers.activated,
+        burst_seconds=settings.limits.cpu_burst_seconds, cgroups=sandboxing.cgroups, failed=guard.failed)
     audit = AuditTrail(settings, metrics, logs.log, on_refused=driver.refuse_work, on_admitted=driver.admit_work,
                        side_changed=loop.side_changed)
-    api = ApiCalls(settings, pool, send=workers.send, step=driver.step, side_changed=loop.side_changed,
-                   metrics=metrics, audit=audit, overhead=workers.overhead, add_host_ns=workers.add_host_ns)
+    api = ApiCalls(settings, pool, send=workers.reply, step=driver.step, side_changed=loop.side_changed,
+                   metrics=metrics, audit=audit, overhead=workers.overhead, add_host_ns=workers.accounts.add_host_ns)
     connect_executor(workers, pool=pool, governing=governing, api=api, audit=audit)
     checks = ResultChecks(workers.overhead, loop)
     requests = Requests(
         pool, step=driver.step, welcome=lambda id_: _welcome(id_, ground), per_host=settings.pool.per_host,
-        used=workers.used, audit=audit, api=api, checks=checks, metrics=metrics, logs=logs, failed=guard.failed)
+        used=workers.accounts.used, audit=audit, api=api, checks=checks, metrics=metrics, logs=logs,
+        failed=guard.failed)
     tcp_hosts = _tcp_hosts(settings, hosts_max(ground.fds))
     hosts = HostSocket(
         loop, open_local(settings, hosts_max(ground.fds)) if tcp_hosts is None else tcp_hosts.open, requests,
@@ -230,7 +231,7 @@ def _make_administration(ground: Ground, service: Service, reread: Callable[[], 
             "error", f"plugin {plugin} is served from plugins_dir; the installed one is not"))
     jail_requests = JailRequests(pool, driver.step, workers, requests, lambda: in_force.settings.pool.boot_seconds)
     driver.connect(workers=workers, requests=requests, audit=audit, gauges=service.gauges, judged=jail_requests.judged)
-    registrar = RegistrarLink(
+    registrar = NoRegistrar() if not extras.is_installed("registry") else RegistrarLink(
         settings.model_dump(), jail_requests.table, plugins, loop=service.loop, guard=service.guard, metrics=metrics,
         logs=logs, audit=audit, overhead=workers.overhead)
     reloader = Reloader(in_force, reread, Changeable(
@@ -247,18 +248,19 @@ def _make_administration(ground: Ground, service: Service, reread: Callable[[], 
     return Administration(plugins, registrar, orders, admin)
 
 
-def connect_executor(workers: WorkerTable, *, pool: Pool, governing: ports.Governing, api: ports.ApiCalls,
+def connect_executor(workers: LocalExecutor, *, pool: Pool, governing: ports.Governing, api: ports.ApiCalls,
                      audit: Trail) -> None:
     """Gives the workers the parts that were made with them."""
-    workers.api = api
-    workers.governing = workers.overhead.governing = governing
-    workers.oldest = pool.oldest
+    neighbours = workers.neighbours
+    neighbours.api = api
+    neighbours.governing = workers.overhead.governing = governing
+    neighbours.oldest = pool.oldest
 
     def record_uncalled(plugin: str, user_id: str, cpu_ns: int) -> None:
         """CPU time that was used without a call is metered, so it is on record too."""
         audit.event("plugin.cpu", user_id, plugin, "worker", "success", {"cpuMs": cpu_ns / 1e6})
 
-    workers.on_uncalled = record_uncalled
+    neighbours.on_uncalled = record_uncalled
 
 
 def _tcp_hosts(settings: Settings, connections_max: int) -> TcpHosts | None:
@@ -291,14 +293,6 @@ def _listen(address: str) -> socket.socket:
     except (OSError, ValueError, OverflowError) as error:
         raise ConfigError(f"http.address: {address}: {error}; choose another, port 0 takes a free one") from None
     return listener
-
-
-def _has_registry(settings: Settings) -> bool:
-    """Whether the registrar may have something to tell before it is asked: installed plugins, a marketplace's index."""
-    local = (f"sqlite:///{settings.state_path}/registry.db", f"sqlite:///{settings.state_path}/market.db")
-    used = (settings.database_url(settings.registry.url), settings.database_url(settings.market.url))
-    return (used != local or any(Path(url.removeprefix("sqlite:///")).exists() for url in local)
-            or bool(settings.market.index or settings.market.entitlements))
 
 
 def _own_state(settings: Settings) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from apex_exec.daemon.plugin_gauges import PluginGauges
     from apex_exec.daemon.ports import Trail
     from apex_exec.executor.guard import Guard
-    from apex_exec.executor.worker_table import WorkerTable
+    from apex_exec.executor.local import LocalExecutor
     from apex_exec.observe.logs import Logs
     from apex_exec.observe.metrics import Metrics
 
@@ -34,7 +34,7 @@ class CoreDriver:
         self._metrics = metrics
         self._logs = logs
 
-    def connect(self, *, workers: WorkerTable, requests: Requests, audit: Trail, gauges: PluginGauges,
+    def connect(self, *, workers: LocalExecutor, requests: Requests, audit: Trail, gauges: PluginGauges,
                 judged: Callable[[act.GenerationJudged], None]) -> None:
         """Names the parts; ``judged`` is told what came of each prepared generation."""
         self._workers = workers
@@ -49,7 +49,7 @@ class CoreDriver:
             kind = type(action)
             try:
                 if kind is act.SendCall:
-                    self._workers.send_call(action)  # type: ignore[arg-type]  # narrowed by `kind`
+                    self._workers.send(action, now_ns)  # type: ignore[arg-type]  # narrowed by `kind`
                 elif kind is act.Verdict:
                     self._requests.verdict(action)  # type: ignore[arg-type]  # narrowed by `kind`
                 else:
@@ -79,6 +79,8 @@ class CoreDriver:
             self._ended(action)
         elif isinstance(action, act.BreakerChanged):
             self._breaker_changed(action)
+        elif isinstance(action, act.CountStarted):
+            workers.count_started(action.worker, now_ns)
         elif isinstance(action, act.RecallCalls):
             workers.recall(action)
         elif isinstance(action, act.PingWorker):

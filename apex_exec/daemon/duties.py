@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 from apex_exec.core.limits import SECOND_NS
 
 if TYPE_CHECKING:
+    from apex_exec.executor.local import LocalExecutor
     from apex_exec.executor.ports import Governing
-    from apex_exec.executor.worker_table import WorkerTable
 
 NEVER_NS = 1 << 62
 
@@ -50,7 +50,7 @@ class Monitoring:
 
     name = "governing"
 
-    def __init__(self, governing: Governing, workers: WorkerTable) -> None:
+    def __init__(self, governing: Governing, workers: LocalExecutor) -> None:
         self.due_ns = 0
         self.rests = False
         """True if no worker was busy at the last look: a call that is sent now needs a look soon."""

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel
+
 from apex_exec.config import Settings
 from apex_exec.core import events as ev
 from apex_exec.daemon.administration.roles import Access
@@ -19,14 +21,14 @@ from apex_exec.daemon.policies import breaker_policy, limits_of, pool_limits, re
 from apex_exec.observe.logs import LEVELS
 
 if TYPE_CHECKING:
-    from apex_exec.daemon.administration.registrar_link import RegistrarLink
+    from apex_exec.daemon.administration.registrar_link import Registrar
     from apex_exec.daemon.api_calls import ApiCalls
     from apex_exec.daemon.hosts.requests import Requests
     from apex_exec.daemon.hosts.tcp_hosts import TcpHosts
     from apex_exec.daemon.plugin_sources import PluginSources
     from apex_exec.executor.jails import Sandboxing
+    from apex_exec.executor.local import LocalExecutor
     from apex_exec.executor.resource_monitor import Governing
-    from apex_exec.executor.worker_table import WorkerTable
     from apex_exec.observe.logs import Logs
     from apex_exec.registry.bundles.blobs import BundleSource
 
@@ -39,12 +41,12 @@ class Changeable:
     step: Callable[[ev.Event, int], None]
     fds: int
     requests: Requests
-    workers: WorkerTable
+    workers: LocalExecutor
     api: ApiCalls
     governing: Governing
     sandboxing: Sandboxing
     logs: Logs
-    registrar: RegistrarLink
+    registrar: Registrar
     plugins: PluginSources
     source: BundleSource
     tcp_hosts: TcpHosts | None
@@ -122,10 +124,10 @@ RELOADABLE: dict[str, Applier] = {
 
 
 def flat(settings: Settings) -> dict[str, Any]:
-    """Every value by its dotted key."""
+    """Every value by its dotted key. A map of named things, as ``hooks``, is one value."""
     out: dict[str, Any] = {}
     for name, value in settings.model_dump().items():
-        if isinstance(value, dict):
+        if isinstance(getattr(settings, name), BaseModel):
             out.update({f"{name}.{key}": inner for key, inner in value.items()})
         else:
             out[name] = value

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from apex_exec.daemon.hosts.requests import Requests
     from apex_exec.daemon.ports import Trail
     from apex_exec.executor.guard import Guard
-    from apex_exec.executor.worker_table import WorkerTable
+    from apex_exec.executor.local import LocalExecutor
     from apex_exec.observe.logs import Logs
     from apex_exec.observe.metrics import Metrics
 
@@ -32,7 +32,7 @@ class Supervisor:
     """``forget`` are called with the id of each plugin that is served no longer, for the parts that keep anything."""
 
     def __init__(self, *, pool: Pool, driver: CoreDriver, guard: Guard, metrics: Metrics, logs: Logs,
-                 workers: WorkerTable, peers: Connections, requests: Requests, audit: Trail, gauges: PluginGauges,
+                 workers: LocalExecutor, peers: Connections, requests: Requests, audit: Trail, gauges: PluginGauges,
                  forget: Sequence[Callable[[str], None]]) -> None:
         self.pool = pool
         self.metrics = metrics

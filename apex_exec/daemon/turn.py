@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from apex_exec.daemon.hosts.requests import Requests
     from apex_exec.daemon.ports import Trail
     from apex_exec.executor.guard import Guard
+    from apex_exec.executor.local import LocalExecutor
     from apex_exec.executor.loop import Loop
-    from apex_exec.executor.worker_table import WorkerTable
 
 _clock_ns = time.monotonic_ns
 FAR_NS = 3600 * 1000 * MS_NS
@@ -39,7 +39,7 @@ gateway counts as busy, so the loop sometimes sleeps although it need not."""
 class Turn:
     """``duties`` are looked at in their order; ``monitoring`` is one of them."""
 
-    def __init__(self, *, loop: Loop, guard: Guard, pool: Pool, driver: CoreDriver, workers: WorkerTable,
+    def __init__(self, *, loop: Loop, guard: Guard, pool: Pool, driver: CoreDriver, workers: LocalExecutor,
                  peers: Connections, requests: Requests, audit: Trail, supervisor: Supervisor, monitoring: Monitoring,
                  duties: Sequence[Due]) -> None:
         self._loop = loop
@@ -92,7 +92,7 @@ class Turn:
             self._driver.step(ev.Tick(), now_ns)
             wake_ns = self._pool.next_wake_ns()
             busy = True
-        if self._monitoring.rests and self._pool.has_touched:
+        if self._monitoring.rests and workers.activated:
             self._monitoring.wake(now_ns)
         if workers.dirty:
             workers.flush()
@@ -106,7 +106,7 @@ class Turn:
             self._loop.stop()
         if busy or guard.faulty:  # who is to be quarantined is so at once
             return 0
-        self._loop.core_free = workers.working < SPIN_BELOW
+        self._loop.core_free = len(workers.busy) < SPIN_BELOW
         return self._due_ns(now_ns, now_ns + FAR_NS if wake_ns is None else wake_ns)
 
     def _due_ns(self, now_ns: int, due_ns: int) -> int:

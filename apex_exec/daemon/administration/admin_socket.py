@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from apex_exec.daemon.administration import operations
-from apex_exec.daemon.administration.registrar_link import RegistrarLink
+from apex_exec.daemon.administration.registrar_link import Registrar
 from apex_exec.daemon.administration.roles import Access, Caller, Forbidden, role_needed, under_own_name
 from apex_exec.daemon.duties import NEVER_NS
 from apex_exec.daemon.hosts.connections import Events, Peer, Trouble
@@ -78,7 +78,7 @@ class AdminSocket:
     name = "administration"
 
     def __init__(self, loop: Loop, handlers: dict[str, operations.Handler], access: Callable[[], Access],
-                 registrar: RegistrarLink, *, audit: Trail, metrics: Metrics, logs: Logs) -> None:
+                 registrar: Registrar, *, audit: Trail, metrics: Metrics, logs: Logs) -> None:
         self._access = access
         self._registrar = registrar
         self._handlers = handlers

@@ -23,8 +23,9 @@ from apex_exec.core import events as ev
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.scheduler.pool import MS_NS, Pool
 from apex_exec.daemon.administration.registrar_link import Answer, Ask
+from apex_exec.executor.jobs import Probe
+from apex_exec.executor.local import LocalExecutor
 from apex_exec.executor.outcome import Settled, at_place, settle
-from apex_exec.executor.worker_table import Job, WorkerTable
 
 if TYPE_CHECKING:
     from apex_exec.daemon.hosts.requests import Requests
@@ -46,7 +47,7 @@ def _said(outcome: Settled) -> str:
 class JailRequests:
     """``table`` is what ``RegistrarLink`` is given. ``judged`` has to be told what came of each prepared generation."""
 
-    def __init__(self, pool: Pool, step: Callable[[ev.Event, int], None], workers: WorkerTable, requests: Requests,
+    def __init__(self, pool: Pool, step: Callable[[ev.Event, int], None], workers: LocalExecutor, requests: Requests,
                  boot_seconds: Callable[[], float]) -> None:
         self._pool = pool
         self._step = step
@@ -71,7 +72,7 @@ class JailRequests:
             self._probes -= 1
             answer(value is not None, value if value is not None else _failed(code, message))
 
-        self._workers.start_job(Job(spec, "probe", params.get("files"), due_ns, ended))
+        self._workers.start_job(Probe(spec, params.get("files"), due_ns, ended))
 
     def _canary(self, params: dict[str, Any], answer: Answer) -> None:
         spec = msgspec.convert(params["spec"], PluginSpec)

@@ -16,10 +16,11 @@ from __future__ import annotations
 import select
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
+from apex_exec import extras
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.daemon.plugin_sources import PluginSources, Snapshot
 from apex_exec.daemon.sides.side_process import SideProcess
@@ -41,6 +42,35 @@ Refused = Callable[[str, str, dict[str, Any]], None]
 Answer = Callable[[bool, Any], None]
 Ask = Callable[[dict[str, Any], Answer], None]
 """``ask(params, answer)``: ``answer(ok, value)`` is called once, then or later."""
+
+
+class Registrar(Protocol):
+    """What the daemon asks of the registry, whether there is one or not."""
+
+    def run(self, op: str, args: msgspec.Struct, uid: int, done: Done, refused: Refused) -> None:
+        """Has one operation carried out; exactly one of the callbacks is called, then or later."""
+
+    def wait_ready(self, seconds: float) -> bool:
+        """Blocks until every installed plugin is known, at most so long."""
+
+    def configure(self, settings: dict[str, Any]) -> None:
+        """Goes on with other settings."""
+
+
+class NoRegistrar:
+    """Stands for the registrar if the extra that it needs is not installed: every operation is refused, and the answer
+    names the extra."""
+
+    def run(self, op: str, args: msgspec.Struct, uid: int, done: Done, refused: Refused) -> None:
+        """Refuses it."""
+        refused(Code.REFUSED, extras.words("registry", op), {"reason": "extra_missing", "extra": "registry"})
+
+    def wait_ready(self, seconds: float) -> bool:
+        """Nothing is installed, so all of it is known."""
+        return True
+
+    def configure(self, settings: dict[str, Any]) -> None:
+        """Nobody is there to be told."""
 
 
 class RegistrarLink:
