@@ -26,9 +26,13 @@ from apex_exec.daemon import absent
 from apex_exec.daemon.build import connect_executor
 from apex_exec.daemon.core_driver import CoreDriver
 from apex_exec.daemon.duties import Monitoring
+from apex_exec.daemon.hosts.dispatch_runs import DispatchRuns
 from apex_exec.daemon.hosts.host_socket import HostSocket
+from apex_exec.daemon.hosts.pending_table import PendingTable
+from apex_exec.daemon.hosts.replies import Replies
 from apex_exec.daemon.hosts.requests import Requests
 from apex_exec.daemon.hosts.stream_peers import StreamPeers
+from apex_exec.daemon.hosts.verdicts import Verdicts
 from apex_exec.daemon.plugin_gauges import PluginGauges
 from apex_exec.daemon.sides import audit_trail
 from apex_exec.daemon.sides.audit_trail import AuditTrail
@@ -166,15 +170,20 @@ class Rig:
         self.trail = self._trail(driver, metrics) if audited else None
         trail = self.trail or absent.NoTrail()
         connect_executor(self.workers, pool=pool, governing=monitor, api=api, audit=trail)
+        table = PendingTable()
+        replies = Replies(table, trail)
+        dispatches = DispatchRuns(pool, table, replies, driver.step)
+        verdicts = Verdicts(
+            pool, table, replies, dispatches, used=self.workers.accounts.used, audit=trail, api=api,
+            checks=absent.NoChecks(), metrics=metrics, logs=logs, failed=guard.failed)
         self.requests = Requests(
-            pool, step=driver.step, welcome=None, per_host=10_000,  # type: ignore[arg-type]  # nobody says hello
-            used=self.workers.accounts.used, audit=trail, api=api, checks=absent.NoChecks(), metrics=metrics, logs=logs,
-            failed=guard.failed)
+            pool, table, replies, dispatches, step=driver.step,
+            welcome=None, per_host=10_000, audit=trail, api=api, metrics=metrics)  # type: ignore[arg-type]
         self.peers = HostSocket(
             self.loop, lambda loop, events: StreamPeers(loop, events, 4 * BYTES_MAX), self.requests,
             bytes_max=BYTES_MAX, metrics=metrics, logs=logs).peers
         gauges = PluginGauges(pool, metrics, guard.failed)
-        driver.connect(workers=self.workers, requests=self.requests, audit=trail, gauges=gauges, judged=lambda _: None)
+        driver.connect(workers=self.workers, verdicts=verdicts, audit=trail, gauges=gauges, judged=lambda _: None)
         supervisor = Supervisor(
             pool=pool, driver=driver, guard=guard, metrics=metrics, logs=logs, workers=self.workers, peers=self.peers,
             requests=self.requests, audit=trail, gauges=gauges, forget=())

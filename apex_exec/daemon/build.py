@@ -31,9 +31,13 @@ from apex_exec.daemon.api_calls import ApiCalls
 from apex_exec.daemon.core_driver import CoreDriver
 from apex_exec.daemon.duties import Monitoring
 from apex_exec.daemon.folder_plugins import Scan, scan_folder
+from apex_exec.daemon.hosts.dispatch_runs import DispatchRuns
 from apex_exec.daemon.hosts.endpoints import open_local
 from apex_exec.daemon.hosts.host_socket import HostSocket
+from apex_exec.daemon.hosts.pending_table import PendingTable
+from apex_exec.daemon.hosts.replies import Replies
 from apex_exec.daemon.hosts.requests import Requests
+from apex_exec.daemon.hosts.verdicts import Verdicts
 from apex_exec.daemon.notify import Notifier
 from apex_exec.daemon.orders import Orders
 from apex_exec.daemon.plugin_gauges import MEASURE_SECONDS, PluginGauges
@@ -105,6 +109,8 @@ class Service(NamedTuple):
     audit: AuditTrail
     api: ApiCalls
     checks: ResultChecks
+    table: PendingTable
+    verdicts: Verdicts
     requests: Requests
     tcp_hosts: TcpHosts | None
     hosts: HostSocket
@@ -205,10 +211,15 @@ def _make_service(ground: Ground) -> Service:
                    metrics=metrics, audit=audit, overhead=workers.overhead, add_host_ns=workers.accounts.add_host_ns)
     connect_executor(workers, pool=pool, governing=governing, api=api, audit=audit)
     checks = ResultChecks(workers.overhead, loop)
+    table = PendingTable()
+    replies = Replies(table, audit)
+    dispatches = DispatchRuns(pool, table, replies, driver.step)
+    verdicts = Verdicts(
+        pool, table, replies, dispatches, used=workers.accounts.used, audit=audit, api=api, checks=checks,
+        metrics=metrics, logs=logs, failed=guard.failed)
     requests = Requests(
-        pool, step=driver.step, welcome=lambda id_: _welcome(id_, ground), per_host=settings.pool.per_host,
-        used=workers.accounts.used, audit=audit, api=api, checks=checks, metrics=metrics, logs=logs,
-        failed=guard.failed)
+        pool, table, replies, dispatches, step=driver.step, welcome=lambda id_: _welcome(id_, ground),
+        per_host=settings.pool.per_host, audit=audit, api=api, metrics=metrics)
     tcp_hosts = _tcp_hosts(settings, hosts_max(ground.fds))
     hosts = HostSocket(
         loop, open_local(settings, hosts_max(ground.fds)) if tcp_hosts is None else tcp_hosts.open, requests,
@@ -217,8 +228,8 @@ def _make_service(ground: Ground) -> Service:
     supervisor = Supervisor(
         pool=pool, driver=driver, guard=guard, metrics=metrics, logs=logs, workers=workers, peers=hosts.peers,
         requests=requests, audit=audit, gauges=gauges, forget=(governing.forget, api.forget_plugin))
-    return Service(metrics, guard, loop, pool, driver, workers, governing, audit, api, checks, requests, tcp_hosts,
-                   hosts, gauges, supervisor)
+    return Service(metrics, guard, loop, pool, driver, workers, governing, audit, api, checks, table, verdicts,
+                   requests, tcp_hosts, hosts, gauges, supervisor)
 
 
 def _make_administration(ground: Ground, service: Service, reread: Callable[[], Settings]) -> Administration:
@@ -229,8 +240,10 @@ def _make_administration(ground: Ground, service: Service, reread: Callable[[], 
         served=pool.spec, serve=supervisor.set_plugin, withdraw=supervisor.remove_plugin, failed=service.guard.failed,
         overruled=lambda plugin, _, __: logs.log(
             "error", f"plugin {plugin} is served from plugins_dir; the installed one is not"))
-    jail_requests = JailRequests(pool, driver.step, workers, requests, lambda: in_force.settings.pool.boot_seconds)
-    driver.connect(workers=workers, requests=requests, audit=audit, gauges=service.gauges, judged=jail_requests.judged)
+    jail_requests = JailRequests(
+        pool, driver.step, workers, service.table, service.verdicts, lambda: in_force.settings.pool.boot_seconds)
+    driver.connect(workers=workers, verdicts=service.verdicts, audit=audit, gauges=service.gauges,
+                   judged=jail_requests.judged)
     registrar = NoRegistrar() if not extras.is_installed("registry") else RegistrarLink(
         settings.model_dump(), jail_requests.table, plugins, loop=service.loop, guard=service.guard, metrics=metrics,
         logs=logs, audit=audit, overhead=workers.overhead)

@@ -15,7 +15,7 @@ from apex_exec.core import events as ev
 from apex_exec.core.scheduler.pool import Pool
 
 if TYPE_CHECKING:
-    from apex_exec.daemon.hosts.requests import Requests
+    from apex_exec.daemon.hosts.verdicts import Verdicts
     from apex_exec.daemon.plugin_gauges import PluginGauges
     from apex_exec.daemon.ports import Trail
     from apex_exec.executor.guard import Guard
@@ -34,11 +34,11 @@ class CoreDriver:
         self._metrics = metrics
         self._logs = logs
 
-    def connect(self, *, workers: LocalExecutor, requests: Requests, audit: Trail, gauges: PluginGauges,
+    def connect(self, *, workers: LocalExecutor, verdicts: Verdicts, audit: Trail, gauges: PluginGauges,
                 judged: Callable[[act.GenerationJudged], None]) -> None:
         """Names the parts; ``judged`` is told what came of each prepared generation."""
         self._workers = workers
-        self._requests = requests
+        self._verdicts = verdicts
         self._audit = audit
         self._gauges = gauges
         self._judged = judged
@@ -51,7 +51,7 @@ class CoreDriver:
                 if kind is act.SendCall:
                     self._workers.send(action, now_ns)  # type: ignore[arg-type]  # narrowed by `kind`
                 elif kind is act.Verdict:
-                    self._requests.verdict(action)  # type: ignore[arg-type]  # narrowed by `kind`
+                    self._verdicts.verdict(action)  # type: ignore[arg-type]  # narrowed by `kind`
                 else:
                     self._act(action, now_ns)
             except Exception as error:  # the actions after it are as due as they were
@@ -114,7 +114,7 @@ class CoreDriver:
             plugin = link.spec.id
         self._guard.failed(f"action {type(action).__name__}", error, plugin)
         if isinstance(action, act.Verdict):
-            self._requests.untold(action)
+            self._verdicts.untold(action)
 
     def quarantine(self, now_ns: int) -> None:
         """Pauses the plugins that a duty has failed for since the last call."""

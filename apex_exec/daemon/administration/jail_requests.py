@@ -28,7 +28,8 @@ from apex_exec.executor.local import LocalExecutor
 from apex_exec.executor.outcome import Settled, at_place, settle
 
 if TYPE_CHECKING:
-    from apex_exec.daemon.hosts.requests import Requests
+    from apex_exec.daemon.hosts.pending_table import PendingTable
+    from apex_exec.daemon.hosts.verdicts import Verdicts
 
 PROBES_MAX = 8
 """Probes at once; each is a worker beside the pool's."""
@@ -47,12 +48,13 @@ def _said(outcome: Settled) -> str:
 class JailRequests:
     """``table`` is what ``RegistrarLink`` is given. ``judged`` has to be told what came of each prepared generation."""
 
-    def __init__(self, pool: Pool, step: Callable[[ev.Event, int], None], workers: LocalExecutor, requests: Requests,
-                 boot_seconds: Callable[[], float]) -> None:
+    def __init__(self, pool: Pool, step: Callable[[ev.Event, int], None], workers: LocalExecutor, table: PendingTable,
+                 verdicts: Verdicts, boot_seconds: Callable[[], float]) -> None:
         self._pool = pool
         self._step = step
         self._workers = workers
-        self._requests = requests
+        self._table = table
+        self._verdicts = verdicts
         self._boot_seconds = boot_seconds
         self._judging: dict[tuple[str, str], Answer] = {}
         self._outcomes: dict[tuple[str, str], Settled] = {}
@@ -83,7 +85,7 @@ class JailRequests:
             previous(False, _failed("CANCELLED", "another trial of the same bundle has begun"))
         self._judging[(spec.id, spec.digest)] = answer
         if canary is not None:
-            self._requests.watch(canary.call, lambda verdict: self._tried((spec.id, spec.digest), verdict))
+            self._verdicts.watch(canary.call, lambda verdict: self._tried((spec.id, spec.digest), verdict))
         self._step(ev.GenerationPrepared(spec, canary), now_ns)
 
     def _tried(self, trial: tuple[str, str], verdict: act.Verdict) -> None:
@@ -114,18 +116,18 @@ class JailRequests:
         event = self._call(spec.id, spec.limits.timeout_ms, params, now_ns)
 
         def settled(verdict: act.Verdict) -> None:
-            outcome = settle(verdict, rendering=self._requests.rendering(verdict))
+            outcome = settle(verdict, rendering=self._verdicts.rendering(verdict))
             if outcome.code:
                 answer(False, _failed(outcome.code, _said(outcome), outcome.details))
             else:
                 answer(True, {"executionTimeMs": outcome.usage.execution_time_ms})
 
-        self._requests.watch(event.call, settled)
+        self._verdicts.watch(event.call, settled)
         self._step(event, now_ns)
 
     def _call(self, plugin: str, timeout_ms: int, params: dict[str, Any], now_ns: int) -> ev.InvokeRequested:
         payload = msgspec.Raw(_encode(params.get("payload") or {}))
-        return ev.InvokeRequested(self._requests.number(), plugin, params["hook"], params["userId"],
+        return ev.InvokeRequested(self._table.number(), plugin, params["hook"], params["userId"],
                                   payload, now_ns + timeout_ms * MS_NS, own=True)
 
     def _drop(self, params: dict[str, Any], answer: Answer) -> None:

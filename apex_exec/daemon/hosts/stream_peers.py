@@ -23,7 +23,7 @@ from collections import Counter, deque
 from functools import partial
 from typing import TYPE_CHECKING
 
-from apex_exec.daemon.hosts.connection_quota import Held
+from apex_exec.daemon.hosts.connection_quota import ConnectionQuota
 from apex_exec.daemon.hosts.connections import (
     FRAMES_MAX,
     UCRED,
@@ -107,8 +107,8 @@ class StreamPeers:
         self._latest: StreamPeer | None = None
         self._shared_until_ns = 0
         self._by_uid: Counter[int] = Counter()
-        self._unfinished = Held(UNFINISHED_BYTES_MAX, self._overfull)
-        self._unread = Held(UNREAD_BYTES_MAX, self._overfull)
+        self._unfinished = ConnectionQuota[StreamPeer](UNFINISHED_BYTES_MAX, self._overfull)
+        self._unread = ConnectionQuota[StreamPeer](UNREAD_BYTES_MAX, self._overfull)
         self._ready: deque[StreamPeer] = deque()
         self._dirty: list[StreamPeer] = []
         self._numbers = 0
