@@ -81,14 +81,17 @@ def typescript_types() -> str:
 
 def augmentation(hooks: list[Hook]) -> str:
     """A TypeScript module that adds ``hooks``, which an operator declared, to those that ``client.ts`` knows."""
-    payloads = results = ""
+    payloads = results = replies = ""
     for hook in hooks:
         if (declared := hook.declared) is not None:
             payloads += f"    {hook.name}: {typescript(declared['params'], {})};\n"
             results += f"    {hook.name}: {'null' if hook.void else typescript(declared['result'], {})};\n"
+            if hook.mode == "all" and not hook.void:
+                replies += f"    {hook.name}: HookResults[\"{hook.name}\"][];\n"
     return ('/** Hooks of this platform\'s own, made by `apex-exec schema --typescript`. */\n\nexport {};\n\n'
-            'declare module "./protocol.ts" {\n'
-            f"  interface HookPayloads {{\n{payloads}  }}\n  interface HookResults {{\n{results}  }}\n}}\n")
+            'declare module "./protocol.js" {\n'
+            f"  interface HookPayloads {{\n{payloads}  }}\n  interface HookResults {{\n{results}  }}\n"
+            f"  interface DispatchResults {{\n{replies}  }}\n}}\n")
 
 
 def hook_table() -> str:

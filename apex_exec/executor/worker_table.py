@@ -58,7 +58,7 @@ CPUCLOCK_SCHED = 2
 UNCALLED_NS = 10 * MS_NS
 """CPU time without a call that makes a record of its own: at a tenth of a core no more than ten a second."""
 DECLARED_MAX = 100
-"""Hooks, and permissions, that a plugin's code may declare; there are four and eight."""
+"""Hooks, and permissions, that a plugin's code may declare: as many as its manifest may name."""
 DECLARED_CHARACTERS_MAX = 200
 LINES_PER_CALL_MAX = 1000
 """Lines of output from one call; an honest worker stops at 200, so more is a violation."""

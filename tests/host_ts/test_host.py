@@ -45,6 +45,30 @@ def test_the_typed_client_runs_every_hook_and_its_errors_are_typed(scenario: Sce
     assert scenario("hooks", daemon.endpoint) == {"ok": True}
 
 
+def test_declared_hooks_have_types_and_a_wrong_payload_does_not_compile(scenario: Scenario, tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text(
+        '[hooks.onShip]\nmode = "all"\nresult = {type = "integer"}\n'
+        'params = {type = "object", required = ["to"], properties = {to = {enum = ["near", "far"]}}}\n')
+    made = subprocess.run([sys.executable, "-m", "apex_exec", "schema", "--typescript", "--config",
+                           str(tmp_path / "c.toml")], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    source = tmp_path / "host-ts"
+    shutil.copytree(HOST_TS, source, ignore=shutil.ignore_patterns("dist", "node_modules"))
+    (source / "node_modules").symlink_to(HOST_TS / "node_modules")
+    (source / "hooks.ts").write_text(made.stdout)
+
+    def compiled(payload: str) -> str:
+        (source / "host.ts").write_text(
+            'import { ApexClient } from "./client.js";\nconst client = new ApexClient("ipc:///x");\n'
+            f'const one: number = (await client.invoke("p", "onShip", "u", {payload})).result;\n'
+            f'const all: number[] | null = (await client.dispatch("onShip", "u", {payload})).result;\n'
+            "console.log(one, all);\n")
+        return subprocess.run([str(HOST_TS / "node_modules/.bin/tsc"), "-p", str(source), "--noEmit"],
+                              capture_output=True, text=True, timeout=120).stdout
+
+    assert compiled('{ to: "near" }') == ""
+    assert "TS2322" in compiled('{ to: "nowhere" }')
+
+
 def test_every_error_that_a_host_can_cause_has_its_own_code(scenario: Scenario, plugins: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="apx") as folder:
         with Daemon(folder, plugins=plugins, config={**PATIENT, "pool.queue_depth": 64}) as daemon:
