@@ -6,6 +6,7 @@ import contextlib
 import json
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -20,7 +21,7 @@ from apex_exec.errors import Code
 from tests.client.test_connections import Place, folder, provided_across_restarts
 from tests.host_ts.conftest import COMPILED, HOST_TS, PATIENT, Scenario
 from tests.support import other_user
-from tests.support.daemon import Daemon
+from tests.support.daemon import ROOT, Daemon
 from tests.support.hostile_peer import HostilePeer
 from tests.support.other_user import UID
 
