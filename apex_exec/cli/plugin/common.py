@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -118,13 +117,11 @@ def say_findings(scan: dict[str, Any] | None) -> None:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Writes ``path`` whole or not at all."""
+    """Writes ``path`` whole or not at all, readable to whom the umask lets read. Raises Refusal("unwritable")."""
+    from apex_exec.common import files
     from apex_exec.errors import Refusal
 
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
+        files.replace_file(path, data, mode=0o666)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise Refusal("unwritable", f"{path}: {error.strerror}", hint="name a file that can be written") from None

@@ -35,10 +35,12 @@ def test(
     need_linux()
     import msgspec
 
+    from apex_exec import extras
     from apex_exec.market.review.coverage import REQUIRED
     from apex_exec.registry.bundles.bundle import read_path
     from apex_exec.registry.trials.testing import run_tests
 
+    extras.need("market", "plugin test")
     settings = settings_with_hooks(config)
     bundle, _ = read_path(folder)
     with progress(f"the tests of {bundle.manifest.id}, at most {seconds:g} s"):

@@ -10,15 +10,14 @@ import contextlib
 import errno
 import os
 import re
-import secrets
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from apex_exec.common.files import TEMPORARY_PREFIX, replace_file
 from apex_exec.errors import Refusal
 from apex_exec.registry.bundles.bundle import Bundle, pack, unpack
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-TEMPORARY_PREFIX = ".new-"
 
 
 def is_digest(value: str) -> bool:
@@ -48,34 +47,10 @@ class BlobStore:
                     self.read(bundle.digest)
                     return False
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            temporary = self.folder / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
-            try:
-                self._write(temporary, pack(bundle))
-                self._at_point("blob-written")
-                os.rename(temporary, path)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    temporary.unlink(missing_ok=True)
-                raise
-            self._sync_folder()
+            replace_file(path, pack(bundle), mode=0o400, at_point=lambda: self._at_point("blob-written"))
         except OSError as error:
             raise _disk_refusal(error, self.folder) from None
         return True
-
-    @staticmethod
-    def _write(path: Path, data: bytes) -> None:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(fd)
-
-    def _sync_folder(self) -> None:
-        fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
 
     def read(self, digest: str) -> Bundle:
         """The bundle named ``digest``, verified against that name. Raises Refusal."""
@@ -144,26 +119,37 @@ def _disk_refusal(error: OSError, folder: Path) -> Refusal:
 
 
 class BundleSource:
-    """What a worker is loaded from: bundles of ``plugins_dir`` held in memory, installed ones read from the store."""
+    """What workers are loaded from: bundles of ``plugins_dir`` are kept in memory, installed ones are read from the
+    store."""
 
     def __init__(self, store: BlobStore | None = None) -> None:
         self._store = store
-        self._held: dict[str, tuple[dict[str, bytes], dict[str, str]]] = {}
+        self._of: dict[str, str] = {}  # plugin of the folder → digest of its content
+        self._in_memory: dict[str, tuple[dict[str, bytes], dict[str, str]]] = {}
 
-    def hold(self, bundle: Bundle) -> None:
-        """Keeps ``bundle`` in memory: a folder that is served directly."""
-        self._held[bundle.digest] = (bundle.loaded, bundle.sha256)
+    def replace(self, bundles: Iterable[Bundle]) -> None:
+        """Keeps ``bundles`` in memory, in the place of those before.
 
-    def forget(self, digest: str) -> None:
-        """No longer holds it."""
-        self._held.pop(digest, None)
+        If a plugin's content has changed, its content before stays until the next call, since a worker may be starting
+        with it. Older content, and that of plugins that are gone, is forgotten.
+        """
+        new = {bundle.manifest.id: bundle for bundle in bundles}
+        replaced = {digest for plugin, digest in self._of.items() if plugin in new}
+        self._of = {plugin: bundle.digest for plugin, bundle in new.items()}
+        self._in_memory = {digest: content for digest, content in self._in_memory.items() if digest in replaced}
+        self._in_memory |= {bundle.digest: (bundle.loaded, bundle.sha256) for bundle in new.values()}
+
+    @property
+    def in_memory(self) -> frozenset[str]:
+        """The digests of what is kept in memory."""
+        return frozenset(self._in_memory)
 
     def load(self, digest: str) -> tuple[dict[str, bytes], dict[str, str]]:
         """Files and their SHA-256 of ``digest``, verified. Blocks for one read; raises Refusal."""
-        held = self._held.get(digest)
-        if held is not None:
-            return held
+        content = self._in_memory.get(digest)
+        if content is not None:
+            return content
         if self._store is None:
-            raise Refusal("blob_missing", f"the bundle {digest} is not held, and there is no store")
+            raise Refusal("blob_missing", f"the bundle {digest} is not in memory, and there is no store")
         bundle = self._store.read(digest)
         return bundle.loaded, bundle.sha256

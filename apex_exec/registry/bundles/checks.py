@@ -5,7 +5,7 @@ The code is loaded in a jailed worker by the supervisor (``ask`` kind ``probe``)
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -13,9 +13,11 @@ from apex_exec.catalogue.hooks import HOOKS
 from apex_exec.errors import Code, Refusal
 from apex_exec.registry.bundles.bundle import Bundle
 from apex_exec.registry.bundles.manifest import Manifest
-from apex_exec.registry.context import Context
 from apex_exec.registry.scan.findings import Report
 from apex_exec.registry.trust.policy_file import Policy
+
+if TYPE_CHECKING:
+    from apex_exec.registry.context import Context  # SQLAlchemy, which `plugin validate` can do without
 
 PROBE_SECONDS = 60.0
 NOBODY = "00000000-0000-4000-8000-000000000000"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
+from apex_exec.common.files import create_file
 from apex_exec.errors import Code, Refusal
 
 ROLES = ("author", "approver", "market")
@@ -80,10 +80,10 @@ def new_key(folder: Path, name: str) -> tuple[Path, str]:
     path = folder / f"{name}.key"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write_new(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), 0o600)
+        create_file(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), 0o600)
         try:
             public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-            _write_new(folder / f"{name}.pub", public, 0o644)
+            create_file(folder / f"{name}.pub", public, 0o644)
         except OSError:
             path.unlink(missing_ok=True)  # half a pair is of no use, and in the way of the next try
             raise
@@ -94,18 +94,6 @@ def new_key(folder: Path, name: str) -> tuple[Path, str]:
         hint = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "make the folder writable"
         raise Refusal("unwritable", f"{path}: {error.strerror}", hint=hint) from None
     return path, key_id_of(raw_public(key))
-
-
-def _write_new(path: Path, data: bytes, mode: int) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(fd)
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
 
 
 def find_key(folder: Path, name: str, suffix: str) -> Path:
