@@ -18,11 +18,12 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from apex_exec import API_VERSION, __version__, extras
 from apex_exec.catalogue.declared import declare_all
 from apex_exec.catalogue.hooks import HOOKS
 from apex_exec.config import Settings
-from apex_exec.core.plugin import Limits
 from apex_exec.core.scheduler.breaker import BreakerPolicy
 from apex_exec.core.scheduler.pool import SECOND_NS, Pool, PoolLimits, RecyclePolicy
 from apex_exec.daemon import notify
@@ -78,13 +79,6 @@ without a registry, which notes the ledger's head once a minute, and the process
 up to a second of CPU time, which the first answers should not wait for."""
 WATCH_SECONDS = 1.0
 PR_SET_CHILD_SUBREAPER = 36
-
-
-def limits_of(settings: Settings) -> Limits:
-    """The platform's policy for plugins."""
-    given = settings.limits
-    return Limits(timeout_ms=given.timeout_ms, memory_mb=given.memory_mb, cpu_percent=given.cpu_percent,
-                  network_per_minute=given.network_per_minute)
 
 
 def hosts_max(fds: int) -> int:
@@ -219,7 +213,7 @@ class _Daemon:
         self.signals = signals
         self.notifier = notify.Notifier()
         self.sandboxing = Sandboxing(settings)
-        self.policy = limits_of(settings)
+        self.policy = settings.limits.policy()
         _own_state(settings)
         self.source = BundleSource(BlobStore(settings.state_path / "bundles"))
         found = scan_folder(settings.plugins_dir, self.policy, settings.security.policy_file)
@@ -301,9 +295,7 @@ class _Daemon:
         return msg.Welcome(
             id=id_, protocol=1, server=f"apex-exec/{__version__}", api_version=API_VERSION,
             isolation=self.sandboxing.level, waived=self.sandboxing.waived, hooks=list(HOOKS), limits=msg.Limits(
-                timeout_ms=policy.timeout_ms, memory_mb=policy.memory_mb, cpu_percent=policy.cpu_percent,
-                network_per_minute=policy.network_per_minute,
-                max_message_bytes=self.settings.host.max_message_bytes))
+                **msgspec.structs.asdict(policy), max_message_bytes=self.settings.host.max_message_bytes))
 
     # ------------------------------------------------------------------ running
     def serve(self) -> int:
@@ -391,7 +383,7 @@ class _Daemon:
             log.error("the reload failed and nothing was changed: %s", error)
 
     def _apply(self, settings: Settings, keys: list[str]) -> None:
-        policy = limits_of(settings)
+        policy = settings.limits.policy()
         found = scan_folder(settings.plugins_dir, policy, settings.security.policy_file)
         if self.tcp_hosts is not None:
             self.tcp_hosts.curve.read_clients()

@@ -10,12 +10,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from apex_exec.catalogue.limits import LIMITS, PLATFORM_LIMITS
 from apex_exec.config import Settings
 from apex_exec.errors import ConfigError
 
 RELOADABLE = frozenset((
-    "plugins_dir", "drain_seconds", "limits.timeout_ms", "limits.memory_mb", "limits.cpu_percent",
-    "limits.cpu_burst_seconds", "limits.network_per_minute", "limits.api_calls_per_second", "breaker.ends",
+    "plugins_dir", "drain_seconds", *(f"limits.{name}" for name in LIMITS | PLATFORM_LIMITS), "breaker.ends",
     "breaker.window_seconds", "breaker.open_seconds", "breaker.stable_seconds", "breaker.backoff_min_seconds",
     "breaker.backoff_max_seconds",
     "pool.idle_seconds", "pool.queue_depth", "pool.in_flight", "pool.per_host", "pool.prefetch", "pool.boot_seconds",

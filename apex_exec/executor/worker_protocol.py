@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from apex_exec.observe.metrics import Metrics
 
 DECLARED_MAX = 100
-"""How many hooks, and permissions, a plugin's code may declare; there are four and eight of them."""
+"""How many hooks, and permissions, a plugin's code may declare: as many as its manifest may name."""
 DECLARED_CHARACTERS_MAX = 200
 LINES_PER_CALL_MAX = 1000
 """Lines of output from one call. An honest worker stops at 200, so more is a violation."""

@@ -81,10 +81,12 @@ export interface Welcome {
   waived: string[];
   hooks: Hook[];
   limits: {
+    // <limits>
     timeoutMs: number;
     memoryMb: number;
     cpuPercent: number;
     networkPerMinute: number;
+    // </limits>
     maxMessageBytes: number;
   };
 }

@@ -15,7 +15,6 @@ from typing import Any
 import msgspec
 
 from apex_exec.config import Settings
-from apex_exec.core.plugin import Limits
 from apex_exec.errors import ConfigError, Refusal
 from apex_exec.executor.jails import Sandboxing, extra_modules_hint
 from apex_exec.executor.outcome import at_place
@@ -42,8 +41,7 @@ def declared_by(bundle: Bundle, settings: Settings) -> dict[str, Any]:
         sandboxing = Sandboxing(settings)
     except ConfigError as error:
         raise Refusal("no_jail", str(error), hint="see `apex-exec doctor`") from None
-    limits = settings.limits
-    spec = bundle.spec(Limits(limits.timeout_ms, limits.memory_mb, limits.cpu_percent, limits.network_per_minute))
+    spec = bundle.spec(settings.limits.policy())
     zygote = ZygoteLink(sandboxing.boot)
     link = WorkerLink(1, spec, time.monotonic_ns())
     try:
