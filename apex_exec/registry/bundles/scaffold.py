@@ -1,4 +1,4 @@
-"""The files that ``plugin new`` begins a plugin with: they pass ``validate`` and ``test`` as they are."""
+"""The files that ``plugin new`` creates. They pass ``validate`` and ``test`` unchanged."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_the_hook_answers() -> None:
     assert FakePlatform(plugin).call("{hook}", {sample}) == {result}
 '''
 _PYTEST = "[pytest]\npythonpath = .\n"
-"""So that an editor's own test runner finds ``plugin``."""
+"""Lets an editor's own test runner import ``plugin``."""
 _README = '''# {name}
 
 One sentence: what this plugin does, and for whom.
@@ -98,14 +98,14 @@ def _name_of(plugin: str) -> str:
 
 
 def scaffold_readme(plugin: str, hook: str = WIDGETS_HOOK) -> str:
-    """The README that a plugin begins with; the marketplace asks for one of the author's own."""
+    """The README of a new plugin. The marketplace requires the author to replace it by one of his own."""
     sample = {"dashboardId": "main"} if hook == WIDGETS_HOOK else HOOKS[hook].sample
     return _README.format(id=plugin, name=_name_of(plugin), hook=hook, payload=shlex.quote(json.dumps(sample)))
 
 
 def write_scaffold(parent: Path, plugin: str, author: str, hook: str = WIDGETS_HOOK) -> Path:
-    """Makes ``parent/plugin`` with manifest, code, test and README, for ``hook``. Raises Refusal; never writes into
-    what exists."""
+    """Creates ``parent/plugin`` with manifest, code, test and README, for ``hook``. Raises Refusal; never writes into
+    an existing folder."""
     if hook not in HOOKS:
         raise Refusal("unknown_hook", f"there is no hook {hook[:60]!a}", code=Code.INVALID_INPUT,
                       hint=f"the hooks are {', '.join(HOOKS)}; name the configuration that declares others by --config")
@@ -131,8 +131,8 @@ def write_scaffold(parent: Path, plugin: str, author: str, hook: str = WIDGETS_H
                            ("README.md", scaffold_readme(plugin, hook))):
             (folder / path).write_text(text, "utf-8")
     except FileExistsError:
-        raise Refusal("exists", f"{folder} is there already", code=Code.CONFLICT,
-                      hint="choose another id or --dir") from None
+        raise Refusal("exists", f"{folder} already exists", code=Code.CONFLICT,
+                      hint="choose another id, or another folder with --dir") from None
     except OSError as error:
         raise Refusal("unwritable", f"{folder}: {os.strerror(error.errno or 0)}", hint="choose another --dir") from None
     return folder
