@@ -14,8 +14,9 @@ from typing import Any
 
 import msgspec
 
-from apex_exec.core.api import HostMethod
-from apex_exec.core.policy import PREFIXES, permission_of
+from apex_exec.catalogue.methods import HostMethod
+from apex_exec.catalogue.permissions import PREFIXES
+from apex_exec.core.policy import permission_of
 from apex_exec.daemon.hosts.connections import Peer
 from apex_exec.errors import Code, WireError
 from apex_exec.wire import messages as msg
