@@ -1,8 +1,8 @@
-"""The messages on the link between supervisor and worker, one ZMTP frame for each message.
+"""The inner link's messages: what the supervisor and a worker say to each other, one message in a ZMTP frame.
 
-Messages are arrays and not maps, each beginning with its tag, so that coding stays near a microsecond. Both sides
-decode into these types and nothing else; the supervisor trusts none of a worker's fields. Bodies (``params``,
-``result``) travel as undecoded MessagePack (``msgspec.Raw``) if the carrier does not need to read them.
+Messages are arrays that begin with their tag, and not maps, so that encoding one takes about a microsecond. Both sides
+decode into these types and nothing else; the supervisor trusts no field of a worker's. Bodies (``params``, ``result``)
+travel as undecoded MessagePack (``msgspec.Raw``) if the carrier need not look inside.
 """
 
 from __future__ import annotations
@@ -11,25 +11,27 @@ from typing import Annotated, Any
 
 import msgspec
 
-# --- bounds: each limits what one worker may make the supervisor store or do.
+# --- bounds. Each limits what one worker can make the supervisor hold or do.
 FRAME_BYTES_MAX = 4 * 1024 * 1024
-"""The largest frame on the link in either direction. The largest legitimate one is a bundle (supervisor to worker)."""
+"""Largest frame that the link accepts, in either direction. The largest honest one is a bundle, on its way to a
+worker."""
 WORKER_FRAME_BYTES_MAX = 1024 * 1024 + 65536
-"""The largest frame a worker may send: a 1 MiB result and its envelope. Above: WORKER_VIOLATION."""
+"""Largest frame that a worker may send: a 1 MiB result and its envelope. A larger one is a WORKER_VIOLATION."""
 RESULT_BYTES_MAX = 1024 * 1024
-"""The largest encoded result. Above: INVALID_OUTPUT (the worker checks first; the supervisor decides)."""
+"""Largest encoded result. A larger one is INVALID_OUTPUT; the worker checks first, and the supervisor decides."""
 TRACEBACK_BYTES_MAX = 8192
 LOG_BYTES_MAX = 8192
-"""The longest text of one log line, in characters; the worker cuts longer ones."""
+"""Largest text of one log line, in characters; the worker cuts longer ones."""
 LOG_FRAME_BYTES_MAX = 4 * LOG_BYTES_MAX + 256
-"""The largest encoded Log: LOG_BYTES_MAX characters of four bytes, level and envelope. Above: WORKER_VIOLATION."""
+"""Largest encoded Log: LOG_BYTES_MAX characters of four bytes, a level and an envelope. A larger one is a
+WORKER_VIOLATION."""
 API_PARAMS_BYTES_MAX = 256 * 1024
 DEPTH_MAX = 64
-"""The deepest nesting of a payload or a result."""
+"""Deepest nesting of a payload or a result."""
 
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-"""An index or count reported by a worker. Other figures (CPU time, a wait) are clamped to plausible values where used.
-"""
+"""A number by which a worker names something. What a worker measures (CPU time, a wait) is cut to a possible value by
+whoever uses it."""
 
 API_CODES = {
     "permission_denied": "the plugin has no such permission, or no valid approval for it",
@@ -64,14 +66,14 @@ API_CODES = {
     "audit_unavailable": "the audit ledger cannot take a record, so nothing was done",
     "overloaded": "the gateway is full; nothing was done",
 }
-"""Every ``code`` of an ApiError and its meaning; this is the only table."""
+"""Every ``code`` of an ApiError, and what it means: the one table."""
 
 
 # --- supervisor to worker
 class Load(msgspec.Struct, array_like=True, tag="load", gc=False):
-    """The first message after Booted: the plugin, from memory. ``files`` maps bundle paths to their bytes.
+    """The plugin, from memory: the first message after Booted. ``files`` maps paths in the bundle to their bytes.
 
-    ``mode``: ``serve``, ``probe`` (load, report what it declares, exit) or ``test`` (run its tests).
+    ``mode`` is ``serve``, ``probe`` (load it, say what it declares, leave) or ``test`` (run its tests).
     """
 
     plugin: str
@@ -84,18 +86,24 @@ class Load(msgspec.Struct, array_like=True, tag="load", gc=False):
 
 
 class Call(msgspec.Struct, array_like=True, tag="call", gc=False):
-    """One hook to run. ``seq`` counts up by one for each call on the link, from 0; ``deadline_ns`` is absolute
-    CLOCK_MONOTONIC."""
+    """One hook to run. ``seq`` counts up by one per link from 0.
+
+    ``deadline_ns`` is absolute CLOCK_MONOTONIC of the machine that the worker runs on, and is what the call is judged
+    by. ``left_ns`` is how long that was away when the call was decided on: whoever carries the call to a worker on
+    another machine sets ``deadline_ns`` anew from its own clock, since no two machines share one.
+    """
 
     seq: int
     hook: str
     user_id: str
     deadline_ns: int
+    left_ns: int
     params: msgspec.Raw
 
 
 class ApiReply(msgspec.Struct, array_like=True, tag="api_reply", gc=False):
-    """The answer to an ApiCall. If ``ok``, ``value`` is the result; otherwise ``code`` and ``message`` say why."""
+    """The answer to an ApiCall. If ``ok``, ``value`` is the result; else ``code`` and ``message`` say why there is
+    none."""
 
     api_id: int
     ok: bool
@@ -106,22 +114,21 @@ class ApiReply(msgspec.Struct, array_like=True, tag="api_reply", gc=False):
 
 
 class Ping(msgspec.Struct, array_like=True, tag="ping", gc=False):
-    """Is answered with a Pong in order, so that it tests the real path."""
+    """Is answered with a Pong in its turn, and so proves the way that calls take."""
 
     nonce: int
 
 
 class Recall(msgspec.Struct, array_like=True, tag="recall", gc=False):
-    """The calls ``seqs`` of this link must not begin. Each that has not begun is answered with Skipped, whatever its
-    deadline. A Recall takes effect as soon as it is read, before the calls that arrived ahead of it have had their
-    turn."""
+    """The calls ``seqs`` of this link are not to begin. Each that has not begun is answered with Skipped, whatever its
+    deadline. A Recall counts as soon as it is read, before the calls that arrived ahead of it have their turn."""
 
     seqs: list[int]
 
 
 # --- worker to supervisor
 class LayerReport(msgspec.Struct, array_like=True, gc=False):
-    """The result of one jail layer. ``state``: active, degraded, absent, waived, failed, lied."""
+    """What came of one layer of the jail. ``state`` is active, degraded, absent, waived, failed or lied."""
 
     layer: str
     state: str
@@ -130,15 +137,15 @@ class LayerReport(msgspec.Struct, array_like=True, gc=False):
 
 
 class Booted(msgspec.Struct, array_like=True, tag="booted", gc=False):
-    """The jail was applied and tested; nothing of the plugin is loaded yet."""
+    """The jail is applied and has passed its self-test; nothing of the plugin is loaded yet."""
 
     layers: list[LayerReport]
     data_bytes: int = 0
 
 
 class Ready(msgspec.Struct, array_like=True, tag="ready", gc=False):
-    """The plugin is loaded. ``hooks`` and ``permissions`` are what its code declares, ``uses_loop`` whether asyncio is
-    used."""
+    """The plugin is loaded. Its code declares ``hooks`` and ``permissions``; ``uses_loop`` says whether it has
+    asyncio."""
 
     plugin: str
     version: str
@@ -148,7 +155,7 @@ class Ready(msgspec.Struct, array_like=True, tag="ready", gc=False):
 
 
 class Failed(msgspec.Struct, array_like=True, tag="failed", gc=False):
-    """The worker cannot serve and exits next. ``stage``: jail, selftest, load."""
+    """The worker cannot serve and exits next. ``stage`` is jail, selftest or load."""
 
     stage: str
     layer: str
@@ -158,7 +165,7 @@ class Failed(msgspec.Struct, array_like=True, tag="failed", gc=False):
 
 
 class Reply(msgspec.Struct, array_like=True, tag="reply", gc=False):
-    """The hook returned ``result``. ``cpu_ns`` is the worker's own reading and only indicative."""
+    """The hook returned ``result``. ``cpu_ns`` is the worker's own reading, which nobody relies on."""
 
     seq: Number
     result: msgspec.Raw
@@ -166,7 +173,7 @@ class Reply(msgspec.Struct, array_like=True, tag="reply", gc=False):
 
 
 class Raised(msgspec.Struct, array_like=True, tag="raised", gc=False):
-    """The hook raised. ``api_code`` is set if an API error was not handled, ``memory`` if it was a MemoryError."""
+    """The hook raised. ``api_code`` is set if it did not handle an API error, ``memory`` if it raised a MemoryError."""
 
     seq: Number
     exception: str
@@ -180,7 +187,7 @@ class Raised(msgspec.Struct, array_like=True, tag="raised", gc=False):
 
 
 class BadOutput(msgspec.Struct, array_like=True, tag="bad_output", gc=False):
-    """The hook returned something that is not a MessagePack value of the protocol; ``path`` says where."""
+    """The hook returned something that is no value of the protocol; ``path`` says where in the result it is."""
 
     seq: Number
     path: str
@@ -189,7 +196,8 @@ class BadOutput(msgspec.Struct, array_like=True, tag="bad_output", gc=False):
 
 
 class BadInput(msgspec.Struct, array_like=True, tag="bad_input", gc=False):
-    """The call's payload is not MessagePack: the host's fault, which the supervisor verifies itself. No hook ran."""
+    """The call's payload is not MessagePack. That is the host's fault, and the supervisor checks it for itself. No hook
+    ran."""
 
     seq: Number
     message: str
@@ -197,13 +205,13 @@ class BadInput(msgspec.Struct, array_like=True, tag="bad_input", gc=False):
 
 
 class Skipped(msgspec.Struct, array_like=True, tag="skipped", gc=False):
-    """The call did not begin: its deadline had passed, or it was recalled."""
+    """The call was not begun: its deadline had passed, or it was recalled."""
 
     seq: Number
 
 
 class ApiCall(msgspec.Struct, array_like=True, tag="api", gc=False):
-    """The hook that runs as ``seq`` calls the API. ``api_id`` counts up on the link."""
+    """The hook that runs as ``seq`` asks for something outside. ``api_id`` counts up on each link."""
 
     seq: Number
     api_id: Number
@@ -212,20 +220,21 @@ class ApiCall(msgspec.Struct, array_like=True, tag="api", gc=False):
 
 
 class Log(msgspec.Struct, array_like=True, tag="log", gc=False):
-    """One line of the plugin's log or stdout. ``level``: debug, info, warning, error, stdout, stderr."""
+    """One line of the plugin's log or output. ``level`` is debug, info, warning, error, stdout or stderr."""
 
     level: str
     text: str
 
 
 class Pong(msgspec.Struct, array_like=True, tag="pong", gc=False):
-    """The answer to Ping."""
+    """The answer to a Ping."""
 
     nonce: Number
 
 
 class Tested(msgspec.Struct, array_like=True, tag="tested", gc=False):
-    """The result of a bundle's tests (mode ``test``). ``arcs``: path → jumps between lines; none of it is proof."""
+    """What came of a bundle's tests (mode ``test``). ``arcs`` maps a path to jumps between lines. Nothing of this is
+    proof, since the code that was tested could have written it."""
 
     passed: Number
     failed: Number
@@ -235,7 +244,7 @@ class Tested(msgspec.Struct, array_like=True, tag="tested", gc=False):
 
 
 class Testing(msgspec.Struct, array_like=True, tag="testing", gc=False):
-    """The test ``name`` begins (mode ``test``), after ``passed`` and ``failed`` tests. It only informs observers."""
+    """The test ``name`` begins (mode ``test``), after so many that ``passed`` and ``failed``. For whoever watches."""
 
     name: str
     passed: Number
@@ -243,10 +252,10 @@ class Testing(msgspec.Struct, array_like=True, tag="testing", gc=False):
 
 
 class Placed(msgspec.Struct, array_like=True, tag="placed", gc=False):
-    """Mode ``test``: sent before any line of the bundle runs; then the worker waits for a Ping.
+    """Sent in mode ``test`` before any line of the bundle runs; the worker then waits for a Ping.
 
-    ``places``: path → (line on which a statement begins, address of the bytecode at which it is entered); a line may
-    have several.
+    ``places`` maps a path to pairs: a line that a statement begins in, and an address of bytecode at which the line is
+    entered. A line may have several.
     """
 
     places: dict[str, list[tuple[int, int]]]
@@ -255,17 +264,17 @@ class Placed(msgspec.Struct, array_like=True, tag="placed", gc=False):
 ToWorker = Load | Call | ApiReply | Ping | Recall
 FromWorker = Booted | Ready | Failed | Reply | Raised | BadOutput | BadInput | Skipped | ApiCall | Log | Pong
 FromTests = Booted | Failed | Log | Placed | Testing | Tested
-"""What a worker with a bundle's tests may send; a serving worker may not send a ``tested``."""
+"""What a worker that runs a bundle's tests may send. A worker that serves may not send a ``tested``."""
 
 NIL = msgspec.Raw(b"\xc0")
 
 
-# --- supervisor to zygote, over a SEQPACKET socket with attached descriptors (never a pickle)
+# --- supervisor to zygote, over a SEQPACKET socket with fds attached (never a pickle)
 class Fork(msgspec.Struct, array_like=True, tag="fork", gc=False):
-    """Fork one worker. Two descriptors are attached, in this order: the link, and the write end of the start counter.
+    """Fork one worker. Two descriptors come with the message: the link, and the write end of the marks pipe.
 
-    ``worker`` is the supervisor's number for the generation. ``jail`` has what differs between workers: ``{uid, gid,
-    cgroup: [paths], memory_bytes_max, ...}`` (see workers/jail).
+    ``worker`` is the supervisor's number for the generation. ``jail`` holds what differs per worker:
+    ``{uid, gid, cgroup: [paths], memory_bytes_max, ...}`` (see workers/jail).
     """
 
     worker: int
@@ -273,34 +282,34 @@ class Fork(msgspec.Struct, array_like=True, tag="fork", gc=False):
 
 
 class Kill(msgspec.Struct, array_like=True, tag="kill", gc=False):
-    """SIGKILL for a worker whose pidfd the supervisor lacks or may not use: the zygote is its parent."""
+    """Kill a worker whose pidfd the supervisor does not have, or may not use. The zygote may: it is the parent."""
 
     worker: int
 
 
 class ZygoteReady(msgspec.Struct, array_like=True, tag="zygote_ready", gc=False):
-    """The zygote has loaded its modules and answers."""
+    """The zygote has loaded its modules and takes requests."""
 
     pid: int
     modules: int
 
 
 class Forked(msgspec.Struct, array_like=True, tag="forked", gc=False):
-    """A worker exists; its pidfd is attached."""
+    """There is a process for the worker; its pidfd comes with the message."""
 
     worker: int
     pid: int
 
 
 class ForkFailed(msgspec.Struct, array_like=True, tag="fork_failed", gc=False):
-    """fork or pidfd_open was refused (EAGAIN, EMFILE, ...)."""
+    """The kernel refused fork or pidfd_open (EAGAIN, EMFILE, ...)."""
 
     worker: int
     errno: int
 
 
 class Exited(msgspec.Struct, array_like=True, tag="exited", gc=False):
-    """A worker was reaped. ``status`` is waitpid's raw status; times are in ns, ``maxrss_kib`` is from rusage."""
+    """A worker was reaped. ``status`` is the raw status of waitpid; the times and ``maxrss_kib`` are from rusage."""
 
     worker: int
     pid: int
