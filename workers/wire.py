@@ -30,8 +30,8 @@ DEPTH_MAX = 64
 """Deepest nesting of a payload or a result."""
 
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-"""A number by which a worker names something. What a worker measures (CPU time, a wait) is cut to a possible value by
-whoever uses it."""
+"""A number by which a worker names something. What a worker measures (CPU time, a wait) is cut to a possible value
+where it is used."""
 
 API_CODES = {
     "permission_denied": "the plugin has no such permission, or no valid approval for it",
@@ -89,8 +89,8 @@ class Call(msgspec.Struct, array_like=True, tag="call", gc=False):
     """One hook to run. ``seq`` counts up by one per link from 0.
 
     ``deadline_ns`` is absolute CLOCK_MONOTONIC of the machine that the worker runs on, and is what the call is judged
-    by. ``left_ns`` is how long that was away when the call was decided on: whoever carries the call to a worker on
-    another machine sets ``deadline_ns`` anew from its own clock, since no two machines share one.
+    by. ``left_ns`` is how long that was away when the call was decided on: a carrier that takes the call to a
+    worker on another machine sets ``deadline_ns`` anew from its own clock, since no two machines share one.
     """
 
     seq: int
@@ -187,7 +187,7 @@ class Raised(msgspec.Struct, array_like=True, tag="raised", gc=False):
 
 
 class BadOutput(msgspec.Struct, array_like=True, tag="bad_output", gc=False):
-    """The hook returned something that is no value of the protocol; ``path`` says where in the result it is."""
+    """The hook returned something that the protocol cannot carry; ``path`` says where in the result it is."""
 
     seq: Number
     path: str
@@ -244,7 +244,7 @@ class Tested(msgspec.Struct, array_like=True, tag="tested", gc=False):
 
 
 class Testing(msgspec.Struct, array_like=True, tag="testing", gc=False):
-    """The test ``name`` begins (mode ``test``), after so many that ``passed`` and ``failed``. For whoever watches."""
+    """The test ``name`` begins (mode ``test``), after ``passed`` and ``failed`` tests. It only informs observers."""
 
     name: str
     passed: Number
