@@ -22,32 +22,8 @@ ROOT = Path(apex_exec.__file__).parent.parent
 SKIPPED = {"node_modules", ".git", ".venv", "__pycache__", ".ruff_cache", ".mypy_cache", ".pytest_cache"}
 PHRASES = re.compile(r"\bso many\b|\bso long\b|\bwhoever\b|\btold\b|"
                      r"(?<!\bthere )\bis no (?!longer\b|more than\b)[a-z]+", re.I)
-"""Word for word from another language: "so many" for "this many", "is no name" for "is not a name" (but "there is no" is
-English), "told" for "notified" or "reported", "whoever" for the person or part that is meant."""
-
-ALLOWED`` may only fall. Lower it when you have rewritten a phrase; a folder that is not listed
-has none and keeps it so.
-"""
-
-from __future__ import annotations
-
-import ast
-import io
-import re
-import tokenize
-from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
-
-import apex_exec
-
-ROOT = Path(apex_exec.__file__).parent.parent
-SKIPPED = {"node_modules", ".git", ".venv", "__pycache__", ".ruff_cache", ".mypy_cache", ".pytest_cache"}
-PHRASES = re.compile(r"\bso many\b|\bso long\b|\bwhoever\b|(?<!\bthere )\bis no (?!longer\b|more than\b)[a-z]+|\btold\b", re.I)
-"""Word for word from another language: "so many" for "this many", "is no name" for "is not a name" (but "there is no" is
-English), "told" for "notified" or "reported", "whoever" for the person or part that is meant."""
+"""Word for word from another language: "so many" for "this many", "is no name" for "is not a name" (but "there is no"
+is English), "told" for "notified" or "reported", "whoever" for the person or part that is meant."""
 
 ALLOWED: dict[str, int] = {
     "apex_exec/cli": 13,
