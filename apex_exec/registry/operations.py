@@ -182,7 +182,7 @@ def _sign(ctx: Context, args: SignatureArgs) -> dict[str, Any]:
         version = db_.get_digest(db, args.digest)
         if version is None:
             raise Refusal("version_not_found", "no version has that digest", code=Code.NOT_FOUND)
-        signed = keyring.judge(db, args.digest, read_signatures(args.signatures), ctx.now_ns())
+        signed = keyring.evaluate(db, args.digest, read_signatures(args.signatures), ctx.now_ns())
         if not signed.author_key and not signed.market_key:
             raise Refusal("signature_unknown_key", "; ".join(signed.notes) or "the file contains no signature",
                           hint="register the key with `apex-exec keys register`")

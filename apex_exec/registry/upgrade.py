@@ -177,7 +177,7 @@ def rollback(ctx: Context, plugin: str, to: str | None, trial: Trial) -> dict[st
         return {"id": plugin, "version": now.version, "state": now.state, "waiting": [], "changed": False}
     row, target = ctx.store.transact(choose)
     ctx.blobs.read(target.digest)
-    signed = ctx.store.transact(lambda db: keyring.judge(db, target.digest, keyring.stored(db, target.digest),
+    signed = ctx.store.transact(lambda db: keyring.evaluate(db, target.digest, keyring.stored(db, target.digest),
                                                          ctx.now_ns()))
     keyring.require(signed, ctx.settings.security.require_signature)
     checks.check_policy(ctx, manifest_of(target))

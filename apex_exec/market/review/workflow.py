@@ -60,7 +60,7 @@ class Reviewing:
         bundle, signatures = read_path(path) if path is not None else unpack(data, "submission")
         price, manifest = checks.price_of(bundle), bundle.manifest
         contact, hours = checks.support_of(bundle, contact, response_hours)
-        signed = context.store.transact(lambda db: keyring.judge(
+        signed = context.store.transact(lambda db: keyring.evaluate(
             db, bundle.digest, read_signatures(signatures), self.shop.now_ns()))
         self.shop.keep(bundle, signatures)
 
