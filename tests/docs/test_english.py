@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import io
+import os
 import re
 import tokenize
 from collections import Counter
@@ -59,6 +60,12 @@ def _prose(path: Path, text: str) -> Iterator[str]:
             yield token.string
 
 
+def _pages() -> Iterator[Path]:
+    for folder, below, names in os.walk(ROOT):
+        below[:] = [name for name in below if name not in SKIPPED and not name.startswith(".venv")]
+        yield from (Path(folder, name) for name in names if name.endswith((".py", ".md")))
+
+
 def _hits(path: Path) -> list[str]:
     text = path.read_text("utf-8")
     if not PHRASES.search(re.sub(r"[\s#]+", " ", text)):
@@ -70,9 +77,7 @@ def _hits(path: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def found() -> list[tuple[str, str]]:
     """(folder, file and phrase) of every hit in the repository but this file's own."""
-    paths = sorted(path for suffix in ("*.py", "*.md") for path in ROOT.rglob(suffix)
-                   if not SKIPPED.intersection(path.parts) and path != Path(__file__))
-    return [(_folder(path), hit) for path in paths for hit in _hits(path)]
+    return [(_folder(path), hit) for path in sorted(_pages()) if path != Path(__file__) for hit in _hits(path)]
 
 
 def test_no_folder_has_more_foreign_phrases_than_it_had(found: list[tuple[str, str]]) -> None:
