@@ -35,7 +35,7 @@ class RetentionClock:
         self.now_ns = max(known, min(wall_ns, known + GAP_NS))
         self.ahead_ns = wall_ns - self.now_ns
 
-    def look(self, wall_ns: int, monotonic_ns: int) -> int:
+    def sample(self, wall_ns: int, monotonic_ns: int) -> int:
         """The time that retention uses now; it is stored for the next start. Raises OSError."""
         passed_ns = max(0, monotonic_ns - self._looked_ns)
         self._looked_ns = monotonic_ns

@@ -154,7 +154,7 @@ class _Ledger:
         wall_ns, monotonic_ns = time.time_ns(), time.monotonic_ns()
         if self.clock is None:
             self.clock = RetentionClock(self.state_dir, wall_ns, monotonic_ns, store.latest_ns())
-        now_ns = self.clock.look(wall_ns, monotonic_ns)
+        now_ns = self.clock.sample(wall_ns, monotonic_ns)
         if self.clock.ahead_ns > WARN_NS:
             self.warn(f"the clock is {self.clock.ahead_ns / 86_400e9:.1f} days ahead of the ledger's own time; "
                       "old events are removed by the ledger's. If the clock is right, retention catches up by itself")
