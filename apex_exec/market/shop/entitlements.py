@@ -75,7 +75,7 @@ class Entitlements:
         self.shop = shop
         self.due_ns = 0
         """When ``sweep`` must be called next."""
-        self.granted = Granted(shop, self._look_soon)
+        self.granted = Granted(shop, self._refresh_soon)
         self._disable = disable
         self._over_ns = over_ns or shop.now_ns
         self._publish = publish
@@ -83,7 +83,7 @@ class Entitlements:
         self._changed: set[str] = set()
         """Plugins for which the supervisor's state differs from what is known here."""
 
-    def _look_soon(self) -> None:
+    def _refresh_soon(self) -> None:
         self.due_ns = 0
 
     def of(self, plugin: str, paid: bool) -> frozenset[str] | None:
@@ -114,7 +114,7 @@ class Entitlements:
             return None
         return sales.entitled_until(db, plugin, user_id, now_ns, paid)
 
-    def look(self) -> set[str]:
+    def refresh(self) -> set[str]:
         """Reads again who has paid for what, and returns the plugins for which that has changed. Blocks.
 
         If the store cannot be read, what was known still ends at its time. Raises Refusal then.
@@ -135,8 +135,8 @@ class Entitlements:
         return self._changed
 
     def begin(self) -> None:
-        """Calls ``look`` before anything is served: all specs are sent after it."""
-        self.look()
+        """Calls ``refresh`` before anything is served: all specs are sent after it."""
+        self.refresh()
         self._changed = set()
 
     def sweep(self, context: Context) -> int:
@@ -146,7 +146,7 @@ class Entitlements:
         enablement that was paid for and is over only by the clock ends once the clock has settled.
         """
         try:
-            self.look()
+            self.refresh()
         finally:  # what ended without the store's help must end in the supervisor, too
             changed, self._changed = self._changed, set()
             self._publish(context, changed)
