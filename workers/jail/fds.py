@@ -21,9 +21,9 @@ from typing import Any
 
 from workers.jail.base import ACTIVE, PLACE_FDS, Child, Outcome, libc
 
-LINK, MARKS = 3, 4
+LINK, START_COUNTER = 3, 4
 KEPT_MAX = 5
-"""The highest descriptor that stays: the worker's own statm, until the plugin is loaded. The numbers after MARKS then
+"""The highest descriptor that stays: the worker's own statm, until the plugin is loaded. The numbers after START_COUNTER then
 belong to the plugin, and only their modes may be changed (see the rules of ioctl in the seccomp policy)."""
 _HIGH = 64
 _ASKED_MAX = 1000
@@ -51,15 +51,15 @@ class Fds:
         Reading 0 returns end-of-file at once, and writing 1 or 2 fails: it is a socket whose other end is closed.
         """
         nowhere, other_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        link, marks, nothing = (fcntl.fcntl(fd, fcntl.F_DUPFD, _HIGH) for fd in (*child.fds, nowhere.detach()))
+        link, started, nothing = (fcntl.fcntl(fd, fcntl.F_DUPFD, _HIGH) for fd in (*child.fds, nowhere.detach()))
         other_end.close()
         for fd in (0, 1, 2):
             os.dup2(nothing, fd)
         os.dup2(link, LINK, inheritable=False)
-        os.dup2(marks, MARKS, inheritable=False)
+        os.dup2(started, START_COUNTER, inheritable=False)
         os.closerange(KEPT_MAX, PLACE_FDS.start)
         os.closerange(PLACE_FDS.stop, 2**31 - 1)
-        child.fds = (LINK, MARKS)
+        child.fds = (LINK, START_COUNTER)
         os.set_blocking(LINK, True)  # the filter lets nobody change this later
         with contextlib.suppress(OSError):
             child.statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
