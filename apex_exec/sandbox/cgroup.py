@@ -5,7 +5,7 @@
     <the daemon's own group>/apex-exec-<pid>…/     removed at the end; those of dead daemons are swept at start
         p-<plugin>      cpu.max: outlives workers, so the share is the plugin's
             w<worker>   memory.max (v2)            (v1: memory is another tree)
-        s<spare>        a spare's; the plugin's as soon as it adopts the spare, its older one is then removed
+        s<spare>        a spare's; the plugin's as soon as it is bound to the spare, its older one is then removed
 
 A process never changes its group after its jail is closed: if another process moved it, the kernel would stop all forks
 (we measured 2.4 ms).
@@ -131,7 +131,7 @@ class Cgroups:
         # (measured).
         return [str(own / "tasks"), str(group / "tasks")]
 
-    def adopt(self, spare: int, worker: int, spec: PluginSpec, burst_seconds: float) -> None:
+    def bind(self, spare: int, worker: int, spec: PluginSpec, burst_seconds: float) -> None:
         """Makes the spare's groups the plugin's, with its limits. Raises OSError; the groups then stay the spare's.
 
         Quota or burst that is left in the plugin's older group does no harm: the bucket counts all of its workers.
