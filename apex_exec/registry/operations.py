@@ -148,11 +148,11 @@ def _user(args: UserArgs) -> str:
 def _upgrade(ctx: Context, args: UpgradeArgs) -> dict[str, Any]:
     bundle, signatures = _bundle(args)
     with _about(bundle.manifest.id):
-        return upgrade.upgrade(ctx, bundle, signatures, upgrade.Trial(args.hook, args.payload, args.user))
+        return upgrade.upgrade(ctx, bundle, signatures, upgrade.CanaryCall(args.hook, args.payload, args.user))
 
 
 def _rollback(ctx: Context, args: RollbackArgs) -> dict[str, Any]:
-    return upgrade.rollback(ctx, args.id, args.version, upgrade.Trial(args.hook, args.payload, args.user))
+    return upgrade.rollback(ctx, args.id, args.version, upgrade.CanaryCall(args.hook, args.payload, args.user))
 
 
 def _request(ctx: Context, args: PermissionArgs) -> dict[str, Any]:

@@ -146,7 +146,7 @@ def verify(ctx: Context, plugin: str, hook: str | None, payload: dict[str, Any] 
         return ", ".join(manifest.permissions) or "it asks for none"
 
     def smoke() -> str:
-        call = checks.trial_call(manifest, hook, payload, user)
+        call = checks.canary_call(manifest, hook, payload, user)
         if row.state != "enabled":
             raise Refusal("not_enabled", f"it is {row.state}: no call was made",
                           hint=f"`apex-exec plugin enable {plugin}`")

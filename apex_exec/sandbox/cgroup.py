@@ -5,7 +5,7 @@
     <the daemon's own group>/apex-exec-<pid>…/     removed at the end; those of dead daemons are swept at start
         p-<plugin>      cpu.max: outlives workers, so the share is the plugin's
             w<worker>   memory.max (v2)            (v1: memory is another tree)
-        s<spare>        a spare's; the plugin's as soon as it is bound to the spare, its older one is then removed
+        s<spare>        a spare's; the plugin's as soon as the spare is bound to it; its older one is then removed
 
 A process never changes its group after its jail is closed: if another process moved it, the kernel would stop all forks
 (we measured 2.4 ms).

@@ -23,8 +23,9 @@ from workers.jail.base import ACTIVE, PLACE_FDS, Child, Outcome, libc
 
 LINK, START_COUNTER = 3, 4
 KEPT_MAX = 5
-"""The highest descriptor that stays: the worker's own statm, until the plugin is loaded. The numbers after START_COUNTER then
-belong to the plugin, and only their modes may be changed (see the rules of ioctl in the seccomp policy)."""
+"""The highest descriptor that stays: the worker's own statm, until the plugin is loaded. The numbers after
+START_COUNTER then belong to the plugin, and only their modes may be changed (see the rules of ioctl in the seccomp
+policy)."""
 _HIGH = 64
 _ASKED_MAX = 1000
 
