@@ -27,6 +27,9 @@ API_PARAMS_BYTES_MAX = 256 * 1024
 DEPTH_MAX = 64
 """Deepest nesting of a payload or a result."""
 
+EXIT_JAIL, EXIT_LOAD = 70, 71
+"""A worker's exit status if it could not be jailed, or its plugin could not be loaded."""
+
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """A worker's number for something. What else it counts (CPU time, a wait) is cut where it is used, to what can be."""
 

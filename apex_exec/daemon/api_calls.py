@@ -18,7 +18,9 @@ import msgspec
 
 from apex_exec.core import api
 from apex_exec.core import events as ev
+from apex_exec.core.deadline import NEVER_NS
 from apex_exec.core.effects import EFFECTS_BYTES_MAX, EffectRefused, Effects
+from apex_exec.core.limits import MS_NS
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.policy import Denied, check
 from apex_exec.core.rate_window import Pace, SlidingWindow
@@ -39,7 +41,6 @@ if TYPE_CHECKING:
     from apex_exec.executor.overhead import Overhead
     from apex_exec.observe.metrics import Metrics
 
-MS_NS = 1_000_000
 IN_FLIGHT_MAX = 8
 """API calls of one invocation at once. The SDK makes one at a time; this bounds what a worker of its own making may."""
 CALLS_MAX = 1000
@@ -63,7 +64,6 @@ round trips, and the hook can still say something about it."""
 LAST_WORD_NS = MARGIN_NS // 2
 """So long before the invocation's end (a tenth of it at most) the supervisor itself answers a call that the gateway or
 a host has not answered: if one of them hangs, the worker must live, and the hook has time left to react."""
-NEVER_NS = 1 << 62
 LOOKED_AT_HERE = frozenset(("renderWidget", "emit", "call"))
 """Methods whose parameters the loop looks through, with bounds of their own (``wire.values.check_in_loop``)."""
 WRITES = frozenset(("insert", "update", "delete"))

@@ -16,10 +16,10 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apex_exec import API_VERSION, __version__
+from apex_exec.common.sqlite import path_of
 from apex_exec.config import Settings
 from apex_exec.core.plugin import HOOKS, Limits
 from apex_exec.core.scheduler.breaker import BreakerPolicy
@@ -460,7 +460,7 @@ def _has_registry(settings: Settings) -> bool:
     """Whether the registrar may have something to tell before it is asked: installed plugins, a marketplace's index."""
     local = (f"sqlite:///{settings.state_path}/registry.db", f"sqlite:///{settings.state_path}/market.db")
     used = (settings.database_url(settings.registry.url), settings.database_url(settings.market.url))
-    return (used != local or any(Path(url.removeprefix("sqlite:///")).exists() for url in local)
+    return (used != local or any(path.exists() for path in map(path_of, local) if path is not None)
             or bool(settings.market.index or settings.market.entitlements))
 
 

@@ -9,7 +9,7 @@ import socket
 
 from apex_exec.core.plugin import PluginSpec
 from workers.wire import FRAME_BYTES_MAX, WORKER_FRAME_BYTES_MAX
-from workers.zmtp import Zmtp, encode
+from workers.zmtp import READ_BYTES, Zmtp, encode
 
 OUT_BYTES_MAX = 4 * FRAME_BYTES_MAX
 """Unsent bytes held for one worker; prefetch bounds the calls, this bounds their bodies."""
@@ -116,7 +116,8 @@ class WorkerLink:
             self.more = zmtp.more
             return bodies, False
         try:
-            data = self._socket.recv(zmtp.read_bytes)
+            missing_bytes = zmtp.missing_bytes  # a frame under way may be larger than one read
+            data = self._socket.recv(missing_bytes if missing_bytes > READ_BYTES else READ_BYTES)
         except BlockingIOError:
             return [], False
         except OSError:

@@ -48,7 +48,6 @@ LOST_NS_MAX = 1000 * MS_NS
 REFILL_TURNS = 3
 """After a cold worker is ready a spare is forked so many turns of the loop later: its call goes out in the first, comes
 back in the second."""
-EXIT_JAIL, EXIT_LOAD = 70, 71
 QUIET_ENDS = ("idle", "drained")
 """Ends of workers that nobody needs to hear of."""
 UNSTARTED_NS = 10_000 * MS_NS
@@ -883,6 +882,6 @@ def _evidence(link: WorkerLink, exited: inner.Exited | None, lost: Lost | None) 
         code = "CPU_LIMIT" if number == signal.SIGXCPU else "WORKER_CRASHED"
         return code, f"the worker died of {name}", {"signal": number}
     status = os.waitstatus_to_exitcode(exited.status)
-    if status in (EXIT_JAIL, EXIT_LOAD) or link.failure:
+    if status in (inner.EXIT_JAIL, inner.EXIT_LOAD) or link.failure:
         return "BOOT_FAILED", link.failure or f"the worker exited with {status}", {"exitCode": status}
     return "WORKER_CRASHED", f"the worker exited with {status}", {"exitCode": status}

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from apex_exec.common.sqlite import path_of
 from apex_exec.core.api import Delete, Insert, Query, Update
 from apex_exec.errors import ConfigError
 from apex_exec.gateway.costs import counted
@@ -46,9 +47,9 @@ class Backend(Protocol):
 
 def open_backend(url: str, tables: Mapping[str, Table], origin: str) -> Backend:
     """The backend for ``data.url``. Raises ConfigError."""
-    if url.startswith("sqlite:///"):
+    if (path := path_of(url)) is not None:
         from apex_exec.gateway.sqlite import Sqlite
-        return Sqlite(url, tables, origin)
+        return Sqlite(path, tables, origin)
     if url.startswith("postgresql"):
         try:
             from apex_exec.gateway.postgres import Postgres

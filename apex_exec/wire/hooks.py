@@ -5,17 +5,15 @@ Generic parts stay undecoded; ``values.check_value`` holds results to the value 
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
+from apex_exec.common.names import UUID
 from apex_exec.errors import Code, WireError
 from apex_exec.wire.error_paths import told
 from apex_exec.wire.values import check_value, decode_any
-
-_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
 class DashboardPayload(Struct, rename="camel"):
@@ -79,7 +77,7 @@ _PAYLOADS = {hook: msgspec.msgpack.Decoder(kind) for hook, kind in PAYLOAD_TYPES
 def check_user(user_id: str) -> str:
     """``user_id`` lower-cased. Raises INVALID_INPUT where it is no UUID of 8-4-4-4-12 hexadecimal."""
     lowered = user_id.lower()
-    if not _UUID.fullmatch(lowered):
+    if not UUID.fullmatch(lowered):
         raise WireError(Code.INVALID_INPUT, "userId is not a UUID of 8-4-4-4-12 hexadecimal", {"path": "$.userId"})
     return lowered
 

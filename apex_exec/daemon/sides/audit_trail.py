@@ -23,10 +23,11 @@ from typing import Any, Protocol
 import msgspec
 
 from apex_exec.config import Settings
+from apex_exec.core.deadline import NEVER_NS
+from apex_exec.core.limits import MS_NS
 from apex_exec.daemon.sides.side_process import SideProcess
 from apex_exec.ledger.records import AuditRecord, Execution, encode_line, execution_record
 
-MS_NS = 1_000_000
 LATE_NS = 50 * MS_NS
 HOLD_NS = 250 * MS_NS
 DOWN_NS = 1_000 * MS_NS
@@ -39,7 +40,6 @@ PENDING_BYTES_MAX = 32 * 1024 * 1024
 TRACEPARENT_CHARS_MAX = 128
 RESTART_MAX_NS = 500 * MS_NS
 """Nothing is admitted without a ledger: one that keeps dying is started again sooner than other side processes."""
-NEVER_NS = 1 << 62
 _wall_ns = time.time_ns
 _clock_ns = time.monotonic_ns
 _encode = msgspec.msgpack.Encoder().encode
