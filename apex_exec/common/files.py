@@ -14,7 +14,7 @@ TEMPORARY_PREFIX = ".new-"
 
 def replace_file(path: Path, data: bytes, *, mode: int = 0o600, only_writer: bool = False, sync_folder: bool = True,
                  at_point: Callable[[], None] = lambda: None) -> None:
-    """Puts ``data`` at ``path`` in one step: a reader sees the old file or the new one, even after a crash.
+    """Puts ``data`` at ``path`` in one step: a reader of ``path`` sees the old file or the new one, even after a crash.
 
     The content is on the disk before the name changes. With ``sync_folder`` the name is on the disk too when this
     returns; without it a power cut may bring the old file back. ``mode`` is the new file's, less the umask.

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from apex_exec import extras
 from apex_exec.common.sqlite import path_of
 from apex_exec.core.api import Delete, Insert, Query, Update
 from apex_exec.errors import ConfigError
@@ -51,10 +52,8 @@ def open_backend(url: str, tables: Mapping[str, Table], origin: str) -> Backend:
         from apex_exec.gateway.sqlite import Sqlite
         return Sqlite(path, tables, origin)
     if url.startswith("postgresql"):
-        try:
-            from apex_exec.gateway.postgres import Postgres
-        except ImportError as error:
-            raise ConfigError(f"data.url: {error}; pip install 'psycopg[binary,pool]'") from None
+        extras.need("postgres", "data.url")
+        from apex_exec.gateway.postgres import Postgres
         return Postgres(url, tables, origin)
     raise ConfigError("data.url: sqlite:///… and postgresql://… are served")
 

@@ -1,7 +1,7 @@
-"""One way to open the cold stores (registry, market): SQLite or PostgreSQL, schema version, migrations.
+"""The one way to open the slow-changing stores (registry, market): SQLite or PostgreSQL, schema version, migrations.
 
-Both speak SQLAlchemy Core and run the same statements. Every transaction is serializable: SQLite takes its write
-lock at BEGIN, PostgreSQL checks at COMMIT and ``transact`` runs the loser again. Every call blocks.
+Both databases are used through SQLAlchemy Core and run the same statements. Every transaction is serializable: SQLite
+takes its write lock at BEGIN; PostgreSQL checks at COMMIT, and ``transact`` runs the loser again. Every call blocks.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ T = TypeVar("T")
 BUSY_SECONDS = 5.0
 """How long a SQLite writer waits for another one before it gets ``store_unusable``."""
 ATTEMPTS_MAX = 20
-"""How often a transaction that lost to another writer of PostgreSQL is tried in all, then it is ``store_unusable``."""
+"""How often we try a transaction that keeps losing to another PostgreSQL writer; then it fails: ``store_unusable``."""
 PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX = 0.002, 0.25
 """Longest pause after the first lost attempt, doubled each time, and its bound. The pause is random below that: two
 writers who try again at once lose to each other again, and did, five times in a row."""
@@ -111,9 +111,10 @@ def _migrate(db: sa.Connection, schema: Schema, table: str, before: str) -> None
 
 
 def transact(engine: sa.Engine, name: str, work: Callable[[sa.Connection], T]) -> T:
-    """``work`` in one serializable transaction, run again after a pause where another writer won. All or nothing.
+    """Runs ``work`` in one serializable transaction, and again after a pause if another writer won. All or nothing.
 
-    What ``work`` raises undoes the transaction and passes through; a failing database is Refusal("store_unusable").
+    An exception from ``work`` undoes the transaction and propagates; a failing database raises
+    Refusal("store_unusable").
     """
     pauses = Backoff(PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX)
     for attempt in range(1, ATTEMPTS_MAX + 1):
@@ -129,12 +130,12 @@ def transact(engine: sa.Engine, name: str, work: Callable[[sa.Connection], T]) -
 
 
 def unusable(name: str, error: Exception) -> Refusal:
-    """The refusal for a database that failed; the driver's first line says how."""
+    """The refusal for a database that failed; it quotes the first line of the driver's message."""
     cause = getattr(error, "orig", None) or error
     line = (str(cause).splitlines() or [type(cause).__name__])[0]
     corrupt = isinstance(error, DatabaseError) and "malformed" in line or "not a database" in line
     return Refusal("store_unusable", f"the {name} store cannot be used: {line[:300]}",
-                   hint="restore it from a backup" if corrupt else "look at the disk, the locks and the server")
+                   hint="restore it from a backup" if corrupt else "check the disk, the locks and the database server")
 
 
 def _engine(url: str) -> sa.Engine:

@@ -21,10 +21,10 @@ plugins = sa.Table(
     sa.Column("id", sa.String(50), primary_key=True),
     sa.Column("name", sa.String(400), nullable=False),
     sa.Column("author", sa.String(400), nullable=False),
-    sa.Column("version", sa.String(20), nullable=False, default=""),  # the one that is served; "" before the first
+    sa.Column("version", sa.String(20), nullable=False, default=""),  # the served version; "" before the first
     sa.Column("state", sa.String(20), nullable=False),
     sa.Column("reason", sa.Text, nullable=False, default=""),
-    sa.Column("author_key", sa.String(32), nullable=False, default=""),  # signed the version that is served
+    sa.Column("author_key", sa.String(32), nullable=False, default=""),  # the key that signed the served version
     sa.Column("created_ns", sa.BigInteger, nullable=False),
     sa.Column("updated_ns", sa.BigInteger, nullable=False),
 )
@@ -37,10 +37,11 @@ versions = sa.Table(
     sa.Column("manifest", sa.Text, nullable=False),  # JSON as in the bundle
     sa.Column("state", sa.String(20), nullable=False),
     sa.Column("reason", sa.Text, nullable=False, default=""),
-    sa.Column("author_key", sa.String(32), nullable=False, default=""),  # "" where unsigned or of an unknown key
+    # "" if it is unsigned, or signed by an unknown key
+    sa.Column("author_key", sa.String(32), nullable=False, default=""),
     sa.Column("created_ns", sa.BigInteger, nullable=False),
     sa.Column("created_uid", sa.Integer, nullable=False),
-    sa.Column("served_ns", sa.BigInteger, nullable=False, default=0),  # when it last became the served one; 0 never
+    sa.Column("served_ns", sa.BigInteger, nullable=False, default=0),  # when it was last switched to; 0 means never
 )
 
 approvals = sa.Table(
@@ -54,10 +55,10 @@ approvals = sa.Table(
     sa.Column("requested_ns", sa.BigInteger, nullable=False),
     sa.Column("decided_ns", sa.BigInteger, nullable=False, default=0),
     sa.Column("expires_ns", sa.BigInteger, nullable=False, default=0),
-    sa.Column("uid", sa.Integer, nullable=False, default=-1),  # who decided; -1 nobody yet
+    sa.Column("uid", sa.Integer, nullable=False, default=-1),  # who decided; -1 before a decision
     sa.Column("key_id", sa.String(32), nullable=False, default=""),
     sa.Column("reason", sa.Text, nullable=False, default=""),
-    sa.Column("statement", sa.Text, nullable=False, default=""),  # what was signed, byte for byte
+    sa.Column("statement", sa.Text, nullable=False, default=""),  # the signed text, byte for byte
     sa.Column("signature", sa.String(128), nullable=False, default=""),
 )
 
@@ -67,7 +68,7 @@ enablement = sa.Table(
     sa.Column("plugin", sa.String(50), nullable=False, index=True),
     sa.Column("user_id", sa.String(36), nullable=False, default=""),  # "" is everybody
     sa.Column("from_ns", sa.BigInteger, nullable=False),
-    sa.Column("to_ns", sa.BigInteger),  # NULL: it runs on
+    sa.Column("to_ns", sa.BigInteger),  # NULL while the interval is open
 )
 
 installs = sa.Table(

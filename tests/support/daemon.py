@@ -77,6 +77,12 @@ def act(context, params):
     time.sleep(params["context"].get("seconds", 60))
     return {"result": params["context"], "metadata": {}}
 '''
+MANY = '''
+@plugin.hook("onActionExecute")
+def act(context, params):
+    return {"result": [0.5] * 30_000, "metadata": {}}
+'''
+"""Its result is too large to be checked in the loop: the process that checks such results is started for it."""
 
 
 class Daemon:
@@ -84,12 +90,12 @@ class Daemon:
 
     ``folder`` (None: a short temporary one, since socket paths are short) gets ``run``, ``state`` and ``log``.
     ``plugins`` is a folder of bundles, readable by ``uid``; ``config`` dotted keys; ``uid`` a user to run as, which
-    takes root; ``wrapper`` a command that execs the daemon.
+    takes root; ``wrapper`` a command that execs the daemon; ``tree`` where the code lies that is run.
     """
 
     def __init__(self, folder: Path | str | None = None, plugins: Path | str | None = EXAMPLES,
                  config: dict[str, Any] | None = None, uid: int | None = None,
-                 env: dict[str, str] | None = None, wrapper: list[str] | None = None) -> None:
+                 env: dict[str, str] | None = None, wrapper: list[str] | None = None, tree: Path = ROOT) -> None:
         self._own = folder is None
         if folder is None:
             folder = tempfile.mkdtemp(prefix="apx") if uid is None else other_user.new_folder(uid)
@@ -108,6 +114,7 @@ class Daemon:
         self.uid = uid
         self._env = env or {}
         self._wrapper = wrapper or []
+        self._tree = tree
         self.write_config(config or {})
         self.start()
 
@@ -118,7 +125,7 @@ class Daemon:
 
     def start(self) -> None:
         """Starts the process and waits until it serves."""
-        python, who, env = sys.executable, {"cwd": ROOT}, {**os.environ, **self._env}
+        python, who, env = sys.executable, {"cwd": self._tree}, {**os.environ, **self._env}
         if self.uid is not None:
             python, who = other_user.python(), other_user.become(self.uid)
             env = {**other_user.environment(), **self._env}
@@ -229,6 +236,10 @@ class Daemon:
     def operate(self, op: str, **args: Any) -> dict[str, Any]:
         """One administrative operation; its ``result``. Fails where it is refused."""
         return admin_request(self.admin, op, **args)
+
+    def start_registrar(self) -> None:
+        """Asks for something that the registrar does, and waits for the answer: without a registry it starts then."""
+        self.operate("plugin.list")
 
     def stop(self, seconds: float = STOP_SECONDS_MAX) -> int:
         """SIGTERM; the exit status. A daemon that is stopped already keeps its status."""

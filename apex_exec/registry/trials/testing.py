@@ -13,6 +13,7 @@ import subprocess
 
 import msgspec
 
+from apex_exec import extras
 from apex_exec.common.child_process import run_module
 from apex_exec.config import Settings
 from apex_exec.errors import Refusal
@@ -112,6 +113,8 @@ def _request(bundle: Bundle, settings: Settings, run_seconds: float) -> Request:
 
 
 def _ask(request: Request, seconds: float) -> Answer:
+    if not extras.is_installed("market"):
+        raise Refusal("extra_missing", extras.words("market", "running a plugin's tests"))
     last_words = ""
     try:
         done = run_module("apex_exec.registry.trials.testing_child", data=msgspec.msgpack.encode(request),
@@ -122,7 +125,7 @@ def _ask(request: Request, seconds: float) -> Answer:
         raise Refusal("tests_not_jailed", f"the tests took over {seconds + _START_SECONDS:.0f} s in all") from None
     except msgspec.DecodeError:
         raise Refusal("tests_not_jailed", f"the tests' zygote did not start: {last_words or 'no answer'}",
-                      hint="pip install pytest coverage; see `apex-exec doctor`") from None
+                      hint="see `apex-exec doctor`") from None
     if answer.refused:
         raise Refusal("tests_not_jailed", answer.refused, hint="see `apex-exec doctor`")
     return answer

@@ -1,4 +1,4 @@
-"""Makes the state of a registry and a marketplace with the code that is checked out. Run it once a release.
+"""Makes the state of a registry and a marketplace with the code that is checked out. Run it at a release.
 
 ``python -m tests.registry.states.make FOLDER`` writes ``registry.sql``, ``market.sql`` (what SQLite's own dump gives),
 ``index.json``, ``entitlement.json`` and ``facts.json``, which says what a reader must find in them. The upgrade tests
