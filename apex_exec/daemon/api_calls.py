@@ -18,12 +18,14 @@ import msgspec
 
 from apex_exec.catalogue import methods
 from apex_exec.core import events as ev
+from apex_exec.core.deadline import NEVER_NS
 from apex_exec.core.effects import EFFECTS_BYTES_MAX, EffectRefused, Effects
+from apex_exec.core.limits import MS_NS
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.policy import Denied, check
 from apex_exec.core.rate_window import Pace, SlidingWindow
 from apex_exec.core.scheduler.pool import Pool
-from apex_exec.daemon.duties import NEVER_NS, Duty
+from apex_exec.daemon.duties import Duty
 from apex_exec.daemon.hosts.connections import Peer
 from apex_exec.daemon.hosts.host_methods import HostMethods
 from apex_exec.daemon.sides.side_process import SideProcess
@@ -39,7 +41,6 @@ if TYPE_CHECKING:
     from apex_exec.executor.overhead import Overhead
     from apex_exec.observe.metrics import Metrics
 
-MS_NS = 1_000_000
 IN_FLIGHT_MAX = 8
 """API calls of one invocation at once. The SDK makes one at a time; this bounds what a worker of its own making may."""
 CALLS_MAX = 1000

@@ -12,12 +12,13 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
+from apex_exec.core.limits import SECOND_NS
+
 if TYPE_CHECKING:
     from apex_exec.executor.guard import Guard
 
 EPOLLIN = select.EPOLLIN
 EPOLLOUT = select.EPOLLOUT
-SECOND_NS = 1_000_000_000
 STALL_NS = 250_000_000
 """A turn that begins this long after it was due follows a stop of the whole process (SIGSTOP, a frozen machine, a
 debugger)."""
