@@ -116,6 +116,7 @@ class ApiCalls:
 
     def __init__(self, pool: Pool, *, send: Callable[[WorkerLink, Any], None], step: Callable[[ev.Event, int], None],
                  reply: Callable[[Peer, list[bytes], bytes], None], side_changed: Callable[[SideProcess], None],
+                 wake: Callable[[SideProcess], None],
                  metrics: Metrics, audit: AuditTrail | None, components: list[str], overhead: Overhead,
                  add_host_ns: Callable[[str, int], None], calls_per_second: int) -> None:
         self.calls_per_second = calls_per_second
@@ -127,6 +128,7 @@ class ApiCalls:
         self._send = send
         self._step = step
         self._side_changed = side_changed
+        self._wake = wake
         self._metrics = metrics
         self._audit = audit
         self._side: SideProcess | None = None
@@ -261,6 +263,8 @@ class ApiCalls:
             self._refuse(asked, "rate_limited", "too many requests a minute", retry_ms, event="security.rate_limit",
                          result="denied")
             return
+        if self._side is not None:
+            self._wake(self._side)
         due_ns = asked.begun_ns + self._time_of(asked, deadline_ns)
         sent = self._tell(["call", asked.number, asked.method, asked.plugin, asked.user_id, spec.tables,
                            spec.network_allow, due_ns, bytes(message.params), spec.limits.cpu_percent / 100])
@@ -516,7 +520,7 @@ def make_gateway(supervisor: Supervisor, settings: Settings) -> tuple[ApiCalls, 
     tables = {name: entry.model_dump() for name, entry in section.tables.items()}
     calls = ApiCalls(
         supervisor.pool, send=supervisor.workers.send, step=supervisor.step, reply=supervisor.hosts.reply,
-        side_changed=supervisor.loop.side_changed, metrics=supervisor.metrics, audit=supervisor.audit,
+        side_changed=supervisor.loop.side_changed, wake=supervisor.loop.wake, metrics=supervisor.metrics, audit=supervisor.audit,
         components=settings.ui.components, overhead=supervisor.workers.overhead,
         add_host_ns=supervisor.workers.add_host_ns, calls_per_second=settings.limits.api_calls_per_second)
     side = SideProcess("gateway", "apex_exec.gateway.process:main", {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import math
 import os
 import platform
 import random
@@ -71,8 +72,8 @@ REGISTRY_SECONDS = 10.0
 """How long the start waits for the installed plugins."""
 SLEEP_SECONDS = 30.0
 """After the start, when side processes that nobody has needed yet are started all the same: the registrar of a daemon
-without a registry, which notes the ledger's head once a minute, and the process that checks large results. Each costs
-up to a second of CPU time, which the first answers should not wait for."""
+without a registry, which notes the ledger's head once a minute, the process that checks large results, and the exporter
+that nobody has asked for metrics yet. Each costs up to a second of CPU time, which the first answers should not wait for."""
 WATCH_SECONDS = 1.0
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -269,7 +270,9 @@ class _Daemon:
                                on_message=self.registrar.message, on_down=self.registrar.down)
             self.registrar.bind(side)
             self.supervisor.attach(side, 0.0 if needs_registry(settings) else SLEEP_SECONDS)
-        self.supervisor.attach(self.gateway)  # after the registrar: the start waits for that one
+        # After the registrar, which the start waits for. A gateway that nothing is configured for refuses what it is
+        # asked, and starts for that when it is asked.
+        self.supervisor.attach(self.gateway, 0.0 if settings.data.tables or settings.fetch.allow else math.inf)
         registrar_table.register_all()
         self.admin = AdminSocket(self.supervisor, operations.handlers, access, self.registrar)
         for spec in found.specs:
@@ -309,7 +312,7 @@ class _Daemon:
             metrics.set("sandbox_layer_active", (report.layer,), float(report.state in ("active", "degraded")))
         metrics.set("config_last_reload_successful", (), 1.0)
         metrics.set("draining", (), 0.0)
-        Exporting(supervisor, self.listener, metrics)
+        Exporting(supervisor, self.listener, metrics, SLEEP_SECONDS)
         supervisor.loop.every(WATCH_SECONDS, self._watch)
         if self.notifier.watchdog_seconds:
             supervisor.loop.every(self.notifier.watchdog_seconds / 3, lambda _: self.notifier.say(notify.WATCHDOG))

@@ -257,7 +257,7 @@ def test_many_series_are_handed_over_a_portion_in_each_turn_and_all_of_them() ->
         port = listener.getsockname()[1]
         turns: list[Callable[[int], bool | None]] = []
         supervisor: Any = SimpleNamespace(loop=loop, attach=loop.attach, turns=turns)
-        exporting = Exporting(supervisor, listener, metrics)
+        exporting = Exporting(supervisor, listener, metrics, 0.0)
         try:
             for n in range(count):
                 metrics.set("queued", (f"p{n}",), 1.0)

@@ -20,6 +20,7 @@ import pytest
 import zmq
 
 from tests.support import need
+from apex_exec.client import Client
 from tests.support.daemon import ECHO, ROOT, SLEEP, USER, Daemon, toml, wait_for, write_plugin
 from tests.support.host import Host
 
@@ -81,6 +82,17 @@ def crowd() -> Iterator[Any]:
 
 
 CONFIG = {"drain_seconds": DRAIN_SECONDS, "limits.cpu_percent": 100, "limits.timeout_ms": 20_000}
+
+
+WITH_GATEWAY = {**CONFIG, "drain_seconds": 1, "fetch.allow": ["api.example.com"]}
+
+
+def wake(daemon: Daemon) -> None:
+    """Has every side process started that waits until somebody needs it."""
+    assert daemon.get("/livez")[0] == 200
+    daemon.operate("plugin.list")
+    with Client(daemon.endpoint) as host:  # a result that takes long to check
+        assert host.invoke("echo", "onActionExecute", USER, {"action": "x", "context": {"n": [[]] * 2000}})
 
 
 def send(daemon: Daemon, number: int, to: str) -> None:
@@ -256,7 +268,8 @@ def test_an_end_before_readiness_ends_pid_1_too(seconds: float, tmp_path: Path) 
 @pytest.mark.slow
 def test_no_process_for_a_side_is_an_end_like_any_other(plugins: Path) -> None:
     """A side process that cannot be started again, since this user may have no more: the end does not wait for it."""
-    with Daemon(plugins=plugins, config={**CONFIG, "drain_seconds": 1}) as daemon:
+    with Daemon(plugins=plugins, config=WITH_GATEWAY) as daemon:
+        wake(daemon)
         for family in daemon.family():
             if family.name() in ("apex-gateway", "apex-checks"):
                 psutil.Process(daemon.pid).rlimit(psutil.RLIMIT_NOFILE, (3, 3))
@@ -271,7 +284,8 @@ def test_no_process_for_a_side_is_an_end_like_any_other(plugins: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["apex-gateway", "apex-registrar", "apex-exporter", "apex-checks", "zygote"])
 def test_a_process_that_hangs_does_not_keep_the_daemon(name: str, plugins: Path, crowd: Any) -> None:
-    with Daemon(plugins=plugins, config={**CONFIG, "drain_seconds": 1}) as daemon:
+    with Daemon(plugins=plugins, config=WITH_GATEWAY) as daemon:
+        wake(daemon)
         calls = crowd(daemon.endpoint)
         calls.call(1, 0.0)
         calls.read(10)

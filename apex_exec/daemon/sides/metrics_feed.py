@@ -19,19 +19,29 @@ PORTION = 200
 
 
 class Exporting:
-    """Keeps the exporter of ``supervisor`` up to date. Its process is started at once and attached."""
+    """Keeps the exporter of ``supervisor`` up to date. Its process is started when somebody first connects to
+    ``listener``, and after ``delay_seconds`` at the latest."""
 
-    def __init__(self, supervisor: Supervisor, listener: socket.socket, metrics: Metrics) -> None:
+    def __init__(self, supervisor: Supervisor, listener: socket.socket, metrics: Metrics,
+                 delay_seconds: float) -> None:
         self._loop = supervisor.loop
         self._metrics = metrics
         self._left = 0
         self.side = SideProcess(
             "exporter", "apex_exec.observe.exporter:main",
             {"listener": listener, "per_plugin_histograms": metrics.per_plugin_histograms},
-            on_message=lambda _: None, on_up=metrics.resend)
-        supervisor.attach(self.side)
+            on_message=lambda _: None, on_up=self._up)
+        self._listener = listener
+        self._loop.add(listener.fileno(), lambda _: self._loop.wake(self.side))
+        supervisor.attach(self.side, delay_seconds)
         supervisor.turns.append(self._turn)
         self._loop.every(EXPORT_SECONDS, self._begin)
+
+    def _up(self) -> None:
+        """The process accepts connections from now on; a dead one's wait in the listener until the next is up."""
+        self._loop.remove(self._listener.fileno())
+        self._metrics.resend()
+        self._begin(0)
 
     def _begin(self, _: int) -> None:
         self._left = EXPORT_SERIES
