@@ -73,7 +73,7 @@ REGISTRY_SECONDS = 10.0
 SLEEP_SECONDS = 30.0
 """After the start, when side processes that nobody has needed yet are started all the same: the registrar of a daemon
 without a registry, which notes the ledger's head once a minute, the process that checks large results, and the exporter
-that nobody has asked for metrics yet. Each costs up to a second of CPU time, which the first answers should not wait for."""
+if nobody has asked for metrics yet. Each costs up to a second of CPU, which the first answers should not wait for."""
 WATCH_SECONDS = 1.0
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -284,7 +284,7 @@ class _Daemon:
     def _supervisor(self, zygote: ZygoteLink) -> Supervisor:
         settings = self.settings
         pool = Pool(pool_limits(settings, self.fds), breaker_policy(settings), random.random,
-                    recycle_policy(settings), lambda worker: supervisor.workers.marks(worker))
+                    recycle_policy(settings), lambda worker: supervisor.workers.started(worker))
         supervisor = Supervisor(
             pool=pool, open_hosts=self.tcp_hosts.open if self.tcp_hosts else open_local(settings, hosts_max(self.fds)),
             start_zygote=self._start_zygote, zygote=zygote,

@@ -20,8 +20,7 @@ import pytest
 import zmq
 
 from tests.support import need
-from apex_exec.client import Client
-from tests.support.daemon import ECHO, ROOT, SLEEP, USER, Daemon, toml, wait_for, write_plugin
+from tests.support.daemon import ECHO, MANY, ROOT, SLEEP, USER, Daemon, toml, wait_for, write_plugin
 from tests.support.host import Host
 
 DRAIN_SECONDS = 4
@@ -65,6 +64,7 @@ def plugins(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("plugins")
     write_plugin(folder, "sleeper", SLEEP)
     write_plugin(folder, "echo", ECHO)
+    write_plugin(folder, "many", MANY)
     return folder
 
 
@@ -85,14 +85,6 @@ CONFIG = {"drain_seconds": DRAIN_SECONDS, "limits.cpu_percent": 100, "limits.tim
 
 
 WITH_GATEWAY = {**CONFIG, "drain_seconds": 1, "fetch.allow": ["api.example.com"]}
-
-
-def wake(daemon: Daemon) -> None:
-    """Has every side process started that waits until somebody needs it."""
-    assert daemon.get("/livez")[0] == 200
-    daemon.operate("plugin.list")
-    with Client(daemon.endpoint) as host:  # a result that takes long to check
-        assert host.invoke("echo", "onActionExecute", USER, {"action": "x", "context": {"n": [[]] * 2000}})
 
 
 def send(daemon: Daemon, number: int, to: str) -> None:
@@ -268,8 +260,8 @@ def test_an_end_before_readiness_ends_pid_1_too(seconds: float, tmp_path: Path) 
 @pytest.mark.slow
 def test_no_process_for_a_side_is_an_end_like_any_other(plugins: Path) -> None:
     """A side process that cannot be started again, since this user may have no more: the end does not wait for it."""
-    with Daemon(plugins=plugins, config=WITH_GATEWAY) as daemon:
-        wake(daemon)
+    with Daemon(plugins=plugins, config=WITH_GATEWAY) as daemon, Host(daemon.endpoint) as host:
+        assert host.invoke("many")["type"] == "result"
         for family in daemon.family():
             if family.name() in ("apex-gateway", "apex-checks"):
                 psutil.Process(daemon.pid).rlimit(psutil.RLIMIT_NOFILE, (3, 3))
@@ -285,10 +277,12 @@ def test_no_process_for_a_side_is_an_end_like_any_other(plugins: Path) -> None:
 @pytest.mark.parametrize("name", ["apex-gateway", "apex-registrar", "apex-exporter", "apex-checks", "zygote"])
 def test_a_process_that_hangs_does_not_keep_the_daemon(name: str, plugins: Path, crowd: Any) -> None:
     with Daemon(plugins=plugins, config=WITH_GATEWAY) as daemon:
-        wake(daemon)
+        assert daemon.get("/livez")[0] == 200
         calls = crowd(daemon.endpoint)
         calls.call(1, 0.0)
+        calls.call(1, 0.0, plugin="many")
         calls.read(10)
+        daemon.start_registrar()
         family = daemon.family()
         zygote = daemon.zygote().pid
         (hangs,) = (p for p in family if (p.pid == zygote if name == "zygote" else p.name() == name[:15]))

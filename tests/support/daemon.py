@@ -77,6 +77,12 @@ def act(context, params):
     time.sleep(params["context"].get("seconds", 60))
     return {"result": params["context"], "metadata": {}}
 '''
+MANY = '''
+@plugin.hook("onActionExecute")
+def act(context, params):
+    return {"result": [0.5] * 30_000, "metadata": {}}
+'''
+"""Its result is too large to be checked in the loop: the process that checks such results is started for it."""
 
 
 class Daemon:
@@ -229,6 +235,10 @@ class Daemon:
     def operate(self, op: str, **args: Any) -> dict[str, Any]:
         """One administrative operation; its ``result``. Fails where it is refused."""
         return admin_request(self.admin, op, **args)
+
+    def start_registrar(self) -> None:
+        """Asks for something that the registrar does, and waits for the answer: without a registry it starts then."""
+        self.operate("plugin.list")
 
     def stop(self, seconds: float = STOP_SECONDS_MAX) -> int:
         """SIGTERM; the exit status. A daemon that is stopped already keeps its status."""
