@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import typer
-
 from apex_exec.cli.output import say
 from apex_exec.cli.root import EXIT_USAGE, app, examples, fail
+from apex_exec.cli.verbs import Argument
 
 
 @app.command(epilog=examples("apex-exec schema > apex-exec.schema.json", "apex-exec schema invoke"))
 def schema(
-    message: Annotated[str | None, typer.Argument(help="One message by its `type`, as invoke; none: all.")] = None,
+    message: Annotated[str | None, Argument(help="One message by its `type`, as invoke; none: all.")] = None,
 ) -> None:
     """Prints JSON Schema of the wire's messages.
 
