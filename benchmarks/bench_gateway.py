@@ -90,7 +90,7 @@ def run(lab: Lab) -> None:
         plugins = folder / "plugins"
         for name in ("caller", "other"):
             code = PLUGIN.format(id=name, permissions=PERMISSIONS)
-            write_bundle(plugins, name, code, PERMISSIONS, data={"tables": ["notes"]},
+            write_bundle(plugins, name, code, permissions=PERMISSIONS, data={"tables": ["notes"]},
                          network={"allow": ["app.localhost"]})
         policy = folder / "policy.toml"
         policy.write_text(f"[plugin.caller]\nallow = {PERMISSIONS!r}\n")
@@ -226,7 +226,7 @@ def _lag(lab: Lab, daemon: Daemon, host: Host, name: str, port: int) -> None:
 def _lag_counts(daemon: Daemon) -> tuple[float, float]:
     """(samples within the target, all samples)."""
     within = total = 0.0
-    for line in daemon.scrape().splitlines():
+    for line in daemon.metrics().splitlines():
         if line.startswith(f'apex_exec_loop_lag_seconds_bucket{{le="{LAG_TARGET_SECONDS}"}}'):
             within = float(line.rpartition(" ")[2])
         elif line.startswith("apex_exec_loop_lag_seconds_count"):
