@@ -27,7 +27,7 @@ PARTS = (
     ("host codec: decode, validate, encode", ("wire/codec", "wire/hooks", "wire/messages", "msgspec")),
     ("requests: admission, verdict to reply", ("daemon/requests", "daemon/verdicts")),
     ("core: queues, deadlines, decisions", ("apex_exec/core",)),
-    ("worker link: frames, socket calls", ("worker_link", "worker_table", "workers/zmtp")),
+    ("worker link: frames, socket calls", ("worker_link", "local", "link_reader", "worker_protocol", "workers/zmtp")),
     ("metrics and audit", ("observe/", "ledger/", "audit_trail")),
     ("loop and supervisor", ("daemon/loop", "daemon/supervisor", "epoll")),
 )

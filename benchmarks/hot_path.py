@@ -27,7 +27,7 @@ from apex_exec.daemon.sides import audit_trail
 from apex_exec.daemon.sides.audit_trail import AuditTrail
 from apex_exec.daemon.sides.side_process import SideProcess
 from apex_exec.daemon.supervisor import Supervisor
-from apex_exec.executor import overhead, worker_table
+from apex_exec.executor import accounts, link_reader, overhead, worker_protocol
 from apex_exec.observe.logs import Logs
 from apex_exec.observe.metrics import Metrics
 from apex_exec.wire.frames import FrameBuffer, pack_frame
@@ -142,7 +142,7 @@ class Rig:
         logs = Logs(level="error", format="text", plugin_lines_per_second=1, folder=folder)
         self.zygote = Zygote()
         never_ns = audit_trail.NEVER_NS  # under callgrind no answer is ordinary, and nothing is quickly read
-        worker_table.ORDINARY_NS = worker_table.SLICE_NS = worker_table.UNCALLED_NS = overhead.BURST_NS = never_ns
+        worker_protocol.ORDINARY_NS = link_reader.SLICE_NS = accounts.UNCALLED_NS = overhead.BURST_NS = never_ns
         self.supervisor = Supervisor(
             pool=Pool(PoolLimits(), BreakerPolicy(), random.random),
             open_hosts=lambda loop, handlers: StreamPeers(loop, handlers, 4 * BYTES_MAX),

@@ -515,10 +515,10 @@ def make_gateway(supervisor: Supervisor, settings: Settings) -> tuple[ApiCalls, 
     section = settings.data
     tables = {name: entry.model_dump() for name, entry in section.tables.items()}
     calls = ApiCalls(
-        supervisor.pool, send=supervisor.workers.send, step=supervisor.step, reply=supervisor.hosts.reply,
+        supervisor.pool, send=supervisor.workers.reply, step=supervisor.step, reply=supervisor.hosts.reply,
         side_changed=supervisor.loop.side_changed, metrics=supervisor.metrics, audit=supervisor.audit,
         components=settings.ui.components, overhead=supervisor.workers.overhead,
-        add_host_ns=supervisor.workers.add_host_ns, calls_per_second=settings.limits.api_calls_per_second)
+        add_host_ns=supervisor.workers.accounts.add_host_ns, calls_per_second=settings.limits.api_calls_per_second)
     side = SideProcess("gateway", "apex_exec.gateway.process:main", {
         "tables": tables, "data_url": settings.database_url(section.url), "hosts": settings.fetch.allow,
         "allow_private": settings.fetch.allow_private, "log": settings.log.model_dump(),

@@ -281,7 +281,7 @@ class _Daemon:
     def _supervisor(self, zygote: ZygoteLink) -> Supervisor:
         settings = self.settings
         pool = Pool(pool_limits(settings, self.fds), breaker_policy(settings), random.random,
-                    recycle_policy(settings), lambda worker: supervisor.workers.marks(worker))
+                    recycle_policy(settings), lambda worker: supervisor.workers.started(worker))
         supervisor = Supervisor(
             pool=pool, open_hosts=self.tcp_hosts.open if self.tcp_hosts else open_local(settings, hosts_max(self.fds)),
             start_zygote=self._start_zygote, zygote=zygote,

@@ -23,8 +23,9 @@ from apex_exec.daemon.hosts.host_socket import HostSocket
 from apex_exec.daemon.hosts.requests import Requests
 from apex_exec.errors import Code, WireError
 from apex_exec.executor.guard import Guard
+from apex_exec.executor.local import LocalExecutor
 from apex_exec.executor.loop import Loop
-from apex_exec.executor.worker_table import BundleSource, WorkerTable
+from apex_exec.executor.ports import BundleSource
 from apex_exec.executor.zygote_link import ZygoteLink
 from apex_exec.observe.logs import Logs
 from apex_exec.observe.metrics import Metrics
@@ -76,7 +77,7 @@ class Supervisor:
         """Called with the id of each plugin that is removed."""
         self.on_judged: list[Callable[[act.GenerationJudged], None]] = []
         """Called with what came of each prepared generation."""
-        self.workers = WorkerTable(
+        self.workers = LocalExecutor(
             self.loop, start_zygote=start_zygote, zygote=zygote, sandboxing=sandboxing, source=source, spares=spares,
             step=self.step, metrics=metrics, logs=logs, failed=self.guard.failed)
         self.hosts = HostSocket(
@@ -84,11 +85,11 @@ class Supervisor:
             gone=self._peer_gone, metrics=metrics)
         self.requests = Requests(
             pool, step=self.step, reply=self.hosts.reply, welcome=welcome, metrics=metrics, per_host=per_host,
-            used=self.workers.used, bug=logs.bug,
+            used=self.workers.accounts.used, bug=logs.bug,
             failed=self.guard.failed)
         self.requests.logs = logs
-        self.workers.on_uncalled = self._uncalled
-        self.workers.oldest = pool.oldest
+        self.workers.neighbours.on_uncalled = self._uncalled
+        self.workers.neighbours.oldest = pool.oldest
         self._plugins: dict[str, str] = {}  # id → its breaker's state, as last exported
         self._unmeasured: list[str] = []
         self._heap = Heap()
@@ -118,9 +119,9 @@ class Supervisor:
             audit.on_refused, audit.on_admitted = self._refuse_work, self._admit_work
             self.loop.every(1.0, audit.upkeep)
         if api is not None:
-            self.api = self.requests.api = self.workers.api = api
+            self.api = self.requests.api = self.workers.neighbours.api = api
         if governing is not None:
-            self.governing = self.workers.governing = self.workers.overhead.governing = governing
+            self.governing = self.workers.neighbours.governing = self.workers.overhead.governing = governing
             self._look_ns = governing.busy_ns
             self._governor_due_ns = 0
 
@@ -184,7 +185,7 @@ class Supervisor:
             kind = type(action)
             try:
                 if kind is act.SendCall:
-                    self.workers.send_call(action)  # type: ignore[arg-type]  # narrowed by `kind`
+                    self.workers.send(action, now_ns)  # type: ignore[arg-type]  # narrowed by `kind`
                 elif kind is act.Verdict:
                     self.requests.verdict(action)  # type: ignore[arg-type]  # narrowed by `kind`
                 else:
@@ -301,7 +302,7 @@ class Supervisor:
             peers.flush()  # before the rest: a host waits for this, nobody for that
         except Exception as error:
             guard.failed("hosts", error)
-        api = workers.api
+        api = workers.neighbours.api
         if api is not None and now_ns >= api.due_ns:
             try:
                 api.expire(now_ns)
@@ -325,7 +326,7 @@ class Supervisor:
             self.loop.stop()
         if busy:
             return 0
-        self.loop.core_free = workers.working < SPIN_BELOW
+        self.loop.core_free = len(workers.busy) < SPIN_BELOW
         due_ns = wake_ns if wake_ns is not None else now_ns + FAR_NS
         if audit is not None and audit.due_ns < due_ns:
             due_ns = audit.due_ns

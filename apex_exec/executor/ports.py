@@ -1,12 +1,99 @@
-"""What the supervisor asks of the parts that are plugged into it. Every call is made in the loop and must not block."""
+"""The executor's one port, and what an executor asks of the parts around it.
+
+An *executor* runs plugins as worker processes. The daemon, ``plugin validate``, ``plugin test`` and the marketplace all
+use the same one, ``local.LocalExecutor``; nothing here says that the processes run on this machine.
+
+**Inwards**, the core's actions: ``start`` a worker, ``send`` it a call, ``recall`` calls, ``ping`` it, ``stop`` or
+``kill`` it. **Outwards**, the events of ``ExecutorEvent``, given to ``Neighbours.step``:
+
+| event | the core's type |
+|---|---|
+| ready: the worker has loaded its plugin | ``WorkerReady`` |
+| answered: one call is answered, skipped, or failed | ``WorkerAnswered`` |
+| ended: the worker is gone, with a code and a message, and has begun so many calls | ``WorkerGone`` |
+| it never was: the machine gave no process | ``ForkRefused`` |
+| it broke the protocol, and is to be killed | ``WorkerViolated`` |
+| it answered a ping | ``WorkerPonged`` |
+| the zygote came up, or was lost with all its workers | ``ZygoteUp``, ``ZygoteLost`` |
+
+Every call is made in the loop and must not block.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
+from apex_exec.core import actions as act
+from apex_exec.core import events as ev
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.executor.worker_link import WorkerLink
 from workers import wire as inner
+
+ExecutorEvent = (
+    ev.WorkerReady | ev.WorkerAnswered | ev.WorkerGone | ev.ForkRefused | ev.WorkerViolated | ev.WorkerPonged
+    | ev.ZygoteUp | ev.ZygoteLost
+)
+"""Everything that an executor tells."""
+
+
+# ---------------------------------------------------------------------- the port
+class Executor(Protocol):
+    """Worker processes, wherever they run. Of each worker that was started the core hears exactly one end.
+
+    What is queued (``send``, ``recall``, ``ping``) leaves with the next ``flush``.
+    """
+
+    def start(self, action: act.StartWorker, now_ns: int) -> None:
+        """Starts a worker. WorkerReady follows when it has loaded its plugin; ForkRefused if there is no process."""
+
+    def send(self, action: act.SendCall, now_ns: int) -> None:
+        """Queues one call. WorkerAnswered follows, unless the worker ends first."""
+
+    def recall(self, action: act.RecallCalls) -> None:
+        """Asks a worker to skip those of the calls that it has not begun; each of them is still answered."""
+
+    def ping(self, action: act.PingWorker) -> None:
+        """Asks an idle worker for a sign of life. WorkerPonged follows."""
+
+    def stop(self, worker: int) -> None:
+        """Lets the worker finish and leave: it gets no more calls."""
+
+    def kill(self, worker: int, reason: str, due_ns: int, now_ns: int) -> None:
+        """Kills the worker now, or as soon as there is a process to kill. ``due_ns`` is when it should have died."""
+
+    def flush(self) -> None:
+        """Sends what is queued."""
+
+    def sample(self, worker: int, call: int = 0) -> tuple[float, int]:
+        """Returns (memory in MB, ns held back) by the latest sample: of ``call`` alone, or of the worker's life."""
+
+    def started(self, worker: int) -> int:
+        """Returns how many calls the worker has begun in all, as far as is known at this moment."""
+
+
+# ---------------------------------------------------------------------- what an executor asks of others
+class BundleSource(Protocol):
+    """Where a worker's files come from."""
+
+    def load(self, digest: str) -> tuple[dict[str, bytes], dict[str, str]]:
+        """Returns (files, the SHA-256 of each) of the bundle ``digest``. Raises Refusal if it is missing or damaged."""
+
+
+class Jails(Protocol):
+    """What confines each worker beside the zygote's own jail: a uid, a control group."""
+
+    def jail_for(self, worker: int, spec: PluginSpec | None) -> dict[str, Any]:
+        """Returns what the zygote is told of this worker. Raises RuntimeError if there is no room for it."""
+
+    def adopt(self, spare: int, worker: int, spec: PluginSpec) -> None:
+        """Gives what the spare holds to the worker, with the plugin's limits. Raises RuntimeError."""
+
+    def killed(self, worker: int) -> None:
+        """SIGKILL was sent to the worker, which must be able to run to its end."""
+
+    def worker_gone(self, worker: int) -> None:
+        """The worker is dead: what it held may be another's."""
 
 
 class ApiCalls(Protocol):
@@ -16,41 +103,60 @@ class ApiCalls(Protocol):
     due_ns: int
 
     def handle(self, link: WorkerLink, message: inner.ApiCall, now_ns: int) -> None:
-        """Takes one API call; its ApiReply goes out by ``WorkerTable.send``, then or later."""
+        """Takes one API call. Its ApiReply goes out by ``LocalExecutor.reply``, at once or later."""
 
     def refused(self, worker: int, seq: int, code: str) -> bool:
         """Whether an API call of the hook that runs as ``seq`` was answered with ``code``."""
 
     def expire(self, now_ns: int) -> None:
-        """Answers calls that nobody has answered in time; once ``due_ns`` has come."""
+        """Answers calls that nobody has answered in time; called once ``due_ns`` has come."""
 
     def invocation_ended(self, call: int) -> list[Any]:
-        """The invocation has its verdict: the effects that it asked for are given, what is in flight is cancelled."""
+        """The invocation has its verdict. Returns the effects that it asked for and cancels what is in flight."""
 
 
 class Governing(Protocol):
-    """CPU and memory of workers: samples, holds back, kills on evidence."""
+    """CPU and memory of workers: samples them, holds them back, kills them on evidence."""
 
     busy_ns: int
     """Between two looks at a worker that has a call."""
     rests: bool
-    """True where no worker was busy at the last tick."""
+    """True if no worker was busy at the last tick."""
 
     @property
     def halfway(self) -> bool:
-        """True where the last tick did a part only: the next follows at once."""
+        """True if the last tick did a part of the work only: the next one follows at once."""
 
     def worker_started(self, worker: int, spec: PluginSpec, pid: int, pidfd: int) -> None:
-        """A worker's process exists; ``pidfd`` stays the worker table's."""
+        """A worker's process exists; ``pidfd`` stays the executor's."""
 
     def worker_gone(self, worker: int, exited: inner.Exited | None) -> tuple[str, str] | None:
-        """Its process has ended; None where no rusage was had. (code, message) where there is evidence of a limit."""
+        """A worker's process has ended; ``exited`` is None if no exit status was had. Returns (code, message) if there
+        is evidence that it was over a limit."""
 
     def charge_host(self, plugin: str, cost_ns: int, now_ns: int) -> None:
         """Takes what the daemon's own processes did for ``plugin`` out of its CPU bucket."""
 
     def tick(self, now_ns: int) -> int:
-        """Does what is due; when (CLOCK_MONOTONIC ns) it wants to be called next."""
+        """Does what is due; returns when (CLOCK_MONOTONIC ns) it wants to be called next."""
 
     def usage(self, worker: int, call: int = 0) -> tuple[float, int]:
-        """(memory in MB, throttled ns) by the latest sample: of ``call`` alone, or of the worker's whole life."""
+        """Returns (memory in MB, throttled ns) by the latest sample: of ``call`` alone, or of the worker's life."""
+
+
+class Neighbours:
+    """Whom an executor reports to and whom it asks. Some of them are made after the executor, and with its parts; a
+    missing one stays None, and then fails closed: without ``api`` no API call is granted."""
+
+    def __init__(self, step: Callable[[ev.Event, int], None],
+                 failed: Callable[[str, Exception, str], None]) -> None:
+        self.step = step
+        """Gives an event to the core and does the actions that follow from it."""
+        self.failed = failed
+        """Is told of (duty, error, plugin) if a duty failed; the plugin is "" if no plugin is concerned."""
+        self.api: ApiCalls | None = None
+        self.governing: Governing | None = None
+        self.on_uncalled: Callable[[str, str, int], None] = lambda _plugin, _user, _cpu_ns: None
+        """Is told of CPU time that no call's figure holds: the plugin, the user of its worker's latest call, ns."""
+        self.oldest: Callable[[int], tuple[int, ev.InvokeRequested] | None] = lambda _worker: None
+        """Returns number and request of the oldest unanswered call on a worker's link."""

@@ -1,4 +1,4 @@
-"""The supervisor's end of one worker: its link, marks pipe and pidfd. Never blocks."""
+"""The executor's end of one worker: its link, marks pipe and pidfd, and what the worker is for. Never blocks."""
 
 from __future__ import annotations
 
@@ -6,57 +6,96 @@ import contextlib
 import os
 import signal
 import socket
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import msgspec
 
 from apex_exec.core.plugin import PluginSpec
+from workers import wire as inner
 from workers.wire import FRAME_BYTES_MAX, WORKER_FRAME_BYTES_MAX
 from workers.zmtp import Zmtp, encode
 
+UNCLAIMED = PluginSpec("", "", "", "", ())
+"""The placeholder spec of a worker that no plugin has claimed yet. Nothing depends on its identity: what a worker is
+for is said by the link's ``kind``."""
 OUT_BYTES_MAX = 4 * FRAME_BYTES_MAX
-"""Unsent bytes held for one worker; prefetch bounds the calls, this bounds their bodies."""
+"""How many unsent bytes are kept for one worker. Prefetch bounds the number of calls; this bounds their bodies."""
 
 FRAMES_AT_ONCE = 16
-"""Messages that are handled before the time they took is looked at: 16 API calls are a millisecond."""
+"""How many messages are handled before the loop looks at the time they took: 16 API calls take a millisecond."""
 
 
 class WorkerLink:
-    """Link of one worker generation. ``theirs`` and ``marks_write`` go to the zygote and are then closed here.
+    """The link of one worker process. The executor says what the worker is for by setting ``kind``, before anything is
+    read. ``theirs`` and ``marks_write`` are the worker's ends: they go to the zygote and are then closed here.
 
-    Raises OSError where the machine has no fds left.
+    Raises OSError if the machine has no file descriptors left.
     """
 
     def __init__(self, worker: int, spec: PluginSpec, now_ns: int) -> None:
+        self.kind: Kind
         self.worker = worker
-        self.forked_as = worker  # what the zygote knows it by; ``worker`` changes when a spare is adopted
+        self.forked_as = worker
+        """The number that the zygote knows the process by. ``worker`` changes when a spare is given to a plugin; this
+        number never does."""
         self.spec = spec
         self.started_ns = now_ns
         self.pid = 0
         self.pidfd = -1
         self.pending_kill = False
-        self.failure = ""  # what the worker said of a boot that failed
-        self.lost_ns = 0  # when its zygote was found dead
-        self.ended = False  # EOF was read
-        self.booted = False  # the jail is applied, the plugin was sent
+        """Kill the process as soon as its pidfd is known."""
+        self.lost_ns = 0
+        """When the worker's zygote was found dead; 0 while it lives."""
+        self.booted = False
+        """The jail is applied: the worker waits for its plugin, or has been sent it."""
         self.ready = False
-        self.dirty = False  # has bytes that were queued since the last flush
-        self.polled_write = False
-        self.marks_seen = 0
-        self.sent = 0  # calls in all
-        self.overmarked = False  # it has marked more calls than it was sent
-        self.broken = False  # it has broken the protocol: nothing that it wrote after that is looked at
-        self.paced = False  # it has made API calls above its plugin's rate since it was last parked
-        self.owed = 0  # calls sent and not answered
-        self.lines = 0  # of output since the last answer
-        self.strays = 0  # API calls in the name of an earlier call since the last answer
-        self.cpu_ns = 0  # of its process, when it was last asked for
-        self.user_id = ""  # of its latest call
-        self.parked = False  # it is read when its plugin's turn comes, and not polled meanwhile
-        self.closing = False  # its worker is dead, and what it left behind is being read
+        """The plugin is loaded."""
+        self.failure = ""
+        """Why the worker could not boot, in its own words or in the executor's."""
+        self.ended = False
+        """The link's end was read."""
+        self.broken = False
+        """The worker broke the protocol: nothing that it wrote after that is looked at."""
+        self.closing = False
+        """The process is dead, and what it left on the link is being read."""
         self.closed = False
-        self.spent_ns = 0  # CPU of the loop for it, since that was last exported
-        self.ordinary_ns = 0  # of that, what its answers may take, since the present slice began
-        self.host_ns = 0  # what the daemon did for the call under way beyond that
+
+        self.dirty = False
+        """Messages were queued since the last flush."""
+        self.polled_write = False
+        """The loop waits for room on the link."""
+        self.parked = False
+        """The link is read when its plugin's turn comes, and is not polled meanwhile."""
+        self.paced = False
+        """The worker has made API calls above its plugin's rate since the link was last parked."""
+
+        self.sent = 0
+        """Calls sent in all."""
+        self.owed = 0
+        """Calls sent and not answered yet."""
+        self.marks_seen = 0
+        """Calls begun in all, as the marks pipe last said."""
+        self.overmarked = False
+        """The worker has marked more calls than it was sent."""
+        self.lines = 0
+        """Lines of output since the last answer."""
+        self.strays = 0
+        """API calls in the name of an earlier call since the last answer."""
+        self.user_id = ""
+        """The user of the latest call."""
+
+        self.cpu_ns = 0
+        """CPU time of the process when it was last read."""
+        self.spent_ns = 0
+        """CPU time that the loop spent on this link since that was last exported."""
+        self.ordinary_ns = 0
+        """Of that, what reading ordinary answers may take, since the present slice began."""
+        self.host_ns = 0
+        """CPU time that the daemon spent on the call under way beyond an ordinary answer."""
+
         self.more = False
-        """Whether messages wait that were read already."""
+        """Messages wait that were read already."""
         self._left: list[bytes] = []  # messages of the latest read whose turn has not come
         self._zmtp = Zmtp(frame_bytes_max=WORKER_FRAME_BYTES_MAX, frames_at_once=FRAMES_AT_ONCE)
         self._out = bytearray(self._zmtp.greeting())
@@ -80,19 +119,19 @@ class WorkerLink:
         return bool(self._out)
 
     def handed_over(self) -> None:
-        """Closes the ends that are the worker's now."""
+        """Closes the worker's ends, which the zygote has by now."""
         if not self._handed:
             self._handed = True
             self.theirs.close()
             os.close(self.marks_write)
 
     def queue(self, body: bytes) -> bool:
-        """Queues one frame; ``flush`` writes. False where the worker reads nothing and the bound is reached."""
+        """Queues one frame, which ``flush`` writes. Returns False if the worker has left too many bytes unread."""
         self._out += encode(body)
         return len(self._out) <= OUT_BYTES_MAX
 
     def flush(self) -> None:
-        """Writes what the link takes now."""
+        """Writes as much as the link takes now."""
         try:
             sent = self._socket.send(self._out)
         except BlockingIOError:
@@ -103,13 +142,13 @@ class WorkerLink:
         del self._out[:sent]
 
     def put_back(self, bodies: list[bytes]) -> None:
-        """``bodies``, the last that ``receive`` gave, are what it gives next."""
+        """Has the next ``receive`` return ``bodies``, which are the last ones that the previous call returned."""
         self._left = bodies
         self.more = self.more or bool(bodies)
 
     def receive(self) -> tuple[list[bytes], bool]:
-        """Bodies that have arrived, some at a time, and whether the link ended. Raises ZmtpError on a broken
-        protocol."""
+        """Returns some of the message bodies that have arrived, and whether the link has ended. Raises ZmtpError if the
+        worker breaks the protocol."""
         zmtp = self._zmtp
         if self.more:
             bodies, self._left = self._left or zmtp.feed(b""), []
@@ -126,10 +165,10 @@ class WorkerLink:
         return bodies, not data
 
     def drain_marks(self) -> int:
-        """How many calls the worker has begun in all; reading keeps its pipe from filling.
+        """Empties the marks pipe, which must not fill up, and returns how many calls the worker has begun in all.
 
-        One read, of no more than the marks that calls were sent for and one: a worker that goes on marking cannot keep
-        the reader, and that one more sets ``overmarked``, which is a violation.
+        There is one read, of one byte more than calls were sent: a worker that goes on marking cannot keep the reader
+        busy, and the one byte too many sets ``overmarked``, which is a violation.
         """
         with contextlib.suppress(BlockingIOError, OSError):
             self.marks_seen += len(os.read(self._marks, self.sent - self.marks_seen + 1))
@@ -139,7 +178,7 @@ class WorkerLink:
         return self.marks_seen
 
     def kill(self) -> OSError | None:
-        """SIGKILL now, or as soon as the pidfd is known. The kernel's answer where it refuses."""
+        """Sends SIGKILL now, or as soon as the pidfd is known. Returns the kernel's answer if it refuses."""
         if self.pidfd < 0:
             self.pending_kill = True
             return None
@@ -154,15 +193,73 @@ class WorkerLink:
         return None
 
     def half_close(self) -> None:
-        """No more calls: the worker reads EOF, finishes and leaves."""
+        """Ends the link for writing: the worker reads the end, finishes and leaves."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
-        """Releases every fd."""
+        """Closes every file descriptor."""
         self.closed = True
         self.handed_over()
         self._socket.close()
         os.close(self._marks)
         if self.pidfd >= 0:
             os.close(self.pidfd)
+
+
+Handler = Callable[[WorkerLink, Any, int], None]
+"""``handler(link, message, now_ns)`` takes one message of a worker. It raises ZmtpError if the worker may not say that
+now: the message then is a violation of the protocol."""
+
+
+class End(msgspec.Struct, gc=False):
+    """How a worker ended: ``code`` and ``message`` are what can be proved of it, ``details`` its signal or status."""
+
+    code: str
+    message: str
+    details: dict[str, int] = {}
+
+
+class Kind(Protocol):
+    """What a worker is for, and therefore what its news mean: ``PoolWorker``, ``Spare`` or a ``Job``.
+
+    A worker's kind changes once at most, when a spare is given to a plugin.
+    """
+
+    handlers: Mapping[type, Handler]
+    """One handler for each message that such a worker may send. Any other message is a violation."""
+    serves: bool
+    """Whether its plugin is served by it. Only then a failed duty quarantines the plugin."""
+
+    def decode(self, body: bytes, /) -> Any:
+        """Returns the message that ``body`` holds. Raises msgspec.DecodeError."""
+
+    def jail_spec(self, link: WorkerLink) -> PluginSpec | None:
+        """Returns the spec whose limits the jail has from the start; None if these come with the plugin."""
+
+    def forked(self, link: WorkerLink) -> None:
+        """The worker's process and its pidfd are known."""
+
+    def booted(self, link: WorkerLink) -> None:
+        """The worker is jailed and waits for its plugin."""
+
+    def ready(self, link: WorkerLink, message: inner.Ready, now_ns: int) -> None:
+        """The worker has loaded its plugin. Raises ZmtpError if it cannot have."""
+
+    def failed(self, link: WorkerLink, text: str, traceback: str, now_ns: int) -> None:
+        """The worker could not boot and leaves; ``text`` is its reason."""
+
+    def violated(self, link: WorkerLink, why: str, now_ns: int) -> None:
+        """The worker broke the protocol; it is not listened to any more and must end."""
+
+    def hung_up(self, link: WorkerLink) -> None:
+        """The worker's side of the link has ended; its process usually ends at the same moment."""
+
+    def orphaned(self, link: WorkerLink) -> None:
+        """The worker's zygote is dead."""
+
+    def refused(self, worker: int, now_ns: int) -> None:
+        """There is no process for the worker, and never was."""
+
+    def ended(self, link: WorkerLink, end: End, begun: int, now_ns: int) -> None:
+        """The worker is dead, its link is read to the end and closed, and it has begun ``begun`` calls in all."""

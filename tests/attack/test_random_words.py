@@ -109,6 +109,7 @@ def test_whatever_a_worker_says_the_daemon_serves_on(tmp_path: Path, seeds: rang
                 assert host.invoke("echo", {"n": seed})["type"] == "result", f"seed {seed}"
         assert codes["WORKER_VIOLATION"] and (len(codes) > 2 or len(seeds) < 100), codes
         assert "apex_exec_duty_failures_total{" not in running.metrics()
-        assert running.get("/readyz")[0] == 200, running.get("/readyz")
+        status, why = running.get("/readyz")
+        assert status == 200, why
         assert "Traceback (most recent call last):\n" not in running.log
         assert not set("\x1b\x9b‮") & set(running.log)

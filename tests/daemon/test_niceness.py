@@ -45,6 +45,7 @@ def test_the_loop_goes_first_and_workers_stay_where_the_daemon_was_started(tmp_p
     base = before + started_with
     with daemon, Host(daemon.endpoint) as host:
         assert host.invoke("echo")["type"] == "result"
+        daemon.start_registrar()
         wait_for(lambda: nice(daemon.pid) == base + LOOP_NICE, 5, "the loop's niceness")
         exporter = ("apex-exporter", base + EXPORTER_NICE)
         old = next(pid for pid, (name, _) in family(daemon).items() if name == exporter[0])

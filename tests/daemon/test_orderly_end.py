@@ -21,7 +21,7 @@ import zmq
 
 from apex_exec.testing.configuration import to_toml
 from tests.support import need
-from tests.support.daemon import ECHO, ROOT, SLEEP, USER, Daemon, wait_for, write_plugin
+from tests.support.daemon import ECHO, MANY, ROOT, SLEEP, USER, Daemon, wait_for, write_plugin
 from tests.support.host import Host
 
 DRAIN_SECONDS = 4
@@ -65,6 +65,7 @@ def plugins(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("plugins")
     write_plugin(folder, "sleeper", SLEEP)
     write_plugin(folder, "echo", ECHO)
+    write_plugin(folder, "many", MANY)
     return folder
 
 
@@ -257,7 +258,8 @@ def test_an_end_before_readiness_ends_pid_1_too(seconds: float, tmp_path: Path) 
 @pytest.mark.slow
 def test_no_process_for_a_side_is_an_end_like_any_other(plugins: Path) -> None:
     """A side process that cannot be started again, since this user may have no more: the end does not wait for it."""
-    with Daemon(plugins=plugins, config={**CONFIG, "drain_seconds": 1}) as daemon:
+    with Daemon(plugins=plugins, config={**CONFIG, "drain_seconds": 1}) as daemon, Host(daemon.endpoint) as host:
+        assert host.invoke("many")["type"] == "result"
         for family in daemon.family():
             if family.name() in ("apex-gateway", "apex-checks"):
                 psutil.Process(daemon.pid).rlimit(psutil.RLIMIT_NOFILE, (3, 3))
@@ -275,7 +277,9 @@ def test_a_process_that_hangs_does_not_keep_the_daemon(name: str, plugins: Path,
     with Daemon(plugins=plugins, config={**CONFIG, "drain_seconds": 1}) as daemon:
         calls = crowd(daemon.endpoint)
         calls.call(1, 0.0)
+        calls.call(1, 0.0, plugin="many")
         calls.read(10)
+        daemon.start_registrar()
         family = daemon.family()
         zygote = daemon.zygote().pid
         (hangs,) = (p for p in family if (p.pid == zygote if name == "zygote" else p.name() == name[:15]))

@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 from apex_exec.registry.database import open_database
-from tests.support.daemon import Daemon, admin_request, wait_for, write_plugin
+from tests.support.daemon import Daemon, wait_for, write_plugin
 from tests.support.host import Host
 
 WRITER = '''
@@ -46,7 +46,7 @@ def test_nothing_below_the_state_folder_is_open_to_others_while_it_is_written(tm
             with Host(daemon.endpoint) as host:
                 host.invoke("writer", {})  # the gateway makes its database, with the outbox
                 wait_for(lambda: (state / "logs" / "writer.log").exists(), 5, "the plugin's log")
-            admin_request(daemon.admin, "plugin.list")  # the registrar makes its database
+            daemon.start_registrar()  # which makes its database
             wanted = {"audit.db", "registry.db", "registry.db-wal", "data.db"}
             wait_for(lambda: wanted <= {path.name for path in state.rglob("*")}, 30, "the databases")
             assert not open_to_others(state)

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from tests.support.caller import Caller, outcome
-from tests.support.daemon import ROOT, Daemon, wait_for
+from tests.support.daemon import MANY, ROOT, Daemon, wait_for, write_plugin
 from tests.support.faulty import write_faulty, write_steady
 
 CYCLES = 1000
@@ -33,6 +33,7 @@ def plugins() -> Iterator[Path]:
         folder = Path(name)
         write_steady(folder)
         write_faulty(folder, "run", "exit")
+        write_plugin(folder, "many", MANY)
         yield folder
 
 
@@ -90,6 +91,8 @@ def test_a_thousand_ends_and_restarts_while_scraped_leave_nothing_behind(plugins
                 scrapes += 1
                 stop.wait(0.1)
 
+        daemon.start_registrar()
+        assert outcome(caller.call("many")) == "ok"
         cycle(150)  # caches are full, and every series is there
         scraper = threading.Thread(target=scrape)
         time.sleep(1.2)
@@ -143,8 +146,10 @@ def test_a_killed_zygote_is_replaced_and_every_call_in_flight_is_answered(plugin
 @pytest.mark.slow
 def test_every_killed_side_process_comes_back_and_costs_no_call_its_outcome(plugins: Path, tmp_path: Path) -> None:
     with Daemon(tmp_path, plugins=plugins, config=PATIENT) as daemon, Caller(daemon.endpoint) as caller:
+        daemon.start_registrar()
+        assert outcome(caller.call("many")) == "ok"
         names = started(daemon)
-        assert names >= {"apex-ledger", "apex-exporter"}
+        assert names >= {"apex-ledger", "apex-exporter", "apex-registrar", "apex-checks"}
         for name in 2 * sorted(names):
             victim = side(daemon, name)
             assert victim is not None

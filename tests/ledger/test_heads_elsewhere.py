@@ -64,6 +64,7 @@ def take(state: Path, copy: Path, how: str) -> None:
 
 @pytest.mark.parametrize("how", [pytest.param(how, marks=pytest.mark.slow) for how in TAKEN])
 def test_a_ledger_that_was_taken_away_or_set_back_shows(daemon: Daemon, tmp_path: Path, how: str) -> None:
+    daemon.start_registrar()
     call(daemon, 10)
     daemon.stop()
     copy = tmp_path / "copy"

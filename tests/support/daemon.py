@@ -15,7 +15,7 @@ from apex_exec import testing
 from apex_exec.testing import USER, write_bundle
 from tests.support import other_user
 
-__all__ = ["ECHO", "EXAMPLES", "ROOT", "SLEEP", "USER", "Daemon", "admin_request", "wait_for", "write_plugin"]
+__all__ = ["ECHO", "EXAMPLES", "MANY", "ROOT", "SLEEP", "USER", "Daemon", "admin_request", "wait_for", "write_plugin"]
 
 ROOT = Path(apex_exec.__file__).parent.parent
 EXAMPLES = Path(apex_exec.__file__).parent / "examples" / "plugins"
@@ -51,6 +51,12 @@ def act(context, params):
     time.sleep(params["context"].get("seconds", 60))
     return {"result": params["context"], "metadata": {}}
 '''
+MANY = '''
+@plugin.hook("onActionExecute")
+def act(context, params):
+    return {"result": [0.5] * 30_000, "metadata": {}}
+'''
+"""Its result is too large to be checked in the loop: the process that checks such results is started for it."""
 
 
 class Daemon(testing.Daemon):
@@ -154,6 +160,10 @@ class Daemon(testing.Daemon):
     def operate(self, op: str, /, **args: Any) -> Any:
         """One administrative operation; its ``result``. Fails if it is refused."""
         return admin_request(self.admin, op, **args)
+
+    def start_registrar(self) -> None:
+        """Asks for something that the registrar does, and waits for the answer: without a registry it starts then."""
+        self.operate("plugin.list")
 
 
 def admin_request(endpoint: str, op: str, **args: Any) -> dict[str, Any]:

@@ -23,8 +23,8 @@ from apex_exec.core import events as ev
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.scheduler.pool import MS_NS
 from apex_exec.daemon.administration.registrar_link import Answer, Ask
+from apex_exec.executor.jobs import Probe
 from apex_exec.executor.outcome import Settled, at_place, settle
-from apex_exec.executor.worker_table import Job
 
 if TYPE_CHECKING:
     from apex_exec.daemon.supervisor import Supervisor
@@ -68,7 +68,7 @@ class Asks:
             self._probes -= 1
             answer(value is not None, value if value is not None else _failed(code, message))
 
-        self._supervisor.workers.start_job(Job(spec, "probe", params.get("files"), due_ns, ended))
+        self._supervisor.workers.start_job(Probe(spec, params.get("files"), due_ns, ended))
 
     def _canary(self, params: dict[str, Any], answer: Answer) -> None:
         spec = msgspec.convert(params["spec"], PluginSpec)

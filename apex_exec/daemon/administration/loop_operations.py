@@ -46,7 +46,7 @@ class LoopOperations:
         for plugin, queued, in_flight, worker, breaker in supervisor.pool.gauges(now_ns):
             spec = supervisor.pool.spec(plugin)
             assert spec is not None
-            memory_mb, throttled_ns = supervisor.workers.usage_of(plugin)
+            memory_mb, throttled_ns = supervisor.workers.accounts.usage_of(plugin)
             plugins.append({
                 **_short(spec), "queued": queued, "inFlight": in_flight, "worker": worker, "breaker": breaker,
                 "pids": pids.get(plugin, []), "memoryMb": memory_mb, "throttledMs": throttled_ns / 1e6,
@@ -59,7 +59,8 @@ class LoopOperations:
             "zygotePid": supervisor.workers.zygote.pid,
             "spares": {"ready": len(supervisor.workers.spares),
                        "pids": [link.pid for link in supervisor.workers.spares.all() if link.pid]},
-            "layers": [{"layer": r.layer, "state": r.state, "detail": r.detail} for r in supervisor.workers.layers],
+            "layers": [{"layer": r.layer, "state": r.state, "detail": r.detail}
+                       for r in supervisor.workers.protocol.layers],
             "plugins": plugins}
 
     def _start_drain(self, args: Any, uid: int) -> dict[str, Any]:

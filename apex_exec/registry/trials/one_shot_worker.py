@@ -20,7 +20,7 @@ from apex_exec.errors import ConfigError, Refusal
 from apex_exec.executor.jails import Sandboxing, extra_modules_hint
 from apex_exec.executor.outcome import at_place
 from apex_exec.executor.worker_link import WorkerLink
-from apex_exec.executor.worker_table import declares_too_much
+from apex_exec.executor.worker_protocol import declares_too_much
 from apex_exec.executor.zygote_link import ZygoteLink
 from apex_exec.registry.bundles.bundle import Bundle
 from workers import wire

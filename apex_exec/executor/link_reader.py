@@ -1,0 +1,184 @@
+"""Reads workers' links, in slices and in turn, and charges the time that takes to the plugin whose link it is.
+
+A link is read as soon as it has something, for SLICE_NS. If it has more, or its plugin has used up its share of the
+loop, the link is *parked*: it is not polled, and is read when its plugin's turn comes (``core.fair``). Times are the
+thread's own CPU time, so that nobody pays for a core that others had.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+
+import msgspec
+
+from apex_exec.core.limits import MS_NS
+from apex_exec.executor.loop import EPOLLIN, EPOLLOUT, Loop
+from apex_exec.executor.overhead import Overhead
+from apex_exec.executor.worker_link import WorkerLink
+from workers import wire as inner
+from workers.zmtp import ZmtpError
+
+SLICE_NS = MS_NS // 2
+"""How long a link is read at once, if it has that much; then others have their turn."""
+PARKED_NS = 2 * MS_NS
+"""How long, in one turn of the loop, parked links are read."""
+_cpu_ns = time.thread_time_ns
+_clock_ns = time.monotonic_ns
+
+
+class LinkReader:
+    """``hung_up(link)`` is called at a link's end, ``violated(link, why)`` if its worker breaks the protocol, and
+    ``failed(duty, error, link)`` if a handler of ours fails: a bug may cost this worker, but not everybody's."""
+
+    def __init__(self, loop: Loop, overhead: Overhead, *, hung_up: Callable[[WorkerLink], None],
+                 violated: Callable[[WorkerLink, str], None],
+                 failed: Callable[[str, Exception, WorkerLink | None], None]) -> None:
+        self.parked = overhead.reading
+        """The links that wait for their plugin's turn."""
+        self._loop = loop
+        self._overhead = overhead
+        self._hung_up = hung_up
+        self._violated = violated
+        self._failed = failed
+
+    # ------------------------------------------------------------------ polling
+    def poll(self, link: WorkerLink) -> None:
+        """Reads the link whenever it has something, from now on."""
+        link.polled_write = link.wants_write
+        self._loop.add(link.fileno(), partial(self._io, link),
+                       EPOLLIN | EPOLLOUT if link.polled_write else EPOLLIN)
+
+    def written(self, link: WorkerLink) -> None:
+        """Bytes were written to the link: waits for room if some are left, and no longer if none are."""
+        if link.wants_write != link.polled_write and not link.ended and not link.parked:
+            link.polled_write = link.wants_write
+            self._loop.modify(link.fileno(), EPOLLIN | EPOLLOUT if link.polled_write else EPOLLIN)
+
+    def release(self, link: WorkerLink) -> None:
+        """Forgets the link, which is closed next."""
+        self.export(link)
+        self._loop.remove(link.fileno())
+
+    def export(self, link: WorkerLink) -> None:
+        """Counts what the link has cost the loop since the last export."""
+        if link.spent_ns:
+            self._overhead.count(link.spec.id, "supervisor", link.spent_ns)
+            link.spent_ns = 0
+
+    def _io(self, link: WorkerLink, mask: int) -> None:
+        try:
+            if mask & EPOLLOUT:
+                link.flush()
+                self.written(link)
+            if mask & ~EPOLLOUT:
+                self._serve(link)
+        except Exception as error:
+            self._unreadable(link, error)
+
+    def _unreadable(self, link: WorkerLink, error: Exception) -> None:
+        """Does not read again what could not be read: it would be ready again at once, or wait for a turn for ever."""
+        link.ended = True
+        self._loop.remove(link.fileno())
+        self._failed("events of a worker", error, link)
+
+    # ------------------------------------------------------------------ turns
+    def _serve(self, link: WorkerLink) -> None:
+        """Reads a slice of what has arrived, charges the time, and parks the link if it must wait for its turn."""
+        begun_ns = _cpu_ns()
+        ended = self._read(link)
+        spent_ns = _cpu_ns() - begun_ns
+        while link.more and spent_ns < SLICE_NS and not ended:
+            ended = self._read(link)
+            spent_ns = _cpu_ns() - begun_ns
+        over_ns = self._charge(link, spent_ns)
+        if ended:
+            link.ended = True  # the exit status follows from the zygote; a dead link is not polled meanwhile
+            self._loop.remove(link.fileno())
+            self._hung_up(link)
+        elif link.more or over_ns > 0 or link.paced:
+            link.paced = False
+            now_ns = _clock_ns()
+            if link.more or self.parked.wait_ns(link.spec.id, now_ns):
+                link.parked = True
+                self._loop.remove(link.fileno())
+                self.parked.push(link.spec.id, link, now_ns)
+
+    def _charge(self, link: WorkerLink, spent_ns: int) -> int:
+        """Charges CPU time of the loop to the link's plugin. Returns what of it was beyond its ordinary answers."""
+        link.spent_ns += spent_ns
+        over_ns = spent_ns - link.ordinary_ns
+        link.ordinary_ns = 0
+        if over_ns > 0 and link.spec.id:
+            link.host_ns += over_ns
+            self._overhead.read(link.spec.id, over_ns, _clock_ns())
+        return over_ns
+
+    def read_parked(self, now_ns: int) -> bool:
+        """Reads parked links in fair order, for PARKED_NS. Returns True if more may be read at once."""
+        until_ns = now_ns + PARKED_NS
+        while (found := self.parked.pop(now_ns)) is not None:
+            link = found[1]
+            if link.closed or link.ended or link.closing:
+                continue
+            link.parked = False
+            try:
+                self._serve(link)
+                if not link.parked and not link.ended and not link.closed:
+                    self.poll(link)
+            except Exception as error:
+                self._unreadable(link, error)
+            now_ns = _clock_ns()
+            if now_ns > until_ns:
+                break
+        due_ns = self.parked.next_due_ns(now_ns)
+        return due_ns is not None and due_ns <= now_ns
+
+    def drain(self, link: WorkerLink, due_ns: int, slice_ns: int) -> bool:
+        """Reads a dead worker's link for ``slice_ns``. Returns True once nothing is left, or at ``due_ns``."""
+        begun_ns = _cpu_ns()
+        until_ns = _clock_ns() + slice_ns
+        while not self._read(link):
+            now_ns = _clock_ns()
+            if now_ns > due_ns:
+                break
+            if now_ns > until_ns:
+                self._charge(link, _cpu_ns() - begun_ns)
+                return False
+        self._charge(link, _cpu_ns() - begun_ns)
+        return True
+
+    # ------------------------------------------------------------------ messages
+    def _read(self, link: WorkerLink) -> bool:
+        """Handles some of the messages that have arrived. Returns True at the link's end."""
+        try:
+            if link.broken:
+                return True
+            bodies, ended = link.receive()
+            if bodies:
+                kind = link.kind
+                decode, handlers = kind.decode, kind.handlers
+                now_ns = _clock_ns()
+                until_ns = now_ns + SLICE_NS
+                waiting = iter(bodies)
+                for body in waiting:
+                    message = decode(body)
+                    handler = handlers.get(type(message))
+                    if handler is None:
+                        raise ZmtpError("a worker without calls says what only one with calls may")
+                    if len(body) > inner.LOG_FRAME_BYTES_MAX and type(message) is inner.Log:
+                        raise ZmtpError("a line over its bound")
+                    handler(link, message, now_ns)
+                    if link.broken:
+                        return True
+                    if _clock_ns() > until_ns:
+                        if left := list(waiting):
+                            link.put_back(left)
+        except (ZmtpError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            self._violated(link, str(error))
+            return True
+        except Exception as error:
+            self._failed("message of a worker", error, link)
+            return True
+        return ended

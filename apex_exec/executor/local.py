@@ -1,0 +1,436 @@
+"""The executor of this machine: owns every live worker process, from fork to reaping. It decides nothing.
+
+What arrives from the core is done here (``ports.Executor``); what workers say becomes events of the core
+(``worker_protocol``), read in turn (``link_reader``). Each worker that was started ends once, with an event and a
+reason, whatever dies (``worker_exits``): also a worker whose zygote is gone, or whose fork the machine refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from apex_exec.core import actions as act
+from apex_exec.core import events as ev
+from apex_exec.core.limits import MS_NS
+from apex_exec.core.plugin import PluginSpec
+from apex_exec.executor.accounts import Accounts
+from apex_exec.executor.guard import raise_it
+from apex_exec.executor.jobs import Job
+from apex_exec.executor.link_reader import LinkReader
+from apex_exec.executor.loop import Loop
+from apex_exec.executor.overhead import Overhead
+from apex_exec.executor.ports import BundleSource, Jails, Neighbours
+from apex_exec.executor.warm_pool import WarmPool
+from apex_exec.executor.worker_exits import LOST_NS_MAX, WorkerExits
+from apex_exec.executor.worker_kinds import PoolWorker, Spare
+from apex_exec.executor.worker_link import UNCLAIMED, Kind, WorkerLink
+from apex_exec.executor.worker_protocol import WorkerProtocol
+from apex_exec.executor.zygote_keeper import ZygoteKeeper
+from apex_exec.executor.zygote_link import ZygoteLink
+from workers import wire as inner
+
+if TYPE_CHECKING:
+    from apex_exec.observe.logs import Logs
+    from apex_exec.observe.metrics import Metrics
+
+REFILL_TURNS = 3
+"""A spare is forked this many turns of the loop after a cold worker is ready: its call goes out in the first of them
+and comes back in the second, and the fork is not to compete with it."""
+UNSTARTED_NS = 10_000 * MS_NS
+"""How long `/readyz` says no after a start that the machine has refused, unless another worker starts meanwhile."""
+MARKS_DRAIN_MASK = 0x0FFF
+"""The marks pipe holds 65,536 marks, one a call; it is emptied every 4,096 calls."""
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class LocalExecutor:
+    """``step(event, now_ns)`` gives an event to the core and does its actions. See ``ports.Executor``.
+
+    Numbers below zero are the executor's own: of spares and jobs, of which the core does not know. What a worker is for
+    is said by its link's ``kind`` alone.
+    """
+
+    def __init__(self, loop: Loop, *, start_zygote: Callable[[], ZygoteLink], zygote: ZygoteLink,
+                 sandboxing: Jails, source: BundleSource, spares: int,
+                 step: Callable[[ev.Event, int], None], metrics: Metrics, logs: Logs,
+                 failed: Callable[[str, Exception, str], None] = raise_it) -> None:
+        self.neighbours = Neighbours(step, failed)
+        self.metrics = metrics
+        self.logs = logs
+        self.busy: set[WorkerLink] = set()
+        """Links of the workers that have a call and have not answered it."""
+        self.dirty: list[WorkerLink] = []
+        """Links with messages for ``flush`` to write."""
+        self.unsettled = False
+        """Whether ``follow_up`` has something to do."""
+        self._loop = loop
+        self._jails = sandboxing
+        self._source = source
+        self._links: dict[int, WorkerLink] = {}
+        self._forked: dict[int, WorkerLink] = {}  # by the number that the zygote knows it by; spares too
+        self._overmarked: list[WorkerLink] = []
+        self._last_own = 0
+        self._refill_turns = 0
+        self._unstarted_ns = self._unstarted_until_ns = 0
+        self.accounts = Accounts(self._links, self.neighbours)
+        self.overhead = Overhead(metrics)
+        self.reading = self.overhead.reading
+        """The links that wait for their plugin's turn to be read."""
+        self.protocol = WorkerProtocol(self.neighbours, self.busy, reply=self.reply, cannot_start=self._cannot_start,
+                                       metrics=metrics, logs=logs)
+        self.reader = LinkReader(loop, self.overhead, hung_up=self._hung_up, violated=self.violated,
+                                 failed=self._failed)
+        self.exits = WorkerExits(self.reader, self.neighbours, self.accounts, release=self._release,
+                                 failed=self._failed, unsettle=self._unsettle, metrics=metrics, logs=logs)
+        self._pool_worker, self._spare = PoolWorker(self), Spare(self)
+        self.zygote = ZygoteKeeper(loop, start=start_zygote, zygote=zygote, asker=self, metrics=metrics, logs=logs)
+        self.spares = WarmPool(self.zygote, spares)
+
+    # ------------------------------------------------------------------ what others may ask
+    def living(self) -> list[tuple[int, str, int]]:
+        """Returns (worker, plugin, pid) of every worker that has a plugin and a process."""
+        return [(link.worker, link.spec.id, link.pid) for link in self._links.values() if link.pid]
+
+    def link(self, worker: int) -> WorkerLink | None:
+        """Returns the link of a living worker."""
+        return self._links.get(worker)
+
+    def sample(self, worker: int, call: int = 0) -> tuple[float, int]:
+        """Returns (memory in MB, ns held back) by the latest sample: of ``call`` alone, or of the worker's life."""
+        return self.accounts.sample(worker, call)
+
+    def started(self, worker: int) -> int:
+        """Returns how many calls the worker has begun in all, as its marks pipe says now.
+
+        The core asks in the middle of a step, so a pipe that lies is dealt with after the step (``follow_up``).
+        """
+        link = self._links.get(worker)
+        if link is None:
+            return 0
+        begun = link.drain_marks()
+        if link.overmarked and link not in self._overmarked:
+            self._overmarked.append(link)
+            self.unsettled = True
+        return begun
+
+    # ------------------------------------------------------------------ starting
+    def start(self, action: act.StartWorker, now_ns: int) -> None:
+        """Gives the plugin a spare, or asks the zygote for a worker. If the machine refuses one, the core hears of it
+        in this very turn."""
+        self._start(action.worker, action.spec, self._pool_worker, now_ns)
+
+    def start_job(self, job: Job) -> None:
+        """Starts a worker of its own for ``job``."""
+        self._last_own -= 1
+        job.begin(self)
+        self._start(self._last_own, job.spec, job, time.monotonic_ns())
+
+    def never_started(self, worker: int) -> None:
+        """``start`` failed: in this turn the core hears that there is no such worker."""
+        self.exits.refuse_later(worker, self._pool_worker, self._links.get(worker))
+
+    def refill(self, now_ns: int) -> None:
+        """Forks the spares that are missing. Not called while a cold call is on its way: it would compete with it."""
+        for _ in range(self.spares.missing(now_ns)):
+            self._last_own -= 1
+            try:
+                link = WorkerLink(self._last_own, UNCLAIMED, now_ns)
+            except OSError:
+                return
+            self._open(link, self._spare)
+            self.spares.fork(link)
+
+    def warm_pool_of(self, link: WorkerLink) -> WarmPool:
+        """Returns the warm pool of the runtime that the worker was forked for."""
+        return self.spares
+
+    def refill_soon(self) -> None:
+        """Has ``refill`` called in REFILL_TURNS turns of the loop."""
+        self._refill_turns = REFILL_TURNS
+        self.unsettled = True
+
+    def _start(self, worker: int, spec: PluginSpec, kind: Kind, now_ns: int) -> None:
+        spare = self.spares.take()
+        if spare is not None and self._adopt(spare, worker, spec, kind, now_ns):
+            return
+        try:
+            link = WorkerLink(worker, spec, now_ns)
+        except OSError as error:
+            self.logs.log("error", f"no worker for {spec.id}: {error.strerror}")
+            self.exits.refuse_later(worker, kind, None)
+            return
+        self._open(link, kind)
+        self._claim(link)
+        self.zygote.ask(link)
+
+    def _open(self, link: WorkerLink, kind: Kind) -> None:
+        link.kind = kind
+        self._forked[link.forked_as] = link
+        self.reader.poll(link)
+
+    def _claim(self, link: WorkerLink) -> None:
+        """The worker has a plugin from now on."""
+        self._links[link.worker] = link
+        if link.kind.serves:
+            self.accounts.opened(link)
+
+    def _adopt(self, link: WorkerLink, worker: int, spec: PluginSpec, kind: Kind, now_ns: int) -> bool:
+        """Makes a spare the worker that is asked for. Returns False if it cannot be; then the spare is killed."""
+        try:
+            self._jails.adopt(link.worker, worker, spec)
+        except RuntimeError as error:
+            self.logs.log("error", f"a spare worker could not be given to {spec.id}: {error}")
+            self.spares.lost(link)
+            self.kill_link(link)
+            return False
+        link.worker, link.spec, link.started_ns, link.kind = worker, spec, now_ns, kind
+        self._claim(link)
+        kind.forked(link)
+        kind.booted(link)
+        return True
+
+    def load(self, link: WorkerLink, files: dict[str, bytes] | None = None, mode: str = "serve") -> None:
+        """Sends a jailed worker its plugin: ``files``, or what the bundle source has."""
+        spec = link.spec
+        try:
+            if files is not None:
+                sha256 = {path: hashlib.sha256(body).hexdigest() for path, body in files.items()}
+            else:
+                files, sha256 = self._source.load(spec.digest)
+        except Exception as error:  # noqa: BLE001 - whatever the store says, only this worker ends for it
+            link.failure = f"the bundle could not be read: {error}"[:500]
+            self.logs.log("error", f"plugin {spec.id}: {link.failure}")
+            link.half_close()
+            return
+        self.reply(link, inner.Load(spec.id, spec.version, spec.entrypoint, files, sha256,
+                                    spec.limits.memory_mb * 1024 * 1024, mode))
+
+    # ------------------------------------------------------------------ sending
+    def send(self, action: act.SendCall, now_ns: int) -> None:
+        """Queues one call on its worker's link."""
+        link = self._links[action.worker]
+        request = action.request
+        if action.seq & MARKS_DRAIN_MASK == MARKS_DRAIN_MASK:
+            self.started(action.worker)
+        link.sent = action.seq + 1
+        link.owed += 1
+        self.busy.add(link)
+        link.user_id = request.user_id
+        link.queue(_encode(inner.Call(action.seq, request.hook, request.user_id, request.deadline_ns, request.params)))
+        if not link.dirty:
+            link.dirty = True
+            self.dirty.append(link)
+
+    def recall(self, action: act.RecallCalls) -> None:
+        """Asks a worker to skip what it has not begun of these calls."""
+        link = self._links.get(action.worker)
+        if link is not None:
+            self.reply(link, inner.Recall(action.seqs))
+
+    def ping(self, action: act.PingWorker) -> None:
+        """Asks an idle worker for a sign of life, over its link."""
+        link = self._links.get(action.worker)
+        if link is not None:
+            self.reply(link, inner.Ping(action.nonce))
+
+    def reply(self, link: WorkerLink, message: Any) -> None:
+        """Queues any other message for a worker, an ApiReply say."""
+        if not link.queue(_encode(message)):
+            self.violated(link, "it does not read what it asked for")
+        if not link.dirty:
+            link.dirty = True
+            self.dirty.append(link)
+
+    def flush(self) -> None:
+        """Writes what is queued, with one system call a worker."""
+        for link in self.dirty:
+            link.dirty = False
+            try:
+                link.flush()
+                if link.wants_write != link.polled_write:
+                    self.reader.written(link)
+            except Exception as error:
+                self._failed("link", error, link)
+        self.dirty.clear()
+
+    # ------------------------------------------------------------------ ending
+    def stop(self, worker: int) -> None:
+        """Lets the worker finish and leave: it gets no more calls."""
+        link = self._links.get(worker)
+        if link is not None:
+            link.flush()
+            link.half_close()
+
+    def kill(self, worker: int, reason: str, due_ns: int, now_ns: int) -> None:
+        """Kills the worker now, or as soon as there is a process to kill."""
+        link = self._links.get(worker)
+        if link is None:
+            return
+        refusal = self.kill_link(link)
+        if refusal is not None:
+            self.neighbours.failed("kill", refusal, link.spec.id)
+        if reason == "violation":
+            link.broken = True
+        if reason == "deadline":
+            self.metrics.observe("kill_delay_seconds", (), max(0, time.monotonic_ns() - due_ns) / 1e9)
+        self._jails.killed(worker)
+        if self.zygote.unask(link):
+            self.exits.never(link)
+
+    def kill_plugin(self, plugin: str) -> None:
+        """Kills every worker of ``plugin``, whatever the core thinks of them."""
+        for link in self._links.values():
+            if link.spec.id == plugin:
+                self.kill_link(link)
+
+    def kill_link(self, link: WorkerLink) -> OSError | None:
+        """Kills the worker now, or as soon as there is a process. Returns the kernel's answer if it refuses."""
+        return self.zygote.kill(link)
+
+    def violated(self, link: WorkerLink, why: str) -> None:
+        """The worker broke the inner protocol."""
+        self.protocol.violated(link, why, time.monotonic_ns())
+
+    def tell_end(self, ended: act.WorkerEnded) -> str:
+        """Writes a line into both logs if a worker ended otherwise than to save resources. Returns why it ended, or ""
+        if no line was written."""
+        return self.exits.tell(ended)
+
+    def _hung_up(self, link: WorkerLink) -> None:
+        if link.lost_ns and link.pidfd < 0:
+            self._orphaned(link)
+        else:
+            link.kind.hung_up(link)
+
+    def _orphaned(self, link: WorkerLink) -> None:
+        if self._forked.get(link.forked_as) is link:
+            self.exits.lost(link)
+
+    def _release(self, link: WorkerLink) -> None:
+        """Forgets the link and closes its descriptors; what its worker held of the sandbox is free again."""
+        self.reader.release(link)
+        if link.pidfd >= 0:
+            self._loop.remove(link.pidfd)
+        self.zygote.unask(link)
+        link.close()
+        self.busy.discard(link)
+        del self._forked[link.forked_as]
+        if self._links.get(link.worker) is link:
+            del self._links[link.worker]
+            self.accounts.released(link)
+        else:
+            self.spares.lost(link)
+        self._jails.worker_gone(link.worker)
+
+    # ------------------------------------------------------------------ duties
+    def read_parked(self, now_ns: int) -> bool:
+        """Reads links that wait for their plugin's turn. Returns True if more may be read at once."""
+        return self.reader.read_parked(now_ns)
+
+    def next_read_ns(self, now_ns: int) -> int | None:
+        """Returns when ``read_parked`` has something to do; None if no link waits."""
+        return self.reading.next_due_ns(now_ns)
+
+    def follow_up(self, now_ns: int) -> bool:
+        """Does, once a turn while ``unsettled``, what had to wait until frames were written: forks spares, tells the
+        end of what could not be started. Returns True if workers ended: the core's answer is for a turn at once."""
+        if self._refill_turns:
+            self._refill_turns -= 1
+            if not self._refill_turns:
+                self.refill(now_ns)
+        self.unsettled = self._refill_turns > 0
+        while self._overmarked:
+            link = self._overmarked.pop()
+            try:
+                if link.worker in self._links:
+                    self.violated(link, "it has marked more calls than it was sent")
+            except Exception as error:
+                self._failed("marks of a worker", error, link)
+        return self.exits.follow_up(now_ns)
+
+    def upkeep(self, now_ns: int) -> None:
+        """Ends workers that the zygote never spoke of and jobs that are overdue; sees to zygote and spares. Call it
+        once a second."""
+        for link in list(self._forked.values()):
+            kind = link.kind
+            if isinstance(kind, Job) and now_ns > kind.due_ns:
+                kind.overdue(link)
+            if link.lost_ns and now_ns - link.lost_ns > LOST_NS_MAX:
+                self._orphaned(link)
+            self.reader.export(link)
+        if now_ns > self._unstarted_until_ns:  # nobody may have tried since, and would not while `/readyz` says no
+            self.metrics.health["workers"] = ""
+        self.zygote.upkeep(now_ns)
+        self.spares.upkeep(now_ns)
+
+    def _unsettle(self) -> None:
+        self.unsettled = True
+
+    def _failed(self, duty: str, error: Exception, link: WorkerLink | None) -> None:
+        """A duty done for one worker failed: the worker ends, and the plugin that it serves is quarantined."""
+        if link is not None:
+            self.kill_link(link)
+        self.neighbours.failed(duty, error, link.spec.id if link is not None and link.kind.serves else "")
+
+    def _cannot_start(self, why: str, now_ns: int) -> None:
+        """The machine, not a plugin, has kept a worker from starting: `/readyz` says so, and the log now and then."""
+        if now_ns - self._unstarted_ns > UNSTARTED_NS or why != self.metrics.health.get("workers"):
+            self.logs.log("error", why)
+            self._unstarted_ns = now_ns
+        self.metrics.health["workers"] = why
+        self._unstarted_until_ns = now_ns + UNSTARTED_NS
+
+    # ------------------------------------------------------------------ what the zygote says
+    def failed(self, number: int, error: Exception) -> None:
+        """What the zygote said of a worker could not be taken."""
+        self._failed("message of the zygote", error, self._forked.get(number))
+
+    def zygote_up(self) -> None:
+        """The zygote takes requests."""
+        self.neighbours.step(ev.ZygoteUp(), time.monotonic_ns())
+
+    def jail_of(self, link: WorkerLink) -> dict[str, Any]:
+        """Returns what the zygote is told of the worker. Raises RuntimeError."""
+        return self._jails.jail_for(link.worker, link.kind.jail_spec(link))
+
+    def forked(self, number: int, pid: int, pidfd: int) -> None:
+        """There is a process."""
+        link = self._forked.get(number)
+        if link is None:
+            if pidfd >= 0:
+                os.close(pidfd)
+            return
+        link.pid, link.pidfd = pid, pidfd
+        if link.pending_kill:
+            self.kill_link(link)
+        else:
+            link.kind.forked(link)
+
+    def refused(self, number: int, why: str) -> None:
+        """There is no process."""
+        link = self._forked.get(number)
+        if link is not None:
+            now_ns = time.monotonic_ns()
+            self._cannot_start(f"no worker for {link.spec.id or 'a spare'}: {why}", now_ns)
+            self.exits.refuse(link.worker, link.kind, link, now_ns)
+
+    def exited(self, message: inner.Exited) -> None:
+        """A process has ended."""
+        link = self._forked.get(message.worker)
+        if link is not None:
+            self.exits.exited(link, message)
+
+    def zygote_lost(self, now_ns: int) -> None:
+        """The zygote is gone. Each worker is waited for by its pidfd, so that its link is read to the end."""
+        self.neighbours.step(ev.ZygoteLost(), now_ns)  # kills each worker whose pidfd is known
+        for link in list(self._forked.values()):
+            link.lost_ns = now_ns
+            link.kind.orphaned(link)
+            if link.pidfd >= 0:
+                self._loop.add(link.pidfd, lambda _, link=link: self._orphaned(link))  # type: ignore[misc]  # bound now

@@ -1,0 +1,157 @@
+"""The two kinds of worker that the core knows of: one that serves a plugin, and a spare that may come to serve one.
+
+The third kind, a worker of its own for one task, is ``jobs.Job``.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from apex_exec.core import events as ev
+from apex_exec.core.plugin import PluginSpec
+from apex_exec.executor import worker_protocol
+from apex_exec.executor.accounts import Accounts
+from apex_exec.executor.ports import Neighbours
+from apex_exec.executor.warm_pool import WarmPool
+from apex_exec.executor.worker_link import End, WorkerLink
+from apex_exec.observe.logs import Logs
+from apex_exec.observe.metrics import Metrics
+from workers import wire as inner
+from workers.zmtp import ZmtpError
+
+
+class Home(Protocol):
+    """The executor, as the kinds of its workers see it."""
+
+    neighbours: Neighbours
+    protocol: worker_protocol.WorkerProtocol
+    accounts: Accounts
+    metrics: Metrics
+    logs: Logs
+
+    def load(self, link: WorkerLink, files: dict[str, bytes] | None = None, mode: str = "serve") -> None:
+        """Sends a jailed worker its plugin: ``files``, or what the bundle source has."""
+
+    def kill_link(self, link: WorkerLink) -> OSError | None:
+        """Kills the worker now, or as soon as there is a process. Returns the kernel's answer if it refuses."""
+
+    def warm_pool_of(self, link: WorkerLink) -> WarmPool:
+        """Returns the warm pool of the runtime that the worker was forked for."""
+
+    def refill_soon(self) -> None:
+        """Has the warm pools filled once what is on its way to hosts has gone out."""
+
+
+class PoolWorker:
+    """A worker that serves one plugin. Everything that happens to it becomes an event of the core."""
+
+    serves = True
+    decode = staticmethod(worker_protocol.decode)
+
+    def __init__(self, home: Home) -> None:
+        self.handlers = home.protocol.of_pool
+        self._home = home
+        self._step = home.neighbours.step
+
+    def jail_spec(self, link: WorkerLink) -> PluginSpec | None:
+        """Its plugin's limits hold from the start."""
+        return link.spec
+
+    def forked(self, link: WorkerLink) -> None:
+        """The governor samples it from now on."""
+        governing = self._home.neighbours.governing
+        if governing is not None:
+            governing.worker_started(link.worker, link.spec, link.pid, link.pidfd)
+
+    def booted(self, link: WorkerLink) -> None:
+        """It is sent its plugin."""
+        self._home.load(link)
+
+    def ready(self, link: WorkerLink, message: inner.Ready, now_ns: int) -> None:
+        """It can be called. Raises ZmtpError if it was ready before, or was sent no plugin."""
+        if not link.booted or link.ready:
+            raise ZmtpError("it says twice, or too early, that it is ready")
+        link.ready = True
+        home = self._home
+        home.accounts.begin(link)
+        home.metrics.observe("cold_start_seconds", (), (now_ns - link.started_ns) / 1e9)
+        self._step(ev.WorkerReady(link.worker), now_ns)
+        home.refill_soon()
+
+    def failed(self, link: WorkerLink, text: str, traceback: str, now_ns: int) -> None:
+        """Its plugin's log says why."""
+        say_failure(self._home.logs, link, text, traceback, now_ns)
+
+    def violated(self, link: WorkerLink, why: str, now_ns: int) -> None:
+        """The core has it killed, and its breaker counts it."""
+        self._step(ev.WorkerViolated(link.worker, why[:500]), now_ns)
+
+    def hung_up(self, link: WorkerLink) -> None:
+        """Its end is told when its process is reaped."""
+
+    def orphaned(self, link: WorkerLink) -> None:
+        """The core, which was told of the zygote, has it killed."""
+
+    def refused(self, worker: int, now_ns: int) -> None:
+        """The core hears that there is no such worker."""
+        self._step(ev.ForkRefused(worker), now_ns)
+
+    def ended(self, link: WorkerLink, end: End, begun: int, now_ns: int) -> None:
+        """The core hears of its end."""
+        self._step(ev.WorkerGone(link.worker, begun, end.code, end.message, end.details), now_ns)
+
+
+class Spare:
+    """A worker that is forked and jailed ahead and waits for a plugin. The core never hears of it."""
+
+    serves = False
+    decode = staticmethod(worker_protocol.decode)
+
+    def __init__(self, home: Home) -> None:
+        self.handlers = home.protocol.of_others
+        self._home = home
+
+    def jail_spec(self, link: WorkerLink) -> PluginSpec | None:
+        """Limits come with the plugin."""
+        return None
+
+    def forked(self, link: WorkerLink) -> None:
+        """If it has booted it may be taken."""
+        self._home.warm_pool_of(link).check(link)
+
+    def booted(self, link: WorkerLink) -> None:
+        """If its process is known it may be taken."""
+        self._home.warm_pool_of(link).check(link)
+
+    def ready(self, link: WorkerLink, message: inner.Ready, now_ns: int) -> None:
+        """It has nothing to be ready for. Raises ZmtpError."""
+        raise ZmtpError("a spare says that it is ready, and was sent no plugin")
+
+    def failed(self, link: WorkerLink, text: str, traceback: str, now_ns: int) -> None:
+        """No plugin is concerned: the daemon's log says why."""
+        self._home.logs.log("error", f"a spare worker: {link.failure}")
+
+    def violated(self, link: WorkerLink, why: str, now_ns: int) -> None:
+        """It is killed."""
+        self._home.kill_link(link)
+
+    def hung_up(self, link: WorkerLink) -> None:
+        """Its end is logged when its process is reaped."""
+
+    def orphaned(self, link: WorkerLink) -> None:
+        """It is killed: another zygote's workers take its place."""
+        self._home.kill_link(link)
+
+    def refused(self, worker: int, now_ns: int) -> None:
+        """The warm pool, which knows already, tries again after a pause."""
+
+    def ended(self, link: WorkerLink, end: End, begun: int, now_ns: int) -> None:
+        """The daemon's log says how, unless the zygote's end explains it."""
+        if not link.lost_ns:
+            self._home.logs.log("warning", f"a spare worker ended: {end.message}")
+
+
+def say_failure(logs: Logs, link: WorkerLink, text: str, traceback: str, now_ns: int) -> None:
+    """Writes into the plugin's log why its worker could not boot, if there is room for one more failure."""
+    if logs.failure_room(link.spec.id, now_ns):
+        logs.failure(link.spec.id, f"{text}\n{traceback}" if traceback else text)

@@ -1,0 +1,155 @@
+"""What a worker may say, one handler a message, in a table for each kind of worker.
+
+A worker is hostile: each handler checks that the message may come now, and whatever breaks the rule ends the worker and
+counts against its plugin. A spare, or the worker of a job, is sent no calls, so its table has no answers in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from apex_exec.core import events as ev
+from apex_exec.executor.outcome import at_place, raised_code
+from apex_exec.executor.overhead import ORDINARY_NS
+from apex_exec.executor.ports import Neighbours
+from apex_exec.executor.worker_link import Handler, WorkerLink
+from apex_exec.sandbox.plan import LAYERS
+from apex_exec.wire import hooks
+from workers import wire as inner
+from workers.zmtp import ZmtpError
+
+if TYPE_CHECKING:
+    from apex_exec.observe.logs import Logs
+    from apex_exec.observe.metrics import Metrics
+
+DECLARED_MAX = 100
+"""How many hooks, and permissions, a plugin's code may declare; there are four and eight of them."""
+DECLARED_CHARACTERS_MAX = 200
+LINES_PER_CALL_MAX = 1000
+"""Lines of output from one call. An honest worker stops at 200, so more is a violation."""
+CODES: Mapping[type, str] = {inner.Reply: "", inner.BadOutput: "INVALID_OUTPUT", inner.Skipped: "skipped"}
+"""Answers whose type alone says what came of the call."""
+
+decode: Callable[[bytes], Any] = msgspec.msgpack.Decoder(inner.FromWorker).decode
+
+
+class WorkerProtocol:
+    """``of_pool`` and ``of_others`` are the tables. ``busy`` holds the links of workers that owe an answer;
+    ``reply(link, message)`` queues a message for a worker; ``cannot_start(why, now_ns)`` is told if the machine, and
+    no plugin, keeps workers from booting."""
+
+    def __init__(self, neighbours: Neighbours, busy: set[WorkerLink], *,
+                 reply: Callable[[WorkerLink, Any], None], cannot_start: Callable[[str, int], None],
+                 metrics: Metrics, logs: Logs) -> None:
+        self.layers: list[inner.LayerReport] = []
+        """What came of the jail's layers in the worker that booted last."""
+        self.of_others: Mapping[type, Handler] = {
+            inner.Booted: self._booted, inner.Ready: self._ready, inner.Failed: self._failed, inner.Log: self._log}
+        self.of_pool: Mapping[type, Handler] = {
+            **self.of_others, inner.Reply: self._answered, inner.Raised: self._answered,
+            inner.BadOutput: self._answered, inner.BadInput: self._answered, inner.Skipped: self._answered,
+            inner.ApiCall: self._api_call, inner.Pong: self._pong}
+        self._neighbours = neighbours
+        self._step = neighbours.step
+        self._busy = busy
+        self._reply = reply
+        self._cannot_start = cannot_start
+        self._metrics = metrics
+        self._logs = logs
+
+    def violated(self, link: WorkerLink, why: str, now_ns: int) -> None:
+        """The worker broke the protocol: nothing that it says after this is looked at."""
+        self._logs.log("error", f"plugin {link.spec.id or '(none, a spare)'}: its worker broke the inner protocol: "
+                                f"{why[:200]}")
+        link.broken = True
+        link.kind.violated(link, why, now_ns)
+
+    # ------------------------------------------------------------------ calls
+    def _answered(self, link: WorkerLink, message: Any, now_ns: int) -> None:
+        link.owed -= 1
+        if link.owed < 1:
+            self._busy.discard(link)
+        link.lines = link.strays = 0
+        link.ordinary_ns += ORDINARY_NS
+        code = CODES.get(type(message))
+        if code is None:
+            code = self._code_of(link.worker, message)
+        self._step(ev.WorkerAnswered(link.worker, message.seq, code, message), now_ns)
+
+    def _code_of(self, worker: int, message: inner.Raised | inner.BadInput) -> str:
+        if type(message) is inner.BadInput:
+            return "INVALID_INPUT" if self._payload_is_bad(worker, message.seq) else "PLUGIN_ERROR"
+        assert type(message) is inner.Raised
+        return raised_code(message, partial(self._was_refused, worker, message.seq))
+
+    def _payload_is_bad(self, worker: int, seq: int) -> bool:
+        """Whether the payload of that call cannot be decoded here either: a worker's word alone blames no host."""
+        oldest = self._neighbours.oldest(worker)
+        if oldest is None or oldest[0] != seq:
+            return False
+        return not hooks.is_decodable(bytes(oldest[1].params))
+
+    def _was_refused(self, worker: int, seq: int, code: str) -> bool:
+        """Whether an API call of that hook was refused with ``code``. Without a gateway each one is, for want of
+        permission."""
+        api = self._neighbours.api
+        return code == "permission_denied" if api is None else api.refused(worker, seq, code)
+
+    def _api_call(self, link: WorkerLink, message: inner.ApiCall, now_ns: int) -> None:
+        if link.closing:
+            return  # nobody is there to be answered
+        api = self._neighbours.api
+        if api is not None:
+            api.handle(link, message, now_ns)
+        else:  # fail closed: without a gateway no permission is granted
+            self._reply(link, inner.ApiReply(message.api_id, False, inner.NIL, "permission_denied",
+                                             "this daemon has no gateway"))
+
+    def _pong(self, link: WorkerLink, message: inner.Pong, now_ns: int) -> None:
+        self._step(ev.WorkerPonged(link.worker, message.nonce), now_ns)
+
+    # ------------------------------------------------------------------ output
+    def _log(self, link: WorkerLink, message: inner.Log, now_ns: int) -> None:
+        if link.closing:
+            return
+        link.lines += 1
+        if link.lines > LINES_PER_CALL_MAX or (link.ready and not link.owed):
+            raise ZmtpError("too many lines in one call" if link.owed else "a line while nothing ran")
+        self._logs.plugin_line(link.spec.id, message.level, message.text, now_ns)
+
+    # ------------------------------------------------------------------ booting
+    def _booted(self, link: WorkerLink, message: inner.Booted, now_ns: int) -> None:
+        if link.booted:
+            raise ZmtpError("it boots twice")
+        link.booted = True
+        self._metrics.health["workers"] = ""
+        self.layers = message.layers
+        link.kind.booted(link)
+
+    def _ready(self, link: WorkerLink, message: inner.Ready, now_ns: int) -> None:
+        if declares_too_much(message):
+            raise ZmtpError("it declares more than any plugin has")
+        link.kind.ready(link, message, now_ns)
+
+    def _failed(self, link: WorkerLink, message: inner.Failed, now_ns: int) -> None:
+        if link.ready or link.failure:  # said once, by a worker that leaves: more is a plugin's word, without end
+            raise ZmtpError("it fails twice, or after it was ready")
+        text = f"{message.stage} failed: {message.layer or message.exception}: {message.message}"
+        link.failure = at_place(text, message.traceback)
+        if not link.booted:  # later it may be the plugin that says so
+            if message.layer in LAYERS:
+                self._metrics.set("sandbox_layer_active", (message.layer,), 0.0)
+            self._cannot_start(link.failure, now_ns)
+        link.kind.failed(link, text, message.traceback, now_ns)
+
+
+def declares_too_much(message: inner.Ready) -> bool:
+    """Whether a worker declares more than any plugin has. What it declares is compared word for word, and each
+    difference is shown to an administrator, so it must be bounded."""
+    names = (*message.hooks[:DECLARED_MAX], *message.permissions[:DECLARED_MAX], message.plugin, message.version)
+    return (len(message.hooks) > DECLARED_MAX or len(message.permissions) > DECLARED_MAX
+            or max(map(len, names)) > DECLARED_CHARACTERS_MAX)
