@@ -15,6 +15,7 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from apex_exec.testing.postgres import Postgres, missing
 from benchmarks.daemon import USER, Daemon, Host, serving, write_bundle
 from benchmarks.lab import Lab, Round
 
@@ -271,12 +272,8 @@ def _http_server() -> Iterator[int]:
 @contextmanager
 def _postgres(lab: Lab) -> Iterator[str]:
     """A server of our own with the rows in it; "" where there is none to start."""
-    try:
-        from tests.support.postgres import Postgres, find_binary
-    except ImportError:
-        find_binary = lambda name: None  # noqa: E731 - the tests are not here
-    if not find_binary("initdb"):
-        lab.note("PostgreSQL is left out: it is not installed")
+    if why := missing():
+        lab.note(f"PostgreSQL is left out: {why}")
         yield ""
         return
     with tempfile.TemporaryDirectory(prefix="apxpg") as name:
