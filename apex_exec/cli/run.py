@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import typer
 
+from apex_exec import extras
 from apex_exec.cli.output import ReaderGone, say
 from apex_exec.cli.root import EXIT_DONE, EXIT_INTERRUPTED, EXIT_NO, EXIT_NO_DAEMON, EXIT_USAGE, app
 from apex_exec.errors import ApexError, ConfigError, Refusal
@@ -40,6 +41,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:  # a folder of another user's, a full disk: what it is about stands in it
         return _say(*_cannot(error))
     except (ImportError, AttributeError, NotImplementedError) as error:
+        if isinstance(error, ImportError) and (extra := extras.bringing(error.name or "")):
+            return _say(extras.words(extra, "this verb"), EXIT_USAGE)
         if here == "linux":
             raise
         return _say(f"this needs Linux, whose own means confine plugins, and this is {here} ({error}): use a Linux "

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import msgspec
 
-HOOKS = ("onDashboardLoad", "onDataFetch", "onActionExecute", "onAuthSuccess")
-
 STANDARD_PERMISSIONS = ("data:read", "data:write", "ui:render", "events:emit", "network:fetch")
 ADMIN_PERMISSIONS = ("admin:users", "admin:billing", "system:config")
 

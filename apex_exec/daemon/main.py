@@ -16,12 +16,13 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from apex_exec import API_VERSION, __version__
+from apex_exec import API_VERSION, __version__, extras
+from apex_exec.catalogue.declared import declare_all
+from apex_exec.catalogue.hooks import HOOKS
 from apex_exec.config import Settings
-from apex_exec.core.plugin import HOOKS, Limits
+from apex_exec.core.plugin import Limits
 from apex_exec.core.scheduler.breaker import BreakerPolicy
 from apex_exec.core.scheduler.pool import SECOND_NS, Pool, PoolLimits, RecyclePolicy
 from apex_exec.daemon import notify
@@ -32,12 +33,13 @@ from apex_exec.daemon.administration.loop_operations import LoopOperations
 from apex_exec.daemon.administration.registrar_link import RegistrarLink
 from apex_exec.daemon.administration.roles import Access
 from apex_exec.daemon.api_calls import make_gateway
-from apex_exec.daemon.folder_plugins import FolderPlugins
+from apex_exec.daemon.folder_plugins import scan_folder
 from apex_exec.daemon.hosts.endpoints import bind, open_local
 from apex_exec.daemon.hosts.stream_peers import CONNECTIONS_MAX
+from apex_exec.daemon.plugin_sources import PluginSources
 from apex_exec.daemon.reload import Reloader
 from apex_exec.daemon.runtime_folder import RuntimeFolder, own_folder, take_lock
-from apex_exec.daemon.settings_checks import check_settings
+from apex_exec.daemon.settings_checks import check_settings, needs_registry
 from apex_exec.daemon.sides.audit_trail import AuditTrail
 from apex_exec.daemon.sides.metrics_feed import Exporting
 from apex_exec.daemon.sides.result_checks import ResultChecks
@@ -210,6 +212,7 @@ class _Daemon:
 
     def __init__(self, settings: Settings, reread: Callable[[], Settings], logs: Logs, signals: Signals) -> None:
         check_settings(settings)
+        declare_all(settings.declared_hooks())
         access = Access(settings.admin.roles, os.geteuid())
         self.settings = settings
         self.logs = logs
@@ -219,9 +222,8 @@ class _Daemon:
         self.policy = limits_of(settings)
         _own_state(settings)
         self.source = BundleSource(BlobStore(settings.state_path / "bundles"))
-        self.folder_plugins = FolderPlugins(self.source)
-        found = self.folder_plugins.scan(settings.plugins_dir, self.policy, settings.security.policy_file)
-        self.folder_plugins.take(found)
+        found = scan_folder(settings.plugins_dir, self.policy, settings.security.policy_file)
+        self.source.replace(found.bundles)
         self.runtime = RuntimeFolder(settings)
         self.state_lock = take_lock(settings.state_path / "state.lock", "state_dir")  # ledger, registry: one writer
         for endpoint in (settings.host_endpoint, settings.admin_endpoint):
@@ -248,6 +250,7 @@ class _Daemon:
         self.supervisor.attach(self.audit.side)
         self.governing = Governing(
             pool=self.supervisor.pool, step=self.supervisor.step, metrics=self.metrics,
+            activated=self.supervisor.workers.activated,
             burst_seconds=settings.limits.cpu_burst_seconds, cgroups=self.sandboxing.cgroups,
             failed=self.supervisor.guard.failed)
         self.supervisor.on_removed.append(self.governing.forget)
@@ -263,17 +266,21 @@ class _Daemon:
             {"server": f"apex-exec/{__version__}", "isolation": self.sandboxing.level, "waived": self.sandboxing.waived,
              "pid": os.getpid(), "endpoint": settings.host_endpoint})
         asks = Asks(self.supervisor, lambda: self.settings.pool.boot_seconds)
-        self.registrar = RegistrarLink(self.supervisor, asks.table, self.folder_plugins.__contains__)
+        self.plugins = PluginSources(
+            served=self.supervisor.pool.spec, serve=self.supervisor.set_plugin, withdraw=self.supervisor.remove_plugin,
+            failed=self.supervisor.guard.failed, overruled=lambda plugin, _, __: logs.log(
+                "error", f"plugin {plugin} is served from plugins_dir; the installed one is not"))
+        self.registrar = RegistrarLink(self.supervisor, asks.table, self.plugins)
         self.registrar_settings = settings.model_dump()
-        side = SideProcess("registrar", "apex_exec.daemon.administration.registrar:main", self.registrar_settings,
-                           on_message=self.registrar.message, on_down=self.registrar.down)
-        self.registrar.bind(side)
-        self.supervisor.attach(side, 0.0 if _has_registry(settings) else SLEEP_SECONDS)
+        if extras.is_installed("registry"):  # without it there is no registrar, and its operations say why
+            side = SideProcess("registrar", "apex_exec.daemon.administration.registrar:main", self.registrar_settings,
+                               on_message=self.registrar.message, on_down=self.registrar.down)
+            self.registrar.bind(side)
+            self.supervisor.attach(side, 0.0 if needs_registry(settings) else SLEEP_SECONDS)
         self.supervisor.attach(self.gateway)  # after the registrar: the start waits for that one
         registrar_table.register_all()
         self.admin = AdminSocket(self.supervisor, operations.handlers, access, self.registrar)
-        for spec in found.specs:
-            self.supervisor.set_plugin(spec)
+        self.plugins.replace("folder", found.specs)
 
     def _start_zygote(self) -> ZygoteLink:
         return ZygoteLink(self.sandboxing.boot)
@@ -281,14 +288,13 @@ class _Daemon:
     def _supervisor(self, zygote: ZygoteLink) -> Supervisor:
         settings = self.settings
         pool = Pool(pool_limits(settings, self.fds), breaker_policy(settings), random.random,
-                    recycle_policy(settings), lambda worker: supervisor.workers.started(worker))
-        supervisor = Supervisor(
+                    recycle_policy(settings))
+        return Supervisor(
             pool=pool, open_hosts=self.tcp_hosts.open if self.tcp_hosts else open_local(settings, hosts_max(self.fds)),
             start_zygote=self._start_zygote, zygote=zygote,
             sandboxing=self.sandboxing, source=self.source, spares=spares_of(settings),
             bytes_max=settings.host.max_message_bytes, per_host=settings.pool.per_host, welcome=self._welcome,
             metrics=self.metrics, logs=self.logs)
-        return supervisor
 
     def _welcome(self, id_: int | str) -> msg.Welcome:
         policy = self.policy
@@ -386,11 +392,11 @@ class _Daemon:
 
     def _apply(self, settings: Settings, keys: list[str]) -> None:
         policy = limits_of(settings)
-        found = self.folder_plugins.scan(settings.plugins_dir, policy, settings.security.policy_file)
+        found = scan_folder(settings.plugins_dir, policy, settings.security.policy_file)
         if self.tcp_hosts is not None:
             self.tcp_hosts.curve.read_clients()
         access = Access(settings.admin.roles, os.geteuid())
-        self.folder_plugins.take(found)  # from here on nothing raises: a reload that is refused changes nothing
+        self.source.replace(found.bundles)  # from here on nothing raises: a reload that is refused changes nothing
         self.settings, self.policy = settings, policy
         self.admin.access = access
         self.supervisor.requests.per_host = settings.pool.per_host
@@ -402,11 +408,7 @@ class _Daemon:
         self.supervisor.reconfigure(pool_limits(settings, self.fds), breaker_policy(settings), recycle_policy(settings))
         self.registrar_settings.update(settings.model_dump())  # a registrar that starts later begins with these
         self.registrar.configure(self.registrar_settings)
-        for plugin in found.gone:
-            self.supervisor.remove_plugin(plugin)
-        for spec in found.specs:
-            if self.supervisor.pool.spec(spec.id) != spec:
-                self.supervisor.set_plugin(spec)
+        self.plugins.replace("folder", found.specs)
 
     # ------------------------------------------------------------------ now and then
     def _watch(self, now_ns: int) -> None:
@@ -454,14 +456,6 @@ class _Daemon:
             except Exception:
                 log.exception("something could not be taken down in order")
         return lost
-
-
-def _has_registry(settings: Settings) -> bool:
-    """Whether the registrar may have something to tell before it is asked: installed plugins, a marketplace's index."""
-    local = (f"sqlite:///{settings.state_path}/registry.db", f"sqlite:///{settings.state_path}/market.db")
-    used = (settings.database_url(settings.registry.url), settings.database_url(settings.market.url))
-    return (used != local or any(Path(url.removeprefix("sqlite:///")).exists() for url in local)
-            or bool(settings.market.index or settings.market.entitlements))
 
 
 def _own_state(settings: Settings) -> None:

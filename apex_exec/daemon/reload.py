@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from pydantic import BaseModel
+
 from apex_exec.config import Settings
 from apex_exec.errors import ConfigError
 
@@ -26,10 +28,10 @@ RELOADABLE = frozenset((
 
 
 def flat(settings: Settings) -> dict[str, Any]:
-    """Every value by its dotted key."""
+    """Every value by its dotted key. A map of named things, as ``hooks``, is one value."""
     out: dict[str, Any] = {}
     for name, value in settings.model_dump().items():
-        if isinstance(value, dict):
+        if isinstance(getattr(settings, name), BaseModel):
             out.update({f"{name}.{key}": inner for key, inner in value.items()})
         else:
             out[name] = value

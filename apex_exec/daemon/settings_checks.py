@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from apex_exec.config import Settings
+from apex_exec import extras
+from apex_exec.config import POSTGRES, Settings
 from apex_exec.daemon.administration.roles import check_peers
 from apex_exec.daemon.runtime_folder import check_length, socket_path
 from apex_exec.errors import ConfigError, Refusal
@@ -18,6 +19,7 @@ def check_settings(settings: Settings) -> None:
     check_modules(settings.sandbox.extra_modules)
     check_peers(settings)
     check_endpoints(settings)
+    check_extras(settings)
     read_tables({name: entry.model_dump() for name, entry in settings.data.tables.items()})
     others = {"audit.url": settings.audit.url, "registry.url": settings.registry.url, "market.url": settings.market.url}
     for key, url in others.items():
@@ -29,6 +31,36 @@ def check_settings(settings: Settings) -> None:
         raise ConfigError(error.message) from None
     if settings.plugins_dir and not Path(settings.plugins_dir).is_dir():
         raise ConfigError(f"plugins_dir: {settings.plugins_dir}: there is no such folder")
+
+
+def check_extras(settings: Settings) -> None:
+    """Raises ConfigError for the first key that needs an extra which is not installed."""
+    if settings.data.tables:
+        extras.need("data", "data.tables")
+        if POSTGRES.match(settings.data.url):
+            extras.need("postgres", "data.url")
+    if settings.fetch.allow:
+        extras.need("fetch", "fetch.allow")
+    if needed := needs_registry(settings):
+        extras.need("registry", needed)
+    for key, url in (("registry.url", settings.registry.url), ("market.url", settings.market.url)):
+        if POSTGRES.match(url):
+            extras.need("postgres", key)
+
+
+def needs_registry(settings: Settings) -> str:
+    """What says that the registrar may have something to tell before it is asked: a database of its own, one that an
+    earlier daemon has filled, a marketplace's index or entitlements. "" if nothing does."""
+    for key, url, name in (("registry.url", settings.registry.url, "registry.db"),
+                           ("market.url", settings.market.url, "market.db")):
+        path = settings.state_path / name
+        if settings.database_url(url) != f"sqlite:///{path}":
+            return key
+        if path.exists():
+            return str(path)
+    if settings.market.index:
+        return "market.index"
+    return "market.entitlements" if settings.market.entitlements else ""
 
 
 def check_endpoints(settings: Settings) -> None:

@@ -209,6 +209,8 @@ class Supervisor:
                 self.metrics.inc("worker_exits_total", (action.plugin, action.reason))
         elif isinstance(action, act.BreakerChanged):
             self._breaker_changed(action)
+        elif isinstance(action, act.CountStarted):
+            self.workers.count_started(action.worker, now_ns)
         elif isinstance(action, act.RecallCalls):
             self.workers.recall(action)
         elif isinstance(action, act.PingWorker):
@@ -291,7 +293,7 @@ class Supervisor:
             busy = True
         if now_ns >= self._governor_due_ns:
             self._govern(now_ns)
-        elif self._governor_rests and self.pool.has_touched:  # a call after a rest: it looks again soon
+        elif self._governor_rests and self.workers.activated:  # a call after a rest: it looks again soon
             self._governor_rests = False
             self._governor_due_ns = min(self._governor_due_ns, now_ns + self._look_ns)
         if workers.dirty:

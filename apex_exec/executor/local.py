@@ -65,6 +65,9 @@ class LocalExecutor:
         self.logs = logs
         self.busy: set[WorkerLink] = set()
         """Links of the workers that have a call and have not answered it."""
+        self.activated: set[int] = set()
+        """Workers that were started, or sent a call while they had none, since the resource monitor last took them from
+        here: they may use CPU."""
         self.dirty: list[WorkerLink] = []
         """Links with messages for ``flush`` to write."""
         self.unsettled = False
@@ -105,24 +108,27 @@ class LocalExecutor:
         """Returns (memory in MB, ns held back) by the latest sample: of ``call`` alone, or of the worker's life."""
         return self.accounts.sample(worker, call)
 
-    def started(self, worker: int) -> int:
-        """Returns how many calls the worker has begun in all, as its marks pipe says now.
-
-        The core asks in the middle of a step, so a pipe that lies is dealt with after the step (``follow_up``).
-        """
+    def count_started(self, worker: int, now_ns: int) -> None:
+        """Tells the core how many calls the worker has started in all, as its pipe says now. ``now_ns`` must not be
+        later than now. A worker that has no link any more has ended, and the core hears that instead."""
         link = self._links.get(worker)
-        if link is None:
-            return 0
-        begun = link.drain_marks()
+        if link is not None:
+            self.neighbours.step(ev.CallsStarted(worker, self._read_started(link)), now_ns)
+
+    def _read_started(self, link: WorkerLink) -> int:
+        """Returns the calls that the worker has started in all. A pipe that lies is dealt with in ``follow_up``, since
+        the core may be in the middle of a step."""
+        started = link.drain_marks()
         if link.overmarked and link not in self._overmarked:
             self._overmarked.append(link)
             self.unsettled = True
-        return begun
+        return started
 
     # ------------------------------------------------------------------ starting
     def start(self, action: act.StartWorker, now_ns: int) -> None:
         """Gives the plugin a spare, or asks the zygote for a worker. If the machine refuses one, the core hears of it
         in this very turn."""
+        self.activated.add(action.worker)
         self._start(action.worker, action.spec, self._pool_worker, now_ns)
 
     def start_job(self, job: Job) -> None:
@@ -217,10 +223,12 @@ class LocalExecutor:
         link = self._links[action.worker]
         request = action.request
         if action.seq & MARKS_DRAIN_MASK == MARKS_DRAIN_MASK:
-            self.started(action.worker)
+            self._read_started(link)
         link.sent = action.seq + 1
+        if not link.owed:
+            self.busy.add(link)
+            self.activated.add(action.worker)
         link.owed += 1
-        self.busy.add(link)
         link.user_id = request.user_id
         link.queue(_encode(inner.Call(action.seq, request.hook, request.user_id, request.deadline_ns, request.params)))
         if not link.dirty:

@@ -68,8 +68,8 @@ class Executor(Protocol):
     def sample(self, worker: int, call: int = 0) -> tuple[float, int]:
         """Returns (memory in MB, ns held back) by the latest sample: of ``call`` alone, or of the worker's life."""
 
-    def started(self, worker: int) -> int:
-        """Returns how many calls the worker has begun in all, as far as is known at this moment."""
+    def count_started(self, worker: int, now_ns: int) -> None:
+        """Answers with the event ``CallsStarted``: how many calls the worker has started in all."""
 
 
 # ---------------------------------------------------------------------- what an executor asks of others

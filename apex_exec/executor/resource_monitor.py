@@ -90,13 +90,14 @@ class _Governed:
 class Governing:
     """The governor of one daemon. ``step(event, now_ns)`` gives an event to the core and does its actions."""
 
-    def __init__(self, *, pool: Pool, step: Callable[[ev.Event, int], None], metrics: Metrics, burst_seconds: float,
-                 cgroups: Cgroups | None = None,
+    def __init__(self, *, pool: Pool, step: Callable[[ev.Event, int], None], metrics: Metrics, activated: set[int],
+                 burst_seconds: float, cgroups: Cgroups | None = None,
                  failed: Callable[[str, Exception, str], None] = raise_it) -> None:
         self.burst_seconds = burst_seconds
         self.busy_ns = BUSY_NS if cgroups is None else ENFORCED_BUSY_NS
         """Between two looks at a worker that has a call."""
         self._pool = pool
+        self._activated = activated  # workers that were started or sent a call; emptied here when they are looked at
         self._step = step
         self._metrics = metrics
         self._cgroups = cgroups
@@ -202,8 +203,9 @@ class Governing:
         """Samples workers that are busy, or were sent a call since the last look; many of them in portions."""
         begun_ns = time.thread_time_ns()
         if not self._to_look:
-            self._to_look = list(self._busy | self._pool.take_touched())
+            self._to_look = list(self._busy | self._activated)
             self._busy = set()
+            self._activated.clear()
             self._begun_ns, self._spent_ns = now_ns, 0
         for _ in range(min(AT_ONCE, len(self._to_look))):
             worker = self._to_look.pop()

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from apex_exec import extras
 from apex_exec.core.api import Delete, Insert, Query, Update
 from apex_exec.errors import ConfigError
 from apex_exec.gateway.costs import counted
@@ -50,10 +51,8 @@ def open_backend(url: str, tables: Mapping[str, Table], origin: str) -> Backend:
         from apex_exec.gateway.sqlite import Sqlite
         return Sqlite(url, tables, origin)
     if url.startswith("postgresql"):
-        try:
-            from apex_exec.gateway.postgres import Postgres
-        except ImportError as error:
-            raise ConfigError(f"data.url: {error}; pip install 'psycopg[binary,pool]'") from None
+        extras.need("postgres", "data.url")
+        from apex_exec.gateway.postgres import Postgres
         return Postgres(url, tables, origin)
     raise ConfigError("data.url: sqlite:///… and postgresql://… are served")
 

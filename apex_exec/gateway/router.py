@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
+from apex_exec import extras
 from apex_exec.core import api
 from apex_exec.core.fair import FairQueue
 from apex_exec.core.limits import MS_NS
@@ -84,13 +85,16 @@ class Router:
                 self.data.warm()
         if any(table.write for table in self._tables.values()):
             self._keep(self._tend_outbox())
-        if self._settings["hosts"]:
-            _ = self.fetcher
+        with contextlib.suppress(ApiFailure):
+            if self._settings["hosts"]:
+                _ = self.fetcher
 
     @property
     def data(self) -> Data:
-        """The platform's database."""
+        """The platform's database. Raises ApiFailure."""
         if self._data is None:
+            if not extras.is_installed("data"):
+                raise ApiFailure("table_not_allowed", extras.words("data", "a plugin's query or write"))
             from apex_exec.gateway.data import Data  # sqlglot: a tenth of a second that not every daemon needs
             self._data = Data(self._settings["data_url"], self._tables, self._settings["origin"],
                               lambda record: self._send(["record", record]))
@@ -98,8 +102,10 @@ class Router:
 
     @property
     def fetcher(self) -> Fetcher:
-        """The way to the network."""
+        """The way to the network. Raises ApiFailure."""
         if self._fetcher is None:
+            if not extras.is_installed("fetch"):
+                raise ApiFailure("host_not_allowed", extras.words("fetch", "a plugin's request"))
             from apex_exec.gateway.http.fetch import Fetcher  # aiohttp, likewise
             self._fetcher = Fetcher(self._settings["hosts"], self._settings["allow_private"])
         return self._fetcher

@@ -31,7 +31,7 @@ class Busy(Told):
             if not self.until_ns:
                 if self.seq not in sent:
                     return
-                self.marks[1] = self.seq + 1
+                self.started[1] = self.seq + 1
                 self.skips = self.now_ns >= sent[self.seq].request.deadline_ns
                 self.until_ns = self.now_ns + (0 if self.skips else RUN_MS * MS_NS)
             if self.until_ns > until_ns:

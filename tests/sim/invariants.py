@@ -27,12 +27,12 @@ CAUSES: dict[str, tuple[type[Any], ...]] = {
     "QUARANTINED": (ev.InvokeRequested, ev.WorkerGone, ev.PluginFaulted, ev.WorkerAnswered, ev.Tick,
                     ev.GenerationDropped, ev.PluginSet, ev.CancelRequested, ev.ForkRefused),
     "INTERNAL": (ev.PluginFaulted,),
-    "TIMEOUT": (ev.Tick, ev.WorkerAnswered),
-    "DEADLINE_EXCEEDED": (ev.Tick, ev.WorkerAnswered, ev.InvokeRequested, ev.WorkerReady, ev.WorkerGone,
-                          ev.WorkerThrottled, ev.CancelRequested, ev.PluginSet, ev.ZygoteUp, ev.ForkRefused,
-                          ev.RestartRequested, ev.BreakerReset),
+    "TIMEOUT": (ev.Tick, ev.WorkerAnswered, ev.CallsStarted),
+    "DEADLINE_EXCEEDED": (ev.Tick, ev.CallsStarted, ev.WorkerAnswered, ev.InvokeRequested, ev.WorkerReady,
+                          ev.WorkerGone, ev.WorkerThrottled, ev.CancelRequested, ev.PluginSet, ev.ZygoteUp,
+                          ev.ForkRefused, ev.RestartRequested, ev.BreakerReset),
     "MEMORY_LIMIT": (ev.LimitExceeded,), "CPU_LIMIT": (ev.LimitExceeded, ev.WorkerGone),
-    "WORKER_CRASHED": (ev.WorkerGone, ev.Tick, ev.ZygoteLost),
+    "WORKER_CRASHED": (ev.WorkerGone, ev.Tick, ev.ZygoteLost, ev.CallsStarted),
     "BOOT_FAILED": (ev.WorkerGone, ev.Tick, ev.LimitExceeded),
     "WORKER_VIOLATION": (ev.WorkerAnswered, ev.WorkerViolated, ev.WorkerPonged, ev.WorkerGone),
     "SHUTTING_DOWN": (ev.InvokeRequested, ev.Tick, ev.GenerationPrepared),
@@ -236,7 +236,7 @@ class Invariants:
             worker = self.world.workers[action.worker]
             first = worker.sent - len(worker.link)
             self.need(all(first <= seq < worker.sent for seq in action.seqs), "calls are recalled that are not there")
-            self.need(worker.lied or all(seq >= worker.marks for seq in action.seqs), "a call is recalled that began")
+            self.need(worker.lied or all(seq >= worker.started for seq in action.seqs), "a call is recalled that began")
             self.need(not worker.asked_back.intersection(action.seqs), "a call is recalled twice")
         elif isinstance(action, act.GenerationJudged):
             key = (action.plugin, action.digest)

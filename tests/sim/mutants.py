@@ -17,18 +17,30 @@ from types import CodeType, ModuleType
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
+CORE = ROOT / "apex_exec" / "core"
 SEEDS_MAX = 4000
 """Histories after which a mutant counts as not found."""
 SECONDS_MAX = 240
 
 
 class Mutant(NamedTuple):
-    """In module ``apex_exec.core.<module>``, ``old`` becomes ``new``."""
+    """In ``module`` of the core or of its scheduler, ``old`` becomes ``new``."""
 
     name: str
     module: str
     old: str
     new: str
+
+    @property
+    def file(self) -> Path:
+        """The module's source."""
+        here = CORE / f"{self.module}.py"
+        return here if here.exists() else CORE / "scheduler" / f"{self.module}.py"
+
+    @property
+    def fullname(self) -> str:
+        """What the module is imported as."""
+        return ".".join(self.file.relative_to(ROOT).with_suffix("").parts)
 
 
 MUTANTS = (
@@ -40,11 +52,13 @@ MUTANTS = (
     Mutant("retried calls go to the end", "fleet", "served.queue.push_front(call)", "served.queue.push(call)"),
     Mutant("a begun call is retried", "fleet", "            if index < begun:\n",
            "            if index < begun - 1:\n"),
-    Mutant("the marks are not believed", "fleet", "begun = min(event.marks - answered, len(worker.link))",
-           "begun = min(1, len(worker.link))"),
+    Mutant("the count of what was started is not believed", "fleet",
+           "begun = min(event.started - answered, len(worker.link))", "begun = min(1, len(worker.link))"),
     Mutant("a call is retried for ever", "fleet", "call.links >= LINKS_MAX", "call.links >= 99"),
-    Mutant("expired behind another without asking the marks", "calls", "begun = self._marks(worker.id)", "begun = 0"),
-    Mutant("given up as soon as it waits", "served", "if now_ns - call.arrived_ns <= left_ns:", "if False:"),
+    Mutant("expired behind another although it has started", "calls", "if seq >= worker.started:", "if True:"),
+    Mutant("expired behind another without a count after its deadline", "calls", "                if counted:\n",
+           "                if True:\n"),
+    Mutant("given up as soon as it waits", "plugin_slot", "if now_ns - call.arrived_ns <= left_ns:", "if False:"),
     Mutant("one call more than prefetch", "pool", "len(worker.link) < self._limits.prefetch",
            "len(worker.link) <= self._limits.prefetch"),
     Mutant("a queue without its bound", "pool", "if queued >= self._limits.queue_max:",
@@ -120,7 +134,7 @@ MUTANTS = (
            "        (lambda *_: 0)(self._drain, max"),
     Mutant("a disabled plugin keeps its queue", "pool",
            '        self._flush(served, "PLUGIN_DISABLED", message, now_ns, out)\n', ""),
-    Mutant("what was sent is not recalled", "fleet", "            if seqs:\n", "            if False:\n"),
+    Mutant("what was sent is not recalled", "fleet", "        if recalled:\n", "        if False:\n"),
     Mutant("who skips what was recalled is a liar", "pool", " and link[0].recalled is None:", ":"),
     Mutant("what comes back from a dead worker begins in any case", "fleet",
            "if (refusal := self._may_not_begin(call.request, served.spec)) is not None:",
@@ -150,9 +164,9 @@ class _Finder(importlib.abc.MetaPathFinder):
 
     def find_spec(self, fullname: str, path: Sequence[str] | None,
                   target: ModuleType | None = None) -> importlib.machinery.ModuleSpec | None:
-        if fullname != f"apex_exec.core.{self._mutant.module}":
+        if fullname != self._mutant.fullname:
             return None
-        file = str(ROOT / "apex_exec" / "core" / f"{self._mutant.module}.py")
+        file = str(self._mutant.file)
         return importlib.machinery.ModuleSpec(fullname, _Patched(fullname, file, self._mutant), origin=file)
 
 
@@ -164,6 +178,12 @@ def install(name: str) -> None:
     if "apex_exec.core.scheduler.pool" in sys.modules:
         raise SystemExit("the core is imported already")
     sys.meta_path.insert(0, _Finder(mutant))
+
+
+def misplaced() -> list[str]:
+    """Mutants whose piece does not stand exactly once in the source of their module: these break nothing."""
+    texts = {mutant.module: mutant.file.read_text() for mutant in MUTANTS}
+    return [mutant.name for mutant in MUTANTS if texts[mutant.module].count(mutant.old) != 1]
 
 
 def found(mutant: Mutant) -> str:

@@ -1,4 +1,4 @@
-"""Which file imports which, read from the source: also what is imported inside a function or for type checking alone."""
+"""Which file imports which, read from the source: imports inside functions and for type checking count too."""
 
 from __future__ import annotations
 

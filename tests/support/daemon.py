@@ -63,12 +63,12 @@ class Daemon(testing.Daemon):
     """``apex_exec.testing.Daemon`` that is started at once, and what only our own tests look at.
 
     ``plugins`` is a folder of bundles, readable by ``uid``; ``uid`` a user to run as, which takes root; ``wrapper`` a
-    command that execs the daemon.
+    command that execs the daemon; ``tree`` where the code lies that is run.
     """
 
     def __init__(self, folder: Path | str | None = None, plugins: Path | str | None = EXAMPLES,
                  config: dict[str, Any] | None = None, uid: int | None = None,
-                 env: dict[str, str] | None = None, wrapper: list[str] | None = None) -> None:
+                 env: dict[str, str] | None = None, wrapper: list[str] | None = None, tree: Path = ROOT) -> None:
         own = folder is None and uid is not None
         super().__init__(other_user.new_folder(uid) if own else folder, plugins_dir=plugins, env=env,
                          config={"audit.min_free_bytes": 0, **(config or {})})
@@ -80,6 +80,7 @@ class Daemon(testing.Daemon):
         self.admin = self.admin_endpoint
         self.uid = uid
         self._wrapper = wrapper or []
+        self._tree = tree
         self.start()
 
     def command(self) -> list[str]:
@@ -95,7 +96,7 @@ class Daemon(testing.Daemon):
 
     def process_options(self) -> dict[str, Any]:
         """In the tests' own process group, as a shell in the foreground would start it."""
-        return {"cwd": ROOT} if self.uid is None else other_user.become(self.uid)
+        return {"cwd": self._tree} if self.uid is None else other_user.become(self.uid)
 
     def start(self) -> None:
         """Waits for the line of the log as well, since some tests read what stands before it."""

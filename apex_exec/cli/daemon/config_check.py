@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from apex_exec.cli.output import print_table
-from apex_exec.cli.root import EXIT_NO, AsJson, config_app, examples, fail
+from apex_exec.cli.root import EXIT_NO, EXIT_USAGE, AsJson, config_app, examples, fail
 
 if TYPE_CHECKING:
     from apex_exec.config import Settings
@@ -30,10 +30,13 @@ def check(
     from apex_exec.config import load_settings
     from apex_exec.daemon.settings_checks import check_settings
     from apex_exec.errors import ConfigError
+    from apex_exec.extras import ExtraMissing
 
     try:
         settings = load_settings(file)
         check_settings(settings)
+    except ExtraMissing as error:
+        fail(str(error), EXIT_USAGE)
     except ConfigError as error:
         fail(str(error), EXIT_NO)
     print_table(rows(settings, file), ["key", "value", "source"], as_json=as_json)

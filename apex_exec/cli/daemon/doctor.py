@@ -49,12 +49,15 @@ def doctor(config: ConfigFile = None, as_json: AsJson = False) -> None:
 
 def examine(settings: Any) -> dict[str, Any]:
     """Everything ``doctor`` tells, as data. Blocks for half a second. Raises RuntimeError, ConfigError."""
+    from apex_exec import extras
+    from apex_exec.daemon.settings_checks import check_extras
     from apex_exec.executor.jails import boot_of, extra_modules_hint
     from apex_exec.executor.jails import examine as probed
     from apex_exec.executor.zygote_link import try_zygote
     from apex_exec.sandbox.modules import check_modules
 
     check_modules(settings.sandbox.extra_modules)
+    check_extras(settings)
     findings, governor = probed(settings)
     cannot = try_zygote(boot_of(findings, settings.sandbox.extra_modules))
     from apex_exec.sandbox.probe import advice
@@ -66,7 +69,7 @@ def examine(settings: Any) -> dict[str, Any]:
     return {"level": findings.level or None, "means": MEANS[findings.level], "minLevel": wanted,
             "ok": not cannot and bool(findings.accepted_level) and findings.accepted_level >= wanted,
             "waived": findings.waived, "zygote": cannot and cannot + extra_modules_hint(settings),
-            "user": os.geteuid(), "governor": governor, "layers": layers}
+            "user": os.geteuid(), "governor": governor, "layers": layers, "extras": extras.listing()}
 
 
 def errno_name(number: int) -> str | None:
@@ -78,11 +81,14 @@ def errno_name(number: int) -> str | None:
 
 def show(found: dict[str, Any]) -> None:
     """The same for people."""
+    from apex_exec.extras import in_words
+
     print_table(found["layers"], {"layer": "LAYER", "state": "STATE", "errno": "ERRNO", "detail": "WHAT", "change":
                                   "WHAT TO CHANGE"}, as_json=False)
     say(f"\nisolation level {found['level'] or 'none'} as uid {found['user']}: {found['means']}")
     say(f"memory and CPU are {found['governor']}"
           + ("" if found["governor"] == "enforced" else ": stopped when seen over the limit"))
+    say(in_words())
     if found["waived"]:
         say(f"waived by sandbox.waive: {', '.join(found['waived'])}")
     if found["zygote"]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from apex_exec.cli.output import print_json, say
-from apex_exec.cli.plugin.common import StateDir, replace_file, state_path
+from apex_exec.cli.plugin.common import StateDir, replace_file, settings_with_hooks, state_path
 from apex_exec.cli.root import AsJson, ConfigFile, examples, plugin_app
 
 LEFT_OUT_TOLD_MAX = 20
@@ -23,6 +23,7 @@ def pack(
                                                 help="Default: ID-VERSION.apx here.")] = None,
     with_secrets: Annotated[bool, typer.Option("--with-secrets", help="Pack what looks like a secret too.")] = False,
     as_json: AsJson = False,
+    config: ConfigFile = None,
 ) -> None:
     """Packs a folder into an .apx: the same bytes for the same files, on any machine. Lists what it takes.
 
@@ -35,6 +36,7 @@ def pack(
     from apex_exec.registry.bundles.bundle import read_folder
     from apex_exec.registry.bundles.secret_texts import secrets_in
 
+    settings_with_hooks(config)
     left_out: list[str] = []
     bundle = read_folder(folder, left_out, output)
     if not with_secrets and (found := secrets_in(bundle.files)):

@@ -12,6 +12,7 @@ from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.scheduler.breaker import NO_CALL, BreakerPolicy
 from apex_exec.core.scheduler.invocation import Invocation, Refusal
 from apex_exec.core.scheduler.plugin_slot import Served
+from apex_exec.core.scheduler.worker import Worker
 
 Actions = list[act.Action]
 PASSED_IN_QUEUE = "the deadline passed in the queue"
@@ -26,12 +27,11 @@ class Calls:
     """
 
     def __init__(self, limits: PoolLimits, breaker: BreakerPolicy, random: Callable[[], float],
-                 recycle: RecyclePolicy, marks: Callable[[int], int]) -> None:
+                 recycle: RecyclePolicy) -> None:
         self._limits = limits
         self._breaker_policy = breaker
         self._random = random
         self._recycle = recycle
-        self._marks = marks
         self._plugins: dict[str, Served] = {}
         self._calls: dict[int, Invocation] = {}
         self._refused: Refusal | None = None
@@ -80,33 +80,37 @@ class Calls:
             self._finish(served.queue.pop(), code, message, False, now_ns, out, details=details)
 
     def _expire(self, served: Served, now_ns: int, out: Actions) -> None:
-        """Answers what waited past its deadline, in the queue or behind another call on the link.
-
-        A call on the link may have begun although the reply before it has not been read: its mark says so. The worker
-        marks first and reads the clock then, so a call without a mark at its deadline is skipped for certain.
-        """
+        """Answers what waited past its deadline, in the queue or behind another call on the link."""
         for _ in range(EXPIRED_AT_ONCE):
             waiting = served.queue.pop_expired(now_ns)
             if waiting is None:
                 break
             self._finish(waiting, "DEADLINE_EXCEEDED", PASSED_IN_QUEUE, False, now_ns, out)
-        worker = served.worker
-        if worker is None:
-            return
+        if served.worker is not None and self._expire_on_link(served.worker, now_ns, out):
+            out.append(act.CountStarted(served.worker.id))
+
+    def _expire_on_link(self, worker: Worker, now_ns: int, out: Actions, counted: bool = False) -> bool:
+        """Answers the calls on the link whose deadlines have passed and whose turn has not come; the oldest one is the
+        worker's timer's, unless the worker was killed. True where a count is needed first.
+
+        A call on the link may have started although the reply before it has not been read. Only a count that was read
+        after its deadline (``counted``) says that it never will; one that was started is given the time for its reply.
+        """
         killed = worker.state == "killed"  # its end says more, but a caller does not wait for it
-        begun = -1
+        unsure = False
         for seq, call in enumerate(worker.link, worker.next_seq - len(worker.link)):
             if call.state != "linked" or call.request.deadline_ns > now_ns or (call is worker.link[0] and not killed):
                 continue
-            if begun < 0:
-                begun = self._marks(worker.id)
-            if seq >= begun:
-                self._finish(call, "DEADLINE_EXCEEDED", "the deadline passed behind an earlier call", False, now_ns,
-                             out)
+            if seq >= worker.started:
+                if counted:
+                    self._finish(call, "DEADLINE_EXCEEDED", "the deadline passed behind an earlier call", False, now_ns,
+                                 out)
+                unsure = True
             elif killed:
                 self._finish(call, "WORKER_CRASHED", worker.blame, True, now_ns, out)
-            elif now_ns >= call.request.deadline_ns + SKIP_GRACE_NS:  # the reply before it never came: the mark lies
+            elif now_ns >= call.request.deadline_ns + SKIP_GRACE_NS:  # the reply before it never came: the count lies
                 self._finish(call, "TIMEOUT", "the hook ran past its deadline", True, now_ns, out)
+        return unsure and not counted
 
     def _await_deadlines(self, served: Served, now_ns: int) -> None:
         """Arms the plugin's timer for what waits; what is oldest on a link is the worker's timer's."""

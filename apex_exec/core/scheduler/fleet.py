@@ -31,7 +31,7 @@ from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.scheduler import recycle
 from apex_exec.core.scheduler.breaker import NO_CALL, UNCHARGED, BreakerPolicy
 from apex_exec.core.scheduler.calls import HELD_BACK, PASSED_IN_QUEUE, TOO_LATE, Actions, Calls
-from apex_exec.core.scheduler.invocation import LINKS_MAX, Invocation
+from apex_exec.core.scheduler.invocation import LINKS_MAX, Invocation, Refusal
 from apex_exec.core.scheduler.plugin_slot import Served
 from apex_exec.core.scheduler.worker import Worker
 
@@ -43,15 +43,14 @@ class Fleet(Calls):
     """Workers by number, and the plugins that wait for a place for one."""
 
     def __init__(self, limits: PoolLimits, breaker: BreakerPolicy, random: Callable[[], float],
-                 recycle_policy: RecyclePolicy, marks: Callable[[int], int]) -> None:
-        super().__init__(limits, breaker, random, recycle_policy, marks)
+                 recycle_policy: RecyclePolicy) -> None:
+        super().__init__(limits, breaker, random, recycle_policy)
         self._workers: dict[int, Worker] = {}
         self._next_worker = 1
         self._waiting: dict[str, Served] = {}  # plugins without a place for their worker, in arrival order
         self._evicting: set[int] = set()
         self._recycling: set[int] = set()
         self._hold = Timed()
-        self._touched: set[int] = set()
         self._zygote_up = True
         self._fork_after_ns = 0
         self._forks_refused = 0
@@ -92,7 +91,6 @@ class Fleet(Calls):
         call.worker = worker.id
         call.sent_ns = now_ns
         worker.used_ns = now_ns
-        self._touched.add(worker.id)
         link = worker.link
         link.append(call)
         out.append(act.SendCall(worker.id, worker.next_seq, call.request))
@@ -151,7 +149,6 @@ class Fleet(Calls):
         self._next_worker += 1
         self._workers[worker.id] = worker
         recycle.enrol(worker, self._recycle)
-        self._touched.add(worker.id)
         out.append(act.StartWorker(worker.id, spec))
         self._rearm(worker, now_ns)
         return worker
@@ -214,25 +211,41 @@ class Fleet(Calls):
                 return
         self._tend(served, now_ns, out)
 
-    def _recall(self, plugin: str, spec: PluginSpec, out: Actions) -> None:
-        """Asks the plugin's workers to skip what stands on their links, has not begun and may not begin any more.
+    def _recall(self, served: Served, out: Actions) -> None:
+        """Has the plugin's workers counted where a call stands on their links that may not begin any more; the count
+        (``_calls_started``) says which of them have not begun."""
+        for worker in (served.worker, served.successor):
+            if worker is not None and self._to_recall(worker, served.spec):
+                out.append(act.CountStarted(worker.id))
 
-        The worker looks before it begins a call, so one that has a mark is left alone; any other is answered when the
-        worker has skipped it, or has begun it before it heard of this.
+    def _to_recall(self, worker: Worker, spec: PluginSpec) -> list[tuple[int, Invocation, Refusal]]:
+        """The calls on the worker's link that have not begun, as far as was told, and may not begin any more."""
+        if worker.state != "ready":
+            return []
+        return [(seq, call, refusal) for seq, call in enumerate(worker.link, worker.next_seq - len(worker.link))
+                if seq >= worker.started and call.recalled is None
+                and (refusal := self._may_not_begin(call.request, spec)) is not None]
+
+    def _calls_started(self, event: ev.CallsStarted, now_ns: int, out: Actions) -> None:
+        """Answers what has expired on the worker's link without being started, and recalls what may not begin.
+
+        The worker looks before it begins a call, so one that it has started is left alone; any other is answered when
+        the worker has skipped it, or has begun it before it heard of this.
         """
-        for worker in self._workers.values():
-            if worker.plugin != plugin or not worker.link or worker.state != "ready":
-                continue
-            begun = self._marks(worker.id)
-            seqs = []
-            for seq, call in enumerate(worker.link, worker.next_seq - len(worker.link)):
-                if seq < begun or call.recalled is not None:
-                    continue
-                call.recalled = self._may_not_begin(call.request, spec)
-                if call.recalled is not None:
-                    seqs.append(seq)
-            if seqs:
-                out.append(act.RecallCalls(worker.id, seqs))
+        worker = self._workers.get(event.worker)
+        if worker is None:
+            return
+        worker.started = max(worker.started, event.count)
+        served = self._plugins.get(worker.plugin)
+        if served is None:
+            return
+        if served.worker is worker:
+            self._expire_on_link(worker, now_ns, out, counted=True)
+        recalled = self._to_recall(worker, served.spec)
+        for _, call, refusal in recalled:
+            call.recalled = refusal
+        if recalled:
+            out.append(act.RecallCalls(worker.id, [seq for seq, _, _ in recalled]))
 
     # ------------------------------------------------------------------ replacing
     def _retire(self, worker: Worker, served: Served, reason: str, now_ns: int, out: Actions) -> bool:
@@ -381,7 +394,7 @@ class Fleet(Calls):
         """Verdicts for what a dead worker had on its link; returns, in order, what may run on the next one."""
         again: list[Invocation] = []
         answered = worker.next_seq - len(worker.link)
-        begun = min(event.marks - answered, len(worker.link))
+        begun = min(event.started - answered, len(worker.link))
         details: dict[str, object] = dict(event.details)
         for index, call in enumerate(worker.link):
             if call.state == "done":

@@ -29,20 +29,16 @@ __all__ = ["MS_NS", "SECOND_NS", "Pool", "PoolLimits", "RecyclePolicy", "Refusal
 PASSED_BEFORE_IT_RAN: Refusal = ("DEADLINE_EXCEEDED", "the deadline passed before the hook ran", {})
 
 
-def _no_marks(worker: int) -> int:
-    return 0
-
-
 class Pool(Fleet):
     """All plugins, workers and invocations of one daemon. Pure: no clock, no I/O.
 
-    ``random`` gives [0, 1). ``marks`` reads how many calls a worker has begun in all (its marks pipe); it is asked
-    only where a call expires behind another one, so that "the hook never ran" is never said of one that did.
+    ``random`` gives [0, 1). Whatever else the pool knows it was told by an event: with the same draws, the same events
+    at the same times give the same actions.
     """
 
     def __init__(self, limits: PoolLimits, breaker: BreakerPolicy, random: Callable[[], float],
-                 recycle: RecyclePolicy | None = None, marks: Callable[[int], int] = _no_marks) -> None:
-        super().__init__(limits, breaker, random, recycle or RecyclePolicy(), marks)
+                 recycle: RecyclePolicy | None = None) -> None:
+        super().__init__(limits, breaker, random, recycle or RecyclePolicy())
         self._draining = False
         self._drained = False
         """Whether the drain's time is over."""
@@ -52,7 +48,7 @@ class Pool(Fleet):
             ev.CancelRequested: self._cancel, ev.WorkerReady: self._ready, ev.WorkerGone: self._gone,
             ev.WorkerPonged: self._ponged, ev.WorkerViolated: self._violated, ev.WorkerSampled: self._sampled,
             ev.WorkerThrottled: self._throttle, ev.LimitExceeded: self._exceeded,
-            ev.WorkerRanOn: self._ran_on, ev.ForkRefused: self._fork_refused,
+            ev.WorkerRanOn: self._ran_on, ev.CallsStarted: self._calls_started, ev.ForkRefused: self._fork_refused,
             ev.ZygoteLost: self._zygote_lost, ev.ZygoteUp: self._zygote_is_up, ev.PluginSet: self._set,
             ev.PluginRemoved: self._remove, ev.PluginFaulted: self._faulted, ev.GenerationPrepared: self._prepare,
             ev.GenerationDropped: self._generation_dropped, ev.Reconfigured: self._reconfigure,
@@ -116,16 +112,6 @@ class Pool(Fleet):
         """How many calls the worker was sent in all, where it has answered each of them; None where it has not."""
         known = self._workers.get(worker)
         return None if known is None or known.link or known.state != "ready" else known.next_seq
-
-    @property
-    def has_touched(self) -> bool:
-        """Whether ``take_touched`` would give any."""
-        return bool(self._touched)
-
-    def take_touched(self) -> set[int]:
-        """Workers that were started or sent a call since the last time this was asked: what may have used CPU."""
-        touched, self._touched = self._touched, set()
-        return touched
 
     def worker_states(self) -> dict[str, int]:
         """Workers by state of the metrics table: ``starting ready busy throttled draining``."""
@@ -332,7 +318,7 @@ class Pool(Fleet):
             return
         if spec.users is not None or spec.entitled is not None:
             self._hold_back(served, now_ns, out)
-            self._recall(spec.id, spec, out)
+            self._recall(served, out)
         self._adopt(served, now_ns, out)
         self._feed(served, now_ns, out)
 
@@ -485,14 +471,14 @@ class Pool(Fleet):
 
     def _refuse_work(self, event: ev.WorkRefused, now_ns: int, out: Actions) -> None:
         self._refused = event.code, event.message, {}
-        for plugin, served in self._plugins.items():
+        for served in self._plugins.values():
             self._hold_back(served, now_ns, out)
             successor = served.successor
             if successor is not None and successor.trial is not None and successor.trial.state == "queued":
                 self._finish(successor.trial, event.code, event.message, False, now_ns, out)
                 self._judge(served, successor, event.code, event.message, out)
                 self._drop_successor(served, event.message, now_ns, out)
-            self._recall(plugin, served.spec, out)
+            self._recall(served, out)
 
     def _admit_work(self, event: ev.WorkAdmitted, now_ns: int, out: Actions) -> None:
         self._refused = None

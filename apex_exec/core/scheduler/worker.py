@@ -39,7 +39,7 @@ class Worker(Timed):
     __slots__ = (
         "adopted", "age_due_ns", "answered_ns", "baseline_bytes", "blame", "born_ns", "due_ns", "end_code",
         "end_reason", "generation", "graced", "id", "judged", "last_seq", "leaving", "link", "next_seq",
-        "ping_due_ns", "pings", "plugin", "ready_ns", "spec", "state", "throttled", "trial", "used_ns",
+        "ping_due_ns", "pings", "plugin", "ready_ns", "spec", "started", "state", "throttled", "trial", "used_ns",
     )
 
     def __init__(self, worker: int, spec: PluginSpec, now_ns: int, boot_due_ns: int) -> None:
@@ -51,6 +51,7 @@ class Worker(Timed):
         self.state = "starting"
         self.link: deque[Invocation] = deque()
         self.next_seq = 0
+        self.started = 0  # calls that it has started in all, as far as was told
         self.last_seq = SEQ_NEVER  # calls that it may be sent before it is recycled
         self.born_ns = now_ns
         self.ready_ns = 0

@@ -6,10 +6,9 @@ plugin]``, ``["metric", name, labels, value]``, ``["audit", record]``, ``["spent
 count]``, ``["health", reason]``, ``["ledger", reason]`` and ``["ask", ask_id, kind, params]`` come in. A registrar that
 dies has every operation in flight answered: done or not is then unknown, and the answer says so.
 
-A snapshot is all that the registry wants served, in several messages; at the last one, what was served for the registry
-and is not in it goes. So whatever a dead registrar had committed and could not tell holds as soon as the next one is
-up. What ``plugins_dir`` serves is none of the registry's, and stays. ``specs`` and ``removed`` are single changes after
-it.
+A snapshot is all that the registry wants served, in several messages; ``specs`` and ``removed`` are single changes
+after it. ``plugin_sources`` computes what that changes. A registrar begins with a snapshot, so whatever a dead
+registrar had committed and could not say holds as soon as the next one is up.
 """
 
 from __future__ import annotations
@@ -21,7 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from apex_exec import extras
 from apex_exec.core.plugin import PluginSpec
+from apex_exec.daemon.plugin_sources import PluginSources, Snapshot
 from apex_exec.errors import Code
 from apex_exec.ledger.records import AuditRecord
 from apex_exec.observe.metrics import METRICS
@@ -39,22 +40,20 @@ Ask = Callable[[dict[str, Any], Answer], None]
 
 
 class RegistrarLink:
-    """Give its ``message`` and ``down`` to the SideProcess, and that to ``bind``."""
+    """Give its ``message`` and ``down`` to the SideProcess, and that to ``bind``. Without a process, because the extra
+    that it needs is not installed, every operation is refused and the answer names the extra."""
 
-    def __init__(self, supervisor: Supervisor, asks: dict[str, Ask],
-                 served_elsewhere: Callable[[str], bool] = lambda _: False) -> None:
+    def __init__(self, supervisor: Supervisor, asks: dict[str, Ask], sources: PluginSources) -> None:
         self.asks = asks
-        self._served_elsewhere = served_elsewhere
+        self._sources = sources
         self._ready = False
         self._told = False
         self._supervisor = supervisor
         self._side: SideProcess | None = None
         self._pending: dict[int, tuple[Done, Refused]] = {}
         self._next = 1
-        self._served: set[str] = set()
-        """Ids that the registry wants served, whatever state they are in."""
-        self._arrived: set[str] = set()
-        """Ids of the snapshot that is arriving."""
+        self._snapshot = Snapshot(sources, "registry")
+        """The snapshot that is arriving, or is to arrive next."""
 
     def bind(self, side: SideProcess) -> None:
         """The process to speak to."""
@@ -67,7 +66,10 @@ class RegistrarLink:
 
     def run(self, op: str, args: msgspec.Struct, uid: int, done: Done, refused: Refused) -> None:
         """Sends one operation; exactly one of the callbacks is called, then or later."""
-        if self._side is None or len(self._pending) >= PENDING_MAX:
+        if self._side is None:
+            refused(Code.REFUSED, extras.words("registry", op), {"reason": "extra_missing", "extra": "registry"})
+            return
+        if len(self._pending) >= PENDING_MAX:
             refused(Code.OVERLOADED, "the registrar has too much to do; try again", {"reason": "registrar_busy"})
             return
         self._supervisor.loop.wake(self._side)
@@ -90,15 +92,14 @@ class RegistrarLink:
             if pending is not None:
                 pending[1](message[2], message[3], message[4])
         elif kind == "specs":
-            self._set_each(message[1])
+            self._sources.update("registry", self._read(message[1]))
         elif kind == "snapshot":
-            self._arrived.update(self._set_each(message[1]))
+            self._snapshot.add(self._read(message[1]))
             if message[2]:
-                for plugin in sorted(self._served - self._arrived):
-                    self._remove(plugin)
-                self._arrived = set()
+                self._snapshot.finish()
+                self._snapshot = Snapshot(self._sources, "registry")
         elif kind == "removed":
-            self._remove(message[1])
+            self._sources.update("registry", removed=[message[1]])
         elif kind == "ready":
             self._ready = self._told = True
         elif kind == "health":
@@ -122,22 +123,15 @@ class RegistrarLink:
         elif kind == "ask":
             self._ask(message[1], message[2], message[3])
 
-    def _set_each(self, specs: list[dict[str, Any]]) -> list[str]:
-        """Serves ``specs``; their ids."""
+    def _read(self, specs: list[dict[str, Any]]) -> list[PluginSpec]:
+        """Decodes ``specs``; one that cannot be read costs its own plugin, and the others are served all the same."""
+        read = []
         for raw in specs:
             try:
-                self._set(msgspec.convert(raw, PluginSpec))
-            except Exception as error:  # the others are served all the same
+                read.append(msgspec.convert(raw, PluginSpec))
+            except Exception as error:
                 self._supervisor.guard.failed("specs of the registrar", error, str(raw.get("id", "")))
-        return [str(raw.get("id", "")) for raw in specs]
-
-    def _set(self, spec: PluginSpec) -> None:
-        if self._served_elsewhere(spec.id):
-            self._supervisor.logs.log("error", f"plugin {spec.id} is served from plugins_dir; the installed one is not")
-            return
-        self._served.add(spec.id)
-        if self._supervisor.pool.spec(spec.id) != spec:
-            self._supervisor.set_plugin(spec)
+        return read
 
     def _measure(self, name: str, labels: tuple[str, ...], value: float) -> None:
         if METRICS[name].kind == "counter":
@@ -145,20 +139,15 @@ class RegistrarLink:
         else:
             self._supervisor.metrics.set(name, labels, value)
 
-    def _remove(self, plugin: str) -> None:
-        self._served.discard(plugin)
-        if not self._served_elsewhere(plugin):
-            self._supervisor.remove_plugin(plugin)
-
     def wait_ready(self, seconds: float) -> bool:
         """Blocks until every installed plugin is known, at most so long, and no longer than until the registry is said
         to be broken; before the loop runs, so that the first call finds what was installed. A registrar that is started
-        when it is first needed has nothing to tell."""
+        when it is first needed has nothing to tell, and neither has a daemon without one."""
         end = time.monotonic() + seconds
         side = self._side
-        if side is not None and not side.started and not self._told:
+        if side is None or (not side.started and not self._told):
             return True
-        while side is not None and not self._told and side.up and (left := end - time.monotonic()) > 0:
+        while not self._told and side.up and (left := end - time.monotonic()) > 0:
             if select.select([side.fileno()], [], [], left)[0]:
                 side.receive(time.monotonic_ns())
         return self._ready
@@ -181,7 +170,7 @@ class RegistrarLink:
 
     def down(self) -> None:
         """The process died: what it had is answered, and what it had half sent is forgotten."""
-        self._arrived = set()
+        self._snapshot = Snapshot(self._sources, "registry")
         pending, self._pending = self._pending, {}
         for _, refused in pending.values():
             refused(Code.INTERNAL, "the registrar died; look whether the operation was done before trying again",

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from apex_exec.catalogue.hooks import HOOKS
 from apex_exec.core import events as ev
 from apex_exec.core.actions import Verdict
 from apex_exec.core.dispatch import Dispatch, Part
-from apex_exec.core.plugin import HOOKS
 from apex_exec.core.scheduler.pool import MS_NS, Pool
 from apex_exec.errors import Code, WireError, is_retryable
 from apex_exec.executor.outcome import Settled
@@ -67,7 +67,8 @@ class DispatchRuns:
 
     def plan(self, request: msg.Dispatch, user_id: str, now_ns: int) -> tuple[Dispatch, list[str]]:
         """The course of ``request`` and its plugins in order. Raises WireError."""
-        if request.action not in HOOKS:
+        hook = HOOKS.get(request.action)
+        if hook is None:
             raise WireError(Code.INVALID_INPUT, f"there is no hook {request.action!r}", {"path": "$.action"})
         raw = hooks.check_payload(request.action, request.payload, user_id)
         try:
@@ -76,7 +77,7 @@ class DispatchRuns:
             raise WireError(Code.INVALID_INPUT, f"payload: {error}"[:500], {"path": "$.payload"}) from None
         order = [s.id for s in self._pool.specs() if request.action in s.hooks and not s.barred(user_id)]
         timeout_ms = min(request.deadline_ms or DISPATCH_MS, DISPATCH_MS)
-        return Dispatch(request.action, order, payload, now_ns + timeout_ms * MS_NS), order
+        return Dispatch(hook, order, payload, now_ns + timeout_ms * MS_NS), order
 
     def begin(self, run: Run, now_ns: int) -> None:
         """Starts ``run``; with nothing to run it is answered at once."""

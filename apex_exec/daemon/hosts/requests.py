@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from apex_exec.catalogue.hooks import RENDERING
 from apex_exec.core import events as ev
 from apex_exec.core.actions import Verdict
 from apex_exec.core.policy import Denied, check
@@ -325,7 +326,7 @@ class Requests:
     def rendering(self, verdict: Verdict) -> hooks.Rendering:
         """What the code that ``verdict`` is of may render now: with the grants that are in force when the widgets go
         out, which are its own version's."""
-        if verdict.hook != "onDashboardLoad":
+        if verdict.hook not in RENDERING:
             return hooks.ANYTHING
         spec = self._pool.spec_of(verdict.plugin, verdict.worker)
         verdict_of = Denied("ui:render", "the plugin was removed") if spec is None else (
@@ -370,7 +371,7 @@ class Requests:
             return
         try:
             outcome = settle(verdict, used.memory_mb, used.throttled_ns, memory_mb_max, None,
-                             hooks.ANYTHING if verdict.hook != "onDashboardLoad" else self.rendering(verdict))
+                             hooks.ANYTHING if verdict.hook not in RENDERING else self.rendering(verdict))
         except Exception as error:  # a bug of ours at what a worker said: its caller still gets the one reply
             self._bug("a result could not be judged", error)
             outcome = Settled(Code.INTERNAL, "the daemon failed at this result; its log says how", {}, msg.Usage())

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from apex_exec import extras
 from apex_exec.config import Settings
 from apex_exec.errors import Refusal
 from apex_exec.registry.bundles.bundle import Bundle
@@ -113,6 +114,8 @@ def _request(bundle: Bundle, settings: Settings, run_seconds: float) -> Request:
 
 
 def _ask(request: Request, seconds: float) -> Answer:
+    if not extras.is_installed("market"):
+        raise Refusal("extra_missing", extras.words("market", "running a plugin's tests"))
     environment = {"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     try:
         done: Any = subprocess.run([sys.executable, "-m", "apex_exec.registry.trials.testing_child"], cwd="/",
@@ -124,7 +127,7 @@ def _ask(request: Request, seconds: float) -> Answer:
     except msgspec.DecodeError:
         said = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2][:300]
         raise Refusal("tests_not_jailed", f"the tests' zygote did not start: {said or 'no answer'}",
-                      hint="pip install pytest coverage; see `apex-exec doctor`") from None
+                      hint="see `apex-exec doctor`") from None
     if answer.refused:
         raise Refusal("tests_not_jailed", answer.refused, hint="see `apex-exec doctor`")
     return answer

@@ -66,7 +66,7 @@ class Zygote:
     def _receive(self) -> tuple[Any, int]:
         data, ancillary, _, _ = self._socket.recvmsg(65536, socket.CMSG_SPACE(16))
         if not data:
-            raise OSError("the test zygote died; tests need two more: pip install pytest coverage")
+            raise OSError("the test zygote died: can pytest and coverage be imported here?")
         fds = array.array("i")
         for _, _, raw in ancillary:
             fds.frombytes(raw[: len(raw) - len(raw) % fds.itemsize])
