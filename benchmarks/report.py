@@ -22,8 +22,8 @@ How fast apex-exec is, beside its peers and against its targets. Made by `python
 `results/`; change the code, not this page.
 """
 
-LEGEND = """In the plots apex-exec is blue and everything else grey. A point or a bar is the median of the repetitions, a thin
-line reaches from the least to the greatest of them, and a red mark is p99.
+LEGEND = """In the plots apex-exec is blue and everything else grey. A point or a bar is the median of the repetitions,
+a thin line reaches from the least to the greatest of them, and a red mark is p99.
 """
 
 HOW = """## How it is measured
@@ -35,12 +35,12 @@ python -m benchmarks roundtrip    # one by name
 python -m benchmarks report       # this page and the plots, from the results
 ```
 
-- Every contender is driven by the same kind of client, one Python process, which shares the machine's cores with what it
-  measures.
-- apex-exec runs with everything on: the jail at the machine's best level, validation of every payload and result, audit,
-  governor, a scrape a second. The peers do none of that.
-- Contenders take turns within each repetition. A figure is the median of the repetitions; the brackets in a table have the
-  least and the greatest.
+- Every contender is driven by the same kind of client, one Python process, which shares the machine's cores with what
+  it measures.
+- apex-exec runs with everything on: the jail at the machine's best level, validation of every payload and result,
+  audit, governor, a scrape a second. The peers do none of that.
+- Contenders take turns within each repetition. A figure is the median of the repetitions; the brackets in a table have
+  the least and the greatest.
 - A client at a fixed rate sleeps between calls: one that looks awake instead takes a core of two from what it measures.
   The clients of pools and of sockets are alike: each waits for the next answer, not for all that is pending.
 
