@@ -85,8 +85,8 @@ def _draw_ray(axes: Any, lab: Lab) -> None:
 def _open_loop(lab: Lab) -> str:
     ours, driven = (_value(lab, OURS, figure, rate="half the maximum") for figure in ("p99", "driven at"))
     return (f"At half of its maximum rate ({driven:,.0f} calls a second, whatever the answers do) one call in a "
-            f"hundred takes longer than {ours * MS:.1f} ms. Each peer is driven at the same fixed rates and at half of its "
-            "own maximum.")
+            f"hundred takes longer than {ours * MS:.1f} ms. Each peer is driven at the same fixed rates and at half of "
+            "its own maximum.")
 
 
 def _draw_open_loop(axes: Any, lab: Lab) -> None:
