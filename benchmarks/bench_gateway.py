@@ -101,7 +101,7 @@ def run(lab: Lab) -> None:
             "fetch__allow": [f"app.localhost:{port}"], "fetch__allow_private": True}
         databases = {"SQLite": f"sqlite:///{folder}/data.db"}
         with closing(sqlite3.connect(folder / "data.db")) as database:
-            _fill(lambda text: database.execute(text))
+            _fill(database.execute)
             database.commit()
         postgres = stack.enter_context(_postgres(lab))
         if postgres:

@@ -150,13 +150,13 @@ def test_a_deleted_socket_or_folder_is_bound_again_and_old_connections_stay(plug
     with Daemon(plugins=plugins) as daemon, Host(daemon.endpoint) as before:
         assert before.invoke("echo")["type"] == "result"
         (daemon.runtime / "host.sock").unlink()
-        wait_for(lambda: (daemon.runtime / "host.sock").exists(), 5, "the socket's return")
+        wait_for((daemon.runtime / "host.sock").exists, 5, "the socket's return")
         with Host(daemon.endpoint) as host:
             assert host.invoke("echo")["type"] == "result"
         assert "was deleted; binding it again" in daemon.log
         assert before.invoke("echo")["type"] == "result"
         shutil.rmtree(daemon.runtime)
-        wait_for(lambda: (daemon.runtime / "admin.sock").exists(), 5, "the folder's return")
+        wait_for((daemon.runtime / "admin.sock").exists, 5, "the folder's return")
         with Host(daemon.endpoint) as host:
             assert host.invoke("echo")["type"] == "result"
         assert "already running" in refused(daemon.folder, runtime_dir=str(daemon.runtime))
