@@ -215,7 +215,8 @@ def _make_service(ground: Ground) -> Service:
     audit = AuditTrail(settings, metrics, logs.log, on_refused=driver.refuse_work, on_admitted=driver.admit_work,
                        side_changed=loop.side_changed)
     api = ApiCalls(settings, pool, send=workers.reply, step=driver.step, side_changed=loop.side_changed,
-                   wake=loop.wake, metrics=metrics, audit=audit, overhead=workers.overhead, add_host_ns=workers.accounts.add_host_ns)
+                   wake=loop.wake, metrics=metrics, audit=audit, overhead=workers.overhead,
+                   add_host_ns=workers.accounts.add_host_ns)
     connect_executor(workers, pool=pool, governing=governing, api=api, audit=audit)
     checks = ResultChecks(workers.overhead, loop)
     table = PendingTable()
