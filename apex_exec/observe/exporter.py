@@ -65,6 +65,11 @@ class State:
             self.health = message[1]
 
     @property
+    def has_reported(self) -> bool:
+        """True once the supervisor has told what its health is."""
+        return "supervisor" not in self.health
+
+    @property
     def alive(self) -> bool:
         """Whether the supervisor's loop is running."""
         return time.monotonic() - self.heard < BEAT_SECONDS_MAX
@@ -159,7 +164,7 @@ def main(link: Any, settings: dict[str, Any]) -> None:
     server = _Server(listener.getsockname()[:2], _handler(state), bind_and_activate=False)
     server.socket.close()
     server.socket = listener
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    serving = threading.Thread(target=server.serve_forever, daemon=True)
     frames, fd, decode = FrameBuffer(), link.fileno(), msgspec.msgpack.Decoder().decode
     while True:
         try:
@@ -173,3 +178,5 @@ def main(link: Any, settings: dict[str, Any]) -> None:
             os._exit(0)  # an unfinished scrape must not keep the process of a dead daemon alive
         for body in frames.feed(data):
             state.take(decode(body))
+        if not serving.ident and state.has_reported:  # before that whoever has connected waits: there is nothing to say
+            serving.start()

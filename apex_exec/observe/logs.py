@@ -23,6 +23,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+from apex_exec.core.limits import SECOND_NS
+
 LINES_MAX = 10_000
 """How many lines may wait for a writing thread; any more are counted and dropped."""
 WAITING_BYTES_MAX = 16 * 1024 * 1024
@@ -39,7 +41,6 @@ FAILURES_AT_ONCE = 10.0
 """How many of one plugin's failures are logged. They have their own budget, so that a plugin cannot hide them among its
 lines."""
 CLOSE_SECONDS = 1.0
-SECOND_NS = 1_000_000_000
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "stdout": logging.INFO, "warning": logging.WARNING,
           "stderr": logging.WARNING, "error": logging.ERROR, "critical": logging.ERROR}
