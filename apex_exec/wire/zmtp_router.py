@@ -13,12 +13,13 @@ from workers.zmtp import COMMAND, LONG, MORE, SHORT_MAX, FrameReader, ZmtpError,
 COMMAND_BYTES_MAX = 4096
 """The largest handshake or PING command; libzmq's own READY is below 350 bytes with a routing id of 255."""
 ENVELOPE_BYTES_MAX = 4096
-"""What may stand before the body, in all: REQ's empty delimiter, or the routing ids (255 bytes each) of 16 proxies. It
-is kept until the reply, so it must not be a second payload."""
+"""The total size of the frames before the body: REQ's empty delimiter, or the routing ids (255 bytes each) of 16
+proxies. They are kept until the reply, so they must not become a second payload."""
 FRAMES_AT_ONCE = 256
-"""So many frames are taken in one ``feed``: a read of 32 KiB may hold 16,384 of them, and others want their turn."""
+"""How many frames one ``feed`` handles: a read of 32 KiB may have 16,384 of them, and other connections need their
+turn."""
 PEER_TYPES = (b"DEALER", b"REQ", b"ROUTER")
-"""Socket types that may talk to a ROUTER, less REP, which could never be answered here."""
+"""Socket types that may talk to a ROUTER, except REP, which could never be answered here."""
 
 
 def _property(name: bytes, value: bytes) -> bytes:
@@ -30,7 +31,7 @@ _HEADS = [bytes((0, size)) for size in range(SHORT_MAX + 1)]
 
 
 def head(size: int) -> bytes:
-    """What stands before the last frame of a message, of ``size`` bytes."""
+    """The bytes before the last frame of a message, if that frame has ``size`` bytes."""
     return _HEADS[size] if size <= SHORT_MAX else b"\x02" + size.to_bytes(8, "big")
 
 
@@ -45,10 +46,11 @@ def append_message(out: bytearray, frames: list[bytes], body: bytes) -> None:
 
 
 class RouterSession(FrameReader[tuple[list[bytes], bytes]]):
-    """One connection's end. Feed it bytes, take messages: (frames before the body, body) each.
+    """Our end of one connection. Feed it bytes, and it returns messages: (frames before the body, body) each.
 
-    ``answers`` collects what must be sent back by itself: the READY after the peer's greeting (libzmq 4.3 refuses one
-    that arrives in one read with the greeting) and PONGs. ``identity`` is the routing id the peer chose, b"" if none.
+    ``answers`` collects what must be sent back automatically: the READY after the peer's greeting (libzmq 4.3 refuses
+    one that arrives in one read with the greeting), and PONGs. ``identity`` is the routing id that the peer chose, b""
+    if none.
     """
 
     __slots__ = ("_frames_max", "answers", "identity")
@@ -65,9 +67,9 @@ class RouterSession(FrameReader[tuple[list[bytes], bytes]]):
     def _check_uncommon(self, flags: int, size: int) -> None:
         if flags & ~LONG == MORE:
             if self._frames_bytes + size > min(ENVELOPE_BYTES_MAX, self._bytes_max):
-                raise ZmtpError("too much before the body")
+                raise ZmtpError("too many bytes before the body")
         elif flags & ~LONG != COMMAND or size > COMMAND_BYTES_MAX:
-            raise ZmtpError("unknown frame flags, or a command over its bound")
+            raise ZmtpError("unknown frame flags, or a command over its size limit")
 
     def _take_uncommon(self, flags: int, body: bytes) -> None:
         if flags & COMMAND:
