@@ -66,7 +66,7 @@ class State:
 
     @property
     def has_reported(self) -> bool:
-        """True once the supervisor has told what its health is."""
+        """True once the supervisor has reported its health."""
         return "supervisor" not in self.health
 
     @property
@@ -178,5 +178,5 @@ def main(link: Any, settings: dict[str, Any]) -> None:
             os._exit(0)  # an unfinished scrape must not keep the process of a dead daemon alive
         for body in frames.feed(data):
             state.take(decode(body))
-        if not serving.ident and state.has_reported:  # before that whoever has connected waits: there is nothing to say
+        if not serving.ident and state.has_reported:  # until then clients wait: there is nothing to report
             serving.start()

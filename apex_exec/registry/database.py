@@ -32,7 +32,7 @@ PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX = 0.002, 0.25
 writers who try again at once lose to each other again, and did, five times in a row."""
 _MIGRATING = threading.Lock()
 """Alembic's ``op``, which revisions speak to, is one for the whole process."""
-_MIGRATION_LOCK = 0x61706578  # "apex": one advisory lock for whoever migrates first on PostgreSQL
+_MIGRATION_LOCK = 0x61706578  # "apex": the advisory lock for the first process that migrates PostgreSQL
 
 
 class Schema(NamedTuple):
