@@ -29,14 +29,14 @@ WORDS = ("so many", "so long", "whoever", "told", "is no ")
 """One of these is in every phrase."""
 
 ALLOWED: dict[str, int] = {
-    "apex_exec/cli": 13,
-    "apex_exec/client": 8,
+    "apex_exec/cli": 12,
+    "apex_exec/client": 10,
     "apex_exec/core": 13,
     "apex_exec/daemon": 49,
     "apex_exec/executor": 28,
     "apex_exec/registry": 4,
     "benchmarks": 5,
-    "tests": 49,
+    "tests": 51,
     "workers": 1,
 }
 
