@@ -102,7 +102,7 @@ class Lasting:
                     self._thread.start()
         if not running.done.wait(max(0.0, running.asked + ANSWER_SECONDS - time.monotonic())):
             running.outlasted = True
-            return _told(running)
+            return _state_of(running)
         if running.refusal is not None:
             raise running.refusal
         return self._result(running)
@@ -116,7 +116,7 @@ class Lasting:
         with self._lock:
             running = self._ended.get(number) or next((one for one in self._open.values() if one.id == number), None)
         if running is not None:
-            found = _told(running)
+            found = _state_of(running)
             if found["state"] == DONE:
                 found["result"] = self._result(running)
             return found
@@ -215,13 +215,13 @@ def _row(row: sa.Row[Any], alive: frozenset[str]) -> dict[str, Any]:
                   FAILED if cut_off else row.state, None, refusal)
 
 
-def _told(running: Running) -> dict[str, Any]:
+def _state_of(running: Running) -> dict[str, Any]:
     if not running.done.is_set():
         state, refusal = RUNNING, None
     else:
         refusal = _refused(running.refusal) if running.refusal is not None else None
         state = FAILED if refusal else DONE
-    return _shown(running.id, running.op, running.args, running.asked_ns, state, running.progress.told(), refusal)
+    return _shown(running.id, running.op, running.args, running.asked_ns, state, running.progress.shown(), refusal)
 
 
 def _shown(number: str, op: str, args: Month, asked_ns: int, state: str, progress: Any, refusal: Any

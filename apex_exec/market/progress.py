@@ -25,7 +25,7 @@ class Progress:
         events = max(before, events)
         self._at = (step, events, max(total, events))
 
-    def told(self) -> dict[str, Any]:
+    def shown(self) -> dict[str, Any]:
         """What ``billing.status`` shows about it."""
         step, events, total = self._at
         return {"step": step, "events": events, "of": total}
