@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import msgspec
 
+from apex_exec.common.operations import NoArgs, Operation
+
 
 class _Args(msgspec.Struct, forbid_unknown_fields=True, rename="camel", kw_only=True):
     """Arguments: unknown names are errors."""
-
-
-class Nothing(_Args):
-    """An operation without arguments."""
 
 
 class Submit(_Args):
@@ -153,7 +151,7 @@ class Month(_Args):
     customer: str = ""
 
 
-class Operation(_Args):
+class OperationArgs(_Args):
     """An operation by the id that it was answered with; without one: the latest."""
 
     operation: str = ""
@@ -179,32 +177,38 @@ class Enterprise(_Args):
     currency: str = "USD"
 
 
-TABLE: dict[str, tuple[type[msgspec.Struct], str]] = {
-    "market.submit": (Submit, "Submits a bundle and runs the machine's checks; answers with what they found."),
-    "market.status": (Which, "One submission with its moves, findings and place in the queue; or the queue."),
-    "market.review": (Claim, "Takes a submission for review and shows what to look at; or the queue."),
-    "market.approve": (Decide, "A reviewer's yes to exactly these bytes, with every item of the checklist."),
-    "market.reject": (Decide, "A reviewer's no, or with `changes` a request for changes."),
-    "market.publish": (Publish, "Counter-signs an approved bundle, writes it and the signed index."),
-    "market.revoke": (Revoke, "Takes a plugin off the market and stops it where it is installed; or deprecates it."),
-    "market.search": (Search, "What is on offer here."),
-    "market.show": (Plugin, "One plugin on offer here: versions, price and its history."),
-    "market.index": (Fetched, "Checks an index fetched elsewhere: signature, version, expiry; looks things up in it."),
-    "market.buy": (Buy, "Buys a plugin for a user, or one more period."),
-    "market.entitle": (Entitle, "Signs an entitlement that a customer's own daemon takes."),
-    "market.refund": (Refund, "Reverses a purchase to the cent and ends its entitlement."),
-    "market.customer": (Customer, "Says who pays for a user."),
-    "market.clock": (
-        Clock, "How far this machine's clock is behind the store's latest change; `accept` goes on from it."),
-    "market.ticket.open": (OpenTicket, "Opens a support ticket; its clock starts."),
-    "market.ticket.respond": (AnswerTicket, "Records the first response."),
-    "market.ticket.close": (Ticket, "Closes a ticket."),
-    "market.ticket.list": (Which, "Tickets, of one plugin or all."),
-    "market.report": (Nothing, "Per plugin: revenue, active installs, coverage, support times, review times."),
-    "billing.report": (Month, "A month's statement of platform, author or customer."),
-    "billing.enterprise": (Enterprise, "Books custom development for a customer at cost / (1 - 0.5)."),
-    "billing.close": (Month, "Closes a month: its lines are never changed again."),
-    "billing.status": (
-        Operation, "How far a report or a closing is that was answered with an id, and its outcome; or the latest."),
-}
-"""Operation -> (its arguments, what it does)."""
+OPERATIONS = (
+    Operation("market.submit", Submit,
+              "Submits a bundle and runs the machine's checks; answers with what they found.", lane="submissions"),
+    Operation("market.status", Which, "One submission with its moves, findings and place in the queue; or the queue."),
+    Operation("market.review", Claim, "Takes a submission for review and shows what to look at; or the queue."),
+    Operation("market.approve", Decide, "A reviewer's yes to exactly these bytes, with every item of the checklist."),
+    Operation("market.reject", Decide, "A reviewer's no, or with `changes` a request for changes."),
+    Operation("market.publish", Publish,
+              "Counter-signs an approved bundle, writes it and the signed index.", lane="slow"),
+    Operation("market.revoke", Revoke,
+              "Takes a plugin off the market and stops it where it is installed; or deprecates it."),
+    Operation("market.search", Search, "What is on offer here."),
+    Operation("market.show", Plugin, "One plugin on offer here: versions, price and its history."),
+    Operation("market.index", Fetched,
+              "Checks an index fetched elsewhere: signature, version, expiry; looks things up in it."),
+    Operation("market.buy", Buy, "Buys a plugin for a user, or one more period."),
+    Operation("market.entitle", Entitle, "Signs an entitlement that a customer's own daemon takes."),
+    Operation("market.refund", Refund, "Reverses a purchase to the cent and ends its entitlement."),
+    Operation("market.customer", Customer, "Says who pays for a user."),
+    Operation("market.clock", Clock,
+              "How far this machine's clock is behind the store's latest change; `accept` goes on from it."),
+    Operation("market.ticket.open", OpenTicket, "Opens a support ticket; its clock starts."),
+    Operation("market.ticket.respond", AnswerTicket, "Records the first response."),
+    Operation("market.ticket.close", Ticket, "Closes a ticket."),
+    Operation("market.ticket.list", Which, "Tickets, of one plugin or all."),
+    Operation("market.report", NoArgs,
+              "Per plugin: revenue, active installs, coverage, support times, review times.", lane="slow"),
+    Operation("billing.report", Month, "A month's statement of platform, author or customer.", lane="billing"),
+    Operation("billing.enterprise", Enterprise, "Books custom development for a customer at cost / (1 - 0.5)."),
+    Operation("billing.close", Month, "Closes a month: its lines are never changed again.", lane="billing"),
+    Operation("billing.status", OperationArgs,
+              "How far a report or a closing is that was answered with an id, and its outcome; or the latest.",
+              lane="billing"),
+)
+"""Every operation of the marketplace. Its handlers are in ``operations``."""
