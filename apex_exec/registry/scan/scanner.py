@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from apex_exec.common.child_process import Ended, run_module
+from apex_exec.executor.runtimes import PYTHON, RUNTIMES, Runtime
 from apex_exec.registry.scan.findings import FINDINGS_MAX, SEVERITIES, Finding, Report, finding
 from apex_exec.sandbox.modules import ALLOWED
 
@@ -47,7 +48,7 @@ def scan(files: dict[str, bytes], manifest: Manifest | None, *, extra_modules: t
     request = Request(
         files, sorted({*ALLOWED, *extra_modules}), list(manifest.permissions) if manifest else None,
         list(manifest.network.allow) if manifest else [], list(manifest.data.tables) if manifest else [])
-    found = _run_child(request, seconds)
+    found = _run_child(RUNTIMES[manifest.runtime if manifest else PYTHON.name], request, seconds)
     missing: tuple[str, ...] = ()
     if with_bandit:
         if find_spec("bandit") is None:
@@ -68,9 +69,9 @@ def _run(module: str, arguments: Sequence[str], data: bytes, seconds: float) -> 
                       cpu_seconds_max=int(SECONDS_MAX), output_bytes_max=OUTPUT_BYTES_MAX)
 
 
-def _run_child(request: Request, seconds: float) -> list[Finding]:
+def _run_child(runtime: Runtime, request: Request, seconds: float) -> list[Finding]:
     try:
-        status, output, _ = _run("apex_exec.registry.scan.child", (), msgspec.msgpack.encode(request), seconds)
+        status, output, _ = _run(runtime.scan, (), msgspec.msgpack.encode(request), seconds)
     except subprocess.TimeoutExpired:
         return _unfinished(f"the scan did not finish within {seconds:g} s")
     except OSError as error:
