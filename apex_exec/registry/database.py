@@ -94,11 +94,11 @@ def _migrate(db: sa.Connection, schema: Schema, table: str, before: str) -> None
 
     Alembic is imported here, since a store that is as it should be needs none of it.
     """
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it has ten lines to say while it is imported
     from alembic.operations import Operations
     from alembic.runtime.migration import MigrationContext
     from alembic.script import ScriptDirectory
 
-    logging.getLogger("alembic").setLevel(logging.WARNING)
     folder = str(schema.revisions)
     script = ScriptDirectory(folder, version_locations=[folder])
     context = MigrationContext.configure(db, opts={
