@@ -120,8 +120,9 @@ class ApiCalls:
     """All API calls of the daemon. ``side`` is the gateway process, which is not attached yet."""
 
     def __init__(self, settings: Settings, pool: Pool, *, send: Callable[[WorkerLink, Any], None],
-                 step: Callable[[ev.Event, int], None], side_changed: Callable[[SideProcess], None], metrics: Metrics,
-                 audit: Trail, overhead: Overhead, add_host_ns: Callable[[str, int], None]) -> None:
+                 step: Callable[[ev.Event, int], None], side_changed: Callable[[SideProcess], None],
+                 wake: Callable[[SideProcess], None], metrics: Metrics, audit: Trail, overhead: Overhead,
+                 add_host_ns: Callable[[str, int], None]) -> None:
         self.side = SideProcess("gateway", "apex_exec.gateway.process:main", {
             "tables": {name: entry.model_dump() for name, entry in settings.data.tables.items()},
             "data_url": settings.database_url(settings.data.url), "hosts": settings.fetch.allow,
@@ -137,6 +138,7 @@ class ApiCalls:
         self._send = send
         self._step = step
         self._side_changed = side_changed
+        self._wake = wake
         self._metrics = metrics
         self._audit = audit
         self._hosts = HostMethods(self._anomaly)
@@ -267,6 +269,7 @@ class ApiCalls:
             self._refuse(asked, "rate_limited", "too many requests a minute", retry_ms, event="security.rate_limit",
                          result="denied")
             return
+        self._wake(self.side)
         due_ns = asked.begun_ns + self._time_of(asked, deadline_ns)
         sent = self._tell(["call", asked.number, asked.method, asked.plugin, asked.user_id, spec.tables,
                            spec.network_allow, due_ns, bytes(message.params), spec.limits.cpu_percent / 100])

@@ -228,7 +228,7 @@ def _last_of_run(owned: list[Purchase], at_ns: int) -> Purchase | None:
     where nothing runs now: a period that begins only after a gap, as after a refund, leaves the user without now."""
     last = None
     while covering := [one for one in owned if one.covers(at_ns)]:
-        last = max(covering, key=lambda one: _end(one))
+        last = max(covering, key=_end)
         if last.ends_ns is None:
             return last
         at_ns = _end(last)
