@@ -15,6 +15,7 @@ use the same one, ``local.LocalExecutor``; nothing here says that the processes 
 | it never was: the machine gave no process | ``ForkRefused`` |
 | it broke the protocol, and is to be killed | ``WorkerViolated`` |
 | it answered a ping | ``WorkerPonged`` |
+| started: it has begun so many calls in all | ``CallsStarted`` |
 | the zygote came up, or was lost with all its workers | ``ZygoteUp``, ``ZygoteLost`` |
 
 Every call is made in the loop and must not block.
@@ -101,16 +102,12 @@ class ApiCalls(Protocol):
     """API calls of plugins, from the worker's link to the gateway or a host and back."""
 
     components: frozenset[str]
-    due_ns: int
 
     def handle(self, link: WorkerLink, message: inner.ApiCall, now_ns: int) -> None:
         """Takes one API call. Its ApiReply goes out by ``LocalExecutor.reply``, at once or later."""
 
     def refused(self, worker: int, seq: int, code: str) -> bool:
         """Whether an API call of the hook that runs as ``seq`` was answered with ``code``."""
-
-    def expire(self, now_ns: int) -> None:
-        """Answers calls that nobody has answered in time; called once ``due_ns`` has come."""
 
     def invocation_ended(self, call: int) -> list[Any]:
         """The invocation has its verdict. Returns the effects that it asked for and cancels what is in flight."""
