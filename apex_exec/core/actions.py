@@ -101,7 +101,8 @@ class ReplaceZygote(Struct, gc=False):
 
 class Verdict(Struct, gc=False):
     """The one outcome of one invocation. ``code`` is "" for a result. ``worker`` is the worker that the call ran on; it
-    is 0 if none has begun it. ``cold`` says that no worker was ready when the call arrived."""
+    is 0 if none has begun it. ``cold`` says that no worker was ready when the call arrived. ``admitted`` is false of a
+    call that was refused as it came in: it leaves no record of an invocation."""
 
     call: int
     plugin: str
@@ -116,6 +117,7 @@ class Verdict(Struct, gc=False):
     run_ns: int
     cold: bool
     worker: int = 0
+    admitted: bool = True
 
 
 Action = (

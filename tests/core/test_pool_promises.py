@@ -458,3 +458,15 @@ def test_a_plugin_whose_workers_end_we_failed_at_is_answered_and_served_again_af
     told.ready(2)
     told.answer(2, 0)
     assert told.verdicts()[again] == ("", True)
+
+
+def test_only_a_call_that_is_refused_as_it_comes_in_is_said_not_to_be_admitted() -> None:
+    told = Told()
+    refused = [told.call("nobody"), *[told.call(user="greedy") for _ in range(4)][2:]]  # two fill a quarter
+    expired, late = told.call("bbb", deadline_ms=10), told.call("ccc", deadline_ms=0)
+    told.passed(20)
+    told.tell(ev.PluginSet(spec(state="disabled")))
+    refused.append(told.call())
+    admitted = {a.call: a.admitted for a in told.wanted if isinstance(a, act.Verdict)}
+    assert [call for call, was in admitted.items() if not was] == refused
+    assert admitted[expired] and admitted[late], "both have expired, which is on record"
