@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
-from apex_exec.core import api
+from apex_exec.catalogue import methods
 from apex_exec.core import events as ev
 from apex_exec.core.effects import EFFECTS_BYTES_MAX, EffectRefused, Effects
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.policy import Denied, check
 from apex_exec.core.rate_window import Pace, SlidingWindow
 from apex_exec.core.scheduler.pool import Pool
+from apex_exec.daemon.duties import NEVER_NS, Duty
 from apex_exec.daemon.hosts.connections import Peer
 from apex_exec.daemon.hosts.host_methods import HostMethods
 from apex_exec.daemon.sides.side_process import SideProcess
@@ -34,8 +35,7 @@ from workers import wire as inner
 
 if TYPE_CHECKING:
     from apex_exec.config import Settings
-    from apex_exec.daemon.sides.audit_trail import AuditTrail
-    from apex_exec.daemon.supervisor import Supervisor
+    from apex_exec.daemon.ports import Trail
     from apex_exec.executor.overhead import Overhead
     from apex_exec.observe.metrics import Metrics
 
@@ -63,14 +63,18 @@ round trips, and the hook can still say something about it."""
 LAST_WORD_NS = MARGIN_NS // 2
 """So long before the invocation's end (a tenth of it at most) the supervisor itself answers a call that the gateway or
 a host has not answered: if one of them hangs, the worker must live, and the hook has time left to react."""
-NEVER_NS = 1 << 62
-LOOKED_AT_HERE = frozenset(("renderWidget", "emit", "call"))
-"""Methods whose parameters the loop looks through, with bounds of their own (``wire.values.check_in_loop``)."""
-WRITES = frozenset(("insert", "update", "delete"))
-"""Their record comes with the write itself, by way of the outbox."""
-EVENTS = {"query": "data.access", "insert": "data.modification", "update": "data.modification",
-          "delete": "data.deletion"}
-"""Event types of the methods that have their own; the others' is ``plugin.api``."""
+
+
+def event_of(method: str) -> str:
+    """The type of its audit event; of a method that there is not, too."""
+    known = methods.METHODS.get(method)
+    return known.event if known is not None else "plugin.api"
+
+
+def is_write(method: str) -> bool:
+    """Whether its record comes with the write itself, by way of the outbox."""
+    known = methods.METHODS.get(method)
+    return known is not None and known.is_write
 
 
 class _Running:
@@ -112,35 +116,34 @@ class _Asked(msgspec.Struct, gc=False):
 
 
 class ApiCalls:
-    """All API calls of the daemon. ``side`` is the gateway process; its callbacks are this object's methods."""
+    """All API calls of the daemon. ``side`` is the gateway process, which is not attached yet."""
 
-    def __init__(self, pool: Pool, *, send: Callable[[WorkerLink, Any], None], step: Callable[[ev.Event, int], None],
-                 reply: Callable[[Peer, list[bytes], bytes], None], side_changed: Callable[[SideProcess], None],
-                 metrics: Metrics, audit: AuditTrail | None, components: list[str], overhead: Overhead,
-                 add_host_ns: Callable[[str, int], None], calls_per_second: int) -> None:
-        self.calls_per_second = calls_per_second
+    def __init__(self, settings: Settings, pool: Pool, *, send: Callable[[WorkerLink, Any], None],
+                 step: Callable[[ev.Event, int], None], side_changed: Callable[[SideProcess], None], metrics: Metrics,
+                 audit: Trail, overhead: Overhead, add_host_ns: Callable[[str, int], None]) -> None:
+        self.side = SideProcess("gateway", "apex_exec.gateway.process:main", {
+            "tables": {name: entry.model_dump() for name, entry in settings.data.tables.items()},
+            "data_url": settings.database_url(settings.data.url), "hosts": settings.fetch.allow,
+            "allow_private": settings.fetch.allow_private, "log": settings.log.model_dump(),
+            "origin": f"{platform.node()}:{settings.state_path.absolute()}"},
+            on_message=self._told, on_up=self._gateway_up, on_down=self._gateway_down)
+        self.calls_per_second = settings.limits.api_calls_per_second
         self._overhead = overhead
         self._add_host_ns = add_host_ns
         self._paces: dict[str, Pace] = {}
-        self.components = frozenset(components)
+        self.components = frozenset(settings.ui.components)
         self._pool = pool
         self._send = send
         self._step = step
         self._side_changed = side_changed
         self._metrics = metrics
         self._audit = audit
-        self._side: SideProcess | None = None
-        self._hosts = HostMethods(reply, self._anomaly)
+        self._hosts = HostMethods(self._anomaly)
         self._running: dict[int, _Running] = {}
         self._asked: dict[int, _Asked] = {}
         self._next_number = 1
         self._windows: dict[str, SlidingWindow] = {}
-        self.due_ns = NEVER_NS
-        """When ``expire`` wants to be called next."""
-
-    def use(self, side: SideProcess) -> None:
-        """The gateway process, once it is made."""
-        self._side = side
+        self.duty = Duty("API calls that nobody answered", NEVER_NS, self._expire)
 
     # ------------------------------------------------------------------ one call
     def handle(self, link: WorkerLink, message: inner.ApiCall, now_ns: int) -> None:
@@ -189,7 +192,8 @@ class ApiCalls:
 
     def _decide(self, asked: _Asked, running: _Running, message: inner.ApiCall, deadline_ns: int) -> None:
         method, now_ns = message.method, asked.begun_ns
-        if method not in api.METHODS:
+        known = methods.METHODS.get(method)
+        if known is None:
             asked.method = asked.action = "unknown"
             self._refuse(asked, "unknown_method", "there is no such API method")
             return
@@ -201,7 +205,7 @@ class ApiCalls:
                                                   f"{IN_FLIGHT_MAX} at once, with {BYTES_MAX} bytes in all")
             return
         params = bytes(message.params)
-        if method not in LOOKED_AT_HERE:
+        if known.route == "gateway":  # those of the others are looked through here (``wire.values.check_in_loop``)
             cost = containers_at_most(params)
             running.containers += cost if cost <= FREE_CONTAINERS else containers(params, 1)
         if running.containers > CONTAINERS_MAX:
@@ -211,14 +215,14 @@ class ApiCalls:
         if now_ns >= deadline_ns:
             self._refuse(asked, "deadline_exceeded", "the invocation's time is over")
             return
-        if self._audit is not None and not self._audit.admits(now_ns):
+        if not self._audit.admits(now_ns):
             self._refuse(asked, "audit_unavailable", self._audit.reason)
             return
         spec = self._spec(asked)
-        request: api.HostMethod | None = None
-        if method == "call":  # its permission depends on its content, whose own parameters are not decoded
+        request: methods.HostMethod | None = None
+        if known.route == "host":  # its permission depends on its content, whose own parameters are not decoded
             try:
-                request = cast("api.HostMethod", api.decode(method, params))
+                request = cast("methods.HostMethod", methods.decode(method, params))
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
                 self._refuse(asked, "invalid_params", str(error)[:200])
                 return
@@ -229,10 +233,10 @@ class ApiCalls:
                          permission=verdict.permission)
         elif request is not None:
             self._call_host(asked, request, deadline_ns)
-        elif method in ("renderWidget", "emit"):
+        elif known.route == "effect":
             self._effect(asked, running, params)
         else:  # decoded by the gateway alone: what a call's parameters cost, the loop must not pay
-            self._call_gateway(asked, spec, message, deadline_ns)
+            self._call_gateway(asked, known, spec, message, deadline_ns)
 
     def _effect(self, asked: _Asked, running: _Running, params: bytes) -> None:
         """Collects an effect. What was tried counts, taken or not, before it is decoded."""
@@ -241,7 +245,7 @@ class ApiCalls:
             self._refuse(asked, "effect_limit", f"one invocation tries {EFFECT_BYTES_TRIED_MAX} bytes of effects")
             return
         try:
-            request = cast("api.RenderWidget | api.Emit", api.decode(asked.method, params))
+            request = cast("methods.RenderWidget | methods.Emit", methods.decode(asked.method, params))
             running.effects.add(asked.plugin, request, self.components)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
             self._refuse(asked, "invalid_params", str(error)[:200])
@@ -256,8 +260,9 @@ class ApiCalls:
         spec = asked.link.spec
         return now if now is not None and now.digest == spec.digest else spec
 
-    def _call_gateway(self, asked: _Asked, spec: PluginSpec, message: inner.ApiCall, deadline_ns: int) -> None:
-        if asked.method == "fetch" and (retry_ms := self._rate(asked, spec)):
+    def _call_gateway(self, asked: _Asked, known: methods.Method, spec: PluginSpec, message: inner.ApiCall,
+                      deadline_ns: int) -> None:
+        if known.rate == "network" and (retry_ms := self._rate(asked, spec)):
             self._refuse(asked, "rate_limited", "too many requests a minute", retry_ms, event="security.rate_limit",
                          result="denied")
             return
@@ -267,26 +272,26 @@ class ApiCalls:
         if sent:
             self._asked[asked.number] = asked
         else:
-            code = "fetch_failed" if asked.method == "fetch" else "data_unavailable"
-            self._refuse(asked, code, "the gateway is being started")
+            self._refuse(asked, known.away, "the gateway is being started")
 
     def _time_of(self, asked: _Asked, deadline_ns: int) -> int:
         """How many nanoseconds the gateway or the host may take for the call. ``expire`` answers it afterwards."""
         left_ns = deadline_ns - asked.begun_ns
-        self.due_ns = min(self.due_ns, self._running[asked.call].last_word_ns)
+        self.duty.due_ns = min(self.duty.due_ns, self._running[asked.call].last_word_ns)
         return left_ns - min(MARGIN_NS, left_ns // 5)
 
-    def expire(self, now_ns: int) -> None:
-        """Answers calls that a gateway or a host has not answered in time. Called once ``due_ns`` has come."""
-        self.due_ns = self._hosts.expire(now_ns) or NEVER_NS
+    def _expire(self, now_ns: int) -> bool:
+        """Answers calls that a gateway or a host has not answered in time."""
+        self.duty.due_ns = self._hosts.expire(now_ns) or NEVER_NS
         for running in list(self._running.values()):
             if not running.open:
                 continue
             if now_ns < running.last_word_ns:
-                self.due_ns = min(self.due_ns, running.last_word_ns)
+                self.duty.due_ns = min(self.duty.due_ns, running.last_word_ns)
                 continue
             for asked in list(running.open.values()):
                 self._abandon(asked, "deadline_exceeded", "no answer in time; whether it took effect is not known")
+        return False
 
     def _rate(self, asked: _Asked, spec: PluginSpec) -> int:
         """Counts one request of the plugin; milliseconds to wait where it may not be made."""
@@ -300,7 +305,7 @@ class ApiCalls:
             self._metrics.inc("rate_limited_total", (asked.plugin, "network"))
         return -(-wait_ns // MS_NS)
 
-    def _call_host(self, asked: _Asked, request: api.HostMethod, deadline_ns: int) -> None:
+    def _call_host(self, asked: _Asked, request: methods.HostMethod, deadline_ns: int) -> None:
         def answered(result: bytes, code: str, message: str) -> None:
             if code:
                 self._refuse(asked, code, message)
@@ -310,7 +315,7 @@ class ApiCalls:
         asked.host_call = self._hosts.call(request, asked.plugin, asked.user_id,
                                            self._time_of(asked, deadline_ns) // MS_NS, answered)
         if (due_ns := self._hosts.expire(asked.begun_ns)):  # it may wait for a host that comes back
-            self.due_ns = min(self.due_ns, due_ns)
+            self.duty.due_ns = min(self.duty.due_ns, due_ns)
 
     # ------------------------------------------------------------------ answers
     def _done(self, asked: _Asked, value: bytes, facts: dict[str, Any], *, recorded: bool = False) -> None:
@@ -324,7 +329,7 @@ class ApiCalls:
                 return
         self._close(asked, "ok")
         if not recorded:
-            self._record(asked, EVENTS.get(asked.method, "plugin.api"), "success", facts)
+            self._record(asked, event_of(asked.method), "success", facts)
         self._send(asked.link, inner.ApiReply(asked.api_id, True, msgspec.Raw(value)))
 
     def _refuse(self, asked: _Asked, code: str, message: str, retry_after_ms: int = 0, *, event: str = "",
@@ -345,7 +350,7 @@ class ApiCalls:
             facts["permission"] = permission
         if retry_after_ms:
             facts["retryAfterMs"] = retry_after_ms
-        self._record(asked, event or EVENTS.get(asked.method, "plugin.api"), result, facts)
+        self._record(asked, event or event_of(asked.method), result, facts)
         self._answer(asked.link, asked.api_id, code, message, retry_after_ms)
 
     def _close(self, asked: _Asked, outcome: str) -> None:
@@ -356,34 +361,31 @@ class ApiCalls:
             running.open.pop(asked.api_id, None)
             if outcome != "ok":
                 running.refused.add(outcome)
-        if asked.method in api.METHODS and self._pool.spec(asked.plugin) is not None:
+        if asked.method in methods.METHODS and self._pool.spec(asked.plugin) is not None:
             self._metrics.inc("api_calls_total", (asked.plugin, asked.method, outcome))
             self._metrics.observe("api_call_duration_seconds", (asked.method,),
                                   (time.monotonic_ns() - asked.begun_ns) / 1e9)
 
     def _record(self, asked: _Asked, event: str, result: str, facts: dict[str, Any]) -> None:
-        if self._audit is not None:
-            facts["durationMs"] = round((time.monotonic_ns() - asked.begun_ns) / 1e6, 3)
-            self._audit.event(event, asked.user_id, asked.plugin, asked.action, result, facts)
+        facts["durationMs"] = round((time.monotonic_ns() - asked.begun_ns) / 1e6, 3)
+        self._audit.event(event, asked.user_id, asked.plugin, asked.action, result, facts)
 
     def _answer(self, link: WorkerLink, api_id: int, code: str, message: str, retry_after_ms: int = 0) -> None:
         self._send(link, inner.ApiReply(api_id, False, inner.NIL, code, message[:500], retry_after_ms))
 
     def _violated(self, link: WorkerLink, why: str, now_ns: int) -> None:
-        if self._audit is not None:
-            self._audit.event("security.anomaly", "", link.spec.id, "api", "denied", {"why": why})
+        self._audit.event("security.anomaly", "", link.spec.id, "api", "denied", {"why": why})
         self._step(ev.WorkerViolated(link.worker, why), now_ns)
 
     # ------------------------------------------------------------------ the gateway process
     def _tell(self, message: list[Any]) -> bool:
-        side = self._side
-        if side is None or not side.send(message):
+        if not self.side.send(message):
             return False
-        if side.wants_write:
-            self._side_changed(side)
+        if self.side.wants_write:
+            self._side_changed(self.side)
         return True
 
-    def told(self, message: list[Any]) -> None:
+    def _told(self, message: list[Any]) -> None:
         """One message of the gateway."""
         word = message[0]
         if word == "record":
@@ -402,7 +404,7 @@ class ApiCalls:
             self._ended_late(asked, message)
             return
         if word == "done":
-            self._done(asked, message[2], message[3], recorded=asked.method in WRITES)
+            self._done(asked, message[2], message[3], recorded=is_write(asked.method))
         elif word == "failed":
             _, _, code, text, retry_after_ms = message
             if code == "rate_limited":
@@ -418,14 +420,11 @@ class ApiCalls:
         """A write whose invocation had ended before: one that was committed has its record already."""
         self._asked.pop(asked.number, None)
         if message[0] == "failed":
-            self._record(asked, EVENTS[asked.method], "failure", {"code": message[2]})
+            self._record(asked, event_of(asked.method), "failure", {"code": message[2]})
 
     def _outgoing(self, record_id: str, timestamp_ns: int, event_type: str, user_id: str, plugin: str, action: str,
                   metadata: dict[str, Any]) -> None:
         """A write is committed in the platform's database; once it is so in the ledger, it may leave the outbox."""
-        if self._audit is None:
-            self._tell(["recorded", [record_id]])
-            return
         index = self._audit.record(AuditRecord(timestamp_ns, event_type, user_id, plugin, action, "success", metadata,
                                                record_id))
 
@@ -434,11 +433,11 @@ class ApiCalls:
 
         self._audit.when_committed(index, recorded)
 
-    def gateway_up(self) -> None:
+    def _gateway_up(self) -> None:
         """The gateway is there, or there again."""
         self._metrics.health["gateway"] = ""
 
-    def gateway_down(self) -> None:
+    def _gateway_down(self) -> None:
         """The gateway died: nobody will answer what it was asked."""
         self._metrics.health["gateway"] = "the gateway process died and is being restarted"
         for asked in list(self._asked.values()):
@@ -463,9 +462,8 @@ class ApiCalls:
         if running is None:
             return []
         for method, codes in running.unrecorded.items():
-            if self._audit is not None:
-                self._audit.event("access.denied", running.user_id, running.plugin, method, "denied",
-                                  {"count": codes.total(), "codes": dict(codes)})
+            self._audit.event("access.denied", running.user_id, running.plugin, method, "denied",
+                              {"count": codes.total(), "codes": dict(codes)})
         for asked in list(running.open.values()):
             self._abandon(asked, "cancelled", "the invocation has ended")
         return running.effects.items
@@ -476,7 +474,7 @@ class ApiCalls:
             was_asked = self._hosts.forget(asked.host_call, is_late=code == "deadline_exceeded")
             if not was_asked and code == "deadline_exceeded":
                 code, message = "not_provided", f"no host provides {asked.action} now; none was asked"
-        elif asked.number in self._asked and self._tell(["cancel", asked.number]) and asked.method in WRITES:
+        elif asked.number in self._asked and self._tell(["cancel", asked.number]) and is_write(asked.method):
             asked.is_over = True  # whether it was committed is the gateway's to say
             running = self._running.get(asked.call)
             if running is not None:
@@ -501,28 +499,10 @@ class ApiCalls:
 
     def _anomaly(self, kind: str, _peer: Peer) -> None:
         self._metrics.inc("protocol_anomalies_total", (kind,))
-        if kind == "foreign_reply" and self._audit is not None:
+        if kind == "foreign_reply":
             self._audit.event("security.anomaly", "", "host", "hostReply", "denied", {"kind": kind})
 
     def forget_plugin(self, plugin: str) -> None:
         """The plugin was removed."""
         self._windows.pop(plugin, None)
         self._paces.pop(plugin, None)
-
-
-def make_gateway(supervisor: Supervisor, settings: Settings) -> tuple[ApiCalls, SideProcess]:
-    """API calls and their process, not attached yet."""
-    section = settings.data
-    tables = {name: entry.model_dump() for name, entry in section.tables.items()}
-    calls = ApiCalls(
-        supervisor.pool, send=supervisor.workers.reply, step=supervisor.step, reply=supervisor.hosts.reply,
-        side_changed=supervisor.loop.side_changed, metrics=supervisor.metrics, audit=supervisor.audit,
-        components=settings.ui.components, overhead=supervisor.workers.overhead,
-        add_host_ns=supervisor.workers.accounts.add_host_ns, calls_per_second=settings.limits.api_calls_per_second)
-    side = SideProcess("gateway", "apex_exec.gateway.process:main", {
-        "tables": tables, "data_url": settings.database_url(section.url), "hosts": settings.fetch.allow,
-        "allow_private": settings.fetch.allow_private, "log": settings.log.model_dump(),
-        "origin": f"{platform.node()}:{settings.state_path.absolute()}"},
-        on_message=calls.told, on_up=calls.gateway_up, on_down=calls.gateway_down)
-    calls.use(side)
-    return calls, side

@@ -139,7 +139,7 @@ class Governing:
         self._rotation.append(worker)
         self._busy.add(worker)
         self._governor.tune(spec.id, spec.limits.cpu_percent, self.burst_seconds, now_ns)
-        if self._governor.is_held(spec.id):
+        if self._governor.is_throttled(spec.id):
             self._stop(known, now_ns)
 
     def worker_gone(self, worker: int, exited: inner.Exited | None) -> tuple[str, str] | None:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import msgspec
 
 from apex_exec import extras
-from apex_exec.core.api import Delete, Insert, Query, Update
+from apex_exec.catalogue.methods import Delete, Insert, Query, Update
 from apex_exec.errors import ConfigError
 from apex_exec.gateway.costs import counted
 from apex_exec.gateway.failure import ApiFailure

@@ -106,7 +106,8 @@ def _check_widgets(widgets: list[Widget], rendering: Rendering) -> None:
 
 _decode_text = msgspec.msgpack.Decoder(str).decode
 _decode_fields = msgspec.msgpack.Decoder(dict[str, Raw] | None).decode
-_decode_items = msgspec.msgpack.Decoder(list[dict[str, Raw]]).decode
+_decode_widgets = msgspec.msgpack.Decoder(list[dict[str, Raw]]).decode
+_decode_items = msgspec.msgpack.Decoder(list[Raw]).decode
 _encode = msgspec.msgpack.Encoder().encode
 _NIL = b"\xc0"
 
@@ -123,13 +124,14 @@ def parts_of(name: str, result: bytes, plugin: str) -> Any:
     if hook.void:
         return None
     if hook.collects:
-        items = _decode_items((_decode_fields(result) or {})[hook.collects])
-        if hook.renders:
-            return [{**item, "id": Raw(_encode(f"{plugin}/{_decode_text(item['id'])}"))} for item in items]
-        return [Raw(_encode(item)) for item in items]
+        found = (_decode_fields(result) or {})[hook.collects]
+        if not hook.renders:
+            return [Raw(item) for item in _decode_items(found)]
+        return [{**widget, "id": Raw(_encode(f"{plugin}/{_decode_text(widget['id'])}"))}
+                for widget in _decode_widgets(found)]
     if hook.mode == "chain":
-        found = _decode_fields(result) or {}
-        return {field: Raw(found[field]) for field in hook.carries.values()
-                if field in found and bytes(found[field]) != _NIL}
+        fields = _decode_fields(result) or {}
+        return {field: Raw(fields[field]) for field in hook.carries.values()
+                if field in fields and bytes(fields[field]) != _NIL}
     answer = (_decode_fields(result) or {}).get(hook.answers, _NIL) if hook.answers else result
     return None if bytes(answer) == _NIL else Raw(result)

@@ -55,7 +55,7 @@ def main():
         "zygote": ("executor.forks", "Forks", "forked",
                    lambda self, n, *_: cursed(self.links[n].spec.id)),
         "charge": ("core.governor", "Governor", "charge", lambda self, plugin, *_: cursed(plugin)),
-        "due": ("core.scheduler.pool", "Pool", "_worker_due", lambda self, worker, *_: cursed(worker.plugin)),
+        "due": ("core.scheduler.watch", "Watch", "due", lambda self, worker, *_: cursed(worker.plugin)),
         "gauges": ("core.scheduler.pool", "Pool", "gauge", lambda self, plugin, _: cursed(plugin)),
         "timer": ("executor.warm_pool", "WarmPool", "upkeep", lambda *_: True),
         "hosts": ("daemon.hosts.stream_peers", "StreamPeers", "flush", once),

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from apex_exec.core.api import Delete, Insert, Update
+from apex_exec.catalogue.methods import Delete, Insert, Update
 from apex_exec.gateway.outbox import Outbox
 from apex_exec.gateway.postgres import Postgres as PostgresBackend
 from apex_exec.gateway.sql.compiler import Compiler

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apex_exec.core.api import Delete, Insert, Update
+from apex_exec.catalogue.methods import Delete, Insert, Update
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.postgres import Postgres as PostgresBackend
 from apex_exec.gateway.sql.compiler import Compiled

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from apex_exec.core import api
+from apex_exec.catalogue import methods as api
 from apex_exec.gateway.lock_turns import HOLD_SECONDS, Turns
 from apex_exec.gateway.outbox import Outbox
 from apex_exec.gateway.sql.compiler import Compiler

@@ -42,9 +42,6 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode_params = msgspec.msgpack.Decoder().decode
 _API_ERRORS = {"permission_denied": sdk.PermissionDenied, "rate_limited": sdk.RateLimited,
                "deadline_exceeded": sdk.DeadlineExceeded, "invalid_output": sdk.InvalidOutput}
-_CARRIED = frozenset(("renderWidget", "emit", "call"))
-"""Methods whose parameters a host reads: they are held to the rule for results. Those of any other method are the
-gateway's, which takes a UUID or a Decimal as text."""
 
 
 class _BadPayload(Exception):
@@ -281,7 +278,7 @@ class Worker:
         self._api_id += 1
         api_id = self._api_id
         try:
-            raw = self._carried(params) if method in _CARRIED else _encode(params)
+            raw = self._carried(params) if method in contract.CARRIED else _encode(params)
         except NotAValue as error:
             raise sdk.InvalidOutput("invalid_output", f"{error.path[:200]}: {text_of(error)}", method=method) from None
         except (TypeError, ValueError, OverflowError, RecursionError) as error:

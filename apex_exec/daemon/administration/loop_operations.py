@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from typing import Any
 
 from apex_exec.core import events as ev
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.daemon.administration import operations
+from apex_exec.daemon.orders import Orders
 from apex_exec.daemon.supervisor import Supervisor
 from apex_exec.errors import Code, Refusal
 from apex_exec.executor.runtimes import PYTHON
@@ -20,17 +20,15 @@ log = logging.getLogger("apex_exec")
 class LoopOperations:
     """``handlers`` by operation. ``facts`` are what the daemon says of itself in ``daemon.status``."""
 
-    def __init__(self, supervisor: Supervisor, reload: Callable[[], dict[str, Any]], drain: Callable[[], None],
-                 facts: dict[str, Any]) -> None:
+    def __init__(self, supervisor: Supervisor, orders: Orders, facts: dict[str, Any]) -> None:
         self._supervisor = supervisor
-        self._reload = reload
-        self._drain = drain
+        self._orders = orders
         self._facts = facts
         self._started_ns = time.monotonic_ns()
         self.handlers: dict[str, operations.Handler] = {
             "ops": lambda _, uid: operations.listing(),
             "daemon.status": lambda _, uid: self.status(),
-            "daemon.reload": lambda _, uid: self._reload(),
+            "daemon.reload": lambda _, uid: self._orders.reload(),
             "daemon.drain": self._start_drain,
             "daemon.undrain": self._undrain,
             "plugin.restart": self._restart,
@@ -56,7 +54,7 @@ class LoopOperations:
         return {
             **self._facts, "uptimeSeconds": (now_ns - self._started_ns) / 1e9, "draining": supervisor.draining,
             "ending": supervisor.ending,
-            "connections": len(supervisor.hosts.peers), "pending": len(supervisor.requests),
+            "connections": len(supervisor.peers), "pending": len(supervisor.requests),
             "health": {name: reason for name, reason in supervisor.metrics.health.items() if reason},
             "zygotePid": warm[PYTHON.name].keeper.pid,
             "spares": {"ready": sum(len(pool) for pool in warm.values()),
@@ -67,7 +65,7 @@ class LoopOperations:
 
     def _start_drain(self, args: Any, uid: int) -> dict[str, Any]:
         if args.stop:
-            self._drain()
+            self._orders.drain()
         else:
             self._admit(False)
         return {"draining": True, "pending": len(self._supervisor.requests)}

@@ -107,7 +107,7 @@ def prove(bundle: Bundle, settings: Settings, lines: dict[str, list[int]], *, ru
 
 
 def _request(bundle: Bundle, settings: Settings, run_seconds: float) -> Request:
-    memory_mb = min(bundle.manifest.limits.memoryMb or settings.limits.memory_mb, settings.limits.memory_mb)
+    memory_mb = bundle.manifest.limits.within(settings.limits.policy()).memory_mb
     sandbox = settings.sandbox
     return Request(bundle.manifest.id, bundle.manifest.version, bundle.entrypoint, bundle.files,
                    (memory_mb + MEMORY_EXTRA_MB) << 20, list(sandbox.extra_modules), list(sandbox.waive),

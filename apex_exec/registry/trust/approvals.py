@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from apex_exec.core.plugin import ADMIN_PERMISSIONS
+from apex_exec.catalogue.permissions import ADMIN_PERMISSIONS
 from apex_exec.errors import Code, Refusal
 from apex_exec.registry import store as db_
 from apex_exec.registry.store import ApprovalRow, VersionRow
