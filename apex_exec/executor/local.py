@@ -94,9 +94,10 @@ class LocalExecutor(Executor):
         """Returns (worker, plugin, pid) of every worker that has a plugin and a process."""
         return [(link.worker, link.spec.id, link.pid) for link in self._links.values() if link.pid]
 
-    def link(self, worker: int) -> WorkerLink | None:
-        """Returns the link of a living worker."""
-        return self._links.get(worker)
+    def plugin_of(self, worker: int) -> str:
+        """Returns the plugin that a living worker was started for; "" if there is no such worker."""
+        link = self._links.get(worker)
+        return link.spec.id if link is not None else ""
 
     def sample(self, worker: int, call: int = 0) -> tuple[float, int]:
         """Returns (memory in MB, ns held back) by the latest sample: of ``call`` alone, or of the worker's life."""
