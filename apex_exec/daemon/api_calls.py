@@ -18,12 +18,14 @@ import msgspec
 
 from apex_exec.catalogue import methods
 from apex_exec.core import events as ev
+from apex_exec.core.deadline import NEVER_NS
 from apex_exec.core.effects import EFFECTS_BYTES_MAX, EffectRefused, Effects
+from apex_exec.core.limits import MS_NS
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.policy import Denied, check
 from apex_exec.core.rate_window import Pace, SlidingWindow
 from apex_exec.core.scheduler.pool import Pool
-from apex_exec.daemon.duties import NEVER_NS, Duty
+from apex_exec.daemon.duties import Duty
 from apex_exec.daemon.hosts.connections import Peer
 from apex_exec.daemon.hosts.host_methods import HostMethods
 from apex_exec.daemon.sides.side_process import SideProcess
@@ -39,7 +41,6 @@ if TYPE_CHECKING:
     from apex_exec.executor.overhead import Overhead
     from apex_exec.observe.metrics import Metrics
 
-MS_NS = 1_000_000
 IN_FLIGHT_MAX = 8
 """API calls of one invocation at once. The SDK makes one at a time; this bounds what a worker of its own making may."""
 CALLS_MAX = 1000
@@ -119,8 +120,9 @@ class ApiCalls:
     """All API calls of the daemon. ``side`` is the gateway process, which is not attached yet."""
 
     def __init__(self, settings: Settings, pool: Pool, *, send: Callable[[WorkerLink, Any], None],
-                 step: Callable[[ev.Event, int], None], side_changed: Callable[[SideProcess], None], metrics: Metrics,
-                 audit: Trail, overhead: Overhead, add_host_ns: Callable[[str, int], None]) -> None:
+                 step: Callable[[ev.Event, int], None], side_changed: Callable[[SideProcess], None],
+                 wake: Callable[[SideProcess], None], metrics: Metrics, audit: Trail, overhead: Overhead,
+                 add_host_ns: Callable[[str, int], None]) -> None:
         self.side = SideProcess("gateway", "apex_exec.gateway.process:main", {
             "tables": {name: entry.model_dump() for name, entry in settings.data.tables.items()},
             "data_url": settings.database_url(settings.data.url), "hosts": settings.fetch.allow,
@@ -136,6 +138,7 @@ class ApiCalls:
         self._send = send
         self._step = step
         self._side_changed = side_changed
+        self._wake = wake
         self._metrics = metrics
         self._audit = audit
         self._hosts = HostMethods(self._anomaly)
@@ -266,6 +269,7 @@ class ApiCalls:
             self._refuse(asked, "rate_limited", "too many requests a minute", retry_ms, event="security.rate_limit",
                          result="denied")
             return
+        self._wake(self.side)
         due_ns = asked.begun_ns + self._time_of(asked, deadline_ns)
         sent = self._tell(["call", asked.number, asked.method, asked.plugin, asked.user_id, spec.tables,
                            spec.network_allow, due_ns, bytes(message.params), spec.limits.cpu_percent / 100])

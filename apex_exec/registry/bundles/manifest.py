@@ -59,12 +59,6 @@ def is_plugin_id(value: str) -> bool:
     return _ID.fullmatch(value) is not None
 
 
-def version_key(version: str) -> tuple[int, int, int]:
-    """``X.Y.Z`` as numbers, for ordering."""
-    major, minor, patch = version.split(".")
-    return int(major), int(minor), int(patch)
-
-
 def _check_id(value: str) -> str:
     if not is_plugin_id(value):
         raise _error("malformed", f"{value[:60]!a} is not a plugin id",
