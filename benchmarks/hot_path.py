@@ -39,8 +39,8 @@ from apex_exec.daemon.sides.audit_trail import AuditTrail
 from apex_exec.daemon.sides.side_process import SideProcess
 from apex_exec.daemon.supervisor import Supervisor
 from apex_exec.daemon.turn import Turn
-from apex_exec.executor import accounts, link_reader, overhead, worker_protocol
 from apex_exec.executor.guard import Guard
+from apex_exec.executor.links import accounts, link_reader, overhead, worker_protocol
 from apex_exec.executor.local import LocalExecutor
 from apex_exec.executor.loop import Loop
 from apex_exec.observe.logs import Logs

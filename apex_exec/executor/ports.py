@@ -29,7 +29,7 @@ from typing import Any, Protocol
 from apex_exec.core import actions as act
 from apex_exec.core import events as ev
 from apex_exec.core.plugin import PluginSpec
-from apex_exec.executor.worker_link import WorkerLink
+from apex_exec.executor.links.worker_link import WorkerLink
 from workers import wire as inner
 
 ExecutorEvent = (

@@ -15,7 +15,7 @@ from apex_exec.config import load_settings
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.executor.blocking import BlockingExecutor
 from apex_exec.executor.jails import Sandboxing
-from apex_exec.executor.jobs import Probe
+from apex_exec.executor.links.jobs import Probe
 
 PLUGIN = b'''
 from workers import Plugin
