@@ -165,3 +165,20 @@ def test_a_scaffold_for_a_declared_hook_passes_its_own_test_and_is_installed(hoo
         run(tmp_path, "plugin", "enable", "mine", *config)
         assert "answered in" in run(tmp_path, "plugin", "verify", "mine", *config), "a trial call, with its sample"
         wait_for(lambda: host.ask({"type": "plugins"})["plugins"], 10)
+
+
+@pytest.mark.slow
+def test_a_plugin_whose_hook_is_declared_no_longer_is_disabled_with_that_reason(tmp_path: Path) -> None:
+    with Daemon(plugins=None, config=HOOKS) as daemon, Host(daemon.endpoint) as host:
+        config = ("--config", str(daemon.config_path))
+        run(tmp_path, "plugin", "new", "mine", "--hook", "onPoll", *config)
+        run(tmp_path, "plugin", "install", "./mine", *config)
+        run(tmp_path, "plugin", "enable", "mine", *config)
+        wait_for(lambda: host.ask({"type": "plugins"})["plugins"], 10)
+        daemon.stop()
+        del daemon.config["hooks.onPoll"]
+        daemon.write_config({})
+        daemon.start()
+        (row,) = daemon.operate("plugin.list")["plugins"]
+        assert (row["state"], row["reason"]) == ("disabled", "manifest_invalid: there is no hook 'onPoll'")
+        assert ask(host, "onPoll", {}, "mine")["code"] == "PLUGIN_NOT_FOUND"
