@@ -5,24 +5,22 @@ Generic parts stay undecoded; ``values.check_value`` holds results to the value 
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import msgspec
 from msgspec import UNSET, Raw, Struct
 
 from apex_exec.catalogue.hooks import HOOKS, Widget
+from apex_exec.common.names import UUID
 from apex_exec.errors import Code, WireError
 from apex_exec.wire.error_paths import told
 from apex_exec.wire.values import check_value, decode_any
-
-_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
 def check_user(user_id: str) -> str:
     """``user_id`` lower-cased. Raises INVALID_INPUT where it is no UUID of 8-4-4-4-12 hexadecimal."""
     lowered = user_id.lower()
-    if not _UUID.fullmatch(lowered):
+    if not UUID.fullmatch(lowered):
         raise WireError(Code.INVALID_INPUT, "userId is not a UUID of 8-4-4-4-12 hexadecimal", {"path": "$.userId"})
     return lowered
 

@@ -127,7 +127,7 @@ def sqlite_data(path: Path, users: str = "AB") -> Data:
         with sqlite3.connect(path) as writer:
             writer.execute(statement)
 
-    return Data(Sqlite(f"sqlite:///{path}", read_tables(TABLES), "test"), contents, execute)
+    return Data(Sqlite(path, read_tables(TABLES), "test"), contents, execute)
 
 
 def postgres_data(server: Postgres, name: str, users: str = "AB", *, secured: bool = True) -> Data:

@@ -28,7 +28,6 @@ from workers.runtime.output import LogHandler, Outlet
 from workers.runtime.values import NotAValue, check_value, is_plain
 from workers.zmtp import encode as frame
 
-EXIT_LOAD = 71
 RESERVE_BYTES = 256 * 1024
 """Given back when memory runs out, so that the answer which says so can be made. So large a block of zeros is address
 space that nobody has touched: it counts against the limit and costs no memory."""
@@ -104,7 +103,7 @@ class Worker:
             testing: Any = sys.modules["workers.testing"]  # loaded in the test zygote only
             return int(testing.run(message, self._link, has_folder=self._has_folder))
         if not self._load(message):
-            return EXIT_LOAD
+            return wire.EXIT_LOAD
         return 0 if message.mode == "probe" else self._calls()
 
     def _output_and_memory(self, message: wire.Load) -> None:

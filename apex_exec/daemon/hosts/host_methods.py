@@ -16,6 +16,7 @@ import msgspec
 
 from apex_exec.catalogue.methods import HostMethod
 from apex_exec.catalogue.permissions import PREFIXES
+from apex_exec.core.limits import MS_NS
 from apex_exec.core.policy import permission_of
 from apex_exec.daemon.hosts.connections import Peer
 from apex_exec.errors import Code, WireError
@@ -32,7 +33,6 @@ expected, and they are answered at once, as those of a method that was never pro
 WAITING_MAX = 1024
 """Calls that wait for a provider; one more is answered at once."""
 REPLY_BYTES_MAX = 1024 * 1024
-MS_NS = 1_000_000
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -51,12 +51,9 @@ class _Out(msgspec.Struct):
 
 
 class HostMethods:
-    """``reply(peer, frames, body)`` sends a message to a host; ``anomaly(kind, peer)`` hears of what no host sends;
-    ``clock_ns`` is CLOCK_MONOTONIC."""
+    """``anomaly(kind, peer)`` is told of what no host sends; ``clock_ns`` is CLOCK_MONOTONIC."""
 
-    def __init__(self, reply: Callable[[Peer, list[bytes], bytes], None], anomaly: Callable[[str, Peer], None],
-                 clock_ns: Callable[[], int] = time.monotonic_ns) -> None:
-        self._reply = reply
+    def __init__(self, anomaly: Callable[[str, Peer], None], clock_ns: Callable[[], int] = time.monotonic_ns) -> None:
         self._anomaly = anomaly
         self._clock_ns = clock_ns
         self._providers: dict[str, list[Peer]] = {}  # method → who serves it, then who stands by
@@ -161,7 +158,7 @@ class HostMethods:
         if left_ms < 1:
             return  # its caller is answered in a moment: nobody is to work for it
         out.peer = peer
-        self._reply(peer, [], _encode({**out.message, "deadlineMs": left_ms}))
+        peer.connections.reply(peer, [], _encode({**out.message, "deadlineMs": left_ms}))
 
     def forget(self, number: int, *, is_late: bool = False) -> bool:
         """Nobody waits for this call any longer; its answer will be late. Whether a host was asked. If one was, and the

@@ -22,6 +22,7 @@ from apex_exec.catalogue.hooks import HOOKS
 from apex_exec.catalogue.limits import LIMITS, Limits, key_of, type_of
 from apex_exec.catalogue.permissions import ADMIN_PERMISSIONS, PERMISSIONS
 from apex_exec.errors import Code, Refusal
+from apex_exec.executor.runtimes import PYTHON, runtime_of
 from apex_exec.wire.error_paths import step
 
 MANIFEST_BYTES_MAX = 65_536
@@ -56,12 +57,6 @@ def _error(code: str, message: str, hint: str = "") -> PydanticCustomError:
 def is_plugin_id(value: str) -> bool:
     """True for 3 to 50 characters of ``a-z 0-9 -``."""
     return _ID.fullmatch(value) is not None
-
-
-def version_key(version: str) -> tuple[int, int, int]:
-    """``X.Y.Z`` as numbers, for ordering."""
-    major, minor, patch = version.split(".")
-    return int(major), int(minor), int(patch)
 
 
 def _check_id(value: str) -> str:
@@ -106,7 +101,7 @@ def _check_entrypoint(value: str) -> str:
         stem = value.rsplit("/", 1)[-1].rsplit(".", 1)[0]
         raise _error("unsupported_runtime", f"{value[:100]!a} is JavaScript, but plugins here are written in Python",
                      f"port the entry point to Python and name it, as in {stem}.py")
-    if not value.endswith(".py"):
+    if runtime_of(value) is None:
         raise _error("unsupported_runtime", f"{value[:100]!a} is not Python", "name a .py file of the bundle")
     if _PATH.fullmatch(value) is None or ".." in value:
         raise _error("malformed", f"{value[:100]!a} is not a path inside a bundle",
@@ -258,6 +253,11 @@ class Manifest(_Strict):
     def entrypoint(self) -> str:
         """The entry point inside the bundle: ``/plugins/<id>/x`` means ``x``."""
         return self.manifest.entrypoint.removeprefix(f"/plugins/{self.id}/")
+
+    @property
+    def runtime(self) -> str:
+        """The language that the plugin is written in, by its entry point: a row of ``executor.runtimes``."""
+        return (runtime_of(self.entrypoint) or PYTHON).name  # an entry point without a runtime was refused
 
     @property
     def admin_permissions(self) -> tuple[str, ...]:
