@@ -138,7 +138,8 @@ def build(group: Group, name: str) -> click.Group:
         else:
             function, epilog = member
             made.add_command(_Command(word, help=inspect.cleandoc(function.__doc__ or ""), epilog=epilog,
-                                      params=list(_parameters(function)), callback=_called(function), context_settings=_SETTINGS), word)
+                                      params=list(_parameters(function)), callback=_called(function),
+                                      context_settings=_SETTINGS), word)
     return made
 
 

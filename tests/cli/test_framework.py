@@ -53,7 +53,8 @@ def test_every_verb_says_what_it_does_and_shows_an_example(verb: str) -> None:
     command = VERBS[verb]
     assert command.help, f"{verb} has no help"
     assert f"apex-exec {verb}" in (command.epilog or ""), f"{verb}: `epilog=examples(...)` shows no use of it"
-    undescribed = [p.name for p in command.params if not (p.told if p.param_type_name == "argument" else p.help) and p.name != "help"]
+    undescribed = [p.name for p in command.params if p.name != "help" and not (
+        p.told if p.param_type_name == "argument" else p.help)]
     assert not undescribed, f"{verb}: without help text: {undescribed}"
 
 
