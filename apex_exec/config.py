@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from apex_exec.catalogue.declared import check_names, hook_of
 from apex_exec.errors import ConfigError
 
 ENV_PREFIX = "APEX_EXEC_"
@@ -270,6 +271,16 @@ class MarketSection(_Section):
     customer: str = ""
 
 
+class HookSection(_Section):
+    """A hook of this platform's own: params and result in JSON Schema, and how a dispatch runs it."""
+
+    mode: Literal["all", "chain", "first"]
+    params: dict[str, Any] = {"type": "object"}
+    result: dict[str, Any] | None = None
+    void: bool = False
+    default: Any = None
+
+
 class Settings(_Section):
     """Everything the daemon can be told."""
 
@@ -294,6 +305,22 @@ class Settings(_Section):
     metrics: MetricsSection = MetricsSection()
     ui: UiSection = UiSection()
     market: MarketSection = MarketSection()
+    hooks: dict[str, HookSection] = {}
+
+    @field_validator("hooks")
+    @classmethod
+    def _can_be_declared(cls, hooks: dict[str, HookSection]) -> dict[str, HookSection]:
+        check_names(list(hooks))
+        for name, section in hooks.items():
+            try:
+                hook_of(name, section.model_dump())
+            except ValueError as error:
+                raise ValueError(f"{name}.{error}") from None
+        return hooks
+
+    def declared_hooks(self) -> dict[str, dict[str, Any]]:
+        """What ``catalogue.declared.declare_all`` takes."""
+        return {name: section.model_dump() for name, section in self.hooks.items()}
 
     @property
     def runtime_path(self) -> Path:

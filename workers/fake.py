@@ -12,6 +12,7 @@ import logging
 import time
 from typing import Any
 
+from workers import contract
 from workers.sdk import Api, ApiError, HookContext, PermissionDenied, Plugin
 
 USER = "11111111-2222-4333-8444-555555555555"
@@ -52,7 +53,7 @@ class FakePlatform:
         context = HookContext(self.user_id, self.plugin_id, hook, time.monotonic_ns() + int(timeout_ms * 1e6),
                               Api(self._ask, 0, is_async), logging.getLogger("plugin"))
         given: dict[str, Any] = dict(params or {})
-        if hook in ("onDashboardLoad", "onAuthSuccess"):
+        if hook in contract.FILLS_USER:
             given.setdefault("userId", self.user_id)
         names = inspect.signature(function).parameters
         arguments = {name: value for name, value in (("context", context), ("params", given)) if name in names}
@@ -63,9 +64,9 @@ class FakePlatform:
                 result = loop.run_until_complete(result)
             finally:
                 loop.close()
-        widgets = result.get("customWidgets") if hook == "onDashboardLoad" and isinstance(result, dict) else None
-        if widgets and "ui:render" not in self.permissions:
-            raise PermissionDenied("permission_denied", "customWidgets need ui:render", method="renderWidget")
+        field = contract.WIDGETS.get(hook, "")
+        if field and isinstance(result, dict) and result.get(field) and "ui:render" not in self.permissions:
+            raise PermissionDenied("permission_denied", f"{field} need ui:render", method="renderWidget")
         return result
 
     def _ask(self, _seq: int, method: str, params: dict[str, Any]) -> Any:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from apex_exec.catalogue.hooks import BUILT_IN
 from apex_exec.cli import connect
 from apex_exec.cli.output import print_json, say
 from apex_exec.cli.root import EXIT_NO, EXIT_USAGE, ConfigFile, RuntimeDir, app, examples, fail
@@ -21,8 +22,9 @@ User = Annotated[str, Option("--user", metavar="UUID", help="On whose behalf the
 Payload = Annotated[str, Option(
     "--payload", metavar="JSON", help="A JSON map for the hook; @FILE reads it from a file, - from stdin.")]
 DeadlineMs = Annotated[int, Option("--deadline-ms", min=1, help="For queue, cold start and run together.")]
-HOOKS_HELP = ("The payloads: onDashboardLoad {dashboardId}, onDataFetch {query, filters}, "
-              "onActionExecute {action, context}, onAuthSuccess {sessionId}.")
+HOOKS_HELP = f"""The payloads: {", ".join(
+    f"{hook.name} {{{', '.join(key for key in hook.fields(hook.params) if not key.endswith('?'))}}}"
+    for hook in BUILT_IN)}."""
 
 
 @app.command(epilog=examples(

@@ -5,19 +5,36 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from apex_exec.cli.output import say
-from apex_exec.cli.root import EXIT_USAGE, app, examples, fail
-from apex_exec.cli.verbs import Argument
+from apex_exec.cli.root import EXIT_USAGE, ConfigFile, app, examples, fail
+from apex_exec.cli.verbs import Argument, Option
 
 
-@app.command(epilog=examples("apex-exec schema > apex-exec.schema.json", "apex-exec schema invoke"))
+@app.command(epilog=examples("apex-exec schema > apex-exec.schema.json", "apex-exec schema invoke",
+                             "apex-exec schema --typescript --config daemon.toml > hooks.d.ts"))
 def schema(
     message: Annotated[str | None, Argument(help="One message by its `type`, as invoke; none: all.")] = None,
+    typescript: Annotated[bool, Option(
+        "--typescript", help="Print types for a host in TypeScript: the hooks that the configuration declares.")
+        ] = False,
+    config: ConfigFile = None,
 ) -> None:
     """Prints JSON Schema of the wire's messages.
 
-    One document with a definition for each message, and for each hook's payload and result.
+    One document with a definition for each message, and for each hook's payload and result, with those that the
+    configuration declares.
     """
     import json
+
+    from apex_exec.catalogue.declared import declare_all
+    from apex_exec.catalogue.hooks import HOOKS
+    from apex_exec.config import load_settings
+
+    declare_all(load_settings(config).declared_hooks())
+    if typescript:
+        from apex_exec.catalogue.generated import augmentation
+
+        say(augmentation(list(HOOKS.values())).rstrip())
+        return
 
     document = whole()
     if message is not None:
@@ -33,18 +50,20 @@ def whole() -> dict[str, Any]:
     """The document: ``requests`` and ``answers`` by their ``type``, ``hooks`` by name, ``$defs`` that they refer to."""
     import msgspec
 
+    from apex_exec.catalogue.hooks import HOOKS
     from apex_exec.daemon.administration import registrar_table
     from apex_exec.daemon.administration.operations import OPERATIONS
     from apex_exec.errors import CODES
-    from apex_exec.wire import hooks, messages
+    from apex_exec.wire import messages
 
     registrar_table.register_all()
     ways = {"requests": messages.Request, "answers": messages.Answer}
     structs = [(way, described(kind)) for way, base in ways.items() for kind in base.__subclasses__()]
-    payloads, results = hooks.PAYLOAD_TYPES, hooks.RESULT_TYPES
+    built_in = [hook for hook in HOOKS.values() if hook.declared is None]
+    by_operator = {hook.name: hook.declared for hook in HOOKS.values() if hook.declared is not None}
     operations = sorted(OPERATIONS)
     shapes, definitions = msgspec.json.schema_components(
-        [*(kind for _, kind in structs), *payloads.values(), *results.values(),
+        [*(kind for _, kind in structs), *(hook.params for hook in built_in), *(hook.result for hook in built_in),
          *(OPERATIONS[name].args for name in operations)],
         ref_template="#/$defs/{name}")
     found = iter(shapes)
@@ -55,8 +74,10 @@ def whole() -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "apex-exec host protocol, version 1: MessagePack maps, described as JSON",
         **by_type,
-        "hooks": {"payload": {hook: next(found) for hook in payloads},
-                  "result": {hook: next(found) for hook in results}},
+        "hooks": {"payload": {hook.name: next(found) for hook in built_in} | {
+                      name: declared["params"] for name, declared in by_operator.items()},
+                  "result": {hook.name: next(found) for hook in built_in} | {
+                      name: declared["result"] or {"type": "null"} for name, declared in by_operator.items()}},
         "operations": {name: next(found) for name in operations},
         "codes": {str(code): {"fault": str(fault), "retryable": retry.value} for code, (fault, retry) in CODES.items()},
         "$defs": definitions,

@@ -23,6 +23,13 @@ class SendCall(Struct, gc=False):
     request: InvokeRequested
 
 
+class CountStarted(Struct, gc=False):
+    """Say how many calls of its link the worker has started (CallsStarted): somebody waits for a call that it may have
+    started although nothing was heard of it."""
+
+    worker: int
+
+
 class RecallCalls(Struct, gc=False):
     """Tell the worker not to begin these calls of its link (numbers as in SendCall): it skips each of them that it has
     not begun when it hears of it."""
@@ -111,6 +118,6 @@ class Verdict(Struct, gc=False):
 
 
 Action = (
-    StartWorker | SendCall | RecallCalls | PingWorker | KillWorker | StopWorker | WorkerEnded | BreakerChanged
-    | GenerationJudged | Faulted | ReplaceZygote | Verdict
+    StartWorker | SendCall | CountStarted | RecallCalls | PingWorker | KillWorker | StopWorker | WorkerEnded
+    | BreakerChanged | GenerationJudged | Faulted | ReplaceZygote | Verdict
 )

@@ -115,11 +115,23 @@ class LimitExceeded(Struct, gc=False):
     message: str
 
 
-class WorkerGone(Struct, gc=False):
-    """The worker is dead and its link drained. ``marks`` counts the calls it had begun; ``code`` on evidence."""
+class CallsStarted(Struct, gc=False):
+    """The answer to CountStarted: the worker has started ``count`` calls of its link in all.
+
+    The time given beside this event must not be later than the moment at which the count was read. The worker counts a
+    call first and reads the clock then, so a call that is not counted here and whose deadline has passed never runs.
+    """
 
     worker: int
-    marks: int
+    count: int
+
+
+class WorkerGone(Struct, gc=False):
+    """The worker is dead and its link drained. ``started`` counts the calls that it had started in all; ``code`` is the
+    error code that the shell has evidence for."""
+
+    worker: int
+    started: int
     code: str
     message: str
     details: dict[str, int]
@@ -193,6 +205,6 @@ class WorkAdmitted(Struct, gc=False):
 Event = (
     PluginSet | PluginRemoved | InvokeRequested | CancelRequested | GenerationPrepared | GenerationDropped | WorkerReady
     | WorkerAnswered | WorkerPonged | WorkerViolated | WorkerSampled | WorkerThrottled | WorkerRanOn | LimitExceeded
-    | WorkerGone | PluginFaulted | ForkRefused | ZygoteLost | ZygoteUp | Reconfigured | Tick | DrainRequested
-    | RestartRequested | BreakerReset | WorkRefused | WorkAdmitted
+    | CallsStarted | WorkerGone | PluginFaulted | ForkRefused | ZygoteLost | ZygoteUp | Reconfigured | Tick
+    | DrainRequested | RestartRequested | BreakerReset | WorkRefused | WorkAdmitted
 )

@@ -10,7 +10,6 @@ import msgspec
 
 from apex_exec.core.plugin import ADMIN_PERMISSIONS, Limits, PluginSpec
 from apex_exec.errors import ConfigError, Refusal
-from apex_exec.registry.bundles.blobs import BundleSource
 from apex_exec.registry.bundles.bundle import Bundle, read_folder
 from apex_exec.registry.trust.policy_file import Policy
 
@@ -18,7 +17,7 @@ log = logging.getLogger("apex_exec")
 
 
 def read_plugins(folder: str) -> list[Bundle]:
-    """Every bundle below ``folder``; a bad one is reported and left out. Two with one id: ConfigError."""
+    """Every bundle below ``folder``; a bad one is logged and left out. Raises ConfigError if two have the same id."""
     if not folder:
         return []
     bundles: dict[str, tuple[Path, Bundle]] = {}
@@ -40,53 +39,23 @@ def read_plugins(folder: str) -> list[Bundle]:
 
 
 class Scan(NamedTuple):
-    """What ``plugins_dir`` held at one moment: its bundles, the specs to serve, the ids to serve no longer."""
+    """What ``plugins_dir`` held at one moment: its bundles, and the spec to serve each with."""
 
     bundles: list[Bundle]
     specs: list[PluginSpec]
-    gone: list[str]
 
 
-class FolderPlugins:
-    """What is served from ``plugins_dir``: ``scan`` looks, ``take`` changes."""
+def scan_folder(folder: str, policy: Limits, policy_file: str = "") -> Scan:
+    """Reads ``folder`` and changes nothing. Blocks while it reads; raises ConfigError.
 
-    def __init__(self, source: BundleSource) -> None:
-        self._source = source
-        self._digests: dict[str, str] = {}
-        self._before: set[str] = set()
-
-    def __contains__(self, plugin: str) -> bool:
-        return plugin in self._digests
-
-    def scan(self, folder: str, policy: Limits, policy_file: str = "") -> Scan:
-        """Reads the folder and changes nothing. Blocks for reading; raises ConfigError.
-
-        Nobody has approved what lies in a folder: an admin permission holds where ``policy_file`` names plugin and
-        permission.
-        """
-        bundles = read_plugins(folder)
-        try:
-            permitted = Policy.read(policy_file)
-        except Refusal as error:
-            raise ConfigError(error.message) from None
-        found = {bundle.manifest.id for bundle in bundles}
-        return Scan(bundles, [_granted(bundle.spec(policy), permitted) for bundle in bundles],
-                    [plugin for plugin in self._digests if plugin not in found])
-
-    def take(self, scan: Scan) -> None:
-        """Serves what ``scan`` found from now on.
-
-        The content that a plugin had before stays held until the next ``take``, since a worker may be starting with it;
-        older content, and that of plugins that are gone, is forgotten.
-        """
-        digests = {bundle.manifest.id: bundle.digest for bundle in scan.bundles}
-        for bundle in scan.bundles:
-            self._source.hold(bundle)
-        replaced = {digest for plugin, digest in self._digests.items() if plugin in digests}
-        kept = replaced | set(digests.values())
-        for digest in (self._before | set(self._digests.values())) - kept:
-            self._source.forget(digest)
-        self._before, self._digests = replaced, digests
+    Nobody approves what lies in a folder: an admin permission holds if ``policy_file`` names plugin and permission.
+    """
+    bundles = read_plugins(folder)
+    try:
+        permitted = Policy.read(policy_file)
+    except Refusal as error:
+        raise ConfigError(error.message) from None
+    return Scan(bundles, [_granted(bundle.spec(policy), permitted) for bundle in bundles])
 
 
 def _granted(spec: PluginSpec, permitted: Policy) -> PluginSpec:

@@ -6,7 +6,6 @@ is signed with every commit, so that nobody without the key can add an event, no
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,6 +14,7 @@ import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from apex_exec.common.files import replace_file
 from apex_exec.ledger.records import LedgerError
 
 HEAD = "audit.head"
@@ -78,13 +78,13 @@ def load_key(state_dir: Path) -> Ed25519PrivateKey:
     path = state_dir / KEY
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not path.exists():
-        _write(path, Ed25519PrivateKey.generate().private_bytes_raw())
+        replace_file(path, Ed25519PrivateKey.generate().private_bytes_raw(), only_writer=True)
     try:
         key = Ed25519PrivateKey.from_private_bytes(path.read_bytes())
     except ValueError as error:
         raise LedgerError(f"{path} is not a key of this ledger: {error}") from None
     if not (state_dir / PUBLIC_KEY).exists():
-        _write(state_dir / PUBLIC_KEY, key.public_key().public_bytes_raw())
+        replace_file(state_dir / PUBLIC_KEY, key.public_key().public_bytes_raw(), only_writer=True)
     return key
 
 
@@ -98,9 +98,13 @@ def load_public_key(state_dir: Path) -> Ed25519PublicKey:
 
 
 def write_mark(path: Path, mark: Mark, key: Ed25519PrivateKey) -> None:
-    """Signs ``mark`` into ``path``, atomically and durably. Raises OSError."""
+    """Signs ``mark`` into ``path``, in one step. Raises OSError.
+
+    A checkpoint is on the disk, its name too, when this returns: what it lets be removed must not outlive it. The head
+    is written every second, and one that a power cut sets back is legal.
+    """
     mark.signature = key.sign(mark.signed_bytes())
-    _write(path, msgspec.json.encode(mark))
+    replace_file(path, msgspec.json.encode(mark), only_writer=True, sync_folder=path.name != HEAD)
 
 
 def write_anchors(paths: Iterable[Path], seq: int, digest: bytes, key: Ed25519PrivateKey) -> None:
@@ -108,7 +112,7 @@ def write_anchors(paths: Iterable[Path], seq: int, digest: bytes, key: Ed25519Pr
     mark = Mark("anchor", seq, digest)
     mark.signature = key.sign(mark.signed_bytes())
     for path in paths:
-        _write(path, msgspec.json.encode(mark), durable=False)  # one that a power cut sets back is legal
+        replace_file(path, msgspec.json.encode(mark), only_writer=True, sync_folder=False)  # as the head's
 
 
 def read_mark(path: Path, kind: str, key: Ed25519PublicKey) -> Mark | None:
@@ -123,20 +127,3 @@ def read_mark(path: Path, kind: str, key: Ed25519PublicKey) -> Mark | None:
     if mark.kind != kind:
         raise LedgerError(f"{path} holds a {mark.kind}, not a {kind}")
     return mark
-
-
-def _write(path: Path, data: bytes, durable: bool = True) -> None:
-    temporary = path.with_name(path.name + ".new")
-    fd = os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    if path.name == HEAD or not durable:
-        return  # written every second, and one that a power cut sets back is legal
-    folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)  # the name too: what a checkpoint lets be removed must not outlive it
-    finally:
-        os.close(folder)

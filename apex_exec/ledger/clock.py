@@ -10,8 +10,9 @@ what a week and twice the time that it was wrong would have removed.
 from __future__ import annotations
 
 import contextlib
-import os
 from pathlib import Path
+
+from apex_exec.common.files import replace_file
 
 FILE = "audit.clock"
 GAP_NS = 7 * 86_400 * 10**9
@@ -39,11 +40,7 @@ class RetentionClock:
         self._looked_ns = monotonic_ns
         self.now_ns = max(self.now_ns, min(wall_ns, self.now_ns + CATCH_UP * passed_ns))
         self.ahead_ns = wall_ns - self.now_ns
-        temporary = self._path.with_name(f"{FILE}.new")
-        fd = os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "w") as file:
-            file.write(f"{self.now_ns}\n")
-        os.replace(temporary, self._path)
+        replace_file(self._path, f"{self.now_ns}\n".encode(), only_writer=True, sync_folder=False)
         return min(self.now_ns, wall_ns)
 
     def _read(self) -> int | None:

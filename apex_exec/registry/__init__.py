@@ -1,1 +1,1 @@
-"""Plugins as they come: bundles and their manifests, checked before the pool hears of them."""
+"""Plugins on their way into service: bundles and their manifests, checked before the supervisor learns of them."""

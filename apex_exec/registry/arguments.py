@@ -1,7 +1,7 @@
-"""The arguments of the registry's operations, and what each operation does.
+"""The arguments of the registry's operations, and a sentence on what each operation does.
 
-The supervisor checks arguments before it passes an operation on, and knows nothing else of the registry. This module
-imports no database code, so that the supervisor need not load it.
+The supervisor checks the arguments before it passes an operation on, and knows nothing else about the registry. This
+module imports no database code, so that the supervisor does not have to load it.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ import msgspec
 
 
 class _Args(msgspec.Struct, forbid_unknown_fields=True):
-    """Arguments of an operation."""
+    """The base of all argument types: an unknown key is refused."""
 
 
 class NoArgs(_Args):
-    """None."""
+    """The arguments of an operation that takes none."""
 
 
 class PluginArgs(_Args):
-    """One plugin by its id."""
+    """One plugin, by its id."""
 
     id: str
 
 
 class BundleArgs(_Args):
-    """A bundle: a folder or ``.apx`` on the daemon's machine, or its bytes; or the id of one that is registered.
+    """A bundle: a folder or ``.apx`` on the daemon's machine, or its bytes, or the id of a plugin that is registered.
 
-    ``manifest`` is the registration object where it stands apart from the bundle; it must say the same. Where it says
-    ``enabled: true``, the plugin is installed, too, and enabled for everybody.
+    ``manifest`` is the registration object if the caller passes it apart from the bundle; it must be equal to the
+    bundle's own manifest. If it says ``enabled: true``, the plugin is also installed, and enabled for everybody.
     """
 
     id: str | None = None
@@ -44,21 +44,22 @@ def wants_enabled(registration: Any) -> bool:
 
 
 class UserArgs(_Args):
-    """A plugin, for everybody or for one user."""
+    """A plugin, and the user it is meant for (no user: everybody)."""
 
     id: str
     user: str | None = None
 
 
 class ReasonArgs(_Args):
-    """A plugin, and why."""
+    """A plugin, and the reason for the operation."""
 
     id: str
     reason: str = ""
 
 
 class TrialArgs(_Args):
-    """A plugin and the call to try it with: ``hook`` "none" makes none, a missing one takes a suitable one."""
+    """A plugin and the call to try it with. ``hook`` "none" makes no call; without ``hook`` we choose a suitable one.
+    """
 
     id: str
     hook: str | None = None
@@ -67,7 +68,7 @@ class TrialArgs(_Args):
 
 
 class UpgradeArgs(BundleArgs):
-    """A newer bundle and the call to try it with."""
+    """A newer bundle, and the call to try it with."""
 
     hook: str | None = None
     payload: dict[str, Any] | None = None
@@ -75,13 +76,14 @@ class UpgradeArgs(BundleArgs):
 
 
 class RollbackArgs(TrialArgs):
-    """A plugin, the version to go back to (missing: the one before), and the call to try it with."""
+    """A plugin, the version to go back to (without one: the previous version), and the call to try it with."""
 
     version: str | None = None
 
 
 class PermissionArgs(_Args):
-    """A plugin's permission, of one version (missing: the newest that waits, else the one that is served)."""
+    """A permission of one version of a plugin (no version: the newest one that waits, otherwise the one that is
+    served)."""
 
     id: str
     permission: str
@@ -97,7 +99,7 @@ class DecisionArgs(_Args):
 
 
 class DigestArgs(_Args):
-    """One version by its digest, and why."""
+    """One version by its digest, and the reason for the operation."""
 
     digest: str
     reason: str
@@ -121,7 +123,7 @@ class KeyArgs(_Args):
 
 
 class RevokeKeyArgs(_Args):
-    """A key by name or id, and why."""
+    """A key by its name or id, and the reason for the operation."""
 
     name: str
     reason: str
@@ -129,27 +131,27 @@ class RevokeKeyArgs(_Args):
 
 ARGUMENTS: dict[str, tuple[type[msgspec.Struct], str]] = {
     "plugin.register": (
-        BundleArgs, "Stores a bundle; nothing of it runs, unless `manifest.enabled` has it installed and enabled."),
-    "plugin.validate": (PluginArgs, "Policy, signature, scan, and its code loaded in the jail."),
+        BundleArgs, "Stores a bundle. Nothing runs, unless `manifest.enabled` has it installed and enabled."),
+    "plugin.validate": (PluginArgs, "Checks policy and signature, scans the code, and loads it in the jail."),
     "plugin.install": (BundleArgs, "Registers, validates and installs; may wait for approvals."),
     "plugin.upgrade": (UpgradeArgs, "Checks and tries a newer version, and switches to it."),
-    "plugin.rollback": (RollbackArgs, "Back to a version that was served before."),
+    "plugin.rollback": (RollbackArgs, "Goes back to a version that was served before."),
     "plugin.enable": (UserArgs, "Enables a plugin for everybody or for one user."),
     "plugin.disable": (UserArgs, "Disables a plugin for everybody or for one user."),
     "plugin.quarantine": (ReasonArgs, "Stops a plugin until it is released or upgraded."),
     "plugin.release": (PluginArgs, "Lifts a quarantine."),
-    "plugin.remove": (PluginArgs, "Takes a plugin out with all its versions."),
+    "plugin.remove": (PluginArgs, "Removes a plugin with all its versions."),
     "plugin.revokeVersion": (DigestArgs, "Revokes one version for good and stops it."),
-    "plugin.verify": (TrialArgs, "Files, signature, permissions and one live call."),
+    "plugin.verify": (TrialArgs, "Checks files, signature and permissions, and makes one live call."),
     "plugin.list": (NoArgs, "Every plugin."),
-    "plugin.show": (PluginArgs, "All that is known of one plugin."),
-    "plugin.request": (PermissionArgs, "The open request of a permission, made where needed."),
-    "plugin.approve": (DecisionArgs, "An approver's signed yes."),
-    "plugin.deny": (DecisionArgs, "An approver's signed no."),
-    "plugin.revoke": (DecisionArgs, "An approver takes an approval back."),
+    "plugin.show": (PluginArgs, "Shows all that is known about one plugin."),
+    "plugin.request": (PermissionArgs, "Shows the open request for a permission, or makes one."),
+    "plugin.approve": (DecisionArgs, "Takes an approver's signed approval."),
+    "plugin.deny": (DecisionArgs, "Takes an approver's signed denial."),
+    "plugin.revoke": (DecisionArgs, "Takes an approver's signed revocation of an approval."),
     "plugin.sign": (SignatureArgs, "Adds signatures to a registered version."),
     "keys.register": (KeyArgs, "Registers a public key in a role."),
     "keys.revoke": (RevokeKeyArgs, "Revokes a key and stops what it signed."),
-    "keys.list": (NoArgs, "Every registered key."),
+    "keys.list": (NoArgs, "Lists every registered key."),
 }
-"""Operation -> (its arguments, what it does)."""
+"""Maps each operation to its arguments and to one sentence on what it does."""

@@ -1,7 +1,7 @@
-"""What an administrative operation is given: settings, store, bundles, the clock, and the way to the supervisor.
+"""What every registry operation receives: settings, store, bundles, clocks, and the way to the supervisor.
 
-Operations run in the registrar process, never in the loop. Nothing here knows how messages travel: the registrar
-fills in the callables, tests fill in their own.
+Operations run in the registrar process, never in the supervisor's loop. This module does not know how messages travel:
+the registrar fills in the callables, and tests fill in their own.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from apex_exec.registry.scan.findings import Report
 from apex_exec.registry.store import Store
 
 Gate = Callable[["Context", Manifest, str], None]
-"""Called before a plugin is enabled for a user ("" everybody); raises Refusal where that may not be."""
+"""Called before a plugin is enabled for a user ("" means everybody). Raises Refusal if that is not allowed."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Context:
-    """One caller's view of the registry. ``uid`` is the peer's, as the kernel said it.
+    """One caller's view of the registry. ``uid`` is the peer's user id as the kernel reported it.
 
     ``ask(kind, params, seconds)`` has the supervisor do something in a jailed worker and returns its answer, or raises
-    Refusal. ``publish(specs)`` and ``withdraw(plugin)`` tell the supervisor what is served from now on;
-    ``specs.commit`` calls them after the commit, under ``lock``, so that notices have the order of the commits.
-    ``at_point`` is where the crash tests end the process.
+    Refusal. ``publish(specs)`` and ``withdraw(plugin)`` notify the supervisor of what it is to serve from now on;
+    ``specs.commit`` calls them after the commit, under ``lock``, so that notices are in the order of the commits. The
+    crash tests end the process in ``at_point``.
     """
 
     settings: Settings
@@ -44,25 +44,28 @@ class Context:
     scan: Callable[[dict[str, bytes], Manifest], Report]
     at_point: Callable[[str], None] = lambda _: None
     entitled: Callable[[Context, str, bool], frozenset[str] | None] = lambda _context, _plugin, _paid: None
-    """``entitled(context, plugin, paid)``: the users who may run it; None where it costs nothing. ``paid``: its
-    manifest says that it does. Told from memory: it is asked in the middle of a transaction."""
+    """``entitled(context, plugin, paid)``: the users who may run the plugin, or None if it costs nothing. ``paid`` says
+    whether its manifest has a price. The answer comes from memory, because it is needed in the middle of a transaction.
+    """
     revoked: Callable[[Context, str], str] = lambda _context, _digest: ""
-    """Why a marketplace says that the bytes of this digest must not run; "" where none does. Told from memory."""
+    """Why a marketplace forbids running the bytes of this digest; "" if none does. The answer comes from memory."""
     withheld: Callable[[Context, sa.Connection, str], str] = lambda _context, _db, _digest: ""
-    """Why a version is not served for now, as a word; "" where it is."""
+    """The reason, as one word, why a version is not served for now; "" if it is served."""
     market_check: Callable[[Context, str], str] = lambda _context, _digest: ""
-    """What ``plugin verify`` says of a version's marketplace; "" where none is followed. Raises Refusal."""
+    """What ``plugin verify`` reports about a version's marketplace; "" if none is followed. Raises Refusal."""
     measure: Callable[[str, tuple[str, ...], float], None] = lambda _name, _labels, _value: None
     """Adds to a counter of the supervisor's metrics, or sets a gauge."""
     in_doubt: Callable[[], None] = lambda: None
-    """Called where a transaction may have been committed that the supervisor was not told of: it has to be told all."""
+    """Called if a transaction may have been committed without a notice to the supervisor: it then needs a full
+    snapshot."""
     audit: Callable[[str, str, dict[str, Any]], None] = lambda _plugin, _action, _metadata: None
-    """``audit(plugin, action, metadata)``: for what the registry decides by itself; operations are audited anyway."""
+    """``audit(plugin, action, metadata)`` records what the registry decides by itself; operations are audited anyway.
+    """
     settled_ns: Callable[[], int] | None = None
-    """See ``over_ns``; None where the clock is always right."""
+    """See ``over_ns``; None means that the clock is always right."""
     gates: tuple[Gate, ...] = ()
     folder_plugins: frozenset[str] = frozenset()
-    """Ids served straight from ``plugins_dir``: they cannot be installed as well."""
+    """Ids that are served straight from ``plugins_dir``: such a plugin cannot be installed as well."""
     uid: int = -1
     lock: threading.RLock = dataclasses.field(default_factory=threading.RLock)
 
@@ -71,7 +74,7 @@ class Context:
         return dataclasses.replace(self, uid=uid)
 
     def over_ns(self) -> int:
-        """What ended up to this moment may be ended for good (``settled_clock.SettledClock``)."""
+        """Whatever ended before this moment may be ended for good (see ``settled_clock.SettledClock``)."""
         return self.now_ns() if self.settled_ns is None else self.settled_ns()
 
     @property

@@ -1,7 +1,7 @@
-"""One way to open the cold stores (registry, market): SQLite or PostgreSQL, schema version, migrations.
+"""The one way to open the slow-changing stores (registry, market): SQLite or PostgreSQL, schema version, migrations.
 
-Both speak SQLAlchemy Core and run the same statements. Every transaction is serializable: SQLite takes its write
-lock at BEGIN, PostgreSQL checks at COMMIT and ``transact`` runs the loser again. Every call blocks.
+Both databases are used through SQLAlchemy Core and run the same statements. Every transaction is serializable: SQLite
+takes its write lock at BEGIN; PostgreSQL checks at COMMIT, and ``transact`` runs the loser again. Every call blocks.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ T = TypeVar("T")
 BUSY_SECONDS = 5.0
 """How long a SQLite writer waits for another one before it gets ``store_unusable``."""
 ATTEMPTS_MAX = 20
-"""How often a transaction that lost to another writer of PostgreSQL is tried in all, then it is ``store_unusable``."""
+"""How often we try a transaction that keeps losing to another PostgreSQL writer; then it fails: ``store_unusable``."""
 PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX = 0.002, 0.25
-"""Longest pause after the first lost attempt, doubled each time, and its bound. The pause is random below that: two
-writers who try again at once lose to each other again, and did, five times in a row."""
-_MIGRATION_LOCK = 0x61706578  # "apex": one advisory lock for whoever migrates first on PostgreSQL
+"""The longest pause after the first lost attempt (it doubles with each attempt), and its upper bound. The pause is a
+random fraction of that: two writers that retry at once lose to each other again; we saw that five times in a row."""
+_MIGRATION_LOCK = 0x61706578  # "apex": the advisory lock that keeps two processes from migrating PostgreSQL at once
 
 
 def open_database(url: str, name: str, migrations: Sequence[Migration]) -> sa.Engine:
-    """The engine of store ``name`` at ``url``, brought to version ``len(migrations)``.
+    """The engine of the store ``name`` at ``url``, migrated to version ``len(migrations)``.
 
-    ``migrations[n]`` takes the schema from version n to n + 1, in one transaction with the version's own row. They are
-    only ever appended to. Raises Refusal: store_newer (written by a later release; nothing is touched),
+    ``migrations[n]`` takes the schema from version n to n + 1, in one transaction with the version's own row.
+    Migrations are only ever appended. Raises Refusal: store_newer (a later release wrote it; nothing is changed),
     store_unusable (locked, corrupt, not reachable).
     """
     try:
@@ -50,7 +50,7 @@ def open_database(url: str, name: str, migrations: Sequence[Migration]) -> sa.En
             row = db.execute(sa.text("SELECT version FROM schema_versions WHERE name = :name"), {"name": name}).first()
             version = row[0] if row is not None else 0
             if version > len(migrations):
-                raise Refusal("store_newer", f"the {name} store is at version {version}; this release knows up to "
+                raise Refusal("store_newer", f"the {name} store is at version {version}; this release supports up to "
                               f"{len(migrations)}", hint="run the release that wrote it, or a later one",
                               code=Code.CONFLICT)
             for migrate in migrations[version:]:
@@ -64,9 +64,10 @@ def open_database(url: str, name: str, migrations: Sequence[Migration]) -> sa.En
 
 
 def transact(engine: sa.Engine, name: str, work: Callable[[sa.Connection], T]) -> T:
-    """``work`` in one serializable transaction, run again after a pause where another writer won. All or nothing.
+    """Runs ``work`` in one serializable transaction, and again after a pause if another writer won. All or nothing.
 
-    What ``work`` raises undoes the transaction and passes through; a failing database is Refusal("store_unusable").
+    An exception from ``work`` undoes the transaction and propagates; a failing database raises
+    Refusal("store_unusable").
     """
     pause_max = PAUSE_SECONDS_MIN
     for attempt in range(1, ATTEMPTS_MAX + 1):
@@ -83,17 +84,17 @@ def transact(engine: sa.Engine, name: str, work: Callable[[sa.Connection], T]) -
 
 
 def unusable(name: str, error: Exception) -> Refusal:
-    """The refusal for a database that failed; the driver's first line says how."""
+    """The refusal for a database that failed; it quotes the first line of the driver's message."""
     cause = getattr(error, "orig", None) or error
     line = (str(cause).splitlines() or [type(cause).__name__])[0]
     corrupt = isinstance(error, DatabaseError) and "malformed" in line or "not a database" in line
     return Refusal("store_unusable", f"the {name} store cannot be used: {line[:300]}",
-                   hint="restore it from a backup" if corrupt else "look at the disk, the locks and the server")
+                   hint="restore it from a backup" if corrupt else "check the disk, the locks and the database server")
 
 
 def _make_private(path: str) -> None:
-    """The file of the database is its owner's alone, before anything is in it; SQLite gives ``-wal`` and ``-shm`` the
-    mode that it finds there. One that an earlier release made readable to others is so no longer. Raises OSError."""
+    """Makes the database file readable by its owner only, before it has any content; SQLite gives ``-wal`` and ``-shm``
+    the same mode. A file that an earlier release left readable by others is corrected. Raises OSError."""
     fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
         found = os.fstat(fd)
@@ -116,7 +117,7 @@ def _engine(url: str) -> sa.Engine:
 
     @sa.event.listens_for(engine, "connect")
     def prepare(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # sqlite3's own BEGINs come too late for a write lock; ours follows
+        connection.isolation_level = None  # sqlite3's own BEGIN would come too late for a write lock; ours follows
         for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
             connection.execute(f"PRAGMA {pragma}")
 

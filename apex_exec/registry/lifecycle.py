@@ -1,8 +1,8 @@
 """From a bundle to a served plugin and away again: register, validate, install, enable, disable, quarantine, remove.
 
-Every operation is idempotent and crash-safe by one order: the bundle is stored and synced, then the rows change in
-one transaction, then the supervisor is told. A crash between two of these leaves the old or the new state;
-``specs.reconcile`` tells the supervisor the rest at the next start.
+Every operation is idempotent and crash-safe because of one order: the bundle is stored and synced, then the rows change
+in one transaction, then the supervisor is notified. A crash between two of these steps leaves the old or the new state;
+at the next start ``specs.reconcile`` sends the supervisor whatever it missed.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ TRANSITIONS: dict[str, frozenset[str]] = {
     "removed": frozenset({"registered"}),
 }
 SERVED = ("installed", "enabled", "disabled", "quarantined")
-"""States in which a version is installed."""
+"""The states in which a version is installed."""
 
 
 def move(db: sa.Connection, plugin: PluginRow, state: str, now_ns: int, **values: Any) -> None:
-    """Moves a plugin to ``state``; staying is fine. Raises Refusal("invalid_transition")."""
+    """Moves a plugin to ``state``; staying in a state is allowed. Raises Refusal("invalid_transition")."""
     if state != plugin.state and state not in TRANSITIONS[plugin.state]:
         allowed = ", ".join(sorted(TRANSITIONS[plugin.state] - {plugin.state}))
         raise Refusal("invalid_transition", f"{plugin.id} is {plugin.state} and cannot become {state}",
@@ -51,13 +51,13 @@ def find_plugin(db: sa.Connection, plugin: str) -> PluginRow:
     row = db_.get_plugin(db, plugin)
     if row is None or row.state == "removed":
         raise Refusal("plugin_not_found", f"no plugin {plugin[:50]!a} is registered", code=Code.NOT_FOUND,
-                      hint="`apex-exec plugin list` shows those there are; one of plugins_dir is served for as long as "
-                           "its folder lies there: take it away, then `apex-exec reload`")
+                      hint="`apex-exec plugin list` shows the plugins. A plugin in plugins_dir is served as long as "
+                           "its folder is there: move it away, then run `apex-exec reload`")
     return row
 
 
 def find_served(db: sa.Connection, plugin: PluginRow) -> VersionRow:
-    """The version that a plugin serves, or is to serve first."""
+    """The version that a plugin serves, or will serve first."""
     row = db_.get_version(db, plugin.id, plugin.version)
     if row is None:
         raise Refusal("version_not_found", f"{plugin.id} has no version {plugin.version}", code=Code.NOT_FOUND)
@@ -80,10 +80,10 @@ def manifest_of(version: VersionRow) -> Manifest:
 
 # ---------------------------------------------------------------------- register and validate
 def register(ctx: Context, bundle: Bundle, signatures: bytes = b"") -> VersionRow:
-    """Stores the bundle and its row, state ``registered``. Raises Refusal: forged signatures, another bundle under a
-    version that exists. Nothing runs.
+    """Stores the bundle and its row, in the state ``registered``. Raises Refusal for a forged signature, and for a
+    version that exists with another content. No code runs.
 
-    A version that was refused and never served is no version yet: a mended bundle takes its number.
+    A version that was refused and never served does not count yet: a mended bundle may take its number.
     """
     manifest, now_ns = bundle.manifest, ctx.now_ns()
     if manifest.id in ctx.folder_plugins:
@@ -100,7 +100,7 @@ def register(ctx: Context, bundle: Bundle, signatures: bytes = b"") -> VersionRo
             replaced.append(known.digest)
             known = None
         if known is not None and known.digest != bundle.digest:
-            raise Refusal("version_exists", f"{manifest.id} {manifest.version} exists with another content",
+            raise Refusal("version_exists", f"{manifest.id} {manifest.version} already exists with other content",
                           code=Code.CONFLICT, hint="give the changed bundle a new version")
         plugin = db_.get_plugin(db, manifest.id)
         signed = keyring.judge(db, bundle.digest, given, now_ns, plugin.author_key if plugin is not None else "")
@@ -119,7 +119,7 @@ def register(ctx: Context, bundle: Bundle, signatures: bytes = b"") -> VersionRo
         assert found is not None
         return found
 
-    with ctx.lock:  # from the bundle on: nobody may remove it before its row stands
+    with ctx.lock:  # taken before the bundle is stored: nobody may remove the bundle before its row exists
         ctx.blobs.put(bundle)
         ctx.at_point("blob-stored")
         version = commit(ctx, work, [manifest.id])
@@ -129,12 +129,12 @@ def register(ctx: Context, bundle: Bundle, signatures: bytes = b"") -> VersionRo
 
 
 def was_refused(version: VersionRow) -> bool:
-    """Whether a version failed a check, or its trial, and was never served."""
+    """Whether a version failed a check or its trial, and was never served."""
     return version.state in ("registered", "validated") and bool(version.reason) and not version.served_ns
 
 
 def _put_first(db: sa.Connection, plugin: PluginRow | None, bundle: Bundle, now_ns: int) -> None:
-    """The plugin's row while nothing of it is installed: it follows the bundle that came last."""
+    """The plugin's row as long as no version is installed: it follows the latest bundle."""
     manifest = bundle.manifest
     if plugin is not None and plugin.version == manifest.version and plugin.state != "removed":
         return
@@ -147,7 +147,8 @@ def _put_first(db: sa.Connection, plugin: PluginRow | None, bundle: Bundle, now_
 
 
 def validate(ctx: Context, version: VersionRow) -> Report:
-    """Policy, signature, scan, and the code loaded in the jail: state ``validated``, or Refusal with what failed."""
+    """Checks policy, signature and scan, and loads the code in the jail. The state becomes ``validated``, or a Refusal
+    says what failed."""
     bundle = ctx.blobs.read(version.digest)
     try:
         if version.state == "revoked":
@@ -167,7 +168,7 @@ def validate(ctx: Context, version: VersionRow) -> Report:
 
 
 def _judge_stored(ctx: Context, db: sa.Connection, version: VersionRow) -> keyring.Signed:
-    """What the kept signatures are worth now; a key that was registered since then counts."""
+    """What the stored signatures are worth now; a key that was registered since then counts."""
     plugin = find_plugin(db, version.plugin)
     signed = keyring.judge(db, version.digest, keyring.stored(db, version.digest), ctx.now_ns(), plugin.author_key)
     if signed.author_key and signed.author_key != version.author_key:
@@ -176,12 +177,13 @@ def _judge_stored(ctx: Context, db: sa.Connection, version: VersionRow) -> keyri
 
 
 def _note(ctx: Context, version: VersionRow, state: str, reason: str) -> None:
-    """Writes what came of a check into the version's row and, where nothing is installed yet, the plugin's."""
+    """Writes the outcome of a check into the version's row and, if no version is installed yet, into the plugin's row.
+    """
     def work(db: sa.Connection) -> None:
         now_ns = ctx.now_ns()
         now = db_.get_version(db, version.plugin, version.version)
         if now is None or now.digest != version.digest:
-            return  # other bytes took its number meanwhile
+            return  # a bundle with other bytes has taken the version number meanwhile
         db_.change_version(db, version.plugin, version.version, state=state, reason=reason)
         plugin = db_.get_plugin(db, version.plugin)
         if plugin is not None and plugin.version == version.version and plugin.state in ("registered", "validated"):
@@ -192,14 +194,15 @@ def _note(ctx: Context, version: VersionRow, state: str, reason: str) -> None:
 
 # ---------------------------------------------------------------------- approvals
 def approvals_needed(db: sa.Connection, version: VersionRow, manifest: Manifest) -> tuple[str, ...]:
-    """What this version needs approved: its admin permissions, and the author's key where that changed."""
+    """What this version needs approved: its admin permissions, and the author's key if that has changed."""
     plugin = db_.get_plugin(db, version.plugin)
     changed = plugin is not None and plugin.author_key and plugin.author_key != version.author_key
     return (*manifest.admin_permissions, *((approvals.AUTHOR_KEY,) if changed else ()))
 
 
 def wait_for_approvals(ctx: Context, version: VersionRow) -> list[dict[str, Any]]:
-    """Requests what the version needs; what is not approved yet. Raises Refusal("approval_denied")."""
+    """Requests the approvals that the version needs and returns those that are missing. Raises
+    Refusal("approval_denied")."""
     manifest = manifest_of(version)
 
     def work(db: sa.Connection) -> list[dict[str, Any]]:
@@ -217,7 +220,7 @@ def wait_for_approvals(ctx: Context, version: VersionRow) -> list[dict[str, Any]
 
 # ---------------------------------------------------------------------- install
 def install(ctx: Context, version: VersionRow) -> dict[str, Any]:
-    """Validates and installs a first version; waits in ``pending_approval`` where an approval is missing."""
+    """Validates and installs a first version; the plugin becomes ``pending_approval`` if an approval is missing."""
     plugin = ctx.store.transact(lambda db: find_plugin(db, version.plugin))
     if plugin.state in SERVED:
         if plugin.version == version.version:
@@ -250,8 +253,8 @@ def install(ctx: Context, version: VersionRow) -> dict[str, Any]:
 
 
 def admit(ctx: Context, db: sa.Connection, version: VersionRow) -> None:
-    """Raises Refusal where ``version`` may not be served now. For the transaction that brings it into service: it was
-    judged minutes ago, or days where it waited for an approval, and revocations do not wait for anybody."""
+    """Raises Refusal if ``version`` may not be served now. Called in the transaction that brings the version into
+    service: it was checked minutes ago, or days ago if it waited for an approval, and may have been revoked since."""
     row = db_.get_version(db, version.plugin, version.version)
     if row is None or row.digest != version.digest:
         raise Refusal("version_not_found", f"{version.plugin} {version.version} was removed meanwhile",
@@ -264,11 +267,12 @@ def admit(ctx: Context, db: sa.Connection, version: VersionRow) -> None:
 
 
 def finish_install(ctx: Context, db: sa.Connection, plugin: PluginRow, version: VersionRow) -> None:
-    """The rows of a first version that has all it needs."""
+    """Writes the rows of a first version that has everything it needs."""
     admit(ctx, db, version)
     now_ns = ctx.now_ns()
     manifest = manifest_of(version)
-    if plugin.state == "registered":  # a denial lifted, or a check repeated: the way leads over validated
+    # after a lifted denial or a repeated check: the only way on is through `validated`
+    if plugin.state == "registered":
         move(db, plugin, "validated", now_ns)
         plugin = find_plugin(db, plugin.id)
     move(db, plugin, "installed", now_ns, author_key=version.author_key, name=manifest.name, author=manifest.author)
@@ -310,14 +314,14 @@ def enable(ctx: Context, plugin: str, user_id: str = EVERYBODY) -> dict[str, Any
 
 
 def disable(ctx: Context, plugin: str, user_id: str = EVERYBODY, reason: str = "") -> dict[str, Any]:
-    """Disables a plugin for everybody (its users' own enablements end too), or for one user."""
+    """Disables a plugin for everybody (this also ends the enablements of single users), or for one user."""
     def work(db: sa.Connection) -> tuple[str, bool]:
         now_ns = ctx.now_ns()
         row = find_plugin(db, plugin)
         users = db_.enabled_for(db, plugin).get(plugin, set())
         if user_id != EVERYBODY and EVERYBODY in users:
             raise Refusal("enabled_for_everybody", f"{plugin} is enabled for everybody", code=Code.CONFLICT,
-                          hint="disable it for everybody and enable it for the users who are to have it")
+                          hint="disable it for everybody, then enable it for the users who need it")
         if row.state not in ("enabled", "installed"):
             return row.state, False
         closed = db_.close_enablement(db, plugin, now_ns, None if user_id == EVERYBODY else user_id)
@@ -333,7 +337,8 @@ def disable(ctx: Context, plugin: str, user_id: str = EVERYBODY, reason: str = "
 
 # ---------------------------------------------------------------------- quarantine and remove
 def quarantine_in(ctx: Context, db: sa.Connection, plugin: str, reason: str) -> bool:
-    """Quarantines within a transaction; the caller publishes. False where it is not installed or is already."""
+    """Quarantines within a transaction; the caller publishes. Returns False if the plugin is not installed, or is
+    quarantined already."""
     now_ns = ctx.now_ns()
     row = db_.get_plugin(db, plugin)
     if row is None or row.state not in ("installed", "enabled", "disabled"):
@@ -345,7 +350,7 @@ def quarantine_in(ctx: Context, db: sa.Connection, plugin: str, reason: str) -> 
 
 
 def quarantine(ctx: Context, plugin: str, reason: str) -> dict[str, Any]:
-    """Stops a plugin at once (its workers end) until it is released or upgraded."""
+    """Stops a plugin at once (its workers are killed) until it is released or upgraded."""
     def work(db: sa.Connection) -> bool:
         row = find_plugin(db, plugin)
         changed = quarantine_in(ctx, db, plugin, reason)
@@ -358,7 +363,7 @@ def quarantine(ctx: Context, plugin: str, reason: str) -> dict[str, Any]:
 
 
 def release(ctx: Context, plugin: str) -> dict[str, Any]:
-    """Lifts a quarantine: the plugin is disabled then. A revoked version stays where it is."""
+    """Lifts a quarantine; the plugin is then disabled. A revoked version stays quarantined."""
     def work(db: sa.Connection) -> tuple[str, bool]:
         row = find_plugin(db, plugin)
         version = find_served(db, row)
@@ -377,7 +382,8 @@ def release(ctx: Context, plugin: str) -> dict[str, Any]:
 
 
 def revoke_version(ctx: Context, digest: str, reason: str) -> dict[str, Any]:
-    """Revokes one version for good: it is never installed or rolled back to; where it is served its plugin stops."""
+    """Revokes one version for good: it can never be installed or rolled back to, and a plugin that serves it is
+    stopped."""
     def work(db: sa.Connection) -> tuple[VersionRow, bool]:
         version = db_.get_digest(db, digest)
         if version is None:
@@ -392,7 +398,7 @@ def revoke_version(ctx: Context, digest: str, reason: str) -> dict[str, Any]:
 
 
 def remove(ctx: Context, plugin: str) -> dict[str, Any]:
-    """Takes a plugin out with all its versions; its history, and whose key signed it, stay known."""
+    """Removes a plugin with all its versions. Its history, and the author key that signed it, are kept."""
     def work(db: sa.Connection) -> list[str]:
         now_ns = ctx.now_ns()
         row = db_.get_plugin(db, plugin)

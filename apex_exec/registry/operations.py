@@ -1,7 +1,8 @@
-"""The registry's administrative operations: what they do, and whether they may take long.
+"""The registry's administrative operations: what each does, and whether it may take long.
 
-They run in the registrar process. ``slow`` ones load plugin code, scan or copy; they run one after another in a lane of
-their own, so that disabling, revoking and looking never wait behind them. A market adds entries of the same kind.
+They run in the registrar process. ``slow`` operations load plugin code, scan or copy; they run one after another in a
+lane of their own, so that disabling, revoking and reading never wait behind them. A market adds entries of the same
+kind.
 """
 
 from __future__ import annotations
@@ -54,17 +55,17 @@ class Entry(NamedTuple):
     slow: bool
     doc: str
     lane: str = ""
-    """Where it runs, unless in the lane for the slow or the quick ones."""
+    """The lane it runs in, if it is neither the lane for slow nor the lane for quick operations."""
 
 
 def _bundle(args: BundleArgs) -> tuple[Bundle, bytes]:
-    """The bundle that was given as a path or as bytes. Raises Refusal."""
+    """The bundle that was passed as a path or as bytes. Raises Refusal."""
     if args.manifest is not None:
         given, problems = check_manifest(json.dumps(args.manifest).encode())
         if given is None:
             raise manifest_refusal(problems, "the registration object")
     if (args.path is None) == (args.bundle is None):
-        raise Refusal("path_or_bundle", "give either a path or the bytes of a bundle", code=Code.INVALID_INPUT,
+        raise Refusal("path_or_bundle", "pass either a path or the bytes of a bundle", code=Code.INVALID_INPUT,
                       hint="pack a folder with `apex-exec plugin pack DIR`")
     if args.bundle is not None:
         bundle, signatures = unpack(args.bundle)
@@ -80,7 +81,8 @@ def _bundle(args: BundleArgs) -> tuple[Bundle, bytes]:
 
 @contextmanager
 def _about(plugin: str) -> Iterator[None]:
-    """A refusal inside names the plugin, so that it goes on record as that plugin's: the arguments hold only bytes."""
+    """Adds the plugin's id to a refusal that is raised inside, so that it is recorded for that plugin: the arguments
+    contain only bytes."""
     try:
         yield
     except Refusal as error:
@@ -127,7 +129,7 @@ def _install(ctx: Context, args: BundleArgs) -> dict[str, Any]:
     with _about(bundle.manifest.id):
         installed = lifecycle.install(ctx, lifecycle.register(ctx, bundle, signatures))
         if wants_enabled(args.manifest) and installed["changed"] and installed["state"] == "installed":
-            # Not where it waits for an approval, nor where it was installed before: a host that registers its plugins
+            # Not if the plugin waits for an approval, nor if it was installed before: a host that registers its plugins
             # at every start must not enable what an operator has disabled.
             installed["state"] = lifecycle.enable(ctx, bundle.manifest.id)["state"]
     return installed
@@ -154,7 +156,7 @@ def _rollback(ctx: Context, args: RollbackArgs) -> dict[str, Any]:
 
 
 def _request(ctx: Context, args: PermissionArgs) -> dict[str, Any]:
-    """The request that an approver's statement has to name; made anew where the last one is over."""
+    """The request that an approver's statement has to name. A new request is made if the last one is closed."""
     def work(db: sa.Connection) -> dict[str, Any]:
         version = _newest(db, args.id, args.version)
         known = approvals.latest(db, version.digest).get(args.permission)
@@ -175,14 +177,14 @@ def _decide(word: str) -> Callable[[Context, DecisionArgs], dict[str, Any]]:
 
 
 def _sign(ctx: Context, args: SignatureArgs) -> dict[str, Any]:
-    """Adds signatures to a digest that is registered already, as after a market's review."""
+    """Adds signatures to a digest that is already registered, for example after a market's review."""
     def work(db: sa.Connection) -> dict[str, Any]:
         version = db_.get_digest(db, args.digest)
         if version is None:
             raise Refusal("version_not_found", "no version has that digest", code=Code.NOT_FOUND)
         signed = keyring.judge(db, args.digest, read_signatures(args.signatures), ctx.now_ns())
         if not signed.author_key and not signed.market_key:
-            raise Refusal("signature_unknown_key", "; ".join(signed.notes) or "there is no signature",
+            raise Refusal("signature_unknown_key", "; ".join(signed.notes) or "the file contains no signature",
                           hint="register the key with `apex-exec keys register`")
         added = [row.role for row in signed.rows if db_.add_signature(db, row)]
         if signed.author_key and not version.author_key:
@@ -200,7 +202,7 @@ def _register_key(ctx: Context, args: KeyArgs) -> dict[str, Any]:
 
 
 def _revoke_key(ctx: Context, args: RevokeKeyArgs) -> dict[str, Any]:
-    """Revokes the key, what it approved, and stops every plugin whose served version it signed."""
+    """Revokes the key and every approval it signed, and stops each plugin whose served version it signed."""
     def work(db: sa.Connection) -> tuple[list[str], list[str], set[str]]:
         now_ns = ctx.now_ns()
         revoked: list[str] = []
@@ -249,7 +251,7 @@ _HANDLERS: dict[str, tuple[Callable[[Context, Any], Any], bool]] = {
     "keys.revoke": (_revoke_key, False),
     "keys.list": (_list_keys, False),
 }
-"""Operation -> (handler, whether it may take long)."""
+"""Maps each operation to its handler and to whether it may take long."""
 
 ENTRIES: tuple[Entry, ...] = tuple(
     Entry(name, args, *_HANDLERS[name], doc) for name, (args, doc) in ARGUMENTS.items())

@@ -1,8 +1,8 @@
-"""What the registry remembers: plugins, versions, approvals, enablement, installs, keys, signatures.
+"""What the registry stores: plugins, versions, approvals, enablement, installs, keys, signatures.
 
-``Store.transact(work)`` runs ``work(db)`` in one serializable transaction on SQLite or PostgreSQL; the functions
-below take that ``db``. They read and write rows and decide nothing: states and permissions are ``lifecycle``'s.
-Every call blocks; a database that fails is Refusal("store_unusable").
+``Store.transact(work)`` runs ``work(db)`` in one serializable transaction on SQLite or PostgreSQL; the functions below
+take that ``db``. They read and write rows and decide nothing: states and permissions belong to ``lifecycle``. Every
+call blocks; a database that fails raises Refusal("store_unusable").
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ EVERYBODY = ""
 
 
 class PluginRow(msgspec.Struct, frozen=True):
-    """One plugin. ``version`` is the one that is served ("" before the first), ``state`` the lifecycle's."""
+    """One plugin. ``version`` is the served one ("" before the first), ``state`` the lifecycle state."""
 
     id: str
     name: str
@@ -38,7 +38,7 @@ class PluginRow(msgspec.Struct, frozen=True):
 
 
 class VersionRow(msgspec.Struct, frozen=True):
-    """One version of one plugin; ``manifest`` is its JSON, ``author_key`` the registered key that signed it or ""."""
+    """One version of one plugin. ``manifest`` is JSON; ``author_key`` is the registered key that signed it, or ""."""
 
     plugin: str
     version: str
@@ -53,7 +53,7 @@ class VersionRow(msgspec.Struct, frozen=True):
 
 
 class ApprovalRow(msgspec.Struct, frozen=True):
-    """One request for one admin permission of one digest, and what was decided."""
+    """One request for one admin permission of one digest, and its decision."""
 
     id: int
     plugin: str
@@ -72,7 +72,8 @@ class ApprovalRow(msgspec.Struct, frozen=True):
 
 
 class EnablementRow(msgspec.Struct, frozen=True):
-    """One interval in which a plugin was enabled for ``user_id`` ("" everybody); ``to_ns`` None while it runs."""
+    """One interval in which a plugin was enabled for ``user_id`` ("" is everybody). ``to_ns`` is None while it is open.
+    """
 
     id: int
     plugin: str
@@ -82,7 +83,7 @@ class EnablementRow(msgspec.Struct, frozen=True):
 
 
 class InstallRow(msgspec.Struct, frozen=True):
-    """One change of what is installed: who, when, which version."""
+    """One change of what is installed: who made it, when, and to which version."""
 
     id: int
     plugin: str
@@ -95,7 +96,7 @@ class InstallRow(msgspec.Struct, frozen=True):
 
 
 class KeyRow(msgspec.Struct, frozen=True):
-    """One registered public key (hexadecimal) with its role and the times within which it may sign."""
+    """One registered public key (hexadecimal), its role, and the times between which it may sign."""
 
     key_id: str
     name: str
@@ -128,7 +129,7 @@ class Store:
         self.engine = open_database(url, t.STORE, t.MIGRATIONS)
 
     def transact(self, work: Callable[[sa.Connection], T]) -> T:
-        """``work(db)`` in one transaction: all of it or nothing. ``work`` may run more than once."""
+        """Runs ``work(db)`` in one transaction: all of it takes effect, or nothing. ``work`` may run more than once."""
         return transact(self.engine, t.STORE, work)
 
     def close(self) -> None:
@@ -146,7 +147,7 @@ def _all(kind: type[Row], rows: sa.CursorResult[Any]) -> list[Row]:
 
 # ---------------------------------------------------------------------- plugins and versions
 def get_plugin(db: sa.Connection, plugin: str) -> PluginRow | None:
-    """The plugin's row, removed ones included."""
+    """The plugin's row, even if the plugin was removed."""
     return _one(PluginRow, db.execute(sa.select(t.plugins).where(t.plugins.c.id == plugin)).first())
 
 
@@ -171,7 +172,7 @@ def get_version(db: sa.Connection, plugin: str, version: str) -> VersionRow | No
 
 
 def get_digest(db: sa.Connection, digest: str) -> VersionRow | None:
-    """The version with that digest; a digest has one plugin and one version, both stand in its manifest."""
+    """The version with that digest. A digest has one plugin and one version, because both are in its manifest."""
     return _one(VersionRow, db.execute(sa.select(t.versions).where(t.versions.c.digest == digest)).first())
 
 
@@ -192,7 +193,8 @@ def put_version(db: sa.Connection, row: VersionRow) -> None:
 
 
 def change_version(db: sa.Connection, plugin: str, version: str, **values: Any) -> None:
-    """Changes single columns of a version's row. A revoked version's state stays what it is, whoever comes late."""
+    """Changes single columns of a version's row. The state of a revoked version never changes, however late the caller.
+    """
     query = sa.update(t.versions).where(t.versions.c.plugin == plugin, t.versions.c.version == version)
     if "state" in values:
         query = query.where(t.versions.c.state != "revoked")
@@ -200,13 +202,14 @@ def change_version(db: sa.Connection, plugin: str, version: str, **values: Any) 
 
 
 def drop_version(db: sa.Connection, plugin: str, version: str) -> None:
-    """Forgets a version, unless it was revoked: that is for good. Its blob is for ``BlobStore.sweep``."""
+    """Deletes a version's row, unless the version was revoked: that is for good. ``BlobStore.sweep`` removes its blob.
+    """
     db.execute(sa.delete(t.versions).where(t.versions.c.plugin == plugin, t.versions.c.version == version,
                                            t.versions.c.state != "revoked"))
 
 
 def list_served(db: sa.Connection, plugin: str | None = None) -> list[tuple[PluginRow, VersionRow]]:
-    """Every plugin that is not removed, or this one, with the version it serves, in one query."""
+    """Every plugin that is not removed, or only ``plugin``, with the version it serves, in one query."""
     query = (sa.select(t.plugins, t.versions)
              .join(t.versions, sa.and_(t.versions.c.plugin == t.plugins.c.id,
                                        t.versions.c.version == t.plugins.c.version))
@@ -218,7 +221,7 @@ def list_served(db: sa.Connection, plugin: str | None = None) -> list[tuple[Plug
 
 
 def is_paid(version: VersionRow) -> bool:
-    """Whether the manifest of a version asks for money. One that cannot be read is not served anyway."""
+    """Whether a version's manifest has a price. A version whose manifest cannot be read is not served anyway."""
     try:
         pricing = msgspec.json.decode(version.manifest.encode(), type=_Priced).pricing
     except msgspec.DecodeError:
@@ -236,7 +239,7 @@ class _Priced(msgspec.Struct, frozen=True):
 
 def record_install(db: sa.Connection, version: VersionRow, operation: str, uid: int, at_ns: int,
                    note: str = "") -> None:
-    """One line of the plugin's history."""
+    """Adds one line to the plugin's history."""
     db.execute(sa.insert(t.installs).values(plugin=version.plugin, version=version.version, digest=version.digest,
                                             operation=operation, uid=uid, at_ns=at_ns, note=note))
 
@@ -250,7 +253,7 @@ def list_installs(db: sa.Connection, plugin: str | None = None, limit: int = 100
 
 # ---------------------------------------------------------------------- enablement
 def enabled_for(db: sa.Connection, plugin: str | None = None) -> dict[str, set[str]]:
-    """Per plugin the users it is enabled for now; EVERYBODY among them means all."""
+    """For each plugin, the users for whom it is enabled now; EVERYBODY among them means all users."""
     query = sa.select(t.enablement.c.plugin, t.enablement.c.user_id).where(t.enablement.c.to_ns.is_(None))
     found: dict[str, set[str]] = {}
     for name, user in db.execute(query if plugin is None else query.where(t.enablement.c.plugin == plugin)):
@@ -259,7 +262,7 @@ def enabled_for(db: sa.Connection, plugin: str | None = None) -> dict[str, set[s
 
 
 def open_enablement(db: sa.Connection, plugin: str, user_id: str, now_ns: int) -> bool:
-    """Begins an interval; False where one runs already."""
+    """Begins an interval. Returns False if one is already open."""
     if user_id in enabled_for(db, plugin).get(plugin, ()):
         return False
     db.execute(sa.insert(t.enablement).values(plugin=plugin, user_id=user_id, from_ns=now_ns, to_ns=None))
@@ -267,18 +270,18 @@ def open_enablement(db: sa.Connection, plugin: str, user_id: str, now_ns: int) -
 
 
 def close_enablement(db: sa.Connection, plugin: str, now_ns: int, user_id: str | None = None) -> int:
-    """Ends the running intervals of one user, or all (None); how many."""
+    """Ends the open intervals of one user, or of all (None). Returns their number."""
     query = sa.update(t.enablement).where(t.enablement.c.plugin == plugin, t.enablement.c.to_ns.is_(None))
     if user_id is not None:
         query = query.where(t.enablement.c.user_id == user_id)
-    # An interval never ends before it began, even where the clock was set back meanwhile.
+    # An interval never ends before it began, even if the clock was set back meanwhile.
     end = sa.case((t.enablement.c.from_ns > now_ns, t.enablement.c.from_ns), else_=now_ns)
     return db.execute(query.values(to_ns=end)).rowcount
 
 
 def list_enablement(db: sa.Connection, *, plugin: str | None = None, user_id: str | None = None,
                     from_ns: int = 0, to_ns: int | None = None) -> list[EnablementRow]:
-    """The intervals that overlap [from_ns, to_ns), oldest first: what hosting is billed from."""
+    """The intervals that overlap [from_ns, to_ns), oldest first. Hosting is billed from them."""
     c = t.enablement.c
     query = sa.select(t.enablement).where(sa.or_(c.to_ns.is_(None), c.to_ns > from_ns)).order_by(c.from_ns, c.id)
     if to_ns is not None:
@@ -292,7 +295,7 @@ def list_enablement(db: sa.Connection, *, plugin: str | None = None, user_id: st
 
 # ---------------------------------------------------------------------- approvals
 def add_approval(db: sa.Connection, version: VersionRow, permission: str, now_ns: int) -> None:
-    """A request that waits for a decision."""
+    """Adds a request that waits for a decision."""
     db.execute(sa.insert(t.approvals).values(
         plugin=version.plugin, version=version.version, digest=version.digest, permission=permission,
         state="requested", requested_ns=now_ns, decided_ns=0, expires_ns=0, uid=-1, key_id="", reason="",
@@ -301,7 +304,7 @@ def add_approval(db: sa.Connection, version: VersionRow, permission: str, now_ns
 
 def list_approvals(db: sa.Connection, *, plugin: str | None = None, digest: str | None = None,
                    state: str | None = None, key_id: str | None = None) -> list[ApprovalRow]:
-    """Approvals by any of these, oldest first; the last of a digest and permission is the one in force."""
+    """Approvals selected by any of these, oldest first. For a digest and permission, the last one is in force."""
     query = sa.select(t.approvals).order_by(t.approvals.c.id)
     for column, value in ((t.approvals.c.plugin, plugin), (t.approvals.c.digest, digest),
                           (t.approvals.c.state, state), (t.approvals.c.key_id, key_id)):
@@ -322,7 +325,7 @@ def get_key(db: sa.Connection, key_id: str) -> KeyRow | None:
 
 
 def list_keys(db: sa.Connection, *, name: str | None = None, role: str | None = None) -> list[KeyRow]:
-    """Registered keys, oldest first; one name may hold several through rotation."""
+    """Registered keys, oldest first. One name may have several keys through rotation."""
     query = sa.select(t.keys).order_by(t.keys.c.registered_ns, t.keys.c.key_id)
     if name is not None:
         query = query.where(t.keys.c.name == name)
@@ -348,7 +351,8 @@ def change_key(db: sa.Connection, key_id: str, **values: Any) -> None:
 
 
 def add_signature(db: sa.Connection, row: SignatureRow) -> bool:
-    """Keeps a signature, in place of another one by the same key; False where this very one is there already."""
+    """Stores a signature in place of another one by the same key. Returns False if exactly this one is already stored.
+    """
     c = t.signatures.c
     same = sa.and_(c.digest == row.digest, c.role == row.role, c.key_id == row.key_id)
     known = db.execute(sa.select(c.signature).where(same)).first()

@@ -1,7 +1,7 @@
-"""The registry's tables and the migrations that make them. Times are nanoseconds of UTC since 1970.
+"""The registry's tables and the migrations that create them. Times are nanoseconds of UTC since 1970.
 
-A migration is written out in full and never changed once released: what an old store holds must not depend on how
-the tables below look today.
+A migration is written out in full and never changed after its release: the content of an old store must not depend on
+what the tables below look like today.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ plugins = sa.Table(
     sa.Column("id", sa.String(50), primary_key=True),
     sa.Column("name", sa.String(400), nullable=False),
     sa.Column("author", sa.String(400), nullable=False),
-    sa.Column("version", sa.String(20), nullable=False, default=""),  # the one that is served; "" before the first
+    sa.Column("version", sa.String(20), nullable=False, default=""),  # the served version; "" before the first
     sa.Column("state", sa.String(20), nullable=False),
     sa.Column("reason", sa.Text, nullable=False, default=""),
-    sa.Column("author_key", sa.String(32), nullable=False, default=""),  # signed the version that is served
+    sa.Column("author_key", sa.String(32), nullable=False, default=""),  # the key that signed the served version
     sa.Column("created_ns", sa.BigInteger, nullable=False),
     sa.Column("updated_ns", sa.BigInteger, nullable=False),
 )
@@ -36,10 +36,11 @@ versions = sa.Table(
     sa.Column("manifest", sa.Text, nullable=False),  # JSON as in the bundle
     sa.Column("state", sa.String(20), nullable=False),
     sa.Column("reason", sa.Text, nullable=False, default=""),
-    sa.Column("author_key", sa.String(32), nullable=False, default=""),  # "" where unsigned or of an unknown key
+    # "" if it is unsigned, or signed by an unknown key
+    sa.Column("author_key", sa.String(32), nullable=False, default=""),
     sa.Column("created_ns", sa.BigInteger, nullable=False),
     sa.Column("created_uid", sa.Integer, nullable=False),
-    sa.Column("served_ns", sa.BigInteger, nullable=False, default=0),  # when it last became the served one; 0 never
+    sa.Column("served_ns", sa.BigInteger, nullable=False, default=0),  # when it was last switched to; 0 means never
 )
 
 approvals = sa.Table(
@@ -53,10 +54,10 @@ approvals = sa.Table(
     sa.Column("requested_ns", sa.BigInteger, nullable=False),
     sa.Column("decided_ns", sa.BigInteger, nullable=False, default=0),
     sa.Column("expires_ns", sa.BigInteger, nullable=False, default=0),
-    sa.Column("uid", sa.Integer, nullable=False, default=-1),  # who decided; -1 nobody yet
+    sa.Column("uid", sa.Integer, nullable=False, default=-1),  # who decided; -1 before a decision
     sa.Column("key_id", sa.String(32), nullable=False, default=""),
     sa.Column("reason", sa.Text, nullable=False, default=""),
-    sa.Column("statement", sa.Text, nullable=False, default=""),  # what was signed, byte for byte
+    sa.Column("statement", sa.Text, nullable=False, default=""),  # the signed text, byte for byte
     sa.Column("signature", sa.String(128), nullable=False, default=""),
 )
 
@@ -66,7 +67,7 @@ enablement = sa.Table(
     sa.Column("plugin", sa.String(50), nullable=False, index=True),
     sa.Column("user_id", sa.String(36), nullable=False, default=""),  # "" is everybody
     sa.Column("from_ns", sa.BigInteger, nullable=False),
-    sa.Column("to_ns", sa.BigInteger),  # NULL: it runs on
+    sa.Column("to_ns", sa.BigInteger),  # NULL while the interval is open
 )
 
 installs = sa.Table(
@@ -127,7 +128,8 @@ def _first(db: sa.Connection) -> None:
         f"CREATE TABLE enablement (id {identity}, plugin VARCHAR(50) NOT NULL, user_id VARCHAR(36) NOT NULL, "
         "from_ns BIGINT NOT NULL, to_ns BIGINT)",
         "CREATE INDEX ix_enablement_plugin ON enablement (plugin)",
-        # One open interval for a plugin and user, whoever writes: enabling twice must never be billed twice.
+        # The index allows one open interval for each plugin and user, whoever writes: nobody is billed twice for
+        # enabling twice.
         "CREATE UNIQUE INDEX ux_enablement_open ON enablement (plugin, user_id) WHERE to_ns IS NULL",
         f"CREATE TABLE installs (id {identity}, plugin VARCHAR(50) NOT NULL, version VARCHAR(20) NOT NULL, "
         "digest VARCHAR(64) NOT NULL, operation VARCHAR(20) NOT NULL, uid INTEGER NOT NULL, at_ns BIGINT NOT NULL, "

@@ -1,7 +1,7 @@
 """Another version of an installed plugin: upgrade, rollback, and the approval that an upgrade waits for.
 
-The new version is stored, checked, and tried on a worker of its own beside the live one; then one transaction makes it
-the served one, and the supervisor switches without a gap. Until that commit the old version is the one: whatever fails
+The new version is stored, checked, and tried on its own worker beside the live version; then one transaction makes it
+the served version, and the supervisor switches without a gap. Until that commit the old version is served: a failure
 leaves it as it was. Three versions are kept, so that a rollback needs no network.
 """
 
@@ -41,7 +41,8 @@ CANARY_SECONDS = 90.0
 
 
 class Trial(msgspec.Struct, frozen=True):
-    """The call that a new generation is tried with; ``hook`` None: a suitable one, "none": only loaded."""
+    """The call that a new generation is tried with. ``hook`` None means a suitable one; "none" means that it is only
+    loaded."""
 
     hook: str | None = None
     payload: dict[str, Any] | None = None
@@ -49,7 +50,7 @@ class Trial(msgspec.Struct, frozen=True):
 
 
 def upgrade(ctx: Context, bundle: Bundle, signatures: bytes, trial: Trial) -> dict[str, Any]:
-    """Brings an installed plugin to the version in ``bundle``. Raises Refusal; the old version then goes on."""
+    """Upgrades an installed plugin to the version in ``bundle``. On Refusal the old version continues."""
     wanted = bundle.manifest
     plugin = ctx.store.transact(lambda db: find_plugin(db, wanted.id))
     if plugin.state not in SERVED:
@@ -77,7 +78,7 @@ def upgrade(ctx: Context, bundle: Bundle, signatures: bytes, trial: Trial) -> di
 
 
 def diff(old: Manifest, new: Manifest) -> dict[str, list[str]]:
-    """What the new version asks for more, and less."""
+    """What the new version asks for in addition, and what it no longer asks for."""
     def asked(manifest: Manifest) -> set[str]:
         return {*manifest.permissions, *(f"host {host}" for host in manifest.network.allow),
                 *(f"table {table}" for table in manifest.data.tables),
@@ -87,12 +88,12 @@ def diff(old: Manifest, new: Manifest) -> dict[str, list[str]]:
 
 
 def switch(ctx: Context, new: VersionRow, trial: Trial, operation: str) -> str:
-    """Tries ``new`` beside the live version and makes it the served one; the plugin's state after it."""
+    """Tries ``new`` beside the live version and makes it the served one. Returns the plugin's state afterwards."""
     manifest = manifest_of(new)
 
     def tried(db: sa.Connection) -> tuple[PluginRow, PluginSpec]:
         row = find_plugin(db, new.plugin)
-        on = msgspec.structs.replace(row, state="enabled", reason="")  # a trial is made of what is disabled too
+        on = msgspec.structs.replace(row, state="enabled", reason="")  # a disabled plugin is tried as well
         return row, make_spec(on, new, manifest, {EVERYBODY}, approvals.latest(db, new.digest), ctx.limits,
                               ctx.now_ns())
 
@@ -103,12 +104,12 @@ def switch(ctx: Context, new: VersionRow, trial: Trial, operation: str) -> str:
     except Refusal as error:
         if error.reason == "hook_not_declared":
             raise
-        if not new.served_ns:  # else it is a rollback, and the version stays what it was
+        if not new.served_ns:  # a version that was served before keeps its state: this is a rollback
             why = f"it failed its trial: {error.message}"[:500]
             ctx.store.transact(lambda db: db_.change_version(db, new.plugin, new.version, reason=why))
         raise Refusal("canary_failed", f"{new.plugin} {new.version} failed its trial: {error.message}; "
                       f"{before.version} goes on", details={**error.details, "cause": error.reason},
-                      hint="mend it, or try it with another call (--hook, --payload)") from None
+                      hint="fix it, or try it with another call (--hook, --payload)") from None
     ctx.at_point("canary-passed")
 
     def work(db: sa.Connection) -> PluginRow:
@@ -120,7 +121,7 @@ def switch(ctx: Context, new: VersionRow, trial: Trial, operation: str) -> str:
         admit(ctx, db, new)
         db_.change_plugin(db, row.id, now_ns, version=new.version, author_key=new.author_key, name=manifest.name,
                           author=manifest.author)
-        if row.state == "quarantined":  # it was the old version's
+        if row.state == "quarantined":  # the quarantine was for the old version
             move(db, row, "disabled", now_ns, reason="")
         db_.change_version(db, row.id, new.version, state="installed", reason="", served_ns=now_ns)
         db_.record_install(db, new, operation, ctx.uid, now_ns, f"from {before.version}")
@@ -138,7 +139,7 @@ def switch(ctx: Context, new: VersionRow, trial: Trial, operation: str) -> str:
 
 
 def prune(ctx: Context, plugin: str) -> None:
-    """Forgets all but the latest served versions, and their bundles."""
+    """Deletes all but the latest served versions, and their bundles."""
     def work(db: sa.Connection) -> list[str]:
         row = find_plugin(db, plugin)
         old = [v for v in db_.list_versions(db, plugin) if v.version != row.version
@@ -157,7 +158,7 @@ def prune(ctx: Context, plugin: str) -> None:
 
 
 def rollback(ctx: Context, plugin: str, to: str | None, trial: Trial) -> dict[str, Any]:
-    """Back to the version that was served before, or to ``to``; from the store, without a network."""
+    """Goes back to the version that was served before, or to ``to``; from the store, without a network."""
     def choose(db: sa.Connection) -> tuple[PluginRow, VersionRow]:
         row = find_plugin(db, plugin)
         if row.state not in SERVED:
@@ -188,7 +189,7 @@ def rollback(ctx: Context, plugin: str, to: str | None, trial: Trial) -> dict[st
 
 
 def decide(ctx: Context, decision: str, statement: str, signature: str) -> dict[str, Any]:
-    """Takes an approver's signed decision; the last approval that was missing lets the version go on."""
+    """Takes an approver's signed decision. The last missing approval lets the version continue."""
     def work(db: sa.Connection) -> tuple[dict[str, Any], VersionRow]:
         given = msgspec.json.decode(statement) if len(statement) <= approvals.STATEMENT_BYTES_MAX else {}
         if not isinstance(given, dict) or given.get("decision") != decision:
@@ -211,7 +212,7 @@ def decide(ctx: Context, decision: str, statement: str, signature: str) -> dict[
 
 
 def _stop_waiting(db: sa.Connection, version: VersionRow, reason: str, now_ns: int) -> None:
-    """A denied version no longer waits; what is served stays."""
+    """A denied version no longer waits; the served version stays."""
     if version.state == "pending_approval":
         db_.change_version(db, version.plugin, version.version, state="registered", reason=reason)
     plugin = find_plugin(db, version.plugin)
@@ -220,7 +221,7 @@ def _stop_waiting(db: sa.Connection, version: VersionRow, reason: str, now_ns: i
 
 
 def _go_on(ctx: Context, version: VersionRow) -> str:
-    """Finishes what waited for the approval; what happened, as a word."""
+    """Finishes what waited for the approval. Returns a word for what happened."""
     if wait_for_approvals(ctx, version):
         return "waiting"
     plugin = ctx.store.transact(lambda db: find_plugin(db, version.plugin))

@@ -1,4 +1,4 @@
-"""What ``plugin list``, ``plugin show`` and ``plugin verify`` say of the registry."""
+"""What ``plugin list``, ``plugin show`` and ``plugin verify`` report about the registry."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SMOKE_SECONDS = 90.0
 
 
 def list_all(ctx: Context) -> list[dict[str, Any]]:
-    """Every plugin with version, state and hooks; those of ``plugins_dir`` too."""
+    """Every plugin with its version, state and hooks, including those of ``plugins_dir``."""
     def work(db: sa.Connection) -> list[dict[str, Any]]:
         users = db_.enabled_for(db)
         return [{**_short(ctx, plugin, version), "users": _users(users.get(plugin.id, set())), "source": "registry"}
@@ -37,7 +37,7 @@ def list_all(ctx: Context) -> list[dict[str, Any]]:
 
 
 def _folder_bundles(ctx: Context) -> list[Bundle]:
-    """What ``plugins_dir`` holds now; the daemon's log says why one is left out."""
+    """The bundles in ``plugins_dir`` now. If one is left out, the daemon's log says why."""
     found: list[Bundle] = []
     if folder := ctx.settings.plugins_dir:
         for path in sorted(p.parent for p in Path(folder).glob("*/manifest.json")):
@@ -78,7 +78,7 @@ def _users(users: set[str]) -> str | list[str]:
 
 
 def show(ctx: Context, plugin: str) -> dict[str, Any]:
-    """Everything the registry knows of one plugin."""
+    """Everything the registry knows about one plugin."""
     def work(db: sa.Connection) -> dict[str, Any]:
         now_ns = ctx.now_ns()
         row = find_plugin(db, plugin)
@@ -111,7 +111,8 @@ def show(ctx: Context, plugin: str) -> dict[str, Any]:
 
 def verify(ctx: Context, plugin: str, hook: str | None, payload: dict[str, Any] | None,
            user: str | None) -> dict[str, Any]:
-    """Whether what is installed is what was installed, may be there, and answers: one line for each check."""
+    """Whether the installed files are the ones that were installed, may be served, and answer: one line for each check.
+    """
     row = ctx.store.transact(lambda db: find_plugin(db, plugin))
     version = ctx.store.transact(lambda db: find_served(db, row))
     manifest = manifest_of(version)
@@ -125,7 +126,7 @@ def verify(ctx: Context, plugin: str, hook: str | None, payload: dict[str, Any] 
 
     def files() -> str:
         bundle = ctx.blobs.read(version.digest)
-        return f"{len(bundle.files)} files are what was hashed: {version.digest}"
+        return f"{len(bundle.files)} files match the digest {version.digest}"
 
     def signature() -> str:
         signed = ctx.store.transact(lambda db: keyring.judge(
@@ -142,7 +143,7 @@ def verify(ctx: Context, plugin: str, hook: str | None, payload: dict[str, Any] 
         if missing:
             raise Refusal("approval_missing", f"{', '.join(missing)}: not approved now",
                           hint=f"`apex-exec plugin approve {plugin} {missing[0]} --key NAME --reason TEXT`")
-        return ", ".join(manifest.permissions) or "none asked for"
+        return ", ".join(manifest.permissions) or "it asks for none"
 
     def smoke() -> str:
         call = checks.trial_call(manifest, hook, payload, user)
@@ -150,7 +151,7 @@ def verify(ctx: Context, plugin: str, hook: str | None, payload: dict[str, Any] 
             raise Refusal("not_enabled", f"it is {row.state}: no call was made",
                           hint=f"`apex-exec plugin enable {plugin}`")
         if not call:
-            return "no call was asked for"
+            return "no call was requested"
         answer = ctx.ask("smoke", {"plugin": plugin, **call}, SMOKE_SECONDS)
         return f"{call['hook']} answered in {answer['executionTimeMs']:.1f} ms"
 
@@ -163,6 +164,6 @@ def verify(ctx: Context, plugin: str, hook: str | None, payload: dict[str, Any] 
     for name, work in (("files", files), ("signature", signature), ("permissions", permissions), ("live call", smoke),
                        ("revocation", revocation)):
         check(name, work)
-    if not lines[-1]["message"]:  # it was not revoked, and there is no marketplace that could have
+    if not lines[-1]["message"]:  # it was not revoked, and no marketplace is followed that could have done so
         lines.pop()
     return {"id": plugin, "version": version.version, "ok": all(line["ok"] for line in lines), "checks": lines}

@@ -1,4 +1,4 @@
-"""What each hook takes and returns: the payload and result schemas of the document, checked by msgspec.
+"""Payloads and results held to their hook's declaration (``catalogue.hooks``), checked by msgspec.
 
 Generic parts stay undecoded; ``values.check_value`` holds results to the value rule.
 """
@@ -6,74 +6,17 @@ Generic parts stay undecoded; ``values.check_value`` holds results to the value 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+from msgspec import UNSET, Raw, Struct
 
+from apex_exec.catalogue.hooks import HOOKS, Widget
 from apex_exec.errors import Code, WireError
 from apex_exec.wire.error_paths import told
 from apex_exec.wire.values import check_value, decode_any
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
-
-
-class DashboardPayload(Struct, rename="camel"):
-    dashboard_id: str
-    user_id: str | UnsetType = UNSET
-
-
-class DataFetchPayload(Struct, rename="camel"):
-    query: str
-    filters: dict[str, Raw]
-
-
-class ActionPayload(Struct, rename="camel"):
-    action: str
-    context: dict[str, Raw]
-
-
-class AuthPayload(Struct, rename="camel"):
-    session_id: str
-    user_id: str | UnsetType = UNSET
-
-
-class Widget(Struct):
-    id: str
-    component: str
-    props: dict[str, Any]
-
-
-WIDGETS_MAX = 1000
-"""Of one plugin on one dashboard. A dispatch holds those of every plugin at once and prefixes each one's id."""
-
-
-class DashboardResult(Struct, rename="camel"):
-    custom_widgets: Annotated[list[Widget], Meta(max_length=WIDGETS_MAX)]
-
-
-class DataFetchResult(Struct, rename="camel"):
-    transformed_data: Any
-
-
-class ActionResult(Struct):
-    result: Any
-    metadata: dict[str, Any]
-
-
-PAYLOAD_TYPES: dict[str, type[Struct]] = {
-    "onDashboardLoad": DashboardPayload,
-    "onDataFetch": DataFetchPayload,
-    "onActionExecute": ActionPayload,
-    "onAuthSuccess": AuthPayload,
-}
-RESULT_TYPES: dict[str, type] = {
-    "onDashboardLoad": DashboardResult,
-    "onDataFetch": DataFetchResult,
-    "onActionExecute": ActionResult,
-    "onAuthSuccess": type(None),
-}
-_PAYLOADS = {hook: msgspec.msgpack.Decoder(kind) for hook, kind in PAYLOAD_TYPES.items()}
 
 
 def check_user(user_id: str) -> str:
@@ -82,10 +25,6 @@ def check_user(user_id: str) -> str:
     if not _UUID.fullmatch(lowered):
         raise WireError(Code.INVALID_INPUT, "userId is not a UUID of 8-4-4-4-12 hexadecimal", {"path": "$.userId"})
     return lowered
-
-
-MAP_FIELDS = {"onDataFetch": ("filters",), "onActionExecute": ("context",)}
-"""Fields that are maps. PHP and Lua write an empty one as an empty array."""
 
 
 def is_decodable(payload: bytes) -> bool:
@@ -98,14 +37,15 @@ def is_decodable(payload: bytes) -> bool:
 
 
 def _with_maps(hook: str, payload: Raw) -> Raw | None:
-    """``payload`` with an empty map where an empty array stands for one; None if there is none."""
+    """``payload`` with an empty map where an empty array stands for one, as PHP and Lua write it; None if there is
+    none."""
     try:
         value = decode_any(payload)
     except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
         return None
     if value == []:
         return Raw(_encode({}))
-    empty = [field for field in MAP_FIELDS.get(hook, ()) if isinstance(value, dict) and value.get(field) == []]
+    empty = [field for field in HOOKS[hook].map_fields if isinstance(value, dict) and value.get(field) == []]
     return Raw(_encode({**value, **dict.fromkeys(empty, {})})) if empty else None
 
 
@@ -113,7 +53,7 @@ def check_payload(hook: str, payload: Raw, user_id: str) -> Raw:
     """``payload`` as the plugin gets it. Raises INVALID_INPUT with ``details.path`` if it does not fit ``hook`` or
     names another user. What lies below the hook's own fields is not looked at."""
     try:
-        decoded = _PAYLOADS[hook].decode(payload)
+        decoded = HOOKS[hook].decode_params(payload)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         mended = _with_maps(hook, payload)
         if mended is not None:
@@ -141,12 +81,13 @@ def check_result(hook: str, result: bytes, rendering: Rendering = ANYTHING) -> N
     """Raises INVALID_OUTPUT with ``details.path`` if ``result`` breaks the value rule or the hook's schema, or holds a
     widget whose component is not rendered; PERMISSION_DENIED if it holds widgets of a plugin that may not render."""
     value = check_value(result)
+    declared = HOOKS[hook]
     try:
-        found: Any = msgspec.convert(value, RESULT_TYPES[hook])
+        found: Any = msgspec.convert(value, declared.result)
     except msgspec.ValidationError as error:
         text, path = told(error)
         raise WireError(Code.INVALID_OUTPUT, f"result: {text}", {"path": path}) from None
-    if hook == "onDashboardLoad" and found.custom_widgets:
+    if declared.renders and found.custom_widgets:
         _check_widgets(found.custom_widgets, rendering)
 
 
@@ -163,39 +104,32 @@ def _check_widgets(widgets: list[Widget], rendering: Rendering) -> None:
                             {"path": path})
 
 
-class _DashboardParts(Struct, rename="camel"):
-    custom_widgets: list[dict[str, Raw]]
-
-
-class _DataParts(Struct, rename="camel"):
-    transformed_data: Raw
-
-
-class _ActionParts(Struct):
-    result: Raw
-
-
-_PARTS: dict[str, msgspec.msgpack.Decoder[Any]] = {
-    hook: msgspec.msgpack.Decoder(kind) for hook, kind in {
-        "onDashboardLoad": _DashboardParts, "onDataFetch": _DataParts, "onActionExecute": _ActionParts}.items()}
 _decode_text = msgspec.msgpack.Decoder(str).decode
+_decode_fields = msgspec.msgpack.Decoder(dict[str, Raw] | None).decode
+_decode_items = msgspec.msgpack.Decoder(list[dict[str, Raw]]).decode
 _encode = msgspec.msgpack.Encoder().encode
 _NIL = b"\xc0"
 
 
-def parts_of(hook: str, result: bytes, plugin: str) -> Any:
-    """What a dispatch makes of a result that ``check_result`` let pass. It looks inside as far as it must; the rest
-    stays as it came, since it may be a megabyte.
+def parts_of(name: str, result: bytes, plugin: str) -> Any:
+    """What ``core.dispatch`` makes its reply of: the parts of a result that ``check_result`` let pass. We look inside
+    only as far as needed and leave the rest as it came, since it may be a megabyte.
 
-    ``onDashboardLoad`` gives the widgets as maps, their ids prefixed with ``plugin``; ``onDataFetch`` the data;
-    ``onActionExecute`` the whole result. The last two are None if the hook gave nil; ``onAuthSuccess`` gives nothing.
+    A hook that ``collects`` gives that list, and the ids of widgets are prefixed with ``plugin``. A chain gives the
+    fields that the next plugin gets, without those that are nil. Any other hook gives the whole result, or None if it
+    has not answered; a void hook gives None.
     """
-    if hook not in _PARTS:
+    hook = HOOKS[name]
+    if hook.void:
         return None
-    found = _PARTS[hook].decode(result)
-    if hook == "onDashboardLoad":
-        return [{**widget, "id": Raw(_encode(f"{plugin}/{_decode_text(widget['id'])}"))}
-                for widget in found.custom_widgets]
-    if hook == "onDataFetch":
-        return None if bytes(found.transformed_data) == _NIL else Raw(found.transformed_data)
-    return None if bytes(found.result) == _NIL else Raw(result)
+    if hook.collects:
+        items = _decode_items((_decode_fields(result) or {})[hook.collects])
+        if hook.renders:
+            return [{**item, "id": Raw(_encode(f"{plugin}/{_decode_text(item['id'])}"))} for item in items]
+        return [Raw(_encode(item)) for item in items]
+    if hook.mode == "chain":
+        found = _decode_fields(result) or {}
+        return {field: Raw(found[field]) for field in hook.carries.values()
+                if field in found and bytes(found[field]) != _NIL}
+    answer = (_decode_fields(result) or {}).get(hook.answers, _NIL) if hook.answers else result
+    return None if bytes(answer) == _NIL else Raw(result)

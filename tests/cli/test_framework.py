@@ -70,7 +70,7 @@ def test_every_verb_says_what_it_does_and_shows_an_example(verb: str) -> None:
     (["serve", "--set", "limits.cpu=1"], 2, "limits.cpu_percent"),
     (["serve", "--config", "/nonexistent.toml"], 2, "/nonexistent.toml"),
     (["config", "check", "/nonexistent.toml"], 1, "/nonexistent.toml"),
-    (["plugin", "validate", "/nonexistent"], 1, "there is no such file"),
+    (["plugin", "validate", "/nonexistent"], 1, "the file /nonexistent does not exist"),
     (["invoke", "a", "b", "--user", "u", "--runtime-dir", "/nonexistent"], 3, "apex-exec serve"),
     (["plugin", "list", "--runtime-dir", "/nonexistent"], 3, "/nonexistent"),
 ])

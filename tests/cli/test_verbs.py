@@ -54,7 +54,7 @@ def test_a_name_that_is_none_is_answered_with_those_there_are(daemon: Daemon) ->
     hook = json.loads(at(daemon, "invoke", "hello-world", "onDashbordLoad", "--user", USER).stdout)
     assert hook["code"] == "HOOK_NOT_DECLARED" and "it declares onDashboardLoad" in hook["message"]
     folder = at(daemon, "plugin", "disable", "crasher")
-    assert folder.returncode == 1 and "plugins_dir" in folder.stderr and "take it away" in folder.stderr
+    assert folder.returncode == 1 and "plugins_dir" in folder.stderr and "move it away" in folder.stderr
 
 
 def test_dispatch_prints_every_outcome(daemon: Daemon) -> None:

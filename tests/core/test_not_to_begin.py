@@ -20,13 +20,15 @@ def busy() -> Told:
     for _ in range(5):
         told.call()
     told.ready(1)
-    told.marks[1] = 1
+    told.started[1] = 1
     return told
 
 
 def test_what_waits_in_the_queue_or_behind_another_call_does_not_begin_without_a_ledger() -> None:
     told = busy()
-    assert of(told.tell(REFUSED), act.RecallCalls) == [act.RecallCalls(1, [1, 2])]
+    actions = told.tell(REFUSED)
+    assert of(actions, act.CountStarted) == [act.CountStarted(1)]
+    assert of(actions, act.RecallCalls) == [act.RecallCalls(1, [1, 2])]
     assert told.verdicts() == {4: ("AUDIT_UNAVAILABLE", False), 5: ("AUDIT_UNAVAILABLE", False)}
     assert not told.tell(REFUSED), "said again, it asks for nothing again"
     told.answer(1, 0)
@@ -56,7 +58,7 @@ def test_nothing_is_admitted_or_given_to_the_next_worker_until_the_ledger_writes
     told = busy()
     told.tell(REFUSED)
     assert told.refused() == "AUDIT_UNAVAILABLE"
-    told.gone(1, marks=1)
+    told.gone(1, started=1)
     assert told.verdicts()[2] == told.verdicts()[3] == ("AUDIT_UNAVAILABLE", False)
     assert not of(told.wanted[-4:], act.StartWorker)
     told.tell(ev.WorkAdmitted())
@@ -87,13 +89,13 @@ def test_what_waits_of_a_user_does_not_begin_once_the_plugin_is_taken_from_him(
     others = told.call(user="other")
     late = [told.call(), told.call(user="other")]
     told.ready(1)
-    told.marks[1] = 1
+    told.started[1] = 1
     told.tell(ev.PluginSet(spec(**taken)))
     served = "other" in next(iter(taken.values()))
     assert told.verdicts()[late[0]] == ("PLUGIN_DISABLED", False)
     assert of(told.wanted, act.RecallCalls) == [act.RecallCalls(1, [1, 2])]
     told.answer(1, 0)
-    told.gone(1, marks=1)
+    told.gone(1, started=1)
     assert told.verdicts()[mine[0]] == ("", True)
     assert told.verdicts()[mine[1]] == told.verdicts()[mine[2]] == ("PLUGIN_DISABLED", False)
     told.ready(2)

@@ -27,7 +27,7 @@ class World:
         self.limits = limits
         self.pool = Pool(limits, policy or BreakerPolicy(), lambda: 0.5)
         self.links: dict[int, list[tuple[int, int]]] = {}  # worker → unanswered (seq, call)
-        self.marks: dict[int, int] = {}
+        self.started: dict[int, int] = {}
         self.owner: dict[int, str] = {}
         self.asked: set[int] = set()
         self.verdicts: dict[int, act.Verdict] = {}
@@ -43,7 +43,7 @@ class World:
                 assert action.call not in self.verdicts, "a second verdict"
                 self.verdicts[action.call] = action
             elif isinstance(action, act.StartWorker):
-                self.links[action.worker], self.marks[action.worker] = [], 0
+                self.links[action.worker], self.started[action.worker] = [], 0
                 self.owner[action.worker] = action.spec.id
             elif isinstance(action, act.SendCall):
                 link = self.links[action.worker]
@@ -51,6 +51,8 @@ class World:
                 assert len(link) <= self.limits.prefetch
             elif isinstance(action, act.KillWorker | act.StopWorker) and action.worker not in self.dead:
                 self.dead.append(action.worker)
+            elif isinstance(action, act.CountStarted):
+                self.step(ev.CallsStarted(action.worker, self.started[action.worker]))
         assert len(self.links) <= self.limits.workers_max
         owners = [self.owner[w] for w in self.links]
         assert len(owners) == len(set(owners)), "two workers of one plugin"
@@ -61,8 +63,8 @@ class World:
         self.step(ev.InvokeRequested(call, plugin, "onDataFetch", user, Raw(b"\x80"), deadline_ns))
 
     def begin(self, worker: int) -> None:
-        if self.links[worker] and self.marks[worker] <= self.links[worker][0][0]:
-            self.marks[worker] += 1
+        if self.links[worker] and self.started[worker] <= self.links[worker][0][0]:
+            self.started[worker] += 1
             call = self.links[worker][0][1]
             assert call not in self.ran, "a call ran twice"
             self.ran.append(call)
@@ -76,7 +78,7 @@ class World:
     def gone(self, worker: int) -> None:
         del self.links[worker]
         self.dead = [w for w in self.dead if w != worker]
-        self.step(ev.WorkerGone(worker, self.marks[worker], "WORKER_CRASHED", "killed", {"signal": 9}))
+        self.step(ev.WorkerGone(worker, self.started[worker], "WORKER_CRASHED", "killed", {"signal": 9}))
 
     def tick(self, ms: int) -> None:
         self.now_ns += ms * MS_NS

@@ -27,9 +27,8 @@ class Told:
     def __init__(self, limits: PoolLimits = LIMITS, recycle: RecyclePolicy | None = None,
                  policy: BreakerPolicy | None = None) -> None:
         self.now_ns = 10**12
-        self.marks: dict[int, int] = {}
-        self.pool = Pool(limits, policy or BreakerPolicy(), lambda: 0.5, recycle,
-                         lambda worker: self.marks.get(worker, 0))
+        self.started: dict[int, int] = {}  # worker → calls that it has started, for when the pool asks
+        self.pool = Pool(limits, policy or BreakerPolicy(), lambda: 0.5, recycle)
         self.wanted: list[act.Action] = []
         self.numbers = itertools.count(1)
         for plugin in ("aaa", "bbb", "ccc"):
@@ -38,6 +37,8 @@ class Told:
     def tell(self, event: ev.Event) -> list[act.Action]:
         actions = self.pool.step(event, self.now_ns)
         self.wanted += actions
+        for asked in of(actions, act.CountStarted):
+            actions = actions + self.tell(ev.CallsStarted(asked.worker, self.started.get(asked.worker, 0)))
         return actions
 
     def call(self, plugin: str = "aaa", deadline_ms: float = 5000, user: str = "u") -> int:
@@ -59,8 +60,8 @@ class Told:
     def answer(self, worker: int, seq: int, code: str = "") -> list[act.Action]:
         return self.tell(ev.WorkerAnswered(worker, seq, code, None))
 
-    def gone(self, worker: int, marks: int = 0, code: str = "WORKER_CRASHED") -> list[act.Action]:
-        return self.tell(ev.WorkerGone(worker, marks, code, "died", {"signal": 9}))
+    def gone(self, worker: int, started: int = 0, code: str = "WORKER_CRASHED") -> list[act.Action]:
+        return self.tell(ev.WorkerGone(worker, started, code, "died", {"signal": 9}))
 
     def ready(self, worker: int) -> list[act.Action]:
         return self.tell(ev.WorkerReady(worker))
@@ -82,7 +83,7 @@ def test_a_cancelled_probe_makes_way_for_the_next_call() -> None:
     told = Told(policy=BreakerPolicy(ends_max=1))
     told.call()
     told.ready(1)
-    told.gone(1, marks=1)
+    told.gone(1, started=1)
     told.passed(60_001)
     probe = told.call()
     told.tell(ev.CancelRequested(probe))
@@ -95,7 +96,7 @@ def test_a_probe_that_expires_in_the_queue_makes_way_too() -> None:
     told = Told(policy=BreakerPolicy(ends_max=1))
     told.call()
     told.ready(1)
-    told.gone(1, marks=1)
+    told.gone(1, started=1)
     told.passed(60_001)
     told.call(deadline_ms=10)
     told.passed(20)
@@ -106,23 +107,23 @@ def test_a_probe_that_fails_opens_the_breaker_again_at_once() -> None:
     told = Told(policy=BreakerPolicy(ends_max=1))
     told.call()
     told.ready(1)
-    told.gone(1, marks=1)
+    told.gone(1, started=1)
     told.passed(60_001)
     told.call()
     told.ready(2)
-    assert act.BreakerChanged("aaa", "open") in told.gone(2, marks=1)
+    assert act.BreakerChanged("aaa", "open") in told.gone(2, started=1)
     assert told.refused() == "QUARANTINED"
 
 
-def test_a_call_behind_another_expires_only_where_the_marks_do_not_count_it() -> None:
+def test_a_call_behind_another_expires_only_if_the_count_after_its_deadline_leaves_it_out() -> None:
     told = Told()
     first, second = told.call(), told.call(deadline_ms=50)
     told.ready(1)
-    told.marks[1] = 1
+    told.started[1] = 1
     told.passed(60)
     assert told.verdicts() == {second: ("DEADLINE_EXCEEDED", False)}
     third = told.call(deadline_ms=50)
-    told.marks[1] = 3  # its mark is there: the replies before it are on their way
+    told.started[1] = 3  # it has started: the replies before it are on their way
     told.passed(55)
     assert third not in told.verdicts()
     told.answer(1, 0)
@@ -149,7 +150,7 @@ def test_a_cancelled_call_that_runs_costs_its_worker_after_250_ms_uncharged() ->
     assert told.verdicts() == {call: ("CANCELLED", True)}
     assert not of(told.passed(249), act.KillWorker)
     assert [kill.reason for kill in of(told.passed(2), act.KillWorker)] == ["cancelled"]
-    assert act.WorkerEnded(1, "aaa", "cancelled", False) in told.gone(1, marks=1)
+    assert act.WorkerEnded(1, "aaa", "cancelled", False) in told.gone(1, started=1)
 
 
 def test_a_reply_that_was_complete_before_the_kill_counts() -> None:
@@ -161,7 +162,7 @@ def test_a_reply_that_was_complete_before_the_kill_counts() -> None:
     told.answer(1, 0)
     told.answer(1, 1)
     assert told.verdicts()[second] == ("", True)
-    told.gone(1, marks=2)
+    told.gone(1, started=2)
     assert not of(told.wanted, act.StartWorker)[1:]
 
 
@@ -222,7 +223,7 @@ def test_the_zygotes_loss_charges_nobody_and_what_had_not_begun_runs_again() -> 
     began, waits = told.call(), told.call()
     told.ready(1)
     told.tell(ev.ZygoteLost())
-    assert act.WorkerEnded(1, "aaa", "zygote_lost", False) in told.gone(1, marks=1)
+    assert act.WorkerEnded(1, "aaa", "zygote_lost", False) in told.gone(1, started=1)
     assert told.verdicts() == {began: ("WORKER_CRASHED", True)}
     assert len(of(told.wanted, act.StartWorker)) == 1
     assert len(of(told.tell(ev.ZygoteUp()), act.StartWorker)) == 1
@@ -299,7 +300,7 @@ def test_a_canary_that_kills_its_worker_costs_the_live_plugin_nothing() -> None:
     canary = ev.InvokeRequested(99, "aaa", "onDataFetch", "u", Raw(b"\x80"), told.now_ns + SECOND_NS)
     told.tell(ev.GenerationPrepared(spec(digest="e"), canary))
     told.ready(2)
-    actions = told.gone(2, marks=1)
+    actions = told.gone(2, started=1)
     assert of(actions, act.GenerationJudged)[0].code == "WORKER_CRASHED"
     assert told.verdicts()[99] == ("WORKER_CRASHED", True)
     assert told.pool.gauges(told.now_ns)[0][4] == "closed"
@@ -393,12 +394,12 @@ def test_memory_on_evidence_is_the_verdict_of_the_call_that_ran() -> None:
     first, second = told.call(), told.call()
     told.ready(1)
     told.tell(ev.LimitExceeded(1, "MEMORY_LIMIT", "too much"))
-    told.gone(1, marks=1)
+    told.gone(1, started=1)
     told.ready(2)
     told.answer(2, 0)
     assert told.verdicts() == {first: ("MEMORY_LIMIT", True), second: ("", True)}
     told.call()
-    told.gone(2, marks=2, code="MEMORY_LIMIT")
+    told.gone(2, started=2, code="MEMORY_LIMIT")
     assert told.verdicts()[3] == ("MEMORY_LIMIT", True)
 
 
@@ -420,7 +421,7 @@ def test_timers_do_not_grow_with_the_calls() -> None:
         told.now_ns += 50_000
         told.call(deadline_ms=5000 - seq / 10)
         told.answer(1, seq)
-    assert len(told.pool._timers) < 100
+    assert len(told.pool.timers) < 100
 
 
 def test_a_call_that_cannot_be_started_before_its_deadline_is_told_so_at_once() -> None:
@@ -428,12 +429,12 @@ def test_a_call_that_cannot_be_started_before_its_deadline_is_told_so_at_once() 
     for number in range(1, 8):  # each end doubles the backoff
         told.call()
         told.ready(number)
-        told.gone(number, marks=1)
+        told.gone(number, started=1)
         told.passed(61_000)
     told.call()
     told.ready(8)
     short, long = told.call(deadline_ms=2000), told.call(deadline_ms=600_000)
-    told.gone(8, marks=1)
+    told.gone(8, started=1)
     assert told.verdicts()[short][0] == "QUARANTINED" and long not in told.verdicts()
     assert told.refused() == "QUARANTINED"
     last = [a for a in told.wanted if isinstance(a, act.Verdict)][-1]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from apex_exec.catalogue.hooks import HOOKS
 from apex_exec.client import Client
 from apex_exec.core.dispatch import Dispatch
 from tests.support.daemon import USER, Daemon, wait_for, write_plugin
@@ -37,19 +38,19 @@ def test_every_mode_answers_though_others_fail() -> None:
 
 
 def test_in_order_each_gets_a_share_of_the_remaining_time() -> None:
-    course = Dispatch("onDataFetch", ["a", "b", "c"], {"query": "q", "filters": {}}, deadline_ns=900)
+    course = Dispatch(HOOKS["onDataFetch"], ["a", "b", "c"], {"query": "q", "filters": {}}, deadline_ns=900)
     (first,) = course.begin(0)
     assert (first.plugin, first.deadline_ns) == ("a", 300)
     (second,) = course.settled("a", False, None, 300)
     assert (second.plugin, second.deadline_ns) == ("b", 600) and "data" not in second.payload
-    (third,) = course.settled("b", True, 7, 400)
+    (third,) = course.settled("b", True, {"transformedData": 7}, 400)
     assert third.deadline_ns == 900 and third.payload["data"] == 7
-    assert course.settled("c", True, None, 500) == []
+    assert course.settled("c", True, {}, 500) == []
     assert course.finished and course.partial and course.result() == {"transformedData": 7}
 
 
 def test_an_action_stops_at_the_first_answer() -> None:
-    course = Dispatch("onActionExecute", ["a", "b"], {}, deadline_ns=100)
+    course = Dispatch(HOOKS["onActionExecute"], ["a", "b"], {}, deadline_ns=100)
     course.begin(0)
     assert course.settled("a", True, {"result": 1, "metadata": {}}, 5) == []
     assert course.finished and course.result() == {"result": 1, "metadata": {}}

@@ -10,50 +10,39 @@ from pathlib import Path
 import pytest
 
 from apex_exec.core.plugin import Limits
-from apex_exec.daemon.folder_plugins import FolderPlugins
+from apex_exec.daemon.folder_plugins import scan_folder
 from apex_exec.errors import ConfigError
 from apex_exec.registry.bundles.blobs import BundleSource
 from tests.daemon.test_runtime_folder import curve_folder
 from tests.support.daemon import ECHO, Daemon, wait_for, write_plugin
 
 
-def test_looking_at_the_folder_changes_nothing_until_what_was_found_is_taken(tmp_path: Path) -> None:
-    plugins = FolderPlugins(BundleSource())
-    write_plugin(tmp_path, "echo", ECHO)
-    write_plugin(tmp_path, "gone", ECHO)
-    plugins.take(plugins.scan(str(tmp_path), Limits()))
-    shutil.rmtree(tmp_path / "gone")
-    for _ in range(2):
-        assert plugins.scan(str(tmp_path), Limits()).gone == ["gone"], "a refused reload must not swallow it"
-        assert "gone" in plugins
-    policy = tmp_path / "policy.toml"
-    policy.write_text("no toml [")
-    with pytest.raises(ConfigError):
-        plugins.scan(str(tmp_path), Limits(), str(policy))
-    found = plugins.scan(str(tmp_path), Limits())
-    plugins.take(found)
-    assert found.gone == ["gone"] and "gone" not in plugins
-
-
 def test_the_content_before_the_last_is_forgotten_and_that_of_a_plugin_that_is_gone_at_once(tmp_path: Path) -> None:
     source = BundleSource()
-    plugins = FolderPlugins(source)
     digests = []
     for number in range(10):
         write_plugin(tmp_path, "echo", f"{ECHO}\n# {number}")
         write_plugin(tmp_path, "other", ECHO)
-        found = plugins.scan(str(tmp_path), Limits())
-        plugins.take(found)
+        found = scan_folder(str(tmp_path), Limits())
+        source.replace(found.bundles)
         digests.append(next(spec.digest for spec in found.specs if spec.id == "echo"))
-        assert len(source._held) <= 3
+        assert len(source.in_memory) <= 3
         for digest in digests[-2:]:  # a worker of the version before may be starting
             assert source.load(digest)
     shutil.rmtree(tmp_path / "echo")
-    plugins.take(plugins.scan(str(tmp_path), Limits()))
-    assert len(source._held) == 1
+    source.replace(scan_folder(str(tmp_path), Limits()).bundles)
+    assert len(source.in_memory) == 1
     shutil.rmtree(tmp_path / "other")
-    plugins.take(plugins.scan(str(tmp_path), Limits()))
-    assert not source._held
+    source.replace(scan_folder(str(tmp_path), Limits()).bundles)
+    assert not source.in_memory
+
+
+def test_a_folder_whose_policy_file_is_broken_is_refused(tmp_path: Path) -> None:
+    write_plugin(tmp_path, "echo", ECHO)
+    policy = tmp_path / "policy.toml"
+    policy.write_text("no toml [")
+    with pytest.raises(ConfigError):
+        scan_folder(str(tmp_path), Limits(), str(policy))
 
 
 @pytest.mark.slow

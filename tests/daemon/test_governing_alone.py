@@ -14,6 +14,7 @@ import psutil
 import pytest
 from msgspec import Raw
 
+from apex_exec.core import actions as act
 from apex_exec.core import events as ev
 from apex_exec.core.plugin import Limits, PluginSpec
 from apex_exec.core.scheduler.breaker import BreakerPolicy
@@ -33,7 +34,9 @@ class Bench:
         self.pool = Pool(PoolLimits(), BreakerPolicy(), lambda: 0.5)
         self.metrics = Metrics()
         self.heard: list[ev.Event] = []
-        self.governing = Governing(pool=self.pool, step=self.step, metrics=self.metrics, burst_seconds=burst_seconds)
+        self.activated: set[int] = set()
+        self.governing = Governing(pool=self.pool, step=self.step, metrics=self.metrics, activated=self.activated,
+                                   burst_seconds=burst_seconds)
         self.spec = PluginSpec("aaa", "1.0.0", "d", "p.py", (), limits=Limits(memory_mb=20, cpu_percent=cpu_percent))
         self.children: list[subprocess.Popen[bytes]] = []
         self.pidfds: list[int] = []
@@ -41,7 +44,8 @@ class Bench:
 
     def step(self, event: ev.Event, now_ns: int) -> None:
         self.heard.append(event)
-        self.pool.step(event, now_ns)
+        self.activated.update(action.worker for action in self.pool.step(event, now_ns)
+                              if isinstance(action, act.StartWorker | act.SendCall))
 
     def start(self, code: str) -> psutil.Process:
         """One more worker, with a call to run."""
@@ -122,7 +126,7 @@ def test_the_next_worker_of_a_plugin_in_debt_waits_too(bench: Bench) -> None:
     assert bench.governing.worker_gone(1, None) is None
     bench.step(ev.WorkerGone(1, 1, "WORKER_CRASHED", "killed", {"signal": signal.SIGKILL}), time.monotonic_ns())
     time.sleep(0.1)
-    held = bench.governing._governor.is_held("aaa")
+    held = bench.governing._governor.is_throttled("aaa")
     process = bench.start(SPIN)
     if held:
         wait_for(lambda: process.status() == psutil.STATUS_STOPPED, 2, "its standing still")

@@ -1,10 +1,13 @@
-"""``python -m tests.sim --seed N`` replays a history with its story, ``--count N`` plays many, ``--mutants`` scores."""
+"""``python -m tests.sim --seed N`` plays a history with its story, ``--count N`` plays many, ``--mutants`` scores.
+
+``--seed N --record FILE`` writes the history to a file, ``--replay FILE`` plays it from there on a pool alone."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 import time
+from pathlib import Path
 
 from tests.sim import mutants
 
@@ -12,7 +15,9 @@ from tests.sim import mutants
 def main() -> int:
     """0 where every history holds (or every mutant is found)."""
     parser = argparse.ArgumentParser(prog="python -m tests.sim", description=__doc__)
-    parser.add_argument("--seed", type=int, help="replay this history and tell its story")
+    parser.add_argument("--seed", type=int, help="play this history and tell its story")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="with --seed: write the history to this file")
+    parser.add_argument("--replay", type=Path, metavar="FILE", help="play a history that was recorded, with its story")
     parser.add_argument("--count", type=int, default=1000, help="histories to play (default 1000)")
     parser.add_argument("--start", type=int, default=0, help="first seed")
     parser.add_argument("--mutant", help="break the core in this way first")
@@ -22,10 +27,13 @@ def main() -> int:
         return mutants.score(print)
     if chosen.mutant:
         mutants.install(chosen.mutant)
-    from tests.sim import history  # after the mutant: this imports the core
+    from tests.sim import history, recording  # after the mutant: these import the core
 
+    if chosen.replay is not None:
+        print(f"{recording.replay(chosen.replay, print)} steps, each with the actions that were recorded")
+        return 0
     if chosen.seed is not None:
-        history.run(chosen.seed, print)
+        history.run(chosen.seed, print, chosen.record)
         return 0
     begun = time.monotonic()
     for seed in range(chosen.start, chosen.start + chosen.count):

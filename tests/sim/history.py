@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from apex_exec.core import events as ev
 from tests.sim.model import MS
 from tests.sim.world import World
 
 
-def run(seed: int, tell: Callable[[str], None] | None = None) -> World:
-    """Plays the history of ``seed``. Raises Broken, or whatever the core raised, where it fails."""
-    world = World(seed, tell)
+def run(seed: int, tell: Callable[[str], None] | None = None, record: Path | None = None) -> World:
+    """Plays the history of ``seed``, and writes it to ``record`` even if it fails. Raises Broken, or whatever the core
+    raised, if it does."""
+    world = World(seed, tell, record is not None)
+    try:
+        _play(world)
+    finally:
+        if record is not None:
+            world.recording.save(record)
+    return world
+
+
+def _play(world: World) -> None:
     rnd = world.random
     names = ("aaa", "bbb", "ccc")[: len(world.plugins)]
     pace_ns = rnd.choice((200_000, 2 * MS, 20 * MS))
@@ -34,7 +45,6 @@ def run(seed: int, tell: Callable[[str], None] | None = None) -> World:
                 world.run_until(world.now_ns + world.ledger.randrange(1, after_ms * MS // 5))
                 world.ask(world.ledger.choice(names), "u1", world.ledger.choice((1, 100, 5000)))
     rest(world)
-    return world
 
 
 def _input(world: World, plugin: str) -> None:

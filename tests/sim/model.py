@@ -57,7 +57,7 @@ class SimWorker:
     asked_back: set[int] = field(default_factory=set)  # seqs that the pool has recalled
     recalled: set[int] = field(default_factory=set)  # those of them that it has heard of
     running: tuple[int, Asked] | None = None
-    marks: int = 0
+    started: int = 0  # calls that it has counted as started
     link: deque[Asked] = field(default_factory=deque)  # unanswered, as the pool can know
     sent: int = 0
     oldest_ns: int = 0  # since when link[0] is the oldest

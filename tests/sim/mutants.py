@@ -17,117 +17,139 @@ from types import CodeType, ModuleType
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
+CORE = ROOT / "apex_exec" / "core"
 SEEDS_MAX = 4000
 """Histories after which a mutant counts as not found."""
 SECONDS_MAX = 240
 
 
 class Mutant(NamedTuple):
-    """In module ``apex_exec.core.<module>``, ``old`` becomes ``new``."""
+    """In ``module`` of the core or of its scheduler, ``old`` becomes ``new``."""
 
     name: str
     module: str
     old: str
     new: str
 
+    @property
+    def file(self) -> Path:
+        """The module's source."""
+        here = CORE / f"{self.module}.py"
+        return here if here.exists() else CORE / "scheduler" / f"{self.module}.py"
+
+    @property
+    def fullname(self) -> str:
+        """What the module is imported as."""
+        return ".".join(self.file.relative_to(ROOT).with_suffix("").parts)
+
 
 MUTANTS = (
-    Mutant("a second verdict", "calls", '        call.state = "done"\n        request', "        request"),
-    Mutant("a verdict that is not counted off", "calls", "        del self._calls[request.call]\n",
-           "        self._calls.pop(request.call) if started else None\n"),
+    Mutant("a second verdict", "verdicts",
+           '        call.state = "done"\n        request = call.request\n        del self.open[request.call]\n'
+           "        begun",
+           "        request = call.request\n        del self.open[request.call]\n        begun"),
+    Mutant("a verdict that is not counted off", "verdicts",
+           "        del self.open[request.call]\n        step.actions.append(_never_ran",
+           "        step.actions.append(_never_ran"),
     Mutant("last in, first out", "queue", "        self._calls.append(call)\n        self._enter(call)",
            "        self._calls.appendleft(call)\n        self._enter(call)"),
-    Mutant("retried calls go to the end", "fleet", "served.queue.push_front(call)", "served.queue.push(call)"),
-    Mutant("a begun call is retried", "fleet", "            if index < begun:\n",
+    Mutant("retried calls go to the end", "lifecycle", "slot.queue.push_front(call)", "slot.queue.push(call)"),
+    Mutant("a begun call is retried", "lifecycle", "            if index < begun:\n",
            "            if index < begun - 1:\n"),
-    Mutant("the marks are not believed", "fleet", "begun = min(event.marks - answered, len(worker.link))",
-           "begun = min(1, len(worker.link))"),
-    Mutant("a call is retried for ever", "fleet", "call.links >= LINKS_MAX", "call.links >= 99"),
-    Mutant("expired behind another without asking the marks", "calls", "begun = self._marks(worker.id)", "begun = 0"),
-    Mutant("given up as soon as it waits", "served", "if now_ns - call.arrived_ns <= left_ns:", "if False:"),
-    Mutant("one call more than prefetch", "pool", "len(worker.link) < self._limits.prefetch",
-           "len(worker.link) <= self._limits.prefetch"),
-    Mutant("a queue without its bound", "pool", "if queued >= self._limits.queue_max:",
-           "if queued > self._limits.queue_max:"),
-    Mutant("one user takes the queue", "pool", "self._limits.queue_max // 4)", "self._limits.queue_max // 2)"),
-    Mutant("in flight without its bound", "pool", "len(self._calls) >= self._limits.in_flight_max",
-           "len(self._calls) > self._limits.in_flight_max"),
-    Mutant("no grace for a skip", "fleet", "            due_ns = now_ns + SKIP_GRACE_NS\n",
+    Mutant("the count of what was started is not believed", "lifecycle",
+           "begun = min(event.started - answered, len(worker.link))", "begun = min(1, len(worker.link))"),
+    Mutant("a call is retried for ever", "lifecycle", "call.links >= LINKS_MAX", "call.links >= 99"),
+    Mutant("expired behind another although it has started", "feeding", "            if seq >= worker.started:\n",
+           "            if True:\n"),
+    Mutant("expired behind another without a count after its deadline", "feeding", "                if counted:\n",
+           "                if True:\n"),
+    Mutant("given up as soon as it waits", "plugin_slot", "if now_ns - call.arrived_ns <= left_ns:", "if False:"),
+    Mutant("one call more than prefetch", "calls", "len(worker.link) < self._bounds.limits.prefetch",
+           "len(worker.link) <= self._bounds.limits.prefetch"),
+    Mutant("a queue without its bound", "admission", "if queued >= limits.queue_max:", "if queued > limits.queue_max:"),
+    Mutant("one user takes the queue", "admission", "limits.queue_max // 4)", "limits.queue_max // 2)"),
+    Mutant("in flight without its bound", "admission", "len(self._open) >= limits.in_flight_max",
+           "len(self._open) > limits.in_flight_max"),
+    Mutant("no grace for a skip", "workers", "            due_ns = now_ns + SKIP_GRACE_NS\n",
            "            due_ns = now_ns + 1\n"),
-    Mutant("no grace after a cancel", "fleet", "min(due_ns, now_ns + CANCEL_GRACE_NS)", "min(due_ns, now_ns + 1000)"),
-    Mutant("a cancelled call keeps its worker", "pool",
-           "worker.link[0] is call:\n                    self._occupy", "False:\n                    self._occupy"),
+    Mutant("no grace after a cancel", "workers", "min(due_ns, now_ns + CANCEL_GRACE_NS)", "min(due_ns, now_ns + 1000)"),
+    Mutant("a cancelled call keeps its worker", "calls",
+           "worker.link[0] is call:\n                    self._workers.occupy",
+           "False:\n                    self._workers.occupy"),
     Mutant("host cancels are charged", "breaker", '"drained", "cancelled", "zygote_lost"', '"drained", "zygote_lost"'),
     Mutant("the zygote's loss is charged", "breaker", '"cancelled", "zygote_lost"', '"cancelled"'),
     Mutant("code that went on is charged", "breaker", '"faulted", "overrun"', '"faulted"'),
-    Mutant("a worker with a call is killed for going on", "fleet",
-           'worker.state == "ready" and not worker.link:\n            self._kill(worker, "overrun"',
-           'worker.state == "ready":\n            self._kill(worker, "overrun"'),
-    Mutant("a fault does not pause the plugin", "pool", "        served.breaker.trip(now_ns)\n", ""),
-    Mutant("a faulted plugin's workers go on", "pool",
-           '            self._kill(worker, "faulted", "INTERNAL", event.message, now_ns, out)\n', "            pass\n"),
+    Mutant("a worker with a call is killed for going on", "watch",
+           "worker.state in AT_WORK and not worker.link:\n            self._workers.kill(worker, End(\"overrun\"",
+           "worker.state in AT_WORK:\n            self._workers.kill(worker, End(\"overrun\""),
+    Mutant("a fault does not pause the plugin", "plugins", "        slot.breaker.trip(step.now_ns)\n", ""),
+    Mutant("a faulted plugin's workers go on", "plugins",
+           '            self._workers.kill(worker, End("faulted", "INTERNAL", event.message), step)\n',
+           "            pass\n"),
     Mutant("the breaker opens one end late", "breaker", "deque(maxlen=policy.ends_max)",
            "deque(maxlen=policy.ends_max + 1)"),
     Mutant("ends outside the window count", "breaker", "now_ns - self._ends[0] <= policy.window_ns", "True"),
     Mutant("no backoff", "breaker", "if self.consecutive >= 2:", "if self.consecutive >= 200:"),
-    Mutant("a lost probe blocks the plugin", "calls", "                served.breaker.probe = NO_CALL  #",
-           "                pass  #"),
+    Mutant("a lost probe blocks the plugin", "verdicts", "            slot.breaker.probe = NO_CALL  #",
+           "            pass  #"),
     Mutant("half-open lets everybody in", "breaker", "return SECOND_NS if self.probe != NO_CALL else 0", "return 0"),
-    Mutant("a violation does not open the breaker", "fleet", 'trip=reason == "violation"', "trip=False"),
-    Mutant("a worker that does not leave stays", "fleet",
-           "worker.due_ns = now_ns + self._limits.stop_grace_ns", "worker.due_ns = now_ns + 10**15"),
-    Mutant("a worker that does not boot stays", "fleet", "spec, now_ns, now_ns + self._limits.boot_ns)",
+    Mutant("a violation does not open the breaker", "lifecycle", 'trip=reason == "violation"', "trip=False"),
+    Mutant("a worker that does not leave stays", "workers",
+           "worker.due_ns = step.now_ns + self._bounds.limits.stop_grace_ns", "worker.due_ns = step.now_ns + 10**15"),
+    Mutant("a worker that does not boot stays", "workers", "spec, now_ns, now_ns + self._bounds.limits.boot_ns)",
            "spec, now_ns, now_ns + 10**15)"),
-    Mutant("a silent worker is not missed", "fleet",
-           "            worker.ping_due_ns = now_ns + self._limits.ping_grace_ns\n            out.append",
-           "            out.append"),
-    Mutant("recycled during a call", "fleet",
-           'worker.leaving and worker.state == "ready" and not worker.link:',
-           'worker.leaving and worker.state == "ready":'),
-    Mutant("recycling without a bound", "fleet", "if len(self._recycling) >= self._recycle.at_once_max:", "if False:"),
-    Mutant("a stall of the supervisor kills its workers", "fleet",
-           "if now_ns - worker.due_ns > STALL_NS and not worker.graced:", "if False:"),
-    Mutant("a held worker is killed for its silence", "fleet", "if worker.throttled or (now_ns", "if (now_ns"),
-    Mutant("a failed boot leaves its calls waiting", "fleet",
-           "elif booting and charged and served.worker is None:", "elif False:"),
-    Mutant("two generations run at once", "fleet", "        if worker is not None:\n            return  # it boots",
-           "        if worker is not None and not served.successor:\n            return  # it boots"),
-    Mutant("the old version goes on", "pool", 'worker.leaving = worker.leaving or "drained"',
-           "worker.leaving = worker.leaving"),
-    Mutant("a candidate serves before it is decided for", "pool", "        worker.adopted = False\n", ""),
-    Mutant("a judgement is not given", "fleet", '        self._judge(served, worker, "CANCELLED", message, out)\n', ""),
-    Mutant("the most recently used is evicted", "fleet",
-           "idle = sorted((w for w in ready if not w.link), key=lambda w: w.used_ns)",
-           "idle = sorted((w for w in ready if not w.link), key=lambda w: -w.used_ns)"),
-    Mutant("more workers than places", "fleet", "len(self._workers) < self._limits.workers_max",
-           "len(self._workers) <= self._limits.workers_max"),
-    Mutant("waiting plugins are forgotten", "fleet", "        self._serve_waiting(now_ns, out)\n\n    def _settle_link",
-           "\n    def _settle_link"),
-    Mutant("forks while there is no zygote", "fleet", "return self._zygote_up and now_ns", "return now_ns"),
-    Mutant("forks right after a refused one", "fleet", "and now_ns >= self._fork_after_ns and len", "and len"),
+    Mutant("a silent worker is not missed", "watch",
+           "            worker.ping_due_ns = now_ns + limits.ping_grace_ns\n            step.actions",
+           "            step.actions"),
+    Mutant("recycled during a call", "feeding",
+           'worker.state == "leaving" and not worker.link:', 'worker.state == "leaving":'),
+    Mutant("recycling without a bound", "feeding",
+           "if len(self._workers.recycling) >= self._bounds.recycle.at_once_max:", "if False:"),
+    Mutant("a stall of the supervisor kills its workers", "watch",
+           "elif now_ns - worker.due_ns > STALL_NS and not worker.had_grace:", "elif False:"),
+    Mutant("a held worker is killed for its silence", "watch", "if worker.throttled or (now_ns", "if (now_ns"),
+    Mutant("a failed boot leaves its calls waiting", "lifecycle",
+           "elif booting and charged and slot.worker is None:", "elif False:"),
+    Mutant("two generations run at once", "feeding", "        if worker is not None:\n            return  # it boots",
+           "        if worker is not None and not slot.successor:\n            return  # it boots"),
+    Mutant("the old version goes on", "generations",
+           '                worker.leaves_for = "drained"\n                worker.move("leaving")\n',
+           "                pass\n"),
+    Mutant("a candidate serves before it is decided for", "generations", '        worker.role = "candidate"\n', ""),
+    Mutant("a judgement is not given", "generations",
+           '        slot.successor = None\n        self.judge(slot, worker, "CANCELLED", message, step)\n',
+           "        slot.successor = None\n"),
+    Mutant("the most recently used is evicted", "places", "key=lambda w: w.used_ns)", "key=lambda w: -w.used_ns)"),
+    Mutant("more workers than places", "places", "len(self._workers.by_id) < self._bounds.limits.workers_max",
+           "len(self._workers.by_id) <= self._bounds.limits.workers_max"),
+    Mutant("waiting plugins are forgotten", "lifecycle",
+           "        self._feeding.serve_waiting(step)\n\n    def _empty_place", "\n    def _empty_place"),
+    Mutant("forks while there is no zygote", "places", "return (self._zygote_up and now_ns", "return (now_ns"),
+    Mutant("forks right after a refused one", "places", "self._zygote_up and now_ns >= self._fork_after_ns\n",
+           "self._zygote_up\n"),
     Mutant("timers are never swept", "deadline", "if self._stale <= STALE_MAX + len(self._heap) // 2:", "if True:"),
     Mutant("a later deadline hides an earlier one", "deadline", "        if due_ns >= owner.armed_ns:\n",
            "        if owner.armed_ns != NEVER_NS:\n"),
     Mutant("tombstones are never swept", "queue", "        if len(self._by_deadline) <= most and",
            "        if True or"),
-    Mutant("an answer is taken for the next call", "pool", "call = link.popleft()", "call = link.pop()"),
-    Mutant("an answer out of turn is taken", "pool", "if not link or event.seq != worker.next_seq - len(link):",
+    Mutant("an answer is taken for the next call", "calls", "        link.popleft()\n", "        link.pop()\n"),
+    Mutant("an answer out of turn is taken", "calls", "if not link or event.seq != worker.next_seq - len(link):",
            "if not link:"),
-    Mutant("a timeout that was answered in time", "pool", "elif 0 <= late_ns <= STALL_NS:",
-           "elif late_ns <= STALL_NS:"),
-    Mutant("a late result is given", "pool", "elif 0 <= late_ns <= STALL_NS:", "elif False:"),
-    Mutant("drained calls are forgotten", "pool", "        self._timers.arm(self._drain, max",
-           "        (lambda *_: 0)(self._drain, max"),
-    Mutant("a disabled plugin keeps its queue", "pool",
-           '        self._flush(served, "PLUGIN_DISABLED", message, now_ns, out)\n', ""),
-    Mutant("what was sent is not recalled", "fleet", "            if seqs:\n", "            if False:\n"),
-    Mutant("who skips what was recalled is a liar", "pool", " and link[0].recalled is None:", ":"),
-    Mutant("what comes back from a dead worker begins in any case", "fleet",
-           "if (refusal := self._may_not_begin(call.request, served.spec)) is not None:",
-           "if (refusal := self._refused if False else None) is not None:"),
-    Mutant("a user who lost the plugin is served", "calls", "and not request.own and (",
+    Mutant("a timeout that was answered in time", "calls", "not 0 <= late_ns <= STALL_NS:",
+           "not late_ns <= STALL_NS:"),
+    Mutant("a late result is given", "calls", "not 0 <= late_ns <= STALL_NS:", "True:"),
+    Mutant("drained calls are forgotten", "calls", "        self._timers.arm(self._admission.drain, max",
+           "        (lambda *_: 0)(self._admission.drain, max"),
+    Mutant("a disabled plugin keeps its queue", "plugins",
+           '        self._verdicts.flush(slot, ("PLUGIN_DISABLED", message, {}), step)\n', ""),
+    Mutant("what was sent is not recalled", "feeding", "        if recalled:\n", "        if False:\n"),
+    Mutant("who skips what was recalled is a liar", "calls", " and call.recalled is None:", ":"),
+    Mutant("what comes back from a dead worker begins in any case", "lifecycle",
+           "if (refusal := self._admission.may_not_begin(call.request, slot.spec)) is not None:",
+           "if (refusal := self._admission.refused if False else None) is not None:"),
+    Mutant("a user who lost the plugin is served", "admission", "and not request.own and (",
            "and not request.own and False and ("),
-    Mutant("work is admitted without a ledger", "calls", "        if self._refused is not None:\n",
+    Mutant("work is admitted without a ledger", "admission", "        if self.refused is not None:\n",
            "        if False:\n"),
 )
 
@@ -150,9 +172,9 @@ class _Finder(importlib.abc.MetaPathFinder):
 
     def find_spec(self, fullname: str, path: Sequence[str] | None,
                   target: ModuleType | None = None) -> importlib.machinery.ModuleSpec | None:
-        if fullname != f"apex_exec.core.{self._mutant.module}":
+        if fullname != self._mutant.fullname:
             return None
-        file = str(ROOT / "apex_exec" / "core" / f"{self._mutant.module}.py")
+        file = str(self._mutant.file)
         return importlib.machinery.ModuleSpec(fullname, _Patched(fullname, file, self._mutant), origin=file)
 
 
@@ -164,6 +186,12 @@ def install(name: str) -> None:
     if "apex_exec.core.scheduler.pool" in sys.modules:
         raise SystemExit("the core is imported already")
     sys.meta_path.insert(0, _Finder(mutant))
+
+
+def misplaced() -> list[str]:
+    """Mutants whose piece does not stand exactly once in the source of their module: these break nothing."""
+    texts = {mutant.module: mutant.file.read_text() for mutant in MUTANTS}
+    return [mutant.name for mutant in MUTANTS if texts[mutant.module].count(mutant.old) != 1]
 
 
 def found(mutant: Mutant) -> str:

@@ -17,3 +17,7 @@ def test_the_simulator_finds_every_mutant_of_the_core() -> None:
 
 def test_mutants_have_names_of_their_own() -> None:
     assert len({mutant.name for mutant in mutants.MUTANTS}) == len(mutants.MUTANTS)
+
+
+def test_every_mutant_changes_a_piece_that_stands_in_the_core_once() -> None:
+    assert mutants.misplaced() == []

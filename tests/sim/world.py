@@ -18,9 +18,10 @@ from apex_exec.core import actions as act
 from apex_exec.core import events as ev
 from apex_exec.core.plugin import Limits, PluginSpec
 from apex_exec.core.scheduler.breaker import BreakerPolicy
-from apex_exec.core.scheduler.pool import Pool, PoolLimits, RecyclePolicy
+from apex_exec.core.scheduler.pool import PoolLimits, RecyclePolicy
 from tests.sim.invariants import Invariants
 from tests.sim.model import MS, Asked, Broken, SimPlugin, SimWorker
+from tests.sim.recording import Recording, encode
 
 NIL = Raw(b"\x80")
 FAULTS = ("crash", "hang", "slow", "lie", "boot_fail", "boot_hang", "fork", "deaf", "mute", "zygote", "stall", "cancel",
@@ -28,14 +29,15 @@ FAULTS = ("crash", "hang", "slow", "lie", "boot_fail", "boot_hang", "fork", "dea
           "runs_on", "faulted")
 
 
-BY_SUPERVISOR = ("_tell", "_tell_gone", "_tell_refused", "_tell_zygote_up", "lose_zygote", "adopt", "drop", "throttle")
+BY_SUPERVISOR = ("_tell", "_tell_gone", "_tell_refused", "_tell_zygote_up", "_tell_started", "lose_zygote", "adopt",
+                 "drop", "throttle")
 """What only a running supervisor does or hears."""
 
 
 class World:
-    """One history. ``tell`` gets the story's lines where somebody wants it."""
+    """One history. ``tell``, if given, gets the story's lines; with ``record`` every step is kept in ``recording``."""
 
-    def __init__(self, seed: int, tell: Callable[[str], None] | None = None) -> None:
+    def __init__(self, seed: int, tell: Callable[[str], None] | None = None, record: bool = False) -> None:
         self.seed = seed
         self.random = random.Random(seed)
         self.tell = tell
@@ -67,7 +69,9 @@ class World:
         self.judging: dict[tuple[str, str], int] = {}
         self.next_call = 1
         self.versions = 0
-        self.pool = Pool(self.limits, self.policy, rnd.random, self.recycle, self._marks)
+        self.recording = Recording(seed, self.limits, self.policy, self.recycle)
+        self.recorded = record
+        self.pool = self.recording.pool()
         self.invariants = Invariants(self)
         for name in ("aaa", "bbb", "ccc")[: rnd.choice((1, 2, 3))]:
             self.step(ev.PluginSet(self._spec(name)))
@@ -143,7 +147,10 @@ class World:
     # ------------------------------------------------------------------ the pool
     def step(self, event: ev.Event) -> list[act.Action]:
         """One event, and everything that the pool wants done about it."""
+        given = encode(event) if self.recorded else None  # as it is before anybody has had it
         actions = self.pool.step(event, self.now_ns)
+        if given is not None:
+            self.recording.add(self.now_ns, type(event), given, actions)
         if self.tell is not None:
             self.tell(f"{(self.now_ns - 10**12) / 1e6:10.3f} ms  {event}")
             for action in actions:
@@ -152,6 +159,12 @@ class World:
         for action in actions:
             self._do(action)
         self.invariants.after(event, actions)
+        for action in actions:
+            if isinstance(action, act.CountStarted):  # as a rule at once; from an executor elsewhere a little later
+                if self.ledger.random() < 0.8:
+                    self._tell_started(action.worker)
+                else:
+                    self.at(self.ledger.randrange(MS), self._tell_started, action.worker)
         return actions
 
     def _do(self, action: act.Action) -> None:
@@ -191,8 +204,9 @@ class World:
         elif isinstance(action, act.ReplaceZygote):
             self.at(0, self.lose_zygote)
 
-    def _marks(self, worker: int) -> int:
-        return self.workers[worker].marks if worker in self.workers else 0
+    def _tell_started(self, worker: int) -> None:
+        if worker in self.workers:
+            self.step(ev.CallsStarted(worker, self.workers[worker].started))
 
     # ------------------------------------------------------------------ workers
     def _start(self, action: act.StartWorker) -> None:
@@ -263,12 +277,12 @@ class World:
             return
         rnd = self.random
         seq, asked = worker.inbox.popleft()
-        worker.marks += 1
+        worker.started += 1
         if not worker.honest and rnd.random() < 0.3:
             worker.lied = True
             lie = rnd.randrange(5)
             if lie == 0:
-                worker.marks += 3
+                worker.started += 3
             elif lie == 1:
                 self._send(worker, ev.WorkerAnswered(worker.id, seq + 1, "", None))
             elif lie == 2:
@@ -322,7 +336,7 @@ class World:
             return
         del self.workers[worker.id]
         self.invariants.gone(worker, code)
-        self.step(ev.WorkerGone(worker.id, worker.marks, code, "died", {"signal": 9}))
+        self.step(ev.WorkerGone(worker.id, worker.started, code, "died", {"signal": 9}))
 
     # ------------------------------------------------------------------ what may happen from outside
     def ask(self, plugin: str, user: str, timeout_ms: int) -> int:

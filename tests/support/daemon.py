@@ -90,12 +90,12 @@ class Daemon:
 
     ``folder`` (None: a short temporary one, since socket paths are short) gets ``run``, ``state`` and ``log``.
     ``plugins`` is a folder of bundles, readable by ``uid``; ``config`` dotted keys; ``uid`` a user to run as, which
-    takes root; ``wrapper`` a command that execs the daemon.
+    takes root; ``wrapper`` a command that execs the daemon; ``tree`` where the code lies that is run.
     """
 
     def __init__(self, folder: Path | str | None = None, plugins: Path | str | None = EXAMPLES,
                  config: dict[str, Any] | None = None, uid: int | None = None,
-                 env: dict[str, str] | None = None, wrapper: list[str] | None = None) -> None:
+                 env: dict[str, str] | None = None, wrapper: list[str] | None = None, tree: Path = ROOT) -> None:
         self._own = folder is None
         if folder is None:
             folder = tempfile.mkdtemp(prefix="apx") if uid is None else other_user.new_folder(uid)
@@ -114,6 +114,7 @@ class Daemon:
         self.uid = uid
         self._env = env or {}
         self._wrapper = wrapper or []
+        self._tree = tree
         self.write_config(config or {})
         self.start()
 
@@ -124,7 +125,7 @@ class Daemon:
 
     def start(self) -> None:
         """Starts the process and waits until it serves."""
-        python, who, env = sys.executable, {"cwd": ROOT}, {**os.environ, **self._env}
+        python, who, env = sys.executable, {"cwd": self._tree}, {**os.environ, **self._env}
         if self.uid is not None:
             python, who = other_user.python(), other_user.become(self.uid)
             env = {**other_user.environment(), **self._env}

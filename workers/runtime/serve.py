@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from workers import sdk, wire
+from workers import contract, sdk, wire
 from workers.jail import Child, ready_for_plugin
 from workers.runtime.failures import name_of, raised, text_of, trace_of, unsendable
 from workers.runtime.link import Link
@@ -62,7 +62,7 @@ class Hook:
         self.wants_context = anything or "context" in names
         self.wants_params = anything or "params" in names
         self.is_async = inspect.iscoroutinefunction(function)
-        self.fills_user = name in ("onDashboardLoad", "onAuthSuccess")
+        self.fills_user = name in contract.FILLS_USER
 
 
 def _parameters(function: Callable[..., Any]) -> tuple[Any, bool]:

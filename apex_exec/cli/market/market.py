@@ -87,7 +87,7 @@ def submit(path: Annotated[Path, Argument(help="The bundle: a folder or an .apx 
            as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
     """Submits a bundle; the machine checks it at once. Exit status 1 where a requirement is not met."""
     with progress("scan, tests in the jail, coverage"):
-        shown = _ask(config, runtime_dir, "market.submit", CHECKS_TIMEOUT_MS, bundle=bundle_bytes(path),
+        shown = _ask(config, runtime_dir, "market.submit", CHECKS_TIMEOUT_MS, bundle=bundle_bytes(path, config),
                      submitter=submitter or this_user(), contact=contact, responseHours=response_hours)
     if not _show_checks(shown, as_json):
         raise Exit(EXIT_NO)

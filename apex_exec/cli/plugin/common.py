@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from apex_exec.cli import connect
 from apex_exec.cli.output import clean, say
 from apex_exec.cli.verbs import BadParameter, Option
+
+if TYPE_CHECKING:
+    from apex_exec.config import Settings
 
 LONG_TIMEOUT_MS = 240_000
 """For operations that scan a bundle and run its code in the jail."""
@@ -31,10 +33,22 @@ def ask(config: Path | None, runtime_dir: str | None, op: str, args: dict[str, A
         return client.request(op, given, LONG_TIMEOUT_MS) if slow else client.request(op, given)
 
 
-def bundle_bytes(path: Path) -> bytes:
-    """The ``.apx`` at ``path``, or the one that the folder there gives. Raises Refusal."""
+def settings_with_hooks(config: Path | None) -> Settings:
+    """The configuration, with the hooks that it declares known to this process: for verbs that read a manifest
+    themselves. Raises ConfigError."""
+    from apex_exec.catalogue.declared import declare_all
+    from apex_exec.config import load_settings
+
+    settings = load_settings(config)
+    declare_all(settings.declared_hooks())
+    return settings
+
+
+def bundle_bytes(path: Path, config: Path | None) -> bytes:
+    """The ``.apx`` at ``path``, or the one that the folder there gives. Raises Refusal, ConfigError."""
     from apex_exec.registry.bundles.bundle import pack, read_path
 
+    settings_with_hooks(config)
     return pack(*read_path(path))
 
 
@@ -102,13 +116,11 @@ def say_findings(scan: dict[str, Any] | None) -> None:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Writes ``path`` whole or not at all."""
+    """Writes ``path`` whole or not at all, readable to whom the umask lets read. Raises Refusal("unwritable")."""
+    from apex_exec.common import files
     from apex_exec.errors import Refusal
 
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
+        files.replace_file(path, data, mode=0o666)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise Refusal("unwritable", f"{path}: {error.strerror}", hint="name a file that can be written") from None

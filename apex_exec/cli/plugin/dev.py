@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from apex_exec.cli.output import say
+from apex_exec.cli.plugin.common import settings_with_hooks
 from apex_exec.cli.root import EXIT_NO, ConfigFile, examples, fail, need_linux, our_command, plugin_app
 from apex_exec.cli.verbs import Argument, Option
 
@@ -45,10 +46,9 @@ def dev(
     prints is shown here, and so is every failure of a hook, with its traceback.
     """
     need_linux()
-    from apex_exec.config import load_settings
     from apex_exec.registry.bundles.bundle import read_folder
 
-    settings = load_settings(config)
+    settings = settings_with_hooks(config)
     id_ = read_folder(folder).manifest.id
     with tempfile.TemporaryDirectory(prefix="apxdev") as place:
         watch = _Watch(folder, Path(place) / "plugins" / id_, settings)

@@ -47,7 +47,7 @@ def install(target: Target, as_json: AsJson = False, runtime_dir: RuntimeDir = N
 
 def _given(target: str, config: Path | None, runtime_dir: str | None, tell: Any) -> dict[str, Any]:
     if looks_like_path(target):
-        return {"bundle": bundle_bytes(Path(target))}
+        return {"bundle": bundle_bytes(Path(target), config)}
     from apex_exec.cli.market.fetch import fetch_plugin
     from apex_exec.client import CallError
 
@@ -75,7 +75,7 @@ def upgrade(
     call = {"hook": hook, "payload": json_map(payload), "user": user}
     with progress(f"upgrade {target}") as tell:
         if looks_like_path(target):
-            data = bundle_bytes(Path(target))
+            data = bundle_bytes(Path(target), config)
         else:
             from apex_exec.cli.market.fetch import fetch_plugin
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from apex_exec.cli.output import print_json, say
-from apex_exec.cli.plugin.common import StateDir, replace_file, state_path
+from apex_exec.cli.plugin.common import StateDir, replace_file, settings_with_hooks, state_path
 from apex_exec.cli.root import AsJson, ConfigFile, examples, plugin_app
 from apex_exec.cli.verbs import Argument, BadParameter, Option
 
@@ -22,6 +22,7 @@ def pack(
                                                 help="Default: ID-VERSION.apx here.")] = None,
     with_secrets: Annotated[bool, Option("--with-secrets", help="Pack what looks like a secret too.")] = False,
     as_json: AsJson = False,
+    config: ConfigFile = None,
 ) -> None:
     """Packs a folder into an .apx: the same bytes for the same files, on any machine. Lists what it takes.
 
@@ -34,6 +35,7 @@ def pack(
     from apex_exec.registry.bundles.bundle import read_folder
     from apex_exec.registry.bundles.secret_texts import secrets_in
 
+    settings_with_hooks(config)
     left_out: list[str] = []
     bundle = read_folder(folder, left_out, output)
     if not with_secrets and (found := secrets_in(bundle.files)):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from apex_exec.cli.output import clean, print_json, progress, say
+from apex_exec.cli.plugin.common import settings_with_hooks
 from apex_exec.cli.root import EXIT_NO, AsJson, ConfigFile, examples, need_linux, plugin_app
 from apex_exec.cli.verbs import Argument, Exit, Option
 
@@ -34,15 +35,15 @@ def test(
     import msgspec
 
     from apex_exec import extras
-    from apex_exec.config import load_settings
     from apex_exec.market.review.coverage import REQUIRED
     from apex_exec.registry.bundles.bundle import read_path
     from apex_exec.registry.trials.testing import run_tests
 
     extras.need("market", "plugin test")
+    settings = settings_with_hooks(config)
     bundle, _ = read_path(folder)
     with progress(f"the tests of {bundle.manifest.id}, at most {seconds:g} s"):
-        run = run_tests(bundle, load_settings(config), run_seconds=seconds)
+        run = run_tests(bundle, settings, run_seconds=seconds)
     good = not run.ended and not run.failed and run.passed > 0
     measured, why = _coverage(bundle, run)
     if as_json:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from apex_exec.cli import connect
 from apex_exec.cli.output import clean, print_json, say
-from apex_exec.cli.plugin.common import ask, looks_like_path, say_findings
+from apex_exec.cli.plugin.common import ask, looks_like_path, say_findings, settings_with_hooks
 from apex_exec.cli.root import EXIT_NO, AsJson, ConfigFile, RuntimeDir, examples, fail, need_linux, plugin_app
 from apex_exec.cli.verbs import Argument, Exit, Option
 
@@ -31,13 +31,12 @@ def validate(
     The verdict is the one that `plugin install` comes to. A folder or file needs no daemon; an id asks the running one.
     Any error ends with status 1.
     """
-    from apex_exec.config import load_settings
     from apex_exec.core.plugin import Limits
     from apex_exec.errors import Refusal
     from apex_exec.registry.bundles.bundle import read_path
     from apex_exec.registry.scan.scanner import scan
 
-    settings = load_settings(config)
+    settings = settings_with_hooks(config)
     enforced = settings.security.scan == "enforce"
     if not looks_like_path(target) and not Path(target).exists():
         if not connect.is_running(config, runtime_dir):

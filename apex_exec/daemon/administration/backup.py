@@ -29,6 +29,7 @@ import msgspec
 from cryptography.exceptions import InvalidSignature
 
 from apex_exec import __version__
+from apex_exec.common.files import sync
 from apex_exec.config import Settings
 from apex_exec.errors import Code, Refusal
 from apex_exec.ledger.audit import AuditStore
@@ -114,7 +115,7 @@ def make(settings: Settings, target: Path) -> dict[str, Any]:
             os.link(part / "tar", target)  # unlike a rename it replaces nothing
         else:
             os.rename(part / "copy", target)
-        _sync(target.parent)
+        sync(target.parent)
     except OSError as error:
         raise Refusal("not_written", f"the backup cannot be written to {target}: {error.strerror or error}"
                       + (f" ({error.filename})" if error.filename else ""),
@@ -156,7 +157,7 @@ def _copied(settings: Settings, state: Path, folder: Path) -> Contents:
             contents.signature = load_key(folder / "state").sign(contents.signed_bytes())
             (folder / LIST).write_bytes(msgspec.json.format(msgspec.json.encode(contents)) + b"\n")
             for path in (folder / LIST, folder / "databases", folder / "state", folder):
-                _sync(path)
+                sync(path)
             return contents
     raise Refusal("not_consistent", f"what was copied is not whole: {why}", hint="see `apex-exec audit verify`")
 
@@ -218,7 +219,7 @@ def _copy_database(source: Path, target: Path) -> None:
             writing.execute("PRAGMA journal_mode = DELETE")  # one file, nothing beside it
     except sqlite3.Error as error:
         raise Refusal("database_unreadable", f"{source} cannot be copied: {error}") from None
-    _sync(target)
+    sync(target)
 
 
 def _entry(path: Path, key: str) -> Entry:
@@ -274,14 +275,6 @@ def _pack(folder: Path, target: Path, *, gzipped: bool) -> None:
                 archive.add(path, str(path.relative_to(folder)))
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 # ---------------------------------------------------------------------- putting one back
@@ -457,12 +450,12 @@ def _place(settings: Settings, part: Path, state: Path, contents: Contents, miss
         for suffix in ("", "-wal", "-shm"):
             with contextlib.suppress(FileNotFoundError):
                 shutil.move(f"{database}{suffix}", f"{place}{suffix}")
-        _sync(place)
-    _sync(made)
+        sync(place)
+    sync(made)
     with contextlib.suppress(FileNotFoundError):
         state.rmdir()
     os.rename(made, state)
-    _sync(state.parent)
+    sync(state.parent)
     anchor, kept = Path(settings.audit.anchor) if settings.audit.anchor else None, ""
     if anchor is not None:  # last: a restore that was cut off before is refused by the ledger, and done again
         if missing:

@@ -26,6 +26,7 @@ from typing import Any
 
 import msgspec
 
+from apex_exec.catalogue.declared import declare_all
 from apex_exec.config import Settings
 from apex_exec.core.fair import FairQueue
 from apex_exec.core.plugin import PluginSpec
@@ -425,7 +426,9 @@ def main(connection: Any, settings: dict[str, Any]) -> None:
     """Target of the side process; returns at the link's end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C on the terminal is the supervisor's to answer
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    registrar = Registrar(_Link(connection), Settings.model_validate(settings))
+    given = Settings.model_validate(settings)
+    declare_all(given.declared_hooks())
+    registrar = Registrar(_Link(connection), given)
     registrar.run()
     registrar.note_at_end()
     os._exit(0)  # the lanes may be in the middle of something; every point of it may be the last

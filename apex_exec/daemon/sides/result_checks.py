@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from apex_exec.catalogue.declared import declare_all, sections
 from apex_exec.core.fair import FairQueue
 from apex_exec.core.limits import MS_NS
 from apex_exec.daemon.sides.side_process import SideProcess
@@ -66,11 +67,11 @@ class _Job(msgspec.Struct, gc=False):
 
 
 class ResultChecks:
-    """The loop's end. ``side`` is the process, which is started for the first result that it is to check."""
+    """The loop's end. ``side`` is the process, not attached yet, which is started for the first result to check."""
 
     def __init__(self, overhead: Overhead, loop: Loop) -> None:
-        self.side = SideProcess("checks", "apex_exec.daemon.sides.result_checks:main", {}, on_message=self._told,
-                                on_down=self._down)
+        self.side = SideProcess("checks", "apex_exec.daemon.sides.result_checks:main", {"hooks": sections()},
+                                on_message=self._told, on_down=self._down)
         self._overhead = overhead
         self._loop = loop
         self._queue: FairQueue[_Job] = FairQueue(BURST_NS)
@@ -148,6 +149,7 @@ def check(hook: str, result: bytes, rendering: hooks.Rendering = hooks.ANYTHING)
 
 def main(link: Any, settings: dict[str, Any]) -> None:
     """The process: checks what it is sent until the link's end."""
+    declare_all(settings["hooks"])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     buffer = FrameBuffer()

@@ -2,12 +2,14 @@
 
 export type Id = number | string;
 
+// Made by `python -m apex_exec.catalogue`.
+// <hooks>
 /** The payload of each hook. `userId` may be left out: the daemon fills it in. */
 export interface HookPayloads {
-  onDashboardLoad: { userId?: string; dashboardId: string };
+  onDashboardLoad: { dashboardId: string; userId?: string };
   onDataFetch: { query: string; filters: Record<string, unknown>; data?: unknown };
   onActionExecute: { action: string; context: Record<string, unknown> };
-  onAuthSuccess: { userId?: string; sessionId: string };
+  onAuthSuccess: { sessionId: string; userId?: string };
 }
 
 export interface Widget {
@@ -23,6 +25,7 @@ export interface HookResults {
   onActionExecute: { result: unknown; metadata: Record<string, unknown> };
   onAuthSuccess: null;
 }
+// </hooks>
 
 export type Hook = keyof HookPayloads;
 

@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import secrets
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -18,6 +16,7 @@ import msgspec
 import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from apex_exec.common.files import replace_file
 from apex_exec.config import Settings
 from apex_exec.errors import Code, Refusal
 from apex_exec.ledger.checkpoints import HEAD
@@ -240,16 +239,6 @@ def _counted(path: Path, wanted: Filter, last: int, progress: Progress) -> Itera
 
 
 def write_whole(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """Puts ``data`` at ``path`` in one step: whoever reads sees the old file or the new one."""
+    """As ``replace_file``, in a folder that need not be there yet."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".new-{secrets.token_hex(8)}"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    replace_file(path, data, mode=mode)

@@ -1,7 +1,8 @@
-"""The content-addressed store of bundles: ``<state_dir>/bundles/<digest>.apx``, read-only; what workers load.
+"""The content-addressed store of bundles, ``<state_dir>/bundles/<digest>.apx``: read-only files that workers load.
 
-A blob is written to a temporary file, synced, renamed, and its folder synced, so that a crash leaves either the whole
-blob or a leftover that ``sweep`` removes. Reading always recomputes the digest: what is loaded is what was hashed.
+A blob is written to a temporary file, synced and renamed, and then its folder is synced: a crash leaves either the
+whole blob or a leftover that ``sweep`` removes. Every read computes the digest again, so that the bytes that are loaded
+are the bytes that were hashed.
 """
 
 from __future__ import annotations
@@ -10,15 +11,14 @@ import contextlib
 import errno
 import os
 import re
-import secrets
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from apex_exec.common.files import TEMPORARY_PREFIX, replace_file
 from apex_exec.errors import Refusal
 from apex_exec.registry.bundles.bundle import Bundle, pack, unpack
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-TEMPORARY_PREFIX = ".new-"
 
 
 def is_digest(value: str) -> bool:
@@ -27,20 +27,20 @@ def is_digest(value: str) -> bool:
 
 
 class BlobStore:
-    """The folder of bundles. Every method may block on the disk; errors of the disk become Refusal."""
+    """The folder of bundles. Every method may block on the disk; a disk error is raised as a Refusal."""
 
     def __init__(self, folder: Path, *, at_point: Callable[[str], None] = lambda _: None) -> None:
         self.folder = folder
         self._at_point = at_point
 
     def path(self, digest: str) -> Path:
-        """Where the blob of ``digest`` is, or would be."""
+        """The path of the blob named ``digest``, whether or not it exists."""
         if not is_digest(digest):
             raise Refusal("not_a_digest", f"{digest[:80]!a} is not a bundle's digest")
         return self.folder / f"{digest}.apx"
 
     def put(self, bundle: Bundle) -> bool:
-        """Stores ``bundle`` and returns after it is durable; False where an intact copy was there already."""
+        """Stores ``bundle`` and returns once it is durable. Returns False if an intact copy already existed."""
         path = self.path(bundle.digest)
         try:
             if path.exists():
@@ -48,34 +48,10 @@ class BlobStore:
                     self.read(bundle.digest)
                     return False
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            temporary = self.folder / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
-            try:
-                self._write(temporary, pack(bundle))
-                self._at_point("blob-written")
-                os.rename(temporary, path)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    temporary.unlink(missing_ok=True)
-                raise
-            self._sync_folder()
+            replace_file(path, pack(bundle), mode=0o400, at_point=lambda: self._at_point("blob-written"))
         except OSError as error:
             raise _disk_refusal(error, self.folder) from None
         return True
-
-    @staticmethod
-    def _write(path: Path, data: bytes) -> None:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(fd)
-
-    def _sync_folder(self) -> None:
-        fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
 
     def read(self, digest: str) -> Bundle:
         """The bundle named ``digest``, verified against that name. Raises Refusal."""
@@ -96,14 +72,14 @@ class BlobStore:
         return bundle
 
     def remove(self, digest: str) -> None:
-        """Removes a blob; none there is fine."""
+        """Removes a blob. It is not an error if the blob does not exist."""
         try:
             self.path(digest).unlink(missing_ok=True)
         except OSError as error:
             raise _disk_refusal(error, self.folder) from None
 
     def has(self, digest: str) -> bool:
-        """Whether there is a blob of that name, whatever it holds."""
+        """Whether a blob of that name exists, whatever its content."""
         return self.path(digest).exists()
 
     def digests(self) -> set[str]:
@@ -114,7 +90,8 @@ class BlobStore:
             return set()
 
     def sweep(self, known: Iterable[str]) -> list[str]:
-        """Removes leftovers of a crash and blobs that no row in ``known`` names; returns what went."""
+        """Removes what a crash left behind, and blobs that no row in ``known`` names. Returns the names that were
+        removed."""
         gone: list[str] = []
         for digest in sorted(self.digests() - set(known)):
             with contextlib.suppress(Refusal):
@@ -135,35 +112,46 @@ def _corrupt(digest: str, why: str) -> Refusal:
 
 def _disk_refusal(error: OSError, folder: Path) -> Refusal:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return Refusal("disk_full", f"no room for a bundle in {folder}; nothing was installed",
+        return Refusal("disk_full", f"the disk is full: {folder} has no room for the bundle; nothing was installed",
                        hint="free some space and try again")
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return Refusal("store_read_only", f"the bundle store {folder} cannot be written: {os.strerror(error.errno)}",
                        hint="make the folder writable for the daemon")
-    return Refusal("store_failed", f"the bundle store {folder}: {error}", hint="look at the disk")
+    return Refusal("store_failed", f"the bundle store {folder}: {error}", hint="check the disk")
 
 
 class BundleSource:
-    """What a worker is loaded from: bundles of ``plugins_dir`` held in memory, installed ones read from the store."""
+    """Where a worker's code is loaded from: bundles of ``plugins_dir`` are kept in memory, installed ones are in the
+    store."""
 
     def __init__(self, store: BlobStore | None = None) -> None:
         self._store = store
-        self._held: dict[str, tuple[dict[str, bytes], dict[str, str]]] = {}
+        self._of: dict[str, str] = {}  # plugin of the folder → digest of its content
+        self._in_memory: dict[str, tuple[dict[str, bytes], dict[str, str]]] = {}
 
-    def hold(self, bundle: Bundle) -> None:
-        """Keeps ``bundle`` in memory: a folder that is served directly."""
-        self._held[bundle.digest] = (bundle.loaded, bundle.sha256)
+    def replace(self, bundles: Iterable[Bundle]) -> None:
+        """Keeps ``bundles`` in memory, in the place of those before.
 
-    def forget(self, digest: str) -> None:
-        """No longer holds it."""
-        self._held.pop(digest, None)
+        If a plugin's content has changed, its content before stays until the next call, since a worker may be starting
+        with it. Older content, and that of removed plugins, is dropped.
+        """
+        new = {bundle.manifest.id: bundle for bundle in bundles}
+        replaced = {digest for plugin, digest in self._of.items() if plugin in new}
+        self._of = {plugin: bundle.digest for plugin, bundle in new.items()}
+        self._in_memory = {digest: content for digest, content in self._in_memory.items() if digest in replaced}
+        self._in_memory |= {bundle.digest: (bundle.loaded, bundle.sha256) for bundle in new.values()}
+
+    @property
+    def in_memory(self) -> frozenset[str]:
+        """The digests of the bundles that are kept in memory."""
+        return frozenset(self._in_memory)
 
     def load(self, digest: str) -> tuple[dict[str, bytes], dict[str, str]]:
-        """Files and their SHA-256 of ``digest``, verified. Blocks for one read; raises Refusal."""
-        held = self._held.get(digest)
-        if held is not None:
-            return held
+        """The files of ``digest`` and their SHA-256, verified. Blocks for one read; raises Refusal."""
+        content = self._in_memory.get(digest)
+        if content is not None:
+            return content
         if self._store is None:
-            raise Refusal("blob_missing", f"the bundle {digest} is not held, and there is no store")
+            raise Refusal("blob_missing", f"the bundle {digest} is not in memory, and the daemon has no bundle store")
         bundle = self._store.read(digest)
         return bundle.loaded, bundle.sha256

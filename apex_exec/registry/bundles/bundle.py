@@ -1,8 +1,8 @@
 """A bundle: one version of one plugin as files, read from a folder or an ``.apx`` file and checked in full.
 
-The digest that names a bundle is the SHA-256 of its list, ``MANIFEST.sha256``: one line ``<sha256>  <size>  <path>``
-a file, sorted by path. Everything in the bundle stands in the list but the list itself and the signatures, which are
-made over the digest. Nothing here runs plugin code, and nothing is ever unpacked to disk.
+The digest that names a bundle is the SHA-256 of its list, ``MANIFEST.sha256``, which has one line ``<sha256> <size>
+<path>`` for each file, sorted by path. The list names every file in the bundle except the list itself and the
+signatures, which are made over the digest. This module runs no plugin code and never unpacks anything to disk.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ __all__ = ["Bundle", "pack", "parse_manifest", "read_apx", "read_folder", "read_
 
 FILES_MAX = 500
 BUNDLE_BYTES_MAX = 2 * 1024 * 1024
-"""All files together; a bundle travels to its worker in one frame."""
+"""The size of all files together; a bundle travels to its worker in one frame."""
 APX_BYTES_MAX = 4 * 1024 * 1024
-"""The file itself: the list, the signatures and what the zip adds come on top of the files."""
+"""The size of the ``.apx`` itself: the list, the signatures and the zip's own overhead come on top of the files."""
 LEFT_OUT_MAX = 10_000
-"""Files and folders that lie beside the bundle's own and are left out, each by itself."""
+"""How many files and folders beside the bundle's own may be left out, each one counted."""
 RATIO_MAX = 100
-"""Largest size unpacked over size packed of one entry; text reaches 20, a zip bomb 1,000."""
+"""The largest ratio of unpacked to packed size of one entry: text reaches 20, a zip bomb 1,000."""
 PATH_CHARACTERS_MAX = 200
 PATH_PARTS_MAX = 10
 LIST_NAME = "MANIFEST.sha256"
@@ -63,9 +63,10 @@ def _refuse(problems: list[dict[str, Any]], where: str) -> Refusal:
 
 
 class Bundle:
-    """One version of one plugin: manifest, files, and the digest that names them.
+    """One version of one plugin: its manifest, its files, and the digest that names them.
 
-    ``files`` is everything, ``loaded`` what a worker gets (``tests/`` stays out) and ``sha256`` its hashes.
+    ``files`` holds every file, ``loaded`` the files that a worker gets (``tests/`` is excluded), and ``sha256`` their
+    hashes.
     """
 
     def __init__(self, manifest: Manifest, files: dict[str, bytes]) -> None:
@@ -82,17 +83,18 @@ class Bundle:
         return self.manifest.entrypoint
 
     def spec(self, policy: Limits) -> PluginSpec:
-        """What the pool serves; the manifest's limits lower ``policy`` and never raise it."""
+        """What the pool serves. The manifest's limits can lower ``policy`` but never raise it."""
         return spec_of(self.manifest, self.digest, policy)
 
 
 def spec_of(manifest: Manifest, digest: str, policy: Limits) -> PluginSpec:
-    """The pool's view of ``manifest``, enabled for everybody; limits are ``policy``'s, lowered by the manifest's."""
+    """The pool's view of ``manifest``, enabled for everybody. Limits are those of ``policy``, lowered by the
+    manifest's."""
     return PluginSpec(
         id=manifest.id, version=manifest.version, digest=digest, entrypoint=manifest.entrypoint,
         hooks=tuple(manifest.manifest.hooks), permissions=tuple(manifest.permissions), priority=manifest.priority,
         limits=manifest.limits.within(policy), network_allow=tuple(manifest.network.allow),
-        tables=tuple(manifest.data.tables), name=manifest.name, author=manifest.author)
+        tables=tuple(manifest.data.tables), name=manifest.name, author=manifest.author, runtime=manifest.runtime)
 
 
 def make_listing(files: dict[str, bytes]) -> bytes:
@@ -101,9 +103,9 @@ def make_listing(files: dict[str, bytes]) -> bytes:
                    for path, body in sorted(files.items())).encode()
 
 
-# ---------------------------------------------------------------------- what any bundle must satisfy
+# ---------------------------------------------------------------------- what every bundle must satisfy
 def _name_problem(name: str) -> str:
-    """What is wrong with a path inside a bundle; "" where it is good."""
+    """What is wrong with a path inside a bundle; "" if nothing is."""
     parts = name.split("/")
     if name.startswith("/") or re.match(r"[A-Za-z]:", name) or "\\" in name:
         return "an absolute path, a drive or a backslash"
@@ -151,14 +153,14 @@ def _file_problems(files: dict[str, bytes]) -> Iterator[dict[str, Any]]:
 
 
 def _collisions(names: list[str]) -> Iterator[dict[str, Any]]:
-    """Names that one file system or another would take for the same, and files that are also folders."""
+    """Names that some file system would treat as equal, and files whose name is also used as a folder."""
     seen: dict[str, str] = {unicodedata.normalize("NFKC", name).casefold(): name for name in RESERVED}
     folders: dict[str, str] = {}
     for name in names:
         key = unicodedata.normalize("NFKC", name).casefold()
         other = seen.get(key)
         if other is not None:
-            word = "stands twice" if other == name else f"collides with {other!a} where case or Unicode forms are one"
+            word = "appears twice" if other == name else f"differs from {other!a} only in case or Unicode form"
             yield _problem("name_collision", name, f"the name {word}", "rename one")
         seen[key] = name
         parts = key.split("/")
@@ -166,7 +168,7 @@ def _collisions(names: list[str]) -> Iterator[dict[str, Any]]:
             folders["/".join(parts[:end])] = name
     for key, name in folders.items():
         if key in seen:
-            yield _problem("name_collision", seen[key], f"it is a file, and {name!a} needs a folder", "rename one")
+            yield _problem("name_collision", seen[key], f"it is a file, but {name!a} needs a folder", "rename one")
 
 
 def make_bundle(files: dict[str, bytes], where: str) -> Bundle:
@@ -176,11 +178,11 @@ def make_bundle(files: dict[str, bytes], where: str) -> Bundle:
     problems += _collisions(list(files))
     problems += _file_problems(files)
     if len(files) > FILES_MAX or sum(map(len, files.values())) > BUNDLE_BYTES_MAX:
-        problems.append(_problem("bundle_too_large", "$", f"over {FILES_MAX} files or {BUNDLE_BYTES_MAX} bytes",
+        problems.append(_problem("bundle_too_large", "$", f"more than {FILES_MAX} files or {BUNDLE_BYTES_MAX} bytes",
                                  "leave out what the plugin does not need"))
     data = files.get("manifest.json")
     if data is None:
-        problems.append(_problem("manifest_missing", "manifest.json", "there is none",
+        problems.append(_problem("manifest_missing", "manifest.json", "the bundle has no manifest",
                                  "a bundle has a manifest.json at its top; `apex-exec plugin new` makes one"))
         raise _refuse(problems, where)
     manifest, wrong_manifest = check_manifest(data)
@@ -201,14 +203,15 @@ def make_bundle(files: dict[str, bytes], where: str) -> Bundle:
 def read_folder(folder: Path, left_out: list[str] | None = None, output: Path | None = None) -> Bundle:
     """The bundle in ``folder``. Raises Refusal.
 
-    Names that begin with a dot, ``__pycache__``, what ``ignoring.USUAL`` and the folder's ``.apxignore`` name, and the
-    file ``output`` are no part of it; ``left_out`` gets their paths, of a folder with a ``/`` at its end.
+    Names that begin with a dot, ``__pycache__``, everything that ``ignoring.USUAL`` and the folder's ``.apxignore``
+    match, and the file ``output`` are excluded. ``left_out`` receives their paths; the path of a folder ends with a
+    ``/``.
     """
     files: dict[str, bytes] = {}
     problems: list[dict[str, Any]] = []
     total_bytes = 0
     if not folder.is_dir():
-        raise Refusal("not_found", f"{folder}: there is no such folder", code=Code.NOT_FOUND,
+        raise Refusal("not_found", f"the folder {folder} does not exist", code=Code.NOT_FOUND,
                       hint="a bundle is a folder with a manifest.json")
     try:
         ignore = _read_ignore(folder)
@@ -227,7 +230,7 @@ def read_folder(folder: Path, left_out: list[str] | None = None, output: Path | 
                 total_bytes += info.st_size
                 if total_bytes > BUNDLE_BYTES_MAX or len(files) >= FILES_MAX:
                     problems.append(_problem("bundle_too_large", name, f"over {FILES_MAX} files or {BUNDLE_BYTES_MAX} "
-                                             "bytes in all", "leave out what the plugin does not need"))
+                                             "bytes in total", "leave out what the plugin does not need"))
                     break
                 files[name] = _read_regular(path, BUNDLE_BYTES_MAX)
     except OSError as error:
@@ -238,7 +241,7 @@ def read_folder(folder: Path, left_out: list[str] | None = None, output: Path | 
 
 
 def _read_ignore(folder: Path) -> Ignore:
-    """The folder's rules. Raises Refusal, OSError."""
+    """The folder's ignore rules. Raises Refusal, OSError."""
     path = folder / IGNORE_NAME
     try:
         body = _read_regular(path, IGNORE_BYTES_MAX)
@@ -249,7 +252,7 @@ def _read_ignore(folder: Path) -> Ignore:
     except UnicodeDecodeError:
         text = None
     if text is None or len(body) > IGNORE_BYTES_MAX:
-        raise Refusal("bad_ignore", f"{path}: it is not UTF-8, or over {IGNORE_BYTES_MAX} bytes",
+        raise Refusal("bad_ignore", f"{path} is not UTF-8, or is larger than {IGNORE_BYTES_MAX} bytes",
                       code=Code.INVALID_INPUT, hint="write one pattern a line, as in a .gitignore")
     return Ignore(text)
 
@@ -264,7 +267,7 @@ def _walk(folder: Path, prefix: str, ignore: Ignore, left_out: list[str]) -> Ite
                 or ignore.leaves_out(name, is_folder)):
             left_out.append(name + "/" * is_folder)
             if len(left_out) > LEFT_OUT_MAX:
-                raise Refusal("bundle_too_large", f"over {LEFT_OUT_MAX} files beside the bundle's own",
+                raise Refusal("bundle_too_large", f"over {LEFT_OUT_MAX} files beside those of the bundle",
                               code=Code.INVALID_INPUT, hint="name their folders in .apxignore, not the files")
             continue
         if is_folder and prefix.count("/") < PATH_PARTS_MAX:
@@ -274,7 +277,7 @@ def _walk(folder: Path, prefix: str, ignore: Ignore, left_out: list[str]) -> Ite
 
 
 def _read_regular(path: Path, bytes_max: int) -> bytes:
-    """The bytes of a regular file that is no link, at most ``bytes_max`` and one. Raises OSError."""
+    """The bytes of a regular file that is not a link: at most ``bytes_max`` + 1 of them. Raises OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     with os.fdopen(fd, "rb") as file:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -284,8 +287,8 @@ def _read_regular(path: Path, bytes_max: int) -> bytes:
 
 # ---------------------------------------------------------------------- .apx files
 def pack(bundle: Bundle, signatures: bytes = b"") -> bytes:
-    """``bundle`` as an ``.apx``: the same bytes for the same files, on any machine. Stored, not deflated: zlib's
-    output differs between its versions, and a bundle is small."""
+    """``bundle`` as an ``.apx``: the same files give the same bytes on any machine. Entries are stored, not deflated:
+    zlib's output differs between its versions, and a bundle is small."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
         bodies = {LIST_NAME: bundle.listing, **bundle.files}
@@ -293,7 +296,7 @@ def pack(bundle: Bundle, signatures: bytes = b"") -> bytes:
             bodies[SIGNATURES_NAME] = signatures
         for name, body in bodies.items():
             info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
-            info.create_system = 3  # Unix, wherever it is made
+            info.create_system = 3  # Unix, whatever the machine
             info.external_attr = (stat.S_IFREG | 0o644) << 16
             archive.writestr(info, body)
     return out.getvalue()
@@ -305,15 +308,15 @@ def _broken(where: str, message: str) -> Refusal:
 
 
 def _check_ends(data: bytes, where: str) -> None:
-    """Counts the entries before any is parsed; nothing may stand before the first or after the last."""
+    """Counts the entries before any is parsed. No bytes may precede the first entry or follow the end record."""
     if len(data) > APX_BYTES_MAX:
-        raise Refusal("bundle_too_large", f"{where}: over {APX_BYTES_MAX} bytes",
+        raise Refusal("bundle_too_large", f"{where}: it is larger than {APX_BYTES_MAX} bytes",
                       hint="leave out what the plugin does not need", code=Code.INVALID_INPUT)
     if not data.startswith(b"PK\x03\x04") or len(data) < _END.size or data[-_END.size :][:4] != _END_MAGIC:
         raise _broken(where, "it is not an .apx file, or it is cut short or has something appended")
     _, disk, start, here, entries, size, offset, _ = _END.unpack(data[-_END.size :])
     if here != entries or entries > FILES_MAX + len(RESERVED):
-        raise Refusal("bundle_too_large", f"{where}: it announces {entries} entries, over {FILES_MAX}",
+        raise Refusal("bundle_too_large", f"{where}: it announces {entries} entries; at most {FILES_MAX} are allowed",
                       hint="leave out what the plugin does not need", code=Code.INVALID_INPUT)
     if disk or start or offset + size + _END.size != len(data):
         raise _broken(where, "its parts do not add up to the file")
@@ -338,16 +341,16 @@ def _entry_problems(info: zipfile.ZipInfo) -> Iterator[dict[str, Any]]:
 
 
 def _read_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    # By size: ``ZipFile.read`` inflates a whole entry before it looks at how large it said it was.
+    # Read by size, because ``ZipFile.read`` inflates a whole entry before it compares the size with the announced one.
     with archive.open(info) as entry:
         body = entry.read(info.file_size)
         if len(body) != info.file_size or entry.read(1):
-            raise zipfile.BadZipFile(f"{info.filename!a} is not as large as it says")
+            raise zipfile.BadZipFile(f"{info.filename!a} does not have the size that it announces")
     return body
 
 
 def _has_unix_extra(extra: bytes) -> bool:
-    """True where the entry carries a Unix or ASi field, which may name a link's or a device's target."""
+    """True if the entry carries a Unix or ASi field, which may name a link's or a device's target."""
     offset = 0
     while offset + 4 <= len(extra):
         kind, size = struct.unpack_from("<HH", extra, offset)
@@ -358,9 +361,9 @@ def _has_unix_extra(extra: bytes) -> bool:
 
 
 def unpack(data: bytes, where: str = "bundle") -> tuple[Bundle, bytes]:
-    """The bundle in the bytes of an ``.apx``, and its signature file (b"" where unsigned). Raises Refusal.
+    """The bundle in the bytes of an ``.apx``, and its signature file (b"" if it is unsigned). Raises Refusal.
 
-    Memory is bounded by APX_BYTES_MAX and BUNDLE_BYTES_MAX whatever the file says of itself.
+    Memory is bounded by APX_BYTES_MAX and BUNDLE_BYTES_MAX, whatever sizes the file announces.
     """
     _check_ends(data, where)
     try:
@@ -369,7 +372,7 @@ def unpack(data: bytes, where: str = "bundle") -> tuple[Bundle, bytes]:
             problems = [problem for info in infos for problem in _entry_problems(info)]
             names = [info.filename for info in infos]
             problems += _collisions([name for name in names if name not in RESERVED])
-            problems += [_problem("name_collision", name, "it stands twice", "remove one")
+            problems += [_problem("name_collision", name, "it appears twice", "remove one")
                          for name in RESERVED if names.count(name) > 1]
             if sum(info.file_size for info in infos) > BUNDLE_BYTES_MAX + 2 * PATH_CHARACTERS_MAX * FILES_MAX:
                 problems.append(_problem("bundle_too_large", "$", f"it unpacks to more than {BUNDLE_BYTES_MAX} bytes",
@@ -404,9 +407,9 @@ def _listing_problems(listing: bytes, files: dict[str, bytes]) -> Iterator[dict[
         yield _problem("missing_file", name, "it is in the list and not in the bundle", hint)
     for name in sorted(files.keys() & listed.keys()):
         if (hashlib.sha256(files[name]).hexdigest(), len(files[name])) != listed[name]:
-            yield _problem("hash_mismatch", name, "it is not what the list says", hint)
+            yield _problem("hash_mismatch", name, "its content differs from the hash in the list", hint)
     if make_listing(files) != listing and listed.keys() == files.keys():
-        yield _problem("list_malformed", LIST_NAME, "it is not the list that its files give", hint)
+        yield _problem("list_malformed", LIST_NAME, "the list does not match the files", hint)
 
 
 def read_apx(path: Path) -> tuple[Bundle, bytes]:
@@ -414,7 +417,7 @@ def read_apx(path: Path) -> tuple[Bundle, bytes]:
     try:
         data = _read_regular(path, APX_BYTES_MAX)
     except FileNotFoundError:
-        raise Refusal("not_found", f"{path}: there is no such file", code=Code.NOT_FOUND,
+        raise Refusal("not_found", f"the file {path} does not exist", code=Code.NOT_FOUND,
                       hint="make one with `apex-exec plugin pack DIR`") from None
     except OSError as error:
         raise Refusal("unreadable", f"{path}: {error}", hint="make it a readable, regular file") from None

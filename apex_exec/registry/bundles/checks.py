@@ -1,6 +1,6 @@
-"""What a bundle must pass before it is installed: policy, signature, scan, and code that says what its manifest says.
+"""What a bundle must pass before it is installed: policy, signature, scan, and code that agrees with its manifest.
 
-The code is loaded in a jailed worker by the supervisor (``ask`` kind ``probe``), never in the process that asks.
+The supervisor loads the code in a jailed worker (``ask`` kind ``probe``); the process that asks never loads it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from apex_exec.catalogue.hooks import HOOKS
 from apex_exec.errors import Code, Refusal
 from apex_exec.registry.bundles.bundle import Bundle
 from apex_exec.registry.bundles.manifest import Manifest
@@ -20,17 +21,10 @@ if TYPE_CHECKING:
 
 PROBE_SECONDS = 60.0
 NOBODY = "00000000-0000-4000-8000-000000000000"
-"""The user of a trial call: no row of the platform's is his."""
-_TRIALS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("onDashboardLoad", {"dashboardId": "trial"}),
-    ("onDataFetch", {"query": "trial", "filters": {}}),
-    ("onActionExecute", {"action": "trial", "context": {}}),
-    ("onAuthSuccess", {"sessionId": "trial"}),
-)
-
+"""The user of a trial call: no row of the platform belongs to this user."""
 
 def declared_problems(manifest: Manifest, declared: dict[str, Any]) -> list[dict[str, Any]]:
-    """A problem for each difference between the manifest and what the code, loaded, says of itself."""
+    """One problem for each difference between the manifest and what the loaded code declares."""
     problems: list[dict[str, Any]] = []
     for key, path, wanted, found in (
         ("hooks", "$.manifest.hooks", set(manifest.manifest.hooks), set(declared.get("hooks", ()))),
@@ -38,14 +32,14 @@ def declared_problems(manifest: Manifest, declared: dict[str, Any]) -> list[dict
     ):
         singular = key[:-1]
         problems += [{"code": f"{singular}_not_in_code", "path": path, "hint": f"add it to the code, or remove {item}",
-                      "message": f"the manifest declares {item}, and the code does not"}
+                      "message": f"the manifest declares {item}, but the code does not"}
                      for item in sorted(wanted - found)]
         problems += [{"code": f"{singular}_not_in_manifest", "path": path, "hint": f"add {item} to the manifest",
-                      "message": f"the code declares {item[:60]}, and the manifest does not"}
+                      "message": f"the code declares {item[:60]}, but the manifest does not"}
                      for item in sorted(found - wanted)]
     if declared.get("version") not in (None, manifest.version):
         problems.append({"code": "version_differs", "path": "$.version", "hint": "give both the same version",
-                         "message": f"the code says version {str(declared['version'])[:20]}, "
+                         "message": f"the code declares version {str(declared['version'])[:20]}, but "
                                     f"the manifest {manifest.version}"})
     return problems
 
@@ -75,7 +69,7 @@ def check_policy(ctx: Context, manifest: Manifest) -> None:
 
 
 def check_scan(ctx: Context, bundle: Bundle) -> Report:
-    """The scan's report. Raises Refusal("scan_failed") for errors where ``security.scan = "enforce"``."""
+    """The scan's report. Raises Refusal("scan_failed") for errors if ``security.scan = "enforce"``."""
     report = ctx.scan(bundle.files, bundle.manifest)
     if report.errors and ctx.settings.security.scan == "enforce":
         first = report.errors[0]
@@ -88,12 +82,12 @@ def check_scan(ctx: Context, bundle: Bundle) -> Report:
 
 def trial_call(manifest: Manifest, hook: str | None, payload: dict[str, Any] | None,
                user: str | None) -> dict[str, Any]:
-    """The call that a new generation, or a live plugin, is tried with: {} where ``hook`` is "none"."""
+    """The call that a new generation, or a live plugin, is tried with: {} if ``hook`` is "none"."""
     if hook == "none":
         return {}
     declared = manifest.manifest.hooks
     if hook is not None and hook not in declared:
         raise Refusal("hook_not_declared", f"{manifest.id} does not declare {hook!a}", code=Code.INVALID_INPUT,
                       hint=f"one of {', '.join(declared)}, or none")
-    name, sample = next((n, s) for n, s in _TRIALS if n == (hook or n) and n in declared)
-    return {"hook": name, "payload": payload if payload is not None else sample, "userId": user or NOBODY}
+    name = hook or next(one for one in HOOKS if one in declared)
+    return {"hook": name, "payload": HOOKS[name].sample if payload is None else payload, "userId": user or NOBODY}

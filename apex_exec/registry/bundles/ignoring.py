@@ -1,9 +1,10 @@
-"""Which files of an author's folder are no part of the bundle: what no bundle should hold, what ``.apxignore`` names.
+"""Decides which files of an author's folder are excluded from the bundle: the usual ones, and those in ``.apxignore``.
 
-``.apxignore`` stands at the folder's top and is written as ``.gitignore`` is: one pattern a line, ``#`` a comment,
-``!`` takes back what an earlier line left out, a ``/`` at the end means folders only, one before the end ties the
-pattern to the top, ``*`` and ``?`` stop at a ``/``, ``**`` does not. A folder that is left out is not looked into. The
-time a match takes is bounded by pattern times path: a folder may be a stranger's, and the registrar reads it.
+``.apxignore`` lies at the top of the folder and is written like ``.gitignore``: one pattern a line; ``#`` begins a
+comment; ``!`` takes back an earlier exclusion; a ``/`` at the end matches folders only, and one before the end ties the
+pattern to the top; ``*`` and ``?`` stop at a ``/``, ``**`` does not. An excluded folder is not read. Matching takes at
+most time in proportion to pattern length times path length: the folder may come from a stranger, and the registrar
+reads it.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ IGNORE_NAME = ".apxignore"
 IGNORE_BYTES_MAX = 65_536
 RULES_MAX = 500
 WORK_MAX = 100_000_000
-"""Characters of names times stars of patterns that are compared for one folder, ten seconds at the worst; a thousand
-files under fifty ordinary patterns are a hundredth of it."""
+"""The most work for one folder, in characters of names times stars of patterns. The worst case takes ten seconds; a
+thousand files under fifty ordinary patterns need a hundredth of it."""
 USUAL = """
 *.apx
 /dist/
@@ -52,17 +53,17 @@ secrets.json
 secrets.toml
 secrets.y*ml
 """
-"""Left out unless ``.apxignore`` takes it back with ``!``: what packing itself makes, what tools leave behind, and what
-is a secret by its name, in whichever case that is written. Names that begin with a dot are never part of a bundle."""
+"""Excluded unless ``.apxignore`` takes it back with ``!``: the output of packing itself, what tools leave behind, and
+names that usually hold secrets, in upper or lower case. Names that begin with a dot are never part of a bundle."""
 
 _Set = tuple[bool, tuple[tuple[str, str], ...]]  # negated, ranges
 _Token = str | _Set
-_ANY = ""  # `*` within a segment
+_ANY = ""  # `*` within one part of a path
 _Segment = tuple[_Token, ...]
 _ANY_FOLDERS: _Segment = (_ANY, _ANY)  # `**`
 
 
-_ONE: _Set = (True, ())  # `?`: any character but one of none
+_ONE: _Set = (True, ())  # `?`: every character that is not in the empty set
 
 
 class _Rule(NamedTuple):
@@ -75,39 +76,39 @@ class _Rule(NamedTuple):
 
 
 class Ignore:
-    """The rules of one folder, the usual ones first; the last that matches decides."""
+    """The rules of one folder, the usual ones first. The last rule that matches decides."""
 
     def __init__(self, text: str = "") -> None:
-        """``text`` is that of ``.apxignore``. Raises Refusal where it holds more than a person writes."""
+        """``text`` is the content of ``.apxignore``. Raises Refusal if it has more patterns than a person writes."""
         self._rules = [rule for line in USUAL.split() if (rule := _rule(line, folded=True))]
         own = [rule for line in text.splitlines() if (rule := _rule(line, folded=False))]
         if len(own) > RULES_MAX:
-            raise Refusal("bad_ignore", f"{IGNORE_NAME}: over {RULES_MAX} patterns", code=Code.INVALID_INPUT,
+            raise Refusal("bad_ignore", f"{IGNORE_NAME} has more than {RULES_MAX} patterns", code=Code.INVALID_INPUT,
                           hint="name folders instead of files")
         self._rules += own
         self._work = 0
 
     def leaves_out(self, path: str, is_folder: bool) -> bool:
-        """Whether ``path``, relative to the bundle's folder and written with ``/``, is no part of the bundle.
+        """Whether ``path``, relative to the bundle's folder and written with ``/``, is excluded from the bundle.
 
-        Raises Refusal where names and patterns are such that comparing them takes too long.
+        Raises Refusal if the names and patterns would take too long to compare.
         """
         left_out = False
         for rule in self._rules:
             if left_out != rule.takes_back or (rule.folders_only and not is_folder):
-                continue  # it would change nothing, or is about folders
+                continue  # the rule would not change the answer, or it is for folders only
             parts = (path.casefold() if rule.folded else path).split("/")
             self._work += rule.stars * len(path)
             if self._work > WORK_MAX:
-                raise Refusal("bad_ignore", f"{IGNORE_NAME}: its patterns take too long", code=Code.INVALID_INPUT,
-                              hint="write fewer stars")
+                raise Refusal("bad_ignore", f"{IGNORE_NAME} takes too long to match", code=Code.INVALID_INPUT,
+                              hint="use fewer stars in the patterns")
             if _matches_path(rule.segments, parts if rule.at_top else parts[-1:]):
                 left_out = not rule.takes_back
         return left_out
 
 
 def _rule(line: str, *, folded: bool) -> _Rule | None:
-    """One line as a rule; None for a comment and for what says nothing."""
+    """One line as a rule; None for a comment or an empty line."""
     text = line.rstrip("\r\n")
     while text.endswith((" ", "\t")) and not text.endswith(("\\ ", "\\\t")):
         text = text[:-1]
@@ -172,7 +173,7 @@ def _takes(token: _Token, character: str) -> bool:
 
 
 def _matches_name(pattern: _Segment, name: str) -> bool:
-    """Whether ``name`` is what ``pattern`` says. Where a `*` took too little, only the latest one takes more."""
+    """Whether ``name`` matches ``pattern``. After a mismatch only the latest `*` is extended."""
     at = index = 0
     star = mark = -1
     while index < len(name):
@@ -190,7 +191,8 @@ def _matches_name(pattern: _Segment, name: str) -> bool:
 
 
 def _matches_path(pattern: tuple[_Segment, ...], parts: list[str]) -> bool:
-    """The same for whole paths, where ``**`` stands for any folders: none of them, but at the end at least one name."""
+    """The same for whole paths. ``**`` matches any number of folders, also none; at the end it needs at least one name.
+    """
     at = index = 0
     star = mark = -1
     while index < len(parts):
@@ -198,7 +200,7 @@ def _matches_path(pattern: tuple[_Segment, ...], parts: list[str]) -> bool:
             at, index = at + 1, index + 1
         elif at < len(pattern) and pattern[at] is _ANY_FOLDERS:
             if at == len(pattern) - 1:
-                return True  # something is left for it
+                return True  # something is left for `**` to match
             star, mark = at, index
             at += 1
         elif star >= 0:

@@ -1,7 +1,7 @@
-"""The manifest: the document's registration object, checked in full, with every problem reported at once.
+"""The manifest: the registration object of the specification, checked in full; all problems are reported at once.
 
-A problem is ``{code, path, message, hint}``: ``code`` is the machine's word and stable, ``path`` a JSON path such as
-``$.permissions[1]``. Identifiers are ASCII and matched whole. Nothing here reads a file or runs plugin code.
+A problem is ``{code, path, message, hint}``: ``code`` is stable and meant for programs, ``path`` is a JSON path such as
+``$.permissions[1]``. Identifiers are ASCII and matched as a whole. This module reads no file and runs no plugin code.
 """
 
 from __future__ import annotations
@@ -17,17 +17,21 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import PydanticCustomError
 
 from apex_exec import API_VERSION
+from apex_exec.catalogue.hooks import HOOKS
 from apex_exec.config import CPU_PERCENT_MIN, MEMORY_MB_MAX, NETWORK_PER_MINUTE_MAX, TIMEOUT_MS_MAX
-from apex_exec.core.plugin import ADMIN_PERMISSIONS, HOOKS, STANDARD_PERMISSIONS, Limits
+from apex_exec.core.plugin import ADMIN_PERMISSIONS, STANDARD_PERMISSIONS, Limits
 from apex_exec.errors import Code, Refusal
+from apex_exec.executor.runtimes import PYTHON, runtime_of
 from apex_exec.wire.error_paths import step
 
 MANIFEST_BYTES_MAX = 65_536
 PROBLEMS_MAX = 100
-"""Problems reported of one manifest; a hostile one could hold thousands."""
+"""How many problems of one manifest we report; a hostile one could have thousands."""
+HOOKS_MAX = 100
+"""The number of hooks that one plugin may declare, of those that the platform has."""
 PERMISSIONS = (*STANDARD_PERMISSIONS, *ADMIN_PERMISSIONS)
 AMOUNT_MAX = 10**12
-"""Largest price in minor units: far above any price, far below what a 64-bit column holds."""
+"""The largest price in minor units: far above any real price, far below the limit of a 64-bit column."""
 
 _ID = re.compile(r"[a-z0-9-]{3,50}")
 _VERSION = re.compile(r"(0|[1-9][0-9]{0,5})(\.(0|[1-9][0-9]{0,5})){2}")
@@ -46,12 +50,12 @@ _CODES = {
 
 
 def _error(code: str, message: str, hint: str = "") -> PydanticCustomError:
-    # Braces would be read as placeholders by pydantic's formatter, so both texts travel as values.
+    # pydantic's formatter would read braces as placeholders, so both texts travel as values.
     return PydanticCustomError(code, "{text}", {"text": message, "hint": hint})
 
 
 def is_plugin_id(value: str) -> bool:
-    """True for 3 to 50 of ``a-z 0-9 -``."""
+    """True for 3 to 50 characters of ``a-z 0-9 -``."""
     return _ID.fullmatch(value) is not None
 
 
@@ -85,7 +89,7 @@ def _check_label(value: str) -> str:
 def _check_hook(value: str) -> str:
     if value not in HOOKS:
         near = difflib.get_close_matches(value, HOOKS, 1)
-        raise _error("unknown_hook", f"there is no hook {value[:60]!a}",
+        raise _error("unknown_hook", f"{value[:60]!a} is not a hook",
                      f"did you mean {near[0]}?" if near else f"the hooks are {', '.join(HOOKS)}")
     return value
 
@@ -93,7 +97,7 @@ def _check_hook(value: str) -> str:
 def _check_permission(value: str) -> str:
     if value not in PERMISSIONS:
         near = difflib.get_close_matches(value, PERMISSIONS, 1)
-        raise _error("unknown_permission", f"there is no permission {value[:60]!a}",
+        raise _error("unknown_permission", f"{value[:60]!a} is not a permission",
                      f"did you mean {near[0]}?" if near else f"the permissions are {', '.join(PERMISSIONS)}")
     return value
 
@@ -101,9 +105,9 @@ def _check_permission(value: str) -> str:
 def _check_entrypoint(value: str) -> str:
     if re.search(r"\.(js|mjs|cjs|ts|tsx|jsx|mts|cts)\Z", value, re.IGNORECASE):
         stem = value.rsplit("/", 1)[-1].rsplit(".", 1)[0]
-        raise _error("unsupported_runtime", f"{value[:100]!a} is JavaScript, and plugins here are Python",
+        raise _error("unsupported_runtime", f"{value[:100]!a} is JavaScript, but plugins here are written in Python",
                      f"port the entry point to Python and name it, as in {stem}.py")
-    if not value.endswith(".py"):
+    if runtime_of(value) is None:
         raise _error("unsupported_runtime", f"{value[:100]!a} is not Python", "name a .py file of the bundle")
     if _PATH.fullmatch(value) is None or ".." in value:
         raise _error("malformed", f"{value[:100]!a} is not a path inside a bundle",
@@ -129,7 +133,7 @@ def _check_api_range(value: str) -> str:
     if match := _CARET.fullmatch(value.strip()):
         low = f"{match[1]}.{match[2] or 0}" + (f".{match[3]}" if match[3] else "")
         high = str(int(match[1]) + 1) if value.strip()[0] == "^" else f"{match[1]}.{int(match[2] or 0) + 1}"
-        raise _error("malformed", f"{value!a} is npm's notation, which is not understood here",
+        raise _error("malformed", f"{value!a} uses npm's notation, which we do not support",
                      f'write ">={low},<{high}"')
     try:
         if not value.isascii() or not value.strip():
@@ -138,7 +142,7 @@ def _check_api_range(value: str) -> str:
     except InvalidSpecifier:
         raise _error("malformed", f"{value[:60]!a} is not a version range", 'write one such as ">=1.0,<2"') from None
     if API_VERSION not in wanted:
-        raise _error("incompatible_api_version", f"the plugin wants API {value}, and this daemon speaks {API_VERSION}",
+        raise _error("incompatible_api_version", f"the plugin needs API {value}, but this daemon has API {API_VERSION}",
                      "use a version of the plugin made for this API, or another daemon")
     return value
 
@@ -152,7 +156,7 @@ def _check_currency(value: str) -> str:
 def _check_contact(value: str) -> str:
     plain = value.isascii() and value.isprintable()
     if not plain or not re.fullmatch(r"https://\S+|[^@\s]+@[^@\s]+\.[^@\s]+", value):
-        raise _error("malformed", f"{value[:80]!a} is no contact", "an e-mail address or an https:// address")
+        raise _error("malformed", f"{value[:80]!a} is not a contact", "an e-mail address or an https:// address")
     return value
 
 
@@ -161,14 +165,14 @@ class _Strict(BaseModel):
 
 
 class CodePart(_Strict):
-    """The manifest's inner ``manifest``: what is loaded, and which hooks it has."""
+    """The manifest's inner ``manifest``: the file that is loaded, and the hooks that the plugin has."""
 
     entrypoint: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_check_entrypoint)]
-    hooks: Annotated[list[Annotated[str, AfterValidator(_check_hook)]], Field(min_length=1, max_length=len(HOOKS))]
+    hooks: Annotated[list[Annotated[str, AfterValidator(_check_hook)]], Field(min_length=1, max_length=HOOKS_MAX)]
 
 
 class LimitsPart(_Strict):
-    """Caps that the author lowers. None: the platform's policy."""
+    """Limits that the author lowers. None means the platform's policy."""
 
     timeoutMs: Annotated[int, Field(ge=1, le=TIMEOUT_MS_MAX)] | None = None
     memoryMb: Annotated[int, Field(ge=1, le=MEMORY_MB_MAX)] | None = None
@@ -176,7 +180,7 @@ class LimitsPart(_Strict):
     networkPerMinute: Annotated[int, Field(ge=0, le=NETWORK_PER_MINUTE_MAX)] | None = None
 
     def within(self, policy: Limits) -> Limits:
-        """The limits in force: ``policy``, lowered where the manifest asks for less and never raised."""
+        """The limits in force: ``policy``, lowered where the manifest asks for less, and never raised."""
         def lower(wanted: float | None, allowed: float) -> Any:
             return allowed if wanted is None else min(wanted, allowed)
 
@@ -185,28 +189,28 @@ class LimitsPart(_Strict):
                       lower(self.networkPerMinute, policy.network_per_minute))
 
     def without_effect(self, policy: Limits) -> list[str]:
-        """What stands above ``policy``, in words: it is no error, and it is not had."""
+        """One sentence for each limit above ``policy``. Such a limit is not an error, but it has no effect."""
         pairs = (("timeoutMs", self.timeoutMs, policy.timeout_ms), ("memoryMb", self.memoryMb, policy.memory_mb),
                  ("cpuPercent", self.cpuPercent, policy.cpu_percent),
                  ("networkPerMinute", self.networkPerMinute, policy.network_per_minute))
-        return [f"$.limits.{name}: {wanted:g} is above the {allowed:g} that this platform gives: it has {allowed:g}"
+        return [f"$.limits.{name}: {wanted:g} is above this platform's limit; {allowed:g} applies"
                 for name, wanted, allowed in pairs if wanted is not None and wanted > allowed]
 
 
 class NetworkPart(_Strict):
-    """Hosts that the plugin wants to reach; the operator's list is the other half."""
+    """Hosts that the plugin wants to reach. The operator's list must name them, too."""
 
     allow: Annotated[list[Annotated[str, AfterValidator(_check_host)]], Field(max_length=100)] = []
 
 
 class DataPart(_Strict):
-    """Tables that the plugin wants to see; the operator's list is the other half."""
+    """Tables that the plugin wants to use. The operator's list must name them, too."""
 
     tables: Annotated[list[Annotated[str, AfterValidator(_check_table)]], Field(max_length=100)] = []
 
 
 class PricingPart(_Strict):
-    """Price in integer minor units (1995 is 19.95 USD). ``free`` has none; ``subscription`` has an interval."""
+    """A price in integer minor units (1995 is 19.95 USD). ``free`` has no amount; ``subscription`` has an interval."""
 
     model: Literal["free", "one-time", "subscription"] = "free"
     amount: Annotated[int, Field(ge=1, le=AMOUNT_MAX)] | None = None
@@ -224,13 +228,13 @@ class PricingPart(_Strict):
                        "subscription": '{"model": "subscription", "amount": 500, "currency": "USD", '
                                        '"interval": "month"}'}
             raise _error("incomplete", f"a price of the model {self.model!r} has {', '.join(sorted(wanted)) or 'no'} "
-                                       f"further keys, and this has {', '.join(sorted(given)) or 'none'}",
+                                       f"further keys, but this one has {', '.join(sorted(given)) or 'none'}",
                          f"as in {example[self.model]}; amounts are whole minor units")
         return self
 
 
 class SupportPart(_Strict):
-    """Where users of a paid plugin turn to, and within how many hours somebody answers."""
+    """Whom users of a paid plugin can contact, and within how many hours they get an answer."""
 
     contact: Annotated[str, Field(min_length=3, max_length=200), AfterValidator(_check_contact)]
     responseHours: Annotated[int, Field(ge=1, le=24)] = 24
@@ -240,7 +244,7 @@ Label = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_chec
 
 
 class Manifest(_Strict):
-    """The document's registration object. Made by ``parse_manifest`` only."""
+    """The registration object of the specification. Only ``parse_manifest`` makes one."""
 
     id: Annotated[str, AfterValidator(_check_id)]
     name: Label
@@ -262,13 +266,18 @@ class Manifest(_Strict):
         return self.manifest.entrypoint.removeprefix(f"/plugins/{self.id}/")
 
     @property
+    def runtime(self) -> str:
+        """The language that the plugin is written in, by its entry point: a row of ``executor.runtimes``."""
+        return (runtime_of(self.entrypoint) or PYTHON).name  # an entry point without a runtime was refused
+
+    @property
     def admin_permissions(self) -> tuple[str, ...]:
-        """Those of its permissions that need an approval."""
+        """The permissions of this manifest that need an approval."""
         return tuple(p for p in self.permissions if p in ADMIN_PERMISSIONS)
 
 
 class _Duplicates:
-    """Collects keys that stand twice in one JSON object; ``json`` would silently keep the last."""
+    """Collects keys that appear twice in one JSON object; ``json`` alone would silently keep the last one."""
 
     def __init__(self) -> None:
         self.found: list[str] = []
@@ -314,8 +323,8 @@ def _hint(item: Any) -> str:
 
 
 def _own_problems(raw: Any, duplicates: list[str]) -> list[dict[str, Any]]:
-    """What types alone do not say: keys and list items that stand twice, an entry point of another plugin."""
-    found = [{"code": "duplicate", "path": "$", "message": f"the key {key[:60]!a} stands twice in one object",
+    """Problems that types cannot express: keys and list items that appear twice, an entry point of another plugin."""
+    found = [{"code": "duplicate", "path": "$", "message": f"the key {key[:60]!a} appears twice in one object",
               "hint": "remove one"} for key in duplicates]
     if not isinstance(raw, dict):
         return found
@@ -330,7 +339,7 @@ def _own_problems(raw: Any, duplicates: list[str]) -> list[dict[str, Any]]:
             for index, item in enumerate(items):
                 if isinstance(item, str) and item in seen:
                     found.append({"code": "duplicate", "path": f"{path}[{index}]",
-                                  "message": f"{item[:60]!a} stands twice", "hint": "remove one"})
+                                  "message": f"{item[:60]!a} appears twice", "hint": "remove one"})
                 elif isinstance(item, str):
                     seen.add(item)
     entry = inner.get("entrypoint")
@@ -342,8 +351,8 @@ def _own_problems(raw: Any, duplicates: list[str]) -> list[dict[str, Any]]:
 
 
 def _without_enabled(raw: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """``raw`` without ``enabled``, which hosts' own schemas have: it is no property of the plugin. What it says counts
-    in a registration object that an operation is given, never in a bundle: no author enables his plugin."""
+    """``raw`` without ``enabled``. Hosts' own schemas have this key, but it is not a property of the plugin. It counts
+    in a registration object that an operation receives, and never in a bundle: no author enables his own plugin."""
     odd = raw.get("enabled", False)
     problems = [] if isinstance(odd, bool) else [{
         "code": "wrong_type", "path": "$.enabled", "message": "Input should be a valid boolean",
@@ -355,15 +364,15 @@ _SECTIONS = ("manifest", "limits", "network", "data", "pricing")
 
 
 def _with_maps(raw: dict[str, Any]) -> dict[str, Any]:
-    """``raw`` with an empty map where an empty array stands for one: PHP and Lua write it so."""
+    """``raw`` with an empty map in place of an empty array: PHP and Lua write an empty map that way."""
     return {**raw, **{key: {} for key in _SECTIONS if raw.get(key) == []}}
 
 
 def check_manifest(data: bytes) -> tuple[Manifest | None, list[dict[str, Any]]]:
-    """The manifest in ``data`` (JSON) and every problem with it; None exactly where there is one."""
+    """The manifest in ``data`` (JSON) and every problem with it. The manifest is None exactly if there is a problem."""
     if len(data) > MANIFEST_BYTES_MAX:
         return None, [{"code": "too_long", "path": "$", "message": f"manifest.json is over {MANIFEST_BYTES_MAX} bytes",
-                       "hint": "move data into files of their own"}]
+                       "hint": "move data into separate files"}]
     duplicates = _Duplicates()
     try:
         raw = json.loads(data.decode("utf-8"), object_pairs_hook=duplicates, parse_constant=_refuse_constant)
@@ -388,7 +397,8 @@ def check_manifest(data: bytes) -> tuple[Manifest | None, list[dict[str, Any]]]:
 
 
 def manifest_refusal(problems: list[dict[str, Any]], where: str = "manifest.json") -> Refusal:
-    """One Refusal for ``problems``; its reason is theirs where they all say ``unsupported_runtime`` or such."""
+    """One Refusal for ``problems``. Its reason is their code if they all share one (such as ``unsupported_runtime``).
+    """
     codes = {problem["code"] for problem in problems}
     single = codes.pop() if len(codes) == 1 else ""
     reason = single if single in ("unsupported_runtime", "incompatible_api_version") else "manifest_invalid"
@@ -406,5 +416,5 @@ def parse_manifest(data: bytes) -> Manifest:
 
 
 def registration_object(manifest: Manifest) -> dict[str, Any]:
-    """The manifest as the document's registration object: what ``parse_manifest`` reads back."""
+    """The manifest as the registration object of the specification: ``parse_manifest`` reads it back."""
     return manifest.model_dump(exclude_defaults=True, exclude_none=True)

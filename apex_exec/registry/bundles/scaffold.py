@@ -1,15 +1,19 @@
-"""The files that ``plugin new`` begins a plugin with: they pass ``validate`` and ``test`` as they are."""
+"""The files that ``plugin new`` creates. They pass ``validate`` and ``test`` unchanged."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import shlex
 from pathlib import Path
 
+from apex_exec.catalogue.hooks import HOOKS
 from apex_exec.errors import Code, Refusal
 from apex_exec.registry.bundles.manifest import is_plugin_id
 
+WIDGETS_HOOK = "onDashboardLoad"
+"""What a plugin begins with unless another hook is named: one that shows something."""
 _CODE = '''"""{name}: one widget on the dashboard."""
 
 from typing import Any
@@ -39,8 +43,34 @@ def test_the_dashboard_gets_one_widget() -> None:
     result = FakePlatform(plugin).call("onDashboardLoad", {{"dashboardId": "main"}})
     assert [widget["component"] for widget in result["customWidgets"]] == ["Text"]
 '''
+_ANY_CODE = '''"""{name}: answers {hook}."""
+
+from typing import Any
+
+from workers import HookContext, Plugin
+
+plugin = Plugin(id="{id}", version="0.1.0", permissions=[])
+
+
+@plugin.hook("{hook}")
+def {function}(context: HookContext, params: dict[str, Any]) -> Any:
+    """One answer to {hook}; ``params`` is as {sample}.
+
+    A hook is given the arguments that it names: context, params.
+    """
+    return {result}
+'''
+_ANY_TEST = '''"""What the plugin promises; `apex-exec plugin test .` runs this in the real jail."""
+
+from plugin import plugin
+from workers.fake import FakePlatform
+
+
+def test_the_hook_answers() -> None:
+    assert FakePlatform(plugin).call("{hook}", {sample}) == {result}
+'''
 _PYTEST = "[pytest]\npythonpath = .\n"
-"""So that an editor's own test runner finds ``plugin``."""
+"""Lets an editor's own test runner import ``plugin``."""
 _README = '''# {name}
 
 One sentence: what this plugin does, and for whom.
@@ -58,7 +88,7 @@ apex-exec plugin enable {id}
 ## Example
 
 ```
-apex-exec invoke {id} onDashboardLoad --user 11111111-2222-4333-8444-555555555555 --payload '{{"dashboardId": "main"}}'
+apex-exec invoke {id} {hook} --user 11111111-2222-4333-8444-555555555555 --payload {payload}
 ```
 '''
 
@@ -67,34 +97,42 @@ def _name_of(plugin: str) -> str:
     return re.sub(r"\s+", " ", plugin.replace("-", " ")).strip().title() or plugin
 
 
-def scaffold_readme(plugin: str) -> str:
-    """The README that a plugin begins with; the marketplace asks for one of the author's own."""
-    return _README.format(id=plugin, name=_name_of(plugin))
+def scaffold_readme(plugin: str, hook: str = WIDGETS_HOOK) -> str:
+    """The README of a new plugin. The marketplace requires the author to replace it by one of his own."""
+    sample = {"dashboardId": "main"} if hook == WIDGETS_HOOK else HOOKS[hook].sample
+    return _README.format(id=plugin, name=_name_of(plugin), hook=hook, payload=shlex.quote(json.dumps(sample)))
 
 
-def write_scaffold(parent: Path, plugin: str, author: str) -> Path:
-    """Makes ``parent/plugin`` with manifest, code, test and README. Raises Refusal; never writes into what exists."""
+def write_scaffold(parent: Path, plugin: str, author: str, hook: str = WIDGETS_HOOK) -> Path:
+    """Creates ``parent/plugin`` with manifest, code, test and README, for ``hook``. Raises Refusal; never writes into
+    an existing folder."""
+    if hook not in HOOKS:
+        raise Refusal("unknown_hook", f"there is no hook {hook[:60]!a}", code=Code.INVALID_INPUT,
+                      hint=f"the hooks are {', '.join(HOOKS)}; name the configuration that declares others by --config")
     if not is_plugin_id(plugin):
         raise Refusal("bad_id", f"{plugin[:60]!a} is not a plugin id", code=Code.INVALID_INPUT,
                       hint="3 to 50 of lower-case a-z, digits and hyphens, as in custom-analytics")
     name = _name_of(plugin)
+    code, test = (_CODE, _TEST) if hook == WIDGETS_HOOK else (_ANY_CODE, _ANY_TEST)
     manifest = {
-        "id": plugin, "name": name, "version": "0.1.0", "author": author, "permissions": ["ui:render"],
-        "manifest": {"entrypoint": "plugin.py", "hooks": ["onDashboardLoad"]}, "apiVersion": ">=1.0,<2",
+        "id": plugin, "name": name, "version": "0.1.0", "author": author,
+        "permissions": ["ui:render"] if hook == WIDGETS_HOOK else [],
+        "manifest": {"entrypoint": "plugin.py", "hooks": [hook]}, "apiVersion": ">=1.0,<2",
     }
     folder = parent / plugin
     try:
         folder.mkdir(parents=True)
         (folder / "tests").mkdir()
-        values = {"id": plugin, "name": name}
+        values = {"id": plugin, "name": name, "hook": hook, "sample": repr(HOOKS[hook].sample),
+                  "function": re.sub(r"(?=[A-Z])", "_", hook).lower(), "result": repr(HOOKS[hook].sample_result)}
         for path, text in (("manifest.json", json.dumps(manifest, indent=2) + "\n"),
-                           ("plugin.py", _CODE.format(**values)),
-                           ("tests/test_plugin.py", _TEST.format(**values)), ("pytest.ini", _PYTEST),
-                           ("README.md", scaffold_readme(plugin))):
+                           ("plugin.py", code.format(**values)),
+                           ("tests/test_plugin.py", test.format(**values)), ("pytest.ini", _PYTEST),
+                           ("README.md", scaffold_readme(plugin, hook))):
             (folder / path).write_text(text, "utf-8")
     except FileExistsError:
-        raise Refusal("exists", f"{folder} is there already", code=Code.CONFLICT,
-                      hint="choose another id or --dir") from None
+        raise Refusal("exists", f"{folder} already exists", code=Code.CONFLICT,
+                      hint="choose another id, or another folder with --dir") from None
     except OSError as error:
         raise Refusal("unwritable", f"{folder}: {os.strerror(error.errno or 0)}", hint="choose another --dir") from None
     return folder

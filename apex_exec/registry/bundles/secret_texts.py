@@ -1,4 +1,5 @@
-"""What looks like a secret in a file of a bundle, by the forms that issuers give theirs so that they can be found."""
+"""Finds text that looks like a secret in the files of a bundle: issuers give their secrets forms that can be searched.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +17,10 @@ _FORMS: tuple[tuple[str, re.Pattern[bytes]], ...] = (
     ("a Google API key", re.compile(rb"\bAIza[0-9A-Za-z_-]{35}")),
     ("a PyPI token", re.compile(rb"\bpypi-AgEIcHlwaS5vcmc[0-9A-Za-z_-]{20}")),
 )
-"""The forms as their issuers document them; each pattern takes time in proportion to the text."""
+"""The forms as their issuers document them. Each pattern takes time in proportion to the text."""
 
 
 def secrets_in(files: Mapping[str, bytes]) -> list[tuple[str, int, str]]:
-    """(path, line, what it looks like) of the first place of each form in each file. The secret itself is not told."""
+    """(path, line, kind) of the first match of each form in each file. The secret itself is not returned."""
     return [(path, body.count(b"\n", 0, found.start()) + 1, what)
             for path, body in files.items() for what, form in _FORMS if (found := form.search(body))]

@@ -1,4 +1,5 @@
-"""The scan's own process: sources in on stdin, findings out on stdout, both MessagePack. Runs nothing of them."""
+"""The scan's own process: it reads sources from stdin and writes findings to stdout, both as MessagePack. It runs no
+code of the sources."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ PER_FILE_MAX = 100
 
 
 def scan_files(request: Request) -> Iterator[Finding]:
-    """Every finding of the request's files."""
+    """Every finding in the request's files."""
     own = frozenset(path.split("/", 1)[0].removesuffix(".py") for path in request.files) | frozenset(
         part.removesuffix(".py") for path in request.files for part in path.split("/"))
     allowed = frozenset(request.allowed)
@@ -27,7 +28,7 @@ def scan_files(request: Request) -> Iterator[Finding]:
         try:
             text = body.decode("utf-8")
         except UnicodeDecodeError:
-            continue  # data; a source that is not UTF-8 is no bundle
+            continue  # a data file; a Python source that is not UTF-8 never becomes a bundle
         found = _file(path, text, allowed, own, api) if path.endswith(".py") else scan_text(path, text)
         seen: set[tuple[str, int]] = set()
         for item in found:
@@ -65,17 +66,17 @@ def _permissions(request: Request, api: ApiUse) -> Iterator[Finding]:
             yield finding("undeclared-permission", path, line, f"context.api.{call} needs {permission}")
     for permission in request.permissions:
         if permission == "ui:render" and api.renders:
-            continue  # widgets in a result are rendered too
+            continue  # the widgets in a result are rendered too
         if permission not in api.needed and not api.opaque:
-            yield finding("unused-permission", "manifest.json", 0, f"{permission} is declared and no call uses it")
+            yield finding("unused-permission", "manifest.json", 0, f"{permission} is declared, but no call uses it")
     for name, permission, items in (("network.allow", "network:fetch", request.network),
                                     ("data.tables", "data:read", request.tables)):
         if items and permission not in request.permissions and "data:write" not in request.permissions:
-            yield finding("idle-declaration", "manifest.json", 0, f"{name} is given without {permission}")
+            yield finding("idle-declaration", "manifest.json", 0, f"{name} is listed without {permission}")
 
 
 def main() -> int:
-    """Reads the request, writes the findings, returns the exit status."""
+    """Reads the request, writes the findings and returns the exit status."""
     warnings.simplefilter("ignore")  # SyntaxWarnings of the source are not ours to print
     sys.setrecursionlimit(1500)
     request = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=Request)

@@ -1,7 +1,7 @@
-"""What a static scan can find: the rules, a finding, a report, and their outputs as text, JSON and SARIF.
+"""What a static scan can find: the rules, a finding, a report, and their output as text, JSON and SARIF.
 
-The scan informs; the jail is the boundary. A rule has one severity: ``error`` stops an installation (with
-``security.scan = "enforce"``), ``warning`` is for a person to look at, ``note`` is worth knowing.
+The scan informs; the jail is the boundary. Each rule has one severity: ``error`` stops an installation (with
+``security.scan = "enforce"``), ``warning`` asks a person to look, ``note`` is worth knowing.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from apex_exec import __version__
 
 SEVERITIES = ("error", "warning", "note")
 FINDINGS_MAX = 500
-"""Findings kept of one bundle; a hostile one could make millions."""
+"""How many findings of one bundle are kept; a hostile bundle could cause millions."""
 
 
 class Rule(msgspec.Struct, frozen=True):
-    """One rule: its number, name and severity, why it matters and how to mend it."""
+    """One rule: its number, name and severity, why it matters, and how to fix the code."""
 
     id: str
     name: str
@@ -29,7 +29,7 @@ class Rule(msgspec.Struct, frozen=True):
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One place. ``path`` is inside the bundle, ``line`` counts from 1 (0: the whole file)."""
+    """One place in the source. ``path`` is inside the bundle; ``line`` counts from 1, and 0 means the whole file."""
 
     rule: str
     severity: str
@@ -45,11 +45,11 @@ _RULES = (
      "ship the code as ordinary source"),
     ("APX002", "dynamic-code", "warning", "eval, exec and compile run what a reviewer cannot see.",
      "write the code out, or use a table of functions"),
-    ("APX003", "dunder-walk", "error", "Walking from an object to its class's internals is how sandboxes are left.",
+    ("APX003", "dunder-walk", "error", "Walking from an object to its class's internals is how code escapes sandboxes.",
      "use the object's public interface"),
-    ("APX004", "native-call", "error", "Calling native code steps around every rule of Python.",
+    ("APX004", "native-call", "error", "Native code bypasses every rule of Python.",
      "use pure Python; the jail has no library to load"),
-    ("APX005", "import-not-allowed", "warning", "The module is not among those a worker has: importing it fails there.",
+    ("APX005", "import-not-allowed", "warning", "A worker does not have this module: importing it fails there.",
      "use an allowed module, or context.api"),
     ("APX006", "process-start", "error", "A plugin starts no processes; the jail refuses it.",
      "do the work in Python, or ask the platform through context.api"),
@@ -86,21 +86,21 @@ _RULES = (
     ("APX023", "file-access", "note", "A worker has no files: the call fails there.",
      "keep data in the bundle's modules, or use context.api"),
     ("APX024", "environment", "note", "A worker's environment is empty.", "use the manifest, or the payload"),
-    ("APX026", "script-part", "warning", "No worker runs what stands under `if __name__ == '__main__'`.",
+    ("APX026", "script-part", "warning", "No worker runs the code under `if __name__ == '__main__'`.",
      "remove it from the bundle"),
     ("APX027", "native-library", "warning", "The program's own native functions are one call away.",
      "use pure Python; ctypes is not among a worker's modules"),
-    ("APX028", "coverage-reach", "warning", "Code that reaches this can pretend that lines were run by tests.",
+    ("APX028", "coverage-reach", "warning", "Code that reaches this can pretend that tests ran its lines.",
      "test through the plugin's own functions; look at `proven` in the findings"),
     ("APX025", "large-literal", "warning", "A large encoded literal cannot be reviewed by reading.",
      "ship it as a data file with a word on where it comes from"),
 )
 RULES: dict[str, Rule] = {row[1]: Rule(*row) for row in _RULES}
-"""By name."""
+"""The rules by name."""
 
 
 def finding(rule: str, path: str, line: int, message: str) -> Finding:
-    """A finding of ``rule`` with its severity, reason and mend."""
+    """A finding of ``rule`` with the rule's severity, reason and fix."""
     made = RULES[rule]
     return Finding(made.name, made.severity, path, line, message[:300], made.why, made.fix)
 
@@ -113,7 +113,7 @@ class Report(msgspec.Struct, frozen=True):
 
     @property
     def errors(self) -> tuple[Finding, ...]:
-        """Those that stop an installation."""
+        """The findings that stop an installation."""
         return tuple(item for item in self.findings if item.severity == "error")
 
     def problems(self) -> list[dict[str, Any]]:
@@ -122,7 +122,7 @@ class Report(msgspec.Struct, frozen=True):
                 for item in self.errors]
 
     def text(self) -> str:
-        """A line for each finding, with why and what to do; never a percentage."""
+        """Each finding as a line with the reason and the fix; never a percentage."""
         lines = [f"{item.path}:{item.line}: {item.severity}: {item.message} [{item.rule}]\n"
                  f"    why: {item.why}\n    fix: {item.fix}" for item in self.findings]
         counts = ", ".join(f"{sum(f.severity == s for f in self.findings)} {s}s" for s in SEVERITIES)
@@ -157,5 +157,5 @@ class Report(msgspec.Struct, frozen=True):
                 "runs": [{"tool": {"driver": driver}, "results": results}]}
 
     def print_json(self) -> str:
-        """``as_json`` as a line."""
+        """``as_json`` as one line of text."""
         return json.dumps(self.as_json())

@@ -1,6 +1,6 @@
-"""What expressions of a source file stand for, as far as reading can tell: names through aliases, strings through
-concatenation and decoding. Bounded and side-effect free: nothing is imported, nothing of the source is run.
-"""
+"""Works out what the expressions of a source file stand for, as far as reading can tell: names through aliases, and
+strings through concatenation and decoding. The work is bounded and has no side effects: nothing is imported, and no
+code of the source runs."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from collections.abc import Iterator
 
 DEPTH_MAX = 25
 VALUES_MAX = 16
-"""Assignments to one name that are looked at."""
+"""How many assignments to one name are followed."""
 FOLDED_MAX = 200_000
-"""Longest string that is put together; hostile source may ask for terabytes."""
+"""The longest string that is put together; hostile source may ask for terabytes."""
 
 BUILTINS = frozenset({
     "eval", "exec", "compile", "__import__", "open", "getattr", "setattr", "delattr", "vars", "globals", "locals",
@@ -30,7 +30,7 @@ DECODERS = frozenset({
 
 
 class Folded:
-    """A constant put together: its value, and whether more than a plain literal was needed for it."""
+    """A constant that was put together: its value, and whether that took more than a plain literal."""
 
     __slots__ = ("computed", "value")
 
@@ -40,7 +40,7 @@ class Folded:
 
 
 class Names:
-    """Aliases and single assignments of one module, whatever their scope: over-approximate on purpose."""
+    """The aliases and single assignments of one module, whatever their scope: over-approximate on purpose."""
 
     def __init__(self, tree: ast.AST) -> None:
         self._modules: dict[str, str] = {}
@@ -73,16 +73,16 @@ class Names:
                 self._assign(inner, part)
 
     def values(self, name: str) -> list[ast.expr]:
-        """What is assigned to ``name`` anywhere in the module."""
+        """Every expression that is assigned to ``name`` anywhere in the module."""
         return self._values.get(name, [])
 
     # ------------------------------------------------------------------ dotted names
     def resolve(self, node: ast.AST, depth: int = 0) -> str:
-        """The dotted name that ``node`` stands for, as ``os.system``; "" where it cannot be told."""
+        """The dotted name that ``node`` stands for, such as ``os.system``; "" if that cannot be decided."""
         if depth > DEPTH_MAX:
             return ""
         if node not in self._resolved:
-            self._resolved[node] = ""  # what a name that stands for itself finds on its way back
+            self._resolved[node] = ""  # the answer for a name that refers to itself, while it is being resolved
             self._resolved[node] = self._resolve(node, depth)
         return self._resolved[node]
 
@@ -131,12 +131,12 @@ class Names:
 
     # ------------------------------------------------------------------ constants
     def text(self, node: ast.AST) -> str:
-        """The string that ``node`` always is; "" where it cannot be told."""
+        """The string that ``node`` always is; "" if that cannot be decided."""
         folded = self.fold(node)
         return folded.value if folded is not None and isinstance(folded.value, str) else ""
 
     def fold(self, node: ast.AST, depth: int = 0) -> Folded | None:
-        """The constant that ``node`` is, through ``+``, join, reversal, chr and the usual decoders."""
+        """The constant that ``node`` evaluates to, through ``+``, join, reversal, chr and the usual decoders."""
         if depth > DEPTH_MAX:
             return None
         if node not in self._folded:
@@ -232,7 +232,7 @@ class Names:
         return None
 
     def is_decoded(self, node: ast.AST, depth: int = 0, seen: frozenset[str] = frozenset()) -> str:
-        """Which decoder, download or file the value of ``node`` comes from; "" where none can be seen."""
+        """The decoder, download or file that the value of ``node`` comes from; "" if none can be seen."""
         for inner in _bounded_walk(node):
             if isinstance(inner, ast.Call):
                 name = self.resolve(inner.func)

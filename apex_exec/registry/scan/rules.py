@@ -1,4 +1,4 @@
-"""Rules on the syntax tree. Each looks at one node, with the module's names resolved; nothing is run."""
+"""Rules on the syntax tree. Each rule looks at one node, with the module's names resolved; no code of it runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from apex_exec.registry.scan.findings import RULES, Finding, finding
 from apex_exec.registry.scan.names import Names
 
 NODES_MAX = 300_000
-"""Nodes of one file: 2 MiB of ordinary source have about 250,000."""
+"""The most nodes of one file; 2 MiB of ordinary source have about 250,000."""
 NESTED_SOURCES_MAX = 20
 
 RUNNERS = frozenset({"eval", "exec", "compile", "runpy.run_path", "runpy.run_module", "types.FunctionType",
@@ -39,7 +39,7 @@ REACHES = re.compile(r"sys\.([gs]ettrace|[gs]etprofile|monitoring|_getframe|_cur
                      r"threading\.([gs]ettrace|[gs]etprofile)|gc\.(get_objects|get_referrers|get_referents)|"
                      r"os\.(_exit|abort)|types\.CodeType|inspect\.(currentframe|stack)|_?ctypes(\.\w+)?|coverage\.\w+")
 REACHED = frozenset({"__code__", "co_code", "_co_code_adaptive", "co_consts", "f_lineno", "f_trace", "f_trace_opcodes"})
-"""What forged coverage reaches for: tracers, code objects, frames, the collector, native code, an early exit."""
+"""What forged coverage needs: tracers, code objects, frames, the garbage collector, native code, an early exit."""
 FRAMES = re.compile(r"sys\.(_getframe|_current_frames)|inspect\.(currentframe|stack|trace|getouterframes)|"
                     r"gc\.get_referents")
 DESERIALISE = re.compile(r"(pickle|_pickle|cPickle|dill|cloudpickle)\.(loads?|Unpickler)|marshal\.loads?|shelve\.open|"
@@ -61,7 +61,7 @@ INTERNALS = frozenset({"__class__", "__base__", "__bases__", "__mro__", "__subcl
                        "__init__", "__func__", "__self__", "__loader__", "__spec__", "__dict__", "__getattribute__",
                        "f_back", "f_globals", "f_builtins", "f_locals", "gi_frame", "cr_frame", "ag_frame", "tb_frame"})
 ESCAPES = frozenset({"__subclasses__", "__globals__", "__builtins__", "f_builtins", "__loader__"})
-"""At least one of these with a second internal makes a chain a walk."""
+"""A chain with at least one of these and a second internal name counts as a walk."""
 _FRAMES = ("gi_frame", "cr_frame", "ag_frame", "tb_frame", "f_back")
 _BUILTIN_NAMES = frozenset(dir(builtins))
 ENCODED = re.compile(r"[A-Za-z0-9+/=_\-\s]{200,}|(\\x[0-9a-f]{2}){60,}", re.ASCII)
@@ -73,8 +73,8 @@ ADMIN_PREFIXES = (("admin.users.", "admin:users"), ("admin.billing.", "admin:bil
 
 
 class ApiUse:
-    """Which permissions the API calls seen so far need, and whether some could not be told. ``renders``: results may
-    hold widgets."""
+    """The permissions that the API calls seen so far need, and whether some calls could not be resolved. ``renders``
+    means that results may hold widgets."""
 
     def __init__(self) -> None:
         self.needed: dict[str, tuple[str, int, str]] = {}
@@ -82,12 +82,12 @@ class ApiUse:
         self.renders = False
 
     def needs(self, permission: str, path: str, line: int, call: str) -> None:
-        """Remembers the first place."""
+        """Remembers the first place where ``permission`` is needed."""
         self.needed.setdefault(permission, (path, line, call))
 
 
 class FileScan:
-    """The rules over one file. ``is_test`` leaves out what only matters in a worker that serves."""
+    """The rules over one file. ``is_test`` skips the rules that only matter in a worker that serves calls."""
 
     def __init__(self, path: str, tree: ast.AST, allowed: frozenset[str], own: frozenset[str], api: ApiUse,
                  is_test: bool = False, depth: int = 0) -> None:
@@ -145,7 +145,7 @@ class FileScan:
                 continue
             if any(known.startswith(f"{name}.") for known in self._allowed):
                 continue
-            yield finding("import-not-allowed", self.path, line, f"{name[:80]!a} is not among a worker's modules")
+            yield finding("import-not-allowed", self.path, line, f"a worker does not have the module {name[:80]!a}")
 
     # ------------------------------------------------------------------ calls
     def _call(self, node: ast.Call) -> Iterator[Finding]:
@@ -160,9 +160,9 @@ class FileScan:
             yield from self._subprocess(node, name)
         elif NETWORK.fullmatch(name):
             if any(self._names.text(item) for item in _arguments(node)):
-                yield self._at("direct-network", node, f"{name} to a fixed address")
+                yield self._at("direct-network", node, f"{name} connects to a fixed address")
         elif name.endswith((".connect", ".connect_ex", ".sendto", ".bind")) and name.startswith("socket.socket()"):
-            yield self._at("direct-network", node, "a socket of the plugin's own")
+            yield self._at("direct-network", node, "opens a socket")
         elif NATIVE.fullmatch(name):
             yield self._at("native-call", node, f"{name} reaches native code")
         elif name in ("ctypes.CDLL", "ctypes.PyDLL"):
@@ -201,14 +201,14 @@ class FileScan:
             yield self._at("decoded-code", node, f"{name} of what comes from {decoder}")
         elif isinstance(argument, ast.Call) and (".read" in self._names.resolve(argument.func)
                                                  or _last(argument.func) in ("read", "read_text", "recv")):
-            yield self._at("decoded-code", node, f"{name} of what is read from a file or a connection")
+            yield self._at("decoded-code", node, f"{name} of data that is read from a file or a connection")
         else:
-            yield self._at("dynamic-code", node, f"{name} runs code that is made at run time")
+            yield self._at("dynamic-code", node, f"{name} runs code that is generated at run time")
         if text:
             yield from self._source(text, node)
 
     def _source(self, text: str, node: ast.AST) -> Iterator[Finding]:
-        """The rules over source that stands in a constant."""
+        """Applies the rules to source text in a constant."""
         self._nested += 1
         if self._depth >= 3 or self._nested > NESTED_SOURCES_MAX:
             return
@@ -239,7 +239,7 @@ class FileScan:
             yield self._at("unsafe-deserialisation", node, f"{name} runs what the data says")
 
     def _hidden_names(self, node: ast.Call, name: str) -> Iterator[Finding]:
-        """Dangerous words put together from pieces, where a call takes them as a name."""
+        """Finds dangerous words that are put together from pieces and passed to a call that takes a name."""
         if name in ("__import__", "importlib.import_module") and node.args:
             candidates = node.args[:1]
         elif isinstance(node.func, ast.Name) and node.func.id in ("getattr", "hasattr", "setattr") or name == "getattr":
@@ -306,7 +306,7 @@ class FileScan:
                 yield self._at("coverage-reach", node, f"takes {name[:60]!a} out of sys.modules")
 
     def _reference(self, node: ast.Attribute | ast.Subscript) -> Iterator[Finding]:
-        """A dangerous function that is passed on or kept instead of called."""
+        """Finds a dangerous function that is passed on or kept instead of called."""
         if not isinstance(node.ctx, ast.Load):
             return
         name = self._names.resolve(node)
@@ -356,7 +356,7 @@ class FileScan:
         if isinstance(node.op, ast.Pow):
             tower = isinstance(node.right, ast.BinOp) and isinstance(node.right.op, ast.Pow)
             if (right is not None and right > 100_000 and (left is None or abs(left) > 1)) or (tower and left):
-                yield self._at("giant-constant", node, "a power that has no end")
+                yield self._at("giant-constant", node, "a power too large to compute")
         elif isinstance(node.op, ast.Mult | ast.LShift):
             for size, other in ((right, node.left), (left, node.right)):
                 is_text = isinstance(other, ast.Constant) and isinstance(other.value, str | bytes)
@@ -380,7 +380,7 @@ class FileScan:
             method = self._names.text(function.args[1])
             self._api.opaque = self._api.opaque or not method
         elif any(self._is_api(item) for item in _arguments(node)):
-            self._api.opaque = True  # handed to a function: what that calls is not followed
+            self._api.opaque = True  # it is passed to a function, whose calls we do not follow
         if permission := API_PERMISSIONS.get(method):
             self._api.needs(permission, self.path, node.lineno, method)
         elif method == "call":
@@ -418,7 +418,7 @@ def _strict_base64(text: str) -> bytes:
 
 
 def _payload(text: str) -> str:
-    """What a long encoded literal holds; "" where it is nothing that runs."""
+    """What a long encoded literal contains; "" if it is nothing that can run."""
     packed = "".join(text.split())
     for decode in (_strict_base64, bytes.fromhex, base64.b85decode):
         try:
@@ -446,7 +446,8 @@ def _docstring_lines(tree: ast.AST) -> frozenset[int]:
 
 
 def _script_lines(tree: ast.AST) -> list[tuple[int, int]]:
-    """Where ``if __name__ == "__main__":`` guards code that no worker runs; none where ``__name__`` is assigned to."""
+    """The line ranges guarded by ``if __name__ == "__main__":``, which no worker runs; none if the module assigns to
+    ``__name__``."""
     nodes = list(ast.iter_child_nodes(tree))
     if any(isinstance(node, ast.Name) and node.id == "__name__" and not isinstance(node.ctx, ast.Load)
            for node in ast.walk(tree)):

@@ -1,8 +1,8 @@
-"""The static scan of a bundle, run in a child process with bounds, since hostile source can break a parser.
+"""The static scan of a bundle, run in a child process with limits, because hostile source can break a parser.
 
-``scan(files, manifest)`` starts ``python -m apex_exec.registry.scan.child``, hands it the sources over a pipe and
-reads its findings. Whatever ends the child early (a crash of the parser, its limits on memory and CPU, the timeout) is
-a finding of its own: ``scan-unfinished``, an error. The scan informs; the jail is the boundary.
+``scan(files, manifest)`` starts ``python -m apex_exec.registry.scan.child``, sends it the sources over a pipe and reads
+its findings. If anything ends the child early (a crash of the parser, its limits on memory and CPU, the timeout), that
+is itself a finding: ``scan-unfinished``, an error. The scan informs; the jail is the boundary.
 """
 
 from __future__ import annotations
@@ -19,20 +19,22 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from apex_exec.executor.runtimes import PYTHON, RUNTIMES, Runtime
 from apex_exec.registry.scan.findings import FINDINGS_MAX, SEVERITIES, Finding, Report, finding
 from apex_exec.sandbox.modules import ALLOWED
 
-if TYPE_CHECKING:  # the child imports this module, and pydantic would be half of its time
+if TYPE_CHECKING:  # the child imports this module, and importing pydantic would take half of its time
     from apex_exec.registry.bundles.manifest import Manifest
 
 SECONDS_MAX = 30.0
 MEMORY_BYTES_MAX = 1024 * 1024 * 1024
-"""Address space of the child: Python's own parser needs about 100 bytes for a byte of source."""
+"""The child's address space: Python's own parser needs about 100 bytes for each byte of source."""
 OUTPUT_BYTES_MAX = 4 * 1024 * 1024
 
 
 class Request(msgspec.Struct, frozen=True):
-    """What the child is asked. ``permissions`` None: not a plugin, so nothing is said of the platform's API."""
+    """A request to the child. If ``permissions`` is None the files are not a plugin, and the platform's API is not
+    checked."""
 
     files: dict[str, bytes]
     allowed: list[str]
@@ -43,11 +45,11 @@ class Request(msgspec.Struct, frozen=True):
 
 def scan(files: dict[str, bytes], manifest: Manifest | None, *, extra_modules: tuple[str, ...] = (),
          with_bandit: bool = True, seconds: float = SECONDS_MAX) -> Report:
-    """The findings of ``files``. Blocks for at most ``seconds`` twice; never raises for what the source does."""
+    """The findings of ``files``. Blocks for at most twice ``seconds``; never raises because of what the source does."""
     request = Request(
         files, sorted({*ALLOWED, *extra_modules}), list(manifest.permissions) if manifest else None,
         list(manifest.network.allow) if manifest else [], list(manifest.data.tables) if manifest else [])
-    found = _run_child(request, seconds)
+    found = _run_child(RUNTIMES[manifest.runtime if manifest else PYTHON.name], request, seconds)
     missing: tuple[str, ...] = ()
     if with_bandit:
         if find_spec("bandit") is None:
@@ -74,35 +76,36 @@ def _environment() -> dict[str, str]:
 
 
 def _start(command: list[str], data: bytes, seconds: float) -> tuple[int, bytes]:
-    """(status, output) of a bounded child. Raises subprocess.TimeoutExpired."""
+    """(status, output) of a child with limits. Raises subprocess.TimeoutExpired."""
     done = subprocess.run(command, input=data, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=seconds,
                           preexec_fn=_bounds, env=_environment(), cwd="/", check=False)  # noqa: PLW1509 - sets limits only
     return done.returncode, done.stdout[:OUTPUT_BYTES_MAX]
 
 
-def _run_child(request: Request, seconds: float) -> list[Finding]:
-    command = [sys.executable, "-m", "apex_exec.registry.scan.child"]
+def _run_child(runtime: Runtime, request: Request, seconds: float) -> list[Finding]:
+    command = [sys.executable, "-m", runtime.scan]
     try:
         status, output = _start(command, msgspec.msgpack.encode(request), seconds)
     except subprocess.TimeoutExpired:
-        return _unfinished(f"the scan was still at work after {seconds:g} s")
+        return _unfinished(f"the scan did not finish within {seconds:g} s")
     except OSError as error:
         return _unfinished(f"the scan could not be started: {error}")
     try:
         found = msgspec.msgpack.decode(output, type=list[Finding])
     except msgspec.DecodeError:
-        return _unfinished(f"the scan ended with status {status} before it had an answer: the source breaks a parser")
+        return _unfinished(f"the scan ended with status {status} before it had an answer: the source broke a parser")
     return found if status == 0 else found + _unfinished(f"the scan ended with status {status}")
 
 
 def _run_bandit(files: dict[str, bytes], seconds: float) -> list[Finding]:
-    """Bandit's findings, none above ``warning``: its rules are for programs of one's own, and a plugin is jailed."""
+    """Bandit's findings, none above ``warning``: its rules are for trusted programs, and a plugin is jailed."""
     sources = {path: body for path, body in files.items() if path.endswith(".py") and not path.startswith("tests/")}
     if not sources:
         return []
     with tempfile.TemporaryDirectory(prefix="apex-scan-") as folder:
         names: dict[str, str] = {}
-        for number, (path, body) in enumerate(sources.items()):  # numbered: no name of the bundle becomes a path
+        # numbered, so that no name from the bundle becomes a path
+        for number, (path, body) in enumerate(sources.items()):
             file = Path(folder) / f"{number}.py"
             file.write_bytes(body)
             names[str(file)] = path

@@ -1,4 +1,4 @@
-"""Rules on characters: what a reader of the source would not see, or would take for something else."""
+"""Rules on characters: those that a reader of the source cannot see, or would mistake for others."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ _BIDI = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _INVISIBLE = re.compile("[\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b-\u200d\u2060-\u2064\u206a-\u206f"
                         "\u3164\ufeff\uffa0\ufff9-\ufffb]")
 _HIDDEN_RUN = re.compile("[\ufe00-\ufe0f\U000e0000-\U000e007f\U000e0100-\U000e01ef\u200b-\u200d\u2060-\u2064]{16,}")
-"""Variation selectors, tags and zero-widths in a row carry whole hidden texts; flags and emoji need at most six."""
+"""Variation selectors, tags and zero-width characters in a row can carry whole hidden texts; flags and emoji need at
+most six."""
 _LOOKS_LIKE = str.maketrans(
     "\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456\u0458\u0455\u0501\u04bb\u04cf\u03bf\u03b1\u03bd\u0410\u0412\u0415"
     "\u041a\u041c\u041d\u041e\u0420\u0421\u0422\u0425", "aeopcyxijsdhloavABEKMHOPCTX")
-"""Cyrillic and Greek letters and the Latin ones that they are drawn as (the plain cases of Unicode TR 39)."""
+"""Cyrillic and Greek letters, each with the Latin letter that it looks like (the plain cases of Unicode TR 39)."""
 _WELL_KNOWN = frozenset(dir(builtins)) | frozenset(keyword.kwlist)
 NAMES_MAX = 20_000
 LINES_MAX_REPORTED = 20
 
 
 def scan_text(path: str, text: str) -> Iterator[Finding]:
-    """Findings about single characters, any kind of file."""
+    """Findings about single characters, in any kind of file."""
     reported = 0
     for number, line in enumerate(text.split("\n"), 1):
         if line.isascii():
@@ -46,7 +47,8 @@ def scan_text(path: str, text: str) -> Iterator[Finding]:
 
 
 def scan_identifiers(path: str, text: str) -> Iterator[Finding]:
-    """Findings about names: those that Python reads as another one, that mix scripts, or that pose as an ASCII name."""
+    """Findings about names: those that Python reads as another name, that mix scripts, or that look like an ASCII name.
+    """
     if text.isascii():
         return
     names: dict[str, int] = {}
@@ -55,7 +57,7 @@ def scan_identifiers(path: str, text: str) -> Iterator[Finding]:
             if token.type == tokenize.NAME and len(names) < NAMES_MAX:
                 names.setdefault(token.string, token.start[0])
     except (tokenize.TokenError, SyntaxError):
-        pass  # the parser reports it; the names before it count
+        pass  # the parser reports it; the names before it are still checked
     for name, line in names.items():
         if name.isascii():
             continue

@@ -1,8 +1,8 @@
-"""Approvals of admin permissions: bound to plugin, digest and permission, signed by a registered approver, in time.
+"""Approvals of admin permissions: for one plugin, digest and permission, signed by a registered approver, for a time.
 
-``requested → approved | denied``, ``approved → revoked | expired``. What an approver signs is a statement that names
-the request, so that no decision can be replayed onto another. A version that is served keeps running without the
-permission when its approval ends: the supervisor checks ``PluginSpec.approved`` at every call.
+``requested → approved | denied``, ``approved → revoked | expired``. An approver signs a statement that names the
+request, so that no decision can be replayed for another one. When an approval ends, the served version keeps running
+without the permission: the supervisor checks ``PluginSpec.approved`` at every call.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from apex_exec.registry.trust.keyring import DAY_NS, unusable_because
 from apex_exec.registry.trust.signing import statement_text, verify_bytes
 
 AUTHOR_KEY = "author-key"
-"""The approval that a changed author key needs; not a permission that a manifest can ask for."""
+"""The approval that a changed author key needs. It is not a permission that a manifest can ask for."""
 DAYS_MAX = 90
 CLOCK_SLACK_NS = 600 * 1_000_000_000
-"""How far the approver's clock may be from this one."""
+"""The largest difference allowed between the approver's clock and ours."""
 REASON_CHARACTERS_MAX = 1000
 STATEMENT_BYTES_MAX = 8192
 
@@ -40,7 +40,7 @@ _PREFIX = b"apex-exec approval v1\n"
 
 
 class Statement(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
-    """What an approver signs. ``request`` is the approval's number, ``decision`` approve, deny or revoke."""
+    """What an approver signs. ``request`` is the approval's number; ``decision`` is approve, deny or revoke."""
 
     request: int
     plugin: str
@@ -55,7 +55,7 @@ class Statement(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fiel
     expires_ns: int = 0
 
     def text(self) -> str:
-        """The one way it is written; this is what travels and what is kept."""
+        """The canonical text of the statement, which is both sent and stored."""
         return statement_text(self)
 
 
@@ -65,7 +65,8 @@ def signed_message(text: str) -> bytes:
 
 
 def latest(db: sa.Connection, digest: str) -> dict[str, ApprovalRow]:
-    """Per permission the approval that counts for ``digest``: the last one, but a request ends no approval."""
+    """For each permission, the approval that counts for ``digest``: the last one; a later request does not end an
+    approval."""
     found: dict[str, ApprovalRow] = {}
     for row in db_.list_approvals(db, digest=digest):
         _count(found, row)
@@ -73,14 +74,15 @@ def latest(db: sa.Connection, digest: str) -> dict[str, ApprovalRow]:
 
 
 def _count(found: dict[str, ApprovalRow], row: ApprovalRow) -> None:
-    """Where a clock that was ahead had an approval asked for anew, the one before counts again when it is right."""
+    """If a clock that was ahead caused an approval to be requested anew, the earlier approval counts again once the
+    clock is right."""
     before = found.get(row.permission)
     if row.state != "requested" or before is None or before.state != "approved":
         found[row.permission] = row
 
 
 def latest_of_all(db: sa.Connection) -> dict[str, dict[str, ApprovalRow]]:
-    """``latest`` of every digest."""
+    """``latest`` for every digest."""
     found: dict[str, dict[str, ApprovalRow]] = {}
     for row in db_.list_approvals(db):
         _count(found.setdefault(row.digest, {}), row)
@@ -88,15 +90,15 @@ def latest_of_all(db: sa.Connection) -> dict[str, dict[str, ApprovalRow]]:
 
 
 def approved_now(rows: Mapping[str, ApprovalRow], now_ns: int) -> tuple[str, ...]:
-    """The admin permissions that are approved at ``now_ns``, in the manifest's terms."""
+    """The admin permissions that are approved at ``now_ns``, named as in the manifest."""
     return tuple(sorted(permission for permission, row in rows.items()
                         if row.state == "approved" and now_ns < row.expires_ns and permission in ADMIN_PERMISSIONS))
 
 
 def request(db: sa.Connection, version: VersionRow, permissions: tuple[str, ...], now_ns: int) -> list[ApprovalRow]:
-    """Makes sure that each permission has a request or a decision; returns those not approved now.
+    """Makes sure that each permission has a request or a decision. Returns those that are not approved now.
 
-    Asking again is idempotent; a denial stands; what expired or was revoked is requested anew.
+    Asking again is idempotent. A denial stands; an approval that expired or was revoked is requested anew.
     """
     waiting: list[ApprovalRow] = []
     for permission in permissions:
@@ -130,9 +132,9 @@ def move(db: sa.Connection, row: ApprovalRow, state: str, **values: Any) -> None
 
 def decide(db: sa.Connection, text: str, signature: str, *, author: str, author_key: str, uid: int,
            now_ns: int) -> ApprovalRow:
-    """Takes a signed decision. ``author`` and ``author_key`` are the version's: the approver must be neither.
+    """Takes a signed decision. ``author`` and ``author_key`` are the version's; the approver must be neither.
 
-    Raises Refusal with the check that failed; nothing is changed then.
+    Raises Refusal with the check that failed; nothing has changed then.
     """
     statement = _parse(text)
     found = [row for row in db_.list_approvals(db, digest=statement.digest) if row.id == statement.request]
@@ -143,7 +145,7 @@ def decide(db: sa.Connection, text: str, signature: str, *, author: str, author_
     row = found[0]
     _check_signer(db, statement, text, signature, author, author_key, uid, now_ns)
     if row.state == _DECISIONS[statement.decision]:
-        return row  # the same decision again
+        return row  # the same decision, repeated
     expires_ns = statement.expires_ns if statement.decision == "approve" else row.expires_ns
     move(db, row, _DECISIONS[statement.decision], decided_ns=now_ns, expires_ns=expires_ns, uid=uid,
          key_id=statement.key_id, reason=statement.reason, statement=text, signature=signature)
@@ -159,9 +161,9 @@ def _parse(text: str) -> Statement:
         raise Refusal("statement_malformed", f"the statement cannot be read: {error}"[:200],
                       code=Code.INVALID_INPUT) from None
     if statement.text() != text or statement.decision not in _DECISIONS:
-        raise Refusal("statement_malformed", "the statement is not written as it is signed", code=Code.INVALID_INPUT)
+        raise Refusal("statement_malformed", "the statement is not in its canonical form", code=Code.INVALID_INPUT)
     if not statement.reason.strip() or len(statement.reason) > REASON_CHARACTERS_MAX:
-        raise Refusal("reason_missing", f"a decision has a reason of at most {REASON_CHARACTERS_MAX} characters",
+        raise Refusal("reason_missing", f"a decision needs a reason of at most {REASON_CHARACTERS_MAX} characters",
                       hint="say why with --reason", code=Code.INVALID_INPUT)
     return statement
 
@@ -170,7 +172,7 @@ def _check_signer(db: sa.Connection, statement: Statement, text: str, signature:
                   uid: int, now_ns: int) -> None:
     key = db_.get_key(db, statement.key_id)
     if key is None or key.role != "approver":
-        raise Refusal("not_an_approver", f"the key {statement.key_id} is not registered as an approver's",
+        raise Refusal("not_an_approver", f"the key {statement.key_id} is not registered as an approver's key",
                       hint="register it with `apex-exec keys register NAME --role approver`")
     reason, message = unusable_because(key, now_ns)
     if reason:
@@ -179,8 +181,8 @@ def _check_signer(db: sa.Connection, statement: Statement, text: str, signature:
         raise Refusal("signature_invalid", f"the decision is not signed by {key.name}",
                       hint="sign it with the private key of that name")
     if statement.uid != uid:
-        raise Refusal("wrong_uid", f"the statement says uid {statement.uid}, and uid {uid} handed it in",
-                      hint="sign and hand in as the same user")
+        raise Refusal("wrong_uid", f"the statement names uid {statement.uid}, but uid {uid} submitted it",
+                      hint="sign and submit it as the same user")
     signer = db_.get_key(db, author_key) if author_key else None
     names = {author.casefold()} | ({signer.owner.casefold(), signer.name.casefold()} if signer else set())
     if {key.owner.casefold(), key.name.casefold()} & names:
@@ -188,7 +190,7 @@ def _check_signer(db: sa.Connection, statement: Statement, text: str, signature:
                       hint="have somebody else decide")
     if abs(statement.at_ns - now_ns) > CLOCK_SLACK_NS:
         raise Refusal("statement_stale", "the statement was signed more than ten minutes from now",
-                      hint="sign it again; look at both clocks")
+                      hint="check the clocks of both machines and sign it again")
     if statement.decision == "approve" and not now_ns < statement.expires_ns <= now_ns + DAYS_MAX * DAY_NS \
             + CLOCK_SLACK_NS:
         raise Refusal("bad_expiry", f"an approval lasts at most {DAYS_MAX} days", hint=f"--days 1 to {DAYS_MAX}",
@@ -196,7 +198,7 @@ def _check_signer(db: sa.Connection, statement: Statement, text: str, signature:
 
 
 def expire(db: sa.Connection, now_ns: int) -> set[str]:
-    """Ends approvals whose time is over for good; the plugins concerned. ``now_ns`` is ``Context.over_ns``."""
+    """Ends approvals that are over for good and returns the plugins concerned. ``now_ns`` is ``Context.over_ns``."""
     over = [row for row in db_.list_approvals(db, state="approved") if now_ns >= row.expires_ns]
     for row in over:
         move(db, row, "expired")
@@ -204,12 +206,12 @@ def expire(db: sa.Connection, now_ns: int) -> set[str]:
 
 
 def lasting(db: sa.Connection, now_ns: int) -> dict[int, tuple[str, bool]]:
-    """Every approval that was given and has not been ended for good: its plugin, and whether it counts now."""
+    """Every approval that was granted and not ended for good: its plugin, and whether it counts now."""
     return {row.id: (row.plugin, now_ns < row.expires_ns) for row in db_.list_approvals(db, state="approved")}
 
 
 def revoke_by_key(db: sa.Connection, key_id: str, reason: str, now_ns: int) -> set[str]:
-    """Revokes what a revoked key had approved; the plugins concerned."""
+    """Revokes the approvals that a revoked key signed. Returns the plugins concerned."""
     rows = db_.list_approvals(db, state="approved", key_id=key_id)
     for row in rows:
         move(db, row, "revoked", decided_ns=now_ns, reason=reason)

@@ -1,8 +1,8 @@
-"""How far the ledger is, noted in the databases of registry and marketplace: it outlives ``audit.*``.
+"""Records in the databases of registry and marketplace how long the ledger is; the record outlives ``audit.*``.
 
-One row a ledger: the number and the hash of its last event at some moment of the last minute. A SQLite database
-beside the ledger is one daemon's, and its row is the ledger's whatever key signs; one on a server may be several
-daemons', and the ledger's public key tells their rows apart.
+There is one row for each ledger: the number and the hash of an event that was its last within the last minute. A SQLite
+database beside the ledger belongs to one daemon, so its row is for that ledger, whatever key signs. A database on a
+server may belong to several daemons, and the ledgers' public keys tell their rows apart.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from apex_exec.ledger.reading import open_readonly
 from apex_exec.ledger.records import LedgerError
 
 Head = tuple[int, bytes]
-"""The last event's number and hash."""
+"""The number and the hash of the last event."""
 
 heads = sa.Table("ledger_heads", sa.MetaData(), sa.Column("ledger", sa.String(40), primary_key=True),
                  sa.Column("seq", sa.BigInteger, nullable=False), sa.Column("hash", sa.String(64), nullable=False))
 
 
 def create(db: sa.Connection) -> None:
-    """A step of either store's migrations; both may be one database."""
+    """A migration step of either store; both stores may be in one database."""
     heads.create(db, checkfirst=True)
 
 
@@ -39,20 +39,20 @@ def _name(db: sa.Connection, state: Path) -> str:
 
 
 def noted(db: sa.Connection, state: Path) -> Head | None:
-    """What was noted of the ledger of ``state`` (its folder)."""
+    """The recorded head of the ledger in the folder ``state``."""
     row = db.execute(sa.select(heads.c.seq, heads.c.hash).where(heads.c.ledger == _name(db, state))).first()
     return (int(row[0]), bytes.fromhex(row[1])) if row is not None else None
 
 
 def note(db: sa.Connection, state: Path, head: Head) -> None:
-    """Notes ``head`` in place of what was noted."""
+    """Records ``head`` in place of the previous one."""
     name = _name(db, state)
     db.execute(sa.delete(heads).where(heads.c.ledger == name))
     db.execute(sa.insert(heads).values(ledger=name, seq=head[0], hash=head[1].hex()))
 
 
 def noted_at(url: str, state: Path) -> Head | None:
-    """As ``noted``, of a database that may not be there yet; changes nothing. Raises LedgerError."""
+    """As ``noted``, for a database that may not exist yet. Changes nothing. Raises LedgerError."""
     path = sa.make_url(url).database if url.startswith("sqlite") else None
     if path is not None and not Path(path).is_file():
         return None
@@ -68,13 +68,13 @@ def noted_at(url: str, state: Path) -> Head | None:
 
 
 def end_of(database: Path) -> Head | None:
-    """The ledger's last event; None where it has none. Raises LedgerError."""
+    """The ledger's last event; None if it has no event. Raises LedgerError."""
     if not database.is_file():
         return None
     db = open_readonly(database)
     try:
         row = db.execute("SELECT seq, hash FROM events ORDER BY seq DESC LIMIT 1").fetchone()
-    except Exception as error:  # noqa: BLE001 - a file that is no ledger, or locked
+    except Exception as error:  # noqa: BLE001 - the file may not be a ledger, or may be locked
         raise LedgerError(f"{database} cannot be read: {error}") from None
     finally:
         db.close()
@@ -82,12 +82,13 @@ def end_of(database: Path) -> Head | None:
 
 
 def differs(database: Path, place: str, head: Head) -> str:
-    """Why the ledger is not the one of which ``place`` noted ``head``; "" if it goes on. Raises LedgerError."""
+    """Why the ledger differs from the one whose ``head`` was recorded in ``place``; "" if it continues it. Raises
+    LedgerError."""
     seq, digest = head
     end = end_of(database)
     if end is None or end[0] < seq:
-        return (f"{database} ends at event {end[0] if end else 0}, and {place} noted that this ledger has been at "
-                f"{seq}: an older copy, or nothing of it, is there")
+        return (f"{database} ends at event {end[0] if end else 0}, but {place} recorded that this ledger had reached "
+                f"{seq}: it was replaced by an older copy, or lost")
     db = open_readonly(database)
     try:
         row = db.execute("SELECT hash FROM events WHERE seq = ?", (seq,)).fetchone()
@@ -95,5 +96,5 @@ def differs(database: Path, place: str, head: Head) -> str:
     finally:
         db.close()
     if row is None and seq < first or row is not None and bytes(row[0]) == digest:
-        return ""  # retention has removed it, or it is there
-    return f"event {seq} of {database} differs from what {place} noted: another chain was put there"
+        return ""  # the event is there, or retention has removed it
+    return f"event {seq} of {database} differs from the one recorded in {place}: the chain was replaced"

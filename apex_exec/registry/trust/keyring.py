@@ -1,8 +1,8 @@
-"""Registered keys: registering, rotating, revoking, and what a bundle's signatures are worth under them.
+"""Registered keys: registering, rotating and revoking them, and what a bundle's signatures are worth under them.
 
-Rotation is registering a second key under the same name: signatures by either count until one expires or is revoked.
-A plugin remembers the author key of the version it serves; a version signed by another key, or by none, needs the
-approval ``author-key``.
+To rotate a key, register a second key under the same name: signatures by either key count until one expires or is
+revoked. A plugin remembers the author key of the version it serves; a version that is signed by another key, or by
+none, needs the approval ``author-key``.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ VALID_DAYS_MAX = 3650
 
 
 class Signed(msgspec.Struct, frozen=True):
-    """What the signatures of one digest came to: ids of the registered keys that signed, and what was left aside.
+    """The result of checking one digest's signatures: the ids of the registered keys that signed, and what was ignored.
 
-    ``rows`` are all of them, those by unknown keys too: they count as soon as their key is registered.
+    ``rows`` has every signature, also those by unknown keys: they count as soon as their key is registered.
     """
 
     author_key: str = ""
@@ -36,7 +36,7 @@ class Signed(msgspec.Struct, frozen=True):
 
 def register(db: sa.Connection, *, name: str, role: str, owner: str, public_key: str, days: int, uid: int,
              now_ns: int) -> tuple[KeyRow, bool]:
-    """Adds a public key; False where it was there already. Raises Refusal."""
+    """Adds a public key; the second value is False if it was already registered. Raises Refusal."""
     check_key_name(name)
     if role not in ROLES:
         raise Refusal("bad_role", f"there is no role {role[:20]!a}", hint=f"one of {', '.join(ROLES)}",
@@ -63,17 +63,17 @@ def register(db: sa.Connection, *, name: str, role: str, owner: str, public_key:
 
 
 def find(db: sa.Connection, name_or_id: str) -> list[KeyRow]:
-    """The keys of that name, or the one with that id. Raises Refusal where there is none."""
+    """The keys with that name, or the key with that id. Raises Refusal if there is none."""
     by_id = db_.get_key(db, name_or_id)
     found = [by_id] if by_id is not None else db_.list_keys(db, name=name_or_id)
     if not found:
         raise Refusal("key_not_found", f"no key {name_or_id[:80]!a} is registered", code=Code.NOT_FOUND,
-                      hint="`apex-exec keys list` shows those there are")
+                      hint="`apex-exec keys list` shows the registered keys")
     return found
 
 
 def unusable_because(row: KeyRow, now_ns: int) -> tuple[str, str]:
-    """(machine's word, message) for a key that may not be used now; ("", "") for one that may."""
+    """(stable reason, message) if the key may not be used now; ("", "") if it may."""
     if row.state == "revoked":
         return "key_revoked", f"the key {row.key_id} of {row.name} was revoked: {row.reason or 'no reason given'}"
     if now_ns < row.valid_from_ns:
@@ -91,9 +91,9 @@ _MEND = {
 
 
 def judge(db: sa.Connection, digest: str, signatures: list[Signature], now_ns: int, known: str = "") -> Signed:
-    """What ``signatures`` are worth. A forged one, or one by a revoked or expired key, is a Refusal whatever the
-    policy; one by a key that is not registered is left aside with a note.
-    Of several authors' keys the one that is ``known`` for the plugin counts."""
+    """What ``signatures`` are worth. A forged signature, or one by a revoked or expired key, raises Refusal whatever
+    the policy; one by a key that is not registered is ignored, with a note. If several authors' keys signed, the one
+    that is ``known`` for the plugin counts."""
     made: dict[str, str] = {}
     rows: list[SignatureRow] = []
     notes: list[str] = []
@@ -104,14 +104,14 @@ def judge(db: sa.Connection, digest: str, signatures: list[Signature], now_ns: i
             rows.append(_row(digest, signature))
             continue
         if key.role != signature.role:
-            raise Refusal("signature_invalid", f"the key {key.name} is registered as {key.role}, and signed as "
+            raise Refusal("signature_invalid", f"the key {key.name} is registered as {key.role}, but signed as "
                           f"{signature.role}", hint="sign it with a key of that role")
         reason, message = unusable_because(key, now_ns)
         if reason:
             raise Refusal(reason, message, hint=_MEND[reason])
         if not verify_digest(key.public_key, digest, signature):
             raise Refusal("signature_invalid", f"the {signature.role} signature by {key.name} is not over this bundle",
-                          hint="the bundle was changed after signing, or the signature forged; get it again")
+                          hint="the bundle was changed after signing, or the signature is forged; get the bundle again")
         if signature.role not in made or key.key_id == known:
             made[signature.role] = key.key_id
         rows.append(_row(digest, signature))
@@ -123,7 +123,7 @@ def _row(digest: str, signature: Signature) -> SignatureRow:
 
 
 def require(signed: Signed, wanted: str) -> None:
-    """Raises Refusal where ``security.require_signature`` (none, author, market) is not met."""
+    """Raises Refusal if ``security.require_signature`` (none, author, market) is not met."""
     missing = [role for role, key in (("author", signed.author_key), ("market", signed.market_key))
                if not key and (wanted == role or (wanted == "market" and role == "market"))]
     if missing:
@@ -136,21 +136,21 @@ def require(signed: Signed, wanted: str) -> None:
 
 
 def signed_digests(db: sa.Connection, role: str) -> set[str]:
-    """The digests that a registered key in ``role`` signed which is not revoked: one that has expired since signed
-    them all the same. Verified anew, since a row may be older than its key's registration."""
+    """The digests signed by a registered key in ``role`` that is not revoked. Signatures by a key that has expired
+    since still count. Each is verified anew, because a row may be older than its key's registration."""
     keys = {key.key_id: key for key in db_.list_keys(db) if key.role == role and key.state != "revoked"}
     return {row.digest for row in db_.list_signatures(db) if row.role == role and row.key_id in keys and verify_digest(
         keys[row.key_id].public_key, row.digest, Signature(row.role, row.key_id, row.signed_ns, row.signature))}
 
 
 def stored(db: sa.Connection, digest: str) -> list[Signature]:
-    """The signatures kept with an installed digest, to be judged again."""
+    """The signatures stored with an installed digest, to be checked again."""
     return [Signature(row.role, row.key_id, row.signed_ns, row.signature)
             for row in db_.list_signatures(db, digest=digest)]
 
 
 def revoke(db: sa.Connection, row: KeyRow, reason: str, now_ns: int) -> bool:
-    """Revokes the key; False where it was revoked already. What it signed is ``lifecycle``'s to stop."""
+    """Revokes the key; False if it was already revoked. ``lifecycle`` stops the plugins that it signed."""
     if row.state == "revoked":
         return False
     db_.change_key(db, row.key_id, state="revoked", revoked_ns=now_ns, reason=reason)

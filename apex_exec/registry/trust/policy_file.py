@@ -1,7 +1,7 @@
-"""The operator's policy: which permissions plugins may ask for at all.
+"""The operator's policy: the permissions that plugins may ask for at all.
 
-``security.policy_file`` is TOML: ``allow = ["data:read", …]`` for every plugin, and ``[plugin.<id>] allow = […]`` for
-one, in place of it. Without a file everything may be asked for; admin permissions still need an approval.
+``security.policy_file`` is TOML: ``allow = ["data:read", …]`` is for every plugin, and ``[plugin.<id>] allow = […]``
+replaces it for one plugin. Without a file, plugins may ask for everything; admin permissions still need an approval.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from apex_exec.registry.bundles.manifest import PERMISSIONS, Manifest, is_plugin
 
 
 class Policy:
-    """What may be asked for. ``Policy.read`` is how one is made."""
+    """What plugins may ask for. Use ``Policy.read`` to make one."""
 
     def __init__(self, everyone: tuple[str, ...], single: dict[str, tuple[str, ...]], where: str) -> None:
         self._everyone = everyone
@@ -24,7 +24,8 @@ class Policy:
 
     @classmethod
     def read(cls, path: str) -> Policy:
-        """The policy in the file at ``path``; "" is the open one. Raises Refusal("policy_unusable"): fail closed."""
+        """The policy in the file at ``path``; "" means the open policy. A file that cannot be read raises
+        Refusal("policy_unusable"), so that we fail closed."""
         if not path:
             return cls(PERMISSIONS, {}, "no policy file")
         try:
@@ -49,7 +50,7 @@ class Policy:
         return self._single.get(plugin, self._everyone)
 
     def named(self, plugin: str) -> tuple[str, ...]:
-        """What the file allows to ``plugin`` by its name."""
+        """What the file allows to ``plugin`` by name."""
         return self._single.get(plugin, ())
 
     def check(self, manifest: Manifest) -> list[dict[str, Any]]:

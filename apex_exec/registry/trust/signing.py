@@ -1,7 +1,7 @@
 """Ed25519 keys and signatures over a bundle's digest: the author's, and the marketplace's counter-signature.
 
-Private keys are files of the person who signs; the registry holds public ones. A signature stands in the bundle's
-``SIGNATURES.json``, outside the digest, so that signing does not change what is signed.
+Private keys are files of the person who signs; the registry stores public keys. A signature is kept in the bundle's
+``SIGNATURES.json``, which the digest does not cover, so that signing does not change what is signed.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
+from apex_exec.common.files import create_file
 from apex_exec.errors import Code, Refusal
 
 ROLES = ("author", "approver", "market")
@@ -36,7 +36,7 @@ _PREFIX = b"apex-exec signature v1\n"
 
 
 class Signature(msgspec.Struct, frozen=True, rename="camel"):
-    """One signature as it stands in a bundle. ``signed_ns`` is what the signer's clock said."""
+    """One signature as written in a bundle. ``signed_ns`` is the time on the signer's clock."""
 
     role: str
     key_id: str
@@ -50,7 +50,7 @@ def _malformed(message: str, hint: str = "") -> Refusal:
 
 
 def statement_text(statement: msgspec.Struct) -> str:
-    """The one way in which what is signed is written: JSON in ASCII, keys sorted, no space."""
+    """The canonical text of a statement that is signed: JSON in ASCII, keys sorted, no spaces."""
     return json.dumps(msgspec.to_builtins(statement), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
@@ -66,7 +66,7 @@ def raw_public(key: Ed25519PrivateKey | Ed25519PublicKey) -> bytes:
 
 
 def check_key_name(name: str) -> str:
-    """``name`` where it can name a key's file. Raises Refusal."""
+    """``name``, if it can name a key's file. Raises Refusal."""
     if _NAME.fullmatch(name) is None or name.endswith(".pub"):
         raise Refusal("bad_name", f"{name[:80]!a} cannot name a key", code=Code.INVALID_INPUT,
                       hint="up to 63 letters, digits, dots, hyphens and underscores, as in acme-2026")
@@ -74,48 +74,38 @@ def check_key_name(name: str) -> str:
 
 
 def new_key(folder: Path, name: str) -> tuple[Path, str]:
-    """Makes ``folder/name.key`` (PEM, 0600) and ``name.pub``; the private file and the key's id. Never overwrites."""
+    """Makes ``folder/name.key`` (PEM, 0600) and ``name.pub``, and never overwrites. Returns the private file's path and
+    the key's id."""
     check_key_name(name)
     key = Ed25519PrivateKey.generate()
     path = folder / f"{name}.key"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write_new(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), 0o600)
+        create_file(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), 0o600)
         try:
             public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-            _write_new(folder / f"{name}.pub", public, 0o644)
+            create_file(folder / f"{name}.pub", public, 0o644)
         except OSError:
-            path.unlink(missing_ok=True)  # half a pair is of no use, and in the way of the next try
+            path.unlink(missing_ok=True)  # half a pair is useless, and would block the next attempt
             raise
     except FileExistsError as error:
-        raise Refusal("key_exists", f"{error.filename} is there already", code=Code.CONFLICT,
-                      hint="choose another name; a key that is lost cannot be made again") from None
+        raise Refusal("key_exists", f"{error.filename} already exists", code=Code.CONFLICT,
+                      hint="choose another name; a lost key cannot be recreated") from None
     except OSError as error:
         hint = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "make the folder writable"
         raise Refusal("unwritable", f"{path}: {error.strerror}", hint=hint) from None
     return path, key_id_of(raw_public(key))
 
 
-def _write_new(path: Path, data: bytes, mode: int) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(fd)
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-
-
 def find_key(folder: Path, name: str, suffix: str) -> Path:
-    """The file of key ``name``: a path that exists, else ``folder/name<suffix>``. Raises Refusal."""
+    """The file of the key ``name``: ``name`` itself if it is an existing path, otherwise ``folder/name<suffix>``.
+    Raises Refusal."""
     given = Path(name)
     if ("/" in name or given.suffix in (".key", ".pub", ".pem")) and given.exists():
         return given
     path = folder / f"{name}{suffix}"
     if not path.exists():
-        raise Refusal("key_not_found", f"there is no key {name!a}: looked for {path}", code=Code.NOT_FOUND,
+        raise Refusal("key_not_found", f"the key {name!a} does not exist: looked for {path}", code=Code.NOT_FOUND,
                       hint=f"make one with `apex-exec keys new {name}`")
     return path
 
@@ -144,7 +134,7 @@ def load_public(path: Path) -> bytes:
     try:
         key = load_pem_public_key(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise Refusal("key_unreadable", f"{path} is no PEM public key: {error}"[:200],
+        raise Refusal("key_unreadable", f"{path} is not a PEM public key: {error}"[:200],
                       hint="it is the .pub file beside the key") from None
     if not isinstance(key, Ed25519PublicKey):
         raise Refusal("key_unreadable", f"{path} is not an Ed25519 key", hint="make one with `apex-exec keys new NAME`")
@@ -162,7 +152,7 @@ def sign_digest(key: Ed25519PrivateKey, role: str, digest: str, now_ns: int) -> 
 
 
 def verify_bytes(public_hex: str, message: bytes, signature_hex: str) -> bool:
-    """True where the key signed exactly these bytes."""
+    """True if the key signed exactly these bytes."""
     try:
         Ed25519PublicKey.from_public_bytes(bytes.fromhex(public_hex)).verify(bytes.fromhex(signature_hex), message)
     except (InvalidSignature, ValueError):
@@ -171,14 +161,15 @@ def verify_bytes(public_hex: str, message: bytes, signature_hex: str) -> bool:
 
 
 def verify_digest(public_hex: str, digest: str, signature: Signature) -> bool:
-    """True where ``signature`` is the key's over ``digest`` in the role that it says."""
+    """True if ``signature`` was made by the key over ``digest``, in the role that it names."""
     message = _message(signature.role, digest, signature.key_id, signature.signed_ns)
     return key_id_of(bytes.fromhex(public_hex)) == signature.key_id and verify_bytes(
         public_hex, message, signature.signature)
 
 
 def read_signatures(data: bytes) -> list[Signature]:
-    """The signatures in a bundle's ``SIGNATURES.json``; none in b"". Raises Refusal("signature_malformed")."""
+    """The signatures in a bundle's ``SIGNATURES.json``; an empty list for b"". Raises Refusal("signature_malformed").
+    """
     if not data:
         return []
     if len(data) > SIGNATURE_FILE_BYTES_MAX:
@@ -196,7 +187,7 @@ def read_signatures(data: bytes) -> list[Signature]:
 
 
 def write_signatures(signatures: list[Signature]) -> bytes:
-    """``SIGNATURES.json`` of these, one of each role and key, sorted."""
+    """``SIGNATURES.json`` with these signatures: one for each role and key, sorted."""
     unique = {(s.role, s.key_id): s for s in signatures}
     listed: list[Any] = [msgspec.to_builtins(unique[key]) for key in sorted(unique)]
     return json.dumps({"signatures": listed}, indent=1, sort_keys=True).encode() + b"\n"

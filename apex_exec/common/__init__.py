@@ -1,0 +1,1 @@
+"""Small mechanisms that several rooms need, each of them once. Standard library only."""
