@@ -115,7 +115,8 @@ class ApiCalls:
 
     def __init__(self, settings: Settings, pool: Pool, *, send: Callable[[WorkerLink, Any], None],
                  step: Callable[[ev.Event, int], None], side_changed: Callable[[SideProcess], None],
-                 wake: Callable[[SideProcess], None], metrics: Metrics, audit: Trail, overhead: Overhead, add_host_ns: Callable[[str, int], None]) -> None:
+                 wake: Callable[[SideProcess], None], metrics: Metrics, audit: Trail,
+                 overhead: Overhead, add_host_ns: Callable[[str, int], None]) -> None:
         self.side = SideProcess("gateway", "apex_exec.gateway.process:main", {
             "tables": {name: entry.model_dump() for name, entry in settings.data.tables.items()},
             "data_url": settings.database_url(settings.data.url), "hosts": settings.fetch.allow,
