@@ -13,6 +13,8 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+
 from apex_exec import API_VERSION, __version__, extras
 from apex_exec.catalogue.hooks import HOOKS
 from apex_exec.config import Settings
@@ -36,7 +38,7 @@ from apex_exec.daemon.hosts.verdicts import Verdicts
 from apex_exec.daemon.orders import Orders
 from apex_exec.daemon.plugin_gauges import MEASURE_SECONDS, PluginGauges
 from apex_exec.daemon.plugin_sources import PluginSources
-from apex_exec.daemon.policies import breaker_policy, hosts_max, limits_of, pool_limits, recycle_policy, spares_of
+from apex_exec.daemon.policies import breaker_policy, hosts_max, pool_limits, recycle_policy, spares_of
 from apex_exec.daemon.ports import Trail
 from apex_exec.daemon.reload import Changeable, Reloader
 from apex_exec.daemon.settings_checks import needs_registry
@@ -131,7 +133,8 @@ def build_daemon(ground: Ground, reread: Callable[[], Settings]) -> Parts:
         attach(loop, administration.registrar.side, 0.0 if needs_registry(settings) else SLEEP_SECONDS, metrics, logs)
     # After the registrar, which the start waits for. A gateway that nothing is configured for refuses what it is asked,
     # and is started for that when it is asked.
-    attach(loop, service.api.side, 0.0 if settings.data.tables or settings.fetch.allow else math.inf, metrics, logs)
+    has_gateway = settings.data.tables or settings.fetch.allow
+    attach(loop, service.api.side, 0.0 if has_gateway else math.inf, metrics, logs)
     attach(loop, feed.side, SLEEP_SECONDS, metrics, logs)
     administration.plugins.replace("folder", ground.found.specs)
     return Parts(ground, service, administration, turn)
@@ -235,9 +238,8 @@ def _tcp_hosts(settings: Settings, connections_max: int) -> TcpHosts | None:
 
 def _welcome(id_: int | str, ground: Ground) -> msg.Welcome:
     settings = ground.in_force.settings
-    policy = limits_of(settings)
+    policy = settings.limits.policy()
     return msg.Welcome(
         id=id_, protocol=1, server=f"apex-exec/{__version__}", api_version=API_VERSION,
         isolation=ground.sandboxing.level, waived=ground.sandboxing.waived, hooks=list(HOOKS), limits=msg.Limits(
-            timeout_ms=policy.timeout_ms, memory_mb=policy.memory_mb, cpu_percent=policy.cpu_percent,
-            network_per_minute=policy.network_per_minute, max_message_bytes=settings.host.max_message_bytes))
+            **msgspec.structs.asdict(policy), max_message_bytes=settings.host.max_message_bytes))

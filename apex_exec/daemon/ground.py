@@ -19,7 +19,6 @@ from apex_exec.catalogue.declared import declare_all
 from apex_exec.config import Settings
 from apex_exec.daemon.folder_plugins import Scan, scan_folder
 from apex_exec.daemon.notify import Notifier
-from apex_exec.daemon.policies import limits_of
 from apex_exec.daemon.reload import InForce
 from apex_exec.daemon.runtime_folder import RuntimeFolder, own_folder, take_lock
 from apex_exec.daemon.settings_checks import check_settings
@@ -60,7 +59,7 @@ def prepare(settings: Settings, logs: Logs, undo: ExitStack) -> Ground:
     sandboxing = Sandboxing(settings)
     _own_state(settings)
     source = BundleSource(BlobStore(settings.state_path / "bundles"))
-    found = scan_folder(settings.plugins_dir, limits_of(settings), settings.security.policy_file)
+    found = scan_folder(settings.plugins_dir, settings.limits.policy(), settings.security.policy_file)
     source.replace(found.bundles)
     runtime = RuntimeFolder(settings)
     undo.callback(runtime.close)

@@ -13,12 +13,14 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
+from apex_exec.core.deadline import NEVER_NS
+from apex_exec.core.limits import SECOND_NS
+
 if TYPE_CHECKING:
     from apex_exec.executor.guard import Guard
 
 EPOLLIN = select.EPOLLIN
 EPOLLOUT = select.EPOLLOUT
-SECOND_NS = 1_000_000_000
 STALL_NS = 250_000_000
 """A turn that begins this long after it was due follows a stop of the whole process (SIGSTOP, a frozen machine, a
 debugger)."""
@@ -36,8 +38,6 @@ SPINS_MAX = 3
 CLOSE_SECONDS = 3.0
 """How long all side processes together may take to drain and leave when the daemon ends, beyond what is left of
 ``drain_seconds``."""
-
-NEVER_NS = 1 << 62
 
 Handler = Callable[[int], None]
 

@@ -53,8 +53,8 @@ def test_every_verb_says_what_it_does_and_shows_an_example(verb: str) -> None:
     command = VERBS[verb]
     assert command.help, f"{verb} has no help"
     assert f"apex-exec {verb}" in (command.epilog or ""), f"{verb}: `epilog=examples(...)` shows no use of it"
-    undescribed = [p.name for p in command.params if p.name != "help" and not (
-        p.told if p.param_type_name == "argument" else p.help)]
+    undescribed = [p.name for p in command.params
+                   if not (p.told if p.param_type_name == "argument" else p.help) and p.name != "help"]
     assert not undescribed, f"{verb}: without help text: {undescribed}"
 
 
@@ -114,7 +114,7 @@ def test_the_help_shows_every_verb_under_a_heading() -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_the_file_that_a_verb_is_looked_for_in_is_the_one_that_holds_it(verb: str) -> None:
-    name = FILES.get(verb) or FILES[verb.split()[0]]
+    name = FILES.get(verb) or FILES[verb.split(maxsplit=1)[0]]
     assert VERBS[verb].callback.__wrapped__.__module__ == f"apex_exec.cli.{name}"
 
 

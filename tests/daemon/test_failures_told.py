@@ -56,7 +56,7 @@ def test_every_way_to_fail_leaves_its_code_and_reason(daemon: Daemon, plugin: st
         wait_for(lambda: any(code in line and reason in line for line in lines_of(daemon, plugin)), 5, code)
     logged = "\n".join(lines_of(daemon, plugin))
     done = subprocess.run([sys.executable, "-m", "apex_exec", "plugin", "logs", plugin, "--config",
-                           str(daemon.config_path)], cwd=ROOT, capture_output=True, text=True, timeout=60)
+                           str(daemon.config_file)], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and code in done.stdout and reason in done.stdout
     assert "\x1b" not in logged + done.stdout
     if plugin in ("raises", "no-load"):

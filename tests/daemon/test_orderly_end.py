@@ -19,8 +19,9 @@ import psutil
 import pytest
 import zmq
 
+from apex_exec.testing.configuration import to_toml
 from tests.support import need
-from tests.support.daemon import ECHO, MANY, ROOT, SLEEP, USER, Daemon, toml, wait_for, write_plugin
+from tests.support.daemon import ECHO, MANY, ROOT, SLEEP, USER, Daemon, wait_for, write_plugin
 from tests.support.host import Host
 
 DRAIN_SECONDS = 4
@@ -227,7 +228,7 @@ def _fill(path: Path) -> None:
 # ---------------------------------------------------------------------- before it is ready
 def start(folder: Path, *wrapper: str) -> subprocess.Popen[bytes]:
     config = folder / "c.toml"
-    config.write_text(toml({"runtime_dir": folder / "run", "state_dir": folder / "state",
+    config.write_text(to_toml({"runtime_dir": folder / "run", "state_dir": folder / "state",
                             "http.address": "127.0.0.1:0", "audit.min_free_bytes": 0}))
     with (folder / "log").open("w") as log:
         return subprocess.Popen([*wrapper, sys.executable, "-m", "apex_exec", "serve", "--config", str(config)],

@@ -86,7 +86,7 @@ def test_from_submission_to_statement(daemon: Daemon, tmp_path: Path) -> None:
 
     cli(daemon, "keys", "register", "market", "--role", "market", "--state-dir", str(daemon.state))
     daemon.write_config({"market.index": str(daemon.state / "market" / "public")})
-    said = cli(daemon, "plugin", "install", "sums", "--config", str(daemon.config_path))
+    said = cli(daemon, "plugin", "install", "sums", "--config", str(daemon.config_file))
     assert "bytes (100 %)" in said and "sums 1.0.0: installed" in said
     with AdminClient(daemon.admin) as admin:
         with pytest.raises(AdminRefused, match="no purchase or running subscription"):

@@ -13,10 +13,10 @@ import msgspec
 import psutil
 import pytest
 
+from apex_exec.catalogue.methods import HostMethod
 from apex_exec.client import AdminClient, CallError, Client
 from apex_exec.config import load_settings
 from apex_exec.core import policy
-from apex_exec.core.api import HostMethod
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.daemon.administration.registrar import Registrar, _Link
 from apex_exec.errors import Refusal
@@ -87,7 +87,7 @@ def test_what_was_stopped_is_not_executed_again_after_the_registrar_died_at_the_
     assert outcome(daemon, "sample") == outcome(daemon, "other") == "ok"
     pids = daemon.pids("sample")
     with AdminClient(daemon.admin) as client, pytest.raises(CallError) as caught:
-        client.request(stop.split()[0], args)
+        client.request(stop.split(maxsplit=1)[0], args)
     assert caught.value.details["reason"] == "registrar_died"
     wait_for(lambda: outcome(daemon, "sample") == code, 10, "the stop")
     if stop != "plugin.disable for one":

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
-
-if TYPE_CHECKING:
-    from workers.jail.seccomp import Filter
+from typing import Any, NamedTuple, Protocol
 
 libc = ctypes.CDLL(None, use_errno=True)
 for _name, _types in {
@@ -76,6 +73,13 @@ class Outcome(NamedTuple):
 ACTIVE = Outcome()
 
 
+class Installable(Protocol):
+    """Something that the kernel takes over for good, as a seccomp filter."""
+
+    def install(self) -> None:
+        """Hands it to the kernel. Raises OSError."""
+
+
 class Child:
     """The process being confined. ``fds``: link, marks write end. ``statm``: its own (-1: none).
     ``closing``: the filter to be added once the plugin's limits are known, where layer ``seccomp`` is in force."""
@@ -87,7 +91,7 @@ class Child:
         self.worker = worker
         self.fds = fds
         self.statm = -1
-        self.closing: Filter | None = None
+        self.closing: Installable | None = None
         self.zygote = zygote
         self.active: dict[str, Outcome] = {}
 

@@ -12,10 +12,8 @@ import socket
 import struct
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,6 +32,7 @@ from apex_exec.cli.root import (
     our_command,
 )
 from apex_exec.cli.verbs import Option
+from apex_exec.readiness import Readiness
 
 if TYPE_CHECKING:
     from apex_exec.config import Settings
@@ -44,7 +43,6 @@ LOG_NAME = "serve.log"
 LOG_BYTES_MAX = 10 * 1024 * 1024
 """A log that is larger is set aside as serve.log.1 when the next daemon starts; the one before that goes."""
 TAIL_LINES = 5
-POLL_SECONDS = 0.05
 
 
 def start(arguments: list[str], settings: Settings, config: Path | None) -> None:
@@ -56,14 +54,14 @@ def start(arguments: list[str], settings: Settings, config: Path | None) -> None
     log_path = settings.state_path / LOG_NAME
     log = _open_log(log_path)
     begin = os.fstat(log).st_size
-    with _readiness() as (address, ready):
+    with Readiness() as readiness:
         process = subprocess.Popen([sys.executable, "-m", "apex_exec", "serve", *arguments], stdin=subprocess.DEVNULL,
                                    stdout=log, stderr=log, start_new_session=True,
-                                   env={**os.environ, "NOTIFY_SOCKET": address})
+                                   env={**os.environ, "NOTIFY_SOCKET": readiness.address})
         os.close(log)
         due = time.monotonic() + START_SECONDS_MAX
         try:
-            while not _is_ready(ready):
+            while not readiness.is_ready():
                 if process.poll() is not None:
                     _say_tail(log_path, begin)
                     fail(f"the daemon ended with status {process.returncode} before it was ready; its last words stand "
@@ -88,23 +86,6 @@ def _open_log(path: Path) -> int:
         if path.lstat().st_size > LOG_BYTES_MAX:
             path.replace(path.with_name(f"{LOG_NAME}.1"))
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-
-
-@contextmanager
-def _readiness() -> Iterator[tuple[str, socket.socket]]:
-    """The address that the daemon tells its readiness to, as it would tell systemd."""
-    with tempfile.TemporaryDirectory(prefix="apx") as folder, \
-            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
-        address = f"{folder}/ready"
-        ready.bind(address)
-        ready.settimeout(POLL_SECONDS)
-        yield address, ready
-
-
-def _is_ready(ready: socket.socket) -> bool:
-    with suppress(TimeoutError):
-        return b"READY=1" in ready.recv(4096).split(b"\n")
-    return False
 
 
 def _say_tail(path: Path, begin: int) -> None:

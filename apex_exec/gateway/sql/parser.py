@@ -23,7 +23,7 @@ from apex_exec.core.fair import FairQueue
 from apex_exec.core.limits import MS_NS
 from apex_exec.gateway.costs import COST
 from apex_exec.gateway.failure import ApiFailure
-from apex_exec.gateway.sql.tables import Table, read_tables
+from apex_exec.gateway.sql.tables import Table
 from apex_exec.wire.frames import FrameBuffer, pack_frame
 
 BURST_NS = 100 * MS_NS
@@ -49,7 +49,7 @@ class Parser:
         self._tasks: set[asyncio.Task[list[Any]]] = set()
 
     async def compile(self, plugin: str, share: float, text: str, named: tuple[str, ...]) -> list[Any]:
-        """What the process made of ``text`` (see ``main``), when ``plugin``'s turn comes. Raises ApiFailure.
+        """What the process made of ``text`` (see ``parser_process``), when ``plugin``'s turn comes. Raises ApiFailure.
 
         A call that is cancelled while its text is compiled leaves the process at it, and the turn taken.
         """
@@ -116,8 +116,9 @@ class Parser:
     def _start(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-        self._process = subprocess.Popen([sys.executable, "-m", "apex_exec.gateway.sql.parser", str(theirs.fileno())],
-                                         pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=environment)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "apex_exec.gateway.sql.parser_process", str(theirs.fileno())],
+            pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=environment)
         theirs.close()
         ours.setblocking(False)
         ours.send(pack_frame(self._settings))  # a few kilobytes at the most: an empty socket takes them
@@ -132,36 +133,3 @@ class Parser:
             self._process.kill()
             self._process.wait()
             self._process = None
-
-
-def main(fd: int) -> None:
-    """The process: ``[text, named]`` in, ``[cpu_ns, code, message]`` or ``[cpu_ns, "", fields of Compiled …]`` out."""
-    from apex_exec.gateway.sql.compiler import Compiled, Compiler
-    from apex_exec.gateway.sql.writer import OWNER
-
-    with open("/proc/self/comm", "w") as comm:
-        comm.write("apex-sql")
-    link = socket.socket(fileno=fd)
-    buffer = FrameBuffer()
-    compiler: Compiler | None = None
-    while data := link.recv(RECEIVE_BYTES):
-        for body in buffer.feed(data):
-            if compiler is None:
-                backend, tables = _decode(body)
-                compiler = Compiler(backend, read_tables(tables))
-                continue
-            text, named = _decode(body)
-            begun_ns = time.thread_time_ns()
-            found: Compiled | ApiFailure = compiler.compile_anew(text, tuple(named))
-            cpu_ns = time.thread_time_ns() - begun_ns
-            if isinstance(found, ApiFailure):
-                answer: list[Any] = [cpu_ns, found.code, found.message]
-            else:  # the caller's id has no value yet
-                extra = [None if value is OWNER else value for value in found.extra]
-                answer = [cpu_ns, "", found.text, found.parameters, extra, found.tables, found.truths, found.patterns,
-                          found.work, found.likes, found.unhashed, found.numbers]
-            link.sendall(pack_frame(_encode(answer)))
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]))
