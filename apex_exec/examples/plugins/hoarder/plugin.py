@@ -1,7 +1,9 @@
 """Misbehaves: takes all the memory it can get."""
 
+from typing import Any, NoReturn
 
-def hoard(params):
+
+def hoard(params: dict[str, Any]) -> NoReturn:
     """Grows until refused."""
     kept = []
     while True:

@@ -1,7 +1,9 @@
 """Misbehaves: returns what its hook must not."""
 
+from typing import Any
 
-def lie(params):
+
+def lie(params: dict[str, Any]) -> dict[str, Any]:
     """Widgets that are no list."""
     return {"customWidgets": "many"}
 
