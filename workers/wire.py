@@ -130,7 +130,6 @@ class Booted(msgspec.Struct, array_like=True, tag="booted", gc=False):
     """The jail was applied and self-tested; nothing of the plugin is loaded yet."""
 
     layers: list[LayerReport]
-    data_bytes: int = 0
 
 
 class Ready(msgspec.Struct, array_like=True, tag="ready", gc=False):
