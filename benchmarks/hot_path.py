@@ -22,12 +22,27 @@ from apex_exec.config import Settings
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.scheduler.breaker import BreakerPolicy
 from apex_exec.core.scheduler.pool import Pool, PoolLimits
+from apex_exec.daemon import absent
+from apex_exec.daemon.build import connect_executor
+from apex_exec.daemon.core_driver import CoreDriver
+from apex_exec.daemon.duties import Monitoring
+from apex_exec.daemon.hosts.dispatch_runs import DispatchRuns
+from apex_exec.daemon.hosts.host_socket import HostSocket
+from apex_exec.daemon.hosts.pending_table import PendingTable
+from apex_exec.daemon.hosts.replies import Replies
+from apex_exec.daemon.hosts.requests import Requests
 from apex_exec.daemon.hosts.stream_peers import StreamPeers
+from apex_exec.daemon.hosts.verdicts import Verdicts
+from apex_exec.daemon.plugin_gauges import PluginGauges
 from apex_exec.daemon.sides import audit_trail
 from apex_exec.daemon.sides.audit_trail import AuditTrail
 from apex_exec.daemon.sides.side_process import SideProcess
 from apex_exec.daemon.supervisor import Supervisor
+from apex_exec.daemon.turn import Turn
 from apex_exec.executor import accounts, link_reader, overhead, worker_protocol
+from apex_exec.executor.guard import Guard
+from apex_exec.executor.local import LocalExecutor
+from apex_exec.executor.loop import Loop
 from apex_exec.observe.logs import Logs
 from apex_exec.observe.metrics import Metrics
 from apex_exec.wire.frames import FrameBuffer, pack_frame
@@ -143,22 +158,42 @@ class Rig:
         self.zygote = Zygote()
         never_ns = audit_trail.NEVER_NS  # under callgrind no answer is ordinary, and nothing is quickly read
         worker_protocol.ORDINARY_NS = link_reader.SLICE_NS = accounts.UNCALLED_NS = overhead.BURST_NS = never_ns
-        self.supervisor = Supervisor(
-            pool=Pool(PoolLimits(), BreakerPolicy(), random.random),
-            open_hosts=lambda loop, handlers: StreamPeers(loop, handlers, 4 * BYTES_MAX),
-            start_zygote=lambda: self.zygote, zygote=self.zygote,  # type: ignore[arg-type,return-value]  # played here
-            sandboxing=Sandboxing(), source=Source(), spares=0,  # type: ignore[arg-type]  # played here
-            bytes_max=BYTES_MAX, per_host=10_000, welcome=None,  # type: ignore[arg-type]  # nobody says hello
-            metrics=Metrics(), logs=logs)
-        self.trail: AuditTrail | None = None
-        if audited:
-            audit_trail.GATHER_NS = audit_trail.LATE_NS = audit_trail.NEVER_NS  # frames by count: no clock decides
-            trail = self.trail = AuditTrail(Settings(), self.supervisor.metrics, lambda level, text: None)
-            trail.side = Ledger("ledger", _no_target, {}, on_message=trail._told, on_down=trail._down)
-            self.supervisor.attach(trail.side)
-            self.supervisor.use(audit=trail)
-        self.supervisor.hosts.peers.bind(f"ipc://{folder}/s")
-        self.supervisor.set_plugin(PluginSpec("echo", "1.0.0", "d", "plugin.py", ("onActionExecute",)))
+        metrics, api, monitor = Metrics(), absent.NoApiCalls(), absent.NoMonitor()
+        guard = Guard(metrics, logs)
+        self.loop = Loop(lambda _: None, guard)
+        pool = Pool(PoolLimits(), BreakerPolicy(), random.random)
+        driver = CoreDriver(pool, guard, metrics, logs)
+        self.workers = LocalExecutor(
+            self.loop, start_zygote=lambda: self.zygote, zygote=self.zygote,  # type: ignore[arg-type,return-value]
+            sandboxing=Sandboxing(), source=Source(), spares=0,  # type: ignore[arg-type]  # played here, all four
+            step=driver.step, metrics=metrics, logs=logs, failed=guard.failed)
+        self.trail = self._trail(driver, metrics) if audited else None
+        trail = self.trail or absent.NoTrail()
+        connect_executor(self.workers, pool=pool, governing=monitor, api=api, audit=trail)
+        table = PendingTable()
+        replies = Replies(table, trail)
+        dispatches = DispatchRuns(pool, table, replies, driver.step)
+        verdicts = Verdicts(
+            pool, table, replies, dispatches, used=self.workers.accounts.used, audit=trail, api=api,
+            checks=absent.NoChecks(), metrics=metrics, logs=logs, failed=guard.failed)
+        self.requests = Requests(
+            pool, table, replies, dispatches, step=driver.step,
+            welcome=None, per_host=10_000, audit=trail, api=api, metrics=metrics)  # type: ignore[arg-type]
+        self.peers = HostSocket(
+            self.loop, lambda loop, events: StreamPeers(loop, events, 4 * BYTES_MAX), self.requests,
+            bytes_max=BYTES_MAX, metrics=metrics, logs=logs).peers
+        gauges = PluginGauges(pool, metrics, guard.failed)
+        driver.connect(workers=self.workers, verdicts=verdicts, audit=trail, gauges=gauges, judged=lambda _: None)
+        supervisor = Supervisor(
+            pool=pool, driver=driver, guard=guard, metrics=metrics, logs=logs, workers=self.workers, peers=self.peers,
+            requests=self.requests, audit=trail, gauges=gauges, forget=())
+        monitoring = Monitoring(monitor, self.workers)
+        self.turn_of_loop = Turn(
+            loop=self.loop, guard=guard, pool=pool, driver=driver, workers=self.workers, peers=self.peers,
+            requests=self.requests, audit=trail, supervisor=supervisor, monitoring=monitoring,
+            duties=(trail.duty, monitoring))
+        self.peers.bind(f"ipc://{folder}/s")
+        supervisor.set_plugin(PluginSpec("echo", "1.0.0", "d", "plugin.py", ("onActionExecute",)))
         self.host = socket.socket(socket.AF_UNIX)
         self.host.connect(f"{folder}/s")
         self.host.settimeout(10)  # a rig that no longer fits the supervisor fails and does not hang
@@ -170,10 +205,18 @@ class Rig:
             self.turn()
         self.host.recv(4096)
 
+    def _trail(self, driver: CoreDriver, metrics: Metrics) -> AuditTrail:
+        audit_trail.GATHER_NS = audit_trail.LATE_NS = audit_trail.NEVER_NS  # frames by count: no clock decides
+        trail = AuditTrail(Settings(), metrics, lambda level, text: None, on_refused=driver.refuse_work,
+                           on_admitted=driver.admit_work, side_changed=self.loop.side_changed)
+        trail.side = Ledger("ledger", _no_target, {}, on_message=trail._told, on_down=trail._down)
+        self.loop.attach(trail.side)
+        return trail
+
     def turn(self) -> None:
         """One round of the loop, without its sleep."""
-        loop = self.supervisor.loop
-        self.supervisor.turn()
+        loop = self.loop
+        self.turn_of_loop.run()
         if self.trail is not None and len(self.trail._buffer) >= BATCH:
             self.trail._hand_over()
         for fd, mask in loop._epoll.poll(0):
@@ -195,7 +238,7 @@ class Rig:
         for _ in range(3):
             self.turn()
         link.recv(1 << 20)
-        for ours in self.supervisor.workers._links.values():
+        for ours in self.workers._links.values():
             ours.pid = os.getpid()  # whose CPU clock can be read, as the worker's is
         self.answer(1)
         for _ in range(3):

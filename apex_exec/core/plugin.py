@@ -26,6 +26,7 @@ class PluginSpec(msgspec.Struct, frozen=True):
     ``digest`` is the bundle's SHA-256 (hex) and names the content that a worker loads.
     ``approved`` are the admin permissions with a valid approval for this digest now; ``approval_expires`` gives the
     Unix time (seconds) at which one of them ends, where it does.
+    ``runtime`` names the language that it is written in, a row of ``executor.runtimes``.
     """
 
     id: str
@@ -46,6 +47,7 @@ class PluginSpec(msgspec.Struct, frozen=True):
     approved: tuple[str, ...] = ()
     approval_expires: dict[str, float] = {}
     entitled: frozenset[str] | None = None
+    runtime: str = "python"
 
     def barred(self, user_id: str) -> str:
         """Why ``user_id`` is not served, as a word or the operator's reason; "" where the user is."""

@@ -23,6 +23,7 @@ from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.policy import Denied, check
 from apex_exec.core.rate_window import Pace, SlidingWindow
 from apex_exec.core.scheduler.pool import Pool
+from apex_exec.daemon.duties import NEVER_NS, Duty
 from apex_exec.daemon.hosts.connections import Peer
 from apex_exec.daemon.hosts.host_methods import HostMethods
 from apex_exec.daemon.sides.side_process import SideProcess
@@ -34,8 +35,7 @@ from workers import wire as inner
 
 if TYPE_CHECKING:
     from apex_exec.config import Settings
-    from apex_exec.daemon.sides.audit_trail import AuditTrail
-    from apex_exec.daemon.supervisor import Supervisor
+    from apex_exec.daemon.ports import Trail
     from apex_exec.executor.overhead import Overhead
     from apex_exec.observe.metrics import Metrics
 
@@ -63,7 +63,6 @@ round trips, and the hook can still say something about it."""
 LAST_WORD_NS = MARGIN_NS // 2
 """So long before the invocation's end (a tenth of it at most) the supervisor itself answers a call that the gateway or
 a host has not answered: if one of them hangs, the worker must live, and the hook has time left to react."""
-NEVER_NS = 1 << 62
 LOOKED_AT_HERE = frozenset(("renderWidget", "emit", "call"))
 """Methods whose parameters the loop looks through, with bounds of their own (``wire.values.check_in_loop``)."""
 WRITES = frozenset(("insert", "update", "delete"))
@@ -112,35 +111,34 @@ class _Asked(msgspec.Struct, gc=False):
 
 
 class ApiCalls:
-    """All API calls of the daemon. ``side`` is the gateway process; its callbacks are this object's methods."""
+    """All API calls of the daemon. ``side`` is the gateway process, which is not attached yet."""
 
-    def __init__(self, pool: Pool, *, send: Callable[[WorkerLink, Any], None], step: Callable[[ev.Event, int], None],
-                 reply: Callable[[Peer, list[bytes], bytes], None], side_changed: Callable[[SideProcess], None],
-                 metrics: Metrics, audit: AuditTrail | None, components: list[str], overhead: Overhead,
-                 add_host_ns: Callable[[str, int], None], calls_per_second: int) -> None:
-        self.calls_per_second = calls_per_second
+    def __init__(self, settings: Settings, pool: Pool, *, send: Callable[[WorkerLink, Any], None],
+                 step: Callable[[ev.Event, int], None], side_changed: Callable[[SideProcess], None], metrics: Metrics,
+                 audit: Trail, overhead: Overhead, add_host_ns: Callable[[str, int], None]) -> None:
+        self.side = SideProcess("gateway", "apex_exec.gateway.process:main", {
+            "tables": {name: entry.model_dump() for name, entry in settings.data.tables.items()},
+            "data_url": settings.database_url(settings.data.url), "hosts": settings.fetch.allow,
+            "allow_private": settings.fetch.allow_private, "log": settings.log.model_dump(),
+            "origin": f"{platform.node()}:{settings.state_path.absolute()}"},
+            on_message=self._told, on_up=self._gateway_up, on_down=self._gateway_down)
+        self.calls_per_second = settings.limits.api_calls_per_second
         self._overhead = overhead
         self._add_host_ns = add_host_ns
         self._paces: dict[str, Pace] = {}
-        self.components = frozenset(components)
+        self.components = frozenset(settings.ui.components)
         self._pool = pool
         self._send = send
         self._step = step
         self._side_changed = side_changed
         self._metrics = metrics
         self._audit = audit
-        self._side: SideProcess | None = None
-        self._hosts = HostMethods(reply, self._anomaly)
+        self._hosts = HostMethods(self._anomaly)
         self._running: dict[int, _Running] = {}
         self._asked: dict[int, _Asked] = {}
         self._next_number = 1
         self._windows: dict[str, SlidingWindow] = {}
-        self.due_ns = NEVER_NS
-        """When ``expire`` wants to be called next."""
-
-    def use(self, side: SideProcess) -> None:
-        """The gateway process, once it is made."""
-        self._side = side
+        self.duty = Duty("API calls that nobody answered", NEVER_NS, self._expire)
 
     # ------------------------------------------------------------------ one call
     def handle(self, link: WorkerLink, message: inner.ApiCall, now_ns: int) -> None:
@@ -211,7 +209,7 @@ class ApiCalls:
         if now_ns >= deadline_ns:
             self._refuse(asked, "deadline_exceeded", "the invocation's time is over")
             return
-        if self._audit is not None and not self._audit.admits(now_ns):
+        if not self._audit.admits(now_ns):
             self._refuse(asked, "audit_unavailable", self._audit.reason)
             return
         spec = self._spec(asked)
@@ -273,20 +271,21 @@ class ApiCalls:
     def _time_of(self, asked: _Asked, deadline_ns: int) -> int:
         """How many nanoseconds the gateway or the host may take for the call. ``expire`` answers it afterwards."""
         left_ns = deadline_ns - asked.begun_ns
-        self.due_ns = min(self.due_ns, self._running[asked.call].last_word_ns)
+        self.duty.due_ns = min(self.duty.due_ns, self._running[asked.call].last_word_ns)
         return left_ns - min(MARGIN_NS, left_ns // 5)
 
-    def expire(self, now_ns: int) -> None:
-        """Answers calls that a gateway or a host has not answered in time. Called once ``due_ns`` has come."""
-        self.due_ns = self._hosts.expire(now_ns) or NEVER_NS
+    def _expire(self, now_ns: int) -> bool:
+        """Answers calls that a gateway or a host has not answered in time."""
+        self.duty.due_ns = self._hosts.expire(now_ns) or NEVER_NS
         for running in list(self._running.values()):
             if not running.open:
                 continue
             if now_ns < running.last_word_ns:
-                self.due_ns = min(self.due_ns, running.last_word_ns)
+                self.duty.due_ns = min(self.duty.due_ns, running.last_word_ns)
                 continue
             for asked in list(running.open.values()):
                 self._abandon(asked, "deadline_exceeded", "no answer in time; whether it took effect is not known")
+        return False
 
     def _rate(self, asked: _Asked, spec: PluginSpec) -> int:
         """Counts one request of the plugin; milliseconds to wait where it may not be made."""
@@ -310,7 +309,7 @@ class ApiCalls:
         asked.host_call = self._hosts.call(request, asked.plugin, asked.user_id,
                                            self._time_of(asked, deadline_ns) // MS_NS, answered)
         if (due_ns := self._hosts.expire(asked.begun_ns)):  # it may wait for a host that comes back
-            self.due_ns = min(self.due_ns, due_ns)
+            self.duty.due_ns = min(self.duty.due_ns, due_ns)
 
     # ------------------------------------------------------------------ answers
     def _done(self, asked: _Asked, value: bytes, facts: dict[str, Any], *, recorded: bool = False) -> None:
@@ -362,28 +361,25 @@ class ApiCalls:
                                   (time.monotonic_ns() - asked.begun_ns) / 1e9)
 
     def _record(self, asked: _Asked, event: str, result: str, facts: dict[str, Any]) -> None:
-        if self._audit is not None:
-            facts["durationMs"] = round((time.monotonic_ns() - asked.begun_ns) / 1e6, 3)
-            self._audit.event(event, asked.user_id, asked.plugin, asked.action, result, facts)
+        facts["durationMs"] = round((time.monotonic_ns() - asked.begun_ns) / 1e6, 3)
+        self._audit.event(event, asked.user_id, asked.plugin, asked.action, result, facts)
 
     def _answer(self, link: WorkerLink, api_id: int, code: str, message: str, retry_after_ms: int = 0) -> None:
         self._send(link, inner.ApiReply(api_id, False, inner.NIL, code, message[:500], retry_after_ms))
 
     def _violated(self, link: WorkerLink, why: str, now_ns: int) -> None:
-        if self._audit is not None:
-            self._audit.event("security.anomaly", "", link.spec.id, "api", "denied", {"why": why})
+        self._audit.event("security.anomaly", "", link.spec.id, "api", "denied", {"why": why})
         self._step(ev.WorkerViolated(link.worker, why), now_ns)
 
     # ------------------------------------------------------------------ the gateway process
     def _tell(self, message: list[Any]) -> bool:
-        side = self._side
-        if side is None or not side.send(message):
+        if not self.side.send(message):
             return False
-        if side.wants_write:
-            self._side_changed(side)
+        if self.side.wants_write:
+            self._side_changed(self.side)
         return True
 
-    def told(self, message: list[Any]) -> None:
+    def _told(self, message: list[Any]) -> None:
         """One message of the gateway."""
         word = message[0]
         if word == "record":
@@ -423,9 +419,6 @@ class ApiCalls:
     def _outgoing(self, record_id: str, timestamp_ns: int, event_type: str, user_id: str, plugin: str, action: str,
                   metadata: dict[str, Any]) -> None:
         """A write is committed in the platform's database; once it is so in the ledger, it may leave the outbox."""
-        if self._audit is None:
-            self._tell(["recorded", [record_id]])
-            return
         index = self._audit.record(AuditRecord(timestamp_ns, event_type, user_id, plugin, action, "success", metadata,
                                                record_id))
 
@@ -434,11 +427,11 @@ class ApiCalls:
 
         self._audit.when_committed(index, recorded)
 
-    def gateway_up(self) -> None:
+    def _gateway_up(self) -> None:
         """The gateway is there, or there again."""
         self._metrics.health["gateway"] = ""
 
-    def gateway_down(self) -> None:
+    def _gateway_down(self) -> None:
         """The gateway died: nobody will answer what it was asked."""
         self._metrics.health["gateway"] = "the gateway process died and is being restarted"
         for asked in list(self._asked.values()):
@@ -463,9 +456,8 @@ class ApiCalls:
         if running is None:
             return []
         for method, codes in running.unrecorded.items():
-            if self._audit is not None:
-                self._audit.event("access.denied", running.user_id, running.plugin, method, "denied",
-                                  {"count": codes.total(), "codes": dict(codes)})
+            self._audit.event("access.denied", running.user_id, running.plugin, method, "denied",
+                              {"count": codes.total(), "codes": dict(codes)})
         for asked in list(running.open.values()):
             self._abandon(asked, "cancelled", "the invocation has ended")
         return running.effects.items
@@ -501,28 +493,10 @@ class ApiCalls:
 
     def _anomaly(self, kind: str, _peer: Peer) -> None:
         self._metrics.inc("protocol_anomalies_total", (kind,))
-        if kind == "foreign_reply" and self._audit is not None:
+        if kind == "foreign_reply":
             self._audit.event("security.anomaly", "", "host", "hostReply", "denied", {"kind": kind})
 
     def forget_plugin(self, plugin: str) -> None:
         """The plugin was removed."""
         self._windows.pop(plugin, None)
         self._paces.pop(plugin, None)
-
-
-def make_gateway(supervisor: Supervisor, settings: Settings) -> tuple[ApiCalls, SideProcess]:
-    """API calls and their process, not attached yet."""
-    section = settings.data
-    tables = {name: entry.model_dump() for name, entry in section.tables.items()}
-    calls = ApiCalls(
-        supervisor.pool, send=supervisor.workers.reply, step=supervisor.step, reply=supervisor.hosts.reply,
-        side_changed=supervisor.loop.side_changed, metrics=supervisor.metrics, audit=supervisor.audit,
-        components=settings.ui.components, overhead=supervisor.workers.overhead,
-        add_host_ns=supervisor.workers.accounts.add_host_ns, calls_per_second=settings.limits.api_calls_per_second)
-    side = SideProcess("gateway", "apex_exec.gateway.process:main", {
-        "tables": tables, "data_url": settings.database_url(section.url), "hosts": settings.fetch.allow,
-        "allow_private": settings.fetch.allow_private, "log": settings.log.model_dump(),
-        "origin": f"{platform.node()}:{settings.state_path.absolute()}"},
-        on_message=calls.told, on_up=calls.gateway_up, on_down=calls.gateway_down)
-    calls.use(side)
-    return calls, side

@@ -1,30 +1,126 @@
-"""Reload: one table of the keys that can change while the daemon runs, and what changes with them.
+"""Reload: one table of the keys that can change while the daemon runs, each with what applies it.
 
 Every other key needs a restart; a reload that finds one changed applies the rest and says which were left.
 """
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
 from apex_exec.config import Settings
-from apex_exec.errors import ConfigError
+from apex_exec.core import events as ev
+from apex_exec.daemon.administration.roles import Access
+from apex_exec.daemon.folder_plugins import scan_folder
+from apex_exec.daemon.policies import breaker_policy, limits_of, pool_limits, recycle_policy, spares_of
+from apex_exec.observe.logs import LEVELS
 
-RELOADABLE = frozenset((
-    "plugins_dir", "drain_seconds", "limits.timeout_ms", "limits.memory_mb", "limits.cpu_percent",
-    "limits.cpu_burst_seconds", "limits.network_per_minute", "limits.api_calls_per_second", "breaker.ends",
-    "breaker.window_seconds", "breaker.open_seconds", "breaker.stable_seconds", "breaker.backoff_min_seconds",
-    "breaker.backoff_max_seconds",
-    "pool.idle_seconds", "pool.queue_depth", "pool.in_flight", "pool.per_host", "pool.prefetch", "pool.boot_seconds",
-    "pool.spare_workers",
-    "recycle.after_calls", "recycle.after_seconds", "recycle.growth_mb", "log.level", "log.plugin_lines_per_second",
-    "admin.roles",
-))
-"""Keys that SIGHUP and ``daemon.reload`` apply; besides them ``plugins_dir`` is read again, and the client keys of
-``host.curve_keys_dir``."""
+if TYPE_CHECKING:
+    from apex_exec.daemon.administration.registrar_link import Registrar
+    from apex_exec.daemon.api_calls import ApiCalls
+    from apex_exec.daemon.hosts.requests import Requests
+    from apex_exec.daemon.hosts.tcp_hosts import TcpHosts
+    from apex_exec.daemon.plugin_sources import PluginSources
+    from apex_exec.executor.jails import Sandboxing
+    from apex_exec.executor.local import LocalExecutor
+    from apex_exec.executor.resource_monitor import Governing
+    from apex_exec.observe.logs import Logs
+    from apex_exec.registry.bundles.blobs import BundleSource
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changeable:
+    """The parts that a reload changes. ``fds`` is how many descriptors there may be; ``tcp_hosts`` is None if hosts are
+    served on a unix socket."""
+
+    step: Callable[[ev.Event, int], None]
+    fds: int
+    requests: Requests
+    workers: LocalExecutor
+    api: ApiCalls
+    governing: Governing
+    sandboxing: Sandboxing
+    logs: Logs
+    registrar: Registrar
+    plugins: PluginSources
+    source: BundleSource
+    tcp_hosts: TcpHosts | None
+
+
+Applier = Callable[[Changeable, Settings], None]
+
+
+def _when_read(_parts: Changeable, _settings: Settings) -> None:
+    """Whoever needs the value reads it from the settings in force."""
+
+
+def _with_every_reload(_parts: Changeable, _settings: Settings) -> None:
+    """Every reload makes every spec anew, and looks up the users and groups of the roles: see ``Reloader``."""
+
+
+def _pool(parts: Changeable, settings: Settings) -> None:
+    parts.step(ev.Reconfigured(pool_limits(settings, parts.fds), breaker_policy(settings), recycle_policy(settings)),
+               time.monotonic_ns())
+
+
+def _per_host(parts: Changeable, settings: Settings) -> None:
+    parts.requests.per_host = settings.pool.per_host
+
+
+def _spares(parts: Changeable, settings: Settings) -> None:
+    parts.workers.forks.want_spares(spares_of(settings))
+    _pool(parts, settings)
+
+
+def _burst(parts: Changeable, settings: Settings) -> None:
+    parts.governing.burst_seconds = parts.sandboxing.burst_seconds = settings.limits.cpu_burst_seconds
+
+
+def _api_rate(parts: Changeable, settings: Settings) -> None:
+    parts.api.calls_per_second = settings.limits.api_calls_per_second
+
+
+def _log(parts: Changeable, settings: Settings) -> None:
+    parts.logs.level_min = LEVELS[settings.log.level]
+    parts.logs.plugin_lines_per_second = settings.log.plugin_lines_per_second
+
+
+RELOADABLE: dict[str, Applier] = {
+    "plugins_dir": _with_every_reload,
+    "drain_seconds": _when_read,
+    "limits.timeout_ms": _with_every_reload,
+    "limits.memory_mb": _with_every_reload,
+    "limits.cpu_percent": _with_every_reload,
+    "limits.network_per_minute": _with_every_reload,
+    "limits.cpu_burst_seconds": _burst,
+    "limits.api_calls_per_second": _api_rate,
+    "breaker.ends": _pool,
+    "breaker.window_seconds": _pool,
+    "breaker.open_seconds": _pool,
+    "breaker.stable_seconds": _pool,
+    "breaker.backoff_min_seconds": _pool,
+    "breaker.backoff_max_seconds": _pool,
+    "pool.idle_seconds": _pool,
+    "pool.queue_depth": _pool,
+    "pool.in_flight": _pool,
+    "pool.prefetch": _pool,
+    "pool.boot_seconds": _pool,  # and probes read it
+    "pool.per_host": _per_host,
+    "pool.spare_workers": _spares,
+    "recycle.after_calls": _pool,
+    "recycle.after_seconds": _pool,
+    "recycle.growth_mb": _pool,
+    "log.level": _log,
+    "log.plugin_lines_per_second": _log,
+    "admin.roles": _with_every_reload,
+}
+"""What SIGHUP and ``daemon.reload`` apply, by key; besides, each reload reads ``plugins_dir`` and the client keys of
+``host.curve_keys_dir`` again, and has the registrar do so with what it reads."""
 
 
 def flat(settings: Settings) -> dict[str, Any]:
@@ -54,26 +150,37 @@ def merged(old: Settings, new: Settings) -> Settings:
     return Settings.model_validate(data)
 
 
-class Reloader:
-    """Runs reloads. ``appliers`` are called with (settings in force, keys applied); one that raises ConfigError makes
-    the reload fail."""
+class InForce:
+    """What is in force: the settings as they were at the start and as reloads have changed them since, and the roles of
+    administrators that follow from them. Raises ConfigError if a role names nobody."""
 
-    def __init__(self, settings: Settings, reread: Callable[[], Settings]) -> None:
+    def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.appliers: list[Callable[[Settings, list[str]], None]] = []
+        self.access = Access(settings.admin.roles, os.geteuid())
+
+
+class Reloader:
+    """Runs reloads: ``reread`` reads the configuration anew. It may raise ConfigError."""
+
+    def __init__(self, in_force: InForce, reread: Callable[[], Settings], parts: Changeable) -> None:
+        self._in_force = in_force
         self._reread = reread
+        self._parts = parts
 
     def reload(self) -> dict[str, Any]:
-        """Reads the configuration and applies it: ``{applied, restart}``. Raises ConfigError."""
-        new = self._reread()
-        applied, restart = changed(self.settings, new)
-        settings = merged(self.settings, new)
-        before = self.settings
-        self.settings = settings
-        try:
-            for apply in self.appliers:
-                apply(settings, applied)
-        except ConfigError:
-            self.settings = before
-            raise
+        """Reads the configuration and what it names, and applies it: ``{applied, restart}``. Raises ConfigError, and
+        then nothing is changed: all that can fail is read before the first change."""
+        new, parts = self._reread(), self._parts
+        applied, restart = changed(self._in_force.settings, new)
+        settings = merged(self._in_force.settings, new)
+        found = scan_folder(settings.plugins_dir, limits_of(settings), settings.security.policy_file)
+        access = Access(settings.admin.roles, os.geteuid())
+        if parts.tcp_hosts is not None:
+            parts.tcp_hosts.curve.read_clients()
+        self._in_force.settings, self._in_force.access = settings, access
+        for apply in dict.fromkeys(RELOADABLE[key] for key in applied):
+            apply(parts, settings)
+        parts.source.replace(found.bundles)
+        parts.registrar.configure(settings.model_dump())
+        parts.plugins.replace("folder", found.specs)
         return {"applied": applied, "restart": restart}

@@ -126,7 +126,7 @@ def test_the_next_worker_of_a_plugin_in_debt_waits_too(bench: Bench) -> None:
     assert bench.governing.worker_gone(1, None) is None
     bench.step(ev.WorkerGone(1, 1, "WORKER_CRASHED", "killed", {"signal": signal.SIGKILL}), time.monotonic_ns())
     time.sleep(0.1)
-    held = bench.governing._governor.is_held("aaa")
+    held = bench.governing._governor.is_throttled("aaa")
     process = bench.start(SPIN)
     if held:
         wait_for(lambda: process.status() == psutil.STATUS_STOPPED, 2, "its standing still")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from apex_exec.config import Settings, load_settings
 from apex_exec.core.governor import Governor
-from apex_exec.daemon.main import breaker_policy, limits_of, pool_limits, recycle_policy, spares_of
+from apex_exec.daemon.policies import breaker_policy, limits_of, pool_limits, recycle_policy, spares_of
 from apex_exec.errors import ConfigError
 from tests.support.daemon import ECHO, Daemon, write_plugin
 from tests.support.host import Host

@@ -12,16 +12,15 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 
-from apex_exec.daemon.sides.metrics_feed import PORTION, Exporting
+from apex_exec.daemon.sides.metrics_feed import EXPORT_NS, PORTION, MetricsFeed
 from apex_exec.executor.loop import Loop
 from apex_exec.observe import exporter
 from apex_exec.observe.metrics import DELAY_SECONDS, LATENCY_SECONDS, METRICS, PREFIX, Metrics, table
@@ -255,22 +254,20 @@ def test_many_series_are_handed_over_a_portion_in_each_turn_and_all_of_them() ->
     metrics, loop = Metrics(), Loop()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        turns: list[Callable[[int], bool | None]] = []
-        supervisor: Any = SimpleNamespace(loop=loop, attach=loop.attach, turns=turns)
-        exporting = Exporting(supervisor, listener, metrics)
+        feed = MetricsFeed(loop, listener, metrics)
+        loop.attach(feed.side)
         try:
             for n in range(count):
                 metrics.set("queued", (f"p{n}",), 1.0)
-            exporting._begin(0)
             more = []
             while not more or more[-1]:
                 before = len(metrics._changed)
-                more.append(turns[0](0))
+                more.append(feed.duty.run(1))
                 assert 0 < before - len(metrics._changed) <= PORTION
-            assert more == [True, True, False] and turns[0](0) is False
+            assert more == [True, True, False] and feed.duty.due_ns == 1 + EXPORT_NS
 
             def series() -> int:
-                exporting.side.flush()
+                feed.side.flush()
                 with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as reply:
                     return reply.read().count(b'apex_exec_queued{plugin="p')
 

@@ -18,7 +18,7 @@ import pytest
 import zmq
 
 from apex_exec.daemon.hosts import stream_peers
-from apex_exec.daemon.hosts.connections import Handlers, Peer
+from apex_exec.daemon.hosts.connections import Events, Peer, Trouble
 from apex_exec.daemon.hosts.stream_peers import StreamPeers
 from apex_exec.executor.loop import Loop
 from tests.support import other_user
@@ -38,9 +38,8 @@ class Echo:
         self.answers = 1
         self.held = False
         self.uids: set[tuple[int, int]] = set()
-        self.peers = StreamPeers(self.loop, Handlers(
-            message=self._message, gone=self.gone.append, alien=lambda peer, frames: self.peers.reply(
-                peer, frames, b"alien"), dropped=self._dropped), BYTES_MAX)
+        self.peers = StreamPeers(self.loop, Events(message=self._message, gone=self.gone.append, broken=self._broken),
+                                 BYTES_MAX)
         self.peers.bind(self.endpoint)
         self._thread = threading.Thread(target=self.loop.run, args=(self._turn,))
         self._thread.start()
@@ -48,10 +47,11 @@ class Echo:
     def _message(self, peer: Peer, frames: list[bytes], body: bytes) -> None:
         self.uids.add(self.peers.credentials(peer))
         for _ in range(self.answers):
-            self.peers.reply(peer, frames, b"re:" + body)
+            self.peers.reply(peer, frames, b"foreign" if peer.foreign else b"re:" + body)
 
-    def _dropped(self, count: int) -> None:
-        self.dropped += count
+    def _broken(self, trouble: Trouble, count: int) -> None:
+        if trouble == "unread":
+            self.dropped += count
 
     def _turn(self) -> int:
         busy = not self.held and self.peers.receive()
@@ -119,7 +119,7 @@ def test_ten_thousand_messages_come_back_in_order(echo: Echo, context: zmq.Conte
 def test_a_chosen_routing_id_is_refused_with_an_answer(echo: Echo, context: zmq.Context[Any]) -> None:
     peer = connect(context, zmq.DEALER, echo.endpoint, routing_id=b"mine")
     peer.send(b"x")
-    assert peer.poll(5000) and peer.recv() == b"alien"
+    assert peer.poll(5000) and peer.recv() == b"foreign"
 
 
 def test_the_end_of_a_connection_is_seen_at_once(echo: Echo, context: zmq.Context[Any]) -> None:
@@ -199,8 +199,7 @@ def test_what_a_peer_wanted_beyond_its_end_is_not_served(echo: Echo) -> None:
         served.append(body)
         echo.peers.drop(peer)
 
-    echo.peers._handlers = Handlers(message=drop_at_first, gone=echo.gone.append, alien=lambda *_: None,
-                                    dropped=lambda _: None)
+    echo.peers._events = Events(message=drop_at_first, gone=echo.gone.append, broken=lambda *_: None)
     raw = socket.socket(socket.AF_UNIX)
     raw.connect(echo.endpoint.removeprefix("ipc://"))
     ready = command(b"READY", b"\x0bSocket-Type" + (6).to_bytes(4, "big") + b"DEALER")
@@ -232,7 +231,7 @@ def test_all_half_sent_messages_together_have_a_bound_and_whoever_holds_longest_
     monkeypatch.setattr(stream_peers, "UNFINISHED_BYTES_MAX", 3_000_000)
     echo = Echo(tmp_path / "s")
     kinds: list[str] = []
-    echo.peers._handlers = replace(echo.peers._handlers, broken=kinds.append)
+    echo.peers._events = replace(echo.peers._events, broken=lambda trouble, _count: kinds.append(trouble))
     try:
         honest = connect(context, zmq.DEALER, echo.endpoint)
         hoarders = []
@@ -325,8 +324,7 @@ def test_a_flood_of_the_smallest_messages_gets_a_bounded_turn_and_one_place_in_t
         counts[0] += 1
 
     echo.peers.receive = counted  # type: ignore[method-assign]  # the loop's thread asks it
-    echo.peers._handlers = Handlers(message=count, gone=echo.gone.append, alien=lambda *_: None,
-                                    dropped=lambda _: None)
+    echo.peers._events = Events(message=count, gone=echo.gone.append, broken=lambda *_: None)
     raw = raw_peer(echo)
     until = time.monotonic() + 1.5
     while time.monotonic() < until:
@@ -351,8 +349,7 @@ def test_where_others_send_a_connection_is_read_a_few_calls_at_a_time(echo: Echo
         rounds[-1] += 1
 
     echo.peers.receive = counted  # type: ignore[method-assign]  # the loop's thread asks it
-    echo.peers._handlers = Handlers(message=count, gone=echo.gone.append, alien=lambda *_: None,
-                                    dropped=lambda _: None)
+    echo.peers._events = Events(message=count, gone=echo.gone.append, broken=lambda *_: None)
     beside = [raw_peer(echo) for _ in range(others)]
     raw = raw_peer(echo)
     assert settled(lambda: len(echo.peers) == 1 + others)
@@ -383,7 +380,7 @@ def test_many_connections_that_flood_leave_the_loop_its_turns(echo: Echo) -> Non
         served.append(peer)
         time.sleep(0.01)
 
-    echo.peers._handlers = Handlers(message=slow, gone=echo.gone.append, alien=lambda *_: None, dropped=lambda _: None)
+    echo.peers._events = Events(message=slow, gone=echo.gone.append, broken=lambda *_: None)
     echo.peers.receive = counted  # type: ignore[method-assign]  # the loop's thread asks it
     raws = [raw_peer(echo) for _ in range(60)]
     assert settled(lambda: sum(peer.session.ready for peer in echo.peers._peers) == 60)
@@ -403,7 +400,7 @@ def test_an_end_that_comes_together_with_the_last_message_is_seen(echo: Echo) ->
         if body == b"slow":
             time.sleep(0.3)
 
-    echo.peers._handlers = Handlers(message=take, gone=echo.gone.append, alien=lambda *_: None, dropped=lambda _: None)
+    echo.peers._events = Events(message=take, gone=echo.gone.append, broken=lambda *_: None)
     slow, leaving = raw_peer(echo), [raw_peer(echo) for _ in range(20)]
     assert settled(lambda: sum(peer.session.ready for peer in echo.peers._peers) == 21)
     slow.sendall(b"\x00\x04slow")

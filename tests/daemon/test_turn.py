@@ -31,19 +31,19 @@ def test_answers_and_the_calls_after_them_leave_before_more_is_taken_in(
     worker.recv(1 << 20)
     rig.answer(1)
     rig.ask(1)
-    loop = rig.supervisor.loop
+    loop = rig.loop
     for fd, mask in loop._epoll.poll(1):
         loop._handlers[fd](mask)
     assert not has_news(host.fileno())
-    peers = rig.supervisor.hosts.peers
+    peers = rig.peers
     receive, seen = peers.receive, []
 
     def watched() -> bool:
-        seen.append((has_news(host.fileno()), has_news(worker.fileno()), rig.supervisor.requests.taken))
+        seen.append((has_news(host.fileno()), has_news(worker.fileno()), rig.requests.taken))
         return receive()
 
     monkeypatch.setattr(peers, "receive", watched)
-    before = rig.supervisor.requests.taken
-    rig.supervisor.turn()
+    before = rig.requests.taken
+    rig.turn_of_loop.run()
     assert seen == [(True, True, before)]
-    assert rig.supervisor.requests.taken == before + 1, "and then it was taken in"
+    assert rig.requests.taken == before + 1, "and then it was taken in"

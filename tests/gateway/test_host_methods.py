@@ -34,8 +34,13 @@ class Hosts:
         self.odd: list[str] = []
         self.answers: list[Any] = []
         self.now_ns = 10**9
-        self.table = HostMethods(lambda peer, _frames, body: self.sent.append((peer, msgspec.msgpack.decode(body))),
-                                 lambda kind, _peer: self.odd.append(kind), lambda: self.now_ns)
+        self.table = HostMethods(lambda kind, _peer: self.odd.append(kind), lambda: self.now_ns)
+
+    def peer(self, name: bytes) -> Peer:
+        return Peer(name, 1, self)  # type: ignore[arg-type]  # of all that connections do, the table only replies
+
+    def reply(self, peer: Peer, _frames: list[bytes], body: bytes) -> None:
+        self.sent.append((peer, msgspec.msgpack.decode(body)))
 
     def call(self, method: str) -> int:
         return self.table.call(HostMethod(method), "p", A, 100, lambda *answer: self.answers.append(answer))
@@ -46,7 +51,8 @@ def reply(call_id: int, **more: Any) -> msg.HostReply:
 
 
 def test_the_first_provider_serves_and_the_next_takes_over_as_soon_as_it_ends() -> None:
-    hosts, one, two, three = Hosts(), Peer(b"1", 1), Peer(b"2", 2), Peer(b"3", 3)
+    hosts = Hosts()
+    one, two, three = hosts.peer(b"1"), hosts.peer(b"2"), hosts.peer(b"3")
     names = ["admin.users.list", "system.config.get"]
     assert hosts.table.provide(one, names[:1]) == (names[:1], [])
     assert hosts.table.provide(two, names) == (names[1:], names[:1])
@@ -64,7 +70,8 @@ def test_the_first_provider_serves_and_the_next_takes_over_as_soon_as_it_ends() 
 
 
 def test_calls_wait_for_a_provider_that_comes_back_and_no_longer_than_their_time() -> None:
-    hosts, one, two = Hosts(), Peer(b"1", 1), Peer(b"2", 2)
+    hosts = Hosts()
+    one, two = hosts.peer(b"1"), hosts.peer(b"2")
     name = "admin.users.list"
     assert hosts.call(name) == 0 and hosts.answers.pop()[1] == "not_provided", "never provided: nobody is expected"
     hosts.table.provide(one, [name])
@@ -91,7 +98,8 @@ def test_calls_wait_for_a_provider_that_comes_back_and_no_longer_than_their_time
 
 
 def test_what_waits_for_a_provider_is_bounded() -> None:
-    hosts, one = Hosts(), Peer(b"1", 1)
+    hosts = Hosts()
+    one = hosts.peer(b"1")
     for start in range(0, 2 * METHODS_MAX, METHODS_PER_PEER_MAX):
         hosts.table.provide(one, [f"admin.users.m{n}" for n in range(start, start + METHODS_PER_PEER_MAX)])
         hosts.table.peer_gone(one)
@@ -102,7 +110,8 @@ def test_what_waits_for_a_provider_is_bounded() -> None:
 
 
 def test_a_host_that_does_not_answer_in_time_is_overtaken() -> None:
-    hosts, one, two = Hosts(), Peer(b"1", 1), Peer(b"2", 2)
+    hosts = Hosts()
+    one, two = hosts.peer(b"1"), hosts.peer(b"2")
     names = ["admin.users.list", "system.config.get"]
     hosts.table.provide(one, names)
     hosts.table.provide(two, names)
@@ -117,7 +126,8 @@ def test_a_host_that_does_not_answer_in_time_is_overtaken() -> None:
 
 
 def test_only_who_was_asked_may_answer_and_only_once() -> None:
-    hosts, one, two = Hosts(), Peer(b"1", 1), Peer(b"2", 2)
+    hosts = Hosts()
+    one, two = hosts.peer(b"1"), hosts.peer(b"2")
     hosts.table.provide(one, ["admin.users.list"])
     number = hosts.call("admin.users.list")
     for peer, call_id, odd in ((two, number, "foreign_reply"), (one, number + 1, "unknown_call_id"),
@@ -143,7 +153,7 @@ def test_only_who_was_asked_may_answer_and_only_once() -> None:
 def test_parameters_that_no_host_could_read_reach_none(params: bytes) -> None:
     """A worker writes what it likes onto its link: text that is not UTF-8, NaN, 64-bit integers, a hundred levels."""
     hosts = Hosts()
-    hosts.table.provide(Peer(b"1", 1), ["admin.users.list"])
+    hosts.table.provide(hosts.peer(b"1"), ["admin.users.list"])
     method = HostMethod("admin.users.list", msgspec.Raw(params))
     assert hosts.table.call(method, "p", A, 100, lambda *answer: hosts.answers.append(answer)) == 0
     assert hosts.sent == [] and hosts.answers[0][1] == "invalid_output"
@@ -153,11 +163,13 @@ def test_parameters_that_no_host_could_read_reach_none(params: bytes) -> None:
                                   "admin.users." + "a" * 100])
 def test_a_method_outside_the_prefixes_cannot_be_provided(name: str) -> None:
     with pytest.raises(WireError):
-        Hosts().table.provide(Peer(b"1", 1), ["admin.users.list", name])
+        hosts = Hosts()
+        hosts.table.provide(hosts.peer(b"1"), ["admin.users.list", name])
 
 
 def test_the_number_of_methods_is_bounded() -> None:
-    hosts, peer = Hosts(), Peer(b"1", 1)
+    hosts = Hosts()
+    peer = hosts.peer(b"1")
     hosts.table.provide(peer, [f"admin.users.m{n}" for n in range(METHODS_PER_PEER_MAX)])
     with pytest.raises(WireError):
         hosts.table.provide(peer, ["admin.users.more"])
@@ -234,8 +246,9 @@ def test_what_connections_provide_is_bounded_in_all_and_free_with_their_end() ->
     def names(peer: int, count: int = METHODS_PER_PEER_MAX) -> list[str]:
         return [f"admin.users.m{peer}-{number}" for number in range(count)]
 
-    methods = HostMethods(lambda *_: None, lambda *_: None)
-    peers = [Peer(b"\0%d" % number, number) for number in range(METHODS_MAX // METHODS_PER_PEER_MAX + 1)]
+    hosts = Hosts()
+    methods = hosts.table
+    peers = [hosts.peer(b"\0%d" % number) for number in range(METHODS_MAX // METHODS_PER_PEER_MAX + 1)]
     for number, peer in enumerate(peers[:-1]):
         assert methods.provide(peer, names(number)) == (names(number), [])
         with pytest.raises(WireError, match="one connection") as refused:
@@ -346,7 +359,8 @@ def test_a_frozen_host_is_overtaken_by_the_one_that_stands_by(daemon: Daemon) ->
 
 @pytest.mark.parametrize("body", [b"\xa3\xed\xa0\xbd", b"\x81\xa3\xed\xa0\xbd\xc0", b"\xd7\xff" + b"\xff" * 8])
 def test_a_hosts_answer_that_no_plugin_could_read_is_the_hosts_error(body: bytes) -> None:
-    hosts, one = Hosts(), Peer(b"1", 1)
+    hosts = Hosts()
+    one = hosts.peer(b"1")
     hosts.table.provide(one, ["admin.users.list"])
     hosts.table.host_reply(one, reply(hosts.call("admin.users.list"), result=msgspec.Raw(body)))
     assert hosts.answers[-1][1] == "host_error"

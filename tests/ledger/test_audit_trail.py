@@ -46,7 +46,11 @@ class Trail:
         self.metrics = Noted()
         self.log: list[str] = []
         overrides = {"state_dir": str(folder), "audit.min_free_bytes": 0} | {f"audit.{k}": v for k, v in audit.items()}
-        self.trail = AuditTrail(load_settings(None, overrides), self.metrics, lambda _, text: self.log.append(text))
+        self.admissions: list[str] = []
+        self.trail = AuditTrail(
+            load_settings(None, overrides), self.metrics, lambda _, text: self.log.append(text),
+            on_refused=lambda: self.admissions.append("no"), on_admitted=lambda: self.admissions.append("yes"),
+            side_changed=lambda _: None)
         self.trail.side.start(time.monotonic_ns())
         assert self.trail.wait_ready(15)
 
@@ -170,8 +174,7 @@ def test_a_killed_ledger_is_restarted_and_each_record_is_stored_once(group: Trai
 
 @pytest.mark.parametrize("how", ["locked", "gone"])
 def test_what_has_not_begun_is_refused_without_a_ledger_and_taken_again_with_one(group: Trail, how: str) -> None:
-    told: list[str] = []
-    group.trail.on_refused, group.trail.on_admitted = lambda: told.append("no"), lambda: told.append("yes")
+    told = group.admissions
     group.settle(group.add())
     assert not told
     if how == "locked":
@@ -206,7 +209,7 @@ def test_a_stalled_ledger_stops_admission_and_holds_replies_until_it_goes_on(gro
         assert group.trail.durable(index), "young enough: the reply may go"
         group.until(lambda: not group.trail.durable(index))
         assert time.monotonic_ns() - begun_ns > LATE_NS
-        group.trail.when_durable(index, lambda: sent.append(index))
+        group.trail.when_durable(index, lambda: sent.append(index), lambda: None)
         assert group.trail.holds(time.monotonic_ns()) and group.admits(), "requests are left where they are at first"
         group.until(lambda: not group.admits())
         assert time.monotonic_ns() - begun_ns > HOLD_NS
@@ -226,7 +229,7 @@ def test_held_replies_go_in_their_order_and_before_those_that_need_not_wait(grou
         if trail.durable(index):
             sent.append(index)
         else:
-            trail.when_durable(index, lambda: sent.append(index))
+            trail.when_durable(index, lambda: sent.append(index), lambda: None)
 
     os.kill(side.pid, signal.SIGSTOP)
     try:
@@ -264,7 +267,7 @@ def test_strict_lets_a_reply_go_only_after_its_records_commit(tmp_path: Path) ->
     index = strict.add()
     assert not strict.trail.durable(index)
     sent: list[int] = []
-    strict.trail.when_durable(index, lambda: sent.append(strict.stored()))
+    strict.trail.when_durable(index, lambda: sent.append(strict.stored()), lambda: None)
     strict.until(lambda: bool(sent))
     assert sent == [1], "the event stood in the database when its reply went"
     strict.trail.close(time.monotonic() + 20)
@@ -295,7 +298,7 @@ def test_a_ledger_that_cannot_begin_is_waited_for(tmp_path: Path) -> None:
         connection.execute("DELETE FROM events WHERE seq > 3")
         connection.commit()
     late = AuditTrail(load_settings(None, {"state_dir": str(tmp_path), "audit.min_free_bytes": 0}), Noted(),
-                      lambda *_: None)
+                      lambda *_: None, on_refused=lambda: None, on_admitted=lambda: None, side_changed=lambda _: None)
     late.side.start(time.monotonic_ns())
     assert not late.wait_ready(3) and "truncated" in late.reason and not late.admits(time.monotonic_ns())
     with closing(sqlite3.connect(tmp_path / "audit.db")) as connection:

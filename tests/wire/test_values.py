@@ -261,8 +261,8 @@ def test_the_loop_looks_through_no_dear_effect(payload: bytes) -> None:
         with pytest.raises(EffectRefused):
             Effects().add("p", request, frozenset())
         answers: list[str] = []
-        methods = HostMethods(lambda _peer, _frames, _body: None, lambda _kind, _peer: None)
-        methods.provide(Peer(b"h", 0), ["admin.users.list"])
+        methods = HostMethods(lambda _kind, _peer: None)
+        methods.provide(Peer(b"h", 0, None), ["admin.users.list"])  # type: ignore[arg-type]  # nothing is sent to it
         methods.call(api.HostMethod("admin.users.list", msgspec.Raw(payload)), "p", "u", 1,
                      lambda _result, code, _message: answers.append(code))
         assert answers[0] in ("too_large", "invalid_output")

@@ -14,16 +14,20 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from apex_exec.daemon.administration import operations
-from apex_exec.daemon.administration.registrar_link import RegistrarLink
+from apex_exec.daemon.administration.registrar_link import Registrar
 from apex_exec.daemon.administration.roles import Access, Caller, Forbidden, role_needed, under_own_name
-from apex_exec.daemon.hosts.connections import Handlers, Peer
+from apex_exec.daemon.duties import NEVER_NS
+from apex_exec.daemon.hosts.connections import Events, Peer, Trouble
 from apex_exec.daemon.hosts.stream_peers import StreamPeers
 from apex_exec.errors import Code, ConfigError, Refusal, WireError, is_retryable
 from apex_exec.wire import codec
 from apex_exec.wire import messages as msg
 
 if TYPE_CHECKING:
-    from apex_exec.daemon.supervisor import Supervisor
+    from apex_exec.daemon.ports import Trail
+    from apex_exec.executor.loop import Loop
+    from apex_exec.observe.logs import Logs
+    from apex_exec.observe.metrics import Metrics
 
 log = logging.getLogger("apex_exec")
 
@@ -37,7 +41,7 @@ REASON_CHARS_MAX = 600
 RECORD_KEY_CHARS_MAX = 64
 """Arguments of a caller who was refused are recorded as they came: unknown keys too."""
 CONNECTIONS_MAX = 64
-"""Administrators at once, half of them of one uid; their descriptors are among main.FDS_OWN."""
+"""Administrators at once, half of them of one uid; their descriptors are among policies.FDS_OWN."""
 PENDING_MAX = 100
 """Operations of one connection without their answers."""
 _encode = msgspec.msgpack.Encoder().encode
@@ -65,30 +69,44 @@ def on_record(said: Any) -> dict[str, Any]:
 
 
 class AdminSocket:
-    """Serves the table of operations. ``handlers`` are those of the loop; ``registrar`` runs the others. ``access``
-    says what each caller may; it is asked for every message, so that a reload changes it for open connections too."""
+    """Serves the table of operations. ``handlers`` are those of the loop; ``registrar`` runs the others. ``access()``
+    says what each caller may; it is called for every message, so that a reload changes it for open connections too.
 
-    def __init__(self, supervisor: Supervisor, handlers: dict[str, operations.Handler], access: Access,
-                 registrar: RegistrarLink | None = None) -> None:
-        self.access = access
-        self.registrar = registrar
-        self._supervisor = supervisor
+    It is a duty of the loop (``duties.Due``): due as soon as a connection has something to read or to write.
+    """
+
+    name = "administration"
+
+    def __init__(self, loop: Loop, handlers: dict[str, operations.Handler], access: Callable[[], Access],
+                 registrar: Registrar, *, audit: Trail, metrics: Metrics, logs: Logs) -> None:
+        self._access = access
+        self._registrar = registrar
         self._handlers = handlers
-        self.peers = StreamPeers(supervisor.loop, Handlers(
-            message=self._message, gone=lambda _: None, alien=self._alien,
-            dropped=lambda count: supervisor.metrics.inc("dropped_replies_total", (), count)), BYTES_MAX,
-            CONNECTIONS_MAX)
-        supervisor.turns.append(self._turn)
+        self._audit = audit
+        self._metrics = metrics
+        self._logs = logs
+        self.peers = StreamPeers(loop, Events(message=self._message, gone=lambda _: None, broken=self._broken),
+                                 BYTES_MAX, CONNECTIONS_MAX)
 
-    def _turn(self, _: int) -> bool:
-        more = self.peers.receive()  # once: who sends without end must not keep the loop from everybody else
+    @property
+    def due_ns(self) -> int:
+        """At once if there is something to do."""
+        return 0 if self.peers.has_news else NEVER_NS
+
+    def run(self, _: int) -> bool:
+        """One bounded read of each connection: who sends without end must not keep the loop from everybody else."""
+        more = self.peers.receive()
         self.peers.flush()
         return more
 
-    def _alien(self, peer: Peer, frames: list[bytes]) -> None:
-        self._refuse(peer, frames, None, WireError(Code.PROTOCOL_ERROR, "set no routing id of your own"))
+    def _broken(self, trouble: Trouble, count: int) -> None:
+        if trouble == "unread":  # the anomalies of Prometheus are those of hosts
+            self._metrics.inc("dropped_replies_total", (), count)
 
     def _message(self, peer: Peer, frames: list[bytes], body: bytes) -> None:
+        if peer.foreign:
+            self._refuse(peer, frames, None, WireError(Code.PROTOCOL_ERROR, "set no routing id of your own"))
+            return
         try:
             request = codec.decode_request(body, BYTES_MAX)
         except WireError as error:
@@ -111,25 +129,23 @@ class AdminSocket:
         if len(peer.pending) >= PENDING_MAX:
             raise WireError(Code.OVERLOADED, "this connection waits for too many operations")
         known = operations.find(request.op).args.__struct_fields__
-        audit = self._supervisor.audit
-        if audit is not None and not audit.admits(time.monotonic_ns()):
+        if not self._audit.admits(time.monotonic_ns()):
             raise WireError(Code.AUDIT_UNAVAILABLE, "the audit ledger cannot take a record; nothing was done")
         try:
-            caller = self.access.caller(*self.peers.identity(peer), request.actor)
-            self.access.check(caller, request.op, request.args or {})
+            access = self._access()
+            caller = access.caller(*self.peers.identity(peer), request.actor)
+            access.check(caller, request.op, request.args or {})
             given = under_own_name(caller, request.args, known)
         except Forbidden as error:
-            self._audit(request.op, request.args or {}, error.caller, error.code, reason=error.details["reason"])
+            self._put_on_record(request.op, request.args or {}, error.caller, error.code,
+                                reason=error.details["reason"])
             raise
         operation, args = operations.parse(request.op, given)
         uid = caller.uid
         peer.pending[request.id] = 0
         done, refused = self._ends(peer, frames, request, args, caller)
         if operation.where == "registrar":
-            if self.registrar is None:
-                refused(Code.INTERNAL, "this daemon has no registrar", {"reason": "no_registrar"})
-            else:
-                self.registrar.run(operation.name, args, uid, done, refused)
+            self._registrar.run(operation.name, args, uid, done, refused)
             return
         try:
             done(self._handlers[operation.name](args, uid))
@@ -140,7 +156,7 @@ class AdminSocket:
         except ConfigError as error:
             refused(Code.INVALID_INPUT, str(error), {"reason": "configuration"})
         except Exception as error:
-            self._supervisor.logs.bug(f"the operation {request.op} failed", error)
+            self._logs.bug(f"the operation {request.op} failed", error)
             refused(Code.INTERNAL, "the daemon failed at this; its log says how", {"reason": "bug"})
 
     def _ends(self, peer: Peer, frames: list[bytes], request: msg.Admin, args: msgspec.Struct, caller: Caller) -> tuple[
@@ -150,18 +166,18 @@ class AdminSocket:
             self._reply(peer, frames, body)
 
         def done(result: Any) -> None:
-            self._audit(request.op, args, caller, "", result)
+            self._put_on_record(request.op, args, caller, "", result)
             end(_encode(msg.AdminResult(id=request.id, op=request.op, result=result)))
 
         def refused(code: str, message: str, details: dict[str, Any]) -> None:
-            self._audit(request.op, args, caller, code, reason=message, plugin=str(details.get("plugin") or ""))
+            self._put_on_record(request.op, args, caller, code, reason=message, plugin=str(details.get("plugin") or ""))
             end(_encode(msg.Error(id=request.id, code=code, message=message, started=False,
                                   retryable=is_retryable(code, False), details=details or msgspec.UNSET)))
 
         return done, refused
 
-    def _audit(self, op: str, args: msgspec.Struct | dict[str, Any], caller: Caller, code: str, outcome: Any = None, *,
-               reason: str = "", plugin: str = "") -> None:
+    def _put_on_record(self, op: str, args: msgspec.Struct | dict[str, Any], caller: Caller, code: str,
+                       outcome: Any = None, *, reason: str = "", plugin: str = "") -> None:
         metadata: dict[str, Any] = {**caller.on_record(), "args": on_record(args)}
         if outcome := on_record(outcome):
             metadata["outcome"] = outcome
@@ -177,8 +193,7 @@ class AdminSocket:
             log.log(logging.WARNING if code else logging.INFO, "%s: %s %s: %s", caller, op, resource[:200],
                     f"{code}: {reason[:REASON_CHARS_MAX]}" if code else "done")
         result = "success" if not code else "denied" if code in (Code.REFUSED, Code.FORBIDDEN) else "failure"
-        if (audit := self._supervisor.audit) is not None:
-            audit.event("admin.action", f"uid:{caller.uid}", resource[:200], op, result, metadata)
+        self._audit.event("admin.action", f"uid:{caller.uid}", resource[:200], op, result, metadata)
 
     def _refuse(self, peer: Peer, frames: list[bytes], id_: int | str | None, error: WireError) -> None:
         self._reply(peer, frames, _encode(msg.Error(

@@ -21,13 +21,15 @@ import msgspec
 from apex_exec.core import actions as act
 from apex_exec.core import events as ev
 from apex_exec.core.plugin import PluginSpec
-from apex_exec.core.scheduler.pool import MS_NS
+from apex_exec.core.scheduler.pool import MS_NS, Pool
 from apex_exec.daemon.administration.registrar_link import Answer, Ask
 from apex_exec.executor.jobs import Probe
+from apex_exec.executor.local import LocalExecutor
 from apex_exec.executor.outcome import Settled, at_place, settle
 
 if TYPE_CHECKING:
-    from apex_exec.daemon.supervisor import Supervisor
+    from apex_exec.daemon.hosts.pending_table import PendingTable
+    from apex_exec.daemon.hosts.verdicts import Verdicts
 
 PROBES_MAX = 8
 """Probes at once; each is a worker beside the pool's."""
@@ -43,16 +45,20 @@ def _said(outcome: Settled) -> str:
     return at_place(outcome.message, str(outcome.details.get("traceback", "")))
 
 
-class Asks:
-    """``table`` is what ``RegistrarLink`` is given."""
+class JailRequests:
+    """``table`` is what ``RegistrarLink`` is given. ``judged`` has to be told what came of each prepared generation."""
 
-    def __init__(self, supervisor: Supervisor, boot_seconds: Callable[[], float]) -> None:
-        self._supervisor = supervisor
+    def __init__(self, pool: Pool, step: Callable[[ev.Event, int], None], workers: LocalExecutor, table: PendingTable,
+                 verdicts: Verdicts, boot_seconds: Callable[[], float]) -> None:
+        self._pool = pool
+        self._step = step
+        self._workers = workers
+        self._table = table
+        self._verdicts = verdicts
         self._boot_seconds = boot_seconds
         self._judging: dict[tuple[str, str], Answer] = {}
         self._outcomes: dict[tuple[str, str], Settled] = {}
         self._probes = 0
-        supervisor.on_judged.append(self._judged)
         self.table: dict[str, Ask] = {
             "probe": self._probe, "canary": self._canary, "smoke": self._smoke, "drop": self._drop}
 
@@ -68,26 +74,27 @@ class Asks:
             self._probes -= 1
             answer(value is not None, value if value is not None else _failed(code, message))
 
-        self._supervisor.workers.start_job(Probe(spec, params.get("files"), due_ns, ended))
+        self._workers.start_job(Probe(spec, params.get("files"), due_ns, ended))
 
     def _canary(self, params: dict[str, Any], answer: Answer) -> None:
         spec = msgspec.convert(params["spec"], PluginSpec)
-        supervisor, now_ns = self._supervisor, time.monotonic_ns()
+        now_ns = time.monotonic_ns()
         canary = self._call(spec.id, spec.limits.timeout_ms, params, now_ns) if params.get("hook") else None
         previous = self._judging.pop((spec.id, spec.digest), None)
         if previous is not None:
             previous(False, _failed("CANCELLED", "another trial of the same bundle has begun"))
         self._judging[(spec.id, spec.digest)] = answer
         if canary is not None:
-            supervisor.requests.watch(canary.call, lambda verdict: self._tried((spec.id, spec.digest), verdict))
-        supervisor.step(ev.GenerationPrepared(spec, canary), now_ns)
+            self._verdicts.watch(canary.call, lambda verdict: self._tried((spec.id, spec.digest), verdict))
+        self._step(ev.GenerationPrepared(spec, canary), now_ns)
 
     def _tried(self, trial: tuple[str, str], verdict: act.Verdict) -> None:
         """Keeps what came of the trial's call until its generation is judged: the core knows the code, and not why."""
         if verdict.code and trial in self._judging:  # a result is checked beside the loop, and not once more here
             self._outcomes[trial] = settle(verdict)
 
-    def _judged(self, action: act.GenerationJudged) -> None:
+    def judged(self, action: act.GenerationJudged) -> None:
+        """What came of a generation; one that nobody here has asked for is none of ours."""
         answer = self._judging.pop((action.plugin, action.digest), None)
         outcome = self._outcomes.pop((action.plugin, action.digest), None)
         if answer is None:
@@ -101,28 +108,28 @@ class Asks:
             answer(True, {"digest": action.digest})
 
     def _smoke(self, params: dict[str, Any], answer: Answer) -> None:
-        supervisor, now_ns = self._supervisor, time.monotonic_ns()
-        spec = supervisor.pool.spec(params["plugin"])
+        now_ns = time.monotonic_ns()
+        spec = self._pool.spec(params["plugin"])
         if spec is None:
             answer(False, _failed("PLUGIN_NOT_FOUND", f"no plugin {params['plugin']} is served"))
             return
         event = self._call(spec.id, spec.limits.timeout_ms, params, now_ns)
 
         def settled(verdict: act.Verdict) -> None:
-            outcome = settle(verdict, rendering=supervisor.requests.rendering(verdict))
+            outcome = settle(verdict, rendering=self._verdicts.rendering(verdict))
             if outcome.code:
                 answer(False, _failed(outcome.code, _said(outcome), outcome.details))
             else:
                 answer(True, {"executionTimeMs": outcome.usage.execution_time_ms})
 
-        supervisor.requests.watch(event.call, settled)
-        supervisor.step(event, now_ns)
+        self._verdicts.watch(event.call, settled)
+        self._step(event, now_ns)
 
     def _call(self, plugin: str, timeout_ms: int, params: dict[str, Any], now_ns: int) -> ev.InvokeRequested:
         payload = msgspec.Raw(_encode(params.get("payload") or {}))
-        return ev.InvokeRequested(self._supervisor.requests.number(), plugin, params["hook"], params["userId"],
+        return ev.InvokeRequested(self._table.number(), plugin, params["hook"], params["userId"],
                                   payload, now_ns + timeout_ms * MS_NS, own=True)
 
     def _drop(self, params: dict[str, Any], answer: Answer) -> None:
-        self._supervisor.step(ev.GenerationDropped(params["plugin"]), time.monotonic_ns())
+        self._step(ev.GenerationDropped(params["plugin"]), time.monotonic_ns())
         answer(True, None)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from typing import Any
 
 from apex_exec.core import events as ev
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.daemon.administration import operations
+from apex_exec.daemon.orders import Orders
 from apex_exec.daemon.supervisor import Supervisor
 from apex_exec.errors import Code, Refusal
+from apex_exec.executor.runtimes import PYTHON
 
 log = logging.getLogger("apex_exec")
 
@@ -19,17 +20,15 @@ log = logging.getLogger("apex_exec")
 class LoopOperations:
     """``handlers`` by operation. ``facts`` are what the daemon says of itself in ``daemon.status``."""
 
-    def __init__(self, supervisor: Supervisor, reload: Callable[[], dict[str, Any]], drain: Callable[[], None],
-                 facts: dict[str, Any]) -> None:
+    def __init__(self, supervisor: Supervisor, orders: Orders, facts: dict[str, Any]) -> None:
         self._supervisor = supervisor
-        self._reload = reload
-        self._drain = drain
+        self._orders = orders
         self._facts = facts
         self._started_ns = time.monotonic_ns()
         self.handlers: dict[str, operations.Handler] = {
             "ops": lambda _, uid: operations.listing(),
             "daemon.status": lambda _, uid: self.status(),
-            "daemon.reload": lambda _, uid: self._reload(),
+            "daemon.reload": lambda _, uid: self._orders.reload(),
             "daemon.drain": self._start_drain,
             "daemon.undrain": self._undrain,
             "plugin.restart": self._restart,
@@ -39,6 +38,7 @@ class LoopOperations:
     def status(self) -> dict[str, Any]:
         """The daemon as it is now."""
         supervisor, now_ns = self._supervisor, time.monotonic_ns()
+        warm = supervisor.workers.forks.warm
         pids: dict[str, list[int]] = {}
         for _, plugin, pid in supervisor.workers.living():
             pids.setdefault(plugin, []).append(pid)
@@ -54,18 +54,18 @@ class LoopOperations:
         return {
             **self._facts, "uptimeSeconds": (now_ns - self._started_ns) / 1e9, "draining": supervisor.draining,
             "ending": supervisor.ending,
-            "connections": len(supervisor.hosts.peers), "pending": len(supervisor.requests),
+            "connections": len(supervisor.peers), "pending": len(supervisor.requests),
             "health": {name: reason for name, reason in supervisor.metrics.health.items() if reason},
-            "zygotePid": supervisor.workers.zygote.pid,
-            "spares": {"ready": len(supervisor.workers.spares),
-                       "pids": [link.pid for link in supervisor.workers.spares.all() if link.pid]},
+            "zygotePid": warm[PYTHON.name].keeper.pid,
+            "spares": {"ready": sum(len(pool) for pool in warm.values()),
+                       "pids": [link.pid for pool in warm.values() for link in pool.all() if link.pid]},
             "layers": [{"layer": r.layer, "state": r.state, "detail": r.detail}
                        for r in supervisor.workers.protocol.layers],
             "plugins": plugins}
 
     def _start_drain(self, args: Any, uid: int) -> dict[str, Any]:
         if args.stop:
-            self._drain()
+            self._orders.drain()
         else:
             self._admit(False)
         return {"draining": True, "pending": len(self._supervisor.requests)}

@@ -1,11 +1,15 @@
-"""What a host's connection is to the daemon, whichever transport carries it: a peer, and who serves many of them."""
+"""What a connection is to the daemon, whichever transport carries it: a peer, and who serves many of them.
+
+A transport meets the rest in three events: a message came, a connection has ended, something went wrong. What is sent
+goes to ``peer.connections``.
+"""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from apex_exec.executor.loop import Loop
@@ -22,29 +26,36 @@ UCRED = struct.Struct("iII")
 
 
 class Peer:
-    """One connection. ``pending`` maps the ids of its requests without a reply to their calls."""
+    """One connection of ``connections``, which is also where replies to it are sent.
 
-    __slots__ = ("fd", "gone", "host", "pending")
+    ``pending`` maps the ids of its requests without a reply to their calls. ``foreign``: it has chosen a routing id of
+    its own, which PROTOCOL.md does not allow.
+    """
 
-    def __init__(self, host: bytes, fd: int) -> None:
+    __slots__ = ("connections", "fd", "foreign", "gone", "host", "pending")
+
+    def __init__(self, host: bytes, fd: int, connections: Connections) -> None:
         self.host = host
         self.fd = fd
+        self.connections = connections
         self.pending: dict[int | str, int] = {}
+        self.foreign = False
         self.gone = False
 
 
+Trouble = Literal["unroutable", "too_many_connections", "held_too_much", "unread"]
+"""What ``broken`` tells of: a connection broke the transport's rules or could not be routed to; was one too many; was
+dropped since all together held too much; replies that nobody will read."""
+
+
 @dataclass(frozen=True)
-class Handlers:
-    """Who hears of what. ``message(peer, frames before the body, body)``; ``gone(peer)``; ``alien(peer, frames)`` of a
-    message under a routing id that the peer chose itself; ``dropped(count)`` of replies that nobody will read;
-    ``broken(kind)`` of a connection that broke the transport's protocol, could not be routed to ("unroutable"), was one
-    too many, or held too much."""
+class Events:
+    """What a transport reports: ``message(peer, frames before the body, body)``; ``gone(peer)``, once for each peer;
+    ``broken(trouble, count)``."""
 
     message: Callable[[Peer, list[bytes], bytes], None]
     gone: Callable[[Peer], None]
-    alien: Callable[[Peer, list[bytes]], None]
-    dropped: Callable[[int], None]
-    broken: Callable[[str], None] = lambda _kind: None
+    broken: Callable[[Trouble, int], None]
 
 
 class Connections(Protocol):
@@ -54,13 +65,13 @@ class Connections(Protocol):
         """How many there are."""
 
     def bind(self, endpoint: str) -> None:
-        """Serves ``endpoint``; a second call serves it anew where its socket file was deleted. Raises OSError."""
+        """Serves ``endpoint``; a second call serves it anew after its socket file was deleted. Raises OSError."""
 
     def receive(self) -> bool:
-        """Takes a bounded number of messages; True where more may be waiting. Call it in every round."""
+        """Takes a bounded number of messages; True if more may be waiting. Call it in every round."""
 
     def reply(self, peer: Peer, frames: list[bytes], body: bytes) -> None:
-        """Sends one message, keeps it while the peer reads slowly, drops it where the peer is gone."""
+        """Sends one message, keeps it while the peer reads slowly, drops it if the peer is gone."""
 
     def flush(self) -> None:
         """Hands what was queued in this round to the kernel."""
@@ -72,5 +83,5 @@ class Connections(Protocol):
         """Ends all of them."""
 
 
-Open = Callable[["Loop", Handlers], Connections]
+Open = Callable[["Loop", Events], Connections]
 """Makes the connections of one endpoint, not bound yet."""

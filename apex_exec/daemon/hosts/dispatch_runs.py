@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -13,14 +13,13 @@ from apex_exec.core import events as ev
 from apex_exec.core.actions import Verdict
 from apex_exec.core.dispatch import Dispatch, Part
 from apex_exec.core.scheduler.pool import MS_NS, Pool
+from apex_exec.daemon.hosts.pending_table import Pending, PendingTable
+from apex_exec.daemon.hosts.replies import Replies
 from apex_exec.errors import Code, WireError, is_retryable
 from apex_exec.executor.outcome import Settled
 from apex_exec.wire import hooks
 from apex_exec.wire import messages as msg
 from apex_exec.wire.values import decode_any
-
-if TYPE_CHECKING:
-    from apex_exec.daemon.hosts.requests import Pending
 
 DISPATCH_MS = 5000
 """Default and longest deadline of a dispatch."""
@@ -46,16 +45,14 @@ class Run:
 
 
 class DispatchRuns:
-    """Every dispatch without its reply. ``step`` gives an event to the core, ``finish(pending, body[,
-    unrecorded])`` replies."""
+    """Every dispatch without its reply. ``step(event, now_ns)`` gives an event to the core and does its actions."""
 
-    def __init__(self, pool: Pool, *, number: Callable[[], int], step: Callable[[ev.Event, int], None],
-                 finish: Callable[..., None], trace: Callable[[int, str], None]) -> None:
+    def __init__(self, pool: Pool, table: PendingTable, replies: Replies,
+                 step: Callable[[ev.Event, int], None]) -> None:
         self._pool = pool
-        self._number = number
+        self._table = table
+        self._replies = replies
         self._step = step
-        self._finish = finish
-        self._trace = trace
         self._runs: dict[int, Run] = {}
         self._parts: dict[int, Run] = {}
 
@@ -91,16 +88,18 @@ class DispatchRuns:
         for part in parts:
             if part.payload is not payload:  # all at once have the same: not encoded, and not kept, once for each
                 payload, encoded = part.payload, msgspec.Raw(_encode(part.payload))
-            call = self._number()
+            call = self._table.number()
             self._parts[call] = run
             run.open.add(call)
             if run.traceparent:
-                self._trace(call, run.traceparent)
+                self._table.traces[call] = run.traceparent
             spec = self._pool.spec(part.plugin)
             timeout_ns = spec.limits.timeout_ms * MS_NS if spec else 0
             deadline_ns = min(part.deadline_ns, now_ns + timeout_ns)
+            self._table.arriving = call
             self._step(ev.InvokeRequested(call, part.plugin, run.hook, run.user_id, encoded, deadline_ns),
                        now_ns)
+            self._table.arriving = 0
 
     def settled(self, verdict: Verdict, outcome: Settled, effects: list[Any]) -> bool:
         """Takes the verdict of a part; False where it belongs to no dispatch."""
@@ -130,7 +129,7 @@ class DispatchRuns:
         if not run.course.finished or self._runs.pop(run.call, None) is None:
             return
         outcomes = [run.outcomes[plugin] for plugin in run.order if plugin in run.outcomes]
-        self._finish(run.pending, _encode(msg.Dispatched(
+        self._replies.finish(run.pending, _encode(msg.Dispatched(
             id=run.pending.id, action=run.hook, result=run.course.result(), outcomes=outcomes,
             partial=run.course.partial)), all(
                 outcome.error is not msgspec.UNSET and outcome.error.code == Code.AUDIT_UNAVAILABLE
@@ -144,8 +143,9 @@ class DispatchRuns:
         """Ends a dispatch: its parts are cancelled, its caller gets CANCELLED."""
         run = self._runs.pop(call)
         started = bool(run.outcomes or run.open)
+        self._table.arriving = 0
         for part in list(run.open):
             self._step(ev.CancelRequested(part), now_ns)
-        self._finish(run.pending, _encode(msg.Error(
+        self._replies.finish(run.pending, _encode(msg.Error(
             id=run.pending.id, code=Code.CANCELLED, message="cancelled by its caller", started=started,
             retryable=False, action=run.hook)))

@@ -16,7 +16,7 @@ from apex_exec.errors import ConfigError
 def open_local(settings: Settings, connections_max: int) -> Open:
     """Hosts on this machine: unix sockets, served by the loop itself, no more than ``connections_max``."""
     bytes_max = REFUSED_FACTOR * settings.host.max_message_bytes
-    return lambda loop, handlers: StreamPeers(loop, handlers, bytes_max, connections_max)
+    return lambda loop, events: StreamPeers(loop, events, bytes_max, connections_max)
 
 
 def bind(connections: Connections, endpoint: str, folder: RuntimeFolder, key: str) -> None:

@@ -50,12 +50,9 @@ class _Out(msgspec.Struct):
 
 
 class HostMethods:
-    """``reply(peer, frames, body)`` sends a message to a host; ``anomaly(kind, peer)`` hears of what no host sends;
-    ``clock_ns`` is CLOCK_MONOTONIC."""
+    """``anomaly(kind, peer)`` is told of what no host sends; ``clock_ns`` is CLOCK_MONOTONIC."""
 
-    def __init__(self, reply: Callable[[Peer, list[bytes], bytes], None], anomaly: Callable[[str, Peer], None],
-                 clock_ns: Callable[[], int] = time.monotonic_ns) -> None:
-        self._reply = reply
+    def __init__(self, anomaly: Callable[[str, Peer], None], clock_ns: Callable[[], int] = time.monotonic_ns) -> None:
         self._anomaly = anomaly
         self._clock_ns = clock_ns
         self._providers: dict[str, list[Peer]] = {}  # method → who serves it, then who stands by
@@ -160,7 +157,7 @@ class HostMethods:
         if left_ms < 1:
             return  # its caller is answered in a moment: nobody is to work for it
         out.peer = peer
-        self._reply(peer, [], _encode({**out.message, "deadlineMs": left_ms}))
+        peer.connections.reply(peer, [], _encode({**out.message, "deadlineMs": left_ms}))
 
     def forget(self, number: int, *, is_late: bool = False) -> bool:
         """Nobody waits for this call any longer; its answer will be late. Whether a host was asked. If one was, and the

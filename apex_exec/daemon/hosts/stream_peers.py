@@ -23,13 +23,14 @@ from collections import Counter, deque
 from functools import partial
 from typing import TYPE_CHECKING
 
-from apex_exec.daemon.hosts.connection_quota import Held
+from apex_exec.daemon.hosts.connection_quota import ConnectionQuota
 from apex_exec.daemon.hosts.connections import (
     FRAMES_MAX,
     UCRED,
     WAITING_BYTES_MAX,
     WAITING_MESSAGES_MAX,
-    Handlers,
+    Connections,
+    Events,
     Peer,
 )
 from apex_exec.wire.zmtp_router import RouterSession, append_message
@@ -77,8 +78,9 @@ class StreamPeer(Peer):
 
     __slots__ = ("blocked", "born_ns", "ended", "out", "queued", "replies", "session", "socket", "uid", "unfinished")
 
-    def __init__(self, host: bytes, socket: sockets.socket, uid: int, message_bytes_max: int, now_ns: int) -> None:
-        super().__init__(host, socket.fileno())
+    def __init__(self, host: bytes, socket: sockets.socket, uid: int, connections: Connections,
+                 message_bytes_max: int, now_ns: int) -> None:
+        super().__init__(host, socket.fileno(), connections)
         self.socket = socket
         self.uid = uid
         self.ended = False
@@ -94,9 +96,9 @@ class StreamPeer(Peer):
 class StreamPeers:
     """The connections of one unix socket (``connections.Connections``), at most ``connections_max`` (0: as default)."""
 
-    def __init__(self, loop: Loop, handlers: Handlers, message_bytes_max: int, connections_max: int = 0) -> None:
+    def __init__(self, loop: Loop, events: Events, message_bytes_max: int, connections_max: int = 0) -> None:
         self._loop = loop
-        self._handlers = handlers
+        self._events = events
         self._message_bytes_max = message_bytes_max
         self._connections_max = connections_max or CONNECTIONS_MAX
         self._per_uid = max(1, self._connections_max // 2)
@@ -105,8 +107,8 @@ class StreamPeers:
         self._latest: StreamPeer | None = None
         self._shared_until_ns = 0
         self._by_uid: Counter[int] = Counter()
-        self._unfinished = Held(UNFINISHED_BYTES_MAX, self._overfull)
-        self._unread = Held(UNREAD_BYTES_MAX, self._overfull)
+        self._unfinished = ConnectionQuota[StreamPeer](UNFINISHED_BYTES_MAX, self._overfull)
+        self._unread = ConnectionQuota[StreamPeer](UNREAD_BYTES_MAX, self._overfull)
         self._ready: deque[StreamPeer] = deque()
         self._dirty: list[StreamPeer] = []
         self._numbers = 0
@@ -116,6 +118,11 @@ class StreamPeers:
 
     def __len__(self) -> int:
         return len(self._peers)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether ``receive`` or ``flush`` has something to do."""
+        return bool(self._ready or self._dirty)
 
     # ------------------------------------------------------------------ connections
     def bind(self, endpoint: str) -> None:
@@ -153,11 +160,11 @@ class StreamPeers:
             uid = _uid(socket)
             if len(self._peers) >= self._connections_max or self._by_uid[uid] >= self._per_uid:
                 socket.close()
-                self._handlers.broken("too_many_connections")
+                self._events.broken("too_many_connections", 1)
                 continue
             socket.setblocking(False)
             self._numbers += 1
-            peer = StreamPeer(b"\0" + struct.pack(">I", self._numbers & 0xFFFFFFFF), socket, uid,
+            peer = StreamPeer(b"\0" + struct.pack(">I", self._numbers & 0xFFFFFFFF), socket, uid, self,
                               self._message_bytes_max, time.monotonic_ns())
             self._peers.add(peer)
             self._by_uid[uid] += 1
@@ -229,7 +236,7 @@ class StreamPeers:
         try:
             messages = session.feed(data)
         except ZmtpError:
-            self._handlers.broken("unroutable")
+            self._events.broken("unroutable", 1)
             self.drop(peer)
             return
         if session.answers:
@@ -245,21 +252,19 @@ class StreamPeers:
                 self._unfinished.note(peer, 0)
             peer.unfinished = session.unfinished_bytes > 0
             self._unfinished.note(peer, session.unfinished_bytes)
-        handle = self._handlers.message
+        peer.foreign = bool(session.identity)
+        handle = self._events.message
         for frames, body in messages:
             if peer.gone:  # dropped while this batch was answered: what it still wanted has nobody to go to
                 return
-            if session.identity:
-                self._handlers.alien(peer, frames)
-            else:
-                handle(peer, frames, body)
+            handle(peer, frames, body)
 
     # ------------------------------------------------------------------ sending
     def reply(self, peer: Peer, frames: list[bytes], body: bytes) -> None:
         """Queues one reply for ``flush``; drops it where the peer is gone, and the peer where too much waits."""
         assert isinstance(peer, StreamPeer)
         if peer.gone:
-            self._handlers.dropped(1)
+            self._events.broken("unread", 1)
             return
         out = peer.out
         if not out:
@@ -319,7 +324,7 @@ class StreamPeers:
 
     def _overfull(self, peer: StreamPeer) -> None:
         """All connections together hold too much, and ``peer`` is the one to go."""
-        self._handlers.broken("held_too_much")
+        self._events.broken("held_too_much", 1)
         self._forget(peer)
 
     def _forget(self, peer: StreamPeer) -> None:
@@ -337,9 +342,9 @@ class StreamPeers:
         self._loop.remove(peer.fd)
         peer.socket.close()
         if peer.replies:
-            self._handlers.dropped(peer.replies)
+            self._events.broken("unread", peer.replies)
         peer.out.clear()
-        self._handlers.gone(peer)
+        self._events.gone(peer)
 
     def identity(self, peer: Peer) -> tuple[int, int, tuple[int, ...]]:
         """(uid, gid, other groups) of the process behind ``peer``, as the kernel noted them at connect; (-1, -1, ()) if

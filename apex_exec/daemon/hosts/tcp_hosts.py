@@ -14,7 +14,7 @@ from zmq.auth import load_certificate
 from zmq.utils import z85
 
 from apex_exec.config import Settings
-from apex_exec.daemon.hosts.connections import REFUSED_FACTOR, Connections, Handlers
+from apex_exec.daemon.hosts.connections import REFUSED_FACTOR, Connections, Events
 from apex_exec.daemon.hosts.zmq_peers import ZmqPeers
 from apex_exec.errors import ConfigError
 
@@ -112,14 +112,14 @@ class TcpHosts:
         self._context: zmq.Context[Any] = zmq.Context()
         self._zap: Zap | None = None
 
-    def open(self, loop: Loop, handlers: Handlers) -> Connections:
+    def open(self, loop: Loop, events: Events) -> Connections:
         """The connections, secured and not bound yet."""
         self._zap = Zap(self._context, loop, self.curve, self._on_denied)
         router: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
         self.curve.secure(router)
         router.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
         router.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_LOST_MS)
-        return ZmqPeers(loop, handlers, router, self._message_bytes_max, self._connections_max)
+        return ZmqPeers(loop, events, router, self._message_bytes_max, self._connections_max)
 
     def close(self) -> None:
         """Lets the last replies leave, for a second at most."""

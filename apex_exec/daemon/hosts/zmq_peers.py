@@ -22,7 +22,8 @@ from apex_exec.daemon.hosts.connections import (
     FRAMES_MAX,
     WAITING_BYTES_MAX,
     WAITING_MESSAGES_MAX,
-    Handlers,
+    Connections,
+    Events,
     Peer,
 )
 from apex_exec.wire.zmtp_router import ENVELOPE_BYTES_MAX
@@ -57,8 +58,9 @@ class ZmqPeer(Peer):
 
     __slots__ = ("waiting", "waiting_bytes")
 
-    def __init__(self, host: bytes, fd: int) -> None:
-        super().__init__(host, fd)
+    def __init__(self, host: bytes, fd: int, connections: Connections) -> None:
+        super().__init__(host, fd, connections)
+        self.foreign = host[0] != 0  # libzmq gives those that it makes a first byte of 0
         self.waiting: deque[tuple[list[bytes], bytes]] = deque()
         self.waiting_bytes = 0
 
@@ -66,7 +68,7 @@ class ZmqPeer(Peer):
 class ZmqPeers:
     """The connections of one ROUTER (``connections.Connections``)."""
 
-    def __init__(self, loop: Loop, handlers: Handlers, router: zmq.Socket[bytes], message_bytes_max: int,
+    def __init__(self, loop: Loop, events: Events, router: zmq.Socket[bytes], message_bytes_max: int,
                  connections_max: int) -> None:
         router.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS_MAX)
         router.setsockopt(zmq.LINGER, 1000)
@@ -74,7 +76,7 @@ class ZmqPeers:
         router.setsockopt(zmq.ROUTER_MANDATORY, 1)  # a full or unknown peer is an error, not a silent loss
         router.setsockopt(zmq.SNDHWM, SEND_MESSAGES_MAX)
         self._router = router
-        self._handlers = handlers
+        self._events = events
         self._send: Callable[[bytes, int], Any] = super(zmq.Socket, router).send  # less Python a frame
         self._peers: dict[bytes, ZmqPeer] = {}
         self._by_fd: dict[int, list[ZmqPeer]] = {}
@@ -104,7 +106,7 @@ class ZmqPeers:
         """Takes up to BATCH messages; True where more may be waiting. Call it in every round: sends use the FD up."""
         if self._slow:
             self._retry()
-        recv, more, peers, on_message = self._router.recv, self._router.getsockopt, self._peers, self._handlers.message
+        recv, more, peers, on_message = self._router.recv, self._router.getsockopt, self._peers, self._events.message
         for _ in range(BATCH):
             try:
                 host = recv(_NOBLOCK)
@@ -124,10 +126,8 @@ class ZmqPeers:
             if peer is None:
                 continue
             if frames and (len(frames) > FRAMES_MAX or sum(map(len, frames)) > ENVELOPE_BYTES_MAX):
-                self._handlers.broken("unroutable")
+                self._events.broken("unroutable", 1)
                 self.drop(peer)
-            elif host[0] != 0:
-                self._handlers.alien(peer, frames)
             else:
                 on_message(peer, frames, body)
         return True
@@ -140,7 +140,7 @@ class ZmqPeers:
         self.follow()
         if fd not in self._by_fd:
             return None
-        peer = self._peers[host] = ZmqPeer(host, fd)
+        peer = self._peers[host] = ZmqPeer(host, fd, self)
         self._by_fd[fd].append(peer)
         return peer
 
@@ -164,11 +164,11 @@ class ZmqPeers:
             oldest, _ = self._strangers.popitem(last=False)
             if _received(oldest) < HANDSHAKE_BYTES_MIN:
                 _shut(oldest)
-                self._handlers.broken("too_many_connections")
+                self._events.broken("too_many_connections", 1)
         if len(self._by_fd) > self._connections_max:
             self._strangers.pop(newest, None)
             _shut(newest)
-            self._handlers.broken("too_many_connections")
+            self._events.broken("too_many_connections", 1)
 
     def _end(self, fd: int) -> None:
         self._strangers.pop(fd, None)
@@ -182,16 +182,16 @@ class ZmqPeers:
         peer.gone = True
         self._slow.discard(peer)
         if peer.waiting:
-            self._handlers.dropped(len(peer.waiting))
+            self._events.broken("unread", len(peer.waiting))
             peer.waiting.clear()
-        self._handlers.gone(peer)
+        self._events.gone(peer)
 
     # ------------------------------------------------------------------ sending
     def reply(self, peer: Peer, frames: list[bytes], body: bytes) -> None:
         """Sends one reply, keeps it while the peer reads slowly, drops it where the peer is gone. Never waits."""
         assert isinstance(peer, ZmqPeer)
         if peer.gone:
-            self._handlers.dropped(1)
+            self._events.broken("unread", 1)
             return
         if peer.waiting:
             self._keep(peer, frames, body)
@@ -206,8 +206,8 @@ class ZmqPeers:
             self._slow.add(peer)
             self._keep(peer, frames, body)
         except zmq.ZMQError:
-            self._handlers.dropped(1)
-            self._handlers.broken("unroutable")
+            self._events.broken("unread", 1)
+            self._events.broken("unroutable", 1)
 
     def _keep(self, peer: ZmqPeer, frames: list[bytes], body: bytes) -> None:
         peer.waiting.append((frames, body))
@@ -232,7 +232,7 @@ class ZmqPeers:
             except zmq.Again:
                 continue
             except zmq.ZMQError:
-                self._handlers.dropped(len(peer.waiting))
+                self._events.broken("unread", len(peer.waiting))
                 peer.waiting.clear()
                 peer.waiting_bytes = 0
                 self._slow.discard(peer)

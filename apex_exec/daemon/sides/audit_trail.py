@@ -4,10 +4,10 @@
 gathered and hands it to the ledger process; until the ledger has said that a batch is committed, the batch is kept and
 is sent again to the next ledger process where this one dies. Batches are numbered, so that each is stored once.
 
-Where the oldest uncommitted record gets older than LATE_NS, replies wait for their records and admission stops: for
+If the oldest uncommitted record gets older than LATE_NS, replies wait for their records and admission stops: for
 HOLD_NS the loop takes no requests (most stalls are shorter), after that each is answered AUDIT_UNAVAILABLE at once.
-So it is where the ledger says that it fails, or is not there; then what was admitted and has not begun does not begin
-either (``on_refused``, ``on_admitted``). All of it ends by itself.
+The same happens if the ledger says that it fails, or is not there; then what was admitted and has not begun does not
+begin either (``on_refused``, ``on_admitted``). All of it ends by itself.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any, Protocol
 import msgspec
 
 from apex_exec.config import Settings
+from apex_exec.daemon.duties import NEVER_NS, Duty
 from apex_exec.daemon.sides.side_process import SideProcess
 from apex_exec.ledger.records import AuditRecord, Execution, encode_line, execution_record
 
@@ -39,7 +40,6 @@ PENDING_BYTES_MAX = 32 * 1024 * 1024
 TRACEPARENT_CHARS_MAX = 128
 RESTART_MAX_NS = 500 * MS_NS
 """Nothing is admitted without a ledger: one that keeps dying is started again sooner than other side processes."""
-NEVER_NS = 1 << 62
 _wall_ns = time.time_ns
 _clock_ns = time.monotonic_ns
 _encode = msgspec.msgpack.Encoder().encode
@@ -66,9 +66,16 @@ class _Batch(msgspec.Struct, gc=False):
 
 
 class AuditTrail:
-    """Everything that must be on record goes through here. Never blocks (``wait_ready`` and ``close`` do)."""
+    """Everything that must be on record goes through here. Never blocks (``wait_ready`` and ``close`` do).
 
-    def __init__(self, settings: Settings, metrics: Gauges, log: Callable[[str, str], None]) -> None:
+    ``on_refused`` is called if the ledger can take no record for now: what has been admitted and not begun is not to
+    begin. It may be called again before ``on_admitted``, which says that the ledger takes records again.
+    ``side_changed(side)`` is called if bytes for the ledger wait for room on its link.
+    """
+
+    def __init__(self, settings: Settings, metrics: Gauges, log: Callable[[str, str], None], *,
+                 on_refused: Callable[[], None], on_admitted: Callable[[], None],
+                 side_changed: Callable[[SideProcess], None]) -> None:
         audit = settings.audit
         self.strict = audit.durability == "strict"
         self.side = SideProcess("ledger", "apex_exec.ledger.process:main", {
@@ -93,17 +100,15 @@ class AuditTrail:
         self._waiting: deque[tuple[int, Callable[[], None]]] = deque()
         self._ready = False
         self._failing = ""
-        self.on_refused: Callable[[], None] = lambda: None
-        """Called if the ledger can take no record for now: what has been admitted and not begun is not to begin. May be
-        called again before ``on_admitted``."""
-        self.on_admitted: Callable[[], None] = lambda: None
-        """Called after ``on_refused``, when the ledger takes records again."""
+        self._on_refused = on_refused
+        self._on_admitted = on_admitted
+        self._side_changed = side_changed
         self._refusing = False
         self._down_ns = 0
         self.fine_until_ns = 0
         """Until then (CLOCK_MONOTONIC) work is admitted and nothing is held: callers may look here before they ask."""
-        self.due_ns = NEVER_NS
-        """When ``flush`` is to be called next, or ``holds`` may change its mind, although nothing arrives."""
+        self.duty = Duty("audit", NEVER_NS, self._flush_due)
+        """Due when something is to be handed over, or when ``holds`` may change its answer although nothing arrives."""
         self._say_health("the ledger is starting")
 
     # ------------------------------------------------------------------ records
@@ -134,7 +139,7 @@ class AuditTrail:
     def _begin(self) -> None:
         """The first record since the last hand-over."""
         self._buffer_ns = _clock_ns()
-        self.due_ns = 0 if self.strict else min(self.due_ns, self._buffer_ns + GATHER_NS)
+        self.duty.due_ns = 0 if self.strict else min(self.duty.due_ns, self._buffer_ns + GATHER_NS)
         if self._oldest_ns == NEVER_NS:
             self._set_oldest(self._buffer_ns)
 
@@ -156,7 +161,7 @@ class AuditTrail:
             return False
         if not self._late_since_ns:
             self._late_since_ns = now_ns  # from when it is seen: a stopped supervisor wakes to old records
-            self.due_ns = min(self.due_ns, now_ns + HOLD_NS)
+            self.duty.due_ns = min(self.duty.due_ns, now_ns + HOLD_NS)
         return now_ns - self._late_since_ns < HOLD_NS and self._ready and not self._failing
 
     def _set_oldest(self, oldest_ns: int) -> None:
@@ -164,7 +169,7 @@ class AuditTrail:
         self._oldest_ns = oldest_ns
         self._set_fine()
         if oldest_ns == NEVER_NS:
-            self.due_ns = NEVER_NS
+            self.duty.due_ns = NEVER_NS
         if self._late_since_ns and _clock_ns() - oldest_ns <= LATE_NS:
             self._late_since_ns = 0
 
@@ -191,8 +196,7 @@ class AuditTrail:
             return True
         return not self.strict and _clock_ns() - self._oldest_ns <= LATE_NS
 
-    def when_durable(self, index: int, then: Callable[[], None],
-                     never: Callable[[], None] = lambda: None) -> None:
+    def when_durable(self, index: int, then: Callable[[], None], never: Callable[[], None]) -> None:
         """Calls ``then``, which sends a reply, once ``durable(index)``. As many wait as were admitted; they go in their
         order, and before any reply that need not wait. If the daemon ends before, ``never`` is called instead."""
         if self.durable(index):
@@ -214,12 +218,18 @@ class AuditTrail:
 
     # ------------------------------------------------------------------ handing over
     def flush(self, now_ns: int) -> None:
-        """Hands over what has gathered, where its time has come, and sets ``due_ns``. In the turn that reaches it."""
+        """Hands over what has gathered, if its time has come, and says when it is next due."""
         if self._buffer and (self.strict or now_ns - self._buffer_ns >= GATHER_NS):
             self._hand_over()
         late_ns, hold_ns = self._oldest_ns + LATE_NS + 1, self._late_since_ns + HOLD_NS
         due_ns = late_ns if now_ns < late_ns else hold_ns if now_ns < hold_ns else NEVER_NS
-        self.due_ns = min(due_ns, self._buffer_ns + GATHER_NS) if self._buffer else due_ns
+        self.duty.due_ns = min(due_ns, self._buffer_ns + GATHER_NS) if self._buffer else due_ns
+
+    def _flush_due(self, now_ns: int) -> bool:
+        self.flush(now_ns)
+        if self.side.wants_write:  # a busy ledger: its link takes the rest as soon as there is room
+            self._side_changed(self.side)
+        return False
 
     def _hand_over(self) -> None:
         lines: list[Any] = self._buffer
@@ -258,11 +268,11 @@ class AuditTrail:
         self._take_word(message)
         if self._refusing and self.admits(_clock_ns()):
             self._refusing = False
-            self.on_admitted()
+            self._on_admitted()
 
     def _refuse(self) -> None:
         self._refusing = True
-        self.on_refused()
+        self._on_refused()
 
     def _take_word(self, message: list[Any]) -> None:
         word = message[0]

@@ -5,49 +5,49 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING
 
+from apex_exec.core.limits import SECOND_NS
+from apex_exec.daemon.duties import Duty
 from apex_exec.daemon.sides.side_process import SideProcess
 from apex_exec.observe.metrics import Metrics
 
 if TYPE_CHECKING:
-    from apex_exec.daemon.supervisor import Supervisor
+    from apex_exec.executor.loop import Loop
 
-EXPORT_SECONDS = 0.5
+EXPORT_NS = SECOND_NS // 2
 EXPORT_SERIES = 2000
-"""Series that are handed over in EXPORT_SECONDS at most."""
+"""Series that are handed over in EXPORT_NS at most."""
 PORTION = 200
 """Of them in one turn: a third of a millisecond of the loop's time; all 2,000 at once were 3."""
 
 
-class Exporting:
-    """Keeps the exporter of ``supervisor`` up to date. Its process is started at once and attached."""
+class MetricsFeed:
+    """Keeps the exporter up to date. ``side`` is its process, which is not attached yet; ``duty`` does the work."""
 
-    def __init__(self, supervisor: Supervisor, listener: socket.socket, metrics: Metrics) -> None:
-        self._loop = supervisor.loop
+    def __init__(self, loop: Loop, listener: socket.socket, metrics: Metrics) -> None:
+        self._loop = loop
         self._metrics = metrics
         self._left = 0
+        self._begins_ns = 0
         self.side = SideProcess(
             "exporter", "apex_exec.observe.exporter:main",
             {"listener": listener, "per_plugin_histograms": metrics.per_plugin_histograms},
             on_message=lambda _: None, on_up=metrics.resend)
-        supervisor.attach(self.side)
-        supervisor.turns.append(self._turn)
-        self._loop.every(EXPORT_SECONDS, self._begin)
+        self.duty = Duty("metrics feed", 0, self._hand_over)
 
-    def _begin(self, _: int) -> None:
-        self._left = EXPORT_SERIES
-        self.side.send(["beat"])
-
-    def _turn(self, _: int) -> bool:
-        """Hands over one portion; True where there is more."""
-        if not self._left:
-            return False
+    def _hand_over(self, now_ns: int) -> bool:
+        """Hands over one portion; True if there is more."""
+        if now_ns >= self._begins_ns:
+            self._begins_ns = now_ns + EXPORT_NS
+            self._left = EXPORT_SERIES
+            self.side.send(["beat"])
         self._left -= PORTION
         for message in self._metrics.changes(PORTION):
             if not self.side.send(message) and self.side.up:
                 self._metrics.resend()  # it is too slow to take them: all again, when it has room
                 self._left = 0
                 break
-        if not self._metrics.changed:
+        if self._left <= 0 or not self._metrics.changed:
             self._left = 0
         self._loop.side_changed(self.side)
-        return self._left > 0
+        self.duty.due_ns = 0 if self._left else self._begins_ns
+        return bool(self._left)

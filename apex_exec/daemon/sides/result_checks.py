@@ -67,7 +67,7 @@ class _Job(msgspec.Struct, gc=False):
 
 
 class ResultChecks:
-    """The loop's end. ``side`` is the process, which is started for the first result that it is to check."""
+    """The loop's end. ``side`` is the process, not attached yet, which is started for the first result to check."""
 
     def __init__(self, overhead: Overhead, loop: Loop) -> None:
         self.side = SideProcess("checks", "apex_exec.daemon.sides.result_checks:main", {"hooks": sections()},

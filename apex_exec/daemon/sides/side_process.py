@@ -13,7 +13,7 @@ import select
 import socket
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -22,6 +22,11 @@ from apex_exec.executor import scheduling_priority
 from apex_exec.observe.logs import log_beside
 from apex_exec.sandbox.bare import BareProcess, Connection
 from apex_exec.wire.frames import FrameBuffer, pack_frame
+
+if TYPE_CHECKING:
+    from apex_exec.executor.loop import Loop
+    from apex_exec.observe.logs import Logs
+    from apex_exec.observe.metrics import Metrics
 
 RECEIVE_BYTES = 65_536
 OUT_BYTES_MAX = 64 * 1024 * 1024
@@ -33,6 +38,17 @@ STABLE_NS = 10_000_000_000
 """A process that lived this long is restarted at once; one that did not waits twice as long each time."""
 
 _encode = msgspec.msgpack.Encoder().encode
+
+
+def attach(loop: Loop, side: SideProcess, delay_seconds: float, metrics: Metrics, logs: Logs) -> None:
+    """Has ``loop`` start ``side`` (with a delay: when it is first needed) and keep it running; each of its deaths is
+    logged and counted. It is closed, draining, after the loop has ended."""
+    def lost(how: str) -> None:
+        logs.log("error", how)
+        metrics.inc("side_process_restarts_total", (side.name,))
+
+    side.on_lost = lost
+    loop.attach(side, delay_seconds)
 
 
 def _raise(_duty: str, error: Exception) -> None:

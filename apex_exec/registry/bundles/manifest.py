@@ -21,6 +21,7 @@ from apex_exec.catalogue.hooks import HOOKS
 from apex_exec.config import CPU_PERCENT_MIN, MEMORY_MB_MAX, NETWORK_PER_MINUTE_MAX, TIMEOUT_MS_MAX
 from apex_exec.core.plugin import ADMIN_PERMISSIONS, STANDARD_PERMISSIONS, Limits
 from apex_exec.errors import Code, Refusal
+from apex_exec.executor.runtimes import PYTHON, runtime_of
 from apex_exec.wire.error_paths import step
 
 MANIFEST_BYTES_MAX = 65_536
@@ -106,7 +107,7 @@ def _check_entrypoint(value: str) -> str:
         stem = value.rsplit("/", 1)[-1].rsplit(".", 1)[0]
         raise _error("unsupported_runtime", f"{value[:100]!a} is JavaScript, but plugins here are written in Python",
                      f"port the entry point to Python and name it, as in {stem}.py")
-    if not value.endswith(".py"):
+    if runtime_of(value) is None:
         raise _error("unsupported_runtime", f"{value[:100]!a} is not Python", "name a .py file of the bundle")
     if _PATH.fullmatch(value) is None or ".." in value:
         raise _error("malformed", f"{value[:100]!a} is not a path inside a bundle",
@@ -263,6 +264,11 @@ class Manifest(_Strict):
     def entrypoint(self) -> str:
         """The entry point inside the bundle: ``/plugins/<id>/x`` means ``x``."""
         return self.manifest.entrypoint.removeprefix(f"/plugins/{self.id}/")
+
+    @property
+    def runtime(self) -> str:
+        """The language that the plugin is written in, by its entry point: a row of ``executor.runtimes``."""
+        return (runtime_of(self.entrypoint) or PYTHON).name  # an entry point without a runtime was refused
 
     @property
     def admin_permissions(self) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from apex_exec.executor.runtimes import PYTHON, RUNTIMES, Runtime
 from apex_exec.registry.scan.findings import FINDINGS_MAX, SEVERITIES, Finding, Report, finding
 from apex_exec.sandbox.modules import ALLOWED
 
@@ -48,7 +49,7 @@ def scan(files: dict[str, bytes], manifest: Manifest | None, *, extra_modules: t
     request = Request(
         files, sorted({*ALLOWED, *extra_modules}), list(manifest.permissions) if manifest else None,
         list(manifest.network.allow) if manifest else [], list(manifest.data.tables) if manifest else [])
-    found = _run_child(request, seconds)
+    found = _run_child(RUNTIMES[manifest.runtime if manifest else PYTHON.name], request, seconds)
     missing: tuple[str, ...] = ()
     if with_bandit:
         if find_spec("bandit") is None:
@@ -81,8 +82,8 @@ def _start(command: list[str], data: bytes, seconds: float) -> tuple[int, bytes]
     return done.returncode, done.stdout[:OUTPUT_BYTES_MAX]
 
 
-def _run_child(request: Request, seconds: float) -> list[Finding]:
-    command = [sys.executable, "-m", "apex_exec.registry.scan.child"]
+def _run_child(runtime: Runtime, request: Request, seconds: float) -> list[Finding]:
+    command = [sys.executable, "-m", runtime.scan]
     try:
         status, output = _start(command, msgspec.msgpack.encode(request), seconds)
     except subprocess.TimeoutExpired:

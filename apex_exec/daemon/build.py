@@ -1,0 +1,320 @@
+"""Builds the daemon from its settings, top to bottom: each part is complete when it is made.
+
+The order matters: folders and locks come first, the zygote is started before any thread or ZeroMQ context exists, and
+side processes last, when all that they may report to stands. What would outlive a daemon that cannot be built is put on
+a stack beside its making; how a daemon that has run is taken down is in ``main.py``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import random
+import resource
+import socket
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, NamedTuple
+
+from apex_exec import API_VERSION, __version__, extras
+from apex_exec.catalogue.declared import declare_all
+from apex_exec.catalogue.hooks import HOOKS
+from apex_exec.config import Settings
+from apex_exec.core.scheduler.pool import Pool
+from apex_exec.daemon.administration import registrar_table
+from apex_exec.daemon.administration.admin_socket import AdminSocket
+from apex_exec.daemon.administration.jail_requests import JailRequests
+from apex_exec.daemon.administration.loop_operations import LoopOperations
+from apex_exec.daemon.administration.registrar_link import NoRegistrar, RegistrarLink
+from apex_exec.daemon.api_calls import ApiCalls
+from apex_exec.daemon.core_driver import CoreDriver
+from apex_exec.daemon.duties import Monitoring
+from apex_exec.daemon.folder_plugins import Scan, scan_folder
+from apex_exec.daemon.hosts.dispatch_runs import DispatchRuns
+from apex_exec.daemon.hosts.endpoints import open_local
+from apex_exec.daemon.hosts.host_socket import HostSocket
+from apex_exec.daemon.hosts.pending_table import PendingTable
+from apex_exec.daemon.hosts.replies import Replies
+from apex_exec.daemon.hosts.requests import Requests
+from apex_exec.daemon.hosts.verdicts import Verdicts
+from apex_exec.daemon.notify import Notifier
+from apex_exec.daemon.orders import Orders
+from apex_exec.daemon.plugin_gauges import MEASURE_SECONDS, PluginGauges
+from apex_exec.daemon.plugin_sources import PluginSources
+from apex_exec.daemon.policies import breaker_policy, hosts_max, limits_of, pool_limits, recycle_policy, spares_of
+from apex_exec.daemon.ports import Trail
+from apex_exec.daemon.reload import Changeable, InForce, Reloader
+from apex_exec.daemon.runtime_folder import RuntimeFolder, own_folder, take_lock
+from apex_exec.daemon.settings_checks import check_settings, needs_registry
+from apex_exec.daemon.sides.audit_trail import AuditTrail
+from apex_exec.daemon.sides.metrics_feed import MetricsFeed
+from apex_exec.daemon.sides.result_checks import ResultChecks
+from apex_exec.daemon.sides.side_process import attach
+from apex_exec.daemon.supervisor import Supervisor
+from apex_exec.daemon.turn import Turn
+from apex_exec.errors import ConfigError
+from apex_exec.executor import ports
+from apex_exec.executor.guard import Guard
+from apex_exec.executor.jails import Sandboxing
+from apex_exec.executor.local import LocalExecutor
+from apex_exec.executor.loop import Loop
+from apex_exec.executor.resource_monitor import Governing
+from apex_exec.executor.runtimes import PYTHON
+from apex_exec.executor.zygote_keeper import ZygoteSource
+from apex_exec.executor.zygote_link import ZygoteLink
+from apex_exec.observe.logs import Logs
+from apex_exec.observe.metrics import Metrics
+from apex_exec.registry.bundles.blobs import BlobStore, BundleSource
+from apex_exec.wire import messages as msg
+
+if TYPE_CHECKING:
+    from apex_exec.daemon.hosts.tcp_hosts import TcpHosts
+
+log = logging.getLogger("apex_exec")
+
+SLEEP_SECONDS = 30.0
+"""After the start, when side processes that nobody has needed yet are started all the same: the registrar of a daemon
+without a registry, which notes the ledger's head once a minute, and the process that checks large results. Each costs
+up to a second of CPU time, which the first answers should not wait for."""
+PR_SET_CHILD_SUBREAPER = 36
+
+
+
+class Ground(NamedTuple):
+    """What belongs to this daemon alone."""
+
+    settings: Settings
+    in_force: InForce
+    logs: Logs
+    notifier: Notifier
+    sandboxing: Sandboxing
+    source: BundleSource
+    found: Scan
+    runtime: RuntimeFolder
+    state_lock: int
+    listener: socket.socket
+    fds: int
+    zygote: ZygoteLink
+
+
+class Service(NamedTuple):
+    """What serves hosts: the core, the workers, the connections, and what records, monitors and checks."""
+
+    metrics: Metrics
+    guard: Guard
+    loop: Loop
+    pool: Pool
+    driver: CoreDriver
+    workers: LocalExecutor
+    governing: Governing
+    audit: AuditTrail
+    api: ApiCalls
+    checks: ResultChecks
+    table: PendingTable
+    verdicts: Verdicts
+    requests: Requests
+    tcp_hosts: TcpHosts | None
+    hosts: HostSocket
+    gauges: PluginGauges
+    supervisor: Supervisor
+
+
+class Administration(NamedTuple):
+    """What serves administrators, and whoever sends signals."""
+
+    plugins: PluginSources
+    registrar: RegistrarLink | NoRegistrar
+    orders: Orders
+    admin: AdminSocket
+
+
+class Parts(NamedTuple):
+    """A whole daemon."""
+
+    ground: Ground
+    service: Service
+    administration: Administration
+    turn: Turn
+
+
+def build_daemon(settings: Settings, reread: Callable[[], Settings], logs: Logs, undo: ExitStack) -> Parts:
+    """A whole daemon with its side processes, not bound yet. Raises ConfigError."""
+    ground = _prepare(settings, logs, undo)
+    service = _make_service(ground)
+    administration = _make_administration(ground, service, reread)
+    loop, metrics = service.loop, service.metrics
+    feed = MetricsFeed(loop, ground.listener, metrics)
+    monitoring = Monitoring(service.governing, service.workers)
+    turn = Turn(
+        loop=loop, guard=service.guard, pool=service.pool, driver=service.driver, workers=service.workers,
+        peers=service.hosts.peers, requests=service.requests, audit=service.audit, supervisor=service.supervisor,
+        monitoring=monitoring,
+        duties=(service.audit.duty, monitoring, service.api.duty, administration.admin, feed.duty))
+    loop.every(1.0, service.supervisor.upkeep)
+    loop.every(MEASURE_SECONDS, service.gauges.measure)
+    loop.every(1.0, service.audit.upkeep)
+    attach(loop, service.audit.side, 0.0, metrics, logs)
+    attach(loop, service.checks.side, SLEEP_SECONDS, metrics, logs)
+    if isinstance(administration.registrar, RegistrarLink):
+        attach(loop, administration.registrar.side, 0.0 if needs_registry(settings) else SLEEP_SECONDS, metrics, logs)
+    attach(loop, service.api.side, 0.0, metrics, logs)  # after the registrar: the start waits for that one
+    attach(loop, feed.side, 0.0, metrics, logs)
+    administration.plugins.replace("folder", ground.found.specs)
+    return Parts(ground, service, administration, turn)
+
+
+def _prepare(settings: Settings, logs: Logs, undo: ExitStack) -> Ground:
+    """Looks at all that could be refused, takes the folders and the locks, and starts the zygote before any thread."""
+    check_settings(settings)
+    declare_all(settings.declared_hooks())
+    in_force = InForce(settings)
+    notifier = Notifier()
+    sandboxing = Sandboxing(settings)
+    _own_state(settings)
+    source = BundleSource(BlobStore(settings.state_path / "bundles"))
+    found = scan_folder(settings.plugins_dir, limits_of(settings), settings.security.policy_file)
+    source.replace(found.bundles)
+    runtime = RuntimeFolder(settings)
+    undo.callback(runtime.close)
+    state_lock = take_lock(settings.state_path / "state.lock", "state_dir")  # ledger, registry: one writer
+    undo.callback(os.close, state_lock)
+    for endpoint in (settings.host_endpoint, settings.admin_endpoint):
+        runtime.sweep(endpoint)
+    listener = _listen(settings.http.address)
+    undo.callback(listener.close)
+    _, fds = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (fds, fds))
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # a dead zygote's workers come to us to be reaped
+    zygote = ZygoteLink(sandboxing.boot)  # it ends with this process if the daemon cannot be built further
+    logs.start()
+    return Ground(settings, in_force, logs, notifier, sandboxing, source, found, runtime, state_lock, listener, fds,
+                  zygote)
+
+
+def _make_service(ground: Ground) -> Service:
+    settings, logs, sandboxing = ground.settings, ground.logs, ground.sandboxing
+    metrics = Metrics(per_plugin_histograms=settings.metrics.per_plugin_histograms)
+    metrics.health["zygote"] = "the zygote has not answered yet"
+    guard = Guard(metrics, logs)
+    loop = Loop(lambda lag_ns: metrics.observe("loop_lag_seconds", (), lag_ns / 1e9), guard)
+    pool = Pool(pool_limits(settings, ground.fds), breaker_policy(settings), random.random, recycle_policy(settings))
+    driver = CoreDriver(pool, guard, metrics, logs)
+    workers = LocalExecutor(
+        loop, zygotes=[ZygoteSource(PYTHON.name, lambda: ZygoteLink(sandboxing.boot), ground.zygote)],
+        sandboxing=sandboxing, source=ground.source, spares=spares_of(settings), step=driver.step,
+        metrics=metrics, logs=logs, failed=guard.failed)
+    governing = Governing(
+        pool=pool, step=driver.step, metrics=metrics, activated=workers.activated,
+        burst_seconds=settings.limits.cpu_burst_seconds, cgroups=sandboxing.cgroups, failed=guard.failed)
+    audit = AuditTrail(settings, metrics, logs.log, on_refused=driver.refuse_work, on_admitted=driver.admit_work,
+                       side_changed=loop.side_changed)
+    api = ApiCalls(settings, pool, send=workers.reply, step=driver.step, side_changed=loop.side_changed,
+                   metrics=metrics, audit=audit, overhead=workers.overhead, add_host_ns=workers.accounts.add_host_ns)
+    connect_executor(workers, pool=pool, governing=governing, api=api, audit=audit)
+    checks = ResultChecks(workers.overhead, loop)
+    table = PendingTable()
+    replies = Replies(table, audit)
+    dispatches = DispatchRuns(pool, table, replies, driver.step)
+    verdicts = Verdicts(
+        pool, table, replies, dispatches, used=workers.accounts.used, audit=audit, api=api, checks=checks,
+        metrics=metrics, logs=logs, failed=guard.failed)
+    requests = Requests(
+        pool, table, replies, dispatches, step=driver.step, welcome=lambda id_: _welcome(id_, ground),
+        per_host=settings.pool.per_host, audit=audit, api=api, metrics=metrics)
+    tcp_hosts = _tcp_hosts(settings, hosts_max(ground.fds))
+    hosts = HostSocket(
+        loop, open_local(settings, hosts_max(ground.fds)) if tcp_hosts is None else tcp_hosts.open, requests,
+        bytes_max=settings.host.max_message_bytes, metrics=metrics, logs=logs)
+    gauges = PluginGauges(pool, metrics, guard.failed)
+    supervisor = Supervisor(
+        pool=pool, driver=driver, guard=guard, metrics=metrics, logs=logs, workers=workers, peers=hosts.peers,
+        requests=requests, audit=audit, gauges=gauges, forget=(governing.forget, api.forget_plugin))
+    return Service(metrics, guard, loop, pool, driver, workers, governing, audit, api, checks, table, verdicts,
+                   requests, tcp_hosts, hosts, gauges, supervisor)
+
+
+def _make_administration(ground: Ground, service: Service, reread: Callable[[], Settings]) -> Administration:
+    settings, in_force, logs = ground.settings, ground.in_force, ground.logs
+    pool, driver, workers, requests = service.pool, service.driver, service.workers, service.requests
+    supervisor, metrics, audit = service.supervisor, service.metrics, service.audit
+    plugins = PluginSources(
+        served=pool.spec, serve=supervisor.set_plugin, withdraw=supervisor.remove_plugin, failed=service.guard.failed,
+        overruled=lambda plugin, _, __: logs.log(
+            "error", f"plugin {plugin} is served from plugins_dir; the installed one is not"))
+    jail_requests = JailRequests(
+        pool, driver.step, workers, service.table, service.verdicts, lambda: in_force.settings.pool.boot_seconds)
+    driver.connect(workers=workers, verdicts=service.verdicts, audit=audit, gauges=service.gauges,
+                   judged=jail_requests.judged)
+    registrar = NoRegistrar() if not extras.is_installed("registry") else RegistrarLink(
+        settings.model_dump(), jail_requests.table, plugins, loop=service.loop, guard=service.guard, metrics=metrics,
+        logs=logs, audit=audit, overhead=workers.overhead)
+    reloader = Reloader(in_force, reread, Changeable(
+        step=driver.step, fds=ground.fds, requests=requests, workers=workers,
+        api=service.api, governing=service.governing, sandboxing=ground.sandboxing, logs=logs, registrar=registrar,
+        plugins=plugins, source=ground.source, tcp_hosts=service.tcp_hosts))
+    orders = Orders(supervisor, reloader, in_force, ground.notifier, metrics)
+    registrar_table.register_all()
+    operations = LoopOperations(supervisor, orders, {
+        "server": f"apex-exec/{__version__}", "isolation": ground.sandboxing.level,
+        "waived": ground.sandboxing.waived, "pid": os.getpid(), "endpoint": settings.host_endpoint})
+    admin = AdminSocket(service.loop, operations.handlers, lambda: in_force.access, registrar, audit=audit,
+                        metrics=metrics, logs=logs)
+    return Administration(plugins, registrar, orders, admin)
+
+
+def connect_executor(workers: LocalExecutor, *, pool: Pool, governing: ports.Governing, api: ports.ApiCalls,
+                     audit: Trail) -> None:
+    """Gives the workers the parts that were made with them."""
+    neighbours = workers.neighbours
+    neighbours.api = api
+    neighbours.governing = workers.overhead.governing = governing
+    neighbours.oldest = pool.oldest
+
+    def record_uncalled(plugin: str, user_id: str, cpu_ns: int) -> None:
+        """CPU time that was used without a call is metered, so it is on record too."""
+        audit.event("plugin.cpu", user_id, plugin, "worker", "success", {"cpuMs": cpu_ns / 1e6})
+
+    neighbours.on_uncalled = record_uncalled
+
+
+def _tcp_hosts(settings: Settings, connections_max: int) -> TcpHosts | None:
+    if not settings.host_endpoint.startswith("tcp://"):
+        return None
+    from apex_exec.daemon.hosts.tcp_hosts import TcpHosts  # libzmq is for those who need it
+
+    return TcpHosts(settings, connections_max, lambda address: log.warning(
+        "a connection from %s was refused: its CURVE key is in no client's file", address))
+
+
+def _welcome(id_: int | str, ground: Ground) -> msg.Welcome:
+    settings = ground.in_force.settings
+    policy = limits_of(settings)
+    return msg.Welcome(
+        id=id_, protocol=1, server=f"apex-exec/{__version__}", api_version=API_VERSION,
+        isolation=ground.sandboxing.level, waived=ground.sandboxing.waived, hooks=list(HOOKS), limits=msg.Limits(
+            timeout_ms=policy.timeout_ms, memory_mb=policy.memory_mb, cpu_percent=policy.cpu_percent,
+            network_per_minute=policy.network_per_minute, max_message_bytes=settings.host.max_message_bytes))
+
+
+def _listen(address: str) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host.strip("[]"), int(port)))
+        listener.listen(64)
+    except (OSError, ValueError, OverflowError) as error:
+        raise ConfigError(f"http.address: {address}: {error}; choose another, port 0 takes a free one") from None
+    return listener
+
+
+def _own_state(settings: Settings) -> None:
+    path = settings.state_path
+    own_folder(path, "state_dir")
+    try:
+        (path / "bundles").mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"state_dir: {path / 'bundles'}: {error.strerror} for uid {os.geteuid()}; "
+                          "choose another folder") from None

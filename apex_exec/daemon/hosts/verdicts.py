@@ -1,0 +1,175 @@
+"""What becomes of a verdict: its result is checked, the call is counted and recorded, and its request is answered."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from apex_exec.catalogue.hooks import RENDERING
+from apex_exec.core.actions import Verdict
+from apex_exec.core.policy import Denied, check
+from apex_exec.core.scheduler.pool import Pool
+from apex_exec.daemon.hosts.dispatch_runs import DispatchRuns
+from apex_exec.daemon.hosts.pending_table import PendingTable
+from apex_exec.daemon.hosts.replies import Replies
+from apex_exec.daemon.sides.result_checks import is_dear
+from apex_exec.errors import FAILURES, Code, is_retryable
+from apex_exec.executor.outcome import Settled, settle
+from apex_exec.executor.overhead import Used
+from apex_exec.wire import hooks
+from apex_exec.wire import messages as msg
+from workers import wire as inner
+
+if TYPE_CHECKING:
+    from apex_exec.daemon.ports import ApiCalls, Checks, Trail
+    from apex_exec.observe.logs import Logs
+    from apex_exec.observe.metrics import Metrics
+
+_encode = msgspec.msgpack.Encoder().encode
+_clock_ns = time.monotonic_ns
+_NOT_ADMITTED = frozenset(("OVERLOADED", "QUARANTINED", "SHUTTING_DOWN", "PLUGIN_NOT_FOUND", "PLUGIN_DISABLED",
+                           "AUDIT_UNAVAILABLE"))
+"""Codes that the core may answer within the very step that a call arrives in: such a call was never admitted."""
+
+
+class Verdicts:
+    """``used(worker, call, run_ns)`` returns what a call has used. ``failed(duty, error, plugin)`` is the guard's, told
+    of a result that was checked elsewhere and could then not be delivered."""
+
+    def __init__(self, pool: Pool, table: PendingTable, replies: Replies, dispatches: DispatchRuns, *,
+                 used: Callable[[int, int, int], Used], audit: Trail, api: ApiCalls, checks: Checks, metrics: Metrics,
+                 logs: Logs, failed: Callable[[str, Exception, str], None]) -> None:
+        self._pool = pool
+        self._table = table
+        self._calls = table.calls
+        self._traces = table.traces
+        self._replies = replies
+        self._dispatches = dispatches
+        self._used = used
+        self._audit = audit
+        self._api = api
+        self._checks = checks
+        self._metrics = metrics
+        self._logs = logs
+        self._failed = failed
+
+    def watch(self, call: int, settled: Callable[[Verdict], None]) -> None:
+        """Has the verdict of ``call``, one of the daemon's own, told to ``settled`` instead of a host."""
+        self._table.watched[call] = settled
+
+    def _memory_mb_max(self, verdict: Verdict) -> float:
+        """What a sample must show for a MemoryError to be more than the hook's own word."""
+        spec = self._pool.spec_of(verdict.plugin, verdict.worker)
+        return spec.limits.memory_mb if spec is not None else 0.0
+
+    def rendering(self, verdict: Verdict) -> hooks.Rendering:
+        """What the code that ``verdict`` is of may render now: with the grants that are in force when the widgets go
+        out, which are its own version's."""
+        if verdict.hook not in RENDERING:
+            return hooks.ANYTHING
+        spec = self._pool.spec_of(verdict.plugin, verdict.worker)
+        verdict_of = Denied("ui:render", "the plugin was removed") if spec is None else (
+            check(spec, "renderWidget", None, time.time()))
+        denied = verdict_of.reason if isinstance(verdict_of, Denied) else ""
+        return hooks.Rendering(denied, self._api.components)
+
+    def untold(self, verdict: Verdict) -> None:
+        """A verdict whose telling failed: its request is answered INTERNAL, where it has not been answered yet."""
+        self._traces.pop(verdict.call, None)
+        pending = self._calls.pop(verdict.call, None)
+        if pending is None:
+            return
+        self._replies.send(pending, _encode(msg.Error(
+            id=pending.id, code=Code.INTERNAL, message="the daemon failed at this result; its log says how",
+            started=verdict.started, retryable=is_retryable(Code.INTERNAL, verdict.started), plugin=verdict.plugin,
+            action=verdict.hook)))
+
+    def verdict(self, verdict: Verdict) -> None:
+        """The core has decided: has a result that takes long checked elsewhere, then counts, records and answers."""
+        # Of replies that came together the first has the CPU time.
+        used = self._used(verdict.worker, verdict.call, verdict.run_ns)
+        body, code = verdict.body, verdict.code
+        memory_mb_max = 0.0
+        if code:
+            if code == "MEMORY_LIMIT":
+                memory_mb_max = self._memory_mb_max(verdict)
+            elif code == "INVALID_INPUT" and type(body) is inner.BadInput:  # a payload that nobody can read starts none
+                verdict = msgspec.structs.replace(verdict, started=False)
+        elif type(body) is inner.Reply and is_dear(body.result):
+            self._check_elsewhere(verdict, bytes(body.result), used)
+            return
+        try:
+            outcome = settle(verdict, used.memory_mb, used.throttled_ns, memory_mb_max, None,
+                             hooks.ANYTHING if verdict.hook not in RENDERING else self.rendering(verdict))
+        except Exception as error:  # a bug of ours at what a worker said: its caller still gets the one reply
+            self._logs.bug("a result could not be judged", error)
+            outcome = Settled(Code.INTERNAL, "the daemon failed at this result; its log says how", {}, msg.Usage())
+        self._conclude(verdict, outcome, used)
+
+    def _check_elsewhere(self, verdict: Verdict, result: bytes, used: Used) -> None:
+        """Has a result that takes long checked outside the loop; the verdict is concluded when that is done."""
+        def checked(code: str, message: str, details: dict[str, Any], cpu_ns: int) -> None:
+            used.host_ns += cpu_ns
+            try:
+                outcome = settle(verdict, used.memory_mb, used.throttled_ns, checked=(code, message, details))
+                self._conclude(verdict, outcome, used)
+            except Exception as error:
+                self._failed("checked result", error, verdict.plugin)
+                self.untold(verdict)
+
+        self._checks.submit(verdict.plugin, verdict.hook, result, self.rendering(verdict), checked, _clock_ns())
+
+    def _tell_failure(self, verdict: Verdict, outcome: Settled) -> None:
+        """Counts a call that failed by its plugin's fault, and tells it in both logs, with its traceback."""
+        now_ns, plugin = _clock_ns(), verdict.plugin
+        self._metrics.failure(plugin, outcome.code, now_ns)
+        logs = self._logs
+        if logs.failure_room(plugin, now_ns):
+            text = f"{verdict.hook} failed: {outcome.code}: {outcome.message}"
+            if traceback := outcome.details.get("traceback"):
+                text += f"\n{traceback}"
+            logs.failure(plugin, text)
+
+    def _conclude(self, verdict: Verdict, outcome: Settled, used: Used) -> None:
+        """Counts, records and answers a verdict whose outcome is known."""
+        if used.host_ns:
+            outcome.usage.host_cpu_ms = used.host_ns / 1e6
+        call, code = verdict.call, outcome.code
+        unrecorded, admitted = False, True
+        if code:
+            unrecorded = code == Code.AUDIT_UNAVAILABLE
+            admitted = call != self._table.arriving or code not in _NOT_ADMITTED
+            if code in FAILURES:
+                self._tell_failure(verdict, outcome)
+        if admitted:
+            self._metrics.invocation(verdict, code)
+        else:
+            self._metrics.refused(verdict.plugin, verdict.hook, code)
+        effects: list[Any] = []
+        if admitted:
+            effects = self._api.invocation_ended(call)
+            if code and effects:
+                effects = []
+        trace = self._traces.pop(call, "") if self._traces else ""
+        if admitted and not unrecorded:
+            self._replies.last_record = self._audit.execution(
+                verdict.user_id, verdict.plugin, verdict.hook, code, verdict.run_ns, used.memory_mb, trace,
+                used.cpu_ns, used.host_ns)
+        pending = self._calls.pop(call, None)
+        if pending is None:
+            if not self._dispatches.settled(verdict, outcome, effects) and call in self._table.watched:
+                self._table.watched.pop(call)(verdict)
+            return
+        if code:
+            body = _encode(msg.Error(
+                id=pending.id, code=code, message=outcome.message, started=verdict.started,
+                retryable=is_retryable(code, verdict.started), plugin=verdict.plugin, action=verdict.hook,
+                details=outcome.details or msgspec.UNSET, usage=outcome.usage))
+        else:
+            body = _encode(msg.Result(id=pending.id, plugin=verdict.plugin, action=verdict.hook,
+                                      result=verdict.body.result,  # type: ignore[attr-defined]  # a Reply: code is ""
+                                      effects=effects, usage=outcome.usage))
+        self._replies.finish(pending, body, unrecorded)
