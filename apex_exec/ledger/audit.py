@@ -140,10 +140,15 @@ class AuditStore:
                     f"{self.database} ends at event {self.seq}, and {path} says that this ledger has been at "
                     f"{mark.seq}: an older copy, or nothing of it, is there. Restore the newest copy; or keep audit.* "
                     "and the anchor elsewhere as evidence, and a new chain begins")
-            row = self.db.execute("SELECT hash FROM events WHERE seq = ?", (mark.seq,)).fetchone()
-            if row is not None and row[0] != mark.hash:
+            if self._differs(mark):
                 raise LedgerError(
                     f"event {mark.seq} of {self.database} differs from {path}: another chain was put there")
+
+    def _differs(self, mark: Mark | Tail) -> bool:
+        """Whether the event that ``mark`` was signed for is in the database with another hash."""
+        assert self.db is not None
+        row = self.db.execute("SELECT hash FROM events WHERE seq = ?", (mark.seq,)).fetchone()
+        return row is not None and bytes(row[0]) != mark.hash
 
     def _check_end(self, head: Mark | None, tail: Tail | None, has_events: bool) -> None:
         """Raises LedgerError where the chain does not end as head and tail say: opening it would sign what it holds."""
@@ -157,8 +162,7 @@ class AuditStore:
                 continue
             if self.seq < mark.seq:
                 raise LedgerError(f"{self.database} ends at event {self.seq}, its {name} at {mark.seq}: truncated")
-            row = self.db.execute("SELECT hash FROM events WHERE seq = ?", (mark.seq,)).fetchone()
-            if row is not None and row[0] != mark.hash:
+            if self._differs(mark):
                 raise LedgerError(f"event {mark.seq} of {self.database} differs from its {name}: rewritten")
         if has_events and self.seq > max(head.seq, tail.seq if tail else 0):
             raise LedgerError(f"{self.database} goes on to event {self.seq}, past what its ledger signed: added to")

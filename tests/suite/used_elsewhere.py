@@ -15,7 +15,7 @@ USED = {
     "apex_exec/ledger/records.py: *": "fields of events",
     "apex_exec/ledger/report.py: *": "figures of the quarterly report, printed by their names",
     "apex_exec/executor/outcome.py: cpu_ms": "a field of `usage`, encoded",
-    "apex_exec/daemon/hosts/requests.py: host_cpu_ms": "a field of `usage`, encoded",
+    "apex_exec/daemon/hosts/*.py: host_cpu_ms": "a field of `usage`, encoded",
     "apex_exec/market/shop/index.py: published_ns": "a field of the signed index",
     "apex_exec/market/review/checks.py: checked_ns": "a field of the signed findings",
     "apex_exec/market/money/statements.py: quantity": "a column of statements",
@@ -47,6 +47,8 @@ USED = {
     "workers/fake.py: *": "authors' own tests",
     "workers/sdk.py: *": "plugins",
     # what is there for tests to look at
+    "apex_exec/daemon/absent.py: *": "benchmarks and tests that run the loop without one of its parts",
+    "apex_exec/core/scheduler/plugin_slot.py: runs": "tests of what is known of a hook's time",
     "apex_exec/registry/bundles/blobs.py: in_memory": "tests of what a reload keeps",
     "apex_exec/gateway/sql/growth.py: HAS_A_RULE": "the test that no expression is without a rule",
 }
