@@ -29,6 +29,9 @@ API_PARAMS_BYTES_MAX = 256 * 1024
 DEPTH_MAX = 64
 """Deepest nesting of a payload or a result."""
 
+EXIT_JAIL, EXIT_LOAD = 70, 71
+"""A worker's exit status if it could not be jailed, or its plugin could not be loaded."""
+
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """A number by which a worker names something. What a worker measures (CPU time, a wait) is cut to a possible value by
 whoever uses it."""

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import typer
-
 from apex_exec.cli.output import say
 from apex_exec.cli.root import EXIT_USAGE, ConfigFile, app, examples, fail
+from apex_exec.cli.verbs import Argument, Option
 
 
 @app.command(epilog=examples("apex-exec schema > apex-exec.schema.json", "apex-exec schema invoke",
                              "apex-exec schema --typescript --config daemon.toml > hooks.d.ts"))
 def schema(
-    message: Annotated[str | None, typer.Argument(help="One message by its `type`, as invoke; none: all.")] = None,
-    typescript: Annotated[bool, typer.Option(
+    message: Annotated[str | None, Argument(help="One message by its `type`, as invoke; none: all.")] = None,
+    typescript: Annotated[bool, Option(
         "--typescript", help="Print types for a host in TypeScript: the hooks that the configuration declares.")
         ] = False,
     config: ConfigFile = None,

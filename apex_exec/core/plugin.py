@@ -4,17 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-STANDARD_PERMISSIONS = ("data:read", "data:write", "ui:render", "events:emit", "network:fetch")
-ADMIN_PERMISSIONS = ("admin:users", "admin:billing", "system:config")
-
-
-class Limits(msgspec.Struct, frozen=True):
-    """Caps in force for one plugin: the manifest's, never above the platform's policy."""
-
-    timeout_ms: int = 5000
-    memory_mb: int = 50
-    cpu_percent: float = 10.0
-    network_per_minute: int = 100
+from apex_exec.catalogue.limits import Limits
 
 
 class PluginSpec(msgspec.Struct, frozen=True):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import math
 import os
 import random
 import resource
@@ -16,6 +17,8 @@ import socket
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
 
 from apex_exec import API_VERSION, __version__, extras
 from apex_exec.catalogue.declared import declare_all
@@ -42,7 +45,7 @@ from apex_exec.daemon.notify import Notifier
 from apex_exec.daemon.orders import Orders
 from apex_exec.daemon.plugin_gauges import MEASURE_SECONDS, PluginGauges
 from apex_exec.daemon.plugin_sources import PluginSources
-from apex_exec.daemon.policies import breaker_policy, hosts_max, limits_of, pool_limits, recycle_policy, spares_of
+from apex_exec.daemon.policies import breaker_policy, hosts_max, pool_limits, recycle_policy, spares_of
 from apex_exec.daemon.ports import Trail
 from apex_exec.daemon.reload import Changeable, InForce, Reloader
 from apex_exec.daemon.runtime_folder import RuntimeFolder, own_folder, take_lock
@@ -75,10 +78,9 @@ log = logging.getLogger("apex_exec")
 
 SLEEP_SECONDS = 30.0
 """After the start, when side processes that nobody has needed yet are started all the same: the registrar of a daemon
-without a registry, which notes the ledger's head once a minute, and the process that checks large results. Each costs
-up to a second of CPU time, which the first answers should not wait for."""
+without a registry, which notes the ledger's head once a minute, the process that checks large results, and the exporter
+if nobody has asked for metrics yet. Each costs up to a second of CPU, which the first answers should not wait for."""
 PR_SET_CHILD_SUBREAPER = 36
-
 
 
 class Ground(NamedTuple):
@@ -158,8 +160,11 @@ def build_daemon(settings: Settings, reread: Callable[[], Settings], logs: Logs,
     attach(loop, service.checks.side, SLEEP_SECONDS, metrics, logs)
     if isinstance(administration.registrar, RegistrarLink):
         attach(loop, administration.registrar.side, 0.0 if needs_registry(settings) else SLEEP_SECONDS, metrics, logs)
-    attach(loop, service.api.side, 0.0, metrics, logs)  # after the registrar: the start waits for that one
-    attach(loop, feed.side, 0.0, metrics, logs)
+    # After the registrar, which the start waits for. A gateway that nothing is configured for refuses what it is asked,
+    # and is started for that when it is asked.
+    has_gateway = settings.data.tables or settings.fetch.allow
+    attach(loop, service.api.side, 0.0 if has_gateway else math.inf, metrics, logs)
+    attach(loop, feed.side, SLEEP_SECONDS, metrics, logs)
     administration.plugins.replace("folder", ground.found.specs)
     return Parts(ground, service, administration, turn)
 
@@ -173,7 +178,7 @@ def _prepare(settings: Settings, logs: Logs, undo: ExitStack) -> Ground:
     sandboxing = Sandboxing(settings)
     _own_state(settings)
     source = BundleSource(BlobStore(settings.state_path / "bundles"))
-    found = scan_folder(settings.plugins_dir, limits_of(settings), settings.security.policy_file)
+    found = scan_folder(settings.plugins_dir, settings.limits.policy(), settings.security.policy_file)
     source.replace(found.bundles)
     runtime = RuntimeFolder(settings)
     undo.callback(runtime.close)
@@ -210,7 +215,8 @@ def _make_service(ground: Ground) -> Service:
     audit = AuditTrail(settings, metrics, logs.log, on_refused=driver.refuse_work, on_admitted=driver.admit_work,
                        side_changed=loop.side_changed)
     api = ApiCalls(settings, pool, send=workers.reply, step=driver.step, side_changed=loop.side_changed,
-                   metrics=metrics, audit=audit, overhead=workers.overhead, add_host_ns=workers.accounts.add_host_ns)
+                   wake=loop.wake, metrics=metrics, audit=audit, overhead=workers.overhead,
+                   add_host_ns=workers.accounts.add_host_ns)
     connect_executor(workers, pool=pool, governing=governing, api=api, audit=audit)
     checks = ResultChecks(workers.overhead, loop)
     table = PendingTable()
@@ -289,12 +295,11 @@ def _tcp_hosts(settings: Settings, connections_max: int) -> TcpHosts | None:
 
 def _welcome(id_: int | str, ground: Ground) -> msg.Welcome:
     settings = ground.in_force.settings
-    policy = limits_of(settings)
+    policy = settings.limits.policy()
     return msg.Welcome(
         id=id_, protocol=1, server=f"apex-exec/{__version__}", api_version=API_VERSION,
         isolation=ground.sandboxing.level, waived=ground.sandboxing.waived, hooks=list(HOOKS), limits=msg.Limits(
-            timeout_ms=policy.timeout_ms, memory_mb=policy.memory_mb, cpu_percent=policy.cpu_percent,
-            network_per_minute=policy.network_per_minute, max_message_bytes=settings.host.max_message_bytes))
+            **msgspec.structs.asdict(policy), max_message_bytes=settings.host.max_message_bytes))
 
 
 def _listen(address: str) -> socket.socket:

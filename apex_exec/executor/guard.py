@@ -15,6 +15,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from apex_exec.common.backoff import Backoff
 from apex_exec.core.limits import MS_NS, SECOND_NS
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Guard:
         self._metrics = metrics
         self._logs = logs
         self._told: dict[tuple[str, str], int] = {}
-        self._rested_ns = REST_NS_MIN // 2
+        self._rests = Backoff(REST_NS_MIN, REST_NS_MAX)
         self._failed_ns = 0
 
     def failed(self, duty: str, error: Exception, plugin: str = "") -> None:
@@ -51,8 +52,7 @@ class Guard:
         if plugin:
             self.faulty[plugin] = f"the supervisor failed at it ({duty}); the daemon's log says how"
         else:
-            self._rested_ns = min(2 * self._rested_ns, REST_NS_MAX)
-            self.rest_ns = self._rested_ns
+            self.rest_ns = self._rests.take()
             self._failed_ns = now_ns
             self._metrics.health["loop"] = f"a duty of the supervisor fails ({duty}); its log says how"
         key = duty, plugin
@@ -66,7 +66,8 @@ class Guard:
     def upkeep(self, now_ns: int) -> None:
         """Forgets a failure that concerned no plugin and has not come again."""
         if self._failed_ns and now_ns - self._failed_ns > WELL_NS:
-            self._failed_ns, self._rested_ns = 0, REST_NS_MIN // 2
+            self._failed_ns = 0
+            self._rests.reset()
             self._metrics.health["loop"] = ""
 
 

@@ -14,7 +14,7 @@ import msgspec
 from apex_exec.core.plugin import PluginSpec
 from workers import wire as inner
 from workers.wire import FRAME_BYTES_MAX, WORKER_FRAME_BYTES_MAX
-from workers.zmtp import Zmtp, encode
+from workers.zmtp import READ_BYTES, Zmtp, encode
 
 UNCLAIMED = PluginSpec("", "", "", "", ())
 """The placeholder spec of a worker that no plugin has claimed yet. Nothing depends on its identity: what a worker is
@@ -129,7 +129,8 @@ class WorkerLink:
             self.more = zmtp.more
             return bodies, False
         try:
-            data = self._socket.recv(zmtp.read_bytes)
+            missing_bytes = zmtp.missing_bytes  # a frame under way may be larger than one read
+            data = self._socket.recv(missing_bytes if missing_bytes > READ_BYTES else READ_BYTES)
         except BlockingIOError:
             return [], False
         except OSError:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from apex_exec.observe.metrics import Metrics
 
 DECLARED_MAX = 100
-"""How many hooks, and permissions, a plugin's code may declare; there are four and eight of them."""
+"""How many hooks, and permissions, a plugin's code may declare: as many as its manifest may name."""
 DECLARED_CHARACTERS_MAX = 200
 DECLARES_TOO_MUCH = "it declares more than any plugin has"
 LINES_PER_CALL_MAX = 1000

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
+from apex_exec.common.backoff import Backoff
 from apex_exec.core.limits import MS_NS
 from apex_exec.executor.loop import Loop
 from apex_exec.executor.worker_link import WorkerLink
@@ -84,7 +85,7 @@ class ZygoteKeeper:
         self._metrics = metrics
         self._logs = logs
         self._waiting: deque[WorkerLink] = deque()
-        self._backoff_ns = BACKOFF_NS_MIN
+        self._backoff = Backoff(BACKOFF_NS_MIN, BACKOFF_NS_MAX)
         self._due_ns = 0  # when a new zygote is tried; 0 while there is one
         self._started_ns = time.monotonic_ns()
         self._said_ns = 0
@@ -192,19 +193,13 @@ class ZygoteKeeper:
         self._loop.remove(zygote.said_fileno)
         zygote.abandon(silent=silent)
         if now_ns - self._started_ns >= STABLE_NS:
-            self._backoff_ns = BACKOFF_NS_MIN
+            self._backoff.reset()
             self._due_ns = now_ns
         else:  # the next one may die as fast, and a start costs a core some tenths of a second
-            self._due_ns = now_ns + self._take_backoff()
+            self._due_ns = now_ns + self._backoff.take()
         self._failed(f"the zygote died ({zygote.why()})", now_ns)
         self._asker.zygote_lost(self.runtime, now_ns)
         self._keep(now_ns)
-
-    def _take_backoff(self) -> int:
-        """Returns how long to wait this time, and doubles it for the next time."""
-        wait_ns = self._backoff_ns
-        self._backoff_ns = min(2 * wait_ns, BACKOFF_NS_MAX)
-        return wait_ns
 
     def _failed(self, what: str, now_ns: int) -> None:
         when = f"in {(self._due_ns - now_ns) / 1e9:g} s" if self._due_ns > now_ns else "at once"
@@ -234,7 +229,7 @@ class ZygoteKeeper:
             try:
                 self._zygote = self._start()
             except OSError as error:
-                self._due_ns = now_ns + self._take_backoff()
+                self._due_ns = now_ns + self._backoff.take()
                 self._failed(f"a new zygote could not be started ({error})", now_ns)
             else:
                 self._due_ns = 0

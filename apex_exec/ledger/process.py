@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from apex_exec.common.backoff import Backoff
 from apex_exec.ledger.audit import EXPIRE_ROWS, AuditStore, database_path
 from apex_exec.ledger.clock import WARN_NS, RetentionClock
 from apex_exec.ledger.reading import utc_text
@@ -59,7 +60,7 @@ class _Ledger:
         self.last_index: int | None = None  # of what is pending
         self.failing = ""
         self.due = 0.0
-        self.backoff = RETRY_SECONDS_MIN
+        self.backoff = Backoff(RETRY_SECONDS_MIN, RETRY_SECONDS_MAX)
         self.head_due = self.stats_due = self.expire_due = 0.0
         self.head_seq = -1
         self.clock: RetentionClock | None = None
@@ -95,8 +96,7 @@ class _Ledger:
     # ------------------------------------------------------------------ writing
     def fail(self, reason: str) -> None:
         """Notes a failure, says it where it is news, and sets the next try."""
-        self.due = time.monotonic() + self.backoff
-        self.backoff = min(self.backoff * 2, RETRY_SECONDS_MAX)
+        self.due = time.monotonic() + self.backoff.take()
         if reason != self.failing:
             self.send("failing", reason)
         self.failing = reason
@@ -118,7 +118,7 @@ class _Ledger:
         if self.failing:
             self.failing = ""
             self.send("recovered")
-        self.backoff = RETRY_SECONDS_MIN
+        self.backoff.reset()
         if self.last_index is not None:
             self.send("committed", self.last_index)
         self.last_index = None

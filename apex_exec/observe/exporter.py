@@ -64,6 +64,11 @@ class State:
             self.health = message[1]
 
     @property
+    def has_reported(self) -> bool:
+        """True once the supervisor has told what its health is."""
+        return "supervisor" not in self.health
+
+    @property
     def alive(self) -> bool:
         """True while the supervisor's loop turns."""
         return time.monotonic() - self.heard < BEAT_SECONDS_MAX
@@ -158,7 +163,7 @@ def main(link: Any, settings: dict[str, Any]) -> None:
     server = _Server(listener.getsockname()[:2], _handler(state), bind_and_activate=False)
     server.socket.close()
     server.socket = listener
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    serving = threading.Thread(target=server.serve_forever, daemon=True)
     frames, fd, decode = FrameBuffer(), link.fileno(), msgspec.msgpack.Decoder().decode
     while True:
         try:
@@ -172,3 +177,5 @@ def main(link: Any, settings: dict[str, Any]) -> None:
             os._exit(0)  # a scrape that is being written must not keep a dead daemon's process
         for body in frames.feed(data):
             state.take(decode(body))
+        if not serving.ident and state.has_reported:  # before that whoever has connected waits: there is nothing to say
+            serving.start()

@@ -7,9 +7,10 @@ from typing import TypeVar
 
 from msgspec import Raw
 
+from apex_exec.catalogue.limits import Limits
 from apex_exec.core import actions as act
 from apex_exec.core import events as ev
-from apex_exec.core.plugin import Limits, PluginSpec
+from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.scheduler.breaker import BreakerPolicy
 from apex_exec.core.scheduler.pool import MS_NS, SECOND_NS, Pool, PoolLimits, RecyclePolicy
 

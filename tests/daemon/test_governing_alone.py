@@ -14,9 +14,10 @@ import psutil
 import pytest
 from msgspec import Raw
 
+from apex_exec.catalogue.limits import Limits
 from apex_exec.core import actions as act
 from apex_exec.core import events as ev
-from apex_exec.core.plugin import Limits, PluginSpec
+from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.scheduler.breaker import BreakerPolicy
 from apex_exec.core.scheduler.pool import Pool, PoolLimits
 from apex_exec.executor.resource_monitor import AT_ONCE, SLICE_NS, Governing

@@ -146,6 +146,7 @@ def test_a_killed_zygote_is_replaced_and_every_call_in_flight_is_answered(plugin
 @pytest.mark.slow
 def test_every_killed_side_process_comes_back_and_costs_no_call_its_outcome(plugins: Path, tmp_path: Path) -> None:
     with Daemon(tmp_path, plugins=plugins, config=PATIENT) as daemon, Caller(daemon.endpoint) as caller:
+        wait_for(lambda: daemon.get("/readyz")[0] == 200, 10, "readiness")  # which starts the exporter
         daemon.start_registrar()
         assert outcome(caller.call("many")) == "ok"
         names = started(daemon)

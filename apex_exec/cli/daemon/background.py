@@ -17,8 +17,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from apex_exec.cli import connect
 from apex_exec.cli.output import print_json, say
 from apex_exec.cli.root import (
@@ -33,6 +31,7 @@ from apex_exec.cli.root import (
     need_linux,
     our_command,
 )
+from apex_exec.cli.verbs import Option
 from apex_exec.readiness import Readiness
 
 if TYPE_CHECKING:
@@ -98,7 +97,7 @@ def _say_tail(path: Path, begin: int) -> None:
 
 @app.command(epilog=examples("apex-exec stop", "apex-exec stop --runtime-dir /tmp/apex-tour"))
 def stop(
-    seconds: Annotated[float, typer.Option("--seconds", min=0.0, help="How long to wait for its end.")] = 60.0,
+    seconds: Annotated[float, Option("--seconds", min=0.0, help="How long to wait for its end.")] = 60.0,
     as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None,
 ) -> None:
     """Ends the daemon as SIGTERM does, however it was started: calls finish first. Waits until it is gone."""

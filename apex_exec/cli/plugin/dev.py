@@ -13,11 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from apex_exec.cli.output import say
 from apex_exec.cli.plugin.common import settings_with_hooks
 from apex_exec.cli.root import EXIT_NO, ConfigFile, examples, fail, need_linux, our_command, plugin_app
+from apex_exec.cli.verbs import Argument, Option
 
 if TYPE_CHECKING:
     from apex_exec.config import Settings
@@ -35,8 +34,8 @@ LINES_PER_SECOND = 1000
 
 @plugin_app.command(epilog=examples("apex-exec plugin dev ./my-plugin"))
 def dev(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The bundle's folder.")],
-    runtime: Annotated[str | None, typer.Option(
+    folder: Annotated[Path, Argument(metavar="DIR", help="The bundle's folder.")],
+    runtime: Annotated[str | None, Option(
         "--runtime-dir", metavar="DIR", help="Its sockets; default: a new one.")] = None,
     config: ConfigFile = None,
 ) -> None:

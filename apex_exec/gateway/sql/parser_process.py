@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from apex_exec.common.process_name import name_process
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.sql.compiler import Compiled, Compiler
 from apex_exec.gateway.sql.tables import read_tables
@@ -26,8 +27,7 @@ def main(fd: int) -> None:
 
     The first frame is ``[backend, tables]``. Returns when the link ends.
     """
-    with open("/proc/self/comm", "w") as comm:
-        comm.write("apex-sql")
+    name_process("apex-sql")
     link = socket.socket(fileno=fd)
     buffer = FrameBuffer()
     compiler: Compiler | None = None

@@ -21,7 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from apex_exec.core.plugin import Limits, PluginSpec
+from apex_exec.catalogue.limits import Limits
+from apex_exec.core.plugin import PluginSpec
 from apex_exec.errors import Code, Refusal
 from apex_exec.registry.bundles.ignoring import IGNORE_BYTES_MAX, IGNORE_NAME, Ignore
 from apex_exec.registry.bundles.manifest import Manifest, check_manifest, manifest_refusal, parse_manifest

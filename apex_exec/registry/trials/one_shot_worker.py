@@ -11,7 +11,7 @@ from typing import Any
 
 from apex_exec.config import Settings
 from apex_exec.core.limits import SECOND_NS
-from apex_exec.core.plugin import Limits, PluginSpec
+from apex_exec.core.plugin import PluginSpec
 from apex_exec.errors import ConfigError, Refusal
 from apex_exec.executor.blocking import BlockingExecutor
 from apex_exec.executor.jails import Sandboxing, extra_modules_hint
@@ -40,8 +40,7 @@ def declared_by(bundle: Bundle, settings: Settings) -> dict[str, Any]:
     except OSError as error:
         raise Refusal("no_jail", f"no worker can be started: {error}{extra_modules_hint(settings)}",
                       hint="see `apex-exec doctor`") from None
-    limits = settings.limits
-    spec = bundle.spec(Limits(limits.timeout_ms, limits.memory_mb, limits.cpu_percent, limits.network_per_minute))
+    spec = bundle.spec(settings.limits.policy())
     probe = _Probe(spec, bundle.loaded, settings.pool.boot_seconds)
     try:
         executor.run(probe)

@@ -9,8 +9,9 @@ from typing import Any
 
 import msgspec
 
+from apex_exec.catalogue.limits import Limits
 from apex_exec.core.limits import SECOND_NS
-from apex_exec.core.plugin import Limits, PluginSpec
+from apex_exec.core.plugin import PluginSpec
 from apex_exec.executor.blocking import BlockingExecutor
 from apex_exec.executor.jobs import Job
 from apex_exec.executor.runtimes import PYTHON
