@@ -38,6 +38,8 @@ USED = {
     "workers/runtime/imports.py: *": "importlib calls them",
     "workers/runtime/serve.py: __std*__": "the interpreter's own names for the standard streams",
     "workers/testing.py: *": "pytest and coverage call and read them",
+    "apex_exec/cli/verbs.py: *_commands": "click calls them",
+    "apex_exec/*/revisions/*.py: down_revision": "Alembic reads it",
     # what others import
     "apex_exec/client/*: unmatched": "a host's own monitoring",
     "apex_exec/client/errors.py: retryable": "hosts",
@@ -46,7 +48,9 @@ USED = {
     "apex_exec/testing/*: *": "tests of authors, of hosts and of ours, and the benchmarks",
     "workers/fake.py: *": "authors' own tests",
     "workers/sdk.py: *": "plugins",
+    "workers/api_methods.py: *": "plugins",
     # what is there for tests to look at
+    "apex_exec/catalogue/permissions.py: STANDARD_PERMISSIONS": "tests of the policy",
     "apex_exec/daemon/absent.py: *": "benchmarks and tests that run the loop without one of its parts",
     "apex_exec/core/scheduler/plugin_slot.py: runs": "tests of what is known of a hook's time",
     "apex_exec/registry/bundles/blobs.py: in_memory": "tests of what a reload keeps",
