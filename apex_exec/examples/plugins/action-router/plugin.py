@@ -15,7 +15,7 @@ ACTIONS: dict[str, Callable[[dict[str, Any]], Any]] = {
 
 @plugin.hook("onActionExecute")
 def on_action(params: dict[str, Any]) -> dict[str, Any]:
-    """``echo`` gives its context back, ``sum`` adds its numbers; null leaves the action to another plugin."""
+    """``echo`` returns its context, ``sum`` adds its numbers; null leaves the action to another plugin."""
     answer = ACTIONS.get(params["action"])
     result = None if answer is None else answer(params["context"])
     return {"result": result, "metadata": {"handled": answer is not None}}

@@ -5,7 +5,7 @@ from typing import Any
 
 
 def crash(params: dict[str, Any]) -> None:
-    """Leaves without an answer."""
+    """Exits without an answer."""
     os._exit(3)
 
 

@@ -1,10 +1,10 @@
-"""Misbehaves: returns what its hook must not."""
+"""Misbehaves: it returns a value that its hook may not return."""
 
 from typing import Any
 
 
 def lie(params: dict[str, Any]) -> dict[str, Any]:
-    """Widgets that are no list."""
+    """Returns widgets that are not a list."""
     return {"customWidgets": "many"}
 
 

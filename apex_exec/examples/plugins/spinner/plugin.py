@@ -1,4 +1,4 @@
-"""Misbehaves: never returns, and swallows what it can."""
+"""Misbehaves: it never returns, and swallows every exception that it can."""
 
 from typing import Any, NoReturn
 
