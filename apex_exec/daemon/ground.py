@@ -24,7 +24,7 @@ from apex_exec.daemon.runtime_folder import RuntimeFolder, own_folder, take_lock
 from apex_exec.daemon.settings_checks import check_settings
 from apex_exec.errors import ConfigError
 from apex_exec.executor.jails import Sandboxing
-from apex_exec.executor.zygote_link import ZygoteLink
+from apex_exec.executor.processes.zygote_link import ZygoteLink
 from apex_exec.observe.logs import Logs
 from apex_exec.registry.bundles.blobs import BlobStore, BundleSource
 
