@@ -57,7 +57,7 @@ class ReasonArgs(_Args):
     reason: str = ""
 
 
-class TrialArgs(_Args):
+class CanaryArgs(_Args):
     """A plugin and the call to try it with. ``hook`` "none" makes no call; without ``hook`` we choose a suitable one.
     """
 
@@ -75,7 +75,7 @@ class UpgradeArgs(BundleArgs):
     user: str | None = None
 
 
-class RollbackArgs(TrialArgs):
+class RollbackArgs(CanaryArgs):
     """A plugin, the version to go back to (without one: the previous version), and the call to try it with."""
 
     version: str | None = None
@@ -142,7 +142,7 @@ ARGUMENTS: dict[str, tuple[type[msgspec.Struct], str]] = {
     "plugin.release": (PluginArgs, "Lifts a quarantine."),
     "plugin.remove": (PluginArgs, "Removes a plugin with all its versions."),
     "plugin.revokeVersion": (DigestArgs, "Revokes one version for good and stops it."),
-    "plugin.verify": (TrialArgs, "Checks files, signature and permissions, and makes one live call."),
+    "plugin.verify": (CanaryArgs, "Checks files, signature and permissions, and makes one live call."),
     "plugin.list": (NoArgs, "Every plugin."),
     "plugin.show": (PluginArgs, "Shows all that is known about one plugin."),
     "plugin.request": (PermissionArgs, "Shows the open request for a permission, or makes one."),

@@ -146,11 +146,11 @@ def _user(args: UserArgs) -> str:
 def _upgrade(ctx: Context, args: UpgradeArgs) -> dict[str, Any]:
     bundle, signatures = _bundle(args)
     with _about(bundle.manifest.id):
-        return upgrade.upgrade(ctx, bundle, signatures, upgrade.Trial(args.hook, args.payload, args.user))
+        return upgrade.upgrade(ctx, bundle, signatures, upgrade.CanaryCall(args.hook, args.payload, args.user))
 
 
 def _rollback(ctx: Context, args: RollbackArgs) -> dict[str, Any]:
-    return upgrade.rollback(ctx, args.id, args.version, upgrade.Trial(args.hook, args.payload, args.user))
+    return upgrade.rollback(ctx, args.id, args.version, upgrade.CanaryCall(args.hook, args.payload, args.user))
 
 
 def _request(ctx: Context, args: PermissionArgs) -> dict[str, Any]:
@@ -180,7 +180,7 @@ def _sign(ctx: Context, args: SignatureArgs) -> dict[str, Any]:
         version = db_.get_digest(db, args.digest)
         if version is None:
             raise Refusal("version_not_found", "no version has that digest", code=Code.NOT_FOUND)
-        signed = keyring.judge(db, args.digest, read_signatures(args.signatures), ctx.now_ns())
+        signed = keyring.evaluate(db, args.digest, read_signatures(args.signatures), ctx.now_ns())
         if not signed.author_key and not signed.market_key:
             raise Refusal("signature_unknown_key", "; ".join(signed.notes) or "the file contains no signature",
                           hint="register the key with `apex-exec keys register`")

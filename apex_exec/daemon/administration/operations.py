@@ -13,7 +13,7 @@ import msgspec
 
 from apex_exec.daemon.administration.roles import role_needed
 from apex_exec.errors import Code, SupervisorBug, WireError
-from apex_exec.wire.error_paths import told
+from apex_exec.wire.error_paths import text_and_path
 
 
 class NoArgs(msgspec.Struct, forbid_unknown_fields=True):
@@ -108,5 +108,5 @@ def parse(name: str, args: dict[str, Any] | None) -> tuple[Operation, msgspec.St
     try:
         return operation, msgspec.convert(given, operation.args)
     except msgspec.ValidationError as error:
-        text, path = told(error)
+        text, path = text_and_path(error)
         raise WireError(Code.INVALID_INPUT, f"{name}: {text}", {"path": f"$.args{path[1:]}"}) from None

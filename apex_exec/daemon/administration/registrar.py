@@ -365,7 +365,7 @@ class Registrar:
             blobs=BlobStore(settings.state_path / "bundles", at_point=crash_at), now_ns=time.time_ns,
             ask=self._link.ask, publish=self._tell, withdraw=lambda plugin: self._link.send(["removed", plugin]),
             in_doubt=self._doubt.set, entitled=market.entitled, revoked=market.revoked, withheld=market.withheld,
-            settled_ns=lambda: self._settled.look(time.time_ns(), time.monotonic_ns()), market_check=market.check,
+            settled_ns=lambda: self._settled.sample(time.time_ns(), time.monotonic_ns()), market_check=market.check,
             measure=lambda name, labels, value: self._link.send(
                 ["metric", name, labels, value]),
             scan=self._scan, at_point=crash_at, folder_plugins=_folder_ids(settings.plugins_dir), uid=os.geteuid(),
