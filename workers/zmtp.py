@@ -83,11 +83,12 @@ class FrameReader(Generic[M]):
 
     def feed(self, data: bytes) -> list[M]:
         """The messages that ``data`` completes, from at most ``frames_at_once`` frames. Raises ZmtpError."""
-        messages: list[Any] = []
+        messages: list[Any]
         if (self._ready and not self.unfinished_bytes and len(data) > 1 and data[0] == 0
-                and len(data) == data[1] + 2 <= self._bytes_max + 2):  # the common case: one short message
-            messages.append(data[2:] if self._bare else (_NO_FRAMES, data[2:]))
+                and len(data) == data[1] + 2 and data[1] <= self._bytes_max):  # the common case: one short message
+            messages = [data[2:]] if self._bare else [(_NO_FRAMES, data[2:])]
             return messages
+        messages = []
         if self.unfinished_bytes or not self._greeted:
             gathered = self._gather(data)
             if gathered is None:

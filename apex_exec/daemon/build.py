@@ -62,10 +62,10 @@ from apex_exec.executor.guard import Guard
 from apex_exec.executor.jails import Sandboxing
 from apex_exec.executor.local import LocalExecutor
 from apex_exec.executor.loop import Loop
+from apex_exec.executor.processes.runtimes import PYTHON
+from apex_exec.executor.processes.zygote_keeper import ZygoteSource
+from apex_exec.executor.processes.zygote_link import ZygoteLink
 from apex_exec.executor.resource_monitor import Governing
-from apex_exec.executor.runtimes import PYTHON
-from apex_exec.executor.zygote_keeper import ZygoteSource
-from apex_exec.executor.zygote_link import ZygoteLink
 from apex_exec.observe.logs import Logs
 from apex_exec.observe.metrics import Metrics
 from apex_exec.registry.bundles.blobs import BlobStore, BundleSource

@@ -24,7 +24,7 @@ from apex_exec.config import load_settings
 from apex_exec.errors import Refusal
 from apex_exec.ledger.audit import AuditStore
 from apex_exec.ledger.records import AuditRecord, ExecutionMetadata
-from apex_exec.market.arguments import TABLE
+from apex_exec.market.arguments import OPERATIONS as MARKET
 from apex_exec.market.money.money import format_minor
 from apex_exec.market.money.statements import to_csv
 from apex_exec.market.review.states import CHECKLIST
@@ -32,11 +32,12 @@ from apex_exec.market.service import Service
 from apex_exec.market.shop.download import fetch
 from apex_exec.market.shop.index import INDEX_BYTES_MAX, NAME, check_bundle
 from apex_exec.market.shop.storefront import Shop
+from apex_exec.registry.arguments import OPERATIONS as REGISTRY
 from apex_exec.registry.bundles.blobs import BlobStore
 from apex_exec.registry.bundles.bundle import APX_BYTES_MAX
 from apex_exec.registry.bundles.scaffold import write_scaffold
 from apex_exec.registry.context import Context
-from apex_exec.registry.operations import ENTRIES
+from apex_exec.registry.operations import HANDLERS
 from apex_exec.registry.scan.scanner import scan
 from apex_exec.registry.store import Store
 from apex_exec.registry.trust import keyring
@@ -117,8 +118,8 @@ class World:
             scan=lambda files, manifest: scan(files, manifest, with_bandit=False), uid=1000,
             gates=(self.service.entitlements.gate,))
         self.ledger = AuditStore(self.settings.state_path / "audit.db", self.settings.state_path)
-        self.handlers = {entry.name: (entry.args, entry.handler) for entry in ENTRIES}
-        self.handlers |= {name: (args, self.service.handlers[name]) for name, (args, _doc) in TABLE.items()}
+        handlers = {**HANDLERS, **self.service.handlers}
+        self.operations = {one.name: (one.args, handlers[one.name]) for one in (*REGISTRY, *MARKET)}
 
     @staticmethod
     def _ask(kind: str, params: dict[str, Any], _seconds: float) -> Any:
@@ -129,7 +130,7 @@ class World:
     def __call__(self, op: str, **args: Any) -> Any:
         """Runs one administrative operation as the registrar does; a second passes."""
         self.now_ns += SECOND_NS
-        kind, handler = self.handlers[op]
+        kind, handler = self.operations[op]
         done = handler(self.context, msgspec.convert(args, kind))
         self.ledger.append([AuditRecord(self.now_ns, "admin.action", f"uid:{self.context.uid}",
                                         str(args.get("plugin", args.get("id", ""))), op, "success")])

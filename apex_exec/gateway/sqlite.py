@@ -18,8 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import quote
 
+from apex_exec.common.sqlite import open_readonly, open_theirs
 from apex_exec.gateway.costs import counting
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.lock_turns import Turns
@@ -107,9 +107,8 @@ class Sqlite:
     def _open_reader(self) -> _Connection:
         for name, convert in CONVERTERS.items():
             sqlite3.register_converter(name, convert)
-        database = sqlite3.connect(f"file:{quote(str(self._path))}?mode=ro", uri=True, timeout=BUSY_SECONDS,
-                                   isolation_level=None, check_same_thread=False, cached_statements=64,
-                                   detect_types=sqlite3.PARSE_DECLTYPES)
+        database = open_readonly(self._path, busy_seconds=BUSY_SECONDS, any_thread=True, cached_statements=64,
+                                 detect_types=sqlite3.PARSE_DECLTYPES)
         self._turns.shut_out = database.execute("PRAGMA journal_mode").fetchone() != ("wal",)
         self._look_into_views(database)
         database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, VALUE_BYTES_MAX)
@@ -143,12 +142,7 @@ class Sqlite:
         self._inside_views = found
 
     def _open_writer(self) -> _Connection:
-        if not self._path.exists():  # a database that the platform created keeps its file mode
-            os.close(os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
-        database = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-        database.execute("PRAGMA synchronous = FULL")
-        # off by default; a platform that declares foreign keys relies on them
-        database.execute("PRAGMA foreign_keys = ON")
+        database = open_theirs(self._path, busy_seconds=BUSY_SECONDS)
         database.execute(f"CREATE TABLE IF NOT EXISTS {OUTBOX} "
                          "(id TEXT PRIMARY KEY, origin TEXT NOT NULL, record TEXT NOT NULL)")
         return _Connection(database)

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import msgspec
 
+from apex_exec.common.operations import NoArgs, Operation
+
 
 class _Args(msgspec.Struct, forbid_unknown_fields=True, rename="camel", kw_only=True):
     """The base of all argument types: an unknown key is refused."""
-
-
-class Nothing(_Args):
-    """An operation without arguments."""
 
 
 class Submit(_Args):
@@ -155,7 +153,7 @@ class Month(_Args):
     customer: str = ""
 
 
-class Operation(_Args):
+class OperationArgs(_Args):
     """An operation by the id that it was answered with; without one, the latest operations."""
 
     operation: str = ""
@@ -181,32 +179,40 @@ class Enterprise(_Args):
     currency: str = "USD"
 
 
-TABLE: dict[str, tuple[type[msgspec.Struct], str]] = {
-    "market.submit": (Submit, "Submits a bundle, runs the machine's checks and returns the findings."),
-    "market.status": (Which, "Shows a submission with its moves, findings and place in the queue; or the queue."),
-    "market.review": (Claim, "Takes a submission for review and shows what to check; or the queue."),
-    "market.approve": (Decide, "Approves exactly these bytes, with every item of the checklist."),
-    "market.reject": (Decide, "Rejects a submission; with `changes`, requests changes."),
-    "market.publish": (Publish, "Counter-signs an approved bundle, writes it and the signed index."),
-    "market.revoke": (Revoke, "Takes a plugin off the market and stops it where it is installed; or deprecates it."),
-    "market.search": (Search, "Searches the offers of this marketplace."),
-    "market.show": (Plugin, "Shows one plugin on offer: versions, price and price history."),
-    "market.index": (Fetched, "Checks a fetched index (signature, version, expiry) and looks things up in it."),
-    "market.buy": (Buy, "Buys a plugin for a user, or one more period."),
-    "market.entitle": (Entitle, "Signs an entitlement for a customer's own daemon."),
-    "market.refund": (Refund, "Reverses a purchase to the cent and ends its entitlement."),
-    "market.customer": (Customer, "Sets who pays for a user."),
-    "market.clock": (
-        Clock, "Shows how far this clock is behind the store's latest change; `accept` continues from it."),
-    "market.ticket.open": (OpenTicket, "Opens a support ticket; its clock starts."),
-    "market.ticket.respond": (AnswerTicket, "Records the first response."),
-    "market.ticket.close": (Ticket, "Closes a ticket."),
-    "market.ticket.list": (Which, "Lists the tickets of one plugin or all."),
-    "market.report": (Nothing, "Shows per plugin: revenue, active installs, coverage, support and review times."),
-    "billing.report": (Month, "Shows a month's statement of the platform, an author or a customer."),
-    "billing.enterprise": (Enterprise, "Books custom development for a customer at cost / (1 - 0.5)."),
-    "billing.close": (Month, "Closes a month: its lines are never changed again."),
-    "billing.status": (
-        Operation, "Shows progress and outcome of a report or closing by its id; or the latest ones."),
-}
-"""Maps each operation to its arguments and to one sentence on what it does."""
+OPERATIONS = (
+    Operation("market.submit", Submit,
+              "Submits a bundle, runs the machine's checks and returns the findings.", lane="submissions"),
+    Operation("market.status", Which,
+              "Shows a submission with its moves, findings and place in the queue; or the queue."),
+    Operation("market.review", Claim, "Takes a submission for review and shows what to check; or the queue."),
+    Operation("market.approve", Decide, "Approves exactly these bytes, with every item of the checklist."),
+    Operation("market.reject", Decide, "Rejects a submission; with `changes`, requests changes."),
+    Operation("market.publish", Publish,
+              "Counter-signs an approved bundle, writes it and the signed index.", lane="slow"),
+    Operation("market.revoke", Revoke,
+              "Takes a plugin off the market and stops it where it is installed; or deprecates it."),
+    Operation("market.search", Search, "Searches the offers of this marketplace."),
+    Operation("market.show", Plugin, "Shows one plugin on offer: versions, price and price history."),
+    Operation("market.index", Fetched,
+              "Checks a fetched index (signature, version, expiry) and looks things up in it."),
+    Operation("market.buy", Buy, "Buys a plugin for a user, or one more period."),
+    Operation("market.entitle", Entitle, "Signs an entitlement for a customer's own daemon."),
+    Operation("market.refund", Refund, "Reverses a purchase to the cent and ends its entitlement."),
+    Operation("market.customer", Customer, "Sets who pays for a user."),
+    Operation("market.clock", Clock,
+              "Shows how far this clock is behind the store's latest change; `accept` continues from it."),
+    Operation("market.ticket.open", OpenTicket, "Opens a support ticket; its clock starts."),
+    Operation("market.ticket.respond", AnswerTicket, "Records the first response."),
+    Operation("market.ticket.close", Ticket, "Closes a ticket."),
+    Operation("market.ticket.list", Which, "Lists the tickets of one plugin or all."),
+    Operation("market.report", NoArgs,
+              "Shows per plugin: revenue, active installs, coverage, support and review times.", lane="slow"),
+    Operation("billing.report", Month,
+              "Shows a month's statement of the platform, an author or a customer.", lane="billing"),
+    Operation("billing.enterprise", Enterprise, "Books custom development for a customer at cost / (1 - 0.5)."),
+    Operation("billing.close", Month, "Closes a month: its lines are never changed again.", lane="billing"),
+    Operation("billing.status", OperationArgs,
+              "Shows progress and outcome of a report or closing by its id; or the latest ones.",
+              lane="billing"),
+)
+"""Every operation of the marketplace. Its handlers are in ``operations``."""

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
+from apex_exec.common.operations import NoArgs
 from apex_exec.errors import Code, Refusal
 from apex_exec.market import support
 from apex_exec.market.arguments import (
@@ -25,7 +26,6 @@ from apex_exec.market.arguments import (
     Entitle,
     Fetched,
     Month,
-    Nothing,
     OpenTicket,
     Plugin,
     Publish,
@@ -61,7 +61,7 @@ class Operations:
                                {"billing.close": self._closed})
 
     def handlers(self) -> dict[str, Handler]:
-        """name → handler, one for each row of TABLE."""
+        """name → handler, one for each operation of ``arguments.OPERATIONS``."""
         review = self.reviewing
         return {
             "market.submit": lambda context, args: review.submit(
@@ -218,7 +218,7 @@ class Operations:
                 "dueNs": ticket.opened_ns + support.RESPONSE_NS if ticket.paid else None}
 
     # ------------------------------------------------------------------ reports
-    def report(self, context: Context, _args: Nothing) -> Any:
+    def report(self, context: Context, _args: NoArgs) -> Any:
         """See ``reports.market_report``."""
         now_ns = self.shop.now_ns()
         enabled = context.store.transact(registry.enabled_for)

@@ -1,7 +1,6 @@
-"""The marketplace inside the registrar: one shop for each configuration, its operations as registry entries, gate and
-sweep.
+"""The marketplace inside the registrar: one shop for each configuration, its operations, gate and sweep.
 
-``ENTRIES`` join the registry's table, ``gate`` its enablements, and ``keep`` is called about once a second.
+``HANDLERS`` join the registry's, ``gate`` its enablements, and ``keep`` is called about once a second.
 """
 
 from __future__ import annotations
@@ -10,12 +9,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import sqlalchemy as sa
 
 from apex_exec.errors import Code, Refusal
-from apex_exec.market.arguments import TABLE
+from apex_exec.market.arguments import OPERATIONS
 from apex_exec.market.operations import Operations
 from apex_exec.market.review import submissions as subs
 from apex_exec.market.review.checks import Lines, Scanned
@@ -30,7 +28,7 @@ from apex_exec.registry.bundles.bundle import Bundle
 from apex_exec.registry.bundles.manifest import Manifest
 from apex_exec.registry.bundles.scaffold import scaffold_readme
 from apex_exec.registry.context import Context
-from apex_exec.registry.operations import Entry
+from apex_exec.registry.operations import Handler
 from apex_exec.registry.specs import commit
 from apex_exec.registry.trials.testing import (
     PROOF_SECONDS_MAX,
@@ -44,16 +42,9 @@ from apex_exec.registry.trials.testing import (
 
 log = logging.getLogger(__name__)
 
-SUBMISSIONS = "submissions"
 SUBMISSION_SECONDS_MAX = 300.0
 """How long the tests of one submission and the runs that prove their coverage may take together. Tests that are too
 long are refused with that reason; otherwise a submitter could block the lane for hours."""
-SLOW = ("market.submit", "market.publish", "market.report")
-"""Operations that run tests or read many bundles: they run one after another in the registrar's slow lane."""
-BILLING = "billing"
-LANES = {"market.submit": SUBMISSIONS, **dict.fromkeys(("billing.report", "billing.close", "billing.status"), BILLING)}
-"""Operations with lanes of their own. Billing's is used for about a second at a time: longer work continues in a
-thread."""
 
 
 class Service:
@@ -186,13 +177,11 @@ def keep(context: Context) -> None:
         log.error("the marketplace's upkeep failed: %s", error.message)
 
 
-def _handler(name: str) -> Callable[[Context, Any], Any]:
+def _handler(name: str) -> Handler:
     return lambda context, args: service_of(context).handlers[name](context, args)
 
 
-ENTRIES: tuple[Entry, ...] = tuple(
-    Entry(name, args, _handler(name), name in SLOW, doc, LANES.get(name, ""))
-    for name, (args, doc) in TABLE.items())
+HANDLERS: dict[str, Handler] = {operation.name: _handler(operation.name) for operation in OPERATIONS}
 _begun = threading.local()
 """When the tests began for the submission that this thread works on."""
 
@@ -222,7 +211,7 @@ def _prove(context: Context, bundle: Bundle, lines: Lines) -> Proof:
 
 
 def _scaffold(bundle: Bundle) -> str:
-    return scaffold_readme(bundle.manifest.id)
+    return scaffold_readme(bundle.manifest.id, bundle.manifest.manifest.hooks[0])
 
 
 def _stop(context: Context, digest: str, reason: str) -> None:

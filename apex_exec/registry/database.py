@@ -58,10 +58,14 @@ def open_database(url: str, schema: Schema) -> sa.Engine:
     """
     try:
         engine = _engine(url)
-        with engine.begin() as db:
-            if db.dialect.name == "postgresql":
-                db.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
-            _bring_up(db, schema)
+        with engine.connect() as db:
+            server = db.dialect.name == "postgresql"
+            if server:  # a serializable transaction would not see what was committed while it waited for the lock
+                db.execution_options(isolation_level="READ COMMITTED")
+            with db.begin():
+                if server:
+                    db.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+                _bring_up(db, schema)
     except (SQLAlchemyError, OSError) as error:
         raise unusable(schema.name, error) from error
     return engine
@@ -94,11 +98,11 @@ def _migrate(db: sa.Connection, schema: Schema, table: str, before: str) -> None
 
     Alembic is imported here, since a store that is as it should be needs none of it.
     """
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it has ten lines to say while it is imported
     from alembic.operations import Operations
     from alembic.runtime.migration import MigrationContext
     from alembic.script import ScriptDirectory
 
-    logging.getLogger("alembic").setLevel(logging.WARNING)
     folder = str(schema.revisions)
     script = ScriptDirectory(folder, version_locations=[folder])
     context = MigrationContext.configure(db, opts={

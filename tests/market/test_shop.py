@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from apex_exec.errors import Refusal
-from apex_exec.market.arguments import TABLE
+from apex_exec.market.arguments import OPERATIONS
 from apex_exec.market.review.states import CHECKLIST
 from apex_exec.market.store import purchases, submissions
 from apex_exec.registry.bundles.bundle import unpack
@@ -41,8 +41,8 @@ def problems(shown: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def test_every_operation_has_arguments_a_line_of_documentation_and_a_handler(market: Market) -> None:
-    assert set(market.handlers) == set(TABLE)
-    assert all(doc.endswith(".") for _, doc in TABLE.values())
+    assert set(market.handlers) == {one.name for one in OPERATIONS}
+    assert all(one.doc.endswith(".") for one in OPERATIONS)
 
 
 @pytest.mark.parametrize(("run", "name", "words"), [
