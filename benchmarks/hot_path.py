@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from apex_exec.executor.zygote_keeper import ZygoteSource
 
 from apex_exec.config import Settings
 from apex_exec.core.plugin import PluginSpec
@@ -43,7 +44,6 @@ from apex_exec.executor.guard import Guard
 from apex_exec.executor.links import accounts, link_reader, overhead, worker_protocol
 from apex_exec.executor.local import LocalExecutor
 from apex_exec.executor.loop import Loop
-from apex_exec.executor.processes.zygote_keeper import ZygoteSource
 from apex_exec.observe.logs import Logs
 from apex_exec.observe.metrics import Metrics
 from apex_exec.wire.frames import FrameBuffer, pack_frame
@@ -165,7 +165,8 @@ class Rig:
         pool = Pool(PoolLimits(), BreakerPolicy(), random.random)
         driver = CoreDriver(pool, guard, metrics, logs)
         self.workers = LocalExecutor(
-            self.loop, zygotes=[ZygoteSource("python", lambda: self.zygote, self.zygote)],  # type: ignore
+            self.loop,
+            zygotes=[ZygoteSource("python", lambda: self.zygote, self.zygote)],  # type: ignore[arg-type,return-value]
             sandboxing=Sandboxing(), source=Source(), spares=0,  # type: ignore[arg-type]  # played here, all four
             step=driver.step, metrics=metrics, logs=logs, failed=guard.failed)
         self.trail = self._trail(driver, metrics) if audited else None

@@ -191,7 +191,7 @@ class ApiCalls:
         wait_ns = pace.take(now_ns)
         if wait_ns:
             link.paced = True
-            self._overhead.reading.hold(plugin, now_ns + wait_ns, now_ns)
+            self._overhead.reading.defer(plugin, now_ns + wait_ns, now_ns)
 
     def _decide(self, asked: _Asked, running: _Running, message: inner.ApiCall, deadline_ns: int) -> None:
         method, now_ns = message.method, asked.begun_ns
