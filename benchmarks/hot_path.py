@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from apex_exec.executor.zygote_keeper import ZygoteSource
 
 from apex_exec.config import Settings
 from apex_exec.core.plugin import PluginSpec
@@ -44,6 +43,7 @@ from apex_exec.executor.guard import Guard
 from apex_exec.executor.links import accounts, link_reader, overhead, worker_protocol
 from apex_exec.executor.local import LocalExecutor
 from apex_exec.executor.loop import Loop
+from apex_exec.executor.processes.zygote_keeper import ZygoteSource
 from apex_exec.observe.logs import Logs
 from apex_exec.observe.metrics import Metrics
 from apex_exec.wire.frames import FrameBuffer, pack_frame
