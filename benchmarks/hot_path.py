@@ -233,7 +233,7 @@ class Rig:
             self.turn()
         assert self.zygote.link is not None
         link = self.zygote.link
-        link.send(Zmtp(frame_bytes_max=0).greeting() + encode(_encode(inner.Booted([], 0))))
+        link.send(Zmtp(frame_bytes_max=0).greeting() + encode(_encode(inner.Booted([]))))
         for _ in range(3):
             self.turn()
         link.send(encode(_encode(inner.Ready("echo", "1.0.0", [], []))))

@@ -151,7 +151,7 @@ class PlayedExecutor:
         self.zygote.tell(inner.Forked(number, process.pid), os.pidfd_open(process.pid))
         self.turn()
         self.zygote.links[number].send(Zmtp(frame_bytes_max=0).greeting())
-        self.say(number, inner.Booted([], 0))
+        self.say(number, inner.Booted([]))
 
     def say(self, number: int, *messages: Any) -> None:
         """Plays what a worker says."""

@@ -10,6 +10,7 @@ import difflib
 import json
 import re
 import unicodedata
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -80,20 +81,21 @@ def _check_label(value: str) -> str:
     return value
 
 
-def _check_hook(value: str) -> str:
-    if value not in HOOKS:
-        near = difflib.get_close_matches(value, HOOKS, 1)
-        raise _error("unknown_hook", f"{value[:60]!a} is not a hook",
-                     f"did you mean {near[0]}?" if near else f"the hooks are {', '.join(HOOKS)}")
+def _check_known(value: str, what: str, known: Collection[str]) -> str:
+    """``value`` if it is one of ``known``; else an error that names the nearest, or all of them."""
+    if value not in known:
+        near = difflib.get_close_matches(value, known, 1)
+        raise _error(f"unknown_{what}", f"{value[:60]!a} is not a {what}",
+                     f"did you mean {near[0]}?" if near else f"the {what}s are {', '.join(known)}")
     return value
+
+
+def _check_hook(value: str) -> str:
+    return _check_known(value, "hook", HOOKS)
 
 
 def _check_permission(value: str) -> str:
-    if value not in PERMISSIONS:
-        near = difflib.get_close_matches(value, PERMISSIONS, 1)
-        raise _error("unknown_permission", f"{value[:60]!a} is not a permission",
-                     f"did you mean {near[0]}?" if near else f"the permissions are {', '.join(PERMISSIONS)}")
-    return value
+    return _check_known(value, "permission", PERMISSIONS)
 
 
 def _check_entrypoint(value: str) -> str:
