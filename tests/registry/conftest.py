@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,6 +62,10 @@ class Stage:
         """One operation as the registrar runs it."""
         entry = next(entry for entry in ENTRIES if entry.name == operation)
         return entry.handler(self.context, entry.args(**arguments))
+
+    def change(self, **parts: Any) -> None:
+        """Other parts of the context from now on, as ``ask`` or ``settings``."""
+        self.context = dataclasses.replace(self.context, **parts)
 
     def refused(self, operation: str, **arguments: Any) -> Refusal:
         """The refusal of an operation."""
