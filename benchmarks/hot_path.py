@@ -39,10 +39,11 @@ from apex_exec.daemon.sides.audit_trail import AuditTrail
 from apex_exec.daemon.sides.side_process import SideProcess
 from apex_exec.daemon.supervisor import Supervisor
 from apex_exec.daemon.turn import Turn
-from apex_exec.executor import accounts, link_reader, overhead, worker_protocol
 from apex_exec.executor.guard import Guard
+from apex_exec.executor.links import accounts, link_reader, overhead, worker_protocol
 from apex_exec.executor.local import LocalExecutor
 from apex_exec.executor.loop import Loop
+from apex_exec.executor.processes.zygote_keeper import ZygoteSource
 from apex_exec.observe.logs import Logs
 from apex_exec.observe.metrics import Metrics
 from apex_exec.wire.frames import FrameBuffer, pack_frame
@@ -164,7 +165,8 @@ class Rig:
         pool = Pool(PoolLimits(), BreakerPolicy(), random.random)
         driver = CoreDriver(pool, guard, metrics, logs)
         self.workers = LocalExecutor(
-            self.loop, start_zygote=lambda: self.zygote, zygote=self.zygote,  # type: ignore[arg-type,return-value]
+            self.loop,
+            zygotes=[ZygoteSource("python", lambda: self.zygote, self.zygote)],  # type: ignore[arg-type,return-value]
             sandboxing=Sandboxing(), source=Source(), spares=0,  # type: ignore[arg-type]  # played here, all four
             step=driver.step, metrics=metrics, logs=logs, failed=guard.failed)
         self.trail = self._trail(driver, metrics) if audited else None

@@ -67,10 +67,11 @@ def say_line(line: bytes) -> None:
             raise ReaderGone from None
 
 
-def print_json(value: Any, *, raw: bool = False) -> None:
+def print_json(value: Any, *, raw: bool = False, indented: bool = False) -> None:
     """``value`` as JSON in the one style of ``cli.facts``; on a terminal indented, bytes as base64.
 
-    ``raw`` for what is a host's or a plugin's own: a reply of the wire is shown as it came.
+    ``raw`` for what is a host's or a plugin's own: a reply of the wire is shown as it came. ``indented`` in a pipe too,
+    for a document that people keep in a file.
     """
     if not raw:
         from apex_exec.cli.facts import facts
@@ -78,7 +79,7 @@ def print_json(value: Any, *, raw: bool = False) -> None:
         value = facts(value)
     every_character = (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
     say(json.dumps(value, default=_plain, ensure_ascii=not every_character,
-                   indent=2 if sys.stdout.isatty() else None))
+                   indent=2 if indented or sys.stdout.isatty() else None))
 
 
 def _plain(value: Any) -> Any:

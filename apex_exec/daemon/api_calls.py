@@ -29,7 +29,7 @@ from apex_exec.daemon.duties import Duty
 from apex_exec.daemon.hosts.connections import Peer
 from apex_exec.daemon.hosts.host_methods import HostMethods
 from apex_exec.daemon.sides.side_process import SideProcess
-from apex_exec.executor.worker_link import WorkerLink
+from apex_exec.executor.links.worker_link import WorkerLink
 from apex_exec.ledger.records import AuditRecord
 from apex_exec.wire import messages as msg
 from apex_exec.wire.values import CONTAINERS_MAX, containers, containers_at_most
@@ -38,7 +38,7 @@ from workers import wire as inner
 if TYPE_CHECKING:
     from apex_exec.config import Settings
     from apex_exec.daemon.ports import Trail
-    from apex_exec.executor.overhead import Overhead
+    from apex_exec.executor.links.overhead import Overhead
     from apex_exec.observe.metrics import Metrics
 
 IN_FLIGHT_MAX = 8
@@ -191,7 +191,7 @@ class ApiCalls:
         wait_ns = pace.take(now_ns)
         if wait_ns:
             link.paced = True
-            self._overhead.reading.hold(plugin, now_ns + wait_ns, now_ns)
+            self._overhead.reading.defer(plugin, now_ns + wait_ns, now_ns)
 
     def _decide(self, asked: _Asked, running: _Running, message: inner.ApiCall, deadline_ns: int) -> None:
         method, now_ns = message.method, asked.begun_ns

@@ -10,7 +10,7 @@ from typing import Any
 from apex_exec.config import Settings
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.errors import ConfigError
-from apex_exec.executor.runtimes import PYTHON
+from apex_exec.executor.processes.runtimes import PYTHON
 from apex_exec.sandbox.cgroup import CgroupError, Cgroups
 from apex_exec.sandbox.modules import check_modules
 from apex_exec.sandbox.plan import Identities
@@ -115,7 +115,7 @@ class Sandboxing:
         """Gives what the spare holds to the worker, with the plugin's limits. Raises RuntimeError."""
         if self.cgroups is not None:
             try:
-                self.cgroups.adopt(spare, worker, spec, self.burst_seconds)
+                self.cgroups.bind(spare, worker, spec, self.burst_seconds)
             except OSError as error:
                 raise RuntimeError(f"no cgroup: {error.filename}: {error.strerror}") from None
         if self._identities is not None:

@@ -16,20 +16,21 @@ from apex_exec.wire.frames import FrameBuffer, pack_frame
 
 READ_BYTES = 262_144
 MEMORY_BYTES_MAX = 1 << 30
-"""Soft RLIMIT_DATA: a value that a database sends is bounded there and not by us, and must end this process only."""
+"""Soft RLIMIT_DATA. We cannot bound the size of a value that a database sends; this limit does, and ends only this
+process."""
 
 _encode = msgspec.msgpack.Encoder().encode
 
 
 class _Link:
-    """The link's bytes, both ways, on one event loop."""
+    """The bytes on the link, in both directions, on one event loop."""
 
     def __init__(self, fd: int, loop: asyncio.AbstractEventLoop, ended: asyncio.Event) -> None:
         self._fd = fd
         self._loop = loop
         self._ended = ended
         self._frames = FrameBuffer()
-        self._out = bytearray()  # bounded: answers to the calls in flight, each of them bounded
+        self._out = bytearray()  # bounded: it has answers to the calls in flight, each of which is bounded
         self._decode = msgspec.msgpack.Decoder().decode
         self.router: Router | None = None
         os.set_blocking(fd, False)
@@ -77,7 +78,7 @@ async def _serve(fd: int, settings: dict[str, Any]) -> None:
     link = _Link(fd, asyncio.get_running_loop(), ended)
     link.router = Router(settings, link.send)
     link.router.warm()
-    gc.freeze()  # what is imported stays; the collector need not walk it
+    gc.freeze()  # imported modules stay for ever; the garbage collector need not visit them
     await ended.wait()
     await link.router.close()
 

@@ -1,7 +1,7 @@
-"""The exporter process: serves /metrics, /livez and /readyz from what the supervisor last told it.
+"""The exporter process: it serves /metrics, /livez and /readyz from the supervisor's latest reports.
 
-Rendering a thousand plugins takes Python half a second, so it is done here and not in the loop. The listening socket
-comes from the supervisor and outlives this process: a scrape during a restart waits instead of failing.
+Rendering a thousand plugins takes Python half a second, so it is done here and not in the loop. The supervisor owns the
+listening socket, which outlives this process: a scrape during a restart waits instead of failing.
 """
 
 from __future__ import annotations
@@ -27,17 +27,18 @@ from apex_exec.observe.metrics import PREFIX, table
 from apex_exec.wire.frames import FrameBuffer
 
 NICE = 10
-"""Rendering a scrape takes some 20 ms of CPU, with 1,000 plugins 50; calls go first."""
+"""The exporter's priority: rendering a scrape takes some 20 ms of CPU, or 50 ms with 1,000 plugins, and calls precede
+it."""
 BEAT_SECONDS_MAX = 5.0
-"""A supervisor that has said nothing for so long does not live: it beats twice a second."""
+"""A supervisor that has reported nothing for this long counts as dead: it reports twice a second."""
 REQUEST_SECONDS_MAX = 10.0
 ALONE_SECONDS_MAX = 1.0
-"""The same where there is no thread for it, and the others wait."""
+"""The time limit of one request if it gets no thread and the others have to wait."""
 READ_BYTES = 1 << 18
 
 
 class State:
-    """What is known of the supervisor. Written by one thread, read by the scrapes under the same lock."""
+    """What we know about the supervisor. One thread writes it; scrapes read it under the same lock."""
 
     def __init__(self, per_plugin_histograms: bool) -> None:
         self.metrics = table(per_plugin_histograms)
@@ -47,7 +48,7 @@ class State:
         self.heard = time.monotonic()
 
     def take(self, message: list[Any]) -> None:
-        """Applies one message of the supervisor."""
+        """Applies one message from the supervisor."""
         kind = message[0]
         self.heard = time.monotonic()
         if kind == "series":
@@ -65,16 +66,16 @@ class State:
 
     @property
     def has_reported(self) -> bool:
-        """True once the supervisor has told what its health is."""
+        """True once the supervisor has reported its health."""
         return "supervisor" not in self.health
 
     @property
     def alive(self) -> bool:
-        """True while the supervisor's loop turns."""
+        """Whether the supervisor's loop is running."""
         return time.monotonic() - self.heard < BEAT_SECONDS_MAX
 
     def collect(self) -> Iterator[Metric]:
-        """The metric families, as prometheus-client wants them."""
+        """The metric families in prometheus-client's form."""
         with self.lock:
             copied = {name: dict(known) for name, known in self.series.items()}
         for name, metric in self.metrics.items():
@@ -104,8 +105,8 @@ class _Server(ThreadingMixIn, HTTPServer):
     daemon_threads = True
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """A thread for each, or none where this user may have no more: a probe that gets no answer would have a daemon
-        restarted that still serves calls."""
+        """Handles each request in a thread, or without one if this user may start no more threads: an unanswered probe
+        would cause a restart of a daemon that still serves calls."""
         try:
             super().process_request(request, client_address)
         except RuntimeError:
@@ -130,7 +131,7 @@ def _handler(state: State) -> type[BaseHTTPRequestHandler]:
             elif path == "/readyz":
                 wrong = [f"{name}: {reason}" for name, reason in state.health.items() if reason]
                 if not state.alive:
-                    wrong.append("supervisor: its loop does not turn")
+                    wrong.append("supervisor: its loop is not running")
                 self._answer(503 if wrong else 200, ("\n".join(wrong or ["ok"]) + "\n").encode())
             else:
                 self._answer(404, b"there are /metrics, /livez and /readyz\n")
@@ -147,7 +148,7 @@ def _handler(state: State) -> type[BaseHTTPRequestHandler]:
                     self.wfile.write(body)
 
         def log_message(self, *_: Any) -> None:
-            """Scrapes are not logged."""
+            """Does nothing: scrapes are not logged."""
 
     return Handler
 
@@ -174,8 +175,8 @@ def main(link: Any, settings: dict[str, Any]) -> None:
         except OSError:
             data = b""
         if not data:
-            os._exit(0)  # a scrape that is being written must not keep a dead daemon's process
+            os._exit(0)  # an unfinished scrape must not keep the process of a dead daemon alive
         for body in frames.feed(data):
             state.take(decode(body))
-        if not serving.ident and state.has_reported:  # before that whoever has connected waits: there is nothing to say
+        if not serving.ident and state.has_reported:  # until then clients wait: there is nothing to report
             serving.start()

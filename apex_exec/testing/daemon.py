@@ -155,7 +155,7 @@ class Daemon:
                 self.kill()
                 raise DaemonFailed(f"the daemon did not stop within {seconds:g} s", self._log_tail()) from None
             except KeyboardInterrupt:
-                self.kill()  # whoever presses ctrl-C again cannot wait
+                self.kill()  # the user who presses ctrl-C again cannot wait
                 raise
         return int(process.returncode)
 
@@ -220,9 +220,9 @@ class Daemon:
         return id_
 
     def put_files(self, id_: str, files: Mapping[str, bytes]) -> None:
-        """The same for a bundle that is no folder yet: ``{path below the bundle: content}``."""
+        """The same for a bundle without a folder: ``{path below the bundle: content}``."""
         if not id_ or "/" in id_ or id_.startswith("."):
-            raise ValueError(f"{id_!r} is no plugin id: it cannot name a folder")
+            raise ValueError(f"{id_!r} is not a plugin id: it cannot name a folder")
         replace_bundle(self.plugins_dir / id_, files, self.folder)
         self._reload_if_running()
 

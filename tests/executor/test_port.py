@@ -12,7 +12,7 @@ import pytest
 
 from apex_exec.core import actions as act
 from apex_exec.core import events as ev
-from apex_exec.executor.jobs import Probe
+from apex_exec.executor.links.jobs import Probe
 from tests.support.executor import SPEC, PlayedExecutor, encoded
 from workers import wire as inner
 

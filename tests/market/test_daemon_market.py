@@ -76,7 +76,7 @@ def test_from_submission_to_statement(daemon: Daemon, tmp_path: Path) -> None:
     yes = ("market", "approve", number, "--reviewer", "rita", "--digest", digest, "--confirm-all", "--reason", "good")
     new_key(daemon.state / "keys", "rita")
     cli(daemon, "keys", "register", "rita", "--role", "approver", "--state-dir", str(daemon.state))
-    assert "signed by one" in cli(daemon, *yes, status=1)
+    assert "signed with one" in cli(daemon, *yes, status=1)
     cli(daemon, *yes, "--key", "rita", "--state-dir", str(daemon.state))
     signed = cli(daemon, "market", "status", number, "--json")["decisions"]
     assert len(signed) == 1

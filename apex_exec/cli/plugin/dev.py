@@ -109,11 +109,11 @@ def _tell_calls(bundle: Bundle, sockets: str) -> None:
     """A command for each hook that can be copied into another shell as it stands."""
     import shlex
 
-    from apex_exec.registry.bundles.checks import trial_call
+    from apex_exec.registry.bundles.checks import canary_call
 
     say(f"serving {bundle.manifest.id} {bundle.manifest.version}; call it from another shell with:", flush=True)
     for hook in bundle.manifest.manifest.hooks:
-        payload = json.dumps(trial_call(bundle.manifest, hook, None, USER)["payload"])
+        payload = json.dumps(canary_call(bundle.manifest, hook, None, USER)["payload"])
         say("  " + shlex.join([*our_command(), "invoke", bundle.manifest.id, hook, "--user", USER, "--payload", payload,
                                "--runtime-dir", sockets]), flush=True)
 

@@ -27,22 +27,22 @@ from typing import Any
 import msgspec
 
 from apex_exec.catalogue.declared import declare_all
+from apex_exec.common.operations import NoArgs, Operation
 from apex_exec.config import Settings
 from apex_exec.core.fair import FairQueue
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.daemon.administration import backup
-from apex_exec.daemon.administration.ledger_arguments import TABLE as AUDIT
 from apex_exec.daemon.administration.ledger_heads import LedgerHeads
-from apex_exec.daemon.administration.operations import BackupArgs
+from apex_exec.daemon.administration.operations import BACKUP, BackupArgs
+from apex_exec.daemon.administration.registrar_table import REGISTRARS
 from apex_exec.errors import Code, Refusal
 from apex_exec.ledger.records import AuditRecord
 from apex_exec.market import service as market
-from apex_exec.registry.arguments import NoArgs
 from apex_exec.registry.bundles.blobs import BlobStore
 from apex_exec.registry.bundles.bundle import read_folder
 from apex_exec.registry.bundles.manifest import Manifest
 from apex_exec.registry.context import Context
-from apex_exec.registry.operations import ENTRIES, Entry
+from apex_exec.registry.operations import HANDLERS, Handler
 from apex_exec.registry.scan.findings import Report
 from apex_exec.registry.scan.scanner import scan
 from apex_exec.registry.settled_clock import SettledClock
@@ -80,8 +80,7 @@ def _back_up(context: Context, args: BackupArgs) -> dict[str, Any]:
     return made
 
 
-BACKUP = Entry("state.backup", BackupArgs, _back_up, True, "")
-"""Installations wait for it in the slow lane; what stops a plugin does not."""
+SETTINGS = Operation("settings", NoArgs, "Takes over settings that were reloaded; no caller can ask for it.")
 
 
 def crash_at(point: str) -> None:
@@ -148,8 +147,8 @@ class _Link:
         return [_decode(body) for body in buffer.feed(data)] if data else None
 
 
-Work = tuple[int, Entry, Any, int]
-"""(number, operation, its arguments, the caller's uid)"""
+Work = tuple[int, Operation, Handler, Any, int]
+"""(number, operation, its handler, its arguments, the caller's uid)"""
 
 
 class Submissions:
@@ -197,9 +196,9 @@ class Registrar:
         self._link = link
         self._settings = settings
         self._heads = LedgerHeads(lambda trouble: self._link.send(["ledger", trouble]))
-        accept, doc = AUDIT["audit.accept"]
-        self._entries = {entry.name: entry for entry in (
-            *ENTRIES, *market.ENTRIES, BACKUP, Entry("audit.accept", accept, self._heads.accept, False, doc))}
+        handlers: dict[str, Handler] = {
+            **HANDLERS, **market.HANDLERS, BACKUP.name: _back_up, "audit.accept": self._heads.accept}
+        self._operations = {operation.name: (operation, handlers[operation.name]) for operation in REGISTRARS}
         self._context: Context | None = None
         self._store: Store | None = None
         self._lock = threading.RLock()
@@ -213,7 +212,7 @@ class Registrar:
         """Set once the store has been opened, or could not be: what is asked before waits for it."""
         self._trouble = Refusal("store_unusable", "the registry is being opened; try again")
         self._lanes: dict[str, queue.SimpleQueue[Work]] = {
-            name: queue.SimpleQueue() for name in ("quick", "slow", market.BILLING)}
+            name: queue.SimpleQueue() for name in ("quick", "slow", "billing")}
         self._submissions = Submissions()
 
     def run(self) -> None:
@@ -230,20 +229,19 @@ class Registrar:
                     self._take(*message[1:])
                 elif message[0] == "settings":
                     self._settings = Settings.model_validate(message[1])  # for a store that is still being opened, too
-                    self._lanes["quick"].put((0, Entry("settings", NoArgs, self._reload, False, ""), {},
-                                            os.geteuid()))
+                    self._lanes["quick"].put((0, SETTINGS, self._reload, {}, os.geteuid()))
                 elif message[0] == "answered":
                     self._link.answered(*message[1:])
 
     def _take(self, number: int, name: str, args: dict[str, Any], caller: dict[str, Any]) -> None:
-        entry = self._entries.get(name)
-        if entry is None:
+        found = self._operations.get(name)
+        if found is None:
             self._refuse(number, Refusal("unknown_operation", f"there is no operation {name[:64]!a}",
                                          code=Code.NOT_FOUND))
             return
-        work = (number, entry, args, int(caller["uid"]))
-        if entry.lane != market.SUBMISSIONS:
-            self._lanes[entry.lane or ("slow" if entry.slow else "quick")].put(work)
+        work = (number, *found, args, int(caller["uid"]))
+        if found[0].lane != "submissions":
+            self._lanes[found[0].lane].put(work)
         elif not self._submissions.put(str(args.get("submitter", ""))[:100], work):
             self._refuse(number, Refusal("submissions_full", "too many submissions wait, of this submitter or in all",
                                          code=Code.OVERLOADED, hint="wait until they are checked"))
@@ -266,7 +264,7 @@ class Registrar:
             # Scans of the other lane may have ended meanwhile: then time that passed is the better bound.
             self._submissions.spend(submitter, min(passed, _children_cpu_seconds() - before))
 
-    def _do(self, number: int, entry: Entry, args: Any, uid: int) -> None:
+    def _do(self, number: int, operation: Operation, handler: Handler, args: Any, uid: int) -> None:
         begun_ns = time.thread_time_ns()
         result: Any = None
         try:
@@ -274,19 +272,19 @@ class Registrar:
             context = self._context
             if context is None:
                 raise self._trouble
-            given = msgspec.convert(args, entry.args)
-            result = entry.handler(context.caller(uid), given)
+            given = msgspec.convert(args, operation.args)
+            result = handler(context.caller(uid), given)
             self._link.send(["done", number, result])
         except Refusal as error:
             self._refuse(number, error)
         except msgspec.ValidationError as error:
             self._refuse(number, Refusal("invalid_arguments", str(error), code=Code.INVALID_INPUT))
         except Exception as error:  # noqa: BLE001 - it ends one operation, not the process
-            log.exception("%s failed", entry.name)
-            self._refuse(number, Refusal("internal", f"{entry.name} failed: {type(error).__name__}: {error}"[:500],
+            log.exception("%s failed", operation.name)
+            self._refuse(number, Refusal("internal", f"{operation.name} failed: {type(error).__name__}: {error}"[:500],
                                          code=Code.INTERNAL))
         plugin = result.get("plugin") or result.get("id") if isinstance(result, dict) else None
-        if entry.slow and isinstance(plugin, str):
+        if operation.lane in ("slow", "submissions") and isinstance(plugin, str):
             self._link.send(["spent", plugin, time.thread_time_ns() - begun_ns])
 
     # ------------------------------------------------------------------ the store
@@ -365,7 +363,7 @@ class Registrar:
             blobs=BlobStore(settings.state_path / "bundles", at_point=crash_at), now_ns=time.time_ns,
             ask=self._link.ask, publish=self._tell, withdraw=lambda plugin: self._link.send(["removed", plugin]),
             in_doubt=self._doubt.set, entitled=market.entitled, revoked=market.revoked, withheld=market.withheld,
-            settled_ns=lambda: self._settled.look(time.time_ns(), time.monotonic_ns()), market_check=market.check,
+            settled_ns=lambda: self._settled.sample(time.time_ns(), time.monotonic_ns()), market_check=market.check,
             measure=lambda name, labels, value: self._link.send(
                 ["metric", name, labels, value]),
             scan=self._scan, at_point=crash_at, folder_plugins=_folder_ids(settings.plugins_dir), uid=os.geteuid(),

@@ -33,8 +33,6 @@ class PendingTable:
         self.watched: dict[int, Callable[[Verdict], None]] = {}
         """Calls of the daemon's own: who is told the verdict instead of a host."""
         self.next_call = 1
-        self.arriving = 0
-        """The call that the core is being given; 0 at any other time."""
         self.large_bytes = 0
         """How many bytes of large requests are held."""
         self._large: dict[tuple[bytes, int | str], int] = {}  # (connection, id) → bytes held until the reply

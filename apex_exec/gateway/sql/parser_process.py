@@ -1,4 +1,4 @@
-"""The process in which texts of SQL are compiled: ``parser.Parser`` starts it and writes to its link."""
+"""The process that compiles SQL texts: ``parser.Parser`` starts it and writes to its link."""
 
 from __future__ import annotations
 

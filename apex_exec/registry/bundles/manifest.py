@@ -23,7 +23,7 @@ from apex_exec.catalogue.hooks import HOOKS
 from apex_exec.catalogue.limits import LIMITS, Limits, key_of, type_of
 from apex_exec.catalogue.permissions import ADMIN_PERMISSIONS, PERMISSIONS
 from apex_exec.errors import Code, Refusal
-from apex_exec.executor.runtimes import PYTHON, runtime_of
+from apex_exec.executor.processes.runtimes import PYTHON, runtime_of
 from apex_exec.wire.error_paths import step
 
 MANIFEST_BYTES_MAX = 65_536
@@ -258,7 +258,7 @@ class Manifest(_Strict):
 
     @property
     def runtime(self) -> str:
-        """The language that the plugin is written in, by its entry point: a row of ``executor.runtimes``."""
+        """The language that the plugin is written in, by its entry point: a row of ``executor.processes.runtimes``."""
         return (runtime_of(self.entrypoint) or PYTHON).name  # an entry point without a runtime was refused
 
     @property

@@ -1,8 +1,10 @@
-"""Misbehaves: takes all the memory it can get."""
+"""Misbehaves: it takes all the memory that it can get."""
+
+from typing import Any, NoReturn
 
 
-def hoard(params):
-    """Grows until refused."""
+def hoard(params: dict[str, Any]) -> NoReturn:
+    """Grows until an allocation is refused."""
     kept = []
     while True:
         kept.append(bytearray(1024 * 1024))

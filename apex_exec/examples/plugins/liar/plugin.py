@@ -1,8 +1,10 @@
-"""Misbehaves: returns what its hook must not."""
+"""Misbehaves: it returns a value that its hook may not return."""
+
+from typing import Any
 
 
-def lie(params):
-    """Widgets that are no list."""
+def lie(params: dict[str, Any]) -> dict[str, Any]:
+    """Returns widgets that are not a list."""
     return {"customWidgets": "many"}
 
 
