@@ -45,7 +45,7 @@ PRIVATES = {
     "tests/suite/test_other_user.py": (5, "the support's own copy of the interpreter, made anew"),
     "tests/wire/test_values.py": (1, "the gateway's one decoder, held to the same rule"),
 }
-"""``file: (how many, why)``. A number may fall and may not rise: what a new test needs becomes public, or has a reason."""
+"""``file: (how many, why)``. A number may fall and may not rise: what a test needs becomes public, or has a reason."""
 
 
 def test_tests_speak_to_public_names() -> None:
