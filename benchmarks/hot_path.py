@@ -209,7 +209,7 @@ class Rig:
         audit_trail.GATHER_NS = audit_trail.LATE_NS = audit_trail.NEVER_NS  # frames by count: no clock decides
         trail = AuditTrail(Settings(), metrics, lambda level, text: None, on_refused=driver.refuse_work,
                            on_admitted=driver.admit_work, side_changed=self.loop.side_changed)
-        trail.side = Ledger("ledger", _no_target, {}, on_message=trail._told, on_down=trail._down)
+        trail.side = Ledger("ledger", _no_target, {}, handlers=trail.side.handlers, on_down=trail._down)
         self.loop.attach(trail.side)
         return trail
 

@@ -28,6 +28,7 @@ from apex_exec.daemon.hosts.connections import Peer
 from apex_exec.daemon.hosts.host_methods import HostMethods
 from apex_exec.daemon.sides.side_process import SideProcess
 from apex_exec.executor.worker_link import WorkerLink
+from apex_exec.gateway import messages
 from apex_exec.ledger.records import AuditRecord
 from apex_exec.wire import messages as msg
 from apex_exec.wire.values import CONTAINERS_MAX, containers, containers_at_most
@@ -121,7 +122,11 @@ class ApiCalls:
             "data_url": settings.database_url(settings.data.url), "hosts": settings.fetch.allow,
             "allow_private": settings.fetch.allow_private, "log": settings.log.model_dump(),
             "origin": f"{platform.node()}:{settings.state_path.absolute()}"},
-            on_message=self._told, on_up=self._gateway_up, on_down=self._gateway_down)
+            handlers={
+                messages.Done: self._gateway_done, messages.Failed: self._gateway_failed,
+                messages.Hop: self._gateway_hops, messages.Spent: self._gateway_spent,
+                messages.Written: self._outgoing},
+            on_up=self._gateway_up, on_down=self._gateway_down)
         self.calls_per_second = settings.limits.api_calls_per_second
         self._overhead = overhead
         self._add_host_ns = add_host_ns
@@ -260,8 +265,9 @@ class ApiCalls:
                          result="denied")
             return
         due_ns = asked.begun_ns + self._time_of(asked, deadline_ns)
-        sent = self._tell(["call", asked.number, asked.method, asked.plugin, asked.user_id, spec.tables,
-                           spec.network_allow, due_ns, bytes(message.params), spec.limits.cpu_percent / 100])
+        sent = self._tell(messages.Call(
+            asked.number, asked.method, asked.plugin, asked.user_id, spec.tables, spec.network_allow, due_ns,
+            bytes(message.params), spec.limits.cpu_percent / 100))
         if sent:
             self._asked[asked.number] = asked
         else:
@@ -372,58 +378,59 @@ class ApiCalls:
         self._step(ev.WorkerViolated(link.worker, why), now_ns)
 
     # ------------------------------------------------------------------ the gateway process
-    def _tell(self, message: list[Any]) -> bool:
+    def _tell(self, message: msgspec.Struct) -> bool:
         if not self.side.send(message):
             return False
         if self.side.wants_write:
             self._side_changed(self.side)
         return True
 
-    def _told(self, message: list[Any]) -> None:
-        """One message of the gateway."""
-        word = message[0]
-        if word == "record":
-            self._outgoing(*message[1])
-            return
-        if word == "spent":
-            _, plugin, cpu_ns = message
-            self._overhead.count(plugin, "gateway", cpu_ns)
-            self._overhead.charge(plugin, cpu_ns, time.monotonic_ns())
-            self._add_host_ns(plugin, cpu_ns)
-            return
-        asked = self._asked.get(message[1])
+    def _gateway_spent(self, message: messages.Spent) -> None:
+        self._overhead.count(message.plugin, "gateway", message.cpu_ns)
+        self._overhead.charge(message.plugin, message.cpu_ns, time.monotonic_ns())
+        self._add_host_ns(message.plugin, message.cpu_ns)
+
+    def _gateway_done(self, message: messages.Done) -> None:
+        asked = self._asked.get(message.id)
         if asked is None:
             return  # cancelled meanwhile
-        if asked.is_over:
-            self._ended_late(asked, message)
+        if asked.is_over:  # a write that was committed has its record already
+            self._asked.pop(asked.number, None)
             return
-        if word == "done":
-            self._done(asked, message[2], message[3], recorded=asked.method in WRITES)
-        elif word == "failed":
-            _, _, code, text, retry_after_ms = message
-            if code == "rate_limited":
-                self._refuse(asked, code, text, retry_after_ms, event="security.rate_limit", result="denied")
-            elif code in ("host_not_allowed", "address_not_allowed", "table_not_allowed"):
-                self._refuse(asked, code, text, event="access.denied", result="denied")
-            else:
-                self._refuse(asked, code, text)
-        elif word == "hop":
-            self._tell(["pass", asked.number, self._rate(asked, self._spec(asked))])
+        self._done(asked, message.value, message.facts, recorded=asked.method in WRITES)
 
-    def _ended_late(self, asked: _Asked, message: list[Any]) -> None:
-        """A write whose invocation had ended before: one that was committed has its record already."""
+    def _gateway_failed(self, message: messages.Failed) -> None:
+        asked = self._asked.get(message.id)
+        if asked is None:
+            return
+        code, text = message.code, message.message
+        if asked.is_over:
+            self._failed_late(asked, code)
+        elif code == "rate_limited":
+            self._refuse(asked, code, text, message.retry_after_ms, event="security.rate_limit", result="denied")
+        elif code in ("host_not_allowed", "address_not_allowed", "table_not_allowed"):
+            self._refuse(asked, code, text, event="access.denied", result="denied")
+        else:
+            self._refuse(asked, code, text)
+
+    def _failed_late(self, asked: _Asked, code: str) -> None:
+        """A write failed whose invocation had ended before: only its record was still open."""
         self._asked.pop(asked.number, None)
-        if message[0] == "failed":
-            self._record(asked, EVENTS[asked.method], "failure", {"code": message[2]})
+        self._record(asked, EVENTS[asked.method], "failure", {"code": code})
 
-    def _outgoing(self, record_id: str, timestamp_ns: int, event_type: str, user_id: str, plugin: str, action: str,
-                  metadata: dict[str, Any]) -> None:
+    def _gateway_hops(self, message: messages.Hop) -> None:
+        asked = self._asked.get(message.id)
+        if asked is not None and not asked.is_over:
+            self._tell(messages.Pass(asked.number, self._rate(asked, self._spec(asked))))
+
+    def _outgoing(self, written: messages.Written) -> None:
         """A write is committed in the platform's database; once it is so in the ledger, it may leave the outbox."""
-        index = self._audit.record(AuditRecord(timestamp_ns, event_type, user_id, plugin, action, "success", metadata,
-                                               record_id))
+        index = self._audit.record(AuditRecord(
+            written.timestamp_ns, written.event_type, written.user_id, written.plugin, written.action, "success",
+            written.metadata, written.record_id))
 
         def recorded() -> None:
-            self._tell(["recorded", [record_id]])  # not taken: found again at the gateway's next start
+            self._tell(messages.Recorded([written.record_id]))  # not taken: found again at the gateway's next start
 
         self._audit.when_committed(index, recorded)
 
@@ -436,7 +443,7 @@ class ApiCalls:
         self._metrics.health["gateway"] = "the gateway process died and is being restarted"
         for asked in list(self._asked.values()):
             if asked.is_over:
-                self._ended_late(asked, ["failed", asked.number, "gateway_lost"])
+                self._failed_late(asked, "gateway_lost")
                 continue
             self._refuse(asked, "gateway_lost", "the gateway died during the call; it may have taken effect")
 
@@ -468,7 +475,7 @@ class ApiCalls:
             was_asked = self._hosts.forget(asked.host_call, is_late=code == "deadline_exceeded")
             if not was_asked and code == "deadline_exceeded":
                 code, message = "not_provided", f"no host provides {asked.action} now; none was asked"
-        elif asked.number in self._asked and self._tell(["cancel", asked.number]) and asked.method in WRITES:
+        elif asked.number in self._asked and self._tell(messages.Cancel(asked.number)) and asked.method in WRITES:
             asked.is_over = True  # whether it was committed is the gateway's to say
             running = self._running.get(asked.call)
             if running is not None:

@@ -1,8 +1,7 @@
 """The ledger process: takes batches from the link, commits them in groups, says what is durable.
 
-Told: ``["batch", last_index, [line | execution, …], [[offset, dedup_key], …]]``. Tells: ``["ready", last_index]``
-once it can write, ``["committed", last_index]``, ``["failing", reason]`` and ``["recovered"]``, ``["warning", text]``,
-and about once a second ``["stats", {…}]``. It ends by EOF alone: what the link still holds then is committed first.
+``messages.py`` has what it is told and what it says. It ends by EOF alone: what the link still holds then is committed
+first.
 """
 
 from __future__ import annotations
@@ -17,13 +16,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
+from apex_exec.ledger import messages
 from apex_exec.ledger.audit import EXPIRE_ROWS, AuditStore, database_path
 from apex_exec.ledger.clock import WARN_NS, RetentionClock
 from apex_exec.ledger.reading import utc_text
 from apex_exec.ledger.records import LedgerError
-from apex_exec.wire.frames import FrameBuffer, pack_frame
+from apex_exec.wire.side_link import BlockingEnd
 
 GROUP_SECONDS = 0.007
 """How long the first record of a group waits for others; DESIGN allows 10 ms, the loop's own hold is in it too."""
@@ -51,7 +49,7 @@ class _Ledger:
         state_dir = Path(settings["state_dir"])
         self.path = database_path(settings["url"], state_dir)
         self.state_dir, self.settings = state_dir, settings
-        self.fd: int = link.fileno()
+        self.link = BlockingEnd(link.fileno(), (messages.Batch,), RECEIVE_BYTES)
         self.group_seconds = 0.0 if settings["durability"] == "strict" else GROUP_SECONDS
         self.store: AuditStore | None = None
         self.lines: list[bytes | list[Any]] = []
@@ -68,29 +66,15 @@ class _Ledger:
         self.warned = ""
 
     # ------------------------------------------------------------------ the link
-    def send(self, *message: Any) -> None:
-        data = memoryview(pack_frame(msgspec.msgpack.encode(message)))
-        try:
-            while data:
-                try:
-                    data = data[os.write(self.fd, data) :]
-                except BlockingIOError:
-                    select.select([], [self.fd], [])
-        except OSError:
-            return  # the supervisor is gone; what matters now is the commit
-
-    def take(self, body: bytes) -> None:
-        """Takes one frame of the supervisor's."""
-        message = msgspec.msgpack.decode(body)
-        if message[0] != "batch":
-            return
+    def take(self, batch: messages.Batch) -> None:
+        """Takes one batch of the supervisor's."""
         if self.last_index is None and not self.failing:
             self.due = time.monotonic() + self.group_seconds
         base = len(self.lines)
-        self.lines += message[2]
-        for offset, key in message[3]:
+        self.lines += batch.lines
+        for offset, key in batch.keys:
             self.keys[base + offset] = key
-        self.last_index = message[1]
+        self.last_index = batch.last_index
 
     # ------------------------------------------------------------------ writing
     def fail(self, reason: str) -> None:
@@ -98,7 +82,7 @@ class _Ledger:
         self.due = time.monotonic() + self.backoff
         self.backoff = min(self.backoff * 2, RETRY_SECONDS_MAX)
         if reason != self.failing:
-            self.send("failing", reason)
+            self.link.send(messages.Failing(reason))
         self.failing = reason
 
     def commit(self) -> None:
@@ -108,7 +92,7 @@ class _Ledger:
             if self.store is None:
                 self.store = AuditStore(self.path, self.state_dir, self.settings["min_free_bytes"],
                                         self.settings["trail"], self.settings.get("anchor", ""))
-                self.send("ready", self.store.last_index)
+                self.link.send(messages.Ready(self.store.last_index))
             if self.last_index is not None or self.failing or opened:  # without records it is a probe
                 self.store.append_lines(self.lines, self.keys, self.last_index or self.store.last_index)
         except LedgerError as error:
@@ -117,10 +101,10 @@ class _Ledger:
         self.lines, self.keys = [], {}
         if self.failing:
             self.failing = ""
-            self.send("recovered")
+            self.link.send(messages.Recovered())
         self.backoff = RETRY_SECONDS_MIN
         if self.last_index is not None:
-            self.send("committed", self.last_index)
+            self.link.send(messages.Committed(self.last_index))
         self.last_index = None
 
     def upkeep(self, now: float) -> None:
@@ -163,7 +147,7 @@ class _Ledger:
     def stats(self, store: AuditStore) -> None:
         """Sends the figures, and a warning while the disk is filling up."""
         free, wanted = store.free_bytes(), store.min_free_bytes
-        self.send("stats", {"databaseBytes": store.size_bytes(), "freeBytes": free, "events": store.seq})
+        self.link.send(messages.Stats(store.size_bytes(), free, store.seq))
         low = free < WARN_FACTOR * wanted
         if low and not self.low:
             self.warn(f"{free} bytes are free beside the audit database; below {wanted} (audit.min_free_bytes) "
@@ -173,14 +157,13 @@ class _Ledger:
     def warn(self, text: str) -> None:
         """Says it, once until something else is said."""
         if text != self.warned:
-            self.send("warning", text)
+            self.link.send(messages.Warned(text))
         self.warned = text
 
     # ------------------------------------------------------------------ the loop
     def run(self) -> None:
         """Serves until the link has ended and what it held is committed, or cannot be."""
-        frames = FrameBuffer()
-        while self.turn(frames):
+        while self.turn():
             pass
         end = time.monotonic() + DRAIN_SECONDS_MAX
         while (self.last_index is not None or self.failing) and (now := time.monotonic()) < end:
@@ -192,7 +175,7 @@ class _Ledger:
             with contextlib.suppress(OSError):  # a head that is behind is legal
                 self.store.close()
 
-    def turn(self, frames: FrameBuffer) -> bool:
+    def turn(self) -> bool:
         """Waits for the link or the next duty and does it; False at the link's end."""
         now = time.monotonic()
         if (self.last_index is not None or self.failing or self.store is None) and now >= self.due:
@@ -204,18 +187,13 @@ class _Ledger:
             # A group is forming. Sleeping, not polling: every frame that arrives would wake this process.
             time.sleep(max(0.0, self.due - now))
         wait = 0.0 if self.last_index is not None and not self.failing else max(0.0, self.next_duty() - now)
-        reads = [self.fd] if len(self.lines) < PENDING_LINES_MAX else []
+        reads = [self.link] if len(self.lines) < PENDING_LINES_MAX else []
         if not select.select(reads, [], [], wait)[0]:
             return True
-        try:
-            data = os.read(self.fd, RECEIVE_BYTES)
-        except BlockingIOError:
-            return True
-        except ConnectionResetError:
-            data = b""
-        for body in frames.feed(data):
-            self.take(body)
-        return bool(data)
+        batches = self.link.receive()
+        for batch in batches or ():
+            self.take(batch)
+        return batches is not None
 
     def next_duty(self) -> float:
         """When something is to be done although nothing arrives."""
@@ -236,5 +214,4 @@ def main(link: Any, settings: dict[str, Any]) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with contextlib.suppress(OSError):
         os.nice(NICE)
-    os.set_blocking(link.fileno(), False)
     _Ledger(link, settings).run()

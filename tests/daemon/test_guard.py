@@ -48,7 +48,7 @@ def main():
         "flush": ("executor.worker_link", "WorkerLink", "flush", lambda self: cursed(self.spec.id)),
         "message": ("executor.worker_protocol", "WorkerProtocol", "_answered",
                     lambda self, link, *_: cursed(link.spec.id)),
-        "verdict": ("daemon.hosts.requests", "Requests", "verdict",
+        "verdict": ("daemon.hosts.verdicts", "Verdicts", "verdict",
                     lambda self, told: cursed(told.plugin) and not told.code),
         "end": ("executor.resource_monitor", "Governing", "worker_gone",
                 lambda self, worker, _: cursed(self._workers[worker].plugin)),

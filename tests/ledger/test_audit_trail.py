@@ -16,6 +16,7 @@ import pytest
 
 from apex_exec.config import load_settings
 from apex_exec.daemon.sides.audit_trail import DOWN_NS, HOLD_NS, LATE_NS, AuditTrail
+from apex_exec.ledger import messages
 from apex_exec.ledger.reading import read_events
 from apex_exec.ledger.records import AuditRecord
 from apex_exec.ledger.verify import verify
@@ -134,9 +135,9 @@ def test_the_time_until_which_all_is_fine_admits_no_more_than_admits_does(group:
         return time.monotonic_ns() <= trail.fine_until_ns
 
     assert fine() and group.admits()
-    trail._told(["failing", "no disk"])
+    trail.side.take(messages.Failing("no disk"))
     assert not fine() and not group.admits()
-    trail._told(["recovered"])
+    trail.side.take(messages.Recovered())
     assert fine()
     os.kill(trail.side.pid, signal.SIGSTOP)
     try:

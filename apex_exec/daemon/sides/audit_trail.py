@@ -25,6 +25,7 @@ import msgspec
 from apex_exec.config import Settings
 from apex_exec.daemon.duties import NEVER_NS, Duty
 from apex_exec.daemon.sides.side_process import SideProcess
+from apex_exec.ledger import messages
 from apex_exec.ledger.records import AuditRecord, Execution, encode_line, execution_record
 
 MS_NS = 1_000_000
@@ -82,7 +83,13 @@ class AuditTrail:
             "state_dir": str(settings.state_path), "url": settings.database_url(audit.url),
             "durability": audit.durability, "retention_days": audit.retention_days,
             "min_free_bytes": audit.min_free_bytes, "anchor": audit.anchor, "trail": secrets.token_hex(16)},
-            on_message=self._told, on_down=self._down, restart_max_ns=RESTART_MAX_NS)
+            handlers={
+                messages.Committed: self._ledger_committed,
+                messages.Ready: self._ledger_ready, messages.Failing: self._ledger_fails,
+                messages.Recovered: self._ledger_recovered, messages.Warned: self._ledger_warns,
+                messages.Stats: self._ledger_figures},
+            on_down=self._down, exact=True,  # a message that is missed may be a commit; the next ledger begins with it
+            restart_max_ns=RESTART_MAX_NS)
         self._metrics = metrics
         self._log = log
         self._index = 0  # of the last record taken
@@ -244,10 +251,10 @@ class AuditTrail:
         if executions:
             self._metrics.inc("audit_events_total", ("plugin.execution",), executions)
         try:
-            body = _encode(["batch", self._index, lines, keys])
+            body = _encode(messages.Batch(self._index, lines, keys))
         except (TypeError, ValueError, OverflowError):  # a string that is no UTF-8, say: each as a line of its own
             lines = [line if isinstance(line, bytes) else encode_line(execution_record(line)) for line in lines]
-            body = _encode(["batch", self._index, lines, keys])
+            body = _encode(messages.Batch(self._index, lines, keys))
         batch = _Batch(self._index, self._buffer_ns, body)
         self._batches.append(batch)
         self._bytes += len(batch.body)
@@ -257,50 +264,51 @@ class AuditTrail:
             self.side.send_body(batch.body)
 
     # ------------------------------------------------------------------ the ledger process
-    def _told(self, message: list[Any]) -> None:
-        try:
-            self._take(message)
-        except Exception:  # what it has committed may not be known now; the next ledger begins by saying so
-            self.side.kill()
-            raise
+    def _ledger_ready(self, message: messages.Ready) -> None:
+        self._ready = True
+        self._down_ns = 0
+        self._commit(message.last_index)
+        for batch in self._batches:
+            self.side.send_body(batch.body)
+        self._say_health("")
+        self._admit_again()
 
-    def _take(self, message: list[Any]) -> None:
-        self._take_word(message)
-        if self._refusing and self.admits(_clock_ns()):
-            self._refusing = False
-            self._on_admitted()
+    def _ledger_committed(self, message: messages.Committed) -> None:
+        self._commit(message.last_index)
+        if self._refusing:
+            self._admit_again()
+
+    def _ledger_fails(self, message: messages.Failing) -> None:
+        if not self._failing:
+            self._log("error", f"audit: {message.reason}; no work is admitted until it is mended")
+        self._failing = message.reason
+        self._set_fine()
+        self._say_health(self._failing)
+        self._refuse()
+
+    def _ledger_recovered(self, _: messages.Recovered) -> None:
+        self._failing = ""
+        self._set_fine()
+        self._log("warning", "audit: the ledger writes again")
+        self._say_health("" if self._ready else "the ledger is starting")
+        self._admit_again()
+
+    def _ledger_warns(self, message: messages.Warned) -> None:
+        self._log("warning", f"audit: {message.text}")
+
+    def _ledger_figures(self, message: messages.Stats) -> None:
+        self._metrics.set("audit_database_bytes", (), message.database_bytes)
+        self._admit_again()
 
     def _refuse(self) -> None:
         self._refusing = True
         self._on_refused()
 
-    def _take_word(self, message: list[Any]) -> None:
-        word = message[0]
-        if word == "committed":
-            self._commit(message[1])
-        elif word == "ready":
-            self._ready = True
-            self._down_ns = 0
-            self._commit(message[1])
-            for batch in self._batches:
-                self.side.send_body(batch.body)
-            self._say_health("")
-        elif word == "failing":
-            if not self._failing:
-                self._log("error", f"audit: {message[1]}; no work is admitted until it is mended")
-            self._failing = message[1]
-            self._set_fine()
-            self._say_health(self._failing)
-            self._refuse()
-        elif word == "recovered":
-            self._failing = ""
-            self._set_fine()
-            self._log("warning", "audit: the ledger writes again")
-            self._say_health("" if self._ready else "the ledger is starting")
-        elif word == "warning":
-            self._log("warning", f"audit: {message[1]}")
-        elif word == "stats":
-            self._metrics.set("audit_database_bytes", (), message[1]["databaseBytes"])
+    def _admit_again(self) -> None:
+        """Work that was refused is admitted again, if it may be now."""
+        if self._refusing and self.admits(_clock_ns()):
+            self._refusing = False
+            self._on_admitted()
 
     def _commit(self, index: int) -> None:
         now_ns = _clock_ns()

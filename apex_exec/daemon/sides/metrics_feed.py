@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from apex_exec.core.limits import SECOND_NS
 from apex_exec.daemon.duties import Duty
 from apex_exec.daemon.sides.side_process import SideProcess
+from apex_exec.observe.messages import Beat
 from apex_exec.observe.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class MetricsFeed:
         self.side = SideProcess(
             "exporter", "apex_exec.observe.exporter:main",
             {"listener": listener, "per_plugin_histograms": metrics.per_plugin_histograms},
-            on_message=lambda _: None, on_up=metrics.resend)
+            handlers={}, on_up=metrics.resend)
         self.duty = Duty("metrics feed", 0, self._hand_over)
 
     def _hand_over(self, now_ns: int) -> bool:
@@ -39,7 +40,7 @@ class MetricsFeed:
         if now_ns >= self._begins_ns:
             self._begins_ns = now_ns + EXPORT_NS
             self._left = EXPORT_SERIES
-            self.side.send(["beat"])
+            self.side.send(Beat())
         self._left -= PORTION
         for message in self._metrics.changes(PORTION):
             if not self.side.send(message) and self.side.up:

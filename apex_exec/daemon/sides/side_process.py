@@ -22,6 +22,7 @@ from apex_exec.executor import scheduling_priority
 from apex_exec.observe.logs import log_beside
 from apex_exec.sandbox.bare import BareProcess, Connection
 from apex_exec.wire.frames import FrameBuffer, pack_frame
+from apex_exec.wire.side_link import Handlers, decoder_of
 
 if TYPE_CHECKING:
     from apex_exec.executor.loop import Loop
@@ -74,20 +75,22 @@ class SideProcess:
 
     ``target`` names a function, as "package.module:function": ``main(link: Connection, settings: dict)`` is run in the
     new process with the other end of the link and returns at EOF. Only that process imports the module, so that the
-    supervisor loads no database code. ``on_message`` gets each decoded frame; ``on_up`` is called after every
-    start, ``on_down`` after every death (what was in flight is the caller's to answer). All three run in the loop.
+    supervisor loads no database code. ``handlers`` take its messages, by type (``wire/side_link.py``); ``on_up`` is
+    called after every start, ``on_down`` after every death (what was in flight is the caller's to answer). All of them
+    run in the loop. With ``exact`` a message that cannot be taken ends the process: its owner must not miss one.
     """
 
-    def __init__(self, name: str, target: str, settings: dict[str, Any], *,
-                 on_message: Callable[[Any], None], on_up: Callable[[], None] = lambda: None,
-                 on_down: Callable[[], None] = lambda: None, restart_max_ns: int = RESTART_MAX_NS) -> None:
+    def __init__(self, name: str, target: str, settings: dict[str, Any], *, handlers: Handlers,
+                 on_up: Callable[[], None] = lambda: None, on_down: Callable[[], None] = lambda: None,
+                 exact: bool = False, restart_max_ns: int = RESTART_MAX_NS) -> None:
         self.name = name
         self.pid = 0
         self.on_lost: Callable[[str], None] = lambda _: None
         """Told how the process ended, in words, each time it dies; the supervisor sets it."""
         self._target = target
         self._settings = settings
-        self._on_message = on_message
+        self.handlers = handlers
+        self._exact = exact
         self._on_up = on_up
         self._on_down = on_down
         self._socket: socket.socket | None = None
@@ -97,7 +100,7 @@ class SideProcess:
         """Told of a message that could not be taken; the loop sets it."""
         self.polled_write = False  # the loop's own note: whether it waits for room
         self._frames = FrameBuffer()
-        self._decode = msgspec.msgpack.Decoder().decode
+        self._decode = decoder_of(handlers)
         self._started_ns = 0
         self._backoff_ns = RESTART_MIN_NS
         self._restart_max_ns = restart_max_ns
@@ -143,7 +146,7 @@ class SideProcess:
         self._started_ns = now_ns
         self._tell(self._on_up, "start")
 
-    def send(self, message: Any) -> bool:
+    def send(self, message: msgspec.Struct) -> bool:
         """Queues one message and writes what fits. False where it is down or full: the message was not taken."""
         return self.send_body(_encode(message))
 
@@ -190,10 +193,16 @@ class SideProcess:
             return False
         for body in bodies:
             try:
-                self._on_message(self._decode(body))
+                self.take(self._decode(body))
             except Exception as error:
+                if self._exact:
+                    self.kill()
                 self.on_failed(f"message of the {self.name}", error)
         return True
+
+    def take(self, message: msgspec.Struct) -> None:
+        """Gives one message of the process to its handler."""
+        self.handlers[type(message)](message)
 
     def _lost(self, now_ns: int) -> None:
         self._release()
