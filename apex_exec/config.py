@@ -11,9 +11,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
 from apex_exec.catalogue.declared import check_names, hook_of
+from apex_exec.catalogue.limits import LIMITS, MEMORY_MB_MAX, PLATFORM_LIMITS, Limits, default_of, type_of
 from apex_exec.errors import ConfigError
 
 ENV_PREFIX = "APEX_EXEC_"
@@ -23,13 +33,6 @@ SOCKET_PATH_BYTES_MAX = 107
 """Longest path of a unix socket on Linux (sun_path less its NUL)."""
 
 
-TIMEOUT_MS_MAX = 3_600_000
-MEMORY_MB_MAX = 1_048_576
-CPU_PERCENT_MIN = 0.1
-"""A thousandth of a core. The wait for CPU time is a debt divided by the share, so a share has a floor: with less of it
-a plugin would wait for hours after a single call, and with far less the division overflows."""
-NETWORK_PER_MINUTE_MAX = 1_000_000
-"""The widest limits of a plugin, for the platform's policy and for a manifest alike."""
 PORT_MAX = 65_535
 COUNT_MAX = 1_000_000
 """Most of anything that is counted: far above what a machine holds, far below where a product of two overflows."""
@@ -129,16 +132,17 @@ class PoolSection(_Section):
     spare_workers: int = Field(default=2, ge=0, le=64)
 
 
-class LimitsSection(_Section):
-    """The platform's policy; a manifest may lower it. ``cpu_burst_seconds`` is the depth of a plugin's CPU bucket;
-    API calls above ``api_calls_per_second`` are taken later, not refused."""
+_LimitKeys: Any = create_model("_LimitKeys", __base__=_Section, **{
+    name: (type_of(name), Field(default=type_of(name)(default_of(name)), ge=limit.low, le=limit.high))
+    for name, limit in (LIMITS | PLATFORM_LIMITS).items()})  # type: ignore[call-overload]  # the catalogue's names
 
-    timeout_ms: int = Field(default=5000, ge=1, le=TIMEOUT_MS_MAX)
-    memory_mb: int = Field(default=50, ge=1, le=MEMORY_MB_MAX)
-    cpu_percent: float = Field(default=10, ge=CPU_PERCENT_MIN, le=100)
-    cpu_burst_seconds: float = Field(default=0.5, ge=0.001, le=3600)
-    network_per_minute: int = Field(default=100, ge=0, le=NETWORK_PER_MINUTE_MAX)
-    api_calls_per_second: int = Field(default=500, ge=1, le=1_000_000)
+
+class LimitsSection(_LimitKeys):  # type: ignore[misc]  # it is made of the catalogue
+    """The platform's policy; a manifest may lower it. Every key is in ``catalogue.limits``."""
+
+    def policy(self) -> Limits:
+        """The limits of a plugin whose manifest lowers none."""
+        return Limits(**{name: getattr(self, name) for name in LIMITS})
 
 
 Uid = Annotated[int, Field(ge=1, le=2**32 - 2)]

@@ -21,7 +21,7 @@ class Extra(NamedTuple):
 
 
 EXTRAS = {
-    "registry": Extra(("sqlalchemy",), "installs, signs, approves and remembers plugins; the marketplace"),
+    "registry": Extra(("sqlalchemy", "alembic"), "installs, signs, approves and remembers plugins; the marketplace"),
     "data": Extra(("sqlglot",), "lets plugins query and write the platform's database"),
     "postgres": Extra(("psycopg", "psycopg_pool"), "databases on PostgreSQL"),
     "fetch": Extra(("aiohttp",), "lets plugins make HTTP requests"),

@@ -43,6 +43,8 @@ from apex_exec.executor import accounts, link_reader, overhead, worker_protocol
 from apex_exec.executor.guard import Guard
 from apex_exec.executor.local import LocalExecutor
 from apex_exec.executor.loop import Loop
+from apex_exec.executor.runtimes import PYTHON
+from apex_exec.executor.zygote_keeper import ZygoteSource
 from apex_exec.observe.logs import Logs
 from apex_exec.observe.metrics import Metrics
 from apex_exec.wire.frames import FrameBuffer, pack_frame
@@ -164,9 +166,10 @@ class Rig:
         pool = Pool(PoolLimits(), BreakerPolicy(), random.random)
         driver = CoreDriver(pool, guard, metrics, logs)
         self.workers = LocalExecutor(
-            self.loop, start_zygote=lambda: self.zygote, zygote=self.zygote,  # type: ignore[arg-type,return-value]
-            sandboxing=Sandboxing(), source=Source(), spares=0,  # type: ignore[arg-type]  # played here, all four
-            step=driver.step, metrics=metrics, logs=logs, failed=guard.failed)
+            self.loop, zygotes=[ZygoteSource(
+                PYTHON.name, lambda: self.zygote, self.zygote)],  # type: ignore[arg-type,return-value]  # played here
+            sandboxing=Sandboxing(), source=Source(), spares=0, step=driver.step, metrics=metrics, logs=logs,
+            failed=guard.failed)
         self.trail = self._trail(driver, metrics) if audited else None
         trail = self.trail or absent.NoTrail()
         connect_executor(self.workers, pool=pool, governing=monitor, api=api, audit=trail)

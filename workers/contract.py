@@ -9,3 +9,24 @@ FILLS_USER = frozenset(("onDashboardLoad", "onAuthSuccess"))
 """Hooks whose params get ``userId`` if the host has left it out."""
 WIDGETS = {"onDashboardLoad": "customWidgets"}
 """Hooks whose results hold widgets, and in which field."""
+PERMISSIONS = {
+    "query": "data:read",
+    "insert": "data:write",
+    "update": "data:write",
+    "delete": "data:write",
+    "renderWidget": "ui:render",
+    "emit": "events:emit",
+    "fetch": "network:fetch",
+}
+"""The permission that each API method takes."""
+PREFIXES = {
+    "admin.users.": "admin:users",
+    "admin.billing.": "admin:billing",
+    "system.config.": "system:config",
+}
+"""The permission that a host method takes, by the beginning of its name."""
+CARRIED = frozenset(("renderWidget", "emit", "call"))
+"""API methods whose parameters a host reads: they are held to the rule for results. Those of any other method are the
+gateway's, which takes a UUID or a Decimal as text."""
+EFFECTS = frozenset(("renderWidget", "emit"))
+"""API methods that ask for something which the reply carries to the host."""

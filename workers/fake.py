@@ -16,9 +16,6 @@ from workers import contract
 from workers.sdk import Api, ApiError, HookContext, PermissionDenied, Plugin
 
 USER = "11111111-2222-4333-8444-555555555555"
-_PERMISSIONS = {"query": "data:read", "insert": "data:write", "update": "data:write", "delete": "data:write",
-                "renderWidget": "ui:render", "emit": "events:emit", "fetch": "network:fetch"}
-_ADMIN = {"admin.users.": "admin:users", "admin.billing.": "admin:billing", "system.config.": "system:config"}
 
 
 class FakePlatform:
@@ -44,7 +41,7 @@ class FakePlatform:
     @property
     def effects(self) -> list[tuple[str, dict[str, Any]]]:
         """What was rendered and emitted, in order."""
-        return [(method, params) for method, params in self.asked if method in ("renderWidget", "emit")]
+        return [(method, params) for method, params in self.asked if method in contract.EFFECTS]
 
     def call(self, hook: str, params: dict[str, Any] | None = None, *, timeout_ms: float = 5000) -> Any:
         """Runs a hook as a worker does and returns its result; what it raises passes through."""
@@ -72,9 +69,10 @@ class FakePlatform:
     def _ask(self, _seq: int, method: str, params: dict[str, Any]) -> Any:
         self.asked.append((method, params))
         if method == "call":
-            wanted = next((p for prefix, p in _ADMIN.items() if str(params["method"]).startswith(prefix)), "")
+            name = str(params["method"])
+            wanted = next((p for prefix, p in contract.PREFIXES.items() if name.startswith(prefix)), "")
         else:
-            wanted = _PERMISSIONS[method]
+            wanted = contract.PERMISSIONS[method]
         if wanted not in self.permissions:
             raise PermissionDenied("permission_denied", f"{method} needs {wanted or 'an admin permission'}",
                                    method=method)

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from workers.api_methods import ApiMethods
+
 Hook = TypeVar("Hook", bound=Callable[..., Any])
 
 
@@ -88,7 +90,7 @@ class _Failed:
         yield
 
 
-class Api:
+class Api(ApiMethods):
     """The platform's API. Every method blocks until the supervisor has answered; an async hook may await it.
 
     Calls of one hook are made one after another, those given to ``asyncio.gather`` in its order. ``seq`` is the call
@@ -107,38 +109,6 @@ class Api:
             return _Done(self._ask(self._seq, api_method, params))
         except ApiError as error:
             return _Failed(error)
-
-    def query(self, sql: str, params: list[Any] | None = None) -> Any:
-        """Rows of the caller's own data (``data:read``)."""
-        return self._call("query", sql=sql, params=params or [])
-
-    def insert(self, table: str, values: dict[str, Any]) -> Any:
-        """Adds one row owned by the caller (``data:write``)."""
-        return self._call("insert", table=table, values=values)
-
-    def update(self, table: str, values: dict[str, Any], where: dict[str, Any]) -> Any:
-        """Changes the caller's rows that match ``where`` (``data:write``)."""
-        return self._call("update", table=table, values=values, where=where)
-
-    def delete(self, table: str, where: dict[str, Any]) -> Any:
-        """Deletes the caller's rows that match ``where`` (``data:write``)."""
-        return self._call("delete", table=table, where=where)
-
-    def render_widget(self, component: str, props: dict[str, Any] | None = None) -> Any:
-        """Asks the platform to render ``component`` (``ui:render``)."""
-        return self._call("renderWidget", component=component, props=props or {})
-
-    def emit(self, event: str, payload: Any = None) -> Any:
-        """Asks the platform to emit ``event`` (``events:emit``)."""
-        return self._call("emit", event=event, payload=payload)
-
-    def fetch(self, url: str, method: str = "GET", headers: dict[str, str] | None = None, body: Any = None) -> Any:
-        """One HTTP request through the gateway (``network:fetch``)."""
-        return self._call("fetch", url=url, method=method, headers=headers or {}, body=body)
-
-    def call(self, method: str, params: dict[str, Any] | None = None) -> Any:
-        """A host method (admin permissions)."""
-        return self._call("call", method=method, params=params or {})
 
 
 class HookContext:

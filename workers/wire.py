@@ -1,8 +1,8 @@
-"""The inner link's messages: what supervisor and worker say to each other, one ZMTP frame a message.
+"""The inner link's messages: what the supervisor and a worker say to each other, one message in a ZMTP frame.
 
-Arrays, not maps, each opened by its tag, so that coding stays near a microsecond. Both sides decode into
-these types and nothing else; the supervisor trusts none of a worker's fields. Bodies (``params``,
-``result``) travel as undecoded MessagePack (``msgspec.Raw``) where the carrier does not need to look inside.
+Messages are arrays that begin with their tag, and not maps, so that encoding one takes about a microsecond. Both sides
+decode into these types and nothing else; the supervisor trusts no field of a worker's. Bodies (``params``, ``result``)
+travel as undecoded MessagePack (``msgspec.Raw``) if the carrier need not look inside.
 """
 
 from __future__ import annotations
@@ -11,24 +11,30 @@ from typing import Annotated, Any
 
 import msgspec
 
-# --- bounds. Each is what one worker may make the supervisor hold or do.
+# --- bounds. Each limits what one worker can make the supervisor hold or do.
 FRAME_BYTES_MAX = 4 * 1024 * 1024
-"""Largest frame accepted on the link, either way. A bundle is the largest honest one (supervisor to worker)."""
+"""Largest frame that the link accepts, in either direction. The largest honest one is a bundle, on its way to a
+worker."""
 WORKER_FRAME_BYTES_MAX = 1024 * 1024 + 65536
-"""Largest frame a worker may send: a 1 MiB result and its envelope. Above: WORKER_VIOLATION."""
+"""Largest frame that a worker may send: a 1 MiB result and its envelope. A larger one is a WORKER_VIOLATION."""
 RESULT_BYTES_MAX = 1024 * 1024
-"""Largest encoded result. Above: INVALID_OUTPUT (the worker checks first; the supervisor decides)."""
+"""Largest encoded result. A larger one is INVALID_OUTPUT; the worker checks first, and the supervisor decides."""
 TRACEBACK_BYTES_MAX = 8192
 LOG_BYTES_MAX = 8192
-"""Largest text of one log line; longer ones are cut by the worker, in characters."""
+"""Largest text of one log line, in characters; the worker cuts longer ones."""
 LOG_FRAME_BYTES_MAX = 4 * LOG_BYTES_MAX + 256
-"""Largest encoded Log: LOG_BYTES_MAX characters of four bytes, its level and its envelope. Above: WORKER_VIOLATION."""
+"""Largest encoded Log: LOG_BYTES_MAX characters of four bytes, a level and an envelope. A larger one is a
+WORKER_VIOLATION."""
 API_PARAMS_BYTES_MAX = 256 * 1024
 DEPTH_MAX = 64
 """Deepest nesting of a payload or a result."""
 
+EXIT_JAIL, EXIT_LOAD = 70, 71
+"""A worker's exit status if it could not be jailed, or its plugin could not be loaded."""
+
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-"""A worker's number for something. What else it counts (CPU time, a wait) is cut where it is used, to what can be."""
+"""A number by which a worker names something. What a worker measures (CPU time, a wait) is cut to a possible value by
+whoever uses it."""
 
 API_CODES = {
     "permission_denied": "the plugin has no such permission, or no valid approval for it",
@@ -68,9 +74,9 @@ API_CODES = {
 
 # --- supervisor to worker
 class Load(msgspec.Struct, array_like=True, tag="load", gc=False):
-    """First message after Booted: the plugin, from memory. ``files`` maps bundle paths to their bytes.
+    """The plugin, from memory: the first message after Booted. ``files`` maps paths in the bundle to their bytes.
 
-    ``mode``: ``serve``, ``probe`` (load, say what it declares, leave) or ``test`` (run its tests).
+    ``mode`` is ``serve``, ``probe`` (load it, say what it declares, leave) or ``test`` (run its tests).
     """
 
     plugin: str
@@ -83,17 +89,24 @@ class Load(msgspec.Struct, array_like=True, tag="load", gc=False):
 
 
 class Call(msgspec.Struct, array_like=True, tag="call", gc=False):
-    """One hook to run. ``seq`` counts up by one per link from 0; ``deadline_ns`` is absolute CLOCK_MONOTONIC."""
+    """One hook to run. ``seq`` counts up by one per link from 0.
+
+    ``deadline_ns`` is absolute CLOCK_MONOTONIC of the machine that the worker runs on, and is what the call is judged
+    by. ``left_ns`` is how long that was away when the call was decided on: whoever carries the call to a worker on
+    another machine sets ``deadline_ns`` anew from its own clock, since no two machines share one.
+    """
 
     seq: int
     hook: str
     user_id: str
     deadline_ns: int
+    left_ns: int
     params: msgspec.Raw
 
 
 class ApiReply(msgspec.Struct, array_like=True, tag="api_reply", gc=False):
-    """Answer to an ApiCall. On ``ok`` ``value`` is the result; else ``code``/``message`` say why."""
+    """The answer to an ApiCall. If ``ok``, ``value`` is the result; else ``code`` and ``message`` say why there is
+    none."""
 
     api_id: int
     ok: bool
@@ -104,21 +117,21 @@ class ApiReply(msgspec.Struct, array_like=True, tag="api_reply", gc=False):
 
 
 class Ping(msgspec.Struct, array_like=True, tag="ping", gc=False):
-    """Answered with a Pong in order, so it proves the real path."""
+    """Is answered with a Pong in its turn, and so proves the way that calls take."""
 
     nonce: int
 
 
 class Recall(msgspec.Struct, array_like=True, tag="recall", gc=False):
-    """The calls ``seqs`` of this link are not to begin; each that has not is answered with Skipped, whatever its
-    deadline. It counts as soon as it is read, before the calls that arrived ahead of it have had their turn."""
+    """The calls ``seqs`` of this link are not to begin. Each that has not begun is answered with Skipped, whatever its
+    deadline. A Recall counts as soon as it is read, before the calls that arrived ahead of it have their turn."""
 
     seqs: list[int]
 
 
 # --- worker to supervisor
 class LayerReport(msgspec.Struct, array_like=True, gc=False):
-    """What came of one jail layer. ``state``: active, degraded, absent, waived, failed, lied."""
+    """What came of one layer of the jail. ``state`` is active, degraded, absent, waived, failed or lied."""
 
     layer: str
     state: str
@@ -127,14 +140,15 @@ class LayerReport(msgspec.Struct, array_like=True, gc=False):
 
 
 class Booted(msgspec.Struct, array_like=True, tag="booted", gc=False):
-    """The jail was applied and self-tested; nothing of the plugin is loaded yet."""
+    """The jail is applied and has passed its self-test; nothing of the plugin is loaded yet."""
 
     layers: list[LayerReport]
     data_bytes: int = 0
 
 
 class Ready(msgspec.Struct, array_like=True, tag="ready", gc=False):
-    """The plugin is loaded. ``hooks`` and ``permissions`` are what its code declares, ``uses_loop`` whether asyncio."""
+    """The plugin is loaded. Its code declares ``hooks`` and ``permissions``; ``uses_loop`` says whether it has
+    asyncio."""
 
     plugin: str
     version: str
@@ -144,7 +158,7 @@ class Ready(msgspec.Struct, array_like=True, tag="ready", gc=False):
 
 
 class Failed(msgspec.Struct, array_like=True, tag="failed", gc=False):
-    """The worker cannot serve; it exits next. ``stage``: jail, selftest, load."""
+    """The worker cannot serve and exits next. ``stage`` is jail, selftest or load."""
 
     stage: str
     layer: str
@@ -154,7 +168,7 @@ class Failed(msgspec.Struct, array_like=True, tag="failed", gc=False):
 
 
 class Reply(msgspec.Struct, array_like=True, tag="reply", gc=False):
-    """The hook returned ``result``. ``cpu_ns`` is the worker's own reading and only indicative."""
+    """The hook returned ``result``. ``cpu_ns`` is the worker's own reading, which nobody relies on."""
 
     seq: Number
     result: msgspec.Raw
@@ -162,7 +176,7 @@ class Reply(msgspec.Struct, array_like=True, tag="reply", gc=False):
 
 
 class Raised(msgspec.Struct, array_like=True, tag="raised", gc=False):
-    """The hook raised. ``api_code`` where an API error went unhandled; ``memory`` where it was a MemoryError."""
+    """The hook raised. ``api_code`` is set if it did not handle an API error, ``memory`` if it raised a MemoryError."""
 
     seq: Number
     exception: str
@@ -176,7 +190,7 @@ class Raised(msgspec.Struct, array_like=True, tag="raised", gc=False):
 
 
 class BadOutput(msgspec.Struct, array_like=True, tag="bad_output", gc=False):
-    """The hook returned what no MessagePack value of the protocol can hold; ``path`` says where."""
+    """The hook returned something that is no value of the protocol; ``path`` says where in the result it is."""
 
     seq: Number
     path: str
@@ -185,7 +199,8 @@ class BadOutput(msgspec.Struct, array_like=True, tag="bad_output", gc=False):
 
 
 class BadInput(msgspec.Struct, array_like=True, tag="bad_input", gc=False):
-    """The call's payload is no MessagePack: the host's fault, which the supervisor sees for itself. No hook ran."""
+    """The call's payload is not MessagePack. That is the host's fault, and the supervisor checks it for itself. No hook
+    ran."""
 
     seq: Number
     message: str
@@ -199,7 +214,7 @@ class Skipped(msgspec.Struct, array_like=True, tag="skipped", gc=False):
 
 
 class ApiCall(msgspec.Struct, array_like=True, tag="api", gc=False):
-    """The hook running as ``seq`` asks for something outside. ``api_id`` counts up per link."""
+    """The hook that runs as ``seq`` asks for something outside. ``api_id`` counts up on each link."""
 
     seq: Number
     api_id: Number
@@ -208,20 +223,21 @@ class ApiCall(msgspec.Struct, array_like=True, tag="api", gc=False):
 
 
 class Log(msgspec.Struct, array_like=True, tag="log", gc=False):
-    """One line of the plugin's log or stdout. ``level``: debug, info, warning, error, stdout, stderr."""
+    """One line of the plugin's log or output. ``level`` is debug, info, warning, error, stdout or stderr."""
 
     level: str
     text: str
 
 
 class Pong(msgspec.Struct, array_like=True, tag="pong", gc=False):
-    """Answer to Ping."""
+    """The answer to a Ping."""
 
     nonce: Number
 
 
 class Tested(msgspec.Struct, array_like=True, tag="tested", gc=False):
-    """What came of a bundle's tests (mode ``test``). ``arcs``: path → jumps between lines; none of it is proof."""
+    """What came of a bundle's tests (mode ``test``). ``arcs`` maps a path to jumps between lines. Nothing of this is
+    proof, since the code that was tested could have written it."""
 
     passed: Number
     failed: Number
@@ -231,7 +247,7 @@ class Tested(msgspec.Struct, array_like=True, tag="tested", gc=False):
 
 
 class Testing(msgspec.Struct, array_like=True, tag="testing", gc=False):
-    """The test ``name`` begins (mode ``test``); so many have passed and failed before it. Only for whoever looks on."""
+    """The test ``name`` begins (mode ``test``), after so many that ``passed`` and ``failed``. For whoever watches."""
 
     name: str
     passed: Number
@@ -239,9 +255,10 @@ class Testing(msgspec.Struct, array_like=True, tag="testing", gc=False):
 
 
 class Placed(msgspec.Struct, array_like=True, tag="placed", gc=False):
-    """Mode ``test``: sent before any line of the bundle runs; then a Ping is waited for.
+    """Sent in mode ``test`` before any line of the bundle runs; the worker then waits for a Ping.
 
-    ``places``: path → (line that a statement begins in, address of bytecode where it is entered), maybe several a line.
+    ``places`` maps a path to pairs: a line that a statement begins in, and an address of bytecode at which the line is
+    entered. A line may have several.
     """
 
     places: dict[str, list[tuple[int, int]]]
@@ -250,14 +267,14 @@ class Placed(msgspec.Struct, array_like=True, tag="placed", gc=False):
 ToWorker = Load | Call | ApiReply | Ping | Recall
 FromWorker = Booted | Ready | Failed | Reply | Raised | BadOutput | BadInput | Skipped | ApiCall | Log | Pong
 FromTests = Booted | Failed | Log | Placed | Testing | Tested
-"""What a worker with a bundle's tests may send; no serving worker may send a ``tested``."""
+"""What a worker that runs a bundle's tests may send. A worker that serves may not send a ``tested``."""
 
 NIL = msgspec.Raw(b"\xc0")
 
 
 # --- supervisor to zygote, over a SEQPACKET socket with fds attached (never a pickle)
 class Fork(msgspec.Struct, array_like=True, tag="fork", gc=False):
-    """Fork one worker. Two fds ride along, in this order: link, marks write end.
+    """Fork one worker. Two descriptors come with the message: the link, and the write end of the marks pipe.
 
     ``worker`` is the supervisor's number for the generation. ``jail`` holds what differs per worker:
     ``{uid, gid, cgroup: [paths], memory_bytes_max, ...}`` (see workers/jail).
@@ -268,34 +285,34 @@ class Fork(msgspec.Struct, array_like=True, tag="fork", gc=False):
 
 
 class Kill(msgspec.Struct, array_like=True, tag="kill", gc=False):
-    """SIGKILL for a worker whose pidfd the supervisor has not, or may not use: the zygote is its parent."""
+    """Kill a worker whose pidfd the supervisor does not have, or may not use. The zygote may: it is the parent."""
 
     worker: int
 
 
 class ZygoteReady(msgspec.Struct, array_like=True, tag="zygote_ready", gc=False):
-    """The zygote has preloaded and answers."""
+    """The zygote has loaded its modules and takes requests."""
 
     pid: int
     modules: int
 
 
 class Forked(msgspec.Struct, array_like=True, tag="forked", gc=False):
-    """A worker exists; its pidfd rides along (one fd)."""
+    """There is a process for the worker; its pidfd comes with the message."""
 
     worker: int
     pid: int
 
 
 class ForkFailed(msgspec.Struct, array_like=True, tag="fork_failed", gc=False):
-    """fork or pidfd_open was refused (EAGAIN, EMFILE, ...)."""
+    """The kernel refused fork or pidfd_open (EAGAIN, EMFILE, ...)."""
 
     worker: int
     errno: int
 
 
 class Exited(msgspec.Struct, array_like=True, tag="exited", gc=False):
-    """A worker was reaped. ``status`` is waitpid's raw status; times in ns, ``maxrss_kib`` from rusage."""
+    """A worker was reaped. ``status`` is the raw status of waitpid; the times and ``maxrss_kib`` are from rusage."""
 
     worker: int
     pid: int

@@ -1,11 +1,20 @@
-"""ZMTP 3.1, sans-IO: PAIR socket, NULL mechanism, one frame a message. See rfc.zeromq.org/spec/37.
+"""ZMTP 3.1, sans-IO: the frame layer that both roles share, and the role of a PAIR. See rfc.zeromq.org/spec/37.
 
-libzmq stays out of the jail; a libzmq PAIR peer can talk to this all the same, as long as it sends no heartbeats.
-Every size is bounded: a frame above ``frame_bytes_max``, a multi-part message or a command after the handshake is a
-ZmtpError, and nothing is buffered beyond one frame and one read.
+A link begins with a greeting of 64 bytes from each end and a READY command; then there are frames: a byte of flags, a
+length of one byte or eight, a body. ``FrameReader`` reads these for every role: it knows when a frame is whole, what
+is kept of one that is not, and when to stop. A role says which frames it takes besides the last one of a message:
+``Zmtp`` (the link between supervisor and worker) none, ``apex_exec.wire.zmtp_router`` envelopes and PINGs.
+
+libzmq stays out of the jail; a libzmq PAIR peer can talk to ``Zmtp`` all the same, as long as it sends no heartbeats.
+Every size is bounded, and nothing is kept beyond one unfinished message and one read.
 """
 
 from __future__ import annotations
+
+from typing import Any, Generic, TypeVar
+
+M = TypeVar("M")
+"""A message: a body, or its envelope and its body."""
 
 GREETING_BYTES = 64
 COMMAND_BYTES_MAX = 512
@@ -13,10 +22,10 @@ COMMAND_BYTES_MAX = 512
 READ_BYTES = 65_536
 """One read. Reading 150 bytes costs 2.6 µs into so much room, and 9 µs into 256 KiB, which malloc maps each time."""
 FRAMES_AT_ONCE_MAX = READ_BYTES
-"""So many frames one ``feed`` gives unless its owner wants fewer: more than two bytes each do not fit into one read."""
-_SHORT_MAX = 255
-
-_MORE, _LONG, _COMMAND = 1, 2, 4
+"""So many frames one ``feed`` takes unless its owner wants fewer: more than two bytes each do not fit into one read."""
+SHORT_MAX = 255
+MORE, LONG, COMMAND = 1, 2, 4
+_NO_FRAMES: list[bytes] = []
 
 
 class ZmtpError(Exception):
@@ -26,7 +35,7 @@ class ZmtpError(Exception):
 def encode(body: bytes) -> bytes:
     """``body`` as the one frame of a message."""
     size = len(body)
-    if size <= _SHORT_MAX:
+    if size <= SHORT_MAX:
         return bytes((0, size)) + body
     return b"\x02" + size.to_bytes(8, "big") + body
 
@@ -34,30 +43,145 @@ def encode(body: bytes) -> bytes:
 def command(name: bytes, data: bytes) -> bytes:
     """A short command frame."""
     body = bytes((len(name),)) + name + data
-    return bytes((_COMMAND, len(body))) + body
+    return bytes((COMMAND, len(body))) + body
 
 
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01" + b"NULL".ljust(20, b"\0") + b"\0" + bytes(31)
 _READY = command(b"READY", b"\x0bSocket-Type" + (4).to_bytes(4, "big") + b"PAIR")
 
 
-class Zmtp:
-    """One end of one link. Feed it bytes, take message bodies."""
+class FrameReader(Generic[M]):
+    """One end of one link, as far as all roles agree. Feed it bytes, take messages.
 
-    __slots__ = ("_buffer", "_frame_bytes_max", "_frames_at_once", "_greeted", "_missing_bytes", "_ready", "more",
-                 "read_bytes")
+    ``bare`` roles give bodies alone; the others give (frames before the body, body).
+    """
 
-    def __init__(self, *, frame_bytes_max: int, frames_at_once: int = FRAMES_AT_ONCE_MAX) -> None:
-        self._frame_bytes_max = frame_bytes_max
-        self._frames_at_once = frames_at_once
-        self.more = False
-        """Whether ``feed(b"")`` may give further messages of what was fed already."""
+    __slots__ = ("_bare", "_buffer", "_bytes_max", "_frames", "_frames_at_once", "_frames_bytes", "_greeted", "_ready",
+                 "missing_bytes", "more", "unfinished_bytes")
+
+    def __init__(self, *, message_bytes_max: int, frames_at_once: int, bare: bool) -> None:
+        self._bare = bare
+        self._bytes_max = message_bytes_max
+        self._frames_at_once = range(frames_at_once)
         self._buffer = bytearray()
-        self._missing_bytes = 0
+        self._frames: list[bytes] = []
+        self._frames_bytes = 0
         self._greeted = False
         self._ready = False
-        self.read_bytes = READ_BYTES
-        """How much to read next: more than READ_BYTES only while a larger frame is under way."""
+        self.missing_bytes = 0
+        """How many bytes the frame under way still needs, 0 if that is not known."""
+        self.unfinished_bytes = 0
+        """How many bytes are kept of what is not a whole message yet, or was not taken yet."""
+        self.more = False
+        """Whether ``feed(b"")`` gives further messages of what was fed already."""
+
+    @property
+    def ready(self) -> bool:
+        """True once the handshake is over."""
+        return self._ready
+
+    def feed(self, data: bytes) -> list[M]:
+        """The messages that ``data`` completes, of no more frames at once than were wanted. Raises ZmtpError."""
+        messages: list[Any] = []
+        if (self._ready and not self.unfinished_bytes and len(data) > 1 and data[0] == 0
+                and len(data) == data[1] + 2 <= self._bytes_max + 2):  # the common case: one short message
+            messages.append(data[2:] if self._bare else (_NO_FRAMES, data[2:]))
+            return messages
+        if self.unfinished_bytes or not self._greeted:
+            gathered = self._gather(data)
+            if gathered is None:
+                return messages
+            data = gathered
+        position, end = 0, len(data)
+        for _ in self._frames_at_once:
+            if end - position < 2:
+                break
+            flags = data[position]
+            if flags & LONG:
+                if end - position < 9:
+                    break
+                size = int.from_bytes(data[position + 1 : position + 9], "big")
+                start = position + 9
+            else:
+                size = data[position + 1]
+                start = position + 2
+            if flags & ~LONG:
+                self._check_uncommon(flags, size)
+            elif self._frames_bytes + size > self._bytes_max:
+                raise ZmtpError(f"a message over the bound of {self._bytes_max} bytes")
+            stop = start + size
+            if stop > end:
+                self.missing_bytes = stop - end
+                break
+            position = stop
+            if flags & ~LONG:
+                self._take_uncommon(flags, data[start:stop])
+            elif not self._ready:
+                raise ZmtpError("a message before READY")
+            elif self._bare:
+                messages.append(data[start:stop])
+            elif self._frames:
+                messages.append((self._frames, data[start:stop]))
+                self._frames, self._frames_bytes = [], 0
+            else:
+                messages.append((_NO_FRAMES, data[start:stop]))
+        else:
+            self.more = position < end
+        if position < end or self._frames:
+            self._buffer += data[position:]
+            self.unfinished_bytes = len(self._buffer) + self._frames_bytes
+        return messages
+
+    def _gather(self, data: bytes) -> bytes | None:
+        """What is to be read as frames: what was kept, and ``data``. None while nothing can be whole."""
+        if self.unfinished_bytes:
+            self._buffer += data
+            if len(data) < self.missing_bytes:  # a frame that drips in is not copied anew for each drop
+                self.missing_bytes -= len(data)
+                self.unfinished_bytes += len(data)
+                return None
+            data = bytes(self._buffer)
+            self._buffer.clear()
+            self.missing_bytes = self.unfinished_bytes = 0
+            self.more = False
+        if self._greeted:
+            return data
+        if len(data) < GREETING_BYTES:
+            if data[:1] not in (b"\xff", b""):
+                raise ZmtpError("the connection does not open with a ZMTP greeting")
+            self._buffer += data
+            self.unfinished_bytes = len(self._buffer)
+            return None
+        if data[0] != 0xFF or not data[9] & 1 or data[10] < 3 or data[12:32] != GREETING[12:32]:
+            raise ZmtpError("the greeting is not ZMTP 3 with the NULL mechanism")
+        self._greeted = True
+        self._take_greeting()
+        return data[GREETING_BYTES:]
+
+    # ------------------------------------------------------------------ what the roles differ in
+    def _take_greeting(self) -> None:
+        """The peer's greeting has arrived."""
+
+    def _check_uncommon(self, flags: int, size: int) -> None:
+        """Raises ZmtpError if a frame with ``flags``, which is not the last one of a message, is not one for this role,
+        or is over its bound. It need not be there yet."""
+        raise NotImplementedError
+
+    def _take_uncommon(self, flags: int, body: bytes) -> None:
+        """Such a frame. Raises ZmtpError."""
+        raise NotImplementedError
+
+
+class Zmtp(FrameReader[bytes]):
+    """The role of a PAIR: one frame a message, no command after the handshake, a frame of ``frame_bytes_max`` at most.
+
+    ``feed`` gives bodies, ``frames_at_once`` of them at most.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, *, frame_bytes_max: int, frames_at_once: int = FRAMES_AT_ONCE_MAX) -> None:
+        super().__init__(message_bytes_max=frame_bytes_max, frames_at_once=frames_at_once, bare=True)
 
     def greeting(self) -> bytes:
         """The 64-byte greeting and READY. Two of ours may exchange both at once: NULL needs no answer in between.
@@ -67,70 +191,13 @@ class Zmtp:
         """
         return GREETING + _READY
 
-    def feed(self, data: bytes) -> list[bytes]:
-        """Bodies of the messages that ``data`` completes, in order, ``frames_at_once`` at most. Raises ZmtpError."""
-        if self._ready and not self._buffer and len(data) > 1 and data[0] == 0 and len(data) == data[1] + 2:
-            if data[1] > self._frame_bytes_max:
-                raise ZmtpError(f"a frame of {data[1]} bytes is over the bound")
-            return [data[2:]]  # the common case: one short message
-        if self._buffer:
-            self._buffer += data
-            if len(data) < self._missing_bytes:  # a frame that drips in is not copied anew for each drop
-                self._missing_bytes -= len(data)
-                self.read_bytes = max(READ_BYTES, self._missing_bytes)
-                return []
-            data = bytes(self._buffer)
-            self._buffer.clear()
-            self._missing_bytes = 0
-            self.read_bytes = READ_BYTES
-            self.more = False
-        position, end = 0, len(data)
-        if not self._greeted:
-            if end < GREETING_BYTES:
-                if data and data[0] != 0xFF:
-                    raise ZmtpError("the link does not open with a ZMTP greeting")
-                self._buffer += data
-                return []
-            if data[0] != 0xFF or not data[9] & 1 or data[10] < 3 or data[12:32] != GREETING[12:32]:
-                raise ZmtpError("the greeting is not ZMTP 3 with the NULL mechanism")
-            self._greeted = True
-            position = GREETING_BYTES
-        bodies: list[bytes] = []
-        room = self._frames_at_once
-        while end - position >= 2:
-            flags = data[position]
-            if flags & ~(_LONG | _COMMAND):
-                raise ZmtpError("a multi-part message" if flags & _MORE else "unknown frame flags")
-            if flags & _LONG:
-                if end - position < 9:
-                    break
-                size = int.from_bytes(data[position + 1 : position + 9], "big")
-                start = position + 9
-            else:
-                size = data[position + 1]
-                start = position + 2
-            if size > (COMMAND_BYTES_MAX if flags & _COMMAND else self._frame_bytes_max):
-                raise ZmtpError(f"a frame of {size} bytes is over the bound")
-            if end - start < size:
-                self._missing_bytes = size - (end - start)
-                self.read_bytes = max(READ_BYTES, self._missing_bytes)
-                break
-            position = start + size
-            if flags & _COMMAND:
-                self._handle_command(data[start:position])
-            elif not self._ready:
-                raise ZmtpError("a message before READY")
-            else:
-                bodies.append(data[start:position])
-                room -= 1
-                if not room:
-                    self.more = position < end
-                    break
-        if position < end:
-            self._buffer += data[position:]
-        return bodies
+    def _check_uncommon(self, flags: int, size: int) -> None:
+        if flags & ~(LONG | COMMAND):
+            raise ZmtpError("a multi-part message" if flags & MORE else "unknown frame flags")
+        if size > COMMAND_BYTES_MAX:
+            raise ZmtpError(f"a command of {size} bytes is over the bound")
 
-    def _handle_command(self, body: bytes) -> None:
+    def _take_uncommon(self, flags: int, body: bytes) -> None:
         if self._ready:  # no honest end sends one: our own PINGs are messages, since they must prove the whole path
             raise ZmtpError("a command after the handshake")
         if body[:6] != b"\x05READY":

@@ -14,36 +14,64 @@ import msgspec
 
 from apex_exec.catalogue.hooks import BUILT_IN, Hook
 from apex_exec.catalogue.json_schema import typescript
+from apex_exec.catalogue.limits import LIMITS, PLATFORM_LIMITS, default_of, key_of
+from apex_exec.catalogue.methods import METHODS, Method
+from apex_exec.catalogue.permissions import PREFIXES
 
 PACKAGE = Path(__file__).parent.parent
 ROOT = PACKAGE.parent
+API_METHODS = ROOT / "workers" / "api_methods.py"
 CONTRACT = ROOT / "workers" / "contract.py"
 PROTOCOL_TS = PACKAGE / "examples" / "host-ts" / "protocol.ts"
+README = PACKAGE / "README.md"
 WIRE_README = PACKAGE / "wire" / "README.md"
 
 
 def files() -> dict[Path, str]:
     """Every file that is made, or made in part, from the catalogue, as it should be."""
-    return {CONTRACT: contract(),
-            PROTOCOL_TS: replaced(PROTOCOL_TS, "hooks", typescript_types(), "// <{}>", "// </{}>"),
-            WIRE_README: replaced(WIRE_README, "hooks", hook_table())}
+    return {CONTRACT: contract(), API_METHODS: api_methods(),
+            PROTOCOL_TS: protocol_ts(), README: limit_rows(README.read_text("utf-8")),
+            WIRE_README: replaced(WIRE_README.read_text("utf-8"), "hooks", hook_table())}
 
 
-def replaced(path: Path, name: str, text: str, begin: str = "<!-- {} -->", end: str = "<!-- /{} -->") -> str:
-    """The file at ``path`` with ``text`` between the marks of ``name``. Raises ValueError if it has no such marks."""
-    whole = path.read_text("utf-8")
+def protocol_ts() -> str:
+    """The host protocol as TypeScript types, with hooks and limits as they are declared."""
+    limits = "".join(f"    {key_of(name)}: number;\n" for name in LIMITS) + "    "
+    text = PROTOCOL_TS.read_text("utf-8")
+    for name, part in (("hooks", typescript_types()), ("limits", limits)):
+        text = replaced(text, name, part, "// <{}>", "// </{}>")
+    return text
+
+
+def limit_rows(text: str) -> str:
+    """The configuration's page with a row for each limit, in place of those that stand there."""
+    lines = text.splitlines()
+    rows = [number for number, line in enumerate(lines) if line.startswith("| `limits.")]
+    if rows != list(range(rows[0], rows[-1] + 1)):
+        raise ValueError("the rows of the limits do not stand together in apex_exec/README.md")
+    lines[rows[0] : rows[-1] + 1] = [
+        f"| `limits.{name}` | {default_of(name):g} | {limit.doc}{'; may fire first: ' * bool(limit.also)}{limit.also} |"
+        for name, limit in (LIMITS | PLATFORM_LIMITS).items()]
+    return "\n".join([*lines, ""])
+
+
+def replaced(whole: str, name: str, text: str, begin: str = "<!-- {} -->", end: str = "<!-- /{} -->") -> str:
+    """``whole`` with ``text`` between the marks of ``name``. Raises ValueError if it has no such marks."""
     first, last = begin.format(name), end.format(name)
     head, found, rest = whole.partition(first)
     _, closed, tail = rest.partition(last)
     if not found or not closed:
-        raise ValueError(f"{path} has no part between {first} and {last}")
+        raise ValueError(f"there is no part between {first} and {last}")
     return f"{head}{first}\n{text}{last}{tail}"
 
 
 def contract() -> str:
     """``workers/contract.py``: what a worker and the fake platform have to know of the catalogue."""
-    fills_user = tuple(hook.name for hook in BUILT_IN if hook.fills_user)
+    fills_user = [hook.name for hook in BUILT_IN if hook.fills_user]
     widgets = {hook.name: hook.collects for hook in BUILT_IN if hook.renders}
+    permissions = {method.name: method.permission for method in METHODS.values() if method.permission}
+    carried = [method.name for method in METHODS.values() if method.route != "gateway"]
+    effects = [method.name for method in METHODS.values() if method.route == "effect"]
     return f'''"""What workers have to know of the platform's catalogue, written by ``python -m apex_exec.catalogue``.
 
 Workers may import nothing of the daemon, so that a plugin finds nothing of it in its process.
@@ -55,10 +83,50 @@ FILLS_USER = frozenset(({_words(fills_user)}))
 """Hooks whose params get ``userId`` if the host has left it out."""
 WIDGETS = {json.dumps(widgets)}
 """Hooks whose results hold widgets, and in which field."""
+PERMISSIONS = {_map(permissions)}
+"""The permission that each API method takes."""
+PREFIXES = {_map(PREFIXES)}
+"""The permission that a host method takes, by the beginning of its name."""
+CARRIED = frozenset(({_words(carried)}))
+"""API methods whose parameters a host reads: they are held to the rule for results. Those of any other method are the
+gateway's, which takes a UUID or a Decimal as text."""
+EFFECTS = frozenset(({_words(effects)}))
+"""API methods that ask for something which the reply carries to the host."""
 '''
 
 
-def _words(items: tuple[str, ...]) -> str:
+def api_methods() -> str:
+    """``workers/api_methods.py``: the methods of the SDK's ``Api``."""
+    made = "".join(_api_method(method) for method in METHODS.values())
+    return f'''"""The methods of the platform's API, as plugin code calls them; by ``python -m apex_exec.catalogue``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class ApiMethods:
+    """Every method of the API. What it returns is what the supervisor answered."""
+
+    def _call(self, api_method: str, /, **params: Any) -> Any:
+        raise NotImplementedError
+{made}'''
+
+
+def _api_method(method: Method) -> str:
+    sent = []
+    for name, kind, default in re.findall(r"(\w+): ([^=]+?)(?: = (\S+?))?(?:, (?=\w+:)|$)", method.signature):
+        empty = " or []" if "list[" in kind else " or {}" if "dict[" in kind else ""
+        sent.append(f"{name}={name}{empty if default == 'None' else ''}")
+    return (f'\n    def {method.python}(self, {method.signature}) -> Any:\n        """{method.doc}"""\n'
+            f'        return self._call("{method.name}", {", ".join(sent)})\n')
+
+
+def _map(items: dict[str, str]) -> str:
+    return "{\n" + "".join(f'    {json.dumps(key)}: {json.dumps(value)},\n' for key, value in items.items()) + "}"
+
+
+def _words(items: list[str]) -> str:
     return ", ".join(map(json.dumps, items)) + "," * (len(items) == 1)
 
 
@@ -81,14 +149,17 @@ def typescript_types() -> str:
 
 def augmentation(hooks: list[Hook]) -> str:
     """A TypeScript module that adds ``hooks``, which an operator declared, to those that ``client.ts`` knows."""
-    payloads = results = ""
+    payloads = results = replies = ""
     for hook in hooks:
         if (declared := hook.declared) is not None:
             payloads += f"    {hook.name}: {typescript(declared['params'], {})};\n"
             results += f"    {hook.name}: {'null' if hook.void else typescript(declared['result'], {})};\n"
+            if hook.mode == "all" and not hook.void:
+                replies += f"    {hook.name}: HookResults[\"{hook.name}\"][];\n"
     return ('/** Hooks of this platform\'s own, made by `apex-exec schema --typescript`. */\n\nexport {};\n\n'
-            'declare module "./protocol.ts" {\n'
-            f"  interface HookPayloads {{\n{payloads}  }}\n  interface HookResults {{\n{results}  }}\n}}\n")
+            'declare module "./protocol.js" {\n'
+            f"  interface HookPayloads {{\n{payloads}  }}\n  interface HookResults {{\n{results}  }}\n"
+            f"  interface DispatchResults {{\n{replies}  }}\n}}\n")
 
 
 def hook_table() -> str:

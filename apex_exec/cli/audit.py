@@ -235,6 +235,7 @@ def report(
 def _print_report(rows: list[Any], quarter: str, as_json: bool, as_csv: bool) -> None:
     import msgspec
 
+    from apex_exec.common.spreadsheet import safe_cell
     from apex_exec.ledger.report import COUNTS
 
     plain = [msgspec.to_builtins(row) for row in rows]
@@ -247,7 +248,8 @@ def _print_report(rows: list[Any], quarter: str, as_json: bool, as_csv: bool) ->
         columns = ["plugin", *COUNTS, "approvals"]
         writer = csv.DictWriter(Said(), columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
-        writer.writerows({key: _csv_cell(value) for key, value in row.items()} for row in plain)
+        writer.writerows({key: safe_cell(value) if isinstance(value, str) else value for key, value in row.items()}
+                         for row in plain)
         return
     print_table(plain, {
         "plugin": "plugin", "executions": "executions", "failed": "failed", "timeouts": "timeouts",
@@ -259,11 +261,6 @@ def _print_report(rows: list[Any], quarter: str, as_json: bool, as_csv: bool) ->
 def _approval(approval: dict[str, Any]) -> str:
     expiry = f", until {approval['expiresAt']}" if approval.get("expiresAt") else ""
     return f"{approval['permission']} {approval['decision']} {approval['at'][:10]}{expiry}"
-
-
-def _csv_cell(value: Any) -> Any:
-    """A spreadsheet runs a cell that begins with one of these; a plugin's words must not."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
 
 
 @audit_app.command(epilog=examples("apex-exec audit accept --reason 'the disk was lost; restored the backup of 3 May'"))

@@ -14,18 +14,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
-from apex_exec.client import discovery, protocol
+from apex_exec.client import protocol
+from apex_exec.client.base import BaseClient, Reply, Request
 from apex_exec.client.errors import ConnectionLost
-from apex_exec.client.protocol import DEFAULT_DEADLINE_MS, GRACE_MS, REQUEST_TIMEOUT_MS, CurveKeys, HostMethod
-
-Reply = dict[str, Any]
+from apex_exec.client.protocol import DEFAULT_DEADLINE_MS, GRACE_MS, REQUEST_TIMEOUT_MS, CurveKeys, HostCall, HostMethod
 
 
-class AsyncClient:
+class AsyncClient(BaseClient):
     """One connection, of one event loop. Use it as ``async with``, or ``close`` it. Without an endpoint it looks for
-    this user's daemon and root's, and raises ConnectionLost where there is none (``client.places``).
+    this user's daemon and root's, and raises ConnectionLost where there is none (``client.discovery``).
 
     Cancelling a task that awaits a call cancels the call in the daemon. A call that is not answered
     ``deadline + 500 ms`` after it was made, or whose connection ends, raises ConnectionLost; the client reconnects.
@@ -33,25 +31,12 @@ class AsyncClient:
 
     def __init__(self, endpoint: str | None = None, *, curve: CurveKeys | None = None,
                  max_message_bytes: int = protocol.MAX_MESSAGE_BYTES) -> None:
-        self.endpoint = endpoint = endpoint or discovery.find()
-        self.max_message_bytes = max_message_bytes
         self._loop = asyncio.get_running_loop()
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
-        self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(
-            zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
-        protocol.prepare(self._socket, endpoint, curve)
-        self._next_id = 1
-        self._pending: dict[int, asyncio.Future[Reply]] = {}
-        self._sent: set[int] = set()
-        self._outbox: deque[tuple[int, bytes]] = deque()
-        self._methods: dict[str, HostMethod] = {}
+        super().__init__(endpoint, curve, max_message_bytes)
+        self._outbox: deque[Request | bytes] = deque()
         self._handlers: set[asyncio.Task[None]] = set()
         self._stirred = False
         self._closed = False
-        self.unmatched = 0
-        """Messages that belonged to no pending request: replies that came too late, and what was no message at all."""
-        self._pid = os.getpid()
         for socket in (self._socket, self._monitor):
             self._loop.add_reader(int(socket.getsockopt(zmq.FD)), self._progress)
 
@@ -73,10 +58,10 @@ class AsyncClient:
             self._loop.remove_reader(int(socket.getsockopt(zmq.FD)))
         for task in self._handlers:
             task.cancel()
-        self._socket.disable_monitor()
-        self._monitor.close(linger=0)
-        self._context.destroy(linger=0)
-        self._fail(set(self._pending), "the client was closed")
+        self._disconnect()
+        for request in list(self._requests.values()):
+            if request.state in ("queued", "sent"):
+                request.lose("the client was closed")
 
     # ------------------------------------------------------------------ requests
     async def request(self, message: Mapping[str, Any], timeout_ms: float = REQUEST_TIMEOUT_MS) -> Reply:
@@ -84,33 +69,25 @@ class AsyncClient:
         protocol.check_process(self._pid)
         if self._closed:
             raise ConnectionLost("the client was closed", False)
-        id_ = self._next_id
-        self._next_id += 1
-        body = protocol.encode({**message, "id": id_}, self.max_message_bytes)
-        future: asyncio.Future[Reply] = self._loop.create_future()
-        self._pending[id_] = future
-        timer = self._loop.call_later(timeout_ms / 1000, self._expire, id_, timeout_ms)
-        self._outbox.append((id_, body))
+        request = self._new_request(message)
+        settled: asyncio.Future[None] = self._loop.create_future()
+        request.settled = lambda: None if settled.done() else settled.set_result(None)
+        timer = self._loop.call_later(timeout_ms / 1000, self._expire, request, timeout_ms)
+        self._outbox.append(request)
         self._stir()
         try:
-            reply = await future
+            await settled
         except asyncio.CancelledError:
-            self._give_up(id_)
+            self._abandon(request)
             raise
         finally:
             timer.cancel()
-            self._pending.pop(id_, None)
-            self._sent.discard(id_)
-        error = protocol.failure(reply)
-        if error is not None:
-            raise error
-        return reply
+            self._requests.pop(request.id, None)
+        return request.result()
 
     async def hello(self) -> Reply:
         """The daemon's version, isolation level and limits; takes over its message limit."""
-        welcome = await self.request(protocol.hello())
-        self.max_message_bytes = welcome["limits"]["maxMessageBytes"]
-        return welcome
+        return self._welcomed(await self.request(protocol.hello()))
 
     async def ping(self) -> None:
         """Returns when the daemon has answered."""
@@ -135,10 +112,9 @@ class AsyncClient:
 
     async def provide(self, methods: Mapping[str, HostMethod]) -> Reply:
         """This connection serves ``methods``, after a reconnect too. A handler may be ``def`` or ``async def``."""
-        self._methods.update(methods)
-        return await self.request({"type": "provide", "methods": sorted(self._methods)})
+        return await self.request(self._provide(methods))
 
-    # ------------------------------------------------------------------ the socket
+    # ------------------------------------------------------------------ sending and waiting
     def _stir(self) -> None:
         """Runs ``_progress`` once, soon: sends of one turn of the loop go out together.
 
@@ -156,76 +132,38 @@ class AsyncClient:
         self._receive()
         self._watch()
         while self._outbox:
-            id_, body = self._outbox[0]
-            if not id_ or id_ in self._pending:
+            outgoing = self._outbox[0]
+            request, body = (outgoing, outgoing.body) if isinstance(outgoing, Request) else (None, outgoing)
+            if request is None or request.state == "queued":
                 try:
                     self._socket.send(body, zmq.NOBLOCK)
                 except zmq.Again:
                     if why := protocol.closed(self.endpoint):
-                        self._fail({id_ for id_, _ in self._outbox if id_}, why)
-                        self._outbox.clear()
+                        self._lose_unsent(why)
                     break
-                if id_:
-                    self._sent.add(id_)
+                if request is not None:
+                    request.state = "sent"
             self._outbox.popleft()
         if int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             self._stir()
 
-    def _receive(self) -> None:
-        while True:
-            try:
-                body = self._socket.recv_multipart(zmq.NOBLOCK)[-1]
-            except zmq.Again:
-                return
-            reply = protocol.decode(body)
-            if reply.get("type") == "hostCall":
-                task = self._loop.create_task(self._answer(reply))
-                self._handlers.add(task)
-                task.add_done_callback(self._handlers.discard)
-                continue
-            id_ = reply.get("id")
-            future = self._pending.pop(id_, None) if isinstance(id_, int) else None
-            if future is not None and not future.done():
-                future.set_result(reply)
-            else:  # late, of a request that was given up; or no message at all
-                self.unmatched += 1
-
-    def _watch(self) -> None:
-        while int(self._monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-            event = recv_monitor_message(self._monitor, zmq.NOBLOCK)["event"]
-            if event == zmq.EVENT_DISCONNECTED:
-                self._receive()  # what was answered before the end counts
-                self._fail(set(self._sent), "the daemon closed the connection")
-            elif self._methods:
-                self._post({"type": "provide", "id": "provide", "methods": sorted(self._methods)})
-
-    def _fail(self, ids: set[int], why: str) -> None:
-        for id_ in ids:
-            future = self._pending.pop(id_, None)
-            executed = None if id_ in self._sent else False
-            self._sent.discard(id_)
-            if future is not None and not future.done():
-                known = "it was not sent" if executed is False else "whether it was executed is unknown"
-                future.set_exception(ConnectionLost(f"{why}; {known}", executed))
-
-    def _expire(self, id_: int, timeout_ms: float) -> None:
-        if id_ in self._sent:
-            self._give_up(id_)
-            self._fail({id_}, f"no reply within {timeout_ms:.0f} ms")
-        else:
-            self._fail({id_}, f"nothing answers on {self.endpoint} (is `apex-exec serve` running?)")
-
-    def _give_up(self, id_: int) -> None:
-        """Tells the daemon that nobody waits any more; an unsent request is simply not sent."""
-        if id_ in self._sent and id_ in self._pending and not self._closed:
-            self._post({"type": "cancel", "id": f"cancel-{id_}", "target": id_})
+    def _lose_unsent(self, why: str) -> None:
+        for outgoing in self._outbox:
+            if isinstance(outgoing, Request) and outgoing.state == "queued":
+                outgoing.lose(why)
+        self._outbox.clear()
 
     def _post(self, message: dict[str, Any]) -> None:
-        self._outbox.append((0, protocol.encode(message, self.max_message_bytes)))
-        self._stir()
+        if not self._closed:
+            self._outbox.append(protocol.encode(message, self.max_message_bytes))
+            self._stir()
 
-    async def _answer(self, message: Reply) -> None:
-        call = protocol.host_call(message)
+    def _serve(self, call: HostCall) -> None:
+        task = self._loop.create_task(self._answer(call))
+        self._handlers.add(task)
+        task.add_done_callback(self._handlers.discard)
+
+    async def _answer(self, call: HostCall) -> None:
         try:
             result = self._methods[call.method](call)
             if inspect.isawaitable(result):

@@ -1,1 +1,1 @@
-"""Small mechanisms that several rooms need, each of them once. Standard library only."""
+"""Small mechanisms that several rooms need, each of them once. Standard library and msgspec only."""

@@ -1,9 +1,9 @@
-"""When something is next due: a heap with at most one live entry an owner, so that it does not grow with the calls.
+"""When something is next due: a heap with at most one live entry for each owner, so it does not grow with the calls.
 
-An owner (a worker, a plugin) keeps its own due times and asks to be woken at the earliest. Waking it too early is
-harmless: it looks at its times and asks again. So a deadline that moves later costs nothing, and only one that moves
-earlier pushes an entry; the entries that it outdates are counted and swept. With equal timeouts that is one push per
-owner and timeout, not one per call.
+An owner (a worker, a plugin) keeps its own due times and asks to be woken at the earliest of them. It is harmless to
+wake it too early: it looks at its times and asks again. So a deadline that moves later costs nothing, and only one that
+moves earlier pushes an entry. The entries that are outdated by that are counted and swept. If all timeouts are equal,
+that is one push for each owner and timeout, and not one for each call.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Timers:
         return len(self._heap)
 
     def arm(self, owner: Timed, due_ns: int) -> None:
-        """Wakes ``owner`` at ``due_ns`` at the latest. Later than it is armed already: nothing to do."""
+        """Wakes ``owner`` at ``due_ns`` at the latest. Does nothing if it is to be woken earlier already."""
         if due_ns >= owner.armed_ns:
             return
         if owner.armed_ns != NEVER_NS:
@@ -57,7 +57,7 @@ class Timers:
             self._outdate()
 
     def next_ns(self) -> int | None:
-        """When the first is due; None where none waits."""
+        """When the first is due; None if none waits."""
         heap = self._heap
         while heap:
             due_ns, entry, owner = heap[0]
@@ -68,7 +68,7 @@ class Timers:
         return None
 
     def pop_due(self, now_ns: int) -> Timed | None:
-        """The first owner that is due, now unarmed; None where none is."""
+        """The first owner that is due, which is armed no more; None if none is due."""
         due_ns = self.next_ns()
         if due_ns is None or due_ns > now_ns:
             return None
@@ -78,7 +78,7 @@ class Timers:
         return owner
 
     def _outdate(self) -> None:
-        """One more entry is stale; sweeps where they are many."""
+        """One more entry is stale; sweeps them if they are many."""
         self._stale += 1
         if self._stale <= STALE_MAX + len(self._heap) // 2:
             return

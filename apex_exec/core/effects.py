@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from apex_exec.core.api import Emit, RenderWidget
+from apex_exec.catalogue.methods import Emit, RenderWidget
 from apex_exec.errors import WireError
 from apex_exec.wire.values import TooDear, check_in_loop, containers_at_most, deeper_than
 

@@ -18,6 +18,8 @@ import heapq
 from collections import deque
 from typing import Generic, TypeVar
 
+from apex_exec.core.deadline import NEVER_NS
+
 T = TypeVar("T")
 
 SHARE_MIN = 0.001
@@ -25,7 +27,6 @@ SHARE_MIN = 0.001
 EXPECTED_NS = 100_000
 """The assumed cost of a piece of work until its real cost is reported. Without it an owner could be served again and
 again while several of its pieces are still running."""
-NEVER_NS = 1 << 62
 OWNERS_KEPT = 4096
 """Accounts that are kept; above, those that rest with a full bucket are forgotten, which changes nothing for them."""
 

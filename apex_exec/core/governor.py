@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from apex_exec.core.limits import MS_NS, SECOND_NS
 
 QUANTUM_NS = 10 * MS_NS
-"""CPU time that must have come back before a held plugin goes on: 100 ms of waiting at 10 %. Less would switch more
-often than it is sampled, more would be felt as stutter."""
+"""CPU time that must have come back before a throttled plugin goes on: 100 ms of waiting at 10 %. With less it would be
+switched more often than it is sampled; more would be felt as stutter."""
 WAIT_NS_MAX = 3600 * SECOND_NS
 """The longest wait for one debt, however much CPU time a worker used between two samples."""
 SHARE_MIN, SHARE_MAX = 0.001, 1000.0
@@ -29,13 +29,12 @@ IDLE_BYTES_MAX = 6 * 1024 * 1024
 class CpuBucket:
     """``share`` CPU-seconds come in a second, up to ``burst_ns``; ``level_ns`` below zero is debt."""
 
-    __slots__ = ("_at_ns", "burst_ns", "held", "level_ns", "share")
+    __slots__ = ("_at_ns", "burst_ns", "level_ns", "share")
 
     def __init__(self, share: float, burst_ns: int, now_ns: int) -> None:
         self.share = share
         self.burst_ns = burst_ns
         self.level_ns = float(burst_ns)
-        self.held = False
         self._at_ns = now_ns
 
     def refill(self, now_ns: int) -> None:
@@ -56,11 +55,11 @@ class CpuBucket:
 
 
 class Governor:
-    """The buckets of all plugins. ``charge`` says when one is to be held, ``due`` when it may go on."""
+    """The buckets of all plugins. ``charge`` says when a plugin is to be throttled, ``due`` when it may go on."""
 
     def __init__(self) -> None:
         self._buckets: dict[str, CpuBucket] = {}
-        self._held: dict[str, int] = {}  # plugin → when it may go on
+        self._throttled: dict[str, int] = {}  # plugin → when it may go on
 
     def tune(self, plugin: str, cpu_percent: float, burst_seconds: float, now_ns: int) -> None:
         """The plugin's share from now on. What it has used, or owes, stays; a smaller burst cuts its savings."""
@@ -74,18 +73,18 @@ class Governor:
             bucket.refill(now_ns)
             bucket.share, bucket.burst_ns = share, burst_ns
             bucket.level_ns = min(bucket.level_ns, float(burst_ns))
-            if plugin in self._held:
-                self._held[plugin] = now_ns + bucket.wait_ns()
+            if plugin in self._throttled:
+                self._throttled[plugin] = now_ns + bucket.wait_ns()
 
     def forget(self, plugin: str) -> None:
         """The plugin is removed."""
         self._buckets.pop(plugin, None)
-        self._held.pop(plugin, None)
+        self._throttled.pop(plugin, None)
 
     def charge(self, plugin: str, cpu_ns: int, now_ns: int) -> bool:
-        """Counts ``cpu_ns``; True where the plugin is to be held now and was not before.
+        """Counts ``cpu_ns``; True if the plugin is to be throttled now and was not before.
 
-        A plugin that is not known is not counted: the last worker of one that was removed may end after that.
+        A plugin that is not known is not counted: the last worker of a removed plugin may end after the removal.
         """
         bucket = self._buckets.get(plugin)
         if bucket is None:
@@ -93,27 +92,27 @@ class Governor:
         bucket.spend(cpu_ns, now_ns)
         if bucket.share >= 1:
             return False  # a whole core: a worker has one thread and cannot take more
-        if plugin in self._held:
+        if plugin in self._throttled:
             if cpu_ns:
-                self._held[plugin] = now_ns + bucket.wait_ns()
+                self._throttled[plugin] = now_ns + bucket.wait_ns()
             return False
         if bucket.level_ns > 0:
             return False
-        self._held[plugin] = now_ns + bucket.wait_ns()
+        self._throttled[plugin] = now_ns + bucket.wait_ns()
         return True
 
-    def is_held(self, plugin: str) -> bool:
-        """Whether the plugin's workers are to stand still."""
-        return plugin in self._held
+    def is_throttled(self, plugin: str) -> bool:
+        """Whether the plugin's workers are stopped until CPU time has come back."""
+        return plugin in self._throttled
 
     def next_due_ns(self) -> int | None:
-        """When the first of those held may go on; None where none is."""
-        return min(self._held.values(), default=None)
+        """When the first of the throttled plugins may go on; None if there is none."""
+        return min(self._throttled.values(), default=None)
 
     def due(self, now_ns: int) -> Iterator[str]:
-        """The plugins that may go on now; each is given once and is held no more."""
-        for plugin in [plugin for plugin, until_ns in self._held.items() if until_ns <= now_ns]:
-            del self._held[plugin]
+        """The plugins that may go on now; each is given once and is throttled no more."""
+        for plugin in [plugin for plugin, until_ns in self._throttled.items() if until_ns <= now_ns]:
+            del self._throttled[plugin]
             yield plugin
 
 

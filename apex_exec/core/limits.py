@@ -8,29 +8,32 @@ MS_NS = 1_000_000
 SECOND_NS = 1_000 * MS_NS
 
 SKIP_GRACE_NS = 100 * MS_NS
-"""How long a call that becomes the oldest after its deadline has to be answered ``skipped``."""
+"""How long the worker has to skip a call that becomes the oldest on its link after its deadline."""
 CANCEL_GRACE_NS = 250 * MS_NS
 """How long a cancelled call that has started may go on before it costs its worker."""
 STALL_NS = 200 * MS_NS
 """A timer that is handled this late says that the supervisor itself stood still (SIGSTOP, suspend, swap)."""
 STALL_GRACE_NS = 100 * MS_NS
-"""What a worker gets, once, where its deadline passed during such a stall: time for its answer to be read."""
+"""What a worker gets, once, if its deadline passed during such a stall: time for its answer to be read."""
 EXPIRED_AT_ONCE = 32
-"""Queued calls that one step answers because their deadline has passed; the next step goes on. A full queue that came
-at one moment expires at one moment, and a verdict costs the loop some 25 µs: a thousand of them others would feel."""
+"""Queued calls that one step answers because their deadline has passed; the next step goes on. A queue that was filled
+at one moment expires at one moment, and a verdict costs the loop some 25 µs: others would feel a thousand of them."""
 KILL_SUSPECT_NS = 10 * SECOND_NS
-"""A killed worker whose end is not reported for so long: the zygote that reports ends is taken for dead."""
+"""If the end of a killed worker is not reported for this long, the zygote that reports ends is taken for dead."""
 PINGS_TOGETHER = 32
-"""Pings are due at multiples of this part of ``ping_ns``: a thousand idle workers wake the loop once a second."""
+"""Pings are due at multiples of ``ping_ns`` divided by this, so that a thousand idle workers wake the loop together,
+about once a second."""
 CANDIDATE_NS = 60 * SECOND_NS
 """How long a prepared generation is kept for the PluginSet that adopts it."""
 FORK_BACKOFF_MIN_NS = 10 * MS_NS
 FORK_BACKOFF_MAX_NS = SECOND_NS
-"""Wait of the whole pool after a refused fork (EAGAIN, EMFILE): doubled each time, forgotten at a ready worker."""
+"""How long the whole pool waits after a refused fork (EAGAIN, EMFILE): twice as long each time, until a worker is
+ready."""
 EVICT_TENURE_NS = SECOND_NS
 """How long a busy worker may keep its place while another plugin waits for one."""
-HOLD_NS = 100 * MS_NS
-"""How often plugins that wait for a place are looked at where no event does it."""
+PLACE_RETRY_NS = 100 * MS_NS
+"""How often we look again at plugins that wait for a place, and at a worker that is to be recycled, if no event makes
+us do so."""
 
 
 class PoolLimits(Struct, frozen=True):

@@ -4,17 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-STANDARD_PERMISSIONS = ("data:read", "data:write", "ui:render", "events:emit", "network:fetch")
-ADMIN_PERMISSIONS = ("admin:users", "admin:billing", "system:config")
-
-
-class Limits(msgspec.Struct, frozen=True):
-    """Caps in force for one plugin: the manifest's, never above the platform's policy."""
-
-    timeout_ms: int = 5000
-    memory_mb: int = 50
-    cpu_percent: float = 10.0
-    network_per_minute: int = 100
+from apex_exec.catalogue.limits import Limits
 
 
 class PluginSpec(msgspec.Struct, frozen=True):
@@ -26,6 +16,7 @@ class PluginSpec(msgspec.Struct, frozen=True):
     ``digest`` is the bundle's SHA-256 (hex) and names the content that a worker loads.
     ``approved`` are the admin permissions with a valid approval for this digest now; ``approval_expires`` gives the
     Unix time (seconds) at which one of them ends, where it does.
+    ``runtime`` names the language that it is written in, a row of ``executor.runtimes``.
     """
 
     id: str
@@ -46,6 +37,7 @@ class PluginSpec(msgspec.Struct, frozen=True):
     approved: tuple[str, ...] = ()
     approval_expires: dict[str, float] = {}
     entitled: frozenset[str] | None = None
+    runtime: str = "python"
 
     def barred(self, user_id: str) -> str:
         """Why ``user_id`` is not served, as a word or the operator's reason; "" where the user is."""

@@ -8,16 +8,9 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from apex_exec.core.api import HostMethod, Request
-from apex_exec.core.plugin import ADMIN_PERMISSIONS, PluginSpec
-
-PERMISSIONS = {
-    "query": "data:read", "insert": "data:write", "update": "data:write", "delete": "data:write",
-    "renderWidget": "ui:render", "emit": "events:emit", "fetch": "network:fetch",
-}
-"""Which permission each method needs; ``call`` needs the one of its method's prefix."""
-
-PREFIXES = {"admin.users.": "admin:users", "admin.billing.": "admin:billing", "system.config.": "system:config"}
+from apex_exec.catalogue.methods import METHODS, HostMethod, Request
+from apex_exec.catalogue.permissions import ADMIN_PERMISSIONS, PREFIXES
+from apex_exec.core.plugin import PluginSpec
 
 
 class Allowed(Struct, frozen=True):
@@ -37,7 +30,8 @@ def permission_of(method: str, request: Request | None) -> str | None:
     """The permission that ``request`` needs; None where no permission would allow it. Only ``call`` needs the request:
     of the others it may be None."""
     if not isinstance(request, HostMethod):
-        return PERMISSIONS.get(method)
+        known = METHODS.get(method)
+        return (known.permission or None) if known is not None else None
     for prefix, permission in PREFIXES.items():
         if request.method.startswith(prefix) and len(request.method) > len(prefix):
             return permission

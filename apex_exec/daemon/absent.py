@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from apex_exec.core.deadline import NEVER_NS
 from apex_exec.core.plugin import PluginSpec
-from apex_exec.daemon.duties import NEVER_NS, Duty
+from apex_exec.daemon.duties import Duty
 from apex_exec.daemon.hosts.connections import Peer
 from apex_exec.errors import Code, WireError
 from apex_exec.executor.worker_link import WorkerLink

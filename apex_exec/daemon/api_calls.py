@@ -16,14 +16,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
-from apex_exec.core import api
+from apex_exec.catalogue import methods
 from apex_exec.core import events as ev
+from apex_exec.core.deadline import NEVER_NS
 from apex_exec.core.effects import EFFECTS_BYTES_MAX, EffectRefused, Effects
+from apex_exec.core.limits import MS_NS
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.policy import Denied, check
 from apex_exec.core.rate_window import Pace, SlidingWindow
 from apex_exec.core.scheduler.pool import Pool
-from apex_exec.daemon.duties import NEVER_NS, Duty
+from apex_exec.daemon.duties import Duty
 from apex_exec.daemon.hosts.connections import Peer
 from apex_exec.daemon.hosts.host_methods import HostMethods
 from apex_exec.daemon.sides.side_process import SideProcess
@@ -40,7 +42,6 @@ if TYPE_CHECKING:
     from apex_exec.executor.overhead import Overhead
     from apex_exec.observe.metrics import Metrics
 
-MS_NS = 1_000_000
 IN_FLIGHT_MAX = 8
 """API calls of one invocation at once. The SDK makes one at a time; this bounds what a worker of its own making may."""
 CALLS_MAX = 1000
@@ -64,13 +65,18 @@ round trips, and the hook can still say something about it."""
 LAST_WORD_NS = MARGIN_NS // 2
 """So long before the invocation's end (a tenth of it at most) the supervisor itself answers a call that the gateway or
 a host has not answered: if one of them hangs, the worker must live, and the hook has time left to react."""
-LOOKED_AT_HERE = frozenset(("renderWidget", "emit", "call"))
-"""Methods whose parameters the loop looks through, with bounds of their own (``wire.values.check_in_loop``)."""
-WRITES = frozenset(("insert", "update", "delete"))
-"""Their record comes with the write itself, by way of the outbox."""
-EVENTS = {"query": "data.access", "insert": "data.modification", "update": "data.modification",
-          "delete": "data.deletion"}
-"""Event types of the methods that have their own; the others' is ``plugin.api``."""
+
+
+def event_of(method: str) -> str:
+    """The type of its audit event; of a method that there is not, too."""
+    known = methods.METHODS.get(method)
+    return known.event if known is not None else "plugin.api"
+
+
+def is_write(method: str) -> bool:
+    """Whether its record comes with the write itself, by way of the outbox."""
+    known = methods.METHODS.get(method)
+    return known is not None and known.is_write
 
 
 class _Running:
@@ -192,7 +198,8 @@ class ApiCalls:
 
     def _decide(self, asked: _Asked, running: _Running, message: inner.ApiCall, deadline_ns: int) -> None:
         method, now_ns = message.method, asked.begun_ns
-        if method not in api.METHODS:
+        known = methods.METHODS.get(method)
+        if known is None:
             asked.method = asked.action = "unknown"
             self._refuse(asked, "unknown_method", "there is no such API method")
             return
@@ -204,7 +211,7 @@ class ApiCalls:
                                                   f"{IN_FLIGHT_MAX} at once, with {BYTES_MAX} bytes in all")
             return
         params = bytes(message.params)
-        if method not in LOOKED_AT_HERE:
+        if known.route == "gateway":  # those of the others are looked through here (``wire.values.check_in_loop``)
             cost = containers_at_most(params)
             running.containers += cost if cost <= FREE_CONTAINERS else containers(params, 1)
         if running.containers > CONTAINERS_MAX:
@@ -218,10 +225,10 @@ class ApiCalls:
             self._refuse(asked, "audit_unavailable", self._audit.reason)
             return
         spec = self._spec(asked)
-        request: api.HostMethod | None = None
-        if method == "call":  # its permission depends on its content, whose own parameters are not decoded
+        request: methods.HostMethod | None = None
+        if known.route == "host":  # its permission depends on its content, whose own parameters are not decoded
             try:
-                request = cast("api.HostMethod", api.decode(method, params))
+                request = cast("methods.HostMethod", methods.decode(method, params))
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
                 self._refuse(asked, "invalid_params", str(error)[:200])
                 return
@@ -232,10 +239,10 @@ class ApiCalls:
                          permission=verdict.permission)
         elif request is not None:
             self._call_host(asked, request, deadline_ns)
-        elif method in ("renderWidget", "emit"):
+        elif known.route == "effect":
             self._effect(asked, running, params)
         else:  # decoded by the gateway alone: what a call's parameters cost, the loop must not pay
-            self._call_gateway(asked, spec, message, deadline_ns)
+            self._call_gateway(asked, known, spec, message, deadline_ns)
 
     def _effect(self, asked: _Asked, running: _Running, params: bytes) -> None:
         """Collects an effect. What was tried counts, taken or not, before it is decoded."""
@@ -244,7 +251,7 @@ class ApiCalls:
             self._refuse(asked, "effect_limit", f"one invocation tries {EFFECT_BYTES_TRIED_MAX} bytes of effects")
             return
         try:
-            request = cast("api.RenderWidget | api.Emit", api.decode(asked.method, params))
+            request = cast("methods.RenderWidget | methods.Emit", methods.decode(asked.method, params))
             running.effects.add(asked.plugin, request, self.components)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
             self._refuse(asked, "invalid_params", str(error)[:200])
@@ -259,8 +266,9 @@ class ApiCalls:
         spec = asked.link.spec
         return now if now is not None and now.digest == spec.digest else spec
 
-    def _call_gateway(self, asked: _Asked, spec: PluginSpec, message: inner.ApiCall, deadline_ns: int) -> None:
-        if asked.method == "fetch" and (retry_ms := self._rate(asked, spec)):
+    def _call_gateway(self, asked: _Asked, known: methods.Method, spec: PluginSpec, message: inner.ApiCall,
+                      deadline_ns: int) -> None:
+        if known.rate == "network" and (retry_ms := self._rate(asked, spec)):
             self._refuse(asked, "rate_limited", "too many requests a minute", retry_ms, event="security.rate_limit",
                          result="denied")
             return
@@ -271,8 +279,7 @@ class ApiCalls:
         if sent:
             self._asked[asked.number] = asked
         else:
-            code = "fetch_failed" if asked.method == "fetch" else "data_unavailable"
-            self._refuse(asked, code, "the gateway is being started")
+            self._refuse(asked, known.away, "the gateway is being started")
 
     def _time_of(self, asked: _Asked, deadline_ns: int) -> int:
         """How many nanoseconds the gateway or the host may take for the call. ``expire`` answers it afterwards."""
@@ -305,7 +312,7 @@ class ApiCalls:
             self._metrics.inc("rate_limited_total", (asked.plugin, "network"))
         return -(-wait_ns // MS_NS)
 
-    def _call_host(self, asked: _Asked, request: api.HostMethod, deadline_ns: int) -> None:
+    def _call_host(self, asked: _Asked, request: methods.HostMethod, deadline_ns: int) -> None:
         def answered(result: bytes, code: str, message: str) -> None:
             if code:
                 self._refuse(asked, code, message)
@@ -329,7 +336,7 @@ class ApiCalls:
                 return
         self._close(asked, "ok")
         if not recorded:
-            self._record(asked, EVENTS.get(asked.method, "plugin.api"), "success", facts)
+            self._record(asked, event_of(asked.method), "success", facts)
         self._send(asked.link, inner.ApiReply(asked.api_id, True, msgspec.Raw(value)))
 
     def _refuse(self, asked: _Asked, code: str, message: str, retry_after_ms: int = 0, *, event: str = "",
@@ -350,7 +357,7 @@ class ApiCalls:
             facts["permission"] = permission
         if retry_after_ms:
             facts["retryAfterMs"] = retry_after_ms
-        self._record(asked, event or EVENTS.get(asked.method, "plugin.api"), result, facts)
+        self._record(asked, event or event_of(asked.method), result, facts)
         self._answer(asked.link, asked.api_id, code, message, retry_after_ms)
 
     def _close(self, asked: _Asked, outcome: str) -> None:
@@ -361,7 +368,7 @@ class ApiCalls:
             running.open.pop(asked.api_id, None)
             if outcome != "ok":
                 running.refused.add(outcome)
-        if asked.method in api.METHODS and self._pool.spec(asked.plugin) is not None:
+        if asked.method in methods.METHODS and self._pool.spec(asked.plugin) is not None:
             self._metrics.inc("api_calls_total", (asked.plugin, asked.method, outcome))
             self._metrics.observe("api_call_duration_seconds", (asked.method,),
                                   (time.monotonic_ns() - asked.begun_ns) / 1e9)
@@ -397,7 +404,7 @@ class ApiCalls:
         if asked.is_over:  # a write that was committed has its record already
             self._asked.pop(asked.number, None)
             return
-        self._done(asked, message.value, message.facts, recorded=asked.method in WRITES)
+        self._done(asked, message.value, message.facts, recorded=is_write(asked.method))
 
     def _gateway_failed(self, message: messages.Failed) -> None:
         asked = self._asked.get(message.id)
@@ -416,7 +423,7 @@ class ApiCalls:
     def _failed_late(self, asked: _Asked, code: str) -> None:
         """A write failed whose invocation had ended before: only its record was still open."""
         self._asked.pop(asked.number, None)
-        self._record(asked, EVENTS[asked.method], "failure", {"code": code})
+        self._record(asked, event_of(asked.method), "failure", {"code": code})
 
     def _gateway_hops(self, message: messages.Hop) -> None:
         asked = self._asked.get(message.id)
@@ -475,7 +482,7 @@ class ApiCalls:
             was_asked = self._hosts.forget(asked.host_call, is_late=code == "deadline_exceeded")
             if not was_asked and code == "deadline_exceeded":
                 code, message = "not_provided", f"no host provides {asked.action} now; none was asked"
-        elif asked.number in self._asked and self._tell(messages.Cancel(asked.number)) and asked.method in WRITES:
+        elif asked.number in self._asked and self._tell(messages.Cancel(asked.number)) and is_write(asked.method):
             asked.is_over = True  # whether it was committed is the gateway's to say
             running = self._running.get(asked.call)
             if running is not None:

@@ -17,6 +17,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+
 from apex_exec import API_VERSION, __version__, extras
 from apex_exec.catalogue.declared import declare_all
 from apex_exec.catalogue.hooks import HOOKS
@@ -42,7 +44,7 @@ from apex_exec.daemon.notify import Notifier
 from apex_exec.daemon.orders import Orders
 from apex_exec.daemon.plugin_gauges import MEASURE_SECONDS, PluginGauges
 from apex_exec.daemon.plugin_sources import PluginSources
-from apex_exec.daemon.policies import breaker_policy, hosts_max, limits_of, pool_limits, recycle_policy, spares_of
+from apex_exec.daemon.policies import breaker_policy, hosts_max, pool_limits, recycle_policy, spares_of
 from apex_exec.daemon.ports import Trail
 from apex_exec.daemon.reload import Changeable, InForce, Reloader
 from apex_exec.daemon.runtime_folder import RuntimeFolder, own_folder, take_lock
@@ -60,6 +62,8 @@ from apex_exec.executor.jails import Sandboxing
 from apex_exec.executor.local import LocalExecutor
 from apex_exec.executor.loop import Loop
 from apex_exec.executor.resource_monitor import Governing
+from apex_exec.executor.runtimes import PYTHON
+from apex_exec.executor.zygote_keeper import ZygoteSource
 from apex_exec.executor.zygote_link import ZygoteLink
 from apex_exec.observe.logs import Logs
 from apex_exec.observe.metrics import Metrics
@@ -171,7 +175,7 @@ def _prepare(settings: Settings, logs: Logs, undo: ExitStack) -> Ground:
     sandboxing = Sandboxing(settings)
     _own_state(settings)
     source = BundleSource(BlobStore(settings.state_path / "bundles"))
-    found = scan_folder(settings.plugins_dir, limits_of(settings), settings.security.policy_file)
+    found = scan_folder(settings.plugins_dir, settings.limits.policy(), settings.security.policy_file)
     source.replace(found.bundles)
     runtime = RuntimeFolder(settings)
     undo.callback(runtime.close)
@@ -199,9 +203,9 @@ def _make_service(ground: Ground) -> Service:
     pool = Pool(pool_limits(settings, ground.fds), breaker_policy(settings), random.random, recycle_policy(settings))
     driver = CoreDriver(pool, guard, metrics, logs)
     workers = LocalExecutor(
-        loop, start_zygote=lambda: ZygoteLink(sandboxing.boot), zygote=ground.zygote, sandboxing=sandboxing,
-        source=ground.source, spares=spares_of(settings), step=driver.step, metrics=metrics, logs=logs,
-        failed=guard.failed)
+        loop, zygotes=[ZygoteSource(PYTHON.name, lambda: ZygoteLink(sandboxing.boot), ground.zygote)],
+        sandboxing=sandboxing, source=ground.source, spares=spares_of(settings), step=driver.step,
+        metrics=metrics, logs=logs, failed=guard.failed)
     governing = Governing(
         pool=pool, step=driver.step, metrics=metrics, activated=workers.activated,
         burst_seconds=settings.limits.cpu_burst_seconds, cgroups=sandboxing.cgroups, failed=guard.failed)
@@ -287,12 +291,11 @@ def _tcp_hosts(settings: Settings, connections_max: int) -> TcpHosts | None:
 
 def _welcome(id_: int | str, ground: Ground) -> msg.Welcome:
     settings = ground.in_force.settings
-    policy = limits_of(settings)
+    policy = settings.limits.policy()
     return msg.Welcome(
         id=id_, protocol=1, server=f"apex-exec/{__version__}", api_version=API_VERSION,
         isolation=ground.sandboxing.level, waived=ground.sandboxing.waived, hooks=list(HOOKS), limits=msg.Limits(
-            timeout_ms=policy.timeout_ms, memory_mb=policy.memory_mb, cpu_percent=policy.cpu_percent,
-            network_per_minute=policy.network_per_minute, max_message_bytes=settings.host.max_message_bytes))
+            **msgspec.structs.asdict(policy), max_message_bytes=settings.host.max_message_bytes))
 
 
 def _listen(address: str) -> socket.socket:

@@ -88,7 +88,7 @@ class CoreDriver:
         elif isinstance(action, act.GenerationJudged):
             self._judged(action)
         elif isinstance(action, act.ReplaceZygote):
-            workers.zygote.replace()
+            workers.replace_zygote(action.worker)
         elif isinstance(action, act.Faulted):
             self._guard.failed("core timer", action.error, action.plugin)
 

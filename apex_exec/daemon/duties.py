@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from apex_exec.executor.local import LocalExecutor
     from apex_exec.executor.ports import Governing
 
-NEVER_NS = 1 << 62
-
 
 class Due(Protocol):
     """Anything that can stand in the list of duties."""

@@ -8,7 +8,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from apex_exec.core.plugin import ADMIN_PERMISSIONS, Limits, PluginSpec
+from apex_exec.catalogue.limits import Limits
+from apex_exec.catalogue.permissions import ADMIN_PERMISSIONS
+from apex_exec.core.plugin import PluginSpec
 from apex_exec.errors import ConfigError, Refusal
 from apex_exec.registry.bundles.bundle import Bundle, read_folder
 from apex_exec.registry.trust.policy_file import Policy

@@ -85,7 +85,7 @@ def _start(parts: Parts, signals: Signals) -> None:
     if not administration.registrar.wait_ready(REGISTRY_SECONDS):
         log.error("the registry does not answer (%s); what is installed is served as soon as it does",
                   metrics.health.get("registry") or "it is still being opened")
-    if why := service.workers.zygote.wait_ready():
+    if why := service.workers.forks.wait_ready():
         raise ConfigError(f"no worker can be started: the zygote, which they are forked from, cannot run: {why}"
                           + ground.sandboxing.extra_modules_hint)
     _bind(parts)
@@ -124,7 +124,7 @@ def _end(parts: Parts) -> int:
         if killed := service.loop.close_sides(until):
             log.error("these did not end in time and were killed: %s", ", ".join(killed))
 
-    for step in (service.workers.zygote.close, service.governing.close, records, service.requests.end,
+    for step in (service.workers.forks.close, service.governing.close, records, service.requests.end,
                  service.hosts.peers.close, parts.administration.admin.peers.close,
                  *(() if service.tcp_hosts is None else (service.tcp_hosts.close,)), sides):
         try:

@@ -6,7 +6,6 @@ import logging
 import os
 
 from apex_exec.config import Settings
-from apex_exec.core.plugin import Limits
 from apex_exec.core.scheduler.breaker import BreakerPolicy
 from apex_exec.core.scheduler.pool import SECOND_NS, PoolLimits, RecyclePolicy
 from apex_exec.daemon.hosts.stream_peers import CONNECTIONS_MAX
@@ -17,13 +16,6 @@ FDS_PER_WORKER = 4
 """Link, marks, pidfd, and one in passing."""
 FDS_OWN = 256
 """What the daemon itself, its administrators and its side processes may use."""
-
-
-def limits_of(settings: Settings) -> Limits:
-    """The platform's policy for plugins."""
-    given = settings.limits
-    return Limits(timeout_ms=given.timeout_ms, memory_mb=given.memory_mb, cpu_percent=given.cpu_percent,
-                  network_per_minute=given.network_per_minute)
 
 
 def hosts_max(fds: int) -> int:

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from apex_exec.catalogue.limits import LIMITS
 from apex_exec.config import Settings
 from apex_exec.core import events as ev
 from apex_exec.daemon.administration.roles import Access
 from apex_exec.daemon.folder_plugins import scan_folder
-from apex_exec.daemon.policies import breaker_policy, limits_of, pool_limits, recycle_policy, spares_of
+from apex_exec.daemon.policies import breaker_policy, pool_limits, recycle_policy, spares_of
 from apex_exec.observe.logs import LEVELS
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def _per_host(parts: Changeable, settings: Settings) -> None:
 
 
 def _spares(parts: Changeable, settings: Settings) -> None:
-    parts.workers.spares.wanted = spares_of(settings)
+    parts.workers.forks.want_spares(spares_of(settings))
     _pool(parts, settings)
 
 
@@ -93,10 +94,7 @@ def _log(parts: Changeable, settings: Settings) -> None:
 RELOADABLE: dict[str, Applier] = {
     "plugins_dir": _with_every_reload,
     "drain_seconds": _when_read,
-    "limits.timeout_ms": _with_every_reload,
-    "limits.memory_mb": _with_every_reload,
-    "limits.cpu_percent": _with_every_reload,
-    "limits.network_per_minute": _with_every_reload,
+    **{f"limits.{name}": _with_every_reload for name in LIMITS},
     "limits.cpu_burst_seconds": _burst,
     "limits.api_calls_per_second": _api_rate,
     "breaker.ends": _pool,
@@ -173,7 +171,7 @@ class Reloader:
         new, parts = self._reread(), self._parts
         applied, restart = changed(self._in_force.settings, new)
         settings = merged(self._in_force.settings, new)
-        found = scan_folder(settings.plugins_dir, limits_of(settings), settings.security.policy_file)
+        found = scan_folder(settings.plugins_dir, settings.limits.policy(), settings.security.policy_file)
         access = Access(settings.admin.roles, os.geteuid())
         if parts.tcp_hosts is not None:
             parts.tcp_hosts.curve.read_clients()

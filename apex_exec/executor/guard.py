@@ -1,13 +1,13 @@
-"""What becomes of a duty of the loop that fails: the fault costs whom it concerns, never everybody.
+"""What happens if a duty of the loop fails: the fault costs the plugin that it concerns, and never everybody.
 
-A *duty* is one thing that the loop does by itself, for one plugin where there is one: a sample, a message of a worker,
-of the zygote or of a side process, a timer, an action of the core, a hand-over of metrics. Each runs behind an
-``except`` that tells the guard, and the loop goes on with the next duty. The guard
+A *duty* is one thing that the loop does by itself, often for one plugin: a sample, a message of a worker, of the zygote
+or of a side process, a timer, an action of the core, a hand-over of metrics. Each duty runs behind an ``except`` that
+tells the guard, and the loop goes on with the next one. The guard
 
 - counts it (``duty_failures_total``) and logs its traceback, once a minute for each duty and plugin;
-- has the plugin concerned quarantined, in the next turn: in the midst of a step the core's state is not settled;
-- where no plugin is to blame has the loop rest for a moment, longer each time, so that what fails again and again
-  costs no core, and says so in ``/readyz``.
+- has the plugin concerned quarantined in the next turn, since in the middle of a step the core's state is not settled;
+- has the loop rest for a moment if no plugin is to blame, longer each time, so that what fails again and again does not
+  cost a core, and says so in ``/readyz``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from apex_exec.common.backoff import Backoff
 from apex_exec.core.limits import MS_NS, SECOND_NS
 
 if TYPE_CHECKING:
@@ -23,11 +24,11 @@ if TYPE_CHECKING:
 
 LOG_NS = 60 * SECOND_NS
 TOLD_MAX = 256
-"""Pairs of duty and plugin whose last traceback is remembered; with more all may be told again."""
+"""How many pairs of duty and plugin are remembered as logged. With more of them, all may be logged again."""
 REST_NS_MIN = MS_NS
 REST_NS_MAX = 100 * MS_NS
 WELL_NS = 10 * SECOND_NS
-"""Without another failure for so long the daemon is as ready as before, and the next rest is the shortest again."""
+"""Without another failure in this time the daemon is as ready as before, and the next rest is the shortest again."""
 
 
 class Guard:
@@ -35,24 +36,23 @@ class Guard:
 
     def __init__(self, metrics: Metrics, logs: Logs) -> None:
         self.faulty: dict[str, str] = {}
-        """Plugins that are to be quarantined, with what failed."""
+        """Plugins that are to be quarantined, and what failed."""
         self.rest_ns = 0
-        """How long the loop rests before its next round; the loop sets it back."""
+        """How long the loop rests before its next round; the loop sets this back to 0."""
         self._metrics = metrics
         self._logs = logs
         self._told: dict[tuple[str, str], int] = {}
-        self._rested_ns = REST_NS_MIN // 2
+        self._rests = Backoff(REST_NS_MIN, REST_NS_MAX)
         self._failed_ns = 0
 
     def failed(self, duty: str, error: Exception, plugin: str = "") -> None:
-        """``duty`` has raised ``error``; ``plugin`` is whom it was done for. Never raises."""
+        """``duty`` has raised ``error``. It was done for ``plugin``, or, if that is "", for no plugin. Never raises."""
         now_ns = time.monotonic_ns()
         self._metrics.inc("duty_failures_total", (duty,))
         if plugin:
             self.faulty[plugin] = f"the supervisor failed at it ({duty}); the daemon's log says how"
         else:
-            self._rested_ns = min(2 * self._rested_ns, REST_NS_MAX)
-            self.rest_ns = self._rested_ns
+            self.rest_ns = self._rests.take()
             self._failed_ns = now_ns
             self._metrics.health["loop"] = f"a duty of the supervisor fails ({duty}); its log says how"
         key = duty, plugin
@@ -64,12 +64,13 @@ class Guard:
             self._logs.bug(f"the duty {duty!r} of the supervisor failed{whose}", error)
 
     def upkeep(self, now_ns: int) -> None:
-        """Forgets an unowned failure that has not come again."""
+        """Forgets a failure that concerned no plugin and has not come again."""
         if self._failed_ns and now_ns - self._failed_ns > WELL_NS:
-            self._failed_ns, self._rested_ns = 0, REST_NS_MIN // 2
+            self._failed_ns = 0
+            self._rests.reset()
             self._metrics.health["loop"] = ""
 
 
 def raise_it(_duty: str, error: Exception, _plugin: str) -> None:
-    """Stands for a guard where there is none, in tests and tools: a fault is seen at once."""
+    """Takes the place of a guard in tests and tools: a fault is seen at once."""
     raise error

@@ -1,4 +1,4 @@
-"""The daemon's side of the jail: probes once, refuses to serve below min_level, says what a worker gets."""
+"""Our side of the jail: probes this machine once, refuses to serve below ``min_level``, says what each worker gets."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 from apex_exec.config import Settings
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.errors import ConfigError
+from apex_exec.executor.runtimes import PYTHON
 from apex_exec.sandbox.cgroup import CgroupError, Cgroups
-from apex_exec.sandbox.modules import ALLOWED, HIDDEN, REFUSED, check_modules
+from apex_exec.sandbox.modules import check_modules
 from apex_exec.sandbox.plan import Identities
 from apex_exec.sandbox.probe import Findings, advice, no_proc, probe
 
@@ -20,9 +21,9 @@ _NOBODY = PluginSpec("probe", "0.0.0", "", "", ())
 
 
 def examine(settings: Settings) -> tuple[Findings, str]:
-    """What this machine gives, and whether memory and CPU are ``sampled`` or ``enforced`` (by cgroups).
+    """Returns what this machine can confine, and whether memory and CPU are ``sampled`` or ``enforced`` (by cgroups).
 
-    ``sandbox.governor = "psutil"`` does without cgroups where they could be had. Raises RuntimeError.
+    With ``sandbox.governor = "psutil"`` no cgroup is used even if there could be one. Raises RuntimeError.
     """
     if lacking := no_proc():
         raise RuntimeError(lacking)
@@ -43,20 +44,15 @@ def examine(settings: Settings) -> tuple[Findings, str]:
     return findings, "enforced" if in_cgroup else "sampled"
 
 
-def boot_of(findings: Findings, extra_modules: list[str]) -> dict[str, Any]:
-    """What a zygote is started with."""
-    return {"jail": findings.plan, "preload": [*ALLOWED, *extra_modules], "hidden": list(HIDDEN),
-            "refused": [name for name in REFUSED if name not in extra_modules]}
-
-
 def extra_modules_hint(settings: Settings) -> str:
-    """What may be at fault where a zygote cannot run: nothing else of the configuration decides what it loads."""
+    """Returns what may be at fault if a zygote cannot run: nothing else in the configuration decides what it loads."""
     named = ", ".join(settings.sandbox.extra_modules)
     return f" (sandbox.extra_modules has it load {named})" if named else ""
 
 
 class Sandboxing:
-    """Made before any thread exists. ``level`` is what is in force; ``waived`` what was done without."""
+    """What confines workers here (``ports.Jails``). Must be made before any thread exists. ``level`` is in force;
+    ``waived`` are the layers that the operator does without. Raises ConfigError if this machine reaches too little."""
 
     def __init__(self, settings: Settings) -> None:
         sandbox = settings.sandbox
@@ -77,7 +73,7 @@ class Sandboxing:
         self.level = findings.level or "L0"
         self.waived = findings.waived
         self.reports = findings.reports
-        self.boot = boot_of(findings, sandbox.extra_modules)
+        self.boot = PYTHON.boot(findings.plan, sandbox.extra_modules)
         self.extra_modules_hint = extra_modules_hint(settings)
         self._identities = Identities(*sandbox.uid_range) if os.geteuid() == 0 else None
         if findings.kill.state != "active":
@@ -100,7 +96,8 @@ class Sandboxing:
             log.info("isolation is %s", self.level)
 
     def jail_for(self, worker: int, spec: PluginSpec | None) -> dict[str, Any]:
-        """What differs between workers; without ``spec``: a spare's. Raises RuntimeError without a uid or group."""
+        """Returns what the zygote is told of this worker; without ``spec`` it is a spare. Raises RuntimeError if there
+        is no uid or control group for it."""
         paths: list[str] = []
         if self.cgroups is not None:
             try:
@@ -115,7 +112,7 @@ class Sandboxing:
         return {"uid": uid, "gid": uid, "cgroup": paths}
 
     def adopt(self, spare: int, worker: int, spec: PluginSpec) -> None:
-        """What the spare holds is the worker's from now on, with the plugin's limits. Raises RuntimeError."""
+        """Gives what the spare holds to the worker, with the plugin's limits. Raises RuntimeError."""
         if self.cgroups is not None:
             try:
                 self.cgroups.adopt(spare, worker, spec, self.burst_seconds)
@@ -125,12 +122,12 @@ class Sandboxing:
             self._identities.pass_on(spare, worker)
 
     def killed(self, worker: int) -> None:
-        """SIGKILL was sent to it: it may run to its end."""
+        """SIGKILL was sent to the worker, so nothing may hold it back on its way to its end."""
         if self.cgroups is not None:
             self.cgroups.let_die(worker)
 
     def worker_gone(self, worker: int) -> None:
-        """Its uid may be given to another one, its group goes."""
+        """The worker is dead: its uid may be given to another worker, and its control group is removed."""
         if self.cgroups is not None:
             self.cgroups.leave(worker)
         if self._identities is not None:

@@ -33,6 +33,8 @@ class Job:
         self.spec = spec
         self.due_ns = due_ns
         self.handlers: Mapping[type, Handler] = {}
+        self.is_over = False
+        """Whether the worker has ended, or never was."""
         self._files = files
         self._sent = False
         self._home: Home
@@ -76,9 +78,9 @@ class Job:
         """It has loaded the plugin. Raises ZmtpError if that is not its task."""
         raise ZmtpError("it says that it is ready to be called")
 
-    def failed(self, link: WorkerLink, text: str, traceback: str, now_ns: int) -> None:
+    def failed(self, link: WorkerLink, message: inner.Failed, now_ns: int) -> None:
         """The plugin's log says why it could not boot."""
-        say_failure(self._home.logs, link, text, traceback, now_ns)
+        say_failure(self._home.logs, link, message, now_ns)
 
     def violated(self, link: WorkerLink, why: str, now_ns: int) -> None:
         """It is killed."""
@@ -94,10 +96,12 @@ class Job:
 
     def refused(self, worker: int, now_ns: int) -> None:
         """There is no process for it."""
+        self.is_over = True
         self.over("OVERLOADED", "the system gave no process for a worker")
 
     def ended(self, link: WorkerLink, end: End, begun: int, now_ns: int) -> None:
         """Why it was killed says more than how it died."""
+        self.is_over = True
         self.over(end.code, link.failure or end.message)
 
 

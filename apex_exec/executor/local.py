@@ -8,31 +8,30 @@ reason, whatever dies (``worker_exits``): also a worker whose zygote is gone, or
 from __future__ import annotations
 
 import hashlib
-import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from apex_exec.core import actions as act
 from apex_exec.core import events as ev
-from apex_exec.core.limits import MS_NS
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.executor.accounts import Accounts
+from apex_exec.executor.forks import Forks
 from apex_exec.executor.guard import raise_it
 from apex_exec.executor.jobs import Job
 from apex_exec.executor.link_reader import LinkReader
 from apex_exec.executor.loop import Loop
 from apex_exec.executor.overhead import Overhead
-from apex_exec.executor.ports import BundleSource, Jails, Neighbours
+from apex_exec.executor.ports import BundleSource, Executor, Jails, Neighbours
+from apex_exec.executor.start_health import StartHealth
 from apex_exec.executor.warm_pool import WarmPool
-from apex_exec.executor.worker_exits import LOST_NS_MAX, WorkerExits
+from apex_exec.executor.worker_exits import WorkerExits
 from apex_exec.executor.worker_kinds import PoolWorker, Spare
-from apex_exec.executor.worker_link import UNCLAIMED, Kind, WorkerLink
+from apex_exec.executor.worker_link import Kind, WorkerLink
 from apex_exec.executor.worker_protocol import WorkerProtocol
-from apex_exec.executor.zygote_keeper import ZygoteKeeper
-from apex_exec.executor.zygote_link import ZygoteLink
+from apex_exec.executor.zygote_keeper import ZygoteSource
 from workers import wire as inner
 
 if TYPE_CHECKING:
@@ -42,23 +41,20 @@ if TYPE_CHECKING:
 REFILL_TURNS = 3
 """A spare is forked this many turns of the loop after a cold worker is ready: its call goes out in the first of them
 and comes back in the second, and the fork is not to compete with it."""
-UNSTARTED_NS = 10_000 * MS_NS
-"""How long `/readyz` says no after a start that the machine has refused, unless another worker starts meanwhile."""
 MARKS_DRAIN_MASK = 0x0FFF
 """The marks pipe holds 65,536 marks, one a call; it is emptied every 4,096 calls."""
 _encode = msgspec.msgpack.Encoder().encode
 
 
-class LocalExecutor:
+class LocalExecutor(Executor):
     """``step(event, now_ns)`` gives an event to the core and does its actions. See ``ports.Executor``.
 
     Numbers below zero are the executor's own: of spares and jobs, of which the core does not know. What a worker is for
     is said by its link's ``kind`` alone.
     """
 
-    def __init__(self, loop: Loop, *, start_zygote: Callable[[], ZygoteLink], zygote: ZygoteLink,
-                 sandboxing: Jails, source: BundleSource, spares: int,
-                 step: Callable[[ev.Event, int], None], metrics: Metrics, logs: Logs,
+    def __init__(self, loop: Loop, *, zygotes: Sequence[ZygoteSource], sandboxing: Jails, source: BundleSource,
+                 spares: int, step: Callable[[ev.Event, int], None], metrics: Metrics, logs: Logs,
                  failed: Callable[[str, Exception, str], None] = raise_it) -> None:
         self.neighbours = Neighbours(step, failed)
         self.metrics = metrics
@@ -72,28 +68,26 @@ class LocalExecutor:
         """Links with messages for ``flush`` to write."""
         self.unsettled = False
         """Whether ``follow_up`` has something to do."""
-        self._loop = loop
         self._jails = sandboxing
         self._source = source
         self._links: dict[int, WorkerLink] = {}
-        self._forked: dict[int, WorkerLink] = {}  # by the number that the zygote knows it by; spares too
         self._overmarked: list[WorkerLink] = []
         self._last_own = 0
         self._refill_turns = 0
-        self._unstarted_ns = self._unstarted_until_ns = 0
         self.accounts = Accounts(self._links, self.neighbours)
         self.overhead = Overhead(metrics)
         self.reading = self.overhead.reading
         """The links that wait for their plugin's turn to be read."""
-        self.protocol = WorkerProtocol(self.neighbours, self.busy, reply=self.reply, cannot_start=self._cannot_start,
+        self._health = StartHealth(metrics, logs)
+        self.protocol = WorkerProtocol(self.neighbours, self.busy, reply=self.reply, health=self._health,
                                        metrics=metrics, logs=logs)
         self.reader = LinkReader(loop, self.overhead, hung_up=self._hung_up, violated=self.violated,
                                  failed=self._failed)
         self.exits = WorkerExits(self.reader, self.neighbours, self.accounts, release=self._release,
                                  failed=self._failed, unsettle=self._unsettle, metrics=metrics, logs=logs)
         self._pool_worker, self._spare = PoolWorker(self), Spare(self)
-        self.zygote = ZygoteKeeper(loop, start=start_zygote, zygote=zygote, asker=self, metrics=metrics, logs=logs)
-        self.spares = WarmPool(self.zygote, spares)
+        self.forks = Forks(loop, zygotes, spares, jails=sandboxing, exits=self.exits, neighbours=self.neighbours,
+                           health=self._health, failed=self._failed, metrics=metrics, logs=logs)
 
     # ------------------------------------------------------------------ what others may ask
     def living(self) -> list[tuple[int, str, int]]:
@@ -143,18 +137,19 @@ class LocalExecutor:
 
     def refill(self, now_ns: int) -> None:
         """Forks the spares that are missing. Not called while a cold call is on its way: it would compete with it."""
-        for _ in range(self.spares.missing(now_ns)):
-            self._last_own -= 1
-            try:
-                link = WorkerLink(self._last_own, UNCLAIMED, now_ns)
-            except OSError:
-                return
-            self._open(link, self._spare)
-            self.spares.fork(link)
+        for pool in self.forks.warm.values():
+            for _ in range(pool.missing(now_ns)):
+                self._last_own -= 1
+                try:
+                    link = WorkerLink(self._last_own, pool.placeholder, now_ns)
+                except OSError:
+                    return
+                self._open(link, self._spare)
+                pool.fork(link)
 
     def warm_pool_of(self, link: WorkerLink) -> WarmPool:
         """Returns the warm pool of the runtime that the worker was forked for."""
-        return self.spares
+        return self.forks.pool_of(link)
 
     def refill_soon(self) -> None:
         """Has ``refill`` called in REFILL_TURNS turns of the loop."""
@@ -162,7 +157,12 @@ class LocalExecutor:
         self.unsettled = True
 
     def _start(self, worker: int, spec: PluginSpec, kind: Kind, now_ns: int) -> None:
-        spare = self.spares.take()
+        pool = self.forks.warm.get(spec.runtime)
+        if pool is None:
+            self.logs.log("error", f"no worker for {spec.id}: this daemon runs no plugins in {spec.runtime!a}")
+            self.exits.refuse_later(worker, kind, None)
+            return
+        spare = pool.take()
         if spare is not None and self._adopt(spare, worker, spec, kind, now_ns):
             return
         try:
@@ -173,11 +173,11 @@ class LocalExecutor:
             return
         self._open(link, kind)
         self._claim(link)
-        self.zygote.ask(link)
+        self.forks.ask(link)
 
     def _open(self, link: WorkerLink, kind: Kind) -> None:
         link.kind = kind
-        self._forked[link.forked_as] = link
+        self.forks.links[link.forked_as] = link
         self.reader.poll(link)
 
     def _claim(self, link: WorkerLink) -> None:
@@ -192,7 +192,7 @@ class LocalExecutor:
             self._jails.adopt(link.worker, worker, spec)
         except RuntimeError as error:
             self.logs.log("error", f"a spare worker could not be given to {spec.id}: {error}")
-            self.spares.lost(link)
+            self.warm_pool_of(link).lost(link)
             self.kill_link(link)
             return False
         link.worker, link.spec, link.started_ns, link.kind = worker, spec, now_ns, kind
@@ -230,7 +230,9 @@ class LocalExecutor:
             self.activated.add(action.worker)
         link.owed += 1
         link.user_id = request.user_id
-        link.queue(_encode(inner.Call(action.seq, request.hook, request.user_id, request.deadline_ns, request.params)))
+        deadline_ns = request.deadline_ns
+        link.queue(_encode(inner.Call(action.seq, request.hook, request.user_id, deadline_ns, deadline_ns - now_ns,
+                                      request.params)))
         if not link.dirty:
             link.dirty = True
             self.dirty.append(link)
@@ -288,7 +290,7 @@ class LocalExecutor:
         if reason == "deadline":
             self.metrics.observe("kill_delay_seconds", (), max(0, time.monotonic_ns() - due_ns) / 1e9)
         self._jails.killed(worker)
-        if self.zygote.unask(link):
+        if self.forks.unask(link):
             self.exits.never(link)
 
     def kill_plugin(self, plugin: str) -> None:
@@ -299,7 +301,11 @@ class LocalExecutor:
 
     def kill_link(self, link: WorkerLink) -> OSError | None:
         """Kills the worker now, or as soon as there is a process. Returns the kernel's answer if it refuses."""
-        return self.zygote.kill(link)
+        return self.forks.kill(link)
+
+    def replace_zygote(self, worker: int) -> None:
+        """The end of a killed worker was never reported: kills its zygote, and with it the worker."""
+        self.forks.replace(self._links.get(worker))
 
     def violated(self, link: WorkerLink, why: str) -> None:
         """The worker broke the inner protocol."""
@@ -312,28 +318,21 @@ class LocalExecutor:
 
     def _hung_up(self, link: WorkerLink) -> None:
         if link.lost_ns and link.pidfd < 0:
-            self._orphaned(link)
+            self.forks.orphaned(link)
         else:
             link.kind.hung_up(link)
-
-    def _orphaned(self, link: WorkerLink) -> None:
-        if self._forked.get(link.forked_as) is link:
-            self.exits.lost(link)
 
     def _release(self, link: WorkerLink) -> None:
         """Forgets the link and closes its descriptors; what its worker held of the sandbox is free again."""
         self.reader.release(link)
-        if link.pidfd >= 0:
-            self._loop.remove(link.pidfd)
-        self.zygote.unask(link)
+        self.forks.forget(link)
         link.close()
         self.busy.discard(link)
-        del self._forked[link.forked_as]
         if self._links.get(link.worker) is link:
             del self._links[link.worker]
             self.accounts.released(link)
         else:
-            self.spares.lost(link)
+            self.warm_pool_of(link).lost(link)
         self._jails.worker_gone(link.worker)
 
     # ------------------------------------------------------------------ duties
@@ -363,19 +362,15 @@ class LocalExecutor:
         return self.exits.follow_up(now_ns)
 
     def upkeep(self, now_ns: int) -> None:
-        """Ends workers that the zygote never spoke of and jobs that are overdue; sees to zygote and spares. Call it
-        once a second."""
-        for link in list(self._forked.values()):
+        """Ends jobs that are overdue and workers that a zygote never spoke of; sees to zygotes and spares. Call it once
+        a second."""
+        for link in list(self.forks.links.values()):
             kind = link.kind
             if isinstance(kind, Job) and now_ns > kind.due_ns:
                 kind.overdue(link)
-            if link.lost_ns and now_ns - link.lost_ns > LOST_NS_MAX:
-                self._orphaned(link)
             self.reader.export(link)
-        if now_ns > self._unstarted_until_ns:  # nobody may have tried since, and would not while `/readyz` says no
-            self.metrics.health["workers"] = ""
-        self.zygote.upkeep(now_ns)
-        self.spares.upkeep(now_ns)
+        self._health.upkeep(now_ns)
+        self.forks.upkeep(now_ns)
 
     def _unsettle(self) -> None:
         self.unsettled = True
@@ -385,60 +380,3 @@ class LocalExecutor:
         if link is not None:
             self.kill_link(link)
         self.neighbours.failed(duty, error, link.spec.id if link is not None and link.kind.serves else "")
-
-    def _cannot_start(self, why: str, now_ns: int) -> None:
-        """The machine, not a plugin, has kept a worker from starting: `/readyz` says so, and the log now and then."""
-        if now_ns - self._unstarted_ns > UNSTARTED_NS or why != self.metrics.health.get("workers"):
-            self.logs.log("error", why)
-            self._unstarted_ns = now_ns
-        self.metrics.health["workers"] = why
-        self._unstarted_until_ns = now_ns + UNSTARTED_NS
-
-    # ------------------------------------------------------------------ what the zygote says
-    def failed(self, number: int, error: Exception) -> None:
-        """What the zygote said of a worker could not be taken."""
-        self._failed("message of the zygote", error, self._forked.get(number))
-
-    def zygote_up(self) -> None:
-        """The zygote takes requests."""
-        self.neighbours.step(ev.ZygoteUp(), time.monotonic_ns())
-
-    def jail_of(self, link: WorkerLink) -> dict[str, Any]:
-        """Returns what the zygote is told of the worker. Raises RuntimeError."""
-        return self._jails.jail_for(link.worker, link.kind.jail_spec(link))
-
-    def forked(self, number: int, pid: int, pidfd: int) -> None:
-        """There is a process."""
-        link = self._forked.get(number)
-        if link is None:
-            if pidfd >= 0:
-                os.close(pidfd)
-            return
-        link.pid, link.pidfd = pid, pidfd
-        if link.pending_kill:
-            self.kill_link(link)
-        else:
-            link.kind.forked(link)
-
-    def refused(self, number: int, why: str) -> None:
-        """There is no process."""
-        link = self._forked.get(number)
-        if link is not None:
-            now_ns = time.monotonic_ns()
-            self._cannot_start(f"no worker for {link.spec.id or 'a spare'}: {why}", now_ns)
-            self.exits.refuse(link.worker, link.kind, link, now_ns)
-
-    def exited(self, message: inner.Exited) -> None:
-        """A process has ended."""
-        link = self._forked.get(message.worker)
-        if link is not None:
-            self.exits.exited(link, message)
-
-    def zygote_lost(self, now_ns: int) -> None:
-        """The zygote is gone. Each worker is waited for by its pidfd, so that its link is read to the end."""
-        self.neighbours.step(ev.ZygoteLost(), now_ns)  # kills each worker whose pidfd is known
-        for link in list(self._forked.values()):
-            link.lost_ns = now_ns
-            link.kind.orphaned(link)
-            if link.pidfd >= 0:
-                self._loop.add(link.pidfd, lambda _, link=link: self._orphaned(link))  # type: ignore[misc]  # bound now

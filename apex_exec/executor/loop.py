@@ -1,7 +1,7 @@
 """The loop: one thread, one epoll, one list of timers. It knows nothing of plugins, hosts or workers.
 
-Whoever has an fd registers a handler; whoever must act before each sleep is the *turn*. Nothing that is called from
-here may block: what may wait for a disk, a database or a peer lives in a side process (``attach``).
+A part that has a file descriptor registers a handler for it. What must be done before each sleep is the *turn*. Nothing
+that is called from here may block: what may wait for a disk, a database or a peer lives in a side process (``attach``).
 """
 
 from __future__ import annotations
@@ -12,26 +12,29 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
+from apex_exec.core.limits import SECOND_NS
+
 if TYPE_CHECKING:
     from apex_exec.executor.guard import Guard
 
 EPOLLIN = select.EPOLLIN
 EPOLLOUT = select.EPOLLOUT
-SECOND_NS = 1_000_000_000
 STALL_NS = 250_000_000
-"""A turn that begins so long after the last one woke from a stop (SIGSTOP, a frozen machine, a debugger)."""
+"""A turn that begins this long after it was due follows a stop of the whole process (SIGSTOP, a frozen machine, a
+debugger)."""
 CATCH_UP_ROUNDS = 64
-"""Rounds of reading after such a stop; a link gives 64 KiB a round, and eight replies of 1 MiB may wait in it."""
+"""How many rounds of reading follow such a stop. A link gives 64 KiB a round, and eight replies of 1 MiB may wait in
+it."""
 KEEP_SECONDS = 0.25
-"""How often it is seen to that side processes run."""
+"""How often the loop looks whether its side processes run."""
 SPIN_NS = 80_000
-"""How long the loop looks for news before it sleeps, while news keep coming so fast: a wake-up costs about as much.
-Only where a core is free for it: with both of two at work a loop that looks awake kept one for up to 8 ms, and whoever
-had the news waited for it."""
+"""Busy-poll this long before blocking in epoll, while events come this fast; a wake-up costs about the same. We do so
+only if a core is free: with both of two cores at work, a busy-polling loop kept one of them for up to 8 ms, and the
+process that had the event waited for that core."""
 SPINS_MAX = 3
-"""So many looks in vain, and it sleeps at once again."""
+"""Stop busy-polling after this many empty polls."""
 CLOSE_SECONDS = 3.0
-"""How long side processes may take in all to drain and leave when the daemon ends, beyond what is left of
+"""How long all side processes together may take to drain and leave when the daemon ends, beyond what is left of
 ``drain_seconds``."""
 
 Handler = Callable[[int], None]
@@ -97,7 +100,7 @@ class Loop:
         self._on_lag = on_lag
         self._guard = guard
         self.core_free = True
-        """Whether no worker is likely to need the core that looking awake takes; the turn says so."""
+        """Whether a core is likely to be idle, so that busy-polling costs nobody anything. The turn sets it."""
         self._spins = 0
         self._stopped = False
 
@@ -113,7 +116,7 @@ class Loop:
             self._epoll.modify(fd, mask)
 
     def remove(self, fd: int) -> None:
-        """Forgets ``fd``; call it before the fd is closed."""
+        """Forgets ``fd``. Call this before the descriptor is closed."""
         if self._handlers.pop(fd, None) is not None:
             with contextlib.suppress(OSError):
                 self._epoll.unregister(fd)
@@ -180,9 +183,9 @@ class Loop:
         self.add(fd, handle, EPOLLIN | (EPOLLOUT if side.wants_write else 0))
 
     def side_changed(self, side: Side) -> None:
-        """Waits for room on the link of ``side`` where bytes wait, and no longer where none do.
+        """Waits for room on the link of ``side`` if bytes wait to be sent, and stops waiting if none do.
 
-        Nothing is noted while the link is not polled, as while it is read: whoever polls it again asks again.
+        While the link is not polled, as while it is being read, nothing changes: whoever polls it again asks again.
         """
         if side.wants_write != side.polled_write and side.fileno() in self._handlers:
             side.polled_write = side.wants_write
@@ -206,15 +209,16 @@ class Loop:
 
     # ------------------------------------------------------------------ faults
     def _failed(self, duty: str, error: Exception) -> None:
-        """A duty of the loop has failed, and whoever did it could not say for whom. Without a guard it is raised."""
+        """A duty of the loop has failed that concerns no plugin. Without a guard the error is raised."""
         if self._guard is None:
             raise error
         self._guard.failed(duty, error)
 
     def _rest(self, guard: Guard) -> None:
-        """What fails may be due again at once, or be an fd that stays ready: a moment of sleep, and it costs no core.
+        """Sleeps for a moment, so that what has failed does not cost a core: it may be due again at once, or be a
+        descriptor that stays ready.
 
-        Everybody waits meanwhile, REST_NS_MAX at most; a loop that spins at its own fault would serve nobody either.
+        Everybody waits meanwhile, for REST_NS_MAX at most; a loop that spins on a fault would serve nobody either.
         """
         rest_ns, guard.rest_ns = guard.rest_ns, 0
         time.sleep(rest_ns / 1e9)
@@ -225,8 +229,8 @@ class Loop:
         self._stopped = True
 
     def run(self, turn: Callable[[], int]) -> None:
-        """Serves until ``stop``. ``turn`` is called before each sleep and says when (CLOCK_MONOTONIC, ns) it wants to
-        be called again at the latest, 0 for at once.
+        """Serves until ``stop``, and can be called again afterwards. ``turn`` is called before each sleep and says when
+        (CLOCK_MONOTONIC, ns) it wants to be called again at the latest, 0 for at once.
 
         If the process was stopped for a while, everything that has arrived meanwhile is handled before the next turn
         judges deadlines, so that a reply which is there already counts.
@@ -237,7 +241,7 @@ class Loop:
             now_ns = clock()
             lag_ns = now_ns - expected_ns
             if lag_ns > STALL_NS:
-                self._handle_all()
+                self.handle_all()
             if now_ns >= self._timers_due_ns:
                 self._run_timers(now_ns)
                 self._on_lag(max(0, lag_ns))
@@ -263,10 +267,11 @@ class Loop:
                         handler(mask)
                     except Exception as error:
                         self._failed(f"events of {_name_of(handler)}", error)
+        self._stopped = False
 
     def _wait(self, now_ns: int, wait_ns: int) -> list[tuple[int, int]]:
-        """What is ready within ``wait_ns``. Sleeps, but for a moment first looks awake where news came fast lately and
-        a core is free."""
+        """Returns what is ready within ``wait_ns``. Before it sleeps it busy-polls for a moment, if events came fast
+        lately and a core is free."""
         poll, clock = self._epoll.poll, time.monotonic_ns
         if self._spins > 0 and self.core_free:
             limit_ns = now_ns + min(SPIN_NS, wait_ns)
@@ -282,8 +287,8 @@ class Loop:
             self._spins += 1
         return events
 
-    def _handle_all(self) -> None:
-        """Rounds for every fd that is ready now, until none is or CATCH_UP_ROUNDS are through."""
+    def handle_all(self) -> None:
+        """Handles every descriptor that is ready now, in rounds, until none is ready or after CATCH_UP_ROUNDS."""
         for _ in range(CATCH_UP_ROUNDS):
             events = self._epoll.poll(0, max(1, len(self._handlers)))
             for fd, mask in events:
@@ -298,6 +303,6 @@ class Loop:
 
 
 def _name_of(callback: Callable[..., object]) -> str:
-    """What a callback is called in the log and the metric: the method's own name, bounded by the code's size."""
-    named = getattr(callback, "func", callback)  # a partial's
+    """Returns the name of a callback for the log and the metric. There are as many names as methods in the code."""
+    named = getattr(callback, "func", callback)  # of a partial
     return str(getattr(named, "__qualname__", type(named).__name__)).replace(".<locals>", "").replace(".<lambda>", "")

@@ -1,4 +1,4 @@
-"""A verdict of the core as the host sees it: code, message, details, usage. Pure."""
+"""Turns a verdict of the core into what the host sees: code, message, details, usage. Pure."""
 
 from __future__ import annotations
 
@@ -19,20 +19,21 @@ MESSAGE_CHARS_MAX = 500
 PATH_CHARS_MAX = 200
 RAISED_CODES = {"permission_denied": "PERMISSION_DENIED", "rate_limited": "RATE_LIMITED",
                 "not_provided": "NOT_PROVIDED", "deadline_exceeded": "TIMEOUT"}
-"""What an unhandled refusal of an API call makes of its hook's outcome (a TIMEOUT: it was told so a little before its
-own end, and has run). Any other, and each that was not given in that invocation, is PLUGIN_ERROR with ``apiCode``."""
+"""What a refused API call that a hook does not handle makes of the hook's outcome. (TIMEOUT: the hook was told so a
+little before its own end, and has run.) Any other code is PLUGIN_ERROR with ``apiCode``, and so is a code that no API
+call of that invocation was refused with."""
 
 
 RETRY_MS_MAX = 60_000
-"""The longest wait that an API call can have told a hook: the window of the rate."""
+"""The longest wait that an API call can have told a hook: the window that its rate is counted in."""
 
 
 _FRAME = re.compile(r'^[ |+]*File "([^"\n]{1,200})", line ([0-9]{1,7})(?:, in ([^\n]{1,100}))?', re.MULTILINE)
 
 
 def at_place(text: str, traceback: str) -> str:
-    """``text``, an exception, on one line, with the file, line and function that its traceback ends at, as far as the
-    plugin tells; at most ``MESSAGE_CHARS_MAX``. For a person who did not get the traceback."""
+    """Returns ``text``, an exception, on one line of at most ``MESSAGE_CHARS_MAX``, with the file, line and function at
+    which its traceback ends, as far as the plugin says. For a person who does not have the traceback."""
     text = one_line(text)
     frames = list(_FRAME.finditer(traceback[-inner.TRACEBACK_BYTES_MAX :]))
     if not frames:
@@ -43,18 +44,18 @@ def at_place(text: str, traceback: str) -> str:
 
 
 def cut_cpu_ns(claimed_ns: int, run_ns: int) -> int:
-    """The worker's own reading of its CPU time, cut to what one thread can have used while its call ran."""
+    """Returns the worker's own reading of its CPU time, cut to what one thread can use while its call runs."""
     return min(max(0, claimed_ns), run_ns)
 
 
 def one_line(text: str) -> str:
-    """``text``, which may be a plugin's, as hosts show and log it: what does not print (ends of lines, what steers a
-    terminal, what turns the direction of text) is written as an escape."""
+    """Returns ``text``, which may be a plugin's, as hosts can show and log it: characters that do not print (line ends,
+    terminal controls, direction marks) are written as escapes."""
     return text if text.isprintable() else escape(text)[:MESSAGE_CHARS_MAX]
 
 
 class Settled(msgspec.Struct, gc=False):
-    """``code`` is "" where there is a result that may be sent; ``usage`` stands on errors too."""
+    """``code`` is "" if there is a result that may be sent. ``usage`` is there on errors too."""
 
     code: str
     message: str
@@ -63,8 +64,8 @@ class Settled(msgspec.Struct, gc=False):
 
 
 def raised_code(message: inner.Raised, refused: Callable[[str], bool]) -> str:
-    """The wire code of a hook that raised. ``refused(code)``: whether an API call of that invocation was refused so;
-    what a worker says of that is believed only if the supervisor said it first."""
+    """Returns the wire code of a hook that raised. ``refused(code)`` says whether an API call of that invocation was
+    refused with ``code``: a worker is believed about a refusal only if the supervisor made that refusal."""
     if message.memory:
         return "MEMORY_LIMIT"
     code = RAISED_CODES.get(message.api_code, "")
@@ -74,11 +75,11 @@ def raised_code(message: inner.Raised, refused: Callable[[str], bool]) -> str:
 def settle(verdict: Verdict, memory_mb: float = 0.0, throttled_ns: int = 0, memory_mb_max: float = 0.0,
            checked: tuple[str, str, dict[str, Any]] | None = None,
            rendering: hooks.Rendering = hooks.ANYTHING) -> Settled:
-    """What ``verdict`` comes to; a result is held to the value rule, to its hook's schema and to ``rendering`` here,
-    unless it was ``checked`` elsewhere: (code, message, details), the code "" where it may be sent.
+    """Returns what ``verdict`` comes to. A result is held to the value rule, to its hook's schema and to ``rendering``
+    here, unless it was ``checked`` elsewhere.
 
-    ``memory_mb`` is the latest sample. A MemoryError that a hook raised is its own word, and marked so in the details,
-    unless that sample had reached ``memory_mb_max``.
+    ``memory_mb`` is the latest sample. A MemoryError that a hook raised is the hook's own claim, and marked as such in
+    the details, unless that sample had reached ``memory_mb_max``.
     """
     usage = msg.Usage(queue_ms=verdict.queue_ns / 1e6, execution_time_ms=verdict.run_ns / 1e6, cold=verdict.cold,
                       memory_used_mb=memory_mb, throttled_ms=throttled_ns / 1e6)

@@ -1,8 +1,8 @@
-"""What the daemon itself does for plugins, on the account of the plugin it is done for.
+"""Charges what the daemon itself does for plugins to the plugin that it is done for.
 
-``plugin_overhead_seconds_total`` counts all of it. What is beyond an ordinary answer is also taken out of the plugin's
-CPU bucket, the one that its workers' time comes out of, and what the loop has spent on a plugin's links decides when
-they are read next: a plugin over its share is served later, and nobody else is.
+``plugin_overhead_seconds_total`` counts all of it. What goes beyond an ordinary answer is also taken out of the
+plugin's CPU bucket, from which its workers' time is taken as well. What the loop has spent on a plugin's links decides
+when they are read next: a plugin over its share is served later, and no other plugin is.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from apex_exec.observe.metrics import Metrics
 
 BURST_NS = 10 * MS_NS
-"""Of the loop's time that a plugin may take beyond its share at once: a large result or a hundred API calls."""
+"""How much of the loop's time a plugin may take at once beyond its share: a large result, or a hundred API calls."""
 ORDINARY_NS = 50_000
-"""What reading one ordinary answer costs the loop, from the link to the host's reply (20 to 45 µs). It is the caller's,
-who asked for the call and has bounds of its own; only what is beyond it is charged."""
+"""What one ordinary answer costs the loop, from the link to the host's reply (20 to 45 µs). That is the caller's, who
+asked for the call and has bounds of its own; only what goes beyond it is charged to the plugin."""
 
 
 class Used(msgspec.Struct, gc=False):
-    """What one invocation has used, as far as the supervisor counts it: memory of its worker by the latest sample, how
-    long it was held back, the daemon's own CPU for it beyond an ordinary answer, its worker's CPU."""
+    """What one invocation has used: its worker's memory by the latest sample, how long it was held back, the daemon's
+    own CPU time for it beyond an ordinary answer, and its worker's CPU time."""
 
     memory_mb: float = 0.0
     throttled_ns: int = 0
@@ -38,7 +38,7 @@ class Used(msgspec.Struct, gc=False):
 
 
 class Overhead:
-    """The accounts. ``reading`` is the order in which links wait that are not read as soon as they have something."""
+    """The accounts. ``reading`` holds the links that are not read as soon as they have something, in fair order."""
 
     def __init__(self, metrics: Metrics) -> None:
         self.governing: Governing | None = None
@@ -47,26 +47,26 @@ class Overhead:
         self._plugins: set[str] = set()
 
     def tune(self, spec: PluginSpec, now_ns: int) -> None:
-        """The plugin is served with these limits from now on."""
+        """Serves the plugin with these limits from now on."""
         self._plugins.add(spec.id)
         self.reading.tune(spec.id, spec.limits.cpu_percent / 100, now_ns)
 
     def forget(self, plugin: str) -> None:
-        """The plugin is served no longer."""
+        """The plugin is not served any more."""
         self._plugins.discard(plugin)
         self.reading.forget(plugin)
 
     def count(self, plugin: str, where: str, spent_ns: int) -> None:
-        """Counts CPU time for Prometheus, without charging it."""
+        """Counts CPU time for Prometheus without charging it."""
         if plugin in self._plugins:
             self._metrics.inc("plugin_overhead_seconds_total", (plugin, where), spent_ns / 1e9)
 
     def charge(self, plugin: str, cost_ns: int, now_ns: int) -> None:
-        """Takes CPU time, of whichever process of the daemon, out of the plugin's bucket."""
+        """Takes CPU time of any of the daemon's processes out of the plugin's bucket."""
         if self.governing is not None and plugin in self._plugins:
             self.governing.charge_host(plugin, cost_ns, now_ns)
 
     def read(self, plugin: str, cost_ns: int, now_ns: int) -> None:
-        """Charges what the loop has spent on a link of ``plugin`` beyond its ordinary answers."""
+        """Charges what the loop has spent on a link of ``plugin`` beyond ordinary answers."""
         self.reading.spend(plugin, cost_ns, now_ns)
         self.charge(plugin, cost_ns, now_ns)

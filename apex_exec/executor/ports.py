@@ -10,10 +10,12 @@ use the same one, ``local.LocalExecutor``; nothing here says that the processes 
 |---|---|
 | ready: the worker has loaded its plugin | ``WorkerReady`` |
 | answered: one call is answered, skipped, or failed | ``WorkerAnswered`` |
-| ended: the worker is gone, with a code and a message, and has begun so many calls | ``WorkerGone`` |
+| started: how many calls the worker has started in all, whenever the core asks | ``CallsStarted`` |
+| ended: the worker is gone, with a code and a message, and how many calls it had started | ``WorkerGone`` |
 | it never was: the machine gave no process | ``ForkRefused`` |
 | it broke the protocol, and is to be killed | ``WorkerViolated`` |
 | it answered a ping | ``WorkerPonged`` |
+| started: it has begun so many calls in all | ``CallsStarted`` |
 | the zygote came up, or was lost with all its workers | ``ZygoteUp``, ``ZygoteLost`` |
 
 Every call is made in the loop and must not block.
@@ -31,8 +33,8 @@ from apex_exec.executor.worker_link import WorkerLink
 from workers import wire as inner
 
 ExecutorEvent = (
-    ev.WorkerReady | ev.WorkerAnswered | ev.WorkerGone | ev.ForkRefused | ev.WorkerViolated | ev.WorkerPonged
-    | ev.ZygoteUp | ev.ZygoteLost
+    ev.WorkerReady | ev.WorkerAnswered | ev.CallsStarted | ev.WorkerGone | ev.ForkRefused | ev.WorkerViolated
+    | ev.WorkerPonged | ev.ZygoteUp | ev.ZygoteLost
 )
 """Everything that an executor tells."""
 

@@ -1,12 +1,13 @@
-"""Carries out the governor's decisions: samples workers, holds plugins that spent their CPU, kills for memory.
+"""Carries out the governor's decisions: samples workers, stops plugins that have spent their CPU, kills for memory.
 
-Two ways, one interface. *Sampled*: SIGSTOP and SIGCONT through the pidfd as the plugin's bucket says. *Enforced*: a
-cgroup's ``cpu.max`` holds by itself, before any sample could; the bucket stands behind it, since the kernel's burst
-comes back whenever a killed plugin's group is empty for a moment (measured: 17 % instead of 10 % over many kills).
-Memory is sampled in both; the synchronous walls (RLIMIT_DATA, ``memory.max``) stand before it.
+There are two ways with one interface. *Sampled*: workers are stopped and continued (SIGSTOP, SIGCONT) through their
+pidfds as their plugin's bucket says. *Enforced*: a cgroup's ``cpu.max`` holds them back by itself, before any sample
+could. The bucket still stands behind it, since the kernel grants its burst again whenever a killed plugin's group is
+empty for a moment (measured: 17 % instead of 10 % over many kills). Memory is sampled in both ways, and the synchronous
+walls (RLIMIT_DATA, ``memory.max``) stand before the samples.
 
-A worker never stays stopped: it is let go on when its bucket says so, by the same loop that serves hosts; where that
-loop dies, its death pipe ends the zygote, whose end kills the worker (PDEATHSIG); SIGKILL reaches stopped processes.
+No worker stays stopped. The loop that serves hosts also lets workers go on when their bucket allows it. If that loop
+dies, its death pipe ends the zygote, whose end kills the workers (PDEATHSIG), and SIGKILL reaches stopped processes.
 """
 
 from __future__ import annotations
@@ -29,37 +30,38 @@ from apex_exec.sandbox.usage import ProcessUsage
 from workers import wire as inner
 
 BUSY_NS = 10 * MS_NS
-"""Between two samples of a worker that has a call, or that has used CPU since the last one."""
+"""Time between two samples of a worker that has a call, or that has used CPU since the previous sample."""
 ENFORCED_BUSY_NS = 100 * MS_NS
-"""The same where the kernel holds CPU and memory: samples are for the account only, and reading a cgroup's is dear."""
+"""The same if the kernel limits CPU and memory: samples then serve the account only, and a cgroup is slow to read."""
 SAMPLING_SHARE = 1 / 30
-"""Of the loop's time: with many busy workers each is sampled less often, but every PAUSE_NS_MAX at least."""
+"""The part of the loop's time that samples may take: with many busy workers each one is sampled less often, but once in
+PAUSE_NS_MAX at least."""
 PAUSE_NS_MAX = 500 * MS_NS
 IDLE_NS = 5 * SECOND_NS
-"""Between two samples of an idle worker. What it uses meanwhile is charged all the same, only later."""
+"""Time between two samples of an idle worker. What it uses meanwhile is charged as well, only later."""
 SLICE_NS = 250 * MS_NS
-"""Idle workers are sampled a slice at a time; one that is sent a call is seen BUSY_NS later."""
+"""Idle workers are sampled a slice at a time; a worker that is sent a call is sampled BUSY_NS later."""
 AT_ONCE = 16
-"""Busy workers, and as many of the rotation, sampled in one turn of the loop, half a millisecond for each kind: with
-hundreds at once calls waited 6 to 14 ms."""
+"""How many busy workers, and how many of the rotation, are sampled in one turn of the loop. Each takes half a
+millisecond; when we sampled hundreds at once, calls waited 6 to 14 ms."""
 GO_ON_NS = MS_NS // 2
-"""How long after the begin of one such portion the next may come."""
+"""Minimum time between the starts of two such batches."""
 SPINS_NS = MS_NS // 5
-"""CPU used between two samples without a call that makes a worker busy."""
+"""An idle worker that used more CPU than this between two samples counts as busy."""
 RUN_ON_NS = 250 * MS_NS
-"""How long after its last answer a worker may use CPU time. An honest one sleeps in poll: the SDK does its own work
-(cancelling what a call left behind, taking back its reserve of memory) before it answers, and nothing after."""
+"""How long after its last answer a worker may use CPU time. An honest worker sleeps in poll: the SDK does its own work
+(it cancels what a call left behind, and takes back its reserve of memory) before it answers, and nothing afterwards."""
 RUN_ON_CPU_NS = 2 * MS_NS
-"""CPU time without a call that is no such thing: the way from the answer to the poll, and pings."""
+"""CPU time without a call that we tolerate: the way from the answer to the poll, and pings."""
 RUN_ON_SHARE = 1000
-"""One part in so many of the rest is no such thing either: a ping each 30 s for as long as a worker may idle."""
+"""We also tolerate one part in this many of the idle time: a ping each 30 s for as long as a worker may idle."""
 PERIOD_NS = PERIOD_US * 1000
 HELD_BACK_FROM = 0.8
-"""Part of a period's quota from which on the kernel may have held the group back."""
+"""If a group has used this part of a period's quota, the kernel may have held it back."""
 SUSPECT_NS = 2 * PERIOD_NS
-"""How long after that: what was held back is on the account when the next period begins."""
+"""How long after that we read the account: what was held back is on it when the next period begins."""
 TELL_NS = SECOND_NS
-"""How often the core hears of one worker's sample (recycling)."""
+"""How often the core hears of one worker's sample, which it needs for recycling."""
 
 
 class _Governed:
@@ -77,14 +79,14 @@ class _Governed:
         self.cpu_ns = 0
         self.memory_bytes = 0
         self.idle_bytes = 0
-        self.stopped_ns = 0  # since when it stands still; 0 where it runs
+        self.stopped_ns = 0  # when it was stopped; 0 while it runs
         self.throttled_ns = 0
         self.call = 0  # the call that was last held back
         self.call_throttled_ns = 0
         self.told_ns = 0
-        self.rest_calls = -1  # how many calls it had answered when it was first seen without one; -1: it was at one
-        self.rest_ns = 0  # since when
-        self.rest_cpu_ns = 0  # what it has used from then on
+        self.rest_calls = -1  # how many calls it had answered when it was first seen idle; -1 while it has a call
+        self.rest_ns = 0  # when that was
+        self.rest_cpu_ns = 0  # what it has used since then
 
 
 class Governing:
@@ -95,7 +97,7 @@ class Governing:
                  failed: Callable[[str, Exception, str], None] = raise_it) -> None:
         self.burst_seconds = burst_seconds
         self.busy_ns = BUSY_NS if cgroups is None else ENFORCED_BUSY_NS
-        """Between two looks at a worker that has a call."""
+        """Time between two looks at a worker that has a call."""
         self._pool = pool
         self._activated = activated  # workers that were started or sent a call; emptied here when they are looked at
         self._step = step
@@ -117,11 +119,11 @@ class Governing:
         self._suspects: dict[str, int] = {}  # plugin → until when its account is read at each sample
         self._look_due_ns = 0
         self.rests = False
-        """True where no worker was busy at the last tick: the next is far, unless a call is sent."""
+        """True if no worker was busy at the last tick: the next tick is far away, unless a call is sent."""
 
     # ------------------------------------------------------------------ workers come and go
     def worker_started(self, worker: int, spec: PluginSpec, pid: int, pidfd: int) -> None:
-        """A worker's process exists; ``pidfd`` stays the worker table's."""
+        """A worker's process exists; ``pidfd`` stays the executor's."""
         now_ns = time.monotonic_ns()
         try:
             usage = ProcessUsage(pid)
@@ -137,11 +139,12 @@ class Governing:
         self._rotation.append(worker)
         self._busy.add(worker)
         self._governor.tune(spec.id, spec.limits.cpu_percent, self.burst_seconds, now_ns)
-        if self._governor.is_held(spec.id):
+        if self._governor.is_throttled(spec.id):
             self._stop(known, now_ns)
 
     def worker_gone(self, worker: int, exited: inner.Exited | None) -> tuple[str, str] | None:
-        """Its process has ended: what it used since the last sample is charged. Evidence of a limit, if any."""
+        """A worker's process has ended: charges what it used since the last sample. Returns (code, message) if there is
+        evidence that it was over a limit."""
         evidence = None
         if self._cgroups is not None:
             if self._cgroups.out_of_memory(worker):
@@ -175,11 +178,12 @@ class Governing:
     # ------------------------------------------------------------------ time
     @property
     def halfway(self) -> bool:
-        """True between two portions: the next tick follows at once."""
+        """True between two batches: the next tick follows at once."""
         return bool(self._to_look or self._to_rotate)
 
     def tick(self, now_ns: int) -> int:
-        """Samples what is due and lets go on who may; when (CLOCK_MONOTONIC ns) it wants to be called next."""
+        """Samples what is due and lets workers go on that may. Returns when (CLOCK_MONOTONIC ns) it wants to be called
+        next."""
         if self.rests or now_ns >= self._look_due_ns:
             self._look(now_ns)
         for plugin in self._governor.due(now_ns):
@@ -200,7 +204,7 @@ class Governing:
         return due_ns if ends_ns is None else min(due_ns, max(ends_ns, now_ns + MS_NS))
 
     def _look(self, now_ns: int) -> None:
-        """Samples workers that are busy, or were sent a call since the last look; many of them in portions."""
+        """Samples workers that are busy or were sent a call since the last look, in batches if there are many."""
         begun_ns = time.thread_time_ns()
         if not self._to_look:
             self._to_look = list(self._busy | self._activated)
@@ -231,7 +235,7 @@ class Governing:
             self._look_due_ns = max(now_ns + GO_ON_NS, self._begun_ns + pause_ns)
 
     def _rotate(self, now_ns: int) -> None:
-        """Samples the next slice of all workers, busy or not; a large one in portions."""
+        """Samples the next slice of all workers, busy or not, in batches if it is large."""
         if not self._to_rotate:
             passed_ns = min(now_ns - self._rotated_ns, IDLE_NS)
             self._rotated_ns = now_ns
@@ -256,7 +260,7 @@ class Governing:
                 self._failed("governing", error, known.plugin)
 
     def _sample(self, known: _Governed, now_ns: int) -> int:
-        """Reads one worker; the CPU that it has used since the last time, in ns."""
+        """Samples one worker. Returns the CPU time (ns) that it has used since its previous sample."""
         try:
             cpu_ns = known.usage.cpu_ns()
             used_ns = cpu_ns - known.cpu_ns
@@ -281,8 +285,8 @@ class Governing:
         return used_ns
 
     def _look_at_rest(self, known: _Governed, used_ns: int, now_ns: int) -> None:
-        """Ends a worker that uses CPU time although it has answered every call: two samples with no call between them
-        say what it used meanwhile."""
+        """Tells the core of a worker that uses CPU time although it has answered every call, as two samples without a
+        call between them show."""
         calls = self._pool.resting(known.worker)
         if calls is None:
             known.rest_calls = -1
@@ -310,17 +314,17 @@ class Governing:
                 self._stop(self._workers[worker], now_ns)
 
     def charge_host(self, plugin: str, cost_ns: int, now_ns: int) -> None:
-        """Takes what the daemon's own processes did for ``plugin`` out of its CPU bucket, and holds it where that is
-        spent: the bucket is one, whoever has used the time."""
+        """Takes what the daemon's own processes did for ``plugin`` out of its CPU bucket, and stops its workers if the
+        bucket is empty: there is one bucket, whoever has used the time."""
         try:
             if self._governor.charge(plugin, cost_ns, now_ns):
                 for worker in self._of_plugin.get(plugin, ()):
                     self._stop(self._workers[worker], now_ns)
-        except Exception as error:  # whoever tells of a cost goes on with what else it has to do
+        except Exception as error:  # the caller goes on with what else it has to do
             self._failed("governing", error, plugin)
 
     def _stop(self, known: _Governed, now_ns: int) -> None:
-        with contextlib.suppress(ProcessLookupError):  # it has just died; a refusal is for the guard
+        with contextlib.suppress(ProcessLookupError):  # it has just died; any other refusal is for the guard
             signal.pidfd_send_signal(known.pidfd, signal.SIGSTOP)
         known.stopped_ns = now_ns
         self._note_call(known)
@@ -337,7 +341,7 @@ class Governing:
         self._step(ev.WorkerThrottled(known.worker, False), now_ns)
 
     def _note_call(self, known: _Governed) -> None:
-        """Which call it is that is being held back."""
+        """Notes which call is being held back."""
         oldest = self._pool.oldest(known.worker)
         call = oldest[1].call if oldest is not None else 0
         if call != known.call:
@@ -350,9 +354,9 @@ class Governing:
             self._metrics.inc("worker_throttled_seconds_total", (known.plugin,), length_ns / 1e9)
 
     def _look_at_account(self, known: _Governed, used_ns: int, now_ns: int) -> None:
-        """Reads the kernel's account where it can have changed: it holds nobody back who has not used a quota since.
+        """Reads the kernel's account if it can have changed: the kernel holds a group back only after a whole quota.
 
-        Reading is dear (40 µs); with 300 workers called in turn it was an eighth of the loop's time.
+        Reading takes 40 µs; with 300 workers called in turn it took an eighth of the loop's time.
         """
         plugin = known.plugin
         used_ns += self._unread.get(plugin, 0)
@@ -369,7 +373,7 @@ class Governing:
         return spec.limits.cpu_percent / 100 if spec is not None else 0.0
 
     def _read_account(self, known: _Governed) -> None:
-        """Enforced: what the kernel held back since the last look belongs to the call that is running."""
+        """Counts what the kernel held back since the last look towards the call that is running."""
         assert self._cgroups is not None
         held_ns = self._cgroups.throttled_ns(known.plugin)
         length_ns = held_ns - self._held_by_kernel.get(known.plugin, 0)
@@ -385,20 +389,20 @@ class Governing:
         return "enforced" if self._cgroups is not None else "sampled"
 
     def usage(self, worker: int, call: int = 0) -> tuple[float, int]:
-        """(memory in MB, throttled ns) by the latest sample: of ``call`` alone, or of the worker's whole life."""
+        """Returns (memory in MB, throttled ns) by the latest sample: of ``call`` alone, or of the worker's life."""
         known = self._workers.get(worker)
         if known is None:
             return 0.0, 0
         throttled_ns = known.throttled_ns if not call else known.call_throttled_ns if call == known.call else 0
         if known.stopped_ns and (not call or call == known.call):
             throttled_ns += time.monotonic_ns() - known.stopped_ns
-        if not known.memory_bytes:  # its first call ends before the first sample: 125 µs, once in a worker's life
+        if not known.memory_bytes:  # its first call ended before the first sample; 125 µs, once in a worker's life
             with contextlib.suppress(OSError, ValueError, IndexError):
                 known.memory_bytes = known.usage.memory_bytes(memory_bytes_max(known.memory_mb, known.idle_bytes))
         return known.memory_bytes / 1e6, throttled_ns
 
     def close(self) -> None:
-        """Nothing stays stopped and no group stays behind. Call it when the workers are gone."""
+        """Leaves no process stopped and no group behind. Call this when the workers are gone."""
         for known in self._workers.values():
             with contextlib.suppress(OSError):
                 signal.pidfd_send_signal(known.pidfd, signal.SIGCONT)

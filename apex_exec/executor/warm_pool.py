@@ -12,8 +12,10 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from apex_exec.core.limits import MS_NS
-from apex_exec.executor.worker_link import WorkerLink
+from apex_exec.executor.worker_link import UNCLAIMED, WorkerLink
 
 if TYPE_CHECKING:
     from apex_exec.executor.zygote_keeper import ZygoteKeeper
@@ -29,7 +31,9 @@ class WarmPool:
 
     def __init__(self, keeper: ZygoteKeeper, wanted: int) -> None:
         self.wanted = wanted
-        self._keeper = keeper
+        self.keeper = keeper
+        self.placeholder = msgspec.structs.replace(UNCLAIMED, runtime=keeper.runtime)
+        """The spec of a spare."""
         self._coming: dict[int, WorkerLink] = {}
         self._waiting: deque[WorkerLink] = deque()
         self._paused_until_ns = 0
@@ -40,14 +44,14 @@ class WarmPool:
 
     def missing(self, now_ns: int) -> int:
         """Returns how many spares are to be forked now."""
-        if not self._keeper.ready or now_ns < self._paused_until_ns:
+        if not self.keeper.ready or now_ns < self._paused_until_ns:
             return 0
         return self.wanted - len(self._waiting) - len(self._coming)
 
     def fork(self, link: WorkerLink) -> None:
         """Asks the zygote for a spare, with a link that was made for it."""
         self._coming[link.forked_as] = link
-        self._keeper.ask(link)
+        self.keeper.ask(link)
 
     def check(self, link: WorkerLink) -> None:
         """The spare has booted, or its process is known. With both it may be taken."""
@@ -77,7 +81,7 @@ class WarmPool:
         """Kills spares that do not finish booting. Call it once a second."""
         for link in self._coming.values():
             if now_ns - link.started_ns > BOOT_NS_MAX:
-                self._keeper.kill(link)
+                self.keeper.kill(link)
 
 
 def _is_dead(pidfd: int) -> bool:

@@ -34,7 +34,6 @@ LOST_NS_MAX = 1000 * MS_NS
 """How long after its zygote's death a worker without a pidfd may take to show its end."""
 DEAD_NS = MS_NS
 """How long, in one turn of the loop, the link of one dead worker is read."""
-EXIT_JAIL, EXIT_LOAD = 70, 71
 QUIET_ENDS = ("idle", "drained")
 """Ends of workers that nobody needs to hear of."""
 
@@ -54,7 +53,7 @@ def end_of(status: int, failure: str) -> End:
         code = "CPU_LIMIT" if number == signal.SIGXCPU else "WORKER_CRASHED"
         return End(code, f"the worker died of {name}", {"signal": number})
     number = os.waitstatus_to_exitcode(status)
-    if number in (EXIT_JAIL, EXIT_LOAD) or failure:
+    if number in (inner.EXIT_JAIL, inner.EXIT_LOAD) or failure:
         return End("BOOT_FAILED", failure or f"the worker exited with {number}", {"exitCode": number})
     return End("WORKER_CRASHED", f"the worker exited with {number}", {"exitCode": number})
 

@@ -5,7 +5,7 @@ The third kind, a worker of its own for one task, is ``jobs.Job``.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from apex_exec.core import events as ev
 from apex_exec.core.plugin import PluginSpec
@@ -31,6 +31,9 @@ class Home(Protocol):
 
     def load(self, link: WorkerLink, files: dict[str, bytes] | None = None, mode: str = "serve") -> None:
         """Sends a jailed worker its plugin: ``files``, or what the bundle source has."""
+
+    def reply(self, link: WorkerLink, message: Any) -> None:
+        """Queues a message for the worker."""
 
     def kill_link(self, link: WorkerLink) -> OSError | None:
         """Kills the worker now, or as soon as there is a process. Returns the kernel's answer if it refuses."""
@@ -78,9 +81,9 @@ class PoolWorker:
         self._step(ev.WorkerReady(link.worker), now_ns)
         home.refill_soon()
 
-    def failed(self, link: WorkerLink, text: str, traceback: str, now_ns: int) -> None:
+    def failed(self, link: WorkerLink, message: inner.Failed, now_ns: int) -> None:
         """Its plugin's log says why."""
-        say_failure(self._home.logs, link, text, traceback, now_ns)
+        say_failure(self._home.logs, link, message, now_ns)
 
     def violated(self, link: WorkerLink, why: str, now_ns: int) -> None:
         """The core has it killed, and its breaker counts it."""
@@ -127,7 +130,7 @@ class Spare:
         """It has nothing to be ready for. Raises ZmtpError."""
         raise ZmtpError("a spare says that it is ready, and was sent no plugin")
 
-    def failed(self, link: WorkerLink, text: str, traceback: str, now_ns: int) -> None:
+    def failed(self, link: WorkerLink, message: inner.Failed, now_ns: int) -> None:
         """No plugin is concerned: the daemon's log says why."""
         self._home.logs.log("error", f"a spare worker: {link.failure}")
 
@@ -151,7 +154,8 @@ class Spare:
             self._home.logs.log("warning", f"a spare worker ended: {end.message}")
 
 
-def say_failure(logs: Logs, link: WorkerLink, text: str, traceback: str, now_ns: int) -> None:
+def say_failure(logs: Logs, link: WorkerLink, message: inner.Failed, now_ns: int) -> None:
     """Writes into the plugin's log why its worker could not boot, if there is room for one more failure."""
     if logs.failure_room(link.spec.id, now_ns):
-        logs.failure(link.spec.id, f"{text}\n{traceback}" if traceback else text)
+        text = worker_protocol.failure_text(message)
+        logs.failure(link.spec.id, f"{text}\n{message.traceback}" if message.traceback else text)

@@ -14,7 +14,7 @@ import msgspec
 from apex_exec.core.plugin import PluginSpec
 from workers import wire as inner
 from workers.wire import FRAME_BYTES_MAX, WORKER_FRAME_BYTES_MAX
-from workers.zmtp import Zmtp, encode
+from workers.zmtp import READ_BYTES, Zmtp, encode
 
 UNCLAIMED = PluginSpec("", "", "", "", ())
 """The placeholder spec of a worker that no plugin has claimed yet. Nothing depends on its identity: what a worker is
@@ -36,66 +36,40 @@ class WorkerLink:
     def __init__(self, worker: int, spec: PluginSpec, now_ns: int) -> None:
         self.kind: Kind
         self.worker = worker
-        self.forked_as = worker
-        """The number that the zygote knows the process by. ``worker`` changes when a spare is given to a plugin; this
-        number never does."""
+        self.forked_as = worker  # what the zygote knows the process by: it stays when a spare is given to a plugin
         self.spec = spec
         self.started_ns = now_ns
         self.pid = 0
         self.pidfd = -1
-        self.pending_kill = False
-        """Kill the process as soon as its pidfd is known."""
-        self.lost_ns = 0
-        """When the worker's zygote was found dead; 0 while it lives."""
-        self.booted = False
-        """The jail is applied: the worker waits for its plugin, or has been sent it."""
-        self.ready = False
-        """The plugin is loaded."""
-        self.failure = ""
-        """Why the worker could not boot, in its own words or in the executor's."""
-        self.ended = False
-        """The link's end was read."""
-        self.broken = False
-        """The worker broke the protocol: nothing that it wrote after that is looked at."""
-        self.closing = False
-        """The process is dead, and what it left on the link is being read."""
+        # the way of the worker
+        self.pending_kill = False  # kill the process as soon as its pidfd is known
+        self.lost_ns = 0  # when its zygote was found dead; 0 while that lives
+        self.booted = False  # the jail is applied: the worker waits for its plugin, or has been sent it
+        self.ready = False  # the plugin is loaded
+        self.failure = ""  # why the worker could not boot, in its own words or in the executor's
+        self.ended = False  # the link's end was read
+        self.broken = False  # the worker broke the protocol: nothing that it wrote after that is looked at
+        self.closing = False  # the process is dead, and what it left on the link is being read
         self.closed = False
-
-        self.dirty = False
-        """Messages were queued since the last flush."""
-        self.polled_write = False
-        """The loop waits for room on the link."""
-        self.parked = False
-        """The link is read when its plugin's turn comes, and is not polled meanwhile."""
-        self.paced = False
-        """The worker has made API calls above its plugin's rate since the link was last parked."""
-
-        self.sent = 0
-        """Calls sent in all."""
-        self.owed = 0
-        """Calls sent and not answered yet."""
-        self.marks_seen = 0
-        """Calls begun in all, as the marks pipe last said."""
-        self.overmarked = False
-        """The worker has marked more calls than it was sent."""
-        self.lines = 0
-        """Lines of output since the last answer."""
-        self.strays = 0
-        """API calls in the name of an earlier call since the last answer."""
-        self.user_id = ""
-        """The user of the latest call."""
-
-        self.cpu_ns = 0
-        """CPU time of the process when it was last read."""
-        self.spent_ns = 0
-        """CPU time that the loop spent on this link since that was last exported."""
-        self.ordinary_ns = 0
-        """Of that, what reading ordinary answers may take, since the present slice began."""
-        self.host_ns = 0
-        """CPU time that the daemon spent on the call under way beyond an ordinary answer."""
-
-        self.more = False
-        """Messages wait that were read already."""
+        # the loop's notes
+        self.dirty = False  # messages were queued since the last flush
+        self.polled_write = False  # the loop waits for room on the link
+        self.parked = False  # the link is read when its plugin's turn comes, and is not polled meanwhile
+        self.paced = False  # the worker has made API calls above its plugin's rate since it was last parked
+        # calls
+        self.sent = 0  # in all
+        self.owed = 0  # sent and not answered yet
+        self.marks_seen = 0  # begun in all, as the marks pipe last said
+        self.overmarked = False  # the worker has marked more calls than it was sent
+        self.lines = 0  # of output since the last answer
+        self.strays = 0  # API calls in the name of an earlier call since the last answer
+        self.user_id = ""  # of the latest call
+        # CPU time
+        self.cpu_ns = 0  # of the process, when it was last read
+        self.spent_ns = 0  # that the loop spent on this link since that was last exported
+        self.ordinary_ns = 0  # what reading ordinary answers may take of that, since the present slice began
+        self.host_ns = 0  # that the daemon spent on the call under way beyond an ordinary answer
+        self.more = False  # messages wait that were read already
         self._left: list[bytes] = []  # messages of the latest read whose turn has not come
         self._zmtp = Zmtp(frame_bytes_max=WORKER_FRAME_BYTES_MAX, frames_at_once=FRAMES_AT_ONCE)
         self._out = bytearray(self._zmtp.greeting())
@@ -155,7 +129,8 @@ class WorkerLink:
             self.more = zmtp.more
             return bodies, False
         try:
-            data = self._socket.recv(zmtp.read_bytes)
+            missing_bytes = zmtp.missing_bytes  # a frame under way may be larger than one read
+            data = self._socket.recv(missing_bytes if missing_bytes > READ_BYTES else READ_BYTES)
         except BlockingIOError:
             return [], False
         except OSError:
@@ -246,8 +221,8 @@ class Kind(Protocol):
     def ready(self, link: WorkerLink, message: inner.Ready, now_ns: int) -> None:
         """The worker has loaded its plugin. Raises ZmtpError if it cannot have."""
 
-    def failed(self, link: WorkerLink, text: str, traceback: str, now_ns: int) -> None:
-        """The worker could not boot and leaves; ``text`` is its reason."""
+    def failed(self, link: WorkerLink, message: inner.Failed, now_ns: int) -> None:
+        """The worker could not boot and leaves; ``link.failure`` says why in one line."""
 
     def violated(self, link: WorkerLink, why: str, now_ns: int) -> None:
         """The worker broke the protocol; it is not listened to any more and must end."""

@@ -16,6 +16,7 @@ from apex_exec.core import events as ev
 from apex_exec.executor.outcome import at_place, raised_code
 from apex_exec.executor.overhead import ORDINARY_NS
 from apex_exec.executor.ports import Neighbours
+from apex_exec.executor.start_health import StartHealth
 from apex_exec.executor.worker_link import Handler, WorkerLink
 from apex_exec.sandbox.plan import LAYERS
 from apex_exec.wire import hooks
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
     from apex_exec.observe.metrics import Metrics
 
 DECLARED_MAX = 100
-"""How many hooks, and permissions, a plugin's code may declare; there are four and eight of them."""
+"""How many hooks, and permissions, a plugin's code may declare: as many as its manifest may name."""
 DECLARED_CHARACTERS_MAX = 200
+DECLARES_TOO_MUCH = "it declares more than any plugin has"
 LINES_PER_CALL_MAX = 1000
 """Lines of output from one call. An honest worker stops at 200, so more is a violation."""
 CODES: Mapping[type, str] = {inner.Reply: "", inner.BadOutput: "INVALID_OUTPUT", inner.Skipped: "skipped"}
@@ -39,12 +41,10 @@ decode: Callable[[bytes], Any] = msgspec.msgpack.Decoder(inner.FromWorker).decod
 
 class WorkerProtocol:
     """``of_pool`` and ``of_others`` are the tables. ``busy`` holds the links of workers that owe an answer;
-    ``reply(link, message)`` queues a message for a worker; ``cannot_start(why, now_ns)`` is told if the machine, and
-    no plugin, keeps workers from booting."""
+    ``reply(link, message)`` queues a message for a worker; ``health`` is told whether workers boot."""
 
     def __init__(self, neighbours: Neighbours, busy: set[WorkerLink], *,
-                 reply: Callable[[WorkerLink, Any], None], cannot_start: Callable[[str, int], None],
-                 metrics: Metrics, logs: Logs) -> None:
+                 reply: Callable[[WorkerLink, Any], None], health: StartHealth, metrics: Metrics, logs: Logs) -> None:
         self.layers: list[inner.LayerReport] = []
         """What came of the jail's layers in the worker that booted last."""
         self.of_others: Mapping[type, Handler] = {
@@ -57,7 +57,7 @@ class WorkerProtocol:
         self._step = neighbours.step
         self._busy = busy
         self._reply = reply
-        self._cannot_start = cannot_start
+        self._health = health
         self._metrics = metrics
         self._logs = logs
 
@@ -126,25 +126,29 @@ class WorkerProtocol:
         if link.booted:
             raise ZmtpError("it boots twice")
         link.booted = True
-        self._metrics.health["workers"] = ""
+        self._health.good()
         self.layers = message.layers
         link.kind.booted(link)
 
     def _ready(self, link: WorkerLink, message: inner.Ready, now_ns: int) -> None:
         if declares_too_much(message):
-            raise ZmtpError("it declares more than any plugin has")
+            raise ZmtpError(DECLARES_TOO_MUCH)
         link.kind.ready(link, message, now_ns)
 
     def _failed(self, link: WorkerLink, message: inner.Failed, now_ns: int) -> None:
         if link.ready or link.failure:  # said once, by a worker that leaves: more is a plugin's word, without end
             raise ZmtpError("it fails twice, or after it was ready")
-        text = f"{message.stage} failed: {message.layer or message.exception}: {message.message}"
-        link.failure = at_place(text, message.traceback)
+        link.failure = at_place(failure_text(message), message.traceback)
         if not link.booted:  # later it may be the plugin that says so
             if message.layer in LAYERS:
                 self._metrics.set("sandbox_layer_active", (message.layer,), 0.0)
-            self._cannot_start(link.failure, now_ns)
-        link.kind.failed(link, text, message.traceback, now_ns)
+            self._health.bad(link.failure, now_ns)
+        link.kind.failed(link, message, now_ns)
+
+
+def failure_text(message: inner.Failed) -> str:
+    """Returns why a worker could not boot, without the traceback."""
+    return f"{message.stage} failed: {message.layer or message.exception}: {message.message}"
 
 
 def declares_too_much(message: inner.Ready) -> bool:

@@ -1,6 +1,6 @@
-"""The one zygote: watched, asked for forks as fast as it takes them, replaced where it dies or falls silent.
+"""Keeps one zygote running: hands it forks as fast as it takes them, and replaces it if it dies or falls silent.
 
-It knows nothing of what the workers do; who asked for a fork hears what came of it.
+The keeper knows nothing of what the workers do. Whoever asked for a fork hears what came of it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
+from apex_exec.common.backoff import Backoff
 from apex_exec.core.limits import MS_NS
 from apex_exec.executor.loop import Loop
 from apex_exec.executor.worker_link import WorkerLink
@@ -27,56 +28,65 @@ if TYPE_CHECKING:
 BACKOFF_NS_MIN = 100 * MS_NS
 BACKOFF_NS_MAX = 5000 * MS_NS
 STABLE_NS = 10_000 * MS_NS
-"""A zygote that lived this long is replaced at once; one that did not waits twice as long each time."""
+"""A zygote that lived this long is replaced at once. After a shorter life we wait, twice as long each time."""
 KEEP_SECONDS = 0.25
-"""How often it is looked whether a new one is due."""
+"""How often the keeper looks whether a new zygote is due."""
 SAID_NS_MIN = 1000 * MS_NS
-"""What a living zygote writes to its standard error is logged so often at most; the rest is dropped."""
+"""What a living zygote writes to its standard error is logged once in this time; the rest is dropped."""
 BOOT_NS_MAX = 15_000 * MS_NS
 """How long a zygote may take until it says that it is ready."""
 
 
+class ZygoteSource(msgspec.Struct, frozen=True):
+    """Where the zygotes of one runtime come from: ``first`` was started before any thread, ``start`` starts others."""
+
+    runtime: str
+    start: Callable[[], ZygoteLink]
+    first: ZygoteLink
+
+
 class Asker(Protocol):
-    """Who hears of what the zygote did, by the link that the fork was asked with or the number that it bears."""
+    """Hears what the zygote did. ``number`` is the ``forked_as`` of the link that the fork was asked for with."""
 
     def zygote_up(self) -> None:
-        """It takes requests."""
+        """The zygote takes requests."""
 
-    def zygote_lost(self, now_ns: int) -> None:
-        """It is gone, and its workers with it (PDEATHSIG); another one is being started."""
+    def zygote_lost(self, runtime: str, now_ns: int) -> None:
+        """The zygote is gone, and its workers with it (PDEATHSIG); another zygote is being started."""
 
     def jail_of(self, link: WorkerLink) -> dict[str, Any]:
-        """The worker's map for ``Fork``. Raises RuntimeError where there is no room."""
+        """Returns the worker's map for ``Fork``. Raises RuntimeError if there is no room for the worker."""
 
     def forked(self, number: int, pid: int, pidfd: int) -> None:
-        """There is a process; the pidfd is the asker's now."""
+        """There is a process; the pidfd is the asker's from now on."""
 
     def refused(self, number: int, why: str) -> None:
         """There is no process, and never was. ``why`` is for the log."""
 
     def exited(self, message: inner.Exited) -> None:
-        """The process has ended and is reaped."""
+        """The process has ended and was reaped."""
 
     def failed(self, number: int, error: Exception) -> None:
-        """One of these, or ``jail_of``, has failed for the worker ``number`` (0: for none)."""
+        """One of these methods has failed for the worker ``number``, or for none if it is 0."""
 
 
 class ZygoteKeeper:
-    """Forks by way of one zygote at a time. ``link.forked_as`` is the number that the zygote knows a worker by."""
+    """Forks the workers of one runtime by way of one zygote at a time. ``link.forked_as`` is the number that the zygote
+    knows a worker by."""
 
-    def __init__(self, loop: Loop, *, start: Callable[[], ZygoteLink], zygote: ZygoteLink, asker: Asker,
-                 metrics: Metrics, logs: Logs) -> None:
+    def __init__(self, loop: Loop, source: ZygoteSource, *, asker: Asker, metrics: Metrics, logs: Logs) -> None:
+        self.runtime = source.runtime
         self.ready = False
         """True while a zygote answers."""
         self._loop = loop
-        self._start = start
-        self._zygote = zygote
+        self._start = source.start
+        self._zygote = source.first
         self._asker = asker
         self._metrics = metrics
         self._logs = logs
         self._waiting: deque[WorkerLink] = deque()
-        self._backoff_ns = BACKOFF_NS_MIN
-        self._due_ns = 0  # when a new one is tried; 0 where there is one
+        self._backoff = Backoff(BACKOFF_NS_MIN, BACKOFF_NS_MAX)
+        self._due_ns = 0  # when a new zygote is tried; 0 while there is one
         self._started_ns = time.monotonic_ns()
         self._said_ns = 0
         self._loop.every(KEEP_SECONDS, self._keep)
@@ -94,27 +104,27 @@ class ZygoteKeeper:
         self._hand_over()
 
     def unask(self, link: WorkerLink) -> bool:
-        """Takes back what was asked; False where the zygote has it already."""
+        """Takes back what was asked. Returns False if the zygote has been handed it already."""
         if link not in self._waiting:
             return False
         self._waiting.remove(link)
         return True
 
     def kill(self, link: WorkerLink) -> OSError | None:
-        """SIGKILL for the worker of ``link``: through its pidfd, or, if the kernel refuses that, by the zygote, whose
-        child it is. Returns the refusal, for the caller to tell. A worker that does not end in spite of both costs the
-        zygote, whose own end the kernel passes on to its children (PDEATHSIG)."""
+        """Kills the worker of ``link`` through its pidfd, or, if the kernel refuses that, has the zygote kill it, whose
+        child it is. Returns the kernel's refusal, for the caller to report. If a worker does not end in spite of both,
+        its zygote is killed (``replace``), and the kernel passes that end on to the zygote's children (PDEATHSIG)."""
         refusal = link.kill()
         if refusal is not None:
             self.kill_child(link.forked_as)
         return refusal
 
     def kill_child(self, number: int) -> None:
-        """Has the zygote kill a worker that the supervisor has no pidfd of."""
+        """Has the zygote kill a worker whose pidfd we do not have."""
         self._zygote.kill(number)
 
     def _hand_over(self) -> None:
-        """Hands waiting requests to the zygote, as many as it takes."""
+        """Hands as many waiting requests to the zygote as it takes."""
         while self._waiting and self.ready:
             link = self._waiting[0]
             try:
@@ -123,7 +133,7 @@ class ZygoteKeeper:
                 self._waiting.popleft()
                 self._asker.refused(link.forked_as, str(error))
                 continue
-            except Exception as error:  # it would be the first in the row for ever
+            except Exception as error:  # the request would stay the first in the row for ever
                 self._waiting.popleft()
                 self._asker.failed(link.forked_as, error)
                 self._asker.refused(link.forked_as, "the supervisor failed at its jail")
@@ -144,7 +154,7 @@ class ZygoteKeeper:
         if said is None:
             self._loop.remove(zygote.said_fileno)
         elif self.ready and said.strip() and (now_ns := time.monotonic_ns()) - self._said_ns > SAID_NS_MIN:
-            self._said_ns = now_ns  # of one that dies before it is ready, the reason of its death is told
+            self._said_ns = now_ns  # before a zygote is ready, what it says is told as the reason of its death
             self._logs.log("warning", f"the zygote says: {said.strip()}")
 
     def _io(self, zygote: ZygoteLink) -> None:
@@ -158,7 +168,7 @@ class ZygoteKeeper:
                 self._take(message, fd)
             except Exception as error:  # the other workers' news are as good as they were
                 self._asker.failed(getattr(message, "worker", 0), error)
-                if isinstance(message, inner.Forked):  # nobody may have noted how to kill it
+                if isinstance(message, inner.Forked):  # perhaps nobody has noted how to kill it
                     self.kill_child(message.worker)
         self._hand_over()
 
@@ -176,26 +186,20 @@ class ZygoteKeeper:
 
     def _lost(self, zygote: ZygoteLink, *, silent: bool = False) -> None:
         if zygote is not self._zygote or self._due_ns:
-            return  # known already
+            return  # its loss is known
         now_ns = time.monotonic_ns()
         self.ready = False
         self._loop.remove(zygote.fileno())
         self._loop.remove(zygote.said_fileno)
         zygote.abandon(silent=silent)
         if now_ns - self._started_ns >= STABLE_NS:
-            self._backoff_ns = BACKOFF_NS_MIN
+            self._backoff.reset()
             self._due_ns = now_ns
-        else:  # it may well die again as fast, and a start costs a core some tenths of a second
-            self._due_ns = now_ns + self._take_backoff()
+        else:  # the next one may die as fast, and a start costs a core some tenths of a second
+            self._due_ns = now_ns + self._backoff.take()
         self._failed(f"the zygote died ({zygote.why()})", now_ns)
-        self._asker.zygote_lost(now_ns)
+        self._asker.zygote_lost(self.runtime, now_ns)
         self._keep(now_ns)
-
-    def _take_backoff(self) -> int:
-        """How long to wait this time; the next time it is twice as long."""
-        wait_ns = self._backoff_ns
-        self._backoff_ns = min(2 * wait_ns, BACKOFF_NS_MAX)
-        return wait_ns
 
     def _failed(self, what: str, now_ns: int) -> None:
         when = f"in {(self._due_ns - now_ns) / 1e9:g} s" if self._due_ns > now_ns else "at once"
@@ -203,28 +207,29 @@ class ZygoteKeeper:
         self._metrics.health["zygote"] = f"{what} and is being restarted; no worker can start"
 
     def replace(self) -> None:
-        """Kills a zygote that reports no ends any more; its loss then takes the usual course."""
+        """Kills a zygote that does not report ends any more. Its loss then takes the usual course."""
         self._logs.log("error", "the zygote does not report the end of a killed worker; it is replaced")
         self._lost(self._zygote, silent=True)
 
-    def wait_ready(self) -> str:
-        """Blocks until the zygote is ready or has ended, before the loop runs. Returns why none that is started in its
-        place would do better; "" where this one is ready, or is slow, or was ended from outside."""
+    def wait_ready(self, seconds: float = BOOT_NS_MAX / 1e9) -> str:
+        """Blocks, before the loop runs, until the zygote is ready or has ended, for ``seconds`` at most. Returns why no
+        zygote started in its place would do better; "" if this one is ready, is slow, or was ended from outside."""
+        until_ns = self._started_ns + int(seconds * 1e9)
         zygote = self._zygote
         while not self.ready and not self._due_ns:
-            left_ns = self._started_ns + BOOT_NS_MAX - time.monotonic_ns()
+            left_ns = until_ns - time.monotonic_ns()
             if left_ns <= 0 or not select.select([zygote.fileno()], [], [], left_ns / 1e9)[0]:
                 break
             self._io(zygote)
         return zygote.why() if self._due_ns and zygote.ended_by_itself else ""
 
     def _keep(self, now_ns: int) -> None:
-        """Starts a new zygote once it is due."""
+        """Starts a new zygote once one is due."""
         if self._due_ns and now_ns >= self._due_ns:
             try:
                 self._zygote = self._start()
             except OSError as error:
-                self._due_ns = now_ns + self._take_backoff()
+                self._due_ns = now_ns + self._backoff.take()
                 self._failed(f"a new zygote could not be started ({error})", now_ns)
             else:
                 self._due_ns = 0
@@ -232,7 +237,7 @@ class ZygoteKeeper:
                 self._watch()
 
     def upkeep(self, now_ns: int) -> None:
-        """Replaces a zygote that does not become ready. Call it once a second."""
+        """Replaces a zygote that does not become ready. Call this once a second."""
         if self.ready:
             self._hand_over()
         elif not self._due_ns and now_ns - self._started_ns > BOOT_NS_MAX:

@@ -1,4 +1,4 @@
-"""The supervisor's end of the zygote: a bare process, spoken to in msgpack with fds attached."""
+"""Our end of a zygote: a bare process, spoken to in msgpack messages with file descriptors attached."""
 
 from __future__ import annotations
 
@@ -14,32 +14,33 @@ from typing import Any
 import msgspec
 
 from apex_exec.executor import scheduling_priority
+from apex_exec.executor.runtimes import PYTHON, Runtime
 from apex_exec.observe.logs import escape
 from apex_exec.sandbox.bare import BareProcess, Connection
-from workers.runtime import start
 from workers.wire import Fork, Forked, FromZygote, Kill
 
 _decode = msgspec.msgpack.Decoder(FromZygote).decode
 _encode = msgspec.msgpack.Encoder().encode
 MESSAGE_BYTES_MAX = 65536
 SAID_BYTES_MAX = 4096
-"""Of what a zygote wrote to its standard error the end is kept: a traceback says last what went wrong."""
+"""How much of what a zygote wrote to its standard error is kept. It is the end, since a traceback says last what went
+wrong."""
 TRY_SECONDS_MAX = 15.0
 LAST_LINE_CHARS_MAX = 300
-"""Of that, what a reason quotes."""
+"""How much of its last line a reason quotes."""
 
 
 class ZygoteLink:
-    """One zygote process. Must be made before any thread or ZeroMQ context exists."""
+    """One zygote process, of ``runtime``. Must be made before any thread or ZeroMQ context exists."""
 
-    def __init__(self, boot: dict[str, Any]) -> None:
+    def __init__(self, boot: dict[str, Any], runtime: Runtime = PYTHON) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         death_read, self._death_write = os.pipe()
         boot = {**boot, "nice": scheduling_priority.STARTED_WITH, "death_fd": Connection(death_read, writable=False)}
         control = Connection(os.dup(theirs.fileno()))
         self._said_fd, said_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._said = b""
-        self.process = BareProcess(start.main, (control, boot), "apex-exec-zygote", ignores_ends=True,
+        self.process = BareProcess(runtime.start, (control, boot), "apex-exec-zygote", ignores_ends=True,
                                    stderr=said_write)
         try:
             self.process.start()
@@ -58,16 +59,17 @@ class ZygoteLink:
         self.pid: int = self.process.pid
 
     def fileno(self) -> int:
-        """The fd to poll for readability."""
+        """The descriptor to poll for readability."""
         return self._socket.fileno()
 
     @property
     def said_fileno(self) -> int:
-        """The fd to poll for what it writes to its standard error; ``hear`` reads it."""
+        """The descriptor to poll for what the zygote writes to its standard error; ``hear`` reads it."""
         return self._said_fd
 
     def hear(self) -> str | None:
-        """What it has written to its standard error since the last time; None where nobody can write there any more."""
+        """Returns what the zygote has written to its standard error since the last time; None if nobody can write there
+        any more."""
         try:
             data = os.read(self._said_fd, MESSAGE_BYTES_MAX)
         except BlockingIOError:
@@ -76,7 +78,8 @@ class ZygoteLink:
         return data.decode(errors="replace") if data else None
 
     def why(self) -> str:
-        """How it ended and what it said last, on one line. Waits a tenth of a second for an end that is under way."""
+        """Returns how the zygote ended and what it said last, on one line. Waits a tenth of a second for an end that is
+        under way."""
         with contextlib.suppress(OSError):
             self.process.join(0.1)
             while self.hear():
@@ -89,11 +92,12 @@ class ZygoteLink:
 
     @property
     def ended_by_itself(self) -> bool:
-        """True after an end that nobody else brought about: the next one will most likely end so too."""
+        """True after an end that nobody else brought about: the next zygote will most likely end in the same way."""
         return self.process.exitcode is not None and self.process.exitcode > 0
 
     def fork(self, worker: int, jail: dict[str, Any], link_fd: int, marks_fd: int) -> bool:
-        """Asks for a worker; False where the zygote does not take the message now (full socket or dead)."""
+        """Asks for a worker. Returns False if the zygote does not take the message now (its socket is full, or it is
+        dead)."""
         fds = array.array("i", [link_fd, marks_fd])
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)]
         try:
@@ -103,7 +107,7 @@ class ZygoteLink:
         return True
 
     def kill(self, worker: int) -> bool:
-        """Has the zygote kill its child ``worker``; False where it does not take the message now."""
+        """Has the zygote kill its child ``worker``. Returns False if the zygote does not take the message now."""
         try:
             self._socket.send(_encode(Kill(worker)))
         except OSError:
@@ -111,7 +115,8 @@ class ZygoteLink:
         return True
 
     def receive(self) -> list[tuple[Any, int]]:
-        """Every waiting message with its fd (-1 where it has none). Raises EOFError when the zygote is gone."""
+        """Returns every waiting message with its descriptor (-1 if it has none). Raises EOFError if the zygote is
+        gone."""
         got: list[tuple[Any, int]] = []
         while True:
             try:
@@ -129,7 +134,7 @@ class ZygoteLink:
             got.append((message, fd))
 
     def abandon(self, *, silent: bool = False) -> None:
-        """Lets go of a zygote that is dying, or (``silent``) does not speak any more: what is left of it dies.
+        """Lets go of a zygote that is dying or, if ``silent``, does not speak any more, and kills what is left of it.
 
         Waits for a tenth of a second at most.
         """
@@ -144,7 +149,7 @@ class ZygoteLink:
         self._close_said()
 
     def close(self) -> None:
-        """Lets the zygote die, which sees the death pipe's end, and with it every worker."""
+        """Lets the zygote see the end of its death pipe, of which it dies, and every worker with it."""
         self._socket.close()
         os.close(self._death_write)
         self.process.join(2)
@@ -161,7 +166,8 @@ class ZygoteLink:
 
 
 def try_zygote(boot: dict[str, Any]) -> str:
-    """Starts a zygote and ends it again; "" if it became ready, else why not. Blocks; for a process without threads."""
+    """Starts a zygote and ends it again. Returns "" if it became ready, else why not. Blocks. Only for a process
+    without threads."""
     zygote = ZygoteLink(boot)
     due = time.monotonic() + TRY_SECONDS_MAX
     messages: list[Any] = []

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 import msgspec
 
 from apex_exec import extras
-from apex_exec.core.api import Delete, Insert, Query, Update
+from apex_exec.catalogue.methods import Delete, Insert, Query, Update
+from apex_exec.common.sqlite import path_of
 from apex_exec.errors import ConfigError
 from apex_exec.gateway.costs import counted
 from apex_exec.gateway.failure import ApiFailure
@@ -48,9 +49,9 @@ class Backend(Protocol):
 
 def open_backend(url: str, tables: Mapping[str, Table], origin: str) -> Backend:
     """The backend for ``data.url``. Raises ConfigError."""
-    if url.startswith("sqlite:///"):
+    if (path := path_of(url)) is not None:
         from apex_exec.gateway.sqlite import Sqlite
-        return Sqlite(url, tables, origin)
+        return Sqlite(path, tables, origin)
     if url.startswith("postgresql"):
         extras.need("postgres", "data.url")
         from apex_exec.gateway.postgres import Postgres

@@ -30,8 +30,6 @@ def main(link: Any, settings: dict[str, Any]) -> None:
     """Serves ``link`` until EOF. ``settings``: tables, data_url, origin, hosts, allow_private."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    with open("/proc/self/comm", "w") as comm:  # what ps and top show
-        comm.write("apex-gateway")
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     if hard == resource.RLIM_INFINITY or hard > MEMORY_BYTES_MAX:
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES_MAX, hard))

@@ -11,12 +11,12 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from apex_exec import extras
-from apex_exec.core import api
+from apex_exec.catalogue import methods
 from apex_exec.core.fair import FairQueue
 from apex_exec.core.limits import MS_NS
 from apex_exec.gateway import messages
@@ -48,6 +48,8 @@ SWEEP_SECONDS = 5.0
 _encode = msgspec.msgpack.Encoder().encode
 
 Send = Callable[[msgspec.Struct], None]
+Answer = tuple[bytes, dict[str, Any]]
+"""The encoded result, and what the audit record says of the call."""
 
 
 class Router:
@@ -169,7 +171,7 @@ class Router:
             answer = _failed(call, ApiFailure("cancelled", "the invocation has ended; nothing was changed"))
         except Exception as error:  # noqa: BLE001 - a bug of ours ends this call, not everybody's
             log.error("%s of %s failed: %s: %s", call.method, call.plugin, type(error).__name__, error)
-            answer = _failed(call, ApiFailure("data_unavailable" if call.method != "fetch" else "fetch_failed",
+            answer = _failed(call, ApiFailure(methods.METHODS[call.method].away,
                                               "the gateway could not do this"))
         finally:
             self._tasks.pop(call.id, None)
@@ -188,20 +190,23 @@ class Router:
             await asyncio.sleep(wait_ns / 1e9)
             now_ns = time.monotonic_ns()
 
-    async def _work(self, call: Call) -> tuple[bytes, dict[str, Any]]:
-        """(the encoded result, what the audit record says of it)."""
+    async def _work(self, call: Call) -> Answer:
         with counted():
             request = _decoded(call)
-        if isinstance(request, api.Fetch):
-            reply, facts = await stepped(self.fetcher.fetch(request, call.hosts, lambda: self._may_hop(call)))
-            with counted():
-                return _encode(reply), facts
+        return await HANDLERS[call.method](self, call, request)
+
+    async def _fetch(self, call: Call, request: Any) -> Answer:
+        reply, facts = await stepped(self.fetcher.fetch(request, call.hosts, lambda: self._may_hop(call)))
+        with counted():
+            return _encode(reply), facts
+
+    async def _query(self, call: Call, request: Any) -> Answer:
         async with self._share(call.plugin):
-            if isinstance(request, api.Query):
-                return await self.data.query(request, call.tables, call.plugin, call.share, call.user_id,
-                                             call.due_ns)
-            write = cast("api.Insert | api.Update | api.Delete", request)
-            return await self.data.write(write, call.tables, call.plugin, call.user_id, call.due_ns)
+            return await self.data.query(request, call.tables, call.plugin, call.share, call.user_id, call.due_ns)
+
+    async def _write(self, call: Call, request: Any) -> Answer:
+        async with self._share(call.plugin):
+            return await self.data.write(request, call.tables, call.plugin, call.user_id, call.due_ns)
 
     @contextlib.asynccontextmanager
     async def _share(self, plugin: str) -> AsyncIterator[None]:
@@ -228,14 +233,21 @@ class Router:
             raise ApiFailure("rate_limited", "too many requests a minute, this redirect included", retry_ms)
 
 
+HANDLERS: dict[str, Callable[[Router, Call, Any], Awaitable[Answer]]] = {
+    "query": Router._query, "insert": Router._write, "update": Router._write, "delete": Router._write,
+    "fetch": Router._fetch,
+}
+"""What the gateway does for each method of the catalogue whose route leads here."""
+
+
 def _failed(call: Call, failure: ApiFailure) -> messages.Failed:
     return messages.Failed(call.id, failure.code, failure.message, failure.retry_after_ms)
 
 
-def _decoded(call: Call) -> api.Request:
+def _decoded(call: Call) -> methods.Request:
     """What the call's parameters are. Raises ApiFailure."""
     try:
         check_keys(call.params, MEMBERS_MAX)
-        return api.decode(call.method, call.params)
+        return methods.decode(call.method, call.params)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
         raise ApiFailure("invalid_params", str(error)[:200]) from None

@@ -86,12 +86,12 @@ class _Connection:
 
 
 class Sqlite:
-    """The database behind ``url`` (``sqlite:///path``). Opened on first use."""
+    """The platform's database in the file ``path``. Opened on first use."""
 
     backend = "sqlite"
 
-    def __init__(self, url: str, tables: Mapping[str, Table], origin: str) -> None:
-        self._path = Path(url.removeprefix("sqlite:///"))
+    def __init__(self, path: Path, tables: Mapping[str, Table], origin: str) -> None:
+        self._path = path
         self._tables = tables
         self._origin = origin
         self._inside_views: set[tuple[int, str | None, str | None, str | None]] = set()

@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from apex_exec.common.sqlite import open_ours, path_of
 from apex_exec.ledger.checkpoints import (
     ANCHOR,
     CHECKPOINT,
@@ -69,9 +70,10 @@ LOCKED_SECONDS = 0.2
 
 def database_path(url: str, state_dir: Path) -> Path:
     """The file that ``audit.url`` names. Raises LedgerError: the ledger is SQLite."""
-    if not url.startswith("sqlite:///"):
+    path = path_of(url.replace("<state_dir>", str(state_dir)))
+    if path is None:
         raise LedgerError(f"audit.url: {url}: only sqlite:/// is served")
-    return Path(url.removeprefix("sqlite:///").replace("<state_dir>", str(state_dir)))
+    return path
 
 
 class AuditStore:
@@ -108,10 +110,9 @@ class AuditStore:
         except BlockingIOError:
             raise LedgerError(f"{self.database} is being written by another ledger process") from None
         self.key = load_key(self.state_dir)
-        os.close(os.open(self.database, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
-        db = self.db = sqlite3.connect(self.database, isolation_level=None, timeout=LOCKED_SECONDS)
-        for statement in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL",
-                          f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}", *SCHEMA):
+        db = self.db = open_ours(self.database, busy_seconds=LOCKED_SECONDS,
+                                 pragmas=(f"wal_autocheckpoint = {CHECKPOINT_PAGES}",))
+        for statement in SCHEMA:
             db.execute(statement)
         public = self.key.public_key()
         head = read_mark(self.state_dir / HEAD, "head", public)

@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from apex_exec.common.backoff import Backoff
 from apex_exec.ledger import messages
 from apex_exec.ledger.audit import EXPIRE_ROWS, AuditStore, database_path
 from apex_exec.ledger.clock import WARN_NS, RetentionClock
@@ -57,7 +58,7 @@ class _Ledger:
         self.last_index: int | None = None  # of what is pending
         self.failing = ""
         self.due = 0.0
-        self.backoff = RETRY_SECONDS_MIN
+        self.backoff = Backoff(RETRY_SECONDS_MIN, RETRY_SECONDS_MAX)
         self.head_due = self.stats_due = self.expire_due = 0.0
         self.head_seq = -1
         self.clock: RetentionClock | None = None
@@ -79,8 +80,7 @@ class _Ledger:
     # ------------------------------------------------------------------ writing
     def fail(self, reason: str) -> None:
         """Notes a failure, says it where it is news, and sets the next try."""
-        self.due = time.monotonic() + self.backoff
-        self.backoff = min(self.backoff * 2, RETRY_SECONDS_MAX)
+        self.due = time.monotonic() + self.backoff.take()
         if reason != self.failing:
             self.link.send(messages.Failing(reason))
         self.failing = reason
@@ -102,7 +102,7 @@ class _Ledger:
         if self.failing:
             self.failing = ""
             self.link.send(messages.Recovered())
-        self.backoff = RETRY_SECONDS_MIN
+        self.backoff.reset()
         if self.last_index is not None:
             self.link.send(messages.Committed(self.last_index))
         self.last_index = None

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from apex_exec.common import sqlite
 from apex_exec.ledger.clock_turns import SLACK_NS, stretches
 from apex_exec.ledger.records import GENESIS, LedgerError
 
@@ -45,7 +46,7 @@ def open_readonly(database: Path) -> sqlite3.Connection:
     """A connection that cannot write; texts come as bytes. Raises LedgerError where there is no ledger."""
     if not database.is_file():
         raise LedgerError(f"there is no ledger at {database}")
-    db = sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=5.0)
+    db = sqlite.open_readonly(database)
     db.text_factory = bytes
     return db
 

@@ -1,23 +1,25 @@
-"""The marketplace's tables (SQLAlchemy Core; SQLite and PostgreSQL alike), its migrations and its clock.
+"""The marketplace's tables as they are today (SQLAlchemy Core; SQLite and PostgreSQL alike), and its clock.
 
+What makes them is in ``revisions``; whoever changes a table here adds a revision that changes it in existing stores.
 Money is BIGINT minor units, moments are BIGINT nanoseconds since 1970 (UTC). Lines of a closed invoice cannot be
 changed or deleted: triggers in the database refuse it, whoever asks. Every call blocks.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 import sqlalchemy as sa
 
 from apex_exec.errors import Code, Refusal
-from apex_exec.registry.database import Migration, open_database
-from apex_exec.registry.trust import heads
+from apex_exec.registry.database import Schema, open_database
 
 S = TypeVar("S", bound=msgspec.Struct)
 
-NAME = "market"
+SCHEMA = Schema("market", Path(__file__).parent / "revisions", revision="0005", version=5)
+NAME = SCHEMA.name
 CLOCK_SLACK_NS = 5_000_000_000
 """A clock may step back this far (time synchronisation); the latest moment seen then stands in for it."""
 
@@ -144,41 +146,9 @@ clock = sa.Table("clock", metadata, sa.Column("id", sa.Integer, primary_key=True
                  sa.Column("last_ns", _Ns, nullable=False))
 
 
-def _first(db: sa.Connection) -> None:
-    metadata.create_all(db)
-    db.execute(sa.insert(clock).values(id=1, last_ns=0))
-    for table in ("invoice_lines", "closed_usage", "closed_months"):
-        if db.dialect.name == "sqlite":
-            for verb in ("UPDATE", "DELETE"):
-                db.exec_driver_sql(f"CREATE TRIGGER {table}_{verb.lower()} BEFORE {verb} ON {table} "
-                                   f"BEGIN SELECT RAISE(ABORT, '{table} is immutable'); END")
-        else:
-            db.exec_driver_sql(f"CREATE FUNCTION {table}_fixed() RETURNS trigger LANGUAGE plpgsql AS "
-                               f"$$ BEGIN RAISE EXCEPTION '{table} is immutable'; END $$")
-            db.exec_driver_sql(f"CREATE TRIGGER {table}_fixed BEFORE UPDATE OR DELETE OR TRUNCATE ON {table} "
-                               f"FOR EACH STATEMENT EXECUTE FUNCTION {table}_fixed()")
-
-
-def _second(db: sa.Connection) -> None:
-    decisions.create(db, checkfirst=True)  # a new store has it by the first step
-
-
-def _third(db: sa.Connection) -> None:
-    if "host_cpu_us" not in {column["name"] for column in sa.inspect(db).get_columns("closed_usage")}:
-        db.exec_driver_sql("ALTER TABLE closed_usage ADD COLUMN host_cpu_us BIGINT NOT NULL DEFAULT 0")
-
-
-def _fifth(db: sa.Connection) -> None:
-    lasting.create(db, checkfirst=True)
-
-
-MIGRATIONS: list[Migration] = [_first, _second, _third, heads.create, _fifth]
-"""Only ever appended to. The first makes the tables above; whoever changes one adds a step that alters it."""
-
-
 def open_market(url: str) -> sa.Engine:
     """The engine of the marketplace's store. Raises Refusal: store_newer, store_unusable."""
-    return open_database(url, NAME, MIGRATIONS)
+    return open_database(url, SCHEMA)
 
 
 def as_struct(row: sa.Row[Any], kind: type[S]) -> S:

@@ -22,6 +22,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+from apex_exec.core.limits import SECOND_NS
+
 LINES_MAX = 10_000
 """Lines that wait for a writing thread; above it lines are left out and counted."""
 WAITING_BYTES_MAX = 16 * 1024 * 1024
@@ -36,7 +38,6 @@ FAILURES_PER_SECOND = 1.0
 FAILURES_AT_ONCE = 10.0
 """What is logged of one plugin's failures: a share of its own, so that a plugin cannot hide them among its lines."""
 CLOSE_SECONDS = 1.0
-SECOND_NS = 1_000_000_000
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "stdout": logging.INFO, "warning": logging.WARNING,
           "stderr": logging.WARNING, "error": logging.ERROR, "critical": logging.ERROR}

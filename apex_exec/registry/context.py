@@ -13,8 +13,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from apex_exec.catalogue.limits import Limits
 from apex_exec.config import Settings
-from apex_exec.core.plugin import Limits, PluginSpec
+from apex_exec.core.plugin import PluginSpec
 from apex_exec.registry.bundles.blobs import BlobStore
 from apex_exec.registry.bundles.manifest import Manifest
 from apex_exec.registry.scan.findings import Report
@@ -80,5 +81,4 @@ class Context:
     @property
     def limits(self) -> Limits:
         """The platform's policy on limits."""
-        limits = self.settings.limits
-        return Limits(limits.timeout_ms, limits.memory_mb, limits.cpu_percent, limits.network_per_minute)
+        return self.settings.limits.policy()

@@ -6,21 +6,21 @@ takes its write lock at BEGIN; PostgreSQL checks at COMMIT, and ``transact`` run
 
 from __future__ import annotations
 
-import contextlib
-import os
+import logging
 import random
-import stat
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import NamedTuple, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError, SQLAlchemyError
 
+from apex_exec.common.backoff import Backoff
+from apex_exec.common.sqlite import open_ours, path_of
 from apex_exec.errors import Code, Refusal
 
-Migration = Callable[[sa.Connection], None]
 T = TypeVar("T")
 
 BUSY_SECONDS = 5.0
@@ -28,16 +28,32 @@ BUSY_SECONDS = 5.0
 ATTEMPTS_MAX = 20
 """How often we try a transaction that keeps losing to another PostgreSQL writer; then it fails: ``store_unusable``."""
 PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX = 0.002, 0.25
-"""The longest pause after the first lost attempt (it doubles with each attempt), and its upper bound. The pause is a
-random fraction of that: two writers that retry at once lose to each other again; we saw that five times in a row."""
-_MIGRATION_LOCK = 0x61706578  # "apex": the advisory lock that keeps two processes from migrating PostgreSQL at once
+"""Longest pause after the first lost attempt, doubled each time, and its bound. The pause is random below that: two
+writers who try again at once lose to each other again, and did, five times in a row."""
+_MIGRATING = threading.Lock()
+"""Alembic's ``op``, which revisions speak to, is one for the whole process."""
+_MIGRATION_LOCK = 0x61706578  # "apex": one advisory lock for whoever migrates first on PostgreSQL
 
 
-def open_database(url: str, name: str, migrations: Sequence[Migration]) -> sa.Engine:
-    """The engine of the store ``name`` at ``url``, migrated to version ``len(migrations)``.
+class Schema(NamedTuple):
+    """What the tables of a store are made by, and who may read them.
 
-    ``migrations[n]`` takes the schema from version n to n + 1, in one transaction with the version's own row.
-    Migrations are only ever appended. Raises Refusal: store_newer (a later release wrote it; nothing is changed),
+    ``revisions`` is a folder of Alembic revisions, numbered "0001" and on; each is written out in full and not changed
+    once released, since what an old store holds must not depend on how the code's tables look today. ``revision`` is
+    the newest of them. ``version`` stands in the store's row of ``schema_versions``: a release that knows a smaller
+    number refuses the store. A revision that older releases can live with leaves it as it is.
+    """
+
+    name: str
+    revisions: Path
+    revision: str
+    version: int
+
+
+def open_database(url: str, schema: Schema) -> sa.Engine:
+    """The engine of the store at ``url``, brought to the newest revision in one transaction: all of it, or nothing.
+
+    Raises Refusal: store_newer (a later release has written it in a way that this one cannot read; nothing is touched),
     store_unusable (locked, corrupt, not reachable).
     """
     try:
@@ -45,22 +61,53 @@ def open_database(url: str, name: str, migrations: Sequence[Migration]) -> sa.En
         with engine.begin() as db:
             if db.dialect.name == "postgresql":
                 db.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
-            db.execute(sa.text("CREATE TABLE IF NOT EXISTS schema_versions "
-                               "(name VARCHAR(40) PRIMARY KEY, version INTEGER NOT NULL)"))
-            row = db.execute(sa.text("SELECT version FROM schema_versions WHERE name = :name"), {"name": name}).first()
-            version = row[0] if row is not None else 0
-            if version > len(migrations):
-                raise Refusal("store_newer", f"the {name} store is at version {version}; this release supports up to "
-                              f"{len(migrations)}", hint="run the release that wrote it, or a later one",
-                              code=Code.CONFLICT)
-            for migrate in migrations[version:]:
-                migrate(db)
-            db.execute(sa.text("DELETE FROM schema_versions WHERE name = :name"), {"name": name})
-            db.execute(sa.text("INSERT INTO schema_versions (name, version) VALUES (:name, :version)"),
-                       {"name": name, "version": len(migrations)})
+            _bring_up(db, schema)
     except (SQLAlchemyError, OSError) as error:
-        raise unusable(name, error) from error
+        raise unusable(schema.name, error) from error
     return engine
+
+
+def _bring_up(db: sa.Connection, schema: Schema) -> None:
+    """Runs what revisions are missing. Changes nothing in a store that has all of them, or has later ones yet."""
+    db.execute(sa.text("CREATE TABLE IF NOT EXISTS schema_versions "
+                       "(name VARCHAR(40) PRIMARY KEY, version INTEGER NOT NULL)"))
+    name = {"name": schema.name}
+    version = db.execute(sa.text("SELECT version FROM schema_versions WHERE name = :name"), name).scalar() or 0
+    if version > schema.version:
+        raise Refusal("store_newer", f"the {schema.name} store is at version {version}; this release knows up to "
+                      f"{schema.version}", hint="run the release that wrote it, or a later one", code=Code.CONFLICT)
+    table = f"{schema.name}_revision"
+    found = ""
+    if sa.inspect(db).has_table(table):
+        found = db.execute(sa.text(f"SELECT version_num FROM {table}")).scalar() or ""
+    if found >= schema.revision:
+        return
+    _migrate(db, schema, table, "" if found or not version else f"{version:04}")
+    db.execute(sa.text("DELETE FROM schema_versions WHERE name = :name"), name)
+    db.execute(sa.text("INSERT INTO schema_versions (name, version) VALUES (:name, :version)"),
+               {**name, "version": schema.version})
+
+
+def _migrate(db: sa.Connection, schema: Schema, table: str, before: str) -> None:
+    """Runs the missing revisions in the transaction of ``db``. ``before`` is the revision of a store that a release
+    made which counted revisions and knew no Alembic; "" for every other.
+
+    Alembic is imported here, since a store that is as it should be needs none of it.
+    """
+    from alembic.operations import Operations
+    from alembic.runtime.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    folder = str(schema.revisions)
+    script = ScriptDirectory(folder, version_locations=[folder])
+    context = MigrationContext.configure(db, opts={
+        "version_table": table, "script": script,
+        "fn": lambda revision, _context: script._upgrade_revs(schema.revision, revision)})
+    if before:
+        context.stamp(script, before)
+    with _MIGRATING, Operations.context(context):
+        context.run_migrations()
 
 
 def transact(engine: sa.Engine, name: str, work: Callable[[sa.Connection], T]) -> T:
@@ -69,15 +116,14 @@ def transact(engine: sa.Engine, name: str, work: Callable[[sa.Connection], T]) -
     An exception from ``work`` undoes the transaction and propagates; a failing database raises
     Refusal("store_unusable").
     """
-    pause_max = PAUSE_SECONDS_MIN
+    pauses = Backoff(PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX)
     for attempt in range(1, ATTEMPTS_MAX + 1):
         try:
             with engine.begin() as db:
                 return work(db)
         except (OperationalError, DBAPIError) as error:
             if getattr(error.orig, "sqlstate", "") in ("40001", "40P01") and attempt < ATTEMPTS_MAX:
-                time.sleep(random.uniform(0, pause_max))
-                pause_max = min(2 * pause_max, PAUSE_SECONDS_MAX)
+                time.sleep(random.uniform(0, pauses.take()))
                 continue
             raise unusable(name, error) from error
     raise AssertionError("unreachable: the last attempt returns or raises")
@@ -92,34 +138,11 @@ def unusable(name: str, error: Exception) -> Refusal:
                    hint="restore it from a backup" if corrupt else "check the disk, the locks and the database server")
 
 
-def _make_private(path: str) -> None:
-    """Makes the database file readable by its owner only, before it has any content; SQLite gives ``-wal`` and ``-shm``
-    the same mode. A file that an earlier release left readable by others is corrected. Raises OSError."""
-    fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
-        found = os.fstat(fd)
-        if stat.S_ISREG(found.st_mode) and found.st_mode & 0o077 and found.st_uid == os.geteuid():
-            os.fchmod(fd, 0o600)
-            for name in (f"{path}-wal", f"{path}-shm"):
-                with contextlib.suppress(FileNotFoundError):
-                    os.chmod(name, 0o600)
-    finally:
-        os.close(fd)
-
-
 def _engine(url: str) -> sa.Engine:
-    if not url.startswith("sqlite"):
+    path = path_of(url)
+    if path is None:
         return sa.create_engine(url, isolation_level="SERIALIZABLE", pool_pre_ping=True)
-    if path := sa.make_url(url).database:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        _make_private(path)
-    engine = sa.create_engine(url, connect_args={"timeout": BUSY_SECONDS})
-
-    @sa.event.listens_for(engine, "connect")
-    def prepare(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # sqlite3's own BEGIN would come too late for a write lock; ours follows
-        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
-            connection.execute(f"PRAGMA {pragma}")
+    engine = sa.create_engine(url, creator=lambda: open_ours(path, busy_seconds=BUSY_SECONDS, any_thread=True))
 
     @sa.event.listens_for(engine, "begin")
     def begin(connection: sa.Connection) -> None:

@@ -8,7 +8,6 @@ kind.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 import sqlalchemy as sa
 
+from apex_exec.common.names import UUID
 from apex_exec.errors import Code, Refusal
 from apex_exec.registry import lifecycle, upgrade, views
 from apex_exec.registry import store as db_
@@ -42,8 +42,6 @@ from apex_exec.registry.specs import commit
 from apex_exec.registry.store import EVERYBODY, VersionRow
 from apex_exec.registry.trust import approvals, keyring
 from apex_exec.registry.trust.signing import read_signatures
-
-_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
 class Entry(NamedTuple):
@@ -139,7 +137,7 @@ def _user(args: UserArgs) -> str:
     if args.user is None:
         return EVERYBODY
     user = args.user.lower()
-    if _UUID.fullmatch(user) is None:
+    if UUID.fullmatch(user) is None:
         raise Refusal("bad_user", f"{args.user[:50]!a} is not a UUID", code=Code.INVALID_INPUT,
                       hint="8-4-4-4-12 hexadecimal digits")
     return user

@@ -13,7 +13,8 @@ from typing import TypeVar
 import msgspec
 import sqlalchemy as sa
 
-from apex_exec.core.plugin import Limits, PluginSpec
+from apex_exec.catalogue.limits import Limits
+from apex_exec.core.plugin import PluginSpec
 from apex_exec.errors import Refusal
 from apex_exec.registry import store as db_
 from apex_exec.registry.bundles.bundle import spec_of

@@ -126,7 +126,7 @@ class Store:
     """The registry's database, opened and migrated. Raises Refusal: store_newer, store_unusable."""
 
     def __init__(self, url: str) -> None:
-        self.engine = open_database(url, t.STORE, t.MIGRATIONS)
+        self.engine = open_database(url, t.SCHEMA)
 
     def transact(self, work: Callable[[sa.Connection], T]) -> T:
         """Runs ``work(db)`` in one transaction: all of it takes effect, or nothing. ``work`` may run more than once."""

@@ -12,12 +12,13 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
+from apex_exec.common.names import version_key
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.errors import Code, Refusal
 from apex_exec.registry import store as db_
 from apex_exec.registry.bundles import checks
 from apex_exec.registry.bundles.bundle import Bundle
-from apex_exec.registry.bundles.manifest import Manifest, version_key
+from apex_exec.registry.bundles.manifest import Manifest
 from apex_exec.registry.context import Context
 from apex_exec.registry.lifecycle import (
     SERVED,

@@ -9,6 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from apex_exec.catalogue.limits import LIMITS, key_of
 from apex_exec.errors import Refusal
 from apex_exec.registry import store as db_
 from apex_exec.registry.bundles import checks
@@ -56,8 +57,7 @@ def _manifest_facts(manifest: Manifest, ctx: Context) -> dict[str, Any]:
     limits = manifest.limits.within(ctx.limits)
     return {"entrypoint": manifest.entrypoint, "permissions": list(manifest.permissions), "priority": manifest.priority,
             "network": list(manifest.network.allow), "tables": list(manifest.data.tables),
-            "limits": {"timeoutMs": limits.timeout_ms, "memoryMb": limits.memory_mb, "cpuPercent": limits.cpu_percent,
-                       "networkPerMinute": limits.network_per_minute},
+            "limits": {key_of(name): getattr(limits, name) for name in LIMITS},
             "pricing": manifest.pricing.model_dump(exclude_none=True)}
 
 

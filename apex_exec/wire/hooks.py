@@ -5,24 +5,22 @@ Generic parts stay undecoded; ``values.check_value`` holds results to the value 
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import msgspec
 from msgspec import UNSET, Raw, Struct
 
 from apex_exec.catalogue.hooks import HOOKS, Widget
+from apex_exec.common.names import UUID
 from apex_exec.errors import Code, WireError
 from apex_exec.wire.error_paths import told
 from apex_exec.wire.values import check_value, decode_any
-
-_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
 def check_user(user_id: str) -> str:
     """``user_id`` lower-cased. Raises INVALID_INPUT where it is no UUID of 8-4-4-4-12 hexadecimal."""
     lowered = user_id.lower()
-    if not _UUID.fullmatch(lowered):
+    if not UUID.fullmatch(lowered):
         raise WireError(Code.INVALID_INPUT, "userId is not a UUID of 8-4-4-4-12 hexadecimal", {"path": "$.userId"})
     return lowered
 
@@ -106,7 +104,8 @@ def _check_widgets(widgets: list[Widget], rendering: Rendering) -> None:
 
 _decode_text = msgspec.msgpack.Decoder(str).decode
 _decode_fields = msgspec.msgpack.Decoder(dict[str, Raw] | None).decode
-_decode_items = msgspec.msgpack.Decoder(list[dict[str, Raw]]).decode
+_decode_widgets = msgspec.msgpack.Decoder(list[dict[str, Raw]]).decode
+_decode_items = msgspec.msgpack.Decoder(list[Raw]).decode
 _encode = msgspec.msgpack.Encoder().encode
 _NIL = b"\xc0"
 
@@ -123,13 +122,14 @@ def parts_of(name: str, result: bytes, plugin: str) -> Any:
     if hook.void:
         return None
     if hook.collects:
-        items = _decode_items((_decode_fields(result) or {})[hook.collects])
-        if hook.renders:
-            return [{**item, "id": Raw(_encode(f"{plugin}/{_decode_text(item['id'])}"))} for item in items]
-        return [Raw(_encode(item)) for item in items]
+        found = (_decode_fields(result) or {})[hook.collects]
+        if not hook.renders:
+            return [Raw(item) for item in _decode_items(found)]
+        return [{**widget, "id": Raw(_encode(f"{plugin}/{_decode_text(widget['id'])}"))}
+                for widget in _decode_widgets(found)]
     if hook.mode == "chain":
-        found = _decode_fields(result) or {}
-        return {field: Raw(found[field]) for field in hook.carries.values()
-                if field in found and bytes(found[field]) != _NIL}
+        fields = _decode_fields(result) or {}
+        return {field: Raw(fields[field]) for field in hook.carries.values()
+                if field in fields and bytes(fields[field]) != _NIL}
     answer = (_decode_fields(result) or {}).get(hook.answers, _NIL) if hook.answers else result
     return None if bytes(answer) == _NIL else Raw(result)

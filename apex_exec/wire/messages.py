@@ -11,6 +11,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Raw
 
+from apex_exec.catalogue.limits import LIMITS, type_of
+
 Number = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Id = Number | Annotated[str, Meta(min_length=1, max_length=64)]
 """A request's id, chosen by the host, unique among its pending requests on that connection."""
@@ -169,14 +171,9 @@ class Cancelled(Answer, tag="cancelled"):
     found: bool
 
 
-class Limits(msgspec.Struct, rename="camel", kw_only=True):
-    """The platform's policy in ``welcome``."""
-
-    timeout_ms: int
-    memory_mb: int
-    cpu_percent: float
-    network_per_minute: int
-    max_message_bytes: int
+Limits: Any = msgspec.defstruct(
+    "Limits", [*((name, type_of(name)) for name in LIMITS), ("max_message_bytes", int)], rename="camel", kw_only=True,
+    namespace={"__doc__": "The platform's policy in ``welcome``."})
 
 
 class Welcome(Answer, tag="welcome", omit_defaults=False):

@@ -8,19 +8,17 @@ message and one read, and how much that is can be seen (``unfinished_bytes``).
 
 from __future__ import annotations
 
-from workers.zmtp import GREETING, GREETING_BYTES, ZmtpError, command
+from workers.zmtp import COMMAND, LONG, MORE, SHORT_MAX, FrameReader, ZmtpError, command
 
 COMMAND_BYTES_MAX = 4096
 """Largest handshake or PING command; libzmq's own READY is below 350 bytes with a routing id of 255."""
 ENVELOPE_BYTES_MAX = 4096
 """What may stand before the body, in all: REQ's empty delimiter, or the routing ids (255 bytes each) of 16 proxies. It
 is kept until the reply, so it must not be a second payload."""
-FRAMES_AT_ONCE = range(256)
+FRAMES_AT_ONCE = 256
 """So many frames are taken in one ``feed``: a read of 32 KiB may hold 16,384 of them, and others want their turn."""
 PEER_TYPES = (b"DEALER", b"REQ", b"ROUTER")
 """Socket types that may talk to a ROUTER, less REP, which could never be answered here."""
-_SHORT_MAX = 255
-_MORE, _LONG, _COMMAND = 1, 2, 4
 
 
 def _property(name: bytes, value: bytes) -> bytes:
@@ -28,128 +26,61 @@ def _property(name: bytes, value: bytes) -> bytes:
 
 
 READY = command(b"READY", _property(b"Socket-Type", b"ROUTER") + _property(b"Identity", b""))
-_NO_FRAMES: list[bytes] = []
-_HEADS = [bytes((0, size)) for size in range(_SHORT_MAX + 1)]
+_HEADS = [bytes((0, size)) for size in range(SHORT_MAX + 1)]
 
 
 def head(size: int) -> bytes:
     """What stands before the last frame of a message, of ``size`` bytes."""
-    return _HEADS[size] if size <= _SHORT_MAX else b"\x02" + size.to_bytes(8, "big")
+    return _HEADS[size] if size <= SHORT_MAX else b"\x02" + size.to_bytes(8, "big")
 
 
 def append_message(out: bytearray, frames: list[bytes], body: bytes) -> None:
     """Appends one message: ``frames``, then ``body``."""
     for frame in frames:
         size = len(frame)
-        out += bytes((_MORE, size)) if size <= _SHORT_MAX else b"\x03" + size.to_bytes(8, "big")
+        out += bytes((MORE, size)) if size <= SHORT_MAX else b"\x03" + size.to_bytes(8, "big")
         out += frame
     out += head(len(body))
     out += body
 
 
-class RouterSession:
+class RouterSession(FrameReader[tuple[list[bytes], bytes]]):
     """One connection's end. Feed it bytes, take messages: (frames before the body, body) each.
 
     ``answers`` collects what must be sent back by itself: the READY after the peer's greeting (libzmq 4.3 refuses one
     that arrives in one read with the greeting) and PONGs. ``identity`` is the routing id the peer chose, b"" if none.
-    While ``more`` is true, ``feed(b"")`` gives further messages of what was fed already.
     """
 
-    __slots__ = ("_buffer", "_bytes_max", "_frames", "_frames_bytes", "_frames_max", "_greeted", "_ready", "answers",
-                 "identity", "missing_bytes", "more", "unfinished_bytes")
+    __slots__ = ("_frames_max", "answers", "identity")
 
     def __init__(self, *, message_bytes_max: int, frames_max: int) -> None:
-        self._bytes_max = message_bytes_max
+        super().__init__(message_bytes_max=message_bytes_max, frames_at_once=FRAMES_AT_ONCE, bare=False)
         self._frames_max = frames_max
-        self._buffer = bytearray()
-        self._frames: list[bytes] = []
-        self._frames_bytes = 0
-        self._greeted = False
-        self._ready = False
         self.answers = bytearray()
         self.identity = b""
-        self.missing_bytes = 0
-        """How many bytes the frame under way still needs, 0 where that is not known."""
-        self.unfinished_bytes = 0
-        """How many bytes are kept of what is no whole message yet, or was not taken yet."""
-        self.more = False
 
-    @property
-    def ready(self) -> bool:
-        """True once the handshake is over."""
-        return self._ready
+    def _take_greeting(self) -> None:
+        self.answers += READY
 
-    def feed(self, data: bytes) -> list[tuple[list[bytes], bytes]]:
-        """The messages that ``data`` completes, in order, of at most FRAMES_AT_ONCE frames. Raises ZmtpError."""
-        if self.unfinished_bytes:
-            self._buffer += data
-            if len(data) < self.missing_bytes:  # a frame that drips in is not copied anew for each drop
-                self.missing_bytes -= len(data)
-                self.unfinished_bytes += len(data)
-                return []
-            data = bytes(self._buffer)
-            self._buffer.clear()
-            self.missing_bytes = self.unfinished_bytes = 0
-            self.more = False
-        position, end = 0, len(data)
-        if not self._greeted:
-            if end < GREETING_BYTES:
-                if data[:1] not in (b"\xff", b""):
-                    raise ZmtpError("the connection does not open with a ZMTP greeting")
-                self._buffer += data
-                self.unfinished_bytes = len(self._buffer)
-                return []
-            if data[0] != 0xFF or not data[9] & 1 or data[10] < 3 or data[12:32] != GREETING[12:32]:
-                raise ZmtpError("the greeting is not ZMTP 3 with the NULL mechanism")
-            self._greeted = True
-            self.answers += READY
-            position = GREETING_BYTES
-        messages: list[tuple[list[bytes], bytes]] = []
-        for _ in FRAMES_AT_ONCE:
-            if end - position < 2:
-                break
-            flags = data[position]
-            if flags & _LONG:
-                if end - position < 9:
-                    break
-                size = int.from_bytes(data[position + 1 : position + 9], "big")
-                start = position + 9
-            else:
-                size = data[position + 1]
-                start = position + 2
-            if flags & ~(_LONG | _MORE) and (flags & ~(_LONG | _COMMAND) or size > COMMAND_BYTES_MAX):
-                raise ZmtpError("unknown frame flags, or a command over its bound")
-            if self._frames_bytes + size > self._bytes_max:
-                raise ZmtpError(f"a message over the bound of {self._bytes_max} bytes")
-            stop = start + size
-            if stop > end:
-                if flags & _MORE and self._frames_bytes + size > ENVELOPE_BYTES_MAX:
-                    raise ZmtpError("too much before the body")
-                self.missing_bytes = stop - end
-                break
-            position = stop
-            if flags & ~(_LONG | _MORE):
-                self._handle_command(data[start:stop])
-            elif not self._ready:
-                raise ZmtpError("a message before READY")
-            elif flags & _MORE:
-                self._frames.append(data[start:stop])
-                self._frames_bytes += size
-                if len(self._frames) > self._frames_max or self._frames_bytes > ENVELOPE_BYTES_MAX:
-                    raise ZmtpError("too many frames, or too much, before the body")
-            elif self._frames:
-                messages.append((self._frames, data[start:stop]))
-                self._frames, self._frames_bytes = [], 0
-            else:
-                messages.append((_NO_FRAMES, data[start:stop]))
+    def _check_uncommon(self, flags: int, size: int) -> None:
+        if flags & ~LONG == MORE:
+            if self._frames_bytes + size > min(ENVELOPE_BYTES_MAX, self._bytes_max):
+                raise ZmtpError("too much before the body")
+        elif flags & ~LONG != COMMAND or size > COMMAND_BYTES_MAX:
+            raise ZmtpError("unknown frame flags, or a command over its bound")
+
+    def _take_uncommon(self, flags: int, body: bytes) -> None:
+        if flags & COMMAND:
+            self._take_command(body)
+        elif not self._ready:
+            raise ZmtpError("a message before READY")
         else:
-            self.more = position < end
-        if position < end or self._frames:
-            self._buffer += data[position:]
-            self.unfinished_bytes = len(self._buffer) + self._frames_bytes
-        return messages
+            self._frames.append(body)
+            self._frames_bytes += len(body)
+            if len(self._frames) > self._frames_max:
+                raise ZmtpError("too many frames before the body")
 
-    def _handle_command(self, body: bytes) -> None:
+    def _take_command(self, body: bytes) -> None:
         if not self._ready:
             if body[:6] != b"\x05READY":
                 raise ZmtpError("the handshake does not open with READY")

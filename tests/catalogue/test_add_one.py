@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.daemon import ROOT, USER, Daemon, write_plugin
+from tests.support.daemon import ECHO, ROOT, USER, Daemon, write_plugin
 from tests.support.host import Host
 
 
@@ -93,3 +93,90 @@ def report(params):
         assert host.ask({**call, "payload": {"month": 1}})["details"]["path"] == "$.payload.month"
         both = host.ask({"type": "dispatch", "action": "onReport", "userId": USER, "payload": payload})
         assert both["result"] == {"lines": [USER, "2026-01"] * 2} and not both["partial"]
+
+
+@pytest.mark.slow
+def test_a_ninth_method_is_one_entry_of_the_catalogue_and_its_handler(tree: Tree, tmp_path: Path) -> None:
+    tree.edit("apex_exec/catalogue/methods.py", "\nclass HostMethod(", '''
+class Count(Struct, gc=False, forbid_unknown_fields=True):
+    """How many letters the words have."""
+
+    words: Annotated[list[str], Meta(max_length=3)]
+
+
+class HostMethod(''')
+    tree.edit("apex_exec/catalogue/methods.py", '''    Method("call", "call",''', '''    Method(
+           "countWords", "count_words", "words: list[str] | None = None",
+           "How many letters the words have.", Count, "data:read", event="data.access"),
+    Method("call", "call",''')
+    tree.edit("apex_exec/gateway/router.py", '    "query": ', '    "countWords": count, "query": ')
+    handler = '''async def count(router: Router, call: Call, request: Any) -> Answer:
+    return _encode(sum(map(len, request.words))), {"words": len(request.words)}
+
+
+HANDLERS: '''
+    tree.edit("apex_exec/gateway/router.py", "HANDLERS: ", handler)
+    tree.make()
+    code = '''
+from workers import ApiError
+
+@plugin.hook("onActionExecute")
+def act(context, params):
+    try:
+        return {"result": context.api.count_words(params["context"]["words"]), "metadata": {}}
+    except ApiError as error:
+        return {"result": error.code, "metadata": {}}
+'''
+    write_plugin(tmp_path / "plugins", "may", code, permissions=("data:read",))
+    write_plugin(tmp_path / "plugins", "may-not", code)
+    found = tree.run("-m", "apex_exec", "plugin", "validate", str(tmp_path / "plugins" / "may"), "--json")
+    assert "unused-permission" not in found, "the scan knows the method and its permission"
+    with Daemon(plugins=tmp_path / "plugins", tree=tree.root) as daemon, Host(daemon.endpoint) as host:
+
+        def count(plugin: str, words: list[str]) -> object:
+            return host.ask({"type": "invoke", "plugin": plugin, "action": "onActionExecute", "userId": USER,
+                             "payload": {"action": "x", "context": {"words": words}}})["result"]["result"]
+
+        assert count("may", ["one", "three"]) == 8
+        assert count("may", ["a"] * 4) == "invalid_params"
+        assert count("may-not", ["one"]) == "permission_denied"
+        daemon.wait_metric('api_calls_total{method="countWords",outcome="ok",plugin="may"}', 1)
+
+
+@pytest.mark.slow
+def test_a_fifth_limit_is_one_field_of_the_catalogue_and_the_place_that_holds_it(tree: Tree, tmp_path: Path) -> None:
+    tree.edit("apex_exec/catalogue/limits.py", "\n\n\nclass PlatformLimits", '''
+    payload_bytes: Annotated[int, Limit(16, 1_000_000, "bytes of a payload", "host.max_message_bytes")] = 1000
+
+
+class PlatformLimits''')
+    tree.edit("apex_exec/daemon/hosts/requests.py", "        if self.draining:\n            refusal = (Code", '''
+        if len(request.payload) > spec.limits.payload_bytes:
+            raise WireError(Code.PAYLOAD_TOO_LARGE, f"the payload has over {spec.limits.payload_bytes} bytes")
+        if self.draining:
+            refusal = (Code''')
+    tree.make()
+    write_plugin(tmp_path / "plugins", "usual", ECHO)
+    write_plugin(tmp_path / "plugins", "modest", ECHO, limits={"payloadBytes": 100})
+    write_plugin(tmp_path / "plugins", "greedy", ECHO, limits={"payloadBytes": 10_000})
+    config = {"limits.payload_bytes": 500}
+    with Daemon(plugins=tmp_path / "plugins", tree=tree.root, config=config) as daemon, Host(daemon.endpoint) as host:
+
+        def fits(plugin: str, size: int) -> bool:
+            reply = host.ask({"type": "invoke", "plugin": plugin, "action": "onActionExecute", "userId": USER,
+                              "payload": {"action": "x", "context": {"text": "x" * size}}})
+            assert reply["type"] == "result" or reply["code"] == "PAYLOAD_TOO_LARGE", reply
+            return bool(reply["type"] == "result")
+
+        def told() -> object:
+            return host.ask({"type": "hello", "protocol": [1]})["limits"]["payloadBytes"]
+
+        assert told() == 500 and fits("usual", 400) and not fits("usual", 600)
+        assert fits("modest", 40) and not fits("modest", 200), "its manifest lowers it"
+        assert fits("greedy", 400) and not fits("greedy", 600), "no manifest raises it"
+        assert daemon.operate("plugin.show", id="modest")["limits"]["payloadBytes"] == 100
+        daemon.write_config({"limits.payload_bytes": 800})
+        assert daemon.operate("daemon.reload")["applied"] == ["limits.payload_bytes"]
+        assert told() == 800 and fits("usual", 600) and not fits("usual", 900)
+    assert "payload_bytes" in tree.run("-m", "apex_exec", "config", "check")
+    assert "| `limits.payload_bytes` | 1000 |" in (tree.root / "apex_exec/README.md").read_text()

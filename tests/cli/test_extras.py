@@ -174,7 +174,7 @@ def test_a_fresh_environment_with_the_base_alone_answers(tmp_path: Path) -> None
     listed = subprocess.run([tmp_path / "v/bin/pip", "list", "--format", "json"], capture_output=True, text=True,
                             timeout=60, check=True).stdout
     names = {package["name"].lower() for package in json.loads(listed)}
-    assert not names & {"sqlalchemy", "sqlglot", "aiohttp", "coverage", "bandit", "psycopg"}
+    assert not names & {"sqlalchemy", "alembic", "sqlglot", "aiohttp", "coverage", "bandit", "psycopg"}
     demo = subprocess.run([tmp_path / "v/bin/apex-exec", "demo", "--json"], capture_output=True, text=True, cwd="/",
                           timeout=120)
     assert demo.returncode == 0 and all(step["asExpected"] for step in json.loads(demo.stdout)["steps"]), demo.stderr

@@ -15,11 +15,11 @@ def spin(governor: Governor, seconds: int, sample_ns: int, now_ns: int) -> tuple
     """A plugin that takes all the CPU it can get, read every ``sample_ns``: (CPU seconds, the time then)."""
     used_ns, end_ns = 0, now_ns + seconds * SECOND_NS
     while now_ns < end_ns:
-        if governor.is_held("p"):
+        if governor.is_throttled("p"):
             due_ns = governor.next_due_ns()
             assert due_ns is not None
             now_ns = max(now_ns, due_ns)
-            assert list(governor.due(now_ns)) == ["p"] and not governor.is_held("p")
+            assert list(governor.due(now_ns)) == ["p"] and not governor.is_throttled("p")
             continue
         now_ns += sample_ns
         used_ns += sample_ns
@@ -77,11 +77,11 @@ def test_a_worker_after_a_kill_owes_what_the_killed_one_owed() -> None:
     governor.tune("p", 10, 0.5, 0)
     governor.charge("p", 900 * MS_NS, 0)
     governor.tune("p", 10, 0.5, MS_NS)  # the next worker of the same plugin
-    assert governor.is_held("p")
+    assert governor.is_throttled("p")
     assert governor.next_due_ns() == (400 * MS_NS + QUANTUM_NS) * 10 + 1
     governor.forget("p")
     assert not governor.charge("p", 10**9, 2 * MS_NS), "the last worker of a removed plugin ends after it"
-    assert not governor.is_held("p") and governor.next_due_ns() is None
+    assert not governor.is_throttled("p") and governor.next_due_ns() is None
 
 
 def test_a_larger_share_lets_a_held_plugin_go_on_sooner() -> None:

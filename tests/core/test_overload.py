@@ -8,8 +8,8 @@ from msgspec import Raw
 from apex_exec.core import actions as act
 from apex_exec.core import events as ev
 from apex_exec.core.limits import EXPIRED_AT_ONCE
-from apex_exec.core.scheduler.calls import PASSED_IN_QUEUE, TOO_LATE
 from apex_exec.core.scheduler.pool import MS_NS, PoolLimits
+from apex_exec.core.scheduler.verdicts import PASSED_IN_QUEUE, TOO_LATE
 from tests.core.test_pool_promises import Told, spec
 
 RUN_MS = 20
@@ -129,13 +129,13 @@ def test_another_version_and_a_canary_say_nothing_of_the_version_in_force() -> N
     told, seq = known(300, prefetch=1)
     told.tell(ev.PluginSet(spec(digest="e")))
     told.ready(2)
-    assert not told.pool._plugins["aaa"]._latest
+    assert told.pool.slots["aaa"].runs("onDataFetch") == 0
     told.tell(ev.GenerationPrepared(spec(digest="f"), ev.InvokeRequested(
         10**6, "aaa", "onDataFetch", "u", Raw(b"\x80"), told.now_ns + 50 * MS_NS)))
     told.ready(3)
     told.passed(400)  # its canary hangs, and is killed
     assert told.verdicts()[10**6][0] == "TIMEOUT"
-    assert not told.pool._plugins["aaa"]._latest
+    assert told.pool.slots["aaa"].runs("onDataFetch") == 0
 
 
 @pytest.mark.parametrize("ready", [False, True])

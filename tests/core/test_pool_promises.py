@@ -7,9 +7,10 @@ from typing import TypeVar
 
 from msgspec import Raw
 
+from apex_exec.catalogue.limits import Limits
 from apex_exec.core import actions as act
 from apex_exec.core import events as ev
-from apex_exec.core.plugin import Limits, PluginSpec
+from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.scheduler.breaker import BreakerPolicy
 from apex_exec.core.scheduler.pool import MS_NS, SECOND_NS, Pool, PoolLimits, RecyclePolicy
 
@@ -421,7 +422,7 @@ def test_timers_do_not_grow_with_the_calls() -> None:
         told.now_ns += 50_000
         told.call(deadline_ms=5000 - seq / 10)
         told.answer(1, seq)
-    assert len(told.pool._timers) < 100
+    assert len(told.pool.timers) < 100
 
 
 def test_a_call_that_cannot_be_started_before_its_deadline_is_told_so_at_once() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from apex_exec.core.plugin import Limits
+from apex_exec.catalogue.limits import Limits
 from apex_exec.daemon.folder_plugins import scan_folder
 from apex_exec.errors import ConfigError
 from apex_exec.registry.bundles.blobs import BundleSource

@@ -14,9 +14,10 @@ import psutil
 import pytest
 from msgspec import Raw
 
+from apex_exec.catalogue.limits import Limits
 from apex_exec.core import actions as act
 from apex_exec.core import events as ev
-from apex_exec.core.plugin import Limits, PluginSpec
+from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.scheduler.breaker import BreakerPolicy
 from apex_exec.core.scheduler.pool import Pool, PoolLimits
 from apex_exec.executor.resource_monitor import AT_ONCE, SLICE_NS, Governing
@@ -126,7 +127,7 @@ def test_the_next_worker_of_a_plugin_in_debt_waits_too(bench: Bench) -> None:
     assert bench.governing.worker_gone(1, None) is None
     bench.step(ev.WorkerGone(1, 1, "WORKER_CRASHED", "killed", {"signal": signal.SIGKILL}), time.monotonic_ns())
     time.sleep(0.1)
-    held = bench.governing._governor.is_held("aaa")
+    held = bench.governing._governor.is_throttled("aaa")
     process = bench.start(SPIN)
     if held:
         wait_for(lambda: process.status() == psutil.STATUS_STOPPED, 2, "its standing still")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from apex_exec.config import Settings, load_settings
 from apex_exec.core.governor import Governor
-from apex_exec.daemon.policies import breaker_policy, limits_of, pool_limits, recycle_policy, spares_of
+from apex_exec.daemon.policies import breaker_policy, pool_limits, recycle_policy, spares_of
 from apex_exec.errors import ConfigError
 from tests.support.daemon import ECHO, Daemon, write_plugin
 from tests.support.host import Host
@@ -114,7 +114,7 @@ def test_a_number_of_the_configuration_is_refused_or_can_be_served_with(path: st
     breaker_policy(made)
     recycle_policy(made)
     governor = Governor()
-    governor.tune("p", limits_of(made).cpu_percent, made.limits.cpu_burst_seconds, 0)
+    governor.tune("p", made.limits.policy().cpu_percent, made.limits.cpu_burst_seconds, 0)
     governor.charge("p", 2**62, 1)
 
 

@@ -8,6 +8,8 @@ import stat
 from contextlib import closing
 from pathlib import Path
 
+from apex_exec.market.store import open_market
+from apex_exec.registry import tables
 from apex_exec.registry.database import open_database
 from tests.support.daemon import Daemon, wait_for, write_plugin
 from tests.support.host import Host
@@ -62,14 +64,14 @@ def test_a_store_that_was_open_to_others_is_so_no_longer(tmp_path: Path) -> None
         old.execute("CREATE TABLE x (y)")
         for made in tmp_path.iterdir():
             made.chmod(0o644)
-        open_database(f"sqlite:///{path}", "registry", []).dispose()
+        open_database(f"sqlite:///{path}", tables.SCHEMA).dispose()
         assert not open_to_others(tmp_path)
 
 
 def test_a_new_store_is_private_from_its_first_byte(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
-        engine = open_database(f"sqlite:///{tmp_path}/market.db", "market", [])
+        engine = open_market(f"sqlite:///{tmp_path}/market.db")
         with engine.connect():
             assert not open_to_others(tmp_path) and (tmp_path / "market.db").exists()
         engine.dispose()

@@ -148,7 +148,7 @@ def test_a_call_that_is_refused_by_the_short_way_has_the_cores_own_answer(code: 
     rig = Rig(per_host=5000)
     requests, sent, peer = rig.requests, rig.sent, rig.peer
     if code == "QUARANTINED":
-        rig.pool._plugins["echo"].breaker.open_until_ns = 1 << 62
+        rig.pool.slots["echo"].breaker.open_until_ns = 1 << 62
     for id_ in range(1 if code == "QUARANTINED" else 1200):
         requests.serve(peer, [], msgspec.structs.replace(invoke(id_), user_id=f"{USER[:-4]}{id_ % users:04}"))
     told = [a for a in rig.pool.step(ev.InvokeRequested(10**9, "echo", "onActionExecute", f"{USER[:-4]}0000",

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from apex_exec.core.api import Delete, Insert, Update
+from apex_exec.catalogue.methods import Delete, Insert, Update
 from apex_exec.gateway.outbox import Outbox
 from apex_exec.gateway.postgres import Postgres as PostgresBackend
 from apex_exec.gateway.sql.compiler import Compiler
@@ -127,7 +127,7 @@ def sqlite_data(path: Path, users: str = "AB") -> Data:
         with sqlite3.connect(path) as writer:
             writer.execute(statement)
 
-    return Data(Sqlite(f"sqlite:///{path}", read_tables(TABLES), "test"), contents, execute)
+    return Data(Sqlite(path, read_tables(TABLES), "test"), contents, execute)
 
 
 def postgres_data(server: Postgres, name: str, users: str = "AB", *, secured: bool = True) -> Data:

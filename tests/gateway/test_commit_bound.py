@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from apex_exec.core.api import Insert
+from apex_exec.catalogue.methods import Insert
 from apex_exec.gateway import postgres as under_test
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.outbox import Outbox

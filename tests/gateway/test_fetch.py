@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from apex_exec.core.api import Fetch
+from apex_exec.catalogue.methods import Fetch
 from apex_exec.gateway.costs import COST, Cost, stepped
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.http import fetch as fetch_module
@@ -649,7 +649,7 @@ LONG = f"{'a' * 60}.{'b' * 60}.{'c' * 60}.test"
 
 FETCH_ONCE = """
 import asyncio, sys
-from apex_exec.core.api import Fetch
+from apex_exec.catalogue.methods import Fetch
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.http.fetch import Fetcher
 

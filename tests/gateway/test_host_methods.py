@@ -15,8 +15,8 @@ import msgspec
 import pytest
 import zmq
 
+from apex_exec.catalogue.methods import HostMethod
 from apex_exec.client import CallError, Client
-from apex_exec.core.api import HostMethod
 from apex_exec.daemon.hosts.connections import Peer
 from apex_exec.daemon.hosts.host_methods import ABSENT_NS, METHODS_MAX, METHODS_PER_PEER_MAX, WAITING_MAX, HostMethods
 from apex_exec.errors import WireError

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from apex_exec.core.api import Insert, Update
+from apex_exec.catalogue.methods import Insert, Update
 from apex_exec.gateway.failure import ApiFailure
 from tests.gateway.conftest import NAMED, ROLE, A, B, Data, postgres_data
 from tests.support.postgres import Postgres

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apex_exec.core.api import Delete, Insert, Update
+from apex_exec.catalogue.methods import Delete, Insert, Update
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.postgres import Postgres as PostgresBackend
 from apex_exec.gateway.sql.compiler import Compiled
@@ -148,7 +148,7 @@ def test_a_role_that_owns_a_table_is_refused_unless_its_row_level_security_is_fo
 
 def test_a_database_that_is_not_there_is_said_to_be_so_in_time(lite: Data, tmp_path: Any) -> None:
     for backend in (PostgresBackend(f"postgresql+psycopg://x@/none?host={tmp_path}", {}, "t"),
-                    Sqlite(f"sqlite:///{tmp_path}/none/data.db", {}, "t")):
+                    Sqlite(tmp_path / "none/data.db", {}, "t")):
         begun = time.monotonic()
         with pytest.raises(ApiFailure) as failed:
             lite.run(backend.query(lite.compiler.compile("SELECT 1", ()), [], A, time.monotonic_ns() + SECONDS))
@@ -158,7 +158,7 @@ def test_a_database_that_is_not_there_is_said_to_be_so_in_time(lite: Data, tmp_p
 
 def test_a_damaged_database_fails_its_calls_only(lite: Data, tmp_path: Any) -> None:
     (tmp_path / "data.db").write_bytes(b"this is no database" * 1000)
-    backend = Sqlite(f"sqlite:///{tmp_path}/data.db", read_tables(TABLES), "t")
+    backend = Sqlite(tmp_path / "data.db", read_tables(TABLES), "t")
     with pytest.raises(ApiFailure):
         lite.run(backend.query(Compiled("SELECT `id` FROM `orders`", 0, [], [], []), [], A,
                                time.monotonic_ns() + SECONDS))

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from apex_exec.core.api import Insert
+from apex_exec.catalogue.methods import Insert
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.sql.growth import HAS_A_RULE
 from apex_exec.gateway.sql.writer import RULES

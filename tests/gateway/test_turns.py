@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from apex_exec.core import api
+from apex_exec.catalogue import methods as api
 from apex_exec.gateway.lock_turns import HOLD_SECONDS, Turns
 from apex_exec.gateway.outbox import Outbox
 from apex_exec.gateway.sql.compiler import Compiler
@@ -31,7 +31,7 @@ def test_queries_are_answered_beside_four_plugins_that_insert_without_a_pause(tm
         database.execute("CREATE TABLE notes (id integer PRIMARY KEY, user_id text, n integer)")
 
     async def play() -> Counter[str]:
-        backend = Sqlite(f"sqlite:///{tmp_path}/data.db", TABLES, "here")
+        backend = Sqlite(tmp_path / "data.db", TABLES, "here")
         text = Compiler("sqlite", TABLES).compile("SELECT n FROM notes LIMIT 3", ("notes",))
         written: Counter[str] = Counter()
         over = asyncio.Event()

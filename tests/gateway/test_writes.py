@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from apex_exec.core.api import Delete, Insert, Update
+from apex_exec.catalogue.methods import Delete, Insert, Update
 from apex_exec.errors import ConfigError
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.outbox import Outbox

@@ -6,6 +6,7 @@ import contextlib
 import json
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -20,7 +21,7 @@ from apex_exec.errors import Code
 from tests.client.test_connections import Place, folder, provided_across_restarts
 from tests.host_ts.conftest import COMPILED, HOST_TS, PATIENT, Scenario
 from tests.support import other_user
-from tests.support.daemon import Daemon
+from tests.support.daemon import ROOT, Daemon
 from tests.support.hostile_peer import HostilePeer
 from tests.support.other_user import UID
 
@@ -43,6 +44,30 @@ def test_the_lock_pins_every_package_by_its_hash_and_names_no_registry() -> None
 
 def test_the_typed_client_runs_every_hook_and_its_errors_are_typed(scenario: Scenario, daemon: Daemon) -> None:
     assert scenario("hooks", daemon.endpoint) == {"ok": True}
+
+
+def test_declared_hooks_have_types_and_a_wrong_payload_does_not_compile(scenario: Scenario, tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text(
+        '[hooks.onShip]\nmode = "all"\nresult = {type = "integer"}\n'
+        'params = {type = "object", required = ["to"], properties = {to = {enum = ["near", "far"]}}}\n')
+    made = subprocess.run([sys.executable, "-m", "apex_exec", "schema", "--typescript", "--config",
+                           str(tmp_path / "c.toml")], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    source = tmp_path / "host-ts"
+    shutil.copytree(HOST_TS, source, ignore=shutil.ignore_patterns("dist", "node_modules"))
+    (source / "node_modules").symlink_to(HOST_TS / "node_modules")
+    (source / "hooks.ts").write_text(made.stdout)
+
+    def compiled(payload: str) -> str:
+        (source / "host.ts").write_text(
+            'import { ApexClient } from "./client.js";\nconst client = new ApexClient("ipc:///x");\n'
+            f'const one: number = (await client.invoke("p", "onShip", "u", {payload})).result;\n'
+            f'const all: number[] | null = (await client.dispatch("onShip", "u", {payload})).result;\n'
+            "console.log(one, all);\n")
+        return subprocess.run([str(HOST_TS / "node_modules/.bin/tsc"), "-p", str(source), "--noEmit"],
+                              capture_output=True, text=True, timeout=120).stdout
+
+    assert compiled('{ to: "near" }') == ""
+    assert "TS2322" in compiled('{ to: "nowhere" }')
 
 
 def test_every_error_that_a_host_can_cause_has_its_own_code(scenario: Scenario, plugins: Path) -> None:

@@ -17,7 +17,6 @@ from typing import Any
 
 import psutil
 import pytest
-import sqlalchemy as sa
 
 from apex_exec.client import AdminClient, AdminRefused, CallError, ConnectionLost
 from apex_exec.daemon.administration.registrar import CRASH_VARIABLE
@@ -26,8 +25,6 @@ from apex_exec.ledger.audit import AuditStore
 from apex_exec.ledger.reading import read_events
 from apex_exec.ledger.records import AuditRecord
 from apex_exec.market import long_operations
-from apex_exec.market.store import lasting as lasting_rows
-from apex_exec.market.store import open_market
 from tests.market.shops import USER, Market, at
 from tests.support.daemon import Daemon, wait_for
 
@@ -133,18 +130,6 @@ def test_no_more_than_so_many_wait_and_the_store_keeps_the_latest(market: Market
         few.ask(market.context, "billing.report", one)
     wait_for(lambda: not few._open, 10, "the end of all")
     assert len(few.status("")) == 5
-
-
-def test_a_store_of_an_earlier_release_gets_the_table(url: str) -> None:
-    engine = open_market(url)
-    with engine.begin() as db:
-        db.execute(sa.text("DROP TABLE lasting"))
-        db.execute(sa.text("UPDATE schema_versions SET version = 4 WHERE name = 'market'"))
-    engine.dispose()
-    engine = open_market(url)
-    with engine.begin() as db:
-        assert not db.execute(sa.select(lasting_rows)).all()
-    engine.dispose()
 
 
 # ---------------------------------------------------------------- real daemons

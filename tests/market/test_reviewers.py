@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 
 from apex_exec.errors import Refusal
 from apex_exec.market.review.reviewers import SLACK_NS, Statement, signed_message
 from apex_exec.market.review.states import CHECKLIST
-from apex_exec.market.store import decisions
 from apex_exec.registry.bundles.bundle import pack, read_path
 from apex_exec.registry.trust import keyring
 from apex_exec.registry.trust.signing import (
@@ -118,14 +116,3 @@ def test_a_revoked_approvers_key_decides_nothing_and_opens_no_other_way(
 def test_where_no_approver_was_ever_registered_the_name_has_to_do(market: Market, shown: dict[str, Any]) -> None:
     done = approve(market, shown, "rita")
     assert done["state"] == "approved" and done["decisions"] == []
-
-
-def test_a_store_of_before_gets_its_table(market: Market, url: str, shown: dict[str, Any], tmp_path: Path) -> None:
-    with market.shop.engine.begin() as db:
-        decisions.drop(db)
-        db.execute(sa.text("UPDATE schema_versions SET version = 1 WHERE name = 'market'"))
-    market.shop.close()
-    again = Market(tmp_path, url)
-    rita = Signer(again, tmp_path / "keys", "rita", "approver")
-    assert approve(again, shown, "rita", **rita.decide(shown))["decisions"]
-    again.close()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from apex_exec.core.plugin import Limits
+from apex_exec.catalogue.limits import Limits
 from apex_exec.errors import Refusal
 from apex_exec.registry import lifecycle, specs
 from apex_exec.registry import store as db_

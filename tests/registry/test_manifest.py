@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from apex_exec.core.plugin import Limits
+from apex_exec.catalogue.limits import Limits
 from apex_exec.errors import Code, Refusal
 from apex_exec.registry.bundles.manifest import check_manifest, parse_manifest, registration_object
 from tests.support.bundles import manifest

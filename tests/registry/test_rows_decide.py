@@ -13,10 +13,10 @@ import msgspec
 import psutil
 import pytest
 
+from apex_exec.catalogue.methods import HostMethod
 from apex_exec.client import AdminClient, CallError, Client
 from apex_exec.config import load_settings
 from apex_exec.core import policy
-from apex_exec.core.api import HostMethod
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.daemon.administration.registrar import Registrar, _Link
 from apex_exec.errors import Refusal

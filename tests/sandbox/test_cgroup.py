@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from apex_exec.core.plugin import Limits, PluginSpec
+from apex_exec.catalogue.limits import Limits
+from apex_exec.core.plugin import PluginSpec
 from apex_exec.sandbox.cgroup import CgroupError, Cgroups
 from tests.support import need
 from tests.support.daemon import wait_for

@@ -88,7 +88,7 @@ process.current_process().authkey = {KEY!r}
 from apex_exec.registry.trials.testing import Request
 from apex_exec.registry.trials.testing_child import Zygote
 zygote = Zygote(Request("p", "1.0.0", "plugin.py", {{}}, 1 << 27, [], [], "L0", 65534, 5.0))
-print(zygote._process.pid, flush=True)
+print(zygote.pid, flush=True)
 sys.stdin.read()
 zygote.close()
 """

@@ -8,8 +8,8 @@ from apex_exec.core import actions as act
 from apex_exec.core import events as ev
 from apex_exec.core.deadline import STALE_MAX
 from apex_exec.core.limits import CANCEL_GRACE_NS, SKIP_GRACE_NS, STALL_GRACE_NS, STALL_NS
-from apex_exec.core.scheduler.calls import HELD_BACK, TOO_LATE
 from apex_exec.core.scheduler.queue import DEAD_MAX
+from apex_exec.core.scheduler.verdicts import HELD_BACK, TOO_LATE
 from apex_exec.core.scheduler.worker import generation
 from tests.sim.model import CHARGED, MS, Asked, RefBreaker, SimPlugin, SimWorker
 
@@ -134,20 +134,20 @@ class Invariants:
 
     def _is_held(self, plugin: str, deadline_ns: int) -> bool:
         """Whether the plugin has no worker, and its backoff lasts beyond ``deadline_ns``."""
-        served = self.world.pool._plugins.get(plugin)
-        if served is None or served.worker is not None or (served.successor is not None and served.successor.adopted):
+        slot = self.world.pool.slots.get(plugin)
+        if slot is None or slot.worker is not None or slot.heir is not None:
             return False
-        return served.breaker.start_after_ns > self.world.now_ns and served.breaker.start_after_ns >= deadline_ns
+        return slot.breaker.start_after_ns > self.world.now_ns and slot.breaker.start_after_ns >= deadline_ns
 
     def after(self, event: ev.Event, actions: list[act.Action]) -> None:
         """The actions are done: does the pool's state agree with the world?"""
         world, pool = self.world, self.world.pool
         self.need(pool.pending() == len(world.open), "the pool lost or kept a call")
-        self.need(pool._workers.keys() == world.workers.keys(), "the pool lost or leaked a worker")
-        owners = len(world.workers) + len(pool._plugins) + 2
-        self.need(len(pool._timers) <= 2 * (STALE_MAX + owners) + 2, "the timers grow")
-        for name, served in pool._plugins.items():
-            queue = served.queue
+        self.need(pool.workers.by_id.keys() == world.workers.keys(), "the pool lost or leaked a worker")
+        owners = len(world.workers) + len(pool.slots) + 2
+        self.need(len(pool.timers) <= 2 * (STALE_MAX + owners) + 2, "the timers grow")
+        for name, slot in pool.slots.items():
+            queue = slot.queue
             waiting = self.queued(name)
             self.need(len(queue) == len(waiting), "the queue is not what waits")
             self.need(len(queue) <= self.queue_max + 8, "a queue beyond its bound")
@@ -161,7 +161,8 @@ class Invariants:
         if world.open:
             self.need(pool.next_wake_ns() is not None, "calls wait and nobody will wake")
         if isinstance(event, ev.WorkerGone):
-            self.need(not (pool._waiting and pool._may_start(world.now_ns)), "a place is free and somebody waits")
+            self.need(not (pool.places.waiting and pool.places.may_start(world.now_ns)),
+                      "a place is free and somebody waits")
             for ended in actions:
                 if isinstance(ended, act.WorkerEnded) and ended.reason == "boot_failed" and ended.charged:
                     self.need(not self.queued(ended.plugin) or self.gone_worker.killed or self._others(ended.plugin),
@@ -178,8 +179,8 @@ class Invariants:
         """Whether a plugin with calls may be without a worker now."""
         world = self.world
         return (not world.zygote_up or world.now_ns < world.fork_hold_ns + 1000 * MS and bool(world.fork_hold_ns)
-                or len(world.workers) >= world.limits.workers_max or bool(world.pool._waiting)
-                or world.now_ns < world.pool._plugins[plugin].breaker.start_after_ns
+                or len(world.workers) >= world.limits.workers_max or bool(world.pool.places.waiting)
+                or world.now_ns < world.pool.slots[plugin].breaker.start_after_ns
                 or world.now_ns < self.lenient_until_ns)
 
     def ticked(self) -> None:
@@ -374,7 +375,7 @@ class Invariants:
             others = [w for w in world.workers.values() if w.stopped == "recycled" and not w.killed]
             self.need(len(others) < self.recycled_max, "too many recyclings at once")
         elif action.reason == "evicted" and isinstance(self.event, ev.InvokeRequested):
-            serving = {p.worker.id for p in world.pool._plugins.values() if p.worker and not p.worker.leaving}
+            serving = {p.worker.id for p in world.pool.slots.values() if p.worker and p.worker.state != "leaving"}
             idle = [w.used_ns for w in world.workers.values() if w.id in serving and w.ready and not w.link]
             self.need(worker.used_ns <= min(idle, default=now_ns), "not the least recently used is evicted")
 
@@ -443,6 +444,6 @@ class Invariants:
         self.need(not world.open, f"{len(world.open)} calls without a verdict")
         self.need(not world.workers, f"{len(world.workers)} workers without an end")
         self.need(world.pool.next_wake_ns() is None, "timers without an end")
-        self.need(not world.pool._waiting, "plugins that wait for ever")
+        self.need(not world.pool.places.waiting, "plugins that wait for ever")
         for key, count in world.judging.items():
             self.need(count == 1, f"the generation {key} was never judged")

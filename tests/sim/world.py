@@ -14,9 +14,10 @@ from typing import Any
 from msgspec import Raw
 from msgspec.structs import replace
 
+from apex_exec.catalogue.limits import Limits
 from apex_exec.core import actions as act
 from apex_exec.core import events as ev
-from apex_exec.core.plugin import Limits, PluginSpec
+from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.scheduler.breaker import BreakerPolicy
 from apex_exec.core.scheduler.pool import PoolLimits, RecyclePolicy
 from tests.sim.invariants import Invariants

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -16,6 +17,7 @@ from apex_exec.core import events as ev
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.executor.local import LocalExecutor
 from apex_exec.executor.loop import Loop
+from apex_exec.executor.zygote_keeper import ZygoteSource
 from apex_exec.observe.logs import Logs
 from apex_exec.observe.metrics import Metrics
 from workers import wire as inner
@@ -24,6 +26,11 @@ from workers.zmtp import Zmtp, encode
 SPEC = PluginSpec("aaa", "1.0.0", "d", "plugin.py", ("onDataFetch",))
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(inner.ToWorker).decode
+
+
+def encoded(*messages: Any) -> bytes:
+    """What a worker writes to say these."""
+    return b"".join(encode(_encode(message)) for message in messages)
 
 
 class PlayedZygote:
@@ -108,16 +115,18 @@ class PlayedBundles:
 class PlayedExecutor:
     """``events`` is what the core was told. Every method plays one thing and lets the executor take it in."""
 
-    def __init__(self, spares: int = 0) -> None:
+    def __init__(self, spares: int = 0, more: Sequence[ZygoteSource] = ()) -> None:
         self.events: list[ev.Event] = []
         self.zygote: Any = PlayedZygote()
         self.metrics = Metrics()
+        self.loop = Loop()
         self.executor = LocalExecutor(
-            Loop(), start_zygote=lambda: self.zygote, zygote=self.zygote, sandboxing=PlayedJails(),
-            source=PlayedBundles(), spares=spares, step=lambda event, _: self.events.append(event),
-            metrics=self.metrics, logs=Logs(level="error", format="text"))
+            self.loop, zygotes=[ZygoteSource("python", lambda: self.zygote, self.zygote), *more],
+            sandboxing=PlayedJails(), source=PlayedBundles(), spares=spares,
+            step=lambda event, _: self.events.append(event), metrics=self.metrics,
+            logs=Logs(level="error", format="text"))
         self._codecs: dict[int, Zmtp] = {}
-        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self.processes: dict[int, subprocess.Popen[bytes]] = {}
         self.turn()
 
     def turn(self) -> None:
@@ -128,7 +137,7 @@ class PlayedExecutor:
             self.executor.read_parked(now_ns)
             if self.executor.unsettled:
                 self.executor.follow_up(now_ns)
-            self.executor._loop._handle_all()
+            self.loop.handle_all()
 
     def start(self, worker: int, spec: PluginSpec = SPEC) -> None:
         """Has a worker started, and plays it until it is ready."""
@@ -138,7 +147,7 @@ class PlayedExecutor:
 
     def boot(self, number: int) -> None:
         """Plays a worker, or a spare, until it is jailed. It has a process, so that it can be killed."""
-        process = self._processes[number] = subprocess.Popen(["sleep", "600"])
+        process = self.processes[number] = subprocess.Popen(["sleep", "600"])
         self.zygote.tell(inner.Forked(number, process.pid), os.pidfd_open(process.pid))
         self.turn()
         self.zygote.links[number].send(Zmtp(frame_bytes_max=0).greeting())
@@ -146,14 +155,18 @@ class PlayedExecutor:
 
     def say(self, number: int, *messages: Any) -> None:
         """Plays what a worker says."""
-        self.zygote.links[number].send(b"".join(encode(_encode(message)) for message in messages))
+        self.zygote.links[number].send(encoded(*messages))
         self.turn()
 
     def heard(self, number: int) -> list[Any]:
         """What the worker has been sent since the last time."""
         self.turn()
         codec = self._codecs.setdefault(number, Zmtp(frame_bytes_max=inner.FRAME_BYTES_MAX))
-        return [_decode(body) for body in codec.feed(self.zygote.links[number].recv(1 << 20))]
+        try:
+            data = self.zygote.links[number].recv(1 << 20, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return []
+        return [_decode(body) for body in codec.feed(data)]
 
     def call(self, worker: int, seq: int, deadline_ns: int = 9) -> None:
         """Sends a call."""
@@ -163,7 +176,11 @@ class PlayedExecutor:
 
     def die(self, number: int, status: int = 0) -> None:
         """Plays the end of a process; ``status`` is as of wait."""
-        process = self._processes.pop(number)
+        process = self.processes.pop(number, None)
+        if process is None:
+            self.zygote.tell(inner.ForkFailed(number, 11))  # it has not come so far
+            self.turn()
+            return
         process.kill()
         process.wait()
         self.zygote.links[number].close()
@@ -172,8 +189,8 @@ class PlayedExecutor:
 
     def close(self) -> None:
         """Plays every end that is left."""
-        for number in list(self._processes):
+        for number in list(self.zygote.links):
             self.die(number)
         for fd in self.zygote.marks.values():
             os.close(fd)
-        self.executor.zygote.close()
+        self.executor.forks.close()

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apex_exec.core import api
+from apex_exec.catalogue import methods as api
 from apex_exec.core.effects import EffectRefused, Effects
 from apex_exec.daemon.hosts.connections import Peer
 from apex_exec.daemon.hosts.host_methods import HostMethods

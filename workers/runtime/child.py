@@ -10,11 +10,9 @@ import msgspec
 
 from workers.jail import Jail, JailError
 from workers.runtime import serve
-from workers.wire import Failed
+from workers.wire import EXIT_JAIL, Failed
 from workers.zmtp import Zmtp, encode
 
-EXIT_JAIL = 70
-EXIT_LOAD = 71
 IGNORED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 """What a terminal, a shell or an init sends to every process of the daemon: that is the supervisor's to answer, and
 calls that run are to end first. SIGKILL and the supervisor's own end still end a worker."""

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from workers import wire
-from workers.zmtp import Zmtp, encode
+from workers.zmtp import READ_BYTES, Zmtp, encode
 
 _decode = msgspec.msgpack.Decoder(wire.ToWorker).decode
 _encode = msgspec.msgpack.Encoder().encode
@@ -81,7 +81,8 @@ class Link:
     def _read(self) -> bool:
         """One read; False at the link's end."""
         try:
-            data = os.read(self._fd, self._codec.read_bytes)
+            missing_bytes = self._codec.missing_bytes  # a frame under way may be larger than one read
+            data = os.read(self._fd, missing_bytes if missing_bytes > READ_BYTES else READ_BYTES)
         except BlockingIOError:  # without seccomp: a spurious readiness, and a mode that was changed
             return True
         except ConnectionResetError:

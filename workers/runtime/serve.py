@@ -28,7 +28,6 @@ from workers.runtime.output import LogHandler, Outlet
 from workers.runtime.values import NotAValue, check_value, is_plain
 from workers.zmtp import encode as frame
 
-EXIT_LOAD = 71
 RESERVE_BYTES = 256 * 1024
 """Given back when memory runs out, so that the answer which says so can be made. So large a block of zeros is address
 space that nobody has touched: it counts against the limit and costs no memory."""
@@ -42,9 +41,6 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode_params = msgspec.msgpack.Decoder().decode
 _API_ERRORS = {"permission_denied": sdk.PermissionDenied, "rate_limited": sdk.RateLimited,
                "deadline_exceeded": sdk.DeadlineExceeded, "invalid_output": sdk.InvalidOutput}
-_CARRIED = frozenset(("renderWidget", "emit", "call"))
-"""Methods whose parameters a host reads: they are held to the rule for results. Those of any other method are the
-gateway's, which takes a UUID or a Decimal as text."""
 
 
 class _BadPayload(Exception):
@@ -107,7 +103,7 @@ class Worker:
             testing: Any = sys.modules["workers.testing"]  # loaded in the test zygote only
             return int(testing.run(message, self._link, has_folder=self._has_folder))
         if not self._load(message):
-            return EXIT_LOAD
+            return wire.EXIT_LOAD
         return 0 if message.mode == "probe" else self._calls()
 
     def _output_and_memory(self, message: wire.Load) -> None:
@@ -281,7 +277,7 @@ class Worker:
         self._api_id += 1
         api_id = self._api_id
         try:
-            raw = self._carried(params) if method in _CARRIED else _encode(params)
+            raw = self._carried(params) if method in contract.CARRIED else _encode(params)
         except NotAValue as error:
             raise sdk.InvalidOutput("invalid_output", f"{error.path[:200]}: {text_of(error)}", method=method) from None
         except (TypeError, ValueError, OverflowError, RecursionError) as error:

@@ -51,15 +51,16 @@ def examine(settings: Any) -> dict[str, Any]:
     """Everything ``doctor`` tells, as data. Blocks for half a second. Raises RuntimeError, ConfigError."""
     from apex_exec import extras
     from apex_exec.daemon.settings_checks import check_extras
-    from apex_exec.executor.jails import boot_of, extra_modules_hint
     from apex_exec.executor.jails import examine as probed
+    from apex_exec.executor.jails import extra_modules_hint
+    from apex_exec.executor.runtimes import PYTHON
     from apex_exec.executor.zygote_link import try_zygote
     from apex_exec.sandbox.modules import check_modules
 
     check_modules(settings.sandbox.extra_modules)
     check_extras(settings)
     findings, governor = probed(settings)
-    cannot = try_zygote(boot_of(findings, settings.sandbox.extra_modules))
+    cannot = try_zygote(PYTHON.boot(findings.plan, settings.sandbox.extra_modules))
     from apex_exec.sandbox.probe import advice
 
     layers = [{"layer": r.layer, "state": r.state, "errno": errno_name(r.errno), "detail": r.detail,

@@ -333,9 +333,9 @@ def report(as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead
            as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
     """Per plugin: revenue, active installs, coverage, support times, review times."""
     from apex_exec.cli.facts import words
+    from apex_exec.common.spreadsheet import safe_cell
     from apex_exec.market.money.money import format_minor
     from apex_exec.market.money.reports import COLUMNS, MONEY
-    from apex_exec.market.money.statements import cell
 
     rows = _ask(config, runtime_dir, "market.report")
     if as_json:
@@ -346,7 +346,7 @@ def report(as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead
                             for name in MONEY}} for row in rows]
         writer = csv.writer(Said(), lineterminator="\n")
         writer.writerow(COLUMNS)
-        writer.writerows([cell(str(row[name])) for name in COLUMNS] for row in shown)
+        writer.writerows([safe_cell(str(row[name])) for name in COLUMNS] for row in shown)
         return
     print_table(rows, {name: words(name) for name in COLUMNS if name != "currency"}, as_json=False,
                 empty="the marketplace is empty")

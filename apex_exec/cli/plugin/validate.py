@@ -32,7 +32,6 @@ def validate(
     The verdict is the one that `plugin install` comes to. A folder or file needs no daemon; an id asks the running one.
     Any error ends with status 1.
     """
-    from apex_exec.core.plugin import Limits
     from apex_exec.errors import Refusal
     from apex_exec.registry.bundles.bundle import read_path
     from apex_exec.registry.scan.scanner import scan
@@ -60,9 +59,7 @@ def validate(
         print_json(report.as_sarif(), raw=True)
         raise typer.Exit(EXIT_NO if report.errors and enforced else 0)
     problems = _declared(bundle, settings)
-    given = settings.limits
-    notes = bundle.manifest.limits.without_effect(
-        Limits(given.timeout_ms, given.memory_mb, given.cpu_percent, given.network_per_minute))
+    notes = bundle.manifest.limits.without_effect(settings.limits.policy())
     result = {"id": bundle.manifest.id, "version": bundle.manifest.version, "digest": bundle.digest,
               "files": len(bundle.files), "problems": problems, "notes": notes,
               "ok": not (problems or (report.errors and enforced))}

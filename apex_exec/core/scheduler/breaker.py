@@ -1,12 +1,13 @@
 """The breaker and the restart backoff of one plugin, as Erlang's supervisors bound restarts. Pure.
 
-What counts is an *abnormal end of a worker*: a crash, a kill at a deadline or limit, a violation, a failed boot.
-Stops that the daemon commanded, kills for a cancelled call and the loss of the zygote do not.
+What counts is an *abnormal end of a worker*: a crash, a kill at a deadline or at a limit, a violation, a failed boot.
+Stops that the daemon commanded, kills for a cancelled call and the loss of the zygote do not count.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from typing import Literal
 
 from msgspec import Struct
 
@@ -16,8 +17,9 @@ __all__ = ["NO_CALL", "SECOND_NS", "UNCHARGED", "Breaker", "BreakerPolicy"]
 
 NO_CALL = -1
 UNCHARGED = frozenset(("idle", "evicted", "recycled", "drained", "cancelled", "zygote_lost", "faulted", "overrun"))
-"""Exit reasons that say nothing against the plugin, or nothing more: a faulted one's breaker is open already, and one
-whose code went on after its answer has kept nobody waiting."""
+"""Exit reasons that say nothing against the plugin, or nothing more: the breaker of a faulted plugin is open already,
+and a worker whose code went on after its answer has kept nobody waiting."""
+BreakerState = Literal["closed", "open", "half_open"]
 
 
 class BreakerPolicy(Struct, frozen=True):
@@ -32,9 +34,18 @@ class BreakerPolicy(Struct, frozen=True):
 
 
 class Breaker:
-    """closed → open after ``ends_max`` abnormal ends in the window → half-open probe → closed or open again.
+    """One plugin's breaker. Its state follows from the time, and these are its moves::
 
-    ``probe`` is the call that a half-open breaker let through, NO_CALL where there is none.
+        from        by                                                          to
+        closed      the ``ends_max``-th abnormal end in the window, a           open
+                    violation (``trip=True``), a fault of ours (``trip``)
+        open        ``open_ns`` have passed                                     half_open
+        half_open   the one call that is let through, the probe, is answered    closed
+        half_open   another abnormal end, while the probe is out                open
+        any         an operator closes it (``reset``)                           closed
+
+    ``probe`` is the call that a half-open breaker let through; it is NO_CALL while there is none. A probe that proves
+    nothing (cancelled, or expired before it ran) is forgotten, and the next call may try.
     """
 
     __slots__ = ("_ends", "_policy", "consecutive", "open_until_ns", "probe", "start_after_ns")
@@ -52,14 +63,14 @@ class Breaker:
         self._policy = policy
         self._ends = deque(self._ends, maxlen=policy.ends_max)
 
-    def state(self, now_ns: int) -> str:
-        """``closed``, ``open`` or ``half_open``."""
+    def state(self, now_ns: int) -> BreakerState:
+        """By the table above."""
         if self.open_until_ns == 0:
             return "closed"
         return "open" if now_ns < self.open_until_ns else "half_open"
 
     def refuses_ns(self, now_ns: int) -> int:
-        """Nanoseconds until a call may be tried; 0 where it may be now. Half-open lets one probe through."""
+        """Nanoseconds until a call may be tried; 0 if it may be tried now. Half-open lets one probe through."""
         if self.open_until_ns == 0:
             return 0
         if now_ns < self.open_until_ns:
@@ -67,10 +78,11 @@ class Breaker:
         return SECOND_NS if self.probe != NO_CALL else 0
 
     def ended(self, now_ns: int, ran_ns: int, jitter: float, *, trip: bool = False) -> bool:
-        """One abnormal end after ``ran_ns`` of life; True where it opened the breaker.
+        """Counts one abnormal end after ``ran_ns`` of life; True if it opened the breaker.
 
-        ``jitter`` is in [0, 1). ``trip`` opens at once (a violation). The first restart is immediate, the second
-        consecutive end on waits: doubled each time, spread over its upper half, within the policy's bounds.
+        ``jitter`` is in [0, 1). ``trip`` opens the breaker at once (a violation). The first restart is immediate. From
+        the second consecutive end on a restart waits: twice as long each time, spread over the upper half of that, and
+        within the policy's bounds.
         """
         policy = self._policy
         self.consecutive = 1 if ran_ns >= policy.stable_ns else self.consecutive + 1
@@ -93,7 +105,7 @@ class Breaker:
         self.probe = NO_CALL
 
     def reset(self) -> bool:
-        """Forgets all that has happened; True where it was not closed."""
+        """Forgets all that has happened; True if the breaker was not closed."""
         was_open = self.open_until_ns != 0
         self._ends.clear()
         self.consecutive = self.open_until_ns = self.start_after_ns = 0
@@ -101,7 +113,7 @@ class Breaker:
         return was_open
 
     def succeeded(self, ran_ns: int) -> bool:
-        """A call was answered; True where that closed the breaker. A stable worker forgets its past."""
+        """A call was answered; True if that closed the breaker. The ends before a stable worker are forgotten."""
         closes = self.probe != NO_CALL
         if closes:
             self.probe = NO_CALL

@@ -1,126 +1,194 @@
-"""The invocations of the pool and their verdicts: the lowest of its three layers (calls, fleet, pool)."""
+"""The way of a call: it comes in, is answered by its worker, is cancelled, or is told that the daemon ends."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from apex_exec.core import actions as act
-from apex_exec.core.deadline import Timers
-from apex_exec.core.events import InvokeRequested
-from apex_exec.core.limits import EXPIRED_AT_ONCE, SKIP_GRACE_NS, PoolLimits, RecyclePolicy
-from apex_exec.core.plugin import PluginSpec
-from apex_exec.core.scheduler.breaker import NO_CALL, BreakerPolicy
+from apex_exec.core import events as ev
+from apex_exec.core.deadline import NEVER_NS, Timers
+from apex_exec.core.limits import STALL_NS
+from apex_exec.core.scheduler.admission import SHUTTING_DOWN, Admission
+from apex_exec.core.scheduler.bounds import Bounds
+from apex_exec.core.scheduler.breaker import NO_CALL
+from apex_exec.core.scheduler.feeding import Feeding
+from apex_exec.core.scheduler.generations import Generations
 from apex_exec.core.scheduler.invocation import Invocation, Refusal
-from apex_exec.core.scheduler.plugin_slot import Served
-from apex_exec.core.scheduler.worker import Worker
+from apex_exec.core.scheduler.places import Places
+from apex_exec.core.scheduler.plugin_slot import PluginSlot
+from apex_exec.core.scheduler.step import Step
+from apex_exec.core.scheduler.verdicts import Verdicts
+from apex_exec.core.scheduler.worker import AT_WORK, Worker
+from apex_exec.core.scheduler.workers import Workers
 
-Actions = list[act.Action]
-PASSED_IN_QUEUE = "the deadline passed in the queue"
-HELD_BACK = "its worker ended again and again, and the next one is not started before the deadline"
-TOO_LATE = "its turn came too late: what is left of the deadline is less than the hook takes"
+PASSED_BEFORE_IT_RAN: Refusal = ("DEADLINE_EXCEEDED", "the deadline passed before the hook ran", {})
+CANCELLED = "cancelled by its caller"
 
 
 class Calls:
-    """What every layer shares, and the one way to a verdict.
+    """Handles the events of calls."""
 
-    A call is in ``_calls`` exactly as long as it has none; what comes later for it finds nothing.
-    """
+    def __init__(self, bounds: Bounds, timers: Timers, slots: dict[str, PluginSlot], verdicts: Verdicts,
+                 admission: Admission, workers: Workers, places: Places, generations: Generations,
+                 feeding: Feeding) -> None:
+        self._bounds = bounds
+        self._timers = timers
+        self._slots = slots
+        self._verdicts = verdicts
+        self._admission = admission
+        self._workers = workers
+        self._by_id = workers.by_id
+        self._open = verdicts.open
+        self._places = places
+        self._generations = generations
+        self._feeding = feeding
 
-    def __init__(self, limits: PoolLimits, breaker: BreakerPolicy, random: Callable[[], float],
-                 recycle: RecyclePolicy) -> None:
-        self._limits = limits
-        self._breaker_policy = breaker
-        self._random = random
-        self._recycle = recycle
-        self._plugins: dict[str, Served] = {}
-        self._calls: dict[int, Invocation] = {}
-        self._refused: Refusal | None = None
-        """Why nothing at all may begin now."""
-        self._timers = Timers()
-
-    def _finish(self, call: Invocation, code: str, message: str, started: bool, now_ns: int, out: Actions,
-                body: object = None, details: dict[str, object] | None = None, begun_ns: int = 0) -> None:
-        """The one verdict. A call that has one is left alone."""
-        if call.state == "done":
+    # ------------------------------------------------------------------ in
+    def invoke(self, request: ev.InvokeRequested, step: Step) -> None:
+        """Admits the call or refuses it; puts it on the link if that has room and nobody waits, else in the queue."""
+        slot = self._slots.get(request.plugin)
+        refusal = self._admission.refusal(request, slot, step.now_ns)
+        if refusal is not None:
+            self._verdicts.not_admitted(request, refusal, step)
             return
-        call.state = "done"
-        request = call.request
-        del self._calls[request.call]
-        begun_ns = begun_ns or (call.sent_ns if started else now_ns)
-        out.append(act.Verdict(request.call, request.plugin, request.hook, request.user_id, code, message, body,
-                               details or {}, started, max(0, begun_ns - call.arrived_ns),
-                               now_ns - begun_ns if started else 0, call.cold, call.worker if started else 0))
-        if not started:
-            served = self._plugins.get(request.plugin)
-            if served is not None and served.breaker.probe == request.call:
-                served.breaker.probe = NO_CALL  # it proved nothing: the next call may try
+        assert slot is not None
+        call = Invocation(request, step.now_ns)
+        self._open[request.call] = call
+        if slot.breaker.open_until_ns:
+            slot.breaker.probe = request.call
+            step.actions.append(act.BreakerChanged(request.plugin, "half_open"))
+        worker = slot.worker
+        if (worker is not None and worker.state == "ready" and not slot.queue.live
+                and len(worker.link) < self._bounds.limits.prefetch and worker.next_seq < worker.last_seq):
+            self._workers.send(worker, call, step)
+            if len(worker.link) == 1:
+                return  # the oldest is the worker's timer's
+        else:
+            slot.queue.push(call)
+            self._feeding.feed(slot, step)
+        if request.deadline_ns < slot.armed_ns:
+            self._timers.arm(slot, max(request.deadline_ns, step.now_ns + 1))
 
-    def _may_not_begin(self, request: InvokeRequested, spec: PluginSpec) -> Refusal | None:
-        """Why a call that has not begun may not begin now; None where it may. Asked wherever one comes to wait, and of
-        all that wait when the answer may have changed."""
-        if self._refused is not None:
-            return self._refused
-        if (spec.users is not None or spec.entitled is not None) and not request.own and (
-                reason := spec.barred(request.user_id)):
-            return "PLUGIN_DISABLED", f"{spec.id} is not enabled: {reason}", {"reason": reason}
-        return None
+    # ------------------------------------------------------------------ out
+    def answered(self, event: ev.WorkerAnswered, step: Step) -> None:
+        """The worker's answer to the oldest call on its link: its verdict, if nobody gave one before."""
+        worker = self._by_id.get(event.worker)
+        if worker is None or (worker.end is not None and worker.end.reason == "violation"):
+            return
+        link, now_ns, code = worker.link, step.now_ns, event.code
+        if not link or event.seq != worker.next_seq - len(link):
+            self._workers.violated(worker, "an answer out of turn", step)
+            return
+        call = link[0]
+        if code == "skipped" and now_ns < call.request.deadline_ns and call.recalled is None:
+            self._workers.violated(worker, "it skipped a call that had time left", step)  # what ran would be no usage
+            return
+        link.popleft()
+        begun_ns = worker.answered_ns if worker.answered_ns > call.sent_ns else call.sent_ns
+        worker.answered_ns = now_ns
+        if call.state == "linked":
+            late_ns = now_ns - call.request.deadline_ns
+            if code != "skipped" and not 0 <= late_ns <= STALL_NS:  # if it is far too late and the worker alive, it was
+                self._verdicts.ran(call, code, "", step, begun_ns, event.body)  # we who stood still: the answer counts
+            else:
+                self._in_vain(call, code, begun_ns, step)
+        state = worker.state
+        if state != "ready" and state != "leaving":
+            return  # killed meanwhile: an answer that was complete before counts all the same
+        slot = self._slots[worker.plugin]
+        if slot.worker is not worker:
+            self._generations.canary_answered(slot, worker, call, code, step)
+            return
+        if code != "skipped":
+            slot.ran(call.request.hook, now_ns - begun_ns)
+        breaker = slot.breaker
+        if breaker.consecutive or breaker.probe != NO_CALL:
+            self._went_well(slot, worker, code, step)
+        if link:
+            self._workers.occupy(worker, now_ns)
+        if slot.queue.live or state == "leaving":
+            self._feeding.feed(slot, step)
+        if not link:
+            self._rest(worker, step)
 
-    def _hold_back(self, served: Served, now_ns: int, out: Actions) -> None:
-        """Answers what waits in the plugin's queue and may not begin any more."""
-        for call in served.queue.waiting():
-            if (refusal := self._may_not_begin(call.request, served.spec)) is not None:
-                served.queue.forget(call)
-                code, message, details = refusal
-                self._finish(call, code, message, False, now_ns, out, details=details)
+    def _in_vain(self, call: Invocation, code: str, begun_ns: int, step: Step) -> None:
+        """The worker skipped the call, or ran it past its deadline."""
+        if code == "skipped":
+            self._verdicts.never_ran(call, call.recalled or PASSED_BEFORE_IT_RAN, step)
+        else:
+            self._verdicts.ran(call, "TIMEOUT", "the hook ran past its deadline", step, begun_ns)
 
-    def _flush(self, served: Served, code: str, message: str, now_ns: int, out: Actions,
-               details: dict[str, object] | None = None) -> None:
-        """Answers everything that waits in the plugin's queue."""
-        while served.queue:
-            self._finish(served.queue.pop(), code, message, False, now_ns, out, details=details)
+    def _went_well(self, slot: PluginSlot, worker: Worker, code: str, step: Step) -> None:
+        """The worker has answered, which may close the breaker. A skip shows nothing of the hook."""
+        if code != "skipped" and slot.breaker.succeeded(step.now_ns - worker.born_ns):
+            step.actions.append(act.BreakerChanged(worker.plugin, "closed"))
 
-    def _expire(self, served: Served, now_ns: int, out: Actions) -> None:
-        """Answers what waited past its deadline, in the queue or behind another call on the link."""
-        for _ in range(EXPIRED_AT_ONCE):
-            waiting = served.queue.pop_expired(now_ns)
-            if waiting is None:
-                break
-            self._finish(waiting, "DEADLINE_EXCEEDED", PASSED_IN_QUEUE, False, now_ns, out)
-        if served.worker is not None and self._expire_on_link(served.worker, now_ns, out):
-            out.append(act.CountStarted(served.worker.id))
+    def _rest(self, worker: Worker, step: Step) -> None:
+        """The worker has answered all that it was sent: it may be pinged, leave, or be sent away for another plugin."""
+        limits = self._bounds.limits
+        due_ns = step.now_ns + min(limits.ping_ns or NEVER_NS, limits.idle_ns)
+        if due_ns < worker.armed_ns:
+            self._timers.arm(worker, due_ns)
+        if self._places.waiting:
+            self._places.make_room(step)
 
-    def _expire_on_link(self, worker: Worker, now_ns: int, out: Actions, counted: bool = False) -> bool:
-        """Answers the calls on the link whose deadlines have passed and whose turn has not come; the oldest one is the
-        worker's timer's, unless the worker was killed. True where a count is needed first.
+    # ------------------------------------------------------------------ on its way
+    def cancel(self, event: ev.CancelRequested, step: Step) -> None:
+        """Answers the caller now. The worker cannot be told, so it may still begin the call, or go on with it."""
+        call = self._open.get(event.call)
+        if call is None:
+            return
+        slot = self._slots.get(call.request.plugin)
+        if call.state == "linked":
+            self._verdicts.ran(call, "CANCELLED", CANCELLED, step)
+            call.move("cancelled")
+            for worker in (slot.worker, slot.successor) if slot is not None else ():
+                if worker is not None and worker.state in AT_WORK and worker.link and worker.link[0] is call:
+                    self._workers.occupy(worker, step.now_ns)
+            return
+        self._take_from_queue(call)
+        self._verdicts.never_ran(call, ("CANCELLED", CANCELLED, {}), step)
 
-        A call on the link may have started although the reply before it has not been read. Only a count that was read
-        after its deadline (``counted``) says that it never will; one that was started is given the time for its reply.
-        """
-        killed = worker.state == "killed"  # its end says more, but a caller does not wait for it
-        unsure = False
-        for seq, call in enumerate(worker.link, worker.next_seq - len(worker.link)):
-            if call.state != "linked" or call.request.deadline_ns > now_ns or (call is worker.link[0] and not killed):
-                continue
-            if seq >= worker.started:
-                if counted:
-                    self._finish(call, "DEADLINE_EXCEEDED", "the deadline passed behind an earlier call", False, now_ns,
-                                 out)
-                unsure = True
-            elif killed:
-                self._finish(call, "WORKER_CRASHED", worker.blame, True, now_ns, out)
-            elif now_ns >= call.request.deadline_ns + SKIP_GRACE_NS:  # the reply before it never came: the count lies
-                self._finish(call, "TIMEOUT", "the hook ran past its deadline", True, now_ns, out)
-        return unsure and not counted
+    def started(self, event: ev.CallsStarted, step: Step) -> None:
+        """What was asked for by CountStarted: answers what has expired on the link without being started, and recalls
+        what has not been started and may not begin."""
+        worker = self._workers.by_id.get(event.worker)
+        slot = self._slots.get(worker.plugin) if worker is not None else None
+        if worker is None or slot is None:
+            return
+        worker.started = max(worker.started, event.count)
+        if slot.worker is worker:
+            self._feeding.expire_on_link(worker, step, counted=True)
+        self._feeding.recall(slot, worker, step)
 
-    def _await_deadlines(self, served: Served, now_ns: int) -> None:
-        """Arms the plugin's timer for what waits; what is oldest on a link is the worker's timer's."""
-        due_ns = max(served.queue.next_deadline_ns(), now_ns + 1)  # what has expired and is left: the next step's
-        if served.worker is not None:
-            for call in served.worker.link:
-                if call.state == "linked":
-                    deadline_ns = call.request.deadline_ns
-                    if deadline_ns <= now_ns:
-                        deadline_ns += SKIP_GRACE_NS
-                    if now_ns < deadline_ns < due_ns:
-                        due_ns = deadline_ns
-        self._timers.arm(served, due_ns)
+    def _take_from_queue(self, call: Invocation) -> None:
+        """``call`` waits no more in its plugin's queue. A canary does not wait there."""
+        slot = self._slots.get(call.request.plugin)
+        if slot is not None and (slot.successor is None or slot.successor.canary is not call):
+            slot.queue.forget(call)
+
+    # ------------------------------------------------------------------ for all calls
+    def refuse_work(self, event: ev.WorkRefused, step: Step) -> None:
+        """From now on no call begins, on its way or new."""
+        refusal = self._admission.refused = event.code, event.message, {}
+        for slot in self._slots.values():
+            self._feeding.hold_back(slot, step)
+            self._generations.refuse_work(slot, refusal, step)
+            self._feeding.prepare_recall(slot, step)
+
+    def admit_work(self, event: ev.WorkAdmitted, step: Step) -> None:
+        """Calls may begin again."""
+        self._admission.refused = None
+
+    def drain(self, event: ev.DrainRequested, step: Step) -> None:
+        """The daemon ends at the time that the event names."""
+        self._admission.draining = True
+        self._timers.arm(self._admission.drain, max(event.until_ns, step.now_ns + 1))
+
+    def drained(self, step: Step) -> None:
+        """The time is over: everything that has no verdict is answered."""
+        self._admission.drained = True
+        for call in list(self._open.values()):
+            if call.state == "linked":
+                self._verdicts.ran(call, "SHUTTING_DOWN", SHUTTING_DOWN[1], step)
+            else:
+                self._take_from_queue(call)
+                self._verdicts.never_ran(call, SHUTTING_DOWN, step)

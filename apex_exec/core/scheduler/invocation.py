@@ -1,32 +1,65 @@
-"""One invocation on its way: ``queued`` → ``linked`` (on a worker's link) → ``done``.
+"""One invocation on its way, and the moves that it may make.
 
-Back from ``linked`` to ``queued`` only where its worker ended before it began, and once. ``done`` is where it has its
-verdict; it may still stand on a link then, because the worker will answer or skip it all the same.
+::
+
+    queued ───▶ linked ───▶ done ───▶ cancelled
+      │ ▲         │          ▲
+      │ └─────────┘          │
+      └──────────────────────┘
+
+``queued``: it waits, in its plugin's queue or as the canary of a generation that still boots. ``linked``: it stands on
+a worker's link, where it waits for its turn or runs. It goes back to ``queued`` only if its worker ended before the
+call began, and only once. ``done``: it has its verdict. It may stand on a link all the same, because the worker will
+answer or skip it. ``cancelled``: its verdict is that its caller gave it up, while it stood on a link; a worker that
+goes on running it is killed soon.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 from msgspec import Struct
 
 from apex_exec.core.events import InvokeRequested
+from apex_exec.errors import SupervisorBug
+
+CallState = Literal["queued", "linked", "done", "cancelled"]
+MOVES: dict[CallState, tuple[CallState, ...]] = {
+    "queued": ("linked", "done"),
+    "linked": ("queued", "done"),
+    "done": ("cancelled",),
+    "cancelled": (),
+}
 
 Refusal = tuple[str, str, dict[str, object]]
 """Why a call may not begin: code, message, details."""
 
 LINKS_MAX = 2
-"""Links that one call may be put on: its first worker's, and the next one's where that ended before the call began."""
+"""Links that one call may be put on: its first worker's, and the next worker's if the first ended before it began."""
 
 
 class Invocation(Struct, gc=False, eq=False):
-    """``links`` counts the links it has been put on, ``worker`` is the latest of them. ``recalled`` says what it is
-    answered with where that worker, which was asked to, skips it."""
+    """``links`` counts the links that it was put on, and ``worker`` is the latest of them. ``cold`` says that its
+    worker was not ready when it arrived. ``recalled`` is what it is answered with if its worker skips it, as it was
+    asked to."""
 
     request: InvokeRequested
     arrived_ns: int
-    state: str = "queued"
+    state: CallState = "queued"
     sent_ns: int = 0
     links: int = 0
     cold: bool = False
-    cancelled: bool = False
     worker: int = 0
     recalled: Refusal | None = None
+
+    def move(self, state: CallState) -> None:
+        """Enters ``state``. Raises SupervisorBug and changes nothing if the table has no such move."""
+        if state not in MOVES[self.state]:
+            raise SupervisorBug(f"{self.story()} cannot become {state}")
+        self.state = state
+
+    def story(self) -> str:
+        """One line on where this call stands and how it got there."""
+        request = self.request
+        return (f"call {request.call} of {request.plugin} ({self.state}, put on {self.links} links, latest worker "
+                f"{self.worker}, recalled {self.recalled[0] if self.recalled else 'no'})")

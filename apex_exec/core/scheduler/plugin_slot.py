@@ -1,27 +1,47 @@
-"""One plugin as it is served: its version in force, its queue, its breaker, its worker and that worker's successor."""
+"""One plugin as the pool serves it: its version in force, its queue, its breaker, its worker and its next worker.
+
+What stands in the slot says what the plugin is at:
+
+========== ============================================= ==================================================
+state      its worker is                                 what becomes of a call that comes now
+========== ============================================= ==================================================
+empty      not there                                     it waits, and a worker is started if there is a place
+starting   ``starting``                                  it waits for the worker to boot
+serving    ``ready``                                     it goes to the worker's link, or waits for room on it
+changing   ``leaving`` or ``killed``: it answers, or     it waits for the successor, so that calls of one plugin
+           its end says what had begun                   neither overtake each other nor run at once
+========== ============================================= ==================================================
+"""
 
 from __future__ import annotations
 
 from collections import deque
+from typing import Literal
 
 from apex_exec.core.deadline import Timed
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.scheduler.breaker import Breaker
 from apex_exec.core.scheduler.invocation import Invocation
 from apex_exec.core.scheduler.queue import CallQueue
-from apex_exec.core.scheduler.worker import Worker
+from apex_exec.core.scheduler.worker import Worker, WorkerState
 
 RUNS_KEPT = 8
 
+SlotState = Literal["empty", "starting", "serving", "changing"]
+STATES: dict[WorkerState, SlotState] = {
+    "starting": "starting", "ready": "serving", "leaving": "changing", "stopping": "changing", "killed": "changing",
+}
+"""The slot's state by its worker's. A stopping worker is taken out of its slot in the same step."""
 
-class Served(Timed):
+
+class PluginSlot(Timed):
     """``worker`` gets the calls; ``successor`` is the next generation beside it.
 
-    A successor is *adopted* where its spec is the one in force: it takes over as soon as the link of ``worker`` has
-    been answered. Until then it is a candidate, prepared to be judged, and serves nobody but its canary.
+    A successor whose role is ``serving`` takes over as soon as the link of ``worker`` has been answered. In any other
+    role it was prepared to be judged, and runs nothing but its canary.
     """
 
-    __slots__ = ("_latest", "breaker", "queue", "removed", "spec", "successor", "worker")
+    __slots__ = ("_latest", "breaker", "queue", "spec", "successor", "worker")
 
     def __init__(self, spec: PluginSpec, breaker: Breaker) -> None:
         super().__init__()
@@ -30,26 +50,41 @@ class Served(Timed):
         self.queue = CallQueue()
         self.worker: Worker | None = None
         self.successor: Worker | None = None
-        self.removed = False
         self._latest: dict[str, deque[int]] = {}  # hook → how long its latest calls ran
 
+    @property
+    def state(self) -> SlotState:
+        """What the plugin is at, by the table above."""
+        return STATES[self.worker.state] if self.worker is not None else "empty"
+
+    @property
+    def heir(self) -> Worker | None:
+        """The successor, if it takes over when ``worker`` has left."""
+        successor = self.successor
+        return successor if successor is not None and successor.role == "serving" else None
+
     def ran(self, hook: str, run_ns: int) -> None:
-        """``hook`` of the version in force ran so long, to its end or to its kill."""
+        """``hook`` of the version in force ran for ``run_ns``, to its end or to its kill."""
         latest = self._latest.get(hook)
         if latest is None:
             latest = self._latest[hook] = deque(maxlen=RUNS_KEPT)
         latest.append(run_ns)
 
+    def runs(self, hook: str) -> int:
+        """How many runs of ``hook`` are known, RUNS_KEPT at most."""
+        return len(self._latest.get(hook, ()))
+
     def forget_runs(self) -> None:
-        """Another version: what the old one took says nothing of it."""
+        """Forgets how long hooks ran: another version is in force, and the old one says nothing about it."""
         self._latest.clear()
 
     def comes_too_late(self, call: Invocation, ahead: int, now_ns: int) -> bool:
-        """Whether ``call``, behind ``ahead`` others on the link, has less time left than its hook takes as a rule: half
+        """Whether ``call``, behind ``ahead`` others on the link, has less time left than its hook usually takes: half
         as much again as the median of its latest runs, so that neither one slow call nor a stall counts.
 
-        Only of a call that has waited longer than it has left: under overload every call reaches the worker just before
-        its deadline, each is killed there, and a healthy plugin does nothing but start workers until its breaker opens.
+        This is only asked of a call that has waited longer than it has left. Under overload every call would reach the
+        worker just before its deadline and be killed there, and a healthy plugin would do nothing but start workers
+        until its breaker opens.
         """
         left_ns = call.request.deadline_ns - now_ns
         if now_ns - call.arrived_ns <= left_ns:
@@ -61,4 +96,4 @@ class Served(Timed):
     def story(self) -> str:
         """One line on where this plugin stands."""
         worker = self.worker.story() if self.worker else "no worker"
-        return f"plugin {self.spec.id} {self.spec.version} ({len(self.queue)} queued, {worker})"
+        return f"plugin {self.spec.id} {self.spec.version} ({self.state}, {len(self.queue)} queued, {worker})"

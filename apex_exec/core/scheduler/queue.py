@@ -1,7 +1,8 @@
-"""The queue of one plugin: first in, first out, with cheap removal, expiry and a count per user.
+"""The queue of one plugin: first in, first out, with cheap removal, expiry and a count for each user.
 
-A call that is cancelled or expires stays where it stands as a tombstone (its state is no longer ``queued``) until it
-comes to the head or the tombstones outnumber the living; so nothing here is worse than O(log n) a call, amortised.
+A call that is cancelled or expires stays where it stands as a tombstone: its state is no longer ``queued``. It goes
+when it comes to the head, or when the tombstones outnumber the living. So nothing here is worse than O(log n) for each
+call, amortised.
 """
 
 from __future__ import annotations
@@ -17,24 +18,24 @@ DEAD_MAX = 16
 
 
 class CallQueue:
-    """Calls that wait for room on a link. Its bound is the pool's to check before ``push``."""
+    """Calls that wait for room on a link. The pool checks the queue's bound before it calls ``push``."""
 
-    __slots__ = ("_by_deadline", "_calls", "_held", "_tie", "live")
+    __slots__ = ("_by_deadline", "_calls", "_by_user", "_tie", "live")
 
     def __init__(self) -> None:
         self._calls: deque[Invocation] = deque()
         self._by_deadline: list[tuple[int, int, Invocation]] = []
-        self._held: dict[str, int] = {}
+        self._by_user: dict[str, int] = {}
         self.live = 0
-        """How many wait here: what ``len`` gives, without the call."""
+        """How many calls wait here. The hot path reads this; ``len`` gives the same at the price of a call."""
         self._tie = 0
 
     def __len__(self) -> int:
         return self.live
 
-    def held_by(self, user_id: str) -> int:
+    def waiting_of(self, user_id: str) -> int:
         """Calls of ``user_id`` that wait here."""
-        return self._held.get(user_id, 0)
+        return self._by_user.get(user_id, 0)
 
     def push(self, call: Invocation) -> None:
         """At the end."""
@@ -42,7 +43,7 @@ class CallQueue:
         self._enter(call)
 
     def push_front(self, call: Invocation) -> None:
-        """At the head: a call that was taken already and has not begun."""
+        """At the head: a call that was on a link before, and has not begun."""
         self._calls.appendleft(call)
         self._enter(call)
 
@@ -65,12 +66,12 @@ class CallQueue:
         return call
 
     def forget(self, call: Invocation) -> None:
-        """``call`` waits no more; the caller gives it its next state in the same step."""
+        """``call`` waits no more. The caller gives it its next state in the same step."""
         self._leave(call)
         self._sweep_if_worth_it()
 
     def pop_expired(self, now_ns: int) -> Invocation | None:
-        """A call whose deadline has passed, taken out; None where there is none."""
+        """Takes out a call whose deadline has passed; None if there is none."""
         heap = self._by_deadline
         while heap and heap[0][0] <= now_ns:
             call = heapq.heappop(heap)[2]
@@ -81,7 +82,7 @@ class CallQueue:
         return None
 
     def next_deadline_ns(self) -> int:
-        """The earliest deadline of what waits; NEVER_NS where nothing does."""
+        """The earliest deadline of what waits; NEVER_NS if nothing does."""
         heap = self._by_deadline
         while heap and heap[0][2].state != "queued":
             heapq.heappop(heap)
@@ -90,7 +91,7 @@ class CallQueue:
     def _enter(self, call: Invocation) -> None:
         self.live += 1
         user_id = call.request.user_id
-        self._held[user_id] = self._held.get(user_id, 0) + 1
+        self._by_user[user_id] = self._by_user.get(user_id, 0) + 1
         self._tie += 1
         heapq.heappush(self._by_deadline, (call.request.deadline_ns, self._tie, call))
         self._sweep_if_worth_it()
@@ -98,17 +99,18 @@ class CallQueue:
     def _leave(self, call: Invocation) -> None:
         self.live -= 1
         user_id = call.request.user_id
-        left = self._held[user_id] - 1
+        left = self._by_user[user_id] - 1
         if left:
-            self._held[user_id] = left
+            self._by_user[user_id] = left
         else:
-            del self._held[user_id]
+            del self._by_user[user_id]
         if not self.live:  # what still stands here is dead
             self._calls.clear()
             self._by_deadline.clear()
 
     def _sweep_if_worth_it(self) -> None:
-        """Drops the tombstones. Their calls hold payloads, so they may not wait for the head to come to them."""
+        """Drops the tombstones if they are many. Their calls hold payloads, so they must not stay until they come to
+        the head."""
         most = 2 * self.live + DEAD_MAX
         if len(self._by_deadline) <= most and len(self._calls) <= most:
             return

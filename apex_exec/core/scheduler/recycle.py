@@ -1,4 +1,4 @@
-"""When a healthy worker should be replaced: after so many calls, at an age, grown, or near its CPU-hour. Pure."""
+"""When a healthy worker should be replaced: after a number of calls, at an age, grown, or near its CPU-hour. Pure."""
 
 from __future__ import annotations
 

@@ -1,31 +1,66 @@
-"""One worker generation and the moves it may make.
+"""One worker generation, and the moves that it may make.
 
 ::
 
-    starting ──ready──▶ ready ──stop──▶ stopping (its link is half closed; it leaves by itself)
-        │                 │                 │
-        └───────kill──────┴──────kill───────┴──▶ killed
+    starting ──▶ ready ──▶ leaving ──▶ stopping
+       │           │ └──────────────────▶ │
+       └───────────┴──────────┬───────────┘
+                              ▼
+                            killed
 
-From every state WorkerGone ends it. ``leaving`` names why a ready worker gets no more calls; it is stopped when its
-link has been answered. A move that the table does not have raises SupervisorBug with the worker's story.
+``starting``: it was asked for and has not loaded its plugin. ``ready``: it gets calls. ``leaving``: it gets no more
+calls, and is stopped as soon as its link has been answered; ``leaves_for`` says why. ``stopping``: its link is half
+closed, and it ends by itself. ``killed``: SIGKILL was sent. WorkerGone ends a worker in every state.
+
+Beside its state a worker has a *role*, which says who decided for it::
+
+    candidate ──▶ judged ──▶ serving
+
+Most workers are ``serving`` from the start: they are, or will be, their plugin's worker. A prepared generation is a
+``candidate`` until its judgement was given, then it is ``judged``, and it serves once a PluginSet has adopted it.
+
+A move that a table does not have raises SupervisorBug with the worker's story. Two facts are not states, since they
+come and go in any of them: ``throttled`` (the governor has stopped the process) and ``had_grace`` (it was given time
+for what is due now, because the supervisor itself had stood still).
 """
 
 from __future__ import annotations
 
 from collections import deque
+from typing import Literal
+
+from msgspec import Struct
 
 from apex_exec.core.deadline import Timed
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.scheduler.invocation import Invocation
 from apex_exec.errors import SupervisorBug
 
-MOVES = {
-    "starting": ("ready", "stopping", "killed"),
-    "ready": ("stopping", "killed"),
+WorkerState = Literal["starting", "ready", "leaving", "stopping", "killed"]
+MOVES: dict[WorkerState, tuple[WorkerState, ...]] = {
+    "starting": ("ready", "killed"),
+    "ready": ("leaving", "stopping", "killed"),
+    "leaving": ("stopping", "killed"),
     "stopping": ("killed",),
     "killed": (),
 }
+AT_WORK = ("ready", "leaving")
+"""The states in which a worker answers calls."""
+
+Role = Literal["candidate", "judged", "serving"]
+ROLES: dict[Role, tuple[Role, ...]] = {"candidate": ("judged",), "judged": ("serving",), "serving": ()}
+
 SEQ_NEVER = 1 << 62
+
+
+class End(Struct, frozen=True, gc=False):
+    """How the pool has decided that a worker ends. ``reason`` is an exit reason of the metrics table; ``code`` is what
+    the call is answered with that the worker was killed for, "" if it was killed for none; ``message`` is for the other
+    calls that had started."""
+
+    reason: str
+    code: str = ""
+    message: str = ""
 
 
 def generation(spec: PluginSpec) -> tuple[str, int]:
@@ -37,9 +72,9 @@ class Worker(Timed):
     """The pool's view of one worker. ``next_seq - len(link)`` is the seq of the oldest unanswered call."""
 
     __slots__ = (
-        "adopted", "age_due_ns", "answered_ns", "baseline_bytes", "blame", "born_ns", "due_ns", "end_code",
-        "end_reason", "generation", "graced", "id", "judged", "last_seq", "leaving", "link", "next_seq",
-        "ping_due_ns", "pings", "plugin", "ready_ns", "spec", "started", "state", "throttled", "trial", "used_ns",
+        "age_due_ns", "answered_ns", "baseline_bytes", "born_ns", "canary", "due_ns", "end", "generation", "had_grace",
+        "id", "last_seq", "leaves_for", "link", "next_seq", "ping_due_ns", "pings", "plugin", "ready_ns", "role",
+        "spec", "started", "state", "throttled", "used_ns",
     )
 
     def __init__(self, worker: int, spec: PluginSpec, now_ns: int, boot_due_ns: int) -> None:
@@ -48,7 +83,8 @@ class Worker(Timed):
         self.plugin = spec.id
         self.spec = spec
         self.generation = generation(spec)
-        self.state = "starting"
+        self.state: WorkerState = "starting"
+        self.role: Role = "serving"
         self.link: deque[Invocation] = deque()
         self.next_seq = 0
         self.started = 0  # calls that it has started in all, as far as was told
@@ -58,27 +94,30 @@ class Worker(Timed):
         self.answered_ns = now_ns  # last sign of life over the link
         self.used_ns = now_ns
         self.due_ns = boot_due_ns  # of what it is doing now: booting, the oldest call, leaving, being reaped
+        self.had_grace = False
         self.age_due_ns = 0
-        self.ping_due_ns = 0  # 0 where no ping is out
+        self.ping_due_ns = 0  # when its pong is due; 0 if no ping is out
         self.pings = 0
-        self.graced = False  # had its STALL_GRACE_NS for what it is doing now
         self.throttled = False
         self.baseline_bytes = 0
-        self.leaving = ""
-        self.end_reason = ""  # of the metrics table, once the end is decided
-        self.end_code = ""  # of the call that the kill was for
-        self.blame = ""  # what the others that had begun are told
-        self.judged = False
-        self.adopted = True  # False for a prepared generation that nobody has decided for yet
-        self.trial: Invocation | None = None  # the canary of such a generation
+        self.leaves_for = ""  # an exit reason, from the moment at which it got no more calls
+        self.end: End | None = None
+        self.canary: Invocation | None = None  # the call that a candidate is judged by
 
-    def move(self, state: str) -> None:
-        """Enters ``state``. Raises SupervisorBug, changing nothing, where the table has no such move."""
+    def move(self, state: WorkerState) -> None:
+        """Enters ``state``. Raises SupervisorBug and changes nothing if the table has no such move."""
         if state not in MOVES[self.state]:
             raise SupervisorBug(f"{self.story()} cannot become {state}")
         self.state = state
 
+    def become(self, role: Role) -> None:
+        """Takes ``role``. Raises SupervisorBug and changes nothing if the table has no such move."""
+        if role not in ROLES[self.role]:
+            raise SupervisorBug(f"{self.story()} cannot become {role}")
+        self.role = role
+
     def story(self) -> str:
         """One line on where this worker stands and how it got there."""
-        return (f"worker {self.id} of {self.plugin} ({self.state}, {self.next_seq} calls sent, {len(self.link)} "
-                f"unanswered, leaving {self.leaving or 'no'}, end {self.end_reason or 'open'})")
+        return (f"worker {self.id} of {self.plugin} ({self.state}, {self.role}, {self.next_seq} calls sent, "
+                f"{len(self.link)} unanswered, leaves for {self.leaves_for or 'nothing'}, "
+                f"end {self.end.reason if self.end else 'open'})")

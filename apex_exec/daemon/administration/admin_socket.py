@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from apex_exec.core.deadline import NEVER_NS
 from apex_exec.daemon.administration import operations
 from apex_exec.daemon.administration.registrar_link import Registrar
 from apex_exec.daemon.administration.roles import Access, Caller, Forbidden, role_needed, under_own_name
-from apex_exec.daemon.duties import NEVER_NS
 from apex_exec.daemon.hosts.connections import Events, Peer, Trouble
 from apex_exec.daemon.hosts.stream_peers import StreamPeers
 from apex_exec.errors import Code, ConfigError, Refusal, WireError, is_retryable

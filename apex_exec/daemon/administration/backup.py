@@ -29,7 +29,8 @@ import msgspec
 from cryptography.exceptions import InvalidSignature
 
 from apex_exec import __version__
-from apex_exec.common.files import sync
+from apex_exec.common.files import create_file, sync
+from apex_exec.common.sqlite import open_readonly, path_of
 from apex_exec.config import Settings
 from apex_exec.errors import Code, Refusal
 from apex_exec.ledger.audit import AuditStore
@@ -88,9 +89,10 @@ def _moment(ns: int) -> str:
 def _database(settings: Settings, name: str) -> Path | None:
     """The file of one database; None where it is another's: on PostgreSQL, or data of the platform elsewhere."""
     url = settings.database_url(getattr(settings, name).url)
-    if not url.startswith("sqlite:///"):
+    path = path_of(url)
+    if path is None:
         return None
-    path = Path(url.removeprefix("sqlite:///")).absolute()
+    path = path.absolute()
     return None if name == "data" and not path.is_relative_to(settings.state_path.absolute()) else path
 
 
@@ -212,8 +214,8 @@ def _copy(source: Path, target: Path, key: str) -> Entry:
 def _copy_database(source: Path, target: Path) -> None:
     """One snapshot of an SQLite database, in one step: in the write-ahead mode of ours no writer waits for a reader."""
     try:
-        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        with contextlib.closing(sqlite3.connect(f"{source.as_uri()}?mode=ro", uri=True, timeout=30)) as reading, \
+        create_file(target, b"")  # private from its first byte
+        with contextlib.closing(open_readonly(source, busy_seconds=30)) as reading, \
                 contextlib.closing(sqlite3.connect(target, isolation_level=None)) as writing:
             reading.backup(writing)
             writing.execute("PRAGMA journal_mode = DELETE")  # one file, nothing beside it
@@ -263,7 +265,7 @@ def _unsigned(contents: Contents, state: Path) -> str:
 
 @contextlib.contextmanager
 def _readonly(path: Path) -> Iterator[sqlite3.Connection]:
-    with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+    with contextlib.closing(open_readonly(path)) as database:
         yield database
 
 

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from apex_exec.daemon.administration.ledger_arguments import AcceptArgs
 from apex_exec.errors import Code, Refusal
+from apex_exec.ledger.audit import database_path
 from apex_exec.ledger.records import LedgerError
 from apex_exec.market import service as market
 from apex_exec.registry.context import Context
@@ -78,7 +79,7 @@ class LedgerHeads:
 
 def ledger_of(context: Context) -> Path:
     """The ledger's database."""
-    return Path(context.settings.database_url(context.settings.audit.url).removeprefix("sqlite:///"))
+    return database_path(context.settings.audit.url, context.settings.state_path)
 
 
 def _stores(context: Context) -> list[tuple[str, sa.Engine]]:

@@ -12,6 +12,7 @@ from apex_exec.daemon.administration import operations
 from apex_exec.daemon.orders import Orders
 from apex_exec.daemon.supervisor import Supervisor
 from apex_exec.errors import Code, Refusal
+from apex_exec.executor.runtimes import PYTHON
 
 log = logging.getLogger("apex_exec")
 
@@ -37,6 +38,7 @@ class LoopOperations:
     def status(self) -> dict[str, Any]:
         """The daemon as it is now."""
         supervisor, now_ns = self._supervisor, time.monotonic_ns()
+        warm = supervisor.workers.forks.warm
         pids: dict[str, list[int]] = {}
         for _, plugin, pid in supervisor.workers.living():
             pids.setdefault(plugin, []).append(pid)
@@ -54,9 +56,9 @@ class LoopOperations:
             "ending": supervisor.ending,
             "connections": len(supervisor.peers), "pending": len(supervisor.requests),
             "health": {name: reason for name, reason in supervisor.metrics.health.items() if reason},
-            "zygotePid": supervisor.workers.zygote.pid,
-            "spares": {"ready": len(supervisor.workers.spares),
-                       "pids": [link.pid for link in supervisor.workers.spares.all() if link.pid]},
+            "zygotePid": warm[PYTHON.name].keeper.pid,
+            "spares": {"ready": sum(len(pool) for pool in warm.values()),
+                       "pids": [link.pid for pool in warm.values() for link in pool.all() if link.pid]},
             "layers": [{"layer": r.layer, "state": r.state, "detail": r.detail}
                        for r in supervisor.workers.protocol.layers],
             "plugins": plugins}

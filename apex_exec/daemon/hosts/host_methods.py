@@ -14,8 +14,10 @@ from typing import Any
 
 import msgspec
 
-from apex_exec.core.api import HostMethod
-from apex_exec.core.policy import PREFIXES, permission_of
+from apex_exec.catalogue.methods import HostMethod
+from apex_exec.catalogue.permissions import PREFIXES
+from apex_exec.core.limits import MS_NS
+from apex_exec.core.policy import permission_of
 from apex_exec.daemon.hosts.connections import Peer
 from apex_exec.errors import Code, WireError
 from apex_exec.wire import messages as msg
@@ -31,7 +33,6 @@ expected, and they are answered at once, as those of a method that was never pro
 WAITING_MAX = 1024
 """Calls that wait for a provider; one more is answered at once."""
 REPLY_BYTES_MAX = 1024 * 1024
-MS_NS = 1_000_000
 
 _encode = msgspec.msgpack.Encoder().encode
 

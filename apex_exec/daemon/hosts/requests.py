@@ -139,7 +139,7 @@ class Requests:
         now_ns = time.monotonic_ns()
         self._admit(peer, request.id, now_ns)
         user_id = hooks.check_user(request.user_id)
-        spec, refusal = self._pool.look(request.plugin, user_id, now_ns)
+        spec, refusal = self._pool.peek(request.plugin, user_id, now_ns)
         if spec is None:
             raise WireError(Code.PLUGIN_NOT_FOUND, f"no plugin {request.plugin[:50]!r} is registered")
         if request.action not in spec.hooks:

@@ -23,12 +23,13 @@ from typing import Any, Protocol
 import msgspec
 
 from apex_exec.config import Settings
-from apex_exec.daemon.duties import NEVER_NS, Duty
+from apex_exec.core.deadline import NEVER_NS
+from apex_exec.core.limits import MS_NS
+from apex_exec.daemon.duties import Duty
 from apex_exec.daemon.sides.side_process import SideProcess
 from apex_exec.ledger import messages
 from apex_exec.ledger.records import AuditRecord, Execution, encode_line, execution_record
 
-MS_NS = 1_000_000
 LATE_NS = 50 * MS_NS
 HOLD_NS = 250 * MS_NS
 DOWN_NS = 1_000 * MS_NS

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from apex_exec.common.backoff import Backoff
+from apex_exec.common.process_name import name_process
 from apex_exec.errors import SupervisorBug
 from apex_exec.executor import scheduling_priority
 from apex_exec.observe.logs import log_beside
@@ -64,8 +66,7 @@ def _run(target: str, name: str, link: Connection, settings: dict[str, Any], nic
     scheduling_priority.restore(nice)
     if "log" in settings:
         log_beside(name, settings["log"]["level"], settings["log"]["format"])
-    with contextlib.suppress(OSError), open("/proc/self/comm", "w") as comm:
-        comm.write(f"apex-{name}")
+    name_process(f"apex-{name}")
     module, _, function = target.partition(":")
     getattr(importlib.import_module(module), function)(link, settings)
 
@@ -102,8 +103,7 @@ class SideProcess:
         self._frames = FrameBuffer()
         self._decode = decoder_of(handlers)
         self._started_ns = 0
-        self._backoff_ns = RESTART_MIN_NS
-        self._restart_max_ns = restart_max_ns
+        self._backoff = Backoff(RESTART_MIN_NS, restart_max_ns)
         self.start_after_ns = 0
         self.started = False
         """False until the process is started for the first time, which may be when it is first needed."""
@@ -207,13 +207,13 @@ class SideProcess:
     def _lost(self, now_ns: int) -> None:
         self._release()
         if now_ns - self._started_ns >= STABLE_NS:
-            self._backoff_ns = RESTART_MIN_NS
-        self.start_after_ns = now_ns + self._backoff_ns
+            self._backoff.reset()
+        wait_ns = self._backoff.take()
+        self.start_after_ns = now_ns + wait_ns
         if not self.closing:
-            self._tell(lambda: self.on_lost(f"{self._ending()}; it is started again in {self._backoff_ns / 1e9:g} s"),
+            self._tell(lambda: self.on_lost(f"{self._ending()}; it is started again in {wait_ns / 1e9:g} s"),
                        "death")
             self._tell(self._on_down, "end")
-        self._backoff_ns = min(2 * self._backoff_ns, self._restart_max_ns)
 
     def _ending(self) -> str:
         """How the process ended. It may be about to: its link is closed a moment before it can be reaped."""

@@ -27,6 +27,9 @@ export interface HookResults {
 }
 // </hooks>
 
+/** What a dispatch of a hook comes to, if that has another type than what one plugin returns. */
+export interface DispatchResults {}
+
 export type Hook = keyof HookPayloads;
 
 export type Effect =
@@ -64,7 +67,7 @@ export interface Outcome<H extends Hook> {
 export interface Dispatched<H extends Hook> {
   id: Id;
   action: H;
-  result: HookResults[H] | null;
+  result: (H extends keyof DispatchResults ? DispatchResults[H] : HookResults[H]) | null;
   outcomes: Outcome<H>[];
   partial: boolean;
 }
@@ -78,10 +81,12 @@ export interface Welcome {
   waived: string[];
   hooks: Hook[];
   limits: {
+    // <limits>
     timeoutMs: number;
     memoryMb: number;
     cpuPercent: number;
     networkPerMinute: number;
+    // </limits>
     maxMessageBytes: number;
   };
 }

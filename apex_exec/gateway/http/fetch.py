@@ -23,7 +23,7 @@ from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
 from apex_exec import __version__
-from apex_exec.core.api import Fetch
+from apex_exec.catalogue.methods import Fetch
 from apex_exec.gateway.costs import COST, Cost
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.http import urls

@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from apex_exec.common.process_name import name_process
 from apex_exec.core.fair import FairQueue
 from apex_exec.core.limits import MS_NS
 from apex_exec.gateway.costs import COST
@@ -139,8 +140,7 @@ def main(fd: int) -> None:
     from apex_exec.gateway.sql.compiler import Compiled, Compiler
     from apex_exec.gateway.sql.writer import OWNER
 
-    with open("/proc/self/comm", "w") as comm:
-        comm.write("apex-sql")
+    name_process("apex-sql")
     link = socket.socket(fileno=fd)
     buffer = FrameBuffer()
     compiler: Compiler | None = None

@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from apex_exec.core.api import Delete, Insert, Update
+from apex_exec.catalogue.methods import Delete, Insert, Update
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.sql.tables import Table
 from apex_exec.gateway.sql.values import check_parameter

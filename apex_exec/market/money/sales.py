@@ -12,6 +12,7 @@ import unicodedata
 import msgspec
 import sqlalchemy as sa
 
+from apex_exec.common.names import UUID
 from apex_exec.errors import Code, Refusal
 from apex_exec.market.money.billing import RATES, Rate, rate_at, split_sale
 from apex_exec.market.money.months import NS, add_months
@@ -19,7 +20,6 @@ from apex_exec.market.money.pricing import Price, price_at
 from apex_exec.market.review import submissions as subs
 from apex_exec.market.store import accounts, as_struct, prices, purchases, refunds
 
-_USER = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 MONTHS = {"month": 1, "year": 12}
 PERIODS_MAX = 1200
 """Periods that one subscription may be paid for: a century of months."""
@@ -54,8 +54,8 @@ class Purchase(msgspec.Struct):
 
 def check_user(user_id: str) -> str:
     """The user's id in lower case. Raises Refusal("user_invalid")."""
-    if _USER.fullmatch(user_id):
-        return user_id.lower()
+    if UUID.fullmatch(lowered := user_id.lower()):
+        return lowered
     raise Refusal("user_invalid", f"{user_id[:40]!r} is not a UUID (8-4-4-4-12)", code=Code.INVALID_INPUT)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from apex_exec.common.spreadsheet import safe_cell
 from apex_exec.errors import SupervisorBug
 from apex_exec.market.money.billing import HOSTING_CURRENCY, RATES, Rate, hosting_exact
 from apex_exec.market.money.contracts import Contract
@@ -184,13 +185,8 @@ def to_csv(document: dict[str, Any]) -> str:
     rows.writerow(CSV_COLUMNS)
     for line in document["lines"]:
         money = [format_minor(line[name], line["currency"]) for name in _AMOUNTS]
-        rows.writerow([cell(line[name]) for name in _TEXTS] + money)
+        rows.writerow([safe_cell(line[name]) for name in _TEXTS] + money)
     return out.getvalue()
-
-
-def cell(text: str) -> str:
-    """Text as a spreadsheet shows it and does not run it: a leading =, +, - or @ gets a quote before it."""
-    return "'" + text if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
 _AMOUNTS = ("customer_minor", "author_minor", "platform_minor")

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from apex_exec.common.canonical_json import canonical_json
 from apex_exec.errors import Refusal
 from apex_exec.market.money.pricing import Price, parse_price
 from apex_exec.market.review.coverage import REQUIRED, Measured, measurable, measure
@@ -59,7 +60,7 @@ class Findings(msgspec.Struct, frozen=True):
 
     def text(self) -> str:
         """Canonical JSON: what is stored and signed."""
-        return msgspec.json.encode(self, order="deterministic").decode()
+        return canonical_json(self)
 
 
 def check(bundle: Bundle, *, now_ns: int, scan: Callable[[Bundle], Scanned], run_tests: Callable[[Bundle], Run],

@@ -11,8 +11,6 @@ time and memory.
 from __future__ import annotations
 
 import json
-import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -21,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 
+from apex_exec.common.child_process import run_module
 from apex_exec.errors import Refusal
 
 REQUIRED = Fraction(70, 100)
@@ -90,12 +89,11 @@ def measure(files: dict[str, bytes], arcs: Arcs) -> Measured:
     counted = measurable(files)
     request = msgspec.msgpack.encode((counted, {path: arcs.get(path, []) for path in counted}))
     try:
-        environment = {"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-        done = subprocess.run([sys.executable, "-m", "apex_exec.market.review.coverage"], input=request,
-                              capture_output=True, timeout=SECONDS_MAX, env=environment, cwd="/", check=False)
-        if done.returncode == 0:
-            return msgspec.json.decode(done.stdout, type=Measured)
-        why = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2][:200]
+        done = run_module("apex_exec.market.review.coverage", data=request, seconds=SECONDS_MAX,
+                          memory_bytes_max=MEMORY_BYTES_MAX, cpu_seconds_max=SECONDS_MAX)
+        if done.status == 0:
+            return msgspec.json.decode(done.output, type=Measured)
+        why = done.last_words[:200]
     except subprocess.TimeoutExpired:
         why = f"over {SECONDS_MAX} seconds"
     raise Refusal("source_not_measurable", f"coverage of the plugin's source cannot be computed: {why or 'it crashed'}",
@@ -133,8 +131,6 @@ def _report(files: dict[str, bytes], arcs: Arcs) -> Measured:
 
 
 def _main() -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES_MAX, MEMORY_BYTES_MAX))
-    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS_MAX, SECONDS_MAX))
     files, arcs = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=tuple[dict[str, bytes], Arcs])
     sys.stdout.buffer.write(msgspec.json.encode(_report(files, arcs) if files else Measured(0, 0, 0, 0)))
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 import msgspec
 import sqlalchemy as sa
 
+from apex_exec.common.canonical_json import canonical_json
 from apex_exec.errors import Code, Refusal
 from apex_exec.market.review.states import check_reviewer, same_person
 from apex_exec.market.review.submissions import Submission
 from apex_exec.registry import store as registry
 from apex_exec.registry.trust.keyring import unusable_because
-from apex_exec.registry.trust.signing import statement_text, verify_bytes
+from apex_exec.registry.trust.signing import verify_bytes
 
 STATEMENT_BYTES_MAX = 8192
 SLACK_NS = 600 * 10**9
@@ -36,7 +37,7 @@ class Statement(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fiel
 
     def text(self) -> str:
         """The one way it is written; this is what travels and what is kept."""
-        return statement_text(self)
+        return canonical_json(self)
 
 
 class Signed(msgspec.Struct, frozen=True):

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
+from apex_exec.common.names import version_key
 from apex_exec.errors import Code, Refusal
 from apex_exec.market.money.pricing import DatedPrice, Price, price_at
 from apex_exec.market.review.states import QUEUED, check_decision, check_move, check_reviewer, same_person
@@ -217,15 +218,11 @@ def queue(db: sa.Connection, now_ns: int) -> list[dict[str, Any]]:
 
 
 def encode(value: Any) -> str:
-    """Canonical JSON: sorted keys, so that equal values are equal text."""
+    """JSON with sorted keys, so that equal values are equal text. It is compared with rows that earlier releases wrote,
+    and is not signed: what is signed is written by ``canonical_json``."""
     return msgspec.json.encode(value, order="sorted").decode()
 
 
 def decode_price(text: str) -> Price:
     """What ``encode`` made of a Price."""
     return msgspec.json.decode(text, type=Price)
-
-
-def version_key(version: str) -> tuple[int, ...]:
-    """``"1.10.0"`` → (1, 10, 0)."""
-    return tuple(map(int, version.split(".")))

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
+from apex_exec.core.deadline import NEVER_NS
 from apex_exec.errors import Refusal
 from apex_exec.market.money import sales
 from apex_exec.market.money.sales import Purchase
@@ -31,7 +32,6 @@ Disable = Callable[[Context, str, str, str], None]
 Publish = Callable[[Context, Iterable[str]], None]
 """``publish(context, plugins)``: has the registry tell the supervisor what these plugins are now."""
 
-NEVER_NS = 1 << 62
 RETRY_NS = 60_000_000_000
 
 

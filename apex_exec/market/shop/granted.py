@@ -23,6 +23,7 @@ from pathlib import Path
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from apex_exec.common.canonical_json import canonical_json
 from apex_exec.errors import Code, Refusal
 from apex_exec.market.money.sales import check_customer, check_user, one_spelling
 from apex_exec.market.shop.download import fetch_file
@@ -30,7 +31,7 @@ from apex_exec.market.shop.index import Envelope
 from apex_exec.market.shop.storefront import Shop, write_whole
 from apex_exec.registry import store as registry
 from apex_exec.registry.context import Context
-from apex_exec.registry.trust.signing import key_id_of, raw_public, statement_text, verify_bytes
+from apex_exec.registry.trust.signing import key_id_of, raw_public, verify_bytes
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ def new_grant(plugin: str, users: list[str], customer: str, now_ns: int, until: 
 
 def seal(grant: Grant, key: Ed25519PrivateKey) -> bytes:
     """The bytes of the file."""
-    text = statement_text(grant)
+    text = canonical_json(grant)
     return msgspec.json.encode(Envelope(text, key_id_of(raw_public(key)), key.sign(_PREFIX + text.encode()).hex()))
 
 

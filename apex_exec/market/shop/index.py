@@ -15,6 +15,8 @@ from typing import Any
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from apex_exec.common.canonical_json import canonical_json
+from apex_exec.common.names import version_key
 from apex_exec.errors import Code, Refusal
 from apex_exec.market.money.pricing import Price
 from apex_exec.registry.bundles.bundle import APX_BYTES_MAX
@@ -77,7 +79,7 @@ class Seen(msgspec.Struct, frozen=True):
 
 def seal(index: Index, key: Ed25519PrivateKey) -> bytes:
     """The bytes of ``index.json``."""
-    text = msgspec.json.encode(index, order="deterministic").decode()
+    text = canonical_json(index)
     signature = key.sign(_PREFIX + text.encode()).hex()
     return msgspec.json.encode(Envelope(text, key_id_of(raw_public(key)), signature))
 
@@ -126,7 +128,7 @@ def find(index: Index, plugin: str, version: str = "") -> Entry:
     offered = [entry for entry in entries if entry.state != "revoked"]
     if not offered:
         raise Refusal("plugin_revoked", f"{plugin} was revoked by the marketplace")
-    best = max(offered, key=lambda entry: (entry.state == "published", tuple(map(int, entry.version.split(".")))))
+    best = max(offered, key=lambda entry: (entry.state == "published", version_key(entry.version)))
     if not _DIGEST.fullmatch(best.digest) or not 0 < best.size <= APX_BYTES_MAX:
         raise _bad("index_invalid", f"the index describes {plugin} in a way that cannot be")
     return best

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from apex_exec.common.files import replace_file
 from apex_exec.config import Settings
 from apex_exec.errors import Code, Refusal
+from apex_exec.ledger.audit import database_path
 from apex_exec.ledger.checkpoints import HEAD
 from apex_exec.ledger.reading import Event, Filter, hash_at, last_seqs, read_events, seqs_of
 from apex_exec.ledger.records import LedgerError
@@ -209,7 +210,7 @@ class Shop:
                           hint="apex-exec audit verify; restore the ledger from a backup", code=Code.CONFLICT)
 
     def _ledger(self) -> Path:
-        return Path(self.settings.database_url(self.settings.audit.url).removeprefix("sqlite:///"))
+        return database_path(self.settings.audit.url, self.settings.state_path)
 
     def hosted(self, context: Context, month: str, usage: dict[Key, Usage]) -> Hosted:
         """The seconds for which each plugin was enabled for each user up to the end of ``month``, or up to now.

@@ -21,7 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from apex_exec.core.plugin import Limits, PluginSpec
+from apex_exec.catalogue.limits import Limits
+from apex_exec.core.plugin import PluginSpec
 from apex_exec.errors import Code, Refusal
 from apex_exec.registry.bundles.ignoring import IGNORE_BYTES_MAX, IGNORE_NAME, Ignore
 from apex_exec.registry.bundles.manifest import Manifest, check_manifest, manifest_refusal, parse_manifest
@@ -94,7 +95,7 @@ def spec_of(manifest: Manifest, digest: str, policy: Limits) -> PluginSpec:
         id=manifest.id, version=manifest.version, digest=digest, entrypoint=manifest.entrypoint,
         hooks=tuple(manifest.manifest.hooks), permissions=tuple(manifest.permissions), priority=manifest.priority,
         limits=manifest.limits.within(policy), network_allow=tuple(manifest.network.allow),
-        tables=tuple(manifest.data.tables), name=manifest.name, author=manifest.author)
+        tables=tuple(manifest.data.tables), name=manifest.name, author=manifest.author, runtime=manifest.runtime)
 
 
 def make_listing(files: dict[str, bytes]) -> bytes:

@@ -12,15 +12,17 @@ import re
 import unicodedata
 from typing import Annotated, Any, Literal
 
+import msgspec
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 from pydantic_core import PydanticCustomError
 
 from apex_exec import API_VERSION
 from apex_exec.catalogue.hooks import HOOKS
-from apex_exec.config import CPU_PERCENT_MIN, MEMORY_MB_MAX, NETWORK_PER_MINUTE_MAX, TIMEOUT_MS_MAX
-from apex_exec.core.plugin import ADMIN_PERMISSIONS, STANDARD_PERMISSIONS, Limits
+from apex_exec.catalogue.limits import LIMITS, Limits, key_of, type_of
+from apex_exec.catalogue.permissions import ADMIN_PERMISSIONS, PERMISSIONS
 from apex_exec.errors import Code, Refusal
+from apex_exec.executor.runtimes import PYTHON, runtime_of
 from apex_exec.wire.error_paths import step
 
 MANIFEST_BYTES_MAX = 65_536
@@ -28,7 +30,6 @@ PROBLEMS_MAX = 100
 """How many problems of one manifest we report; a hostile one could have thousands."""
 HOOKS_MAX = 100
 """The number of hooks that one plugin may declare, of those that the platform has."""
-PERMISSIONS = (*STANDARD_PERMISSIONS, *ADMIN_PERMISSIONS)
 AMOUNT_MAX = 10**12
 """The largest price in minor units: far above any real price, far below the limit of a 64-bit column."""
 
@@ -56,12 +57,6 @@ def _error(code: str, message: str, hint: str = "") -> PydanticCustomError:
 def is_plugin_id(value: str) -> bool:
     """True for 3 to 50 characters of ``a-z 0-9 -``."""
     return _ID.fullmatch(value) is not None
-
-
-def version_key(version: str) -> tuple[int, int, int]:
-    """``X.Y.Z`` as numbers, for ordering."""
-    major, minor, patch = version.split(".")
-    return int(major), int(minor), int(patch)
 
 
 def _check_id(value: str) -> str:
@@ -106,7 +101,7 @@ def _check_entrypoint(value: str) -> str:
         stem = value.rsplit("/", 1)[-1].rsplit(".", 1)[0]
         raise _error("unsupported_runtime", f"{value[:100]!a} is JavaScript, but plugins here are written in Python",
                      f"port the entry point to Python and name it, as in {stem}.py")
-    if not value.endswith(".py"):
+    if runtime_of(value) is None:
         raise _error("unsupported_runtime", f"{value[:100]!a} is not Python", "name a .py file of the bundle")
     if _PATH.fullmatch(value) is None or ".." in value:
         raise _error("malformed", f"{value[:100]!a} is not a path inside a bundle",
@@ -170,30 +165,25 @@ class CodePart(_Strict):
     hooks: Annotated[list[Annotated[str, AfterValidator(_check_hook)]], Field(min_length=1, max_length=HOOKS_MAX)]
 
 
-class LimitsPart(_Strict):
-    """Limits that the author lowers. None means the platform's policy."""
+_LimitKeys: Any = create_model("_LimitKeys", __base__=_Strict, **{
+    key_of(name): (Annotated[type_of(name), Field(ge=limit.low, le=limit.high)] | None, None)
+    for name, limit in LIMITS.items()})  # type: ignore[call-overload]  # the catalogue's names
 
-    timeoutMs: Annotated[int, Field(ge=1, le=TIMEOUT_MS_MAX)] | None = None
-    memoryMb: Annotated[int, Field(ge=1, le=MEMORY_MB_MAX)] | None = None
-    cpuPercent: Annotated[float, Field(ge=CPU_PERCENT_MIN, le=100)] | None = None
-    networkPerMinute: Annotated[int, Field(ge=0, le=NETWORK_PER_MINUTE_MAX)] | None = None
+
+class LimitsPart(_LimitKeys):  # type: ignore[misc]  # it is made of the catalogue
+    """Limits that the author lowers. None means the platform's policy."""
 
     def within(self, policy: Limits) -> Limits:
         """The limits in force: ``policy``, lowered where the manifest asks for less, and never raised."""
-        def lower(wanted: float | None, allowed: float) -> Any:
-            return allowed if wanted is None else min(wanted, allowed)
-
-        return Limits(lower(self.timeoutMs, policy.timeout_ms), lower(self.memoryMb, policy.memory_mb),
-                      lower(self.cpuPercent, policy.cpu_percent),
-                      lower(self.networkPerMinute, policy.network_per_minute))
+        wanted = {name: getattr(self, key_of(name)) for name in LIMITS}
+        return msgspec.structs.replace(policy, **{
+            name: value for name, value in wanted.items() if value is not None and value < getattr(policy, name)})
 
     def without_effect(self, policy: Limits) -> list[str]:
         """One sentence for each limit above ``policy``. Such a limit is not an error, but it has no effect."""
-        pairs = (("timeoutMs", self.timeoutMs, policy.timeout_ms), ("memoryMb", self.memoryMb, policy.memory_mb),
-                 ("cpuPercent", self.cpuPercent, policy.cpu_percent),
-                 ("networkPerMinute", self.networkPerMinute, policy.network_per_minute))
-        return [f"$.limits.{name}: {wanted:g} is above this platform's limit; {allowed:g} applies"
-                for name, wanted, allowed in pairs if wanted is not None and wanted > allowed]
+        pairs = ((key_of(name), getattr(self, key_of(name)), getattr(policy, name)) for name in LIMITS)
+        return [f"$.limits.{key}: {wanted:g} is above this platform's limit; {allowed:g} applies"
+                for key, wanted, allowed in pairs if wanted is not None and wanted > allowed]
 
 
 class NetworkPart(_Strict):
@@ -263,6 +253,11 @@ class Manifest(_Strict):
     def entrypoint(self) -> str:
         """The entry point inside the bundle: ``/plugins/<id>/x`` means ``x``."""
         return self.manifest.entrypoint.removeprefix(f"/plugins/{self.id}/")
+
+    @property
+    def runtime(self) -> str:
+        """The language that the plugin is written in, by its entry point: a row of ``executor.runtimes``."""
+        return (runtime_of(self.entrypoint) or PYTHON).name  # an entry point without a runtime was refused
 
     @property
     def admin_permissions(self) -> tuple[str, ...]:

@@ -10,12 +10,15 @@ from collections.abc import Iterator
 
 import msgspec
 
+from apex_exec.catalogue.hooks import BUILT_IN
 from apex_exec.registry.scan.findings import FINDINGS_MAX, Finding, finding
 from apex_exec.registry.scan.rules import ApiUse, FileScan
 from apex_exec.registry.scan.scanner import Request
 from apex_exec.registry.scan.text import scan_identifiers, scan_text
 
 PER_FILE_MAX = 100
+WIDGET_FIELDS = frozenset(hook.collects for hook in BUILT_IN if hook.renders)
+"""Fields of results that hold widgets."""
 
 
 def scan_files(request: Request) -> Iterator[Finding]:
@@ -50,8 +53,8 @@ def _file(path: str, text: str, allowed: frozenset[str], own: frozenset[str], ap
         yield finding("scan-unfinished", path, 0, f"the parser gave up: {type(error).__name__}")
         return
     api.renders = api.renders or any(
-        (isinstance(node, ast.Constant) and node.value == "customWidgets")
-        or (isinstance(node, ast.keyword) and node.arg == "customWidgets") for node in ast.walk(tree))
+        (isinstance(node, ast.Constant) and node.value in WIDGET_FIELDS)
+        or (isinstance(node, ast.keyword) and node.arg in WIDGET_FIELDS) for node in ast.walk(tree))
     try:
         yield from FileScan(path, tree, allowed, own, api, is_test=path.startswith("tests/")).run()
     except (RecursionError, MemoryError) as error:

@@ -10,6 +10,8 @@ import re
 import zlib
 from collections.abc import Iterator
 
+from apex_exec.catalogue.methods import ALL
+from apex_exec.catalogue.permissions import PREFIXES
 from apex_exec.registry.scan.findings import RULES, Finding, finding
 from apex_exec.registry.scan.names import Names
 
@@ -66,10 +68,8 @@ _FRAMES = ("gi_frame", "cr_frame", "ag_frame", "tb_frame", "f_back")
 _BUILTIN_NAMES = frozenset(dir(builtins))
 ENCODED = re.compile(r"[A-Za-z0-9+/=_\-\s]{200,}|(\\x[0-9a-f]{2}){60,}", re.ASCII)
 
-API_PERMISSIONS = {"query": "data:read", "insert": "data:write", "update": "data:write", "delete": "data:write",
-                   "render_widget": "ui:render", "emit": "events:emit", "fetch": "network:fetch"}
-ADMIN_PREFIXES = (("admin.users.", "admin:users"), ("admin.billing.", "admin:billing"),
-                  ("system.config.", "system:config"))
+API_PERMISSIONS = {method.python: method.permission for method in ALL if method.permission}
+"""Method as plugin code calls it -> the permission that it takes."""
 
 
 class ApiUse:
@@ -385,7 +385,7 @@ class FileScan:
             self._api.needs(permission, self.path, node.lineno, method)
         elif method == "call":
             name = self._names.text(node.args[0]) if node.args else ""
-            wanted = [p for prefix, p in ADMIN_PREFIXES if name.startswith(prefix)]
+            wanted = [p for prefix, p in PREFIXES.items() if name.startswith(prefix)]
             self._api.opaque = self._api.opaque or not name
             for permission in wanted:
                 self._api.needs(permission, self.path, node.lineno, f"call({name[:40]!a})")

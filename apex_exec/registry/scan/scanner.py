@@ -8,17 +8,17 @@ is itself a finding: ``scan-unfinished``, an error. The scan informs; the jail i
 from __future__ import annotations
 
 import json
-import os
-import resource
 import subprocess
-import sys
 import tempfile
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from apex_exec.common.child_process import Ended, run_module
+from apex_exec.executor.runtimes import PYTHON, RUNTIMES, Runtime
 from apex_exec.registry.scan.findings import FINDINGS_MAX, SEVERITIES, Finding, Report, finding
 from apex_exec.sandbox.modules import ALLOWED
 
@@ -48,7 +48,7 @@ def scan(files: dict[str, bytes], manifest: Manifest | None, *, extra_modules: t
     request = Request(
         files, sorted({*ALLOWED, *extra_modules}), list(manifest.permissions) if manifest else None,
         list(manifest.network.allow) if manifest else [], list(manifest.data.tables) if manifest else [])
-    found = _run_child(request, seconds)
+    found = _run_child(RUNTIMES[manifest.runtime if manifest else PYTHON.name], request, seconds)
     missing: tuple[str, ...] = ()
     if with_bandit:
         if find_spec("bandit") is None:
@@ -60,31 +60,18 @@ def scan(files: dict[str, bytes], manifest: Manifest | None, *, extra_modules: t
     return Report(tuple(found[:FINDINGS_MAX]), missing)
 
 
-def _bounds() -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES_MAX, MEMORY_BYTES_MAX))
-    resource.setrlimit(resource.RLIMIT_CPU, (int(SECONDS_MAX), int(SECONDS_MAX) + 1))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
 def _unfinished(message: str) -> list[Finding]:
     return [finding("scan-unfinished", "$", 0, message)]
 
 
-def _environment() -> dict[str, str]:
-    return {"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+def _run(module: str, arguments: Sequence[str], data: bytes, seconds: float) -> Ended:
+    return run_module(module, arguments, data=data, seconds=seconds, memory_bytes_max=MEMORY_BYTES_MAX,
+                      cpu_seconds_max=int(SECONDS_MAX), output_bytes_max=OUTPUT_BYTES_MAX)
 
 
-def _start(command: list[str], data: bytes, seconds: float) -> tuple[int, bytes]:
-    """(status, output) of a child with limits. Raises subprocess.TimeoutExpired."""
-    done = subprocess.run(command, input=data, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=seconds,
-                          preexec_fn=_bounds, env=_environment(), cwd="/", check=False)  # noqa: PLW1509 - sets limits only
-    return done.returncode, done.stdout[:OUTPUT_BYTES_MAX]
-
-
-def _run_child(request: Request, seconds: float) -> list[Finding]:
-    command = [sys.executable, "-m", "apex_exec.registry.scan.child"]
+def _run_child(runtime: Runtime, request: Request, seconds: float) -> list[Finding]:
     try:
-        status, output = _start(command, msgspec.msgpack.encode(request), seconds)
+        status, output, _ = _run(runtime.scan, (), msgspec.msgpack.encode(request), seconds)
     except subprocess.TimeoutExpired:
         return _unfinished(f"the scan did not finish within {seconds:g} s")
     except OSError as error:
@@ -108,10 +95,9 @@ def _run_bandit(files: dict[str, bytes], seconds: float) -> list[Finding]:
             file = Path(folder) / f"{number}.py"
             file.write_bytes(body)
             names[str(file)] = path
-        command = [sys.executable, "-m", "bandit", "-q", "-f", "json", "--exit-zero", "-r", folder]
         try:
-            _, output = _start(command, b"", seconds)
-            results = json.loads(output)["results"]
+            done = _run("bandit", ("-q", "-f", "json", "--exit-zero", "-r", folder), b"", seconds)
+            results = json.loads(done.output)["results"]
         except (subprocess.TimeoutExpired, OSError, ValueError, KeyError):
             return [Finding("bandit", "note", "$", 0, "bandit gave no answer within its bounds", "", "")]
     return [_bandit_finding(item, names) for item in results[:FINDINGS_MAX]]

@@ -47,7 +47,7 @@ _SAMPLE_RUN, _SAMPLE_NOT_RUN = (2, 5), (3, 4)
 class Runner(Protocol):
     """What runs tests: the test zygote."""
 
-    def run(self, files: dict[str, bytes], watching: Watching | None = None) -> tuple[Run, int]:
+    def run(self, files: dict[str, bytes], watching: Watching | None = None) -> tuple[Run, str]:
         """One run of all tests over ``files``. Raises OSError if it cannot be watched."""
 
 

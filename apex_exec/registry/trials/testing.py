@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
-from typing import Any
 
 import msgspec
 
 from apex_exec import extras
+from apex_exec.common.child_process import run_module
 from apex_exec.config import Settings
 from apex_exec.errors import Refusal
 from apex_exec.registry.bundles.bundle import Bundle
@@ -106,7 +105,7 @@ def prove(bundle: Bundle, settings: Settings, lines: dict[str, list[int]], *, ru
 
 
 def _request(bundle: Bundle, settings: Settings, run_seconds: float) -> Request:
-    memory_mb = min(bundle.manifest.limits.memoryMb or settings.limits.memory_mb, settings.limits.memory_mb)
+    memory_mb = bundle.manifest.limits.within(settings.limits.policy()).memory_mb
     sandbox = settings.sandbox
     return Request(bundle.manifest.id, bundle.manifest.version, bundle.entrypoint, bundle.files,
                    (memory_mb + MEMORY_EXTRA_MB) << 20, list(sandbox.extra_modules), list(sandbox.waive),
@@ -116,17 +115,16 @@ def _request(bundle: Bundle, settings: Settings, run_seconds: float) -> Request:
 def _ask(request: Request, seconds: float) -> Answer:
     if not extras.is_installed("market"):
         raise Refusal("extra_missing", extras.words("market", "running a plugin's tests"))
-    environment = {"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    last_words = ""
     try:
-        done: Any = subprocess.run([sys.executable, "-m", "apex_exec.registry.trials.testing_child"], cwd="/",
-                                   input=msgspec.msgpack.encode(request), capture_output=True,
-                                   timeout=seconds + _START_SECONDS, env=environment, check=False)
-        answer = msgspec.msgpack.decode(done.stdout, type=Answer)
+        done = run_module("apex_exec.registry.trials.testing_child", data=msgspec.msgpack.encode(request),
+                          seconds=seconds + _START_SECONDS)
+        last_words = done.last_words
+        answer = msgspec.msgpack.decode(done.output, type=Answer)
     except subprocess.TimeoutExpired:
         raise Refusal("tests_not_jailed", f"the tests took over {seconds + _START_SECONDS:.0f} s in all") from None
     except msgspec.DecodeError:
-        said = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2][:300]
-        raise Refusal("tests_not_jailed", f"the tests' zygote did not start: {said or 'no answer'}",
+        raise Refusal("tests_not_jailed", f"the tests' zygote did not start: {last_words or 'no answer'}",
                       hint="see `apex-exec doctor`") from None
     if answer.refused:
         raise Refusal("tests_not_jailed", answer.refused, hint="see `apex-exec doctor`")

@@ -1,42 +1,36 @@
-"""The process behind ``registry.testing``: one test zygote, a jailed worker a run. Request in, Answer out."""
+"""The process behind ``registry.trials.testing``: one test zygote, a jailed worker a run. Request in, Answer out."""
 
 from __future__ import annotations
 
-import array
-import contextlib
-import hashlib
-import os
-import select
 import signal
-import socket
 import sys
 import time
 from typing import Any
 
 import msgspec
 
+from apex_exec.catalogue.limits import Limits
+from apex_exec.core.limits import SECOND_NS
+from apex_exec.core.plugin import PluginSpec
+from apex_exec.executor.blocking import BlockingExecutor
+from apex_exec.executor.jobs import Job
+from apex_exec.executor.runtimes import PYTHON
+from apex_exec.executor.worker_kinds import Home
+from apex_exec.executor.worker_link import End, WorkerLink
 from apex_exec.registry.trials.line_proofs import Watching, prove
 from apex_exec.registry.trials.testing import Answer, Request, Run
-from apex_exec.sandbox.bare import BareProcess, Connection
-from apex_exec.sandbox.modules import ALLOWED, HIDDEN, REFUSED
 from apex_exec.sandbox.probe import probe
 from workers import wire
-from workers.runtime import start
-from workers.zmtp import Zmtp, ZmtpError, encode
 
 TEST_MODULES = ("pytest", "tempfile", "shutil", "workers.fake", "builtins", "_pytest.assertion.rewrite")
 """What test files may import besides the plugin's modules; the last two are what rewritten assertions need."""
 OUTPUT_LINES_MAX = 200
 NAME_CHARACTERS_MAX = 300
-START_SECONDS_MAX = 30.0
-
-_zygote_decode = msgspec.msgpack.Decoder(wire.FromZygote).decode
-_decode = msgspec.msgpack.Decoder(wire.FromTests).decode
-_encode = msgspec.msgpack.Encoder().encode
+ENDED = "the tests ended their own process before their report"
 
 
 class Zygote:
-    """The test zygote, spoken to synchronously: this process does nothing else."""
+    """The test zygote: the executor's, with pytest and coverage loaded as well. Runs one worker at a time."""
 
     def __init__(self, request: Request) -> None:
         findings = probe(request.waive, scratch=True)
@@ -45,166 +39,184 @@ class Zygote:
             raise OSError(f"sandbox.min_level = {request.min_level}, and this machine reaches "
                           f"{findings.accepted_level or 'none'}")
         self._request = request
-        self._worker = 0
-        self._jail: dict[str, Any] = {"cgroup": []}
-        if request.uid:
-            self._jail |= {"uid": request.uid, "gid": request.uid}
-        allowed = [*ALLOWED, *request.extra_modules, *TEST_MODULES]
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        death_read, self._death_write = os.pipe()
-        boot = {"jail": findings.plan, "preload": allowed, "hidden": [*HIDDEN, "workers.testing"],
-                "refused": [name for name in REFUSED if name not in request.extra_modules],
-                "death_fd": Connection(death_read, writable=False)}
-        self._process = BareProcess(start.main, (Connection(os.dup(theirs.fileno())), boot), "apex-exec-tests")
-        self._process.start()
-        boot["death_fd"].close()
-        theirs.close()
-        self._socket = ours
-        self._socket.settimeout(START_SECONDS_MAX)
-        self._receive()
-
-    def _receive(self) -> tuple[Any, int]:
-        data, ancillary, _, _ = self._socket.recvmsg(65536, socket.CMSG_SPACE(16))
-        if not data:
-            raise OSError("the test zygote died: can pytest and coverage be imported here?")
-        fds = array.array("i")
-        for _, _, raw in ancillary:
-            fds.frombytes(raw[: len(raw) - len(raw) % fds.itemsize])
-        return _zygote_decode(data), fds[0] if fds else -1
-
-    def run(self, files: dict[str, bytes], watching: Watching | None = None) -> tuple[Run, int]:
-        """All tests over ``files`` in a worker of its own, and the process's exit status (as of wait).
-
-        Raises OSError where ``watching`` is wanted and this machine does not let a process be watched.
-        """
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        marks_read, marks_write = os.pipe()
-        self._worker += 1
-        rights = array.array("i", [theirs.fileno(), marks_write])
-        self._socket.sendmsg([_encode(wire.Fork(self._worker, self._jail))],
-                             [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
-        theirs.close()
-        os.close(marks_write)
-        forked, pidfd = self._receive()
-        if not isinstance(forked, wire.Forked):
-            raise OSError(f"the test zygote could not fork: {forked}")
-        begun = time.monotonic()
-        run = Run(level=self.level)
-        talk = _Talk(ours, run, begun + self._request.run_seconds, self._request.run_seconds)
+        boot = PYTHON.boot(findings.plan, request.extra_modules)
+        boot["preload"] += TEST_MODULES
+        boot["hidden"].append("workers.testing")
         try:
-            talk.load(self._request, files)
-            if watching is None:
-                talk.listen()
-            elif talk.placed is not None:
-                watching.begin(forked.pid, talk.placed)
-                talk.listen(watching)
+            self._executor = BlockingExecutor(boot, _Jails(request.uid))
+        except OSError as error:
+            raise OSError(f"the test zygote died ({error}): can pytest and coverage be imported here?") from None
+        self.pid = self._executor.zygote_pid
+
+    def run(self, files: dict[str, bytes], watching: Watching | None = None) -> tuple[Run, str]:
+        """Runs all tests over ``files`` in a worker of their own. Returns the run, and how its process ended.
+
+        Raises OSError if ``watching`` is wanted and this machine does not let a process be watched.
+        """
+        begun = time.monotonic()
+        tests = _Tests(self._request, files, Run(level=self.level), self._executor, watching)
+        try:
+            self._executor.run(tests)
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            if watching is not None:
-                watching.end()
-            os.close(pidfd)
-            ours.close()
-            os.close(marks_read)
-            exited, _ = self._receive()
-        run.seconds = time.monotonic() - begun
-        status: int = exited.status
-        return run, status
+            tests.unwatch()
+        if tests.failure is not None:
+            raise tests.failure
+        tests.run.seconds = time.monotonic() - begun
+        return tests.run, tests.how
 
     def close(self) -> None:
-        """The zygote dies, which sees the death pipe's end, and with it every worker."""
-        self._socket.close()
-        os.close(self._death_write)
-        self._process.join(2)
-        if self._process.is_alive():
-            self._process.kill()
+        """Ends the zygote, and with it every worker."""
+        self._executor.close()
 
 
-class _Talk:
-    """One run's conversation: Booted, Placed, then output, then exactly one Tested, then the link's end."""
+class _Jails:
+    """One uid for all runs, since there is one at a time; no control group, since a run is short."""
 
-    def __init__(self, link: socket.socket, run: Run, end: float, seconds: float) -> None:
-        self.placed: wire.Placed | None = None
-        self._link = link
-        self._run = run
-        self._end = end
-        self._zmtp = Zmtp(frame_bytes_max=wire.WORKER_FRAME_BYTES_MAX)
+    def __init__(self, uid: int) -> None:
+        self._jail: dict[str, Any] = {"cgroup": []}
+        if uid:
+            self._jail |= {"uid": uid, "gid": uid}
+
+    def jail_for(self, worker: int, spec: PluginSpec | None) -> dict[str, Any]:
+        """Every run's jail is the same."""
+        return self._jail
+
+    def adopt(self, spare: int, worker: int, spec: PluginSpec) -> None:
+        """There are no spares."""
+
+    def killed(self, worker: int) -> None:
+        """Nothing holds it back."""
+
+    def worker_gone(self, worker: int) -> None:
+        """Its uid is the next run's."""
+
+
+class _Tests(Job):
+    """One run: Booted, Placed, then output and the names of tests, then exactly one Tested, then the link's end.
+
+    Nothing that the worker says after its report, its end or a broken rule is believed, and then it is killed.
+    """
+
+    mode = "test"
+    decode = staticmethod(msgspec.msgpack.Decoder(wire.FromTests).decode)
+
+    def __init__(self, request: Request, files: dict[str, bytes], run: Run, executor: BlockingExecutor,
+                 watching: Watching | None) -> None:
+        spec = PluginSpec(request.plugin, request.version, "", request.entrypoint, (),
+                          limits=Limits(memory_mb=request.memory_bytes_max >> 20))
+        super().__init__(spec, files, time.monotonic_ns() + int(request.run_seconds * SECOND_NS))
+        self.run = run
+        self.run.ended = ENDED
+        self.how = ""
+        """How the process ended, as its status says."""
+        self.failure: OSError | None = None
+        """Why there is no run: the machine has not let it be made, or be watched."""
+        self._too_long = f"the tests ran longer than {request.run_seconds:g} s and were stopped"
+        self._executor = executor
+        self._watching = watching
+        self._placed = False
         self._tested: wire.Tested | None = None
-        self._over = False
-        self._too_long = f"the tests ran longer than {seconds:g} s and were stopped"
-        run.ended = "the tests ended their own process before their report"
+        self._heard_out = False  # nothing is looked at any more
 
-    def load(self, request: Request, files: dict[str, bytes]) -> None:
-        """Hands the bundle over and waits for ``placed``; nothing of the bundle has run when it is there."""
-        load = wire.Load(request.plugin, request.version, request.entrypoint, files,
-                         {path: hashlib.sha256(body).hexdigest() for path, body in files.items()},
-                         request.memory_bytes_max, "test")
-        try:
-            self._link.settimeout(max(0.1, self._end - time.monotonic()))
-            self._link.sendall(self._zmtp.greeting() + encode(_encode(load)))
-        except OSError as error:
-            self._stop(f"the report cannot be read: {error}")
-        while self.placed is None and not self._over:
-            self._read([])
+    def begin(self, home: Home) -> None:
+        """Says which messages a run may send."""
+        super().begin(home)
+        self.handlers = {wire.Booted: home.protocol.of_others[wire.Booted], wire.Placed: self._take_placed,
+                         wire.Testing: self._take, wire.Tested: self._take, wire.Log: self._take,
+                         wire.Failed: self._take}
 
-    def listen(self, watching: Watching | None = None) -> None:
-        """Lets the tests run, to the end of their report, or until ``watching`` has seen all that it was to see."""
-        if self._over:
-            return
-        if watching is not None:
-            watching.go()
-        try:
-            self._link.sendall(encode(_encode(wire.Ping(0))))
-        except OSError as error:
-            self._stop(f"the report cannot be read: {error}")
-        while not self._over and not (watching is not None and watching.look()):
-            self._read([] if watching is None else [watching.wake_fd])
-        if self._tested is not None and not self._run.ended:
-            self._report(self._tested)
-
-    def _report(self, tested: wire.Tested) -> None:
-        run = self._run
-        if tested.tampered:
-            run.ended = "a test took the tracer away"
-            return
-        run.passed, run.failed, run.failures, run.arcs = tested.passed, tested.failed, tested.failures, tested.arcs
-
-    def _stop(self, why: str) -> None:
-        self._over, self._run.ended = True, why[:500]
-
-    def _read(self, also: list[int]) -> None:
-        left = self._end - time.monotonic()
-        ready = select.select([self._link.fileno(), *also], [], [], left)[0] if left > 0 else []
-        if not ready:
-            self._stop(self._too_long)
-        elif self._link.fileno() in ready:
-            try:
-                data = self._link.recv(262_144)
-                if not data:
-                    self._over = True
-                for body in self._zmtp.feed(data):
-                    self._take(_decode(body))
-            except (OSError, ZmtpError, msgspec.DecodeError) as error:
-                self._stop(f"the report cannot be read: {type(error).__name__}: {error}"[:300])
-
-    def _take(self, message: Any) -> None:
-        if self._over:
-            return
+    # ------------------------------------------------------------------ what it says
+    def _take_placed(self, link: WorkerLink, message: wire.Placed, now_ns: int) -> None:
+        """Nothing of the bundle has run yet: the watch is set, and then the tests may begin."""
         if self._tested is not None:
-            self._stop("something was reported after the report")
+            self._stop(link, "something was reported after the report")
+        elif self._placed:
+            self._stop(link, "places were reported twice")
+        if self._heard_out:
+            return
+        self._placed = True
+        if self._watching is not None:
+            try:
+                self._watching.begin(link.pid, message)
+            except OSError as error:
+                self.failure = error
+                self._stop(link, "it cannot be watched")
+                return
+            self._executor.loop.add(self._watching.wake_fd, lambda _: self._look(link))
+            self._watching.go()
+        self._home.reply(link, wire.Ping(0))
+
+    def _look(self, link: WorkerLink) -> None:
+        if self._watching is not None and self._watching.look():
+            self._hear_out(link)
+
+    def _take(self, link: WorkerLink, message: Any, now_ns: int) -> None:
+        if self._heard_out:
+            return
+        run = self.run
+        if self._tested is not None:
+            self._stop(link, "something was reported after the report")
         elif isinstance(message, wire.Tested):
-            self._tested, self._run.ended, self._run.test = message, "", ""
+            self._tested, run.ended, run.test = message, "", ""
         elif isinstance(message, wire.Testing):
-            self._run.test = message.name[:NAME_CHARACTERS_MAX]
-            self._run.passed, self._run.failed = message.passed, message.failed
-        elif isinstance(message, wire.Placed):
-            if self.placed is not None:
-                self._stop("places were reported twice")
-            self.placed = self.placed or message
+            run.test = message.name[:NAME_CHARACTERS_MAX]
+            run.passed, run.failed = message.passed, message.failed
         elif isinstance(message, wire.Log):
-            self._run.output = [*self._run.output, message.text][:OUTPUT_LINES_MAX]
+            run.output = [*run.output, message.text][:OUTPUT_LINES_MAX]
         elif isinstance(message, wire.Failed):
-            self._stop(f"{message.stage}: {message.exception}: {message.message}")
+            self._stop(link, f"{message.stage}: {message.exception}: {message.message}")
+
+    # ------------------------------------------------------------------ how it ends
+    def violated(self, link: WorkerLink, why: str, now_ns: int) -> None:
+        """What cannot be read ends the run."""
+        self._stop(link, f"the report cannot be read: {why}"[:300])
+
+    def overdue(self, link: WorkerLink) -> None:
+        """The run took too long."""
+        self._stop(link, self._too_long)
+
+    def hung_up(self, link: WorkerLink) -> None:
+        """Its process ends, or is ended, and the watch is taken back: only then can the zygote reap it."""
+        self._hear_out(link)
+
+    def _stop(self, link: WorkerLink, why: str) -> None:
+        if not self._heard_out:
+            self.run.ended = why[:500]
+            self._hear_out(link)
+
+    def _hear_out(self, link: WorkerLink) -> None:
+        self._heard_out = True
+        self._home.kill_link(link)
+        self.unwatch()
+
+    def unwatch(self) -> None:
+        """Takes the watch back, if there is one; its process must have been killed."""
+        watching, self._watching = self._watching, None
+        if watching is not None:
+            self._executor.loop.remove(watching.wake_fd)
+            watching.end()
+
+    def ended(self, link: WorkerLink, end: End, begun: int, now_ns: int) -> None:
+        """The report counts if it came whole and nothing after it."""
+        if "signal" in end.details:
+            self.how = signal.Signals(end.details["signal"]).name
+        elif "exitCode" in end.details:
+            self.how = f"status {end.details['exitCode']}"
+        else:
+            self.failure = OSError("the test zygote died during a run")
+        tested, run = self._tested, self.run
+        if tested is not None and not run.ended:
+            if tested.tampered:
+                run.ended = "a test took the tracer away"
+            else:
+                run.passed, run.failed, run.failures, run.arcs = (
+                    tested.passed, tested.failed, tested.failures, tested.arcs)
+        super().ended(link, end, begun, now_ns)
+
+    def over(self, code: str, message: str) -> None:
+        """Without a process there is no run."""
+        if code == "OVERLOADED":
+            self.failure = OSError(f"the test zygote could not fork: {message}")
 
 
 def main() -> None:
@@ -217,19 +229,14 @@ def main() -> None:
             if request.points:
                 answer.proof = prove(zygote, request)
             else:
-                answer.run, status = zygote.run(request.files)
-                if answer.run.ended.startswith("the tests ended"):
-                    answer.run.ended += f" ({_how(status)})"
+                answer.run, how = zygote.run(request.files)
+                if answer.run.ended == ENDED:
+                    answer.run.ended += f" ({how})"
         finally:
             zygote.close()
     except (OSError, RuntimeError) as error:
         answer.refused = str(error)
     sys.stdout.buffer.write(msgspec.msgpack.encode(answer))
-
-
-def _how(status: int) -> str:
-    code = os.waitstatus_to_exitcode(status)
-    return f"status {code}" if code >= 0 else signal.Signals(-code).name
 
 
 if __name__ == "__main__":

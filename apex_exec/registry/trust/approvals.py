@@ -13,12 +13,13 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from apex_exec.core.plugin import ADMIN_PERMISSIONS
+from apex_exec.catalogue.permissions import ADMIN_PERMISSIONS
+from apex_exec.common.canonical_json import canonical_json
 from apex_exec.errors import Code, Refusal
 from apex_exec.registry import store as db_
 from apex_exec.registry.store import ApprovalRow, VersionRow
 from apex_exec.registry.trust.keyring import DAY_NS, unusable_because
-from apex_exec.registry.trust.signing import statement_text, verify_bytes
+from apex_exec.registry.trust.signing import verify_bytes
 
 AUTHOR_KEY = "author-key"
 """The approval that a changed author key needs. It is not a permission that a manifest can ask for."""
@@ -56,7 +57,7 @@ class Statement(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fiel
 
     def text(self) -> str:
         """The canonical text of the statement, which is both sent and stored."""
-        return statement_text(self)
+        return canonical_json(self)
 
 
 def signed_message(text: str) -> bytes:

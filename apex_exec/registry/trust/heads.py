@@ -13,6 +13,8 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
+from apex_exec.common import sqlite
+from apex_exec.common.sqlite import path_of
 from apex_exec.ledger.checkpoints import PUBLIC_KEY
 from apex_exec.ledger.reading import open_readonly
 from apex_exec.ledger.records import LedgerError
@@ -22,11 +24,6 @@ Head = tuple[int, bytes]
 
 heads = sa.Table("ledger_heads", sa.MetaData(), sa.Column("ledger", sa.String(40), primary_key=True),
                  sa.Column("seq", sa.BigInteger, nullable=False), sa.Column("hash", sa.String(64), nullable=False))
-
-
-def create(db: sa.Connection) -> None:
-    """A migration step of either store; both stores may be in one database."""
-    heads.create(db, checkfirst=True)
 
 
 def _name(db: sa.Connection, state: Path) -> str:
@@ -53,11 +50,11 @@ def note(db: sa.Connection, state: Path, head: Head) -> None:
 
 def noted_at(url: str, state: Path) -> Head | None:
     """As ``noted``, for a database that may not exist yet. Changes nothing. Raises LedgerError."""
-    path = sa.make_url(url).database if url.startswith("sqlite") else None
-    if path is not None and not Path(path).is_file():
+    path = path_of(url)
+    if path is not None and not path.is_file():
         return None
     try:
-        engine = sa.create_engine(url)
+        engine = sa.create_engine(url, **({"creator": lambda: sqlite.open_readonly(path)} if path is not None else {}))
         try:
             with engine.connect() as db:
                 return noted(db, state) if sa.inspect(db).has_table("ledger_heads") else None

@@ -13,12 +13,13 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
+from apex_exec.core.limits import SECOND_NS
 from apex_exec.errors import Code, Refusal
 from apex_exec.registry import store as db_
 from apex_exec.registry.store import KeyRow, SignatureRow
 from apex_exec.registry.trust.signing import ROLES, Signature, check_key_name, key_id_of, verify_digest
 
-DAY_NS = 86_400 * 1_000_000_000
+DAY_NS = 86_400 * SECOND_NS
 VALID_DAYS_MAX = 3650
 
 

@@ -10,8 +10,9 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from apex_exec.catalogue.permissions import PERMISSIONS
 from apex_exec.errors import Refusal
-from apex_exec.registry.bundles.manifest import PERMISSIONS, Manifest, is_plugin_id
+from apex_exec.registry.bundles.manifest import Manifest, is_plugin_id
 
 
 class Policy:

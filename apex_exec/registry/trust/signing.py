@@ -49,11 +49,6 @@ def _malformed(message: str, hint: str = "") -> Refusal:
                    code=Code.INVALID_INPUT)
 
 
-def statement_text(statement: msgspec.Struct) -> str:
-    """The canonical text of a statement that is signed: JSON in ASCII, keys sorted, no spaces."""
-    return json.dumps(msgspec.to_builtins(statement), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-
-
 def key_id_of(public: bytes) -> str:
     """The id of a raw public key: the first half of its SHA-256, 32 hexadecimal digits."""
     return hashlib.sha256(public).hexdigest()[:32]

@@ -1,0 +1,140 @@
+"""Every method of the plugins' API, declared once.
+
+To add a method, write the struct of its parameters and one ``Method`` in ``ALL``, run
+``python -m apex_exec.catalogue``, and write what the method does: the handlers of the gateway's methods are in
+``gateway/router.py``. The supervisor's broker, the policy, the scan, the SDK's ``Api`` and the fake platform read this
+table, or what is made from it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Raw, Struct
+
+Name = Annotated[str, Meta(min_length=1, max_length=63)]
+"""A table or a column: 63 bytes is what PostgreSQL keeps of one."""
+
+
+class Query(Struct, gc=False, forbid_unknown_fields=True):
+    """One SELECT over the caller's own rows; ``params`` are $1, $2, …"""
+
+    sql: str
+    params: Annotated[list[Any], Meta(max_length=100)] = []
+
+
+class Insert(Struct, gc=False, forbid_unknown_fields=True):
+    """One row, owned by the caller."""
+
+    table: Name
+    values: Annotated[dict[Name, Any], Meta(max_length=200)]
+
+
+class Update(Struct, gc=False, forbid_unknown_fields=True):
+    """New values for the caller's rows whose columns equal ``where``."""
+
+    table: Name
+    values: Annotated[dict[Name, Any], Meta(min_length=1, max_length=200)]
+    where: Annotated[dict[Name, Any], Meta(min_length=1, max_length=200)]
+
+
+class Delete(Struct, gc=False, forbid_unknown_fields=True):
+    """The end of the caller's rows whose columns equal ``where``."""
+
+    table: Name
+    where: Annotated[dict[Name, Any], Meta(min_length=1, max_length=200)]
+
+
+class RenderWidget(Struct, gc=False, forbid_unknown_fields=True):
+    """An effect: the platform shows ``component``. ``props``, a map, are not decoded before they are looked at."""
+
+    component: str
+    props: Raw = Raw(b"\x80")
+
+
+class Emit(Struct, gc=False, forbid_unknown_fields=True):
+    """An effect: the platform publishes ``event``. Its ``payload`` is not decoded before it is looked at."""
+
+    event: str
+    payload: Raw = Raw(b"\xc0")
+
+
+class Fetch(Struct, gc=False, forbid_unknown_fields=True):
+    """One HTTP request, redirects included. ``body`` is text, bytes or a JSON value."""
+
+    url: Annotated[str, Meta(max_length=8192)]
+    method: Annotated[str, Meta(max_length=16)] = "GET"
+    headers: Annotated[dict[str, str], Meta(max_length=64)] = {}
+    body: Any = None
+
+
+class HostMethod(Struct, gc=False, forbid_unknown_fields=True):
+    """A method that the host provides; its parameters go to the host as they came."""
+
+    method: Annotated[str, Meta(min_length=1, max_length=100)]
+    params: Raw = Raw(b"\x80")
+
+
+Request = Query | Insert | Update | Delete | RenderWidget | Emit | Fetch | HostMethod
+
+Route = Literal["gateway", "effect", "host"]
+"""Who does it: the gateway process; nobody, since the reply carries it to the host; or the host, who is asked."""
+
+
+class Method(Struct, frozen=True):
+    """One method of the API.
+
+    ``params`` is the struct that its parameters are decoded into, ``signature`` what the SDK's method takes, and
+    ``python`` that method's name. ``permission`` is "" if it depends on the parameters (``call``). ``event`` is the
+    type of its audit event. A write's event comes with the write itself, by way of the outbox. ``rate`` names the limit
+    that counts its calls. ``away`` is the code of a call that finds no gateway.
+    """
+
+    name: str
+    python: str
+    signature: str
+    doc: str
+    params: type[Any]
+    permission: str
+    route: Route = "gateway"
+    event: str = "plugin.api"
+    is_write: bool = False
+    rate: Literal["", "network"] = ""
+    away: str = "data_unavailable"
+
+
+ALL = (
+    Method("query", "query", "sql: str, params: list[Any] | None = None",
+           "Rows of the caller's own data (``data:read``).", Query, "data:read", event="data.access"),
+    Method("insert", "insert", "table: str, values: dict[str, Any]",
+           "Adds one row owned by the caller (``data:write``).", Insert, "data:write", event="data.modification",
+           is_write=True),
+    Method("update", "update", "table: str, values: dict[str, Any], where: dict[str, Any]",
+           "Changes the caller's rows that match ``where`` (``data:write``).", Update, "data:write",
+           event="data.modification", is_write=True),
+    Method("delete", "delete", "table: str, where: dict[str, Any]",
+           "Deletes the caller's rows that match ``where`` (``data:write``).", Delete, "data:write",
+           event="data.deletion", is_write=True),
+    Method("renderWidget", "render_widget", "component: str, props: dict[str, Any] | None = None",
+           "Asks the platform to render ``component`` (``ui:render``).", RenderWidget, "ui:render", route="effect"),
+    Method("emit", "emit", "event: str, payload: Any = None",
+           "Asks the platform to emit ``event`` (``events:emit``).", Emit, "events:emit", route="effect"),
+    Method("fetch", "fetch",
+           'url: str, method: str = "GET", headers: dict[str, str] | None = None, body: Any = None',
+           "One HTTP request through the gateway (``network:fetch``).", Fetch, "network:fetch", rate="network",
+           away="fetch_failed"),
+    Method("call", "call", "method: str, params: dict[str, Any] | None = None", "A host method (admin permissions).",
+           HostMethod, "", route="host"),
+)
+
+METHODS: dict[str, Method] = {method.name: method for method in ALL}
+"""Every method by its name on the wire; also the values of the ``method`` label."""
+
+_DECODERS = {method.name: msgspec.msgpack.Decoder(method.params) for method in ALL}
+
+
+def decode(method: str, params: bytes) -> Request:
+    """The request that ``params`` are. Raises msgspec.ValidationError or DecodeError, KeyError on another method."""
+    request: Request = _DECODERS[method].decode(params)
+    return request

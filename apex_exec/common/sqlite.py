@@ -1,0 +1,68 @@
+"""Opening an SQLite database of ours: a private file, durable commits, and transactions that we begin ourselves.
+
+The platform's own database is not ours: what it sets in its file stays as it is, so the gateway sets its own pragmas.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import stat
+from pathlib import Path
+
+URL_PREFIX = "sqlite:///"
+OURS = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON")
+"""With a write-ahead log a reader never waits for a writer, nor a writer for a reader. FULL: what is committed survives
+a power cut."""
+
+
+def path_of(url: str) -> Path | None:
+    """The file that ``url`` names, as in ``sqlite:////var/lib/x.db``; None if it names no SQLite database."""
+    return Path(url.removeprefix(URL_PREFIX)) if url.startswith(URL_PREFIX) else None
+
+
+def open_ours(path: Path, *, busy_seconds: float, pragmas: tuple[str, ...] = (),
+              any_thread: bool = False) -> sqlite3.Connection:
+    """A connection to a database that only we write; makes the file and its folder if they are not there.
+
+    The file is its owner's alone from its first byte. Python begins no transaction by itself: "BEGIN IMMEDIATE" does.
+    ``busy_seconds`` is how long a statement waits for somebody else's lock. ``pragmas`` come after OURS.
+    ``any_thread``: one thread at a time may use it, and not always the same. Raises sqlite3.Error.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(path)
+    except OSError as error:
+        raise sqlite3.OperationalError(f"{path} cannot be opened: {error.strerror}") from error
+    database = sqlite3.connect(path, isolation_level=None, timeout=busy_seconds, check_same_thread=not any_thread)
+    try:
+        for pragma in (*OURS, *pragmas):
+            database.execute(f"PRAGMA {pragma}")
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def open_readonly(path: Path, *, busy_seconds: float = 5.0) -> sqlite3.Connection:
+    """A connection that cannot write and makes no file. Raises sqlite3.Error, at the latest when it is first used."""
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=busy_seconds)
+
+
+def make_private(path: Path) -> None:
+    """Makes the file if it is not there, and takes it from everybody but its owner, if that is us.
+
+    SQLite gives ``-wal`` and ``-shm`` the mode that it finds. Earlier releases left databases that others could read;
+    those are private from now on. Raises OSError.
+    """
+    fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        found = os.fstat(fd)
+        if stat.S_ISREG(found.st_mode) and found.st_mode & 0o077 and found.st_uid == os.geteuid():
+            os.fchmod(fd, 0o600)
+            for name in (f"{path}-wal", f"{path}-shm"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.chmod(name, 0o600)
+    finally:
+        os.close(fd)

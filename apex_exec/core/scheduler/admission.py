@@ -1,0 +1,84 @@
+"""What may come in, and what may begin. Decisions only: nothing here is changed but the reasons to refuse."""
+
+from __future__ import annotations
+
+from apex_exec.core.deadline import Timed
+from apex_exec.core.events import InvokeRequested
+from apex_exec.core.limits import MS_NS
+from apex_exec.core.plugin import PluginSpec
+from apex_exec.core.scheduler.bounds import Bounds
+from apex_exec.core.scheduler.invocation import Refusal
+from apex_exec.core.scheduler.plugin_slot import PluginSlot
+from apex_exec.core.scheduler.verdicts import HELD_BACK, Verdicts
+
+SHUTTING_DOWN: Refusal = ("SHUTTING_DOWN", "the daemon is shutting down", {})
+
+
+class Admission:
+    """``refused`` says why nothing at all may begin now. ``draining`` says that the daemon ends, and ``drained`` that
+    its time is over; ``drain`` is the timer in between."""
+
+    def __init__(self, bounds: Bounds, verdicts: Verdicts) -> None:
+        self._bounds = bounds
+        self._open = verdicts.open
+        self.refused: Refusal | None = None
+        self.draining = False
+        self.drained = False
+        self.drain = Timed()
+
+    def refusal(self, request: InvokeRequested, slot: PluginSlot | None, now_ns: int) -> Refusal | None:
+        """Why ``request`` is not admitted; None if it is."""
+        if slot is None:
+            return "PLUGIN_NOT_FOUND", f"no plugin {request.plugin!r} is registered", {}
+        if self.drained:  # until then the shell refuses hosts, and what comes here is the rest of what it had taken
+            return SHUTTING_DOWN
+        spec = slot.spec
+        if spec.state != "enabled":
+            return "PLUGIN_DISABLED", spec.reason or "the plugin is disabled", {"reason": spec.reason or spec.state}
+        if request.deadline_ns <= now_ns:
+            return "DEADLINE_EXCEEDED", "the deadline passed before the call came in", {}
+        if self.refused is not None or spec.users is not None or spec.entitled is not None:  # most are for everybody
+            refusal = self.may_not_begin(request, spec)
+            if refusal is not None:
+                return refusal
+        refusal = self.full(slot, request.user_id, now_ns)
+        if refusal is None and slot.breaker.start_after_ns > now_ns:
+            refusal = self._held_back(slot, request.deadline_ns, now_ns)
+        return refusal
+
+    def may_not_begin(self, request: InvokeRequested, spec: PluginSpec) -> Refusal | None:
+        """Why a call that has not begun may not begin now; None if it may. This is asked whenever a call comes to wait,
+        and of all that wait when the answer may have changed."""
+        if self.refused is not None:
+            return self.refused
+        if (spec.users is not None or spec.entitled is not None) and not request.own and (
+                reason := spec.barred(request.user_id)):
+            return "PLUGIN_DISABLED", f"{spec.id} is not enabled: {reason}", {"reason": reason}
+        return None
+
+    def full(self, slot: PluginSlot, user_id: str, now_ns: int) -> Refusal | None:
+        """Why there is no room for a call, or that the plugin's breaker is open; None if neither is so."""
+        limits = self._bounds.limits
+        if len(self._open) >= limits.in_flight_max:
+            return "OVERLOADED", "the daemon is full (pool.in_flight)", {}
+        queued = slot.queue.live
+        if queued:
+            if queued >= limits.queue_max:
+                return "OVERLOADED", "the plugin's queue is full (pool.queue_depth)", {}
+            if slot.queue.waiting_of(user_id) >= max(1, limits.queue_max // 4):
+                return "OVERLOADED", "this user holds a quarter of the plugin's queue", {}
+        if slot.breaker.open_until_ns and (wait_ns := slot.breaker.refuses_ns(now_ns)):
+            return "QUARANTINED", "the plugin failed too often and is paused", retry_after(wait_ns)
+        return None
+
+    def _held_back(self, slot: PluginSlot, deadline_ns: int, now_ns: int) -> Refusal | None:
+        """Why a call cannot be started before its deadline: after repeated ends the next worker is started later."""
+        start_ns = slot.breaker.start_after_ns
+        if start_ns < deadline_ns or slot.worker is not None or slot.heir is not None:
+            return None
+        return "QUARANTINED", HELD_BACK, retry_after(start_ns - now_ns)
+
+
+def retry_after(wait_ns: int) -> dict[str, object]:
+    """The details of a refusal that ends after ``wait_ns``: milliseconds, rounded up."""
+    return {"retryAfterMs": -(-wait_ns // MS_NS)}

@@ -1,0 +1,174 @@
+"""The beginning and the end of workers: one is ready, has ended, or could not be forked; the zygote came or went."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from msgspec.structs import replace
+
+from apex_exec.core import actions as act
+from apex_exec.core import events as ev
+from apex_exec.core.scheduler.admission import Admission, retry_after
+from apex_exec.core.scheduler.breaker import NO_CALL, UNCHARGED
+from apex_exec.core.scheduler.feeding import Feeding
+from apex_exec.core.scheduler.generations import Generations
+from apex_exec.core.scheduler.invocation import LINKS_MAX, Invocation
+from apex_exec.core.scheduler.places import Places
+from apex_exec.core.scheduler.plugin_slot import PluginSlot
+from apex_exec.core.scheduler.step import Step
+from apex_exec.core.scheduler.verdicts import WITHOUT_VERDICT, Verdicts
+from apex_exec.core.scheduler.watch import EVIDENCE
+from apex_exec.core.scheduler.worker import End, Worker
+from apex_exec.core.scheduler.workers import Workers
+
+NO_PROCESS = "the system gave no process for a worker"
+
+
+class Lifecycle:
+    """Handles what the shell reports of processes. ``random`` gives [0, 1), for the jitter of restarts."""
+
+    def __init__(self, random: Callable[[], float], slots: dict[str, PluginSlot], verdicts: Verdicts,
+                 admission: Admission, workers: Workers, places: Places, generations: Generations,
+                 feeding: Feeding) -> None:
+        self._random = random
+        self._slots = slots
+        self._verdicts = verdicts
+        self._admission = admission
+        self._workers = workers
+        self._places = places
+        self._generations = generations
+        self._feeding = feeding
+
+    # ------------------------------------------------------------------ beginnings
+    def ready(self, event: ev.WorkerReady, step: Step) -> None:
+        """The worker takes calls: it is fed, takes over, or is tried."""
+        worker = self._workers.by_id.get(event.worker)
+        if worker is None or worker.state == "killed":
+            return
+        if worker.state != "starting":
+            self._workers.kill(worker, End("violation", "WORKER_VIOLATION",
+                                           "the worker said twice that it is ready"), step)
+            return
+        worker.move("ready")
+        worker.ready_ns = worker.answered_ns = worker.used_ns = step.now_ns
+        self._places.fork_succeeded()
+        slot = self._slots[worker.plugin]
+        if slot.worker is worker:
+            self._feeding.feed(slot, step)
+        elif worker.role == "serving":
+            self._feeding.tend(slot, step)
+        else:
+            self._generations.ready(slot, worker, step)
+        self._workers.rearm(worker, step.now_ns)
+
+    def fork_refused(self, event: ev.ForkRefused, step: Step) -> None:
+        """There is no process: nobody is charged, and the pool waits before it asks for one again."""
+        worker = self._workers.remove(event.worker)
+        if worker is None:
+            return
+        self._places.fork_refused(step.now_ns)
+        slot = self._slots.get(worker.plugin)
+        if slot is None:
+            return
+        if slot.worker is worker:
+            slot.worker = None
+        elif slot.successor is worker:
+            self._generations.lost(slot, worker, *_blame(worker, "OVERLOADED", NO_PROCESS), step)
+        self._feeding.feed(slot, step)
+
+    def zygote_is_up(self, event: ev.ZygoteUp, step: Step) -> None:
+        """Workers can be started again."""
+        self._places.zygote_is_up()
+        self._feeding.serve_waiting(step)
+
+    # ------------------------------------------------------------------ ends
+    def zygote_lost(self, event: ev.ZygoteLost, step: Step) -> None:
+        """Every worker is dying: nobody is charged, and what had not begun goes to the next generation."""
+        self._places.zygote_lost()
+        for worker in list(self._workers.by_id.values()):
+            if worker.end is not None and worker.state == "killed":
+                if worker.end.reason == "boot_failed":
+                    worker.end = replace(worker.end, reason="zygote_lost")
+            else:
+                self._workers.kill(worker, End("zygote_lost", message="the process that starts workers died"), step)
+
+    def gone(self, event: ev.WorkerGone, step: Step) -> None:
+        """The worker has ended. What it had begun has its verdict now; what it had not goes to the next worker."""
+        worker = self._workers.remove(event.worker)
+        if worker is None:
+            return
+        slot = self._slots.get(worker.plugin)
+        booting = worker.state == "starting"
+        reason = worker.end.reason if worker.end is not None else (
+            "boot_failed" if booting else EVIDENCE.get(event.code, "crashed"))
+        charged = reason not in UNCHARGED and slot is not None and worker.role == "serving"
+        step.actions.append(act.WorkerEnded(worker.id, worker.plugin, reason, charged))
+        if slot is not None and charged and slot.breaker.ended(
+                step.now_ns, step.now_ns - worker.born_ns, self._random(), trip=reason == "violation"):
+            step.actions.append(act.BreakerChanged(worker.plugin, "open"))
+        again = self._settle_link(worker, event, slot, step)
+        if slot is not None:
+            self._empty_place(slot, worker, again, event, step)
+            if slot.breaker.state(step.now_ns) == "open":
+                self._verdicts.flush(slot, ("QUARANTINED", "the plugin failed too often and is paused",
+                                            retry_after(slot.breaker.refuses_ns(step.now_ns))), step)
+            elif booting and charged and slot.worker is None:
+                self._verdicts.flush(slot, ("BOOT_FAILED", event.message, dict(event.details)), step)
+            self._feeding.feed(slot, step)
+            self._feeding.await_deadlines(slot, step.now_ns)
+        self._feeding.serve_waiting(step)
+
+    def _empty_place(self, slot: PluginSlot, worker: Worker, again: list[Invocation], event: ev.WorkerGone,
+                     step: Step) -> None:
+        """Takes the dead worker out of its slot, and puts what may begin of ``again`` at the head of the queue."""
+        if slot.worker is worker:
+            slot.worker = None
+        if slot.breaker.probe not in self._verdicts.open:
+            slot.breaker.probe = NO_CALL
+        for call in reversed(again):
+            if (refusal := self._admission.may_not_begin(call.request, slot.spec)) is not None:
+                self._verdicts.never_ran(call, refusal, step)
+                continue
+            call.move("queued")
+            call.recalled = None
+            slot.queue.push_front(call)
+        if slot.successor is worker:
+            code = "BOOT_FAILED" if worker.state == "starting" else event.code or "WORKER_CRASHED"
+            self._generations.lost(slot, worker, *_blame(worker, code, event.message), step)
+
+    def _settle_link(self, worker: Worker, event: ev.WorkerGone, slot: PluginSlot | None,
+                     step: Step) -> list[Invocation]:
+        """Verdicts for what a dead worker had on its link; returns, in order, what may run on the next one."""
+        again: list[Invocation] = []
+        answered = worker.next_seq - len(worker.link)
+        begun = min(event.started - answered, len(worker.link))
+        details: dict[str, object] = dict(event.details)
+        for index, call in enumerate(worker.link):
+            if call.state not in WITHOUT_VERDICT:
+                continue
+            if index < begun:
+                code, message = _verdict_of_begun(worker, event, index)
+                self._verdicts.ran(call, code, message, step, details=details)
+            elif slot is None or call.links >= LINKS_MAX or call is worker.canary:
+                self._verdicts.never_ran(
+                    call, ("WORKER_CRASHED", "the worker died before this call began", details), step)
+            else:
+                again.append(call)
+        return again
+
+
+def _blame(worker: Worker, code: str, message: str) -> tuple[str, str]:
+    """Code and message of a candidate's end: those that it was killed for, else those that are given."""
+    if worker.end is None:
+        return code, message
+    return worker.end.code or code, worker.end.message or message
+
+
+def _verdict_of_begun(worker: Worker, event: ev.WorkerGone, index: int) -> tuple[str, str]:
+    """Code and message for a call that a dead worker had begun, the ``index``-th on its link. Of an end that nobody
+    commanded the evidence concerns the oldest; a kill was for one call, which has its verdict, unless the worker broke
+    the protocol: then nothing that it says of any call is believed."""
+    end = worker.end
+    if end is None:
+        return event.code if index == 0 else "WORKER_CRASHED", event.message
+    return end.code if end.code == "WORKER_VIOLATION" else "WORKER_CRASHED", end.message or event.message

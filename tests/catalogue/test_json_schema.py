@@ -1,0 +1,111 @@
+"""JSON Schema in a configuration: what is not supported, or makes no sense, is said at the start, with its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from apex_exec.catalogue.declared import DECLARED_MAX
+from apex_exec.catalogue.json_schema import DEPTH_MAX, SCHEMA_BYTES_MAX, compiled, sample, typescript
+from apex_exec.config import load_settings
+from apex_exec.errors import ConfigError
+
+
+def deep(levels: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {}
+    for _ in range(levels):
+        schema = {"type": "array", "items": schema}
+    return schema
+
+
+@pytest.mark.parametrize(("schema", "told"), [
+    ({"type": "string", "pattern": "(a+)+$"}, "$: pattern is not supported"),
+    ({"oneOf": []}, "$: 'oneOf' is not supported; there are additionalProperties"),
+    ({"$ref": "#/x"}, "$: '$ref' is not supported"),
+    ({"type": "object", "properties": {"a": {"format": "date"}}}, "$.properties.a: 'format' is not supported"),
+    ({"type": "text"}, "$.type: it is one of string"), ({"type": []}, "$.type: the list is empty"),
+    ({"type": ["integer", "number"]}, "$.type: a number may be an integer"),
+    ({"maximum": 3}, "$: maximum needs a type beside it"),
+    ({"type": "string", "maximum": 3}, "$: maximum says nothing about string"),
+    ({"type": "array", "items": {"type": "integer", "minimum": 2**64}}, "$.items.minimum: it is a number of at most"),
+    ({"type": "integer", "minimum": 0.5}, "$.minimum: it is an integer"),
+    ({"type": "number", "multipleOf": 0}, "$.multipleOf: it is above 0"),
+    ({"type": "number", "minimum": 1, "exclusiveMinimum": 2}, "$: name a bound once"),
+    ({"type": "string", "minLength": -1}, "$: minLength, maxLength are integers from 0"),
+    ({"enum": []}, "$.enum: it is a list of 1 to"), ({"enum": [1.5]}, "$: the values of enum and const are"),
+    ({"enum": ["a"], "type": "integer"}, "$: a value of enum or const is not of the type"),
+    ({"type": "object", "required": ["a"]}, "$.required: 'a' is not among the properties"),
+    ({"type": "object", "properties": {"a b": {}}}, "$.properties: 'a b' is not a name"),
+    ({"type": "object", "properties": {"a": {}}, "additionalProperties": {}}, "$.additionalProperties: beside"),
+    ({"type": "object", "properties": {"a": {}}, "maxProperties": 1}, "$: minProperties and maxProperties are for"),
+    (3, "$: a schema is a map"), (deep(DEPTH_MAX + 1), "schemas are nested at most"),
+    ({"description": "x" * SCHEMA_BYTES_MAX}, "a schema has at most"),
+])
+def test_what_a_schema_cannot_say_is_named_with_its_place(schema: Any, told: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        compiled(schema, "Tried")
+    assert told in str(caught.value)
+
+
+WHOLE: dict[str, Any] = {
+    "type": "object", "additionalProperties": False, "required": ["id", "kind", "lines", "rate", "on"],
+    "properties": {
+        "id": {"type": "string", "minLength": 8, "maxLength": 8}, "kind": {"enum": ["a", "b", 3, None]},
+        "lines": {"type": "array", "minItems": 1, "maxItems": 2, "items": {
+            "type": "object", "properties": {"n": {"type": "integer", "exclusiveMinimum": 4, "maximum": 9}},
+            "required": ["n"]}},
+        "rate": {"type": ["number", "null"], "minimum": -2, "maximum": -1}, "on": {"type": "boolean"},
+        "tags": {"type": "object", "additionalProperties": {"type": "string"}, "maxProperties": 1},
+        "any-thing": {}, "one": {"const": 1}}}
+
+
+def test_a_schema_is_checked_to_the_letter_and_its_sample_fits() -> None:
+    kind = compiled(WHOLE, "Whole")
+    good = sample(WHOLE)
+    assert good == {"id": "trialxxx", "kind": "a", "lines": [{"n": 5}], "rate": -1, "on": False}
+    msgspec.convert(good, kind)
+    msgspec.convert({**good, "tags": {"a": "b"}, "any-thing": [1], "one": 1, "rate": None, "kind": 3}, kind)
+    for change in ({"id": "short"}, {"id": "toolonger"}, {"id": 7}, {"kind": "c"}, {"lines": []}, {"lines": [{}]},
+                   {"lines": [{"n": 4}]}, {"lines": [{"n": 10}]}, {"lines": [{"n": 5}] * 3}, {"rate": 0}, {"rate": "x"},
+                   {"on": 1}, {"tags": {"a": "b", "c": "d"}}, {"tags": {"a": 1}}, {"one": 2}, {"more": 1}):
+        with pytest.raises(msgspec.ValidationError):
+            msgspec.convert({**good, **change}, kind)
+    for key in good:
+        with pytest.raises(msgspec.ValidationError):
+            msgspec.convert({other: value for other, value in good.items() if other != key}, kind)
+    assert typescript(WHOLE, {}) == (
+        '{ id: string; kind: "a" | "b" | 3 | null; lines: { n: number }[]; rate: number | null; on: boolean; '
+        'tags?: Record<string, string>; "any-thing"?: unknown; one?: 1 }')
+
+
+SECTION = {"mode": "first", "params": {"type": "object"}, "result": {"type": "integer"}}
+
+
+@pytest.mark.parametrize(("hooks", "told"), [
+    ({"onDataFetch": SECTION}, "hooks: onDataFetch is built in"),
+    ({"oninvoice": SECTION}, "hooks: 'oninvoice' cannot name a hook; write on, a capital"),
+    ({"onX" + "x" * 63: SECTION}, "cannot name a hook"),
+    ({f"onHook{n}": SECTION for n in range(DECLARED_MAX + 1)}, "hooks: there are 101, and at most 100"),
+    ({"onX": {**SECTION, "mode": "some"}}, "hooks.onX.mode: "),
+    ({"onX": {**SECTION, "more": 1}}, "hooks.onX.more: no such key"),
+    ({"onX": {**SECTION, "params": {"type": "array"}}}, "hooks: onX.params: a payload is a map"),
+    ({"onX": {**SECTION, "params": {"type": "object", "properties": {"userId": {"type": "integer"}}}}},
+     "hooks: onX.params.properties.userId: it is the caller"),
+    ({"onX": {**SECTION, "result": {"type": "string", "pattern": "a"}}}, "hooks: onX.result: $: pattern is not"),
+    ({"onX": {"mode": "first"}}, "hooks: onX.result: write the JSON Schema of what plugins return, or void = true"),
+    ({"onX": {**SECTION, "void": True}}, "hooks: onX.void: a void hook gives nothing"),
+    ({"onX": {**SECTION, "default": "text"}}, "hooks: onX.default: it does not fit the result's schema"),
+    ({"onX": {**SECTION, "mode": "all", "default": 1}}, 'hooks: onX.default: the reply of mode "all" is the list'),
+    ({"onX": {**SECTION, "mode": "chain"}}, "need a property of the same name"),
+    ({"onX": {"mode": "chain", "params": {"type": "object", "properties": {"a": {"type": "string"}}},
+              "result": {"type": "object", "properties": {"a": {"type": "integer"}}}}},
+     "hooks: onX.result.properties.a: it takes the place of the one in params"),
+])
+def test_a_declaration_that_cannot_be_kept_is_one_line_at_the_start(hooks: dict[str, Any], told: str,
+                                                                     tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_settings(None, {"hooks": hooks, "state_dir": str(tmp_path)})
+    assert told in str(caught.value) and "\n" not in str(caught.value)

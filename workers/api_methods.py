@@ -1,0 +1,44 @@
+"""The methods of the platform's API, as plugin code calls them; by ``python -m apex_exec.catalogue``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class ApiMethods:
+    """Every method of the API. What it returns is what the supervisor answered."""
+
+    def _call(self, api_method: str, /, **params: Any) -> Any:
+        raise NotImplementedError
+
+    def query(self, sql: str, params: list[Any] | None = None) -> Any:
+        """Rows of the caller's own data (``data:read``)."""
+        return self._call("query", sql=sql, params=params or [])
+
+    def insert(self, table: str, values: dict[str, Any]) -> Any:
+        """Adds one row owned by the caller (``data:write``)."""
+        return self._call("insert", table=table, values=values)
+
+    def update(self, table: str, values: dict[str, Any], where: dict[str, Any]) -> Any:
+        """Changes the caller's rows that match ``where`` (``data:write``)."""
+        return self._call("update", table=table, values=values, where=where)
+
+    def delete(self, table: str, where: dict[str, Any]) -> Any:
+        """Deletes the caller's rows that match ``where`` (``data:write``)."""
+        return self._call("delete", table=table, where=where)
+
+    def render_widget(self, component: str, props: dict[str, Any] | None = None) -> Any:
+        """Asks the platform to render ``component`` (``ui:render``)."""
+        return self._call("renderWidget", component=component, props=props or {})
+
+    def emit(self, event: str, payload: Any = None) -> Any:
+        """Asks the platform to emit ``event`` (``events:emit``)."""
+        return self._call("emit", event=event, payload=payload)
+
+    def fetch(self, url: str, method: str = "GET", headers: dict[str, str] | None = None, body: Any = None) -> Any:
+        """One HTTP request through the gateway (``network:fetch``)."""
+        return self._call("fetch", url=url, method=method, headers=headers or {}, body=body)
+
+    def call(self, method: str, params: dict[str, Any] | None = None) -> Any:
+        """A host method (admin permissions)."""
+        return self._call("call", method=method, params=params or {})
