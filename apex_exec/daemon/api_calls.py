@@ -43,13 +43,13 @@ if TYPE_CHECKING:
     from apex_exec.observe.metrics import Metrics
 
 IN_FLIGHT_MAX = 8
-"""API calls of one invocation at once. The SDK makes one at a time; this bounds what a worker of its own making may."""
+"""API calls of one invocation at once. The SDK makes one at a time; this limit is for workers that bypass the SDK."""
 CALLS_MAX = 1000
 """API calls of one invocation in all."""
 CALLS_ABUSE = 4 * CALLS_MAX
-"""Who asks so often although every call is refused is no plugin that a mistake was made in."""
+"""Kill a plugin that keeps calling after this many refusals: that is abuse, not a bug."""
 STRAYS_MAX = 1000
-"""API calls in the name of an answered call while one runs: what tasks that it left behind may still ask."""
+"""How many late API calls, from background tasks of an already answered call, we tolerate while another call runs."""
 BYTES_MAX = 16 * 1024 * 1024
 """Parameters and results of one invocation, in all."""
 FREE_CONTAINERS = CONTAINERS_MAX // CALLS_MAX
@@ -101,8 +101,9 @@ class _Running:
 
 
 class _Asked(msgspec.Struct, gc=False):
-    """One API call without its answer. ``number`` is ours, ``api_id`` the worker's; ``host_call`` where it is out at
-    a host; ``is_over`` where the invocation has ended, and only the record of a write is open."""
+    """One API call without its answer. ``number`` is ours, ``api_id`` the worker's. ``host_call`` is the number of the
+    call to a host, 0 if none was asked. ``is_over``: the invocation has ended, and only the record of a write is
+    open."""
 
     number: int
     api_id: int
@@ -175,7 +176,7 @@ class ApiCalls:
         running.calls += 1
         running.bytes += len(message.params)
         if running.calls > CALLS_ABUSE or message.api_id in running.open:
-            self._violated(link, "an API call's number is in use, or there is no end of them", now_ns)
+            self._violated(link, "an API call's number is in use, or the calls do not end", now_ns)
             return
         asked = _Asked(self._next_number, message.api_id, link, call, request.plugin, request.user_id,
                        message.method, message.method, now_ns)
@@ -301,7 +302,7 @@ class ApiCalls:
         return False
 
     def _rate(self, asked: _Asked, spec: PluginSpec) -> int:
-        """Counts one request of the plugin; milliseconds to wait where it may not be made."""
+        """Counts one request of the plugin. Returns how many milliseconds to wait, 0 if it may be made now."""
         window = self._windows.get(asked.plugin)
         limit = spec.limits.network_per_minute
         if window is None:
@@ -326,7 +327,7 @@ class ApiCalls:
 
     # ------------------------------------------------------------------ answers
     def _done(self, asked: _Asked, value: bytes, facts: dict[str, Any], *, recorded: bool = False) -> None:
-        """The call has its result; ``recorded`` where its event comes by way of the outbox."""
+        """The call has its result. ``recorded``: its event comes by way of the outbox."""
         running = self._running.get(asked.call)
         if running is not None:
             running.bytes += len(value)

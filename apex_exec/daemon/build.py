@@ -123,7 +123,7 @@ class Service(NamedTuple):
 
 
 class Administration(NamedTuple):
-    """What serves administrators, and whoever sends signals."""
+    """What serves administrators and handles signals."""
 
     plugins: PluginSources
     registrar: RegistrarLink | NoRegistrar

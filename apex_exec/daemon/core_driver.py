@@ -36,7 +36,7 @@ class CoreDriver:
 
     def connect(self, *, workers: LocalExecutor, verdicts: Verdicts, audit: Trail, gauges: PluginGauges,
                 judged: Callable[[act.GenerationJudged], None]) -> None:
-        """Names the parts; ``judged`` is told what came of each prepared generation."""
+        """Names the parts; ``judged`` is called with the outcome of each prepared generation."""
         self._workers = workers
         self._verdicts = verdicts
         self._audit = audit

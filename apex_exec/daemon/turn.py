@@ -76,7 +76,7 @@ class Turn:
                     guard.failed(duty.name, error)
         try:
             audit = self._audit
-            if (now_ns <= audit.fine_until_ns or not audit.holds(now_ns)) and peers.receive():
+            if (now_ns <= audit.fine_until_ns or not audit.is_stalling(now_ns)) and peers.receive():
                 busy = True
             if self._requests.left and self._requests.cancel_left():
                 busy = True
@@ -107,15 +107,10 @@ class Turn:
         if busy or guard.faulty:  # who is to be quarantined is so at once
             return 0
         self._loop.core_free = len(workers.busy) < SPIN_BELOW
-        return self._due_ns(now_ns, now_ns + FAR_NS if wake_ns is None else wake_ns)
-
-    def _due_ns(self, now_ns: int, due_ns: int) -> int:
+        due_ns = now_ns + FAR_NS if wake_ns is None else wake_ns
         for duty in self._duties:
-            duty_ns = duty.due_ns
-            if duty_ns < due_ns:
-                due_ns = duty_ns
-        if self._workers.reading.size:
-            read_ns = self._workers.next_read_ns(now_ns)
-            if read_ns is not None and read_ns < due_ns:
-                return read_ns
+            if duty.due_ns < due_ns:
+                due_ns = duty.due_ns
+        if workers.reading.size and (read_ns := workers.next_read_ns(now_ns)) is not None and read_ns < due_ns:
+            return read_ns
         return due_ns

@@ -144,11 +144,11 @@ def test_the_time_until_which_all_is_fine_admits_no_more_than_admits_does(group:
         group.add()
         assert fine(), "young"
         group.until(lambda: not fine())
-        assert trail.holds(time.monotonic_ns())
+        assert trail.is_stalling(time.monotonic_ns())
     finally:
         os.kill(trail.side.pid, signal.SIGCONT)
     group.until(fine)
-    assert not trail.holds(time.monotonic_ns()) and not trail._late_since_ns
+    assert not trail.is_stalling(time.monotonic_ns()) and not trail._late_since_ns
     os.kill(trail.side.pid, signal.SIGKILL)
     group.until(lambda: not trail.side.up)
     assert not fine() and not group.admits()
@@ -211,7 +211,7 @@ def test_a_stalled_ledger_stops_admission_and_holds_replies_until_it_goes_on(gro
         group.until(lambda: not group.trail.durable(index))
         assert time.monotonic_ns() - begun_ns > LATE_NS
         group.trail.when_durable(index, lambda: sent.append(index), lambda: None)
-        assert group.trail.holds(time.monotonic_ns()) and group.admits(), "requests are left where they are at first"
+        assert group.trail.is_stalling(time.monotonic_ns()) and group.admits(), "at first requests are left unread"
         group.until(lambda: not group.admits())
         assert time.monotonic_ns() - begun_ns > HOLD_NS
         assert "has waited" in group.trail.reason and not sent and group.trail.waiting == 1

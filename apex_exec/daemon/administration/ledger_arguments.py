@@ -6,7 +6,7 @@ import msgspec
 
 
 class AcceptArgs(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """Why the ledger that is there is to be gone on with."""
+    """Why we go on with the ledger that is there."""
 
     reason: str
 

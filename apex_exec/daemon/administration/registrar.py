@@ -82,7 +82,7 @@ BACKUP = Entry("state.backup", BackupArgs, _back_up, True, "")
 
 
 def crash_at(point: str) -> None:
-    """Ends the process where the tests say so."""
+    """Ends the process at the point that a test has named."""
     if os.environ.get(CRASH_VARIABLE) == point:
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -123,7 +123,7 @@ class _Link:
                         details=value.get("details") or {})
 
     def answered(self, answer: messages.Answered) -> None:
-        """Hands an answer to whoever waits for it."""
+        """Hands an answer to the thread that waits for it."""
         waiting = self._answers.get(answer.number)
         if waiting is not None:
             waiting.put(answer)
@@ -142,7 +142,7 @@ class Submissions:
         self._changed = threading.Condition()
 
     def put(self, submitter: str, work: Work) -> bool:
-        """False where too many wait."""
+        """Queues one submission. False if too many wait."""
         with self._changed:
             if self._waiting[submitter] >= SUBMITTER_WAITING_MAX or self._queue.size >= SUBMISSIONS_WAITING_MAX:
                 return False
@@ -172,7 +172,7 @@ def _children_cpu_seconds() -> float:
 
 
 class Registrar:
-    """Opens the store, serves operations, keeps the supervisor told."""
+    """Opens the store, serves operations, and tells the supervisor what is to be served."""
 
     def __init__(self, link: _Link, settings: Settings) -> None:
         self._link = link
@@ -189,7 +189,7 @@ class Registrar:
         self._lasting: dict[int, tuple[str, bool]] = {}
         """Approvals that have not ended for good, at the last look: plugin, and whether it counted."""
         self._doubt = threading.Event()
-        """Set while the supervisor may have been told other than the rows say."""
+        """Set while what the supervisor was told may differ from what the rows say."""
         self._looked = threading.Event()
         """Set once the store has been opened, or could not be: what is asked before waits for it."""
         self._trouble = Refusal("store_unusable", "the registry is being opened; try again")
@@ -271,7 +271,7 @@ class Registrar:
 
     # ------------------------------------------------------------------ the store
     def _keep(self) -> None:
-        """Opens the store, again and again where it cannot be; then lets approvals and entitlements end in time."""
+        """Opens the store, trying again until it can; then lets approvals and entitlements end in time."""
         while self._context is None:
             try:
                 context = self._open()
@@ -306,7 +306,7 @@ class Registrar:
             log.error("the ledger's head could not be noted: %s", error.message)
 
     def note_at_end(self) -> None:
-        """Notes how far the ledger is, once more, where the store could be opened."""
+        """Notes how far the ledger is, once more, if the store could be opened."""
         if self._context is not None:
             self._note_head(self._context, end=True)
 
@@ -383,7 +383,7 @@ class Registrar:
             elif over_ns and not all(counts for _, counts in lasting.values()):
                 context.store.transact(lambda db: approvals.expire(db, over_ns))
             for number, (plugin, counts) in lasting.items():
-                if number in before and before[number][1] != counts:  # also where a wrong clock is right again
+                if number in before and before[number][1] != counts:  # also if a wrong clock is right again
                     self._audit(plugin, "approval.resumed" if counts else "approval.expired", {})
         except Refusal as error:
             log.error("approvals could not be looked at: %s", error.message)

@@ -67,7 +67,7 @@ class NoRegistrar:
         return True
 
     def configure(self, settings: dict[str, Any]) -> None:
-        """Nobody is there to be told."""
+        """Does nothing: there is nobody to configure."""
 
 
 class RegistrarLink:

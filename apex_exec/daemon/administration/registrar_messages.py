@@ -71,7 +71,7 @@ class Removed(msgspec.Struct, array_like=True, tag="removed"):
 
 
 class Ready(msgspec.Struct, array_like=True, tag="ready"):
-    """The first snapshot is complete: it had so many specs."""
+    """The first snapshot is complete. ``count`` is how many specs it had."""
 
     count: int
 

@@ -104,7 +104,7 @@ class ZmqPeers:
 
     # ------------------------------------------------------------------ receiving
     def receive(self) -> bool:
-        """Takes up to BATCH messages; True where more may be waiting. Call it in every round: sends use the FD up."""
+        """Takes up to BATCH messages; True if more may be waiting. Call it in every round: sends use the FD up."""
         if self._slow:
             self._retry()
         recv, more, peers, on_message = self._router.recv, self._router.getsockopt, self._peers, self._events.message
@@ -134,7 +134,7 @@ class ZmqPeers:
         return True
 
     def _arrived(self, host: bytes, fd: int) -> ZmqPeer | None:
-        """The peer of a routing id not seen before; None where its connection has ended already.
+        """The peer of a routing id not seen before; None if its connection has ended already.
 
         The monitor is read first: a reused fd's DISCONNECTED and ACCEPTED stand there before its first message.
         """
@@ -189,7 +189,7 @@ class ZmqPeers:
 
     # ------------------------------------------------------------------ sending
     def reply(self, peer: Peer, frames: list[bytes], body: bytes) -> None:
-        """Sends one reply, keeps it while the peer reads slowly, drops it where the peer is gone. Never waits."""
+        """Sends one reply, keeps it while the peer reads slowly, drops it if the peer is gone. Never waits."""
         assert isinstance(peer, ZmqPeer)
         if peer.gone:
             self._events.broken("unread", 1)
@@ -263,7 +263,7 @@ class ZmqPeers:
 
 
 def _received(fd: int) -> int:
-    """How many bytes have arrived on libzmq's connection ``fd``; 0 where it has ended or the kernel does not say."""
+    """How many bytes have arrived on libzmq's connection ``fd``; 0 if it has ended or the kernel does not say."""
     try:
         with sockets.socket(fileno=os.dup(fd)) as twin:
             info = twin.getsockopt(sockets.IPPROTO_TCP, sockets.TCP_INFO, TCP_INFO_BYTES_RECEIVED + 8)

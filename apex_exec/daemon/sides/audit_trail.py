@@ -2,7 +2,7 @@
 
 ``execution`` and ``record`` only keep what they are given. ``flush`` (once a loop turn) makes one frame of what has
 gathered and hands it to the ledger process; until the ledger has said that a batch is committed, the batch is kept and
-is sent again to the next ledger process where this one dies. Batches are numbered, so that each is stored once.
+is sent again to the next ledger process if this one dies. Batches are numbered, so that each is stored once.
 
 If the oldest uncommitted record gets older than LATE_NS, replies wait for their records and admission stops: for
 HOLD_NS the loop takes no requests (most stalls are shorter), after that each is answered AUDIT_UNAVAILABLE at once.
@@ -104,7 +104,7 @@ class AuditTrail:
         self._oldest_ns = NEVER_NS
         self._late_since_ns = 0
         self._lag_ns = 0
-        self._held: deque[tuple[int, Callable[[], None], Callable[[], None]]] = deque()
+        self._deferred: deque[tuple[int, Callable[[], None], Callable[[], None]]] = deque()
         self._waiting: deque[tuple[int, Callable[[], None]]] = deque()
         self._ready = False
         self._failing = ""
@@ -114,9 +114,9 @@ class AuditTrail:
         self._refusing = False
         self._down_ns = 0
         self.fine_until_ns = 0
-        """Until then (CLOCK_MONOTONIC) work is admitted and nothing is held: callers may look here before they ask."""
+        """Until then (CLOCK_MONOTONIC) work is admitted and no reply waits: callers may look here before they ask."""
         self.duty = Duty("audit", NEVER_NS, self._flush_due)
-        """Due when something is to be handed over, or when ``holds`` may change its answer although nothing arrives."""
+        """Due when something is to be handed over, or when ``is_stalling`` may change its answer by itself."""
         self._say_health("the ledger is starting")
 
     # ------------------------------------------------------------------ records
@@ -158,13 +158,13 @@ class AuditTrail:
 
     # ------------------------------------------------------------------ the loop's questions
     def admits(self, now_ns: int) -> bool:
-        """False where new work would have no record: answer AUDIT_UNAVAILABLE."""
+        """False if new work would have no record: answer AUDIT_UNAVAILABLE."""
         if self._failing or not self._ready or self._bytes > PENDING_BYTES_MAX:
             return False
-        return now_ns - self._oldest_ns <= LATE_NS or self.holds(now_ns)
+        return now_ns - self._oldest_ns <= LATE_NS or self.is_stalling(now_ns)
 
-    def holds(self, now_ns: int) -> bool:
-        """True while a stall is young: the loop leaves requests where they are rather than refuse them."""
+    def is_stalling(self, now_ns: int) -> bool:
+        """True while a stall is young: the loop leaves requests unread rather than refuse them."""
         if now_ns - self._oldest_ns <= LATE_NS:
             return False
         if not self._late_since_ns:
@@ -188,7 +188,7 @@ class AuditTrail:
 
     @property
     def reason(self) -> str:
-        """Why nothing is admitted; "" where it is."""
+        """Why nothing is admitted; "" if work is admitted."""
         if self._failing:
             return self._failing
         if not self._ready:
@@ -199,7 +199,7 @@ class AuditTrail:
         return f"the oldest record has waited {age_ns // MS_NS} ms for its commit" if age_ns > LATE_NS else ""
 
     def durable(self, index: int) -> bool:
-        """True where the reply that follows record ``index`` may go now."""
+        """True if the reply that follows record ``index`` may go now."""
         if index <= self._committed:
             return True
         return not self.strict and _clock_ns() - self._oldest_ns <= LATE_NS
@@ -210,7 +210,7 @@ class AuditTrail:
         if self.durable(index):
             then()
         else:
-            self._held.append((index, then, never))
+            self._deferred.append((index, then, never))
 
     def when_committed(self, index: int, then: Callable[[], None]) -> None:
         """Calls ``then`` once record ``index`` stands in the database, whatever the durability of replies is."""
@@ -222,7 +222,7 @@ class AuditTrail:
     @property
     def waiting(self) -> int:
         """How many replies wait."""
-        return len(self._held)
+        return len(self._deferred)
 
     # ------------------------------------------------------------------ handing over
     def flush(self, now_ns: int) -> None:
@@ -253,7 +253,7 @@ class AuditTrail:
             self._metrics.inc("audit_events_total", ("plugin.execution",), executions)
         try:
             body = _encode(messages.Batch(self._index, lines, keys))
-        except (TypeError, ValueError, OverflowError):  # a string that is no UTF-8, say: each as a line of its own
+        except (TypeError, ValueError, OverflowError):  # a string that is not UTF-8, say: then each is a line
             lines = [line if isinstance(line, bytes) else encode_line(execution_record(line)) for line in lines]
             body = _encode(messages.Batch(self._index, lines, keys))
         batch = _Batch(self._index, self._buffer_ns, body)
@@ -320,12 +320,12 @@ class AuditTrail:
             self._lag_ns = max(self._lag_ns, now_ns - batch.first_ns)
         self._committed = max(self._committed, index)
         self._set_oldest(batches[0].first_ns if batches else self._buffer_ns if self._buffer else NEVER_NS)
-        waiting, held = self._waiting, self._held
+        waiting, deferred = self._waiting, self._deferred
         while waiting and waiting[0][0] <= index:
             waiting.popleft()[1]()
         # What is left uncommitted may be young again: then all go, since the next reply does, and would overtake them.
-        while held and self.durable(held[0][0]):
-            held.popleft()[1]()
+        while deferred and self.durable(deferred[0][0]):
+            deferred.popleft()[1]()
 
     def _down(self) -> None:
         """What is not committed is kept; the next ledger process says how far this one came."""
@@ -341,7 +341,7 @@ class AuditTrail:
         self._metrics.set("audit_writable", (), 0.0 if reason else 1.0)
 
     def upkeep(self, now_ns: int) -> None:
-        """About once a second: the gauges, and a stall that is not one of the ledger's own telling."""
+        """About once a second: refreshes the gauges, and detects stalls that the ledger process did not report."""
         late_ns = max(0, now_ns - self._oldest_ns)
         self._metrics.set("audit_lag_seconds", (), max(self._lag_ns, late_ns) / 1e9)
         self._lag_ns = 0
@@ -385,6 +385,6 @@ class AuditTrail:
         while self._listen(until):
             pass
         self.side.close(until)
-        while self._held:
-            self._held.popleft()[2]()
+        while self._deferred:
+            self._deferred.popleft()[2]()
         return self._index - self._committed

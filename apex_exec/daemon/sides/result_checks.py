@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 SMALL_BYTES = 1024
 """A result of this size is checked in the loop whatever it holds."""
 FEW_VALUES = 200
-"""So is one with no more values than this, however long its texts are: to count so many takes 20 µs."""
+"""So is one with no more values than this, however long its texts are: to count that many takes 20 µs."""
 INLINE_BYTES = 16_384
 INLINE_CONTAINERS = 1024
 """And so is one with no more than both: one to two milliseconds at worst, which are lists of nothing but lists."""

@@ -59,9 +59,9 @@ def _raise(_duty: str, error: Exception) -> None:
 
 
 def _run(target: str, name: str, link: Connection, settings: dict[str, Any], nice: int) -> None:
-    """The process's main: a name that ``ps`` and ``top`` show, a niceness of its own, then ``target``.
+    """The process's main: gives it a name that ``ps`` and ``top`` show and its own niceness, then calls ``target``.
 
-    Where ``settings`` has "log" (level and format), what the process logs is lines of the daemon's log, in its form.
+    If ``settings`` has "log" (level and format), what the process logs becomes lines of the daemon's log, in its form.
     """
     scheduling_priority.restore(nice)
     if "log" in settings:
@@ -108,7 +108,7 @@ class SideProcess:
         self.started = False
         """False until the process is started for the first time, which may be when it is first needed."""
         self.closing = False
-        """True once it was told to leave: its end is no death."""
+        """True once it was asked to leave: its end is then not counted as a death."""
 
     @property
     def up(self) -> bool:
@@ -147,7 +147,8 @@ class SideProcess:
         self._tell(self._on_up, "start")
 
     def send(self, message: msgspec.Struct) -> bool:
-        """Queues one message and writes what fits. False where it is down or full: the message was not taken."""
+        """Queues one message and writes what fits. False if the process is down or its link is full: it was not
+        taken."""
         return self.send_body(_encode(message))
 
     def send_body(self, body: bytes) -> bool:
@@ -172,7 +173,7 @@ class SideProcess:
         del self._out[:sent]
 
     def receive(self, now_ns: int) -> bool:
-        """Takes what has arrived and hands it on; False where the process is gone (``on_down`` was called)."""
+        """Takes what has arrived and hands it on; False if the process is gone (``on_down`` was called)."""
         if self._socket is None:
             return False
         try:
@@ -224,7 +225,7 @@ class SideProcess:
         return f"the {self.name} process (pid {self.pid}) {how}"
 
     def _tell(self, whom: Callable[[], None], what: str) -> None:
-        """Tells the owner; that it fails at the news is no reason not to go on with the process."""
+        """Calls the owner; that it fails at the news is no reason not to go on with the process."""
         try:
             whom()
         except Exception as error:
@@ -236,7 +237,7 @@ class SideProcess:
             self._socket = None
         self._out.clear()
         if self._process is not None:
-            self._process.join(0)  # reaps it where it has ended
+            self._process.join(0)  # reaps it if it has ended
 
     def kill(self) -> None:
         """Ends the process at once; it is missed and started again like one that died."""
@@ -256,7 +257,7 @@ class SideProcess:
             self._socket.shutdown(socket.SHUT_WR)
 
     def close(self, until: float) -> bool:
-        """``let_go``, then waits for the process to leave, until ``until`` at most; False where it had to be killed."""
+        """``let_go``, then waits for the process to leave, until ``until`` at most; False if it had to be killed."""
         if not self.closing:
             self.let_go(until)
         left = True
