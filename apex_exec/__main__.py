@@ -1,4 +1,4 @@
-"""``python -m apex_exec``. Import-free at the top: the zygote's spawn imports this module again."""
+"""``python -m apex_exec``. It imports nothing at the top, because starting the zygote imports this module again."""
 
 
 def main() -> None:

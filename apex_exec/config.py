@@ -28,28 +28,28 @@ from apex_exec.errors import ConfigError
 
 ENV_PREFIX = "APEX_EXEC_"
 NOT_A_SETTING = "APEX_EXEC_PYTHONS"
-"""Names interpreters to this project's own tests; a daemon that is started from such a shell passes over it."""
+"""Names interpreters for this project's own tests; a daemon that is started from such a shell ignores it."""
 SOCKET_PATH_BYTES_MAX = 107
-"""Longest path of a unix socket on Linux (sun_path less its NUL)."""
+"""The longest path of a unix socket on Linux (sun_path minus its NUL)."""
 
 
 PORT_MAX = 65_535
 COUNT_MAX = 1_000_000
-"""Most of anything that is counted: far above what a machine holds, far below where a product of two overflows."""
+"""The maximum of every count: far above what a machine can have, far below where a product of two overflows."""
 
 Seconds = Annotated[float, Field(ge=0.001, le=31_536_000)]
-"""A span of time: at least what the loop can tell apart, at most a year, so that it fits 64 bits in nanoseconds."""
+"""A duration: at least the loop's resolution, and at most a year, so that it fits into 64 bits as nanoseconds."""
 SecondsOrNone = Annotated[float, Field(ge=0, le=31_536_000)]
-"""The same where 0 has a meaning of its own."""
+"""The same, but 0 is allowed and has a special meaning."""
 
 
 POSTGRES = re.compile(r"postgres(ql)?(\+psycopg)?://")
-"""``postgres://`` is what providers of databases print; the driver is psycopg in any case."""
+"""Database providers print ``postgres://``; the driver is psycopg in any case."""
 
 
 def _database(url: str) -> str:
     if not (re.match("sqlite:///.", url) or POSTGRES.match(url)):
-        raise ValueError("sqlite:///path and postgresql://role@host/database are served")
+        raise ValueError("only sqlite:///path and postgresql://role@host/database are supported")
     return url
 
 
@@ -57,13 +57,14 @@ DatabaseUrl = Annotated[str, AfterValidator(_database)]
 
 
 class _Section(BaseModel):
-    """Every number below has both bounds: what is divided by or multiplied with them must stay a number."""
+    """Every number below has a minimum and a maximum, so that computing with it can neither overflow nor divide by 0.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class HostSection(_Section):
-    """The endpoint that hosts call. ``curve_keys_dir`` holds pyzmq certificates: ours and each client's."""
+    """The endpoint that hosts call. ``curve_keys_dir`` contains pyzmq certificates: ours and each client's."""
 
     endpoint: str = ""
     socket_group: str = ""
@@ -73,10 +74,10 @@ class HostSection(_Section):
 
 ADMIN, DELEGATE = "admin", "delegate"
 ROLES = ("viewer", "operator", "approver", "reviewer", "finance", "author", ADMIN)
-"""What an administrator can be; ``daemon/administration/roles.py`` says what each may do."""
+"""The roles of an administrator; ``daemon/administration/roles.py`` says what each may do."""
 PEER_ROLES = (*ROLES, DELEGATE, *(f"{DELEGATE}:{role}" for role in ROLES))
-"""What ``admin.roles`` can give to a peer. A delegate asks for other people, whose roles it names: any but ``admin``,
-or only those that are written behind a colon."""
+"""The roles that ``admin.roles`` can assign to a peer. A delegate asks on behalf of other people and names their roles:
+any except ``admin``, or only the role after the colon."""
 _PEER = re.compile(r"(uid|gid):([0-9]{1,10}|[A-Za-z_][A-Za-z0-9_.-]{0,63}\$?)")
 UID_MAX = 2**32 - 2
 
@@ -84,7 +85,7 @@ UID_MAX = 2**32 - 2
 class AdminSection(_Section):
     """The endpoint of administrators: ipc only, and 0600 unless ``socket_group`` opens it to a group.
 
-    ``roles`` maps peers (``uid:1001``, ``gid:app``) to what they may do; the group alone gives nobody a role."""
+    ``roles`` maps peers (``uid:1001``, ``gid:app``) to their roles; the group alone assigns nobody a role."""
 
     endpoint: str = ""
     socket_group: str = ""
@@ -96,17 +97,17 @@ class AdminSection(_Section):
         for peer, named in roles.items():
             found = _PEER.fullmatch(peer)
             if found is None or (found[2].isdecimal() and int(found[2]) > UID_MAX):
-                raise ValueError(f"{peer!r} names no peer; write uid:1001, uid:NAME, gid:1001 or gid:NAME")
+                raise ValueError(f"{peer!r} is not a peer; write uid:1001, uid:NAME, gid:1001 or gid:NAME")
             for role in named:
                 if role not in PEER_ROLES:
                     nearest = difflib.get_close_matches(role, PEER_ROLES, 1, 0.5)
-                    hint = f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join((*ROLES, DELEGATE))}"
-                    raise ValueError(f"{peer}: {role!r} is no role; {hint}")
+                    hint = f"did you mean {nearest[0]}?" if nearest else f"roles are {', '.join((*ROLES, DELEGATE))}"
+                    raise ValueError(f"{peer}: {role!r} is not a role; {hint}")
         return roles
 
 
 class HttpSection(_Section):
-    """Where Prometheus scrapes; port 0 takes a free one."""
+    """The address that Prometheus scrapes; port 0 picks a free one."""
 
     address: str = "127.0.0.1:9464"
 
@@ -120,7 +121,7 @@ class HttpSection(_Section):
 
 
 class PoolSection(_Section):
-    """Bounds of the scheduler; full is answered OVERLOADED."""
+    """The bounds of the scheduler; a call beyond them is answered OVERLOADED."""
 
     max_workers: int = Field(default=1000, ge=1, le=COUNT_MAX)
     idle_seconds: Seconds = 300
@@ -152,7 +153,7 @@ Layer = Literal["fds", "env", "session", "cgroup", "namespaces", "rlimits", "ide
 
 
 class SandboxSection(_Section):
-    """The least isolation level that is accepted, and what is done without, by name."""
+    """The lowest isolation level that we accept, and the layers that are waived by name."""
 
     min_level: Literal["L0", "L1", "L2", "L3", "L4"] = "L2"
     waive: list[Layer] = []
@@ -177,7 +178,7 @@ class SecuritySection(_Section):
 
 
 class TableSection(_Section):
-    """One table that plugins may see: its owner column, its visible columns, whether it may be written."""
+    """One table that plugins may see: its owner column, its visible columns, whether plugins may write it."""
 
     owner: str = Field(min_length=1)
     columns: list[str] = Field(min_length=1)
@@ -192,14 +193,14 @@ class DataSection(_Section):
 
 
 class FetchSection(_Section):
-    """Hosts that plugins may reach; private addresses only where a test says so."""
+    """Hosts that plugins may reach; private addresses are for tests only."""
 
     allow: list[str] = []
     allow_private: bool = False
 
 
 class AuditSection(_Section):
-    """The ledger. ``group`` commits within 10 ms, ``strict`` before the reply."""
+    """The ledger. ``group`` commits within 10 ms; ``strict`` commits before the reply."""
 
     url: str = Field(default="sqlite:///<state_dir>/audit.db", pattern="^sqlite:///.")
     durability: Literal["group", "strict"] = "group"
@@ -209,7 +210,7 @@ class AuditSection(_Section):
 
 
 class RegistrySection(_Section):
-    """Where plugins, versions, approvals and keys are kept."""
+    """The database of plugins, versions, approvals and keys."""
 
     url: DatabaseUrl = "sqlite:///<state_dir>/registry.db"
 
@@ -233,7 +234,7 @@ class BreakerSection(_Section):
 
 
 class RecycleSection(_Section):
-    """When a healthy worker is replaced between calls; 0 is never."""
+    """When a healthy worker is replaced between calls; 0 means never."""
 
     after_calls: int = Field(default=0, ge=0, le=10**15)
     after_seconds: SecondsOrNone = 0
@@ -241,7 +242,7 @@ class RecycleSection(_Section):
 
 
 class LogSection(_Section):
-    """The daemon's own log, on stderr, and how much of it one plugin may fill."""
+    """The daemon's own log on stderr, and how much of it one plugin may fill."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["text", "json"] = "text"
@@ -249,22 +250,22 @@ class LogSection(_Section):
 
 
 class MetricsSection(_Section):
-    """What is exported beyond the default."""
+    """Metrics that are exported in addition to the default ones."""
 
     per_plugin_histograms: bool = False
 
 
 class UiSection(_Section):
-    """Components that plugins may render; none named: any."""
+    """Components that plugins may render; an empty list means any."""
 
     components: list[str] = []
 
 
 class MarketSection(_Section):
-    """The marketplace's store, and the index that ``plugin install ID`` reads and that is read again for revocations.
+    """The marketplace's store, and the index that ``plugin install ID`` reads and that we follow for revocations.
 
-    ``stale``: whether what came from the marketplace is still served where its index has expired. ``entitlements``:
-    files or URLs of what the marketplace signed for this daemon, ``customer`` the name it knows this daemon's owner by.
+    ``stale`` says whether plugins from the marketplace are still served if its index has expired. ``entitlements`` are
+    files or URLs that the marketplace signed for this daemon; ``customer`` is the marketplace's name for its owner.
     """
 
     url: DatabaseUrl = "sqlite:///<state_dir>/market.db"
@@ -286,7 +287,7 @@ class HookSection(_Section):
 
 
 class Settings(_Section):
-    """Everything the daemon can be told."""
+    """All settings of the daemon."""
 
     runtime_dir: str = ""
     state_dir: str = ""
@@ -341,25 +342,25 @@ class Settings(_Section):
         try:
             return Path.home() / ".local/state/apex-exec"
         except RuntimeError:
-            raise ConfigError(f"state_dir: uid {os.geteuid()} has no home folder; name a folder of its own") from None
+            raise ConfigError(f"state_dir: uid {os.geteuid()} has no home folder; set this key to a folder") from None
 
     @property
     def host_endpoint(self) -> str:
-        """Where the daemon binds for hosts."""
+        """The address that the daemon binds for hosts."""
         return self.host.endpoint or f"ipc://{self.runtime_path}/host.sock"
 
     @property
     def admin_endpoint(self) -> str:
-        """Where the daemon binds for administrators."""
+        """The address that the daemon binds for administrators."""
         return self.admin.endpoint or f"ipc://{self.runtime_path}/admin.sock"
 
     def database_url(self, url: str) -> str:
-        """``url`` with ``<state_dir>`` filled in and the driver named: what SQLAlchemy and sqlite3 are given."""
+        """``url`` with ``<state_dir>`` filled in and the driver named, for SQLAlchemy and sqlite3."""
         return POSTGRES.sub("postgresql+psycopg://", url.replace("<state_dir>", str(self.state_path)), count=1)
 
 
 def runtime_candidates() -> list[Path]:
-    """Where a daemon of this user puts its sockets, and last where root's does; a client tries each."""
+    """The folders where this user's daemon may put its sockets, and last root's; a client tries each."""
     root = Path("/run/apex-exec")
     own = [root] if os.geteuid() == 0 else []
     if runtime := os.environ.get("XDG_RUNTIME_DIR"):
@@ -376,7 +377,7 @@ def load_settings(path: Path | None = None, overrides: Mapping[str, Any] | None 
             data = tomllib.loads(path.read_text("utf-8"))
         except OSError as error:
             raise ConfigError(f"{path}: {error.strerror}") from None
-        except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, a number of thousands of digits
+        except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, or a number with thousands of digits
             raise ConfigError(f"{path}: {error}") from None
     for key, value in os.environ.items():
         if key.startswith(ENV_PREFIX) and key != NOT_A_SETTING:
@@ -390,7 +391,7 @@ def load_settings(path: Path | None = None, overrides: Mapping[str, Any] | None 
 
 
 def _value(value: Any) -> Any:
-    """A list or a table in an environment variable or a flag is JSON; what is not stays text (``[::1]:9464``)."""
+    """Decodes a list or a table in an environment variable or a flag as JSON; other text is kept (``[::1]:9464``)."""
     if isinstance(value, str) and value[:1] in ("[", "{"):
         try:
             return json.loads(value)
@@ -403,7 +404,7 @@ def _put(data: dict[str, Any], parts: list[str], value: Any) -> None:
     for part in parts[:-1]:
         data = data.setdefault(part, {})
         if not isinstance(data, dict):
-            raise ConfigError(f"{'.'.join(parts)}: {part} has a value of its own, so it cannot have keys")
+            raise ConfigError(f"{'.'.join(parts)}: {part} has a value, so it cannot have keys as well")
     data[parts[-1]] = value
 
 
@@ -414,7 +415,7 @@ def _problem(item: Any) -> str:
     if item["type"] != "extra_forbidden":
         return f"{key}: {item['msg']}"
     nearest = difflib.get_close_matches(key, known_keys(), 1, 0.3)
-    return f"{key}: no such key" + (f"; did you mean {nearest[0]}?" if nearest else "")
+    return f"{key}: this key does not exist" + (f"; did you mean {nearest[0]}?" if nearest else "")
 
 
 def known_keys() -> list[str]:

@@ -1,7 +1,7 @@
-"""The error tree and the wire's error codes: one table, whose fault it is, and whether trying again is safe.
+"""The exceptions, and the wire's error codes in one table: whose fault each is, and whether a retry is safe.
 
-A code's ``retryable`` follows the protocol: ``YES`` where plugin code never ran, ``NO`` where it may have,
-``IF_NOT_STARTED`` where it depends on the one request.
+A code's ``retryable`` follows the protocol: ``YES`` if plugin code never ran, ``NO`` if it may have run, and
+``IF_NOT_STARTED`` if that depends on the single request.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Retry(Enum):
 
 
 class Fault(StrEnum):
-    """Who can mend it."""
+    """Who can fix the cause."""
 
     HOST = "host"
     PLUGIN = "plugin"
@@ -98,19 +98,19 @@ CODES: dict[Code, tuple[Fault, Retry]] = {
 
 FAILURES = frozenset(code.value for code, (fault, _) in CODES.items()
                      if fault is Fault.PLUGIN and code is not Code.QUARANTINED)
-"""What a plugin is at fault for. QUARANTINED only repeats that it was."""
+"""The codes that are the plugin's fault, without QUARANTINED, which only follows from earlier failures."""
 
 _RETRY: dict[str, Retry] = {code.value: retry for code, (_, retry) in CODES.items()}
 
 
 def is_retryable(code: str, started: bool) -> bool:
-    """True where a request that ended with ``code`` may be sent again without running a hook twice."""
+    """Whether a request that ended with ``code`` may be sent again without running a hook twice."""
     retry = _RETRY[code]
     return retry is Retry.YES or (retry is Retry.IF_NOT_STARTED and not started)
 
 
 class ApexError(Exception):
-    """Root of every error of ours; ``str()`` is one line a person can act on."""
+    """The base of all our exceptions; ``str()`` is one line that a person can act on."""
 
 
 class ConfigError(ApexError):
@@ -118,7 +118,7 @@ class ConfigError(ApexError):
 
 
 class WireError(ApexError):
-    """A message from outside that cannot be accepted. Names its wire code and, where known, the path in it."""
+    """A message from outside that cannot be accepted, with its wire code and, if it is known, the path in it."""
 
     def __init__(self, code: Code, message: str, details: dict[str, Any] | None = None) -> None:
         super().__init__(message)
@@ -130,9 +130,9 @@ class WireError(ApexError):
 class Refusal(ApexError):
     """An administrative operation that was refused; nothing was changed.
 
-    ``reason`` is the machine's word for it (``snake_case``, stable), ``message`` one line for a person,
-    ``hint`` what to do about it. ``code`` is NOT_FOUND, CONFLICT, REFUSED or INVALID_INPUT on the wire.
-    ``problems`` are the single findings where there are many: ``{code, path, message, hint}`` each.
+    ``reason`` is for programs (``snake_case``, stable), ``message`` is one line for a person, and ``hint`` says what to
+    do. ``code`` is NOT_FOUND, CONFLICT, REFUSED or INVALID_INPUT on the wire. If there are several findings,
+    ``problems`` lists them, each as ``{code, path, message, hint}``.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class Refusal(ApexError):
         self.details = details or {}
 
     def wire_details(self) -> dict[str, Any]:
-        """What stands in the reply's ``details``."""
+        """The content of the reply's ``details``."""
         out: dict[str, Any] = {"reason": self.reason, **self.details}
         if self.hint:
             out["hint"] = self.hint
@@ -164,4 +164,4 @@ class Refusal(ApexError):
 
 
 class SupervisorBug(ApexError):
-    """A state that the code rules out. Carries the story of the object that got there; never a user's fault."""
+    """A state that should be impossible, with the history of the object that reached it; never a user's fault."""

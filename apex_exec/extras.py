@@ -1,8 +1,8 @@
-"""The extras: what each of them adds, whether it is installed here, and what to say where it is missing.
+"""The extras: what each of them adds, whether it is installed here, and what to say if it is missing.
 
-The base runs plugins from a folder, keeps the ledger, exports metrics, and has the clients and the command line. What
-needs more packages than that is an extra. Whoever needs one asks ``need`` before importing any of its packages, so
-that a missing extra is one clear line and never a traceback.
+The base runs plugins from a folder, keeps the ledger, exports metrics, and has the clients and the command line. A
+feature that needs more packages is an extra. Code that needs one calls ``need`` before importing any of its packages,
+so that a missing extra is one clear line and never a traceback.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ EXTRAS = {
     "fetch": Extra(("aiohttp",), "lets plugins make HTTP requests"),
     "market": Extra(("coverage", "bandit", "pytest"), "runs the tests of plugins and measures them"),
 }
-"""By name, as in ``pip install '.[data]'``; ``pyproject.toml`` lists the packages, and a test compares the two."""
+"""The extras by name, as in ``pip install '.[data]'``; a test compares them with the packages in ``pyproject.toml``."""
 
 
 class ExtraMissing(ConfigError):
-    """Something that is configured or asked for needs an extra that is not installed. ``extra`` is its name."""
+    """A configured or requested feature needs an extra that is not installed. ``extra`` is its name."""
 
     def __init__(self, extra: str, what: str) -> None:
         super().__init__(words(extra, what))

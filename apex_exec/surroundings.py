@@ -1,4 +1,4 @@
-"""What whoever starts us may leave: closed standard streams, blocked or ignored signals, a umask: put right."""
+"""Repairs what we may inherit from our parent: closed standard streams, blocked or ignored signals, a umask."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import sys
 
 
 def put_right() -> None:
-    """After this descriptors 0 to 2 are open, no signal is blocked, and children have exit statuses.
+    """Makes sure that descriptors 0 to 2 are open, no signal is blocked, and children have exit statuses.
 
-    A process that is started with one of the three closed would give its number to the next file that is opened, and
-    what is printed would end there. JVMs, Julia and thread pools start programs with SIGCHLD blocked, some shells and
-    launchers with SIGCHLD ignored; then no end of a child is ever heard of.
+    If one of the three were closed, the next file that is opened would get its number, and printed text would end up in
+    that file. JVMs, Julia and thread pools start programs with SIGCHLD blocked, and some shells and launchers with
+    SIGCHLD ignored; we would then never learn that a child has ended.
     """
-    if not hasattr(signal, "pthread_sigmask"):  # no Unix: only the verbs that start no process of ours work there
+    if not hasattr(signal, "pthread_sigmask"):  # not Unix: only verbs that start no process work there
         return
     for fd in (0, 1, 2):
         try:
@@ -27,15 +27,15 @@ def put_right() -> None:
             stream = os.fdopen(fd, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
             setattr(sys, name, stream)
             setattr(sys, f"__{name}__", stream)
-    os.umask(os.umask(0) & 0o077)  # what we make may be closed to others, but not to ourselves
+    os.umask(os.umask(0) & 0o077)  # our files may be closed to others, but not to ourselves
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    if os.getpid() == 1:  # the kernel gives PID 1 no default action: a container could not be stopped while it starts
+    if os.getpid() == 1:  # PID 1 has no default action for it: a container could not be stopped while it starts
         signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
 
 
 def _open_nowhere(fd: int) -> None:
-    """Opens ``fd``, the lowest that is free, as /dev/null or, where that is missing, as a socket without a peer."""
+    """Opens ``fd``, the lowest free one, as /dev/null or, if that is missing, as a socket without a peer."""
     try:
         found = os.open(os.devnull, os.O_RDWR)
     except OSError:

@@ -253,10 +253,10 @@ def _measure(lab: Lab, name: str, options: dict[str, Any], seconds: float) -> No
             permissions = ["data:read"] if options.get("sql") and id_ in attackers else []
             if id_ in attackers:
                 permissions = options.get("permissions", permissions)
-            write_bundle(folder / "plugins", id_, CODE.format(id=id_, permissions=permissions), permissions,
+            write_bundle(folder / "plugins", id_, CODE.format(id=id_, permissions=permissions),
                          [HOOK, "onDashboardLoad"] if options.get("dispatch") and id_ in attackers else [HOOK],
-                         data=tables)
-        write_bundle(folder / "plugins", "victim", VICTIM, ["data:read"], data=tables)
+                         permissions, data=tables)
+        write_bundle(folder / "plugins", "victim", VICTIM, permissions=["data:read"], data=tables)
         with closing(sqlite3.connect(folder / "data.db")) as database:
             database.execute("CREATE TABLE notes (id integer PRIMARY KEY, user_id text, n integer)")
             database.executemany("INSERT INTO notes VALUES (?, ?, ?)", [(n, USER, n) for n in range(20)])
@@ -321,7 +321,7 @@ def _attack(daemon: Daemon, folder: Path, name: str, options: dict[str, Any],
         (bundle / "tests").mkdir()
         (bundle / "tests" / "test_plugin.py").write_text(SUBMITTED_TEST)
         processes.append(subprocess.Popen(
-            [sys.executable, "-c", SUBMITTER, json.dumps(f"ipc://{daemon.folder}/run/admin.sock"),
+            [sys.executable, "-c", SUBMITTER, json.dumps(daemon.admin_endpoint),
              json.dumps(str(bundle))], stderr=subprocess.DEVNULL))
     try:
         yield

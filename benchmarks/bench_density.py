@@ -68,7 +68,7 @@ def _live(lab: Lab, daemon: Daemon, host: Host, plugins: list[str]) -> None:
     uss = [process.memory_full_info().uss / MIB for process in daemon.workers()[:100]]
     lab.add("worker, idle", "memory", "MiB", statistics.median(uss), **conditions)
     begun = time.monotonic()
-    lines = daemon.scrape().count("\n")
+    lines = daemon.metrics().count("\n")
     lab.add("scrape", "lines", "", float(lines), **conditions)
     lab.add("scrape", "time", "ms", (time.monotonic() - begun) * 1000, **conditions)
 
@@ -141,7 +141,7 @@ def _registered(lab: Lab, count: int) -> None:
                 if reply["type"] != "result":
                     raise SystemExit(f"a call failed: {reply}")
             lab.add("cold call", "p50", "ms", statistics.median(latencies), registered=count)
-            lines = re.findall(r"^apex_exec_", daemon.scrape(), re.M)
+            lines = re.findall(r"^apex_exec_", daemon.metrics(), re.M)
             lab.add("scrape", "lines", "", float(len(lines)), registered=count)
             host.close()
 

@@ -15,6 +15,7 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from apex_exec.testing.postgres import Postgres, missing
 from benchmarks.daemon import USER, Daemon, Host, serving, write_bundle
 from benchmarks.lab import Lab, Round
 
@@ -90,7 +91,7 @@ def run(lab: Lab) -> None:
         plugins = folder / "plugins"
         for name in ("caller", "other"):
             code = PLUGIN.format(id=name, permissions=PERMISSIONS)
-            write_bundle(plugins, name, code, PERMISSIONS, data={"tables": ["notes"]},
+            write_bundle(plugins, name, code, permissions=PERMISSIONS, data={"tables": ["notes"]},
                          network={"allow": ["app.localhost"]})
         policy = folder / "policy.toml"
         policy.write_text(f"[plugin.caller]\nallow = {PERMISSIONS!r}\n")
@@ -100,7 +101,7 @@ def run(lab: Lab) -> None:
             "fetch__allow": [f"app.localhost:{port}"], "fetch__allow_private": True}
         databases = {"SQLite": f"sqlite:///{folder}/data.db"}
         with closing(sqlite3.connect(folder / "data.db")) as database:
-            _fill(lambda text: database.execute(text))
+            _fill(database.execute)
             database.commit()
         postgres = stack.enter_context(_postgres(lab))
         if postgres:
@@ -226,7 +227,7 @@ def _lag(lab: Lab, daemon: Daemon, host: Host, name: str, port: int) -> None:
 def _lag_counts(daemon: Daemon) -> tuple[float, float]:
     """(samples within the target, all samples)."""
     within = total = 0.0
-    for line in daemon.scrape().splitlines():
+    for line in daemon.metrics().splitlines():
         if line.startswith(f'apex_exec_loop_lag_seconds_bucket{{le="{LAG_TARGET_SECONDS}"}}'):
             within = float(line.rpartition(" ")[2])
         elif line.startswith("apex_exec_loop_lag_seconds_count"):
@@ -271,12 +272,8 @@ def _http_server() -> Iterator[int]:
 @contextmanager
 def _postgres(lab: Lab) -> Iterator[str]:
     """A server of our own with the rows in it; "" where there is none to start."""
-    try:
-        from tests.support.postgres import Postgres, find_binary
-    except ImportError:
-        find_binary = lambda name: None  # noqa: E731 - the tests are not here
-    if not find_binary("initdb"):
-        lab.note("PostgreSQL is left out: it is not installed")
+    if why := missing():
+        lab.note(f"PostgreSQL is left out: {why}")
         yield ""
         return
     with tempfile.TemporaryDirectory(prefix="apxpg") as name:

@@ -55,8 +55,8 @@ def _dispatch(lab: Lab, count: int) -> None:
     with tempfile.TemporaryDirectory(prefix="apxp") as name:
         folder = Path(name)
         for n in range(count):
-            write_bundle(folder, f"widget-{n:02}", WIDGET.format(id=f"widget-{n:02}"), ["ui:render"],
-                         ["onDashboardLoad"])
+            write_bundle(folder, f"widget-{n:02}", WIDGET.format(id=f"widget-{n:02}"), ["onDashboardLoad"],
+                         ["ui:render"])
         with serving(folder, limits__cpu_percent=100) as daemon:
             host = Host(daemon.endpoint)
 

@@ -44,7 +44,7 @@ def run(lab: Lab) -> None:
             _cold(lab, host, colds, COLD)
             lab.say("kills at rest")
             _kill(lab, host, [f"mixed-{n:03}" for n in range(kills // 2)], "at rest")
-            _delays(lab, daemon.scrape(), "at rest")
+            _delays(lab, daemon.metrics(), "at rest")
             lab.say("kills at full load")
             stop = threading.Event()
             load = threading.Thread(target=_load, args=(daemon.endpoint, stop))
@@ -52,7 +52,7 @@ def run(lab: Lab) -> None:
             _kill(lab, host, [f"mixed-{n:03}" for n in range(kills // 2, kills)], "at full load")
             stop.set()
             load.join()
-            _delays(lab, daemon.scrape(), "in all")
+            _delays(lab, daemon.metrics(), "in all")
             host.close()
         with serving(folder, limits__cpu_percent=100, pool__spare_workers=0) as daemon:
             host = Host(daemon.endpoint)

@@ -173,7 +173,7 @@ def _slow_disk(lab: Lab, daemon: Daemon, host: Host) -> None:
 
 def _lag_buckets(daemon: Daemon) -> dict[float, float]:
     found = {}
-    for line in daemon.scrape().splitlines():
+    for line in daemon.metrics().splitlines():
         if line.startswith("apex_exec_loop_lag_seconds_bucket"):
             found[float(line.partition('le="')[2].partition('"')[0])] = float(line.rpartition(" ")[2])
     return found

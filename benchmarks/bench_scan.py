@@ -7,7 +7,6 @@ was written for a sandbox: warnings on them (imports that a worker does not have
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import sys
 import time
@@ -19,11 +18,9 @@ from apex_exec.registry.bundles.bundle import read_folder
 from apex_exec.registry.bundles.manifest import parse_manifest
 from apex_exec.registry.scan.findings import Finding
 from apex_exec.registry.scan.scanner import scan
+from apex_exec.testing.scan_samples import MALICIOUS, ORDINARY_PACKAGES, malicious_bundle, package_files
 from benchmarks.lab import Lab
-from benchmarks.scan_corpus import MALICIOUS, malicious_bundle
 
-PACKAGES = ("attrs", "click", "idna", "iniconfig", "markdown-it-py", "packaging", "pluggy", "rich", "sqlglot",
-            "typing_extensions")
 _NO_PERMISSIONS = parse_manifest(json.dumps({
     "id": "sample", "name": "Sample", "version": "1.0.0", "author": "Nobody", "permissions": [],
     "manifest": {"entrypoint": "plugin.py", "hooks": ["onDashboardLoad"]}}).encode())
@@ -31,13 +28,6 @@ EXAMPLES = Path(apex_exec.__file__).parent / "examples" / "plugins"
 
 
 TITLE = "The static scan: hits and false alarms"
-
-
-def package_files(name: str) -> dict[str, bytes]:
-    """The Python sources of an installed distribution."""
-    files = importlib.metadata.files(name) or []
-    return {str(file): Path(str(file.locate())).read_bytes() for file in files
-            if str(file).endswith(".py") and not str(file).startswith("..")}
 
 
 def _counts(findings: tuple[Finding, ...]) -> dict[str, int]:
@@ -54,7 +44,7 @@ def measure() -> dict[str, Any]:
             missed.append(name)
     seconds = (time.perf_counter() - begun) / len(MALICIOUS)
     ordinary: dict[str, dict[str, int]] = {}
-    for name in PACKAGES:
+    for name in ORDINARY_PACKAGES:
         ordinary[name] = _counts(scan(package_files(name), None).findings)
     for folder in sorted(EXAMPLES.iterdir()):
         if (folder / "manifest.json").exists():

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
-import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -17,12 +14,13 @@ import msgspec
 import psutil
 import zmq
 
-from apex_exec.client.admin import AdminClient
+from apex_exec import testing
+from apex_exec.testing import USER, write_bundle
 from benchmarks import fixed_rate
 from benchmarks.lab import Round
 
-USER = "11111111-2222-4333-8444-555555555555"
-START_SECONDS_MAX = 30
+__all__ = ["HOOK", "USER", "Daemon", "Host", "context_of", "invocation", "scraping", "serving", "write_bundle",
+           "write_echo"]
 HOOK = "onActionExecute"
 
 ECHO = '''
@@ -38,47 +36,36 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
 
 
-def write_bundle(folder: Path, id_: str, code: str, permissions: list[str] | None = None,
-                 hooks: list[str] | None = None, **manifest: Any) -> None:
-    """One bundle below ``folder``."""
-    target = folder / id_
-    target.mkdir(parents=True)
-    (target / "manifest.json").write_text(json.dumps({
-        "id": id_, "name": id_, "version": "1.0.0", "author": "benchmarks", "permissions": permissions or [],
-        "manifest": {"entrypoint": "plugin.py", "hooks": hooks or [HOOK]}, **manifest}))
-    (target / "plugin.py").write_text(code)
-
-
 def write_echo(folder: Path, id_: str, *, is_async: bool = False, uses_loop: bool = False, api_calls: int = 0) -> None:
     """A plugin that returns what it is given, after ``api_calls`` calls of the API."""
     wait = "await " if is_async else ""
     body = f'    for n in range({api_calls}):\n        {wait}context.api.emit("tick", {{"n": n}})\n'
     permissions = ["events:emit"] if api_calls else []
     code = ECHO.format(id=id_, permissions=permissions, define="async def" if is_async else "def", body=body)
-    write_bundle(folder, id_, ("import asyncio\n" if uses_loop else "") + code, permissions)
+    write_bundle(folder, id_, ("import asyncio\n" if uses_loop else "") + code, permissions=permissions)
 
 
-class Daemon:
-    """A running daemon. ``endpoint`` for hosts; ``pid`` of the supervisor."""
+class Daemon(testing.Daemon):
+    """``apex_exec.testing.Daemon`` for one measurement. ``program`` is what Python is given to run before ``serve``."""
 
-    def __init__(self, folder: Path, process: subprocess.Popen[bytes], port: int) -> None:
-        self.folder = folder
-        self.endpoint = f"ipc://{folder}/run/host.sock"
-        self.process = process
-        self.pid = process.pid
-        self.port = port
+    def __init__(self, plugins: Path | None, program: Sequence[str], config: dict[str, Any]) -> None:
+        super().__init__(plugins_dir=plugins, config=config)
+        self._program = program
+
+    def command(self) -> list[str]:
+        """The program instead of ``-m apex_exec``."""
+        command = super().command()
+        return [command[0], *self._program, *command[3:]]
+
+    @property
+    def port(self) -> int:
+        """Where the metrics are."""
+        return int(self.http.rpartition(":")[2])
 
     def workers(self, plugin: str | None = None) -> list[psutil.Process]:
         """The processes that serve ``plugin``, or any plugin; spares are not among them."""
-        with AdminClient(f"ipc://{self.folder}/run/admin.sock") as admin:
-            rows = admin.request("daemon.status")["plugins"]
+        rows = self.operate("daemon.status")["plugins"]
         return [psutil.Process(pid) for row in rows if plugin in (None, row["id"]) for pid in row["pids"]]
-
-    def scrape(self) -> str:
-        """What Prometheus would read."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=10) as reply:
-            text: str = reply.read().decode()
-        return text
 
 
 @contextmanager
@@ -88,41 +75,11 @@ def serving(plugins: Path | None, *, scrape: bool = True, command: Sequence[str]
 
     ``command`` is what Python is given to run, before ``serve``.
     """
-    with tempfile.TemporaryDirectory(prefix="apxb") as name:
-        folder = Path(name)
-        tables: dict[str, dict[str, Any]] = {}
-        top = {"runtime_dir": f"{folder}/run", "state_dir": str(state or folder / "state"),
-               "plugins_dir": str(plugins or "")}
-        for key, value in {"http__address": "127.0.0.1:0", "log__level": "info", **config}.items():
-            section, _, inner = key.partition("__")
-            if inner:
-                tables.setdefault(section, {})[inner] = value
-            else:
-                top[section] = value
-        text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in top.items())
-        for section, values in tables.items():
-            text += f"[{section}]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in values.items())
-        (folder / "config.toml").write_text(text)
-        with (folder / "log").open("wb") as log:
-            process = subprocess.Popen([sys.executable, *command, "serve", "--config", str(folder / "config.toml")],
-                                       stderr=log, stdout=log)
-        try:
-            port = _wait_until_ready(folder, process)
-            with scraping(port) if scrape else nullcontext():
-                yield Daemon(folder, process, port)
-        finally:
-            process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items()) + "}"
-    return json.dumps(value)
+    keys = {key.replace("__", "."): value for key, value in config.items()}
+    if state is not None:
+        keys["state_dir"] = str(state)
+    with Daemon(plugins, command, keys) as daemon, scraping(daemon.port) if scrape else nullcontext():
+        yield daemon
 
 
 @contextmanager
@@ -145,18 +102,6 @@ while True:
         pass
     time.sleep(1)
 """
-
-
-def _wait_until_ready(folder: Path, process: subprocess.Popen[bytes]) -> int:
-    due = time.monotonic() + START_SECONDS_MAX
-    while True:
-        text = (folder / "log").read_text(errors="replace")
-        for line in text.splitlines():
-            if "http://127.0.0.1:" in line and (folder / "run" / "host.sock").exists() and "serving" in text:
-                return int(line.partition("http://127.0.0.1:")[2].split("/")[0])
-        if process.poll() is not None or time.monotonic() > due:
-            raise SystemExit(f"the daemon did not start: {text[-800:]}")
-        time.sleep(0.02)
 
 
 class Host:

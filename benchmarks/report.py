@@ -1,4 +1,7 @@
-"""Makes ``benchmarks/README.md`` and its plots from the results: nothing in it is written by hand but ``PREFACE``."""
+"""Makes ``benchmarks/README.md`` and its plots from the results; only ``INTRODUCTION`` and ``HOW`` are written by hand.
+
+A question is a heading, a sentence with the figures, and a plot (``questions.py``); all figures are folded away below.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,21 @@ from typing import Any
 
 from benchmarks import soak
 from benchmarks.lab import Lab, Row
+from benchmarks.plots import save
+from benchmarks.questions import QUESTIONS, Question
 from benchmarks.targets import TARGETS, judged
 
-PREFACE = """# Benchmarks
+INTRODUCTION = """# Benchmarks
 
-Made by `python -m benchmarks report` from the JSON in `results/`; change the code, not this page.
+How fast apex-exec is, beside its peers and against its targets. Made by `python -m benchmarks report` from the JSON in
+`results/`; change the code, not this page.
+"""
+
+LEGEND = """In the plots apex-exec is blue and everything else grey. A point or a bar is the median of the repetitions,
+a thin line reaches from the least to the greatest of them, and a red mark is p99.
+"""
+
+HOW = """## How it is measured
 
 ```
 pip install '.[test,bench]'
@@ -22,18 +35,25 @@ python -m benchmarks roundtrip    # one by name
 python -m benchmarks report       # this page and the plots, from the results
 ```
 
-Every contender is driven by the same kind of client, one Python process, which shares the machine's cores with what
-it measures. Contenders take turns within each repetition; a figure is the median of the repetitions, in brackets the
-least and the greatest. apex-exec runs with everything on: jail at the machine's best level, validation of every
-payload and result, audit, governor, a scrape a second. The peers do none of that.
+- Every contender is driven by the same kind of client, one Python process, which shares the machine's cores with what
+  it measures.
+- apex-exec runs with everything on: the jail at the machine's best level, validation of every payload and result,
+  audit, governor, a scrape a second. The peers do none of that.
+- Contenders take turns within each repetition. A figure is the median of the repetitions; the brackets in a table have
+  the least and the greatest.
+- A client at a fixed rate sleeps between calls: one that looks awake instead takes a core of two from what it measures.
+  The clients of pools and of sockets are alike: each waits for the next answer, not for all that is pending.
 
-How these results came about: one run of everything on a fresh clone, three repetitions, nothing else running, and at
-once after it the open loop a second time, of three. Of its six values at half the maximum rate two are above 5 ms.
-Density was measured again, by itself, after a change of what workers share. The ten-minute soak is of four days before.
-The machine is a shared one: from one quarter of an hour to the next everything on it, the peers too, changes by a
-third. The clients of pools and of sockets are alike: each waits for the next answer, not for all that is pending (with
-a client that looked at every pending call, as ours once was, pebble reached 12,000 calls/s). Clients that keep a fixed
-rate sleep between calls: one that looks awake instead takes a core of two from what it measures.
+<details>
+<summary>How these results came about</summary>
+
+One run of everything on a fresh clone, three repetitions, nothing else running, and at once after it the open loop a
+second time, of three. Of its six values at half the maximum rate two are above 5 ms. Density was measured again, by
+itself, after a change of what workers share. The ten-minute soak is of four days before. The machine is a shared one:
+from one quarter of an hour to the next everything on it, the peers too, changes by a third. (With a client that looked
+at every pending call, as ours once was, pebble reached 12,000 calls/s.)
+
+</details>
 """
 
 
@@ -59,27 +79,45 @@ def write(folder: Path, readme: Path) -> None:
     labs = load(folder)
     if not labs:
         raise SystemExit(f"no results in {folder}; run `python -m benchmarks` first")
-    first = json.loads((folder / f"{next(iter(labs))}.json").read_text("utf-8"))
-    parts = [PREFACE, _machine(first), "## Targets\n\n" + _targets(labs)]
-    plots = _plots(labs, folder)
-    for name, lab in labs.items():
-        title = getattr(_module(name), "TITLE", name)
-        text = f"## {title}\n\n`python -m benchmarks {name}`\n\n"
-        if name in plots:
-            text += f"![{title}](results/{plots[name]})\n\n"
-        text += lab.table() + "\n"
-        if lab.notes:
-            text += "\n" + "\n".join(f"- {note}" for note in lab.notes) + "\n"
-        if lab.quick:
-            text += "\n**A quick run: proportions only.**\n"
-        parts.append(text)
+    machine = _machine(json.loads((folder / f"{next(iter(labs))}.json").read_text("utf-8")))
+    parts = [INTRODUCTION, machine, "## Targets\n\n" + _targets(labs), LEGEND]
+    asked = [question for question in QUESTIONS if question.name in labs]
+    parts += [_question(question, labs[question.name], folder) for question in asked]
+    rest = [lab for name, lab in labs.items() if name not in {question.name for question in asked}]
+    parts += [HOW, "## What else is measured\n"]
+    parts += [_folded(getattr(_module(lab.name), "TITLE", lab.name), _tables(lab)) for lab in rest]
     soaked = folder / f"{soak.NAME}.json"
     if soaked.exists():
         figures = json.loads(soaked.read_text("utf-8"))
-        parts.append(f"## {soak.TITLE}\n\n{soak.usage(figures)}\n\n{soak.table(figures)}\n")
+        parts.append(_folded(soak.TITLE, f"{soak.usage(figures)}\n\n{soak.table(figures)}"))
     readme.write_text("\n".join(parts), "utf-8")
     print(f"written: {readme}")
-    _figures(readme.parent.parent / "README.md", _machine(first), _targets(labs))
+    _figures(readme.parent.parent / "README.md", machine, _targets(labs))
+
+
+def _question(question: Question, lab: Lab, folder: Path) -> str:
+    """One question: its answer in a sentence, its plot, and every figure folded away."""
+    try:
+        answer = question.answer(lab)
+    except LookupError as error:
+        answer = f"Not measured in this run: {error}."
+    if not save(question.draw, lab, folder / f"{lab.name}.svg", question.height_inches):
+        print("matplotlib is not installed (extra `bench`): the plots are left as they are")
+    picture = f"![{question.text}](results/{lab.name}.svg)\n" if (folder / f"{lab.name}.svg").exists() else ""
+    return f"## {question.text}\n\n{answer}\n\n{picture}\n" + _folded("All figures", _tables(lab))
+
+
+def _tables(lab: Lab) -> str:
+    """How to measure it, every figure as tables, and what the benchmark noted."""
+    text = f"`python -m benchmarks {lab.name}`\n\n{lab.table()}\n"
+    if lab.notes:
+        text += "\n" + "\n".join(f"- {note}" for note in lab.notes) + "\n"
+    return text + ("\n**A quick run: proportions only.**\n" if lab.quick else "")
+
+
+def _folded(summary: str, text: str) -> str:
+    """Shown by a click on ``summary``."""
+    return f"<details>\n<summary>{summary}</summary>\n\n{text.strip()}\n\n</details>\n"
 
 
 def _figures(page: Path, machine: str, targets: str) -> None:
@@ -112,44 +150,3 @@ def _targets(labs: dict[str, Lab]) -> str:
         verdict = "not measured" if met is None else "reached" if met else f"**missed**: {target.why or 'see below'}"
         lines.append(f"| {target.what} | {target.text} | {measured} | {verdict} |")
     return "\n".join(lines) + "\n"
-
-
-def _plots(labs: dict[str, Lab], folder: Path) -> dict[str, str]:
-    """One SVG for each benchmark that has something to look at; {} where matplotlib is missing."""
-    try:
-        import matplotlib
-    except ImportError:
-        print("matplotlib is not installed (extra `bench`): no plots")
-        return {}
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "apex-exec"  # the same figures give the same file
-    from matplotlib import pyplot
-
-    made: dict[str, str] = {}
-    for name, x_key, figure, title in (
-        ("roundtrip", "in flight", "calls/s", "calls per second, payload 100 B"),
-        ("density", "live workers", "calls/s", "calls per second by live workers"),
-    ):
-        lab = labs.get(name)
-        if lab is None:
-            continue
-        lines: dict[str, list[tuple[float, float]]] = {}
-        for row in lab.rows:
-            size = row.conditions.get("payload", "100 B")
-            fits = row.figure == figure and x_key in row.conditions and size == "100 B"
-            if fits:
-                lines.setdefault(row.contender, []).append((row.conditions[x_key], row.median))
-        figure_, axes = pyplot.subplots(figsize=(7, 4))
-        for contender, points in lines.items():
-            axes.plot(*zip(*sorted(points), strict=True), marker="o", label=contender,
-                      linewidth=2.5 if contender.startswith("apex-exec") else 1.2)
-        axes.set(xscale="log", xlabel=x_key, ylabel=figure, title=title)
-        axes.set_xticks([x for x, _ in max(lines.values(), key=len)])
-        axes.get_xaxis().set_major_formatter(matplotlib.ticker.ScalarFormatter())
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=7)
-        figure_.tight_layout()
-        made[name] = f"{name}.svg"
-        figure_.savefig(folder / made[name], metadata={"Date": None})
-        pyplot.close(figure_)
-    return made

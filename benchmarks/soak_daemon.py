@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from collections import Counter
 from contextlib import closing
@@ -17,9 +14,10 @@ from typing import Any
 
 import psutil
 
+from apex_exec import testing
 from benchmarks.soak_plugins import SCHEMA, TABLES
 
-START_SECONDS_MAX = 60
+STOP_SECONDS = 30.0
 IDLE_SECONDS = 2.0
 HARM_SECONDS = 0.4
 """Mean time between two harms."""
@@ -34,41 +32,15 @@ CONFIG: dict[str, Any] = {
 """Idle workers leave soon, so that what is left at the end can be compared; a paused plugin is tried again soon."""
 
 
-class SoakDaemon:
+class SoakDaemon(testing.Daemon):
     """One daemon after another on one folder."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.endpoint = f"ipc://{folder}/run/host.sock"
+        super().__init__(folder, config={**CONFIG, "data.tables": TABLES})
         self.earlier: list[psutil.Process] = []
-        config = {"runtime_dir": f"{folder}/run", "state_dir": f"{folder}/state", "plugins_dir": f"{folder}/plugins",
-                  **CONFIG}
-        text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in config.items())
-        (folder / "config.toml").write_text(f"{text}data.tables = {TABLES}\n")
-        (folder / "state").mkdir(mode=0o700)
-        with closing(sqlite3.connect(folder / "state" / "data.db")) as db:
+        self.state.mkdir(mode=0o700)
+        with closing(sqlite3.connect(self.state / "data.db")) as db:
             db.execute(SCHEMA)
-
-    def start(self) -> None:
-        """Starts it and waits until it takes connections."""
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen([sys.executable, "-m", "apex_exec", "serve", "--config",
-                                             str(self.folder / "config.toml")], stderr=log, stdout=log)
-        due = time.monotonic() + START_SECONDS_MAX
-        while not self._answers():
-            if self.process.poll() is not None or time.monotonic() > due:
-                raise SystemExit(f"the daemon did not start: {(self.folder / 'log').read_text()[-2000:]}")
-            time.sleep(0.05)
-
-    def _answers(self) -> bool:
-        import msgspec
-        import zmq
-
-        with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
-            socket.linger = 0
-            socket.connect(self.endpoint)
-            socket.send(msgspec.msgpack.encode({"type": "ping", "id": 1}))
-            return bool(socket.poll(200))
 
     def family(self) -> list[psutil.Process]:
         """Every process below the supervisor."""
@@ -88,18 +60,14 @@ class SoakDaemon:
     def kill(self) -> None:
         """SIGKILL of the supervisor; what it leaves is looked at in ``leaks``."""
         self.earlier += self.family()
-        self.process.kill()
-        self.process.wait()
+        super().kill()
 
-    def stop(self) -> int:
-        """SIGTERM; the exit status."""
+    def stop(self, seconds: float = STOP_SECONDS) -> int:
+        """SIGTERM; the exit status, -9 if it did not end in time."""
         self.earlier += self.family()
-        self.process.terminate()
         try:
-            return self.process.wait(30)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+            return super().stop(seconds)
+        except testing.DaemonFailed:
             return -signal.SIGKILL
 
     def footprint(self) -> dict[str, float]:

@@ -81,7 +81,7 @@ API = {
     "denied": ([], "    context.api.query('SELECT text FROM notes')"),
 }
 """Plugins that call the platform: their permissions, and what they do."""
-TABLES = '{notes = {owner = "user_id", columns = ["id", "text", "tag"], write = true}}'
+TABLES = {"notes": {"owner": "user_id", "columns": ["id", "text", "tag"], "write": True}}
 SCHEMA = "CREATE TABLE notes (id INTEGER PRIMARY KEY, user_id TEXT NOT NULL, text TEXT, tag TEXT)"
 
 
@@ -92,8 +92,8 @@ def write_plugins(folder: Path) -> list[str]:
     for id_, body in WAYS.items():
         write_bundle(folder, id_, BAD.format(id=id_, body=body, top=""), limits=LIMITS)
     for id_, (permissions, body) in API.items():
-        write_bundle(folder, id_, CALLERS.format(id=id_, body=body, permissions=permissions), permissions,
-                     data={"tables": ["notes"]})
+        write_bundle(folder, id_, CALLERS.format(id=id_, body=body, permissions=permissions),
+                     permissions=permissions, data={"tables": ["notes"]})
     write_bundle(folder, BOOT_FAILS, BAD.format(id=BOOT_FAILS, body="    pass", top="raise RuntimeError('no')"),
                  limits=LIMITS)
     return [*WAYS, *API, *API, *API, BOOT_FAILS]

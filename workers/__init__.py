@@ -1,7 +1,7 @@
-"""What a plugin imports: ``Plugin``, ``HookContext`` and the errors an API call can raise.
+"""What a plugin imports: ``Plugin``, ``HookContext`` and the errors that an API call can raise.
 
-The same package holds the worker's own code (zygote, child, jail, loader). It imports msgspec and the
-standard library only, and never ``apex_exec``.
+The same package contains the worker's own code (zygote, child, jail, loader). It imports msgspec and the standard
+library only, and never ``apex_exec``.
 """
 
 from workers.sdk import ApiError, DeadlineExceeded, HookContext, PermissionDenied, Plugin, RateLimited

@@ -1,7 +1,7 @@
-"""A fake platform for a plugin's own tests: its API answers from memory and remembers what was asked.
+"""A fake platform for a plugin's own tests: its API answers from memory and records the calls.
 
-``FakePlatform(plugin, rows={"SELECT …": [{…}]})`` and ``platform.call("onDataFetch", params)``. It refuses what the
-plugin does not declare, as the real platform does; it does not parse SQL and fetches nothing.
+``FakePlatform(plugin, rows={"SELECT …": [{…}]})`` and ``platform.call("onDataFetch", params)``. Like the real platform
+it refuses whatever the plugin does not declare; it does not parse SQL, and it fetches nothing.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ USER = "11111111-2222-4333-8444-555555555555"
 
 
 class FakePlatform:
-    """Answers API calls. ``asked`` is every call, in order, as (method, parameters).
+    """Answers API calls. ``asked`` lists every call in order, as (method, parameters).
 
-    ``rows`` maps a query's text to its rows (any other query has none), ``responses`` a URL to what ``fetch`` returns
-    (any other is ``host_not_allowed``), ``methods`` a host method to its result (any other is ``not_provided``).
+    ``rows`` maps a query's text to its rows (any other query returns none), ``responses`` maps a URL to what ``fetch``
+    returns (any other is ``host_not_allowed``), and ``methods`` maps a host method to its result (any other is
+    ``not_provided``).
     """
 
     def __init__(self, plugin: Plugin | dict[str, Any], *, rows: dict[str, list[dict[str, Any]]] | None = None,
@@ -40,11 +41,11 @@ class FakePlatform:
 
     @property
     def effects(self) -> list[tuple[str, dict[str, Any]]]:
-        """What was rendered and emitted, in order."""
+        """The rendered and emitted effects, in order."""
         return [(method, params) for method, params in self.asked if method in contract.EFFECTS]
 
     def call(self, hook: str, params: dict[str, Any] | None = None, *, timeout_ms: float = 5000) -> Any:
-        """Runs a hook as a worker does and returns its result; what it raises passes through."""
+        """Runs a hook as a worker does and returns its result; an exception from the hook propagates."""
         function = self.hooks[hook]
         is_async = inspect.iscoroutinefunction(function)
         context = HookContext(self.user_id, self.plugin_id, hook, time.monotonic_ns() + int(timeout_ms * 1e6),

@@ -1,4 +1,7 @@
-"""What plugin code sees: ``Plugin``, ``HookContext``, the API and its errors. Its checks are courtesy only."""
+"""The SDK that plugin code uses: ``Plugin``, ``HookContext``, the API and its errors.
+
+Its checks only help authors; the supervisor enforces every rule again.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ class PermissionDenied(ApiError):
 
 
 class RateLimited(ApiError):
-    """Too many calls; ``retry_after_ms`` says when the next may pass."""
+    """Too many calls; ``retry_after_ms`` says when the next one may pass."""
 
 
 class DeadlineExceeded(ApiError):
@@ -35,18 +38,18 @@ class DeadlineExceeded(ApiError):
 
 
 class InvalidOutput(ApiError):
-    """An effect or a host call's parameters hold what the protocol cannot carry; ``path`` says where. Unless a hook
-    handles it, the invocation ends as ``INVALID_OUTPUT``, as it does for such a value in a result."""
+    """An effect or a host call's parameters contain a value that the protocol cannot carry; ``path`` says where. Unless
+    the hook handles it, the invocation ends as ``INVALID_OUTPUT``, as it does for such a value in a result."""
 
     @property
     def path(self) -> str:
-        """Where the value stands in the call's parameters, as "$.payload.when"."""
+        """Where the value is in the call's parameters, such as "$.payload.when"."""
         path, colon, _ = str(self).partition(": ")
         return path if colon and path.startswith("$") else "$"
 
 
 class Plugin:
-    """A plugin and its hooks: ``@plugin.hook("onDashboardLoad")`` registers one."""
+    """A plugin and its hooks. ``@plugin.hook("onDashboardLoad")`` registers a hook."""
 
     def __init__(self, id: str, version: str, permissions: list[str] | None = None) -> None:
         self.id = id
@@ -55,7 +58,7 @@ class Plugin:
         self.hooks: dict[str, Callable[..., Any]] = {}
 
     def hook(self, name: str) -> Callable[[Hook], Hook]:
-        """Registers the decorated function as hook ``name``."""
+        """Registers the decorated function as the hook ``name``."""
 
         def register(function: Hook) -> Hook:
             self.hooks[name] = function
@@ -65,7 +68,7 @@ class Plugin:
 
 
 class _Done:
-    """The value of a finished call that ``async def`` code may await."""
+    """The value of a finished call, which ``async def`` code may await."""
 
     __slots__ = ("_value",)
 
@@ -78,7 +81,7 @@ class _Done:
 
 
 class _Failed:
-    """A call that failed, for ``async def`` code: raises where it is awaited, as ``gather`` expects."""
+    """A failed call for ``async def`` code: awaiting it raises the error, as ``gather`` expects."""
 
     __slots__ = ("_error",)
 
@@ -93,8 +96,9 @@ class _Failed:
 class Api(ApiMethods):
     """The platform's API. Every method blocks until the supervisor has answered; an async hook may await it.
 
-    Calls of one hook are made one after another, those given to ``asyncio.gather`` in its order. ``seq`` is the call
-    of the link that this API was made for: a task that outlives its hook speaks for that hook and nobody else.
+    The calls of one hook are made one after another; calls passed to ``asyncio.gather`` are made in its order. ``seq``
+    is the call on the link for which this API was made: a task that outlives its hook acts for that hook and for no
+    other.
     """
 
     def __init__(self, ask: Callable[[int, str, dict[str, Any]], Any], seq: int, is_async: bool) -> None:
@@ -124,5 +128,5 @@ class HookContext:
         self._deadline_ns = deadline_ns
 
     def remaining_ms(self) -> float:
-        """Milliseconds until the deadline; negative past it."""
+        """Milliseconds until the deadline; negative after it."""
         return (self._deadline_ns - time.monotonic_ns()) / 1e6

@@ -1,9 +1,10 @@
-"""A bundle's tests in a worker: made by pytest from memory, every jump between the plugin's lines traced.
+"""Runs a bundle's tests in a worker: pytest modules made from memory, with every jump between the plugin's lines
+traced.
 
-Only the test zygote has this module loaded, with pytest and coverage. The jail is the one of every worker with one
-thing more: a temporary folder, made for this run and gone with it, the only place that can be written. Nothing else
-can be opened, so tests are modules out of the bundle. What was traced goes out as it is; whoever started the worker
-computes what it means, and believes none of it without a check.
+Only the test zygote has this module loaded, together with pytest and coverage. The jail is the same as every worker's,
+with one thing more: a temporary folder, made for this run and removed after it, the only place that can be written.
+Nothing else can be opened, so the tests are modules from the bundle. The trace is sent unchanged; the process that
+started the worker interprets it, and trusts none of it without a check.
 """
 
 from __future__ import annotations
@@ -42,14 +43,14 @@ FAILURE_CHARACTERS_MAX = 2000
 NAME_CHARACTERS_MAX = 300
 _OFF = ("cacheprovider", "capture", "debugging", "doctest", "faulthandler", "junitxml", "legacypath", "logging",
         "pastebin", "setuponly", "setupplan", "stepwise", "terminal", "threadexception", "unraisableexception")
-"""pytest's own plugins that want files elsewhere, a terminal or a thread."""
+"""pytest's own plugins that need files elsewhere, a terminal or a thread."""
 _OPTIONS = [part for name in _OFF for part in ("-p", f"no:{name}")]
-_OPTIONS += ["-o", "tmp_path_retention_policy=failed"]  # what a test that passed wrote makes room for the next
+_OPTIONS += ["-o", "tmp_path_retention_policy=failed"]  # files of a passed test are removed to make room for the next
 NO_FOLDER = "this machine gives tests no temporary folder: it cannot make namespaces (see apex-exec doctor)"
 
 
 class _Recorder:
-    """Counts what pytest reports, and looks after every test whether the tracer is still in place."""
+    """Counts pytest's reports, and checks after every test whether the tracer is still in place."""
 
     def __init__(self) -> None:
         self.passed = 0
@@ -60,12 +61,12 @@ class _Recorder:
         self.begins: Callable[[str], None] = lambda _name: None
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
-        """A test begins: whoever waits outside can say in which one it hangs."""
+        """A test begins. This is reported, so that an observer can say which test hangs."""
         self.begins(nodeid)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_call(self, item: Any) -> None:
-        """What was logged while fixtures were made is no record of the test itself."""
+        """Drops what was logged while fixtures were set up: it is not part of the test itself."""
         handler = item.stash.get(caplog_handler_key, None)
         if handler is not None:
             handler.reset()
@@ -81,7 +82,7 @@ class _Recorder:
             self.tampered = True
 
     def pytest_collectreport(self, report: Any) -> None:
-        """One file that was read."""
+        """One file was collected."""
         if report.failed:
             self._failed(report)
 
@@ -107,7 +108,7 @@ class Capsys:
         sys.stdout, sys.stderr = self._streams
 
     def readouterr(self) -> Captured:
-        """What was printed since the last time."""
+        """What was printed since the last call."""
         found = Captured(*(stream.getvalue() for stream in self._streams))
         for stream in self._streams:
             stream.seek(0)
@@ -116,7 +117,7 @@ class Capsys:
 
     @contextlib.contextmanager
     def disabled(self) -> Iterator[None]:
-        """What is printed inside goes to the author's terminal."""
+        """Text that is printed inside goes to the author's terminal."""
         within = sys.stdout, sys.stderr
         sys.stdout, sys.stderr = self._outside
         try:
@@ -130,7 +131,7 @@ class Capsys:
 
 
 class _Fixtures:
-    """The fixtures of pytest's own plugins that want files here, made without them."""
+    """Replacements for fixtures of pytest's own plugins that need files."""
 
     @pytest.fixture
     def capsys(self) -> Iterator[Capsys]:
@@ -143,7 +144,7 @@ class _Fixtures:
 
     @pytest.fixture
     def caplog(self, request: pytest.FixtureRequest) -> Iterator[pytest.LogCaptureFixture]:
-        """Captures what a test and the plugin log, ``context.log`` among it."""
+        """Captures what a test and the plugin log, including ``context.log``."""
         stash = request.node.stash
         with catching_logs(LogCaptureHandler()) as handler:
             stash[caplog_handler_key], stash[caplog_records_key] = handler, {"setup": handler.records}
@@ -169,7 +170,7 @@ def _nothing_there(path: Any, *_arguments: Any, **_named: Any) -> NoReturn:
 os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
 _recorder = _Recorder()
 _config = _prepareconfig(["--rootdir=/", "-c", os.devnull, *_OPTIONS], [_recorder, _Fixtures()])
-_config._do_configure()  # once, in the zygote: no file can be looked for later
+_config._do_configure()  # once, in the zygote: later no file can be searched for
 
 
 def _load_test(plugin: str, path: str, files: dict[str, bytes]) -> ModuleType:
@@ -203,7 +204,7 @@ def _collect(message: wire.Load, session: Session) -> None:
 
 
 class Tracer:
-    """Records the jumps between lines of the bundle's own files, tests left out."""
+    """Records the jumps between lines of the bundle's own files, except its tests."""
 
     def __init__(self, plugin: str, files: dict[str, bytes]) -> None:
         names = {f"{plugin}/{path}": path for path in files if path.endswith(".py") and not path.startswith("tests/")}
@@ -231,20 +232,20 @@ class Tracer:
         return disposition
 
     def start(self) -> Any:
-        """Begins; the trace function that has to stay in place."""
+        """Starts tracing and returns the trace function, which has to stay in place."""
         self._tracer.start()
         return sys.gettrace()
 
     def stop(self) -> dict[str, list[tuple[int, int]]]:
-        """Ends; path in the bundle → jumps."""
+        """Stops tracing. Returns path in the bundle → jumps."""
         self._tracer.stop()
         return {path: sorted(arcs) for path, arcs in self._data.items()}
 
 
 def run(message: wire.Load, link: Link, *, has_folder: bool) -> int:
-    """Loads the plugin, runs its tests, sends one Tested; the process's exit status.
+    """Loads the plugin, runs its tests and sends one Tested. Returns the process's exit status.
 
-    Every run is the same: whoever is outside may watch any lines of it, or none, and nothing in here tells which.
+    Every run is the same: an observer outside may watch any lines of it, or none, and nothing inside reveals which.
     """
     _use_folder(has_folder)
     compiled = code_places.compile_all(message.plugin, message.files)
@@ -276,7 +277,7 @@ def _use_folder(there: bool) -> None:
     if there:
         factory._given_basetemp = Path(SCRATCH, "pytest")
         return
-    os.stat = os.lstat = _nothing_there  # to pathlib the jail's EPERM is an error, ENOENT is not
+    os.stat = os.lstat = _nothing_there  # pathlib treats the jail's EPERM as an error, but not ENOENT
     os.getcwd = lambda: "/"
 
     def refuse(*_arguments: Any, **_named: Any) -> NoReturn:
@@ -286,7 +287,8 @@ def _use_folder(there: bool) -> None:
 
 
 def _warm_up() -> None:
-    """Runs one good and one bad test in the zygote, so that whatever pytest imports late is loaded before the jail."""
+    """Runs one passing and one failing test in the zygote, so that whatever pytest imports late is loaded before the
+    jail."""
     files = {"tests/test_warm.py": b"import pytest\n\n@pytest.fixture\ndef one():\n    return 1\n\n"
                                    b"@pytest.mark.parametrize('x', [1])\n"
                                    b"def test_good(one, x, capsys, caplog):\n    print(x)\n"
@@ -314,7 +316,7 @@ def _warm_up() -> None:
 
 class _Plain:
     def find_spec(self, *_arguments: Any) -> None:
-        """Nothing is found here."""
+        """Finds nothing."""
 
     def _builtins(self) -> dict[str, Any]:
         import builtins

@@ -33,15 +33,15 @@ EXIT_JAIL, EXIT_LOAD = 70, 71
 """A worker's exit status if it could not be jailed, or its plugin could not be loaded."""
 
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-"""A number by which a worker names something. What a worker measures (CPU time, a wait) is cut to a possible value by
-whoever uses it."""
+"""A number by which a worker names something. What a worker measures (CPU time, a wait) is cut to a possible value
+where it is used."""
 
 API_CODES = {
     "permission_denied": "the plugin has no such permission, or no valid approval for it",
     "rate_limited": "too many requests a minute; the error's retry_after_ms says when the next may pass",
     "deadline_exceeded": "the invocation's time ended before the call did",
     "cancelled": "the invocation that made this call has been answered, or its caller has gone",
-    "unknown_method": "there is no such API method",
+    "unknown_method": "the API has no such method",
     "invalid_params": "the call's parameters do not fit its method",
     "too_large": "a request or a response over its size limit",
     "too_many_calls": "more API calls at once, or in one invocation, than allowed",
@@ -58,7 +58,7 @@ API_CODES = {
     "host_not_allowed": "the host is not on the manifest's list or not on the operator's",
     "address_not_allowed": "the host's address is private, local or otherwise not public",
     "redirect_limit": "too many redirects",
-    "fetch_failed": "no answer could be had from the peer",
+    "fetch_failed": "the peer gave no usable answer",
     "not_provided": "no host provides this method now",
     "host_lost": "the host ended before it answered; whether the method took effect is not known",
     "host_error": "the host's method answered with an error",
@@ -92,8 +92,8 @@ class Call(msgspec.Struct, array_like=True, tag="call", gc=False):
     """One hook to run. ``seq`` counts up by one per link from 0.
 
     ``deadline_ns`` is absolute CLOCK_MONOTONIC of the machine that the worker runs on, and is what the call is judged
-    by. ``left_ns`` is how long that was away when the call was decided on: whoever carries the call to a worker on
-    another machine sets ``deadline_ns`` anew from its own clock, since no two machines share one.
+    by. ``left_ns`` is how long that was away when the call was decided on: a carrier that takes the call to a
+    worker on another machine sets ``deadline_ns`` anew from its own clock, since no two machines share one.
     """
 
     seq: int
@@ -190,7 +190,7 @@ class Raised(msgspec.Struct, array_like=True, tag="raised", gc=False):
 
 
 class BadOutput(msgspec.Struct, array_like=True, tag="bad_output", gc=False):
-    """The hook returned something that is no value of the protocol; ``path`` says where in the result it is."""
+    """The hook returned something that the protocol cannot carry; ``path`` says where in the result it is."""
 
     seq: Number
     path: str
@@ -247,7 +247,7 @@ class Tested(msgspec.Struct, array_like=True, tag="tested", gc=False):
 
 
 class Testing(msgspec.Struct, array_like=True, tag="testing", gc=False):
-    """The test ``name`` begins (mode ``test``), after so many that ``passed`` and ``failed``. For whoever watches."""
+    """The test ``name`` begins (mode ``test``), after ``passed`` and ``failed`` tests. It only informs observers."""
 
     name: str
     passed: Number

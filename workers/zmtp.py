@@ -1,12 +1,12 @@
 """ZMTP 3.1, sans-IO: the frame layer that both roles share, and the role of a PAIR. See rfc.zeromq.org/spec/37.
 
 A link begins with a greeting of 64 bytes from each end and a READY command; then there are frames: a byte of flags, a
-length of one byte or eight, a body. ``FrameReader`` reads these for every role: it knows when a frame is whole, what
-is kept of one that is not, and when to stop. A role says which frames it takes besides the last one of a message:
-``Zmtp`` (the link between supervisor and worker) none, ``apex_exec.wire.zmtp_router`` envelopes and PINGs.
+length of one byte or eight, a body. ``FrameReader`` reads these for every role: it decides when a frame is complete,
+what is buffered of an incomplete one, and when to stop. A role says which frames it accepts besides the last one of a
+message: ``Zmtp`` (the link between supervisor and worker) none, ``apex_exec.wire.zmtp_router`` envelopes and PINGs.
 
-libzmq stays out of the jail; a libzmq PAIR peer can talk to ``Zmtp`` all the same, as long as it sends no heartbeats.
-Every size is bounded, and nothing is kept beyond one unfinished message and one read.
+libzmq stays outside the jail. A libzmq PAIR peer can nevertheless talk to ``Zmtp``, as long as it sends no heartbeats.
+Every size is bounded, and at most one unfinished message and one read are buffered.
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ M = TypeVar("M")
 
 GREETING_BYTES = 64
 COMMAND_BYTES_MAX = 512
-"""Largest handshake command; libzmq's own READY is below 64 bytes."""
+"""The largest handshake command; libzmq's own READY is below 64 bytes."""
 READ_BYTES = 65_536
-"""One read. Reading 150 bytes costs 2.6 µs into so much room, and 9 µs into 256 KiB, which malloc maps each time."""
+"""The size of one read. Reading 150 bytes costs 2.6 µs into this buffer, and 9 µs into 256 KiB, which malloc maps anew
+each time."""
 FRAMES_AT_ONCE_MAX = READ_BYTES
-"""So many frames one ``feed`` takes unless its owner wants fewer: more than two bytes each do not fit into one read."""
+"""The most frames that one ``feed`` handles by default: one read cannot contain more frames of over two bytes."""
 SHORT_MAX = 255
 MORE, LONG, COMMAND = 1, 2, 4
 _NO_FRAMES: list[bytes] = []
 
 
 class ZmtpError(Exception):
-    """The peer broke the protocol; the link cannot be used any more."""
+    """The peer broke the protocol; the link is unusable."""
 
 
 def encode(body: bytes) -> bytes:
@@ -51,9 +52,9 @@ _READY = command(b"READY", b"\x0bSocket-Type" + (4).to_bytes(4, "big") + b"PAIR"
 
 
 class FrameReader(Generic[M]):
-    """One end of one link, as far as all roles agree. Feed it bytes, take messages.
+    """One end of one link, as far as all roles agree. Feed it bytes, and it returns messages.
 
-    ``bare`` roles give bodies alone; the others give (frames before the body, body).
+    ``bare`` roles return only bodies; the others return (frames before the body, body).
     """
 
     __slots__ = ("_bare", "_buffer", "_bytes_max", "_frames", "_frames_at_once", "_frames_bytes", "_greeted", "_ready",
@@ -69,11 +70,11 @@ class FrameReader(Generic[M]):
         self._greeted = False
         self._ready = False
         self.missing_bytes = 0
-        """How many bytes the frame under way still needs, 0 if that is not known."""
+        """How many bytes the current frame still needs; 0 if that is unknown."""
         self.unfinished_bytes = 0
-        """How many bytes are kept of what is not a whole message yet, or was not taken yet."""
+        """How many bytes are buffered that are not a complete message yet, or have not been returned yet."""
         self.more = False
-        """Whether ``feed(b"")`` gives further messages of what was fed already."""
+        """Whether ``feed(b"")`` returns further messages from earlier bytes."""
 
     @property
     def ready(self) -> bool:
@@ -81,12 +82,13 @@ class FrameReader(Generic[M]):
         return self._ready
 
     def feed(self, data: bytes) -> list[M]:
-        """The messages that ``data`` completes, of no more frames at once than were wanted. Raises ZmtpError."""
-        messages: list[Any] = []
+        """The messages that ``data`` completes, from at most ``frames_at_once`` frames. Raises ZmtpError."""
+        messages: list[Any]
         if (self._ready and not self.unfinished_bytes and len(data) > 1 and data[0] == 0
-                and len(data) == data[1] + 2 <= self._bytes_max + 2):  # the common case: one short message
-            messages.append(data[2:] if self._bare else (_NO_FRAMES, data[2:]))
+                and len(data) == data[1] + 2 and data[1] <= self._bytes_max):  # the common case: one short message
+            messages = [data[2:]] if self._bare else [(_NO_FRAMES, data[2:])]
             return messages
+        messages = []
         if self.unfinished_bytes or not self._greeted:
             gathered = self._gather(data)
             if gathered is None:
@@ -108,7 +110,7 @@ class FrameReader(Generic[M]):
             if flags & ~LONG:
                 self._check_uncommon(flags, size)
             elif self._frames_bytes + size > self._bytes_max:
-                raise ZmtpError(f"a message over the bound of {self._bytes_max} bytes")
+                raise ZmtpError(f"a message over the limit of {self._bytes_max} bytes")
             stop = start + size
             if stop > end:
                 self.missing_bytes = stop - end
@@ -133,10 +135,11 @@ class FrameReader(Generic[M]):
         return messages
 
     def _gather(self, data: bytes) -> bytes | None:
-        """What is to be read as frames: what was kept, and ``data``. None while nothing can be whole."""
+        """The bytes to read as frames: those that were buffered, and ``data``. None while no frame can be complete."""
         if self.unfinished_bytes:
             self._buffer += data
-            if len(data) < self.missing_bytes:  # a frame that drips in is not copied anew for each drop
+            # so that a frame which arrives in small pieces is not copied again for each
+            if len(data) < self.missing_bytes:
                 self.missing_bytes -= len(data)
                 self.unfinished_bytes += len(data)
                 return None
@@ -148,7 +151,7 @@ class FrameReader(Generic[M]):
             return data
         if len(data) < GREETING_BYTES:
             if data[:1] not in (b"\xff", b""):
-                raise ZmtpError("the connection does not open with a ZMTP greeting")
+                raise ZmtpError("the connection does not begin with a ZMTP greeting")
             self._buffer += data
             self.unfinished_bytes = len(self._buffer)
             return None
@@ -158,24 +161,25 @@ class FrameReader(Generic[M]):
         self._take_greeting()
         return data[GREETING_BYTES:]
 
-    # ------------------------------------------------------------------ what the roles differ in
+    # ------------------------------------------------------------------ how the roles differ
     def _take_greeting(self) -> None:
         """The peer's greeting has arrived."""
 
     def _check_uncommon(self, flags: int, size: int) -> None:
-        """Raises ZmtpError if a frame with ``flags``, which is not the last one of a message, is not one for this role,
-        or is over its bound. It need not be there yet."""
+        """Raises ZmtpError if a frame with ``flags``, which is not the last one of a message, is not allowed in this
+        role, or is over its limit. The frame may not have arrived yet."""
         raise NotImplementedError
 
     def _take_uncommon(self, flags: int, body: bytes) -> None:
-        """Such a frame. Raises ZmtpError."""
+        """Handles such a frame. Raises ZmtpError."""
         raise NotImplementedError
 
 
 class Zmtp(FrameReader[bytes]):
-    """The role of a PAIR: one frame a message, no command after the handshake, a frame of ``frame_bytes_max`` at most.
+    """The role of a PAIR: one frame for each message, no command after the handshake, at most ``frame_bytes_max`` in a
+    frame.
 
-    ``feed`` gives bodies, ``frames_at_once`` of them at most.
+    ``feed`` returns bodies, at most ``frames_at_once`` of them.
     """
 
     __slots__ = ()
@@ -184,10 +188,10 @@ class Zmtp(FrameReader[bytes]):
         super().__init__(message_bytes_max=frame_bytes_max, frames_at_once=frames_at_once, bare=True)
 
     def greeting(self) -> bytes:
-        """The 64-byte greeting and READY. Two of ours may exchange both at once: NULL needs no answer in between.
+        """The 64-byte greeting and READY. Two of our ends may send both at once: NULL needs no answer in between.
 
-        libzmq 4.3 refuses a READY that arrives in one read with the greeting (seen as UNEXPECTED_COMMAND on its
-        monitor): for such a peer send the first GREETING_BYTES, wait for its READY, then send the rest.
+        libzmq 4.3 refuses a READY that arrives in one read with the greeting (its monitor reports UNEXPECTED_COMMAND).
+        For such a peer, send the first GREETING_BYTES, wait for its READY, and then send the rest.
         """
         return GREETING + _READY
 
@@ -195,11 +199,11 @@ class Zmtp(FrameReader[bytes]):
         if flags & ~(LONG | COMMAND):
             raise ZmtpError("a multi-part message" if flags & MORE else "unknown frame flags")
         if size > COMMAND_BYTES_MAX:
-            raise ZmtpError(f"a command of {size} bytes is over the bound")
+            raise ZmtpError(f"a command of {size} bytes is over the limit")
 
     def _take_uncommon(self, flags: int, body: bytes) -> None:
-        if self._ready:  # no honest end sends one: our own PINGs are messages, since they must prove the whole path
+        if self._ready:  # our ends never send one: our PINGs are messages, because they must test the whole path
             raise ZmtpError("a command after the handshake")
         if body[:6] != b"\x05READY":
-            raise ZmtpError("the handshake does not open with READY")
+            raise ZmtpError("the handshake does not begin with READY")
         self._ready = True

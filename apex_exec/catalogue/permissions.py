@@ -1,7 +1,7 @@
 """Every permission that a manifest can ask for, declared once.
 
 An API method needs one of them (``methods.METHODS``); a host method needs the one whose ``prefix`` its name begins
-with. Those that an administrator approves, for each version of a plugin, are told by ``is_admin``.
+with. ``is_admin`` says which of them an administrator approves, for each version of a plugin.
 """
 
 from __future__ import annotations

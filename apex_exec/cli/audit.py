@@ -11,10 +11,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from apex_exec.cli.output import Said, clean, print_json, print_table, say, say_line
 from apex_exec.cli.root import EXIT_NO, AsJson, ConfigFile, RuntimeDir, audit_app, examples, fail
+from apex_exec.cli.verbs import BadParameter, Exit, Option
 
 if TYPE_CHECKING:
     from apex_exec.ledger.reading import Event, Filter
@@ -22,13 +21,13 @@ if TYPE_CHECKING:
 FOLLOW_SECONDS = 0.2
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
-StateDir = Annotated[str | None, typer.Option("--state-dir", metavar="DIR", help="Folder of the ledger and its keys.")]
-Plugin = Annotated[str, typer.Option("--plugin", metavar="ID", help="Only events of this plugin.")]
-User = Annotated[str, typer.Option("--user", metavar="UUID", help="Only events of this user.")]
-Types = Annotated[list[str] | None, typer.Option(
+StateDir = Annotated[str | None, Option("--state-dir", metavar="DIR", help="Folder of the ledger and its keys.")]
+Plugin = Annotated[str, Option("--plugin", metavar="ID", help="Only events of this plugin.")]
+User = Annotated[str, Option("--user", metavar="UUID", help="Only events of this user.")]
+Types = Annotated[list[str] | None, Option(
     "--type", metavar="TYPE", help="Only events of this type, as data.access; may be repeated.")]
-Since = Annotated[str, typer.Option("--since", metavar="TIME", help="2026-11-24, 2026-11-24T08:00:00Z, or 15m 2h 7d.")]
-Until = Annotated[str, typer.Option("--until", metavar="TIME", help="As --since; this moment no longer counts.")]
+Since = Annotated[str, Option("--since", metavar="TIME", help="2026-11-24, 2026-11-24T08:00:00Z, or 15m 2h 7d.")]
+Until = Annotated[str, Option("--until", metavar="TIME", help="As --since; this moment no longer counts.")]
 
 
 def place(config: Path | None, state_dir: str | None) -> tuple[Path, Path]:
@@ -79,7 +78,7 @@ def moment(text: str, option: str) -> datetime | None:
         found = datetime.fromisoformat(text)
     except ValueError:
         message = f"{text!r} is no time; write 2026-11-24T08:00:00Z, or 15m"
-        raise typer.BadParameter(message, param_hint=option) from None
+        raise BadParameter(message, param_hint=option) from None
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
@@ -90,7 +89,7 @@ def wanted(plugin: str, user: str, types: list[str] | None, since: str, until: s
 
     for name in types or ():
         if name not in EVENT_TYPES:
-            raise typer.BadParameter(f"{name!r} is none of {', '.join(EVENT_TYPES)}", param_hint="--type")
+            raise BadParameter(f"{name!r} is none of {', '.join(EVENT_TYPES)}", param_hint="--type")
     return Filter(plugin=plugin, user=user, event_types=frozenset(types or ()), since=moment(since, "--since"),
                   until=moment(until, "--until"))
 
@@ -98,8 +97,8 @@ def wanted(plugin: str, user: str, types: list[str] | None, since: str, until: s
 @audit_app.command(epilog=examples("apex-exec audit tail --follow", "apex-exec audit tail -n 100 --type access.denied",
                                    "apex-exec audit tail --plugin hello-world --json"))
 def tail(
-    lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="How many events to begin with.")] = 20,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as events are committed.")] = False,
+    lines: Annotated[int, Option("-n", "--lines", min=0, help="How many events to begin with.")] = 20,
+    follow: Annotated[bool, Option("--follow", "-f", help="Go on as events are committed.")] = False,
     plugin: Plugin = "", user: User = "", types: Types = None, as_json: AsJson = False,
     state_dir: StateDir = None, config: ConfigFile = None,
 ) -> None:
@@ -156,7 +155,7 @@ def as_line(event: Event) -> str:
 
 @audit_app.command(epilog=examples("apex-exec audit verify", "apex-exec audit verify --head 120934:9f2c…"))
 def verify(
-    head: Annotated[str, typer.Option(metavar="SEQ:HASH", help="A head noted down elsewhere, to be found again.")] = "",
+    head: Annotated[str, Option(metavar="SEQ:HASH", help="A head noted down elsewhere, to be found again.")] = "",
     as_json: AsJson = False, state_dir: StateDir = None, config: ConfigFile = None,
 ) -> None:
     """Walks the whole chain; says where an event was changed, removed, moved or cut off, and exits 1 then."""
@@ -168,7 +167,7 @@ def verify(
         try:
             noted = int(number), bytes.fromhex(digest)
         except ValueError:
-            raise typer.BadParameter("it is not SEQ:HASH as `audit verify` prints it", param_hint="--head") from None
+            raise BadParameter("it is not SEQ:HASH as `audit verify` prints it", param_hint="--head") from None
     database, state = place(config, state_dir)
     begun = time.monotonic()
     found = walk(database, state, noted, anchor_of(config), noted_elsewhere(config, state_dir))
@@ -179,7 +178,7 @@ def verify(
                     "head": f"{found.last}:{found.hash.hex()}", "seconds": seconds,
                     "finding": None if found.finding is None else {
                         "kind": found.finding.kind, "seq": found.finding.seq, "message": found.finding.message}})
-        raise typer.Exit(0 if found.finding is None else EXIT_NO)
+        raise Exit(0 if found.finding is None else EXIT_NO)
     if found.finding is not None:
         fail(f"{found.finding.kind} at event {found.finding.seq}: {found.finding.message}", EXIT_NO)
     say(f"{events} events are as they were written, {found.first} to {found.last} ({events / seconds:,.0f}/s)")
@@ -191,7 +190,7 @@ def verify(
     "apex-exec audit export --plugin custom-analytics --type access.denied --type security.rate_limit"))
 def export(
     plugin: Plugin = "", user: User = "", types: Types = None, since: Since = "", until: Until = "",
-    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="Default: stdout.")] = None,
+    output: Annotated[Path | None, Option("--output", "-o", metavar="FILE", help="Default: stdout.")] = None,
     state_dir: StateDir = None, config: ConfigFile = None,
 ) -> None:
     """Writes events as JSON lines, with prevHash and hash: what stands before them is the text that was hashed."""
@@ -213,9 +212,9 @@ def export(
 @audit_app.command(epilog=examples("apex-exec audit report --quarter 2026Q4",
                                    "apex-exec audit report --quarter 2026Q4 --csv > review.csv"))
 def report(
-    quarter: Annotated[str, typer.Option(metavar="YEARQn", help="The quarter under review, UTC, as 2026Q4.")],
+    quarter: Annotated[str, Option(metavar="YEARQn", help="The quarter under review, UTC, as 2026Q4.")],
     plugin: Plugin = "", as_json: AsJson = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")] = False,
+    as_csv: Annotated[bool, Option("--csv", help="Print CSV instead of a table.")] = False,
     state_dir: StateDir = None, config: ConfigFile = None,
 ) -> None:
     """The quarterly security review: executions, denials, limits, approvals and quarantines of each plugin."""
@@ -226,7 +225,7 @@ def report(
     try:
         since, until = bounds(quarter)
     except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--quarter") from None
+        raise BadParameter(str(error), param_hint="--quarter") from None
     database, _ = place(config, state_dir)
     rows = review(read_events(database, Filter(since=since, until=until, plugin=plugin)))
     _print_report(rows, quarter.upper(), as_json, as_csv)
@@ -265,7 +264,7 @@ def _approval(approval: dict[str, Any]) -> str:
 
 @audit_app.command(epilog=examples("apex-exec audit accept --reason 'the disk was lost; restored the backup of 3 May'"))
 def accept(
-    reason: Annotated[str, typer.Option(help="Why; it is on record.")], as_json: AsJson = False,
+    reason: Annotated[str, Option(help="Why; it is on record.")], as_json: AsJson = False,
     runtime_dir: RuntimeDir = None, config: ConfigFile = None,
 ) -> None:
     """Goes on with the ledger that is there, although registry or market noted another one, or a longer one."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
-
-import typer
+from typing import Annotated, Any, Literal, NamedTuple
 
 from apex_exec.cli.output import say
 from apex_exec.cli.root import app, examples
+from apex_exec.cli.tree import command_tree
+from apex_exec.cli.verbs import Argument
 
 Shell = Literal["bash", "zsh", "fish"]
 
@@ -38,12 +38,12 @@ class Node(NamedTuple):
     "apex-exec completion bash > ~/.local/share/bash-completion/completions/apex-exec",
     "apex-exec completion zsh > ~/.zfunc/_apex-exec   # with fpath+=~/.zfunc before compinit",
     "apex-exec completion fish > ~/.config/fish/completions/apex-exec.fish"))
-def completion(shell: Annotated[Shell, typer.Argument(help="bash, zsh or fish.")]) -> None:
+def completion(shell: Annotated[Shell, Argument(help="bash, zsh or fish.")]) -> None:
     """Prints a script for a shell that completes verbs, options and their values.
 
     For the shell that is open now: source <(apex-exec completion bash)
     """
-    nodes = list(walk(typer.main.get_command(app), ()))
+    nodes = list(walk(command_tree(), ()))
     say({"bash": bash, "zsh": zsh, "fish": fish}[shell](nodes), end="")
 
 
@@ -61,10 +61,7 @@ def walk(command: Any, path: tuple[str, ...]) -> Iterator[Node]:
 
 def _choices(parameter: Any) -> tuple[str, ...]:
     """What a parameter may be, where it is a Literal."""
-    annotation = getattr(getattr(parameter, "type_descriptor", None), "annotation", None)
-    if get_origin(annotation) is Literal:
-        return tuple(map(str, get_args(annotation)))
-    return tuple(map(str, getattr(getattr(parameter, "type", None), "choices", ())))
+    return tuple(map(str, getattr(parameter.type, "choices", ())))
 
 
 def _first_line(text: str | None) -> str:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,8 +16,6 @@ if TYPE_CHECKING:
     from apex_exec.client import Client
 
 USER = "11111111-2222-4333-8444-555555555555"
-START_SECONDS_MAX = 30
-STOP_SECONDS_MAX = 15
 ACTION: dict[str, Any] = {"action": "run", "context": {}}
 
 
@@ -100,40 +95,13 @@ def _run(client: Client, step: Step, as_json: bool) -> dict[str, Any]:
 def _daemon() -> Iterator[Client]:
     """A client of a daemon that lives in a temporary folder; both are gone afterwards, on ctrl-C too."""
     import apex_exec
-    from apex_exec.client import Client
+    from apex_exec.testing import Daemon, DaemonFailed
 
     plugins = Path(apex_exec.__file__).parent / "examples" / "plugins"
+    # The examples are ours, so they may run on any machine; the demonstration says at which level.
     with tempfile.TemporaryDirectory(prefix="apex-exec-demo-", ignore_cleanup_errors=True) as folder:
-        command = [sys.executable, "-m", "apex_exec", "serve", "--runtime-dir", f"{folder}/run", "--state-dir",
-                   f"{folder}/state", "--plugins-dir", str(plugins), "--http-address", "127.0.0.1:0",
-                   "--set", "sandbox.min_level=L0"]  # the examples are ours: shown on any machine, the level is told
-        log = Path(folder) / "log"
-        # A process group of its own: ctrl-C at the terminal ends the demo, and the demo ends the daemon in order.
-        with log.open("w") as stderr, subprocess.Popen(command, stdout=stderr, stderr=stderr,
-                                                       process_group=0) as process:
-            try:
-                _wait(Path(folder) / "run" / "host.sock", process, log)
-                with Client(f"ipc://{folder}/run/host.sock") as client:
-                    yield client
-            finally:
-                _stop(process)
-
-
-def _wait(socket: Path, process: subprocess.Popen[bytes], log: Path) -> None:
-    due = time.monotonic() + START_SECONDS_MAX
-    while not socket.exists():
-        if process.poll() is not None or time.monotonic() > due:
-            last = log.read_text("utf-8", "replace").strip().splitlines()[-1:] or ["it said nothing"]
-            fail(f"the daemon did not start: {clean(last[0])}", EXIT_NO)
-        time.sleep(0.02)
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Drains the daemon; kills it where that takes too long or the user cannot wait (a second ctrl-C)."""
-    process.terminate()
-    try:
-        process.wait(STOP_SECONDS_MAX)
-    except (subprocess.TimeoutExpired, KeyboardInterrupt):
-        with suppress(ProcessLookupError):
-            process.send_signal(signal.SIGKILL)
-        process.wait()
+        try:
+            with Daemon(folder, plugins_dir=plugins, config={"sandbox.min_level": "L0"}) as daemon:
+                yield daemon.client
+        except DaemonFailed as error:
+            fail(f"{error.what}: {clean(error.log_tail.splitlines()[-1])}", EXIT_NO)

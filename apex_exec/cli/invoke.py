@@ -9,20 +9,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from apex_exec.catalogue.hooks import BUILT_IN
 from apex_exec.cli import connect
 from apex_exec.cli.output import print_json, say
 from apex_exec.cli.root import EXIT_NO, EXIT_USAGE, ConfigFile, RuntimeDir, app, examples, fail
+from apex_exec.cli.verbs import Argument, Exit, Option
 
 if TYPE_CHECKING:
     from apex_exec.client import Client
 
-User = Annotated[str, typer.Option("--user", metavar="UUID", help="On whose behalf the hook runs.")]
-Payload = Annotated[str, typer.Option(
+User = Annotated[str, Option("--user", metavar="UUID", help="On whose behalf the hook runs.")]
+Payload = Annotated[str, Option(
     "--payload", metavar="JSON", help="A JSON map for the hook; @FILE reads it from a file, - from stdin.")]
-DeadlineMs = Annotated[int, typer.Option("--deadline-ms", min=1, help="For queue, cold start and run together.")]
+DeadlineMs = Annotated[int, Option("--deadline-ms", min=1, help="For queue, cold start and run together.")]
 HOOKS_HELP = f"""The payloads: {", ".join(
     f"{hook.name} {{{', '.join(key for key in hook.fields(hook.params) if not key.endswith('?'))}}}"
     for hook in BUILT_IN)}."""
@@ -33,8 +32,8 @@ HOOKS_HELP = f"""The payloads: {", ".join(
     "--payload '{\"dashboardId\": \"main\"}'",
     "apex-exec invoke custom-analytics onDataFetch --user $UUID --payload @query.json --deadline-ms 2000"))
 def invoke(
-    plugin: Annotated[str, typer.Argument(help="The plugin's id; `apex-exec plugin list` shows them.")],
-    action: Annotated[str, typer.Argument(help="The hook to run, as onDashboardLoad.")],
+    plugin: Annotated[str, Argument(help="The plugin's id; `apex-exec plugin list` shows them.")],
+    action: Annotated[str, Argument(help="The hook to run, as onDashboardLoad.")],
     user: User,
     payload: Payload = "{}",
     deadline_ms: DeadlineMs = 5000,
@@ -55,7 +54,7 @@ invoke.__doc__ = f"{invoke.__doc__}\n\n{HOOKS_HELP}"
 @app.command(epilog=examples(
     "apex-exec dispatch onAuthSuccess --user 11111111-2222-4333-8444-555555555555 --payload '{\"sessionId\": \"s1\"}'"))
 def dispatch(
-    action: Annotated[str, typer.Argument(help="The hook to run in every plugin that declares it.")],
+    action: Annotated[str, Argument(help="The hook to run in every plugin that declares it.")],
     user: User,
     payload: Payload = "{}",
     deadline_ms: DeadlineMs = 5000,
@@ -102,4 +101,4 @@ def _call(ask: Callable[[Client], dict[str, Any]], config: Path | None, runtime_
             print_json(error.reply, raw=True)
             if error.code == "PLUGIN_NOT_FOUND" and plugin:
                 _say_nearest(client, plugin)
-            raise typer.Exit(EXIT_NO) from None
+            raise Exit(EXIT_NO) from None

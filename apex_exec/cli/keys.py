@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from apex_exec.cli.output import print_json, print_table, say
 from apex_exec.cli.plugin.common import StateDir, ask, state_path
 from apex_exec.cli.root import AsJson, ConfigFile, RuntimeDir, examples, keys_app
+from apex_exec.cli.verbs import Argument, Option
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The key's name.")]
+Name = Annotated[str, Argument(metavar="NAME", help="The key's name.")]
 
 
 @keys_app.command(epilog=examples("apex-exec keys new acme"))
@@ -29,7 +28,7 @@ def new(name: Name, as_json: AsJson = False, state_dir: StateDir = None, config:
 @keys_app.command(epilog=examples("apex-exec keys curve server", "apex-exec keys curve my-host --dir ./curve"))
 def curve(
     name: Name,
-    folder: Annotated[Path | None, typer.Option(
+    folder: Annotated[Path | None, Option(
         "--dir", metavar="DIR", help="Default: keys/ in the state folder.")] = None,
     as_json: AsJson = False, state_dir: StateDir = None, config: ConfigFile = None,
 ) -> None:
@@ -61,10 +60,10 @@ def curve(
 @keys_app.command(epilog=examples(
     "apex-exec keys register acme", "apex-exec keys register bob --role approver --owner 'Bob'"))
 def register(
-    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="The key's name, or its .pub file.")],
-    role: Annotated[str, typer.Option("--role", help="author, approver or market.")] = "author",
-    owner: Annotated[str, typer.Option("--owner", help="The person or company behind it; default: NAME.")] = "",
-    days: Annotated[int, typer.Option("--days", min=1, max=3650, help="How long it may sign.")] = 730,
+    name: Annotated[str, Argument(metavar="NAME|FILE", help="The key's name, or its .pub file.")],
+    role: Annotated[str, Option("--role", help="author, approver or market.")] = "author",
+    owner: Annotated[str, Option("--owner", help="The person or company behind it; default: NAME.")] = "",
+    days: Annotated[int, Option("--days", min=1, max=3650, help="How long it may sign.")] = 730,
     as_json: AsJson = False, state_dir: StateDir = None, runtime_dir: RuntimeDir = None, config: ConfigFile = None,
 ) -> None:
     """Registers the public key with the daemon. A second key of one name rotates: both count until one is revoked."""
@@ -82,8 +81,8 @@ def register(
 
 @keys_app.command(epilog=examples("apex-exec keys revoke acme --reason 'laptop stolen'"))
 def revoke(
-    name: Annotated[str, typer.Argument(metavar="NAME|KEYID", help="All keys of that name, or one by its id.")],
-    reason: Annotated[str, typer.Option("--reason", help="Why; it is kept and shown.")],
+    name: Annotated[str, Argument(metavar="NAME|KEYID", help="All keys of that name, or one by its id.")],
+    reason: Annotated[str, Option("--reason", help="Why; it is kept and shown.")],
     as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None,
 ) -> None:
     """Revokes a key for good: what it approved ends, and every plugin that it signed stops within two seconds."""

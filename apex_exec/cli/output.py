@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
 
+from apex_exec.cli.cells import cell_len, chop_cells
+
 GAP = "  "
 FREE_TEXT = ("reason", "message", "hint", "problems", "is", "detail", "change", "note", "subject", "means", "value",
              "hooks", "users", "source", "approvals")
@@ -65,10 +67,11 @@ def say_line(line: bytes) -> None:
             raise ReaderGone from None
 
 
-def print_json(value: Any, *, raw: bool = False) -> None:
+def print_json(value: Any, *, raw: bool = False, indented: bool = False) -> None:
     """``value`` as JSON in the one style of ``cli.facts``; on a terminal indented, bytes as base64.
 
-    ``raw`` for what is a host's or a plugin's own: a reply of the wire is shown as it came.
+    ``raw`` for what is a host's or a plugin's own: a reply of the wire is shown as it came. ``indented`` in a pipe too,
+    for a document that people keep in a file.
     """
     if not raw:
         from apex_exec.cli.facts import facts
@@ -76,7 +79,7 @@ def print_json(value: Any, *, raw: bool = False) -> None:
         value = facts(value)
     every_character = (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
     say(json.dumps(value, default=_plain, ensure_ascii=not every_character,
-                   indent=2 if sys.stdout.isatty() else None))
+                   indent=2 if indented or sys.stdout.isatty() else None))
 
 
 def _plain(value: Any) -> Any:
@@ -117,8 +120,6 @@ def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | Mapp
 
 
 def _widths(headings: list[str], table: list[list[str]]) -> list[int]:
-    from rich.cells import cell_len
-
     return [max(cell_len(line) for text in column for line in text.split("\n"))
             for column in zip(headings, *table, strict=True)]
 
@@ -146,8 +147,6 @@ def _fitted(headings: Mapping[str, str], table: list[list[str]], numbers: list[b
 
 def _least_width(texts: list[str]) -> int:
     """The width of a column of free text that breaks no word, as a hook's name or a digest in it."""
-    from rich.cells import cell_len
-
     words = max((cell_len(word) for text in texts for word in text.split()), default=1)
     widest = max(map(cell_len, texts))
     return min(widest, max(FREE_WIDTH_MIN, min(words, WORD_WIDTH_MAX)))
@@ -155,8 +154,6 @@ def _least_width(texts: list[str]) -> int:
 
 def _lines(names: list[str], table: list[list[str]], numbers: list[bool], widths: list[int], *,
            ruled: bool = False) -> str:
-    from rich.cells import cell_len
-
     def line(cells: Sequence[str]) -> str:
         padded = []
         for text, width, right in zip(cells, widths, numbers, strict=True):
@@ -175,8 +172,6 @@ def _lines(names: list[str], table: list[list[str]], numbers: list[bool], widths
 
 def _wrapped(text: str, width: int) -> list[str]:
     """``text`` in lines of at most ``width`` cells: broken at spaces, within a word only where that alone is wider."""
-    from rich.cells import cell_len, chop_cells
-
     lines: list[str] = []
     for paragraph in text.split("\n"):
         if cell_len(paragraph) <= width:
@@ -220,19 +215,55 @@ def progress(label: str, total: int = 0) -> Iterator[Callable[[str], None]]:
         say(f"{label} …", file=sys.stderr, flush=True)
         yield lambda step: say(f"  {step}", file=sys.stderr, flush=True)
         return
-    from rich.console import Console
-
-    console = Console(stderr=True, highlight=False)
     done = 0
 
-    with console.status(clean(label)) as status:
+    def show(text: str) -> None:
+        import shutil
 
-        def tell(step: str) -> None:
-            nonlocal done
-            done += 1
-            count = f"[{done}/{total}] " if total else ""
-            from rich.text import Text
+        line = " ".join(clean(text).split("\n"))
+        width = max(1, shutil.get_terminal_size().columns - 1)
+        sys.stderr.write(f"\r\x1b[K{(chop_cells(line, width) or [''])[0]}")  # clean, and never more than one line
+        sys.stderr.flush()
 
-            status.update(Text(f"{label}: {count}{clean(step)}"))
+    def tell(step: str) -> None:
+        nonlocal done
+        done += 1
+        show(f"{label}: {f'[{done}/{total}] ' if total else ''}{step}")
 
+    show(f"{label} …")
+    try:
         yield tell
+    finally:
+        sys.stderr.write("\r\x1b[K")
+        sys.stderr.flush()
+
+
+STYLES = {"": "", "heading": "\x1b[7m", "warning": "\x1b[33m"}
+"""What a line of ``Screen`` may look like."""
+
+
+class Screen:
+    """The whole terminal, drawn again and again; a context manager that gives back what was there before."""
+
+    def __enter__(self) -> Screen:
+        self._write("\x1b[?1049h\x1b[?25l")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._write("\x1b[?25h\x1b[?1049l")
+
+    def draw(self, lines: Sequence[tuple[str, str]]) -> None:
+        """Shows ``lines``, each (style, text), cut where the terminal ends."""
+        import shutil
+
+        width, height = shutil.get_terminal_size()
+        shown = [f"{STYLES[style]}{(chop_cells(clean(text), width) or [''])[0]}\x1b[0m\x1b[K"
+                 for style, text in lines[:height]]
+        self._write("\x1b[H" + "\r\n".join(shown) + "\x1b[J")
+
+    def _write(self, text: str) -> None:
+        try:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise ReaderGone from None

@@ -1,4 +1,4 @@
-"""The typer application, its groups of verbs, and the options that verbs share.
+"""The application, its groups of verbs, and the options that verbs share.
 
 A verb is a file of this package: it registers itself on ``app`` or on a group when it is imported. Heavy imports
 (zmq, pydantic, SQLAlchemy …) belong inside the verb's function, so that ``--help`` answers at once.
@@ -10,9 +10,8 @@ import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
 
-import typer
-
 from apex_exec.cli.output import say
+from apex_exec.cli.verbs import Exit, Group, Option
 
 EXIT_DONE = 0
 EXIT_NO = 1
@@ -23,22 +22,23 @@ EXIT_INTERRUPTED = 130
 """128 + SIGINT, as shells expect."""
 
 
-def group(help: str) -> typer.Typer:
-    """A group of verbs; without arguments it shows its help."""
-    return typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
-                       rich_markup_mode=None, help=help,
-                       context_settings={"help_option_names": ["--help", "-h"]})
+SECTIONS = {
+    "First steps": ("demo", "doctor", "version", "completion"),
+    "The daemon": ("serve", "stop", "status", "top", "config", "reload", "drain", "undrain", "backup", "restore"),
+    "Plugins": ("plugin", "keys", "invoke", "dispatch", "restart", "breaker", "schema"),
+    "Records and money": ("audit", "market", "billing"),
+}
+"""The verbs and groups of ``--help``, in the order in which somebody new needs them."""
 
-
-app = group("Runs a platform's third-party plugins, each in a jailed process of its own.\n\n"
-            "Start with `apex-exec demo`; `apex-exec VERB --help` shows examples.")
-plugin_app = group("Write, check, install and look after plugins.")
-config_app = group("Check a configuration.")
-keys_app = group("Keys that sign bundles and approvals, and CURVE keys for tcp.")
-audit_app = group("Read, verify and export the audit ledger.")
-market_app = group("The marketplace: review, publish, buy.")
-breaker_app = group("What pauses a plugin that fails too often.")
-billing_app = group("Statements and the arithmetic behind them.")
+app = Group("Runs a platform's third-party plugins, each in a jailed process of its own.\n\n"
+            "Start with `apex-exec demo`; `apex-exec VERB --help` shows examples.", SECTIONS)
+plugin_app = Group("Write, check, install and look after plugins.")
+config_app = Group("Check a configuration.")
+keys_app = Group("Keys that sign bundles and approvals, and CURVE keys for tcp.")
+audit_app = Group("Read, verify and export the audit ledger.")
+market_app = Group("The marketplace: review, publish, buy.")
+breaker_app = Group("What pauses a plugin that fails too often.")
+billing_app = Group("Statements and the arithmetic behind them.")
 
 
 def _show_version(wanted: bool) -> None:
@@ -46,11 +46,11 @@ def _show_version(wanted: bool) -> None:
         from apex_exec import API_VERSION, __version__
 
         say(f"apex-exec {__version__}, plugin API {API_VERSION}")
-        raise typer.Exit
+        raise Exit
 
 
-@app.callback()
-def root(version: Annotated[bool, typer.Option("--version", is_eager=True, callback=_show_version,
+@app.callback
+def root(version: Annotated[bool, Option("--version", is_eager=True, callback=_show_version,
                                                help="Print the version and exit.")] = False) -> None:
     """Gives the application its own options; the help text above stays the group's."""
 
@@ -58,11 +58,11 @@ def root(version: Annotated[bool, typer.Option("--version", is_eager=True, callb
 GROUPS = {"plugin": plugin_app, "config": config_app, "keys": keys_app, "audit": audit_app, "market": market_app,
           "billing": billing_app, "breaker": breaker_app}
 
-RuntimeDir = Annotated[str | None, typer.Option(
+RuntimeDir = Annotated[str | None, Option(
     "--runtime-dir", metavar="DIR", help="Folder of the daemon's sockets; default: where a daemon is found.")]
-ConfigFile = Annotated[Path | None, typer.Option(
+ConfigFile = Annotated[Path | None, Option(
     "--config", metavar="FILE", help="The daemon's TOML configuration; see `apex-exec config check`.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+AsJson = Annotated[bool, Option("--json", help="Print JSON instead of a table.")]
 
 
 def examples(*lines: str) -> str:
@@ -103,4 +103,4 @@ def need_linux() -> None:
 def fail(message: str, status: int) -> NoReturn:
     """Ends the command with one line on stderr that says what to do."""
     say(f"apex-exec: {' '.join(message.split())}", file=sys.stderr)
-    raise typer.Exit(status)
+    raise Exit(status)

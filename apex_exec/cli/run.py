@@ -9,12 +9,13 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-
-import typer
+from typing import Any
 
 from apex_exec import extras
 from apex_exec.cli.output import ReaderGone, say
-from apex_exec.cli.root import EXIT_DONE, EXIT_INTERRUPTED, EXIT_NO, EXIT_NO_DAEMON, EXIT_USAGE, app
+from apex_exec.cli.root import EXIT_DONE, EXIT_INTERRUPTED, EXIT_NO, EXIT_NO_DAEMON, EXIT_USAGE
+from apex_exec.cli.tree import PROGRAM, command_tree
+from apex_exec.cli.verbs import Abort, ClickException, Exit
 from apex_exec.errors import ApexError, ConfigError, Refusal
 
 
@@ -28,7 +29,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     here = sys.platform
     _write_anything()
     try:
-        status = typer.main.get_command(app)(args=arguments, prog_name="apex-exec", standalone_mode=False)
+        status = _parse(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
         return status if isinstance(status, int) else EXIT_DONE
     except KeyboardInterrupt:
@@ -47,10 +48,20 @@ def run(arguments: Sequence[str] | None = None) -> int:
             raise
         return _say(f"this needs Linux, whose own means confine plugins, and this is {here} ({error}): use a Linux "
                     "machine, a virtual one, or a container", EXIT_NO)
-    except typer.Abort:  # end of input at a question
+    except Abort:  # end of input at a question
         return _say("aborted", EXIT_NO)
-    except typer.TyperException as error:
+    except ClickException as error:
         return _usage(error)
+
+
+def _parse(arguments: Sequence[str]) -> Any:
+    """Runs the verb. Not by click's own ``main``, which takes ctrl-C and a closed pipe for errors of its kind."""
+    tree = command_tree(arguments)
+    try:
+        with tree.make_context(PROGRAM, list(arguments)) as context:
+            return tree.invoke(context)
+    except Exit as end:
+        return end.exit_code
 
 
 def _write_anything() -> None:
@@ -92,7 +103,7 @@ def _say(message: str, status: int) -> int:
     return status
 
 
-def _usage(error: typer.TyperException) -> int:
+def _usage(error: ClickException) -> int:
     """A wrong option or argument: one line, and where to read on. Without arguments: the help itself."""
     context = getattr(error, "ctx", None)
     if type(error).__name__ == "NoArgsIsHelpError" and context is not None:

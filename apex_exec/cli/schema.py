@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import typer
-
-from apex_exec.cli.output import say
+from apex_exec.cli.output import print_json, say
 from apex_exec.cli.root import EXIT_USAGE, ConfigFile, app, examples, fail
+from apex_exec.cli.verbs import Argument, Option
 
 
 @app.command(epilog=examples("apex-exec schema > apex-exec.schema.json", "apex-exec schema invoke",
                              "apex-exec schema --typescript --config daemon.toml > hooks.d.ts"))
 def schema(
-    message: Annotated[str | None, typer.Argument(help="One message by its `type`, as invoke; none: all.")] = None,
-    typescript: Annotated[bool, typer.Option(
+    message: Annotated[str | None, Argument(help="One message by its `type`, as invoke; none: all.")] = None,
+    typescript: Annotated[bool, Option(
         "--typescript", help="Print types for a host in TypeScript: the hooks that the configuration declares.")
         ] = False,
     config: ConfigFile = None,
@@ -24,8 +23,6 @@ def schema(
     One document with a definition for each message, and for each hook's payload and result, with those that the
     configuration declares.
     """
-    import json
-
     from apex_exec.catalogue.declared import declare_all
     from apex_exec.catalogue.hooks import HOOKS
     from apex_exec.config import load_settings
@@ -44,7 +41,7 @@ def schema(
             known = sorted({*document["requests"], *document["answers"]})
             fail(f"there is no message {message!r}; there are {', '.join(known)}", EXIT_USAGE)
         document = {"$schema": document["$schema"], **picked, "$defs": document["$defs"]}
-    say(json.dumps(document, indent=2))
+    print_json(document, raw=True, indented=True)
 
 
 def whole() -> dict[str, Any]:

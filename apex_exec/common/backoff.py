@@ -1,4 +1,4 @@
-"""Waits that double: how long to leave something alone that has failed. Pure; whoever uses it looks at the clock."""
+"""Waits that double: how long to leave something alone that has failed. Pure; the caller reads the clock."""
 
 from __future__ import annotations
 
@@ -24,5 +24,5 @@ class Backoff(Generic[N]):
         return wait
 
     def reset(self) -> None:
-        """It has worked, or has worked for long enough: the next wait is the shortest again."""
+        """Call this when it has worked, or has worked for long enough: the next wait is the shortest again."""
         self._next = self._shortest

@@ -44,7 +44,7 @@ class Ended(NamedTuple):
 
 
 def clean_environment() -> dict[str, str]:
-    """What a child that works on others' input is told: where modules are, and a language. No setting, no secret."""
+    """The environment of a child that works on others' input: the module path and a language. No setting, no secret."""
     return {"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
 
@@ -53,8 +53,8 @@ def run_module(module: str, arguments: Sequence[str] = (), *, data: bytes = b"",
                output_bytes_max: int = OUTPUT_BYTES_MAX) -> Ended:
     """Runs ``python -m module`` with ``data`` on its standard input, and blocks until it ends, ``seconds`` at most.
 
-    ``memory_bytes_max`` bounds its address space and ``cpu_seconds_max`` its CPU time; 0 is no bound. A child that runs
-    into a bound ends, and its status says so; one that still runs after ``seconds`` is killed, and
+    ``memory_bytes_max`` bounds its address space and ``cpu_seconds_max`` its CPU time; 0 means no bound. A child that
+    runs into a bound ends, and its status says so; one that still runs after ``seconds`` is killed, and
     subprocess.TimeoutExpired is raised. Raises OSError if the process cannot be started.
     """
     command = [sys.executable, "-P", "-c", _BOOT, str(memory_bytes_max), str(cpu_seconds_max), module, *arguments]

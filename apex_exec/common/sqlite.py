@@ -1,6 +1,6 @@
-"""Opening an SQLite database of ours: a private file, durable commits, and transactions that we begin ourselves.
+"""Opening SQLite databases: ours, the platform's, either of them to read only. We begin every transaction ourselves.
 
-The platform's own database is not ours: what it sets in its file stays as it is, so the gateway sets its own pragmas.
+A database of ours is a private file with a write-ahead log. The platform's own database stays as the platform made it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import os
 import sqlite3
 import stat
 from pathlib import Path
+
+from apex_exec.common.files import create_file
 
 URL_PREFIX = "sqlite:///"
 OURS = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON")
@@ -45,9 +47,23 @@ def open_ours(path: Path, *, busy_seconds: float, pragmas: tuple[str, ...] = (),
     return database
 
 
-def open_readonly(path: Path, *, busy_seconds: float = 5.0) -> sqlite3.Connection:
+def open_theirs(path: Path, *, busy_seconds: float) -> sqlite3.Connection:
+    """A connection, for any thread, to a database that the platform writes too. Its mode and its journal stay as they
+    are; a file that is not there is made, and is then its owner's alone. Raises OSError, sqlite3.Error."""
+    with contextlib.suppress(FileExistsError):
+        create_file(path, b"")
+    database = sqlite3.connect(path, isolation_level=None, timeout=busy_seconds, check_same_thread=False)
+    database.execute("PRAGMA synchronous = FULL")
+    database.execute("PRAGMA foreign_keys = ON")  # off by default; a platform that declares them relies on them
+    return database
+
+
+def open_readonly(path: Path, *, busy_seconds: float = 5.0, any_thread: bool = False, detect_types: int = 0,
+                  cached_statements: int = 128) -> sqlite3.Connection:
     """A connection that cannot write and makes no file. Raises sqlite3.Error, at the latest when it is first used."""
-    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=busy_seconds)
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=busy_seconds,
+                           check_same_thread=not any_thread, detect_types=detect_types,
+                           cached_statements=cached_statements)
 
 
 def make_private(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Everything the pool wants done. The shell does it; nothing here touches the world."""
+"""Everything that the pool may want done. The shell does it, in order; nothing here touches the world."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class CountStarted(Struct, gc=False):
 
 
 class RecallCalls(Struct, gc=False):
-    """Tell the worker not to begin these calls of its link (numbers as in SendCall): it skips each of them that it has
-    not begun when it hears of it."""
+    """Tell the worker not to begin these calls of its link (numbered as in SendCall). It skips those that it has not
+    begun when it hears of this, and answers each of them all the same."""
 
     worker: int
     seqs: list[int]
@@ -61,7 +61,8 @@ class StopWorker(Struct, gc=False):
 
 
 class WorkerEnded(Struct, gc=False):
-    """For observers: a worker has ended, once each, with its final reason; ``charged`` where the breaker counted it."""
+    """For observers: a worker has ended, for its final reason; ``charged`` says that the breaker counted it. It is said
+    once of each worker."""
 
     worker: int
     plugin: str
@@ -77,7 +78,7 @@ class BreakerChanged(Struct, gc=False):
 
 
 class GenerationJudged(Struct, gc=False):
-    """The answer to GenerationPrepared: ``code`` is "" where the generation stands ready to be adopted."""
+    """The answer to GenerationPrepared: ``code`` is "" if the generation is ready to be adopted."""
 
     plugin: str
     digest: str
@@ -86,21 +87,22 @@ class GenerationJudged(Struct, gc=False):
 
 
 class Faulted(Struct, gc=False):
-    """For the shell: the core itself failed at what was due for ``plugin`` ("": for nobody in particular)."""
+    """For the shell: the core itself failed at what was due for ``plugin``, which is "" if it was for none."""
 
     plugin: str
     error: Exception
 
 
 class ReplaceZygote(Struct, gc=False):
-    """A killed worker's end was never reported: kill the zygote, start another, then feed ZygoteLost."""
+    """The end of a killed worker was not reported: kill the zygote, start another, and then send ZygoteLost."""
 
     worker: int
 
 
 class Verdict(Struct, gc=False):
-    """The one outcome of one invocation. ``code`` is "" for a result. ``worker`` is the one that it ran on; it is 0 if
-    none has begun it."""
+    """The one outcome of one invocation. ``code`` is "" for a result. ``worker`` is the worker that the call ran on; it
+    is 0 if none has begun it. ``cold`` says that no worker was ready when the call arrived. ``admitted`` is false of a
+    call that was refused as it came in: it leaves no record of an invocation."""
 
     call: int
     plugin: str
@@ -115,6 +117,7 @@ class Verdict(Struct, gc=False):
     run_ns: int
     cold: bool
     worker: int = 0
+    admitted: bool = True
 
 
 Action = (

@@ -1,4 +1,7 @@
-"""Everything that happens to the pool. Times are CLOCK_MONOTONIC nanoseconds, given beside the event."""
+"""Everything that may happen to the pool, as far as it can know. Nothing else reaches it.
+
+The time of an event (CLOCK_MONOTONIC, nanoseconds) is given beside it, to ``Pool.step``.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,9 @@ from apex_exec.core.scheduler.breaker import BreakerPolicy
 
 
 class PluginSet(Struct, gc=False):
-    """A plugin was added or changed. Another digest or memory bound means another worker generation: a prepared one is
-    adopted, else one is started beside the old; calls admitted from now on run on it, in order, and none is lost."""
+    """A plugin was added or changed. Another digest or memory bound means another worker generation: the prepared one
+    is adopted, or one is started beside the old. Calls that are admitted from now on run on it, in order; none is
+    lost."""
 
     spec: PluginSpec
 
@@ -23,10 +27,9 @@ class PluginRemoved(Struct, gc=False):
 
 
 class InvokeRequested(Struct, gc=False):
-    """One admitted, schema-checked invocation. ``call`` is the shell's number for it, never reused.
-
-    ``own``: the daemon's own (a canary, a smoke call). For whom the plugin is enabled does not concern it.
-    """
+    """One invocation, which the shell has checked against its schema. ``call`` is the shell's number for it and is
+    never used again. ``own`` marks one of the daemon's own (a canary, a smoke call): it is nobody's, so it does not
+    matter for whom the plugin is enabled."""
 
     call: int
     plugin: str
@@ -38,21 +41,21 @@ class InvokeRequested(Struct, gc=False):
 
 
 class CancelRequested(Struct, gc=False):
-    """The caller of ``call`` no longer wants it (or is gone)."""
+    """The caller of ``call`` no longer wants it, or is gone."""
 
     call: int
 
 
 class GenerationPrepared(Struct, gc=False):
-    """Start a worker of ``spec`` beside the live one, run ``canary`` on it if there is one, and say what came of it
-    (GenerationJudged). It serves nobody until a PluginSet with the same digest adopts it."""
+    """A worker of ``spec`` is to be started beside the live one and to be tried with ``canary``, if there is one. What
+    came of it is told by GenerationJudged. It serves nobody until a PluginSet with the same digest adopts it."""
 
     spec: PluginSpec
     canary: InvokeRequested | None = None
 
 
 class GenerationDropped(Struct, gc=False):
-    """Give up the generation that was prepared for ``plugin``; nothing where there is none."""
+    """The generation that was prepared for ``plugin``, if there is one, is to be given up."""
 
     plugin: str
 
@@ -64,7 +67,8 @@ class WorkerReady(Struct, gc=False):
 
 
 class WorkerAnswered(Struct, gc=False):
-    """The worker answered call ``seq`` of its link. ``code`` is "" for a result, "skipped" for a skip."""
+    """The worker answered call ``seq`` of its link. ``code`` is "" for a result and "skipped" for a call that it did
+    not run, because its deadline had passed or it was recalled."""
 
     worker: int
     seq: int
@@ -87,7 +91,7 @@ class WorkerViolated(Struct, gc=False):
 
 
 class WorkerSampled(Struct, gc=False):
-    """The governor's reading of one worker: its own memory now, and the CPU time it has used in all."""
+    """What the governor has read of one worker: its own memory now, and the CPU time that it has used in all."""
 
     worker: int
     memory_bytes: int
@@ -102,7 +106,7 @@ class WorkerThrottled(Struct, gc=False):
 
 
 class WorkerRanOn(Struct, gc=False):
-    """The governor saw the worker use CPU time long after its last call was answered: code of the plugin's goes on."""
+    """The governor saw the worker use CPU time long after its last call was answered: the plugin's code goes on."""
 
     worker: int
 
@@ -138,15 +142,15 @@ class WorkerGone(Struct, gc=False):
 
 
 class PluginFaulted(Struct, gc=False):
-    """The supervisor failed at what it does for the plugin. It is paused as after too many ends: whether its data or a
-    bug of the daemon's is to blame, what failed once for it will fail again."""
+    """The supervisor failed at something that it does for the plugin. The plugin is paused as it is after too many
+    ends: whether its data or a bug of ours is to blame, what failed once for it will fail again."""
 
     plugin: str
     message: str
 
 
 class ForkRefused(Struct, gc=False):
-    """The system gave no process for the worker (EAGAIN, EMFILE, ENOMEM). It never existed; nobody is charged."""
+    """The system gave no process for the worker (EAGAIN, EMFILE, ENOMEM). It never existed, and nobody is charged."""
 
     worker: int
 
@@ -156,11 +160,11 @@ class ZygoteLost(Struct, gc=False):
 
 
 class ZygoteUp(Struct, gc=False):
-    """A zygote takes forks (again). Until the first ZygoteLost it is taken to be there."""
+    """A zygote takes forks again. At the beginning the pool assumes that there is one."""
 
 
 class Reconfigured(Struct, gc=False):
-    """Other bounds from now on. What is already admitted stays; workers above the new bound leave when idle."""
+    """Other bounds hold from now on. What was admitted stays; idle workers above the new bound leave."""
 
     limits: PoolLimits
     breaker: BreakerPolicy
@@ -168,18 +172,19 @@ class Reconfigured(Struct, gc=False):
 
 
 class Tick(Struct, gc=False):
-    """Time has passed."""
+    """Time has passed: what is due is to be done. The shell sends it when ``Pool.next_wake_ns`` has come."""
 
 
 class DrainRequested(Struct, gc=False):
-    """The daemon ends: what has no verdict at ``until_ns``, and what comes then, is answered SHUTTING_DOWN. Until then
-    calls are taken: a dispatch that was taken before goes on from plugin to plugin. New requests the shell refuses."""
+    """The daemon ends: calls without a verdict at ``until_ns``, and calls that come later, are answered SHUTTING_DOWN.
+    Until then calls are taken, so that a dispatch that was taken before goes on from plugin to plugin; the shell
+    refuses new requests."""
 
     until_ns: int
 
 
 class RestartRequested(Struct, gc=False):
-    """An operator wants another worker for the plugin: the one it has answers what it was sent and leaves."""
+    """An operator wants another worker for the plugin. Its present worker answers what it was sent, and leaves."""
 
     plugin: str
 
@@ -191,8 +196,8 @@ class BreakerReset(Struct, gc=False):
 
 
 class WorkRefused(Struct, gc=False):
-    """No call may begin from now on, until WorkAdmitted. What waits is answered with ``code``, what stands on a link
-    and has not begun is recalled, what has begun goes on."""
+    """No call may begin from now on, until WorkAdmitted. Calls that wait are answered with ``code``, calls on a link
+    that have not begun are recalled, and calls that have begun go on."""
 
     code: str
     message: str

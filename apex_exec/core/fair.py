@@ -1,15 +1,15 @@
-"""Whose work is done next, where one process works for many plugins and learns only afterwards what it cost. Pure.
+"""Whose work is done next, if one process works for many plugins and learns only afterwards what the work cost. Pure.
 
 Two rules, for links that are to be read, results that are to be checked, queries that are to be compiled:
 
 * **Equal turns by cost, not by number** (start-time fair queueing; a deficit round-robin whose quantum is one piece of
-  work). Every owner has a clock of its own that runs by what its work has cost; the owner whose clock is furthest
-  behind is next. One that comes back after a rest begins at the present, so that rest cannot be saved up.
-* **No more than its share of the process.** Every owner has a bucket: ``share`` CPU-seconds come in a second, up to
-  ``burst_ns``; what is spent is taken out, and an owner in debt waits until it is paid off, however idle the process
-  is. So four plugins that ask for all they can get leave the process as idle as four times their share does.
+  work). Every owner has its own clock, which runs by what its work has cost; the owner whose clock is furthest behind
+  is next. An owner that comes back after a rest begins at the present, so that rest cannot be saved up.
+* **No more than a share of the process.** Every owner has a bucket: ``share`` CPU-seconds come in each second, up to
+  ``burst_ns``. What is spent is taken out, and an owner in debt waits until the debt is paid off, however idle the
+  process is. So four plugins that ask for all they can get use four times their share, and the rest stays idle.
 
-A piece of work that has begun is not interrupted: whoever adds work keeps each piece small.
+A piece of work that has begun is not interrupted, so whoever adds work keeps each piece small.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ EXPECTED_NS = 100_000
 """The assumed cost of a piece of work until its real cost is reported. Without it an owner could be served again and
 again while several of its pieces are still running."""
 OWNERS_KEPT = 4096
-"""Accounts that are kept; above, those that rest with a full bucket are forgotten, which changes nothing for them."""
+"""Accounts that are kept. If there are more, those that rest with a full bucket are forgotten, which changes nothing
+for them."""
 
 
 class _Account(Generic[T]):
-    __slots__ = ("at_ns", "expected_ns", "held_until_ns", "items", "level_ns", "listed", "owner", "passed_ns", "share",
-                 "stopped")
+    __slots__ = ("at_ns", "deferred_until_ns", "expected_ns", "items", "level_ns", "listed", "owner", "passed_ns",
+                 "share", "stopped")
 
     def __init__(self, owner: str, share: float, level_ns: float, now_ns: int) -> None:
         self.owner = owner
@@ -41,16 +42,16 @@ class _Account(Generic[T]):
         self.level_ns = level_ns
         self.at_ns = now_ns
         self.passed_ns = 0.0
-        self.expected_ns = 0  # of passed_ns: what was taken for the cost of pieces whose true cost is not told yet
+        self.expected_ns = 0  # of passed_ns: the assumed cost of pieces whose real cost was not reported yet
         self.items: deque[T] = deque()
         self.listed = False  # in one of the two heaps
-        self.held_until_ns = 0
+        self.deferred_until_ns = 0
         self.stopped = False
 
 
 class FairQueue(Generic[T]):
-    """Work of many owners. ``burst_ns`` is what an owner may use at once; ``share`` what it gets unless ``tune`` says
-    otherwise. An owner with a share of 1 or more never waits for its bucket."""
+    """Work of many owners. ``burst_ns`` is what an owner may use at once, and ``share`` is what it gets unless ``tune``
+    says otherwise. An owner with a share of 1 or more never waits for its bucket."""
 
     def __init__(self, burst_ns: int, share: float = 1.0) -> None:
         self._burst_ns = burst_ns
@@ -72,7 +73,7 @@ class FairQueue(Generic[T]):
             account.share = max(SHARE_MIN, share)
 
     def spend(self, owner: str, cost_ns: int, now_ns: int) -> None:
-        """``owner``'s work has cost so much, whether it was queued here or not."""
+        """The work of ``owner`` has cost ``cost_ns``, whether it was queued here or not."""
         account = self._account(owner, now_ns)
         self._refill(account, now_ns)
         account.level_ns -= cost_ns
@@ -81,20 +82,20 @@ class FairQueue(Generic[T]):
         account.passed_ns += cost_ns - known_ns
 
     def wait_ns(self, owner: str, now_ns: int) -> int:
-        """0 where work of ``owner`` may be done now, else how long until it may."""
+        """How long until work of ``owner`` may be done; 0 if it may be done now."""
         account = self._accounts.get(owner)
         if account is None:
             return 0
         self._refill(account, now_ns)
         return NEVER_NS if account.stopped else self._due_ns(account, now_ns)
 
-    def hold(self, owner: str, until_ns: int, now_ns: int) -> None:
-        """Nothing is done for ``owner`` before ``until_ns``, whatever its bucket holds: it is over another rate."""
+    def defer(self, owner: str, until_ns: int, now_ns: int) -> None:
+        """Does nothing for ``owner`` before ``until_ns``, whatever its bucket holds: the owner is over another rate."""
         account = self._account(owner, now_ns)
-        account.held_until_ns = max(account.held_until_ns, until_ns)
+        account.deferred_until_ns = max(account.deferred_until_ns, until_ns)
 
     def stop(self, owner: str, now_ns: int) -> None:
-        """Nothing is done for ``owner`` until ``go``: something that it began is not through."""
+        """Does nothing for ``owner`` until ``go``: something that it began is not finished."""
         self._account(owner, now_ns).stopped = True
 
     def go(self, owner: str, now_ns: int) -> None:
@@ -135,10 +136,10 @@ class FairQueue(Generic[T]):
     @staticmethod
     def _due_ns(account: _Account[T], now_ns: int) -> int:
         """How long until the owner may be served, at the present level."""
-        held_ns = max(0, account.held_until_ns - now_ns)
+        deferred_ns = max(0, account.deferred_until_ns - now_ns)
         if account.level_ns >= 0 or account.share >= 1:
-            return held_ns
-        return max(held_ns, int(-account.level_ns / account.share) + 1)
+            return deferred_ns
+        return max(deferred_ns, int(-account.level_ns / account.share) + 1)
 
     # ------------------------------------------------------------------ the queue
     def push(self, owner: str, item: T, now_ns: int) -> None:
@@ -150,7 +151,7 @@ class FairQueue(Generic[T]):
             self._list(account, now_ns)
 
     def pop(self, now_ns: int) -> tuple[str, T] | None:
-        """The next (owner, item); None where nothing waits, or all owners of what does are in debt."""
+        """The next (owner, item); None if nothing waits, or if all owners of what waits are in debt."""
         waiting, ready = self._waiting, self._ready
         while waiting and waiting[0][0] <= now_ns:
             account = heapq.heappop(waiting)[2]
@@ -180,7 +181,7 @@ class FairQueue(Generic[T]):
         return None
 
     def next_due_ns(self, now_ns: int) -> int | None:
-        """When ``pop`` may give something: ``now_ns`` where it may at once, None where nothing waits."""
+        """When ``pop`` may give something: ``now_ns`` if it may at once, None if nothing waits."""
         if self._ready:
             return now_ns
         return self._waiting[0][0] if self._waiting else None

@@ -1,8 +1,8 @@
 """Rates, on the caller's clock. Pure.
 
-``SlidingWindow`` refuses: at most ``limit`` tries in any ``window_ns``. It is exact, because it keeps the time of each
-of the last ``limit`` tries, and bounded, because it keeps no more. A refused try counts like any other: who keeps
-knocking keeps waiting. ``Pace`` never refuses and says how long to wait instead.
+``SlidingWindow`` refuses: it allows at most ``limit`` tries in any ``window_ns``. It is exact, because it keeps the
+time of each of the last ``limit`` tries, and bounded, because it keeps no more. A refused try counts like any other, so
+a plugin that keeps trying keeps waiting. ``Pace`` never refuses, and says how long to wait instead.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class SlidingWindow:
         self._tries: deque[int] = deque(maxlen=limit)
 
     def take(self, now_ns: int) -> int:
-        """Counts one try. 0 where it may pass, else the nanoseconds until the next one may if none comes before it."""
+        """Counts one try. Gives 0 if it may pass, else the nanoseconds until the next one may, if none comes before."""
         tries = self._tries
         if not self.limit:
             return self.window_ns
@@ -32,14 +32,15 @@ class SlidingWindow:
         return 0 if allowed else tries[0] + self.window_ns - now_ns
 
     def resize(self, limit: int) -> None:
-        """Another limit from now on; the latest tries still count."""
+        """Sets another limit; the latest tries still count."""
         if limit != self.limit:
             self._tries = deque(self._tries, maxlen=limit)
             self.limit = limit
 
 
 class Pace:
-    """What may come in: ``rate`` a second, ``burst`` at once. What is over it is taken all the same, and waited for."""
+    """What may come in: ``rate`` a second, ``burst`` at once. What is over that is taken all the same, and the next one
+    waits for it."""
 
     __slots__ = ("_at_ns", "_level", "burst", "rate")
 
@@ -50,7 +51,7 @@ class Pace:
         self._at_ns = now_ns
 
     def take(self, now_ns: int) -> int:
-        """Counts one; 0, or the nanoseconds after which the next may come."""
+        """Counts one; gives the nanoseconds after which the next may come, 0 if it may come at once."""
         if now_ns > self._at_ns:
             self._level = min(float(self.burst), self._level + (now_ns - self._at_ns) * self.rate / 1e9)
             self._at_ns = now_ns

@@ -60,11 +60,11 @@ REFUSALS_RECORDED = 8
 """Refused calls of one invocation and method that have a record each; how many more there were is one record at the
 invocation's end. A record costs the ledger a third of a kilobyte, and a refusal costs a hook nothing."""
 MARGIN_NS = 150 * MS_NS
-"""The gateway's and a host's time ends so long before the invocation's (a fifth of it at most): to stop a query takes
+"""The gateway's and a host's time ends this much before the invocation's (a fifth of it at most): to stop a query takes
 round trips, and the hook can still say something about it."""
 LAST_WORD_NS = MARGIN_NS // 2
-"""So long before the invocation's end (a tenth of it at most) the supervisor itself answers a call that the gateway or
-a host has not answered: if one of them hangs, the worker must live, and the hook has time left to react."""
+"""This much before the invocation's end (a tenth of it at most) the supervisor itself answers a call that the gateway
+or a host has not answered: if one of them hangs, the worker must live, and the hook has time left to react."""
 
 
 def event_of(method: str) -> str:
@@ -122,8 +122,9 @@ class ApiCalls:
     """All API calls of the daemon. ``side`` is the gateway process, which is not attached yet."""
 
     def __init__(self, settings: Settings, pool: Pool, *, send: Callable[[WorkerLink, Any], None],
-                 step: Callable[[ev.Event, int], None], side_changed: Callable[[SideProcess], None], metrics: Metrics,
-                 audit: Trail, overhead: Overhead, add_host_ns: Callable[[str, int], None]) -> None:
+                 step: Callable[[ev.Event, int], None], side_changed: Callable[[SideProcess], None],
+                 wake: Callable[[SideProcess], None], metrics: Metrics, audit: Trail, overhead: Overhead,
+                 add_host_ns: Callable[[str, int], None]) -> None:
         self.side = SideProcess("gateway", "apex_exec.gateway.process:main", {
             "tables": {name: entry.model_dump() for name, entry in settings.data.tables.items()},
             "data_url": settings.database_url(settings.data.url), "hosts": settings.fetch.allow,
@@ -143,6 +144,7 @@ class ApiCalls:
         self._send = send
         self._step = step
         self._side_changed = side_changed
+        self._wake = wake
         self._metrics = metrics
         self._audit = audit
         self._hosts = HostMethods(self._anomaly)
@@ -195,7 +197,7 @@ class ApiCalls:
         wait_ns = pace.take(now_ns)
         if wait_ns:
             link.paced = True
-            self._overhead.reading.hold(plugin, now_ns + wait_ns, now_ns)
+            self._overhead.reading.defer(plugin, now_ns + wait_ns, now_ns)
 
     def _decide(self, asked: _Asked, running: _Running, message: inner.ApiCall, deadline_ns: int) -> None:
         method, now_ns = message.method, asked.begun_ns
@@ -273,6 +275,7 @@ class ApiCalls:
             self._refuse(asked, "rate_limited", "too many requests a minute", retry_ms, event="security.rate_limit",
                          result="denied")
             return
+        self._wake(self.side)
         due_ns = asked.begun_ns + self._time_of(asked, deadline_ns)
         sent = self._tell(messages.Call(
             asked.number, asked.method, asked.plugin, asked.user_id, spec.tables, spec.network_allow, due_ns,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import math
 import os
 import random
 import resource
@@ -77,10 +78,9 @@ log = logging.getLogger("apex_exec")
 
 SLEEP_SECONDS = 30.0
 """After the start, when side processes that nobody has needed yet are started all the same: the registrar of a daemon
-without a registry, which notes the ledger's head once a minute, and the process that checks large results. Each costs
-up to a second of CPU time, which the first answers should not wait for."""
+without a registry, which notes the ledger's head once a minute, the process that checks large results, and the exporter
+if nobody has asked for metrics yet. Each costs up to a second of CPU, which the first answers should not wait for."""
 PR_SET_CHILD_SUBREAPER = 36
-
 
 
 class Ground(NamedTuple):
@@ -160,8 +160,11 @@ def build_daemon(settings: Settings, reread: Callable[[], Settings], logs: Logs,
     attach(loop, service.checks.side, SLEEP_SECONDS, metrics, logs)
     if isinstance(administration.registrar, RegistrarLink):
         attach(loop, administration.registrar.side, 0.0 if needs_registry(settings) else SLEEP_SECONDS, metrics, logs)
-    attach(loop, service.api.side, 0.0, metrics, logs)  # after the registrar: the start waits for that one
-    attach(loop, feed.side, 0.0, metrics, logs)
+    # After the registrar, which the start waits for. A gateway that nothing is configured for refuses what it is asked,
+    # and is started for that when it is asked.
+    has_gateway = settings.data.tables or settings.fetch.allow
+    attach(loop, service.api.side, 0.0 if has_gateway else math.inf, metrics, logs)
+    attach(loop, feed.side, SLEEP_SECONDS, metrics, logs)
     administration.plugins.replace("folder", ground.found.specs)
     return Parts(ground, service, administration, turn)
 
@@ -212,7 +215,8 @@ def _make_service(ground: Ground) -> Service:
     audit = AuditTrail(settings, metrics, logs.log, on_refused=driver.refuse_work, on_admitted=driver.admit_work,
                        side_changed=loop.side_changed)
     api = ApiCalls(settings, pool, send=workers.reply, step=driver.step, side_changed=loop.side_changed,
-                   metrics=metrics, audit=audit, overhead=workers.overhead, add_host_ns=workers.accounts.add_host_ns)
+                   wake=loop.wake, metrics=metrics, audit=audit, overhead=workers.overhead,
+                   add_host_ns=workers.accounts.add_host_ns)
     connect_executor(workers, pool=pool, governing=governing, api=api, audit=audit)
     checks = ResultChecks(workers.overhead, loop)
     table = PendingTable()

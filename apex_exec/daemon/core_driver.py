@@ -105,7 +105,7 @@ class CoreDriver:
         self._audit.event("security.anomaly", "", action.plugin, "breaker", "success", {"state": action.state})
 
     def _failed(self, action: act.Action, error: Exception) -> None:
-        """Whoever the action was for has a fault."""
+        """The plugin that the action was for has a fault."""
         plugin = getattr(action, "plugin", "")
         if isinstance(action, act.StartWorker):
             plugin = action.spec.id

@@ -12,7 +12,7 @@ import gc
 
 NEVER = 1 << 30
 REST_NS = 5 * 1_000_000_000
-"""Without a call for so long, the loop is at rest."""
+"""Without a call for this time, the loop is at rest."""
 WHOLE_NS = 3600 * 1_000_000_000
 """How often the whole heap is walked, at rest: cycles that grew old may have died."""
 WHOLE_NS_MAX = 2 * WHOLE_NS

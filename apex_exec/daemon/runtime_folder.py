@@ -19,7 +19,7 @@ LOCK_NAME = "lock"
 
 class RuntimeFolder:
     """Made 0700, ours, locked. ``host.socket_group`` and ``admin.socket_group`` open it to their group (0750), two
-    different ones to whoever knows what is in it (0711), since a folder has one group. Raises ConfigError."""
+    different ones to everybody who knows what is in it (0711), since a folder has one group. Raises ConfigError."""
 
     def __init__(self, settings: Settings) -> None:
         self.path = settings.runtime_path
@@ -123,8 +123,8 @@ class RuntimeFolder:
 def own_folder(path: Path, key: str) -> None:
     """Makes ``path``, 0700, if it is not there; it must be this user's. Raises ConfigError with what to do.
 
-    A volume that is mounted for a container belongs to root and is open to others (0777, or 2775 for a group), whoever
-    the daemon is: others could replace its sockets and its ledger there. A folder inside it is the daemon's own.
+    A volume that is mounted for a container belongs to root and is open to others (0777, or 2775 for a group), no matter
+    who the daemon is: others could replace its sockets and its ledger there. A folder inside it is the daemon's own.
     """
     uid = os.geteuid()
     try:

@@ -1,8 +1,8 @@
 """One round of the loop, in the order in which it is done: what is ready leaves, duties, traffic, timers, the outcome.
 
 What is ready to go leaves first, so that no answer waits for what is taken in after it. Then come the duties whose time
-has come; whatever they bring about leaves at the end of the same round. Whoever has traffic is read in bounded parts,
-so that a round takes milliseconds at most. No exception leaves a round: it costs the duty, or the plugin, that it
+has come; whatever they bring about leaves at the end of the same round. Connections and links are read in bounded
+parts, so that a round takes milliseconds at most. No exception leaves a round: it costs the duty, or the plugin, that it
 concerns.
 """
 
@@ -54,7 +54,7 @@ class Turn:
         self._monitoring = monitoring
         self._duties = tuple(duties)
 
-    def run(self) -> int:
+    def run(self) -> int:  # noqa: C901, PLR0912 - a round in its order; cut up it would cost each call more
         """One round. When the next is due (CLOCK_MONOTONIC ns; 0: now)."""
         now_ns = _clock_ns()
         guard, workers, peers = self._guard, self._workers, self._peers

@@ -1,12 +1,12 @@
-"""A plugin's life on the marketplace, from ``plugin new`` to three statements, with a clock that is told the time.
+"""A plugin's life on the marketplace, from ``plugin new`` to three statements, with a simulated clock.
 
     python -m apex_exec.examples.walkthrough [--dir DIR] [--url URL]
 
-An author makes a plugin, submits it, is refused for its coverage, mends it; a reviewer approves, the marketplace
-publishes; a customer buys it for two users and installs it from the signed index; 30 days of use go into a real
-ledger; the month is closed and the platform, the author and the customer each get their statement. The scan, the jail,
-the coverage, the stores and the ledger are the real ones; the clock, and the calls that it lets pass, are simulated.
-There is no daemon: what the loop would record of each call is written to the ledger here.
+An author makes a plugin and submits it; it is refused for its coverage, and the author improves it. A reviewer
+approves, and the marketplace publishes. A customer buys it for two users and installs it from the signed index. The
+calls of 30 days go into a real ledger; the month is closed, and the platform, the author and the customer each get
+their statement. The scan, the jail, the coverage, the stores and the ledger are real; the clock, and the calls during
+the 30 days, are simulated. No daemon runs: this module writes to the ledger what the loop would record of each call.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from apex_exec.config import load_settings
 from apex_exec.errors import Refusal
 from apex_exec.ledger.audit import AuditStore
 from apex_exec.ledger.records import AuditRecord, ExecutionMetadata
-from apex_exec.market.arguments import TABLE
+from apex_exec.market.arguments import OPERATIONS as MARKET
 from apex_exec.market.money.money import format_minor
 from apex_exec.market.money.statements import to_csv
 from apex_exec.market.review.states import CHECKLIST
@@ -32,11 +32,12 @@ from apex_exec.market.service import Service
 from apex_exec.market.shop.download import fetch
 from apex_exec.market.shop.index import INDEX_BYTES_MAX, NAME, check_bundle
 from apex_exec.market.shop.storefront import Shop
+from apex_exec.registry.arguments import OPERATIONS as REGISTRY
 from apex_exec.registry.bundles.blobs import BlobStore
 from apex_exec.registry.bundles.bundle import APX_BYTES_MAX
 from apex_exec.registry.bundles.scaffold import write_scaffold
 from apex_exec.registry.context import Context
-from apex_exec.registry.operations import ENTRIES
+from apex_exec.registry.operations import HANDLERS
 from apex_exec.registry.scan.scanner import scan
 from apex_exec.registry.store import Store
 from apex_exec.registry.trust import keyring
@@ -103,7 +104,7 @@ Sums up the orders on a dashboard by region, for regional managers.
 
 
 class World:
-    """One operator's registry, marketplace and ledger below ``folder``, and the clock they all read."""
+    """One operator's registry, marketplace and ledger below ``folder``, and the clock that they all use."""
 
     def __init__(self, folder: Path, url: str = "", start: str = "2026-10-01T09:00:00") -> None:
         self.now_ns = int(datetime.fromisoformat(start).replace(tzinfo=UTC).timestamp()) * SECOND_NS
@@ -117,26 +118,26 @@ class World:
             scan=lambda files, manifest: scan(files, manifest, with_bandit=False), uid=1000,
             gates=(self.service.entitlements.gate,))
         self.ledger = AuditStore(self.settings.state_path / "audit.db", self.settings.state_path)
-        self.handlers = {entry.name: (entry.args, entry.handler) for entry in ENTRIES}
-        self.handlers |= {name: (args, self.service.handlers[name]) for name, (args, _doc) in TABLE.items()}
+        handlers = {**HANDLERS, **self.service.handlers}
+        self.operations = {one.name: (one.args, handlers[one.name]) for one in (*REGISTRY, *MARKET)}
 
     @staticmethod
     def _ask(kind: str, params: dict[str, Any], _seconds: float) -> Any:
-        """Stands in for the supervisor, which would load the bundle in a worker and ask it what it declares."""
+        """Replaces the supervisor, which would load the bundle in a worker and ask it what it declares."""
         assert kind == "probe"
         return {"hooks": params["spec"]["hooks"], "permissions": params["spec"]["permissions"]}
 
     def __call__(self, op: str, **args: Any) -> Any:
-        """One administrative operation, as the registrar runs it; a second passes."""
+        """Runs one administrative operation as the registrar does; a second passes."""
         self.now_ns += SECOND_NS
-        kind, handler = self.handlers[op]
+        kind, handler = self.operations[op]
         done = handler(self.context, msgspec.convert(args, kind))
         self.ledger.append([AuditRecord(self.now_ns, "admin.action", f"uid:{self.context.uid}",
                                         str(args.get("plugin", args.get("id", ""))), op, "success")])
         return done
 
     def use(self, user: str, calls: int) -> None:
-        """``calls`` calls of the plugin by ``user``, a minute apart, as the loop would record them."""
+        """Records ``calls`` calls of the plugin by ``user``, a minute apart, as the loop would."""
         for number in range(calls):
             self.now_ns += 60 * SECOND_NS
             self.ledger.append([AuditRecord(
@@ -144,19 +145,19 @@ class World:
                 ExecutionMetadata(12.5 + number, 18.0, cpu_ms=4.25))])
 
     def sleep_until(self, moment_ns: int) -> None:
-        """Time passes; what ends meanwhile ends."""
+        """Lets time pass; whatever ends meanwhile ends."""
         self.now_ns = max(self.now_ns, moment_ns)
         self.service.keep(self.context)
 
     def close(self) -> None:
-        """Signs the ledger's head and gives the stores back."""
+        """Signs the ledger's head and closes the stores."""
         self.ledger.close()
         self.service.shop.close()
         self.context.store.close()
 
 
 def author(world: World, folder: Path) -> dict[str, Any]:
-    """``plugin new``, a submission that is refused for its coverage, a mended one that waits for a reviewer."""
+    """``plugin new``, a submission that is refused for its coverage, and an improved one that waits for a reviewer."""
     plugin = write_scaffold(folder, PLUGIN, AUTHOR)
     manifest = json.loads((plugin / "manifest.json").read_text())
     manifest |= {"version": "1.0.0", "pricing": PRICE, "support": {"contact": "help@acme.example", "responseHours": 12},
@@ -180,7 +181,7 @@ def author(world: World, folder: Path) -> dict[str, Any]:
 
 
 def review_and_publish(world: World, submission: dict[str, Any]) -> None:
-    """A reviewer, who is not the author, says yes to exactly these bytes; the market key counter-signs them."""
+    """A reviewer, who is not the author, approves exactly these bytes; the market key counter-signs them."""
     number, digest = submission["id"], submission["digest"]
     try:
         world("market.approve", submission=number, reviewer=AUTHOR, reason="mine", digest=digest,
@@ -195,7 +196,7 @@ def review_and_publish(world: World, submission: dict[str, Any]) -> None:
 
 
 def install(world: World) -> None:
-    """From the signed index: the index is checked, then the bundle against it, then the market's signature."""
+    """Installs from the signed index: we check the index, then the bundle against it, then the market's signature."""
     key = raw_public(world.service.shop.key()).hex()
     world.context.store.transact(lambda db: keyring.register(
         db, name="market", role="market", owner="the marketplace", public_key=key, days=365, uid=0,
@@ -209,7 +210,7 @@ def install(world: World) -> None:
 
 
 def buy_and_enable(world: World) -> None:
-    """Two users of one customer; without a purchase nothing is enabled."""
+    """Two users of one customer buy the plugin; without a purchase it is not enabled."""
     try:
         world("plugin.enable", id=PLUGIN, user=USERS[0])
     except Refusal as error:
@@ -221,7 +222,7 @@ def buy_and_enable(world: World) -> None:
 
 
 def thirty_days(world: World) -> None:
-    """Calls every day; a ticket that is answered in time; on the eleventh day one user gets the money back."""
+    """Calls every day, a ticket that is answered in time, and a refund for one user on the eleventh day."""
     first_ns = world.now_ns
     for day in range(30):
         if day == 3:
@@ -256,7 +257,7 @@ def statements(world: World) -> dict[str, Any]:
 
 
 def walk(folder: Path, url: str = "") -> dict[str, Any]:
-    """The whole way. The three statements, and the market's report."""
+    """Runs everything. Returns the three statements and the market's report."""
     world = World(folder, url)
     try:
         review_and_publish(world, author(world, folder))
@@ -269,14 +270,14 @@ def walk(folder: Path, url: str = "") -> dict[str, Any]:
 
 
 def say(text: str) -> None:
-    """One line for whoever watches."""
+    """Prints one line."""
     print(text, flush=True)
 
 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="A plugin's life on the marketplace, simulated for 30 days.")
-    parser.add_argument("--dir", type=Path, help="where everything is put; default: a temporary folder")
+    parser.add_argument("--dir", type=Path, help="the folder for all files; default: a temporary folder")
     parser.add_argument("--url", default="", help="an empty database (SQLAlchemy URL); default: SQLite in the folder")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="apex-market-") as temporary:

@@ -115,7 +115,7 @@ class Sandboxing:
         """Gives what the spare holds to the worker, with the plugin's limits. Raises RuntimeError."""
         if self.cgroups is not None:
             try:
-                self.cgroups.adopt(spare, worker, spec, self.burst_seconds)
+                self.cgroups.bind(spare, worker, spec, self.burst_seconds)
             except OSError as error:
                 raise RuntimeError(f"no cgroup: {error.filename}: {error.strerror}") from None
         if self._identities is not None:

@@ -7,11 +7,13 @@ that is called from here may block: what may wait for a disk, a database or a pe
 from __future__ import annotations
 
 import contextlib
+import math
 import select
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
+from apex_exec.core.deadline import NEVER_NS
 from apex_exec.core.limits import SECOND_NS
 
 if TYPE_CHECKING:
@@ -143,7 +145,8 @@ class Loop:
     def attach(self, side: Side, delay_seconds: float = 0.0) -> None:
         """Starts ``side``, polls it from now on, restarts it with its backoff, closes it when the loop ends.
 
-        With a delay it is started when it is first needed (``wake``), and after ``delay_seconds`` at the latest.
+        With a delay it is started when it is first needed (``wake``), and after ``delay_seconds`` at the latest;
+        with ``math.inf`` only when it is needed.
         """
         self._sides.append(side)
         side.on_failed = self._failed
@@ -151,7 +154,7 @@ class Loop:
             self.every(KEEP_SECONDS, self._keep_sides)
         now_ns = time.monotonic_ns()
         if delay_seconds:
-            side.start_after_ns = now_ns + int(delay_seconds * SECOND_NS)
+            side.start_after_ns = NEVER_NS if delay_seconds == math.inf else now_ns + int(delay_seconds * SECOND_NS)
         else:
             self._start_side(side, now_ns)
 

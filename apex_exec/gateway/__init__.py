@@ -1,1 +1,1 @@
-"""What plugins reach of the outside: the platform's database and the network, from a process beside the loop."""
+"""What plugins can reach outside their jail: the platform's database and the network, through a separate process."""

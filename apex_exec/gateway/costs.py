@@ -1,5 +1,5 @@
-"""What one API call costs this process and its helper: CPU time, collected wherever it is spent while the call is under
-way, threads included, and told to the supervisor, which charges it to the call's plugin."""
+"""What one API call costs this process and its helper. CPU time is measured wherever it is spent during the call,
+threads included, and reported to the supervisor, which charges it to the plugin that made the call."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ T = TypeVar("T")
 
 
 class Cost:
-    """CPU nanoseconds of one call so far. Threads add to it one at a time: a call is at one place at once."""
+    """The CPU nanoseconds of one call so far. No two threads add at the same time: a call runs in one place at a time.
+    """
 
     __slots__ = ("cpu_ns",)
 
@@ -23,12 +24,12 @@ class Cost:
 
 
 COST: ContextVar[Cost | None] = ContextVar("cost", default=None)
-"""The cost of the call whose task this is."""
+"""The cost of the call that the current task serves."""
 
 
 @contextmanager
 def counted() -> Iterator[None]:
-    """Adds the CPU time of this thread within the block, which must not await."""
+    """Adds the CPU time that this thread uses within the block, which must not await."""
     cost = COST.get()
     begun_ns = time.thread_time_ns()
     try:
@@ -40,7 +41,7 @@ def counted() -> Iterator[None]:
 
 @types.coroutine
 def stepped(work: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
-    """``work``, each step of which is counted: what it does between two awaits, its libraries too."""
+    """``work`` with every step counted: all that it and its libraries do between two awaits."""
     sent: Any = None
     raised: BaseException | None = None
     while True:
@@ -53,12 +54,12 @@ def stepped(work: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
         sent = raised = None
         try:
             sent = yield waits_for
-        except BaseException as error:  # for the work to hear, be it a cancellation
+        except BaseException as error:  # passed on to the work, even if it is a cancellation
             raised = error
 
 
 def counting(work: Callable[[], T]) -> Callable[[], T]:
-    """``work``, for another thread, whose CPU time is added to the call that this task serves."""
+    """``work`` for another thread; its CPU time is added to the call that the current task serves."""
     cost = COST.get()
     if cost is None:
         return work

@@ -1,4 +1,4 @@
-"""The platform's database as plugins reach it: one compiler, one backend, one outbox."""
+"""The platform's database as plugins use it: one compiler, one backend, one outbox."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class Backend(Protocol):
-    """What ``sqlite`` and ``postgres`` both are. Every method may raise ApiFailure, none blocks the event loop."""
+    """The interface of ``sqlite`` and ``postgres``. Every method may raise ApiFailure; none blocks the event loop."""
 
     backend: str
 
     async def query(self, compiled: Compiled, values: list[Any], user_id: str, due_ns: int) -> tuple[bytes, int]:
-        """The rows, encoded, and how many."""
+        """The encoded rows, and their number."""
 
     async def write(self, write: Write, record: Outgoing, user_id: str, due_ns: int) -> tuple[int, bytes | None]:
-        """The number of rows changed, and the inserted row, encoded."""
+        """The number of rows changed, and the encoded row that was inserted."""
 
     async def waiting(self, limit: int) -> list[Outgoing]:
         """The oldest records in the outbox."""
 
     async def forget(self, ids: list[str]) -> None:
-        """Takes records out of the outbox."""
+        """Deletes records from the outbox."""
 
     async def close(self) -> None:
         """Closes every connection."""
@@ -56,11 +56,11 @@ def open_backend(url: str, tables: Mapping[str, Table], origin: str) -> Backend:
         extras.need("postgres", "data.url")
         from apex_exec.gateway.postgres import Postgres
         return Postgres(url, tables, origin)
-    raise ConfigError("data.url: sqlite:///… and postgresql://… are served")
+    raise ConfigError("data.url: only sqlite:///… and postgresql://… are supported")
 
 
 class Data:
-    """Queries and writes. ``hand_over`` gives a committed write's record to the supervisor."""
+    """Queries and writes. ``hand_over`` passes a committed write's record to the supervisor."""
 
     def __init__(self, url: str, tables: Mapping[str, Table], origin: str,
                  hand_over: Callable[[Written], None]) -> None:
@@ -73,12 +73,12 @@ class Data:
         self._parser = Parser(self._backend.backend, tables)
         self._hand_over = hand_over
         self._handed: set[str] = set()
-        """Ids that the supervisor has and that are in the outbox; bounded by what the ledger lets in."""
+        """Ids of records in the outbox that the supervisor already has; bounded by how many the ledger accepts."""
         self._recorded: list[str] = []
 
     async def query(self, request: Query, named: tuple[str, ...], plugin: str, share: float, user_id: str,
                     due_ns: int) -> tuple[bytes, dict[str, Any]]:
-        """(the rows, encoded; facts for the audit record). Raises ApiFailure."""
+        """(the encoded rows, facts for the audit record). Raises ApiFailure."""
         compiled = await self._compiler.compile_by(self._parser, plugin, share, request.sql, named)
         params = [check_parameter(value, structured=False) for value in request.params]
         rows, count = await self._backend.query(compiled, compiled.values(params, user_id), user_id, due_ns)
@@ -86,7 +86,7 @@ class Data:
 
     async def write(self, request: Insert | Update | Delete, named: tuple[str, ...], plugin: str, user_id: str,
                     due_ns: int) -> tuple[bytes, dict[str, Any]]:
-        """({rowCount, row?}, encoded; no facts: the record is in the outbox and handed over). Raises ApiFailure."""
+        """({rowCount, row?} encoded, no facts): the record is in the outbox and was handed over. Raises ApiFailure."""
         with counted():
             write = compile_write(request, self._tables, named, user_id)
             record = Outbox.record(write, user_id, plugin)
@@ -98,7 +98,7 @@ class Data:
         return _encode(value), {}
 
     def warm(self) -> None:
-        """Makes ready what the first query needs."""
+        """Prepares what the first query needs."""
         self._parser.start()
 
     def _give(self, record: Outgoing) -> None:
@@ -107,17 +107,17 @@ class Data:
                                 record.action, record.metadata()))
 
     async def sweep(self) -> None:
-        """Hands over what is in the outbox and was not handed over yet. Raises ApiFailure."""
+        """Hands over the records in the outbox that were not handed over yet. Raises ApiFailure."""
         for record in await self._backend.waiting(SWEEP_RECORDS_MAX + len(self._handed)):
             if record.id not in self._handed:
                 self._give(record)
 
     def recorded(self, ids: list[str]) -> None:
-        """The ledger has these on disk: they may leave the outbox."""
+        """Notes that the ledger has these records on disk, so that they may leave the outbox."""
         self._recorded += ids
 
     async def tidy(self) -> None:
-        """Takes what is recorded out of the outbox. Raises ApiFailure, and then keeps it for the next time."""
+        """Deletes recorded entries from the outbox. If that raises ApiFailure, they are kept for the next attempt."""
         ids = self._recorded[:SWEEP_RECORDS_MAX]
         if ids:
             await self._backend.forget(ids)
@@ -125,6 +125,6 @@ class Data:
             self._handed.difference_update(ids)
 
     async def close(self) -> None:
-        """Closes every connection, and ends the process that reads SQL."""
+        """Closes every connection and ends the process that compiles SQL."""
         self._parser.close()
         await self._backend.close()

@@ -1,4 +1,4 @@
-"""How a call fails: one of the API's codes and a line for the plugin's author."""
+"""How an API call fails: with one of the API's codes, and one line for the plugin's author."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from workers.wire import API_CODES
 
 
 class ApiFailure(Exception):
-    """The answer to an API call that is not ``ok``."""
+    """The answer to an API call that did not succeed."""
 
     def __init__(self, code: str, message: str, retry_after_ms: int = 0) -> None:
         assert code in API_CODES, code

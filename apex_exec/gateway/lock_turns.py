@@ -1,9 +1,10 @@
-"""Whose turn it is at a database in which readers and writers shut each other out, as in SQLite without WAL.
+"""Decides whose turn it is at a database in which readers and writers exclude each other, such as SQLite without WAL.
 
-SQLite itself has whoever finds it locked sleep and try again, up to a tenth of a second at a time and in no order: a
-few plugins that insert without a pause kept everybody else's queries waiting for seconds. Here one writes at a time,
-that plugin next which has used the database least (``core.fair``). Whoever reads waits for one write at most, and a
-write waits for those that read; for HOLD_SECONDS nobody else begins to read meanwhile, so that both come to their turn.
+If SQLite finds the database locked, it sleeps and tries again, for up to a tenth of a second at a time and in no order:
+a few plugins that inserted without a pause kept all other queries waiting for seconds. Here one plugin writes at a
+time, and the next one is the plugin that has used the database least (``core.fair``). A reader waits for at most one
+write. A writer waits for the current readers; for HOLD_SECONDS no new reader may start meanwhile, so that both sides
+progress.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from contextlib import asynccontextmanager
 from apex_exec.core.fair import FairQueue
 
 HOLD_SECONDS = 0.05
-"""So long new readers wait for a writer that waits for a reader. One that reads for longer costs the writer its time,
-and not everybody else theirs."""
+"""How long new readers wait for a writer that waits for a reader. If that reader takes longer, the writer loses time,
+but nobody else does."""
 
 
 class Turns:
@@ -25,7 +26,7 @@ class Turns:
 
     def __init__(self) -> None:
         self.shut_out = True
-        """Whether readers and writers do; where not, only writers take turns."""
+        """Whether readers and writers exclude each other; if not, only writers take turns."""
         self._reading = 0
         self._writing = False
         self._readers: list[asyncio.Future[None]] = []
@@ -36,7 +37,7 @@ class Turns:
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[None]:
-        """Holds a reader's turn."""
+        """Holds a reader's turn for the duration of the block."""
         if not self.shut_out:
             yield
             return
@@ -53,7 +54,7 @@ class Turns:
 
     @asynccontextmanager
     async def writing(self, owner: str) -> AsyncIterator[None]:
-        """Holds the writer's turn, for ``owner``."""
+        """Holds the writer's turn for the duration of the block, on behalf of ``owner``."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._writers.push(owner, turn, time.monotonic_ns())
         self._waiting_writers += 1
@@ -75,7 +76,7 @@ class Turns:
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # it came at the same moment
+            if turn.done() and not turn.cancelled():  # the turn came at the same moment as the cancellation
                 give_back()
             raise
 
@@ -87,7 +88,7 @@ class Turns:
         now_ns = time.monotonic_ns()
         self._writers.spend(owner, now_ns - begun_ns, now_ns)
         self._writing = False
-        self._let_read()  # whoever has waited for this write reads before the next one
+        self._let_read()  # the readers that waited for this write go before the next write
         self._hold()
         self._next()
 
@@ -107,12 +108,12 @@ class Turns:
                 turn.set_result(None)
 
     def _next(self) -> None:
-        """Gives the database to the next writer, if nobody has it."""
+        """Gives the database to the next writer if it is free."""
         if self._writing or (self.shut_out and self._reading):
             return
         while (found := self._writers.pop(time.monotonic_ns())) is not None:
-            if not found[1].done():  # its call has not ended meanwhile
+            if not found[1].done():  # its call may have ended meanwhile
                 self._writing = True
                 found[1].set_result(None)
                 return
-        self._let_read()  # nobody writes: nobody need wait
+        self._let_read()  # no writer is active, so no reader needs to wait

@@ -1,8 +1,8 @@
 """The audit record of a write, on its way from the platform's database to the ledger.
 
-It is committed with the write itself (table ``apex_exec_outbox``), handed to the supervisor after the commit, and
-deleted once the ledger has it on disk. Whatever dies in between, it is found at the next start and handed over
-again; the ledger chains a ``dedup_key`` once. ``origin`` keeps daemons that share a database apart.
+The record is committed together with the write (table ``apex_exec_outbox``), handed to the supervisor after the commit,
+and deleted once the ledger has it on disk. If any process dies in between, the record is found at the next start and
+handed over again; the ledger chains each ``dedup_key`` only once. ``origin`` separates daemons that share a database.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class Outgoing(msgspec.Struct):
     row_count: int = 0
 
     def encoded(self) -> str:
-        """As it stands in the outbox."""
+        """The text that is stored in the outbox."""
         return msgspec.json.encode(self).decode()
 
     def metadata(self) -> dict[str, Any]:
-        """What the audit event says beside its fixed fields."""
+        """What the audit event contains in addition to its fixed fields."""
         return {"table": self.table, "columns": self.columns, "rowCount": self.row_count}
 
 
@@ -43,13 +43,13 @@ class Outbox:
 
     @staticmethod
     def record(write: Write, user_id: str, plugin: str) -> Outgoing:
-        """The record of ``write``; its row count is known when it has run."""
+        """The record of ``write``. Its row count is filled in once the write has run."""
         return Outgoing(f"outbox:{uuid.uuid4()}", time.time_ns(), write.event_type, user_id, plugin, write.action,
                         write.table, write.columns)
 
     @staticmethod
     def decode(record_id: str, text: str) -> Outgoing:
-        """A record read back. Raises msgspec.DecodeError where somebody else wrote it."""
+        """Decodes a stored record. Raises msgspec.DecodeError if another program wrote it."""
         record = msgspec.json.decode(text, type=Outgoing)
         record.id = record_id
         return record

@@ -1,8 +1,8 @@
-"""PostgreSQL behind the gateway: ``psycopg`` 3, a pool, one transaction a call, everything bounded by the call's time.
+"""PostgreSQL behind the gateway: ``psycopg`` 3, a pool, one transaction per call, each bounded by the call's time.
 
-The walls behind ``sql.py``: READ ONLY transactions, a role that is neither superuser nor beyond row-level security
-(any other is refused), and row-level security itself, which reads the caller from ``request.jwt.claims``. A call that
-is cancelled is cancelled at the server too.
+The walls behind ``sql/``: READ ONLY transactions; a role that is neither superuser nor exempt from row-level security
+(any other is refused); and row-level security itself, which reads the caller from ``request.jwt.claims``. A call that
+is cancelled is cancelled at the server, too.
 """
 
 from __future__ import annotations
@@ -34,16 +34,17 @@ from apex_exec.gateway.sql.values import Rows, array_text
 from apex_exec.gateway.sql.writer import plain_names
 from apex_exec.gateway.sql.writes import ROWS_CHANGED_MAX, Write
 
-logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # every failed attempt of a database that is down is a line
+# it would log a line for every failed attempt while a database is down
+logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
 
 CONNECTIONS_MAX = 8
 CONNECT_SECONDS = 2
 COMMIT_SECONDS = 10.0
 """How long a commit may take to be answered, beyond its call's own time."""
 ROLLBACK_SECONDS = 1.0
-"""How long a rollback may take to be answered before its connection is given up; nothing depends on it."""
+"""How long we wait for the answer to a rollback before we give its connection up; nothing depends on the answer."""
 OWN_SECONDS = 10.0
-"""Time of the outbox's own statements."""
+"""The time limit of the outbox's own statements."""
 
 CREATE_OUTBOX = (f"CREATE TABLE IF NOT EXISTS {OUTBOX} (id text PRIMARY KEY, origin text NOT NULL, "
                  "record text NOT NULL, at timestamptz NOT NULL DEFAULT now())")
@@ -52,28 +53,30 @@ _SETTINGS = ("SELECT set_config('statement_timeout', $1, true), set_config('lock
              "set_config('request.jwt.claims', $2, true), set_config('TimeZone', 'UTC', true), "
              "set_config('DateStyle', 'ISO, MDY', true), set_config('IntervalStyle', 'postgres', true), "
              "set_config('standard_conforming_strings', 'on', true)")
-"""For this transaction only: behind a pooler in transaction mode the next one may be somebody else's. Where a database
-has standard_conforming_strings off, the backslash in our ESCAPE would make its quote a part of the text, and the next
-literal, the plugin's, a part of the statement."""
+"""The settings are for this transaction only: behind a pooler in transaction mode, the next transaction may be somebody
+else's. In a database with standard_conforming_strings off, the backslash in our ESCAPE would make its quote part of the
+text, and the next literal, which is the plugin's, part of the statement."""
 _UNBOUND = ("SELECT shown.word FROM unnest($1::text[]) AS shown(word) "
             "JOIN pg_class ON pg_class.oid = to_regclass(quote_ident(shown.word)) "
             "WHERE relrowsecurity AND NOT relforcerowsecurity AND pg_has_role(current_user, relowner, 'USAGE')")
-"""Tables whose row-level security does not bind the role: it is their owner, or has the rights of one."""
+"""Finds tables whose row-level security does not bind the role, because the role owns them or has an owner's rights."""
 _OFF = "SELECT set_config(name, 'off', true) FROM unnest($1::text[]) AS name"
 MARGIN_MS = 30
-"""The server ends a statement so long before the call ends: to cancel it from here takes round trips of its own."""
+"""The server ends a statement this long before the call ends: cancelling it from here takes round trips of its own."""
 DOWN_SECONDS = 1.0
-"""A database to which no connection can be had is not tried again for so long; meanwhile every call fails at once."""
+"""After a failure to connect we do not try again for this long; meanwhile every call fails at once."""
 
 
-_OUR_WORDS = re.compile(r'"(what stands behind IN is [^"]*|[^"]*: a number has at most [^"]*)"')
-"""Said by casts that the writer of the SQL makes where a bound is passed: SQL has no other way to raise an error."""
+_OUR_WORDS = re.compile(r'"(the query in IN returns [^"]*|[^"]*: a number has at most [^"]*)"')
+"""Text of errors that come from casts in the SQL that we generate, when a bound is exceeded: SQL has no other way to
+raise an error."""
 
 
 def _or_its_text(loader: Any) -> type[Loader]:
-    """psycopg's ``loader`` of a moment; the text of what Python has none for (infinity, BC, the year 10000, 24:00)."""
+    """psycopg's ``loader`` for dates and times, but with the text of values that Python cannot represent (infinity, BC,
+    the year 10000, 24:00)."""
 
-    class OrText(loader):  # type: ignore[misc]  # a class that is given
+    class OrText(loader):  # type: ignore[misc]  # the base class is an argument
         def load(self, data: Any) -> Any:
             try:
                 return super().load(data)
@@ -87,7 +90,7 @@ _MOMENTS = {"date": DateLoader, "time": TimeLoader, "timetz": TimetzLoader, "tim
             "timestamptz": TimestamptzLoader}
 _LOADERS: dict[str, type[Loader]] = {**{name: _or_its_text(loader) for name, loader in _MOMENTS.items()},
                                      "interval": TextLoader}
-"""An interval's months are not days, which is what Python's would make of them."""
+"""The text of an interval: its months are not days, but Python's type would convert them to days."""
 
 
 async def _prepare(connection: AsyncConnection[Any]) -> None:
@@ -96,7 +99,7 @@ async def _prepare(connection: AsyncConnection[Any]) -> None:
 
 
 class Postgres:
-    """The database behind ``url`` (``postgresql+psycopg://…``). Connected to on first use."""
+    """The database at ``url`` (``postgresql+psycopg://…``). It connects on first use."""
 
     backend = "postgres"
 
@@ -107,7 +110,7 @@ class Postgres:
         self._pool = AsyncConnectionPool(
             f"{scheme.partition('+')[0]}://{rest}", min_size=0, max_size=CONNECTIONS_MAX, open=False,
             timeout=CONNECT_SECONDS, configure=_prepare,
-            # No prepared statements: behind a pooler a name may be unknown, or mean another text.
+            # No prepared statements: behind a pooler, a statement's name may be unknown, or belong to another text.
             kwargs={"autocommit": True, "cursor_factory": AsyncRawCursor, "connect_timeout": CONNECT_SECONDS,
                     "application_name": "apex-exec", "prepare_threshold": None})
         self._down_until = 0.0
@@ -119,7 +122,7 @@ class Postgres:
     # ------------------------------------------------------------------ transactions
     @contextlib.asynccontextmanager
     async def _transaction(self, user_id: str, due_ns: int, *, read_only: bool) -> AsyncIterator[AsyncConnection[Any]]:
-        """A connection inside a transaction for ``user_id``; rolled back unless committed. Raises ApiFailure."""
+        """A connection inside a transaction for ``user_id``; it is rolled back unless committed. Raises ApiFailure."""
         if not self._opened:
             self._opened = True
             await self._pool.open(wait=False)
@@ -128,20 +131,21 @@ class Postgres:
         left_seconds = max(0.0, (due_ns - time.monotonic_ns()) / 1e9)
         try:
             async with asyncio.timeout(left_seconds):
-                # One that is in use comes back by its call's deadline; whether one can be made is known sooner.
+                # A connection in use returns by its call's deadline; whether a new one can be opened is known sooner.
                 waits = left_seconds if self._in_use else min(left_seconds, CONNECT_SECONDS)
                 async with self._pool.connection(timeout=waits) as connection, self._counted():
                     await self._check_role(connection)
                     left_ms = max(1, (due_ns - time.monotonic_ns()) // 1_000_000 - MARGIN_MS)
                     claims = json.dumps({"sub": user_id, "role": "authenticated"})
                     try:
-                        async with connection.pipeline():  # one round trip for both
+                        async with connection.pipeline():  # one round trip for both statements
                             await connection.execute(_BEGIN[read_only])
                             await connection.execute(_SETTINGS, (str(left_ms), claims))
                         yield connection
                     finally:
                         if not connection.closed and connection.info.pipeline_status:
-                            await connection.close()  # cancelled within a pipeline: the next call could not use it
+                            # a cancellation within a pipeline leaves the connection unusable for the next call
+                            await connection.close()
                         if not connection.closed and connection.info.transaction_status:
                             with contextlib.suppress(psycopg.Error):
                                 rolled_back = await _within(ROLLBACK_SECONDS, connection.execute("ROLLBACK"),
@@ -174,7 +178,7 @@ class Postgres:
         role = await cursor.fetchone()
         if role is None or role[1]:
             raise ApiFailure("data_unavailable", "data.url names a role that row-level security does not bind; "
-                                                 "use one that is no superuser and has no BYPASSRLS")
+                                                 "use one that is not a superuser and has no BYPASSRLS")
         cursor = await connection.execute(_UNBOUND, (self._tables,))
         owned = [row[0] for row in await cursor.fetchall()]
         if owned:
@@ -183,24 +187,25 @@ class Postgres:
                                                  "SECURITY, or use a role that owns none")
         self._checked.add(connection)
 
-    # ------------------------------------------------------------------ what the router asks
+    # ------------------------------------------------------------------ the router's interface
     async def query(self, compiled: Compiled, values: list[Any], user_id: str, due_ns: int) -> tuple[bytes, int]:
-        """The rows, encoded, and how many. Raises ApiFailure."""
+        """The encoded rows, and their number. Raises ApiFailure."""
         async with self._transaction(user_id, due_ns, read_only=True) as connection:
             if compiled.unhashed:
                 await connection.execute(_OFF, (compiled.unhashed,))
             cursor = connection.cursor()
             rows: Rows | None = None
-            async for row in cursor.stream(compiled.text, values):  # row by row: over a bound, the rest is not read
+            # row by row, so that rows beyond a bound are not read
+            async for row in cursor.stream(compiled.text, values):
                 if rows is None:
                     rows = Rows([plain_names(column.name) for column in cursor.description or ()])
                 rows.add(row)
         return (rows.encoded(), len(rows)) if rows is not None else (b"\x90", 0)
 
     async def write(self, write: Write, record: Outgoing, user_id: str, due_ns: int) -> tuple[int, bytes | None]:
-        """Runs ``write`` and leaves its audit record in the outbox, both or neither. Raises ApiFailure.
+        """Runs ``write`` and leaves its audit record in the outbox: both or neither. Raises ApiFailure.
 
-        The number of rows, and the inserted row, encoded.
+        Returns the number of rows, and the encoded row that was inserted.
         """
         await self._need_outbox()
         async with self._transaction(user_id, due_ns, read_only=False) as connection:
@@ -216,19 +221,20 @@ class Postgres:
                     raise ApiFailure("row_limit", f"one call changes at most {ROWS_CHANGED_MAX} rows; "
                                                   "nothing was changed")
                 record.row_count = count
-                # a deferred constraint is looked at now
+                # deferred constraints are checked now
                 await _settled(self._commit(connection, record), connection.close)
             except psycopg.IntegrityError as error:
                 raise _refused(error, write) from None
         return count, row
 
     async def _fitted(self, connection: AsyncConnection[Any], write: Write) -> list[Any]:
-        """The values as their columns take them: a list is an array where its column is one, else JSON.
+        """The values in the form that their columns take: a list becomes an array if its column is one, otherwise JSON.
 
-        Raises ApiFailure where a column of numbers would get one that takes long to reckon with, whoever does it.
+        Raises ApiFailure if a numeric column would receive a number whose arithmetic takes long, no matter who uses it
+        later.
 
-        What columns are is asked only where there is a list, or a text that could be such a number or an array of them:
-        it hardly ever is.
+        We ask for the column types only if a value is a list, or a text that may be such a number or an array of them,
+        which is rare.
         """
         long = {number for number, value in enumerate(write.values)
                 if isinstance(value, str) and (too_long_a_number(value) or has_long_number(value))}
@@ -269,14 +275,14 @@ class Postgres:
             return [Outbox.decode(*row) for row in await cursor.fetchall()]
 
     async def forget(self, ids: list[str]) -> None:
-        """Takes records out of the outbox: the ledger has them. Raises ApiFailure."""
+        """Deletes records from the outbox, because the ledger has them. Raises ApiFailure."""
         due_ns = time.monotonic_ns() + int(OWN_SECONDS * 1e9)
         async with self._transaction("", due_ns, read_only=False) as connection:
             await connection.execute(f"DELETE FROM {OUTBOX} WHERE id = ANY($1)", (ids,))
             await connection.execute("COMMIT")
 
     async def _need_outbox(self) -> None:
-        """Makes the outbox where the role may; where it may not, the operator has to."""
+        """Creates the outbox if the role may; otherwise the operator has to create it."""
         if self._has_outbox:
             return
         due_ns = time.monotonic_ns() + int(OWN_SECONDS * 1e9)
@@ -286,7 +292,7 @@ class Postgres:
                 try:
                     await connection.execute(CREATE_OUTBOX)
                 except psycopg.errors.InsufficientPrivilege:
-                    raise ApiFailure("data_unavailable", f"the table {OUTBOX} is missing and the role may not make "
+                    raise ApiFailure("data_unavailable", f"the table {OUTBOX} is missing, and the role may not make "
                                                          "it; apex_exec/gateway/README.md has its definition") from None
             await connection.execute("COMMIT")
         self._has_outbox = True
@@ -298,9 +304,10 @@ class Postgres:
 
 
 async def _settled(commit: Coroutine[Any, Any, None], hang_up: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Waits for ``commit`` even if the call is cancelled meanwhile, since only its end says whether the write is there.
+    """Waits for ``commit`` even if the call is cancelled meanwhile: only its end shows whether the write took effect.
 
-    Raises psycopg.Error, and ApiFailure if the server has not answered after COMMIT_SECONDS: the write may be there.
+    Raises psycopg.Error, and ApiFailure if the server has not answered after COMMIT_SECONDS: the write may have taken
+    effect.
     """
     done = await _within(COMMIT_SECONDS, commit, hang_up)
     if done is None:
@@ -310,10 +317,10 @@ async def _settled(commit: Coroutine[Any, Any, None], hang_up: Callable[[], Coro
 
 async def _within(seconds: float, work: Coroutine[Any, Any, Any],
                   hang_up: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Future[Any] | None:
-    """``work`` when it is done, even if the call is cancelled meanwhile; None if it was not after ``seconds``.
+    """The finished ``work``, even if the call is cancelled meanwhile; None if it did not finish within ``seconds``.
 
-    Then its connection is closed by ``hang_up``, which does not wait. To roll back on it, or to cancel what runs on it,
-    would wait for a server that is silent, and the call would be told that its time was over.
+    In the latter case ``hang_up`` closes the connection without waiting. A rollback or a cancel request would have to
+    wait for a silent server, and the call would then fail with an exceeded deadline.
     """
     task = asyncio.ensure_future(work)
     due = time.monotonic() + seconds
@@ -331,11 +338,11 @@ async def _within(seconds: float, work: Coroutine[Any, Any, Any],
 
 _KINDS = {"23502": "need", "23505": "unique", "23503": "link", "23001": "link", "23514": "check", "23P01": "unique"}
 _KEY = re.compile(r"\((\w+(?:, \w+)*)\)=\(")
-"""The columns in the DETAIL of a unique constraint, "Key (a, b)=(1, 2) …", in whatever language."""
+"""The columns in the DETAIL of a unique constraint, "Key (a, b)=(1, 2) …", in any language."""
 
 
 def _refused(error: psycopg.IntegrityError, write: Write) -> ApiFailure:
-    """PostgreSQL's error, in our words."""
+    """PostgreSQL's error in our words."""
     diag = error.diag
     columns: list[str] = []
     if diag.table_name == write.table:
@@ -345,7 +352,7 @@ def _refused(error: psycopg.IntegrityError, write: Write) -> ApiFailure:
 
 
 def _failure(error: psycopg.Error) -> ApiFailure:
-    """The API's word for ``error``. Only the primary message: DETAIL may quote a row."""
+    """The API's code for ``error``. Only the primary message is used: DETAIL may quote a row."""
     message = plain_names(error.diag.message_primary or str(error).split("\n")[0] or type(error).__name__)
     state = error.sqlstate or ""
     if state in ("57014", "55P03"):

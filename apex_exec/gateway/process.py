@@ -12,7 +12,8 @@ from apex_exec.gateway.router import Router
 from apex_exec.wire.side_link import AsyncEnd
 
 MEMORY_BYTES_MAX = 1 << 30
-"""Soft RLIMIT_DATA: a value that a database sends is bounded there and not by us, and must end this process only."""
+"""Soft RLIMIT_DATA. We cannot bound the size of a value that a database sends; this limit does, and ends only this
+process."""
 
 
 async def _serve(fd: int, settings: dict[str, Any]) -> None:
@@ -21,7 +22,7 @@ async def _serve(fd: int, settings: dict[str, Any]) -> None:
     router = Router(settings, end.send)
     end.serve(router.handlers)
     router.warm()
-    gc.freeze()  # what is imported stays; the collector need not walk it
+    gc.freeze()  # imported modules stay for ever; the garbage collector need not visit them
     await ended.wait()
     await router.close()
 

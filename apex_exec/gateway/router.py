@@ -1,7 +1,8 @@
-"""Takes API calls off the link, runs each as a task, sends its answer. Everything about it is bounded.
+"""Receives API calls on the link, runs each as a task, and sends its answer. Everything here is bounded.
 
-What the supervisor has decided (permission, rate, whose call it is) is not asked again here; what depends on the
-content (SQL, URLs, addresses) is decided here and nowhere else. A call ends with its time, or when it is cancelled.
+The supervisor has already decided on permission, rate and the owner of the call; we do not check these again. What
+depends on the content (SQL, URLs, addresses) is decided here and nowhere else. A call ends when its time is over or
+when it is cancelled.
 """
 
 from __future__ import annotations
@@ -34,16 +35,17 @@ if TYPE_CHECKING:
 log = logging.getLogger("apex_exec.gateway")
 
 CALLS_MAX = 512
-"""Calls in flight; the supervisor bounds those of one invocation."""
+"""The most calls in flight; the supervisor bounds those of one invocation."""
 DATABASE_CALLS_PER_PLUGIN_MAX = 2
-"""Of one plugin at the database at once; more wait, in their own time. A plugin must not hold every connection."""
+"""How many calls of one plugin may use the database at once; more calls wait, within their own time. This keeps a
+plugin from holding every connection."""
 BURST_NS = 100 * MS_NS
-"""CPU time of this process and its helper that a plugin may use at once beyond its share. One in debt has its calls
-begun later; those under way go on."""
+"""How much CPU time of this process and its helper a plugin may use at once beyond its share. A plugin in debt has its
+next calls delayed; calls that are running continue."""
 TIDY_SECONDS = 0.25
-"""How often the outbox is rid of what the ledger has on disk: many records a transaction."""
+"""How often records that the ledger has on disk are deleted from the outbox: many records in one transaction."""
 SWEEP_SECONDS = 5.0
-"""How often the outbox is looked through for records that nobody handed over."""
+"""How often the outbox is searched for records that were never handed over."""
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -72,8 +74,8 @@ class Router:
 
     # ------------------------------------------------------------------ beginning and end
     def warm(self) -> None:
-        """Makes ready what the configuration says will be used, so that the first call need not wait for imports."""
-        with contextlib.suppress(ApiFailure):  # each call that needs it says why it cannot be had
+        """Prepares what the configuration uses, so that the first call need not wait for imports."""
+        with contextlib.suppress(ApiFailure):  # if it fails, each call that needs it reports the reason
             if self._tables:
                 self.data.warm()
         if any(table.write for table in self._tables.values()):
@@ -88,22 +90,23 @@ class Router:
         if self._data is None:
             if not extras.is_installed("data"):
                 raise ApiFailure("table_not_allowed", extras.words("data", "a plugin's query or write"))
-            from apex_exec.gateway.data import Data  # sqlglot: a tenth of a second that not every daemon needs
+            # importing sqlglot takes a tenth of a second, and not every daemon needs it
+            from apex_exec.gateway.data import Data
             self._data = Data(self._settings["data_url"], self._tables, self._settings["origin"], self._send)
         return self._data
 
     @property
     def fetcher(self) -> Fetcher:
-        """The way to the network. Raises ApiFailure."""
+        """The access to the network. Raises ApiFailure."""
         if self._fetcher is None:
             if not extras.is_installed("fetch"):
                 raise ApiFailure("host_not_allowed", extras.words("fetch", "a plugin's request"))
-            from apex_exec.gateway.http.fetch import Fetcher  # aiohttp, likewise
+            from apex_exec.gateway.http.fetch import Fetcher  # aiohttp, for the same reason
             self._fetcher = Fetcher(self._settings["hosts"], self._settings["allow_private"])
         return self._fetcher
 
     async def close(self) -> None:
-        """Ends every call and every connection."""
+        """Ends every call and closes every connection."""
         tasks = [*self._tasks.values(), *self._kept]
         for task in tasks:
             task.cancel()
@@ -119,7 +122,7 @@ class Router:
         task.add_done_callback(self._kept.discard)
 
     async def _tend_outbox(self) -> None:
-        """Hands over what a cancelled write, or a death, has left in the outbox, and clears what is recorded."""
+        """Hands over what a cancelled write or a crash has left in the outbox, and deletes what is recorded."""
         sweep_at, said = 0.0, ""
         while True:
             try:
@@ -127,14 +130,14 @@ class Router:
                 if time.monotonic() >= sweep_at:
                     await self.data.sweep()
                     sweep_at = time.monotonic() + SWEEP_SECONDS
-            except ApiFailure as failure:  # tried again: nothing is lost meanwhile
+            except ApiFailure as failure:  # we try again later; nothing is lost meanwhile
                 if failure.message != said:
-                    log.warning("the outbox cannot be tended: %s", failure.message)
+                    log.warning("cannot process the outbox; it is tried again later: %s", failure.message)
                     said = failure.message
                 await asyncio.sleep(1.0)
             await asyncio.sleep(TIDY_SECONDS)
 
-    # ------------------------------------------------------------------ messages of the supervisor
+    # ------------------------------------------------------------------ messages from the supervisor
     def _call(self, call: Call) -> None:
         if len(self._tasks) >= CALLS_MAX:
             self._send(_failed(call, ApiFailure("overloaded", "the gateway is full")))
@@ -167,12 +170,12 @@ class Router:
             answer = _failed(call, ApiFailure("deadline_exceeded", "the invocation's time ended during the call"))
         except ApiFailure as failure:
             answer = _failed(call, failure)
-        except asyncio.CancelledError:  # the worker has its answer; what became of a write is for the record
+        # the worker already has its answer; the audit record needs to know what happened to a write
+        except asyncio.CancelledError:
             answer = _failed(call, ApiFailure("cancelled", "the invocation has ended; nothing was changed"))
         except Exception as error:  # noqa: BLE001 - a bug of ours ends this call, not everybody's
             log.error("%s of %s failed: %s: %s", call.method, call.plugin, type(error).__name__, error)
-            answer = _failed(call, ApiFailure(methods.METHODS[call.method].away,
-                                              "the gateway could not do this"))
+            answer = _failed(call, ApiFailure(methods.METHODS[call.method].away, "internal error of the gateway"))
         finally:
             self._tasks.pop(call.id, None)
             self._passes.pop(call.id, None)
@@ -183,7 +186,7 @@ class Router:
                 self._send(answer)
 
     async def _turn(self, call: Call) -> None:
-        """Waits while the plugin owes more of this process's time than its share has brought in."""
+        """Waits while the plugin has used more of this process's time than its share."""
         now_ns = time.monotonic_ns()
         self._accounts.tune(call.plugin, call.share, now_ns)
         while wait_ns := self._accounts.wait_ns(call.plugin, now_ns):
@@ -210,7 +213,7 @@ class Router:
 
     @contextlib.asynccontextmanager
     async def _share(self, plugin: str) -> AsyncIterator[None]:
-        """Holds one of the plugin's places at the database; forgotten when nobody holds or wants one."""
+        """Takes one of the plugin's slots at the database. The counter is deleted once nobody uses or wants a slot."""
         semaphore, users = self._shares.get(plugin) or (asyncio.Semaphore(DATABASE_CALLS_PER_PLUGIN_MAX), 0)
         self._shares[plugin] = semaphore, users + 1
         try:
@@ -224,7 +227,7 @@ class Router:
                 self._shares[plugin] = semaphore, users - 1
 
     async def _may_hop(self, call: Call) -> None:
-        """Asks the supervisor for one more request of this call: redirects count like requests. Raises ApiFailure."""
+        """Asks the supervisor for one more request of this call: redirects count as requests. Raises ApiFailure."""
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._passes[call.id] = answer
         self._send(messages.Hop(call.id))
@@ -245,7 +248,7 @@ def _failed(call: Call, failure: ApiFailure) -> messages.Failed:
 
 
 def _decoded(call: Call) -> methods.Request:
-    """What the call's parameters are. Raises ApiFailure."""
+    """The call's parameters, decoded. Raises ApiFailure."""
     try:
         check_keys(call.params, MEMBERS_MAX)
         return methods.decode(call.method, call.params)

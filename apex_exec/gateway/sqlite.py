@@ -1,7 +1,7 @@
 """The embedded database: plugins' queries on read-only connections, writes on one connection, both in threads.
 
-The second wall behind ``sql.py``: connections that read are opened read-only, and SQLite asks an authorizer about
-every table, column and function of a statement. A progress handler ends what runs over its time.
+The second wall behind ``sql/``: connections for queries are opened read-only, and SQLite asks an authorizer about every
+table, column and function of a statement. A progress handler stops a statement whose time is over.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import quote
 
+from apex_exec.common.sqlite import open_readonly, open_theirs
 from apex_exec.gateway.costs import counting
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.lock_turns import Turns
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 READERS = 8
 PROGRESS_STEPS = 10_000
-"""Virtual-machine steps between two looks at the clock: about a millisecond, and little quarrel about the GIL."""
+"""Virtual-machine steps between two checks of the clock: about a millisecond, with little contention for the GIL."""
 NICENESS = 5
 VALUE_BYTES_MAX = 4 * 1024 * 1024
 BUSY_SECONDS = 1.0
@@ -69,7 +69,8 @@ CONVERTERS: dict[str, Callable[[bytes], Any]] = {
     **{f"{name}[]": _json for name in ("TEXT", "VARCHAR", "UUID", "SMALLINT", "INT", "INTEGER", "BIGINT", "REAL",
                                        "NUMERIC", "BOOLEAN", "BOOL", "DATE", "TIMESTAMP", "TIMESTAMPTZ")},
 }
-"""By a column's declared type: SQLite itself knows five storage classes, PostgreSQL's names mean the same here."""
+"""Converters by a column's declared type: SQLite itself has five storage classes; PostgreSQL's type names mean the same
+here."""
 
 
 class _Connection:
@@ -86,7 +87,7 @@ class _Connection:
 
 
 class Sqlite:
-    """The platform's database in the file ``path``. Opened on first use."""
+    """The platform's database in the file ``path``. It is opened on first use."""
 
     backend = "sqlite"
 
@@ -95,7 +96,7 @@ class Sqlite:
         self._tables = tables
         self._origin = origin
         self._inside_views: set[tuple[int, str | None, str | None, str | None]] = set()
-        """What the views among the shown tables are made of, as the authorizer is asked about it."""
+        """What the views among the visible tables read, in the authorizer's terms."""
         self._threads = ThreadPoolExecutor(READERS + 1, "sqlite", initializer=_give_way)
         self._readers: list[_Connection] = []
         self._free = asyncio.Semaphore(READERS)
@@ -106,45 +107,42 @@ class Sqlite:
     def _open_reader(self) -> _Connection:
         for name, convert in CONVERTERS.items():
             sqlite3.register_converter(name, convert)
-        database = sqlite3.connect(f"file:{quote(str(self._path))}?mode=ro", uri=True, timeout=BUSY_SECONDS,
-                                   isolation_level=None, check_same_thread=False, cached_statements=64,
-                                   detect_types=sqlite3.PARSE_DECLTYPES)
+        database = open_readonly(self._path, busy_seconds=BUSY_SECONDS, any_thread=True, cached_statements=64,
+                                 detect_types=sqlite3.PARSE_DECLTYPES)
         self._turns.shut_out = database.execute("PRAGMA journal_mode").fetchone() != ("wal",)
         self._look_into_views(database)
         database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, VALUE_BYTES_MAX)
         database.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
         for pragma in ("query_only = ON", "trusted_schema = OFF", "case_sensitive_like = ON"):
             database.execute(f"PRAGMA {pragma}")
-        database.create_function("lower", 1, _lower, deterministic=True)  # SQLite's own knows ASCII only
+        database.create_function("lower", 1, _lower, deterministic=True)  # SQLite's own function knows ASCII only
         database.create_function("upper", 1, _upper, deterministic=True)
         database.set_authorizer(self._authorize)
         return _Connection(database)
 
     def _look_into_views(self, database: sqlite3.Connection) -> None:
-        """A view that the operator shows may read what it reads, exactly that, and nothing else may."""
+        """Records what each view that the operator shows reads: the view may read exactly that, and nothing else may.
+        """
         found: set[tuple[int, str | None, str | None, str | None]] = set()
 
         def ask(action: int, first: str | None, second: str | None, _db: str | None, inside: str | None) -> int:
             if inside is not None and action in (sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION):
                 found.add((action, first, second, inside))
-                found.add((action, first, "", None))  # a table of which no column is left when the view was taken apart
+                # for a table of which no column was left when SQLite flattened the view
+                found.add((action, first, "", None))
             return sqlite3.SQLITE_OK
 
         views = [name for name, in database.execute("SELECT name FROM sqlite_master WHERE type = 'view'")]
         database.set_authorizer(ask)
         for name in views:
             if name in self._tables:
-                with contextlib.suppress(sqlite3.Error):  # one that is broken is an error of the query that uses it
+                with contextlib.suppress(sqlite3.Error):  # a broken view is an error of the query that uses it
                     database.execute(f'EXPLAIN SELECT * FROM "{name}"')
         database.set_authorizer(None)
         self._inside_views = found
 
     def _open_writer(self) -> _Connection:
-        if not self._path.exists():  # one that the platform has made keeps the mode that it was given
-            os.close(os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
-        database = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-        database.execute("PRAGMA synchronous = FULL")
-        database.execute("PRAGMA foreign_keys = ON")  # off by default; a platform that declares them relies on them
+        database = open_theirs(self._path, busy_seconds=BUSY_SECONDS)
         database.execute(f"CREATE TABLE IF NOT EXISTS {OUTBOX} "
                          "(id TEXT PRIMARY KEY, origin TEXT NOT NULL, record TEXT NOT NULL)")
         return _Connection(database)
@@ -161,14 +159,13 @@ class Sqlite:
             table = self._tables.get(first)
             if table is not None and (not second or second == table.owner or second in table.columns):
                 return sqlite3.SQLITE_OK
-            if not first.strip("_0123456789"):  # a CTE or subquery: its name was made by the writer of the SQL
+            if not first.strip("_0123456789"):  # a CTE or subquery, whose name the SQL writer generated
                 return sqlite3.SQLITE_OK
         return sqlite3.SQLITE_DENY
 
     async def _run(self, connection: _Connection, due_ns: int, work: Callable[[], T]) -> T:
-        """``work`` in a thread. Cancelled, it is interrupted there and waited for, so that the connection is free. Work
-        that was done before it could be interrupted is done: it may be a write that is committed, so its result counts.
-        """
+        """Runs ``work`` in a thread. If cancelled, ``work`` is interrupted and waited for, so that the connection is
+        free. If ``work`` finished before the interruption, its result counts: it may be a write that is committed."""
         connection.due_ns, connection.stopped = due_ns, False
         future = asyncio.get_running_loop().run_in_executor(self._threads, counting(work))
         try:
@@ -191,9 +188,9 @@ class Sqlite:
         except sqlite3.Error as error:
             raise ApiFailure("data_unavailable", f"the platform's database cannot be opened: {error}") from None
 
-    # ------------------------------------------------------------------ what the router asks
+    # ------------------------------------------------------------------ the router's interface
     async def query(self, compiled: Compiled, values: list[Any], user_id: str, due_ns: int) -> tuple[bytes, int]:
-        """The rows, encoded, and how many. Raises ApiFailure."""
+        """The encoded rows, and their number. Raises ApiFailure."""
         async with self._free:
             reader = self._readers.pop() if self._readers else await self._opened(self._open_reader)
             try:
@@ -203,9 +200,9 @@ class Sqlite:
                 self._readers.append(reader)
 
     async def write(self, write: Write, record: Outgoing, user_id: str, due_ns: int) -> tuple[int, bytes | None]:
-        """Runs ``write`` and leaves its audit record in the outbox, both or neither. Raises ApiFailure.
+        """Runs ``write`` and leaves its audit record in the outbox: both or neither. Raises ApiFailure.
 
-        The number of rows, and the inserted row, encoded.
+        Returns the number of rows, and the encoded row that was inserted.
         """
         async with self._turns.writing(record.plugin):
             if self._writer is None:
@@ -251,7 +248,7 @@ class Sqlite:
         return [Outbox.decode(*row) for row in rows]
 
     async def forget(self, ids: list[str]) -> None:
-        """Takes records out of the outbox: the ledger has them. Raises ApiFailure."""
+        """Deletes records from the outbox, because the ledger has them. Raises ApiFailure."""
         async with self._turns.writing(""):
             if self._writer is not None:
                 database = self._writer.database
@@ -266,7 +263,8 @@ class Sqlite:
 
 
 def _give_way() -> None:
-    """A query that counts for seconds must not take the supervisor's loop its core: this thread, and it alone."""
+    """Lowers the priority of this thread only: a query that computes for seconds must not take the core of the
+    supervisor's loop."""
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + NICENESS)
 
 

@@ -1,7 +1,7 @@
-"""The audit store: SQLite, hash-chained, its signed head outside the database. Every call blocks.
+"""The audit store: a hash-chained SQLite database whose signed head is kept outside it. Every call blocks.
 
-One writer: the ledger process, held by a lock file, since a killed daemon's ledger may still be draining while the
-next daemon starts. Readers open the database read-only (``reading.py``, ``verify.py``).
+There is one writer, the ledger process. It holds a lock file, because a killed daemon's ledger may still be draining
+while the next daemon starts. Readers open the database read-only (``reading.py``, ``verify.py``).
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from apex_exec.ledger.checkpoints import (
     ANCHOR,
     CHECKPOINT,
     HEAD,
-    Mark,
+    SignedHead,
     Tail,
     load_key,
-    read_mark,
+    read_signed,
     read_tail,
     write_anchors,
-    write_mark,
+    write_signed,
     write_tail,
 )
 from apex_exec.ledger.clock_turns import SLACK_NS, TABLE
@@ -52,36 +52,38 @@ SCHEMA = (
     TABLE,
 )
 NEVER_NS = 1 << 100
-"""Later than any clock: whatever is written next is a turn."""
+"""Later than any clock, so that the next event counts as a turn."""
 ROW = "(?, CAST(? AS TEXT), ?)"
 INSERT_ROWS = 16
-"""Rows of one statement: 1.3 µs each instead of 1.6 by one each; more gain nothing."""
+"""How many rows one statement inserts: a row costs 1.3 µs instead of 1.6 µs alone, and more rows gain nothing."""
 CHECKPOINT_PAGES = 250
-"""Pages of the write-ahead log at which a commit moves them into the database. At SQLite's own 1,000 a commit at 30,000
-calls/s took over 20 ms 28 times in eight rounds of 40,000, and seven times a record was late for it (``LATE_NS``); at
-250 none was, at the same rate."""
+"""The size of the write-ahead log, in pages, at which a commit moves it into the database. With SQLite's own 1,000, a
+commit at 30,000 calls/s took over 20 ms 28 times in eight rounds of 40,000, and seven times a record was late for it
+(``LATE_NS``). With 250 no record was late at the same rate."""
 EXPIRE_ROWS = 20_000
-"""Events looked at for their age at once: some thirty milliseconds."""
+"""How many events are checked for their age at once, which takes some thirty milliseconds."""
 REMOVE_ROWS = 2_000
-"""Old events removed in one transaction: few enough that a commit waiting behind it stays under 50 ms."""
+"""How many old events one transaction removes: few enough that a commit waiting behind it stays under 50 ms."""
 LOCKED_SECONDS = 0.2
 """How long a statement waits for somebody else's lock before the commit is reported as failing and tried again."""
 
 
 def database_path(url: str, state_dir: Path) -> Path:
-    """The file that ``audit.url`` names. Raises LedgerError: the ledger is SQLite."""
+    """The file that ``audit.url`` names. Raises LedgerError: the ledger is always SQLite."""
     path = path_of(url.replace("<state_dir>", str(state_dir)))
     if path is None:
-        raise LedgerError(f"audit.url: {url}: only sqlite:/// is served")
+        raise LedgerError(f"audit.url: {url}: only sqlite:/// is supported")
     return path
 
 
 class AuditStore:
-    """The one writer of an audit database. Refuses one whose end is not what it signed: it would sign it anew.
+    """The only writer of an audit database. It refuses a database whose end is not what it signed: it would sign it
+    anew.
 
-    ``trail`` names the run of the supervisor whose batches are numbered; ``last_index`` is the last of them that is
-    committed, so that what a restarted ledger is sent again is taken once. ``anchor``: a file on another volume that
-    notes how far the ledger is, beside the one in ``state_dir``. Raises LedgerError.
+    ``trail`` names the run of the supervisor that numbers the batches. ``last_index`` is the last batch index of that
+    run that is committed, so that batches which are sent again to a restarted ledger are stored once. ``anchor`` is a
+    file on another volume that records how long the ledger is, in addition to the one in ``state_dir``. Raises
+    LedgerError.
     """
 
     def __init__(self, database: Path, state_dir: Path, min_free_bytes: int = 0, trail: str = "",
@@ -89,7 +91,7 @@ class AuditStore:
         self.database, self.state_dir, self.min_free_bytes, self.trail = database, state_dir, min_free_bytes, trail
         self.anchors = [state_dir / ANCHOR, *([Path(anchor)] if anchor else [])]
         self._maker = BodyMaker()
-        self._latest_ns = NEVER_NS  # the latest time since the last turn; the first event of a run is one
+        self._latest_ns = NEVER_NS  # the latest time since the last turn; the first event of a run is a turn
         self._lock = -1
         self.db: sqlite3.Connection | None = None
         try:
@@ -115,8 +117,8 @@ class AuditStore:
         for statement in SCHEMA:
             db.execute(statement)
         public = self.key.public_key()
-        head = read_mark(self.state_dir / HEAD, "head", public)
-        check = read_mark(self.state_dir / CHECKPOINT, "checkpoint", public)
+        head = read_signed(self.state_dir / HEAD, "head", public)
+        check = read_signed(self.state_dir / CHECKPOINT, "checkpoint", public)
         tail = read_tail(db, public)
         row = db.execute("SELECT seq, hash FROM events ORDER BY seq DESC LIMIT 1").fetchone()
         self.seq: int
@@ -127,52 +129,56 @@ class AuditStore:
         self.first = check.seq + 1 if check else 1
         self.last_index: int = tail.last_index if tail and tail.trail == self.trail else 0
         if head is None:
-            self.write_head()  # from now on a missing head shows
+            self.write_head()  # from now on a missing head is noticed
 
     def _check_anchors(self) -> None:
-        """Raises LedgerError if the ledger has been further than its database goes: an older copy was put back."""
+        """Raises LedgerError if the ledger has been longer than its database is now: an older copy was put back."""
         assert self.db is not None
         for path in self.anchors:
-            mark = read_mark(path, "anchor", self.key.public_key())
-            if mark is None:
+            signed = read_signed(path, "anchor", self.key.public_key())
+            if signed is None:
                 continue
-            if self.seq < mark.seq:
+            if self.seq < signed.seq:
                 raise LedgerError(
-                    f"{self.database} ends at event {self.seq}, and {path} says that this ledger has been at "
-                    f"{mark.seq}: an older copy, or nothing of it, is there. Restore the newest copy; or keep audit.* "
-                    "and the anchor elsewhere as evidence, and a new chain begins")
-            row = self.db.execute("SELECT hash FROM events WHERE seq = ?", (mark.seq,)).fetchone()
-            if row is not None and row[0] != mark.hash:
+                    f"{self.database} ends at event {self.seq}, and but {path} says that this ledger had reached "
+                    f"{signed.seq}: it was replaced by an older copy, or lost. Restore the newest copy; or move "
+                    "audit.* and the anchor elsewhere as evidence, and a new chain begins")
+            row = self.db.execute("SELECT hash FROM events WHERE seq = ?", (signed.seq,)).fetchone()
+            if row is not None and row[0] != signed.hash:
                 raise LedgerError(
-                    f"event {mark.seq} of {self.database} differs from {path}: another chain was put there")
+                    f"event {signed.seq} of {self.database} differs from {path}: the chain was replaced")
 
-    def _check_end(self, head: Mark | None, tail: Tail | None, has_events: bool) -> None:
-        """Raises LedgerError where the chain does not end as head and tail say: opening it would sign what it holds."""
+    def _check_end(self, head: SignedHead | None, tail: Tail | None, has_events: bool) -> None:
+        """Raises LedgerError if the chain does not end as head and tail say: opening it would sign what it contains."""
         assert self.db is not None
         if head is None:
             if has_events or tail is not None:
-                raise LedgerError(f"{self.database} holds a chain and its signed head {self.state_dir / HEAD} is gone")
+                raise LedgerError(f"{self.database} holds a chain, but its signed head {self.state_dir / HEAD} is gone")
             return
-        for name, mark in (("signed head", head), ("signed tail", tail)):
-            if mark is None:
+        for name, signed in (("signed head", head), ("signed tail", tail)):
+            if signed is None:
                 continue
-            if self.seq < mark.seq:
-                raise LedgerError(f"{self.database} ends at event {self.seq}, its {name} at {mark.seq}: truncated")
-            row = self.db.execute("SELECT hash FROM events WHERE seq = ?", (mark.seq,)).fetchone()
-            if row is not None and row[0] != mark.hash:
-                raise LedgerError(f"event {mark.seq} of {self.database} differs from its {name}: rewritten")
+            if self.seq < signed.seq:
+                raise LedgerError(f"{self.database} ends at event {self.seq}, but its {name} at {signed.seq}: "
+                                  "it was truncated")
+            row = self.db.execute("SELECT hash FROM events WHERE seq = ?", (signed.seq,)).fetchone()
+            if row is not None and row[0] != signed.hash:
+                raise LedgerError(f"event {signed.seq} of {self.database} differs from its {name}: it was rewritten")
         if has_events and self.seq > max(head.seq, tail.seq if tail else 0):
-            raise LedgerError(f"{self.database} goes on to event {self.seq}, past what its ledger signed: added to")
+            raise LedgerError(f"{self.database} continues to event {self.seq}, beyond what its ledger signed: "
+                              "events were added")
 
     def append(self, batch: Sequence[AuditRecord]) -> int:
-        """Commits ``batch`` in one transaction; the number stored (duplicates left out). All or nothing."""
+        """Commits ``batch`` in one transaction, all or nothing. Returns the number of events stored (without
+        duplicates)."""
         keys = {offset: record.dedup_key for offset, record in enumerate(batch) if record.dedup_key}
         return self.append_lines([encode_line(record) for record in batch], keys, self.last_index)
 
     def append_lines(self, lines: Sequence[bytes | Sequence[Any]], keys: Mapping[int, str], last_index: int) -> int:
-        """As ``append``, of lines of ``encode_line`` and the fields of executions; ``keys`` are dedup keys by offset.
+        """As ``append``, for lines from ``encode_line`` and the fields of executions. ``keys`` maps offsets to dedup
+        keys.
 
-        Commits ``last_index`` with them. Raises LedgerError where it cannot: nothing has changed then.
+        Commits ``last_index`` with them. Raises LedgerError if it cannot; then nothing has changed.
         """
         assert self.db is not None
         self._check_space()
@@ -216,7 +222,8 @@ class AuditStore:
         return stored
 
     def _has(self, key: str) -> bool:
-        """Whether an event with this dedup key is in the chain: the event itself must say so, not the index alone."""
+        """Whether an event with this dedup key is in the chain. The event itself must contain it; the index is not
+        enough."""
         assert self.db is not None
         return self.db.execute(
             "SELECT 1 FROM keys JOIN events USING (seq) WHERE key = ? AND instr(CAST(body AS BLOB), ?)",
@@ -226,7 +233,7 @@ class AuditStore:
         free = self.free_bytes()
         if free < self.min_free_bytes:
             raise LedgerError(f"only {free} bytes are free beside the audit database, "
-                              f"audit.min_free_bytes wants {self.min_free_bytes}")
+                              f"but audit.min_free_bytes requires {self.min_free_bytes}")
 
     def _rollback(self) -> None:
         assert self.db is not None
@@ -237,14 +244,14 @@ class AuditStore:
                 return  # SQLite has rolled back by itself (disk full, I/O error)
 
     def free_bytes(self) -> int:
-        """Bytes free on the database's file system; 0 where that cannot be told (it is gone)."""
+        """The free bytes on the database's file system; 0 if that is unknown because it is gone."""
         try:
             return shutil.disk_usage(self.database.parent).free
         except OSError:
             return 0
 
     def size_bytes(self) -> int:
-        """Bytes of the database and its write-ahead log."""
+        """The bytes of the database and its write-ahead log."""
         total = 0
         for suffix in ("", "-wal", "-shm"):
             try:
@@ -254,25 +261,27 @@ class AuditStore:
         return total
 
     def write_head(self) -> None:
-        """Signs the end of the chain into ``<state_dir>/audit.head``, atomically, and then into the anchors: they never
-        name an event that the head does not. Raises OSError."""
-        write_mark(self.state_dir / HEAD, Mark("head", self.seq, self.hash), self.key)
+        """Signs the end of the chain into ``<state_dir>/audit.head``, atomically, and then into the anchors: an anchor
+        never names an event that the head does not. Raises OSError."""
+        write_signed(self.state_dir / HEAD, SignedHead("head", self.seq, self.hash), self.key)
         write_anchors(self.anchors, self.seq, self.hash, self.key)
 
     # ------------------------------------------------------------------ retention
     def expire(self, before: str, now: str = "9999") -> int:
-        """Signs a checkpoint before the first event that is not older than ``before``, if there is a new one.
+        """Signs a checkpoint before the first event that is not older than ``before``, if that moves the checkpoint.
 
-        Clocks are wrong at times: a time after ``now`` says nothing, so that such an event goes with the old ones
-        around it, and one of long ago among new ones takes none of them along. At most EXPIRE_ROWS events at once.
+        Clocks are sometimes wrong, so a time after ``now`` proves nothing: such an event is removed together with the
+        old ones around it, and a single old time among new ones removes no others. Checks at most EXPIRE_ROWS events at
+        once.
 
-        ``before`` is UTC text as stored. The events up to it are removed by ``remove_some``; the act is an event of
-        the chain itself. Returns how many events that is. Raises LedgerError, OSError.
+        ``before`` is UTC text as stored. ``remove_some`` removes the events up to the checkpoint, and the removal
+        itself becomes an event of the chain. Returns the number of those events. Raises LedgerError, OSError.
         """
         assert self.db is not None
         keep = self.first
         for seq, body in self.db.execute("SELECT seq, body FROM events WHERE seq >= ? AND seq < ? ORDER BY seq LIMIT ?",
-                                         (self.first, self.seq, EXPIRE_ROWS)):  # the last stays: the chain goes on
+                                         # the last event stays, because the chain continues from it
+                                         (self.first, self.seq, EXPIRE_ROWS)):
             timestamp = time_of(body)
             if timestamp < before:
                 keep = seq + 1
@@ -283,9 +292,10 @@ class AuditStore:
             return 0
         self._check_space()
         expired = int(row[0]) - self.first + 1
-        write_mark(self.state_dir / CHECKPOINT, Mark("checkpoint", row[0], row[1]), self.key)
+        write_signed(self.state_dir / CHECKPOINT, SignedHead("checkpoint", row[0], row[1]), self.key)
         self.first = row[0] + 1
-        self.db.execute("INSERT OR REPLACE INTO removed VALUES (?, ?)", row)  # the next event's prevHash, for exports
+        # the prevHash of the next event, for exports
+        self.db.execute("INSERT OR REPLACE INTO removed VALUES (?, ?)", row)
         self.append([AuditRecord(time.time_ns(), "admin.action", "system", "audit", "audit.retention", "success",
                                  {"throughSeq": row[0], "hash": row[1].hex(), "events": expired})])
         return expired
@@ -300,7 +310,8 @@ class AuditStore:
         return None if row is None else nanoseconds_of(time_of(row[0]))
 
     def remove_some(self) -> bool:
-        """Removes up to REMOVE_ROWS events before the checkpoint; True while there are more. Raises LedgerError."""
+        """Removes up to REMOVE_ROWS events before the checkpoint. Returns True while more remain. Raises LedgerError.
+        """
         assert self.db is not None
         try:
             done = self.db.execute("DELETE FROM events WHERE seq IN (SELECT seq FROM events WHERE seq < ? "
@@ -308,7 +319,7 @@ class AuditStore:
             if done < REMOVE_ROWS:
                 self.db.execute("DELETE FROM keys WHERE seq < ?", (self.first,))
                 self.db.execute("DELETE FROM turns WHERE seq < (SELECT max(seq) FROM turns WHERE seq <= ?)",
-                                (self.first,))  # the stretch that is left of the oldest begins at the last before it
+                                (self.first,))  # what remains of the oldest stretch begins at the last turn before it
         except sqlite3.Error as error:
             self._rollback()
             raise LedgerError(f"old events cannot be removed: {error}") from error
@@ -316,14 +327,14 @@ class AuditStore:
 
     # ------------------------------------------------------------------ end
     def close(self) -> None:
-        """Signs the head and lets the database go. Raises OSError where the head cannot be written."""
+        """Signs the head and releases the database. Raises OSError if the head cannot be written."""
         try:
             self.write_head()
         finally:
             self.release()
 
     def release(self) -> None:
-        """Lets the database and its lock go."""
+        """Releases the database and its lock."""
         if self.db is not None:
             self.db.close()
             self.db = None

@@ -1,7 +1,7 @@
-"""Signed places in the chain: its head and retention's checkpoint, outside the database, and its tail, inside.
+"""Signed positions in the chain: the head and retention's checkpoint, outside the database, and the tail, inside it.
 
-The head shows truncation; the checkpoint says where a chain begins whose older events were removed on purpose; the tail
-is signed with every commit, so that nobody without the key can add an event, not even past the head.
+The head reveals truncation. The checkpoint says where a chain begins whose older events were removed on purpose. The
+tail is signed with every commit, so that nobody without the key can add an event, not even beyond the head.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from apex_exec.ledger.records import LedgerError
 
 HEAD = "audit.head"
 ANCHOR = "ledger.anchor"
-"""How far this ledger has been, by a name that a copy of ``audit.*`` which is put back does not take along."""
+"""The file that records how long this ledger has been; a copy of ``audit.*`` that is put back does not include it."""
 CHECKPOINT = "audit.checkpoint"
 KEY = "keys/audit"
 PUBLIC_KEY = "keys/audit.pub"
 
 
-class Mark(msgspec.Struct):
-    """A signed place in the chain. ``kind`` is signed too: a head never passes as a checkpoint."""
+class SignedHead(msgspec.Struct):
+    """A signed position in the chain. ``kind`` is signed, too: a head never passes as a checkpoint."""
 
     kind: str
     seq: int
@@ -34,12 +34,13 @@ class Mark(msgspec.Struct):
     signature: bytes = b""
 
     def signed_bytes(self) -> bytes:
-        """What the signature covers."""
+        """The bytes that the signature covers."""
         return msgspec.msgpack.encode((self.kind, self.seq, self.hash))
 
 
 class Tail(msgspec.Struct):
-    """The end of the chain as the last commit left it, in that commit: ``last_index`` of the run ``trail`` is in it."""
+    """The end of the chain after the last commit, written by that commit. It includes batch ``last_index`` of the run
+    ``trail``."""
 
     seq: int
     hash: bytes
@@ -48,18 +49,18 @@ class Tail(msgspec.Struct):
     signature: bytes = b""
 
     def signed_bytes(self) -> bytes:
-        """What the signature covers."""
+        """The bytes that the signature covers."""
         return msgspec.msgpack.encode(("tail", self.seq, self.hash, self.trail, self.last_index))
 
 
 def write_tail(db: sqlite3.Connection, tail: Tail, key: Ed25519PrivateKey) -> None:
-    """Signs ``tail`` into the transaction that is open. Raises sqlite3.Error."""
+    """Signs ``tail`` and writes it in the open transaction. Raises sqlite3.Error."""
     tail.signature = key.sign(tail.signed_bytes())
     db.execute("INSERT OR REPLACE INTO tail VALUES (1, ?)", (msgspec.json.encode(tail),))
 
 
 def read_tail(db: sqlite3.Connection, key: Ed25519PublicKey) -> Tail | None:
-    """The tail, or None where no commit has left one. Raises LedgerError where it was not signed by us."""
+    """The tail, or None if no commit has written one. Raises LedgerError if we did not sign it."""
     if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'tail'").fetchone():
         return None
     row = db.execute("SELECT body FROM tail").fetchone()
@@ -74,7 +75,8 @@ def read_tail(db: sqlite3.Connection, key: Ed25519PublicKey) -> Tail | None:
 
 
 def load_key(state_dir: Path) -> Ed25519PrivateKey:
-    """The signing key in ``<state_dir>/keys/audit``; made on first use, 0600. Raises LedgerError, OSError."""
+    """The signing key in ``<state_dir>/keys/audit``, created on first use with mode 0600. Raises LedgerError, OSError.
+    """
     path = state_dir / KEY
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not path.exists():
@@ -89,7 +91,7 @@ def load_key(state_dir: Path) -> Ed25519PrivateKey:
 
 
 def load_public_key(state_dir: Path) -> Ed25519PublicKey:
-    """What signatures are checked with; makes nothing. Raises LedgerError where there is none."""
+    """The key that signatures are checked with. Creates nothing; raises LedgerError if there is none."""
     path = state_dir / PUBLIC_KEY
     try:
         return Ed25519PublicKey.from_public_bytes(path.read_bytes())
@@ -97,33 +99,34 @@ def load_public_key(state_dir: Path) -> Ed25519PublicKey:
         raise LedgerError(f"{path}: the ledger's public key cannot be read: {error}") from None
 
 
-def write_mark(path: Path, mark: Mark, key: Ed25519PrivateKey) -> None:
-    """Signs ``mark`` into ``path``, in one step. Raises OSError.
+def write_signed(path: Path, signed: SignedHead, key: Ed25519PrivateKey) -> None:
+    """Signs ``signed`` and writes it to ``path`` in one step. Raises OSError.
 
-    A checkpoint is on the disk, its name too, when this returns: what it lets be removed must not outlive it. The head
+    A checkpoint and its name are durable when this returns: no event may be removed before its checkpoint is. The head
     is written every second, and one that a power cut sets back is legal.
     """
-    mark.signature = key.sign(mark.signed_bytes())
-    replace_file(path, msgspec.json.encode(mark), only_writer=True, sync_folder=path.name != HEAD)
+    signed.signature = key.sign(signed.signed_bytes())
+    replace_file(path, msgspec.json.encode(signed), only_writer=True, sync_folder=path.name != HEAD)
 
 
 def write_anchors(paths: Iterable[Path], seq: int, digest: bytes, key: Ed25519PrivateKey) -> None:
-    """Notes in every one of ``paths`` how far the ledger is. Raises OSError."""
-    mark = Mark("anchor", seq, digest)
-    mark.signature = key.sign(mark.signed_bytes())
+    """Records in each of ``paths`` how long the ledger is. Raises OSError."""
+    signed = SignedHead("anchor", seq, digest)
+    signed.signature = key.sign(signed.signed_bytes())
     for path in paths:
-        replace_file(path, msgspec.json.encode(mark), only_writer=True, sync_folder=False)  # as the head's
+        # an anchor that a power cut sets back is legal, as for the head
+        replace_file(path, msgspec.json.encode(signed), only_writer=True, sync_folder=False)
 
 
-def read_mark(path: Path, kind: str, key: Ed25519PublicKey) -> Mark | None:
-    """The mark, or None where there is none. Raises LedgerError where it was not signed by us."""
+def read_signed(path: Path, kind: str, key: Ed25519PublicKey) -> SignedHead | None:
+    """The signed position in ``path``, or None if there is none. Raises LedgerError if we did not sign it."""
     try:
-        mark = msgspec.json.decode(path.read_bytes(), type=Mark)
-        key.verify(mark.signature, mark.signed_bytes())
+        signed = msgspec.json.decode(path.read_bytes(), type=SignedHead)
+        key.verify(signed.signature, signed.signed_bytes())
     except FileNotFoundError:
         return None
     except (msgspec.DecodeError, InvalidSignature) as error:
         raise LedgerError(f"{path} is damaged or was not signed by this ledger's key") from error
-    if mark.kind != kind:
-        raise LedgerError(f"{path} holds a {mark.kind}, not a {kind}")
-    return mark
+    if signed.kind != kind:
+        raise LedgerError(f"{path} contains a {signed.kind}, not a {kind}")
+    return signed

@@ -1,7 +1,7 @@
-"""The ledger process: takes batches from the link, commits them in groups, says what is durable.
+"""The ledger process: it receives batches on the link, commits them in groups, and reports what is durable.
 
-``messages.py`` has what it is told and what it says. It ends by EOF alone: what the link still holds then is committed
-first.
+``messages.py`` has the messages of the link, in both directions. The process ends only at EOF, and first commits what
+the link still contains.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from apex_exec.ledger.records import LedgerError
 from apex_exec.wire.side_link import BlockingEnd
 
 GROUP_SECONDS = 0.007
-"""How long the first record of a group waits for others; DESIGN allows 10 ms, the loop's own hold is in it too."""
+"""How long the first record of a group waits for others. We promise 10 ms, which include the time in the loop."""
 HEAD_SECONDS = 1.0
 STATS_SECONDS = 1.0
 EXPIRE_SECONDS = 3_600.0
@@ -33,14 +33,14 @@ EXPIRE_AGAIN_SECONDS = 1.0
 RETRY_SECONDS_MIN = 0.05
 RETRY_SECONDS_MAX = 2.0
 PENDING_LINES_MAX = 200_000
-"""Above it the link is not read: the supervisor's own bound then stops admission."""
+"""Above this the link is not read; the supervisor's own bound then stops admission."""
 DRAIN_SECONDS_MAX = 30.0
-"""How long a ledger that cannot write is kept alive after its supervisor's end."""
+"""How long a ledger that cannot write keeps trying after the supervisor's end."""
 WARN_FACTOR = 2
-"""Free space below so many times ``audit.min_free_bytes`` is warned of."""
+"""We warn if the free space is below this many times ``audit.min_free_bytes``."""
 RECEIVE_BYTES = 1 << 20
 NICE = -5
-"""Where it may (root): a ledger that gets no CPU stops admission, so it goes before the hooks that it records."""
+"""The priority if we may set it (root): a ledger without CPU time stops admission, so it precedes the hooks."""
 
 
 class _Ledger:
@@ -55,7 +55,7 @@ class _Ledger:
         self.store: AuditStore | None = None
         self.lines: list[bytes | list[Any]] = []
         self.keys: dict[int, str] = {}
-        self.last_index: int | None = None  # of what is pending
+        self.last_index: int | None = None  # the last batch index among the pending lines
         self.failing = ""
         self.due = 0.0
         self.backoff = Backoff(RETRY_SECONDS_MIN, RETRY_SECONDS_MAX)
@@ -68,7 +68,7 @@ class _Ledger:
 
     # ------------------------------------------------------------------ the link
     def take(self, batch: messages.Batch) -> None:
-        """Takes one batch of the supervisor's."""
+        """Handles one batch from the supervisor."""
         if self.last_index is None and not self.failing:
             self.due = time.monotonic() + self.group_seconds
         base = len(self.lines)
@@ -79,21 +79,22 @@ class _Ledger:
 
     # ------------------------------------------------------------------ writing
     def fail(self, reason: str) -> None:
-        """Notes a failure, says it where it is news, and sets the next try."""
+        """Records a failure, reports it if it is new, and schedules the next attempt."""
         self.due = time.monotonic() + self.backoff.take()
         if reason != self.failing:
             self.link.send(messages.Failing(reason))
         self.failing = reason
 
     def commit(self) -> None:
-        """Opens the store where it is not open and commits what is pending; on failure keeps it for the next try."""
+        """Opens the store if it is not open and commits the pending lines. After a failure they are kept for the next
+        attempt."""
         try:
             opened = self.store is None
             if self.store is None:
                 self.store = AuditStore(self.path, self.state_dir, self.settings["min_free_bytes"],
                                         self.settings["trail"], self.settings.get("anchor", ""))
                 self.link.send(messages.Ready(self.store.last_index))
-            if self.last_index is not None or self.failing or opened:  # without records it is a probe
+            if self.last_index is not None or self.failing or opened:  # without records this tests whether we can write
                 self.store.append_lines(self.lines, self.keys, self.last_index or self.store.last_index)
         except LedgerError as error:
             self.fail(str(error))
@@ -108,7 +109,7 @@ class _Ledger:
         self.last_index = None
 
     def upkeep(self, now: float) -> None:
-        """Head, figures and retention, between commits. What fails of these is said and tried again."""
+        """Head, statistics and retention, between commits. A failure of these is reported, and tried again."""
         store = self.store
         if store is None:
             return
@@ -120,32 +121,32 @@ class _Ledger:
             if now >= self.expire_due:
                 self.expire_due = now + EXPIRE_SECONDS
                 if store.expire(*map(utc_text, self.retention_times(store))) >= EXPIRE_ROWS // 2:
-                    self.expire_due = now + EXPIRE_AGAIN_SECONDS  # there are more
+                    self.expire_due = now + EXPIRE_AGAIN_SECONDS  # more old events remain
                 self.removing = True
             elif self.removing:
                 self.removing = store.remove_some()
         except (OSError, LedgerError, sqlite3.Error) as error:
-            self.removing = False  # a head that is behind is legal; the next write mends it
+            self.removing = False  # a head that lags behind is legal; the next write corrects it
             self.warn(f"the ledger's upkeep failed: {error}")
         if now >= self.stats_due:
             self.stats_due = now + STATS_SECONDS
             self.stats(store)
 
     def retention_times(self, store: AuditStore) -> tuple[datetime, datetime]:
-        """(events older than this go, what time it is), by a clock of its own: see ``clock.py``."""
+        """(events older than this are removed, the present time), by retention's own clock: see ``clock.py``."""
         wall_ns, monotonic_ns = time.time_ns(), time.monotonic_ns()
         if self.clock is None:
             self.clock = RetentionClock(self.state_dir, wall_ns, monotonic_ns, store.latest_ns())
-        now_ns = self.clock.look(wall_ns, monotonic_ns)
+        now_ns = self.clock.sample(wall_ns, monotonic_ns)
         if self.clock.ahead_ns > WARN_NS:
-            self.warn(f"the clock is {self.clock.ahead_ns / 86_400e9:.1f} days ahead of what the ledger has seen; old "
-                      "events are removed as if it were not. If the clock is right, retention catches up by itself")
+            self.warn(f"the clock is {self.clock.ahead_ns / 86_400e9:.1f} days ahead of the ledger's own time; "
+                      "old events are removed by the ledger's. If the clock is right, retention catches up by itself")
         now = datetime.fromtimestamp(max(0, now_ns) // 10**9, UTC)
         days = min(self.settings["retention_days"], (now - datetime.min.replace(tzinfo=UTC)).days)
         return now - timedelta(days=days), now + timedelta(days=1)
 
     def stats(self, store: AuditStore) -> None:
-        """Sends the figures, and a warning while the disk is filling up."""
+        """Sends the statistics, and a warning if the disk is nearly full."""
         free, wanted = store.free_bytes(), store.min_free_bytes
         self.link.send(messages.Stats(store.size_bytes(), free, store.seq))
         low = free < WARN_FACTOR * wanted
@@ -155,14 +156,14 @@ class _Ledger:
         self.low = low
 
     def warn(self, text: str) -> None:
-        """Says it, once until something else is said."""
+        """Sends a warning once, until a different one is sent."""
         if text != self.warned:
             self.link.send(messages.Warned(text))
         self.warned = text
 
     # ------------------------------------------------------------------ the loop
     def run(self) -> None:
-        """Serves until the link has ended and what it held is committed, or cannot be."""
+        """Serves until the link has ended and its content is committed, or cannot be."""
         while self.turn():
             pass
         end = time.monotonic() + DRAIN_SECONDS_MAX
@@ -172,11 +173,11 @@ class _Ledger:
             else:
                 time.sleep(min(self.due, end) - now)
         if self.store is not None:
-            with contextlib.suppress(OSError):  # a head that is behind is legal
+            with contextlib.suppress(OSError):  # a head that lags behind is legal
                 self.store.close()
 
     def turn(self) -> bool:
-        """Waits for the link or the next duty and does it; False at the link's end."""
+        """Waits for the link or the next duty and performs it. Returns False at the link's end."""
         now = time.monotonic()
         if (self.last_index is not None or self.failing or self.store is None) and now >= self.due:
             self.commit()
@@ -184,7 +185,7 @@ class _Ledger:
         if self.last_index is None:
             self.upkeep(now)
         if self.last_index is not None and not self.failing:
-            # A group is forming. Sleeping, not polling: every frame that arrives would wake this process.
+            # A group is forming. We sleep instead of polling: every frame that arrives would wake this process.
             time.sleep(max(0.0, self.due - now))
         wait = 0.0 if self.last_index is not None and not self.failing else max(0.0, self.next_duty() - now)
         reads = [self.link] if len(self.lines) < PENDING_LINES_MAX else []
@@ -196,7 +197,7 @@ class _Ledger:
         return batches is not None
 
     def next_duty(self) -> float:
-        """When something is to be done although nothing arrives."""
+        """When the next duty is due even if nothing arrives."""
         if self.failing or self.store is None:
             return self.due
         due = min(self.stats_due, self.expire_due)
@@ -206,7 +207,7 @@ class _Ledger:
 
 
 def main(link: Any, settings: dict[str, Any]) -> None:
-    """Serves ``link`` until EOF, then commits what is left, signs the head and returns. Ends by EOF only.
+    """Serves ``link`` until EOF, then commits what is left, signs the head and returns. Only EOF ends it.
 
     ``settings``: ``state_dir, url, durability, retention_days, min_free_bytes, trail``.
     """

@@ -1,7 +1,7 @@
-"""Reading the ledger: a library for metering, and what ``audit tail`` and ``audit export`` are made of.
+"""Reading the ledger: a library for metering, on which ``audit tail`` and ``audit export`` are built.
 
-Read-only, from any process, while the ledger writes: each step is a short query of its own, so that no reader keeps
-SQLite's write-ahead log from being emptied.
+Read-only, from any process, while the ledger writes. Each step is a short query of its own, so that no reader prevents
+SQLite from emptying its write-ahead log.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from apex_exec.ledger.clock_turns import SLACK_NS, stretches
 from apex_exec.ledger.records import GENESIS, LedgerError
 
 STEP_ROWS = 5_000
-"""Events fetched by one query."""
+"""How many events one query fetches."""
 
 
 class Event(msgspec.Struct, gc=False, rename="camel"):
-    """One event as stored. ``timestamp`` is RFC 3339 UTC with nanoseconds: it sorts as text."""
+    """One event as stored. ``timestamp`` is RFC 3339 UTC with nanoseconds, so that it sorts as text."""
 
     seq: int
     timestamp: str
@@ -39,13 +39,13 @@ _decode = msgspec.json.Decoder(Event).decode
 
 
 Having = Sequence[Sequence[str]]
-"""Groups of texts: a body must hold one of each group."""
+"""Groups of texts: a body must contain one text of each group."""
 
 
 def open_readonly(database: Path) -> sqlite3.Connection:
-    """A connection that cannot write; texts come as bytes. Raises LedgerError where there is no ledger."""
+    """A connection that cannot write; it returns texts as bytes. Raises LedgerError if no ledger exists."""
     if not database.is_file():
-        raise LedgerError(f"there is no ledger at {database}")
+        raise LedgerError(f"no ledger exists at {database}")
     db = sqlite.open_readonly(database)
     db.text_factory = bytes
     return db
@@ -57,9 +57,8 @@ def utc_text(moment: datetime) -> str:
 
 
 def _first_seq_since(db: sqlite3.Connection, since: str, low: int, high: int) -> int:
-    """The first event at or after ``since`` of those from ``low`` up to ``high``, whose times never run back; ``high``
-    if there is none. Raises LedgerError on a body that is not ours.
-    """
+    """The first event at or after ``since`` among those from ``low`` to ``high``, whose times never run backwards;
+    ``high`` if there is none. Raises LedgerError for a body that we did not write."""
     while low < high:
         middle = (low + high) // 2
         row = db.execute("SELECT seq, body FROM events WHERE seq >= ? LIMIT 1", (middle,)).fetchone()
@@ -80,9 +79,9 @@ class _OnlyTime(msgspec.Struct):
 
 def read_rows(db: sqlite3.Connection, after_seq: int = 0, up_to: int | None = None, having: Having = ()
               ) -> Iterator[tuple[int, bytes, bytes]]:
-    """(seq, body, hash) after ``after_seq`` in order, a step at a time, up to ``up_to``, or to the end as it is when it
-    gets there. With ``having`` only those whose body holds one text of each group: SQLite passes over the rest.
-    """
+    """(seq, body, hash) of the events after ``after_seq``, in order and a step at a time, up to ``up_to`` or, without
+    it, to the end as it is when the reader reaches it. With ``having``, SQLite skips rows whose body lacks one text of
+    each group."""
     if having or up_to is not None:
         yield from _read_range(db, after_seq, up_to, having)
         return
@@ -104,12 +103,12 @@ def _read_range(db: sqlite3.Connection, after_seq: int, up_to: int | None, havin
         yield from db.execute(f"SELECT seq, body, hash FROM events WHERE seq > ? AND seq <= ?{condition} ORDER BY seq",
                               (after_seq, step_end, *texts)).fetchall()
         after_seq = step_end
-        if after_seq == end and up_to is None:  # what was written meanwhile
+        if after_seq == end and up_to is None:  # events that were written meanwhile
             end = db.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()[0]
 
 
 class Filter(msgspec.Struct, kw_only=True):
-    """Which events are wanted; an empty member wants all. ``since`` is inclusive, ``until`` exclusive (aware)."""
+    """Selects events; an empty member selects all. ``since`` is inclusive, ``until`` exclusive (both aware)."""
 
     since: datetime | None = None
     until: datetime | None = None
@@ -121,8 +120,8 @@ class Filter(msgspec.Struct, kw_only=True):
 
 def _rows_of_times(db: sqlite3.Connection, wanted: Filter, up_to: int | None, having: Having
                    ) -> Iterator[tuple[int, bytes, bytes]]:
-    """The rows among which all are whose time ``wanted`` lets through, in order, up to the seq ``up_to``: each stretch
-    is searched by itself."""
+    """The rows that include all events whose time ``wanted`` admits, in order, up to the seq ``up_to``. Each stretch is
+    searched separately."""
     if wanted.since is None and wanted.until is None:
         yield from read_rows(db, wanted.after_seq, up_to, having)
         return
@@ -131,7 +130,7 @@ def _rows_of_times(db: sqlite3.Connection, wanted: Filter, up_to: int | None, ha
 
 
 def _parts(db: sqlite3.Connection, wanted: Filter, up_to: int | None) -> Iterator[range]:
-    """The seqs among which all are whose time ``wanted`` lets through; each part is never empty."""
+    """Ranges of seqs that include all events whose time ``wanted`` admits; no range is empty."""
     first, last = db.execute("SELECT coalesce(min(seq), 1), coalesce(max(seq), 0) FROM events").fetchone()
     if up_to is not None:
         last = min(last, up_to)
@@ -149,7 +148,7 @@ def _parts(db: sqlite3.Connection, wanted: Filter, up_to: int | None) -> Iterato
 
 
 def _moved(moment: datetime | None, by: timedelta) -> str:
-    """The text of ``moment`` moved ``by`` so much, or as far as there are years; "" for none."""
+    """The text of ``moment`` moved by ``by``, or to the first or last year; "" without a moment."""
     if moment is None:
         return ""
     try:
@@ -160,20 +159,20 @@ def _moved(moment: datetime | None, by: timedelta) -> str:
 
 def matching_rows(db: sqlite3.Connection, wanted: Filter, up_to: int | None = None
                   ) -> Iterator[tuple[Event, bytes, bytes]]:
-    """(event, body, hash) of every event that ``wanted`` lets through, in order, up to the seq ``up_to``.
+    """(event, body, hash) of every event that ``wanted`` selects, in order, up to the seq ``up_to``.
 
     Raises LedgerError.
     """
     since = utc_text(wanted.since) if wanted.since else ""
     until = utc_text(wanted.until) if wanted.until else ""
-    # A body without the plugin's, the user's or the type's name cannot match: it is not even fetched.
+    # A body without the name of the plugin, user or type cannot match, so it is not even fetched.
     having = [[f'"{key}":{msgspec.json.encode(name).decode()}' for name in names] for key, names in (
         ("resource", (wanted.plugin,)), ("userId", (wanted.user,)), ("eventType", wanted.event_types)) if any(names)]
     for seq, body, digest in _rows_of_times(db, wanted, up_to, having):
         try:
             event = _decode(body)
         except (msgspec.DecodeError, TypeError) as error:
-            raise LedgerError(f"event {seq} cannot be read: {error}; `audit verify` says more") from None
+            raise LedgerError(f"event {seq} cannot be read: {error}; run `apex-exec audit verify`") from None
         if ((not since or event.timestamp >= since) and (not until or event.timestamp < until)
                 and (not wanted.plugin or event.resource == wanted.plugin)
                 and (not wanted.user or event.user_id == wanted.user)
@@ -182,9 +181,9 @@ def matching_rows(db: sqlite3.Connection, wanted: Filter, up_to: int | None = No
 
 
 def read_events(database: Path, wanted: Filter | None = None) -> Iterator[Event]:
-    """The events of the ledger at ``database`` that ``wanted`` lets through, in order; blocks. For metering.
+    """The events of the ledger at ``database`` that ``wanted`` selects, in order. Blocks. For metering.
 
-    Raises LedgerError where there is no ledger or it cannot be read.
+    Raises LedgerError if the ledger does not exist or cannot be read.
     """
     db = open_readonly(database)
     try:
@@ -197,7 +196,7 @@ def read_events(database: Path, wanted: Filter | None = None) -> Iterator[Event]
 
 
 def seqs_of(database: Path, wanted: Filter, up_to: int | None = None) -> list[range]:
-    """The seqs that ``read_events`` has to pass to find all that ``wanted`` lets through.
+    """The seqs that ``read_events`` has to visit to find all events that ``wanted`` selects.
 
     Blocks; raises LedgerError.
     """
@@ -211,9 +210,9 @@ def seqs_of(database: Path, wanted: Filter, up_to: int | None = None) -> list[ra
 
 
 def export_rows(database: Path, wanted: Filter) -> Iterator[tuple[int, bytes]]:
-    """(seq, line of JSON) an event, as PROTOCOL section 5: the hashed text with ``prevHash`` and ``hash`` after it.
+    """(seq, line of JSON) for each event: the hashed text followed by ``prevHash`` and ``hash``.
 
-    Blocks. Raises LedgerError. The prevHash of an event whose predecessor retention has removed is its checkpoint's.
+    Blocks. Raises LedgerError. If retention has removed an event's predecessor, its prevHash comes from the checkpoint.
     """
     db = open_readonly(database)
     last_seq, last_hash = 0, GENESIS
@@ -232,7 +231,7 @@ def export_rows(database: Path, wanted: Filter) -> Iterator[tuple[int, bytes]]:
 
 
 def hash_at(database: Path, seq: int) -> bytes:
-    """The hash of event ``seq``; b"" where it is not there. Blocks; raises LedgerError."""
+    """The hash of event ``seq``; b"" if it is not there. Blocks; raises LedgerError."""
     db = open_readonly(database)
     try:
         row = db.execute("SELECT hash FROM events WHERE seq = ?", (seq,)).fetchone()
@@ -244,7 +243,8 @@ def hash_at(database: Path, seq: int) -> bytes:
 
 
 def _hash_of(db: sqlite3.Connection, seq: int) -> bytes:
-    """The hash of event ``seq``, or of the place retention left where its predecessors stood; b"" where it is gone."""
+    """The hash of event ``seq``, also if retention has removed the event and kept only its hash; b"" if both are gone.
+    """
     if seq == 0:
         return GENESIS
     for table in ("events", "removed"):
@@ -255,8 +255,8 @@ def _hash_of(db: sqlite3.Connection, seq: int) -> bytes:
 
 
 def last_seqs(database: Path, wanted: Filter, count: int) -> tuple[int, int]:
-    """(the seq after which the last ``count`` matching events come, the last seq of all). Blocks; looks back only as
-    far as it must. Raises LedgerError."""
+    """(the seq after which the last ``count`` matching events come, the last seq of all). Blocks; reads backwards only
+    as far as necessary. Raises LedgerError."""
     db = open_readonly(database)
     try:
         first, last = db.execute("SELECT coalesce(min(seq), 1), coalesce(max(seq), 0) FROM events").fetchone()

@@ -1,9 +1,9 @@
 """Audit records, the text they become in the chain, and the hash that chains them. Pure: no clock, no disk.
 
-An execution, of which there is one a call, travels to the ledger process as its bare values (``Execution``); any other
-record as one line of JSON, made in the loop, since what its metadata holds is known only there. Either becomes the
-same text: sequence number, readable time, the rest. That text is what is stored, hashed and exported: whoever has an
-exported line and its ``prevHash`` can recompute ``hash`` with nothing but SHA-256.
+An execution, of which there is one for each call, travels to the ledger process as its bare values (``Execution``). Any
+other record travels as one line of JSON that the loop makes, because only the loop knows what its metadata contains.
+Both become the same text: sequence number, readable time, the rest. That text is stored, hashed and exported: with an
+exported line and its ``prevHash``, anybody can recompute ``hash`` using nothing but SHA-256.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ EVENT_TYPES = (
     "admin.action",
 )
 GENESIS = bytes(32)
-"""What the first event's hash is chained to."""
+"""The value that the first event's hash is chained to."""
 RECORD_BYTES_MAX = 65_536
-"""Longest line of one record; the metadata of a longer one is replaced by a note that it was cut."""
+"""The longest line of one record. The metadata of a longer one is replaced by a note that it was cut."""
 STRING_CHARS_MAX = 512
-"""Longest userId, resource or action in a record that had to be cut."""
+"""The longest userId, resource or action in a record that had to be cut."""
 
 _TIME_AT = slice(13, 32)  # the 19 digits after {"timestamp":
 
@@ -49,7 +49,7 @@ class AuditRecord(msgspec.Struct, gc=False, omit_defaults=True,
     """One event before it has a place in the chain. ``timestamp_ns`` is wall time.
 
     ``metadata`` is a map (or a Struct that encodes as one). A ``dedup_key`` that is not empty is stored once: the
-    ledger ignores a second record with it.
+    ledger ignores a second record with the same key.
     """
 
     timestamp_ns: int
@@ -58,15 +58,15 @@ class AuditRecord(msgspec.Struct, gc=False, omit_defaults=True,
     resource: str
     action: str
     result: str
-    metadata: Any = msgspec.field(default_factory=lambda: {})  # not `dict`: an empty one is written all the same
+    metadata: Any = msgspec.field(default_factory=lambda: {})  # not `dict`: an empty map is written as well
     dedup_key: str = ""
 
 
 class ExecutionMetadata(msgspec.Struct, gc=False, omit_defaults=True, rename="camel"):
-    """``metadata`` of ``plugin.execution``: PROTOCOL section 5. A struct, since it is made for every call.
+    """``metadata`` of ``plugin.execution``. A struct, because one is made for every call.
 
-    ``cpu_ms`` is the kernel's count for the worker's process, never the worker's word, and ``host_cpu_ms`` that of the
-    daemon's own processes for the call, beyond what an ordinary answer takes: both are metered.
+    ``cpu_ms`` is the kernel's figure for the worker's process, never the worker's own. ``host_cpu_ms`` is the figure of
+    the daemon's own processes for the call, beyond what an ordinary answer takes. Both are metered.
     """
 
     execution_time_ms: float | None = None
@@ -78,14 +78,14 @@ class ExecutionMetadata(msgspec.Struct, gc=False, omit_defaults=True, rename="ca
 
 
 Execution = tuple[int, str, str, str, str, int, float, str, int, int]
-"""A ``plugin.execution`` as the loop keeps it: timestamp_ns, user_id, plugin, hook, code, run_ns, memory_mb,
+"""A ``plugin.execution`` as the loop stores it: timestamp_ns, user_id, plugin, hook, code, run_ns, memory_mb,
 traceparent, cpu_ns, host_ns. ``code`` is "" for a result."""
 DENIED = frozenset({"PERMISSION_DENIED", "RATE_LIMITED", "NOT_PROVIDED"})
 """Outcomes of an execution whose ``result`` is "denied" rather than "failure"."""
 
 
 class _Body(msgspec.Struct, gc=False, rename="camel"):
-    """An event's text is this, encoded."""
+    """An event's text is the encoding of this struct."""
 
     seq: int
     timestamp: str
@@ -102,13 +102,13 @@ _encode_body = msgspec.json.Encoder().encode
 
 
 def result_of(code: str) -> str:
-    """What an execution with this outcome has as its ``result``."""
+    """The ``result`` of an execution with this outcome."""
     return "success" if not code else "denied" if code in DENIED else "failure"
 
 
 def metadata_of(code: str, run_ns: int, memory_mb: float, traceparent: str, cpu_ns: int,
                 host_ns: int) -> ExecutionMetadata:
-    """The metadata of an execution; a call without CPU time has no such figure on record."""
+    """The metadata of an execution. A call without CPU time has no such figure in its record."""
     return ExecutionMetadata(run_ns / 1e6, memory_mb, code, traceparent, cpu_ns / 1e6 if cpu_ns else None,
                              host_ns / 1e6 if host_ns else None)
 
@@ -121,7 +121,7 @@ def execution_record(fields: Execution) -> AuditRecord:
 
 
 def encode_line(record: AuditRecord) -> bytes:
-    """One line of JSON, without its newline. Never raises for what a record holds."""
+    """One line of JSON, without its newline. Never raises, whatever the record contains."""
     try:
         line = _encoder.encode(record)
         if len(line) < RECORD_BYTES_MAX:
@@ -137,9 +137,9 @@ def encode_line(record: AuditRecord) -> bytes:
 
 
 class BodyMaker:
-    """Turns lines into bodies: the sequence number first, then the time as RFC 3339 text with nanoseconds.
+    """Turns lines into bodies: first the sequence number, then the time as RFC 3339 text with nanoseconds.
 
-    UTC text of one width sorts as time does, which is what reading by time relies on.
+    UTC text of constant width sorts like time; reading by time relies on that.
     """
 
     def __init__(self) -> None:
@@ -147,7 +147,7 @@ class BodyMaker:
         self._text = ""
 
     def execution(self, seq: int, fields: Sequence[Any]) -> bytes:
-        """The text of an ``Execution``. Raises LedgerError where it is none."""
+        """The text of an ``Execution``. Raises LedgerError if ``fields`` is not one."""
         try:
             timestamp_ns, user_id, plugin, hook, code, run_ns, memory_mb, traceparent, cpu_ns, host_ns = fields
             digits = str(timestamp_ns)
@@ -169,7 +169,7 @@ class BodyMaker:
         self._text = datetime.fromtimestamp(int(self._second), UTC).strftime("%Y-%m-%dT%H:%M:%S.")
 
     def body(self, seq: int, line: bytes) -> bytes:
-        """The event's text. Raises LedgerError where ``line`` is not one that ``encode_line`` made."""
+        """The event's text. Raises LedgerError if ``encode_line`` did not make ``line``."""
         digits = line[_TIME_AT].decode("ascii", "replace")
         if line[:13] != _BEGIN_LINE or not digits.isdigit() or line[32:33] != b",":
             return self._odd_body(seq, line)
@@ -191,7 +191,7 @@ class BodyMaker:
 
 
 def time_of_line(line: bytes | Sequence[Any]) -> int:
-    """Nanoseconds since 1970 of a line that ``BodyMaker`` has taken, or of an execution's fields."""
+    """Nanoseconds since 1970 of a line that ``BodyMaker`` has accepted, or of an execution's fields."""
     if type(line) is not bytes:
         return int(line[0])
     digits = line[_TIME_AT]
@@ -201,7 +201,7 @@ def time_of_line(line: bytes | Sequence[Any]) -> int:
 
 _BEGIN_LINE = b'{"timestamp":'
 _FIRST_NS, _LAST_NS = -62_135_596_800 * 10**9, 253_402_300_800 * 10**9 - 1
-"""The years 1 and 9999: what the text of a time can say. A clock beyond is told as the nearest of them."""
+"""The years 1 and 9999: the range that the text of a time can express. A time outside is clamped to it."""
 
 
 class _OnlyTime(msgspec.Struct):
@@ -216,17 +216,17 @@ def time_of(body: bytes | str) -> str:
     try:
         return _decode_time(body).timestamp
     except msgspec.DecodeError as error:
-        raise LedgerError(f"an event cannot be read: {error}; `audit verify` says more") from None
+        raise LedgerError(f"an event cannot be read: {error}; run `apex-exec audit verify`") from None
 
 
 def nanoseconds_of(timestamp: str) -> int:
-    """Nanoseconds since 1970 of a time as ``time_of`` gives it."""
+    """Nanoseconds since 1970 of a time as returned by ``time_of``."""
     seconds = datetime.fromisoformat(f"{timestamp[:19]}+00:00") - datetime(1970, 1, 1, tzinfo=UTC)
     return (seconds.days * 86_400 + seconds.seconds) * 10**9 + int(timestamp[20:29])
 
 
 def _odd_time(timestamp_ns: int) -> str:
-    """The text of a time before 2001-09-09 or after 2286-11-20: clocks are wrong, and what happened is on record."""
+    """The text of a time before 2001-09-09 or after 2286-11-20: clocks may be wrong, and the event must be recorded."""
     seconds, rest = divmod(max(_FIRST_NS, min(timestamp_ns, _LAST_NS)), 10**9)
     at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
     return f"{at:%Y}".rjust(4, "0") + f"{at:-%m-%dT%H:%M:%S}.{rest:09}Z"

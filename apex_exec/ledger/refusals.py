@@ -1,4 +1,4 @@
-"""Which events tell of a call that was refused: nothing was done for it, so it is neither usage nor a change. Pure."""
+"""Decides which events are about a refused call: nothing was done for it, so it is neither usage nor a change. Pure."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ REFUSED_CODES = frozenset((
 DENIED_CODES = frozenset((
     "permission_denied", "sql_forbidden", "table_not_allowed", "column_not_allowed", "url_invalid", "host_not_allowed",
     "address_not_allowed", "component_not_allowed"))
-"""Those among them that say that the plugin asked for what it may not have, not only that it asked badly."""
+"""Those of them which mean that the plugin asked for something it may not have, rather than asked wrongly."""
 
 
 def denials(event: Event) -> int:
-    """How many calls ``event`` says were denied: one, or as many as its ``count`` where it stands for several."""
+    """How many denied calls ``event`` is about: one, or its ``count`` if it stands for several."""
     codes = event.metadata.get("codes")
-    if isinstance(codes, dict):  # the refusals of an invocation beyond those that have an event each
+    if isinstance(codes, dict):  # the refusals of an invocation beyond those with an event of their own
         return sum(count for code, count in codes.items() if code in DENIED_CODES and isinstance(count, int))
     return int(event.event_type == "access.denied"
                or (event.result != "success" and event.metadata.get("code") in DENIED_CODES))
 
 
 def was_refused(event: Event) -> bool:
-    """Whether the API call that ``event`` tells of was refused."""
+    """Whether the API call that ``event`` is about was refused."""
     return event.result == "denied" or (
         event.result != "success" and event.metadata.get("code") in REFUSED_CODES)

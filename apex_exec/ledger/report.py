@@ -1,4 +1,5 @@
-"""The quarterly security review, out of the ledger's events: one row a plugin. Reads only, in one pass."""
+"""The quarterly security review, computed from the ledger's events: one row for each plugin. Reads once, writes
+nothing."""
 
 from __future__ import annotations
 
@@ -14,14 +15,14 @@ from apex_exec.ledger.records import LedgerError
 from apex_exec.ledger.refusals import denials, was_refused
 
 QUARANTINE = ("breaker", "open")
-"""``action`` and ``metadata.state`` of the ``security.anomaly`` that says a plugin was paused."""
+"""``action`` and ``metadata.state`` of the ``security.anomaly`` which records that a plugin was paused."""
 APPROVAL_ACTIONS = {"plugin.approve": "approved", "plugin.deny": "denied", "plugin.revoke": "revoked"}
 LIST_MAX = 1_000
-"""Approvals and quarantines listed a plugin; beyond, they are only counted."""
+"""How many approvals and quarantines are listed for a plugin; any more are only counted."""
 
 
 class Row(msgspec.Struct, rename="camel"):
-    """What one plugin did and what was done about it."""
+    """What one plugin did, and what was done about it."""
 
     plugin: str
     executions: int = 0
@@ -48,7 +49,7 @@ COUNTS = tuple(name for name in msgspec.to_builtins(Row("")) if name not in ("pl
 
 
 def quarter(text: str) -> tuple[datetime, datetime]:
-    """Beginning and end of "2026Q4", UTC, the end exclusive. Raises ValueError."""
+    """Beginning and end of a quarter such as "2026Q4" in UTC, the end exclusive. Raises ValueError."""
     match = re.fullmatch(r"(\d{4})-?Q([1-4])", text, re.IGNORECASE)
     if match is None:
         raise ValueError(f"{text!r} is not a quarter; write it as 2026Q4")
@@ -58,7 +59,7 @@ def quarter(text: str) -> tuple[datetime, datetime]:
 
 
 def review(events: Iterable[Event]) -> list[Row]:
-    """One row a plugin, by id. Raises LedgerError where an event holds what none of ours does."""
+    """One row for each plugin, sorted by id. Raises LedgerError for an event with a content that we never write."""
     rows: dict[str, Row] = {}
     users: dict[str, set[str]] = {}
     for event in events:
@@ -69,7 +70,7 @@ def review(events: Iterable[Event]) -> list[Row]:
         try:
             _count(row, event, users[event.resource])
         except (TypeError, ValueError) as error:
-            raise LedgerError(f"event {event.seq} does not hold what its type says: {error}") from None
+            raise LedgerError(f"event {event.seq} does not have the content that its type requires: {error}") from None
     for plugin, row in rows.items():
         row.users = len(users[plugin])
     return [rows[plugin] for plugin in sorted(rows)]
@@ -112,7 +113,7 @@ def _count(row: Row, event: Event, users: set[str]) -> None:
 
 
 def _approval(metadata: dict[str, Any]) -> dict[str, Any]:
-    """Permission, version, the approver's key, reason and expiry, out of what the operation was told and answered."""
+    """Permission, version, the approver's key, reason and expiry, from the operation's arguments and answer."""
     known = {**metadata.get("args", {}), **metadata.get("outcome", {})}
     expires_ns = known.get("expiresNs")
     expires = f"{datetime.fromtimestamp(expires_ns // 10**9, UTC):%Y-%m-%dT%H:%M:%SZ}" if expires_ns else None

@@ -1,4 +1,4 @@
-"""Walks the chain and says the first thing that is wrong with it, and where. Reads only."""
+"""Walks the chain and reports the first thing that is wrong with it, and where. Reads only."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from types import MappingProxyType
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from apex_exec.ledger.checkpoints import ANCHOR, CHECKPOINT, HEAD, Mark, load_public_key, read_mark, read_tail
+from apex_exec.ledger.checkpoints import ANCHOR, CHECKPOINT, HEAD, SignedHead, load_public_key, read_signed, read_tail
 from apex_exec.ledger.clock_turns import TurnCheck
 from apex_exec.ledger.reading import open_readonly, read_rows
 from apex_exec.ledger.records import GENESIS, LedgerError, chain_hash
 
 TELL_EVERY = 4096
-"""Events between two words of how far a walk is: a power of two."""
+"""How many events are checked between two reports of progress: a power of two."""
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -28,7 +28,8 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class Verified(msgspec.Struct, frozen=True):
-    """How far the walk came: ``first`` and ``last`` event, the last hash, and the first thing wrong (None: nothing)."""
+    """How far the walk went: the ``first`` and ``last`` event, the last hash, and the first thing wrong (None:
+    nothing)."""
 
     first: int
     last: int
@@ -39,44 +40,44 @@ class Verified(msgspec.Struct, frozen=True):
 def verify(database: Path, state_dir: Path, noted_head: tuple[int, bytes] | None = None, anchor: str = "",
            elsewhere: Mapping[str, tuple[int, bytes]] = MappingProxyType({}),
            walked: Callable[[int], None] | None = None) -> Verified:
-    """Checks every event, the signed head and checkpoint, how far the ledger has been (its anchors), and ``noted_head``
-    (seq, hash) noted down elsewhere, and those that other databases have noted: ``elsewhere`` (their names).
+    """Checks every event, the signed head and checkpoint, and the recorded lengths of the ledger: in its anchors, in
+    ``noted_head`` (seq, hash), which somebody wrote down, and in other databases: ``elsewhere``, by their names.
 
-    ``walked`` is told now and then how many events are behind. Memory does not grow with the ledger; events that the
-    running ledger adds meanwhile are checked too.
+    ``walked`` is called from time to time with the number of events checked so far. Memory use does not grow with the
+    ledger; events that a running ledger adds meanwhile are checked, too.
     """
     while True:
         try:
             key = load_public_key(state_dir)
-            check = read_mark(state_dir / CHECKPOINT, "checkpoint", key)
-            anchors = [(path, read_mark(path, "anchor", key))
+            check = read_signed(state_dir / CHECKPOINT, "checkpoint", key)
+            anchors = [(path, read_signed(path, "anchor", key))
                        for path in (state_dir / ANCHOR, *([Path(anchor)] if anchor else []))]
-            head = read_mark(state_dir / HEAD, "head", key)
+            head = read_signed(state_dir / HEAD, "head", key)
         except LedgerError as error:
             return Verified(0, 0, GENESIS, Finding("head", 0, str(error)))
-        marks = {mark.seq: (str(path), mark.hash) for path, mark in anchors if mark is not None}
-        marks |= {seq: (name, digest) for name, (seq, digest) in elsewhere.items() if seq not in marks}
-        other = next((Finding("head", seq, f"{name} and {marks[seq][0]} noted different events") for name, (seq, digest)
-                      in elsewhere.items() if marks[seq][1] != digest), None)
-        found = _walk(database, check, head, noted_head, key, marks, walked)
+        recorded = {anchored.seq: (str(path), anchored.hash) for path, anchored in anchors if anchored is not None}
+        recorded |= {seq: (name, digest) for name, (seq, digest) in elsewhere.items() if seq not in recorded}
+        other = next((Finding("head", seq, f"{name} and {recorded[seq][0]} recorded different events")
+                      for name, (seq, digest) in elsewhere.items() if recorded[seq][1] != digest), None)
+        found = _walk(database, check, head, noted_head, key, recorded, walked)
         if found.finding is None and other is not None:
             return msgspec.structs.replace(found, finding=other)
         if found.finding is None or found.finding.kind != "missing":
             return found
-        try:  # retention may have moved the beginning while the walk stood there
-            again = read_mark(state_dir / CHECKPOINT, "checkpoint", key)
+        try:  # retention may have moved the beginning during the walk
+            again = read_signed(state_dir / CHECKPOINT, "checkpoint", key)
         except LedgerError:
             return found
         if again == check:
             return found
 
 
-def _walk(database: Path, check: Mark | None, head: Mark | None, noted: tuple[int, bytes] | None,
+def _walk(database: Path, check: SignedHead | None, head: SignedHead | None, noted: tuple[int, bytes] | None,
           key: Ed25519PublicKey, anchors: dict[int, tuple[str, bytes]], walked: Callable[[int], None] | None
           ) -> Verified:
     first = seq = check.seq if check else 0
     prev = check.hash if check else GENESIS
-    known = {mark.seq: ("the signed head", mark.hash) for mark in (head,) if mark is not None}
+    known = {head.seq: ("the signed head", head.hash)} if head is not None else {}
     for at, anchored in anchors.items():
         if at > first:
             known.setdefault(at, anchored)
@@ -96,15 +97,15 @@ def _walk(database: Path, check: Mark | None, head: Mark | None, noted: tuple[in
         tail = None
         turns = TurnCheck(db)
         turns.begin(seq + 1)
-        while True:  # a running ledger goes on meanwhile: until the walk has come to the tail that it then finds
+        while True:  # a running ledger grows meanwhile: walk until we reach the tail as it is then
             for number, body, digest in read_rows(db, seq):
                 if number != seq + 1:
                     return wrong("missing", seq + 1, f"event {seq + 1} is missing; the next is {number}")
                 if chain_hash(prev, body) != digest or not body.startswith(b'{"seq":%d,' % number):
-                    return wrong("edited", number, f"event {number} is not what was written there")
+                    return wrong("edited", number, f"event {number} is not what was originally written")
                 if turns.lacks(number, body):
-                    return wrong("edited", number, f"time runs back at event {number}, and the list of such places "
-                                                   "lacks it: who reads by time would miss events")
+                    return wrong("edited", number, f"time runs back at event {number}, but the list of such places "
+                                                   "lacks it: readers by time would miss events")
                 seq, prev = number, digest
                 if walked is not None and seq & (TELL_EVERY - 1) == 0:
                     walked(seq - first)
@@ -119,12 +120,13 @@ def _walk(database: Path, check: Mark | None, head: Mark | None, noted: tuple[in
                 break
         if tail is not None and (seq, prev) != (tail.seq, tail.hash):
             if seq < tail.seq:
-                return wrong("truncated", seq + 1, f"the chain ends at event {seq}, its signed tail says {tail.seq}")
+                return wrong("truncated", seq + 1,
+                             f"the chain ends at event {seq}, but its signed tail says {tail.seq}")
             if seq == tail.seq:
                 return wrong("tail", seq, f"event {seq} differs from the signed tail")
-            return wrong("added", tail.seq + 1, f"what follows event {tail.seq}, the signed tail, is not the ledger's")
+            return wrong("added", tail.seq + 1, f"events after {tail.seq}, the signed tail, are not the ledger's")
         if tail is None and head is not None and seq > max(first, head.seq):
-            return wrong("added", head.seq + 1, f"what follows event {head.seq}, the signed head, is not the ledger's")
+            return wrong("added", head.seq + 1, f"events after {head.seq}, the signed head, are not the ledger's")
     except LedgerError as error:
         return wrong("tail", seq, str(error))
     except (sqlite3.DatabaseError, TypeError, ValueError) as error:
@@ -133,7 +135,7 @@ def _walk(database: Path, check: Mark | None, head: Mark | None, noted: tuple[in
         db.close()
     for at, (name, _) in sorted(known.items()):
         if at > seq:
-            return wrong("truncated", seq + 1, f"the chain ends at event {seq}, {name} says {at}")
+            return wrong("truncated", seq + 1, f"the chain ends at event {seq}, but {name} says {at}")
     if noted is not None and head is not None and noted[0] == head.seq and noted[1] != head.hash:
         return wrong("head", head.seq, "the signed head differs from the head given")
     if head is None:

@@ -1,24 +1,23 @@
-"""The arguments of the marketplace's operations, and what each operation does.
+"""The arguments of the marketplace's operations, and a sentence on what each operation does.
 
-The supervisor checks arguments before it passes an operation on, and knows nothing else of the market. This module
-imports no database code, so that the supervisor need not load it.
+The supervisor checks the arguments before it passes an operation on, and knows nothing else about the market. This
+module imports no database code, so that the supervisor does not have to load it.
 """
 
 from __future__ import annotations
 
 import msgspec
 
+from apex_exec.common.operations import NoArgs, Operation
+
 
 class _Args(msgspec.Struct, forbid_unknown_fields=True, rename="camel", kw_only=True):
-    """Arguments: unknown names are errors."""
-
-
-class Nothing(_Args):
-    """An operation without arguments."""
+    """The base of all argument types: an unknown key is refused."""
 
 
 class Submit(_Args):
-    """A folder or ``.apx`` on the daemon's machine, or the bytes of an ``.apx``; contact and hours for paid plugins."""
+    """A folder or ``.apx`` on the daemon's machine, or the bytes of an ``.apx``; contact and hours are for paid
+    plugins."""
 
     submitter: str
     path: str = ""
@@ -28,22 +27,22 @@ class Submit(_Args):
 
 
 class Which(_Args):
-    """A submission by its number, or a plugin's latest; neither: the queue."""
+    """A submission by its number, or a plugin's latest submission; without either, the queue."""
 
     submission: int = 0
     plugin: str = ""
 
 
 class Claim(_Args):
-    """A reviewer takes a submission; without one: the queue."""
+    """A reviewer takes a submission; without one, the queue."""
 
     reviewer: str = ""
     submission: int = 0
 
 
 class Decide(_Args):
-    """A reviewer's decision. ``digest``: the bytes that were looked at, as ``market.review`` named them; ``statement``
-    and ``signature``: the decision signed by an approver's key (``reviewers.py``)."""
+    """A reviewer's decision. ``digest`` names the reviewed bytes, as returned by ``market.review``; ``statement`` and
+    ``signature`` are the decision signed with an approver's key (``reviewers.py``)."""
 
     submission: int
     reviewer: str
@@ -56,14 +55,14 @@ class Decide(_Args):
 
 
 class Publish(_Args):
-    """An approved submission goes public; 0: only the index is signed anew."""
+    """Publishes an approved submission; 0 only signs the index anew."""
 
     submission: int = 0
     publisher: str = ""
 
 
 class Revoke(_Args):
-    """Takes a version (or all of them) off the market: ``deprecate`` stops new sales only."""
+    """Takes a version, or all of them, off the market; ``deprecate`` only stops new sales."""
 
     plugin: str
     reason: str
@@ -73,7 +72,7 @@ class Revoke(_Args):
 
 
 class Search(_Args):
-    """Words that id, name or author must hold."""
+    """Words that id, name or author must contain."""
 
     words: str = ""
 
@@ -85,7 +84,7 @@ class Plugin(_Args):
 
 
 class Buy(_Args):
-    """A purchase, or one more period of a running subscription. The same ``key`` buys once."""
+    """A purchase, or one more period of a running subscription. The same ``key`` buys only once."""
 
     plugin: str
     user_id: str
@@ -94,7 +93,7 @@ class Buy(_Args):
 
 
 class Entitle(_Args):
-    """A signed entitlement to a plugin, for these users or everybody at one customer, until a moment (ISO 8601)."""
+    """A signed entitlement to a plugin, for these users or for everybody at one customer, until a moment (ISO 8601)."""
 
     plugin: str
     until: str
@@ -103,7 +102,7 @@ class Entitle(_Args):
 
 
 class Refund(_Args):
-    """Reverses a purchase. The same ``key`` refunds once."""
+    """Reverses a purchase. The same ``key`` refunds only once."""
 
     purchase: str
     key: str
@@ -111,14 +110,15 @@ class Refund(_Args):
 
 
 class Customer(_Args):
-    """Who pays for a user from now on."""
+    """Sets who pays for a user from now on."""
 
     user_id: str
     customer: str
 
 
 class Clock(_Args):
-    """The clock of the market's store; ``accept``: this machine's clock is right, and the store's was ahead."""
+    """The clock of the market's store. ``accept`` says that this machine's clock is right, and the store's was ahead.
+    """
 
     accept: bool = False
     reason: str = ""
@@ -133,7 +133,7 @@ class OpenTicket(_Args):
 
 
 class AnswerTicket(_Args):
-    """The author's side answers."""
+    """The author's side answers a ticket."""
 
     ticket: int
     responder: str
@@ -146,21 +146,21 @@ class Ticket(_Args):
 
 
 class Month(_Args):
-    """A month's statement: the platform's, or one author's or customer's."""
+    """A month's statement: the platform's, or that of one author or customer."""
 
     month: str
     author: str = ""
     customer: str = ""
 
 
-class Operation(_Args):
-    """An operation by the id that it was answered with; without one: the latest."""
+class OperationArgs(_Args):
+    """An operation by the id that it was answered with; without one, the latest operations."""
 
     operation: str = ""
 
 
 class Fetched(_Args):
-    """An index that was fetched from ``place``; ``plugin`` (and ``version``) to look up, or words to search."""
+    """An index that was fetched from ``place``; ``plugin`` (and ``version``) to look up, or words to search for."""
 
     place: str
     index: bytes
@@ -170,7 +170,7 @@ class Fetched(_Args):
 
 
 class Enterprise(_Args):
-    """Custom development for a customer; ``cost`` in minor units. The same ``key`` books once."""
+    """Custom development for a customer; ``cost`` is in minor units. The same ``key`` books only once."""
 
     customer: str
     title: str
@@ -179,32 +179,40 @@ class Enterprise(_Args):
     currency: str = "USD"
 
 
-TABLE: dict[str, tuple[type[msgspec.Struct], str]] = {
-    "market.submit": (Submit, "Submits a bundle and runs the machine's checks; answers with what they found."),
-    "market.status": (Which, "One submission with its moves, findings and place in the queue; or the queue."),
-    "market.review": (Claim, "Takes a submission for review and shows what to look at; or the queue."),
-    "market.approve": (Decide, "A reviewer's yes to exactly these bytes, with every item of the checklist."),
-    "market.reject": (Decide, "A reviewer's no, or with `changes` a request for changes."),
-    "market.publish": (Publish, "Counter-signs an approved bundle, writes it and the signed index."),
-    "market.revoke": (Revoke, "Takes a plugin off the market and stops it where it is installed; or deprecates it."),
-    "market.search": (Search, "What is on offer here."),
-    "market.show": (Plugin, "One plugin on offer here: versions, price and its history."),
-    "market.index": (Fetched, "Checks an index fetched elsewhere: signature, version, expiry; looks things up in it."),
-    "market.buy": (Buy, "Buys a plugin for a user, or one more period."),
-    "market.entitle": (Entitle, "Signs an entitlement that a customer's own daemon takes."),
-    "market.refund": (Refund, "Reverses a purchase to the cent and ends its entitlement."),
-    "market.customer": (Customer, "Says who pays for a user."),
-    "market.clock": (
-        Clock, "How far this machine's clock is behind the store's latest change; `accept` goes on from it."),
-    "market.ticket.open": (OpenTicket, "Opens a support ticket; its clock starts."),
-    "market.ticket.respond": (AnswerTicket, "Records the first response."),
-    "market.ticket.close": (Ticket, "Closes a ticket."),
-    "market.ticket.list": (Which, "Tickets, of one plugin or all."),
-    "market.report": (Nothing, "Per plugin: revenue, active installs, coverage, support times, review times."),
-    "billing.report": (Month, "A month's statement of platform, author or customer."),
-    "billing.enterprise": (Enterprise, "Books custom development for a customer at cost / (1 - 0.5)."),
-    "billing.close": (Month, "Closes a month: its lines are never changed again."),
-    "billing.status": (
-        Operation, "How far a report or a closing is that was answered with an id, and its outcome; or the latest."),
-}
-"""Operation -> (its arguments, what it does)."""
+OPERATIONS = (
+    Operation("market.submit", Submit,
+              "Submits a bundle, runs the machine's checks and returns the findings.", lane="submissions"),
+    Operation("market.status", Which,
+              "Shows a submission with its moves, findings and place in the queue; or the queue."),
+    Operation("market.review", Claim, "Takes a submission for review and shows what to check; or the queue."),
+    Operation("market.approve", Decide, "Approves exactly these bytes, with every item of the checklist."),
+    Operation("market.reject", Decide, "Rejects a submission; with `changes`, requests changes."),
+    Operation("market.publish", Publish,
+              "Counter-signs an approved bundle, writes it and the signed index.", lane="slow"),
+    Operation("market.revoke", Revoke,
+              "Takes a plugin off the market and stops it where it is installed; or deprecates it."),
+    Operation("market.search", Search, "Searches the offers of this marketplace."),
+    Operation("market.show", Plugin, "Shows one plugin on offer: versions, price and price history."),
+    Operation("market.index", Fetched,
+              "Checks a fetched index (signature, version, expiry) and looks things up in it."),
+    Operation("market.buy", Buy, "Buys a plugin for a user, or one more period."),
+    Operation("market.entitle", Entitle, "Signs an entitlement for a customer's own daemon."),
+    Operation("market.refund", Refund, "Reverses a purchase to the cent and ends its entitlement."),
+    Operation("market.customer", Customer, "Sets who pays for a user."),
+    Operation("market.clock", Clock,
+              "Shows how far this clock is behind the store's latest change; `accept` continues from it."),
+    Operation("market.ticket.open", OpenTicket, "Opens a support ticket; its clock starts."),
+    Operation("market.ticket.respond", AnswerTicket, "Records the first response."),
+    Operation("market.ticket.close", Ticket, "Closes a ticket."),
+    Operation("market.ticket.list", Which, "Lists the tickets of one plugin or all."),
+    Operation("market.report", NoArgs,
+              "Shows per plugin: revenue, active installs, coverage, support and review times.", lane="slow"),
+    Operation("billing.report", Month,
+              "Shows a month's statement of the platform, an author or a customer.", lane="billing"),
+    Operation("billing.enterprise", Enterprise, "Books custom development for a customer at cost / (1 - 0.5)."),
+    Operation("billing.close", Month, "Closes a month: its lines are never changed again.", lane="billing"),
+    Operation("billing.status", OperationArgs,
+              "Shows progress and outcome of a report or closing by its id; or the latest ones.",
+              lane="billing"),
+)
+"""Every operation of the marketplace. Its handlers are in ``operations``."""

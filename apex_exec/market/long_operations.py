@@ -1,9 +1,9 @@
-"""Operations that may outlast whoever asked for them: each has an id, a state and a row in the market's store.
+"""Operations that may outlast their request: each has an id, a state and a row in the market's store.
 
-``ask`` answers with the result if it is had within ``ANSWER_SECONDS``, and else with the id, by which ``status`` tells
-how far the work is and what became of it. The work runs in a thread of its own, one operation after another. Its row is
-written before the work begins and says ``done`` in the transaction that does what cannot be undone, so a row that says
-``running`` in a process that does not run it belongs to work that was cut off and changed nothing.
+``ask`` returns the result if it is ready within ``ANSWER_SECONDS``, and otherwise the id, with which ``status`` shows
+the progress and the outcome. The work runs in a thread of its own, one operation after another. Its row is written
+before the work begins, and says ``done`` in the transaction that does what cannot be undone. So a row that says
+``running``, although no thread of this process runs it, belongs to work that was cut off and changed nothing.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ from apex_exec.market.store import lasting
 from apex_exec.registry.context import Context
 
 ANSWER_SECONDS = 1.0
-"""How long an operation is waited for before its id is the answer."""
+"""How long we wait for an operation before we answer with its id."""
 OPEN_MAX = 16
-"""Operations that run or wait to."""
+"""How many operations may run or wait."""
 RESULTS_MAX = 4
-"""Results that are kept in memory: a platform's statement may have ten megabytes. A closed month's is in the store."""
+"""How many results are kept in memory: a platform's statement may have ten megabytes. The store has those of closed
+months."""
 ROWS_MAX = 100
-"""The latest operations, of which the store knows what became of them."""
+"""For how many of the latest operations the store keeps the outcome."""
 RUNNING, DONE, FAILED = "running", "done", "failed"
 log = logging.getLogger(__name__)
 
@@ -51,24 +52,25 @@ class Running:
         self.asked = time.monotonic()
         self.done = threading.Event()
         self.outlasted = False
-        """True once its id was given as the answer, instead of the outcome."""
+        """True once its id was returned as the answer instead of the outcome."""
         self.result: Any = None
         self.refusal: Refusal | None = None
 
     def commit(self, db: sa.Connection, now_ns: int) -> None:
-        """Says in the open transaction that the operation is done: it is, if and only if that is committed."""
+        """Marks the operation as done in the open transaction: it is done if and only if that transaction is committed.
+        """
         db.execute(sa.update(lasting).where(lasting.c.id == self.id).values(
             state=DONE, ended_ns=now_ns))
 
 
 Work = Callable[[Running], Any]
 _here: set[str] = set()
-"""Ids of the operations that this process runs, whichever shop they are of."""
+"""The ids of the operations that this process runs, for all shops."""
 
 
 class Lasting:
-    """The operations of one shop. ``works``: name → what it does; ``again``: name → the result of one that is done,
-    read from the store (names that are not in it have none there)."""
+    """The operations of one shop. ``works`` maps names to the work; ``again`` maps names to a function that reads the
+    result of a finished operation from the store (names without one have no result there)."""
 
     def __init__(self, shop: Shop, works: dict[str, Work], again: dict[str, Callable[[Month], Any]]) -> None:
         self._shop = shop
@@ -81,9 +83,11 @@ class Lasting:
         self._thread: threading.Thread | None = None
 
     def ask(self, context: Context, op: str, args: Month, check: Callable[[], Any] = lambda: None) -> Any:
-        """The result, or where it takes longer what ``status`` says. Whoever asks for what runs already gets that one.
+        """The result, or what ``status`` shows if it takes longer. A request for an operation that already runs joins
+        it.
 
-        ``check`` is called before one is begun, and may raise. Raises Refusal: billing_busy, and the operation's own.
+        ``check`` is called before an operation begins, and may raise. Raises Refusal: billing_busy, and the operation's
+        own.
         """
         key = op, msgspec.json.encode(args)
         with self._lock:
@@ -98,27 +102,28 @@ class Lasting:
                     self._thread.start()
         if not running.done.wait(max(0.0, running.asked + ANSWER_SECONDS - time.monotonic())):
             running.outlasted = True
-            return _told(running)
+            return _state_of(running)
         if running.refusal is not None:
             raise running.refusal
         return self._result(running)
 
     def status(self, number: str) -> Any:
         """One operation, or without a number the latest ones, without results. Raises Refusal("operation_unknown")."""
-        alive = frozenset(_here)  # before the rows are read: one may end meanwhile
+        alive = frozenset(_here)  # read before the rows, because an operation may end meanwhile
         if not number:
             return [_row(row, alive) for row in self._shop.read(lambda db: db.execute(
                 sa.select(lasting).order_by(lasting.c.asked_ns.desc(), lasting.c.id)).all())]
         with self._lock:
             running = self._ended.get(number) or next((one for one in self._open.values() if one.id == number), None)
         if running is not None:
-            found = _told(running)
+            found = _state_of(running)
             if found["state"] == DONE:
                 found["result"] = self._result(running)
             return found
         row = self._shop.read(lambda db: db.execute(sa.select(lasting).where(lasting.c.id == number)).first())
         if row is None:
-            raise Refusal("operation_unknown", f"there is no operation {number[:80]!a}; the latest {ROWS_MAX} are kept",
+            raise Refusal("operation_unknown",
+                          f"the operation {number[:80]!a} is unknown; only the latest {ROWS_MAX} are kept",
                           code=Code.NOT_FOUND, hint="apex-exec billing status lists them")
         found = _row(row, alive)
         if found["state"] == DONE and row.op in self._again:
@@ -128,7 +133,8 @@ class Lasting:
     # ------------------------------------------------------------------ the thread
     def _begin(self, context: Context, op: str, args: Month) -> Running:
         if len(self._open) >= OPEN_MAX:
-            raise Refusal("billing_busy", f"{OPEN_MAX} reports and closings run or wait already", code=Code.OVERLOADED,
+            raise Refusal("billing_busy",
+                          f"{OPEN_MAX} reports and closings are already running or waiting", code=Code.OVERLOADED,
                           hint="wait until one has ended: apex-exec billing status lists them")
         running = Running(f"{op.rpartition('.')[2]}-{args.month}-{secrets.token_hex(4)}", op, context, args,
                           self._shop.now_ns())
@@ -167,7 +173,7 @@ class Lasting:
             self._end(running)
 
     def _end(self, running: Running) -> None:
-        """Writes down how it ended. One that was committed is done, whatever failed afterwards."""
+        """Records how it ended. A committed operation is done, whatever failed afterwards."""
         def work(db: sa.Connection) -> bool:
             refusal = running.refusal
             state = DONE if refusal is None else FAILED
@@ -180,7 +186,7 @@ class Lasting:
             if not self._shop.read(work) and running.refusal is not None:
                 running.refusal = None
         except Refusal as error:
-            log.error("how %s ended could not be written down: %s", running.id, error.message)
+            log.error("the outcome of %s could not be stored: %s", running.id, error.message)
         if running.refusal is not None and running.outlasted:
             running.context.audit("daemon", f"{running.op}.failed", {
                 "operation": running.id, "month": running.args.month, "askedBy": running.context.uid,
@@ -204,18 +210,18 @@ def _row(row: sa.Row[Any], alive: frozenset[str]) -> dict[str, Any]:
     cut_off = row.state == RUNNING and row.id not in alive and row.id not in _here
     if cut_off:
         refusal = {"code": str(Code.INTERNAL), "reason": "cut_off", "message": "the registrar ended in the middle of "
-                   "it; nothing was changed", "hint": "ask for it again"}
+                   "it; nothing was changed", "hint": "request it again"}
     return _shown(row.id, row.op, msgspec.json.decode(row.args, type=Month), row.asked_ns,
                   FAILED if cut_off else row.state, None, refusal)
 
 
-def _told(running: Running) -> dict[str, Any]:
+def _state_of(running: Running) -> dict[str, Any]:
     if not running.done.is_set():
         state, refusal = RUNNING, None
     else:
         refusal = _refused(running.refusal) if running.refusal is not None else None
         state = FAILED if refusal else DONE
-    return _shown(running.id, running.op, running.args, running.asked_ns, state, running.progress.told(), refusal)
+    return _shown(running.id, running.op, running.args, running.asked_ns, state, running.progress.shown(), refusal)
 
 
 def _shown(number: str, op: str, args: Month, asked_ns: int, state: str, progress: Any, refusal: Any

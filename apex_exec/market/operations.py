@@ -1,7 +1,8 @@
-"""The marketplace's administrative operations: what each does. They run in the registrar.
+"""The marketplace's administrative operations and what each does. They run in the registrar.
 
-Each handler takes the caller's context and checked arguments and returns what the reply carries; a Refusal is the error
-reply, and nothing was changed. The supervisor audits every one of them as ``admin.action`` with the caller's uid.
+Each handler takes the caller's context and checked arguments, and returns the content of the reply. A Refusal becomes
+the error reply, and then nothing was changed. The supervisor audits each of them as ``admin.action`` with the caller's
+uid.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
+from apex_exec.common.operations import NoArgs
 from apex_exec.errors import Code, Refusal
 from apex_exec.market import support
 from apex_exec.market.arguments import (
@@ -24,7 +26,6 @@ from apex_exec.market.arguments import (
     Entitle,
     Fetched,
     Month,
-    Nothing,
     OpenTicket,
     Plugin,
     Publish,
@@ -50,7 +51,7 @@ from apex_exec.registry.context import Context
 Handler = Callable[[Context, Any], Any]
 
 class Operations:
-    """The handlers over one shop."""
+    """The handlers for one shop."""
 
     def __init__(self, shop: Shop, machine: Machine, entitlements: Entitlements) -> None:
         self.shop = shop
@@ -60,7 +61,7 @@ class Operations:
                                {"billing.close": self._closed})
 
     def handlers(self) -> dict[str, Handler]:
-        """name → handler, one for each row of TABLE."""
+        """name → handler, one for each operation of ``arguments.OPERATIONS``."""
         review = self.reviewing
         return {
             "market.submit": lambda context, args: review.submit(
@@ -88,9 +89,9 @@ class Operations:
             "billing.status": lambda _context, args: self.lasting.status(args.operation),
         }
 
-    # ------------------------------------------------------------------ what is on offer
+    # ------------------------------------------------------------------ offers
     def search(self, _context: Context, args: Search) -> Any:
-        """Offers of this marketplace that hold every word."""
+        """The offers of this marketplace that contain every word."""
         index = self.shop.read(lambda db: self.shop.current(db, self.shop.now_ns()))
         return [public_facts(entry) for entry in search(index, args.words)]
 
@@ -112,7 +113,8 @@ class Operations:
         return self.shop.read(work)
 
     def index(self, context: Context, args: Fetched) -> Any:
-        """What a fetched index says, once it is to be believed: one entry with where its bundle lies, or a search."""
+        """The content of a fetched index, once it was accepted: one entry and the place of its bundle, or the result of
+        a search."""
         now_ns = self.shop.now_ns()
         keys = context.store.transact(lambda db: registry.market_keys(db, now_ns))
         index: Index = self.shop.take_index(args.place, args.index, keys)
@@ -122,14 +124,14 @@ class Operations:
         return {**public_facts(entry), "path": entry.path, "size": entry.size, "sha256": entry.sha256}
 
     def publish(self, context: Context, args: Publish) -> Any:
-        """See ``Reviewing.publish``; a price that begins with it holds at once."""
+        """See ``Reviewing.publish``. A price that begins with this publication applies at once."""
         done = self.reviewing.publish(args.submission, args.publisher, context.uid)
         self.entitlements.settle(context)
         return done
 
     # ------------------------------------------------------------------ money
     def buy(self, context: Context, args: Buy) -> Any:
-        """See ``sales.buy``; whoever has paid is served at once."""
+        """See ``sales.buy``. A user who has paid is served at once."""
         def work(db: sa.Connection, now_ns: int) -> Any:
             return _plain(sales.buy(db, now_ns, plugin=args.plugin, user_id=args.user_id, key=args.key,
                                     customer=args.customer))
@@ -139,7 +141,8 @@ class Operations:
         return done
 
     def entitle(self, _context: Context, args: Entitle) -> Any:
-        """A grant by the market key, for another daemon. Raises Refusal: plugin_unknown, and ``new_grant``'s."""
+        """An entitlement for another daemon, signed with the market key. Raises Refusal: plugin_unknown, and
+        ``new_grant``'s."""
         if self.shop.read(lambda db: subs.listing(db, args.plugin)) is None:
             raise Refusal("plugin_unknown", f"the marketplace has no {args.plugin[:60]!r}", code=Code.NOT_FOUND)
         grant = new_grant(args.plugin, args.users, args.customer, self.shop.now_ns(), args.until)
@@ -147,7 +150,7 @@ class Operations:
                 "customer": grant.customer, "endsNs": grant.ends_ns}
 
     def refund(self, context: Context, args: Refund) -> Any:
-        """See ``sales.refund``; what it entitled to ends at once."""
+        """See ``sales.refund``. The entitlement ends at once."""
         done = self.shop.change(lambda db, now_ns: _plain(sales.refund(
             db, now_ns, purchase=args.purchase, key=args.key, reason=args.reason)))
         self.entitlements.settle(context)
@@ -160,15 +163,17 @@ class Operations:
             key=args.key)))
 
     def customer(self, _context: Context, args: Customer) -> Any:
-        """Who pays for a user, dated."""
+        """Sets who pays for a user, with a date."""
         self.shop.change(lambda db, now_ns: sales.set_customer(
             db, now_ns, sales.check_user(args.user_id), args.customer))
         return {"userId": args.user_id.lower(), "customer": sales.check_customer(args.customer)}
 
     def clock(self, context: Context, args: Clock) -> Any:
-        """How far this machine's clock is behind the store's; with ``accept`` the store goes on from this one's.
+        """Shows how far this machine's clock is behind the store's. With ``accept``, the store continues from this
+        clock.
 
-        What was dated in the future that never came is dated now. Months that were closed in it stay closed.
+        Whatever was dated in the future that never came is dated now. Months that were closed in that future stay
+        closed.
         """
         now_ns = self.shop.now_ns()
         last_ns = self.shop.read(clock_of)
@@ -176,7 +181,7 @@ class Operations:
         dated = 0
         if args.accept and behind_ns:
             if not args.reason.strip():
-                raise Refusal("reason_missing", "to go on from another clock needs a reason", code=Code.INVALID_INPUT,
+                raise Refusal("reason_missing", "accepting another clock needs a reason", code=Code.INVALID_INPUT,
                               hint="say why with --reason")
 
             def work(db: sa.Connection) -> int:
@@ -203,7 +208,7 @@ class Operations:
         return self.shop.change(lambda db, now_ns: self._ticket(support.close(db, now_ns, args.ticket), now_ns))
 
     def tickets(self, _context: Context, args: Which) -> Any:
-        """Every ticket, newest last, each with its breach."""
+        """Every ticket, newest last, each with whether it is breached."""
         now_ns = self.shop.now_ns()
         return self.shop.read(lambda db: [self._ticket(one, now_ns) for one in support.every(db, args.plugin)])
 
@@ -213,23 +218,24 @@ class Operations:
                 "dueNs": ticket.opened_ns + support.RESPONSE_NS if ticket.paid else None}
 
     # ------------------------------------------------------------------ reports
-    def report(self, context: Context, _args: Nothing) -> Any:
+    def report(self, context: Context, _args: NoArgs) -> Any:
         """See ``reports.market_report``."""
         now_ns = self.shop.now_ns()
         enabled = context.store.transact(registry.enabled_for)
         return self.shop.read(lambda db: reports.market_report(db, now_ns, enabled))
 
     def billing_report(self, context: Context, args: Month) -> Any:
-        """A statement; with the month's usage on the platform's. A closed month's is in the store; an open one's takes
-        a month of the ledger (see ``Lasting.ask``)."""
+        """A statement; the platform's includes the month's usage. The store has that of a closed month; for an open
+        month we read a month of the ledger (see ``Lasting.ask``)."""
         if self.shop.read(lambda db: invoices.month_is_closed(db, args.month)):
             return self._closed(args)
         return self.lasting.ask(context, "billing.report", args)
 
     def billing_close(self, context: Context, args: Month) -> Any:
-        """Closes a month; its lines and usage stay (see ``Lasting.ask``).
+        """Closes a month; its lines and usage are stored for good (see ``Lasting.ask``).
 
-        Whether it may be closed is looked at first: to ask again after it was closed is answered at once.
+        Whether the month may be closed is checked first, so that a repeated request after the closing is answered at
+        once.
         """
         def check() -> None:
             self.shop.read(lambda db: invoices.check_closable(db, self.shop.now_ns(), args.month))
@@ -237,7 +243,7 @@ class Operations:
         return self.lasting.ask(context, "billing.close", Month(month=args.month), check)
 
     def _closed(self, args: Month) -> Any:
-        """The statement of a month that is closed."""
+        """The statement of a closed month."""
         usage = self.shop.read(lambda db: invoices.closed_usage(db, args.month))
         lines = self.shop.read(lambda db: invoices.closed_lines(db, args.month))
         return _statement(lines, args, True, usage)
@@ -250,7 +256,7 @@ class Operations:
         return _statement(lines, args, closed, usage)
 
     def _close(self, running: Running) -> Any:
-        """Not from a ledger that was changed afterwards."""
+        """Closes the month, unless the ledger was tampered with."""
         month = running.args.month
         self.shop.check_ledger(running.progress)
         usage = self.shop.usage(month, running.progress)

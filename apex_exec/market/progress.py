@@ -1,11 +1,11 @@
-"""How far work on the ledger is: a step, and events of how many. One thread counts, others look."""
+"""The progress of work on the ledger: a step, and the number of events of a total. One thread counts, others read."""
 
 from __future__ import annotations
 
 from typing import Any
 
 LOOK_EVERY = 4096
-"""Events between two counts: a power of two."""
+"""How many events pass between two reports: a power of two."""
 
 
 class Progress:
@@ -15,16 +15,17 @@ class Progress:
         self._at: tuple[str, int, int] = ("waiting", 0, 0)
 
     def begin(self, step: str, events: int) -> None:
-        """A step begins, of about so many events."""
+        """Begins a step with about ``events`` events."""
         self._at = (step, 0, max(0, events))
 
     def reached(self, events: int) -> None:
-        """So many events of the step are behind; a ledger that grew meanwhile has more than was said."""
+        """Notes that ``events`` events of the step are done; a ledger that has grown meanwhile has more than announced.
+        """
         step, before, total = self._at
         events = max(before, events)
         self._at = (step, events, max(total, events))
 
-    def told(self) -> dict[str, Any]:
-        """What ``billing.status`` says of it."""
+    def shown(self) -> dict[str, Any]:
+        """What ``billing.status`` shows about it."""
         step, events, total = self._at
         return {"step": step, "events": events, "of": total}

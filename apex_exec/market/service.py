@@ -1,6 +1,6 @@
-"""The marketplace inside the registrar: one shop a configuration, its operations as registry entries, gate and sweep.
+"""The marketplace inside the registrar: one shop for each configuration, its operations, gate and sweep.
 
-``ENTRIES`` join the registry's table, ``gate`` its enablements, and ``keep`` is called about once a second.
+``HANDLERS`` join the registry's, ``gate`` its enablements, and ``keep`` is called about once a second.
 """
 
 from __future__ import annotations
@@ -9,12 +9,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import sqlalchemy as sa
 
 from apex_exec.errors import Code, Refusal
-from apex_exec.market.arguments import TABLE
+from apex_exec.market.arguments import OPERATIONS
 from apex_exec.market.operations import Operations
 from apex_exec.market.review import submissions as subs
 from apex_exec.market.review.checks import Lines, Scanned
@@ -29,7 +28,7 @@ from apex_exec.registry.bundles.bundle import Bundle
 from apex_exec.registry.bundles.manifest import Manifest
 from apex_exec.registry.bundles.scaffold import scaffold_readme
 from apex_exec.registry.context import Context
-from apex_exec.registry.operations import Entry
+from apex_exec.registry.operations import Handler
 from apex_exec.registry.specs import commit
 from apex_exec.registry.trials.testing import (
     PROOF_SECONDS_MAX,
@@ -43,19 +42,13 @@ from apex_exec.registry.trials.testing import (
 
 log = logging.getLogger(__name__)
 
-SUBMISSIONS = "submissions"
 SUBMISSION_SECONDS_MAX = 300.0
-"""The tests of one submission and the runs that prove their coverage, together. Tests that are too long for it are told
-so: whoever submits could else hold the lane for hours."""
-SLOW = ("market.submit", "market.publish", "market.report")
-"""They run tests or read many bundles: one after another in the registrar's slow lane."""
-BILLING = "billing"
-LANES = {"market.submit": SUBMISSIONS, **dict.fromkeys(("billing.report", "billing.close", "billing.status"), BILLING)}
-"""Operations with lanes of their own. Billing's is held for about a second a time: longer work goes on in a thread."""
+"""How long the tests of one submission and the runs that prove their coverage may take together. Tests that are too
+long are refused with that reason; otherwise a submitter could block the lane for hours."""
 
 
 class Service:
-    """One open marketplace. Safe to be used by the registrar's threads."""
+    """One open marketplace. The registrar's threads may use it concurrently."""
 
     def __init__(self, shop: Shop, over_ns: Callable[[], int] | None = None) -> None:
         """``over_ns``: see ``Context.over_ns``; without it the shop's clock is always right."""
@@ -65,26 +58,26 @@ class Service:
         self.handlers = self.operations.handlers()
         self.following = Following(shop)
         self.withdrawn: frozenset[str] = frozenset()
-        """Digests that this marketplace has revoked itself."""
+        """Digests that this marketplace itself has revoked."""
         self.looked_ns = 0
         self.next_refresh_ns = 0
 
     def keep(self, context: Context) -> None:
-        """Ends rights whose moment has come, and signs the index anew before it stops counting."""
+        """Ends rights whose time has come, and signs the index anew before it expires."""
         now_ns = self.shop.now_ns()
         if now_ns >= self.entitlements.due_ns or not 0 <= now_ns - self.looked_ns < RETRY_NS:
             self.looked_ns = now_ns
             self.stop_withdrawn(context)
             self.entitlements.sweep(context)
-        set_back = now_ns < self.next_refresh_ns - LIFETIME_NS // 2  # before the index was signed
+        set_back = now_ns < self.next_refresh_ns - LIFETIME_NS // 2  # to before the index was signed
         if (now_ns >= self.next_refresh_ns or set_back) and (self.shop.public / "index.json").exists():
             index = self.shop.change(self.shop.write_index)
             self.next_refresh_ns = index.issued_ns + LIFETIME_NS // 2
 
 
     def stop_withdrawn(self, context: Context) -> None:
-        """Revokes what is installed here and was revoked by this marketplace: whoever revoked it may have died before
-        the registry was told."""
+        """Revokes installed versions that this marketplace has revoked: the process that revoked them may have died
+        before the registry was notified."""
         self.withdrawn = self.shop.read(lambda db: frozenset(
             one.digest for one in subs.offered(db) if one.state == "revoked"))
         if not self.withdrawn:
@@ -110,7 +103,7 @@ def service_of(context: Context) -> Service:
 
 
 def _key(context: Context) -> tuple[str, str, str]:
-    settings = context.settings  # asked for every plugin at a start: no more than three texts
+    settings = context.settings  # called for every plugin at a start, so it uses only three texts
     return settings.market.url, settings.state_dir, settings.audit.url
 
 
@@ -120,8 +113,8 @@ def gate(context: Context, manifest: Manifest, user_id: str) -> None:
 
 
 def begin(context: Context) -> str:
-    """Reads who has paid for what, before anything is served; why that cannot be known ("": it is). Nobody is taken to
-    have paid until it is."""
+    """Reads who has paid for what, before anything is served. Returns why that is unknown ("" if it is known). Until it
+    is known, nobody counts as having paid."""
     try:
         service = service_of(context)
         service.entitlements.granted.open(context)
@@ -134,7 +127,7 @@ def begin(context: Context) -> str:
 
 
 def entitled(context: Context, plugin: str, paid: bool) -> frozenset[str] | None:
-    """See ``Entitlements.of``. Where the marketplace could not be opened nobody has paid."""
+    """See ``Entitlements.of``. If the marketplace could not be opened, nobody has paid."""
     service = _open.get(_key(context))
     if service is None:
         return frozenset() if paid else None
@@ -149,13 +142,12 @@ def follow(context: Context) -> float:
         wait = service.following.refresh(context)
         return wait if granted is None else min(wait, granted)
     except Refusal as error:
-        log.error("the marketplace's index could not be looked at: %s", error.message)
+        log.error("the marketplace's index could not be checked: %s", error.message)
         return RETRY_SECONDS if context.settings.market.index or context.settings.market.entitlements else IDLE_SECONDS
 
 
 def revoked(context: Context, digest: str) -> str:
-    """Why a marketplace, this one or the one that is followed, says that these bytes must not run; "" where none
-    does."""
+    """Why a marketplace, this one or the one that is followed, forbids running these bytes; "" if none does."""
     service = _open.get(_key(context))
     if service is None:
         return ""
@@ -163,37 +155,35 @@ def revoked(context: Context, digest: str) -> str:
 
 
 def withheld(context: Context, db: sa.Connection, digest: str) -> str:
-    """See ``Following.withheld``. Where the marketplace could not be opened, nothing is known of its index."""
+    """See ``Following.withheld``. If the marketplace could not be opened, nothing is known about its index."""
     service = _open.get(_key(context))
     return service.following.withheld(context, db, digest) if service is not None else ""
 
 
 def check(context: Context, digest: str) -> str:
-    """See ``Following.check``; "" where no index is followed."""
+    """See ``Following.check``; "" if no index is followed."""
     return service_of(context).following.check(context, digest) if context.settings.market.index else ""
 
 
 def keep(context: Context) -> None:
-    """See ``Service.keep``; what fails is logged and tried again in a minute."""
+    """See ``Service.keep``. A failure is logged, and tried again in a minute."""
     global _rest_until_ns
-    if time.monotonic_ns() < _rest_until_ns:  # not the clock on the wall: that may be set back
+    if time.monotonic_ns() < _rest_until_ns:  # not the wall clock, which may be set back
         return
     try:
         service_of(context).keep(context)
     except Refusal as error:
         _rest_until_ns = time.monotonic_ns() + RETRY_NS
-        log.error("the marketplace could not be looked after: %s", error.message)
+        log.error("the marketplace's upkeep failed: %s", error.message)
 
 
-def _handler(name: str) -> Callable[[Context, Any], Any]:
+def _handler(name: str) -> Handler:
     return lambda context, args: service_of(context).handlers[name](context, args)
 
 
-ENTRIES: tuple[Entry, ...] = tuple(
-    Entry(name, args, _handler(name), name in SLOW, doc, LANES.get(name, ""))
-    for name, (args, doc) in TABLE.items())
+HANDLERS: dict[str, Handler] = {operation.name: _handler(operation.name) for operation in OPERATIONS}
 _begun = threading.local()
-"""When the submission that this thread works on had its tests begun."""
+"""When the tests began for the submission that this thread works on."""
 
 
 def _scan(context: Context, bundle: Bundle) -> Scanned:
@@ -214,7 +204,8 @@ def _prove(context: Context, bundle: Bundle, lines: Lines) -> Proof:
     left = SUBMISSION_SECONDS_MAX - used
     if used * PROOFS_MIN > left:
         raise Refusal("tests_too_long", f"the tests take {used:.0f} s, and proving their coverage takes {PROOFS_MIN} "
-                      f"runs of them; a submission has {SUBMISSION_SECONDS_MAX:.0f} s in all", hint="make them shorter")
+                      f"runs of them; a submission has {SUBMISSION_SECONDS_MAX:.0f} s in total",
+                      hint="make them shorter")
     return prove(bundle, context.settings, lines, run_seconds=min(RUN_SECONDS_MAX, left / PROOFS_MIN),
                  proof_seconds=min(PROOF_SECONDS_MAX, left))
 
@@ -229,7 +220,7 @@ def _stop(context: Context, digest: str, reason: str) -> None:
     try:
         lifecycle.revoke_version(context, digest, reason)
     except Refusal as error:
-        if error.code != Code.NOT_FOUND:  # not installed here: nothing to stop
+        if error.code != Code.NOT_FOUND:  # not installed here, so there is nothing to stop
             raise
 
 

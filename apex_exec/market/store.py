@@ -1,8 +1,8 @@
 """The marketplace's tables as they are today (SQLAlchemy Core; SQLite and PostgreSQL alike), and its clock.
 
-What makes them is in ``revisions``; whoever changes a table here adds a revision that changes it in existing stores.
-Money is BIGINT minor units, moments are BIGINT nanoseconds since 1970 (UTC). Lines of a closed invoice cannot be
-changed or deleted: triggers in the database refuse it, whoever asks. Every call blocks.
+``revisions`` creates them; if you change a table here, add a revision that changes it in existing stores. Money is in
+minor units (BIGINT), moments are nanoseconds since 1970, UTC (BIGINT). Lines of a closed invoice cannot be changed or
+deleted: triggers in the database refuse that for everybody. Every call blocks.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ S = TypeVar("S", bound=msgspec.Struct)
 SCHEMA = Schema("market", Path(__file__).parent / "revisions", revision="0005", version=5)
 NAME = SCHEMA.name
 CLOCK_SLACK_NS = 5_000_000_000
-"""A clock may step back this far (time synchronisation); the latest moment seen then stands in for it."""
+"""How far a clock may step back (time synchronisation); the latest moment seen is then used in its place."""
 
 metadata = sa.MetaData()
-_Id = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # only INTEGER counts up by itself there
+_Id = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # only INTEGER increments by itself there
 _Ns = sa.BigInteger
 _Minor = sa.BigInteger
 
@@ -152,22 +152,22 @@ def open_market(url: str) -> sa.Engine:
 
 
 def as_struct(row: sa.Row[Any], kind: type[S]) -> S:
-    """A row as ``kind``; columns that it has no field for are left out."""
+    """A row as ``kind``; columns without a field are ignored."""
     fields = kind.__struct_fields__
     return msgspec.convert({str(key): value for key, value in row._mapping.items() if key in fields}, kind)
 
 
 def advance_clock(db: sa.Connection, now_ns: int) -> int:
-    """The moment that a change counts from: never before one that was used already.
+    """The moment from which a change counts: never before one that was already used.
 
-    Raises Refusal("clock_set_back") where the machine's clock is more than CLOCK_SLACK_NS behind: entitlements and
-    invoices would otherwise depend on the order of two wrong clocks.
+    Raises Refusal("clock_set_back") if the machine's clock is more than CLOCK_SLACK_NS behind: otherwise entitlements
+    and invoices would depend on the order of two wrong clocks.
     """
     last_ns = int(db.execute(sa.select(clock.c.last_ns)).scalar_one())
     if now_ns < last_ns - CLOCK_SLACK_NS:
         raise Refusal("clock_set_back", f"this machine's clock is {(last_ns - now_ns) / 1e9:.0f} s behind the latest "
                       "change in the market store; nothing was changed",
-                      hint="set the clock; if it is right and was ahead before: apex-exec market clock --accept "
+                      hint="correct the clock; if it is right and was ahead before: apex-exec market clock --accept "
                            "--reason TEXT", code=Code.CONFLICT)
     if now_ns > last_ns:
         db.execute(sa.update(clock).values(last_ns=now_ns))
@@ -175,18 +175,18 @@ def advance_clock(db: sa.Connection, now_ns: int) -> int:
 
 
 def clock_of(db: sa.Connection) -> int:
-    """The latest moment that a change was made at."""
+    """The moment of the latest change."""
     return int(db.execute(sa.select(clock.c.last_ns)).scalar_one())
 
 
 DATED = ((accounts, ("from_ns",)), (prices, ("from_ns",)), (refunds, ("at_ns",)), (contracts, ("at_ns",)),
          (tickets, ("opened_ns", "responded_ns", "closed_ns")), (moves, ("at_ns",)),
          (submissions, ("submitted_ns", "changed_ns")), (index_versions, ("at_ns",)))
-"""Moments at which something was done; nothing was done after now. Purchases are ``sales``' to date anew."""
+"""Columns with moments at which something was done; none may be later than now. ``sales`` re-dates purchases itself."""
 
 
 def set_clock_back(db: sa.Connection, now_ns: int) -> int:
-    """Goes on from ``now_ns`` although changes were dated after it: they are dated now. How many."""
+    """Continues from ``now_ns`` although changes have later dates: they are dated now. Returns their number."""
     changed = 0
     for table, columns in DATED:
         for name in columns:

@@ -1,6 +1,6 @@
-"""Support tickets with a clock: the first response to a paid plugin's ticket is due in under 24 hours of wall time.
+"""Support tickets with a clock: a paid plugin's ticket needs its first response in under 24 hours of wall time.
 
-No pauses: nights, weekends and a closed ticket count. At exactly 24:00:00 it is a breach.
+The clock never pauses: nights, weekends and a closed ticket count. At exactly 24:00:00 it is a breach.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ RESPONSE_NS = 24 * 3600 * 1_000_000_000
 
 
 class Ticket(msgspec.Struct):
-    """One row of ``tickets``; ``paid`` as the plugin's price was when it was opened."""
+    """One row of ``tickets``; ``paid`` says whether the plugin had a price when the ticket was opened."""
 
     id: int
     plugin: str
@@ -34,15 +34,15 @@ class Ticket(msgspec.Struct):
 
 
 def breached(ticket: Ticket, now_ns: int) -> bool:
-    """True where a paid plugin's first response came, or is still missing, 24:00:00 or more after the opening."""
+    """True if a paid plugin's first response came, or is still missing, 24:00:00 or more after the opening."""
     return ticket.paid and (ticket.responded_ns or now_ns) - ticket.opened_ns >= RESPONSE_NS
 
 
 def open_ticket(db: sa.Connection, now_ns: int, plugin: str, user_id: str, subject: str) -> Ticket:
-    """Raises Refusal: plugin_unknown, subject_missing, user_invalid."""
+    """Opens a ticket. Raises Refusal: plugin_unknown, subject_missing, user_invalid."""
     user_id = check_user(user_id)
     if not subject.strip() or len(subject) > 1000:
-        raise Refusal("subject_missing", "a ticket's subject is 1 to 1000 characters", code=Code.INVALID_INPUT)
+        raise Refusal("subject_missing", "a ticket's subject must have 1 to 1000 characters", code=Code.INVALID_INPUT)
     if subs.listing(db, plugin) is None:
         raise Refusal("plugin_unknown", f"the marketplace has no {plugin[:60]!r}", code=Code.NOT_FOUND)
     price = price_at(subs.price_history(db, plugin), now_ns)
@@ -54,27 +54,27 @@ def open_ticket(db: sa.Connection, now_ns: int, plugin: str, user_id: str, subje
 
 
 def respond(db: sa.Connection, now_ns: int, ticket: int, responder: str) -> Ticket:
-    """The author's side answered; only the first answer stops the clock."""
+    """Records an answer of the author's side; only the first answer stops the clock."""
     current = get(db, ticket)
     if not responder.strip():
-        raise Refusal("responder_missing", "who answers needs a name", code=Code.INVALID_INPUT)
+        raise Refusal("responder_missing", "an answer needs the responder's name", code=Code.INVALID_INPUT)
     if current.responded_ns is None:
         db.execute(sa.update(tickets).where(tickets.c.id == ticket).values(responded_ns=now_ns, responder=responder))
     return get(db, ticket)
 
 
 def close(db: sa.Connection, now_ns: int, ticket: int) -> Ticket:
-    """Closes a ticket; one that nobody answered keeps running towards its breach."""
+    """Closes a ticket. If nobody answered it, its clock keeps running towards a breach."""
     if get(db, ticket).closed_ns is None:
         db.execute(sa.update(tickets).where(tickets.c.id == ticket).values(closed_ns=now_ns))
     return get(db, ticket)
 
 
 def get(db: sa.Connection, ticket: int) -> Ticket:
-    """Raises Refusal("ticket_unknown")."""
+    """One ticket by its number. Raises Refusal("ticket_unknown")."""
     row = db.execute(sa.select(tickets).where(tickets.c.id == ticket)).first()
     if row is None:
-        raise Refusal("ticket_unknown", f"there is no ticket {ticket}", code=Code.NOT_FOUND)
+        raise Refusal("ticket_unknown", f"ticket {ticket} does not exist", code=Code.NOT_FOUND)
     return as_struct(row, Ticket)
 
 
@@ -86,7 +86,7 @@ def every(db: sa.Connection, plugin: str = "") -> list[Ticket]:
 
 
 def report(db: sa.Connection, now_ns: int, plugin: str = "") -> list[dict[str, Any]]:
-    """Per plugin: tickets, breaches, those still waiting, the slowest first response in seconds."""
+    """For each plugin: tickets, breaches, those still waiting, the slowest first response in seconds."""
     by_plugin: dict[str, list[Ticket]] = {}
     for one in every(db, plugin):
         by_plugin.setdefault(one.plugin, []).append(one)

@@ -1,1 +1,1 @@
-"""What the daemon says of itself: metrics, health and logs. Imports nothing above ``core``."""
+"""What the daemon reports about itself: metrics, health and logs. Imports nothing above ``core``."""

@@ -1,7 +1,7 @@
-"""The exporter process: serves /metrics, /livez and /readyz from what the supervisor last told it.
+"""The exporter process: it serves /metrics, /livez and /readyz from the supervisor's latest reports.
 
-Rendering a thousand plugins takes Python half a second, so it is done here and not in the loop. The listening socket
-comes from the supervisor and outlives this process: a scrape during a restart waits instead of failing.
+Rendering a thousand plugins takes Python half a second, so it is done here and not in the loop. The supervisor owns the
+listening socket, which outlives this process: a scrape during a restart waits instead of failing.
 """
 
 from __future__ import annotations
@@ -26,16 +26,17 @@ from apex_exec.observe.metrics import PREFIX, table
 from apex_exec.wire.side_link import BlockingEnd, Handlers
 
 NICE = 10
-"""Rendering a scrape takes some 20 ms of CPU, with 1,000 plugins 50; calls go first."""
+"""The exporter's priority: rendering a scrape takes some 20 ms of CPU, or 50 ms with 1,000 plugins, and calls precede
+it."""
 BEAT_SECONDS_MAX = 5.0
-"""A supervisor that has said nothing for so long does not live: it beats twice a second."""
+"""A supervisor that has reported nothing for this long counts as dead: it reports twice a second."""
 REQUEST_SECONDS_MAX = 10.0
 ALONE_SECONDS_MAX = 1.0
-"""The same where there is no thread for it, and the others wait."""
+"""The time limit of one request if it gets no thread and the others have to wait."""
 
 
 class State:
-    """What is known of the supervisor. Written by one thread, read by the scrapes under the same lock."""
+    """What we know about the supervisor. One thread writes it; scrapes read it under the same lock."""
 
     def __init__(self, per_plugin_histograms: bool) -> None:
         self.metrics = table(per_plugin_histograms)
@@ -48,7 +49,7 @@ class State:
             messages.Health: self._health}
 
     def take(self, message: Any) -> None:
-        """Applies one message of the supervisor."""
+        """Applies one message from the supervisor."""
         self.heard = time.monotonic()
         self.handlers[type(message)](message)
 
@@ -68,12 +69,17 @@ class State:
         self.health = message.reasons
 
     @property
+    def has_reported(self) -> bool:
+        """True once the supervisor has reported its health."""
+        return "supervisor" not in self.health
+
+    @property
     def alive(self) -> bool:
-        """True while the supervisor's loop turns."""
+        """Whether the supervisor's loop is running."""
         return time.monotonic() - self.heard < BEAT_SECONDS_MAX
 
     def collect(self) -> Iterator[Metric]:
-        """The metric families, as prometheus-client wants them."""
+        """The metric families in prometheus-client's form."""
         with self.lock:
             copied = {name: dict(known) for name, known in self.series.items()}
         for name, metric in self.metrics.items():
@@ -103,8 +109,8 @@ class _Server(ThreadingMixIn, HTTPServer):
     daemon_threads = True
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """A thread for each, or none where this user may have no more: a probe that gets no answer would have a daemon
-        restarted that still serves calls."""
+        """Handles each request in a thread, or without one if this user may start no more threads: an unanswered probe
+        would cause a restart of a daemon that still serves calls."""
         try:
             super().process_request(request, client_address)
         except RuntimeError:
@@ -129,7 +135,7 @@ def _handler(state: State) -> type[BaseHTTPRequestHandler]:
             elif path == "/readyz":
                 wrong = [f"{name}: {reason}" for name, reason in state.health.items() if reason]
                 if not state.alive:
-                    wrong.append("supervisor: its loop does not turn")
+                    wrong.append("supervisor: its loop is not running")
                 self._answer(503 if wrong else 200, ("\n".join(wrong or ["ok"]) + "\n").encode())
             else:
                 self._answer(404, b"there are /metrics, /livez and /readyz\n")
@@ -146,7 +152,7 @@ def _handler(state: State) -> type[BaseHTTPRequestHandler]:
                     self.wfile.write(body)
 
         def log_message(self, *_: Any) -> None:
-            """Scrapes are not logged."""
+            """Does nothing: scrapes are not logged."""
 
     return Handler
 
@@ -162,9 +168,11 @@ def main(link: Any, settings: dict[str, Any]) -> None:
     server = _Server(listener.getsockname()[:2], _handler(state), bind_and_activate=False)
     server.socket.close()
     server.socket = listener
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    serving = threading.Thread(target=server.serve_forever, daemon=True)
     end = BlockingEnd(link.fileno(), state.handlers)
     while (found := end.receive()) is not None:
         for message in found:
             state.take(message)
-    os._exit(0)  # a scrape that is being written must not keep a dead daemon's process
+        if not serving.ident and state.has_reported:  # until then clients wait: there is nothing to report
+            serving.start()
+    os._exit(0)  # an unfinished scrape must not keep the process of a dead daemon alive

@@ -1,8 +1,9 @@
-"""The daemon's log on stderr, and each plugin's own file. Each has a thread of its own that writes it, so that no full
-pipe or slow disk is felt by the loop or by the other; what does not fit into its queue is counted and left out.
+"""The daemon's log on stderr, and one log file for each plugin. Each of the two has its own writing thread, so that a
+full pipe or a slow disk affects neither the loop nor the other one. Lines that do not fit into a queue are counted and
+dropped.
 
-A plugin's lines are bounded by ``log.plugin_lines_per_second``, escaped, and marked with its id. They are no audit:
-files under ``<state_dir>/logs/`` are rotated by size, and old ones go.
+A plugin's lines are limited by ``log.plugin_lines_per_second``, escaped, and marked with its id. They are not an audit:
+files under ``<state_dir>/logs/`` are rotated by size, and old ones are deleted.
 """
 
 from __future__ import annotations
@@ -25,18 +26,20 @@ from typing import IO, Any
 from apex_exec.core.limits import SECOND_NS
 
 LINES_MAX = 10_000
-"""Lines that wait for a writing thread; above it lines are left out and counted."""
+"""How many lines may wait for a writing thread; any more are counted and dropped."""
 WAITING_BYTES_MAX = 16 * 1024 * 1024
-"""What such lines hold at most for either place, each character counted as the four bytes that it may have."""
+"""How many bytes the waiting lines of each thread may have, counting four bytes, the maximum, for each character."""
 TEXT_CHARS_MAX = 8192
-"""Of one line, as it was said and as it is written: an escape counts as the characters that it has."""
+"""The most characters of one line, before and after escaping: an escape counts with all of its characters."""
 FILE_BYTES_MAX = 1024 * 1024
 FILES_KEPT = 4
-"""A plugin's log file is begun anew at FILE_BYTES_MAX; so many older ones are kept as ``<plugin>.log.1`` and on."""
+"""A plugin's log file is started anew at FILE_BYTES_MAX; this many older ones are kept as ``<plugin>.log.1`` and so on.
+"""
 OPEN_FILES_MAX = 64
 FAILURES_PER_SECOND = 1.0
 FAILURES_AT_ONCE = 10.0
-"""What is logged of one plugin's failures: a share of its own, so that a plugin cannot hide them among its lines."""
+"""How many of one plugin's failures are logged. They have their own budget, so that a plugin cannot hide them among its
+lines."""
 CLOSE_SECONDS = 1.0
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "stdout": logging.INFO, "warning": logging.WARNING,
@@ -48,9 +51,9 @@ _Line = tuple[float, int, str, str]
 
 
 def escape(text: str) -> str:
-    """``text`` on one line: what does not print (newlines, terminal codes, lone surrogates) is written as an escape.
+    """``text`` on one line: characters that do not print (newlines, terminal codes, lone surrogates) are escaped.
 
-    What is over TEXT_CHARS_MAX is cut, and so is what escapes make longer than that: a millisecond for the worst text.
+    Text over TEXT_CHARS_MAX is cut, before and after escaping. The worst text takes a millisecond.
     """
     if len(text) > TEXT_CHARS_MAX:
         text = text[:TEXT_CHARS_MAX] + "…"
@@ -75,7 +78,7 @@ def _private(path: str, flags: int) -> int:
 
 
 class _Share:
-    """What one plugin may still write: a bucket of one second's lines."""
+    """How many lines one plugin may still write: a bucket with the lines of one second."""
 
     __slots__ = ("at_ns", "dropped", "tokens")
 
@@ -85,7 +88,7 @@ class _Share:
         self.dropped = 0
 
     def take(self, rate: float, depth: float, now_ns: int) -> bool:
-        """Whether a line may be written now; where not, it is counted."""
+        """Whether a line may be written now. If not, it is counted."""
         self.tokens = min(depth, self.tokens + (now_ns - self.at_ns) * rate / SECOND_NS)
         self.at_ns = now_ns
         if self.tokens < 1.0:
@@ -96,8 +99,8 @@ class _Share:
 
 
 class _Writer:
-    """One place that lines go to, written by a thread of its own: stderr that nobody reads stops no plugin's file, and
-    a disk that hangs no line on stderr. What waits for it is bounded."""
+    """One destination of lines, with a writing thread of its own: a stderr that nobody reads stops no plugin's file,
+    and a hanging disk delays no line on stderr. The waiting lines are bounded."""
 
     def __init__(self, name: str, write: Callable[[_Line], None], left_out: Callable[[int], None]) -> None:
         self.dropped = 0
@@ -105,7 +108,7 @@ class _Writer:
         self._queue: queue.SimpleQueue[_Line | None] = queue.SimpleQueue()
         self._putting = threading.Lock()
         self._bytes_put = 0
-        self._bytes_taken = 0  # written by the writing thread alone: the difference is what waits
+        self._bytes_taken = 0  # only the writing thread changes it; the difference is what waits
         self._thread: threading.Thread | None = None
 
     @property
@@ -117,7 +120,7 @@ class _Writer:
         return self._bytes_put - self._bytes_taken
 
     def put(self, line: _Line) -> None:
-        """Never blocks; over the bounds the line is counted and left out."""
+        """Never blocks. If the bounds are exceeded, the line is counted and dropped."""
         with self._putting:
             if self._queue.qsize() < LINES_MAX and self.waiting_bytes < WAITING_BYTES_MAX:
                 self._bytes_put += 4 * len(line[3])
@@ -130,7 +133,7 @@ class _Writer:
         self._thread.start()
 
     def end(self, due: float) -> bool:
-        """Writes what waits, until ``due`` (CLOCK_MONOTONIC) at most; True if nothing is left."""
+        """Writes the waiting lines, at most until ``due`` (CLOCK_MONOTONIC). Returns True if none is left."""
         self._queue.put(None)
         if self._thread is None:
             return True
@@ -147,9 +150,9 @@ class _Writer:
 
 
 class Logs(logging.Handler):
-    """Takes lines from everywhere; ``start`` begins to write them. Also a handler of ``logging``.
+    """Accepts lines from everywhere; ``start`` begins to write them. It is also a handler of ``logging``.
 
-    ``process`` stands before each of them, where it is not the daemon itself that speaks.
+    Each line begins with ``process``, unless it comes from the daemon itself.
     """
 
     def __init__(self, *, level: str, format: str, plugin_lines_per_second: float = 1, folder: Path | None = None,
@@ -164,7 +167,7 @@ class Logs(logging.Handler):
         self._files: OrderedDict[str, IO[str]] = OrderedDict()
         self._shares: dict[str, _Share] = {}
         self._muted: set[str] = set()
-        """Plugins with lines that were left out, which nothing has said yet."""
+        """Plugins with dropped lines that have not been reported yet."""
         self._failures: dict[str, _Share] = {}
         self._stderr = _Writer("apex-exec-log", self._to_stream, self._left_out)
         self._plugin_files = _Writer("apex-exec-plugin-logs", self._to_file, self._left_out_of_files)
@@ -172,17 +175,17 @@ class Logs(logging.Handler):
 
     # ------------------------------------------------------------------ called by the loop
     def log(self, level: str, text: str) -> None:
-        """One line of the daemon's own. Never blocks."""
+        """Logs one line of the daemon itself. Never blocks."""
         number = LEVELS[level]
         if number >= self.level_min:
             self._put((time.time(), number, "", text))
 
     def bug(self, what: str, error: BaseException) -> None:
-        """A fault of the daemon's own, with its traceback."""
+        """Logs a fault of the daemon itself, with its traceback."""
         self.log("error", f"{what}: {''.join(traceback.format_exception(error))}")
 
     def emit(self, record: logging.LogRecord) -> None:
-        """``logging``'s way in."""
+        """The entry point for ``logging``."""
         if record.levelno >= self.level_min:
             text = self._prefix + record.getMessage()
             if record.exc_info:
@@ -190,11 +193,11 @@ class Logs(logging.Handler):
             self._put((record.created, record.levelno, "", text))
 
     def plugin_line(self, plugin: str, level: str, text: str, now_ns: int) -> None:
-        """One line of a plugin, if its share allows; what was left out is said with the next one that is written, or
-        by ``upkeep`` a second later.
+        """Logs one line of a plugin, if its budget allows. Dropped lines are reported with the next line that is
+        written, or by ``upkeep`` a second later.
 
-        It is cut and escaped here, where the time is the plugin's, and not in the writing thread, whose time is
-        everybody's: that thread and the loop take turns.
+        The line is cut and escaped here, in time that the plugin pays for. The writing thread's time belongs to
+        everybody: that thread and the loop take turns.
         """
         rate = self.plugin_lines_per_second
         share = self._shares.get(plugin)
@@ -209,12 +212,12 @@ class Logs(logging.Handler):
 
     def _say_lines_left_out(self, plugin: str, share: _Share) -> None:
         if share.dropped:
-            self._put((time.time(), logging.WARNING, plugin, f"{share.dropped} lines were left out"))
+            self._put((time.time(), logging.WARNING, plugin, f"{share.dropped} lines were dropped"))
             share.dropped = 0
             self._muted.discard(plugin)
 
     def failure_room(self, plugin: str, now_ns: int) -> bool:
-        """Whether one more failure of ``plugin`` is logged now; where not, it is counted, and the count is logged."""
+        """Whether one more failure of ``plugin`` is logged now. If not, it is counted, and the count is logged."""
         share = self._failures.get(plugin)
         if share is None:
             share = self._failures[plugin] = _Share(FAILURES_AT_ONCE, now_ns)
@@ -224,16 +227,16 @@ class Logs(logging.Handler):
         return True
 
     def failure(self, plugin: str, text: str, level: str = "error") -> None:
-        """One line on a plugin's failure, in the daemon's log and in the plugin's own. Ask ``failure_room`` before."""
+        """Logs a plugin's failure in the daemon's log and in the plugin's own. Call ``failure_room`` first."""
         self._put((time.time(), LEVELS[level], plugin, text[:TEXT_CHARS_MAX] if self._json else escape(text)))
 
     def _say_left_out(self, plugin: str, share: _Share) -> None:
         if share.dropped:
-            self.failure(plugin, f"{share.dropped} more failures were left out of the log", "warning")
+            self.failure(plugin, f"{share.dropped} more failures were not logged", "warning")
             share.dropped = 0
 
     def upkeep(self, now_ns: int) -> None:
-        """Tells what was left out of plugins that stopped writing or failing. Call it once a second."""
+        """Reports what was dropped of plugins that no longer write or fail. Call it once a second."""
         for plugin in list(self._muted):
             share = self._shares[plugin]
             if now_ns - share.at_ns > SECOND_NS:
@@ -242,10 +245,10 @@ class Logs(logging.Handler):
             if now_ns - share.at_ns > SECOND_NS:
                 self._say_left_out(plugin, share)
             if now_ns - share.at_ns > FAILURES_AT_ONCE / FAILURES_PER_SECOND * SECOND_NS:
-                del self._failures[plugin]  # it would be full again
+                del self._failures[plugin]  # a new budget would be just as full
 
     def forget_plugin(self, plugin: str) -> None:
-        """Drops the share of a removed plugin; its files stay."""
+        """Deletes the budget of a removed plugin; its files stay."""
         self._shares.pop(plugin, None)
         self._muted.discard(plugin)
 
@@ -257,28 +260,28 @@ class Logs(logging.Handler):
 
     @property
     def waiting(self) -> int:
-        """Lines that stderr has not taken yet."""
+        """How many lines stderr has not accepted yet."""
         return self._stderr.waiting
 
     @property
     def waiting_bytes(self) -> int:
-        """What they hold, at most."""
+        """The most bytes that those lines may have."""
         return self._stderr.waiting_bytes
 
     @property
     def dropped(self) -> int:
-        """Lines that were left out since this was last said."""
+        """How many lines were dropped since the last report."""
         return self._stderr.dropped + self._plugin_files.dropped
 
     # ------------------------------------------------------------------ the writing threads
     def start(self) -> None:
-        """From now on lines are written by threads of their own. Call it after the zygote was started."""
+        """Starts the threads that write lines. Call it after the zygote was started."""
         self._started = True
         self._stderr.start()
         self._plugin_files.start()
 
     def close(self) -> None:
-        """Writes what waits, for at most CLOSE_SECONDS."""
+        """Writes the waiting lines, for at most CLOSE_SECONDS."""
         if self._started:
             due = time.monotonic() + CLOSE_SECONDS
             if self._plugin_files.end(due):
@@ -290,10 +293,10 @@ class Logs(logging.Handler):
         super().close()
 
     def _left_out(self, count: int) -> None:
-        self._to_stream((time.time(), logging.WARNING, "", f"{count} log lines were left out: stderr is slow"))
+        self._to_stream((time.time(), logging.WARNING, "", f"{count} log lines were dropped: stderr is slow"))
 
     def _left_out_of_files(self, count: int) -> None:
-        self.log("warning", f"{count} lines of plugins' own log files were left out: the disk is slow")
+        self.log("warning", f"{count} lines of plugins' own log files were dropped: the disk is slow")
 
     def _to_stream(self, line: _Line) -> None:
         with contextlib.suppress(OSError, ValueError):  # nobody reads stderr any more
@@ -338,7 +341,7 @@ class Logs(logging.Handler):
 
 
 def log_beside(process: str, level: str, format: str) -> None:
-    """In a process beside the loop: what is said by ``logging`` is one line of the daemon's log, in its form."""
+    """For a process beside the loop: formats each line that it logs with ``logging`` as a line of the daemon's log."""
     root = logging.getLogger()
     root.addHandler(Logs(level=level, format=format, process=process))
     root.setLevel(LEVELS[level])

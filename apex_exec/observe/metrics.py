@@ -1,7 +1,7 @@
-"""The one table of metrics, and the counters that the loop keeps. Plain dictionaries: an update costs less than 1 µs.
+"""The table of all metrics, and the counters that the loop updates. Plain dictionaries: an update costs less than 1 µs.
 
-Nothing is rendered here. What changed is sent to the exporter process, which knows the table too and serves
-``/metrics``. Counters live here, in the supervisor, so they go on over worker generations and exporter restarts.
+Nothing is rendered here. Changes are sent to the exporter process, which has the same table and serves ``/metrics``.
+The counters live here, in the supervisor, so they survive worker generations and restarts of the exporter.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ if TYPE_CHECKING:
 
 PREFIX = "apex_exec_"
 LATENCY_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
-"""Buckets of what a caller waits for: half a millisecond to the default timeout."""
+"""Buckets for what a caller waits for: from half a millisecond to the default timeout."""
 DELAY_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
-"""Buckets of the supervisor's own delays."""
+"""Buckets for the supervisor's own delays."""
 
 Labels = tuple[str, ...]
 _Key = tuple[str, Labels]
 
 
 class Metric(Struct, frozen=True):
-    """One metric. ``kind``: counter, gauge or histogram; ``name`` has no prefix; counters end in ``_total``."""
+    """One metric. ``kind``: counter, gauge or histogram. ``name`` has no prefix; names of counters end in ``_total``.
+    """
 
     name: str
     kind: str
@@ -44,24 +45,24 @@ def _table(*metrics: Metric) -> dict[str, Metric]:
 METRICS = _table(
     Metric("invocations_total", "counter", "Invocations by outcome: ok or the error code.",
            ("plugin", "hook", "outcome")),
-    Metric("invocation_duration_seconds", "histogram", "From a hook's begin to its end, the supervisor's figure.",
+    Metric("invocation_duration_seconds", "histogram", "From a hook's start to its end, as measured by the supervisor.",
            ("hook",), LATENCY_SECONDS),
-    Metric("queue_duration_seconds", "histogram", "From arrival to a hook's begin, cold start included.",
+    Metric("queue_duration_seconds", "histogram", "From arrival to a hook's start, including a cold start.",
            ("hook",), LATENCY_SECONDS),
     Metric("cold_start_seconds", "histogram", "From the fork request to a worker that has loaded its plugin.", (),
            LATENCY_SECONDS),
     Metric("in_flight", "gauge", "Calls on a worker's link.", ("plugin",)),
     Metric("queued", "gauge", "Calls that wait for room on the link or for a worker.", ("plugin",)),
     Metric("workers", "gauge", "Workers by state.", ("state",)),
-    Metric("worker_exits_total", "counter", "Ends of workers by reason.", ("plugin", "reason")),
-    Metric("worker_memory_bytes", "gauge", "Memory of a plugin's worker, by the latest sample.", ("plugin",)),
+    Metric("worker_exits_total", "counter", "Worker exits by reason.", ("plugin", "reason")),
+    Metric("worker_memory_bytes", "gauge", "Memory of a plugin's worker in the latest sample.", ("plugin",)),
     Metric("worker_cpu_seconds_total", "counter", "CPU time of a plugin's workers.", ("plugin",)),
-    Metric("worker_throttled_seconds_total", "counter", "Time for which a plugin's workers were held back.",
+    Metric("worker_throttled_seconds_total", "counter", "Time for which a plugin's workers were throttled.",
            ("plugin",)),
     Metric("plugin_overhead_seconds_total", "counter",
            "CPU time of the daemon's own processes for a plugin, by process: supervisor, checks, gateway, registrar.",
            ("plugin", "where")),
-    Metric("kill_delay_seconds", "histogram", "From a deadline to SIGKILL sent.", (), DELAY_SECONDS),
+    Metric("kill_delay_seconds", "histogram", "From a deadline to the sending of SIGKILL.", (), DELAY_SECONDS),
     Metric("rate_limited_total", "counter", "Refusals by a rate limit.", ("plugin", "limit")),
     Metric("api_calls_total", "counter", "API calls of plugins by outcome.", ("plugin", "method", "outcome")),
     Metric("api_call_duration_seconds", "histogram", "From an API call's arrival to its answer.", ("method",),
@@ -71,38 +72,38 @@ METRICS = _table(
     Metric("breaker_state", "gauge", "1 for the state that a plugin's breaker is in.", ("plugin", "state")),
     Metric("build_info", "gauge", "The daemon's version; the value is 1.", ("version", "python")),
     Metric("isolation_level", "gauge", "The isolation level in force, 0 to 4."),
-    Metric("sandbox_layer_active", "gauge", "1 where a sandbox layer is applied to workers.", ("layer",)),
-    Metric("audit_writable", "gauge", "1 while the ledger takes records."),
+    Metric("sandbox_layer_active", "gauge", "1 if a sandbox layer is applied to workers.", ("layer",)),
+    Metric("audit_writable", "gauge", "1 while the ledger accepts records."),
     Metric("audit_database_bytes", "gauge", "Size of the ledger's database."),
     Metric("audit_events_total", "counter", "Audit records by event type.", ("event_type",)),
     Metric("audit_lag_seconds", "gauge", "Age of the oldest record that is not committed."),
-    Metric("host_connections", "gauge", "Connections of hosts."),
-    Metric("draining", "gauge", "1 while no new calls are taken: an operator drained the daemon, or it ends."),
-    Metric("backup_last_success_seconds", "gauge", "When the last backup was made and verified, Unix time."),
-    Metric("config_last_reload_successful", "gauge", "1 where the last reload of the configuration was applied."),
-    Metric("dropped_replies_total", "counter", "Replies that nobody was there to read."),
-    Metric("loop_lag_seconds", "histogram", "How late the loop woke, sampled.", (), DELAY_SECONDS),
-    Metric("duty_failures_total", "counter", "Duties of the supervisor's loop that failed, by a fault of its own.",
+    Metric("host_connections", "gauge", "Open connections of hosts."),
+    Metric("draining", "gauge", "1 while no new calls are accepted: an operator drained the daemon, or it ends."),
+    Metric("backup_last_success_seconds", "gauge", "When the last backup was made and verified, in Unix time."),
+    Metric("config_last_reload_successful", "gauge", "1 if the last reload of the configuration was applied."),
+    Metric("dropped_replies_total", "counter", "Replies whose receiver was gone."),
+    Metric("loop_lag_seconds", "histogram", "How late the loop woke up, sampled.", (), DELAY_SECONDS),
+    Metric("duty_failures_total", "counter", "Duties of the supervisor's loop that failed, by a fault of the daemon.",
            ("duty",)),
     Metric("side_process_restarts_total", "counter",
            "Deaths of the processes beside the loop, each followed by a restart: ledger, checks, registrar, gateway, "
            "exporter.", ("process",)),
     Metric("market_index_refreshes_total", "counter",
-           "Looks at the marketplace's index by outcome: ok, not_fetched, rolled_back, expired, refused.",
+           "Checks of the marketplace's index by outcome: ok, not_fetched, rolled_back, expired, refused.",
            ("outcome",)),
-    Metric("market_index_stale", "gauge", "1 while the marketplace's index has expired or was never had."),
+    Metric("market_index_stale", "gauge", "1 while the marketplace's index has expired or was never fetched."),
     Metric("market_index_expires_timestamp_seconds", "gauge",
-           "When the last index that was believed stops counting."),
+           "When the latest accepted index expires."),
     Metric("market_revoked_total", "counter", "Installed versions that the marketplace's index revoked."),
-    Metric("protocol_anomalies_total", "counter", "Messages that no correct peer sends.", ("kind",)),
+    Metric("protocol_anomalies_total", "counter", "Messages that a correct peer never sends.", ("kind",)),
 )
 
 PER_PLUGIN = ("invocation_duration_seconds", "queue_duration_seconds")
-"""Histograms that get a ``plugin`` label where ``metrics.per_plugin_histograms`` is on."""
+"""Histograms that get a ``plugin`` label if ``metrics.per_plugin_histograms`` is on."""
 
 
 def table(per_plugin_histograms: bool) -> dict[str, Metric]:
-    """METRICS as configured: what the supervisor counts and the exporter renders."""
+    """METRICS as configured, for the supervisor, which counts, and the exporter, which renders."""
     if not per_plugin_histograms:
         return METRICS
     wider = {name: structs.replace(METRICS[name], labels=("plugin", "hook")) for name in PER_PLUGIN}
@@ -110,7 +111,7 @@ def table(per_plugin_histograms: bool) -> dict[str, Metric]:
 
 
 class _Histogram:
-    """Counts per bucket, the last one for what is above them all, and the sum."""
+    """A count for each bucket, with the last one for everything above them, and the sum."""
 
     __slots__ = ("counts", "sum")
 
@@ -120,17 +121,17 @@ class _Histogram:
 
 
 FAILED_MINUTES = 5
-"""Over how many minutes ``recent_failures`` and ``daemon.status`` count a plugin's failures."""
+"""How many minutes of a plugin's failures ``recent_failures`` and ``daemon.status`` count."""
 MINUTE_NS = 60_000_000_000
 RECENT = 128
-"""Run times of a plugin that the quantiles of ``daemon.status`` are of: sorted in 10 µs, in the loop."""
+"""From how many run times of a plugin ``daemon.status`` computes quantiles; the loop sorts them in 10 µs."""
 UNWANTED_EXITS = ("deadline", "cancelled", "memory", "cpu", "crashed", "violation", "boot_failed", "zygote_lost",
                   "faulted", "overrun")
-"""Ends of workers that the supervisor did not choose to save resources: each makes a restart necessary."""
+"""Worker exits that the supervisor did not choose to save resources: each makes a restart necessary."""
 
 
 class Tally:
-    """What ``apex-exec top`` shows of one plugin, beyond the counters that Prometheus gets."""
+    """What ``apex-exec top`` shows of one plugin, in addition to Prometheus's counters."""
 
     __slots__ = ("calls", "failed", "failures", "last_failure", "recent_ns")
 
@@ -138,17 +139,17 @@ class Tally:
         self.calls = 0
         self.failed = 0
         self.failures: deque[list[int]] = deque(maxlen=FAILED_MINUTES)
-        """[minute, failures by its fault in it]"""
+        """[minute, number of failures by the plugin's fault in it]"""
         self.last_failure = ""
         self.recent_ns: deque[int] = deque(maxlen=RECENT)
 
     def failed_recently(self, now_ns: int) -> int:
-        """Failures of the last FAILED_MINUTES."""
+        """The failures of the last FAILED_MINUTES."""
         oldest = now_ns // MINUTE_NS - FAILED_MINUTES
         return sum(count for minute, count in self.failures if minute > oldest)
 
     def quantiles_ms(self) -> tuple[float | None, float | None]:
-        """p50 and p99 of the recent run times; None where there were none."""
+        """The 50th and 99th percentile of the recent run times; None if there are none."""
         ordered = sorted(self.recent_ns)
         if not ordered:
             return None, None
@@ -156,7 +157,7 @@ class Tally:
 
 
 class Metrics:
-    """The values. ``health`` names each condition of readiness with what is wrong, "" where nothing is."""
+    """All values. ``health`` maps each condition of readiness to what is wrong, or to "" if nothing is."""
 
     def __init__(self, *, per_plugin_histograms: bool = False) -> None:
         self.health: dict[str, str] = {}
@@ -167,7 +168,7 @@ class Metrics:
         self._forgotten: list[str] = []
         self._health_sent: dict[str, str] | None = None
         self._verdicts: dict[tuple[str, str, str], tuple[_Key, _Key, _Key]] = {}
-        """(plugin, hook, code) → the series that count its verdicts, how long they waited, how long they ran."""
+        """(plugin, hook, code) → the series for the number of verdicts, the waiting times and the run times."""
         self._table = table(per_plugin_histograms)
         self._tallies: dict[str, Tally] = {}
         self._failing: dict[str, None] = {}  # plugins with a failure in the last minutes
@@ -188,7 +189,7 @@ class Metrics:
             self._changed[key] = None
 
     def get(self, name: str, labels: Labels = ()) -> float:
-        """The value of a counter or gauge; 0 where it has none."""
+        """The value of a counter or gauge; 0 if it has none."""
         return self._values.get((name, labels), 0.0)
 
     def observe(self, name: str, labels: Labels, value: float) -> None:
@@ -204,11 +205,11 @@ class Metrics:
         self._changed[key] = None
 
     def invocation(self, verdict: Verdict, code: str) -> None:
-        """Counts one verdict with the code it has on the wire ("" is a result)."""
+        """Counts one verdict under its code on the wire ("" is a result)."""
         plugin, hook = verdict.plugin, verdict.hook
         counter, key, run_key = self._verdicts.get((plugin, hook, code)) or self._series(plugin, hook, code)
         tally = self._count(plugin, counter, code)
-        # As ``_observe`` does it, without two calls: every verdict passes here.
+        # The same as ``_observe``, but without its two function calls: every verdict passes here.
         changed, histograms = self._changed, self._histograms
         histogram = histograms.get(key)
         if histogram is None:
@@ -251,7 +252,7 @@ class Metrics:
         return tally
 
     def failure(self, plugin: str, what: str, now_ns: int) -> None:
-        """Counts one failure by the plugin's own fault; ``what`` is the latest, on one short line."""
+        """Counts one failure by the plugin's own fault. ``what`` describes the latest one, on one short line."""
         tally = self._tallies.get(plugin)
         if tally is None:
             tally = self._tallies[plugin] = Tally()
@@ -264,7 +265,7 @@ class Metrics:
         self._failing[plugin] = None
 
     def upkeep(self, now_ns: int) -> None:
-        """Sets the gauge of the plugins that have failed lately. Call it once a second."""
+        """Sets the gauge of the plugins that have failed recently. Call it once a second."""
         for plugin in list(self._failing):
             count = self._tallies[plugin].failed_recently(now_ns)
             self.set("recent_failures", (plugin,), float(count))
@@ -272,7 +273,7 @@ class Metrics:
                 del self._failing[plugin]
 
     def tally(self, plugin: str, now_ns: int) -> dict[str, Any]:
-        """Calls, failures, quantiles of the latest run times, unwanted worker ends and CPU time of ``plugin``."""
+        """Calls, failures, quantiles of the latest run times, unwanted worker exits and CPU time of ``plugin``."""
         tally = self._tallies.get(plugin) or Tally()
         p50_ms, p99_ms = tally.quantiles_ms()
         restarts = sum(self.get("worker_exits_total", (plugin, reason)) for reason in UNWANTED_EXITS)
@@ -282,7 +283,7 @@ class Metrics:
                 "throttledSeconds": self.get("worker_throttled_seconds_total", (plugin,))}
 
     def forget_plugin(self, plugin: str) -> None:
-        """Drops every series of ``plugin``: it was removed."""
+        """Deletes every series of ``plugin``, which was removed."""
         self._tallies.pop(plugin, None)
         self._failing.pop(plugin, None)
         for values in (self._values, self._histograms):
@@ -295,17 +296,17 @@ class Metrics:
 
     # ------------------------------------------------------------------ to the exporter
     def resend(self) -> None:
-        """Marks everything as changed: the exporter has started anew."""
+        """Marks everything as changed, because a new exporter has started."""
         self._changed = dict.fromkeys((*self._values, *self._histograms))
         self._health_sent = None
 
     @property
     def changed(self) -> bool:
-        """Whether a series has changed since it was last handed over."""
+        """Whether a series has changed since the last report."""
         return bool(self._changed)
 
     def changes(self, limit: int) -> list[messages.Forget | messages.Series | messages.Health]:
-        """Up to ``limit`` changed series as messages for the exporter; ends with the health where that changed."""
+        """Up to ``limit`` changed series as messages for the exporter, followed by the health if that changed."""
         found: list[messages.Forget | messages.Series | messages.Health] = [
             messages.Forget(plugin) for plugin in self._forgotten]
         self._forgotten.clear()

@@ -10,13 +10,11 @@ from typing import Any
 
 import msgspec
 
+from apex_exec.common.operations import NoArgs, Operation
+
 
 class _Args(msgspec.Struct, forbid_unknown_fields=True):
     """The base of all argument types: an unknown key is refused."""
-
-
-class NoArgs(_Args):
-    """The arguments of an operation that takes none."""
 
 
 class PluginArgs(_Args):
@@ -57,7 +55,7 @@ class ReasonArgs(_Args):
     reason: str = ""
 
 
-class TrialArgs(_Args):
+class CanaryArgs(_Args):
     """A plugin and the call to try it with. ``hook`` "none" makes no call; without ``hook`` we choose a suitable one.
     """
 
@@ -75,7 +73,7 @@ class UpgradeArgs(BundleArgs):
     user: str | None = None
 
 
-class RollbackArgs(TrialArgs):
+class RollbackArgs(CanaryArgs):
     """A plugin, the version to go back to (without one: the previous version), and the call to try it with."""
 
     version: str | None = None
@@ -129,29 +127,31 @@ class RevokeKeyArgs(_Args):
     reason: str
 
 
-ARGUMENTS: dict[str, tuple[type[msgspec.Struct], str]] = {
-    "plugin.register": (
-        BundleArgs, "Stores a bundle. Nothing runs, unless `manifest.enabled` has it installed and enabled."),
-    "plugin.validate": (PluginArgs, "Checks policy and signature, scans the code, and loads it in the jail."),
-    "plugin.install": (BundleArgs, "Registers, validates and installs; may wait for approvals."),
-    "plugin.upgrade": (UpgradeArgs, "Checks and tries a newer version, and switches to it."),
-    "plugin.rollback": (RollbackArgs, "Goes back to a version that was served before."),
-    "plugin.enable": (UserArgs, "Enables a plugin for everybody or for one user."),
-    "plugin.disable": (UserArgs, "Disables a plugin for everybody or for one user."),
-    "plugin.quarantine": (ReasonArgs, "Stops a plugin until it is released or upgraded."),
-    "plugin.release": (PluginArgs, "Lifts a quarantine."),
-    "plugin.remove": (PluginArgs, "Removes a plugin with all its versions."),
-    "plugin.revokeVersion": (DigestArgs, "Revokes one version for good and stops it."),
-    "plugin.verify": (TrialArgs, "Checks files, signature and permissions, and makes one live call."),
-    "plugin.list": (NoArgs, "Every plugin."),
-    "plugin.show": (PluginArgs, "Shows all that is known about one plugin."),
-    "plugin.request": (PermissionArgs, "Shows the open request for a permission, or makes one."),
-    "plugin.approve": (DecisionArgs, "Takes an approver's signed approval."),
-    "plugin.deny": (DecisionArgs, "Takes an approver's signed denial."),
-    "plugin.revoke": (DecisionArgs, "Takes an approver's signed revocation of an approval."),
-    "plugin.sign": (SignatureArgs, "Adds signatures to a registered version."),
-    "keys.register": (KeyArgs, "Registers a public key in a role."),
-    "keys.revoke": (RevokeKeyArgs, "Revokes a key and stops what it signed."),
-    "keys.list": (NoArgs, "Lists every registered key."),
-}
-"""Maps each operation to its arguments and to one sentence on what it does."""
+OPERATIONS = (
+    Operation("plugin.register", BundleArgs,
+              "Stores a bundle. Nothing runs, unless `manifest.enabled` has it installed and enabled.", lane="slow"),
+    Operation("plugin.validate", PluginArgs,
+              "Checks policy and signature, scans the code, and loads it in the jail.", lane="slow"),
+    Operation("plugin.install", BundleArgs, "Registers, validates and installs; may wait for approvals.", lane="slow"),
+    Operation("plugin.upgrade", UpgradeArgs, "Checks and tries a newer version, and switches to it.", lane="slow"),
+    Operation("plugin.rollback", RollbackArgs, "Goes back to a version that was served before.", lane="slow"),
+    Operation("plugin.enable", UserArgs, "Enables a plugin for everybody or for one user."),
+    Operation("plugin.disable", UserArgs, "Disables a plugin for everybody or for one user."),
+    Operation("plugin.quarantine", ReasonArgs, "Stops a plugin until it is released or upgraded."),
+    Operation("plugin.release", PluginArgs, "Lifts a quarantine."),
+    Operation("plugin.remove", PluginArgs, "Removes a plugin with all its versions."),
+    Operation("plugin.revokeVersion", DigestArgs, "Revokes one version for good and stops it."),
+    Operation("plugin.verify", CanaryArgs,
+              "Checks files, signature and permissions, and makes one live call.", lane="slow"),
+    Operation("plugin.list", NoArgs, "Every plugin."),
+    Operation("plugin.show", PluginArgs, "Shows all that is known about one plugin."),
+    Operation("plugin.request", PermissionArgs, "Shows the open request for a permission, or makes one."),
+    Operation("plugin.approve", DecisionArgs, "Takes an approver's signed approval.", lane="slow"),
+    Operation("plugin.deny", DecisionArgs, "Takes an approver's signed denial."),
+    Operation("plugin.revoke", DecisionArgs, "Takes an approver's signed revocation of an approval."),
+    Operation("plugin.sign", SignatureArgs, "Adds signatures to a registered version."),
+    Operation("keys.register", KeyArgs, "Registers a public key in a role."),
+    Operation("keys.revoke", RevokeKeyArgs, "Revokes a key and stops what it signed."),
+    Operation("keys.list", NoArgs, "Lists every registered key."),
+)
+"""Every operation of the registry. Its handlers are in ``operations``."""

@@ -28,20 +28,20 @@ BUSY_SECONDS = 5.0
 ATTEMPTS_MAX = 20
 """How often we try a transaction that keeps losing to another PostgreSQL writer; then it fails: ``store_unusable``."""
 PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX = 0.002, 0.25
-"""Longest pause after the first lost attempt, doubled each time, and its bound. The pause is random below that: two
-writers who try again at once lose to each other again, and did, five times in a row."""
+"""The longest pause after the first lost attempt (it doubles with each attempt), and its upper bound. The pause is a
+random fraction of that: two writers that retry at once lose to each other again; we saw that five times in a row."""
 _MIGRATING = threading.Lock()
-"""Alembic's ``op``, which revisions speak to, is one for the whole process."""
-_MIGRATION_LOCK = 0x61706578  # "apex": one advisory lock for whoever migrates first on PostgreSQL
+"""The whole process has only one of Alembic's ``op``, which revisions use."""
+_MIGRATION_LOCK = 0x61706578  # "apex": the advisory lock for the first process that migrates PostgreSQL
 
 
 class Schema(NamedTuple):
-    """What the tables of a store are made by, and who may read them.
+    """What creates the tables of a store, and which releases may read them.
 
-    ``revisions`` is a folder of Alembic revisions, numbered "0001" and on; each is written out in full and not changed
-    once released, since what an old store holds must not depend on how the code's tables look today. ``revision`` is
-    the newest of them. ``version`` stands in the store's row of ``schema_versions``: a release that knows a smaller
-    number refuses the store. A revision that older releases can live with leaves it as it is.
+    ``revisions`` is a folder of Alembic revisions, numbered from "0001". Each is written out in full and not changed
+    after its release: the content of an old store must not depend on what the code's tables look like today.
+    ``revision`` is the newest of them. ``version`` is in the store's row of ``schema_versions``: a release that knows
+    only smaller numbers refuses the store. A revision with which older releases still work leaves it unchanged.
     """
 
     name: str
@@ -51,24 +51,28 @@ class Schema(NamedTuple):
 
 
 def open_database(url: str, schema: Schema) -> sa.Engine:
-    """The engine of the store at ``url``, brought to the newest revision in one transaction: all of it, or nothing.
+    """The engine of the store at ``url``, migrated to the newest revision in one transaction: all of it, or nothing.
 
     Raises Refusal: store_newer (a later release has written it in a way that this one cannot read; nothing is touched),
     store_unusable (locked, corrupt, not reachable).
     """
     try:
         engine = _engine(url)
-        with engine.begin() as db:
-            if db.dialect.name == "postgresql":
-                db.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
-            _bring_up(db, schema)
+        with engine.connect() as db:
+            server = db.dialect.name == "postgresql"
+            if server:  # a serializable transaction would not see what was committed while it waited for the lock
+                db.execution_options(isolation_level="READ COMMITTED")
+            with db.begin():
+                if server:
+                    db.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+                _bring_up(db, schema)
     except (SQLAlchemyError, OSError) as error:
         raise unusable(schema.name, error) from error
     return engine
 
 
 def _bring_up(db: sa.Connection, schema: Schema) -> None:
-    """Runs what revisions are missing. Changes nothing in a store that has all of them, or has later ones yet."""
+    """Runs the missing revisions. Changes nothing in a store that has all of them, or later ones as well."""
     db.execute(sa.text("CREATE TABLE IF NOT EXISTS schema_versions "
                        "(name VARCHAR(40) PRIMARY KEY, version INTEGER NOT NULL)"))
     name = {"name": schema.name}
@@ -94,11 +98,11 @@ def _migrate(db: sa.Connection, schema: Schema, table: str, before: str) -> None
 
     Alembic is imported here, since a store that is as it should be needs none of it.
     """
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it has ten lines to say while it is imported
     from alembic.operations import Operations
     from alembic.runtime.migration import MigrationContext
     from alembic.script import ScriptDirectory
 
-    logging.getLogger("alembic").setLevel(logging.WARNING)
     folder = str(schema.revisions)
     script = ScriptDirectory(folder, version_locations=[folder])
     context = MigrationContext.configure(db, opts={

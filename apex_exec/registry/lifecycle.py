@@ -103,7 +103,7 @@ def register(ctx: Context, bundle: Bundle, signatures: bytes = b"") -> VersionRo
             raise Refusal("version_exists", f"{manifest.id} {manifest.version} already exists with other content",
                           code=Code.CONFLICT, hint="give the changed bundle a new version")
         plugin = db_.get_plugin(db, manifest.id)
-        signed = keyring.judge(db, bundle.digest, given, now_ns, plugin.author_key if plugin is not None else "")
+        signed = keyring.evaluate(db, bundle.digest, given, now_ns, plugin.author_key if plugin is not None else "")
         if plugin is None or plugin.state not in SERVED:
             _put_first(db, plugin, bundle, now_ns)
         for row in signed.rows:
@@ -155,7 +155,7 @@ def validate(ctx: Context, version: VersionRow) -> Report:
             raise Refusal("version_revoked", f"{version.plugin} {version.version} was revoked: {version.reason}",
                           hint="use another version")
         checks.check_policy(ctx, bundle.manifest)
-        signed = ctx.store.transact(lambda db: _judge_stored(ctx, db, version))
+        signed = ctx.store.transact(lambda db: _evaluate_stored(ctx, db, version))
         keyring.require(signed, ctx.settings.security.require_signature)
         report = checks.check_scan(ctx, bundle)
         checks.check_declared(ctx, bundle)
@@ -167,10 +167,10 @@ def validate(ctx: Context, version: VersionRow) -> Report:
     return report
 
 
-def _judge_stored(ctx: Context, db: sa.Connection, version: VersionRow) -> keyring.Signed:
+def _evaluate_stored(ctx: Context, db: sa.Connection, version: VersionRow) -> keyring.Signed:
     """What the stored signatures are worth now; a key that was registered since then counts."""
     plugin = find_plugin(db, version.plugin)
-    signed = keyring.judge(db, version.digest, keyring.stored(db, version.digest), ctx.now_ns(), plugin.author_key)
+    signed = keyring.evaluate(db, version.digest, keyring.stored(db, version.digest), ctx.now_ns(), plugin.author_key)
     if signed.author_key and signed.author_key != version.author_key:
         db_.change_version(db, version.plugin, version.version, author_key=signed.author_key)
     return signed
@@ -262,7 +262,7 @@ def admit(ctx: Context, db: sa.Connection, version: VersionRow) -> None:
     if why := row.reason if row.state == "revoked" else ctx.revoked(ctx, row.digest):
         raise Refusal("version_revoked", f"{row.plugin} {row.version} was revoked: {why}",
                       hint="use another version")
-    signed = keyring.judge(db, row.digest, keyring.stored(db, row.digest), ctx.now_ns())
+    signed = keyring.evaluate(db, row.digest, keyring.stored(db, row.digest), ctx.now_ns())
     keyring.require(signed, ctx.settings.security.require_signature)
 
 
@@ -372,7 +372,7 @@ def release(ctx: Context, plugin: str) -> dict[str, Any]:
         if version.state == "revoked":
             raise Refusal("version_revoked", f"{plugin} {version.version} was revoked: {version.reason}",
                           hint="upgrade to another version")
-        keyring.judge(db, version.digest, keyring.stored(db, version.digest), ctx.now_ns())
+        keyring.evaluate(db, version.digest, keyring.stored(db, version.digest), ctx.now_ns())
         move(db, row, "disabled", ctx.now_ns())
         db_.record_install(db, version, "release", ctx.uid, ctx.now_ns())
         return "disabled", True

@@ -11,21 +11,19 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import msgspec
 import sqlalchemy as sa
 
 from apex_exec.common.names import UUID
+from apex_exec.common.operations import NoArgs
 from apex_exec.errors import Code, Refusal
 from apex_exec.registry import lifecycle, upgrade, views
 from apex_exec.registry import store as db_
 from apex_exec.registry.arguments import (
-    ARGUMENTS,
     BundleArgs,
     DecisionArgs,
     KeyArgs,
-    NoArgs,
     PermissionArgs,
     PluginArgs,
     RevokeKeyArgs,
@@ -43,17 +41,8 @@ from apex_exec.registry.store import EVERYBODY, VersionRow
 from apex_exec.registry.trust import approvals, keyring
 from apex_exec.registry.trust.signing import read_signatures
 
-
-class Entry(NamedTuple):
-    """One operation."""
-
-    name: str
-    args: type[msgspec.Struct]
-    handler: Callable[[Context, Any], Any]
-    slow: bool
-    doc: str
-    lane: str = ""
-    """The lane it runs in, if it is neither the lane for slow nor the lane for quick operations."""
+Handler = Callable[[Context, Any], Any]
+"""``handler(context, args)`` returns the result, or raises Refusal."""
 
 
 def _bundle(args: BundleArgs) -> tuple[Bundle, bytes]:
@@ -146,11 +135,11 @@ def _user(args: UserArgs) -> str:
 def _upgrade(ctx: Context, args: UpgradeArgs) -> dict[str, Any]:
     bundle, signatures = _bundle(args)
     with _about(bundle.manifest.id):
-        return upgrade.upgrade(ctx, bundle, signatures, upgrade.Trial(args.hook, args.payload, args.user))
+        return upgrade.upgrade(ctx, bundle, signatures, upgrade.CanaryCall(args.hook, args.payload, args.user))
 
 
 def _rollback(ctx: Context, args: RollbackArgs) -> dict[str, Any]:
-    return upgrade.rollback(ctx, args.id, args.version, upgrade.Trial(args.hook, args.payload, args.user))
+    return upgrade.rollback(ctx, args.id, args.version, upgrade.CanaryCall(args.hook, args.payload, args.user))
 
 
 def _request(ctx: Context, args: PermissionArgs) -> dict[str, Any]:
@@ -180,7 +169,7 @@ def _sign(ctx: Context, args: SignatureArgs) -> dict[str, Any]:
         version = db_.get_digest(db, args.digest)
         if version is None:
             raise Refusal("version_not_found", "no version has that digest", code=Code.NOT_FOUND)
-        signed = keyring.judge(db, args.digest, read_signatures(args.signatures), ctx.now_ns())
+        signed = keyring.evaluate(db, args.digest, read_signatures(args.signatures), ctx.now_ns())
         if not signed.author_key and not signed.market_key:
             raise Refusal("signature_unknown_key", "; ".join(signed.notes) or "the file contains no signature",
                           hint="register the key with `apex-exec keys register`")
@@ -225,31 +214,28 @@ def _list_keys(ctx: Context, _: NoArgs) -> dict[str, Any]:
     return {"keys": [keyring.describe(row) for row in ctx.store.transact(db_.list_keys)]}
 
 
-_HANDLERS: dict[str, tuple[Callable[[Context, Any], Any], bool]] = {
-    "plugin.register": (_register, True),
-    "plugin.validate": (_validate, True),
-    "plugin.install": (_install, True),
-    "plugin.upgrade": (_upgrade, True),
-    "plugin.rollback": (_rollback, True),
-    "plugin.enable": (lambda ctx, a: lifecycle.enable(ctx, a.id, _user(a)), False),
-    "plugin.disable": (lambda ctx, a: lifecycle.disable(ctx, a.id, _user(a)), False),
-    "plugin.quarantine": (lambda ctx, a: lifecycle.quarantine(ctx, a.id, a.reason), False),
-    "plugin.release": (lambda ctx, a: lifecycle.release(ctx, a.id), False),
-    "plugin.remove": (lambda ctx, a: lifecycle.remove(ctx, a.id), False),
-    "plugin.revokeVersion": (lambda ctx, a: lifecycle.revoke_version(ctx, a.digest, a.reason), False),
-    "plugin.verify": (lambda ctx, a: views.verify(ctx, a.id, a.hook, a.payload, a.user), True),
-    "plugin.list": (lambda ctx, a: {"plugins": views.list_all(ctx)}, False),
-    "plugin.show": (lambda ctx, a: views.show(ctx, a.id), False),
-    "plugin.request": (_request, False),
-    "plugin.approve": (_decide("approve"), True),
-    "plugin.deny": (_decide("deny"), False),
-    "plugin.revoke": (_decide("revoke"), False),
-    "plugin.sign": (_sign, False),
-    "keys.register": (_register_key, False),
-    "keys.revoke": (_revoke_key, False),
-    "keys.list": (_list_keys, False),
+HANDLERS: dict[str, Handler] = {
+    "plugin.register": _register,
+    "plugin.validate": _validate,
+    "plugin.install": _install,
+    "plugin.upgrade": _upgrade,
+    "plugin.rollback": _rollback,
+    "plugin.enable": lambda ctx, a: lifecycle.enable(ctx, a.id, _user(a)),
+    "plugin.disable": lambda ctx, a: lifecycle.disable(ctx, a.id, _user(a)),
+    "plugin.quarantine": lambda ctx, a: lifecycle.quarantine(ctx, a.id, a.reason),
+    "plugin.release": lambda ctx, a: lifecycle.release(ctx, a.id),
+    "plugin.remove": lambda ctx, a: lifecycle.remove(ctx, a.id),
+    "plugin.revokeVersion": lambda ctx, a: lifecycle.revoke_version(ctx, a.digest, a.reason),
+    "plugin.verify": lambda ctx, a: views.verify(ctx, a.id, a.hook, a.payload, a.user),
+    "plugin.list": lambda ctx, a: {"plugins": views.list_all(ctx)},
+    "plugin.show": lambda ctx, a: views.show(ctx, a.id),
+    "plugin.request": _request,
+    "plugin.approve": _decide("approve"),
+    "plugin.deny": _decide("deny"),
+    "plugin.revoke": _decide("revoke"),
+    "plugin.sign": _sign,
+    "keys.register": _register_key,
+    "keys.revoke": _revoke_key,
+    "keys.list": _list_keys,
 }
-"""Maps each operation to its handler and to whether it may take long."""
-
-ENTRIES: tuple[Entry, ...] = tuple(
-    Entry(name, args, *_HANDLERS[name], doc) for name, (args, doc) in ARGUMENTS.items())
+"""What each operation of ``arguments.OPERATIONS`` does."""

@@ -15,13 +15,13 @@ counts as a jump."""
 
 
 class SettledClock:
-    """Call ``look`` often: a jump that is undone between two calls is not seen, and did no harm."""
+    """Call ``sample`` often: a jump that is undone between two calls is not seen, and did no harm."""
 
     def __init__(self, wall_ns: int, monotonic_ns: int) -> None:
         self._apart_ns = wall_ns - monotonic_ns
         self._since_ns = monotonic_ns
 
-    def look(self, wall_ns: int, monotonic_ns: int) -> int:
+    def sample(self, wall_ns: int, monotonic_ns: int) -> int:
         """The wall clock's time, up to which everything that ended may be ended for good; 0 until the clock has
         settled."""
         apart_ns = wall_ns - monotonic_ns

@@ -1,6 +1,6 @@
 """The registry's tables as they are today. Times are nanoseconds of UTC since 1970.
 
-What makes them is in ``revisions``; whoever changes a table here adds a revision that changes it in existing stores.
+``revisions`` creates them; if you change a table here, add a revision that changes it in existing stores.
 """
 
 from __future__ import annotations

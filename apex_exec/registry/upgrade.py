@@ -41,7 +41,7 @@ KEPT_VERSIONS = 3
 CANARY_SECONDS = 90.0
 
 
-class Trial(msgspec.Struct, frozen=True):
+class CanaryCall(msgspec.Struct, frozen=True):
     """The call that a new generation is tried with. ``hook`` None means a suitable one; "none" means that it is only
     loaded."""
 
@@ -50,7 +50,7 @@ class Trial(msgspec.Struct, frozen=True):
     user: str | None = None
 
 
-def upgrade(ctx: Context, bundle: Bundle, signatures: bytes, trial: Trial) -> dict[str, Any]:
+def upgrade(ctx: Context, bundle: Bundle, signatures: bytes, canary: CanaryCall) -> dict[str, Any]:
     """Upgrades an installed plugin to the version in ``bundle``. On Refusal the old version continues."""
     wanted = bundle.manifest
     plugin = ctx.store.transact(lambda db: find_plugin(db, wanted.id))
@@ -73,7 +73,7 @@ def upgrade(ctx: Context, bundle: Bundle, signatures: bytes, trial: Trial) -> di
         ctx.store.transact(lambda db: db_.change_version(db, new.plugin, new.version, state="pending_approval"))
         return {"id": plugin.id, "version": old.version, "next": new.version, "state": "pending_approval",
                 "waiting": waiting, "difference": difference, "changed": True, "scan": report.as_json()}
-    state = switch(ctx, new, trial, "upgrade")
+    state = switch(ctx, new, canary, "upgrade")
     return {"id": plugin.id, "version": new.version, "previous": old.version, "digest": new.digest, "state": state,
             "waiting": [], "difference": difference, "changed": True, "scan": report.as_json()}
 
@@ -88,7 +88,7 @@ def diff(old: Manifest, new: Manifest) -> dict[str, list[str]]:
     return {"added": sorted(asked(new) - asked(old)), "removed": sorted(asked(old) - asked(new))}
 
 
-def switch(ctx: Context, new: VersionRow, trial: Trial, operation: str) -> str:
+def switch(ctx: Context, new: VersionRow, canary: CanaryCall, operation: str) -> str:
     """Tries ``new`` beside the live version and makes it the served one. Returns the plugin's state afterwards."""
     manifest = manifest_of(new)
 
@@ -100,8 +100,8 @@ def switch(ctx: Context, new: VersionRow, trial: Trial, operation: str) -> str:
 
     before, spec = ctx.store.transact(tried)
     try:
-        ctx.ask("canary", {"spec": msgspec.to_builtins(spec), **checks.trial_call(
-            manifest, trial.hook, trial.payload, trial.user)}, CANARY_SECONDS)
+        ctx.ask("canary", {"spec": msgspec.to_builtins(spec), **checks.canary_call(
+            manifest, canary.hook, canary.payload, canary.user)}, CANARY_SECONDS)
     except Refusal as error:
         if error.reason == "hook_not_declared":
             raise
@@ -158,7 +158,7 @@ def prune(ctx: Context, plugin: str) -> None:
             ctx.blobs.remove(digest)
 
 
-def rollback(ctx: Context, plugin: str, to: str | None, trial: Trial) -> dict[str, Any]:
+def rollback(ctx: Context, plugin: str, to: str | None, canary: CanaryCall) -> dict[str, Any]:
     """Goes back to the version that was served before, or to ``to``; from the store, without a network."""
     def choose(db: sa.Connection) -> tuple[PluginRow, VersionRow]:
         row = find_plugin(db, plugin)
@@ -178,13 +178,13 @@ def rollback(ctx: Context, plugin: str, to: str | None, trial: Trial) -> dict[st
         return {"id": plugin, "version": now.version, "state": now.state, "waiting": [], "changed": False}
     row, target = ctx.store.transact(choose)
     ctx.blobs.read(target.digest)
-    signed = ctx.store.transact(lambda db: keyring.judge(db, target.digest, keyring.stored(db, target.digest),
+    signed = ctx.store.transact(lambda db: keyring.evaluate(db, target.digest, keyring.stored(db, target.digest),
                                                          ctx.now_ns()))
     keyring.require(signed, ctx.settings.security.require_signature)
     checks.check_policy(ctx, manifest_of(target))
     waiting = ctx.store.transact(lambda db: [approvals.describe(a, ctx.now_ns()) for a in approvals.request(
         db, target, manifest_of(target).admin_permissions, ctx.now_ns())])
-    state = switch(ctx, target, trial, "rollback")
+    state = switch(ctx, target, canary, "rollback")
     return {"id": plugin, "version": target.version, "previous": row.version, "digest": target.digest, "state": state,
             "waiting": waiting, "changed": True}
 
@@ -232,6 +232,6 @@ def _go_on(ctx: Context, version: VersionRow) -> str:
         return "installed"
     fresh = ctx.store.transact(lambda db: db_.get_version(db, version.plugin, version.version))
     if fresh is not None and fresh.state == "pending_approval" and plugin.state in SERVED:
-        switch(ctx, fresh, Trial(), "upgrade")
+        switch(ctx, fresh, CanaryCall(), "upgrade")
         return "upgraded"
     return ""

@@ -129,7 +129,7 @@ def verify(ctx: Context, plugin: str, hook: str | None, payload: dict[str, Any] 
         return f"{len(bundle.files)} files match the digest {version.digest}"
 
     def signature() -> str:
-        signed = ctx.store.transact(lambda db: keyring.judge(
+        signed = ctx.store.transact(lambda db: keyring.evaluate(
             db, version.digest, keyring.stored(db, version.digest), ctx.now_ns()))
         keyring.require(signed, ctx.settings.security.require_signature)
         by = [f"{role} {key}" for role, key in (("author", signed.author_key), ("market", signed.market_key)) if key]
@@ -146,7 +146,7 @@ def verify(ctx: Context, plugin: str, hook: str | None, payload: dict[str, Any] 
         return ", ".join(manifest.permissions) or "it asks for none"
 
     def smoke() -> str:
-        call = checks.trial_call(manifest, hook, payload, user)
+        call = checks.canary_call(manifest, hook, payload, user)
         if row.state != "enabled":
             raise Refusal("not_enabled", f"it is {row.state}: no call was made",
                           hint=f"`apex-exec plugin enable {plugin}`")

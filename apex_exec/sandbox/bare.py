@@ -1,13 +1,13 @@
-"""Starts a process that is told nothing about the process that started it.
+"""Starts a process that receives nothing about the process that started it.
 
-``multiprocess`` hands a spawned process its parent's authentication key, start folder, arguments and environment, and
-runs the parent's main module again. All of it would stay in the memory of a zygote, in freed blocks too, and each
-worker is a copy of that memory, which plugin code can read; so it must never arrive there. The daemon's side processes
-are started the same way, but they keep the environment, since database drivers and resolvers read it.
+``multiprocess`` gives a spawned process its parent's authentication key, start folder, arguments and environment, and
+runs the parent's main module again. All of it would stay in the memory of a zygote, even in freed blocks. Each worker
+is a copy of that memory, which plugin code can read, so it must never arrive there. The daemon's side processes are
+started in the same way, but they keep the environment, because database drivers and resolvers read it.
 
-``multiprocess`` also starts a resource tracker beside the first process and imports dill into every one. Nothing here
-uses semaphores, shared memory or pickled closures, and the two cost 0.8 of the 4.5 s of CPU that a daemon's start took.
-Every module imports ``multiprocess`` from here, so that dill stays out.
+``multiprocess`` also starts a resource tracker beside the first process, and imports dill into every process. We use no
+semaphores, shared memory or pickled closures, and the two cost 0.8 of the 4.5 s of CPU that a daemon's start took.
+Every module imports ``multiprocess`` from here, so that dill is never loaded.
 """
 
 from __future__ import annotations
@@ -23,40 +23,40 @@ from typing import Any
 
 _had_dill = "dill" in sys.modules
 if not _had_dill:
-    sys.modules["dill"] = None  # type: ignore[assignment]  # multiprocess then takes pickle
+    sys.modules["dill"] = None  # type: ignore[assignment]  # multiprocess then uses pickle
 from multiprocess import Pipe, active_children, popen_spawn_posix, process, spawn, util  # noqa: E402
 from multiprocess.connection import Connection  # noqa: E402
 from multiprocess.context import SpawnProcess, reduction, set_spawning_popen  # noqa: E402
 
 if not _had_dill:
-    del sys.modules["dill"]  # a program that only uses the clients may want it
+    del sys.modules["dill"]  # a program that only uses the clients may want dill
 
 __all__ = ["BareProcess", "Connection", "Pipe", "active_children"]
 
 ENDS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
-"""What a terminal, a shell or an init sends to a whole group or tree of processes to end it."""
+"""The signals that a terminal, a shell or an init sends to end a whole group or tree of processes."""
 CLEAN = ("import signal as s; s.signal(s.SIGCHLD, s.SIG_DFL); {} s.pthread_sigmask(s.SIG_SETMASK, ()); del s; ")
 IGNORES = "[s.signal(n, s.SIG_IGN) for n in (s.SIGHUP, s.SIGINT, s.SIGTERM)];"
-"""The child is started with ENDS blocked, so that none can end it before it ignores them. Whoever started the daemon
-may have blocked signals too, or ignored SIGCHLD; nothing below it inherits that."""
+"""The child is started with ENDS blocked, so that no signal can end it before it ignores them. The program that started
+the daemon may have blocked signals, too, or ignored SIGCHLD; our processes inherit none of that."""
 MAIN = "from multiprocess.spawn import spawn_main; spawn_main(pipe_handle={})"
-"""What the new interpreter runs first; the argument is the descriptor that the process object arrives on."""
-if reduction.pickle.__name__ != "dill":  # somebody may have imported multiprocess before this module
+"""The first code that the new interpreter runs; the argument is the descriptor on which the process object arrives."""
+if reduction.pickle.__name__ != "dill":  # another module may have imported multiprocess before this one
     MAIN = f"import sys; sys.modules['dill'] = None; {MAIN}"
 
 ADDED = {"PYTHONSAFEPATH": "1"}
-"""Without it ``sys.path[0]`` of a spawned process is the current folder, and CPython 3.13.0 asks the kernel for that
-folder whenever a module lacks an attribute; the jail refuses the call, and the AttributeError becomes ``SystemError:
-error return without exception set`` (mended in 3.13.1)."""
+"""Without this option, ``sys.path[0]`` of a spawned process is the current folder, and CPython 3.13.0 asks the kernel
+for that folder whenever a module lacks an attribute. The jail refuses the call, and the AttributeError becomes
+``SystemError: error return without exception set`` (fixed in 3.13.1)."""
 KEPT = ("PYTHON", "LD_LIBRARY_PATH", "LANG", "LC_")
-"""What names of the environment begin with that an interpreter needs to find its libraries and its locale."""
+"""Prefixes of the environment variables that an interpreter needs to find its libraries and its locale."""
 
 
 class _Popen(popen_spawn_posix.Popen):  # type: ignore[misc]  # multiprocess ships no types
     returncode: int | None
 
     def _launch(self, process_obj: BareProcess) -> None:
-        """As the library's own, but for what is sent, the environment, the folder and the resource tracker's pipe."""
+        """As in the library, except for the data sent, the environment, the folder and the resource tracker's pipe."""
         body = io.BytesIO()
         set_spawning_popen(self)
         try:
@@ -89,23 +89,25 @@ class _Popen(popen_spawn_posix.Popen):  # type: ignore[misc]  # multiprocess shi
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def terminate(self) -> None:
-        """SIGKILL. The library sends SIGTERM to what is left at the interpreter's end, and waits without a bound."""
+        """Sends SIGKILL. At the interpreter's end the library would send SIGTERM to what is left, and wait without a
+        bound."""
         self.kill()
 
     def poll(self, flag: int = os.WNOHANG) -> int | None:
-        """The exit code, or None while it runs; 0 as ``flag`` waits for it."""
+        """The exit code, or None while the process runs; with 0 as ``flag`` it waits for the end."""
         if self.returncode is None:
             self.returncode = self._child.poll() if flag else self._child.wait()
         return self.returncode
 
 
 class BareProcess(SpawnProcess):  # type: ignore[misc]  # multiprocess ships no types
-    """A ``multiprocess.Process`` (spawn, daemonic) that knows its target, its arguments and where code is, and no more.
+    """A ``multiprocess.Process`` (spawn, daemonic) that knows its target, its arguments and the import path, and no
+    more.
 
-    The folder that the caller was started in is left out of the import path unless ``target`` itself lies there.
-    With ``keeps_environment`` the process also has the caller's environment and current folder; then no plugin code may
-    ever run in it. With ``ignores_ends`` it ignores ENDS from its first moment on. ``stderr`` is a descriptor that its
-    standard error goes to; None: to the caller's own.
+    The folder in which the caller was started is excluded from the import path, unless ``target`` itself is in it. With
+    ``keeps_environment`` the process also has the caller's environment and current folder; then no plugin code may ever
+    run in it. With ``ignores_ends`` it ignores ENDS from its first moment. ``stderr`` is a descriptor for its standard
+    error; None means the caller's own.
     """
 
     _Popen = staticmethod(_Popen)
@@ -123,6 +125,6 @@ class BareProcess(SpawnProcess):  # type: ignore[misc]  # multiprocess ships no 
         self.import_path = [path for path in paths if path != process.ORIGINAL_DIR or path == code]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Arrives as a plain process of the library, with a configuration that holds no key."""
+        """Arrives as a plain process of the library, with a configuration that contains no key."""
         return copyreg._reconstructor, (SpawnProcess, object, None), {  # type: ignore[attr-defined]  # as object does
             **self.__dict__, "_config": {"daemon": True}}

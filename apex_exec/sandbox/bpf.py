@@ -1,8 +1,8 @@
 """Compiles the seccomp policy (data) to the BPF program that the kernel runs for each system call.
 
-Numbers become ranges of equal answer, searched by halving: about eight comparisons a call, and as few when the
-kernel, at installation, runs the filter once for every number to learn which need no look at the arguments.
-The x32 half of x86_64's numbers and every foreign architecture are killed before a number is looked at.
+System call numbers form ranges with equal answers, which are found by binary search: about eight comparisons for a
+call. At installation the kernel runs the filter once for every number, to learn which calls need no check of the
+arguments. The x32 half of x86_64's numbers and every foreign architecture are killed before a number is checked.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Instruction = tuple[int, int, int, int]
 
 
 class Program:
-    """A filter: ``code`` as the kernel takes it, and the instructions whose constant is the worker's own pid."""
+    """A filter: ``code`` in the kernel's form, and the instructions whose constant is the worker's own pid."""
 
     def __init__(self, code: list[Instruction], own_pid: list[int]) -> None:
         self.code = code
@@ -48,21 +48,22 @@ def policy() -> dict[str, Any]:
 
 
 def numbers(machine: str) -> dict[str, int]:
-    """Name to number of the calls that the policy and its tests speak of. KeyError: machine unknown."""
+    """Maps names to numbers for the calls in the policy and its tests. Raises KeyError for an unknown machine."""
     text = resources.files(__package__).joinpath("syscalls.json").read_text("utf-8")
     table: dict[str, int] = json.loads(text)[machine]
     return table
 
 
 def with_files(rules: Mapping[str, Any]) -> dict[str, Any]:
-    """``rules`` and what its ``scratch`` adds: calls for files, for a process that has one folder and no more."""
+    """``rules`` plus what its ``scratch`` adds: calls on files, for a process that has one folder and no more."""
     more = rules["scratch"]
     return {**rules, "allow": {**rules["allow"], **more["allow"]}, "rules": _merged(rules["rules"], more["rules"]),
             "answers": {**rules["answers"], **more["answers"]}}
 
 
 def until_loaded(rules: Mapping[str, Any]) -> dict[str, Any]:
-    """``rules`` and what a worker does before it looks at its plugin; ``compile_closing`` makes what ends that."""
+    """``rules`` plus what a worker does before it has its plugin; ``compile_closing`` makes the program that ends that.
+    """
     return {**rules, "rules": _merged(rules["rules"], rules["until_loaded"]["rules"])}
 
 
@@ -74,7 +75,8 @@ def _merged(rules: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]
 
 
 def allowed(rules: Mapping[str, Any], machine: str) -> dict[str, list[dict[str, Any]]]:
-    """Each call that ``rules`` allow on ``machine``: its alternatives, ``{takes, when}``, one of which must hold."""
+    """Each call that ``rules`` allow on ``machine``, with its alternatives ``{takes, when}``, one of which must hold.
+    """
     table = numbers(machine)
     named = {name: takes for group in rules["allow"].values() for name, takes in group.items()}
     named |= {name: one["takes"] for name, one in rules["instead"]["of"].items() if one["of"] not in table}
@@ -83,7 +85,7 @@ def allowed(rules: Mapping[str, Any], machine: str) -> dict[str, list[dict[str, 
 
 
 def compile_policy(rules: Mapping[str, Any], machine: str) -> Program:
-    """The program for ``machine`` (``x86_64``, ``aarch64``). KeyError where a name or the machine is unknown."""
+    """The program for ``machine`` (``x86_64``, ``aarch64``). Raises KeyError if a name or the machine is unknown."""
     table = numbers(machine)
     known = table.keys() | numbers("x86_64").keys()
     default = _errno(rules["default"])
@@ -91,7 +93,7 @@ def compile_policy(rules: Mapping[str, Any], machine: str) -> Program:
 
     def put(name: str, answer: list[_Step]) -> None:
         if name not in known:
-            raise KeyError(f"{name} is in no table of system calls")
+            raise KeyError(f"{name} is not in the table of system calls")
         if name in table:
             if table[name] in answers:
                 raise ValueError(f"{name} is named twice")
@@ -114,9 +116,9 @@ def compile_policy(rules: Mapping[str, Any], machine: str) -> Program:
 
 
 def compile_closing(rules: Mapping[str, Any], machine: str) -> Program:
-    """The program that a worker installs over the one of ``until_loaded``: it gives those calls back to ``rules``.
+    """The program that a worker installs on top of that of ``until_loaded``: it returns those calls to ``rules``.
 
-    Of two filters the kernel takes the stricter answer, so this one allows all that it does not speak of.
+    Of two filters the kernel takes the stricter answer, so this program allows every call that it is not about.
     """
     table, default = numbers(machine), _errno(rules["default"])
     return _program({table[name]: _alternatives(rules["rules"].get(name, {"any": []})["any"], default)
@@ -140,7 +142,7 @@ def _program(answers: Mapping[int, list[_Step]], otherwise: int, machine: str) -
         code += [(_JGE, 0, 1, X32_BIT), (_RET, 0, 0, RET_KILL)]
     code += _search(starts)
     if len(code) > INSTRUCTIONS_MAX:
-        raise ValueError(f"{len(code)} instructions are more than the kernel takes")
+        raise ValueError(f"{len(code)} instructions are more than the kernel accepts")
     own_pid = [index for index, step in enumerate(code) if step[3] == "self"]
     return Program([(a, b, c, 0 if k == "self" else int(k)) for a, b, c, k in code], own_pid)
 
@@ -179,11 +181,11 @@ def _alternatives(alternatives: list[dict[str, Any]], refuse: int) -> list[_Step
 
 
 _NEXT = -1
-"""A jump to the next alternative, until it is known how far that is."""
+"""Stands for a jump to the next alternative until its distance is known."""
 
 
 def _condition(condition: dict[str, Any]) -> list[_Step]:
-    """Loads, masks and compares one argument; falls through if the condition holds, else jumps to ``_NEXT``."""
+    """Loads, masks and compares one argument. Falls through if the condition holds, otherwise jumps to ``_NEXT``."""
     offset = _ARGS + 8 * int(condition["arg"])
     if condition.get("given"):
         return [(_LD, 0, 0, offset), (_JEQ, 0, 2, 0), (_LD, 0, 0, offset + 4), (_JEQ, _NEXT, 0, 0)]

@@ -1,15 +1,16 @@
-"""Control groups for workers, v1 or v2: the kernel holds memory and CPU itself, where a group is writable.
+"""Control groups for workers, v1 or v2: the kernel itself limits memory and CPU, if a group is writable.
 
 ::
 
-    <the daemon's own group>/apex-exec-<pid>…/     removed at the end; those of dead daemons swept at start
+    <the daemon's own group>/apex-exec-<pid>…/     removed at the end; those of dead daemons are swept at start
         p-<plugin>      cpu.max: outlives workers, so the share is the plugin's
             w<worker>   memory.max (v2)            (v1: memory is another tree)
-        s<spare>        a spare's; the plugin's from the moment that it adopts the spare, its older one then goes
+        s<spare>        a spare's; the plugin's as soon as the spare is bound to it; its older one is then removed
 
-A process never changes its group after its jail: for another to move it the kernel stops all forks (2.4 ms measured).
+A process never changes its group after its jail is closed: if another process moved it, the kernel would stop all forks
+(we measured 2.4 ms).
 
-The period is one second, so a hook that is short never meets the quota; the kernel's burst may not exceed the quota.
+The period is one second, so that a short hook never reaches the quota; the kernel's burst may not exceed the quota.
 """
 
 from __future__ import annotations
@@ -27,42 +28,44 @@ MOUNT = Path("/sys/fs/cgroup")
 PREFIX = "apex-exec-"
 PERIOD_US = 1_000_000
 SLACK_BYTES = 9 * 1024 * 1024
-"""Beyond the plugin's memory: the interpreter's growth, and the kernel memory of an idle worker (about 1 MB)."""
+"""Memory in addition to the plugin's: the interpreter's growth, and the kernel memory of an idle worker (about 1 MB).
+"""
 SETTLED_SECONDS = 60.0
 CLOSE_SECONDS_MAX = 1.0
-"""How long the end waits for killed workers to leave their groups; they take milliseconds."""
+"""How long the shutdown waits for killed workers to leave their groups, which takes milliseconds."""
 
 
 class CgroupError(Exception):
-    """There is no group to be had; the message says why."""
+    """No group is available; the message says why."""
 
 
 def _own(controller: str) -> str:
-    """This process's group in ``controller``'s hierarchy ("" for v2's). Raises CgroupError."""
+    """This process's group in the hierarchy of ``controller`` ("" for v2's). Raises CgroupError."""
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, names, path = line.split(":", 2)
         if controller in names.split(","):
             return path
-    raise CgroupError(f"no {controller or 'unified'} hierarchy")
+    raise CgroupError(f"this machine has no {controller or 'unified'} cgroup hierarchy")
 
 
 class Cgroups:
-    """The groups of one daemon. ``use`` tells several of one process apart. Never blocks for long.
+    """The groups of one daemon. ``use`` distinguishes several instances in one process. Never blocks for long.
 
-    Raises CgroupError from the constructor, which leaves nothing behind then.
+    The constructor raises CgroupError, and then leaves nothing behind.
     """
 
     def __init__(self, use: str = "workers", mount: Path = MOUNT) -> None:
         self._mount = mount
-        self._space = f"{PREFIX}{os.stat('/proc/self/ns/pid').st_ino}-"  # a pid means something in its namespace only
+        self._space = f"{PREFIX}{os.stat('/proc/self/ns/pid').st_ino}-"  # a pid is unique only in its namespace
         self.name = f"{self._space}{os.getpid()}-{use}"
         self._workers: dict[int, tuple[str, Path, Path]] = {}  # worker or spare → plugin, groups of its memory and CPU
-        self._lifted: dict[str, tuple[float, float]] = {}  # CPU group without its limit → the limit
-        self._groups: dict[str, Path] = {}  # plugin → the group that holds its CPU
-        self._throttled_before: dict[str, int] = {}  # ns, in groups that it had before
+        self._lifted: dict[str, tuple[float, float]] = {}  # CPU group whose limit is lifted → the limit
+        self._groups: dict[str, Path] = {}  # plugin → the group that limits its CPU
+        self._throttled_before: dict[str, int] = {}  # ns, in groups that the plugin had before
         self._left: list[Path] = []
         self._limited: dict[str, tuple[float, float]] = {}
-        self._locks: list[int] = []  # held as long as this process lives: by them other namespaces' daemons see it
+        # kept open for life: daemons in other namespaces see from the locks that this one lives
+        self._locks: list[int] = []
         try:
             self.version = 2 if (mount / "cgroup.controllers").exists() else 1
             if self.version == 2:
@@ -87,11 +90,11 @@ class Cgroups:
         return base / self.name
 
     def _delegate(self, own: Path) -> Path:
-        """v2: processes stand in leaves only, so the daemon moves into one before it hands controllers down."""
+        """v2: only leaves may contain processes, so the daemon moves into a leaf before it delegates controllers."""
         if not os.access(own / "cgroup.subtree_control", os.W_OK):
             raise CgroupError(f"{own} is not delegated to this user")
         if not {"cpu", "memory"} <= set((own / "cgroup.controllers").read_text().split()):
-            raise CgroupError(f"{own} has no cpu and memory controllers")
+            raise CgroupError(f"{own} lacks the cpu or memory controller")
         leaf = own / "supervisor"
         leaf.mkdir(exist_ok=True)
         for pid in (own / "cgroup.procs").read_text().split():
@@ -102,7 +105,7 @@ class Cgroups:
 
     # ------------------------------------------------------------------ workers
     def enter(self, worker: int, spec: PluginSpec, burst_seconds: float) -> list[str]:
-        """Makes the worker's groups; the files that its jail writes itself into. Raises OSError."""
+        """Makes the worker's groups. Returns the files into which its jail writes the worker's pid. Raises OSError."""
         group = self._groups.setdefault(spec.id, self._cpu / f"p-{spec.id}")
         paths = self._make(worker, spec.id, group)
         self._limit_cpu(group, spec.limits.cpu_percent, burst_seconds)
@@ -110,7 +113,7 @@ class Cgroups:
         return paths
 
     def enter_spare(self, spare: int) -> list[str]:
-        """The same for a worker without a plugin; what confines it beside its groups is in force. Raises OSError."""
+        """The same for a worker without a plugin; apart from its groups it is already confined. Raises OSError."""
         return self._make(spare, "", self._cpu / f"s{-spare}")
 
     def _make(self, worker: int, plugin: str, group: Path) -> list[str]:
@@ -124,13 +127,14 @@ class Cgroups:
         self._workers[worker] = (plugin, own, group)
         if self.version == 2:
             return [str(own / "cgroup.procs")]
-        # v1 has a file for one thread that moves itself: without the lock over all forks, 0.4 ms and not 2.4 (measured)
+        # v1 has a file for one thread that moves itself, which avoids the lock over all forks: 0.4 instead of 2.4 ms
+        # (measured).
         return [str(own / "tasks"), str(group / "tasks")]
 
-    def adopt(self, spare: int, worker: int, spec: PluginSpec, burst_seconds: float) -> None:
-        """The spare's groups are the plugin's, with its limits. Raises OSError; they are the spare's then, as before.
+    def bind(self, spare: int, worker: int, spec: PluginSpec, burst_seconds: float) -> None:
+        """Makes the spare's groups the plugin's, with its limits. Raises OSError; the groups then stay the spare's.
 
-        What the plugin's older group still holds of quota or burst does no harm: the bucket counts all its workers.
+        Quota or burst that is left in the plugin's older group does no harm: the bucket counts all of its workers.
         """
         own = self._workers[spare][1]
         group = self._cpu / f"s{-spare}"
@@ -156,7 +160,7 @@ class Cgroups:
                 _write(own / "memory.memsw.limit_in_bytes", bound)
 
     def _limit_cpu(self, group: Path, cpu_percent: float, burst_seconds: float) -> None:
-        """Written where it changes only: each write gives the group a fresh quota."""
+        """Writes the limits only if they change: each write gives the group a fresh quota."""
         if self._limited.get(group.name) == (cpu_percent, burst_seconds):
             return
         self._lifted.pop(group.name, None)
@@ -166,20 +170,21 @@ class Cgroups:
             _write(group / "cpu.max", f"{quota} {PERIOD_US}")
             names = ("cpu.max.burst",)
         else:
-            with contextlib.suppress(OSError):  # a burst above the new quota would make it refused
+            with contextlib.suppress(OSError):  # a burst above the new quota would make the kernel refuse it
                 _write(group / "cpu.cfs_burst_us", "0")
             _write(group / "cpu.cfs_period_us", str(PERIOD_US))
             _write(group / "cpu.cfs_quota_us", str(quota))
             names = ("cpu.cfs_burst_us",)
         for name in names:
-            with contextlib.suppress(OSError):  # Linux before 5.14: no burst
+            with contextlib.suppress(OSError):  # Linux before 5.14 has no burst
                 _write(group / name, burst)
         self._limited[group.name] = (cpu_percent, burst_seconds)
 
     def let_die(self, worker: int) -> None:
-        """Lifts the CPU limit of a worker's group, after its SIGKILL and until it has left.
+        """Lifts the CPU limit of a worker's group, from its SIGKILL until it has left the group.
 
-        The kernel lets nobody of a group that has spent its quota run, not even to die: up to a period, a second.
+        If a group has spent its quota, the kernel runs no process of it, not even to let it die, for up to a period:
+        one second.
         """
         known = self._workers.get(worker)
         if known is None:
@@ -196,7 +201,7 @@ class Cgroups:
                 _write(group / "cpu.cfs_quota_us", "-1")
 
     def out_of_memory(self, worker: int) -> bool:
-        """Whether the kernel killed in the worker's group for want of memory: the evidence for MEMORY_LIMIT."""
+        """Whether the kernel killed in the worker's group for lack of memory: the evidence for MEMORY_LIMIT."""
         known = self._workers.get(worker)
         if known is None:
             return False
@@ -208,7 +213,7 @@ class Cgroups:
         return False
 
     def throttled_ns(self, plugin: str) -> int:
-        """For how long the plugin has been held back in all."""
+        """For how long the plugin has been throttled in total."""
         before_ns, group = self._throttled_before.get(plugin, 0), self._groups.get(plugin)
         if group is None:
             return before_ns
@@ -220,7 +225,7 @@ class Cgroups:
         return before_ns
 
     def leave(self, worker: int) -> None:
-        """The worker has ended: its group goes, now or when the kernel lets it."""
+        """Call this when the worker has ended. Its group is removed now, or as soon as the kernel allows it."""
         known = self._workers.pop(worker, None)
         if known is not None:
             self._left.append(known[1])
@@ -228,12 +233,12 @@ class Cgroups:
                 self._drop(known[2])
             limit = self._lifted.pop(known[2].name, None)
             if limit is not None:
-                with contextlib.suppress(OSError):  # the group is gone: nobody is in it to be limited
+                with contextlib.suppress(OSError):  # the group is gone, so no process in it has to be limited
                     self._limit_cpu(known[2], *limit)
         self.tidy()
 
     def forget(self, plugin: str) -> None:
-        """The plugin was removed."""
+        """Call this when the plugin was removed."""
         self._throttled_before.pop(plugin, None)
         group = self._groups.pop(plugin, None)
         if group is not None:
@@ -241,13 +246,13 @@ class Cgroups:
         self.tidy()
 
     def _drop(self, group: Path) -> None:
-        """No plugin's any more: it goes when the last process has left it."""
+        """Gives a group up: it is removed once the last process has left it."""
         self._limited.pop(group.name, None)
         self._lifted.pop(group.name, None)
         self._left.append(group)
 
     def tidy(self) -> None:
-        """Tries again to remove what was still in use. A dead process leaves its group a moment after its end."""
+        """Tries again to remove groups that were in use. A dead process leaves its group a moment after its end."""
         kept = []
         for path in self._left:
             try:
@@ -261,9 +266,9 @@ class Cgroups:
 
     # ------------------------------------------------------------------ the daemon's life
     def close(self) -> None:
-        """Removes the daemon's groups; blocks for at most CLOSE_SECONDS_MAX while the last workers leave them.
+        """Removes the daemon's groups. Blocks for at most CLOSE_SECONDS_MAX while the last workers leave them.
 
-        One that somebody is still in then stays for the next daemon's sweep.
+        A group with a process in it then remains for the next daemon's sweep.
         """
         due = time.monotonic() + CLOSE_SECONDS_MAX
         for root in {self._cpu, self._memory}:
@@ -275,8 +280,9 @@ class Cgroups:
             os.close(self._locks.pop())
 
     def _sweep_dead(self) -> None:
-        """Removes what killed daemons left, whatever folder they ran on, and in whatever PID namespace: one that was
-        PID 1 of its own takes that along. What bears our own name is left by one that had our PID before us."""
+        """Removes what killed daemons left, in whatever group and PID namespace they ran: a daemon that was PID 1 of
+        its namespace takes the namespace along. A group with our own name was left by a daemon that had our PID before
+        us."""
         for base in {self._cpu.parent, self._memory.parent}:
             for root in base.glob(f"{PREFIX}*-*-*"):
                 if root.name.startswith(self._space):
@@ -289,15 +295,15 @@ class Cgroups:
 
 
 def _lock(root: Path) -> int:
-    """A descriptor that holds the lock of the folder ``root``; the kernel lets it go with the process."""
+    """A descriptor that holds the lock of the folder ``root``; the kernel releases it with the process."""
     fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    with contextlib.suppress(OSError):  # without it the sweep of another namespace may take an empty group
+    with contextlib.suppress(OSError):  # without the lock, a sweep in another namespace may remove an empty group
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return fd
 
 
 def _is_abandoned(root: Path) -> bool:
-    """Whether nobody holds the lock of ``root``, and it is not so young that its owner may be about to take it."""
+    """Whether nobody holds the lock of ``root``, and the folder is old enough that its owner should have locked it."""
     try:
         if time.time() - root.stat().st_mtime < SETTLED_SECONDS:
             return False

@@ -1,4 +1,5 @@
-"""Which modules plugin code may import: loaded once in the zygote, since nothing can be read after confinement."""
+"""The modules that plugin code may import. The zygote loads them once, because nothing can be read after confinement.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ ALLOWED: tuple[str, ...] = tuple("""
     unittest.mock urllib.parse uuid warnings weakref xml.etree.ElementTree zipfile zlib zoneinfo
     msgspec workers
 """.split())
-"""What a plugin may import besides its own modules. Everything else is an ImportError that says so."""
+"""What a plugin may import besides its own modules. Importing anything else raises an ImportError that says so."""
 
 HIDDEN: tuple[str, ...] = tuple("""
     _strptime _pydatetime encodings.ascii encodings.base64_codec encodings.charmap encodings.cp1252 encodings.cp437
@@ -32,26 +33,26 @@ HIDDEN: tuple[str, ...] = tuple("""
     email.generator email.parser email.policy unittest._log unittest.async_case tracemalloc _suggestions _tokenize
     _md5 _sha1 _sha2 _sha256 _sha512 _sha3
 """.split())
-"""What allowed modules import only when first used; loaded too where this Python has it.
+"""Modules that allowed modules import only when first used. They are also loaded if this Python has them.
 
-C code imports in the name of the frame that called it (``strptime``), so these are not refused to a plugin either.
+C code imports on behalf of the frame that called it (``strptime``), so a plugin may import these as well.
 """
 
 REFUSED: tuple[str, ...] = ("ctypes", "_ctypes", "multiprocessing", "multiprocess")
-"""What the zygote itself needs and a plugin finds only where the operator names it in ``sandbox.extra_modules``."""
+"""Modules that the zygote itself needs; a plugin has them only if ``sandbox.extra_modules`` names them."""
 
 
 def check_modules(names: Iterable[str]) -> None:
-    """Raises ConfigError for a name of ``sandbox.extra_modules`` that no module of this Python has.
+    """Raises ConfigError for a name in ``sandbox.extra_modules`` if this Python has no such module.
 
-    That a module is there does not mean that it can be loaded; ``zygote_link.try_zygote`` finds that out.
+    A module that exists may still fail to load; ``zygote_link.try_zygote`` finds that out.
     """
     for name in names:
         try:
             found = all(part.isidentifier() for part in name.split(".")) and importlib.util.find_spec(name) is not None
-        except (ImportError, ValueError):  # a package above it that is not there; a module without a spec
+        except (ImportError, ValueError):  # its parent package does not exist, or the module has no spec
             found = False
-        except Exception:  # a package above it fails at its import: whoever loads it tells how
+        except Exception:  # its parent package fails to import; the process that loads it reports how
             found = True
         if not found:
             near = difflib.get_close_matches(name, sys.stdlib_module_names, 1)

@@ -1,7 +1,7 @@
-"""What this machine can enforce: tried in throwaway children, never guessed from versions.
+"""Finds out what this machine can enforce, by trying it in short-lived children and never by guessing from versions.
 
-First every layer is tried; then the plan that follows is applied as a worker would apply it, until it holds: a layer
-that works alone and not in the sequence (a user namespace that may be made and not mounted in) counts as absent.
+First every layer is tried alone. Then the resulting plan is applied as a worker would apply it, until it holds: a layer
+that works alone but not in the sequence (a user namespace that may be made, but not mounted in) counts as absent.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FILES_MIN = 128
 
 
 class Findings:
-    """Per layer what came of it, the level that results, and the plan that requires just that of each worker."""
+    """The result for each layer, the level that follows, and the plan that requires exactly that of each worker."""
 
     def __init__(self, reports: list[LayerReport], kill: LayerReport, waived: list[str],
                  scratch: bool = False) -> None:
@@ -38,15 +38,15 @@ class Findings:
         can_kill = kill.state == "active"
         self.level = level_of(states) if can_kill else ""
         self.accepted_level = level_of(states, waived) if can_kill else ""
-        """``level`` with the waived layers counted as if they were there: what min_level is compared with."""
+        """``level`` with the waived layers counted as present; it is compared with min_level."""
 
 
 def probe(waive: Iterable[str] = (), worker: dict[str, Any] | None = None, *, scratch: bool = False) -> Findings:
-    """Tries this machine; about a fifth of a second, blocking. ``worker``: the map a worker would get. ``scratch``: for
-    a bundle's tests, which have a temporary folder.
+    """Tries this machine; blocks for about a fifth of a second. ``worker`` is the map that a worker would get.
+    ``scratch`` is for a bundle's tests, which have a temporary folder.
 
-    Must be called before any thread exists (it spawns a process that forks). Raises RuntimeError if the trial itself
-    cannot run; its message is one line that says why and what to do.
+    Must be called before any thread exists, because it spawns a process that forks. Raises RuntimeError if the trial
+    itself cannot run; the message is one line that says why, and what to do.
     """
     if lacking := no_proc() or _closed_to_this_user() or _too_few_files():
         raise RuntimeError(lacking)
@@ -60,7 +60,7 @@ def probe(waive: Iterable[str] = (), worker: dict[str, Any] | None = None, *, sc
         return Findings(*_settle(ours, waived, worker, scratch), waived, scratch)
     except (EOFError, OSError) as error:
         process.join(1)
-        raise RuntimeError("the sandbox could not be tried: its process "
+        raise RuntimeError("the sandbox could not be tested: its process "
                            + (f"ended with {process.exitcode}" if process.exitcode is not None else "gave no answer")
                            + f" ({type(error).__name__}: {error})") from None
     finally:
@@ -69,16 +69,17 @@ def probe(waive: Iterable[str] = (), worker: dict[str, Any] | None = None, *, sc
 
 
 def no_proc() -> str:
-    """What is said where the kernel's view of processes is not mounted; "" where it is."""
+    """The error message if the kernel's view of processes is not mounted; "" if it is."""
     return "" if os.path.isdir("/proc/self/task") else (
-        "no /proc is mounted here, and the daemon reads from it what its processes are and use: "
+        "/proc is not mounted, but the daemon needs it to watch its processes: "
         "mount -t proc proc /proc")
 
 
 def _closed_to_this_user() -> str:
-    """What this user cannot execute or read of what every process of the daemon is started from; "" if nothing.
+    """What this user may not execute or read among the files from which every process of the daemon is started; "" if
+    nothing.
 
-    The kernel checks it at each start: a process that gave up root may run an interpreter that it cannot start again.
+    The kernel checks this at each start: a process that gave up root may run an interpreter that it cannot start again.
     """
     for path, right, does in ((sys.executable, os.X_OK, "execute the interpreter"), (__file__, os.R_OK, "read")):
         if path and not os.access(path, right, effective_ids=True):
@@ -88,10 +89,10 @@ def _closed_to_this_user() -> str:
 
 
 def _too_few_files() -> str:
-    """What is said where a process may not have as many open files as the way into the jail needs; "" where it may."""
+    """The error message if a process may open fewer files than the jail needs; "" if it may open enough."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < FILES_MIN:
-        return (f"a process may open {hard} files here (RLIMIT_NOFILE), and the way into the jail needs {FILES_MIN}: "
+        return (f"a process may open only {hard} files here (RLIMIT_NOFILE), but the jail needs {FILES_MIN}: "
                 "ulimit -n 1024, or LimitNOFILE=1024 in the unit")
     if soft != resource.RLIM_INFINITY and soft < FILES_MIN:
         resource.setrlimit(resource.RLIMIT_NOFILE, (FILES_MIN, hard))
@@ -100,7 +101,7 @@ def _too_few_files() -> str:
 
 def _settle(link: Any, waived: list[str], worker: dict[str, Any],
             scratch: bool) -> tuple[list[LayerReport], LayerReport]:
-    """What came of each layer, and whether the child that went through them could be killed."""
+    """The result for each layer, and whether the child that went through them could be killed."""
     kill = LayerReport(KILL, "absent")
 
     def outcome(reports: Iterable[LayerReport] | None) -> dict[str, LayerReport]:
@@ -111,7 +112,7 @@ def _settle(link: Any, waived: list[str], worker: dict[str, Any],
         return found
 
     known = outcome(None)
-    while len(known) < len(LAYERS):  # the sequence ended early: that layer is not to be had
+    while len(known) < len(LAYERS):  # the sequence ended early, so that layer is not available
         known.update(outcome(r for r in known.values() if r.state in ("absent", "lied")))
     for _ in LAYERS:
         confirmed = outcome(known.values())
@@ -129,7 +130,7 @@ def _try(link: Any, plan: dict[str, Any], worker: dict[str, Any]) -> list[LayerR
 
 
 def advice(report: LayerReport) -> str:
-    """What an operator can change where ``report`` is not ``active``; "" where nothing is to be said."""
+    """What an operator can change if ``report`` is not ``active``; "" if there is nothing to say."""
     if report.state == "active":
         return ""
     root = os.geteuid() == 0

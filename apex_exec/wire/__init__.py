@@ -1,1 +1,1 @@
-"""The host protocol: its messages and their size- and depth-capped coding."""
+"""The host protocol: its messages, and their coding with limits on size and depth."""

@@ -1,4 +1,4 @@
-"""Size- and depth-capped coding of host messages. Pure; never blocks."""
+"""The coding of host messages, with limits on size and depth. Pure; never blocks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from apex_exec.errors import Code, WireError
-from apex_exec.wire.error_paths import step, told
+from apex_exec.wire.error_paths import step, text_and_path
 from apex_exec.wire.messages import HostRequest
 from apex_exec.wire.values import (
     CONTAINERS_MAX,
@@ -21,9 +21,9 @@ from apex_exec.wire.values import (
 )
 
 PEEK_KEYS_MAX = 8
-"""How many of a message's first keys are searched for its id where the whole is not decoded."""
+"""How many of a message's first keys are searched for its id if the message is not decoded."""
 PEEK_ITEMS_MAX = 256
-"""How many values are skipped on the way to it."""
+"""How many values are skipped during that search."""
 _decode_request = msgspec.msgpack.Decoder(HostRequest).decode
 
 _AnyId = Annotated[int, Meta(ge=0, le=2**63 - 1)] | Annotated[str, Meta(min_length=1, max_length=64)] | float
@@ -34,12 +34,12 @@ class _OnlyId(msgspec.Struct):
 
 
 MAP_FIELDS = ("args", "error")
-"""Fields of the envelope that are maps and are decoded with it."""
+"""The fields of the envelope that are maps and are decoded with it."""
 _decode_fields = msgspec.msgpack.Decoder(dict[str, msgspec.Raw]).decode
 _ANY_ID = msgspec.Raw(b"\x00")
 _decode_id = msgspec.msgpack.Decoder(_AnyId).decode
 _decode_only_id = msgspec.msgpack.Decoder(_OnlyId).decode
-# Heads of values whose size stands in the head, and of those with a length behind it (its bytes, and ext's type).
+# Sizes by a value's first byte: for values of a fixed size, and for those with a length (its bytes, and ext's type).
 _FIXED_BYTES = {0xCA: 4, 0xCB: 8, 0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8, 0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8,
                 0xD4: 2, 0xD5: 3, 0xD6: 5, 0xD7: 9, 0xD8: 17}
 _LENGTH_BYTES = {0xC4: (1, 0), 0xC5: (2, 0), 0xC6: (4, 0), 0xC7: (1, 1), 0xC8: (2, 1), 0xC9: (4, 1),
@@ -47,7 +47,7 @@ _LENGTH_BYTES = {0xC4: (1, 0), 0xC5: (2, 0), 0xC6: (4, 0), 0xC7: (1, 1), 0xC8: (
 
 
 def decode_request(body: bytes, bytes_max: int) -> HostRequest:
-    """The one message in ``body``. Raises WireError with the wire code and, where known, ``details.path``."""
+    """The one message in ``body``. Raises WireError with the wire code and, if it is known, ``details.path``."""
     if len(body) > bytes_max:
         raise WireError(Code.PAYLOAD_TOO_LARGE, f"the message has {len(body)} bytes, the limit is {bytes_max}")
     if len(body.translate(None, NOT_CONTAINER)) > DEPTH_MAX:
@@ -56,25 +56,25 @@ def decode_request(body: bytes, bytes_max: int) -> HostRequest:
         request: HostRequest = _decode_request(body)
         return request
     except msgspec.ValidationError as error:
-        if "got `float`" in str(error):  # JavaScript has one number type: 5.0 means 5 in the envelope
+        if "got `float`" in str(error):  # JavaScript has one number type: in the envelope, 5.0 means 5
             whole = _integral_envelope(body)
             if whole is not None:
                 return decode_request(whole, len(whole))
         if "got `array`" in str(error) and (mapped := _with_maps(body)) is not None:
             return decode_request(mapped, len(mapped))
-        text, path = told(error)
+        text, path = text_and_path(error)
         is_nobodys = path in ("$.type", "$.id", "$")
         raise WireError(Code.PROTOCOL_ERROR if is_nobodys else Code.INVALID_INPUT, text,
                         {"path": path} if path != "$" else None) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         if path := _unreadable(body):
-            raise WireError(Code.INVALID_INPUT, f"{path}: this is no UTF-8 text, or no value (half an emoji, a date "
+            raise WireError(Code.INVALID_INPUT, f"{path}: not UTF-8 text, or not a valid value (half an emoji, a date "
                             "out of range)", {"path": path}) from None
-        raise WireError(Code.PROTOCOL_ERROR, "the body is not one MessagePack map of this protocol") from None
+        raise WireError(Code.PROTOCOL_ERROR, "the body is not a MessagePack map of this protocol") from None
 
 
 def _unreadable(body: bytes) -> str:
-    """The path of the envelope's first field that cannot be read, of a message that is whole otherwise; else ""."""
+    """The path of the envelope's first field that cannot be read, if the message is otherwise valid; else ""."""
     try:
         fields = _decode_fields(body)
         if not isinstance(decode_any(bytes(fields["type"])), str):
@@ -91,8 +91,8 @@ def _unreadable(body: bytes) -> str:
 
 
 def _with_maps(body: bytes) -> bytes | None:
-    """``body`` with an empty map where the envelope has an empty array for one, as PHP and Lua write it; None where it
-    has none."""
+    """``body`` with empty maps in place of the envelope's empty arrays, as PHP and Lua write them; None if there is
+    none."""
     try:
         message = decode_any(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, TypeError, ValueError, OverflowError):
@@ -104,7 +104,7 @@ def _with_maps(body: bytes) -> bytes | None:
 
 
 def _integral_envelope(body: bytes) -> bytes | None:
-    """``body`` with the envelope's integral floats as integers; None where there is none (so no recursion)."""
+    """``body`` with the envelope's integral floats as integers; None if there is none (so we never recurse twice)."""
     try:
         message = decode_any(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError, ValueError):
@@ -125,7 +125,8 @@ def _integral_envelope(body: bytes) -> bytes | None:
 
 
 def id_of(body: bytes, code: Code) -> int | str | None:
-    """The id of a refused message. What is no MessagePack has none; what is too large is not decoded for it."""
+    """The id of a refused message. A body that is not MessagePack has none; a body that is too large is not decoded for
+    it."""
     if code is Code.PAYLOAD_TOO_LARGE:
         return peek_id(body)
     try:
@@ -135,9 +136,9 @@ def id_of(body: bytes, code: Code) -> int | str | None:
 
 
 def peek_id(body: bytes) -> int | str | None:
-    """The id in a body that is too large or otherwise refused, where it is among the first keys; None elsewhere.
+    """The id in a body that is too large or otherwise refused, if it is among the first keys; otherwise None.
 
-    A walk over the heads of the values, not a decode: what it looks at is bounded by PEEK_KEYS_MAX and
+    This walks over the heads of the values and decodes nothing: the work is bounded by PEEK_KEYS_MAX and
     PEEK_ITEMS_MAX, whatever the size and nesting of the body.
     """
     try:
@@ -169,7 +170,7 @@ def _whole_id(value: int | str | float) -> int | str | None:
 
 
 def _skip(body: bytes, at: int, budget: int) -> tuple[int, int]:
-    """Where the value at ``at`` ends and what is left of ``budget``. Raises IndexError where it cannot be told."""
+    """The end of the value at ``at``, and what is left of ``budget``. Raises IndexError if the end is unknown."""
     left = 1
     while left:
         if budget <= 0:
@@ -203,8 +204,8 @@ def _skip(body: bytes, at: int, budget: int) -> tuple[int, int]:
 
 
 def check_depth(body: bytes) -> None:
-    """Raises PAYLOAD_TOO_LARGE where ``body`` nests deeper than DEPTH_MAX or has more lists and maps than
-    CONTAINERS_MAX, PROTOCOL_ERROR where it does not decode."""
+    """Raises PAYLOAD_TOO_LARGE if ``body`` nests deeper than DEPTH_MAX or has more than CONTAINERS_MAX lists and maps,
+    and PROTOCOL_ERROR if it does not decode."""
     if costly(body):
         raise WireError(Code.PAYLOAD_TOO_LARGE, f"more than {CONTAINERS_MAX} lists and maps")
     try:
@@ -218,4 +219,4 @@ def check_depth(body: bytes) -> None:
 
 
 encode = msgspec.msgpack.Encoder().encode
-"""A message as its body."""
+"""Encodes a message as its body."""

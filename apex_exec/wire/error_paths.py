@@ -1,4 +1,4 @@
-"""Where in a message something is wrong, out of what msgspec says."""
+"""Derives from msgspec's error messages what is wrong in a message, and where."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ _KEY_IN = re.compile(r"`key` in `(\$.*)`")
 
 
 def step(key: object) -> str:
-    """The step of a path to the member ``key``: ``.name``, ``[3]``, and ``["a.b"]`` for a key that is no name, so that
-    each path means one place. Long keys are cut."""
+    """The step of a path to the member ``key``: ``.name``, ``[3]``, or ``["a.b"]`` for a key that is not a name, so
+    that each path means one place. Long keys are cut."""
     if isinstance(key, int):
         return f"[{key}]"
     text = str(key)[:KEY_CHARS_MAX]
@@ -21,8 +21,8 @@ def step(key: object) -> str:
     return f"[{json.dumps(text, ensure_ascii=not text.isprintable())}]"
 
 
-def told(error: Exception) -> tuple[str, str]:
-    """(what is wrong, where: a path that begins with "$"). Of a key that is wrong the path is its map's."""
+def text_and_path(error: Exception) -> tuple[str, str]:
+    """(what is wrong, where: a path that begins with "$"). If a key is wrong, the path is that of its map."""
     text, _, place = str(error).partition(" - at ")
     if found := _KEY_IN.fullmatch(place):
         return f"{text} as a key", found[1]

@@ -1,7 +1,7 @@
 """Length-prefixed frames for the links between the supervisor and its side processes.
 
-A frame is a 4-byte big-endian length and that many bytes of MessagePack. Trusted on both ends (all of it is
-our own code), but bounded all the same: a desynchronised stream must not become an allocation.
+A frame is a 4-byte big-endian length, followed by that many bytes of MessagePack. Both ends are our own code and
+trusted, but frames are bounded nevertheless: a desynchronised stream must not become an allocation.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ _HEAD = struct.Struct(">I")
 
 
 def pack_frame(body: bytes) -> bytes:
-    """``body`` with its length before it. Raises SupervisorBug above FRAME_BYTES_MAX."""
+    """``body`` with its length in front. Raises SupervisorBug above FRAME_BYTES_MAX."""
     if len(body) > FRAME_BYTES_MAX:
-        raise SupervisorBug(f"a frame of {len(body)} bytes is over the link's bound of {FRAME_BYTES_MAX}")
+        raise SupervisorBug(f"a frame of {len(body)} bytes exceeds the link's limit of {FRAME_BYTES_MAX}")
     return _HEAD.pack(len(body)) + body
 
 
 class FrameBuffer:
-    """Cuts a byte stream into frame bodies; keeps what is incomplete for the next feed."""
+    """Cuts a byte stream into frame bodies, and keeps an incomplete frame for the next feed."""
 
     __slots__ = ("_buffer",)
 
@@ -39,7 +39,7 @@ class FrameBuffer:
         while end - start >= 4:
             (size,) = _HEAD.unpack_from(buffer, start)
             if size > FRAME_BYTES_MAX:
-                raise SupervisorBug(f"a link announced a frame of {size} bytes; its stream is out of step")
+                raise SupervisorBug(f"a link announced a frame of {size} bytes; its stream is out of sync")
             if end - start - 4 < size:
                 break
             frames.append(bytes(buffer[start + 4 : start + 4 + size]))

@@ -1,6 +1,6 @@
-"""Payloads and results held to their hook's declaration (``catalogue.hooks``), checked by msgspec.
+"""Checks payloads and results against their hook's declaration (``catalogue.hooks``), using msgspec.
 
-Generic parts stay undecoded; ``values.check_value`` holds results to the value rule.
+Generic parts stay undecoded; ``values.check_value`` checks results against the value rule.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from msgspec import UNSET, Raw, Struct
 from apex_exec.catalogue.hooks import HOOKS, Widget
 from apex_exec.common.names import UUID
 from apex_exec.errors import Code, WireError
-from apex_exec.wire.error_paths import told
+from apex_exec.wire.error_paths import text_and_path
 from apex_exec.wire.values import check_value, decode_any
 
 
 def check_user(user_id: str) -> str:
-    """``user_id`` lower-cased. Raises INVALID_INPUT where it is no UUID of 8-4-4-4-12 hexadecimal."""
+    """``user_id`` in lower case. Raises INVALID_INPUT if it is not a UUID of 8-4-4-4-12 hexadecimal digits."""
     lowered = user_id.lower()
     if not UUID.fullmatch(lowered):
         raise WireError(Code.INVALID_INPUT, "userId is not a UUID of 8-4-4-4-12 hexadecimal", {"path": "$.userId"})
@@ -26,7 +26,7 @@ def check_user(user_id: str) -> str:
 
 
 def is_decodable(payload: bytes) -> bool:
-    """Whether ``payload`` is MessagePack throughout."""
+    """Whether all of ``payload`` is MessagePack."""
     try:
         decode_any(payload)
     except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
@@ -35,8 +35,7 @@ def is_decodable(payload: bytes) -> bool:
 
 
 def _with_maps(hook: str, payload: Raw) -> Raw | None:
-    """``payload`` with an empty map where an empty array stands for one, as PHP and Lua write it; None if there is
-    none."""
+    """``payload`` with empty maps in place of empty arrays, as PHP and Lua write them; None if there is none."""
     try:
         value = decode_any(payload)
     except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
@@ -49,24 +48,24 @@ def _with_maps(hook: str, payload: Raw) -> Raw | None:
 
 def check_payload(hook: str, payload: Raw, user_id: str) -> Raw:
     """``payload`` as the plugin gets it. Raises INVALID_INPUT with ``details.path`` if it does not fit ``hook`` or
-    names another user. What lies below the hook's own fields is not looked at."""
+    names another user. Only the hook's own fields are checked, not what is below them."""
     try:
         decoded = HOOKS[hook].decode_params(payload)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         mended = _with_maps(hook, payload)
         if mended is not None:
             return check_payload(hook, mended, user_id)
-        text, path = told(error)
+        text, path = text_and_path(error)
         raise WireError(Code.INVALID_INPUT, f"payload: {text}", {"path": f"$.payload{path[1:]}"}) from None
     named = getattr(decoded, "user_id", UNSET)
     if named is not UNSET and named.lower() != user_id:
-        raise WireError(Code.INVALID_INPUT, "payload.userId is not the caller", {"path": "$.payload.userId"})
+        raise WireError(Code.INVALID_INPUT, "payload.userId must be the caller", {"path": "$.payload.userId"})
     return payload
 
 
 class Rendering(Struct, frozen=True):
-    """What a plugin may render: ``denied`` says why it may render nothing ("" if it may), and ``components`` are those
-    that the platform renders (empty: any)."""
+    """What a plugin may render. ``denied`` says why it may render nothing ("" if it may); ``components`` are those that
+    the platform renders (empty: any)."""
 
     denied: str = ""
     components: frozenset[str] = frozenset()
@@ -76,21 +75,22 @@ ANYTHING = Rendering()
 
 
 def check_result(hook: str, result: bytes, rendering: Rendering = ANYTHING) -> None:
-    """Raises INVALID_OUTPUT with ``details.path`` if ``result`` breaks the value rule or the hook's schema, or holds a
-    widget whose component is not rendered; PERMISSION_DENIED if it holds widgets of a plugin that may not render."""
+    """Raises INVALID_OUTPUT with ``details.path`` if ``result`` breaks the value rule or the hook's schema, or has a
+    widget whose component the platform does not render. Raises PERMISSION_DENIED if it has widgets but the plugin may
+    not render."""
     value = check_value(result)
     declared = HOOKS[hook]
     try:
         found: Any = msgspec.convert(value, declared.result)
     except msgspec.ValidationError as error:
-        text, path = told(error)
+        text, path = text_and_path(error)
         raise WireError(Code.INVALID_OUTPUT, f"result: {text}", {"path": path}) from None
     if declared.renders and found.custom_widgets:
         _check_widgets(found.custom_widgets, rendering)
 
 
 def _check_widgets(widgets: list[Widget], rendering: Rendering) -> None:
-    """A widget in a result is rendered as one of ``renderWidget`` is, so that the same rules bind it."""
+    """Checks a widget in a result by the rules of ``renderWidget``, because it is rendered in the same way."""
     if rendering.denied:
         raise WireError(Code.PERMISSION_DENIED, f"customWidgets: {rendering.denied}", {"method": "renderWidget"})
     if not rendering.components:
@@ -111,12 +111,12 @@ _NIL = b"\xc0"
 
 
 def parts_of(name: str, result: bytes, plugin: str) -> Any:
-    """What ``core.dispatch`` makes its reply of: the parts of a result that ``check_result`` let pass. We look inside
-    only as far as needed and leave the rest as it came, since it may be a megabyte.
+    """The parts of a result that passed ``check_result`` of which ``core.dispatch`` makes its reply. We decode no more
+    than necessary; the rest stays encoded, because it may be a megabyte.
 
-    A hook that ``collects`` gives that list, and the ids of widgets are prefixed with ``plugin``. A chain gives the
-    fields that the next plugin gets, without those that are nil. Any other hook gives the whole result, or None if it
-    has not answered; a void hook gives None.
+    A hook that ``collects`` returns that list, with ``plugin`` as a prefix to the ids of widgets. A chain returns the
+    fields for the next plugin, without those that are nil. Any other hook returns the whole result, or None if it has
+    not answered; a void hook returns None.
     """
     hook = HOOKS[name]
     if hook.void:

@@ -1,7 +1,7 @@
-"""Host protocol, version 1: one typed struct a message. Decoded once, at the edge.
+"""Host protocol, version 1: one typed struct for each message, decoded once at the edge.
 
-Field names are snake_case here and camelCase on the wire; unknown keys are ignored. Bodies that are only
-forwarded stay undecoded MessagePack (``msgspec.Raw``).
+Field names are snake_case here and camelCase on the wire; unknown keys are ignored. Bodies that are only forwarded stay
+undecoded MessagePack (``msgspec.Raw``).
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from apex_exec.catalogue.limits import LIMITS, type_of
 
 Number = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Id = Number | Annotated[str, Meta(min_length=1, max_length=64)]
-"""A request's id, chosen by the host, unique among its pending requests on that connection."""
+"""A request's id. The host chooses it; it is unique among the connection's pending requests."""
 
 Action = Annotated[str, Meta(max_length=100)]
 DeadlineMs = Annotated[int, Meta(ge=1, le=2**63 - 1)]
-"""Milliseconds from now; the plugin's own limit is the ceiling, so any large number means that one."""
+"""Milliseconds from now. The plugin's own limit is the maximum, so any large number means that limit."""
 
 
 class Request(msgspec.Struct, rename="camel", tag_field="type", kw_only=True, gc=False):
-    """What a host sends."""
+    """The base of all messages that a host sends."""
 
 
 class Hello(Request, tag="hello"):
@@ -35,20 +35,20 @@ class Hello(Request, tag="hello"):
 
 
 class Plugins(Request, tag="plugins"):
-    """Asks for the enabled plugins, for one user where ``user_id`` is given."""
+    """Asks for the enabled plugins; with ``user_id``, for those of one user."""
 
     id: Id
     user_id: str | None = None
 
 
 class PingRequest(Request, tag="ping"):
-    """Answered with ``pong`` at once."""
+    """Is answered with ``pong`` at once."""
 
     id: Id
 
 
 class Invoke(Request, tag="invoke"):
-    """One hook of one plugin. An absent payload is an empty map; null is invalid."""
+    """Calls one hook of one plugin. A missing payload means an empty map; null is invalid."""
 
     id: Id
     plugin: str
@@ -60,7 +60,7 @@ class Invoke(Request, tag="invoke"):
 
 
 class Dispatch(Request, tag="dispatch"):
-    """One event to every enabled plugin that declares the hook, under one deadline."""
+    """Sends one event to every enabled plugin that declares the hook, under one deadline."""
 
     id: Id
     action: Action
@@ -78,14 +78,14 @@ class Cancel(Request, tag="cancel"):
 
 
 class Provide(Request, tag="provide"):
-    """This connection serves those host methods from now on (DEALER only)."""
+    """Declares that this connection serves these host methods from now on (DEALER only)."""
 
     id: Id
     methods: Annotated[list[str], Meta(max_length=256)]
 
 
 class HostReply(Request, tag="hostReply"):
-    """Answers a ``hostCall``. Gets no reply itself."""
+    """Answers a ``hostCall``. It gets no reply itself."""
 
     call_id: Number
     ok: bool
@@ -94,15 +94,15 @@ class HostReply(Request, tag="hostReply"):
 
 
 class Actor(msgspec.Struct):
-    """The person for whom a delegate (a console, a door) asks, and the roles that the delegate knows of."""
+    """The person on whose behalf a delegate (a console, a door) asks, and the roles that the delegate knows of."""
 
     name: str
     roles: Annotated[list[str], Meta(max_length=16)]
 
 
 class Admin(Request, tag="admin"):
-    """One operation of the administration table; on the admin endpoint only. With ``actor`` it is decided by the
-    actor's roles instead of the peer's."""
+    """One operation of the administration table, on the admin endpoint only. With ``actor``, the actor's roles decide
+    instead of the peer's."""
 
     id: Id
     op: str
@@ -114,7 +114,7 @@ HostRequest = Hello | Plugins | PingRequest | Invoke | Dispatch | Cancel | Provi
 
 
 class Usage(msgspec.Struct, rename="camel", kw_only=True, gc=False):
-    """What one invocation used. The supervisor's figures but for ``cpu_ms``, the worker's own reading.
+    """What one invocation used, as measured by the supervisor; only ``cpu_ms`` is the worker's own reading.
 
     ``host_cpu_ms`` is what the daemon's own processes did for it beyond what an ordinary answer takes.
     """
@@ -129,11 +129,11 @@ class Usage(msgspec.Struct, rename="camel", kw_only=True, gc=False):
 
 
 class Answer(msgspec.Struct, rename="camel", tag_field="type", kw_only=True, gc=False, omit_defaults=True):
-    """What the daemon sends."""
+    """The base of all messages that the daemon sends."""
 
 
 class Pong(Answer, tag="pong"):
-    """Answer to ``ping``."""
+    """The answer to ``ping``."""
 
     id: Id
 
@@ -164,7 +164,7 @@ class Error(Answer, tag="error"):
 
 
 class Cancelled(Answer, tag="cancelled"):
-    """Answer to ``cancel``; ``found`` is false where the target was no longer pending."""
+    """The answer to ``cancel``; ``found`` is false if the target was no longer pending."""
 
     id: Id
     target: Id
@@ -177,7 +177,7 @@ Limits: Any = msgspec.defstruct(
 
 
 class Welcome(Answer, tag="welcome", omit_defaults=False):
-    """Answer to ``hello``."""
+    """The answer to ``hello``."""
 
     id: Id
     protocol: int
@@ -199,7 +199,7 @@ class PluginEntry(msgspec.Struct, rename="camel", kw_only=True):
 
 
 class PluginList(Answer, tag="plugins", omit_defaults=False):
-    """Answer to ``plugins``: those enabled, for the user where one was named."""
+    """The answer to ``plugins``: the enabled plugins, or those enabled for the user that the request names."""
 
     id: Id
     plugins: list[PluginEntry]
@@ -216,7 +216,7 @@ class OutcomeError(msgspec.Struct, rename="camel", kw_only=True, omit_defaults=T
 
 
 class Outcome(msgspec.Struct, rename="camel", kw_only=True, omit_defaults=True):
-    """What came of one plugin of a dispatch."""
+    """The outcome of one plugin in a dispatch."""
 
     plugin: str
     ok: bool
@@ -227,7 +227,7 @@ class Outcome(msgspec.Struct, rename="camel", kw_only=True, omit_defaults=True):
 
 
 class Dispatched(Answer, tag="dispatched", omit_defaults=False):
-    """Answer to ``dispatch``; ``partial`` where a plugin failed."""
+    """The answer to ``dispatch``; ``partial`` is true if a plugin failed."""
 
     id: Id
     action: str
@@ -237,8 +237,8 @@ class Dispatched(Answer, tag="dispatched", omit_defaults=False):
 
 
 class Provided(Answer, tag="provided", omit_defaults=False):
-    """Answer to ``provide``: the methods that this connection serves now, and those that another one serves, for which
-    it stands by."""
+    """The answer to ``provide``: the methods that this connection serves now, and those that another connection serves
+    and for which it is on standby."""
 
     id: Id
     methods: list[str]
@@ -246,7 +246,7 @@ class Provided(Answer, tag="provided", omit_defaults=False):
 
 
 class HostCall(Answer, tag="hostCall", omit_defaults=False):
-    """Asks the connection that provides ``method``; it answers with ``hostReply``."""
+    """Calls the connection that provides ``method``; it answers with ``hostReply``."""
 
     call_id: int
     method: str
@@ -257,7 +257,7 @@ class HostCall(Answer, tag="hostCall", omit_defaults=False):
 
 
 class AdminResult(Answer, tag="adminResult", omit_defaults=False):
-    """Answer to ``admin``."""
+    """The answer to ``admin``."""
 
     id: Id
     op: str

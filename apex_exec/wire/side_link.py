@@ -69,8 +69,8 @@ class BlockingEnd:
         return self._fd
 
     def send(self, message: msgspec.Struct) -> None:
-        """Writes one message in full; blocks while the supervisor does not read. That it is gone is no error here: the
-        reader sees it."""
+        """Writes one message in full; blocks while the supervisor does not read. If it is gone, that is not an error
+        here: the reader sees it."""
         data = memoryview(frame_of(message))
         with self._sending:
             try:

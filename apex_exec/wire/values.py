@@ -1,9 +1,9 @@
-"""The value rule for what plugins return, and what a message may cost. Pure; never blocks.
+"""The value rule for what plugins return, and limits on what decoding a message may cost. Pure; never blocks.
 
-What a byte costs is bounded, not only how many there are: a megabyte of empty lists decodes to a million objects, which
-took the loop for up to four seconds where a megabyte of text takes it for less than one millisecond. So the lists and
-maps of one message have a bound, counted on the bytes before anything is decoded, and large ones are decoded with the
-garbage collector at rest, since it would look at all that is new again and again.
+We bound what a byte costs, not only how many bytes there are: a megabyte of empty lists decodes to a million objects
+and took the loop up to four seconds, while a megabyte of text takes it less than one millisecond. So the lists and maps
+of one message are counted on the bytes, before anything is decoded, and limited. Large messages are decoded with the
+garbage collector paused, because it would visit all the new objects again and again.
 """
 
 from __future__ import annotations
@@ -23,29 +23,30 @@ from apex_exec.wire.error_paths import step
 
 DEPTH_MAX = 64
 CONTAINERS_MAX = 65_536
-"""Lists and maps of one message or result; each costs about a microsecond. Where each holds 16 bytes, the size limit
-comes first."""
+"""The most lists and maps of one message or result; each costs about a microsecond. If each has 16 bytes of content,
+the size limit applies first."""
 MEMBERS_MAX = 65_536
-"""Values in all the lists and maps of one result. A list of a million nils is a megabyte and 6 ms of decoding; what is
-walked through has to be bounded by its members, not by its bytes."""
+"""The most values in all lists and maps of one result. A list of a million nils is a megabyte and takes 6 ms to decode;
+the work of walking over it depends on its members, not on its bytes."""
 COUNTED_AT_ONCE, COUNTED_ROUNDS = 16_384, 16
-"""Values that are looked at to count the containers among them; beyond, every byte that might be one counts as one."""
+"""How many values are visited to count the containers among them. After that, every byte that may open one counts."""
 LOOP_BYTES, LOOP_VALUES = 65_536, 1000
 LOOP_CONTAINERS, LOOP_CONTAINERS_QUICK = 1024, 4096
-"""What ``check_in_loop`` takes. A list costs 1.3 µs where Python looks at it, and 0.15 µs where C alone does."""
+"""What ``check_in_loop`` accepts. A list costs 1.3 µs if Python visits it, and 0.15 µs if only C does."""
 LARGE_BYTES = 65_536
-"""Smaller ones cannot have more lists and maps than that, and are not counted."""
+"""A smaller body cannot have more lists and maps than this, so they are not counted."""
 FORBIDDEN_KEY = "__proto__"
-"""A key that no map may have. JavaScript hosts assign keys to objects, and this one would replace the object's
-prototype, so their MessagePack libraries throw or rename it. Every other key arrives as it is."""
+"""The key that no map may have. JavaScript hosts assign keys to objects, and this key would replace the object's
+prototype, so their MessagePack libraries throw or rename it. Every other key arrives unchanged."""
 _FORBIDDEN_BYTES = FORBIDDEN_KEY.encode()
 INT_MAX = 2**53 - 1
-"""Largest integer that a JavaScript number holds exactly; the smallest is its negative."""
+"""The largest integer that a JavaScript number represents exactly; the smallest is its negative."""
 
 _FLOAT_MAX = 1.7976931348623157e308
 _FAST_LEVELS = 8
 LIST_KEYS_FREE = 128
-"""Lists and maps of a body in which list keys are not looked for: so many keys of one hash cost 0.2 ms."""
+"""With at most this many lists and maps in a body, we do not search for list keys: that many keys with one hash cost
+0.2 ms."""
 _PLAIN = frozenset((type(None), bool, str, bytes))
 _CHECKED = frozenset((int, float, list, dict, datetime))
 
@@ -54,8 +55,8 @@ _Float = Annotated[float, Meta(ge=-_FLOAT_MAX, le=_FLOAT_MAX)]  # refuses NaN an
 
 
 def _value_type(levels: int, leaf: Any) -> Any:
-    """Values nested at most ``levels`` deep whose maps have text for keys, without bytes and timestamps: checked in C.
-    (What is text and what is bytes msgspec cannot tell apart in one type.)"""
+    """Values nested at most ``levels`` deep, with text as keys of maps and without bytes and timestamps, checked in C.
+    (msgspec cannot distinguish text from bytes in one type.)"""
     nested: Any = leaf
     for _ in range(levels):
         nested = leaf | list[nested] | dict[str, nested]
@@ -66,12 +67,12 @@ _decode_any = msgspec.msgpack.Decoder().decode
 _decode_fast = msgspec.msgpack.Decoder(_value_type(_FAST_LEVELS, None | bool | _Int | _Float | str)).decode
 _decode_plain = msgspec.msgpack.Decoder(_value_type(_FAST_LEVELS, None | bool | int | float | str)).decode
 
-# Bytes that cannot open a container; deleting them leaves an upper bound of the containers in a body.
+# Bytes that cannot open a container. Deleting them leaves an upper bound of the containers in a body.
 NOT_CONTAINER = bytes(b for b in range(256) if not (0x80 <= b <= 0x9F or 0xDC <= b <= 0xDF))
 
 
 def _sizes() -> list[int]:
-    """By first byte: how far the next value's first byte is, 0 where a length in the value says so."""
+    """By first byte: the distance to the next value's first byte; 0 if a length in the value determines it."""
     sizes = [1] * 256
     for head in range(0xA0, 0xC0):
         sizes[head] = 1 + (head & 0x1F)
@@ -87,24 +88,25 @@ def _sizes() -> list[int]:
 
 _LENGTHS = {0xC4: (1, 2), 0xC5: (2, 3), 0xC6: (4, 5), 0xC7: (1, 3), 0xC8: (2, 4), 0xC9: (4, 6),
             0xD9: (1, 2), 0xDA: (2, 3), 0xDB: (4, 5)}
-"""Heads with a length behind them: its bytes, and those of all before the content."""
+"""Heads followed by a length: the bytes of the length, and all bytes before the content."""
 _SIZES = _sizes()
 _IS_CONTAINER = [int(0x80 <= b <= 0x9F or 0xDC <= b <= 0xDF) for b in range(256)]
 _IS_LIST = [0x90 <= b <= 0x9F or b in (0xDC, 0xDD) for b in range(256)]
 _COUNTED = {0xDC: 2, 0xDD: 4, 0xDE: 2, 0xDF: 4}
-"""Heads of lists and maps with a count behind them, and its bytes."""
+"""Heads of lists and maps that are followed by a count, and the bytes of the count."""
 
 
 def containers_at_most(body: bytes) -> int:
-    """An upper bound of the lists and maps in ``body``: the bytes that could open one. 0.5 to 8 ms for a megabyte."""
+    """An upper bound of the lists and maps in ``body``: the bytes that could open one. Takes 0.5 to 8 ms for a
+    megabyte."""
     return len(body.translate(None, NOT_CONTAINER))
 
 
 def containers(body: bytes, rounds: int = COUNTED_ROUNDS) -> int:
-    """The lists and maps in ``body``, or some number over CONTAINERS_MAX. After many values (``rounds`` times
-    COUNTED_AT_ONCE) an upper bound of the rest is added.
+    """The number of lists and maps in ``body``, or some number above CONTAINERS_MAX. After ``rounds`` times
+    COUNTED_AT_ONCE values an upper bound for the rest is added.
 
-    Text and bytes are stepped over, so that only many values take long (about 0.1 µs each).
+    Text and bytes are skipped, so only a large number of values takes long (about 0.1 µs each).
     """
     sizes, is_container = _SIZES, _IS_CONTAINER
     at, end, found = 0, len(body), 0
@@ -126,7 +128,7 @@ def containers(body: bytes, rounds: int = COUNTED_ROUNDS) -> int:
 
 
 def has_few_values(body: bytes, most: int) -> bool:
-    """Whether ``body`` has at most ``most`` values. Text and bytes are stepped over: 0.1 µs a value."""
+    """Whether ``body`` has at most ``most`` values. Text and bytes are skipped; 0.1 µs for each value."""
     sizes, at, end = _SIZES, 0, len(body)
     for _ in range(most):
         if at >= end:
@@ -141,15 +143,15 @@ def has_few_values(body: bytes, most: int) -> bool:
 
 
 def fault_of_shape(body: bytes, values_max: int = 2**62) -> str:
-    """Why ``body`` may not be decoded by whoever does not say what it expects; "" if it may be. A list is the key of
-    some map, or there are more than ``values_max`` values, which is known before they are walked through.
+    """Why ``body`` may not be decoded without an expected type; "" if it may be. The reasons are a list as the key of a
+    map, and more than ``values_max`` values, which is known before we walk over them.
 
-    About 0.15 µs a value. A body that is no MessagePack has no such fault.
+    Takes about 0.15 µs for each value. A body that is not MessagePack has no such fault.
     """
     sizes, is_container, is_list = _SIZES, _IS_CONTAINER, _IS_LIST
     at, end, members = 0, len(body), 0
     above: list[tuple[int, bool]] = []
-    left, in_map = 1, False  # values to come in the present list, or keys and values in the present map
+    left, in_map = 1, False  # values left in the current list, or keys and values left in the current map
     while True:
         while left:
             if at >= end:
@@ -179,11 +181,11 @@ def fault_of_shape(body: bytes, values_max: int = 2**62) -> str:
 
 
 def decode_any(body: bytes | msgspec.Raw) -> Any:
-    """The value of ``body``, whatever it is, without the garbage collector if it is large.
+    """The value of ``body``, whatever its type. A large one is decoded without the garbage collector.
 
-    Raises what msgspec does, and msgspec.ValidationError for many list keys: Python hashes a list of numbers without
-    a secret, so that whoever writes the body can give all of them one hash, and 3,000 such keys (45 kB) keep the
-    process for a quarter of a second, 50,000 for a minute. Text and bytes are hashed with a secret.
+    Raises what msgspec raises, and msgspec.ValidationError for many list keys. Python hashes a list of numbers without
+    a secret, so the author of the body can give all of them one hash: 3,000 such keys (45 kB) keep the process busy for
+    a quarter of a second, 50,000 for a minute. Text and bytes are hashed with a secret.
     """
     whole = bytes(body)
     check_keys(whole)
@@ -191,10 +193,11 @@ def decode_any(body: bytes | msgspec.Raw) -> Any:
 
 
 def check_keys(body: bytes, values_max: int = 2**62) -> None:
-    """Raises msgspec.ValidationError for a body of many lists and maps in which a list is a key. It is for whatever
-    decodes without saying what it expects.
+    """Raises msgspec.ValidationError for a body with many lists and maps in which a list is a key. Call it before
+    decoding without an expected type.
 
-    In ordinary bodies, whose keys are text, C sees that; others are walked through, and may have ``values_max`` values.
+    In ordinary bodies, whose keys are text, C finds that out; others are walked over, and may have ``values_max``
+    values.
     """
     if containers_at_most(body) <= LIST_KEYS_FREE:
         return
@@ -206,13 +209,13 @@ def check_keys(body: bytes, values_max: int = 2**62) -> None:
 
 
 def costly(body: bytes) -> bool:
-    """True where ``body`` has more lists and maps than a message may."""
+    """Whether ``body`` has more lists and maps than a message may have."""
     return len(body) > CONTAINERS_MAX and containers_at_most(body) > CONTAINERS_MAX and (
         containers(body) > CONTAINERS_MAX)
 
 
 def at_rest(decode: Callable[[bytes], Any], body: bytes) -> Any:
-    """``decode(body)``, of a large one without the garbage collector. Raises what ``decode`` does."""
+    """``decode(body)``, without the garbage collector if ``body`` is large. Raises what ``decode`` raises."""
     if len(body) <= LARGE_BYTES or not gc.isenabled():
         return decode(body)
     gc.disable()
@@ -223,7 +226,7 @@ def at_rest(decode: Callable[[bytes], Any], body: bytes) -> Any:
 
 
 def deeper_than(value: Any, levels: int) -> bool:
-    """True where ``value`` nests deeper than ``levels``: something stands in more lists and maps than that."""
+    """Whether ``value`` nests deeper than ``levels``: some value is inside more lists and maps than that."""
     level: list[Any] = [value]
     for _ in range(levels + 1):
         below: list[Any] = []
@@ -238,18 +241,18 @@ def deeper_than(value: Any, levels: int) -> bool:
         if empty:
             return False
         if not below:
-            below = [None]  # what stands in them is one level deeper, and nothing deeper than that
+            below = [None]  # what is inside them is one level deeper, and nothing is deeper than that
         level = below
     return True
 
 
 def check_value(raw: bytes) -> Any:
-    """The decoded value of ``raw`` if the protocol's value rule holds for it; raises INVALID_OUTPUT with its path.
+    """The decoded value of ``raw`` if it satisfies the protocol's value rule. Raises INVALID_OUTPUT with the path.
 
-    Small ordinary values are checked by msgspec alone; bytes, timestamps, deep nesting, and whatever is large enough to
-    have too many members, are looked at level by level, each as a whole.
+    msgspec alone checks small ordinary values. Bytes, timestamps, deep nesting, and values large enough to have too
+    many members are checked level by level, each level as a whole.
     """
-    large = len(raw) > LARGE_BYTES  # smaller ones cannot have more members than a result may
+    large = len(raw) > LARGE_BYTES  # a smaller value cannot have more members than a result may have
     if large and costly(bytes(raw)):  # it may be a msgspec.Raw
         raise WireError(Code.INVALID_OUTPUT, f"more than {CONTAINERS_MAX} lists and maps", {"path": "$"})
     try:
@@ -258,7 +261,7 @@ def check_value(raw: bytes) -> Any:
             if not large or _is_well([[value]]):
                 return value
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        pass  # below it is either accepted or the place is named
+        pass  # what follows either accepts the value or finds the place
     if containers_at_most(bytes(raw)) > LIST_KEYS_FREE and (fault := fault_of_shape(bytes(raw), MEMBERS_MAX)):
         raise WireError(Code.INVALID_OUTPUT, fault, {"path": "$"})
     try:
@@ -271,12 +274,12 @@ def check_value(raw: bytes) -> Any:
 
 
 class TooDear(Exception):
-    """To check the value would take the loop too long; ``str()`` says what it has too many of."""
+    """Checking the value would take the loop too long; ``str()`` says what it has too many of."""
 
 
 def check_in_loop(raw: bytes) -> Any:
-    """``check_value`` for what is checked while everybody waits: two milliseconds at most. Raises TooDear for what
-    could take longer: more than LOOP_VALUES values in over LOOP_BYTES, or too many lists and maps."""
+    """``check_value`` for a check while everybody waits: at most two milliseconds. Raises TooDear for a value that
+    could take longer: over LOOP_BYTES with more than LOOP_VALUES values, or with too many lists and maps."""
     if len(raw) > LOOP_BYTES and not has_few_values(raw, LOOP_VALUES):
         raise TooDear(f"over {LOOP_BYTES} bytes with more than {LOOP_VALUES} values")
     found = containers_at_most(raw)
@@ -294,8 +297,8 @@ def check_in_loop(raw: bytes) -> Any:
 
 
 def _is_well(level: list[Any]) -> bool:
-    """Whether the rule holds for what is in ``level``, looked at in C as far as that goes. False says no more than that
-    ``_check`` is to find the place. Raises INVALID_OUTPUT for too many members."""
+    """Whether ``level`` satisfies the rule, checked in C as far as possible. False only means that ``_check`` has to
+    find the place. Raises INVALID_OUTPUT for too many members."""
     members = 0
     for _ in range(DEPTH_MAX + 1):
         lists = [item for item in level if type(item) is list]
@@ -314,11 +317,11 @@ def _is_well(level: list[Any]) -> bool:
         if not (list in kinds or dict in kinds):
             return True
         level = [item for item in inside if type(item) is list or type(item) is dict]
-    return not any(level)  # what stands in them is too deep
+    return not any(level)  # what is inside them is too deep
 
 
 def _leaves_are_well(members: Any, kinds: set[type]) -> bool:
-    """Whether all of ``members``, which are of these ``kinds``, may be: whole lists in C."""
+    """Whether all of ``members``, which are of these ``kinds``, are allowed; whole lists are checked in C."""
     well = kinds <= _PLAIN | _CHECKED
     if well and int in kinds:
         whole = members if len(kinds) == 1 else [member for member in members if type(member) is int]
@@ -331,7 +334,7 @@ def _leaves_are_well(members: Any, kinds: set[type]) -> bool:
 
 
 class _At:
-    """A list or map within the value, and where: ``key`` in ``above``."""
+    """A list or map within the value, and its position: ``key`` in ``above``."""
 
     __slots__ = ("above", "inside", "key")
 
@@ -347,7 +350,7 @@ class _At:
         while at is not None:
             steps.append(step(key))
             key, at = at.key, at.above
-        return ("$" + "".join(reversed(steps[:-1])))[:200]  # the last is the list that ``_check`` begins with
+        return ("$" + "".join(reversed(steps[:-1])))[:200]  # the last step is the list that ``_check`` begins with
 
 
 def _refused(at: _At, key: Any, why: str) -> WireError:
@@ -356,7 +359,7 @@ def _refused(at: _At, key: Any, why: str) -> WireError:
 
 
 def _check(root: list[Any]) -> None:
-    """Holds the value in ``root`` to the rule, level by level."""
+    """Checks the value in ``root`` against the rule, level by level."""
     level = [_At(root, None, 0)]
     for depth in range(DEPTH_MAX + 2):
         below: list[_At] = []
@@ -365,9 +368,9 @@ def _check(root: list[Any]) -> None:
             if type(inside) is dict:
                 if set(map(type, inside)) - {str}:
                     path = at.above.path(at.key) if at.above is not None else "$"
-                    raise WireError(Code.INVALID_OUTPUT, f"{path}: a key is no string", {"path": path})
+                    raise WireError(Code.INVALID_OUTPUT, f"{path}: a key is not a string", {"path": path})
                 if FORBIDDEN_KEY in inside:
-                    raise _refused(at, FORBIDDEN_KEY, "no map may have this key")
+                    raise _refused(at, FORBIDDEN_KEY, "a map may not have this key")
                 members: Any = inside.values()
             else:
                 members = inside
@@ -386,15 +389,15 @@ def _check(root: list[Any]) -> None:
 
 
 def _check_leaves(at: _At, members: Any, kinds: set[type]) -> None:
-    """Raises for the first member that may not be, of whole lists in C where all is well."""
+    """Raises for the first member that is not allowed; whole lists are checked in C if all is well."""
     if _leaves_are_well(members, kinds):
         return
     pairs = at.inside.items() if type(at.inside) is dict else enumerate(at.inside)
     for key, member in pairs:
         kind = type(member)
         if kind is int and not -INT_MAX <= member <= INT_MAX:
-            raise _refused(at, key, "integer beyond ±(2^53−1): write str(value)")
+            raise _refused(at, key, "integer beyond ±(2^53−1): return str(value)")
         if kind is float and not math.isfinite(member):
-            raise _refused(at, key, f"{member} is not finite: write None")
+            raise _refused(at, key, f"{member} is not finite: return None")
         if (kind not in _PLAIN and kind not in _CHECKED) or (kind is datetime and member.tzinfo is None):
-            raise _refused(at, key, f"{kind.__name__} is no protocol value")
+            raise _refused(at, key, f"a value of type {kind.__name__} cannot be sent")

@@ -1,9 +1,9 @@
-"""ZMTP 3.1 as a ROUTER speaks it, sans-IO: NULL mechanism, messages of several frames. See rfc.zeromq.org/spec/37.
+"""ZMTP 3.1 as a ROUTER speaks it, sans-IO: NULL mechanism, multi-frame messages. See rfc.zeromq.org/spec/37.
 
-The supervisor serves unix sockets with this instead of libzmq: the peer is a libzmq DEALER or REQ and cannot tell the
-difference (tested against it), but a message crosses no I/O thread on the way in and none on the way out. A frame,
-a message, its number of frames and what stands before its body are bounded; nothing is kept beyond one unfinished
-message and one read, and how much that is can be seen (``unfinished_bytes``).
+The supervisor uses this for unix sockets instead of libzmq. The peer is a libzmq DEALER or REQ and cannot tell the
+difference (tested against it), but no message crosses an I/O thread in either direction. Frames, messages, the number
+of frames and the size of those before the body are bounded. At most one unfinished message and one read are buffered,
+and ``unfinished_bytes`` says how much that is.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ from __future__ import annotations
 from workers.zmtp import COMMAND, LONG, MORE, SHORT_MAX, FrameReader, ZmtpError, command
 
 COMMAND_BYTES_MAX = 4096
-"""Largest handshake or PING command; libzmq's own READY is below 350 bytes with a routing id of 255."""
+"""The largest handshake or PING command; libzmq's own READY is below 350 bytes with a routing id of 255."""
 ENVELOPE_BYTES_MAX = 4096
-"""What may stand before the body, in all: REQ's empty delimiter, or the routing ids (255 bytes each) of 16 proxies. It
-is kept until the reply, so it must not be a second payload."""
+"""The total size of the frames before the body: REQ's empty delimiter, or the routing ids (255 bytes each) of 16
+proxies. They are kept until the reply, so they must not become a second payload."""
 FRAMES_AT_ONCE = 256
-"""So many frames are taken in one ``feed``: a read of 32 KiB may hold 16,384 of them, and others want their turn."""
+"""How many frames one ``feed`` handles: a read of 32 KiB may have 16,384 of them, and other connections need their
+turn."""
 PEER_TYPES = (b"DEALER", b"REQ", b"ROUTER")
-"""Socket types that may talk to a ROUTER, less REP, which could never be answered here."""
+"""Socket types that may talk to a ROUTER, except REP, which could never be answered here."""
 
 
 def _property(name: bytes, value: bytes) -> bytes:
@@ -30,7 +31,7 @@ _HEADS = [bytes((0, size)) for size in range(SHORT_MAX + 1)]
 
 
 def head(size: int) -> bytes:
-    """What stands before the last frame of a message, of ``size`` bytes."""
+    """The bytes before the last frame of a message, if that frame has ``size`` bytes."""
     return _HEADS[size] if size <= SHORT_MAX else b"\x02" + size.to_bytes(8, "big")
 
 
@@ -45,10 +46,11 @@ def append_message(out: bytearray, frames: list[bytes], body: bytes) -> None:
 
 
 class RouterSession(FrameReader[tuple[list[bytes], bytes]]):
-    """One connection's end. Feed it bytes, take messages: (frames before the body, body) each.
+    """Our end of one connection. Feed it bytes, and it returns messages: (frames before the body, body) each.
 
-    ``answers`` collects what must be sent back by itself: the READY after the peer's greeting (libzmq 4.3 refuses one
-    that arrives in one read with the greeting) and PONGs. ``identity`` is the routing id the peer chose, b"" if none.
+    ``answers`` collects what must be sent back automatically: the READY after the peer's greeting (libzmq 4.3 refuses
+    one that arrives in one read with the greeting), and PONGs. ``identity`` is the routing id that the peer chose, b""
+    if none.
     """
 
     __slots__ = ("_frames_max", "answers", "identity")
@@ -65,9 +67,9 @@ class RouterSession(FrameReader[tuple[list[bytes], bytes]]):
     def _check_uncommon(self, flags: int, size: int) -> None:
         if flags & ~LONG == MORE:
             if self._frames_bytes + size > min(ENVELOPE_BYTES_MAX, self._bytes_max):
-                raise ZmtpError("too much before the body")
+                raise ZmtpError("too many bytes before the body")
         elif flags & ~LONG != COMMAND or size > COMMAND_BYTES_MAX:
-            raise ZmtpError("unknown frame flags, or a command over its bound")
+            raise ZmtpError("unknown frame flags, or a command over its size limit")
 
     def _take_uncommon(self, flags: int, body: bytes) -> None:
         if flags & COMMAND:
@@ -83,7 +85,7 @@ class RouterSession(FrameReader[tuple[list[bytes], bytes]]):
     def _take_command(self, body: bytes) -> None:
         if not self._ready:
             if body[:6] != b"\x05READY":
-                raise ZmtpError("the handshake does not open with READY")
+                raise ZmtpError("the handshake does not begin with READY")
             properties = _properties(body[6:])
             if properties.get(b"socket-type") not in PEER_TYPES:
                 raise ZmtpError("the peer is neither DEALER nor REQ")
@@ -96,7 +98,7 @@ class RouterSession(FrameReader[tuple[list[bytes], bytes]]):
 
 
 def _properties(data: bytes) -> dict[bytes, bytes]:
-    """The metadata of a READY, names in lower case. Raises ZmtpError where it does not parse."""
+    """The metadata of a READY, names in lower case. Raises ZmtpError if it does not parse."""
     found: dict[bytes, bytes] = {}
     position = 0
     while position < len(data):

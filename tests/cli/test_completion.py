@@ -8,14 +8,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import typer
 
-from apex_exec.cli import app
 from apex_exec.cli.completion import Node, walk
+from apex_exec.cli.tree import command_tree
 from tests.cli.test_framework import COMMAND
 from tests.support import need
 
-NODES: list[Node] = list(walk(typer.main.get_command(app), ()))
+NODES: list[Node] = list(walk(command_tree(), ()))
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 
 from apex_exec import extras
+from apex_exec.testing.configuration import to_toml
 from tests.support import need
-from tests.support.daemon import EXAMPLES, ROOT, USER, Daemon, toml, write_plugin
+from tests.support.daemon import EXAMPLES, ROOT, USER, Daemon, write_plugin
 
 MODULES = sorted({module for extra in extras.EXTRAS.values() for module in extra.modules} - {"pytest"})
 """Not pytest: it runs these tests, and finds plugins of its own while it does."""
@@ -93,7 +94,7 @@ KEYS: list[tuple[dict[str, Any], str, str]] = [
 def test_a_key_that_needs_an_extra_says_so_before_anything_starts(
         base: dict[str, str], tmp_path: Path, config: dict[str, Any], key: str, extra: str) -> None:
     file = tmp_path / "c.toml"
-    file.write_text(toml({"state_dir": tmp_path / "state", "runtime_dir": tmp_path / "run", **config}))
+    file.write_text(to_toml({"state_dir": tmp_path / "state", "runtime_dir": tmp_path / "run", **config}))
     one_line(run(base, "config", "check", str(file)), 2, key, extra)
     one_line(run(base, "serve", "--config", str(file)), 2, key, extra)
     assert not (tmp_path / "state").exists(), "it had begun to start"

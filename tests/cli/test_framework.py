@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 
-from apex_exec.cli import app
 from apex_exec.cli.connect import endpoint
 from apex_exec.cli.output import cell, clean
+from apex_exec.cli.tree import FILES, command_tree
+from apex_exec.cli.verbs import Exit
 from apex_exec.config import load_settings
 from tests.support import PYTHONS, need, other_user
 from tests.support.daemon import ROOT
@@ -42,7 +42,7 @@ def verbs() -> Iterator[tuple[str, Any]]:
             else:
                 yield f"{prefix}{name}", child
 
-    yield from below("", typer.main.get_command(app))
+    yield from below("", command_tree())
 
 
 VERBS = dict(verbs())
@@ -53,7 +53,8 @@ def test_every_verb_says_what_it_does_and_shows_an_example(verb: str) -> None:
     command = VERBS[verb]
     assert command.help, f"{verb} has no help"
     assert f"apex-exec {verb}" in (command.epilog or ""), f"{verb}: `epilog=examples(...)` shows no use of it"
-    undescribed = [p.name for p in command.params if not getattr(p, "help", "x") and p.name != "help"]
+    undescribed = [p.name for p in command.params
+                   if not (p.told if p.param_type_name == "argument" else p.help) and p.name != "help"]
     assert not undescribed, f"{verb}: without help text: {undescribed}"
 
 
@@ -92,9 +93,29 @@ def test_no_arguments_is_the_help_and_version_is_told() -> None:
 
 
 def test_help_needs_none_of_the_heavy_libraries() -> None:
-    code = ("import sys, apex_exec.cli; print([m for m in ('zmq', 'pydantic', 'sqlalchemy', 'cryptography', 'aiohttp', "
-            "'sqlglot', 'psutil', 'rich.table') if m in sys.modules])")
+    code = ("import sys, apex_exec.cli.tree as t; t.command_tree(); print([m for m in ('zmq', 'pydantic', "
+            "'sqlalchemy', 'cryptography', 'aiohttp', 'sqlglot', 'psutil', 'asyncio') if m in sys.modules])")
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_a_verb_imports_its_own_file_and_no_other_verbs() -> None:
+    code = ("import sys, apex_exec.cli.tree as t; t.command_tree(['serve', '--background']); "
+            "print(sorted(m for m in sys.modules if m.startswith('apex_exec.cli.')))")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.replace("'", '"')) == [f"apex_exec.cli.{name}" for name in (
+        "cells", "daemon", "daemon.serve", "output", "root", "run", "tree", "verbs")]
+
+
+def test_the_help_shows_every_verb_under_a_heading() -> None:
+    shown = run("--help").stdout
+    assert "First steps:" in shown and "More:" not in shown
+    assert [verb.split()[0] for verb in VERBS] and all(f"  {verb.split()[0]} " in shown for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_file_that_a_verb_is_looked_for_in_is_the_one_that_holds_it(verb: str) -> None:
+    name = FILES.get(verb) or FILES[verb.split(maxsplit=1)[0]]
+    assert VERBS[verb].callback.__wrapped__.__module__ == f"apex_exec.cli.{name}"
 
 
 @pytest.mark.slow
@@ -216,7 +237,7 @@ def test_a_folder_that_somebody_else_made_where_ours_would_be_is_not_trusted(
     monkeypatch.setattr("apex_exec.config.runtime_candidates", lambda: [tmp_path])
     assert endpoint("host", None, None) == f"ipc://{tmp_path}/host.sock"
     os.chown(tmp_path, 65532, 65532)
-    with pytest.raises(typer.Exit) as ended:
+    with pytest.raises(Exit) as ended:
         endpoint("host", None, None)
     assert ended.value.exit_code == 3 and "made by uid 65532" in capsys.readouterr().err
 

@@ -18,7 +18,7 @@ from tests.support.bundles import files, write_folder
 DARWIN = '''
 import asyncio, ctypes, getpass, multiprocessing, os, platform, select, shutil, signal, socket
 import subprocess, sys, tempfile
-import pydantic, rich.cells, sysconfig, typer  # they know the other systems; what is tested is ours
+import click, pydantic, sysconfig  # they know the other systems; what is tested is ours
 sysconfig.get_config_vars()
 sys.platform = "darwin"
 platform.system = lambda: "Darwin"

@@ -44,7 +44,7 @@ def test_nothing_but_the_output_module_prints() -> None:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Call):
                 name = ast.unparse(node.func)
-                assert name not in ("print", "typer.echo", "typer.secho", "sys.stdout.write", "sys.stderr.write",
+                assert name not in ("print", "click.echo", "click.secho", "sys.stdout.write", "sys.stderr.write",
                                     "sys.stdout.buffer.write", "Console"), f"{path.name}:{node.lineno}: {name}"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from apex_exec.common.sqlite import open_ours, open_readonly, path_of
+from apex_exec.common.sqlite import open_ours, open_readonly, open_theirs, path_of
 
 pytestmark = pytest.mark.fast
 
@@ -64,3 +64,16 @@ def test_a_folder_that_cannot_be_written_is_a_database_error(tmp_path: Path) -> 
     (tmp_path / "file").write_text("")
     with pytest.raises(sqlite3.OperationalError, match="cannot be opened"):
         open_ours(tmp_path / "file" / "x.db", busy_seconds=1)
+
+
+def test_the_platforms_database_stays_as_the_platform_made_it(tmp_path: Path) -> None:
+    path = tmp_path / "data.db"
+    with closing(sqlite3.connect(path)) as platform:
+        platform.execute("CREATE TABLE orders (n)")
+    path.chmod(0o640)
+    with closing(open_theirs(path, busy_seconds=1)) as ours:
+        ours.execute("INSERT INTO orders VALUES (1)")
+        assert ours.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    open_theirs(tmp_path / "new.db", busy_seconds=1).close()
+    assert stat.S_IMODE((tmp_path / "new.db").stat().st_mode) == 0o600

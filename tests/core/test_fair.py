@@ -165,7 +165,7 @@ def test_an_owner_that_is_stopped_or_held_waits_and_others_do_not() -> None:
     queue.push("b", 2, 0)
     assert queue.pop(0) == ("b", 2) and queue.pop(0) is None and queue.next_due_ns(0) is None
     assert queue.wait_ns("a", 0) == fair.NEVER_NS
-    queue.hold("a", 5 * MS_NS, 0)
+    queue.defer("a", 5 * MS_NS, 0)
     queue.go("a", 0)
     assert queue.pop(0) is None and queue.next_due_ns(0) == 5 * MS_NS == queue.wait_ns("a", 0)
     assert queue.pop(5 * MS_NS) == ("a", 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import TypeVar
 
+import pytest
 from msgspec import Raw
 
 from apex_exec.catalogue.limits import Limits
@@ -441,3 +442,31 @@ def test_a_call_that_cannot_be_started_before_its_deadline_is_told_so_at_once() 
     last = [a for a in told.wanted if isinstance(a, act.Verdict)][-1]
     assert 5000 <= int(str(last.details["retryAfterMs"])) <= 60_000
     assert of(told.passed(61_000), act.StartWorker), "the patient one gets its worker"
+
+
+def test_a_plugin_whose_workers_end_we_failed_at_is_answered_and_served_again_after_its_pause() -> None:
+    told = Told(policy=BreakerPolicy(open_ns=SECOND_NS))
+    begun, behind = told.call(), told.call()
+    told.ready(1)
+    with pytest.raises(TypeError):
+        told.tell(ev.WorkerGone(1, 1, "WORKER_CRASHED", "died", None))  # type: ignore[arg-type]  # a bug of the shell
+    told.tell(ev.PluginFaulted("aaa", "the supervisor failed at it"))
+    assert told.verdicts() == {begun: ("INTERNAL", True), behind: ("INTERNAL", True)}
+    told.passed(1001)
+    again = told.call()
+    assert of(told.wanted, act.StartWorker)[-1].worker == 2
+    told.ready(2)
+    told.answer(2, 0)
+    assert told.verdicts()[again] == ("", True)
+
+
+def test_only_a_call_that_is_refused_as_it_comes_in_is_said_not_to_be_admitted() -> None:
+    told = Told()
+    refused = [told.call("nobody"), *[told.call(user="greedy") for _ in range(4)][2:]]  # two fill a quarter
+    expired, late = told.call("bbb", deadline_ms=10), told.call("ccc", deadline_ms=0)
+    told.passed(20)
+    told.tell(ev.PluginSet(spec(state="disabled")))
+    refused.append(told.call())
+    admitted = {a.call: a.admitted for a in told.wanted if isinstance(a, act.Verdict)}
+    assert [call for call, was in admitted.items() if not was] == refused
+    assert admitted[expired] and admitted[late], "both have expired, which is on record"

@@ -42,7 +42,7 @@ def executions(database: Path) -> int:
 
 
 def restored(daemon: Daemon, source: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    return run("restore", str(source), "--config", str(daemon.config_path), *more)
+    return run("restore", str(source), "--config", str(daemon.config_file), *more)
 
 
 def install(daemon: Daemon) -> None:
@@ -90,7 +90,7 @@ def test_a_backup_under_load_is_whole_and_comes_back_as_it_was(plugins: Path, tm
         for source in (folder, file):
             done = restored(daemon, source)
             assert done.returncode == 0 and "verified" in done.stdout, done.stderr
-            verified = run("audit", "verify", "--config", str(daemon.config_path))
+            verified = run("audit", "verify", "--config", str(daemon.config_file))
             assert verified.returncode == 0, verified.stderr
             daemon.start()
             assert answers(daemon) and daemon.operate("plugin.show", id="sample")["state"] == "enabled"
@@ -99,7 +99,7 @@ def test_a_backup_under_load_is_whole_and_comes_back_as_it_was(plugins: Path, tm
             (event,) = (e for e in read_events(daemon.state / "audit.db", Filter()) if e.action == "state.restore")
             assert event.metadata["missingEvents"] == 0
             assert daemon.stop() == 0
-            assert run("audit", "verify", "--config", str(daemon.config_path)).returncode == 0
+            assert run("audit", "verify", "--config", str(daemon.config_file)).returncode == 0
             shutil.rmtree(daemon.state)
         assert not list(daemon.folder.glob(".*"))
 
@@ -131,7 +131,7 @@ def test_an_older_copy_is_noticed_by_the_anchor_and_accepted_only_by_name(plugin
         assert event.metadata["missingEvents"] == told["missingEvents"] and event.metadata["uid"] == os.geteuid()
         assert event.metadata["reason"] == "the disk is lost"
         assert daemon.stop() == 0
-        verified = run("audit", "verify", "--config", str(daemon.config_path))
+        verified = run("audit", "verify", "--config", str(daemon.config_file))
         assert verified.returncode == 0, verified.stderr
 
 

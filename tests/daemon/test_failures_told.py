@@ -56,7 +56,7 @@ def test_every_way_to_fail_leaves_its_code_and_reason(daemon: Daemon, plugin: st
         wait_for(lambda: any(code in line and reason in line for line in lines_of(daemon, plugin)), 5, code)
     logged = "\n".join(lines_of(daemon, plugin))
     done = subprocess.run([sys.executable, "-m", "apex_exec", "plugin", "logs", plugin, "--config",
-                           str(daemon.config_path)], cwd=ROOT, capture_output=True, text=True, timeout=60)
+                           str(daemon.config_file)], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and code in done.stdout and reason in done.stdout
     assert "\x1b" not in logged + done.stdout
     if plugin in ("raises", "no-load"):
@@ -82,6 +82,6 @@ def test_a_flood_of_failures_is_counted_and_not_written(daemon: Daemon) -> None:
         before = len(lines_of(daemon, "raises"))
         for _ in range(200):
             assert call(client, "raises") in ("PLUGIN_ERROR", "QUARANTINED")
-    wait_for(lambda: any("more failures were left out" in line for line in lines_of(daemon, "raises")), 10, "the count")
+    wait_for(lambda: any("failures were not logged" in line for line in lines_of(daemon, "raises")), 10, "the count")
     told = [line for line in lines_of(daemon, "raises")[before:] if "failed: PLUGIN_ERROR" in line]
     assert len(told) < 60

@@ -56,7 +56,7 @@ def test_plugin_lines_are_marked_escaped_and_bounded(tmp_path: Path) -> None:
             host.invoke("talker", {"lines": 2000}, seconds=20)
             time.sleep(1.1)
             host.invoke("talker", {"lines": 1})
-            wait_for(lambda: "lines were left out" in daemon.log, 5, "the count of what was left out")
+            wait_for(lambda: "lines were dropped" in daemon.log, 5, "the count of what was left out")
             allowed = 10 * (2 + time.monotonic() - begun)
             assert daemon.log.count("plugin talker: line") <= allowed
         own = daemon.state / "logs" / "talker.log"
@@ -160,15 +160,15 @@ def test_what_was_left_out_is_said_although_no_line_follows() -> None:
         logs.plugin_line("talker", "info", f"line {number}", number)
     logs.plugin_line("quiet", "info", "one line", 200)
     logs.upkeep(SECOND_NS // 2)
-    assert out.getvalue().count("line ") == 8 and "left out" not in out.getvalue()
+    assert out.getvalue().count("line ") == 8 and "dropped" not in out.getvalue()
     logs.upkeep(2 * SECOND_NS)
     logs.upkeep(3 * SECOND_NS)
-    assert out.getvalue().count("plugin talker: 192 lines were left out") == 1 and out.getvalue().count("left out") == 1
+    assert out.getvalue().count("plugin talker: 192 lines were dropped") == 1 and out.getvalue().count("dropped") == 1
     for number in range(10):
         logs.plugin_line("talker", "info", "again", 9 * SECOND_NS + number)
     logs.forget_plugin("talker")
     logs.upkeep(20 * SECOND_NS)
-    assert out.getvalue().count("left out") == 1
+    assert out.getvalue().count("dropped") == 1
 
 
 def admin(daemon: Daemon, op: str, **args: Any) -> Any:

@@ -216,14 +216,14 @@ def test_reload_tells_what_was_applied_and_a_bad_file_is_one_line(daemon: Daemon
     done = at(daemon, "reload")
     assert done.returncode == 0 and done.stdout == "reloaded: limits.memory_mb\n"
     assert json.loads(at(daemon, "reload", "--json").stdout) == {"applied": [], "restart": []}
-    good = daemon.config_path.read_text()
+    good = daemon.config_file.read_text()
     try:
-        daemon.config_path.write_text("limits = 3")
+        daemon.config_file.write_text("limits = 3")
         done = at(daemon, "reload")
         assert (done.returncode, done.stderr.count("\n")) == (1, 1)
         assert done.stderr.startswith("apex-exec: INVALID_INPUT")
     finally:
-        daemon.config_path.write_text(good)
+        daemon.config_file.write_text(good)
 
 
 @pytest.mark.parametrize("verb", [("restart",), ("breaker", "reset")])

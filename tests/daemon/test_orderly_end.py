@@ -19,8 +19,9 @@ import psutil
 import pytest
 import zmq
 
+from apex_exec.testing.configuration import to_toml
 from tests.support import need
-from tests.support.daemon import ECHO, MANY, ROOT, SLEEP, USER, Daemon, toml, wait_for, write_plugin
+from tests.support.daemon import ECHO, MANY, ROOT, SLEEP, USER, Daemon, wait_for, write_plugin
 from tests.support.host import Host
 
 DRAIN_SECONDS = 4
@@ -82,6 +83,9 @@ def crowd() -> Iterator[Any]:
 
 
 CONFIG = {"drain_seconds": DRAIN_SECONDS, "limits.cpu_percent": 100, "limits.timeout_ms": 20_000}
+
+
+WITH_GATEWAY = {**CONFIG, "drain_seconds": 1, "fetch.allow": ["api.example.com"]}
 
 
 def send(daemon: Daemon, number: int, to: str) -> None:
@@ -224,7 +228,7 @@ def _fill(path: Path) -> None:
 # ---------------------------------------------------------------------- before it is ready
 def start(folder: Path, *wrapper: str) -> subprocess.Popen[bytes]:
     config = folder / "c.toml"
-    config.write_text(toml({"runtime_dir": folder / "run", "state_dir": folder / "state",
+    config.write_text(to_toml({"runtime_dir": folder / "run", "state_dir": folder / "state",
                             "http.address": "127.0.0.1:0", "audit.min_free_bytes": 0}))
     with (folder / "log").open("w") as log:
         return subprocess.Popen([*wrapper, sys.executable, "-m", "apex_exec", "serve", "--config", str(config)],
@@ -257,7 +261,7 @@ def test_an_end_before_readiness_ends_pid_1_too(seconds: float, tmp_path: Path) 
 @pytest.mark.slow
 def test_no_process_for_a_side_is_an_end_like_any_other(plugins: Path) -> None:
     """A side process that cannot be started again, since this user may have no more: the end does not wait for it."""
-    with Daemon(plugins=plugins, config={**CONFIG, "drain_seconds": 1}) as daemon, Host(daemon.endpoint) as host:
+    with Daemon(plugins=plugins, config=WITH_GATEWAY) as daemon, Host(daemon.endpoint) as host:
         assert host.invoke("many")["type"] == "result"
         for family in daemon.family():
             if family.name() in ("apex-gateway", "apex-checks"):
@@ -273,7 +277,8 @@ def test_no_process_for_a_side_is_an_end_like_any_other(plugins: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["apex-gateway", "apex-registrar", "apex-exporter", "apex-checks", "zygote"])
 def test_a_process_that_hangs_does_not_keep_the_daemon(name: str, plugins: Path, crowd: Any) -> None:
-    with Daemon(plugins=plugins, config={**CONFIG, "drain_seconds": 1}) as daemon:
+    with Daemon(plugins=plugins, config=WITH_GATEWAY) as daemon:
+        assert daemon.get("/livez")[0] == 200
         calls = crowd(daemon.endpoint)
         calls.call(1, 0.0)
         calls.call(1, 0.0, plugin="many")

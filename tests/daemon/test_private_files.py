@@ -47,7 +47,7 @@ def test_nothing_below_the_state_folder_is_open_to_others_while_it_is_written(tm
                 "data.tables": {"notes": {"owner": "user_id", "columns": ["text"], "write": True}}}) as daemon:
             with Host(daemon.endpoint) as host:
                 host.invoke("writer", {})  # the gateway makes its database, with the outbox
-                wait_for(lambda: (state / "logs" / "writer.log").exists(), 5, "the plugin's log")
+                wait_for((state / "logs" / "writer.log").exists, 5, "the plugin's log")
             daemon.start_registrar()  # which makes its database
             wanted = {"audit.db", "registry.db", "registry.db-wal", "data.db"}
             wait_for(lambda: wanted <= {path.name for path in state.rglob("*")}, 30, "the databases")

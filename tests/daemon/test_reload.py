@@ -68,9 +68,9 @@ def test_what_needs_a_restart_is_named_and_left(daemon: Daemon) -> None:
 
 
 def test_a_bad_file_changes_nothing_and_is_seen_in_the_metric(daemon: Daemon, tmp_path: Path) -> None:
-    good = daemon.config_path.read_text()
+    good = daemon.config_file.read_text()
     for bad in (good + "limits.timeout_millis = 1\n", good + "[[[", good.replace("plugins_dir", "plugins_dirs")):
-        daemon.config_path.write_text(bad)
+        daemon.config_file.write_text(bad)
         with pytest.raises(AssertionError, match=r"INVALID_INPUT"):
             daemon.operate("daemon.reload")
         daemon.wait_metric("config_last_reload_successful", 0)
@@ -78,7 +78,7 @@ def test_a_bad_file_changes_nothing_and_is_seen_in_the_metric(daemon: Daemon, tm
             assert host.invoke("echo")["type"] == "result"
     (tmp_path / "plugins" / "sleeper" / "manifest.json").write_text(
         (tmp_path / "plugins" / "echo" / "manifest.json").read_text())
-    daemon.config_path.write_text(good)
+    daemon.config_file.write_text(good)
     daemon.signal(signal.SIGHUP)
     wait_for(lambda: "both have the id echo" in daemon.log, 5, "the refusal")
     with Host(daemon.endpoint) as host:

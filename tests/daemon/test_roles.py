@@ -244,9 +244,9 @@ def test_a_reload_takes_a_role_away_from_an_open_connection(tmp_path: Path) -> N
 @pytest.mark.parametrize(("roles", "says"), [
     ('"uid:1" = ["oprator"]', "admin.roles: uid:1: 'oprator' is no role; did you mean operator?"),
     ('"uid:1" = ["delegate:boss"]', "'delegate:boss' is no role"),
-    ('"root" = ["viewer"]', "'root' names no peer; write uid:1001"),
-    ('"uid:-1" = ["viewer"]', "'uid:-1' names no peer"),
-    ('"uid:4294967295" = ["viewer"]', "names no peer"),
+    ('"root" = ["viewer"]', "'root' is not a peer; write uid:1001"),
+    ('"uid:-1" = ["viewer"]', "'uid:-1' is not a peer"),
+    ('"uid:4294967295" = ["viewer"]', "is not a peer"),
     ('"gid:no-such-group-here" = ["viewer"]', "admin.roles: there is no group 'no-such-group-here'"),
     ('"uid:no-such-user-here" = ["viewer"]', "admin.roles: there is no user 'no-such-user-here'"),
     ('"uid:1" = "viewer"', "admin.roles.uid:1"),

@@ -16,8 +16,9 @@ import psutil
 import pytest
 import zmq
 
+from apex_exec.testing.configuration import to_toml
 from tests.support import need, other_user
-from tests.support.daemon import ECHO, ROOT, Daemon, toml, wait_for, write_plugin
+from tests.support.daemon import ECHO, ROOT, Daemon, wait_for, write_plugin
 from tests.support.host import Host
 
 OTHER, THIRD = 65531, 65530
@@ -35,7 +36,7 @@ def refused(tmp_path: Path, **config: object) -> str:
              "http.address": "127.0.0.1:0", "audit.min_free_bytes": 0,
              **{key.replace("__", "."): value for key, value in config.items()}}
     path = tmp_path / "refused.toml"
-    path.write_text(toml(given))
+    path.write_text(to_toml(given))
     ended = subprocess.run([sys.executable, "-m", "apex_exec", "serve", "--config", str(path)], cwd=ROOT,
                            capture_output=True, text=True, timeout=30)
     assert ended.returncode == 2, (ended.returncode, ended.stderr)
@@ -149,13 +150,13 @@ def test_a_deleted_socket_or_folder_is_bound_again_and_old_connections_stay(plug
     with Daemon(plugins=plugins) as daemon, Host(daemon.endpoint) as before:
         assert before.invoke("echo")["type"] == "result"
         (daemon.runtime / "host.sock").unlink()
-        wait_for(lambda: (daemon.runtime / "host.sock").exists(), 5, "the socket's return")
+        wait_for((daemon.runtime / "host.sock").exists, 5, "the socket's return")
         with Host(daemon.endpoint) as host:
             assert host.invoke("echo")["type"] == "result"
         assert "was deleted; binding it again" in daemon.log
         assert before.invoke("echo")["type"] == "result"
         shutil.rmtree(daemon.runtime)
-        wait_for(lambda: (daemon.runtime / "admin.sock").exists(), 5, "the folder's return")
+        wait_for((daemon.runtime / "admin.sock").exists, 5, "the folder's return")
         with Host(daemon.endpoint) as host:
             assert host.invoke("echo")["type"] == "result"
         assert "already running" in refused(daemon.folder, runtime_dir=str(daemon.runtime))
@@ -264,7 +265,7 @@ def test_a_volume_of_root_is_refused_with_the_folder_to_name_instead(key: str, m
         config = {"runtime_dir": folder / "run", "state_dir": folder / "state", "http.address": "127.0.0.1:0",
                   "audit.min_free_bytes": 0, "sandbox.min_level": "L0", key: volume}
         path = folder / "c.toml"
-        path.write_text(toml(config))
+        path.write_text(to_toml(config))
         path.chmod(0o644)
         command = [other_user.python(), "-m", "apex_exec", "serve", "--config", str(path)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=40, env=other_user.environment(),
@@ -274,7 +275,7 @@ def test_a_volume_of_root_is_refused_with_the_folder_to_name_instead(key: str, m
         for part in (key, str(volume), "uid 0", f"uid {other_user.UID}", says):
             assert part in said[0]
         if says.startswith("name"):  # what it says works
-            path.write_text(toml(config | {key: volume / "apex-exec"}))
+            path.write_text(to_toml(config | {key: volume / "apex-exec"}))
             with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=other_user.environment(),
                                   **other_user.become()) as process:
                 assert process.stderr is not None
@@ -293,7 +294,7 @@ def test_who_may_not_administer_is_told_so_at_once(plugins: Path) -> None:
     with Daemon(plugins=plugins) as daemon:
         daemon.folder.chmod(0o755)
         daemon.runtime.chmod(0o755)  # as with host.socket_group: the folder may be entered, the socket not
-        daemon.config_path.chmod(0o644)
+        daemon.config_file.chmod(0o644)
         code = f"""
 import asyncio, time
 from apex_exec.client import AdminClient, AsyncClient, ConnectionLost

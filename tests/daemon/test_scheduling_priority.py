@@ -48,6 +48,8 @@ def test_the_loop_goes_first_and_workers_stay_where_the_daemon_was_started(tmp_p
         daemon.start_registrar()
         wait_for(lambda: nice(daemon.pid) == base + LOOP_NICE, 5, "the loop's niceness")
         exporter = ("apex-exporter", base + EXPORTER_NICE)
+        assert daemon.get("/livez")[0] == 200  # which starts it
+        daemon.operate("plugin.list")  # and this the registrar
         old = next(pid for pid, (name, _) in family(daemon).items() if name == exporter[0])
         os.kill(old, signal.SIGKILL)  # the next one is started by the loop as it is now
         wait_for(lambda: any(pid != old and row == exporter for pid, row in family(daemon).items()), 10,

@@ -211,7 +211,7 @@ def test_the_socket_is_private_and_a_second_daemon_is_refused(daemon: Daemon) ->
     folder = daemon.runtime
     assert os.stat(folder).st_mode & 0o777 == 0o700 and os.stat(f"{folder}/host.sock").st_mode & 0o777 == 0o600
     second = subprocess.run([sys.executable, "-m", "apex_exec", "serve", "--config",
-                             str(daemon.config_path)],
+                             str(daemon.config_file)],
                             capture_output=True, text=True, timeout=20)
     assert second.returncode == 2 and "already running" in second.stderr
 

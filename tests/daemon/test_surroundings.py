@@ -17,8 +17,9 @@ import pytest
 
 from apex_exec.client import Client
 from apex_exec.config import load_settings
+from apex_exec.testing.configuration import to_toml
 from tests.support import need
-from tests.support.daemon import ECHO, ROOT, USER, Daemon, toml, wait_for, write_plugin
+from tests.support.daemon import ECHO, ROOT, USER, Daemon, wait_for, write_plugin
 
 ACTION = {"action": "x", "context": {"n": 1}}
 
@@ -34,8 +35,8 @@ def folder() -> Iterator[Path]:
 def config_of(folder: Path, **changes: Any) -> Path:
     """A configuration of folders of its own, written."""
     path = folder / "c.toml"
-    path.write_text(toml({"runtime_dir": folder / "run", "state_dir": folder / "state", "http.address": "127.0.0.1:0",
-                          "audit.min_free_bytes": 0} | changes))
+    path.write_text(to_toml({"runtime_dir": folder / "run", "state_dir": folder / "state",
+                             "http.address": "127.0.0.1:0", "audit.min_free_bytes": 0} | changes))
     return path
 
 

@@ -35,6 +35,16 @@ def test_a_map_names_every_file_of_its_folder_and_no_other(folder: str) -> None:
     assert named <= there, "files that are not there"
 
 
+@pytest.mark.parametrize("page", ["apex_exec/README.md", "apex_exec/daemon/README.md", "apex_exec/core/README.md",
+                                  ".github/CONTRIBUTING.md"])
+def test_every_file_that_a_page_for_programmers_names_is_there(page: str) -> None:
+    """A path with a folder is looked for from the top, from the package and from the page; a bare name is the maps'."""
+    text = (ROOT / page).read_text("utf-8")
+    named = set(re.findall(r"`((?:[\w.-]+/)+[\w-]+\.(?:py|ts|md|toml|json))`", text))
+    assert named and not {name for name in named if not any(
+        (place / name).exists() for place in (ROOT, PACKAGE, (ROOT / page).parent, ROOT / "tests"))}
+
+
 def test_links_between_pages_lead_somewhere() -> None:
     broken = []
     for page in ROOT.rglob("*.md"):

@@ -146,6 +146,7 @@ def test_a_killed_zygote_is_replaced_and_every_call_in_flight_is_answered(plugin
 @pytest.mark.slow
 def test_every_killed_side_process_comes_back_and_costs_no_call_its_outcome(plugins: Path, tmp_path: Path) -> None:
     with Daemon(tmp_path, plugins=plugins, config=PATIENT) as daemon, Caller(daemon.endpoint) as caller:
+        wait_for(lambda: daemon.get("/readyz")[0] == 200, 10, "readiness")  # which starts the exporter
         daemon.start_registrar()
         assert outcome(caller.call("many")) == "ok"
         names = started(daemon)
@@ -196,7 +197,7 @@ def test_a_killed_supervisor_takes_all_with_it_and_the_next_one_starts_on_its_fo
 def test_a_second_daemon_on_the_same_folder_is_refused_and_harms_nothing(plugins: Path, tmp_path: Path) -> None:
     with Daemon(tmp_path, plugins=plugins) as daemon, Caller(daemon.endpoint) as caller:
         assert outcome(caller.call("steady")) == "ok"
-        second = subprocess.run([sys.executable, "-m", "apex_exec", "serve", "--config", str(daemon.config_path)],
+        second = subprocess.run([sys.executable, "-m", "apex_exec", "serve", "--config", str(daemon.config_file)],
                                 capture_output=True, text=True, timeout=30, cwd=ROOT, check=False)
         assert second.returncode != 0 and "already running" in second.stderr, second
         assert outcome(caller.call("steady")) == "ok", "the first keeps its socket"

@@ -34,10 +34,10 @@ def test_every_function_and_cast_is_named() -> None:
 
 def test_the_bounds_are_those_of_the_code() -> None:
     for text in (f"{values.ROWS_MAX:,} rows and {values.RESULT_BYTES_MAX // 1024} KiB",
-                 f"Texts: {compiler.TEXT_BYTES_MAX // 1024} KiB, {compiler.TOKENS_MAX:,} tokens, brackets "
-                 f"{compiler.NESTING_MAX} deep",
+                 f"A text has at most {compiler.TEXT_BYTES_MAX // 1024} KiB, {compiler.TOKENS_MAX:,} tokens, and "
+                 f"brackets {compiler.NESTING_MAX} deep",
                  f"{fetch.HEADER_BYTES_MAX // 1024} KiB and {fetch.HEADERS_MAX} fields",
-                 f"most {api_calls.CALLS_MAX:,}, eight at once, with {api_calls.BYTES_MAX // 2**20} MiB",
+                 f"at most {api_calls.CALLS_MAX:,} calls, eight at once, with {api_calls.BYTES_MAX // 2**20} MiB",
                  f"{api_calls.MARGIN_NS // 10**6} ms before"):
         assert re.sub(r"\s+", " ", text) in re.sub(r"\s+", " ", README), text
     assert api_calls.IN_FLIGHT_MAX == 8 and fetch.REDIRECTS_MAX == 5

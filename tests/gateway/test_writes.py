@@ -153,13 +153,13 @@ INSERT INTO walled VALUES (1, 'aaaaaaaa-0000-4000-8000-000000000001', 'x', 'firs
 
 @pytest.mark.parametrize(("need", "request_", "said"), [
     (False, Insert("walled", {"id": 2}), "shown needs a value"),
-    (True, Insert("walled", {"id": 2, "shown": "x"}), "a column that is not shown to plugins needs a value"),
-    (False, Insert("walled", {"id": 2, "shown": "x", "one": "first"}), "another row has this one already"),
-    (False, Insert("walled", {"id": 1, "shown": "x"}), "another row has this id already"),
+    (True, Insert("walled", {"id": 2, "shown": "x"}), "a column that is not visible to plugins needs a value"),
+    (False, Insert("walled", {"id": 2, "shown": "x", "one": "first"}), "another row already has this one"),
+    (False, Insert("walled", {"id": 1, "shown": "x"}), "another row already has this id"),
     (False, Insert("walled", {"id": 2, "shown": "x", "n": 100}), "a check of the table refuses these values"),
     (False, Insert("walled", {"id": 2, "shown": "x", "parent": 7}), "refers to"),
     (False, Update("walled", {"n": 100}, {"id": 1}), "a check of the table refuses these values"),
-    (False, Update("walled", {"n": 1}, {"id": 3}), "another row has these values already"),
+    (False, Update("walled", {"n": 1}, {"id": 3}), "another row already has these values"),
     (False, Delete("parents", {"id": 1}), "refers to")])
 def test_a_constraint_that_is_hurt_names_nothing_that_is_hidden(fresh: Data, need: bool, request_: Any,
                                                                 said: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from apex_exec.ledger.audit import CHECKPOINT_PAGES, AuditStore, LedgerError
-from apex_exec.ledger.checkpoints import Mark, load_key, write_mark
+from apex_exec.ledger.checkpoints import SignedHead, load_key, write_signed
 from apex_exec.ledger.reading import Filter, export_rows, read_events, utc_text
 from apex_exec.ledger.records import AuditRecord, BodyMaker, chain_hash, encode_line, execution_record
 from apex_exec.ledger.verify import verify
@@ -147,7 +147,7 @@ def test_an_event_added_after_the_head_is_found_and_not_signed(tmp_path: Path, t
         tamper(db, "DELETE FROM tail" if tail == "removed" else "DROP TABLE tail")
     found = verify(db, tmp_path).finding
     assert found is not None and (found.kind, found.seq) == ("added", 11)
-    with pytest.raises(LedgerError, match="added to"):
+    with pytest.raises(LedgerError, match="events were added"):
         AuditStore(db, tmp_path)
 
 
@@ -173,7 +173,7 @@ def test_what_the_head_does_not_cover_yet_is_held_by_the_tail(tmp_path: Path) ->
     rewritten(db, b'"n":12', b'"n":99')
     found = verify(db, tmp_path).finding
     assert found is not None and (found.kind, found.seq) == ("tail", 15)
-    with pytest.raises(LedgerError, match="differs from its signed tail"):
+    with pytest.raises(LedgerError, match="differs from its signed tail: it was rewritten"):
         AuditStore(db, tmp_path)
     db.write_bytes(kept)
     tamper(db, "DELETE FROM events WHERE seq > 12")
@@ -201,7 +201,7 @@ def test_a_head_that_is_gone_or_not_ours_is_found(tmp_path: Path) -> None:
     head.unlink()
     found = verify(db, tmp_path).finding
     assert found is not None and found.kind == "head"
-    write_mark(head, Mark("head", 3, bytes(32)), load_key(tmp_path / "elsewhere"))
+    write_signed(head, SignedHead("head", 3, bytes(32)), load_key(tmp_path / "elsewhere"))
     found = verify(db, tmp_path).finding
     assert found is not None and "not signed" in found.message
     head.write_bytes(kept)
@@ -371,7 +371,7 @@ def test_an_older_copy_that_is_put_back_is_refused_and_found(tmp_path: Path, tak
         away.write_bytes(kept)
     else:
         (state / "ledger.anchor").unlink()  # the one elsewhere is enough
-    with pytest.raises(LedgerError, match=r"an older copy|another chain"):
+    with pytest.raises(LedgerError, match=r"an older copy|the chain was replaced"):
         AuditStore(database, state, anchor=str(anchor))
     found = verify(database, state, anchor=str(anchor))
     assert found.finding is not None

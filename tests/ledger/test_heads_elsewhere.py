@@ -39,7 +39,7 @@ def call(daemon: Daemon, count: int) -> None:
 
 def verified(daemon: Daemon) -> dict[str, Any]:
     done = subprocess.run([sys.executable, "-m", "apex_exec", "audit", "verify", "--json", "--config",
-                           str(daemon.config_path)], capture_output=True, text=True)
+                           str(daemon.config_file)], capture_output=True, text=True)
     assert done.returncode in (0, 1), done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     assert found["ok"] == (done.returncode == 0)

@@ -50,24 +50,24 @@ def test_times_of_every_age_have_one_width_and_sort_as_they_are() -> None:
 def test_retention_believes_no_jump(tmp_path: Path, jump_ns: int) -> None:
     """At a start, live for a while, and for good: it never goes further than a week and twice the time that passed."""
     clock = RetentionClock(tmp_path, NOW_NS, 0, NOW_NS)
-    begun = clock.look(NOW_NS, 0)
+    begun = clock.sample(NOW_NS, 0)
     passed = 0
     for _ in range(48):  # two days with the wrong clock, live
         passed += 3600 * 10**9
-        assert clock.look(NOW_NS + passed + jump_ns, passed) <= begun + CATCH_UP * passed
+        assert clock.sample(NOW_NS + passed + jump_ns, passed) <= begun + CATCH_UP * passed
     again = RetentionClock(tmp_path, NOW_NS + passed + jump_ns, 10**15, None)  # a start with it
-    assert again.look(NOW_NS + passed + jump_ns, 10**15) <= begun + CATCH_UP * passed + GAP_NS
+    assert again.sample(NOW_NS + passed + jump_ns, 10**15) <= begun + CATCH_UP * passed + GAP_NS
     right = RetentionClock(tmp_path, NOW_NS + passed, 10**15, None)
-    assert right.look(NOW_NS + passed, 10**15) <= NOW_NS + passed, "with the right clock it is never ahead of it"
+    assert right.sample(NOW_NS + passed, 10**15) <= NOW_NS + passed, "with the right clock it is never ahead of it"
 
 
 def test_retention_catches_up_after_a_long_absence(tmp_path: Path) -> None:
-    RetentionClock(tmp_path, NOW_NS, 0, None).look(NOW_NS, 0)
+    RetentionClock(tmp_path, NOW_NS, 0, None).sample(NOW_NS, 0)
     wall, monotonic = NOW_NS + 60 * DAY_NS, 0
     clock = RetentionClock(tmp_path, wall, monotonic, None)
     for _ in range(54 * 24):
         wall, monotonic = wall + 3600 * 10**9, monotonic + 3600 * 10**9
-        clock.look(wall, monotonic)
+        clock.sample(wall, monotonic)
     assert clock.ahead_ns == 0
 
 
@@ -91,5 +91,5 @@ def test_one_event_of_another_age_takes_no_other_along_and_keeps_none(tmp_path: 
 
 
 def test_the_clock_is_kept_private(tmp_path: Path) -> None:
-    RetentionClock(tmp_path, time.time_ns(), 0, None).look(time.time_ns(), 1)
+    RetentionClock(tmp_path, time.time_ns(), 0, None).sample(time.time_ns(), 1)
     assert (tmp_path / "audit.clock").stat().st_mode & 0o777 == 0o600

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from apex_exec.config import Settings, load_settings
-from apex_exec.market.arguments import TABLE
+from apex_exec.market.arguments import OPERATIONS
 from apex_exec.market.operations import Operations
 from apex_exec.market.review.states import CHECKLIST
 from apex_exec.market.review.workflow import Machine
@@ -102,7 +102,7 @@ class Market:
 
     def __call__(self, op: str, **args: Any) -> Any:
         """One operation; arguments and results pass the wire's types."""
-        kind, _doc = TABLE[op]
+        kind = next(one.args for one in OPERATIONS if one.name == op)
         found = self.handlers[op](self.context, msgspec.convert(args, kind))
         return msgspec.msgpack.decode(msgspec.msgpack.encode(found))
 

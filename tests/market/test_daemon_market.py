@@ -76,7 +76,7 @@ def test_from_submission_to_statement(daemon: Daemon, tmp_path: Path) -> None:
     yes = ("market", "approve", number, "--reviewer", "rita", "--digest", digest, "--confirm-all", "--reason", "good")
     new_key(daemon.state / "keys", "rita")
     cli(daemon, "keys", "register", "rita", "--role", "approver", "--state-dir", str(daemon.state))
-    assert "signed by one" in cli(daemon, *yes, status=1)
+    assert "signed with one" in cli(daemon, *yes, status=1)
     cli(daemon, *yes, "--key", "rita", "--state-dir", str(daemon.state))
     signed = cli(daemon, "market", "status", number, "--json")["decisions"]
     assert len(signed) == 1
@@ -86,7 +86,7 @@ def test_from_submission_to_statement(daemon: Daemon, tmp_path: Path) -> None:
 
     cli(daemon, "keys", "register", "market", "--role", "market", "--state-dir", str(daemon.state))
     daemon.write_config({"market.index": str(daemon.state / "market" / "public")})
-    said = cli(daemon, "plugin", "install", "sums", "--config", str(daemon.config_path))
+    said = cli(daemon, "plugin", "install", "sums", "--config", str(daemon.config_file))
     assert "bytes (100 %)" in said and "sums 1.0.0: installed" in said
     with AdminClient(daemon.admin) as admin:
         with pytest.raises(AdminRefused, match="no purchase or running subscription"):

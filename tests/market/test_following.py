@@ -132,7 +132,7 @@ def test_what_the_index_revokes_is_quarantined_audited_told_and_stays_so(place: 
     daemon.start()
     assert served(daemon).startswith("PLUGIN_DISABLED") and served(daemon, "other") == "ok"
     wait_for(lambda: daemon.metric('market_index_refreshes_total{outcome="not_fetched"}') > 0, 5, "a look")
-    assert "could not be read again" in daemon.log
+    assert "could not be fetched" in daemon.log
     admin(daemon, "plugin.remove", id="sample")
     for bytes_, plugin in ((sold, "sample"), (never, "never")):  # removed meanwhile, and never installed
         with pytest.raises(CallError) as caught:

@@ -37,7 +37,7 @@ def test_set_up_example_and_own_words_will_do() -> None:
     (GOOD.replace("Usage examples", "Thanks").replace("--------------", "------"), "example"),
     (SCAFFOLD, "scaffold"), (SCAFFOLD + "\nmore\n", "scaffold"), (GOOD + "\nTODO: write\n", "placeholder"),
     ("## Set-up\n## Example\n", "set-up"), ("```\n## Set-up\nx\n## Example\ny\n```\n", "set-up"),
-    ("x" * 300_000, "over")])
+    ("x" * 300_000, "larger than")])
 def test_what_is_missing_is_named(text: str | None, missing: str) -> None:
     problems = readme_problems(None if text is None else text.encode(), SCAFFOLD)
     assert any(missing in problem for problem in problems), problems

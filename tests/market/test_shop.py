@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from apex_exec.errors import Refusal
-from apex_exec.market.arguments import TABLE
+from apex_exec.market.arguments import OPERATIONS
 from apex_exec.market.review.states import CHECKLIST
 from apex_exec.market.store import purchases, submissions
 from apex_exec.registry.bundles.bundle import unpack
@@ -41,15 +41,15 @@ def problems(shown: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def test_every_operation_has_arguments_a_line_of_documentation_and_a_handler(market: Market) -> None:
-    assert set(market.handlers) == set(TABLE)
-    assert all(doc.endswith(".") for _, doc in TABLE.values())
+    assert set(market.handlers) == {one.name for one in OPERATIONS}
+    assert all(one.doc.endswith(".") for one in OPERATIONS)
 
 
 @pytest.mark.parametrize(("run", "name", "words"), [
     (POOR_RUN, "coverage", "70 % are required"),
     (Run(passed=0), "tests", "no test was found"),
     (Run(passed=1, failed=1, failures=["test_x: 1 != 2"], arcs=GOOD_RUN.arcs), "tests", "1 of 2 tests failed"),
-    (Run(passed=3, ended="the tests ended their own process"), "coverage", "did not come to their end"),
+    (Run(passed=3, ended="the tests ended their own process"), "coverage", "did not finish"),
     (Run(passed=3, arcs={"plugin.py": [(-1, 900)]}), "coverage", "line 900"),
     (Refusal("no_jail", "this machine cannot jail tests"), "tests", "cannot jail")])
 def test_tests_that_do_not_show_enough_send_a_submission_back(market: Market, tmp_path: Path, run: Any, name: str,
@@ -63,8 +63,8 @@ def test_tests_that_do_not_show_enough_send_a_submission_back(market: Market, tm
 def test_a_claimed_line_that_is_not_run_makes_the_report_forged(market: Market, tmp_path: Path) -> None:
     market.proof = Proof(5, 6, "plugin.py", 7)
     shown = market("market.submit", path=str(write_bundle(tmp_path / "sums")), submitter="ann")
-    assert problems(shown) == {"coverage": ["the report is forged: plugin.py:7 was said to be run by the tests, and is "
-                                            "not"]}
+    assert problems(shown) == {"coverage": ["the report is forged: plugin.py:7 is reported as run by the tests, but "
+                                            "is not"]}
 
 
 def test_what_is_proven_and_what_is_only_claimed_stand_apart_in_the_signed_report(market: Market,

@@ -12,11 +12,12 @@ import pytest
 from apex_exec.config import Settings
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.errors import Refusal
+from apex_exec.registry.arguments import OPERATIONS
 from apex_exec.registry.bundles.blobs import BlobStore
 from apex_exec.registry.bundles.bundle import Bundle, pack
 from apex_exec.registry.bundles.manifest import Manifest
 from apex_exec.registry.context import Context
-from apex_exec.registry.operations import ENTRIES
+from apex_exec.registry.operations import HANDLERS
 from apex_exec.registry.scan.findings import Report
 from apex_exec.registry.store import Store
 
@@ -59,8 +60,8 @@ class Stage:
 
     def run(self, operation: str, **arguments: Any) -> Any:
         """One operation as the registrar runs it."""
-        entry = next(entry for entry in ENTRIES if entry.name == operation)
-        return entry.handler(self.context, entry.args(**arguments))
+        args = next(one.args for one in OPERATIONS if one.name == operation)
+        return HANDLERS[operation](self.context, args(**arguments))
 
     def refused(self, operation: str, **arguments: Any) -> Refusal:
         """The refusal of an operation."""

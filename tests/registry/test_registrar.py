@@ -203,13 +203,13 @@ def test_kill_9_at_any_point_of_an_upgrade_leaves_the_old_or_the_new_state(point
         install(daemon)
         install(daemon, id="other")
         daemon.stop()
-        daemon._env["APEXEXEC_TEST_CRASH_AT"] = point
+        daemon.env["APEXEXEC_TEST_CRASH_AT"] = point
         daemon.start()
         new = bundle("new", version="1.1.0")
         with contextlib.suppress(CallError):
             admin(daemon, "plugin.upgrade", bundle=pack(new))
         daemon.stop()
-        del daemon._env["APEXEXEC_TEST_CRASH_AT"]
+        del daemon.env["APEXEXEC_TEST_CRASH_AT"]
         daemon.start()
         with Client(daemon.endpoint) as client:
             served = text(client)

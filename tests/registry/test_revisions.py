@@ -137,7 +137,8 @@ def upgrade():
     os.kill(os.getpid(), signal.SIGKILL)
 """
 OPEN = """\
-import sys
+import logging, sys
+logging.basicConfig(level=logging.INFO)
 from pathlib import Path
 from apex_exec.registry.database import Schema, open_database
 open_database(sys.argv[1], Schema(sys.argv[2], Path(sys.argv[3]), sys.argv[4], int(sys.argv[5])))
@@ -160,6 +161,13 @@ def test_whoever_is_killed_in_the_middle_of_the_revisions_leaves_the_store_as_it
     assert rows(path) == held and shape(path) == looked, "all the revisions before it are undone too"
     open_database(f"sqlite:///{path}", schema).dispose()
     assert "half" not in rows(path) and rows(path).keys() >= held.keys()
+
+
+def test_nothing_is_said_where_all_goes_well(tmp_path: Path) -> None:
+    path, schema = load(tmp_path / "x.db", "first", "market", 1), STORES["market"]
+    done = subprocess.run([sys.executable, "-c", OPEN, f"sqlite:///{path}", "market", str(schema.revisions),
+                           schema.revision, str(schema.version)], timeout=100, check=False, capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
 # ---------------------------------------------------------------- what the rows mean

@@ -53,7 +53,7 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
                 client.request("plugin.enable", {"id": "sample", "user": user})
             client.request("plugin.enable", {"id": "other"})
         running.stop()
-        running._env["APEXEXEC_TEST_CRASH_AT"] = "row-committed"
+        running.env["APEXEXEC_TEST_CRASH_AT"] = "row-committed"
         running.start()
         yield running
 
@@ -87,7 +87,7 @@ def test_what_was_stopped_is_not_executed_again_after_the_registrar_died_at_the_
     assert outcome(daemon, "sample") == outcome(daemon, "other") == "ok"
     pids = daemon.pids("sample")
     with AdminClient(daemon.admin) as client, pytest.raises(CallError) as caught:
-        client.request(stop.split()[0], args)
+        client.request(stop.split(maxsplit=1)[0], args)
     assert caught.value.details["reason"] == "registrar_died"
     wait_for(lambda: outcome(daemon, "sample") == code, 10, "the stop")
     if stop != "plugin.disable for one":

@@ -14,8 +14,7 @@ from apex_exec.registry.scan import scanner as scan_module
 from apex_exec.registry.scan.child import scan_files
 from apex_exec.registry.scan.findings import RULES, Finding, Report
 from apex_exec.registry.scan.scanner import ALLOWED, Request, scan
-from benchmarks.bench_scan import PACKAGES, package_files
-from benchmarks.scan_corpus import MALICIOUS, malicious_bundle
+from apex_exec.testing.scan_samples import MALICIOUS, ORDINARY_PACKAGES, malicious_bundle, package_files
 from tests.support import need
 from tests.support.bundles import bundle
 
@@ -38,7 +37,7 @@ def test_each_malicious_sample_is_found_at_error_level(name: str) -> None:
     assert all(item.path == "plugin.py" and item.line > 0 and item.why and item.fix for item in errors)
 
 
-@pytest.mark.parametrize("name", PACKAGES)
+@pytest.mark.parametrize("name", ORDINARY_PACKAGES)
 @pytest.mark.slow_after(3)
 def test_a_well_known_pure_python_package_has_no_finding_at_error_level(name: str) -> None:
     files = package_files(name)

@@ -177,7 +177,7 @@ def test_v2_hands_controllers_down_and_writes_its_own_files(tmp_path: Path, monk
     assert (plugin / "cpu.max").read_text() == "100000 1000000", "the plugin's next worker is limited again"
     spare = groups.enter_spare(-3)
     assert spare == [str(own / groups.name / "s3" / "w-3" / "cgroup.procs")]
-    groups.adopt(-3, 8, spec(memory_mb=20), 0.5)
+    groups.bind(-3, 8, spec(memory_mb=20), 0.5)
     assert (own / groups.name / "s3" / "cpu.max").read_text() == "100000 1000000"
     assert int((own / groups.name / "s3" / "w-3" / "memory.max").read_text()) == 29 * 2**20
     (own / groups.name / "s3" / "cpu.stat").write_text("throttled_usec 500\n")

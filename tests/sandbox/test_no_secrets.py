@@ -70,7 +70,7 @@ def test_neither_zygote_nor_worker_holds_a_key_a_path_or_an_argument_of_the_daem
         client.invoke("one", "onActionExecute", USER, {"action": "x", "context": {}})
         needles = {
             "the multiprocess key": KEY, "the start folder": os.fsencode(start), "the secret": b"value-of-a-secret",
-            "the configuration's path": os.fsencode(daemon.config_path),
+            "the configuration's path": os.fsencode(daemon.config_file),
             "the runtime folder": os.fsencode(daemon.runtime), "the state folder": os.fsencode(daemon.state),
             "the plugins' folder": os.fsencode(plugins)}
         assert found_in(daemon.pid, needles) == needles.keys(), "the control: the supervisor has them all"

@@ -123,7 +123,7 @@ MUTANTS = (
     Mutant("more workers than places", "places", "len(self._workers.by_id) < self._bounds.limits.workers_max",
            "len(self._workers.by_id) <= self._bounds.limits.workers_max"),
     Mutant("waiting plugins are forgotten", "lifecycle",
-           "        self._feeding.serve_waiting(step)\n\n    def _empty_place", "\n    def _empty_place"),
+           "        self._feeding.serve_waiting(step)\n\n    def _hand_back", "\n    def _hand_back"),
     Mutant("forks while there is no zygote", "places", "return (self._zygote_up and now_ns", "return (now_ns"),
     Mutant("forks right after a refused one", "places", "self._zygote_up and now_ns >= self._fork_after_ns\n",
            "self._zygote_up\n"),

@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-import signal
-import subprocess
-import sys
-import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,14 +11,15 @@ from typing import Any
 import psutil
 
 import apex_exec
+from apex_exec import testing
+from apex_exec.testing import USER, write_bundle
 from tests.support import other_user
+
+__all__ = ["ECHO", "EXAMPLES", "MANY", "ROOT", "SLEEP", "USER", "Daemon", "admin_request", "wait_for", "write_plugin"]
 
 ROOT = Path(apex_exec.__file__).parent.parent
 EXAMPLES = Path(apex_exec.__file__).parent / "examples" / "plugins"
-START_SECONDS_MAX = 30.0
-STOP_SECONDS_MAX = 20.0
 WORKERS_LOOKS_MAX = 50
-USER = "11111111-2222-4333-8444-555555555555"
 
 
 def wait_for(true: Callable[[], Any], seconds: float, what: str = "it") -> None:
@@ -37,31 +30,12 @@ def wait_for(true: Callable[[], Any], seconds: float, what: str = "it") -> None:
         time.sleep(0.01)
 
 
-def toml(config: dict[str, Any]) -> str:
-    """``{dotted key: value}`` as TOML. A dict below a key is an inline table."""
-    return "".join(f"{key} = {_value(value)}\n" for key, value in config.items())
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(key)} = {_value(inner)}" for key, inner in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_value, value)) + "]"
-    return json.dumps(str(value) if isinstance(value, Path) else value)
-
-
 def write_plugin(folder: Path, id_: str, code: str, hooks: tuple[str, ...] = ("onActionExecute",),
                  permissions: tuple[str, ...] = (), **manifest: Any) -> Path:
     """One bundle below ``folder``. ``code`` is the body of the module after ``plugin`` was made."""
-    target = folder / id_
-    target.mkdir(parents=True, exist_ok=True)
-    (target / "manifest.json").write_text(json.dumps({
-        "id": id_, "name": id_, "version": "1.0.0", "author": "tests", "permissions": list(permissions),
-        "manifest": {"entrypoint": "plugin.py", "hooks": list(hooks)}, **manifest}))
     head = "from workers import Plugin\n\n"
     head += f'plugin = Plugin(id="{id_}", version="1.0.0", permissions={list(permissions)})\n\n'
-    (target / "plugin.py").write_text(head + code)
-    return target
+    return write_bundle(folder, id_, head + code, hooks, permissions, **manifest)
 
 
 ECHO = '''
@@ -85,106 +59,57 @@ def act(context, params):
 """Its result is too large to be checked in the loop: the process that checks such results is started for it."""
 
 
-class Daemon:
-    """A running daemon; a context manager that stops it.
+class Daemon(testing.Daemon):
+    """``apex_exec.testing.Daemon`` that is started at once, and what only our own tests look at.
 
-    ``folder`` (None: a short temporary one, since socket paths are short) gets ``run``, ``state`` and ``log``.
-    ``plugins`` is a folder of bundles, readable by ``uid``; ``config`` dotted keys; ``uid`` a user to run as, which
-    takes root; ``wrapper`` a command that execs the daemon; ``tree`` where the code lies that is run.
+    ``plugins`` is a folder of bundles, readable by ``uid``; ``uid`` a user to run as, which takes root; ``wrapper`` a
+    command that execs the daemon; ``tree`` where the code lies that is run.
     """
 
     def __init__(self, folder: Path | str | None = None, plugins: Path | str | None = EXAMPLES,
                  config: dict[str, Any] | None = None, uid: int | None = None,
                  env: dict[str, str] | None = None, wrapper: list[str] | None = None, tree: Path = ROOT) -> None:
-        self._own = folder is None
-        if folder is None:
-            folder = tempfile.mkdtemp(prefix="apx") if uid is None else other_user.new_folder(uid)
-        self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.runtime, self.state = self.folder / "run", self.folder / "state"
-        self.endpoint = f"ipc://{self.runtime}/host.sock"
-        self.admin = f"ipc://{self.runtime}/admin.sock"
-        self.log_path = self.folder / "log"
-        self.config_path = self.folder / "config.toml"
-        self.config: dict[str, Any] = {
-            "runtime_dir": str(self.runtime), "state_dir": str(self.state), "http.address": "127.0.0.1:0",
-            "audit.min_free_bytes": 0}
-        if plugins is not None:
-            self.config["plugins_dir"] = str(plugins)
+        own = folder is None and uid is not None
+        super().__init__(other_user.new_folder(uid) if own else folder, plugins_dir=plugins, env=env,
+                         config={"audit.min_free_bytes": 0, **(config or {})})
+        if own:
+            self.remove_folder_at_end = True
+        if plugins is None:
+            del self.config["plugins_dir"]
+            self.configure({})
+        self.admin = self.admin_endpoint
         self.uid = uid
-        self._env = env or {}
         self._wrapper = wrapper or []
         self._tree = tree
-        self.write_config(config or {})
         self.start()
+
+    def command(self) -> list[str]:
+        """As its user's interpreter runs it, behind the wrapper."""
+        command = super().command()
+        if self.uid is not None:
+            command[0] = other_user.python()
+        return [*self._wrapper, *command]
+
+    def environment(self) -> dict[str, str]:
+        """Its user's, or that of the tests: what ``conftest.py`` has set counts."""
+        return {**(os.environ if self.uid is None else other_user.environment()), **self.env}
+
+    def process_options(self) -> dict[str, Any]:
+        """In the tests' own process group, as a shell in the foreground would start it."""
+        return {"cwd": self._tree} if self.uid is None else other_user.become(self.uid)
+
+    def start(self) -> None:
+        """Waits for the line of the log as well, since some tests read what stands before it."""
+        super().start()
+        wait_for(lambda: "serving" in self.log_since_start, 10, "the line in the log")
 
     def write_config(self, changes: dict[str, Any]) -> None:
         """Changes the configuration file; a running daemon hears of it by ``reload``."""
-        self.config.update(changes)
-        self.config_path.write_text(toml(self.config))
-
-    def start(self) -> None:
-        """Starts the process and waits until it serves."""
-        python, who, env = sys.executable, {"cwd": self._tree}, {**os.environ, **self._env}
-        if self.uid is not None:
-            python, who = other_user.python(), other_user.become(self.uid)
-            env = {**other_user.environment(), **self._env}
-        command = [*self._wrapper, python, "-m", "apex_exec", "serve", "--config", str(self.config_path)]
-        if self.config.get("host.endpoint", "").startswith("tcp://"):
-            self.endpoint = self.config["host.endpoint"]
-        with self.log_path.open("a") as log:
-            begin = self.log_path.stat().st_size
-            self.process = subprocess.Popen(command, stderr=log, stdout=log, env=env, **who)
-        due = time.monotonic() + START_SECONDS_MAX
-        while "serving" not in self.log[begin:]:
-            if self.process.poll() is not None or time.monotonic() > due:
-                self.process.kill()
-                self.process.wait()
-                raise AssertionError(f"the daemon did not start:\n{self.log[-3000:]}")
-            time.sleep(0.01)
-
-    @property
-    def pid(self) -> int:
-        """The supervisor's process id."""
-        return self.process.pid
-
-    @property
-    def log(self) -> str:
-        """What it has logged so far."""
-        return self.log_path.read_text(errors="replace")
-
-    @property
-    def http(self) -> str:
-        """The address of /metrics, /livez and /readyz."""
-        return self.log.rpartition("metrics on ")[2].split()[0].removesuffix("/metrics")
-
-    def get(self, path: str) -> tuple[int, str]:
-        """(status, body) of one HTTP request."""
-        try:
-            with urllib.request.urlopen(self.http + path, timeout=10) as response:
-                return response.status, response.read().decode()
-        except urllib.error.HTTPError as error:
-            return error.code, error.read().decode()
-
-    def metrics(self) -> str:
-        """One scrape."""
-        return self.get("/metrics")[1]
-
-    def metric(self, series: str) -> float:
-        """The value of one series, written as in a scrape without the prefix; 0 where it is not there."""
-        for line in self.metrics().splitlines():
-            name, _, value = line.rpartition(" ")
-            if name == "apex_exec_" + series:
-                return float(value)
-        return 0.0
+        self.configure(changes)
 
     def wait_metric(self, series: str, value: float, seconds: float = 5.0) -> None:
         """Waits until a series has ``value``."""
         wait_for(lambda: self.metric(series) == value, seconds, f"{series} = {value}")
-
-    def signal(self, number: int) -> None:
-        """Sends a signal to the supervisor."""
-        self.process.send_signal(number)
 
     def family(self) -> list[psutil.Process]:
         """Every process below the supervisor."""
@@ -233,43 +158,13 @@ class Daemon:
     def _admin_status(self) -> dict[str, Any]:
         return admin_request(self.admin, "daemon.status")
 
-    def operate(self, op: str, **args: Any) -> dict[str, Any]:
-        """One administrative operation; its ``result``. Fails where it is refused."""
+    def operate(self, op: str, /, **args: Any) -> Any:
+        """One administrative operation; its ``result``. Fails if it is refused."""
         return admin_request(self.admin, op, **args)
 
     def start_registrar(self) -> None:
         """Asks for something that the registrar does, and waits for the answer: without a registry it starts then."""
         self.operate("plugin.list")
-
-    def stop(self, seconds: float = STOP_SECONDS_MAX) -> int:
-        """SIGTERM; the exit status. A daemon that is stopped already keeps its status."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGCONT)
-            self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(seconds)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-                raise AssertionError(f"the daemon did not stop:\n{self.log[-3000:]}") from None
-        return self.process.returncode
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        self.process.kill()
-        self.process.wait()
-
-    def __enter__(self) -> Daemon:
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        try:
-            status = self.stop()
-            if kind is None and status not in (0, -signal.SIGKILL):
-                raise AssertionError(f"the daemon ended with {status}:\n{self.log[-3000:]}")
-        finally:
-            if self._own:
-                shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def admin_request(endpoint: str, op: str, **args: Any) -> dict[str, Any]:

@@ -8,9 +8,9 @@ import platform
 import shutil
 import subprocess
 import time
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 BIN, SOURCE, WORK = "/opt/apex/bin", Path("/opt/src"), Path("/run/steps")
 USER = "11111111-2222-4333-8444-555555555555"

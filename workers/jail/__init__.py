@@ -1,8 +1,8 @@
-"""What confines a worker, applied in order after the fork and before any byte of the plugin. One file a layer.
+"""Confines a worker: layers that are applied in order after the fork and before any byte of the plugin. One file each.
 
-The daemon's plan (plain data) says for each layer what is to be: ``required`` (it must come out as the plan claims,
-or no plugin code runs), ``try`` (the probe's way: report what comes of it), ``absent`` (the probe saw that this
-machine cannot) or ``waived`` (the operator does without it, by name). Nothing fails open.
+The daemon's plan (plain data) says for each layer what is to happen: ``required`` (its result must be what the plan
+claims, or no plugin code runs), ``try`` (for the probe: report the result), ``absent`` (the probe saw that this machine
+cannot apply it) or ``waived`` (the operator does without it, by name). Nothing fails open.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ __all__ = ["ORDER", "Child", "Jail", "JailError", "ready_for_plugin"]
 
 ORDER: tuple[Callable[[dict[str, Any]], Layer], ...] = (
     Fds, Env, Session, Cgroup, Namespaces, Rlimits, Identity, Pdeathsig, NoNewPrivs, Landlock, Seccomp, Selftest)
-"""cgroup needs paths, so before the empty root; rlimits need rights, so before identity; a change of uid disarms
-PDEATHSIG; Landlock and seccomp ask for no_new_privs; and seccomp forbids what all others need."""
+"""The reasons for the order: cgroup needs paths, so it precedes the empty root; rlimits need rights, so they precede
+identity; a change of uid disarms PDEATHSIG; Landlock and seccomp require no_new_privs; and seccomp forbids what all the
+others need."""
 
 
 class Jail:
-    """The layers, prepared. Made in the zygote, applied in each child."""
+    """The layers, prepared once in the zygote and applied in each child."""
 
     def __init__(self, plan: dict[str, Any]) -> None:
         self._plan = plan
@@ -43,11 +44,13 @@ class Jail:
         self._zygote = os.getpid()
 
     def child(self, worker: dict[str, Any], fds: tuple[int, int]) -> Child:
-        """This process, forked and not yet confined. ``worker``: the daemon's map, ``{uid, gid, cgroup: [paths]}``."""
+        """This process, forked and not yet confined. ``worker`` is the daemon's map, ``{uid, gid, cgroup: [paths]}``.
+        """
         return Child(self._plan, worker, fds, self._zygote)
 
     def apply(self, child: Child) -> list[LayerReport]:
-        """Confines this process for good and renumbers ``child.fds``; what came of each layer. Raises JailError."""
+        """Confines this process for good and renumbers ``child.fds``. Returns the result of each layer. Raises
+        JailError."""
         reports = []
         for layer in self._layers:
             mode, claim = self._plan["layers"][layer.name]
@@ -83,6 +86,6 @@ def _confine(layer: Layer, child: Child, mode: str, claim: list[Any]) -> LayerRe
 
 
 def ready_for_plugin(child: Child, memory_bytes_max: int) -> None:
-    """The last steps, when the plugin is known and before it is looked at. Raises JailError, OSError."""
+    """The last steps, once the plugin is known and before any of it is read. Raises JailError, OSError."""
     limit_memory(child.statm, memory_bytes_max)
     close_filter(child)

@@ -1,17 +1,14 @@
-"""What the layers share: one child on its way into the jail, one outcome a layer, and the kernel by ctypes.
+"""What the layers share: a child on its way into the jail, the outcome of a layer, and the kernel through ctypes.
 
-A layer is made once in the zygote, so that whatever can be prepared is prepared before the fork, and applied in
-the child. ``apply`` raises OSError where the kernel refuses; ``check`` then really tries what the layer must stop.
+A layer is made once in the zygote, so that everything possible is prepared before the fork, and applied in the child.
+``apply`` raises OSError if the kernel refuses; ``check`` then really tries what the layer must stop.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
-
-if TYPE_CHECKING:
-    from workers.jail.seccomp import Filter
+from typing import Any, NamedTuple, Protocol
 
 libc = ctypes.CDLL(None, use_errno=True)
 for _name, _types in {
@@ -23,15 +20,16 @@ for _name, _types in {
     getattr(libc, _name).argtypes = _types
 libc.syscall.restype = ctypes.c_long
 
-_locked = ctypes.PyDLL(None, use_errno=True)  # keeps the interpreter's lock over the call
+_locked = ctypes.PyDLL(None, use_errno=True)  # keeps the interpreter's lock during the call
 
 
 def fork() -> int:
-    """fork(2) without the interpreter's own after-fork work: the child's pid, or 0 in the child. Raises OSError.
+    """fork(2) without the interpreter's own work after a fork. Returns the child's pid, or 0 in the child. Raises
+    OSError.
 
-    Only for a process with one thread and no lock held, as the zygote asserts it is: what ``os.fork`` does in the child
-    is to reset locks and threads that cannot be in use here, at the price of 236 page faults and 1.3 ms (measured).
-    ``random`` is not seeded by it either: layer ``env`` does that.
+    Only for a process with one thread and no lock held, which the zygote asserts: in the child ``os.fork`` resets locks
+    and threads that cannot be in use here, at the cost of 236 page faults and 1.3 ms (measured). It does not seed
+    ``random`` either; the layer ``env`` does that.
     """
     pid: int = _locked.fork()
     if pid < 0:
@@ -50,7 +48,7 @@ def invoke(name: str, *arguments: Any) -> int:
 
 
 def syscall(number: int, *arguments: Any) -> int:
-    """A system call that libc has no function for. Raises OSError."""
+    """A system call for which libc has no function. Raises OSError."""
     result: int = libc.syscall(ctypes.c_long(number), *arguments)
     if result == -1:
         code = ctypes.get_errno()
@@ -59,14 +57,15 @@ def syscall(number: int, *arguments: Any) -> int:
 
 
 SCRATCH = "/tmp"
-"""Where a plan with ``scratch`` has its folder, the only thing there is in the root."""
+"""Where a plan with ``scratch`` has its folder, the only thing in the root."""
 
 PLACE_FDS = range(100, 105)
-"""Where the zygote holds the namespaces that a worker enters; layer ``fds`` leaves them to layer ``namespaces``."""
+"""The zygote's descriptors of the namespaces that a worker enters; layer ``fds`` keeps them for layer ``namespaces``.
+"""
 
 
 class Outcome(NamedTuple):
-    """What came of a layer: ``active`` or ``degraded`` (in force, but less than it can be; ``detail`` says how)."""
+    """The result of a layer: ``active``, or ``degraded`` (in force, but weaker than possible; ``detail`` says how)."""
 
     state: str = "active"
     detail: str = ""
@@ -76,9 +75,17 @@ class Outcome(NamedTuple):
 ACTIVE = Outcome()
 
 
+class Installable(Protocol):
+    """Something that the kernel takes over for good, as a seccomp filter."""
+
+    def install(self) -> None:
+        """Hands it to the kernel. Raises OSError."""
+
+
 class Child:
-    """The process being confined. ``fds``: link, marks write end. ``statm``: its own (-1: none).
-    ``closing``: the filter to be added once the plugin's limits are known, where layer ``seccomp`` is in force."""
+    """The process being confined. ``fds``: the link, and the write end of the start counter. ``statm``: the descriptor
+    of its own statm (-1: none). ``closing``: the filter to add once the plugin's limits are known, if ``seccomp`` is in
+    force."""
 
     __slots__ = ("active", "closing", "fds", "plan", "statm", "worker", "zygote")
 
@@ -87,14 +94,14 @@ class Child:
         self.worker = worker
         self.fds = fds
         self.statm = -1
-        self.closing: Filter | None = None
+        self.closing: Installable | None = None
         self.zygote = zygote
         self.active: dict[str, Outcome] = {}
 
     @property
     def scratch(self) -> dict[str, Any] | None:
-        """The plan's temporary folder (tests only). None as well where the empty root is not in force: the rights that
-        the folder needs would then reach the machine's own files."""
+        """The plan's temporary folder (tests only). Also None if the empty root is not in force: otherwise the rights
+        that the folder needs would include the machine's own files."""
         return self.plan.get("scratch") if "namespaces" in self.active else None
 
 
@@ -107,11 +114,11 @@ class Layer(Protocol):
         """Confines the calling process for good. Raises OSError."""
 
     def check(self, child: Child) -> str:
-        """What was possible that must not be; "" where nothing was."""
+        """What was possible that must not be; "" if nothing was."""
 
 
 class JailError(Exception):
-    """The process must not go on: a required layer failed (stage ``jail``) or did not hold (``selftest``)."""
+    """The process must not continue: a required layer failed (stage ``jail``) or did not hold (``selftest``)."""
 
     def __init__(self, stage: str, layer: str, number: int, detail: str) -> None:
         super().__init__(f"{layer}: {detail}")

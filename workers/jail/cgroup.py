@@ -1,4 +1,4 @@
-"""Layer ``cgroup``: enters the groups that the daemon made for this worker, which cap its memory and CPU."""
+"""Layer ``cgroup``: enters the groups that the daemon made for this worker, which limit its memory and CPU."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Cgroup:
         """Must come before the empty root hides the paths. Raises OSError."""
         paths = child.worker.get("cgroup") or []
         if not paths:
-            raise OSError(errno.ENOENT, "no cgroup was given")
+            raise OSError(errno.ENOENT, "the daemon named no cgroup")
         for path in paths:
             fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
             try:
@@ -31,5 +31,6 @@ class Cgroup:
         return ACTIVE
 
     def check(self, child: Child) -> str:
-        """The kernel's own answer to the write is the proof; reading it back costs a scan of every controller."""
+        """Checks nothing: the kernel's answer to the write is the proof, and reading it back would scan every
+        controller."""
         return ""

@@ -1,4 +1,4 @@
-"""Layer ``env``: nothing of the daemon's surroundings is left to read, and no two workers share randomness."""
+"""Layer ``env``: nothing about the daemon's environment is left to read, and no two workers share randomness."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from workers.jail.base import ACTIVE, Child, Outcome
 
 
 def forget_surroundings() -> None:
-    """Empties what the interpreter knows of where it was started. The zygote does it once, so that workers need not."""
+    """Clears what the interpreter knows about its start. The zygote does this once, so that workers need not."""
     os.environ.clear()
     sys.argv[:] = ["plugin"]
     sys.orig_argv[:] = ["plugin"]
@@ -20,15 +20,15 @@ def forget_surroundings() -> None:
 
 
 class Env:
-    """Environment, arguments, import path and working folder are emptied; ``random`` is seeded anew."""
+    """Clears environment, arguments, import path and working folder, and seeds ``random`` anew."""
 
     name = "env"
 
     def __init__(self, _plan: dict[str, Any]) -> None:
-        """The zygote itself was started with a bare environment: its stack holds no secret either."""
+        """Prepares nothing: the zygote was started with a bare environment, so its stack has no secret either."""
 
     def apply(self, child: Child) -> Outcome:
-        """``secrets`` and ``uuid4`` ask the kernel each time; only ``random`` has a state that a fork copies."""
+        """Seeds only ``random``, whose state a fork copies: ``secrets`` and ``uuid4`` ask the kernel each time."""
         if os.environ or sys.path:
             forget_surroundings()
         os.chdir("/")
@@ -36,5 +36,5 @@ class Env:
         return ACTIVE
 
     def check(self, child: Child) -> str:
-        """Looks at what plugin code would look at."""
+        """Looks where plugin code would look."""
         return "the environment is not empty" if os.environ or sys.path else ""

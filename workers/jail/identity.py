@@ -1,4 +1,4 @@
-"""Layer ``identity``: a uid of its own out of the configured range, no groups, and no capability left anywhere."""
+"""Layer ``identity``: a separate uid from the configured range, no groups, and no capability left anywhere."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ _CAPABILITY_VERSION_3 = 0x2008_0522
 
 
 class Identity:
-    """Root changes to the worker's uid; an unprivileged daemon's workers share its uid, which is said as degraded."""
+    """Root changes to the worker's uid. The workers of an unprivileged daemon share its uid, which counts as degraded.
+    """
 
     name = "identity"
 
@@ -26,13 +27,13 @@ class Identity:
         self._none = (ctypes.c_uint32 * 6)()
         self._root = os.geteuid() == 0
         if self._root and plan["layers"][self.name][0] in ("try", "required"):
-            self._empty_bounding_set()  # inherited by every fork; the zygote itself never execs
+            self._empty_bounding_set()  # every fork inherits it; the zygote itself never calls exec
 
     def apply(self, child: Child) -> Outcome:
-        """The bounding set first (it takes a capability to drop), then the uid, then every set. Raises OSError."""
+        """First the bounding set (dropping it takes a capability), then the uid, then every set. Raises OSError."""
         outcome = ACTIVE
         if not self._root:
-            self._empty_bounding_set()  # entering a user namespace gave the whole of it
+            self._empty_bounding_set()  # entering a user namespace restored all of it
         invoke("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
         if self._root:
             try:
@@ -54,10 +55,11 @@ class Identity:
         except OSError as error:
             if error.errno != errno.EPERM:
                 raise
-            # no CAP_SETPCAP: not root, and no user namespace; with no_new_privs nothing gains from the bounding set
+            # No CAP_SETPCAP: we are not root and have no user namespace. With no_new_privs, nothing gains from the
+            # bounding set.
 
     def check(self, child: Child) -> str:
-        """Tries to become root again, and reads its capabilities."""
+        """Tries to become root again, and reads the capabilities."""
         if os.geteuid() != 0:
             try:
                 os.setresuid(0, 0, 0)

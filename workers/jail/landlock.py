@@ -1,9 +1,10 @@
-"""Layer ``landlock``: every file and TCP right the kernel can withhold is withheld, by a rule set without rules.
+"""Layer ``landlock``: withholds every file and TCP right that the kernel can withhold, through a rule set without
+rules.
 
 A plan with ``scratch`` (a bundle's tests) has one rule: ordinary files and folders below that place.
 
-Left open by it (hence seccomp and the empty root): connecting to a socket with a path, UDP, chmod, stat, chdir.
-It binds the calling thread only; there is one.
+Landlock does not cover connecting to a socket with a path, UDP, chmod, stat, chdir; hence seccomp and the empty root.
+It binds only the calling thread, and there is only one.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from workers.jail.base import ACTIVE, SCRATCH, Child, Outcome, syscall
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # the same on every architecture
 _VERSION, _PATH_BENEATH = 1, 1
 FULL_ABI = 6
-"""From here on TCP, signals and abstract sockets are covered; below, the layer counts as degraded."""
+"""From this ABI on, TCP, signals and abstract sockets are covered; below, the layer counts as degraded."""
 
 
 class Landlock:
@@ -42,7 +43,7 @@ class Landlock:
         self._size = ctypes.c_size_t(8 if self.abi < 4 else 16 if self.abi < FULL_ABI else 24)
 
     def apply(self, child: Child) -> Outcome:
-        """Raises OSError; ENOSYS or EOPNOTSUPP where the kernel has no Landlock or boots without it."""
+        """Raises OSError: ENOSYS or EOPNOTSUPP if the kernel has no Landlock, or boots without it."""
         ruleset = syscall(_CREATE_RULESET, self._attributes, self._size, ctypes.c_uint32(0))
         try:
             if child.scratch:
@@ -65,7 +66,7 @@ class Landlock:
             os.close(folder)
 
     def check(self, child: Child) -> str:
-        """Tries to open, to connect, to signal the parent."""
+        """Tries to open a folder, to connect, and to signal the parent."""
         try:
             os.close(os.open("/", os.O_RDONLY | os.O_DIRECTORY))
             return "a folder could be opened"

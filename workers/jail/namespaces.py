@@ -1,15 +1,15 @@
 """Layer ``namespaces``: no network, no shared IPC, no host name, and an empty read-only root.
 
-The zygote has one such place made, by a child that leaves at once, and every worker enters it: there is no interface in
-it that is up, no file, nothing that can be written. A place per worker would cost two milliseconds a start
-(measured: unshare 0.8, of which most is the network's; detaching the old root 1.3, an RCU grace period) and the
-kernel's memory, and would only keep apart workers that seccomp keeps from every socket and IPC call already.
-With ``scratch`` in the plan (a bundle's tests) each run has a mount namespace of its own beyond that, with a temporary
-folder in it, bounded in bytes and inodes, which goes with the run.
+The zygote has one such place made, by a child that exits at once, and every worker enters it: it has no interface that
+is up, no file, and nothing that can be written. A place per worker would cost two milliseconds for each start
+(measured: unshare 0.8, most of it for the network; detaching the old root 1.3, an RCU grace period) and kernel memory.
+It would only separate workers that seccomp already keeps from every socket and IPC call. With ``scratch`` in the plan
+(a bundle's tests), each run additionally has its own mount namespace, with a temporary folder that is bounded in bytes
+and inodes and disappears with the run.
 
-Root needs no user namespace (mapping an id that is not its own would fail); an unprivileged daemon has one that
-maps its own uid alone. Some systems let a user namespace be created and then refuse the mounts in it, so only the
-whole sequence tells whether it works. A PID namespace is not needed: seccomp forbids fork.
+Root needs no user namespace (mapping an id other than its own would fail); an unprivileged daemon has one that maps
+only its own uid. Some systems allow creating a user namespace and then refuse the mounts in it, so only the whole
+sequence shows whether it works. A PID namespace is not needed: seccomp forbids fork.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ HOST_NAME = b"sandbox"
 
 
 class Namespaces:
-    """Enters the place that was made in the zygote; where the plan has ``scratch``, with a folder of its own."""
+    """Enters the place that the zygote has had made; with ``scratch`` in the plan, with a private folder in it."""
 
     name = "namespaces"
 
@@ -58,7 +58,7 @@ class Namespaces:
             except OSError as error:
                 os.write(tell, f"{error.errno or errno.EINVAL} {error.strerror}".encode())
             finally:
-                os.read(held, 1)  # until the zygote has opened what was made, or is dead
+                os.read(held, 1)  # until the zygote has opened what was made, or has died
                 os._exit(0)
         os.close(tell)
         answer = os.read(told, 4096).decode() or f"{errno.EIO} the maker of the empty root died"
@@ -80,7 +80,7 @@ class Namespaces:
         os.waitpid(pid, 0)
 
     def apply(self, child: Child) -> Outcome:
-        """The user namespace first: it gives the right to enter the others. Raises OSError."""
+        """Enters the user namespace first, which gives the right to enter the others. Raises OSError."""
         if self._refused[0]:
             raise OSError(*self._refused)
         for fd, kind in self._entries:
@@ -113,8 +113,8 @@ class Namespaces:
 
 
 def make_empty_place(uid: int, gid: int, with_folder: bool = False) -> None:
-    """Moves the calling process into new namespaces with an empty read-only root; ``with_folder``: but for an empty
-    folder ``/tmp``, for something to be mounted on. Raises OSError."""
+    """Moves the calling process into new namespaces with an empty read-only root. With ``with_folder`` the root has an
+    empty folder ``/tmp`` to mount something on. Raises OSError."""
     if uid == 0:
         invoke("unshare", _ALL)
     else:
@@ -130,7 +130,7 @@ def make_empty_place(uid: int, gid: int, with_folder: bool = False) -> None:
     if with_folder:
         os.mkdir(SCRATCH[1:])
     pivot_root = _PIVOT_ROOT.get(platform.machine(), -1)
-    syscall(pivot_root, ctypes.c_char_p(b"."), ctypes.c_char_p(b"."))  # the old root now lies over the new one
+    syscall(pivot_root, ctypes.c_char_p(b"."), ctypes.c_char_p(b"."))  # the old root is now mounted over the new one
     invoke("umount2", b".", MNT_DETACH)
     invoke("mount", None, b"/", None, MS_REMOUNT | MS_BIND | MS_RDONLY | flags, None)
     os.chdir("/")

@@ -1,4 +1,4 @@
-"""Layer ``no_new_privs``: no exec gives more rights than there are; Landlock and seccomp ask for it."""
+"""Layer ``no_new_privs``: an exec cannot grant further rights; Landlock and seccomp require this."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PR_SET_NO_NEW_PRIVS, PR_GET_NO_NEW_PRIVS = 38, 39
 
 
 class NoNewPrivs:
-    """One bit that cannot be taken back."""
+    """One bit that cannot be cleared again."""
 
     name = "no_new_privs"
 

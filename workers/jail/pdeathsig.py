@@ -1,7 +1,7 @@
 """Layer ``pdeathsig``: the worker dies with the zygote, which dies with the supervisor.
 
-The zygote is told twice of the supervisor's death, by a PDEATHSIG of its own and by a pipe that nobody else holds. A
-worker needs no such pipe: whatever ends the zygote, before or after this layer, ends the worker.
+The zygote learns about the supervisor's death twice: from a PDEATHSIG of its own, and from a pipe that no other process
+has. A worker needs no such pipe: whatever ends the zygote, before or after this layer, ends the worker.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ PR_SET_PDEATHSIG = 1
 
 
 class Pdeathsig:
-    """Armed only now, since a change of uid disarms it; then looks whether the death came first."""
+    """Set only now, because a change of uid disarms it; then we check whether the death came first."""
 
     name = "pdeathsig"
 
@@ -24,12 +24,12 @@ class Pdeathsig:
         pass
 
     def apply(self, child: Child) -> Outcome:
-        """Ends the process if the zygote is dead already, since its death then sends no signal any more."""
+        """Exits if the zygote is already dead, because its death sends no further signal."""
         invoke("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != child.zygote:
             os._exit(0)
         return ACTIVE
 
     def check(self, child: Child) -> str:
-        """The kernel's answer to the call is the proof."""
+        """Checks nothing: the kernel's answer to the call is the proof."""
         return ""

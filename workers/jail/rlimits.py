@@ -1,4 +1,4 @@
-"""Layer ``rlimits``: the kernel's own caps, and the memory cap that is set when the plugin is known."""
+"""Layer ``rlimits``: the kernel's own limits, and the memory limit that is set once the plugin is known."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from typing import Any
 from workers.jail.base import ACTIVE, Child, Outcome
 
 CPU_SECONDS_MAX = 3600
-"""Total seconds, not a rate: a backstop. The governor and the deadline fire long before, and a worker is recycled."""
+"""Total seconds and not a rate: a backstop. The governor and the deadline act long before, and a worker is recycled."""
 OPEN_FILES_MAX = 32
-"""Bounds the socket buffers (kernel memory) that a worker can hold: an event loop needs three."""
+"""Bounds the socket buffers (kernel memory) that a worker can have: an event loop needs three."""
 CORE_BYTES_MAX = 1
-"""One byte is too little for a core file. If ``core_pattern`` is a pipe (apport, systemd-coredump), the kernel starts
-the helper whatever the limit is, 0 too, and would hand it a worker's memory, at the machine's cost: 1 is the value by
-which it is told not to (core(5), and ``limit == 1`` in the kernel's fs/coredump.c)."""
+"""One byte is too small for a core file. If ``core_pattern`` is a pipe (apport, systemd-coredump), the kernel starts
+the helper whatever the limit is, even with 0, and would give it a worker's memory at the machine's cost. Only the value
+1 prevents that (core(5), and ``limit == 1`` in the kernel's fs/coredump.c)."""
 STACK_BYTES_MAX = 8 * 1024 * 1024
 DATA_SLACK_BYTES = 8 * 1024 * 1024
 """Room above the plugin's memory for the interpreter's own growth (measured)."""
 ADDRESS_SLACK_BYTES = 64 * 1024 * 1024
 """RLIMIT_AS is the second wall, for what RLIMIT_DATA does not count; arenas reserve far more than they use."""
 
-# NPROC counts the whole uid, and root not at all: seccomp is what forbids fork. SIGXCPU comes first, SIGKILL 5 s later.
+# NPROC counts all processes of a uid, and ignores root: seccomp is what forbids fork. SIGXCPU comes first, and SIGKILL
+# 5 s later.
 LIMITS: tuple[tuple[int, int, int], ...] = (
     (resource.RLIMIT_CORE, CORE_BYTES_MAX, CORE_BYTES_MAX),
     (resource.RLIMIT_FSIZE, 0, 0),
@@ -39,7 +40,7 @@ LIMITS: tuple[tuple[int, int, int], ...] = (
 
 
 class Rlimits:
-    """What every worker gets, whatever its plugin."""
+    """The limits of every worker, whatever its plugin."""
 
     name = "rlimits"
 
@@ -47,7 +48,7 @@ class Rlimits:
         pass
 
     def apply(self, child: Child) -> Outcome:
-        """A limit that already stands lower stays, but for that of cores, if it can be raised. Raises OSError."""
+        """A lower existing limit stays, except that of cores if it can be raised. Raises OSError."""
         files = child.scratch["bytes"] if child.scratch else 0
         for which, soft, hard in LIMITS:
             if which == resource.RLIMIT_FSIZE:
@@ -59,22 +60,23 @@ class Rlimits:
         try:
             resource.setrlimit(resource.RLIMIT_CORE, (CORE_BYTES_MAX, CORE_BYTES_MAX))
         except ValueError:  # the daemon's own hard limit is 0, and only root may raise it
-            return Outcome("active", "RLIMIT_CORE stays 0: a core_pattern that is a pipe is given cores all the same")
+            return Outcome("active", "RLIMIT_CORE stays 0: a core_pattern that is a pipe still receives cores")
         return ACTIVE
 
     def check(self, child: Child) -> str:
-        """Whether they can be raised again is tried at the end, when the capabilities are gone."""
+        """Checks nothing: the selftest tries to raise the limits at the end, when the capabilities are gone."""
         return ""
 
 
 def limit_memory(statm: int, memory_bytes_max: int) -> int:
-    """Caps the calling process at what it has now and ``memory_bytes_max``; closes ``statm``. Returns VmData, bytes.
+    """Limits the calling process to its present size plus ``memory_bytes_max``, and closes ``statm``. Returns VmData in
+    bytes.
 
-    RLIMIT_DATA is the cap that works for Python at once: a refused allocation is a MemoryError. What it does not count
-    (shared, growing-down and file mappings) seccomp refuses, and RLIMIT_AS bounds where seccomp is not.
+    RLIMIT_DATA is the limit that works for Python at once: a refused allocation is a MemoryError. What it does not
+    count (shared, growing-down and file mappings), seccomp refuses, or RLIMIT_AS bounds if seccomp is not in force.
     """
     if statm < 0:
-        size, data = 512 * 1024 * 1024, 64 * 1024 * 1024  # without /proc: about what a preloaded interpreter has
+        size, data = 512 * 1024 * 1024, 64 * 1024 * 1024  # without /proc: about the size of a preloaded interpreter
     else:
         try:
             fields = os.read(statm, 256).split()

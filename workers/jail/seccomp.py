@@ -1,7 +1,7 @@
-"""Layer ``seccomp``: installs the filter that the daemon compiled from its policy; the list of what is allowed.
+"""Layer ``seccomp``: installs the filter that the daemon compiled from its policy, a list of what is allowed.
 
-A second, short one is added when the worker has its plugin's limits (``close_filter``): what it needed until then, to
-cap its memory and to add that filter, is no call of the plugin's.
+A second, short filter is added once the worker has its plugin's limits (``close_filter``): the calls that the worker
+needed until then, to limit its memory and to add that filter, are not allowed to the plugin.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Filter:
         self.program = _Program(len(code) // 8, ctypes.addressof(self.code) if self.code else None)
 
     def install(self) -> None:
-        """Fills the worker's pid in and hands the program over: it stays, for good. Raises OSError."""
+        """Fills in the worker's pid and installs the program for good. Raises OSError."""
         for index in self.own_pid:
             struct.pack_into("=I", self.code, 8 * index + _CONSTANT, os.getpid())  # type: ignore[arg-type]  # there is
         invoke("prctl", PR_SET_SECCOMP, MODE_FILTER, ctypes.addressof(self.program), 0, 0)
@@ -44,10 +44,10 @@ def _both(made: dict[str, Any]) -> tuple[Filter, Filter]:
 
 
 class Seccomp:
-    """``plan["seccomp"]``: ``{code: bytes, own_pid: [instruction], closing: {code, own_pid}}``; empty code: no table
-    for this machine.
+    """``plan["seccomp"]``: ``{code: bytes, own_pid: [instruction], closing: {code, own_pid}}``. Empty code means that
+    we have no table for this machine.
 
-    ``plan["scratch"]["seccomp"]`` is the same with calls for files, used only where the root holds nothing else.
+    ``plan["scratch"]["seccomp"]`` is the same with calls for files, used only if the root contains nothing else.
     """
 
     name = "seccomp"
@@ -60,20 +60,20 @@ class Seccomp:
         """Raises OSError."""
         chosen, closing = self._with_files if child.scratch else self._usual
         if chosen.code is None:
-            raise OSError(errno.ENOSYS, "there is no table of system calls for this machine")
+            raise OSError(errno.ENOSYS, "this machine's system calls are in no table of ours")
         chosen.install()
         child.closing = closing
         return ACTIVE
 
     def check(self, child: Child) -> str:
-        """The self-test, which follows, tries what the filter must refuse."""
+        """The selftest, which follows, tries what the filter must refuse."""
         return "" if invoke("prctl", PR_GET_SECCOMP, 0, 0, 0, 0) == MODE_FILTER else "no filter is installed"
 
 
 def close_filter(child: Child) -> None:
-    """Leaves the process only what its plugin may do, for good. Without layer ``seccomp`` nothing happens.
+    """Leaves the process only what its plugin may do, for good. Without the layer ``seccomp`` this does nothing.
 
-    Must come before any byte of the plugin is looked at. Raises JailError if the filter does not hold.
+    Must run before any byte of the plugin is read. Raises JailError if the filter does not hold.
     """
     if child.closing is None:
         return
@@ -85,7 +85,7 @@ def close_filter(child: Child) -> None:
                           ("set a limit", lambda: _set_again(resource.RLIMIT_DATA))):
         try:
             attempt()
-        except (OSError, ValueError):  # the latter is how setrlimit says EPERM
+        except (OSError, ValueError):  # ValueError is setrlimit's form of EPERM
             continue
         raise JailError("selftest", "seccomp", 0, f"after loading it could {what}")
 

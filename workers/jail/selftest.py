@@ -1,7 +1,7 @@
-"""The last layer, ``selftest``: in the finished jail, and before any byte of the plugin, tries what must fail.
+"""The last layer, ``selftest``: in the finished jail, before any byte of the plugin, it tries what must fail.
 
-Each layer has tried its own work when it was applied. Here the whole is tried as hostile code would; the first claimed
-layer in an attempt's list is the one that lied where the attempt succeeds, or reached the kernel at all.
+Each layer has tested its own work when it was applied. Here the whole jail is tested as hostile code would do it. If an
+attempt succeeds, or even reaches the kernel, the first claimed layer in its list is the one that lied.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ def _connect(child: Child) -> None:
 
 def _fork(_child: Child) -> None:
     if os.fork() == 0:
-        os._exit(0)  # the parent dies next, and the zygote or init reaps this one
+        os._exit(0)  # the parent dies next, and the zygote or init reaps this process
 
 
 def _exec(_child: Child) -> None:
-    os.execv("/x", ["x"])  # a path that exists nowhere: only EPERM comes from the filter
+    os.execv("/x", ["x"])  # the path exists nowhere, so EPERM can only come from the filter
 
 
 def _kill(child: Child) -> None:
@@ -58,7 +58,7 @@ def _kill(child: Child) -> None:
 
 
 def _kill_at_all(child: Child) -> None:
-    os.kill(child.zygote, 9999)  # no such signal: the kernel itself would say EINVAL
+    os.kill(child.zygote, 9999)  # an invalid signal: the kernel itself would answer EINVAL
 
 
 def _shared(_child: Child) -> None:
@@ -84,7 +84,7 @@ def _executable(_child: Child) -> None:
 
 _ALL_RIGHTS = mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
 
-# name, what tries it, and per layer that must stop it the errno that shows the layer's hand (0: any)
+# name, the attempt, and for each layer that must stop it the errno that shows that this layer did (0: any)
 ATTEMPTS: tuple[tuple[str, Callable[[Child], None], dict[str, int]], ...] = (
     ("open a folder", _open, {"seccomp": errno.EPERM, "landlock": errno.EACCES}),
     ("create a file", _write, {"seccomp": errno.EPERM, "landlock": 0, "namespaces": 0}),
@@ -108,7 +108,7 @@ _OF_FILES = (_open, _write, _stat, _parent)
 
 
 class Selftest:
-    """About a tenth of a millisecond."""
+    """Takes about a tenth of a millisecond."""
 
     name = "selftest"
 
@@ -116,12 +116,12 @@ class Selftest:
         pass
 
     def apply(self, child: Child) -> Outcome:
-        """Raises JailError naming the layer that lied."""
+        """Raises JailError with the name of the layer that lied."""
         active = child.active
         for name, attempt, stops in ATTEMPTS:
             claimed = [layer for layer in stops if layer in active]
             if child.scratch and attempt in _OF_FILES:
-                claimed = [layer for layer in claimed if layer != "seccomp"]  # it lets the empty root be looked at
+                claimed = [layer for layer in claimed if layer != "seccomp"]  # it allows looking at the empty root
             if attempt is _kill and claimed == ["landlock"] and active["landlock"].state == "degraded":
                 continue  # signals are scoped from ABI 6 on
             if not claimed:
@@ -135,10 +135,10 @@ class Selftest:
                 raise JailError("selftest", claimed[0], error.errno or 0,
                                 f"{name}: {error.strerror} comes from elsewhere") from None
             except ValueError:
-                continue  # setrlimit's way to say that the hard limit cannot be raised
+                continue  # setrlimit's form of the error that the hard limit cannot be raised
             raise JailError("selftest", claimed[0], 0, f"could {name}")
         return ACTIVE
 
     def check(self, child: Child) -> str:
-        """It is the check."""
+        """Checks nothing: the layer itself is a check."""
         return ""

@@ -1,5 +1,5 @@
-"""Layer ``session``: a session and process group of its own, so that no terminal and no group signal reaches it; and
-its place among those whom the kernel ends if memory runs out."""
+"""Layer ``session``: a separate session and process group, so that no terminal and no group signal reaches the worker;
+and its place among the processes that the kernel kills if memory runs out."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 from workers.jail.base import ACTIVE, Child, Outcome
 
 OOM_SCORE_MORE, OOM_SCORE_MAX = 500, 1000
-"""Above the daemon's own ``oom_score_adj``: a worker counts as if it held half of the memory there is (the machine's,
-or that of the group which runs out) on top of its own, hence more than its daemon and zygote. Not 1000: that would make
-every worker go before a stranger that holds nine tenths of the machine, and the next ones as they are started."""
+"""Added to the daemon's own ``oom_score_adj``: a worker counts as if it used half of all memory (the machine's, or that
+of the group which runs out) in addition to its own, hence more than its daemon and zygote. Not 1000: then the kernel
+would kill every worker, and each of their successors, before a foreign process that uses nine tenths of the machine."""
 _OOM_SCORE = "/proc/self/oom_score_adj"
 
 
@@ -36,8 +36,8 @@ class Session:
                 os.write(score, self._score)
             finally:
                 os.close(score)
-        except OSError as error:  # no boundary, hence nothing to refuse a worker for
-            return Outcome("active", f"it does not go before its daemon if memory runs out: {error.strerror}")
+        except OSError as error:  # not a boundary, hence not a reason to refuse a worker
+            return Outcome("active", f"it is not killed before its daemon if memory runs out: {error.strerror}")
         return ACTIVE
 
     def check(self, child: Child) -> str:

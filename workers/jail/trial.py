@@ -1,7 +1,7 @@
-"""Tries a plan in throwaway children, the whole sequence as a worker goes through it, and reports what came of it.
+"""Tries a plan in short-lived children, the whole sequence as a worker goes through it, and reports the results.
 
-Then each child is stopped, continued and killed as the supervisor does it to a worker, through a pidfd: all limits and
-deadlines stand on that, so it is tried and not taken for granted (a container's seccomp profile may refuse it).
+Then each child is stopped, continued and killed through a pidfd, as the supervisor does with a worker. All limits and
+deadlines depend on that, so we try it instead of assuming it (a container's seccomp profile may refuse it).
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ if TYPE_CHECKING:
 _Reports = msgspec.msgpack.Decoder(list[LayerReport])
 REPLY_BYTES_MAX = 65536
 STAY_SECONDS = 15.0
-"""How long a child stays for the signals that it is sent; one that none reaches leaves by itself, before whoever asked
-for the trial gives up. Far longer than a busy machine keeps the parent waiting: else it would seem unkillable."""
+"""How long a child waits for its signals. If none reaches it, it exits by itself before the trial's caller gives up.
+This is far longer than a busy machine keeps the parent waiting; otherwise the child would seem impossible to kill."""
 
 
 def main(control: Connection) -> None:
-    """Target of a spawned process: for each ``[plan, worker]`` (MessagePack) one list of reports, until EOF."""
+    """The target of a spawned process: for each ``[plan, worker]`` (MessagePack) it sends one list of reports, until
+    EOF."""
     while True:
         try:
             plan, worker = msgspec.msgpack.decode(control.recv_bytes())
@@ -38,13 +39,13 @@ def main(control: Connection) -> None:
         reports = msgspec.msgpack.encode(trial(plan, worker))
         try:
             control.send_bytes(reports)
-        except OSError:  # whoever asked has ended meanwhile
+        except OSError:  # the caller has ended meanwhile
             return
 
 
 def trial(plan: dict[str, Any], worker: dict[str, Any]) -> list[LayerReport]:
-    """Applies ``plan`` in a forked child. The last report of a child that could not go on is ``absent`` or ``lied``;
-    behind it stands the report ``kill``."""
+    """Applies ``plan`` in a forked child. The last report of a child that could not continue is ``absent`` or ``lied``;
+    after it comes the report ``kill``."""
     jail = Jail(plan)
     read, write = os.pipe()
     marks_read, marks_write = os.pipe()
@@ -67,7 +68,8 @@ def trial(plan: dict[str, Any], worker: dict[str, Any]) -> list[LayerReport]:
 
 
 def _try_to_kill(pid: int) -> LayerReport:
-    """Stops, continues and kills the child through a pidfd, and sees each happen. It is gone and reaped afterwards."""
+    """Stops, continues and kills the child through a pidfd, and observes each effect. Afterwards it is gone and reaped.
+    """
     ended = 0
     try:
         what = "pidfd_open"
@@ -88,7 +90,7 @@ def _try_to_kill(pid: int) -> LayerReport:
         return LayerReport("kill", "absent", error.errno or 0, f"{what}: {error.strerror}")
     finally:
         if not ended:
-            with contextlib.suppress(OSError):  # it leaves by itself
+            with contextlib.suppress(OSError):  # it exits by itself
                 os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
     return LayerReport("kill", "active")

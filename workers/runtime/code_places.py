@@ -1,8 +1,8 @@
-"""Where the lines of a bundle lie in memory, for whoever watches from outside which of them are executed.
+"""The addresses of a bundle's lines in memory, for an observer outside who watches which of them are executed.
 
-It is computed before any line of the bundle has run, so it is this code's word and not the plugin's. What was placed
-stays where it is to the end: neither may its memory be used for anything else, nor may a tracer send a frame to a line
-that it did not come to, nor native code be called to change either. Only the test zygote has this module loaded.
+They are computed before any line of the bundle has run, so they are our code's statement and not the plugin's. Placed
+code stays where it is to the end: its memory is not reused, no tracer may send a frame to a line that it did not reach,
+and no native code may be called to change either. Only the test zygote has this module loaded.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ _GETSET, _SETTER = 5 * _FIELD, 2 * _FIELD
 
 
 def compile_all(plugin: str, files: Mapping[str, bytes]) -> dict[str, CodeType]:
-    """path → code of every Python file that a worker would load. One that cannot be compiled is left out: importing it
-    says why. The code lives as long as the process, whoever drops it: an address means one place only."""
+    """path → code of every Python file that a worker would load. A file that cannot be compiled is omitted: importing
+    it reports why. The code lives as long as the process, even if it is no longer referenced, so an address means only
+    one place."""
     compiled = {}
     for path, body in files.items():
         if path.endswith(".py") and not path.startswith("tests/"):
@@ -40,7 +41,8 @@ def compile_all(plugin: str, files: Mapping[str, bytes]) -> dict[str, CodeType]:
 
 
 def places_of(files: Mapping[str, bytes], compiled: Mapping[str, CodeType]) -> Places:
-    """Where each line's bytecode is entered. Empty where this interpreter keeps it elsewhere than is known here."""
+    """The addresses at which each line's bytecode is entered. Empty if this interpreter stores bytecode elsewhere than
+    we know."""
     found: Places = {}
     for path, whole in compiled.items():
         first = _first_lines(text_of(files[path]))
@@ -69,7 +71,7 @@ def _all_codes(code: CodeType) -> Iterator[CodeType]:
 
 
 def _first_lines(text: str) -> dict[int, int]:
-    """Line → the line that its logical line begins in, where that is another: as coverage.py counts them."""
+    """Line → the first line of its logical line, if that is another one: as coverage.py counts them."""
     first: dict[int, int] = {}
     begin = 0
     try:
@@ -85,17 +87,17 @@ def _first_lines(text: str) -> dict[int, int]:
 
 
 def no_jumps() -> None:
-    """From now on no frame can be sent to another line (``frame.f_lineno = …``): a line would be executed that its
-    program never came to. Python offers no way to forbid it, so the attribute loses its setter."""
+    """From now on no frame can be sent to another line (``frame.f_lineno = …``), because that would execute a line that
+    the program never reached. Python has no way to forbid it, so we remove the attribute's setter."""
     getset = ctypes.c_void_p.from_address(id(FrameType.__dict__["f_lineno"]) + _GETSET).value
     assert getset
     ctypes.c_void_p.from_address(getset + _SETTER).value = None
 
 
 def no_native_calls() -> None:
-    """From now on ``ctypes`` makes no call and no object over foreign memory; trying is a MemoryError.
+    """From now on ``ctypes`` makes no call and no object over foreign memory; an attempt raises MemoryError.
 
-    Last of all: this code uses it too. What stays open is to corrupt memory by a fault of the interpreter.
+    Call this last: this code itself uses ctypes. Corrupting memory through a fault of the interpreter remains possible.
     """
     import _ctypes
 
@@ -126,7 +128,8 @@ def no_native_calls() -> None:
 _CALL, _NEW = 16 * _FIELD, 39 * _FIELD
 """Offsets of ``PyTypeObject.tp_call`` and ``tp_new``."""
 _ITEMS = {13 * _FIELD: (3 * _FIELD, 5 * _FIELD), 14 * _FIELD: (1 * _FIELD, 2 * _FIELD)}
-"""Offsets of ``tp_as_sequence`` (``sq_item``, ``sq_ass_item``) and ``tp_as_mapping`` (``mp_subscript``, its other)."""
+"""Offsets of ``tp_as_sequence`` (``sq_item``, ``sq_ass_item``) and ``tp_as_mapping`` (``mp_subscript`` and its setter).
+"""
 
 
 def _pointer(address: int) -> int:
@@ -136,7 +139,7 @@ def _pointer(address: int) -> int:
 
 
 def _kinds(module: Any) -> list[type]:
-    """Every class of ctypes that there is: a new one takes its slots from one of them."""
+    """Every existing class of ctypes: a new class takes its slots from one of them."""
     found: list[type] = []
     waiting: list[type] = [module._SimpleCData, module.Structure, module.Union, module.Array, module._Pointer,
                            module.CFuncPtr]

@@ -1,4 +1,4 @@
-"""An exception of a plugin's as a message: nothing that its class or its text does can break the answer."""
+"""Turns an exception of a plugin into a message; neither its class nor its text can break the answer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from workers import sdk, wire
 
 _FOLDERS = (sys.prefix, sys.base_prefix, os.path.dirname(os.path.dirname(os.path.dirname(__file__))), *sys.path)
 _PLACES = sorted({f"{folder.rstrip('/')}/" for folder in _FOLDERS if len(folder) > 1}, key=len)[::-1]
-"""Where the interpreter and this project lie, the longest first: a host need not know."""
+"""The folders of the interpreter and of this project, the longest first: a host need not know them."""
 
 _type_name = type.__dict__["__name__"].__get__
 NAME_CHARS_MAX = 200
@@ -33,8 +33,8 @@ def raised(seq: int, error: BaseException, cpu_ns: int) -> wire.Raised:
 
 
 def unsendable(seq: int, error: sdk.InvalidOutput, cpu_ns: int) -> wire.BadOutput:
-    """The answer to call ``seq``, whose hook let the refusal of a value through. The error may be a class of the
-    plugin's own, so its members are not asked: ``path`` is read from its text."""
+    """The answer to call ``seq``, whose hook did not handle the refusal of a value. The error may be of the plugin's
+    own class, so we do not use its members: ``path`` is read from its text."""
     text = text_of(error)
     path, colon, why = text.partition(": ")
     return wire.BadOutput(seq, path[:NAME_CHARS_MAX], why, cpu_ns) if colon and path.startswith("$") else (
@@ -42,27 +42,27 @@ def unsendable(seq: int, error: sdk.InvalidOutput, cpu_ns: int) -> wire.BadOutpu
 
 
 def name_of(error: BaseException) -> str:
-    """The class's own name, whatever a metaclass pretends."""
+    """The class's real name, whatever a metaclass pretends."""
     return str(_type_name(type(error)))[:NAME_CHARS_MAX]
 
 
 def text_of(error: BaseException) -> str:
-    """``str(error)``, cut; a hostile ``__str__`` gets a placeholder."""
+    """``str(error)``, cut. A hostile ``__str__`` yields a placeholder."""
     try:
         return _without_places("".join(str(error)[:TEXT_CHARS_MAX]).encode("utf-8", "replace").decode())
     except BaseException:
-        return "(the exception's text could not be had)"
+        return "(the exception's text is unavailable)"
 
 
 def _without_places(text: str) -> str:
-    """``text`` without the folders of the machine in it, which "cannot import name … from … (path)" tells."""
+    """``text`` without the machine's folders, which "cannot import name … from … (path)" reveals."""
     for place in _PLACES:
         text = text.replace(place, "")
     return text
 
 
 def trace_of(error: BaseException) -> str:
-    """The traceback with its causes, the plugin's own frames only, cut to the protocol's size from the front."""
+    """The traceback with its causes: only the plugin's own frames, cut from the front to the protocol's size."""
     try:
         told = traceback.TracebackException(type(error), error, error.__traceback__, limit=-FRAMES_MAX,
                                             lookup_lines=False)

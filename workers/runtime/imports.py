@@ -1,6 +1,7 @@
-"""How plugin code imports: its own modules from memory, the allowed ones from the zygote, all else a reasoned error.
+"""How plugin code imports: its own modules from memory, allowed modules from the zygote; anything else is an error with
+its reason.
 
-This is order, not a wall: hostile code finds whatever is loaded. What it may do with it is the jail's business.
+This keeps order and is not a wall: hostile code finds whatever is loaded. The jail limits what it can do with it.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ _BUILTINS: dict[str, Any] = dict(vars(builtins))
 
 
 def text_of(source: bytes) -> str:
-    """A module's text; ``importlib``'s own way, which loads the tokenizer, only where a line names an encoding."""
+    """A module's text. ``importlib``'s own way, which loads the tokenizer, is used only if a line names an encoding."""
     if b"coding" in source[:512] or b"\r" in source:
         return importlib.util.decode_source(source)
     return source.decode("utf-8-sig")
 
 
 class Importer(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
-    """Finder and loader of one bundle's files. Modules lie at the bundle's root, or beside the entry point."""
+    """Finder and loader of one bundle's files. Modules are at the bundle's root, or beside the entry point."""
 
     def __init__(self, plugin: str, files: Mapping[str, bytes], entrypoint: str,
                  compiled: Mapping[str, CodeType] | None = None) -> None:
@@ -47,7 +48,7 @@ class Importer(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
 
     def find_spec(self, fullname: str, path: Sequence[str] | None = None,
                   target: ModuleType | None = None) -> importlib.machinery.ModuleSpec | None:
-        """The bundle's module, package or namespace package of that name; None where it has none."""
+        """The bundle's module, package or namespace package of that name; None if it has none."""
         base = fullname.replace(".", "/")
         for root in self._roots:
             for name, package in ((f"{root}{base}/__init__.py", True), (f"{root}{base}.py", False)):
@@ -66,7 +67,7 @@ class Importer(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
         return None
 
     def exec_module(self, module: ModuleType) -> None:
-        """Runs the module's file, where it has one."""
+        """Runs the module's file, if it has one."""
         spec = module.__spec__
         assert spec is not None
         if spec.loader_state is not None:
@@ -82,7 +83,7 @@ class Importer(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
         exec(self._compiled.get(path) or compile(text, name, "exec", dont_inherit=True), namespace)
 
     def _builtins(self) -> dict[str, Any]:
-        """The interpreter's own, but for ``__import__``: one map for all modules, made before the fork.
+        """The interpreter's own builtins with our ``__import__``: one map for all modules, made before the fork.
 
         A copy in the worker would touch, and so unshare, the page of every object in it.
         """
@@ -103,14 +104,14 @@ class Importer(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
         return importlib.util.decode_source(self._files[spec.loader_state])
 
     def is_package(self, fullname: str) -> bool:
-        """True where the name is a folder. Raises ImportError where there is no such module."""
+        """Whether the name is a folder. Raises ImportError if the module does not exist."""
         spec = self.find_spec(fullname)
         if spec is None:
             raise ImportError(why_not(fullname), name=fullname)
         return spec.submodule_search_locations is not None
 
     def get_data(self, path: str) -> bytes:
-        """A data file by ``<plugin>/<path>``, as ``pkgutil.get_data`` asks. Raises OSError."""
+        """A data file by ``<plugin>/<path>``, for ``pkgutil.get_data``. Raises OSError."""
         try:
             return self._files[posixpath.normpath(path).removeprefix(f"{self._plugin}/")]
         except KeyError:
@@ -149,11 +150,11 @@ class Entry(Traversable):
         return self._path in self._files
 
     def is_dir(self) -> bool:
-        """True for a folder with something in it."""
+        """True for a folder that is not empty."""
         return any(name.startswith(f"{self._path}/") for name in self._files)
 
     def iterdir(self) -> Iterator[Entry]:
-        """What the folder holds."""
+        """The folder's entries."""
         depth = len(self._path) + 1
         inside = {name[depth:].split("/", 1)[0] for name in self._files if name.startswith(f"{self._path}/")}
         return (Entry(self._files, f"{self._path}/{name}") for name in sorted(inside))
@@ -183,17 +184,18 @@ class Entry(Traversable):
 
 
 class Gate(importlib.abc.MetaPathFinder):
-    """What nobody has found is a ModuleNotFoundError that names the reason. Finders that a library has appended
-    (``six.moves`` has one) are asked before that."""
+    """Turns a module that nobody has found into a ModuleNotFoundError that names the reason. Finders that a library has
+    appended (``six.moves`` has one) are asked first."""
 
     def find_spec(self, fullname: str, path: Sequence[str] | None = None,
                   target: ModuleType | None = None) -> importlib.machinery.ModuleSpec | None:
-        """Raises ModuleNotFoundError; None for ``importlib.util.find_spec``, which only asks."""
+        """Raises ModuleNotFoundError; returns None for ``importlib.util.find_spec``, which only asks."""
         behind = sys.meta_path[sys.meta_path.index(self) + 1:] if self in sys.meta_path else ()
         for finder in behind:
             if hasattr(finder, "find_spec") and (spec := finder.find_spec(fullname, path, target)) is not None:
                 return spec
-        if sys._getframe(2).f_code.co_name != "_find_and_load_unlocked":  # what an import is inside the interpreter
+        # the name of an import's frame inside the interpreter
+        if sys._getframe(2).f_code.co_name != "_find_and_load_unlocked":
             return None
         raise ModuleNotFoundError(why_not(fullname), name=fullname)
 
@@ -204,10 +206,10 @@ def why_not(name: str) -> str:
     if top in sys.stdlib_module_names:
         return (f"{name} is not among the modules that plugins may import; "
                 "the operator can add it with sandbox.extra_modules")
-    return f"{name} is not in the bundle: put the (pure Python) package beside plugin.py; plugins install nothing"
+    return f"{name} is not in the bundle: put the (pure Python) package beside plugin.py (nothing is installed)"
 
 
 def install(importer: Importer) -> None:
-    """From now on only ``importer`` and what is loaded already answer imports."""
+    """From now on, only ``importer`` and the modules that are already loaded answer imports."""
     sys.meta_path[:] = [importer, Gate()]
     sys.path_hooks.clear()

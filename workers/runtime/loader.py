@@ -1,4 +1,4 @@
-"""Loads a plugin from memory: its own modules by an importer of ours, never from the file system."""
+"""Loads a plugin from memory: our importer finds its modules, which never come from the file system."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ class Loaded:
 
 
 def _short(value: object) -> str:
-    """What was found, for a message; the value is the plugin's own, so no method of its class is called."""
+    """What was found, for a message. The value is the plugin's, so no method of its class is called."""
     return repr(value)[:100] if type(value) in (str, int, float, bool, type(None)) else f"a {type(value).__name__}"
 
 
 def load(message: Load, compiled: Mapping[str, CodeType] | None = None) -> Loaded:
     """The plugin in ``message``. Raises LoadError, or whatever the plugin's own code raises.
 
-    ``compiled``: path → what its file was compiled to already (tests only).
+    ``compiled``: path → the code that its file was already compiled to (tests only).
     """
     for path, digest in message.sha256.items():
         if hashlib.sha256(message.files[path]).hexdigest() != digest:
-            raise LoadError(f"{path} is not what was hashed at installation")
+            raise LoadError(f"{path} differs from what was hashed at installation")
     if message.entrypoint not in message.files:
         raise LoadError(f"the entry point {message.entrypoint!r} is not in the bundle")
     importer = Importer(message.plugin, message.files, message.entrypoint, compiled)

@@ -1,4 +1,4 @@
-"""What a plugin prints and logs, as Log messages: whole lines, cut, and bounded per call."""
+"""Turns what a plugin prints and logs into Log messages: whole lines, cut, and limited for each call."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 from workers import wire
 
 LINES_PER_CALL_MAX = 200
-"""Courtesy: the supervisor bounds lines a second on its own, whatever a worker sends."""
+"""This limit only helps: the supervisor limits the lines per second itself, whatever a worker sends."""
 
 
 class Outlet:
-    """Where lines go while a call runs (or the plugin loads); between calls they go nowhere."""
+    """Sends lines while a call runs (or the plugin loads); between calls it drops them."""
 
     def __init__(self, send: Callable[[Any], None]) -> None:
         self._send = send
@@ -22,11 +22,11 @@ class Outlet:
         self.streams = (Stream("stdout", self), Stream("stderr", self))
 
     def open(self) -> None:
-        """A call begins: it may say so many lines."""
+        """A call begins: it may send LINES_PER_CALL_MAX lines."""
         self._left = LINES_PER_CALL_MAX
 
     def close(self) -> None:
-        """The call ends: a line without its end is sent, and nothing more."""
+        """The call ends: an unfinished line is sent, and nothing more."""
         for stream in self.streams:
             if stream.pending:
                 stream.finish()
@@ -51,11 +51,11 @@ class Stream(io.TextIOBase):
         self.pending = ""
 
     def writable(self) -> bool:
-        """It is."""
+        """Always True."""
         return True
 
     def write(self, text: str) -> int:
-        """Sends each finished line; holds at most one unfinished one."""
+        """Sends each finished line, and keeps at most one unfinished one."""
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         *lines, rest = (self.pending + text[: 1 << 20]).split("\n")
@@ -81,9 +81,9 @@ class LogHandler(logging.Handler):
         self._outlet = outlet
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Sends the record's text; one that cannot be had is said so."""
+        """Sends the record's text, or a note that it is unavailable."""
         try:
             text = record.getMessage()
         except Exception:
-            text = "(a log record whose text cannot be had)"
+            text = "(a log record whose text is unavailable)"
         self._outlet.line(str(record.levelname).lower(), text)

@@ -1,4 +1,4 @@
-"""What the zygote loads before it forks, since a confined worker can read nothing: modules and time zones."""
+"""What the zygote loads before it forks, because a confined worker cannot read files: modules and time zones."""
 
 from __future__ import annotations
 
@@ -9,26 +9,28 @@ import sys
 import threading
 import zoneinfo
 from typing import Any, NoReturn
-from zoneinfo import _common, _tzpath  # where the standard library itself looks zones up
+from zoneinfo import _common, _tzpath  # where the standard library itself looks up zones
 
 NO_THREADS = "a plugin has no threads (so no asyncio.to_thread and no executors): use async code, or plain calls"
 NO_NETWORK = "a plugin has no network, and resolves no names: use context.api.fetch"
 
 
 class Allowed:
-    """Which modules a plugin may import besides its own. Set once, in the zygote."""
+    """The modules that a plugin may import besides its own. Set once, in the zygote."""
 
     names: frozenset[str] = frozenset()
     forgotten: tuple[str, ...] = ()
-    """Loaded modules that a plugin is not to find; listed in the zygote, since a walk over all costs a worker pages."""
+    """Loaded modules that a plugin may not find. The zygote lists them, because a walk over all modules costs a worker
+    pages."""
     kept: tuple[object, ...] = ()
-    """The same, held: a module that died in each worker wrote to the pages it shares, 0.14 MB of them."""
+    """References to the same modules: a module that died in each worker wrote to the pages that it shares, 0.14 MB of
+    them."""
 
 
 def preload(boot: dict[str, Any]) -> None:
-    """Loads ``boot["preload"]`` (each must be there), ``boot["hidden"]`` (where this Python has it) and every zone.
+    """Loads ``boot["preload"]`` (each module must exist), ``boot["hidden"]`` (if this Python has it) and every zone.
 
-    Raises ImportError naming the module that is missing.
+    Raises ImportError with the name of a missing module.
     """
     for name in boot["preload"]:
         importlib.import_module(name)
@@ -48,7 +50,8 @@ def preload(boot: dict[str, Any]) -> None:
 
 
 def _no_threads() -> None:
-    """The jail refuses clone; said here in words, where ``RuntimeError: can't start new thread`` would be all."""
+    """Explains what the jail's refusal of clone means; otherwise there would only be ``RuntimeError: can't start new
+    thread``."""
 
     def start(_thread: threading.Thread) -> NoReturn:
         raise RuntimeError(NO_THREADS)
@@ -61,7 +64,7 @@ def _no_threads() -> None:
 
 
 def _read_zones() -> dict[str, bytes]:
-    """Every zone of this machine, or of the ``tzdata`` package where it has none: about a megabyte, shared by all."""
+    """Every zone of this machine, or of the ``tzdata`` package if it has none: about a megabyte, shared by all."""
     same: dict[bytes, bytes] = {}
     zones: dict[str, bytes] = {}
     for key in sorted(zoneinfo.available_timezones()):
@@ -86,14 +89,14 @@ def _zones_from_memory(zones: dict[str, bytes]) -> None:
         except KeyError:
             raise zoneinfo.ZoneInfoNotFoundError(f"No time zone found with key {key}") from None
 
-    zoneinfo.reset_tzpath(to=())  # no file is looked for any more; what follows is the last resort of both lookups
+    zoneinfo.reset_tzpath(to=())  # no file is searched for any more; the next line is the last resort of both lookups
     _common.load_tzdata = load_tzdata  # type: ignore[assignment]  # a BytesIO serves as the file
     names = frozenset(zones)
     zoneinfo.available_timezones = lambda: set(names)
 
 
 def forget() -> None:
-    """Drops modules that the worker's own code needed and a plugin is not to find. No wall: the jail is that."""
+    """Drops modules that the worker's own code needed and a plugin may not find. This is not a wall; the jail is."""
     for name in Allowed.forgotten:
         sys.modules.pop(name, None)
 

@@ -1,7 +1,7 @@
-"""Where the zygote's process begins: a module that costs its parent nothing to name.
+"""The entry point of the zygote's process, in a module that its parent can import at no cost.
 
-``ssl`` is kept out of the zygote, unless the operator names it in ``sandbox.extra_modules``: asyncio would load it, few
-plugins can use it, and its hundred mappings make every fork slower by a third of a millisecond (measured).
+``ssl`` is kept out of the zygote, unless ``sandbox.extra_modules`` names it: asyncio would load it, few plugins can use
+it, and its hundred mappings make every fork slower by a third of a millisecond (measured).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
 def main(control: Connection, boot: dict[str, Any]) -> None:
-    """Target of the spawned process; see ``workers.runtime.zygote.main``."""
+    """The target of the spawned process; see ``workers.runtime.zygote.main``."""
     if "ssl" not in boot["preload"]:
         sys.modules["ssl"] = None  # type: ignore[assignment]  # the import system's own sign for "may not be imported"
     from workers.runtime import zygote

@@ -1,7 +1,7 @@
 """What a hook may return: null, bool, finite float, int within ±(2^53−1), str, bin, array, map, aware timestamp.
 
-The check here is courtesy, since the supervisor's decides; but what MessagePack would quietly turn into something
-else (a UUID into a string, a set into an array) only shows here.
+The supervisor's check decides, and this one only helps. But only here do we see what MessagePack would silently turn
+into something else (a UUID into a string, a set into an array).
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from workers.wire import DEPTH_MAX
 
 INT_MAX = 2**53 - 1
 FORBIDDEN_KEY = "__proto__"
-"""No map may have this key: a JavaScript host cannot take it."""
+"""No map may have this key, because a JavaScript host cannot use it."""
 _SCALARS = frozenset((type(None), bool, int, float, str, bytes))
 
 
 class NotAValue(Exception):
-    """The value cannot be carried; ``path`` says where."""
+    """The value cannot be sent; ``path`` says where the fault is."""
 
     def __init__(self, path: str, message: str) -> None:
         super().__init__(message)
@@ -27,7 +27,7 @@ class NotAValue(Exception):
 
 
 def is_plain(value: Any) -> bool:
-    """True where nothing in ``value`` could change on its way: exactly the built-in types. Ranges are not looked at."""
+    """True if nothing in ``value`` could change on its way: exactly the built-in types. Ranges are not checked."""
     kind = type(value)
     if kind in _SCALARS:
         return True
@@ -45,7 +45,7 @@ def is_plain(value: Any) -> bool:
 
 
 def check_value(value: Any, path: str = "$", depth: int = 0) -> None:
-    """Raises NotAValue where ``value`` holds what the protocol cannot carry."""
+    """Raises NotAValue if ``value`` contains something that the protocol cannot carry."""
     if value is None or isinstance(value, bool | bytes):
         return
     if depth > DEPTH_MAX:
@@ -57,19 +57,19 @@ def check_value(value: Any, path: str = "$", depth: int = 0) -> None:
             raise NotAValue(path, "a string that is not UTF-8 (a lone surrogate)") from None
     elif isinstance(value, int):
         if not -INT_MAX <= value <= INT_MAX:
-            raise NotAValue(path, "an integer beyond ±(2^53−1): write str(value)")
+            raise NotAValue(path, "an integer beyond ±(2^53−1): return str(value)")
     elif isinstance(value, float):
         if not math.isfinite(value):
-            raise NotAValue(path, "a float that is not finite: write None")
+            raise NotAValue(path, "a float that is not finite: return None")
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
             check_value(item, f"{path}[{index}]", depth + 1)
     elif isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):
-                raise NotAValue(path, "a map key that is not a string: write str(key)")
+                raise NotAValue(path, "a map key that is not a string: use str(key)")
             if key == FORBIDDEN_KEY:
-                raise NotAValue(f"{path}.{key}", "no map may have this key")
+                raise NotAValue(f"{path}.{key}", "a map may not have this key")
             check_value(key, path, depth)
             check_value(item, f"{path}.{key[:64]}", depth + 1)
     elif not (isinstance(value, datetime) and value.tzinfo is not None):
@@ -83,7 +83,7 @@ _INSTEAD = {"Decimal": "write str(value)", "Fraction": "write str(value)", "UUID
             "datetime": "give it a time zone, value.replace(tzinfo=UTC), or write value.isoformat()",
             "set": "write sorted(value)", "frozenset": "write sorted(value)", "generator": "write list(value)",
             "bytearray": "write bytes(value)", "memoryview": "write bytes(value)", "ndarray": "write value.tolist()"}
-"""By the class's name: none of them is loaded for this."""
+"""Looked up by the class's name, so that none of these classes has to be loaded."""
 
 
 def _instead(kind: type, name: str) -> str:
@@ -92,4 +92,4 @@ def _instead(kind: type, name: str) -> str:
         return "write value.value"
     if "__dataclass_fields__" in members:
         return "write dataclasses.asdict(value)"
-    return _INSTEAD.get(name, "write maps, lists, texts, numbers, bytes or datetimes with a time zone")
+    return _INSTEAD.get(name, "return maps, lists, texts, numbers, bytes or datetimes with a time zone")

@@ -1,7 +1,7 @@
-"""The zygote: one single-threaded process that has the standard library loaded and forks workers on request.
+"""The zygote: one single-threaded process that has the standard library loaded, and forks workers on request.
 
-Its control socket carries MessagePack with fds attached, never pickles. It opens each child's pidfd before it
-may reap the child, so the supervisor can always kill exactly that process. It leaves when the supervisor does.
+Its control socket carries MessagePack with attached descriptors, never pickles. It opens each child's pidfd before it
+may reap the child, so that the supervisor can always kill exactly that process. It exits when the supervisor does.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ _decode = msgspec.msgpack.Decoder(ToZygote).decode
 
 
 def main(control: Connection, boot: dict[str, Any]) -> None:
-    """Target of the spawned process. ``boot``: module lists ``preload hidden refused``, ``jail``, ``death_fd``, and
-    ``nice`` where the caller has a niceness that no worker is to have."""
+    """The target of the spawned process. ``boot``: the module lists ``preload hidden refused``, ``jail``, ``death_fd``,
+    and ``nice`` if the caller has a niceness that workers must not inherit."""
     supervisor = os.getppid()
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != supervisor:
         os._exit(0)
     if "nice" in boot and os.getpriority(os.PRIO_PROCESS, 0) < boot["nice"]:
         os.setpriority(os.PRIO_PROCESS, 0, boot["nice"])
-    for number in child.IGNORED:  # whoever started this process has seen to it, but for a test's
+    for number in child.IGNORED:  # the parent has already done this, except in tests
         signal.signal(number, signal.SIG_IGN)
     preload(boot)
     jail = Jail(boot["jail"])
@@ -66,7 +66,7 @@ def main(control: Connection, boot: dict[str, Any]) -> None:
     try:
         link.send(_encode(ZygoteReady(os.getpid(), len(sys.modules))))
     except OSError:
-        os._exit(0)  # the supervisor has gone meanwhile
+        os._exit(0)  # the supervisor has exited meanwhile
     _loop(link, wake_read, boot["death_fd"].fileno(), jail)
 
 
@@ -100,7 +100,7 @@ def _loop(link: socket.socket, wake_read: int, death_fd: int, jail: Jail) -> Non
 
 def _fork(link: socket.socket, message: Fork, fds: array.array[int], workers: dict[int, int],
           jail: Jail) -> None:
-    if len(fds) < FORK_FDS:  # the kernel had no room for them here (EMFILE) and dropped what did not fit
+    if len(fds) < FORK_FDS:  # the kernel had no room for descriptors here (EMFILE) and dropped those that did not fit
         _close(fds)
         link.send(_encode(ForkFailed(message.worker, errno.EMFILE)))
         return
@@ -119,7 +119,7 @@ def _fork(link: socket.socket, message: Fork, fds: array.array[int], workers: di
     _close(fds)
     try:
         pidfd = os.pidfd_open(pid)
-    except OSError as error:  # whom nobody could kill at its deadline may not run
+    except OSError as error:  # a worker that nobody could kill at its deadline may not run
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         link.send(_encode(ForkFailed(message.worker, error.errno or errno.EMFILE)))
@@ -132,7 +132,7 @@ def _fork(link: socket.socket, message: Fork, fds: array.array[int], workers: di
 
 def _kill(worker: int, workers: dict[int, int]) -> None:
     for pid, number in workers.items():
-        if number == worker:  # a child that is not reaped yet: its number is nobody else's
+        if number == worker:  # a child that is not reaped yet, so its pid is not reused
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
 

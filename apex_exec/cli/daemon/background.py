@@ -12,14 +12,10 @@ import socket
 import struct
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
-
-import typer
 
 from apex_exec.cli import connect
 from apex_exec.cli.output import print_json, say
@@ -35,6 +31,8 @@ from apex_exec.cli.root import (
     need_linux,
     our_command,
 )
+from apex_exec.cli.verbs import Option
+from apex_exec.readiness import Readiness
 
 if TYPE_CHECKING:
     from apex_exec.config import Settings
@@ -45,7 +43,6 @@ LOG_NAME = "serve.log"
 LOG_BYTES_MAX = 10 * 1024 * 1024
 """A log that is larger is set aside as serve.log.1 when the next daemon starts; the one before that goes."""
 TAIL_LINES = 5
-POLL_SECONDS = 0.05
 
 
 def start(arguments: list[str], settings: Settings, config: Path | None) -> None:
@@ -57,14 +54,14 @@ def start(arguments: list[str], settings: Settings, config: Path | None) -> None
     log_path = settings.state_path / LOG_NAME
     log = _open_log(log_path)
     begin = os.fstat(log).st_size
-    with _readiness() as (address, ready):
+    with Readiness() as readiness:
         process = subprocess.Popen([sys.executable, "-m", "apex_exec", "serve", *arguments], stdin=subprocess.DEVNULL,
                                    stdout=log, stderr=log, start_new_session=True,
-                                   env={**os.environ, "NOTIFY_SOCKET": address})
+                                   env={**os.environ, "NOTIFY_SOCKET": readiness.address})
         os.close(log)
         due = time.monotonic() + START_SECONDS_MAX
         try:
-            while not _is_ready(ready):
+            while not readiness.is_ready():
                 if process.poll() is not None:
                     _say_tail(log_path, begin)
                     fail(f"the daemon ended with status {process.returncode} before it was ready; its last words stand "
@@ -91,23 +88,6 @@ def _open_log(path: Path) -> int:
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
-@contextmanager
-def _readiness() -> Iterator[tuple[str, socket.socket]]:
-    """The address that the daemon tells its readiness to, as it would tell systemd."""
-    with tempfile.TemporaryDirectory(prefix="apx") as folder, \
-            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
-        address = f"{folder}/ready"
-        ready.bind(address)
-        ready.settimeout(POLL_SECONDS)
-        yield address, ready
-
-
-def _is_ready(ready: socket.socket) -> bool:
-    with suppress(TimeoutError):
-        return b"READY=1" in ready.recv(4096).split(b"\n")
-    return False
-
-
 def _say_tail(path: Path, begin: int) -> None:
     with path.open("rb") as file:
         file.seek(begin)
@@ -117,7 +97,7 @@ def _say_tail(path: Path, begin: int) -> None:
 
 @app.command(epilog=examples("apex-exec stop", "apex-exec stop --runtime-dir /tmp/apex-tour"))
 def stop(
-    seconds: Annotated[float, typer.Option("--seconds", min=0.0, help="How long to wait for its end.")] = 60.0,
+    seconds: Annotated[float, Option("--seconds", min=0.0, help="How long to wait for its end.")] = 60.0,
     as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None,
 ) -> None:
     """Ends the daemon as SIGTERM does, however it was started: calls finish first. Waits until it is gone."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from apex_exec.cli import connect
 from apex_exec.cli.output import print_json, say
 from apex_exec.cli.root import AsJson, ConfigFile, RuntimeDir, app, examples
+from apex_exec.cli.verbs import Argument, Option
 
 BACKUP_TIMEOUT_MS = 3_600_000
 """A large ledger takes minutes to copy and to verify."""
@@ -17,7 +16,7 @@ BACKUP_TIMEOUT_MS = 3_600_000
 
 @app.command(epilog=examples("apex-exec backup /backups/monday.tgz", "apex-exec backup /backups/monday --json"))
 def backup(
-    target: Annotated[Path, typer.Argument(metavar="DIR|FILE", help="A new folder, or a file: .tar, .tgz, .tar.gz.")],
+    target: Annotated[Path, Argument(metavar="DIR|FILE", help="A new folder, or a file: .tar, .tgz, .tar.gz.")],
     as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None,
 ) -> None:
     """Writes a verified copy of the whole state while the daemon runs: databases, ledger, bundles, keys, logs.
@@ -34,10 +33,10 @@ def backup(
     "apex-exec restore /backups/monday.tgz --config /etc/apex-exec.toml",
     "apex-exec restore /backups/monday --accept-older --reason 'the disk of Tuesday is lost'"))
 def restore(
-    source: Annotated[Path, typer.Argument(metavar="DIR|FILE", help="What `backup` has written.")],
-    accept_older: Annotated[bool, typer.Option("--accept-older", help="Though the ledger has been further.")] = False,
-    reason: Annotated[str, typer.Option(help="Why an older copy is accepted; it goes on record.")] = "",
-    state_dir: Annotated[str | None, typer.Option("--state-dir", metavar="DIR", help="Where it goes.")] = None,
+    source: Annotated[Path, Argument(metavar="DIR|FILE", help="What `backup` has written.")],
+    accept_older: Annotated[bool, Option("--accept-older", help="Though the ledger has been further.")] = False,
+    reason: Annotated[str, Option(help="Why an older copy is accepted; it goes on record.")] = "",
+    state_dir: Annotated[str | None, Option("--state-dir", metavar="DIR", help="Where it goes.")] = None,
     as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None,
 ) -> None:
     """Puts a backup into an empty state folder; no daemon may run there. Run it as the daemon's user.

@@ -8,10 +8,9 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from apex_exec.cli.output import print_table
 from apex_exec.cli.root import EXIT_NO, EXIT_USAGE, AsJson, config_app, examples, fail
+from apex_exec.cli.verbs import Argument
 
 if TYPE_CHECKING:
     from apex_exec.config import Settings
@@ -23,7 +22,7 @@ PASSWORD = re.compile(r"(://[^:/@]*:)[^@]*(@)")
     "apex-exec config check /etc/apex-exec.toml",
     "apex-exec config check --json | jq 'map(select(.source != \"default\"))'"))
 def check(
-    file: Annotated[Path | None, typer.Argument(help="TOML file; none: environment and defaults only.")] = None,
+    file: Annotated[Path | None, Argument(help="TOML file; none: environment and defaults only.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Says what is wrong with a configuration, or shows every value in force and where it comes from."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import typer
-
 from apex_exec.cli.output import print_json, print_table, say
 from apex_exec.cli.root import EXIT_NO, EXIT_USAGE, AsJson, ConfigFile, app, examples, fail, need_linux
+from apex_exec.cli.verbs import Exit
 
 MEANS = {
     "L4": "hostile code is confined, and its memory and CPU are capped by the kernel",
@@ -44,7 +43,7 @@ def doctor(config: ConfigFile = None, as_json: AsJson = False) -> None:
     else:
         show(found)
     if not found["ok"]:
-        raise typer.Exit(EXIT_NO)
+        raise Exit(EXIT_NO)
 
 
 def examine(settings: Any) -> dict[str, Any]:

@@ -6,15 +6,14 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from apex_exec.cli import connect
 from apex_exec.cli.output import print_json, say
 from apex_exec.cli.plugin.common import ask
 from apex_exec.cli.root import EXIT_NO, AsJson, ConfigFile, RuntimeDir, app, breaker_app, examples, fail
+from apex_exec.cli.verbs import Argument, Exit, Option
 
 LOOK_SECONDS = 0.1
-Plugin = Annotated[str, typer.Argument(metavar="PLUGIN", help="The plugin's id.")]
+Plugin = Annotated[str, Argument(metavar="PLUGIN", help="The plugin's id.")]
 
 
 @app.command(epilog=examples("apex-exec reload", "apex-exec reload --json | jq .restart"))
@@ -35,9 +34,9 @@ def reload(as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: Conf
 @app.command(epilog=examples("apex-exec drain --wait", "apex-exec drain --stop --wait",
                              "apex-exec drain --wait --timeout 30 && systemctl stop apex-exec"))
 def drain(
-    wait: Annotated[bool, typer.Option("--wait", help="Return once nothing is pending any more.")] = False,
-    timeout: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="For --wait; then its status is 1.")] = 60,
-    stop: Annotated[bool, typer.Option("--stop", help="End the daemon as well, as SIGTERM does.")] = False,
+    wait: Annotated[bool, Option("--wait", help="Return once nothing is pending any more.")] = False,
+    timeout: Annotated[float, Option(min=0, metavar="SECONDS", help="For --wait; then its status is 1.")] = 60,
+    stop: Annotated[bool, Option("--stop", help="End the daemon as well, as SIGTERM does.")] = False,
     as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None,
 ) -> None:
     """Has the daemon take no new calls and answer those that are pending; it stays until `undrain`, or ends (--stop).
@@ -53,7 +52,7 @@ def drain(
         left = f"{done['pending']} calls are pending" if done["pending"] else "nothing is pending"
         say(f"{'draining, and ending then' if stop else 'drained'}: {left}")
     if wait and done["pending"]:
-        raise typer.Exit(EXIT_NO)
+        raise Exit(EXIT_NO)
 
 
 def _wait(seconds: float, stop: bool, config: Path | None, runtime_dir: str | None) -> int:
@@ -70,7 +69,7 @@ def _wait(seconds: float, stop: bool, config: Path | None, runtime_dir: str | No
                 if (not stop and now["pending"] == 0) or time.monotonic() > due:
                     return int(now["pending"])
                 time.sleep(LOOK_SECONDS)
-    except (ConnectionLost, typer.Exit):
+    except (ConnectionLost, Exit):
         if not stop:
             raise
         return 0  # it has ended

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from apex_exec.cli.root import ConfigFile, RuntimeDir, app, examples, need_linux
+from apex_exec.cli.verbs import BadParameter, Exit, Option
 
 
 @app.command(epilog=examples(
@@ -16,15 +15,15 @@ from apex_exec.cli.root import ConfigFile, RuntimeDir, app, examples, need_linux
     "apex-exec serve --set limits.cpu_percent=100 --set log.format=json"))
 def serve(
     config: ConfigFile = None,
-    plugins_dir: Annotated[str | None, typer.Option(
+    plugins_dir: Annotated[str | None, Option(
         metavar="DIR", help="Folder of bundles, one a folder, enabled for all users (development).")] = None,
     runtime_dir: RuntimeDir = None,
-    state_dir: Annotated[str | None, typer.Option(metavar="DIR", help="Registry, ledger, bundles, keys.")] = None,
-    http_address: Annotated[str | None, typer.Option(
+    state_dir: Annotated[str | None, Option(metavar="DIR", help="Registry, ledger, bundles, keys.")] = None,
+    http_address: Annotated[str | None, Option(
         metavar="HOST:PORT", help="/metrics /livez /readyz; port 0 takes a free one.")] = None,
-    setting: Annotated[list[str] | None, typer.Option(
+    setting: Annotated[list[str] | None, Option(
         "--set", metavar="KEY=VALUE", help="Any configuration key, dotted; may be repeated.")] = None,
-    background: Annotated[bool, typer.Option(
+    background: Annotated[bool, Option(
         "--background", help="Return as soon as it is ready; it goes on until `apex-exec stop`.")] = False,
 ) -> None:
     """Runs the daemon in the foreground, or with --background beside the shell.
@@ -41,7 +40,7 @@ def serve(
     for item in setting or ():
         key, equals, value = item.partition("=")
         if not equals:
-            raise typer.BadParameter(f"{item!r} is not KEY=VALUE", param_hint="--set")
+            raise BadParameter(f"{item!r} is not KEY=VALUE", param_hint="--set")
         overrides[key] = value
     if background:
         from apex_exec.cli.daemon.background import start
@@ -53,4 +52,4 @@ def serve(
         return
     from apex_exec.daemon.main import serve as run
 
-    raise typer.Exit(run(load_settings(config, overrides), lambda: load_settings(config, overrides)))
+    raise Exit(run(load_settings(config, overrides), lambda: load_settings(config, overrides)))

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-import typer
+from typing import Annotated, Any, Literal
 
 from apex_exec.cli import connect
+from apex_exec.cli.cells import cell_len, chop_cells
 from apex_exec.cli.facts import duration
-from apex_exec.cli.output import cell, clean, print_json, print_table, say
+from apex_exec.cli.output import Screen, cell, clean, print_json, print_table, say
 from apex_exec.cli.root import AsJson, ConfigFile, RuntimeDir, app, examples
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
+from apex_exec.cli.verbs import Option
 
 Row = dict[str, Any]
 SortKey = Literal["id", "state", "calls", "p50", "p99", "queue", "cpu", "memory", "throttled", "failures",
@@ -28,7 +25,9 @@ HOTKEYS: dict[str, SortKey] = {"i": "id", "s": "state", "c": "calls", "5": "p50"
                                "m": "memory", "t": "throttled", "f": "failures",
                                "r": "restarts"}
 ASCENDING = ("id", "state")
-Sort = Annotated[SortKey, typer.Option("--sort", help="The column to sort by; numbers from high to low.")]
+LEFT = ("id", "condition", "breaker")
+ID_WIDTH_MIN = 14
+Sort = Annotated[SortKey, Option("--sort", help="The column to sort by; numbers from high to low.")]
 
 
 @app.command(epilog=examples("apex-exec status", "apex-exec status --json | jq .health"))
@@ -51,7 +50,7 @@ def status(as_json: AsJson = False, sort: Sort = "id", runtime_dir: RuntimeDir =
 @app.command(epilog=examples("apex-exec top", "apex-exec top --sort cpu --seconds 5"))
 def top(
     sort: Sort = "calls",
-    seconds: Annotated[float, typer.Option(min=0.2, help="Time between two looks.")] = 2.0,
+    seconds: Annotated[float, Option(min=0.2, help="Time between two looks.")] = 2.0,
     as_json: AsJson = False,
     runtime_dir: RuntimeDir = None,
     config: ConfigFile = None,
@@ -130,19 +129,18 @@ def headline(now: Row) -> str:
 def _live(look: Any, before: Row, sort: SortKey, seconds: float) -> None:
     """Redraws every ``seconds`` and at a key; one frame at a time, so that a slow terminal only sees fewer."""
     import select
+    import shutil
     import termios
     import tty
-
-    from rich.live import Live
 
     stdin = sys.stdin.fileno()
     saved = termios.tcgetattr(stdin)
     try:
         tty.setcbreak(stdin)
-        with Live(auto_refresh=False, screen=True, vertical_overflow="crop") as live:
+        with Screen() as screen:
             now, due = before, time.monotonic() + min(1.0, seconds)  # the first rates come soon
             while True:
-                live.update(_frame(now, before, sort, live.console.width), refresh=True)
+                screen.draw(_frame(now, before, sort, shutil.get_terminal_size().columns))
                 ready, _, _ = select.select([stdin], [], [], max(0.0, due - time.monotonic()))
                 if ready:
                     key = sys.stdin.read(1)
@@ -156,19 +154,26 @@ def _live(look: Any, before: Row, sort: SortKey, seconds: float) -> None:
         termios.tcsetattr(stdin, termios.TCSADRAIN, saved)
 
 
-def _frame(now: Row, before: Row, sort: SortKey, width: int) -> RenderableType:
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
+def _frame(now: Row, before: Row, sort: SortKey, width: int) -> list[tuple[str, str]]:
+    """The lines of one look, each with its style; the column of ids takes the room that is left."""
     columns = {key: heading for key, heading in COLUMNS.items() if width >= NARROW or key != "breaker"}
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="reverse", expand=True)
-    for key, heading in columns.items():
-        left = key in ("id", "condition", "breaker")
-        sorted_by = key == sort or (key == "condition" and sort == "state")
-        table.add_column(f"*{heading}" if sorted_by else heading, justify="left" if left else "right",
-                         no_wrap=True, min_width=14 if key == "id" else None, ratio=1 if key == "id" else None)
-    for row in ordered(rows(now, before if before is not now else None), sort):
+    names = [f"*{heading}" if key == sort or (key == "condition" and sort == "state") else heading
+             for key, heading in columns.items()]
+    shown = ordered(rows(now, before if before is not now else None), sort)
+    table = [[" ".join(cell(row[key]).split()) for key in columns] for row in shown]
+    widths = [max(map(cell_len, column)) for column in zip(names, *table, strict=True)]
+    widths[0] = max(ID_WIDTH_MIN, width - sum(widths[1:]) - len(widths) + 1)
+
+    def line(cells: list[str]) -> str:
+        padded = []
+        for key, text, room in zip(columns, cells, widths, strict=True):
+            text = (chop_cells(text, room) or [""])[0]
+            space = " " * (room - cell_len(text))
+            padded.append(text + space if key in LEFT else space + text)
+        return " ".join(padded)
+
+    lines = [("", text) for text in headline(now).split("\n")] + [("heading", line(names))]
+    for row, cells in zip(shown, table, strict=True):
         bad = row["breaker"] != "closed" or row["state"] != "enabled"
-        table.add_row(*(Text(cell(row[key])) for key in columns), style="yellow" if bad else "")
-    return Group(Text(clean(headline(now))), table)
+        lines.append(("warning" if bad else "", line(cells)))
+    return lines

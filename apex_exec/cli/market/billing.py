@@ -6,8 +6,6 @@ import sys
 import time
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-import typer
-
 from apex_exec.cli import connect
 from apex_exec.cli.output import print_json, print_table, progress, say
 from apex_exec.cli.root import (
@@ -20,8 +18,8 @@ from apex_exec.cli.root import (
     billing_app,
     examples,
     fail,
-    group,
 )
+from apex_exec.cli.verbs import Argument, Exit, Group, Option
 from apex_exec.errors import Refusal
 from apex_exec.market.money.billing import HOSTING_CURRENCY, enterprise_price, hosting_quote, split_sale
 from apex_exec.market.money.money import format_minor, parse_major
@@ -30,8 +28,8 @@ from apex_exec.market.money.months import parse_day, parse_month
 if TYPE_CHECKING:
     from apex_exec.client import AdminClient
 
-quote_app = group("The arithmetic alone; needs no daemon.")
-billing_app.add_typer(quote_app, name="quote")
+quote_app = Group("The arithmetic alone; needs no daemon.")
+billing_app.add("quote", quote_app)
 
 LOOK_SECONDS_MIN, LOOK_SECONDS_MAX = 0.5, 3.0
 """Between two looks at an operation that is waited for, longer each time: every look is a record of the ledger."""
@@ -40,9 +38,9 @@ TELL_SECONDS = 10.0
 PASSING = ("registrar_busy", "registrar_died", "registrar_down", "store_unusable")
 PASSING_SECONDS = 30.0
 """Refusals of a registrar that is being restarted, and how long they are borne: afterwards it tells the outcome."""
-NoWait = Annotated[bool, typer.Option("--no-wait", help="Print the operation's id where it takes longer than a second; "
+NoWait = Annotated[bool, Option("--no-wait", help="Print the operation's id where it takes longer than a second; "
                                                         "`billing status ID` tells what became of it.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object, amounts in minor units (cents).")]
+AsJson = Annotated[bool, Option("--json", help="One JSON object, amounts in minor units (cents).")]
 
 
 def _show(amounts: dict[str, int], as_json: bool) -> None:
@@ -56,7 +54,7 @@ def _show(amounts: dict[str, int], as_json: bool) -> None:
 
 
 @quote_app.command(epilog=examples("apex-exec billing quote sale 19.95"))
-def sale(amount: Annotated[str, typer.Argument(help="Price in major units, as 19.95.")],
+def sale(amount: Annotated[str, Argument(help="Price in major units, as 19.95.")],
          as_json: AsJson = False) -> None:
     """What a sale leaves: the marketplace's fee (30 %, half-up) and the author's share."""
     try:
@@ -67,7 +65,7 @@ def sale(amount: Annotated[str, typer.Argument(help="Price in major units, as 19
 
 
 @quote_app.command(epilog=examples("apex-exec billing quote enterprise 10000"))
-def enterprise(cost: Annotated[str, typer.Argument(help="Cost in major units, as 10000.")],
+def enterprise(cost: Annotated[str, Argument(help="Cost in major units, as 10000.")],
                as_json: AsJson = False) -> None:
     """The price of custom development at a margin of 50 %: cost / (1 - 0.5)."""
     try:
@@ -80,9 +78,9 @@ def enterprise(cost: Annotated[str, typer.Argument(help="Cost in major units, as
 
 @quote_app.command(epilog=examples(
     "apex-exec billing quote hosting --users 12 --from 2026-01-15 --to 2026-04-01"))
-def hosting(users: Annotated[int, typer.Option(help="How many users have the plugin enabled.")],
-            start: Annotated[str, typer.Option("--from", metavar="DATE", help="First day, YYYY-MM-DD (00:00 UTC).")],
-            end: Annotated[str, typer.Option("--to", metavar="DATE", help="The day after the last.")],
+def hosting(users: Annotated[int, Option(help="How many users have the plugin enabled.")],
+            start: Annotated[str, Option("--from", metavar="DATE", help="First day, YYYY-MM-DD (00:00 UTC).")],
+            end: Annotated[str, Option("--to", metavar="DATE", help="The day after the last.")],
             as_json: AsJson = False) -> None:
     """Hosting of one plugin: $0.05 per user and month, by the second of the UTC month, rounded once."""
     try:
@@ -92,14 +90,14 @@ def hosting(users: Annotated[int, typer.Option(help="How many users have the plu
     _show({"amount": amount}, as_json)
 
 
-Month = Annotated[str, typer.Option("--month", metavar="YYYY-MM", help="The UTC month.")]
+Month = Annotated[str, Option("--month", metavar="YYYY-MM", help="The UTC month.")]
 
 
 @billing_app.command(epilog=examples("apex-exec billing report --month 2026-10",
                                      "apex-exec billing report --month 2026-10 --author 'ACME Corp' --csv"))
-def report(month: Month, author: Annotated[str, typer.Option(help="One author's statement.")] = "",
-           customer: Annotated[str, typer.Option(help="One customer's statement.")] = "", as_json: AsJson = False,
-           as_csv: Annotated[bool, typer.Option("--csv", help="The lines as CSV, amounts in major units.")] = False,
+def report(month: Month, author: Annotated[str, Option(help="One author's statement.")] = "",
+           customer: Annotated[str, Option(help="One customer's statement.")] = "", as_json: AsJson = False,
+           as_csv: Annotated[bool, Option("--csv", help="The lines as CSV, amounts in major units.")] = False,
            no_wait: NoWait = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
     """A month's statement: the platform's, one author's or one customer's. They add up to each other to the cent."""
     if author and customer:
@@ -123,7 +121,7 @@ def close(month: Month, as_json: AsJson = False, no_wait: NoWait = False, runtim
 
 
 @billing_app.command(epilog=examples("apex-exec billing status", "apex-exec billing status close-2026-10-1f0c9a2e"))
-def status(operation: Annotated[str, typer.Argument(metavar="[ID]", help="What `billing report` or `close` printed. "
+def status(operation: Annotated[str, Argument(metavar="[ID]", help="What `billing report` or `close` printed. "
                                                     "Default: the latest ones.")] = "",
            as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
     """How far a report or a closing is, and what became of it."""
@@ -150,11 +148,11 @@ def status(operation: Annotated[str, typer.Argument(metavar="[ID]", help="What `
 @billing_app.command("enterprise", epilog=examples(
     "apex-exec billing enterprise 10000 --customer Initech --title 'Sales forecast plugin'"))
 def book_enterprise(
-    cost: Annotated[str, typer.Argument(help="What it cost, in major units, as 10000.")],
-    customer: Annotated[str, typer.Option(help="Who ordered it.")],
-    title: Annotated[str, typer.Option(help="What it is; it stands on the invoice.")],
-    key: Annotated[str, typer.Option(help="Idempotency key. Default: a new one, printed.")] = "",
-    currency: Annotated[str, typer.Option(help="ISO 4217 code.")] = "USD", as_json: AsJson = False,
+    cost: Annotated[str, Argument(help="What it cost, in major units, as 10000.")],
+    customer: Annotated[str, Option(help="Who ordered it.")],
+    title: Annotated[str, Option(help="What it is; it stands on the invoice.")],
+    key: Annotated[str, Option(help="Idempotency key. Default: a new one, printed.")] = "",
+    currency: Annotated[str, Option(help="ISO 4217 code.")] = "USD", as_json: AsJson = False,
     runtime_dir: RuntimeDir = None, config: ConfigFile = None,
 ) -> None:
     """Books custom development for a customer, at the price that `billing quote enterprise` names."""
@@ -189,7 +187,7 @@ def _had(client: AdminClient, op: str, args: dict[str, Any], no_wait: bool) -> d
         return found
     if no_wait:
         say(found["operation"])
-        raise typer.Exit(EXIT_DONE)
+        raise Exit(EXIT_DONE)
     try:
         return _awaited(client, found)
     except KeyboardInterrupt:

@@ -8,8 +8,6 @@ import uuid
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from apex_exec.cli import connect
 from apex_exec.cli.facts import duration
 from apex_exec.cli.output import Said, print_json, print_table, progress, say
@@ -22,27 +20,27 @@ from apex_exec.cli.root import (
     RuntimeDir,
     examples,
     fail,
-    group,
     market_app,
     this_user,
 )
+from apex_exec.cli.verbs import Argument, Exit, Group, Option
 
 CHECKS_TIMEOUT_MS = 300_000
 """A submission waits for its tests, which have a limit of their own."""
 
-ticket_app = group("Support tickets; the first response to a paid plugin's is due in under 24 hours.")
-market_app.add_typer(ticket_app, name="ticket")
+ticket_app = Group("Support tickets; the first response to a paid plugin's is due in under 24 hours.")
+market_app.add("ticket", ticket_app)
 
-Submission = Annotated[int, typer.Argument(min=1, help="The submission's number, as `market status` shows it.")]
-Reviewer = Annotated[str, typer.Option(help="The reviewer's name; never the author.")]
-ApproverKey = Annotated[str, typer.Option("--key", metavar="NAME|FILE", help="The reviewer's own key in the role "
+Submission = Annotated[int, Argument(min=1, help="The submission's number, as `market status` shows it.")]
+Reviewer = Annotated[str, Option(help="The reviewer's name; never the author.")]
+ApproverKey = Annotated[str, Option("--key", metavar="NAME|FILE", help="The reviewer's own key in the role "
                                                                             "approver; needed once there is one.")]
-Reason = Annotated[str, typer.Option(help="Why; the author reads it.")]
-PluginId = Annotated[str, typer.Argument(help="The plugin's id.")]
-Ticket = Annotated[int, typer.Argument(min=1, help="The ticket's number.")]
-User = Annotated[str, typer.Option("--user", metavar="UUID", help="The user.")]
-Key = Annotated[str, typer.Option(help="Idempotency key: the same key does it once. Default: a new one, printed.")]
-Index = Annotated[str, typer.Option(metavar="PLACE", help="Folder or URL of an index; default: market.index.")]
+Reason = Annotated[str, Option(help="Why; the author reads it.")]
+PluginId = Annotated[str, Argument(help="The plugin's id.")]
+Ticket = Annotated[int, Argument(min=1, help="The ticket's number.")]
+User = Annotated[str, Option("--user", metavar="UUID", help="The user.")]
+Key = Annotated[str, Option(help="Idempotency key: the same key does it once. Default: a new one, printed.")]
+Index = Annotated[str, Option(metavar="PLACE", help="Folder or URL of an index; default: market.index.")]
 
 
 def _ask(config: Path | None, runtime_dir: str | None, op: str, timeout_ms: float = 0.0, /, **args: Any) -> Any:
@@ -82,22 +80,22 @@ def _show_checks(shown: dict[str, Any], as_json: bool) -> bool:
 
 @market_app.command(epilog=examples("apex-exec market submit ./sums --as ann",
                                     "apex-exec market submit sums.apx --json"))
-def submit(path: Annotated[Path, typer.Argument(help="The bundle: a folder or an .apx file.")],
-           submitter: Annotated[str, typer.Option("--as", metavar="NAME", help="Who submits.")] = "",
-           contact: Annotated[str, typer.Option(help="Who answers users, where the manifest has no `support`.")] = "",
-           response_hours: Annotated[int, typer.Option(help="Within how many hours, at most 24.")] = 0,
+def submit(path: Annotated[Path, Argument(help="The bundle: a folder or an .apx file.")],
+           submitter: Annotated[str, Option("--as", metavar="NAME", help="Who submits.")] = "",
+           contact: Annotated[str, Option(help="Who answers users, where the manifest has no `support`.")] = "",
+           response_hours: Annotated[int, Option(help="Within how many hours, at most 24.")] = 0,
            as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
     """Submits a bundle; the machine checks it at once. Exit status 1 where a requirement is not met."""
     with progress("scan, tests in the jail, coverage"):
         shown = _ask(config, runtime_dir, "market.submit", CHECKS_TIMEOUT_MS, bundle=bundle_bytes(path, config),
                      submitter=submitter or this_user(), contact=contact, responseHours=response_hours)
     if not _show_checks(shown, as_json):
-        raise typer.Exit(EXIT_NO)
+        raise Exit(EXIT_NO)
 
 
 @market_app.command(epilog=examples("apex-exec market status", "apex-exec market status 7",
                                     "apex-exec market status sums"))
-def status(which: Annotated[str, typer.Argument(help="A submission's number or a plugin; none: the queue.")] = "",
+def status(which: Annotated[str, Argument(help="A submission's number or a plugin; none: the queue.")] = "",
            as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
     """Shows a submission: state, findings, moves, place in the queue and age."""
     args = {"submission": int(which)} if which.isdecimal() else {"plugin": which}
@@ -109,8 +107,8 @@ def status(which: Annotated[str, typer.Argument(help="A submission's number or a
 
 
 @market_app.command(epilog=examples("apex-exec market review", "apex-exec market review 7 --reviewer rita"))
-def review(submission: Annotated[int, typer.Argument(min=0, help="The submission's number; none: the queue.")] = 0,
-           reviewer: Annotated[str, typer.Option(help="Your name.")] = "", as_json: AsJson = False,
+def review(submission: Annotated[int, Argument(min=0, help="The submission's number; none: the queue.")] = 0,
+           reviewer: Annotated[str, Option(help="Your name.")] = "", as_json: AsJson = False,
            runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
     """Takes a submission for review and shows what to look at."""
     shown = _ask(config, runtime_dir, "market.review", submission=submission, reviewer=reviewer)
@@ -132,9 +130,9 @@ def _queue(rows: list[dict[str, Any]], as_json: bool) -> None:
 
 @market_app.command(epilog=examples("apex-exec market approve 7 --reviewer rita --digest 3f… --confirm-all --reason y"))
 def approve(submission: Submission, reviewer: Reviewer, reason: Reason,
-            digest: Annotated[str, typer.Option(help="The digest that was looked at.")],
-            confirm: Annotated[list[str] | None, typer.Option(help="An item of the checklist; repeat it.")] = None,
-            confirm_all: Annotated[bool, typer.Option("--confirm-all", help="Every item of the checklist.")] = False,
+            digest: Annotated[str, Option(help="The digest that was looked at.")],
+            confirm: Annotated[list[str] | None, Option(help="An item of the checklist; repeat it.")] = None,
+            confirm_all: Annotated[bool, Option("--confirm-all", help="Every item of the checklist.")] = False,
             key: ApproverKey = "", as_json: AsJson = False, state_dir: StateDir = None, runtime_dir: RuntimeDir = None,
             config: ConfigFile = None) -> None:
     """Says yes to exactly these bytes."""
@@ -148,8 +146,8 @@ def approve(submission: Submission, reviewer: Reviewer, reason: Reason,
 
 @market_app.command(epilog=examples("apex-exec market reject 7 --reviewer rita --reason 'sends data out' --changes"))
 def reject(submission: Submission, reviewer: Reviewer, reason: Reason,
-           digest: Annotated[str, typer.Option(help="The digest that was looked at; default: as submitted.")] = "",
-           changes: Annotated[bool, typer.Option("--changes", help="Ask for changes instead.")] = False,
+           digest: Annotated[str, Option(help="The digest that was looked at; default: as submitted.")] = "",
+           changes: Annotated[bool, Option("--changes", help="Ask for changes instead.")] = False,
            key: ApproverKey = "", as_json: AsJson = False, state_dir: StateDir = None, runtime_dir: RuntimeDir = None,
            config: ConfigFile = None) -> None:
     """Says no, or asks for changes."""
@@ -180,9 +178,9 @@ def _signed(key: str, config: Path | None, state_dir: str | None, submission: in
 
 
 @market_app.command(epilog=examples("apex-exec market publish 7 --by olga", "apex-exec market publish --refresh"))
-def publish(submission: Annotated[int, typer.Argument(min=0, help="The approved submission.")] = 0,
-            publisher: Annotated[str, typer.Option("--by", metavar="NAME", help="Who publishes.")] = "",
-            refresh: Annotated[bool, typer.Option("--refresh", help="Only sign the index anew.")] = False,
+def publish(submission: Annotated[int, Argument(min=0, help="The approved submission.")] = 0,
+            publisher: Annotated[str, Option("--by", metavar="NAME", help="Who publishes.")] = "",
+            refresh: Annotated[bool, Option("--refresh", help="Only sign the index anew.")] = False,
             as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
     """Counter-signs a bundle with the market key and puts it into the signed index."""
     from apex_exec.cli.facts import facts
@@ -194,7 +192,7 @@ def publish(submission: Annotated[int, typer.Argument(min=0, help="The approved 
 
 
 @market_app.command(epilog=examples("apex-exec market search analytics"))
-def search(words: Annotated[list[str] | None, typer.Argument(help="Words of id, name or author.")] = None,
+def search(words: Annotated[list[str] | None, Argument(help="Words of id, name or author.")] = None,
            index: Index = "", as_json: AsJson = False, runtime_dir: RuntimeDir = None,
            config: ConfigFile = None) -> None:
     """Lists what is on offer, here or in an index elsewhere."""
@@ -233,7 +231,7 @@ def show(plugin: PluginId, as_json: AsJson = False, runtime_dir: RuntimeDir = No
 @market_app.command(epilog=examples("apex-exec market buy sums --user 11111111-2222-4333-8444-555555555555 "
                                     "--customer 'ACME Corp'"))
 def buy(plugin: PluginId, user: User,
-        customer: Annotated[str, typer.Option(help="Who pays for this user from now on.")] = "", key: Key = "",
+        customer: Annotated[str, Option(help="Who pays for this user from now on.")] = "", key: Key = "",
         as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
     """Buys a plugin for a user, or one more period of a running subscription."""
     bought = _ask(config, runtime_dir, "market.buy", plugin=plugin, userId=user, customer=customer,
@@ -244,11 +242,11 @@ def buy(plugin: PluginId, user: User,
 @market_app.command(epilog=examples("apex-exec market entitle sums --customer 'ACME Corp' --until 2027-01-31 -o acme",
                                     "apex-exec market entitle sums --user 1111… --until 2027-01-31 -o one.json"))
 def entitle(plugin: PluginId,
-            until: Annotated[str, typer.Option(metavar="TIME", help="When it ends; UTC if it says no zone.")],
-            output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
+            until: Annotated[str, Option(metavar="TIME", help="When it ends; UTC if it says no zone.")],
+            output: Annotated[Path, Option("--output", "-o", help="The file to write.")],
             user: Annotated[list[str] | None,
-                            typer.Option("--user", metavar="UUID", help="A user; may be given again.")] = None,
-            customer: Annotated[str, typer.Option(help="All whom a daemon with this market.customer serves.")] = "",
+                            Option("--user", metavar="UUID", help="A user; may be given again.")] = None,
+            customer: Annotated[str, Option(help="All whom a daemon with this market.customer serves.")] = "",
             as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
     """Signs an entitlement for a customer's own daemon, which takes it by market.entitlements."""
     done = _ask(config, runtime_dir, "market.entitle", plugin=plugin, until=until, users=user or [], customer=customer)
@@ -258,7 +256,7 @@ def entitle(plugin: PluginId,
 
 
 @market_app.command(epilog=examples("apex-exec market refund 5c0f… --reason 'did not work'"))
-def refund(purchase: Annotated[str, typer.Argument(help="The purchase's key.")], reason: Reason, key: Key = "",
+def refund(purchase: Annotated[str, Argument(help="The purchase's key.")], reason: Reason, key: Key = "",
            as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
     """Reverses a purchase to the cent; what it entitled to ends at once."""
     done = _ask(config, runtime_dir, "market.refund", purchase=purchase, reason=reason, key=key or str(uuid.uuid4()))
@@ -266,8 +264,8 @@ def refund(purchase: Annotated[str, typer.Argument(help="The purchase's key.")],
 
 
 @market_app.command(epilog=examples("apex-exec market customer 1111… 'ACME Corp'"))
-def customer(user: Annotated[str, typer.Argument(metavar="UUID", help="The user.")],
-             name: Annotated[str, typer.Argument(help="The customer's name.")], as_json: AsJson = False,
+def customer(user: Annotated[str, Argument(metavar="UUID", help="The user.")],
+             name: Annotated[str, Argument(help="The customer's name.")], as_json: AsJson = False,
              runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
     """Says who pays for a user from now on."""
     _show(_ask(config, runtime_dir, "market.customer", userId=user, customer=name), as_json, ("userId", "customer"))
@@ -275,8 +273,8 @@ def customer(user: Annotated[str, typer.Argument(metavar="UUID", help="The user.
 
 @market_app.command(epilog=examples("apex-exec market clock",
                                     "apex-exec market clock --accept --reason 'NTP was wrong'"))
-def clock(accept: Annotated[bool, typer.Option("--accept", help="This clock is right; go on from it.")] = False,
-          reason: Annotated[str, typer.Option(help="Why; needed with --accept.")] = "", as_json: AsJson = False,
+def clock(accept: Annotated[bool, Option("--accept", help="This clock is right; go on from it.")] = False,
+          reason: Annotated[str, Option(help="Why; needed with --accept.")] = "", as_json: AsJson = False,
           runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
     """Says how far this machine's clock is behind the store's latest change; goes on from it where it was ahead."""
     done = _ask(config, runtime_dir, "market.clock", accept=accept, reason=reason)
@@ -285,9 +283,9 @@ def clock(accept: Annotated[bool, typer.Option("--accept", help="This clock is r
 
 @market_app.command(epilog=examples("apex-exec market revoke sums --by olga --reason 'leaks data'"))
 def revoke(plugin: PluginId, reason: Reason,
-           actor: Annotated[str, typer.Option("--by", metavar="NAME", help="Who does it.")] = "",
-           version: Annotated[str, typer.Option(help="One version; default: all.")] = "",
-           deprecate: Annotated[bool, typer.Option("--deprecate", help="Only stop new sales.")] = False,
+           actor: Annotated[str, Option("--by", metavar="NAME", help="Who does it.")] = "",
+           version: Annotated[str, Option(help="One version; default: all.")] = "",
+           deprecate: Annotated[bool, Option("--deprecate", help="Only stop new sales.")] = False,
            as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
     """Takes a plugin off the market and stops it where it runs; or only deprecates it."""
     done = _ask(config, runtime_dir, "market.revoke", plugin=plugin, version=version, reason=reason,
@@ -299,7 +297,7 @@ _TICKET = ("id", "plugin", "userId", "subject", "paid", "responder", "breached",
 
 
 @ticket_app.command("open", epilog=examples("apex-exec market ticket open sums --user 1111… --subject 'no totals'"))
-def open_ticket(plugin: PluginId, user: User, subject: Annotated[str, typer.Option(help="What it is about.")],
+def open_ticket(plugin: PluginId, user: User, subject: Annotated[str, Option(help="What it is about.")],
                 as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
     """Opens a ticket; its clock starts."""
     done = _ask(config, runtime_dir, "market.ticket.open", plugin=plugin, userId=user, subject=subject)
@@ -307,7 +305,7 @@ def open_ticket(plugin: PluginId, user: User, subject: Annotated[str, typer.Opti
 
 
 @ticket_app.command("respond", epilog=examples("apex-exec market ticket respond 3 --by ann"))
-def respond(ticket: Ticket, responder: Annotated[str, typer.Option("--by", metavar="NAME", help="Who answers.")],
+def respond(ticket: Ticket, responder: Annotated[str, Option("--by", metavar="NAME", help="Who answers.")],
             as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
     """Records the first response, which stops the clock."""
     _show(_ask(config, runtime_dir, "market.ticket.respond", ticket=ticket, responder=responder), as_json, _TICKET)
@@ -321,7 +319,7 @@ def close_ticket(ticket: Ticket, as_json: AsJson = False, runtime_dir: RuntimeDi
 
 
 @ticket_app.command("list", epilog=examples("apex-exec market ticket list sums"))
-def list_tickets(plugin: Annotated[str, typer.Argument(help="One plugin; none: all.")] = "", as_json: AsJson = False,
+def list_tickets(plugin: Annotated[str, Argument(help="One plugin; none: all.")] = "", as_json: AsJson = False,
                  runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
     """Lists tickets with their breaches."""
     print_table(_ask(config, runtime_dir, "market.ticket.list", plugin=plugin), _TICKET, as_json=as_json,
@@ -329,7 +327,7 @@ def list_tickets(plugin: Annotated[str, typer.Argument(help="One plugin; none: a
 
 
 @market_app.command(epilog=examples("apex-exec market report", "apex-exec market report --csv > market.csv"))
-def report(as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")] = False,
+def report(as_csv: Annotated[bool, Option("--csv", help="Print CSV instead of a table.")] = False,
            as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
     """Per plugin: revenue, active installs, coverage, support times, review times."""
     from apex_exec.cli.facts import words

@@ -5,25 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from apex_exec.cli import connect
 from apex_exec.cli.output import print_json, say
 from apex_exec.cli.plugin.common import LONG_TIMEOUT_MS, StateDir, state_path
 from apex_exec.cli.root import AsJson, ConfigFile, RuntimeDir, examples, plugin_app
+from apex_exec.cli.verbs import Argument, Option
 
-Plugin = Annotated[str, typer.Argument(metavar="ID", help="The plugin.")]
-Permission = Annotated[str, typer.Argument(metavar="PERMISSION", help="admin:users, admin:billing, system:config, or "
+Plugin = Annotated[str, Argument(metavar="ID", help="The plugin.")]
+Permission = Annotated[str, Argument(metavar="PERMISSION", help="admin:users, admin:billing, system:config, or "
                                                                       "author-key where the author's key changed.")]
-Key = Annotated[str, typer.Option("--key", metavar="NAME|FILE", help="The approver's private key.")]
-Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; it is kept and audited.")]
-Version = Annotated[str | None, typer.Option("--version", metavar="X.Y.Z", help="Default: the one that waits.")]
+Key = Annotated[str, Option("--key", metavar="NAME|FILE", help="The approver's private key.")]
+Reason = Annotated[str, Option("--reason", metavar="TEXT", help="Why; it is kept and audited.")]
+Version = Annotated[str | None, Option("--version", metavar="X.Y.Z", help="Default: the one that waits.")]
 
 
 @plugin_app.command(epilog=examples("apex-exec plugin approve my-plugin admin:users --key bob --reason 'ticket 4711'"))
 def approve(
     plugin: Plugin, permission: Permission, key: Key, reason: Reason, version: Version = None,
-    days: Annotated[int, typer.Option("--days", min=1, max=90, help="How long it holds.")] = 90,
+    days: Annotated[int, Option("--days", min=1, max=90, help="How long it holds.")] = 90,
     as_json: AsJson = False, state_dir: StateDir = None, runtime_dir: RuntimeDir = None, config: ConfigFile = None,
 ) -> None:
     """Approves a permission; a version that waited only for this goes on by itself."""

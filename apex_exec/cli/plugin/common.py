@@ -8,10 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from apex_exec.cli import connect
 from apex_exec.cli.output import clean, say
+from apex_exec.cli.verbs import BadParameter, Option
 
 if TYPE_CHECKING:
     from apex_exec.config import Settings
@@ -19,12 +18,12 @@ if TYPE_CHECKING:
 LONG_TIMEOUT_MS = 240_000
 """For operations that scan a bundle and run its code in the jail."""
 
-StateDir = Annotated[str | None, typer.Option(
+StateDir = Annotated[str | None, Option(
     "--state-dir", metavar="DIR", help="The daemon's state folder (keys, logs); default: the configuration's.")]
-Hook = Annotated[str | None, typer.Option(
+Hook = Annotated[str | None, Option(
     "--hook", metavar="HOOK", help="The hook to try it with; none: only load it. Default: one that it declares.")]
-Payload = Annotated[str | None, typer.Option("--payload", metavar="JSON", help="The trial call's payload.")]
-User = Annotated[str | None, typer.Option("--user", metavar="UUID", help="The user; default: everybody.")]
+Payload = Annotated[str | None, Option("--payload", metavar="JSON", help="The trial call's payload.")]
+User = Annotated[str | None, Option("--user", metavar="UUID", help="The user; default: everybody.")]
 
 
 def ask(config: Path | None, runtime_dir: str | None, op: str, args: dict[str, Any], *, slow: bool = False) -> Any:
@@ -85,9 +84,9 @@ def json_map(text: str | None) -> dict[str, Any] | None:
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise typer.BadParameter(f"not JSON: {error}", param_hint="--payload") from None
+        raise BadParameter(f"not JSON: {error}", param_hint="--payload") from None
     if not isinstance(value, dict):
-        raise typer.BadParameter("not a JSON map", param_hint="--payload")
+        raise BadParameter("not a JSON map", param_hint="--payload")
     return value
 
 

@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
-import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,15 +13,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from apex_exec.cli.output import say
 from apex_exec.cli.plugin.common import settings_with_hooks
 from apex_exec.cli.root import EXIT_NO, ConfigFile, examples, fail, need_linux, our_command, plugin_app
+from apex_exec.cli.verbs import Argument, Option
 
 if TYPE_CHECKING:
     from apex_exec.config import Settings
+    from apex_exec.readiness import Readiness
     from apex_exec.registry.bundles.bundle import Bundle
+    from apex_exec.testing import Daemon
 
 POLL_SECONDS = 0.3
 START_SECONDS_MAX = 30.0
@@ -36,8 +34,8 @@ LINES_PER_SECOND = 1000
 
 @plugin_app.command(epilog=examples("apex-exec plugin dev ./my-plugin"))
 def dev(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The bundle's folder.")],
-    runtime: Annotated[str | None, typer.Option(
+    folder: Annotated[Path, Argument(metavar="DIR", help="The bundle's folder.")],
+    runtime: Annotated[str | None, Option(
         "--runtime-dir", metavar="DIR", help="Its sockets; default: a new one.")] = None,
     config: ConfigFile = None,
 ) -> None:
@@ -48,6 +46,7 @@ def dev(
     """
     need_linux()
     from apex_exec.registry.bundles.bundle import read_folder
+    from apex_exec.testing import DaemonFailed
 
     settings = settings_with_hooks(config)
     id_ = read_folder(folder).manifest.id
@@ -59,54 +58,62 @@ def dev(
         except KeyboardInterrupt:
             say("stopped")
             return
-        sockets = runtime or f"{place}/run"
-        command = [sys.executable, "-m", "apex_exec", "serve", "--plugins-dir", str(watch.served.parent),
-                   "--runtime-dir", sockets, "--state-dir", f"{place}/state", "--http-address", "127.0.0.1:0",
-                   "--set", "log.format=json", "--set", f"log.plugin_lines_per_second={LINES_PER_SECOND}",
-                   *(["--config", str(config)] if config else [])]
-        with _running(command) as (daemon, log):
+        with _served(Path(place), runtime, config) as (daemon, readiness, log):
             due = time.monotonic() + START_SECONDS_MAX
-            while not Path(sockets, "host.sock").exists():
+            while not readiness.is_ready(0.0):
                 log.show(0.05)
-                if daemon.poll() is not None or time.monotonic() > due:
+                try:
+                    daemon.check_starting(due)
+                except DaemonFailed:
                     log.show(0.0)
                     fail("the daemon did not start; its own words stand above", EXIT_NO)
-            _tell_calls(watch.bundle, sockets)
-            while daemon.poll() is None:
+            _tell_calls(watch.bundle, str(daemon.runtime))
+            while daemon.is_running():
                 log.show(POLL_SECONDS)
                 if watch.look():
-                    daemon.send_signal(signal.SIGHUP)
+                    daemon.signal(signal.SIGHUP)
                     say(f"reloaded {id_} {watch.bundle.manifest.version}, digest {watch.bundle.digest[:12]}",
                         flush=True)
-    if daemon.returncode:
-        fail(f"the daemon ended with status {daemon.returncode}", EXIT_NO)
+    if status := daemon.stop():
+        fail(f"the daemon ended with status {status}", EXIT_NO)
 
 
 @contextmanager
-def _running(command: list[str]) -> Iterator[tuple[subprocess.Popen[bytes], _Log]]:
-    """The daemon and what it says; ended at the end, or by ctrl-C."""
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as daemon:
-        assert daemon.stderr is not None
-        log = _Log(daemon.stderr.fileno())
+def _served(place: Path, runtime: str | None, config: Path | None) -> Iterator[tuple[Daemon, Readiness, _Log]]:
+    """The daemon, whether it is ready, and what it says; ended at the end, or by ctrl-C."""
+    from apex_exec.testing import Daemon
+
+    settings = {"log.format": "json", "log.plugin_lines_per_second": LINES_PER_SECOND,
+                **({"runtime_dir": runtime} if runtime else {})}
+    reads, writes = os.pipe()
+    with os.fdopen(reads, "rb"):
         try:
-            yield daemon, log
+            daemon = Daemon(place, config=settings, config_file=config, output=writes)
+            readiness = daemon.launch()
+        finally:
+            os.close(writes)  # the daemon has its own: its end is the end of what we read
+        log = _Log(reads)
+        try:
+            with readiness:
+                yield daemon, readiness, log
         except KeyboardInterrupt:
             say("stopped")
         finally:
-            daemon.terminate()
+            daemon.signal(signal.SIGTERM)
             while log.show(POLL_SECONDS):
                 pass  # or it would wait for somebody to read what it says at its end
+            daemon.stop()
 
 
 def _tell_calls(bundle: Bundle, sockets: str) -> None:
     """A command for each hook that can be copied into another shell as it stands."""
     import shlex
 
-    from apex_exec.registry.bundles.checks import trial_call
+    from apex_exec.registry.bundles.checks import canary_call
 
     say(f"serving {bundle.manifest.id} {bundle.manifest.version}; call it from another shell with:", flush=True)
     for hook in bundle.manifest.manifest.hooks:
-        payload = json.dumps(trial_call(bundle.manifest, hook, None, USER)["payload"])
+        payload = json.dumps(canary_call(bundle.manifest, hook, None, USER)["payload"])
         say("  " + shlex.join([*our_command(), "invoke", bundle.manifest.id, hook, "--user", USER, "--payload", payload,
                                "--runtime-dir", sockets]), flush=True)
 
@@ -162,6 +169,7 @@ class _Watch:
         from apex_exec.errors import Refusal
         from apex_exec.registry.bundles.bundle import read_folder
         from apex_exec.registry.scan.scanner import scan
+        from apex_exec.testing import replace_bundle
 
         try:
             bundle = read_folder(self._folder)
@@ -179,7 +187,7 @@ class _Watch:
             say(f"an installation would refuse {item.path}:{item.line}: {item.message} [{item.rule}]")
         self._said = ""
         self.bundle = bundle
-        _copy(bundle.files, self.served)
+        replace_bundle(self.served, bundle.files, self.served.parent.parent)
         return True
 
     def _check(self, bundle: Bundle) -> None:
@@ -195,18 +203,3 @@ class _Watch:
         if problems := declared_problems(bundle.manifest, declared_by(bundle, self._settings)):
             raise Refusal("declaration_differs", "; ".join(problem["message"] for problem in problems),
                           hint=problems[0]["hint"])
-
-
-def _copy(files: dict[str, bytes], served: Path) -> None:
-    """The bundle's files in the served folder, replaced as a whole: a reload must not see half of a save."""
-    fresh = served.parent.parent / "next"
-    shutil.rmtree(fresh, ignore_errors=True)
-    for name, body in files.items():
-        path = fresh / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(body)
-    served.parent.mkdir(parents=True, exist_ok=True)
-    if served.exists():
-        served.rename(served.parent.parent / "last")
-        shutil.rmtree(served.parent.parent / "last")
-    fresh.rename(served)

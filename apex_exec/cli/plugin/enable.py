@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from apex_exec.cli.output import print_json, say
 from apex_exec.cli.plugin.common import User, ask
 from apex_exec.cli.root import AsJson, ConfigFile, RuntimeDir, examples, plugin_app
+from apex_exec.cli.verbs import Argument, Option
 
-Plugin = Annotated[str, typer.Argument(metavar="ID", help="The plugin.")]
+Plugin = Annotated[str, Argument(metavar="ID", help="The plugin.")]
 USER = "11111111-2222-4333-8444-555555555555"
 
 
@@ -42,7 +41,7 @@ def disable(plugin: Plugin, user: User = None, as_json: AsJson = False, runtime_
 
 @plugin_app.command(epilog=examples("apex-exec plugin quarantine my-plugin --reason 'sends data to nowhere'"))
 def quarantine(
-    plugin: Plugin, reason: Annotated[str, typer.Option("--reason", help="Why; callers are told.")],
+    plugin: Plugin, reason: Annotated[str, Option("--reason", help="Why; callers are told.")],
     as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None,
 ) -> None:
     """Stops a plugin at once; only an upgrade or `plugin release` ends that."""

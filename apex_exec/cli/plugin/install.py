@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from apex_exec.cli import connect
 from apex_exec.cli.output import print_json, progress, say
 from apex_exec.cli.plugin.common import (
@@ -22,10 +20,11 @@ from apex_exec.cli.plugin.common import (
     say_waiting,
 )
 from apex_exec.cli.root import AsJson, ConfigFile, RuntimeDir, examples, plugin_app
+from apex_exec.cli.verbs import Argument, Option
 
-Plugin = Annotated[str, typer.Argument(metavar="ID", help="The plugin.")]
-Target = Annotated[str, typer.Argument(metavar="FILE|DIR|ID", help="A bundle, or a plugin's id in the marketplace.")]
-TrialUser = Annotated[str | None, typer.Option("--user", metavar="UUID", help="The trial call's user.")]
+Plugin = Annotated[str, Argument(metavar="ID", help="The plugin.")]
+Target = Annotated[str, Argument(metavar="FILE|DIR|ID", help="A bundle, or a plugin's id in the marketplace.")]
+TrialUser = Annotated[str | None, Option("--user", metavar="UUID", help="The trial call's user.")]
 
 
 @plugin_app.command(epilog=examples(
@@ -92,7 +91,7 @@ def upgrade(
     "apex-exec plugin rollback my-plugin", "apex-exec plugin rollback my-plugin --to 1.0.0"))
 def rollback(
     plugin: Plugin,
-    to: Annotated[str | None, typer.Option("--to", metavar="VERSION", help="Default: the version before.")] = None,
+    to: Annotated[str | None, Option("--to", metavar="VERSION", help="Default: the version before.")] = None,
     hook: Hook = None, payload: Payload = None, user: TrialUser = None, as_json: AsJson = False,
     runtime_dir: RuntimeDir = None, config: ConfigFile = None,
 ) -> None:

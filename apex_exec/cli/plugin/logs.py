@@ -6,11 +6,10 @@ import sys
 import time
 from typing import Annotated
 
-import typer
-
 from apex_exec.cli.output import clean, say
 from apex_exec.cli.plugin.common import StateDir, state_path
 from apex_exec.cli.root import EXIT_NO, ConfigFile, examples, fail, plugin_app
+from apex_exec.cli.verbs import Argument, BadParameter, Option
 
 POLL_SECONDS = 0.2
 
@@ -18,9 +17,9 @@ POLL_SECONDS = 0.2
 @plugin_app.command(epilog=examples(
     "apex-exec plugin logs my-plugin --lines 50", "apex-exec plugin logs my-plugin --follow"))
 def logs(
-    plugin: Annotated[str, typer.Argument(metavar="ID", help="The plugin.")],
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is written from now on.")] = False,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="Begin with the last so many.")] = 100,
+    plugin: Annotated[str, Argument(metavar="ID", help="The plugin.")],
+    follow: Annotated[bool, Option("--follow", "-f", help="Go on with what is written from now on.")] = False,
+    lines: Annotated[int, Option("--lines", "-n", min=0, help="Begin with the last so many.")] = 100,
     state_dir: StateDir = None,
     config: ConfigFile = None,
 ) -> None:
@@ -28,7 +27,7 @@ def logs(
     from apex_exec.registry.bundles.manifest import is_plugin_id
 
     if not is_plugin_id(plugin):
-        raise typer.BadParameter(f"{plugin!r} is not a plugin's id", param_hint="ID")
+        raise BadParameter(f"{plugin!r} is not a plugin's id", param_hint="ID")
     folder = state_path(config, state_dir) / "logs"
     path = folder / f"{plugin}.log"
     try:

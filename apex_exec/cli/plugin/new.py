@@ -6,21 +6,20 @@ import shlex
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from apex_exec.cli.output import print_json, say
 from apex_exec.cli.plugin.common import settings_with_hooks
 from apex_exec.cli.root import AsJson, ConfigFile, examples, plugin_app, this_user
+from apex_exec.cli.verbs import Argument, Option
 
 
 @plugin_app.command(epilog=examples(
     "apex-exec plugin new my-plugin", "apex-exec plugin new my-plugin --author 'ACME Corp'",
     "apex-exec plugin new my-plugin --hook onInvoiceCreated --config daemon.toml"))
 def new(
-    plugin: Annotated[str, typer.Argument(metavar="ID", help="3 to 50 of a-z, 0-9 and hyphens.")],
-    folder: Annotated[Path, typer.Option("--dir", metavar="DIR", help="Where its folder is made.")] = Path(),
-    author: Annotated[str, typer.Option("--author", help="The author, as in the manifest; default: this user.")] = "",
-    hook: Annotated[str, typer.Option("--hook", metavar="HOOK", help="The hook it begins with.")] = "onDashboardLoad",
+    plugin: Annotated[str, Argument(metavar="ID", help="3 to 50 of a-z, 0-9 and hyphens.")],
+    folder: Annotated[Path, Option("--dir", metavar="DIR", help="Where its folder is made.")] = Path(),
+    author: Annotated[str, Option("--author", help="The author, as in the manifest; default: this user.")] = "",
+    hook: Annotated[str, Option("--hook", metavar="HOOK", help="The hook it begins with.")] = "onDashboardLoad",
     as_json: AsJson = False,
     config: ConfigFile = None,
 ) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from apex_exec.cli.output import print_json, say
 from apex_exec.cli.plugin.common import StateDir, replace_file, settings_with_hooks, state_path
 from apex_exec.cli.root import AsJson, ConfigFile, examples, plugin_app
+from apex_exec.cli.verbs import Argument, BadParameter, Option
 
 LEFT_OUT_TOLD_MAX = 20
 SECRETS_TOLD_MAX = 5
@@ -18,10 +17,10 @@ SECRETS_TOLD_MAX = 5
 @plugin_app.command(epilog=examples(
     "apex-exec plugin pack ./my-plugin", "apex-exec plugin pack ./my-plugin -o out.apx"))
 def pack(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The bundle's folder.")],
-    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE",
+    folder: Annotated[Path, Argument(metavar="DIR", help="The bundle's folder.")],
+    output: Annotated[Path | None, Option("-o", "--output", metavar="FILE",
                                                 help="Default: ID-VERSION.apx here.")] = None,
-    with_secrets: Annotated[bool, typer.Option("--with-secrets", help="Pack what looks like a secret too.")] = False,
+    with_secrets: Annotated[bool, Option("--with-secrets", help="Pack what looks like a secret too.")] = False,
     as_json: AsJson = False,
     config: ConfigFile = None,
 ) -> None:
@@ -62,9 +61,9 @@ def pack(
 
 @plugin_app.command(epilog=examples("apex-exec plugin sign my-plugin-1.0.0.apx --key acme"))
 def sign(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The .apx; it is signed in place.")],
-    key: Annotated[str, typer.Option("--key", metavar="NAME|FILE", help="A key of `keys new`, or its file.")],
-    role: Annotated[str, typer.Option("--role", help="author or market.")] = "author",
+    file: Annotated[Path, Argument(metavar="FILE", help="The .apx; it is signed in place.")],
+    key: Annotated[str, Option("--key", metavar="NAME|FILE", help="A key of `keys new`, or its file.")],
+    role: Annotated[str, Option("--role", help="author or market.")] = "author",
     as_json: AsJson = False,
     state_dir: StateDir = None,
     config: ConfigFile = None,
@@ -77,7 +76,7 @@ def sign(
     from apex_exec.registry.trust.signing import find_key, load_private, read_signatures, sign_digest, write_signatures
 
     if role not in ("author", "market"):
-        raise typer.BadParameter("author or market", param_hint="--role")
+        raise BadParameter("author or market", param_hint="--role")
     private = load_private(find_key(state_path(config, state_dir) / "keys", key, ".key"))
     bundle, had = read_apx(file)
     made = sign_digest(private, role, bundle.digest, time.time_ns())

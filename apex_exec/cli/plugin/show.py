@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from apex_exec.cli.output import print_json, print_table, say
 from apex_exec.cli.plugin.common import ask
 from apex_exec.cli.root import AsJson, ConfigFile, RuntimeDir, examples, plugin_app
+from apex_exec.cli.verbs import Argument
 
 
 @plugin_app.command("list", epilog=examples("apex-exec plugin list", "apex-exec plugin list --json"))
@@ -25,7 +24,7 @@ def list_plugins(as_json: AsJson = False, runtime_dir: RuntimeDir = None, config
 
 @plugin_app.command(epilog=examples("apex-exec plugin show my-plugin", "apex-exec plugin show my-plugin --json"))
 def show(
-    plugin: Annotated[str, typer.Argument(metavar="ID", help="The plugin.")],
+    plugin: Annotated[str, Argument(metavar="ID", help="The plugin.")],
     as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None,
 ) -> None:
     """Shows manifest, versions, approvals, signatures and history of one plugin."""

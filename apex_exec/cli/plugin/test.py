@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from apex_exec.cli.output import clean, print_json, progress, say
 from apex_exec.cli.plugin.common import settings_with_hooks
 from apex_exec.cli.root import EXIT_NO, AsJson, ConfigFile, examples, need_linux, plugin_app
+from apex_exec.cli.verbs import Argument, Exit, Option
 
 if TYPE_CHECKING:
     from apex_exec.market.review.coverage import Measured
@@ -21,8 +20,8 @@ MISSING_LINES_TOLD = 40
 
 @plugin_app.command(epilog=examples("apex-exec plugin test ./my-plugin", "apex-exec plugin test . --seconds 10"))
 def test(
-    folder: Annotated[Path, typer.Argument(metavar="DIR|FILE", help="The bundle.")],
-    seconds: Annotated[float, typer.Option(
+    folder: Annotated[Path, Argument(metavar="DIR|FILE", help="The bundle.")],
+    seconds: Annotated[float, Option(
         "--seconds", min=0.1, max=60.0, help="How long all tests together may take; the marketplace gives them 60.")
         ] = 60.0,
     as_json: AsJson = False, config: ConfigFile = None,
@@ -68,7 +67,7 @@ def test(
             say(f"coverage: nothing was measured: {why}")
         say(f"{bundle.manifest.id} {bundle.manifest.version}: {run.passed} passed, {run.failed} failed "
               f"in {run.seconds:.1f} s, isolation {run.level}")
-    raise typer.Exit(0 if good else EXIT_NO)
+    raise Exit(0 if good else EXIT_NO)
 
 
 def _coverage(bundle: Bundle, run: Run) -> tuple[Measured | None, str]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from apex_exec.cli import connect
 from apex_exec.cli.output import clean, print_json, say
 from apex_exec.cli.plugin.common import ask, looks_like_path, say_findings, settings_with_hooks
 from apex_exec.cli.root import EXIT_NO, AsJson, ConfigFile, RuntimeDir, examples, fail, need_linux, plugin_app
+from apex_exec.cli.verbs import Argument, Exit, Option
 
 if TYPE_CHECKING:
     from apex_exec.config import Settings
@@ -21,9 +20,9 @@ if TYPE_CHECKING:
     "apex-exec plugin validate ./my-plugin", "apex-exec plugin validate my-plugin-1.0.0.apx --sarif > scan.sarif",
     "apex-exec plugin validate hello-world"))
 def validate(
-    target: Annotated[str, typer.Argument(metavar="ID|DIR|FILE", help="A bundle, or the id of a registered plugin.")],
+    target: Annotated[str, Argument(metavar="ID|DIR|FILE", help="A bundle, or the id of a registered plugin.")],
     as_json: AsJson = False,
-    sarif: Annotated[bool, typer.Option("--sarif", help="Print the scan's findings as SARIF 2.1.0.")] = False,
+    sarif: Annotated[bool, Option("--sarif", help="Print the scan's findings as SARIF 2.1.0.")] = False,
     runtime_dir: RuntimeDir = None,
     config: ConfigFile = None,
 ) -> None:
@@ -49,7 +48,7 @@ def validate(
     except Refusal as error:
         if as_json:
             print_json({"ok": False, "reason": error.reason, "message": error.message, "problems": error.problems})
-            raise typer.Exit(EXIT_NO) from None
+            raise Exit(EXIT_NO) from None
         for problem in error.problems if len(error.problems) > 1 else ():
             hint = f" ({problem['hint']})" if problem["hint"] else ""
             say(clean(f"{problem['path']}: {problem['code']}: {problem['message']}{hint}"))
@@ -57,7 +56,7 @@ def validate(
     report = scan(bundle.files, bundle.manifest, extra_modules=tuple(settings.sandbox.extra_modules))
     if sarif:
         print_json(report.as_sarif(), raw=True)
-        raise typer.Exit(EXIT_NO if report.errors and enforced else 0)
+        raise Exit(EXIT_NO if report.errors and enforced else 0)
     problems = _declared(bundle, settings)
     notes = bundle.manifest.limits.without_effect(settings.limits.policy())
     result = {"id": bundle.manifest.id, "version": bundle.manifest.version, "digest": bundle.digest,
@@ -73,7 +72,7 @@ def validate(
             say(clean(note))
         word = "valid" if result["ok"] else "not valid"
         say(f"{result['id']} {result['version']}: {result['files']} files, digest {result['digest']}: {word}")
-    raise typer.Exit(0 if result["ok"] else EXIT_NO)
+    raise Exit(0 if result["ok"] else EXIT_NO)
 
 
 def _declared(bundle: Bundle, settings: Settings) -> list[dict[str, Any]]:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from apex_exec.cli.output import print_json, print_table, say
 from apex_exec.cli.plugin.common import Hook, Payload, ask, json_map
 from apex_exec.cli.root import EXIT_NO, AsJson, ConfigFile, RuntimeDir, examples, plugin_app
+from apex_exec.cli.verbs import Argument, Exit, Option
 
 
 @plugin_app.command(epilog=examples(
     "apex-exec plugin verify my-plugin", "apex-exec plugin verify my-plugin --hook none"))
 def verify(
-    plugin: Annotated[str, typer.Argument(metavar="ID", help="The plugin.")],
+    plugin: Annotated[str, Argument(metavar="ID", help="The plugin.")],
     hook: Hook = None, payload: Payload = None,
-    user: Annotated[str | None, typer.Option("--user", metavar="UUID", help="The live call's user.")] = None,
+    user: Annotated[str | None, Option("--user", metavar="UUID", help="The live call's user.")] = None,
     as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None,
 ) -> None:
     """Checks the files against their digest, the signature, the permissions, and makes one live call."""
@@ -27,4 +26,4 @@ def verify(
     else:
         print_table(result["checks"], ["check", "ok", "message", "hint"], as_json=False)
         say(f"{plugin} {result['version']}: {'verified' if result['ok'] else 'not verified'}")
-    raise typer.Exit(0 if result["ok"] else EXIT_NO)
+    raise Exit(0 if result["ok"] else EXIT_NO)

@@ -91,7 +91,7 @@ class Calls:
             else:
                 self._in_vain(call, code, begun_ns, step)
         state = worker.state
-        if state != "ready" and state != "leaving":
+        if state not in ("ready", "leaving"):
             return  # killed meanwhile: an answer that was complete before counts all the same
         slot = self._slots[worker.plugin]
         if slot.worker is not worker:

@@ -98,6 +98,8 @@ class Lifecycle:
         if worker is None:
             return
         slot = self._slots.get(worker.plugin)
+        if slot is not None and slot.worker is worker:
+            slot.worker = None  # before all else: if we fail below, the plugin must not wait for a dead worker
         booting = worker.state == "starting"
         reason = worker.end.reason if worker.end is not None else (
             "boot_failed" if booting else EVIDENCE.get(event.code, "crashed"))
@@ -108,7 +110,7 @@ class Lifecycle:
             step.actions.append(act.BreakerChanged(worker.plugin, "open"))
         again = self._settle_link(worker, event, slot, step)
         if slot is not None:
-            self._empty_place(slot, worker, again, event, step)
+            self._hand_back(slot, worker, again, event, step)
             if slot.breaker.state(step.now_ns) == "open":
                 self._verdicts.flush(slot, ("QUARANTINED", "the plugin failed too often and is paused",
                                             retry_after(slot.breaker.refuses_ns(step.now_ns))), step)
@@ -118,11 +120,9 @@ class Lifecycle:
             self._feeding.await_deadlines(slot, step.now_ns)
         self._feeding.serve_waiting(step)
 
-    def _empty_place(self, slot: PluginSlot, worker: Worker, again: list[Invocation], event: ev.WorkerGone,
+    def _hand_back(self, slot: PluginSlot, worker: Worker, again: list[Invocation], event: ev.WorkerGone,
                      step: Step) -> None:
-        """Takes the dead worker out of its slot, and puts what may begin of ``again`` at the head of the queue."""
-        if slot.worker is worker:
-            slot.worker = None
+        """Puts what may begin of ``again`` at the head of the queue, and judges a successor that has ended."""
         if slot.breaker.probe not in self._verdicts.open:
             slot.breaker.probe = NO_CALL
         for call in reversed(again):

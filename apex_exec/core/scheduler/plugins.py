@@ -89,6 +89,9 @@ class Plugins:
         self._generations.drop_successor(slot, event.message, step)
         for worker in self._workers.of(event.plugin):
             self._workers.kill(worker, End("faulted", "INTERNAL", event.message), step)
+        for call in list(self._verdicts.open.values()):  # what stood on a link whose end we failed at
+            if call.request.plugin == event.plugin and call.worker not in self._workers.by_id:
+                self._verdicts.ran(call, "INTERNAL", event.message, step)
 
     def restart(self, event: ev.RestartRequested, step: Step) -> None:
         """Gives the plugin another worker, at once: an operator does not want to wait for its backoff."""

@@ -45,14 +45,18 @@ class Verdicts:
         call.state = "done"
         request = call.request
         del self.open[request.call]
-        step.actions.append(_never_ran(request, refusal, step.now_ns - call.arrived_ns, call.cold))
+        step.actions.append(_never_ran(
+            request, refusal, queue_ns=max(0, step.now_ns - call.arrived_ns), cold=call.cold))
         slot = self._slots.get(request.plugin)
         if slot is not None and slot.breaker.probe == request.call:
             slot.breaker.probe = NO_CALL  # it proved nothing: the next call may try
 
     def not_admitted(self, request: InvokeRequested, refusal: Refusal, step: Step) -> None:
-        """The verdict of a call that is not let in at all."""
-        step.actions.append(_never_ran(request, refusal, 0, False))
+        """The verdict of a call that is refused as it comes in. One that came after its deadline is not a refusal: it
+        is on record like any other call that expired."""
+        verdict = _never_ran(request, refusal, queue_ns=0, cold=False)
+        verdict.admitted = verdict.code == "DEADLINE_EXCEEDED"
+        step.actions.append(verdict)
 
     def flush(self, slot: PluginSlot, refusal: Refusal, step: Step) -> None:
         """Answers everything that waits in the plugin's queue."""
@@ -60,7 +64,7 @@ class Verdicts:
             self.never_ran(slot.queue.pop(), refusal, step)
 
 
-def _never_ran(request: InvokeRequested, refusal: Refusal, queue_ns: int, cold: bool) -> act.Verdict:
+def _never_ran(request: InvokeRequested, refusal: Refusal, *, queue_ns: int, cold: bool) -> act.Verdict:
     code, message, details = refusal
     return act.Verdict(
         call=request.call, plugin=request.plugin, hook=request.hook, user_id=request.user_id, code=code,

@@ -34,7 +34,7 @@ from apex_exec.common.sqlite import open_readonly, path_of
 from apex_exec.config import Settings
 from apex_exec.errors import Code, Refusal
 from apex_exec.ledger.audit import AuditStore
-from apex_exec.ledger.checkpoints import load_key, load_public_key, read_mark, write_anchors
+from apex_exec.ledger.checkpoints import load_key, load_public_key, read_signed, write_anchors
 from apex_exec.ledger.records import AuditRecord, LedgerError
 from apex_exec.ledger.verify import verify
 
@@ -419,7 +419,7 @@ def _missing(settings: Settings, state: Path, contents: Contents) -> int:
     if not settings.audit.anchor:
         return 0
     try:
-        mark = read_mark(Path(settings.audit.anchor), "anchor", load_public_key(state))
+        mark = read_signed(Path(settings.audit.anchor), "anchor", load_public_key(state))
     except LedgerError as error:
         raise Refusal("another_ledger", f"audit.anchor is of another ledger than this backup: {error}",
                       hint="name another file as audit.anchor, or use a backup of that ledger") from None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from apex_exec.common.operations import Operation
+
 
 class AcceptArgs(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """Why we go on with the ledger that is there."""
@@ -11,6 +13,6 @@ class AcceptArgs(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     reason: str
 
 
-TABLE: dict[str, tuple[type[msgspec.Struct], str]] = {
-    "audit.accept": (AcceptArgs, "Goes on with the ledger that is there, although another one was noted."),
-}
+OPERATIONS = (
+    Operation("audit.accept", AcceptArgs, "Goes on with the ledger that is there, although another one was noted."),
+)

@@ -7,17 +7,15 @@ that runs in the registrar process. Registry, market and audit add their operati
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
+from apex_exec.common.operations import NoArgs, Operation
 from apex_exec.daemon.administration.roles import role_needed
 from apex_exec.errors import Code, SupervisorBug, WireError
-from apex_exec.wire.error_paths import told
-
-
-class NoArgs(msgspec.Struct, forbid_unknown_fields=True):
-    """An operation without arguments."""
+from apex_exec.registry.arguments import PluginArgs
+from apex_exec.wire.error_paths import text_and_path
 
 
 class DrainArgs(msgspec.Struct, forbid_unknown_fields=True):
@@ -26,26 +24,11 @@ class DrainArgs(msgspec.Struct, forbid_unknown_fields=True):
     stop: bool = True
 
 
-class PluginArgs(msgspec.Struct, forbid_unknown_fields=True):
-    """One plugin by its id."""
-
-    id: str
-
-
 class BackupArgs(msgspec.Struct, forbid_unknown_fields=True):
     """Where the backup goes on the daemon's machine: a folder that is made, or a file if it ends in .tar, .tgz or
     .tar.gz."""
 
     path: str
-
-
-class Operation(msgspec.Struct, frozen=True):
-    """One entry of the table."""
-
-    name: str
-    args: type[msgspec.Struct]
-    where: Literal["loop", "registrar"]
-    doc: str
 
 
 MAP_ARGUMENTS = ("manifest", "payload")
@@ -62,19 +45,23 @@ def register(operations: Iterable[Operation]) -> None:
         OPERATIONS[operation.name] = operation
 
 
+BACKUP = Operation("state.backup", BackupArgs,
+                   "Writes a verified copy of the whole state, ledger and keys included, while the daemon runs.",
+                   lane="slow")
+"""Installations wait for it in the slow lane; what stops a plugin does not."""
 register((
-    Operation("ops", NoArgs, "loop", "Lists every operation with the JSON Schema of its arguments."),
-    Operation("daemon.status", NoArgs, "loop", "Plugins, workers, queues, breakers, connections, health."),
-    Operation("daemon.reload", NoArgs, "loop", "Reads the configuration and plugins_dir again, as SIGHUP does."),
-    Operation("daemon.drain", DrainArgs, "loop",
-              "Takes no new work and answers what is pending; then ends as by SIGTERM, or with `stop: false` stays."),
-    Operation("daemon.undrain", NoArgs, "loop", "Takes new work again."),
-    Operation("plugin.restart", PluginArgs, "loop",
-              "Replaces a plugin's worker: the old one answers what it has, the next calls go to a new one."),
-    Operation("breaker.reset", PluginArgs, "loop",
-              "Closes a plugin's breaker and forgets its failures and its backoff."),
-    Operation("state.backup", BackupArgs, "registrar",
-              "Writes a verified copy of the whole state, ledger and keys included, while the daemon runs."),
+    Operation("ops", NoArgs, "Lists every operation with the JSON Schema of its arguments.", "loop"),
+    Operation("daemon.status", NoArgs, "Plugins, workers, queues, breakers, connections, health.", "loop"),
+    Operation("daemon.reload", NoArgs, "Reads the configuration and plugins_dir again, as SIGHUP does.", "loop"),
+    Operation("daemon.drain", DrainArgs,
+              "Takes no new work and answers what is pending; then ends as by SIGTERM, or with `stop: false` stays.",
+              "loop"),
+    Operation("daemon.undrain", NoArgs, "Takes new work again.", "loop"),
+    Operation("plugin.restart", PluginArgs,
+              "Replaces a plugin's worker: the old one answers what it has, the next calls go to a new one.", "loop"),
+    Operation("breaker.reset", PluginArgs, "Closes a plugin's breaker and forgets its failures and its backoff.",
+              "loop"),
+    BACKUP,
 ))
 
 Handler = Callable[[Any, int], Any]
@@ -108,5 +95,5 @@ def parse(name: str, args: dict[str, Any] | None) -> tuple[Operation, msgspec.St
     try:
         return operation, msgspec.convert(given, operation.args)
     except msgspec.ValidationError as error:
-        text, path = told(error)
+        text, path = text_and_path(error)
         raise WireError(Code.INVALID_INPUT, f"{name}: {text}", {"path": f"$.args{path[1:]}"}) from None

@@ -26,23 +26,23 @@ from typing import Any
 import msgspec
 
 from apex_exec.catalogue.declared import declare_all
+from apex_exec.common.operations import NoArgs, Operation
 from apex_exec.config import Settings
 from apex_exec.core.fair import FairQueue
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.daemon.administration import backup
 from apex_exec.daemon.administration import registrar_messages as messages
-from apex_exec.daemon.administration.ledger_arguments import TABLE as AUDIT
 from apex_exec.daemon.administration.ledger_heads import LedgerHeads
-from apex_exec.daemon.administration.operations import BackupArgs
+from apex_exec.daemon.administration.operations import BACKUP, BackupArgs
+from apex_exec.daemon.administration.registrar_table import REGISTRARS
 from apex_exec.errors import Code, Refusal
 from apex_exec.ledger.records import AuditRecord
 from apex_exec.market import service as market
-from apex_exec.registry.arguments import NoArgs
 from apex_exec.registry.bundles.blobs import BlobStore
 from apex_exec.registry.bundles.bundle import read_folder
 from apex_exec.registry.bundles.manifest import Manifest
 from apex_exec.registry.context import Context
-from apex_exec.registry.operations import ENTRIES, Entry
+from apex_exec.registry.operations import HANDLERS, Handler
 from apex_exec.registry.scan.findings import Report
 from apex_exec.registry.scan.scanner import scan
 from apex_exec.registry.settled_clock import SettledClock
@@ -59,7 +59,7 @@ EXPIRY_CHECK_SECONDS = 1.0
 OPENING_SECONDS = 0.2
 """Between two looks whether the store is open, before the marketplace's index is read for the first time."""
 OPENING_WAIT_SECONDS = 10.0
-"""An operation that arrives while the store is opened for the first time waits for it, at most so long."""
+"""An operation that arrives while the store is opened for the first time waits for it, for this time at most."""
 SUBMISSIONS_NICE = 19
 SUBMITTER_SHARE, SUBMITTER_BURST_NS = 0.1, 120_000_000_000
 """CPU seconds a second that the tests of one submitter's submissions may use, and at once: a submission of ordinary
@@ -77,8 +77,7 @@ def _back_up(context: Context, args: BackupArgs) -> dict[str, Any]:
     return made
 
 
-BACKUP = Entry("state.backup", BackupArgs, _back_up, True, "")
-"""Installations wait for it in the slow lane; what stops a plugin does not."""
+SETTINGS = Operation("settings", NoArgs, "Takes over settings that were reloaded; no caller can ask for it.")
 
 
 def crash_at(point: str) -> None:
@@ -129,8 +128,8 @@ class _Link:
             waiting.put(answer)
 
 
-Work = tuple[int, Entry, Any, int]
-"""(number, operation, its arguments, the caller's uid)"""
+Work = tuple[int, Operation, Handler, Any, int]
+"""(number, operation, its handler, its arguments, the caller's uid)"""
 
 
 class Submissions:
@@ -178,9 +177,9 @@ class Registrar:
         self._link = link
         self._settings = settings
         self._heads = LedgerHeads(lambda trouble: self._link.send(messages.LedgerHealth(trouble)))
-        accept, doc = AUDIT["audit.accept"]
-        self._entries = {entry.name: entry for entry in (
-            *ENTRIES, *market.ENTRIES, BACKUP, Entry("audit.accept", accept, self._heads.accept, False, doc))}
+        handlers: dict[str, Handler] = {
+            **HANDLERS, **market.HANDLERS, BACKUP.name: _back_up, "audit.accept": self._heads.accept}
+        self._operations = {operation.name: (operation, handlers[operation.name]) for operation in REGISTRARS}
         self._context: Context | None = None
         self._store: Store | None = None
         self._lock = threading.RLock()
@@ -189,12 +188,12 @@ class Registrar:
         self._lasting: dict[int, tuple[str, bool]] = {}
         """Approvals that have not ended for good, at the last look: plugin, and whether it counted."""
         self._doubt = threading.Event()
-        """Set while what the supervisor was told may differ from what the rows say."""
+        """Set while what the supervisor serves may differ from what the rows say."""
         self._looked = threading.Event()
         """Set once the store has been opened, or could not be: what is asked before waits for it."""
         self._trouble = Refusal("store_unusable", "the registry is being opened; try again")
         self._lanes: dict[str, queue.SimpleQueue[Work]] = {
-            name: queue.SimpleQueue() for name in ("quick", "slow", market.BILLING)}
+            name: queue.SimpleQueue() for name in ("quick", "slow", "billing")}
         self._submissions = Submissions()
 
     def run(self) -> None:
@@ -212,17 +211,17 @@ class Registrar:
 
     def _change_settings(self, message: messages.NewSettings) -> None:
         self._settings = Settings.model_validate(message.settings)  # for a store that is still being opened, too
-        self._lanes["quick"].put((0, Entry("settings", NoArgs, self._reload, False, ""), {}, os.geteuid()))
+        self._lanes["quick"].put((0, SETTINGS, self._reload, {}, os.geteuid()))
 
     def _take(self, op: messages.Op) -> None:
-        entry = self._entries.get(op.name)
-        if entry is None:
+        found = self._operations.get(op.name)
+        if found is None:
             self._refuse(op.number, Refusal("unknown_operation", f"there is no operation {op.name[:64]!a}",
                                             code=Code.NOT_FOUND))
             return
-        work = (op.number, entry, op.args, op.uid)
-        if entry.lane != market.SUBMISSIONS:
-            self._lanes[entry.lane or ("slow" if entry.slow else "quick")].put(work)
+        work = (op.number, *found, op.args, op.uid)
+        if found[0].lane != "submissions":
+            self._lanes[found[0].lane].put(work)
         elif not self._submissions.put(str(op.args.get("submitter", ""))[:100], work):
             self._refuse(op.number, Refusal(
                 "submissions_full", "too many submissions wait, of this submitter or in all", code=Code.OVERLOADED,
@@ -246,7 +245,7 @@ class Registrar:
             # Scans of the other lane may have ended meanwhile: then time that passed is the better bound.
             self._submissions.spend(submitter, min(passed, _children_cpu_seconds() - before))
 
-    def _do(self, number: int, entry: Entry, args: Any, uid: int) -> None:
+    def _do(self, number: int, operation: Operation, handler: Handler, args: Any, uid: int) -> None:
         begun_ns = time.thread_time_ns()
         result: Any = None
         try:
@@ -254,19 +253,19 @@ class Registrar:
             context = self._context
             if context is None:
                 raise self._trouble
-            given = msgspec.convert(args, entry.args)
-            result = entry.handler(context.caller(uid), given)
+            given = msgspec.convert(args, operation.args)
+            result = handler(context.caller(uid), given)
             self._link.send(messages.Done(number, result))
         except Refusal as error:
             self._refuse(number, error)
         except msgspec.ValidationError as error:
             self._refuse(number, Refusal("invalid_arguments", str(error), code=Code.INVALID_INPUT))
         except Exception as error:  # noqa: BLE001 - it ends one operation, not the process
-            log.exception("%s failed", entry.name)
-            self._refuse(number, Refusal("internal", f"{entry.name} failed: {type(error).__name__}: {error}"[:500],
+            log.exception("%s failed", operation.name)
+            self._refuse(number, Refusal("internal", f"{operation.name} failed: {type(error).__name__}: {error}"[:500],
                                          code=Code.INTERNAL))
         plugin = result.get("plugin") or result.get("id") if isinstance(result, dict) else None
-        if entry.slow and isinstance(plugin, str):
+        if operation.lane in ("slow", "submissions") and isinstance(plugin, str):
             self._link.send(messages.Spent(plugin, time.thread_time_ns() - begun_ns))
 
     # ------------------------------------------------------------------ the store
@@ -345,7 +344,7 @@ class Registrar:
             blobs=BlobStore(settings.state_path / "bundles", at_point=crash_at), now_ns=time.time_ns,
             ask=self._link.ask, publish=self._tell, withdraw=lambda plugin: self._link.send(messages.Removed(plugin)),
             in_doubt=self._doubt.set, entitled=market.entitled, revoked=market.revoked, withheld=market.withheld,
-            settled_ns=lambda: self._settled.look(time.time_ns(), time.monotonic_ns()), market_check=market.check,
+            settled_ns=lambda: self._settled.sample(time.time_ns(), time.monotonic_ns()), market_check=market.check,
             measure=lambda name, labels, value: self._link.send(messages.Metric(name, labels, value)),
             scan=self._scan, at_point=crash_at, folder_plugins=_folder_ids(settings.plugins_dir), uid=os.geteuid(),
             gates=(market.gate,), audit=self._audit, lock=self._lock)

@@ -48,7 +48,7 @@ class Registrar(Protocol):
         """Has one operation carried out; exactly one of the callbacks is called, then or later."""
 
     def wait_ready(self, seconds: float) -> bool:
-        """Blocks until every installed plugin is known, at most so long."""
+        """Blocks until every installed plugin is known, for ``seconds`` at most."""
 
     def configure(self, settings: dict[str, Any]) -> None:
         """Goes on with other settings."""
@@ -177,9 +177,9 @@ class RegistrarLink:
 
     # ------------------------------------------------------------------ beginning, reload, end
     def wait_ready(self, seconds: float) -> bool:
-        """Blocks until every installed plugin is known, at most so long, and no longer than until the registry is said
-        to be broken; before the loop runs, so that the first call finds what was installed. A registrar that is started
-        when it is first needed has nothing to tell."""
+        """Blocks until every installed plugin is known or the registry is reported broken, for ``seconds`` at most;
+        before the loop runs, so that the first call finds what was installed. A registrar that is started when it is
+        first needed has nothing to report."""
         end = time.monotonic() + seconds
         side = self.side
         if not side.started and not self._told:

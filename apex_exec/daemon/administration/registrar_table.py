@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from apex_exec.daemon.administration.ledger_arguments import TABLE as AUDIT
-from apex_exec.daemon.administration.operations import Operation, register
-from apex_exec.market.arguments import TABLE
-from apex_exec.registry.arguments import ARGUMENTS
+from apex_exec.common.operations import Operation
+from apex_exec.daemon.administration import ledger_arguments
+from apex_exec.daemon.administration.operations import BACKUP, register
+from apex_exec.market import arguments as market
+from apex_exec.registry import arguments as registry
+
+REGISTRARS: tuple[Operation, ...] = (*registry.OPERATIONS, *market.OPERATIONS, *ledger_arguments.OPERATIONS, BACKUP)
 
 
 def register_all() -> None:
     """Adds them to the table that the admin socket serves."""
-    register(Operation(name, args, "registrar", doc)
-             for name, (args, doc) in {**ARGUMENTS, **TABLE, **AUDIT}.items())
+    register(REGISTRARS)

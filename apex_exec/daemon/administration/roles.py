@@ -38,7 +38,7 @@ OPERATIONS_OF: dict[str, tuple[str, ...]] = {
     ADMIN: ("audit.accept", "keys.register", "keys.revoke", "market.clock", "state.backup"),
 }
 """Role -> the operations that need it, each in one row. Every role may also do what the viewer may; ``admin`` may do
-all. The key operations are the administrator's alone, since whoever registers keys decides who approves and who signs;
+all. The key operations are the administrator's alone, since who registers keys decides who approves and who signs;
 so is the backup, which holds the private keys and is written with the daemon's rights."""
 
 ROLE_NEEDED = {operation: role for role, operations in OPERATIONS_OF.items() for operation in operations}

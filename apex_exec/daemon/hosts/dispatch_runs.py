@@ -96,10 +96,8 @@ class DispatchRuns:
             spec = self._pool.spec(part.plugin)
             timeout_ns = spec.limits.timeout_ms * MS_NS if spec else 0
             deadline_ns = min(part.deadline_ns, now_ns + timeout_ns)
-            self._table.arriving = call
             self._step(ev.InvokeRequested(call, part.plugin, run.hook, run.user_id, encoded, deadline_ns),
                        now_ns)
-            self._table.arriving = 0
 
     def settled(self, verdict: Verdict, outcome: Settled, effects: list[Any]) -> bool:
         """Takes the verdict of a part; False if it belongs to no dispatch."""
@@ -143,7 +141,6 @@ class DispatchRuns:
         """Ends a dispatch: its parts are cancelled, its caller gets CANCELLED."""
         run = self._runs.pop(call)
         started = bool(run.outcomes or run.open)
-        self._table.arriving = 0
         for part in list(run.open):
             self._step(ev.CancelRequested(part), now_ns)
         self._replies.finish(run.pending, _encode(msg.Error(

@@ -31,10 +31,8 @@ class PendingTable:
         self.traces: dict[int, str] = {}
         """The traceparent of those calls that came with one."""
         self.watched: dict[int, Callable[[Verdict], None]] = {}
-        """Calls of the daemon's own: who is told the verdict instead of a host."""
+        """Calls of the daemon's own, with what is called with the verdict instead of a host."""
         self.next_call = 1
-        self.arriving = 0
-        """The call that the core is being given; 0 at any other time."""
         self.large_bytes = 0
         """How many bytes of large requests are held."""
         self.large: dict[tuple[bytes, int | str], int] = {}

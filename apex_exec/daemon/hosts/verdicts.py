@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 
 _encode = msgspec.msgpack.Encoder().encode
 _clock_ns = time.monotonic_ns
-_NOT_ADMITTED = frozenset(("OVERLOADED", "QUARANTINED", "SHUTTING_DOWN", "PLUGIN_NOT_FOUND", "PLUGIN_DISABLED",
-                           "AUDIT_UNAVAILABLE"))
-"""Codes that the core may answer within the very step that a call arrives in: such a call was never admitted."""
 
 
 class Verdicts:
@@ -138,10 +135,9 @@ class Verdicts:
         if used.host_ns:
             outcome.usage.host_cpu_ms = used.host_ns / 1e6
         call, code = verdict.call, outcome.code
-        unrecorded, admitted = False, True
+        unrecorded, admitted = False, verdict.admitted
         if code:
             unrecorded = code == Code.AUDIT_UNAVAILABLE
-            admitted = call != self._table.arriving or code not in _NOT_ADMITTED
             if code in FAILURES:
                 self._tell_failure(verdict, outcome)
         if admitted:

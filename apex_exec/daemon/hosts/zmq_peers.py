@@ -39,8 +39,8 @@ STRANGERS_MAX = 64
 HANDSHAKE_BYTES_MIN = 64 + 202 + 257
 """What CURVE has a client send (greeting, HELLO, INITIATE) until libzmq has asked whether its key is known.
 
-libzmq closes a connection that sends anything else, or a key that is not; so whoever has sent as much and is still
-there is no stranger. (The monitor's news of a handshake that succeeded does not say whose.)"""
+libzmq closes a connection that sends anything else, or a key that is not; so a connection that has sent as much and is
+still there is not a stranger. (The monitor's news of a handshake that succeeded does not say whose.)"""
 TCP_INFO_BYTES_RECEIVED = 128
 """Where ``tcpi_bytes_received`` stands in Linux's ``struct tcp_info``."""
 HANDSHAKE_MS_MAX = 10_000
@@ -159,7 +159,7 @@ class ZmqPeers:
                 self._end(fd)
 
     def _bound(self, newest: int) -> None:
-        """Shuts down what is too much: a TCP connection costs whoever makes it no key, and us a descriptor that a
+        """Shuts down what is too much: a TCP connection costs its maker no key, and us a descriptor that a
         worker, a known host or an administrator then lacks."""
         while len(self._strangers) > STRANGERS_MAX:
             oldest, _ = self._strangers.popitem(last=False)

@@ -352,7 +352,7 @@ class AuditTrail:
 
     # ------------------------------------------------------------------ beginning and end
     def wait_ready(self, seconds: float) -> bool:
-        """Blocks until the ledger can write, at most so long; before the loop runs, so that it begins with a ledger."""
+        """Blocks until the ledger can write, for ``seconds`` at most; before the loop runs, so that it has a ledger."""
         end = time.monotonic() + seconds
         while (not self._ready or self._failing) and self.side.up and (left := end - time.monotonic()) > 0:
             if select.select([self.side.fileno()], [], [], left)[0]:

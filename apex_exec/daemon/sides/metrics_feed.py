@@ -22,7 +22,8 @@ PORTION = 200
 
 
 class MetricsFeed:
-    """Keeps the exporter up to date. ``side`` is its process, which is not attached yet; ``duty`` does the work."""
+    """Keeps the exporter up to date. ``side`` is its process, which is not attached yet and is started when somebody
+    first connects to ``listener``; ``duty`` does the work."""
 
     def __init__(self, loop: Loop, listener: socket.socket, metrics: Metrics) -> None:
         self._loop = loop
@@ -32,8 +33,18 @@ class MetricsFeed:
         self.side = SideProcess(
             "exporter", "apex_exec.observe.exporter:main",
             {"listener": listener, "per_plugin_histograms": metrics.per_plugin_histograms},
-            handlers={}, on_up=metrics.resend)
+            handlers={}, on_up=self._up)
         self.duty = Duty("metrics feed", 0, self._hand_over)
+        self._listener = listener
+        loop.add(listener.fileno(), lambda _: loop.wake(self.side))
+
+    def _up(self) -> None:
+        """The process accepts connections from now on; a dead one's wait in the listener until the next is up."""
+        self._loop.remove(self._listener.fileno())
+        self._metrics.resend()
+        self._begins_ns = 0
+        self.duty.due_ns = 0
+        self.side.send(Beat())
 
     def _hand_over(self, now_ns: int) -> bool:
         """Hands over one portion; True if there is more."""

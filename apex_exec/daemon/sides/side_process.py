@@ -87,7 +87,7 @@ class SideProcess:
         self.name = name
         self.pid = 0
         self.on_lost: Callable[[str], None] = lambda _: None
-        """Told how the process ended, in words, each time it dies; the supervisor sets it."""
+        """Called each time the process dies, with a sentence that says how; ``attach`` sets it."""
         self._target = target
         self._settings = settings
         self.handlers = handlers
@@ -98,7 +98,7 @@ class SideProcess:
         self._process: Any = None
         self._out = bytearray()
         self.on_failed: Callable[[str, Exception], None] = _raise
-        """Told of a message that could not be taken; the loop sets it."""
+        """Called if a message could not be taken; the loop sets it."""
         self.polled_write = False  # the loop's own note: whether it waits for room
         self._frames = FrameBuffer()
         self._decode = decoder_of(handlers)
@@ -225,7 +225,7 @@ class SideProcess:
         return f"the {self.name} process (pid {self.pid}) {how}"
 
     def _tell(self, whom: Callable[[], None], what: str) -> None:
-        """Calls the owner; that it fails at the news is no reason not to go on with the process."""
+        """Calls the owner. If the owner fails, we go on with the process all the same."""
         try:
             whom()
         except Exception as error:

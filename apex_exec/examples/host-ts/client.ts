@@ -55,11 +55,18 @@ interface Reply {
   [field: string]: unknown;
 }
 
+/**
+ * The states of a request are those of the Python clients (`apex_exec/client/base.py`): `queued` until a connection takes
+ * it, then `sent`; `sending` lies between, since zeromq.js sends asynchronously. One that is answered, lost or abandoned
+ * has settled its promise and is forgotten.
+ */
+type State = "queued" | "sending" | "sent";
+
 interface Pending {
   resolve: (reply: Reply) => void;
   reject: (error: Error) => void;
   timer: NodeJS.Timeout;
-  state: "queued" | "sending" | "sent";
+  state: State;
   aborted: boolean;
 }
 

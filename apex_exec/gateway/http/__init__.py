@@ -1,1 +1,1 @@
-"""HTTP of plugins."""
+"""The HTTP requests of plugins."""

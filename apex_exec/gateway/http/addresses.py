@@ -1,9 +1,9 @@
-"""Which addresses a plugin's request may reach: public unicast and nothing else. Pure.
+"""Which addresses a plugin's request may reach: public unicast addresses only. Pure.
 
 The ranges are data, each with its reason, after IANA's special-purpose registries
-(https://www.iana.org/assignments/iana-ipv4-special-registry and …/iana-ipv6-special-registry), made narrower on
-purpose: the forms in which an IPv6 address carries an IPv4 one are refused altogether, since what they reach is decided
-by some translator on the way.
+(https://www.iana.org/assignments/iana-ipv4-special-registry and …/iana-ipv6-special-registry). We made them narrower on
+purpose: every form in which an IPv6 address embeds an IPv4 address is refused, because a translator on the way decides
+what such an address reaches.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ _REFUSED = {
 }
 _NETWORKS = [(ipaddress.ip_network(network), reason) for network, reason in _REFUSED.items()]
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
-"""All of IPv6 that is assigned to unicast on the internet; the rest is not anybody's, or not yet."""
+"""The part of IPv6 that is assigned to unicast on the internet; the rest is reserved or not assigned yet."""
 _LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
 
 
 def refusal(text: str, *, allow_loopback: bool = False) -> str:
-    """Why the address ``text`` may not be connected to; "" where it may. ``allow_loopback`` is for tests alone."""
+    """Why we may not connect to the address ``text``; "" if we may. ``allow_loopback`` is for tests only."""
     if "%" in text:
         return "an address with a zone"
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
-        return "no IP address"
+        return "not an IP address"
     if allow_loopback and any(address in network for network in _LOOPBACK if network.version == address.version):
         return ""
     for network, reason in _NETWORKS:

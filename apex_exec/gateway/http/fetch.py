@@ -1,9 +1,10 @@
-"""A plugin's HTTP request: manifest's list ∩ operator's list, public addresses only, every redirect anew, all bounded.
+"""A plugin's HTTP request: both the manifest and the operator must list the host, only public addresses are reached,
+every redirect is checked anew, and everything is bounded.
 
-The name is resolved once, by a resolver of ours: every address it gives must be admitted, and the addresses checked
-are those that aiohttp connects to. A redirect goes through all of it again and counts as a request, and so does a
-request that is sent once more because its kept connection had ended. No proxy variables, no cookies, no credentials of
-ours. What a body is, `bodies.py` says.
+Our own resolver looks the name up once. Every address that it returns must be allowed, and aiohttp connects to exactly
+the addresses that were checked. A redirect goes through all checks again and counts as a request, and so does a request
+that is repeated because its kept connection had ended. We use no proxy variables, no cookies and no credentials of our
+own. ``bodies.py`` decodes the body.
 """
 
 from __future__ import annotations
@@ -38,30 +39,31 @@ CONNECTIONS_MAX = 512
 CONNECTIONS_PER_HOST_MAX = 128
 CHUNK_BYTES = 65536
 PIECE_BYTES = 8192
-"""Read of one connection at once, and kept for its call before more is read: a response in chunks of one byte takes
-2 µs a chunk, 3 ms for so much of it."""
+"""How much we read from one connection at once and keep for its call before we read more: a response in chunks of one
+byte takes 2 µs a chunk, so 3 ms for this amount."""
 READING_NS_MAX = 30_000_000
-"""CPU time that reading one response may take. A body of BODY_BYTES_MAX takes a third of it at most, and in chunks of
-one byte it would take seconds, which the gateway's one thread would owe to everybody else's calls."""
+"""The CPU time that reading one response may take. A body of BODY_BYTES_MAX takes at most a third of it. In chunks of
+one byte it would take seconds of the gateway's only thread, at the expense of everybody else's calls."""
 REASON_MAX = 400
-"""Characters of why a request failed; a host's name alone may have 253."""
+"""How many characters of the reason for a failure we pass on; a host's name alone may have 253."""
 _REDIRECTS = (301, 302, 303, 307, 308)
 
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 MayHop = Callable[[], Awaitable[None]]
-"""Awaited before each further request of a fetch; raises where it may not be."""
+"""Awaited before each further request of a fetch; raises if that request is not allowed."""
 
 
 async def system_resolve(host: str, port: int) -> list[str]:
-    """Every address that the system's resolver gives for ``host``. Raises OSError."""
-    if host == "localhost" or host.endswith(".localhost"):  # RFC 6761: these are the loopback, no question to DNS
+    """Every address that the system's resolver returns for ``host``. Raises OSError."""
+    # RFC 6761: these names mean the loopback and are never sent to DNS
+    if host == "localhost" or host.endswith(".localhost"):
         return ["127.0.0.1"]
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
 class _Resolver(AbstractResolver):
-    """aiohttp's way to addresses: ours, checked. aiohttp itself asks nobody else and remembers nothing."""
+    """Gives aiohttp the addresses that we resolved and checked. aiohttp itself resolves and caches nothing."""
 
     def __init__(self, resolve: Resolve, allow_loopback: bool) -> None:
         self._resolve = resolve
@@ -69,7 +71,7 @@ class _Resolver(AbstractResolver):
 
     async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
                       ) -> list[ResolveResult]:
-        """Addresses of ``host``, every one admitted. Raises ApiFailure, OSError."""
+        """The addresses of ``host``, each of them allowed. Raises ApiFailure, OSError."""
         addresses = await self._resolve(host, port)
         for address in addresses:
             check_address(address, self._allow_loopback)
@@ -77,25 +79,25 @@ class _Resolver(AbstractResolver):
                               family=socket.AF_INET6 if ":" in address else socket.AF_INET) for address in addresses]
 
     async def close(self) -> None:
-        """Nothing to release."""
+        """Does nothing: there is nothing to release."""
 
 
 def check_address(address: str, allow_loopback: bool) -> None:
-    """Raises ApiFailure where ``address`` may not be connected to."""
+    """Raises ApiFailure if we may not connect to ``address``."""
     reason = refusal(address, allow_loopback=allow_loopback)
     if reason:
         raise ApiFailure("address_not_allowed", f"the host's address is not public: {reason}")
 
 
 class _Metered(ResponseHandler):
-    """A connection whose reading is counted to the call that waits for its response, goes in small pieces, and has an
-    end."""
+    """A connection that charges its reading to the call that waits for the response, reads in small pieces, and stops
+    at a limit."""
 
     _cost: Cost | None = None
     _reading_ns = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Sees to small pieces, of what TLS has decrypted as well."""
+        """Limits how much is read at once, also of the data that TLS has decrypted."""
         reading: list[Any] = [transport, getattr(transport, "_ssl_protocol", None)]
         for reads in reading:
             if hasattr(reads, "max_size"):
@@ -103,12 +105,12 @@ class _Metered(ResponseHandler):
         super().connection_made(transport)
 
     def set_response_params(self, **params: Any) -> None:
-        """A request goes out, in the task of its call."""
+        """Called when a request is sent, in the task of its call."""
         self._cost, self._reading_ns = COST.get(), 0
         super().set_response_params(**params)
 
     def data_received(self, data: bytes) -> None:
-        """Counts what the reading takes, and ends it where that is too much."""
+        """Counts the time that the reading takes, and ends the connection if it takes too much."""
         begun_ns = time.thread_time_ns()
         super().data_received(data)
         spent_ns = time.thread_time_ns() - begun_ns
@@ -127,7 +129,7 @@ class _Metered(ResponseHandler):
 
 
 class _Sendings:
-    """How often one request was sent: aiohttp sends GET, HEAD, PUT and DELETE again where the connection ended."""
+    """Counts how often one request was sent: aiohttp repeats GET, HEAD, PUT and DELETE if the connection ended."""
 
     def __init__(self, may_hop: MayHop) -> None:
         self._may_hop = may_hop
@@ -135,9 +137,10 @@ class _Sendings:
         self._kept = False
 
     async def one(self, *, kept: bool) -> None:
-        """The request is about to be sent, on a connection that was kept from an earlier one or is new.
+        """Called before the request is sent, either on a connection that was kept from an earlier request or on a new
+        one.
 
-        Raises ApiFailure where it was sent before and the connection was new: nobody knows what the server has done.
+        Raises ApiFailure if the request was already sent on a new connection: nobody knows what the server did with it.
         """
         self._count += 1
         if self._count > 1:
@@ -156,7 +159,7 @@ async def _on_new(_session: aiohttp.ClientSession, context: Any, _params: Any) -
 
 
 class Fetcher:
-    """All requests of all plugins. ``allow`` is the operator's list; ``resolve`` is replaced in tests."""
+    """All requests of all plugins. ``allow`` is the operator's list; tests replace ``resolve``."""
 
     def __init__(self, allow: list[str], allow_loopback: bool, resolve: Resolve = system_resolve) -> None:
         self._allow = tuple(allow)
@@ -164,7 +167,7 @@ class Fetcher:
         connector = aiohttp.TCPConnector(
             resolver=_Resolver(resolve, allow_loopback), use_dns_cache=False, limit=CONNECTIONS_MAX,
             limit_per_host=CONNECTIONS_PER_HOST_MAX, keepalive_timeout=15)
-        made: Any = connector  # aiohttp has no public way to say what a connection is made of
+        made: Any = connector  # aiohttp has no public way to set the protocol class of a connection
         made._factory = functools.partial(_Metered, loop=asyncio.get_running_loop())
         counting = aiohttp.TraceConfig()
         counting.on_connection_reuseconn.append(_on_kept)
@@ -182,9 +185,9 @@ class Fetcher:
 
     async def fetch(self, request: Fetch, named: tuple[str, ...], may_hop: MayHop
                     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """(``{status, headers, body}``, facts for the audit record). Raises ApiFailure; the caller bounds the time.
+        """(``{status, headers, body}``, facts for the audit record). Raises ApiFailure. The caller bounds the time.
 
-        ``may_hop`` is awaited before each redirect is followed and before a request is sent once more.
+        ``may_hop`` is awaited before each redirect is followed and before a request is repeated.
         """
         method = request.method.upper()
         headers = urls.check_headers(method, request.headers)
@@ -204,7 +207,7 @@ class Fetcher:
                         facts.update(status=response.status, redirects=hop)
                         return reply, facts
                     status = response.status
-                    response.close()  # its body is nobody's: the connection is not kept for it
+                    response.close()  # nobody needs its body, so we do not read it to keep the connection
             except ApiFailure:
                 raise
             except (aiohttp.ClientError, OSError, ValueError, asyncio.IncompleteReadError) as error:
@@ -221,18 +224,19 @@ class Fetcher:
         raise ApiFailure("redirect_limit", f"more than {REDIRECTS_MAX} redirects")
 
     def _check(self, url: URL, named: tuple[str, ...]) -> None:
-        """Both lists must name the host; an address in its place is checked here, a name when it is resolved."""
+        """Both lists must name the host. An address in place of a name is checked here; a name is checked when it is
+        resolved."""
         host, port = url.raw_host or "", url.port or 0
         if not urls.is_listed(host, port, url.scheme, named, any_port=True):
             raise ApiFailure("host_not_allowed", f"the manifest's network.allow does not name {host}")
         if not urls.is_listed(host, port, url.scheme, self._allow, any_port=False):
             raise ApiFailure("host_not_allowed", f"the operator's fetch.allow does not name {host} (port {port})")
         if ":" in host or host.replace(".", "").isdigit():
-            check_address(host, self._allow_loopback)  # aiohttp asks no resolver about an address
+            check_address(host, self._allow_loopback)  # aiohttp does not ask a resolver about an address
 
 
 def _body(body: Any, headers: dict[str, str]) -> bytes | None:
-    """The request's body; its type is added to ``headers`` where the plugin said none."""
+    """The request's body. Its type is added to ``headers`` if the plugin set none."""
     if body is None or isinstance(body, bytes):
         return body
     if isinstance(body, str):
@@ -241,7 +245,7 @@ def _body(body: Any, headers: dict[str, str]) -> bytes | None:
         try:
             kind, raw = "application/json", json.dumps(body, allow_nan=False).encode()
         except (TypeError, ValueError):
-            raise ApiFailure("invalid_params", "the body is no text, no bytes and no JSON value") from None
+            raise ApiFailure("invalid_params", "the body must be text, bytes or a JSON value") from None
     if not any(name.lower() == "content-type" for name in headers):
         headers["Content-Type"] = kind
     return raw
@@ -253,7 +257,7 @@ async def _read(response: aiohttp.ClientResponse) -> dict[str, Any]:
     for count, (name, value) in enumerate(response.headers.items()):
         size += len(name) + len(value)
         if size > HEADER_BYTES_MAX or count >= HEADERS_MAX:
-            raise ApiFailure("too_large", f"the response's headers are over {HEADER_BYTES_MAX} bytes or {HEADERS_MAX}")
+            raise ApiFailure("too_large", f"the response has over {HEADERS_MAX} headers or {HEADER_BYTES_MAX} bytes")
         key, value = name.lower(), _one_text(value)
         headers[key] = f"{headers[key]}, {value}" if key in headers else value
     decompressor = Decompressor(headers.get("content-encoding", ""))
@@ -271,7 +275,7 @@ async def _read(response: aiohttp.ClientResponse) -> dict[str, Any]:
 
 
 def _one_text(value: str) -> str:
-    """A header's value as text: aiohttp reads UTF-8 and marks every byte that is none; then it is Latin-1."""
+    """A header's value as text. aiohttp decodes UTF-8 and marks each byte that is not UTF-8; then we decode Latin-1."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -281,7 +285,7 @@ def _one_text(value: str) -> str:
 
 def _failure(error: BaseException, url: URL) -> ApiFailure:
     cause: BaseException | None = error
-    while cause is not None:  # aiohttp wraps what the resolver raises, and what TLS does
+    while cause is not None:  # aiohttp wraps the exceptions of the resolver and of TLS
         if isinstance(cause, ApiFailure):
             return ApiFailure(cause.code, cause.message)
         if isinstance(cause, aiohttp.ClientConnectorCertificateError):

@@ -1,7 +1,8 @@
-"""URLs, hosts, methods and headers of a plugin's request. One parser: what is checked here is what is connected to.
+"""URLs, hosts, methods and headers of a plugin's request. One parser: we connect to exactly what was checked here.
 
-``yarl`` parses once, and the object it made goes on to aiohttp; nobody parses the text again. What parsers are known to
-disagree about (backslashes, white space, other alphabets, user names before the host) is refused, not interpreted.
+``yarl`` parses once, and the resulting object goes to aiohttp; nobody parses the text again. Constructs on which
+parsers are known to disagree (backslashes, white space, other alphabets, user names before the host) are refused, not
+interpreted.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ OURS = frozenset((
     "accept-encoding", "http2-settings", "via", "forwarded",
     "x-real-ip", "x-client-ip", "x-cluster-client-ip", "x-original-forwarded-for", "true-client-ip",
     "cf-connecting-ip", "cf-connecting-ipv6", "fastly-client-ip"))
-"""Headers that belong to the connection, or to us, or by which proxies say who asks: a plugin may not set them."""
+"""Headers that a plugin may not set: they belong to the connection or to us, or proxies use them to name the client."""
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -46,23 +47,23 @@ def parse(text: str) -> URL:
 
 
 def check(url: URL, port: int | None) -> URL:
-    """``url``, where it is an http or https URL with a plain host. Raises ApiFailure ``url_invalid``."""
+    """``url``, if it is an http or https URL with a plain host. Raises ApiFailure ``url_invalid``."""
     if url.scheme not in _DEFAULT_PORTS:
-        raise _invalid("only http and https")
+        raise _invalid("a URL must begin with http:// or https://")
     if url.raw_user is not None or url.raw_password is not None:
         raise _invalid("no user name or password in a URL; use a header")
     host = url.raw_host or ""
     if not (_HOST.fullmatch(host) or (":" in host and _IPV6.fullmatch(host))):
-        raise _invalid("the host is no plain name or address")
+        raise _invalid("the host is not a plain name or address")
     if port is None or not 0 < port < 65536:
-        raise _invalid("the port is no port")
+        raise _invalid("the port is not valid")
     return url.with_fragment(None)
 
 
 def redirected(url: URL, location: str) -> URL:
-    """Where a redirect from ``url`` leads. Raises ApiFailure ``url_invalid``, also for https to http.
+    """The target of a redirect from ``url``. Raises ApiFailure ``url_invalid``, also for a step from https to http.
 
-    Bytes of other alphabets in its path and query are percent-encoded as they came, which is what browsers do.
+    Bytes of other alphabets in the path and query are percent-encoded as they arrived, as browsers do.
     """
     path = re.match(r"([a-zA-Z][a-zA-Z0-9+.-]*:)?(//[^/?#]*)?", location)
     begun = path.end() if path is not None else 0
@@ -70,7 +71,7 @@ def redirected(url: URL, location: str) -> URL:
         found[0].encode("utf-8", "surrogateescape")), location[begun:])
     if (len(location) > URL_BYTES_MAX or not _PRINTABLE.fullmatch(location) or "\\" in location
             or _USER.match(location)):
-        raise _invalid("the redirect leads to no plain URL")
+        raise _invalid("the redirect's target is not a plain URL")
     try:
         target = url.join(URL(location))
         port = target.port
@@ -83,8 +84,8 @@ def redirected(url: URL, location: str) -> URL:
 
 
 def is_listed(host: str, port: int, scheme: str, patterns: tuple[str, ...], *, any_port: bool) -> bool:
-    """Whether ``patterns`` name this host. ``*.example.org`` is every name below it, not itself; ``host:port`` names
-    one port; without one, it is the scheme's own, or any where ``any_port``."""
+    """Whether ``patterns`` name this host. ``*.example.org`` matches every name below it but not itself. ``host:port``
+    matches one port; without a port, only the scheme's default port matches, or every port if ``any_port``."""
     for pattern in patterns:
         name, found, digits = pattern.lower().rpartition(":") if re.search(r":\d+$", pattern) else (
             pattern.lower(), "", "")
@@ -101,7 +102,7 @@ def is_listed(host: str, port: int, scheme: str, patterns: tuple[str, ...], *, a
 
 
 def check_headers(method: str, headers: dict[str, str]) -> dict[str, str]:
-    """The plugin's headers, by name as given. Raises ApiFailure ``url_invalid``."""
+    """The plugin's headers under the names that it gave. Raises ApiFailure ``url_invalid``."""
     if method not in METHODS:
         raise _invalid(f"methods are {', '.join(sorted(METHODS))}")
     size = 0
@@ -109,7 +110,7 @@ def check_headers(method: str, headers: dict[str, str]) -> dict[str, str]:
         if not _TOKEN.fullmatch(name) or not _VALUE.fullmatch(value):
             raise _invalid(f"header {name[:64]!r}: a name is a token, a value one line of ASCII")
         if name.lower() in OURS or name.lower().startswith(("proxy-", "sec-", "x-forwarded-")):
-            raise _invalid(f"header {name!r} is not the plugin's to set")
+            raise _invalid(f"a plugin may not set the header {name!r}")
         size += len(name) + len(value) + 4
     if size > HEADER_BYTES_MAX:
         raise ApiFailure("too_large", f"headers have at most {HEADER_BYTES_MAX} bytes")

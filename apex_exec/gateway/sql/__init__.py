@@ -1,1 +1,1 @@
-"""SQL of plugins, read and written anew."""
+"""The SQL of plugins: parsed, checked and written anew."""

@@ -1,8 +1,8 @@
-"""A plugin's SELECT, held to its bounds, parsed, written anew by ``writer`` and remembered. Pure.
+"""A plugin's SELECT: bounded, parsed, written anew by ``writer``, and cached. Pure.
 
-``sqlglot`` parses the text (PostgreSQL's dialect); nothing of the text itself ever reaches a database. Size, nesting
-and number of tokens are bounded before the parser sees it, because the parser recurses; its steps are bounded too,
-because it tries some readings of what is nested twice, and so 24 brackets for half an hour.
+``sqlglot`` parses the text (in PostgreSQL's dialect); the text itself never reaches a database. Its size, nesting and
+number of tokens are bounded before the parser sees it, because the parser recurses. The parser's steps are bounded,
+too, because it tries some readings of nested text twice: 24 brackets would keep it busy for half an hour.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ if TYPE_CHECKING:
 TEXT_BYTES_MAX = 16 * 1024
 TOKENS_MAX = 1500
 NESTING_MAX = 24
-"""Brackets open at one place; the parser itself gives up a little above 50."""
+"""The most brackets open at one place; the parser itself gives up a little above 50."""
 STEPS_PER_TOKEN_MAX = 4
-"""Ordinary texts take one to two; each costs some 15 µs of the gateway's one thread."""
+"""The most parser steps per token. Ordinary texts take one to two; each costs some 15 µs of the gateway's thread."""
 STEPS_MORE = 200
 CACHE_ENTRIES_MAX = 1000
 CACHE_BYTES_MAX = 16 * 1024 * 1024
 STATEMENT_BYTES_MAX = 256 * 1024
-"""Of what is sent: each table reference grows by the operator's columns."""
+"""The largest text that is sent to the database: each table reference adds the operator's columns."""
 
-logging.getLogger("sqlglot").disabled = True  # it warns of what it does not know, and quotes the plugin's text
+logging.getLogger("sqlglot").disabled = True  # it warns about what it does not know, and quotes the plugin's text
 
 _POSTGRES = sqlglot.Dialect.get_or_raise("postgres")
 
 
 _MISSING = re.compile(r"Required keyword: '\w+' missing for <class '[\w.]+'>")
-"""The parser's words, in which its own classes are named."""
+"""The parser's message for missing text, which names the parser's own classes."""
 
 
 class _TooManySteps(Exception):
@@ -53,7 +53,7 @@ class _TooManySteps(Exception):
 
 
 class _Parser(_POSTGRES.parser_class):  # type: ignore[misc,name-defined]  # sqlglot ships no types
-    """sqlglot's, with an end."""
+    """sqlglot's parser with a limit on its steps."""
 
     steps_left = 0
 
@@ -65,29 +65,30 @@ class _Parser(_POSTGRES.parser_class):  # type: ignore[misc,name-defined]  # sql
 
 
 class Compiled(Struct):
-    """A statement to run. Its values are the plugin's ``parameters`` and then ``extra``, the caller's id among them."""
+    """A statement to run. Its values are the plugin's ``parameters`` followed by ``extra``, which include the caller's
+    id."""
 
     text: str
     parameters: int
     extra: list[Any]
     tables: list[str]
     truths: list[int]
-    """Result columns that are truth values, which SQLite would give as 0 and 1."""
+    """The result columns that are booleans: SQLite would return them as 0 and 1."""
     patterns: list[int] = []
-    """Numbers of the parameters that stand in LIKE patterns, as often as they do."""
+    """The numbers of the parameters used in LIKE patterns, once for each use."""
     work: Sum = {}
-    """What one row may cost at most, by the lengths of the parameters: see ``growth``."""
+    """The most that one row may cost, as a function of the parameters' lengths: see ``growth``."""
     likes: list[list[Sum]] = []
-    """Of each LIKE the sizes of its text and its pattern."""
+    """For each LIKE, the sizes of its text and its pattern."""
     unhashed: list[str] = []
-    """Settings of PostgreSQL to be off for this statement."""
+    """The settings of PostgreSQL to switch off for this statement."""
     numbers: list[int] = []
-    """Numbers of the parameters that a database may read as a number to reckon with."""
+    """The numbers of the parameters that a database may convert to a number and compute with."""
 
     def values(self, params: list[Any], user_id: str) -> list[Any]:
-        """What $1, $2, … stand for. Raises ApiFailure where the plugin gave too few or too many."""
+        """The values of $1, $2, …. Raises ApiFailure if the plugin passed too few or too many."""
         if len(params) != self.parameters:
-            raise ApiFailure("sql_parameters", f"the text has {self.parameters} parameters, {len(params)} were given")
+            raise ApiFailure("sql_parameters", f"the text has {self.parameters} parameters, {len(params)} were passed")
         if sum(len(str(params[number - 1])) for number in self.patterns) > PATTERN_CHARACTERS_MAX:
             raise ApiFailure("too_large", f"a query's LIKE patterns have at most {PATTERN_CHARACTERS_MAX} characters")
         for number in self.numbers:
@@ -98,7 +99,7 @@ class Compiled(Struct):
 
 
 class Compiler:
-    """Compiles texts for one database (``sqlite`` or ``postgres``) and remembers them."""
+    """Compiles texts for one database (``sqlite`` or ``postgres``) and caches the results."""
 
     def __init__(self, backend: str, tables: Mapping[str, Table]) -> None:
         self._backend = backend
@@ -115,7 +116,7 @@ class Compiler:
         return _given(found)
 
     def known(self, text: str, named: tuple[str, ...]) -> Compiled | ApiFailure | None:
-        """What was made of ``text`` before; None where it is not remembered. Raises ApiFailure: too_large."""
+        """The cached result for ``text``, or None if it is not cached. Raises ApiFailure: too_large."""
         if len(text) > TEXT_BYTES_MAX or len(text.encode("utf-8", "replace")) > TEXT_BYTES_MAX:
             raise ApiFailure("too_large", f"a query has at most {TEXT_BYTES_MAX} bytes")
         key = (text, named)
@@ -126,7 +127,7 @@ class Compiler:
 
     async def compile_by(self, parser: Parser, plugin: str, share: float, text: str,
                          named: tuple[str, ...]) -> Compiled:
-        """As ``compile``, what is not remembered in ``parser``'s process. Raises ApiFailure."""
+        """As ``compile``, but a text that is not cached is compiled in ``parser``'s process. Raises ApiFailure."""
         found = self.known(text, named)
         if found is None:
             answer = await parser.compile(plugin, share, text, named)
@@ -140,11 +141,11 @@ class Compiler:
         return _given(found)
 
     def remember(self, text: str, named: tuple[str, ...], found: Compiled | ApiFailure) -> None:
-        """Keeps what was made of ``text``; what was not asked for longest goes."""
+        """Caches the result for ``text``. The least recently used entry is removed."""
         self._remember((text, named), found)
 
     def _remember(self, key: tuple[str, tuple[str, ...]], found: Compiled | ApiFailure) -> None:
-        if key in self._cache:  # two calls had it compiled at once
+        if key in self._cache:  # two calls had it compiled at the same time
             return
         self._cache[key] = found
         self._cache_bytes += _size(key, found)
@@ -152,7 +153,7 @@ class Compiler:
             self._cache_bytes -= _size(*self._cache.popitem(last=False))
 
     def compile_anew(self, text: str, named: tuple[str, ...]) -> Compiled | ApiFailure:
-        """What ``text`` comes to, whatever is remembered. Takes up to 90 ms."""
+        """Compiles ``text`` without the cache. Takes up to 90 ms."""
         try:
             tree = _parse(text)
             writer = Writer(self._backend, self._tables, named, tree)
@@ -177,7 +178,7 @@ def _given(found: Compiled | ApiFailure) -> Compiled:
 
 
 def _size(key: tuple[str, tuple[str, ...]], found: Compiled | ApiFailure) -> int:
-    """About what one entry holds, in characters."""
+    """The approximate size of one entry, in characters."""
     return len(key[0]) + len(found.text if isinstance(found, Compiled) else found.message)
 
 
@@ -189,8 +190,8 @@ def _parse(text: str) -> Any:
             raise ApiFailure("too_large", f"a query has at most {TOKENS_MAX} tokens")
         depth = 0
         for token in tokens:
-            kind = token.token_type  # not the token's text: a literal may be a bracket
-            if kind in (TokenType.L_BRACKET, TokenType.L_BRACE):  # on no list, and slow to parse
+            kind = token.token_type  # not the token's text: a literal may contain a bracket
+            if kind in (TokenType.L_BRACKET, TokenType.L_BRACE):  # no rule allows these, and they are slow to parse
                 raise ApiFailure("sql_forbidden", f"{token.text} is not allowed here")
             depth += (kind == TokenType.L_PAREN) - (kind == TokenType.R_PAREN)
             if depth > NESTING_MAX:
@@ -203,8 +204,8 @@ def _parse(text: str) -> Any:
     except SqlglotError as error:
         first = re.sub(r"\x1b\[\d*m", "", str(error).split("\n")[0])
         raise ApiFailure("sql_syntax", _MISSING.sub("something is missing", first)) from None
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError):  # the parser tripped over nonsense
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):  # the parser failed on nonsense
         raise ApiFailure("sql_syntax", "the text cannot be parsed") from None
     if len(trees) != 1 or trees[0] is None:
-        raise ApiFailure("sql_forbidden", "one statement, and no more than one")
+        raise ApiFailure("sql_forbidden", "a query must be exactly one statement")
     return trees[0]

@@ -1,4 +1,4 @@
-"""How values are written: columns, literals, operators, functions, casts. One rule a kind of node. Pure."""
+"""How values are written: columns, literals, operators, functions, casts. One rule for each kind of node. Pure."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _NUMBER = re.compile(r"\d{1,40}(\.\d{0,40})?([eE][+-]?\d{1,3})?|\.\d{1,40}")
 _PLAIN_TEXT = re.compile(r"[A-Za-z0-9 _.,:@/+%-]{0,200}")
 
 GUARDED_CHARACTERS_MAX = 2000
-"""Of what is cast to numeric: it is written four times."""
+"""The longest text that is cast to numeric: the generated SQL repeats it four times."""
 
 _T = exp.DataType.Type
 _CASTS = {_T.SMALLINT: ("SMALLINT", "INTEGER"), _T.INT: ("INTEGER", "INTEGER"), _T.BIGINT: ("BIGINT", "INTEGER"),
           _T.DOUBLE: ("DOUBLE PRECISION", "REAL"), _T.FLOAT: ("REAL", "REAL"), _T.TEXT: ("TEXT", "TEXT"),
           _T.VARCHAR: ("TEXT", "TEXT"), _T.DECIMAL: ("NUMERIC", "NUMERIC"), _T.UUID: ("UUID", "TEXT"),
           _T.DATE: ("DATE", "TEXT"), _T.TIMESTAMPTZ: ("TIMESTAMPTZ", "TEXT"), _T.BOOLEAN: ("BOOLEAN", "INTEGER")}
-"""The types a value may be cast to: (PostgreSQL, SQLite). None of them names an object of the database."""
+"""The types to which a value may be cast: (PostgreSQL, SQLite). None of them names an object of the database."""
 TYPES = "smallint int bigint double precision real numeric text varchar uuid date timestamptz boolean"
-"""As messages list them."""
+"""The list in error messages."""
 
 
 @rule("Column", "this table")
@@ -88,7 +88,7 @@ _OPERATORS = {exp.And: "AND", exp.Or: "OR", exp.EQ: "=", exp.NEQ: "<>", exp.GT: 
 def _operation(w: Writer, node: Any) -> str:
     kind: Any = type(node)
     left, parts = node, []
-    while type(left) is kind:  # a long chain leans to the left: here it costs no recursion
+    while type(left) is kind:  # a long chain leans to the left; the loop spares us the recursion
         w.only(left, "this", "expression", "typed", "safe")
         parts.append(w.write(left.expression))
         left = left.this
@@ -119,7 +119,7 @@ def _exists(w: Writer, node: Any) -> str:
 
 
 def _is_joined(node: Any) -> bool:
-    """Whether an EXISTS, or its NOT, is a condition of a WHERE as a whole, or one of those between ANDs."""
+    """Whether an EXISTS, or its NOT, is the whole condition of a WHERE, or one of the conditions joined by AND."""
     above = node.parent
     while isinstance(above, exp.Paren):
         above = above.parent
@@ -189,7 +189,7 @@ _NUMBER_TYPES = (_T.SMALLINT, _T.INT, _T.BIGINT, _T.DOUBLE, _T.FLOAT, _T.DECIMAL
 
 
 def _is_number(node: Any) -> bool:
-    """Whether ``node`` is a number whatever the columns are, or a literal or parameter, whose length is looked at."""
+    """Whether ``node`` is a number whatever the columns are, or a literal or parameter whose length we check."""
     while isinstance(node, exp.Paren | exp.Filter | exp.Window):
         node = node.this
     if isinstance(node, exp.Cast):
@@ -198,15 +198,14 @@ def _is_number(node: Any) -> bool:
 
 
 def _to_numeric(w: Writer, node: Any) -> str:
-    """``node`` as numeric. PostgreSQL reads numbers of 131,072 digits, and works at a quotient of two for seconds
-    without a look at the clock: a text of more than NUMBER_CHARACTERS_MAX characters there, or with an exponent of
-    four digits, is an error.
-    """
+    """``node`` as numeric. PostgreSQL accepts numbers of 131,072 digits, and computes the quotient of two of them for
+    seconds without checking the clock. So a text with more than NUMBER_CHARACTERS_MAX characters, or with an exponent
+    of four digits, is an error there."""
     value = w.write(node)
     if w.lite or _is_number(node):
         return f"CAST({value} AS NUMERIC)"
     if len(value) > GUARDED_CHARACTERS_MAX:
-        raise refuse(f"a cast to numeric of what is written in more than {GUARDED_CHARACTERS_MAX} characters")
+        raise refuse(f"a cast to numeric of an expression of more than {GUARDED_CHARACTERS_MAX} characters")
     text = f"CAST({value} AS TEXT)"
     return (f"(CASE WHEN length({text}) > {NUMBER_CHARACTERS_MAX} OR {text} ~ '[eE][-+]?[0-9_]{{4}}' "
             f"THEN CAST(substr({text}, 1, 20) || '...: a number has at most {NUMBER_CHARACTERS_MAX} characters and an "
@@ -220,7 +219,7 @@ def _function(w: Writer, node: Any) -> str:
 
 @rule("Avg", "this")
 def _avg(w: Writer, node: Any) -> str:
-    value = f"avg({w.write(node.this)})"  # of integers PostgreSQL makes numeric, SQLite real
+    value = f"avg({w.write(node.this)})"  # for integers PostgreSQL returns numeric, SQLite real
     return value if w.lite else f"CAST({value} AS DOUBLE PRECISION)"
 
 

@@ -1,16 +1,16 @@
-"""How much work one row of a statement can be, known before it runs. Pure.
+"""How much work one row of a statement can be, computed before the statement runs. Pure.
 
-A database looks at the clock and gives memory back between rows only: a value that a row doubles nine times, or a
-product of numbers of 100,000 digits, outlasts any deadline and takes any memory. So every expression has a bound here,
-made from those of its parts: how long its text can be, how many digits its number can have, and what work one
-evaluation of it is. Where a query stands on another (a CTE, a query behind FROM), each use of a column is counted as an
-evaluation of what that column is, because a planner may put the one in place of the other.
+A database checks the clock and frees memory only between rows. A value that a row doubles nine times, or a product of
+numbers with 100,000 digits, outlasts any deadline and takes any amount of memory. So every expression has a bound here,
+computed from the bounds of its parts: the length of its text, the digits of its number, and the work of evaluating it
+once. If a query reads from another one (a CTE, or a query in FROM), each use of a column counts as an evaluation of the
+column's expression, because a planner may substitute the expression for the column.
 
-Work is counted in bytes copied. A bound is a sum: a constant, and for every parameter a number of times its length,
-which is known when the query runs; ``Compiled.values`` adds it up and refuses what is over WORK_BYTES_MAX. A column of
-a table counts as COLUMN_BYTES, about what one call may write.
+Work is counted in bytes copied. A bound is a sum: a constant, plus a factor times the length of each parameter, which
+is known when the query runs. ``Compiled.values`` computes the sum and refuses more than WORK_BYTES_MAX. A column of a
+table counts as COLUMN_BYTES, about as much as one call may write.
 
-**A node without a rule here is refused**, as it is by ``writer``.
+**A node without a rule here is refused**, as in ``writer``.
 """
 
 from __future__ import annotations
@@ -24,55 +24,55 @@ from sqlglot import exp
 from apex_exec.gateway.failure import ApiFailure
 
 WORK_BYTES_MAX = 128 * 1024 * 1024
-"""Of one row: memory that a server's process may take, and half a second of a core at the most."""
+"""The most work of one row: memory that a server's process may take, and at most half a second of one core."""
 COLUMN_BYTES = 1024 * 1024
 CASE_WEIGHT = 4
-"""lower and upper take some 17 ns a byte, and workspace of four times the text."""
+"""lower and upper take some 17 ns per byte, and working memory of four times the text."""
 SENT_WEIGHT = 8
-"""A byte that is made of a parameter and sent: it is written out, sent, received and decoded as one row."""
+"""The work of one byte of a parameter that is sent: it is written, sent, received and decoded as part of one row."""
 DIGITS = 2000
-"""Of a number that a column, a parameter or a text holds: ``check_number``, and the cast of ``expressions``."""
+"""The longest number in a column, a parameter or a text: see ``check_number``, and the cast in ``expressions``."""
 DIGITS_MAX = 150_000
-"""PostgreSQL's numeric has no more."""
+"""PostgreSQL's numeric has at most this many digits."""
 DIGIT_PAIRS_PER_BYTE = 64
-"""A product or a quotient costs the digits of the one times those of the other, some 0.25 ns each."""
+"""A product or quotient costs the digits of one operand times those of the other, some 0.25 ns each."""
 SMALL_BYTES = 4096
 PAIRS_MAX = 270_000_000
-"""Characters of texts times those of the patterns that one row compares them with: about 4 ns each at the worst."""
+"""The most characters of texts times characters of patterns that one row compares: about 4 ns each at worst."""
 NUMBER_CHARACTERS_MAX = 1000
 
 _SOUNDS_LIKE_A_NUMBER = re.compile(r"\s*[-+]?[\d._]*(?:[eE][-+]?[\d_]+)?\s*")
 _LARGE_EXPONENT = re.compile(r"[eE][-+]?[\d_]{4}")
 
 ENDLESS = 1 << 50
-"""What is larger is not told apart."""
+"""Sums above this are all treated as equal."""
 
 Sum = dict[int, int]
-"""Times the length of parameter n, by n; under 0 the constant."""
+"""Maps n to the factor for the length of parameter n; a key below 0 is the constant."""
 
 
 class Value(NamedTuple):
-    """An upper bound of one expression."""
+    """An upper bound for one expression."""
 
     size: Sum
-    """Bytes of its text."""
+    """The bytes of its text."""
     work: Sum
-    """Bytes copied to evaluate it once."""
+    """The bytes copied to evaluate it once."""
     digits: int = DIGITS
     stored: bool = False
-    """A column as the table has it: whoever looks into it makes a copy of it first."""
+    """Whether it is a column exactly as in the table: an expression that reads such a value first copies it."""
 
 
 class Source(NamedTuple):
-    """What stands behind FROM: the bounds of its columns by name, and of all others."""
+    """A source in FROM: the bounds of its columns by name, and of all others."""
 
     columns: dict[str, Value]
     rest: Value | None
-    """None where every column is in ``columns``."""
+    """None if every column is in ``columns``."""
 
 
 class Output(NamedTuple):
-    """What a query gives: its columns in their order, ``rest`` if a star of a table is among them, and all its work."""
+    """The result of a query: its columns in order, ``rest`` if it includes a table's star, and all of its work."""
 
     columns: list[tuple[str, Value]]
     rest: Value | None
@@ -83,7 +83,7 @@ _STORED = Value({0: COLUMN_BYTES}, {}, stored=True)
 
 
 def plus(*sums: Sum) -> Sum:
-    """All of them together."""
+    """The sum of all of them."""
     total: Sum = {}
     for one in sums:
         for key, times in one.items():
@@ -92,12 +92,12 @@ def plus(*sums: Sum) -> Sum:
 
 
 def times(one: Sum, factor: int) -> Sum:
-    """``factor`` of it."""
+    """``one`` multiplied by ``factor``."""
     return {key: min(value * factor, ENDLESS) for key, value in one.items()}
 
 
 def larger(*sums: Sum) -> Sum:
-    """At least as much as any of them."""
+    """A sum that is at least as large as each of them."""
     largest: Sum = {}
     for one in sums:
         for key, value in one.items():
@@ -106,39 +106,39 @@ def larger(*sums: Sum) -> Sum:
 
 
 def largest_of(values: Iterable[Value]) -> Value:
-    """At least as much as any of them, in everything."""
+    """A bound that is at least as large as each of them in every respect."""
     kept = list(values)
     return Value(larger(*(one.size for one in kept)), larger(*(one.work for one in kept)),
                  max((one.digits for one in kept), default=0), any(one.stored for one in kept))
 
 
 def length(value: Any) -> int:
-    """Bytes that a parameter has as text, or a little more."""
+    """The bytes that a parameter has as text, or slightly more."""
     if isinstance(value, str):
         return len(value) if value.isascii() else len(value.encode("utf-8", "replace"))
     return 2 * len(value) + 2 if isinstance(value, bytes) else 40
 
 
 def check_work(work: Sum, params: list[Any]) -> None:
-    """Raises ApiFailure where a row may be more than WORK_BYTES_MAX. Without ``params``: if they were empty."""
+    """Raises ApiFailure if a row may cost more than WORK_BYTES_MAX. Without ``params`` they count as empty."""
     total = work.get(0, 0) + sum(count * length(params[number - 1]) for number, count in work.items()
                                  if number and number <= len(params))
     if total > WORK_BYTES_MAX:
         raise ApiFailure("too_large" if params else "sql_forbidden", (
             f"one row of this query may come to {total // 1024 // 1024:,} MiB of texts and numbers; "
             f"{WORK_BYTES_MAX // 1024 // 1024} MiB are allowed (a column counts as {COLUMN_BYTES // 1024 // 1024} MiB, "
-            "and again wherever it is used; a number grows with every product): use ||, lower and upper less often on "
-            "what was made by them, give shorter parameters, or cut texts by substr first"))
+            "and again wherever it is used; a number grows with every product): nest ||, lower and upper "
+            "less deeply, pass shorter parameters, or cut texts with substr first"))
 
 
 def check_likes(likes: list[list[Sum]], params: list[Any]) -> None:
-    """Raises ApiFailure where the comparisons of a row with their patterns may be more than PAIRS_MAX."""
+    """Raises ApiFailure if the comparisons of a row with their patterns may be more than PAIRS_MAX."""
     pairs = sum(_amount(text, params) * _amount(pattern, params) for text, pattern in likes)
     if pairs > PAIRS_MAX:
         raise ApiFailure("too_large", (
             f"one row's texts times their LIKE patterns may come to {pairs // 1_000_000:,} million characters; "
             f"{PAIRS_MAX // 1_000_000} million are allowed (a column counts as {COLUMN_BYTES // 1024 // 1024} MiB): "
-            "give shorter patterns, or cut the texts by substr first"))
+            "use shorter patterns, or cut the texts with substr first"))
 
 
 def _amount(one: Sum, params: list[Any]) -> int:
@@ -146,14 +146,14 @@ def _amount(one: Sum, params: list[Any]) -> int:
 
 
 def check_number(text: Any) -> None:
-    """Raises ApiFailure where ``text``, which a database may read as a number, is one of thousands of digits."""
+    """Raises ApiFailure if ``text``, which a database may convert to a number, is a number with thousands of digits."""
     if isinstance(text, str) and too_long_a_number(text):
         raise ApiFailure("sql_parameters", f"a number written as text has at most {NUMBER_CHARACTERS_MAX} characters, "
-                                           "and an exponent of three digits; write CAST(… AS text) where it is a text")
+                                           "and an exponent of three digits; write CAST(… AS text) if it is text")
 
 
 def too_long_a_number(text: str) -> bool:
-    """Whether ``text`` is a number that takes long to reckon with."""
+    """Whether ``text`` is a number that is slow to compute with."""
     return ((len(text) > NUMBER_CHARACTERS_MAX or _LARGE_EXPONENT.search(text) is not None)
             and _SOUNDS_LIKE_A_NUMBER.fullmatch(text) is not None)
 
@@ -162,7 +162,7 @@ _LONG_INSIDE = re.compile(rf"[0-9][0-9_.]{{{NUMBER_CHARACTERS_MAX},}}|[0-9._][eE
 
 
 def has_long_number(text: str) -> bool:
-    """Whether ``text``, an array's, may have a number in it that takes long to reckon with."""
+    """Whether ``text``, the text of an array, may contain a number that is slow to compute with."""
     return _LONG_INSIDE.search(text) is not None
 
 
@@ -171,7 +171,7 @@ _COMPARED = (exp.EQ, exp.NEQ, exp.GT, exp.GTE, exp.LT, exp.LTE, exp.In, exp.Betw
 
 
 def numbers(tree: Any) -> list[int]:
-    """Parameters that a database may read as a number to reckon with. Raises ApiFailure for such a literal."""
+    """The parameters that a database may convert to a number. Raises ApiFailure for such a literal."""
     found: dict[int, None] = {}
     for node in tree.find_all(exp.Parameter, exp.Literal):
         parent = node.parent
@@ -189,17 +189,17 @@ def numbers(tree: Any) -> list[int]:
 
 
 class Growth:
-    """Bounds of one statement. ``fold`` gives an Identifier's folded name, as the writer does."""
+    """The bounds of one statement. ``fold`` returns the folded name of an Identifier, as in the writer."""
 
     def __init__(self, fold: Callable[[Any], str]) -> None:
         self._fold = fold
         self._ctes: list[dict[str, Source]] = []
         self._sources: list[dict[str, Source]] = []
         self.likes: list[list[Sum]] = []
-        """Of each LIKE the sizes of its text and its pattern."""
+        """For each LIKE, the sizes of its text and its pattern."""
 
     def of(self, tree: Any) -> Sum:
-        """The work of one row of the whole statement, its way to the plugin included. Raises ApiFailure."""
+        """The work of one row of the whole statement, including sending it to the plugin. Raises ApiFailure."""
         output = self.query(tree)
         sent = [value.size for _, value in output.columns if not value.stored]
         weighed = ({key: size * (SENT_WEIGHT if key else 1) for key, size in one.items()} for one in sent)
@@ -207,7 +207,7 @@ class Growth:
 
     # ------------------------------------------------------------------ queries
     def query(self, node: Any) -> Output:
-        """A SELECT, a set operation, or either in brackets."""
+        """A SELECT, a set operation, or either of them in brackets."""
         if isinstance(node, exp.Subquery):
             return self.query(node.this)
         opened = len(self._ctes)
@@ -228,7 +228,7 @@ class Growth:
         if left.rest is None and right.rest is None and len(left.columns) == len(right.columns):
             columns = [(name, largest_of((one, other))) for (name, one), (_, other) in both]
             rest = None
-        else:  # which column meets which is not known here
+        else:  # we do not know which column is paired with which
             rest = largest_of([*(value for _, value in (*left.columns, *right.columns)),
                                *(one for one in (left.rest, right.rest) if one is not None)])
             columns = [(name, rest) for name, _ in left.columns]
@@ -265,7 +265,7 @@ class Growth:
         return Output(columns, rest, work)
 
     def _ordered(self, node: Any, given: set[str]) -> Sum:
-        """The work of ORDER BY. A column of the query's own result is there already."""
+        """The work of ORDER BY. A column of the query's own result is already computed."""
         order = node.args.get("order")
         work: Sum = {}
         for item in order.expressions if order is not None else ():
@@ -288,7 +288,7 @@ class Growth:
         return {}
 
     def _column(self, node: Any) -> Value:
-        """The largest of all columns that the name may mean."""
+        """The largest of all columns that the name may refer to."""
         word, table = self._fold(node.this), node.args.get("table")
         alias = self._fold(table) if table is not None else None
         found: list[Value] = []
@@ -304,20 +304,20 @@ class Growth:
 
     # ------------------------------------------------------------------ values
     def value(self, node: Any) -> Value:
-        """The bound of one expression. Raises ApiFailure where it has no rule."""
+        """The bound of one expression. Raises ApiFailure if it has no rule."""
         rule = _RULES.get(type(node))
         if rule is None:
             raise ApiFailure("sql_forbidden", f"{type(node).__name__.upper()} is not allowed here")
         return rule(self, node)
 
     def all(self, nodes: Iterable[Any]) -> list[Value]:
-        """The bounds of some expressions."""
+        """The bounds of several expressions."""
         return [self.value(node) for node in nodes if node is not None]
 
     def chain(self, node: Any) -> list[Value]:
         """The bounds of a chain of one operator, from the left."""
         kind, parts = type(node), []
-        while type(node) is kind:  # a long chain leans to the left: here it costs no recursion
+        while type(node) is kind:  # a long chain leans to the left; the loop spares us the recursion
             parts.append(node.expression)
             node = node.this
         return self.all([node, *reversed(parts)])
@@ -348,7 +348,7 @@ def _name_of(item: Any, fold: Callable[[Any], str]) -> str:
 
 
 def _read(value: Value) -> Sum:
-    """The work of evaluating ``value`` and looking into it."""
+    """The work of evaluating ``value`` and reading it."""
     return plus(value.work, value.size) if value.stored else value.work
 
 
@@ -364,7 +364,7 @@ def _literal(_g: Growth, node: Any) -> Value:
     text = str(node.this)
     if node.is_string:
         return Value({0: len(text.encode())}, {})
-    return _number(DIGITS, {})  # 40 digits and an exponent of three
+    return _number(DIGITS, {})  # 40 digits and an exponent of three digits
 
 
 def _parameter(_g: Growth, node: Any) -> Value:
@@ -401,7 +401,7 @@ def _product(g: Growth, node: Any) -> Value:
 
 
 def _compared(values: list[Value]) -> Sum:
-    """The work of comparing two texts by a locale: no more than the shorter one asks for."""
+    """The work of comparing two texts by a locale: at most what the shorter one needs."""
     sizes = [value.size for value in values]
     if any(set(size) <= {0} and size.get(0, 0) <= SMALL_BYTES for size in sizes):
         return {}
@@ -471,10 +471,10 @@ _T = exp.DataType.Type
 
 def _cast(g: Growth, node: Any) -> Value:
     value, kind = g.value(node.this), node.args["to"].this
-    if kind in (_T.TEXT, _T.VARCHAR):  # of a column that is no text: bytes and JSON grow to twice their length
+    if kind in (_T.TEXT, _T.VARCHAR):  # of a column that is not text: bytes and JSON double in length
         size = times(value.size, 2) if value.stored else value.size
         return Value(size, plus(value.work, size), value.digits)
-    if kind == _T.DECIMAL:  # the value is written out, looked at twice and read: see sql_expressions
+    if kind == _T.DECIMAL:  # the value is written, read twice and converted: see ``expressions``
         return _number(value.digits, plus(times(_read(value), 4), value.size))
     return Value({0: 400}, _read(value), 400)
 
@@ -560,4 +560,4 @@ _RULES: dict[type, Callable[[Growth, Any], Value]] = {
     exp.Ordered: _same,
 }
 HAS_A_RULE = frozenset(_RULES)
-"""Every kind of value that has one; a test holds them to those that ``writer`` writes."""
+"""Every kind of value that has a rule; a test compares them with the kinds that ``writer`` writes."""

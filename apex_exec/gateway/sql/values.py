@@ -1,6 +1,6 @@
-"""Values between MessagePack and the databases, one behaviour for both; and the bounds of a result.
+"""Converts values between MessagePack and the databases, in the same way for both, and bounds results.
 
-| the database's | the plugin's |
+| database type | plugin's type |
 |---|---|
 | bigint, integer, smallint | int |
 | numeric | str, every digit kept |
@@ -27,13 +27,13 @@ from apex_exec.gateway.failure import ApiFailure
 
 ROWS_MAX = 1000
 RESULT_BYTES_MAX = 256 * 1024
-"""Encoded size of all rows, their column names included."""
+"""The encoded size of all rows, including their column names."""
 
 _encode = msgspec.msgpack.Encoder().encode
 
 
 def from_database(value: Any) -> Any:
-    """``value``, as a driver gave it, in the protocol's types."""
+    """``value``, as the driver returned it, in the protocol's types."""
     if value is None or isinstance(value, bool | float | str | bytes):
         return value
     if isinstance(value, int):
@@ -52,24 +52,24 @@ def from_database(value: Any) -> Any:
 
 
 def check_parameter(value: Any, *, structured: bool) -> Any:
-    """``value`` of a plugin, if a database can take it. Raises ApiFailure. Maps and lists only where ``structured``."""
+    """``value`` of a plugin, if a database accepts it. Maps and lists only if ``structured``. Raises ApiFailure."""
     if isinstance(value, dict | list):
         if not structured:
-            raise ApiFailure("sql_parameters", "a query's parameter is no list and no map")
+            raise ApiFailure("sql_parameters", "a query's parameter may not be a list or a map")
         return value
     if isinstance(value, str) and "\0" in value:
-        raise ApiFailure("sql_parameters", "text for a database has no zero byte")
+        raise ApiFailure("sql_parameters", "text for a database may not contain a zero byte")
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise ApiFailure("sql_parameters", "an integer beyond 64 bits")
+        raise ApiFailure("sql_parameters", "an integer must fit into 64 bits")
     if value is None or isinstance(value, bool | int | float | str | bytes):
         return value
     if isinstance(value, datetime) and value.tzinfo is not None:
         return value
-    raise ApiFailure("sql_parameters", f"a {type(value).__name__} is no parameter")
+    raise ApiFailure("sql_parameters", f"a {type(value).__name__} cannot be a parameter")
 
 
 def to_sqlite(value: Any) -> Any:
-    """``value`` as SQLite keeps it: timestamps as ISO 8601 in UTC, maps and lists as JSON, truth as 0 and 1."""
+    """``value`` as SQLite stores it: timestamps as ISO 8601 in UTC, maps and lists as JSON, booleans as 0 and 1."""
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat(" ")
     if isinstance(value, dict | list):
@@ -98,7 +98,7 @@ def _element(value: Any) -> str:
 
 
 class Rows:
-    """Collects a result, encoded, and raises where it grows over its bounds."""
+    """Collects an encoded result, and raises if it exceeds its bounds."""
 
     def __init__(self, names: list[str]) -> None:
         self._names = names
@@ -109,14 +109,14 @@ class Rows:
         return len(self._parts)
 
     def add(self, row: Any) -> None:
-        """Takes one row, a sequence of database values. Raises ApiFailure ``row_limit`` or ``too_large``."""
+        """Adds one row, a sequence of database values. Raises ApiFailure ``row_limit`` or ``too_large``."""
         if len(self._parts) >= ROWS_MAX:
-            raise ApiFailure("row_limit", f"a query gives at most {ROWS_MAX} rows; add a LIMIT")
+            raise ApiFailure("row_limit", f"a query returns at most {ROWS_MAX} rows; add a LIMIT")
         values = map(from_database, row)
         part = _encode(dict(zip(self._names, values, strict=True)))
         self._bytes += len(part)
         if self._bytes > RESULT_BYTES_MAX:
-            raise ApiFailure("too_large", f"a query gives at most {RESULT_BYTES_MAX} bytes; select less")
+            raise ApiFailure("too_large", f"a query returns at most {RESULT_BYTES_MAX} bytes; select less")
         self._parts.append(part)
 
     def encoded(self) -> bytes:

@@ -1,18 +1,19 @@
 """Writes a parsed SELECT anew, node by node, so that it can only see the caller's rows. Pure.
 
-**A node without a rule, or with a part that its rule does not name, is refused**, so what sqlglot learns to parse
-tomorrow is refused until somebody writes a rule for it. Here are the rules of what a query stands on (tables, CTEs,
-joins, set operations); those of values are in ``expressions``.
+**A node without a rule, or with a part that its rule does not name, is refused**: whatever sqlglot learns to parse
+tomorrow is refused until somebody writes a rule for it. This file has the rules for what a query reads from (tables,
+CTEs, joins, set operations); the rules for values are in ``expressions``.
 
 - A table reference becomes a subquery over the operator's columns of that table, limited to rows whose owner is the
-  caller, with ``OFFSET 0`` in it: a planner that moved the plugin's own conditions below the owner's would let an
-  error (1 / (salary - 1000)) tell of other users' rows. A reference to a CTE becomes a name made here, so a mistake
-  about scopes ends in "no such table" and never in a table.
-- Columns get ``__`` before their names and sources ``@_``, which results and errors lose again: to PostgreSQL ``t.f``
-  is also the function f of a row of t, and a bare ``t`` is that row. No function has such a name, nor a hidden column.
-- Identifiers are folded as PostgreSQL folds them and always quoted; strings outside a plain set of characters become
-  parameters; numbers are matched before they are written. Every operation stands in its own brackets, because the
-  two databases do not agree about precedence.
+  caller. It contains ``OFFSET 0``: if a planner moved the plugin's own conditions below the owner's, an error
+  (1 / (salary - 1000)) would reveal other users' rows. A reference to a CTE becomes a name that we generate, so that a
+  mistake about scopes ends in "no such table" and never in a table.
+- Columns get the prefix ``__`` and sources the prefix ``@_``; results and errors lose them again. For PostgreSQL,
+  ``t.f`` is also the function f of a row of t, and a bare ``t`` is that row. No function and no hidden column has such
+  a name.
+- Identifiers are folded as PostgreSQL folds them, and always quoted. Strings outside a plain set of characters become
+  parameters. Numbers are matched before they are written. Every operation gets its own brackets, because the two
+  databases do not agree about precedence.
 """
 
 from __future__ import annotations
@@ -30,28 +31,28 @@ from apex_exec.gateway.sql.tables import Table
 
 PARAMETERS_MAX = 100
 CONCATENATIONS_MAX = 8
-"""Each may double a value; 2^8 times a column is what one row may grow to."""
+"""The most uses of ||. Each may double a value; one row may grow to 2^8 times a column."""
 SUBQUERIES_MAX = 64
 PATTERN_CHARACTERS_MAX = 1000
-"""Of all LIKE patterns of a query: one comparison may cost a text's length times its pattern's, and neither database
-looks at the clock or at a cancellation before it is done."""
+"""The most characters of all LIKE patterns in a query. One comparison may cost the text's length times the pattern's,
+and neither database checks the clock or a cancellation before it is done."""
 CONCATENATIONS_BESIDE_LIKE_MAX = 3
-"""Uses of || outside the patterns of a query that has any: what is compared does not grow much either."""
-MARK = "__"
-"""Before the name of every column that a query gives or uses; a plugin's own may not begin so."""
-SOURCE_MARK = "@_"
-"""Before the name of every source, so that it is no column's."""
-NAME_BYTES_MAX = 63 - len(MARK)
+"""The most uses of || outside the patterns of a query with a LIKE, so that the compared text stays small, too."""
+COLUMN_PREFIX = "__"
+"""The prefix of every column name that a query returns or uses; a plugin's own names may not begin with it."""
+SOURCE_PREFIX = "@_"
+"""The prefix of every source, so that a source never has the name of a column."""
+NAME_BYTES_MAX = 63 - len(COLUMN_PREFIX)
 
 NAMED_CHARACTERS_MAX = 60
 FUNCTIONS = ("count sum avg min max lower upper length abs round trim substr coalesce nullif row_number rank "
              "dense_rank")
-"""As messages list them; each has a rule in ``expressions``."""
+"""The list in error messages; each function has a rule in ``expressions``."""
 
 _WORD = re.compile(r"(?!__)\w[\w $.-]{0,62}")
 
 MEMBERS_BYTES_MAX = 32 * 1024 * 1024
-"""Of what a query behind IN gives, with ROW_BYTES for each of its rows."""
+"""The most bytes that a query in IN may return, counting ROW_BYTES extra for each row."""
 ROW_BYTES = 64
 _PLAIN = (exp.Select, exp.From, exp.Table, exp.TableAlias, exp.Identifier, exp.Column, exp.Alias, exp.Literal,
           exp.Parameter, exp.Where, exp.And, exp.Or, exp.Not, exp.Paren, exp.EQ, exp.NEQ, exp.GT, exp.GTE, exp.LT,
@@ -67,21 +68,21 @@ WINDOWED = (exp.RowNumber, exp.Rank, exp.DenseRank, exp.Count, exp.Sum, exp.Avg,
 _MARKED = re.compile(r"@_|\b__(?=[^\W\d])")
 
 OWNER = object()
-"""Stands among the extra values for the caller's id."""
+"""Marks the position of the caller's id among the extra values."""
 
 
 def refuse(what: str, allowed: str = "") -> ApiFailure:
-    """The failure of a text that has ``what`` in it. ``allowed`` says what may stand there."""
+    """The failure for a text that contains ``what``. ``allowed`` lists what may be there instead."""
     return ApiFailure("sql_forbidden", f"{what} is not allowed here{f'; allowed are {allowed}' if allowed else ''}")
 
 
 def plain_names(text: str) -> str:
-    """``text`` of a database, an error or a column's name, with the plugin's own names in it."""
+    """``text`` from a database (an error, or a column's name) with the plugin's own names restored."""
     return _MARKED.sub("", text)
 
 
 class Rule(Struct, frozen=True):
-    """How one kind of node is written, and which of its parts may be there."""
+    """How one kind of node is written, and which parts it may have."""
 
     write: Callable[[Writer, Any], str]
     parts: tuple[str, ...]
@@ -91,7 +92,7 @@ RULES: dict[type, Rule] = {}
 
 
 def rule(kinds: str, parts: str = "") -> Callable[[Callable[[Writer, Any], str]], Callable[[Writer, Any], str]]:
-    """Registers how nodes of the named sqlglot classes are written and which of their parts may be there."""
+    """Registers how nodes of the named sqlglot classes are written, and which parts they may have."""
 
     def register(write: Callable[[Writer, Any], str]) -> Callable[[Writer, Any], str]:
         for kind in kinds.split():
@@ -102,23 +103,23 @@ def rule(kinds: str, parts: str = "") -> Callable[[Callable[[Writer, Any], str]]
 
 
 class Writer:
-    """Writes one statement. ``_scopes`` are the CTEs that can be seen, by folded name, the innermost last."""
+    """Writes one statement. ``_scopes`` are the visible CTEs by folded name, the innermost scope last."""
 
     def __init__(self, backend: str, tables: Mapping[str, Table], named: tuple[str, ...], tree: Any) -> None:
         self.lite = backend == "sqlite"
         self._tables = tables
         self._named = named
         self._tree = tree
-        self._quote = "`" if self.lite else '"'  # SQLite takes an unknown "name" for a string, never a `name`
+        self._quote = "`" if self.lite else '"'  # SQLite treats an unknown "name" as a string, but never a `name`
         self._scopes: list[dict[str, str]] = []
         self._made = 0
         self._subqueries = 0
         self._concatenations = 0
         self._in_pattern = False
         self._joined = 0
-        """Joins, queries behind FROM, CTEs that are used, IN and EXISTS."""
+        """The number of joins, queries in FROM, CTEs that are used, INs and EXISTS."""
         self._compared_whole = False
-        """Whether there is an EXCEPT or INTERSECT."""
+        """Whether the query has an EXCEPT or INTERSECT."""
         self._pattern_characters = 0
         self.patterns: list[int] = []
         self.used: dict[str, None] = {}
@@ -126,7 +127,7 @@ class Writer:
         numbers = {self.number(node) for node in tree.find_all(exp.Parameter)}
         self.parameters = max(numbers, default=0)
         if numbers != set(range(1, self.parameters + 1)):
-            raise ApiFailure("sql_parameters", "parameters are $1, $2, … without a gap")
+            raise ApiFailure("sql_parameters", "parameters must be $1, $2, … without a gap")
 
     @staticmethod
     def number(node: Any) -> int:
@@ -140,22 +141,22 @@ class Writer:
         """The whole statement. Raises ApiFailure."""
         if not isinstance(self._tree, exp.Select | exp.SetOperation | exp.Subquery):
             raise refuse(f"{self._tree.key.upper() if not isinstance(self._tree, exp.Command) else self._tree.this}",
-                         "one SELECT, and insert, update and delete by the calls of these names")
+                         "one SELECT, and insert, update and delete through the calls of these names")
         text = self.query(self._tree)
         if (self.patterns or self._pattern_characters) and self._concatenations > CONCATENATIONS_BESIDE_LIKE_MAX:
             raise refuse(f"more than {CONCATENATIONS_BESIDE_LIKE_MAX} uses of || beside a LIKE")
         return text
 
     def unhashed(self) -> list[str]:
-        """Settings of PostgreSQL to be off, since its hash tables would hold in memory what has no end.
+        """The settings of PostgreSQL to switch off, because its hash tables would use unbounded memory.
 
-        A hash join keeps all rows of one key in memory, and EXCEPT and INTERSECT keep all rows; what is sorted goes to
-        disk. The rows of one table are as many as the user has: two of those may be hashed.
+        A hash join keeps all rows of one key in memory, and EXCEPT and INTERSECT keep all rows; a sort goes to disk
+        instead. One table has at most as many rows as the user has; we allow two of those to be hashed.
         """
         return ["enable_hashjoin"] * (self._joined > 1) + ["enable_hashagg"] * self._compared_whole
 
     def truths(self) -> list[int]:
-        """Which result columns are truth values as far as the text tells: SQLite gives them as 0 and 1."""
+        """The result columns that are booleans as far as the text shows: SQLite returns them as 0 and 1."""
         select = self._tree
         while isinstance(select, exp.SetOperation | exp.Subquery):
             select = select.this
@@ -168,7 +169,7 @@ class Writer:
 
     # ------------------------------------------------------------------ pieces
     def write(self, node: Any) -> str:
-        """``node`` by its rule. Raises ApiFailure where there is none, or it has a part that its rule does not name."""
+        """``node`` written by its rule. Raises ApiFailure if it has no rule, or a part that its rule does not name."""
         rule = RULES.get(type(node))
         if rule is None:
             raise refuse(node_name(node), f"the functions {FUNCTIONS}" if isinstance(node, exp.Func) else "")
@@ -176,9 +177,9 @@ class Writer:
         return rule.write(self, node)
 
     def all(self, nodes: list[Any] | None) -> str:
-        """A comma-separated list of one or more."""
+        """A comma-separated list of at least one item."""
         if not nodes:
-            raise ApiFailure("sql_syntax", "an empty list")
+            raise ApiFailure("sql_syntax", "a list may not be empty")
         return ", ".join(map(self.write, nodes))
 
     def identifier(self, node: Any) -> str:
@@ -195,25 +196,25 @@ class Writer:
         return f"{self._quote}{word}{self._quote}"
 
     def name(self, node: Any) -> str:
-        """The Identifier of a column as the database is to see it."""
-        return self.quoted(MARK + self.identifier(node))
+        """The Identifier of a column, as the database is to see it."""
+        return self.quoted(COLUMN_PREFIX + self.identifier(node))
 
     def source_name(self, word: str) -> str:
         """The name of a source, folded and checked, as the database is to see it."""
-        return self.quoted(SOURCE_MARK + word)
+        return self.quoted(SOURCE_PREFIX + word)
 
     def extra(self, value: Any) -> str:
-        """A parameter of ours that stands for ``value``; the same one for the same value."""
+        """A parameter of ours for ``value``; equal values share one parameter."""
         if value not in self.extra_values:
             self.extra_values.append(value)
         return f"${self.parameters + self.extra_values.index(value) + 1}"
 
     def made(self) -> str:
-        """A name that no plugin can have chosen: its own may not begin with two underscores."""
+        """A name that no plugin can have chosen: a plugin's names may not begin with two underscores."""
         self._made += 1
         return f"__{self._made}"
 
-    # ------------------------------------------------------------------ queries and what they stand on
+    # ------------------------------------------------------------------ queries and what they read from
     def query(self, node: Any) -> str:
         """A SELECT or a set operation, without brackets around it."""
         self._subqueries += 1
@@ -246,7 +247,7 @@ class Writer:
                 raise refuse("this WITH")
             word, made = self.identifier(alias.this), self.made()
             columns = ", ".join(self.name(column) for column in alias.args.get("columns") or [])
-            body = self.query(cte.this)  # before its name can be seen: it cannot mean itself
+            body = self.query(cte.this)  # before its name becomes visible: it cannot refer to itself
             bodies.append(f"{self.quoted(made)}{f'({columns})' if columns else ''} AS ({body})")
             self._scopes.append({word: made})
         return f"WITH {', '.join(bodies)} "
@@ -259,7 +260,7 @@ class Writer:
             raise refuse("DISTINCT ON")
         items = [self._projection(item, index) for index, item in enumerate(node.expressions)]
         if not items:
-            raise ApiFailure("sql_syntax", "a SELECT of nothing")
+            raise ApiFailure("sql_syntax", "a SELECT needs at least one column")
         text = f"SELECT {'DISTINCT ' if distinct is not None else ''}{', '.join(items)}"
         source = node.args.get("from_")
         if source is not None:
@@ -267,7 +268,7 @@ class Writer:
             text += f" FROM {self._source(source.this)}"
             text += "".join(self._join(join) for join in node.args.get("joins") or [])
         elif node.args.get("joins"):
-            raise ApiFailure("sql_syntax", "a join with nothing before it")
+            raise ApiFailure("sql_syntax", "a join needs a table before it")
         for part, word in (("where", "WHERE"), ("having", "HAVING")):
             clause = node.args.get(part)
             if part == "having" and node.args.get("group") is not None:
@@ -281,9 +282,9 @@ class Writer:
 
     def _projection(self, item: Any, index: int) -> str:
         text = self.write(item) if type(item) is not exp.Alias else self._alias(item)
-        if type(item) not in (exp.Alias, exp.Column, exp.Star):  # else each database would name it its own way
+        if type(item) not in (exp.Alias, exp.Column, exp.Star):  # otherwise each database would name it differently
             kind = type(item.this if isinstance(item, exp.Window | exp.Filter) else item)
-            text += f" AS {self.quoted(MARK + RESULT_NAMES.get(kind, f'column{index + 1}'))}"
+            text += f" AS {self.quoted(COLUMN_PREFIX + RESULT_NAMES.get(kind, f'column{index + 1}'))}"
         return text
 
     def _alias(self, item: Any) -> str:
@@ -302,7 +303,8 @@ class Writer:
         return f"{self._operand(node.this, chain)} {word} {self._operand(node.expression, (exp.Select,))}"
 
     def _operand(self, node: Any, bare: tuple[Any, ...]) -> str:
-        """One side of a set operation; bracketed (as SQLite can) unless it is ``bare`` and ends in no clause."""
+        """One side of a set operation, in brackets that SQLite accepts too, unless it is ``bare`` and has no closing
+        clause."""
         if type(node) in bare and not any(node.args.get(part) for part in ("with_", "order", "limit", "offset")):
             return self.query(node)
         return f"SELECT * FROM ({self.query(node)}) AS {self.quoted(self.made())}"
@@ -333,7 +335,7 @@ class Writer:
 
     @staticmethod
     def only(node: Any, *parts: str) -> None:
-        """Raises where ``node`` has a part other than ``parts``."""
+        """Raises if ``node`` has a part other than ``parts``."""
         for part, value in node.args.items():
             if part not in parts and value not in (None, False, [], ""):
                 nodes = [one for one in (value if isinstance(value, list) else [value])
@@ -341,7 +343,7 @@ class Writer:
                 raise refuse(", ".join(map(node_name, nodes)) or f"{node.key.upper()} with {part.strip('_')}")
 
     def _source(self, node: Any) -> str:
-        """What stands behind FROM or JOIN: a table, a CTE or a bracketed query."""
+        """A source in FROM or JOIN: a table, a CTE or a bracketed query."""
         alias = node.args.get("alias")
         given = None
         if alias is not None:
@@ -366,15 +368,16 @@ class Writer:
         return f"({self._owned(word)}) AS {self.source_name(given or word)}"
 
     def _owned(self, word: str) -> str:
-        """The caller's rows of a table, in the operator's columns."""
+        """The caller's rows of a table, with the operator's columns."""
         table = self._tables.get(word)
         if table is None or word not in self._named:
             known = sorted(name for name in self._named if name in self._tables)
-            raise ApiFailure("table_not_allowed", f"no table {word!r} is shown to this plugin; shown: "
+            raise ApiFailure("table_not_allowed", f"the table {word!r} is not visible to this plugin; visible: "
                                                   f"{', '.join(known) or 'none (manifest: data.tables)'}")
         self.used[word] = None
         name = self.quoted(table.name)
-        columns = ", ".join(f"{name}.{self.quoted(column)} AS {self.quoted(MARK + column)}" for column in table.columns)
+        columns = ", ".join(f"{name}.{self.quoted(column)} AS {self.quoted(COLUMN_PREFIX + column)}"
+                            for column in table.columns)
         fence = "LIMIT -1 OFFSET 0" if self.lite else "OFFSET 0"
         return f"SELECT {columns} FROM {name} WHERE {name}.{self.quoted(table.owner)} = {self.extra(OWNER)} {fence}"
 
@@ -391,7 +394,7 @@ class Writer:
         plain = not (on or using or method)
         if kind == "CROSS" or (plain and not side):
             if not plain:
-                raise ApiFailure("sql_syntax", "a cross join has no condition")
+                raise ApiFailure("sql_syntax", "a cross join cannot have a condition")
             return f" CROSS JOIN {self._source(node.this)}"
         text = f" {method} {side} JOIN {self._source(node.this)}"
         if on is not None:
@@ -401,16 +404,16 @@ class Writer:
         return text
 
     def subquery(self, node: Any) -> str:
-        """A query as a value or behind IN and EXISTS, in brackets."""
+        """A query as a value or in IN and EXISTS, in brackets."""
         self._joined += 1
         return f"({self.query(node)})"
 
     def members(self, node: Any) -> str:
-        """A query behind IN, in brackets.
+        """A query in IN, in brackets.
 
-        PostgreSQL may keep all that it gives in a hash table, in memory however much it is, where it expected little.
-        So what it gives is added up, and an error if it is more than MEMBERS_BYTES_MAX. The UNION with nothing holds it
-        to one column.
+        If PostgreSQL expects few rows, it may keep all that the query returns in a hash table in memory, however many
+        they are. So the SQL adds up their size, and raises an error if it is more than MEMBERS_BYTES_MAX. The UNION
+        with nothing limits the query to one column.
         """
         if self.lite or _is_plain(node):
             return self.subquery(node)
@@ -422,13 +425,14 @@ class Writer:
                 f"FROM (SELECT * FROM ({self.query(node)}) AS {self.quoted(self.made())} UNION ALL "
                 f"SELECT NULL WHERE FALSE) AS {all_}({value})) AS {counted} "
                 f"WHERE CASE WHEN {counted}.{size} > {MEMBERS_BYTES_MAX} THEN CAST("
-                f"'what stands behind IN is more than {MEMBERS_BYTES_MAX // 1024 // 1024} MiB; ' || "
+                f"'the query in IN returns more than {MEMBERS_BYTES_MAX // 1024 // 1024} MiB; ' || "
                 f"'use EXISTS or a JOIN: ' || {counted}.{size} AS BOOLEAN) ELSE TRUE END)")
 
     def existing(self, node: Any, *, joined: bool) -> str:
-        """A query behind EXISTS, in brackets. ``joined``: PostgreSQL makes a join of it, whose memory has an end.
+        """A query in EXISTS, in brackets. ``joined``: PostgreSQL turns it into a join, whose memory is bounded.
 
-        Elsewhere it may keep all that the query finds in a hash table (see ``members``), unless there is an OFFSET.
+        Otherwise PostgreSQL may keep all that the query finds in a hash table (see ``members``), unless there is an
+        OFFSET.
         """
         if self.lite or joined or _is_plain(node):
             return self.subquery(node)
@@ -436,7 +440,7 @@ class Writer:
         return f"(SELECT * FROM ({self.query(node)}) AS {self.quoted(self.made())} OFFSET 0)"
 
     def concatenated(self, count: int) -> None:
-        """Notes ``count`` more concatenations. Inside a pattern they are bounded with it."""
+        """Counts ``count`` more concatenations. Inside a pattern, the pattern's own bound covers them."""
         if self._in_pattern:
             return
         self._concatenations += count
@@ -445,7 +449,7 @@ class Writer:
 
 
     def pattern(self, node: Any) -> str:
-        """What stands behind LIKE: literals and parameters, since the length of anything else is not known."""
+        """The pattern of a LIKE: literals and parameters only, because the length of anything else is not known."""
         waiting = [node]
         while waiting:
             part = waiting.pop()
@@ -458,7 +462,7 @@ class Writer:
             elif isinstance(part, exp.Parameter):
                 self.patterns.append(self.number(part))
             elif not isinstance(part, exp.Null):
-                raise refuse("a LIKE pattern that is not made of texts and parameters")
+                raise refuse("a LIKE pattern that is not made of literals and parameters")
         if self._pattern_characters > PATTERN_CHARACTERS_MAX:
             raise ApiFailure("too_large", f"a query's LIKE patterns have at most {PATTERN_CHARACTERS_MAX} characters")
         self._in_pattern = True
@@ -468,7 +472,7 @@ class Writer:
 
 
 def _is_cte(table: Any) -> bool:
-    """Whether the name may be a CTE's: a query around it has one of that name, in whatever case."""
+    """Whether the name may be a CTE's: an enclosing query has one of that name, in upper or lower case."""
     word, around = str(table.name).lower(), table
     while around is not None:
         with_ = around.args.get("with_")
@@ -479,19 +483,20 @@ def _is_cte(table: Any) -> bool:
 
 
 def _is_plain(node: Any) -> bool:
-    """Whether a query gives rows of one table as they are: then they are at most as many as the user has."""
+    """Whether a query returns rows of one table unchanged: then it has at most as many rows as the user."""
     source = node.args.get("from_") if isinstance(node, exp.Select) else None
     return (source is not None and isinstance(source.this, exp.Table) and not node.args.get("joins")
             and all(type(part) in _PLAIN for part in node.walk()) and not _is_cte(source.this))
 
 
 def node_name(node: Any) -> str:
-    """What a message calls ``node``: the text as an author may have written it, one line of NAMED_CHARACTERS_MAX."""
+    """What a message calls ``node``: its text as an author may have written it, one line of NAMED_CHARACTERS_MAX."""
     if isinstance(node, exp.RawString):
         return "a text in $$"
     try:
         text = node.sql(dialect="postgres", unsupported_level=ErrorLevel.IGNORE)
-    except (AssertionError, AttributeError, LookupError, TypeError, ValueError, SqlglotError):  # it tripped
+    # sqlglot failed to write it
+    except (AssertionError, AttributeError, LookupError, TypeError, ValueError, SqlglotError):
         text = node.key.upper()
     text = "".join(character if character.isprintable() else " " for character in text)
     return text if len(text) <= NAMED_CHARACTERS_MAX else f"{text[:NAMED_CHARACTERS_MAX]}…"

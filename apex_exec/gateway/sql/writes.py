@@ -1,6 +1,6 @@
 """``insert``, ``update`` and ``delete`` as statements: the caller's rows and the operator's columns only. Pure.
 
-Nothing of the plugin's becomes part of a statement but names that the operator wrote down; values are parameters.
+Only names that the operator configured become part of a statement; a plugin's values are parameters.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from apex_exec.gateway.sql.values import check_parameter
 ROWS_CHANGED_MAX = 1000
 CONSTRAINTS = {
     "need": "", "unique": "", "own": "", "check": "a check of the table refuses these values",
-    "link": "this row refers to one that is not there, or another row refers to this one"}
-"""Kinds of constraints, and what is said of those that are about no columns."""
+    "link": "this row refers to one that does not exist, or another row refers to this one"}
+"""The kinds of constraints, and the message for each kind that is not about columns."""
 
 
 class Write(Struct):
-    """One statement, and what its audit record says of it. ``returning`` are the columns that an insert gives back,
-    ``bound`` the column that each of ``values`` is written to or compared with, ``shown`` those that plugins see.
-    """
+    """One statement, and the facts for its audit record. An insert returns the columns in ``returning``; ``bound``
+    names, for each of ``values``, the column that it is written to or compared with; plugins see the columns in
+    ``shown``."""
 
     text: str
     values: list[Any]
@@ -38,18 +38,18 @@ class Write(Struct):
     shown: tuple[str, ...]
 
     def refused(self, kind: str, columns: Sequence[str], words: str) -> ApiFailure:
-        """The failure where the database refused this for a constraint. Databases name columns and constraints, which
-        may be hidden: ``columns``, which the constraint is about, are told if all are shown, and ``words``, the
-        database's, only where somebody wrote them to be read (in a trigger). ``kind`` is one of ``CONSTRAINTS``.
-        """
+        """The failure for a constraint that the database enforced. A database names columns and constraints, which may
+        be hidden. So the message names ``columns``, which the constraint is about, only if all of them are visible, and
+        quotes ``words``, the database's text, only if somebody wrote it to be read (in a trigger). ``kind`` is one of
+        ``CONSTRAINTS``."""
         if kind == "need":
             name = f"the column {columns[0]}" if columns and columns[0] in self.shown else (
-                "a column that is not shown to plugins")
+                "a column that is not visible to plugins")
             return ApiFailure("constraint", f"{name} needs a value")
         if kind == "unique":
             shown = bool(columns) and all(name in self.shown for name in columns)
             names = f"this {', '.join(columns)}" if shown else "these values"
-            return ApiFailure("constraint", f"another row has {names} already")
+            return ApiFailure("constraint", f"another row already has {names}")
         return ApiFailure("constraint", CONSTRAINTS.get(kind) or words)
 
 
@@ -72,15 +72,15 @@ def compile_write(request: Insert | Update | Delete, tables: Mapping[str, Table]
     if isinstance(request, Insert):
         given = _given(table, request.values, user_id)
         names = ", ".join(_quote(name) for name in (table.owner, *given))
-        marks = ", ".join(bind(name, value) for name, value in ((table.owner, user_id), *given.items()))
+        placeholders = ", ".join(bind(name, value) for name, value in ((table.owner, user_id), *given.items()))
         returning = ", ".join(_column(table, name) for name in table.columns)
-        text = f"INSERT INTO {_quote(table.name)} ({names}) VALUES ({marks}) RETURNING {returning}"
+        text = f"INSERT INTO {_quote(table.name)} ({names}) VALUES ({placeholders}) RETURNING {returning}"
         return Write(text, values, table.name, "data.modification", "insert", list(given), list(table.columns), bound,
                      table.columns)
     if isinstance(request, Update):
         given = _given(table, request.values, user_id)
         if not given:
-            raise ApiFailure("invalid_params", "an update changes at least one column")
+            raise ApiFailure("invalid_params", "an update must change at least one column")
         changes = ", ".join(f"{_quote(name)} = {bind(name, value)}" for name, value in given.items())
         text = f"UPDATE {_quote(table.name)} SET {changes}"
         event_type, action, columns = "data.modification", "update", list(given)
@@ -91,7 +91,7 @@ def compile_write(request: Insert | Update | Delete, tables: Mapping[str, Table]
     for name, value in request.where.items():
         _check_column(table, name)
         if isinstance(value, dict | list):
-            raise ApiFailure("invalid_params", f"where.{name} is no list and no map")
+            raise ApiFailure("invalid_params", f"where.{name} may not be a list or a map")
         column = _column(table, name)
         conditions.append(f"{column} IS NULL" if value is None else f"{column} = {bind(name, value)}")
     return Write(f"{text} WHERE {' AND '.join(conditions)}", values, table.name, event_type, action, columns, [], bound,
@@ -99,11 +99,11 @@ def compile_write(request: Insert | Update | Delete, tables: Mapping[str, Table]
 
 
 def _given(table: Table, values: dict[str, Any], user_id: str) -> dict[str, Any]:
-    """The columns to set, the owner's left out: it is always the caller."""
+    """The columns to set, without the owner's: it is always the caller."""
     for name, value in values.items():
         if name == table.owner:
             if value != user_id:
-                raise ApiFailure("column_not_allowed", f"{name} is the caller and nobody else")
+                raise ApiFailure("column_not_allowed", f"{name} can only be the caller")
         else:
             _check_column(table, name)
     return {name: value for name, value in values.items() if name != table.owner}
@@ -111,12 +111,13 @@ def _given(table: Table, values: dict[str, Any], user_id: str) -> dict[str, Any]
 
 def _check_column(table: Table, name: str) -> None:
     if name not in table.columns:
-        raise ApiFailure("column_not_allowed", f"{table.name} shows no column {name!r}; it shows: "
+        raise ApiFailure("column_not_allowed", f"{table.name} has no visible column {name!r}; visible: "
                                                f"{', '.join(table.columns)}")
 
 
 def _column(table: Table, name: str) -> str:
-    """With its table: a name that stands alone and is no column is a text to SQLite, and equal to itself."""
+    """A column with its table's name: SQLite treats an unknown name that stands alone as a text, which equals itself.
+    """
     return f"{_quote(table.name)}.{_quote(name)}"
 
 

@@ -1,9 +1,9 @@
 """The formulas of the revenue model: marketplace fee, enterprise price, hosting by the second; dated rates. Pure.
 
-- sale: fee = 30 % of the gross, half-up on minor units; author = gross − fee, so the two always add up.
-- enterprise: price = cost / (1 − margin), margin 0.5.
+- sale: fee = 30 % of the gross, rounded half-up to minor units; author = gross − fee, so the two always add up.
+- enterprise: price = cost / (1 − margin), with a margin of 0.5.
 - hosting: 5 US cents per plugin, user and month; a part of a month counts by its seconds over the month's seconds.
-  The sum stays a Fraction and is rounded once per line group (one customer, one plugin, one month).
+  The sum stays a Fraction, and is rounded once per line group (one customer, one plugin, one month).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ RATES: tuple[Rate, ...] = (Rate(),)
 
 
 class Sale(msgspec.Struct, frozen=True):
-    """One sale's split, minor units."""
+    """How one sale is split, in minor units."""
 
     gross: int
     fee: int
@@ -63,7 +63,7 @@ def enterprise_price(cost: int, rate: Rate = RATES[-1]) -> int:
 def hosting_exact(intervals: Iterable[Interval], rates: tuple[Rate, ...] = RATES, users: int = 1) -> Fraction:
     """Minor units for one plugin enabled during ``intervals`` for each of ``users`` users; not rounded.
 
-    Overlaps count once. Months are UTC; where the rate changes inside a month, each part has its own.
+    Overlaps count once. Months are in UTC; if the rate changes inside a month, each part has its own rate.
     """
     total = Fraction(0)
     cuts = sorted(rate.from_s for rate in rates)
@@ -80,12 +80,14 @@ def hosting_exact(intervals: Iterable[Interval], rates: tuple[Rate, ...] = RATES
 
 
 def hosting_quote(users: int, start_s: int, end_s: int, rates: tuple[Rate, ...] = RATES) -> int:
-    """Minor units for ``users`` users from ``start_s`` to ``end_s``; a quote is one line group: rounded once."""
+    """Minor units for ``users`` users from ``start_s`` to ``end_s``. A quote is one line group, so it is rounded once.
+    """
     if not 0 <= users <= USERS_MAX:
         raise Refusal("users_invalid", f"users: {users} is not between 0 and {USERS_MAX}", code=Code.INVALID_INPUT)
     if end_s < start_s:
-        raise Refusal("date_invalid", "--to lies before --from", code=Code.INVALID_INPUT)
+        raise Refusal("date_invalid", "--to is before --from", code=Code.INVALID_INPUT)
     amount = round_half_up(hosting_exact([(start_s, end_s)], rates, users))
     if amount > AMOUNT_MINOR_MAX:
-        raise Refusal("amount_invalid", f"{amount} minor units are over {AMOUNT_MINOR_MAX}", code=Code.INVALID_INPUT)
+        raise Refusal("amount_invalid",
+                      f"{amount} minor units exceed the limit of {AMOUNT_MINOR_MAX}", code=Code.INVALID_INPUT)
     return amount

@@ -1,4 +1,4 @@
-"""Enterprise licensing: custom development that a customer ordered, billed at cost / (1 - margin). Once, by its key."""
+"""Enterprise licensing: custom development for a customer, billed once (by its key) at cost / (1 - margin)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from apex_exec.market.store import as_struct, contracts
 
 
 class Contract(msgspec.Struct, frozen=True):
-    """One row of ``contracts``; the price is the stored one whatever the margin becomes."""
+    """One row of ``contracts``. The stored price stays, whatever the margin becomes."""
 
     key: str
     customer: str
@@ -27,7 +27,7 @@ class Contract(msgspec.Struct, frozen=True):
 
 def order(db: sa.Connection, now_ns: int, *, customer: str, title: str, cost: int, currency: str, key: str,
           rates: tuple[Rate, ...] = RATES) -> Contract:
-    """Books one contract. The same key again gives the same contract.
+    """Books one contract. The same key again returns the same contract.
 
     Raises Refusal: idempotency_conflict, customer_invalid, title_missing, amount_invalid, unknown_currency.
     """
@@ -36,7 +36,7 @@ def order(db: sa.Connection, now_ns: int, *, customer: str, title: str, cost: in
     customer = check_customer(customer)
     request = f"{customer}\n{title}\n{cost}\n{currency}"
     if not 1 <= len(title.strip()) <= 200:
-        raise Refusal("title_missing", "a contract's title is 1 to 200 characters", code=Code.INVALID_INPUT)
+        raise Refusal("title_missing", "a contract's title must have 1 to 200 characters", code=Code.INVALID_INPUT)
     if repeated(db, contracts, check_key(key), request) is None:
         db.execute(sa.insert(contracts).values(
             key=key, request=request, customer=customer, title=title, cost=cost, currency=currency, at_ns=now_ns,

@@ -1,7 +1,7 @@
-"""Closing a month: its lines are written once and never changed; what turns out later is a new line in a later month.
+"""Closing a month: its lines are written once and never changed. What turns out later is a new line in a later month.
 
-Every function takes an open transaction. The facts (purchases from the store, enablement and usage from elsewhere) come
-in as arguments, so that an invoice is a function of them and of the months closed before.
+Every function takes an open transaction. The facts (purchases from the store, enablement and usage from elsewhere) are
+arguments, so that an invoice is a function of them and of the months closed before.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def payers(db: sa.Connection) -> Payers:
 
 def month_lines(db: sa.Connection, month: str, hosted: Hosted, rates: tuple[Rate, ...] = RATES) -> tuple[bool,
                                                                                                      list[Line]]:
-    """(closed?, lines) of a month: what was written down where it is closed, else what it would be now."""
+    """(closed?, lines) of a month: the stored lines if it is closed, otherwise the lines as they would be now."""
     parse_month(month)
     if is_closed(db, month):
         return True, closed_lines(db, month)
@@ -40,14 +40,14 @@ def month_lines(db: sa.Connection, month: str, hosted: Hosted, rates: tuple[Rate
 
 def close_month(db: sa.Connection, now_ns: int, month: str, hosted: Hosted, usage: dict[Key, Usage] | None = None,
                 rates: tuple[Rate, ...] = RATES) -> list[Line]:
-    """Writes a month's lines and usage down for good. Months are closed in order, after they are over.
+    """Stores a month's lines and usage for good. Months are closed in order, once they are over.
 
     Raises Refusal: month_closed, month_not_over, month_order.
     """
     check_closable(db, now_ns, month)
     closed = list(db.execute(sa.select(closed_months.c.month).order_by(closed_months.c.month)).scalars())
     if closed and closed[-1] > month:
-        raise Refusal("month_order", f"{closed[-1]} is closed already; {month} lies before it", code=Code.CONFLICT)
+        raise Refusal("month_order", f"{closed[-1]} is already closed, and {month} is before it", code=Code.CONFLICT)
     open_before = {line.for_month for line in _wanted(db, month, hosted, rates)} - {month} - set(closed)
     if closed:
         follows = month_name(*next_month(*parse_month(closed[-1])))
@@ -71,14 +71,14 @@ def check_closable(db: sa.Connection, now_ns: int, month: str) -> None:
     """Raises Refusal("month_closed" or "month_not_over")."""
     end_s = month_interval(*parse_month(month))[1]
     if is_closed(db, month):
-        raise Refusal("month_closed", f"{month} is closed; corrections come as new lines of a later month",
+        raise Refusal("month_closed", f"{month} is closed; corrections are new lines of a later month",
                       code=Code.CONFLICT, hint=f"apex-exec billing report --month {month} shows it")
     if now_ns < end_s * NS:
         raise Refusal("month_not_over", f"{month} is not over yet", code=Code.CONFLICT)
 
 
 def closed_usage(db: sa.Connection, month: str = "") -> dict[Key, Usage]:
-    """The usage written down with closed months; of one only where it is named."""
+    """The usage stored with closed months; only that of ``month`` if it is given."""
     query = sa.select(closed_usage_rows).order_by(
         closed_usage_rows.c.plugin, closed_usage_rows.c.user_id, closed_usage_rows.c.month)
     rows = db.execute(query.where(closed_usage_rows.c.month == month) if month else query)
@@ -86,23 +86,23 @@ def closed_usage(db: sa.Connection, month: str = "") -> dict[Key, Usage]:
 
 
 def is_closed(db: sa.Connection, month: str) -> bool:
-    """True where the month's lines are written down."""
+    """Whether the month's lines are stored."""
     return db.execute(sa.select(closed_months.c.month).where(closed_months.c.month == month)).first() is not None
 
 
 def month_is_closed(db: sa.Connection, month: str) -> bool:
-    """As ``is_closed``, for a month that somebody named. Raises Refusal("month_invalid")."""
+    """As ``is_closed``, for a month that a user named. Raises Refusal("month_invalid")."""
     parse_month(month)
     return is_closed(db, month)
 
 
 def closed_lines(db: sa.Connection, month: str) -> list[Line]:
-    """A closed month's lines. Raises Refusal("invoice_damaged") where they are not what was written."""
+    """A closed month's lines. Raises Refusal("invoice_damaged") if they differ from what was stored."""
     rows = db.execute(sa.select(invoice_lines).where(invoice_lines.c.month == month).order_by(invoice_lines.c.number))
     lines = [_line(row) for row in rows]
     kept = db.execute(sa.select(closed_months.c.sha256).where(closed_months.c.month == month)).scalar()
     if kept is not None and kept != digest(lines):
-        raise Refusal("invoice_damaged", f"the lines of {month} are not what was closed",
+        raise Refusal("invoice_damaged", f"the lines of {month} differ from those that were closed",
                       hint="restore the market store from a backup")
     return lines
 
@@ -113,7 +113,8 @@ def _wanted(db: sa.Connection, month: str, hosted: Hosted, rates: tuple[Rate, ..
 
 def _due(db: sa.Connection, month: str, hosted: Hosted, rates: tuple[Rate, ...]) -> list[Line]:
     before: Iterable[Line] = map(_line, db.execute(sa.select(invoice_lines).where(invoice_lines.c.month < month)))
-    counted = {month, *db.execute(sa.select(closed_months.c.month)).scalars()}  # an open month before is its own
+    # an open month before this one gets its own invoice
+    counted = {month, *db.execute(sa.select(closed_months.c.month)).scalars()}
     return newly_due((line for line in _wanted(db, month, hosted, rates) if line.for_month in counted), before, month)
 
 

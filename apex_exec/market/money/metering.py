@@ -1,7 +1,8 @@
-"""Usage out of the ledger: calls, CPU, memory, API calls and network requests per plugin, user and month. Pure.
+"""Usage computed from the ledger: calls, CPU, memory, API calls and network requests per plugin, user and month. Pure.
 
-Nothing here is the plugin's word: times are the supervisor's, memory its samples. Every figure is a sum of whole
-numbers over events of the chain, so the order of reading never matters and anyone with the chain gets the same.
+No figure comes from the plugin: times are the supervisor's, memory is from its samples. Every figure is a sum of whole
+numbers over events of the chain, so the order of reading never matters, and anyone with the chain gets the same
+figures.
 """
 
 from __future__ import annotations
@@ -20,24 +21,24 @@ from apex_exec.market.money.months import Interval, merge, month_interval, parse
 
 EXECUTION = "plugin.execution"
 API_EVENTS = ("plugin.api", "data.access", "data.modification", "data.deletion")
-"""Allowed API calls, by what they touch. A refused one is another event type and is not usage."""
+"""Event types of allowed API calls, by what they touch. A refused call has another event type and is not usage."""
 CPU = "plugin.cpu"
-"""CPU time that a worker used without a call, or in a call that it died in."""
+"""CPU time that a worker used outside a call, or in a call during which it died."""
 METERED = frozenset((EXECUTION, CPU, *API_EVENTS))
 NEVER_RAN = frozenset(code.value for code, (_, retry) in CODES.items() if retry is Retry.YES) | {Code.BOOT_FAILED}
-"""Verdicts that say that the hook did not run: no call is counted."""
+"""Verdicts which mean that the hook did not run: no call is counted."""
 
 NOT_RUN_WITHOUT_TIME = frozenset((
     Code.CANCELLED, Code.PLUGIN_DISABLED, Code.SHUTTING_DOWN, Code.INTERNAL, Code.WORKER_CRASHED))
-"""Verdicts that end a call in the queue as well as one that runs: with no time of its own it never ran."""
+"""Verdicts that can end a call in the queue or a running one: without any run time, the call never ran."""
 
 Key = tuple[str, str, str]
 """plugin, user, month"""
 
 
 class Usage(msgspec.Struct):
-    """Sums. ``cpu_us`` and ``host_cpu_us`` in microseconds, ``memory_mb_ms`` in MB times milliseconds, so that they
-    stay whole."""
+    """Sums. ``cpu_us`` and ``host_cpu_us`` are in microseconds and ``memory_mb_ms`` in MB times milliseconds, so that
+    they stay whole."""
 
     calls: int = 0
     cpu_us: int = 0
@@ -47,7 +48,7 @@ class Usage(msgspec.Struct):
     host_cpu_us: int = 0
 
     def add(self, event: Event) -> None:
-        """Counts one event; one that is no usage changes nothing."""
+        """Counts one event; an event that is not usage changes nothing."""
         if event.event_type == EXECUTION:
             run_ms = _number(event.metadata.get("executionTimeMs"))
             code = event.metadata.get("code")
@@ -71,9 +72,9 @@ class Usage(msgspec.Struct):
 
 
 def meter(events: Iterable[Event], month: str = "", before: Mapping[Key, Usage] | None = None) -> dict[Key, Usage]:
-    """Usage per plugin, user and UTC month, sorted by key; of one month only where it is named.
+    """Usage per plugin, user and UTC month, sorted by key; only that of ``month`` if it is given.
 
-    ``before``: what was counted of earlier events, which are not among these; it stays as it is.
+    ``before`` is the usage counted from earlier events, which are not among ``events``; it is not modified.
     """
     found = {key: copy.copy(usage) for key, usage in (before or {}).items()}
     for event in events:
@@ -86,12 +87,13 @@ def meter(events: Iterable[Event], month: str = "", before: Mapping[Key, Usage] 
 
 
 def callers(usage: Mapping[Key, Usage]) -> list[Key]:
-    """Who had a call run, by plugin and month: whoever only tried is not hosted."""
+    """Who had a call run, by plugin and month: a user whose calls never ran is not hosted."""
     return [key for key, one in usage.items() if one.calls]
 
 
 class Enablement(msgspec.Struct, frozen=True, order=True):
-    """A plugin was enabled from ``start_ns`` until ``end_ns`` (None: still), for one user or ("") for everybody."""
+    """A plugin was enabled from ``start_ns`` until ``end_ns`` (None: still enabled), for one user or ("") for
+    everybody."""
 
     plugin: str
     user_id: str
@@ -101,10 +103,11 @@ class Enablement(msgspec.Struct, frozen=True, order=True):
 
 def hosted(enablements: Iterable[Enablement], usage: Iterable[Key], until_ns: int) -> dict[tuple[str, str],
                                                                                          list[Interval]]:
-    """The seconds per (plugin, user), merged: each counts once however often it was enabled.
+    """The seconds per (plugin, user), merged: each second counts once, however often the plugin was enabled.
 
-    What is enabled for everybody is hosted for the users who called it: for each, in each month with a call, for the
-    whole time of that month in which it was enabled. What is still enabled counts until ``until_ns``.
+    A plugin that is enabled for everybody is hosted for the users who called it: for each of them, in each month with a
+    call, for the whole time of that month during which it was enabled. A plugin that is still enabled counts until
+    ``until_ns``.
     """
     called: dict[str, set[tuple[str, str]]] = {}
     for plugin, user, month in usage:

@@ -1,7 +1,7 @@
-"""Money: whole minor units with an ISO 4217 currency, rational in between, rounded half-up once. Pure.
+"""Money: whole minor units with an ISO 4217 currency; exact fractions in between, rounded half-up once. Pure.
 
-Floats never touch an amount. An amount in major units comes in as text and is refused where it has more decimals
-than its currency, so that 0.1 cents is an error and not a rounding.
+No float ever holds an amount. An amount in major units arrives as text and is refused if it has more decimals than its
+currency, so that 0.1 cents is an error and not a rounding.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any
 from apex_exec.errors import Code, Refusal
 
 AMOUNT_MINOR_MAX = 10**12
-"""Largest single amount. A statement sums at most some millions of them: far inside a database's 64-bit integers."""
+"""The largest single amount. A statement sums at most some millions of them: far inside a database's 64-bit integers.
+"""
 
 _EXPONENTS = {
     0: "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX VND VUV XAF XOF XPF",
@@ -25,11 +26,11 @@ _EXPONENTS = {
     3: "BHD IQD JOD KWD LYD OMR TND",
 }
 CURRENCIES: dict[str, int] = {code: digits for digits, codes in _EXPONENTS.items() for code in codes.split()}
-"""ISO 4217 code → decimals of its minor unit."""
+"""Maps each ISO 4217 code to the decimals of its minor unit."""
 
 
 def exponent(currency: Any) -> int:
-    """Decimals of ``currency``. Raises Refusal("unknown_currency")."""
+    """The decimals of ``currency``. Raises Refusal("unknown_currency")."""
     if not isinstance(currency, str) or currency not in CURRENCIES:
         raise Refusal("unknown_currency", f"{str(currency)[:20]!r} is not an ISO 4217 currency in use",
                       hint="three capital letters, as USD", code=Code.INVALID_INPUT)
@@ -48,7 +49,7 @@ def check_minor(amount: Any, what: str = "amount", least: int = 0) -> int:
 
 
 def parse_major(text: str, currency: str = "USD", what: str = "amount") -> int:
-    """``"19.95"`` → 1995. Raises Refusal("amount_invalid") for signs, exponents and more decimals than there are."""
+    """``"19.95"`` → 1995. Raises Refusal("amount_invalid") for signs, exponents and too many decimals."""
     digits = exponent(currency)
     match = re.fullmatch(r"([0-9]{1,16})(?:\.([0-9]{1,40}))?", text, re.ASCII)
     if match is None or len(match[2] or "") > digits:
@@ -58,14 +59,14 @@ def parse_major(text: str, currency: str = "USD", what: str = "amount") -> int:
 
 
 def format_minor(amount: int, currency: str) -> str:
-    """1995 → ``"19.95"``; the sign first, as many decimals as the currency has."""
+    """1995 → ``"19.95"``: the sign first, and as many decimals as the currency has."""
     digits = exponent(currency)
     sign, whole = "-" if amount < 0 else "", str(abs(amount)).rjust(digits + 1, "0")
     return f"{sign}{whole[:-digits]}.{whole[-digits:]}" if digits else sign + whole
 
 
 def round_half_up(value: Fraction) -> int:
-    """The nearest whole number; a half goes away from zero, so that a reversal is the mirror of its charge."""
+    """The nearest whole number. A half is rounded away from zero, so that a reversal mirrors its charge."""
     twice = 2 * abs(value) + 1
     whole = twice.numerator // (2 * twice.denominator)
     return whole if value >= 0 else -whole

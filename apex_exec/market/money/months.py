@@ -1,4 +1,4 @@
-"""Time as invoices see it: UTC months in whole seconds, intervals that count each second once, renewals. Pure."""
+"""Time as invoices use it: UTC months in whole seconds, intervals that count each second once, renewals. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from apex_exec.errors import Code, Refusal
 
 NS = 1_000_000_000
 SECONDS_MAX = 253_402_300_800
-"""The end of year 9999 in seconds since 1970: Python's dates go no further."""
+"""The end of year 9999 in seconds since 1970: Python's dates end there."""
 
 Interval = tuple[int, int]
 """Whole seconds since 1970, half open: [start, end)."""
@@ -43,7 +43,7 @@ def month_interval(year: int, month: int) -> Interval:
 
 
 def next_month(year: int, month: int) -> tuple[int, int]:
-    """The month after."""
+    """The month after the given one."""
     return (year + 1, 1) if month == 12 else (year, month + 1)
 
 
@@ -53,13 +53,13 @@ def month_name(year: int, month: int) -> str:
 
 
 def month_of(seconds: int) -> tuple[int, int]:
-    """The UTC month that a second lies in."""
+    """The UTC month that contains a second."""
     when = datetime.fromtimestamp(seconds, UTC)
     return when.year, when.month
 
 
 def merge(intervals: Iterable[Interval]) -> list[Interval]:
-    """The same seconds as a sorted list without overlaps: each second counts once. Empty intervals go."""
+    """The same seconds as a sorted list without overlaps: each second counts once. Empty intervals are removed."""
     merged: list[Interval] = []
     for start, end in sorted(intervals):
         if end <= start:
@@ -77,7 +77,8 @@ def clip(intervals: Iterable[Interval], window: Interval) -> list[Interval]:
 
 
 def add_months(anchor_ns: int, count: int) -> int:
-    """``count`` months after ``anchor_ns``: same day and time of day in UTC, the month's last day where it has none.
+    """``count`` months after ``anchor_ns``: the same day and time of day in UTC, or the month's last day if it is
+    shorter.
 
     Always counted from the first day of a subscription, so that 31 January → 28 February → 31 March.
     """
@@ -94,5 +95,6 @@ def _month_start(year: int, month: int) -> int:
 
 
 def whole_seconds(start_ns: int, end_ns: int) -> Interval:
-    """An enablement's seconds: both ends cut to the second, so that touching intervals neither overlap nor gap."""
+    """An enablement's seconds. Both ends are cut to the second, so that adjacent intervals neither overlap nor leave a
+    gap."""
     return start_ns // NS, end_ns // NS

@@ -1,7 +1,7 @@
-"""What a plugin costs: free, one-time, or a subscription by month or year. Pure.
+"""What a plugin costs: nothing, a one-time price, or a subscription by month or year. Pure.
 
-A price travels in the manifest (``pricing``) and is signed with it. Changes are dated: what somebody bought keeps
-the price it was bought at, because a purchase stores its own copy.
+A price is part of the manifest (``pricing``) and is signed with it. Changes have dates: a purchase stores its own copy,
+so that it keeps the price at which it was made.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Interval = Literal["", "month", "year"]
 
 
 class Price(msgspec.Struct, frozen=True):
-    """One price. ``amount`` is in minor units of ``currency``, per interval where the model is a subscription."""
+    """One price. ``amount`` is in minor units of ``currency``, and per interval if the model is a subscription."""
 
     model: Model = "free"
     amount: int = 0
@@ -27,7 +27,7 @@ class Price(msgspec.Struct, frozen=True):
 
     @property
     def paid(self) -> bool:
-        """True where a user needs a purchase."""
+        """Whether a user needs a purchase."""
         return self.model != "free"
 
 
@@ -42,7 +42,7 @@ def parse_price(pricing: Any) -> Price:
     """The price in a manifest. Raises Refusal: pricing_invalid, amount_invalid, unknown_currency."""
     model = pricing.get("model") if isinstance(pricing, dict) else None
     if not isinstance(model, str) or model not in _FIELDS:
-        raise _invalid(f"model: {str(model)[:40]!r} is none of free, one-time, subscription")
+        raise _invalid(f"model: {str(model)[:40]!r} is not one of free, one-time, subscription")
     fields = _FIELDS[model]
     unknown = sorted(str(key)[:40] for key in pricing if key not in fields)
     missing = [key for key in fields if key not in pricing]
@@ -60,14 +60,15 @@ def parse_price(pricing: Any) -> Price:
 
 
 class DatedPrice(msgspec.Struct, frozen=True):
-    """A price from a moment on."""
+    """A price that is in force from a moment on."""
 
     from_ns: int
     price: Price
 
 
 def price_at(prices: list[DatedPrice], at_ns: int) -> Price | None:
-    """The price in force at ``at_ns``; of two from the same moment the later in the list. None before the first."""
+    """The price in force at ``at_ns``; of two from the same moment, the later one in the list. None before the first.
+    """
     best: DatedPrice | None = None
     for dated in prices:
         if dated.from_ns <= at_ns and (best is None or dated.from_ns >= best.from_ns):

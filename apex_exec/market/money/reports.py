@@ -1,4 +1,5 @@
-"""``market report``: per plugin what it earned, where it runs, how well it is tested, answered and reviewed. Reads."""
+"""``market report``: for each plugin what it earned, where it runs, and how well it is tested, supported and reviewed.
+It only reads."""
 
 from __future__ import annotations
 
@@ -19,8 +20,9 @@ COLUMNS = ("plugin", "version", "state", "currency", *MONEY, "sold", "refunded",
 
 
 def market_report(db: sa.Connection, now_ns: int, enabled: dict[str, set[str]]) -> list[dict[str, Any]]:
-    """One row per plugin and currency (free ones have none). ``enabled``: plugin → users it is enabled for now, ""
-    for everybody. Money in minor units; ``revenue`` is gross less refunds; times in seconds."""
+    """One row per plugin and currency (free plugins have no currency). ``enabled`` maps each plugin to the users it is
+    enabled for now, "" for everybody. Money is in minor units; ``revenue`` is gross minus refunds; times are in
+    seconds."""
     money: dict[str, dict[str, dict[str, int]]] = {}
     for one in sales.everything(db):
         sums = money.setdefault(one.plugin, {}).setdefault(one.currency, {"revenue": 0, "fee": 0, "author": 0,
@@ -54,7 +56,7 @@ def market_report(db: sa.Connection, now_ns: int, enabled: dict[str, set[str]]) 
 
 
 def _review_seconds(db: sa.Connection) -> dict[str, list[int]]:
-    """plugin → seconds from submission to a person's decision, of each decided round."""
+    """plugin → seconds from submission to a person's decision, for each round that was decided."""
     joined = sa.select(submissions.c.plugin, moves.c.submission, moves.c.to_state, moves.c.from_state, moves.c.at_ns
                        ).join(submissions, submissions.c.id == moves.c.submission).order_by(moves.c.id)
     begun: dict[int, int] = {}

@@ -1,7 +1,7 @@
-"""Purchases, refunds and who is entitled to what. Money moves once: every change carries an idempotency key.
+"""Purchases, refunds, and who is entitled to what. Money moves once: every change has an idempotency key.
 
 A purchase stores its own price, fee and share; a refund reverses exactly these. A subscription is paid period by
-period: buying again while it runs adds one period at the price it was begun with, counted from its first day.
+period: buying again while it runs adds one period at the price at which it began, counted from its first day.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from apex_exec.market.store import accounts, as_struct, prices, purchases, refun
 
 MONTHS = {"month": 1, "year": 12}
 PERIODS_MAX = 1200
-"""Periods that one subscription may be paid for: a century of months."""
+"""How many periods of one subscription may be paid for: a century of months."""
 
 
 class Purchase(msgspec.Struct):
-    """One row of ``purchases``; ``ends_ns`` is None where it never ends. ``refunded_ns`` comes from ``refunds``."""
+    """One row of ``purchases``. ``ends_ns`` is None if it never ends. ``refunded_ns`` comes from ``refunds``."""
 
     key: str
     plugin: str
@@ -47,7 +47,7 @@ class Purchase(msgspec.Struct):
     refunded_ns: int | None = None
 
     def covers(self, at_ns: int) -> bool:
-        """True where it entitles at that moment: from its first, up to but not including its last."""
+        """Whether it entitles at that moment: from its first moment up to, but not including, its last."""
         end_ns = min((end for end in (self.ends_ns, self.refunded_ns) if end is not None), default=None)
         return self.starts_ns <= at_ns and (end_ns is None or at_ns < end_ns)
 
@@ -60,30 +60,30 @@ def check_user(user_id: str) -> str:
 
 
 def check_key(key: str) -> str:
-    """An idempotency key. Raises Refusal("key_invalid")."""
+    """Checks an idempotency key. Raises Refusal("key_invalid")."""
     if not re.fullmatch(r"[\x21-\x7e]{1,100}", key):
-        raise Refusal("key_invalid", "an idempotency key is 1 to 100 printable ASCII characters without spaces",
+        raise Refusal("key_invalid", "an idempotency key must have 1 to 100 printable ASCII characters and no spaces",
                       code=Code.INVALID_INPUT)
     return key
 
 
 def one_spelling(customer: str) -> str:
-    """A customer's name: spaces around it and runs of them are no part of it, and a letter with an accent is one
-    character (NFC)."""
+    """A customer's name in its canonical form: surrounding and repeated spaces are removed, and a letter with an accent
+    is one character (NFC)."""
     return unicodedata.normalize("NFC", " ".join(customer.split()))
 
 
 def check_customer(customer: str) -> str:
-    """A customer's name in one spelling. Raises Refusal("customer_invalid"), also for what cannot be seen."""
+    """A customer's name in its canonical form. Raises Refusal("customer_invalid"), also for invisible characters."""
     customer = one_spelling(customer)
     if not customer.isprintable() or not 1 <= len(customer) <= 200:
-        raise Refusal("customer_invalid", "a customer's name is 1 to 200 characters that can be seen",
+        raise Refusal("customer_invalid", "a customer's name must have 1 to 200 visible characters",
                       code=Code.INVALID_INPUT)
     return customer
 
 
 def set_customer(db: sa.Connection, now_ns: int, user_id: str, customer: str) -> None:
-    """Who pays for a user from now on; without it a user is a customer of their own."""
+    """Sets who pays for a user from now on. Until this is set, users pay for themselves."""
     customer = check_customer(customer)
     if customer_of(db, user_id) != customer:
         db.execute(sa.insert(accounts).values(user_id=user_id, from_ns=now_ns, customer=customer))
@@ -100,9 +100,9 @@ def buy(db: sa.Connection, now_ns: int, *, plugin: str, user_id: str, key: str, 
         rates: tuple[Rate, ...] = RATES) -> Purchase:
     """One purchase: the plugin for one user, or one more period of a subscription that runs now.
 
-    ``customer`` pays for the user from now on; "" leaves that as it is. The same key again gives the same purchase and
-    changes nothing, not even who pays. Raises Refusal: idempotency_conflict (the key was used for another plugin, user
-    or customer), plugin_unknown, plugin_revoked, plugin_deprecated, plugin_free, already_owned.
+    ``customer`` pays for the user from now on; "" changes nothing about that. The same key again returns the same
+    purchase and changes nothing, not even who pays. Raises Refusal: idempotency_conflict (the key was used for another
+    plugin, user or customer), plugin_unknown, plugin_revoked, plugin_deprecated, plugin_free, already_owned.
     """
     user_id, customer = check_user(user_id), check_customer(customer) if customer else ""
     request = f"{plugin} {user_id} {customer}".rstrip()
@@ -117,11 +117,11 @@ def buy(db: sa.Connection, now_ns: int, *, plugin: str, user_id: str, key: str, 
         raise Refusal("plugin_revoked", f"{plugin} was revoked; it cannot be bought")
     last = _last_of_run(owned_by(db, plugin, user_id), now_ns)
     if last is not None and last.ends_ns is None:
-        raise Refusal("already_owned", f"{user_id} has {plugin} for good", code=Code.CONFLICT,
+        raise Refusal("already_owned", f"{user_id} already owns {plugin} for good", code=Code.CONFLICT,
                       details={"purchase": last.key})
     if last is None and offer.state == "deprecated":
-        raise Refusal("plugin_deprecated", f"{plugin} is deprecated: running subscriptions may be extended, new "
-                      "purchases are not taken")
+        raise Refusal("plugin_deprecated", f"{plugin} is deprecated: running subscriptions may be extended, but "
+                      "it cannot be bought anew")
     price = price_at(subs.price_history(db, plugin), now_ns)
     if price is None or not price.paid:
         raise Refusal("plugin_free", f"{plugin} is free; it needs no purchase")
@@ -139,7 +139,7 @@ def buy(db: sa.Connection, now_ns: int, *, plugin: str, user_id: str, key: str, 
 
 
 def refund(db: sa.Connection, now_ns: int, *, purchase: str, key: str, reason: str) -> Purchase:
-    """Reverses the stored amounts of a purchase and ends what it entitled to.
+    """Reverses the stored amounts of a purchase and ends its entitlement.
 
     Raises Refusal: idempotency_conflict, purchase_unknown, already_refunded, reason_missing.
     """
@@ -149,7 +149,7 @@ def refund(db: sa.Connection, now_ns: int, *, purchase: str, key: str, reason: s
         raise Refusal("reason_missing", "a refund needs a reason", code=Code.INVALID_INPUT)
     bought = get(db, purchase)
     if bought.refunded_ns is not None:
-        raise Refusal("already_refunded", f"purchase {purchase} was refunded already", code=Code.CONFLICT)
+        raise Refusal("already_refunded", f"purchase {purchase} was already refunded", code=Code.CONFLICT)
     db.execute(sa.insert(refunds).values(
         key=key, request=purchase, purchase=purchase, gross=bought.gross, fee=bought.fee,
         author_share=bought.author_share, at_ns=now_ns, reason=reason))
@@ -157,28 +157,28 @@ def refund(db: sa.Connection, now_ns: int, *, purchase: str, key: str, reason: s
 
 
 def date_anew(db: sa.Connection, now_ns: int) -> int:
-    """Purchases that were made while the clock was ahead are made now, and what began in that future begins now; how
-    many. Periods that follow what was paid before keep their place."""
+    """Moves purchases that were made while the clock was ahead to the present, and what began in that future begins
+    now. Periods that follow earlier paid ones keep their place. Returns the number of purchases."""
     made = [one for one in everything(db) if one.at_ns > now_ns]
     for one in made:
         values = {"at_ns": now_ns}
         if one.anchor_ns > now_ns:
             starts_ns, ends_ns = _period(subs.decode_price(one.price), now_ns, one.number)
-            values |= {"anchor_ns": now_ns, "starts_ns": starts_ns, "ends_ns": ends_ns}  # type: ignore[dict-item]  # None
+            values |= {"anchor_ns": now_ns, "starts_ns": starts_ns, "ends_ns": ends_ns}  # type: ignore[dict-item]
         db.execute(sa.update(purchases).where(purchases.c.key == one.key).values(values))
     return len(made)
 
 
 def get(db: sa.Connection, key: str) -> Purchase:
-    """Raises Refusal("purchase_unknown")."""
+    """One purchase by its key. Raises Refusal("purchase_unknown")."""
     found = _select(db, purchases.c.key == key)
     if not found:
-        raise Refusal("purchase_unknown", f"there is no purchase {key[:100]!r}", code=Code.NOT_FOUND)
+        raise Refusal("purchase_unknown", f"the purchase {key[:100]!r} does not exist", code=Code.NOT_FOUND)
     return found[0]
 
 
 def owned_by(db: sa.Connection, plugin: str, user_id: str) -> list[Purchase]:
-    """A user's purchases of a plugin, refunded ones included, in order."""
+    """A user's purchases of a plugin, including refunded ones, in order."""
     return _select(db, sa.and_(purchases.c.plugin == plugin, purchases.c.user_id == user_id))
 
 
@@ -188,7 +188,7 @@ def everything(db: sa.Connection) -> list[Purchase]:
 
 
 def is_paid(db: sa.Connection, plugin: str, at_ns: int) -> bool:
-    """True where the marketplace asks money for ``plugin`` at that moment."""
+    """Whether the marketplace charges for ``plugin`` at that moment."""
     price = price_at(subs.price_history(db, plugin), at_ns)
     return price is not None and price.paid
 
@@ -200,7 +200,7 @@ def lasting(db: sa.Connection, at_ns: int) -> list[Purchase]:
 
 
 def paid_plugins(db: sa.Connection, at_ns: int) -> frozenset[str]:
-    """The plugins that the marketplace asks money for at that moment."""
+    """The plugins for which the marketplace charges at that moment."""
     current: dict[str, str] = {}
     for row in db.execute(sa.select(prices).where(prices.c.from_ns <= at_ns).order_by(prices.c.from_ns, prices.c.id)):
         current[row.plugin] = row.price
@@ -208,27 +208,28 @@ def paid_plugins(db: sa.Connection, at_ns: int) -> frozenset[str]:
 
 
 def entitled_until(db: sa.Connection, plugin: str, user_id: str, at_ns: int, paid: bool = False) -> int | None:
-    """When the user's right to run ``plugin`` ends; None where it has no end.
+    """When the user's right to run ``plugin`` ends; None if it never ends.
 
-    Raises Refusal("not_entitled") where there is none now. What is neither ``paid`` by its manifest nor priced by the
-    marketplace needs none.
+    Raises Refusal("not_entitled") if the user has no right now. A plugin that is neither ``paid`` by its manifest nor
+    priced by the marketplace needs none.
     """
     owned = owned_by(db, plugin, user_id)
     covering = [one for one in owned if one.covers(at_ns)]
     if not covering:
         if not paid and not is_paid(db, plugin, at_ns):
             return None
-        raise Refusal("not_entitled", f"{plugin} is paid, and {user_id} has no purchase or running subscription",
+        raise Refusal("not_entitled",
+                      f"{plugin} must be paid for, but {user_id} has no purchase or running subscription",
                       hint=f"apex-exec market buy {plugin} --user {user_id}")
     return _run_end(owned, at_ns)
 
 
 def _last_of_run(owned: list[Purchase], at_ns: int) -> Purchase | None:
-    """The last of the periods that follow each other without a gap from ``at_ns`` on: the one that is extended. None
-    where nothing runs now: a period that begins only after a gap, as after a refund, leaves the user without now."""
+    """The last of the periods that follow each other without a gap from ``at_ns`` on; this is the one to extend. None
+    if nothing runs now: a period that begins after a gap, for example after a refund, does not entitle the user now."""
     last = None
     while covering := [one for one in owned if one.covers(at_ns)]:
-        last = max(covering, key=lambda one: _end(one))
+        last = max(covering, key=_end)
         if last.ends_ns is None:
             return last
         at_ns = _end(last)
@@ -241,8 +242,8 @@ def _end(one: Purchase) -> int:
 
 
 def _bought(db: sa.Connection, key: str, plugin: str, user_id: str, customer: str) -> Purchase | None:
-    """What was bought with ``key``, where it was this very request; None where the key is new. A request that names no
-    customer says nothing of who pays, so it agrees with any."""
+    """What was bought with ``key``, if it was this very request; None if the key is new. A request that names no
+    customer does not say who pays, so it matches any."""
     request = db.execute(sa.select(purchases.c.request).where(purchases.c.key == key)).scalar()
     if request is None:
         return None
@@ -283,7 +284,7 @@ def _select(db: sa.Connection, condition: sa.ColumnElement[bool]) -> list[Purcha
 
 
 def repeated(db: sa.Connection, table: sa.Table, key: str, request: str) -> str | None:
-    """``key`` where this very request was done already; None where the key is new."""
+    """``key`` if this very request was already done; None if the key is new."""
     row = db.execute(sa.select(table.c.request).where(table.c.key == key)).first()
     if row is None:
         return None

@@ -1,7 +1,6 @@
-"""Lines, and the three statements that are three views of the same lines, so that they add up. Pure.
+"""Lines, and three statements that are three views of the same lines, so that they add up. Pure.
 
-A line's group names what it is about and never changes: ``sale:<key>``, ``refund:<key>``,
-``enterprise:<key>``,
+A line's group names its subject and never changes: ``sale:<key>``, ``refund:<key>``, ``enterprise:<key>``,
 ``hosting:<customer>:<plugin>:<month>``. In every line customer = author + platform, to the minor unit.
 """
 
@@ -37,11 +36,11 @@ from apex_exec.market.money.sales import Purchase
 Hosted = dict[tuple[str, str], list[Interval]]
 """(plugin, user) → seconds enabled, merged."""
 Payers = dict[str, list[tuple[int, str]]]
-"""user → [(from second, customer)], in order; before the first a user pays for themselves."""
+"""user → [(from second, customer)], in order; before the first entry users pay for themselves."""
 
 
 class Line(msgspec.Struct, frozen=True, order=True):
-    """One line. Amounts in minor units: what the customer owes, what the author gets, what the platform keeps."""
+    """One line, in minor units: what the customer owes, what the author gets, what the platform keeps."""
 
     currency: str
     customer: str
@@ -59,8 +58,8 @@ class Line(msgspec.Struct, frozen=True, order=True):
 
 def expected(purchases: Iterable[Purchase], hosted: Hosted, payers: Payers, through: str,
              rates: tuple[Rate, ...] = RATES, contracts: Iterable[Contract] = ()) -> list[Line]:
-    """Every line up to and with month ``through``, each in the month it belongs to. The order of the input is
-    nothing to it: the same facts give the same lines to the byte."""
+    """Every line up to and including month ``through``, each in its month. The order of the input does not matter: the
+    same facts give the same lines, byte for byte."""
     lines: list[Line] = []
     for one in purchases:
         lines.append(_sale("sale", f"sale:{one.key}", one, one.at_ns, 1))
@@ -111,9 +110,9 @@ def _paid_by(spans: list[Interval], changes: list[tuple[int, str]], user: str) -
 
 
 def newly_due(wanted: Iterable[Line], billed: Iterable[Line], month: str) -> list[Line]:
-    """The lines that month ``month`` has to add: what is expected less what closed months already say.
+    """The lines that ``month`` has to add: the expected ones minus those that closed months already have.
 
-    What belongs to an earlier, closed month comes as a ``correction`` of that month; closed lines are never touched.
+    A change to an earlier, closed month becomes a ``correction`` for that month; closed lines are never modified.
     """
     sums: dict[str, list[Line]] = {}
     for line in billed:
@@ -143,20 +142,20 @@ def _with(line: Line, month: str, kind: str, amounts: tuple[int, int, int]) -> L
 
 
 def check_balance(lines: Iterable[Line]) -> None:
-    """Raises SupervisorBug where a line does not add up: nothing is invoiced then."""
+    """Raises SupervisorBug if a line does not add up; then nothing is invoiced."""
     for line in lines:
         if line.customer_minor != line.author_minor + line.platform_minor:
             raise SupervisorBug(f"{line.line_group} does not balance: {line}")
 
 
 def digest(lines: Iterable[Line]) -> str:
-    """SHA-256 (hex) over the lines in order: what a closed month is held to."""
+    """SHA-256 (hex) over the lines in order; a closed month is checked against it."""
     return hashlib.sha256(msgspec.json.encode(list(lines))).hexdigest()
 
 
 def statement(lines: Iterable[Line], month: str, closed: bool, author: str = "", customer: str = "",
               usage: dict[Key, Usage] | None = None) -> dict[str, Any]:
-    """One party's statement of a month: the author's, the customer's, or (neither named) the platform's."""
+    """One party's statement of a month: the author's, the customer's, or (if neither is named) the platform's."""
     kept = [line for line in lines if (not author or line.author == author) and
             (not customer or line.customer == customer)]
     amount = "author_minor" if author else "customer_minor"
@@ -179,7 +178,7 @@ def statement(lines: Iterable[Line], month: str, closed: bool, author: str = "",
 
 
 def to_csv(document: dict[str, Any]) -> str:
-    """A statement's lines, amounts in major units; ``\\n`` ends each row."""
+    """A statement's lines with amounts in major units; ``\\n`` ends each row."""
     out = io.StringIO()
     rows = csv.writer(out, lineterminator="\n")
     rows.writerow(CSV_COLUMNS)

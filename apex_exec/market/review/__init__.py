@@ -1,1 +1,1 @@
-"""Submissions, their checks, their reviewers."""
+"""Submissions, their checks, and their reviewers."""

@@ -1,7 +1,7 @@
-"""What a submission must pass before a person looks at it, checked by the machine; the findings are signed.
+"""The checks that a submission must pass before a person reviews it, done by the machine; the findings are signed.
 
 scan · tests · coverage · readme · pricing · support. The parts that run plugin code (the jailed tests) and the static
-scan come in as functions, so that this file decides and runs nothing.
+scan are passed in as functions, so that this file decides and runs nothing.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ MESSAGES_MAX = 50
 Lines = dict[str, list[int]]
 """path → line numbers."""
 Scanned = tuple[list[str], list[str]]
-"""The scan's errors and its warnings, a line each."""
+"""The scan's errors and its warnings, one line each."""
 SIGNED_PREFIX = b"apex-exec checks v1\n"
 
 
 class Check(msgspec.Struct, frozen=True):
-    """One requirement and what was found; ``problems`` is empty where it is met."""
+    """One requirement and its result; ``problems`` is empty if it is met."""
 
     name: str
     problems: list[str]
@@ -37,13 +37,14 @@ class Check(msgspec.Struct, frozen=True):
 
     @property
     def passed(self) -> bool:
-        """True where the requirement is met."""
+        """Whether the requirement is met."""
         return not self.problems
 
 
 class Findings(msgspec.Struct, frozen=True):
-    """All requirements of one bundle's bytes. In percent, cut to two decimals: ``coverage`` is what the tests' process
-    claims, of lines and branches; ``proven`` is the share of lines that were seen, from outside, to be executed."""
+    """All requirements for one bundle's bytes. Percentages are cut to two decimals: ``coverage`` is what the tests'
+    process claims, for lines and branches; ``proven`` is the share of lines that were observed, from outside, to be
+    executed."""
 
     digest: str
     plugin: str
@@ -55,21 +56,21 @@ class Findings(msgspec.Struct, frozen=True):
 
     @property
     def passed(self) -> bool:
-        """True where a person may look."""
+        """Whether a person may review it."""
         return all(check.passed for check in self.checks)
 
     def text(self) -> str:
-        """Canonical JSON: what is stored and signed."""
+        """Canonical JSON, which is stored and signed."""
         return canonical_json(self)
 
 
 def check(bundle: Bundle, *, now_ns: int, scan: Callable[[Bundle], Scanned], run_tests: Callable[[Bundle], Run],
           prove: Callable[[Bundle, Lines], Proof], contact: str, response_hours: int,
           scaffold: str) -> Findings:
-    """Runs every check; one that fails does not keep the others from being reported. Blocks while the tests run.
+    """Runs every check; a failing check does not keep the others from being reported. Blocks while the tests run.
 
-    ``scan`` gives the findings, of which warnings stop nothing and are there for the reviewer; ``prove`` watches lines
-    that the report says were run. ``contact`` and ``response_hours`` are the submission's, for a manifest without
+    ``scan`` returns the findings; its warnings stop nothing and are for the reviewer. ``prove`` watches lines that the
+    report claims were run. ``contact`` and ``response_hours`` come from the submission, for a manifest without
     ``support``.
     """
     manifest = bundle.manifest
@@ -88,7 +89,7 @@ def price_of(bundle: Bundle) -> Price:
 
 
 def support_of(bundle: Bundle, contact: str, response_hours: int) -> tuple[str, int]:
-    """Who answers and within how many hours: the manifest's word, else the submission's."""
+    """Who answers and within how many hours: from the manifest, otherwise from the submission."""
     support = bundle.manifest.support
     return (support.contact, support.responseHours) if support is not None else (contact.strip(), response_hours)
 
@@ -106,10 +107,11 @@ def _support(bundle: Bundle, price: Price | None, contact: str, response_hours: 
     problems = []
     if price is None or price.paid:
         if len(contact) < 3:
-            problems.append("a paid plugin names who answers its users: `support.contact` in the manifest, or "
+            problems.append("a paid plugin must name a contact for its users: `support.contact` in the manifest, or "
                             "--contact")
         if not 1 <= hours <= RESPONSE_HOURS_MAX:
-            problems.append(f"a paid plugin answers within {RESPONSE_HOURS_MAX} hours: `support.responseHours` in the "
+            problems.append(f"a paid plugin must answer within {RESPONSE_HOURS_MAX} hours: "
+                            f"`support.responseHours` in the "
                             "manifest, or --response-hours")
     return Check("support", problems, {"contact": contact, "responseHours": hours})
 
@@ -130,7 +132,7 @@ def _tests(bundle: Bundle, run_tests: Callable[[Bundle], Run],
         problems += [f"{run.failed} of {run.passed + run.failed} tests failed", *run.failures[:MESSAGES_MAX]]
     tests = Check("tests", problems, {"passed": run.passed, "failed": run.failed, "seconds": round(run.seconds, 3)})
     if run.ended or run.passed == 0:
-        return tests, Check("coverage", ["nothing was measured: the tests did not come to their end"
+        return tests, Check("coverage", ["nothing was measured: the tests did not finish"
                                          if run.ended else "nothing was measured"]), ("", "")
     return tests, *_coverage(bundle, run, prove)
 
@@ -147,8 +149,8 @@ def _coverage(bundle: Bundle, run: Run, prove: Callable[[Bundle, Lines], Proof])
               "proven": proof.proven, "provenPercent": proven, "claimed": found.lines_run - proof.proven,
               "claimedBranches": found.branches_run, "limit": proof.limit}
     if proof.path:
-        return Check("coverage", [f"the report is forged: {proof.path}:{proof.line} was said to be run by the tests, "
-                                  "and is not"], detail), ("", "")
+        return Check("coverage", [f"the report is forged: {proof.path}:{proof.line} is reported as run by the tests, "
+                                  "but is not"], detail), ("", "")
     problems = [] if found.enough else [
         f"{found.percent()} % of lines and branches are covered; {float(REQUIRED * 100):.0f} % are required", *(
             f"{path}: not run: {', '.join(map(str, lines[:40]))}" for path, lines in sorted(found.missing.items()))]

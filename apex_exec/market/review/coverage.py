@@ -1,10 +1,10 @@
-"""Test coverage computed outside the jail, from the jumps between lines that a tracer inside it reported.
+"""Test coverage, computed outside the jail from the jumps between lines that a tracer inside it reported.
 
-What counts is fixed here, not by the plugin: every Python file that a worker would load, lines and branches together,
-no omit, no pragma, no configuration file. The share is (lines run + branches taken) / (lines + branches) and has to
-be at least 70 % exactly; nothing is rounded before the comparison.
+We fix what counts, not the plugin: every Python file that a worker would load, lines and branches together, without
+omit, pragma or configuration file. The share is (lines run + branches taken) / (lines + branches). It must be at least
+70 % exactly; nothing is rounded before the comparison.
 
-The plugin's source is hostile to a parser too, so ``measure`` runs coverage.py in a process of its own with caps on
+The plugin's source is hostile to a parser, too, so ``measure`` runs coverage.py in a process of its own with limits on
 time and memory.
 """
 
@@ -26,14 +26,14 @@ REQUIRED = Fraction(70, 100)
 SECONDS_MAX = 60
 MEMORY_BYTES_MAX = 1 << 30
 ARCS_MAX = 200_000
-"""Jumps that one run may report. 2 MiB of source have far fewer."""
+"""How many jumps one run may report. 2 MiB of source have far fewer."""
 
 Arcs = dict[str, list[tuple[int, int]]]
 """file → (from line, to line); a negative line is the entry or exit of the code object that begins there."""
 
 
 class Measured(msgspec.Struct, frozen=True):
-    """What was run of what there is."""
+    """How much was run of what exists."""
 
     lines: int
     lines_run: int
@@ -41,11 +41,11 @@ class Measured(msgspec.Struct, frozen=True):
     branches_run: int
     missing: dict[str, list[int]] = {}
     run: dict[str, list[int]] = {}
-    """path → lines said to have been run."""
+    """path → lines that are reported as run."""
 
     @property
     def share(self) -> Fraction:
-        """Run over all, exact; 0 where there is nothing to run."""
+        """What was run divided by everything, exactly; 0 if there is nothing to run."""
         whole = self.lines + self.branches
         return Fraction(self.lines_run + self.branches_run, whole) if whole else Fraction(0)
 
@@ -61,29 +61,29 @@ class Measured(msgspec.Struct, frozen=True):
 
 
 def measurable(files: dict[str, bytes]) -> dict[str, bytes]:
-    """The files that count: Python, and not the tests themselves."""
+    """The files that count: Python files other than the tests."""
     return {path: body for path, body in files.items() if path.endswith(".py") and not path.startswith("tests/")}
 
 
 def check_arcs(files: dict[str, bytes], arcs: Arcs) -> None:
-    """Raises Refusal("report_forged") where a report names files or lines that the bundle does not have."""
+    """Raises Refusal("report_forged") if a report names files or lines that the bundle does not have."""
     counted = measurable(files)
     if sum(map(len, arcs.values())) > ARCS_MAX:
         raise Refusal("report_forged", f"the tests reported more than {ARCS_MAX} jumps")
     for path, jumps in arcs.items():
         if path not in counted:
-            raise Refusal("report_forged", f"the tests reported {path[:100]!a}, which is no source of the bundle")
+            raise Refusal("report_forged", f"the tests reported {path[:100]!a}, which is not a source of the bundle")
         last = counted[path].count(b"\n") + 1
         for jump in jumps:
             if any(abs(line) > last for line in jump):
-                raise Refusal("report_forged", f"the tests reported line {max(map(abs, jump))} of {path}, which ends "
+                raise Refusal("report_forged", f"the tests reported line {max(map(abs, jump))} of {path}, but it ends "
                               f"at {last}")
 
 
 def measure(files: dict[str, bytes], arcs: Arcs) -> Measured:
-    """Coverage of ``files`` by ``arcs``. Blocks for up to SECONDS_MAX.
+    """The coverage of ``files`` by ``arcs``. Blocks for up to SECONDS_MAX.
 
-    Raises Refusal: report_forged, source_not_measurable (it cannot be parsed in the time and memory allowed).
+    Raises Refusal: report_forged, source_not_measurable (it cannot be parsed within the limits on time and memory).
     """
     check_arcs(files, arcs)
     counted = measurable(files)
@@ -95,7 +95,7 @@ def measure(files: dict[str, bytes], arcs: Arcs) -> Measured:
             return msgspec.json.decode(done.output, type=Measured)
         why = done.last_words[:200]
     except subprocess.TimeoutExpired:
-        why = f"over {SECONDS_MAX} seconds"
+        why = f"it took over {SECONDS_MAX} seconds"
     raise Refusal("source_not_measurable", f"coverage of the plugin's source cannot be computed: {why or 'it crashed'}",
                   hint="simplify the file that takes so long to parse")
 

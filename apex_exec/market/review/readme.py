@@ -1,4 +1,4 @@
-"""What a README must have before a person looks: set-up instructions, an example, words of its own. Pure."""
+"""What a README must have before a person reviews it: set-up instructions, an example, the author's own text. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 
 BYTES_MAX = 256 * 1024
 OWN_LINES_MIN = 3
-"""Lines that the scaffold did not write."""
+"""How many lines must not come from the scaffold."""
 SCAFFOLD_RATIO_MAX = 0.9
 _SETUP = re.compile(r"\b(set[ -]?up|install(ation|ing)?|getting started|quick ?start|configur(e|ing|ation))\b", re.I)
 _EXAMPLE = re.compile(r"\b(examples?|usage)\b", re.I)
@@ -16,29 +16,32 @@ _PLACEHOLDER = re.compile(r"\b(TODO|FIXME|TBD|lorem ipsum)\b|<(describe|your|ins
 
 
 def readme_problems(data: bytes | None, scaffold: str = "") -> list[str]:
-    """What is missing, one sentence each; none: it will do. ``scaffold`` is what ``plugin new`` wrote for this id."""
+    """What is missing, one sentence each; an empty list if nothing is. ``scaffold`` is what ``plugin new`` wrote for
+    this id."""
     if data is None:
-        return ["there is no README.md"]
+        return ["the bundle has no README.md"]
     if len(data) > BYTES_MAX:
-        return [f"README.md is over {BYTES_MAX} bytes"]
+        return [f"README.md is larger than {BYTES_MAX} bytes"]
     text = data.decode("utf-8", "replace").replace("\r\n", "\n")
     sections = _sections(text)
     problems = []
     if not any(_SETUP.search(title) and body for title, body in sections):
-        problems.append("there is no section on set-up: a heading such as `## Set-up`, with the steps under it")
+        problems.append("README.md has no section on set-up: add a heading such as `## Set-up`, "
+                        "with the steps under it")
     if not any(_EXAMPLE.search(title) and body for title, body in sections):
-        problems.append("there is no example: a heading such as `## Example`, with one under it")
+        problems.append("README.md has no example: add a heading such as `## Example`, with one under it")
     own = [line for line in _lines(text) if line not in set(_lines(scaffold))]
     ratio = difflib.SequenceMatcher(None, _lines(scaffold), _lines(text), autojunk=False).ratio() if scaffold else 0.0
     if len(own) < OWN_LINES_MIN or ratio > SCAFFOLD_RATIO_MAX:
-        problems.append("it is the scaffold's text: say what the plugin does, how it is set up and used")
+        problems.append("README.md still is the scaffold's text: say what the plugin does, and how "
+                        "to set it up and use it")
     if found := _PLACEHOLDER.search(text):
-        problems.append(f"a placeholder is left: {found[0]!r}")
+        problems.append(f"README.md still has a placeholder: {found[0]!r}")
     return problems
 
 
 def _sections(text: str) -> list[tuple[str, str]]:
-    """(heading, what follows it up to the next heading of any level); headings inside code blocks are not any."""
+    """(heading, text up to the next heading of any level). Headings inside code blocks do not count."""
     fenced = re.sub(r"^(```|~~~).*?^\1", lambda match: match[0].replace("#", "\0"), text, flags=re.M | re.S)
     found = list(_HEADING.finditer(fenced))
     ends = [*(match.start() for match in found[1:]), len(fenced)][: len(found)]

@@ -1,8 +1,9 @@
-"""Who a reviewer is: a registered approver's key that signed the decision, and nobody who had a part in the plugin.
+"""Who counts as a reviewer: the owner of a registered approver's key that signed the decision, and who had no part in
+the plugin.
 
-A name alone is what its writer says. Once the operator has registered a key in the role ``approver``, a decision needs
-the signature of one over a statement that names submission, bytes, decision, reason and the caller's uid; the name of
-the reviewer must then be the key's. Without any such key the name has to do, as ``market/README.md`` says.
+A name alone proves nothing. Once the operator has registered a key in the role ``approver``, a decision needs the
+signature of such a key over a statement that names submission, bytes, decision, reason and the caller's uid; the
+reviewer's name must then be the key's. Without any such key the name has to suffice, as ``market/README.md`` says.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from apex_exec.registry.trust.signing import verify_bytes
 
 STATEMENT_BYTES_MAX = 8192
 SLACK_NS = 600 * 10**9
-"""A statement is handed in within ten minutes: an old one cannot be used again after a change of mind."""
+"""A statement must be submitted within ten minutes, so that an old one cannot be used after a change of mind."""
 _PREFIX = b"apex-exec review v1\n"
 
 
@@ -36,12 +37,12 @@ class Statement(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fiel
     at_ns: int
 
     def text(self) -> str:
-        """The one way it is written; this is what travels and what is kept."""
+        """The canonical text of the statement, which is both sent and stored."""
         return canonical_json(self)
 
 
 class Signed(msgspec.Struct, frozen=True):
-    """A decision as it was signed; all of it "" where it was not."""
+    """A decision as it was signed; every field is "" if it was not signed."""
 
     statement: str = ""
     signature: str = ""
@@ -55,7 +56,7 @@ def signed_message(text: str) -> bytes:
 
 def identify(db: sa.Connection, one: Submission, reviewer: str, decided: Statement, text: str, signature: str,
              now_ns: int) -> Signed:
-    """Who decides, by the registry ``db``. ``decided`` is what was asked for, with the caller's uid.
+    """Who decides, according to the registry ``db``. ``decided`` is what was requested, with the caller's uid.
 
     Raises Refusal with the check that failed: reviewer_missing, reviewer_is_author, decision_unsigned,
     statement_malformed, statement_differs, not_an_approver, key_revoked, key_expired, signature_invalid,
@@ -66,14 +67,15 @@ def identify(db: sa.Connection, one: Submission, reviewer: str, decided: Stateme
     involved = [one.author, one.submitter, *((author.name, author.owner) if author else ())]
     _outsider([reviewer], involved)
     if not text:
-        if registry.list_keys(db, role="approver"):  # revoked ones too: losing a key opens no other way
-            raise Refusal("decision_unsigned", "approvers' keys are registered here, so a review is signed by one",
+        if registry.list_keys(db, role="approver"):  # revoked keys count, too: losing a key opens no other way
+            raise Refusal("decision_unsigned",
+                          "approvers' keys are registered here, so a review must be signed with one",
                           hint="name yours with --key")
         return Signed()
     said = _parse(text)
     key = registry.get_key(db, said.key_id)
     if key is None or key.role != "approver":
-        raise Refusal("not_an_approver", f"the key {said.key_id[:40]} is not registered as an approver's",
+        raise Refusal("not_an_approver", f"the key {said.key_id[:40]} is not registered as an approver's key",
                       hint="register it with `apex-exec keys register NAME --role approver`")
     reason, message = unusable_because(key, now_ns)
     if reason:
@@ -81,15 +83,15 @@ def identify(db: sa.Connection, one: Submission, reviewer: str, decided: Stateme
     if not verify_bytes(key.public_key, signed_message(text), signature):
         raise Refusal("signature_invalid", f"the decision is not signed by {key.name}")
     if not same_person(reviewer, key.name) and not same_person(reviewer, key.owner):
-        raise Refusal("reviewer_not_signer", f"{reviewer} is not whose key signed, {key.name}",
+        raise Refusal("reviewer_not_signer", f"{reviewer} did not sign this: the key is that of {key.name}",
                       hint=f"--reviewer {key.name}")
     _outsider([key.name, key.owner], involved)
     if msgspec.structs.replace(said, key_id="", at_ns=0) != msgspec.structs.replace(decided, key_id="", at_ns=0):
-        raise Refusal("statement_differs", "what was signed is not what is asked for", hint="sign it again",
+        raise Refusal("statement_differs", "the signed statement differs from the request", hint="sign it again",
                       code=Code.CONFLICT)
     if abs(said.at_ns - now_ns) > SLACK_NS:
         raise Refusal("statement_stale", "the statement was signed more than ten minutes from now",
-                      hint="sign it again; look at both clocks")
+                      hint="check the clocks of both machines and sign it again")
     return Signed(text, signature, key.key_id)
 
 
@@ -106,7 +108,7 @@ def _parse(text: str) -> Statement:
             raise ValueError("too long")
         said = msgspec.json.decode(text, type=Statement)
         if said.text() != text:
-            raise ValueError("not written as it is signed")
+            raise ValueError("it is not in its canonical form")
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise Refusal("statement_malformed", f"the statement cannot be read: {error}"[:200],
                       code=Code.INVALID_INPUT) from None

@@ -24,16 +24,17 @@ MOVES: dict[str, tuple[str, ...]] = {
     "deprecated": ("revoked",),
     "revoked": (),
 }
-"""state → where it may go. ``scanning → changes_requested`` is the machine's own no; ``changes_requested →
-submitted`` tries the same bytes again (a support contact was missing, a coverage run hit its time limit)."""
+"""state → the states that may follow. ``scanning → changes_requested`` is the machine's own refusal;
+``changes_requested → submitted`` tries the same bytes again (a support contact was missing, a coverage run hit its time
+limit)."""
 
 QUEUED = ("submitted", "scanning", "in_review")
-"""What waits for us, and so has a place in the queue."""
+"""The states that wait for us, and so have a place in the queue."""
 
 CHECKLIST: dict[str, str] = {
-    "permissions": "every permission asked for serves the purpose the README states",
-    "data": "user data goes nowhere but where the README says",
-    "behaviour": "the code does what it says and nothing hidden",
+    "permissions": "every requested permission serves the purpose that the README states",
+    "data": "user data goes only where the README says",
+    "behaviour": "the code does what it claims, and nothing hidden",
     "tests": "the tests test, and none of them tampers with the measurement",
     "readme": "set-up and examples were followed and work",
 }
@@ -41,7 +42,7 @@ CHECKLIST: dict[str, str] = {
 
 
 def check_move(state: str, target: str) -> None:
-    """Raises Refusal("invalid_transition") where ``target`` does not follow ``state``; changes nothing."""
+    """Raises Refusal("invalid_transition") if ``target`` may not follow ``state``; changes nothing."""
     if target not in MOVES.get(state, ()):
         legal = ", ".join(MOVES.get(state, ())) or "nothing"
         raise Refusal("invalid_transition", f"a submission that is {state} cannot become {target}; it may become "
@@ -49,7 +50,7 @@ def check_move(state: str, target: str) -> None:
 
 
 def check_reviewer(reviewer: str, author: str, submitter: str) -> None:
-    """Raises Refusal("reviewer_is_author") where somebody would review their own plugin."""
+    """Raises Refusal("reviewer_is_author") if people would review their own plugin."""
     if not reviewer.strip():
         raise Refusal("reviewer_missing", "a review needs the reviewer's name", code=Code.INVALID_INPUT)
     if same_person(reviewer, author) or same_person(reviewer, submitter):
@@ -57,7 +58,7 @@ def check_reviewer(reviewer: str, author: str, submitter: str) -> None:
 
 
 def check_decision(target: str, reason: str, checklist: list[str]) -> None:
-    """Raises Refusal where a decision has no reason, or an approval leaves items of the checklist open."""
+    """Raises Refusal if a decision has no reason, or an approval leaves items of the checklist open."""
     if not reason.strip():
         raise Refusal("reason_missing", "a decision needs a reason that its author can read", code=Code.INVALID_INPUT)
     unknown = [item for item in checklist if item not in CHECKLIST]
@@ -71,5 +72,5 @@ def check_decision(target: str, reason: str, checklist: list[str]) -> None:
 
 
 def same_person(one: str, other: str) -> bool:
-    """True where two names differ in nothing but case and spaces."""
+    """Whether two names differ only in case and spaces."""
     return " ".join(one.casefold().split()) == " ".join(other.casefold().split())

@@ -1,4 +1,5 @@
-"""Submissions in the store: every function takes an open transaction and the moment, and moves by the table."""
+"""Submissions in the store. Every function takes an open transaction and the moment, and moves by the table of states.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +15,14 @@ from apex_exec.market.review.states import QUEUED, check_decision, check_move, c
 from apex_exec.market.store import as_struct, decisions, moves, prices, submissions
 
 HELD_NS = 30 * 86_400 * 10**9
-"""How long an id stays its author's after a submission of it was sent back or rejected, if none was ever published."""
+"""How long an id stays its author's after a submission was sent back or rejected, if no version was ever published."""
 MACHINE = "market"
-"""Who moves a submission where no person does."""
+"""The actor of a move that no person makes."""
 
 
 class Submission(msgspec.Struct):
-    """One row of ``submissions``. ``price`` and ``result`` are JSON; ``result`` is what the machine's checks found."""
+    """One row of ``submissions``. ``price`` and ``result`` are JSON; ``result`` has the findings of the machine's
+    checks."""
 
     id: int
     plugin: str
@@ -41,21 +43,21 @@ class Submission(msgspec.Struct):
 
 
 def get(db: sa.Connection, submission: int) -> Submission:
-    """Raises Refusal("submission_unknown")."""
+    """One submission by its number. Raises Refusal("submission_unknown")."""
     row = db.execute(sa.select(submissions).where(submissions.c.id == submission)).first()
     if row is None:
-        raise Refusal("submission_unknown", f"there is no submission {submission}", code=Code.NOT_FOUND)
+        raise Refusal("submission_unknown", f"submission {submission} does not exist", code=Code.NOT_FOUND)
     return as_struct(row, Submission)
 
 
 def submit(db: sa.Connection, now_ns: int, *, plugin: str, version: str, digest: str, author: str, submitter: str,
            uid: int, price: Price, contact: str = "", sla_hours: int = 0, author_key: str = "") -> Submission:
-    """A new submission, ``submitted``; the same bytes after ``changes_requested`` are taken up again, and
-    those still ``scanning`` are given back as they are.
+    """A new submission in the state ``submitted``. The same bytes after ``changes_requested`` are taken up again, and a
+    submission of them that is still ``scanning`` is returned unchanged.
 
-    ``author_key`` is the registered key whose signature the bundle carries ("" none): once a plugin was submitted with
-    one, only bundles of that key are taken. What came to nothing holds id and key for HELD_NS and no longer. Raises
-    Refusal: already_submitted, version_taken (published with other bytes), author_mismatch, author_key_changed.
+    ``author_key`` is the registered key whose signature the bundle has ("" if none). Once a plugin was submitted with
+    one, only bundles signed with that key are accepted. A failed submission reserves id and key only for HELD_NS.
+    Raises Refusal: already_submitted, version_taken (published with other bytes), author_mismatch, author_key_changed.
     """
     known = [as_struct(row, Submission) for row in db.execute(
         sa.select(submissions).where(submissions.c.plugin == plugin).order_by(submissions.c.id))]
@@ -65,15 +67,16 @@ def submit(db: sa.Connection, now_ns: int, *, plugin: str, version: str, digest:
         if not same_person(old.author, author):
             raise Refusal("author_mismatch", f"{plugin} belongs to {old.author}", hint="choose another id")
         if old.author_key and old.author_key != author_key:
-            raise Refusal("author_key_changed", f"{plugin} was signed by the key {old.author_key}, and this is not",
-                          hint="sign it with `apex-exec plugin sign`; a new key is the operator's to settle")
+            raise Refusal("author_key_changed",
+                          f"{plugin} was signed by the key {old.author_key}, but this bundle is not",
+                          hint="sign it with `apex-exec plugin sign`; ask the operator about a new key")
         if old.version == version and old.state in ("published", "deprecated", "revoked"):
-            raise Refusal("version_taken", f"{plugin} {version} is {old.state}", hint="raise the version",
+            raise Refusal("version_taken", f"{plugin} {version} is {old.state}", hint="give it a higher version",
                           code=Code.CONFLICT)
     same = [old for old in known if (old.version, old.digest) == (version, digest)]
     if same:
         last = same[-1]
-        if last.state == "scanning":  # the checks of it were interrupted, or another caller runs them now
+        if last.state == "scanning":  # its checks were interrupted, or another caller runs them now
             return last
         if last.state != "changes_requested":
             raise Refusal("already_submitted", f"these bytes are submission {last.id}, {last.state}",
@@ -91,13 +94,13 @@ def submit(db: sa.Connection, now_ns: int, *, plugin: str, version: str, digest:
 
 
 def _came_to_nothing(old: Submission, now_ns: int) -> bool:
-    """Whether ``old`` keeps its id no longer: whoever comes first with an id owns it only as long as he goes on."""
+    """Whether ``old`` no longer reserves its id: the first to use an id owns it only while the submission goes on."""
     return old.state in ("draft", "changes_requested", "rejected") and now_ns - old.changed_ns > HELD_NS
 
 
 def move(db: sa.Connection, now_ns: int, submission: int, target: str, *, actor: str, uid: int, reason: str,
          checklist: list[str] | None = None) -> Submission:
-    """One legal step, remembered with who, why and when. Raises Refusal("invalid_transition")."""
+    """One legal step, recorded with who, why and when. Raises Refusal("invalid_transition")."""
     current = get(db, submission)
     check_move(current.state, target)
     db.execute(sa.update(submissions).where(submissions.c.id == submission).values(state=target, changed_ns=now_ns))
@@ -129,7 +132,8 @@ def claim(db: sa.Connection, submission: int, reviewer: str) -> Submission:
 
 def decide(db: sa.Connection, now_ns: int, submission: int, target: str, *, reviewer: str, uid: int, reason: str,
            digest: str, checklist: list[str] | None = None, signed: tuple[str, str, str] = ("", "", "")) -> Submission:
-    """A reviewer's decision about exactly the bytes ``digest``; ``signed``: key id, statement, signature, kept with it.
+    """A reviewer's decision about exactly the bytes ``digest``. ``signed`` (key id, statement, signature) is stored
+    with it.
 
     Raises Refusal: reviewer_is_author, reason_missing, checklist_incomplete, digest_changed, invalid_transition.
     """
@@ -146,7 +150,7 @@ def decide(db: sa.Connection, now_ns: int, submission: int, target: str, *, revi
 
 
 def check_digest(db: sa.Connection, current: Submission, digest: str) -> None:
-    """Raises Refusal("digest_changed") where ``digest`` is not what was submitted, or newer bytes replaced it."""
+    """Raises Refusal("digest_changed") if ``digest`` is not what was submitted, or newer bytes replaced it."""
     newer = db.execute(sa.select(submissions.c.id).where(
         submissions.c.plugin == current.plugin, submissions.c.version == current.version,
         submissions.c.id > current.id).order_by(submissions.c.id.desc())).first()
@@ -154,12 +158,12 @@ def check_digest(db: sa.Connection, current: Submission, digest: str) -> None:
         raise Refusal("digest_changed", f"submission {current.id} was replaced by {newer[0]} with other bytes",
                       hint="review that one", code=Code.CONFLICT, details={"submission": newer[0]})
     if digest != current.digest:
-        raise Refusal("digest_changed", f"submission {current.id} is bound to {current.digest[:16]}…, these bytes are "
-                      f"{digest[:16]}…", hint="submit what changed", code=Code.CONFLICT)
+        raise Refusal("digest_changed", f"submission {current.id} is for {current.digest[:16]}…, but these bytes are "
+                      f"{digest[:16]}…", hint="submit the changed bundle", code=Code.CONFLICT)
 
 
 def set_price(db: sa.Connection, now_ns: int, plugin: str, price: Price) -> None:
-    """The price of ``plugin`` from now on; what was bought keeps its own."""
+    """Sets the price of ``plugin`` from now on; existing purchases keep their own."""
     if price_at(price_history(db, plugin), now_ns) != price:
         db.execute(sa.insert(prices).values(plugin=plugin, from_ns=now_ns, price=encode(price)))
 
@@ -171,13 +175,13 @@ def price_history(db: sa.Connection, plugin: str) -> list[DatedPrice]:
 
 
 def listing(db: sa.Connection, plugin: str) -> Submission | None:
-    """What of ``plugin`` is on offer: its latest published version, else its latest deprecated or revoked one."""
+    """What is on offer of ``plugin``: its latest published version, otherwise its latest deprecated or revoked one."""
     rank = {"published": 2, "deprecated": 1, "revoked": 0}
     return max(offered(db, plugin), key=lambda one: (rank[one.state], version_key(one.version)), default=None)
 
 
 def offered(db: sa.Connection, plugin: str = "") -> list[Submission]:
-    """Whatever was published once, of one plugin or all, by plugin and age."""
+    """Everything that was ever published, of one plugin or all, by plugin and age."""
     query = sa.select(submissions).where(submissions.c.state.in_(("published", "deprecated", "revoked"))).order_by(
         submissions.c.plugin, submissions.c.id)
     rows = db.execute(query.where(submissions.c.plugin == plugin) if plugin else query)
@@ -200,13 +204,13 @@ def history(db: sa.Connection, submission: int) -> list[dict[str, Any]]:
 
 
 def signed_decisions(db: sa.Connection, submission: int) -> list[dict[str, Any]]:
-    """The decisions on it that a key signed, as they were signed: anybody with the public key can check them."""
+    """The signed decisions on it, as they were signed: anybody with the public key can check them."""
     rows = db.execute(sa.select(decisions).where(decisions.c.submission == submission).order_by(decisions.c.id))
     return [{"keyId": row.key_id, "statement": row.statement, "signature": row.signature} for row in rows]
 
 
 def queue(db: sa.Connection, now_ns: int) -> list[dict[str, Any]]:
-    """What waits, oldest first: position (1 is next), age in seconds; replaced submissions are left out."""
+    """The waiting submissions, oldest first: position (1 is next), age in seconds. Replaced submissions are omitted."""
     latest = sa.select(sa.func.max(submissions.c.id)).group_by(submissions.c.plugin, submissions.c.version)
     waiting = db.execute(sa.select(submissions).where(
         submissions.c.state.in_(QUEUED), submissions.c.id.in_(latest)).order_by(
@@ -219,10 +223,10 @@ def queue(db: sa.Connection, now_ns: int) -> list[dict[str, Any]]:
 
 def encode(value: Any) -> str:
     """JSON with sorted keys, so that equal values are equal text. It is compared with rows that earlier releases wrote,
-    and is not signed: what is signed is written by ``canonical_json``."""
+    and is not signed: ``canonical_json`` writes what is signed."""
     return msgspec.json.encode(value, order="sorted").decode()
 
 
 def decode_price(text: str) -> Price:
-    """What ``encode`` made of a Price."""
+    """The Price that ``encode`` turned into ``text``."""
     return msgspec.json.decode(text, type=Price)

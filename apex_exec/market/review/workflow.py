@@ -1,4 +1,5 @@
-"""A submission's way: taken in, checked by the machine, reviewed by a person, counter-signed and published. Blocks."""
+"""The path of a submission: accepted, checked by the machine, reviewed by a person, counter-signed and published.
+Blocks."""
 
 from __future__ import annotations
 
@@ -27,11 +28,12 @@ RunTests = Callable[[Context, Bundle], Run]
 Prove = Callable[[Context, Bundle, checks.Lines], Proof]
 Scaffold = Callable[[Bundle], str]
 Stop = Callable[[Context, str, str], None]
-"""``stop(context, digest, reason)``: ends a revoked version wherever it runs here."""
+"""``stop(context, digest, reason)`` stops a revoked version wherever it runs here."""
 
 
 class Machine(msgspec.Struct, frozen=True):
-    """What of other parts a review needs: scan, jailed tests, their proof, the scaffold's README, stopping a plugin."""
+    """What a review needs from other parts: scan, jailed tests, their proof, the scaffold's README, stopping a plugin.
+    """
 
     scan: Scan
     run_tests: RunTests
@@ -41,7 +43,7 @@ class Machine(msgspec.Struct, frozen=True):
 
 
 class Reviewing:
-    """The review's operations over one shop."""
+    """The review's operations for one shop."""
 
     def __init__(self, shop: Shop, machine: Machine) -> None:
         self.shop = shop
@@ -49,15 +51,16 @@ class Reviewing:
 
     def submit(self, context: Context, path: Path | None, data: bytes, submitter: str, contact: str,
                response_hours: int) -> Any:
-        """Takes a bundle in and checks it: ``in_review`` or ``changes_requested``, with every finding."""
+        """Accepts a bundle and checks it: ``in_review`` or ``changes_requested``, with every finding."""
         if not submitter.strip():
-            raise Refusal("submitter_missing", "who submits needs a name", code=Code.INVALID_INPUT)
+            raise Refusal("submitter_missing", "a submission needs the submitter's name", code=Code.INVALID_INPUT)
         if (path is None) == (not data):
-            raise Refusal("bundle_missing", "a submission is a path or the bytes of a bundle", code=Code.INVALID_INPUT)
+            raise Refusal("bundle_missing",
+                          "a submission needs the path or the bytes of a bundle", code=Code.INVALID_INPUT)
         bundle, signatures = read_path(path) if path is not None else unpack(data, "submission")
         price, manifest = checks.price_of(bundle), bundle.manifest
         contact, hours = checks.support_of(bundle, contact, response_hours)
-        signed = context.store.transact(lambda db: keyring.judge(
+        signed = context.store.transact(lambda db: keyring.evaluate(
             db, bundle.digest, read_signatures(signatures), self.shop.now_ns()))
         self.shop.keep(bundle, signatures)
 
@@ -65,7 +68,7 @@ class Reviewing:
             one = subs.submit(db, now_ns, plugin=manifest.id, version=manifest.version, digest=bundle.digest,
                               author=manifest.author, submitter=submitter, uid=context.uid, price=price,
                               contact=contact, sla_hours=hours, author_key=signed.author_key)
-            if one.state == "scanning":  # an earlier run was interrupted; this one takes its place
+            if one.state == "scanning":  # an earlier run was interrupted; this one replaces it
                 return one
             return subs.move(db, now_ns, one.id, "scanning", actor=MACHINE, uid=0, reason="checks begin")
 
@@ -101,7 +104,8 @@ class Reviewing:
         return self.shop.read(work)
 
     def claim(self, submission: int, reviewer: str) -> Any:
-        """A reviewer takes a submission: what the machine found, the files, the checklist. Without one: the queue."""
+        """A reviewer takes a submission: the machine's findings, the files, the checklist. Without a submission: the
+        queue."""
         if not submission:
             return self.status(0, "")
         taken = self.shop.change(lambda db, _now_ns: subs.claim(db, submission, reviewer))
@@ -127,12 +131,12 @@ class Reviewing:
         return self.status(submission, "")
 
     def publish(self, submission: int, publisher: str, uid: int) -> Any:
-        """Counter-signs, writes bundle and index. The bundle is written first: an index never names what is missing."""
+        """Counter-signs, and writes the bundle before the index: an index never names a bundle that is missing."""
         if not submission:
             index = self.shop.change(self.shop.write_index)
             return {"index": index.version, "expiresNs": index.expires_ns}
         if not publisher.strip():
-            raise Refusal("publisher_missing", "who publishes needs a name", code=Code.INVALID_INPUT)
+            raise Refusal("publisher_missing", "a publication needs the publisher's name", code=Code.INVALID_INPUT)
         one = self.shop.read(lambda db: subs.get(db, submission))
         entry = None
         if one.state == "approved":
@@ -143,7 +147,7 @@ class Reviewing:
             current = subs.get(db, submission)
             subs.check_digest(db, current, one.digest)
             moved = subs.move(db, now_ns, submission, "published", actor=publisher, uid=uid, reason="published")
-            assert entry is not None  # the move was legal, so it was approved
+            assert entry is not None  # the move was legal, so the submission was approved
             self.shop.record(db, moved, entry)
             subs.set_price(db, now_ns, moved.plugin, subs.decode_price(moved.price))
             index = self.shop.write_index(db, now_ns)
@@ -153,9 +157,9 @@ class Reviewing:
         return self.shop.change(work)
 
     def revoke(self, context: Context, plugin: str, version: str, actor: str, reason: str, deprecate: bool) -> Any:
-        """Off the market; a revoked version is also stopped where it is installed here."""
+        """Takes a version off the market; a revoked version is also stopped if it is installed here."""
         if not reason.strip() or not actor.strip():
-            raise Refusal("reason_missing", "this needs a reason and the name of who does it", code=Code.INVALID_INPUT)
+            raise Refusal("reason_missing", "a revocation needs a reason and the actor's name", code=Code.INVALID_INPUT)
         target = "deprecated" if deprecate else "revoked"
 
         def work(db: sa.Connection, now_ns: int) -> list[Submission]:
@@ -176,8 +180,8 @@ class Reviewing:
         return {"plugin": plugin, "state": target, "versions": [one.version for one in moved]}
 
     def _check_result(self, one: Submission) -> None:
-        """Raises Refusal("result_forged") where the findings in the store are not those that were signed for these
-        bytes, or did not pass."""
+        """Raises Refusal("result_forged") if the stored findings are not those that were signed for these bytes, or did
+        not pass."""
         try:
             self.shop.key().public_key().verify(bytes.fromhex(one.result_signature),
                                                 checks.SIGNED_PREFIX + one.result.encode())

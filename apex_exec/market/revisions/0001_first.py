@@ -8,7 +8,7 @@ from alembic import op
 revision = "0001"
 down_revision = None
 
-_Id = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # only INTEGER counts up by itself there
+_Id = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # only INTEGER increments by itself there
 _Ns = sa.BigInteger
 _Minor = sa.BigInteger
 

@@ -1,4 +1,4 @@
-"""CPU time that a closed month's bill has for hosting; months that were closed before have none."""
+"""The CPU time for hosting in a closed month's bill; months that were closed before have none."""
 
 from __future__ import annotations
 

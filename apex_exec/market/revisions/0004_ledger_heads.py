@@ -1,4 +1,5 @@
-"""How far the ledger is, noted where it outlives the ledger's files. Registry and marketplace may share a database."""
+"""The recorded length of the ledger, which outlives the ledger's files. Registry and marketplace may share a database.
+"""
 
 from __future__ import annotations
 

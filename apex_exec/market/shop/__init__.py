@@ -1,1 +1,1 @@
-"""The index, downloads, what was bought."""
+"""The index, downloads, and entitlements."""

@@ -1,6 +1,6 @@
-"""Fetching an index and bundles from a folder, ``file://`` or ``http(s)://``: bounded in bytes and time. Blocks.
+"""Fetches an index and bundles from a folder, ``file://`` or ``http(s)://``, with limits on bytes and time. Blocks.
 
-Nothing that comes from here is believed: ``index.py`` checks it.
+Nothing that is fetched here is trusted: ``index.py`` checks it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from apex_exec.errors import Code, Refusal
 
 SECONDS_MAX = 30
-"""For each wait on the peer, and four times that for a whole file."""
+"""The limit for each wait on the peer; a whole file may take four times as long."""
 STEP_BYTES = 65536
 
 
@@ -31,7 +31,7 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
 def fetch(place: str, name: str, bytes_max: int, progress: Callable[[int], None] = lambda _bytes: None) -> bytes:
     """The file ``name`` under ``place`` (a folder or a URL), at most ``bytes_max``.
 
-    ``progress`` hears the number of bytes so far.
+    ``progress`` is called with the number of bytes so far.
 
     Raises Refusal: place_invalid, not_fetched, too_large.
     """
@@ -42,7 +42,7 @@ def fetch_file(place: str, bytes_max: int) -> bytes:
     """The one file at ``place`` (a path or a URL), at most ``bytes_max``. Raises Refusal as ``fetch`` does."""
     scheme = urllib.parse.urlsplit(place).scheme
     if scheme not in ("", "file", "http", "https"):
-        raise Refusal("place_invalid", f"{place[:100]!r} is no path and no file://, http:// or https:// URL",
+        raise Refusal("place_invalid", f"{place[:100]!r} is neither a path nor a file://, http:// or https:// URL",
                       code=Code.INVALID_INPUT)
     return _fetch(place if scheme else Path(place).absolute().as_uri(), bytes_max, lambda _bytes: None)
 
@@ -55,14 +55,14 @@ def _fetch(url: str, bytes_max: int, progress: Callable[[int], None]) -> bytes:
             while chunk := answer.read(STEP_BYTES):
                 data += chunk
                 if len(data) > bytes_max:
-                    raise Refusal("too_large", f"{url} is over {bytes_max} bytes")
+                    raise Refusal("too_large", f"{url} is larger than {bytes_max} bytes")
                 if time.monotonic() > end:
-                    raise TimeoutError(f"over {4 * SECONDS_MAX} seconds")
+                    raise TimeoutError(f"it took over {4 * SECONDS_MAX} seconds")
                 progress(len(data))
             return bytes(data)
     except (OSError, ValueError, urllib.error.URLError) as error:
         raise Refusal("not_fetched", f"{url} cannot be fetched: {error}"[:300], code=Code.NOT_FOUND,
-                      hint="look at the address: market.index in the configuration, or --index") from None
+                      hint="check the address: market.index in the configuration, or --index") from None
 
 
 def _url(place: str, name: str) -> str:
@@ -73,6 +73,7 @@ def _url(place: str, name: str) -> str:
     if scheme == "":
         return (Path(place).absolute() / name).as_uri()
     if scheme not in ("file", "http", "https"):
-        raise Refusal("place_invalid", f"{place[:100]!r}: an index is a folder, a file://, http:// or https:// URL",
+        raise Refusal("place_invalid",
+                      f"{place[:100]!r}: an index must be a folder or a file://, http:// or https:// URL",
                       code=Code.INVALID_INPUT)
     return place.rstrip("/") + "/" + urllib.parse.quote(name)

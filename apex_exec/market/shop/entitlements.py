@@ -1,10 +1,10 @@
-"""Paid plugins run only for who paid, wherever they are served: ``Entitlements`` knows who that is now.
+"""Paid plugins run only for users who have paid, wherever they are served: ``Entitlements`` knows who that is now.
 
-Three places ask. ``gate`` refuses an enablement without a purchase. ``of`` goes into every spec that the registry
-makes, so that whatever is enabled, upgraded, rolled back, priced anew or started again is served to those who have paid
-and answers everybody else ``not_entitled``, whether it is enabled for one user or for all. ``sweep`` reads all
-purchases and prices again, at every start, after every sale and whenever a right begins or ends (at a moment, not at a
-day), has changed plugins told, and ends the enablements that nobody pays for any longer, since they are billed.
+It is used in three places. ``gate`` refuses an enablement without a purchase. ``of`` is part of every spec that the
+registry makes: however a plugin was enabled, upgraded, rolled back, repriced or restarted, it is served to those who
+have paid, and everybody else gets ``not_entitled``, whether it is enabled for one user or for all. ``sweep`` reads all
+purchases and prices again at every start, after every sale, and whenever a right begins or ends (at a moment, not at a
+day). It publishes changed plugins, and ends enablements that nobody pays for any longer, because they would be billed.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from apex_exec.registry.context import Context
 log = logging.getLogger(__name__)
 
 Disable = Callable[[Context, str, str, str], None]
-"""``disable(context, plugin, user, reason)``: what the registry does to end an enablement."""
+"""``disable(context, plugin, user, reason)``: how the registry ends an enablement."""
 Publish = Callable[[Context, Iterable[str]], None]
-"""``publish(context, plugins)``: has the registry tell the supervisor what these plugins are now."""
+"""``publish(context, plugins)``: has the registry send the supervisor the present state of these plugins."""
 
 RETRY_NS = 60_000_000_000
 
 
 class _Known(NamedTuple):
-    """Who has paid for what at one moment, what the marketplace asks money for, and when that changes next."""
+    """Who has paid for what at one moment, what the marketplace charges for, and when that changes next."""
 
     bought: tuple[Purchase, ...] = ()
     priced: frozenset[str] = frozenset()
     holders: dict[str, frozenset[str]] = {}
     next_ns: int = 0
     everybody: frozenset[str] = frozenset()
-    """Plugins to which a marketplace has entitled whoever is served here."""
+    """Plugins to which a marketplace has entitled every user who is served here."""
     grants: tuple[Grant, ...] = ()
 
 
@@ -67,30 +67,30 @@ def _known(bought: Iterable[Purchase], priced: frozenset[str], grants: tuple[Gra
 
 
 class Entitlements:
-    """Who may run what, until when."""
+    """Who may run what, and until when."""
 
     def __init__(self, shop: Shop, disable: Disable, publish: Publish = lambda _context, _plugins: None,
                  over_ns: Callable[[], int] | None = None) -> None:
         """``over_ns``: see ``Context.over_ns``."""
         self.shop = shop
         self.due_ns = 0
-        """When ``sweep`` wants to be called next."""
-        self.granted = Granted(shop, self._look_soon)
+        """When ``sweep`` must be called next."""
+        self.granted = Granted(shop, self._refresh_soon)
         self._disable = disable
         self._over_ns = over_ns or shop.now_ns
         self._publish = publish
         self._known = _Known()
         self._changed: set[str] = set()
-        """Plugins of which the supervisor knows otherwise than is known here."""
+        """Plugins for which the supervisor's state differs from what is known here."""
 
-    def _look_soon(self) -> None:
+    def _refresh_soon(self) -> None:
         self.due_ns = 0
 
     def of(self, plugin: str, paid: bool) -> frozenset[str] | None:
-        """The users who have paid for ``plugin`` now; None where it costs nothing, or where a marketplace's
-        signed entitlement is for whoever is served here. ``paid``: so its manifest says.
+        """The users who have paid for ``plugin`` now; None if it costs nothing, or if a marketplace's signed
+        entitlement is for every user who is served here. ``paid`` says whether the manifest has a price.
 
-        Never blocks. Before the marketplace's store could be read for the first time nobody has paid.
+        Never blocks. Until the marketplace's store was read for the first time, nobody has paid.
         """
         known = self._known
         if plugin in known.everybody:
@@ -98,11 +98,11 @@ class Entitlements:
         return known.holders.get(plugin, frozenset()) if paid or plugin in known.priced else None
 
     def gate(self, _context: Context, manifest: Manifest, user_id: str) -> None:
-        """Lets an enablement pass. Raises Refusal("not_entitled") for a paid plugin without a purchase of that user."""
+        """Allows an enablement. Raises Refusal("not_entitled") for a paid plugin without a purchase by that user."""
         now_ns = self.shop.now_ns()
         paid = manifest.pricing.model != "free"
         if any(one.plugin == manifest.id and one.covers(now_ns) and (one.customer or user_id.lower() in one.users)
-               for one in self._known.grants):  # what ``of`` goes by too: what is enabled is served
+               for one in self._known.grants):  # the same source as in ``of``: an enabled plugin is also served
             return
         self.shop.read(lambda db: self._check(db, manifest.id, user_id, now_ns, paid))
 
@@ -114,10 +114,10 @@ class Entitlements:
             return None
         return sales.entitled_until(db, plugin, user_id, now_ns, paid)
 
-    def look(self) -> set[str]:
-        """Reads again who has paid for what; the plugins of which that differs from before. Blocks.
+    def refresh(self) -> set[str]:
+        """Reads again who has paid for what, and returns the plugins for which that has changed. Blocks.
 
-        Where the store cannot be read, what was known of it goes on to end in time. Raises Refusal then.
+        If the store cannot be read, what was known still ends at its time. Raises Refusal then.
         """
         now_ns, before = self.shop.now_ns(), self._known
         try:
@@ -135,19 +135,19 @@ class Entitlements:
         return self._changed
 
     def begin(self) -> None:
-        """``look`` before anything is served: all that is served is told after it."""
-        self.look()
+        """Calls ``refresh`` before anything is served: all specs are sent after it."""
+        self.refresh()
         self._changed = set()
 
     def sweep(self, context: Context) -> int:
-        """Has everything served as it is paid for now; the moment (ns) at which that may change next. Blocks.
+        """Has everything served as it is paid for now. Returns the moment (ns) at which that may change next. Blocks.
 
-        An enablement of a single user that is not paid for ends; one for everybody stays, and serves those who pay. One
-        that was paid for, for a time that is over by the clock alone, ends when the clock is settled.
+        An enablement of a single user that is not paid for ends; one for everybody stays, and serves those who pay. An
+        enablement that was paid for and is over only by the clock ends once the clock has settled.
         """
         try:
-            self.look()
-        finally:  # what ended without the store's help ends for the supervisor too
+            self.refresh()
+        finally:  # what ended without the store's help must end in the supervisor, too
             changed, self._changed = self._changed, set()
             self._publish(context, changed)
         now_ns, next_ns = self.shop.now_ns(), self._known.next_ns
@@ -183,7 +183,7 @@ class Entitlements:
         return next_ns
 
     def _may_return(self) -> set[tuple[str, str]]:
-        """Plugins and users of which nothing but a clock that is not settled says that they have not paid."""
+        """Plugins and users for which only a clock that has not settled says that they have not paid."""
         over_ns = self._over_ns()
         found = {(one.plugin, one.user_id) for one in self.shop.read(lambda db: sales.lasting(db, over_ns))
                  if one.refunded_ns is None}
@@ -191,9 +191,10 @@ class Entitlements:
                         for user in grant.users}
 
     def settle(self, context: Context) -> None:
-        """``sweep`` after a sale: that stands, so what goes wrong here is logged and tried again within a second."""
+        """Calls ``sweep`` after a sale. The sale stands, so an error here is logged, and tried again within a second.
+        """
         self.due_ns = 0
         try:
             self.sweep(context)
         except Refusal as error:
-            log.error("what was sold could not be served at once: %s", error.message)
+            log.error("a sale is not in effect yet; it is tried again within a second: %s", error.message)

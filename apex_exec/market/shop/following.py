@@ -1,9 +1,9 @@
-"""The index that this daemon's plugins came from, read again and again: what it lists as revoked stops here too.
+"""Follows the index that this daemon's plugins came from: what it lists as revoked is stopped here, too.
 
-``refresh`` fetches the signed index, believes it under the rules of ``index.py``, and revokes every installed version
-that it lists as revoked, whatever way its bytes came here. The last index that was believed is kept in a file, so that
-a daemon that starts without a network goes on from there. An index that cannot be had is a warning; one that has
-expired, or was never had, is stale: where ``market.stale`` is "stop", what came from the marketplace is then not
+``refresh`` fetches the signed index, accepts it under the rules of ``index.py``, and revokes every installed version
+that it lists as revoked, however its bytes arrived here. The last accepted index is stored in a file, so that a daemon
+that starts without a network continues from it. An index that cannot be fetched causes a warning. An index that has
+expired, or was never fetched, is stale: if ``market.stale`` is "stop", plugins from the marketplace are then not
 served. Everything here runs in the registrar, in a thread of its own, and blocks.
 """
 
@@ -28,23 +28,23 @@ from apex_exec.registry.context import Context
 log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 3600.0
-"""Between two looks where no index is followed; a reload wakes it."""
+"""The time between two checks if no index is followed; a reload wakes the thread."""
 RETRY_SECONDS = 10.0
-"""After the first fetch that failed; twice as long after each further one, ``market.refresh_seconds`` at most."""
+"""The wait after the first failed fetch. It doubles after each further one, up to ``market.refresh_seconds``."""
 JITTER = 0.1
-"""A fleet that was started at once does not ask its mirror at once."""
+"""A random delay, so that a fleet that was started at once does not contact its mirror at once."""
 STALE = "market_index_stale"
 _OUTCOMES = {"not_fetched": "not_fetched", "too_large": "not_fetched", "place_invalid": "not_fetched",
              "index_rolled_back": "rolled_back", "index_forked": "rolled_back", "index_expired": "expired"}
 
 
 class Following:
-    """One index elsewhere. ``refresh`` is called by one thread; the rest never blocks and may be called by any."""
+    """One index elsewhere. One thread calls ``refresh``; the rest never blocks, and any thread may call it."""
 
     def __init__(self, shop: Shop) -> None:
         self.shop = shop
         self.trouble = ""
-        """Why the last refresh did not bring an index that counts; "" where it did."""
+        """Why the last refresh did not yield a valid index; "" if it did."""
         self._place = ""
         self._index: Index | None = None
         self._revoked: dict[str, str] = {}
@@ -52,22 +52,22 @@ class Following:
         self._was_stale = False
         self._failures = 0
 
-    # ------------------------------------------------------------------ what the registry asks
+    # ------------------------------------------------------------------ for the registry
     def revoked(self, digest: str) -> str:
-        """Why the marketplace says that these bytes must not run; "" where it does not."""
+        """Why the marketplace forbids running these bytes; "" if it does not."""
         return self._revoked.get(digest, "")
 
     def stale(self, context: Context) -> str:
-        """Why the index that is followed no longer counts; "" where it does, or none is followed."""
+        """Why the followed index is no longer valid; "" if it is, or none is followed."""
         if not context.settings.market.index:
             return ""
         if self._index is None:
-            return "no index of the marketplace was ever had"
+            return "the marketplace's index was never fetched"
         over_ns = self.shop.now_ns() - self._index.expires_ns
         return f"the marketplace's index expired {over_ns // 10**9} s ago" if over_ns >= 0 else ""
 
     def withheld(self, context: Context, db: sa.Connection, digest: str) -> str:
-        """The word for why a version is not served for now; "" where it is."""
+        """The reason, as one word, why a version is not served for now; "" if it is served."""
         if context.settings.market.stale != "stop" or not self.stale(context):
             return ""
         signed = digest in self._listed or any(
@@ -75,19 +75,19 @@ class Following:
         return STALE if signed else ""
 
     def check(self, context: Context, digest: str) -> str:
-        """What ``plugin verify`` says of a version. Raises Refusal("version_revoked" or "market_index_stale")."""
+        """What ``plugin verify`` reports about a version. Raises Refusal("version_revoked" or "market_index_stale")."""
         if why := self.revoked(digest):
             raise Refusal("version_revoked", why, hint="remove it, or upgrade to another version")
         if why := self.stale(context):
             raise Refusal(STALE, f"{why}; whether it was revoked since is unknown"
-                          + (f" ({self.trouble})" if self.trouble else ""), hint="look at market.index")
+                          + (f" ({self.trouble})" if self.trouble else ""), hint="check market.index")
         index = self._index
         return (f"index {index.version if index else 0} of the marketplace does not revoke it"
                 + ("" if digest in self._listed else "; it is not listed there"))
 
-    # ------------------------------------------------------------------ looking
+    # ------------------------------------------------------------------ following the index
     def open(self, context: Context) -> None:
-        """Goes on from the last index that was believed, where there is one."""
+        """Continues from the last accepted index, if there is one."""
         self._follow(context.settings.market.index)
         if not self._place or self._index is not None:
             return
@@ -96,7 +96,7 @@ class Following:
         self._was_stale = bool(self.stale(context))
 
     def refresh(self, context: Context) -> float:
-        """Looks once; seconds until it wants to be called again."""
+        """Checks once. Returns the seconds until the next call."""
         market = context.settings.market
         self.open(context)
         if not self._place:
@@ -104,7 +104,7 @@ class Following:
         wait = market.refresh_seconds
         try:
             if self._index is not None:
-                self._stop_revoked(context)  # whatever a process that died had taken and not done
+                self._stop_revoked(context)  # a process that died may have accepted an index and revoked nothing
             data = fetch(self._place, NAME, INDEX_BYTES_MAX)
             index = self.shop.take_index(self._place, data, self._keys(context), expired=True)
             write_whole(self._kept(), data)
@@ -124,28 +124,29 @@ class Following:
         return max(1.0, wait * random.uniform(1 - JITTER, 1 + JITTER))
 
     def _tell(self, context: Context, outcome: str, trouble: str) -> None:
-        """Counts what came of it, says what is new, and has everything served again where what may be is another."""
+        """Counts the outcome, reports what is new, and has everything served again if what may be served has changed.
+        """
         context.measure("market_index_refreshes_total", (outcome,), 1.0)
         stale = bool(self.stale(context))
         context.measure("market_index_stale", (), float(stale))
         if self._index is not None:
             context.measure("market_index_expires_timestamp_seconds", (), self._index.expires_ns / 1e9)
         if trouble and trouble != self.trouble:
-            log.warning("the marketplace's index could not be read again; what it revokes is not learnt meanwhile: %s",
+            log.warning("the marketplace's index could not be fetched; new revocations are unknown meanwhile: %s",
                         trouble)
         elif self.trouble and not trouble:
-            log.info("the marketplace's index is read again")
+            log.info("the marketplace's index can be fetched again")
         self.trouble = trouble
         if stale != self._was_stale:
             self._was_stale = stale
             if context.settings.market.stale == "stop":
-                log.error("what came from the marketplace is %s", "not served: its index is stale" if stale
-                          else "served again: its index counts")
+                log.error("plugins from the marketplace are %s", "not served: its index is stale" if stale
+                          else "served again: its index is valid")
                 context.audit("marketplace", "market.stale" if stale else "market.fresh", {"place": self._place[:200]})
             context.in_doubt()
 
     def _stop_revoked(self, context: Context) -> None:
-        """Every one of them, also where one cannot be: what went wrong is raised at the end."""
+        """Revokes each of them, even if one fails; the error is raised at the end."""
         known = {version.digest: version for version in context.store.transact(registry.list_versions)}
         failed: Refusal | None = None
         for digest, why in self._revoked.items():

@@ -1,13 +1,13 @@
 """Entitlements that a marketplace signed for somebody else's daemon: files or URLs named by ``market.entitlements``.
 
 A grant says who may run one paid plugin and until when: users by their ids, or everybody at one customer. The
-marketplace's key signs it (``market entitle``); the daemon that takes it knows that key in the role ``market``. What
-is signed cannot be taken back before it ends, so a marketplace keeps hold by short times and a URL: of two grants
-from one place the newer one counts, and one that is older than what was had from there before is refused.
+marketplace's key signs it (``market entitle``); the daemon that uses it has that key in the role ``market``. A signed
+grant cannot be revoked before it ends, so a marketplace keeps control through short terms and a URL: of two grants from
+one place the newer one counts, and a grant that is older than an earlier one from that place is refused.
 
-A grant counts from the moment it was issued until its end, by this machine's clock. One that is forged, expired, of a
-key that is no longer trusted, for another customer or not readable entitles nobody. The last one that was believed is
-kept, so that a daemon that starts without a network goes on from there; its signature is looked at again then.
+A grant counts from the moment it was issued until its end, by this machine's clock. A grant that is forged, expired,
+signed with a key that is no longer trusted, for another customer, or unreadable entitles nobody. The last accepted
+grant is stored, so that a daemon that starts without a network continues from it; its signature is then checked again.
 Everything here runs in the registrar, in the thread that follows the index, and blocks.
 """
 
@@ -39,12 +39,13 @@ GRANT_BYTES_MAX = 1024 * 1024
 USERS_MAX = 10_000
 RETRY_SECONDS = 10.0
 SKEW_NS = 300 * 10**9
-"""How far the marketplace's clock may be ahead of this one."""
+"""How far the marketplace's clock may be ahead of ours."""
 _PREFIX = b"apex-exec entitlement v1\n"
 
 
 class Grant(msgspec.Struct, frozen=True):
-    """Who may run a plugin: ``users`` (ids in lower case), or whoever a daemon of ``customer`` serves; never both."""
+    """Who may run a plugin: ``users`` (ids in lower case), or everybody whom a daemon of ``customer`` serves; never
+    both."""
 
     plugin: str
     users: list[str]
@@ -61,16 +62,18 @@ class Grant(msgspec.Struct, frozen=True):
 def new_grant(plugin: str, users: list[str], customer: str, now_ns: int, until: str) -> Grant:
     """A grant from now on. Raises Refusal: scope_invalid, until_invalid, user_invalid, customer_invalid."""
     if bool(users) == bool(customer) or len(users) > USERS_MAX:
-        raise Refusal("scope_invalid", f"a grant is for 1 to {USERS_MAX} users or for one customer, not for both",
-                      hint="give --user, once for each, or --customer", code=Code.INVALID_INPUT)
+        raise Refusal("scope_invalid", f"a grant must be for 1 to {USERS_MAX} users or for one customer, not for both",
+                      hint="use --user, once for each user, or --customer", code=Code.INVALID_INPUT)
     try:
         moment = datetime.fromisoformat(until)
     except ValueError:
-        raise Refusal("until_invalid", f"{until[:40]!a} is no moment", hint="as in 2027-01-31 or 2027-01-31T12:00:00Z",
+        raise Refusal("until_invalid",
+                      f"{until[:40]!a} is not a date or time", hint="as in 2027-01-31 or 2027-01-31T12:00:00Z",
                       code=Code.INVALID_INPUT) from None
     ends_ns = int((moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()) * 10**9
     if ends_ns <= now_ns:
-        raise Refusal("until_invalid", f"{until[:40]} is over", hint="name a moment to come", code=Code.INVALID_INPUT)
+        raise Refusal("until_invalid",
+                      f"{until[:40]} is in the past", hint="choose a later moment", code=Code.INVALID_INPUT)
     return Grant(plugin, sorted({check_user(user) for user in users}), check_customer(customer) if customer else "",
                  now_ns, ends_ns)
 
@@ -84,19 +87,20 @@ def seal(grant: Grant, key: Ed25519PrivateKey) -> bytes:
 def open_grant(data: bytes, keys: dict[str, str]) -> Grant:
     """The grant in ``data`` if one of ``keys`` (the market keys trusted now: id → public key) signed it.
 
-    Whether it counts now is ``covers``. Raises Refusal: entitlement_invalid, entitlement_untrusted.
+    ``covers`` says whether it counts now. Raises Refusal: entitlement_invalid, entitlement_untrusted.
     """
     try:
         envelope = msgspec.json.decode(data[: GRANT_BYTES_MAX + 1], type=Envelope)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Refusal("entitlement_invalid", f"this is no entitlement: {error}"[:200]) from None
+        raise Refusal("entitlement_invalid", f"this is not an entitlement: {error}"[:200]) from None
     public = keys.get(envelope.key_id)
     if public is None:
-        raise Refusal("entitlement_untrusted", f"it is signed by {envelope.key_id[:32]!a}, which is no market key here",
+        raise Refusal("entitlement_untrusted",
+                      f"it is signed by {envelope.key_id[:32]!a}, which is not a market key here",
                       hint="register the marketplace's key: apex-exec keys register NAME --role market")
     if not verify_bytes(public, _PREFIX + envelope.index.encode(), envelope.signature):
-        raise Refusal("entitlement_untrusted", "it is not what its signature says",
-                      hint="ask the marketplace for it again")
+        raise Refusal("entitlement_untrusted", "its signature does not match its content",
+                      hint="request it from the marketplace again")
     try:
         grant = msgspec.json.decode(envelope.index, type=Grant)
     except (msgspec.DecodeError, RecursionError) as error:
@@ -107,22 +111,22 @@ def open_grant(data: bytes, keys: dict[str, str]) -> Grant:
 
 
 class Granted:
-    """The grants that this daemon was given. ``changed`` is called when others count than before.
+    """The grants that this daemon has received. ``changed`` is called when the set of valid ones changes.
 
-    ``refresh`` and ``open`` are called by one thread at a time; ``grants`` may be read by any.
+    One thread at a time calls ``refresh`` and ``open``; any thread may read ``grants``.
     """
 
     def __init__(self, shop: Shop, changed: Callable[[], None]) -> None:
         self.shop = shop
         self.grants: tuple[Grant, ...] = ()
-        """All that are to be believed; whether one counts now is ``Grant.covers``."""
+        """All accepted grants; ``Grant.covers`` says whether one counts now."""
         self._by_place: dict[str, Grant] = {}
         self._troubles: dict[str, str] = {}
         self._changed = changed
         self._failures = 0
 
     def open(self, context: Context) -> None:
-        """Goes on from what was kept of each place, where its signature still counts."""
+        """Continues from what was stored for each place, if its signature is still valid."""
         keys = self._keys(context)
         for place in context.settings.market.entitlements:
             with contextlib.suppress(OSError, Refusal):
@@ -130,7 +134,7 @@ class Granted:
         self._settle(context)
 
     def refresh(self, context: Context) -> float | None:
-        """Looks at every place once; seconds until it wants to be called again, None where there are no places."""
+        """Checks every place once. Returns the seconds until the next call, None if there are no places."""
         market = context.settings.market
         self.open(context)
         if not market.entitlements:
@@ -149,9 +153,9 @@ class Granted:
             market.refresh_seconds)
 
     def _take(self, context: Context, place: str, keys: dict[str, str]) -> None:
-        """Raises Refusal, OSError. What was had before stays, if its key is trusted still, until it ends."""
+        """Raises Refusal, OSError. An earlier grant stays until it ends, if its key is still trusted."""
         known = self._by_place.get(place)
-        if known is not None:  # the key may be trusted no longer
+        if known is not None:  # the key may no longer be trusted
             try:
                 open_grant(self._kept(place).read_bytes(), keys)
             except (OSError, Refusal):
@@ -159,13 +163,13 @@ class Granted:
         data = fetch_file(place, GRANT_BYTES_MAX)
         grant = open_grant(data, keys)
         if known is not None and grant.issued_ns < known.issued_ns:
-            raise Refusal("entitlement_rolled_back", "it is older than one that was had from there before")
+            raise Refusal("entitlement_rolled_back", "it is older than an earlier one from the same place")
         customer = one_spelling(context.settings.market.customer)
         if grant.customer and grant.customer != customer:
-            raise Refusal("entitlement_invalid", f"it is for the customer {grant.customer[:60]!a}, and "
+            raise Refusal("entitlement_invalid", f"it is for the customer {grant.customer[:60]!a}, but "
                           f"market.customer is {customer[:60]!a}")
         counts = grant.covers(self.shop.now_ns())
-        if grant != known:  # what it replaces counts no longer, even if this one has ended
+        if grant != known:  # the replaced grant no longer counts, even if this one has ended
             write_whole(self._kept(place), data)
             self._by_place[place] = grant
         if not counts:

@@ -1,9 +1,9 @@
-"""The published index: static files in a folder that any web server or mirror can serve. Pure but for the signature.
+"""The published index: static files in a folder that any web server or mirror can serve. Pure except for the signature.
 
-``index.json`` holds the index as text, and the market key's signature over exactly that text. It carries a version that
-only grows and a date after which it no longer counts, so that neither an old index (rollback) nor one that a mirror
-stopped refreshing (freeze) goes unnoticed; and the SHA-256 of every bundle, so that a swapped one does not either.
-Bundles lie beside it as ``bundles/<digest>.apx``.
+``index.json`` has the index as text, and the market key's signature over exactly that text. The index has a version
+that only grows and an expiry date, so that neither an old index (rollback) nor one that a mirror stopped refreshing
+(freeze) goes unnoticed; and the SHA-256 of every bundle, so that a swapped one does not either. The bundles are beside
+it, as ``bundles/<digest>.apx``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from apex_exec.registry.trust.signing import key_id_of, raw_public, verify_bytes
 NAME = "index.json"
 INDEX_BYTES_MAX = 16 * 1024 * 1024
 LIFETIME_NS = 7 * 24 * 3600 * 1_000_000_000
-"""How long an index counts. It is signed anew at every change and at every start, and when half of this is over."""
+"""How long an index is valid. It is signed anew at every change and every start, and when half of this time is over."""
 _PREFIX = b"apex-exec index v1\n"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -48,12 +48,13 @@ class Entry(msgspec.Struct, frozen=True):
 
     @property
     def path(self) -> str:
-        """Where the bundle lies, beside the index."""
+        """The place of the bundle, relative to the index."""
         return f"bundles/{self.digest}.apx"
 
 
 class Index(msgspec.Struct, frozen=True):
-    """What is on offer, newest facts of each version; revoked ones stay listed so that installs can be stopped."""
+    """What is on offer, with the latest facts of each version. Revoked ones stay listed, so that installations can be
+    stopped."""
 
     version: int
     issued_ns: int
@@ -71,7 +72,7 @@ class Envelope(msgspec.Struct, frozen=True):
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """The newest index taken from a place so far."""
+    """The newest index accepted from a place so far."""
 
     version: int
     sha256: str
@@ -86,9 +87,9 @@ def seal(index: Index, key: Ed25519PrivateKey) -> bytes:
 
 def open_index(data: bytes, keys: dict[str, str], now_ns: int, seen: Seen | None, *,
                expired: bool = False) -> tuple[Index, Seen]:
-    """The index in ``data`` where it is to be believed, and what to remember of it.
+    """The index in ``data`` if it can be accepted, and what to remember of it.
 
-    ``expired``: also one that no longer counts; what it says of revoked versions stays true.
+    ``expired`` also accepts an expired index: what it says about revoked versions stays true.
 
     ``keys`` are the market keys trusted now: id → public key (hex). Raises Refusal: index_invalid, index_untrusted,
     index_rolled_back, index_forked (two indexes of one version), index_expired.
@@ -96,31 +97,32 @@ def open_index(data: bytes, keys: dict[str, str], now_ns: int, seen: Seen | None
     try:
         envelope = msgspec.json.decode(data[: INDEX_BYTES_MAX + 1], type=Envelope)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _bad("index_invalid", f"this is no marketplace index: {error}"[:200]) from None
+        raise _bad("index_invalid", f"this is not a marketplace index: {error}"[:200]) from None
     public = keys.get(envelope.key_id)
     if public is None:
-        raise _bad("index_untrusted", f"the index is signed by {envelope.key_id[:32]!a}, which is no market key here",
+        raise _bad("index_untrusted",
+                   f"the index is signed by {envelope.key_id[:32]!a}, which is not a market key here",
                    "register the marketplace's key: apex-exec keys register NAME --role market")
     if not verify_bytes(public, _PREFIX + envelope.index.encode(), envelope.signature):
-        raise _bad("index_untrusted", "the index is not what its signature says", "use another mirror")
+        raise _bad("index_untrusted", "the index's signature does not match its content", "use another mirror")
     try:
         index = msgspec.json.decode(envelope.index, type=Index)
     except (msgspec.DecodeError, RecursionError) as error:
         raise _bad("index_invalid", f"this release cannot read the index: {error}"[:200]) from None
     now = Seen(index.version, hashlib.sha256(envelope.index.encode()).hexdigest())
     if seen is not None and now.version < seen.version:
-        raise _bad("index_rolled_back", f"the index is version {now.version}; {seen.version} was seen here before",
+        raise _bad("index_rolled_back", f"the index is version {now.version}, but {seen.version} was seen here before",
                    "use another mirror")
     if seen is not None and now.version == seen.version and now.sha256 != seen.sha256:
         raise _bad("index_forked", f"two different indexes call themselves version {now.version}", "use another mirror")
     if now_ns >= index.expires_ns and not expired:
-        raise _bad("index_expired", f"the index stopped counting {(now_ns - index.expires_ns) // 10**9} s ago; the "
-                   "mirror may be held back", "use another mirror, or refresh: apex-exec market publish --refresh")
+        raise _bad("index_expired", f"the index expired {(now_ns - index.expires_ns) // 10**9} s ago; the "
+                   "mirror may be outdated", "use another mirror, or refresh: apex-exec market publish --refresh")
     return index, now
 
 
 def find(index: Index, plugin: str, version: str = "") -> Entry:
-    """The version asked for, else the newest that is on offer. Raises Refusal: plugin_unknown, plugin_revoked."""
+    """The requested version, otherwise the newest one on offer. Raises Refusal: plugin_unknown, plugin_revoked."""
     entries = [entry for entry in index.plugins if entry.id == plugin and version in ("", entry.version)]
     if not entries:
         raise Refusal("plugin_unknown", f"the index has no {plugin[:60]!r} {version[:20]}".rstrip(),
@@ -130,18 +132,18 @@ def find(index: Index, plugin: str, version: str = "") -> Entry:
         raise Refusal("plugin_revoked", f"{plugin} was revoked by the marketplace")
     best = max(offered, key=lambda entry: (entry.state == "published", version_key(entry.version)))
     if not _DIGEST.fullmatch(best.digest) or not 0 < best.size <= APX_BYTES_MAX:
-        raise _bad("index_invalid", f"the index describes {plugin} in a way that cannot be")
+        raise _bad("index_invalid", f"the index has an invalid entry for {plugin}")
     return best
 
 
 def check_bundle(label: str, size: int, sha256: str, data: bytes) -> None:
-    """Raises Refusal("bundle_swapped") where ``data`` is not the bundle that the index names."""
+    """Raises Refusal("bundle_swapped") if ``data`` is not the bundle that the index names."""
     if len(data) != size or hashlib.sha256(data).hexdigest() != sha256:
         raise _bad("bundle_swapped", f"the bundle of {label} is not the one that the index names", "use another mirror")
 
 
 def search(index: Index, words: str) -> list[Entry]:
-    """The offered entries whose id, name or author hold every word, newest version of each, by id."""
+    """The offered entries whose id, name or author contain every word, newest version of each, by id."""
     wanted = words.casefold().split()
     found: dict[str, Entry] = {}
     for entry in index.plugins:
@@ -156,7 +158,7 @@ def _bad(reason: str, message: str, hint: str = "") -> Refusal:
 
 
 def public_facts(entry: Entry) -> dict[str, Any]:
-    """What ``market search`` and ``show`` tell of an entry."""
+    """What ``market search`` and ``show`` print about an entry."""
     facts: dict[str, Any] = msgspec.to_builtins(entry)
     return {key: facts[key] for key in ("id", "version", "name", "author", "state", "price", "permissions", "coverage",
                                         "digest")}

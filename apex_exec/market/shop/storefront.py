@@ -1,6 +1,6 @@
-"""The marketplace as its operator runs it: one store, one market key, one folder that is published. Every call blocks.
+"""The marketplace as its operator runs it: one store, one market key, one published folder. Every call blocks.
 
-``Shop`` holds what the operations need and makes each of them one transaction at one moment of one clock.
+``Shop`` has what the operations need, and runs each of them as one transaction at one moment of one clock.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 KEY_NAME = "market"
 METERED_MONTHS_MAX = 3
-"""Months whose sums are kept in memory: the open one and those that are about to be closed."""
+"""How many months' sums are kept in memory: the open one, and those that are about to be closed."""
 
 
 class Metered(NamedTuple):
@@ -56,7 +56,7 @@ class Metered(NamedTuple):
 
 
 class Shop:
-    """Open it once a process. ``now_ns`` is the wall clock; tests and the walkthrough give their own."""
+    """Open it once for each process. ``now_ns`` is the wall clock; tests and the walkthrough pass their own."""
 
     def __init__(self, settings: Settings, now_ns: Callable[[], int]) -> None:
         self.settings = settings
@@ -66,22 +66,23 @@ class Shop:
         self._metered: dict[str, Metered] = {}
         self.folder = settings.state_path / "market"
         self.public = self.folder / "public"
-        """What is published: a web server's root, or the folder that ``market.index`` names."""
+        """The published folder: a web server's root, or the folder that ``market.index`` names."""
 
     def close(self) -> None:
-        """Gives the database back."""
+        """Closes the database."""
         self.engine.dispose()
 
     def change(self, work: Callable[[sa.Connection, int], T]) -> T:
-        """``work(db, now_ns)`` in one transaction; all or nothing. Raises Refusal("clock_set_back") and ``work``'s."""
+        """Runs ``work(db, now_ns)`` in one transaction, all or nothing. Raises Refusal("clock_set_back"), and what
+        ``work`` raises."""
         return transact(self.engine, STORE, lambda db: work(db, advance_clock(db, self.now_ns())))
 
     def read(self, work: Callable[[sa.Connection], T]) -> T:
-        """``work(db)`` in one transaction that changes nothing."""
+        """Runs ``work(db)`` in one transaction that changes nothing."""
         return transact(self.engine, STORE, work)
 
     def key(self) -> Ed25519PrivateKey:
-        """The market key, ``<state_dir>/keys/market.key``; made on first use."""
+        """The market key, ``<state_dir>/keys/market.key``, created on first use."""
         folder = self.settings.state_path / "keys"
         path = folder / f"{KEY_NAME}.key"
         if not path.exists():
@@ -90,18 +91,19 @@ class Shop:
 
     # ------------------------------------------------------------------ submitted bundles
     def keep(self, bundle: Bundle, signatures: bytes) -> None:
-        """Keeps what was submitted, with its author's signatures, until it is published or replaced."""
+        """Stores what was submitted, with its author's signatures, until it is published or replaced."""
         write_whole(self._kept(bundle.digest), pack(bundle, signatures))
 
     def kept(self, submission: Submission) -> tuple[Bundle, bytes]:
-        """The submitted bytes, hashed again. Raises Refusal("digest_changed") where they are others now."""
+        """The submitted bytes, hashed again. Raises Refusal("digest_changed") if they have changed."""
         try:
             bundle, signatures = unpack(self._kept(submission.digest).read_bytes(), f"submission {submission.id}")
         except OSError as error:
             raise Refusal("digest_changed", f"the bytes of submission {submission.id} are gone: {error}"[:300],
                           hint="submit it again", code=Code.CONFLICT) from None
         if bundle.digest != submission.digest:
-            raise Refusal("digest_changed", f"the bytes kept for submission {submission.id} are not those that were "
+            raise Refusal("digest_changed",
+                          f"the bytes stored for submission {submission.id} differ from those that were "
                           "submitted", hint="submit it again", code=Code.CONFLICT)
         return bundle, signatures
 
@@ -110,7 +112,8 @@ class Shop:
 
     # ------------------------------------------------------------------ publishing
     def put_public(self, submission: Submission) -> Entry:
-        """Writes a bundle beside the index: the author's signatures, and ours over the same digest. Its entry."""
+        """Writes a bundle beside the index, with the author's signatures and ours over the same digest. Returns its
+        entry."""
         now_ns = self.now_ns()
         bundle, data = self.kept(submission)
         ours = sign_digest(self.key(), "market", bundle.digest, now_ns)
@@ -124,11 +127,11 @@ class Shop:
 
     @staticmethod
     def record(db: sa.Connection, submission: Submission, entry: Entry) -> None:
-        """Keeps what the index says of a published version."""
+        """Stores the index entry of a published version."""
         db.execute(sa.insert(publications).values(submission=submission.id, entry=subs.encode(entry)))
 
     def write_index(self, db: sa.Connection, now_ns: int) -> Index:
-        """Signs the index of what is published now, one version higher, and puts it in place of the old one."""
+        """Signs the index of what is published now, one version higher, and replaces the old one."""
         last = db.execute(sa.select(sa.func.max(index_versions.c.version))).scalar() or 0
         index = msgspec.structs.replace(self.current(db, now_ns), version=last + 1)
         data = seal(index, self.key())
@@ -147,8 +150,8 @@ class Shop:
     def take_index(self, place: str, data: bytes, keys: dict[str, str], *, expired: bool = False) -> Index:
         """An index fetched from ``place``, checked against the newest one seen from there. Raises Refusal.
 
-        ``expired``: one that no longer counts is taken too, for what it revokes. A clock that was set back stops no
-        revocation: nothing is dated here.
+        ``expired`` also accepts an expired index, for what it revokes. A clock that was set back stops no revocation:
+        nothing gets a date here.
         """
         now_ns = self.now_ns()
 
@@ -164,10 +167,11 @@ class Shop:
 
     # ------------------------------------------------------------------ the ledger
     def usage(self, month: str, progress: Progress | None = None) -> dict[Key, Usage]:
-        """Usage of one UTC month out of the ledger; none where there is no ledger yet.
+        """The usage of one UTC month from the ledger; empty if no ledger exists yet.
 
-        Reads the whole month the first time, about a second for 200,000 events, and later what came since: every figure
-        is a sum. A ledger that is another one by then is read anew. Raises Refusal("ledger_unreadable").
+        The first call reads the whole month, about a second for 200,000 events, and later calls only what was added:
+        every figure is a sum. If the ledger was replaced meanwhile, it is read anew. Raises
+        Refusal("ledger_unreadable").
         """
         window = month_interval(*parse_month(month))
         path = self._ledger()
@@ -190,22 +194,23 @@ class Shop:
             raise Refusal("ledger_unreadable", str(error), hint="apex-exec audit verify") from None
 
     def check_ledger(self, progress: Progress | None = None) -> None:
-        """Raises Refusal("ledger_damaged") where the ledger is not what was written: nothing is billed from it.
+        """Raises Refusal("ledger_damaged") if the ledger was changed after it was written: nothing is billed from it.
 
         Walks the whole chain, about 700,000 events a second.
         """
         path, state = self._ledger(), self.settings.state_path
         if not path.exists() and not (state / HEAD).exists():
-            return  # no daemon ever kept one here
+            return  # no daemon ever kept a ledger here
         progress = progress or Progress()
         if path.exists():
             try:
                 progress.begin("verifying the ledger", sum(map(len, seqs_of(path, Filter()))))
-            except LedgerError:  # the walk says what is wrong
+            except LedgerError:  # the walk reports what is wrong
                 progress.begin("verifying the ledger", 0)
         finding = verify(path, state, walked=progress.reached).finding
         if finding is not None:
-            raise Refusal("ledger_damaged", f"the ledger is not what was written, so no month is closed from it: "
+            raise Refusal("ledger_damaged",
+                          f"the ledger was changed after it was written, so no month is closed from it: "
                           f"{finding.kind} at event {finding.seq}: {finding.message}"[:400],
                           hint="apex-exec audit verify; restore the ledger from a backup", code=Code.CONFLICT)
 
@@ -213,10 +218,10 @@ class Shop:
         return database_path(self.settings.audit.url, self.settings.state_path)
 
     def hosted(self, context: Context, month: str, usage: dict[Key, Usage]) -> Hosted:
-        """The seconds for which each plugin was enabled for each user up to the end of ``month``, or up to now.
+        """The seconds for which each plugin was enabled for each user, up to the end of ``month`` or up to now.
 
-        Earlier months are in it so that what turns out late becomes a correction; who called in them was written down
-        when they were closed, since the ledger forgets.
+        Earlier months are included, so that what turns out late becomes a correction. Who called in them was stored
+        when they were closed, because the ledger removes old events.
         """
         calls = [*callers(self.read(invoices.closed_usage)), *callers(usage)]
         until_ns = min(self.now_ns(), month_interval(*parse_month(month))[1] * NS)
@@ -226,7 +231,7 @@ class Shop:
 
 
 def _counted(path: Path, wanted: Filter, last: int, progress: Progress) -> Iterator[Event]:
-    """The events that ``wanted`` lets through up to the seq ``last``; ``progress`` counts those passed over, too."""
+    """The events that ``wanted`` selects up to the seq ``last``; ``progress`` also counts those that are skipped."""
     parts = seqs_of(path, wanted, last)
     total = sum(map(len, parts))
     progress.begin("reading the month", total)
@@ -240,6 +245,6 @@ def _counted(path: Path, wanted: Filter, last: int, progress: Progress) -> Itera
 
 
 def write_whole(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """As ``replace_file``, in a folder that need not be there yet."""
+    """As ``replace_file``, in a folder that may not exist yet."""
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, data, mode=mode)

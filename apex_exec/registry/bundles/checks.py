@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 PROBE_SECONDS = 60.0
 NOBODY = "00000000-0000-4000-8000-000000000000"
-"""The user of a trial call: no row of the platform belongs to this user."""
+"""The user of a canary call: no row of the platform belongs to this user."""
 
 def declared_problems(manifest: Manifest, declared: dict[str, Any]) -> list[dict[str, Any]]:
     """One problem for each difference between the manifest and what the loaded code declares."""
@@ -80,7 +80,7 @@ def check_scan(ctx: Context, bundle: Bundle) -> Report:
     return report
 
 
-def trial_call(manifest: Manifest, hook: str | None, payload: dict[str, Any] | None,
+def canary_call(manifest: Manifest, hook: str | None, payload: dict[str, Any] | None,
                user: str | None) -> dict[str, Any]:
     """The call that a new generation, or a live plugin, is tried with: {} if ``hook`` is "none"."""
     if hook == "none":

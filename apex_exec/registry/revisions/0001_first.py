@@ -30,7 +30,8 @@ def upgrade() -> None:
         f"CREATE TABLE enablement (id {identity}, plugin VARCHAR(50) NOT NULL, user_id VARCHAR(36) NOT NULL, "
         "from_ns BIGINT NOT NULL, to_ns BIGINT)",
         "CREATE INDEX ix_enablement_plugin ON enablement (plugin)",
-        # One open interval for a plugin and user, whoever writes: enabling twice must never be billed twice.
+        # The index allows one open interval for each plugin and user, even with several writers: nobody is billed twice
+        # for enabling twice.
         "CREATE UNIQUE INDEX ux_enablement_open ON enablement (plugin, user_id) WHERE to_ns IS NULL",
         f"CREATE TABLE installs (id {identity}, plugin VARCHAR(50) NOT NULL, version VARCHAR(20) NOT NULL, "
         "digest VARCHAR(64) NOT NULL, operation VARCHAR(20) NOT NULL, uid INTEGER NOT NULL, at_ns BIGINT NOT NULL, "

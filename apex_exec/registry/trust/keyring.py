@@ -91,7 +91,7 @@ _MEND = {
 }
 
 
-def judge(db: sa.Connection, digest: str, signatures: list[Signature], now_ns: int, known: str = "") -> Signed:
+def evaluate(db: sa.Connection, digest: str, signatures: list[Signature], now_ns: int, known: str = "") -> Signed:
     """What ``signatures`` are worth. A forged signature, or one by a revoked or expired key, raises Refusal whatever
     the policy; one by a key that is not registered is ignored, with a note. If several authors' keys signed, the one
     that is ``known`` for the plugin counts."""

@@ -12,7 +12,7 @@ ACTIONS = {
 
 @plugin.hook("onActionExecute")
 def on_action(params):
-    """``echo`` gives its context back, ``sum`` adds its numbers; null leaves the action to another plugin."""
+    """``echo`` returns its context, ``sum`` adds its numbers; null leaves the action to another plugin."""
     answer = ACTIONS.get(params["action"])
     result = None if answer is None else answer(params["context"])
     return {"result": result, "metadata": {"handled": answer is not None}}

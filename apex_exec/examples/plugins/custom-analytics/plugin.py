@@ -1,4 +1,4 @@
-"""The document's first plugin, in the dict form: a chart, and a data set in the shape that the chart draws."""
+"""The specification's first plugin, in the dict form: a chart, and a data set in the form that the chart draws."""
 
 
 def on_dashboard_load(params):
@@ -7,7 +7,8 @@ def on_dashboard_load(params):
 
 
 def on_data_fetch(params):
-    """The query with the names of its filters; where there is data, its rows counted and summed by region."""
+    """The query with the names of its filters; if there are data, also their number of rows and the totals by region.
+    """
     made = {"query": params["query"], "filters": sorted(params["filters"])}
     rows = params.get("data")
     if isinstance(rows, list):
@@ -17,7 +18,7 @@ def on_data_fetch(params):
 
 
 def totals(rows):
-    """region -> sum of its totals; what is no row is passed over."""
+    """region -> sum of its totals; items that are not rows are skipped."""
     sums = {}
     for row in rows:
         if isinstance(row, dict) and "region" in row:

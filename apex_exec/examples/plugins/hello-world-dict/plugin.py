@@ -1,4 +1,4 @@
-"""The document's minimal plugin in its own shape: a map with id, version, permissions and hooks."""
+"""The specification's minimal plugin in its own form: a map with id, version, permissions and hooks."""
 
 
 async def on_dashboard_load(context):

@@ -1,4 +1,4 @@
-"""The document's minimal plugin."""
+"""The specification's minimal plugin."""
 
 from workers import HookContext, Plugin
 

@@ -1,8 +1,8 @@
-"""Misbehaves: takes all the memory it can get."""
+"""Misbehaves: it takes all the memory that it can get."""
 
 
 def hoard(params):
-    """Grows until refused."""
+    """Grows until an allocation is refused."""
     kept = []
     while True:
         kept.append(bytearray(1024 * 1024))

@@ -1,8 +1,8 @@
-"""Misbehaves: returns what its hook must not."""
+"""Misbehaves: it returns a value that its hook may not return."""
 
 
 def lie(params):
-    """Widgets that are no list."""
+    """Returns widgets that are not a list."""
     return {"customWidgets": "many"}
 
 

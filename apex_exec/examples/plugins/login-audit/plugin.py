@@ -1,4 +1,4 @@
-"""Notes every login in the plugin's log."""
+"""Writes every login to the plugin's log."""
 
 from workers import Plugin
 

@@ -1,4 +1,4 @@
-"""Misbehaves: never returns, and swallows what it can."""
+"""Misbehaves: it never returns, and swallows every exception that it can."""
 
 plugin = {"id": "spinner", "version": "1.0.0", "permissions": [], "hooks": {}}
 

@@ -1,9 +1,14 @@
-"""Small malicious plugins for the scan, one technique each, none live: their addresses are reserved (RFC 5737)."""
+"""What the static scan is tried with: small malicious plugins, one technique each, and ordinary packages.
+
+None of the malicious ones is live: their addresses are reserved (RFC 5737).
+"""
 
 from __future__ import annotations
 
 import base64
+import importlib.metadata
 import zlib
+from pathlib import Path
 
 _HEAD = "from workers import Plugin\nplugin = Plugin(id='sample', version='1.0.0')\n"
 _SHELL = "import os\nos.system('id')\n"
@@ -94,3 +99,18 @@ MALICIOUS: dict[str, str] = {
 def malicious_bundle(source: str) -> dict[str, bytes]:
     """The files of a plugin with ``source`` in it."""
     return {"plugin.py": (_HEAD + source + "\n").encode()}
+
+
+ORDINARY_PACKAGES = ("attrs", "click", "idna", "iniconfig", "markdown-it-py", "packaging", "pluggy", "rich", "sqlglot",
+                     "typing_extensions")
+"""Well-known pure-Python distributions: an error that the scan finds in one of them is a false alarm."""
+
+
+def package_files(name: str) -> dict[str, bytes]:
+    """The Python sources of an installed distribution; empty if it is not installed."""
+    try:
+        files = importlib.metadata.files(name) or []
+    except importlib.metadata.PackageNotFoundError:
+        return {}
+    return {str(file): Path(str(file.locate())).read_bytes() for file in files
+            if str(file).endswith(".py") and not str(file).startswith("..")}

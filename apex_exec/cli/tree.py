@@ -1,0 +1,42 @@
+"""Which file holds which verb. Only the file of the verb that is typed is imported; help and completion import all."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+
+import click
+
+from apex_exec.cli.root import GROUPS, app
+from apex_exec.cli.verbs import build
+
+FILES = {
+    "demo": "demo", "doctor": "daemon.doctor", "version": "version", "completion": "completion",
+    "serve": "daemon.serve", "stop": "daemon.background", "status": "daemon.status", "top": "daemon.status",
+    "config check": "daemon.config_check", "reload": "daemon.operate", "drain": "daemon.operate",
+    "undrain": "daemon.operate", "restart": "daemon.operate", "breaker": "daemon.operate", "backup": "daemon.backup",
+    "restore": "daemon.backup", "invoke": "invoke", "dispatch": "invoke", "schema": "schema", "keys": "keys",
+    "audit": "audit",
+    "plugin new": "plugin.new", "plugin validate": "plugin.validate", "plugin test": "plugin.test",
+    "plugin dev": "plugin.dev", "plugin pack": "plugin.pack", "plugin sign": "plugin.pack",
+    "plugin install": "plugin.install", "plugin upgrade": "plugin.install", "plugin rollback": "plugin.install",
+    "plugin remove": "plugin.install", "plugin enable": "plugin.enable", "plugin disable": "plugin.enable",
+    "plugin quarantine": "plugin.enable", "plugin release": "plugin.enable", "plugin approve": "plugin.approve",
+    "plugin deny": "plugin.approve", "plugin revoke": "plugin.approve", "plugin list": "plugin.show",
+    "plugin show": "plugin.show", "plugin logs": "plugin.logs", "plugin verify": "plugin.verify",
+    "market": "market.market", "billing": "market.billing",
+}
+"""By what is typed, or by its first word if one file holds all verbs of a group; a group's verbs are shown in this
+order."""
+PROGRAM = "apex-exec"
+
+
+def command_tree(arguments: Sequence[str] | None = None) -> click.Group:
+    """What parses ``arguments``; without them, and for what no file is known to hold, every verb."""
+    words = [word for word in arguments or () if not word.startswith("-")][:2]
+    known = FILES.get(" ".join(words)) or (FILES.get(words[0]) if words else None)
+    for name in (known,) if known else dict.fromkeys(FILES.values()):
+        importlib.import_module(f"apex_exec.cli.{name}")  # it registers its verbs
+    for name, group in GROUPS.items():
+        app.add(name, group)
+    return build(app, PROGRAM)
