@@ -33,7 +33,7 @@ ALLOWED: dict[str, int] = {
     "apex_exec/client": 10,
     "apex_exec/core": 13,
     "apex_exec/daemon": 49,
-    "apex_exec/executor": 28,
+    "apex_exec/executor": 4,
     "apex_exec/registry": 4,
     "benchmarks": 5,
     "tests": 51,
