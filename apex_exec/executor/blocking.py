@@ -54,7 +54,7 @@ class BlockingExecutor:
         return self._keeper.pid
 
     def run(self, job: Job) -> None:
-        """Runs ``job`` to its end, which is told to the job itself. Blocks until its worker is dead."""
+        """Runs ``job`` to its end, which the job itself hears of. Blocks until its worker is dead."""
         self._job, self._killed_ns = job, 0
         self._executor.start_job(job)
         self.loop.run(self._turn)

@@ -96,8 +96,8 @@ class Sandboxing:
             log.info("isolation is %s", self.level)
 
     def jail_for(self, worker: int, spec: PluginSpec | None) -> dict[str, Any]:
-        """Returns what the zygote is told of this worker; without ``spec`` it is a spare. Raises RuntimeError if there
-        is no uid or control group for it."""
+        """Returns what the zygote needs to know of this worker; without ``spec`` it is a spare. Raises RuntimeError if
+        there is no uid or control group for it."""
         paths: list[str] = []
         if self.cgroups is not None:
             try:

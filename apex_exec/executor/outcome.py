@@ -19,13 +19,13 @@ MESSAGE_CHARS_MAX = 500
 PATH_CHARS_MAX = 200
 RAISED_CODES = {"permission_denied": "PERMISSION_DENIED", "rate_limited": "RATE_LIMITED",
                 "not_provided": "NOT_PROVIDED", "deadline_exceeded": "TIMEOUT"}
-"""What a refused API call that a hook does not handle makes of the hook's outcome. (TIMEOUT: the hook was told so a
+"""What a refused API call that a hook does not handle makes of the hook's outcome. (TIMEOUT: the hook was notified a
 little before its own end, and has run.) Any other code is PLUGIN_ERROR with ``apiCode``, and so is a code that no API
 call of that invocation was refused with."""
 
 
 RETRY_MS_MAX = 60_000
-"""The longest wait that an API call can have told a hook: the window that its rate is counted in."""
+"""The longest wait that an API call can have reported to a hook: the window that its rate is counted in."""
 
 
 _FRAME = re.compile(r'^[ |+]*File "([^"\n]{1,200})", line ([0-9]{1,7})(?:, in ([^\n]{1,100}))?', re.MULTILINE)

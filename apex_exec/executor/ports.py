@@ -15,7 +15,7 @@ use the same one, ``local.LocalExecutor``; nothing here says that the processes 
 | it never was: the machine gave no process | ``ForkRefused`` |
 | it broke the protocol, and is to be killed | ``WorkerViolated`` |
 | it answered a ping | ``WorkerPonged`` |
-| started: the number of calls it has begun in all | ``CallsStarted`` |
+| started: it has begun this many calls in all | ``CallsStarted`` |
 | the zygote came up, or was lost with all its workers | ``ZygoteUp``, ``ZygoteLost`` |
 
 Every call is made in the loop and must not block.
@@ -77,8 +77,8 @@ class Executor(Protocol):
         """Sends what is queued."""
 
     def tell_end(self, ended: act.WorkerEnded) -> str:
-        """Logs the end that was told last, as the core judged it. Returns why the worker ended, or "" if that was not
-        logged."""
+        """Logs the end that was reported last, as the core judged it. Returns why the worker ended, or "" if that was
+        not logged."""
 
     def plugin_of(self, worker: int) -> str:
         """Returns the plugin that a living worker was started for; "" if there is no such worker."""
@@ -102,7 +102,7 @@ class Jails(Protocol):
     """What confines each worker beside the zygote's own jail: a uid, a control group."""
 
     def jail_for(self, worker: int, spec: PluginSpec | None) -> dict[str, Any]:
-        """Returns what the zygote is told of this worker. Raises RuntimeError if there is no room for it."""
+        """Returns what the zygote needs to know of this worker. Raises RuntimeError if there is no room for it."""
 
     def adopt(self, spare: int, worker: int, spec: PluginSpec) -> None:
         """Gives what the spare holds to the worker, with the plugin's limits. Raises RuntimeError."""
@@ -167,10 +167,10 @@ class Neighbours:
         self.step = step
         """Gives an event to the core and does the actions that follow from it."""
         self.failed = failed
-        """Receives (duty, error, plugin) if a duty failed; the plugin is "" if no plugin is concerned."""
+        """Is given (duty, error, plugin) if a duty failed; the plugin is "" if no plugin is concerned."""
         self.api: ApiCalls | None = None
         self.governing: Governing | None = None
         self.on_uncalled: Callable[[str, str, int], None] = lambda _plugin, _user, _cpu_ns: None
-        """Is told of CPU time that no call's figure holds: the plugin, the user of its worker's latest call, ns."""
+        """Is notified of CPU time that no call's figure holds: the plugin, the user of its worker's latest call, ns."""
         self.oldest: Callable[[int], tuple[int, ev.InvokeRequested] | None] = lambda _worker: None
         """Returns number and request of the oldest unanswered call on a worker's link."""

@@ -103,7 +103,7 @@ class Governing:
         self._step = step
         self._metrics = metrics
         self._cgroups = cgroups
-        self._failed = failed  # told of a plugin that could not be governed: it is quarantined, the others are governed
+        self._failed = failed  # notified of a plugin that could not be governed, which is then quarantined
         self._governor = Governor()
         self._workers: dict[int, _Governed] = {}
         self._of_plugin: dict[str, set[int]] = {}
@@ -315,7 +315,7 @@ class Governing:
 
     def charge_host(self, plugin: str, cost_ns: int, now_ns: int) -> None:
         """Takes what the daemon's own processes did for ``plugin`` out of its CPU bucket, and stops its workers if the
-        bucket is empty: there is one bucket, no matter which worker has used the time."""
+        bucket is empty: there is one bucket, whichever process used the time."""
         try:
             if self._governor.charge(plugin, cost_ns, now_ns):
                 for worker in self._of_plugin.get(plugin, ()):

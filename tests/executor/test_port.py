@@ -109,7 +109,7 @@ def test_a_worker_ends_once_with_what_its_status_shows(played: PlayedExecutor, s
                                                        details: dict[str, int]) -> None:
     played.start(1)
     played.die(1, status)
-    played.zygote.tell(inner.Exited(1, 1, status, 0, 0, 0))  # told twice, it ends once
+    played.zygote.tell(inner.Exited(1, 1, status, 0, 0, 0))  # reported twice, it ends once
     played.turn()
     (end,) = of(played, ev.WorkerGone)
     assert (end.worker, end.code, end.details) == (1, code, details)

@@ -113,7 +113,7 @@ class PlayedBundles:
 
 
 class PlayedExecutor:
-    """``events`` is what the core was told. Every method plays one thing and lets the executor take it in."""
+    """``events`` is what the core has heard. Every method plays one thing and lets the executor take it in."""
 
     def __init__(self, spares: int = 0, more: Sequence[ZygoteSource] = ()) -> None:
         self.events: list[ev.Event] = []

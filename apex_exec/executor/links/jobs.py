@@ -88,7 +88,7 @@ class Job:
         self._home.kill_link(link)
 
     def hung_up(self, link: WorkerLink) -> None:
-        """Its end is told when its process is reaped."""
+        """Its end is reported when its process is reaped."""
 
     def orphaned(self, link: WorkerLink) -> None:
         """It is killed: nothing would report its end."""

@@ -15,7 +15,7 @@ UNSTARTED_NS = 10_000 * MS_NS
 
 
 class StartHealth:
-    """Told of starts that the machine, and no plugin, has kept from succeeding, and of those that succeed."""
+    """Notified of starts that the machine, and no plugin, has kept from succeeding, and of those that succeed."""
 
     def __init__(self, metrics: Metrics, logs: Logs) -> None:
         self._metrics = metrics

@@ -1,7 +1,7 @@
-"""How workers end: from the evidence to one ``End``, told once.
+"""How workers end: from the evidence to one ``End``, reported once.
 
 A worker ends when the zygote has reaped it, when its zygote is lost, when the zygote had not heard of it before it was
-killed, or when the machine gave it no process. Before an end is told the link is read to its end, because what the
+killed, or when the machine gave it no process. Before an end is reported, the link is read to its end, because what the
 worker wrote before its death counts.
 """
 
@@ -84,7 +84,7 @@ class WorkerExits:
         self._closing: list[_Closing] = []
         self._never: list[WorkerLink] = []  # killed before the zygote had heard of them
         self._refused: list[tuple[int, Kind, WorkerLink | None]] = []
-        self._told: dict[int, tuple[int, str, str]] = {}  # (pid, code, message) of the worker whose end is being told
+        self._told: dict[int, tuple[int, str, str]] = {}  # (pid, code, message) while an end is being reported
 
     # ------------------------------------------------------------------ what has happened
     def exited(self, link: WorkerLink, message: inner.Exited) -> None:
@@ -96,7 +96,7 @@ class WorkerExits:
         self._gone(link, None, LOST)
 
     def never(self, link: WorkerLink) -> None:
-        """The worker was killed before the zygote had heard of it; its end is told by ``follow_up``."""
+        """The worker was killed before the zygote had heard of it; its end is reported by ``follow_up``."""
         self._never.append(link)
         self._unsettle()
 
@@ -120,7 +120,7 @@ class WorkerExits:
             try:
                 self._close(one)
             except Exception as error:
-                one.link.closing = False  # whoever hears of the end next may tell it
+                one.link.closing = False  # the next news of the end may report it
                 self._failed("end of a worker", error, one.link)
         while self._refused:
             worker, kind, link = self._refused.pop()
@@ -144,7 +144,7 @@ class WorkerExits:
         try:
             self._close(_Closing(link, exited, lost, time.monotonic_ns() + DRAIN_NS_MAX))
         except Exception:
-            link.closing = False  # whoever hears of the end next may tell it
+            link.closing = False  # the next news of the end may report it
             raise
 
     def _close(self, dead: _Closing) -> None:
@@ -174,7 +174,7 @@ class WorkerExits:
             return None
         try:
             return governing.worker_gone(link.worker, exited)
-        except Exception as error:  # its end is told all the same
+        except Exception as error:  # its end is reported all the same
             self._failed("governing", error, link)
             return None
 

@@ -89,10 +89,10 @@ class PoolWorker:
         self._step(ev.WorkerViolated(link.worker, why[:500]), now_ns)
 
     def hung_up(self, link: WorkerLink) -> None:
-        """Its end is told when its process is reaped."""
+        """Its end is reported when its process is reaped."""
 
     def orphaned(self, link: WorkerLink) -> None:
-        """The core, which was told of the zygote, has it killed."""
+        """The core, which was notified of the zygote's loss, has it killed."""
 
     def refused(self, worker: int, now_ns: int) -> None:
         """The core hears that there is no such worker."""

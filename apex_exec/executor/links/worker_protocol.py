@@ -41,7 +41,7 @@ decode: Callable[[bytes], Any] = msgspec.msgpack.Decoder(inner.FromWorker).decod
 
 class WorkerProtocol:
     """``of_pool`` and ``of_others`` are the tables. ``busy`` holds the links of workers that owe an answer;
-    ``reply(link, message)`` queues a message for a worker; ``health`` is told whether workers boot."""
+    ``reply(link, message)`` queues a message for a worker; ``health`` is notified whether workers boot."""
 
     def __init__(self, neighbours: Neighbours, busy: set[WorkerLink], *,
                  reply: Callable[[WorkerLink, Any], None], health: StartHealth, metrics: Metrics, logs: Logs) -> None:

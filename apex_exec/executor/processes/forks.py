@@ -121,7 +121,7 @@ class Forks:
                 self._loop.add(link.pidfd, lambda _, link=link: self.orphaned(link))  # type: ignore[misc]  # bound now
 
     def jail_of(self, link: WorkerLink) -> dict[str, Any]:
-        """Returns what the zygote is told of the worker. Raises RuntimeError."""
+        """Returns what the zygote needs to know of the worker. Raises RuntimeError."""
         return self._jails.jail_for(link.worker, link.kind.jail_spec(link))
 
     def forked(self, number: int, pid: int, pidfd: int) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 BOOT_NS_MAX = 10_000 * MS_NS
 """How long a spare may take to be jailed; then it is killed."""
 PAUSE_NS = 1000 * MS_NS
-"""After a spare was refused or died no other is forked for so long, since the machine may have no room for it."""
+"""After a spare was refused or died no other is forked for this time, since the machine may have no room for it."""
 
 
 class WarmPool:

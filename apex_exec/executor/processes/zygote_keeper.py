@@ -1,6 +1,6 @@
 """Keeps one zygote running: hands it forks as fast as it takes them, and replaces it if it dies or falls silent.
 
-The keeper knows nothing of what the workers do. Whoever asked for a fork hears what came of it.
+The keeper knows nothing of what the workers do. The part that asked for a fork hears what came of it.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ class ZygoteKeeper:
         if said is None:
             self._loop.remove(zygote.said_fileno)
         elif self.ready and said.strip() and (now_ns := time.monotonic_ns()) - self._said_ns > SAID_NS_MIN:
-            self._said_ns = now_ns  # before a zygote is ready, what it says is told as the reason of its death
+            self._said_ns = now_ns  # before a zygote is ready, its words are logged as the reason of its death
             self._logs.log("warning", f"the zygote says: {said.strip()}")
 
     def _io(self, zygote: ZygoteLink) -> None:

@@ -2,7 +2,7 @@
 
 Nothing in the watched process changes: no byte of its code, its memory or its descriptors. A register holds the address
 of one instruction of Python's bytecode; when the process touches the address, the kernel stops it and tells this side,
-and what counts is only a touch by the interpreter's own evaluation loop, told by the program counter. So the process
+and what counts is only a touch by the interpreter's own evaluation loop, known by the program counter. So the process
 can neither read what is watched nor report anything: to be seen at a place it has to execute the place.
 
 x86_64 only, with four registers a process. Blocks only where a docstring says so; one process, one thread.
@@ -39,7 +39,7 @@ STOPS_MAX = 64
 is a SIGCHLD of its own, so none is forgotten."""
 EVALUATOR = b"_PyEval_EvalFrameDefault"
 COLD_JUMPS_MIN = 8
-"""So many jumps from the loop into the middle of a nameless piece make that its cold part (seen: 378, and no other)."""
+"""This many jumps from the loop into the middle of a nameless piece make it the cold part (seen: 378, and no other)."""
 _JUMPS = re.compile(rb"(?:\xe9|\x0f[\x80-\x8f])", re.DOTALL)
 
 _libc = ctypes.CDLL(None, use_errno=True)
