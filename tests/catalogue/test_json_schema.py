@@ -90,7 +90,7 @@ SECTION = {"mode": "first", "params": {"type": "object"}, "result": {"type": "in
     ({"onX" + "x" * 63: SECTION}, "cannot name a hook"),
     ({f"onHook{n}": SECTION for n in range(DECLARED_MAX + 1)}, "hooks: there are 101, and at most 100"),
     ({"onX": {**SECTION, "mode": "some"}}, "hooks.onX.mode: "),
-    ({"onX": {**SECTION, "more": 1}}, "hooks.onX.more: no such key"),
+    ({"onX": {**SECTION, "more": 1}}, "hooks.onX.more: this key does not exist"),
     ({"onX": {**SECTION, "params": {"type": "array"}}}, "hooks: onX.params: a payload is a map"),
     ({"onX": {**SECTION, "params": {"type": "object", "properties": {"userId": {"type": "integer"}}}}},
      "hooks: onX.params.properties.userId: it is the caller"),
