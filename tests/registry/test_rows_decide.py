@@ -53,7 +53,7 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
                 client.request("plugin.enable", {"id": "sample", "user": user})
             client.request("plugin.enable", {"id": "other"})
         running.stop()
-        running._env["APEXEXEC_TEST_CRASH_AT"] = "row-committed"
+        running.env["APEXEXEC_TEST_CRASH_AT"] = "row-committed"
         running.start()
         yield running
 
@@ -149,7 +149,7 @@ def test_a_database_that_fails_at_any_transaction_leaves_the_supervisor_told_wha
     bob, acme = furnish(stage, tmp_path)
     real = stage.context.store.transact
     doubts: list[str] = []
-    object.__setattr__(stage.context, "in_doubt", lambda: doubts.append(operation))
+    stage.change(in_doubt=lambda: doubts.append(operation))
     for committed in (False, True):
         for failing in range(1, 60):
             count = 0
@@ -255,7 +255,7 @@ def test_a_registrar_whose_commit_may_have_stood_sends_all_anew(tmp_path: Path) 
 
         made._store.transact = lost  # type: ignore[method-assign]  # the database that fails
         ours.sendall(pack_frame(msgspec.msgpack.encode(
-            ["op", 1, "plugin.quarantine", {"id": "sample", "reason": "x"}, {"uid": 0}])))
+            ["op", 1, "plugin.quarantine", {"id": "sample", "reason": "x"}, 0])))
         assert hear(lambda message: message[0] == "refused")[1] == 1
         again = hear(lambda message: message[0] == "snapshot")
         assert [spec["state"] for spec in again[1]] == ["quarantined"]
