@@ -39,12 +39,12 @@ from apex_exec.daemon.sides.audit_trail import AuditTrail
 from apex_exec.daemon.sides.side_process import SideProcess
 from apex_exec.daemon.supervisor import Supervisor
 from apex_exec.daemon.turn import Turn
-from apex_exec.executor import accounts, link_reader, overhead, worker_protocol
 from apex_exec.executor.guard import Guard
+from apex_exec.executor.links import accounts, link_reader, overhead, worker_protocol
 from apex_exec.executor.local import LocalExecutor
 from apex_exec.executor.loop import Loop
-from apex_exec.executor.runtimes import PYTHON
-from apex_exec.executor.zygote_keeper import ZygoteSource
+from apex_exec.executor.processes.runtimes import PYTHON
+from apex_exec.executor.processes.zygote_keeper import ZygoteSource
 from apex_exec.observe.logs import Logs
 from apex_exec.observe.metrics import Metrics
 from apex_exec.wire.frames import FrameBuffer, pack_frame
@@ -234,7 +234,7 @@ class Rig:
             self.turn()
         assert self.zygote.link is not None
         link = self.zygote.link
-        link.send(Zmtp(frame_bytes_max=0).greeting() + encode(_encode(inner.Booted([], 0))))
+        link.send(Zmtp(frame_bytes_max=0).greeting() + encode(_encode(inner.Booted([]))))
         for _ in range(3):
             self.turn()
         link.send(encode(_encode(inner.Ready("echo", "1.0.0", [], []))))

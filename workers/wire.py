@@ -143,7 +143,6 @@ class Booted(msgspec.Struct, array_like=True, tag="booted", gc=False):
     """The jail is applied and has passed its self-test; nothing of the plugin is loaded yet."""
 
     layers: list[LayerReport]
-    data_bytes: int = 0
 
 
 class Ready(msgspec.Struct, array_like=True, tag="ready", gc=False):

@@ -16,6 +16,7 @@ from apex_exec.catalogue.hooks import BUILT_IN, Hook
 from apex_exec.catalogue.json_schema import typescript
 from apex_exec.catalogue.limits import LIMITS, PLATFORM_LIMITS, default_of, key_of
 from apex_exec.catalogue.methods import METHODS, Method
+from apex_exec.catalogue.permissions import ALL as PERMISSIONS
 from apex_exec.catalogue.permissions import PREFIXES
 
 PACKAGE = Path(__file__).parent.parent
@@ -23,6 +24,7 @@ ROOT = PACKAGE.parent
 API_METHODS = ROOT / "workers" / "api_methods.py"
 CONTRACT = ROOT / "workers" / "contract.py"
 PROTOCOL_TS = PACKAGE / "examples" / "host-ts" / "protocol.ts"
+MAP = PACKAGE / "catalogue" / "README.md"
 README = PACKAGE / "README.md"
 WIRE_README = PACKAGE / "wire" / "README.md"
 
@@ -31,6 +33,7 @@ def files() -> dict[Path, str]:
     """Every file that is made, or made in part, from the catalogue, as it should be."""
     return {CONTRACT: contract(), API_METHODS: api_methods(),
             PROTOCOL_TS: protocol_ts(), README: limit_rows(README.read_text("utf-8")),
+            MAP: catalogue_map(),
             WIRE_README: replaced(WIRE_README.read_text("utf-8"), "hooks", hook_table())}
 
 
@@ -170,6 +173,30 @@ def hook_table() -> str:
         if hook.renders:
             result = f"`{hook.collects}: [{{{', '.join(_item_fields(hook))}}}]`"
         lines.append(f"| `{hook.name}` | `{', '.join(hook.fields(hook.params))}` | {result} | {hook.doc} |")
+    return "\n".join([*lines, ""])
+
+
+def catalogue_map() -> str:
+    """The catalogue's own page with its tables."""
+    text = replaced(MAP.read_text("utf-8"), "methods", method_table())
+    return replaced(text, "permissions", permission_table())
+
+
+def method_table() -> str:
+    """The API's methods, for the catalogue's own page; a bar in a cell is escaped."""
+    lines = ["| method | in Python | permission | who does it | audit event |", "|---|---|---|---|---|"]
+    bar = "\\|"
+    lines += [f"| `{method.name}` | `{method.python}({method.signature.replace('|', bar)})` | "
+              f"{f'`{method.permission}`' if method.permission else 'by the name of the host method'} | "
+              f"{method.route} | `{method.event}` |" for method in METHODS.values()]
+    return "\n".join([*lines, ""])
+
+
+def permission_table() -> str:
+    """The permissions, for the catalogue's own page."""
+    lines = ["| permission | lets a plugin | host methods | approved by an administrator |", "|---|---|---|---|"]
+    lines += [f"| `{one.name}` | {one.doc} | {f'`{one.prefix}*`' if one.prefix else ''} | "
+              f"{'for each version' if one.is_admin else 'no'} |" for one in PERMISSIONS]
     return "\n".join([*lines, ""])
 
 

@@ -24,7 +24,12 @@ FILES = {
     "plugin quarantine": "plugin.enable", "plugin release": "plugin.enable", "plugin approve": "plugin.approve",
     "plugin deny": "plugin.approve", "plugin revoke": "plugin.approve", "plugin list": "plugin.show",
     "plugin show": "plugin.show", "plugin logs": "plugin.logs", "plugin verify": "plugin.verify",
-    "market": "market.market", "billing": "market.billing",
+    "market submit": "market.submission", "market status": "market.submission", "market review": "market.review",
+    "market approve": "market.review", "market reject": "market.review", "market publish": "market.publish",
+    "market revoke": "market.publish", "market search": "market.offer", "market show": "market.offer",
+    "market buy": "market.purchase", "market refund": "market.purchase", "market entitle": "market.purchase",
+    "market customer": "market.purchase", "market ticket": "market.ticket", "market report": "market.report",
+    "market clock": "market.report", "billing": "market.billing",
 }
 """By what is typed, or by its first word if one file holds all verbs of a group; a group's verbs are shown in this
 order."""

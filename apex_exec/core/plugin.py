@@ -16,7 +16,7 @@ class PluginSpec(msgspec.Struct, frozen=True):
     ``digest`` is the bundle's SHA-256 (hex) and names the content that a worker loads.
     ``approved`` are the admin permissions with a valid approval for this digest now; ``approval_expires`` gives the
     Unix time (seconds) at which one of them ends, where it does.
-    ``runtime`` names the language that it is written in, a row of ``executor.runtimes``.
+    ``runtime`` names the language that it is written in, a row of ``executor.processes.runtimes``.
     """
 
     id: str

@@ -14,7 +14,7 @@ from apex_exec.core.plugin import PluginSpec
 from apex_exec.daemon.duties import Duty
 from apex_exec.daemon.hosts.connections import Peer
 from apex_exec.errors import Code, WireError
-from apex_exec.executor.worker_link import WorkerLink
+from apex_exec.executor.links.worker_link import WorkerLink
 from apex_exec.ledger.records import AuditRecord
 from apex_exec.wire import hooks
 from apex_exec.wire import messages as msg

@@ -29,7 +29,7 @@ from apex_exec.daemon.duties import Duty
 from apex_exec.daemon.hosts.connections import Peer
 from apex_exec.daemon.hosts.host_methods import HostMethods
 from apex_exec.daemon.sides.side_process import SideProcess
-from apex_exec.executor.worker_link import WorkerLink
+from apex_exec.executor.links.worker_link import WorkerLink
 from apex_exec.gateway import messages
 from apex_exec.ledger.records import AuditRecord
 from apex_exec.wire import messages as msg
@@ -39,7 +39,7 @@ from workers import wire as inner
 if TYPE_CHECKING:
     from apex_exec.config import Settings
     from apex_exec.daemon.ports import Trail
-    from apex_exec.executor.overhead import Overhead
+    from apex_exec.executor.links.overhead import Overhead
     from apex_exec.observe.metrics import Metrics
 
 IN_FLIGHT_MAX = 8

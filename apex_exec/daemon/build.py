@@ -1,27 +1,21 @@
-"""Builds the daemon from its settings, top to bottom: each part is complete when it is made.
+"""Builds the daemon on its ground (``ground.py``), top to bottom: each part is complete when it is made.
 
-The order matters: folders and locks come first, the zygote is started before any thread or ZeroMQ context exists, and
-side processes last, when all that they may report to stands. What would outlive a daemon that cannot be built is put on
-a stack beside its making; how a daemon that has run is taken down is in ``main.py``.
+Side processes are attached last, when all that they may report to stands. How a daemon that has run is taken down is in
+``main.py``.
 """
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import math
 import os
 import random
-import resource
-import socket
 from collections.abc import Callable
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from apex_exec import API_VERSION, __version__, extras
-from apex_exec.catalogue.declared import declare_all
 from apex_exec.catalogue.hooks import HOOKS
 from apex_exec.config import Settings
 from apex_exec.core.scheduler.pool import Pool
@@ -33,7 +27,7 @@ from apex_exec.daemon.administration.registrar_link import NoRegistrar, Registra
 from apex_exec.daemon.api_calls import ApiCalls
 from apex_exec.daemon.core_driver import CoreDriver
 from apex_exec.daemon.duties import Monitoring
-from apex_exec.daemon.folder_plugins import Scan, scan_folder
+from apex_exec.daemon.ground import Ground
 from apex_exec.daemon.hosts.dispatch_runs import DispatchRuns
 from apex_exec.daemon.hosts.endpoints import open_local
 from apex_exec.daemon.hosts.host_socket import HostSocket
@@ -41,34 +35,28 @@ from apex_exec.daemon.hosts.pending_table import PendingTable
 from apex_exec.daemon.hosts.replies import Replies
 from apex_exec.daemon.hosts.requests import Requests
 from apex_exec.daemon.hosts.verdicts import Verdicts
-from apex_exec.daemon.notify import Notifier
 from apex_exec.daemon.orders import Orders
 from apex_exec.daemon.plugin_gauges import MEASURE_SECONDS, PluginGauges
 from apex_exec.daemon.plugin_sources import PluginSources
 from apex_exec.daemon.policies import breaker_policy, hosts_max, pool_limits, recycle_policy, spares_of
 from apex_exec.daemon.ports import Trail
-from apex_exec.daemon.reload import Changeable, InForce, Reloader
-from apex_exec.daemon.runtime_folder import RuntimeFolder, own_folder, take_lock
-from apex_exec.daemon.settings_checks import check_settings, needs_registry
+from apex_exec.daemon.reload import Changeable, Reloader
+from apex_exec.daemon.settings_checks import needs_registry
 from apex_exec.daemon.sides.audit_trail import AuditTrail
 from apex_exec.daemon.sides.metrics_feed import MetricsFeed
 from apex_exec.daemon.sides.result_checks import ResultChecks
 from apex_exec.daemon.sides.side_process import attach
 from apex_exec.daemon.supervisor import Supervisor
 from apex_exec.daemon.turn import Turn
-from apex_exec.errors import ConfigError
 from apex_exec.executor import ports
 from apex_exec.executor.guard import Guard
-from apex_exec.executor.jails import Sandboxing
 from apex_exec.executor.local import LocalExecutor
 from apex_exec.executor.loop import Loop
+from apex_exec.executor.processes.runtimes import PYTHON
+from apex_exec.executor.processes.zygote_keeper import ZygoteSource
+from apex_exec.executor.processes.zygote_link import ZygoteLink
 from apex_exec.executor.resource_monitor import Governing
-from apex_exec.executor.runtimes import PYTHON
-from apex_exec.executor.zygote_keeper import ZygoteSource
-from apex_exec.executor.zygote_link import ZygoteLink
-from apex_exec.observe.logs import Logs
 from apex_exec.observe.metrics import Metrics
-from apex_exec.registry.bundles.blobs import BlobStore, BundleSource
 from apex_exec.wire import messages as msg
 
 if TYPE_CHECKING:
@@ -80,24 +68,7 @@ SLEEP_SECONDS = 30.0
 """After the start, when side processes that nobody has needed yet are started all the same: the registrar of a daemon
 without a registry, which notes the ledger's head once a minute, the process that checks large results, and the exporter
 if nobody has asked for metrics yet. Each costs up to a second of CPU, which the first answers should not wait for."""
-PR_SET_CHILD_SUBREAPER = 36
 
-
-class Ground(NamedTuple):
-    """What belongs to this daemon alone."""
-
-    settings: Settings
-    in_force: InForce
-    logs: Logs
-    notifier: Notifier
-    sandboxing: Sandboxing
-    source: BundleSource
-    found: Scan
-    runtime: RuntimeFolder
-    state_lock: int
-    listener: socket.socket
-    fds: int
-    zygote: ZygoteLink
 
 
 class Service(NamedTuple):
@@ -140,9 +111,9 @@ class Parts(NamedTuple):
     turn: Turn
 
 
-def build_daemon(settings: Settings, reread: Callable[[], Settings], logs: Logs, undo: ExitStack) -> Parts:
+def build_daemon(ground: Ground, reread: Callable[[], Settings]) -> Parts:
     """A whole daemon with its side processes, not bound yet. Raises ConfigError."""
-    ground = _prepare(settings, logs, undo)
+    settings, logs = ground.settings, ground.logs
     service = _make_service(ground)
     administration = _make_administration(ground, service, reread)
     loop, metrics = service.loop, service.metrics
@@ -167,34 +138,6 @@ def build_daemon(settings: Settings, reread: Callable[[], Settings], logs: Logs,
     attach(loop, feed.side, SLEEP_SECONDS, metrics, logs)
     administration.plugins.replace("folder", ground.found.specs)
     return Parts(ground, service, administration, turn)
-
-
-def _prepare(settings: Settings, logs: Logs, undo: ExitStack) -> Ground:
-    """Looks at all that could be refused, takes the folders and the locks, and starts the zygote before any thread."""
-    check_settings(settings)
-    declare_all(settings.declared_hooks())
-    in_force = InForce(settings)
-    notifier = Notifier()
-    sandboxing = Sandboxing(settings)
-    _own_state(settings)
-    source = BundleSource(BlobStore(settings.state_path / "bundles"))
-    found = scan_folder(settings.plugins_dir, settings.limits.policy(), settings.security.policy_file)
-    source.replace(found.bundles)
-    runtime = RuntimeFolder(settings)
-    undo.callback(runtime.close)
-    state_lock = take_lock(settings.state_path / "state.lock", "state_dir")  # ledger, registry: one writer
-    undo.callback(os.close, state_lock)
-    for endpoint in (settings.host_endpoint, settings.admin_endpoint):
-        runtime.sweep(endpoint)
-    listener = _listen(settings.http.address)
-    undo.callback(listener.close)
-    _, fds = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (fds, fds))
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # a dead zygote's workers come to us to be reaped
-    zygote = ZygoteLink(sandboxing.boot)  # it ends with this process if the daemon cannot be built further
-    logs.start()
-    return Ground(settings, in_force, logs, notifier, sandboxing, source, found, runtime, state_lock, listener, fds,
-                  zygote)
 
 
 def _make_service(ground: Ground) -> Service:
@@ -300,26 +243,3 @@ def _welcome(id_: int | str, ground: Ground) -> msg.Welcome:
         id=id_, protocol=1, server=f"apex-exec/{__version__}", api_version=API_VERSION,
         isolation=ground.sandboxing.level, waived=ground.sandboxing.waived, hooks=list(HOOKS), limits=msg.Limits(
             **msgspec.structs.asdict(policy), max_message_bytes=settings.host.max_message_bytes))
-
-
-def _listen(address: str) -> socket.socket:
-    host, _, port = address.rpartition(":")
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host.strip("[]"), int(port)))
-        listener.listen(64)
-    except (OSError, ValueError, OverflowError) as error:
-        raise ConfigError(f"http.address: {address}: {error}; choose another, port 0 takes a free one") from None
-    return listener
-
-
-def _own_state(settings: Settings) -> None:
-    path = settings.state_path
-    own_folder(path, "state_dir")
-    try:
-        (path / "bundles").mkdir(mode=0o700, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"state_dir: {path / 'bundles'}: {error.strerror} for uid {os.geteuid()}; "
-                          "choose another folder") from None

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from apex_exec.daemon.plugin_gauges import PluginGauges
     from apex_exec.daemon.ports import Trail
     from apex_exec.executor.guard import Guard
-    from apex_exec.executor.local import LocalExecutor
+    from apex_exec.executor.ports import Executor
     from apex_exec.observe.logs import Logs
     from apex_exec.observe.metrics import Metrics
 
@@ -34,7 +34,7 @@ class CoreDriver:
         self._metrics = metrics
         self._logs = logs
 
-    def connect(self, *, workers: LocalExecutor, verdicts: Verdicts, audit: Trail, gauges: PluginGauges,
+    def connect(self, *, workers: Executor, verdicts: Verdicts, audit: Trail, gauges: PluginGauges,
                 judged: Callable[[act.GenerationJudged], None]) -> None:
         """Names the parts; ``judged`` is called with the outcome of each prepared generation."""
         self._workers = workers
@@ -110,8 +110,8 @@ class CoreDriver:
         if isinstance(action, act.StartWorker):
             plugin = action.spec.id
             self._workers.never_started(action.worker)
-        elif not plugin and (link := self._workers.link(getattr(action, "worker", 0))) is not None:
-            plugin = link.spec.id
+        elif not plugin:
+            plugin = self._workers.plugin_of(getattr(action, "worker", 0))
         self._guard.failed(f"action {type(action).__name__}", error, plugin)
         if isinstance(action, act.Verdict):
             self._verdicts.untold(action)

@@ -7,11 +7,12 @@ import platform
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from apex_exec import __version__
 from apex_exec.config import Settings
 from apex_exec.daemon import notify
-from apex_exec.daemon.build import Parts, build_daemon
+from apex_exec.daemon.ground import prepare
 from apex_exec.daemon.hosts.endpoints import bind
 from apex_exec.daemon.signals import Ended, Signals
 from apex_exec.daemon.watch import WATCH_SECONDS, Watch
@@ -19,6 +20,9 @@ from apex_exec.errors import ConfigError
 from apex_exec.executor import scheduling_priority
 from apex_exec.executor.loop import CLOSE_SECONDS
 from apex_exec.observe.logs import Logs
+
+if TYPE_CHECKING:
+    from apex_exec.daemon.build import Parts
 
 log = logging.getLogger("apex_exec")
 
@@ -43,7 +47,10 @@ def serve(settings: Settings, reread: Callable[[], Settings] | None = None) -> i
     signals = Signals()
     try:
         with ExitStack() as undo:
-            return _run(build_daemon(settings, reread or (lambda: settings), logs, undo), signals)
+            ground = prepare(settings, logs, undo)
+            from apex_exec.daemon.build import build_daemon  # most of the code, while the zygote starts
+
+            return _run(build_daemon(ground, reread or (lambda: settings)), signals)
     except Ended:
         log.info("ended before it was ready")
         return 0

@@ -2,8 +2,8 @@
 
 What is ready to go leaves first, so that no answer waits for what is taken in after it. Then come the duties whose time
 has come; whatever they bring about leaves at the end of the same round. Connections and links are read in bounded
-parts, so that a round takes milliseconds at most. No exception leaves a round: it costs the duty, or the plugin, that it
-concerns.
+parts, so that a round takes milliseconds at most. No exception leaves a round: it costs the duty, or the
+plugin, that it concerns.
 """
 
 from __future__ import annotations

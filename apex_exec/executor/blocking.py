@@ -10,13 +10,13 @@ import time
 from typing import Any
 
 from apex_exec.core.limits import MS_NS, SECOND_NS
-from apex_exec.executor.jobs import Job
+from apex_exec.executor.links.jobs import Job
 from apex_exec.executor.local import LocalExecutor
 from apex_exec.executor.loop import Loop
 from apex_exec.executor.ports import Jails
-from apex_exec.executor.runtimes import PYTHON
-from apex_exec.executor.zygote_keeper import ZygoteSource
-from apex_exec.executor.zygote_link import ZygoteLink
+from apex_exec.executor.processes.runtimes import PYTHON
+from apex_exec.executor.processes.zygote_keeper import ZygoteSource
+from apex_exec.executor.processes.zygote_link import ZygoteLink
 from apex_exec.observe.logs import Logs
 from apex_exec.observe.metrics import Metrics
 

@@ -10,7 +10,7 @@ from typing import Any
 from apex_exec.config import Settings
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.errors import ConfigError
-from apex_exec.executor.runtimes import PYTHON
+from apex_exec.executor.processes.runtimes import PYTHON
 from apex_exec.sandbox.cgroup import CgroupError, Cgroups
 from apex_exec.sandbox.modules import check_modules
 from apex_exec.sandbox.plan import Identities

@@ -17,21 +17,20 @@ import msgspec
 from apex_exec.core import actions as act
 from apex_exec.core import events as ev
 from apex_exec.core.plugin import PluginSpec
-from apex_exec.executor.accounts import Accounts
-from apex_exec.executor.forks import Forks
 from apex_exec.executor.guard import raise_it
-from apex_exec.executor.jobs import Job
-from apex_exec.executor.link_reader import LinkReader
+from apex_exec.executor.links.accounts import Accounts
+from apex_exec.executor.links.jobs import Job
+from apex_exec.executor.links.link_reader import LinkReader
+from apex_exec.executor.links.overhead import Overhead
+from apex_exec.executor.links.start_health import StartHealth
+from apex_exec.executor.links.worker_exits import WorkerExits
+from apex_exec.executor.links.worker_kinds import PoolWorker, Spare
+from apex_exec.executor.links.worker_link import Kind, WorkerLink
+from apex_exec.executor.links.worker_protocol import WorkerProtocol
 from apex_exec.executor.loop import Loop
-from apex_exec.executor.overhead import Overhead
 from apex_exec.executor.ports import BundleSource, Executor, Jails, Neighbours
-from apex_exec.executor.start_health import StartHealth
-from apex_exec.executor.warm_pool import WarmPool
-from apex_exec.executor.worker_exits import WorkerExits
-from apex_exec.executor.worker_kinds import PoolWorker, Spare
-from apex_exec.executor.worker_link import Kind, WorkerLink
-from apex_exec.executor.worker_protocol import WorkerProtocol
-from apex_exec.executor.zygote_keeper import ZygoteSource
+from apex_exec.executor.processes.forks import Forks
+from apex_exec.executor.processes.zygote_keeper import ZygoteSource
 from workers import wire as inner
 
 if TYPE_CHECKING:
@@ -94,9 +93,10 @@ class LocalExecutor(Executor):
         """Returns (worker, plugin, pid) of every worker that has a plugin and a process."""
         return [(link.worker, link.spec.id, link.pid) for link in self._links.values() if link.pid]
 
-    def link(self, worker: int) -> WorkerLink | None:
-        """Returns the link of a living worker."""
-        return self._links.get(worker)
+    def plugin_of(self, worker: int) -> str:
+        """Returns the plugin that a living worker was started for; "" if there is no such worker."""
+        link = self._links.get(worker)
+        return link.spec.id if link is not None else ""
 
     def sample(self, worker: int, call: int = 0) -> tuple[float, int]:
         """Returns (memory in MB, ns held back) by the latest sample: of ``call`` alone, or of the worker's life."""
@@ -147,9 +147,9 @@ class LocalExecutor(Executor):
                 self._open(link, self._spare)
                 pool.fork(link)
 
-    def warm_pool_of(self, link: WorkerLink) -> WarmPool:
-        """Returns the warm pool of the runtime that the worker was forked for."""
-        return self.forks.pool_of(link)
+    def spare_progressed(self, link: WorkerLink) -> None:
+        """A spare has booted, or its process is known: with both it may be given away."""
+        self.forks.pool_of(link).check(link)
 
     def refill_soon(self) -> None:
         """Has ``refill`` called in REFILL_TURNS turns of the loop."""
@@ -192,7 +192,7 @@ class LocalExecutor(Executor):
             self._jails.adopt(link.worker, worker, spec)
         except RuntimeError as error:
             self.logs.log("error", f"a spare worker could not be given to {spec.id}: {error}")
-            self.warm_pool_of(link).lost(link)
+            self.forks.pool_of(link).lost(link)
             self.kill_link(link)
             return False
         link.worker, link.spec, link.started_ns, link.kind = worker, spec, now_ns, kind
@@ -332,7 +332,7 @@ class LocalExecutor(Executor):
             del self._links[link.worker]
             self.accounts.released(link)
         else:
-            self.warm_pool_of(link).lost(link)
+            self.forks.pool_of(link).lost(link)
         self._jails.worker_gone(link.worker)
 
     # ------------------------------------------------------------------ duties

@@ -4,7 +4,7 @@ An *executor* runs plugins as worker processes. The daemon, ``plugin validate``,
 use the same one, ``local.LocalExecutor``; nothing here says that the processes run on this machine.
 
 **Inwards**, the core's actions: ``start`` a worker, ``send`` it a call, ``recall`` calls, ``ping`` it, ``stop`` or
-``kill`` it. **Outwards**, the events of ``ExecutorEvent``, given to ``Neighbours.step``:
+``kill`` it, and ``sample`` what it uses. **Outwards**, the events of ``ExecutorEvent``, given to ``Neighbours.step``:
 
 | event | the core's type |
 |---|---|
@@ -29,7 +29,7 @@ from typing import Any, Protocol
 from apex_exec.core import actions as act
 from apex_exec.core import events as ev
 from apex_exec.core.plugin import PluginSpec
-from apex_exec.executor.worker_link import WorkerLink
+from apex_exec.executor.links.worker_link import WorkerLink
 from workers import wire as inner
 
 ExecutorEvent = (
@@ -52,6 +52,9 @@ class Executor(Protocol):
     def send(self, action: act.SendCall, now_ns: int) -> None:
         """Queues one call. WorkerAnswered follows, unless the worker ends first."""
 
+    def never_started(self, worker: int) -> None:
+        """``start`` has failed. ForkRefused follows."""
+
     def recall(self, action: act.RecallCalls) -> None:
         """Asks a worker to skip those of the calls that it has not begun; each of them is still answered."""
 
@@ -64,8 +67,21 @@ class Executor(Protocol):
     def kill(self, worker: int, reason: str, due_ns: int, now_ns: int) -> None:
         """Kills the worker now, or as soon as there is a process to kill. ``due_ns`` is when it should have died."""
 
+    def kill_plugin(self, plugin: str) -> None:
+        """Kills every worker of ``plugin``, whatever the core thinks of them."""
+
+    def replace_zygote(self, worker: int) -> None:
+        """The end of a killed worker was never reported. ZygoteLost follows, and WorkerGone for each of its workers."""
+
     def flush(self) -> None:
         """Sends what is queued."""
+
+    def tell_end(self, ended: act.WorkerEnded) -> str:
+        """Logs the end that was told last, as the core judged it. Returns why the worker ended, or "" if that was not
+        logged."""
+
+    def plugin_of(self, worker: int) -> str:
+        """Returns the plugin that a living worker was started for; "" if there is no such worker."""
 
     def sample(self, worker: int, call: int = 0) -> tuple[float, int]:
         """Returns (memory in MB, ns held back) by the latest sample: of ``call`` alone, or of the worker's life."""

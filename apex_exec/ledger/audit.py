@@ -140,13 +140,18 @@ class AuditStore:
                 continue
             if self.seq < signed.seq:
                 raise LedgerError(
-                    f"{self.database} ends at event {self.seq}, and but {path} says that this ledger had reached "
+                    f"{self.database} ends at event {self.seq}, but {path} says that this ledger had reached "
                     f"{signed.seq}: it was replaced by an older copy, or lost. Restore the newest copy; or move "
                     "audit.* and the anchor elsewhere as evidence, and a new chain begins")
-            row = self.db.execute("SELECT hash FROM events WHERE seq = ?", (signed.seq,)).fetchone()
-            if row is not None and row[0] != signed.hash:
+            if self._differs(signed):
                 raise LedgerError(
                     f"event {signed.seq} of {self.database} differs from {path}: the chain was replaced")
+
+    def _differs(self, signed: SignedHead | Tail) -> bool:
+        """Whether the database has the event that was signed as ``signed``, but with another hash."""
+        assert self.db is not None
+        row = self.db.execute("SELECT hash FROM events WHERE seq = ?", (signed.seq,)).fetchone()
+        return row is not None and bytes(row[0]) != signed.hash
 
     def _check_end(self, head: SignedHead | None, tail: Tail | None, has_events: bool) -> None:
         """Raises LedgerError if the chain does not end as head and tail say: opening it would sign what it contains."""
@@ -161,8 +166,7 @@ class AuditStore:
             if self.seq < signed.seq:
                 raise LedgerError(f"{self.database} ends at event {self.seq}, but its {name} at {signed.seq}: "
                                   "it was truncated")
-            row = self.db.execute("SELECT hash FROM events WHERE seq = ?", (signed.seq,)).fetchone()
-            if row is not None and row[0] != signed.hash:
+            if self._differs(signed):
                 raise LedgerError(f"event {signed.seq} of {self.database} differs from its {name}: it was rewritten")
         if has_events and self.seq > max(head.seq, tail.seq if tail else 0):
             raise LedgerError(f"{self.database} continues to event {self.seq}, beyond what its ledger signed: "

@@ -17,18 +17,19 @@ import msgspec
 
 from apex_exec.errors import ApexError
 
-EVENT_TYPES = (
-    "plugin.execution",
-    "plugin.api",
-    "plugin.cpu",
-    "access.denied",
-    "data.access",
-    "data.modification",
-    "data.deletion",
-    "security.rate_limit",
-    "security.anomaly",
-    "admin.action",
-)
+EVENT_TYPES = {
+    "plugin.execution": "one call of a hook, whatever came of it",
+    "plugin.api": "an API call that is about no data: an effect, a request, a host method",
+    "plugin.cpu": "CPU time that a worker used outside any call",
+    "access.denied": "what a plugin may not do, and asked for",
+    "data.access": "a query",
+    "data.modification": "an insert or an update; it is recorded with the write itself",
+    "data.deletion": "a delete; it is recorded with the write itself",
+    "security.rate_limit": "a call over its rate",
+    "security.anomaly": "what an honest plugin or host does not do, and a breaker that opens",
+    "admin.action": "what an administrator did, or the daemon by itself in the registry",
+}
+"""Every type of event, and what such an event says."""
 GENESIS = bytes(32)
 """The value that the first event's hash is chained to."""
 RECORD_BYTES_MAX = 65_536

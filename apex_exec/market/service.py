@@ -211,7 +211,7 @@ def _prove(context: Context, bundle: Bundle, lines: Lines) -> Proof:
 
 
 def _scaffold(bundle: Bundle) -> str:
-    return scaffold_readme(bundle.manifest.id)
+    return scaffold_readme(bundle.manifest.id, bundle.manifest.manifest.hooks[0])
 
 
 def _stop(context: Context, digest: str, reason: str) -> None:

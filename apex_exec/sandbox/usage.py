@@ -24,7 +24,6 @@ class ProcessUsage:
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
-        self.own_bytes = 0
         self._statm = os.open(f"/proc/{pid}/statm", os.O_RDONLY | os.O_CLOEXEC)
         self._stat = -1
         try:
@@ -62,8 +61,7 @@ class ProcessUsage:
         moved = abs(anonymous - self._exact_at_bytes) >= EXACT_STEP_BYTES
         if moved and (self._process is None or anonymous > exact_above_bytes):
             self._exact(anonymous)
-        self.own_bytes = max(0, anonymous - self._shared_bytes)
-        return self.own_bytes
+        return max(0, anonymous - self._shared_bytes)
 
     def _exact(self, anonymous: int) -> bool:
         try:
@@ -80,8 +78,7 @@ class ProcessUsage:
         anonymous = self.anonymous_bytes()
         if not self._exact(anonymous):
             return None
-        self.own_bytes = max(0, anonymous - self._shared_bytes)
-        return self.own_bytes
+        return max(0, anonymous - self._shared_bytes)
 
     def close(self) -> None:
         """Closes the files."""

@@ -262,8 +262,3 @@ class AdminResult(Answer, tag="adminResult", omit_defaults=False):
     id: Id
     op: str
     result: Any
-
-
-DaemonAnswer = (
-    Welcome | PluginList | Pong | Result | Error | Dispatched | Cancelled | Provided | HostCall | AdminResult
-)

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.daemon import ROOT, USER, Daemon, toml, wait_for, write_plugin
+from apex_exec.testing.configuration import to_toml
+from tests.support.daemon import ROOT, USER, Daemon, wait_for, write_plugin
 from tests.support.host import Host
 
 INVOICE = {"type": "object", "properties": {"total": {"type": "integer", "minimum": 0}}, "required": ["total"]}
@@ -122,7 +123,7 @@ def test_a_plugin_cannot_declare_a_hook_and_a_reload_leaves_the_hooks_as_they_ar
     write_plugin(tmp_path / "plugins", "own", '@plugin.hook("onOwn")\ndef own():\n    pass\n', ("onOwn",))
     write_plugin(tmp_path / "plugins", "poll", CODE, NAMES)
     with Daemon(plugins=tmp_path / "plugins", config=HOOKS) as daemon, Host(daemon.endpoint) as host:
-        assert "there is no hook 'onOwn'" in daemon.log
+        assert "'onOwn' is not a hook" in daemon.log
         assert [one["id"] for one in host.ask({"type": "plugins"})["plugins"]] == ["poll"]
         void = {"mode": "all", "void": True}
         daemon.write_config({"hooks.onOwn": void, "hooks.onPoll": void})
@@ -143,12 +144,12 @@ def run(folder: Path, *arguments: str, status: int = 0) -> str:
 
 
 def test_an_authors_tools_know_declared_hooks_by_the_configuration(tmp_path: Path) -> None:
-    (tmp_path / "c.toml").write_text(toml(HOOKS))
+    (tmp_path / "c.toml").write_text(to_toml(HOOKS))
     assert "onInvoiceCreated" in run(tmp_path, "config", "check", "c.toml")
     assert "there is no hook 'onShip'" in run(tmp_path, "plugin", "new", "shipper", "--hook", "onShip", status=1)
     run(tmp_path, "plugin", "new", "shipper", "--hook", "onShip", "--config", "c.toml")
     assert run(tmp_path, "plugin", "validate", "shipper/", "--config", "c.toml").endswith(": valid\n")
-    assert "there is no hook 'onShip'" in run(tmp_path, "plugin", "validate", "shipper/", status=1)
+    assert "'onShip' is not a hook" in run(tmp_path, "plugin", "validate", "shipper/", status=1)
     assert "onShip: { to: \"near\" | \"far\"; wrong?: boolean };" in run(
         tmp_path, "schema", "--typescript", "--config", "c.toml")
 
@@ -157,7 +158,7 @@ def test_an_authors_tools_know_declared_hooks_by_the_configuration(tmp_path: Pat
 @pytest.mark.parametrize("hook", NAMES)
 def test_a_scaffold_for_a_declared_hook_passes_its_own_test_and_is_installed(hook: str, tmp_path: Path) -> None:
     with Daemon(plugins=None, config=HOOKS) as daemon, Host(daemon.endpoint) as host:
-        config = ("--config", str(daemon.config_path))
+        config = ("--config", str(daemon.config_file))
         run(tmp_path, "plugin", "new", "mine", "--hook", hook, *config)
         assert "1 passed, 0 failed" in run(tmp_path, "plugin", "test", "mine/", *config)
         run(tmp_path, "plugin", "pack", "mine/", *config)
@@ -165,3 +166,20 @@ def test_a_scaffold_for_a_declared_hook_passes_its_own_test_and_is_installed(hoo
         run(tmp_path, "plugin", "enable", "mine", *config)
         assert "answered in" in run(tmp_path, "plugin", "verify", "mine", *config), "a trial call, with its sample"
         wait_for(lambda: host.ask({"type": "plugins"})["plugins"], 10)
+
+
+@pytest.mark.slow
+def test_a_plugin_whose_hook_is_declared_no_longer_is_disabled_with_that_reason(tmp_path: Path) -> None:
+    with Daemon(plugins=None, config=HOOKS) as daemon, Host(daemon.endpoint) as host:
+        config = ("--config", str(daemon.config_file))
+        run(tmp_path, "plugin", "new", "mine", "--hook", "onPoll", *config)
+        run(tmp_path, "plugin", "install", "./mine", *config)
+        run(tmp_path, "plugin", "enable", "mine", *config)
+        wait_for(lambda: host.ask({"type": "plugins"})["plugins"], 10)
+        daemon.stop()
+        del daemon.config["hooks.onPoll"]
+        daemon.write_config({})
+        daemon.start()
+        (row,) = daemon.operate("plugin.list")["plugins"]
+        assert (row["state"], row["reason"]) == ("disabled", "manifest_invalid: 'onPoll' is not a hook")
+        assert ask(host, "onPoll", {}, "mine")["code"] == "PLUGIN_NOT_FOUND"

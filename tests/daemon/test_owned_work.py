@@ -11,7 +11,7 @@ import pytest
 
 from apex_exec.catalogue.hooks import WIDGETS_MAX
 from apex_exec.core.plugin import PluginSpec
-from apex_exec.executor.worker_link import WorkerLink
+from apex_exec.executor.links.worker_link import WorkerLink
 from tests.support.daemon import ECHO, USER, Daemon, wait_for, write_plugin
 from tests.support.host import Host, action
 from workers.zmtp import Zmtp, encode

@@ -25,7 +25,7 @@ from apex_exec.daemon.hosts.requests import Requests
 from apex_exec.daemon.hosts.verdicts import Verdicts
 from apex_exec.errors import WireError
 from apex_exec.executor.guard import raise_it
-from apex_exec.executor.overhead import Used
+from apex_exec.executor.links.overhead import Used
 from apex_exec.observe.logs import Logs
 from apex_exec.observe.metrics import Metrics
 from apex_exec.wire import messages as msg

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,9 +32,17 @@ def sides(daemon: Daemon) -> set[str]:
     return {process.name() for process in daemon.family() if process.name().startswith("apex-")}
 
 
+def mapped(pid: int) -> set[str]:
+    """The folders of the libraries that a process has loaded."""
+    return {part for line in Path(f"/proc/{pid}/maps").read_text().splitlines() for part in line.split("/")[1:]}
+
+
 def test_a_daemon_that_nobody_asks_for_metrics_or_data_has_a_ledger_and_no_other_side(plugins: Path) -> None:
     with Daemon(plugins=plugins) as daemon, Client(daemon.endpoint) as host:
         wait_for(lambda: sides(daemon) == {"apex-ledger"}, 5, "the ledger alone")
+        (ledger,) = (process for process in daemon.family() if process.name() == "apex-ledger")
+        assert "cryptography" in mapped(ledger.pid)
+        assert not {"cryptography", "sqlalchemy", "aiohttp"} & mapped(daemon.pid)
         assert daemon.get("/readyz") == (200, "ok\n")
         assert "apex-exporter" in sides(daemon)
         for _ in range(2):
@@ -48,3 +58,13 @@ def test_a_daemon_that_nobody_asks_for_metrics_or_data_has_a_ledger_and_no_other
 def test_a_gateway_that_is_configured_is_there_before_the_first_call(plugins: Path, config: dict[str, object]) -> None:
     with Daemon(plugins=plugins, config=config) as daemon:
         wait_for(lambda: "apex-gateway" in sides(daemon), 5, "the gateway")
+
+
+def test_the_supervisor_imports_no_database_no_keys_and_no_marketplace() -> None:
+    code = ("import sys, apex_exec.daemon.main, apex_exec.daemon.build; "
+            "print(*{name.partition('.')[0] for name in sys.modules} | set(sys.modules))")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    loaded = set(done.stdout.split())
+    assert "msgspec" in loaded and not loaded & {
+        "sqlalchemy", "cryptography", "sqlglot", "aiohttp", "asyncio", "click", "prometheus_client", "zmq",
+        "apex_exec.market.service", "apex_exec.market.money", "apex_exec.registry.store"}

@@ -1,49 +1,84 @@
-"""What one turn of the supervisor does first: what is ready to go leaves before more is taken in."""
+"""What one round of the loop does first: what is ready to go leaves before more is taken in."""
 
 from __future__ import annotations
 
-import select
-import tempfile
-from pathlib import Path
+import time
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from apex_exec.core.limits import PoolLimits
-from benchmarks.hot_path import Rig
+from apex_exec.core.deadline import NEVER_NS
+from apex_exec.core.scheduler.breaker import BreakerPolicy
+from apex_exec.core.scheduler.pool import Pool, PoolLimits
+from apex_exec.daemon.duties import Duty
+from apex_exec.daemon.turn import Turn
 
 
-def has_news(fd: int) -> bool:
-    return bool(select.select([fd], [], [], 0)[0])
+class Parts:
+    """The parts that a round calls, each of which notes what it is asked, with a pool that is real."""
+
+    def __init__(self, *duties: Duty, taken_in: bool = True, admits: bool = True) -> None:
+        self.noted: list[str] = []
+        self.failures: list[str] = []
+        self.pool = Pool(PoolLimits(), BreakerPolicy(), lambda: 0.5)
+        self.loop = SimpleNamespace(core_free=False, stop=self.note("stop"))
+        self.guard = SimpleNamespace(faulty=set(), failed=lambda name, error: self.failures.append(name))
+        self.workers = SimpleNamespace(
+            dirty=True, flush=self.note("calls leave"), reading=SimpleNamespace(size=0), activated=False,
+            unsettled=False, busy=set())
+        self.peers = SimpleNamespace(flush=self.note("answers leave"), receive=self.note("requests are read", taken_in))
+        self.requests = SimpleNamespace(left=False)
+        self.audit = SimpleNamespace(fine_until_ns=NEVER_NS if admits else 0, is_stalling=lambda _now_ns: True)
+        self.supervisor = SimpleNamespace(drain_until_ns=0)
+        self.monitoring = SimpleNamespace(rests=False)
+        self.turn = Turn(
+            loop=self.loop, guard=self.guard, pool=self.pool, driver=self, workers=self.workers,
+            peers=self.peers, requests=self.requests, audit=self.audit,
+            supervisor=self.supervisor, monitoring=self.monitoring, duties=duties)
+
+    def note(self, what: str, answer: Any = None) -> Any:
+        """A function that notes that it was called."""
+        def noted() -> Any:
+            self.noted.append(what)
+            return answer
+        return noted
 
 
-def test_answers_and_the_calls_after_them_leave_before_more_is_taken_in(
-        monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    folder = tempfile.TemporaryDirectory(prefix="apxt")  # a short path: it holds a socket
-    request.addfinalizer(folder.cleanup)
-    rig = Rig(Path(folder.name), audited=False)
-    request.addfinalizer(rig.host.close)
-    rig.start_worker()
-    worker, host = rig.zygote.link, rig.host
-    assert worker is not None
-    rig.ask(PoolLimits().prefetch + 1)  # one more than the worker is handed at a time
-    for _ in range(3):
-        rig.turn()
-    worker.recv(1 << 20)
-    rig.answer(1)
-    rig.ask(1)
-    loop = rig.loop
-    for fd, mask in loop._epoll.poll(1):
-        loop._handlers[fd](mask)
-    assert not has_news(host.fileno())
-    peers = rig.peers
-    receive, seen = peers.receive, []
+def duty(parts: list[str], name: str, due_ns: int, error: Exception | None = None) -> Duty:
+    def run(_now_ns: int) -> bool:
+        parts.append(name)
+        if error is not None:
+            raise error
+        return False
+    return Duty(name, due_ns, run)
 
-    def watched() -> bool:
-        seen.append((has_news(host.fileno()), has_news(worker.fileno()), rig.requests.taken))
-        return receive()
 
-    monkeypatch.setattr(peers, "receive", watched)
-    before = rig.requests.taken
-    rig.turn_of_loop.run()
-    assert seen == [(True, True, before)]
-    assert rig.requests.taken == before + 1, "and then it was taken in"
+def test_answers_and_the_calls_after_them_leave_before_more_is_taken_in() -> None:
+    parts = Parts()
+    assert parts.turn.run() == 0, "what was taken in may bring more: at once again"
+    assert parts.noted == ["calls leave", "answers leave", "requests are read", "calls leave", "answers leave"]
+
+
+def test_only_duties_that_are_due_are_run_and_the_next_one_says_when_to_wake() -> None:
+    ran: list[str] = []
+    soon_ns = time.monotonic_ns() + 10**9
+    parts = Parts(duty(ran, "now", 0), duty(ran, "later", soon_ns), taken_in=False)
+    due_ns = parts.turn.run()
+    assert ran == ["now"] and due_ns == 0, "a duty that is due at once keeps the loop awake"
+    parts = Parts(duty(ran, "later", soon_ns), taken_in=False)
+    assert parts.turn.run() == soon_ns
+
+
+def test_a_duty_that_fails_costs_itself_and_not_the_round() -> None:
+    ran: list[str] = []
+    parts = Parts(duty(ran, "bad", 0, ValueError("no")), duty(ran, "good", 0))
+    parts.turn.run()
+    assert ran == ["bad", "good"] and parts.failures == ["bad"] and "requests are read" in parts.noted
+
+
+@pytest.mark.parametrize("admits", [True, False])
+def test_nothing_is_taken_in_while_nothing_can_be_recorded(admits: bool) -> None:
+    parts = Parts(admits=admits)
+    parts.turn.run()
+    assert ("requests are read" in parts.noted) is admits

@@ -11,8 +11,8 @@ import pytest
 from apex_exec.core import actions as act
 from apex_exec.core import events as ev
 from apex_exec.errors import Refusal
-from apex_exec.executor.runtimes import PYTHON, RUNTIMES, runtime_of
-from apex_exec.executor.zygote_keeper import ZygoteSource
+from apex_exec.executor.processes.runtimes import PYTHON, RUNTIMES, runtime_of
+from apex_exec.executor.processes.zygote_keeper import ZygoteSource
 from apex_exec.registry.bundles.bundle import make_bundle
 from tests.support.executor import SPEC, PlayedExecutor, PlayedZygote
 

@@ -17,7 +17,7 @@ from apex_exec.core import events as ev
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.executor.local import LocalExecutor
 from apex_exec.executor.loop import Loop
-from apex_exec.executor.zygote_keeper import ZygoteSource
+from apex_exec.executor.processes.zygote_keeper import ZygoteSource
 from apex_exec.observe.logs import Logs
 from apex_exec.observe.metrics import Metrics
 from workers import wire as inner
@@ -151,7 +151,7 @@ class PlayedExecutor:
         self.zygote.tell(inner.Forked(number, process.pid), os.pidfd_open(process.pid))
         self.turn()
         self.zygote.links[number].send(Zmtp(frame_bytes_max=0).greeting())
-        self.say(number, inner.Booted([], 0))
+        self.say(number, inner.Booted([]))
 
     def say(self, number: int, *messages: Any) -> None:
         """Plays what a worker says."""

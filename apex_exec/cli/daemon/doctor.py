@@ -52,8 +52,8 @@ def examine(settings: Any) -> dict[str, Any]:
     from apex_exec.daemon.settings_checks import check_extras
     from apex_exec.executor.jails import examine as probed
     from apex_exec.executor.jails import extra_modules_hint
-    from apex_exec.executor.runtimes import PYTHON
-    from apex_exec.executor.zygote_link import try_zygote
+    from apex_exec.executor.processes.runtimes import PYTHON
+    from apex_exec.executor.processes.zygote_link import try_zygote
     from apex_exec.sandbox.modules import check_modules
 
     check_modules(settings.sandbox.extra_modules)

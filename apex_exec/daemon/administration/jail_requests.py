@@ -23,7 +23,7 @@ from apex_exec.core import events as ev
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.scheduler.pool import MS_NS, Pool
 from apex_exec.daemon.administration.registrar_link import Answer, Ask
-from apex_exec.executor.jobs import Probe
+from apex_exec.executor.links.jobs import Probe
 from apex_exec.executor.local import LocalExecutor
 from apex_exec.executor.outcome import Settled, at_place, settle
 

@@ -12,7 +12,7 @@ from apex_exec.daemon.administration import operations
 from apex_exec.daemon.orders import Orders
 from apex_exec.daemon.supervisor import Supervisor
 from apex_exec.errors import Code, Refusal
-from apex_exec.executor.runtimes import PYTHON
+from apex_exec.executor.processes.runtimes import PYTHON
 
 log = logging.getLogger("apex_exec")
 

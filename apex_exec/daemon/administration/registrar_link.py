@@ -28,8 +28,8 @@ from apex_exec.observe.metrics import METRICS
 if TYPE_CHECKING:
     from apex_exec.daemon.ports import Trail
     from apex_exec.executor.guard import Guard
+    from apex_exec.executor.links.overhead import Overhead
     from apex_exec.executor.loop import Loop
-    from apex_exec.executor.overhead import Overhead
     from apex_exec.observe.logs import Logs
     from apex_exec.observe.metrics import Metrics
 

@@ -79,9 +79,6 @@ class Connections(Protocol):
     def drop(self, peer: Peer) -> None:
         """Ends the connection of ``peer``; replies that wait for it are lost and counted."""
 
-    def credentials(self, peer: Peer) -> tuple[int, int]:
-        """(uid, pid) of the process behind a unix socket, as the kernel noted them at connect; (-1, 0) if unknown."""
-
     def close(self) -> None:
         """Ends all of them."""
 

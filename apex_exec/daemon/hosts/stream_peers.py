@@ -157,7 +157,7 @@ class StreamPeers:
                 self._loop.modify(self._listener.fileno(), 0)
                 self._paused = True
                 return
-            uid, _ = _credentials(socket)
+            uid = _uid(socket)
             if len(self._peers) >= self._connections_max or self._by_uid[uid] >= self._per_uid:
                 socket.close()
                 self._events.broken("too_many_connections", 1)
@@ -346,11 +346,6 @@ class StreamPeers:
         peer.out.clear()
         self._events.gone(peer)
 
-    def credentials(self, peer: Peer) -> tuple[int, int]:
-        """(uid, pid) of the process behind ``peer``, as the kernel noted them at connect; (-1, 0) if it is gone."""
-        assert isinstance(peer, StreamPeer)
-        return _credentials(peer.socket)
-
     def identity(self, peer: Peer) -> tuple[int, int, tuple[int, ...]]:
         """(uid, gid, other groups) of the process behind ``peer``, as the kernel noted them at connect; (-1, -1, ()) if
         it does not say."""
@@ -365,14 +360,14 @@ class StreamPeers:
             self._forget(peer)
 
 
-def _credentials(socket: sockets.socket) -> tuple[int, int]:
-    """(uid, pid) of the process that connected; (-1, 0) if the kernel does not say."""
+def _uid(socket: sockets.socket) -> int:
+    """The user of the process that connected; -1 if the kernel does not say."""
     try:
         raw = socket.getsockopt(sockets.SOL_SOCKET, sockets.SO_PEERCRED, UCRED.size)
     except OSError:
-        return -1, 0
-    pid, uid, _ = UCRED.unpack(raw)
-    return uid, pid
+        return -1
+    _, uid, _ = UCRED.unpack(raw)
+    return int(uid)
 
 
 def _identity(socket: sockets.socket) -> tuple[int, int, tuple[int, ...]]:

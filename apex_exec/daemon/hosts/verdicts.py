@@ -17,8 +17,8 @@ from apex_exec.daemon.hosts.pending_table import PendingTable
 from apex_exec.daemon.hosts.replies import Replies
 from apex_exec.daemon.sides.result_checks import is_dear
 from apex_exec.errors import FAILURES, Code, is_retryable
+from apex_exec.executor.links.overhead import Used
 from apex_exec.executor.outcome import Settled, settle
-from apex_exec.executor.overhead import Used
 from apex_exec.wire import hooks
 from apex_exec.wire import messages as msg
 from workers import wire as inner

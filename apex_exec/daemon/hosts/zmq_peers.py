@@ -20,7 +20,6 @@ from zmq.utils.monitor import recv_monitor_message
 
 from apex_exec.daemon.hosts.connections import (
     FRAMES_MAX,
-    UCRED,
     WAITING_BYTES_MAX,
     WAITING_MESSAGES_MAX,
     Connections,
@@ -246,15 +245,6 @@ class ZmqPeers:
         if not peer.gone and fd in self._by_fd:
             _shut(fd)
         self._forget(peer)
-
-    def credentials(self, peer: Peer) -> tuple[int, int]:
-        """(uid, pid) of the process behind a unix socket, as the kernel noted them at connect; (-1, 0) if unknown."""
-        try:
-            with sockets.socket(fileno=os.dup(peer.fd)) as twin:
-                pid, uid, _ = UCRED.unpack(twin.getsockopt(sockets.SOL_SOCKET, sockets.SO_PEERCRED, UCRED.size))
-        except OSError:
-            return -1, 0
-        return uid, pid
 
     def close(self) -> None:
         """Closes the socket and its monitor; unsent replies have the context's linger."""

@@ -26,8 +26,8 @@ from apex_exec.wire.side_link import BlockingEnd
 from apex_exec.wire.values import containers_at_most, has_few_values
 
 if TYPE_CHECKING:
+    from apex_exec.executor.links.overhead import Overhead
     from apex_exec.executor.loop import Loop
-    from apex_exec.executor.overhead import Overhead
 
 SMALL_BYTES = 1024
 """A result of this size is checked in the loop whatever it holds."""

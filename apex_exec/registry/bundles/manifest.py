@@ -10,6 +10,7 @@ import difflib
 import json
 import re
 import unicodedata
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -22,7 +23,7 @@ from apex_exec.catalogue.hooks import HOOKS
 from apex_exec.catalogue.limits import LIMITS, Limits, key_of, type_of
 from apex_exec.catalogue.permissions import ADMIN_PERMISSIONS, PERMISSIONS
 from apex_exec.errors import Code, Refusal
-from apex_exec.executor.runtimes import PYTHON, runtime_of
+from apex_exec.executor.processes.runtimes import PYTHON, runtime_of
 from apex_exec.wire.error_paths import step
 
 MANIFEST_BYTES_MAX = 65_536
@@ -80,20 +81,21 @@ def _check_label(value: str) -> str:
     return value
 
 
-def _check_hook(value: str) -> str:
-    if value not in HOOKS:
-        near = difflib.get_close_matches(value, HOOKS, 1)
-        raise _error("unknown_hook", f"{value[:60]!a} is not a hook",
-                     f"did you mean {near[0]}?" if near else f"the hooks are {', '.join(HOOKS)}")
+def _check_known(value: str, what: str, known: Collection[str]) -> str:
+    """``value`` if it is one of ``known``; else an error that names the nearest, or all of them."""
+    if value not in known:
+        near = difflib.get_close_matches(value, known, 1)
+        raise _error(f"unknown_{what}", f"{value[:60]!a} is not a {what}",
+                     f"did you mean {near[0]}?" if near else f"the {what}s are {', '.join(known)}")
     return value
+
+
+def _check_hook(value: str) -> str:
+    return _check_known(value, "hook", HOOKS)
 
 
 def _check_permission(value: str) -> str:
-    if value not in PERMISSIONS:
-        near = difflib.get_close_matches(value, PERMISSIONS, 1)
-        raise _error("unknown_permission", f"{value[:60]!a} is not a permission",
-                     f"did you mean {near[0]}?" if near else f"the permissions are {', '.join(PERMISSIONS)}")
-    return value
+    return _check_known(value, "permission", PERMISSIONS)
 
 
 def _check_entrypoint(value: str) -> str:
@@ -256,7 +258,7 @@ class Manifest(_Strict):
 
     @property
     def runtime(self) -> str:
-        """The language that the plugin is written in, by its entry point: a row of ``executor.runtimes``."""
+        """The language that the plugin is written in, by its entry point: a row of ``executor.processes.runtimes``."""
         return (runtime_of(self.entrypoint) or PYTHON).name  # an entry point without a runtime was refused
 
     @property

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from apex_exec.common.child_process import Ended, run_module
-from apex_exec.executor.runtimes import PYTHON, RUNTIMES, Runtime
+from apex_exec.executor.processes.runtimes import PYTHON, RUNTIMES, Runtime
 from apex_exec.registry.scan.findings import FINDINGS_MAX, SEVERITIES, Finding, Report, finding
 from apex_exec.sandbox.modules import ALLOWED
 

@@ -25,7 +25,7 @@ from pathlib import Path
 SLOTS = 4
 _PEEKUSER, _POKEUSER, _CONT, _SEIZE, _INTERRUPT = 3, 6, 7, 0x4206, 0x4207
 _EXITKILL = 0x100000
-"""PTRACE_O_EXITKILL: the process dies with its watcher."""
+"""PTRACE_O_EXITKILL: the process dies if its watcher dies."""
 _WALL = 0x40000000
 _EVENT_STOP = 128
 """PTRACE_EVENT_STOP, in the status above the signal."""
@@ -57,7 +57,7 @@ def _ptrace(request: int, pid: int, address: int = 0, data: int = 0) -> int:
 
 
 class Watch:
-    """One process under watch. Raises OSError from the constructor where this machine or user may not.
+    """One process under watch. The constructor raises OSError if this machine or user may not watch it.
 
     The process stands still until ``go``. ``hits`` then says what was executed.
     """
@@ -75,11 +75,11 @@ class Watch:
 
     @property
     def free(self) -> int:
-        """How many registers are left."""
+        """Returns how many registers are left."""
         return self._armed.count(0)
 
     def arm(self, addresses: list[int]) -> None:
-        """Watches ``addresses``, at most ``free`` of them; the process stands still."""
+        """Watches ``addresses``, at most ``free`` of them. The process must stand still."""
         for address in addresses:
             slot = self._armed.index(0)
             _ptrace(_POKEUSER, self.pid, _DEBUG + 8 * slot, address)
@@ -87,7 +87,7 @@ class Watch:
         self._control()
 
     def disarm(self, addresses: list[int]) -> None:
-        """Gives the registers of ``addresses`` back; the process stands still."""
+        """Gives the registers of ``addresses`` back. The process must stand still."""
         for address in addresses:
             self._armed[self._armed.index(address)] = 0
         self._control()
@@ -100,15 +100,15 @@ class Watch:
         _ptrace(_POKEUSER, self.pid, _DEBUG + 8 * 7, value)
 
     def go(self, number: int = 0) -> None:
-        """Lets the process run on, with a signal that it was stopped for."""
+        """Lets the process run on, and gives it the signal that it was stopped for."""
         try:
             _ptrace(_CONT, self.pid, 0, number)
         except ProcessLookupError:  # killed meanwhile; its end is waited for
             return
 
     def hits(self) -> list[int] | None:
-        """The watched addresses that were just executed, where the process now stands still; None where it runs on,
-        or has ended (``alive``), or has stopped too often to be looked at now. Never blocks."""
+        """Returns the watched addresses that were just executed; the process then stands still. Returns None if it runs
+        on, has ended (``alive``), or has stopped too often to be looked at now. Never blocks."""
         for _ in range(STOPS_MAX):
             try:
                 pid, status = os.waitpid(self.pid, _WALL | os.WNOHANG)
@@ -146,7 +146,7 @@ class Watch:
         return found
 
     def end(self) -> None:
-        """Waits for the process's end; whoever made it may then reap it. It must have been killed."""
+        """Waits for the end of the process, which must have been killed. Its parent can reap it afterwards."""
         while self.alive:
             try:
                 _, status = os.waitpid(self.pid, _WALL)
@@ -160,7 +160,8 @@ class Watch:
 
 # ---------------------------------------------------------------- where the evaluation loop lies
 def evaluator_ranges(pid: int) -> list[tuple[int, int]]:
-    """Addresses of the loop's machine code in ``pid``, which runs this interpreter. Raises OSError."""
+    """Returns the addresses of the evaluation loop's machine code in ``pid``, which runs this interpreter. Raises
+    OSError."""
     file, ranges, (offset, page) = _in_file()
     known = os.stat(file)
     device = f"{os.major(known.st_dev):02x}:{os.minor(known.st_dev):02x}"
@@ -174,7 +175,7 @@ def evaluator_ranges(pid: int) -> list[tuple[int, int]]:
 
 @cache
 def _in_file() -> tuple[str, list[tuple[int, int]], tuple[int, int]]:
-    """(file, ranges in it by virtual address, (offset, virtual address) of the segment that holds them)."""
+    """Returns (file, ranges in it by virtual address, (offset, virtual address) of the segment that holds them)."""
     files = [os.path.realpath(sys.executable)]
     with open("/proc/self/maps") as maps:
         files += sorted({line.split(None, 5)[5].strip() for line in maps if "libpython" in line})
@@ -189,7 +190,7 @@ def _in_file() -> tuple[str, list[tuple[int, int]], tuple[int, int]]:
 
 
 class _Image:
-    """As much of an ELF file (64 bits, little-endian) as it takes."""
+    """As much of an ELF file (64 bits, little-endian) as we need."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -201,7 +202,7 @@ class _Image:
         self._sections = [struct.unpack_from("<IIQQQQIIQQ", data, sections + 64 * index) for index in range(number)]
 
     def symbol(self, name: bytes) -> tuple[int, int] | None:
-        """(virtual address, size) of a dynamic symbol that is defined here."""
+        """Returns (virtual address, size) of a dynamic symbol if the file defines it, else None."""
         for section in self._sections:
             if section[1] != 11:  # SHT_DYNSYM
                 continue
@@ -214,14 +215,14 @@ class _Image:
         return None
 
     def segment(self, address: int) -> tuple[int, int]:
-        """(offset in the file, virtual address) of the segment that is loaded there."""
+        """Returns (offset in the file, virtual address) of the segment that is loaded there. Raises OSError."""
         for kind, _, offset, begin, _, size, _, _ in self._segments:
             if kind == 1 and begin <= address < begin + size:
                 return offset, begin
         raise OSError("the file has nothing at that address")
 
     def cold_parts(self, begin: int, size: int) -> list[tuple[int, int]]:
-        """Where the compiler put the unlikely part of a function: pieces without a name that it jumps into."""
+        """Returns where the compiler put the unlikely part of a function: nameless pieces that it jumps into."""
         starts = self._function_starts()
         offset, at = self.segment(begin)
         code = self._data[begin - at + offset:begin - at + offset + size]
@@ -237,7 +238,7 @@ class _Image:
         return [(starts[index], starts[index + 1]) for index, jumps in into.items() if jumps >= COLD_JUMPS_MIN]
 
     def _function_starts(self) -> list[int]:
-        """Every function's address, sorted: the table that unwinding needs (.eh_frame_hdr)."""
+        """Returns every function's address, sorted, from the table that unwinding needs (.eh_frame_hdr)."""
         for kind, _, offset, begin, *_ in self._segments:
             if kind == 0x6474E550 and self._data[offset:offset + 4] == b"\x01\x1b\x03\x3b":
                 count = struct.unpack_from("<I", self._data, offset + 8)[0]

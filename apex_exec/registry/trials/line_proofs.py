@@ -1,4 +1,4 @@
-"""Which claimed lines the tests really execute: each in a run in which its bytecode is watched from outside.
+"""Proves which of the claimed lines the tests execute: each in a run in which its bytecode is watched from outside.
 
 A run is the same with and without a watch, so code in it cannot tell whether it is to prove anything, nor which of its
 lines; and nothing that it says counts: a line is proven if the processor saw the interpreter execute it
@@ -23,7 +23,7 @@ from workers import wire
 Line = tuple[str, int]
 """(path in the bundle, number)."""
 TRIES = 3
-"""A line that was not executed is tried again this often before the claim counts as false: tests may be random."""
+"""A line that was not executed is tried this often before its claim counts as false, since tests may be random."""
 _SAMPLE_TURNS = 60
 _SAMPLE = '''def turn(n):
     if n < 0:
@@ -48,16 +48,16 @@ class Runner(Protocol):
     """What runs tests: the test zygote."""
 
     def run(self, files: dict[str, bytes], watching: Watching | None = None) -> tuple[Run, str]:
-        """One run of all tests over ``files``. Raises OSError if it cannot be watched."""
+        """Runs all tests over ``files`` once. Raises OSError if the run cannot be watched."""
 
 
 class Watching:
-    """One run under watch. ``lines`` in the order in which they are to be tried; ``tries`` says how often each was."""
+    """One run under watch. ``lines`` are tried in this order; ``tries`` says how often each has been tried."""
 
     def __init__(self, lines: list[Line], tries: Counter[Line]) -> None:
         self.seen: set[Line] = set()
         self.nowhere: set[Line] = set()
-        """Lines without bytecode of their own, which nobody can watch."""
+        """Lines that have no bytecode of their own and so cannot be watched."""
         self.from_the_start: dict[Line, int] = {}
         """Lines that were watched during the whole run → how many runs it takes to watch all their entries."""
         self.wake_fd, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -70,7 +70,7 @@ class Watching:
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
 
     def begin(self, pid: int, placed: wire.Placed) -> None:
-        """Stops the process and arms the first lines. Raises OSError where it cannot be watched."""
+        """Stops the process and watches the first lines. Raises OSError if the process cannot be watched."""
         for path, places in placed.places.items():
             for line, address in places:
                 self._entries.setdefault((path, line), []).append(address)
@@ -84,7 +84,7 @@ class Watching:
         self._watch.go()
 
     def look(self) -> bool:
-        """Takes what was seen since the last look; True where nothing is left to be seen. Never blocks."""
+        """Takes in what was seen since the last look. Returns True if nothing is left to be seen. Never blocks."""
         with contextlib.suppress(BlockingIOError):
             os.read(self.wake_fd, 4096)
         assert self._watch is not None
@@ -99,7 +99,7 @@ class Watching:
         return False
 
     def end(self) -> None:
-        """Waits for the process, which was killed, and takes everything back."""
+        """Waits for the end of the process, which must have been killed, and gives everything back."""
         if self._watch is not None:
             self._watch.end()
         signal.set_wakeup_fd(-1)
@@ -127,7 +127,7 @@ class Watching:
 
 
 def prove(zygote: Runner, request: Request, *, now: Callable[[], float] = time.monotonic) -> Proof:
-    """Lines in random order until the time is over; stops at the first that proves a lie. Blocks."""
+    """Proves lines in random order until the time is over, or until a claim turns out to be false. Blocks."""
     waiting = [(path, line) for path, lines in request.points.items() for line in sorted(set(lines))]
     secrets.SystemRandom().shuffle(waiting)
     proof = Proof(claimed=len(waiting), limit=cannot_watch(zygote, request))
@@ -152,7 +152,7 @@ def prove(zygote: Runner, request: Request, *, now: Callable[[], float] = time.m
 
 
 def cannot_watch(zygote: Runner, request: Request) -> str:
-    """Why lines cannot be proven on this machine, found out on a sample of ours; "" where they can."""
+    """Returns why lines cannot be proven on this machine, found out with a sample of ours; "" if they can."""
     sample = {request.entrypoint: _SAMPLE.replace("ID", repr(request.plugin)).encode(),
               "tests/test_sample.py": _SAMPLE_TEST.encode()}
     run, not_run = ({(request.entrypoint, line) for line in lines} for lines in (_SAMPLE_RUN, _SAMPLE_NOT_RUN))

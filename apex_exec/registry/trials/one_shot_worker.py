@@ -15,10 +15,10 @@ from apex_exec.core.plugin import PluginSpec
 from apex_exec.errors import ConfigError, Refusal
 from apex_exec.executor.blocking import BlockingExecutor
 from apex_exec.executor.jails import Sandboxing, extra_modules_hint
-from apex_exec.executor.jobs import Probe
+from apex_exec.executor.links.jobs import Probe
+from apex_exec.executor.links.worker_link import WorkerLink
+from apex_exec.executor.links.worker_protocol import DECLARES_TOO_MUCH
 from apex_exec.executor.outcome import at_place
-from apex_exec.executor.worker_link import WorkerLink
-from apex_exec.executor.worker_protocol import DECLARES_TOO_MUCH
 from apex_exec.registry.bundles.bundle import Bundle
 from workers import wire
 

@@ -1,9 +1,9 @@
-"""A bundle's tests in the real jail: what the author, and the marketplace before a review, run.
+"""Runs a bundle's tests in the real jail, for its author and, before a review, for the marketplace.
 
-A process of its own probes the machine, starts a test zygote (the workers' zygote with pytest and coverage loaded as
-well), forks one jailed worker a run from it, and bounds every run in time and memory. What a run reports is the word of
-the code that was tested: ``market.checks`` computes coverage from it outside, and has lines proven by runs in which the
-processor itself tells this side that they are executed (``prove``).
+A process of its own (``testing_child``) probes the machine, starts a test zygote (the workers' zygote with pytest and
+coverage loaded as well), forks one jailed worker a run, and bounds every run in time and memory. A run's report is the
+word of the code that was tested. The marketplace therefore computes coverage itself, and has lines proven by runs in
+which the processor tells this side that they are executed (``prove``).
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ from apex_exec.errors import Refusal
 from apex_exec.registry.bundles.bundle import Bundle
 
 RUN_SECONDS_MAX = 60.0
-"""One run of all tests. A test that hangs ends here."""
+"""How long one run of all tests may take. A test that hangs ends here."""
 PROOF_SECONDS_MAX = 45.0
-"""All runs that prove lines, together; as many as fit are proven, in random order, and at least PROOFS_MIN."""
+"""How long all runs that prove lines may take together. As many lines as fit are proven, in random order, but
+PROOFS_MIN at least."""
 PROOFS_MIN = 12
 MEMORY_EXTRA_MB = 100
-"""What pytest and the tests may take on top of the plugin's own limit."""
+"""How much memory pytest and the tests may take on top of the plugin's own limit."""
 _START_SECONDS = 60.0
 
 
 class Request(msgspec.Struct):
-    """What the child process is asked. ``points``: path → lines that may be proven."""
+    """What the child process is asked for. ``points`` maps a path to the lines that are to be proven."""
 
     plugin: str
     version: str
@@ -48,7 +49,7 @@ class Request(msgspec.Struct):
 
 
 class Run(msgspec.Struct):
-    """One run of all tests. ``ended`` is "" where it came to its end, else one line that says why it did not."""
+    """One run of all tests. ``ended`` is "" if the run came to its end, else one line that says why it did not."""
 
     passed: int = 0
     failed: int = 0
@@ -56,14 +57,14 @@ class Run(msgspec.Struct):
     arcs: dict[str, list[tuple[int, int]]] = {}
     ended: str = ""
     test: str = ""
-    """The test that ran when the run ended before its report; "" where none had begun."""
+    """The test that was running if the run ended before its report; "" if none had begun."""
     seconds: float = 0.0
     output: list[str] = []
     level: str = ""
 
 
 class Proof(msgspec.Struct):
-    """How many of the claimed lines were seen to be executed, and the first that was not ("" and 0: none).
+    """How many of the claimed lines were seen to be executed, and the first that was not ("" and 0 if there is none).
 
     ``limit``: why nothing could be proven here ("" where it could).
     """
@@ -76,7 +77,7 @@ class Proof(msgspec.Struct):
 
 
 class Answer(msgspec.Struct):
-    """What the child process says; ``refused`` where this machine cannot jail tests as the operator wants them."""
+    """What the child process answers. ``refused`` says why this machine cannot jail tests as the operator wants."""
 
     run: Run | None = None
     proof: Proof | None = None
@@ -95,8 +96,8 @@ def run_tests(bundle: Bundle, settings: Settings, *, run_seconds: float = RUN_SE
 
 def prove(bundle: Bundle, settings: Settings, lines: dict[str, list[int]], *, run_seconds: float = RUN_SECONDS_MAX,
           proof_seconds: float = PROOF_SECONDS_MAX, proofs_min: int = PROOFS_MIN) -> Proof:
-    """Watches from outside whether claimed lines are executed, several in a run. Blocks for up to ``proof_seconds``,
-    longer where ``proofs_min`` lines need it. Raises Refusal("tests_not_jailed")."""
+    """Watches from outside whether claimed lines are executed, several lines a run. Blocks for up to ``proof_seconds``,
+    or longer if ``proofs_min`` lines take longer. Raises Refusal("tests_not_jailed")."""
     request = msgspec.structs.replace(_request(bundle, settings, run_seconds), points=lines,
                                       proof_seconds=proof_seconds, proofs_min=proofs_min)
     found = _ask(request, proof_seconds + 3 * proofs_min * run_seconds).proof

@@ -13,10 +13,10 @@ from apex_exec.catalogue.limits import Limits
 from apex_exec.core.limits import SECOND_NS
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.executor.blocking import BlockingExecutor
-from apex_exec.executor.jobs import Job
-from apex_exec.executor.runtimes import PYTHON
-from apex_exec.executor.worker_kinds import Home
-from apex_exec.executor.worker_link import End, WorkerLink
+from apex_exec.executor.links.jobs import Job
+from apex_exec.executor.links.worker_kinds import Home
+from apex_exec.executor.links.worker_link import End, WorkerLink
+from apex_exec.executor.processes.runtimes import PYTHON
 from apex_exec.registry.trials.line_proofs import Watching, prove
 from apex_exec.registry.trials.testing import Answer, Request, Run
 from apex_exec.sandbox.probe import probe

@@ -1,9 +1,10 @@
 """Misbehaves: ends its own process."""
 
 import os
+from typing import Any
 
 
-def crash(params):
+def crash(params: dict[str, Any]) -> None:
     """Exits without an answer."""
     os._exit(3)
 

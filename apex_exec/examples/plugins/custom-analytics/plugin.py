@@ -1,15 +1,17 @@
 """The specification's first plugin, in the dict form: a chart, and a data set in the form that the chart draws."""
 
+from typing import Any
 
-def on_dashboard_load(params):
+
+def on_dashboard_load(params: dict[str, Any]) -> dict[str, Any]:
     """One chart for the dashboard that was loaded."""
     return {"customWidgets": [{"id": "chart", "component": "Chart", "props": {"dashboard": params["dashboardId"]}}]}
 
 
-def on_data_fetch(params):
+def on_data_fetch(params: dict[str, Any]) -> dict[str, Any]:
     """The query with the names of its filters; if there are data, also their number of rows and the totals by region.
     """
-    made = {"query": params["query"], "filters": sorted(params["filters"])}
+    made: dict[str, Any] = {"query": params["query"], "filters": sorted(params["filters"])}
     rows = params.get("data")
     if isinstance(rows, list):
         made["rows"] = len(rows)
@@ -17,9 +19,9 @@ def on_data_fetch(params):
     return {"transformedData": made}
 
 
-def totals(rows):
+def totals(rows: list[Any]) -> dict[str, Any]:
     """region -> sum of its totals; items that are not rows are skipped."""
-    sums = {}
+    sums: dict[str, Any] = {}
     for row in rows:
         if isinstance(row, dict) and "region" in row:
             sums[row["region"]] = sums.get(row["region"], 0) + row.get("total", 0)

@@ -1,7 +1,9 @@
 """Misbehaves: it takes all the memory that it can get."""
 
+from typing import Any, NoReturn
 
-def hoard(params):
+
+def hoard(params: dict[str, Any]) -> NoReturn:
     """Grows until an allocation is refused."""
     kept = []
     while True:

@@ -1,9 +1,11 @@
 """Misbehaves: it never returns, and swallows every exception that it can."""
 
-plugin = {"id": "spinner", "version": "1.0.0", "permissions": [], "hooks": {}}
+from typing import Any, NoReturn
+
+plugin: dict[str, Any] = {"id": "spinner", "version": "1.0.0", "permissions": [], "hooks": {}}
 
 
-def spin(params):
+def spin(params: dict[str, Any]) -> NoReturn:
     """Loops for ever."""
     while True:
         try:

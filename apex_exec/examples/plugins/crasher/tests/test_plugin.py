@@ -5,7 +5,7 @@ import multiprocessing
 from plugin import crash
 
 
-def test_it_ends_its_process():
+def test_it_ends_its_process() -> None:
     process = multiprocessing.get_context("fork").Process(target=crash, args=({},))
     process.start()
     process.join(5)

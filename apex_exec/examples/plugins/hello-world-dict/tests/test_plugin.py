@@ -5,6 +5,6 @@ import asyncio
 from plugin import plugin
 
 
-def test_it_greets():
+def test_it_greets() -> None:
     (widget,) = asyncio.run(plugin["hooks"]["onDashboardLoad"](None))["customWidgets"]
     assert widget["props"] == {"message": "Hello from plugin!"}

@@ -6,7 +6,7 @@ import pytest
 from plugin import hoard
 
 
-def test_it_grows_until_refused():
+def test_it_grows_until_refused() -> None:
     old = resource.getrlimit(resource.RLIMIT_AS)
     used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + 64 * 1024 * 1024, old[1]))

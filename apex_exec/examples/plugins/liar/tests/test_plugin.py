@@ -3,5 +3,5 @@
 from plugin import lie
 
 
-def test_its_widgets_are_no_list():
+def test_its_widgets_are_no_list() -> None:
     assert not isinstance(lie({})["customWidgets"], list)

@@ -5,7 +5,7 @@ import multiprocessing
 from plugin import spin
 
 
-def test_it_does_not_return():
+def test_it_does_not_return() -> None:
     process = multiprocessing.get_context("fork").Process(target=spin, args=({},))
     process.start()
     process.join(0.3)

@@ -17,10 +17,10 @@ import msgspec
 
 from apex_exec.core import actions as act
 from apex_exec.core.limits import MS_NS
-from apex_exec.executor.accounts import Accounts
-from apex_exec.executor.link_reader import LinkReader
+from apex_exec.executor.links.accounts import Accounts
+from apex_exec.executor.links.link_reader import LinkReader
+from apex_exec.executor.links.worker_link import End, Kind, WorkerLink
 from apex_exec.executor.ports import Neighbours
-from apex_exec.executor.worker_link import End, Kind, WorkerLink
 from apex_exec.observe.metrics import UNWANTED_EXITS
 from workers import wire as inner
 

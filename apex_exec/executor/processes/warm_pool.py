@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from apex_exec.core.limits import MS_NS
-from apex_exec.executor.worker_link import UNCLAIMED, WorkerLink
+from apex_exec.executor.links.worker_link import UNCLAIMED, WorkerLink
 
 if TYPE_CHECKING:
-    from apex_exec.executor.zygote_keeper import ZygoteKeeper
+    from apex_exec.executor.processes.zygote_keeper import ZygoteKeeper
 
 BOOT_NS_MAX = 10_000 * MS_NS
 """How long a spare may take to be jailed; then it is killed."""

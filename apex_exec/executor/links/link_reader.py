@@ -14,9 +14,9 @@ from functools import partial
 import msgspec
 
 from apex_exec.core.limits import MS_NS
+from apex_exec.executor.links.overhead import Overhead
+from apex_exec.executor.links.worker_link import WorkerLink
 from apex_exec.executor.loop import EPOLLIN, EPOLLOUT, Loop
-from apex_exec.executor.overhead import Overhead
-from apex_exec.executor.worker_link import WorkerLink
 from workers import wire as inner
 from workers.zmtp import ZmtpError
 

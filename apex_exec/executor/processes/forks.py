@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from apex_exec.core import events as ev
+from apex_exec.executor.links.start_health import StartHealth
+from apex_exec.executor.links.worker_exits import LOST_NS_MAX, WorkerExits
+from apex_exec.executor.links.worker_link import WorkerLink
 from apex_exec.executor.loop import Loop
 from apex_exec.executor.ports import Jails, Neighbours
-from apex_exec.executor.start_health import StartHealth
-from apex_exec.executor.warm_pool import WarmPool
-from apex_exec.executor.worker_exits import LOST_NS_MAX, WorkerExits
-from apex_exec.executor.worker_link import WorkerLink
-from apex_exec.executor.zygote_keeper import ZygoteKeeper, ZygoteSource
+from apex_exec.executor.processes.warm_pool import WarmPool
+from apex_exec.executor.processes.zygote_keeper import ZygoteKeeper, ZygoteSource
 from workers import wire as inner
 
 if TYPE_CHECKING:

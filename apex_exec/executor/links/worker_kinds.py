@@ -9,11 +9,10 @@ from typing import Any, Protocol
 
 from apex_exec.core import events as ev
 from apex_exec.core.plugin import PluginSpec
-from apex_exec.executor import worker_protocol
-from apex_exec.executor.accounts import Accounts
+from apex_exec.executor.links import worker_protocol
+from apex_exec.executor.links.accounts import Accounts
+from apex_exec.executor.links.worker_link import End, WorkerLink
 from apex_exec.executor.ports import Neighbours
-from apex_exec.executor.warm_pool import WarmPool
-from apex_exec.executor.worker_link import End, WorkerLink
 from apex_exec.observe.logs import Logs
 from apex_exec.observe.metrics import Metrics
 from workers import wire as inner
@@ -38,8 +37,8 @@ class Home(Protocol):
     def kill_link(self, link: WorkerLink) -> OSError | None:
         """Kills the worker now, or as soon as there is a process. Returns the kernel's answer if it refuses."""
 
-    def warm_pool_of(self, link: WorkerLink) -> WarmPool:
-        """Returns the warm pool of the runtime that the worker was forked for."""
+    def spare_progressed(self, link: WorkerLink) -> None:
+        """A spare has booted, or its process is known: with both it may be given away."""
 
     def refill_soon(self) -> None:
         """Has the warm pools filled once what is on its way to hosts has gone out."""
@@ -120,11 +119,11 @@ class Spare:
 
     def forked(self, link: WorkerLink) -> None:
         """If it has booted it may be taken."""
-        self._home.warm_pool_of(link).check(link)
+        self._home.spare_progressed(link)
 
     def booted(self, link: WorkerLink) -> None:
         """If its process is known it may be taken."""
-        self._home.warm_pool_of(link).check(link)
+        self._home.spare_progressed(link)
 
     def ready(self, link: WorkerLink, message: inner.Ready, now_ns: int) -> None:
         """It has nothing to be ready for. Raises ZmtpError."""

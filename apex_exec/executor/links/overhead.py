@@ -16,8 +16,8 @@ from apex_exec.core.limits import MS_NS
 from apex_exec.core.plugin import PluginSpec
 
 if TYPE_CHECKING:
+    from apex_exec.executor.links.worker_link import WorkerLink
     from apex_exec.executor.ports import Governing
-    from apex_exec.executor.worker_link import WorkerLink
     from apex_exec.observe.metrics import Metrics
 
 BURST_NS = 10 * MS_NS

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from apex_exec.core import events as ev
+from apex_exec.executor.links.overhead import ORDINARY_NS
+from apex_exec.executor.links.start_health import StartHealth
+from apex_exec.executor.links.worker_link import Handler, WorkerLink
 from apex_exec.executor.outcome import at_place, raised_code
-from apex_exec.executor.overhead import ORDINARY_NS
 from apex_exec.executor.ports import Neighbours
-from apex_exec.executor.start_health import StartHealth
-from apex_exec.executor.worker_link import Handler, WorkerLink
 from apex_exec.sandbox.plan import LAYERS
 from apex_exec.wire import hooks
 from workers import wire as inner

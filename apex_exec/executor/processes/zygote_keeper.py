@@ -16,9 +16,9 @@ import msgspec
 
 from apex_exec.common.backoff import Backoff
 from apex_exec.core.limits import MS_NS
+from apex_exec.executor.links.worker_link import WorkerLink
 from apex_exec.executor.loop import Loop
-from apex_exec.executor.worker_link import WorkerLink
-from apex_exec.executor.zygote_link import ZygoteLink
+from apex_exec.executor.processes.zygote_link import ZygoteLink
 from workers import wire as inner
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from apex_exec.core.plugin import PluginSpec
-from apex_exec.executor import worker_protocol
-from apex_exec.executor.worker_kinds import Home, say_failure
-from apex_exec.executor.worker_link import End, Handler, WorkerLink
+from apex_exec.executor.links import worker_protocol
+from apex_exec.executor.links.worker_kinds import Home, say_failure
+from apex_exec.executor.links.worker_link import End, Handler, WorkerLink
 from workers import wire as inner
 from workers.zmtp import ZmtpError
 

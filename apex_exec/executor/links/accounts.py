@@ -11,9 +11,9 @@ import time
 from collections.abc import Mapping
 
 from apex_exec.core.limits import MS_NS
-from apex_exec.executor.overhead import Used
+from apex_exec.executor.links.overhead import Used
+from apex_exec.executor.links.worker_link import WorkerLink
 from apex_exec.executor.ports import Neighbours
-from apex_exec.executor.worker_link import WorkerLink
 from workers import wire as inner
 
 CPUCLOCK_SCHED = 2

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from apex_exec.executor import scheduling_priority
-from apex_exec.executor.runtimes import PYTHON, Runtime
+from apex_exec.executor.processes.runtimes import PYTHON, Runtime
 from apex_exec.observe.logs import escape
 from apex_exec.sandbox.bare import BareProcess, Connection
 from workers.wire import Fork, Forked, FromZygote, Kill

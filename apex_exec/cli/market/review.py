@@ -1,0 +1,83 @@
+"""``market review``, ``approve`` and ``reject``: the reviewer's side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from apex_exec.cli import connect
+from apex_exec.cli.market.common import Reason, ask, show_checks, show_queue
+from apex_exec.cli.output import print_table
+from apex_exec.cli.plugin.common import StateDir, state_path
+from apex_exec.cli.root import AsJson, ConfigFile, RuntimeDir, examples, market_app
+from apex_exec.cli.verbs import Argument, Option
+
+Submission = Annotated[int, Argument(min=1, help="The submission's number, as `market status` shows it.")]
+Reviewer = Annotated[str, Option(help="The reviewer's name; never the author.")]
+ApproverKey = Annotated[str, Option("--key", metavar="NAME|FILE", help="The reviewer's own key in the role "
+                                                                       "approver; needed once there is one.")]
+
+
+@market_app.command(epilog=examples("apex-exec market review", "apex-exec market review 7 --reviewer rita"))
+def review(submission: Annotated[int, Argument(min=0, help="The submission's number; none: the queue.")] = 0,
+           reviewer: Annotated[str, Option(help="Your name.")] = "", as_json: AsJson = False,
+           runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
+    """Takes a submission for review and shows what to look at."""
+    shown = ask(config, runtime_dir, "market.review", submission=submission, reviewer=reviewer)
+    if isinstance(shown, list):
+        show_queue(shown, as_json)
+        return
+    show_checks(shown, as_json)
+    if not as_json:
+        print_table([{"confirm": item, "means": text} for item, text in shown["checklist"].items()],
+                    ["confirm", "means"], as_json=False)
+        print_table(shown["files"], ["path", "size"], as_json=False)
+
+
+@market_app.command(epilog=examples("apex-exec market approve 7 --reviewer rita --digest 3f… --confirm-all --reason y"))
+def approve(submission: Submission, reviewer: Reviewer, reason: Reason,
+            digest: Annotated[str, Option(help="The digest that was looked at.")],
+            confirm: Annotated[list[str] | None, Option(help="An item of the checklist; repeat it.")] = None,
+            confirm_all: Annotated[bool, Option("--confirm-all", help="Every item of the checklist.")] = False,
+            key: ApproverKey = "", as_json: AsJson = False, state_dir: StateDir = None, runtime_dir: RuntimeDir = None,
+            config: ConfigFile = None) -> None:
+    """Says yes to exactly these bytes."""
+    from apex_exec.market.review.states import CHECKLIST
+
+    shown = ask(config, runtime_dir, "market.approve", submission=submission, reviewer=reviewer, reason=reason,
+                digest=digest, checklist=list(CHECKLIST) if confirm_all else confirm or [],
+                **_signed(key, config, state_dir, submission, digest, "approved", reason))
+    show_checks(shown, as_json)
+
+
+@market_app.command(epilog=examples("apex-exec market reject 7 --reviewer rita --reason 'sends data out' --changes"))
+def reject(submission: Submission, reviewer: Reviewer, reason: Reason,
+           digest: Annotated[str, Option(help="The digest that was looked at; default: as submitted.")] = "",
+           changes: Annotated[bool, Option("--changes", help="Ask for changes instead.")] = False,
+           key: ApproverKey = "", as_json: AsJson = False, state_dir: StateDir = None, runtime_dir: RuntimeDir = None,
+           config: ConfigFile = None) -> None:
+    """Says no, or asks for changes."""
+    with connect.admin(config, runtime_dir) as client:
+        digest = digest or client.request("market.status", {"submission": submission})["digest"]
+        signed = _signed(key, config, state_dir, submission, digest, "changes_requested" if changes else "rejected",
+                         reason)
+        shown = client.request("market.reject", {"submission": submission, "reviewer": reviewer, "reason": reason,
+                                                 "digest": digest, "changes": changes, **signed})
+    show_checks(shown, as_json)
+
+
+def _signed(key: str, config: Path | None, state_dir: str | None, submission: int, digest: str, decision: str,
+            reason: str) -> dict[str, str]:
+    """The decision signed with the key of that name or file; nothing where none is named."""
+    if not key:
+        return {}
+    import os
+    import time
+
+    from apex_exec.market.review.reviewers import Statement, signed_message
+    from apex_exec.registry.trust.signing import find_key, key_id_of, load_private, raw_public
+
+    private = load_private(find_key(state_path(config, state_dir) / "keys", key, ".key"))
+    text = Statement(submission, digest, decision, reason, os.geteuid(), key_id_of(raw_public(private)),
+                     time.time_ns()).text()
+    return {"statement": text, "signature": private.sign(signed_message(text)).hex()}

@@ -1,0 +1,1 @@
+"""Processes for workers: runtimes, zygotes, forks, spares."""
