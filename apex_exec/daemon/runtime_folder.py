@@ -123,8 +123,8 @@ class RuntimeFolder:
 def own_folder(path: Path, key: str) -> None:
     """Makes ``path``, 0700, if it is not there; it must be this user's. Raises ConfigError with what to do.
 
-    A volume that is mounted for a container belongs to root and is open to others (0777, or 2775 for a group), no
-    matter who the daemon is: others could replace its sockets and its ledger there. A folder inside it is the
+    A volume that is mounted for a container belongs to root and is open to others (0777, or 2775 for a group),
+    no matter who the daemon is: others could replace its sockets and its ledger there. A folder inside it is the
     daemon's own.
     """
     uid = os.geteuid()

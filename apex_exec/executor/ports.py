@@ -15,7 +15,7 @@ use the same one, ``local.LocalExecutor``; nothing here says that the processes 
 | it never was: the machine gave no process | ``ForkRefused`` |
 | it broke the protocol, and is to be killed | ``WorkerViolated`` |
 | it answered a ping | ``WorkerPonged`` |
-| started: how many calls it has begun in all | ``CallsStarted`` |
+| started: the number of calls it has begun in all | ``CallsStarted`` |
 | the zygote came up, or was lost with all its workers | ``ZygoteUp``, ``ZygoteLost`` |
 
 Every call is made in the loop and must not block.
@@ -167,10 +167,10 @@ class Neighbours:
         self.step = step
         """Gives an event to the core and does the actions that follow from it."""
         self.failed = failed
-        """Is called with (duty, error, plugin) if a duty failed; the plugin is "" if no plugin is concerned."""
+        """Receives (duty, error, plugin) if a duty failed; the plugin is "" if no plugin is concerned."""
         self.api: ApiCalls | None = None
         self.governing: Governing | None = None
         self.on_uncalled: Callable[[str, str, int], None] = lambda _plugin, _user, _cpu_ns: None
-        """Is called with CPU time that no call's figure holds: the plugin, the user of its worker's latest call, ns."""
+        """Is told of CPU time that no call's figure holds: the plugin, the user of its worker's latest call, ns."""
         self.oldest: Callable[[int], tuple[int, ev.InvokeRequested] | None] = lambda _worker: None
         """Returns number and request of the oldest unanswered call on a worker's link."""

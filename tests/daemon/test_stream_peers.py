@@ -9,8 +9,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,10 @@ class Echo:
         self.dropped = 0
         self.answers = 1
         self.held = False
-        self.uids: set[tuple[int, int]] = set()
+        self.uids: set[int] = set()
+        self.message: Callable[[Peer, list[bytes], bytes], None] = self._answer
+        """What is done with a message; a test may do something else."""
+        self.broken: Callable[[Trouble, int], None] = self._count
         self.peers = StreamPeers(self.loop, Events(message=self._message, gone=self.gone.append, broken=self._broken),
                                  BYTES_MAX)
         self.peers.bind(self.endpoint)
@@ -45,11 +47,17 @@ class Echo:
         self._thread.start()
 
     def _message(self, peer: Peer, frames: list[bytes], body: bytes) -> None:
-        self.uids.add(self.peers.credentials(peer))
+        self.message(peer, frames, body)
+
+    def _broken(self, trouble: Trouble, count: int) -> None:
+        self.broken(trouble, count)
+
+    def _answer(self, peer: Peer, frames: list[bytes], body: bytes) -> None:
+        self.uids.add(peer.uid)
         for _ in range(self.answers):
             self.peers.reply(peer, frames, b"foreign" if peer.foreign else b"re:" + body)
 
-    def _broken(self, trouble: Trouble, count: int) -> None:
+    def _count(self, trouble: Trouble, count: int) -> None:
         if trouble == "unread":
             self.dropped += count
 
@@ -105,7 +113,7 @@ def test_libzmq_peers_get_their_answers_at_every_size_and_across_heartbeats(
     time.sleep(2)  # longer than the timeout of a heartbeat that nobody answers
     peer.send(b"still here")
     assert peer.poll(5000) and peer.recv() == b"re:still here"
-    assert not echo.gone and echo.uids == {(os.geteuid(), os.getpid())}
+    assert not echo.gone and echo.uids == {os.geteuid()}
 
 
 def test_ten_thousand_messages_come_back_in_order(echo: Echo, context: zmq.Context[Any]) -> None:
@@ -199,7 +207,7 @@ def test_what_a_peer_wanted_beyond_its_end_is_not_served(echo: Echo) -> None:
         served.append(body)
         echo.peers.drop(peer)
 
-    echo.peers._events = Events(message=drop_at_first, gone=echo.gone.append, broken=lambda *_: None)
+    echo.message = drop_at_first
     raw = socket.socket(socket.AF_UNIX)
     raw.connect(echo.endpoint.removeprefix("ipc://"))
     ready = command(b"READY", b"\x0bSocket-Type" + (6).to_bytes(4, "big") + b"DEALER")
@@ -231,7 +239,7 @@ def test_all_half_sent_messages_together_have_a_bound_and_whoever_holds_longest_
     monkeypatch.setattr(stream_peers, "UNFINISHED_BYTES_MAX", 3_000_000)
     echo = Echo(tmp_path / "s")
     kinds: list[str] = []
-    echo.peers._events = replace(echo.peers._events, broken=lambda trouble, _count: kinds.append(trouble))
+    echo.broken = lambda trouble, _count: kinds.append(trouble)
     try:
         honest = connect(context, zmq.DEALER, echo.endpoint)
         hoarders = []
@@ -324,7 +332,7 @@ def test_a_flood_of_the_smallest_messages_gets_a_bounded_turn_and_one_place_in_t
         counts[0] += 1
 
     echo.peers.receive = counted  # type: ignore[method-assign]  # the loop's thread asks it
-    echo.peers._events = Events(message=count, gone=echo.gone.append, broken=lambda *_: None)
+    echo.message = count
     raw = raw_peer(echo)
     until = time.monotonic() + 1.5
     while time.monotonic() < until:
@@ -349,7 +357,7 @@ def test_where_others_send_a_connection_is_read_a_few_calls_at_a_time(echo: Echo
         rounds[-1] += 1
 
     echo.peers.receive = counted  # type: ignore[method-assign]  # the loop's thread asks it
-    echo.peers._events = Events(message=count, gone=echo.gone.append, broken=lambda *_: None)
+    echo.message = count
     beside = [raw_peer(echo) for _ in range(others)]
     raw = raw_peer(echo)
     assert settled(lambda: len(echo.peers) == 1 + others)
@@ -380,7 +388,7 @@ def test_many_connections_that_flood_leave_the_loop_its_turns(echo: Echo) -> Non
         served.append(peer)
         time.sleep(0.01)
 
-    echo.peers._events = Events(message=slow, gone=echo.gone.append, broken=lambda *_: None)
+    echo.message = slow
     echo.peers.receive = counted  # type: ignore[method-assign]  # the loop's thread asks it
     raws = [raw_peer(echo) for _ in range(60)]
     assert settled(lambda: sum(peer.session.ready for peer in echo.peers._peers) == 60)
@@ -400,7 +408,7 @@ def test_an_end_that_comes_together_with_the_last_message_is_seen(echo: Echo) ->
         if body == b"slow":
             time.sleep(0.3)
 
-    echo.peers._events = Events(message=take, gone=echo.gone.append, broken=lambda *_: None)
+    echo.message = take
     slow, leaving = raw_peer(echo), [raw_peer(echo) for _ in range(20)]
     assert settled(lambda: sum(peer.session.ready for peer in echo.peers._peers) == 21)
     slow.sendall(b"\x00\x04slow")

@@ -184,7 +184,7 @@ def test_a_killed_supervisor_takes_all_with_it_and_the_next_one_starts_on_its_fo
             daemon.kill()
             time.sleep(0.2)
             while caller.socket.poll(0):
-                caller._take()
+                caller.take()
             answered = [i for i in calls if caller.replies[i]]
             assert all(outcome(caller.only(i)) == "ok" for i in answered) and len(answered) < len(calls)
         wait_for(lambda family=family: not alive(family), 10, "the end of its processes")

@@ -163,7 +163,7 @@ class Load:
                     number += 1
                 if not caller.socket.poll(50):
                     continue
-                id_ = caller._take()
+                id_ = caller.take()
                 self.codes[outcome(caller.only(id_))] += 1
                 if outcome(caller.only(id_)) == "ok":
                     self.seen[waiting[id_]] = time.monotonic()

@@ -71,13 +71,13 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     need(find_spec("coverage"), "coverage is not installed")
     found = load_settings(None, {"sandbox.min_level": "L2"})
     try:
-        run_tests(_bundle(tmp_path_factory.mktemp("poor"), POOR), found)
+        run_tests(bundle_of(tmp_path_factory.mktemp("poor"), POOR), found)
     except Refusal as error:
         need(False, error.message)
     return found
 
 
-def _bundle(folder: Path, tests: str, plugin: bytes = PLUGIN, **files: str) -> Bundle:
+def bundle_of(folder: Path, tests: str, plugin: bytes = PLUGIN, **files: str) -> Bundle:
     if folder.parent.exists():
         write_bundle(folder, {"plugin.py": plugin, "tests/test_sums.py": tests.encode(),
                               **{f"tests/{name}.py": body.encode() for name, body in files.items()}})
@@ -98,7 +98,7 @@ def judge(bundle: Bundle, settings: Settings, seconds: float = 20.0) -> dict[str
 
 def test_good_tests_pass_in_the_jail_and_their_coverage_is_proven_line_by_line(tmp_path: Path,
                                                                                settings: Settings) -> None:
-    found = judge(_bundle(tmp_path / "sums", GOOD), settings)
+    found = judge(bundle_of(tmp_path / "sums", GOOD), settings)
     assert found["tests"].passed and found["tests"].detail["passed"] == 4
     assert found["coverage"].passed
     assert found["coverage"].detail == {
@@ -108,13 +108,13 @@ def test_good_tests_pass_in_the_jail_and_their_coverage_is_proven_line_by_line(t
 
 @pytest.mark.slow
 def test_too_little_is_named_with_its_lines_whatever_the_pragma_says(tmp_path: Path, settings: Settings) -> None:
-    found = judge(_bundle(tmp_path / "sums", POOR), settings)
+    found = judge(bundle_of(tmp_path / "sums", POOR), settings)
     assert found["tests"].passed and not found["coverage"].passed
     assert any("not run: 15, 17, 22, 23, 24, 25, 26" in line for line in found["coverage"].problems), found["coverage"]
 
 
 def test_a_failing_test_says_what_was_compared(tmp_path: Path, settings: Settings) -> None:
-    run = run_tests(_bundle(tmp_path / "sums", POOR.replace("== 1\n", "== 2\n")), settings)
+    run = run_tests(bundle_of(tmp_path / "sums", POOR.replace("== 1\n", "== 2\n")), settings)
     assert (run.passed, run.failed) == (0, 1) and "assert 1 == 2" in run.failures[0]
 
 
@@ -132,7 +132,7 @@ def test_a_failing_test_says_what_was_compared(tmp_path: Path, settings: Setting
 ])
 @pytest.mark.slow_after(1)
 def test_a_test_that_kills_hangs_or_leaves_fails(tmp_path: Path, settings: Settings, body: str, says: str) -> None:
-    found = judge(_bundle(tmp_path / "sums", f"{GOOD}\ndef test_evil():\n    {body}\n"), settings, seconds=2.0)
+    found = judge(bundle_of(tmp_path / "sums", f"{GOOD}\ndef test_evil():\n    {body}\n"), settings, seconds=2.0)
     assert not found["tests"].passed
     assert any(says in line for line in found["tests"].problems), found["tests"]
 
@@ -197,7 +197,7 @@ def test_it_is_bounded_in_bytes_and_in_files():
 @pytest.mark.slow
 def test_tests_have_a_temporary_folder_and_nothing_else_that_can_be_written(tmp_path: Path, settings: Settings) -> None:
     need(probe(scratch=True).level >= "L3", "this machine makes no namespaces")
-    found = judge(_bundle(tmp_path / "sums", FOLDER), settings, seconds=40.0)
+    found = judge(bundle_of(tmp_path / "sums", FOLDER), settings, seconds=40.0)
     assert found["tests"].passed, found["tests"]
     assert found["coverage"].passed and found["coverage"].detail["proven"] >= 12, found["coverage"]
 
@@ -207,7 +207,7 @@ def test_without_an_empty_root_there_is_no_folder_and_no_machine_file_either(tmp
     lower = load_settings(None, {"sandbox.min_level": "L2", "sandbox.waive": ["namespaces"]})
     tests = POOR + "\ndef test_folder(tmp_path):\n    pass\n\ndef test_file():\n    open('/tmp/x', 'w')\n"
     try:
-        run = run_tests(_bundle(tmp_path / "sums", tests), lower)
+        run = run_tests(bundle_of(tmp_path / "sums", tests), lower)
     except Refusal as error:
         need(False, error.message)
     assert (run.passed, run.failed) == (1, 2), run
@@ -218,7 +218,7 @@ def test_without_an_empty_root_there_is_no_folder_and_no_machine_file_either(tmp
 def test_a_leaver_leaves_nothing_in_the_machine(tmp_path: Path, settings: Settings) -> None:
     name = f"/tmp/{uuid.uuid4()}"
     tests = f"import os\n\ndef test_it():\n    open('{name}', 'w').write('x' * 1000)\n    os._exit(0)\n"
-    assert "ended their own process" in run_tests(_bundle(tmp_path / "sums", tests), settings).ended
+    assert "ended their own process" in run_tests(bundle_of(tmp_path / "sums", tests), settings).ended
     assert not Path(name).exists()
 
 
@@ -248,26 +248,26 @@ def test_forges():
 @pytest.mark.parametrize("tests", [FORGED_FRAME, FORGED_DATA])
 @pytest.mark.slow
 def test_a_forged_report_is_caught_by_a_line_that_does_not_run(tmp_path: Path, settings: Settings, tests: str) -> None:
-    coverage = judge(_bundle(tmp_path / "sums", tests), settings)["coverage"]
+    coverage = judge(bundle_of(tmp_path / "sums", tests), settings)["coverage"]
     assert not coverage.passed and "the report is forged" in coverage.problems[0]
 
 
 @pytest.mark.slow
 def test_a_second_report_after_the_first_is_no_report(tmp_path: Path, settings: Settings) -> None:
     twice = FORGED_FRAME.replace("    os._exit(0)\n", "")
-    assert "after the report" in run_tests(_bundle(tmp_path / "sums", twice), settings).ended
+    assert "after the report" in run_tests(bundle_of(tmp_path / "sums", twice), settings).ended
 
 
 @pytest.mark.slow
 def test_no_tests_and_tests_that_find_nothing_fail(tmp_path: Path, settings: Settings) -> None:
-    found = judge(_bundle(tmp_path / "sums", "x = 1\n"), settings)
+    found = judge(bundle_of(tmp_path / "sums", "x = 1\n"), settings)
     assert found["tests"].problems == ["no test was found: name files test_*.py and functions test_*"]
     assert not found["coverage"].passed
 
 
 @pytest.mark.slow
 def test_conftest_and_helpers_of_the_bundle_are_found(tmp_path: Path, settings: Settings) -> None:
-    run = run_tests(_bundle(
+    run = run_tests(bundle_of(
         tmp_path / "sums", "from tests.helpers import two\n\ndef test_it(one):\n    assert one + 1 == two()\n",
         conftest="import pytest\n\n@pytest.fixture\ndef one():\n    return 1\n",
         helpers="def two():\n    return 2\n"), settings)
@@ -288,18 +288,18 @@ def idle():
 """
     tests = "import asyncio\nfrom plugin import hook\n\ndef test_it():\n    print('hello')\n" \
             "    assert asyncio.run(hook(3)) == 3\n"
-    run = run_tests(_bundle(tmp_path / "sums", tests, plugin), settings)
+    run = run_tests(bundle_of(tmp_path / "sums", tests, plugin), settings)
     assert run.output == ["hello"]
-    found: Any = judge(_bundle(tmp_path / "sums", tests, plugin), settings)["coverage"]
+    found: Any = judge(bundle_of(tmp_path / "sums", tests, plugin), settings)["coverage"]
     assert found.detail["percent"] == "66.66" and not found.passed
     shorter = plugin.replace(b"    b = 2\n    return a + b\n", b"    return a\n")
-    exact = judge(_bundle(tmp_path / "exact", tests, shorter + b"x = 1\ny = 2\n"), settings)["coverage"]
+    exact = judge(bundle_of(tmp_path / "exact", tests, shorter + b"x = 1\ny = 2\n"), settings)["coverage"]
     assert exact.detail["percent"] == "80.00" and exact.passed
 
 
 def test_a_machine_below_the_wanted_level_runs_no_tests(tmp_path: Path, settings: Settings) -> None:
     other = load_settings(None, {"sandbox.min_level": "L4", "sandbox.waive": ["landlock"]})
     with pytest.raises(Refusal) as caught:
-        run: Run = run_tests(_bundle(tmp_path / "sums", POOR), other)
+        run: Run = run_tests(bundle_of(tmp_path / "sums", POOR), other)
         need(run.level < "L4", "this machine reaches L4 without Landlock")
     assert caught.value.reason == "tests_not_jailed"

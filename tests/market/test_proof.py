@@ -17,7 +17,7 @@ from apex_exec.registry.scan.scanner import scan
 from apex_exec.registry.trials.line_proofs import Watching, cannot_watch, prove
 from apex_exec.registry.trials.testing import Proof, Request, Run
 from apex_exec.registry.trials.testing_child import Zygote
-from tests.market.test_jailed_tests import GOOD, PLUGIN, _bundle
+from tests.market.test_jailed_tests import GOOD, PLUGIN, bundle_of
 from tests.support import need
 
 UNRUN = {13, 14, 15, 16, 17, 18, 22, 23, 24, 25, 26}
@@ -47,7 +47,7 @@ FUNCTIONS = (plugin.total, plugin.never_tested)
 @pytest.fixture(scope="module")
 def request_() -> Request:
     uid = load_settings(None).sandbox.uid_range[1] if os.geteuid() == 0 else 0
-    return Request("sums", "1.0.0", "plugin.py", _bundle(Path("/nowhere/sums"), GOOD).files, 150 << 20, [], [], "L2",
+    return Request("sums", "1.0.0", "plugin.py", bundle_of(Path("/nowhere/sums"), GOOD).files, 150 << 20, [], [], "L2",
                    uid, 30.0, proof_seconds=60.0, proofs_min=12)
 
 

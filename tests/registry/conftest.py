@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,6 +63,10 @@ class Stage:
         """One operation as the registrar runs it."""
         args = next(one.args for one in OPERATIONS if one.name == operation)
         return HANDLERS[operation](self.context, args(**arguments))
+
+    def change(self, **parts: Any) -> None:
+        """Other parts of the context from now on, as ``ask`` or ``settings``."""
+        self.context = dataclasses.replace(self.context, **parts)
 
     def refused(self, operation: str, **arguments: Any) -> Refusal:
         """The refusal of an operation."""

@@ -23,8 +23,8 @@ def main() -> None:
 
     stage = Stage(Path(folder), url)
     stage.now_ns += 1_000_000_000
-    object.__setattr__(stage.context, "at_point", at_point)
-    object.__setattr__(stage.context, "blobs", BlobStore(Path(folder) / "bundles", at_point=at_point))
+    stage.change(at_point=at_point)
+    stage.change(blobs=BlobStore(Path(folder) / "bundles", at_point=at_point))
     if operation == "upgrade":
         stage.run("plugin.upgrade", bundle=pack(bundle("new", version="1.4.0")))
     elif operation == "install":

@@ -43,7 +43,7 @@ def require(stage: Stage, wanted: str) -> None:
     """The daemon is started again with another ``security.require_signature``."""
     settings = stage.context.settings.model_dump()
     settings["security"]["require_signature"] = wanted
-    object.__setattr__(stage.context, "settings", Settings.model_validate(settings))
+    stage.change(settings=Settings.model_validate(settings))
 
 
 REVOKED = pytest.mark.parametrize(("revoke", "reason"), [
@@ -60,7 +60,7 @@ def meanwhile(stage: Stage, kind: str, act: Callable[[], None]) -> None:
             act()
         return ask(what, params, seconds)
 
-    object.__setattr__(stage.context, "ask", asked)
+    stage.change(ask=asked)
 
 
 @REVOKED

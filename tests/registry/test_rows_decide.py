@@ -149,7 +149,7 @@ def test_a_database_that_fails_at_any_transaction_leaves_the_supervisor_told_wha
     bob, acme = furnish(stage, tmp_path)
     real = stage.context.store.transact
     doubts: list[str] = []
-    object.__setattr__(stage.context, "in_doubt", lambda: doubts.append(operation))
+    stage.change(in_doubt=lambda: doubts.append(operation))
     for committed in (False, True):
         for failing in range(1, 60):
             count = 0

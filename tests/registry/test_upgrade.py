@@ -92,7 +92,7 @@ def test_a_plugin_that_is_removed_during_the_trial_is_not_brought_back(running: 
             running.run("plugin.remove", id="sample")
         return ask(kind, params, seconds)
 
-    object.__setattr__(running.context, "ask", remove_meanwhile)
+    running.change(ask=remove_meanwhile)
     assert running.refused("plugin.upgrade", bundle=pack(bundle(version="1.1.0"))).reason == "plugin_not_found"
     assert "sample" not in running.served and running.asked[-1][0] == "drop"
 
@@ -107,6 +107,6 @@ def test_of_two_upgrades_at_once_the_second_to_finish_changes_nothing(running: S
             upgrade(running, "1.2.0")
         return ask(kind, params, seconds)
 
-    object.__setattr__(running.context, "ask", another_meanwhile)
+    running.change(ask=another_meanwhile)
     assert running.refused("plugin.upgrade", bundle=pack(bundle(version="1.1.0"))).reason == "changed_meanwhile"
     assert running.served["sample"].version == "1.2.0"

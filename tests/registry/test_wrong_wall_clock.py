@@ -51,7 +51,7 @@ def test_a_clock_that_jumped_is_believed_when_it_has_gone_right_for_an_hour(jump
 def test_an_approval_that_a_clock_ended_counts_again_even_if_it_was_asked_for_anew(
         stage: Stage, bob: Approver, ahead: int) -> None:  # noqa: F811 - the fixture
     settled = 0
-    object.__setattr__(stage.context, "settled_ns", lambda: settled)
+    stage.change(settled_ns=lambda: settled)
     stage.install(bundle(**ADMIN))
     bob.decide(stage, expires_ns=stage.now_ns + 60 * SECOND_NS)
     stage.run("plugin.enable", id="sample")

@@ -84,7 +84,7 @@ def copies(paths: list[Path], root: Path) -> list[list[Place]]:
     groups = [sorted(places) for _, places in sorted(found.items(), key=lambda item: -max(item[1].values()))
               if len(places) > 1]
     kept: list[list[Place]] = []
-    for group in groups:  # from the largest: a run inside a run that was told already is nothing new
+    for group in groups:  # from the largest: a run inside a run that was found already is nothing new
         inside = any(len(group) <= len(larger) and all(any(
             one.file == other.file and other.first <= one.first and one.last <= other.last for other in larger)
             for one in group) for larger in kept)

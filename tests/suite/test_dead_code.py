@@ -1,4 +1,4 @@
-"""Code that nobody runs misleads whoever reads it."""
+"""Code that nobody runs misleads its readers."""
 
 from __future__ import annotations
 

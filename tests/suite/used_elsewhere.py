@@ -1,4 +1,4 @@
-"""Names that nothing in the code refers to and that are used all the same: each with whoever uses it.
+"""Names that nothing in the code refers to and that are used all the same: each with its user.
 
 ``{"file or pattern: name or pattern": who}``. A pattern is as for file names. What is used by tests alone does not
 belong here, unless it is there for them.

@@ -54,10 +54,10 @@ class Caller:
             left_ms = int((due - time.monotonic()) * 1000)
             assert left_ms > 0, f"{len(missing)} of {len(ids)} requests have no reply after {seconds} s: {missing}"
             if self.socket.poll(left_ms):
-                missing.discard(self._take())
+                missing.discard(self.take())
         return [self.only(i) for i in ids]
 
-    def _take(self) -> int:
+    def take(self) -> int:
         reply = msgspec.msgpack.decode(self.socket.recv_multipart()[-1])
         id_: int = reply["id"]
         self.replies[id_].append(reply)
@@ -78,7 +78,7 @@ class Caller:
         due = time.monotonic() + seconds
         while (left_ms := int((due - time.monotonic()) * 1000)) > 0:
             if self.socket.poll(left_ms):
-                self._take()
+                self.take()
         for id_ in range(1, self.sent + 1):
             self.only(id_)
 
