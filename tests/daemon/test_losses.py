@@ -66,7 +66,7 @@ def worker_of(daemon: Daemon, plugin: str) -> psutil.Process:
 
 
 def on_link(daemon: Daemon, plugin: str, count: int) -> None:
-    """Waits until so many calls are with the worker."""
+    """Waits until this many calls are with the worker."""
     wait_for(lambda: daemon.plugin(plugin)["inFlight"] == count, 10, f"{count} calls on the link")
 
 

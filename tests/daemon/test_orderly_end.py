@@ -1,4 +1,4 @@
-"""However the daemon is told to end: every request is answered, what has no record is named, and nothing stays."""
+"""However the daemon is asked to end: every request is answered, what has no record is named, and nothing stays."""
 
 from __future__ import annotations
 

@@ -229,7 +229,7 @@ def raw_peer(echo: Echo, data: bytes = b"") -> socket.socket:
 
 
 def half(size: int, sent: int) -> bytes:
-    """A message of ``size`` bytes of which only so many are sent."""
+    """A message of ``size`` bytes of which only a part is sent."""
     return b"\x02" + size.to_bytes(8, "big") + bytes(sent)
 
 

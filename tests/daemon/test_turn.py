@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from apex_exec.core.deadline import NEVER_NS
 from apex_exec.core.scheduler.breaker import BreakerPolicy
 from apex_exec.core.scheduler.pool import Pool, PoolLimits
-from apex_exec.daemon.duties import NEVER_NS, Duty
+from apex_exec.daemon.duties import Duty
 from apex_exec.daemon.turn import Turn
 
 
@@ -28,7 +29,7 @@ class Parts:
             unsettled=False, busy=set())
         self.peers = SimpleNamespace(flush=self.note("answers leave"), receive=self.note("requests are read", taken_in))
         self.requests = SimpleNamespace(left=False)
-        self.audit = SimpleNamespace(fine_until_ns=NEVER_NS if admits else 0, holds=lambda _now_ns: True)
+        self.audit = SimpleNamespace(fine_until_ns=NEVER_NS if admits else 0, is_stalling=lambda _now_ns: True)
         self.supervisor = SimpleNamespace(drain_until_ns=0)
         self.monitoring = SimpleNamespace(rests=False)
         self.turn = Turn(

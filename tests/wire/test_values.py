@@ -69,7 +69,7 @@ def test_the_quick_check_says_what_the_plain_rule_says(value: Any, wraps: int) -
 
 
 def list_keys(count: int) -> bytes:
-    """A map of so many lists of two numbers, all of one hash: Python mixes numbers into a tuple's hash in steps that
+    """A map of that many lists of two numbers, all of one hash: Python mixes numbers into a tuple's hash in steps that
     can be undone, without a secret."""
     whole, rotated = 2**64, 33
 
