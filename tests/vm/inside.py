@@ -14,7 +14,8 @@ from xml.etree import ElementTree
 
 BIN, SOURCE, WORK = "/opt/apex/bin", Path("/opt/src"), Path("/run/steps")
 USER = "11111111-2222-4333-8444-555555555555"
-GOVERNOR = ["tests/executor/test_governing.py", "tests/executor/test_governing_alone.py", "tests/sandbox/test_cgroup.py"]
+GOVERNOR = ["tests/executor/test_governing.py", "tests/executor/test_governing_alone.py",
+            "tests/sandbox/test_cgroup.py"]
 GROUP = "/sys/fs/cgroup/system.slice/apex-exec.service"
 DELEGATED = ["-p", "Delegate=cpu memory pids", "-p", "TasksMax=8192", "-p", "LimitNOFILE=65536"]
 """What the shipped unit asks for."""
