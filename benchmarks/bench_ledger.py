@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from apex_exec.daemon.sides.side_process import SideProcess
+from apex_exec.ledger import messages
 from apex_exec.ledger.reading import Filter, read_events
 from apex_exec.ledger.records import Execution
 from apex_exec.ledger.verify import verify
@@ -70,23 +71,25 @@ def _process_rate(folder: Path, durability: str, events: int, batch: int) -> flo
     """Events per second, from the first batch handed over to the last commit said."""
     committed = 0
 
-    def on_message(message: list[object]) -> None:
+    def on_index(message: messages.Ready | messages.Committed) -> None:
         nonlocal committed
-        if message[0] == "committed":
-            committed = message[1]  # type: ignore[assignment]  # an int, by the link's protocol
-        elif message[0] == "failing":
-            raise SystemExit(f"the ledger fails: {message[1]}")
+        committed = message.last_index
+
+    def on_failing(message: messages.Failing) -> None:
+        raise SystemExit(f"the ledger fails: {message.reason}")
 
     side = SideProcess("ledger", "apex_exec.ledger.process:main", {
         "state_dir": str(folder), "url": "sqlite:///<state_dir>/audit.db", "durability": durability,
-        "retention_days": 400, "min_free_bytes": 0, "trail": durability}, on_message=on_message)
+        "retention_days": 400, "min_free_bytes": 0, "trail": durability}, handlers={
+            messages.Ready: on_index, messages.Committed: on_index, messages.Failing: on_failing,
+            messages.Recovered: lambda _: None, messages.Warned: lambda _: None, messages.Stats: lambda _: None})
     side.start(time.monotonic_ns())
     sent = 0
 
     def hand_over() -> None:
         nonlocal sent
         sent += batch
-        side.send(["batch", sent, [_record(n) for n in range(batch)], []])
+        side.send(messages.Batch(sent, [_record(n) for n in range(batch)], []))
 
     hand_over()
     while committed < sent:  # it has started

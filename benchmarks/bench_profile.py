@@ -25,11 +25,11 @@ TITLE = "Where the time of one invocation goes"
 PARTS = (
     ("host connection: ZMTP, frames, socket calls", ("stream_peers", "zmtp_router", "host_socket")),
     ("host codec: decode, validate, encode", ("wire/codec", "wire/hooks", "wire/messages", "msgspec")),
-    ("requests: admission, verdict to reply", ("daemon/requests", "daemon/verdicts")),
+    ("requests: admission, verdict to reply", ("hosts/requests", "hosts/verdicts", "hosts/replies", "hosts/pending")),
     ("core: queues, deadlines, decisions", ("apex_exec/core",)),
     ("worker link: frames, socket calls", ("worker_link", "local", "link_reader", "worker_protocol", "workers/zmtp")),
     ("metrics and audit", ("observe/", "ledger/", "audit_trail")),
-    ("loop and supervisor", ("daemon/loop", "daemon/supervisor", "epoll")),
+    ("loop and supervisor", ("executor/loop", "daemon/turn", "daemon/core_driver", "daemon/supervisor", "epoll")),
 )
 
 

@@ -43,6 +43,7 @@ from apex_exec.executor.guard import Guard
 from apex_exec.executor.links import accounts, link_reader, overhead, worker_protocol
 from apex_exec.executor.local import LocalExecutor
 from apex_exec.executor.loop import Loop
+from apex_exec.executor.processes.runtimes import PYTHON
 from apex_exec.executor.processes.zygote_keeper import ZygoteSource
 from apex_exec.observe.logs import Logs
 from apex_exec.observe.metrics import Metrics
@@ -165,10 +166,10 @@ class Rig:
         pool = Pool(PoolLimits(), BreakerPolicy(), random.random)
         driver = CoreDriver(pool, guard, metrics, logs)
         self.workers = LocalExecutor(
-            self.loop,
-            zygotes=[ZygoteSource("python", lambda: self.zygote, self.zygote)],  # type: ignore[arg-type,return-value]
-            sandboxing=Sandboxing(), source=Source(), spares=0,  # type: ignore[arg-type]  # played here, all four
-            step=driver.step, metrics=metrics, logs=logs, failed=guard.failed)
+            self.loop, zygotes=[ZygoteSource(
+                PYTHON.name, lambda: self.zygote, self.zygote)],  # type: ignore[arg-type,return-value]  # played here
+            sandboxing=Sandboxing(), source=Source(), spares=0, step=driver.step, metrics=metrics, logs=logs,
+            failed=guard.failed)
         self.trail = self._trail(driver, metrics) if audited else None
         trail = self.trail or absent.NoTrail()
         connect_executor(self.workers, pool=pool, governing=monitor, api=api, audit=trail)
@@ -211,7 +212,7 @@ class Rig:
         audit_trail.GATHER_NS = audit_trail.LATE_NS = audit_trail.NEVER_NS  # frames by count: no clock decides
         trail = AuditTrail(Settings(), metrics, lambda level, text: None, on_refused=driver.refuse_work,
                            on_admitted=driver.admit_work, side_changed=self.loop.side_changed)
-        trail.side = Ledger("ledger", _no_target, {}, on_message=trail._told, on_down=trail._down)
+        trail.side = Ledger("ledger", _no_target, {}, handlers=trail.side.handlers, on_down=trail._down)
         self.loop.attach(trail.side)
         return trail
 

@@ -1,7 +1,7 @@
 """What a client of the host protocol is, however it sends and waits: its connection, its requests, its host methods.
 
 A request is ``queued`` until a connection takes it and then ``sent``; it ends ``answered``, ``lost`` (its connection
-has ended, or its time has passed) or ``abandoned`` (nobody waits for it any more: the daemon is told, and a late reply
+has ended, or its time has passed) or ``abandoned`` (nobody waits for it any more: it is cancelled, and a late reply
 is dropped). ``Client`` and ``AsyncClient`` differ in how they send and wait only; the TypeScript client has the states
 by these names too.
 """
@@ -103,7 +103,7 @@ class BaseClient:
             request.lose(f"nothing answers on {self.endpoint} (is `apex-exec serve` running?)")
 
     def _abandon(self, request: Request) -> None:
-        """Nobody waits any more. The daemon is told; a request that was not sent is simply not sent."""
+        """Nobody waits any more. A sent request is cancelled; one that was not sent stays unsent."""
         if request.state == "sent":
             self._post_cancel(request.id)
         request.state = "abandoned"

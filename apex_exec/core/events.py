@@ -48,7 +48,7 @@ class CancelRequested(Struct, gc=False):
 
 class GenerationPrepared(Struct, gc=False):
     """A worker of ``spec`` is to be started beside the live one and to be tried with ``canary``, if there is one. What
-    came of it is told by GenerationJudged. It serves nobody until a PluginSet with the same digest adopts it."""
+    came of it is reported by GenerationJudged. It serves nobody until a PluginSet with the same digest adopts it."""
 
     spec: PluginSpec
     canary: InvokeRequested | None = None

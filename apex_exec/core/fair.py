@@ -9,7 +9,7 @@ Two rules, for links that are to be read, results that are to be checked, querie
   ``burst_ns``. What is spent is taken out, and an owner in debt waits until the debt is paid off, however idle the
   process is. So four plugins that ask for all they can get use four times their share, and the rest stays idle.
 
-A piece of work that has begun is not interrupted, so whoever adds work keeps each piece small.
+A piece of work that has begun is not interrupted, so each piece has to be small.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class NoTrail:
         """Always."""
         return True
 
-    def holds(self, now_ns: int) -> bool:
+    def is_stalling(self, now_ns: int) -> bool:
         """Never."""
         return False
 

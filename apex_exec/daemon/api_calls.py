@@ -30,6 +30,7 @@ from apex_exec.daemon.hosts.connections import Peer
 from apex_exec.daemon.hosts.host_methods import HostMethods
 from apex_exec.daemon.sides.side_process import SideProcess
 from apex_exec.executor.links.worker_link import WorkerLink
+from apex_exec.gateway import messages
 from apex_exec.ledger.records import AuditRecord
 from apex_exec.wire import messages as msg
 from apex_exec.wire.values import CONTAINERS_MAX, containers, containers_at_most
@@ -42,13 +43,13 @@ if TYPE_CHECKING:
     from apex_exec.observe.metrics import Metrics
 
 IN_FLIGHT_MAX = 8
-"""API calls of one invocation at once. The SDK makes one at a time; this bounds what a worker of its own making may."""
+"""API calls of one invocation at once. The SDK makes one at a time; this limit is for workers that bypass the SDK."""
 CALLS_MAX = 1000
 """API calls of one invocation in all."""
 CALLS_ABUSE = 4 * CALLS_MAX
-"""Who asks so often although every call is refused is no plugin that a mistake was made in."""
+"""Kill a plugin that keeps calling after this many refusals: that is abuse, not a bug."""
 STRAYS_MAX = 1000
-"""API calls in the name of an answered call while one runs: what tasks that it left behind may still ask."""
+"""How many late API calls, from background tasks of an already answered call, we tolerate while another call runs."""
 BYTES_MAX = 16 * 1024 * 1024
 """Parameters and results of one invocation, in all."""
 FREE_CONTAINERS = CONTAINERS_MAX // CALLS_MAX
@@ -59,11 +60,11 @@ REFUSALS_RECORDED = 8
 """Refused calls of one invocation and method that have a record each; how many more there were is one record at the
 invocation's end. A record costs the ledger a third of a kilobyte, and a refusal costs a hook nothing."""
 MARGIN_NS = 150 * MS_NS
-"""The gateway's and a host's time ends so long before the invocation's (a fifth of it at most): to stop a query takes
+"""The gateway's and a host's time ends this much before the invocation's (a fifth of it at most): to stop a query takes
 round trips, and the hook can still say something about it."""
 LAST_WORD_NS = MARGIN_NS // 2
-"""So long before the invocation's end (a tenth of it at most) the supervisor itself answers a call that the gateway or
-a host has not answered: if one of them hangs, the worker must live, and the hook has time left to react."""
+"""This much before the invocation's end (a tenth of it at most) the supervisor itself answers a call that the gateway
+or a host has not answered: if one of them hangs, the worker must live, and the hook has time left to react."""
 
 
 def event_of(method: str) -> str:
@@ -100,8 +101,9 @@ class _Running:
 
 
 class _Asked(msgspec.Struct, gc=False):
-    """One API call without its answer. ``number`` is ours, ``api_id`` the worker's; ``host_call`` where it is out at
-    a host; ``is_over`` where the invocation has ended, and only the record of a write is open."""
+    """One API call without its answer. ``number`` is ours, ``api_id`` the worker's. ``host_call`` is the number of the
+    call to a host, 0 if none was asked. ``is_over``: the invocation has ended, and only the record of a write is
+    open."""
 
     number: int
     api_id: int
@@ -128,7 +130,11 @@ class ApiCalls:
             "data_url": settings.database_url(settings.data.url), "hosts": settings.fetch.allow,
             "allow_private": settings.fetch.allow_private, "log": settings.log.model_dump(),
             "origin": f"{platform.node()}:{settings.state_path.absolute()}"},
-            on_message=self._told, on_up=self._gateway_up, on_down=self._gateway_down)
+            handlers={
+                messages.Done: self._gateway_done, messages.Failed: self._gateway_failed,
+                messages.Hop: self._gateway_hops, messages.Spent: self._gateway_spent,
+                messages.Written: self._outgoing},
+            on_up=self._gateway_up, on_down=self._gateway_down)
         self.calls_per_second = settings.limits.api_calls_per_second
         self._overhead = overhead
         self._add_host_ns = add_host_ns
@@ -172,7 +178,7 @@ class ApiCalls:
         running.calls += 1
         running.bytes += len(message.params)
         if running.calls > CALLS_ABUSE or message.api_id in running.open:
-            self._violated(link, "an API call's number is in use, or there is no end of them", now_ns)
+            self._violated(link, "an API call's number is in use, or the calls do not end", now_ns)
             return
         asked = _Asked(self._next_number, message.api_id, link, call, request.plugin, request.user_id,
                        message.method, message.method, now_ns)
@@ -271,8 +277,9 @@ class ApiCalls:
             return
         self._wake(self.side)
         due_ns = asked.begun_ns + self._time_of(asked, deadline_ns)
-        sent = self._tell(["call", asked.number, asked.method, asked.plugin, asked.user_id, spec.tables,
-                           spec.network_allow, due_ns, bytes(message.params), spec.limits.cpu_percent / 100])
+        sent = self._tell(messages.Call(
+            asked.number, asked.method, asked.plugin, asked.user_id, spec.tables, spec.network_allow, due_ns,
+            bytes(message.params), spec.limits.cpu_percent / 100))
         if sent:
             self._asked[asked.number] = asked
         else:
@@ -298,7 +305,7 @@ class ApiCalls:
         return False
 
     def _rate(self, asked: _Asked, spec: PluginSpec) -> int:
-        """Counts one request of the plugin; milliseconds to wait where it may not be made."""
+        """Counts one request of the plugin. Returns how many milliseconds to wait, 0 if it may be made now."""
         window = self._windows.get(asked.plugin)
         limit = spec.limits.network_per_minute
         if window is None:
@@ -323,7 +330,7 @@ class ApiCalls:
 
     # ------------------------------------------------------------------ answers
     def _done(self, asked: _Asked, value: bytes, facts: dict[str, Any], *, recorded: bool = False) -> None:
-        """The call has its result; ``recorded`` where its event comes by way of the outbox."""
+        """The call has its result. ``recorded``: its event comes by way of the outbox."""
         running = self._running.get(asked.call)
         if running is not None:
             running.bytes += len(value)
@@ -382,58 +389,59 @@ class ApiCalls:
         self._step(ev.WorkerViolated(link.worker, why), now_ns)
 
     # ------------------------------------------------------------------ the gateway process
-    def _tell(self, message: list[Any]) -> bool:
+    def _tell(self, message: msgspec.Struct) -> bool:
         if not self.side.send(message):
             return False
         if self.side.wants_write:
             self._side_changed(self.side)
         return True
 
-    def _told(self, message: list[Any]) -> None:
-        """One message of the gateway."""
-        word = message[0]
-        if word == "record":
-            self._outgoing(*message[1])
-            return
-        if word == "spent":
-            _, plugin, cpu_ns = message
-            self._overhead.count(plugin, "gateway", cpu_ns)
-            self._overhead.charge(plugin, cpu_ns, time.monotonic_ns())
-            self._add_host_ns(plugin, cpu_ns)
-            return
-        asked = self._asked.get(message[1])
+    def _gateway_spent(self, message: messages.Spent) -> None:
+        self._overhead.count(message.plugin, "gateway", message.cpu_ns)
+        self._overhead.charge(message.plugin, message.cpu_ns, time.monotonic_ns())
+        self._add_host_ns(message.plugin, message.cpu_ns)
+
+    def _gateway_done(self, message: messages.Done) -> None:
+        asked = self._asked.get(message.id)
         if asked is None:
             return  # cancelled meanwhile
-        if asked.is_over:
-            self._ended_late(asked, message)
+        if asked.is_over:  # a write that was committed has its record already
+            self._asked.pop(asked.number, None)
             return
-        if word == "done":
-            self._done(asked, message[2], message[3], recorded=is_write(asked.method))
-        elif word == "failed":
-            _, _, code, text, retry_after_ms = message
-            if code == "rate_limited":
-                self._refuse(asked, code, text, retry_after_ms, event="security.rate_limit", result="denied")
-            elif code in ("host_not_allowed", "address_not_allowed", "table_not_allowed"):
-                self._refuse(asked, code, text, event="access.denied", result="denied")
-            else:
-                self._refuse(asked, code, text)
-        elif word == "hop":
-            self._tell(["pass", asked.number, self._rate(asked, self._spec(asked))])
+        self._done(asked, message.value, message.facts, recorded=is_write(asked.method))
 
-    def _ended_late(self, asked: _Asked, message: list[Any]) -> None:
-        """A write whose invocation had ended before: one that was committed has its record already."""
+    def _gateway_failed(self, message: messages.Failed) -> None:
+        asked = self._asked.get(message.id)
+        if asked is None:
+            return
+        code, text = message.code, message.message
+        if asked.is_over:
+            self._failed_late(asked, code)
+        elif code == "rate_limited":
+            self._refuse(asked, code, text, message.retry_after_ms, event="security.rate_limit", result="denied")
+        elif code in ("host_not_allowed", "address_not_allowed", "table_not_allowed"):
+            self._refuse(asked, code, text, event="access.denied", result="denied")
+        else:
+            self._refuse(asked, code, text)
+
+    def _failed_late(self, asked: _Asked, code: str) -> None:
+        """A write failed whose invocation had ended before: only its record was still open."""
         self._asked.pop(asked.number, None)
-        if message[0] == "failed":
-            self._record(asked, event_of(asked.method), "failure", {"code": message[2]})
+        self._record(asked, event_of(asked.method), "failure", {"code": code})
 
-    def _outgoing(self, record_id: str, timestamp_ns: int, event_type: str, user_id: str, plugin: str, action: str,
-                  metadata: dict[str, Any]) -> None:
+    def _gateway_hops(self, message: messages.Hop) -> None:
+        asked = self._asked.get(message.id)
+        if asked is not None and not asked.is_over:
+            self._tell(messages.Pass(asked.number, self._rate(asked, self._spec(asked))))
+
+    def _outgoing(self, written: messages.Written) -> None:
         """A write is committed in the platform's database; once it is so in the ledger, it may leave the outbox."""
-        index = self._audit.record(AuditRecord(timestamp_ns, event_type, user_id, plugin, action, "success", metadata,
-                                               record_id))
+        index = self._audit.record(AuditRecord(
+            written.timestamp_ns, written.event_type, written.user_id, written.plugin, written.action, "success",
+            written.metadata, written.record_id))
 
         def recorded() -> None:
-            self._tell(["recorded", [record_id]])  # not taken: found again at the gateway's next start
+            self._tell(messages.Recorded([written.record_id]))  # not taken: found again at the gateway's next start
 
         self._audit.when_committed(index, recorded)
 
@@ -446,7 +454,7 @@ class ApiCalls:
         self._metrics.health["gateway"] = "the gateway process died and is being restarted"
         for asked in list(self._asked.values()):
             if asked.is_over:
-                self._ended_late(asked, ["failed", asked.number, "gateway_lost"])
+                self._failed_late(asked, "gateway_lost")
                 continue
             self._refuse(asked, "gateway_lost", "the gateway died during the call; it may have taken effect")
 
@@ -478,7 +486,7 @@ class ApiCalls:
             was_asked = self._hosts.forget(asked.host_call, is_late=code == "deadline_exceeded")
             if not was_asked and code == "deadline_exceeded":
                 code, message = "not_provided", f"no host provides {asked.action} now; none was asked"
-        elif asked.number in self._asked and self._tell(["cancel", asked.number]) and is_write(asked.method):
+        elif asked.number in self._asked and self._tell(messages.Cancel(asked.number)) and is_write(asked.method):
             asked.is_over = True  # whether it was committed is the gateway's to say
             running = self._running.get(asked.call)
             if running is not None:

@@ -94,7 +94,7 @@ class Service(NamedTuple):
 
 
 class Administration(NamedTuple):
-    """What serves administrators, and whoever sends signals."""
+    """What serves administrators and handles signals."""
 
     plugins: PluginSources
     registrar: RegistrarLink | NoRegistrar

@@ -36,7 +36,7 @@ class CoreDriver:
 
     def connect(self, *, workers: Executor, verdicts: Verdicts, audit: Trail, gauges: PluginGauges,
                 judged: Callable[[act.GenerationJudged], None]) -> None:
-        """Names the parts; ``judged`` is told what came of each prepared generation."""
+        """Names the parts; ``judged`` is called with the outcome of each prepared generation."""
         self._workers = workers
         self._verdicts = verdicts
         self._audit = audit
@@ -105,7 +105,7 @@ class CoreDriver:
         self._audit.event("security.anomaly", "", action.plugin, "breaker", "success", {"state": action.state})
 
     def _failed(self, action: act.Action, error: Exception) -> None:
-        """Whoever the action was for has a fault."""
+        """The plugin that the action was for has a fault."""
         plugin = getattr(action, "plugin", "")
         if isinstance(action, act.StartWorker):
             plugin = action.spec.id

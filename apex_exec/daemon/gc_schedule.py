@@ -2,8 +2,8 @@
 
 A full collection visits every container there is and stops the loop meanwhile: 25 ms after a start, 50 to 100 ms with
 1,000 plugins (measured), there about every 70,000 calls. It finds next to nothing: in 120,000 calls of 1,000 hosts that
-came and went not one cycle, in 30 reloads four objects. What is new is still collected as ever; what is there after the
-start is set aside (``gc.freeze``), and what grows old waits for this time-table.
+came and went not one cycle, in 30 reloads four objects. New objects are still collected as usual; what is there after
+the start is set aside (``gc.freeze``), and what grows old waits for this time-table.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import gc
 
 NEVER = 1 << 30
 REST_NS = 5 * 1_000_000_000
-"""Without a call for so long, the loop is at rest."""
+"""Without a call for this time, the loop is at rest."""
 WHOLE_NS = 3600 * 1_000_000_000
 """How often the whole heap is walked, at rest: cycles that grew old may have died."""
 WHOLE_NS_MAX = 2 * WHOLE_NS
-"""Where there is no rest: then calls wait for it."""
+"""If there is no rest: then calls wait for it."""
 
 
-class Heap:
+class GcSchedule:
     """The time-table. ``settle`` once the daemon is made, ``upkeep`` about once a second."""
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class Heap:
         self._walk(now_ns)
 
     def upkeep(self, now_ns: int, calls: int, pending: int) -> None:
-        """Walks the heap where it is time for it, which blocks for some tenths of a second at most.
+        """Walks the heap if it is time for it, which blocks for some tenths of a second at most.
 
         ``calls`` is how many were taken so far, ``pending`` how many of them have no answer.
         """

@@ -13,7 +13,7 @@ WATCHDOG = "WATCHDOG=1"
 
 
 class Notifier:
-    """Says nothing where nobody listens. Never blocks, never raises."""
+    """Says nothing if nobody listens. Never blocks, never raises."""
 
     def __init__(self) -> None:
         self._address = os.environ.pop("NOTIFY_SOCKET", "")
@@ -23,7 +23,7 @@ class Notifier:
         pid = os.environ.pop("WATCHDOG_PID", "")
         wanted = usec.isdigit() and pid in ("", str(os.getpid()))
         self.watchdog_seconds = int(usec) / 1e6 if wanted else 0.0
-        """How long systemd waits for a sign of life; 0 where it does not."""
+        """How long systemd waits for a sign of life; 0 if it does not wait."""
 
     def say(self, *lines: str) -> None:
         """Sends one notification, as READY=1 or STATUS=…"""

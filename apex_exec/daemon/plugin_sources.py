@@ -25,7 +25,7 @@ class PluginSources:
     """What each source wants served.
 
     ``served(plugin)`` returns the spec that is served now, or None; ``serve(spec)`` and ``withdraw(plugin)`` change it.
-    One of them that raises costs its own plugin only: ``failed(duty, error, plugin)`` is told, and the other plugins
+    One of them that raises costs its own plugin only: ``failed(duty, error, plugin)`` is called, and the other plugins
     are served all the same. ``overruled(plugin, source, by)`` is called if what a source wants is not served because
     the stronger source ``by`` wants that plugin too.
     """

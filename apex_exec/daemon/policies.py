@@ -19,7 +19,7 @@ FDS_OWN = 256
 
 
 def hosts_max(fds: int) -> int:
-    """Connections of hosts: never so many that workers find no descriptors."""
+    """How many connections of hosts there may be: few enough that workers still find descriptors."""
     return min(CONNECTIONS_MAX, max(2, fds // 4))
 
 

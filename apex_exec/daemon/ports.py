@@ -1,4 +1,4 @@
-"""What the loop asks of the parts that others can stand in for (``absent.py``). Nothing here blocks."""
+"""What the loop asks of the parts for which others can stand in (``absent.py``). Nothing here blocks."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class Trail(Protocol):
     def admits(self, now_ns: int) -> bool:
         """Whether new work would have its record."""
 
-    def holds(self, now_ns: int) -> bool:
-        """Whether requests are to be left where they are for now."""
+    def is_stalling(self, now_ns: int) -> bool:
+        """Whether requests are to be left unread for now."""
 
     def record(self, record: AuditRecord) -> int:
         """Takes one record; its index."""

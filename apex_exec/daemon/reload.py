@@ -57,7 +57,7 @@ Applier = Callable[[Changeable, Settings], None]
 
 
 def _when_read(_parts: Changeable, _settings: Settings) -> None:
-    """Whoever needs the value reads it from the settings in force."""
+    """Nothing to do: the part that needs the value reads it from the settings in force."""
 
 
 def _with_every_reload(_parts: Changeable, _settings: Settings) -> None:

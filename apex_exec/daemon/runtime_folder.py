@@ -19,7 +19,7 @@ LOCK_NAME = "lock"
 
 class RuntimeFolder:
     """Made 0700, ours, locked. ``host.socket_group`` and ``admin.socket_group`` open it to their group (0750), two
-    different ones to whoever knows what is in it (0711), since a folder has one group. Raises ConfigError."""
+    different ones to everybody who knows what is in it (0711), since a folder has one group. Raises ConfigError."""
 
     def __init__(self, settings: Settings) -> None:
         self.path = settings.runtime_path
@@ -47,14 +47,14 @@ class RuntimeFolder:
                               "choose another folder") from None
 
     def sweep(self, endpoint: str) -> None:
-        """Removes the socket file that a killed daemon left. Raises ConfigError where somebody serves it, or where
-        something else than a socket is in the way. libzmq would unlink either without a word."""
+        """Removes the socket file that a killed daemon left. Raises ConfigError if somebody serves it, or if
+        something other than a socket is in the way. libzmq would unlink either without a word."""
         path = socket_path(endpoint)
         if path is None:
             return
         try:
             if not stat.S_ISSOCK(path.lstat().st_mode):
-                raise ConfigError(f"{path} is in the way and is no socket; move it")
+                raise ConfigError(f"{path} is in the way: it is not a socket; move it")
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
                 probe.setblocking(False)
                 refused = probe.connect_ex(os.fsencode(path)) == errno.ECONNREFUSED
@@ -83,7 +83,7 @@ class RuntimeFolder:
             raise ConfigError(f"{path}: {error.strerror}") from None
 
     def missing(self) -> str:
-        """What was deleted or replaced under us; "" where all is in place. A few stats; call it now and then."""
+        """What was deleted or replaced under us; "" if all is in place. Costs a few stats; call it now and then."""
         try:
             if self.path.stat().st_ino != self._inode:
                 return f"the runtime folder {self.path} was replaced"
@@ -98,7 +98,7 @@ class RuntimeFolder:
         return ""
 
     def restore(self) -> bool:
-        """Makes a deleted folder anew and locks it; False where somebody else has taken its place."""
+        """Makes a deleted folder anew and locks it; False if somebody else has taken its place."""
         try:
             if not self.path.exists():
                 self._make()
@@ -123,8 +123,9 @@ class RuntimeFolder:
 def own_folder(path: Path, key: str) -> None:
     """Makes ``path``, 0700, if it is not there; it must be this user's. Raises ConfigError with what to do.
 
-    A volume that is mounted for a container belongs to root and is open to others (0777, or 2775 for a group), whoever
-    the daemon is: others could replace its sockets and its ledger there. A folder inside it is the daemon's own.
+    A volume that is mounted for a container belongs to root and is open to others (0777, or 2775 for a group),
+    no matter who the daemon is: others could replace its sockets and its ledger there. A folder inside it is the
+    daemon's own.
     """
     uid = os.geteuid()
     try:
@@ -147,7 +148,7 @@ def own_folder(path: Path, key: str) -> None:
 
 
 def take_lock(path: Path, key: str) -> int:
-    """The descriptor of the lock ``path``, held until it is closed. Raises ConfigError where another daemon has it."""
+    """The descriptor of the lock ``path``, held until it is closed. Raises ConfigError if another daemon has it."""
     try:
         lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
@@ -172,7 +173,7 @@ def socket_path(endpoint: str) -> Path | None:
 
 
 def check_length(endpoint: str) -> None:
-    """Raises ConfigError where the endpoint's path does not fit a socket address; the kernel would only say EINVAL."""
+    """Raises ConfigError if the endpoint's path does not fit a socket address; the kernel would only say EINVAL."""
     path = socket_path(endpoint)
     size = len(os.fsencode(path)) if path is not None else 0
     if size > SOCKET_PATH_BYTES_MAX:

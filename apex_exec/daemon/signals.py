@@ -10,14 +10,14 @@ from apex_exec.executor.loop import Loop
 
 
 class Ended(BaseException):
-    """The daemon was told to end before its loop could hear of it."""
+    """The daemon was asked to end before its loop could be asked."""
 
 
 class Signals:
     """SIGTERM, SIGINT and SIGHUP: until ``to_loop`` the first of the former two raises ``Ended`` wherever the start is.
 
     PID 1 has no default action, so a container that is stopped while it starts would otherwise go on to serve. The
-    signal mask of whoever started the daemon is not taken over.
+    signal mask of the process that started the daemon is not taken over.
     """
 
     NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)

@@ -11,7 +11,7 @@ from apex_exec.core.limits import MS_NS
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.scheduler.pool import Pool
 from apex_exec.daemon.core_driver import CoreDriver
-from apex_exec.daemon.gc_schedule import Heap
+from apex_exec.daemon.gc_schedule import GcSchedule
 from apex_exec.daemon.plugin_gauges import PluginGauges
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Supervisor:
         self._audit = audit
         self._gauges = gauges
         self._forget = tuple(forget)
-        self._heap = Heap()
+        self._gc = GcSchedule()
         self.drain_until_ns = 0
         """When the drain ends at the latest (CLOCK_MONOTONIC); 0 if none was asked for."""
 
@@ -76,12 +76,12 @@ class Supervisor:
         metrics.set("host_connections", (), float(len(self.peers)))
         for state, count in self.pool.worker_states().items():
             metrics.set("workers", (state,), float(count))
-        self._heap.upkeep(now_ns, self.requests.taken, len(self.requests))
+        self._gc.upkeep(now_ns, self.requests.taken, len(self.requests))
 
     def settle(self) -> None:
         """All parts are made: what there is now outlives every call, and the garbage collector need not walk it.
         Blocks for some hundredths of a second."""
-        self._heap.settle(time.monotonic_ns())
+        self._gc.settle(time.monotonic_ns())
 
     # ------------------------------------------------------------------ admission
     @property

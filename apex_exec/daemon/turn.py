@@ -1,9 +1,9 @@
 """One round of the loop, in the order in which it is done: what is ready leaves, duties, traffic, timers, the outcome.
 
 What is ready to go leaves first, so that no answer waits for what is taken in after it. Then come the duties whose time
-has come; whatever they bring about leaves at the end of the same round. Whoever has traffic is read in bounded parts,
-so that a round takes milliseconds at most. No exception leaves a round: it costs the duty, or the plugin, that it
-concerns.
+has come; whatever they bring about leaves at the end of the same round. Connections and links are read in bounded
+parts, so that a round takes milliseconds at most. No exception leaves a round: it costs the duty, or the
+plugin, that it concerns.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Turn:
         self._monitoring = monitoring
         self._duties = tuple(duties)
 
-    def run(self) -> int:
+    def run(self) -> int:  # noqa: C901, PLR0912 - a round in its order; cut up it would cost each call more
         """One round. When the next is due (CLOCK_MONOTONIC ns; 0: now)."""
         now_ns = _clock_ns()
         guard, workers, peers = self._guard, self._workers, self._peers
@@ -76,7 +76,7 @@ class Turn:
                     guard.failed(duty.name, error)
         try:
             audit = self._audit
-            if (now_ns <= audit.fine_until_ns or not audit.holds(now_ns)) and peers.receive():
+            if (now_ns <= audit.fine_until_ns or not audit.is_stalling(now_ns)) and peers.receive():
                 busy = True
             if self._requests.left and self._requests.cancel_left():
                 busy = True
@@ -107,15 +107,10 @@ class Turn:
         if busy or guard.faulty:  # who is to be quarantined is so at once
             return 0
         self._loop.core_free = len(workers.busy) < SPIN_BELOW
-        return self._due_ns(now_ns, now_ns + FAR_NS if wake_ns is None else wake_ns)
-
-    def _due_ns(self, now_ns: int, due_ns: int) -> int:
+        due_ns = now_ns + FAR_NS if wake_ns is None else wake_ns
         for duty in self._duties:
-            duty_ns = duty.due_ns
-            if duty_ns < due_ns:
-                due_ns = duty_ns
-        if self._workers.reading.size:
-            read_ns = self._workers.next_read_ns(now_ns)
-            if read_ns is not None and read_ns < due_ns:
-                return read_ns
+            if duty.due_ns < due_ns:
+                due_ns = duty.due_ns
+        if workers.reading.size and (read_ns := workers.next_read_ns(now_ns)) is not None and read_ns < due_ns:
+            return read_ns
         return due_ns

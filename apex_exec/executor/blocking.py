@@ -6,6 +6,7 @@ jail, link, protocol and ends are the daemon's (``local.LocalExecutor``). There 
 
 from __future__ import annotations
 
+import io
 import time
 from typing import Any
 
@@ -37,15 +38,15 @@ class BlockingExecutor:
         self._executor = LocalExecutor(
             self.loop, zygotes=[ZygoteSource(PYTHON.name, lambda: ZygoteLink(boot), ZygoteLink(boot))],
             sandboxing=jails, source=_NoSource(), spares=0, step=lambda _event, _now_ns: None, metrics=Metrics(),
-            logs=Logs(level="error", format="text"))  # never started: nobody reads them, each job tells its own end
+            logs=Logs(level="error", format="text", stream=_Silence()))  # each job tells its own end
         self.loop.every(1.0, self._executor.upkeep)
         self._job: Job | None = None
         self._killed_ns = 0
         self._keeper = self._executor.forks.warm[PYTHON.name].keeper
-        why = self._keeper.wait_ready(start_seconds)
+        self._keeper.wait_ready(start_seconds)
         if not self._keeper.ready:
             self.close()
-            raise OSError(why or "the zygote did not become ready")
+            raise OSError(self._keeper.why_lost or "the zygote did not become ready")
 
     @property
     def zygote_pid(self) -> int:
@@ -86,6 +87,14 @@ class BlockingExecutor:
         elif now_ns - self._killed_ns > END_NS_MAX:
             self._killed_ns = now_ns
             self._keeper.replace()
+
+
+class _Silence(io.StringIO):
+    """Where lines go that nobody is to see: neither the executor's own nor what a plugin prints."""
+
+    def write(self, text: str, /) -> int:
+        """Drops ``text``."""
+        return len(text)
 
 
 class _NoSource:

@@ -188,7 +188,7 @@ class Loop:
     def side_changed(self, side: Side) -> None:
         """Waits for room on the link of ``side`` if bytes wait to be sent, and stops waiting if none do.
 
-        While the link is not polled, as while it is being read, nothing changes: whoever polls it again asks again.
+        While the link is not polled, as while it is being read, nothing changes: who polls it again asks again.
         """
         if side.wants_write != side.polled_write and side.fileno() in self._handlers:
             side.polled_write = side.wants_write

@@ -315,7 +315,7 @@ class Governing:
 
     def charge_host(self, plugin: str, cost_ns: int, now_ns: int) -> None:
         """Takes what the daemon's own processes did for ``plugin`` out of its CPU bucket, and stops its workers if the
-        bucket is empty: there is one bucket, whoever has used the time."""
+        bucket is empty: there is one bucket, no matter which worker has used the time."""
         try:
             if self._governor.charge(plugin, cost_ns, now_ns):
                 for worker in self._of_plugin.get(plugin, ()):

@@ -13,6 +13,7 @@ from apex_exec.common.sqlite import path_of
 from apex_exec.errors import ConfigError
 from apex_exec.gateway.costs import counted
 from apex_exec.gateway.failure import ApiFailure
+from apex_exec.gateway.messages import Written
 from apex_exec.gateway.outbox import Outbox, Outgoing
 from apex_exec.gateway.sql.compiler import Compiled, Compiler
 from apex_exec.gateway.sql.parser import Parser
@@ -59,10 +60,10 @@ def open_backend(url: str, tables: Mapping[str, Table], origin: str) -> Backend:
 
 
 class Data:
-    """Queries and writes. ``hand_over`` passes a committed write's record, a plain list, to the supervisor."""
+    """Queries and writes. ``hand_over`` passes a committed write's record to the supervisor."""
 
     def __init__(self, url: str, tables: Mapping[str, Table], origin: str,
-                 hand_over: Callable[[list[Any]], None]) -> None:
+                 hand_over: Callable[[Written], None]) -> None:
         self._tables = tables
         try:
             self._backend = open_backend(url, tables, origin)
@@ -102,8 +103,8 @@ class Data:
 
     def _give(self, record: Outgoing) -> None:
         self._handed.add(record.id)
-        self._hand_over([record.id, record.timestamp_ns, record.event_type, record.user_id, record.plugin,
-                         record.action, record.metadata()])
+        self._hand_over(Written(record.id, record.timestamp_ns, record.event_type, record.user_id, record.plugin,
+                                record.action, record.metadata()))
 
     async def sweep(self) -> None:
         """Hands over the records in the outbox that were not handed over yet. Raises ApiFailure."""

@@ -20,9 +20,12 @@ from apex_exec import extras
 from apex_exec.catalogue import methods
 from apex_exec.core.fair import FairQueue
 from apex_exec.core.limits import MS_NS
+from apex_exec.gateway import messages
 from apex_exec.gateway.costs import COST, Cost, counted, stepped
 from apex_exec.gateway.failure import ApiFailure
+from apex_exec.gateway.messages import Call
 from apex_exec.gateway.sql.tables import Table, read_tables
+from apex_exec.wire.side_link import Handlers
 from apex_exec.wire.values import MEMBERS_MAX, check_keys
 
 if TYPE_CHECKING:
@@ -46,24 +49,9 @@ SWEEP_SECONDS = 5.0
 
 _encode = msgspec.msgpack.Encoder().encode
 
-Send = Callable[[list[Any]], None]
+Send = Callable[[msgspec.Struct], None]
 Answer = tuple[bytes, dict[str, Any]]
 """The encoded result, and what the audit record says of the call."""
-
-
-class Call(msgspec.Struct, array_like=True):
-    """One API call as the supervisor hands it over. ``due_ns`` is in CLOCK_MONOTONIC, which all processes share."""
-
-    id: int
-    method: str
-    plugin: str
-    user_id: str
-    tables: tuple[str, ...]
-    hosts: tuple[str, ...]
-    due_ns: int
-    params: bytes
-    share: float = 1.0
-    """How many CPU seconds per second of this process the plugin may use."""
 
 
 class Router:
@@ -80,6 +68,9 @@ class Router:
         self._kept: set[asyncio.Task[None]] = set()
         self._shares: dict[str, tuple[asyncio.Semaphore, int]] = {}
         self._accounts: FairQueue[None] = FairQueue(BURST_NS)
+        self.handlers: Handlers = {
+            Call: self._call, messages.Cancel: self._cancel, messages.Pass: self._pass,
+            messages.Recorded: self._recorded}
 
     # ------------------------------------------------------------------ beginning and end
     def warm(self) -> None:
@@ -101,8 +92,7 @@ class Router:
                 raise ApiFailure("table_not_allowed", extras.words("data", "a plugin's query or write"))
             # importing sqlglot takes a tenth of a second, and not every daemon needs it
             from apex_exec.gateway.data import Data
-            self._data = Data(self._settings["data_url"], self._tables, self._settings["origin"],
-                              lambda record: self._send(["record", record]))
+            self._data = Data(self._settings["data_url"], self._tables, self._settings["origin"], self._send)
         return self._data
 
     @property
@@ -148,36 +138,34 @@ class Router:
             await asyncio.sleep(TIDY_SECONDS)
 
     # ------------------------------------------------------------------ messages from the supervisor
-    def take(self, message: list[Any]) -> None:
-        """Handles one message: ``["call", …]``, ``["cancel", id]``, ``["pass", id, retry_ms]`` or ``["recorded",
-        [ids]]``."""
-        word = message[0]
-        if word == "call":
-            call = msgspec.convert(message[1:], Call)
-            if len(self._tasks) >= CALLS_MAX:
-                self._send(_failed(call, ApiFailure("overloaded", "the gateway is full")))
-                return
-            self._tasks[call.id] = asyncio.ensure_future(self._run(call))
-        elif word == "cancel":
-            task = self._tasks.get(message[1])
-            if task is not None:
-                task.cancel()
-        elif word == "pass":
-            waiting = self._passes.pop(message[1], None)
-            if waiting is not None and not waiting.done():
-                waiting.set_result(message[2])
-        elif word == "recorded":
-            self.data.recorded(message[1])
+    def _call(self, call: Call) -> None:
+        if len(self._tasks) >= CALLS_MAX:
+            self._send(_failed(call, ApiFailure("overloaded", "the gateway is full")))
+            return
+        self._tasks[call.id] = asyncio.ensure_future(self._run(call))
+
+    def _cancel(self, message: messages.Cancel) -> None:
+        task = self._tasks.get(message.id)
+        if task is not None:
+            task.cancel()
+
+    def _pass(self, message: messages.Pass) -> None:
+        waiting = self._passes.pop(message.id, None)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(message.retry_ms)
+
+    def _recorded(self, message: messages.Recorded) -> None:
+        self.data.recorded(message.ids)
 
     async def _run(self, call: Call) -> None:
         cost = Cost()
         COST.set(cost)
-        answer: list[Any] | None = None
+        answer: msgspec.Struct | None = None
         try:
             async with asyncio.timeout(max(0.0, (call.due_ns - time.monotonic_ns()) / 1e9)):
                 await self._turn(call)
                 value, facts = await self._work(call)
-            answer = ["done", call.id, value, facts]
+            answer = messages.Done(call.id, value, facts)
         except TimeoutError:
             answer = _failed(call, ApiFailure("deadline_exceeded", "the invocation's time ended during the call"))
         except ApiFailure as failure:
@@ -193,7 +181,7 @@ class Router:
             self._passes.pop(call.id, None)
             if cost.cpu_ns:
                 self._accounts.spend(call.plugin, cost.cpu_ns, time.monotonic_ns())
-                self._send(["spent", call.plugin, cost.cpu_ns])
+                self._send(messages.Spent(call.plugin, cost.cpu_ns))
             if answer is not None:
                 self._send(answer)
 
@@ -242,7 +230,7 @@ class Router:
         """Asks the supervisor for one more request of this call: redirects count as requests. Raises ApiFailure."""
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._passes[call.id] = answer
-        self._send(["hop", call.id])
+        self._send(messages.Hop(call.id))
         retry_ms = await answer
         if retry_ms:
             raise ApiFailure("rate_limited", "too many requests a minute, this redirect included", retry_ms)
@@ -255,8 +243,8 @@ HANDLERS: dict[str, Callable[[Router, Call, Any], Awaitable[Answer]]] = {
 """What the gateway does for each method of the catalogue whose route leads here."""
 
 
-def _failed(call: Call, failure: ApiFailure) -> list[Any]:
-    return ["failed", call.id, failure.code, failure.message, failure.retry_after_ms]
+def _failed(call: Call, failure: ApiFailure) -> messages.Failed:
+    return messages.Failed(call.id, failure.code, failure.message, failure.retry_after_ms)
 
 
 def _decoded(call: Call) -> methods.Request:

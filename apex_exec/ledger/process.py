@@ -1,9 +1,7 @@
 """The ledger process: it receives batches on the link, commits them in groups, and reports what is durable.
 
-It receives ``["batch", last_index, [line | execution, …], [[offset, dedup_key], …]]``. It sends ``["ready",
-last_index]`` once it can write, ``["committed", last_index]``, ``["failing", reason]`` and ``["recovered"]``,
-``["warning", text]``, and about once a second ``["stats", {…}]``. It ends only at EOF, and first commits what the link
-still contains.
+``messages.py`` has the messages of the link, in both directions. The process ends only at EOF, and first commits what
+the link still contains.
 """
 
 from __future__ import annotations
@@ -18,14 +16,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from apex_exec.common.backoff import Backoff
+from apex_exec.ledger import messages
 from apex_exec.ledger.audit import EXPIRE_ROWS, AuditStore, database_path
 from apex_exec.ledger.clock import WARN_NS, RetentionClock
 from apex_exec.ledger.reading import utc_text
 from apex_exec.ledger.records import LedgerError
-from apex_exec.wire.frames import FrameBuffer, pack_frame
+from apex_exec.wire.side_link import BlockingEnd
 
 GROUP_SECONDS = 0.007
 """How long the first record of a group waits for others. We promise 10 ms, which include the time in the loop."""
@@ -53,7 +50,7 @@ class _Ledger:
         state_dir = Path(settings["state_dir"])
         self.path = database_path(settings["url"], state_dir)
         self.state_dir, self.settings = state_dir, settings
-        self.fd: int = link.fileno()
+        self.link = BlockingEnd(link.fileno(), (messages.Batch,), RECEIVE_BYTES)
         self.group_seconds = 0.0 if settings["durability"] == "strict" else GROUP_SECONDS
         self.store: AuditStore | None = None
         self.lines: list[bytes | list[Any]] = []
@@ -70,36 +67,22 @@ class _Ledger:
         self.warned = ""
 
     # ------------------------------------------------------------------ the link
-    def send(self, *message: Any) -> None:
-        data = memoryview(pack_frame(msgspec.msgpack.encode(message)))
-        try:
-            while data:
-                try:
-                    data = data[os.write(self.fd, data) :]
-                except BlockingIOError:
-                    select.select([], [self.fd], [])
-        except OSError:
-            return  # the supervisor is gone; only the commit matters now
-
-    def take(self, body: bytes) -> None:
-        """Handles one frame from the supervisor."""
-        message = msgspec.msgpack.decode(body)
-        if message[0] != "batch":
-            return
+    def take(self, batch: messages.Batch) -> None:
+        """Handles one batch from the supervisor."""
         if self.last_index is None and not self.failing:
             self.due = time.monotonic() + self.group_seconds
         base = len(self.lines)
-        self.lines += message[2]
-        for offset, key in message[3]:
+        self.lines += batch.lines
+        for offset, key in batch.keys:
             self.keys[base + offset] = key
-        self.last_index = message[1]
+        self.last_index = batch.last_index
 
     # ------------------------------------------------------------------ writing
     def fail(self, reason: str) -> None:
         """Records a failure, reports it if it is new, and schedules the next attempt."""
         self.due = time.monotonic() + self.backoff.take()
         if reason != self.failing:
-            self.send("failing", reason)
+            self.link.send(messages.Failing(reason))
         self.failing = reason
 
     def commit(self) -> None:
@@ -110,7 +93,7 @@ class _Ledger:
             if self.store is None:
                 self.store = AuditStore(self.path, self.state_dir, self.settings["min_free_bytes"],
                                         self.settings["trail"], self.settings.get("anchor", ""))
-                self.send("ready", self.store.last_index)
+                self.link.send(messages.Ready(self.store.last_index))
             if self.last_index is not None or self.failing or opened:  # without records this tests whether we can write
                 self.store.append_lines(self.lines, self.keys, self.last_index or self.store.last_index)
         except LedgerError as error:
@@ -119,10 +102,10 @@ class _Ledger:
         self.lines, self.keys = [], {}
         if self.failing:
             self.failing = ""
-            self.send("recovered")
+            self.link.send(messages.Recovered())
         self.backoff.reset()
         if self.last_index is not None:
-            self.send("committed", self.last_index)
+            self.link.send(messages.Committed(self.last_index))
         self.last_index = None
 
     def upkeep(self, now: float) -> None:
@@ -165,7 +148,7 @@ class _Ledger:
     def stats(self, store: AuditStore) -> None:
         """Sends the statistics, and a warning if the disk is nearly full."""
         free, wanted = store.free_bytes(), store.min_free_bytes
-        self.send("stats", {"databaseBytes": store.size_bytes(), "freeBytes": free, "events": store.seq})
+        self.link.send(messages.Stats(store.size_bytes(), free, store.seq))
         low = free < WARN_FACTOR * wanted
         if low and not self.low:
             self.warn(f"{free} bytes are free beside the audit database; below {wanted} (audit.min_free_bytes) "
@@ -175,14 +158,13 @@ class _Ledger:
     def warn(self, text: str) -> None:
         """Sends a warning once, until a different one is sent."""
         if text != self.warned:
-            self.send("warning", text)
+            self.link.send(messages.Warned(text))
         self.warned = text
 
     # ------------------------------------------------------------------ the loop
     def run(self) -> None:
         """Serves until the link has ended and its content is committed, or cannot be."""
-        frames = FrameBuffer()
-        while self.turn(frames):
+        while self.turn():
             pass
         end = time.monotonic() + DRAIN_SECONDS_MAX
         while (self.last_index is not None or self.failing) and (now := time.monotonic()) < end:
@@ -194,7 +176,7 @@ class _Ledger:
             with contextlib.suppress(OSError):  # a head that lags behind is legal
                 self.store.close()
 
-    def turn(self, frames: FrameBuffer) -> bool:
+    def turn(self) -> bool:
         """Waits for the link or the next duty and performs it. Returns False at the link's end."""
         now = time.monotonic()
         if (self.last_index is not None or self.failing or self.store is None) and now >= self.due:
@@ -206,18 +188,13 @@ class _Ledger:
             # A group is forming. We sleep instead of polling: every frame that arrives would wake this process.
             time.sleep(max(0.0, self.due - now))
         wait = 0.0 if self.last_index is not None and not self.failing else max(0.0, self.next_duty() - now)
-        reads = [self.fd] if len(self.lines) < PENDING_LINES_MAX else []
+        reads = [self.link] if len(self.lines) < PENDING_LINES_MAX else []
         if not select.select(reads, [], [], wait)[0]:
             return True
-        try:
-            data = os.read(self.fd, RECEIVE_BYTES)
-        except BlockingIOError:
-            return True
-        except ConnectionResetError:
-            data = b""
-        for body in frames.feed(data):
-            self.take(body)
-        return bool(data)
+        batches = self.link.receive()
+        for batch in batches or ():
+            self.take(batch)
+        return batches is not None
 
     def next_duty(self) -> float:
         """When the next duty is due even if nothing arrives."""
@@ -238,5 +215,4 @@ def main(link: Any, settings: dict[str, Any]) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with contextlib.suppress(OSError):
         os.nice(NICE)
-    os.set_blocking(link.fileno(), False)
     _Ledger(link, settings).run()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import socket
 import threading
@@ -18,13 +17,13 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from socketserver import ThreadingMixIn
 from typing import Any
 
-import msgspec
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 
+from apex_exec.observe import messages
 from apex_exec.observe.metrics import PREFIX, table
-from apex_exec.wire.frames import FrameBuffer
+from apex_exec.wire.side_link import BlockingEnd, Handlers
 
 NICE = 10
 """The exporter's priority: rendering a scrape takes some 20 ms of CPU, or 50 ms with 1,000 plugins, and calls precede
@@ -34,7 +33,6 @@ BEAT_SECONDS_MAX = 5.0
 REQUEST_SECONDS_MAX = 10.0
 ALONE_SECONDS_MAX = 1.0
 """The time limit of one request if it gets no thread and the others have to wait."""
-READ_BYTES = 1 << 18
 
 
 class State:
@@ -46,23 +44,29 @@ class State:
         self.series: dict[str, dict[tuple[str, ...], Any]] = {}
         self.health: dict[str, str] = {"supervisor": "has not reported yet"}
         self.heard = time.monotonic()
+        self.handlers: Handlers = {
+            messages.Beat: lambda _: None, messages.Series: self._series, messages.Forget: self._forget,
+            messages.Health: self._health}
 
-    def take(self, message: list[Any]) -> None:
+    def take(self, message: Any) -> None:
         """Applies one message from the supervisor."""
-        kind = message[0]
         self.heard = time.monotonic()
-        if kind == "series":
-            with self.lock:
-                for name, labels, value in message[1]:
-                    self.series.setdefault(name, {})[tuple(labels)] = value
-        elif kind == "forget":
-            with self.lock:
-                for name, known in self.series.items():
-                    if self.metrics[name].labels[:1] == ("plugin",):
-                        for labels in [labels for labels in known if labels[0] == message[1]]:
-                            del known[labels]
-        elif kind == "health":
-            self.health = message[1]
+        self.handlers[type(message)](message)
+
+    def _series(self, message: messages.Series) -> None:
+        with self.lock:
+            for name, labels, value in message.rows:
+                self.series.setdefault(name, {})[labels] = value
+
+    def _forget(self, message: messages.Forget) -> None:
+        with self.lock:
+            for name, known in self.series.items():
+                if self.metrics[name].labels[:1] == ("plugin",):
+                    for labels in [labels for labels in known if labels[0] == message.plugin]:
+                        del known[labels]
+
+    def _health(self, message: messages.Health) -> None:
+        self.health = message.reasons
 
     @property
     def has_reported(self) -> bool:
@@ -165,18 +169,10 @@ def main(link: Any, settings: dict[str, Any]) -> None:
     server.socket.close()
     server.socket = listener
     serving = threading.Thread(target=server.serve_forever, daemon=True)
-    frames, fd, decode = FrameBuffer(), link.fileno(), msgspec.msgpack.Decoder().decode
-    while True:
-        try:
-            data = os.read(fd, READ_BYTES)
-        except BlockingIOError:
-            select.select([fd], [], [])
-            continue
-        except OSError:
-            data = b""
-        if not data:
-            os._exit(0)  # an unfinished scrape must not keep the process of a dead daemon alive
-        for body in frames.feed(data):
-            state.take(decode(body))
+    end = BlockingEnd(link.fileno(), state.handlers)
+    while (found := end.receive()) is not None:
+        for message in found:
+            state.take(message)
         if not serving.ident and state.has_reported:  # until then clients wait: there is nothing to report
             serving.start()
+    os._exit(0)  # an unfinished scrape must not keep the process of a dead daemon alive

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, structs
 
+from apex_exec.observe import messages
+
 if TYPE_CHECKING:
     from apex_exec.core.actions import Verdict
 
@@ -303,9 +305,10 @@ class Metrics:
         """Whether a series has changed since the last report."""
         return bool(self._changed)
 
-    def changes(self, limit: int) -> list[Any]:
+    def changes(self, limit: int) -> list[messages.Forget | messages.Series | messages.Health]:
         """Up to ``limit`` changed series as messages for the exporter, followed by the health if that changed."""
-        messages: list[Any] = [["forget", plugin] for plugin in self._forgotten]
+        found: list[messages.Forget | messages.Series | messages.Health] = [
+            messages.Forget(plugin) for plugin in self._forgotten]
         self._forgotten.clear()
         series: list[Any] = []
         changed = self._changed
@@ -313,13 +316,13 @@ class Metrics:
             key, _ = changed.popitem()
             histogram = self._histograms.get(key)
             value = [histogram.sum, *histogram.counts] if histogram is not None else self._values[key]
-            series.append([key[0], key[1], value])
+            series.append((key[0], key[1], value))
         if series:
-            messages.append(["series", series])
+            found.append(messages.Series(series))
         if self.health != self._health_sent:
             self._health_sent = dict(self.health)
-            messages.append(["health", self._health_sent])
-        return messages
+            found.append(messages.Health(self._health_sent))
+        return found
 
     def _plugin_of(self, key: tuple[str, Labels]) -> str:
         names = self._table[key[0]].labels

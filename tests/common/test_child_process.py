@@ -1,4 +1,4 @@
-"""A bounded child ends within its bounds, says how, and is told nothing of whoever started it."""
+"""A bounded child ends within its bounds, says how, and gets nothing of the environment of its parent."""
 
 from __future__ import annotations
 

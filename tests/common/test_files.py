@@ -1,4 +1,4 @@
-"""A file is replaced in one step: whoever is killed at it leaves the old content or the new one."""
+"""A file is replaced in one step: a process that is killed at it leaves the old content or the new one."""
 
 from __future__ import annotations
 

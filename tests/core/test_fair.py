@@ -1,4 +1,4 @@
-"""Fairness between plugins on a told clock: hostile ones that ask for all they can get, in pieces of any cost."""
+"""Fairness between plugins on a played clock: hostile ones that ask for all they can get, in pieces of any cost."""
 
 from __future__ import annotations
 

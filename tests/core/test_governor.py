@@ -1,4 +1,4 @@
-"""The CPU bucket with a told clock: the share holds over any samples, across workers, and nobody is held for ever."""
+"""The CPU bucket with a played clock: the share holds over any samples, across workers, and nobody is held for ever."""
 
 from __future__ import annotations
 

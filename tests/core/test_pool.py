@@ -20,7 +20,7 @@ PLUGINS = ("aaa", "bbb")
 
 
 class World:
-    """Workers that obey, a clock that is told, and the invariants, checked after every step."""
+    """Workers that obey, a clock that is played, and the invariants, checked after every step."""
 
     def __init__(self, policy: BreakerPolicy | None = None, limits: PoolLimits = LIMITS) -> None:
         self.now_ns = 10**12

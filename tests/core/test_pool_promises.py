@@ -135,7 +135,7 @@ def test_a_call_behind_another_expires_only_if_the_count_after_its_deadline_leav
 
 
 def test_a_call_with_time_left_is_not_believed_to_have_been_skipped() -> None:
-    """It would be no usage, and its caller would be told to try again: a plugin that says so of all it ran is free."""
+    """It would be no usage, and its caller would try again: a plugin that says so of everything that it ran is free."""
     told = Told()
     call = told.call(deadline_ms=50)
     told.ready(1)

@@ -289,7 +289,7 @@ def test_where_a_backup_cannot_go_is_told_and_nothing_is_left(tmp_path: Path) ->
                            (daemon.state / "copy", "inside the state folder"), (tmp_path / "no" / "x", "is no folder")):
             done = at(daemon, "backup", str(path))
             assert done.returncode == 1 and done.stderr.count("\n") == 1 and says in done.stderr, done
-        with pytest.raises(AssertionError, match="no absolute path"):
+        with pytest.raises(AssertionError, match="not an absolute path"):
             daemon.operate("state.backup", path="relative")
         assert (tmp_path / "file.tar").read_text() == "precious"
         assert sorted(path.name for path in tmp_path.iterdir()) == ["file.tar", "there"]

@@ -23,6 +23,7 @@ import pytest
 from apex_exec.daemon.sides.metrics_feed import EXPORT_NS, PORTION, MetricsFeed
 from apex_exec.executor.loop import Loop
 from apex_exec.observe import exporter
+from apex_exec.observe.messages import Forget, Health, Series
 from apex_exec.observe.metrics import DELAY_SECONDS, LATENCY_SECONDS, METRICS, PREFIX, Metrics, table
 from tests.support import need
 from tests.support.daemon import ECHO, SLEEP, Daemon, wait_for, write_plugin
@@ -211,15 +212,15 @@ def test_changes_are_sent_once_in_bounded_portions_and_all_again_to_a_new_export
         metrics.inc("worker_exits_total", (f"p{n}", "idle"))
     metrics.observe("kill_delay_seconds", (), 0.002)
     first = metrics.changes(4)
-    assert [m[0] for m in first] == ["series", "health"] and len(first[0][1]) == 4
-    assert metrics.changed and len(metrics.changes(4)[0][1]) == 2 and not metrics.changed and metrics.changes(4) == []
+    assert [type(message) for message in first] == [Series, Health] and len(first[0].rows) == 4
+    assert metrics.changed and len(metrics.changes(4)[0].rows) == 2 and not metrics.changed and metrics.changes(4) == []
     metrics.set("isolation_level", (), 3.0)
     metrics.set("isolation_level", (), 3.0)
-    assert metrics.changes(10) == [["series", [["isolation_level", (), 3.0]]]]
+    assert metrics.changes(10) == [Series([("isolation_level", (), 3.0)])]
     metrics.resend()
-    assert len(metrics.changes(100)[0][1]) == 7
+    assert len(metrics.changes(100)[0].rows) == 7
     metrics.forget_plugin("p0")
-    assert metrics.changes(10) == [["forget", "p0"]] and metrics.get("worker_exits_total", ("p0", "idle")) == 0
+    assert metrics.changes(10) == [Forget("p0")] and metrics.get("worker_exits_total", ("p0", "idle")) == 0
 
 
 def test_buckets_are_upper_bounds_and_cumulative() -> None:

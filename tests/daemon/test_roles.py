@@ -242,8 +242,8 @@ def test_a_reload_takes_a_role_away_from_an_open_connection(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("roles", "says"), [
-    ('"uid:1" = ["oprator"]', "admin.roles: uid:1: 'oprator' is no role; did you mean operator?"),
-    ('"uid:1" = ["delegate:boss"]', "'delegate:boss' is no role"),
+    ('"uid:1" = ["oprator"]', "admin.roles: uid:1: 'oprator' is not a role; did you mean operator?"),
+    ('"uid:1" = ["delegate:boss"]', "'delegate:boss' is not a role"),
     ('"root" = ["viewer"]', "'root' is not a peer; write uid:1001"),
     ('"uid:-1" = ["viewer"]', "'uid:-1' is not a peer"),
     ('"uid:4294967295" = ["viewer"]', "is not a peer"),

@@ -94,7 +94,7 @@ def test_an_endpoint_in_use_is_not_taken_over(tmp_path: Path) -> None:
         finally:
             os.unlink(path)
     (tmp_path / "file").write_text("precious")
-    assert "is no socket" in refused(tmp_path, host__endpoint=f"ipc://{tmp_path}/file")
+    assert "is not a socket" in refused(tmp_path, host__endpoint=f"ipc://{tmp_path}/file")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen(1)

@@ -60,6 +60,13 @@ def test_one_job_after_the_other_each_in_a_worker_of_its_own(executor: BlockingE
     assert not psutil.Process(executor.zygote_pid).children(), "no worker is left"
 
 
+def test_what_a_plugin_prints_and_breaks_does_not_reach_the_terminal(executor: BlockingExecutor,
+                                                                     capfd: pytest.CaptureFixture[str]) -> None:
+    assert probe(executor, b"import sys\nprint('hello')\nprint('hello', file=sys.stderr)\n" + PLUGIN)[0] == DECLARED
+    assert probe(executor, b"import os\nos.write(3, b'x' * 100)\n")[0] is None
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize(("source", "says"), [
     (b"while True:\n    pass\n", "not loaded in time"),
     (b"import os\nos.write(3, b'x' * 100)\nwhile True:\n    pass\n", "broke the inner protocol"),

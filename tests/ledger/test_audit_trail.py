@@ -16,6 +16,7 @@ import pytest
 
 from apex_exec.config import load_settings
 from apex_exec.daemon.sides.audit_trail import DOWN_NS, HOLD_NS, LATE_NS, AuditTrail
+from apex_exec.ledger import messages
 from apex_exec.ledger.reading import read_events
 from apex_exec.ledger.records import AuditRecord
 from apex_exec.ledger.verify import verify
@@ -134,20 +135,20 @@ def test_the_time_until_which_all_is_fine_admits_no_more_than_admits_does(group:
         return time.monotonic_ns() <= trail.fine_until_ns
 
     assert fine() and group.admits()
-    trail._told(["failing", "no disk"])
+    trail.side.take(messages.Failing("no disk"))
     assert not fine() and not group.admits()
-    trail._told(["recovered"])
+    trail.side.take(messages.Recovered())
     assert fine()
     os.kill(trail.side.pid, signal.SIGSTOP)
     try:
         group.add()
         assert fine(), "young"
         group.until(lambda: not fine())
-        assert trail.holds(time.monotonic_ns())
+        assert trail.is_stalling(time.monotonic_ns())
     finally:
         os.kill(trail.side.pid, signal.SIGCONT)
     group.until(fine)
-    assert not trail.holds(time.monotonic_ns()) and not trail._late_since_ns
+    assert not trail.is_stalling(time.monotonic_ns()) and not trail._late_since_ns
     os.kill(trail.side.pid, signal.SIGKILL)
     group.until(lambda: not trail.side.up)
     assert not fine() and not group.admits()
@@ -210,7 +211,7 @@ def test_a_stalled_ledger_stops_admission_and_holds_replies_until_it_goes_on(gro
         group.until(lambda: not group.trail.durable(index))
         assert time.monotonic_ns() - begun_ns > LATE_NS
         group.trail.when_durable(index, lambda: sent.append(index), lambda: None)
-        assert group.trail.holds(time.monotonic_ns()) and group.admits(), "requests are left where they are at first"
+        assert group.trail.is_stalling(time.monotonic_ns()) and group.admits(), "at first requests are left unread"
         group.until(lambda: not group.admits())
         assert time.monotonic_ns() - begun_ns > HOLD_NS
         assert "has waited" in group.trail.reason and not sent and group.trail.waiting == 1

@@ -255,7 +255,7 @@ def test_a_registrar_whose_commit_may_have_stood_sends_all_anew(tmp_path: Path) 
 
         made._store.transact = lost  # type: ignore[method-assign]  # the database that fails
         ours.sendall(pack_frame(msgspec.msgpack.encode(
-            ["op", 1, "plugin.quarantine", {"id": "sample", "reason": "x"}, {"uid": 0}])))
+            ["op", 1, "plugin.quarantine", {"id": "sample", "reason": "x"}, 0])))
         assert hear(lambda message: message[0] == "refused")[1] == 1
         again = hear(lambda message: message[0] == "snapshot")
         assert [spec["state"] for spec in again[1]] == ["quarantined"]

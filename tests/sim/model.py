@@ -43,7 +43,7 @@ class SimWorker:
     honest: bool = True
     alive: bool = True  # as a process
     forked: bool = True
-    ready: bool = False  # the pool was told
+    ready: bool = False  # the pool has heard of it
     booted: bool = False
     killed: str = ""  # reason of KillWorker
     stopped: str = ""

@@ -1,6 +1,6 @@
 """A history in a file: how the pool was made, each event with its time, and what the pool wanted done about it.
 
-The pool is told everything by events, so the file is all that a replay needs: neither the simulated world nor its seed
+Everything reaches the pool by events, so the file is all that a replay needs: neither the simulated world nor its seed
 is asked again. ``python -m tests.sim --seed N --record FILE`` writes one, ``--replay FILE`` plays it.
 """
 

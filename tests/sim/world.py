@@ -328,7 +328,7 @@ class World:
             return
         worker.alive = False
         if not worker.unreported:
-            # EOF after the data: its end is told when what it wrote has been read
+            # EOF after the data: its end is reported when what it wrote has been read
             arrives_ns = max(getattr(worker, "arrives_ns", 0), self.now_ns)
             self.at(arrives_ns - self.now_ns + self.random.choice((10_000, 2 * MS)), self._tell_gone, worker, code)
 
@@ -482,7 +482,7 @@ class World:
         self.step(ev.PluginSet(replace(spec, **changed)))
 
     def drain(self, after_ms: int) -> None:
-        """The daemon is told to leave."""
+        """The daemon is asked to end."""
         self.draining, self.drain_at_ns = True, self.now_ns + after_ms * MS
         self.step(ev.DrainRequested(self.drain_at_ns))
 

@@ -176,7 +176,7 @@ def admin_request(endpoint: str, op: str, **args: Any) -> dict[str, Any]:
         dealer.linger = 0
         dealer.connect(endpoint)
         dealer.send(msgspec.msgpack.encode({"type": "admin", "id": 1, "op": op, "args": args}))
-        assert dealer.poll(15_000), f"{op}: no answer"
+        assert dealer.poll(30_000), f"{op}: no answer"
         reply: dict[str, Any] = msgspec.msgpack.decode(dealer.recv())
     assert reply["type"] == "adminResult", f"{op}: {reply}"
     result: dict[str, Any] = reply["result"]

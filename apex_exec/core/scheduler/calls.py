@@ -1,4 +1,4 @@
-"""The way of a call: it comes in, is answered by its worker, is cancelled, or is told that the daemon ends."""
+"""The way of a call: it comes in, is answered by its worker, is cancelled, or is refused since the daemon ends."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ class Calls:
 
     # ------------------------------------------------------------------ on its way
     def cancel(self, event: ev.CancelRequested, step: Step) -> None:
-        """Answers the caller now. The worker cannot be told, so it may still begin the call, or go on with it."""
+        """Answers the caller now. The worker hears nothing of it, so it may still begin the call, or go on with it."""
         call = self._open.get(event.call)
         if call is None:
             return

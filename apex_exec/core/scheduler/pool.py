@@ -3,7 +3,7 @@
 Theory of operation
 ===================
 
-The pool decides, and nothing else: it has no clock, no process and no socket. Whatever happens is told to it as an
+The pool decides, and nothing else: it has no clock, no process and no socket. Whatever happens reaches it as an
 *event* with the time, and it answers with *actions* that the shell carries out. Nothing reaches it in another way, so a
 history can be written down as its events and played again (``tests/sim``). One event is one ``Step``: the time, and the
 list of actions, which each part that takes part in the step appends to.
@@ -81,7 +81,7 @@ __all__ = ["MS_NS", "SECOND_NS", "Pool", "PoolLimits", "RecyclePolicy", "Refusal
 class Pool:
     """All plugins, workers and invocations of one daemon.
 
-    ``random`` gives [0, 1). Whatever else the pool knows it was told by an event: with the same draws, the same events
+    ``random`` gives [0, 1). Whatever else the pool knows came with an event: with the same draws, the same events
     at the same times give the same actions. Tests read the parts; the shell asks by the methods.
     """
 

@@ -52,8 +52,8 @@ class Verdicts:
             slot.breaker.probe = NO_CALL  # it proved nothing: the next call may try
 
     def not_admitted(self, request: InvokeRequested, refusal: Refusal, step: Step) -> None:
-        """The verdict of a call that is refused as it comes in. One that came after its deadline is no refusal: it is
-        on record like any other call that expired."""
+        """The verdict of a call that is refused as it comes in. One that came after its deadline counts as admitted: it
+        is on record like any other call that expired."""
         verdict = _never_ran(request, refusal, queue_ns=0, cold=False)
         verdict.admitted = verdict.code == "DEADLINE_EXCEEDED"
         step.actions.append(verdict)

@@ -101,7 +101,7 @@ class Watch:
             worker.due_ns = now_ns + KILL_SUSPECT_NS
             step.actions.append(act.ReplaceZygote(worker.id))
         elif state == "stopping":
-            assert worker.end is not None  # it was told to stop for a reason
+            assert worker.end is not None  # it was stopped for a reason
             self._workers.kill(worker, End(worker.end.reason, message="the worker did not leave when told to"), step)
         elif now_ns - worker.due_ns > STALL_NS and not worker.had_grace:
             worker.had_grace = True  # the supervisor stood still: what the worker sent meanwhile is to be read first

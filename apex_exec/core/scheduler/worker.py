@@ -87,7 +87,7 @@ class Worker(Timed):
         self.role: Role = "serving"
         self.link: deque[Invocation] = deque()
         self.next_seq = 0
-        self.started = 0  # calls that it has started in all, as far as was told
+        self.started = 0  # calls that it has started in all, by the latest count
         self.last_seq = SEQ_NEVER  # calls that it may be sent before it is recycled
         self.born_ns = now_ns
         self.ready_ns = 0

@@ -87,7 +87,7 @@ def _moment(ns: int) -> str:
 
 
 def _database(settings: Settings, name: str) -> Path | None:
-    """The file of one database; None where it is another's: on PostgreSQL, or data of the platform elsewhere."""
+    """The file of one database; None if it is not ours to copy: on PostgreSQL, or the platform's data elsewhere."""
     url = settings.database_url(getattr(settings, name).url)
     path = path_of(url)
     if path is None:
@@ -101,7 +101,7 @@ def make(settings: Settings, target: Path) -> dict[str, Any]:
     """Writes a backup to ``target``, which must not exist yet. Raises Refusal; then nothing is left of it."""
     state = settings.state_path.absolute()
     if not target.is_absolute():
-        raise _wrong("path_not_absolute", f"{target} is no absolute path, and the daemon's folder is not yours")
+        raise _wrong("path_not_absolute", f"{target} is not an absolute path, and the daemon works in another folder")
     if target.resolve().is_relative_to(state.resolve()):
         raise _wrong("inside_the_state", f"{target} is inside the state folder, which is copied")
     if os.path.lexists(target):
@@ -171,7 +171,7 @@ def _is_elsewhere(settings: Settings, name: str) -> bool:
 
 def _copy_files(state: Path, folder: Path, files: dict[str, Entry], databases: dict[str, Path],
                 only: str = "") -> None:
-    """Copies what is no database, no lock and no half-written file; what has gone meanwhile is left out."""
+    """Copies all but databases, locks and half-written files; a file that has gone meanwhile is left out."""
     left_out = {str(path) + suffix for path in databases.values() for suffix in ("", "-wal", "-shm", "-journal")}
     for base, folders, names in os.walk(state / only):
         folders.sort()
@@ -233,7 +233,7 @@ def _entry(path: Path, key: str) -> Entry:
 
 
 def _problem(folder: Path, state: Path | None = None) -> str:
-    """What is wrong with the copy in ``folder``; "" where its databases are sound, its ledger's chain is whole, and
+    """What is wrong with the copy in ``folder``; "" if its databases are sound, its ledger's chain is whole, and
     every bundle that ``state`` has for a version is there."""
     for path in sorted((folder / "databases").glob("*.db")):
         try:

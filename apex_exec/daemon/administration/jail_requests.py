@@ -41,12 +41,12 @@ def _failed(code: str, message: str, details: Any = None) -> dict[str, Any]:
 
 
 def _said(outcome: Settled) -> str:
-    """Why a call of ours failed, in one line: the exception with its file and line where there was one."""
+    """Why a call of ours failed, in one line: the exception, with its file and line if there was one."""
     return at_place(outcome.message, str(outcome.details.get("traceback", "")))
 
 
 class JailRequests:
-    """``table`` is what ``RegistrarLink`` is given. ``judged`` has to be told what came of each prepared generation."""
+    """``table`` is what ``RegistrarLink`` is given. ``judged`` has to be called with the outcome of each generation."""
 
     def __init__(self, pool: Pool, step: Callable[[ev.Event, int], None], workers: LocalExecutor, table: PendingTable,
                  verdicts: Verdicts, boot_seconds: Callable[[], float]) -> None:
@@ -94,7 +94,7 @@ class JailRequests:
             self._outcomes[trial] = settle(verdict)
 
     def judged(self, action: act.GenerationJudged) -> None:
-        """What came of a generation; one that nobody here has asked for is none of ours."""
+        """The outcome of a prepared generation; one that was not prepared here is ignored."""
         answer = self._judging.pop((action.plugin, action.digest), None)
         outcome = self._outcomes.pop((action.plugin, action.digest), None)
         if answer is None:

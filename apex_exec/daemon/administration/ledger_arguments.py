@@ -8,7 +8,7 @@ from apex_exec.common.operations import Operation
 
 
 class AcceptArgs(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """Why the ledger that is there is to be gone on with."""
+    """Why we go on with the ledger that is there."""
 
     reason: str
 

@@ -1,7 +1,7 @@
 """The registrar's part in keeping the ledger: its head goes into registry and market, once a minute and at the end.
 
-At each look what they noted before is compared with the ledger that is there. Where it is another one, or ends
-before, that is told (``readyz``, the log), and nothing is noted over it until an operator accepts the ledger that
+At each look what they noted before is compared with the ledger that is there. If it is another one, or ends before,
+that is reported (``readyz``, the log), and nothing is noted over it until an operator accepts the ledger that
 is there (``audit.accept``).
 """
 
@@ -35,7 +35,7 @@ class LedgerHeads:
         self._due = 0.0
 
     def keep(self, context: Context) -> None:
-        """Compares and notes when it is time. Raises Refusal where a store fails."""
+        """Compares and notes when it is time. Raises Refusal if a store fails."""
         if time.monotonic() >= self._due:
             self._due = time.monotonic() + NOTE_SECONDS
             self._look(context, accept=False)
@@ -45,7 +45,7 @@ class LedgerHeads:
         self._look(context, accept=False)
 
     def accept(self, context: Context, args: AcceptArgs) -> dict[str, Any]:
-        """Notes the ledger that is there, whatever was noted. The operation itself is on record in it."""
+        """Notes the ledger that is there, whatever was noted before. The operation itself is on record in it."""
         if not args.reason.strip():
             raise Refusal("reason_missing", "to go on with another ledger needs a reason", code=Code.INVALID_INPUT,
                           hint="say why with --reason")

@@ -37,7 +37,7 @@ OPERATIONS: dict[str, Operation] = {}
 
 
 def register(operations: Iterable[Operation]) -> None:
-    """Adds operations. Raises SupervisorBug where a name has another meaning already."""
+    """Adds operations. Raises SupervisorBug if a name has another meaning already."""
     for operation in operations:
         known = OPERATIONS.get(operation.name)
         if known is not None and known != operation:

@@ -16,7 +16,6 @@ import os
 import queue
 import resource
 import signal
-import socket
 import threading
 import time
 from collections import Counter
@@ -32,6 +31,7 @@ from apex_exec.config import Settings
 from apex_exec.core.fair import FairQueue
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.daemon.administration import backup
+from apex_exec.daemon.administration import registrar_messages as messages
 from apex_exec.daemon.administration.ledger_heads import LedgerHeads
 from apex_exec.daemon.administration.operations import BACKUP, BackupArgs
 from apex_exec.daemon.administration.registrar_table import REGISTRARS
@@ -49,9 +49,8 @@ from apex_exec.registry.settled_clock import SettledClock
 from apex_exec.registry.specs import commit, reconcile
 from apex_exec.registry.store import Store
 from apex_exec.registry.trust import approvals
-from apex_exec.wire.frames import FrameBuffer, pack_frame
+from apex_exec.wire.side_link import BlockingEnd, Handlers
 
-RECEIVE_BYTES = 262_144
 SPECS_A_MESSAGE = 200
 """Specs sent at once at the start: a few milliseconds of the loop's time."""
 REOPEN_SECONDS = 5.0
@@ -60,7 +59,7 @@ EXPIRY_CHECK_SECONDS = 1.0
 OPENING_SECONDS = 0.2
 """Between two looks whether the store is open, before the marketplace's index is read for the first time."""
 OPENING_WAIT_SECONDS = 10.0
-"""An operation that arrives while the store is opened for the first time waits for it, at most so long."""
+"""An operation that arrives while the store is opened for the first time waits for it, for this time at most."""
 SUBMISSIONS_NICE = 19
 SUBMITTER_SHARE, SUBMITTER_BURST_NS = 0.1, 120_000_000_000
 """CPU seconds a second that the tests of one submitter's submissions may use, and at once: a submission of ordinary
@@ -69,8 +68,6 @@ SUBMITTER_WAITING_MAX, SUBMISSIONS_WAITING_MAX = 4, 100
 CRASH_VARIABLE = "APEXEXEC_TEST_CRASH_AT"
 """Names a point at which the process kills itself: so the tests show that any point of an operation may be the last."""
 
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder().decode
 log = logging.getLogger("apex_exec.registrar")
 
 
@@ -84,7 +81,7 @@ SETTINGS = Operation("settings", NoArgs, "Takes over settings that were reloaded
 
 
 def crash_at(point: str) -> None:
-    """Ends the process where the tests say so."""
+    """Ends the process at the point that a test has named."""
     if os.environ.get(CRASH_VARIABLE) == point:
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -94,57 +91,41 @@ class AskFailed(Refusal):
 
 
 class _Link:
-    """The registrar's end: frames out from any thread, in by one."""
+    """The registrar's end of its link: messages out from any thread, in by one, and what is asked of the supervisor."""
 
     def __init__(self, connection: Any) -> None:
-        self._socket = socket.socket(fileno=os.dup(connection.fileno()))
-        self._socket.setblocking(True)
+        end = BlockingEnd(os.dup(connection.fileno()), (messages.Op, messages.NewSettings, messages.Answered))
         connection.close()
-        self._sending = threading.Lock()
+        self.send = end.send
+        self.receive = end.receive
         self._asking = threading.Lock()
-        self._answers: dict[int, queue.SimpleQueue[tuple[bool, Any]]] = {}
+        self._answers: dict[int, queue.SimpleQueue[messages.Answered]] = {}
         self._next = 1
-
-    def send(self, message: Any) -> None:
-        """Writes one message in full; a supervisor that is gone is noticed by the reader."""
-        with self._sending:
-            try:
-                self._socket.sendall(pack_frame(_encode(message)))
-            except OSError:
-                return
 
     def ask(self, kind: str, params: dict[str, Any], seconds: float) -> Any:
         """Has the supervisor do something and waits for its answer. Raises AskFailed."""
         with self._asking:
             number, self._next = self._next, self._next + 1
-            answers: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
+            answers: queue.SimpleQueue[messages.Answered] = queue.SimpleQueue()
             self._answers[number] = answers
         try:
-            self.send(["ask", number, kind, params])
-            ok, value = answers.get(timeout=seconds)
+            self.send(messages.Ask(number, kind, params))
+            answer = answers.get(timeout=seconds)
         except queue.Empty:
             raise AskFailed("no_answer", f"the supervisor gave no answer within {seconds:g} s") from None
         finally:
             self._answers.pop(number, None)
-        if ok:
-            return value
-        value = value if isinstance(value, dict) else {}
+        if answer.ok:
+            return answer.value
+        value = answer.value if isinstance(answer.value, dict) else {}
         raise AskFailed(str(value.get("code", "failed")).lower(), str(value.get("message", "it failed")),
                         details=value.get("details") or {})
 
-    def answered(self, number: int, ok: bool, value: Any) -> None:
-        """Hands an answer to whoever waits for it."""
-        waiting = self._answers.get(number)
+    def answered(self, answer: messages.Answered) -> None:
+        """Hands an answer to the thread that waits for it."""
+        waiting = self._answers.get(answer.number)
         if waiting is not None:
-            waiting.put((ok, value))
-
-    def frames(self, buffer: FrameBuffer) -> list[Any] | None:
-        """The next messages; waits. None at the link's end."""
-        try:
-            data = self._socket.recv(RECEIVE_BYTES)
-        except OSError:
-            return None
-        return [_decode(body) for body in buffer.feed(data)] if data else None
+            waiting.put(answer)
 
 
 Work = tuple[int, Operation, Handler, Any, int]
@@ -160,7 +141,7 @@ class Submissions:
         self._changed = threading.Condition()
 
     def put(self, submitter: str, work: Work) -> bool:
-        """False where too many wait."""
+        """Queues one submission. False if too many wait."""
         with self._changed:
             if self._waiting[submitter] >= SUBMITTER_WAITING_MAX or self._queue.size >= SUBMISSIONS_WAITING_MAX:
                 return False
@@ -190,12 +171,12 @@ def _children_cpu_seconds() -> float:
 
 
 class Registrar:
-    """Opens the store, serves operations, keeps the supervisor told."""
+    """Opens the store, serves operations, and tells the supervisor what is to be served."""
 
     def __init__(self, link: _Link, settings: Settings) -> None:
         self._link = link
         self._settings = settings
-        self._heads = LedgerHeads(lambda trouble: self._link.send(["ledger", trouble]))
+        self._heads = LedgerHeads(lambda trouble: self._link.send(messages.LedgerHealth(trouble)))
         handlers: dict[str, Handler] = {
             **HANDLERS, **market.HANDLERS, BACKUP.name: _back_up, "audit.accept": self._heads.accept}
         self._operations = {operation.name: (operation, handlers[operation.name]) for operation in REGISTRARS}
@@ -207,7 +188,7 @@ class Registrar:
         self._lasting: dict[int, tuple[str, bool]] = {}
         """Approvals that have not ended for good, at the last look: plugin, and whether it counted."""
         self._doubt = threading.Event()
-        """Set while the supervisor may have been told other than the rows say."""
+        """Set while what the supervisor serves may differ from what the rows say."""
         self._looked = threading.Event()
         """Set once the store has been opened, or could not be: what is asked before waits for it."""
         self._trouble = Refusal("store_unusable", "the registry is being opened; try again")
@@ -222,32 +203,32 @@ class Registrar:
         threading.Thread(target=self._submission_lane, name="registrar-submissions", daemon=True).start()
         threading.Thread(target=self._keep, name="registrar-keep", daemon=True).start()
         threading.Thread(target=self._follow, name="registrar-index", daemon=True).start()
-        buffer = FrameBuffer()
-        while (messages := self._link.frames(buffer)) is not None:
-            for message in messages:
-                if message[0] == "op":
-                    self._take(*message[1:])
-                elif message[0] == "settings":
-                    self._settings = Settings.model_validate(message[1])  # for a store that is still being opened, too
-                    self._lanes["quick"].put((0, SETTINGS, self._reload, {}, os.geteuid()))
-                elif message[0] == "answered":
-                    self._link.answered(*message[1:])
+        handlers: Handlers = {messages.Op: self._take, messages.NewSettings: self._change_settings,
+                              messages.Answered: self._link.answered}
+        while (found := self._link.receive()) is not None:
+            for message in found:
+                handlers[type(message)](message)
 
-    def _take(self, number: int, name: str, args: dict[str, Any], caller: dict[str, Any]) -> None:
-        found = self._operations.get(name)
+    def _change_settings(self, message: messages.NewSettings) -> None:
+        self._settings = Settings.model_validate(message.settings)  # for a store that is still being opened, too
+        self._lanes["quick"].put((0, SETTINGS, self._reload, {}, os.geteuid()))
+
+    def _take(self, op: messages.Op) -> None:
+        found = self._operations.get(op.name)
         if found is None:
-            self._refuse(number, Refusal("unknown_operation", f"there is no operation {name[:64]!a}",
-                                         code=Code.NOT_FOUND))
+            self._refuse(op.number, Refusal("unknown_operation", f"there is no operation {op.name[:64]!a}",
+                                            code=Code.NOT_FOUND))
             return
-        work = (number, *found, args, int(caller["uid"]))
+        work = (op.number, *found, op.args, op.uid)
         if found[0].lane != "submissions":
             self._lanes[found[0].lane].put(work)
-        elif not self._submissions.put(str(args.get("submitter", ""))[:100], work):
-            self._refuse(number, Refusal("submissions_full", "too many submissions wait, of this submitter or in all",
-                                         code=Code.OVERLOADED, hint="wait until they are checked"))
+        elif not self._submissions.put(str(op.args.get("submitter", ""))[:100], work):
+            self._refuse(op.number, Refusal(
+                "submissions_full", "too many submissions wait, of this submitter or in all", code=Code.OVERLOADED,
+                hint="wait until they are checked"))
 
     def _refuse(self, number: int, error: Refusal) -> None:
-        self._link.send(["refused", number, str(error.code), error.message, error.wire_details()])
+        self._link.send(messages.Refused(number, str(error.code), error.message, error.wire_details()))
 
     def _lane(self, get: Callable[[], Work]) -> None:
         while True:
@@ -274,7 +255,7 @@ class Registrar:
                 raise self._trouble
             given = msgspec.convert(args, operation.args)
             result = handler(context.caller(uid), given)
-            self._link.send(["done", number, result])
+            self._link.send(messages.Done(number, result))
         except Refusal as error:
             self._refuse(number, error)
         except msgspec.ValidationError as error:
@@ -285,11 +266,11 @@ class Registrar:
                                          code=Code.INTERNAL))
         plugin = result.get("plugin") or result.get("id") if isinstance(result, dict) else None
         if operation.lane in ("slow", "submissions") and isinstance(plugin, str):
-            self._link.send(["spent", plugin, time.thread_time_ns() - begun_ns])
+            self._link.send(messages.Spent(plugin, time.thread_time_ns() - begun_ns))
 
     # ------------------------------------------------------------------ the store
     def _keep(self) -> None:
-        """Opens the store, again and again where it cannot be; then lets approvals and entitlements end in time."""
+        """Opens the store, trying again until it can; then lets approvals and entitlements end in time."""
         while self._context is None:
             try:
                 context = self._open()
@@ -301,13 +282,13 @@ class Registrar:
             except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
                 message = error.message if isinstance(error, Refusal) else f"{type(error).__name__}: {error}"
                 self._trouble = error if isinstance(error, Refusal) else Refusal("store_unusable", message[:300])
-                self._link.send(["health", f"the registry cannot be opened: {message}"[:300]])
+                self._link.send(messages.Health(f"the registry cannot be opened: {message}"[:300]))
                 self._looked.set()
                 time.sleep(REOPEN_SECONDS)
                 continue
             self._context = context
-            self._link.send(["ready", count])
-            self._link.send(["health", ""])
+            self._link.send(messages.Ready(count))
+            self._link.send(messages.Health(""))
             self._looked.set()
         while True:
             time.sleep(EXPIRY_CHECK_SECONDS)
@@ -324,7 +305,7 @@ class Registrar:
             log.error("the ledger's head could not be noted: %s", error.message)
 
     def note_at_end(self) -> None:
-        """Notes how far the ledger is, once more, where the store could be opened."""
+        """Notes how far the ledger is, once more, if the store could be opened."""
         if self._context is not None:
             self._note_head(self._context, end=True)
 
@@ -352,41 +333,40 @@ class Registrar:
                 self._context = context
         except Exception as error:  # noqa: BLE001 - whatever it is, what is served is compared again
             self._doubt.set()
-            self._link.send(["health", f"what is served could not be compared with the registry: {error}"[:300]])
+            self._link.send(messages.Health(f"what is served could not be compared with the registry: {error}"[:300]))
         else:
-            self._link.send(["health", ""])
+            self._link.send(messages.Health(""))
 
     def _open(self) -> Context:
         settings = self._settings
         return Context(
             settings=settings, store=self._store or Store(settings.database_url(settings.registry.url)),
             blobs=BlobStore(settings.state_path / "bundles", at_point=crash_at), now_ns=time.time_ns,
-            ask=self._link.ask, publish=self._tell, withdraw=lambda plugin: self._link.send(["removed", plugin]),
+            ask=self._link.ask, publish=self._tell, withdraw=lambda plugin: self._link.send(messages.Removed(plugin)),
             in_doubt=self._doubt.set, entitled=market.entitled, revoked=market.revoked, withheld=market.withheld,
             settled_ns=lambda: self._settled.sample(time.time_ns(), time.monotonic_ns()), market_check=market.check,
-            measure=lambda name, labels, value: self._link.send(
-                ["metric", name, labels, value]),
+            measure=lambda name, labels, value: self._link.send(messages.Metric(name, labels, value)),
             scan=self._scan, at_point=crash_at, folder_plugins=_folder_ids(settings.plugins_dir), uid=os.geteuid(),
             gates=(market.gate,), audit=self._audit, lock=self._lock)
 
     def _audit(self, plugin: str, action: str, metadata: dict[str, Any]) -> None:
         uid = os.geteuid()
-        self._link.send(["audit", AuditRecord(time.time_ns(), "admin.action", f"uid:{uid}", plugin, action, "success",
-                                              {"uid": uid, **metadata})])
+        self._link.send(messages.Audit(AuditRecord(
+            time.time_ns(), "admin.action", f"uid:{uid}", plugin, action, "success", {"uid": uid, **metadata})))
 
     def _scan(self, files: dict[str, bytes], manifest: Manifest) -> Report:
         return scan(files, manifest, extra_modules=tuple(self._settings.sandbox.extra_modules))
 
     def _tell(self, specs: list[PluginSpec]) -> None:
         """What has become of some plugins; the others stay."""
-        self._link.send(["specs", [msgspec.to_builtins(spec) for spec in specs]])
+        self._link.send(messages.Specs(messages.encoded(specs)))
 
     def _tell_all(self, specs: list[PluginSpec]) -> int:
         """All that is to be served, in place of all that was, in messages whose last one says so; how many. Under the
         lock, so that no operation's notice comes between."""
         for start in range(0, max(1, len(specs)), SPECS_A_MESSAGE):
-            part = [msgspec.to_builtins(spec) for spec in specs[start : start + SPECS_A_MESSAGE]]
-            self._link.send(["snapshot", part, start + SPECS_A_MESSAGE >= len(specs)])
+            part = messages.encoded(specs[start : start + SPECS_A_MESSAGE])
+            self._link.send(messages.Snapshot(part, start + SPECS_A_MESSAGE >= len(specs)))
         return len(specs)
 
     def _expire(self, context: Context) -> None:
@@ -402,7 +382,7 @@ class Registrar:
             elif over_ns and not all(counts for _, counts in lasting.values()):
                 context.store.transact(lambda db: approvals.expire(db, over_ns))
             for number, (plugin, counts) in lasting.items():
-                if number in before and before[number][1] != counts:  # also where a wrong clock is right again
+                if number in before and before[number][1] != counts:  # also if a wrong clock is right again
                     self._audit(plugin, "approval.resumed" if counts else "approval.expired", {})
         except Refusal as error:
             log.error("approvals could not be looked at: %s", error.message)

@@ -1,12 +1,9 @@
 """The supervisor's side of the registrar process: operations that touch disk or database go there and come back.
 
-``["op", req_id, op, args, {"uid": n}]`` and ``["answered", ask_id, ok, value]`` go out; ``["done", req_id, result]``,
-``["refused", req_id, code, message, details]``, ``["snapshot", [spec], last]``, ``["specs", [spec]]``, ``["removed",
-plugin]``, ``["metric", name, labels, value]``, ``["audit", record]``, ``["spent", plugin, cpu_ns]``, ``["ready",
-count]``, ``["health", reason]``, ``["ledger", reason]`` and ``["ask", ask_id, kind, params]`` come in. A registrar that
-dies has every operation in flight answered: done or not is then unknown, and the answer says so.
+``registrar_messages`` has what both say to each other. A registrar that dies has every operation in flight answered:
+done or not is then unknown, and the answer says so.
 
-A snapshot is all that the registry wants served, in several messages; ``specs`` and ``removed`` are single changes
+A snapshot is all that the registry wants served, in several messages; ``Specs`` and ``Removed`` are single changes
 after it. ``plugin_sources`` computes what that changes. A registrar begins with a snapshot, so whatever a dead
 registrar had committed and could not say holds as soon as the next one is up.
 """
@@ -22,10 +19,10 @@ import msgspec
 
 from apex_exec import extras
 from apex_exec.core.plugin import PluginSpec
+from apex_exec.daemon.administration import registrar_messages as messages
 from apex_exec.daemon.plugin_sources import PluginSources, Snapshot
 from apex_exec.daemon.sides.side_process import SideProcess
 from apex_exec.errors import Code
-from apex_exec.ledger.records import AuditRecord
 from apex_exec.observe.metrics import METRICS
 
 if TYPE_CHECKING:
@@ -51,7 +48,7 @@ class Registrar(Protocol):
         """Has one operation carried out; exactly one of the callbacks is called, then or later."""
 
     def wait_ready(self, seconds: float) -> bool:
-        """Blocks until every installed plugin is known, at most so long."""
+        """Blocks until every installed plugin is known, for ``seconds`` at most."""
 
     def configure(self, settings: dict[str, Any]) -> None:
         """Goes on with other settings."""
@@ -70,7 +67,7 @@ class NoRegistrar:
         return True
 
     def configure(self, settings: dict[str, Any]) -> None:
-        """Nobody is there to be told."""
+        """Does nothing: there is nobody to configure."""
 
 
 class RegistrarLink:
@@ -80,7 +77,14 @@ class RegistrarLink:
     def __init__(self, settings: dict[str, Any], asks: dict[str, Ask], sources: PluginSources, *, loop: Loop,
                  guard: Guard, metrics: Metrics, logs: Logs, audit: Trail, overhead: Overhead) -> None:
         self.side = SideProcess("registrar", "apex_exec.daemon.administration.registrar:main", settings,
-                                on_message=self._message, on_down=self._down)
+                                handlers={
+                                    messages.Done: self._done, messages.Refused: self._refused,
+                                    messages.Snapshot: self._take_snapshot, messages.Specs: self._take_specs,
+                                    messages.Removed: self._removed, messages.Ready: self._has_told_all,
+                                    messages.Health: self._health, messages.LedgerHealth: self._ledger_health,
+                                    messages.Metric: self._measure, messages.Audit: self._record,
+                                    messages.Spent: self._spent, messages.Ask: self._ask},
+                                on_down=self._down)
         self._settings = settings
         self._asks = asks
         self._sources = sources
@@ -104,73 +108,78 @@ class RegistrarLink:
             return
         self._loop.wake(self.side)
         number, self._next = self._next, self._next + 1
-        if not self.side.send(["op", number, op, msgspec.to_builtins(args, builtin_types=(bytes,)), {"uid": uid}]):
+        if not self.side.send(messages.Op(number, op, msgspec.to_builtins(args, builtin_types=(bytes,)), uid)):
             refused(Code.INTERNAL, "the registrar is being restarted; nothing was done", {"reason": "registrar_down"})
             return
         self._pending[number] = (done, refused)
         self._loop.side_changed(self.side)
 
-    def _message(self, message: list[Any]) -> None:
-        """Takes one message of the registrar."""
-        kind = message[0]
-        if kind == "done":
-            pending = self._pending.pop(message[1], None)
-            if pending is not None:
-                pending[0](message[2])
-        elif kind == "refused":
-            pending = self._pending.pop(message[1], None)
-            if pending is not None:
-                pending[1](message[2], message[3], message[4])
-        elif kind == "specs":
-            self._sources.update("registry", self._read(message[1]))
-        elif kind == "snapshot":
-            self._snapshot.add(self._read(message[1]))
-            if message[2]:
-                self._snapshot.finish()
-                self._snapshot = Snapshot(self._sources, "registry")
-        elif kind == "removed":
-            self._sources.update("registry", removed=[message[1]])
-        elif kind == "ready":
-            self._ready = self._told = True
-        elif kind == "health":
-            self._told = True
-            self._metrics.health["registry"] = message[1]
-            if message[1]:
-                self._logs.log("error", message[1])
-        elif kind == "ledger":
-            self._metrics.health["ledger_head"] = message[1]
-            if message[1]:
-                self._logs.log("error", message[1])
-        elif kind == "metric":
-            self._measure(message[1], tuple(message[2]), message[3])
-        elif kind == "audit":
-            self._audit.record(msgspec.convert(message[1], AuditRecord))
-        elif kind == "spent":
-            self._overhead.count(message[1], "registrar", message[2])
-            self._overhead.charge(message[1], message[2], time.monotonic_ns())
-        elif kind == "ask":
-            self._ask(message[1], message[2], message[3])
+    # ------------------------------------------------------------------ what the registrar says
+    def _done(self, message: messages.Done) -> None:
+        pending = self._pending.pop(message.number, None)
+        if pending is not None:
+            pending[0](message.result)
 
-    def _read(self, specs: list[dict[str, Any]]) -> list[PluginSpec]:
+    def _refused(self, message: messages.Refused) -> None:
+        pending = self._pending.pop(message.number, None)
+        if pending is not None:
+            pending[1](message.code, message.message, message.details)
+
+    def _take_snapshot(self, message: messages.Snapshot) -> None:
+        self._snapshot.add(self._read(message.specs))
+        if message.last:
+            self._snapshot.finish()
+            self._snapshot = Snapshot(self._sources, "registry")
+
+    def _take_specs(self, message: messages.Specs) -> None:
+        self._sources.update("registry", self._read(message.specs))
+
+    def _removed(self, message: messages.Removed) -> None:
+        self._sources.update("registry", removed=[message.plugin])
+
+    def _read(self, specs: list[msgspec.Raw]) -> list[PluginSpec]:
         """Decodes ``specs``; one that cannot be read costs its own plugin, and the others are served all the same."""
         read = []
-        for raw in specs:
+        for spec in specs:
             try:
-                read.append(msgspec.convert(raw, PluginSpec))
+                read.append(messages.decoded(spec))
             except Exception as error:
-                self._guard.failed("specs of the registrar", error, str(raw.get("id", "")))
+                self._guard.failed("specs of the registrar", error, messages.id_of(spec))
         return read
 
-    def _measure(self, name: str, labels: tuple[str, ...], value: float) -> None:
-        if METRICS[name].kind == "counter":
-            self._metrics.inc(name, labels, value)
-        else:
-            self._metrics.set(name, labels, value)
+    def _has_told_all(self, _: messages.Ready) -> None:
+        self._ready = self._told = True
 
+    def _health(self, message: messages.Health) -> None:
+        self._told = True
+        self._say_health("registry", message.reason)
+
+    def _ledger_health(self, message: messages.LedgerHealth) -> None:
+        self._say_health("ledger_head", message.reason)
+
+    def _say_health(self, part: str, reason: str) -> None:
+        self._metrics.health[part] = reason
+        if reason:
+            self._logs.log("error", reason)
+
+    def _record(self, message: messages.Audit) -> None:
+        self._audit.record(message.record)
+
+    def _spent(self, message: messages.Spent) -> None:
+        self._overhead.count(message.plugin, "registrar", message.cpu_ns)
+        self._overhead.charge(message.plugin, message.cpu_ns, time.monotonic_ns())
+
+    def _measure(self, message: messages.Metric) -> None:
+        if METRICS[message.name].kind == "counter":
+            self._metrics.inc(message.name, message.labels, message.value)
+        else:
+            self._metrics.set(message.name, message.labels, message.value)
+
+    # ------------------------------------------------------------------ beginning, reload, end
     def wait_ready(self, seconds: float) -> bool:
-        """Blocks until every installed plugin is known, at most so long, and no longer than until the registry is said
-        to be broken; before the loop runs, so that the first call finds what was installed. A registrar that is started
-        when it is first needed has nothing to tell."""
+        """Blocks until every installed plugin is known or the registry is reported broken, for ``seconds`` at most;
+        before the loop runs, so that the first call finds what was installed. A registrar that is started when it is
+        first needed has nothing to report."""
         end = time.monotonic() + seconds
         side = self.side
         if not side.started and not self._told:
@@ -183,19 +192,19 @@ class RegistrarLink:
     def configure(self, settings: dict[str, Any]) -> None:
         """Has the registrar go on with other settings; one that starts later begins with them."""
         self._settings.update(settings)
-        if self.side.up and self.side.send(["settings", self._settings]):
+        if self.side.up and self.side.send(messages.NewSettings(self._settings)):
             self._loop.side_changed(self.side)
 
-    def _ask(self, number: int, kind: str, params: dict[str, Any]) -> None:
+    def _ask(self, message: messages.Ask) -> None:
         def answer(ok: bool, value: Any) -> None:
-            if self.side.send(["answered", number, ok, value]):
+            if self.side.send(messages.Answered(message.number, ok, value)):
                 self._loop.side_changed(self.side)
 
-        ask = self._asks.get(kind)
+        ask = self._asks.get(message.kind)
         if ask is None:
-            answer(False, {"reason": "unknown_ask", "message": f"the supervisor does not know {kind!r}"})
+            answer(False, {"reason": "unknown_ask", "message": f"the supervisor does not know {message.kind!r}"})
             return
-        ask(params, answer)
+        ask(message.params, answer)
 
     def _down(self) -> None:
         """The process died: what it had is answered, and what it had half sent is forgotten."""

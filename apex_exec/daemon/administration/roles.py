@@ -38,7 +38,7 @@ OPERATIONS_OF: dict[str, tuple[str, ...]] = {
     ADMIN: ("audit.accept", "keys.register", "keys.revoke", "market.clock", "state.backup"),
 }
 """Role -> the operations that need it, each in one row. Every role may also do what the viewer may; ``admin`` may do
-all. The key operations are the administrator's alone, since whoever registers keys decides who approves and who signs;
+all. The key operations are the administrator's alone, since who registers keys decides who approves and who signs;
 so is the backup, which holds the private keys and is written with the daemon's rights."""
 
 ROLE_NEEDED = {operation: role for role, operations in OPERATIONS_OF.items() for operation in operations}
@@ -84,7 +84,7 @@ def role_needed(operation: str) -> str:
 
 
 class Access:
-    """Which roles a peer has, by ``admin.roles``. Raises ConfigError where a name in it is nobody's."""
+    """Which roles a peer has, by ``admin.roles``. Raises ConfigError if it names an unknown user or group."""
 
     def __init__(self, roles: Mapping[str, Iterable[str]], own_uid: int) -> None:
         always = frozenset((ADMIN,))
@@ -99,7 +99,7 @@ class Access:
             self._of_uid[uid] = self._of_uid.get(uid, frozenset()) | always
 
     def caller(self, uid: int, gid: int, groups: Iterable[int], actor: msg.Actor | None) -> Caller:
-        """The caller behind a message of this peer. Raises WireError where it may not ask for ``actor``."""
+        """The caller behind a message of this peer. Raises WireError if the peer may not act for ``actor``."""
         held = self._of_uid.get(uid, frozenset()).union(*(self._of_gid.get(group, ()) for group in (gid, *groups)))
         own = held & frozenset(ROLES)
         if actor is None:
@@ -113,7 +113,7 @@ class Access:
         return Caller(uid, gid, frozenset(said) & handed_out, actor.name, said)
 
     def check(self, caller: Caller, operation: str, args: Mapping[str, Any]) -> None:
-        """Raises Forbidden where ``caller`` may not do this."""
+        """Raises Forbidden if ``caller`` may not do this."""
         needed, roles = role_needed(operation), sorted(caller.roles)
         details = {"operation": operation, "needed": needed, "roles": roles}
         if not caller.may(operation):
@@ -134,7 +134,7 @@ class Access:
 
 
 def check_peers(settings: Settings) -> None:
-    """Raises ConfigError where a user or group that the configuration names is none of this machine."""
+    """Raises ConfigError if the configuration names a user or group that this machine does not have."""
     for key, name in (("host.socket_group", settings.host.socket_group),
                       ("admin.socket_group", settings.admin.socket_group)):
         group_id(name, key)
@@ -142,8 +142,8 @@ def check_peers(settings: Settings) -> None:
 
 
 def under_own_name(caller: Caller, args: Mapping[str, Any] | None, known: Iterable[str]) -> dict[str, Any]:
-    """``args`` of an operation whose arguments are ``known``, with the actor's name where it asks who does it. Raises
-    Forbidden where another name stands there."""
+    """``args`` of an operation whose arguments are ``known``, with the actor's name if the operation asks who does it.
+    Raises Forbidden if the caller gave another name."""
     given = dict(args or {})
     if caller.actor:
         for key in NAMES:

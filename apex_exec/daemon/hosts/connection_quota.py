@@ -1,6 +1,6 @@
 """How many bytes connections make the daemon keep, in all: one total over many, each of which has a bound of its own.
 
-A total cannot be kept by refusing whoever comes last: then whoever fills it first would keep everybody else out. So the
+A total cannot be kept by refusing the latest: then the one that fills it first would keep everybody else out. So the
 connection that has kept its share for the longest is dropped, of the uid that keeps most: an honest message or reply is
 under way for milliseconds, and nobody pays for another user.
 """

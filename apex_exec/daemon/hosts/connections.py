@@ -20,7 +20,7 @@ WAITING_BYTES_MAX = 32 * 1024 * 1024
 WAITING_MESSAGES_MAX = 10_000
 """Replies held for a peer that reads slowly. Above either, the connection is dropped."""
 REFUSED_FACTOR = 4
-"""Up to so many times ``host.max_message_bytes`` a message gets an answer (PAYLOAD_TOO_LARGE); beyond, the connection
+"""Up to this many times ``host.max_message_bytes`` a message gets an answer (PAYLOAD_TOO_LARGE); beyond, the connection
 is dropped."""
 UCRED = struct.Struct("iII")
 

@@ -1,4 +1,4 @@
-"""Dispatches on their way: one event to many plugins, each part an invocation of its own, one reply for all."""
+"""Dispatches on their way: one event for many plugins, each part an invocation, and one reply for all of them."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class DispatchRuns:
                        now_ns)
 
     def settled(self, verdict: Verdict, outcome: Settled, effects: list[Any]) -> bool:
-        """Takes the verdict of a part; False where it belongs to no dispatch."""
+        """Takes the verdict of a part; False if it belongs to no dispatch."""
         run = self._parts.pop(verdict.call, None)
         if run is None:
             return False

@@ -51,7 +51,7 @@ class _Out(msgspec.Struct):
 
 
 class HostMethods:
-    """``anomaly(kind, peer)`` is told of what no host sends; ``clock_ns`` is CLOCK_MONOTONIC."""
+    """``anomaly(kind, peer)`` is called for what no host should send; ``clock_ns`` is CLOCK_MONOTONIC."""
 
     def __init__(self, anomaly: Callable[[str, Peer], None], clock_ns: Callable[[], int] = time.monotonic_ns) -> None:
         self._anomaly = anomaly
@@ -71,7 +71,7 @@ class HostMethods:
         for method in methods:
             if len(method) > 100 or permission_of("call", HostMethod(method)) is None:
                 known = ", ".join(f"{prefix}*" for prefix in PREFIXES)
-                raise WireError(Code.INVALID_INPUT, f"{method[:100]!r} is no host method: {known}",
+                raise WireError(Code.INVALID_INPUT, f"{method[:100]!r} is not a host method: {known}",
                                 {"path": "$.methods"})
         held = self._of.get(peer, [])
         new = [method for method in dict.fromkeys(methods) if method not in held]
@@ -125,9 +125,9 @@ class HostMethods:
 
     # ------------------------------------------------------------------ calls
     def call(self, request: HostMethod, plugin: str, user_id: str, deadline_ms: int, answered: Answered) -> int:
-        """Asks the provider; ``answered`` hears what came of it. The call's number; 0 where nobody provides it, or its
-        parameters hold what the protocol's values do not. Where the provider has just gone the call waits for another;
-        ``expire`` has to be called then."""
+        """Asks the provider; ``answered`` is called with the outcome. Returns the call's number; 0 if nobody provides
+        the method, or its parameters hold what the protocol's values do not. If the provider has just gone the call
+        waits for another; ``expire`` has to be called then."""
         method, now_ns = request.method, self._clock_ns()
         providers = self._providers.get(method)
         if providers is None and (self._absent.get(method, 0) <= now_ns

@@ -31,11 +31,12 @@ class PendingTable:
         self.traces: dict[int, str] = {}
         """The traceparent of those calls that came with one."""
         self.watched: dict[int, Callable[[Verdict], None]] = {}
-        """Calls of the daemon's own: who is told the verdict instead of a host."""
+        """Calls of the daemon's own, with what is called with the verdict instead of a host."""
         self.next_call = 1
         self.large_bytes = 0
         """How many bytes of large requests are held."""
-        self._large: dict[tuple[bytes, int | str], int] = {}  # (connection, id) → bytes held until the reply
+        self.large: dict[tuple[bytes, int | str], int] = {}
+        """The large ones: connection and id → bytes held until the reply."""
 
     def number(self) -> int:
         """A number for a new call of the core, never used before."""
@@ -48,10 +49,9 @@ class PendingTable:
         if self.large_bytes + size > LARGE_BYTES_MAX:
             raise WireError(Code.OVERLOADED, "the daemon holds as many bytes of large requests as it may")
         if id_ not in peer.pending:  # else it is refused, and the first one's bytes stay counted
-            self._large[peer.host, id_] = size
+            self.large[peer.host, id_] = size
             self.large_bytes += size
 
     def free(self, peer: Peer, id_: int | str) -> None:
         """The request has its reply; nothing happens if it was not large."""
-        if self._large:
-            self.large_bytes -= self._large.pop((peer.host, id_), 0)
+        self.large_bytes -= self.large.pop((peer.host, id_), 0)

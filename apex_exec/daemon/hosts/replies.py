@@ -25,6 +25,7 @@ class Replies:
     def __init__(self, table: PendingTable, audit: Trail) -> None:
         self.last_record = -1
         self._table = table
+        self._large = table.large
         self._audit = audit
 
     def finish(self, pending: Pending, body: bytes, unrecorded: bool = False) -> None:
@@ -42,7 +43,8 @@ class Replies:
         """Sends ``body`` now; the request is pending no longer."""
         peer = pending.peer
         peer.pending.pop(pending.id, None)
-        self._table.free(peer, pending.id)
+        if self._large:
+            self._table.free(peer, pending.id)
         peer.connections.reply(peer, pending.frames, body)
 
 

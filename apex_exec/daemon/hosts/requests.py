@@ -31,11 +31,11 @@ _encode = msgspec.msgpack.Encoder().encode
 _clock_ns = time.monotonic_ns
 CANCEL_NS_MAX = 1_000_000
 """How long one round of the loop cancels what ended connections have left: a host that left with 10,000 calls pending
-held everybody up for 200 ms where they were cancelled at once. A dispatch is one, however many plugins it went to."""
+held everybody up for 200 ms when they were cancelled at once. A dispatch is one, however many plugins it went to."""
 LARGE_BYTES = 4096
 """Smaller requests are not counted: pool.in_flight of them are 80 MiB."""
 DISPATCH_WEIGHT = 8
-"""A dispatch is decoded, so it is held as objects: up to so many times its bytes, and more in bad cases."""
+"""A dispatch is decoded, so it is held as objects: up to this many times its bytes, and more in bad cases."""
 _NO_USAGE = msg.Usage()
 
 
@@ -71,7 +71,7 @@ class Requests:
 
     # ------------------------------------------------------------------ requests
     def serve(self, peer: Peer, frames: list[bytes], request: Any) -> None:
-        """Takes one decoded request of ``peer``. Raises WireError where it is refused at once."""
+        """Takes one decoded request of ``peer``. Raises WireError if it is refused at once."""
         kind = type(request)
         if kind is msg.Invoke:
             self._invoke(peer, frames, request)
@@ -126,7 +126,7 @@ class Requests:
         peer.connections.reply(peer, frames, _encode(msg.PluginList(id=request.id, plugins=listed)))
 
     def _admit(self, peer: Peer, id_: int | str, now_ns: int) -> None:
-        """Raises where a request of ``peer`` cannot be taken now."""
+        """Raises WireError if a request of ``peer`` cannot be taken now."""
         if id_ in peer.pending:
             raise WireError(Code.DUPLICATE_ID, "this id is pending already", {"id": id_})
         if len(peer.pending) >= self.per_host:
@@ -198,7 +198,7 @@ class Requests:
             self._step(ev.CancelRequested(call), now_ns)
 
     def cancel_left(self) -> bool:
-        """Cancels some of what connections that ended have left; True where there is more.
+        """Cancels some of the calls that ended connections have left; True if there are more.
 
         The latest first: nothing then begins in the place of what was cancelled before it.
         """
@@ -214,7 +214,7 @@ class Requests:
                 return True
 
     def abandon(self, peer: Peer, id_: int | str | None) -> None:
-        """Forgets a request whose handling failed: a verdict that comes for it yet finds nobody."""
+        """Forgets a request whose handling failed: a verdict that still comes for it is ignored."""
         if id_ is not None and (call := peer.pending.pop(id_, None)) is not None:
             self._calls.pop(call, None)
             self._table.free(peer, id_)
@@ -226,7 +226,7 @@ class Requests:
         self._api.peer_gone(peer)
 
     def end(self) -> None:
-        """The daemon ends: whoever has no reply gets one. What is left here has begun, as far as anyone can know."""
+        """The daemon ends: every request without a reply gets one. For all we know, what is left here has begun."""
         for call in self._dispatches.pending():
             self._dispatches.cancel(call, _clock_ns())
         for pending in list(self._calls.values()):

@@ -3,7 +3,7 @@
 Why not libzmq here: it hands every message through an I/O thread, twice a call, and those two wake-ups are most of
 what a quiet call waits for; its queues hide a peer that does not read or has left. Here a connection is an fd of the
 loop: its end is seen at once, its peer's uid is the kernel's word, what waits for it is counted in bytes. The protocol
-is the same (``wire/zmtp_router.py``), so hosts use libzmq as ever; ``tcp://`` with CURVE stays with libzmq
+is the same (``wire/zmtp_router.py``), so hosts go on using libzmq; ``tcp://`` with CURVE stays with libzmq
 (``zmq_peers.py``), behind the same interface.
 
 Each connection gets one bounded read and a bounded number of messages in its turn, and all together a few milliseconds
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 READ_BYTES = 32_768
 """One read of one connection before the others, workers and timers get their turn; more only for a larger frame."""
 READ_BYTES_SHARED = 4096
-"""The same where others send too, about a dozen calls: beside a flood another host's p99 was 4.5 ms with it, 5.8 with
+"""The same if others send too, about a dozen calls: beside a flood another host's p99 was 4.5 ms with it, 5.8 with
 8 KiB. Smaller reads cost calls per second."""
 SHARED_NS = 100_000_000
 """How long after a change of turn between two connections both count as sending."""
@@ -74,7 +74,7 @@ _EDGE = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 class StreamPeer(Peer):
     """One connection and what waits for it. ``out`` is encoded; ``blocked`` until the kernel takes more of it (then it
     is not empty); ``ended`` once the peer writes no more, and is read to its end; ``queued`` while it waits to be read;
-    ``unfinished`` where it stands among the unfinished ones."""
+    ``unfinished`` while a message of it has begun to arrive."""
 
     __slots__ = ("blocked", "born_ns", "ended", "out", "queued", "replies", "session", "socket", "uid", "unfinished")
 
@@ -196,7 +196,7 @@ class StreamPeers:
 
     # ------------------------------------------------------------------ receiving
     def receive(self) -> bool:
-        """Reads each connection that has something, once, for RECEIVE_NS_MAX; True where more may be waiting."""
+        """Reads each connection that has something, once, for RECEIVE_NS_MAX; True if more may be waiting."""
         ready = self._ready
         until_ns = 0
         for count in range(len(ready)):
@@ -261,7 +261,7 @@ class StreamPeers:
 
     # ------------------------------------------------------------------ sending
     def reply(self, peer: Peer, frames: list[bytes], body: bytes) -> None:
-        """Queues one reply for ``flush``; drops it where the peer is gone, and the peer where too much waits."""
+        """Queues one reply for ``flush``; drops it if the peer is gone, and drops the peer if too much waits."""
         assert isinstance(peer, StreamPeer)
         if peer.gone:
             self._events.broken("unread", 1)

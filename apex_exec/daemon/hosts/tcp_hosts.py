@@ -1,6 +1,6 @@
 """Hosts over ``tcp://``: libzmq's ROUTER with CURVE, for clients whose keys are known. Nothing else needs libzmq.
 
-It is imported only where an endpoint is ``tcp://``: with what it brings along it is a fifth of the daemon's start.
+It is imported only if an endpoint is ``tcp://``: with what it brings along it takes a fifth of the daemon's start.
 """
 
 from __future__ import annotations

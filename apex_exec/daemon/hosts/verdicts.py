@@ -33,8 +33,8 @@ _clock_ns = time.monotonic_ns
 
 
 class Verdicts:
-    """``used(worker, call, run_ns)`` returns what a call has used. ``failed(duty, error, plugin)`` is the guard's, told
-    of a result that was checked elsewhere and could then not be delivered."""
+    """``used(worker, call, run_ns)`` returns what a call has used. ``failed(duty, error, plugin)`` is the guard's; it
+    is called if a result was checked elsewhere and could then not be delivered."""
 
     def __init__(self, pool: Pool, table: PendingTable, replies: Replies, dispatches: DispatchRuns, *,
                  used: Callable[[int, int, int], Used], audit: Trail, api: ApiCalls, checks: Checks, metrics: Metrics,
@@ -54,7 +54,7 @@ class Verdicts:
         self._failed = failed
 
     def watch(self, call: int, settled: Callable[[Verdict], None]) -> None:
-        """Has the verdict of ``call``, one of the daemon's own, told to ``settled`` instead of a host."""
+        """Has ``settled`` called with the verdict of ``call``, which is one of the daemon's own and not a host's."""
         self._table.watched[call] = settled
 
     def _memory_mb_max(self, verdict: Verdict) -> float:
@@ -74,7 +74,7 @@ class Verdicts:
         return hooks.Rendering(denied, self._api.components)
 
     def untold(self, verdict: Verdict) -> None:
-        """A verdict whose telling failed: its request is answered INTERNAL, where it has not been answered yet."""
+        """The verdict could not be delivered: its request is answered INTERNAL, if it has not been answered yet."""
         self._traces.pop(verdict.call, None)
         pending = self._calls.pop(verdict.call, None)
         if pending is None:
@@ -93,7 +93,7 @@ class Verdicts:
         if code:
             if code == "MEMORY_LIMIT":
                 memory_mb_max = self._memory_mb_max(verdict)
-            elif code == "INVALID_INPUT" and type(body) is inner.BadInput:  # a payload that nobody can read starts none
+            elif code == "INVALID_INPUT" and type(body) is inner.BadInput:  # nothing was started
                 verdict = msgspec.structs.replace(verdict, started=False)
         elif type(body) is inner.Reply and is_dear(body.result):
             self._check_elsewhere(verdict, bytes(body.result), used)
@@ -120,7 +120,7 @@ class Verdicts:
         self._checks.submit(verdict.plugin, verdict.hook, result, self.rendering(verdict), checked, _clock_ns())
 
     def _tell_failure(self, verdict: Verdict, outcome: Settled) -> None:
-        """Counts a call that failed by its plugin's fault, and tells it in both logs, with its traceback."""
+        """Counts a call that failed by its plugin's fault, and writes it to both logs, with its traceback."""
         now_ns, plugin = _clock_ns(), verdict.plugin
         self._metrics.failure(plugin, outcome.code, now_ns)
         logs = self._logs

@@ -38,8 +38,8 @@ STRANGERS_MAX = 64
 HANDSHAKE_BYTES_MIN = 64 + 202 + 257
 """What CURVE has a client send (greeting, HELLO, INITIATE) until libzmq has asked whether its key is known.
 
-libzmq closes a connection that sends anything else, or a key that is not; so whoever has sent as much and is still
-there is no stranger. (The monitor's news of a handshake that succeeded does not say whose.)"""
+libzmq closes a connection that sends anything else, or a key that is not; so a connection that has sent as much and is
+still there is not a stranger. (The monitor's news of a handshake that succeeded does not say whose.)"""
 TCP_INFO_BYTES_RECEIVED = 128
 """Where ``tcpi_bytes_received`` stands in Linux's ``struct tcp_info``."""
 HANDSHAKE_MS_MAX = 10_000
@@ -103,7 +103,7 @@ class ZmqPeers:
 
     # ------------------------------------------------------------------ receiving
     def receive(self) -> bool:
-        """Takes up to BATCH messages; True where more may be waiting. Call it in every round: sends use the FD up."""
+        """Takes up to BATCH messages; True if more may be waiting. Call it in every round: sends use the FD up."""
         if self._slow:
             self._retry()
         recv, more, peers, on_message = self._router.recv, self._router.getsockopt, self._peers, self._events.message
@@ -133,7 +133,7 @@ class ZmqPeers:
         return True
 
     def _arrived(self, host: bytes, fd: int) -> ZmqPeer | None:
-        """The peer of a routing id not seen before; None where its connection has ended already.
+        """The peer of a routing id not seen before; None if its connection has ended already.
 
         The monitor is read first: a reused fd's DISCONNECTED and ACCEPTED stand there before its first message.
         """
@@ -158,7 +158,7 @@ class ZmqPeers:
                 self._end(fd)
 
     def _bound(self, newest: int) -> None:
-        """Shuts down what is too much: a TCP connection costs whoever makes it no key, and us a descriptor that a
+        """Shuts down what is too much: a TCP connection costs its maker no key, and us a descriptor that a
         worker, a known host or an administrator then lacks."""
         while len(self._strangers) > STRANGERS_MAX:
             oldest, _ = self._strangers.popitem(last=False)
@@ -188,7 +188,7 @@ class ZmqPeers:
 
     # ------------------------------------------------------------------ sending
     def reply(self, peer: Peer, frames: list[bytes], body: bytes) -> None:
-        """Sends one reply, keeps it while the peer reads slowly, drops it where the peer is gone. Never waits."""
+        """Sends one reply, keeps it while the peer reads slowly, drops it if the peer is gone. Never waits."""
         assert isinstance(peer, ZmqPeer)
         if peer.gone:
             self._events.broken("unread", 1)
@@ -253,7 +253,7 @@ class ZmqPeers:
 
 
 def _received(fd: int) -> int:
-    """How many bytes have arrived on libzmq's connection ``fd``; 0 where it has ended or the kernel does not say."""
+    """How many bytes have arrived on libzmq's connection ``fd``; 0 if it has ended or the kernel does not say."""
     try:
         with sockets.socket(fileno=os.dup(fd)) as twin:
             info = twin.getsockopt(sockets.IPPROTO_TCP, sockets.TCP_INFO, TCP_INFO_BYTES_RECEIVED + 8)

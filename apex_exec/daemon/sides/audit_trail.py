@@ -2,7 +2,7 @@
 
 ``execution`` and ``record`` only keep what they are given. ``flush`` (once a loop turn) makes one frame of what has
 gathered and hands it to the ledger process; until the ledger has said that a batch is committed, the batch is kept and
-is sent again to the next ledger process where this one dies. Batches are numbered, so that each is stored once.
+is sent again to the next ledger process if this one dies. Batches are numbered, so that each is stored once.
 
 If the oldest uncommitted record gets older than LATE_NS, replies wait for their records and admission stops: for
 HOLD_NS the loop takes no requests (most stalls are shorter), after that each is answered AUDIT_UNAVAILABLE at once.
@@ -27,6 +27,7 @@ from apex_exec.core.deadline import NEVER_NS
 from apex_exec.core.limits import MS_NS
 from apex_exec.daemon.duties import Duty
 from apex_exec.daemon.sides.side_process import SideProcess
+from apex_exec.ledger import messages
 from apex_exec.ledger.records import AuditRecord, Execution, encode_line, execution_record
 
 LATE_NS = 50 * MS_NS
@@ -83,7 +84,13 @@ class AuditTrail:
             "state_dir": str(settings.state_path), "url": settings.database_url(audit.url),
             "durability": audit.durability, "retention_days": audit.retention_days,
             "min_free_bytes": audit.min_free_bytes, "anchor": audit.anchor, "trail": secrets.token_hex(16)},
-            on_message=self._told, on_down=self._down, restart_max_ns=RESTART_MAX_NS)
+            handlers={
+                messages.Committed: self._ledger_committed,
+                messages.Ready: self._ledger_ready, messages.Failing: self._ledger_fails,
+                messages.Recovered: self._ledger_recovered, messages.Warned: self._ledger_warns,
+                messages.Stats: self._ledger_figures},
+            on_down=self._down, exact=True,  # a message that is missed may be a commit; the next ledger begins with it
+            restart_max_ns=RESTART_MAX_NS)
         self._metrics = metrics
         self._log = log
         self._index = 0  # of the last record taken
@@ -97,7 +104,7 @@ class AuditTrail:
         self._oldest_ns = NEVER_NS
         self._late_since_ns = 0
         self._lag_ns = 0
-        self._held: deque[tuple[int, Callable[[], None], Callable[[], None]]] = deque()
+        self._deferred: deque[tuple[int, Callable[[], None], Callable[[], None]]] = deque()
         self._waiting: deque[tuple[int, Callable[[], None]]] = deque()
         self._ready = False
         self._failing = ""
@@ -107,9 +114,9 @@ class AuditTrail:
         self._refusing = False
         self._down_ns = 0
         self.fine_until_ns = 0
-        """Until then (CLOCK_MONOTONIC) work is admitted and nothing is held: callers may look here before they ask."""
+        """Until then (CLOCK_MONOTONIC) work is admitted and no reply waits: callers may look here before they ask."""
         self.duty = Duty("audit", NEVER_NS, self._flush_due)
-        """Due when something is to be handed over, or when ``holds`` may change its answer although nothing arrives."""
+        """Due when something is to be handed over, or when ``is_stalling`` may change its answer by itself."""
         self._say_health("the ledger is starting")
 
     # ------------------------------------------------------------------ records
@@ -151,13 +158,13 @@ class AuditTrail:
 
     # ------------------------------------------------------------------ the loop's questions
     def admits(self, now_ns: int) -> bool:
-        """False where new work would have no record: answer AUDIT_UNAVAILABLE."""
+        """False if new work would have no record: answer AUDIT_UNAVAILABLE."""
         if self._failing or not self._ready or self._bytes > PENDING_BYTES_MAX:
             return False
-        return now_ns - self._oldest_ns <= LATE_NS or self.holds(now_ns)
+        return now_ns - self._oldest_ns <= LATE_NS or self.is_stalling(now_ns)
 
-    def holds(self, now_ns: int) -> bool:
-        """True while a stall is young: the loop leaves requests where they are rather than refuse them."""
+    def is_stalling(self, now_ns: int) -> bool:
+        """True while a stall is young: the loop leaves requests unread rather than refuse them."""
         if now_ns - self._oldest_ns <= LATE_NS:
             return False
         if not self._late_since_ns:
@@ -181,7 +188,7 @@ class AuditTrail:
 
     @property
     def reason(self) -> str:
-        """Why nothing is admitted; "" where it is."""
+        """Why nothing is admitted; "" if work is admitted."""
         if self._failing:
             return self._failing
         if not self._ready:
@@ -192,7 +199,7 @@ class AuditTrail:
         return f"the oldest record has waited {age_ns // MS_NS} ms for its commit" if age_ns > LATE_NS else ""
 
     def durable(self, index: int) -> bool:
-        """True where the reply that follows record ``index`` may go now."""
+        """True if the reply that follows record ``index`` may go now."""
         if index <= self._committed:
             return True
         return not self.strict and _clock_ns() - self._oldest_ns <= LATE_NS
@@ -203,7 +210,7 @@ class AuditTrail:
         if self.durable(index):
             then()
         else:
-            self._held.append((index, then, never))
+            self._deferred.append((index, then, never))
 
     def when_committed(self, index: int, then: Callable[[], None]) -> None:
         """Calls ``then`` once record ``index`` stands in the database, whatever the durability of replies is."""
@@ -215,7 +222,7 @@ class AuditTrail:
     @property
     def waiting(self) -> int:
         """How many replies wait."""
-        return len(self._held)
+        return len(self._deferred)
 
     # ------------------------------------------------------------------ handing over
     def flush(self, now_ns: int) -> None:
@@ -245,10 +252,10 @@ class AuditTrail:
         if executions:
             self._metrics.inc("audit_events_total", ("plugin.execution",), executions)
         try:
-            body = _encode(["batch", self._index, lines, keys])
-        except (TypeError, ValueError, OverflowError):  # a string that is no UTF-8, say: each as a line of its own
+            body = _encode(messages.Batch(self._index, lines, keys))
+        except (TypeError, ValueError, OverflowError):  # a string that is not UTF-8, say: then each is a line
             lines = [line if isinstance(line, bytes) else encode_line(execution_record(line)) for line in lines]
-            body = _encode(["batch", self._index, lines, keys])
+            body = _encode(messages.Batch(self._index, lines, keys))
         batch = _Batch(self._index, self._buffer_ns, body)
         self._batches.append(batch)
         self._bytes += len(batch.body)
@@ -258,50 +265,51 @@ class AuditTrail:
             self.side.send_body(batch.body)
 
     # ------------------------------------------------------------------ the ledger process
-    def _told(self, message: list[Any]) -> None:
-        try:
-            self._take(message)
-        except Exception:  # what it has committed may not be known now; the next ledger begins by saying so
-            self.side.kill()
-            raise
+    def _ledger_ready(self, message: messages.Ready) -> None:
+        self._ready = True
+        self._down_ns = 0
+        self._commit(message.last_index)
+        for batch in self._batches:
+            self.side.send_body(batch.body)
+        self._say_health("")
+        self._admit_again()
 
-    def _take(self, message: list[Any]) -> None:
-        self._take_word(message)
-        if self._refusing and self.admits(_clock_ns()):
-            self._refusing = False
-            self._on_admitted()
+    def _ledger_committed(self, message: messages.Committed) -> None:
+        self._commit(message.last_index)
+        if self._refusing:
+            self._admit_again()
+
+    def _ledger_fails(self, message: messages.Failing) -> None:
+        if not self._failing:
+            self._log("error", f"audit: {message.reason}; no work is admitted until it is mended")
+        self._failing = message.reason
+        self._set_fine()
+        self._say_health(self._failing)
+        self._refuse()
+
+    def _ledger_recovered(self, _: messages.Recovered) -> None:
+        self._failing = ""
+        self._set_fine()
+        self._log("warning", "audit: the ledger writes again")
+        self._say_health("" if self._ready else "the ledger is starting")
+        self._admit_again()
+
+    def _ledger_warns(self, message: messages.Warned) -> None:
+        self._log("warning", f"audit: {message.text}")
+
+    def _ledger_figures(self, message: messages.Stats) -> None:
+        self._metrics.set("audit_database_bytes", (), message.database_bytes)
+        self._admit_again()
 
     def _refuse(self) -> None:
         self._refusing = True
         self._on_refused()
 
-    def _take_word(self, message: list[Any]) -> None:
-        word = message[0]
-        if word == "committed":
-            self._commit(message[1])
-        elif word == "ready":
-            self._ready = True
-            self._down_ns = 0
-            self._commit(message[1])
-            for batch in self._batches:
-                self.side.send_body(batch.body)
-            self._say_health("")
-        elif word == "failing":
-            if not self._failing:
-                self._log("error", f"audit: {message[1]}; no work is admitted until it is mended")
-            self._failing = message[1]
-            self._set_fine()
-            self._say_health(self._failing)
-            self._refuse()
-        elif word == "recovered":
-            self._failing = ""
-            self._set_fine()
-            self._log("warning", "audit: the ledger writes again")
-            self._say_health("" if self._ready else "the ledger is starting")
-        elif word == "warning":
-            self._log("warning", f"audit: {message[1]}")
-        elif word == "stats":
-            self._metrics.set("audit_database_bytes", (), message[1]["databaseBytes"])
+    def _admit_again(self) -> None:
+        """Work that was refused is admitted again, if it may be now."""
+        if self._refusing and self.admits(_clock_ns()):
+            self._refusing = False
+            self._on_admitted()
 
     def _commit(self, index: int) -> None:
         now_ns = _clock_ns()
@@ -312,12 +320,12 @@ class AuditTrail:
             self._lag_ns = max(self._lag_ns, now_ns - batch.first_ns)
         self._committed = max(self._committed, index)
         self._set_oldest(batches[0].first_ns if batches else self._buffer_ns if self._buffer else NEVER_NS)
-        waiting, held = self._waiting, self._held
+        waiting, deferred = self._waiting, self._deferred
         while waiting and waiting[0][0] <= index:
             waiting.popleft()[1]()
         # What is left uncommitted may be young again: then all go, since the next reply does, and would overtake them.
-        while held and self.durable(held[0][0]):
-            held.popleft()[1]()
+        while deferred and self.durable(deferred[0][0]):
+            deferred.popleft()[1]()
 
     def _down(self) -> None:
         """What is not committed is kept; the next ledger process says how far this one came."""
@@ -333,7 +341,7 @@ class AuditTrail:
         self._metrics.set("audit_writable", (), 0.0 if reason else 1.0)
 
     def upkeep(self, now_ns: int) -> None:
-        """About once a second: the gauges, and a stall that is not one of the ledger's own telling."""
+        """About once a second: refreshes the gauges, and detects stalls that the ledger process did not report."""
         late_ns = max(0, now_ns - self._oldest_ns)
         self._metrics.set("audit_lag_seconds", (), max(self._lag_ns, late_ns) / 1e9)
         self._lag_ns = 0
@@ -344,7 +352,7 @@ class AuditTrail:
 
     # ------------------------------------------------------------------ beginning and end
     def wait_ready(self, seconds: float) -> bool:
-        """Blocks until the ledger can write, at most so long; before the loop runs, so that it begins with a ledger."""
+        """Blocks until the ledger can write, for ``seconds`` at most; before the loop runs, so that it has a ledger."""
         end = time.monotonic() + seconds
         while (not self._ready or self._failing) and self.side.up and (left := end - time.monotonic()) > 0:
             if select.select([self.side.fileno()], [], [], left)[0]:
@@ -377,6 +385,6 @@ class AuditTrail:
         while self._listen(until):
             pass
         self.side.close(until)
-        while self._held:
-            self._held.popleft()[2]()
+        while self._deferred:
+            self._deferred.popleft()[2]()
         return self._index - self._committed

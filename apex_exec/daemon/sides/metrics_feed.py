@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from apex_exec.core.limits import SECOND_NS
 from apex_exec.daemon.duties import Duty
 from apex_exec.daemon.sides.side_process import SideProcess
+from apex_exec.observe.messages import Beat
 from apex_exec.observe.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class MetricsFeed:
         self.side = SideProcess(
             "exporter", "apex_exec.observe.exporter:main",
             {"listener": listener, "per_plugin_histograms": metrics.per_plugin_histograms},
-            on_message=lambda _: None, on_up=self._up)
+            handlers={}, on_up=self._up)
         self.duty = Duty("metrics feed", 0, self._hand_over)
         self._listener = listener
         loop.add(listener.fileno(), lambda _: loop.wake(self.side))
@@ -43,14 +44,14 @@ class MetricsFeed:
         self._metrics.resend()
         self._begins_ns = 0
         self.duty.due_ns = 0
-        self.side.send(["beat"])
+        self.side.send(Beat())
 
     def _hand_over(self, now_ns: int) -> bool:
         """Hands over one portion; True if there is more."""
         if now_ns >= self._begins_ns:
             self._begins_ns = now_ns + EXPORT_NS
             self._left = EXPORT_SERIES
-            self.side.send(["beat"])
+            self.side.send(Beat())
         self._left -= PORTION
         for message in self._metrics.changes(PORTION):
             if not self.side.send(message) and self.side.up:

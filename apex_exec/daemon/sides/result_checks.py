@@ -8,7 +8,6 @@ unchecked, and none is checked in the loop.
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Callable
@@ -19,10 +18,11 @@ import msgspec
 from apex_exec.catalogue.declared import declare_all, sections
 from apex_exec.core.fair import FairQueue
 from apex_exec.core.limits import MS_NS
+from apex_exec.daemon.sides.check_messages import Check, Checked
 from apex_exec.daemon.sides.side_process import SideProcess
 from apex_exec.errors import Code, WireError
 from apex_exec.wire import hooks
-from apex_exec.wire.frames import FrameBuffer, pack_frame
+from apex_exec.wire.side_link import BlockingEnd
 from apex_exec.wire.values import containers_at_most, has_few_values
 
 if TYPE_CHECKING:
@@ -32,20 +32,16 @@ if TYPE_CHECKING:
 SMALL_BYTES = 1024
 """A result of this size is checked in the loop whatever it holds."""
 FEW_VALUES = 200
-"""So is one with no more values than this, however long its texts are: to count so many takes 20 µs."""
+"""So is one with no more values than this, however long its texts are: to count that many takes 20 µs."""
 INLINE_BYTES = 16_384
 INLINE_CONTAINERS = 1024
 """And so is one with no more than both: one to two milliseconds at worst, which are lists of nothing but lists."""
 IN_FLIGHT_MAX = 2
 """Handed to the process at once: one that it checks, and the next."""
 BURST_NS = 20 * MS_NS
-RECEIVE_BYTES = 262_144
 
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder().decode
-
-Checked = Callable[[str, str, dict[str, Any], int], None]
-"""``checked(code, message, details, cpu_ns)``; ``code`` is "" where the result may be sent."""
+WhenChecked = Callable[[str, str, dict[str, Any], int], None]
+"""``checked(code, message, details, cpu_ns)``; ``code`` is "" if the result may be sent."""
 
 
 def is_dear(result: bytes | msgspec.Raw) -> bool:
@@ -63,7 +59,7 @@ class _Job(msgspec.Struct, gc=False):
     hook: str
     result: bytes
     rendering: hooks.Rendering
-    checked: Checked
+    checked: WhenChecked
 
 
 class ResultChecks:
@@ -71,7 +67,8 @@ class ResultChecks:
 
     def __init__(self, overhead: Overhead, loop: Loop) -> None:
         self.side = SideProcess("checks", "apex_exec.daemon.sides.result_checks:main", {"hooks": sections()},
-                                on_message=self._told, on_down=self._down)
+                                handlers={Checked: self._take},
+                                on_down=self._down, exact=True)
         self._overhead = overhead
         self._loop = loop
         self._queue: FairQueue[_Job] = FairQueue(BURST_NS)
@@ -81,7 +78,7 @@ class ResultChecks:
     def __len__(self) -> int:
         return self._queue.size + len(self._out)
 
-    def submit(self, plugin: str, hook: str, result: bytes, rendering: hooks.Rendering, checked: Checked,
+    def submit(self, plugin: str, hook: str, result: bytes, rendering: hooks.Rendering, checked: WhenChecked,
                now_ns: int) -> None:
         """Has ``result`` checked; ``checked`` is called once, then or later."""
         self._loop.wake(self.side)
@@ -97,28 +94,20 @@ class ResultChecks:
             _, job = found
             number, self._next = self._next, self._next + 1
             self._out[number] = job
-            if not self.side.send(["check", number, job.hook, job.result, job.rendering.denied,
-                                   sorted(job.rendering.components)]):
+            if not self.side.send(Check(number, job.hook, job.result, job.rendering.denied,
+                                        sorted(job.rendering.components))):
                 self._end(number, Code.INTERNAL, "the process that checks large results is being restarted", {}, 0)
         if self.side.wants_write:
             self._loop.side_changed(self.side)
 
-    def _told(self, message: list[Any]) -> None:
-        try:
-            self._take(message)
-        except Exception:  # which of its answers are told may not be known now: the others are answered by its end
-            self.side.kill()
-            raise
-
-    def _take(self, message: list[Any]) -> None:
-        number, code, text, details, cpu_ns = message
+    def _take(self, message: Checked) -> None:
         now_ns = time.monotonic_ns()
-        job = self._out.get(number)
+        job = self._out.get(message.number)
         if job is not None:
-            self._queue.spend(job.plugin, cpu_ns, now_ns)
-            self._overhead.count(job.plugin, "checks", cpu_ns)
-            self._overhead.read(job.plugin, cpu_ns, now_ns)
-        self._end(number, code, text, details, cpu_ns)
+            self._queue.spend(job.plugin, message.cpu_ns, now_ns)
+            self._overhead.count(job.plugin, "checks", message.cpu_ns)
+            self._overhead.read(job.plugin, message.cpu_ns, now_ns)
+        self._end(message.number, message.code, message.message, message.details, message.cpu_ns)
         self._hand_over(now_ns)
 
     def _end(self, number: int, code: str, text: str, details: dict[str, Any], cpu_ns: int) -> None:
@@ -152,14 +141,10 @@ def main(link: Any, settings: dict[str, Any]) -> None:
     declare_all(settings["hooks"])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    buffer = FrameBuffer()
-    fd = link.fileno()
-    os.set_blocking(fd, True)
-    while data := os.read(fd, RECEIVE_BYTES):
-        for body in buffer.feed(data):
-            _, number, hook, result, denied, components = _decode(body)
+    end = BlockingEnd(link.fileno(), (Check,))
+    while (checks := end.receive()) is not None:
+        for given in checks:
             begun_ns = time.thread_time_ns()
-            code, message, details = check(hook, result, hooks.Rendering(denied, frozenset(components)))
-            out = pack_frame(_encode([number, code, message, details, time.thread_time_ns() - begun_ns]))
-            while out:
-                out = out[os.write(fd, out):]
+            rendering = hooks.Rendering(given.denied, frozenset(given.components))
+            code, message, details = check(given.hook, given.result, rendering)
+            end.send(Checked(given.number, code, message, details, time.thread_time_ns() - begun_ns))

@@ -24,6 +24,7 @@ from apex_exec.executor import scheduling_priority
 from apex_exec.observe.logs import log_beside
 from apex_exec.sandbox.bare import BareProcess, Connection
 from apex_exec.wire.frames import FrameBuffer, pack_frame
+from apex_exec.wire.side_link import Handlers, decoder_of
 
 if TYPE_CHECKING:
     from apex_exec.executor.loop import Loop
@@ -58,9 +59,9 @@ def _raise(_duty: str, error: Exception) -> None:
 
 
 def _run(target: str, name: str, link: Connection, settings: dict[str, Any], nice: int) -> None:
-    """The process's main: a name that ``ps`` and ``top`` show, a niceness of its own, then ``target``.
+    """The process's main: gives it a name that ``ps`` and ``top`` show and its own niceness, then calls ``target``.
 
-    Where ``settings`` has "log" (level and format), what the process logs is lines of the daemon's log, in its form.
+    If ``settings`` has "log" (level and format), what the process logs becomes lines of the daemon's log, in its form.
     """
     scheduling_priority.restore(nice)
     if "log" in settings:
@@ -75,37 +76,39 @@ class SideProcess:
 
     ``target`` names a function, as "package.module:function": ``main(link: Connection, settings: dict)`` is run in the
     new process with the other end of the link and returns at EOF. Only that process imports the module, so that the
-    supervisor loads no database code. ``on_message`` gets each decoded frame; ``on_up`` is called after every
-    start, ``on_down`` after every death (what was in flight is the caller's to answer). All three run in the loop.
+    supervisor loads no database code. ``handlers`` take its messages, by type (``wire/side_link.py``); ``on_up`` is
+    called after every start, ``on_down`` after every death (what was in flight is the caller's to answer). All of them
+    run in the loop. With ``exact`` a message that cannot be taken ends the process: its owner must not miss one.
     """
 
-    def __init__(self, name: str, target: str, settings: dict[str, Any], *,
-                 on_message: Callable[[Any], None], on_up: Callable[[], None] = lambda: None,
-                 on_down: Callable[[], None] = lambda: None, restart_max_ns: int = RESTART_MAX_NS) -> None:
+    def __init__(self, name: str, target: str, settings: dict[str, Any], *, handlers: Handlers,
+                 on_up: Callable[[], None] = lambda: None, on_down: Callable[[], None] = lambda: None,
+                 exact: bool = False, restart_max_ns: int = RESTART_MAX_NS) -> None:
         self.name = name
         self.pid = 0
         self.on_lost: Callable[[str], None] = lambda _: None
-        """Told how the process ended, in words, each time it dies; the supervisor sets it."""
+        """Called each time the process dies, with a sentence that says how; ``attach`` sets it."""
         self._target = target
         self._settings = settings
-        self._on_message = on_message
+        self.handlers = handlers
+        self._exact = exact
         self._on_up = on_up
         self._on_down = on_down
         self._socket: socket.socket | None = None
         self._process: Any = None
         self._out = bytearray()
         self.on_failed: Callable[[str, Exception], None] = _raise
-        """Told of a message that could not be taken; the loop sets it."""
+        """Called if a message could not be taken; the loop sets it."""
         self.polled_write = False  # the loop's own note: whether it waits for room
         self._frames = FrameBuffer()
-        self._decode = msgspec.msgpack.Decoder().decode
+        self._decode = decoder_of(handlers)
         self._started_ns = 0
         self._backoff = Backoff(RESTART_MIN_NS, restart_max_ns)
         self.start_after_ns = 0
         self.started = False
         """False until the process is started for the first time, which may be when it is first needed."""
         self.closing = False
-        """True once it was told to leave: its end is no death."""
+        """True once it was asked to leave: its end is then not counted as a death."""
 
     @property
     def up(self) -> bool:
@@ -143,8 +146,9 @@ class SideProcess:
         self._started_ns = now_ns
         self._tell(self._on_up, "start")
 
-    def send(self, message: Any) -> bool:
-        """Queues one message and writes what fits. False where it is down or full: the message was not taken."""
+    def send(self, message: msgspec.Struct) -> bool:
+        """Queues one message and writes what fits. False if the process is down or its link is full: it was not
+        taken."""
         return self.send_body(_encode(message))
 
     def send_body(self, body: bytes) -> bool:
@@ -169,7 +173,7 @@ class SideProcess:
         del self._out[:sent]
 
     def receive(self, now_ns: int) -> bool:
-        """Takes what has arrived and hands it on; False where the process is gone (``on_down`` was called)."""
+        """Takes what has arrived and hands it on; False if the process is gone (``on_down`` was called)."""
         if self._socket is None:
             return False
         try:
@@ -190,10 +194,16 @@ class SideProcess:
             return False
         for body in bodies:
             try:
-                self._on_message(self._decode(body))
+                self.take(self._decode(body))
             except Exception as error:
+                if self._exact:
+                    self.kill()
                 self.on_failed(f"message of the {self.name}", error)
         return True
+
+    def take(self, message: msgspec.Struct) -> None:
+        """Gives one message of the process to its handler."""
+        self.handlers[type(message)](message)
 
     def _lost(self, now_ns: int) -> None:
         self._release()
@@ -215,7 +225,7 @@ class SideProcess:
         return f"the {self.name} process (pid {self.pid}) {how}"
 
     def _tell(self, whom: Callable[[], None], what: str) -> None:
-        """Tells the owner; that it fails at the news is no reason not to go on with the process."""
+        """Calls the owner. If the owner fails, we go on with the process all the same."""
         try:
             whom()
         except Exception as error:
@@ -227,7 +237,7 @@ class SideProcess:
             self._socket = None
         self._out.clear()
         if self._process is not None:
-            self._process.join(0)  # reaps it where it has ended
+            self._process.join(0)  # reaps it if it has ended
 
     def kill(self) -> None:
         """Ends the process at once; it is missed and started again like one that died."""
@@ -247,7 +257,7 @@ class SideProcess:
             self._socket.shutdown(socket.SHUT_WR)
 
     def close(self, until: float) -> bool:
-        """``let_go``, then waits for the process to leave, until ``until`` at most; False where it had to be killed."""
+        """``let_go``, then waits for the process to leave, until ``until`` at most; False if it had to be killed."""
         if not self.closing:
             self.let_go(until)
         left = True

@@ -6,13 +6,13 @@ same probe without a daemon, and a bundle's tests are a job as well (``registry.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.executor.links import worker_protocol
 from apex_exec.executor.links.worker_kinds import Home, say_failure
-from apex_exec.executor.links.worker_link import End, Handler, WorkerLink
+from apex_exec.executor.links.worker_link import End, Handlers, WorkerLink
 from workers import wire as inner
 from workers.zmtp import ZmtpError
 
@@ -32,7 +32,7 @@ class Job:
     def __init__(self, spec: PluginSpec, files: dict[str, bytes] | None, due_ns: int) -> None:
         self.spec = spec
         self.due_ns = due_ns
-        self.handlers: Mapping[type, Handler] = {}
+        self.handlers = Handlers()
         self.is_over = False
         """Whether the worker has ended, or never was."""
         self._files = files

@@ -18,6 +18,7 @@ from apex_exec.executor.links.overhead import Overhead
 from apex_exec.executor.links.worker_link import WorkerLink
 from apex_exec.executor.loop import EPOLLIN, EPOLLOUT, Loop
 from workers import wire as inner
+from workers.wire import LOG_FRAME_BYTES_MAX
 from workers.zmtp import ZmtpError
 
 SLICE_NS = MS_NS // 2
@@ -164,12 +165,9 @@ class LinkReader:
                 waiting = iter(bodies)
                 for body in waiting:
                     message = decode(body)
-                    handler = handlers.get(type(message))
-                    if handler is None:
-                        raise ZmtpError("a worker without calls says what only one with calls may")
-                    if len(body) > inner.LOG_FRAME_BYTES_MAX and type(message) is inner.Log:
+                    if len(body) > LOG_FRAME_BYTES_MAX and type(message) is inner.Log:
                         raise ZmtpError("a line over its bound")
-                    handler(link, message, now_ns)
+                    handlers[type(message)](link, message, now_ns)
                     if link.broken:
                         return True
                     if _clock_ns() > until_ns:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import msgspec
@@ -14,7 +14,7 @@ import msgspec
 from apex_exec.core.plugin import PluginSpec
 from workers import wire as inner
 from workers.wire import FRAME_BYTES_MAX, WORKER_FRAME_BYTES_MAX
-from workers.zmtp import READ_BYTES, Zmtp, encode
+from workers.zmtp import READ_BYTES, Zmtp, ZmtpError, encode
 
 UNCLAIMED = PluginSpec("", "", "", "", ())
 """The placeholder spec of a worker that no plugin has claimed yet. Nothing depends on its identity: what a worker is
@@ -187,6 +187,13 @@ Handler = Callable[[WorkerLink, Any, int], None]
 now: the message then is a violation of the protocol."""
 
 
+class Handlers(dict[type, Handler]):
+    """One handler for each message that a kind of worker may send. To look up any other message is a violation."""
+
+    def __missing__(self, kind: type) -> Handler:
+        raise ZmtpError("a worker without calls says what only one with calls may")
+
+
 class End(msgspec.Struct, gc=False):
     """How a worker ended: ``code`` and ``message`` are what can be proved of it, ``details`` its signal or status."""
 
@@ -201,8 +208,7 @@ class Kind(Protocol):
     A worker's kind changes once at most, when a spare is given to a plugin.
     """
 
-    handlers: Mapping[type, Handler]
-    """One handler for each message that such a worker may send. Any other message is a violation."""
+    handlers: Handlers
     serves: bool
     """Whether its plugin is served by it. Only then a failed duty quarantines the plugin."""
 

@@ -15,7 +15,7 @@ import msgspec
 from apex_exec.core import events as ev
 from apex_exec.executor.links.overhead import ORDINARY_NS
 from apex_exec.executor.links.start_health import StartHealth
-from apex_exec.executor.links.worker_link import Handler, WorkerLink
+from apex_exec.executor.links.worker_link import Handlers, WorkerLink
 from apex_exec.executor.outcome import at_place, raised_code
 from apex_exec.executor.ports import Neighbours
 from apex_exec.sandbox.plan import LAYERS
@@ -47,12 +47,12 @@ class WorkerProtocol:
                  reply: Callable[[WorkerLink, Any], None], health: StartHealth, metrics: Metrics, logs: Logs) -> None:
         self.layers: list[inner.LayerReport] = []
         """What came of the jail's layers in the worker that booted last."""
-        self.of_others: Mapping[type, Handler] = {
-            inner.Booted: self._booted, inner.Ready: self._ready, inner.Failed: self._failed, inner.Log: self._log}
-        self.of_pool: Mapping[type, Handler] = {
+        self.of_others = Handlers({
+            inner.Booted: self._booted, inner.Ready: self._ready, inner.Failed: self._failed, inner.Log: self._log})
+        self.of_pool = Handlers({
             **self.of_others, inner.Reply: self._answered, inner.Raised: self._answered,
             inner.BadOutput: self._answered, inner.BadInput: self._answered, inner.Skipped: self._answered,
-            inner.ApiCall: self._api_call, inner.Pong: self._pong}
+            inner.ApiCall: self._api_call, inner.Pong: self._pong})
         self._neighbours = neighbours
         self._step = neighbours.step
         self._busy = busy

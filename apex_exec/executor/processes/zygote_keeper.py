@@ -78,6 +78,8 @@ class ZygoteKeeper:
         self.runtime = source.runtime
         self.ready = False
         """True while a zygote answers."""
+        self.why_lost = ""
+        """How the latest zygote ended that was lost, and what it said last."""
         self._loop = loop
         self._start = source.start
         self._zygote = source.first
@@ -197,7 +199,8 @@ class ZygoteKeeper:
             self._due_ns = now_ns
         else:  # the next one may die as fast, and a start costs a core some tenths of a second
             self._due_ns = now_ns + self._backoff.take()
-        self._failed(f"the zygote died ({zygote.why()})", now_ns)
+        self.why_lost = zygote.why()
+        self._failed(f"the zygote died ({self.why_lost})", now_ns)
         self._asker.zygote_lost(self.runtime, now_ns)
         self._keep(now_ns)
 

@@ -121,9 +121,9 @@ class _Tests(Job):
     def begin(self, home: Home) -> None:
         """Says which messages a run may send."""
         super().begin(home)
-        self.handlers = {wire.Booted: home.protocol.of_others[wire.Booted], wire.Placed: self._take_placed,
-                         wire.Testing: self._take, wire.Tested: self._take, wire.Log: self._take,
-                         wire.Failed: self._take}
+        self.handlers.update({
+            wire.Booted: home.protocol.of_others[wire.Booted], wire.Placed: self._take_placed, wire.Testing: self._take,
+            wire.Tested: self._take, wire.Log: self._take, wire.Failed: self._take})
 
     # ------------------------------------------------------------------ what it says
     def _take_placed(self, link: WorkerLink, message: wire.Placed, now_ns: int) -> None:

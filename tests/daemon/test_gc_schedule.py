@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 BEGIN = """
 import gc, weakref
-from apex_exec.daemon.gc_schedule import REST_NS, WHOLE_NS, WHOLE_NS_MAX, Heap
+from apex_exec.daemon.gc_schedule import REST_NS, WHOLE_NS, WHOLE_NS_MAX, GcSchedule
 
 full = []
 gc.callbacks.append(lambda phase, info: phase == "stop" and info["generation"] == 2 and full.append(info["collected"]))
@@ -25,7 +25,7 @@ def cycle():
     return node, weakref.ref(node)
 
 gc.set_threshold(20, 2, 2)
-heap = Heap()
+heap = GcSchedule()
 old, old_ref = cycle()
 heap.settle(0)
 assert len(full) == 1
