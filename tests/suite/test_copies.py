@@ -10,9 +10,6 @@ from tests.suite.imports import ROOT, sources
 ALLOWED = {
     frozenset({"AuditStore._check_anchors", "AuditStore._check_end"}):
         "the same two questions, of an anchor and of a signed head: what is wrong then is not the same",
-    frozenset({"AsyncClient.__init__", "Client.__init__"}): "what both clients are given, in the same order",
-    frozenset({"RouterSession.feed", "Zmtp.feed"}):
-        "two ends of one protocol on the way of a call, where a shared function would be a call a frame",
     frozenset({"open_grant", "open_index"}): "two documents with an envelope each: every refusal has its own reason",
     frozenset({"get"}): "a row or its own refusal: a submission's and a ticket's",
 }
