@@ -62,10 +62,10 @@ def test_a_module_that_does_not_exist_is_found_by_config_check_doctor_and_serve(
 
 
 @pytest.mark.parametrize(("changes", "says"), [
-    ({"data.url": "mysql://u@h/d"}, "data.url: sqlite:///path and postgresql://"),
+    ({"data.url": "mysql://u@h/d"}, "data.url: only sqlite:///path and postgresql://"),
     *(pytest.param(changes, says, marks=pytest.mark.slow) for changes, says in (
-        ({"market.url": "postgresql+asyncpg://u@h/d"}, "market.url: sqlite:///path and postgresql://"),
-        ({"registry.url": "sqlite://"}, "registry.url: sqlite:///path and postgresql://"),
+        ({"market.url": "postgresql+asyncpg://u@h/d"}, "market.url: only sqlite:///path and postgresql://"),
+        ({"registry.url": "sqlite://"}, "registry.url: only sqlite:///path and postgresql://"),
         ({"data.url": "postgres://u@h/d", "market.url": "postgresql+psycopg://u@h/d"}, "are the same database"),
         ({'data.tables."app.orders".owner': "u", 'data.tables."app.orders".columns': ["a"]}, "search_path"),
         ({"data.tables.orders.owner": "u", "data.tables.orders.columns": ["a", "A"]}, "differ in case"),
@@ -251,7 +251,7 @@ def test_without_proc_or_dev_null_it_works_or_says_so_in_one_line(lacks: str, fo
         said = (folder / "log").read_text()
         assert "Traceback" not in said
         if process.poll() is not None:
-            assert lacks == "proc" and "no /proc is mounted" in said
+            assert lacks == "proc" and "/proc is not mounted" in said
             assert sum("apex-exec:" in line for line in said.splitlines()) == 1
     finally:
         process.kill()

@@ -128,7 +128,7 @@ def test_nothing_is_used_before_the_start() -> None:
 def test_a_plugin_id_that_is_a_path_writes_nowhere(tmp_path: Path) -> None:
     daemon = Daemon(tmp_path / "d")
     for id_ in ("", "../out", "a/b", ".hidden"):
-        with pytest.raises(ValueError, match="no plugin id"):
+        with pytest.raises(ValueError, match="not a plugin id"):
             daemon.put_files(id_, {"plugin.py": b""})
     assert not list(daemon.plugins_dir.iterdir())
 
