@@ -9,11 +9,13 @@ import contextlib
 import os
 import sqlite3
 import stat
+import time
 from pathlib import Path
 
 from apex_exec.common.files import create_file
 
 URL_PREFIX = "sqlite:///"
+BUSY_PAUSE_SECONDS = 0.01
 OURS = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON")
 """With a write-ahead log a reader never waits for a writer, nor a writer for a reader. FULL: what is committed survives
 a power cut."""
@@ -40,11 +42,24 @@ def open_ours(path: Path, *, busy_seconds: float, pragmas: tuple[str, ...] = (),
     database = sqlite3.connect(path, isolation_level=None, timeout=busy_seconds, check_same_thread=not any_thread)
     try:
         for pragma in (*OURS, *pragmas):
-            database.execute(f"PRAGMA {pragma}")
+            _set(database, pragma, time.monotonic() + busy_seconds)
     except BaseException:
         database.close()
         raise
     return database
+
+
+def _set(database: sqlite3.Connection, pragma: str, until: float) -> None:
+    """Sets a pragma. SQLite does not wait for other connections while it changes the journal of a new database, whatever
+    the timeout of the connection is, so we wait here, until ``until`` (CLOCK_MONOTONIC, seconds) at most."""
+    while True:
+        try:
+            database.execute(f"PRAGMA {pragma}")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+            time.sleep(BUSY_PAUSE_SECONDS)
 
 
 def open_theirs(path: Path, *, busy_seconds: float) -> sqlite3.Connection:

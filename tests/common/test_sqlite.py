@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
+import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -77,3 +78,22 @@ def test_the_platforms_database_stays_as_the_platform_made_it(tmp_path: Path) ->
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
     open_theirs(tmp_path / "new.db", busy_seconds=1).close()
     assert stat.S_IMODE((tmp_path / "new.db").stat().st_mode) == 0o600
+
+
+def test_many_connections_that_open_a_new_database_at_once_wait_for_each_other(tmp_path: Path) -> None:
+    for round_ in range(20):
+        opened: list[sqlite3.Connection] = []
+        start = threading.Barrier(6)
+
+        def open_one(path: Path, opened: list[sqlite3.Connection] = opened, start: threading.Barrier = start) -> None:
+            start.wait()
+            opened.append(open_ours(path, busy_seconds=30, any_thread=True))
+
+        threads = [threading.Thread(target=open_one, args=(tmp_path / f"{round_}.db",)) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert len(opened) == 6
+        for database in opened:
+            database.close()

@@ -107,7 +107,8 @@ def test_what_happened_is_counted(daemon: Daemon) -> None:
     assert daemon.metric("config_last_reload_successful") == 1
     assert daemon.metric("host_connections") == 1 and daemon.metric("audit_writable") == 1
     assert daemon.metric("loop_lag_seconds_count") > 0
-    assert sum(daemon.metric(f'workers{{state="{s}"}}') for s in ("ready", "busy", "starting")) == 1
+    wait_for(lambda: sum(daemon.metric(f'workers{{state="{s}"}}') for s in ("ready", "busy", "starting")) == 1, 5,
+             "the gauge of workers, which is set once a second")
 
 
 def test_counters_go_on_over_worker_generations(daemon: Daemon) -> None:
