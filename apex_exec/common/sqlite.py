@@ -50,8 +50,8 @@ def open_ours(path: Path, *, busy_seconds: float, pragmas: tuple[str, ...] = (),
 
 
 def _set(database: sqlite3.Connection, pragma: str, until: float) -> None:
-    """Sets a pragma. SQLite does not wait for other connections while it changes the journal of a new database, whatever
-    the timeout of the connection is, so we wait here, until ``until`` (CLOCK_MONOTONIC, seconds) at most."""
+    """Sets a pragma. SQLite does not wait for other connections while it changes the journal of a new database,
+    whatever the timeout of the connection is. So we wait here, until ``until`` (CLOCK_MONOTONIC, seconds) at most."""
     while True:
         try:
             database.execute(f"PRAGMA {pragma}")

@@ -304,6 +304,6 @@ def test_what_stands_behind_in_and_exists_means_what_it_did(lite: Data, pg: Data
 
 
 def test_too_much_behind_in_says_so(crowd: Data) -> None:
-    with pytest.raises(ApiFailure, match=r"what stands behind IN is more than 32 MiB; use EXISTS or a JOIN") as caught:
+    with pytest.raises(ApiFailure, match=r"the query in IN returns more than 32 MiB; use EXISTS or a JOIN") as caught:
         crowd.query(HASHED[0])
     assert caught.value.code == "too_large"
