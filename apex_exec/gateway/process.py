@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import resource
 import signal
 from typing import Any
@@ -15,6 +16,10 @@ MEMORY_BYTES_MAX = 1 << 30
 """Soft RLIMIT_DATA. We cannot bound the size of a value that a database sends; this limit does, and ends only this
 process."""
 
+CLOSE_SECONDS = 5.0
+"""How long a call that cannot be stopped may keep this process after the end of the link: if the supervisor was killed,
+nobody else will end the process."""
+
 
 async def _serve(fd: int, settings: dict[str, Any]) -> None:
     ended = asyncio.Event()
@@ -24,6 +29,7 @@ async def _serve(fd: int, settings: dict[str, Any]) -> None:
     router.warm()
     gc.freeze()  # imported modules stay for ever; the garbage collector need not visit them
     await ended.wait()
+    asyncio.get_running_loop().call_later(CLOSE_SECONDS, os._exit, 1)
     await router.close()
 
 
