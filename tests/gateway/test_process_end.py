@@ -27,7 +27,8 @@ NOTHING_HANGS = HANGS.replace("process.Router.close = never", "")
 
 
 @pytest.mark.parametrize(("program", "seconds"), [
-    pytest.param(NOTHING_HANGS, 1.0, id="idle"), pytest.param(HANGS, CLOSE_SECONDS, id="hangs", marks=pytest.mark.slow)])
+    pytest.param(NOTHING_HANGS, 1.0, id="idle"),
+    pytest.param(HANGS, CLOSE_SECONDS, id="hangs", marks=pytest.mark.slow)])
 def test_a_gateway_whose_link_has_ended_ends(program: str, seconds: float) -> None:
     ours, theirs = socket.socketpair()
     with subprocess.Popen([sys.executable, "-c", program, str(theirs.fileno())],
