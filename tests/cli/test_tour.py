@@ -34,8 +34,8 @@ def place() -> Iterator[Path]:
 def lines_of_the_tour() -> list[str]:
     """The commands of "Five minutes" as they would be pasted, continued lines joined."""
     text = (ROOT / "README.md").read_text("utf-8").partition("## Five minutes")[2].partition("\n## ")[0]
-    blocks = re.findall(r"^```\n(.*?)^```$", text, re.M | re.S)
-    return [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S)
+    return [line for language, block in blocks if not language for line in block.replace("\\\n", " ").splitlines()]
 
 
 def put_on_path(place: Path) -> Path:

@@ -86,7 +86,7 @@ def test_a_ledger_that_was_taken_away_or_set_back_shows(daemon: Daemon, tmp_path
     assert not verified(daemon)["ok"]
     daemon.start()
     wait_for(lambda: daemon.get("/readyz")[0] == 503, 10, "the finding")
-    assert "noted" in daemon.get("/readyz")[1] and "audit accept" in daemon.log
+    assert "recorded" in daemon.get("/readyz")[1] and "audit accept" in daemon.log
     assert not verified(daemon)["ok"]
     call(daemon, 60)  # going on does not hide it, nor does another start
     daemon.stop()
