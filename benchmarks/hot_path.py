@@ -181,7 +181,7 @@ class Rig:
             checks=absent.NoChecks(), metrics=metrics, logs=logs, failed=guard.failed)
         self.requests = Requests(
             pool, table, replies, dispatches, step=driver.step,
-            welcome=None, per_host=10_000, audit=trail, api=api, metrics=metrics)  # type: ignore[arg-type]
+            welcome=None, per_host=10_000, audit=trail, api=api, metrics=metrics)  # type: ignore[arg-type]  # played
         self.peers = HostSocket(
             self.loop, lambda loop, events: StreamPeers(loop, events, 4 * BYTES_MAX), self.requests,
             bytes_max=BYTES_MAX, metrics=metrics, logs=logs).peers

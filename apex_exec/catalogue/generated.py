@@ -64,7 +64,7 @@ def replaced(whole: str, name: str, text: str, begin: str = "<!-- {} -->", end: 
     head, found, rest = whole.partition(first)
     _, closed, tail = rest.partition(last)
     if not found or not closed:
-        raise ValueError(f"there is no part between {first} and {last}")
+        raise ValueError(f"the text has no pair of marks {first} and {last}")
     return f"{head}{first}\n{text}{last}{tail}"
 
 

@@ -161,10 +161,10 @@ def date_anew(db: sa.Connection, now_ns: int) -> int:
     now. Periods that follow earlier paid ones keep their place. Returns the number of purchases."""
     made = [one for one in everything(db) if one.at_ns > now_ns]
     for one in made:
-        values = {"at_ns": now_ns}
+        values: dict[str, int | None] = {"at_ns": now_ns}
         if one.anchor_ns > now_ns:
             starts_ns, ends_ns = _period(subs.decode_price(one.price), now_ns, one.number)
-            values |= {"anchor_ns": now_ns, "starts_ns": starts_ns, "ends_ns": ends_ns}  # type: ignore[dict-item]
+            values |= {"anchor_ns": now_ns, "starts_ns": starts_ns, "ends_ns": ends_ns}
         db.execute(sa.update(purchases).where(purchases.c.key == one.key).values(values))
     return len(made)
 
