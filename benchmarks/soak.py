@@ -245,6 +245,7 @@ def run(seconds: float, seed: int, folder: Path, supervisor_seconds: float) -> d
     bad = write_plugins(folder / "plugins")
     daemon = SoakDaemon(folder)
     daemon.start()
+    daemon.wake()
     soak = Soak(daemon.endpoint, bad, rng)
     _until(soak, time.monotonic() + 2.0, None)  # every plugin has run
     _quiet(soak)

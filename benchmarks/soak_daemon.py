@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import socket
 import sqlite3
 import time
 from collections import Counter
@@ -15,8 +16,11 @@ from typing import Any
 import psutil
 
 from apex_exec import testing
-from benchmarks.soak_plugins import SCHEMA, TABLES
+from apex_exec.client import Client
+from apex_exec.testing import USER
+from benchmarks.soak_plugins import GOOD, SCHEMA, TABLES
 
+HTTP_HOST = "127.0.0.1"
 STOP_SECONDS = 30.0
 IDLE_SECONDS = 2.0
 HARM_SECONDS = 0.4
@@ -25,8 +29,10 @@ STOPPED_SECONDS = 0.6
 LEDGER_BACK_SECONDS = 5.0
 """Longer than a killed ledger takes to be there again and to have what it was sent committed."""
 RSS_GROWTH_MB_MAX = 40.0
+MANY_VALUES = 30_000
+"""In a result that is too large to be checked in the supervisor's loop."""
 CONFIG: dict[str, Any] = {
-    "http.address": "127.0.0.1:0", "limits.cpu_percent": 100, "pool.idle_seconds": IDLE_SECONDS,
+    "limits.cpu_percent": 100, "pool.idle_seconds": IDLE_SECONDS,
     "pool.boot_seconds": 5, "breaker.open_seconds": 1.0, "breaker.backoff_min_seconds": 0.02,
     "breaker.backoff_max_seconds": 0.5, "audit.min_free_bytes": 0, "log.level": "error"}
 """Idle workers leave soon, so that what is left at the end can be compared; a paused plugin is tried again soon."""
@@ -36,11 +42,21 @@ class SoakDaemon(testing.Daemon):
     """One daemon after another on one folder."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(folder, config={**CONFIG, "data.tables": TABLES})
+        with socket.create_server((HTTP_HOST, 0)) as server:
+            self.port: int = server.getsockname()[1]  # the log is too quiet to say which port the daemon would choose
+        super().__init__(folder, config={**CONFIG, "http.address": f"{HTTP_HOST}:{self.port}", "data.tables": TABLES})
         self.earlier: list[psutil.Process] = []
         self.state.mkdir(mode=0o700)
         with closing(sqlite3.connect(self.state / "data.db")) as db:
             db.execute(SCHEMA)
+
+    def wake(self) -> None:
+        """Starts the side processes that would start only when something needs them: by what is compared at the end they
+        must be there at the beginning. The registrar, the exporter, and the process that checks large results."""
+        self.operate("plugin.list")
+        socket.create_connection((HTTP_HOST, self.port)).close()
+        with Client(self.endpoint) as client:  # whose connection is not counted with those of the hosts
+            client.invoke(GOOD[0], "onActionExecute", USER, {"action": "x", "context": {"echo": [0.5] * MANY_VALUES}})
 
     def family(self) -> list[psutil.Process]:
         """Every process below the supervisor."""
