@@ -32,8 +32,8 @@ RESERVE_BYTES = 256 * 1024
 """Given back when memory runs out, so that the answer which says so can be made. So large a block of zeros is address
 space that nobody has touched: it counts against the limit and costs no memory."""
 LOOK_NS = 5_000_000
-"""Calls that have been read and wait here begin without a look at the link for so long; then one may have been
-recalled. A look is a system call, which short hooks need not pay for each."""
+"""For this long, calls that were read and wait here begin without a look at the link. After that the supervisor may
+have recalled one. A look is a system call, and short hooks should not pay for one in every call."""
 LEFTOVER_SECONDS_MAX = 0.01
 """How long tasks that a call left behind may take to be cancelled, before the next call begins."""
 
