@@ -74,7 +74,7 @@ class HostSection(_Section):
 
 ADMIN, DELEGATE = "admin", "delegate"
 ROLES = ("viewer", "operator", "approver", "reviewer", "finance", "author", ADMIN)
-"""The roles of an administrator; ``daemon/administration/roles.py`` says what each may do."""
+"""The roles of an administrator; ``daemon/administration/role_table.py`` says what each may do."""
 PEER_ROLES = (*ROLES, DELEGATE, *(f"{DELEGATE}:{role}" for role in ROLES))
 """The roles that ``admin.roles`` can assign to a peer. A delegate asks on behalf of other people and names their roles:
 any except ``admin``, or only the role after the colon."""

@@ -51,8 +51,8 @@ class SoakDaemon(testing.Daemon):
             db.execute(SCHEMA)
 
     def wake(self) -> None:
-        """Starts the side processes that would start only when something needs them: by what is compared at the end they
-        must be there at the beginning. The registrar, the exporter, and the process that checks large results."""
+        """Starts the side processes that start only when something needs them: what is compared at the end has them, so
+        the beginning must. They are the registrar, the exporter, and the process that checks large results."""
         self.operate("plugin.list")
         socket.create_connection((HTTP_HOST, self.port)).close()
         with Client(self.endpoint) as client:  # whose connection is not counted with those of the hosts

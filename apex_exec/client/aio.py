@@ -17,7 +17,7 @@ import zmq
 
 from apex_exec.client import protocol
 from apex_exec.client.base import BaseClient, Reply, Request
-from apex_exec.client.errors import ConnectionLost
+from apex_exec.client.errors import CallError, ConnectionLost
 from apex_exec.client.protocol import DEFAULT_DEADLINE_MS, GRACE_MS, REQUEST_TIMEOUT_MS, CurveKeys, HostCall, HostMethod
 
 
@@ -168,6 +168,10 @@ class AsyncClient(BaseClient):
             result = self._methods[call.method](call)
             if inspect.isawaitable(result):
                 result = await asyncio.wait_for(result, call.deadline_ms / 1000)
-            self._post(protocol.host_reply(call.call_id, result))
+            answer = protocol.host_reply(call.call_id, result)
         except Exception as error:  # the plugin must get an answer whatever the handler does
-            self._post(protocol.host_failure(call.call_id, error))
+            answer = protocol.host_failure(call.call_id, error)
+        try:
+            self._post(answer)
+        except CallError:  # it is too large, or no value of the protocol
+            self._post(protocol.host_failure(call.call_id, protocol.UNSENDABLE))

@@ -32,6 +32,7 @@ class NoTrail:
     fine_until_ns = NEVER_NS
     waiting = 0
     reason = ""
+    has_room = True
 
     def __init__(self) -> None:
         self.duty = Duty("audit", NEVER_NS, _nothing_due)

@@ -49,6 +49,10 @@ class Trail(Protocol):
     def admits(self, now_ns: int) -> bool:
         """Whether new work would have its record."""
 
+    @property
+    def has_room(self) -> bool:
+        """Whether a record can be taken now, however late its commit may be."""
+
     def is_stalling(self, now_ns: int) -> bool:
         """Whether requests are to be left unread for now."""
 

@@ -8,13 +8,23 @@ import os
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from apex_exec.client import AdminClient, AsyncClient, CallError, Client, ConnectionLost, CurveKeys, HostCall
+from apex_exec.client import (
+    AdminClient,
+    AsyncClient,
+    CallError,
+    Client,
+    ConnectionLost,
+    CurveKeys,
+    HostCall,
+    HostMethodError,
+)
 from apex_exec.errors import ApexError
 from tests.daemon.test_runtime_folder import curve_folder
 from tests.gateway.bundles import bundle
@@ -224,3 +234,23 @@ def test_what_a_connection_provides_is_provided_again_after_a_restart(folder: Pa
         provided_across_restarts(place, host(place, listed))
     assert [(call.method, call.plugin, call.user_id, call.params) for call in seen] == [
         (METHOD, "boss", USER, {"page": 1})] * 3
+
+
+def too_large(call: HostCall) -> Any:
+    return "x" * (2 << 20)
+
+
+def unsayable(call: HostCall) -> Any:
+    raise HostMethodError("no", "a lone \ud800 surrogate")
+
+
+@pytest.mark.parametrize("answer", [too_large, unsayable])
+@pytest.mark.parametrize("host", [blocking_host, async_host])
+def test_a_host_method_whose_answer_cannot_be_sent_fails_at_once(folder: Path, host: Any, answer: Any) -> None:
+    place = Place(folder, "ipc")
+    with place.daemon, host(place, answer), place.client() as client:
+        begun = time.monotonic()
+        with pytest.raises(CallError) as caught:
+            client.invoke("boss", "onActionExecute", USER, ASKS)
+        assert "host_error: the host method's result cannot be sent" in caught.value.message
+        assert time.monotonic() - begun < 3, "before the deadline"

@@ -16,7 +16,8 @@ import pytest
 from apex_exec.config import ROLES
 from apex_exec.daemon.administration import registrar_table
 from apex_exec.daemon.administration.operations import OPERATIONS
-from apex_exec.daemon.administration.roles import OPERATIONS_OF, Access, Forbidden
+from apex_exec.daemon.administration.role_table import OPERATIONS_OF
+from apex_exec.daemon.administration.roles import Access, Forbidden
 from apex_exec.errors import ConfigError, WireError
 from apex_exec.ledger.reading import Event, Filter, read_events
 from apex_exec.wire import messages as msg

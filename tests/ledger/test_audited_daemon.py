@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from apex_exec.client import AdminClient, CallError
 from apex_exec.ledger.reading import Event, read_events
 from apex_exec.ledger.verify import verify
 from tests.support import need
@@ -111,6 +112,17 @@ def unwritable(daemon: Daemon, how: str) -> Iterator[None]:
             pass
     yield
     filler.unlink()
+
+
+def test_who_only_looks_is_answered_while_the_ledger_is_slow(tmp_path: Path) -> None:
+    with Daemon(tmp_path) as daemon, Caller(daemon.endpoint) as caller:
+        call(caller, "a record that is not committed")
+        with unwritable(daemon, "slow"), AdminClient(daemon.admin) as admin:
+            wait_for(lambda: refused(caller), 10, "a refusal")
+            assert admin.request("daemon.status")["plugins"]
+            with pytest.raises(CallError) as caught:
+                admin.request("daemon.reload")
+            assert caught.value.code == "AUDIT_UNAVAILABLE"
 
 
 @pytest.mark.parametrize("how", ["locked", "slow", "full"])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.server
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 
 from apex_exec.cli.market.fetch import fetch_plugin, read_index
 from apex_exec.errors import Refusal
+from apex_exec.market.shop import download
 from apex_exec.market.shop.download import fetch
 from apex_exec.market.shop.index import INDEX_BYTES_MAX, LIFETIME_NS, NAME
 from apex_exec.registry.trust import keyring
@@ -169,3 +172,42 @@ def test_a_file_over_the_limit_is_not_read_to_its_end(market: Market) -> None:
     with pytest.raises(Refusal) as caught:
         fetch(str(market.shop.public), NAME, 10)
     assert caught.value.reason == "too_large"
+
+
+@pytest.mark.parametrize("words", [
+    b"this is not HTTP\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nno size\r\n"])
+def test_a_server_that_does_not_speak_http_is_refused(words: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        answering = threading.Thread(target=_answer, args=(listening, [words], threading.Event()))
+        answering.start()
+        with pytest.raises(Refusal) as caught:
+            fetch(f"http://127.0.0.1:{listening.getsockname()[1]}", NAME, 1000)
+        answering.join()
+    assert caught.value.reason == "not_fetched"
+
+
+def test_a_server_that_sends_a_byte_at_a_time_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "SECONDS_MAX", 0.25)
+    over = threading.Event()
+    words = [b"HTTP/1.1 200 OK\r\nContent-Length: 200\r\n\r\n", *[b"x"] * 200]
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        answering = threading.Thread(target=_answer, args=(listening, words, over))
+        answering.start()
+        with pytest.raises(Refusal) as caught:
+            fetch(f"http://127.0.0.1:{listening.getsockname()[1]}", NAME, 1000)
+        assert answering.is_alive(), "the server had more to send"
+        over.set()
+        answering.join()
+    assert caught.value.reason == "not_fetched"
+
+
+def _answer(listening: socket.socket, words: list[bytes], over: threading.Event) -> None:
+    """Answers one connection with ``words``, with a tenth of a second between any two of them."""
+    connection, _ = listening.accept()
+    with connection, contextlib.suppress(OSError):
+        connection.recv(65536)
+        for index, word in enumerate(words):
+            if index and over.wait(0.1):
+                return
+            connection.sendall(word)

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from apex_exec.common.operations import NoArgs, Operation
-from apex_exec.daemon.administration.roles import role_needed
+from apex_exec.daemon.administration.role_table import role_needed
 from apex_exec.errors import Code, SupervisorBug, WireError
 from apex_exec.registry.arguments import PluginArgs
 from apex_exec.wire.error_paths import text_and_path

@@ -1,7 +1,7 @@
-"""Who may do what on the admin endpoint: the one table of roles and operations, and the callers behind a connection.
+"""The callers behind a connection of the admin endpoint, and what ``role_table`` lets each of them do.
 
 What decides is what the kernel says of the connection (SO_PEERCRED, SO_PEERGROUPS) and ``admin.roles``; a message alone
-gives nobody a right. An operation without a row is the administrator's.
+gives nobody a right.
 """
 
 from __future__ import annotations
@@ -14,34 +14,12 @@ from typing import Any
 from msgspec import Struct
 
 from apex_exec.config import ADMIN, DELEGATE, ROLES, Settings
+from apex_exec.daemon.administration.role_table import role_needed
 from apex_exec.daemon.runtime_folder import group_id
 from apex_exec.errors import Code, ConfigError, WireError
 from apex_exec.registry.arguments import wants_enabled
 from apex_exec.wire import messages as msg
 
-OPERATIONS_OF: dict[str, tuple[str, ...]] = {
-    "viewer": (
-        "ops", "daemon.status", "plugin.list", "plugin.show", "keys.list", "market.index", "market.search",
-        "market.show", "market.status", "market.ticket.list"),
-    "operator": (
-        "breaker.reset", "daemon.drain", "daemon.reload", "daemon.undrain", "plugin.disable", "plugin.enable",
-        "plugin.install", "plugin.quarantine", "plugin.release", "plugin.remove", "plugin.restart",
-        "plugin.revokeVersion", "plugin.rollback", "plugin.upgrade", "plugin.verify"),
-    "approver": ("plugin.approve", "plugin.deny", "plugin.request", "plugin.revoke"),
-    "reviewer": ("market.approve", "market.publish", "market.reject", "market.review", "market.revoke"),
-    "finance": (
-        "billing.close", "billing.enterprise", "billing.report", "billing.status", "market.buy", "market.customer",
-        "market.entitle", "market.refund", "market.report"),
-    "author": (
-        "market.submit", "market.ticket.close", "market.ticket.open", "market.ticket.respond", "plugin.register",
-        "plugin.sign", "plugin.validate"),
-    ADMIN: ("audit.accept", "keys.register", "keys.revoke", "market.clock", "state.backup"),
-}
-"""Role -> the operations that need it, each in one row. Every role may also do what the viewer may; ``admin`` may do
-all. The key operations are the administrator's alone, since who registers keys decides who approves and who signs;
-so is the backup, which holds the private keys and is written with the daemon's rights."""
-
-ROLE_NEEDED = {operation: role for role, operations in OPERATIONS_OF.items() for operation in operations}
 _HANDED_OUT = {DELEGATE: frozenset(ROLES) - {ADMIN}, **{f"{DELEGATE}:{role}": frozenset((role,)) for role in ROLES}}
 """What a peer may hand out to those for whom it asks: ``delegate`` all but ``admin``, which is allowed by name."""
 ACTOR_NAME_CHARS_MAX = 200
@@ -76,11 +54,6 @@ class Caller(Struct, frozen=True):
         if self.actor:
             found["actor"] = {"name": self.actor, "roles": list(self.said)}
         return found
-
-
-def role_needed(operation: str) -> str:
-    """The role whose row has ``operation``."""
-    return ROLE_NEEDED.get(operation, ADMIN)
 
 
 class Access:

@@ -159,9 +159,12 @@ class AuditTrail:
     # ------------------------------------------------------------------ the loop's questions
     def admits(self, now_ns: int) -> bool:
         """False if new work would have no record: answer AUDIT_UNAVAILABLE."""
-        if self._failing or not self._ready or self._bytes > PENDING_BYTES_MAX:
-            return False
-        return now_ns - self._oldest_ns <= LATE_NS or self.is_stalling(now_ns)
+        return self.has_room and (now_ns - self._oldest_ns <= LATE_NS or self.is_stalling(now_ns))
+
+    @property
+    def has_room(self) -> bool:
+        """True if a record can be taken now, however late its commit may be."""
+        return self._ready and not self._failing and self._bytes <= PENDING_BYTES_MAX
 
     def is_stalling(self, now_ns: int) -> bool:
         """True while a stall is young: the loop leaves requests unread rather than refuse them."""
@@ -183,8 +186,7 @@ class AuditTrail:
 
     def _set_fine(self) -> None:
         """After any change of what ``admits`` looks at."""
-        fine = self._ready and not self._failing and self._bytes <= PENDING_BYTES_MAX
-        self.fine_until_ns = self._oldest_ns + LATE_NS if fine else 0
+        self.fine_until_ns = self._oldest_ns + LATE_NS if self.has_room else 0
 
     @property
     def reason(self) -> str:

@@ -5,6 +5,7 @@ Nothing that is fetched here is trusted: ``index.py`` checks it.
 
 from __future__ import annotations
 
+import http.client
 import time
 import urllib.error
 import urllib.parse
@@ -52,7 +53,7 @@ def _fetch(url: str, bytes_max: int, progress: Callable[[int], None]) -> bytes:
         opener = urllib.request.build_opener(_SafeRedirects)
         with opener.open(urllib.request.Request(url), timeout=SECONDS_MAX) as answer:
             data, end = bytearray(), time.monotonic() + 4 * SECONDS_MAX
-            while chunk := answer.read(STEP_BYTES):
+            while chunk := answer.read1(STEP_BYTES):  # what has arrived: read() waits for all of it
                 data += chunk
                 if len(data) > bytes_max:
                     raise Refusal("too_large", f"{url} is larger than {bytes_max} bytes")
@@ -60,7 +61,7 @@ def _fetch(url: str, bytes_max: int, progress: Callable[[int], None]) -> bytes:
                     raise TimeoutError(f"it took over {4 * SECONDS_MAX} seconds")
                 progress(len(data))
             return bytes(data)
-    except (OSError, ValueError, urllib.error.URLError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise Refusal("not_fetched", f"{url} cannot be fetched: {error}"[:300], code=Code.NOT_FOUND,
                       hint="check the address: market.index in the configuration, or --index") from None
 

@@ -1,0 +1,40 @@
+"""Which role an administrative operation needs: the one table of roles and operations.
+
+The table stands apart from the callers (``roles``), who are users and groups of this machine: `apex-exec schema` lists
+the operations on machines that have neither. An operation without a row is the administrator's.
+"""
+
+from __future__ import annotations
+
+from apex_exec.config import ADMIN
+
+OPERATIONS_OF: dict[str, tuple[str, ...]] = {
+    "viewer": (
+        "ops", "daemon.status", "plugin.list", "plugin.show", "keys.list", "market.index", "market.search",
+        "market.show", "market.status", "market.ticket.list"),
+    "operator": (
+        "breaker.reset", "daemon.drain", "daemon.reload", "daemon.undrain", "plugin.disable", "plugin.enable",
+        "plugin.install", "plugin.quarantine", "plugin.release", "plugin.remove", "plugin.restart",
+        "plugin.revokeVersion", "plugin.rollback", "plugin.upgrade", "plugin.verify"),
+    "approver": ("plugin.approve", "plugin.deny", "plugin.request", "plugin.revoke"),
+    "reviewer": ("market.approve", "market.publish", "market.reject", "market.review", "market.revoke"),
+    "finance": (
+        "billing.close", "billing.enterprise", "billing.report", "billing.status", "market.buy", "market.customer",
+        "market.entitle", "market.refund", "market.report"),
+    "author": (
+        "market.submit", "market.ticket.close", "market.ticket.open", "market.ticket.respond", "plugin.register",
+        "plugin.sign", "plugin.validate"),
+    ADMIN: ("audit.accept", "keys.register", "keys.revoke", "market.clock", "state.backup"),
+}
+"""Role -> the operations that need it, each in one row. Every role may also do what the viewer may; ``admin`` may do
+all. The key operations are the administrator's alone, since who registers keys decides who approves and who signs;
+so is the backup, which holds the private keys and is written with the daemon's rights."""
+
+ROLE_NEEDED = {operation: role for role, operations in OPERATIONS_OF.items() for operation in operations}
+READING = frozenset(OPERATIONS_OF["viewer"]) | {"billing.report", "billing.status", "market.report"}
+"""Operations that change nothing. A ledger that is slow to commit holds up none of them."""
+
+
+def role_needed(operation: str) -> str:
+    """The role whose row has ``operation``."""
+    return ROLE_NEEDED.get(operation, ADMIN)
