@@ -116,7 +116,8 @@ def test_what_is_held_of_large_requests_is_bounded_and_free_with_their_replies(m
     requests.serve_large(peer, [], dashboard, 50_000)
     assert rig.table.large_bytes == 800_000
     requests.peer_gone(peer)
-    assert not requests.cancel_left()
+    while requests.left:
+        requests.cancel_left()  # a millisecond's worth
     assert rig.table.large_bytes == 0 and not peer.pending
 
 

@@ -117,7 +117,7 @@ class Broken(Daemon):
         write_plugin(folder / "plugins", "stuck", SLOW)
         self.armed, script, launch = folder / "armed", folder / "broken.py", folder / "launch.sh"
         script.write_text(BROKEN.format(armed=self.armed))
-        launch.write_text(f'#!/bin/sh\nshift 3\nexec {sys.executable} {script} "$@"\n')
+        launch.write_text(f'#!/bin/sh\nshift 3\nexec "{sys.executable}" "{script}" "$@"\n')
         launch.chmod(0o755)
         self.fail("")
         super().__init__(plugins=folder / "plugins", wrapper=[str(launch)], config={

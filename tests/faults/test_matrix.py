@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,9 +22,11 @@ STOPPED_MS = 1500
 """Deadlines: of calls that fail by themselves, and of those whose worker is stopped and must be killed for it."""
 BOOT_SECONDS = 3.0
 CRASH = {"WORKER_CRASHED"}
-RUN = {"raise": {"PLUGIN_ERROR"}, "oom": {"MEMORY_LIMIT"}, "SIGSTOP": {"TIMEOUT"}}
+OVERFLOW = CRASH if sys.version_info < (3, 12) else {*CRASH, "PLUGIN_ERROR"}
+"""CPython 3.12 bounds the recursion of its own C code, so that an overflow may be an exception there."""
+RUN = {"raise": {"PLUGIN_ERROR"}, "oom": {"MEMORY_LIMIT"}, "SIGSTOP": {"TIMEOUT"}, "overflow": OVERFLOW}
 """Codes of a call whose worker fails while the call is its own; where none stands here: WORKER_CRASHED."""
-ENCODE = {"SIGSTOP": {"TIMEOUT"}, "oom": {"MEMORY_LIMIT", "WORKER_CRASHED"}}
+ENCODE = {"SIGSTOP": {"TIMEOUT"}, "oom": {"MEMORY_LIMIT", "WORKER_CRASHED"}, "overflow": OVERFLOW}
 BEHIND = {"SIGSTOP": {"TIMEOUT", "DEADLINE_EXCEEDED", "ok"}}
 """Codes of a call that waits behind one whose worker fails: it goes to the next worker, unless its deadline passes."""
 SIGNALS = {"SIGSEGV": signal.SIGSEGV, "SIGKILL": signal.SIGKILL, "SIGSTOP": signal.SIGSTOP}

@@ -67,7 +67,7 @@ def test_the_kernel_prefers_a_worker_to_its_daemon_and_no_core_is_left(user: str
         for pid in workers:
             assert score(pid, "oom_score_adj") == min(1000, own + 500)
             assert score(pid, "oom_score") > max(score(one, "oom_score") for one in (daemon.pid, daemon.zygote().pid))
-            assert core_limits(pid) == ["1", "1"]
+            wait_for(lambda pid=pid: core_limits(pid) == ["1", "1"], 5, "the jail of a spare that is just forked")
 
 
 @pytest.mark.parametrize("user", ["root", "unprivileged"])
