@@ -1,1 +1,1 @@
-"""Measurements that anyone can run; figures stand in README.md as they were seen."""
+"""Measurements that anyone can run; README.md has the figures that we measured."""

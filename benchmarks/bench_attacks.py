@@ -297,7 +297,7 @@ def _victim(host: Host, context: dict[str, Any], seconds: float) -> tuple[Round,
 
 
 def _ledger_bytes(path: Path, plugins: list[str]) -> int:
-    """What the ledger holds of ``plugins`` beyond the records of their invocations."""
+    """The ledger's records about ``plugins``, other than those of their invocations."""
     marks = [f'"resource":"{plugin}"'.encode() for plugin in plugins]
     time.sleep(0.3)  # what was handed over is committed
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:

@@ -190,7 +190,7 @@ def _bare_http(lab: Lab, port: int) -> None:
 
 
 def _lag(lab: Lab, daemon: Daemon, host: Host, name: str, port: int) -> None:
-    """Pings while two plugins wait for what is slow: what another host notices of it."""
+    """Pings by another host while two plugins wait for something slow."""
     stop = threading.Event()
     slow = {"caller": {"api": "query", "args": {"sql": SLOW}, "count": 1, "mayFail": True},
             "other": {"api": "fetch", "args": {"url": f"http://app.localhost:{port}/slow"}, "count": 1,
@@ -271,7 +271,7 @@ def _http_server() -> Iterator[int]:
 
 @contextmanager
 def _postgres(lab: Lab) -> Iterator[str]:
-    """A server of our own with the rows in it; "" where there is none to start."""
+    """Starts a server of our own with the rows in it; "" if none can be started here."""
     if why := missing():
         lab.note(f"PostgreSQL is left out: {why}")
         yield ""

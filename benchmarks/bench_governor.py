@@ -73,7 +73,7 @@ def run(lab: Lab) -> None:
 
 
 def _zygote(daemon: Daemon) -> psutil.Process:
-    """The daemon's child that has children of its own: the workers."""
+    """The zygote: the daemon's child that has children of its own, the workers."""
     for _ in range(1000):
         for child in psutil.Process(daemon.pid).children():
             if child.children():
@@ -117,7 +117,7 @@ def _spin(lab: Lab, daemon: Daemon, host: Host, way: str) -> None:
 
 
 def _short(lab: Lab, host: Host, way: str) -> None:
-    """1 ms of CPU, 20 a second, for ten seconds: what the governor takes of it."""
+    """Calls 1 ms of CPU 20 times a second, for ten seconds: how much the governor slows them."""
     host.invoke("short")
     held_ms = ran_ms = 0.0
     begun = time.monotonic()
@@ -130,7 +130,8 @@ def _short(lab: Lab, host: Host, way: str) -> None:
 
 
 def _bomb(lab: Lab, daemon: Daemon, host: Host, way: str) -> None:
-    """Takes a megabyte at a time until it is refused or killed; the most that was resident, over the idle worker."""
+    """Takes a megabyte at a time until it is refused or killed. The figure is the largest resident size, less that of
+    the idle worker."""
     host.invoke("bomb")
     (worker,) = daemon.workers("bomb")
     idle = worker.memory_full_info().uss

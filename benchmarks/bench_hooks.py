@@ -1,4 +1,4 @@
-"""What kinds of hooks cost: sync, async, on an event loop, with API calls; and one event to many plugins."""
+"""The cost of each kind of hook: sync, async, on an event loop, with API calls; and one event to many plugins."""
 
 from __future__ import annotations
 

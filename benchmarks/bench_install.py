@@ -112,7 +112,7 @@ def run(lab: Lab) -> None:
 
 
 def main() -> None:
-    """Prints one line for each environment and what became of the targets."""
+    """Prints one line for each environment and whether the targets were met."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--before", default=BEFORE)
     parser.add_argument("--rounds", type=int, default=15)

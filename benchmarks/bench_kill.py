@@ -1,4 +1,4 @@
-"""How late a hook that hangs is dead, how soon its plugin answers again, and how long a cold plugin takes."""
+"""How late a hook that hangs is killed, how soon its plugin answers again, and how long a cold plugin takes."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def _alone(lab: Lab) -> None:
 
 
 def _process_rate(folder: Path, durability: str, events: int, batch: int) -> float:
-    """Events per second, from the first batch handed over to the last commit said."""
+    """Events per second, from the first batch that is sent to the last commit that is reported."""
     committed = 0
 
     def on_index(message: messages.Ready | messages.Committed) -> None:

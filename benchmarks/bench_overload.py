@@ -1,9 +1,10 @@
-"""One plugin flooded to its bound: what another plugin's callers notice of it.
+"""One plugin is flooded to its bound: how much slower are the calls of another plugin?
 
-The plugin can answer 50 calls a second. It is flooded by callers who do not know of each other (2,000 calls a second,
-evenly), by a host that fills its queue and sends in bursts what was refused, and, since every process beside two cores
-is felt, there is a process that uses the CPU in the burst's rhythm and sends nothing: what of it is the machine's.
-Beyond the flood of a queue: a host that hammers a plugin whose breaker is open, a thousand calls at a time.
+The plugin can answer 50 calls a second. It is flooded in two ways: by callers who do not know of each other (2,000
+calls a second, evenly), and by a host that fills its queue and sends in bursts what was refused. On two cores every
+further process slows the others. So, for comparison, a process uses the CPU in the rhythm of the bursts and sends
+nothing: that shows which part is the machine's. Last, a host calls a plugin whose breaker is open, a thousand calls at
+a time.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ def run(lab: Lab) -> None:
 
 
 def _still_served(daemon: Daemon) -> None:
-    """A flood that the breaker ended is none: says so, and ends."""
+    """Ends the program with a message if the breaker has ended the flood: then it was not measured."""
     if 'breaker_state{plugin="noisy",state="closed"} 1.0' not in daemon.metrics():
         raise SystemExit("the flooded plugin is paused: so this did not measure a flood of its queue")
 

@@ -16,7 +16,7 @@ TITLE = "Round trip, beside the peers"
 OURS = "apex-exec"
 IN_FLIGHT = {1: 1500, 4: 3000, 16: 5000, 64: 8000, 256: 12_000}
 FEW = ("ray, two actors", "bubblewrap + python a call", "loky(2)")
-"""Slow ones, or with a crowd of processes of their own: a third of the calls."""
+"""Peers that are slow, or have many processes of their own: they get a third of the calls."""
 
 
 def run(lab: Lab) -> None:

@@ -61,7 +61,7 @@ _decode_batch = msgspec.msgpack.Decoder(tuple[str, int, msgspec.Raw, msgspec.Raw
 
 
 class Zygote:
-    """Stands where the zygote's link stands: hands the worker's end of each link to us."""
+    """Takes the place of the zygote's link: gives us the worker's end of each link."""
 
     def __init__(self) -> None:
         self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -100,7 +100,7 @@ class Zygote:
 
 
 class Sandboxing:
-    """No worker is confined here: there is none."""
+    """Confines nothing, because there are no workers."""
 
     level = "L0"
     reports: list[Any] = []
@@ -120,7 +120,7 @@ class Sandboxing:
 
 
 class Source:
-    """Bundles of nothing."""
+    """Bundles without files."""
 
     def load(self, digest: str) -> tuple[dict[str, bytes], dict[str, str]]:
         """No file."""
@@ -128,7 +128,7 @@ class Source:
 
 
 class Ledger(SideProcess):
-    """Stands where the ledger process stands: takes what it is handed and says at once that it is committed."""
+    """Takes the place of the ledger process: reports at once that what it gets is committed."""
 
     def start(self, now_ns: int) -> None:
         """A link without a process."""
@@ -280,7 +280,7 @@ class Rig:
 
 
 def _no_target(link: Any, settings: dict[str, Any]) -> None:
-    """What the played ledger's process would run."""
+    """The main function that the played ledger's process would run."""
 
 
 def main() -> None:

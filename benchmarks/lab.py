@@ -151,7 +151,7 @@ def _shown(row: Row) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on, as far as it matters to them."""
+    """The machine on which the figures were measured: the properties that matter for them."""
     model = ""
     with open("/proc/cpuinfo") as file:
         for line in file:

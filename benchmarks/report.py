@@ -75,7 +75,7 @@ def load(folder: Path) -> dict[str, Lab]:
 
 
 def write(folder: Path, readme: Path) -> None:
-    """Writes the page to ``readme`` and the plots beside the results. Raises SystemExit where there are none."""
+    """Writes the page to ``readme`` and the plots beside the results. Raises SystemExit if there are none."""
     labs = load(folder)
     if not labs:
         raise SystemExit(f"no results in {folder}; run `python -m benchmarks` first")

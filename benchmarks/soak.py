@@ -4,7 +4,7 @@ Every request is numbered and its payload comes back, so that a lost reply, a se
 While calls are in flight, workers, zygote and side processes are killed or stopped, hosts drop their connections,
 and the supervisor itself is killed and started again on its folder (what was pending then is counted apart: a daemon
 that dies loses what was pending, PROTOCOL 1.3). Afterwards the ledger must verify and hold one event for each
-call that was answered. Ends with 1 where anything was lost, doubled, mixed up, leaked or not recorded.
+call that was answered. Ends with 1 if anything was lost, doubled, mixed up, leaked or not recorded.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ GRACE_SECONDS = 3.0
 CANCEL_SHARE = 0.01
 DROP_SECONDS = 5.0
 LATE_SECONDS = 0.050
-"""What group durability may lose with a killed supervisor: replies seen so shortly before. Before its ledger's end,
-where that was killed a moment earlier and nobody is left who has the records; before it was stopped, where it was
-killed without having run again."""
+"""Group durability may lose the records of replies that were seen this shortly before a supervisor was killed. If its
+ledger process was killed a moment earlier, the time counts from then, since no process is left that has the records.
+If the supervisor was stopped and then killed without having run again, it counts from when it was stopped."""
 WRONG = {"PROTOCOL_ERROR", "DUPLICATE_ID", "PAYLOAD_TOO_LARGE", "INVALID_INPUT", "PLUGIN_NOT_FOUND",
          "HOOK_NOT_DECLARED", "PLUGIN_DISABLED", "INTERNAL", "NOT_FOUND", "CONFLICT", "REFUSED", "FORBIDDEN",
          "SHUTTING_DOWN"}
@@ -90,7 +90,7 @@ class Soak:
 
     # ------------------------------------------------------------------ sending
     def fill(self) -> None:
-        """Keeps as many calls in flight as there should be, but for a while after a refusal to everyone."""
+        """Keeps as many calls in flight as there should be; after a refusal to everyone it waits a while."""
         if time.perf_counter() < self.hold_until:
             return
         while self.good_open < GOOD_IN_FLIGHT:
@@ -180,7 +180,7 @@ class Soak:
         self._reconnect(at)
 
     def daemon_died(self) -> None:
-        """What was pending is gone with the supervisor, but for replies that had left it."""
+        """Forgets what was pending: it is gone with the supervisor, except for replies that had left it."""
         self.take(0)
         for at in range(CONNECTIONS):
             self.died += self._forget(at)
@@ -306,7 +306,7 @@ def _quiet(soak: Soak) -> None:
 
 
 def usage(figures: dict[str, Any]) -> str:
-    """How the figures were had, as Markdown."""
+    """How the figures were measured, as Markdown."""
     return (f"`python -m benchmarks.soak --seconds {figures['seconds']:.0f} --json benchmarks/results/{NAME}.json`\n\n"
             "Plugins that behave, call the platform, raise, exit, spin, sleep, hoard, overflow, shout, forge or "
             "double their replies, while everything is killed or stopped at random, the supervisor included. "

@@ -51,8 +51,8 @@ class SoakDaemon(testing.Daemon):
             db.execute(SCHEMA)
 
     def wake(self) -> None:
-        """Starts the side processes that start only when something needs them: what is compared at the end has them, so
-        the beginning must. They are the registrar, the exporter, and the process that checks large results."""
+        """Starts the side processes that start only when something needs them (the registrar, the exporter, and the
+        process that checks large results): they run at the end, so they must run when the first count is taken."""
         self.operate("plugin.list")
         socket.create_connection((HTTP_HOST, self.port)).close()
         with Client(self.endpoint) as client:  # whose connection is not counted with those of the hosts
@@ -74,7 +74,7 @@ class SoakDaemon(testing.Daemon):
         return _children(psutil.Process(self.process.pid))
 
     def kill(self) -> None:
-        """SIGKILL of the supervisor; what it leaves is looked at in ``leaks``."""
+        """Kills the supervisor with SIGKILL; ``leaks`` looks at what it leaves behind."""
         self.earlier += self.family()
         super().kill()
 
@@ -102,7 +102,7 @@ class SoakDaemon(testing.Daemon):
             "files": len(list((self.folder / "run").iterdir())), "rss_mb": supervisor.memory_info().rss / 1e6}
 
     def leaks(self, before: dict[str, float]) -> dict[str, str]:
-        """What is more than ``before``, and who outlived an earlier supervisor."""
+        """What has grown since ``before``, and which processes outlived an earlier supervisor."""
         after = self.footprint()
         found = {name: f"{before[name]:g} → {after[name]:g}" for name in before
                  if name != "rss_mb" and after[name] > before[name]}
@@ -137,7 +137,7 @@ class Chaos:
         self._last_supervisor = begun + 0.8 * seconds  # the last one lives long enough to leak
 
     def turn(self, now: float) -> bool:
-        """Does what is due; True where that was the supervisor: it must be started again."""
+        """Does the harm that is due. Returns True if it ended the supervisor, which must be started again."""
         for due, process in list(self._stopped):
             if now >= due:
                 self._stopped.remove((due, process))
@@ -187,7 +187,7 @@ class Chaos:
                 self._ledger_killed = now
 
     def release(self) -> None:
-        """Lets everything go on that is stopped."""
+        """Lets every stopped process continue."""
         for _, process in self._stopped:
             _signal(process, signal.SIGCONT)
         self._stopped.clear()

@@ -8,7 +8,7 @@ from benchmarks.daemon import write_bundle
 
 GOOD = ("good-one", "good-two")
 LIMITS = {"timeoutMs": 250, "memoryMb": 24, "cpuPercent": 10}
-"""Of those that misbehave."""
+"""The limits of the plugins that misbehave."""
 
 ECHO = '''
 def act(params):
@@ -86,7 +86,8 @@ SCHEMA = "CREATE TABLE notes (id INTEGER PRIMARY KEY, user_id TEXT NOT NULL, tex
 
 
 def write_plugins(folder: Path) -> list[str]:
-    """All of them below ``folder``; the ids of all but the well-behaved ones, those that call the platform thrice."""
+    """Writes all of them below ``folder``. Returns the ids of all but the well-behaved ones; those that call the
+    platform are in it three times."""
     for id_ in GOOD:
         write_bundle(folder, id_, ECHO.format(id=id_))
     for id_, body in WAYS.items():

@@ -18,7 +18,7 @@ POOL = "ProcessPoolExecutor(2)"
 
 @dataclass(frozen=True)
 class Target:
-    """``measure`` gives the text and whether it was met, or raises LookupError where a row is missing."""
+    """``measure`` gives the text and whether it was met, or raises LookupError if a row is missing."""
 
     what: str
     text: str
@@ -35,7 +35,7 @@ def _get(labs: dict[str, Lab], name: str, contender: str, figure: str, **conditi
 
 
 def judged(target: Target, labs: dict[str, Lab]) -> tuple[str, bool | None]:
-    """(what was measured, met); ("", None) where it was not measured."""
+    """(what was measured, met); ("", None) if it was not measured."""
     try:
         return target.measure(labs)
     except LookupError:

@@ -1,4 +1,4 @@
-"""What every run of the tests shares: its folder, its surroundings, who runs beside whom, what it says at its end."""
+"""What every run of the tests shares: its folder, its surroundings, which tests run in one process, its last words."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def is_system(item: pytest.Item) -> bool:
-    """Whether the test needs a PostgreSQL server, or Node: told by its fixtures and by its place."""
+    """Whether the test needs a PostgreSQL server, or Node; its fixtures and its place show that."""
     parameters = getattr(getattr(item, "callspec", None), "params", {}).values()
     return ("postgres" in getattr(item, "fixturenames", ()) or item.path.parent.name == "host_ts"
             or any(isinstance(value, str) and value.startswith("postgres") for value in parameters))
@@ -159,8 +159,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(f"{count:5} skipped: {reason}")
 
 
-# Who runs where and beside whom: the tests of a file share daemons, so they run in one process after another; only the
-# attacks are so many that each configuration of layers may go to another process.
+# Which tests run in which process: the tests of a file share daemons, so one process runs them one after another. There
+# are too many attacks for that: each configuration of layers may go to another process.
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -7,7 +7,7 @@ the supervisor made at its start.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -35,7 +35,7 @@ def hook_of(name: str, section: Mapping[str, Any]) -> Hook:
     """The hook that a section of the configuration declares: ``mode``, ``params``, ``result``, ``void``, ``default``.
     Raises ValueError with the key that is wrong."""
     mode = section["mode"]
-    params = _compiled("params", section["params"], f"{name}Params")
+    params = _named("params", compiled, section["params"], f"{name}Params")
     if section["params"].get("type") != "object":
         raise ValueError('params: a payload is a map; write {"type": "object", …}')
     user = section["params"].get("properties", {}).get("userId", {"type": "string"})
@@ -46,7 +46,7 @@ def hook_of(name: str, section: Mapping[str, Any]) -> Hook:
         raise ValueError("void: a void hook gives nothing, so it has neither result nor default")
     if not void and schema is None:
         raise ValueError("result: write the JSON Schema of what plugins return, or void = true if they return nothing")
-    result = None if void else _compiled("result", schema, f"{name}Result")
+    result = None if void else _named("result", compiled, schema, f"{name}Result")
     carries = _carried(section["params"], schema or {}, void) if mode == "chain" else {}
     if default is not None:
         if mode == "all":
@@ -55,15 +55,17 @@ def hook_of(name: str, section: Mapping[str, Any]) -> Hook:
             msgspec.convert(default, result)
         except msgspec.ValidationError as error:
             raise ValueError(f"default: it does not fit the result's schema: {error}") from None
-    trial = sample(section["params"])
+    trial = _named("params", sample, section["params"])
     _fits("params", trial, params)
+    trial_result = None if void else _named("result", sample, schema)
     return Hook(name, doc=MODES[mode], mode=mode, params=params, result=result, sample=trial, carries=carries,
-                sample_result=None if void else sample(schema), default=default, declared=dict(section))
+                sample_result=trial_result, default=default, declared=dict(section))
 
 
-def _compiled(key: str, schema: Any, name: str) -> Any:
+def _named(key: str, make: Callable[..., Any], *given: Any) -> Any:
+    """Returns ``make(*given)``; a ValueError of it gets the name of the key."""
     try:
-        return compiled(schema, name)
+        return make(*given)
     except ValueError as error:
         raise ValueError(f"{key}: {error}") from None
 

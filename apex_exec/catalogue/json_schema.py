@@ -25,6 +25,9 @@ PROPERTIES_MAX = 200
 """Of one object."""
 ENUM_MAX = 200
 INT_MAX = 2**63 - 1
+SAMPLE_SIZE_MAX = 65_536
+"""How many values, and characters in texts and keys, a sample has altogether at most. It bounds ``minLength``,
+``minItems`` and the products of nested ``minItems``, which a short schema can make as large as it likes."""
 
 _NAME = re.compile(r"[A-Za-z_$][A-Za-z0-9_$-]{0,63}")
 _NUMBERS = {"minimum": "ge", "maximum": "le", "exclusiveMinimum": "gt", "exclusiveMaximum": "lt", "multipleOf":
@@ -204,21 +207,47 @@ def _object(schema: dict[str, Any], path: str, name: str, depth: int, bounds: Me
 
 
 def sample(schema: Any) -> Any:
-    """A small value that fits ``schema``, which has been ``compiled``; a number may miss ``multipleOf``."""
+    """A small value that fits ``schema``, which has been ``compiled``; a number may miss ``multipleOf``.
+
+    Raises ValueError if the value would be larger than SAMPLE_SIZE_MAX.
+    """
+    return _sample(schema, _Room())
+
+
+class _Room:
+    """How much larger the sample that is being made may become."""
+
+    def __init__(self) -> None:
+        self._left = SAMPLE_SIZE_MAX
+
+    def take(self, size: int) -> None:
+        """Counts what is made next. Raises ValueError if there is no room for it."""
+        self._left -= size
+        if self._left < 0:
+            raise ValueError(f"$: the smallest value that fits it has more than {SAMPLE_SIZE_MAX} values and "
+                             "characters, too many for a trial call; lower minLength and minItems")
+
+
+def _sample(schema: Any, room: _Room) -> Any:
+    room.take(1)
     if not isinstance(schema, dict):
         return None
-    if "const" in schema:
-        return schema["const"]
-    if "enum" in schema:
-        return schema["enum"][0]
+    if "const" in schema or "enum" in schema:
+        value = schema["const"] if "const" in schema else schema["enum"][0]
+        room.take(len(value) if isinstance(value, str) else 0)
+        return value
     types = schema.get("type", "null")
     kind = types if isinstance(types, str) else types[0]
     if kind == "object":
-        return {key: sample(schema["properties"][key]) for key in schema.get("required", ())}
+        required = schema.get("required", ())
+        room.take(sum(map(len, required)))
+        return {key: _sample(schema["properties"][key], room) for key in required}
     if kind == "array":
-        return [sample(schema.get("items", {})) for _ in range(schema.get("minItems", 0))]
+        return [_sample(schema.get("items", {}), room) for _ in range(schema.get("minItems", 0))]
     if kind == "string":
-        return "trial"[: schema.get("maxLength", 5)].ljust(schema.get("minLength", 0), "x")
+        text, length_min = "trial"[: schema.get("maxLength", 5)], schema.get("minLength", 0)
+        room.take(max(len(text), length_min))
+        return text.ljust(length_min, "x")
     if kind in ("integer", "number"):
         return _number_within(schema)
     return False if kind == "boolean" else None

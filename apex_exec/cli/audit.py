@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from apex_exec.cli.output import Said, clean, print_json, print_table, say, say_line
+from apex_exec.cli.output import Said, clean, print_json, print_table, say, say_line, show
 from apex_exec.cli.root import EXIT_NO, AsJson, ConfigFile, RuntimeDir, audit_app, examples, fail
 from apex_exec.cli.verbs import BadParameter, Exit, Option
 
@@ -272,7 +272,4 @@ def accept(
 
     with connect.admin(config, runtime_dir) as client:
         done = client.request("audit.accept", {"reason": reason})
-    if as_json:
-        print_json(done)
-        return
-    say(f"accepted; before: {done['was'] or 'nothing was wrong'}")
+    show(done, as_json, f"accepted; before: {done['was'] or 'nothing was wrong'}")

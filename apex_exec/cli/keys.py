@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from apex_exec.cli.output import print_json, print_table, say
+from apex_exec.cli.output import print_table, show
 from apex_exec.cli.plugin.common import StateDir, ask, state_path
 from apex_exec.cli.root import AsJson, ConfigFile, RuntimeDir, examples, keys_app
 from apex_exec.cli.verbs import Argument, Option
@@ -19,10 +19,7 @@ def new(name: Name, as_json: AsJson = False, state_dir: StateDir = None, config:
     from apex_exec.registry.trust.signing import new_key
 
     path, key_id = new_key(state_path(config, state_dir) / "keys", name)
-    if as_json:
-        print_json({"file": str(path), "keyId": key_id})
-    else:
-        say(f"{path}: key {key_id}")
+    show({"file": str(path), "keyId": key_id}, as_json, f"{path}: key {key_id}")
 
 
 @keys_app.command(epilog=examples("apex-exec keys curve server", "apex-exec keys curve my-host --dir ./curve"))
@@ -51,10 +48,7 @@ def curve(
         public, secret = zmq.auth.create_certificates(place, name)
     finally:
         os.umask(old)
-    if as_json:
-        print_json({"public": str(public), "secret": str(secret)})
-    else:
-        say(f"{public}\n{secret}")
+    show({"public": str(public), "secret": str(secret)}, as_json, f"{public}\n{secret}")
 
 
 @keys_app.command(epilog=examples(
@@ -72,11 +66,8 @@ def register(
     path = find_key(state_path(config, state_dir) / "keys", name, ".pub")
     result = ask(config, runtime_dir, "keys.register", {
         "name": path.stem, "role": role, "owner": owner, "days": days, "public_key": load_public(path).hex()})
-    if as_json:
-        print_json(result)
-    else:
-        say(f"{result['name']}: {result['role']} key {result['keyId']}"
-              + ("" if result["changed"] else ", was registered before"))
+    show(result, as_json, f"{result['name']}: {result['role']} key {result['keyId']}"
+         + ("" if result["changed"] else ", was registered before"))
 
 
 @keys_app.command(epilog=examples("apex-exec keys revoke acme --reason 'laptop stolen'"))
@@ -87,14 +78,12 @@ def revoke(
 ) -> None:
     """Revokes a key for good: its approvals end, and every plugin that it signed stops within two seconds."""
     result = ask(config, runtime_dir, "keys.revoke", {"name": name, "reason": reason})
-    if as_json:
-        print_json(result)
-        return
-    say(f"{name}: revoked {', '.join(result['revoked']) or 'before'}")
+    lines = [f"{name}: revoked {', '.join(result['revoked']) or 'before'}"]
     if result["stopped"]:
-        say(f"stopped: {', '.join(result['stopped'])}")
+        lines.append(f"stopped: {', '.join(result['stopped'])}")
     if result["approvalsEnded"]:
-        say(f"approvals ended: {', '.join(result['approvalsEnded'])}")
+        lines.append(f"approvals ended: {', '.join(result['approvalsEnded'])}")
+    show(result, as_json, "\n".join(lines))
 
 
 @keys_app.command("list", epilog=examples("apex-exec keys list"))

@@ -82,6 +82,14 @@ def print_json(value: Any, *, raw: bool = False, indented: bool = False) -> None
                    indent=2 if indented or sys.stdout.isatty() else None))
 
 
+def show(done: Any, as_json: bool, line: str) -> None:
+    """Prints what a verb has done: all of ``done`` as JSON for programs, or ``line`` for people."""
+    if as_json:
+        print_json(done)
+    else:
+        say(line)
+
+
 def _plain(value: Any) -> Any:
     import base64
 
@@ -217,7 +225,7 @@ def progress(label: str, total: int = 0) -> Iterator[Callable[[str], None]]:
         return
     done = 0
 
-    def show(text: str) -> None:
+    def redraw(text: str) -> None:
         import shutil
 
         line = " ".join(clean(text).split("\n"))
@@ -228,9 +236,9 @@ def progress(label: str, total: int = 0) -> Iterator[Callable[[str], None]]:
     def tell(step: str) -> None:
         nonlocal done
         done += 1
-        show(f"{label}: {f'[{done}/{total}] ' if total else ''}{step}")
+        redraw(f"{label}: {f'[{done}/{total}] ' if total else ''}{step}")
 
-    show(f"{label} …")
+    redraw(f"{label} …")
     try:
         yield tell
     finally:

@@ -29,7 +29,7 @@ class PluginRemoved(Struct, gc=False):
 class InvokeRequested(Struct, gc=False):
     """One invocation, which the shell has checked against its schema. ``call`` is the shell's number for it and is
     never used again. ``own`` marks one of the daemon's own (a canary, a smoke call): it is nobody's, so it does not
-    matter for whom the plugin is enabled."""
+    matter for which users the plugin is enabled."""
 
     call: int
     plugin: str

@@ -159,7 +159,7 @@ class Governing(Protocol):
 
 
 class Neighbours:
-    """Whom an executor reports to and whom it asks. Some of them are made after the executor, and with its parts; a
+    """The parts that an executor reports to and asks. Some of them are made after the executor, and with its parts; a
     missing one stays None, and then fails closed: without ``api`` no API call is granted."""
 
     def __init__(self, step: Callable[[ev.Event, int], None],

@@ -1,4 +1,4 @@
-"""Whom the kernel lets run first: the loop before the hooks that it must stop, each side process as it asks for itself.
+"""What the kernel lets run first: the loop before the hooks that it must stop, each side process as it asks for itself.
 
 Every value is relative to the one that the daemon was started with. To go below that one takes a right (root,
 CAP_SYS_NICE, LimitNICE); without it everything stays equal. Every process that the daemon starts goes back to the

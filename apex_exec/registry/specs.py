@@ -1,7 +1,7 @@
 """What the supervisor is to serve: a ``PluginSpec`` made of the registry's rows, and the check of the whole store.
 
-Rows decide, specs follow: whatever an operation commits, the specs that are published are read from the rows in that
-same transaction (``commit``); what a registrar finds when it starts replaces all that the supervisor serves
+The rows decide. When an operation commits, the specs that it publishes are read from the rows in the same transaction
+(``commit``). When a registrar starts, the specs of all rows replace everything that the supervisor serves
 (``reconcile``).
 """
 
@@ -36,7 +36,7 @@ REASONS = {
 
 
 class _Maker:
-    """Makes specs of rows: the only place where that happens. What all of them need is read once."""
+    """Makes specs from rows; nothing else does. It reads once what all specs need."""
 
     def __init__(self, ctx: Context, db: sa.Connection, rows: list[tuple[PluginRow, VersionRow]] | None) -> None:
         """For all plugins, or for those of ``rows``."""
@@ -67,8 +67,8 @@ class _Maker:
 def missing_here(ctx: Context, version: VersionRow) -> str:
     """Why this daemon cannot serve ``version`` although the rows say that it is served; "" if it can.
 
-    That its bundle is not in this daemon's folder is true of this daemon alone: others that share the rows may have it,
-    and this one has it again once it is installed again. So it is looked at where a spec is made, and no row says it.
+    A missing bundle concerns this daemon alone: other daemons that share the rows may have it, and this one has it
+    again once it is installed again. So this is checked whenever a spec is made, and is not written to a row.
     """
     if ctx.blobs.has(version.digest):
         return ""
@@ -103,11 +103,11 @@ def make_spec(plugin: PluginRow, version: VersionRow, manifest: Manifest, users:
 
 def commit(ctx: Context, work: Callable[[sa.Connection], T], plugins: Iterable[str] | Callable[[T], Iterable[str]],
            point: str = "row-committed") -> T:
-    """Runs ``work`` in one transaction, and tells the supervisor what that same transaction left of ``plugins``.
+    """Runs ``work`` in one transaction, and sends the supervisor the specs of ``plugins`` as they are after it.
 
-    ``plugins`` may be a function of what ``work`` returned. The specs are read before the commit, so that nothing
-    which may fail lies between it and the notice. Where the database fails, even at the commit itself, it is not known
-    which rows stand: the supervisor then gets all of them anew as soon as they can be read (``ctx.in_doubt``).
+    ``plugins`` may be a function of what ``work`` returned. The specs are read before the commit, so that nothing that
+    may fail lies between the commit and the notice. If the database fails, even at the commit itself, we do not know
+    which rows it has: the supervisor then gets all specs again as soon as the rows can be read (``ctx.in_doubt``).
     """
     def both(db: sa.Connection) -> tuple[T, list[str], list[PluginSpec]]:
         made = work(db)
@@ -130,12 +130,13 @@ def commit(ctx: Context, work: Callable[[sa.Connection], T], plugins: Iterable[s
 
 
 def reconcile(ctx: Context, *, sweep: bool = False) -> list[PluginSpec]:
-    """Brings a store that a crash, an upgrade of the daemon or a new policy left behind in order; every spec.
+    """Puts the store in order after a crash, an upgrade of the daemon or a change of the policy. Returns every spec.
 
-    What no longer fits the rules (``apiVersion``, policy, a required signature) is disabled with the reason: rules are
-    the registry's, and daemons that share one share them. What is only missing here (``missing_here``) is not served,
-    and no row is changed for it. Approvals whose time is over expire for good if the clock is settled; with ``sweep``
-    (at the start, when no operation can be between its bundle and its row) bundles that no row names are removed.
+    A plugin that no longer fits the rules (``apiVersion``, policy, a required signature) is disabled with the reason:
+    the rules belong to the registry, and daemons that share a registry share them. A plugin whose bundle is only
+    missing here (``missing_here``) is not served, but its row is not changed. Approvals whose time is over expire for
+    good if the clock is settled; with ``sweep`` (at the start, when no operation can be between its bundle and its
+    row) bundles that no row names are removed.
     """
     policy = Policy.read(ctx.settings.security.policy_file)
     now_ns = ctx.now_ns()
@@ -173,7 +174,7 @@ def reconcile(ctx: Context, *, sweep: bool = False) -> list[PluginSpec]:
 
 
 def _misfit(version: VersionRow, policy: Policy) -> tuple[Manifest | None, str]:
-    """The manifest of a stored version where it can be read, and why it may not be served any more ("": it may)."""
+    """The manifest of a stored version, if it can be read, and why it may no longer be served ("" if it may)."""
     manifest, problems = check_manifest(version.manifest.encode())
     if manifest is None:
         codes = {problem["code"] for problem in problems}

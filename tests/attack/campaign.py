@@ -85,7 +85,7 @@ def call(client: Client, plugin: str, context: dict[str, Any], deadline_ms: int)
 
 @cache
 def campaign(user: str, configuration: str) -> tuple[dict[str, bool], dict[str, str], str]:
-    """(attack → came through, attack → what the caller was told, isolation level) of one daemon's life."""
+    """(attack → came through, attack → the answer that the caller got, isolation level) of one daemon's life."""
     here = world(user)
     through: dict[str, bool] = {}
     told: dict[str, str] = {}

@@ -1,7 +1,7 @@
 """Attacks that no layer stops but the supervisor and the worker's own code: they run, and harm nobody else.
 
-``codes`` is what the caller may be told (``ok`` for a result). That the attack ran is its control: each ends in a way
-that an honest hook does not, or leaves ``ran`` as its result.
+``codes`` are the answers that the caller may get (``ok`` for a result). That the attack ran is its control: each ends
+in a way that an honest hook does not, or leaves ``ran`` as its result.
 """
 
 from __future__ import annotations

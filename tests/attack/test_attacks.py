@@ -50,7 +50,7 @@ def test_at_each_level_with_seccomp_nothing_comes_through(user: str, attack: Att
 def test_each_layer_that_is_said_to_stop_it_does_so_alone(user: str, attack: Attack) -> None:
     for layer in attack.stops:
         if layer == "memory" or (layer == "identity" and user != "root"):
-            continue  # the memory limit is no layer; an unprivileged daemon's workers have its own uid
+            continue  # the memory limit is not a layer; an unprivileged daemon's workers have its own uid
         through, told, _ = campaign(user, f"only {layer}")
         assert not through[attack.name], f"{layer}: {told[attack.name]}"
 

@@ -89,7 +89,7 @@ class World:
         return self.victim.pid
 
     def addresses(self, runtime: Path) -> dict[str, Any]:
-        """What the attacking plugin is told: everything that a spy could find out. A new token each time."""
+        """What the attacking plugin is given: everything that a spy could find out. A new token each time."""
         self.token = secrets.token_hex(8)
         ctypes.memset(libc.shmat(self.shm, None, 0), 0, 64)
         victim = self._ensure_victim()

@@ -9,7 +9,14 @@ import msgspec
 import pytest
 
 from apex_exec.catalogue.declared import DECLARED_MAX
-from apex_exec.catalogue.json_schema import DEPTH_MAX, SCHEMA_BYTES_MAX, compiled, sample, typescript
+from apex_exec.catalogue.json_schema import (
+    DEPTH_MAX,
+    SAMPLE_SIZE_MAX,
+    SCHEMA_BYTES_MAX,
+    compiled,
+    sample,
+    typescript,
+)
 from apex_exec.config import load_settings
 from apex_exec.errors import ConfigError
 
@@ -81,6 +88,30 @@ def test_a_schema_is_checked_to_the_letter_and_its_sample_fits() -> None:
         'tags?: Record<string, string>; "any-thing"?: unknown; one?: 1 }')
 
 
+def lists(length: int, levels: int) -> dict[str, Any]:
+    """Lists of lists, each of ``length`` items at least."""
+    schema: dict[str, Any] = {"type": "null"}
+    for _ in range(levels):
+        schema = {"type": "array", "minItems": length, "items": schema}
+    return schema
+
+
+@pytest.mark.parametrize(("small", "large"), [
+    ({"type": "string", "minLength": SAMPLE_SIZE_MAX - 1}, {"type": "string", "minLength": SAMPLE_SIZE_MAX}),
+    (lists(SAMPLE_SIZE_MAX - 1, 1), lists(SAMPLE_SIZE_MAX, 1)), (lists(200, 2), lists(300, 2)),
+    ({"type": "array", "minItems": 20, "items": {"const": "x" * 3000}},
+     {"type": "array", "minItems": 30, "items": {"const": "x" * 3000}}),
+    ({"type": "object", "required": ["k" * 60], "properties": {"k" * 60: lists(1000, 1)}},
+     {"type": "array", "minItems": 1000, "items": {
+         "type": "object", "required": ["k" * 64], "properties": {"k" * 64: {"type": "null"}}}}),
+])
+def test_a_sample_is_bounded_however_its_lists_multiply(small: Any, large: Any) -> None:
+    msgspec.convert(sample(small), compiled(small, "Small"))
+    compiled(large, "Large")
+    with pytest.raises(ValueError, match="lower minLength and minItems"):
+        sample(large)
+
+
 SECTION = {"mode": "first", "params": {"type": "object"}, "result": {"type": "integer"}}
 
 
@@ -95,6 +126,9 @@ SECTION = {"mode": "first", "params": {"type": "object"}, "result": {"type": "in
     ({"onX": {**SECTION, "params": {"type": "object", "properties": {"userId": {"type": "integer"}}}}},
      "hooks: onX.params.properties.userId: it is the caller"),
     ({"onX": {**SECTION, "result": {"type": "string", "pattern": "a"}}}, "hooks: onX.result: $: pattern is not"),
+    ({"onX": {**SECTION, "params": {"type": "object", "required": ["a"], "properties": {
+        "a": {"type": "string", "minLength": 2**40}}}}}, "hooks: onX.params: $: the smallest value that fits"),
+    ({"onX": {**SECTION, "result": lists(300, 2)}}, "hooks: onX.result: $: the smallest value that fits"),
     ({"onX": {"mode": "first"}}, "hooks: onX.result: write the JSON Schema of what plugins return, or void = true"),
     ({"onX": {**SECTION, "void": True}}, "hooks: onX.void: a void hook gives nothing"),
     ({"onX": {**SECTION, "default": "text"}}, "hooks: onX.default: it does not fit the result's schema"),

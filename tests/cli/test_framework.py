@@ -257,7 +257,7 @@ def test_a_plugins_words_cannot_steer_the_terminal() -> None:
 
 
 def test_no_hint_names_a_package_that_is_not_ours_to_publish() -> None:
-    """Whoever registers the name would be installed by everybody who follows the hint."""
+    """If somebody else registered the name, everybody who follows the hint would install that person's package."""
     hint = re.compile(r"pip install '?\"?apex-exec|install apex-exec\[")
     found = [f"{path}: {line}" for folder in ("apex_exec", "workers") for path in (ROOT / folder).rglob("*.py")
              for line in path.read_text().splitlines() if hint.search(line)]

@@ -1,4 +1,4 @@
-"""On a system that is no Linux every verb works or says in one line that it needs Linux; none ends in a traceback."""
+"""On a system other than Linux every verb works or says in one line that it needs Linux; none ends in a traceback."""
 
 from __future__ import annotations
 

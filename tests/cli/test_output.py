@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from apex_exec.cli import output
 from apex_exec.cli.facts import facts, for_people
-from apex_exec.cli.output import print_table
+from apex_exec.cli.output import print_table, show
 
 IDS = [f"a-plugin-with-quite-a-long-name-{number:02d}" for number in range(3)]
 ROWS = [{"id": id_, "version": "1.0.0", "state": "quarantined", "users": ["everybody"],
@@ -31,6 +32,14 @@ def shown(monkeypatch: pytest.MonkeyPatch, rows: list[dict[str, Any]], columns: 
     monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((width, 24)))
     print_table(rows, columns, as_json=False)
     return file.getvalue()
+
+
+def test_what_a_verb_has_done_is_all_of_it_for_a_program_and_a_line_for_people(
+        capsys: pytest.CaptureFixture[str]) -> None:
+    show({"pids": [1, 2]}, True, "two processes")
+    assert json.loads(capsys.readouterr().out) == {"pids": [1, 2]}
+    show({"pids": [1, 2]}, False, "two processes\nof \x1b[31mone")
+    assert capsys.readouterr().out == "two processes\nof \\u001b[31mone\n"
 
 
 def test_a_pipe_gets_every_column_whole_and_one_line_a_row(monkeypatch: pytest.MonkeyPatch) -> None:

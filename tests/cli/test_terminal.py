@@ -1,4 +1,4 @@
-"""No word of a plugin, a host, a file or an argument steers the terminal of whoever runs a verb."""
+"""Text from a plugin, a host, a file or an argument cannot control the terminal of the person who runs a verb."""
 
 from __future__ import annotations
 

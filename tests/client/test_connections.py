@@ -71,7 +71,7 @@ class Place:
         return Client(self.daemon.endpoint, curve=self.curve)
 
     def restart(self) -> None:
-        """As after a crash: nobody is told."""
+        """As after a crash: the peers get no notice."""
         self.daemon.kill()
         self.daemon.start()
 

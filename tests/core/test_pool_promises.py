@@ -1,4 +1,4 @@
-"""The scheduler's promises one by one, told step by step: what comes in, what is wanted."""
+"""The scheduler's promises one by one, each as a sequence of steps: what comes in, what is wanted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A backup is made while calls run, is whole, and comes back as it was; what is not whole, or older, is told."""
+"""A backup is made while calls run, is whole, and comes back as it was; if it is not whole, or older, that is said."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def _flip(folder: Path) -> None:
 
 
 def _edit_event(folder: Path) -> None:
-    """Changes an event, and the list with it: whoever can do that still cannot sign the chain."""
+    """Changes an event, and the list with it: somebody who can do that still cannot sign the chain."""
     path = folder / "databases" / "audit.db"
     with sqlite3.connect(path) as database:
         database.execute("UPDATE events SET body = replace(body, 'success', 'failure') WHERE seq = 1")

@@ -1,4 +1,4 @@
-"""Whoever starts the daemon, and wherever: it serves, or says in one line what it needs."""
+"""No matter who starts the daemon, and where: it serves, or says in one line what it needs."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def _below(pid: int) -> list[int]:
     return found[:1]
 
 
-# ---------------------------------------------------------------------- whoever starts it
+# ---------------------------------------------------------------------- who starts it
 BLOCK = ("import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65)); "
          "os.execvp(sys.argv[1], sys.argv[1:])")
 IGNORE = ("import os, signal, sys\nfor n in set(range(1, 65)) - {9, 19, 32, 33}: signal.signal(n, signal.SIG_IGN)\n"

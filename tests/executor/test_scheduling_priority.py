@@ -1,4 +1,4 @@
-"""Who goes before whom: the loop before the hooks that it must stop, and no plugin ever with the loop's rank."""
+"""The order of priority: the loop before the hooks that it must stop, and no plugin ever with the loop's rank."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def test_answers_that_nobody_asked_for_do_not_move_the_count_of_others(played: P
     played.start(2)
     played.call(2, 0)
     for seq in range(3):
-        answer(played, 1, seq)  # a violation, which the core ends it for; until then it is no worker the less
+        answer(played, 1, seq)  # a violation, for which the core ends it; until then it counts as a worker
     assert len(played.executor.busy) == 1
     played.call(1, 3)
     assert len(played.executor.busy) <= 2

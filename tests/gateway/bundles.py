@@ -21,7 +21,8 @@ plugin = Plugin(id="{id}", version="1.0.0", permissions={permissions})
 
 @plugin.hook("onActionExecute")
 {async_}def run(context, params):
-    """Makes the API calls it is told to and returns what came of each; one with ``raise`` lets its error through."""
+    """Makes the API calls that its context lists and returns the outcome of each; the error of a call with ``raise`` is
+    not caught."""
     out = []
     for step in params["context"]["steps"]:
         call = getattr(context.api, step["api"])
@@ -38,7 +39,7 @@ plugin = Plugin(id="{id}", version="1.0.0", permissions={permissions})
 
 def bundle(folder: Path, plugin: str, permissions: list[str], code: str | None = None, *, is_async: bool = False,
            **manifest: Any) -> Path:
-    """Writes a bundle with one hook that makes the API calls it is told to, or with ``code``."""
+    """Writes a bundle with one hook that makes the API calls that its context lists, or with ``code``."""
     path = folder / plugin
     path.mkdir(parents=True)
     (path / "manifest.json").write_text(json.dumps({

@@ -121,7 +121,7 @@ def test_columns_that_differ_in_case_alone_are_refused(data: Data) -> None:
     Delete("notes", {"ghost": "ghost"}), Update("notes", {"text": "x"}, {"ghost": "ghost"}),
     Insert("notes", {"id": 99, "text": "x"})])
 def test_a_column_that_the_operator_names_and_the_table_lacks_is_no_text(data: Data, request_: Any) -> None:
-    """SQLite takes "ghost" for a text where it is no column: the condition held for every row of the caller's."""
+    """SQLite takes "ghost" for a text if no column has that name: the condition was true of all the caller's rows."""
     before = data.contents()
     shown = {"notes": {"owner": "user_id", "columns": ["id", "text", "ghost"], "write": True}}
     write = compile_write(request_, read_tables(shown), ("notes",), A)

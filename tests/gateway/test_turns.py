@@ -1,4 +1,4 @@
-"""Who reads and who writes in SQLite come to their turn, whoever else writes without a pause."""
+"""Readers and writers of SQLite get their turn, even while others write without a pause."""
 
 from __future__ import annotations
 

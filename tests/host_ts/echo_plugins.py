@@ -1,4 +1,4 @@
-"""Bundles whose hooks give back the nonce that they were sent, and misbehave when told to."""
+"""Bundles whose hooks give back the nonce that they were sent, and misbehave on request."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ def rewritten(database: Path, old: bytes, new: bytes) -> bytes:
 
 
 def test_a_chain_that_was_rewritten_is_not_signed_anew_by_the_next_ledger(tmp_path: Path) -> None:
-    """Whoever may write the database, not the head, rewrites it while no ledger runs, and waits for a start."""
+    """An attacker who may write the database, but not the head, rewrites it while no ledger runs; then one starts."""
     db = fill(tmp_path)
     rewritten(db, b'"n":4', b'"n":5')
     with pytest.raises(LedgerError, match="rewritten"):
@@ -185,7 +185,7 @@ def test_what_the_head_does_not_cover_yet_is_held_by_the_tail(tmp_path: Path) ->
 
 
 def test_a_dedup_key_without_its_event_swallows_no_record(tmp_path: Path) -> None:
-    """Whoever sees a record in the outbox writes its key into the ledger's index first."""
+    """An attacker who sees a record in the outbox writes its key into the ledger's index first."""
     db = fill(tmp_path)
     tamper(db, "INSERT INTO keys VALUES ('outbox:1', 3)")
     store = AuditStore(db, tmp_path)

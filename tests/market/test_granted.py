@@ -1,4 +1,4 @@
-"""A paid plugin runs away from the marketplace's own daemon for whom the marketplace signed it, and for nobody else."""
+"""On another daemon than the marketplace's own, a paid plugin runs only for the users that the marketplace signed."""
 
 from __future__ import annotations
 

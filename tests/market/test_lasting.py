@@ -1,4 +1,4 @@
-"""A report or a closing that outlasts whoever asked for it: an id, a state, a progress, and an outcome that is true."""
+"""A report or a closing may take longer than its caller waits: it has an id, a state, a progress and a true outcome."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ BATCH = 5000
 
 
 def fill(state: Path, month: str, events: int) -> None:
-    """A ledger with so many calls on the tenth of ``month``."""
+    """A ledger with ``events`` calls on the tenth of ``month``."""
     state.mkdir(parents=True, exist_ok=True)
     store = AuditStore(state / "audit.db", state)
     begin_ns = at(f"{month}-10")
@@ -54,7 +54,7 @@ def market(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 
 def ended(ask: Callable[[str], Any], operation: str, seconds: float = 60.0) -> tuple[dict[str, Any], list[Any]]:
-    """What became of an operation, and the progress that was seen on the way."""
+    """The outcome of an operation, and the progress that was seen on the way."""
     seen: list[Any] = []
     due = time.monotonic() + seconds
     while (found := ask(operation))["state"] == "running":

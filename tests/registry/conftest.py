@@ -27,7 +27,7 @@ BEGIN_NS = 1_800_000_000 * SECOND_NS
 
 
 class Stage:
-    """A registry whose clock and supervisor are the test's. ``served`` is what the supervisor was told last."""
+    """A registry whose clock and supervisor are the test's. ``served`` is what the supervisor was sent last."""
 
     def __init__(self, folder: Path, url: str, **settings: Any) -> None:
         self.now_ns = BEGIN_NS

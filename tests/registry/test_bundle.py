@@ -93,7 +93,7 @@ def test_names_that_some_file_system_would_take_for_one_are_refused(names: tuple
 def test_native_compiled_and_undecodable_code_is_refused(name: str, body: bytes, code: str, tmp_path: Path) -> None:
     made = {**files(), name: body}
     assert code in codes(unpack, zip_of(made))
-    if "__pycache__" not in name:  # in a folder that one is no part of the bundle
+    if "__pycache__" not in name:  # in a folder, that one is not part of the bundle
         assert code in codes(read_folder, write_folder(tmp_path / "f", made))
 
 

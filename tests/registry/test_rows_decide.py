@@ -216,7 +216,8 @@ def test_a_version_whose_manifest_this_release_cannot_read_can_still_be_disabled
 
 # ---------------------------------------------------------------------- a commit whose outcome is unknown
 def test_a_registrar_whose_commit_may_have_stood_sends_all_anew(tmp_path: Path) -> None:
-    """The database is lost at the commit itself: the operation is refused, its rows stand, and they are told."""
+    """The database is lost at the commit itself: the operation is refused, but its rows are there, and the
+    supervisor is sent them."""
     url = f"sqlite:///{tmp_path}/registry.db"
     stage = Stage(tmp_path, url)
     stage.install(bundle())

@@ -140,7 +140,7 @@ def test_a_user_who_cannot_start_the_interpreter_again_is_told_so_in_one_line(ve
 
 
 SIMULATED = "tests/sandbox/simulated.py"
-"""Below the folder that a command runs in, whoever runs it."""
+"""Below the folder in which a command runs."""
 CONTAINER = dict.fromkeys((
     "unshare", "mount", "umount2", "setns", "pivot_root", "sethostname", "bpf", "perf_event_open", "fsopen", "fsmount",
     "fsconfig", "move_mount", "open_tree", "mount_setattr", "keyctl", "userfaultfd"), 1)

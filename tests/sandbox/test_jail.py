@@ -28,7 +28,7 @@ def outcome(plan: dict[str, Any]) -> list[LayerReport]:
     done = subprocess.run([sys.executable, "-c", code], input=msgspec.msgpack.encode([plan, WORKER]), cwd=ROOT,
                           capture_output=True, timeout=30, check=True)
     reports = msgspec.msgpack.decode(done.stdout, type=list[LayerReport])
-    return [report for report in reports if report.layer != "kill"]  # told for a child that did not come far, too
+    return [report for report in reports if report.layer != "kill"]  # reported even of a child that failed early
 
 
 @pytest.fixture(scope="module")

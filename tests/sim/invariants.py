@@ -432,7 +432,7 @@ class Invariants:
                 known.begun.append(asked.call)
 
     def gone(self, worker: SimWorker, code: str) -> None:
-        """A worker's end is about to be told."""
+        """A worker's end is about to be reported."""
         self.gone_worker, self.gone_code = worker, code
         for asked in worker.link:
             if asked.verdict is None:

@@ -71,7 +71,7 @@ class SimWorker:
 
 
 class RefBreaker:
-    """The breaker, told in twenty lines."""
+    """The breaker in twenty lines."""
 
     def __init__(self, policy: BreakerPolicy) -> None:
         self.policy = policy

@@ -77,7 +77,7 @@ class PlayedZygote:
         return True
 
     def kill(self, worker: int) -> bool:
-        """Notes whom it is to kill."""
+        """Notes which worker it is to kill."""
         self.killed.append(worker)
         return True
 

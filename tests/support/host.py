@@ -70,7 +70,7 @@ class Host:
         return self.ask(action(plugin, context, **more), seconds)
 
     def quiet(self, seconds: float = 0.3) -> bool:
-        """True where nothing arrives for so long."""
+        """True if nothing arrives for ``seconds``."""
         return not self.socket.poll(int(seconds * 1000))
 
 

@@ -1,4 +1,4 @@
-"""A peer in the daemon's place that answers with what is no message: what clients must survive."""
+"""A peer in the daemon's place whose answers are not messages: clients must survive it."""
 
 from __future__ import annotations
 

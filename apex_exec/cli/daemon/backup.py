@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from apex_exec.cli import connect
-from apex_exec.cli.output import print_json, say
+from apex_exec.cli.output import show
 from apex_exec.cli.root import AsJson, ConfigFile, RuntimeDir, app, examples
 from apex_exec.cli.verbs import Argument, Option
 
@@ -25,8 +25,8 @@ def backup(
     """
     with connect.admin(config, runtime_dir) as client:
         done = client.request("state.backup", {"path": str(target.absolute())}, BACKUP_TIMEOUT_MS)
-    _say(done, as_json, f"{done['path']}: {done['files']} files, {done['bytes']} bytes, ledger to event "
-                        f"{done['ledgerSeq']}, verified")
+    show(done, as_json, f"{done['path']}: {done['files']} files, {done['bytes']} bytes, ledger to event "
+                        f"{done['ledgerSeq']}, verified{_outside(done)}")
 
 
 @app.command(epilog=examples(
@@ -50,17 +50,15 @@ def restore(
     flags = {"state_dir": state_dir, "runtime_dir": runtime_dir}
     settings = load_settings(config, {key: value for key, value in flags.items() if value})
     done = put_back(settings, source, accept_older=accept_older, reason=reason)
-    _say(done, as_json, f"{done['path']}: {done['files']} files as of {done['madeAt']}, ledger to event "
+    show(done, as_json, f"{done['path']}: {done['files']} files as of {done['madeAt']}, ledger to event "
                         f"{done['ledgerSeq']}, verified"
          + (f"; {done['missingEvents']} later events are missing, as you accepted (old anchor: {done['anchorKept']})"
-            if done["missingEvents"] else ""))
+            if done["missingEvents"] else "") + _outside(done))
 
 
-def _say(done: dict[str, Any], as_json: bool, line: str) -> None:
-    if as_json:
-        print_json(done)
-        return
-    say(line)
-    if done["outside"]:
-        say(f"not included, because it is a database elsewhere: {', '.join(done['outside'])}; "
+def _outside(done: dict[str, Any]) -> str:
+    """A line more that names the databases which the copy does not contain; empty if it contains all of them."""
+    if not done["outside"]:
+        return ""
+    return (f"\nnot included, because it is a database elsewhere: {', '.join(done['outside'])}; "
             "back it up with its own tools")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from apex_exec.cli import connect
-from apex_exec.cli.output import print_json, say
+from apex_exec.cli.output import show
 from apex_exec.cli.plugin.common import ask
 from apex_exec.cli.root import EXIT_NO, AsJson, ConfigFile, RuntimeDir, app, breaker_app, examples, fail
 from apex_exec.cli.verbs import Argument, Exit, Option
@@ -23,12 +23,10 @@ def reload(as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: Conf
     Prints the keys that were applied, and those that need a restart.
     """
     done = ask(config, runtime_dir, "daemon.reload", {})
-    if as_json:
-        print_json(done)
-        return
-    say(f"reloaded: {', '.join(done['applied']) or 'no key has changed'}")
+    lines = [f"reloaded: {', '.join(done['applied']) or 'no key has changed'}"]
     if done["restart"]:
-        say(f"these need a restart and were left as they are: {', '.join(done['restart'])}")
+        lines.append(f"these need a restart and were left as they are: {', '.join(done['restart'])}")
+    show(done, as_json, "\n".join(lines))
 
 
 @app.command(epilog=examples("apex-exec drain --wait", "apex-exec drain --stop --wait",
@@ -46,11 +44,8 @@ def drain(
     done = ask(config, runtime_dir, "daemon.drain", {"stop": stop})
     if wait:
         done["pending"] = _wait(timeout, stop, config, runtime_dir)
-    if as_json:
-        print_json(done)
-    else:
-        left = f"{done['pending']} calls are pending" if done["pending"] else "nothing is pending"
-        say(f"{'draining, then it ends' if stop else 'drained'}: {left}")
+    left = f"{done['pending']} calls are pending" if done["pending"] else "nothing is pending"
+    show(done, as_json, f"{'draining, then it ends' if stop else 'drained'}: {left}")
     if wait and done["pending"]:
         raise Exit(EXIT_NO)
 
@@ -78,11 +73,7 @@ def _wait(seconds: float, stop: bool, config: Path | None, runtime_dir: str | No
 @app.command(epilog=examples("apex-exec undrain"))
 def undrain(as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
     """Makes a drained daemon take calls again. A daemon that is already ending cannot be stopped from it."""
-    done = ask(config, runtime_dir, "daemon.undrain", {})
-    if as_json:
-        print_json(done)
-    else:
-        say("the daemon takes calls again")
+    show(ask(config, runtime_dir, "daemon.undrain", {}), as_json, "the daemon takes calls again")
 
 
 @app.command(epilog=examples("apex-exec restart my-plugin"))
@@ -93,7 +84,7 @@ def restart(plugin: Plugin, as_json: AsJson = False, runtime_dir: RuntimeDir = N
     """
     done = ask(config, runtime_dir, "plugin.restart", {"id": plugin})
     pids = ", ".join(map(str, done["pids"]))
-    _say(done, as_json, f"{plugin}: process {pids} is being replaced" if pids else
+    show(done, as_json, f"{plugin}: process {pids} is being replaced" if pids else
          f"{plugin}: it has no worker now; the next call starts one")
 
 
@@ -101,11 +92,4 @@ def restart(plugin: Plugin, as_json: AsJson = False, runtime_dir: RuntimeDir = N
 def reset(plugin: Plugin, as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
     """Closes a plugin's breaker now, and forgets its failures and its backoff."""
     done = ask(config, runtime_dir, "breaker.reset", {"id": plugin})
-    _say(done, as_json, f"{plugin}: its breaker was {done['was']}, and is closed")
-
-
-def _say(done: dict[str, Any], as_json: bool, line: str) -> None:
-    if as_json:
-        print_json(done)
-    else:
-        say(line)
+    show(done, as_json, f"{plugin}: its breaker was {done['was']}, and is closed")

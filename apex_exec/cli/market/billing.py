@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 from apex_exec.cli import connect
-from apex_exec.cli.output import print_json, print_table, progress, say
+from apex_exec.cli.output import print_json, print_table, progress, say, show
 from apex_exec.cli.root import (
     EXIT_DONE,
     EXIT_NO,
@@ -165,10 +165,7 @@ def book_enterprise(
     with connect.admin(config, runtime_dir) as client:
         booked = client.request("billing.enterprise", {"customer": customer, "title": title, "cost": minor,
                                                        "currency": currency, "key": key or str(uuid.uuid4())})
-    if as_json:
-        print_json(booked)
-    else:
-        say(f"{booked['key']}: {customer} owes {format_minor(booked['price'], currency)} {currency}")
+    show(booked, as_json, f"{booked['key']}: {customer} owes {format_minor(booked['price'], currency)} {currency}")
 
 
 def _had(client: AdminClient, op: str, args: dict[str, Any], no_wait: bool) -> dict[str, Any]:

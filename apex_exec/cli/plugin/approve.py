@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from apex_exec.cli import connect
-from apex_exec.cli.output import print_json, say
+from apex_exec.cli.output import show
 from apex_exec.cli.plugin.common import LONG_TIMEOUT_MS, StateDir, state_path
 from apex_exec.cli.root import AsJson, ConfigFile, RuntimeDir, examples, plugin_app
 from apex_exec.cli.verbs import Argument, Option
@@ -69,8 +69,5 @@ def _decide(decision: str, plugin: str, permission: str, key: str, reason: str, 
             expires_ns=now_ns + days * DAY_NS if days else 0).text()
         result = client.request(f"plugin.{decision}", {
             "id": plugin, "statement": text, "signature": private.sign(signed_message(text)).hex()}, LONG_TIMEOUT_MS)
-    if as_json:
-        print_json(result)
-    else:
-        after = f"; {plugin} is {result['next']}" if result.get("next") in ("installed", "upgraded") else ""
-        say(f"{plugin} {result['version']} {permission}: {result['state']}{after}")
+    after = f"; {plugin} is {result['next']}" if result.get("next") in ("installed", "upgraded") else ""
+    show(result, as_json, f"{plugin} {result['version']} {permission}: {result['state']}{after}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from apex_exec.cli.output import print_json, say
+from apex_exec.cli.output import show
 from apex_exec.cli.plugin.common import User, ask
 from apex_exec.cli.root import AsJson, ConfigFile, RuntimeDir, examples, plugin_app
 from apex_exec.cli.verbs import Argument, Option
@@ -16,11 +16,9 @@ USER = "11111111-2222-4333-8444-555555555555"
 
 def _run(op: str, args: dict[str, Any], as_json: bool, config: Path | None, runtime_dir: str | None) -> None:
     result = ask(config, runtime_dir, op, args)
-    if as_json:
-        print_json(result)
-        return
     scope = f" for {result['user']}" if result.get("user") else ""
-    say(f"{result['id']}: {result['state']}{scope}" + ("" if result["changed"] else ", nothing to do"))
+    change = "" if result["changed"] else ", nothing to do"
+    show(result, as_json, f"{result['id']}: {result['state']}{scope}{change}")
 
 
 @plugin_app.command(epilog=examples(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from apex_exec.cli import connect
-from apex_exec.cli.output import print_json, progress, say
+from apex_exec.cli.output import print_json, progress, say, show
 from apex_exec.cli.plugin.common import (
     LONG_TIMEOUT_MS,
     Hook,
@@ -104,10 +104,7 @@ def rollback(
 def remove(plugin: Plugin, as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
     """Removes a plugin with all its versions."""
     result = ask(config, runtime_dir, "plugin.remove", {"id": plugin})
-    if as_json:
-        print_json(result)
-    else:
-        say(f"{plugin}: removed" if result["changed"] else f"{plugin}: was removed before")
+    show(result, as_json, f"{plugin}: removed" if result["changed"] else f"{plugin}: was removed before")
 
 
 def _show(result: dict[str, Any], as_json: bool) -> None:

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Annotated
 
-from apex_exec.cli.output import print_json, say
+from apex_exec.cli.output import show
 from apex_exec.cli.plugin.common import settings_with_hooks
 from apex_exec.cli.root import AsJson, ConfigFile, examples, plugin_app, this_user
 from apex_exec.cli.verbs import Argument, Option
@@ -28,8 +28,6 @@ def new(
 
     settings_with_hooks(config)
     made = write_scaffold(folder, plugin, author or this_user(), hook)
-    if as_json:
-        print_json({"id": plugin, "folder": str(made)})
-        return
     shown = shlex.quote(str(made))
-    say(f"{made}: try `apex-exec plugin validate {shown}` and `apex-exec plugin dev {shown}`")
+    show({"id": plugin, "folder": str(made)}, as_json,
+         f"{made}: try `apex-exec plugin validate {shown}` and `apex-exec plugin dev {shown}`")

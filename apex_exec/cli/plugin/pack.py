@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from apex_exec.cli.output import print_json, say
+from apex_exec.cli.output import print_json, say, show
 from apex_exec.cli.plugin.common import StateDir, replace_file, settings_with_hooks, state_path
 from apex_exec.cli.root import AsJson, ConfigFile, examples, plugin_app
 from apex_exec.cli.verbs import Argument, BadParameter, Option
@@ -82,7 +82,5 @@ def sign(
     made = sign_digest(private, role, bundle.digest, time.time_ns())
     kept = [s for s in read_signatures(had) if (s.role, s.key_id) != (made.role, made.key_id)]
     replace_file(file, packed(bundle, write_signatures([*kept, made])))
-    if as_json:
-        print_json({"file": str(file), "digest": bundle.digest, "role": role, "keyId": made.key_id})
-        return
-    say(f"{file}: signed as {role} by {made.key_id}, digest {bundle.digest}")
+    show({"file": str(file), "digest": bundle.digest, "role": role, "keyId": made.key_id}, as_json,
+         f"{file}: signed as {role} by {made.key_id}, digest {bundle.digest}")

@@ -1,4 +1,5 @@
-"""A supervised process beside the loop: gateway, ledger, registrar, exporter. The supervisor's end never blocks.
+"""A supervised process beside the loop: gateway, ledger, registrar, exporter or checks. The supervisor's end of the
+link never blocks.
 
 Whatever may wait for a disk, a database or a peer runs in one of these, so that the loop does not. Started by
 ``multiprocess`` (spawn), spoken to in length-prefixed MessagePack over a socketpair, restarted with backoff when
@@ -38,7 +39,8 @@ RESTART_MIN_NS = 100_000_000
 RESTART_MAX_NS = 5_000_000_000
 """Unless its owner says otherwise (``restart_max_ns``)."""
 STABLE_NS = 10_000_000_000
-"""A process that lived this long is restarted at once; one that did not waits twice as long each time."""
+"""A process that lived this long is started again after RESTART_MIN_NS; after a shorter life the wait is twice as long
+as the previous one, up to the maximum."""
 
 _encode = msgspec.msgpack.Encoder().encode
 

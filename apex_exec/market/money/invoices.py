@@ -22,7 +22,7 @@ from apex_exec.market.store import accounts, as_struct, closed_months, closed_us
 
 
 def payers(db: sa.Connection) -> Payers:
-    """Who pays for whom, with dates."""
+    """Which customer pays for which users, with dates."""
     out: Payers = {}
     for row in db.execute(sa.select(accounts).order_by(accounts.c.from_ns, accounts.c.id)):
         out.setdefault(row.user_id, []).append((row.from_ns // NS, row.customer))

@@ -44,7 +44,7 @@ _PREFIX = b"apex-exec entitlement v1\n"
 
 
 class Grant(msgspec.Struct, frozen=True):
-    """Who may run a plugin: ``users`` (ids in lower case), or everybody whom a daemon of ``customer`` serves; never
+    """Who may run a plugin: ``users`` (ids in lower case), or everybody that a daemon of ``customer`` serves; never
     both."""
 
     plugin: str

@@ -225,7 +225,7 @@ class PricingPart(_Strict):
 
 
 class SupportPart(_Strict):
-    """Whom users of a paid plugin can contact, and within how many hours they get an answer."""
+    """The contact for users of a paid plugin, and within how many hours they get an answer."""
 
     contact: Annotated[str, Field(min_length=3, max_length=200), AfterValidator(_check_contact)]
     responseHours: Annotated[int, Field(ge=1, le=24)] = 24

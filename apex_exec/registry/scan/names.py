@@ -1,5 +1,5 @@
-"""Works out what the expressions of a source file stand for, as far as reading can tell: names through aliases, and
-strings through concatenation and decoding. The work is bounded and has no side effects: nothing is imported, and no
+"""Works out what the expressions of a source file stand for without running it: names through aliases, and strings
+through concatenation and decoding. The work is bounded and has no side effects: nothing is imported, and no
 code of the source runs."""
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def declared_by(bundle: Bundle, settings: Settings) -> dict[str, Any]:
 
 
 class _Probe(Probe):
-    """``declared`` is what the code declares, unless there is a ``refusal``, in an author's words."""
+    """``declared`` is what the code declares; if it could not be loaded, ``refusal`` tells the author why."""
 
     def __init__(self, spec: PluginSpec, files: dict[str, bytes], seconds: float) -> None:
         super().__init__(spec, files, time.monotonic_ns() + int(seconds * SECOND_NS), self._ended)
@@ -62,7 +62,7 @@ class _Probe(Probe):
         self.refusal: Refusal | None = None
 
     def failed(self, link: WorkerLink, message: wire.Failed, now_ns: int) -> None:
-        """The exception, with its place in the bundle, is what an author can mend."""
+        """Refuses the bundle with the exception and its place in the bundle, so that the author can mend it."""
         self._refuse(at_place(f"{message.exception}: {message.message}", message.traceback),
                      "mend what its import does; a worker has no files, no network and few modules")
 

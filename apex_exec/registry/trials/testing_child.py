@@ -94,7 +94,7 @@ class _Jails:
 class _Tests(Job):
     """One run: Booted, Placed, then output and the names of tests, then exactly one Tested, then the link's end.
 
-    Nothing that the worker says after its report, its end or a broken rule is believed, and then it is killed.
+    After the report, after the link's end, or once the worker has broken a rule, we ignore what it says and kill it.
     """
 
     mode = "test"
@@ -110,7 +110,7 @@ class _Tests(Job):
         self.how = ""
         """How the process ended, as its status says."""
         self.failure: OSError | None = None
-        """Why there is no run: the machine has not let it be made, or be watched."""
+        """Why there was no run: the machine did not let us start the process, or watch it."""
         self._too_long = f"the tests ran longer than {request.run_seconds:g} s and were stopped"
         self._executor = executor
         self._watching = watching
@@ -127,7 +127,7 @@ class _Tests(Job):
 
     # ------------------------------------------------------------------ what it says
     def _take_placed(self, link: WorkerLink, message: wire.Placed, now_ns: int) -> None:
-        """Nothing of the bundle has run yet: the watch is set, and then the tests may begin."""
+        """Sets the watch, while no code of the bundle has run yet, and then lets the tests begin."""
         if self._tested is not None:
             self._stop(link, "something was reported after the report")
         elif self._placed:
@@ -168,7 +168,7 @@ class _Tests(Job):
 
     # ------------------------------------------------------------------ how it ends
     def violated(self, link: WorkerLink, why: str, now_ns: int) -> None:
-        """What cannot be read ends the run."""
+        """Ends the run, because a message of the worker cannot be read."""
         self._stop(link, f"the report cannot be read: {why}"[:300])
 
     def overdue(self, link: WorkerLink) -> None:
@@ -176,7 +176,7 @@ class _Tests(Job):
         self._stop(link, self._too_long)
 
     def hung_up(self, link: WorkerLink) -> None:
-        """Its process ends, or is ended, and the watch is taken back: only then can the zygote reap it."""
+        """Kills the process if it has not ended, and takes the watch back: before that, the zygote cannot reap it."""
         self._hear_out(link)
 
     def _stop(self, link: WorkerLink, why: str) -> None:
@@ -197,7 +197,7 @@ class _Tests(Job):
             watching.end()
 
     def ended(self, link: WorkerLink, end: End, begun: int, now_ns: int) -> None:
-        """The report counts if it came whole and nothing after it."""
+        """Takes the report, if it arrived complete and nothing followed it."""
         if "signal" in end.details:
             self.how = signal.Signals(end.details["signal"]).name
         elif "exitCode" in end.details:
@@ -214,7 +214,7 @@ class _Tests(Job):
         super().ended(link, end, begun, now_ns)
 
     def over(self, code: str, message: str) -> None:
-        """Without a process there is no run."""
+        """Records that there was no run, because there was no process."""
         if code == "OVERLOADED":
             self.failure = OSError(f"the test zygote could not fork: {message}")
 
