@@ -52,14 +52,14 @@ def examine(settings: Any) -> dict[str, Any]:
     from apex_exec.daemon.settings_checks import check_extras
     from apex_exec.executor.jails import examine as probed
     from apex_exec.executor.jails import extra_modules_hint
-    from apex_exec.executor.processes.runtimes import PYTHON
+    from apex_exec.executor.processes.runtimes import boot
     from apex_exec.executor.processes.zygote_link import try_zygote
     from apex_exec.sandbox.modules import check_modules
 
     check_modules(settings.sandbox.extra_modules)
     check_extras(settings)
     findings, governor = probed(settings)
-    cannot = try_zygote(PYTHON.boot(findings.plan, settings.sandbox.extra_modules))
+    cannot = try_zygote(boot(findings.plan, settings.sandbox.extra_modules))
     from apex_exec.sandbox.probe import advice
 
     layers = [{"layer": r.layer, "state": r.state, "errno": errno_name(r.errno), "detail": r.detail,
