@@ -14,7 +14,10 @@ from apex_exec.registry.bundles.scaffold import Language, language_of, scaffold_
 from tests.registry.test_cli import Shell
 from tests.support.bundles import manifest, write_folder, zip_of
 
-CODE = b'export default { id: "sample", version: "1.0.0", permissions: ["ui:render"], hooks: { onDashboardLoad() {} } };\n'
+CODE = b'''export default {
+  id: "sample", version: "1.0.0", permissions: ["ui:render"], hooks: { onDashboardLoad: () => ({ customWidgets: [] }) },
+};
+'''
 
 
 def files(entrypoint: str = "index.js", **more: bytes) -> dict[str, bytes]:

@@ -154,7 +154,7 @@ export {{
   plugin_default as default
 }};
 '''
-_WIDGETS_TEST = '''// What the plugin promises. `apex-exec plugin test .` runs this in the real jail, `npm test` under Node.
+_WIDGETS_TEST = '''// What the plugin promises. `apex-exec plugin test .` runs this in the jail, `npm test` under Node.
 
 import assert from "node:assert/strict";
 import test from "node:test";
@@ -166,7 +166,7 @@ test("the dashboard gets one widget", async () => {{
   assert.deepEqual(result.customWidgets.map((widget) => widget.component), ["Text"]);
 }});
 '''
-_ANY_TEST = '''// What the plugin promises. `apex-exec plugin test .` runs this in the real jail, `npm test` under Node.
+_ANY_TEST = '''// What the plugin promises. `apex-exec plugin test .` runs this in the jail, `npm test` under Node.
 
 import assert from "node:assert/strict";
 import test from "node:test";
@@ -190,8 +190,8 @@ apex-exec plugin test .
 ```
 '''
 _BUILDING = '''
-The daemon loads `index.js`. `npm run build` makes it of `src/plugin.ts`, and `npm run check` checks the types. Both files
-and the source map are packed: a reviewer reads the source, and a failure names its lines.
+The daemon loads `index.js`. `npm run build` makes it of `src/plugin.ts`, and `npm run check` checks the types.
+Both files and the source map are packed: a reviewer reads the source, and a failure names its lines.
 '''
 
 
