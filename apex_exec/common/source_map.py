@@ -33,6 +33,8 @@ KNOWN_MAX = 4096
 """Places that are remembered for the next text. A plugin that fails, fails at the same few."""
 SHOWN_CHARS_MAX = 200
 """Of a source's name. A longer one keeps its end, which is the file."""
+CHECKED_LINE = 10**9
+"""A line that no file has: to look it up is to read all of a map."""
 SEGMENTS_KEPT_MAX = 50_000
 """Segments whose numbers are kept while a map is read, since most come again. A hostile map has no two alike."""
 NUMBER_DIGITS_MAX = 7
@@ -75,6 +77,12 @@ class _Map(msgspec.Struct):
 
 
 _decode = msgspec.json.Decoder(_Map).decode
+
+
+def map_comment(body: bytes) -> bytes:
+    """The end of a JavaScript file from the comment on that names its map; b"" if there is none."""
+    at = body.rfind(_COMMENT)
+    return body[max(0, at - 4) :] if at >= 0 else b""
 
 
 def find_map(path: str, files: Mapping[str, bytes]) -> Found | None:
@@ -196,7 +204,7 @@ class SourceMaps:
         self._plugin = plugin
         self._files = files
         self._broken: set[str] = set()
-        self._known: dict[Place, Place] = {}
+        self._known: dict[Place, Place | None] = {}
         self._place = re.compile(rf"(?<![\w./-]){re.escape(plugin)}/"
                                  r"([^\s():]{1,200}\.m?js):([0-9]{1,7}):([0-9]{1,7})(?![0-9])")
 
@@ -213,6 +221,11 @@ class SourceMaps:
         self._learn([place for place in named if place not in self._known])
         return self._place.sub(self._shown, text)
 
+    def check(self) -> list[str]:
+        """Reads every map. Returns what is wrong with them, a sentence for each file."""
+        self._learn([Place(path, CHECKED_LINE, 1) for path in self._files if path.endswith((".js", ".mjs"))])
+        return self.notes
+
     def _shown(self, match: re.Match[str]) -> str:
         origin = self._known.get(Place(match[1], int(match[2]), int(match[3])))
         if origin is None:
@@ -222,6 +235,7 @@ class SourceMaps:
     def _learn(self, places: list[Place]) -> None:
         if len(self._known) + len(places) > KNOWN_MAX:
             self._known.clear()
+        self._known.update(dict.fromkeys(places))
         for path in dict.fromkeys(place.path for place in places):
             if path not in self._files or path in self._broken:
                 continue

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from apex_exec.catalogue.limits import Limits
+from apex_exec.common.source_map import SourceMaps, map_comment
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.errors import Code, Refusal
 from apex_exec.registry.bundles.ignoring import IGNORE_BYTES_MAX, IGNORE_NAME, Ignore
@@ -88,6 +89,28 @@ class Bundle:
         self.digest = hashlib.sha256(self.listing).hexdigest()
         self.loaded = _loaded(manifest.entrypoint, self.files)
         self.sha256 = {path: hashlib.sha256(body).hexdigest() for path, body in self.loaded.items()}
+
+        self._maps: SourceMaps | None = None
+
+    @property
+    def maps(self) -> SourceMaps:
+        """The source maps of its JavaScript, which are read when they are needed."""
+        if self._maps is None:
+            self._maps = SourceMaps(self.manifest.id, self.files)
+        return self._maps
+
+    def in_source(self, text: str) -> str:
+        """``text``, a traceback or a message, with places in the bundle's JavaScript as those of the author's source.
+        It stays as it is if the bundle has no source maps. Blocks while a map is read."""
+        return self.maps.rewritten(text)
+
+    @property
+    def map_files(self) -> dict[str, bytes]:
+        """As much of the bundle as its source maps are found by: they, and the ends of the JavaScript that names them;
+        empty if none does."""
+        ends = {path: end for path, body in self.files.items()
+                if path.endswith(JAVASCRIPT) and (end := map_comment(body))}
+        return ends and {**{path: body for path, body in self.files.items() if path.endswith(".map")}, **ends}
 
     @property
     def entrypoint(self) -> str:
