@@ -125,8 +125,8 @@ class Verdicts:
 
     def _locate_elsewhere(self, verdict: Verdict, body: inner.Raised, used: Used, memory_mb_max: float) -> bool:
         """Has the places of a traceback found outside the loop, if the plugin's bundle has source maps; the verdict is
-        concluded when that is done. False if there is nothing to find, or if the call is the daemon's own: its verdict is
-        heard at once, and the registrar finds the places."""
+        concluded when that is done. False if there is nothing to find, or if the call is the daemon's own: its verdict
+        is heard at once, and the registrar finds the places."""
         spec = self._pool.spec_of(verdict.plugin, verdict.worker)
         if spec is None or verdict.call in self._table.watched:
             return False
