@@ -30,6 +30,7 @@ from apex_exec.executor.links.worker_protocol import WorkerProtocol
 from apex_exec.executor.loop import Loop
 from apex_exec.executor.ports import BundleSource, Executor, Jails, Neighbours
 from apex_exec.executor.processes.forks import Forks
+from apex_exec.executor.processes.runtimes import zygote_of
 from apex_exec.executor.processes.zygote_keeper import ZygoteSource
 from workers import wire as inner
 
@@ -157,7 +158,7 @@ class LocalExecutor(Executor):
         self.unsettled = True
 
     def _start(self, worker: int, spec: PluginSpec, kind: Kind, now_ns: int) -> None:
-        pool = self.forks.warm.get(spec.runtime)
+        pool = self.forks.warm.get(zygote_of(spec.runtime))
         if pool is None:
             self.logs.log("error", f"no worker for {spec.id}: this daemon runs no plugins in {spec.runtime!a}")
             self.exits.refuse_later(worker, kind, None)

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from apex_exec.common.source_map import SourceMaps
-from apex_exec.registry.bundles.bundle import ESBUILD, read_folder
+from apex_exec.registry.bundles.bundle import read_folder
+from apex_exec.registry.bundles.manifest import BUNDLE_COMMAND
 from apex_exec.registry.bundles.scaffold import Language, write_scaffold
 from apex_exec.registry.bundles.scaffold_javascript import ESBUILD_RANGE, NPM_PACKAGE, TYPESCRIPT_RANGE
 from tests.support import need
@@ -167,7 +168,7 @@ def test_places_are_those_that_node_finds_with_the_same_map(place: Path, tmp_pat
     (folder / "src").mkdir(parents=True)
     (folder / "node_modules").symlink_to(place / "node_modules")
     (folder / "src" / "plugin.ts").write_text(THROWS, "utf-8")
-    command = ESBUILD.replace("--sourcemap=linked", flag).replace("npx esbuild", "node_modules/.bin/esbuild")
+    command = "node_modules/.bin/" + BUNDLE_COMMAND.replace("--sourcemap=linked", flag)
     subprocess.run(command, shell=True, cwd=folder, check=True, capture_output=True, timeout=60)
     files = {path.relative_to(folder).as_posix(): path.read_bytes()
              for path in folder.rglob("*") if path.is_file() and "node_modules" not in path.parts}

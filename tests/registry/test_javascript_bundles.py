@@ -21,10 +21,10 @@ CODE = b'''export default {
 
 
 def files(entrypoint: str = "index.js", **more: bytes) -> dict[str, bytes]:
-    """A bundle's files. In the names of ``more``, ``__`` is a slash and ``_`` a dot."""
+    """A bundle's files. In the names of ``more`` two underscores are a slash, and the last one is a dot."""
     made = manifest(manifest={"entrypoint": entrypoint, "hooks": ["onDashboardLoad"]})
     return {"manifest.json": json.dumps(made).encode(), entrypoint: CODE, "README.md": b"# Sample\n",
-            **{name.replace("__", "/").replace("_", "."): body for name, body in more.items()}}
+            **{".".join(name.replace("__", "/").rsplit("_", 1)): body for name, body in more.items()}}
 
 
 def loaded(**more: bytes) -> set[str]:
@@ -39,8 +39,8 @@ def refused(made: dict[str, bytes]) -> Refusal:
 
 
 def test_maps_typescript_and_source_are_in_the_bundle_and_never_reach_a_worker() -> None:
-    more = {"index_js_map": b"{}", "src__plugin_ts": b"let a: number", "src__lib_js": b"1", "tests__index_test_js": b"",
-            "types__plugin_d_ts": b"", "lib__shape_js": b"1", "lib__data_json": b"{}", "lib__x_mjs": b"", "x_cjs": b"",
+    more = {"index.js_map": b"{}", "src__plugin_ts": b"let a: number", "src__lib_js": b"1", "tests__index.test_js": b"",
+            "types__plugin.d_ts": b"", "lib__shape_js": b"1", "lib__data_json": b"{}", "lib__x_mjs": b"", "x_cjs": b"",
             "logo_png": b"\x89PNG", "package-lock_json": b"{}", "tsconfig_json": b"{}"}
     bundle = make_bundle(files(**more), "sample")
     assert set(bundle.loaded) == {"manifest.json", "index.js", "lib/shape.js", "lib/data.json", "lib/x.mjs"}

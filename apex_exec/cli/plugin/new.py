@@ -1,4 +1,4 @@
-"""``plugin new``: a plugin to begin with."""
+"""``plugin new``: creates a plugin that an author can start from."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from apex_exec.cli.verbs import Argument, BadParameter, Option
     "apex-exec plugin new my-plugin --ts",
     "apex-exec plugin new my-plugin --hook onInvoiceCreated --config daemon.toml"))
 def new(
-    plugin: Annotated[str, Argument(metavar="ID", help="3 to 50 of a-z, 0-9 and hyphens.")],
-    folder: Annotated[Path, Option("--dir", metavar="DIR", help="Where its folder is made.")] = Path(),
+    plugin: Annotated[str, Argument(metavar="ID", help="The new id: 3 to 50 of a-z, 0-9 and the hyphen.")],
+    folder: Annotated[Path, Option("--dir", metavar="DIR", help="Where the plugin's folder is made.")] = Path(),
     author: Annotated[str, Option("--author", help="The author, as in the manifest; default: this user.")] = "",
-    hook: Annotated[str, Option("--hook", metavar="HOOK", help="The hook it begins with.")] = "onDashboardLoad",
-    javascript: Annotated[bool, Option("--js", help="In JavaScript.")] = False,
-    typescript: Annotated[bool, Option("--ts", help="In TypeScript, built by esbuild.")] = False,
+    hook: Annotated[str, Option("--hook", metavar="HOOK", help="The hook that it implements.")] = "onDashboardLoad",
+    javascript: Annotated[bool, Option("--js", help="Write the plugin in JavaScript.")] = False,
+    typescript: Annotated[bool, Option("--ts", help="Write it in TypeScript, built by esbuild.")] = False,
     as_json: AsJson = False,
     config: ConfigFile = None,
 ) -> None:
-    """Makes DIR/ID with manifest, code, test and README; it passes validate and test as it is.
+    """Makes DIR/ID with manifest, code, test and README; it passes `validate` and `test` unchanged.
 
-    In Python unless --js or --ts is given. What these two make needs no registry of npm: the types are in it.
+    The plugin is written in Python unless --js or --ts is given. The types for both are copied into its folder.
     """
     from apex_exec.registry.bundles.scaffold import write_scaffold
 

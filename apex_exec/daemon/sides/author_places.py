@@ -21,6 +21,7 @@ from apex_exec.core.limits import MS_NS
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.daemon.sides.side_process import SideProcess
 from apex_exec.errors import Refusal
+from apex_exec.executor.processes.runtimes import JAVASCRIPT
 from apex_exec.wire.side_link import BlockingEnd
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ class AuthorPlaces:
     def submit(self, spec: PluginSpec, text: str, located: WhenLocated, now_ns: int) -> bool:
         """Has the places of ``text`` found; ``located`` is called once, then or later. False, without a call, if the
         bundle has no source maps, or the process is down."""
-        if spec.runtime != "javascript" or not self._has_maps(spec.digest):
+        if spec.runtime != JAVASCRIPT.name or not self._has_maps(spec.digest):
             return False
         answer = self._answers.get((spec.digest, text))
         if answer is not None:

@@ -25,8 +25,15 @@ from apex_exec.catalogue.limits import Limits
 from apex_exec.common.source_map import SourceMaps, map_comment
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.errors import Code, Refusal
+from apex_exec.executor.processes.runtimes import JAVASCRIPT
 from apex_exec.registry.bundles.ignoring import IGNORE_BYTES_MAX, IGNORE_NAME, Ignore
-from apex_exec.registry.bundles.manifest import Manifest, check_manifest, manifest_refusal, parse_manifest
+from apex_exec.registry.bundles.manifest import (
+    BUNDLE_COMMAND,
+    Manifest,
+    check_manifest,
+    manifest_refusal,
+    parse_manifest,
+)
 
 __all__ = ["Bundle", "pack", "parse_manifest", "read_apx", "read_folder", "read_path", "unpack"]
 
@@ -45,12 +52,6 @@ LIST_NAME = "MANIFEST.sha256"
 SIGNATURES_NAME = "SIGNATURES.json"
 RESERVED = (LIST_NAME, SIGNATURES_NAME)
 
-JAVASCRIPT = (".js", ".mjs")
-"""How the names of JavaScript modules end."""
-ESBUILD = ("npx esbuild src/plugin.ts --bundle --format=esm --target=es2022 --platform=neutral "
-           "--main-fields=module,main --conditions=import --define:process.env.NODE_ENV='\"production\"' "
-           "--sourcemap=linked --sources-content=false --outfile=index.js")
-"""How an author makes the one file that is loaded, of TypeScript or of packages of npm."""
 _FOR_TOOLS = ("package-lock.json", "tsconfig.json", "jsconfig.json")
 """JSON that npm and compilers read; the first may be larger than the plugin."""
 _IMPORTS_SOURCE = re.compile(rb"""["'`]\.{1,2}/(?:\.{1,2}/){0,10}src/""")
@@ -87,7 +88,7 @@ class Bundle:
         self.files = dict(sorted(files.items()))
         self.listing = make_listing(self.files)
         self.digest = hashlib.sha256(self.listing).hexdigest()
-        self.loaded = _loaded(manifest.entrypoint, self.files)
+        self.loaded = _loaded(manifest, self.files)
         self.sha256 = {path: hashlib.sha256(body).hexdigest() for path, body in self.loaded.items()}
 
         self._maps: SourceMaps | None = None
@@ -109,7 +110,7 @@ class Bundle:
         """As much of the bundle as its source maps are found by: they, and the ends of the JavaScript that names them;
         empty if none does."""
         ends = {path: end for path, body in self.files.items()
-                if path.endswith(JAVASCRIPT) and (end := map_comment(body))}
+                if path.endswith(JAVASCRIPT.suffixes) and (end := map_comment(body))}
         return ends and {**{path: body for path, body in self.files.items() if path.endswith(".map")}, **ends}
 
     @property
@@ -122,15 +123,15 @@ class Bundle:
         return spec_of(self.manifest, self.digest, policy)
 
 
-def _loaded(entrypoint: str, files: dict[str, bytes]) -> dict[str, bytes]:
+def _loaded(manifest: Manifest, files: dict[str, bytes]) -> dict[str, bytes]:
     """What a worker gets of ``files``. A JavaScript worker gets modules and JSON: source maps and TypeScript are for
     readers. It gets ``src/``, which a bundler's output was made of, only if code outside imports from there."""
     served = {path: body for path, body in files.items() if not path.startswith("tests/")}
-    if not entrypoint.endswith(JAVASCRIPT):
+    if manifest.runtime != JAVASCRIPT.name:
         return served
     served = {path: body for path, body in served.items()
-              if path.endswith((*JAVASCRIPT, ".json")) and path not in _FOR_TOOLS}
-    if entrypoint.startswith("src/") or any(
+              if path.endswith((*JAVASCRIPT.suffixes, ".json")) and path not in _FOR_TOOLS}
+    if manifest.entrypoint.startswith("src/") or any(
             _IMPORTS_SOURCE.search(body) for path, body in served.items() if not path.startswith("src/")):
         return served
     return {path: body for path, body in served.items() if not path.startswith("src/")}
@@ -226,7 +227,7 @@ def _javascript_problems(files: dict[str, bytes]) -> Iterator[dict[str, Any]]:
         at = f"/{name}".find("/node_modules/")
         if at >= 0:
             packages.add(name[: at + len("node_modules/")])
-        elif name.endswith((*JAVASCRIPT, ".json")):
+        elif name.endswith((*JAVASCRIPT.suffixes, ".json")):
             if wrong := _text_problem(body):
                 yield _problem("not_utf8", name, f"JavaScript and JSON must be plain UTF-8: {wrong}",
                                "save it as UTF-8 without a byte order mark")
@@ -235,7 +236,7 @@ def _javascript_problems(files: dict[str, bytes]) -> Iterator[dict[str, Any]]:
                                "and an editor does not", "save it with line ends LF or CR LF")
     for folder in sorted(packages):
         yield _problem("node_modules", folder, "packages of npm are not accepted as they are",
-                       f"bundle what you use into one file: {ESBUILD}")
+                       f"bundle what you use into one file: npx {BUNDLE_COMMAND}")
 
 
 def _collisions(names: list[str]) -> Iterator[dict[str, Any]]:
@@ -274,7 +275,7 @@ def make_bundle(files: dict[str, bytes], where: str, left_out: Collection[str] =
                                  "a bundle has a manifest.json at its top; `apex-exec plugin new` makes one"))
         raise _refuse(problems, where)
     manifest, wrong_manifest = check_manifest(data)
-    is_javascript = manifest is not None and manifest.entrypoint.endswith(JAVASCRIPT)
+    is_javascript = manifest is not None and manifest.runtime == JAVASCRIPT.name
     problems += _native_problems(files, is_javascript)
     if is_javascript:
         problems += _javascript_problems(files)

@@ -98,13 +98,22 @@ def _check_permission(value: str) -> str:
     return _check_known(value, "permission", PERMISSIONS)
 
 
+BUNDLE_COMMAND = ("esbuild src/plugin.ts --bundle --format=esm --target=es2022 --platform=neutral "
+                  "--main-fields=module,main --conditions=import "
+                  "--define:process.env.NODE_ENV='\"production\"' --sourcemap=linked --sources-content=false "
+                  "--outfile=index.js")
+"""Makes one ES module of an author's source and the packages that it imports, and a source map. That need not repeat
+the source, which is in the bundle."""
+
+
 def _check_entrypoint(value: str) -> str:
-    if re.search(r"\.(js|mjs|cjs|ts|tsx|jsx|mts|cts)\Z", value, re.IGNORECASE):
-        stem = value.rsplit("/", 1)[-1].rsplit(".", 1)[0]
-        raise _error("unsupported_runtime", f"{value[:100]!a} is JavaScript, but plugins here are written in Python",
-                     f"port the entry point to Python and name it, as in {stem}.py")
+    if re.search(r"\.(cjs|ts|tsx|jsx|mts|cts)\Z", value, re.IGNORECASE):
+        raise _error("unsupported_runtime",
+                     f"{value[:100]!a} is not an ES module that the engine can run: TypeScript, JSX and CommonJS have "
+                     "to be bundled first", f"bundle it and name the result: {BUNDLE_COMMAND}")
     if runtime_of(value) is None:
-        raise _error("unsupported_runtime", f"{value[:100]!a} is not Python", "name a .py file of the bundle")
+        raise _error("unsupported_runtime", f"{value[:100]!a} is neither Python nor JavaScript",
+                     "name a .py, .js or .mjs file of the bundle")
     if _PATH.fullmatch(value) is None or ".." in value:
         raise _error("malformed", f"{value[:100]!a} is not a path inside a bundle",
                      "letters, digits, _ - . and /, as in plugin.py or src/plugin.py")

@@ -11,7 +11,8 @@ from typing import Literal
 
 from apex_exec.catalogue.hooks import HOOKS
 from apex_exec.errors import Code, Refusal
-from apex_exec.registry.bundles.bundle import JAVASCRIPT, Bundle
+from apex_exec.executor.processes.runtimes import JAVASCRIPT
+from apex_exec.registry.bundles.bundle import Bundle
 from apex_exec.registry.bundles.manifest import is_plugin_id
 from apex_exec.registry.bundles.scaffold_javascript import Language as JavaScript
 from apex_exec.registry.bundles.scaffold_javascript import javascript_files, working_section
@@ -105,7 +106,7 @@ def _name_of(plugin: str) -> str:
 
 def language_of(bundle: Bundle) -> Language:
     """The language that ``bundle`` was begun in."""
-    if not bundle.entrypoint.endswith(JAVASCRIPT):
+    if bundle.manifest.runtime != JAVASCRIPT.name:
         return "python"
     return "typescript" if "src/plugin.ts" in bundle.files else "javascript"
 

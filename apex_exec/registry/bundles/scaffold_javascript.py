@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from apex_exec.catalogue.generated import plugin_augmentation
 from apex_exec.catalogue.hooks import HOOKS
-from apex_exec.registry.bundles.bundle import ESBUILD
+from apex_exec.registry.bundles.manifest import BUNDLE_COMMAND
 
 Language = Literal["javascript", "typescript"]
 NPM_PACKAGE = Path(__file__).parents[2] / "npm" / "plugin"
@@ -228,7 +228,7 @@ def _package(plugin: str, is_typescript: bool) -> dict[str, Any]:
     scripts = {"test": "node --test", "validate": "apex-exec plugin validate .", "pack": "apex-exec plugin pack ."}
     packages = {"@apex-exec/plugin": "file:./types"}
     if is_typescript:
-        scripts = {"build": ESBUILD.removeprefix("npx "), "check": "tsc --noEmit", "pretest": "npm run build",
+        scripts = {"build": BUNDLE_COMMAND, "check": "tsc --noEmit", "pretest": "npm run build",
                    "prepack": "npm run build", **scripts}
         packages |= {"esbuild": ESBUILD_RANGE, "typescript": TYPESCRIPT_RANGE}
     return {"name": plugin, "version": "0.1.0", "private": True, "type": "module", "scripts": scripts,
