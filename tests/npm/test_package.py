@@ -77,6 +77,7 @@ export const made = {{
       const props = {{ n: users.map((user) => user.id), count }};
       await plugin.api.renderWidget({{ component: "CustomChart", props }});
       await plugin.api.emit("custom-event", {{ payload: {{ at: new Date() }} }});
+      if (new Error() instanceof plugin.errors.RateLimited) log.log(plugin.version);
       log.info(dashboardId, remainingMs(), hook satisfies "onDashboardLoad");
       return {{ customWidgets: [{{ id: "a", component: "B", props: {{}} }}] }};
     }},
@@ -181,11 +182,19 @@ def test_places_are_those_that_node_finds_with_the_same_map(place: Path, tmp_pat
     assert found == wanted and len(found) >= 4 and found[0] == "src/plugin.ts:6:9" and not maps.notes
 
 
+def as_the_document_has_it(code: str) -> str:
+    """The minimal plugin in TypeScript, as the specification prints it."""
+    annotated = code.replace("async (context) =>", "async (context: HookContext) =>")
+    return 'import type { HookContext } from "@apex-exec/plugin";\n' + annotated
+
+
 def test_the_examples_compile_and_pass_their_tests_under_node(place: Path, tmp_path: Path) -> None:
     examples = [path for path in sorted(EXAMPLES.iterdir()) if (path / "index.js").exists()]
     assert examples
     for example in examples:
         folder = tmp_path / example.name
         shutil.copytree(example, folder)
-        assert compiled(place, folder, "index.js", "lib/*.js") == "", example.name
+        (folder / "document.ts").write_text(as_the_document_has_it((folder / "index.js").read_text()))
+        checked = ["document.ts"] if example.name == "hello-world-js" else ["index.js", "lib/*.js"]
+        assert compiled(place, folder, *checked) == "", example.name
         assert "# pass 0" not in run("node", "--test", cwd=folder)

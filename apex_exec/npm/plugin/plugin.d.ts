@@ -57,7 +57,9 @@ export interface CallContext<Hook extends HookName = HookName> {
 export type HookContext<Hook extends HookName = HookName> =
   Hook extends HookName ? Omit<HookParams[Hook], keyof CallContext> & CallContext<Hook> : never;
 
+/** The plugin's log; the same as `console`. */
 export interface Log {
+  log(...data: unknown[]): void;
   debug(...data: unknown[]): void;
   info(...data: unknown[]): void;
   warn(...data: unknown[]): void;
@@ -116,8 +118,9 @@ export interface Api {
 }
 // </api>
 
-/** A refused call of the API. `code` is one of the codes in the daemon's protocol page, as `permission_denied`. */
+/** A refused call of the API. */
 export interface ApiError extends Error {
+  /** One of the codes in the daemon's protocol page, as `permission_denied`. */
   readonly code: string;
   /** The API's method that was refused. */
   readonly method: string;
@@ -125,9 +128,21 @@ export interface ApiError extends Error {
   readonly retryAfterMs: number;
 }
 
+/** A class of refusals, for `instanceof`. */
+export interface ApiErrorClass {
+  new (code: string, message: string, method: string, retryAfterMs: number): ApiError;
+  readonly prototype: ApiError;
+}
+
 declare global {
   /** The platform, for the call that is running. */
   const plugin: {
+    readonly id: string;
+    readonly version: string;
     readonly api: Api;
+    readonly errors: {
+      readonly [Name in
+        "ApiError" | "PermissionDenied" | "RateLimited" | "DeadlineExceeded" | "InvalidOutput"]: ApiErrorClass;
+    };
   };
 }

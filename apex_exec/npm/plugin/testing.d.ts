@@ -15,7 +15,7 @@ export class FakePlatform<P extends Plugin = Plugin> {
   /** Every call of the API, in order. */
   readonly calls: Call[];
   /** What the hooks have written to `context.log`, in order, each with its level. */
-  readonly logged: [level: "debug" | "info" | "warn" | "error", ...data: unknown[]][];
+  readonly logged: [level: "debug" | "info" | "log" | "warn" | "error", ...data: unknown[]][];
   /** Runs a hook as a worker does. Rejects with what the hook throws. */
   call<Hook extends HookName>(hook: Hook, params?: Omit<HookParams[Hook], "userId"> & { userId?: string },
                               options?: { userId?: string; timeoutMs?: number }): Promise<HookResults[Hook]>;

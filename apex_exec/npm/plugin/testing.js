@@ -37,14 +37,19 @@ const FILLS_USER = [
 const USER = "11111111-2222-4333-8444-555555555555";
 
 class ApiError extends Error {
-  constructor(code, message, method) {
-    super(message);
-    this.name = code === "permission_denied" ? "PermissionDenied" : "ApiError";
+  constructor(code, message, method, retryAfterMs = 0) {
+    super(message || code);
+    Object.defineProperty(this, "name", { value: new.target.name, writable: true, configurable: true });
     this.code = code;
     this.method = method;
-    this.retryAfterMs = 0;
+    this.retryAfterMs = retryAfterMs;
   }
 }
+class PermissionDenied extends ApiError {}
+class RateLimited extends ApiError {}
+class DeadlineExceeded extends ApiError {}
+class InvalidOutput extends ApiError {}
+const errors = Object.freeze({ ApiError, PermissionDenied, RateLimited, DeadlineExceeded, InvalidOutput });
 
 const define = (object, name, value) =>
   Object.defineProperty(object, name, { value, enumerable: true, writable: true, configurable: true });
@@ -70,12 +75,15 @@ export class FakePlatform {
     const context = {};
     for (const [name, value] of Object.entries(given)) define(context, name, value);
     const log = {};
-    for (const level of ["debug", "info", "warn", "error"]) log[level] = (...data) => void this.logged.push([level, ...data]);
+    for (const level of ["debug", "info", "log", "warn", "error"])
+      log[level] = (...data) => void this.logged.push([level, ...data]);
     const remainingMs = () => Math.max(0, ends - performance.now());
-    for (const [name, value] of Object.entries({ userId, pluginId: this.plugin.id, hook, params: given, api, log, remainingMs }))
-      define(context, name, value);
+    const ours = { userId, pluginId: this.plugin.id, hook, params: given, api, log, remainingMs };
+    for (const [name, value] of Object.entries(ours)) define(context, name, value);
     const before = Object.getOwnPropertyDescriptor(globalThis, "plugin");
-    Object.defineProperty(globalThis, "plugin", { value: Object.freeze({ api }), writable: true, configurable: true });
+    const { id, version } = this.plugin;
+    const value = Object.freeze({ id, version, api, errors });
+    Object.defineProperty(globalThis, "plugin", { value, writable: true, configurable: true });
     try {
       return await run(context);
     } finally {
@@ -92,14 +100,15 @@ export class FakePlatform {
 
   async #asked(method, given) {
     this.calls.push([method, ...given]);
-    const needed = PERMISSIONS[method] ?? Object.entries(PREFIXES).find(([start]) => String(given[0]).startsWith(start))?.[1];
+    const ofHost = Object.entries(PREFIXES).find(([start]) => String(given[0]).startsWith(start))?.[1];
+    const needed = PERMISSIONS[method] ?? ofHost;
     if (!needed || !this.plugin.permissions?.includes(needed))
-      throw new ApiError("permission_denied", `${method} needs ${needed ?? "an admin permission"}`, method);
+      throw new PermissionDenied("permission_denied", `${method} needs ${needed ?? "an admin permission"}`, method);
     const answer = this.answers[method];
     if (answer !== undefined) return structuredClone(typeof answer === "function" ? await answer(...given) : answer);
     if (method === "query") return [];
-    if (method === "fetch") throw new ApiError("host_not_allowed", `the fake platform does not know ${given[0]}`, method);
-    if (method === "call") throw new ApiError("not_provided", `the fake platform does not know ${given[0]}`, method);
+    const unknown = { fetch: "host_not_allowed", call: "not_provided" }[method];
+    if (unknown) throw new ApiError(unknown, `the fake platform does not know ${given[0]}`, method);
     return undefined;
   }
 }
