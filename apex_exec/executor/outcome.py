@@ -28,23 +28,23 @@ RETRY_MS_MAX = 60_000
 """The longest wait that an API call can have reported to a hook: the window that its rate is counted in."""
 
 
+_JS_FRAME = re.compile(r"^ {2,16}at (?:([^\n(]{1,100}) \()?([^\s():]{1,200}):([0-9]{1,7}:[0-9]{1,7})\)?$", re.MULTILINE)
+"""A line of a JavaScript engine's stack, which begins with the innermost call."""
 _FRAME = re.compile(r'^[ |+]*File "([^"\n]{1,200})", line ([0-9]{1,7})(?:, in ([^\n]{1,100}))?', re.MULTILINE)
-_JAVASCRIPT_FRAME = re.compile(
-    r"^    at (?:([^\n(]{1,200}) \()?([^\s()]{1,400}):([0-9]{1,7}):[0-9]{1,7}\)?$", re.MULTILINE)
 
 
 def at_place(text: str, traceback: str) -> str:
     """Returns ``text``, an exception, on one line of at most ``MESSAGE_CHARS_MAX``, with the file, line and function at
-    which its traceback ends, as far as the plugin says. For a person who does not have the traceback."""
+    which it was raised, as far as the plugin's traceback says. For a person who does not have the traceback."""
     text = one_line(text)
     frames = list(_FRAME.finditer(traceback[-inner.TRACEBACK_BYTES_MAX :]))
     if frames:
-        file, line, function = frames[-1].groups()
-    elif frame := _JAVASCRIPT_FRAME.search(traceback[: inner.TRACEBACK_BYTES_MAX]):  # the innermost is the first
-        function, file, line = frame.groups()
+        path, line, function = frames[-1].groups()
+    elif (first := _JS_FRAME.search(traceback[: inner.TRACEBACK_BYTES_MAX])) is not None:
+        function, path, line = first.groups()
     else:
         return text[:MESSAGE_CHARS_MAX]
-    place = f" (at {file}:{line}{f' in {function}' if function else ''})"
+    place = f" (at {path}:{line}{f' in {function}' if function else ''})"
     return text[: max(0, MESSAGE_CHARS_MAX - len(place))] + one_line(place)
 
 

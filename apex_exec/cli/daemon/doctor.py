@@ -52,7 +52,7 @@ def examine(settings: Any) -> dict[str, Any]:
     from apex_exec.daemon.settings_checks import check_extras
     from apex_exec.executor.jails import examine as probed
     from apex_exec.executor.jails import extra_modules_hint
-    from apex_exec.executor.processes.runtimes import RUNTIMES, boot
+    from apex_exec.executor.processes.runtimes import JAVASCRIPT, RUNTIMES, boot
     from apex_exec.executor.processes.zygote_link import try_zygote
     from apex_exec.sandbox.modules import check_modules
 
@@ -70,7 +70,16 @@ def examine(settings: Any) -> dict[str, Any]:
             "ok": not cannot and bool(findings.accepted_level) and findings.accepted_level >= wanted,
             "waived": findings.waived, "zygote": cannot and cannot + extra_modules_hint(settings),
             "user": os.geteuid(), "governor": governor, "layers": layers,
-            "runtimes": {name: lacking.get(name, "") for name in RUNTIMES}, "extras": extras.listing()}
+            "runtimes": {name: lacking.get(name, "") for name in RUNTIMES},
+            "engine": None if cannot or JAVASCRIPT.name in lacking else _engine(), "extras": extras.listing()}
+
+
+def _engine() -> dict[str, Any] | None:
+    """How fast the JavaScript engine was built, and how to build it faster; None if that could not be measured."""
+    from apex_exec.executor.processes.engine_speed import BUILD, measure
+
+    speed = measure()
+    return speed and {"turnNs": round(speed.turn_ns, 1), "slow": speed.slow, "change": BUILD if speed.slow else ""}
 
 
 def errno_name(number: int) -> str | None:
@@ -93,6 +102,10 @@ def show(found: dict[str, Any]) -> None:
     for name, why in found["runtimes"].items():
         if why:
             say(f"plugins in {name} are not available: {why}")
+    if engine := found["engine"]:
+        say(f"the JavaScript engine takes {engine['turnNs']:g} ns for a turn of an empty loop: "
+            + (f"it is the slow build; to compile the fast one: {engine['change']}" if engine["slow"]
+               else "it is the fast build"))
     say(in_words())
     if found["waived"]:
         say(f"waived by sandbox.waive: {', '.join(found['waived'])}")
