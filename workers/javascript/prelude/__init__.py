@@ -4,4 +4,5 @@ Each file is one function expression ``(function (host, internals) { … })``. `
 gives, ``internals`` is shared between the files and is invisible to plugins.
 """
 
-FILES = ("core.js",)
+FILES = ("core.js", "base.js", "absent.js", "text.js", "url.js", "events.js", "structured_clone.js", "crypto.js",
+         "fetch.js")
