@@ -57,7 +57,7 @@ def _until_answered(realm: runtime.Realm, answer: Answer | None) -> Any:
         text = realm.step()
         message, is_odd = values.read(text)
         if message["k"] == "r":
-            return values.from_json(message["v"], text, is_odd)
+            return values.from_json(message.get("v"), text, is_odd)
         if message["k"] == "a":
             _answer(realm, answer, message, values.from_json(message.get("params"), text, is_odd))
         elif message["k"] == "w" and message["ms"] >= 0:

@@ -1,88 +1,139 @@
-// The language's own functions as they were before any plugin code ran, and how a global is made when it is first used.
+// The language's own functions as they were before any plugin code ran, and the globals' names.
 //
-// The other files call these copies: a plugin that changes `String.prototype` or `Array.prototype` changes what its own
-// code does, and nothing of what the globals do. For the same reason those files spread no arrays, use `for … of` only on
-// what the plugin hands over, and take arrays apart by index: all of these ask `Array.prototype[Symbol.iterator]`.
+// A global is made when it is first used, from a file of its own ("part"), so a new engine pays for none. The parts call
+// the copies kept here: a plugin that changes `String.prototype` or `Array.prototype` changes what its own code does, and
+// nothing of what the globals do. For the same reason parts spread no arrays, take none apart by `[a, b]`, and use
+// `for … of` only on what the plugin hands over: all of these ask `Array.prototype[Symbol.iterator]`.
 (function (host, internals) {
   "use strict";
-  const { defineProperty, getOwnPropertyDescriptor, getPrototypeOf, keys } = Object;
+  const { defineProperty, getPrototypeOf, keys, prototype: object } = Object;
   const uncurry = Function.prototype.bind.bind(Function.prototype.call); // uncurry(f)(self, a) is f.call(self, a)
-  const text = String.prototype, list = Array.prototype, bytes = getPrototypeOf(Uint8Array.prototype);
-  const getter = (object, name) => uncurry(getOwnPropertyDescriptor(object, name).get);
+  const getter = uncurry(object.__lookupGetter__);
+  const text = String.prototype, list = Array.prototype, map = Map.prototype, view = DataView.prototype;
+  const bytes = getPrototypeOf(Uint8Array.prototype), buffer = ArrayBuffer.prototype;
+
+  // Called with the object first: slice("text", 1).
+  const METHODS = {
+    __proto__: null,
+    charCodeAt: text.charCodeAt, codePointAt: text.codePointAt, indexOf: text.indexOf, lastIndexOf: text.lastIndexOf,
+    slice: text.slice, toLowerCase: text.toLowerCase, toUpperCase: text.toUpperCase, toWellFormed: text.toWellFormed,
+    normalize: text.normalize, exec: RegExp.prototype.exec, join: list.join, sort: list.sort,
+    then: Promise.prototype.then, toBase64: Uint8Array.prototype.toBase64, toHex: Uint8Array.prototype.toHex,
+    setBytes: bytes.set, mapGet: map.get, mapSet: map.set, mapHas: map.has, mapDelete: map.delete, mapEach: map.forEach,
+    setAdd: Set.prototype.add, setEach: Set.prototype.forEach, timeOf: Date.prototype.getTime,
+    isBefore: object.isPrototypeOf, copyBuffer: buffer.slice, transfer: buffer.transfer,
+    booleanOf: Boolean.prototype.valueOf, numberOf: Number.prototype.valueOf, stringOf: text.valueOf,
+    bigintOf: BigInt.prototype.valueOf,
+    bufferOf: getter(bytes, "buffer"), offsetOf: getter(bytes, "byteOffset"), sizeOf: getter(bytes, "byteLength"),
+    lengthOf: getter(bytes, "length"), kindOf: getter(bytes, Symbol.toStringTag), viewBuffer: getter(view, "buffer"),
+    viewOffset: getter(view, "byteOffset"), viewSize: getter(view, "byteLength"),
+    bufferSize: getter(buffer, "byteLength"), bufferSizeMax: getter(buffer, "maxByteLength"),
+    isResizable: getter(buffer, "resizable"), isDetached: getter(buffer, "detached"),
+    sharedSize: getter(SharedArrayBuffer.prototype, "byteLength"), sourceOf: getter(RegExp.prototype, "source"),
+    flagsOf: getter(RegExp.prototype, "flags"),
+  };
+  const VALUES = {
+    __proto__: null,
+    uncurry, defineProperty, getPrototypeOf, keys, hasOwn: Object.hasOwn, apply: Reflect.apply, isArray: Array.isArray,
+    isView: ArrayBuffer.isView, parse: JSON.parse, stringify: JSON.stringify, iterator: Symbol.iterator,
+    fromCharCode: String.fromCharCode, fromCodePoint: String.fromCodePoint, fromBase64: Uint8Array.fromBase64,
+    encodeURIComponent, decodeURIComponent, escape, unescape, atob, btoa, parseInt,
+    Object, Boolean, Number, String, BigInt, Symbol, Map, Set, WeakMap, WeakSet, WeakRef, Date, RegExp, Promise, ArrayBuffer,
+    SharedArrayBuffer, DataView, DOMException, InternalError,
+    VIEWS: { __proto__: null, Int8Array, Uint8Array, Uint8ClampedArray, Int16Array, Uint16Array, Int32Array,
+      Uint32Array, Float16Array, Float32Array, Float64Array, BigInt64Array, BigUint64Array },
+    ERRORS: { __proto__: null, Error, EvalError, RangeError, ReferenceError, SyntaxError, TypeError, URIError },
+    Uint8Array, Error, RangeError, TypeError,
+  };
+  const everything = globalThis;
 
   // A global as the language makes its own: writable, configurable, not enumerable.
-  const define = (object, name, value) =>
-    defineProperty(object, name, { __proto__: null, value, writable: true, configurable: true, enumerable: false });
+  const define = (target, name, value) =>
+    defineProperty(target, name, { __proto__: null, value, writable: true, configurable: true, enumerable: false });
 
-  // Makes `names` globals whose values `make()` returns, together in one object, when one of them is first used: a new
-  // engine then costs only the reading of the file. Returns the function by which other files get at the same object.
-  const lazy = (names, make) => {
+  // What the parts share; made for the first of them.
+  let base;
+  const build = () => {
+    const made = VALUES;
+    for (const name in METHODS) made[name] = uncurry(METHODS[name]);
+    const { isView, kindOf, bufferOf, offsetOf, sizeOf, viewBuffer, viewOffset, viewSize, bufferSize, sharedSize, Uint8Array,
+      TypeError, InternalError } = made;
+    made.define = define;
+    // Gives a class the name that `Object.prototype.toString` shows; libraries tell classes apart by it.
+    made.tag = (constructor, name) => defineProperty(constructor.prototype, made.Symbol.toStringTag,
+      { __proto__: null, value: name, configurable: true });
+    made.isBuffer = value => {
+      if (value === null || typeof value !== "object") return false;
+      try { bufferSize(value); return true } catch { /* a shared one, or none */ }
+      try { sharedSize(value); return true } catch { return false }
+    };
+    // The bytes that a buffer or a view of one holds, without a copy. Throws TypeError for anything else.
+    made.bytesOf = value => {
+      if (isView(value)) {
+        return kindOf(value) === undefined ? new Uint8Array(viewBuffer(value), viewOffset(value), viewSize(value))
+          : new Uint8Array(bufferOf(value), offsetOf(value), sizeOf(value));
+      }
+      if (made.isBuffer(value)) return new Uint8Array(value);
+      throw new TypeError("an ArrayBuffer, a typed array or a DataView is expected");
+    };
+    // The items of what the plugin handed over to be gone through.
+    made.itemsOf = given => {
+      if (made.isArray(given)) return given;
+      const items = [];
+      for (const item of given) items[items.length] = item;
+      return items;
+    };
+    // An exception of a listener has nobody who could catch it: it is thrown by a timer, which makes the call fail. Out
+    // of memory, which the engine throws as null or as an InternalError, goes on to whoever dispatched.
+    made.report = error => {
+      if (error === null || error instanceof InternalError) throw error;
+      internals.setTimeout(() => { throw error }, 0);
+    };
+    // Predicates of the classes that structuredClone refuses; each part adds those of its own.
+    made.platformObjects = [];
+    return made;
+  };
+  defineProperty(internals, "base", { __proto__: null, get: () => base ??= build() });
+
+  // `internals.parts.url()` is what the part "url" made. The file of a part puts its function into `internals.makers`; it
+  // has run already (in the zygote) or is fetched now.
+  internals.makers = { __proto__: null };
+  internals.parts = { __proto__: null };
+  const part = (key, names) => {
     let made;
-    const get = () => made ??= make();
+    const get = internals.parts[key] = () => {
+      if (made !== undefined) return made;
+      if (internals.makers[key] === undefined) {
+        if (!host.part(`${key}.js`)) throw null; // as the engine does where there is no memory for an error
+        const file = everything.__part;
+        delete everything.__part;
+        file(host, internals);
+      }
+      return made = internals.makers[key]();
+    };
     for (let i = 0; i < names.length; i++) {
       const name = names[i];
-      defineProperty(globalThis, name, {
+      defineProperty(everything, name, {
         __proto__: null,
-        get() { const value = get()[name]; define(globalThis, name, value); return value },
-        set(value) { define(globalThis, name, value) },
+        get() {
+          const value = get()[name];
+          define(everything, name, value);
+          return value;
+        },
+        set(value) { define(everything, name, value) },
         configurable: true,
         enumerable: false,
       });
     }
-    return get;
   };
+  part("absent", []);
+  part("text", ["TextEncoder", "TextDecoder"]);
+  part("url", ["URL", "URLSearchParams"]);
+  part("events", ["Event", "CustomEvent", "EventTarget", "AbortSignal", "AbortController"]);
+  part("structured_clone", ["structuredClone"]);
+  part("crypto", ["crypto", "Crypto", "SubtleCrypto"]);
+  part("fetch", ["Headers", "Request", "Response", "fetch"]);
 
-  // Gives a class the name that `Object.prototype.toString` shows; libraries tell classes apart by it.
-  const tag = (constructor, name) =>
-    defineProperty(constructor.prototype, Symbol.toStringTag, { __proto__: null, value: name, configurable: true });
-
-  internals.base = {
-    define, lazy, tag, uncurry, getter, defineProperty, getPrototypeOf, keys,
-    apply: Reflect.apply, isArray: Array.isArray, isView: ArrayBuffer.isView, stringify: JSON.stringify,
-    parse: JSON.parse, iterator: Symbol.iterator, hasOwn: Object.hasOwn,
-    charCodeAt: uncurry(text.charCodeAt), indexOf: uncurry(text.indexOf), lastIndexOf: uncurry(text.lastIndexOf),
-    slice: uncurry(text.slice), toLowerCase: uncurry(text.toLowerCase), toUpperCase: uncurry(text.toUpperCase),
-    toWellFormed: uncurry(text.toWellFormed), isWellFormed: uncurry(text.isWellFormed), normalize: uncurry(text.normalize),
-    fromCharCode: String.fromCharCode, fromCodePoint: String.fromCodePoint, codePointAt: uncurry(text.codePointAt),
-    exec: uncurry(RegExp.prototype.exec), join: uncurry(list.join), sort: uncurry(list.sort),
-    then: uncurry(Promise.prototype.then), encodeURIComponent, decodeURIComponent, escape, atob, btoa,
-    toBase64: uncurry(Uint8Array.prototype.toBase64), fromBase64: Uint8Array.fromBase64,
-    toHex: uncurry(Uint8Array.prototype.toHex), setBytes: uncurry(bytes.set),
-    bufferOf: getter(bytes, "buffer"), offsetOf: getter(bytes, "byteOffset"), lengthOf: getter(bytes, "byteLength"),
-    kindOf: getter(bytes, Symbol.toStringTag), viewBuffer: getter(DataView.prototype, "buffer"),
-    viewOffset: getter(DataView.prototype, "byteOffset"), viewLength: getter(DataView.prototype, "byteLength"),
-    bufferLength: getter(ArrayBuffer.prototype, "byteLength"), copyBuffer: uncurry(ArrayBuffer.prototype.slice),
-    Map, Set, Date, RegExp, Error, TypeError, RangeError, Promise, DOMException, Uint8Array, ArrayBuffer, DataView,
-    Boolean, Number, String, BigInt, WeakMap, WeakSet,
-  };
-
-  // The bytes that a buffer or a view of one holds, without a copy. Raises TypeError for anything else.
-  internals.bytesOf = value => {
-    const { kindOf, bufferOf, offsetOf, lengthOf, viewBuffer, viewOffset, viewLength, Uint8Array } = internals.base;
-    if (internals.base.isView(value)) {
-      return kindOf(value) === undefined
-        ? new Uint8Array(viewBuffer(value), viewOffset(value), viewLength(value))
-        : new Uint8Array(bufferOf(value), offsetOf(value), lengthOf(value));
-    }
-    if (internals.isBuffer(value)) return new Uint8Array(value);
-    throw new internals.base.TypeError("an ArrayBuffer, a typed array or a DataView is expected");
-  };
-
-  const sharedLength = getter(SharedArrayBuffer.prototype, "byteLength");
-  internals.isBuffer = value => {
-    if (value === null || typeof value !== "object") return false;
-    try { internals.base.bufferLength(value); return true } catch { /* a shared one, or none */ }
-    try { sharedLength(value); return true } catch { return false }
-  };
-
-  // An exception of a listener has nobody who could catch it: it is thrown by a timer, which makes the call fail. Out of
-  // memory, which the engine throws as null or as an InternalError, goes on to whoever dispatched.
-  const { InternalError } = globalThis;
-  internals.report ??= error => {
-    if (error === null || error instanceof InternalError) throw error;
-    internals.setTimeout(() => { throw error }, 0);
-  };
-
-  // Predicates of the classes that structuredClone refuses; each file adds its own when its classes are made.
-  internals.platformObjects = [];
+  // What to do about an error that names a global which plugins do not have, as the end of its message; else "".
+  internals.explain = error => internals.parts.absent().explain(error);
 })

@@ -1,10 +1,10 @@
 // crypto: randomUUID, getRandomValues, subtle.digest. Random bytes and digests are the worker's.
 (function (host, internals) {
   "use strict";
-  const { lazy, tag, define, isView, kindOf, lengthOf, slice, toUpperCase, fromBase64, toBase64, toHex, setBytes, bufferOf,
+  const { tag, define, isView, kindOf, sizeOf, slice, toUpperCase, fromBase64, toBase64, toHex, setBytes, bufferOf, bytesOf,
     Promise, TypeError, DOMException } = internals.base;
 
-  internals.crypto = lazy(["crypto", "Crypto", "SubtleCrypto"], () => {
+  internals.makers.crypto = () => {
     const RANDOM_BYTES_MAX = 65536; // the standard's, and the worker's
     const FLOATS = { __proto__: null, Float16Array: true, Float32Array: true, Float64Array: true };
     const DIGESTS = { __proto__: null, "SHA-1": "sha1", "SHA-256": "sha256", "SHA-384": "sha384", "SHA-512": "sha512" };
@@ -21,7 +21,7 @@
           if (digest === undefined) {
             throw new DOMException("crypto.subtle.digest knows SHA-1, SHA-256, SHA-384 and SHA-512", "NotSupportedError");
           }
-          resolve(bufferOf(fromBase64(host.digest(digest, toBase64(internals.bytesOf(data))))));
+          resolve(bufferOf(fromBase64(host.digest(digest, toBase64(bytesOf(data))))));
         });
       }
     }
@@ -51,11 +51,11 @@
         if (kind === undefined || FLOATS[kind]) {
           throw new DOMException("crypto.getRandomValues fills typed arrays of integers", "TypeMismatchError");
         }
-        const size = lengthOf(array);
+        const size = sizeOf(array);
         if (size > RANDOM_BYTES_MAX) {
           throw new DOMException(`crypto.getRandomValues fills at most ${RANDOM_BYTES_MAX} bytes`, "QuotaExceededError");
         }
-        if (size > 0) setBytes(internals.bytesOf(array), fromBase64(host.random(size)));
+        if (size > 0) setBytes(bytesOf(array), fromBase64(host.random(size)));
         return array;
       }
 
@@ -72,5 +72,5 @@
     const crypto = new Crypto();
     mayMake = false;
     return { crypto, Crypto, SubtleCrypto };
-  });
+  };
 })

@@ -1,11 +1,11 @@
 // Event, CustomEvent, EventTarget, AbortSignal and AbortController (https://dom.spec.whatwg.org, without a tree).
 (function (host, internals) {
   "use strict";
-  const { lazy, tag, uncurry, apply, isArray, defineProperty, Map, TypeError, DOMException } = internals.base;
-  const mapGet = uncurry(Map.prototype.get), mapSet = uncurry(Map.prototype.set);
+  const { tag, apply, defineProperty, itemsOf, report, platformObjects, mapGet, mapSet, Map, TypeError,
+    DOMException } = internals.base;
   const DELAY_MS_MAX = 2 ** 53 - 1;
 
-  internals.events = lazy(["Event", "CustomEvent", "EventTarget", "AbortSignal", "AbortController"], () => {
+  internals.makers.events = () => {
     let isEvent, typeOf, phaseOf, stopsOf, isCanceled, enter, leave;
 
     class Event {
@@ -28,7 +28,7 @@
           event.#phase = event.#stops = 0;
           event.#isPassive = false;
         };
-        internals.platformObjects[internals.platformObjects.length] = isEvent;
+        platformObjects[platformObjects.length] = isEvent;
       }
 
       constructor(type, options = undefined) {
@@ -79,7 +79,7 @@
       #listeners = new Map();
 
       static {
-        internals.platformObjects[internals.platformObjects.length] = value => #listeners in value;
+        platformObjects[platformObjects.length] = value => #listeners in value;
       }
 
       addEventListener(type, callback, options = undefined) {
@@ -130,7 +130,7 @@
             try {
               if (typeof callback === "function") apply(callback, this, [event]); else callback.handleEvent(event);
             } catch (error) {
-              internals.report(error);
+              report(error);
             }
           }
         } finally {
@@ -198,9 +198,7 @@
       }
 
       static any(signals) {
-        const list = [], signal = make();
-        if (isArray(signals)) for (let i = 0; i < signals.length; i++) list[i] = signals[i];
-        else for (const one of signals) list[list.length] = one;
+        const list = itemsOf(signals), signal = make();
         for (let i = 0; i < list.length; i++) {
           if (!isSignal(list[i])) throw new TypeError("AbortSignal.any takes AbortSignals");
         }
@@ -230,7 +228,7 @@
       #signal = make();
 
       static {
-        internals.platformObjects[internals.platformObjects.length] = value => #signal in value;
+        platformObjects[platformObjects.length] = value => #signal in value;
       }
 
       get signal() { return this.#signal }
@@ -244,5 +242,5 @@
     tag(AbortController, "AbortController");
     return { Event, CustomEvent, EventTarget, AbortSignal, AbortController, isSignal, follow, throwIfAborted,
       following: signal => AbortSignal.any(signal === null ? [] : [signal]) };
-  });
+  };
 })

@@ -4,13 +4,12 @@
 // it resolves with is a Response. The gateway follows redirects and does not say where they led.
 (function (host, internals) {
   "use strict";
-  const { lazy, tag, define, uncurry, apply, isArray, iterator, keys, exec, slice, toLowerCase, toUpperCase, charCodeAt,
-    join, sort, then, parse, stringify, isView, kindOf, bufferOf, Map, Promise, TypeError, RangeError, Uint8Array,
-    DOMException } = internals.base;
-  const mapGet = uncurry(Map.prototype.get), mapSet = uncurry(Map.prototype.set), mapHas = uncurry(Map.prototype.has);
-  const mapDelete = uncurry(Map.prototype.delete), mapEach = uncurry(Map.prototype.forEach);
+  const { tag, define, uncurry, apply, iterator, keys, exec, indexOf, slice, toLowerCase, toUpperCase, toWellFormed, charCodeAt,
+    join, sort, then, parse, stringify, isView, isBuffer, bytesOf, itemsOf, bufferOf, mapGet, mapSet, mapHas, mapDelete,
+    mapEach, platformObjects, Map, Promise, TypeError, RangeError, Uint8Array } = internals.base;
+  const { text: texts, url: urls, events } = internals.parts;
 
-  internals.fetch = lazy(["Headers", "Request", "Response", "fetch"], () => {
+  internals.makers.fetch = () => {
     // ------------------------------------------------------------ Headers
     const TOKEN = /^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/, NOT_A_VALUE = /[\x00\n\r\u0100-\uffff]/;
     const BLANKS = /^[\t\n\r ]*([^]*?)[\t\n\r ]*$/;
@@ -26,12 +25,6 @@
         throw new TypeError(`the header ${name} has a value of several lines, or with characters beyond Latin-1`);
       }
       return value;
-    };
-    const elements = given => {
-      if (isArray(given)) return given;
-      const list = [];
-      for (const one of given) list[list.length] = one;
-      return list;
     };
     const step = uncurry(function* (pairs, kind) { // 0: pairs, 1: names, 2: values
       for (let i = 0; i < pairs().length; i++) {
@@ -52,7 +45,7 @@
         };
         hasHeader = (headers, name) => mapHas(headers.#values, name);
         setHeader = (headers, name, value) => mapSet(headers.#values, name, [value]); // both unchecked
-        internals.platformObjects[internals.platformObjects.length] = value => #values in value;
+        platformObjects[platformObjects.length] = value => #values in value;
       }
 
       constructor(init = undefined) {
@@ -63,9 +56,9 @@
         if (#values in init) {
           mapEach(init.#values, (values, name) => { for (let i = 0; i < values.length; i++) this.append(name, values[i]) });
         } else if (init[iterator] !== undefined && init[iterator] !== null) {
-          const pairs = elements(init);
+          const pairs = itemsOf(init);
           for (let i = 0; i < pairs.length; i++) {
-            const pair = elements(pairs[i]);
+            const pair = itemsOf(pairs[i]);
             if (pair.length !== 2) throw new TypeError("each pair of Headers has a name and a value");
             this.append(pair[0], pair[1]);
           }
@@ -127,17 +120,17 @@
     const bodyOf = given => {
       if (given === undefined || given === null) return { data: null, type: "" };
       if (typeof given === "object") {
-        if (isView(given) || internals.isBuffer(given)) {
-          return { data: new Uint8Array(internals.bytesOf(given)), type: "" };
+        if (isView(given) || isBuffer(given)) {
+          return { data: new Uint8Array(bytesOf(given)), type: "" };
         }
-        if (internals.url().isParams(given)) {
-          return { data: internals.url().paramsText(given), type: "application/x-www-form-urlencoded;charset=UTF-8" };
+        if (urls().isParams(given)) {
+          return { data: urls().paramsText(given), type: "application/x-www-form-urlencoded;charset=UTF-8" };
         }
         const text = `${given}`;
         if (text === "[object Object]") throw new TypeError(`${NO_STREAMS}; an object is sent as JSON.stringify(object)`);
         return { data: text, type: "text/plain;charset=UTF-8" };
       }
-      return { data: internals.base.toWellFormed(`${given}`), type: "text/plain;charset=UTF-8" };
+      return { data: toWellFormed(`${given}`), type: "text/plain;charset=UTF-8" };
     };
     const attempt = act => new Promise(resolve => resolve(act()));
 
@@ -156,24 +149,24 @@
           body.#isUsed = data !== null;
           return data;
         };
-        internals.platformObjects[internals.platformObjects.length] = value => #data in value;
+        platformObjects[platformObjects.length] = value => #data in value;
       }
 
       constructor(data) { this.#data = data }
 
       get body() { return null } // there are no streams: null sends libraries to text() and the others
       get bodyUsed() { return this.#isUsed }
-      text() { return attempt(() => textOf(use(this))) }
-      json() { return attempt(() => parse(textOf(use(this)))) }
-      bytes() { return attempt(() => bytesOf(use(this))) }
-      arrayBuffer() { return attempt(() => bufferOf(bytesOf(use(this)))) }
+      text() { return attempt(() => bodyText(use(this))) }
+      json() { return attempt(() => parse(bodyText(use(this)))) }
+      bytes() { return attempt(() => bodyBytes(use(this))) }
+      arrayBuffer() { return attempt(() => bufferOf(bodyBytes(use(this)))) }
     }
-    const textOf = data => {
-      const text = data === null ? "" : typeof data === "string" ? data : internals.text().decode(data, false);
+    const bodyText = data => {
+      const text = data === null ? "" : typeof data === "string" ? data : texts().decode(data, false);
       return charCodeAt(text, 0) === 0xfeff ? slice(text, 1) : text;
     };
-    const bytesOf = data => data === null ? new Uint8Array(0)
-      : typeof data === "string" ? internals.text().encode(data) : new Uint8Array(data);
+    const bodyBytes = data => data === null ? new Uint8Array(0)
+      : typeof data === "string" ? texts().encode(data) : new Uint8Array(data);
 
     // ------------------------------------------------------------ Request
     const UPPER = { __proto__: null, DELETE: true, GET: true, HEAD: true, OPTIONS: true, POST: true, PUT: true };
@@ -204,18 +197,18 @@
         if (data !== null && (method === "GET" || method === "HEAD")) {
           throw new TypeError(`a request by ${method} has no body`);
         }
-        const { URL } = internals.url(), url = old === null ? new URL(input) : null;
-        if (url !== null && (internals.url().hasUser(url))) {
+        const { URL } = urls(), url = old === null ? new URL(input) : null;
+        if (url !== null && (urls().hasUser(url))) {
           throw new TypeError("no user name or password in the URL of a request: send a header");
         }
         if (init?.redirect !== undefined && init.redirect !== "follow") {
           throw new TypeError(`redirects are followed, each checked as a request is: redirect: "${init.redirect}" is not there`);
         }
         const signal = init?.signal === undefined ? old === null ? null : old.#given : init.signal;
-        if (signal !== null && !internals.events().isSignal(signal)) throw new TypeError("signal is not an AbortSignal");
+        if (signal !== null && !events().isSignal(signal)) throw new TypeError("signal is not an AbortSignal");
         super(data);
         if (old !== null && !isNew) use(old);
-        this.#url = url === null ? old.#url : internals.url().hrefOf(url);
+        this.#url = url === null ? old.#url : urls().hrefOf(url);
         this.#method = method;
         this.#headers = new Headers(init?.headers ?? (old === null ? undefined : old.#headers));
         if (type !== "" && !hasHeader(this.#headers, "content-type")) setHeader(this.#headers, "content-type", type);
@@ -226,9 +219,9 @@
       get method() { return this.#method }
       get headers() { return this.#headers }
       get redirect() { return "follow" }
-      get signal() { return this.#signal ??= internals.events().following(this.#given) }
+      get signal() { return this.#signal ??= events().following(this.#given) }
       clone() {
-        const { URL } = internals.url();
+        const { URL } = urls();
         return new Request(new URL(this.#url), { __proto__: null, method: this.#method, headers: this.#headers,
           body: dataOf(this), signal: this.#given });
       }
@@ -288,8 +281,8 @@
         if (status !== 301 && status !== 302 && status !== 303 && status !== 307 && status !== 308) {
           throw new RangeError("the status of a redirect is 301, 302, 303, 307 or 308");
         }
-        const { URL } = internals.url(), response = setStatus(new Response(), status, "default");
-        setHeader(response.#headers, "location", internals.url().hrefOf(new URL(url)));
+        const { URL } = urls(), response = setStatus(new Response(), status, "default");
+        setHeader(response.#headers, "location", urls().hrefOf(new URL(url)));
         return response;
       }
 
@@ -319,9 +312,9 @@
           if (slice(url, 0, 7) !== "http://" && slice(url, 0, 8) !== "https://") {
             throw new TypeError(`fetch takes URLs that begin with http:// or https://, not ${stringify(slice(url, 0, 80))}`);
           }
-          if (signal !== null) internals.events().throwIfAborted(signal);
-          const stop = signal === null ? null : internals.events().follow(signal, reject);
-          const hash = internals.base.indexOf(url, "#"), bare = hash < 0 ? url : slice(url, 0, hash);
+          if (signal !== null) events().throwIfAborted(signal);
+          const stop = signal === null ? null : events().follow(signal, reject);
+          const hash = indexOf(url, "#"), bare = hash < 0 ? url : slice(url, 0, hash);
           then(internals.ask("fetch", { url: bare, method, headers: plainHeaders(headers), body: use(request) }), reply => {
             stop?.();
             resolve(fetched(reply, bare));
@@ -337,5 +330,5 @@
     tag(Request, "Request");
     tag(Response, "Response");
     return { Headers, Request, Response, fetch, plainHeaders };
-  });
+  };
 })

@@ -4,12 +4,11 @@
 // `decodeURIComponent(escape(…))` reads such a string as UTF-8. Only malformed input is read byte by byte.
 (function (host, internals) {
   "use strict";
-  const { lazy, tag, exec, charCodeAt, slice, toWellFormed, toLowerCase, encodeURIComponent,
-    decodeURIComponent, escape, atob, btoa, toBase64, fromBase64, fromCharCode, setBytes, hasOwn, apply, join,
-    bufferOf, offsetOf, lengthOf, TypeError, RangeError, Uint8Array } = internals.base;
-  const unescape = globalThis.unescape;
+  const { tag, exec, charCodeAt, slice, toWellFormed, toLowerCase, encodeURIComponent, decodeURIComponent, escape, unescape,
+    atob, btoa, toBase64, fromBase64, fromCharCode, setBytes, hasOwn, apply, join, bufferOf, offsetOf, lengthOf, bytesOf,
+    TypeError, RangeError, Uint8Array } = internals.base;
 
-  internals.text = lazy(["TextEncoder", "TextDecoder"], () => {
+  internals.makers.text = () => {
     const PIECE_BYTES = 65536; // bounds the memory that decoding needs beside its result to some ten times this
     const NOT_ASCII = /[^\x00-\x7f]/;
     const EDGE_BLANKS = /^[\t\n\f\r ]*([^\t\n\f\r ]*)[\t\n\f\r ]*$/;
@@ -146,7 +145,7 @@
       get ignoreBOM() { return this.#ignoreBom }
 
       decode(input = undefined, options = undefined) {
-        let bytes = input === undefined ? new Uint8Array(0) : internals.bytesOf(input);
+        let bytes = input === undefined ? new Uint8Array(0) : bytesOf(input);
         if (this.#rest !== null) {
           const kept = lengthOf(this.#rest), whole = new Uint8Array(kept + lengthOf(bytes));
           setBytes(whole, this.#rest);
@@ -172,5 +171,5 @@
     tag(TextEncoder, "TextEncoder");
     tag(TextDecoder, "TextDecoder");
     return { TextEncoder, TextDecoder, encode, decode };
-  });
+  };
 })

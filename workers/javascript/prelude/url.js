@@ -5,11 +5,12 @@
 // input: the functions look for the stretch's end and pass on the rest. They return null where the standard says failure.
 (function (host, internals) {
   "use strict";
-  const { define, lazy, tag, uncurry, apply, isArray, iterator, keys, exec, charCodeAt, fromCharCode, fromCodePoint,
+  const { define, tag, uncurry, apply, iterator, keys, exec, charCodeAt, fromCharCode, fromCodePoint,
     codePointAt, indexOf, lastIndexOf, slice, toLowerCase, toWellFormed, normalize, join, sort, stringify,
-    encodeURIComponent, decodeURIComponent, RegExp, TypeError, Uint8Array } = internals.base;
+    encodeURIComponent, decodeURIComponent, parseInt, itemsOf, lengthOf, bufferOf, platformObjects, RegExp, TypeError,
+    Uint8Array } = internals.base;
 
-  internals.url = lazy(["URL", "URLSearchParams"], () => {
+  internals.makers.url = () => {
     const PORTS = { __proto__: null, http: 80, https: 443, ws: 80, wss: 443, ftp: 21, file: 0 }; // the special schemes
 
     // ------------------------------------------------------------ percent-encoding
@@ -82,9 +83,9 @@
       } catch (error) {
         if (error?.name !== "URIError") throw error; // out of memory
       }
-      const bytes = internals.text().encode(text);
+      const bytes = internals.parts.text().encode(text);
       let to = 0;
-      for (let i = 0, length = internals.base.lengthOf(bytes); i < length; i++) {
+      for (let i = 0, length = lengthOf(bytes); i < length; i++) {
         let byte = bytes[i];
         if (byte === 37 && i + 2 < length) {
           const high = digit(bytes[i + 1]), low = digit(bytes[i + 2]);
@@ -92,7 +93,7 @@
         }
         bytes[to++] = byte;
       }
-      return internals.text().decode(new Uint8Array(internals.base.bufferOf(bytes), 0, to), false);
+      return internals.parts.text().decode(new Uint8Array(bufferOf(bytes), 0, to), false);
     };
     // The value of a hexadecimal digit given as its code; 16 if it is none.
     const digit = code => code >= 48 && code <= 57 ? code - 48 : code >= 97 && code <= 102 ? code - 87
@@ -104,7 +105,6 @@
     const FORBIDDEN_DOMAIN = /[\x00-\x20#%\/:<>?@[\\\]^|\x7f]/;
     const ENDS_IN_NUMBER = /(?:^|\.)(?:[0-9]+|0[xX][0-9A-Fa-f]*)\.?$/;
     const NUMBER = /^(?:0[xX]([0-9A-Fa-f]*)|0([0-7]+)|(0|[1-9][0-9]*))$/;
-    const { parseInt } = globalThis;
 
     const parseHost = (text, special) => {
       if (text[0] === "[") {
@@ -216,7 +216,7 @@
       ignored: new RegExp("[\\u00ad\\u034f\\u180b-\\u180d\\u180f\\u200b\\u2060\\u2064\\ufe00-\\ufe0f\\ufeff]"
         + "|[\\u{e0100}-\\u{e01ef}]", "u"),
       mark: new RegExp("^\\p{M}", "u"),
-      refused: new RegExp("[\\p{Cc}\\p{Cn}\\p{Co}\\p{Cs}\\p{Z}\\u200e\\u200f\\u202a-\\u202e\\u2061-\\u206f\\u3164"
+      refused: new RegExp("[\\p{Cc}\\p{Cn}\\p{Co}\\p{Cs}\\p{Z}\\u200e\\u200f\\u202a-\\u202e\\u2061-\\u206f\\u115f\\u1160"
         + "\\ufff9-\\ufffd\\u{e0001}-\\u{e007f}]|(?<!\\p{Mn})[\\u200c\\u200d]", "u"),
       leftward: new RegExp("[\\p{Script=Hebrew}\\p{Script=Arabic}\\p{Script=Syriac}\\p{Script=Thaana}\\p{Script=Nko}]", "u"),
       mixed: new RegExp("^[^\\p{Script=Hebrew}\\p{Script=Arabic}\\p{Script=Syriac}\\p{Script=Thaana}\\p{Script=Nko}]"
@@ -605,13 +605,6 @@
       return text;
     };
 
-    const items = given => {
-      if (isArray(given)) return given;
-      const list = [];
-      for (const item of given) list[list.length] = item;
-      return list;
-    };
-
     const ITERATORS = uncurry(function* (list, kind) { // 0: pairs, 1: names, 2: values
       for (let i = 0; i < list().length; i += 2) {
         yield kind === 0 ? [list()[i], list()[i + 1]] : list()[i + kind - 1];
@@ -632,7 +625,7 @@
         setList = (params, text) => { params.#list = formParsed(text) };
         isParams = value => #list in value;
         paramsText = params => formText(params.#list);
-        internals.platformObjects[internals.platformObjects.length] = isParams;
+        platformObjects[platformObjects.length] = isParams;
       }
 
       constructor(init = "") {
@@ -642,9 +635,9 @@
         } else if (#list in init) {
           this.#list = formParsed(formText(init.#list));
         } else if (init[iterator] !== undefined && init[iterator] !== null) {
-          const pairs = items(init);
+          const pairs = itemsOf(init);
           for (let i = 0; i < pairs.length; i++) {
-            const pair = items(pairs[i]);
+            const pair = itemsOf(pairs[i]);
             if (pair.length !== 2) throw new TypeError("each pair of URLSearchParams has a name and a value");
             this.append(pair[0], pair[1]);
           }
@@ -767,7 +760,7 @@
       static {
         hasUser = url => url.#url.username !== "" || url.#url.password !== "";
         hrefOf = url => url.#href ??= serialized(url.#url);
-        internals.platformObjects[internals.platformObjects.length] = value => #url in value;
+        platformObjects[platformObjects.length] = value => #url in value;
       }
 
       static #parsed(input, base) {
@@ -913,5 +906,5 @@
     }
     tag(URL, "URL");
     return { URL, URLSearchParams, isParams, paramsText, hasUser, hrefOf };
-  });
+  };
 })
