@@ -33,6 +33,10 @@ _CONFIGURABLE = 1
 _HEAD_BYTES = object.__basicsize__
 
 
+FULL_SHARE = 0.7
+"""An engine that uses so much of its limit, and whose promise was never settled, had no room to settle it."""
+
+
 class Value(c.Structure):
     """A value of the engine, as C functions take and return it."""
 
@@ -68,6 +72,7 @@ _set_loader = _function("JS_SetModuleLoaderFunc", None, _P, _P, _P, _P)
 _update_stack_top = _function("JS_UpdateStackTop", None, _P)
 _set_max_stack = _function("JS_SetMaxStackSize", None, _P, _Z)
 _set_memory_limit = _function("JS_SetMemoryLimit", None, _P, _Z)
+_compute_memory_usage = _function("JS_ComputeMemoryUsage", None, _P, _P)
 _run_gc = _function("JS_RunGC", None, _P)
 _throw = _function("JS_Throw", Value, _P, Value)
 _new_string = _function("JS_NewStringLen", Value, _P, _S, _Z)
@@ -215,6 +220,12 @@ class Engine:
     def limit_memory(self, bytes_max: int) -> None:
         """From now on the engine's allocations above ``bytes_max`` in all are refused: out of memory."""
         _set_memory_limit(self._rt, bytes_max)
+
+    def is_full(self) -> bool:
+        """Whether most of what ``limit_memory`` allows is in use. Looks at every object: slow."""
+        usage = (c.c_int64 * 64)()  # the first two of JSMemoryUsage's members: malloc_size, malloc_limit
+        _compute_memory_usage(self._rt, usage)
+        return bool(usage[0] > usage[1] * FULL_SHARE)
 
     def collect(self) -> None:
         """Frees what is unreachable but refers to itself."""

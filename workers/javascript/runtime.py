@@ -204,6 +204,8 @@ class JavaScript:
             realm.load(self._name)
             declared = self._until_answered(-1)
         except _Never:
+            if realm.engine.is_full():
+                raise self._out_of_memory() from None
             raise LoadError("a top-level await never ends: no timer and no promise is left that could end it") from None
         except NotAValue as error:
             raise LoadError(text_of(error)) from None
@@ -289,10 +291,15 @@ class JavaScript:
             self._realm.call(call.hook, text, marked, call.user_id, call.deadline_ns / 1e6)
             return self._until_answered(call.seq)
         except _Never:
+            if self._realm.engine.is_full():
+                raise self._out_of_memory() from None
             raise Thrown("Error", NEVER) from None
-        except (_Prepared.module.WheelError, _Prepared.module.StackOverflow, MemoryError) as error:
-            self._spent = True
-            raise Thrown("InternalError", "out of memory", memory=True) from error
+        except (_Prepared.module.WheelError, _Prepared.module.StackOverflow, MemoryError):
+            raise self._out_of_memory() from None
+
+    def _out_of_memory(self) -> Thrown:
+        self._spent = True
+        return Thrown("InternalError", "out of memory", memory=True)
 
     def _until_answered(self, seq: int) -> Any:
         """Does what the prelude says until the hook has ended. Returns its value. Raises NotAValue, Thrown, _Never."""
@@ -309,9 +316,11 @@ class JavaScript:
             if kind == "r":
                 if calls is not None:
                     calls.send_the_rest()
-                return from_json(message["v"], text, is_odd)
+                return from_json(message.get("v"), text, is_odd)
             if kind == "n":
                 raise _Never
+            if kind == "l":
+                continue
             if calls is None:
                 calls = ApiCalls(self._host, seq, realm.settle, realm.fire)
             if kind == "a":

@@ -52,14 +52,14 @@ def examine(settings: Any) -> dict[str, Any]:
     from apex_exec.daemon.settings_checks import check_extras
     from apex_exec.executor.jails import examine as probed
     from apex_exec.executor.jails import extra_modules_hint
-    from apex_exec.executor.processes.runtimes import boot
+    from apex_exec.executor.processes.runtimes import RUNTIMES, boot
     from apex_exec.executor.processes.zygote_link import try_zygote
     from apex_exec.sandbox.modules import check_modules
 
     check_modules(settings.sandbox.extra_modules)
     check_extras(settings)
     findings, governor = probed(settings)
-    cannot = try_zygote(boot(findings.plan, settings.sandbox.extra_modules))
+    cannot, lacking = try_zygote(boot(findings.plan, settings.sandbox.extra_modules))
     from apex_exec.sandbox.probe import advice
 
     layers = [{"layer": r.layer, "state": r.state, "errno": errno_name(r.errno), "detail": r.detail,
@@ -69,7 +69,8 @@ def examine(settings: Any) -> dict[str, Any]:
     return {"level": findings.level or None, "means": MEANS[findings.level], "minLevel": wanted,
             "ok": not cannot and bool(findings.accepted_level) and findings.accepted_level >= wanted,
             "waived": findings.waived, "zygote": cannot and cannot + extra_modules_hint(settings),
-            "user": os.geteuid(), "governor": governor, "layers": layers, "extras": extras.listing()}
+            "user": os.geteuid(), "governor": governor, "layers": layers,
+            "runtimes": {name: lacking.get(name, "") for name in RUNTIMES}, "extras": extras.listing()}
 
 
 def errno_name(number: int) -> str | None:
@@ -88,6 +89,10 @@ def show(found: dict[str, Any]) -> None:
     say(f"\nisolation level {found['level'] or 'none'} as uid {found['user']}: {found['means']}")
     say(f"memory and CPU are {found['governor']}"
           + ("" if found["governor"] == "enforced" else ": stopped when seen over the limit"))
+    say(f"plugins may be written in {', '.join(name for name, why in found['runtimes'].items() if not why)}")
+    for name, why in found["runtimes"].items():
+        if why:
+            say(f"plugins in {name} are not available: {why}")
     say(in_words())
     if found["waived"]:
         say(f"waived by sandbox.waive: {', '.join(found['waived'])}")

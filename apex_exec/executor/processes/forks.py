@@ -47,6 +47,11 @@ class Forks:
         """Returns the warm pool of the zygote that the worker is forked by."""
         return self.warm[zygote_of(link.spec.runtime)]
 
+    @property
+    def lacking(self) -> dict[str, str]:
+        """Returns the languages that no zygote can run here, and why."""
+        return {name: why for pool in self.warm.values() for name, why in pool.keeper.lacking.items()}
+
     # ------------------------------------------------------------------ what the executor asks for
     def ask(self, link: WorkerLink) -> None:
         """Asks for a process for the worker."""

@@ -17,7 +17,7 @@ from apex_exec.executor import scheduling_priority
 from apex_exec.observe.logs import escape
 from apex_exec.sandbox.bare import BareProcess, Connection
 from workers.runtime import start
-from workers.wire import Fork, Forked, FromZygote, Kill
+from workers.wire import Fork, Forked, FromZygote, Kill, ZygoteReady
 
 _decode = msgspec.msgpack.Decoder(FromZygote).decode
 _encode = msgspec.msgpack.Encoder().encode
@@ -165,9 +165,9 @@ class ZygoteLink:
         self._said_fd = -1
 
 
-def try_zygote(boot: dict[str, Any]) -> str:
-    """Starts a zygote and ends it again. Returns "" if it became ready, else why not. Blocks. Only for a process
-    without threads."""
+def try_zygote(boot: dict[str, Any]) -> tuple[str, dict[str, str]]:
+    """Starts a zygote and ends it again. Returns "" if it became ready, else why not, and the languages that it cannot
+    run, each with the reason. Blocks. Only for a process without threads."""
     zygote = ZygoteLink(boot)
     due = time.monotonic() + TRY_SECONDS_MAX
     messages: list[Any] = []
@@ -181,4 +181,4 @@ def try_zygote(boot: dict[str, Any]) -> str:
     finally:
         why = "" if messages else zygote.why()
         zygote.abandon(silent=True)
-    return why
+    return why, next((message.lacking for message, _ in messages if isinstance(message, ZygoteReady)), {})

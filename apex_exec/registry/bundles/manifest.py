@@ -257,6 +257,7 @@ class Manifest(_Strict):
     data: DataPart = DataPart()
     pricing: PricingPart = PricingPart()
     support: SupportPart | None = None
+    isolation: Literal["shared", "call"] = "shared"
 
     @property
     def entrypoint(self) -> str:
@@ -341,6 +342,12 @@ def _own_problems(raw: Any, duplicates: list[str]) -> list[dict[str, Any]]:
                 elif isinstance(item, str):
                     seen.add(item)
     entry = inner.get("entrypoint")
+    runtime = runtime_of(entry) if isinstance(entry, str) else None
+    if raw.get("isolation") == "call" and runtime is not None and not runtime.fresh:
+        found.append({"code": "isolation_unsupported", "path": "$.isolation",
+                      "message": f"a plugin in {runtime.name} cannot have an engine of its own for each call: a jailed "
+                                 "process may not fork, and no byte of a plugin is read before the jail",
+                      "hint": "leave isolation out, or write the plugin in JavaScript"})
     if isinstance(entry, str) and entry.startswith("/") and not entry.startswith(f"/plugins/{raw.get('id')}/"):
         found.append({"code": "malformed", "path": "$.manifest.entrypoint",
                       "message": f"{entry[:100]!a} is not inside this plugin's bundle",
@@ -394,12 +401,16 @@ def check_manifest(data: bytes) -> tuple[Manifest | None, list[dict[str, Any]]]:
     return (None if problems else manifest), problems[:PROBLEMS_MAX]
 
 
+_REASONS = ("unsupported_runtime", "incompatible_api_version", "isolation_unsupported")
+"""Problems that are a refusal's reason where a manifest has no other."""
+
+
 def manifest_refusal(problems: list[dict[str, Any]], where: str = "manifest.json") -> Refusal:
     """One Refusal for ``problems``. Its reason is their code if they all share one (such as ``unsupported_runtime``).
     """
     codes = {problem["code"] for problem in problems}
     single = codes.pop() if len(codes) == 1 else ""
-    reason = single if single in ("unsupported_runtime", "incompatible_api_version") else "manifest_invalid"
+    reason = single if single in _REASONS else "manifest_invalid"
     lines = "; ".join(f"{p['path']}: {p['message']}" for p in problems)
     hint = problems[0]["hint"] if len(problems) == 1 else ""
     return Refusal(reason, f"{where}: {lines}"[:4000], hint=hint, code=Code.INVALID_INPUT, problems=problems)

@@ -197,7 +197,14 @@
     }
     return join(kept, "\n");
   }
-  const titleOf = (error) => { const name = StringHere(error.name), text = StringHere(error.message); return text ? `${name}: ${text}` : name };
+  const titleOf = (error) => {
+    const name = StringHere(error.name), text = StringHere(error.message);
+    return text ? `${name}: ${text}` : name;
+  };
+  const traceOf = (error) => {
+    const frames = framesOf(StringHere(error.stack ?? ""));
+    return frames ? `${titleOf(error)}\n${frames}` : titleOf(error);
+  };
   // Messages have no prototype: a toJSON that a plugin gave to Object.prototype or Array.prototype does not reach them.
   const message = stringify;
   const thrown = (name, text, trace, api = null) =>
@@ -212,12 +219,12 @@
         const place = pathOf(StringHere(error.message));
         return message({ __proto__: null, k: "v", path: place.path, why: place.why });
       }
-      if (!(error instanceof ErrorHere)) return thrown("Error", slice(show(error, 1), 0, 1000), "");
+      if (!(error instanceof ErrorHere)) return thrown("Error", slice(show(error, 0), 0, 1000), "");
       const name = StringHere(error.name);
       if (error instanceof InternalErrorHere && error.message === "out of memory") return OUT_OF_MEMORY;
-      let text = StringHere(error.message), trace = `${titleOf(error)}\n${framesOf(StringHere(error.stack ?? ""))}`, cause = error.cause;
+      let text = StringHere(error.message), trace = traceOf(error), cause = error.cause;
       for (let i = 0; cause instanceof ErrorHere && i < 8; i++) {
-        trace = `${trace}\nCaused by: ${titleOf(cause)}\n${framesOf(StringHere(cause.stack ?? ""))}`;
+        trace = `${trace}\nCaused by: ${traceOf(cause)}`;
         cause = cause.cause;
       }
       if (error instanceof AggregateErrorHere) text = `${text} ${show(error.errors, 1)}`;
@@ -245,10 +252,7 @@
       default: return StringHere(value);
     }
     if (value === null) return "null";
-    if (value instanceof ErrorHere) {
-      const frames = framesOf(StringHere(value.stack ?? ""));
-      return frames ? `${titleOf(value)}\n${frames}` : titleOf(value);
-    }
+    if (value instanceof ErrorHere) return traceOf(value);
     for (let one = outer; one; one = one.outer) if (one.value === value) return "[Circular]";
     if (depth > 3) return isArray(value) ? "[Array]" : "[Object]";
     const here = { value, outer };
@@ -450,7 +454,7 @@
   const fail = (mine, error) => { if (mine === running && answer === "") answer = told(error) };
   // What there is to do, as JSON. k is "a": make an API call (number, method, params) · "r", "v" or "x": what came of it
   // all: a value, no value (path, why), or something thrown · "w": wait for replies, if there are any, and for the next
-  // timer (in ms; −1: there is none) · "n": nothing can happen any more.
+  // timer (in ms; −1: there is none) · "l": run the jobs and ask again · "n": nothing can happen any more.
   function step() {
     if (asked !== null) { const { text } = asked; asked = asked.next; return text }
     if (answer !== "") {
@@ -459,7 +463,15 @@
       return said;
     }
     if (timers !== null) { const ms = timers.at - host.clock(); return message({ __proto__: null, k: "w", ms: ms > 0 ? ms : 0 }) }
-    return unanswered ? '{"k":"w","ms":-1}' : '{"k":"n"}';
+    if (unanswered) return '{"k":"w","ms":-1}';
+    // Where memory runs out while a promise is settled, the engine drops what was to follow. So we ask once more.
+    if (running !== null && running.listen !== null) {
+      const { listen } = running;
+      running.listen = null;
+      listen();
+      return '{"k":"l"}';
+    }
+    return '{"k":"n"}';
   }
   function end() {
     running = null;
@@ -467,13 +479,18 @@
     timers = asked = lastAsked = null;
     if (unanswered) { waiting = new MapHere(); unanswered = 0 }
   }
-  const begin = (loads) => { end(); return running = { asked: 0, loads } };
+  const begin = (loads) => { end(); return running = { asked: 0, loads, listen: null } };
   internals.worker = {
     // Modules are run from here: a host function may be called beneath calls of the wheel's only.
     load(name) {
       const mine = begin(true);
-      const failed = (error) => fail(mine, error);
-      then(then(import(name), (module) => { if (running === mine && answer === "") answer = adopt(module) }), undefined, failed);
+      const module = import(name);
+      const adopted = (loaded) => {
+        if (running !== mine || answer !== "") return;
+        try { answer = adopt(loaded) } catch (error) { fail(mine, error) }
+      };
+      mine.listen = () => then(module, adopted, (error) => fail(mine, error));
+      mine.listen();
     },
     call(hook, text, marked, userId, deadlineMs) {
       const mine = begin(false);
@@ -487,12 +504,13 @@
         if (hasOwn(params, "constructor")) delete context.constructor;
         const value = apply(hooks[hook], table, [context]);
         if (isObject(value) && typeof value.then === "function") {
-          then(value instanceof PromiseHere ? value : resolved(value), (got) => succeed(mine, got), (error) => fail(mine, error));
-          return "";
+          const promise = value instanceof PromiseHere ? value : resolved(value);
+          mine.listen = () => then(promise, (got) => succeed(mine, got), (error) => fail(mine, error));
+          mine.listen();
+          return;
         }
         succeed(mine, value);
       } catch (error) { fail(mine, error) }
-      return "";
     },
     step,
     settle(number, ok, text, marked) {
