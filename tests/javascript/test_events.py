@@ -34,12 +34,14 @@ def test_a_listener_stops_the_others_or_the_default() -> None:
         const can = new Event("a", { cancelable: true });
         target.addEventListener("p", event => event.preventDefault(), { passive: true });
         return [target.dispatchEvent(can), can.defaultPrevented, target.dispatchEvent(new Event("a")), said,
-                target.dispatchEvent(new Event("p", { cancelable: true }))]""") == [False, True, True, ["second", "second"], True]
+                target.dispatchEvent(new Event("p", { cancelable: true }))]""") == [False, True, True, ["second",
+                    "second"], True]
 
 
 def test_a_listener_that_is_removed_or_added_during_the_dispatch() -> None:
     assert run("""
-        const target = new EventTarget(), said = [], late = () => said.push("late"), removed = () => said.push("removed");
+        const target = new EventTarget(), said = [], late = () => said.push("late"),
+            removed = () => said.push("removed");
         target.addEventListener("a", () => {
           target.removeEventListener("a", removed);
           target.addEventListener("a", late);
@@ -64,10 +66,13 @@ def test_an_exception_of_a_listener_stops_no_other_and_fails_the_call() -> None:
 
 
 @pytest.mark.parametrize(("body", "name"), [
-    ("new EventTarget().dispatchEvent({ type: 'a' })", "TypeError"), ("new Event()", "TypeError"), ("new AbortSignal()", "TypeError"),
-    ("AbortSignal.any([{}])", "TypeError"), ("AbortSignal.timeout(-1)", "TypeError"), ("new EventTarget().addEventListener('a', 1)", "TypeError"),
+    ("new EventTarget().dispatchEvent({ type: 'a' })", "TypeError"), ("new Event()", "TypeError"),
+        ("new AbortSignal()", "TypeError"),
+    ("AbortSignal.any([{}])", "TypeError"), ("AbortSignal.timeout(-1)", "TypeError"),
+        ("new EventTarget().addEventListener('a', 1)", "TypeError"),
     ("const t = new EventTarget(), e = new Event('a'); let name; t.addEventListener('a', () => {"
-     "try { t.dispatchEvent(e) } catch (error) { name = error.name } }); t.dispatchEvent(e); throw { name }", "InvalidStateError")])
+     "try { t.dispatchEvent(e) } catch (error) { name = error.name } }); t.dispatchEvent(e); throw { name }",
+         "InvalidStateError")])
 def test_what_is_no_event_or_signal_is_refused(body: str, name: str) -> None:
     assert run(f"try {{ {body}; return 'taken' }} catch (error) {{ return error.name }}") == name
 
@@ -81,13 +86,15 @@ def test_a_controller_aborts_its_signal_once_with_its_reason() -> None:
         controller.abort();
         controller.abort("second");
         try { signal.throwIfAborted() } catch (error) { said.push(error === signal.reason) }
-        return [said, signal.reason.name, signal.reason.code, AbortSignal.abort("why").reason, controller.signal === signal]""") == [
+        return [said, signal.reason.name, signal.reason.code, AbortSignal.abort("why").reason,
+            controller.signal === signal]""") == [
             ["listener", [True, "abort", True], True], "AbortError", 20, "why", True]
 
 
 def test_any_follows_its_signals_and_a_signal_removes_listeners() -> None:
     assert run("""
-        const a = new AbortController(), b = new AbortController(), both = AbortSignal.any([a.signal, AbortSignal.any([b.signal])]);
+        const a = new AbortController(), b = new AbortController(), both = AbortSignal.any([a.signal,
+            AbortSignal.any([b.signal])]);
         const target = new EventTarget();
         let heard = 0;
         target.addEventListener("x", () => heard++, { signal: both });
@@ -97,7 +104,8 @@ def test_any_follows_its_signals_and_a_signal_removes_listeners() -> None:
         target.dispatchEvent(new Event("x"));
         target.addEventListener("x", () => heard++, { signal: both });
         target.dispatchEvent(new Event("x"));
-        return [both.reason, heard, AbortSignal.any([AbortSignal.abort(1), AbortSignal.abort(2)]).reason, AbortSignal.any([]).aborted]
+        return [both.reason, heard, AbortSignal.any([AbortSignal.abort(1), AbortSignal.abort(2)]).reason,
+            AbortSignal.any([]).aborted]
         """) == ["b", 1, 1, False]
 
 

@@ -27,13 +27,16 @@ def test_halves_of_surrogate_pairs_are_encoded_as_replacement_characters() -> No
     assert run(r"return new TextEncoder().encode('a\ud800b\udc00')") == "a\ufffdb\ufffd".encode()
 
 
-MALFORMED = [b"\xff", b"a\x80b", b"\xc0\x80", b"\xe2\x82", b"\xe2\x82A", b"\xed\xa0\x80", b"\xf0\x9f\x98", b"\xf4\x90\x80\x80",
-             b"\xf0\x80\x80\x80", b"\xc3\xc3\xa9", b"\xe0\x80\xaf", b"\xf8\x88\x80\x80\x80", b"ok \xf0\x9f\x98\x80 \xf0\x9f no",
+MALFORMED = [b"\xff", b"a\x80b", b"\xc0\x80", b"\xe2\x82", b"\xe2\x82A", b"\xed\xa0\x80", b"\xf0\x9f\x98",
+    b"\xf4\x90\x80\x80",
+             b"\xf0\x80\x80\x80", b"\xc3\xc3\xa9", b"\xe0\x80\xaf", b"\xf8\x88\x80\x80\x80",
+                 b"ok \xf0\x9f\x98\x80 \xf0\x9f no",
              b"\xe1\x80\xe2\xf0\x91\x92\xf1\xbf\x41", b"x" * 65_535 + b"\xf0\x9f\x98\x80\xff"]
 
 
 def test_each_malformed_piece_is_one_replacement_character_as_in_every_browser() -> None:
-    texts = run("return given.map(hex => new TextDecoder().decode(Uint8Array.fromHex(hex)))", [one.hex() for one in MALFORMED])
+    texts = run("return given.map(hex => new TextDecoder().decode(Uint8Array.fromHex(hex)))",
+        [one.hex() for one in MALFORMED])
     assert texts == [one.decode("utf-8", "replace") for one in MALFORMED]  # both follow Unicode's "maximal subparts"
 
 
@@ -78,7 +81,8 @@ def test_encode_into_stops_where_a_character_has_no_room() -> None:
 
 
 CLONES: list[tuple[str, Any]] = [
-    ("const one = { a: 1 }; const made = structuredClone([one, one]); return made[0] === made[1] && made[0] !== one", True),
+    ("const one = { a: 1 }; const made = structuredClone([one, one]); return made[0] === made[1] && made[0] !== one",
+        True),
     ("const o = { n: 1 }; o.self = o; const made = structuredClone(o); return made.self === made && made !== o", True),
     ("return structuredClone(new Map([['k', new Set([1, 2])]])).get('k').has(2)", True),
     ("return structuredClone(new Date(5)).getTime()", 5),
@@ -93,11 +97,13 @@ CLONES: list[tuple[str, Any]] = [
     ("const list = [1, , 3]; list.extra = 'e'; const c = structuredClone(list); return [c.length, 1 in c, c.extra]",
      [3, False, "e"]),
     ("const c = structuredClone({ a: Object('s'), b: Object(1n), c: Object(false), d: 10n, e: undefined, f: -0 });"
-     "return [typeof c.a, c.a.valueOf(), c.b.valueOf() === 1n, c.c.valueOf(), c.d === 10n, 'e' in c, Object.is(c.f, -0)]",
+     "return [typeof c.a, c.a.valueOf(), c.b.valueOf() === 1n, c.c.valueOf(), c.d === 10n, 'e' in c,"
+     "Object.is(c.f, -0)]",
      ["object", "s", True, False, True, True, True]),
     ("const c = structuredClone(JSON.parse('{\"__proto__\": {\"x\": 1}}')); return [Object.keys(c), c.x ?? null]",
      [["__proto__"], None]),
-    ("const e = structuredClone(new DOMException('m', 'AbortError')); return [e instanceof DOMException, e.name, e.code]",
+    ("const e = structuredClone(new DOMException('m', 'AbortError'));"
+     "return [e instanceof DOMException, e.name, e.code]",
      [True, "AbortError", 20]),
     ("const b = new Uint8Array([1, 2]), c = structuredClone({ b }, { transfer: [b.buffer] });"
      "return [[...c.b], b.buffer.detached, b.length]", [[1, 2], True, 0]),
@@ -110,8 +116,10 @@ def test_a_structured_clone_is_what_the_standard_says(body: str, expected: Any) 
 
 
 @pytest.mark.parametrize("value", [
-    "() => 0", "{ f() {} }", "Symbol.iterator", "[Symbol()]", "Promise.resolve()", "new WeakMap()", "new WeakSet()", "new URL('a:b')",
-    "new Headers()", "new Response('x')", "new EventTarget()", "new Event('e')", "new AbortController()", "new URLSearchParams()",
+    "() => 0", "{ f() {} }", "Symbol.iterator", "[Symbol()]", "Promise.resolve()", "new WeakMap()", "new WeakSet()",
+        "new URL('a:b')",
+    "new Headers()", "new Response('x')", "new EventTarget()", "new Event('e')", "new AbortController()",
+        "new URLSearchParams()",
     "new SharedArrayBuffer(1)", "new WeakRef({})"])
 def test_what_cannot_be_cloned_is_a_data_clone_error(value: str) -> None:
     assert run(f"try {{ structuredClone({value}); return 'cloned' }} catch (error) {{"
@@ -165,8 +173,10 @@ def test_digests_are_those_of_the_standard_library(algorithm: str, name: str) ->
 def test_other_algorithms_and_operations_reject_and_say_what_to_do() -> None:
     assert run("""
         const said = [];
-        for (const attempt of [() => crypto.subtle.digest("MD5", new Uint8Array(1)), () => crypto.subtle.encrypt({}, 1, 2),
+        for (const attempt of [() => crypto.subtle.digest("MD5", new Uint8Array(1)), () => crypto.subtle.encrypt({}, 1,
+            2),
                                () => crypto.subtle.digest("SHA-1", "text")]) {
-          try { await attempt() } catch (error) { said.push([error.name, /SHA-256|bundle a library|ArrayBuffer/.test(error.message)]) }
+          try { await attempt() } catch (error) { said.push([error.name,
+              /SHA-256|bundle a library|ArrayBuffer/.test(error.message)]) }
         }
         return said""") == [["NotSupportedError", True], ["NotSupportedError", True], ["TypeError", True]]

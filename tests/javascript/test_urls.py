@@ -15,12 +15,13 @@ from tests.support import need
 from tests.support.realms import Thrown, run
 
 PARTS = ("href", "origin", "protocol", "username", "password", "host", "hostname", "port", "pathname", "search", "hash")
-READ = f"const PARTS = {json.dumps(PARTS)}; const read = url => Object.fromEntries(PARTS.map(part => [part, url[part]]));"
+READ = f"const PARTS = {json.dumps(PARTS)}, read = url => Object.fromEntries(PARTS.map(part => [part, url[part]]));"
 
 
 def href(text: str, base: str | None = None) -> str:
     """The URL of ``text``; "TypeError" where there is none."""
-    return str(run("try { return new URL(given[0], given[1] ?? undefined).href } catch (error) { return error.name }", [text, base]))
+    return str(run("try { return new URL(given[0], given[1] ?? undefined).href } catch (error) { return error.name }",
+        [text, base]))
 
 
 def test_every_part_of_a_url_can_be_read() -> None:
@@ -33,19 +34,23 @@ def test_every_part_of_a_url_can_be_read() -> None:
 @pytest.mark.parametrize(("text", "base", "expected"), [
     (" HTTPS://EXAMPLE.com:443/a/../b\n", None, "https://example.com/b"),
     ("http:\\\\h\\a", None, "http://h/a"), ("//other/x", "https://h/a", "https://other/x"),
-    ("../c?d", "http://h/a/b/x#y", "http://h/a/c?d"), ("?q", "http://h/a?b#c", "http://h/a?q"), ("", "http://h/a?b#c", "http://h/a?b"),
+    ("../c?d", "http://h/a/b/x#y", "http://h/a/c?d"), ("?q", "http://h/a?b#c", "http://h/a?q"), ("", "http://h/a?b#c",
+        "http://h/a?b"),
     ("http://0x7f.1/", None, "http://127.0.0.1/"), ("http://256.256.256.256/", None, "TypeError"),
     ("http://1.2.3.08/", None, "TypeError"), ("http://[1:0:0:4::8]/", None, "http://[1:0:0:4::8]/"),
     ("http://[::1.2.3.4]/", None, "http://[::102:304]/"), ("http://[::1%25eth0]/", None, "TypeError"),
     ("http://a b/", None, "TypeError"), ("http://h:65536/", None, "TypeError"), ("http://h:/", None, "http://h/"),
-    ("file:///C|/a/../..", None, "file:///C:/"), ("/x", "file:///C:/a", "file:///C:/x"), ("mailto:a@b?c", None, "mailto:a@b?c"),
+    ("file:///C|/a/../..", None, "file:///C:/"), ("/x", "file:///C:/a", "file:///C:/x"), ("mailto:a@b?c", None,
+        "mailto:a@b?c"),
     ("x", "mailto:a", "TypeError"), ("#f", "mailto:a", "mailto:a#f"), ("foo:/..//p", None, "foo:/.//p"),
     ("http://h/ä?ö#ü", None, "http://h/%C3%A4?%C3%B6#%C3%BC"), ("http://h/'?'#'", None, "http://h/'?%27#'"),
     ("http://münchen.example/", None, "http://xn--mnchen-3ya.example/"), ("http://ＡＢ。c/", None, "http://ab.c/"),
     ("http://xn--mnchen-3ya.example/", None, "http://xn--mnchen-3ya.example/"), ("http://XN--a/", None, "TypeError"),
-    ("http://faß.de/", None, "http://xn--fa-hia.de/"), ("http://a\u00adb/", None, "http://ab/"), ("http://%65x.com/", None, "http://ex.com/"),
+    ("http://faß.de/", None, "http://xn--fa-hia.de/"), ("http://a\u00adb/", None, "http://ab/"), ("http://%65x.com/",
+        None, "http://ex.com/"),
     ("http://\u0301a/", None, "TypeError"), ("http://a\u3164b/", None, "TypeError"), ("http://%ff/", None, "TypeError"),
-    ("http://\u05d0a/", None, "TypeError"), ("nothing", None, "TypeError"), ("http://", None, "TypeError"), ("http://u@/", None, "TypeError")])
+    ("http://\u05d0a/", None, "TypeError"), ("nothing", None, "TypeError"), ("http://", None, "TypeError"),
+        ("http://u@/", None, "TypeError")])
 def test_a_url_is_parsed_as_the_standard_says(text: str, base: str | None, expected: str) -> None:
     assert href(text, base) == expected
 
@@ -61,7 +66,8 @@ def test_an_invalid_url_says_which_and_that_a_base_is_missing() -> None:
 def test_setters_change_their_part_and_ignore_what_is_invalid() -> None:
     assert run("""
         const url = new URL("http://h:81/p?q#f");
-        url.protocol = "https"; url.protocol = "mailto"; url.host = "other:443/ignored"; url.hostname = ""; url.port = "12x";
+        url.protocol = "https"; url.protocol = "mailto"; url.host = "other:443/ignored"; url.hostname = "";
+        url.port = "12x";
         url.username = "a b"; url.password = ":"; url.pathname = "x/../y z"; url.search = "k=v v"; url.hash = "";
         return [url.href, String(url), JSON.stringify({ url })]""") == [
             "https://a%20b:%3A@other:12/y%20z?k=v%20v", "https://a%20b:%3A@other:12/y%20z?k=v%20v",
@@ -85,20 +91,23 @@ def test_search_params_and_their_url_are_one() -> None:
 
 @pytest.mark.parametrize("text", ["a=1&b=two+words&&=x&y&c=%C3%A9&d=%26%3D", "k=%zz&%41=%4", "a=%ff%C3", "=&=", "+=+"])
 def test_forms_are_read_as_pythons_parser_reads_them(text: str) -> None:
-    assert run("return [...new URLSearchParams(given)]", text) == [list(pair) for pair in parse_qsl(text, keep_blank_values=True)]
+    assert run("return [...new URLSearchParams(given)]", text) == [list(pair) for pair in parse_qsl(text,
+        keep_blank_values=True)]
 
 
 def test_params_are_made_of_what_the_standard_takes() -> None:
     assert run("""
         const source = new URLSearchParams("?a=1&a=2");
-        const made = [source, { b: 1, c: null }, [["d", 2], ["d", "ü*-._~"]], new Map([["e", "f g"]]), "", undefined, "?"]
+        const made = [source, { b: 1, c: null }, [["d", 2], ["d", "ü*-._~"]], new Map([["e", "f g"]]), "", undefined,
+            "?"]
           .map(init => String(new URLSearchParams(init)));
         source.append("b", "\\ud800");
         const sorted = new URLSearchParams("z=1&a=2&z=0&\\ufb03=x&\\ud83d\\ude00=y");
         sorted.sort();
         const seen = [];
         sorted.forEach((value, name) => seen.push(name + value));
-        return [made, String(source), seen, [...sorted.keys()].length, [...sorted.values()][0], source.has("a", "2"), source.has("a", "3")]
+        return [made, String(source), seen, [...sorted.keys()].length, [...sorted.values()][0], source.has("a", "2"),
+            source.has("a", "3")]
         """) == [["a=1&a=2", "b=1&c=null", "d=2&d=%C3%BC*-._%7E", "e=f+g", "", "", ""], "a=1&a=2&b=%EF%BF%BD",
                  ["a2", "z1", "z0", "😀y", "\ufb03x"], 5, "2", True, False]
 
@@ -114,9 +123,11 @@ SPECIAL = ("http:", "https:", "ws:", "wss:", "ftp:", "file:")
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with urltestdata.json and setters_tests.json of web-platform-tests, as Debian packages them."""
-    need(shutil.which("apt-get") and shutil.which("dpkg-deb"), "apt-get and dpkg-deb: the tables come from a package of Debian")
+    need(shutil.which("apt-get") and shutil.which("dpkg-deb"),
+        "apt-get and dpkg-deb: the tables come from a package of Debian")
     place = tmp_path_factory.mktemp("tables")
-    got = subprocess.run(["apt-get", "download", "-q", "librust-url-dev"], cwd=place, capture_output=True, text=True, timeout=300)
+    got = subprocess.run(["apt-get", "download", "-q", "librust-url-dev"], cwd=place, capture_output=True, text=True,
+        timeout=300)
     packages = list(place.glob("librust-url-dev_*.deb"))
     need(packages, f"Debian's package librust-url-dev: {got.stderr.strip()[-200:]}")
     subprocess.run(["dpkg-deb", "-x", packages[0], place], check=True, timeout=60)
@@ -132,7 +143,8 @@ def test_the_web_platforms_table_of_urls(tables: Path, record_property: Any) -> 
     rows = [row for row in json.loads((tables / "urltestdata.json").read_text("utf-8")) if isinstance(row, dict)]
     found = run(f"""{READ}
         return given.map(([text, base]) => {{
-          try {{ return read(base === null ? new URL(text) : new URL(text, base)) }} catch (error) {{ return {{ failure: error.name }} }}
+          try {{ return read(base === null ? new URL(text) : new URL(text,
+              base)) }} catch (error) {{ return {{ failure: error.name }} }}
         }})""", [[row["input"], row.get("base")] for row in rows])
     shares = {}
     for name, some in (("special", [is_special(row) for row in rows]), ("all", [True] * len(rows))):
@@ -160,7 +172,8 @@ def agrees(row: dict[str, Any], got: dict[str, Any]) -> bool:
 
 @pytest.mark.system
 def test_the_web_platforms_table_of_setters(tables: Path, record_property: Any) -> None:
-    """Measured are 192 of 198. The six others are older than the standard: one has "^", three drop the slashes that begin a
+    """Measured are 192 of 198. The six others are older than the standard: one has "^",
+        three drop the slashes that begin a
     file's path, and two take the host of a hostname that has a port, all of which Node has changed as well."""
     table = json.loads((tables / "setters_tests.json").read_text("utf-8"))
     rows = [(part, row) for part, some in table.items() if part != "comment" for row in some]

@@ -158,8 +158,8 @@ class Engine:
         _free_value(self._ctx, everything)
 
     def add_parts(self, name: str, codes: dict[str, bytes]) -> None:
-        """Makes a host function, the global ``name``. Called with a key of ``codes`` it runs that bytecode, which must call
-        no host function, makes its value the global ``__part``, and returns true; false if there is no memory for it.
+        """Makes a host function, the global ``name``. Called with a key of ``codes`` it runs that bytecode, which must
+        call no host function, makes its value the global ``__part``, and returns true; false if memory is short.
         """
         ctx = self._ctx  # not the engine itself: it refers to the function, and the circle would keep both
 

@@ -5,7 +5,7 @@
 // where that error is shown to the author, `internals.explain(error)` adds the sentence of the table below.
 (function (host, internals) {
   "use strict";
-  const { exec, hasOwn } = internals.base;
+  const { asString, exec, hasOwn } = internals.base;
 
   internals.makers.absent = () => {
     const CONSTANTS = "let the bundler replace it: esbuild --define:process.env.NODE_ENV='\"production\"'";
@@ -39,9 +39,9 @@
     // Never throws, and calls nothing that the plugin can replace but the error's own getters.
     const explain = error => {
       try {
-        const found = exec(/^'?([A-Za-z_]+)'? is not defined$/, `${error.message}`);
+        const found = exec(/^'?([A-Za-z_]+)'? is not defined$/, asString(error.message));
         if (found === null || !hasOwn(HINTS, found[1])) return "";
-        return ` in plugins: ${HINTS[found[1]]}`;
+        return " in plugins: " + HINTS[found[1]];
       } catch {
         return "";
       }

@@ -21,7 +21,7 @@
     then: Promise.prototype.then, toBase64: Uint8Array.prototype.toBase64, toHex: Uint8Array.prototype.toHex,
     setBytes: bytes.set, mapGet: map.get, mapSet: map.set, mapHas: map.has, mapDelete: map.delete, mapEach: map.forEach,
     setAdd: Set.prototype.add, setEach: Set.prototype.forEach, timeOf: Date.prototype.getTime,
-    isBefore: object.isPrototypeOf, copyBuffer: buffer.slice, transfer: buffer.transfer,
+    isBefore: object.isPrototypeOf, transfer: buffer.transfer,
     booleanOf: Boolean.prototype.valueOf, numberOf: Number.prototype.valueOf, stringOf: text.valueOf,
     bigintOf: BigInt.prototype.valueOf,
     bufferOf: getter(bytes, "buffer"), offsetOf: getter(bytes, "byteOffset"), sizeOf: getter(bytes, "byteLength"),
@@ -62,6 +62,13 @@
     // Gives a class the name that `Object.prototype.toString` shows; libraries tell classes apart by it.
     made.tag = (constructor, name) => defineProperty(constructor.prototype, made.Symbol.toStringTag,
       { __proto__: null, value: name, configurable: true });
+    // The text of what the plugin handed over, as a template literal has it. Template literals themselves are not for the
+    // prelude: this engine makes them by calling `String.prototype.concat`.
+    made.asString = value => {
+      if (typeof value === "string") return value;
+      if (typeof value === "symbol") throw new TypeError("a symbol is no text");
+      return made.String(value);
+    };
     made.isBuffer = value => {
       if (value === null || typeof value !== "object") return false;
       try { bufferSize(value); return true } catch { /* a shared one, or none */ }
@@ -104,7 +111,7 @@
     const get = internals.parts[key] = () => {
       if (made !== undefined) return made;
       if (internals.makers[key] === undefined) {
-        if (!host.part(`${key}.js`)) throw null; // as the engine does where there is no memory for an error
+        if (!host.part(key + ".js")) throw null; // as the engine does where there is no memory for an error
         const file = everything.__part;
         delete everything.__part;
         file(host, internals);
@@ -135,5 +142,6 @@
   part("fetch", ["Headers", "Request", "Response", "fetch"]);
 
   // What to do about an error that names a global which plugins do not have, as the end of its message; else "".
-  internals.explain = error => internals.parts.absent().explain(error);
+  const ReferenceErrorHere = ReferenceError;
+  internals.explain = error => error instanceof ReferenceErrorHere ? internals.parts.absent().explain(error) : "";
 })

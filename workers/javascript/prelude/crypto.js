@@ -1,7 +1,7 @@
 // crypto: randomUUID, getRandomValues, subtle.digest. Random bytes and digests are the worker's.
 (function (host, internals) {
   "use strict";
-  const { tag, define, isView, kindOf, sizeOf, slice, toUpperCase, fromBase64, toBase64, toHex, setBytes, bufferOf, bytesOf,
+  const { tag, define, asString, isView, kindOf, sizeOf, slice, toUpperCase, fromBase64, toBase64, toHex, setBytes, bufferOf, bytesOf,
     Promise, TypeError, DOMException } = internals.base;
 
   internals.makers.crypto = () => {
@@ -16,7 +16,7 @@
 
       digest(algorithm, data) {
         return new Promise(resolve => { // what is thrown in here rejects
-          const name = toUpperCase(`${typeof algorithm === "object" && algorithm !== null ? algorithm.name : algorithm}`);
+          const name = toUpperCase(asString(typeof algorithm === "object" && algorithm !== null ? algorithm.name : algorithm));
           const digest = DIGESTS[name];
           if (digest === undefined) {
             throw new DOMException("crypto.subtle.digest knows SHA-1, SHA-256, SHA-384 and SHA-512", "NotSupportedError");
@@ -33,7 +33,7 @@
       define(SubtleCrypto.prototype, name, {
         [name]() {
           return new Promise((resolve, reject) => reject(new DOMException(
-            `plugins have no crypto.subtle.${name}: bundle a library such as @noble/ciphers or @noble/hashes`,
+            "plugins have no crypto.subtle." + name + ": bundle a library such as @noble/ciphers or @noble/hashes",
             "NotSupportedError")));
         },
       }[name]);
@@ -53,7 +53,7 @@
         }
         const size = sizeOf(array);
         if (size > RANDOM_BYTES_MAX) {
-          throw new DOMException(`crypto.getRandomValues fills at most ${RANDOM_BYTES_MAX} bytes`, "QuotaExceededError");
+          throw new DOMException("crypto.getRandomValues fills at most " + RANDOM_BYTES_MAX + " bytes", "QuotaExceededError");
         }
         if (size > 0) setBytes(bytesOf(array), fromBase64(host.random(size)));
         return array;
@@ -64,7 +64,7 @@
         bytes[6] = bytes[6] & 0x0f | 0x40; // version 4
         bytes[8] = bytes[8] & 0x3f | 0x80; // the variant of RFC 9562
         const hex = toHex(bytes);
-        return `${slice(hex, 0, 8)}-${slice(hex, 8, 12)}-${slice(hex, 12, 16)}-${slice(hex, 16, 20)}-${slice(hex, 20)}`;
+        return slice(hex, 0, 8) + "-" + slice(hex, 8, 12) + "-" + slice(hex, 12, 16) + "-" + slice(hex, 16, 20) + "-" + slice(hex, 20);
       }
     }
     tag(SubtleCrypto, "SubtleCrypto");

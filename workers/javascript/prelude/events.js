@@ -1,7 +1,7 @@
 // Event, CustomEvent, EventTarget, AbortSignal and AbortController (https://dom.spec.whatwg.org, without a tree).
 (function (host, internals) {
   "use strict";
-  const { tag, apply, defineProperty, itemsOf, report, platformObjects, mapGet, mapSet, Map, TypeError,
+  const { tag, asString, apply, defineProperty, itemsOf, report, platformObjects, mapGet, mapSet, Map, TypeError,
     DOMException } = internals.base;
   const DELAY_MS_MAX = 2 ** 53 - 1;
 
@@ -33,7 +33,7 @@
 
       constructor(type, options = undefined) {
         if (arguments.length === 0) throw new TypeError("an Event has a type");
-        this.#type = `${type}`;
+        this.#type = asString(type);
         this.#bubbles = !!options?.bubbles;
         this.#cancelable = !!options?.cancelable;
         this.#composed = !!options?.composed;
@@ -87,7 +87,7 @@
         if (typeof callback !== "function" && typeof callback !== "object") {
           throw new TypeError("a listener is a function, or an object with handleEvent");
         }
-        type = `${type}`;
+        type = asString(type);
         const given = options !== null && typeof options === "object" ? options : { __proto__: null, capture: options };
         const capture = !!given.capture, { signal } = given;
         const listener = { callback, capture, once: !!given.once, isPassive: !!given.passive, isRemoved: false };
@@ -104,7 +104,7 @@
 
       removeEventListener(type, callback, options = undefined) {
         const capture = options !== null && typeof options === "object" ? options.capture : options;
-        this.#remove(`${type}`, callback, !!capture);
+        this.#remove(asString(type), callback, !!capture);
       }
 
       #remove(type, callback, capture) {

@@ -4,7 +4,7 @@
 // it resolves with is a Response. The gateway follows redirects and does not say where they led.
 (function (host, internals) {
   "use strict";
-  const { tag, define, uncurry, apply, iterator, keys, exec, indexOf, slice, toLowerCase, toUpperCase, toWellFormed, charCodeAt,
+  const { tag, define, asString, uncurry, apply, iterator, keys, exec, indexOf, slice, toLowerCase, toUpperCase, toWellFormed, charCodeAt,
     join, sort, then, parse, stringify, isView, isBuffer, bytesOf, itemsOf, bufferOf, mapGet, mapSet, mapHas, mapDelete,
     mapEach, platformObjects, Map, Promise, TypeError, RangeError, Uint8Array } = internals.base;
   const { text: texts, url: urls, events } = internals.parts;
@@ -15,14 +15,14 @@
     const BLANKS = /^[\t\n\r ]*([^]*?)[\t\n\r ]*$/;
 
     const nameOf = given => {
-      const name = `${given}`;
-      if (exec(TOKEN, name) === null) throw new TypeError(`${stringify(slice(name, 0, 80))} is no name of a header`);
+      const name = asString(given);
+      if (exec(TOKEN, name) === null) throw new TypeError(stringify(slice(name, 0, 80)) + " is no name of a header");
       return toLowerCase(name);
     };
     const valueOf = (name, given) => {
-      const value = exec(BLANKS, `${given}`)[1];
+      const value = exec(BLANKS, asString(given))[1];
       if (exec(NOT_A_VALUE, value) !== null) {
-        throw new TypeError(`the header ${name} has a value of several lines, or with characters beyond Latin-1`);
+        throw new TypeError("the header " + name + " has a value of several lines, or with characters beyond Latin-1");
       }
       return value;
     };
@@ -107,6 +107,7 @@
         const pairs = this.#pairs();
         for (let i = 0; i < pairs.length; i++) apply(callback, self, [pairs[i].value, pairs[i].name, this]);
       }
+      toJSON() { return plainHeaders(this) } // not the standard's: plugin.api.fetch takes Headers, too
       entries() { return step(undefined, () => this.#pairs(), 0) }
       keys() { return step(undefined, () => this.#pairs(), 1) }
       values() { return step(undefined, () => this.#pairs(), 2) }
@@ -126,11 +127,11 @@
         if (urls().isParams(given)) {
           return { data: urls().paramsText(given), type: "application/x-www-form-urlencoded;charset=UTF-8" };
         }
-        const text = `${given}`;
-        if (text === "[object Object]") throw new TypeError(`${NO_STREAMS}; an object is sent as JSON.stringify(object)`);
+        const text = asString(given);
+        if (text === "[object Object]") throw new TypeError(NO_STREAMS + "; an object is sent as JSON.stringify(object)");
         return { data: text, type: "text/plain;charset=UTF-8" };
       }
-      return { data: toWellFormed(`${given}`), type: "text/plain;charset=UTF-8" };
+      return { data: toWellFormed(asString(given)), type: "text/plain;charset=UTF-8" };
     };
     const attempt = act => new Promise(resolve => resolve(act()));
 
@@ -185,24 +186,24 @@
         const old = input !== null && typeof input === "object" && #headers in input ? input : null;
         let method = old === null ? "GET" : old.#method;
         if (init?.method !== undefined) {
-          method = `${init.method}`;
+          method = asString(init.method);
           const upper = toUpperCase(method);
           if (exec(TOKEN, method) === null || METHODS_REFUSED[upper]) {
-            throw new TypeError(`${stringify(slice(method, 0, 40))} is no method of a request`);
+            throw new TypeError(stringify(slice(method, 0, 40)) + " is no method of a request");
           }
           if (UPPER[upper]) method = upper;
         }
         const isNew = init?.body !== undefined && init.body !== null;
         const { data, type } = isNew ? bodyOf(init.body) : { data: old === null ? null : dataOf(old), type: "" };
         if (data !== null && (method === "GET" || method === "HEAD")) {
-          throw new TypeError(`a request by ${method} has no body`);
+          throw new TypeError("a request by " + method + " has no body");
         }
         const { URL } = urls(), url = old === null ? new URL(input) : null;
         if (url !== null && (urls().hasUser(url))) {
           throw new TypeError("no user name or password in the URL of a request: send a header");
         }
         if (init?.redirect !== undefined && init.redirect !== "follow") {
-          throw new TypeError(`redirects are followed, each checked as a request is: redirect: "${init.redirect}" is not there`);
+          throw new TypeError("redirects are followed, each checked as a request is: redirect: " + stringify(asString(init.redirect)) + " is not there");
         }
         const signal = init?.signal === undefined ? old === null ? null : old.#given : init.signal;
         if (signal !== null && !events().isSignal(signal)) throw new TypeError("signal is not an AbortSignal");
@@ -257,10 +258,10 @@
         const status = init?.status === undefined ? 200 : +init.status;
         if (!(status >= 200 && status <= 599)) throw new RangeError("the status of a Response is from 200 to 599");
         const { data, type } = bodyOf(body);
-        if (data !== null && BODILESS[status]) throw new TypeError(`a Response with status ${status} has no body`);
+        if (data !== null && BODILESS[status]) throw new TypeError("a Response with status " + status + " has no body");
         super(data);
         this.#status = status;
-        this.#statusText = init?.statusText === undefined ? "" : `${init.statusText}`;
+        this.#statusText = init?.statusText === undefined ? "" : asString(init.statusText);
         this.#headers = new Headers(init?.headers);
         if (type !== "" && !hasHeader(this.#headers, "content-type")) setHeader(this.#headers, "content-type", type);
       }
@@ -310,7 +311,7 @@
         return new Promise((resolve, reject) => { // what is thrown in here rejects
           const request = new Request(input, init), { url, method, headers, signal } = asked(request);
           if (slice(url, 0, 7) !== "http://" && slice(url, 0, 8) !== "https://") {
-            throw new TypeError(`fetch takes URLs that begin with http:// or https://, not ${stringify(slice(url, 0, 80))}`);
+            throw new TypeError("fetch takes URLs that begin with http:// or https://, not " + stringify(slice(url, 0, 80)));
           }
           if (signal !== null) events().throwIfAborted(signal);
           const stop = signal === null ? null : events().follow(signal, reject);

@@ -1,9 +1,9 @@
 // structuredClone (https://html.spec.whatwg.org, StructuredSerialize), without what exists in browsers only.
 (function (host, internals) {
   "use strict";
-  const { define, keys, isArray, isView, isBuffer, itemsOf, hasOwn, isBefore, getPrototypeOf, defineProperty,
+  const { define, asString, keys, isArray, isView, isBuffer, itemsOf, hasOwn, isBefore, getPrototypeOf, defineProperty,
     kindOf, bufferOf, offsetOf, lengthOf, viewBuffer, viewOffset, viewSize, bufferSize, bufferSizeMax, isResizable, isDetached,
-    copyBuffer, transfer, setBytes, mapGet, mapSet, mapEach, setAdd, setEach, timeOf, sourceOf, flagsOf, booleanOf,
+    transfer, setBytes, mapGet, mapSet, mapEach, setAdd, setEach, timeOf, sourceOf, flagsOf, booleanOf,
     numberOf, stringOf, bigintOf, platformObjects, VIEWS, ERRORS, Object, Boolean, Number, String, BigInt, Symbol, Map, Set,
     WeakMap, WeakSet, WeakRef, Date, RegExp, Promise, ArrayBuffer, SharedArrayBuffer, DataView, DOMException, Uint8Array,
     Error, TypeError } = internals.base;
@@ -15,7 +15,7 @@
     const REFUSED = [[Promise.prototype, "a Promise"], [WeakMap.prototype, "a WeakMap"], [WeakSet.prototype, "a WeakSet"],
       [WeakRef.prototype, "a WeakRef"], [SharedArrayBuffer.prototype, "a SharedArrayBuffer"],
       [Symbol.prototype, "a symbol"]];
-    const refuse = what => { throw new DOMException(`${what} cannot be cloned`, "DataCloneError") };
+    const refuse = what => { throw new DOMException(what + " cannot be cloned", "DataCloneError") };
     const own = (object, key, value) =>
       defineProperty(object, key, { __proto__: null, value, writable: true, configurable: true, enumerable: true });
 
@@ -67,7 +67,7 @@
         return made;
       }
       if (isBefore(DOMException.prototype, value)) {
-        return keep(value, new DOMException(`${value.message}`, `${value.name}`), seen);
+        return keep(value, new DOMException(asString(value.message), asString(value.name)), seen);
       }
       if (isBefore(Error.prototype, value)) return copyError(value, seen);
       for (let i = 0; i < PRIMITIVES.length; i++) {
@@ -83,8 +83,8 @@
 
     const copyOfBuffer = buffer => {
       if (isDetached(buffer)) refuse("a buffer that was given away");
-      if (!isResizable(buffer)) return copyBuffer(buffer, 0);
-      const made = new ArrayBuffer(bufferSize(buffer), { __proto__: null, maxByteLength: bufferSizeMax(buffer) });
+      const size = bufferSize(buffer), made = isResizable(buffer)
+        ? new ArrayBuffer(size, { __proto__: null, maxByteLength: bufferSizeMax(buffer) }) : new ArrayBuffer(size);
       setBytes(new Uint8Array(made), new Uint8Array(buffer));
       return made;
     };
@@ -96,10 +96,11 @@
     };
 
     const copyError = (error, seen) => {
-      const name = `${error.name}`, made = new (ERRORS[name] ?? Error)();
+      const name = asString(error.name), made = new (ERRORS[name] ?? Error)();
       mapSet(seen, error, made);
-      if (hasOwn(error, "message")) define(made, "message", `${error.message}`);
-      define(made, "stack", `${error.stack}`);
+      if (hasOwn(error, "message")) define(made, "message", asString(error.message));
+      const { stack } = error;
+      if (typeof stack === "string") define(made, "stack", stack);
       if (hasOwn(error, "cause")) define(made, "cause", copy(error.cause, seen));
       return made;
     };

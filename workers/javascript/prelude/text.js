@@ -4,7 +4,7 @@
 // `decodeURIComponent(escape(…))` reads such a string as UTF-8. Only malformed input is read byte by byte.
 (function (host, internals) {
   "use strict";
-  const { tag, exec, charCodeAt, slice, toWellFormed, toLowerCase, encodeURIComponent, decodeURIComponent, escape, unescape,
+  const { tag, asString, exec, charCodeAt, slice, toWellFormed, toLowerCase, encodeURIComponent, decodeURIComponent, escape, unescape,
     atob, btoa, toBase64, fromBase64, fromCharCode, setBytes, hasOwn, apply, join, bufferOf, offsetOf, lengthOf, bytesOf,
     TypeError, RangeError, Uint8Array } = internals.base;
 
@@ -111,10 +111,10 @@
     class TextEncoder {
       get encoding() { return "utf-8" }
 
-      encode(input = "") { return encode(`${input}`) }
+      encode(input = "") { return encode(asString(input)) }
 
       encodeInto(source, destination) {
-        const text = toWellFormed(`${source}`), room = lengthOf(destination);
+        const text = toWellFormed(asString(source)), room = lengthOf(destination);
         let read = 0, written = 0;
         while (read < text.length) {
           const unit = charCodeAt(text, read), units = unit >> 10 === 0x36 ? 2 : 1;
@@ -132,9 +132,9 @@
       #fatal; #ignoreBom; #rest = null; #begun = false;
 
       constructor(label = "utf-8", options = undefined) {
-        const name = toLowerCase(exec(EDGE_BLANKS, `${label}`)?.[1] ?? "");
+        const name = toLowerCase(exec(EDGE_BLANKS, asString(label))?.[1] ?? "");
         if (!hasOwn(LABELS, name)) {
-          throw new RangeError(`TextDecoder here knows "utf-8" only: bundle a package for other encodings`);
+          throw new RangeError("TextDecoder here knows \"utf-8\" only: bundle a package for other encodings");
         }
         this.#fatal = !!options?.fatal;
         this.#ignoreBom = !!options?.ignoreBOM;

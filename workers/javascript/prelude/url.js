@@ -5,7 +5,7 @@
 // input: the functions look for the stretch's end and pass on the rest. They return null where the standard says failure.
 (function (host, internals) {
   "use strict";
-  const { define, tag, uncurry, apply, iterator, keys, exec, charCodeAt, fromCharCode, fromCodePoint,
+  const { define, tag, uncurry, apply, asString, iterator, keys, exec, charCodeAt, fromCharCode, fromCodePoint,
     codePointAt, indexOf, lastIndexOf, slice, toLowerCase, toWellFormed, normalize, join, sort, stringify,
     encodeURIComponent, decodeURIComponent, parseInt, itemsOf, lengthOf, bufferOf, platformObjects, RegExp, TypeError,
     Uint8Array } = internals.base;
@@ -130,7 +130,7 @@
         if (dot < 0) {
           if (number >= 256 ** (5 - count)) return null;
           address += number;
-          return `${address >>> 24}.${address >>> 16 & 255}.${address >>> 8 & 255}.${address & 255}`;
+          return (address >>> 24) + "." + (address >>> 16 & 255) + "." + (address >>> 8 & 255) + "." + (address & 255);
         }
         if (count === 4 || number > 255) return null;
         address += number * 256 ** (4 - count);
@@ -552,7 +552,7 @@
       url.path = slash < 0 ? "" : slice(url.path, 0, slash);
     };
 
-    const hostAndPort = url => url.port === null ? url.host : `${url.host}:${url.port}`;
+    const hostAndPort = url => url.port === null ? url.host : url.host + ":" + url.port;
 
     const serialized = url => {
       let text = url.scheme + ":";
@@ -573,11 +573,11 @@
         const inner = url.isOpaque ? parse(url.path, null) : null;
         return inner !== null && (inner.scheme === "http" || inner.scheme === "https") ? origin(inner) : "null";
       }
-      return isSpecial(url) && url.scheme !== "file" ? `${url.scheme}://${hostAndPort(url)}` : "null";
+      return isSpecial(url) && url.scheme !== "file" ? url.scheme + "://" + hostAndPort(url) : "null";
     };
 
     const cannotHaveUser = url => url.host === null || url.host === "" || url.scheme === "file";
-    const asText = value => toWellFormed(`${value}`);
+    const asText = value => toWellFormed(asString(value));
 
     // ------------------------------------------------------------ URLSearchParams
     // A list [name, value, name, value, …].
@@ -600,7 +600,7 @@
     const formText = list => {
       let text = "";
       for (let i = 0; i < list.length; i += 2) {
-        text += `${i === 0 ? "" : "&"}${encode(list[i], FORM)}=${encode(list[i + 1], FORM)}`;
+        text += (i === 0 ? "" : "&") + encode(list[i], FORM) + "=" + encode(list[i + 1], FORM);
       }
       return text;
     };
@@ -749,7 +749,7 @@
 
     // ------------------------------------------------------------ URL
     const invalid = (text, hint) => {
-      const error = new TypeError(`Invalid URL: ${stringify(slice(text, 0, 200))}${hint}`);
+      const error = new TypeError("Invalid URL: " + stringify(slice(text, 0, 200)) + hint);
       define(error, "code", "ERR_INVALID_URL");
       return error;
     };
@@ -856,7 +856,7 @@
       get hostname() { return this.#url.host ?? "" }
       set hostname(value) { this.#setHost(value, false) }
 
-      get port() { return this.#url.port === null ? "" : `${this.#url.port}` }
+      get port() { return this.#url.port === null ? "" : "" + this.#url.port }
       set port(value) {
         if (cannotHaveUser(this.#url)) return;
         const text = withoutLineEnds(asText(value));
