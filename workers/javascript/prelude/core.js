@@ -67,7 +67,7 @@
     if (value === null) return;
     if (depth > DEPTH_MAX) throw new NotAValue(slice(path, 0, 200), `nested deeper than ${DEPTH_MAX} levels, or in a circle`);
     if (isArray(value)) {
-      for (let i = 0; i < value.length; i++) look(value[i], `${path}[${i}]`, depth + 1);
+      for (let i = 0; i < value.length; i++) look(value[i], path + "[" + i + "]", depth + 1);
       return;
     }
     if (value instanceof DateHere) {
@@ -83,7 +83,7 @@
       if (!hasOwnToJSON(value)) refuse(path, kindOf(value));
     if (hasOwnToJSON(value)) { look(value.toJSON(""), path, depth + 1); return }
     const names = keys(value);
-    for (let i = 0; i < names.length; i++) look(value[names[i]], `${path}.${slice(names[i], 0, 64)}`, depth + 1);
+    for (let i = 0; i < names.length; i++) look(value[names[i]], path + "." + slice(names[i], 0, 64), depth + 1);
   }
   const hasOwnToJSON = (value) => {
     const f = value.toJSON;
@@ -108,7 +108,7 @@
     if (time !== time) throw new NotAValue("$", "an invalid Date");
     return { [DATE]: time };
   }, dateToJSON);
-  const viewBytes = (view) => ({ [BYTES]: toBase64(new BytesHere(view.buffer, view.byteOffset, view.byteLength)) });
+  const viewBytes = (view) => ({ [BYTES]: toBase64(internals.base.bytesOf(view)) });
   catchIn(getPrototypeOf(Uint8Array.prototype), viewBytes, plainly);
   catchIn(DataView.prototype, viewBytes, plainly);
   catchIn(ArrayBuffer.prototype, (value) => ({ [BYTES]: toBase64(new BytesHere(value)) }), plainly);
@@ -191,8 +191,9 @@
     }
     return join(kept, "\n");
   }
+  const textOf = (error) => StringHere(error.message) + internals.explain(error);
   const titleOf = (error) => {
-    const name = StringHere(error.name), text = StringHere(error.message);
+    const name = StringHere(error.name), text = textOf(error);
     return text ? `${name}: ${text}` : name;
   };
   const traceOf = (error) => {
@@ -216,7 +217,7 @@
       if (!(error instanceof ErrorHere)) return thrown("Error", slice(show(error, 0), 0, 1000), "");
       const name = StringHere(error.name);
       if (error instanceof InternalErrorHere && error.message === "out of memory") return OUT_OF_MEMORY;
-      let text = StringHere(error.message), trace = traceOf(error), cause = error.cause;
+      let text = textOf(error), trace = traceOf(error), cause = error.cause;
       for (let i = 0; cause instanceof ErrorHere && i < 8; i++) {
         trace = `${trace}\nCaused by: ${traceOf(cause)}`;
         cause = cause.cause;
