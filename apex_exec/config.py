@@ -160,6 +160,7 @@ class SandboxSection(_Section):
     extra_modules: list[str] = []
     governor: Literal["auto", "psutil", "cgroup"] = "auto"
     uid_range: tuple[Uid, Uid] = (200_000, 265_535)
+    fresh_realm: bool = False
 
     @field_validator("uid_range")
     @classmethod

@@ -68,7 +68,7 @@ while True:
     while socket.poll(1):
         socket.recv()
         pending -= 1
-    time.sleep(0.02)  # a host that is told OVERLOADED and tries again soon
+    time.sleep(0.02)  # a host that is answered OVERLOADED tries again soon
 '''
 SPIN = '''
 import sys, time
@@ -121,7 +121,7 @@ def run(lab: Lab) -> None:
 def _still_served(daemon: Daemon) -> None:
     """A flood that the breaker ended is none: says so, and ends."""
     if 'breaker_state{plugin="noisy",state="closed"} 1.0' not in daemon.metrics():
-        raise SystemExit("the flooded plugin is paused: what was measured is no flood of its queue")
+        raise SystemExit("the flooded plugin is paused: so this did not measure a flood of its queue")
 
 
 def _cpu_s(process: subprocess.Popen[bytes]) -> float:

@@ -56,7 +56,7 @@ def _supervisor(lab: Lab, at_once: int) -> None:
     ours = total = 0.0
     for (file, _, function), (_, _, seconds, _, callers) in stats.items():
         total += seconds
-        if file == "~":  # a builtin: it belongs to whoever called it
+        if file == "~":  # a builtin: its time belongs to its caller
             for (caller, _, _), (_, _, inner, _) in callers.items():
                 ours += _give(own, f"{caller} {function}", inner)
         else:

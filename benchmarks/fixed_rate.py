@@ -16,7 +16,7 @@ import zmq
 from benchmarks.lab import Round
 
 LOST_SECONDS = 30.0
-"""So long after the last request every reply is there, or the run ends in an error."""
+"""If a reply is missing this long after the last request, the run ends in an error."""
 _decode = msgspec.msgpack.Decoder().decode
 
 
@@ -65,7 +65,7 @@ def over_futures(submit: Callable[[], Future[Any]], rate: float, seconds: float)
             taken_us = (clock() - due) * 1e6
             if (error := future.exception()) is not None:
                 failures.append(error)
-            latencies_us.append(taken_us)  # last: whoever counts these then finds every failure noted
+            latencies_us.append(taken_us)  # last, so that a count of these finds every failure already recorded
         return done
 
     sent = 0

@@ -53,7 +53,7 @@ WRONG = {"PROTOCOL_ERROR", "DUPLICATE_ID", "PAYLOAD_TOO_LARGE", "INVALID_INPUT",
 
 HOLD = {"AUDIT_UNAVAILABLE", "OVERLOADED"}
 HOLD_SECONDS = 0.01
-"""A host that is told to try again does not do so at once."""
+"""A host that may try again waits this long first."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode

@@ -34,9 +34,9 @@ from _pytest.main import Session
 
 from workers import wire
 from workers.jail.base import SCRATCH
-from workers.runtime import code_places
+from workers.python import code_places
+from workers.python.loader import load
 from workers.runtime.link import Link
-from workers.runtime.loader import load
 
 FAILURES_MAX = 20
 FAILURE_CHARACTERS_MAX = 2000

@@ -77,6 +77,7 @@ class Load(msgspec.Struct, array_like=True, tag="load", gc=False):
     """The plugin, from memory: the first message after Booted. ``files`` maps paths in the bundle to their bytes.
 
     ``mode`` is ``serve``, ``probe`` (load it, say what it declares, leave) or ``test`` (run its tests).
+    ``fresh``: every call gets an engine of its own, if the language can do that.
     """
 
     plugin: str
@@ -86,6 +87,7 @@ class Load(msgspec.Struct, array_like=True, tag="load", gc=False):
     sha256: dict[str, str]
     memory_bytes_max: int
     mode: str = "serve"
+    fresh: bool = False
 
 
 class Call(msgspec.Struct, array_like=True, tag="call", gc=False):
@@ -290,10 +292,12 @@ class Kill(msgspec.Struct, array_like=True, tag="kill", gc=False):
 
 
 class ZygoteReady(msgspec.Struct, array_like=True, tag="zygote_ready", gc=False):
-    """The zygote has loaded its modules and takes requests."""
+    """The zygote has loaded its modules and takes requests. ``lacking`` names the languages that it cannot run here,
+    and why."""
 
     pid: int
     modules: int
+    lacking: dict[str, str] = {}
 
 
 class Forked(msgspec.Struct, array_like=True, tag="forked", gc=False):

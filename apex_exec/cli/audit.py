@@ -1,4 +1,4 @@
-"""``audit tail | verify | export | report``: the ledger, read where it lies. None of them needs a running daemon."""
+"""``audit tail | verify | export | report``: read the ledger's file directly; none of them needs a running daemon."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ User = Annotated[str, Option("--user", metavar="UUID", help="Only events of this
 Types = Annotated[list[str] | None, Option(
     "--type", metavar="TYPE", help="Only events of this type, as data.access; may be repeated.")]
 Since = Annotated[str, Option("--since", metavar="TIME", help="2026-11-24, 2026-11-24T08:00:00Z, or 15m 2h 7d.")]
-Until = Annotated[str, Option("--until", metavar="TIME", help="As --since; this moment no longer counts.")]
+Until = Annotated[str, Option("--until", metavar="TIME", help="Like --since; events from this moment on are excluded.")]
 
 
 def place(config: Path | None, state_dir: str | None) -> tuple[Path, Path]:
@@ -43,7 +43,7 @@ def place(config: Path | None, state_dir: str | None) -> tuple[Path, Path]:
 
 
 def noted_elsewhere(config: Path | None, state_dir: str | None) -> dict[str, tuple[int, bytes]]:
-    """How far the ledger was by the databases of registry and marketplace; what cannot be read is said on stderr."""
+    """How far the ledger was, according to the registry's and the marketplace's databases. Failures go to stderr."""
     from apex_exec.config import load_settings
     from apex_exec.ledger.records import LedgerError
     from apex_exec.registry.trust.heads import noted_at
@@ -54,7 +54,7 @@ def noted_elsewhere(config: Path | None, state_dir: str | None) -> dict[str, tup
         try:
             head = noted_at(settings.database_url(url), settings.state_path)
         except LedgerError as error:
-            say(f"what {name} has noted of the ledger is not known: {error}", file=sys.stderr)
+            say(f"the length of the ledger that {name} recorded cannot be read: {error}", file=sys.stderr)
             continue
         if head is not None:
             found[name] = head
@@ -77,7 +77,7 @@ def moment(text: str, option: str) -> datetime | None:
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
-        message = f"{text!r} is no time; write 2026-11-24T08:00:00Z, or 15m"
+        message = f"{text!r} is not a time; write 2026-11-24T08:00:00Z, or 15m"
         raise BadParameter(message, param_hint=option) from None
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
@@ -89,7 +89,7 @@ def wanted(plugin: str, user: str, types: list[str] | None, since: str, until: s
 
     for name in types or ():
         if name not in EVENT_TYPES:
-            raise BadParameter(f"{name!r} is none of {', '.join(EVENT_TYPES)}", param_hint="--type")
+            raise BadParameter(f"{name!r} is not one of {', '.join(EVENT_TYPES)}", param_hint="--type")
     return Filter(plugin=plugin, user=user, event_types=frozenset(types or ()), since=moment(since, "--since"),
                   until=moment(until, "--until"))
 
@@ -97,8 +97,8 @@ def wanted(plugin: str, user: str, types: list[str] | None, since: str, until: s
 @audit_app.command(epilog=examples("apex-exec audit tail --follow", "apex-exec audit tail -n 100 --type access.denied",
                                    "apex-exec audit tail --plugin hello-world --json"))
 def tail(
-    lines: Annotated[int, Option("-n", "--lines", min=0, help="How many events to begin with.")] = 20,
-    follow: Annotated[bool, Option("--follow", "-f", help="Go on as events are committed.")] = False,
+    lines: Annotated[int, Option("-n", "--lines", min=0, help="How many of the latest to print first.")] = 20,
+    follow: Annotated[bool, Option("--follow", "-f", help="Keep printing events as they are committed.")] = False,
     plugin: Plugin = "", user: User = "", types: Types = None, as_json: AsJson = False,
     state_dir: StateDir = None, config: ConfigFile = None,
 ) -> None:
@@ -147,7 +147,7 @@ def _line_printer(database: Path) -> Callable[[Filter], int]:
 
 
 def as_line(event: Event) -> str:
-    """One event for people: time to the millisecond, what, who, and what stands in its metadata."""
+    """One event for people: time to the millisecond, type, resource, user and metadata."""
     more = " ".join(f"{key}={value}" for key, value in event.metadata.items())
     return clean(f"{event.seq:>8} {event.timestamp[:23]}Z {event.event_type:<19} {event.result:<7} "
                  f"{event.resource} {event.action} user={event.user_id} {more}".rstrip())
@@ -155,7 +155,7 @@ def as_line(event: Event) -> str:
 
 @audit_app.command(epilog=examples("apex-exec audit verify", "apex-exec audit verify --head 120934:9f2c…"))
 def verify(
-    head: Annotated[str, Option(metavar="SEQ:HASH", help="A head noted down elsewhere, to be found again.")] = "",
+    head: Annotated[str, Option(metavar="SEQ:HASH", help="A recorded head that the chain must contain.")] = "",
     as_json: AsJson = False, state_dir: StateDir = None, config: ConfigFile = None,
 ) -> None:
     """Walks the whole chain; says where an event was changed, removed, moved or cut off, and exits 1 then."""
@@ -193,7 +193,7 @@ def export(
     output: Annotated[Path | None, Option("--output", "-o", metavar="FILE", help="Default: stdout.")] = None,
     state_dir: StateDir = None, config: ConfigFile = None,
 ) -> None:
-    """Writes events as JSON lines, with prevHash and hash: what stands before them is the text that was hashed."""
+    """Writes events as JSON lines, with prevHash and hash: the text before them was hashed."""
     from apex_exec.ledger.reading import export_rows
 
     filters = wanted(plugin, user, types, since, until)
@@ -264,10 +264,10 @@ def _approval(approval: dict[str, Any]) -> str:
 
 @audit_app.command(epilog=examples("apex-exec audit accept --reason 'the disk was lost; restored the backup of 3 May'"))
 def accept(
-    reason: Annotated[str, Option(help="Why; it is on record.")], as_json: AsJson = False,
+    reason: Annotated[str, Option(help="The reason; it is recorded.")], as_json: AsJson = False,
     runtime_dir: RuntimeDir = None, config: ConfigFile = None,
 ) -> None:
-    """Goes on with the ledger that is there, although registry or market noted another one, or a longer one."""
+    """Continues with the present ledger, although registry or market recorded a different or a longer one."""
     from apex_exec.cli import connect
 
     with connect.admin(config, runtime_dir) as client:

@@ -1,4 +1,4 @@
-"""How wide a text is on a terminal: a character of East Asia takes two cells, one that joins the last takes none."""
+"""How wide a text is on a terminal: an East Asian character takes two cells, a combining one none."""
 
 from __future__ import annotations
 

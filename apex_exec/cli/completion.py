@@ -1,4 +1,4 @@
-"""``completion``: what makes the Tab key know the verbs, for bash, zsh and fish; made of the tree that parses them."""
+"""``completion``: lets Tab complete the verbs in bash, zsh and fish; generated from the tree that parses them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Shell = Literal["bash", "zsh", "fish"]
 
 
 class Option(NamedTuple):
-    """One option: its names, whether a value follows, and the values where there are only some."""
+    """One option: its names, whether a value follows, and the possible values if they are limited."""
 
     names: tuple[str, ...]
     takes_value: bool
@@ -25,7 +25,7 @@ class Option(NamedTuple):
 
 
 class Node(NamedTuple):
-    """One verb or group: ``path`` is what stands before, as ("plugin", "list"), ``words`` what its arguments may be."""
+    """One verb or group: ``path`` is its words, as ("plugin", "list"); ``words`` are its arguments' possible values."""
 
     path: tuple[str, ...]
     help: str
@@ -60,7 +60,7 @@ def walk(command: Any, path: tuple[str, ...]) -> Iterator[Node]:
 
 
 def _choices(parameter: Any) -> tuple[str, ...]:
-    """What a parameter may be, where it is a Literal."""
+    """The values that a parameter may have, if it is a Literal."""
     return tuple(map(str, getattr(parameter.type, "choices", ())))
 
 
@@ -73,7 +73,7 @@ def _quoted(words: Any) -> str:
 
 
 def bash(nodes: list[Node]) -> str:
-    """For bash 3.2 and later. Where nothing of ours fits, bash completes file names."""
+    """For bash 3.2 and later. If nothing else fits, bash completes file names."""
     places = "|".join(shlex.quote(" " + " ".join(node.path)) for node in nodes if node.path)
     values = "\n".join(
         f"        {'|'.join(shlex.quote(' '.join(('', *node.path)) + ':' + name) for name in one.names)})\n"

@@ -12,18 +12,18 @@ if TYPE_CHECKING:
     from apex_exec.config import Settings
 
 CONNECT_MS = 1000
-"""For a daemon on this machine to take the connection; a socket file without one is found out by it."""
+"""How long a daemon on this machine may take to answer; a socket file without a daemon fails after this time."""
 
 
 def settings_for(config: Path | None, runtime_dir: str | None) -> Settings:
-    """The settings that the daemon has, as far as this command is told. Raises ConfigError."""
+    """The daemon's settings, from the configuration and the flag. Raises ConfigError."""
     from apex_exec.config import load_settings
 
     return load_settings(config, {"runtime_dir": runtime_dir} if runtime_dir else None)
 
 
 def is_running(config: Path | None, runtime_dir: str | None) -> bool:
-    """Whether there is the admin socket of a daemon where the options, or else this user's folders, say."""
+    """Whether a daemon's admin socket exists where the options name it, or else in the usual folders of this user."""
     from apex_exec.client.discovery import look
     from apex_exec.config import runtime_candidates
 

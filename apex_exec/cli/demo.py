@@ -1,4 +1,4 @@
-"""``demo``: a daemon of its own, every hook, the plugins that misbehave, and what became of each. Leaves nothing."""
+"""``demo``: starts a daemon, runs every hook and the plugins that misbehave, and shows each outcome."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ACTION: dict[str, Any] = {"action": "run", "context": {}}
 
 
 class Step(NamedTuple):
-    """One call of the demonstration: what is asked, what must come of it, and why it is shown."""
+    """One call of the demonstration: the request, its expected outcome, and the reason why it is shown."""
 
     plugin: str
     hook: str
@@ -46,10 +46,10 @@ STEPS = (
 
 @app.command(epilog=examples("apex-exec demo", "apex-exec demo --json"))
 def demo(as_json: AsJson = False) -> None:
-    """Shows it all in a few seconds.
+    """Demonstrates hooks, limits and failures in a few seconds.
 
     Starts a daemon in a temporary folder, runs every hook of the example plugins, then the plugins that misbehave,
-    and says what became of each. Changes nothing on this machine.
+    and shows each outcome. Changes nothing on this machine.
     """
     need_linux()
     with _daemon() as client:

@@ -1,4 +1,4 @@
-"""What the daemon tells, as verbs show it: one style of keys, moments as ISO 8601; for people, words.
+"""The daemon's answers as verbs show them: one style of keys, times as ISO 8601, and units in words for people.
 
 The operations of the wire count nanoseconds since 1970 and minor units of a currency. With ``--json`` every verb says
 the same things under camelCase keys, a moment as ``"openedAt": "2026-11-29T22:40:38.123Z"`` (null where there is none)
@@ -16,7 +16,7 @@ AMOUNTS = ("amount", "gross", "fee", "authorShare", "author", "revenue", "cost",
            "authorMinor", "platformMinor")
 """Keys of amounts in minor units, where a whole number stands under them and the row has a currency."""
 WRITTEN_BY_OTHERS = ("value",)
-"""Keys under which a map is somebody's own, as a configuration's tables are: its keys are shown as they are."""
+"""Keys whose value is a map that the user wrote, such as a table of the configuration: its keys stay as they are."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
@@ -36,7 +36,7 @@ def facts(value: Any) -> Any:
 
 
 def camel(key: str) -> str:
-    """``user_id`` → ``userId``; a name that is no identifier, as a plugin's id, stays."""
+    """``user_id`` → ``userId``; a name that is not an identifier, such as a plugin's id, stays."""
     if re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)+", key) is None:
         return key
     first, *more = key.split("_")

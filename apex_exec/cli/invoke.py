@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 User = Annotated[str, Option("--user", metavar="UUID", help="On whose behalf the hook runs.")]
 Payload = Annotated[str, Option(
     "--payload", metavar="JSON", help="A JSON map for the hook; @FILE reads it from a file, - from stdin.")]
-DeadlineMs = Annotated[int, Option("--deadline-ms", min=1, help="For queue, cold start and run together.")]
+DeadlineMs = Annotated[int, Option("--deadline-ms", min=1, help="Limit for waiting, cold start and run together.")]
 HOOKS_HELP = f"""The payloads: {", ".join(
     f"{hook.name} {{{', '.join(key for key in hook.fields(hook.params) if not key.endswith('?'))}}}"
     for hook in BUILT_IN)}."""
@@ -42,7 +42,7 @@ def invoke(
 ) -> None:
     """Runs one hook of one plugin.
 
-    Prints the reply as JSON; the exit status is 1 where the reply is an error.
+    Prints the reply as JSON; the exit status is 1 if the reply is an error.
     """
     body = read_payload(payload)
     _call(lambda client: client.invoke(plugin, action, user, body, deadline_ms), config, runtime_dir, plugin)
@@ -87,7 +87,7 @@ def read_payload(text: str) -> dict[str, Any]:
 def _say_nearest(client: Client, plugin: str) -> None:
     served = [str(one["id"]) for one in client.plugins()]
     near = difflib.get_close_matches(plugin[:100], served, 1)
-    say(f"did you mean {near[0]}?" if near else "`apex-exec plugin list` shows those there are", file=sys.stderr)
+    say(f"did you mean {near[0]}?" if near else "`apex-exec plugin list` shows the plugins", file=sys.stderr)
 
 
 def _call(ask: Callable[[Client], dict[str, Any]], config: Path | None, runtime_dir: str | None,

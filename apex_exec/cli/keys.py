@@ -1,4 +1,4 @@
-"""``keys``: pairs that sign bundles and approvals, CURVE pairs for tcp, and who is registered for what."""
+"""``keys``: pairs that sign bundles and approvals, CURVE pairs for tcp, and the registered keys with their roles."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def curve(
         "--dir", metavar="DIR", help="Default: keys/ in the state folder.")] = None,
     as_json: AsJson = False, state_dir: StateDir = None, config: ConfigFile = None,
 ) -> None:
-    """Makes a CURVE pair as pyzmq reads it: NAME.key (public) and NAME.key_secret (0600), for host.curve_keys_dir."""
+    """Makes a CURVE pair in pyzmq's format: NAME.key (public) and NAME.key_secret (0600), for host.curve_keys_dir."""
     import os
 
     import zmq.auth
@@ -66,7 +66,7 @@ def register(
     days: Annotated[int, Option("--days", min=1, max=3650, help="How long it may sign.")] = 730,
     as_json: AsJson = False, state_dir: StateDir = None, runtime_dir: RuntimeDir = None, config: ConfigFile = None,
 ) -> None:
-    """Registers the public key with the daemon. A second key of one name rotates: both count until one is revoked."""
+    """Registers the public key with the daemon. A second key of a name rotates it: both count until one is revoked."""
     from apex_exec.registry.trust.signing import find_key, load_public
 
     path = find_key(state_path(config, state_dir) / "keys", name, ".pub")
@@ -82,10 +82,10 @@ def register(
 @keys_app.command(epilog=examples("apex-exec keys revoke acme --reason 'laptop stolen'"))
 def revoke(
     name: Annotated[str, Argument(metavar="NAME|KEYID", help="All keys of that name, or one by its id.")],
-    reason: Annotated[str, Option("--reason", help="Why; it is kept and shown.")],
+    reason: Annotated[str, Option("--reason", help="The reason; it is stored and shown.")],
     as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None,
 ) -> None:
-    """Revokes a key for good: what it approved ends, and every plugin that it signed stops within two seconds."""
+    """Revokes a key for good: its approvals end, and every plugin that it signed stops within two seconds."""
     result = ask(config, runtime_dir, "keys.revoke", {"name": name, "reason": reason})
     if as_json:
         print_json(result)

@@ -1,7 +1,7 @@
-"""What verbs print: tables for people, JSON for programs, progress for those who wait. Results go to stdout.
+"""What verbs print: tables for people, JSON for programs, progress for people who wait. Results go to stdout.
 
-Nothing else in this package prints: what a plugin, a host or a file has named passes ``clean`` on its way out, here and
-nowhere else, so that no word of theirs steers the terminal of whoever reads it. ``tests/cli`` holds every verb to it.
+Nothing else in this package prints. Text that comes from a plugin, a host or a file passes through ``clean`` here, so
+that it cannot send control sequences to the reader's terminal. ``tests/cli`` checks this for every verb.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ FREE_TEXT = ("reason", "message", "hint", "problems", "is", "detail", "change", 
 number and stays whole."""
 FREE_WIDTH_MIN = 12
 WORD_WIDTH_MAX = 80
-"""A longer word of a free text is broken: no id or digest is so long."""
+"""A longer word in free text is broken into pieces. Ids and digests are shorter than this."""
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ud800-\udfff]")
-"""C0 but tab and newline, DEL, C1 (U+009B is CSI to many terminals), what turns the direction of text, line separators,
-and lone surrogates, which no encoding has."""
+"""C0 except tab and newline, DEL, C1 (many terminals take U+009B for CSI), marks that change the direction of text,
+line separators, and lone surrogates, which no encoding can write."""
 
 
 def clean(text: str) -> str:
-    """``text`` with what steers a terminal written as ``\\u009b``: the same in JSON, where it stays the same string."""
+    """``text`` with control characters as escapes such as ``\\u009b``; in JSON this leaves the string the same."""
     return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 class ReaderGone(Exception):
-    """Whoever reads the output has seen enough. No OSError: the library of the command line makes status 1 of one."""
+    """The reader of the output has closed it. Not an OSError, which click turns into status 1."""
 
 
 def say(*values: object, end: str = "\n", file: TextIO | None = None, flush: bool = False) -> None:
@@ -47,7 +47,7 @@ def say(*values: object, end: str = "\n", file: TextIO | None = None, flush: boo
 
 
 class Said:
-    """A file that ``csv`` may write to: stdout, cleaned."""
+    """A file that ``csv`` can write to; the text goes to stdout, cleaned."""
 
     def write(self, text: str) -> int:
         """Prints ``text`` as it stands, its line ends too."""
@@ -56,8 +56,8 @@ class Said:
 
 
 def say_line(line: bytes) -> None:
-    """One line of the ledger's own JSON, with its end. To a terminal cleaned; elsewhere byte for byte, since that is
-    what was hashed."""
+    """Prints one line of the ledger's own JSON, with its line end. It is cleaned for a terminal; elsewhere it is
+    written byte for byte, because those bytes were hashed."""
     if sys.stdout.isatty():
         say(line.decode("utf-8", "replace"), end="")
     else:
@@ -70,8 +70,8 @@ def say_line(line: bytes) -> None:
 def print_json(value: Any, *, raw: bool = False, indented: bool = False) -> None:
     """``value`` as JSON in the one style of ``cli.facts``; on a terminal indented, bytes as base64.
 
-    ``raw`` for what is a host's or a plugin's own: a reply of the wire is shown as it came. ``indented`` in a pipe too,
-    for a document that people keep in a file.
+    With ``raw`` the keys stay as they are, for replies of a host or a plugin. With ``indented`` it is indented even in
+    a pipe, for documents that people keep in a file.
     """
     if not raw:
         from apex_exec.cli.facts import facts
@@ -94,8 +94,8 @@ def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | Mapp
                 empty: str = "nothing to show") -> None:
     """``rows`` as a table of ``columns`` (keys of ``facts``, or key → heading), or all of them as a JSON array.
 
-    Nothing is ever left out: in a pipe every row is one line, however long. On a terminal that is too narrow free text
-    wraps, and where that is not enough each row is written as lines of its own. Moments and amounts are words.
+    Nothing is ever left out. In a pipe every row is one line, however long. If a terminal is too narrow, free text
+    wraps; if that is not enough, each cell gets a line of its own. Moments and amounts are words.
     """
     if as_json:
         print_json([dict(row) for row in rows])
@@ -146,7 +146,7 @@ def _fitted(headings: Mapping[str, str], table: list[list[str]], numbers: list[b
 
 
 def _least_width(texts: list[str]) -> int:
-    """The width of a column of free text that breaks no word, as a hook's name or a digest in it."""
+    """The least width of a column of free text at which no word is broken, such as a hook's name or a digest."""
     words = max((cell_len(word) for text in texts for word in text.split()), default=1)
     widest = max(map(cell_len, texts))
     return min(widest, max(FREE_WIDTH_MIN, min(words, WORD_WIDTH_MAX)))
@@ -171,7 +171,7 @@ def _lines(names: list[str], table: list[list[str]], numbers: list[bool], widths
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    """``text`` in lines of at most ``width`` cells: broken at spaces, within a word only where that alone is wider."""
+    """``text`` in lines of at most ``width`` cells: broken at spaces, within a word only if it is wider."""
     lines: list[str] = []
     for paragraph in text.split("\n"):
         if cell_len(paragraph) <= width:
@@ -207,9 +207,9 @@ def cell(value: Any) -> str:
 
 @contextmanager
 def progress(label: str, total: int = 0) -> Iterator[Callable[[str], None]]:
-    """Shows on stderr that long work goes on; the body calls the given function with what it does now.
+    """Shows on stderr that long work is running. The body calls the yielded function with the name of each step.
 
-    On a terminal one line that changes (with a count where ``total`` is known), else one line a step.
+    On a terminal this is one line that changes (with a count if ``total`` is known), elsewhere a line for each step.
     """
     if not sys.stderr.isatty():
         say(f"{label} …", file=sys.stderr, flush=True)
@@ -243,7 +243,7 @@ STYLES = {"": "", "heading": "\x1b[7m", "warning": "\x1b[33m"}
 
 
 class Screen:
-    """The whole terminal, drawn again and again; a context manager that gives back what was there before."""
+    """The whole terminal, drawn again and again; a context manager that restores the previous content at its end."""
 
     def __enter__(self) -> Screen:
         self._write("\x1b[?1049h\x1b[?25l")

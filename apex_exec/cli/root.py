@@ -28,7 +28,7 @@ SECTIONS = {
     "Plugins": ("plugin", "keys", "invoke", "dispatch", "restart", "breaker", "schema"),
     "Records and money": ("audit", "market", "billing"),
 }
-"""The verbs and groups of ``--help``, in the order in which somebody new needs them."""
+"""The verbs and groups of ``--help``, in the order in which a newcomer needs them."""
 
 app = Group("Runs a platform's third-party plugins, each in a jailed process of its own.\n\n"
             "Start with `apex-exec demo`; `apex-exec VERB --help` shows examples.", SECTIONS)
@@ -37,7 +37,7 @@ config_app = Group("Check a configuration.")
 keys_app = Group("Keys that sign bundles and approvals, and CURVE keys for tcp.")
 audit_app = Group("Read, verify and export the audit ledger.")
 market_app = Group("The marketplace: review, publish, buy.")
-breaker_app = Group("What pauses a plugin that fails too often.")
+breaker_app = Group("The breaker, which pauses a plugin that fails too often.")
 billing_app = Group("Statements and the arithmetic behind them.")
 
 
@@ -52,7 +52,7 @@ def _show_version(wanted: bool) -> None:
 @app.callback
 def root(version: Annotated[bool, Option("--version", is_eager=True, callback=_show_version,
                                                help="Print the version and exit.")] = False) -> None:
-    """Gives the application its own options; the help text above stays the group's."""
+    """Gives the application its own options; its help text is the group's above."""
 
 
 GROUPS = {"plugin": plugin_app, "config": config_app, "keys": keys_app, "audit": audit_app, "market": market_app,
@@ -66,7 +66,7 @@ AsJson = Annotated[bool, Option("--json", help="Print JSON instead of a table.")
 
 
 def examples(*lines: str) -> str:
-    """An epilog for ``--help``: the lines as they would be typed."""
+    """An epilog for ``--help`` with the command lines as a user types them."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
@@ -83,7 +83,7 @@ def our_command() -> list[str]:
 
 
 def this_user() -> str:
-    """The name of the user who types; of one without a name, as in a container, the uid."""
+    """The name of the current user, or the uid if the user has no name, as in a container."""
     import getpass
     import os
 
@@ -94,10 +94,10 @@ def this_user() -> str:
 
 
 def need_linux() -> None:
-    """Ends the command where plugins cannot be run: what confines them is Linux's own."""
+    """Ends the command on other systems: plugins need Linux, because Linux features confine them."""
     if sys.platform != "linux":
-        fail(f"this runs plugins, which takes Linux, and this is {sys.platform}: use a Linux machine, a virtual one or "
-             "a container; the verbs that only write, pack, sign or ask work here", EXIT_NO)
+        fail(f"this runs plugins, which needs Linux, and this is {sys.platform}: use a Linux machine, a virtual one or "
+             "a container; the verbs that only write, pack, sign or query work here", EXIT_NO)
 
 
 def fail(message: str, status: int) -> NoReturn:

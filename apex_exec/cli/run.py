@@ -1,6 +1,6 @@
 """Runs the command line and turns every expected error into one line and an exit status.
 
-So a verb just raises: ConfigError is wrong usage, ConnectionLost is no daemon, CallError and Refusal are a no.
+So a verb just raises: ConfigError ends with status 2, ConnectionLost with 3, CallError and Refusal with 1.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return EXIT_DONE
     except ApexError as error:
         return _say(*_explained(error))
-    except OSError as error:  # a folder of another user's, a full disk: what it is about stands in it
+    except OSError as error:  # another user's folder, a full disk: the error says what it is about
         return _say(*_cannot(error))
     except (ImportError, AttributeError, NotImplementedError) as error:
         if isinstance(error, ImportError) and (extra := extras.bringing(error.name or "")):
             return _say(extras.words(extra, "this verb"), EXIT_USAGE)
         if here == "linux":
             raise
-        return _say(f"this needs Linux, whose own means confine plugins, and this is {here} ({error}): use a Linux "
+        return _say(f"this needs Linux, whose features confine plugins, and this is {here} ({error}): use a Linux "
                     "machine, a virtual one, or a container", EXIT_NO)
     except Abort:  # end of input at a question
         return _say("aborted", EXIT_NO)
@@ -55,7 +55,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(arguments: Sequence[str]) -> Any:
-    """Runs the verb. Not by click's own ``main``, which takes ctrl-C and a closed pipe for errors of its kind."""
+    """Runs the verb. It does not use click's ``main``, which handles Ctrl-C and a closed pipe in its own way."""
     tree = command_tree(arguments)
     try:
         with tree.make_context(PROGRAM, list(arguments)) as context:
@@ -65,21 +65,21 @@ def _parse(arguments: Sequence[str]) -> Any:
 
 
 def _write_anything() -> None:
-    """What a terminal's or a pipe's encoding does not have is written as an escape: a plugin's name ends no verb."""
+    """Writes characters that the output's encoding lacks as escapes, so that a plugin's name cannot end a verb."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def _cannot(error: OSError) -> tuple[str, int]:
-    """What the system refused, for a person: the file, whose it is, and what to do."""
+    """What the system refused, in words: the file, its owner, and what to do."""
     what = error.strerror or str(error)
     name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
     hint = ""
     if isinstance(error, PermissionError) and (owner := _owner(name)) not in (None, _uid()):
         hint = f"; it belongs to uid {owner}: run this as that user"
     elif isinstance(error, PermissionError):
-        hint = "; run this as the user who may"
+        hint = "; run this as a user who has that permission"
     return (f"{name}: {what}{hint}" if name else f"{what}{hint}"), EXIT_NO
 
 
@@ -104,7 +104,7 @@ def _say(message: str, status: int) -> int:
 
 
 def _usage(error: ClickException) -> int:
-    """A wrong option or argument: one line, and where to read on. Without arguments: the help itself."""
+    """A wrong option or argument: prints one line and where to read more. Without arguments it prints the help."""
     context = getattr(error, "ctx", None)
     if type(error).__name__ == "NoArgsIsHelpError" and context is not None:
         say(context.get_help())

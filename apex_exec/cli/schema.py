@@ -12,7 +12,7 @@ from apex_exec.cli.verbs import Argument, Option
 @app.command(epilog=examples("apex-exec schema > apex-exec.schema.json", "apex-exec schema invoke",
                              "apex-exec schema --typescript --config daemon.toml > hooks.d.ts"))
 def schema(
-    message: Annotated[str | None, Argument(help="One message by its `type`, as invoke; none: all.")] = None,
+    message: Annotated[str | None, Argument(help="One message by its `type`, such as invoke. Default: all.")] = None,
     typescript: Annotated[bool, Option(
         "--typescript", help="Print types for a host in TypeScript: the hooks that the configuration declares.")
         ] = False,
@@ -45,7 +45,7 @@ def schema(
 
 
 def whole() -> dict[str, Any]:
-    """The document: ``requests`` and ``answers`` by their ``type``, ``hooks`` by name, ``$defs`` that they refer to."""
+    """The document: ``requests`` and ``answers`` by their ``type``, ``hooks`` by name, and their ``$defs``."""
     import msgspec
 
     from apex_exec.catalogue.hooks import HOOKS

@@ -31,13 +31,13 @@ FILES = {
     "market customer": "market.purchase", "market ticket": "market.ticket", "market report": "market.report",
     "market clock": "market.report", "billing": "market.billing",
 }
-"""By what is typed, or by its first word if one file holds all verbs of a group; a group's verbs are shown in this
-order."""
+"""The keys are the words that a user types, or only the first one if one file holds all verbs of a group. Help shows a
+group's verbs in this order."""
 PROGRAM = "apex-exec"
 
 
 def command_tree(arguments: Sequence[str] | None = None) -> click.Group:
-    """What parses ``arguments``; without them, and for what no file is known to hold, every verb."""
+    """The tree that parses ``arguments``. It has every verb if there are none, or if no file is known for them."""
     words = [word for word in arguments or () if not word.startswith("-")][:2]
     known = FILES.get(" ".join(words)) or (FILES.get(words[0]) if words else None)
     for name in (known,) if known else dict.fromkeys(FILES.values()):

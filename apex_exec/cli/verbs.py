@@ -28,7 +28,7 @@ _SETTINGS = {"help_option_names": ["--help", "-h"]}
 
 
 class _Given:
-    """What ``Annotated`` says of a parameter beside its type."""
+    """What ``Annotated`` says about a parameter besides its type."""
 
     def __init__(self, *names: str, help: str = "", metavar: str | None = None, min: float | None = None,
                  max: float | None = None, is_eager: bool = False,
@@ -43,7 +43,7 @@ class _Given:
 
 
 class Option(_Given):
-    """A parameter that is given by name; without ``names`` by its own, ``as_csv`` as ``--as-csv``."""
+    """A parameter that is given by name. Without ``names`` its own name is used: ``as_csv`` becomes ``--as-csv``."""
 
 
 class Argument(_Given):
@@ -60,7 +60,7 @@ class Group:
         self.members: dict[str, Group | tuple[Callable[..., None], str]] = {}
 
     def command(self, name: str = "", *, epilog: str) -> Callable[[Verb], Verb]:
-        """Makes a function a verb, called as the function is unless ``name`` says otherwise."""
+        """Makes a function a verb, with the function's name unless ``name`` gives another."""
         def register(function: Verb) -> Verb:
             self.members[name or function.__name__.replace("_", "-")] = function, epilog
             return function
@@ -72,7 +72,7 @@ class Group:
         self.members[name] = group
 
     def callback(self, function: Verb) -> Verb:
-        """Takes the parameters of ``function`` for options of the group itself."""
+        """Makes the parameters of ``function`` options of the group itself."""
         self.options = function
         return function
 
@@ -102,7 +102,7 @@ class _Group(click.Group):
 
 
 class _Command(click.Command):
-    """Also shows what its arguments are."""
+    """A command whose help also explains its arguments."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows = [parameter.record(ctx) for parameter in self.params if isinstance(parameter, _Argument)]
@@ -113,7 +113,7 @@ class _Command(click.Command):
 
 
 class _Argument(click.Argument):
-    """One with a help text."""
+    """An argument with a help text."""
 
     def __init__(self, *arguments: Any, told: str, **named: Any) -> None:
         super().__init__(*arguments, **named)

@@ -1,4 +1,4 @@
-"""What a host in Python calls the daemon with, and what the command line calls its administration with."""
+"""The clients with which a Python host calls the daemon and the command line administers it."""
 
 from apex_exec.client.admin import AdminClient
 from apex_exec.client.aio import AsyncClient

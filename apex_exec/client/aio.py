@@ -118,7 +118,7 @@ class AsyncClient(BaseClient):
     def _stir(self) -> None:
         """Runs ``_progress`` once, soon: sends of one turn of the loop go out together.
 
-        libzmq's file descriptor is edge-triggered: an event that a send swallowed would never be told, so every
+        libzmq's file descriptor is edge-triggered: an event that a send swallowed is never signalled again, so every
         send is followed by a look at what can be read.
         """
         if not self._stirred:

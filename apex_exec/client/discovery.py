@@ -1,7 +1,7 @@
-"""Where a daemon on this machine is, for whoever was not told: its usual folders, and whose they may be.
+"""Finds a daemon on this machine if no endpoint is named: the usual folders, and who may own them.
 
-An endpoint that is named is trusted as it is named. One that is looked for is not: anybody may make a folder in /tmp
-where a daemon would have its own, and would get every request of a host that connected there.
+An endpoint that is named explicitly is trusted. An endpoint that is searched for is not: everybody may make a folder in
+/tmp where a daemon would have its own, and would get every request of a host that connected there.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from apex_exec.client.errors import ConnectionLost
 
 
 def look(socket: str, folders: Iterable[Path], *, any_owner: bool = False) -> tuple[str, str]:
-    """(endpoint, "") of the first of ``folders`` with ``<socket>.sock`` that is root's or the caller's own; else ("",
-    why those that are there were passed by). ``any_owner`` where the folder was named by who calls."""
+    """(endpoint, "") of the first of ``folders`` with ``<socket>.sock`` that belongs to root or the caller; else ("",
+    why existing ones were skipped). ``any_owner`` skips the owner check, for a folder that the caller named."""
     passed = ""
     for folder in folders:
         try:
@@ -34,8 +34,8 @@ def look(socket: str, folders: Iterable[Path], *, any_owner: bool = False) -> tu
 
 
 def remedy(path: Path) -> str:
-    """What lets a user in who may not connect to the socket ``path``. An administrators' endpoint is known by its usual
-    name."""
+    """What to do if a user may not connect to the socket ``path``. The administrators' endpoint is recognized by its
+    usual name."""
     if path.name == "admin.sock":
         return ("run this as the daemon's user, or have admin.socket_group name a group of this user's and admin.roles "
                 "give it a role")

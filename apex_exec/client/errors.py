@@ -1,6 +1,6 @@
 """What a client raises: one class per family of error codes, so that a host catches what it can act on.
 
-``CallError`` is the root of every answer that is an error; ``ConnectionLost`` is no answer at all.
+``CallError`` is the root of every answer that is an error; ``ConnectionLost`` means that there will be no answer.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class LimitExceeded(CallError):
 
 
 class PluginFailed(CallError):
-    """The plugin's fault: it raised, crashed, did not load or returned what it must not."""
+    """The plugin's fault: it raised, crashed, did not load or returned an invalid result."""
 
 
 class ApiRefused(CallError):

@@ -21,7 +21,7 @@ DEFAULT_DEADLINE_MS = 5000
 REQUEST_TIMEOUT_MS = 5000
 """For requests without a deadline; the daemon answers them at once."""
 MAX_MESSAGE_BYTES = 1_048_576
-"""The daemon's default limit; ``hello`` tells the one in force."""
+"""The daemon's default limit; ``hello`` returns the limit in force."""
 RECONNECT_MS = 50
 RECONNECT_MS_MAX = 1000
 
@@ -119,8 +119,8 @@ def encode(message: Mapping[str, Any], bytes_max: int) -> bytes:
 def decode(body: bytes) -> dict[str, Any]:
     """What has arrived, as a map. Never raises, since one bad frame must not cost any other call its reply.
 
-    A body that is no message becomes an ``error`` reply with the code PROTOCOL_ERROR: to the request whose ``id`` can
-    be read from it, or to none (``id`` None).
+    A body that is not a message becomes an ``error`` reply with the code PROTOCOL_ERROR: to the request whose ``id``
+    can be read from it, or to none (``id`` None).
     """
     message: Any = None
     try:
@@ -199,13 +199,13 @@ def host_reply(call_id: int, result: Any) -> dict[str, Any]:
 
 
 UNSENDABLE = HostMethodError("host_error", "the host method's result cannot be sent")
-"""Told to a plugin whose host method returned what is too large or no value of the protocol."""
+"""The plugin gets this error if the host method's result is too large or cannot be encoded."""
 
 
 def host_failure(call_id: int, error: BaseException) -> dict[str, Any]:
     """The ``hostReply`` of a handler that raised. Only a HostMethodError's words reach the plugin."""
-    told = error if isinstance(error, HostMethodError) else HostMethodError("host_error", "the host method failed")
-    return {"type": "hostReply", "callId": call_id, "ok": False, "error": {"code": told.code, "message": str(told)}}
+    shown = error if isinstance(error, HostMethodError) else HostMethodError("host_error", "the host method failed")
+    return {"type": "hostReply", "callId": call_id, "ok": False, "error": {"code": shown.code, "message": str(shown)}}
 
 
 def hello() -> dict[str, Any]:

@@ -78,7 +78,7 @@ class Client(BaseClient):
                     raise ConnectionLost(f"{why}; it was not sent", False)
                 if not self._socket.poll(int(timeout_ms), zmq.POLLOUT):
                     raise ConnectionLost(f"nothing answers on {self.endpoint}; is `apex-exec serve` running?", False)
-                self._watch()  # the end of a connection before this one is no news about this request
+                self._watch()  # the end of a connection before this one says nothing about this request
                 self._socket.send(request.body)
             except BaseException:
                 self._abandon(request)

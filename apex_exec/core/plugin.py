@@ -16,7 +16,8 @@ class PluginSpec(msgspec.Struct, frozen=True):
     ``digest`` is the bundle's SHA-256 (hex) and names the content that a worker loads.
     ``approved`` are the admin permissions with a valid approval for this digest now; ``approval_expires`` gives the
     Unix time (seconds) at which one of them ends, where it does.
-    ``runtime`` names the language that it is written in, a row of ``executor.processes.runtimes``.
+    ``runtime`` names the language that it is written in, a row of ``executor.processes.runtimes``. ``isolation`` is
+    ``call`` where each call wants an engine of its own, else ``shared``.
     """
 
     id: str
@@ -38,6 +39,7 @@ class PluginSpec(msgspec.Struct, frozen=True):
     approval_expires: dict[str, float] = {}
     entitled: frozenset[str] | None = None
     runtime: str = "python"
+    isolation: str = "shared"
 
     def barred(self, user_id: str) -> str:
         """Why ``user_id`` is not served, as a word or the operator's reason; "" where the user is."""

@@ -10,7 +10,7 @@ import logging
 import math
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -52,7 +52,7 @@ from apex_exec.executor import ports
 from apex_exec.executor.guard import Guard
 from apex_exec.executor.local import LocalExecutor
 from apex_exec.executor.loop import Loop
-from apex_exec.executor.processes.runtimes import PYTHON
+from apex_exec.executor.processes.runtimes import PYTHON, RUNTIMES
 from apex_exec.executor.processes.zygote_keeper import ZygoteSource
 from apex_exec.executor.processes.zygote_link import ZygoteLink
 from apex_exec.executor.resource_monitor import Governing
@@ -151,7 +151,7 @@ def _make_service(ground: Ground) -> Service:
     workers = LocalExecutor(
         loop, zygotes=[ZygoteSource(PYTHON.name, lambda: ZygoteLink(sandboxing.boot), ground.zygote)],
         sandboxing=sandboxing, source=ground.source, spares=spares_of(settings), step=driver.step,
-        metrics=metrics, logs=logs, failed=guard.failed)
+        metrics=metrics, logs=logs, failed=guard.failed, fresh_realm=settings.sandbox.fresh_realm)
     governing = Governing(
         pool=pool, step=driver.step, metrics=metrics, activated=workers.activated,
         burst_seconds=settings.limits.cpu_burst_seconds, cgroups=sandboxing.cgroups, failed=guard.failed)
@@ -169,8 +169,8 @@ def _make_service(ground: Ground) -> Service:
         pool, table, replies, dispatches, used=workers.accounts.used, audit=audit, api=api, checks=checks,
         metrics=metrics, logs=logs, failed=guard.failed)
     requests = Requests(
-        pool, table, replies, dispatches, step=driver.step, welcome=lambda id_: _welcome(id_, ground),
-        per_host=settings.pool.per_host, audit=audit, api=api, metrics=metrics)
+        pool, table, replies, dispatches, step=driver.step,
+        welcome=lambda id_: _welcome(id_, ground, workers.forks.lacking), per_host=settings.pool.per_host, audit=audit, api=api, metrics=metrics)
     tcp_hosts = _tcp_hosts(settings, hosts_max(ground.fds))
     hosts = HostSocket(
         loop, open_local(settings, hosts_max(ground.fds)) if tcp_hosts is None else tcp_hosts.open, requests,
@@ -236,10 +236,11 @@ def _tcp_hosts(settings: Settings, connections_max: int) -> TcpHosts | None:
         "a connection from %s was refused: its CURVE key is in no client's file", address))
 
 
-def _welcome(id_: int | str, ground: Ground) -> msg.Welcome:
+def _welcome(id_: int | str, ground: Ground, lacking: Collection[str]) -> msg.Welcome:
     settings = ground.in_force.settings
     policy = settings.limits.policy()
     return msg.Welcome(
         id=id_, protocol=1, server=f"apex-exec/{__version__}", api_version=API_VERSION,
-        isolation=ground.sandboxing.level, waived=ground.sandboxing.waived, hooks=list(HOOKS), limits=msg.Limits(
+        isolation=ground.sandboxing.level, waived=ground.sandboxing.waived,
+        runtimes=[name for name in RUNTIMES if name not in lacking], hooks=list(HOOKS), limits=msg.Limits(
             **msgspec.structs.asdict(policy), max_message_bytes=settings.host.max_message_bytes))

@@ -49,6 +49,11 @@ class BlockingExecutor:
             raise OSError(self._keeper.why_lost or "the zygote did not become ready")
 
     @property
+    def lacking(self) -> dict[str, str]:
+        """Returns the languages that the zygote cannot run on this machine, and why."""
+        return self._keeper.lacking
+
+    @property
     def zygote_pid(self) -> int:
         """The zygote's process id."""
         return self._keeper.pid

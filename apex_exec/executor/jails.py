@@ -10,7 +10,7 @@ from typing import Any
 from apex_exec.config import Settings
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.errors import ConfigError
-from apex_exec.executor.processes.runtimes import PYTHON
+from apex_exec.executor.processes.runtimes import boot
 from apex_exec.sandbox.cgroup import CgroupError, Cgroups
 from apex_exec.sandbox.modules import check_modules
 from apex_exec.sandbox.plan import Identities
@@ -73,7 +73,7 @@ class Sandboxing:
         self.level = findings.level or "L0"
         self.waived = findings.waived
         self.reports = findings.reports
-        self.boot = PYTHON.boot(findings.plan, sandbox.extra_modules)
+        self.boot = boot(findings.plan, sandbox.extra_modules)
         self.extra_modules_hint = extra_modules_hint(settings)
         self._identities = Identities(*sandbox.uid_range) if os.geteuid() == 0 else None
         if findings.kill.state != "active":

@@ -30,6 +30,7 @@ from apex_exec.executor.links.worker_protocol import WorkerProtocol
 from apex_exec.executor.loop import Loop
 from apex_exec.executor.ports import BundleSource, Executor, Jails, Neighbours
 from apex_exec.executor.processes.forks import Forks
+from apex_exec.executor.processes.runtimes import zygote_of
 from apex_exec.executor.processes.zygote_keeper import ZygoteSource
 from workers import wire as inner
 
@@ -46,7 +47,8 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class LocalExecutor(Executor):
-    """``step(event, now_ns)`` gives an event to the core and does its actions. See ``ports.Executor``.
+    """``step(event, now_ns)`` gives an event to the core and does its actions. ``fresh_realm``: each call has an engine
+    of its own, wherever the language can do that. See ``ports.Executor``.
 
     Numbers below zero are the executor's own: of spares and jobs, of which the core does not know. What a worker is for
     is said by its link's ``kind`` alone.
@@ -54,7 +56,8 @@ class LocalExecutor(Executor):
 
     def __init__(self, loop: Loop, *, zygotes: Sequence[ZygoteSource], sandboxing: Jails, source: BundleSource,
                  spares: int, step: Callable[[ev.Event, int], None], metrics: Metrics, logs: Logs,
-                 failed: Callable[[str, Exception, str], None] = raise_it) -> None:
+                 failed: Callable[[str, Exception, str], None] = raise_it, fresh_realm: bool = False) -> None:
+        self._fresh_realm = fresh_realm
         self.neighbours = Neighbours(step, failed)
         self.metrics = metrics
         self.logs = logs
@@ -157,7 +160,7 @@ class LocalExecutor(Executor):
         self.unsettled = True
 
     def _start(self, worker: int, spec: PluginSpec, kind: Kind, now_ns: int) -> None:
-        pool = self.forks.warm.get(spec.runtime)
+        pool = self.forks.warm.get(zygote_of(spec.runtime))
         if pool is None:
             self.logs.log("error", f"no worker for {spec.id}: this daemon runs no plugins in {spec.runtime!a}")
             self.exits.refuse_later(worker, kind, None)
@@ -215,7 +218,8 @@ class LocalExecutor(Executor):
             link.half_close()
             return
         self.reply(link, inner.Load(spec.id, spec.version, spec.entrypoint, files, sha256,
-                                    spec.limits.memory_mb * 1024 * 1024, mode))
+                                    spec.limits.memory_mb * 1024 * 1024, mode,
+                                    self._fresh_realm or spec.isolation == "call"))
 
     # ------------------------------------------------------------------ sending
     def send(self, action: act.SendCall, now_ns: int) -> None:

@@ -21,6 +21,17 @@ HOLD_SECONDS = 0.05
 but nobody else does."""
 
 
+async def wait(turn: asyncio.Future[None], give_back: Callable[[], None]) -> None:
+    """Waits for ``turn``. If the caller is cancelled, it does not have the turn: ``give_back`` is called if it came at
+    the same moment."""
+    try:
+        await turn
+    except asyncio.CancelledError:
+        if turn.done() and not turn.cancelled():
+            give_back()
+        raise
+
+
 class Turns:
     """Turns at one database, for coroutines of one event loop."""
 
@@ -44,7 +55,7 @@ class Turns:
         if self._writing or (self._waiting_writers and time.monotonic() < self._held_until):
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._readers.append(turn)
-            await self._wait(turn, self._read)
+            await wait(turn, self._read)
         else:
             self._reading += 1
         try:
@@ -62,7 +73,7 @@ class Turns:
             self._hold()
         self._next()
         try:
-            await self._wait(turn, lambda: self._wrote(owner, time.monotonic_ns()))
+            await wait(turn, lambda: self._wrote(owner, time.monotonic_ns()))
         finally:
             self._waiting_writers -= 1
         begun_ns = time.monotonic_ns()
@@ -70,15 +81,6 @@ class Turns:
             yield
         finally:
             self._wrote(owner, begun_ns)
-
-    @staticmethod
-    async def _wait(turn: asyncio.Future[None], give_back: Callable[[], None]) -> None:
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # the turn came at the same moment as the cancellation
-                give_back()
-            raise
 
     def _read(self) -> None:
         self._reading -= 1

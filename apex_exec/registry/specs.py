@@ -79,7 +79,7 @@ def served_now(ctx: Context, db: sa.Connection, plugins: Iterable[str] | None = 
     """The specs of these plugins, or of all, by the rows that ``db`` sees.
 
     A plugin that is removed or unknown has none, and neither has one whose manifest this release cannot read: nothing
-    can be told of its hooks.
+    can be known about its hooks.
     """
     rows = db_.list_served(db) if plugins is None else [
         row for plugin in sorted(set(plugins)) for row in db_.list_served(db, plugin)]

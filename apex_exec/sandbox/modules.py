@@ -38,7 +38,7 @@ HIDDEN: tuple[str, ...] = tuple("""
 C code imports on behalf of the frame that called it (``strptime``), so a plugin may import these as well.
 """
 
-REFUSED: tuple[str, ...] = ("ctypes", "_ctypes", "multiprocessing", "multiprocess")
+REFUSED: tuple[str, ...] = ("ctypes", "_ctypes", "multiprocessing", "multiprocess", "_quickjs")
 """Modules that the zygote itself needs; a plugin has them only if ``sandbox.extra_modules`` names them."""
 
 

@@ -177,7 +177,7 @@ Limits: Any = msgspec.defstruct(
 
 
 class Welcome(Answer, tag="welcome", omit_defaults=False):
-    """The answer to ``hello``."""
+    """The answer to ``hello``. ``runtimes`` are the languages whose plugins run here."""
 
     id: Id
     protocol: int
@@ -185,6 +185,7 @@ class Welcome(Answer, tag="welcome", omit_defaults=False):
     api_version: str
     isolation: str
     waived: list[str]
+    runtimes: list[str]
     hooks: list[str]
     limits: Limits
 

@@ -357,6 +357,7 @@ def test_strangers_without_a_key_use_up_nothing(strangers: int, plugins: Path, t
 @pytest.mark.slow
 def test_a_daemon_without_descriptors_is_not_ready_and_says_why(plugins: Path) -> None:
     with Daemon(plugins=plugins) as daemon:
+        wait_for(lambda: daemon.get("/readyz")[0] == 200, 10, "ready")  # the exporter is started by the first question
         process = psutil.Process(daemon.pid)
         _, hard = process.rlimit(psutil.RLIMIT_NOFILE)
         process.rlimit(psutil.RLIMIT_NOFILE, (process.num_fds(), hard))

@@ -68,7 +68,7 @@ def test_a_module_that_does_not_exist_is_found_by_config_check_doctor_and_serve(
         ({"registry.url": "sqlite://"}, "registry.url: only sqlite:///path and postgresql://"),
         ({"data.url": "postgres://u@h/d", "market.url": "postgresql+psycopg://u@h/d"}, "are the same database"),
         ({'data.tables."app.orders".owner': "u", 'data.tables."app.orders".columns': ["a"]}, "search_path"),
-        ({"data.tables.orders.owner": "u", "data.tables.orders.columns": ["a", "A"]}, "differ in case"),
+        ({"data.tables.orders.owner": "u", "data.tables.orders.columns": ["a", "A"]}, "differ only in case"),
         ({"admin.endpoint": "tcp://127.0.0.1:1"}, "ipc:// only"), ({"host.endpoint": "udp://x"}, "tcp:// (with CURVE)"),
         ({"security.policy_file": "/nonexistent.toml"}, "/nonexistent.toml"),
         ({"plugins_dir": "/nonexistent"}, "plugins_dir: /nonexistent"),

@@ -11,20 +11,23 @@ import pytest
 from apex_exec.core import actions as act
 from apex_exec.core import events as ev
 from apex_exec.errors import Refusal
-from apex_exec.executor.processes.runtimes import PYTHON, RUNTIMES, runtime_of
+from apex_exec.executor.processes.runtimes import PYTHON, RUNTIMES, Runtime, runtime_of, zygote_of
+from apex_exec.executor.processes.runtimes import boot as boot_of
 from apex_exec.executor.processes.zygote_keeper import ZygoteSource
 from apex_exec.registry.bundles.bundle import make_bundle
 from tests.support.executor import SPEC, PlayedExecutor, PlayedZygote
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES.values(), ids=RUNTIMES)
-def test_what_a_row_names_is_there(runtime: object) -> None:
-    assert runtime is PYTHON and callable(PYTHON.start) and find_spec(PYTHON.scan) is not None
-    assert runtime_of(f"src/plugin{PYTHON.suffix}") is PYTHON
+def test_what_a_row_names_is_there(runtime: Runtime) -> None:
+    assert find_spec(runtime.module) is not None and find_spec(runtime.scan) is not None
+    assert all(runtime_of(f"src/plugin{suffix}") is runtime for suffix in runtime.suffixes)
+    assert zygote_of(runtime.name) == PYTHON.name  # one zygote forks the workers of every language
 
 
 def test_a_zygote_is_given_what_the_operator_adds_and_refuses_the_rest() -> None:
-    boot = PYTHON.boot({"level": "L4"}, ["ctypes"])
+    boot = boot_of({"level": "L4"}, ["ctypes"])
+    assert list(boot["languages"])[-1] == PYTHON.name  # it is prepared last: it sees what the others have loaded
     assert boot["jail"] == {"level": "L4"} and boot["preload"][-1] == "ctypes" and "json" in boot["preload"]
     assert "ctypes" not in boot["refused"] and "multiprocessing" in boot["refused"]
 
@@ -38,11 +41,12 @@ def manifest(entrypoint: str) -> bytes:
 def test_a_plugin_has_the_runtime_of_its_entry_point() -> None:
     from apex_exec.core.plugin import Limits
 
-    bundle = make_bundle({"manifest.json": manifest("plugin.py"), "plugin.py": b""}, "here")
-    assert bundle.spec(Limits()).runtime == PYTHON.name
+    for entrypoint, runtime in {"plugin.py": "python", "index.js": "javascript", "src/index.mjs": "javascript"}.items():
+        bundle = make_bundle({"manifest.json": manifest(entrypoint), entrypoint: b""}, "here")
+        assert bundle.spec(Limits()).runtime == runtime
 
 
-@pytest.mark.parametrize("entrypoint", ["plugin.js", "plugin.rb", "plugin"])
+@pytest.mark.parametrize("entrypoint", ["plugin.rb", "plugin", "plugin.ts", "plugin.cjs", "plugin.tsx", "plugin.JS"])
 def test_a_language_without_a_row_is_refused(entrypoint: str) -> None:
     with pytest.raises(Refusal) as caught:
         make_bundle({"manifest.json": manifest(entrypoint), entrypoint: b""}, "here")

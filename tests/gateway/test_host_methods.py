@@ -18,7 +18,14 @@ import zmq
 from apex_exec.catalogue.methods import HostMethod
 from apex_exec.client import CallError, Client
 from apex_exec.daemon.hosts.connections import Peer
-from apex_exec.daemon.hosts.host_methods import ABSENT_NS, METHODS_MAX, METHODS_PER_PEER_MAX, WAITING_MAX, HostMethods
+from apex_exec.daemon.hosts.host_methods import (
+    ABSENT_NS,
+    METHODS_MAX,
+    METHODS_PER_PEER_MAX,
+    WAITING_MAX,
+    WAITING_PER_PLUGIN_MAX,
+    HostMethods,
+)
 from apex_exec.errors import WireError
 from apex_exec.wire import messages as msg
 from tests.gateway.bundles import ALL, bundle
@@ -42,8 +49,8 @@ class Hosts:
     def reply(self, peer: Peer, _frames: list[bytes], body: bytes) -> None:
         self.sent.append((peer, msgspec.msgpack.decode(body)))
 
-    def call(self, method: str) -> int:
-        return self.table.call(HostMethod(method), "p", A, 100, lambda *answer: self.answers.append(answer))
+    def call(self, method: str, plugin: str = "p") -> int:
+        return self.table.call(HostMethod(method), plugin, A, 100, lambda *answer: self.answers.append(answer))
 
 
 def reply(call_id: int, **more: Any) -> msg.HostReply:
@@ -105,8 +112,29 @@ def test_what_waits_for_a_provider_is_bounded() -> None:
         hosts.table.peer_gone(one)
     assert len(hosts.table._absent) == METHODS_MAX
     name = f"admin.users.m{2 * METHODS_MAX - 1}"
-    assert all(hosts.call(name) for _ in range(WAITING_MAX)) and hosts.answers == []
-    assert hosts.call(name) == 0 and hosts.answers.pop()[1] == "not_provided"
+    plugins = [f"p{number}" for number in range(WAITING_MAX // WAITING_PER_PLUGIN_MAX)]
+    assert all(hosts.call(name, plugin) for plugin in plugins for _ in range(WAITING_PER_PLUGIN_MAX))
+    assert hosts.answers == []
+    assert hosts.call(name, "another") == 0 and hosts.answers.pop()[1] == "not_provided"
+
+
+def test_a_plugin_that_has_its_share_waiting_leaves_room_for_the_others() -> None:
+    hosts = Hosts()
+    one = hosts.peer(b"1")
+    name = "admin.users.list"
+    hosts.table.provide(one, [name])
+    hosts.table.peer_gone(one)
+    numbers = [hosts.call(name, "greedy") for _ in range(WAITING_PER_PLUGIN_MAX)]
+    assert all(numbers) and hosts.answers == []
+    assert hosts.call(name, "greedy") == 0 and hosts.answers.pop()[1] == "not_provided"
+    other = hosts.call(name, "other")
+    assert other and hosts.answers == []
+    hosts.table.forget(numbers[0])
+    assert hosts.call(name, "greedy"), "what is given up is room again"
+    hosts.table.provide(one, [name])
+    assert other in [sent["callId"] for _, sent in hosts.sent]
+    hosts.table.peer_gone(one)
+    assert all(hosts.call(name, "greedy") for _ in range(WAITING_PER_PLUGIN_MAX)), "what was sent waits no more"
 
 
 def test_a_host_that_does_not_answer_in_time_is_overtaken() -> None:

@@ -15,6 +15,7 @@ from apex_exec.catalogue import methods as api
 from apex_exec.gateway.lock_turns import HOLD_SECONDS, Turns
 from apex_exec.gateway.outbox import Outbox
 from apex_exec.gateway.sql.compiler import Compiler
+from apex_exec.gateway.sql.parser import Parser
 from apex_exec.gateway.sql.tables import read_tables
 from apex_exec.gateway.sql.writes import compile_write
 from apex_exec.gateway.sqlite import Sqlite
@@ -133,3 +134,22 @@ def test_a_turn_that_nobody_waits_for_any_longer_is_passed_on() -> None:
 async def _hold(turns: Turns, kind: str) -> None:
     async with turns.reading() if kind == "read" else turns.writing("x"):
         await asyncio.sleep(60)
+
+
+def test_a_text_that_is_cancelled_as_its_turn_comes_leaves_the_turn_to_the_next() -> None:
+    async def main() -> list[object]:
+        parser = Parser("sqlite", {})
+        try:
+            calls = [asyncio.ensure_future(parser.compile("p", 1.0, "SELECT 1", ())) for _ in range(3)]
+            while not parser._tasks:
+                await asyncio.sleep(0)
+            compiling, = parser._tasks
+            compiling.add_done_callback(lambda _: calls[1].cancel())  # after the callback that gives it the turn
+            async with asyncio.timeout(30):
+                return list(await asyncio.gather(*calls, return_exceptions=True))
+        finally:
+            parser.close()
+
+    first, second, third = asyncio.run(main())
+    assert isinstance(second, asyncio.CancelledError)
+    assert isinstance(first, list) and third == first

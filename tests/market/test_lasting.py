@@ -258,7 +258,7 @@ def test_the_command_line_waits_with_progress_or_prints_the_id_or_says_how_to_go
     os.close(ours)
     assert waited.returncode == 0 and f"{LAST} (closed): platform" in out, progress
     moved = set(re.findall(rf"{number}: [a-z ]+, ([0-9,]+) of [0-9,]+ events", progress))
-    assert len(moved) > 1 and "\x1b[2K" in progress, progress
+    assert len(moved) > 1 and "\r\x1b[K" in progress, progress
     status = cli("status", number)
     assert f"{number}: done\n{LAST} (closed): platform" in status.communicate(timeout=20)[0]
 

@@ -138,7 +138,7 @@ def test_the_registration_object_goes_with_its_bundle_or_is_refused_by_its_own_p
     assert stage.run("plugin.register", bundle=pack(made), manifest=manifest())["version"] == "1.0.0"
     refusal = stage.refused("plugin.register", bundle=pack(made), manifest=manifest(name="Another"))
     assert refusal.reason == "registration_differs" and "name" in refusal.message
-    document = manifest(manifest={"entrypoint": "/plugins/sample/index.js", "hooks": ["onDashboardLoad"]})
+    document = manifest(manifest={"entrypoint": "/plugins/sample/index.ts", "hooks": ["onDashboardLoad"]})
     assert stage.refused("plugin.register", manifest=document).reason == "unsupported_runtime"
     assert stage.refused("plugin.register", manifest=manifest()).reason == "path_or_bundle"
 

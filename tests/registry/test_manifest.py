@@ -23,19 +23,24 @@ def problems(**changes: Any) -> list[tuple[str, str]]:
     return [(p["path"], p["code"]) for p in check_manifest(json.dumps(manifest(**changes)).encode())[1]]
 
 
-def test_the_documents_registration_object_is_accepted_but_for_its_javascript_entry_point() -> None:
-    with pytest.raises(Refusal) as caught:
-        parse_manifest(json.dumps(DOCUMENT).encode())
-    assert caught.value.reason == "unsupported_runtime" and "index.py" in caught.value.hint
-    assert len(caught.value.problems) == 1
+def test_the_documents_registration_object_is_accepted_as_it_is() -> None:
+    parsed = parse_manifest(json.dumps(DOCUMENT).encode())
+    assert (parsed.entrypoint, parsed.runtime) == ("index.js", "javascript")
     python = {**DOCUMENT, "manifest": {**DOCUMENT["manifest"], "entrypoint": "/plugins/custom-analytics/index.py"}}
     assert parse_manifest(json.dumps(python).encode()).entrypoint == "index.py"
+
+
+@pytest.mark.parametrize("entrypoint", ["src/plugin.ts", "index.cjs", "index.tsx", "index.mts", "index.jsx"])
+def test_what_has_to_be_bundled_first_is_refused_with_the_command_that_does_it(entrypoint: str) -> None:
+    with pytest.raises(Refusal) as caught:
+        parse_manifest(json.dumps(manifest(manifest={"entrypoint": entrypoint, "hooks": ["onDashboardLoad"]})).encode())
+    assert caught.value.reason == "unsupported_runtime" and "esbuild" in caught.value.hint
 
 
 def test_every_problem_is_reported_at_once_with_code_path_message_and_hint() -> None:
     _, found = check_manifest(json.dumps({
         "id": "A", "nme": "x", "version": "1.0", "author": "", "permissions": ["data:reed", "data:read", "data:read"],
-        "manifest": {"entrypoint": "index.js", "hooks": ["onLoad"]}, "apiVersion": "^1.2", "priority": "1",
+        "manifest": {"entrypoint": "index.ts", "hooks": ["onLoad"]}, "apiVersion": "^1.2", "priority": "1",
         "limits": {"timeoutMs": 0, "memryMb": 5}, "network": {"allow": ["http://x.org/"]},
         "data": {"tables": ["a; drop"]}, "pricing": {"model": "gift"},
     }).encode())

@@ -35,7 +35,7 @@ USED = {
     "apex_exec/gateway/sql/expressions.py: _*": "rules of the SQL writer, registered by their decorator",
     "apex_exec/observe/exporter.py: *": "http.server calls and reads them",
     "apex_exec/sandbox/bare.py: finalizer": "keeps multiprocess from waiting for the process",
-    "workers/runtime/imports.py: *": "importlib calls them",
+    "workers/python/imports.py: *": "importlib calls them",
     "workers/runtime/serve.py: __std*__": "the interpreter's own names for the standard streams",
     "workers/testing.py: *": "pytest and coverage call and read them",
     "apex_exec/cli/verbs.py: *_commands": "click calls them",

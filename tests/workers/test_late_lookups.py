@@ -32,7 +32,7 @@ LEFT_OUT = {
 FINDER = """
 import ast, importlib.util, json, sys
 from apex_exec.sandbox.modules import ALLOWED, HIDDEN, REFUSED
-from workers.runtime.preload import preload
+from workers.python.preload import preload
 
 preload({"preload": list(ALLOWED), "hidden": list(HIDDEN), "refused": list(REFUSED)})
 late = {}

@@ -8,6 +8,7 @@ import traceback
 from typing import Any
 
 from workers import sdk, wire
+from workers.runtime.interface import Thrown
 
 _FOLDERS = (sys.prefix, sys.base_prefix, os.path.dirname(os.path.dirname(os.path.dirname(__file__))), *sys.path)
 _PLACES = sorted({f"{folder.rstrip('/')}/" for folder in _FOLDERS if len(folder) > 1}, key=len)[::-1]
@@ -30,6 +31,13 @@ def raised(seq: int, error: BaseException, cpu_ns: int) -> wire.Raised:
         except BaseException:
             answer.api_code = answer.api_method = ""
     return answer
+
+
+def thrown(seq: int, error: Thrown, cpu_ns: int) -> wire.Raised:
+    """The answer to call ``seq``, whose hook threw ``error`` in another language than Python."""
+    code, method, retry_after_ms = error.api
+    return wire.Raised(seq, error.name[:NAME_CHARS_MAX], error.text[:TEXT_CHARS_MAX], error.trace, cpu_ns, code[:64],
+                       method[:200], max(0, min(retry_after_ms, 3_600_000)), error.memory)
 
 
 def unsendable(seq: int, error: sdk.InvalidOutput, cpu_ns: int) -> wire.BadOutput:

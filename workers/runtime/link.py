@@ -73,6 +73,14 @@ class Link:
                 return None
         return inbox.popleft()
 
+    def within(self, wait_ms: float) -> Any:
+        """The next message if it arrives within ``wait_ms``, else None. Ends the process at the link's end: a call is
+        under way, and nobody is left to answer."""
+        inbox = self.inbox
+        if not inbox and self._wait(wait_ms) and not self._read():
+            os._exit(0)
+        return inbox.popleft() if inbox else None
+
     def look(self) -> None:
         """Reads what has arrived, without waiting."""
         if self._wait(0):

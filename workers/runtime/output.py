@@ -76,9 +76,9 @@ class Stream(io.TextIOBase):
 class LogHandler(logging.Handler):
     """``context.log`` and every other logger of the plugin."""
 
-    def __init__(self, outlet: Outlet) -> None:
+    def __init__(self, line: Callable[[str, str], None]) -> None:
         super().__init__()
-        self._outlet = outlet
+        self._line = line
 
     def emit(self, record: logging.LogRecord) -> None:
         """Sends the record's text, or a note that it is unavailable."""
@@ -86,4 +86,4 @@ class LogHandler(logging.Handler):
             text = record.getMessage()
         except Exception:
             text = "(a log record whose text is unavailable)"
-        self._outlet.line(str(record.levelname).lower(), text)
+        self._line(str(record.levelname).lower(), text)

@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import errno
 import gc
+import importlib
 import os
 import select
 import signal
@@ -25,7 +26,7 @@ from workers.jail import Jail
 from workers.jail.base import fork
 from workers.jail.env import forget_surroundings
 from workers.runtime import child
-from workers.runtime.preload import preload
+from workers.runtime.interface import Language, Languages, Unavailable
 from workers.wire import Exited, Fork, Forked, ForkFailed, Kill, ToZygote, ZygoteReady
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ _decode = msgspec.msgpack.Decoder(ToZygote).decode
 
 
 def main(control: Connection, boot: dict[str, Any]) -> None:
-    """The target of the spawned process. ``boot``: the module lists ``preload hidden refused``, ``jail``, ``death_fd``,
+    """The target of the spawned process. ``boot``: the module lists ``preload hidden refused``, ``languages`` (name →
+    suffixes and module, in the order in which they are prepared), ``jail``, ``death_fd``,
     and ``nice`` if the caller has a niceness that workers must not inherit."""
     supervisor = os.getppid()
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -50,7 +52,7 @@ def main(control: Connection, boot: dict[str, Any]) -> None:
         os.setpriority(os.PRIO_PROCESS, 0, boot["nice"])
     for number in child.IGNORED:  # the parent has already done this, except in tests
         signal.signal(number, signal.SIG_IGN)
-    preload(boot)
+    lacking = _prepare(boot)
     jail = Jail(boot["jail"])
     forget_surroundings()
     if threading.active_count() != 1 or len(os.listdir("/proc/self/task")) != 1:
@@ -64,10 +66,24 @@ def main(control: Connection, boot: dict[str, Any]) -> None:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
     try:
-        link.send(_encode(ZygoteReady(os.getpid(), len(sys.modules))))
+        link.send(_encode(ZygoteReady(os.getpid(), len(sys.modules), lacking)))
     except OSError:
         os._exit(0)  # the supervisor has exited meanwhile
     _loop(link, wake_read, boot["death_fd"].fileno(), jail)
+
+
+def _prepare(boot: dict[str, Any]) -> dict[str, str]:
+    """Loads what each language needs. Returns name → why, for those that this machine cannot run."""
+    lacking = {}
+    for name, (suffixes, module) in boot["languages"].items():
+        why = ""
+        try:
+            runtime = importlib.import_module(module)
+            runtime.prepare(boot)
+        except Unavailable as error:
+            lacking[name] = why = str(error)
+        Languages.known[name] = Language(tuple(suffixes), runtime.make, why)
+    return lacking
 
 
 def _loop(link: socket.socket, wake_read: int, death_fd: int, jail: Jail) -> None:

@@ -1,6 +1,6 @@
-"""``serve --background`` and ``stop``: a daemon that outlives the shell it was started from, and its end.
+"""``serve --background`` and ``stop``: start a daemon that outlives its shell, and end it.
 
-For a service manager there is examples/systemd; this is for a person, a tour, a container's entry script.
+These verbs serve people, tours and a container's entry script. For a service manager there is examples/systemd.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ START_SECONDS_MAX = 120.0
 """A daemon with ten thousand plugins is ready after a few seconds; one that waits for its ledger says so by then."""
 LOG_NAME = "serve.log"
 LOG_BYTES_MAX = 10 * 1024 * 1024
-"""A log that is larger is set aside as serve.log.1 when the next daemon starts; the one before that goes."""
+"""A larger log is renamed to serve.log.1 when the next daemon starts, which replaces an older serve.log.1."""
 TAIL_LINES = 5
 
 
 def start(arguments: list[str], settings: Settings, config: Path | None) -> None:
     """Starts ``serve`` with ``arguments`` in a session of its own and waits until it is ready; says how to stop it.
 
-    Ends the command with 1 and the daemon's last words where it does not come up. Raises OSError where the log cannot
+    If the daemon does not come up, the command prints its last log lines and exits 1. Raises OSError if the log cannot
     be written.
     """
     log_path = settings.state_path / LOG_NAME
@@ -64,12 +64,12 @@ def start(arguments: list[str], settings: Settings, config: Path | None) -> None
             while not readiness.is_ready():
                 if process.poll() is not None:
                     _say_tail(log_path, begin)
-                    fail(f"the daemon ended with status {process.returncode} before it was ready; its last words stand "
-                         f"above, all of them in {log_path}", EXIT_NO)
+                    fail(f"the daemon ended with status {process.returncode} before it was ready; its last messages "
+                         f"are above, and all of them are in {log_path}", EXIT_NO)
                 if time.monotonic() > due:
                     process.terminate()
                     _say_tail(log_path, begin)
-                    fail(f"the daemon was not ready within {START_SECONDS_MAX:g} s and was told to end; its log is "
+                    fail(f"the daemon was not ready within {START_SECONDS_MAX:g} s and was sent SIGTERM; its log is "
                          f"{log_path}", EXIT_NO)
         except KeyboardInterrupt:
             process.terminate()
@@ -97,10 +97,10 @@ def _say_tail(path: Path, begin: int) -> None:
 
 @app.command(epilog=examples("apex-exec stop", "apex-exec stop --runtime-dir /tmp/apex-tour"))
 def stop(
-    seconds: Annotated[float, Option("--seconds", min=0.0, help="How long to wait for its end.")] = 60.0,
+    seconds: Annotated[float, Option("--seconds", min=0.0, help="How long to wait until it has ended.")] = 60.0,
     as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None,
 ) -> None:
-    """Ends the daemon as SIGTERM does, however it was started: calls finish first. Waits until it is gone."""
+    """Ends the daemon with SIGTERM, however it was started, and waits until it is gone. Calls finish first."""
     need_linux()
     place = connect.endpoint("admin", config, runtime_dir)
     pid = _pid_behind(place)
@@ -110,14 +110,14 @@ def stop(
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:
         fail("no daemon: it has just ended", EXIT_NO_DAEMON)
-    if _pid_behind(place) != pid:  # then the number may be another process's by now
+    if _pid_behind(place) != pid:  # then the pid may already belong to another process
         fail("no daemon: it has just ended", EXIT_NO_DAEMON)
     import select
 
     try:
         signal.pidfd_send_signal(pidfd, signal.SIGTERM)
     except PermissionError:
-        fail(f"the daemon, pid {pid}, is another user's; run this as that user", EXIT_NO)
+        fail(f"the daemon, pid {pid}, belongs to another user; run this as that user", EXIT_NO)
     ended = bool(select.select([pidfd], [], [], seconds)[0])
     if as_json:
         print_json({"pid": pid, "ended": ended})
@@ -129,7 +129,7 @@ def stop(
 
 
 def _pid_behind(endpoint: str) -> int:
-    """The process that listens on a Unix socket, as the kernel says it; 0 where nobody does."""
+    """The pid of the process that listens on a Unix socket, as the kernel reports it; 0 if there is none."""
     if not endpoint.startswith("ipc://"):
         return 0
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:

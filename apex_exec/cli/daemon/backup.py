@@ -21,7 +21,7 @@ def backup(
 ) -> None:
     """Writes a verified copy of the whole state while the daemon runs: databases, ledger, bundles, keys, logs.
 
-    The daemon writes it with its own rights, so the path is one of its machine. It holds private keys: keep it closed.
+    The daemon writes it with its own rights, so the path is on its machine. It contains private keys: protect it.
     """
     with connect.admin(config, runtime_dir) as client:
         done = client.request("state.backup", {"path": str(target.absolute())}, BACKUP_TIMEOUT_MS)
@@ -33,16 +33,16 @@ def backup(
     "apex-exec restore /backups/monday.tgz --config /etc/apex-exec.toml",
     "apex-exec restore /backups/monday --accept-older --reason 'the disk of Tuesday is lost'"))
 def restore(
-    source: Annotated[Path, Argument(metavar="DIR|FILE", help="What `backup` has written.")],
-    accept_older: Annotated[bool, Option("--accept-older", help="Though the ledger has been further.")] = False,
-    reason: Annotated[str, Option(help="Why an older copy is accepted; it goes on record.")] = "",
-    state_dir: Annotated[str | None, Option("--state-dir", metavar="DIR", help="Where it goes.")] = None,
+    source: Annotated[Path, Argument(metavar="DIR|FILE", help="The copy that `backup` wrote.")],
+    accept_older: Annotated[bool, Option("--accept-older", help="Accept the loss of newer events.")] = False,
+    reason: Annotated[str, Option(help="Why an older copy is accepted; it is recorded.")] = "",
+    state_dir: Annotated[str | None, Option("--state-dir", metavar="DIR", help="Empty folder to restore into.")] = None,
     as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None,
 ) -> None:
     """Puts a backup into an empty state folder; no daemon may run there. Run it as the daemon's user.
 
-    Every file is held to its checksum and the ledger's chain is verified before anything is put in place. If
-    `audit.anchor` says that the ledger has been further than the backup, it takes --accept-older and --reason.
+    Every file's checksum and the ledger's chain are verified before anything is put in place. If `audit.anchor` says
+    that the ledger had more events than the backup has, --accept-older and --reason are required.
     """
     from apex_exec.config import load_settings
     from apex_exec.daemon.administration.backup import restore as put_back
@@ -62,4 +62,5 @@ def _say(done: dict[str, Any], as_json: bool, line: str) -> None:
         return
     say(line)
     if done["outside"]:
-        say(f"not in it, since it is a database elsewhere: {', '.join(done['outside'])}; back it up with its own tools")
+        say(f"not included, because it is a database elsewhere: {', '.join(done['outside'])}; "
+            "back it up with its own tools")

@@ -1,4 +1,4 @@
-"""``config check``: says what is wrong with a configuration before a daemon has to."""
+"""``config check``: says what is wrong with a configuration, without starting a daemon."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PASSWORD = re.compile(r"(://[^:/@]*:)[^@]*(@)")
     "apex-exec config check /etc/apex-exec.toml",
     "apex-exec config check --json | jq 'map(select(.source != \"default\"))'"))
 def check(
-    file: Annotated[Path | None, Argument(help="TOML file; none: environment and defaults only.")] = None,
+    file: Annotated[Path | None, Argument(help="TOML file. Without it: environment and defaults only.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Says what is wrong with a configuration, or shows every value in force and where it comes from."""
@@ -63,7 +63,7 @@ def rows(settings: Settings, file: Path | None) -> list[dict[str, Any]]:
 
 
 def effective(settings: Settings, key: str) -> str:
-    """What an empty value stands for."""
+    """The value that the daemon uses if this one is empty."""
     stands_for = {"runtime_dir": settings.runtime_path, "state_dir": settings.state_path,
                   "host.endpoint": settings.host_endpoint, "admin.endpoint": settings.admin_endpoint}
     return str(stands_for.get(key, ""))

@@ -12,10 +12,10 @@ from apex_exec.cli.verbs import Exit
 MEANS = {
     "L4": "hostile code is confined, and its memory and CPU are capped by the kernel",
     "L3": "hostile code is confined; memory and CPU are sampled and stopped",
-    "L2": "hostile code reaches no file, network or process; what lies on a path can still be found out",
+    "L2": "hostile code reaches no file, network or process, but can still find out which paths exist",
     "L1": "system calls are filtered; not accepted unless sandbox.min_level says so",
     "L0": "limits only: no boundary against hostile code",
-    "": "not even limits and deadlines can be held",
+    "": "not even limits and deadlines can be enforced",
 }
 
 
@@ -24,8 +24,8 @@ MEANS = {
 def doctor(config: ConfigFile = None, as_json: AsJson = False) -> None:
     """Tries every sandbox layer in a throwaway process, as this user, and says what is missing and what to change.
 
-    Starts a zygote too, which workers are forked from. Exits 0 if workers can be started and the level that is reached
-    is at least sandbox.min_level, else 1.
+    It also starts a zygote, the process that workers are forked from. Exits 0 if workers
+    can be started and the level that is reached is at least sandbox.min_level, else 1.
     """
     need_linux()
     from apex_exec.config import load_settings
@@ -47,19 +47,19 @@ def doctor(config: ConfigFile = None, as_json: AsJson = False) -> None:
 
 
 def examine(settings: Any) -> dict[str, Any]:
-    """Everything ``doctor`` tells, as data. Blocks for half a second. Raises RuntimeError, ConfigError."""
+    """Everything that ``doctor`` reports, as data. Blocks for half a second. Raises RuntimeError, ConfigError."""
     from apex_exec import extras
     from apex_exec.daemon.settings_checks import check_extras
     from apex_exec.executor.jails import examine as probed
     from apex_exec.executor.jails import extra_modules_hint
-    from apex_exec.executor.processes.runtimes import PYTHON
+    from apex_exec.executor.processes.runtimes import RUNTIMES, boot
     from apex_exec.executor.processes.zygote_link import try_zygote
     from apex_exec.sandbox.modules import check_modules
 
     check_modules(settings.sandbox.extra_modules)
     check_extras(settings)
     findings, governor = probed(settings)
-    cannot = try_zygote(PYTHON.boot(findings.plan, settings.sandbox.extra_modules))
+    cannot, lacking = try_zygote(boot(findings.plan, settings.sandbox.extra_modules))
     from apex_exec.sandbox.probe import advice
 
     layers = [{"layer": r.layer, "state": r.state, "errno": errno_name(r.errno), "detail": r.detail,
@@ -69,7 +69,8 @@ def examine(settings: Any) -> dict[str, Any]:
     return {"level": findings.level or None, "means": MEANS[findings.level], "minLevel": wanted,
             "ok": not cannot and bool(findings.accepted_level) and findings.accepted_level >= wanted,
             "waived": findings.waived, "zygote": cannot and cannot + extra_modules_hint(settings),
-            "user": os.geteuid(), "governor": governor, "layers": layers, "extras": extras.listing()}
+            "user": os.geteuid(), "governor": governor, "layers": layers,
+            "runtimes": {name: lacking.get(name, "") for name in RUNTIMES}, "extras": extras.listing()}
 
 
 def errno_name(number: int) -> str | None:
@@ -80,7 +81,7 @@ def errno_name(number: int) -> str | None:
 
 
 def show(found: dict[str, Any]) -> None:
-    """The same for people."""
+    """Prints the same for people."""
     from apex_exec.extras import in_words
 
     print_table(found["layers"], {"layer": "LAYER", "state": "STATE", "errno": "ERRNO", "detail": "WHAT", "change":
@@ -88,6 +89,10 @@ def show(found: dict[str, Any]) -> None:
     say(f"\nisolation level {found['level'] or 'none'} as uid {found['user']}: {found['means']}")
     say(f"memory and CPU are {found['governor']}"
           + ("" if found["governor"] == "enforced" else ": stopped when seen over the limit"))
+    say(f"plugins may be written in {', '.join(name for name, why in found['runtimes'].items() if not why)}")
+    for name, why in found["runtimes"].items():
+        if why:
+            say(f"plugins in {name} are not available: {why}")
     say(in_words())
     if found["waived"]:
         say(f"waived by sandbox.waive: {', '.join(found['waived'])}")

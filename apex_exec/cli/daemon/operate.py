@@ -18,7 +18,7 @@ Plugin = Annotated[str, Argument(metavar="PLUGIN", help="The plugin's id.")]
 
 @app.command(epilog=examples("apex-exec reload", "apex-exec reload --json | jq .restart"))
 def reload(as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
-    """Has the daemon read its configuration and plugins_dir again, as SIGHUP does; a bad file changes nothing.
+    """Makes the daemon read its configuration and plugins_dir again, as SIGHUP does; a bad file changes nothing.
 
     Prints the keys that were applied, and those that need a restart.
     """
@@ -34,14 +34,14 @@ def reload(as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: Conf
 @app.command(epilog=examples("apex-exec drain --wait", "apex-exec drain --stop --wait",
                              "apex-exec drain --wait --timeout 30 && systemctl stop apex-exec"))
 def drain(
-    wait: Annotated[bool, Option("--wait", help="Return once nothing is pending any more.")] = False,
-    timeout: Annotated[float, Option(min=0, metavar="SECONDS", help="For --wait; then its status is 1.")] = 60,
+    wait: Annotated[bool, Option("--wait", help="Return once no call is pending.")] = False,
+    timeout: Annotated[float, Option(min=0, metavar="SECONDS", help="How long --wait waits before it exits 1.")] = 60,
     stop: Annotated[bool, Option("--stop", help="End the daemon as well, as SIGTERM does.")] = False,
     as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None,
 ) -> None:
-    """Has the daemon take no new calls and answer those that are pending; it stays until `undrain`, or ends (--stop).
+    """Makes the daemon refuse new calls and finish the pending ones. It waits for `undrain`, or ends with --stop.
 
-    New calls are answered SHUTTING_DOWN, which may be tried elsewhere, and /readyz says no.
+    New calls are answered SHUTTING_DOWN, so that a host can try them elsewhere, and /readyz reports not ready.
     """
     done = ask(config, runtime_dir, "daemon.drain", {"stop": stop})
     if wait:
@@ -50,13 +50,13 @@ def drain(
         print_json(done)
     else:
         left = f"{done['pending']} calls are pending" if done["pending"] else "nothing is pending"
-        say(f"{'draining, and ending then' if stop else 'drained'}: {left}")
+        say(f"{'draining, then it ends' if stop else 'drained'}: {left}")
     if wait and done["pending"]:
         raise Exit(EXIT_NO)
 
 
 def _wait(seconds: float, stop: bool, config: Path | None, runtime_dir: str | None) -> int:
-    """Waits until the daemon has nothing pending, or has ended; how many calls are pending then."""
+    """Waits until no call is pending or the daemon has ended. Returns how many calls are still pending."""
     from apex_exec.client import ConnectionLost
 
     due = time.monotonic() + seconds
@@ -65,7 +65,7 @@ def _wait(seconds: float, stop: bool, config: Path | None, runtime_dir: str | No
             while True:
                 now = client.request("daemon.status")
                 if not now["draining"]:
-                    fail("somebody has undrained the daemon meanwhile", EXIT_NO)
+                    fail("the daemon was undrained in the meantime", EXIT_NO)
                 if (not stop and now["pending"] == 0) or time.monotonic() > due:
                     return int(now["pending"])
                 time.sleep(LOOK_SECONDS)
@@ -77,19 +77,19 @@ def _wait(seconds: float, stop: bool, config: Path | None, runtime_dir: str | No
 
 @app.command(epilog=examples("apex-exec undrain"))
 def undrain(as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
-    """Has a drained daemon take calls again. One that is ending cannot be held up."""
+    """Makes a drained daemon take calls again. A daemon that is already ending cannot be stopped from it."""
     done = ask(config, runtime_dir, "daemon.undrain", {})
     if as_json:
         print_json(done)
     else:
-        say("it takes calls again")
+        say("the daemon takes calls again")
 
 
 @app.command(epilog=examples("apex-exec restart my-plugin"))
 def restart(plugin: Plugin, as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
-    """Replaces a plugin's worker: the old one answers the calls that it has, the next ones go to a new one.
+    """Replaces a plugin's worker: the old worker finishes its calls, and a new one gets the next calls.
 
-    A wait after failures (the backoff) is over with it; an open breaker stays open (`apex-exec breaker reset`).
+    This also ends the wait after failures (the backoff). An open breaker stays open; see `apex-exec breaker reset`.
     """
     done = ask(config, runtime_dir, "plugin.restart", {"id": plugin})
     pids = ", ".join(map(str, done["pids"]))

@@ -16,15 +16,15 @@ from apex_exec.cli.verbs import BadParameter, Exit, Option
 def serve(
     config: ConfigFile = None,
     plugins_dir: Annotated[str | None, Option(
-        metavar="DIR", help="Folder of bundles, one a folder, enabled for all users (development).")] = None,
+        metavar="DIR", help="Folder of bundles, each in a subfolder, enabled for all users (development).")] = None,
     runtime_dir: RuntimeDir = None,
-    state_dir: Annotated[str | None, Option(metavar="DIR", help="Registry, ledger, bundles, keys.")] = None,
+    state_dir: Annotated[str | None, Option(metavar="DIR", help="Folder of registry, ledger, bundles, keys.")] = None,
     http_address: Annotated[str | None, Option(
         metavar="HOST:PORT", help="/metrics /livez /readyz; port 0 takes a free one.")] = None,
     setting: Annotated[list[str] | None, Option(
         "--set", metavar="KEY=VALUE", help="Any configuration key, dotted; may be repeated.")] = None,
     background: Annotated[bool, Option(
-        "--background", help="Return as soon as it is ready; it goes on until `apex-exec stop`.")] = False,
+        "--background", help="Return once it is ready; `apex-exec stop` ends it.")] = False,
 ) -> None:
     """Runs the daemon in the foreground, or with --background beside the shell.
 

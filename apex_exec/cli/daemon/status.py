@@ -1,4 +1,4 @@
-"""``status`` and ``top``: what the daemon and its plugins are doing, once or again and again."""
+"""``status`` and ``top``: what the daemon and its plugins are doing, once or continuously."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COLUMNS = {"id": "plugin", "condition": "state", "calls": "calls/s", "p50": "p50
            "queue": "queue", "cpu": "cpu %", "memory": "mem MB", "throttled": "thr %", "breaker": "breaker",
            "failures": "fail 5m", "restarts": "rst"}
 NARROW = 96
-"""Below this width `top` leaves the breaker's column out: an open one is told in the state."""
+"""Below this width `top` leaves out the breaker's column; the state shows an open breaker."""
 HOTKEYS: dict[str, SortKey] = {"i": "id", "s": "state", "c": "calls", "5": "p50", "9": "p99", "u": "queue", "p": "cpu",
                                "m": "memory", "t": "throttled", "f": "failures",
                                "r": "restarts"}
@@ -36,7 +36,7 @@ def status(as_json: AsJson = False, sort: Sort = "id", runtime_dir: RuntimeDir =
     """Shows the daemon and its plugins.
 
     Rates are averages since the daemon started; `top` shows the current ones. Quantiles are of the latest calls.
-    Failures are those by the plugin's own fault in the last five minutes; `plugin logs ID` has each with its reason.
+    Failures are the plugin's own in the last five minutes; `plugin logs ID` shows each of them with its reason.
     """
     with connect.admin(config, runtime_dir) as client:
         now = client.request("daemon.status")
@@ -59,7 +59,7 @@ def top(
 
     Keys sort: i id, s state, c calls, 5 p50, 9 p99, u queue, p cpu, m memory, t throttled, f failures, r restarts;
     q ends.
-    Without a terminal, or with --json, it looks twice and prints once.
+    Without a terminal, or with --json, it reads the status twice and prints the table once.
     """
     with connect.admin(config, runtime_dir) as client:
         before = client.request("daemon.status")
@@ -74,7 +74,7 @@ def top(
 
 
 def rows(now: Row, before: Row | None) -> list[Row]:
-    """One row a plugin; rates between two looks, or since the start where there is one only."""
+    """One row for each plugin, with rates between two looks, or since the start if there is only one look."""
     past = {plugin["id"]: plugin for plugin in before["plugins"]} if before else {}
     since = before["uptimeSeconds"] if before else 0.0
     elapsed: float = max(1e-3, now["uptimeSeconds"] - since)
@@ -113,7 +113,7 @@ def ordered(table: list[Row], key: str) -> list[Row]:
 
 
 def headline(now: Row) -> str:
-    """The daemon in one line, and what is wrong with it in a second where something is."""
+    """The daemon in one line, and a second line with its problems if it has any."""
     plugins = now["plugins"]
     workers = sum(len(plugin["pids"]) for plugin in plugins)
     calls = sum(plugin["calls"] for plugin in plugins)
@@ -127,7 +127,7 @@ def headline(now: Row) -> str:
 
 
 def _live(look: Any, before: Row, sort: SortKey, seconds: float) -> None:
-    """Redraws every ``seconds`` and at a key; one frame at a time, so that a slow terminal only sees fewer."""
+    """Redraws every ``seconds`` and at a key, one frame at a time, so that a slow terminal gets fewer frames."""
     import select
     import shutil
     import termios

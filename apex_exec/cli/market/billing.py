@@ -32,14 +32,14 @@ quote_app = Group("The arithmetic alone; needs no daemon.")
 billing_app.add("quote", quote_app)
 
 LOOK_SECONDS_MIN, LOOK_SECONDS_MAX = 0.5, 3.0
-"""Between two looks at an operation that is waited for, longer each time: every look is a record of the ledger."""
+"""Pauses between two looks at a running operation. They get longer, because every look is recorded in the ledger."""
 TELL_SECONDS = 10.0
 """Seconds between two lines of progress if stderr is not a terminal."""
 PASSING = ("registrar_busy", "registrar_died", "registrar_down", "store_unusable")
 PASSING_SECONDS = 30.0
-"""Refusals of a registrar that is being restarted, and how long they are borne: afterwards it tells the outcome."""
-NoWait = Annotated[bool, Option("--no-wait", help="Print the operation's id where it takes longer than a second; "
-                                                        "`billing status ID` tells what became of it.")]
+"""Refusals of a registrar that is being restarted, and how long they are tolerated; then it knows the outcome."""
+NoWait = Annotated[bool, Option("--no-wait", help="If it takes longer than a second, print the operation's id; "
+                                                        "`billing status ID` shows its outcome.")]
 AsJson = Annotated[bool, Option("--json", help="One JSON object, amounts in minor units (cents).")]
 
 
@@ -124,7 +124,7 @@ def close(month: Month, as_json: AsJson = False, no_wait: NoWait = False, runtim
 def status(operation: Annotated[str, Argument(metavar="[ID]", help="What `billing report` or `close` printed. "
                                                     "Default: the latest ones.")] = "",
            as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
-    """How far a report or a closing is, and what became of it."""
+    """Shows the progress of a report or a closing, or its outcome."""
     with connect.admin(config, runtime_dir) as client:
         found = client.request("billing.status", {"operation": operation})
     if as_json:
@@ -172,10 +172,10 @@ def book_enterprise(
 
 
 def _had(client: AdminClient, op: str, args: dict[str, Any], no_wait: bool) -> dict[str, Any]:
-    """The statement that ``op`` answers with, waited for. Ends the command where it is not to be waited for."""
+    """Waits for the statement that ``op`` produces. With ``no_wait`` it ends the command as soon as an id is known."""
     from apex_exec.client import ConnectionLost
 
-    begun = "It may have been begun: the same command again goes on with it, and `apex-exec billing status` lists it."
+    begun = "It may have started: run the same command again to continue, or see `apex-exec billing status`."
     try:
         found: dict[str, Any] = client.request(op, args)
     except KeyboardInterrupt:
@@ -191,11 +191,11 @@ def _had(client: AdminClient, op: str, args: dict[str, Any], no_wait: bool) -> d
     try:
         return _awaited(client, found)
     except KeyboardInterrupt:
-        say("\n" * sys.stderr.isatty() + "The daemon goes on with it. To see how far it is: apex-exec billing status "
+        say("\n" * sys.stderr.isatty() + "The daemon continues the work. To see its progress: apex-exec billing status "
             + found["operation"], file=sys.stderr)
         raise
     except ConnectionLost as error:
-        fail(f"{error}. What became of it: apex-exec billing status {found['operation']}", EXIT_NO_DAEMON)
+        fail(f"{error}. To see its outcome: apex-exec billing status {found['operation']}", EXIT_NO_DAEMON)
 
 
 def _awaited(client: AdminClient, found: dict[str, Any]) -> dict[str, Any]:
@@ -231,7 +231,7 @@ def _progress(found: dict[str, Any]) -> str:
 
 
 def _outcome(found: dict[str, Any]) -> None:
-    """Ends the command where the operation failed."""
+    """Ends the command if the operation failed."""
     refusal = found["refusal"]
     if found["state"] == "failed" and refusal is not None:
         hint = f" ({refusal['hint']})" if refusal.get("hint") else ""

@@ -1,4 +1,4 @@
-"""What the verbs of the marketplace share: one question to the daemon, and how its answers are shown."""
+"""What the verbs of the marketplace share: asking the daemon, and showing its answers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from apex_exec.cli.facts import duration
 from apex_exec.cli.output import print_json, print_table, say
 from apex_exec.cli.verbs import Argument, Option
 
-Reason = Annotated[str, Option(help="Why; the author reads it.")]
+Reason = Annotated[str, Option(help="The reason; the author can read it.")]
 PluginId = Annotated[str, Argument(help="The plugin's id.")]
 User = Annotated[str, Option("--user", metavar="UUID", help="The user.")]
 
@@ -23,11 +23,11 @@ def ask(config: Path | None, runtime_dir: str | None, op: str, timeout_ms: float
 
 
 def show_facts(done: dict[str, Any], as_json: bool, keys: tuple[str, ...]) -> None:
-    """All of it as JSON, or what stands under ``keys`` in words."""
+    """Prints all of ``done`` as JSON, or the values of ``keys`` as a table for people."""
     from apex_exec.cli.facts import facts, for_people
 
     if isinstance(done.get("price"), str):
-        done["price"] = json.loads(done["price"])  # as it was when it was bought
+        done["price"] = json.loads(done["price"])  # the price at the time of the purchase
     if as_json:
         print_json(done)
     else:
@@ -36,7 +36,7 @@ def show_facts(done: dict[str, Any], as_json: bool, keys: tuple[str, ...]) -> No
 
 
 def show_checks(shown: dict[str, Any], as_json: bool) -> bool:
-    """Prints a submission's checks; True where all are met."""
+    """Prints a submission's checks; True if all of them are met."""
     checks = (shown.get("result") or {}).get("checks", [])
     if as_json:
         print_json(shown)
@@ -53,7 +53,7 @@ def show_checks(shown: dict[str, Any], as_json: bool) -> bool:
 
 
 def show_queue(rows: list[dict[str, Any]], as_json: bool) -> None:
-    """The submissions that wait."""
+    """Prints the submissions that are waiting."""
     print_table(rows, {"position": "position", "id": "id", "plugin": "plugin", "version": "version", "state": "state",
                        "author": "author", "reviewer": "reviewer", "waitingSeconds": "waiting"},
-                as_json=as_json, empty="nothing waits")
+                as_json=as_json, empty="no submission is waiting")

@@ -1,4 +1,4 @@
-"""Fetching from a marketplace index: the command downloads, the daemon decides what is to be believed."""
+"""Fetching from a marketplace index: the command downloads it, and the daemon decides whether to trust it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 
 def read_index(client: AdminClient, place: str, **args: str) -> Any:
-    """What the index at ``place`` says of ``plugin`` (and ``version``) or of ``words``, once the daemon believes it.
+    """What the index at ``place`` says about ``plugin`` (and ``version``) or ``words``, verified by the daemon.
 
-    Raises Refusal (not fetched) and CallError (rolled back, expired, forged).
+    Raises Refusal if it cannot be fetched, and CallError if it was rolled back, has expired or is forged.
     """
     from apex_exec.market.shop.download import fetch
     from apex_exec.market.shop.index import INDEX_BYTES_MAX, NAME
@@ -26,7 +26,7 @@ def read_index(client: AdminClient, place: str, **args: str) -> Any:
 def fetch_plugin(client: AdminClient, place: str, plugin: str, version: str = "") -> tuple[dict[str, Any], bytes]:
     """The entry of ``plugin`` in the index at ``place``, and its ``.apx``: the bytes that the index names.
 
-    Raises Refusal("bundle_swapped") where a mirror has others; what ``read_index`` raises.
+    Raises Refusal("bundle_swapped") if a mirror has other bytes, and everything that ``read_index`` raises.
     """
     from apex_exec.market.shop.download import fetch
     from apex_exec.market.shop.index import check_bundle

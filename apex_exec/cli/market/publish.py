@@ -1,4 +1,4 @@
-"""``market publish`` and ``revoke``: what stands in the signed index."""
+"""``market publish`` and ``revoke``: what the signed index lists."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def entitle(plugin: PluginId,
             output: Annotated[Path, Option("--output", "-o", help="The file to write.")],
             user: Annotated[list[str] | None,
                             Option("--user", metavar="UUID", help="A user; may be given again.")] = None,
-            customer: Annotated[str, Option(help="All whom a daemon with this market.customer serves.")] = "",
+            customer: Annotated[str, Option(help="Covers every user of a daemon with this market.customer.")] = "",
             as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
     """Signs an entitlement for a customer's own daemon, which takes it by market.entitlements."""
     done = ask(config, runtime_dir, "market.entitle", plugin=plugin, until=until, users=user or [], customer=customer)
@@ -45,7 +45,7 @@ def entitle(plugin: PluginId,
 @market_app.command(epilog=examples("apex-exec market refund 5c0f… --reason 'did not work'"))
 def refund(purchase: Annotated[str, Argument(help="The purchase's key.")], reason: Reason, key: Key = "",
            as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
-    """Reverses a purchase to the cent; what it entitled to ends at once."""
+    """Reverses a purchase to the cent; the entitlement that it gave ends at once."""
     done = ask(config, runtime_dir, "market.refund", purchase=purchase, reason=reason, key=key or str(uuid.uuid4()))
     show_facts(done, as_json, ("key", "plugin", "userId", "gross", "fee", "authorShare", "refundedAt"))
 

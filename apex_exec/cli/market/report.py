@@ -37,9 +37,9 @@ def report(as_csv: Annotated[bool, Option("--csv", help="Print CSV instead of a 
 
 @market_app.command(epilog=examples("apex-exec market clock",
                                     "apex-exec market clock --accept --reason 'NTP was wrong'"))
-def clock(accept: Annotated[bool, Option("--accept", help="This clock is right; go on from it.")] = False,
-          reason: Annotated[str, Option(help="Why; needed with --accept.")] = "", as_json: AsJson = False,
+def clock(accept: Annotated[bool, Option("--accept", help="Continue from this machine's clock.")] = False,
+          reason: Annotated[str, Option(help="The reason; required with --accept.")] = "", as_json: AsJson = False,
           runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
-    """Says how far this machine's clock is behind the store's latest change; goes on from it where it was ahead."""
+    """Says how far this clock is behind the store's latest change; with --accept the store continues from it."""
     done = ask(config, runtime_dir, "market.clock", accept=accept, reason=reason)
     show_facts(done, as_json, ("behindSeconds", "accepted", "datedAnew"))

@@ -22,7 +22,7 @@ ApproverKey = Annotated[str, Option("--key", metavar="NAME|FILE", help="The revi
 def review(submission: Annotated[int, Argument(min=0, help="The submission's number; none: the queue.")] = 0,
            reviewer: Annotated[str, Option(help="Your name.")] = "", as_json: AsJson = False,
            runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
-    """Takes a submission for review and shows what to look at."""
+    """Takes a submission for review and shows what has to be reviewed."""
     shown = ask(config, runtime_dir, "market.review", submission=submission, reviewer=reviewer)
     if isinstance(shown, list):
         show_queue(shown, as_json)
@@ -36,12 +36,12 @@ def review(submission: Annotated[int, Argument(min=0, help="The submission's num
 
 @market_app.command(epilog=examples("apex-exec market approve 7 --reviewer rita --digest 3f… --confirm-all --reason y"))
 def approve(submission: Submission, reviewer: Reviewer, reason: Reason,
-            digest: Annotated[str, Option(help="The digest that was looked at.")],
+            digest: Annotated[str, Option(help="The digest of the bundle that you reviewed.")],
             confirm: Annotated[list[str] | None, Option(help="An item of the checklist; repeat it.")] = None,
             confirm_all: Annotated[bool, Option("--confirm-all", help="Every item of the checklist.")] = False,
             key: ApproverKey = "", as_json: AsJson = False, state_dir: StateDir = None, runtime_dir: RuntimeDir = None,
             config: ConfigFile = None) -> None:
-    """Says yes to exactly these bytes."""
+    """Approves a submission, for exactly these bytes."""
     from apex_exec.market.review.states import CHECKLIST
 
     shown = ask(config, runtime_dir, "market.approve", submission=submission, reviewer=reviewer, reason=reason,
@@ -52,11 +52,11 @@ def approve(submission: Submission, reviewer: Reviewer, reason: Reason,
 
 @market_app.command(epilog=examples("apex-exec market reject 7 --reviewer rita --reason 'sends data out' --changes"))
 def reject(submission: Submission, reviewer: Reviewer, reason: Reason,
-           digest: Annotated[str, Option(help="The digest that was looked at; default: as submitted.")] = "",
+           digest: Annotated[str, Option(help="The digest that you reviewed; default: as submitted.")] = "",
            changes: Annotated[bool, Option("--changes", help="Ask for changes instead.")] = False,
            key: ApproverKey = "", as_json: AsJson = False, state_dir: StateDir = None, runtime_dir: RuntimeDir = None,
            config: ConfigFile = None) -> None:
-    """Says no, or asks for changes."""
+    """Rejects a submission, or asks its author for changes."""
     with connect.admin(config, runtime_dir) as client:
         digest = digest or client.request("market.status", {"submission": submission})["digest"]
         signed = _signed(key, config, state_dir, submission, digest, "changes_requested" if changes else "rejected",
@@ -68,7 +68,7 @@ def reject(submission: Submission, reviewer: Reviewer, reason: Reason,
 
 def _signed(key: str, config: Path | None, state_dir: str | None, submission: int, digest: str, decision: str,
             reason: str) -> dict[str, str]:
-    """The decision signed with the key of that name or file; nothing where none is named."""
+    """The decision, signed with the key of that name or file; empty if no key is named."""
     if not key:
         return {}
     import os

@@ -19,10 +19,10 @@ CHECKS_TIMEOUT_MS = 300_000
                                     "apex-exec market submit sums.apx --json"))
 def submit(path: Annotated[Path, Argument(help="The bundle: a folder or an .apx file.")],
            submitter: Annotated[str, Option("--as", metavar="NAME", help="Who submits.")] = "",
-           contact: Annotated[str, Option(help="Who answers users, where the manifest has no `support`.")] = "",
+           contact: Annotated[str, Option(help="The support contact, if the manifest has no `support`.")] = "",
            response_hours: Annotated[int, Option(help="Within how many hours, at most 24.")] = 0,
            as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
-    """Submits a bundle; the machine checks it at once. Exit status 1 where a requirement is not met."""
+    """Submits a bundle; the machine checks it at once. Exit status 1 if a requirement is not met."""
     with progress("scan, tests in the jail, coverage"):
         shown = ask(config, runtime_dir, "market.submit", CHECKS_TIMEOUT_MS, bundle=bundle_bytes(path, config),
                     submitter=submitter or this_user(), contact=contact, responseHours=response_hours)

@@ -15,17 +15,17 @@ Plugin = Annotated[str, Argument(metavar="ID", help="The plugin.")]
 Permission = Annotated[str, Argument(metavar="PERMISSION", help="admin:users, admin:billing, system:config, or "
                                                                       "author-key where the author's key changed.")]
 Key = Annotated[str, Option("--key", metavar="NAME|FILE", help="The approver's private key.")]
-Reason = Annotated[str, Option("--reason", metavar="TEXT", help="Why; it is kept and audited.")]
-Version = Annotated[str | None, Option("--version", metavar="X.Y.Z", help="Default: the one that waits.")]
+Reason = Annotated[str, Option("--reason", metavar="TEXT", help="The reason; it is stored and audited.")]
+Version = Annotated[str | None, Option("--version", metavar="X.Y.Z", help="Default: the version that is waiting.")]
 
 
 @plugin_app.command(epilog=examples("apex-exec plugin approve my-plugin admin:users --key bob --reason 'ticket 4711'"))
 def approve(
     plugin: Plugin, permission: Permission, key: Key, reason: Reason, version: Version = None,
-    days: Annotated[int, Option("--days", min=1, max=90, help="How long it holds.")] = 90,
+    days: Annotated[int, Option("--days", min=1, max=90, help="How many days the approval lasts.")] = 90,
     as_json: AsJson = False, state_dir: StateDir = None, runtime_dir: RuntimeDir = None, config: ConfigFile = None,
 ) -> None:
-    """Approves a permission; a version that waited only for this goes on by itself."""
+    """Approves a permission; if the version waited only for this, its installation continues."""
     _decide("approve", plugin, permission, key, reason, version, days, as_json, state_dir, runtime_dir, config)
 
 

@@ -21,7 +21,7 @@ LONG_TIMEOUT_MS = 240_000
 StateDir = Annotated[str | None, Option(
     "--state-dir", metavar="DIR", help="The daemon's state folder (keys, logs); default: the configuration's.")]
 Hook = Annotated[str | None, Option(
-    "--hook", metavar="HOOK", help="The hook to try it with; none: only load it. Default: one that it declares.")]
+    "--hook", metavar="HOOK", help="The hook to call; `none` only loads the plugin. Default: a hook that it declares.")]
 Payload = Annotated[str | None, Option("--payload", metavar="JSON", help="The trial call's payload.")]
 User = Annotated[str | None, Option("--user", metavar="UUID", help="The user; default: everybody.")]
 
@@ -53,18 +53,18 @@ def bundle_bytes(path: Path, config: Path | None) -> bytes:
 
 
 def looks_like_path(text: str) -> bool:
-    """True for what names a file or folder and no plugin's id.
+    """True if ``text`` names a file or folder, not a plugin's id.
 
-    A bare name is an id whatever lies in this folder: what a download has put there is not installed in the place of
-    what was asked for.
+    A bare name is an id even if this folder holds a file of that name. So a downloaded file is never installed in place
+    of the plugin that was asked for.
     """
     return "/" in text or text.endswith(".apx") or text in (".", "..")
 
 
 @contextmanager
 def folder_hint(target: str) -> Iterator[None]:
-    """Where a plugin named ``target`` is not to be had and a file or folder is called so, the error says how to name
-    that. Raises Refusal."""
+    """If no plugin ``target`` can be had but a file or folder has that name, the error says how to write its path.
+    Raises Refusal."""
     from apex_exec.client import CallError
     from apex_exec.errors import Refusal
 
@@ -78,7 +78,7 @@ def folder_hint(target: str) -> Iterator[None]:
 
 
 def json_map(text: str | None) -> dict[str, Any] | None:
-    """``--payload`` as a map. Ends the command with a usage error where it is none."""
+    """``--payload`` as a map. Ends the command with a usage error if it is not a map."""
     if text is None:
         return None
     try:
@@ -91,21 +91,21 @@ def json_map(text: str | None) -> dict[str, Any] | None:
 
 
 def state_path(config: Path | None, state_dir: str | None) -> Path:
-    """The daemon's state folder, as far as this command is told. Raises ConfigError."""
+    """The daemon's state folder, from the flag or the configuration. Raises ConfigError."""
     from apex_exec.config import load_settings
 
     return load_settings(config, {"state_dir": state_dir} if state_dir else None).state_path
 
 
 def say_waiting(result: dict[str, Any]) -> None:
-    """Tells which approvals are missing, and how to give them."""
+    """Prints which approvals are missing, and how to give them."""
     for row in result.get("waiting", ()):
         say(f"waits for approval of {row['permission']}: apex-exec plugin approve {row['plugin']} "
               f"{row['permission']} --key NAME --reason TEXT")
 
 
 def say_findings(scan: dict[str, Any] | None) -> None:
-    """Warnings and errors of a scan, a line each; notes only as a number."""
+    """Prints the warnings and errors of a scan, one on each line; of the notes only their number."""
     if scan is None:
         return
     shown = [item for item in scan["findings"] if item["severity"] != "note"]
@@ -116,7 +116,7 @@ def say_findings(scan: dict[str, Any] | None) -> None:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Writes ``path`` whole or not at all, readable to whom the umask lets read. Raises Refusal("unwritable")."""
+    """Writes ``path`` completely or not at all, with the umask's permissions. Raises Refusal("unwritable")."""
     from apex_exec.common import files
     from apex_exec.errors import Refusal
 

@@ -1,4 +1,4 @@
-"""``plugin dev``: a daemon of its own that serves one folder and takes every save that is a bundle."""
+"""``plugin dev``: starts a daemon that serves one folder and reloads it after every save that loads."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ START_SECONDS_MAX = 30.0
 LINE_BYTES_MAX = 1024 * 1024
 USER = "11111111-2222-4333-8444-555555555555"
 LINES_PER_SECOND = 1000
-"""Of what the plugin prints: its author wants to see all of it."""
+"""The limit on what the plugin prints is high, because its author wants to see everything."""
 
 
 @plugin_app.command(epilog=examples("apex-exec plugin dev ./my-plugin"))
 def dev(
     folder: Annotated[Path, Argument(metavar="DIR", help="The bundle's folder.")],
     runtime: Annotated[str | None, Option(
-        "--runtime-dir", metavar="DIR", help="Its sockets; default: a new one.")] = None,
+        "--runtime-dir", metavar="DIR", help="Folder for the daemon's sockets; default: a new one.")] = None,
     config: ConfigFile = None,
 ) -> None:
     """Serves a folder with the real limits and jail, and reloads it on every save. Ctrl-C ends it.
 
-    A save that is no valid bundle, or that cannot be loaded, is told, and the last good one goes on. What the plugin
-    prints is shown here, and so is every failure of a hook, with its traceback.
+    If a save is not a valid bundle or cannot be loaded, the reason is printed and the last good save stays in service.
+    Everything that the plugin prints is shown here, and so is every failure of a hook, with its traceback.
     """
     need_linux()
     from apex_exec.registry.bundles.bundle import read_folder
@@ -66,7 +66,7 @@ def dev(
                     daemon.check_starting(due)
                 except DaemonFailed:
                     log.show(0.0)
-                    fail("the daemon did not start; its own words stand above", EXIT_NO)
+                    fail("the daemon did not start; the lines above are its own messages", EXIT_NO)
             _tell_calls(watch.bundle, str(daemon.runtime))
             while daemon.is_running():
                 log.show(POLL_SECONDS)
@@ -80,7 +80,7 @@ def dev(
 
 @contextmanager
 def _served(place: Path, runtime: str | None, config: Path | None) -> Iterator[tuple[Daemon, Readiness, _Log]]:
-    """The daemon, whether it is ready, and what it says; ended at the end, or by ctrl-C."""
+    """Yields the daemon, its readiness and its log. The daemon is stopped when the body ends or at Ctrl-C."""
     from apex_exec.testing import Daemon
 
     settings = {"log.format": "json", "log.plugin_lines_per_second": LINES_PER_SECOND,
@@ -91,7 +91,7 @@ def _served(place: Path, runtime: str | None, config: Path | None) -> Iterator[t
             daemon = Daemon(place, config=settings, config_file=config, output=writes)
             readiness = daemon.launch()
         finally:
-            os.close(writes)  # the daemon has its own: its end is the end of what we read
+            os.close(writes)  # the daemon has its own copy, so our reading ends when the daemon does
         log = _Log(reads)
         try:
             with readiness:
@@ -101,12 +101,12 @@ def _served(place: Path, runtime: str | None, config: Path | None) -> Iterator[t
         finally:
             daemon.signal(signal.SIGTERM)
             while log.show(POLL_SECONDS):
-                pass  # or it would wait for somebody to read what it says at its end
+                pass  # if nobody read its last messages, the daemon would block on writing them
             daemon.stop()
 
 
 def _tell_calls(bundle: Bundle, sockets: str) -> None:
-    """A command for each hook that can be copied into another shell as it stands."""
+    """Prints one command for each hook, ready to be copied into another shell."""
     import shlex
 
     from apex_exec.registry.bundles.checks import canary_call
@@ -119,14 +119,14 @@ def _tell_calls(bundle: Bundle, sockets: str) -> None:
 
 
 class _Log:
-    """The daemon's log as JSON lines: the plugin's part of it, with its line ends, and what the daemon warns of."""
+    """The daemon's log as JSON lines: shows the plugin's lines, and the daemon's warnings and errors."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._begun = b""
 
     def show(self, seconds: float) -> bool:
-        """Shows what comes within ``seconds``; False at the end of it all."""
+        """Shows what arrives within ``seconds``; returns False once the log has ended."""
         due = time.monotonic() + seconds
         while select.select([self._fd], [], [], max(0.0, due - time.monotonic()))[0]:
             data = os.read(self._fd, 65_536)
@@ -143,7 +143,7 @@ class _Log:
         try:
             entry = json.loads(line)
             plugin, level, text = entry.get("plugin", ""), entry["level"], str(entry["message"])
-        except (ValueError, KeyError, TypeError, AttributeError):  # of a process beside the daemon
+        except (ValueError, KeyError, TypeError, AttributeError):  # written by a process other than the daemon
             say(line.decode("utf-8", "replace"), flush=True)
             return
         if plugin:
@@ -165,7 +165,7 @@ class _Watch:
         self._said = ""
 
     def look(self) -> bool:
-        """True where a save has been taken over; what keeps one from it is told once."""
+        """True if a new save was taken over. The reason why one was not is printed once."""
         from apex_exec.errors import Refusal
         from apex_exec.registry.bundles.bundle import read_folder
         from apex_exec.registry.scan.scanner import scan
@@ -179,8 +179,8 @@ class _Watch:
             self._check(bundle)
         except Refusal as error:
             if (told := f"{error.message} ({error.hint})" if error.hint else error.message) != self._said:
-                goes_on = "the last good save goes on" if self.served.exists() else "waiting for a save that loads"
-                say(f"not reloaded: {told}; {goes_on}", flush=True)
+                then = "the last good save is still served" if self.served.exists() else "waiting for a save that loads"
+                say(f"not reloaded: {told}; {then}", flush=True)
                 self._said = told
             return False
         for item in scan(bundle.files, bundle.manifest, with_bandit=False).errors:
@@ -191,15 +191,15 @@ class _Watch:
         return True
 
     def _check(self, bundle: Bundle) -> None:
-        """Loads the save in a jailed worker beside the daemon's. Raises Refusal where it would not be served."""
+        """Loads the save in a jailed worker beside the daemon's. Raises Refusal if it could not be served."""
         from apex_exec.errors import Refusal
         from apex_exec.registry.bundles.checks import declared_problems
         from apex_exec.registry.trials.one_shot_worker import declared_by
 
         if bundle.manifest.id != self.served.name:
             raise Refusal("id_changed",
-                          f"the manifest's id is {bundle.manifest.id} now, and {self.served.name} is served",
-                          hint="end this with ctrl-C and begin it again")
+                          f"the manifest's id is now {bundle.manifest.id}, but {self.served.name} is being served",
+                          hint="stop this with Ctrl-C and start it again")
         if problems := declared_problems(bundle.manifest, declared_by(bundle, self._settings)):
             raise Refusal("declaration_differs", "; ".join(problem["message"] for problem in problems),
                           hint=problems[0]["hint"])

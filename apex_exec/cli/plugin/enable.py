@@ -1,4 +1,4 @@
-"""``plugin enable|disable|quarantine|release``: whether a plugin answers, and whom."""
+"""``plugin enable|disable|quarantine|release``: whether a plugin answers calls, and for which users."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def _run(op: str, args: dict[str, Any], as_json: bool, config: Path | None, runt
     if as_json:
         print_json(result)
         return
-    whom = f" for {result['user']}" if result.get("user") else ""
-    say(f"{result['id']}: {result['state']}{whom}" + ("" if result["changed"] else ", nothing to do"))
+    scope = f" for {result['user']}" if result.get("user") else ""
+    say(f"{result['id']}: {result['state']}{scope}" + ("" if result["changed"] else ", nothing to do"))
 
 
 @plugin_app.command(epilog=examples(
@@ -41,7 +41,7 @@ def disable(plugin: Plugin, user: User = None, as_json: AsJson = False, runtime_
 
 @plugin_app.command(epilog=examples("apex-exec plugin quarantine my-plugin --reason 'sends data to nowhere'"))
 def quarantine(
-    plugin: Plugin, reason: Annotated[str, Option("--reason", help="Why; callers are told.")],
+    plugin: Plugin, reason: Annotated[str, Option("--reason", help="The reason; callers of the plugin see it.")],
     as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None,
 ) -> None:
     """Stops a plugin at once; only an upgrade or `plugin release` ends that."""
@@ -50,5 +50,5 @@ def quarantine(
 
 @plugin_app.command(epilog=examples("apex-exec plugin release my-plugin"))
 def release(plugin: Plugin, as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
-    """Ends a quarantine; the plugin is disabled then."""
+    """Ends a quarantine; afterwards the plugin is disabled."""
     _run("plugin.release", {"id": plugin}, as_json, config, runtime_dir)

@@ -1,4 +1,4 @@
-"""``plugin install|upgrade|rollback|remove``: which version of a plugin there is."""
+"""``plugin install|upgrade|rollback|remove``: which version of a plugin is installed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TrialUser = Annotated[str | None, Option("--user", metavar="UUID", help="The tri
 def install(target: Target, as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
     """Checks and installs a bundle; it is not enabled yet.
 
-    A bare name is a plugin's id: it is installed from what is registered, else fetched from the marketplace index
+    A bare name is a plugin's id: the registered plugin is installed, or else it is fetched from the marketplace index
     (market.index). A folder is written as ./my-plugin.
     """
     with progress(f"install {target}") as tell:
@@ -91,7 +91,7 @@ def upgrade(
     "apex-exec plugin rollback my-plugin", "apex-exec plugin rollback my-plugin --to 1.0.0"))
 def rollback(
     plugin: Plugin,
-    to: Annotated[str | None, Option("--to", metavar="VERSION", help="Default: the version before.")] = None,
+    to: Annotated[str | None, Option("--to", metavar="VERSION", help="Default: the previous version.")] = None,
     hook: Hook = None, payload: Payload = None, user: TrialUser = None, as_json: AsJson = False,
     runtime_dir: RuntimeDir = None, config: ConfigFile = None,
 ) -> None:
@@ -102,7 +102,7 @@ def rollback(
 
 @plugin_app.command(epilog=examples("apex-exec plugin remove my-plugin"))
 def remove(plugin: Plugin, as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
-    """Takes a plugin out, with all its versions."""
+    """Removes a plugin with all its versions."""
     result = ask(config, runtime_dir, "plugin.remove", {"id": plugin})
     if as_json:
         print_json(result)

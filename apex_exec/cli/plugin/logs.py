@@ -18,8 +18,8 @@ POLL_SECONDS = 0.2
     "apex-exec plugin logs my-plugin --lines 50", "apex-exec plugin logs my-plugin --follow"))
 def logs(
     plugin: Annotated[str, Argument(metavar="ID", help="The plugin.")],
-    follow: Annotated[bool, Option("--follow", "-f", help="Go on with what is written from now on.")] = False,
-    lines: Annotated[int, Option("--lines", "-n", min=0, help="Begin with the last so many.")] = 100,
+    follow: Annotated[bool, Option("--follow", "-f", help="Keep printing lines as they are written.")] = False,
+    lines: Annotated[int, Option("--lines", "-n", min=0, help="How many of the latest lines to print first.")] = 100,
     state_dir: StateDir = None,
     config: ConfigFile = None,
 ) -> None:
@@ -39,11 +39,11 @@ def logs(
     except FileNotFoundError:
         fail(f"{plugin} has written nothing: there is no {path}", EXIT_NO)
     except PermissionError:
-        fail(f"{path} cannot be read by this user; run it as the daemon's", EXIT_NO)
+        fail(f"{path} cannot be read by this user; run this as the daemon's user", EXIT_NO)
     with file:
         body = file.read()
         end = body.rfind("\n") + 1 if follow else len(body)
-        begun = body[end:]  # of a line that is being written: shown when it is whole
+        begun = body[end:]  # a line that is still being written is shown once it is complete
         text = body[:end].splitlines()
         older = path.with_suffix(".log.1")
         if len(text) < lines and older.exists():

@@ -1,4 +1,4 @@
-"""``plugin new``: a plugin to begin with."""
+"""``plugin new``: creates a plugin that an author can start from."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from apex_exec.cli.verbs import Argument, Option
     "apex-exec plugin new my-plugin", "apex-exec plugin new my-plugin --author 'ACME Corp'",
     "apex-exec plugin new my-plugin --hook onInvoiceCreated --config daemon.toml"))
 def new(
-    plugin: Annotated[str, Argument(metavar="ID", help="3 to 50 of a-z, 0-9 and hyphens.")],
-    folder: Annotated[Path, Option("--dir", metavar="DIR", help="Where its folder is made.")] = Path(),
+    plugin: Annotated[str, Argument(metavar="ID", help="The new id: 3 to 50 of a-z, 0-9 and the hyphen.")],
+    folder: Annotated[Path, Option("--dir", metavar="DIR", help="Where the plugin's folder is made.")] = Path(),
     author: Annotated[str, Option("--author", help="The author, as in the manifest; default: this user.")] = "",
-    hook: Annotated[str, Option("--hook", metavar="HOOK", help="The hook it begins with.")] = "onDashboardLoad",
+    hook: Annotated[str, Option("--hook", metavar="HOOK", help="The hook that it implements.")] = "onDashboardLoad",
     as_json: AsJson = False,
     config: ConfigFile = None,
 ) -> None:
-    """Makes DIR/ID with manifest, code, test and README; it passes validate and test as it is."""
+    """Makes DIR/ID with manifest, code, test and README; it passes `validate` and `test` unchanged."""
     from apex_exec.registry.bundles.scaffold import write_scaffold
 
     settings_with_hooks(config)

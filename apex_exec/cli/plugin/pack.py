@@ -20,15 +20,15 @@ def pack(
     folder: Annotated[Path, Argument(metavar="DIR", help="The bundle's folder.")],
     output: Annotated[Path | None, Option("-o", "--output", metavar="FILE",
                                                 help="Default: ID-VERSION.apx here.")] = None,
-    with_secrets: Annotated[bool, Option("--with-secrets", help="Pack what looks like a secret too.")] = False,
+    with_secrets: Annotated[bool, Option("--with-secrets", help="Pack files that look like a secret too.")] = False,
     as_json: AsJson = False,
     config: ConfigFile = None,
 ) -> None:
-    """Packs a folder into an .apx: the same bytes for the same files, on any machine. Lists what it takes.
+    """Packs a folder into an .apx: the same bytes for the same files, on any machine. Lists the files that it packs.
 
-    Left out are names that begin with a dot, caches, *.apx, what is a secret by its name (*.env, *.pem, *.key, id_rsa
-    …), and what DIR/.apxignore names, which is written as .gitignore is; a line as !public.key takes something back.
-    A file that holds what looks like a secret stops it.
+    It leaves out names that begin with a dot, caches, *.apx, files whose names say that they hold a secret (*.env,
+    *.pem, *.key, id_rsa …), and whatever DIR/.apxignore lists. That file is written like .gitignore; a line such as
+    !public.key includes a file again. If a file contains something that looks like a secret, nothing is packed.
     """
     from apex_exec.errors import Refusal
     from apex_exec.registry.bundles.bundle import pack as packed
@@ -41,8 +41,8 @@ def pack(
     if not with_secrets and (found := secrets_in(bundle.files)):
         raise Refusal("holds_a_secret", "; ".join(f"{name}:{line}: this looks like {what}"
                                                   for name, line, what in found[:SECRETS_TOLD_MAX]),
-                      hint="whoever has a bundle can read it: take it out, name the file in .apxignore, or, if it is "
-                           "none, pack with --with-secrets")
+                      hint="everybody who gets the bundle can read it: remove it, or list the file in .apxignore; if "
+                           "it is not a secret, pack with --with-secrets")
     path = output or Path(f"{bundle.manifest.id}-{bundle.manifest.version}.apx")
     data = packed(bundle)
     replace_file(path, data)
@@ -62,13 +62,13 @@ def pack(
 @plugin_app.command(epilog=examples("apex-exec plugin sign my-plugin-1.0.0.apx --key acme"))
 def sign(
     file: Annotated[Path, Argument(metavar="FILE", help="The .apx; it is signed in place.")],
-    key: Annotated[str, Option("--key", metavar="NAME|FILE", help="A key of `keys new`, or its file.")],
+    key: Annotated[str, Option("--key", metavar="NAME|FILE", help="A key made by `keys new`, or its file.")],
     role: Annotated[str, Option("--role", help="author or market.")] = "author",
     as_json: AsJson = False,
     state_dir: StateDir = None,
     config: ConfigFile = None,
 ) -> None:
-    """Signs an .apx in place. Its digest stays the same; signing twice is as signing once."""
+    """Signs an .apx in place. Its digest stays the same; signing it twice has the effect of signing it once."""
     import time
 
     from apex_exec.registry.bundles.bundle import pack as packed

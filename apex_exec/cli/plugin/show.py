@@ -1,4 +1,4 @@
-"""``plugin list`` and ``plugin show``: what there is, and all that is known of one."""
+"""``plugin list`` and ``plugin show``: all plugins in a table, and everything that is known about one of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from apex_exec.cli.verbs import Argument
 
 @plugin_app.command("list", epilog=examples("apex-exec plugin list", "apex-exec plugin list --json"))
 def list_plugins(as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
-    """Lists every plugin: version, state, whom it is enabled for."""
+    """Lists every plugin with its version, its state and the users for whom it is enabled."""
     rows = ask(config, runtime_dir, "plugin.list", {})["plugins"]
     if not as_json:
         for row in rows:

@@ -28,8 +28,8 @@ def test(
 ) -> None:
     """Runs a bundle's tests/ by pytest in a jailed worker and shows their coverage, as the marketplace measures it.
 
-    Tests play the platform with workers.fake.FakePlatform; there is no network in there, and no file but in tmp_path.
-    Fixtures: pytest's own, with capsys and caplog. No test is a failure.
+    Tests play the platform with workers.fake.FakePlatform; the jail has no network, and no files except those in
+    tmp_path. The fixtures are pytest's own, such as capsys and caplog. A bundle without any test fails.
     """
     need_linux()
     import msgspec
@@ -58,7 +58,7 @@ def test(
             say(clean(line))
         if run.ended:
             where = f" in {run.test}" if run.test else " before the first test began"
-            say(clean(f"the run did not come to its end{where}: {run.ended}"))
+            say(clean(f"the run did not finish{where}: {run.ended}"))
         elif not run.passed and not run.failed:
             say("there is no test: add tests/test_plugin.py")
         if measured is not None:
@@ -71,12 +71,12 @@ def test(
 
 
 def _coverage(bundle: Bundle, run: Run) -> tuple[Measured | None, str]:
-    """What the tests ran of the plugin's code, or why that is not known."""
+    """How much of the plugin's code the tests ran, or why that is not known."""
     from apex_exec.errors import Refusal
     from apex_exec.market.review.coverage import measure
 
     if run.ended or not run.passed:
-        return None, "the run did not come to its end" if run.ended else ""
+        return None, "the run did not finish" if run.ended else ""
     try:
         return measure(bundle.files, run.arcs), ""
     except Refusal as error:

@@ -1,4 +1,4 @@
-"""``plugin validate``: everything that an installation would check, before a daemon has to."""
+"""``plugin validate``: checks everything that an installation would check, without installing anything."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def validate(
 ) -> None:
     """Checks manifest, files, policy, scan, and that the code declares what the manifest does (loaded in the jail).
 
-    The verdict is the one that `plugin install` comes to. A folder or file needs no daemon; an id asks the running one.
+    The verdict is the same as that of `plugin install`. A folder or file needs no daemon; an id asks the running one.
     Any error ends with status 1.
     """
     from apex_exec.errors import Refusal

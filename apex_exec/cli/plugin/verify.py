@@ -1,4 +1,4 @@
-"""``plugin verify``: whether what is installed is what was installed, may be there, and answers."""
+"""``plugin verify``: whether the installed files are unchanged, the plugin is permitted, and it answers."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ counts only from the connection that was asked: a host that could answer for ano
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -31,7 +32,9 @@ ABSENT_NS = 10_000_000_000
 """How long calls of a method wait for a provider after its last one has gone, within their own time. Then nobody is
 expected, and they are answered at once, as those of a method that was never provided."""
 WAITING_MAX = 1024
-"""Calls that wait for a provider; one more is answered at once."""
+"""Calls of all plugins that wait for a provider; one more is answered at once."""
+WAITING_PER_PLUGIN_MAX = 64
+"""Those of one plugin, so that a plugin that has as many waiting as it may leaves room for the others."""
 REPLY_BYTES_MAX = 1024 * 1024
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -45,6 +48,7 @@ class _Out(msgspec.Struct):
 
     answered: Answered
     method: str
+    plugin: str
     due_ns: int
     message: dict[str, Any]
     peer: Peer | None = None
@@ -61,6 +65,7 @@ class HostMethods:
         self._count = 0
         self._absent: dict[str, int] = {}  # method without a provider → until when one is waited for
         self._waiting: dict[str, list[int]] = {}  # the same → its calls, the oldest first
+        self._waiting_of: Counter[str] = Counter()  # plugin → how many of those calls are its own
         self._out: dict[int, _Out] = {}
         self._next_call = 1
 
@@ -85,7 +90,7 @@ class HostMethods:
             self._of.setdefault(peer, []).append(method)
             self._providers.setdefault(method, []).append(peer)
             self._absent.pop(method, None)
-            for number in self._waiting.pop(method, ()):
+            for number in self._end_wait(method):
                 if (out := self._out.get(number)) is not None:
                     self._send(number, out, peer)
         serves = [method for method in methods if self._providers[method][0] is peer]
@@ -113,9 +118,15 @@ class HostMethods:
 
     def _give_up(self, method: str) -> None:
         self._absent.pop(method, None)
-        for number in self._waiting.pop(method, ()):
+        for number in self._end_wait(method):
             if (out := self._out.pop(number, None)) is not None:
                 out.answered(b"", "not_provided", f"no host provides {method} now; none was asked")
+
+    def _end_wait(self, method: str) -> list[int]:
+        """The calls of ``method`` that have waited for a provider, and wait no longer."""
+        numbers = self._waiting.pop(method, [])
+        self._waiting_of -= Counter(self._out[number].plugin for number in numbers)
+        return numbers
 
     def expire(self, now_ns: int) -> int:
         """Gives up what nobody has come back for; when it wants to be called again, 0: not at all."""
@@ -131,7 +142,8 @@ class HostMethods:
         method, now_ns = request.method, self._clock_ns()
         providers = self._providers.get(method)
         if providers is None and (self._absent.get(method, 0) <= now_ns
-                                  or sum(map(len, self._waiting.values())) >= WAITING_MAX):
+                                  or self._waiting_of[plugin] >= WAITING_PER_PLUGIN_MAX
+                                  or self._waiting_of.total() >= WAITING_MAX):
             answered(b"", "not_provided", f"no host provides {method}")
             return 0
         try:
@@ -144,11 +156,12 @@ class HostMethods:
             return 0
         number = self._next_call
         self._next_call += 1
-        out = self._out[number] = _Out(answered, method, now_ns + deadline_ms * MS_NS, {
+        out = self._out[number] = _Out(answered, method, plugin, now_ns + deadline_ms * MS_NS, {
             "type": "hostCall", "callId": number, "method": method, "params": request.params, "plugin": plugin,
             "userId": user_id})
         if providers is None:
             self._waiting.setdefault(method, []).append(number)
+            self._waiting_of[plugin] += 1
         else:
             self._send(number, out, providers[0])
         return number
@@ -167,9 +180,12 @@ class HostMethods:
         if out is None:
             return False
         if out.peer is None:
-            left = [other for other in self._waiting.pop(out.method, ()) if other != number]
-            if left:
-                self._waiting[out.method] = left
+            waiting = self._waiting.get(out.method, [])
+            if number in waiting:
+                waiting.remove(number)
+                self._waiting_of -= Counter((out.plugin,))
+                if not waiting:
+                    del self._waiting[out.method]
             return False
         for method in self._of.get(out.peer, ()) if is_late else ():
             providers = self._providers[method]

@@ -17,6 +17,7 @@ from apex_exec.executor.links.worker_exits import LOST_NS_MAX, WorkerExits
 from apex_exec.executor.links.worker_link import WorkerLink
 from apex_exec.executor.loop import Loop
 from apex_exec.executor.ports import Jails, Neighbours
+from apex_exec.executor.processes.runtimes import zygote_of
 from apex_exec.executor.processes.warm_pool import WarmPool
 from apex_exec.executor.processes.zygote_keeper import ZygoteKeeper, ZygoteSource
 from workers import wire as inner
@@ -43,8 +44,13 @@ class Forks:
         self._duty_failed = failed
 
     def pool_of(self, link: WorkerLink) -> WarmPool:
-        """Returns the warm pool of the runtime that the worker is forked for."""
-        return self.warm[link.spec.runtime]
+        """Returns the warm pool of the zygote that the worker is forked by."""
+        return self.warm[zygote_of(link.spec.runtime)]
+
+    @property
+    def lacking(self) -> dict[str, str]:
+        """Returns the languages that no zygote can run here, and why."""
+        return {name: why for pool in self.warm.values() for name, why in pool.keeper.lacking.items()}
 
     # ------------------------------------------------------------------ what the executor asks for
     def ask(self, link: WorkerLink) -> None:
@@ -114,7 +120,7 @@ class Forks:
     def zygote_lost(self, runtime: str, now_ns: int) -> None:
         """A zygote is gone. Each of its workers is waited for by its pidfd, so that its link is read to the end."""
         self._neighbours.step(ev.ZygoteLost(), now_ns)  # kills each worker whose pidfd is known
-        for link in [link for link in self.links.values() if link.spec.runtime == runtime]:
+        for link in [link for link in self.links.values() if zygote_of(link.spec.runtime) == runtime]:
             link.lost_ns = now_ns
             link.kind.orphaned(link)
             if link.pidfd >= 0:

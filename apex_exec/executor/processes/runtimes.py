@@ -1,51 +1,63 @@
-"""The languages that plugins may be written in, one row each. Python is the only one today.
+"""The languages that plugins may be written in, one row each.
 
-Everything that differs between languages is reached from here: how a zygote is started, what it has loaded before it
-forks, and who reads a bundle's source before it is installed. What a zygote forks loads the plugin itself, from memory.
-Zygotes and warm pools are kept per runtime (``local.LocalExecutor``).
+Everything that differs between languages is reached from here: the module that runs its plugins in a worker, what the
+zygote has loaded before it forks, and who reads a bundle's source before it is installed. What a zygote forks loads the
+plugin itself, from memory.
+
+One zygote serves all languages: what JavaScript needs costs it 2 MB and a worker of Python nothing, while a zygote of
+its own would cost 19 MB, as many spares again, and a second start. Zygotes and warm pools can still be kept apart
+(``zygote``, ``local.LocalExecutor``), for a language that cannot live beside the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from apex_exec.sandbox.modules import ALLOWED, HIDDEN, REFUSED
-from workers.runtime import start
-
-if TYPE_CHECKING:
-    from apex_exec.sandbox.bare import Connection
 
 
 class Runtime(msgspec.Struct, frozen=True):
     """One language. ``name`` is what ``PluginSpec.runtime`` says."""
 
     name: str
-    suffix: str
-    """How the names of its source files end."""
-    start: Callable[[Connection, dict[str, Any]], None]
-    """What the zygote's process runs; ``boot`` says what it is given."""
-    preload: tuple[str, ...]
-    """Modules that a plugin may import; the zygote loads them, since a confined worker can read no file."""
-    hidden: tuple[str, ...]
-    """Modules that those import only when they are first used; loaded as well, if this machine has them."""
-    refused: tuple[str, ...]
-    """Modules that the zygote itself needs and a plugin is not to find."""
+    suffixes: tuple[str, ...]
+    """How the names of entry points end."""
+    module: str
+    """The module of ``workers`` that runs its plugins; the zygote imports it."""
     scan: str
     """The module that reads a bundle's source, in a process of its own, before the bundle is installed."""
+    zygote: str = "python"
+    """The language by whose zygote its workers are forked."""
+    fresh: bool = False
+    """Whether every call can have an engine of its own (``isolation: "call"``)."""
 
-    def boot(self, plan: dict[str, Any], extra_modules: list[str]) -> dict[str, Any]:
-        """Returns what a zygote is started with. ``plan`` is the jail's; ``extra_modules`` are the operator's."""
-        return {"jail": plan, "preload": [*self.preload, *extra_modules], "hidden": list(self.hidden),
-                "refused": [name for name in self.refused if name not in extra_modules]}
+
+PYTHON = Runtime("python", (".py",), "workers.python.runtime", "apex_exec.registry.scan.child")
+JAVASCRIPT = Runtime("javascript", (".js", ".mjs"), "workers.javascript.runtime", "apex_exec.registry.scan.child",
+                     fresh=True)
+RUNTIMES = {runtime.name: runtime for runtime in (PYTHON, JAVASCRIPT)}
 
 
-PYTHON = Runtime("python", ".py", start.main, ALLOWED, HIDDEN, REFUSED, "apex_exec.registry.scan.child")
-RUNTIMES = {runtime.name: runtime for runtime in (PYTHON,)}
+def boot(plan: dict[str, Any], extra_modules: list[str]) -> dict[str, Any]:
+    """Returns what a zygote is started with. ``plan`` is the jail's; ``extra_modules`` are the operator's.
+
+    ``preload`` are modules that a Python plugin may import; the zygote loads them, since a confined worker can read no
+    file. ``hidden`` are modules that those import only when they are first used. ``refused`` are modules that the
+    zygote itself needs and a plugin is not to find. Python comes last: it sees what the others have loaded.
+    """
+    languages = {row.name: (list(row.suffixes), row.module) for row in reversed(RUNTIMES.values())}
+    return {"jail": plan, "preload": [*ALLOWED, *extra_modules], "hidden": list(HIDDEN),
+            "refused": [name for name in REFUSED if name not in extra_modules], "languages": languages}
 
 
 def runtime_of(path: str) -> Runtime | None:
     """Returns the runtime of a source file, by its name; None if there is none for it."""
-    return next((runtime for runtime in RUNTIMES.values() if path.endswith(runtime.suffix)), None)
+    return next((runtime for runtime in RUNTIMES.values() if path.endswith(runtime.suffixes)), None)
+
+
+def zygote_of(runtime: str) -> str:
+    """Returns the name of the zygote that forks workers of the language ``runtime``."""
+    row = RUNTIMES.get(runtime)
+    return row.zygote if row is not None else runtime

@@ -78,6 +78,8 @@ class ZygoteKeeper:
         self.runtime = source.runtime
         self.ready = False
         """True while a zygote answers."""
+        self.lacking: dict[str, str] = {}
+        """The languages that this zygote cannot run on this machine, and why."""
         self.why_lost = ""
         """How the latest zygote ended that was lost, and what it said last."""
         self._loop = loop
@@ -177,6 +179,9 @@ class ZygoteKeeper:
     def _take(self, message: Any, fd: int) -> None:
         if isinstance(message, inner.ZygoteReady):
             self.ready = True
+            self.lacking = message.lacking
+            for name, why in self.lacking.items():
+                self._logs.log("warning", f"plugins in {name} are not available: {why}")
             self._metrics.health["zygote"] = ""
             self._asker.zygote_up()
         elif isinstance(message, inner.Forked):

@@ -14,10 +14,10 @@ from typing import Any
 import msgspec
 
 from apex_exec.executor import scheduling_priority
-from apex_exec.executor.processes.runtimes import PYTHON, Runtime
 from apex_exec.observe.logs import escape
 from apex_exec.sandbox.bare import BareProcess, Connection
-from workers.wire import Fork, Forked, FromZygote, Kill
+from workers.runtime import start
+from workers.wire import Fork, Forked, FromZygote, Kill, ZygoteReady
 
 _decode = msgspec.msgpack.Decoder(FromZygote).decode
 _encode = msgspec.msgpack.Encoder().encode
@@ -31,16 +31,16 @@ LAST_LINE_CHARS_MAX = 300
 
 
 class ZygoteLink:
-    """One zygote process, of ``runtime``. Must be made before any thread or ZeroMQ context exists."""
+    """One zygote process. Must be made before any thread or ZeroMQ context exists."""
 
-    def __init__(self, boot: dict[str, Any], runtime: Runtime = PYTHON) -> None:
+    def __init__(self, boot: dict[str, Any]) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         death_read, self._death_write = os.pipe()
         boot = {**boot, "nice": scheduling_priority.STARTED_WITH, "death_fd": Connection(death_read, writable=False)}
         control = Connection(os.dup(theirs.fileno()))
         self._said_fd, said_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._said = b""
-        self.process = BareProcess(runtime.start, (control, boot), "apex-exec-zygote", ignores_ends=True,
+        self.process = BareProcess(start.main, (control, boot), "apex-exec-zygote", ignores_ends=True,
                                    stderr=said_write)
         try:
             self.process.start()
@@ -165,9 +165,9 @@ class ZygoteLink:
         self._said_fd = -1
 
 
-def try_zygote(boot: dict[str, Any]) -> str:
-    """Starts a zygote and ends it again. Returns "" if it became ready, else why not. Blocks. Only for a process
-    without threads."""
+def try_zygote(boot: dict[str, Any]) -> tuple[str, dict[str, str]]:
+    """Starts a zygote and ends it again. Returns "" if it became ready, else why not, and the languages that it cannot
+    run, each with the reason. Blocks. Only for a process without threads."""
     zygote = ZygoteLink(boot)
     due = time.monotonic() + TRY_SECONDS_MAX
     messages: list[Any] = []
@@ -181,4 +181,4 @@ def try_zygote(boot: dict[str, Any]) -> str:
     finally:
         why = "" if messages else zygote.why()
         zygote.abandon(silent=True)
-    return why
+    return why, next((message.lacking for message, _ in messages if isinstance(message, ZygoteReady)), {})

@@ -23,6 +23,7 @@ from apex_exec.core.fair import FairQueue
 from apex_exec.core.limits import MS_NS
 from apex_exec.gateway.costs import COST
 from apex_exec.gateway.failure import ApiFailure
+from apex_exec.gateway.lock_turns import wait
 from apex_exec.gateway.sql.tables import Table
 from apex_exec.wire.frames import FrameBuffer, pack_frame
 
@@ -59,7 +60,7 @@ class Parser:
         self._queue.tune(plugin, share, now_ns)
         self._queue.push(plugin, turn, now_ns)
         self._next()
-        await turn
+        await wait(turn, self._free)
         task = asyncio.ensure_future(self._ask(plugin, text, named))
         self._tasks.add(task)
         task.add_done_callback(self._done)
@@ -86,6 +87,9 @@ class Parser:
         self._tasks.discard(task)
         if not task.cancelled():
             task.exception()  # the caller has received it, if it still waits
+        self._free()
+
+    def _free(self) -> None:
         self._at_work = False
         self._next()
 

@@ -95,7 +95,8 @@ def spec_of(manifest: Manifest, digest: str, policy: Limits) -> PluginSpec:
         id=manifest.id, version=manifest.version, digest=digest, entrypoint=manifest.entrypoint,
         hooks=tuple(manifest.manifest.hooks), permissions=tuple(manifest.permissions), priority=manifest.priority,
         limits=manifest.limits.within(policy), network_allow=tuple(manifest.network.allow),
-        tables=tuple(manifest.data.tables), name=manifest.name, author=manifest.author, runtime=manifest.runtime)
+        tables=tuple(manifest.data.tables), name=manifest.name, author=manifest.author, runtime=manifest.runtime,
+        isolation=manifest.isolation)
 
 
 def make_listing(files: dict[str, bytes]) -> bytes:

@@ -98,13 +98,20 @@ def _check_permission(value: str) -> str:
     return _check_known(value, "permission", PERMISSIONS)
 
 
+BUNDLE_COMMAND = ("esbuild src/plugin.ts --bundle --format=esm --target=es2022 --platform=neutral "
+                  "--main-fields=module,main --conditions=import "
+                  "--define:process.env.NODE_ENV='\"production\"' --sourcemap=linked --outfile=index.js")
+"""Makes one ES module of an author's source and the packages that it imports."""
+
+
 def _check_entrypoint(value: str) -> str:
-    if re.search(r"\.(js|mjs|cjs|ts|tsx|jsx|mts|cts)\Z", value, re.IGNORECASE):
-        stem = value.rsplit("/", 1)[-1].rsplit(".", 1)[0]
-        raise _error("unsupported_runtime", f"{value[:100]!a} is JavaScript, but plugins here are written in Python",
-                     f"port the entry point to Python and name it, as in {stem}.py")
+    if re.search(r"\.(cjs|ts|tsx|jsx|mts|cts)\Z", value, re.IGNORECASE):
+        raise _error("unsupported_runtime",
+                     f"{value[:100]!a} is not an ES module that the engine can run: TypeScript, JSX and CommonJS have "
+                     "to be bundled first", f"bundle it and name the result: {BUNDLE_COMMAND}")
     if runtime_of(value) is None:
-        raise _error("unsupported_runtime", f"{value[:100]!a} is not Python", "name a .py file of the bundle")
+        raise _error("unsupported_runtime", f"{value[:100]!a} is neither Python nor JavaScript",
+                     "name a .py, .js or .mjs file of the bundle")
     if _PATH.fullmatch(value) is None or ".." in value:
         raise _error("malformed", f"{value[:100]!a} is not a path inside a bundle",
                      "letters, digits, _ - . and /, as in plugin.py or src/plugin.py")
@@ -250,6 +257,7 @@ class Manifest(_Strict):
     data: DataPart = DataPart()
     pricing: PricingPart = PricingPart()
     support: SupportPart | None = None
+    isolation: Literal["shared", "call"] = "shared"
 
     @property
     def entrypoint(self) -> str:
@@ -334,6 +342,12 @@ def _own_problems(raw: Any, duplicates: list[str]) -> list[dict[str, Any]]:
                 elif isinstance(item, str):
                     seen.add(item)
     entry = inner.get("entrypoint")
+    runtime = runtime_of(entry) if isinstance(entry, str) else None
+    if raw.get("isolation") == "call" and runtime is not None and not runtime.fresh:
+        found.append({"code": "isolation_unsupported", "path": "$.isolation",
+                      "message": f"a plugin in {runtime.name} cannot have an engine of its own for each call: a jailed "
+                                 "process may not fork, and no byte of a plugin is read before the jail",
+                      "hint": "leave isolation out, or write the plugin in JavaScript"})
     if isinstance(entry, str) and entry.startswith("/") and not entry.startswith(f"/plugins/{raw.get('id')}/"):
         found.append({"code": "malformed", "path": "$.manifest.entrypoint",
                       "message": f"{entry[:100]!a} is not inside this plugin's bundle",
@@ -387,12 +401,16 @@ def check_manifest(data: bytes) -> tuple[Manifest | None, list[dict[str, Any]]]:
     return (None if problems else manifest), problems[:PROBLEMS_MAX]
 
 
+_REASONS = ("unsupported_runtime", "incompatible_api_version", "isolation_unsupported")
+"""Problems that are a refusal's reason where a manifest has no other."""
+
+
 def manifest_refusal(problems: list[dict[str, Any]], where: str = "manifest.json") -> Refusal:
     """One Refusal for ``problems``. Its reason is their code if they all share one (such as ``unsupported_runtime``).
     """
     codes = {problem["code"] for problem in problems}
     single = codes.pop() if len(codes) == 1 else ""
-    reason = single if single in ("unsupported_runtime", "incompatible_api_version") else "manifest_invalid"
+    reason = single if single in _REASONS else "manifest_invalid"
     lines = "; ".join(f"{p['path']}: {p['message']}" for p in problems)
     hint = problems[0]["hint"] if len(problems) == 1 else ""
     return Refusal(reason, f"{where}: {lines}"[:4000], hint=hint, code=Code.INVALID_INPUT, problems=problems)

@@ -43,6 +43,9 @@ def declared_by(bundle: Bundle, settings: Settings) -> dict[str, Any]:
     spec = bundle.spec(settings.limits.policy())
     probe = _Probe(spec, bundle.loaded, settings.pool.boot_seconds)
     try:
+        if why := executor.lacking.get(spec.runtime):
+            raise Refusal("load_failed", f"plugins in {spec.runtime} are not available on this machine: {why}",
+                          hint="see `apex-exec doctor`")
         executor.run(probe)
     finally:
         executor.close()

@@ -16,7 +16,7 @@ from apex_exec.executor.blocking import BlockingExecutor
 from apex_exec.executor.links.jobs import Job
 from apex_exec.executor.links.worker_kinds import Home
 from apex_exec.executor.links.worker_link import End, WorkerLink
-from apex_exec.executor.processes.runtimes import PYTHON
+from apex_exec.executor.processes.runtimes import boot as boot_of
 from apex_exec.registry.trials.line_proofs import Watching, prove
 from apex_exec.registry.trials.testing import Answer, Request, Run
 from apex_exec.sandbox.probe import probe
@@ -39,7 +39,7 @@ class Zygote:
             raise OSError(f"sandbox.min_level = {request.min_level}, and this machine reaches "
                           f"{findings.accepted_level or 'none'}")
         self._request = request
-        boot = PYTHON.boot(findings.plan, request.extra_modules)
+        boot = boot_of(findings.plan, request.extra_modules)
         boot["preload"] += TEST_MODULES
         boot["hidden"].append("workers.testing")
         try:

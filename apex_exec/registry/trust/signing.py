@@ -87,7 +87,8 @@ def new_key(folder: Path, name: str) -> tuple[Path, str]:
         raise Refusal("key_exists", f"{error.filename} already exists", code=Code.CONFLICT,
                       hint="choose another name; a lost key cannot be recreated") from None
     except OSError as error:
-        hint = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "make the folder writable"
+        hint = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else (
+            "run this as the user who owns the folder, or make the folder writable")
         raise Refusal("unwritable", f"{path}: {error.strerror}", hint=hint) from None
     return path, key_id_of(raw_public(key))
 

@@ -19,7 +19,7 @@ from importlib.resources.abc import Traversable, TraversableResources
 from types import CodeType, ModuleType
 from typing import Any
 
-from workers.runtime.preload import Allowed
+from workers.python.preload import Allowed
 
 _import = builtins.__import__
 _BUILTINS: dict[str, Any] = dict(vars(builtins))

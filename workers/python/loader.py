@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Callable, Mapping
 from types import CodeType, ModuleType
 from typing import Any
 
-from workers.runtime.imports import Importer, install
-from workers.runtime.preload import forget
+from workers.python.imports import Importer, install
+from workers.python.preload import forget
+from workers.runtime.interface import LoadError, check_files
 from workers.sdk import Plugin
 from workers.wire import Load
-
-
-class LoadError(Exception):
-    """The bundle is not a plugin that can be served; the message says what is missing."""
 
 
 class Loaded:
@@ -40,11 +36,7 @@ def load(message: Load, compiled: Mapping[str, CodeType] | None = None) -> Loade
 
     ``compiled``: path → the code that its file was already compiled to (tests only).
     """
-    for path, digest in message.sha256.items():
-        if hashlib.sha256(message.files[path]).hexdigest() != digest:
-            raise LoadError(f"{path} differs from what was hashed at installation")
-    if message.entrypoint not in message.files:
-        raise LoadError(f"the entry point {message.entrypoint!r} is not in the bundle")
+    check_files(message)
     importer = Importer(message.plugin, message.files, message.entrypoint, compiled)
     install(importer)
     forget()

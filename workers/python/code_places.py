@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from types import CodeType, FrameType
 from typing import Any
 
-from workers.runtime.imports import text_of
+from workers.python.imports import text_of
 
 Places = dict[str, list[tuple[int, int]]]
 

@@ -1,0 +1,102 @@
+"""The API calls of one hook: sent as the hook makes them, eight at once, and settled as their replies arrive."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from workers import wire
+from workers.javascript.values import from_json, to_json
+from workers.runtime.failures import text_of
+from workers.runtime.interface import Host
+from workers.runtime.values import NotAValue
+
+AT_ONCE = 8
+"""What the supervisor takes at once of one invocation; more wait here."""
+WAIT_MS_MAX = 3_600_000.0
+"""The longest wait for a timer in one piece: far beyond any deadline."""
+
+_encode = msgspec.msgpack.Encoder().encode
+_json = msgspec.json.Encoder().encode
+
+
+class ApiCalls:
+    """``settle(number, ok, text, marked)`` and ``fire()`` are the prelude's: they settle the promise of a call, and run
+    a timer that is due."""
+
+    def __init__(self, host: Host, seq: int, settle: Callable[..., Any], fire: Callable[[], Any]) -> None:
+        self._host = host
+        self._seq = seq
+        self._settle = settle
+        self._fire = fire
+        self._open: dict[int, float] = {}
+        self._queue: deque[tuple[float, str, bytes]] = deque()
+
+    def ask(self, message: dict[str, Any], text: str, is_odd: bool) -> None:
+        """Sends a call that the hook has made, or lets it wait for its turn."""
+        number, method = float(message["number"]), message["method"]
+        try:
+            raw = _encode(from_json(message.get("params"), text, is_odd))
+        except NotAValue as error:
+            self._reject(number, "invalid_output", f"{error.path[:200]}: {text_of(error)}")
+            return
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            self._reject(number, "invalid_params", text_of(error))
+            return
+        if len(raw) > wire.API_PARAMS_BYTES_MAX:
+            self._reject(number, "too_large", f"a call's parameters have at most {wire.API_PARAMS_BYTES_MAX} bytes")
+        elif len(self._open) < AT_ONCE:
+            self._send(number, method, raw)
+        else:
+            self._queue.append((number, method, raw))
+
+    def wait(self, ms: float) -> None:
+        """Waits for the next reply and settles its promise, or for at most ``ms`` and fires a timer. Below zero there
+        is no timer. Calls that arrive meanwhile keep their turn."""
+        host = self._host
+        due_ns = 0 if ms < 0 else time.monotonic_ns() + int(min(ms, WAIT_MS_MAX) * 1e6)
+        others: deque[Any] = deque()
+        while True:
+            left_ms = -1.0
+            if due_ns and (left_ms := (due_ns - time.monotonic_ns()) / 1e6) <= 0:
+                self._fire()
+                break
+            message = host.within(left_ms) if due_ns else host.next()
+            if type(message) is wire.ApiReply:
+                if message.api_id in self._open:  # if it is not, the call that asked for it is over
+                    self._take(message)
+                    break
+            elif message is not None:
+                others.append(message)
+            elif not due_ns:
+                os._exit(0)  # the link's end
+        if others:
+            host.put_back(others)
+
+    def send_the_rest(self) -> None:
+        """Sends what the hook has asked for and nobody waits for, before its answer. The replies are nobody's."""
+        while self._queue:
+            self.wait(-1)
+
+    def _take(self, reply: wire.ApiReply) -> None:
+        number = self._open.pop(reply.api_id)
+        if self._queue:
+            self._send(*self._queue.popleft())
+        if reply.ok:
+            self._settle(number, True, *to_json(bytes(reply.value)))
+        else:
+            self._reject(number, reply.code, reply.message, reply.retry_after_ms)
+
+    def _send(self, number: float, method: str, raw: bytes) -> None:
+        self._host.api_id += 1
+        self._open[self._host.api_id] = number
+        self._host.send(wire.ApiCall(self._seq, self._host.api_id, method, msgspec.Raw(raw)))
+
+    def _reject(self, number: float, code: str, message: str, retry_after_ms: int = 0) -> None:
+        told = {"code": code, "message": message, "retry": retry_after_ms}
+        self._settle(number, False, _json(told).decode(), False)

@@ -1,0 +1,537 @@
+// Hooks, their context, the platform's API, values in and out, timers, console: the half of `runtime.py` that has to be
+// in the engine. Run once in every engine, before the plugin. What it relies on later is captured here, so that a
+// plugin that changes a prototype changes nothing of it.
+//
+// Where a list of ours grows it is a linked list of objects made by literals: `list[n] = x` and `for of` would ask
+// Array.prototype, which is the plugin's to change.
+(function (host, internals) {
+  "use strict";
+  const { parse, stringify } = JSON;
+  const { isArray } = Array;
+  const { isFinite } = Number;
+  const { captureStackTrace } = Error;
+  const { keys, getPrototypeOf, getOwnPropertyDescriptor, defineProperty, freeze, prototype: objectPrototype } = Object;
+  const { apply } = Reflect;
+  const uncurried = (f) => Function.prototype.call.bind(f);
+  const hasOwn = uncurried(objectPrototype.hasOwnProperty);
+  const then = uncurried(Promise.prototype.then), resolved = Promise.resolve.bind(Promise);
+  const MapHere = Map, SetHere = Set, PromiseHere = Promise, DateHere = Date, BytesHere = Uint8Array, ErrorHere = Error;
+  const BufferHere = ArrayBuffer, RegExpHere = RegExp, StringHere = String, NumberHere = Number, InternalErrorHere = InternalError;
+  const BooleanHere = Boolean, TypeErrorHere = TypeError, AggregateErrorHere = AggregateError;
+  const isView = ArrayBuffer.isView;
+  const mapGet = uncurried(Map.prototype.get), mapSet = uncurried(Map.prototype.set);
+  const mapDelete = uncurried(Map.prototype.delete);
+  const timeOf = uncurried(Date.prototype.getTime), isoOf = uncurried(Date.prototype.toISOString);
+  const includes = uncurried(String.prototype.includes), slice = uncurried(String.prototype.slice);
+  const codeAt = uncurried(String.prototype.charCodeAt), wellFormed = uncurried(String.prototype.toWellFormed);
+  const split = uncurried(String.prototype.split), endsWith = uncurried(String.prototype.endsWith);
+  const join = uncurried(Array.prototype.join);
+  const toBase64 = uncurried(Uint8Array.prototype.toBase64), fromBase64 = Uint8Array.fromBase64.bind(Uint8Array);
+  const own = (object, key, value) =>
+    defineProperty(object, key, { __proto__: null, value, writable: true, configurable: true, enumerable: true });
+  const hide = (object, key, value) =>
+    defineProperty(object, key, { __proto__: null, value, writable: true, configurable: true, enumerable: false });
+
+  // ------------------------------------------------------------------ values out
+  const DEPTH_MAX = 64, INTEGER_MAX = 9007199254740991n;
+  class NotAValue extends Error {
+    constructor(path, message) { super(message); this.path = path }
+  }
+  const INSTEAD = {
+    __proto__: null, Map: "write Object.fromEntries(value)", Set: "write [...value]", WeakMap: "return plain objects",
+    WeakSet: "return plain objects", RegExp: "write String(value)", Error: "write value.message",
+    Promise: "await it", function: "return data", symbol: "write String(value)",
+  };
+  const refuse = (path, kind) => { throw new NotAValue(path, `a ${kind}, which cannot be carried: ${INSTEAD[kind]}`) };
+  const tooLarge = (path) => { throw new NotAValue(path, "a BigInt beyond ±(2^53−1): return String(value)") };
+  const kindOf = (value) => value instanceof MapHere ? "Map" : value instanceof SetHere ? "Set"
+    : value instanceof PromiseHere ? "Promise" : value instanceof RegExpHere ? "RegExp"
+    : value instanceof ErrorHere ? "Error" : value instanceof WeakMap ? "WeakMap" : "WeakSet";
+
+  // Walks over a value to find what JSON.stringify cannot tell, or where it is. Throws NotAValue.
+  function look(value, path, depth) {
+    switch (typeof value) {
+      case "string": case "boolean": return;
+      case "number":
+        if (!isFinite(value)) throw new NotAValue(path, `the number ${value}: return null`);
+        return;
+      case "undefined":
+        if (endsWith(path, "]")) throw new NotAValue(path, "undefined in an array: return null");
+        return;
+      case "bigint":
+        if (value > INTEGER_MAX || value < -INTEGER_MAX) tooLarge(path);
+        return;
+      case "object": break;
+      default: refuse(path, typeof value);
+    }
+    if (value === null) return;
+    if (depth > DEPTH_MAX) throw new NotAValue(slice(path, 0, 200), `nested deeper than ${DEPTH_MAX} levels, or in a circle`);
+    if (isArray(value)) {
+      for (let i = 0; i < value.length; i++) look(value[i], `${path}[${i}]`, depth + 1);
+      return;
+    }
+    if (value instanceof DateHere) {
+      const time = timeOf(value);
+      if (time !== time) throw new NotAValue(path, "an invalid Date: return null");
+      return;
+    }
+    if (value instanceof BufferHere || isView(value)) return;
+    if (value instanceof NumberHere || value instanceof StringHere || value instanceof BooleanHere)
+      throw new NotAValue(path, "a number, string or boolean as an object: write value.valueOf()");
+    if (value instanceof MapHere || value instanceof SetHere || value instanceof PromiseHere
+        || value instanceof RegExpHere || value instanceof ErrorHere || value instanceof WeakMap || value instanceof WeakSet)
+      if (!hasOwnToJSON(value)) refuse(path, kindOf(value));
+    if (hasOwnToJSON(value)) { look(value.toJSON(""), path, depth + 1); return }
+    const names = keys(value);
+    for (let i = 0; i < names.length; i++) look(value[names[i]], `${path}.${slice(names[i], 0, 64)}`, depth + 1);
+  }
+  const hasOwnToJSON = (value) => {
+    const f = value.toJSON;
+    return typeof f === "function" && !mapGet(ours, f);
+  };
+
+  // JSON.stringify of the engine does the work. What it would quietly change is caught by a toJSON of those classes,
+  // which acts only while we encode; NaN and undefined in arrays come out as null, so a text with "null" in it is
+  // looked at once more.
+  const ours = new MapHere();
+  let encoding = false;
+  const catchIn = (prototype, encoded, plain) => {
+    const toJSON = { toJSON(key) { return encoding ? encoded(this) : plain(this, key) } }.toJSON;
+    mapSet(ours, toJSON, true);
+    hide(prototype, "toJSON", toJSON);
+  };
+  const plainly = (value) => ({ ...value });
+  const dateToJSON = uncurried(Date.prototype.toJSON);
+  const BYTES = "\u0000b", DATE = "\u0000d", PLAIN = "\u0000o";
+  catchIn(Date.prototype, (value) => {
+    const time = timeOf(value);
+    if (time !== time) throw new NotAValue("$", "an invalid Date");
+    return { [DATE]: time };
+  }, dateToJSON);
+  const viewBytes = (view) => ({ [BYTES]: toBase64(new BytesHere(view.buffer, view.byteOffset, view.byteLength)) });
+  catchIn(getPrototypeOf(Uint8Array.prototype), viewBytes, plainly);
+  catchIn(DataView.prototype, viewBytes, plainly);
+  catchIn(ArrayBuffer.prototype, (value) => ({ [BYTES]: toBase64(new BytesHere(value)) }), plainly);
+  catchIn(BigInt.prototype, (value) => {
+    if (value > INTEGER_MAX || value < -INTEGER_MAX) tooLarge("$");
+    return NumberHere(value);
+  }, () => { throw new TypeErrorHere("Do not know how to serialize a BigInt") });
+  const CLASSES = [Map, Set, WeakMap, WeakSet, RegExp, Error, Promise];
+  for (let i = 0; i < CLASSES.length; i++) {
+    const name = CLASSES[i].name;
+    catchIn(CLASSES[i].prototype, () => refuse("$", name), plainly);
+  }
+  catchIn(Function.prototype, () => refuse("$", "function"), () => undefined);
+
+  // `value` as JSON inside `around`, which begins with what the worker is told. Throws NotAValue.
+  function encoded(around, value) {
+    let text;
+    encoding = true;
+    try { text = stringify(around) } catch (error) {
+      encoding = false;
+      if (error === null || error instanceof InternalErrorHere) throw error;
+      look(value, "$", 0);
+      if (error instanceof NotAValue || !(error instanceof TypeErrorHere || error instanceof RangeError)) throw error;
+      throw new NotAValue("$", StringHere(error.message));
+    } finally { encoding = false }
+    if (includes(text, "null")) look(value, "$", 0);
+    return text;
+  }
+
+  // ------------------------------------------------------------------ values in
+  function revived(value) {
+    if (value === null || typeof value !== "object") return value;
+    if (isArray(value)) {
+      for (let i = 0; i < value.length; i++) value[i] = revived(value[i]);
+      return value;
+    }
+    const names = keys(value);
+    if (names.length === 1 && codeAt(names[0], 0) === 0) {
+      const inner = value[names[0]];
+      if (names[0] === DATE) return new DateHere(inner);
+      if (names[0] === BYTES) return fromBase64(inner);
+      return inside(inner);
+    }
+    return inside(value);
+  }
+  function inside(value) {
+    const names = keys(value);
+    for (let i = 0; i < names.length; i++) own(value, names[i], revived(value[names[i]]));
+    return value;
+  }
+  const decoded = (text, marked) => {
+    if (typeof text !== "string") throw null; // there was no room for it
+    return marked ? revived(parse(text)) : parse(text);
+  };
+
+  // ------------------------------------------------------------------ errors
+  class ApiError extends Error {
+    constructor(code, message, method, retryAfterMs) {
+      super(message || code);
+      hide(this, "name", new.target.name);
+      this.code = code;
+      this.method = method;
+      this.retryAfterMs = retryAfterMs;
+    }
+  }
+  class PermissionDenied extends ApiError {}
+  class RateLimited extends ApiError {}
+  class DeadlineExceeded extends ApiError {}
+  class InvalidOutput extends ApiError {}
+  const KINDS = {
+    __proto__: null, permission_denied: PermissionDenied, rate_limited: RateLimited,
+    deadline_exceeded: DeadlineExceeded, invalid_output: InvalidOutput,
+  };
+  const errorOf = (code, message, method, retryAfterMs, stack) => {
+    const error = new (KINDS[code] ?? ApiError)(code, message, method, retryAfterMs);
+    hide(error, "stack", stack ?? "");
+    return error;
+  };
+  // The plugin's own frames: ours are those of the prelude, of the engine's built-in functions, and what evaluates.
+  function framesOf(stack) {
+    const lines = split(stack, "\n"), kept = [];
+    for (let i = 0; i < lines.length; i++) {
+      const line = lines[i];
+      if (line === "" || includes(line, "apex:") || endsWith(line, " (native)") || includes(line, "<input>")) continue;
+      own(kept, kept.length, line);
+    }
+    return join(kept, "\n");
+  }
+  const titleOf = (error) => {
+    const name = StringHere(error.name), text = StringHere(error.message);
+    return text ? `${name}: ${text}` : name;
+  };
+  const traceOf = (error) => {
+    const frames = framesOf(StringHere(error.stack ?? ""));
+    return frames ? `${titleOf(error)}\n${frames}` : titleOf(error);
+  };
+  // Messages have no prototype: a toJSON that a plugin gave to Object.prototype or Array.prototype does not reach them.
+  const message = stringify;
+  const thrown = (name, text, trace, api = null) =>
+    message({ __proto__: null, k: "x", name, text, trace, code: api ? api.code : "", method: api ? api.method : "", retry: api ? api.retry : 0, memory: false });
+  const OUT_OF_MEMORY = message({ __proto__: null, k: "x", name: "InternalError", text: "out of memory", trace: "", code: "", method: "", retry: 0, memory: true });
+  // What the worker is told of something thrown. Its text and its stack may be lies; only their size is bounded.
+  function told(error) {
+    if (error === null) return OUT_OF_MEMORY; // what the engine throws if there is no room for an error
+    if (error instanceof NotAValue) return message({ __proto__: null, k: "v", path: slice(error.path, 0, 200), why: StringHere(error.message) });
+    try {
+      if (error instanceof InvalidOutput && error.code === "invalid_output") {
+        const place = pathOf(StringHere(error.message));
+        return message({ __proto__: null, k: "v", path: place.path, why: place.why });
+      }
+      if (!(error instanceof ErrorHere)) return thrown("Error", slice(show(error, 0), 0, 1000), "");
+      const name = StringHere(error.name);
+      if (error instanceof InternalErrorHere && error.message === "out of memory") return OUT_OF_MEMORY;
+      let text = StringHere(error.message), trace = traceOf(error), cause = error.cause;
+      for (let i = 0; cause instanceof ErrorHere && i < 8; i++) {
+        trace = `${trace}\nCaused by: ${traceOf(cause)}`;
+        cause = cause.cause;
+      }
+      if (error instanceof AggregateErrorHere) text = `${text} ${show(error.errors, 1)}`;
+      const api = error instanceof ApiError
+        ? { code: slice(StringHere(error.code), 0, 64), method: slice(StringHere(error.method), 0, 200), retry: +error.retryAfterMs || 0 } : null;
+      return thrown(slice(name, 0, 200), slice(text, 0, 1000), slice(trace, 0, 8192), api);
+    } catch (second) {
+      if (second === null) return OUT_OF_MEMORY;
+      return thrown("Error", "(the error's text is unavailable)", "");
+    }
+  }
+  const pathOf = (text) => {
+    for (let i = 0; i < text.length && i < 220; i++)
+      if (text[i] === ":") return text[0] === "$" ? { path: slice(text, 0, i), why: slice(text, i + 2) } : { path: "$", why: text };
+    return { path: "$", why: text };
+  };
+
+  // ------------------------------------------------------------------ console
+  function show(value, depth, outer) {
+    switch (typeof value) {
+      case "string": return depth ? stringify(value) : value;
+      case "function": return `[Function: ${value.name || "(anonymous)"}]`;
+      case "bigint": return `${value}n`;
+      case "object": break;
+      default: return StringHere(value);
+    }
+    if (value === null) return "null";
+    if (value instanceof ErrorHere) return traceOf(value);
+    for (let one = outer; one; one = one.outer) if (one.value === value) return "[Circular]";
+    if (depth > 3) return isArray(value) ? "[Array]" : "[Object]";
+    const here = { value, outer };
+    let text = "";
+    const add = (part) => { text = text ? `${text}, ${part}` : part };
+    if (isArray(value)) {
+      for (let i = 0; i < value.length && i < 100; i++) add(show(value[i], depth + 1, here));
+      return value.length > 100 ? `[ ${text}, … ]` : text ? `[ ${text} ]` : "[]";
+    }
+    if (value instanceof DateHere) return timeOf(value) === timeOf(value) ? isoOf(value) : "Invalid Date";
+    if (value instanceof RegExpHere) return StringHere(value);
+    if (value instanceof MapHere) value.forEach((item, key) => add(`${show(key, depth + 1, here)} => ${show(item, depth + 1, here)}`));
+    else if (value instanceof SetHere) value.forEach((item) => add(show(item, depth + 1, here)));
+    else {
+      const names = keys(value);
+      for (let i = 0; i < names.length && i < 50; i++) add(`${names[i]}: ${show(value[names[i]], depth + 1, here)}`);
+    }
+    const made = value.constructor, name = typeof made === "function" && made !== Object ? `${made.name} ` : "";
+    return text ? `${name}{ ${text} }` : `${name}{}`;
+  }
+  const LINE_CHARS_MAX = 8192;
+  function format(args) {
+    let text = "", next = 0;
+    if (typeof args[0] === "string") {
+      const pattern = args[next++];
+      if (args.length === 1 || !includes(pattern, "%")) text = pattern;
+      else {
+        const parts = split(pattern, "%");
+        text = parts[0];
+        for (let i = 1; i < parts.length; i++) {
+          const part = parts[i], letter = part[0];
+          if (part === "" && i + 1 < parts.length) { text = `${text}%${parts[++i]}`; continue }
+          const known = letter === "s" ? 0 : letter === "d" || letter === "i" || letter === "f" ? 2
+            : letter === "o" || letter === "O" || letter === "j" ? 1 : -1;
+          if (known < 0 || next >= args.length) { text = `${text}%${part}`; continue }
+          const value = args[next++];
+          text = `${text}${known === 2 ? StringHere(NumberHere(value)) : show(value, known)}${slice(part, 1)}`;
+        }
+      }
+    }
+    for (; next < args.length; next++) text = next ? `${text} ${show(args[next], 0)}` : show(args[next], 0);
+    return text;
+  }
+  const say = (level, args) => {
+    let text;
+    try { text = slice(wellFormed(format(args)), 0, LINE_CHARS_MAX) } catch (error) {
+      if (error === null) throw error;
+      text = "(a value that cannot be shown)";
+    }
+    host.line(level, stringify(text));
+  };
+  const console = {};
+  const LEVELS = {
+    __proto__: null, log: "info", info: "info", debug: "debug", trace: "debug", warn: "warning", warning: "warning",
+    error: "error", dir: "info", table: "info", group: "info", groupCollapsed: "info",
+  };
+  for (const name in LEVELS) hide(console, name, { [name](...args) { say(LEVELS[name], args) } }[name]);
+  const counts = new MapHere(), times = new MapHere();
+  const METHODS = {
+    assert(truth, ...args) { if (!truth) say("error", [`Assertion failed: ${format(args)}`]) },
+    count(label = "default") {
+      const count = (mapGet(counts, label) ?? 0) + 1;
+      mapSet(counts, label, count);
+      say("info", [`${label}: ${count}`]);
+    },
+    countReset(label = "default") { mapDelete(counts, label) },
+    time(label = "default") { mapSet(times, label, host.clock()) },
+    timeLog(label = "default") { say("info", [`${label}: ${host.clock() - mapGet(times, label)} ms`]) },
+    timeEnd(label = "default") { METHODS.timeLog(label); mapDelete(times, label) },
+    groupEnd() {},
+  };
+  for (const name in METHODS) hide(console, name, METHODS[name]);
+  hide(globalThis, "console", console);
+
+  // ------------------------------------------------------------------ timers
+  let timers = null, lastTimer = 0; // the next one first
+  function later(call, ms, args, every) {
+    if (typeof call !== "function") throw new TypeErrorHere("the callback is not a function");
+    const wait = ms > 0 && isFinite(+ms) ? +ms : 0;
+    const timer = { id: ++lastTimer, at: host.clock() + wait, call, args, every: every ? (wait > 1 ? wait : 1) : 0, next: null };
+    put(timer);
+    return timer.id;
+  }
+  function put(timer) {
+    if (timers === null || timers.at > timer.at) { timer.next = timers; timers = timer; return }
+    let before = timers;
+    while (before.next !== null && before.next.at <= timer.at) before = before.next;
+    timer.next = before.next;
+    before.next = timer;
+  }
+  function forget(id) {
+    if (timers === null) return;
+    if (timers.id === id) { timers = timers.next; return }
+    for (let before = timers; before.next !== null; before = before.next)
+      if (before.next.id === id) { before.next = before.next.next; return }
+  }
+  const TIMERS = {
+    setTimeout(call, ms, ...args) { return later(call, ms, args, false) },
+    setInterval(call, ms, ...args) { return later(call, ms, args, true) },
+    clearTimeout(id) { forget(id) },
+    clearInterval(id) { forget(id) },
+  };
+  for (const name in TIMERS) { internals[name] = TIMERS[name]; hide(globalThis, name, TIMERS[name]) }
+
+  // ------------------------------------------------------------------ the platform's API
+  const CARRIED = { __proto__: null, renderWidget: true, emit: true, call: true };
+  let running = null; // the call that runs; null between calls
+  let asked = null, lastAsked = null; // API calls that the worker has not taken yet
+  let waiting = new MapHere(), unanswered = 0;
+  function ask(owner, method, params) {
+    const at = { stack: "" };
+    captureStackTrace(at, ask);
+    return new PromiseHere((resolve, reject) => {
+      if (owner !== null && owner === running && owner.loads) {
+        reject(errorOf("cancelled", "the platform's API is there for hooks, and not while a plugin loads", method, 0, framesOf(at.stack)));
+        return;
+      }
+      if (owner === null || owner !== running) {
+        reject(errorOf("cancelled", "the call that this context belongs to is over", method, 0, framesOf(at.stack)));
+        return;
+      }
+      const number = ++owner.asked;
+      let text;
+      try { text = encoded({ __proto__: null, k: "a", number, method, params }, params) } catch (error) {
+        if (!(error instanceof NotAValue)) { reject(error); return }
+        reject(errorOf(CARRIED[method] ? "invalid_output" : "invalid_params", `${error.path}: ${error.message}`, method, 0,
+                       framesOf(at.stack)));
+        return;
+      }
+      const call = { text, next: null };
+      if (asked === null) asked = call; else lastAsked.next = call;
+      lastAsked = call;
+      mapSet(waiting, number, { resolve, reject, method, at });
+      unanswered++;
+    });
+  }
+  const isObject = (value) => value !== null && typeof value === "object";
+  class Api {
+    #owner;
+    constructor(owner) { this.#owner = owner }
+    #ask(method, params) { return ask(this.#owner ?? running, method, params) }
+    query(sql, params = []) { return this.#ask("query", { sql, params }) }
+    insert(table, values) { return this.#ask("insert", { table, values }) }
+    update(table, values, where) { return this.#ask("update", { table, values, where }) }
+    delete(table, where) { return this.#ask("delete", { table, where }) }
+    // renderWidget({ component, props }), and renderWidget(component, props) as in Python
+    renderWidget(widget, props) {
+      const named = isObject(widget);
+      return this.#ask("renderWidget", { component: named ? widget.component : widget, props: (named ? widget.props : props) ?? {} });
+    }
+    // emit(event, { payload }): an object with this one key names the payload; anything else is the payload
+    emit(event, payload = null) {
+      if (isObject(payload) && !isArray(payload) && hasOwn(payload, "payload") && keys(payload).length === 1) payload = payload.payload ?? null;
+      return this.#ask("emit", { event, payload });
+    }
+    fetch(url, { method = "GET", headers = {}, body = null } = {}) {
+      return this.#ask("fetch", { url: StringHere(url), method, headers, body });
+    }
+    call(method, params = {}) { return this.#ask("call", { method, params }) }
+  }
+  freeze(Api.prototype);
+  const plugin = {
+    api: freeze(new Api(null)), errors: freeze({ ApiError, PermissionDenied, RateLimited, DeadlineExceeded, InvalidOutput }),
+  };
+  hide(globalThis, "plugin", plugin);
+
+  // ------------------------------------------------------------------ what the plugin is
+  let hooks = null, table = null;
+  function adopt(module) {
+    const found = module.default;
+    const wanted = "write `export default { id, version, permissions, hooks }`";
+    if (found === undefined) throw new TypeErrorHere(`the entry point has no default export: ${wanted}`);
+    if (!isObject(found) || isArray(found)) throw new TypeErrorHere(`the default export is ${found === null ? "null" : isArray(found) ? "an array" : typeof found === "function" ? "a function or a class" : `a ${typeof found}`}, not an object: ${wanted}`);
+    const { id, version, permissions = [], hooks: functions } = found;
+    if (typeof id !== "string" || typeof version !== "string") throw new TypeErrorHere(`the default export has no id or version that is a string: ${wanted}`);
+    if (!isArray(permissions)) throw new TypeErrorHere("`permissions` of the default export is not an array of strings");
+    for (let i = 0; i < permissions.length; i++) if (typeof permissions[i] !== "string") throw new TypeErrorHere("`permissions` of the default export is not an array of strings");
+    if (!isObject(functions) || isArray(functions)) throw new TypeErrorHere("`hooks` of the default export is not an object of functions by hook");
+    const names = keys(functions), known = { __proto__: null };
+    if (names.length === 0) throw new TypeErrorHere("`hooks` of the default export is empty");
+    for (let i = 0; i < names.length; i++) {
+      if (typeof functions[names[i]] !== "function") throw new TypeErrorHere(`the hook ${slice(names[i], 0, 100)} is not a function`);
+      known[names[i]] = functions[names[i]];
+    }
+    hooks = known;
+    table = functions;
+    hide(plugin, "id", id);
+    hide(plugin, "version", version);
+    freeze(plugin);
+    return message({ __proto__: null, k: "r", v: { __proto__: null, id, version, permissions: join(permissions, "\n"), hooks: join(names, "\n") } });
+  }
+
+  // ------------------------------------------------------------------ what the worker calls
+  let answer = ""; // what came of the hook, or of loading; "" while nothing has
+  const succeed = (mine, value) => {
+    if (mine !== running || answer !== "") return;
+    try { answer = encoded({ __proto__: null, k: "r", v: value }, value) } catch (error) { answer = told(error) }
+  };
+  const fail = (mine, error) => { if (mine === running && answer === "") answer = told(error) };
+  // What there is to do, as JSON. k is "a": make an API call (number, method, params) · "r", "v" or "x": what came of it
+  // all: a value, no value (path, why), or something thrown · "w": wait for replies, if there are any, and for the next
+  // timer (in ms; −1: there is none) · "l": run the jobs and ask again · "n": nothing can happen any more.
+  function step() {
+    if (asked !== null) { const { text } = asked; asked = asked.next; return text }
+    if (answer !== "") {
+      const said = answer;
+      end();
+      return said;
+    }
+    if (timers !== null) { const ms = timers.at - host.clock(); return message({ __proto__: null, k: "w", ms: ms > 0 ? ms : 0 }) }
+    if (unanswered) return '{"k":"w","ms":-1}';
+    // Where memory runs out while a promise is settled, the engine drops what was to follow. So we ask once more.
+    if (running !== null && running.listen !== null) {
+      const { listen } = running;
+      running.listen = null;
+      listen();
+      return '{"k":"l"}';
+    }
+    return '{"k":"n"}';
+  }
+  function end() {
+    running = null;
+    answer = "";
+    timers = asked = lastAsked = null;
+    if (unanswered) { waiting = new MapHere(); unanswered = 0 }
+  }
+  const begin = (loads) => { end(); return running = { asked: 0, loads, listen: null } };
+  internals.worker = {
+    // Modules are run from here: a host function may be called beneath calls of the wheel's only.
+    load(name) {
+      const mine = begin(true);
+      const module = import(name);
+      const adopted = (loaded) => {
+        if (running !== mine || answer !== "") return;
+        try { answer = adopt(loaded) } catch (error) { fail(mine, error) }
+      };
+      mine.listen = () => then(module, adopted, (error) => fail(mine, error));
+      mine.listen();
+    },
+    call(hook, text, marked, userId, deadlineMs) {
+      const mine = begin(false);
+      try {
+        const params = decoded(text, marked);
+        const context = {
+          ...params, userId, pluginId: plugin.id, hook, params, api: new Api(mine), log: console,
+          remainingMs() { return deadlineMs - host.clock() },
+        };
+        if (hasOwn(params, "__proto__")) delete context.__proto__;
+        if (hasOwn(params, "constructor")) delete context.constructor;
+        const value = apply(hooks[hook], table, [context]);
+        if (isObject(value) && typeof value.then === "function") {
+          const promise = value instanceof PromiseHere ? value : resolved(value);
+          mine.listen = () => then(promise, (got) => succeed(mine, got), (error) => fail(mine, error));
+          mine.listen();
+          return;
+        }
+        succeed(mine, value);
+      } catch (error) { fail(mine, error) }
+    },
+    step,
+    settle(number, ok, text, marked) {
+      const call = mapGet(waiting, number);
+      if (call === undefined) return;
+      mapDelete(waiting, number);
+      unanswered--;
+      if (ok) { call.resolve(decoded(text, marked)); return }
+      const { code, message: why, retry } = parse(text);
+      call.reject(errorOf(code, why, call.method, retry, framesOf(call.at.stack)));
+    },
+    fire() {
+      const timer = timers;
+      if (timer === null || timer.at > host.clock()) return;
+      timers = timer.next;
+      if (timer.every) { timer.at = host.clock() + timer.every; put(timer) }
+      try { apply(timer.call, undefined, timer.args) } catch (error) { fail(running, error) }
+    },
+  };
+  internals.ask = (method, params) => ask(running, method, params);
+  internals.show = show;
+  internals.hide = hide;
+  internals.ApiError = ApiError;
+})

@@ -1,0 +1,349 @@
+"""Plugins in JavaScript: one engine in each worker, made in the zygote and shared with it page by page until it is
+written to.
+
+A hook may be async. Its API calls go out as it makes them, up to eight at once, and each promise is settled when its
+reply arrives. The prelude (``prelude/core.js``) says step by step what is to be done; here it is done.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib
+import json
+import os
+import posixpath
+import signal
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from workers import contract, wire
+from workers.javascript.api_calls import ApiCalls
+from workers.javascript.prelude import FILES
+from workers.javascript.values import from_json, may_be_special, params_to_json, read, well_formed
+from workers.runtime.failures import text_of
+from workers.runtime.interface import BadPayload, Declared, Host, LoadError, Thrown, Unavailable, check_files
+from workers.runtime.values import NotAValue
+
+if TYPE_CHECKING:
+    from workers.javascript.engine import Engine
+
+STACK_BYTES_MAX = 4 * 1024 * 1024
+"""Half of a worker's own stack: the engine recurses in C, and beneath it is Python's."""
+GLUE_BYTES = 4 * 1024 * 1024
+"""What the engine may use less than the worker: the engine's limit is to be reached first, so that there is room for
+the answer that says so."""
+BUSY_NS = 2_000_000
+"""After a call that took this long the heap is given back to the system, which takes half a millisecond."""
+RANDOM_BYTES_MAX = 65536
+"""What ``crypto.getRandomValues`` may ask for at once."""
+CHECK_SECONDS_MAX = 10
+INSTALL = "pip install 'quickjs-ng>=0.17,<0.18'"
+NEVER = ("the hook's promise is never settled: no API call, no timer and no other promise is left that could settle it")
+
+_json = msgspec.json.Encoder().encode
+_decode = msgspec.msgpack.Decoder().decode
+
+
+class _Prepared:
+    """What the zygote makes once."""
+
+    module: Any = None
+    prelude: list[bytes] = []
+    realm: Realm
+
+
+class _Console:
+    """Where the lines of this process go. The engine of the zygote has its host functions before there is a worker."""
+
+    line: Callable[[str, str], None] = staticmethod(lambda _level, _text: None)
+
+
+# ------------------------------------------------------------------ host functions: they never raise
+def _line(level: str, quoted: str) -> None:
+    try:
+        _Console.line(level, json.loads(quoted))
+    except Exception:  # noqa: BLE001 - the link's end is met by whoever reads next
+        return
+
+
+def _random(count: float) -> str:
+    return base64.b64encode(os.urandom(max(0, min(int(count), RANDOM_BYTES_MAX)))).decode()
+
+
+def _clock() -> float:
+    return time.monotonic_ns() / 1e6
+
+
+def _digest(algorithm: str, data: str) -> str:
+    try:
+        return base64.b64encode(hashlib.new(algorithm, base64.b64decode(data)).digest()).decode()
+    except Exception:  # noqa: BLE001 - the prelude names the algorithms that exist
+        return ""
+
+
+HOST = {"line": _line, "random": _random, "clock": _clock, "digest": _digest}
+
+
+class Realm:
+    """An engine that has run the prelude, and the functions of the prelude that a worker calls."""
+
+    def __init__(self) -> None:
+        module = _Prepared.module
+        engine: Engine = module.Engine(STACK_BYTES_MAX)
+        for name, function in HOST.items():
+            engine.context.add_callable(f"__{name}", function)
+        names = ", ".join(f"{name}: __{name}" for name in HOST)
+        engine.evaluate(f"globalThis.__apex = {{ host: {{ {names} }}, internals: {{}} }};"
+                        + "".join(f"delete globalThis.__{name};" for name in HOST))
+        for code in _Prepared.prelude:
+            engine.set_global("__part", engine.read(code))
+            engine.evaluate("__part(__apex.host, __apex.internals); 0")
+        part = "__apex.internals.worker."
+        self.load, self.call, self.step = (engine.evaluate(part + name) for name in ("load", "call", "step"))
+        self.settle, self.fire = engine.evaluate(part + "settle"), engine.evaluate(part + "fire")
+        engine.evaluate("delete globalThis.__part; delete globalThis.__apex; 0")
+        self.engine = engine
+        self.run_job = engine.run_job
+
+
+def prepare(_boot: dict[str, Any]) -> None:
+    """Makes, in the zygote, the engine that its workers start with. Raises Unavailable."""
+    try:
+        _Prepared.module = module = importlib.import_module("workers.javascript.engine")
+    except (ImportError, OSError, AttributeError) as error:
+        raise Unavailable(f"the package quickjs-ng cannot be used ({error}): {INSTALL}") from None
+    if why := _checked(module.check):
+        raise Unavailable(f"the installed quickjs-ng is not the one that this daemon knows ({why}): {INSTALL}")
+    first = module.Engine()
+    folder = os.path.join(os.path.dirname(__file__), "prelude")
+    for name in FILES:
+        with open(os.path.join(folder, name), "rb") as file:
+            _Prepared.prelude.append(first.bytecode(first.compile(file.read(), f"apex:{name}", module=False)))
+    _Prepared.realm = Realm()
+
+
+def _checked(check: Callable[[], str]) -> str:
+    """Runs ``check`` in a process that may crash. Returns what it says, or how it ended."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            signal.alarm(CHECK_SECONDS_MAX)
+            try:
+                said = check()
+            except Exception as error:  # noqa: BLE001 - whatever it is, the wheel is not the one that we know
+                said = f"{type(error).__name__}: {error}"
+            os.write(write, said.encode()[:1000])
+        finally:
+            os._exit(0)
+    os.close(write)
+    with open(read, "rb") as pipe:
+        said = pipe.read().decode("utf-8", "replace")
+    status = os.waitpid(pid, 0)[1]
+    return f"its check was ended by signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else said
+
+
+class JavaScript:
+    """One plugin in its engine. See ``workers.runtime.interface.Runtime``."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._realm: Realm = _Prepared.realm
+        self._files: dict[str, bytes] = {}
+        self._name = self._prefix = ""
+        self._memory_bytes_max = 0
+        self._codes: list[bytes] = []
+        self._spent = False
+        self._begun_ns = 0
+        self.after: Callable[[], None] = self._give_back
+
+    # ------------------------------------------------------------------ loading
+    def load(self, message: wire.Load) -> Declared:
+        """Compiles and runs the plugin's modules. Raises LoadError, Thrown."""
+        check_files(message)
+        self._files = message.files
+        self._prefix = f"{message.plugin}/"
+        self._name = self._prefix + message.entrypoint
+        self._memory_bytes_max = max(message.memory_bytes_max - GLUE_BYTES, message.memory_bytes_max // 2)
+        _Console.line = self._host.line
+        if message.fresh:
+            self._compile_all()
+            self.after = self._renew
+        said = self._adopt()
+        if said["id"] != message.plugin:
+            raise LoadError(f"the code says that the plugin's id is {said['id'][:100]!r}, "
+                            f"the manifest {message.plugin!r}")
+        return Declared(said["id"], said["version"], sorted(filter(None, said["permissions"].split("\n"))),
+                        sorted(said["hooks"].split("\n")), False)
+
+    def test(self, message: wire.Load) -> int:
+        """Raises LoadError: there is no runner yet."""
+        raise LoadError("tests in JavaScript are not run here")
+
+    def _adopt(self) -> dict[str, Any]:
+        """Runs the plugin's modules in the present engine. Returns what the plugin declares."""
+        realm = self._realm
+        realm.engine.limit_memory(self._memory_bytes_max)
+        realm.engine.load_modules(self._source)
+        for code in self._codes:
+            realm.engine.read(code)
+        try:
+            realm.load(self._name)
+            declared = self._until_answered(-1)
+        except _Never:
+            if realm.engine.is_full():
+                raise self._out_of_memory() from None
+            raise LoadError("a top-level await never ends: no timer and no promise is left that could end it") from None
+        except NotAValue as error:
+            raise LoadError(text_of(error)) from None
+        return dict(declared)
+
+    def _source(self, name: str) -> bytes:
+        """The source of the module ``name``. Raises ImportError, which says what the author can do."""
+        path = name.removeprefix(self._prefix)
+        if path == name or path not in self._files:
+            raise ImportError(self._why_not(name, path))
+        if path.endswith(".json"):
+            return b"export default JSON.parse(" + _json(self._text(path)) + b")"
+        if path.endswith((".js", ".mjs")):
+            return self._text(path).encode()
+        raise ImportError(f"cannot import {name!r}: only .js, .mjs and .json files can be imported")
+
+    def _text(self, path: str) -> str:
+        try:
+            return self._files[path].decode("utf-8-sig")
+        except UnicodeDecodeError:
+            raise ImportError(f"{self._prefix}{path} is not UTF-8") from None
+
+    def _why_not(self, name: str, path: str) -> str:
+        if path == name:
+            return (f"cannot import {name!r}: it is not in the bundle; bundle packages into the entry point, with "
+                    "esbuild --bundle --format=esm, and write relative imports inside the bundle")
+        plain = posixpath.normpath(path)
+        for candidate in (plain, f"{plain}.js", f"{plain}.mjs", f"{plain}/index.js"):
+            if candidate in self._files:
+                return f"cannot import {name!r}: write the whole path of the file, as in {self._prefix}{candidate}"
+        return f"cannot import {name!r}: it is not in the bundle"
+
+    # ------------------------------------------------------------------ a fresh engine for each call
+    def _compile_all(self) -> None:
+        """Compiles every module once, so that new engines read bytecode."""
+        spare: Engine = _Prepared.module.Engine(STACK_BYTES_MAX)
+        wanted: list[str] = []
+
+        def source_of(name: str) -> bytes:
+            source = self._source(name)
+            wanted.append(name)
+            return source
+
+        try:
+            spare.load_modules(source_of)
+            compiled = [spare.compile(source_of(self._name), self._name, module=True)]
+            for name in [name for name in wanted if name != self._name]:
+                compiled.append(spare.compile(self._source(name), name, module=True))
+            self._codes = [spare.bytecode(one) for one in compiled]
+        except (ImportError, _Prepared.module.JSError) as error:
+            raise self._not_compiled(error) from None
+        finally:
+            spare.unload()
+
+    @staticmethod
+    def _not_compiled(error: Any) -> Exception:
+        if isinstance(error, ImportError):
+            return LoadError(str(error))
+        return Thrown(error.name, error.message, f"{error.name}: {error.message}\n{error.stack}".rstrip())
+
+    def _renew(self) -> None:
+        """Replaces the engine by a new one with nothing of the call in it. The answer is written already."""
+        self._realm.engine.unload()
+        del self._realm
+        _Console.line = staticmethod(lambda _level, _text: None)  # what loading says was said when the worker started
+        self._realm = Realm()
+        self._adopt()
+        _Console.line = self._host.line
+
+    # ------------------------------------------------------------------ calls
+    def run(self, call: wire.Call) -> Any:
+        """Runs one hook. Raises BadPayload, NotAValue, Thrown."""
+        raw = bytes(call.params)
+        try:
+            params = _decode(raw)
+        except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as error:
+            raise BadPayload(text_of(error)) from None
+        if call.hook in contract.FILLS_USER:
+            params.setdefault("userId", call.user_id)
+        text, marked = params_to_json(params, not may_be_special(raw))
+        self._begun_ns = time.monotonic_ns()
+        try:
+            self._realm.call(call.hook, text, marked, call.user_id, call.deadline_ns / 1e6)
+            return self._until_answered(call.seq)
+        except _Never:
+            if self._realm.engine.is_full():
+                raise self._out_of_memory() from None
+            raise Thrown("Error", NEVER) from None
+        except (_Prepared.module.WheelError, _Prepared.module.StackOverflow, MemoryError):
+            raise self._out_of_memory() from None
+
+    def _out_of_memory(self) -> Thrown:
+        self._spent = True
+        return Thrown("InternalError", "out of memory", memory=True)
+
+    def _until_answered(self, seq: int) -> Any:
+        """Does what the prelude says until the hook has ended. Returns its value. Raises NotAValue, Thrown, _Never."""
+        realm, calls = self._realm, None
+        run_job, step = realm.run_job, realm.step
+        while True:
+            while run_job():
+                pass
+            text = step()
+            if text is None:  # there was no room for a copy
+                raise MemoryError
+            message, is_odd = read(text)
+            kind = message["k"]
+            if kind == "r":
+                if calls is not None:
+                    calls.send_the_rest()
+                return from_json(message.get("v"), text, is_odd)
+            if kind == "n":
+                raise _Never
+            if kind == "l":
+                continue
+            if calls is None:
+                calls = ApiCalls(self._host, seq, realm.settle, realm.fire)
+            if kind == "a":
+                calls.ask(message, text, is_odd)
+            elif kind == "w":
+                calls.wait(message["ms"])
+            else:
+                calls.send_the_rest()
+                raise self._failure(message)
+
+    def _failure(self, said: dict[str, Any]) -> Exception:
+        if said["k"] == "v":
+            return NotAValue(well_formed(said["path"]), well_formed(said["why"]))
+        self._spent = said["memory"]
+        name, text, trace = (well_formed(said[part]) for part in ("name", "text", "trace"))
+        return Thrown(name, text, trace.encode()[: wire.TRACEBACK_BYTES_MAX].decode("utf-8", "ignore"),
+                      api=(well_formed(said["code"]), well_formed(said["method"]), int(said["retry"] or 0)),
+                      memory=said["memory"])
+
+    def _give_back(self) -> None:
+        """Returns to the system what a call that worked hard has used."""
+        if self._spent or time.monotonic_ns() - self._begun_ns > BUSY_NS:
+            if self._spent:
+                self._spent = False
+                self._realm.engine.collect()
+            _Prepared.module.trim(0)
+
+
+class _Never(Exception):
+    """Nothing is left that could settle the promise that is waited for."""
+
+
+def make(host: Host) -> JavaScript:
+    """Returns the runtime of one worker."""
+    return JavaScript(host)

@@ -1,0 +1,132 @@
+"""Values between MessagePack and the engine: JSON, with marks for what JSON has no word for.
+
+``{"\\0b": base64}`` is bytes, ``{"\\0d": ms}`` a timestamp. A map of the host's with a key that begins with NUL travels
+as ``{"\\0o": map}``, so no payload becomes a mark. A plugin that forges a mark changes its own result only.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from workers.runtime.values import INT_MAX, NotAValue, check_value
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_BYTES, _DATE, _PLAIN = "\0b", "\0d", "\0o"
+_MARK = "\\u0000"
+"""How JSON spells the NUL that a mark begins with."""
+_may_be_special = re.compile(rb"[\x00\xc4-\xc9\xd4-\xd8]").search
+"""Bytes that open binaries and extensions in MessagePack, and NUL. In texts and numbers they mean nothing, and cost a
+closer look."""
+_may_be_large = re.compile(r"[0-9]{16}").search
+_json = msgspec.json.Encoder().encode
+_decode_json = msgspec.json.Decoder().decode
+_decode = msgspec.msgpack.Decoder().decode
+
+
+def to_json(raw: bytes) -> tuple[str, bool]:
+    """MessagePack as JSON, and whether it contains marks. Raises what msgspec raises."""
+    return params_to_json(_decode(raw), _may_be_special(raw) is None)
+
+
+def params_to_json(value: Any, is_plain: bool) -> tuple[str, bool]:
+    """The same for a value that was decoded. ``is_plain``: nothing in it needs a mark."""
+    if is_plain or not _is_special(value):
+        return _json(value).decode(), False
+    return _json(_marked(value)).decode(), True
+
+
+def may_be_special(raw: bytes) -> bool:
+    """Whether the MessagePack may hold something that needs a mark."""
+    return _may_be_special(raw) is not None
+
+
+def _is_special(value: Any) -> bool:
+    kind = type(value)
+    if kind is dict:
+        return any(key[:1] == "\0" or _is_special(item) for key, item in value.items())
+    if kind is list:
+        return any(map(_is_special, value))
+    return kind is bytes or kind is datetime
+
+
+def _marked(value: Any) -> Any:
+    if isinstance(value, dict):
+        inside = {key: _marked(item) for key, item in value.items()}
+        return {_PLAIN: inside} if any(key[:1] == "\0" for key in value) else inside
+    if isinstance(value, list):
+        return [_marked(item) for item in value]
+    if isinstance(value, bytes):
+        return {_BYTES: base64.b64encode(value).decode()}
+    if isinstance(value, datetime):
+        return {_DATE: (value - _EPOCH) / timedelta(milliseconds=1)}
+    return value
+
+
+def read(text: str) -> tuple[dict[str, Any], bool]:
+    """Parses one message of the prelude. Returns it, and whether some string in it is not Unicode (halves of surrogate
+    pairs). Raises NotAValue if it is nested too deeply."""
+    try:
+        return _decode_json(text), False
+    except (msgspec.DecodeError, RecursionError):
+        pass
+    try:
+        return json.loads(text), True
+    except RecursionError:
+        raise NotAValue("$", "nested too deeply") from None
+
+
+def from_json(value: Any, text: str, is_odd: bool) -> Any:
+    """``value``, a part of the message ``text``, as plain data, bytes and datetimes. ``is_odd`` is what ``read`` said.
+
+    Raises NotAValue with the path of what cannot be carried.
+    """
+    if is_odd:
+        check_value(_as_floats(value))
+    if _MARK in text:
+        value = _unmarked(value, "$")
+    if _may_be_large(text) is not None:
+        value = _as_floats(value)
+    return value
+
+
+def well_formed(text: str) -> str:
+    """``text`` with a question mark for each half of a surrogate pair."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _unmarked(value: Any, path: str) -> Any:
+    if isinstance(value, list):
+        return [_unmarked(item, f"{path}[{index}]") for index, item in enumerate(value)]
+    if not isinstance(value, dict):
+        return value
+    if len(value) == 1:
+        ((key, inner),) = value.items()
+        if key == _BYTES:
+            try:
+                return base64.b64decode(inner, validate=True)
+            except (TypeError, ValueError, binascii.Error):
+                raise NotAValue(path, "a key that begins with NUL") from None
+        if key == _DATE:
+            try:
+                return _EPOCH + timedelta(milliseconds=inner)
+            except OverflowError:
+                raise NotAValue(path, "a Date outside the years 1 to 9999: return value.toISOString()") from None
+            except TypeError:
+                raise NotAValue(path, "a key that begins with NUL") from None
+    return {key: _unmarked(item, f"{path}.{key[:64]}") for key, item in value.items()}
+
+
+def _as_floats(value: Any) -> Any:
+    """``value`` with each integer that is none in JavaScript as the float that it is there."""
+    if isinstance(value, dict):
+        return {key: _as_floats(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_as_floats(item) for item in value]
+    return float(value) if type(value) is int and not -INT_MAX <= value <= INT_MAX else value

@@ -1,0 +1,128 @@
+"""What a language has to bring so that a worker can run its plugins, and what it finds in the worker.
+
+Everything else is the same for every language: the link, the marks, deadlines, the ids of API calls, output, the size
+of results (``serve``). A language is a package beside this one that has a module ``runtime`` with a function ``make``,
+and a row in ``apex_exec.executor.processes.runtimes``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+from workers import wire
+from workers.runtime.link import Link
+
+
+class Unavailable(Exception):
+    """This machine cannot run the language; the message says why, for the operator."""
+
+
+class LoadError(Exception):
+    """The bundle is not a plugin that can be served; the message says what is missing."""
+
+
+def check_files(message: wire.Load) -> None:
+    """Raises LoadError unless every file is what was hashed at installation and the entry point is among them."""
+    for path, digest in message.sha256.items():
+        if hashlib.sha256(message.files[path]).hexdigest() != digest:
+            raise LoadError(f"{path} differs from what was hashed at installation")
+    if message.entrypoint not in message.files:
+        raise LoadError(f"the entry point {message.entrypoint!r} is not in the bundle")
+
+
+class BadPayload(Exception):
+    """The payload cannot be decoded: nothing of the plugin has run."""
+
+
+class Thrown(Exception):
+    """Plugin code in another language than Python threw something that its hook, or its module, did not catch.
+
+    ``name`` is the error's class, ``trace`` the plugin's own frames. ``api`` is (code, method, retry_after_ms) if it is
+    an error of the platform's API, ``memory`` whether there was no memory left.
+    """
+
+    def __init__(self, name: str, text: str, trace: str = "", *, api: tuple[str, str, int] = ("", "", 0),
+                 memory: bool = False) -> None:
+        super().__init__(text)
+        self.name = name
+        self.text = text
+        self.trace = trace
+        self.api = api
+        self.memory = memory
+
+
+class Declared(NamedTuple):
+    """What a plugin's code says of itself."""
+
+    id: str
+    version: str
+    permissions: list[str]
+    hooks: list[str]
+    uses_loop: bool
+
+
+class Host(Protocol):
+    """The worker, as a runtime sees it."""
+
+    seq: int
+    """The call that runs; -1 between calls."""
+    api_id: int
+    """The number of the latest API call on this link."""
+    send: Callable[[Any], None]
+    """Writes one message in full."""
+    next: Callable[[], Any]
+    """Returns the next message; None at the link's end. Blocks."""
+    within: Callable[[float], Any]
+    """Returns the next message that arrives within so many milliseconds, else None. Ends the process at the link's end.
+    """
+    put_back: Callable[[deque[Any]], None]
+    """Puts messages before those that have arrived since: a call that waits keeps its turn."""
+    line: Callable[[str, str], None]
+    """Sends one line of the plugin's log, or drops it if the call has sent too many: ``(level, text)``."""
+    has_folder: bool
+    """Whether a run of tests has a temporary folder."""
+    link: Link
+    """The link itself, for a run of tests."""
+
+
+class Runtime(Protocol):
+    """One language in one worker."""
+
+    run: Callable[[wire.Call], Any]
+    """Runs one hook and returns its value: plain data, bytes, aware datetimes. Raises NotAValue, BadPayload, Thrown,
+    MemoryError, or (Python alone) whatever the hook raises."""
+    after: Callable[[], None] | None
+    """Clears what the call left behind, once its answer has been written; None if there is never anything."""
+
+    def load(self, message: wire.Load) -> Declared:
+        """Loads the plugin. Raises LoadError, Thrown, or (Python alone) whatever the plugin's own code raises."""
+
+    def test(self, message: wire.Load) -> int:
+        """Runs the bundle's tests and sends their result. Returns the process's exit status."""
+
+
+class Language(NamedTuple):
+    """One language as the zygote knows it. ``unavailable`` is why it cannot be run here, or ""."""
+
+    suffixes: tuple[str, ...]
+    make: Callable[[Host], Runtime]
+    unavailable: str
+
+
+class Languages:
+    """The languages of this zygote. Filled once, before any worker is forked."""
+
+    known: dict[str, Language] = {}
+
+    @classmethod
+    def of(cls, entrypoint: str) -> Language:
+        """Returns the language of the file, by its suffix. Raises LoadError if there is none here."""
+        for name, language in cls.known.items():
+            if entrypoint.endswith(language.suffixes):
+                if language.unavailable:
+                    raise LoadError(f"{name} is not available here: {language.unavailable}")
+                return language
+        raise LoadError("no language of this daemon has the suffix of the entry point")
