@@ -178,7 +178,7 @@ class Rig:
         dispatches = DispatchRuns(pool, table, replies, driver.step)
         verdicts = Verdicts(
             pool, table, replies, dispatches, used=self.workers.accounts.used, audit=trail, api=api,
-            checks=absent.NoChecks(), metrics=metrics, logs=logs, failed=guard.failed)
+            checks=absent.NoChecks(), places=absent.NoPlaces(), metrics=metrics, logs=logs, failed=guard.failed)
         self.requests = Requests(
             pool, table, replies, dispatches, step=driver.step,
             welcome=None, per_host=10_000, audit=trail, api=api, metrics=metrics)  # type: ignore[arg-type]  # played

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from apex_exec import API_VERSION
 from apex_exec.catalogue.hooks import BUILT_IN, Hook
 from apex_exec.catalogue.json_schema import typescript
 from apex_exec.catalogue.limits import LIMITS, PLATFORM_LIMITS, default_of, key_of
@@ -24,6 +25,9 @@ ROOT = PACKAGE.parent
 API_METHODS = ROOT / "workers" / "api_methods.py"
 CONTRACT = ROOT / "workers" / "contract.py"
 PROTOCOL_TS = PACKAGE / "examples" / "host-ts" / "protocol.ts"
+PLUGIN_TYPES = PACKAGE / "npm" / "plugin" / "plugin.d.ts"
+PLUGIN_TESTING = PACKAGE / "npm" / "plugin" / "testing.js"
+NPM_PACKAGE = PACKAGE / "npm" / "plugin" / "package.json"
 MAP = PACKAGE / "catalogue" / "README.md"
 README = PACKAGE / "README.md"
 WIRE_README = PACKAGE / "wire" / "README.md"
@@ -33,6 +37,7 @@ def files() -> dict[Path, str]:
     """Every file that is made, or made in part, from the catalogue, as it should be."""
     return {CONTRACT: contract(), API_METHODS: api_methods(),
             PROTOCOL_TS: protocol_ts(), README: limit_rows(README.read_text("utf-8")),
+            PLUGIN_TYPES: plugin_types(), PLUGIN_TESTING: plugin_testing(), NPM_PACKAGE: npm_package(),
             MAP: catalogue_map(),
             WIRE_README: replaced(WIRE_README.read_text("utf-8"), "hooks", hook_table())}
 
@@ -44,6 +49,72 @@ def protocol_ts() -> str:
     for name, part in (("hooks", typescript_types()), ("limits", limits)):
         text = replaced(text, name, part, "// <{}>", "// </{}>")
     return text
+
+
+def plugin_types() -> str:
+    """The types of JavaScript plugins, with hooks, permissions and the API as they are declared."""
+    text = PLUGIN_TYPES.read_text("utf-8")
+    for name, part in (("hooks", _plugin_hooks()), ("permissions", _plugin_permissions()), ("api", _plugin_api())):
+        text = replaced(text, name, part, "// <{}>", "// </{}>")
+    return text
+
+
+def plugin_testing() -> str:
+    """The fake platform for tests under Node, with the permissions that each method takes."""
+    constants = {
+        "METHODS": list(METHODS),
+        "PERMISSIONS": {method.name: method.permission for method in METHODS.values() if method.permission},
+        "PREFIXES": dict(PREFIXES),
+        "FILLS_USER": [hook.name for hook in BUILT_IN if hook.fills_user],
+    }
+    text = "".join(f"const {name} = {json.dumps(value, indent=2)};\n" for name, value in constants.items())
+    return replaced(PLUGIN_TESTING.read_text("utf-8"), "permissions", text, "// <{}>", "// </{}>")
+
+
+def plugin_augmentation(hooks: list[Hook]) -> str:
+    """Types of ``hooks``, which an operator declared, for plugins in TypeScript; "" if none was declared."""
+    params = results = ""
+    for hook in hooks:
+        if (declared := hook.declared) is not None:
+            params += f"    {hook.name}: {typescript(declared['params'], {})};\n"
+            results += f"    {hook.name}: {'void | null' if hook.void else typescript(declared['result'], {})};\n"
+    return params and ('/** Hooks of this platform\'s own. */\n\nexport {};\n\ndeclare module "@apex-exec/plugin" {\n'
+                       f"  interface HookParams {{\n{params}  }}\n  interface HookResults {{\n{results}  }}\n}}\n")
+
+
+def npm_package() -> str:
+    """``package.json`` of the npm package, whose version is that of the plugin API."""
+    return re.sub(r'("version": )"[^"]*"', rf'\1"{API_VERSION}"', NPM_PACKAGE.read_text("utf-8"), count=1)
+
+
+def _plugin_hooks() -> str:
+    """``HookParams`` and ``HookResults``. The daemon fills in ``userId``, so that a hook always has it."""
+    shapes, definitions = msgspec.json.schema_components(
+        [kind for hook in BUILT_IN for kind in (hook.params, hook.result)], ref_template="#/$defs/{name}")
+    lines = ["/** The parameters of each hook. */", "export interface HookParams {"]
+    for hook, shape in zip(BUILT_IN, shapes[::2], strict=True):
+        body = typescript(shape, definitions).replace("userId?:", "userId:")
+        more = "".join(f"; {name}?: unknown" for name in hook.carries if f" {name}" not in body)
+        lines += [f"  /** In a dispatch: {hook.doc.replace('`', '')}. */", f"  {hook.name}: {body[:-2]}{more} }};"]
+    lines += ["}", "", f"export interface Widget {typescript(definitions['Widget'], definitions, indent=True)}", "",
+              "/** What each hook returns. */", "export interface HookResults {"]
+    for hook, shape in zip(BUILT_IN, shapes[1::2], strict=True):
+        result = "void | null" if hook.void else typescript(shape, definitions, named=("Widget",))
+        lines.append(f"  {hook.name}: {result};")
+    return "\n".join([*lines, "}", ""])
+
+
+def _plugin_permissions() -> str:
+    rows = "".join(f"\n  | {json.dumps(one.name)}" for one in PERMISSIONS)
+    doc = "/** What a plugin may ask for. Those of administrators need an approval for each version. */"
+    return f"{doc}\nexport type Permission ={rows};\n"
+
+
+def _plugin_api() -> str:
+    lines = ["/** The platform's API. A call that is refused rejects with an `ApiError`. */", "export interface Api {"]
+    for method in METHODS.values():
+        lines += [f"  /** {method.doc.replace('``', '`')} */", f"  {method.name}{method.typescript};"]
+    return "\n".join([*lines, "}", ""])
 
 
 def limit_rows(text: str) -> str:

@@ -86,9 +86,10 @@ class Method(Struct, frozen=True):
     """One method of the API.
 
     ``params`` is the struct that its parameters are decoded into, ``signature`` what the SDK's method takes, and
-    ``python`` that method's name. ``permission`` is "" if it depends on the parameters (``call``). ``event`` is the
-    type of its audit event. A write's event comes with the write itself, by way of the outbox. ``rate`` names the limit
-    that counts its calls. ``away`` is the code of a call that finds no gateway.
+    ``python`` that method's name. ``typescript`` is what stands behind the name in the types of JavaScript plugins;
+    without one the method takes a map of its parameters. ``permission`` is "" if it depends on the parameters
+    (``call``). ``event`` is the type of its audit event. A write's event comes with the write itself, by way of the
+    outbox. ``rate`` names the limit that counts its calls. ``away`` is the code of a call that finds no gateway.
     """
 
     name: str
@@ -100,32 +101,40 @@ class Method(Struct, frozen=True):
     route: Route = "gateway"
     event: str = "plugin.api"
     is_write: bool = False
+    typescript: str = "(params: Record<string, unknown>): Promise<Value>"
     rate: Literal["", "network"] = ""
     away: str = "data_unavailable"
 
 
 ALL = (
     Method("query", "query", "sql: str, params: list[Any] | None = None",
-           "Rows of the caller's own data (``data:read``).", Query, "data:read", event="data.access"),
+           "Rows of the caller's own data (``data:read``).", Query, "data:read", event="data.access",
+           typescript="<Row = Record<string, Value>>(sql: string, params?: readonly unknown[]): Promise<Row[]>"),
     Method("insert", "insert", "table: str, values: dict[str, Any]",
            "Adds one row owned by the caller (``data:write``).", Insert, "data:write", event="data.modification",
-           is_write=True),
+           is_write=True, typescript="(table: string, values: Record<string, unknown>): Promise<Value>"),
     Method("update", "update", "table: str, values: dict[str, Any], where: dict[str, Any]",
            "Changes the caller's rows that match ``where`` (``data:write``).", Update, "data:write",
-           event="data.modification", is_write=True),
+           event="data.modification", is_write=True, typescript="(table: string, values: Record<string, unknown>, "
+           "where: Record<string, unknown>): Promise<Value>"),
     Method("delete", "delete", "table: str, where: dict[str, Any]",
            "Deletes the caller's rows that match ``where`` (``data:write``).", Delete, "data:write",
-           event="data.deletion", is_write=True),
+           event="data.deletion", is_write=True,
+           typescript="(table: string, where: Record<string, unknown>): Promise<Value>"),
     Method("renderWidget", "render_widget", "component: str, props: dict[str, Any] | None = None",
-           "Asks the platform to render ``component`` (``ui:render``).", RenderWidget, "ui:render", route="effect"),
+           "Asks the platform to render ``component`` (``ui:render``).", RenderWidget, "ui:render", route="effect",
+           typescript="(widget: { component: string; props?: Record<string, unknown> }): Promise<void>"),
     Method("emit", "emit", "event: str, payload: Any = None",
-           "Asks the platform to emit ``event`` (``events:emit``).", Emit, "events:emit", route="effect"),
+           "Asks the platform to emit ``event`` (``events:emit``).", Emit, "events:emit", route="effect",
+           typescript="(event: string, message?: { payload?: unknown }): Promise<void>"),
     Method("fetch", "fetch",
            'url: str, method: str = "GET", headers: dict[str, str] | None = None, body: Any = None',
            "One HTTP request through the gateway (``network:fetch``).", Fetch, "network:fetch", rate="network",
-           away="fetch_failed"),
+           away="fetch_failed", typescript="(url: string | { toString(): string }, init?: { method?: string; "
+           "headers?: Record<string, string>; body?: unknown }): Promise<Fetched>"),
     Method("call", "call", "method: str, params: dict[str, Any] | None = None", "A host method (admin permissions).",
-           HostMethod, "", route="host"),
+           HostMethod, "", route="host",
+           typescript="(method: string, params?: Record<string, unknown>): Promise<Value>"),
 )
 
 METHODS: dict[str, Method] = {method.name: method for method in ALL}

@@ -32,6 +32,7 @@ class Step(NamedTuple):
 STEPS = (
     Step("hello-world", "onDashboardLoad", {"dashboardId": "main"}, "ok", "the document's minimal plugin"),
     Step("hello-world-dict", "onDashboardLoad", {"dashboardId": "main"}, "ok", "the same in the dict form"),
+    Step("hello-world-js", "onDashboardLoad", {"dashboardId": "main"}, "ok", "the same in JavaScript, as printed there"),
     Step("custom-analytics", "onDashboardLoad", {"dashboardId": "main"}, "ok", "the document's first plugin"),
     Step("custom-analytics", "onDataFetch", {"query": "sales", "filters": {"year": 2026}}, "ok", "its second hook"),
     Step("action-router", "onActionExecute", {"action": "echo", "context": {"n": 1}}, "ok", "result and metadata"),

@@ -43,6 +43,7 @@ from apex_exec.daemon.ports import Trail
 from apex_exec.daemon.reload import Changeable, Reloader
 from apex_exec.daemon.settings_checks import needs_registry
 from apex_exec.daemon.sides.audit_trail import AuditTrail
+from apex_exec.daemon.sides.author_places import AuthorPlaces
 from apex_exec.daemon.sides.metrics_feed import MetricsFeed
 from apex_exec.daemon.sides.result_checks import ResultChecks
 from apex_exec.daemon.sides.side_process import attach
@@ -84,6 +85,7 @@ class Service(NamedTuple):
     audit: AuditTrail
     api: ApiCalls
     checks: ResultChecks
+    places: AuthorPlaces
     table: PendingTable
     verdicts: Verdicts
     requests: Requests
@@ -129,6 +131,7 @@ def build_daemon(ground: Ground, reread: Callable[[], Settings]) -> Parts:
     loop.every(1.0, service.audit.upkeep)
     attach(loop, service.audit.side, 0.0, metrics, logs)
     attach(loop, service.checks.side, SLEEP_SECONDS, metrics, logs)
+    attach(loop, service.places.side, math.inf, metrics, logs)  # only if a bundle with source maps fails
     if isinstance(administration.registrar, RegistrarLink):
         attach(loop, administration.registrar.side, 0.0 if needs_registry(settings) else SLEEP_SECONDS, metrics, logs)
     # After the registrar, which the start waits for. A gateway that nothing is configured for refuses what it is asked,
@@ -162,12 +165,13 @@ def _make_service(ground: Ground) -> Service:
                    add_host_ns=workers.accounts.add_host_ns)
     connect_executor(workers, pool=pool, governing=governing, api=api, audit=audit)
     checks = ResultChecks(workers.overhead, loop)
+    places = AuthorPlaces(workers.overhead, loop, ground.source)
     table = PendingTable()
     replies = Replies(table, audit)
     dispatches = DispatchRuns(pool, table, replies, driver.step)
     verdicts = Verdicts(
         pool, table, replies, dispatches, used=workers.accounts.used, audit=audit, api=api, checks=checks,
-        metrics=metrics, logs=logs, failed=guard.failed)
+        places=places, metrics=metrics, logs=logs, failed=guard.failed)
     requests = Requests(
         pool, table, replies, dispatches, step=driver.step,
         welcome=lambda id_: _welcome(id_, ground, workers.forks.lacking), per_host=settings.pool.per_host, audit=audit, api=api, metrics=metrics)
@@ -179,7 +183,7 @@ def _make_service(ground: Ground) -> Service:
     supervisor = Supervisor(
         pool=pool, driver=driver, guard=guard, metrics=metrics, logs=logs, workers=workers, peers=hosts.peers,
         requests=requests, audit=audit, gauges=gauges, forget=(governing.forget, api.forget_plugin))
-    return Service(metrics, guard, loop, pool, driver, workers, governing, audit, api, checks, table, verdicts,
+    return Service(metrics, guard, loop, pool, driver, workers, governing, audit, api, checks, places, table, verdicts,
                    requests, tcp_hosts, hosts, gauges, supervisor)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from apex_exec.core.plugin import PluginSpec
 from apex_exec.daemon.hosts.connections import Peer
 from apex_exec.executor import ports
 from apex_exec.ledger.records import AuditRecord
@@ -71,6 +72,14 @@ class Trail(Protocol):
 
     def when_committed(self, index: int, then: Callable[[], None]) -> None:
         """Calls ``then`` once record ``index`` stands in the database."""
+
+
+class Places(Protocol):
+    """Finds the places of tracebacks in the author's source."""
+
+    def submit(self, spec: PluginSpec, text: str, located: Callable[[str, int], None], now_ns: int) -> bool:
+        """Has the places of ``text`` found; ``located(text, cpu_ns)`` is called once, then or later. False, without a
+        call, if the bundle has no source maps."""
 
 
 class Checks(Protocol):

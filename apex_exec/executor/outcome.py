@@ -28,18 +28,23 @@ RETRY_MS_MAX = 60_000
 """The longest wait that an API call can have reported to a hook: the window that its rate is counted in."""
 
 
+_JS_FRAME = re.compile(r"^ {2,16}at (?:([^\n(]{1,100}) \()?([^\s():]{1,200}):([0-9]{1,7}:[0-9]{1,7})\)?$", re.MULTILINE)
+"""A line of a JavaScript engine's stack, which begins with the innermost call."""
 _FRAME = re.compile(r'^[ |+]*File "([^"\n]{1,200})", line ([0-9]{1,7})(?:, in ([^\n]{1,100}))?', re.MULTILINE)
 
 
 def at_place(text: str, traceback: str) -> str:
     """Returns ``text``, an exception, on one line of at most ``MESSAGE_CHARS_MAX``, with the file, line and function at
-    which its traceback ends, as far as the plugin says. For a person who does not have the traceback."""
+    which it was raised, as far as the plugin's traceback says. For a person who does not have the traceback."""
     text = one_line(text)
     frames = list(_FRAME.finditer(traceback[-inner.TRACEBACK_BYTES_MAX :]))
-    if not frames:
+    if frames:
+        path, line, function = frames[-1].groups()
+    elif (first := _JS_FRAME.search(traceback[: inner.TRACEBACK_BYTES_MAX])) is not None:
+        function, path, line = first.groups()
+    else:
         return text[:MESSAGE_CHARS_MAX]
-    last = frames[-1]
-    place = f" (at {last[1]}:{last[2]}{f' in {last[3]}' if last[3] else ''})"
+    place = f" (at {path}:{line}{f' in {function}' if function else ''})"
     return text[: max(0, MESSAGE_CHARS_MAX - len(place))] + one_line(place)
 
 

@@ -26,7 +26,7 @@ from apex_exec.registry import lifecycle
 from apex_exec.registry import store as registry
 from apex_exec.registry.bundles.bundle import Bundle
 from apex_exec.registry.bundles.manifest import Manifest
-from apex_exec.registry.bundles.scaffold import scaffold_readme
+from apex_exec.registry.bundles.scaffold import language_of, scaffold_readme
 from apex_exec.registry.context import Context
 from apex_exec.registry.operations import Handler
 from apex_exec.registry.specs import commit
@@ -211,7 +211,7 @@ def _prove(context: Context, bundle: Bundle, lines: Lines) -> Proof:
 
 
 def _scaffold(bundle: Bundle) -> str:
-    return scaffold_readme(bundle.manifest.id, bundle.manifest.manifest.hooks[0])
+    return scaffold_readme(bundle.manifest.id, bundle.manifest.manifest.hooks[0], language_of(bundle))
 
 
 def _stop(context: Context, digest: str, reason: str) -> None:

@@ -60,8 +60,8 @@ METRICS = _table(
     Metric("worker_throttled_seconds_total", "counter", "Time for which a plugin's workers were throttled.",
            ("plugin",)),
     Metric("plugin_overhead_seconds_total", "counter",
-           "CPU time of the daemon's own processes for a plugin, by process: supervisor, checks, gateway, registrar.",
-           ("plugin", "where")),
+           "CPU time of the daemon's own processes for a plugin, by process: supervisor, checks, places, gateway, "
+           "registrar.", ("plugin", "where")),
     Metric("kill_delay_seconds", "histogram", "From a deadline to the sending of SIGKILL.", (), DELAY_SECONDS),
     Metric("rate_limited_total", "counter", "Refusals by a rate limit.", ("plugin", "limit")),
     Metric("api_calls_total", "counter", "API calls of plugins by outcome.", ("plugin", "method", "outcome")),
@@ -86,8 +86,8 @@ METRICS = _table(
     Metric("duty_failures_total", "counter", "Duties of the supervisor's loop that failed, by a fault of the daemon.",
            ("duty",)),
     Metric("side_process_restarts_total", "counter",
-           "Deaths of the processes beside the loop, each followed by a restart: ledger, checks, registrar, gateway, "
-           "exporter.", ("process",)),
+           "Deaths of the processes beside the loop, each followed by a restart: ledger, checks, places, registrar, "
+           "gateway, exporter.", ("process",)),
     Metric("market_index_refreshes_total", "counter",
            "Checks of the marketplace's index by outcome: ok, not_fetched, rolled_back, expired, refused.",
            ("outcome",)),

@@ -105,6 +105,7 @@ def switch(ctx: Context, new: VersionRow, canary: CanaryCall, operation: str) ->
     except Refusal as error:
         if error.reason == "hook_not_declared":
             raise
+        error.message = checks.in_source(ctx, new.digest, error.message)
         if not new.served_ns:  # a version that was served before keeps its state: this is a rollback
             why = f"it failed its trial: {error.message}"[:500]
             ctx.store.transact(lambda db: db_.change_version(db, new.plugin, new.version, reason=why))

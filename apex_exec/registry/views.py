@@ -152,7 +152,11 @@ def verify(ctx: Context, plugin: str, hook: str | None, payload: dict[str, Any] 
                           hint=f"`apex-exec plugin enable {plugin}`")
         if not call:
             return "no call was requested"
-        answer = ctx.ask("smoke", {"plugin": plugin, **call}, SMOKE_SECONDS)
+        try:
+            answer = ctx.ask("smoke", {"plugin": plugin, **call}, SMOKE_SECONDS)
+        except Refusal as error:
+            error.message = checks.in_source(ctx, version.digest, error.message)
+            raise
         return f"{call['hook']} answered in {answer['executionTimeMs']:.1f} ms"
 
     def revocation() -> str:

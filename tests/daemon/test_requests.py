@@ -71,7 +71,8 @@ class Rig:
         dispatches = DispatchRuns(self.pool, self.table, replies, self.step)
         self.verdicts = Verdicts(
             self.pool, self.table, replies, dispatches, used=lambda _plugin, _call, _run_ns: Used(), audit=audit,
-            api=api, checks=absent.NoChecks(), metrics=self.metrics, logs=self.logs, failed=raise_it)
+            api=api, checks=absent.NoChecks(), places=absent.NoPlaces(), metrics=self.metrics, logs=self.logs,
+            failed=raise_it)
         self.requests = Requests(
             self.pool, self.table, replies, dispatches, step=self.step, per_host=per_host, audit=audit, api=api,
             welcome=lambda _id: None,  # type: ignore[arg-type,return-value]  # nobody says hello

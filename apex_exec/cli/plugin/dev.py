@@ -58,7 +58,7 @@ def dev(
         except KeyboardInterrupt:
             say("stopped")
             return
-        with _served(Path(place), runtime, config) as (daemon, readiness, log):
+        with _served(Path(place), runtime, config, watch) as (daemon, readiness, log):
             due = time.monotonic() + START_SECONDS_MAX
             while not readiness.is_ready(0.0):
                 log.show(0.05)
@@ -79,7 +79,8 @@ def dev(
 
 
 @contextmanager
-def _served(place: Path, runtime: str | None, config: Path | None) -> Iterator[tuple[Daemon, Readiness, _Log]]:
+def _served(place: Path, runtime: str | None, config: Path | None,
+            watch: _Watch) -> Iterator[tuple[Daemon, Readiness, _Log]]:
     """Yields the daemon, its readiness and its log. The daemon is stopped when the body ends or at Ctrl-C."""
     from apex_exec.testing import Daemon
 
@@ -92,7 +93,7 @@ def _served(place: Path, runtime: str | None, config: Path | None) -> Iterator[t
             readiness = daemon.launch()
         finally:
             os.close(writes)  # the daemon has its own copy, so our reading ends when the daemon does
-        log = _Log(reads)
+        log = _Log(reads, watch)
         try:
             with readiness:
                 yield daemon, readiness, log
@@ -119,10 +120,12 @@ def _tell_calls(bundle: Bundle, sockets: str) -> None:
 
 
 class _Log:
-    """The daemon's log as JSON lines: shows the plugin's lines, and the daemon's warnings and errors."""
+    """The daemon's log as JSON lines: shows the plugin's lines, and the daemon's warnings and errors. Places are those
+    of the author's source."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, watch: _Watch) -> None:
         self._fd = fd
+        self._watch = watch
         self._begun = b""
 
     def show(self, seconds: float) -> bool:
@@ -138,8 +141,7 @@ class _Log:
                 self._say(line)
         return True
 
-    @staticmethod
-    def _say(line: bytes) -> None:
+    def _say(self, line: bytes) -> None:
         try:
             entry = json.loads(line)
             plugin, level, text = entry.get("plugin", ""), entry["level"], str(entry["message"])
@@ -147,7 +149,7 @@ class _Log:
             say(line.decode("utf-8", "replace"), flush=True)
             return
         if plugin:
-            say(f"[{plugin}] {text}", flush=True)
+            say(f"[{plugin}] {self._watch.bundle.in_source(text)}", flush=True)
         elif level != "info":
             say(f"[daemon] {level}: {text}", flush=True)
 

@@ -58,7 +58,7 @@ def validate(
         print_json(report.as_sarif(), raw=True)
         raise Exit(EXIT_NO if report.errors and enforced else 0)
     problems = _declared(bundle, settings)
-    notes = bundle.manifest.limits.without_effect(settings.limits.policy())
+    notes = [*bundle.manifest.limits.without_effect(settings.limits.policy()), *bundle.maps.check()]
     result = {"id": bundle.manifest.id, "version": bundle.manifest.version, "digest": bundle.digest,
               "files": len(bundle.files), "problems": problems, "notes": notes,
               "ok": not (problems or (report.errors and enforced))}

@@ -24,7 +24,7 @@ from apex_exec.wire import messages as msg
 from workers import wire as inner
 
 if TYPE_CHECKING:
-    from apex_exec.daemon.ports import ApiCalls, Checks, Trail
+    from apex_exec.daemon.ports import ApiCalls, Checks, Places, Trail
     from apex_exec.observe.logs import Logs
     from apex_exec.observe.metrics import Metrics
 
@@ -37,8 +37,8 @@ class Verdicts:
     is called if a result was checked elsewhere and could then not be delivered."""
 
     def __init__(self, pool: Pool, table: PendingTable, replies: Replies, dispatches: DispatchRuns, *,
-                 used: Callable[[int, int, int], Used], audit: Trail, api: ApiCalls, checks: Checks, metrics: Metrics,
-                 logs: Logs, failed: Callable[[str, Exception, str], None]) -> None:
+                 used: Callable[[int, int, int], Used], audit: Trail, api: ApiCalls, checks: Checks, places: Places,
+                 metrics: Metrics, logs: Logs, failed: Callable[[str, Exception, str], None]) -> None:
         self._pool = pool
         self._table = table
         self._calls = table.calls
@@ -49,6 +49,7 @@ class Verdicts:
         self._audit = audit
         self._api = api
         self._checks = checks
+        self._places = places
         self._metrics = metrics
         self._logs = logs
         self._failed = failed
@@ -95,6 +96,9 @@ class Verdicts:
                 memory_mb_max = self._memory_mb_max(verdict)
             elif code == "INVALID_INPUT" and type(body) is inner.BadInput:  # nothing was started
                 verdict = msgspec.structs.replace(verdict, started=False)
+            if type(body) is inner.Raised and body.traceback and self._locate_elsewhere(
+                    verdict, body, used, memory_mb_max):
+                return
         elif type(body) is inner.Reply and is_dear(body.result):
             self._check_elsewhere(verdict, bytes(body.result), used)
             return
@@ -118,6 +122,25 @@ class Verdicts:
                 self.untold(verdict)
 
         self._checks.submit(verdict.plugin, verdict.hook, result, self.rendering(verdict), checked, _clock_ns())
+
+    def _locate_elsewhere(self, verdict: Verdict, body: inner.Raised, used: Used, memory_mb_max: float) -> bool:
+        """Has the places of a traceback found outside the loop, if the plugin's bundle has source maps; the verdict is
+        concluded when that is done. False if there is nothing to find, or if the call is the daemon's own: its verdict
+        is heard at once, and the registrar finds the places."""
+        spec = self._pool.spec_of(verdict.plugin, verdict.worker)
+        if spec is None or verdict.call in self._table.watched:
+            return False
+
+        def located(text: str, cpu_ns: int) -> None:
+            body.traceback = text
+            used.host_ns += cpu_ns
+            try:
+                self._conclude(verdict, settle(verdict, used.memory_mb, used.throttled_ns, memory_mb_max), used)
+            except Exception as error:
+                self._failed("located traceback", error, verdict.plugin)
+                self.untold(verdict)
+
+        return self._places.submit(spec, body.traceback, located, _clock_ns())
 
     def _tell_failure(self, verdict: Verdict, outcome: Settled) -> None:
         """Counts a call that failed by its plugin's fault, and writes it to both logs, with its traceback."""

@@ -128,6 +128,7 @@ class BundleSource:
         self._store = store
         self._of: dict[str, str] = {}  # plugin of the folder → digest of its content
         self._in_memory: dict[str, tuple[dict[str, bytes], dict[str, str]]] = {}
+        self._maps: dict[str, dict[str, bytes]] = {}
 
     def replace(self, bundles: Iterable[Bundle]) -> None:
         """Keeps ``bundles`` in memory, in the place of those before.
@@ -140,6 +141,8 @@ class BundleSource:
         self._of = {plugin: bundle.digest for plugin, bundle in new.items()}
         self._in_memory = {digest: content for digest, content in self._in_memory.items() if digest in replaced}
         self._in_memory |= {bundle.digest: (bundle.loaded, bundle.sha256) for bundle in new.values()}
+        self._maps = {digest: maps for digest, maps in self._maps.items() if digest in replaced}
+        self._maps |= {bundle.digest: bundle.map_files for bundle in new.values()}
 
     @property
     def in_memory(self) -> frozenset[str]:
@@ -155,3 +158,9 @@ class BundleSource:
             raise Refusal("blob_missing", f"the bundle {digest} is not in memory, and the daemon has no bundle store")
         bundle = self._store.read(digest)
         return bundle.loaded, bundle.sha256
+
+    def maps(self, digest: str) -> dict[str, bytes]:
+        """What the bundle ``digest`` has of source maps; empty if it has none. Blocks for one read; raises Refusal."""
+        if digest in self._maps:
+            return self._maps[digest]
+        return self._store.read(digest).map_files if self._store is not None else {}

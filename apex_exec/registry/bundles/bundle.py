@@ -17,15 +17,23 @@ import tokenize
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 from apex_exec.catalogue.limits import Limits
+from apex_exec.common.source_map import SourceMaps, map_comment
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.errors import Code, Refusal
+from apex_exec.executor.processes.runtimes import JAVASCRIPT
 from apex_exec.registry.bundles.ignoring import IGNORE_BYTES_MAX, IGNORE_NAME, Ignore
-from apex_exec.registry.bundles.manifest import Manifest, check_manifest, manifest_refusal, parse_manifest
+from apex_exec.registry.bundles.manifest import (
+    BUNDLE_COMMAND,
+    Manifest,
+    check_manifest,
+    manifest_refusal,
+    parse_manifest,
+)
 
 __all__ = ["Bundle", "pack", "parse_manifest", "read_apx", "read_folder", "read_path", "unpack"]
 
@@ -44,6 +52,11 @@ LIST_NAME = "MANIFEST.sha256"
 SIGNATURES_NAME = "SIGNATURES.json"
 RESERVED = (LIST_NAME, SIGNATURES_NAME)
 
+_FOR_TOOLS = ("package-lock.json", "tsconfig.json", "jsconfig.json")
+"""JSON that npm and compilers read; the first may be larger than the plugin."""
+_IMPORTS_SOURCE = re.compile(rb"""["'`]\.{1,2}/(?:\.{1,2}/){0,10}src/""")
+"""An address as ``"./src/shape.js"``. Whatever is written to escape this is not found by the loader, which says so."""
+_LONE_RETURN = re.compile(rb"\r(?!\n)")
 _NATIVE_SUFFIX = re.compile(r"\.(so(\.\d+)*|pyd|dll|dylib|exe|o|a|wasm|node)\Z", re.IGNORECASE)
 _NATIVE_MAGIC = (b"\x7fELF", b"\xfe\xed\xfa\xce", b"\xfe\xed\xfa\xcf", b"\xce\xfa\xed\xfe", b"\xcf\xfa\xed\xfe",
                  b"\xca\xfe\xba\xbe", b"\0asm")
@@ -66,8 +79,8 @@ def _refuse(problems: list[dict[str, Any]], where: str) -> Refusal:
 class Bundle:
     """One version of one plugin: its manifest, its files, and the digest that names them.
 
-    ``files`` holds every file, ``loaded`` the files that a worker gets (``tests/`` is excluded), and ``sha256`` their
-    hashes.
+    ``files`` holds every file, ``loaded`` the files that a worker gets (``tests/`` is excluded, and in a JavaScript
+    bundle what no module can import), and ``sha256`` their hashes.
     """
 
     def __init__(self, manifest: Manifest, files: dict[str, bytes]) -> None:
@@ -75,8 +88,30 @@ class Bundle:
         self.files = dict(sorted(files.items()))
         self.listing = make_listing(self.files)
         self.digest = hashlib.sha256(self.listing).hexdigest()
-        self.loaded = {path: body for path, body in self.files.items() if not path.startswith("tests/")}
+        self.loaded = _loaded(manifest, self.files)
         self.sha256 = {path: hashlib.sha256(body).hexdigest() for path, body in self.loaded.items()}
+
+        self._maps: SourceMaps | None = None
+
+    @property
+    def maps(self) -> SourceMaps:
+        """The source maps of its JavaScript, which are read when they are needed."""
+        if self._maps is None:
+            self._maps = SourceMaps(self.manifest.id, self.files)
+        return self._maps
+
+    def in_source(self, text: str) -> str:
+        """``text``, a traceback or a message, with places in the bundle's JavaScript as those of the author's source.
+        It stays as it is if the bundle has no source maps. Blocks while a map is read."""
+        return self.maps.rewritten(text)
+
+    @property
+    def map_files(self) -> dict[str, bytes]:
+        """As much of the bundle as its source maps are found by: they, and the ends of the JavaScript that names them;
+        empty if none does."""
+        ends = {path: end for path, body in self.files.items()
+                if path.endswith(JAVASCRIPT.suffixes) and (end := map_comment(body))}
+        return ends and {**{path: body for path, body in self.files.items() if path.endswith(".map")}, **ends}
 
     @property
     def entrypoint(self) -> str:
@@ -86,6 +121,20 @@ class Bundle:
     def spec(self, policy: Limits) -> PluginSpec:
         """What the pool serves. The manifest's limits can lower ``policy`` but never raise it."""
         return spec_of(self.manifest, self.digest, policy)
+
+
+def _loaded(manifest: Manifest, files: dict[str, bytes]) -> dict[str, bytes]:
+    """What a worker gets of ``files``. A JavaScript worker gets modules and JSON: source maps and TypeScript are for
+    readers. It gets ``src/``, which a bundler's output was made of, only if code outside imports from there."""
+    served = {path: body for path, body in files.items() if not path.startswith("tests/")}
+    if manifest.runtime != JAVASCRIPT.name:
+        return served
+    served = {path: body for path, body in served.items()
+              if path.endswith((*JAVASCRIPT.suffixes, ".json")) and path not in _FOR_TOOLS}
+    if manifest.entrypoint.startswith("src/") or any(
+            _IMPORTS_SOURCE.search(body) for path, body in served.items() if not path.startswith("src/")):
+        return served
+    return {path: body for path, body in served.items() if not path.startswith("src/")}
 
 
 def spec_of(manifest: Manifest, digest: str, policy: Limits) -> PluginSpec:
@@ -123,14 +172,26 @@ def _name_problem(name: str) -> str:
 
 
 def _source_problem(body: bytes) -> str:
+    return _text_problem(body) or _encoding_problem(body)
+
+
+def _text_problem(body: bytes) -> str:
+    """What keeps ``body`` from being plain UTF-8; "" if nothing does."""
     if b"\0" in body:
         return "it holds a NUL byte"
     if body.startswith(b"\xef\xbb\xbf"):
         return "it begins with a byte order mark"
     try:
         body.decode("utf-8")
+    except UnicodeDecodeError:
+        return "it is not UTF-8"
+    return ""
+
+
+def _encoding_problem(body: bytes) -> str:
+    try:
         encoding, _ = tokenize.detect_encoding(io.BytesIO(body).readline)
-    except (UnicodeDecodeError, SyntaxError):
+    except SyntaxError:
         return "it is not UTF-8"
     return "" if encoding == "utf-8" else f"it declares the encoding {encoding}"
 
@@ -148,10 +209,35 @@ def _file_problems(files: dict[str, bytes]) -> Iterator[dict[str, Any]]:
     for name, body in files.items():
         if name.lower().endswith((".pyc", ".pyo")) or "__pycache__" in name.split("/"):
             yield _problem("compiled_code", name, "compiled Python is not accepted", "ship the source only")
-        elif _is_native(name, body):
-            yield _problem("native_code", name, "native code is not accepted", "write the plugin in pure Python")
         elif name.endswith((".py", ".pyi", ".pyw")) and (wrong := _source_problem(body)):
             yield _problem("not_utf8", name, f"Python source must be plain UTF-8: {wrong}", "save it as UTF-8")
+
+
+def _native_problems(files: dict[str, bytes], is_javascript: bool) -> Iterator[dict[str, Any]]:
+    hint = ("use a package that is written in JavaScript alone; the engine has neither WebAssembly nor native modules"
+            if is_javascript else "write the plugin in pure Python")
+    for name, body in files.items():
+        if _is_native(name, body):
+            yield _problem("native_code", name, "native code is not accepted", hint)
+
+
+def _javascript_problems(files: dict[str, bytes]) -> Iterator[dict[str, Any]]:
+    """What a bundle in JavaScript may not hold, beside what no bundle may."""
+    packages: set[str] = set()
+    for name, body in files.items():
+        at = f"/{name}".find("/node_modules/")
+        if at >= 0:
+            packages.add(name[: at + len("node_modules/")])
+        elif name.endswith((*JAVASCRIPT.suffixes, ".json")):
+            if wrong := _text_problem(body):
+                yield _problem("not_utf8", name, f"JavaScript and JSON must be plain UTF-8: {wrong}",
+                               "save it as UTF-8 without a byte order mark")
+            elif _LONE_RETURN.search(body):
+                yield _problem("line_ends", name, "a carriage return stands alone: the engine begins a new line there, "
+                               "and an editor does not", "save it with line ends LF or CR LF")
+    for folder in sorted(packages):
+        yield _problem("node_modules", folder, "packages of npm are not accepted as they are",
+                       f"bundle what you use into one file: npx {BUNDLE_COMMAND}")
 
 
 def _collisions(names: list[str]) -> Iterator[dict[str, Any]]:
@@ -173,8 +259,9 @@ def _collisions(names: list[str]) -> Iterator[dict[str, Any]]:
             yield _problem("name_collision", seen[key], f"it is a file, but {name!a} needs a folder", "rename one")
 
 
-def make_bundle(files: dict[str, bytes], where: str) -> Bundle:
-    """The bundle of ``files`` (without list and signatures). Raises Refusal with every problem at once."""
+def make_bundle(files: dict[str, bytes], where: str, left_out: Collection[str] = ()) -> Bundle:
+    """The bundle of ``files`` (without list and signatures). Raises Refusal with every problem at once. ``left_out``
+    are the names that the folder has beside them, for the words of a refusal."""
     problems = [_problem("unsafe_path", ascii(name)[1:-1], wrong, "use plain relative paths")
                 for name in files if (wrong := _name_problem(name))]
     problems += _collisions(list(files))
@@ -184,13 +271,21 @@ def make_bundle(files: dict[str, bytes], where: str) -> Bundle:
                                  "leave out what the plugin does not need"))
     data = files.get("manifest.json")
     if data is None:
+        problems += _native_problems(files, is_javascript=False)
         problems.append(_problem("manifest_missing", "manifest.json", "the bundle has no manifest",
                                  "a bundle has a manifest.json at its top; `apex-exec plugin new` makes one"))
         raise _refuse(problems, where)
     manifest, wrong_manifest = check_manifest(data)
+    is_javascript = manifest is not None and manifest.runtime == JAVASCRIPT.name
+    problems += _native_problems(files, is_javascript)
+    if is_javascript:
+        problems += _javascript_problems(files)
     if manifest is not None and manifest.entrypoint not in files:
+        hidden = next((name for name in left_out if manifest.entrypoint == name or (
+            name.endswith("/") and manifest.entrypoint.startswith(name))), "")
         problems.append(_problem("entrypoint_missing", manifest.entrypoint, "the entry point is not in the bundle",
-                                 "name a file that is there in $.manifest.entrypoint"))
+                                 f"{hidden} is left out; write !/{hidden} in {IGNORE_NAME} to have it packed" if hidden
+                                 else "name a file that is there in $.manifest.entrypoint"))
     elif manifest is not None and manifest.entrypoint.startswith("tests/"):
         problems.append(_problem("entrypoint_missing", manifest.entrypoint, "tests/ is not loaded into workers",
                                  "move the entry point out of tests/"))
@@ -215,10 +310,11 @@ def read_folder(folder: Path, left_out: list[str] | None = None, output: Path | 
     if not folder.is_dir():
         raise Refusal("not_found", f"the folder {folder} does not exist", code=Code.NOT_FOUND,
                       hint="a bundle is a folder with a manifest.json")
+    left_out = [] if left_out is None else left_out
     try:
         ignore = _read_ignore(folder)
         own = None if output is None else output.parent.resolve() / output.name
-        for path, name in _walk(folder, "", ignore, left_out if left_out is not None else []):
+        for path, name in _walk(folder, "", ignore, left_out):
             info = path.lstat()
             if own is not None and path.name == own.name and path.parent.resolve() == own.parent:
                 continue
@@ -239,7 +335,7 @@ def read_folder(folder: Path, left_out: list[str] | None = None, output: Path | 
         raise Refusal("unreadable", f"{folder}: {error}", hint="make it readable for this user") from None
     if problems:
         raise _refuse(problems, str(folder))
-    return make_bundle(files, str(folder))
+    return make_bundle(files, str(folder), left_out)
 
 
 def _read_ignore(folder: Path) -> Ignore:

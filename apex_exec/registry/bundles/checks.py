@@ -52,13 +52,22 @@ def check_declared(ctx: Context, bundle: Bundle) -> None:
     except Refusal as error:
         if error.reason == "overloaded":
             raise
-        raise Refusal("load_failed", f"{bundle.manifest.id} could not be loaded in its sandbox: {error.message}",
+        raise Refusal("load_failed", bundle.in_source(
+            f"{bundle.manifest.id} could not be loaded in its sandbox: {error.message}"),
                       hint="`apex-exec plugin validate DIR` shows the same; mend the code",
                       details=error.details) from None
     if problems := declared_problems(bundle.manifest, declared):
         lines = "; ".join(problem["message"] for problem in problems)
         raise Refusal("declaration_differs", f"{bundle.manifest.id}: {lines}", hint=problems[0]["hint"],
                       problems=problems)
+
+
+def in_source(ctx: Context, digest: str, text: str) -> str:
+    """``text``, which the supervisor says of the bundle ``digest``, with places as those of its author's source."""
+    try:
+        return ctx.blobs.read(digest).in_source(text)
+    except Refusal:  # the text is true without it
+        return text
 
 
 def check_policy(ctx: Context, manifest: Manifest) -> None:

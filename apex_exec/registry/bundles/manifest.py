@@ -100,8 +100,10 @@ def _check_permission(value: str) -> str:
 
 BUNDLE_COMMAND = ("esbuild src/plugin.ts --bundle --format=esm --target=es2022 --platform=neutral "
                   "--main-fields=module,main --conditions=import "
-                  "--define:process.env.NODE_ENV='\"production\"' --sourcemap=linked --outfile=index.js")
-"""Makes one ES module of an author's source and the packages that it imports."""
+                  "--define:process.env.NODE_ENV='\"production\"' --sourcemap=linked --sources-content=false "
+                  "--outfile=index.js")
+"""Makes one ES module of an author's source and the packages that it imports, and a source map. That need not repeat
+the source, which is in the bundle."""
 
 
 def _check_entrypoint(value: str) -> str:

@@ -7,10 +7,17 @@ import os
 import re
 import shlex
 from pathlib import Path
+from typing import Literal
 
 from apex_exec.catalogue.hooks import HOOKS
 from apex_exec.errors import Code, Refusal
+from apex_exec.executor.processes.runtimes import JAVASCRIPT
+from apex_exec.registry.bundles.bundle import Bundle
 from apex_exec.registry.bundles.manifest import is_plugin_id
+from apex_exec.registry.bundles.scaffold_javascript import Language as JavaScript
+from apex_exec.registry.bundles.scaffold_javascript import javascript_files, working_section
+
+Language = Literal["python"] | JavaScript
 
 WIDGETS_HOOK = "onDashboardLoad"
 """What a plugin begins with unless another hook is named: one that shows something."""
@@ -97,13 +104,22 @@ def _name_of(plugin: str) -> str:
     return re.sub(r"\s+", " ", plugin.replace("-", " ")).strip().title() or plugin
 
 
-def scaffold_readme(plugin: str, hook: str = WIDGETS_HOOK) -> str:
+def language_of(bundle: Bundle) -> Language:
+    """The language that ``bundle`` was begun in."""
+    if bundle.manifest.runtime != JAVASCRIPT.name:
+        return "python"
+    return "typescript" if "src/plugin.ts" in bundle.files else "javascript"
+
+
+def scaffold_readme(plugin: str, hook: str = WIDGETS_HOOK, language: Language = "python") -> str:
     """The README of a new plugin. The marketplace requires the author to replace it by one of his own."""
     sample = {"dashboardId": "main"} if hook == WIDGETS_HOOK else HOOKS[hook].sample
-    return _README.format(id=plugin, name=_name_of(plugin), hook=hook, payload=shlex.quote(json.dumps(sample)))
+    text = _README.format(id=plugin, name=_name_of(plugin), hook=hook, payload=shlex.quote(json.dumps(sample)))
+    return text if language == "python" else text + working_section(language)
 
 
-def write_scaffold(parent: Path, plugin: str, author: str, hook: str = WIDGETS_HOOK) -> Path:
+def write_scaffold(parent: Path, plugin: str, author: str, hook: str = WIDGETS_HOOK,
+                   language: Language = "python") -> Path:
     """Creates ``parent/plugin`` with manifest, code, test and README, for ``hook``. Raises Refusal; never writes into
     an existing folder."""
     if hook not in HOOKS:
@@ -112,23 +128,26 @@ def write_scaffold(parent: Path, plugin: str, author: str, hook: str = WIDGETS_H
     if not is_plugin_id(plugin):
         raise Refusal("bad_id", f"{plugin[:60]!a} is not a plugin id", code=Code.INVALID_INPUT,
                       hint="3 to 50 of lower-case a-z, digits and hyphens, as in custom-analytics")
-    name = _name_of(plugin)
-    code, test = (_CODE, _TEST) if hook == WIDGETS_HOOK else (_ANY_CODE, _ANY_TEST)
+    is_widgets = hook == WIDGETS_HOOK
+    values = {"id": plugin, "name": _name_of(plugin), "hook": hook}
+    if language == "python":
+        files = _python_files(values, hook, is_widgets)
+    else:
+        sample, result = (json.dumps(value) for value in (HOOKS[hook].sample, HOOKS[hook].sample_result))
+        files = javascript_files(language, {**values, "sample": sample, "result": result}, hook, is_widgets)
     manifest = {
-        "id": plugin, "name": name, "version": "0.1.0", "author": author,
-        "permissions": ["ui:render"] if hook == WIDGETS_HOOK else [],
-        "manifest": {"entrypoint": "plugin.py", "hooks": [hook]}, "apiVersion": ">=1.0,<2",
+        "id": plugin, "name": values["name"], "version": "0.1.0", "author": author,
+        "permissions": ["ui:render"] if is_widgets else [],
+        "manifest": {"entrypoint": "plugin.py" if language == "python" else "index.js", "hooks": [hook]},
+        "apiVersion": ">=1.0,<2",
     }
+    files |= {"manifest.json": json.dumps(manifest, indent=2) + "\n",
+              "README.md": scaffold_readme(plugin, hook, language)}
     folder = parent / plugin
     try:
         folder.mkdir(parents=True)
-        (folder / "tests").mkdir()
-        values = {"id": plugin, "name": name, "hook": hook, "sample": repr(HOOKS[hook].sample),
-                  "function": re.sub(r"(?=[A-Z])", "_", hook).lower(), "result": repr(HOOKS[hook].sample_result)}
-        for path, text in (("manifest.json", json.dumps(manifest, indent=2) + "\n"),
-                           ("plugin.py", code.format(**values)),
-                           ("tests/test_plugin.py", test.format(**values)), ("pytest.ini", _PYTEST),
-                           ("README.md", scaffold_readme(plugin, hook))):
+        for path, text in files.items():
+            (folder / path).parent.mkdir(exist_ok=True)
             (folder / path).write_text(text, "utf-8")
     except FileExistsError:
         raise Refusal("exists", f"{folder} already exists", code=Code.CONFLICT,
@@ -136,3 +155,11 @@ def write_scaffold(parent: Path, plugin: str, author: str, hook: str = WIDGETS_H
     except OSError as error:
         raise Refusal("unwritable", f"{folder}: {os.strerror(error.errno or 0)}", hint="choose another --dir") from None
     return folder
+
+
+def _python_files(values: dict[str, str], hook: str, is_widgets: bool) -> dict[str, str]:
+    """Code and test by path."""
+    code, test = (_CODE, _TEST) if is_widgets else (_ANY_CODE, _ANY_TEST)
+    values = {**values, "sample": repr(HOOKS[hook].sample), "result": repr(HOOKS[hook].sample_result),
+              "function": re.sub(r"(?=[A-Z])", "_", hook).lower()}
+    return {"plugin.py": code.format(**values), "tests/test_plugin.py": test.format(**values), "pytest.ini": _PYTEST}

@@ -41,7 +41,7 @@ def declared_by(bundle: Bundle, settings: Settings) -> dict[str, Any]:
         raise Refusal("no_jail", f"no worker can be started: {error}{extra_modules_hint(settings)}",
                       hint="see `apex-exec doctor`") from None
     spec = bundle.spec(settings.limits.policy())
-    probe = _Probe(spec, bundle.loaded, settings.pool.boot_seconds)
+    probe = _Probe(spec, bundle, settings.pool.boot_seconds)
     try:
         if why := executor.lacking.get(spec.runtime):
             raise Refusal("load_failed", f"plugins in {spec.runtime} are not available on this machine: {why}",
@@ -59,14 +59,16 @@ def declared_by(bundle: Bundle, settings: Settings) -> dict[str, Any]:
 class _Probe(Probe):
     """``declared`` is what the code declares, unless there is a ``refusal``, in an author's words."""
 
-    def __init__(self, spec: PluginSpec, files: dict[str, bytes], seconds: float) -> None:
-        super().__init__(spec, files, time.monotonic_ns() + int(seconds * SECOND_NS), self._ended)
+    def __init__(self, spec: PluginSpec, bundle: Bundle, seconds: float) -> None:
+        self._bundle = bundle
+        super().__init__(spec, bundle.loaded, time.monotonic_ns() + int(seconds * SECOND_NS), self._ended)
         self.declared: dict[str, Any] = {}
         self.refusal: Refusal | None = None
 
     def failed(self, link: WorkerLink, message: wire.Failed, now_ns: int) -> None:
         """The exception, with its place in the bundle, is what an author can mend."""
-        self._refuse(at_place(f"{message.exception}: {message.message}", message.traceback),
+        told = at_place(f"{message.exception}: {message.message}", message.traceback)
+        self._refuse(self._bundle.in_source(told),
                      "mend what its import does; a worker has no files, no network and few modules")
 
     def violated(self, link: WorkerLink, why: str, now_ns: int) -> None:

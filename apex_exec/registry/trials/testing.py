@@ -91,6 +91,8 @@ def run_tests(bundle: Bundle, settings: Settings, *, run_seconds: float = RUN_SE
     """
     found = _ask(_request(bundle, settings, run_seconds), run_seconds).run
     assert found is not None
+    found.failures = [bundle.in_source(line) for line in found.failures]
+    found.output = [bundle.in_source(line) for line in found.output]
     return found
 
 

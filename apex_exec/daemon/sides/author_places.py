@@ -1,0 +1,214 @@
+"""Tracebacks of bundles with source maps, read in a process of their own: a map of 2 MB takes a third of a second.
+
+A hook of such a bundle has failed: its reply and the plugin's log wait until the process has found the places in the
+author's source. The process gets what a bundle has of maps once, and keeps that of a few bundles. Whatever it cannot do
+(it is down, it has another plugin's to do, the map is broken or costs too much) leaves the places as the engine said
+them. What it took is charged to the plugin, whose links are not read meanwhile.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from apex_exec.common.source_map import SourceMaps
+from apex_exec.core.fair import FairQueue
+from apex_exec.core.limits import MS_NS
+from apex_exec.core.plugin import PluginSpec
+from apex_exec.daemon.sides.side_process import SideProcess
+from apex_exec.errors import Refusal
+from apex_exec.executor.processes.runtimes import JAVASCRIPT
+from apex_exec.wire.side_link import BlockingEnd
+
+if TYPE_CHECKING:
+    from apex_exec.executor.links.overhead import Overhead
+    from apex_exec.executor.loop import Loop
+
+IN_FLIGHT_MAX = 2
+"""Handed to the process at once: the one that it reads, and the next."""
+BURST_NS = 20 * MS_NS
+BUNDLES_KEPT = 8
+"""Bundles whose maps the process keeps: 2 MB each at most. Both sides forget in the same order."""
+BUNDLES_KNOWN = 1024
+"""Bundles of which the loop remembers whether they have maps."""
+TEXTS_KEPT = 256
+"""Tracebacks whose answer is remembered, 16 kB each at most: a hook that fails, fails in the same way again."""
+REST = 4
+"""How many times as long as a bundle's maps were read they are then left alone: a plugin that fails somewhere else each
+time has the process for a fifth of its time at most."""
+
+WhenLocated = Callable[[str, int], None]
+"""``located(text, cpu_ns)``."""
+
+
+class Locate(msgspec.Struct, array_like=True, tag="locate"):
+    """To the process: a traceback of ``plugin``. ``files`` are the bundle's maps; empty if the process has them."""
+
+    number: int
+    digest: str
+    plugin: str
+    text: str
+    files: dict[str, bytes]
+
+
+class Located(msgspec.Struct, array_like=True, tag="located"):
+    """From the process: the same with the places of the source, and the CPU time that it took."""
+
+    number: int
+    text: str
+    cpu_ns: int
+
+
+class Maps(Protocol):
+    """Where the maps of a bundle are read."""
+
+    def maps(self, digest: str) -> dict[str, bytes]:
+        """What the bundle has of source maps; empty if nothing. Blocks for one read; raises Refusal."""
+
+
+class _Job(msgspec.Struct, gc=False):
+    spec: PluginSpec
+    text: str
+    located: WhenLocated
+
+
+def _bounded(kept: dict[Any, Any], count_max: int) -> None:
+    """Makes room for one more; the oldest goes."""
+    while len(kept) >= count_max:
+        del kept[next(iter(kept))]
+
+
+class AuthorPlaces:
+    """The loop's end. ``side`` is the process, not attached yet, which is started for the first traceback."""
+
+    def __init__(self, overhead: Overhead, loop: Loop, source: Maps) -> None:
+        self.side = SideProcess("places", "apex_exec.daemon.sides.author_places:main", {},
+                                handlers={Located: self._take}, on_down=self._down, exact=True)
+        self._overhead = overhead
+        self._loop = loop
+        self._source = source
+        self._queue: FairQueue[_Job] = FairQueue(BURST_NS)
+        self._out: dict[int, _Job] = {}
+        self._next = 1
+        self._with_maps: dict[str, bool] = {}
+        self._sent: dict[str, None] = {}
+        self._answers: dict[tuple[str, str], str] = {}
+
+    def __len__(self) -> int:
+        return self._queue.size + len(self._out)
+
+    def submit(self, spec: PluginSpec, text: str, located: WhenLocated, now_ns: int) -> bool:
+        """Has the places of ``text`` found; ``located`` is called once, then or later. False, without a call, if the
+        bundle has no source maps, or the process is down."""
+        if spec.runtime != JAVASCRIPT.name or not self._has_maps(spec.digest):
+            return False
+        answer = self._answers.get((spec.digest, text))
+        if answer is not None:
+            located(answer, 0)
+            return True
+        self._loop.wake(self.side)
+        if not self.side.up:
+            return False
+        self._overhead.reading.stop(spec.id, now_ns)
+        self._queue.push(spec.id, _Job(spec, text, located), now_ns)
+        self._hand_over(now_ns)
+        return True
+
+    def _has_maps(self, digest: str) -> bool:
+        found = self._with_maps.get(digest)
+        if found is None:
+            _bounded(self._with_maps, BUNDLES_KNOWN)
+            found = self._with_maps[digest] = bool(self._maps(digest))
+        return found
+
+    def _maps(self, digest: str) -> dict[str, bytes]:
+        try:
+            return self._source.maps(digest)
+        except Refusal:  # the bundle is gone: the traceback is true without it
+            return {}
+
+    def _hand_over(self, now_ns: int) -> None:
+        while len(self._out) < IN_FLIGHT_MAX and (found := self._queue.pop(now_ns)) is not None:
+            job = found[1]
+            number, self._next = self._next, self._next + 1
+            self._out[number] = job
+            digest = job.spec.digest
+            files = {} if _used(self._sent, digest, None) else self._maps(digest)
+            if not self.side.send(Locate(number, digest, job.spec.id, job.text, files)):
+                self._sent.clear()  # the process is down, or will be: a new one has nothing
+                self._end(number, job.text, 0)
+        if self.side.wants_write:
+            self._loop.side_changed(self.side)
+
+    def _take(self, message: Located) -> None:
+        now_ns = time.monotonic_ns()
+        job = self._out.get(message.number)
+        if job is not None:
+            plugin = job.spec.id
+            self._queue.spend(plugin, message.cpu_ns, now_ns)
+            self._overhead.count(plugin, "places", message.cpu_ns)
+            self._overhead.read(plugin, message.cpu_ns, now_ns)
+            if message.text != job.text:
+                _bounded(self._answers, TEXTS_KEPT)
+                self._answers[job.spec.digest, job.text] = message.text
+        self._end(message.number, message.text, message.cpu_ns)
+        self._hand_over(now_ns)
+
+    def _end(self, number: int, text: str, cpu_ns: int) -> None:
+        job = self._out.pop(number, None)
+        if job is not None:
+            self._overhead.reading.go(job.spec.id, time.monotonic_ns())
+            job.located(text, cpu_ns)
+
+    def _down(self) -> None:
+        """Its answers will not come: the places stay as they are."""
+        self._sent.clear()
+        now_ns = time.monotonic_ns()
+        for number, job in list(self._out.items()):
+            self._end(number, job.text, 0)
+        while (found := self._queue.pop(now_ns)) is not None:
+            job = found[1]
+            self._overhead.reading.go(job.spec.id, now_ns)
+            job.located(job.text, 0)
+
+
+def _used(kept: dict[str, Any], digest: str, value: Any) -> bool:
+    """Notes that ``digest`` is used now, with ``value`` if it was not there, and forgets what was not used for longest.
+    Returns whether it was there. Both ends do this with each message, so that they forget the same."""
+    was_there = digest in kept
+    value = kept.pop(digest, value)
+    _bounded(kept, BUNDLES_KEPT)
+    kept[digest] = value
+    return was_there
+
+
+class _Bundle:
+    """The maps of one bundle in the process. They are not read again before ``rests_until_ns``."""
+
+    def __init__(self, plugin: str, files: dict[str, bytes]) -> None:
+        self.maps = SourceMaps(plugin, files)
+        self.rests_until_ns = 0
+
+
+def main(link: Any, settings: dict[str, Any]) -> None:
+    """The process: answers what it is sent until the link's end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    end = BlockingEnd(link.fileno(), (Locate,))
+    kept: dict[str, _Bundle] = {}
+    while (asked := end.receive()) is not None:
+        for given in asked:
+            begun_ns = time.thread_time_ns()
+            _used(kept, given.digest, _Bundle(given.plugin, given.files))
+            bundle = kept[given.digest]
+            text = given.text
+            if time.monotonic_ns() >= bundle.rests_until_ns:
+                text = bundle.maps.rewritten(text)
+            cpu_ns = time.thread_time_ns() - begun_ns
+            if cpu_ns > MS_NS:
+                bundle.rests_until_ns = time.monotonic_ns() + REST * cpu_ns
+            end.send(Located(given.number, text, cpu_ns))

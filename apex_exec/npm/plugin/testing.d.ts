@@ -1,0 +1,22 @@
+import type { Api, HookName, HookParams, HookResults, Plugin } from "@apex-exec/plugin";
+
+/** What the fake platform answers, by the API's method: a value, or a function of the call's arguments. */
+export type Answers = { [Method in keyof Api]?: unknown };
+
+/** A call of the API: the method, and the arguments that it was given. */
+export type Call = [method: keyof Api, ...given: unknown[]];
+
+/**
+ * Plays the platform for a plugin's tests. Like the real one it refuses what the plugin has no permission for. What
+ * `answers` leaves out: a query has no rows, `fetch` and `call` are refused, everything else answers nothing.
+ */
+export class FakePlatform<P extends Plugin = Plugin> {
+  constructor(plugin: P, answers?: Answers);
+  /** Every call of the API, in order. */
+  readonly calls: Call[];
+  /** What the hooks have written to `context.log`, in order, each with its level. */
+  readonly logged: [level: "debug" | "info" | "log" | "warn" | "error", ...data: unknown[]][];
+  /** Runs a hook as a worker does. Rejects with what the hook throws. */
+  call<Hook extends HookName>(hook: Hook, params?: Omit<HookParams[Hook], "userId"> & { userId?: string },
+                              options?: { userId?: string; timeoutMs?: number }): Promise<HookResults[Hook]>;
+}

@@ -1,0 +1,114 @@
+/**
+ * A fake platform for a plugin's own tests, under Node. In the jail (`apex-exec plugin test`) the same import is answered
+ * by the jail's own. What stands between marks is made from the daemon's catalogue by `python -m apex_exec.catalogue`.
+ */
+
+// <permissions>
+const METHODS = [
+  "query",
+  "insert",
+  "update",
+  "delete",
+  "renderWidget",
+  "emit",
+  "fetch",
+  "call"
+];
+const PERMISSIONS = {
+  "query": "data:read",
+  "insert": "data:write",
+  "update": "data:write",
+  "delete": "data:write",
+  "renderWidget": "ui:render",
+  "emit": "events:emit",
+  "fetch": "network:fetch"
+};
+const PREFIXES = {
+  "admin.users.": "admin:users",
+  "admin.billing.": "admin:billing",
+  "system.config.": "system:config"
+};
+const FILLS_USER = [
+  "onDashboardLoad",
+  "onAuthSuccess"
+];
+// </permissions>
+
+const USER = "11111111-2222-4333-8444-555555555555";
+
+class ApiError extends Error {
+  constructor(code, message, method, retryAfterMs = 0) {
+    super(message || code);
+    Object.defineProperty(this, "name", { value: new.target.name, writable: true, configurable: true });
+    this.code = code;
+    this.method = method;
+    this.retryAfterMs = retryAfterMs;
+  }
+}
+class PermissionDenied extends ApiError {}
+class RateLimited extends ApiError {}
+class DeadlineExceeded extends ApiError {}
+class InvalidOutput extends ApiError {}
+const errors = Object.freeze({ ApiError, PermissionDenied, RateLimited, DeadlineExceeded, InvalidOutput });
+
+const define = (object, name, value) =>
+  Object.defineProperty(object, name, { value, enumerable: true, writable: true, configurable: true });
+
+/** Answers a plugin's API calls. `calls` lists them in order, each as `[method, ...arguments]`. */
+export class FakePlatform {
+  calls = [];
+  logged = [];
+
+  constructor(plugin, answers = {}) {
+    this.plugin = plugin;
+    this.answers = answers;
+  }
+
+  /** Runs a hook as a worker does; what the hook throws is thrown. */
+  async call(hook, params = {}, { userId = USER, timeoutMs = 5000 } = {}) {
+    const run = this.plugin.hooks?.[hook];
+    if (typeof run !== "function") throw new TypeError(`the plugin has no hook ${hook}`);
+    const given = structuredClone(params);
+    if (FILLS_USER.includes(hook)) given.userId ??= userId;
+    const ends = performance.now() + timeoutMs;
+    const api = this.#api();
+    const context = {};
+    for (const [name, value] of Object.entries(given)) define(context, name, value);
+    const log = {};
+    for (const level of ["debug", "info", "log", "warn", "error"])
+      log[level] = (...data) => void this.logged.push([level, ...data]);
+    const remainingMs = () => Math.max(0, ends - performance.now());
+    const ours = { userId, pluginId: this.plugin.id, hook, params: given, api, log, remainingMs };
+    for (const [name, value] of Object.entries(ours)) define(context, name, value);
+    const before = Object.getOwnPropertyDescriptor(globalThis, "plugin");
+    const { id, version } = this.plugin;
+    const value = Object.freeze({ id, version, api, errors });
+    Object.defineProperty(globalThis, "plugin", { value, writable: true, configurable: true });
+    try {
+      return await run(context);
+    } finally {
+      if (before) Object.defineProperty(globalThis, "plugin", before);
+      else delete globalThis.plugin;
+    }
+  }
+
+  #api() {
+    const api = {};
+    for (const method of METHODS) api[method] = async (...given) => this.#asked(method, structuredClone(given));
+    return Object.freeze(api);
+  }
+
+  async #asked(method, given) {
+    this.calls.push([method, ...given]);
+    const ofHost = Object.entries(PREFIXES).find(([start]) => String(given[0]).startsWith(start))?.[1];
+    const needed = PERMISSIONS[method] ?? ofHost;
+    if (!needed || !this.plugin.permissions?.includes(needed))
+      throw new PermissionDenied("permission_denied", `${method} needs ${needed ?? "an admin permission"}`, method);
+    const answer = this.answers[method];
+    if (answer !== undefined) return structuredClone(typeof answer === "function" ? await answer(...given) : answer);
+    if (method === "query") return [];
+    const unknown = { fetch: "host_not_allowed", call: "not_provided" }[method];
+    if (unknown) throw new ApiError(unknown, `the fake platform does not know ${given[0]}`, method);
+    return undefined;
+  }
+}
