@@ -29,6 +29,7 @@ _lib = c.PyDLL(_quickjs.__file__)  # PyDLL keeps the interpreter's lock: there i
 TAG_EXCEPTION, TAG_UNDEFINED, TAG_OBJECT, TAG_MODULE = 6, 3, -1, -3
 _TYPE_GLOBAL, _TYPE_MODULE, _STRICT, _COMPILE_ONLY = 0, 1, 8, 32
 _WRITE_BYTECODE, _STRIP_SOURCE, _READ_BYTECODE = 1, 16, 1
+_CONFIGURABLE = 1
 _HEAD_BYTES = object.__basicsize__
 
 
@@ -65,6 +66,7 @@ _to_cstring = _function("JS_ToCStringLen2", _P, _P, c.POINTER(_Z), Value, c.c_bo
 _free_cstring = _function("JS_FreeCString", None, _P, _P)
 _get_property = _function("JS_GetPropertyStr", Value, _P, Value, _S)
 _set_property = _function("JS_SetPropertyStr", c.c_int, _P, Value, _S, Value)
+_define_property = _function("JS_DefinePropertyValueStr", c.c_int, _P, Value, _S, Value, c.c_int)
 _global_object = _function("JS_GetGlobalObject", Value, _P)
 _set_loader = _function("JS_SetModuleLoaderFunc", None, _P, _P, _P, _P)
 _update_stack_top = _function("JS_UpdateStackTop", None, _P)
@@ -154,6 +156,30 @@ class Engine:
         everything = _global_object(self._ctx)
         _set_property(self._ctx, everything, name.encode(), value)
         _free_value(self._ctx, everything)
+
+    def add_parts(self, name: str, codes: dict[str, bytes]) -> None:
+        """Makes a host function, the global ``name``. Called with a key of ``codes`` it runs that bytecode, which must call
+        no host function, makes its value the global ``__part``, and returns true; false if there is no memory for it.
+        """
+        ctx = self._ctx  # not the engine itself: it refers to the function, and the circle would keep both
+
+        def part(key: str) -> bool:
+            try:
+                value: Value = _read_object(ctx, codes[key], len(codes[key]), _READ_BYTECODE)
+                if value.tag != TAG_EXCEPTION:
+                    value = _eval_function(ctx, value)
+                if value.tag != TAG_EXCEPTION:
+                    everything = _global_object(ctx)
+                    done: int = _define_property(ctx, everything, b"__part", value, _CONFIGURABLE)
+                    _free_value(ctx, everything)
+                    if done == 1:
+                        return True
+                _free_value(ctx, _get_exception(ctx))
+            except Exception:  # noqa: BLE001 - a host function never raises
+                pass
+            return False
+
+        self.context.add_callable(name, part)
 
     def evaluate(self, source: str) -> Any:
         """Runs a script of ours. Returns its value by the wheel's conversion. Raises WheelError."""

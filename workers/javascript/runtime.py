@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from workers import contract, wire
-from workers.javascript.api_calls import ApiCalls
 from workers.javascript import tests
-from workers.javascript.prelude import FILES
+from workers.javascript.api_calls import ApiCalls
+from workers.javascript.prelude import FILES, PARTS
 from workers.javascript.tests import Kit
 from workers.javascript.values import from_json, may_be_special, params_to_json, read, well_formed
 from workers.runtime.failures import text_of
@@ -55,6 +55,7 @@ class _Prepared:
 
     module: Any = None
     prelude: list[bytes] = []
+    parts: dict[str, bytes] = {}
     realm: Realm
 
 
@@ -91,17 +92,22 @@ HOST = {"line": _line, "random": _random, "clock": _clock, "digest": _digest}
 
 
 class Realm:
-    """An engine that has run the prelude, and the functions of the prelude that a worker calls."""
+    """An engine that has run the prelude, and the functions of the prelude that a worker calls.
 
-    def __init__(self) -> None:
+    ``has_parts``: every part has run already, as in the zygote, whose workers then share it. Otherwise a part runs when
+    plugin code first uses a global of it.
+    """
+
+    def __init__(self, *, has_parts: bool = False) -> None:
         module = _Prepared.module
         engine: Engine = module.Engine(STACK_BYTES_MAX)
         for name, function in HOST.items():
             engine.context.add_callable(f"__{name}", function)
-        names = ", ".join(f"{name}: __{name}" for name in HOST)
+        engine.add_parts("__part", _Prepared.parts)
+        names = ", ".join(f"{name}: __{name}" for name in (*HOST, "part"))
         engine.evaluate(f"globalThis.__apex = {{ host: {{ {names} }}, internals: {{}} }};"
                         + "".join(f"delete globalThis.__{name};" for name in HOST))
-        for code in _Prepared.prelude:
+        for code in [*_Prepared.prelude, *(_Prepared.parts.values() if has_parts else ())]:
             engine.set_global("__part", engine.read(code))
             engine.evaluate("__part(__apex.host, __apex.internals); 0")
         part = "__apex.internals.worker."
@@ -122,10 +128,13 @@ def prepare(_boot: dict[str, Any]) -> None:
         raise Unavailable(f"the installed quickjs-ng is not the one that this daemon knows ({why}): {INSTALL}")
     first = module.Engine()
     folder = os.path.join(os.path.dirname(__file__), "prelude")
-    for name in FILES:
+    codes: dict[str, bytes] = {}
+    for name in (*FILES, *PARTS):
         with open(os.path.join(folder, name), "rb") as file:
-            _Prepared.prelude.append(first.bytecode(first.compile(file.read(), f"apex:{name}", module=False)))
-    _Prepared.realm = Realm()
+            codes[name] = first.bytecode(first.compile(file.read(), f"apex:{name}", module=False))
+    _Prepared.prelude = [codes[name] for name in FILES]
+    _Prepared.parts = {name: codes[name] for name in PARTS}
+    _Prepared.realm = Realm(has_parts=True)
 
 
 def _checked(check: Callable[[], str]) -> str:
