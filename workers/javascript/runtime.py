@@ -21,8 +21,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from workers import contract, wire
+from workers.javascript import tests
 from workers.javascript.api_calls import ApiCalls
 from workers.javascript.prelude import FILES, PARTS
+from workers.javascript.tests import Kit
 from workers.javascript.values import MARK, from_json, may_be_special, params_to_json, read, well_formed
 from workers.runtime.failures import text_of
 from workers.runtime.interface import BadPayload, Declared, Host, LoadError, Thrown, Unavailable, check_files
@@ -166,6 +168,7 @@ class JavaScript:
         self._name = self._prefix = ""
         self._memory_bytes_max = 0
         self._codes: list[bytes] = []
+        self._kit: Kit | None = None
         self._spent = False
         self._begun_ns = 0
         self.after: Callable[[], None] = self._give_back
@@ -190,8 +193,44 @@ class JavaScript:
                         sorted(said["hooks"].split("\n")), False)
 
     def test(self, message: wire.Load) -> int:
-        """Raises LoadError: there is no runner yet."""
-        raise LoadError("tests in JavaScript are not run here")
+        """Runs the bundle's tests. Returns the process's exit status."""
+        self._kit = Kit(message.files)
+        self._name = "apex:main"
+        self._files = message.files
+        self._prefix = f"{message.plugin}/"
+        self._memory_bytes_max = max(message.memory_bytes_max - GLUE_BYTES, message.memory_bytes_max // 2)
+        _Console.line = self._host.line
+        return tests.run(self, message, self._host)
+
+    def tested(self, main: bytes, begins: Callable[[str], None]) -> dict[str, Any]:
+        """Runs ``main``, which imports the tests, and returns what its hook ``report`` returns. Raises LoadError, Thrown.
+
+        A trap is in its place before any line of the bundle runs: the file with the trap is read as bytecode, which has
+        no text that the file could look at, and the trap's function has no name any more that could be found.
+        """
+        assert self._kit is not None
+        engine = self._realm.engine
+        engine.context.add_callable("__begins", begins)
+        engine.load_modules(self._source)
+        trap = self._kit.trap
+        if trap is not None:
+            engine.context.add_callable(trap.word, lambda: os._exit(trap.status))
+            engine.evaluate(f"import('apex:{trap.word}'); 0")
+            engine.run_jobs()
+            spare: Engine = _Prepared.module.Engine(STACK_BYTES_MAX)
+            try:
+                spare.load_modules(self._source)
+                name = self._prefix + trap.path
+                engine.read(spare.bytecode(spare.compile(self._source(name), name, module=True)))
+            except (ImportError, _Prepared.module.JSError) as error:
+                raise self._not_compiled(error) from None
+            finally:
+                spare.unload()
+        self._kit.sources[self._name] = main
+        self._adopt()
+        self._realm.call("report", "{}", False, "", 0.0)
+        report = self._until_answered(0)
+        return dict(report)
 
     def _adopt(self) -> dict[str, Any]:
         """Runs the plugin's modules in the present engine. Returns what the plugin declares."""
@@ -213,6 +252,8 @@ class JavaScript:
 
     def _source(self, name: str) -> bytes:
         """The source of the module ``name``. Raises ImportError, which says what the author can do."""
+        if self._kit is not None and (source := self._kit.source(name)) is not None:
+            return source
         path = name.removeprefix(self._prefix)
         if path == name or path not in self._files:
             raise ImportError(self._why_not(name, path))

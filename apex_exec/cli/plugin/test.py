@@ -74,11 +74,12 @@ def _coverage(bundle: Bundle, run: Run) -> tuple[Measured | None, str]:
     """How much of the plugin's code the tests ran, or why that is not known."""
     from apex_exec.errors import Refusal
     from apex_exec.market.review.coverage import measure
+    from apex_exec.registry.trials.testing import sources_of
 
     if run.ended or not run.passed:
         return None, "the run did not finish" if run.ended else ""
     try:
-        return measure(bundle.files, run.arcs), ""
+        return measure(bundle.files, run.arcs, sources_of(bundle)), ""
     except Refusal as error:
         return None, error.message
 

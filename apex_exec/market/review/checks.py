@@ -17,7 +17,7 @@ from apex_exec.market.money.pricing import Price, parse_price
 from apex_exec.market.review.coverage import REQUIRED, Measured, measurable, measure
 from apex_exec.market.review.readme import readme_problems
 from apex_exec.registry.bundles.bundle import Bundle
-from apex_exec.registry.trials.testing import Proof, Run
+from apex_exec.registry.trials.testing import Proof, Run, sources_of
 
 RESPONSE_HOURS_MAX = 24
 MESSAGES_MAX = 50
@@ -139,13 +139,13 @@ def _tests(bundle: Bundle, run_tests: Callable[[Bundle], Run],
 
 def _coverage(bundle: Bundle, run: Run, prove: Callable[[Bundle, Lines], Proof]) -> tuple[Check, tuple[str, str]]:
     try:
-        found = measure(bundle.files, run.arcs)
+        found = measure(bundle.files, run.arcs, sources_of(bundle))
         proof = prove(bundle, found.run) if found.enough else Proof()
     except Refusal as error:
         return Check("coverage", [error.message]), ("", "")
     proven = Measured(found.lines, proof.proven, 0, 0).percent()
     detail = {"lines": found.lines, "linesRun": found.lines_run, "branches": found.branches,
-              "branchesRun": found.branches_run, "percent": found.percent(), "files": sorted(measurable(bundle.files)),
+              "branchesRun": found.branches_run, "percent": found.percent(), "files": sorted(measurable(bundle.files, sources_of(bundle))),
               "proven": proof.proven, "provenPercent": proven, "claimed": found.lines_run - proof.proven,
               "claimedBranches": found.branches_run, "limit": proof.limit}
     if proof.path:

@@ -1,7 +1,8 @@
-"""Test coverage, computed outside the jail from the jumps between lines that a tracer inside it reported.
+"""Test coverage, computed outside the jail from what was reported in it: the jumps between lines that a tracer saw, or
+in JavaScript the counters that are not zero.
 
-We fix what counts, not the plugin: every Python file that a worker would load, lines and branches together, without
-omit, pragma or configuration file. The share is (lines run + branches taken) / (lines + branches). It must be at least
+We fix what counts, not the plugin: every source file that a worker would load, lines (in JavaScript statements) and
+branches together, without omit, pragma or configuration file. The share is (lines run + branches taken) / (lines + branches). It must be at least
 70 % exactly; nothing is rounded before the comparison.
 
 The plugin's source is hostile to a parser, too, so ``measure`` runs coverage.py in a process of its own with limits on
@@ -14,6 +15,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Collection
 from fractions import Fraction
 from pathlib import Path
 
@@ -25,11 +27,13 @@ from apex_exec.errors import Refusal
 REQUIRED = Fraction(70, 100)
 SECONDS_MAX = 60
 MEMORY_BYTES_MAX = 1 << 30
+_FORGED = "the tests reported"
 ARCS_MAX = 200_000
 """How many jumps one run may report. 2 MiB of source have far fewer."""
 
 Arcs = dict[str, list[tuple[int, int]]]
-"""file → (from line, to line); a negative line is the entry or exit of the code object that begins there."""
+"""file → (from line, to line); a negative line is the entry or exit of the code object that begins there. In JavaScript
+(number of a counter, how often it counted), the second number at least 1."""
 
 
 class Measured(msgspec.Struct, frozen=True):
@@ -60,19 +64,23 @@ class Measured(msgspec.Struct, frozen=True):
         return f"{hundredths // 100}.{hundredths % 100:02d}"
 
 
-def measurable(files: dict[str, bytes]) -> dict[str, bytes]:
-    """The files that count: Python files other than the tests."""
+def measurable(files: dict[str, bytes], javascript: Collection[str] = ()) -> dict[str, bytes]:
+    """The files that count: the files ``javascript`` of a JavaScript bundle, else Python files other than the tests."""
+    if javascript:
+        return {path: files[path] for path in javascript}
     return {path: body for path, body in files.items() if path.endswith(".py") and not path.startswith("tests/")}
 
 
-def check_arcs(files: dict[str, bytes], arcs: Arcs) -> None:
+def check_arcs(files: dict[str, bytes], arcs: Arcs, javascript: Collection[str] = ()) -> None:
     """Raises Refusal("report_forged") if a report names files or lines that the bundle does not have."""
-    counted = measurable(files)
+    counted = measurable(files, javascript)
     if sum(map(len, arcs.values())) > ARCS_MAX:
         raise Refusal("report_forged", f"the tests reported more than {ARCS_MAX} jumps")
     for path, jumps in arcs.items():
         if path not in counted:
             raise Refusal("report_forged", f"the tests reported {path[:100]!a}, which is not a source of the bundle")
+        if javascript:
+            continue  # how many counters a file has is known only to whoever has parsed it
         last = counted[path].count(b"\n") + 1
         for jump in jumps:
             if any(abs(line) > last for line in jump):
@@ -80,20 +88,23 @@ def check_arcs(files: dict[str, bytes], arcs: Arcs) -> None:
                               f"at {last}")
 
 
-def measure(files: dict[str, bytes], arcs: Arcs) -> Measured:
-    """The coverage of ``files`` by ``arcs``. Blocks for up to SECONDS_MAX.
+def measure(files: dict[str, bytes], arcs: Arcs, javascript: Collection[str] = ()) -> Measured:
+    """The coverage of ``files`` by ``arcs``; ``javascript`` are the sources of a JavaScript bundle. Blocks for up to
+    SECONDS_MAX.
 
     Raises Refusal: report_forged, source_not_measurable (it cannot be parsed within the limits on time and memory).
     """
-    check_arcs(files, arcs)
-    counted = measurable(files)
-    request = msgspec.msgpack.encode((counted, {path: arcs.get(path, []) for path in counted}))
+    check_arcs(files, arcs, javascript)
+    counted = measurable(files, javascript)
+    request = msgspec.msgpack.encode((counted, {path: arcs.get(path, []) for path in counted}, bool(javascript)))
     try:
         done = run_module("apex_exec.market.review.coverage", data=request, seconds=SECONDS_MAX,
                           memory_bytes_max=MEMORY_BYTES_MAX, cpu_seconds_max=SECONDS_MAX)
         if done.status == 0:
             return msgspec.json.decode(done.output, type=Measured)
         why = done.last_words[:200]
+        if why.startswith(_FORGED):
+            raise Refusal("report_forged", why)
     except subprocess.TimeoutExpired:
         why = f"it took over {SECONDS_MAX} seconds"
     raise Refusal("source_not_measurable", f"coverage of the plugin's source cannot be computed: {why or 'it crashed'}",
@@ -130,9 +141,33 @@ def _report(files: dict[str, bytes], arcs: Arcs) -> Measured:
                         totals["covered_branches"], missing, run)
 
 
+def _counted(files: dict[str, bytes], arcs: Arcs) -> Measured:
+    """The same for JavaScript: of the counters that a file was given, those that have counted."""
+    from apex_exec.registry.scan.javascript.counters import points_of
+
+    totals = [0, 0, 0, 0]
+    missing: dict[str, list[int]] = {}
+    run: dict[str, list[int]] = {}
+    for path, body in files.items():
+        points = points_of(body)
+        hit = {number for number, _ in arcs[path]}
+        if any(not 0 <= number < len(points) for number in hit):
+            sys.exit(f"{_FORGED} a counter that {path[:100]!a} does not have")
+        lines: dict[int, bool] = {}
+        for number, point in enumerate(points):
+            totals[2 * point.is_branch] += 1
+            totals[2 * point.is_branch + 1] += number in hit
+            lines[point.line] = lines.get(point.line, False) or number in hit
+        run[path] = sorted(line for line, is_run in lines.items() if is_run)
+        missing[path] = sorted(line for line, is_run in lines.items() if not is_run)
+    return Measured(totals[0], totals[1], totals[2], totals[3], {path: found for path, found in missing.items() if found},
+                    {path: found for path, found in run.items() if found})
+
+
 def _main() -> None:
-    files, arcs = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=tuple[dict[str, bytes], Arcs])
-    sys.stdout.buffer.write(msgspec.json.encode(_report(files, arcs) if files else Measured(0, 0, 0, 0)))
+    files, arcs, javascript = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=tuple[dict[str, bytes], Arcs, bool])
+    report = _counted if javascript else _report
+    sys.stdout.buffer.write(msgspec.json.encode(report(files, arcs) if files else Measured(0, 0, 0, 0)))
 
 
 if __name__ == "__main__":

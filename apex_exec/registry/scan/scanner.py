@@ -32,14 +32,19 @@ OUTPUT_BYTES_MAX = 4 * 1024 * 1024
 
 
 class Request(msgspec.Struct, frozen=True):
-    """A request to the child. If ``permissions`` is None the files are not a plugin, and the platform's API is not
-    checked."""
+    """A request to the child. If ``permissions`` is None the files are not a plugin, and neither the platform's API nor
+    the declaration in the code is checked."""
 
     files: dict[str, bytes]
     allowed: list[str]
     permissions: list[str] | None = None
     network: list[str] = []
     tables: list[str] = []
+    id: str = ""
+    version: str = ""
+    hooks: list[str] = []
+    entrypoint: str = ""
+    """The entry point's path in ``files``; "" if there is none."""
 
 
 def scan(files: dict[str, bytes], manifest: Manifest | None, *, extra_modules: tuple[str, ...] = (),
@@ -48,6 +53,10 @@ def scan(files: dict[str, bytes], manifest: Manifest | None, *, extra_modules: t
     request = Request(
         files, sorted({*ALLOWED, *extra_modules}), list(manifest.permissions) if manifest else None,
         list(manifest.network.allow) if manifest else [], list(manifest.data.tables) if manifest else [])
+    if manifest is not None:
+        request = msgspec.structs.replace(
+            request, id=manifest.id, version=manifest.version, hooks=list(manifest.manifest.hooks),
+            entrypoint=manifest.entrypoint)
     found = _run_child(RUNTIMES[manifest.runtime if manifest else PYTHON.name], request, seconds)
     missing: tuple[str, ...] = ()
     if with_bandit:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import builtins
-import io
-import keyword
 import re
-import tokenize
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 from apex_exec.registry.scan.findings import Finding, finding
 
@@ -22,8 +18,8 @@ _LOOKS_LIKE = str.maketrans(
     "\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456\u0458\u0455\u0501\u04bb\u04cf\u03bf\u03b1\u03bd\u0410\u0412\u0415"
     "\u041a\u041c\u041d\u041e\u0420\u0421\u0422\u0425", "aeopcyxijsdhloavABEKMHOPCTX")
 """Cyrillic and Greek letters, each with the Latin letter that it looks like (the plain cases of Unicode TR 39)."""
-_WELL_KNOWN = frozenset(dir(builtins)) | frozenset(keyword.kwlist)
 NAMES_MAX = 20_000
+"""How many different identifiers of one file are compared."""
 LINES_MAX_REPORTED = 20
 
 
@@ -46,25 +42,17 @@ def scan_text(path: str, text: str) -> Iterator[Finding]:
             return
 
 
-def scan_identifiers(path: str, text: str) -> Iterator[Finding]:
-    """Findings about names: those that Python reads as another name, that mix scripts, or that look like an ASCII name.
+def scan_names(path: str, names: Mapping[str, int], well_known: Collection[str], becomes: str) -> Iterator[Finding]:
+    """Findings about the identifiers of a file (name → line): those that become an ASCII name when their characters are
+    normalised, that mix scripts, or that look like another name. ``becomes`` says what a language makes of the first.
     """
-    if text.isascii():
-        return
-    names: dict[str, int] = {}
-    try:
-        for token in tokenize.generate_tokens(io.StringIO(text).readline):
-            if token.type == tokenize.NAME and len(names) < NAMES_MAX:
-                names.setdefault(token.string, token.start[0])
-    except (tokenize.TokenError, SyntaxError):
-        pass  # the parser reports it; the names before it are still checked
     for name, line in names.items():
         if name.isascii():
             continue
         read, posed = unicodedata.normalize("NFKC", name), name.translate(_LOOKS_LIKE)
         if read != name and read.isascii():
-            yield finding("look-alike", path, line, f"the name {name!a} is read as {read!a}")
-        elif posed.isascii() and (posed in names or posed in _WELL_KNOWN):
+            yield finding("look-alike", path, line, f"the name {name!a} is {becomes} {read!a}")
+        elif posed.isascii() and (posed in names or posed in well_known):
             yield finding("look-alike", path, line, f"the name {name!a} poses as {posed!a}")
         elif mixed := _mixed(name):
             yield finding("look-alike", path, line, f"the name {name!a} mixes {mixed}")

@@ -17,6 +17,7 @@ from apex_exec import extras
 from apex_exec.common.child_process import run_module
 from apex_exec.config import Settings
 from apex_exec.errors import Refusal
+from apex_exec.executor.processes.runtimes import JAVASCRIPT
 from apex_exec.registry.bundles.bundle import Bundle
 
 RUN_SECONDS_MAX = 60.0
@@ -43,6 +44,8 @@ class Request(msgspec.Struct):
     min_level: str
     uid: int
     run_seconds: float
+    sources: list[str] = []
+    """The JavaScript files that a worker would load, if the bundle is in JavaScript."""
     points: dict[str, list[int]] = {}
     proof_seconds: float = 0.0
     proofs_min: int = 0
@@ -112,7 +115,15 @@ def _request(bundle: Bundle, settings: Settings, run_seconds: float) -> Request:
     sandbox = settings.sandbox
     return Request(bundle.manifest.id, bundle.manifest.version, bundle.entrypoint, bundle.files,
                    (memory_mb + MEMORY_EXTRA_MB) << 20, list(sandbox.extra_modules), list(sandbox.waive),
-                   sandbox.min_level, sandbox.uid_range[1] if os.geteuid() == 0 else 0, run_seconds)
+                   sandbox.min_level, sandbox.uid_range[1] if os.geteuid() == 0 else 0, run_seconds,
+                   sources_of(bundle))
+
+
+def sources_of(bundle: Bundle) -> list[str]:
+    """The JavaScript files that count in a JavaScript bundle's coverage: those that a worker gets."""
+    if bundle.manifest.runtime != JAVASCRIPT.name:
+        return []
+    return [path for path in bundle.loaded if path.endswith(JAVASCRIPT.suffixes)]
 
 
 def _ask(request: Request, seconds: float) -> Answer:

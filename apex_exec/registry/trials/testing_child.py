@@ -17,6 +17,7 @@ from apex_exec.executor.links.jobs import Job
 from apex_exec.executor.links.worker_kinds import Home
 from apex_exec.executor.links.worker_link import End, WorkerLink
 from apex_exec.executor.processes.runtimes import boot as boot_of
+from apex_exec.registry.trials import javascript
 from apex_exec.registry.trials.line_proofs import Watching, prove
 from apex_exec.registry.trials.testing import Answer, Request, Run
 from apex_exec.sandbox.probe import probe
@@ -227,9 +228,10 @@ def main() -> None:
         zygote = Zygote(request)
         try:
             if request.points:
-                answer.proof = prove(zygote, request)
+                answer.proof = javascript.prove(zygote, request) if request.sources else prove(zygote, request)
             else:
-                answer.run, how = zygote.run(request.files)
+                files = javascript.counted(request.files, request.sources) if request.sources else request.files
+                answer.run, how = zygote.run(files)
                 if answer.run.ended == ENDED:
                     answer.run.ended += f" ({how})"
         finally:

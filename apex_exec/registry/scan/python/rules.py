@@ -1,19 +1,18 @@
-"""Rules on the syntax tree. Each rule looks at one node, with the module's names resolved; no code of it runs."""
+"""Rules on the syntax tree of Python. Each rule looks at one node, with the module's names resolved; no code of the
+module runs."""
 
 from __future__ import annotations
 
 import ast
-import base64
-import binascii
 import builtins
 import re
-import zlib
 from collections.abc import Iterator
 
 from apex_exec.catalogue.methods import ALL
-from apex_exec.catalogue.permissions import PREFIXES
+from apex_exec.registry.scan.api_use import ApiUse
 from apex_exec.registry.scan.findings import RULES, Finding, finding
-from apex_exec.registry.scan.names import Names
+from apex_exec.registry.scan.literals import in_literal
+from apex_exec.registry.scan.python.names import Names
 
 NODES_MAX = 300_000
 """The most nodes of one file; 2 MiB of ordinary source have about 250,000."""
@@ -48,12 +47,6 @@ DESERIALISE = re.compile(r"(pickle|_pickle|cPickle|dill|cloudpickle)\.(loads?|Un
                          r"yaml\.(load|unsafe_load|full_load)|jsonpickle\.decode")
 FILES = re.compile(r"open|io\.open|os\.(open|remove|unlink|rename|rmdir|mkdir|makedirs|listdir|scandir|walk|chmod|"
                    r"chown|symlink|link)|shutil\.\w+|tempfile\.\w+|pathlib\.Path\(\)\.\w*(read|write|open|unlink)\w*")
-LITERALS = re.compile(
-    r"/etc/(passwd|shadow|sudoers)|\.ssh/(id_|authorized_keys)|/proc/(self|\d+)/(mem|maps|environ|root|fd)|"
-    r"169\.254\.169\.254|metadata\.google\.internal|/dev/(tcp|udp)/|(curl|wget)\b[^|\n]{0,200}\|\s*(ba|z|da)?sh\b|"
-    r"\bn(c|cat)\b[^\n]{0,60}\s-e\b|docker\.sock|\bLD_PRELOAD\b|\brm\s+-[rf]{2}\s+[/~]|/dev/(k?mem|sd[a-z])\b|"
-    r"/var/run/secrets/|\.aws/credentials|\.kube/config|wallet\.dat|stratum\+tcp:|\bbash\s+-i\b|"
-    r"crontab\s+-|/etc/cron\.|:\(\)\s*\{\s*:\|:|\{[^{}]{0,80}\.__(globals|subclasses|mro|builtins)__")
 DANGEROUS_WORDS = frozenset({
     "eval", "exec", "compile", "__import__", "builtins", "__builtins__", "os", "system", "popen", "subprocess", "Popen",
     "socket", "ctypes", "__subclasses__", "__globals__", "pty", "importlib", "marshal", "pickle", "posix", "open",
@@ -66,24 +59,9 @@ ESCAPES = frozenset({"__subclasses__", "__globals__", "__builtins__", "f_builtin
 """A chain with at least one of these and a second internal name counts as a walk."""
 _FRAMES = ("gi_frame", "cr_frame", "ag_frame", "tb_frame", "f_back")
 _BUILTIN_NAMES = frozenset(dir(builtins))
-ENCODED = re.compile(r"[A-Za-z0-9+/=_\-\s]{200,}|(\\x[0-9a-f]{2}){60,}", re.ASCII)
 
 API_PERMISSIONS = {method.python: method.permission for method in ALL if method.permission}
 """Method as plugin code calls it -> the permission that it takes."""
-
-
-class ApiUse:
-    """The permissions that the API calls seen so far need, and whether some calls could not be resolved. ``renders``
-    means that results may hold widgets."""
-
-    def __init__(self) -> None:
-        self.needed: dict[str, tuple[str, int, str]] = {}
-        self.opaque = False
-        self.renders = False
-
-    def needs(self, permission: str, path: str, line: int, call: str) -> None:
-        """Remembers the first place where ``permission`` is needed."""
-        self.needed.setdefault(permission, (path, line, call))
 
 
 class FileScan:
@@ -337,19 +315,10 @@ class FileScan:
 
     # ------------------------------------------------------------------ literals and operators
     def _literal(self, node: ast.Constant) -> Iterator[Finding]:
-        value = node.value
-        if not isinstance(value, str | bytes) or len(value) < 8 or node.lineno in self._docstrings:
+        if not isinstance(node.value, str | bytes) or node.lineno in self._docstrings:
             return
-        text = value if isinstance(value, str) else value.decode("latin-1")
-        if match := LITERALS.search(text[:20_000]):
-            yield self._at("suspicious-literal", node, f"the text {match[0][:60]!a}")
-        if len(text) >= 200 and ENCODED.search(text[:4000]):
-            if what := _payload(text):
-                yield self._at("hidden-payload", node, f"an encoded {what} of {len(text)} characters")
-            elif len(text) >= 2000 and len(set(text)) > 24 and not re.search(r"\s\w{1,12}\s", text[:2000]):
-                yield self._at("large-literal", node, f"an encoded literal of {len(text)} characters")
-        if isinstance(value, bytes) and value[:4] in (b"\x7fELF", b"PK\x03\x04") and len(value) > 40:
-            yield self._at("hidden-payload", node, "a packed or native file")
+        for rule, message in in_literal(node.value):
+            yield self._at(rule, node, message)
 
     def _operator(self, node: ast.BinOp) -> Iterator[Finding]:
         left, right = _number(node.left), _number(node.right)
@@ -384,11 +353,7 @@ class FileScan:
         if permission := API_PERMISSIONS.get(method):
             self._api.needs(permission, self.path, node.lineno, method)
         elif method == "call":
-            name = self._names.text(node.args[0]) if node.args else ""
-            wanted = [p for prefix, p in PREFIXES.items() if name.startswith(prefix)]
-            self._api.opaque = self._api.opaque or not name
-            for permission in wanted:
-                self._api.needs(permission, self.path, node.lineno, f"call({name[:40]!a})")
+            self._api.calls_host(self._names.text(node.args[0]) if node.args else "", self.path, node.lineno)
 
 
 def _arguments(node: ast.Call) -> list[ast.expr]:
@@ -408,33 +373,6 @@ def _number(node: ast.AST) -> float | None:
             made: float = float(left) ** float(right)
             return made
     return None
-
-
-_SOURCE = re.compile(rb"(^|\n)\s*(import|from|def|class) [a-z_]|__import__|exec\(|eval\(|os\.system|#!/")
-
-
-def _strict_base64(text: str) -> bytes:
-    return base64.b64decode(text, validate=True)
-
-
-def _payload(text: str) -> str:
-    """What a long encoded literal contains; "" if it is nothing that can run."""
-    packed = "".join(text.split())
-    for decode in (_strict_base64, bytes.fromhex, base64.b85decode):
-        try:
-            data = decode(packed)
-        except (ValueError, binascii.Error):
-            continue
-        if data[:1] == b"\x78":
-            try:
-                data = zlib.decompressobj().decompress(data, 100_000)
-            except zlib.error:
-                continue
-        if data.startswith((b"\x7fELF", b"PK\x03\x04", b"\xca\xfe\xba\xbe", b"MZ")):
-            return "program or archive"
-        if _SOURCE.search(data[:20_000]):
-            return "piece of source"
-    return ""
 
 
 def _docstring_lines(tree: ast.AST) -> frozenset[int]:

@@ -1,0 +1,252 @@
+"""The tests of a JavaScript bundle: run in the jail and, unchanged, by node; measured by us, and proven line by line."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+import apex_exec
+from apex_exec.config import load_settings
+from apex_exec.errors import Refusal
+from apex_exec.market.review.coverage import Measured, measure
+from apex_exec.registry.trials.javascript import counted, prove
+from apex_exec.registry.trials.testing import Proof, Request, Run
+from apex_exec.registry.trials.testing_child import Zygote
+from tests.support import need
+
+PLUGIN = b"""import { total } from "./lib/sums.js";
+
+export default {
+  id: "sums",
+  version: "1.0.0",
+  permissions: ["data:read"],
+  hooks: {
+    async onDataFetch(context) {
+      const rows = await context.api.query(context.query, []);
+      if (rows.length === 0) {
+        return { transformedData: null };
+      }
+      return { transformedData: total(rows) };
+    },
+    async onActionExecute(context) {
+      const rows = await plugin.api.query("SELECT 1", []);
+      return { result: rows.length, metadata: {} };
+    },
+  },
+};
+"""
+SUMS = b"""export function total(rows) {
+  let sum = 0;
+  for (const row of rows) {
+    if (row.amount < 0) {
+      throw new RangeError("a negative amount");
+    }
+    sum += row.amount;
+  }
+  return sum;
+}
+
+export function neverTested(x) {
+  const y = x + 1;
+  return y > 2
+    ? y
+    : x;
+}
+"""
+TESTS = """import assert from "node:assert/strict";
+import test, { describe, it, beforeEach } from "node:test";
+import sums from "../index.js";
+
+const context = (rows) => ({ query: "q", api: { async query() { return rows } } });
+
+test("a sum", async () => {
+  assert.deepEqual(await sums.hooks.onDataFetch(context([{ amount: 1 }, { amount: 2 }])), { transformedData: 3 });
+});
+describe("odd rows", () => {
+  let rows;
+  beforeEach(() => { rows = [] });
+  it("has none", async () => {
+    assert.equal((await sums.hooks.onDataFetch(context(rows))).transformedData, null);
+  });
+  it("has a negative one", async () => {
+    rows.push({ amount: -1 });
+    await assert.rejects(() => sums.hooks.onDataFetch(context(rows)), { name: "RangeError", message: /negative/ });
+  });
+});
+"""
+UNRUN = {"lib/sums.js": {13, 14, 15, 16}, "index.js": {16, 17}}
+"""Lines that the tests above do not come to."""
+SOURCES = ["index.js", "lib/sums.js"]
+
+
+def files_of(tests: str, plugin: bytes = PLUGIN, **more: bytes) -> dict[str, bytes]:
+    return {"index.js": plugin, "lib/sums.js": SUMS, "tests/index.test.js": tests.encode(),
+            **{name.replace("__", "/") + ".js": body for name, body in more.items()}}
+
+
+@pytest.fixture(scope="module")
+def request_() -> Request:
+    uid = load_settings(None).sandbox.uid_range[1] if os.geteuid() == 0 else 0
+    return Request("sums", "1.0.0", "index.js", files_of(TESTS), 150 << 20, [], [], "L2", uid, 30.0, SOURCES,
+                   proof_seconds=120.0, proofs_min=40)
+
+
+@pytest.fixture(scope="module")
+def zygote(request_: Request) -> Iterator[Zygote]:
+    try:
+        made = Zygote(request_)
+    except OSError as error:
+        need(False, str(error))
+    yield made
+    made.close()
+
+
+def run_of(zygote: Zygote, files: dict[str, bytes]) -> Run:
+    return zygote.run(counted(files, SOURCES))[0]
+
+
+def both(zygote: Zygote, request: Request, files: dict[str, bytes]) -> tuple[Run, Measured, Proof]:
+    """What the tests claim, how much that is, and what is proven of it."""
+    run = run_of(zygote, files)
+    found = measure(files, run.arcs, SOURCES)
+    return run, found, prove(zygote, msgspec.structs.replace(request, files=files, points=found.run))
+
+
+def test_honest_tests_pass_and_every_line_that_they_run_is_proven(zygote: Zygote, request_: Request) -> None:
+    run, found, proof = both(zygote, request_, request_.files)
+    assert (run.ended, run.failed, run.passed) == ("", 0, 3), run.failures
+    assert {path: set(lines) for path, lines in found.missing.items()} == UNRUN
+    assert proof.path == "" and proof.proven == proof.claimed == sum(map(len, found.run.values())) > 10
+
+
+def node() -> str:
+    found = shutil.which("node")
+    need(found, "node is not installed")
+    return str(found)
+
+
+@pytest.mark.system
+def test_the_same_files_pass_under_node_and_miss_the_same_lines(request_: Request, tmp_path: Path) -> None:
+    for path, body in request_.files.items():
+        (tmp_path / "sums" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "sums" / path).write_bytes(body)
+    (tmp_path / "sums" / "package.json").write_text('{"type": "module"}')
+    done = subprocess.run([node(), "--test", "--experimental-test-coverage", "--test-reporter=tap"],
+                          cwd=tmp_path / "sums", capture_output=True, text=True)
+    assert done.returncode == 0 and "# pass 3" in done.stdout, done.stdout
+    said = {line.split("|")[0].strip("# ").strip(): line.split("|")[-1].strip() for line in done.stdout.splitlines()
+            if ".js" in line and "|" in line}
+    missed = {name: {line for part in text.replace(",", " ").split() for line in _range(part)}
+              for name, text in said.items()}
+    for path, lines in UNRUN.items():
+        assert lines <= missed[path.rpartition("/")[2]], (path, said)
+
+
+def _range(text: str) -> range:
+    first, _, last = text.partition("-")
+    return range(int(first), int(last or first) + 1)
+
+
+@pytest.mark.parametrize(("body", "words"), [
+    ("assert.equal(1, 2)", "1 is not 2"), ("assert.equal(1, '1')", "AssertionError"),
+    ("assert.deepEqual({ a: [1, { b: 2 }] }, { a: [1, { b: 3 }] })", "is not like"),
+    ("assert.deepEqual([0], [-0])", "is not like"), ("assert.deepEqual({ a: undefined }, {})", "is not like"),
+    ("assert.deepEqual(new Date(1), new Date(2))", "is not like"), ("assert.throws(() => 1)", "expected exception"),
+    ("assert.throws(() => { throw new TypeError('x') }, RangeError)", "TypeError"),
+    ("assert.throws(() => { throw new Error('abc') }, /xyz/)", "does not match"),
+    ("await assert.rejects(Promise.resolve(1))", "expected rejection"), ("assert.match('abc', /x/)", "does not match"),
+    ("throw new Error('mine')", "mine"), ("null.x", "TypeError"), ("await Promise.reject(new Error('later'))", "later"),
+    ("await t.test('inner', () => { throw new Error('inside') })", "inside"), ("new Map() === 1 || assert.ok(0)", "truthy"),
+    ("assert.deepEqual(new Map([['a', 1]]), new Map([['a', 2]]))", "is not like"),
+])
+def test_a_test_that_fails_is_reported_with_its_reason(zygote: Zygote, body: str, words: str) -> None:
+    run = run_of(zygote, files_of("import assert from 'node:assert/strict';\nimport test from 'node:test';\n"
+                                  f"test('good', () => {{}});\ntest('bad', async (t) => {{ {body} }});\n"))
+    assert run.ended == "" and run.failed >= 1 and run.passed == 1, run.failures
+    assert words in "".join(run.failures) and "bad" in run.failures[0]
+
+
+@pytest.mark.parametrize(("tests", "words"), [
+    ("import test from 'node:test'; test('x', () => {", "SyntaxError"),
+    ("import x from 'lodash'; x()", "esbuild"), ("import '../gone.js'", "not in the bundle"),
+    ("throw new Error('at the top')", "at the top"), ("await new Promise(() => {})", "never"),
+    ("import fs from 'node:fs'", "not in the bundle"),
+])
+def test_a_test_file_that_cannot_be_run_fails(zygote: Zygote, tests: str, words: str) -> None:
+    run = run_of(zygote, files_of(tests))
+    assert run.passed == 0 and (run.failed == 1 or run.ended), run
+    assert words in "".join(run.failures) + run.ended
+
+
+def test_a_loop_without_end_is_stopped_and_named(request_: Request) -> None:
+    made = Zygote(msgspec.structs.replace(request_, run_seconds=2.0))
+    try:
+        run = run_of(made, files_of("import test from 'node:test'; test('spins', () => { for (;;); })"))
+    finally:
+        made.close()
+    assert "longer than 2 s" in run.ended and run.test == "spins"
+
+
+def test_the_fake_platform_answers_context_and_global_alike(zygote: Zygote) -> None:
+    tests = """import assert from "node:assert/strict";
+import test from "node:test";
+import { FakePlatform } from "@apex-exec/plugin/testing";
+import sums from "../index.js";
+test("both", async () => {
+  const platform = new FakePlatform(sums, { query: [{ amount: 4 }] });
+  assert.deepEqual(await platform.call("onDataFetch", { query: "q", filters: {} }), { transformedData: 4 });
+  assert.equal((await platform.call("onActionExecute", { action: "a", context: {} })).result, 1);
+  assert.deepEqual(platform.calls.map(([method]) => method), ["query", "query"]);
+});
+"""
+    run = run_of(zygote, files_of(tests))
+    assert (run.failed, run.passed) == (0, 1), run.failures
+
+
+FORGERIES = {
+    "counters-by-name": ("import { counters } from 'apex:counters/50/lib/sums.js'; counters.fill(1);", PLUGIN),
+    "counters-in-the-plugin": (TESTS, PLUGIN + b"import { array } from 'apex:tests';\n"
+                               b"const all = array('lib/sums.js', 12); all.fill(1);\n"
+                               b"import('apex:counters/12/lib/sums.js').then((m) => m.counters.fill(1));\n"),
+    "filled-arrays": (TESTS + "import { report } from 'apex:tests';\n"
+                      "Uint32Array.prototype.hit = 1; Object.defineProperty(Array.prototype, 'push', "
+                      "{ value(x) { this[this.length] = x } });\n", PLUGIN),
+    "exit-by-guess": (TESTS + "for (const name of Object.getOwnPropertyNames(globalThis)) if (/^t[0-9a-f]{24}$/.test(name)) "
+                      "globalThis[name]();\n", PLUGIN),
+    "text-of-functions": (TESTS + "const seen = /t[0-9a-f]{24}/.exec(String(sums.hooks.onActionExecute));\n"
+                          "if (seen) (await import(`apex:${seen[0]}`))[seen[0]]();\n", PLUGIN),
+}
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_what_is_forged_is_not_proven(zygote: Zygote, request_: Request, name: str) -> None:
+    tests, plugin = FORGERIES[name]
+    files = files_of(tests, plugin)
+    lines = {path: sorted(numbers) for path, numbers in UNRUN.items()}  # what the forgery would have us believe
+    proof = prove(zygote, msgspec.structs.replace(request_, files=files, points=lines))
+    assert proof.path and proof.proven == 0, (name, proof)
+
+
+def test_a_forged_report_fails_whole(zygote: Zygote, request_: Request) -> None:
+    forged = TESTS + "const made = await import('apex:tests');\nmade.array('lib/sums.js', 12).fill(1);\n"
+    _, found, proof = both(zygote, request_, files_of(forged))
+    assert set(found.run["lib/sums.js"]) >= {13, 14}, "the claim is made"
+    assert (proof.path, proof.line) != ("", 0) and proof.line in UNRUN[proof.path]
+
+
+def test_counters_and_files_that_do_not_exist_are_forged(request_: Request) -> None:
+    for arcs in ({"lib/sums.js": [(5000, 1)]}, {"other.js": [(0, 1)]}, {"lib/sums.js": [(-1, 1)]}):
+        with pytest.raises(Refusal) as caught:
+            measure(request_.files, arcs, SOURCES)
+        assert caught.value.reason == "report_forged"
+
+
+def test_the_kit_that_the_jail_is_given_is_the_packages_own() -> None:
+    package = Path(apex_exec.__file__).parent / "npm" / "plugin" / "testing.js"
+    assert counted({}, [])["/kit/@apex-exec/plugin/testing"] == package.read_bytes()
