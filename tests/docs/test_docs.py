@@ -14,6 +14,7 @@ import apex_exec
 from apex_exec.config import known_keys
 from apex_exec.daemon.administration import registrar_table
 from apex_exec.daemon.administration.operations import OPERATIONS
+from apex_exec.daemon.hosts.connections import Trouble
 from apex_exec.errors import Code
 from apex_exec.market.review.readme import readme_problems
 from apex_exec.observe.metrics import METRICS
@@ -143,3 +144,12 @@ def test_every_message_of_the_inner_link_is_told_with_its_direction() -> None:
         ("worker of tests → supervisor", wire.FromTests))}
     names["worker of tests → supervisor"] -= names["worker → supervisor"]
     assert told == names
+
+
+def test_every_condition_of_readiness_and_every_anomaly_of_a_connection_is_told() -> None:
+    sources = "".join(path.read_text("utf-8") for path in PACKAGE.rglob("*.py"))
+    conditions = set(re.findall(r'health\["(\w+)"\] =', sources))
+    assert {"zygote", "loop", "gateway"} <= conditions
+    assert not missing(sorted(conditions), "apex_exec/observe/README.md")
+    anomalies = read("apex_exec/observe/README.md").partition("anomalies\n`")[2].partition("`")[0].split()
+    assert set(get_args(Trouble)) - {"unread"} <= set(anomalies)
