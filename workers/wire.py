@@ -278,7 +278,7 @@ class Fork(msgspec.Struct, array_like=True, tag="fork", gc=False):
     """Fork one worker. Two descriptors come with the message: the link, and the write end of the marks pipe.
 
     ``worker`` is the supervisor's number for the generation. ``jail`` holds what differs per worker:
-    ``{uid, gid, cgroup: [paths], memory_bytes_max, ...}`` (see workers/jail).
+    ``{uid, gid, cgroup: [paths], ...}`` (see workers/jail). The memory's bound comes with Load.
     """
 
     worker: int

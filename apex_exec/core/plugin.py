@@ -8,7 +8,8 @@ from apex_exec.catalogue.limits import Limits
 
 
 class PluginSpec(msgspec.Struct, frozen=True):
-    """One version of one plugin as the pool serves it. Made by ``registry.manifest``, never from raw input.
+    """One version of one plugin as the pool serves it. Made by ``spec_of`` in
+    ``registry/bundles/bundle.py``, never from raw input.
 
     ``users`` is None where the plugin is enabled for everybody, else the lower-case UUIDs it is enabled for.
     ``entitled`` is None where the plugin costs nothing, else the users who have paid for it now.

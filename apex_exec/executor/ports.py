@@ -15,7 +15,6 @@ use the same one, ``local.LocalExecutor``; nothing here says that the processes 
 | it never was: the machine gave no process | ``ForkRefused`` |
 | it broke the protocol, and is to be killed | ``WorkerViolated`` |
 | it answered a ping | ``WorkerPonged`` |
-| started: it has begun this many calls in all | ``CallsStarted`` |
 | the zygote came up, or was lost with all its workers | ``ZygoteUp``, ``ZygoteLost`` |
 
 Every call is made in the loop and must not block.

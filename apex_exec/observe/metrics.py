@@ -62,7 +62,9 @@ METRICS = _table(
     Metric("plugin_overhead_seconds_total", "counter",
            "CPU time of the daemon's own processes for a plugin, by process: supervisor, checks, places, gateway, "
            "registrar.", ("plugin", "where")),
-    Metric("kill_delay_seconds", "histogram", "From a deadline to the sending of SIGKILL.", (), DELAY_SECONDS),
+    Metric("kill_delay_seconds", "histogram",
+           "From the moment at which a kill was due (a deadline, a pong that did not come) to the sending of SIGKILL.",
+           (), DELAY_SECONDS),
     Metric("rate_limited_total", "counter", "Refusals by a rate limit.", ("plugin", "limit")),
     Metric("api_calls_total", "counter", "API calls of plugins by outcome.", ("plugin", "method", "outcome")),
     Metric("api_call_duration_seconds", "histogram", "From an API call's arrival to its answer.", ("method",),

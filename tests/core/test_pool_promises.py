@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
 from typing import TypeVar
 
 import pytest
 from msgspec import Raw
+from msgspec.structs import replace
 
+from apex_exec.catalogue.limits import LIMITS as DECLARED
 from apex_exec.catalogue.limits import Limits
 from apex_exec.core import actions as act
 from apex_exec.core import events as ev
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.scheduler.breaker import BreakerPolicy
 from apex_exec.core.scheduler.pool import MS_NS, SECOND_NS, Pool, PoolLimits, RecyclePolicy
+from apex_exec.core.scheduler.worker import generation
+from apex_exec.executor.local import LocalExecutor
 
 T = TypeVar("T")
 LIMITS = PoolLimits(workers_max=2, queue_max=8, prefetch=3, ping_ns=0)
@@ -276,6 +281,18 @@ def test_a_new_version_is_warm_before_the_old_one_has_answered_and_nothing_overt
     assert of(actions, act.StopWorker) == [act.StopWorker(1, "drained")]
     told.answer(2, 0)
     assert [told.verdicts()[call] for call in (*old, new)] == [("", True)] * 3
+
+
+@pytest.mark.parametrize("name", DECLARED)
+def test_a_limit_that_a_worker_is_given_with_its_plugin_is_part_of_its_generation(name: str) -> None:
+    def given(limits: Limits) -> object:
+        sent: list[object] = []
+        executor = SimpleNamespace(reply=lambda link, message: sent.append(message))
+        LocalExecutor.load(executor, SimpleNamespace(spec=spec(limits=limits)), {})  # type: ignore[arg-type]  # by name
+        return sent[0]
+
+    usual, other = Limits(), replace(Limits(), **{name: getattr(Limits(), name) + 1})
+    assert (given(usual) != given(other)) == (generation(spec(limits=usual)) != generation(spec(limits=other)))
 
 
 def test_a_canary_runs_on_the_prepared_generation_only_and_adoption_is_without_a_gap() -> None:

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 import zmq
 
+from apex_exec.catalogue.limits import LIMITS, default_of, key_of
 from tests.support.daemon import ECHO, SLEEP, USER, Daemon, admin_request, write_plugin
 from tests.support.host import Host, action, pack
 
@@ -226,8 +227,7 @@ def test_one_connection_holds_its_share_and_no_more(host: Host, daemon: Daemon) 
 
 def test_hello_tells_the_limits_in_force(host: Host, daemon: Daemon) -> None:
     welcome = host.ask({"type": "hello", "protocol": [1, 2], "client": "tests"})
-    assert welcome["limits"] == {"timeoutMs": 5000, "memoryMb": 50, "cpuPercent": 10, "networkPerMinute": 100,
-                                 "maxMessageBytes": LIMIT}
+    assert welcome["limits"] == {key_of(name): default_of(name) for name in LIMITS} | {"maxMessageBytes": LIMIT}
     assert welcome["isolation"] == admin_request(daemon.admin, "daemon.status")["isolation"]
     assert welcome["hooks"] == ["onDashboardLoad", "onDataFetch", "onActionExecute", "onAuthSuccess"]
 

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -13,12 +14,23 @@ import apex_exec
 from apex_exec.config import known_keys
 from apex_exec.daemon.administration import registrar_table
 from apex_exec.daemon.administration.operations import OPERATIONS
+from apex_exec.daemon.hosts.connections import Trouble
 from apex_exec.errors import Code
 from apex_exec.market.review.readme import readme_problems
 from apex_exec.observe.metrics import METRICS
-from apex_exec.registry.bundles.manifest import check_manifest
+from apex_exec.registry.bundles.manifest import (
+    CodePart,
+    DataPart,
+    LimitsPart,
+    Manifest,
+    NetworkPart,
+    PricingPart,
+    SupportPart,
+    check_manifest,
+)
 from apex_exec.wire import messages
 from tests.cli.test_framework import VERBS
+from workers import wire
 from workers.wire import API_CODES
 
 ROOT = Path(apex_exec.__file__).parent.parent
@@ -101,3 +113,44 @@ def test_every_examples_own_tests_pass(bundle: Path) -> None:
                           timeout=60, env={"PYTHONPATH": f"{bundle}:{ROOT}", "PATH": "/usr/bin:/bin",
                                             "PYTHONDONTWRITEBYTECODE": "1"})
     assert done.returncode == 0, done.stdout
+
+
+def test_every_key_of_a_manifest_is_told_and_none_that_is_not() -> None:
+    rows = re.findall(r"^\| `([\w.]+)` \| ([\w `]+) \|", read("apex_exec/registry/bundles/README.md"), re.M)
+    needed = {key: needed for key, needed in rows if needed in ("yes", "no", "in `support`")}
+    parts = {"manifest": CodePart, "limits": LimitsPart, "network": NetworkPart, "data": DataPart,
+             "pricing": PricingPart, "support": SupportPart}
+    keys = {}
+    for name, field in Manifest.model_fields.items():
+        if name not in parts:
+            keys[name] = field.is_required()
+            continue
+        for inner, one in parts[name].model_fields.items():
+            keys[f"{name}.{inner}"] = one.is_required()
+    assert {key: word != "no" for key, word in needed.items()} == keys
+
+
+def test_every_message_of_the_inner_link_is_told_with_its_direction() -> None:
+    table = read("workers/README.md").partition("## The messages")[2].partition("\n## ")[0]
+    told: dict[str, set[str]] = {}
+    way = ""
+    for line in table.splitlines():
+        cells = [cell.strip() for cell in line.split("|")]
+        if len(cells) > 3 and "`" in cells[2]:
+            way = cells[1] or way
+            told.setdefault(way, set()).update(re.findall(r"`(\w+)`", cells[2]))
+    names = {way: {kind.__name__ for kind in get_args(union)} for way, union in (
+        ("supervisor → zygote", wire.ToZygote), ("zygote → supervisor", wire.FromZygote),
+        ("supervisor → worker", wire.ToWorker), ("worker → supervisor", wire.FromWorker),
+        ("worker of tests → supervisor", wire.FromTests))}
+    names["worker of tests → supervisor"] -= names["worker → supervisor"]
+    assert told == names
+
+
+def test_every_condition_of_readiness_and_every_anomaly_of_a_connection_is_told() -> None:
+    sources = "".join(path.read_text("utf-8") for path in PACKAGE.rglob("*.py"))
+    conditions = set(re.findall(r'health\["(\w+)"\] =', sources))
+    assert {"zygote", "loop", "gateway"} <= conditions
+    assert not missing(sorted(conditions), "apex_exec/observe/README.md")
+    anomalies = read("apex_exec/observe/README.md").partition("anomalies\n`")[2].partition("`")[0].split()
+    assert set(get_args(Trouble)) - {"unread"} <= set(anomalies)

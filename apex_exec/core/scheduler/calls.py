@@ -86,8 +86,9 @@ class Calls:
         worker.answered_ns = now_ns
         if call.state == "linked":
             late_ns = now_ns - call.request.deadline_ns
-            if code != "skipped" and not 0 <= late_ns <= STALL_NS:  # if it is far too late and the worker alive, it was
-                self._verdicts.ran(call, code, "", step, begun_ns, event.body)  # we who stood still: the answer counts
+            if code != "skipped" and not 0 <= late_ns <= STALL_NS:
+                # It is in time. Or it is so late that a loop which ran would have killed the worker: we stood still.
+                self._verdicts.ran(call, code, "", step, begun_ns, event.body)
             else:
                 self._in_vain(call, code, begun_ns, step)
         state = worker.state

@@ -54,7 +54,7 @@ class Job:
 
     # ------------------------------------------------------------------ as a kind of worker
     def jail_spec(self, link: WorkerLink) -> PluginSpec | None:
-        """The plugin's limits hold from the start."""
+        """The control group has the plugin's limits from the start; RLIMIT_DATA comes with ``Load``."""
         return link.spec
 
     def forked(self, link: WorkerLink) -> None:
@@ -69,7 +69,8 @@ class Job:
         self._send_plugin(link)
 
     def _send_plugin(self, link: WorkerLink) -> None:
-        """Sends it the plugin once it is jailed and its process is known: nothing runs that could not be killed."""
+        """Sends it the plugin once it is jailed and its pidfd is here: no line of the plugin runs in a
+        process that we could not kill."""
         if link.booted and link.pidfd >= 0 and not self._sent:
             self._sent = True
             self._home.load(link, self._files, self.mode)

@@ -56,7 +56,7 @@ class PoolWorker:
         self._step = home.neighbours.step
 
     def jail_spec(self, link: WorkerLink) -> PluginSpec | None:
-        """Its plugin's limits hold from the start."""
+        """The control group has its plugin's limits from the start; RLIMIT_DATA comes with ``Load``."""
         return link.spec
 
     def forked(self, link: WorkerLink) -> None:
