@@ -1,7 +1,7 @@
 """QuickJS-ng as the wheel ``quickjs-ng`` ships it: the wheel's own fast calls, and through ctypes the part of the
 engine's C API that the wheel's Python face leaves out (file names, modules, bytecode, the stack's size).
 
-What is known here of the wheel is no promise of its authors: values are passed as {8 bytes, 8 bytes of tag}, and
+The authors of the wheel promise none of what is known here: values are passed as {8 bytes, 8 bytes of tag}, and
 ``_quickjs.Context`` holds the runtime and the context behind its object head. ``check`` proves both. It may crash where
 they do not hold, so it runs in a process that may crash, and versions beyond the tested ones are not installed.
 
