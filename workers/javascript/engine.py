@@ -32,8 +32,9 @@ _WRITE_BYTECODE, _STRIP_SOURCE, _READ_BYTECODE = 1, 16, 1
 _HEAD_BYTES = object.__basicsize__
 
 
-GC_BYTES = 256 * 1024
-"""The heap's size at which the engine first collects: its own default."""
+GC_BYTES = 1024 * 1024
+"""The heap's size at which the engine first collects. The prelude alone comes near the engine's own default, 256 kB, so
+that loading a plugin would begin with a collection, which writes to every page that the worker shares."""
 FULL_SHARE = 0.7
 """An engine that uses so much of its limit, and whose promise was never settled, had no room to settle it."""
 

@@ -8,6 +8,7 @@ reply arrives. The prelude (``prelude/core.js``) says step by step what is to be
 from __future__ import annotations
 
 import base64
+import codecs
 import hashlib
 import importlib
 import json
@@ -108,6 +109,7 @@ class Realm:
         self.load, self.call, self.step = (engine.evaluate(part + name) for name in ("load", "call", "step"))
         self.settle, self.fire = engine.evaluate(part + "settle"), engine.evaluate(part + "fire")
         engine.evaluate("delete globalThis.__part; delete globalThis.__apex; 0")
+        engine.collect()
         self.engine = engine
         self.run_job = engine.run_job
 
@@ -217,7 +219,7 @@ class JavaScript:
 
     def _text(self, path: str) -> str:
         try:
-            return self._files[path].decode("utf-8-sig")
+            return self._files[path].removeprefix(codecs.BOM_UTF8).decode()
         except UnicodeDecodeError:
             raise ImportError(f"{self._prefix}{path} is not UTF-8") from None
 
