@@ -70,7 +70,7 @@ def examine(settings: Any) -> dict[str, Any]:
             "ok": not cannot and bool(findings.accepted_level) and findings.accepted_level >= wanted,
             "waived": findings.waived, "zygote": cannot and cannot + extra_modules_hint(settings),
             "user": os.geteuid(), "governor": governor, "layers": layers,
-            "runtimes": {name: lacking.get(name, "") for name in RUNTIMES},
+            "runtimes": {name: lacking.get(name, cannot) for name in RUNTIMES},
             "engine": None if cannot or JAVASCRIPT.name in lacking else _engine(), "extras": extras.listing()}
 
 
