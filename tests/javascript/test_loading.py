@@ -89,8 +89,8 @@ def test_what_cannot_be_loaded_says_why_and_where(daemon: Daemon, id_: str) -> N
 
 
 @pytest.mark.parametrize(("trace", "place"), [
-    ("SyntaxError: x\n    at p/b.js:3:9", " (at p/b.js:3)"),
-    ("TypeError: x\n    at f (p/index.js:2:25)\n    at <anonymous> (p/index.js:3:1)", " (at p/index.js:2 in f)"),
+    ("SyntaxError: x\n    at p/b.js:3:9", " (at p/b.js:3:9)"),
+    ("TypeError: x\n    at f (p/index.js:2:25)\n    at <anonymous> (p/index.js:3:1)", " (at p/index.js:2:25 in f)"),
     ("Error: x", "")])
 def test_a_failure_is_told_with_the_place_that_threw(trace: str, place: str) -> None:
     assert at_place("it failed", trace) == f"it failed{place}"
