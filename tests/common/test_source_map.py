@@ -13,7 +13,6 @@ from urllib.parse import quote
 
 import pytest
 
-from apex_exec.common import source_map
 from apex_exec.common.source_map import SourceMaps, look_up
 
 pytestmark = pytest.mark.fast
@@ -208,7 +207,5 @@ def test_a_hostile_text_or_map_costs_no_more_than_its_size() -> None:
     files = {"index.js": b"//# sourceMappingURL=index.js.map", "index.js.map": data}
     text = "".join(f"p-1/index.js:1:{column} " for column in range(10_000)) + "p-1/" * 20_000
     begun = time.process_time()
-    maps = SourceMaps("p-1", files)
-    assert maps.rewritten(text) == text
+    assert SourceMaps("p-1", files).rewritten(text) == text
     assert time.process_time() - begun < 20
-    assert len(maps._known) <= source_map.KNOWN_MAX

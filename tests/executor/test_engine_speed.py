@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from apex_exec.cli.daemon.doctor import show
-from apex_exec.common import child_process
+from apex_exec.common.child_process import Ended
 from apex_exec.executor.processes.engine_speed import LOOP_TURNS, measure
 
 
@@ -18,23 +18,19 @@ def test_the_installed_engine_is_measured() -> None:
 
 
 @pytest.mark.parametrize(("printed", "slow"), [(b"2700000 350000", True), (b"1100000 380000", False)])
-def test_a_build_is_slow_by_its_loop_against_its_json(monkeypatch: pytest.MonkeyPatch, printed: bytes,
-                                                      slow: bool) -> None:
-    monkeypatch.setattr(child_process, "run_module", lambda *_, **__: child_process.Ended(0, printed, ""))
-    speed = measure()
+def test_a_build_is_slow_by_its_loop_against_its_json(printed: bytes, slow: bool) -> None:
+    speed = measure(lambda *_, **__: Ended(0, printed, ""))
     assert speed is not None and speed.slow is slow and speed.turn_ns == int(printed.split()[0]) / LOOP_TURNS
 
 
 @pytest.mark.parametrize("error", [OSError(), subprocess.TimeoutExpired("x", 1), None])
-def test_an_engine_that_cannot_be_measured_is_no_error(monkeypatch: pytest.MonkeyPatch,
-                                                       error: Exception | None) -> None:
-    def run(*_: Any, **__: Any) -> child_process.Ended:
+def test_an_engine_that_cannot_be_measured_is_no_error(error: Exception | None) -> None:
+    def run(*_: Any, **__: Any) -> Ended:
         if error is not None:
             raise error
-        return child_process.Ended(1, b"", "No module named '_quickjs'")
+        return Ended(1, b"", "No module named '_quickjs'")
 
-    monkeypatch.setattr(child_process, "run_module", run)
-    assert measure() is None
+    assert measure(run) is None
 
 
 @pytest.mark.parametrize(("engine", "says"), [

@@ -18,7 +18,7 @@ PLUGIN = """export default {{ id: "{id}", version: "1.0.0", permissions: [],
   hooks: {{ onActionExecute: () => ({{ result: v, metadata: {{}} }}) }} }};
 """
 FINE: dict[str, tuple[dict[str, str | bytes], object]] = {
-    "bom": ({"index.js": b"\xef\xbb\xbfconst v = 1;\r\nPLUGIN"}, 1),
+    "crlf": ({"index.js": b"const v = 1;\r\nPLUGIN"}, 1),
     "modules": ({"index.mjs": "import { v } from './lib/a.mjs';PLUGIN", "lib/a.mjs":
                  "import data from '../data.json' with { type: 'json' }; export const v = [data.x, Object.keys(data)]",
                  "data.json": '{"x": [1], "__proto__": {"x": 2}}'}, [[1], ["x", "__proto__"]]),
@@ -49,7 +49,6 @@ REFUSED: dict[str, tuple[dict[str, str | bytes], str]] = {
     "throws": ({"index.js": "\nfunction f() { throw new TypeError('at import') }\nf()"}, "TypeError: at import"),
     "waits": ({"index.js": "await new Promise(() => {})"}, "top-level await never ends"),
     "asks": ({"index.js": "await plugin.api.query('SELECT 1')"}, "there for hooks"),
-    "not-utf8": ({"index.js": b"const a = '\xff'"}, "not UTF-8"),
     "memory": ({"index.js": "const a = []; for (;;) a.push([1, 2, 3])"}, "out of memory"),
     "deep": ({"index.js": "(" * 100_000}, "call stack"),
 }
@@ -89,8 +88,8 @@ def test_what_cannot_be_loaded_says_why_and_where(daemon: Daemon, id_: str) -> N
 
 
 @pytest.mark.parametrize(("trace", "place"), [
-    ("SyntaxError: x\n    at p/b.js:3:9", " (at p/b.js:3)"),
-    ("TypeError: x\n    at f (p/index.js:2:25)\n    at <anonymous> (p/index.js:3:1)", " (at p/index.js:2 in f)"),
+    ("SyntaxError: x\n    at p/b.js:3:9", " (at p/b.js:3:9)"),
+    ("TypeError: x\n    at f (p/index.js:2:25)\n    at <anonymous> (p/index.js:3:1)", " (at p/index.js:2:25 in f)"),
     ("Error: x", "")])
 def test_a_failure_is_told_with_the_place_that_threw(trace: str, place: str) -> None:
     assert at_place("it failed", trace) == f"it failed{place}"

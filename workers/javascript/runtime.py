@@ -47,6 +47,7 @@ RANDOM_BYTES_MAX = 65536
 """What ``crypto.getRandomValues`` may ask for at once."""
 CHECK_SECONDS_MAX = 10
 INSTALL = "pip install 'quickjs-ng>=0.17,<0.18'"
+IMPORTABLE = "only .js, .mjs and .json files can be imported"
 NEVER = ("the hook's promise is never settled: no API call, no timer and no other promise is left that could settle it")
 
 _json = msgspec.json.Encoder().encode
@@ -265,7 +266,7 @@ class JavaScript:
             return b"export default JSON.parse(" + _json(self._text(path)) + b")"
         if path.endswith((".js", ".mjs")):
             return self._text(path).encode()
-        raise ImportError(f"cannot import {name!r}: only .js, .mjs and .json files can be imported")
+        raise ImportError(f"cannot import {name!r}: {IMPORTABLE}")
 
     def _text(self, path: str) -> str:
         try:
@@ -281,6 +282,8 @@ class JavaScript:
         for candidate in (plain, f"{plain}.js", f"{plain}.mjs", f"{plain}/index.js"):
             if candidate in self._files:
                 return f"cannot import {name!r}: write the whole path of the file, as in {self._prefix}{candidate}"
+        if posixpath.splitext(path)[1] not in ("", ".js", ".mjs", ".json"):  # what else a bundle has is not sent here
+            return f"cannot import {name!r}: {IMPORTABLE}"
         return f"cannot import {name!r}: it is not in the bundle"
 
     # ------------------------------------------------------------------ a fresh engine for each call

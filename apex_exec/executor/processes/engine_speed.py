@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import subprocess
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
+
+from apex_exec.common.child_process import Ended, run_module
 
 LOOP_TURNS = 30_000
 SLOW_QUOTIENT = 4.5
@@ -34,12 +37,11 @@ class Speed(NamedTuple):
     slow: bool
 
 
-def measure() -> Speed | None:
-    """Measures the installed engine. None if there is none, or the child did not answer. Blocks for half a second."""
-    from apex_exec.common.child_process import run_module
-
+def measure(run: Callable[..., Ended] = run_module) -> Speed | None:
+    """Measures the installed engine. None if there is none, or the child did not answer. ``run`` runs a module as a
+    child. Blocks for half a second."""
     try:
-        done = run_module(__name__, seconds=SECONDS_MAX)
+        done = run(__name__, seconds=SECONDS_MAX)
         loop_ns, parse_ns = map(int, done.output.split())
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return None
