@@ -170,7 +170,8 @@ def _make_service(ground: Ground) -> Service:
         metrics=metrics, logs=logs, failed=guard.failed)
     requests = Requests(
         pool, table, replies, dispatches, step=driver.step,
-        welcome=lambda id_: _welcome(id_, ground, workers.forks.lacking), per_host=settings.pool.per_host, audit=audit, api=api, metrics=metrics)
+        welcome=lambda id_: _welcome(id_, ground, workers.forks.lacking), per_host=settings.pool.per_host, audit=audit,
+        api=api, metrics=metrics)
     tcp_hosts = _tcp_hosts(settings, hosts_max(ground.fds))
     hosts = HostSocket(
         loop, open_local(settings, hosts_max(ground.fds)) if tcp_hosts is None else tcp_hosts.open, requests,

@@ -29,6 +29,8 @@ RETRY_MS_MAX = 60_000
 
 
 _FRAME = re.compile(r'^[ |+]*File "([^"\n]{1,200})", line ([0-9]{1,7})(?:, in ([^\n]{1,100}))?', re.MULTILINE)
+_JAVASCRIPT_FRAME = re.compile(
+    r"^    at (?:([^\n(]{1,200}) \()?([^\s()]{1,400}):([0-9]{1,7}):[0-9]{1,7}\)?$", re.MULTILINE)
 
 
 def at_place(text: str, traceback: str) -> str:
@@ -36,10 +38,13 @@ def at_place(text: str, traceback: str) -> str:
     which its traceback ends, as far as the plugin says. For a person who does not have the traceback."""
     text = one_line(text)
     frames = list(_FRAME.finditer(traceback[-inner.TRACEBACK_BYTES_MAX :]))
-    if not frames:
+    if frames:
+        file, line, function = frames[-1].groups()
+    elif frame := _JAVASCRIPT_FRAME.search(traceback[: inner.TRACEBACK_BYTES_MAX]):  # the innermost is the first
+        function, file, line = frame.groups()
+    else:
         return text[:MESSAGE_CHARS_MAX]
-    last = frames[-1]
-    place = f" (at {last[1]}:{last[2]}{f' in {last[3]}' if last[3] else ''})"
+    place = f" (at {file}:{line}{f' in {function}' if function else ''})"
     return text[: max(0, MESSAGE_CHARS_MAX - len(place))] + one_line(place)
 
 

@@ -33,6 +33,8 @@ _CONFIGURABLE = 1
 _HEAD_BYTES = object.__basicsize__
 
 
+GC_BYTES = 256 * 1024
+"""The heap's size at which the engine first collects: its own default."""
 FULL_SHARE = 0.7
 """An engine that uses so much of its limit, and whose promise was never settled, had no room to settle it."""
 
@@ -73,6 +75,8 @@ _update_stack_top = _function("JS_UpdateStackTop", None, _P)
 _set_max_stack = _function("JS_SetMaxStackSize", None, _P, _Z)
 _set_memory_limit = _function("JS_SetMemoryLimit", None, _P, _Z)
 _compute_memory_usage = _function("JS_ComputeMemoryUsage", None, _P, _P)
+_get_gc_threshold = _function("JS_GetGCThreshold", _Z, _P)
+_set_gc_threshold = _function("JS_SetGCThreshold", None, _P, _Z)
 _run_gc = _function("JS_RunGC", None, _P)
 _throw = _function("JS_Throw", Value, _P, Value)
 _new_string = _function("JS_NewStringLen", Value, _P, _S, _Z)
@@ -221,15 +225,21 @@ class Engine:
         """From now on the engine's allocations above ``bytes_max`` in all are refused: out of memory."""
         _set_memory_limit(self._rt, bytes_max)
 
-    def is_full(self) -> bool:
-        """Whether most of what ``limit_memory`` allows is in use. Looks at every object: slow."""
+    def was_full(self) -> bool:
+        """Whether most of what ``limit_memory`` allows is in use, or was since ``collect``. Slow."""
         usage = (c.c_int64 * 64)()  # the first two of JSMemoryUsage's members: malloc_size, malloc_limit
         _compute_memory_usage(self._rt, usage)
-        return bool(usage[0] > usage[1] * FULL_SHARE)
+        return bool(usage[0] > usage[1] * FULL_SHARE) or self.has_peaked(usage[1])
+
+    def has_peaked(self, bytes_max: int) -> bool:
+        """Whether the heap had two thirds of ``bytes_max`` since ``collect``: each collection puts the next one off
+        until the heap is half as large again."""
+        return bool(_get_gc_threshold(self._rt) >= bytes_max)
 
     def collect(self) -> None:
         """Frees what is unreachable but refers to itself."""
         _run_gc(self._rt)
+        _set_gc_threshold(self._rt, GC_BYTES)
 
     # ------------------------------------------------------------------ errors
     def _error(self) -> JSError:

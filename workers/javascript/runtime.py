@@ -23,7 +23,7 @@ import msgspec
 from workers import contract, wire
 from workers.javascript.api_calls import ApiCalls
 from workers.javascript.prelude import FILES, PARTS
-from workers.javascript.values import from_json, may_be_special, params_to_json, read, well_formed
+from workers.javascript.values import MARK, from_json, may_be_special, params_to_json, read, well_formed
 from workers.runtime.failures import text_of
 from workers.runtime.interface import BadPayload, Declared, Host, LoadError, Thrown, Unavailable, check_files
 from workers.runtime.values import NotAValue
@@ -103,7 +103,7 @@ class Realm:
             engine.context.add_callable(f"__{name}", function)
         engine.add_parts("__part", _Prepared.parts)
         names = ", ".join(f"{name}: __{name}" for name in (*HOST, "part"))
-        engine.evaluate(f"globalThis.__apex = {{ host: {{ {names} }}, internals: {{}} }};"
+        engine.evaluate(f"globalThis.__apex = {{ host: {{ {names}, mark: '{MARK}' }}, internals: {{}} }};"
                         + "".join(f"delete globalThis.__{name};" for name in HOST))
         for code in [*_Prepared.prelude, *(_Prepared.parts.values() if has_parts else ())]:
             engine.set_global("__part", engine.read(code))
@@ -204,7 +204,7 @@ class JavaScript:
             realm.load(self._name)
             declared = self._until_answered(-1)
         except _Never:
-            if realm.engine.is_full():
+            if realm.engine.was_full():
                 raise self._out_of_memory() from None
             raise LoadError("a top-level await never ends: no timer and no promise is left that could end it") from None
         except NotAValue as error:
@@ -291,11 +291,16 @@ class JavaScript:
             self._realm.call(call.hook, text, marked, call.user_id, call.deadline_ns / 1e6)
             return self._until_answered(call.seq)
         except _Never:
-            if self._realm.engine.is_full():
+            if self._realm.engine.was_full():
                 raise self._out_of_memory() from None
             raise Thrown("Error", NEVER) from None
-        except (_Prepared.module.WheelError, _Prepared.module.StackOverflow, MemoryError):
+        except MemoryError:
             raise self._out_of_memory() from None
+        except (_Prepared.module.WheelError, _Prepared.module.StackOverflow) as error:
+            text = text_of(error)
+            if "out of memory" in text or text.startswith("null"):
+                raise self._out_of_memory() from None
+            raise Thrown("InternalError", text.partition("\n")[0]) from None
 
     def _out_of_memory(self) -> Thrown:
         self._spent = True
@@ -343,9 +348,10 @@ class JavaScript:
     def _give_back(self) -> None:
         """Returns to the system what a call that worked hard has used."""
         if self._spent or time.monotonic_ns() - self._begun_ns > BUSY_NS:
-            if self._spent:
+            engine = self._realm.engine
+            if self._spent or engine.has_peaked(self._memory_bytes_max):
                 self._spent = False
-                self._realm.engine.collect()
+                engine.collect()
             _Prepared.module.trim(0)
 
 

@@ -1,7 +1,7 @@
 """Values between MessagePack and the engine: JSON, with marks for what JSON has no word for.
 
-``{"\\0b": base64}`` is bytes, ``{"\\0d": ms}`` a timestamp. A map of the host's with a key that begins with NUL travels
-as ``{"\\0o": map}``, so no payload becomes a mark. A plugin that forges a mark changes its own result only.
+``{MARK + "b": base64}`` is bytes, ``{MARK + "d": ms}`` a timestamp. Every zygote makes a new mark, so no payload and no
+honest result is taken for one. A plugin that finds it out and forges one changes its own values only.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import base64
 import binascii
 import json
 import re
+import secrets
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,12 +19,11 @@ import msgspec
 from workers.runtime.values import INT_MAX, NotAValue, check_value
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_BYTES, _DATE, _PLAIN = "\0b", "\0d", "\0o"
-_MARK = "\\u0000"
-"""How JSON spells the NUL that a mark begins with."""
-_may_be_special = re.compile(rb"[\x00\xc4-\xc9\xd4-\xd8]").search
-"""Bytes that open binaries and extensions in MessagePack, and NUL. In texts and numbers they mean nothing, and cost a
-closer look."""
+MARK = secrets.token_hex(12)
+_BYTES, _DATE = MARK + "b", MARK + "d"
+_may_be_special = re.compile(rb"[\xc4-\xc9\xd4-\xd8]").search
+"""The bytes that open binaries and extensions in MessagePack. In texts and numbers they mean nothing, and cost a closer
+look."""
 _may_be_large = re.compile(r"[0-9]{16}").search
 _json = msgspec.json.Encoder().encode
 _decode_json = msgspec.json.Decoder().decode
@@ -50,7 +50,7 @@ def may_be_special(raw: bytes) -> bool:
 def _is_special(value: Any) -> bool:
     kind = type(value)
     if kind is dict:
-        return any(key[:1] == "\0" or _is_special(item) for key, item in value.items())
+        return any(map(_is_special, value.values()))
     if kind is list:
         return any(map(_is_special, value))
     return kind is bytes or kind is datetime
@@ -58,8 +58,7 @@ def _is_special(value: Any) -> bool:
 
 def _marked(value: Any) -> Any:
     if isinstance(value, dict):
-        inside = {key: _marked(item) for key, item in value.items()}
-        return {_PLAIN: inside} if any(key[:1] == "\0" for key in value) else inside
+        return {key: _marked(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_marked(item) for item in value]
     if isinstance(value, bytes):
@@ -89,7 +88,7 @@ def from_json(value: Any, text: str, is_odd: bool) -> Any:
     """
     if is_odd:
         check_value(_as_floats(value))
-    if _MARK in text:
+    if MARK in text:
         value = _unmarked(value, "$")
     if _may_be_large(text) is not None:
         value = _as_floats(value)
@@ -112,14 +111,14 @@ def _unmarked(value: Any, path: str) -> Any:
             try:
                 return base64.b64decode(inner, validate=True)
             except (TypeError, ValueError, binascii.Error):
-                raise NotAValue(path, "a key that begins with NUL") from None
+                raise NotAValue(path, "a forged mark") from None
         if key == _DATE:
             try:
                 return _EPOCH + timedelta(milliseconds=inner)
             except OverflowError:
                 raise NotAValue(path, "a Date outside the years 1 to 9999: return value.toISOString()") from None
             except TypeError:
-                raise NotAValue(path, "a key that begins with NUL") from None
+                raise NotAValue(path, "a forged mark") from None
     return {key: _unmarked(item, f"{path}.{key[:64]}") for key, item in value.items()}
 
 

@@ -102,7 +102,7 @@
   };
   const plainly = (value) => ({ ...value });
   const dateToJSON = uncurried(Date.prototype.toJSON);
-  const BYTES = "\u0000b", DATE = "\u0000d", PLAIN = "\u0000o";
+  const BYTES = `${host.mark}b`, DATE = `${host.mark}d`;
   catchIn(Date.prototype, (value) => {
     const time = timeOf(value);
     if (time !== time) throw new NotAValue("$", "an invalid Date");
@@ -146,16 +146,10 @@
       return value;
     }
     const names = keys(value);
-    if (names.length === 1 && codeAt(names[0], 0) === 0) {
-      const inner = value[names[0]];
-      if (names[0] === DATE) return new DateHere(inner);
-      if (names[0] === BYTES) return fromBase64(inner);
-      return inside(inner);
+    if (names.length === 1) {
+      if (names[0] === DATE) return new DateHere(value[DATE]);
+      if (names[0] === BYTES) return fromBase64(value[BYTES]);
     }
-    return inside(value);
-  }
-  function inside(value) {
-    const names = keys(value);
     for (let i = 0; i < names.length; i++) own(value, names[i], revived(value[names[i]]));
     return value;
   }
@@ -504,7 +498,7 @@
         if (hasOwn(params, "__proto__")) delete context.__proto__;
         if (hasOwn(params, "constructor")) delete context.constructor;
         const value = apply(hooks[hook], table, [context]);
-        if (isObject(value) && typeof value.then === "function") {
+        if (value instanceof PromiseHere || (isObject(value) && typeof value.then === "function")) {
           const promise = value instanceof PromiseHere ? value : resolved(value);
           mine.listen = () => then(promise, (got) => succeed(mine, got), (error) => fail(mine, error));
           mine.listen();

@@ -1,0 +1,69 @@
+"""An engine for each call: nothing that one call leaves is there in the next, and nothing grows."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from apex_exec.errors import Refusal
+from apex_exec.registry.bundles.manifest import parse_manifest
+from tests.support.daemon import Daemon
+from tests.support.javascript import write_actions
+
+HEAD = "import { bump } from './state.js';\nconsole.log('loaded');"
+FILES = {"state.js": "let n = 0; export const bump = () => ++n;"}
+COUNT = """() => { Array.prototype.evil = (Array.prototype.evil ?? 0) + 1; globalThis.left = (globalThis.left ?? 0) + 1;
+  return [Array.prototype.evil, globalThis.left, bump()] }"""
+ACTIONS = {"count": COUNT, "fail": "() => { globalThis.left = 9; throw new Error('x') }"}
+CALLS = 300
+
+
+@pytest.fixture(scope="module", params=["manifest", "operator"])
+def daemon(request: pytest.FixtureRequest) -> Iterator[Daemon]:
+    folder = Path(tempfile.mkdtemp(prefix="apx"))
+    by_manifest = request.param == "manifest"
+    own: dict[str, Any] = {"isolation": "call"} if by_manifest else {}
+    write_actions(folder / "plugins", "fresh", ACTIONS, HEAD, FILES, **own)
+    write_actions(folder / "plugins", "other", ACTIONS, HEAD, FILES)
+    try:
+        with Daemon(folder / "d", folder / "plugins",
+                    {"limits.timeout_ms": 60_000, "sandbox.fresh_realm": not by_manifest}) as running:
+            running.by_manifest = by_manifest  # type: ignore[attr-defined]  # for the tests below
+            yield running
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def run(daemon: Daemon, plugin: str, action: str) -> Any:
+    return daemon.invoke(plugin, "onActionExecute", {"action": action, "context": {}}, deadline_ms=60_000)["result"]
+
+
+def test_every_call_has_an_engine_of_its_own_where_that_is_asked_for(daemon: Daemon) -> None:
+    assert [run(daemon, "fresh", "count") for _ in range(3)] == [[1, 1, 1]] * 3
+    (pid,) = daemon.pids("fresh")
+    by_manifest: bool = daemon.by_manifest  # type: ignore[attr-defined]  # set by the fixture
+    shared = [run(daemon, "other", "count") for _ in range(3)]
+    assert shared == ([[n, n, n] for n in (1, 2, 3)] if by_manifest else [[1, 1, 1]] * 3)
+    before = psutil.Process(pid).memory_full_info().uss
+    for _ in range(CALLS):
+        assert run(daemon, "fresh", "count") == [1, 1, 1]
+    assert daemon.pids("fresh") == [pid]
+    assert psutil.Process(pid).memory_full_info().uss < before + 1_000_000
+    assert daemon.log.count("plugin fresh: loaded") == 1  # what loading says is said once
+
+
+def test_python_cannot_have_it_and_says_why() -> None:
+    manifest = {"id": "sample", "name": "P", "version": "1.0.0", "author": "A", "permissions": [], "isolation": "call",
+                "manifest": {"entrypoint": "plugin.py", "hooks": ["onDataFetch"]}}
+    with pytest.raises(Refusal) as caught:
+        parse_manifest(json.dumps(manifest).encode())
+    assert caught.value.reason == "isolation_unsupported" and "fork" in caught.value.message
+    manifest["manifest"] = {"entrypoint": "index.js", "hooks": ["onDataFetch"]}
+    assert parse_manifest(json.dumps(manifest).encode()).isolation == "call"
