@@ -26,7 +26,7 @@ ACTIONS = {
         body: new URLSearchParams({ q: "two words" }), signal: AbortSignal.timeout(30000) });
       return [response.status, response.headers.get("content-type"), await response.json(), response.url];
     }""",
-    "elsewhere": """async () => fetch("http://other.localhost/").catch((error) => [error.name, error.code, error.message])""",
+    "elsewhere": """async () => fetch("http://other.localhost/").catch((one) => [one.name, one.code, one.message])""",
     "others": """async () => {
       const bytes = new TextEncoder().encode("é😀"), target = new EventTarget(), seen = [];
       target.addEventListener("go", (event) => seen.push(event.type));
