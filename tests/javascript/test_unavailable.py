@@ -28,7 +28,7 @@ JSException, StackOverflow = real.JSException, real.StackOverflow
 class Context(list):
     pass
 """
-"""A Context with another layout: what is read behind its head is no pointer of the engine's."""
+"""A Context with another layout: the engine's pointers do not lie behind its head."""
 
 
 @pytest.mark.parametrize(("module", "why"), [

@@ -1,7 +1,7 @@
 """QuickJS-ng as the wheel ``quickjs-ng`` ships it: the wheel's own fast calls, and through ctypes the part of the
 engine's C API that the wheel's Python face leaves out (file names, modules, bytecode, the stack's size).
 
-What is known here of the wheel is no promise of its authors: values are passed as {8 bytes, 8 bytes of tag}, and
+The authors of the wheel promise none of what is known here: values are passed as {8 bytes, 8 bytes of tag}, and
 ``_quickjs.Context`` holds the runtime and the context behind its object head. ``check`` proves both. It may crash where
 they do not hold, so it runs in a process that may crash, and versions beyond the tested ones are not installed.
 
@@ -33,8 +33,9 @@ _CONFIGURABLE = 1
 _HEAD_BYTES = object.__basicsize__
 
 
-GC_BYTES = 256 * 1024
-"""The heap's size at which the engine first collects: its own default."""
+GC_BYTES = 1024 * 1024
+"""The heap's size at which the engine first collects. The prelude alone comes near the engine's own default, 256 kB, so
+that loading a plugin would begin with a collection, which writes to every page that the worker shares."""
 FULL_SHARE = 0.7
 """An engine that uses so much of its limit, and whose promise was never settled, had no room to settle it."""
 

@@ -8,6 +8,7 @@ reply arrives. The prelude (``prelude/core.js``) says step by step what is to be
 from __future__ import annotations
 
 import base64
+import codecs
 import hashlib
 import importlib
 import json
@@ -37,7 +38,9 @@ GLUE_BYTES = 4 * 1024 * 1024
 """What the engine may use less than the worker: the engine's limit is to be reached first, so that there is room for
 the answer that says so."""
 BUSY_NS = 2_000_000
-"""After a call that took this long the heap is given back to the system, which takes half a millisecond."""
+"""After a call that used so much CPU the heap is given back to the system, which takes half a millisecond."""
+TRIM_KEEP_BYTES = 256 * 1024
+"""How much free memory the heap then keeps at its end, for the next call."""
 RANDOM_BYTES_MAX = 65536
 """What ``crypto.getRandomValues`` may ask for at once."""
 CHECK_SECONDS_MAX = 10
@@ -67,7 +70,7 @@ class _Console:
 def _line(level: str, quoted: str) -> None:
     try:
         _Console.line(level, json.loads(quoted))
-    except Exception:  # noqa: BLE001 - the link's end is met by whoever reads next
+    except Exception:  # noqa: BLE001 - the next read meets the link's end
         return
 
 
@@ -112,6 +115,7 @@ class Realm:
         self.load, self.call, self.step = (engine.evaluate(part + name) for name in ("load", "call", "step"))
         self.settle, self.fire = engine.evaluate(part + "settle"), engine.evaluate(part + "fire")
         engine.evaluate("delete globalThis.__part; delete globalThis.__apex; 0")
+        engine.collect()
         self.engine = engine
         self.run_job = engine.run_job
 
@@ -167,7 +171,7 @@ class JavaScript:
         self._memory_bytes_max = 0
         self._codes: list[bytes] = []
         self._spent = False
-        self._begun_ns = 0
+        self._begun_ns = self._used_ns = 0
         self.after: Callable[[], None] = self._give_back
 
     # ------------------------------------------------------------------ loading
@@ -224,7 +228,7 @@ class JavaScript:
 
     def _text(self, path: str) -> str:
         try:
-            return self._files[path].decode("utf-8-sig")
+            return self._files[path].removeprefix(codecs.BOM_UTF8).decode()
         except UnicodeDecodeError:
             raise ImportError(f"{self._prefix}{path} is not UTF-8") from None
 
@@ -347,12 +351,14 @@ class JavaScript:
 
     def _give_back(self) -> None:
         """Returns to the system what a call that worked hard has used."""
-        if self._spent or time.monotonic_ns() - self._begun_ns > BUSY_NS:
+        if self._spent or (time.monotonic_ns() - self._begun_ns > BUSY_NS  # a cheaper clock than that of CPU time
+                           and time.thread_time_ns() - self._used_ns > BUSY_NS):
             engine = self._realm.engine
             if self._spent or engine.has_peaked(self._memory_bytes_max):
                 self._spent = False
                 engine.collect()
-            _Prepared.module.trim(0)
+            _Prepared.module.trim(TRIM_KEEP_BYTES)
+            self._used_ns = time.thread_time_ns()
 
 
 class _Never(Exception):

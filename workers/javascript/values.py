@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import re
 import secrets
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -21,10 +20,12 @@ from workers.runtime.values import INT_MAX, NotAValue, check_value
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MARK = secrets.token_hex(12)
 _BYTES, _DATE = MARK + "b", MARK + "d"
-_may_be_special = re.compile(rb"[\xc4-\xc9\xd4-\xd8]").search
+_OPENING = bytes((*range(0xC4, 0xCA), *range(0xD4, 0xD9)))
 """The bytes that open binaries and extensions in MessagePack. In texts and numbers they mean nothing, and cost a closer
-look."""
-_may_be_large = re.compile(r"[0-9]{16}").search
+look. (``translate`` looks at a kilobyte in a microsecond, a regular expression in ten.)"""
+_DIGITS = bytes(0x30 if 0x30 <= byte <= 0x39 else byte for byte in range(256))
+_LONG = b"0" * 16
+"""Every integer beyond ±(2^53−1) has at least 16 digits; here each digit is written as 0."""
 _json = msgspec.json.Encoder().encode
 _decode_json = msgspec.json.Decoder().decode
 _decode = msgspec.msgpack.Decoder().decode
@@ -32,7 +33,7 @@ _decode = msgspec.msgpack.Decoder().decode
 
 def to_json(raw: bytes) -> tuple[str, bool]:
     """MessagePack as JSON, and whether it contains marks. Raises what msgspec raises."""
-    return params_to_json(_decode(raw), _may_be_special(raw) is None)
+    return params_to_json(_decode(raw), not may_be_special(raw))
 
 
 def params_to_json(value: Any, is_plain: bool) -> tuple[str, bool]:
@@ -44,7 +45,7 @@ def params_to_json(value: Any, is_plain: bool) -> tuple[str, bool]:
 
 def may_be_special(raw: bytes) -> bool:
     """Whether the MessagePack may hold something that needs a mark."""
-    return _may_be_special(raw) is not None
+    return len(raw.translate(None, _OPENING)) < len(raw)
 
 
 def _is_special(value: Any) -> bool:
@@ -90,7 +91,7 @@ def from_json(value: Any, text: str, is_odd: bool) -> Any:
         check_value(_as_floats(value))
     if MARK in text:
         value = _unmarked(value, "$")
-    if _may_be_large(text) is not None:
+    if _LONG in text.encode("utf-8", "replace").translate(_DIGITS):
         value = _as_floats(value)
     return value
 

@@ -76,8 +76,8 @@ class Host(Protocol):
     next: Callable[[], Any]
     """Returns the next message; None at the link's end. Blocks."""
     within: Callable[[float], Any]
-    """Returns the next message that arrives within so many milliseconds, else None. Ends the process at the link's end.
-    """
+    """Returns the next message if it arrives within that many milliseconds, else None. Ends the process at the link's
+    end."""
     put_back: Callable[[deque[Any]], None]
     """Puts messages before those that have arrived since: a call that waits keeps its turn."""
     line: Callable[[str, str], None]

@@ -79,6 +79,7 @@ export interface Welcome {
   apiVersion: string;
   isolation: "L0" | "L1" | "L2" | "L3" | "L4";
   waived: string[];
+  runtimes: string[];
   hooks: Hook[];
   limits: {
     // <limits>
