@@ -131,7 +131,8 @@ class FrameReader(Generic[M]):
             self.more = position < end
         if position < end or self._frames:
             self._buffer += data[position:]
-            self.unfinished_bytes = len(self._buffer) + self._frames_bytes
+            # An empty frame counts too: the body that follows it may arrive in a read of its own.
+            self.unfinished_bytes = len(self._buffer) + self._frames_bytes + len(self._frames)
         return messages
 
     def _gather(self, data: bytes) -> bytes | None:

@@ -30,6 +30,11 @@ def missing() -> str:
             pwd.getpwnam(OWNER)
         except KeyError:
             return f"root cannot run PostgreSQL, and there is no user {OWNER} to run it as"
+    else:
+        try:
+            pwd.getpwuid(os.geteuid())
+        except KeyError:
+            return f"PostgreSQL runs as no user without an account, and uid {os.geteuid()} has none"
     return ""
 
 

@@ -145,7 +145,7 @@ function spoil() {
   return done;
 }
 """
-"""Left are Promise, which every `await` of the plugin's own asks, and toJSON, by which a plugin says what its values are.
+"""Left are Promise, which every `await` of the plugin asks, and toJSON, by which a plugin says what its values are.
 """
 
 

@@ -41,6 +41,13 @@ def test_messages_come_out_as_they_went_in_however_the_bytes_are_cut(
     assert got == messages
 
 
+def test_the_empty_frame_of_a_req_belongs_to_the_body_that_arrives_after_it() -> None:
+    made = session()
+    assert made.feed(b"\x01\x00") == []
+    assert made.feed(b"\x00\x02ab") == [([b""], b"ab")]
+    assert made.feed(b"\x00\x01c") == [([], b"c")] and made.unfinished_bytes == 0
+
+
 @given(st.binary(max_size=400), st.booleans())
 def test_only_zmtp_errors_escape_whatever_arrives(data: bytes, greeted: bool) -> None:
     made = session() if greeted else RouterSession(message_bytes_max=1000, frames_max=4)
