@@ -7,7 +7,6 @@ place. What is reported here is the word of the code that was tested; only the t
 
 from __future__ import annotations
 
-import os
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +28,7 @@ _COUNTERS = re.compile(r"apex:counters/(\d{1,7})/(.*)", re.DOTALL)
 
 
 class Trap(msgspec.Struct, array_like=True):
-    """A line to be proven: the file that holds it has calls of ``word`` there, which end the process with ``status``."""
+    """A line to be proven: the file that holds it calls ``word`` there, which ends the process with ``status``."""
 
     path: str
     word: str
