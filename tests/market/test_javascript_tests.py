@@ -123,7 +123,15 @@ def test_honest_tests_pass_and_every_line_that_they_run_is_proven(zygote: Zygote
     run, found, proof = both(zygote, request_, request_.files)
     assert (run.ended, run.failed, run.passed) == ("", 0, 3), run.failures
     assert {path: set(lines) for path, lines in found.missing.items()} == UNRUN
+    assert (found.enough, found.percent()) == (True, "72.72")
     assert proof.path == "" and proof.proven == proof.claimed == sum(map(len, found.run.values())) > 10
+
+
+def test_a_bundle_whose_tests_run_too_little_does_not_pass_the_gate(zygote: Zygote) -> None:
+    little = files_of("import test from 'node:test';\nimport '../index.js';\ntest('loads', () => {});\n")
+    run = run_of(zygote, little)
+    found = measure(little, run.arcs, SOURCES)
+    assert run.passed == 1 and not found.enough and found.percent() < "10", found
 
 
 def node() -> str:
