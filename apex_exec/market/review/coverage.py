@@ -80,7 +80,7 @@ def check_arcs(files: dict[str, bytes], arcs: Arcs, javascript: Collection[str] 
         if path not in counted:
             raise Refusal("report_forged", f"the tests reported {path[:100]!a}, which is not a source of the bundle")
         if javascript:
-            continue  # how many counters a file has is known only to whoever has parsed it
+            continue  # how many counters a file has is known only after it has been parsed
         last = counted[path].count(b"\n") + 1
         for jump in jumps:
             if any(abs(line) > last for line in jump):
