@@ -208,7 +208,7 @@ class JavaScript:
         return tests.run(self, message, self._host)
 
     def tested(self, main: bytes, begins: Callable[[str], None]) -> dict[str, Any]:
-        """Runs ``main``, which imports the tests, and returns what its hook ``report`` returns. Raises LoadError, Thrown.
+        """Runs ``main``, which imports the tests. Returns what its hook ``report`` returns. Raises LoadError, Thrown.
 
         A trap is in its place before any line of the bundle runs: the file with the trap is read as bytecode, which has
         no text that the file could look at, and the trap's function has no name any more that could be found.

@@ -7,18 +7,15 @@ place. What is reported here is the word of the code that was tested; only the t
 
 from __future__ import annotations
 
-import os
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import msgspec
 
 from workers import wire
 from workers.runtime.failures import text_of, trace_of
 from workers.runtime.interface import LoadError, Thrown
-
-if TYPE_CHECKING:
-    from workers.javascript.runtime import JavaScript
 
 KIT, TRAP = "/kit/", "/trap"
 FAILURE_CHARACTERS_MAX = 2000
@@ -28,8 +25,15 @@ _TEST = re.compile(r"tests/(.*/)?([^/]*[.\-_]test|test|test-[^/]*)\.m?js")
 _COUNTERS = re.compile(r"apex:counters/(\d{1,7})/(.*)", re.DOTALL)
 
 
+class Tester(Protocol):
+    """The runtime, as a run of tests sees it."""
+
+    def tested(self, main: bytes, begins: Callable[[str], None]) -> dict[str, Any]:
+        """Runs ``main`` and returns its report. Raises LoadError, Thrown."""
+
+
 class Trap(msgspec.Struct, array_like=True):
-    """A line to be proven: the file that holds it has calls of ``word`` there, which end the process with ``status``."""
+    """A line to be proven: the file that holds it calls ``word`` there, which ends the process with ``status``."""
 
     path: str
     word: str
@@ -55,7 +59,7 @@ class Kit:
         return self.sources.get(name)
 
 
-def run(runtime: JavaScript, message: wire.Load, host: Any) -> int:
+def run(runtime: Tester, message: wire.Load, host: Any) -> int:
     """Runs the tests and sends one Tested. Returns the process's exit status."""
     host.send(wire.Placed({}))
     if type(host.next()) is not wire.Ping:

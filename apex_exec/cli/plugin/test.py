@@ -26,10 +26,12 @@ def test(
         ] = 60.0,
     as_json: AsJson = False, config: ConfigFile = None,
 ) -> None:
-    """Runs a bundle's tests/ by pytest in a jailed worker and shows their coverage, as the marketplace measures it.
+    """Runs a bundle's tests/ in a jailed worker and shows their coverage, as the marketplace measures it.
 
-    Tests play the platform with workers.fake.FakePlatform; the jail has no network, and no files except those in
-    tmp_path. The fixtures are pytest's own, such as capsys and caplog. A bundle without any test fails.
+    Python tests are pytest's, with its fixtures such as capsys and caplog, and play the platform with
+    workers.fake.FakePlatform. JavaScript tests (tests/*.test.js) use node:test, node:assert/strict and FakePlatform of
+    @apex-exec/plugin/testing, and run under node --test, too. The jail has no network, and no files except those in
+    tmp_path. A bundle without any test fails.
     """
     need_linux()
     import msgspec
@@ -37,7 +39,7 @@ def test(
     from apex_exec import extras
     from apex_exec.market.review.coverage import REQUIRED
     from apex_exec.registry.bundles.bundle import read_path
-    from apex_exec.registry.trials.testing import run_tests
+    from apex_exec.registry.trials.testing import run_tests, sources_of
 
     extras.need("market", "plugin test")
     settings = settings_with_hooks(config)
@@ -60,7 +62,7 @@ def test(
             where = f" in {run.test}" if run.test else " before the first test began"
             say(clean(f"the run did not finish{where}: {run.ended}"))
         elif not run.passed and not run.failed:
-            say("there is no test: add tests/test_plugin.py")
+            say(f"there is no test: add tests/{'index.test.js' if sources_of(bundle) else 'test_plugin.py'}")
         if measured is not None:
             _say_coverage(measured)
         elif why:

@@ -127,7 +127,8 @@ def _tests(bundle: Bundle, run_tests: Callable[[Bundle], Run],
         return Check("tests", [error.message]), Check("coverage", ["nothing was measured"]), ("", "")
     problems = [run.ended] if run.ended else []
     if not run.ended and run.passed + run.failed == 0:
-        problems.append("no test was found: name files test_*.py and functions test_*")
+        problems.append("no test was found: name files tests/*.test.js and call test()" if sources_of(bundle) else
+                        "no test was found: name files test_*.py and functions test_*")
     if run.failed:
         problems += [f"{run.failed} of {run.passed + run.failed} tests failed", *run.failures[:MESSAGES_MAX]]
     tests = Check("tests", problems, {"passed": run.passed, "failed": run.failed, "seconds": round(run.seconds, 3)})
@@ -145,8 +146,9 @@ def _coverage(bundle: Bundle, run: Run, prove: Callable[[Bundle, Lines], Proof])
         return Check("coverage", [error.message]), ("", "")
     proven = Measured(found.lines, proof.proven, 0, 0).percent()
     detail = {"lines": found.lines, "linesRun": found.lines_run, "branches": found.branches,
-              "branchesRun": found.branches_run, "percent": found.percent(), "files": sorted(measurable(bundle.files, sources_of(bundle))),
-              "proven": proof.proven, "provenPercent": proven, "claimed": found.lines_run - proof.proven,
+              "branchesRun": found.branches_run, "percent": found.percent(),
+              "files": sorted(measurable(bundle.files, sources_of(bundle))), "proven": proof.proven,
+              "provenPercent": proven, "claimed": found.lines_run - proof.proven,
               "claimedBranches": found.branches_run, "limit": proof.limit}
     if proof.path:
         return Check("coverage", [f"the report is forged: {proof.path}:{proof.line} is reported as run by the tests, "

@@ -2,8 +2,8 @@
 in JavaScript the counters that are not zero.
 
 We fix what counts, not the plugin: every source file that a worker would load, lines (in JavaScript statements) and
-branches together, without omit, pragma or configuration file. The share is (lines run + branches taken) / (lines + branches). It must be at least
-70 % exactly; nothing is rounded before the comparison.
+branches together, without omit, pragma or configuration file. The share is (lines run + branches taken) / (lines +
+branches). It must be at least 70 % exactly; nothing is rounded before the comparison.
 
 The plugin's source is hostile to a parser, too, so ``measure`` runs coverage.py in a process of its own with limits on
 time and memory.
@@ -80,7 +80,7 @@ def check_arcs(files: dict[str, bytes], arcs: Arcs, javascript: Collection[str] 
         if path not in counted:
             raise Refusal("report_forged", f"the tests reported {path[:100]!a}, which is not a source of the bundle")
         if javascript:
-            continue  # how many counters a file has is known only to whoever has parsed it
+            continue  # how many counters a file has is known only after it has been parsed
         last = counted[path].count(b"\n") + 1
         for jump in jumps:
             if any(abs(line) > last for line in jump):
@@ -160,8 +160,8 @@ def _counted(files: dict[str, bytes], arcs: Arcs) -> Measured:
             lines[point.line] = lines.get(point.line, False) or number in hit
         run[path] = sorted(line for line, is_run in lines.items() if is_run)
         missing[path] = sorted(line for line, is_run in lines.items() if not is_run)
-    return Measured(totals[0], totals[1], totals[2], totals[3], {path: found for path, found in missing.items() if found},
-                    {path: found for path, found in run.items() if found})
+    missing, run = ({path: found for path, found in lines.items() if found} for lines in (missing, run))
+    return Measured(totals[0], totals[1], totals[2], totals[3], missing, run)
 
 
 def _main() -> None:

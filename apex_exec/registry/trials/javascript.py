@@ -1,9 +1,9 @@
 """Runs and proves the tests of a JavaScript bundle.
 
-What is loaded into the jail was given counters here, so the plugin has no say in what is counted. A run's counts are the
-word of the code that was tested. A line is proven by a run of its own: in the line's place stands a call of a function
-whose name nobody in the jail can know, and which ends the process with a status that nobody in the jail knows. A process
-that ends with it has come to the line.
+What is loaded into the jail was given counters here, so the plugin has no say in what is counted. A run's counts are
+the word of the code that was tested. A line is proven by a run of its own: in the line's place stands a call of a
+function whose name nobody in the jail can know, and which ends the process with a status that nobody in the jail knows.
+A process that ends with it has come to the line.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ FIRST_STATUS, STATUSES = 64, 128
 """The statuses that a trap may end the process with; a process of ours that fails ends with a lower one."""
 TRIES = 3
 """A line that was not executed is tried this often before its claim counts as false, since tests may be random."""
-_NODE_TEST = b"""export { test, test as default, it, describe, suite, before, after, beforeEach, afterEach } from "apex:tests";
+_NODE_TEST = b"""export { test, test as default, it, describe, suite, before, after, beforeEach, afterEach }
+from "apex:tests";
 """
 
 

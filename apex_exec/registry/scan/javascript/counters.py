@@ -1,8 +1,8 @@
 """Counters put into JavaScript source, which say what of it has run.
 
 They are inserted as text at tree-sitter's positions: no line moves, and nothing is printed anew. This is done outside
-the jail, so the plugin has no say in what counts: every statement, and every branch (both sides of ``if`` and ``?:``, the
-right side of ``&&``, ``||`` and ``??``, defaults, cases, bodies of loops).
+the jail, so the plugin has no say in what counts: every statement, and every branch (both sides of ``if`` and ``?:``,
+the right side of ``&&``, ``||`` and ``??``, defaults, cases, bodies of loops).
 """
 
 from __future__ import annotations

@@ -132,7 +132,7 @@ class Declared:
     def _hooks(self, node: Node) -> Iterator[Finding]:
         value = self._followed(node)
         if value.type in FUNCTION_VALUES or value.type in _NO_FUNCTIONS and value.type != "object":
-            yield self._at("not-a-plugin", node, "hooks is no object of functions")
+            yield self._at("not-a-plugin", node, "hooks is not an object of functions")
         if value.type != "object":
             return
         members, whole = self._members(value)

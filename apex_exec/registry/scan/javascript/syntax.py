@@ -227,7 +227,7 @@ class Tree:
                         self.values.setdefault(self.name(target), []).append(Value(right, members))
 
     def is_bound(self, name: str, node: Node) -> bool:
-        """True if the source itself declares ``name`` where ``node`` stands, so that it is no global."""
+        """True if the source itself declares ``name`` where ``node`` stands, and it does not mean the global one."""
         at = node.start_byte
         return any(begin <= at < end for begin, end in self._bound.get(name, ()))
 
