@@ -66,7 +66,7 @@ class _Probe(Probe):
         self.refusal: Refusal | None = None
 
     def failed(self, link: WorkerLink, message: wire.Failed, now_ns: int) -> None:
-        """Refuses the bundle with the exception and its place in the author's source, so that the author can mend it."""
+        """Refuses the bundle with the exception and its place in the source that the author wrote."""
         told = at_place(f"{message.exception}: {message.message}", message.traceback)
         self._refuse(self._bundle.in_source(told),
                      "mend what its import does; a worker has no files, no network and few modules")
