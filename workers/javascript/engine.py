@@ -26,7 +26,7 @@ import _quickjs
 
 _lib = c.PyDLL(_quickjs.__file__)  # PyDLL keeps the interpreter's lock: there is no other thread to give it to
 
-TAG_EXCEPTION, TAG_UNDEFINED, TAG_OBJECT, TAG_MODULE = 6, 3, -1, -3
+TAG_EXCEPTION, TAG_UNDEFINED, TAG_OBJECT = 6, 3, -1
 _TYPE_GLOBAL, _TYPE_MODULE, _STRICT, _COMPILE_ONLY = 0, 1, 8, 32
 _WRITE_BYTECODE, _STRIP_SOURCE, _READ_BYTECODE = 1, 16, 1
 _CONFIGURABLE = 1

@@ -1,5 +1,5 @@
-"""JavaScript source as tree-sitter's tree, and what its expressions stand for as far as reading can tell: names through
-aliases, strings through concatenation and decoding. The work is bounded and has no side effects: no code of the source
+"""JavaScript source as tree-sitter's tree, and what its expressions stand for, where that can be read off: names
+through aliases, strings through concatenation and decoding. The work is bounded and has no side effects: no code of the source
 runs.
 
 tree-sitter takes everything that the engine takes (and a little more, which the engine refuses when a bundle is tried).
