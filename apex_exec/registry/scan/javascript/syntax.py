@@ -1,6 +1,6 @@
 """JavaScript source as tree-sitter's tree, and what its expressions stand for, where that can be read off: names
-through aliases, strings through concatenation and decoding. The work is bounded and has no side effects: no code of the source
-runs.
+through aliases, strings through concatenation and decoding. The work is bounded and has no side effects: no code of
+the source runs.
 
 tree-sitter takes everything that the engine takes (and a little more, which the engine refuses when a bundle is tried).
 """
