@@ -113,13 +113,13 @@ def attack(context, how):
         while data:
             data = data[os.write(3, data):]
         for _ in range(count):
-            worker._link.next()
+            worker._host.next()
     elif how == "spam in the name of old calls":
         data = b"".join(frame(pack(wire.ApiCall(max(0, seq - 1), n, "emit", wire.NIL))) for n in range(900))
         while data:
             data = data[os.write(3, data):]
         for _ in range(900):
-            worker._link.next()
+            worker._host.next()
     elif how == "dear results":
         if how not in RESULTS:
             RESULTS[how] = b"\\x82" + pack("result") + chains() + pack("metadata") + b"\\x80"
@@ -131,7 +131,7 @@ def attack(context, how):
     elif how == "effects of many lists":
         raw = b"\\x82\\xa5event\\xa1x\\xa7payload\\xdc\\xea\\x60" + b"\\x90" * 60_000
         os.write(3, frame(pack(wire.ApiCall(seq, 1, "emit", msgspec.Raw(raw)))))
-        worker._link.next()
+        worker._host.next()
     elif how == "log lines of a megabyte":
         for _ in range(300):
             os.write(3, MEGABYTE)

@@ -24,12 +24,12 @@ calls = 0
 
 
 def worker_module():
-    """The globals of the module that serves this plugin, found on the stack."""
+    """The globals of the module that serves this plugin, found on the stack by a name that it has."""
     try:
         raise ValueError
     except ValueError as error:
         frame = error.__traceback__.tb_frame
-    while "_decode_params" not in frame.f_globals:
+    while "LOOK_NS" not in frame.f_globals:
         frame = frame.f_back
     return frame.f_globals
 

@@ -29,8 +29,8 @@ def frame(body):
 
 def seq():
     for item in gc.get_objects():
-        if type(item).__name__ == "Worker" and hasattr(item, "_seq"):
-            return item._seq
+        if type(item).__name__ == "Worker" and hasattr(item, "seq"):
+            return item.seq
 '''
 
 CONTAINED: tuple[Contained, ...] = (

@@ -143,7 +143,7 @@ def test_the_demo_shows_it_all_and_leaves_nothing(tmp_path: Path) -> None:
     assert done.returncode == 0 and all(step["asExpected"] for step in shown["steps"]), done.stdout
     assert {step["outcome"] for step in shown["steps"]} == {
         "ok", "TIMEOUT", "MEMORY_LIMIT", "WORKER_CRASHED", "INVALID_OUTPUT"}
-    assert shown["dispatch"]["failed"] == ["liar"] and len(shown["dispatch"]["widgets"]) == 3
+    assert shown["dispatch"]["failed"] == ["liar"] and len(shown["dispatch"]["widgets"]) == 4
     assert leftovers() == before and not list(tmp_path.iterdir())
 
 

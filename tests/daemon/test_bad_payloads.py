@@ -27,7 +27,7 @@ from workers import wire
 @plugin.hook("onActionExecute")
 def act(context, params):
     worker = context.api._ask.__self__
-    worker._link.send(wire.BadInput(context.api._seq, "the host is to blame", 1))
+    worker._host.send(wire.BadInput(context.api._seq, "the host is to blame", 1))
     return {"result": 1, "metadata": {}}
 '''
 HALF_AN_EMOJI = b"\xa3\xed\xa0\xbd"

@@ -91,7 +91,8 @@ def test_a_job_whose_zygote_dies_is_over_and_the_next_has_another(executor: Bloc
 
 def test_a_zygote_that_cannot_start_says_why() -> None:
     with pytest.raises(OSError, match="no_such_module"):
-        BlockingExecutor({"jail": {}, "preload": ["no_such_module"], "hidden": [], "refused": []}, Nowhere())
+        BlockingExecutor({"jail": {}, "preload": ["no_such_module"], "hidden": [], "refused": [],
+                          "languages": {"python": ([".py"], "workers.python.runtime")}}, Nowhere())
 
 
 class Nowhere:

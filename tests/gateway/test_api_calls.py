@@ -65,7 +65,7 @@ def run(context, params):
     worker = context.api._ask.__self__
     for seq, api_id in params["context"]["calls"]:
         raw = msgspec.Raw(msgspec.msgpack.encode({"sql": "SELECT 1"}))
-        worker._link.send(wire.ApiCall(context.api._seq + seq, api_id, "query", raw))
+        worker._host.send(wire.ApiCall(context.api._seq + seq, api_id, "query", raw))
     return {"result": context.api.query("SELECT 1 AS one"), "metadata": {}}
 '''
 

@@ -54,7 +54,7 @@ def run(context, params):
         while data:
             data = data[os.write(3, data):]
         for _ in range(params["context"]["times"]):
-            context.api._ask.__self__._link.next()
+            context.api._ask.__self__._host.next()
     return {{"result": None, "metadata": {{}}}}
 
 

@@ -131,7 +131,7 @@ def test_a_bundle_whose_tests_run_too_little_does_not_pass_the_gate(zygote: Zygo
     little = files_of("import test from 'node:test';\nimport '../index.js';\ntest('loads', () => {});\n")
     run = run_of(zygote, little)
     found = measure(little, run.arcs, SOURCES)
-    assert run.passed == 1 and not found.enough and found.percent() < "10", found
+    assert run.passed == 1 and not found.enough and float(found.percent()) < 10, found
 
 
 def node() -> str:

@@ -49,6 +49,7 @@ def test_a_scaffold_for_any_hook_is_valid(tmp_path: Path, hook: str) -> None:
 
 BUILT = '''// src/plugin.ts
 throw new RangeError("while it loads");
+%s
 //# sourceMappingURL=data:application/json,%s
 '''
 MAP = '{"version":3,"sources":["src/plugin.ts"],"names":[],"mappings":";AAIA,MAAM"}'
@@ -56,7 +57,9 @@ MAP = '{"version":3,"sources":["src/plugin.ts"],"names":[],"mappings":";AAIA,MAA
 
 def test_a_load_that_fails_names_the_authors_source_in_validate_and_install(shell: Shell) -> None:
     shell("plugin", "new", "bad-load", "--ts")
-    (shell.folder / "bad-load" / "index.js").write_text(BUILT % re.sub('"', "%22", MAP))
+    built = shell.folder / "bad-load" / "index.js"
+    code = built.read_text().partition("//# sourceMappingURL")[0]
+    built.write_text(BUILT % (code, re.sub('"', "%22", MAP)))
     place = "RangeError: while it loads (at bad-load/src/plugin.ts:5:7"
     assert place in shell("plugin", "validate", "./bad-load", status=1)
     assert place in shell.run("plugin", "install", "./bad-load").stderr
