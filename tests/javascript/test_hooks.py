@@ -45,6 +45,8 @@ ACTIONS = {
     "leave": "(c) => { globalThis.left = c.api; setTimeout(() => { globalThis.fired = true }, 20); return 1 }",
     "left": """async () => { await new Promise((r) => setTimeout(r, 60)); const fired = String(globalThis.fired);
       try { await left.query('SELECT 1') } catch (e) { return [fired, e.code] } return 'leaked' }""",
+    "leave finalizers": """(c) => { const f = globalThis.registry = new FinalizationRegistry(() => { throw new Error('mine') });
+      for (let i = 0; i < 1000; i++) f.register({}, i); return 1 }""",
     # promises and errors
     "timers": """async () => { const seen = []; setTimeout(() => seen.push('b'), 20); setTimeout(() => seen.push('a'), 5);
       const t = setInterval(() => { seen.push('i'); clearInterval(t) }, 10); clearTimeout(setTimeout(() => seen.push('never'), 1));
@@ -193,6 +195,12 @@ def test_what_a_call_left_behind_is_gone_before_the_next(client: Client) -> None
 
 
 # ------------------------------------------------------------------ promises and errors
+def test_a_finalizer_that_a_call_left_behind_fails_no_later_call(client: Client) -> None:
+    assert run(client, "leave finalizers") == 1
+    for number in range(20):
+        assert run(client, "plain", {"value": number}) == number
+
+
 def test_timers_fire_in_their_order(client: Client) -> None:
     assert run(client, "timers") == ["a", "i", "b"]
     assert run(client, "thenable") == {"late": 1}

@@ -345,10 +345,9 @@ class JavaScript:
         except MemoryError:
             raise self._out_of_memory() from None
         except (_Prepared.module.WheelError, _Prepared.module.StackOverflow) as error:
-            text = text_of(error)
-            if "out of memory" in text or text.startswith("null"):
+            if is_out_of_memory(error):
                 raise self._out_of_memory() from None
-            raise Thrown("InternalError", text.partition("\n")[0]) from None
+            raise Thrown("InternalError", text_of(error).partition("\n")[0]) from None
 
     def _out_of_memory(self) -> Thrown:
         self._spent = True
@@ -358,9 +357,15 @@ class JavaScript:
         """Does what the prelude says until the hook has ended. Returns its value. Raises NotAValue, Thrown, _Never."""
         realm, calls = self._realm, None
         run_job, step = realm.run_job, realm.step
+        thrown = (_Prepared.module.WheelError, _Prepared.module.StackOverflow)
         while True:
-            while run_job():
-                pass
+            try:
+                while run_job():
+                    pass
+            except thrown as error:
+                if is_out_of_memory(error):
+                    raise
+                continue  # a finalizer threw, which belongs to no call; reactions of promises never throw here
             text = step()
             if text is None:  # there was no room for a copy
                 raise MemoryError
@@ -403,6 +408,12 @@ class JavaScript:
                 engine.collect()
             _Prepared.module.trim(TRIM_KEEP_BYTES)
             self._used_ns = time.thread_time_ns()
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether the engine threw ``error`` because memory was full. It throws null if there is no room for an error."""
+    text = text_of(error)
+    return "out of memory" in text or text.startswith("null")
 
 
 class _Never(Exception):
