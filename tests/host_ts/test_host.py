@@ -86,7 +86,7 @@ def test_a_host_registers_administers_and_provides(scenario: Scenario, plugins: 
         "id": "custom-analytics", "name": "Custom Analytics Dashboard", "version": "1.0.0", "author": "ACME Corp",
         "permissions": ["data:read", "ui:render"],
         "manifest": {"entrypoint": "/plugins/custom-analytics/index.py", "hooks": ["onDashboardLoad", "onDataFetch"]}}
-    for kind in ("py", "js"):
+    for kind in ("py", "ts"):
         bundle = tmp_path / kind
         shutil.copytree(EXAMPLES / "custom-analytics", bundle)
         (bundle / "plugin.py").rename(bundle / f"index.{kind}")
@@ -96,7 +96,7 @@ def test_a_host_registers_administers_and_provides(scenario: Scenario, plugins: 
     config = {"breaker.backoff_min_seconds": 0.001, "breaker.backoff_max_seconds": 0.01, "limits.cpu_percent": 100,
               "security.policy_file": str(tmp_path / "policy.toml"), "fetch.allow": ["api.example.com"]}
     with Daemon(plugins=plugins, config=config) as daemon:
-        seen = scenario("admin", daemon.endpoint, daemon.admin, str(tmp_path / "py"), str(tmp_path / "js"))["codes"]
+        seen = scenario("admin", daemon.endpoint, daemon.admin, str(tmp_path / "py"), str(tmp_path / "ts"))["codes"]
         assert daemon.process.wait(10) == 0
     wanted = {Code.PLUGIN_DISABLED, Code.NOT_FOUND, Code.NOT_PROVIDED, Code.PERMISSION_DENIED,
               Code.RATE_LIMITED, Code.QUARANTINED, Code.SHUTTING_DOWN}

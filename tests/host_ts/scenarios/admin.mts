@@ -12,7 +12,7 @@ import {
 } from "../../../apex_exec/examples/host-ts/client.js";
 import { done, USER } from "./support.mjs";
 
-const [endpoint, adminEndpoint, bundle, jsBundle] = process.argv.slice(2) as [string, string, string, string];
+const [endpoint, adminEndpoint, bundle, tsBundle] = process.argv.slice(2) as [string, string, string, string];
 const client = new ApexClient(endpoint);
 const admin = new ApexClient(adminEndpoint);
 const seen: string[] = [];
@@ -43,9 +43,9 @@ for (const wanted of ["plugin.register", "plugin.install", "plugin.enable", "plu
   "plugin.upgrade", "plugin.rollback", "plugin.remove", "plugin.list", "plugin.show", "daemon.status", "daemon.reload",
   "daemon.drain"]) assert(names.includes(wanted), `${wanted} is not among ${names}`);
 
-const javascript = { ...registration, manifest: { ...registration.manifest, entrypoint: "/plugins/custom-analytics/index.js" } };
-const js = await refused(CallError, "INVALID_INPUT", admin.admin("plugin.register", { path: jsBundle, manifest: javascript }));
-assert.match(JSON.stringify(js.details), /"unsupported_runtime"/);
+const typescript = { ...registration, manifest: { ...registration.manifest, entrypoint: "/plugins/custom-analytics/index.ts" } };
+const ts = await refused(CallError, "INVALID_INPUT", admin.admin("plugin.register", { path: tsBundle, manifest: typescript }));
+assert.match(JSON.stringify(ts.details), /"unsupported_runtime"/);
 // A bundle may be larger than what a host may send to the other endpoint: here the daemon says what is wrong with it.
 await refused(CallError, "INVALID_INPUT", admin.admin("plugin.register", { bundle: new Uint8Array(2_000_000) }));
 const registered = await admin.admin<{ id: string; state: string }>("plugin.register", { path: bundle, manifest: registration });
