@@ -73,7 +73,7 @@ def test_the_reply_and_the_plugins_log_name_the_authors_source(daemon: Daemon) -
     assert "index.js" not in error["details"]["traceback"] and error["usage"]["hostCpuMs"] > 0
     assert at_place(error["message"], error["details"]["traceback"]).endswith(f"(at mapped/{PLACE} in fail)")
     log = Path(daemon.state) / "logs" / "mapped.log"
-    wait_for(lambda: PLACE in log.read_text(), 10, "the log")
+    wait_for(lambda: log.exists() and PLACE in log.read_text(), 10, "the log")
     assert "index.js" not in log.read_text()
     assert failure(daemon, "mapped")["details"] == error["details"], "and again, from memory"
 
