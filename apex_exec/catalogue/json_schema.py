@@ -221,7 +221,7 @@ class _Room:
         self._left = SAMPLE_SIZE_MAX
 
     def take(self, size: int) -> None:
-        """Counts what is made next. Raises ValueError if there is no room for it."""
+        """Reserves ``size`` values and characters of the sample. Raises ValueError if they would exceed the bound."""
         self._left -= size
         if self._left < 0:
             raise ValueError(f"$: the smallest value that fits it has more than {SAMPLE_SIZE_MAX} values and "

@@ -160,7 +160,8 @@ def look_up(mappings: str, wanted: Mapping[int, list[int]]) -> dict[tuple[int, i
     """Finds where ``wanted``, columns by line, comes from: ``{(line, column): (source, line, column)}``.
 
     Lines and columns count from one, and sources from zero. A place that the map leaves out is left out here. Reads the
-    mappings up to the last line that is wanted: half a second for 2 MB at most. Raises BadMap.
+    mappings up to the last line that is wanted: 0.3 s of CPU for 2 MB, 1.3 s if no two segments are alike. Raises
+    BadMap.
     """
     known: dict[str, tuple[int, ...]] = {}
     found: dict[tuple[int, int], tuple[int, int, int]] = {}

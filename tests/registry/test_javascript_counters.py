@@ -12,7 +12,7 @@ from tests.support import need
 try:
     from workers.javascript import engine
 except ImportError:
-    engine = None  # type: ignore[assignment]
+    engine = None  # type: ignore[assignment]  # tests need it
 
 AWKWARD = [
     "if(a)b;else if(c)d;else e", "if(a)if(b)c;else d", "for(;;)if(a)break", "a:for(const x of y)continue a",
