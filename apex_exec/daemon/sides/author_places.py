@@ -127,8 +127,8 @@ class AuthorPlaces:
         return found
 
     def _maps(self, spec: PluginSpec, now_ns: int) -> dict[str, bytes]:
-        """Reads the bundle in the loop, which the plugin pays for: plugins that take turns at failing could have it read
-        for every failure, since the process keeps few bundles."""
+        """Reads the bundle in the loop. The plugin pays for that: plugins that fail in turn could have theirs read for
+        every failure, since the process keeps few bundles."""
         begun_ns = time.thread_time_ns()
         try:
             return self._source.maps(spec.digest)
