@@ -143,6 +143,7 @@ def run(folder: Path, *arguments: str, status: int = 0) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_an_authors_tools_know_declared_hooks_by_the_configuration(tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text(to_toml(HOOKS))
     assert "onInvoiceCreated" in run(tmp_path, "config", "check", "c.toml")

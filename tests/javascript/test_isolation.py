@@ -25,7 +25,7 @@ ACTIONS = {"count": COUNT, "fail": "() => { globalThis.left = 9; throw new Error
 CALLS = 300
 
 
-@pytest.fixture(scope="module", params=["manifest", "operator"])
+@pytest.fixture(scope="module", params=["manifest", pytest.param("operator", marks=pytest.mark.slow)])
 def daemon(request: pytest.FixtureRequest) -> Iterator[Daemon]:
     folder = Path(tempfile.mkdtemp(prefix="apx"))
     by_manifest = request.param == "manifest"

@@ -66,6 +66,7 @@ def test_a_load_that_fails_names_the_authors_source_in_validate_and_install(shel
 
 
 @pytest.mark.parametrize("broken", ["{", '{"version":2}', "[]"])
+@pytest.mark.slow_after(1)
 def test_a_broken_map_is_a_note_of_validate_and_no_more(tmp_path: Path, broken: str) -> None:
     shell = Shell(tmp_path)
     shell("plugin", "new", "bad-map", "--ts")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.suite.copies import copies
 from tests.suite.imports import ROOT, sources
 
@@ -16,6 +18,7 @@ ALLOWED = {
 """Functions that may have code of one shape, and why."""
 
 
+@pytest.mark.slow
 def test_no_code_is_copied_without_a_reason() -> None:
     found = copies(sources("apex_exec", "workers"), ROOT)
     unexplained = [[str(place) for place in group] for group in found

@@ -24,6 +24,7 @@ def unused(paths: list[Path]) -> list[str]:
             if not item.typ.startswith("unreachable")]
 
 
+@pytest.mark.slow
 def test_nothing_in_the_code_is_unused_without_a_reason() -> None:
     paths = sources("apex_exec", "workers")
     need(len(paths) > 250, "the code as a tree")

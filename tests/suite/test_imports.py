@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.suite.imports import graph, imported, module_name, sources
 
 
+@pytest.mark.slow
 def test_no_two_files_import_each_other() -> None:
     found = graph("apex_exec", "workers")
     assert len(found) > 250, "the graph is not of the whole code"
@@ -12,6 +15,7 @@ def test_no_two_files_import_each_other() -> None:
     assert not pairs
 
 
+@pytest.mark.slow
 def test_tests_do_not_import_benchmarks_nor_benchmarks_tests() -> None:
     """What both need is public: ``apex_exec.testing``."""
     tests, benchmarks = sources("tests"), sources("benchmarks")

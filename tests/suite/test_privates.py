@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.suite.imports import ROOT, sources
 from tests.suite.privates import accesses
 
@@ -50,6 +52,7 @@ PRIVATES = {
 """``file: (how many, why)``. A number may fall and may not rise: what a test needs becomes public, or has a reason."""
 
 
+@pytest.mark.slow
 def test_tests_speak_to_public_names() -> None:
     paths = {path.relative_to(ROOT).as_posix(): path for path in sources("tests")}
     assert len(paths) > 200
