@@ -29,15 +29,29 @@ plugin = Plugin(id="{id}", version="1.0.0", permissions=["events:emit"])
 {hook}
 """
 EMPTY = ('() => ({ result: null, metadata: {} })', 'def act():\n    return {"result": None, "metadata": {}}')
-KINDS: dict[str, tuple[str, str]] = {
-    "empty": EMPTY,
-    "1 kB in and out": ('(c) => ({ result: c.context, metadata: {} })',
-                        'def act(params):\n    return {"result": params["context"], "metadata": {}}'),
-    "two API calls": (
+ECHO = ('(c) => ({ result: c.context, metadata: {} })',
+        'def act(params):\n    return {"result": params["context"], "metadata": {}}')
+
+
+def kilobyte(null: bool) -> dict[str, Any]:
+    """About 1 kB of JSON: nine rows of four members, and a few filters."""
+    filters = {"from": "2026-01-01", "tags": ["alpha", "beta", "gamma"], "limit": 50, "deep": {"b": [1.5, 2.5]}}
+    rows = [{"id": n, "name": f"user {n}", "score": n * 1.5, "note": None if null else "x" * 40} for n in range(9)]
+    if null:
+        filters["note"] = "x" * 320
+    return {"filters": filters, "rows": rows}
+
+
+KINDS: dict[str, tuple[tuple[str, str], dict[str, Any]]] = {
+    "empty": (EMPTY, {}),
+    "1 kB in and out": (ECHO, kilobyte(False)),
+    "1 kB with nulls": (ECHO, kilobyte(True)),
+    "two API calls": ((
         'async (c) => { await c.api.emit("a", 1); await c.api.emit("b", 2); return { result: null, metadata: {} } }',
         'async def act(context):\n    await context.api.emit("a", 1)\n    await context.api.emit("b", 2)\n'
-        '    return {"result": None, "metadata": {}}'),
+        '    return {"result": None, "metadata": {}}'), {}),
 }
+"""Kind -> (the hook in JavaScript and in Python, the context that it is called with)."""
 WORK: dict[str, tuple[str, str]] = {
     "JSON of 1 MB, parsed and written": (
         '() => ({ result: JSON.stringify(JSON.parse(DATA)).length, metadata: {} })',
@@ -57,10 +71,8 @@ DATA = json.dumps([{"id": n, "name": f"name {n}", "tags": ["a", "b"], "ok": True
 
 def write_js(folder: Path, id_: str, hook: str, head: str = "", **manifest: Any) -> None:
     """A plugin in JavaScript."""
-    target = write_bundle(folder, id_, "", permissions=["events:emit"], manifest={
-        "entrypoint": "index.js", "hooks": [HOOK]}, **manifest)
-    (target / "plugin.py").unlink()
-    (target / "index.js").write_text(head + JAVASCRIPT.format(id=id_, hook=hook))
+    write_bundle(folder, id_, head + JAVASCRIPT.format(id=id_, hook=hook), permissions=["events:emit"],
+                 entrypoint="index.js", **manifest)
 
 
 def write_both(folder: Path, name: str, pair: tuple[str, str], data: str = "") -> None:
@@ -74,7 +86,7 @@ def run(lab: Lab) -> None:
     """Adds the rows."""
     with tempfile.TemporaryDirectory(prefix="apxp") as name:
         folder = Path(name)
-        for number, pair in enumerate(KINDS.values()):
+        for number, (pair, _) in enumerate(KINDS.values()):
             write_both(folder, f"kind-{number}", pair)
         for number, pair in enumerate(WORK.values()):
             write_both(folder, f"work-{number}", pair, DATA if number == 0 else "")
@@ -100,15 +112,15 @@ LANGUAGES = (("JavaScript", "js"), ("Python", "py"))
 
 
 def _calls(lab: Lab, daemon: Daemon, host: Host, plugin: str, kind: str, language: str) -> Callable[[], None]:
-    context = context_of(1000)
+    context = KINDS[kind][1]
 
     def measure() -> None:
         host.rounds([plugin], 50, 4, context)
         for in_flight, total in ((1, 500), (64, 3000)):
             round_ = host.rounds([plugin], lab.scaled(total), in_flight, context)
             lab.add_round(language, round_, hook=kind, **{"in flight": in_flight})
-        cpu_us = [host.invoke(plugin, context)["usage"]["cpuMs"] * 1000 for _ in range(lab.scaled(500))]
-        lab.add(language, "worker CPU", "µs", statistics.median(cpu_us), hook=kind, **{"in flight": 1})
+            lab.add(language, "worker CPU of a call", "µs", statistics.median(round_.cpus_us), hook=kind,
+                    **{"in flight": in_flight})
         (worker,) = daemon.workers(plugin)
         lab.add(language, "worker's memory", "MiB", worker.memory_full_info().uss / MIB, hook=kind, **{"in flight": 1})
 

@@ -137,6 +137,7 @@ class Host:
         make = message or invocation
         sent_at: dict[int, float] = {}
         latencies_us: list[float] = []
+        cpus_us: list[float] = []
         clock, socket = time.perf_counter, self.socket
         sent = 0
         begun = clock()
@@ -151,7 +152,8 @@ class Host:
             if reply["type"] == "error":
                 raise SystemExit(f"a call failed: {reply}")
             latencies_us.append((clock() - sent_at.pop(reply["id"])) * 1e6)
-        return Round(total / (clock() - begun), latencies_us)
+            cpus_us.append(reply["usage"]["cpuMs"] * 1000)
+        return Round(total / (clock() - begun), latencies_us, cpus_us=cpus_us)
 
     def for_seconds(self, plugins: list[str], seconds: float, in_flight: int, context: dict[str, Any]) -> Round:
         """Rounds until ``seconds`` have passed."""

@@ -42,12 +42,13 @@ class Row:
 @dataclass
 class Round:
     """What one round of calls gave: calls per second, each call's latency in µs, how many were answered by an error,
-    and by which."""
+    and by which; and, where it was asked for, the CPU that the worker used for each call, in µs."""
 
     rate: float
     latencies_us: list[float]
     failed: int = 0
     codes: Counter[str] = field(default_factory=Counter)
+    cpus_us: list[float] = field(default_factory=list)
 
     def percentile(self, percent: float) -> float:
         """The latency below which ``percent`` of the calls lie (nearest rank)."""

@@ -30,7 +30,7 @@ from apex_exec.ledger.reading import read_events
 from apex_exec.ledger.verify import verify
 from benchmarks.daemon import USER
 from benchmarks.soak_daemon import Chaos, SoakDaemon
-from benchmarks.soak_plugins import GOOD, write_plugins
+from benchmarks.soak_plugins import GOOD, WRITERS, write_plugins
 
 NAME = "soak"
 TITLE = "Soak"
@@ -104,7 +104,7 @@ class Soak:
         self.number += 1
         self.answered.append(0.0)
         number, at = self.number, self.number % CONNECTIONS
-        if plugin == "writes":
+        if plugin in WRITERS:
             self.writes.append(number)
         self.pending[at][number] = (plugin, time.perf_counter())
         self.sockets[at].send(_encode({

@@ -10,17 +10,18 @@ from typing import Any
 
 
 def write_bundle(folder: Path | str, id_: str, code: str, hooks: Sequence[str] = ("onActionExecute",),
-                 permissions: Sequence[str] = (), **manifest: Any) -> Path:
-    """Writes a bundle whose ``plugin.py`` is ``code`` into ``folder/id_`` and returns that folder.
+                 permissions: Sequence[str] = (), *, entrypoint: str = "plugin.py", **manifest: Any) -> Path:
+    """Writes a bundle whose ``entrypoint`` is ``code`` into ``folder/id_`` and returns that folder.
 
-    ``manifest`` adds keys to the manifest or replaces them, as ``version="2.0.0"``.
+    The suffix of ``entrypoint`` is the language: ``index.js`` for JavaScript. ``manifest`` adds keys to the manifest or
+    replaces them, as ``version="2.0.0"``.
     """
     target = Path(folder, id_)
     target.mkdir(parents=True, exist_ok=True)
     (target / "manifest.json").write_text(json.dumps({
         "id": id_, "name": id_, "version": "1.0.0", "author": "tests", "permissions": list(permissions),
-        "manifest": {"entrypoint": "plugin.py", "hooks": list(hooks)}, **manifest}))
-    (target / "plugin.py").write_text(code)
+        "manifest": {"entrypoint": entrypoint, "hooks": list(hooks)}, **manifest}))
+    (target / entrypoint).write_text(code)
     return target
 
 

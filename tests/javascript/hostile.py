@@ -115,7 +115,7 @@ _add("SDK", (OK, ERROR, DENIED, OUTPUT), {
     "globals frozen": "() => { Object.freeze(Object.prototype); Object.freeze(Array.prototype); Object.freeze(Function.prototype); return 1 }",
 })
 _add("escape", (OK, ERROR), {
-    "Python's names": "() => [typeof process, typeof require, typeof __line, typeof __random, typeof __part, typeof __apex, typeof Python].every((t) => t === 'undefined') ? 1 : (() => { throw new Error('found') })()",
+    "Python's names": "() => [typeof process, typeof require, typeof __line, typeof __random, typeof __part, typeof __worker, typeof __file0, typeof Python].every((t) => t === 'undefined') ? 1 : (() => { throw new Error('found') })()",
     "std and os": "async () => { for (const name of ['std', 'os', 'qjs:std', 'qjs:os', 'bjson', 'node:fs', '/etc/passwd', '../../x.js']) { let found = false; try { await import(name); found = true } catch {} if (found) return globalThis.FOUND.name } return 1 }",
     "the function's own maker": "() => (function () {}).constructor('return this')() === globalThis ? 1 : 2",
     "native code's text": "(c) => String(c.api.query) + String(Object.getPrototypeOf(c.api).emit)",

@@ -240,6 +240,10 @@ class Engine:
     def collect(self) -> None:
         """Frees what is unreachable but refers to itself."""
         _run_gc(self._rt)
+        self.put_off_collecting()
+
+    def put_off_collecting(self) -> None:
+        """Has the engine collect by itself when its heap is GC_BYTES, and not before."""
         _set_gc_threshold(self._rt, GC_BYTES)
 
     # ------------------------------------------------------------------ errors

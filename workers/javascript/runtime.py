@@ -62,6 +62,16 @@ class _Prepared:
     parts: dict[str, bytes] = {}
     realm: Realm
 
+    @staticmethod
+    def glue(files: int) -> str:
+        """Returns the script that runs a new engine's files and leaves one global, which a worker takes from there."""
+        names = [f"__file{number}" for number in range(files)]
+        host = ", ".join(f"{name}: __{name}" for name in (*HOST, "part"))
+        return (f"{{ const host = {{ {host}, mark: '{MARK}' }}, internals = {{}};"
+                + "".join(f"{name}(host, internals);" for name in names)
+                + "".join(f"delete globalThis.{name};" for name in (*names, *(f"__{name}" for name in (*HOST, "part"))))
+                + "globalThis.__worker = internals.worker } 0")
+
 
 class _Console:
     """Where the lines of this process go. The engine of the zygote has its host functions before there is a worker."""
@@ -108,17 +118,15 @@ class Realm:
         for name, function in HOST.items():
             engine.context.add_callable(f"__{name}", function)
         engine.add_parts("__part", _Prepared.parts)
-        names = ", ".join(f"{name}: __{name}" for name in (*HOST, "part"))
-        engine.evaluate(f"globalThis.__apex = {{ host: {{ {names}, mark: '{MARK}' }}, internals: {{}} }};"
-                        + "".join(f"delete globalThis.__{name};" for name in HOST))
-        for code in [*_Prepared.prelude, *(_Prepared.parts.values() if has_parts else ())]:
-            engine.set_global("__part", engine.read(code))
-            engine.evaluate("__part(__apex.host, __apex.internals); 0")
-        part = "__apex.internals.worker."
-        self.load, self.call, self.step = (engine.evaluate(part + name) for name in ("load", "call", "step"))
-        self.settle, self.fire = engine.evaluate(part + "settle"), engine.evaluate(part + "fire")
-        engine.evaluate("delete globalThis.__part; delete globalThis.__apex; 0")
-        engine.collect()
+        codes = [*_Prepared.prelude, *(_Prepared.parts.values() if has_parts else ())]
+        for number, code in enumerate(codes):
+            engine.set_global(f"__file{number}", engine.read(code))
+        engine.evaluate(_Prepared.glue(len(codes)))
+        worker = "__worker."
+        self.load, self.call, self.step = (engine.evaluate(worker + name) for name in ("load", "call", "step"))
+        self.settle, self.fire = engine.evaluate(worker + "settle"), engine.evaluate(worker + "fire")
+        engine.evaluate("delete globalThis.__worker; 0")
+        engine.put_off_collecting()
         self.engine = engine
         self.run_job = engine.run_job
 
@@ -140,6 +148,7 @@ def prepare(_boot: dict[str, Any]) -> None:
     _Prepared.prelude = [codes[name] for name in FILES]
     _Prepared.parts = {name: codes[name] for name in PARTS}
     _Prepared.realm = Realm(has_parts=True)
+    _Prepared.realm.engine.collect()
 
 
 def _checked(check: Callable[[], str]) -> str:
@@ -336,7 +345,9 @@ class JavaScript:
         text, marked = params_to_json(params, not may_be_special(raw))
         self._begun_ns = time.monotonic_ns()
         try:
-            self._realm.call(call.hook, text, marked, call.user_id, call.deadline_ns / 1e6)
+            said = self._realm.call(call.hook, text, marked, call.user_id, call.deadline_ns / 1e6)
+            if said and not self._one_job():
+                return self._answer(said)
             return self._until_answered(call.seq)
         except _Never:
             if self._realm.engine.was_full():
@@ -353,19 +364,29 @@ class JavaScript:
         self._spent = True
         return Thrown("InternalError", "out of memory", memory=True)
 
+    def _one_job(self) -> bool:
+        """Runs one pending job. Returns False if there was none."""
+        try:
+            return self._realm.run_job()
+        except (_Prepared.module.WheelError, _Prepared.module.StackOverflow) as error:
+            if is_out_of_memory(error):
+                raise
+            return True  # a finalizer threw, which belongs to no call; reactions of promises never throw here
+
+    def _answer(self, text: str) -> Any:
+        """Returns the value of a hook that has ended with ``text``. Raises NotAValue, Thrown."""
+        message, is_odd = read(text)
+        if message["k"] != "r":
+            raise self._failure(message)
+        return from_json(message.get("v"), text, is_odd)
+
     def _until_answered(self, seq: int) -> Any:
         """Does what the prelude says until the hook has ended. Returns its value. Raises NotAValue, Thrown, _Never."""
         realm, calls = self._realm, None
-        run_job, step = realm.run_job, realm.step
-        thrown = (_Prepared.module.WheelError, _Prepared.module.StackOverflow)
+        run_job, step = self._one_job, realm.step
         while True:
-            try:
-                while run_job():
-                    pass
-            except thrown as error:
-                if is_out_of_memory(error):
-                    raise
-                continue  # a finalizer threw, which belongs to no call; reactions of promises never throw here
+            while run_job():
+                pass
             text = step()
             if text is None:  # there was no room for a copy
                 raise MemoryError

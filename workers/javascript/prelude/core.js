@@ -10,10 +10,9 @@
   const { isArray } = Array;
   const { isFinite } = Number;
   const { captureStackTrace } = Error;
-  const { keys, getPrototypeOf, getOwnPropertyDescriptor, defineProperty, freeze, prototype: objectPrototype } = Object;
+  const { keys, hasOwn, getPrototypeOf, defineProperty, freeze, prototype: objectPrototype } = Object;
   const { apply } = Reflect;
   const uncurried = (f) => Function.prototype.call.bind(f);
-  const hasOwn = uncurried(objectPrototype.hasOwnProperty);
   const then = uncurried(Promise.prototype.then), resolved = Promise.resolve.bind(Promise);
   const MapHere = Map, SetHere = Set, PromiseHere = Promise, DateHere = Date, BytesHere = Uint8Array, ErrorHere = Error;
   const BufferHere = ArrayBuffer, RegExpHere = RegExp, StringHere = String, NumberHere = Number, InternalErrorHere = InternalError;
@@ -42,7 +41,7 @@
     WeakSet: "return plain objects", RegExp: "write String(value)", Error: "write value.message",
     Promise: "await it", function: "return data", symbol: "write String(value)",
   };
-  const refuse = (path, kind) => { throw new NotAValue(path, `a ${kind}, which cannot be carried: ${INSTEAD[kind]}`) };
+  const refuse = (path, kind) => { throw new NotAValue(path, "a " + kind + ", which cannot be carried: " + INSTEAD[kind]) };
   const tooLarge = (path) => { throw new NotAValue(path, "a BigInt beyond ±(2^53−1): return String(value)") };
   const kindOf = (value) => value instanceof MapHere ? "Map" : value instanceof SetHere ? "Set"
     : value instanceof PromiseHere ? "Promise" : value instanceof RegExpHere ? "RegExp"
@@ -53,7 +52,7 @@
     switch (typeof value) {
       case "string": case "boolean": return;
       case "number":
-        if (!isFinite(value)) throw new NotAValue(path, `the number ${value}: return null`);
+        if (!isFinite(value)) throw new NotAValue(path, "the number " + value + ": return null");
         return;
       case "undefined":
         if (endsWith(path, "]")) throw new NotAValue(path, "undefined in an array: return null");
@@ -65,7 +64,7 @@
       default: refuse(path, typeof value);
     }
     if (value === null) return;
-    if (depth > DEPTH_MAX) throw new NotAValue(slice(path, 0, 200), `nested deeper than ${DEPTH_MAX} levels, or in a circle`);
+    if (depth > DEPTH_MAX) throw new NotAValue(slice(path, 0, 200), "nested deeper than " + DEPTH_MAX + " levels, or in a circle");
     if (isArray(value)) {
       for (let i = 0; i < value.length; i++) look(value[i], path + "[" + i + "]", depth + 1);
       return;
@@ -85,6 +84,26 @@
     const names = keys(value);
     for (let i = 0; i < names.length; i++) look(value[names[i]], path + "." + slice(names[i], 0, 64), depth + 1);
   }
+  // Whether `look` might find something: a shorter walk without paths, which every result that holds a null takes.
+  function mayBeLost(value, depth) {
+    const kind = typeof value;
+    if (kind === "string") return false;
+    if (kind !== "object") return kind === "number" ? !isFinite(value) : kind !== "boolean";
+    if (value === null) return false;
+    if (depth > DEPTH_MAX || value.toJSON !== undefined) return true;
+    if (isArray(value)) {
+      for (let i = 0; i < value.length; i++) if (mayBeLost(value[i], depth + 1)) return true;
+      return false;
+    }
+    const made = getPrototypeOf(value);
+    if (made !== objectPrototype && made !== null) return true;
+    const names = keys(value);
+    for (let i = 0; i < names.length; i++) {
+      const item = value[names[i]];
+      if (item !== undefined && mayBeLost(item, depth + 1)) return true; // undefined is left out, as JSON does
+    }
+    return false;
+  }
   const hasOwnToJSON = (value) => {
     const f = value.toJSON;
     return typeof f === "function" && !mapGet(ours, f);
@@ -102,7 +121,7 @@
   };
   const plainly = (value) => ({ ...value });
   const dateToJSON = uncurried(Date.prototype.toJSON);
-  const BYTES = `${host.mark}b`, DATE = `${host.mark}d`;
+  const BYTES = host.mark + "b", DATE = host.mark + "d";
   catchIn(Date.prototype, (value) => {
     const time = timeOf(value);
     if (time !== time) throw new NotAValue("$", "an invalid Date");
@@ -134,7 +153,7 @@
       if (error instanceof NotAValue || !(error instanceof TypeErrorHere || error instanceof RangeError)) throw error;
       throw new NotAValue("$", StringHere(error.message));
     } finally { encoding = false }
-    if (includes(text, "null")) look(value, "$", 0);
+    if (includes(text, "null") && mayBeLost(value, 0)) look(value, "$", 0);
     return text;
   }
 
@@ -194,11 +213,11 @@
   const textOf = (error) => StringHere(error.message) + internals.explain(error);
   const titleOf = (error) => {
     const name = StringHere(error.name), text = textOf(error);
-    return text ? `${name}: ${text}` : name;
+    return text ? name + ": " + text : name;
   };
   const traceOf = (error) => {
     const frames = framesOf(StringHere(error.stack ?? ""));
-    return frames ? `${titleOf(error)}\n${frames}` : titleOf(error);
+    return frames ? titleOf(error) + "\n" + frames : titleOf(error);
   };
   // Messages have no prototype: a toJSON that a plugin gave to Object.prototype or Array.prototype does not reach them.
   const message = stringify;
@@ -219,10 +238,10 @@
       if (error instanceof InternalErrorHere && error.message === "out of memory") return OUT_OF_MEMORY;
       let text = textOf(error), trace = traceOf(error), cause = error.cause;
       for (let i = 0; cause instanceof ErrorHere && i < 8; i++) {
-        trace = `${trace}\nCaused by: ${traceOf(cause)}`;
+        trace = trace + "\nCaused by: " + traceOf(cause);
         cause = cause.cause;
       }
-      if (error instanceof AggregateErrorHere) text = `${text} ${show(error.errors, 1)}`;
+      if (error instanceof AggregateErrorHere) text = text + " " + show(error.errors, 1);
       const api = error instanceof ApiError
         ? { code: slice(StringHere(error.code), 0, 64), method: slice(StringHere(error.method), 0, 200), retry: +error.retryAfterMs || 0 } : null;
       return thrown(slice(name, 0, 200), slice(text, 0, 1000), slice(trace, 0, 8192), api);
@@ -241,8 +260,8 @@
   function show(value, depth, outer) {
     switch (typeof value) {
       case "string": return depth ? stringify(value) : value;
-      case "function": return `[Function: ${value.name || "(anonymous)"}]`;
-      case "bigint": return `${value}n`;
+      case "function": return "[Function: " + (value.name || "(anonymous)") + "]";
+      case "bigint": return value + "n";
       case "object": break;
       default: return StringHere(value);
     }
@@ -252,21 +271,21 @@
     if (depth > 3) return isArray(value) ? "[Array]" : "[Object]";
     const here = { value, outer };
     let text = "";
-    const add = (part) => { text = text ? `${text}, ${part}` : part };
+    const add = (part) => { text = text ? text + ", " + part : part };
     if (isArray(value)) {
       for (let i = 0; i < value.length && i < 100; i++) add(show(value[i], depth + 1, here));
-      return value.length > 100 ? `[ ${text}, … ]` : text ? `[ ${text} ]` : "[]";
+      return value.length > 100 ? "[ " + text + ", … ]" : text ? "[ " + text + " ]" : "[]";
     }
     if (value instanceof DateHere) return timeOf(value) === timeOf(value) ? isoOf(value) : "Invalid Date";
     if (value instanceof RegExpHere) return StringHere(value);
-    if (value instanceof MapHere) value.forEach((item, key) => add(`${show(key, depth + 1, here)} => ${show(item, depth + 1, here)}`));
+    if (value instanceof MapHere) value.forEach((item, key) => add(show(key, depth + 1, here) + " => " + show(item, depth + 1, here)));
     else if (value instanceof SetHere) value.forEach((item) => add(show(item, depth + 1, here)));
     else {
       const names = keys(value);
-      for (let i = 0; i < names.length && i < 50; i++) add(`${names[i]}: ${show(value[names[i]], depth + 1, here)}`);
+      for (let i = 0; i < names.length && i < 50; i++) add(names[i] + ": " + show(value[names[i]], depth + 1, here));
     }
-    const made = value.constructor, name = typeof made === "function" && made !== Object ? `${made.name} ` : "";
-    return text ? `${name}{ ${text} }` : `${name}{}`;
+    const made = value.constructor, name = typeof made === "function" && made !== Object ? made.name + " " : "";
+    return text ? name + "{ " + text + " }" : name + "{}";
   }
   const LINE_CHARS_MAX = 8192;
   function format(args) {
@@ -279,16 +298,16 @@
         text = parts[0];
         for (let i = 1; i < parts.length; i++) {
           const part = parts[i], letter = part[0];
-          if (part === "" && i + 1 < parts.length) { text = `${text}%${parts[++i]}`; continue }
+          if (part === "" && i + 1 < parts.length) { text = text + "%" + parts[++i]; continue }
           const known = letter === "s" ? 0 : letter === "d" || letter === "i" || letter === "f" ? 2
             : letter === "o" || letter === "O" || letter === "j" ? 1 : -1;
-          if (known < 0 || next >= args.length) { text = `${text}%${part}`; continue }
+          if (known < 0 || next >= args.length) { text = text + "%" + part; continue }
           const value = args[next++];
-          text = `${text}${known === 2 ? StringHere(NumberHere(value)) : show(value, known)}${slice(part, 1)}`;
+          text = text + (known === 2 ? StringHere(NumberHere(value)) : show(value, known)) + slice(part, 1);
         }
       }
     }
-    for (; next < args.length; next++) text = next ? `${text} ${show(args[next], 0)}` : show(args[next], 0);
+    for (; next < args.length; next++) text = next ? text + " " + show(args[next], 0) : show(args[next], 0);
     return text;
   }
   const say = (level, args) => {
@@ -307,15 +326,15 @@
   for (const name in LEVELS) hide(console, name, { [name](...args) { say(LEVELS[name], args) } }[name]);
   const counts = new MapHere(), times = new MapHere();
   const METHODS = {
-    assert(truth, ...args) { if (!truth) say("error", [`Assertion failed: ${format(args)}`]) },
+    assert(truth, ...args) { if (!truth) say("error", ["Assertion failed: " + format(args)]) },
     count(label = "default") {
       const count = (mapGet(counts, label) ?? 0) + 1;
       mapSet(counts, label, count);
-      say("info", [`${label}: ${count}`]);
+      say("info", [label + ": " + count]);
     },
     countReset(label = "default") { mapDelete(counts, label) },
     time(label = "default") { mapSet(times, label, host.clock()) },
-    timeLog(label = "default") { say("info", [`${label}: ${host.clock() - mapGet(times, label)} ms`]) },
+    timeLog(label = "default") { say("info", [label + ": " + (host.clock() - mapGet(times, label)) + " ms"]) },
     timeEnd(label = "default") { METHODS.timeLog(label); mapDelete(times, label) },
     groupEnd() {},
   };
@@ -373,7 +392,7 @@
       let text;
       try { text = encoded({ __proto__: null, k: "a", number, method, params }, params) } catch (error) {
         if (!(error instanceof NotAValue)) { reject(error); return }
-        reject(errorOf(CARRIED[method] ? "invalid_output" : "invalid_params", `${error.path}: ${error.message}`, method, 0,
+        reject(errorOf(CARRIED[method] ? "invalid_output" : "invalid_params", error.path + ": " + error.message, method, 0,
                        framesOf(at.stack)));
         return;
       }
@@ -419,17 +438,17 @@
   function adopt(module) {
     const found = module.default;
     const wanted = "write `export default { id, version, permissions, hooks }`";
-    if (found === undefined) throw new TypeErrorHere(`the entry point has no default export: ${wanted}`);
-    if (!isObject(found) || isArray(found)) throw new TypeErrorHere(`the default export is ${found === null ? "null" : isArray(found) ? "an array" : typeof found === "function" ? "a function or a class" : `a ${typeof found}`}, not an object: ${wanted}`);
+    if (found === undefined) throw new TypeErrorHere("the entry point has no default export: " + wanted);
+    if (!isObject(found) || isArray(found)) throw new TypeErrorHere("the default export is " + (found === null ? "null" : isArray(found) ? "an array" : typeof found === "function" ? "a function or a class" : ("a " + (typeof found))) + ", not an object: " + wanted);
     const { id, version, permissions = [], hooks: functions } = found;
-    if (typeof id !== "string" || typeof version !== "string") throw new TypeErrorHere(`the default export has no id or version that is a string: ${wanted}`);
+    if (typeof id !== "string" || typeof version !== "string") throw new TypeErrorHere("the default export has no id or version that is a string: " + wanted);
     if (!isArray(permissions)) throw new TypeErrorHere("`permissions` of the default export is not an array of strings");
     for (let i = 0; i < permissions.length; i++) if (typeof permissions[i] !== "string") throw new TypeErrorHere("`permissions` of the default export is not an array of strings");
     if (!isObject(functions) || isArray(functions)) throw new TypeErrorHere("`hooks` of the default export is not an object of functions by hook");
     const names = keys(functions), known = { __proto__: null };
     if (names.length === 0) throw new TypeErrorHere("`hooks` of the default export is empty");
     for (let i = 0; i < names.length; i++) {
-      if (typeof functions[names[i]] !== "function") throw new TypeErrorHere(`the hook ${slice(names[i], 0, 100)} is not a function`);
+      if (typeof functions[names[i]] !== "function") throw new TypeErrorHere("the hook " + slice(names[i], 0, 100) + " is not a function");
       known[names[i]] = functions[names[i]];
     }
     hooks = known;
@@ -441,6 +460,7 @@
   }
 
   // ------------------------------------------------------------------ what the worker calls
+  const SHORT = 4096; // chars of an answer that is returned at once, and therefore kept until the next call
   let answer = ""; // what came of the hook, or of loading; "" while nothing has
   const succeed = (mine, value) => {
     if (mine !== running || answer !== "") return;
@@ -487,10 +507,11 @@
       mine.listen = () => then(module, adopted, (error) => fail(mine, error));
       mine.listen();
     },
+    // Returns the answer of a hook that has ended, as `step` would, or "". It counts if no job is pending.
     call(hook, text, marked, userId, deadlineMs) {
       const mine = begin(false);
       try {
-        const params = decoded(text, marked);
+        const params = text === "{}" ? {} : decoded(text, marked);
         const context = {
           ...params, userId, pluginId: plugin.id, hook, params, api: new Api(mine), log: console,
           remainingMs() { return deadlineMs - host.clock() },
@@ -502,10 +523,11 @@
           const promise = value instanceof PromiseHere ? value : resolved(value);
           mine.listen = () => then(promise, (got) => succeed(mine, got), (error) => fail(mine, error));
           mine.listen();
-          return;
+          return "";
         }
         succeed(mine, value);
       } catch (error) { fail(mine, error) }
+      return asked === null && answer.length < SHORT ? answer : "";
     },
     step,
     settle(number, ok, text, marked) {
