@@ -34,8 +34,10 @@ def test_an_engine_that_cannot_be_measured_is_no_error(error: Exception | None) 
 
 
 @pytest.mark.parametrize(("engine", "says"), [
-    ({"turnNs": 90.5, "slow": True, "change": "pip install x"}, "it is the slow build; to compile the fast one: pip"),
-    ({"turnNs": 35, "slow": False, "change": ""}, "35 ns for a turn of an empty loop: it is the fast build"),
+    ({"tenMillionTurnsMs": 905, "slow": True, "change": "pip install x"},
+     "it is the slow build; to compile the fast one: pip"),
+    ({"tenMillionTurnsMs": 350, "slow": False, "change": ""},
+     "350 ms for ten million turns of an empty loop: it is the fast build"),
     (None, "")])
 def test_doctor_says_which_build_it_is_and_how_to_make_the_fast_one(
         capsys: pytest.CaptureFixture[str], engine: dict[str, Any] | None, says: str) -> None:
