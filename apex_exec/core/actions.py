@@ -77,6 +77,14 @@ class BreakerChanged(Struct, gc=False):
     state: str
 
 
+class UserPaused(Struct, gc=False):
+    """For observers: the calls of ``hook`` by this user have ended worker after worker, and are refused for a while."""
+
+    plugin: str
+    user_id: str
+    hook: str
+
+
 class GenerationJudged(Struct, gc=False):
     """The answer to GenerationPrepared: ``code`` is "" if the generation is ready to be adopted."""
 
@@ -122,5 +130,5 @@ class Verdict(Struct, gc=False):
 
 Action = (
     StartWorker | SendCall | CountStarted | RecallCalls | PingWorker | KillWorker | StopWorker | WorkerEnded
-    | BreakerChanged | GenerationJudged | Faulted | ReplaceZygote | Verdict
+    | BreakerChanged | UserPaused | GenerationJudged | Faulted | ReplaceZygote | Verdict
 )

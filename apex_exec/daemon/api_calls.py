@@ -23,7 +23,7 @@ from apex_exec.core.effects import EFFECTS_BYTES_MAX, EffectRefused, Effects
 from apex_exec.core.limits import MS_NS
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.policy import Denied, check
-from apex_exec.core.rate_window import Pace, SlidingWindow
+from apex_exec.core.rate_window import Pace, SharedWindow
 from apex_exec.core.scheduler.pool import Pool
 from apex_exec.daemon.duties import Duty
 from apex_exec.daemon.hosts.connections import Peer
@@ -118,6 +118,9 @@ class _Asked(msgspec.Struct, gc=False):
     is_over: bool = False
 
 
+USERS_SHARE = "one user makes a quarter of the requests a minute while others use the plugin"
+
+
 class ApiCalls:
     """All API calls of the daemon. ``side`` is the gateway process, which is not attached yet."""
 
@@ -151,7 +154,7 @@ class ApiCalls:
         self._running: dict[int, _Running] = {}
         self._asked: dict[int, _Asked] = {}
         self._next_number = 1
-        self._windows: dict[str, SlidingWindow] = {}
+        self._windows: dict[str, SharedWindow] = {}
         self.duty = Duty("API calls that nobody answered", NEVER_NS, self._expire)
 
     # ------------------------------------------------------------------ one call
@@ -175,6 +178,8 @@ class ApiCalls:
         if running is None:
             running = self._running[call] = _Running(request.plugin, request.user_id, now_ns,
                                                          request.deadline_ns)
+            if link.spec.network_allow:
+                self._window(link.spec).present(request.user_id, now_ns)
         running.calls += 1
         running.bytes += len(message.params)
         if running.calls > CALLS_ABUSE or message.api_id in running.open:
@@ -271,10 +276,11 @@ class ApiCalls:
 
     def _call_gateway(self, asked: _Asked, known: methods.Method, spec: PluginSpec, message: inner.ApiCall,
                       deadline_ns: int) -> None:
-        if known.rate == "network" and (retry_ms := self._rate(asked, spec)):
-            self._refuse(asked, "rate_limited", "too many requests a minute", retry_ms, event="security.rate_limit",
-                         result="denied")
-            return
+        if known.rate == "network":
+            retry_ms, why = self._rate(asked, spec)
+            if retry_ms:
+                self._refuse(asked, "rate_limited", why, retry_ms, event="security.rate_limit", result="denied")
+                return
         self._wake(self.side)
         due_ns = asked.begun_ns + self._time_of(asked, deadline_ns)
         sent = self._tell(messages.Call(
@@ -304,17 +310,24 @@ class ApiCalls:
                 self._abandon(asked, "deadline_exceeded", "no answer in time; whether it took effect is not known")
         return False
 
-    def _rate(self, asked: _Asked, spec: PluginSpec) -> int:
-        """Counts one request of the plugin. Returns how many milliseconds to wait, 0 if it may be made now."""
-        window = self._windows.get(asked.plugin)
+    def _window(self, spec: PluginSpec) -> SharedWindow:
+        """The requests a minute of the plugin, at its present limit."""
         limit = spec.limits.network_per_minute
+        window = self._windows.get(spec.id)
         if window is None:
-            window = self._windows[asked.plugin] = SlidingWindow(limit)
+            window = self._windows[spec.id] = SharedWindow(limit)
         window.resize(limit)
-        wait_ns = window.take(time.monotonic_ns())
-        if wait_ns:
-            self._metrics.inc("rate_limited_total", (asked.plugin, "network"))
-        return -(-wait_ns // MS_NS)
+        return window
+
+    def _rate(self, asked: _Asked, spec: PluginSpec) -> tuple[int, str]:
+        """Counts one request. Returns how many milliseconds to wait, 0 if it may be made now, and why."""
+        wait_ns, is_users = self._window(spec).take(asked.user_id, time.monotonic_ns())
+        if not wait_ns:
+            return 0, ""
+        self._metrics.inc("rate_limited_total", (asked.plugin, "network"))
+        if is_users:
+            self._metrics.inc("user_limited_total", (asked.plugin, "network"))
+        return -(-wait_ns // MS_NS), USERS_SHARE if is_users else "too many requests a minute"
 
     def _call_host(self, asked: _Asked, request: methods.HostMethod, deadline_ns: int) -> None:
         def answered(result: bytes, code: str, message: str) -> None:
@@ -432,7 +445,7 @@ class ApiCalls:
     def _gateway_hops(self, message: messages.Hop) -> None:
         asked = self._asked.get(message.id)
         if asked is not None and not asked.is_over:
-            self._tell(messages.Pass(asked.number, self._rate(asked, self._spec(asked))))
+            self._tell(messages.Pass(asked.number, self._rate(asked, self._spec(asked))[0]))
 
     def _outgoing(self, written: messages.Written) -> None:
         """A write is committed in the platform's database; once it is so in the ledger, it may leave the outbox."""

@@ -79,6 +79,8 @@ class CoreDriver:
             self._ended(action)
         elif isinstance(action, act.BreakerChanged):
             self._breaker_changed(action)
+        elif isinstance(action, act.UserPaused):
+            self._user_paused(action)
         elif isinstance(action, act.CountStarted):
             workers.count_started(action.worker, now_ns)
         elif isinstance(action, act.RecallCalls):
@@ -103,6 +105,13 @@ class CoreDriver:
         self._logs.log("warning", f"plugin {action.plugin}: its breaker is {action.state}")
         self._gauges.breaker_changed(action.plugin, action.state)
         self._audit.event("security.anomaly", "", action.plugin, "breaker", "success", {"state": action.state})
+
+    def _user_paused(self, action: act.UserPaused) -> None:
+        self._logs.log("warning", f"plugin {action.plugin}: {action.hook} is paused for one user, whose calls ended "
+                                  "the worker too often")
+        self._metrics.inc("user_limited_total", (action.plugin, "breaker"))
+        self._audit.event("security.anomaly", action.user_id, action.plugin, "breaker", "success",
+                          {"state": "open", "scope": "user", "hook": action.hook})
 
     def _failed(self, action: act.Action, error: Exception) -> None:
         """The plugin that the action was for has a fault."""

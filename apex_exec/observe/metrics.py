@@ -66,6 +66,8 @@ METRICS = _table(
            "From the moment at which a kill was due (a deadline, a pong that did not come) to the sending of SIGKILL.",
            (), DELAY_SECONDS),
     Metric("rate_limited_total", "counter", "Refusals by a rate limit.", ("plugin", "limit")),
+    Metric("user_limited_total", "counter", "Refusals and pauses of one user of a plugin, by what the user used up: "
+           "network (a share of the requests a minute) or breaker (calls that ended the worker).", ("plugin", "limit")),
     Metric("api_calls_total", "counter", "API calls of plugins by outcome.", ("plugin", "method", "outcome")),
     Metric("api_call_duration_seconds", "histogram", "From an API call's arrival to its answer.", ("method",),
            LATENCY_SECONDS),

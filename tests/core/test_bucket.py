@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apex_exec.core.rate_window import Pace, SlidingWindow
+from apex_exec.core.rate_window import USERS_SEEN, Pace, SharedWindow, SlidingWindow
 
 gaps = st.lists(st.integers(0, 60), min_size=1, max_size=120)
 
@@ -55,3 +55,48 @@ def test_a_pace_holds_back_nobody_who_keeps_it() -> None:
     pace = Pace(500, 1000, 0)
     assert not any(pace.take(n * 2_000_000) for n in range(5000))
     assert [pace.take(10**11) > 0 for _ in range(1002)] == [False] * 1000 + [True] * 2
+
+
+def test_a_user_alone_has_every_try_and_a_quarter_while_another_is_present() -> None:
+    window = SharedWindow(8, window_ns=100)
+    window.present("a", 0)
+    assert [window.take("a", at) for at in range(3)] == [(0, False)] * 3
+    window.present("b", 3)
+    assert window.take("a", 4) == (1 + 100 - 4, True), "its second latest try, at 1, has to leave the window"
+    assert window.take("b", 5) == window.take("b", 6) == (0, False)
+    assert window.take("b", 7)[1] is True
+    assert [window.take("c", at) for at in (8, 9)] == [(0, False)] * 2
+    assert window.take("d", 10) == (0, False)
+    assert window.take("d", 11) == (1 + 100 - 11, False), "the plugin's eight are used up"
+
+
+def test_a_try_over_a_users_share_does_not_use_up_the_others() -> None:
+    window = SharedWindow(8, window_ns=100)
+    window.present("b", 0)
+    for at in range(50):
+        window.take("a", at)
+    assert window.take("b", 51) == window.take("b", 52) == (0, False)
+
+
+def test_who_has_left_leaves_the_whole_to_the_others_and_what_is_kept_is_bounded() -> None:
+    window = SharedWindow(4, window_ns=100)
+    for number in range(1000):
+        window.present(f"u{number}", 0)
+    assert len(window._present) == USERS_SEEN
+    window.present("a", 150)
+    assert [window.take("a", at) for at in range(150, 154)] == [(0, False)] * 4
+    assert window.take("a", 154) == (151 + 100 - 154, False)
+    window.resize(2)
+    assert window.take("a", 260) == (0, False)
+
+
+@given(limit=st.integers(1, 12), tries=st.lists(st.tuples(st.integers(0, 60), st.sampled_from("abc")), max_size=120))
+def test_a_shared_window_never_lets_more_through_than_its_limit(limit: int, tries: list[tuple[int, str]]) -> None:
+    window, now, passed = SharedWindow(limit, window_ns=100), 0, []
+    for gap, user in tries:
+        now += gap
+        window.present(user, now)
+        if window.take(user, now) == (0, False):
+            passed.append((now, user))
+        recent = [name for at, name in passed if now - at < 100]
+        assert len(recent) <= limit

@@ -171,7 +171,7 @@ def test_five_abnormal_ends_open_the_breaker_and_a_probe_closes_it() -> None:
     world = World()
     for call in range(5):
         world.tick(31_000 if call > 4 else 4_000)
-        world.invoke(call, "aaa", 60_000)
+        world.invoke(call, "aaa", 60_000, f"u{call}")
         world.tick(3_000)
         worker = max(world.links)
         world.step(ev.WorkerReady(worker))

@@ -17,6 +17,7 @@ from apex_exec.core import events as ev
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.scheduler.breaker import BreakerPolicy
 from apex_exec.core.scheduler.pool import MS_NS, SECOND_NS, Pool, PoolLimits, RecyclePolicy
+from apex_exec.core.scheduler.user_breakers import PAIRS_MAX
 from apex_exec.core.scheduler.worker import generation
 from apex_exec.executor.local import LocalExecutor
 
@@ -445,8 +446,8 @@ def test_timers_do_not_grow_with_the_calls() -> None:
 
 def test_a_call_that_cannot_be_started_before_its_deadline_is_told_so_at_once() -> None:
     told = Told(policy=BreakerPolicy(ends_max=1000, backoff_min_ns=10**9, backoff_max_ns=60 * 10**9))
-    for number in range(1, 8):  # each end doubles the backoff
-        told.call()
+    for number in range(1, 8):  # each end by another user's call doubles the backoff
+        told.call(user=f"u{number}")
         told.ready(number)
         told.gone(number, started=1)
         told.passed(61_000)
@@ -487,3 +488,99 @@ def test_only_a_call_that_is_refused_as_it_comes_in_is_said_not_to_be_admitted()
     admitted = {a.call: a.admitted for a in told.wanted if isinstance(a, act.Verdict)}
     assert [call for call, was in admitted.items() if not was] == refused
     assert admitted[expired] and admitted[late], "both have expired, which is on record"
+
+
+def ends_by(told: Told, user: str, times: int, wait_ms: float = 500) -> list[act.Action]:
+    """``user`` calls ``times`` times, and each call ends its worker. What the pool wanted then."""
+    wanted: list[act.Action] = []
+    for _ in range(times):
+        told.call(user=user)
+        told.passed(wait_ms)
+        worker = max(told.pool.workers.by_id)
+        told.ready(worker)
+        wanted += told.gone(worker, started=told.pool.workers.by_id[worker].next_seq)
+    return wanted
+
+
+def test_a_user_whose_calls_end_the_worker_is_paused_before_the_plugin_is() -> None:
+    told = Told()
+    wanted = ends_by(told, "bad", 5)
+    assert of(wanted, act.UserPaused) == [act.UserPaused("aaa", "bad", "onDataFetch")]
+    assert not of(wanted, act.BreakerChanged)
+    call = told.call(user="bad")
+    refusal = next(a for a in told.wanted if isinstance(a, act.Verdict) and a.call == call)
+    assert refusal.code == "QUARANTINED" and refusal.details["scope"] == "user" and not refusal.admitted
+    assert 50_000 < int(str(refusal.details["retryAfterMs"])) <= 60_000
+    good = told.call(user="good")
+    told.ready(max(told.pool.workers.by_id))
+    told.answer(max(told.pool.workers.by_id), 0)
+    assert told.verdicts()[good] == ("", True)
+
+
+def test_other_hooks_of_a_paused_user_are_served_and_the_plugin_has_pauses_of_its_own() -> None:
+    told = Told()
+    ends_by(told, "bad", 5)
+    call = next(told.numbers)
+    told.tell(ev.InvokeRequested(call, "aaa", "onDashboardLoad", "bad", Raw(b"\x80"), told.now_ns + 5_000 * MS_NS))
+    assert call not in told.verdicts()
+    assert told.call("bbb", user="bad") not in told.verdicts()
+
+
+def test_three_users_whose_calls_end_workers_pause_the_plugin() -> None:
+    told = Told()
+    assert not of(ends_by(told, "one", 2) + ends_by(told, "two", 2), act.BreakerChanged)
+    assert of(ends_by(told, "three", 1, 1000), act.BreakerChanged) == [act.BreakerChanged("aaa", "open")]
+    assert told.refused() == "QUARANTINED"
+
+
+def test_two_users_alone_never_pause_the_plugin() -> None:
+    told = Told()
+    for _ in range(6):
+        ends_by(told, "one", 1, 20_000)
+        ends_by(told, "two", 1, 20_000)
+    assert told.refused() == ""
+
+
+def test_what_a_paused_user_has_waiting_is_refused_and_what_others_have_goes_on() -> None:
+    told = Told(PoolLimits(prefetch=2))
+    ends_by(told, "bad", 4)
+    calls = [told.call(user="bad") for _ in range(4)]
+    other = told.call(user="good")
+    told.passed(500)
+    worker = max(told.pool.workers.by_id)
+    told.ready(worker)
+    told.gone(worker, started=1)
+    seen = told.verdicts()
+    assert [seen[call] for call in calls] == [("WORKER_CRASHED", True)] + [("QUARANTINED", False)] * 3
+    assert other not in seen
+
+
+def test_after_its_pause_a_user_may_try_and_the_first_end_pauses_it_again_and_an_answer_ends_it() -> None:
+    told = Told()
+    ends_by(told, "bad", 5)
+    told.passed(60_001)
+    assert of(ends_by(told, "bad", 1), act.UserPaused)
+    told.passed(60_001)
+    call = told.call(user="bad")
+    told.passed(500)
+    worker = max(told.pool.workers.by_id)
+    told.ready(worker)
+    told.answer(worker, 0)
+    assert told.verdicts()[call] == ("", True) and not told.pool.slots["aaa"].users.known
+
+
+def test_an_operator_lets_a_paused_user_try_again() -> None:
+    told = Told()
+    ends_by(told, "bad", 5)
+    told.tell(ev.BreakerReset("aaa"))
+    assert told.call(user="bad") not in told.verdicts()
+
+
+def test_ends_of_one_user_do_not_delay_the_next_worker_and_what_is_kept_of_users_is_bounded() -> None:
+    told = Told(policy=BreakerPolicy(ends_max=1000, backoff_min_ns=10**9, backoff_max_ns=60 * 10**9))
+    ends_by(told, "bad", 12, 0)
+    assert told.pool.slots["aaa"].breaker.start_after_ns <= told.now_ns
+    users = told.pool.slots["aaa"].users
+    for number in range(1000):
+        users.ended(f"u{number}", "onDataFetch", told.now_ns)
+    assert len(users.known) == PAIRS_MAX

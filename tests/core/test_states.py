@@ -60,7 +60,7 @@ def test_a_table_names_every_state_and_leads_to_every_state_but_the_first(kind: 
 
 
 def test_a_slot_is_what_its_worker_is_at() -> None:
-    slot = PluginSlot(spec(), Breaker(BreakerPolicy()))
+    slot = PluginSlot(spec(), BreakerPolicy())
     assert slot.state == "empty"
     assert set(plugin_slot.STATES) == set(worker.MOVES)
     seen = []

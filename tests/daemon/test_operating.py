@@ -189,12 +189,13 @@ def test_a_running_call_is_answered_by_the_worker_that_is_restarted(daemon: Daem
 @pytest.mark.slow
 def test_resetting_a_breaker_lets_the_plugin_be_called_at_once(daemon: Daemon) -> None:
     with Client(daemon.endpoint) as host:
-        def call(die: bool) -> Any:
-            return host.invoke("fragile", "onActionExecute", USER, {"action": "x", "context": {"die": die}})
+        def call(die: bool, user: int = 0) -> Any:
+            return host.invoke("fragile", "onActionExecute", f"{USER[:-2]}{user:02x}",
+                               {"action": "x", "context": {"die": die}})
 
-        for _ in range(20):
+        for user in range(20):  # one user's calls alone pause the plugin for that user only
             try:
-                call(True)
+                call(True, user)
             except Busy:
                 if daemon.plugin("fragile")["breaker"] == "open":
                     break

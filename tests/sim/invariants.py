@@ -53,6 +53,7 @@ class Invariants:
         self.stalls_ns: list[int] = []
         self.in_judgement: set[int] = set()  # workers that were prepared
         self.opened: list[str] = []
+        self.paused: list[tuple[str, str]] = []
 
     def need(self, condition: object, message: str) -> None:
         """Fails the history where ``condition`` does not hold."""
@@ -73,7 +74,7 @@ class Invariants:
         """The pool has decided and nothing is done yet: is this what the model expects?"""
         self.event = event
         world = self.world
-        self.opened = []
+        self.opened, self.paused = [], []
         if isinstance(event, ev.InvokeRequested):
             self._admission(event, actions)
         elif isinstance(event, ev.PluginSet):
@@ -122,6 +123,8 @@ class Invariants:
             if state == "open" or (probe is not None and probe.verdict is None):
                 expected = "QUARANTINED"
             sure = probe is None or probe.verdict is None
+        if not expected and sure and known is not None and known.breaker.user_paused(asked.user, world.now_ns):
+            expected = "QUARANTINED"
         if not expected and sure and self._is_held(event.plugin, asked.deadline_ns):
             expected = "QUARANTINED"
         verdicts = [a for a in actions if isinstance(a, act.Verdict) and a.call == event.call]
@@ -167,6 +170,10 @@ class Invariants:
                 if isinstance(ended, act.WorkerEnded) and ended.reason == "boot_failed" and ended.charged:
                     self.need(not self.queued(ended.plugin) or self.gone_worker.killed or self._others(ended.plugin),
                               "calls wait on after the boot failed that they waited for")
+        for plugin, user in self.paused:
+            self.need(any(isinstance(a, act.UserPaused) and (a.plugin, a.user_id) == (plugin, user) for a in actions),
+                      "a user was paused unsaid")
+            self.need(not any(asked.user == user for asked in self.queued(plugin)), "calls of a paused user wait")
         for plugin in self.opened:
             self.need(any(isinstance(a, act.BreakerChanged) and a.plugin == plugin and a.state == "open"
                           for a in actions), "a breaker opened unsaid")
@@ -275,7 +282,7 @@ class Invariants:
                       "a violation by honest workers")
         elif code == "QUARANTINED":
             known = world.plugins[verdict.plugin]
-            self.need(known.breaker.state(now_ns) != "closed" or (
+            self.need(known.breaker.state(now_ns) != "closed" or known.breaker.user_paused(asked.user, now_ns) or (
                 verdict.message == HELD_BACK and self._is_held(verdict.plugin, asked.deadline_ns)),
                 "QUARANTINED behind a closed breaker")
         elif code in ("AUDIT_UNAVAILABLE", "PLUGIN_DISABLED") and isinstance(self.event, ev.WorkerAnswered):
@@ -394,7 +401,13 @@ class Invariants:
             self.need(action.charged == (expected in CHARGED), f"{expected} and charged = {action.charged}")
         if action.charged and known is not None:
             self.need(action.reason in CHARGED, f"{action.reason} is charged")
-            if known.breaker.ended(world.now_ns, world.now_ns - worker.born_ns, action.reason == "violation"):
+            assert isinstance(self.event, ev.WorkerGone)
+            begun = worker.link and self.event.started > worker.sent - len(worker.link)
+            culprit = worker.link[0] if begun and action.reason != "violation" else None
+            user = "" if culprit is None or culprit.canary else culprit.user
+            if user and known.breaker.user_ended(user, world.now_ns):
+                self.paused.append((action.plugin, user))
+            if known.breaker.ended(world.now_ns, world.now_ns - worker.born_ns, action.reason == "violation", user):
                 self.opened.append(action.plugin)
         elif known is not None and known.breaker.probe is not None and known.breaker.probe.verdict is not None:
             known.breaker.probe = None
@@ -414,6 +427,7 @@ class Invariants:
             if known.breaker.probe is not None:
                 known.breaker.probe = None
                 known.breaker.open_until_ns = 0
+            known.breaker.user_succeeded(asked.user, world.now_ns)
             if world.now_ns - worker.born_ns >= known.breaker.policy.stable_ns:
                 known.breaker.consecutive = 0
 

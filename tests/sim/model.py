@@ -71,11 +71,13 @@ class SimWorker:
 
 
 class RefBreaker:
-    """The breaker in twenty lines."""
+    """The breakers of a plugin and of its users in forty lines."""
 
     def __init__(self, policy: BreakerPolicy) -> None:
         self.policy = policy
-        self.ends: list[int] = []
+        self.ends: list[tuple[int, str]] = []
+        self.users: dict[str, tuple[list[int], int]] = {}  # user → ends by the user's calls, until when it is paused
+        self.last_culprit = ""
         self.consecutive = 0
         self.open_until_ns = 0
         self.probe: Asked | None = None
@@ -88,27 +90,54 @@ class RefBreaker:
             return "closed"
         return "open" if now_ns < self.open_until_ns else "half_open"
 
-    def ended(self, now_ns: int, ran_ns: int, trip: bool) -> bool:
-        """One charged end; True where it opens the breaker."""
+    def ended(self, now_ns: int, ran_ns: int, trip: bool, culprit: str) -> bool:
+        """One charged end, by a call of ``culprit`` if that is not ""; True where it opens the plugin's breaker."""
         policy = self.policy
         self.last_end_ns = now_ns
         self.waived = False
-        self.consecutive = 1 if ran_ns >= policy.stable_ns else self.consecutive + 1
-        self.ends = [end for end in self.ends if now_ns - end <= policy.window_ns] + [now_ns]
-        opens = trip or len(self.ends) >= policy.ends_max or self.probe is not None
+        if ran_ns >= policy.stable_ns:
+            self.consecutive = 1
+        elif not (culprit and culprit == self.last_culprit and self.consecutive):
+            self.consecutive += 1
+        self.last_culprit = culprit
+        self.ends = [*self.ends, (now_ns, culprit)][-policy.ends_max:]
+        users = {name or f"nobody {n}" for n, (_, name) in enumerate(self.ends)}
+        full = len(self.ends) == policy.ends_max and now_ns - self.ends[0][0] <= policy.window_ns
+        opens = trip or full and len(users) >= min(3, policy.ends_max) or self.probe is not None
         if opens:
             self.open_until_ns = now_ns + policy.open_ns
             self.ends = []
+            self.last_culprit = ""
         self.probe = None
         return opens
 
+    def user_ended(self, user: str, now_ns: int) -> bool:
+        """The same end as one of the user's; True where the user's calls are refused from now on."""
+        ends, until_ns = self.users.get(user, ([], 0))
+        if now_ns < until_ns:
+            return False
+        ends = [*ends, now_ns][-self.policy.ends_max:]
+        full = len(ends) == self.policy.ends_max and now_ns - ends[0] <= self.policy.window_ns
+        self.users[user] = ([], now_ns + self.policy.open_ns) if full or until_ns else (ends, 0)
+        return bool(full or until_ns)
+
+    def user_paused(self, user: str, now_ns: int) -> bool:
+        """Whether the user's calls are refused."""
+        return now_ns < self.users.get(user, ([], 0))[1]
+
+    def user_succeeded(self, user: str, now_ns: int) -> None:
+        """A call of the user's was answered."""
+        if 0 < self.users.get(user, ([], 0))[1] <= now_ns:
+            del self.users[user]
+
     def trip(self, now_ns: int) -> None:
         """It opens, whatever was counted."""
-        self.open_until_ns, self.ends, self.probe = now_ns + self.policy.open_ns, [], None
+        self.open_until_ns, self.ends, self.probe, self.last_culprit = now_ns + self.policy.open_ns, [], None, ""
 
     def reset(self) -> None:
         """An operator lets the plugin be called again."""
         self.ends, self.consecutive, self.open_until_ns, self.probe, self.waived = [], 0, 0, None, True
+        self.users, self.last_culprit = {}, ""
 
     def earliest_start_ns(self) -> int:
         """Before this no worker may be started."""

@@ -41,6 +41,8 @@ class World:
     def __init__(self, seed: int, tell: Callable[[str], None] | None = None, record: bool = False) -> None:
         self.seed = seed
         self.random = random.Random(seed)
+        self.users = (6, 6, 2, 1)[seed % 4]
+        """How many users call: one alone is paused before the plugin is."""
         self.tell = tell
         self.now_ns = 10**12
         self.future: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []

@@ -102,6 +102,8 @@ def condition(plugin: Row) -> str:
         return str(plugin["state"])
     if plugin["breaker"] != "closed":
         return f"breaker {plugin['breaker']}"
+    if plugin.get("pausedUsers"):
+        return "users paused"
     return "idle" if plugin["worker"] == "none" else str(plugin["worker"])
 
 

@@ -11,6 +11,7 @@ from apex_exec.core.scheduler.invocation import Refusal
 from apex_exec.core.scheduler.plugin_slot import PluginSlot
 from apex_exec.core.scheduler.verdicts import HELD_BACK, Verdicts
 
+USER_PAUSED = "this user's calls of the hook ended the worker too often and are paused"
 SHUTTING_DOWN: Refusal = ("SHUTTING_DOWN", "the daemon is shutting down", {})
 
 
@@ -42,9 +43,19 @@ class Admission:
             if refusal is not None:
                 return refusal
         refusal = self.full(slot, request.user_id, now_ns)
+        if refusal is None and slot.users.known:
+            refusal = self.user_paused(slot, request, now_ns)
         if refusal is None and slot.breaker.start_after_ns > now_ns:
             refusal = self._held_back(slot, request.deadline_ns, now_ns)
         return refusal
+
+    @staticmethod
+    def user_paused(slot: PluginSlot, request: InvokeRequested, now_ns: int) -> Refusal | None:
+        """Why a call may not begin since calls of its user have ended worker after worker; None if it may."""
+        wait_ns = slot.users.refuses_ns(request.user_id, request.hook, now_ns)
+        if not wait_ns or request.own:
+            return None
+        return "QUARANTINED", USER_PAUSED, {"scope": "user", **retry_after(wait_ns)}
 
     def may_not_begin(self, request: InvokeRequested, spec: PluginSpec) -> Refusal | None:
         """Why a call that has not begun may not begin now; None if it may. This is asked whenever a call comes to wait,

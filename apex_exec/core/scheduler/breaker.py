@@ -19,6 +19,9 @@ NO_CALL = -1
 UNCHARGED = frozenset(("idle", "evicted", "recycled", "drained", "cancelled", "zygote_lost", "faulted", "overrun"))
 """Exit reasons that say nothing against the plugin, or nothing more: the breaker of a faulted plugin is open already,
 and a worker whose code went on after its answer has kept nobody waiting."""
+USERS_MIN = 3
+"""Ends whose culprits are known open the breaker only if at least this number of users caused them. Fewer are paused
+one by one."""
 BreakerState = Literal["closed", "open", "half_open"]
 
 
@@ -37,7 +40,8 @@ class Breaker:
     """One plugin's breaker. Its state follows from the time, and these are its moves::
 
         from        by                                                          to
-        closed      the ``ends_max``-th abnormal end in the window, a           open
+        closed      the ``ends_max``-th abnormal end in the window (if three    open
+                    users or more caused them, see ``ended``), a
                     violation (``trip=True``), a fault of ours (``trip``)
         open        ``open_ns`` have passed                                     half_open
         half_open   the one call that is let through, the probe, is answered    closed
@@ -48,11 +52,12 @@ class Breaker:
     nothing (cancelled, or expired before it ran) is forgotten, and the next call may try.
     """
 
-    __slots__ = ("_ends", "_policy", "consecutive", "open_until_ns", "probe", "start_after_ns")
+    __slots__ = ("_culprits", "_ends", "_policy", "consecutive", "open_until_ns", "probe", "start_after_ns")
 
     def __init__(self, policy: BreakerPolicy) -> None:
         self._policy = policy
         self._ends: deque[int] = deque(maxlen=policy.ends_max)
+        self._culprits: deque[str] = deque(maxlen=policy.ends_max)  # the users of the ends; "" where none is known
         self.consecutive = 0
         self.open_until_ns = 0
         self.probe = NO_CALL
@@ -62,6 +67,7 @@ class Breaker:
         """Uses ``policy`` from now on; what has happened stays counted, an open breaker stays open until its time."""
         self._policy = policy
         self._ends = deque(self._ends, maxlen=policy.ends_max)
+        self._culprits = deque(self._culprits, maxlen=policy.ends_max)
 
     def state(self, now_ns: int) -> BreakerState:
         """By the table above."""
@@ -77,21 +83,31 @@ class Breaker:
             return self.open_until_ns - now_ns
         return SECOND_NS if self.probe != NO_CALL else 0
 
-    def ended(self, now_ns: int, ran_ns: int, jitter: float, *, trip: bool = False) -> bool:
+    def ended(self, now_ns: int, ran_ns: int, jitter: float, *, trip: bool = False, culprit: str = "") -> bool:
         """Counts one abnormal end after ``ran_ns`` of life; True if it opened the breaker.
 
-        ``jitter`` is in [0, 1). ``trip`` opens the breaker at once (a violation). The first restart is immediate. From
-        the second consecutive end on a restart waits: twice as long each time, spread over the upper half of that, and
-        within the policy's bounds.
+        ``jitter`` is in [0, 1). ``trip`` opens the breaker at once (a violation). ``culprit`` is the user whose call
+        the worker ended by, if that is known. One user or two, who are paused one by one (``UserBreakers``), do not
+        open the breaker; an end without a culprit counts as another user's.
+
+        The first restart is immediate. From the second consecutive end on a restart waits: twice as long each time,
+        spread over the upper half of that, and within the policy's bounds. Ends by one and the same culprit make one
+        end of the series, since that user's calls are soon refused and others wait for the worker.
         """
-        policy = self._policy
-        self.consecutive = 1 if ran_ns >= policy.stable_ns else self.consecutive + 1
+        policy, culprits = self._policy, self._culprits
+        if ran_ns >= policy.stable_ns:
+            self.consecutive = 1
+        elif not (culprit and self.consecutive and culprits and culprits[-1] == culprit):
+            self.consecutive += 1
         self._ends.append(now_ns)
-        full = len(self._ends) == policy.ends_max and now_ns - self._ends[0] <= policy.window_ns
+        culprits.append(culprit)
+        full = (len(self._ends) == policy.ends_max and now_ns - self._ends[0] <= policy.window_ns
+                and culprits.count("") + len({*culprits} - {""}) >= min(USERS_MIN, policy.ends_max))
         opens = trip or full or self.probe != NO_CALL
         if opens:
             self.open_until_ns = now_ns + policy.open_ns
             self._ends.clear()
+            culprits.clear()
         self.probe = NO_CALL
         if self.consecutive >= 2:
             backoff_ns = min(policy.backoff_max_ns, policy.backoff_min_ns << min(self.consecutive - 2, 20))
@@ -102,12 +118,14 @@ class Breaker:
         """Opens the breaker at once, for a reason other than the end of a worker."""
         self.open_until_ns = now_ns + self._policy.open_ns
         self._ends.clear()
+        self._culprits.clear()
         self.probe = NO_CALL
 
     def reset(self) -> bool:
         """Forgets all that has happened; True if the breaker was not closed."""
         was_open = self.open_until_ns != 0
         self._ends.clear()
+        self._culprits.clear()
         self.consecutive = self.open_until_ns = self.start_after_ns = 0
         self.probe = NO_CALL
         return was_open

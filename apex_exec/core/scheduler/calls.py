@@ -101,8 +101,8 @@ class Calls:
         if code != "skipped":
             slot.ran(call.request.hook, now_ns - begun_ns)
         breaker = slot.breaker
-        if breaker.consecutive or breaker.probe != NO_CALL:
-            self._went_well(slot, worker, code, step)
+        if breaker.consecutive or breaker.probe != NO_CALL or slot.users.known:
+            self._went_well(slot, worker, call, code, step)
         if link:
             self._workers.occupy(worker, now_ns)
         if slot.queue.live or state == "leaving":
@@ -117,9 +117,12 @@ class Calls:
         else:
             self._verdicts.ran(call, "TIMEOUT", "the hook ran past its deadline", step, begun_ns)
 
-    def _went_well(self, slot: PluginSlot, worker: Worker, code: str, step: Step) -> None:
+    def _went_well(self, slot: PluginSlot, worker: Worker, call: Invocation, code: str, step: Step) -> None:
         """The worker has answered, which may close the breaker. A skip shows nothing of the hook."""
-        if code != "skipped" and slot.breaker.succeeded(step.now_ns - worker.born_ns):
+        if code == "skipped":
+            return
+        slot.users.succeeded(call.request.user_id, call.request.hook, step.now_ns)
+        if slot.breaker.succeeded(step.now_ns - worker.born_ns):
             step.actions.append(act.BreakerChanged(worker.plugin, "closed"))
 
     def _rest(self, worker: Worker, step: Step) -> None:

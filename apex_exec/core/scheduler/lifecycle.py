@@ -105,9 +105,8 @@ class Lifecycle:
             "boot_failed" if booting else EVIDENCE.get(event.code, "crashed"))
         charged = reason not in UNCHARGED and slot is not None and worker.role == "serving"
         step.actions.append(act.WorkerEnded(worker.id, worker.plugin, reason, charged))
-        if slot is not None and charged and slot.breaker.ended(
-                step.now_ns, step.now_ns - worker.born_ns, self._random(), trip=reason == "violation"):
-            step.actions.append(act.BreakerChanged(worker.plugin, "open"))
+        if slot is not None and charged:
+            self._charge(slot, worker, event, reason, step)
         again = self._settle_link(worker, event, slot, step)
         if slot is not None:
             self._hand_back(slot, worker, again, event, step)
@@ -120,13 +119,30 @@ class Lifecycle:
             self._feeding.await_deadlines(slot, step.now_ns)
         self._feeding.serve_waiting(step)
 
+    def _charge(self, slot: PluginSlot, worker: Worker, event: ev.WorkerGone, reason: str, step: Step) -> None:
+        """Counts an abnormal end for the plugin, and for the user by whose call the worker ended."""
+        answered = worker.next_seq - len(worker.link)
+        request = worker.link[0].request if worker.link and event.started > answered else None
+        culprit = "" if request is None or request.own or reason == "violation" else request.user_id
+        if culprit and request is not None and slot.users.ended(culprit, request.hook, step.now_ns):
+            step.actions.append(act.UserPaused(worker.plugin, culprit, request.hook))
+            for call in slot.queue.waiting():
+                if (refusal := self._admission.user_paused(slot, call.request, step.now_ns)) is not None:
+                    slot.queue.forget(call)
+                    self._verdicts.never_ran(call, refusal, step)
+        if slot.breaker.ended(step.now_ns, step.now_ns - worker.born_ns, self._random(), trip=reason == "violation",
+                              culprit=culprit):
+            step.actions.append(act.BreakerChanged(worker.plugin, "open"))
+
     def _hand_back(self, slot: PluginSlot, worker: Worker, again: list[Invocation], event: ev.WorkerGone,
                      step: Step) -> None:
         """Puts what may begin of ``again`` at the head of the queue, and judges a successor that has ended."""
         if slot.breaker.probe not in self._verdicts.open:
             slot.breaker.probe = NO_CALL
         for call in reversed(again):
-            if (refusal := self._admission.may_not_begin(call.request, slot.spec)) is not None:
+            refusal = (self._admission.may_not_begin(call.request, slot.spec)
+                       or self._admission.user_paused(slot, call.request, step.now_ns))
+            if refusal is not None:
                 self._verdicts.never_ran(call, refusal, step)
                 continue
             call.move("queued")

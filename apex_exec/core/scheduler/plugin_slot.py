@@ -20,9 +20,10 @@ from typing import Literal
 
 from apex_exec.core.deadline import Timed
 from apex_exec.core.plugin import PluginSpec
-from apex_exec.core.scheduler.breaker import Breaker
+from apex_exec.core.scheduler.breaker import Breaker, BreakerPolicy
 from apex_exec.core.scheduler.invocation import Invocation
 from apex_exec.core.scheduler.queue import CallQueue
+from apex_exec.core.scheduler.user_breakers import UserBreakers
 from apex_exec.core.scheduler.worker import Worker, WorkerState
 
 RUNS_KEPT = 8
@@ -41,16 +42,21 @@ class PluginSlot(Timed):
     role it was prepared to be judged, and runs nothing but its canary.
     """
 
-    __slots__ = ("_latest", "breaker", "queue", "spec", "successor", "worker")
+    __slots__ = ("_latest", "breaker", "queue", "spec", "successor", "users", "worker")
 
-    def __init__(self, spec: PluginSpec, breaker: Breaker) -> None:
+    def __init__(self, spec: PluginSpec, policy: BreakerPolicy) -> None:
         super().__init__()
         self.spec = spec
-        self.breaker = breaker
+        self.renew_breakers(policy)
         self.queue = CallQueue()
         self.worker: Worker | None = None
         self.successor: Worker | None = None
         self._latest: dict[str, deque[int]] = {}  # hook → how long its latest calls ran
+
+    def renew_breakers(self, policy: BreakerPolicy) -> None:
+        """Forgets every end of a worker: there was none, or another code ran."""
+        self.breaker = Breaker(policy)
+        self.users = UserBreakers(policy)
 
     @property
     def state(self) -> SlotState:

@@ -9,7 +9,6 @@ from apex_exec.core import events as ev
 from apex_exec.core.deadline import Timers
 from apex_exec.core.scheduler.admission import retry_after
 from apex_exec.core.scheduler.bounds import Bounds
-from apex_exec.core.scheduler.breaker import Breaker
 from apex_exec.core.scheduler.feeding import Feeding
 from apex_exec.core.scheduler.generations import Generations
 from apex_exec.core.scheduler.places import Places
@@ -39,10 +38,10 @@ class Plugins:
         spec = event.spec
         slot = self._slots.get(spec.id)
         if slot is None:
-            self._slots[spec.id] = PluginSlot(spec, Breaker(self._bounds.breaker))
+            self._slots[spec.id] = PluginSlot(spec, self._bounds.breaker)
             return
         if spec.digest != slot.spec.digest:  # other code: what the old one did says nothing of it
-            slot.breaker = Breaker(self._bounds.breaker)
+            slot.renew_breakers(self._bounds.breaker)
             slot.forget_runs()
         slot.spec = spec
         if spec.state != "enabled":
@@ -112,6 +111,7 @@ class Plugins:
         slot = self._slots.get(event.plugin)
         if slot is None:
             return
+        slot.users.reset()
         if slot.breaker.reset():
             step.actions.append(act.BreakerChanged(event.plugin, "closed"))
         self._feeding.feed(slot, step)

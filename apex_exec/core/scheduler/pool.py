@@ -153,6 +153,7 @@ class Pool:
         bounds.limits, bounds.breaker, bounds.recycle = event.limits, event.breaker, event.recycle
         for slot in self.slots.values():
             slot.breaker.reconfigure(event.breaker)
+            slot.users.reconfigure(event.breaker)
         for worker in list(self.workers.by_id.values()):
             if worker.state in AT_WORK:
                 self.workers.rearm(worker, step.now_ns)
@@ -234,6 +235,11 @@ class Pool:
              self._state_name(p.worker) if p.worker else "none", p.breaker.state(now_ns))
             for p in self.slots.values()
         ]
+
+    def paused_users(self, plugin: str, now_ns: int) -> int:
+        """How many pairs of a user and a hook of the plugin are paused now."""
+        slot = self.slots.get(plugin)
+        return slot.users.paused(now_ns) if slot is not None and slot.users.known else 0
 
     @staticmethod
     def _state_name(worker: Worker) -> str:

@@ -49,6 +49,7 @@ class LoopOperations:
             memory_mb, throttled_ns = supervisor.workers.accounts.usage_of(plugin)
             plugins.append({
                 **_short(spec), "queued": queued, "inFlight": in_flight, "worker": worker, "breaker": breaker,
+                "pausedUsers": supervisor.pool.paused_users(plugin, now_ns),
                 "pids": pids.get(plugin, []), "memoryMb": memory_mb, "throttledMs": throttled_ns / 1e6,
                 **supervisor.metrics.tally(plugin, now_ns)})
         return {

@@ -1,0 +1,77 @@
+"""Whose calls end a plugin's workers: one user's calls of one hook are paused before the plugin is. Pure.
+
+A hook that kills its worker for one user's input takes the plugin away from all of its users. So an end that has a
+culprit (the user whose call the worker ended by, and the hook) is counted for that pair first, by the policy of the
+plugin's own breaker: ``ends_max`` ends in ``window_ns`` pause the pair for ``open_ns``. After that its calls are let in
+again, and the first that ends a worker pauses the pair at once.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from apex_exec.core.scheduler.breaker import BreakerPolicy
+
+PAIRS_MAX = 256
+"""Pairs that one plugin's ends are counted for; the one whose latest end is the longest ago is forgotten first. Each
+pair has cost a worker, and the restart backoff bounds how fast different users can cost workers."""
+
+
+class _Pair:
+    __slots__ = ("ends", "open_until_ns")
+
+    def __init__(self, ends_max: int) -> None:
+        self.ends: deque[int] = deque(maxlen=ends_max)
+        self.open_until_ns = 0
+
+
+class UserBreakers:
+    """The pairs of one plugin. ``known`` is empty unless a call of some user has ended a worker lately."""
+
+    __slots__ = ("_policy", "known")
+
+    def __init__(self, policy: BreakerPolicy) -> None:
+        self._policy = policy
+        self.known: dict[tuple[str, str], _Pair] = {}
+
+    def reconfigure(self, policy: BreakerPolicy) -> None:
+        """Uses ``policy`` from now on; what has happened stays counted."""
+        self._policy = policy
+        for pair in self.known.values():
+            pair.ends = deque(pair.ends, maxlen=policy.ends_max)
+
+    def ended(self, user_id: str, hook: str, now_ns: int) -> bool:
+        """Counts the end of a worker by a call of ``user_id``; True if that pauses the user's calls of ``hook``."""
+        policy, key = self._policy, (user_id, hook)
+        pair = self.known.pop(key, None) or _Pair(policy.ends_max)
+        if len(self.known) >= PAIRS_MAX:
+            del self.known[next(iter(self.known))]
+        self.known[key] = pair
+        if now_ns < pair.open_until_ns:
+            return False  # a call that had begun before the pause
+        pair.ends.append(now_ns)
+        full = len(pair.ends) == policy.ends_max and now_ns - pair.ends[0] <= policy.window_ns
+        if not (full or pair.open_until_ns):
+            return False
+        pair.open_until_ns = now_ns + policy.open_ns
+        pair.ends.clear()
+        return True
+
+    def refuses_ns(self, user_id: str, hook: str, now_ns: int) -> int:
+        """Nanoseconds until a call of the user's may be tried; 0 if it may be tried now."""
+        pair = self.known.get((user_id, hook))
+        return max(0, pair.open_until_ns - now_ns) if pair is not None else 0
+
+    def succeeded(self, user_id: str, hook: str, now_ns: int) -> None:
+        """A call of the user's was answered after its pause: the pair is forgotten."""
+        pair = self.known.get((user_id, hook))
+        if pair is not None and pair.open_until_ns and now_ns >= pair.open_until_ns:
+            del self.known[user_id, hook]
+
+    def paused(self, now_ns: int) -> int:
+        """How many pairs are paused now."""
+        return sum(1 for pair in self.known.values() if now_ns < pair.open_until_ns)
+
+    def reset(self) -> None:
+        """Forgets all that has happened."""
+        self.known.clear()
