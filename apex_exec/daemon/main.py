@@ -79,6 +79,7 @@ def _start(parts: Parts, signals: Signals) -> None:
     settings, metrics, loop, supervisor = ground.settings, service.metrics, service.loop, service.supervisor
     metrics.set("build_info", (__version__, platform.python_version()), 1.0)
     metrics.set("isolation_level", (), float(ground.sandboxing.level[1:]))
+    metrics.set("isolation_level_min", (), float(settings.sandbox.min_level[1:]))
     for report in ground.sandboxing.reports:
         metrics.set("sandbox_layer_active", (report.layer,), float(report.state in ("active", "degraded")))
     metrics.set("config_last_reload_successful", (), 1.0)

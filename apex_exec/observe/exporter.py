@@ -78,10 +78,16 @@ class State:
         """Whether the supervisor's loop is running."""
         return time.monotonic() - self.heard < BEAT_SECONDS_MAX
 
+    def wrong(self) -> list[str]:
+        """Why the daemon is not ready, one line each; nothing if it is."""
+        wrong = [f"{name}: {reason}" for name, reason in self.health.items() if reason]
+        return wrong if self.alive else [*wrong, "supervisor: its loop is not running"]
+
     def collect(self) -> Iterator[Metric]:
         """The metric families in prometheus-client's form."""
         with self.lock:
             copied = {name: dict(known) for name, known in self.series.items()}
+        copied["ready"] = {(): float(not self.wrong())}
         for name, metric in self.metrics.items():
             full, names = PREFIX + name, list(metric.labels)
             if metric.kind == "histogram":
@@ -133,9 +139,7 @@ def _handler(state: State) -> type[BaseHTTPRequestHandler]:
             elif path == "/livez":
                 self._answer(*((200, b"ok\n") if state.alive else (503, b"the supervisor's loop does not turn\n")))
             elif path == "/readyz":
-                wrong = [f"{name}: {reason}" for name, reason in state.health.items() if reason]
-                if not state.alive:
-                    wrong.append("supervisor: its loop is not running")
+                wrong = state.wrong()
                 self._answer(503 if wrong else 200, ("\n".join(wrong or ["ok"]) + "\n").encode())
             else:
                 self._answer(404, b"there are /metrics, /livez and /readyz\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import signal
 import socket
@@ -15,7 +14,6 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -28,6 +26,7 @@ from apex_exec.observe.metrics import DELAY_SECONDS, LATENCY_SECONDS, METRICS, P
 from tests.support import need
 from tests.support.daemon import ECHO, SLEEP, Daemon, wait_for, write_plugin
 from tests.support.host import Host
+from tests.support.prometheus import scraping
 
 CRASH = '''
 import os
@@ -62,31 +61,9 @@ def test_promtool_finds_nothing_to_say(daemon: Daemon) -> None:
 
 @pytest.mark.system
 def test_a_real_prometheus_scrapes_the_daemon(daemon: Daemon, tmp_path: Path) -> None:
-    need(shutil.which("prometheus"), "prometheus (Debian's package)")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    (tmp_path / "prometheus.yml").write_text(json.dumps({
-        "global": {"scrape_interval": "1s"},
-        "scrape_configs": [{"job_name": "apex", "static_configs": [{"targets": [daemon.http.removeprefix("http://")]}]}],
-    }))
-
-    def query(expression: str) -> list[Any]:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/query?query={expression}", timeout=5) as reply:
-                return list(json.load(reply)["data"]["result"])
-        except OSError:
-            return []
-
-    with subprocess.Popen(
-            ["prometheus", f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/data",
-             f"--web.listen-address=127.0.0.1:{port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
-        try:
-            wait_for(lambda: query("up") and query("up")[0]["value"][1] == "1", 20, "a scrape")
-            outcomes = {(r["metric"]["plugin"], r["metric"]["outcome"]): float(r["value"][1])
-                        for r in query("apex_exec_invocations_total")}
-        finally:
-            server.terminate()
+    with scraping(daemon.http.removeprefix("http://"), tmp_path, "apex") as query:
+        outcomes = {(r["metric"]["plugin"], r["metric"]["outcome"]): float(r["value"][1])
+                    for r in query("apex_exec_invocations_total")}
     assert outcomes == {("echo", "ok"): 1, ("sleeper", "TIMEOUT"): 1, ("crash", "WORKER_CRASHED"): 1}
 
 
