@@ -145,10 +145,12 @@ def test_a_zygote_that_keeps_dying_is_tried_ever_more_seldom_and_its_reason_is_t
 def contained(folder: Path, config: Path, *options: str) -> list[str]:
     """``serve`` with a read-only root, no temporary folder, uid 1000 and no capabilities; ``folder`` is the volume."""
     need(shutil.which("bwrap") is not None, "bubblewrap is needed")
-    return ["bwrap", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--bind", str(folder), str(folder),
-            "--unshare-user", "--unshare-pid", "--uid", "1000", "--gid", "1000", "--cap-drop", "ALL", "--clearenv",
-            "--setenv", "PATH", os.environ["PATH"], "--chdir", str(ROOT), *options, sys.executable, "-m", "apex_exec",
-            "serve", "--config", str(config)]
+    container = ["bwrap", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--bind", str(folder), str(folder),
+                 "--unshare-user", "--unshare-pid", "--uid", "1000", "--gid", "1000", "--cap-drop", "ALL", "--clearenv",
+                 "--setenv", "PATH", os.environ["PATH"], "--chdir", str(ROOT), *options]
+    tried = subprocess.run([*container, "true"], capture_output=True, text=True, timeout=30, check=False)
+    need(tried.returncode == 0, f"bubblewrap makes no container here: {tried.stderr.strip()[:100]}")
+    return [*container, sys.executable, "-m", "apex_exec", "serve", "--config", str(config)]
 
 
 @pytest.mark.parametrize("options", [

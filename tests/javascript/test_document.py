@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support import other_user
+from tests.support import need, other_user
 from tests.support.daemon import Daemon
 from tests.support.host import Host
 from tests.support.javascript import WIDGETS, write_document
@@ -21,6 +22,7 @@ from tests.support.javascript import WIDGETS, write_document
 @pytest.fixture(params=["root", "unprivileged"])
 def daemon(request: pytest.FixtureRequest) -> Iterator[Daemon]:
     uid = None if request.param == "root" else other_user.UID
+    need(uid is None or os.geteuid() == 0, "another user takes root")
     folder = other_user.new_folder() if uid else Path(tempfile.mkdtemp(prefix="apx"))
     try:
         write_document(folder / "plugins")

@@ -19,7 +19,7 @@ from apex_exec.registry.scan.javascript.counters import points_of
 from apex_exec.registry.trials.javascript import counted, prove
 from apex_exec.registry.trials.testing import Proof, Request, Run
 from apex_exec.registry.trials.testing_child import Zygote
-from tests.support import need
+from tests.support import has_landlock, need
 
 PLUGIN = b"""import { total } from "./lib/sums.js";
 
@@ -196,6 +196,7 @@ def test_a_test_file_that_cannot_be_run_fails(zygote: Zygote, tests: str, words:
 
 
 def test_a_loop_without_end_is_stopped_and_named(request_: Request) -> None:
+    need(has_landlock(), "the tests run at L2, which takes Landlock or namespaces")
     made = Zygote(msgspec.structs.replace(request_, run_seconds=2.0))
     try:
         run = run_of(made, files_of("import test from 'node:test'; test('spins', () => { for (;;); })"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import signal
@@ -37,7 +38,8 @@ class Shell:
         return done.stdout
 
     def run(self, *arguments: object) -> subprocess.CompletedProcess[str]:
-        environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HOME": str(self.folder)}
+        environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HOME": str(self.folder), **{
+            name: value for name, value in os.environ.items() if name == "APEX_EXEC_SANDBOX__MIN_LEVEL"}}
         if self._daemon is not None:
             environment |= {"APEX_EXEC_RUNTIME_DIR": str(self._daemon.runtime),
                             "APEX_EXEC_STATE_DIR": str(self._daemon.state)}

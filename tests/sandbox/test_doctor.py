@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from apex_exec.sandbox.plan import LAYERS
-from tests.support import need, other_user
+from tests.support import has_landlock, need, other_user
 
 ROOT = Path(__file__).parents[2]
 BLOCKED = ("PYTHON", "-c")
@@ -85,7 +85,7 @@ def test_an_unprivileged_daemon_shares_one_uid_and_says_so(readable: Path) -> No
 @pytest.mark.parametrize("unprivileged", [False, True], ids=["root", "unprivileged"])
 @pytest.mark.slow_after(1)
 def test_a_container_without_namespaces_gets_l2_and_says_what_to_change(unprivileged: bool, readable: Path) -> None:
-    need(os.geteuid() == 0, "changing the user takes root")
+    need(os.geteuid() == 0 and has_landlock(), "changing the user takes root, and L2 without namespaces takes Landlock")
     _, found = doctor(*BLOCKED, NO_UNSHARE, unprivileged=unprivileged, folder=readable)
     row = next(row for row in found["layers"] if row["layer"] == "namespaces")
     assert (row["state"], row["errno"]) == ("absent", "EPERM") and row["change"]
@@ -175,6 +175,7 @@ def changes(found: dict[str, Any], layer: str) -> str:
 @pytest.mark.parametrize("unprivileged", [False, True], ids=["root", "unprivileged"])
 @pytest.mark.slow_after(1)
 def test_docker_and_kubernetes_give_l2(unprivileged: bool, readable: Path) -> None:
+    need(has_landlock(), "this kernel has no Landlock")
     status, found = simulated(unprivileged, readable, contained=True, errno=DOCKER)
     assert (found["level"], status) == ("L2", 0), found
     assert state(found, "kill") == state(found, "landlock") == "active" and state(found, "namespaces") == "absent"
@@ -182,6 +183,7 @@ def test_docker_and_kubernetes_give_l2(unprivileged: bool, readable: Path) -> No
 
 @pytest.mark.slow
 def test_a_kubernetes_pod_without_a_profile_gives_what_its_user_may(readable: Path) -> None:
+    need(has_landlock(), "this kernel has no Landlock")
     _, found = simulated(False, readable, contained=True)
     assert found["level"] == "L2" and state(found, "namespaces") == "absent", found
     _, found = simulated(True, readable)
@@ -197,6 +199,7 @@ def test_podman_without_landlock_gives_l1_and_says_what_to_change(unprivileged: 
 
 
 def test_ubuntus_user_namespace_that_may_not_mount_is_none(readable: Path) -> None:
+    need(has_landlock(), "this kernel has no Landlock")
     status, found = simulated(True, readable, errno={"mount": 13})
     assert (found["level"], status) == ("L2", 0), found
     assert state(found, "namespaces") == "absent" and "apparmor_restrict" in changes(found, "namespaces")
@@ -244,6 +247,7 @@ def test_without_landlock_the_empty_root_is_the_second_wall(unprivileged: bool, 
 @pytest.mark.parametrize(("unprivileged", "abi"), [*((False, abi) for abi in range(1, 6)), (True, 4)])
 @pytest.mark.slow_after(1)
 def test_an_old_landlock_is_degraded_and_says_what_it_lacks(unprivileged: bool, abi: int, readable: Path) -> None:
+    need(has_landlock(), "this kernel has no Landlock")
     status, found = simulated(unprivileged, readable, abi=abi)
     row = next(row for row in found["layers"] if row["layer"] == "landlock")
     assert row["state"] == "degraded" and f"ABI {abi}" in row["detail"] and ("TCP" in row["detail"]) == (abi < 4), row

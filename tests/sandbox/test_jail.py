@@ -14,6 +14,7 @@ import pytest
 from apex_exec.sandbox import bpf
 from apex_exec.sandbox.plan import LAYERS, make_plan
 from apex_exec.sandbox.probe import advice, probe
+from tests.support import has_landlock, need
 from workers.wire import LayerReport
 
 ROOT = Path(__file__).parents[2]
@@ -83,6 +84,7 @@ def test_the_self_test_finds_one_call_too_many_in_the_filter(claimed: list[Layer
 
 
 def test_a_filter_that_allows_all_and_a_ruleset_that_handles_nothing_are_found(claimed: list[LayerReport]) -> None:
+    need(has_landlock(), "this kernel has no Landlock")
     plan = make_plan(claimed)
     plan["seccomp"] = allow_all()
     last = outcome(plan)[-1]
@@ -94,6 +96,7 @@ def test_a_filter_that_allows_all_and_a_ruleset_that_handles_nothing_are_found(c
 
 
 def test_the_plan_with_a_temporary_folder_holds_and_a_lie_in_it_is_found(claimed: list[LayerReport]) -> None:
+    need(has_landlock(), "this kernel has no Landlock")
     plan = make_plan(claimed, scratch=True)
     assert [r.state for r in outcome(plan)] == [r.state for r in claimed if r.layer != "kill"]
     plan["scratch"]["seccomp"] = allow_all()

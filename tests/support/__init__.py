@@ -22,6 +22,14 @@ def need(condition: object, reason: str) -> None:
     pytest.skip(reason)
 
 
+def has_namespaces() -> bool:
+    """Whether this process may make a mount namespace, as a container's profile or a kernel may refuse."""
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if ctypes.CDLL(None).unshare(0x00020000) == 0 else 1)
+    return os.waitpid(pid, 0)[1] == 0
+
+
 def has_landlock() -> bool:
     """Whether this kernel has Landlock, without which no machine reaches L2."""
     return int(ctypes.CDLL(None).syscall(ctypes.c_long(444), None, ctypes.c_size_t(0), ctypes.c_uint32(1))) > 0
