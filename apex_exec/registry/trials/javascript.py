@@ -27,8 +27,8 @@ FIRST_STATUS, STATUSES = 64, 128
 """The statuses that a trap may end the process with; a process of ours that fails ends with a lower one."""
 TRIES = 3
 """A line that was not executed is tried this often before its claim counts as false, since tests may be random."""
-_NODE_TEST = b"""export { test, test as default, it, describe, suite, before, after, beforeEach, afterEach }
-from "apex:tests";
+_NODE_TEST = b"""export { test, test as default, it, describe, suite, before, after, beforeEach, afterEach, mock, skip,
+todo, only, run, snapshot } from "apex:tests";
 """
 
 
@@ -43,7 +43,8 @@ class Runner(Protocol):
 def _kit() -> dict[str, bytes]:
     folder = Path(__file__).parent / "testkit"
     package = Path(apex_exec.__file__).parent / "npm" / "plugin"
-    kit = {"apex:tests": folder / "runner.js", "node:assert/strict": folder / "assert.js",
+    kit = {"apex:tests": folder / "runner.js", "apex:inspect": folder / "inspect.js", "apex:mock": folder / "mock.js",
+           "node:assert/strict": folder / "assert.js", "node:assert": folder / "loose.js",
            "@apex-exec/plugin/testing": package / "testing.js"}
     return {f"{KIT}{name}": path.read_bytes() for name, path in kit.items()} | {f"{KIT}node:test": _NODE_TEST}
 
