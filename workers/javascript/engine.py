@@ -38,7 +38,7 @@ GC_BYTES = 1024 * 1024
 that loading a plugin would begin with a collection, which writes to every page that the worker shares."""
 REJECTED_MAX = 64
 """Rejected promises of one call that are kept until it is known whether somebody handles them. A promise refers to what
-it was rejected with, so keeping it keeps that from being freed; further ones are not kept, and not told."""
+it was rejected with, so keeping it keeps that from being freed; further ones are not kept, and not reported."""
 FULL_SHARE = 0.7
 """An engine that uses so much of its limit, and whose promise was never settled, had no room to settle it."""
 
@@ -382,7 +382,7 @@ def check() -> str:
     other.evaluate("Promise.reject(6).catch(() => 0); Promise.reject(7); 0")
     other.run_jobs()
     if other.take_rejected("z") != 1 or other.evaluate("z") != 7:
-        return "rejected promises are told in another way"
+        return "rejected promises are reported in another way"
     other.unload()
     other.limit_memory(4 << 20)
     try:

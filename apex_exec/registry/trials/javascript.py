@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 import msgspec
 
 import apex_exec
-from apex_exec.registry.scan.javascript.counters import Unparsable, points_of, with_counters
+from apex_exec.registry.scan.javascript.counters import Ranges, Unparsable, points_of, with_counters
 from apex_exec.registry.trials.testing import Proof, Request, Run
 
 KIT, TRAP = "/kit/", "/trap"
@@ -53,24 +54,26 @@ def _word(letter: str) -> str:
     return letter + secrets.token_hex(12)
 
 
-def counted(files: dict[str, bytes], sources: Iterable[str]) -> dict[str, bytes]:
-    """``files`` with counters in ``sources``, and with what the tests import. A source that cannot be parsed stays as
-    it is: the engine reports why."""
+def counted(files: dict[str, bytes], sources: Iterable[str],
+            left_out: Mapping[str, Ranges] = MappingProxyType({})) -> dict[str, bytes]:
+    """``files`` with counters in ``sources`` but for the parts ``left_out``, and with what the tests import. A source
+    that cannot be parsed stays as it is: the engine reports why."""
     made = {**files, **_kit()}
     for path in sources:
         try:
-            made[path] = with_counters(files[path], path, _word("c")).source
+            made[path] = with_counters(files[path], path, _word("c"), left_out=left_out.get(path, ())).source
         except Unparsable:
             continue
     return made
 
 
-def trapped(files: dict[str, bytes], sources: Iterable[str], path: str, line: int, status: int) -> dict[str, bytes]:
+def trapped(files: dict[str, bytes], sources: Iterable[str], path: str, line: int, status: int,
+            left_out: Mapping[str, Ranges] = MappingProxyType({})) -> dict[str, bytes]:
     """The same with traps in place of the counters of one line."""
-    made = counted(files, sources)
-    word = _word("t")
-    here = frozenset(number for number, point in enumerate(points_of(files[path])) if point.line == line)
-    made[path] = with_counters(files[path], path, _word("c"), here, word).source
+    made = counted(files, sources, left_out)
+    word, parts = _word("t"), left_out.get(path, ())
+    here = frozenset(number for number, point in enumerate(points_of(files[path], parts)) if point.line == line)
+    made[path] = with_counters(files[path], path, _word("c"), here, word, parts).source
     made[TRAP] = msgspec.msgpack.encode((path, word, status))
     return made
 
@@ -94,5 +97,5 @@ def prove(runner: Runner, request: Request, *, now: Callable[[], float] = time.m
 
 def _comes_to(runner: Runner, request: Request, path: str, line: int) -> bool:
     status = FIRST_STATUS + secrets.randbelow(STATUSES)
-    _, how = runner.run(trapped(request.files, request.sources, path, line, status))
+    _, how = runner.run(trapped(request.files, request.sources, path, line, status, request.left_out))
     return how == f"status {status}"
