@@ -1,4 +1,4 @@
-"""How long a worker takes to load a JavaScript bundle: an engine as the zygote makes it, and a fork of it for each load.
+"""How long a worker takes to load a JavaScript bundle: an engine as the zygote makes it, forked for each load.
 
 Reads ``(plugin, files, rounds)`` as MessagePack from stdin and writes the milliseconds of each load to stdout, CPU
 time. A process of its own, since only one without threads may fork. There is no jail, which changes nothing of a load.
