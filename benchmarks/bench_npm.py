@@ -25,12 +25,12 @@ from apex_exec.registry.scan.scanner import scan
 from apex_exec.registry.trials.javascript import counted
 from apex_exec.registry.trials.testing import Request, Run
 from apex_exec.registry.trials.testing_child import Zygote
-from benchmarks import npm_plugin
+from apex_exec.testing import npm_plugin
+from apex_exec.testing.npm_plugin import ANSWERS, ID, ORDER
 from benchmarks.bench_javascript import MIB, write_js
 from benchmarks.daemon import Daemon, Host, serving
 from benchmarks.lab import Lab
 from benchmarks.node_coverage import missed_lines
-from benchmarks.npm_plugin import ANSWERS, ID, ORDER
 
 TITLE = "Packages of npm in a JavaScript plugin"
 SMALL, BIG = "a plugin of 1 kB", "thirteen packages in one bundle"

@@ -18,8 +18,8 @@ from apex_exec.registry.bundles.manifest import parse_manifest
 from apex_exec.registry.scan.scanner import scan
 from apex_exec.registry.trials.packages import by_its_own_maps
 from apex_exec.registry.trials.testing import run_tests
-from benchmarks import npm_plugin
-from benchmarks.npm_plugin import ANSWERS, HOOK, ID, LIBRARIES, ORDER
+from apex_exec.testing import npm_plugin
+from apex_exec.testing.npm_plugin import ANSWERS, HOOK, ID, LIBRARIES, ORDER
 from tests.support import need
 from tests.support.daemon import Daemon
 
