@@ -340,7 +340,7 @@ def _note_rejection(ctx: int, promise: Value, reason: Value, is_handled: bool, _
                 _free_value(ctx, kept[1])
         elif len(found) < REJECTED_MAX:
             found[promise.u] = _dup_value(ctx, promise), _dup_value(ctx, reason)
-    except Exception:  # noqa: BLE001 - no exception can leave a callback; where memory is short, nothing is told
+    except Exception:  # noqa: BLE001 - no exception can leave a callback; where memory is short, nothing is kept
         return
 
 

@@ -24,7 +24,7 @@ NODES_MAX = 1_500_000
 WALKED_MAX = 1000
 """How many nodes are looked at to find where one value comes from."""
 NAME_BYTES_MAX = 300
-"""As much of an identifier is read; the rest of a longer one is no name that a rule knows."""
+"""As much of an identifier is read; no name that a rule knows is as long."""
 CHAIN_MAX = 40
 """How many members of ``a.b.c…`` are read; no honest access is longer."""
 
