@@ -267,6 +267,8 @@ class MarketSection(_Section):
 
     ``stale`` says whether plugins from the marketplace are still served if its index has expired. ``entitlements`` are
     files or URLs that the marketplace signed for this daemon; ``customer`` is the marketplace's name for its owner.
+    ``maps`` is a folder of source maps that the operator has made by building plugins: ``<SHA-256 of the
+    JavaScript>.map``. Packages of npm do not count in a plugin's coverage if such a map says where they are.
     """
 
     url: DatabaseUrl = "sqlite:///<state_dir>/market.db"
@@ -275,6 +277,7 @@ class MarketSection(_Section):
     stale: Literal["serve", "stop"] = "serve"
     entitlements: tuple[str, ...] = Field(default=(), max_length=100)
     customer: str = ""
+    maps: str = ""
 
 
 class HookSection(_Section):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.bench_npm import BIG, COVERAGE, SMALL
 from benchmarks.lab import Lab, Row
 from benchmarks.plots import Bar, Draw, Point, bars, lines, point
 from benchmarks.targets import OURS, PEBBLE, POOL, ZMQ
@@ -229,6 +230,21 @@ def _draw_profile(axes: Any, lab: Lab) -> None:
     bars(axes, found, xlabel="µs of CPU a call")
 
 
+def _npm(lab: Lab) -> str:
+    size = _value(lab, BIG, "size")
+    load, memory, scan = (_value(lab, BIG, figure) for figure in ("load", "memory", "scan"))
+    small, slower = _value(lab, SMALL, "load"), _value(lab, COVERAGE, "slower")
+    return (f"A bundle of {size:,.0f} kB with thirteen packages is loaded in {load:.0f} ms and its worker has "
+            f"{memory:.1f} MiB; a plugin of 1 kB is loaded in {small:.1f} ms. The scan takes {scan:.2f} s for each MB, "
+            f"and tests with our counters take {slower:.2f} × as long as without.")
+
+
+def _draw_npm(axes: Any, lab: Lab) -> None:
+    found = [Bar(name, point(row), None, True) for who, name in ((SMALL, "1 kB"), (BIG, "13 packages"))
+             if (row := lab.row(who, "load"))]
+    bars(axes, found, xlabel="load, ms of CPU", xscale="log")
+
+
 QUESTIONS = (
     Question("roundtrip", "How many calls, beside the peers?", _roundtrip, _draw_roundtrip, 4.0),
     Question("open_loop", "How long does a call take at a fixed rate?", _open_loop, _draw_open_loop, 4.0),
@@ -240,6 +256,7 @@ QUESTIONS = (
     Question("gateway", "What does a call of the platform's API cost?", _gateway, _draw_gateway, 4.6),
     Question("ledger", "What does the audit cost?", _ledger, _draw_ledger, 2.8),
     Question("profile", "Where does the time of one call go?", _profile, _draw_profile, 4.0),
+    Question("npm", "What do packages of npm cost a JavaScript plugin?", _npm, _draw_npm, 1.8),
     Question("ray", "How does it compare with ray's actors?", _ray, _draw_ray, 3.2),
 )
 """In the order of the page. What is measured beside them is listed after them, folded."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks import bench_npm as npm
 from benchmarks import bench_open_loop as open_loop
 from benchmarks import bench_overload as overload
 from benchmarks.lab import Lab
@@ -106,6 +107,13 @@ def _at_least(name: str, contender: str, figure: str, bound: float, unit: str,
     return measure
 
 
+def _coverage_of_javascript(labs: dict[str, Lab]) -> tuple[str, bool]:
+    slower, lines, both, node, us = (_get(labs, "npm", npm.COVERAGE, figure) for figure in (
+        "slower", "lines counted", "missed by both", "missed by node alone", "missed by us alone"))
+    return (f"{slower:.2f} ×; of {lines:,.0f} lines both miss {both:,.0f}, node alone {node:,.0f}, we alone {us:,.0f}",
+            slower <= 2 and node <= lines / 1000)
+
+
 _COLD = "cold start, request to reply"
 _ROBIN = "apex-exec, round-robin, 64 in flight"
 _AGAIN = "next call of the plugin"
@@ -136,6 +144,15 @@ TARGETS = (
         _at_most("density", "cold call", "p50", 8, "ms", registered=10_000)),
            "the cause was not profiled"),
     Target("p99 of another plugin beside one flooded to its bound", "≤ 2 × its p99 alone", _flooded),
+    Target("a JavaScript plugin of 1 kB is loaded", "≤ 2 ms", _at_most("npm", npm.SMALL, "load", 2, "ms")),
+    Target("thirteen packages of npm in one JavaScript bundle",
+           "load ≤ 400 ms, worker ≤ 15 MB, scan ≤ 1 s a MB without an error", _both(
+               _at_most("npm", npm.BIG, "load", 400, "ms"),
+               _at_most("npm", npm.BIG, "memory", 15, "MB", (1 << 20) / 1e6),
+               _at_most("npm", npm.BIG, "scan", 1, "s a MB"),
+               _at_most("npm", npm.BIG, "errors of the scan", 0, "errors"))),
+    Target("coverage of JavaScript", "≤ 2 × slower; no line that node misses counts as run, but for 1 in 1,000",
+           _coverage_of_javascript),
     Target("scrape with 1,000 plugins", "adds ≤ 5 ms to p99 of the loop",
            _at_most("density", "scrape", "added to p99", 5, "ms", **{"live workers": 1000})),
 )

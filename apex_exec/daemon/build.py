@@ -166,6 +166,7 @@ def _make_service(ground: Ground) -> Service:
     connect_executor(workers, pool=pool, governing=governing, api=api, audit=audit)
     checks = ResultChecks(workers.overhead, loop)
     places = AuthorPlaces(workers.overhead, loop, ground.source)
+    workers.neighbours.locate = places.submit
     table = PendingTable()
     replies = Replies(table, audit)
     dispatches = DispatchRuns(pool, table, replies, driver.step)

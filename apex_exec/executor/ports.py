@@ -171,5 +171,8 @@ class Neighbours:
         self.governing: Governing | None = None
         self.on_uncalled: Callable[[str, str, int], None] = lambda _plugin, _user, _cpu_ns: None
         """Is notified of CPU time that no call's figure holds: the plugin, the user of its worker's latest call, ns."""
+        self.locate: Callable[[PluginSpec, str, Callable[[str, int], None], int], bool] = lambda *_: False
+        """Has the places in a text found in the author's source: ``locate(spec, text, located, now_ns)``. True if
+        ``located(text, cpu_ns)`` is called, at once or later; False if the text stays as it is."""
         self.oldest: Callable[[int], tuple[int, ev.InvokeRequested] | None] = lambda _worker: None
         """Returns number and request of the oldest unanswered call on a worker's link."""

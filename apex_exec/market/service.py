@@ -30,6 +30,7 @@ from apex_exec.registry.bundles.scaffold import language_of, scaffold_readme
 from apex_exec.registry.context import Context
 from apex_exec.registry.operations import Handler
 from apex_exec.registry.specs import commit
+from apex_exec.registry.trials.packages import LeftOut, by_maps_of_the_operator
 from apex_exec.registry.trials.testing import (
     PROOF_SECONDS_MAX,
     PROOFS_MIN,
@@ -38,6 +39,7 @@ from apex_exec.registry.trials.testing import (
     Run,
     prove,
     run_tests,
+    sources_of,
 )
 
 log = logging.getLogger(__name__)
@@ -195,7 +197,11 @@ def _scan(context: Context, bundle: Bundle) -> Scanned:
 
 def _run_tests(context: Context, bundle: Bundle) -> Run:
     _begun.at = time.monotonic()
-    return run_tests(bundle, context.settings)
+    return run_tests(bundle, context.settings, left_out=_left_out(context, bundle))
+
+
+def _left_out(context: Context, bundle: Bundle) -> LeftOut:
+    return by_maps_of_the_operator(bundle, sources_of(bundle), context.settings.market.maps)
 
 
 def _prove(context: Context, bundle: Bundle, lines: Lines) -> Proof:
@@ -207,7 +213,7 @@ def _prove(context: Context, bundle: Bundle, lines: Lines) -> Proof:
                       f"runs of them; a submission has {SUBMISSION_SECONDS_MAX:.0f} s in total",
                       hint="make them shorter")
     return prove(bundle, context.settings, lines, run_seconds=min(RUN_SECONDS_MAX, left / PROOFS_MIN),
-                 proof_seconds=min(PROOF_SECONDS_MAX, left))
+                 proof_seconds=min(PROOF_SECONDS_MAX, left), left_out=_left_out(context, bundle))
 
 
 def _scaffold(bundle: Bundle) -> str:

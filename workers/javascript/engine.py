@@ -36,6 +36,9 @@ _HEAD_BYTES = object.__basicsize__
 GC_BYTES = 1024 * 1024
 """The heap's size at which the engine first collects. The prelude alone comes near the engine's own default, 256 kB, so
 that loading a plugin would begin with a collection, which writes to every page that the worker shares."""
+REJECTED_MAX = 64
+"""Rejected promises of one call that are kept until it is known whether somebody handles them. A promise refers to what
+it was rejected with, so keeping it keeps that from being freed; further ones are not kept, and not reported."""
 FULL_SHARE = 0.7
 """An engine that uses so much of its limit, and whose promise was never settled, had no room to settle it."""
 
@@ -47,6 +50,7 @@ class Value(c.Structure):
 
 
 _LOADER = c.CFUNCTYPE(c.c_void_p, c.c_void_p, c.c_char_p, c.c_void_p)
+_REJECTIONS = c.CFUNCTYPE(None, c.c_void_p, Value, Value, c.c_bool, c.c_void_p)
 
 
 def _function(name: str, result: Any, *arguments: Any) -> Any:
@@ -82,6 +86,8 @@ _run_gc = _function("JS_RunGC", None, _P)
 _throw = _function("JS_Throw", Value, _P, Value)
 _new_string = _function("JS_NewStringLen", Value, _P, _S, _Z)
 _new_error = _function("JS_NewError", Value, _P)
+_dup_value = _function("JS_DupValue", Value, _P, Value)
+_set_rejections = _function("JS_SetHostPromiseRejectionTracker", None, _P, _P, _P)
 
 trim: Callable[[int], int] = getattr(c.CDLL(None), "malloc_trim", lambda _keep: 0)
 """Gives free memory of the heap back to the system; nothing where the C library cannot."""
@@ -105,7 +111,7 @@ class JSError(Exception):
 class Engine:
     """One runtime with one context. ``context`` is the wheel's."""
 
-    __slots__ = ("_ctx", "_rt", "context", "run_job")
+    __slots__ = ("_ctx", "_rt", "context", "rejected", "run_job")
 
     def __init__(self, stack_bytes_max: int = 0) -> None:
         self.context: Any = _quickjs.Context()
@@ -115,6 +121,9 @@ class Engine:
         self.run_job: Callable[[], bool] = self.context.execute_pending_job
         """Runs one pending job; False if there was none. Raises WheelError if it threw, which only out of memory does.
         """
+        self.rejected: dict[int, tuple[Value, Value]] = {}
+        """After ``track_rejections``: the promises that were rejected and that nobody has handled, for
+        ``take_rejected``."""
         if stack_bytes_max:
             _set_max_stack(self._rt, stack_bytes_max)
 
@@ -203,8 +212,41 @@ class Engine:
         _set_loader(self._rt, None, _loader_at, None)
 
     def unload(self) -> None:
-        """Forgets what ``load_modules`` noted. Call it before the last reference goes."""
+        """Forgets what ``load_modules`` and ``track_rejections`` noted. Call it before the last reference goes."""
         _loading.pop(self._ctx or 0, None)
+        if _rejected.pop(self._ctx or 0, None) is not None:
+            _set_rejections(self._rt, None, None)
+            self.forget_rejected()
+
+    # ------------------------------------------------------------------ rejections
+    def track_rejections(self) -> None:
+        """From now on ``rejected`` has the promises that are rejected while nobody handles them, REJECTED_MAX at most.
+        """
+        _rejected[self._ctx or 0] = self.rejected
+        _set_rejections(self._rt, _rejections_at, None)
+
+    def take_rejected(self, name: str) -> int:
+        """Makes the global ``name`` what the first promise was rejected with that nobody has handled. Returns how many
+        such promises there are, and forgets all of them; 0 if there is none, or no memory for the global."""
+        reasons = [reason for _, reason in self.rejected.values()]
+        done = 0
+        if reasons:
+            everything = _global_object(self._ctx)
+            reason = _dup_value(self._ctx, reasons[0])
+            done = _define_property(self._ctx, everything, name.encode(), reason, _CONFIGURABLE)
+            _free_value(self._ctx, everything)
+            if done != 1:
+                _free_value(self._ctx, _get_exception(self._ctx))
+        self.forget_rejected()
+        return len(reasons) if done == 1 else 0
+
+    def forget_rejected(self) -> None:
+        """Frees what was kept for ``take_rejected``."""
+        kept = list(self.rejected.values())
+        self.rejected.clear()
+        for promise, reason in kept:
+            _free_value(self._ctx, promise)
+            _free_value(self._ctx, reason)
 
     def _load(self, name: str, source_of: Callable[[str], bytes]) -> int | None:
         try:
@@ -284,6 +326,26 @@ def _load_module(ctx: int, name: bytes, _opaque: int) -> int | None:
 
 _loader = _LOADER(_load_module)
 _loader_at = c.cast(_loader, _P)
+_rejected: dict[int, dict[int, tuple[Value, Value]]] = {}
+"""Context → address of a promise → (the promise, what it was rejected with), in the order of their rejection."""
+
+
+def _note_rejection(ctx: int, promise: Value, reason: Value, is_handled: bool, _opaque: int) -> None:
+    """Called by the engine when a promise is rejected that nobody handles, and when somebody handles it after all."""
+    try:
+        found = _rejected[ctx]
+        if is_handled:
+            if (kept := found.pop(promise.u, None)) is not None:
+                _free_value(ctx, kept[0])
+                _free_value(ctx, kept[1])
+        elif len(found) < REJECTED_MAX:
+            found[promise.u] = _dup_value(ctx, promise), _dup_value(ctx, reason)
+    except Exception:  # noqa: BLE001 - no exception can leave a callback; where memory is short, nothing is kept
+        return
+
+
+_rejections = _REJECTIONS(_note_rejection)
+_rejections_at = c.cast(_rejections, _P)
 
 
 def version() -> str:
@@ -316,6 +378,12 @@ def check() -> str:
     other.run_jobs()
     if asked != ["c/seven.js"] * 2 or other.evaluate("y") != 7:
         return "modules are loaded in another way"
+    other.track_rejections()
+    other.evaluate("Promise.reject(6).catch(() => 0); Promise.reject(7); 0")
+    other.run_jobs()
+    if other.take_rejected("z") != 1 or other.evaluate("z") != 7:
+        return "rejected promises are reported in another way"
+    other.unload()
     other.limit_memory(4 << 20)
     try:
         other.evaluate("'x'.repeat(1 << 24)")

@@ -50,6 +50,9 @@ INSTALL = "pip install 'quickjs-ng>=0.17,<0.18'"
 IMPORTABLE = "only .js, .mjs and .json files can be imported"
 NEVER = ("the hook's promise is never settled: no API call, no timer and no other promise is left that could settle it")
 
+REJECTED = f"__{MARK}"
+"""The global by which the prelude is given what a promise was rejected with: a name that no plugin can take before."""
+
 _json = msgspec.json.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
 
@@ -125,8 +128,10 @@ class Realm:
         worker = "__worker."
         self.load, self.call, self.step = (engine.evaluate(worker + name) for name in ("load", "call", "step"))
         self.settle, self.fire = engine.evaluate(worker + "settle"), engine.evaluate(worker + "fire")
+        self.reject = engine.evaluate(worker + "reject")
         engine.evaluate("delete globalThis.__worker; 0")
         engine.put_off_collecting()
+        engine.track_rejections()
         self.engine = engine
         self.run_job = engine.run_job
 
@@ -244,6 +249,8 @@ class JavaScript:
         self._adopt()
         self._realm.call("report", "{}", False, "", 0.0)
         report = self._until_answered(0)
+        if engine.rejected:
+            self._tell_rejected()
         return dict(report)
 
     def _adopt(self) -> dict[str, Any]:
@@ -262,6 +269,9 @@ class JavaScript:
             raise LoadError("a top-level await never ends: no timer and no promise is left that could end it") from None
         except NotAValue as error:
             raise LoadError(text_of(error)) from None
+        finally:
+            if realm.engine.rejected:
+                self._tell_rejected()
         return dict(declared)
 
     def _source(self, name: str) -> bytes:
@@ -284,6 +294,9 @@ class JavaScript:
             raise ImportError(f"{self._prefix}{path} is not UTF-8") from None
 
     def _why_not(self, name: str, path: str) -> str:
+        if name.startswith("node:"):
+            has = "; tests have node:test, node:assert and node:assert/strict" if self._kit is not None else ""
+            return f"cannot import {name!r}: none of Node's modules is in a worker{has}"
         if path == name:
             return (f"cannot import {name!r}: it is not in the bundle; bundle packages into the entry point, with "
                     "esbuild --bundle --format=esm, and write relative imports inside the bundle")
@@ -359,6 +372,18 @@ class JavaScript:
             if is_out_of_memory(error):
                 raise self._out_of_memory() from None
             raise Thrown("InternalError", text_of(error).partition("\n")[0]) from None
+        finally:
+            if self._realm.engine.rejected:
+                self._tell_rejected()
+
+    def _tell_rejected(self) -> None:
+        """Writes one line to the plugin's log about the promises that were rejected and that nobody has handled."""
+        realm = self._realm
+        try:
+            if count := realm.engine.take_rejected(REJECTED):
+                realm.reject(float(count))
+        except (MemoryError, _Prepared.module.WheelError, _Prepared.module.StackOverflow):
+            return  # the line only informs, and there is no memory for it
 
     def _out_of_memory(self) -> Thrown:
         self._spent = True

@@ -39,21 +39,23 @@ def test(
     from apex_exec import extras
     from apex_exec.market.review.coverage import REQUIRED
     from apex_exec.registry.bundles.bundle import read_path
+    from apex_exec.registry.trials.packages import by_its_own_maps
     from apex_exec.registry.trials.testing import run_tests, sources_of
 
     extras.need("market", "plugin test")
     settings = settings_with_hooks(config)
     bundle, _ = read_path(folder)
     with progress(f"the tests of {bundle.manifest.id}, at most {seconds:g} s"):
-        run = run_tests(bundle, settings, run_seconds=seconds)
+        run = run_tests(bundle, settings, run_seconds=seconds, left_out=by_its_own_maps(bundle, sources_of(bundle)))
     good = not run.ended and not run.failed and run.passed > 0
     measured, why = _coverage(bundle, run)
     if as_json:
         facts = msgspec.to_builtins(run)
-        del facts["arcs"]
+        del facts["arcs"], facts["left_out"]
         print_json({**facts, "ok": good, "coverage": None if measured is None else {
             "percent": float(measured.percent()), "requiredPercent": float(100 * REQUIRED), "lines": measured.lines,
             "linesRun": measured.lines_run, "branches": measured.branches, "branchesRun": measured.branches_run,
+            "packages": run.left_out.packages,
             "missing": [{"path": path, "lines": lines} for path, lines in sorted(measured.missing.items())]}})
     else:
         for line in (*run.output, *run.failures):
@@ -65,6 +67,9 @@ def test(
             say(f"there is no test: add tests/{'index.test.js' if sources_of(bundle) else 'test_plugin.py'}")
         if measured is not None:
             _say_coverage(measured)
+            if run.left_out.packages:
+                say(clean(f"  not counted, by the bundle's source map: {', '.join(run.left_out.packages)} "
+                          "(a marketplace believes only a map that its operator has made)"))
         elif why:
             say(f"coverage: nothing was measured: {why}")
         say(f"{bundle.manifest.id} {bundle.manifest.version}: {run.passed} passed, {run.failed} failed "
@@ -81,7 +86,7 @@ def _coverage(bundle: Bundle, run: Run) -> tuple[Measured | None, str]:
     if run.ended or not run.passed:
         return None, "the run did not finish" if run.ended else ""
     try:
-        return measure(bundle.files, run.arcs, sources_of(bundle)), ""
+        return measure(bundle.files, run.arcs, sources_of(bundle), run.left_out), ""
     except Refusal as error:
         return None, error.message
 

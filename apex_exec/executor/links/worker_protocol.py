@@ -6,6 +6,7 @@ counts against its plugin. A spare, or the worker of a job, is sent no calls, so
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,8 @@ DECLARED_CHARACTERS_MAX = 200
 DECLARES_TOO_MUCH = "it declares more than any plugin has"
 LINES_PER_CALL_MAX = 1000
 """Lines of output from one call. An honest worker stops at 200, so more is a violation."""
+FRAME = "\n    at "
+"""A line of output that holds this has a stack of JavaScript in it, whose places are looked up in the source map."""
 CODES: Mapping[type, str] = {inner.Reply: "", inner.BadOutput: "INVALID_OUTPUT", inner.Skipped: "skipped"}
 """Answers whose type alone says what came of the call."""
 
@@ -119,7 +122,13 @@ class WorkerProtocol:
         link.lines += 1
         if link.lines > LINES_PER_CALL_MAX or (link.ready and not link.owed):
             raise ZmtpError("too many lines in one call" if link.owed else "a line while nothing ran")
-        self._logs.plugin_line(link.spec.id, message.level, message.text, now_ns)
+        plugin, level = link.spec.id, message.level
+
+        def located(text: str, _cpu_ns: int) -> None:
+            self._logs.plugin_line(plugin, level, text, time.monotonic_ns())
+
+        if FRAME not in message.text or not self._neighbours.locate(link.spec, message.text, located, now_ns):
+            self._logs.plugin_line(plugin, level, message.text, now_ns)
 
     # ------------------------------------------------------------------ booting
     def _booted(self, link: WorkerLink, message: inner.Booted, now_ns: int) -> None:

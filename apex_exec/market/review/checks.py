@@ -13,10 +13,12 @@ import msgspec
 
 from apex_exec.common.canonical_json import canonical_json
 from apex_exec.errors import Refusal
+from apex_exec.executor.processes.runtimes import JAVASCRIPT
 from apex_exec.market.money.pricing import Price, parse_price
 from apex_exec.market.review.coverage import REQUIRED, Measured, measurable, measure
 from apex_exec.market.review.readme import readme_problems
 from apex_exec.registry.bundles.bundle import Bundle
+from apex_exec.registry.trials.packages import by_its_own_maps
 from apex_exec.registry.trials.testing import Proof, Run, sources_of
 
 RESPONSE_HOURS_MAX = 24
@@ -118,8 +120,10 @@ def _support(bundle: Bundle, price: Price | None, contact: str, response_hours: 
 
 def _tests(bundle: Bundle, run_tests: Callable[[Bundle], Run],
            prove: Callable[[Bundle, Lines], Proof]) -> tuple[Check, Check, tuple[str, str]]:
-    if not any(path.startswith("tests/") and path.endswith(".py") for path in bundle.files):
-        nothing = ["the bundle has no tests: put them into tests/test_*.py"]
+    is_javascript = bundle.manifest.runtime == JAVASCRIPT.name
+    if not any(path.startswith("tests/") and path.endswith(JAVASCRIPT.suffixes if is_javascript else ".py")
+               for path in bundle.files):
+        nothing = [f"the bundle has no tests: put them into tests/{'*.test.js' if is_javascript else 'test_*.py'}"]
         return Check("tests", nothing), Check("coverage", ["nothing was measured"]), ("", "")
     try:
         run = run_tests(bundle)
@@ -140,7 +144,7 @@ def _tests(bundle: Bundle, run_tests: Callable[[Bundle], Run],
 
 def _coverage(bundle: Bundle, run: Run, prove: Callable[[Bundle, Lines], Proof]) -> tuple[Check, tuple[str, str]]:
     try:
-        found = measure(bundle.files, run.arcs, sources_of(bundle))
+        found = measure(bundle.files, run.arcs, sources_of(bundle), run.left_out)
         proof = prove(bundle, found.run) if found.enough else Proof()
     except Refusal as error:
         return Check("coverage", [error.message]), ("", "")
@@ -149,11 +153,14 @@ def _coverage(bundle: Bundle, run: Run, prove: Callable[[Bundle, Lines], Proof])
               "branchesRun": found.branches_run, "percent": found.percent(),
               "files": sorted(measurable(bundle.files, sources_of(bundle))), "proven": proof.proven,
               "provenPercent": proven, "claimed": found.lines_run - proof.proven,
-              "claimedBranches": found.branches_run, "limit": proof.limit}
+              "claimedBranches": found.branches_run, "limit": proof.limit, "packages": run.left_out.packages}
     if proof.path:
         return Check("coverage", [f"the report is forged: {proof.path}:{proof.line} is reported as run by the tests, "
                                   "but is not"], detail), ("", "")
     problems = [] if found.enough else [
         f"{found.percent()} % of lines and branches are covered; {float(REQUIRED * 100):.0f} % are required", *(
             f"{path}: not run: {', '.join(map(str, lines[:40]))}" for path, lines in sorted(found.missing.items()))]
+    if problems and (claimed := set(by_its_own_maps(bundle, sources_of(bundle)).packages) - set(run.left_out.packages)):
+        problems.append(f"the code of {', '.join(sorted(claimed))} counts, since this marketplace has no source map of "
+                        f"its own for these bytes: its operator builds src/ and puts the map into `market.maps`")
     return Check("coverage", problems[:MESSAGES_MAX], detail), (found.percent(), proven)

@@ -2,7 +2,8 @@
 in JavaScript the counters that are not zero.
 
 We fix what counts, not the plugin: every source file that a worker would load, lines (in JavaScript statements) and
-branches together, without omit, pragma or configuration file. The share is (lines run + branches taken) / (lines +
+branches together, without omit, pragma or configuration file. Only packages of npm that were bundled into a file are
+left out (``registry.trials.packages`` says by whose word). The share is (lines run + branches taken) / (lines +
 branches). It must be at least 70 % exactly; nothing is rounded before the comparison.
 
 The plugin's source is hostile to a parser, too, so ``measure`` runs coverage.py in a process of its own with limits on
@@ -23,6 +24,7 @@ import msgspec
 
 from apex_exec.common.child_process import run_module
 from apex_exec.errors import Refusal
+from apex_exec.registry.trials.packages import NOTHING, LeftOut
 
 REQUIRED = Fraction(70, 100)
 SECONDS_MAX = 60
@@ -88,15 +90,17 @@ def check_arcs(files: dict[str, bytes], arcs: Arcs, javascript: Collection[str] 
                               f"at {last}")
 
 
-def measure(files: dict[str, bytes], arcs: Arcs, javascript: Collection[str] = ()) -> Measured:
-    """The coverage of ``files`` by ``arcs``; ``javascript`` are the sources of a JavaScript bundle. Blocks for up to
-    SECONDS_MAX.
+def measure(files: dict[str, bytes], arcs: Arcs, javascript: Collection[str] = (),
+            left_out: LeftOut = NOTHING) -> Measured:
+    """The coverage of ``files`` by ``arcs``; ``javascript`` are the sources of a JavaScript bundle, and ``left_out`` is
+    what does not count in them. Blocks for up to SECONDS_MAX.
 
     Raises Refusal: report_forged, source_not_measurable (it cannot be parsed within the limits on time and memory).
     """
     check_arcs(files, arcs, javascript)
     counted = measurable(files, javascript)
-    request = msgspec.msgpack.encode((counted, {path: arcs.get(path, []) for path in counted}, bool(javascript)))
+    request = msgspec.msgpack.encode((counted, {path: arcs.get(path, []) for path in counted}, bool(javascript),
+                                      left_out.ranges))
     try:
         done = run_module("apex_exec.market.review.coverage", data=request, seconds=SECONDS_MAX,
                           memory_bytes_max=MEMORY_BYTES_MAX, cpu_seconds_max=SECONDS_MAX)
@@ -141,7 +145,7 @@ def _report(files: dict[str, bytes], arcs: Arcs) -> Measured:
                         totals["covered_branches"], missing, run)
 
 
-def _counted(files: dict[str, bytes], arcs: Arcs) -> Measured:
+def _counted(files: dict[str, bytes], arcs: Arcs, left_out: dict[str, list[tuple[int, int]]]) -> Measured:
     """The same for JavaScript: of the counters that a file was given, those that have counted."""
     from apex_exec.registry.scan.javascript.counters import points_of
 
@@ -149,7 +153,7 @@ def _counted(files: dict[str, bytes], arcs: Arcs) -> Measured:
     missing: dict[str, list[int]] = {}
     run: dict[str, list[int]] = {}
     for path, body in files.items():
-        points = points_of(body)
+        points = points_of(body, left_out.get(path, ()))
         hit = {number for number, _ in arcs[path]}
         if any(not 0 <= number < len(points) for number in hit):
             sys.exit(f"{_FORGED} a counter that {path[:100]!a} does not have")
@@ -165,9 +169,12 @@ def _counted(files: dict[str, bytes], arcs: Arcs) -> Measured:
 
 
 def _main() -> None:
-    files, arcs, javascript = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=tuple[dict[str, bytes], Arcs, bool])
-    report = _counted if javascript else _report
-    sys.stdout.buffer.write(msgspec.json.encode(report(files, arcs) if files else Measured(0, 0, 0, 0)))
+    files, arcs, javascript, left_out = msgspec.msgpack.decode(
+        sys.stdin.buffer.read(), type=tuple[dict[str, bytes], Arcs, bool, dict[str, list[tuple[int, int]]]])
+    measured = Measured(0, 0, 0, 0)
+    if files:
+        measured = _counted(files, arcs, left_out) if javascript else _report(files, arcs)
+    sys.stdout.buffer.write(msgspec.json.encode(measured))
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ def _check_permission(value: str) -> str:
 
 
 BUNDLE_COMMAND = ("esbuild src/plugin.ts --bundle --format=esm --target=es2022 --platform=neutral "
-                  "--main-fields=module,main --conditions=import "
+                  "--main-fields=module,main --conditions=browser,import "
                   "--define:process.env.NODE_ENV='\"production\"' --sourcemap=linked --sources-content=false "
                   "--outfile=index.js")
 """Makes one ES module of an author's source and the packages that it imports, and a source map. That need not repeat

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 import msgspec
 
 import apex_exec
-from apex_exec.registry.scan.javascript.counters import Unparsable, points_of, with_counters
+from apex_exec.registry.scan.javascript.counters import Ranges, Unparsable, points_of, with_counters
 from apex_exec.registry.trials.testing import Proof, Request, Run
 
 KIT, TRAP = "/kit/", "/trap"
@@ -27,8 +28,8 @@ FIRST_STATUS, STATUSES = 64, 128
 """The statuses that a trap may end the process with; a process of ours that fails ends with a lower one."""
 TRIES = 3
 """A line that was not executed is tried this often before its claim counts as false, since tests may be random."""
-_NODE_TEST = b"""export { test, test as default, it, describe, suite, before, after, beforeEach, afterEach }
-from "apex:tests";
+_NODE_TEST = b"""export { test, test as default, it, describe, suite, before, after, beforeEach, afterEach, mock, skip,
+todo, only, run, snapshot } from "apex:tests";
 """
 
 
@@ -43,7 +44,8 @@ class Runner(Protocol):
 def _kit() -> dict[str, bytes]:
     folder = Path(__file__).parent / "testkit"
     package = Path(apex_exec.__file__).parent / "npm" / "plugin"
-    kit = {"apex:tests": folder / "runner.js", "node:assert/strict": folder / "assert.js",
+    kit = {"apex:tests": folder / "runner.js", "apex:inspect": folder / "inspect.js", "apex:mock": folder / "mock.js",
+           "node:assert/strict": folder / "assert.js", "node:assert": folder / "loose.js",
            "@apex-exec/plugin/testing": package / "testing.js"}
     return {f"{KIT}{name}": path.read_bytes() for name, path in kit.items()} | {f"{KIT}node:test": _NODE_TEST}
 
@@ -52,24 +54,26 @@ def _word(letter: str) -> str:
     return letter + secrets.token_hex(12)
 
 
-def counted(files: dict[str, bytes], sources: Iterable[str]) -> dict[str, bytes]:
-    """``files`` with counters in ``sources``, and with what the tests import. A source that cannot be parsed stays as
-    it is: the engine reports why."""
+def counted(files: dict[str, bytes], sources: Iterable[str],
+            left_out: Mapping[str, Ranges] = MappingProxyType({})) -> dict[str, bytes]:
+    """``files`` with counters in ``sources`` but for the parts ``left_out``, and with what the tests import. A source
+    that cannot be parsed stays as it is: the engine reports why."""
     made = {**files, **_kit()}
     for path in sources:
         try:
-            made[path] = with_counters(files[path], path, _word("c")).source
+            made[path] = with_counters(files[path], path, _word("c"), left_out=left_out.get(path, ())).source
         except Unparsable:
             continue
     return made
 
 
-def trapped(files: dict[str, bytes], sources: Iterable[str], path: str, line: int, status: int) -> dict[str, bytes]:
+def trapped(files: dict[str, bytes], sources: Iterable[str], path: str, line: int, status: int,
+            left_out: Mapping[str, Ranges] = MappingProxyType({})) -> dict[str, bytes]:
     """The same with traps in place of the counters of one line."""
-    made = counted(files, sources)
-    word = _word("t")
-    here = frozenset(number for number, point in enumerate(points_of(files[path])) if point.line == line)
-    made[path] = with_counters(files[path], path, _word("c"), here, word).source
+    made = counted(files, sources, left_out)
+    word, parts = _word("t"), left_out.get(path, ())
+    here = frozenset(number for number, point in enumerate(points_of(files[path], parts)) if point.line == line)
+    made[path] = with_counters(files[path], path, _word("c"), here, word, parts).source
     made[TRAP] = msgspec.msgpack.encode((path, word, status))
     return made
 
@@ -93,5 +97,5 @@ def prove(runner: Runner, request: Request, *, now: Callable[[], float] = time.m
 
 def _comes_to(runner: Runner, request: Request, path: str, line: int) -> bool:
     status = FIRST_STATUS + secrets.randbelow(STATUSES)
-    _, how = runner.run(trapped(request.files, request.sources, path, line, status))
+    _, how = runner.run(trapped(request.files, request.sources, path, line, status, request.left_out))
     return how == f"status {status}"

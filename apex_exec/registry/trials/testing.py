@@ -19,6 +19,7 @@ from apex_exec.config import Settings
 from apex_exec.errors import Refusal
 from apex_exec.executor.processes.runtimes import JAVASCRIPT
 from apex_exec.registry.bundles.bundle import Bundle
+from apex_exec.registry.trials.packages import NOTHING, LeftOut
 
 RUN_SECONDS_MAX = 60.0
 """How long one run of all tests may take. A test that hangs ends here."""
@@ -46,6 +47,8 @@ class Request(msgspec.Struct):
     run_seconds: float
     sources: list[str] = []
     """The JavaScript files that a worker would load, if the bundle is in JavaScript."""
+    left_out: dict[str, list[tuple[int, int]]] = {}
+    """Parts of them that do not count (``packages.LeftOut``)."""
     points: dict[str, list[int]] = {}
     proof_seconds: float = 0.0
     proofs_min: int = 0
@@ -64,6 +67,8 @@ class Run(msgspec.Struct):
     seconds: float = 0.0
     output: list[str] = []
     level: str = ""
+    left_out: LeftOut = NOTHING
+    """What did not count; decided before the run, outside of it."""
 
 
 class Proof(msgspec.Struct):
@@ -87,36 +92,40 @@ class Answer(msgspec.Struct):
     refused: str = ""
 
 
-def run_tests(bundle: Bundle, settings: Settings, *, run_seconds: float = RUN_SECONDS_MAX) -> Run:
-    """Runs the bundle's tests once. Blocks for up to ``run_seconds`` and the start of a zygote.
+def run_tests(bundle: Bundle, settings: Settings, *, run_seconds: float = RUN_SECONDS_MAX,
+              left_out: LeftOut = NOTHING) -> Run:
+    """Runs the bundle's tests once. ``left_out`` does not count. Blocks for up to ``run_seconds`` and the start of a
+    zygote.
 
     Raises Refusal: tests_not_jailed (this machine does not reach ``sandbox.min_level``, or pytest is missing).
     """
-    found = _ask(_request(bundle, settings, run_seconds), run_seconds).run
+    found = _ask(_request(bundle, settings, run_seconds, left_out), run_seconds).run
     assert found is not None
+    found.left_out = left_out
     found.failures = [bundle.in_source(line) for line in found.failures]
     found.output = [bundle.in_source(line) for line in found.output]
     return found
 
 
 def prove(bundle: Bundle, settings: Settings, lines: dict[str, list[int]], *, run_seconds: float = RUN_SECONDS_MAX,
-          proof_seconds: float = PROOF_SECONDS_MAX, proofs_min: int = PROOFS_MIN) -> Proof:
+          proof_seconds: float = PROOF_SECONDS_MAX, proofs_min: int = PROOFS_MIN,
+          left_out: LeftOut = NOTHING) -> Proof:
     """Watches from outside whether claimed lines are executed, several lines a run. Blocks for up to ``proof_seconds``,
     or longer if ``proofs_min`` lines take longer. Raises Refusal("tests_not_jailed")."""
-    request = msgspec.structs.replace(_request(bundle, settings, run_seconds), points=lines,
+    request = msgspec.structs.replace(_request(bundle, settings, run_seconds, left_out), points=lines,
                                       proof_seconds=proof_seconds, proofs_min=proofs_min)
     found = _ask(request, proof_seconds + 3 * proofs_min * run_seconds).proof
     assert found is not None
     return found
 
 
-def _request(bundle: Bundle, settings: Settings, run_seconds: float) -> Request:
+def _request(bundle: Bundle, settings: Settings, run_seconds: float, left_out: LeftOut) -> Request:
     memory_mb = bundle.manifest.limits.within(settings.limits.policy()).memory_mb
     sandbox = settings.sandbox
     return Request(bundle.manifest.id, bundle.manifest.version, bundle.entrypoint, bundle.files,
                    (memory_mb + MEMORY_EXTRA_MB) << 20, list(sandbox.extra_modules), list(sandbox.waive),
                    sandbox.min_level, sandbox.uid_range[1] if os.geteuid() == 0 else 0, run_seconds,
-                   sources_of(bundle))
+                   sources_of(bundle), left_out.ranges)
 
 
 def sources_of(bundle: Bundle) -> list[str]:

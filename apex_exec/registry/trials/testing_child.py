@@ -230,7 +230,9 @@ def main() -> None:
             if request.points:
                 answer.proof = javascript.prove(zygote, request) if request.sources else prove(zygote, request)
             else:
-                files = javascript.counted(request.files, request.sources) if request.sources else request.files
+                files = request.files
+                if request.sources:
+                    files = javascript.counted(files, request.sources, request.left_out)
                 answer.run, how = zygote.run(files)
                 if answer.run.ended == ENDED:
                     answer.run.ended += f" ({how})"

@@ -17,7 +17,7 @@
   const MapHere = Map, SetHere = Set, PromiseHere = Promise, DateHere = Date, BytesHere = Uint8Array, ErrorHere = Error;
   const BufferHere = ArrayBuffer, RegExpHere = RegExp, StringHere = String, NumberHere = Number, InternalErrorHere = InternalError;
   const BooleanHere = Boolean, TypeErrorHere = TypeError, AggregateErrorHere = AggregateError;
-  const isView = ArrayBuffer.isView;
+  const isView = ArrayBuffer.isView, everything = globalThis;
   const mapGet = uncurried(Map.prototype.get), mapSet = uncurried(Map.prototype.set);
   const mapDelete = uncurried(Map.prototype.delete);
   const timeOf = uncurried(Date.prototype.getTime), isoOf = uncurried(Date.prototype.toISOString);
@@ -287,7 +287,7 @@
     const made = value.constructor, name = typeof made === "function" && made !== Object ? made.name + " " : "";
     return text ? name + "{ " + text + " }" : name + "{}";
   }
-  const LINE_CHARS_MAX = 8192;
+  const LINE_CHARS_MAX = 8192, REJECTED_MAX = 64, REJECTED = "__" + host.mark;
   function format(args) {
     let text = "", next = 0;
     if (typeof args[0] === "string") {
@@ -545,6 +545,21 @@
       timers = timer.next;
       if (timer.every) { timer.at = host.clock() + timer.every; put(timer) }
       try { apply(timer.call, undefined, timer.args) } catch (error) { fail(running, error) }
+    },
+    // Writes what the first of `count` promises was rejected with that nobody has handled: a global of a secret name.
+    reject(count) {
+      const error = everything[REJECTED];
+      delete everything[REJECTED];
+      let text;
+      try {
+        text = error instanceof ErrorHere ? traceOf(error)
+          : show(error, 1) + " (it is no Error, so its place is not known: reject with new Error(…))";
+      } catch (second) {
+        if (second === null) throw second;
+        text = "(the error's text is unavailable)";
+      }
+      const others = count > 1 ? " (the first of " + count + (count < REJECTED_MAX ? ")" : " or more)") : "";
+      say("warning", ["a promise was rejected and nobody handled it" + others + ": " + text]);
     },
   };
   internals.ask = (method, params) => ask(running, method, params);

@@ -7,6 +7,8 @@ the right side of ``&&``, ``||`` and ``??``, defaults, cases, bodies of loops).
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from tree_sitter import Node
@@ -45,26 +47,33 @@ class Counted(NamedTuple):
     points: list[Point]
 
 
+Ranges = Sequence[tuple[int, int]]
+"""Parts of a source, from one byte to another, in their order."""
+
+
 def with_counters(source: bytes, path: str, word: str, trapped: frozenset[int] = frozenset(),
-                  trap: str = "") -> Counted:
+                  trap: str = "", left_out: Ranges = ()) -> Counted:
     """Returns ``source`` with counters, in an array that is imported as ``word``: a name that the source cannot know.
 
-    In place of the counters ``trapped``, ``trap`` is called, which is imported as well. Raises Unparsable.
+    In place of the counters ``trapped``, ``trap`` is called, which is imported as well. What begins in a range of
+    ``left_out`` is not counted, and neither is what is in it. Raises Unparsable.
     """
-    return _Writer(source, word, trapped, trap).written(path)
+    return _Writer(source, word, trapped, trap, left_out).written(path)
 
 
-def points_of(source: bytes) -> list[Point]:
+def points_of(source: bytes, left_out: Ranges = ()) -> list[Point]:
     """Returns what is counted in ``source``. Raises Unparsable."""
-    return _Writer(source, "c", frozenset(), "").written("").points
+    return _Writer(source, "c", frozenset(), "", left_out).written("").points
 
 
 class _Writer:
-    def __init__(self, source: bytes, word: str, trapped: frozenset[int], trap: str) -> None:
+    def __init__(self, source: bytes, word: str, trapped: frozenset[int], trap: str, left_out: Ranges) -> None:
         self._source = source
         self._word = word
         self._trapped = trapped
         self._trap = trap
+        self._left_out = left_out
+        self._left_out_from = [begin for begin, _ in left_out]
         self._points: list[Point] = []
         self._inserts: list[tuple[int, int, int, str]] = []
         """(byte, whether it closes or opens, order, text). At one place what closes stands before what opens; of those
@@ -80,7 +89,7 @@ class _Writer:
             self._node(node)
             if len(self._points) > POINTS_MAX:
                 raise Unparsable(f"{path} has more than {POINTS_MAX} statements and branches")
-            waiting += node.named_children
+            waiting += [child for child in node.named_children if not self._is_left_out(child)]
         parts: list[bytes] = []
         at = 0
         for position, _, _, text in sorted(self._inserts, key=lambda insert: insert[:3]):
@@ -98,9 +107,17 @@ class _Writer:
         return Counted(head.encode() + body, self._points)
 
     # ------------------------------------------------------------------ places
+    def _is_left_out(self, node: Node) -> bool:
+        number = bisect_right(self._left_out_from, node.start_byte) - 1
+        return number >= 0 and node.start_byte < self._left_out[number][1]
+
     def _point(self, node: Node, is_branch: bool) -> str:
+        """A counter at ``node``. Its line is that of the first statement, if the node is a block of statements or a
+        case: the line of the brace or of the label is not what is run, and Node's coverage says the same."""
         number = len(self._points)
-        self._points.append(Point(node.start_point[0] + 1, is_branch))
+        first = next((child for child in node.named_children if child.type != "comment"
+                      and child != node.child_by_field_name("value")), node) if node.type in _LISTS else node
+        self._points.append(Point(first.start_point[0] + 1, is_branch))
         return f"{self._trap}()" if number in self._trapped else f"{self._word}[{number}]++"
 
     def _open(self, at: int, text: str) -> None:
@@ -154,7 +171,8 @@ class _Writer:
             self._open(colon.end_byte, self._point(node, True) + ";")
         tested = node.child_by_field_name("value") if kind == "switch_case" else None
         for child in node.named_children:
-            if child != tested and child.type not in _NOT_COUNTED and not _is_bare(child):
+            if (child != tested and child.type not in _NOT_COUNTED and not _is_bare(child)
+                    and not self._is_left_out(child)):
                 self._open(child.start_byte, self._point(child, False) + ";")
 
     def _if(self, node: Node) -> None:

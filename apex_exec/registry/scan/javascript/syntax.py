@@ -23,6 +23,8 @@ NODES_MAX = 1_500_000
 """The most nodes of one file; 2 MiB of minified source have about 1,000,000."""
 WALKED_MAX = 1000
 """How many nodes are looked at to find where one value comes from."""
+NAME_BYTES_MAX = 300
+"""As much of an identifier is read; no name that a rule knows is as long."""
 CHAIN_MAX = 40
 """How many members of ``a.b.c…`` are read; no honest access is longer."""
 
@@ -42,6 +44,8 @@ _FUNCTIONS = frozenset({"function_declaration", "generator_function_declaration"
 _BLOCKS = frozenset({"statement_block", "for_statement", "for_in_statement", "catch_clause", "switch_body",
                      "class_static_block"})
 _CLASSES = frozenset({"class_declaration", "class"})
+_READ = frozenset({*_FUNCTIONS, *_BLOCKS, *_CLASSES, "variable_declarator", "assignment_expression", "import_clause"})
+"""Nodes that bind names, or begin a scope; most are none of these."""
 _LEAVES = frozenset({"identifier", "string", "number", "shorthand_property_identifier", "comment", "this", "true",
                      "false", "null", "undefined", "regex", "statement_identifier"})
 """Nodes with nothing below them that a rule looks at."""
@@ -108,7 +112,8 @@ class Tree:
         """An identifier as the engine reads it: ``\\u0065val`` is ``eval``."""
         if node is None:
             return ""
-        text = self.text(node, 300)
+        begin = node.start_byte  # as `text`, without a call: this is done for every name of a file
+        text = self.source[begin:min(node.end_byte, begin + NAME_BYTES_MAX)].decode("utf-8", "replace")
         return unescaped(text) if "\\" in text else text
 
     def first_error(self) -> Node:
@@ -140,7 +145,9 @@ class Tree:
             if kind == "property_identifier":
                 self.properties.add(self.name(node))
                 continue
-            if kind in _FUNCTIONS:
+            if kind not in _READ:
+                pass
+            elif kind in _FUNCTIONS:
                 inner = (node.start_byte, node.end_byte)
                 self._function(node, block, inner)
                 block = function = inner
