@@ -67,7 +67,8 @@ DOWN_SECONDS = 1.0
 """After a failure to connect we do not try again for this long; meanwhile every call fails at once."""
 
 
-_OUR_WORDS = re.compile(r'"(the query in IN returns [^"]*|[^"]*: a number has at most [^"]*)"')
+_OUR_WORDS = re.compile(r'"(the query in IN returns [^"]*|the values of \w+ come to more [^"]*|generate_series returns '
+                        r'[^"]*|WITH RECURSIVE takes [^"]*|[^"]*: a number (?:in JSON )?has at most [^"]*)"')
 """Text of errors that come from casts in the SQL that we generate, when a bound is exceeded: SQL has no other way to
 raise an error."""
 
@@ -357,7 +358,7 @@ def _failure(error: psycopg.Error) -> ApiFailure:
     state = error.sqlstate or ""
     if state in ("57014", "55P03"):
         return ApiFailure("deadline_exceeded", "the invocation's time ended in the database")
-    if state == "22P02" and (ours := _OUR_WORDS.search(message)):
+    if state in ("22P02", "22P05") and (ours := _OUR_WORDS.search(message)):
         return ApiFailure("too_large", ours[1])
     if state == "42703":
         return ApiFailure("column_not_allowed", message)

@@ -14,11 +14,11 @@ import msgspec
 import pytest
 
 from apex_exec.catalogue.methods import Delete, Insert, Update
+from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.outbox import Outbox
 from apex_exec.gateway.postgres import Postgres as PostgresBackend
 from apex_exec.gateway.sql.compiler import Compiler
 from apex_exec.gateway.sql.tables import read_tables
-from apex_exec.gateway.sql.values import check_parameter
 from apex_exec.gateway.sql.writes import compile_write
 from apex_exec.gateway.sqlite import Sqlite
 from tests.support.postgres import Postgres
@@ -85,9 +85,12 @@ class Data:
     def query(self, text: str, params: list[Any] | None = None, user: str = A, named: tuple[str, ...] = NAMED,
               seconds: float = 10) -> Any:
         compiled = self.compiler.compile(text, named)
-        values = compiled.values([check_parameter(value, structured=False) for value in params or []], user)
+        values = compiled.values(params or [], user)
         due_ns = time.monotonic_ns() + int(seconds * SECONDS)
-        raw, count = self.run(self.backend.query(compiled, values, user, due_ns))
+        try:
+            raw, count = self.run(self.backend.query(compiled, values, user, due_ns))
+        except ApiFailure as failure:
+            raise compiled.failure(failure) from None
         rows = msgspec.msgpack.decode(raw)
         assert len(rows) == count
         return rows

@@ -44,9 +44,8 @@ def main(fd: int) -> None:
             if isinstance(found, ApiFailure):
                 answer: list[Any] = [cpu_ns, found.code, found.message]
             else:  # the caller's id has no value yet
-                extra = [None if value is OWNER else value for value in found.extra]
-                answer = [cpu_ns, "", found.text, found.parameters, extra, found.tables, found.truths, found.patterns,
-                          found.work, found.likes, found.unhashed, found.numbers]
+                found.extra = [None if value is OWNER else value for value in found.extra]
+                answer = [cpu_ns, "", *(getattr(found, name) for name in Compiled.__struct_fields__)]
             link.sendall(pack_frame(_encode(answer)))
 
 

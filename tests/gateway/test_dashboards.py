@@ -1,0 +1,141 @@
+"""What dashboards ask is answered as PostgreSQL itself answers it over the user's rows, or refused by name on SQLite."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from apex_exec.gateway.failure import ApiFailure
+from apex_exec.gateway.postgres import _LOADERS
+from apex_exec.gateway.sql.allowed import FORMS
+from apex_exec.gateway.sql.values import Rows, array_text, as_json
+from tests.gateway import dashboards
+from tests.gateway.conftest import ROLE, A, Data, postgres_data, sqlite_data
+from tests.gateway.dashboards import ALL
+from tests.support.postgres import Postgres
+
+NAMED = tuple(dashboards.TABLES)
+FLOATED = re.compile(r"\b(" + "|".join(name for name, form in FORMS.items() if "DOUBLE" in form.postgres)
+                     + r")\(|\^")
+"""The functions that are double precision here and may be numeric in PostgreSQL; the README lists them."""
+
+
+class Reference:
+    """PostgreSQL itself, with views that have the user's rows only."""
+
+    def __init__(self, server: Postgres, name: str) -> None:
+        import psycopg
+
+        server.execute("CREATE SCHEMA plain", *(
+            f"CREATE VIEW plain.{table} AS SELECT {', '.join(entry['columns'])} FROM public.{table} "
+            f"WHERE {entry['owner']} = '{A}'" for table, entry in dashboards.TABLES.items()), database=name)
+        self._connection = psycopg.connect(f"host={server.folder} dbname={name} user=postgres", autocommit=True,
+                                           cursor_factory=psycopg.RawCursor)
+        for kind, loader in _LOADERS.items():
+            self._connection.adapters.register_loader(kind, loader)
+        self._connection.execute("SET search_path = plain")
+        self._connection.execute("SET timezone = 'UTC'")
+
+    def rows(self, text: str, params: list[Any]) -> list[list[Any]]:
+        values = [array_text(one) if isinstance(one, list) else as_json(one) for one in params]
+        cursor = self._connection.execute(text, values)
+        found = Rows([str(number) for number in range(len(cursor.description or ()))])
+        for row in cursor:
+            found.add(row)
+        return [list(row.values()) for row in msgspec.msgpack.decode(found.encoded())]
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+@pytest.fixture(scope="module")
+def pg(postgres: Postgres) -> Iterator[Data]:
+    made = postgres_data(postgres, "dashboards")
+    postgres.execute(*dashboards.SCHEMA, *dashboards.rows_of(),
+                     *(f"GRANT SELECT ON {table} TO {ROLE}" for table in NAMED), database="dashboards")
+    made.show(dashboards.TABLES)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def reference(pg: Data, postgres: Postgres) -> Iterator[Reference]:
+    made = Reference(postgres, "dashboards")
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def lite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Data]:
+    path: Path = tmp_path_factory.mktemp("dashboards") / "data.db"
+    made = sqlite_data(path)
+    for statement in [*dashboards.SCHEMA, *dashboards.rows_of()]:
+        made.execute(statement)
+    made.show(dashboards.TABLES)
+    yield made
+    made.close()
+
+
+def number_of(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        return float(Decimal(value))
+    except InvalidOperation:
+        return None
+
+
+def same(got: Any, wanted: Any, *, loose: bool) -> bool:
+    """Whether two values are equal, types included; ``loose``: a numeric may be a double precision."""
+    if isinstance(got, list) and isinstance(wanted, list):
+        return len(got) == len(wanted) and all(same(a, b, loose=loose) for a, b in zip(got, wanted, strict=True))
+    if type(got) is type(wanted) and got == wanted:
+        return True
+    if isinstance(got, float) and isinstance(wanted, float):
+        return math.isclose(got, wanted, rel_tol=1e-12, abs_tol=1e-12)
+    numbers = number_of(got), number_of(wanted)
+    return loose and None not in numbers and math.isclose(*numbers, rel_tol=1e-9, abs_tol=1e-9)  # type: ignore[arg-type]
+
+
+def answered(data: Data, text: str, params: list[Any]) -> list[list[Any]]:
+    return [list(row.values()) for row in data.query(text, params, named=NAMED)]
+
+
+@pytest.mark.parametrize(("kind", "text", "params"), ALL, ids=range(len(ALL)))
+def test_postgres_answers_as_it_does_without_us(pg: Data, reference: Reference, kind: str, text: str,
+                                                params: list[Any]) -> None:
+    got, wanted = answered(pg, text, params), reference.rows(text, params)
+    loose = FLOATED.search(text) is not None
+    assert len(got) == len(wanted) and all(
+        same(a, b, loose=loose) for a, b in zip(got, wanted, strict=True)), (kind, text, got, wanted)
+    assert "SECRET" not in str(got) and "HIDDEN" not in str(got)
+
+
+@pytest.mark.parametrize(("kind", "text", "params"), ALL, ids=range(len(ALL)))
+def test_sqlite_answers_as_postgres_or_says_that_it_does_not(lite: Data, reference: Reference, kind: str, text: str,
+                                                             params: list[Any]) -> None:
+    """A numeric is a number there: the README says so."""
+    try:
+        got = answered(lite, text, params)
+    except ApiFailure as failure:
+        assert failure.code == "sql_not_on_sqlite", (text, failure.code, failure.message)
+        return
+    wanted = reference.rows(text, params)
+    assert len(got) == len(wanted) and all(
+        same(a, b, loose=True) for a, b in zip(got, wanted, strict=True)), (kind, text, got, wanted)
+    assert "SECRET" not in str(got) and "HIDDEN" not in str(got)
+
+
+def test_there_are_enough_of_each_kind_and_all_are_accepted(pg: Data) -> None:
+    kinds = Counter(kind for kind, _, _ in ALL)
+    assert len(ALL) >= 150 and len(kinds) == 10 and min(kinds.values()) >= 10
+    for _, text, _ in ALL:
+        pg.compiler.compile(text, NAMED)
