@@ -68,8 +68,9 @@ class Data:
             self._backend = open_backend(url, tables, origin)
         except ConfigError as error:
             raise ApiFailure("data_unavailable", str(error)) from None
-        self._compiler = Compiler(self._backend.backend, tables)
-        self._parser = Parser(self._backend.backend, tables)
+        path = str(path_of(url) or "")
+        self._compiler = Compiler(self._backend.backend, tables, path)
+        self._parser = Parser(self._backend.backend, tables, path)
         self._hand_over = hand_over
         self._handed: set[str] = set()
         """Ids of records in the outbox that the supervisor already has; bounded by how many the ledger accepts."""

@@ -40,7 +40,8 @@ PROGRESS_STEPS = 10_000
 NICENESS = 5
 VALUE_BYTES_MAX = 4 * 1024 * 1024
 BUSY_SECONDS = 1.0
-FUNCTIONS = frozenset({form.sqlite for form in FORMS.values() if form.sqlite} | {"like"})
+FUNCTIONS = frozenset({form.sqlite for form in FORMS.values() if form.sqlite}
+                      | {"like", "pg_int", "pg_float", "pg_number"})
 """What a statement may call: the functions of the table, and those behind operators."""
 
 
@@ -73,6 +74,12 @@ CONVERTERS: dict[str, Callable[[bytes], Any]] = {
 }
 """Converters by a column's declared type: SQLite itself has five storage classes; PostgreSQL's type names mean the same
 here."""
+
+
+_COMPUTED: dict[str, tuple[type, Callable[[Any], Any]]] = {
+    "bool": (int, bool), "stamp": (str, lambda text: _aware(text.encode())), "json": (str, lambda text: _json(
+        text.encode())), "array": (str, lambda text: _json(text.encode()))}
+"""Converters of values that a statement computes, by their kind: (SQLite's type, the converter)."""
 
 
 class _Connection:
@@ -282,11 +289,15 @@ def _read(database: sqlite3.Connection, compiled: Compiled, values: list[Any]) -
     cursor = database.execute(compiled.text, _named(values))
     try:
         rows = Rows([plain_names(column[0]) for column in cursor.description])
-        truths = compiled.truths
+        kinds = compiled.kinds or ["bool" if index in compiled.truths else "" for index in range(
+            max(compiled.truths, default=-1) + 1)]
+        converted = [(index, _COMPUTED[kind]) for index, kind in enumerate(kinds) if kind in _COMPUTED]
         for row in cursor:
-            if truths:
-                row = [bool(value) if index in truths and isinstance(value, int) else value
-                       for index, value in enumerate(row)]
+            if converted:
+                row = list(row)
+                for index, (kind, convert) in converted:
+                    if isinstance(row[index], kind):
+                        row[index] = convert(row[index])
             rows.add(row)
     finally:
         cursor.close()

@@ -75,7 +75,8 @@ class Data:
         self.contents = contents
         """Everything the database holds, as one comparable value."""
         self.tables = read_tables(TABLES)
-        self.compiler = Compiler(backend.backend, self.tables)
+        self.path = str(backend._path) if isinstance(backend, Sqlite) else ""
+        self.compiler = Compiler(backend.backend, self.tables, self.path)
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
 
@@ -104,7 +105,7 @@ class Data:
     def show(self, tables: dict[str, Any]) -> None:
         """Shows these tables beside the usual ones."""
         self.tables = read_tables({**TABLES, **tables})
-        self.compiler = Compiler(self.backend.backend, self.tables)
+        self.compiler = Compiler(self.backend.backend, self.tables, self.path)
         if isinstance(self.backend, Sqlite):
             self.backend._tables = self.tables
             for reader in self.backend._readers:  # opened anew: they know what is a view

@@ -1,4 +1,4 @@
-"""What dashboards ask is answered as PostgreSQL itself answers it over the user's rows, or refused by name on SQLite."""
+"""What dashboards ask is answered as PostgreSQL itself answers over the user's rows, or refused by name on SQLite."""
 
 from __future__ import annotations
 

@@ -429,7 +429,8 @@ def test_an_unknown_column_or_table_names_those_that_exist_for_the_plugin(data: 
 
 def test_what_the_parser_misses_is_said_without_its_own_names(data: Data) -> None:
     for text in ("SELECT CAST(1 AS )", "SELECT CASE WHEN 1 END", "SELECT id FROM orders WHERE id IN",
-                 "SELECT a BETWEEN 1", "SELECT extract(year created)", "SELECT position('a', 'b')", "SELECT x ->", "SELECT 1 +"):
+                 "SELECT a BETWEEN 1", "SELECT extract(year created)", "SELECT position('a', 'b')", "SELECT x ->",
+                 "SELECT 1 +"):
         with pytest.raises(ApiFailure) as failed:
             data.compiler.compile(text, NAMED)
         message = failed.value.message

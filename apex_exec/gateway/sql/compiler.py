@@ -16,8 +16,9 @@ from apex_exec.gateway.sql import expressions, functions  # noqa: F401 - they re
 from apex_exec.gateway.sql.allowed import FORMAT_CHARACTERS_MAX
 from apex_exec.gateway.sql.dialect import parse
 from apex_exec.gateway.sql.growth import Growth, Sum, check_json, check_likes, check_number, check_work, numbers
+from apex_exec.gateway.sql.kinds import declared
 from apex_exec.gateway.sql.tables import Table
-from apex_exec.gateway.sql.values import as_json, as_list, check_parameter
+from apex_exec.gateway.sql.values import as_json, as_list, as_moment, check_parameter
 from apex_exec.gateway.sql.writer import OWNER, PATTERN_CHARACTERS_MAX, Writer
 
 if TYPE_CHECKING:
@@ -60,6 +61,12 @@ class Compiled(Struct):
     """Whether it is for SQLite."""
     columns: str = ""
     """The columns of its tables that the plugin may see, for messages."""
+    kinds: list[str] = []
+    """The kinds of the result's columns on SQLite: see ``kinds``."""
+    stamps: list[int] = []
+    """The numbers of the parameters that SQLite compares with a timestamptz, which it has as a text in UTC."""
+    dates: list[int] = []
+    """The numbers of the parameters that SQLite compares with a date."""
 
     def values(self, params: list[Any], user_id: str) -> list[Any]:
         """The values of $1, $2, …. Raises ApiFailure if the plugin passed too few or too many."""
@@ -85,6 +92,8 @@ class Compiled(Struct):
             return text
         if isinstance(value, list) and number in self.lists:
             return as_list(value, lite=self.lite)
+        if number in self.stamps or number in self.dates:
+            return as_moment(check_parameter(value, structured=False), day=number in self.dates)
         return check_parameter(value, structured=False)
 
     def failure(self, found: ApiFailure) -> ApiFailure:
@@ -95,10 +104,11 @@ class Compiled(Struct):
 
 
 class Compiler:
-    """Compiles texts for one database (``sqlite`` or ``postgres``) and caches the results."""
+    """Compiles texts for one database (``sqlite``, in the file ``path``, or ``postgres``) and caches the results."""
 
-    def __init__(self, backend: str, tables: Mapping[str, Table]) -> None:
+    def __init__(self, backend: str, tables: Mapping[str, Table], path: str = "") -> None:
         self._backend = backend
+        self._path = path
         self._tables = tables
         self._cache_bytes = 0
         self._cache: OrderedDict[tuple[str, tuple[str, ...]], Compiled | ApiFailure] = OrderedDict()
@@ -155,17 +165,28 @@ class Compiler:
             statement = writer.finish()
             if len(statement) > STATEMENT_BYTES_MAX:
                 raise ApiFailure("too_large", "the query reads too many tables with too many columns")
-            growth = Growth(writer.identifier)
+            growth = Growth(writer.identifier, self._kinds(writer.used) if writer.lite else None)
             work = growth.of(tree)
             check_work(work, [])
+            kinder = growth.kinder
             return Compiled(statement, writer.parameters, writer.extra_values, list(writer.used),
                             writer.truths(), writer.patterns, work, growth.likes, writer.unhashed(), numbers(tree),
                             sorted(writer.lists), sorted(writer.structured), writer.formats,
-                            writer.lite, self._columns(writer.used))
+                            writer.lite, self._columns(writer.used), growth.kinds if kinder is not None else [],
+                            sorted(kinder.stamps) if kinder is not None else [],
+                            sorted(kinder.dates) if kinder is not None else [])
         except ApiFailure as failure:
             return failure
         except RecursionError:
             return ApiFailure("sql_forbidden", "the query is nested too deeply")
+
+    def _kinds(self, used: Mapping[str, None]) -> dict[str, dict[str, str]]:
+        """The kinds of the columns that a plugin sees, in the operator's order: those of a star."""
+        if not self._path or not used:
+            return {}
+        found = declared(self._path, {name: self._tables[name] for name in used})
+        return {name: {column: columns.get(column, "") for column in self._tables[name].columns}
+                for name, columns in found.items()}
 
     def _columns(self, used: Mapping[str, None]) -> str:
         """``orders(id, item, …), users(…)``."""

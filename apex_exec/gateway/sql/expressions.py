@@ -269,7 +269,13 @@ def _cast(w: Writer, node: Any) -> str:
         return _to_json(w, plain, name)
     elif kind.this == exp.DataType.Type.DECIMAL:
         return _to_numeric(w, value, name)
+    if w.lite and name in _STRICT:
+        return f"{_STRICT[name]}({w.write(value)})"
     return f"CAST({w.write(value)} AS {name})"
+
+
+_STRICT = {"INTEGER": "pg_int", "REAL": "pg_float", "NUMERIC": "pg_number"}
+"""The casts that SQLite makes of any text, and PostgreSQL of texts that are numbers."""
 
 
 def _type(w: Writer, kind: Any) -> str:
@@ -340,7 +346,9 @@ def _to_numeric(w: Writer, node: Any, name: str = "NUMERIC") -> str:
     seconds without checking the clock. So a text with more than NUMBER_CHARACTERS_MAX characters, or with an exponent
     of four digits, is an error there."""
     value = w.write(node)
-    if w.lite or _is_number(node):
+    if w.lite:
+        return f"pg_number({value})"
+    if _is_number(node):
         return f"CAST({value} AS {name})"
     if len(value) > GUARDED_CHARACTERS_MAX:
         raise refuse(f"a cast to numeric of an expression of more than {GUARDED_CHARACTERS_MAX} characters")

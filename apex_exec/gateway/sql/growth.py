@@ -24,6 +24,7 @@ from sqlglot import exp
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.sql.allowed import FORMS, Form
 from apex_exec.gateway.sql.dialect import OPERATOR
+from apex_exec.gateway.sql.kinds import Kinder, Kinds, merged
 
 WORK_BYTES_MAX = 128 * 1024 * 1024
 """The most work of one row: memory that a server's process may take, and at most half a second of one core."""
@@ -75,6 +76,8 @@ class Value(NamedTuple):
     digits: int = DIGITS
     stored: bool = False
     """Whether it is a column exactly as in the table: an expression that reads such a value first copies it."""
+    kind: str = ""
+    """Its kind on SQLite, as far as it is known: see ``kinds``."""
 
 
 class Source(NamedTuple):
@@ -123,7 +126,8 @@ def largest_of(values: Iterable[Value]) -> Value:
     """A bound that is at least as large as each of them in every respect."""
     kept = list(values)
     return Value(larger(*(one.size for one in kept)), larger(*(one.work for one in kept)),
-                 max((one.digits for one in kept), default=0), any(one.stored for one in kept))
+                 max((one.digits for one in kept), default=0), any(one.stored for one in kept),
+                 merged([one.kind for one in kept]))
 
 
 def length(value: Any) -> int:
@@ -238,8 +242,13 @@ def numbers(tree: Any) -> list[int]:
 class Growth:
     """The bounds of one statement. ``fold`` returns the folded name of an Identifier, as in the writer."""
 
-    def __init__(self, fold: Callable[[Any], str]) -> None:
+    def __init__(self, fold: Callable[[Any], str], kinds: Kinds | None = None) -> None:
         self._fold = fold
+        self._tables = kinds or {}
+        self.kinder = Kinder() if kinds is not None else None
+        """Finds the kinds of values, for SQLite."""
+        self.kinds: list[str] = []
+        """The kinds of the statement's columns; empty if they are not known."""
         self._ctes: list[dict[str, Source]] = []
         self._sources: list[dict[str, Source]] = []
         self.likes: list[list[Sum]] = []
@@ -248,6 +257,8 @@ class Growth:
     def of(self, tree: Any) -> Sum:
         """The work of one row of the whole statement, including sending it to the plugin. Raises ApiFailure."""
         output = self.query(tree)
+        if output.rest is None:
+            self.kinds = [value.kind for _, value in output.columns]
         sent = [value.size for _, value in output.columns if not value.stored]
         weighed = ({key: size * (SENT_WEIGHT if key else 1) for key, size in one.items()} for one in sent)
         return plus(output.work, *weighed)
@@ -358,11 +369,16 @@ class Growth:
             sources[given] = Source({}, Value(value.size, {}, value.digits))
             return plus(*(_read(part) for part in parts), value.size)
         word = self._fold(node.this)
-        found = next((scope[word] for scope in reversed(self._ctes) if word in scope), Source({}, _STORED))
+        found = next((scope[word] for scope in reversed(self._ctes) if word in scope), self._table(word))
         if names:
             found = Source({}, largest_of([*found.columns.values(), *([found.rest] if found.rest is not None else [])]))
         sources[self._fold(alias.this) if alias is not None else word] = found
         return {}
+
+    def _table(self, word: str) -> Source:
+        known = self._tables.get(word)
+        return Source({}, _STORED) if not known else Source(
+            {name: _STORED._replace(kind=kind) for name, kind in known.items()}, None)
 
     def _column(self, node: Any) -> Value:
         """The largest of all columns that the name may refer to."""
@@ -387,7 +403,11 @@ class Growth:
             from apex_exec.gateway.sql.writer import node_name
 
             raise ApiFailure("sql_forbidden", f"{node_name(node)} is not allowed here")
-        return rule(self, node)
+        value = rule(self, node)
+        if self.kinder is None:
+            return value
+        found = value.kind if isinstance(node, exp.Column | exp.Subquery) else ""
+        return value._replace(kind=self.kinder.see(node, found))
 
     def all(self, nodes: Iterable[Any]) -> list[Value]:
         """The bounds of several expressions."""
@@ -515,7 +535,7 @@ def _scalar(g: Growth, node: Any) -> Value:
     output = g.query(node.this)
     first = output.columns[0][1] if output.columns and output.rest is None else largest_of(
         [*(value for _, value in output.columns), *([output.rest] if output.rest is not None else [])])
-    return Value(first.size, plus(output.work, first.size), first.digits)
+    return Value(first.size, plus(output.work, first.size), first.digits, kind=first.kind)
 
 
 def _like(g: Growth, node: Any) -> Value:

@@ -57,6 +57,14 @@ def _initcap(text: str) -> str:
     return re.sub(r"[^\W_]+", lambda found: found[0][0].upper() + found[0][1:].lower(), text)
 
 
+_WHOLE = re.compile(r"[-+]?\d{1,18}")
+_REAL = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d{1,3})?")
+
+
+def _exact(text: str) -> Any:
+    return int(text) if _WHOLE.fullmatch(text.strip()) else float(text)
+
+
 TEXT = str
 NUMBER = int
 FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[type, ...], int]] = {
@@ -118,6 +126,23 @@ def register(database: sqlite3.Connection) -> Refusals:
             return choose(there) if there else None
         return called
 
+    def number(name: str, pattern: re.Pattern[str], convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def called(value: Any) -> Any:
+            if value is None or name != "int" and isinstance(value, int | float):
+                return value if value is None or name == "number" else convert(value)
+            if isinstance(value, int):
+                return value
+            if isinstance(value, str):
+                if pattern.fullmatch(value.strip(" ")) is None:
+                    raise refusals.refuse(f"{value[:20]!r} is no number of the type that it is cast to")
+                return convert(value)
+            raise refusals.refuse("a cast to a whole number of one with a fraction is not available on SQLite; use "
+                                  "round(…, 0)" if isinstance(value, float) else "bytes cannot be cast to a number")
+        return called
+
+    database.create_function("pg_int", 1, number("int", _WHOLE, int), deterministic=True)
+    database.create_function("pg_float", 1, number("float", _REAL, float), deterministic=True)
+    database.create_function("pg_number", 1, number("number", _REAL, _exact), deterministic=True)
     for name, (function, types, least) in FUNCTIONS.items():
         for count in range(least, len(types) + 1):
             database.create_function(f"pg_{name}", count, strict(name, function, types), deterministic=True)
