@@ -59,7 +59,7 @@ _FLOAT = "{name}(CAST({0} AS DOUBLE PRECISION))"
 _FLOATS = "{name}(CAST({0} AS DOUBLE PRECISION), CAST({1} AS DOUBLE PRECISION))"
 _AS_FLOAT = "CAST({call} AS DOUBLE PRECISION)"
 
-# name             kind        arguments                cost      SQLite     PostgreSQL, if not name(arguments)
+# name           | kind      | arguments               | cost    | SQLite   | PostgreSQL, if not name(arguments)
 _TABLE = f"""
 count            | aggregate | value                   | small   | count
 sum              | aggregate | number                  | sum     | sum
@@ -143,7 +143,7 @@ string_to_array  | value     | text constant           | split   |
 to_hex           | value     | number                  | small   |
 abs              | value     | number                  | copy    | abs
 round            | value     | number number?          | round   | round    | {_AS_FLOAT}
-sign             | value     | number                  | small   |          | pg_catalog.sign(CAST({{0}} AS DOUBLE PRECISION))
+sign             | value     | number            | small   |          | pg_catalog.sign(CAST({{0}} AS DOUBLE PRECISION))
 ceil             | value     | number                  | copy    |
 ceiling          | value     | number                  | copy    |
 floor            | value     | number                  | copy    |

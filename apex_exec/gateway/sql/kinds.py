@@ -1,7 +1,8 @@
-"""What kind of value an expression has on SQLite, which itself has five kinds: refuses what would differ from PostgreSQL.
+"""What kind of value an expression has on SQLite, and what would differ from PostgreSQL there, which is refused.
 
-A column's kind is that of its declared type. Where PostgreSQL computes by the type (days between two moments, a quotient
-of numerics, a boolean as text), SQLite computes by whatever is stored, and the answer would differ without a word.
+SQLite itself has five kinds of values. A column's kind is that of its declared type. Where PostgreSQL computes by the
+type (days between two moments, a quotient of numerics, a boolean as text), SQLite computes by whatever is stored, and
+the answer would differ without a word.
 """
 
 from __future__ import annotations

@@ -88,6 +88,24 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[type, ...], int]] = {
 """By name: the function, the types of its arguments, the fewest arguments. NULL in gives NULL, as in PostgreSQL."""
 
 
+def _number(refusals: Refusals, name: str, pattern: re.Pattern[str],
+            convert: Callable[[Any], Any]) -> Callable[..., Any]:
+    """A cast to a number, which takes a text only if all of it is one."""
+    def called(value: Any) -> Any:
+        if value is None or isinstance(value, int) and name != "float":
+            return value
+        if isinstance(value, int | float) and name != "int":
+            return value if name == "number" else convert(value)
+        if not isinstance(value, str):
+            raise refusals.refuse("a cast to a whole number of one with a fraction is not available on SQLite; use "
+                                  "round(…, 0)" if isinstance(value, float) else "bytes cannot be cast to a number")
+        if pattern.fullmatch(value.strip(" ")) is None:
+            raise refusals.refuse(f"{value[:20]!r} is no number of the type that it is cast to")
+        return convert(value)
+
+    return called
+
+
 def register(database: sqlite3.Connection) -> Refusals:
     """Makes the functions known to ``database``."""
     refusals = Refusals()
@@ -126,23 +144,9 @@ def register(database: sqlite3.Connection) -> Refusals:
             return choose(there) if there else None
         return called
 
-    def number(name: str, pattern: re.Pattern[str], convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        def called(value: Any) -> Any:
-            if value is None or name != "int" and isinstance(value, int | float):
-                return value if value is None or name == "number" else convert(value)
-            if isinstance(value, int):
-                return value
-            if isinstance(value, str):
-                if pattern.fullmatch(value.strip(" ")) is None:
-                    raise refusals.refuse(f"{value[:20]!r} is no number of the type that it is cast to")
-                return convert(value)
-            raise refusals.refuse("a cast to a whole number of one with a fraction is not available on SQLite; use "
-                                  "round(…, 0)" if isinstance(value, float) else "bytes cannot be cast to a number")
-        return called
-
-    database.create_function("pg_int", 1, number("int", _WHOLE, int), deterministic=True)
-    database.create_function("pg_float", 1, number("float", _REAL, float), deterministic=True)
-    database.create_function("pg_number", 1, number("number", _REAL, _exact), deterministic=True)
+    database.create_function("pg_int", 1, _number(refusals, "int", _WHOLE, int), deterministic=True)
+    database.create_function("pg_float", 1, _number(refusals, "float", _REAL, float), deterministic=True)
+    database.create_function("pg_number", 1, _number(refusals, "number", _REAL, _exact), deterministic=True)
     for name, (function, types, least) in FUNCTIONS.items():
         for count in range(least, len(types) + 1):
             database.create_function(f"pg_{name}", count, strict(name, function, types), deterministic=True)
