@@ -52,10 +52,11 @@ _BEGIN = {True: "BEGIN READ ONLY", False: "BEGIN"}
 _SETTINGS = ("SELECT set_config('statement_timeout', $1, true), set_config('lock_timeout', $1, true), "
              "set_config('request.jwt.claims', $2, true), set_config('TimeZone', 'UTC', true), "
              "set_config('DateStyle', 'ISO, MDY', true), set_config('IntervalStyle', 'postgres', true), "
-             "set_config('standard_conforming_strings', 'on', true)")
+             "set_config('standard_conforming_strings', 'on', true), set_config('jit', 'off', true)")
 """The settings are for this transaction only: behind a pooler in transaction mode, the next transaction may be somebody
 else's. In a database with standard_conforming_strings off, the backslash in our ESCAPE would make its quote part of the
-text, and the next literal, which is the plugin's, part of the statement."""
+text, and the next literal, which is the plugin's, part of the statement. ``jit`` compiles an expensive statement for a
+second without a look at the clock."""
 _UNBOUND = ("SELECT shown.word FROM unnest($1::text[]) AS shown(word) "
             "JOIN pg_class ON pg_class.oid = to_regclass(quote_ident(shown.word)) "
             "WHERE relrowsecurity AND NOT relforcerowsecurity AND pg_has_role(current_user, relowner, 'USAGE')")
