@@ -203,7 +203,7 @@ def check_json(text: Any) -> None:
 
 
 def _is_text(node: Any, parent: Any) -> bool:
-    """Whether ``node`` is an argument of a function that is no number there."""
+    """Whether ``node`` is an argument of a function that takes it as something else than a number."""
     if not isinstance(parent, exp.Anonymous):
         return False
     if parent.args.get(OPERATOR):

@@ -100,7 +100,7 @@ def _number(refusals: Refusals, name: str, pattern: re.Pattern[str],
             raise refusals.refuse("a cast to a whole number of one with a fraction is not available on SQLite; use "
                                   "round(…, 0)" if isinstance(value, float) else "bytes cannot be cast to a number")
         if pattern.fullmatch(value.strip(" ")) is None:
-            raise refusals.refuse(f"{value[:20]!r} is no number of the type that it is cast to")
+            raise refusals.refuse(f"{value[:20]!r} is not a number of the type that it is cast to")
         return convert(value)
 
     return called

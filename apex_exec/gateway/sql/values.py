@@ -101,7 +101,7 @@ def as_moment(value: Any, *, day: bool) -> Any:
             return date.fromisoformat(value).isoformat()
         moment = datetime.fromisoformat(value.replace("Z", "+00:00"))
     except ValueError:
-        raise ApiFailure("sql_parameters", f"{value[:40]!r} is no date or time in ISO 8601") from None
+        raise ApiFailure("sql_parameters", f"{value[:40]!r} is not a date or time in ISO 8601") from None
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
