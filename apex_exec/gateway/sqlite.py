@@ -41,7 +41,7 @@ NICENESS = 5
 VALUE_BYTES_MAX = 4 * 1024 * 1024
 BUSY_SECONDS = 1.0
 FUNCTIONS = frozenset({form.sqlite for form in FORMS.values() if form.sqlite}
-                      | {"like", "pg_int", "pg_float", "pg_number"})
+                      | {"like", "pg_int", "pg_float", "pg_number", "pg_date"})
 """What a statement may call: the functions of the table, and those behind operators."""
 
 

@@ -25,7 +25,8 @@ SECONDS_MAX = 5.0
 
 CALLED = re.compile(r"(?<![\w.\"@])([a-z_][a-z0-9_.]*)\(")
 OURS = {"sum", "pg_column_size", "length", "substr", "set_config", "current_setting", "coalesce", "nullif",
-        "octet_length", "row_number", "greatest", "least", "grouping", "pg_int", "pg_float", "pg_number", "json_each"}
+        "octet_length", "row_number", "greatest", "least", "grouping", "pg_int", "pg_float", "pg_number", "pg_date",
+        "json_each"}
 """What the compiler itself puts into a statement."""
 FUNCTIONS = OURS | {f"pg_catalog.{name}" for name in FORMS} | {form.sqlite for form in FORMS.values() if form.sqlite}
 NAMED = re.compile(r"[\"`]([^\"`]*)[\"`]")

@@ -168,9 +168,9 @@ atan             | value     | number                  | float   |          | {_
 atan2            | value     | number number           | float   |          | {_FLOATS}
 width_bucket     | value     | number number number number | float |
 now              | value     |                         | small   |
-date_trunc       | value     | unit time text?         | small   |
-date_part        | value     | unit time               | float   |
-extract          | value     | unit time               | float   |          | EXTRACT({{unit}} FROM {{1}})
+date_trunc       | value     | unit time text?         | small   | pg_date_trunc
+date_part        | value     | unit time               | float   | pg_date_part
+extract          | value     | unit time               | float   | pg_extract | EXTRACT({{unit}} FROM {{1}})
 date_bin         | value     | interval time time      | small   |
 age              | value     | time time?              | small   |
 make_date        | value     | number number number    | small   |
@@ -178,7 +178,7 @@ make_timestamp   | value     | number number number number number number | small
 make_timestamptz | value     | number number number number number number text? | small |
 make_time        | value     | number number number    | small   |
 make_interval    | value     | number? number? number? number? number? number? number? | small |
-to_char          | value     | time format             | format  |
+to_char          | value     | time format             | format  | pg_to_char
 to_date          | value     | text format             | small   |
 to_timestamp     | value     | value format?           | small   |
 timezone         | value     | text time               | small   |

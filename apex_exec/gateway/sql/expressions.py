@@ -269,12 +269,13 @@ def _cast(w: Writer, node: Any) -> str:
         return _to_json(w, plain, name)
     elif kind.this == exp.DataType.Type.DECIMAL:
         return _to_numeric(w, value, name)
-    if w.lite and name in _STRICT:
-        return f"{_STRICT[name]}({w.write(value)})"
+    strict = _STRICT.get("DATE" if kind.this == exp.DataType.Type.DATE else name) if w.lite else None
+    if strict is not None:
+        return f"{strict}({w.write(value)})"
     return f"CAST({w.write(value)} AS {name})"
 
 
-_STRICT = {"INTEGER": "pg_int", "REAL": "pg_float", "NUMERIC": "pg_number"}
+_STRICT = {"INTEGER": "pg_int", "REAL": "pg_float", "NUMERIC": "pg_number", "DATE": "pg_date"}
 """The casts that SQLite makes of any text, and PostgreSQL of texts that are numbers."""
 
 

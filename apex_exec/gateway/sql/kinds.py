@@ -20,6 +20,7 @@ from apex_exec.common.sqlite import open_readonly
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.sql.allowed import FORMS
 from apex_exec.gateway.sql.dialect import OPERATOR
+from apex_exec.gateway.sql.sqlite_moments import OF_DAYS
 from apex_exec.gateway.sql.tables import Table
 
 Kinds = Mapping[str, Mapping[str, str]]
@@ -37,6 +38,7 @@ _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _COMPARISONS = (exp.EQ, exp.NEQ, exp.GT, exp.GTE, exp.LT, exp.LTE, exp.NullSafeEQ, exp.NullSafeNEQ)
 _TRUTHS = (exp.Predicate, exp.Connector, exp.Not, exp.Boolean, exp.Exists, exp.NullSafeEQ, exp.NullSafeNEQ, exp.Escape)
 _TEXT_COSTS = frozenset("letters cut needle replace repeat pad texts joined hash format twice".split())
+_OF_MOMENTS = {"date_trunc": "stamp", "extract": "num", "date_part": "float", "to_char": "text"}
 _T = exp.DataType.Type
 
 
@@ -144,8 +146,8 @@ class Kinder:
             self._no(node, "a cast to text of", [inner], _NOT_AS_TEXT)
             return "text"
         if to == _T.DATE:
-            if inner != "date" and not _DATE.fullmatch(literal):
-                raise self.refused("a cast to date, except of a literal such as '2026-01-31',", node)
+            if inner not in ("date", "stamp") and not _DATE.fullmatch(literal) and not isinstance(plain, exp.Parameter):
+                raise self.refused("a cast to date, except of a timestamptz and a literal such as '2026-01-31',", node)
             return "date"
         if to == _T.TIMESTAMPTZ:
             if inner != "stamp":
@@ -166,6 +168,8 @@ class Kinder:
         given = [one.this if isinstance(one, exp.Order) else one for one in node.expressions]
         given = [part for one in given for part in (one.expressions if isinstance(one, exp.Distinct) else [one])]
         kinds = self._kinds(given)
+        if form.name in _OF_MOMENTS:
+            return self._of_moment(node, form.name, given, kinds)
         if form.cost in _TEXT_COSTS:
             return "text"
         if form.cost in ("small", "search", "product"):
@@ -177,6 +181,15 @@ class Kinder:
         if form.cost == "largest" and form.name in ("lag", "lead"):
             return merged(kinds[:1] + kinds[2:])
         return merged(kinds if form.cost in ("largest", "copy", "sum") and form.name != "nth_value" else kinds[:1])
+
+    def _of_moment(self, node: Any, name: str, given: list[Any], kinds: list[str]) -> str:
+        of = kinds[0] if name == "to_char" else kinds[1]
+        if of not in ("date", "stamp") or len(given) > 2:
+            raise self.refused(f"{name}, except of a date or a timestamptz in a column,", node)
+        field = str(given[0].this) if isinstance(given[0], exp.Literal) else ""
+        if of == "date" and name in ("extract", "date_part") and field not in OF_DAYS:
+            raise self.refused(f"{field or 'any field'} of a date", node)
+        return _OF_MOMENTS[name]
 
     def _compare(self, node: Any, sides: list[Any]) -> None:
         kinds = self._kinds(sides)

@@ -12,6 +12,8 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any
 
+from apex_exec.gateway.sql import sqlite_moments
+
 
 class Refusals:
     """Remembers why a function refused: SQLite itself reports only that one did."""
@@ -82,6 +84,11 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[type, ...], int]] = {
     "md5": (lambda text: hashlib.md5(text.encode(), usedforsecurity=False).hexdigest(), (TEXT,), 1),
     "initcap": (_initcap, (TEXT,), 1),
     "mod": (_mod, (NUMBER, NUMBER), 2),
+    "date_trunc": (sqlite_moments.date_trunc, (TEXT, TEXT), 2),
+    "extract": (sqlite_moments.extract, (TEXT, TEXT), 2),
+    "date_part": (sqlite_moments.date_part, (TEXT, TEXT), 2),
+    "to_char": (sqlite_moments.to_char, (TEXT, TEXT), 2),
+    "date": (sqlite_moments.day, (TEXT,), 1),
     "lower": (lambda text: text.lower(), (TEXT,), 1),
     "upper": (lambda text: text.upper(), (TEXT,), 1),
 }
