@@ -216,8 +216,9 @@ class Maker:
         elif items != ["*"] and self.random.random() < 0.2:
             number, other = self.value("num", scope or seen, 0), self.value("num", scope or seen, 0)
             over = self.pick("ORDER BY", f"PARTITION BY {other} ORDER BY")
-            frame = self.pick("", " ROWS BETWEEN 1 PRECEDING AND CURRENT ROW", " GROUPS UNBOUNDED PRECEDING")
-            called = self.pick(f"lag({other}, 1)", f"sum({other})", "rank()", "ntile(3)", f"first_value({other})",
+            # nothing that depends on the order of rows that are equal: a planner may choose it
+            frame = self.pick("", " GROUPS BETWEEN 1 PRECEDING AND CURRENT ROW", " GROUPS UNBOUNDED PRECEDING")
+            called = self.pick(f"count({other})", f"sum({other})", "rank()", "dense_rank()", "cume_dist()",
                                f"max({other}) FILTER (WHERE {number} > 1)")
             items.append(f"{called} OVER ({over} {number}{frame}) AS w")
             columns["w"] = "num"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -20,8 +21,10 @@ from apex_exec.gateway.sql.values import Rows, array_text, as_json
 from tests.gateway import dashboards
 from tests.gateway.conftest import ROLE, A, Data, postgres_data, sqlite_data
 from tests.gateway.dashboards import ALL
+from tests.gateway.sql_grammar import Maker
 from tests.support.postgres import Postgres
 
+STATEMENTS = int(os.environ.get("APEX_TEST_SQL_EXAMPLES", "500"))
 NAMED = tuple(dashboards.TABLES)
 FLOATED = re.compile(r"\b(" + "|".join(name for name, form in FORMS.items() if "DOUBLE" in form.postgres)
                      + r")\(|\^")
@@ -132,6 +135,36 @@ def test_sqlite_answers_as_postgres_or_says_that_it_does_not(lite: Data, referen
     assert len(got) == len(wanted) and all(
         same(a, b, loose=True) for a, b in zip(got, wanted, strict=True)), (kind, text, got, wanted)
     assert "SECRET" not in str(got) and "HIDDEN" not in str(got)
+
+
+@pytest.mark.slow
+def test_what_a_grammar_makes_has_one_answer_on_both_databases(postgres: Postgres, tmp_path: Path) -> None:
+    """Whatever SQLite answers at all is what PostgreSQL answers, types included but for numerics."""
+    both = postgres_data(postgres, "both_answer"), sqlite_data(tmp_path / "data.db")
+    answers: Counter[str] = Counter()
+    try:
+        for seed in range(STATEMENTS):
+            maker = Maker(seed)
+            maker.odd = False
+            text, rows = maker.text(), []
+            for data in both:
+                try:
+                    rows.append(sorted((list(row.values()) for row in data.query(text, maker.params)), key=_order))
+                except ApiFailure as failure:
+                    answers[failure.code] += 1
+            if len(rows) == 2:
+                answers["same"] += 1
+                assert len(rows[0]) == len(rows[1]) and all(
+                    same(a, b, loose=True) for a, b in zip(*rows, strict=True)), (text, rows)
+    finally:
+        for data in both:
+            data.close()
+    assert answers["same"] > STATEMENTS // 6, answers
+
+
+def _order(row: list[Any]) -> str:
+    """Numbers of any type sort alike."""
+    return repr([str(number_of(value)) if number_of(value) is not None else str(value) for value in row])
 
 
 def test_there_are_enough_of_each_kind_and_all_are_accepted(pg: Data) -> None:
