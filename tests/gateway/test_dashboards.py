@@ -172,3 +172,49 @@ def test_there_are_enough_of_each_kind_and_all_are_accepted(pg: Data) -> None:
     assert len(ALL) >= 150 and len(kinds) == 10 and min(kinds.values()) >= 10
     for _, text, _ in ALL:
         pg.compiler.compile(text, NAMED)
+
+
+def test_a_table_that_is_made_later_has_its_types_then(tmp_path: Path) -> None:
+    """What was compiled before the platform had made its tables is not kept."""
+    made = sqlite_data(tmp_path / "data.db")
+    try:
+        made.show(dashboards.TABLES)
+        text = "SELECT max(created) AS last, max(total) / 2 AS half FROM sales"
+        assert made.compiler.compile("SELECT max(created) AS last FROM sales", NAMED).kinds == [""]
+        made.compiler.compile(text, NAMED)
+        for statement in [*dashboards.SCHEMA, *dashboards.rows_of()]:
+            made.execute(statement)
+        assert made.query("SELECT max(created) AS last FROM sales", named=NAMED)[0]["last"].tzinfo is not None
+        with pytest.raises(ApiFailure, match="/ with a numeric"):
+            made.query(text, named=NAMED)
+    finally:
+        made.close()
+
+
+@pytest.mark.parametrize(("text", "params", "words"), [
+    ("SELECT total / 2 FROM sales", [], "/ with a numeric"), ("SELECT sum(total) / sum(qty) FROM sales", [], "numeric"),
+    ("SELECT 5.5 % 2", [], "% with a number with a fraction"), ("SELECT created - day FROM sales", [], "a timestamptz"),
+    ("SELECT day + 1 FROM sales", [], "arithmetic with a date"), ("SELECT paid::text FROM sales", [], "a boolean"),
+    ("SELECT total::text FROM sales", [], "a numeric"), ("SELECT price::int FROM sales", [], "with a fraction"),
+    ("SELECT 'yes'::boolean", [], "a cast to boolean"), ("SELECT item::date FROM sales", [], "a cast to date"),
+    ("SELECT id FROM sales WHERE created > '2026-03-01'", [], "a comparison of a timestamptz"),
+    ("SELECT id FROM sales WHERE day = item", [], "a comparison of a date"),
+    ("SELECT item || paid FROM sales", [], "||"),
+    ("SELECT max(created) - min(created) FROM sales", [], "arithmetic with a timestamptz"),
+    ("SELECT x.t / 3 FROM (SELECT sum(total) AS t FROM sales) x", [], "/ with a numeric"),
+    ("WITH m AS (SELECT created AS c FROM sales) SELECT c::text FROM m", [], "a timestamptz"),
+    ("SELECT concat(id, 'x') FROM sales", [], "concat"), ("SELECT greatest(item, 'x') FROM sales", [], "greatest"),
+    ("SELECT round(price) FROM sales", [], "round with one argument"), ("SELECT $1::int", ["12abc"], "not a number")])
+def test_sqlite_refuses_by_name_what_it_would_answer_otherwise(lite: Data, text: str, params: list[Any],
+                                                               words: str) -> None:
+    with pytest.raises(ApiFailure) as failed:
+        lite.query(text, params, named=NAMED)
+    assert failed.value.code == "sql_not_on_sqlite" and words in failed.value.message, failed.value.message
+
+
+def test_moments_in_any_notation_are_found_on_sqlite(lite: Data) -> None:
+    """What JavaScript's toISOString gives was compared as a text: a row of that day was not found."""
+    first = lite.query("SELECT min(created) AS c FROM sales", named=NAMED)[0]["c"]
+    for given in (first, first.isoformat(), first.strftime("%Y-%m-%dT%H:%M:%SZ"), first.isoformat(" ")):
+        assert lite.query("SELECT count(*) AS n FROM sales WHERE created = $1", [given], named=NAMED) == [{"n": 1}]
+        assert lite.query("SELECT count(*) AS n FROM sales WHERE created > $1", [given], named=NAMED) == [{"n": 59}]

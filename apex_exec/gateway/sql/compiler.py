@@ -67,6 +67,8 @@ class Compiled(Struct):
     """The numbers of the parameters that SQLite compares with a timestamptz, which it has as a text in UTC."""
     dates: list[int] = []
     """The numbers of the parameters that SQLite compares with a date."""
+    passing: bool = False
+    """Whether the types of its columns could not be read now: the text is compiled anew the next time."""
 
     def values(self, params: list[Any], user_id: str) -> list[Any]:
         """The values of $1, $2, …. Raises ApiFailure if the plugin passed too few or too many."""
@@ -150,6 +152,8 @@ class Compiler:
         self._remember((text, named), found)
 
     def _remember(self, key: tuple[str, tuple[str, ...]], found: Compiled | ApiFailure) -> None:
+        if isinstance(found, Compiled) and found.passing:
+            return
         if key in self._cache:  # two calls had it compiled at the same time
             return
         self._cache[key] = found
@@ -165,7 +169,8 @@ class Compiler:
             statement = writer.finish()
             if len(statement) > STATEMENT_BYTES_MAX:
                 raise ApiFailure("too_large", "the query reads too many tables with too many columns")
-            growth = Growth(writer.identifier, self._kinds(writer.used) if writer.lite else None)
+            kinds = self._kinds(writer.used) if writer.lite else None
+            growth = Growth(writer.identifier, kinds)
             work = growth.of(tree)
             check_work(work, [])
             kinder = growth.kinder
@@ -174,7 +179,8 @@ class Compiler:
                             sorted(writer.lists), sorted(writer.structured), writer.formats,
                             writer.lite, self._columns(writer.used), growth.kinds if kinder is not None else [],
                             sorted(kinder.stamps) if kinder is not None else [],
-                            sorted(kinder.dates) if kinder is not None else [])
+                            sorted(kinder.dates) if kinder is not None else [],
+                            writer.lite and bool(self._path) and not all(map((kinds or {}).get, writer.used)))
         except ApiFailure as failure:
             return failure
         except RecursionError:
@@ -186,7 +192,7 @@ class Compiler:
             return {}
         found = declared(self._path, {name: self._tables[name] for name in used})
         return {name: {column: columns.get(column, "") for column in self._tables[name].columns}
-                for name, columns in found.items()}
+                for name, columns in found.items() if columns}
 
     def _columns(self, used: Mapping[str, None]) -> str:
         """``orders(id, item, …), users(…)``."""
