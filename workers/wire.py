@@ -47,6 +47,7 @@ API_CODES = {
     "too_many_calls": "more API calls at once, or in one invocation, than allowed",
     "sql_syntax": "the text is not one SELECT of the accepted dialect",
     "sql_forbidden": "a statement, function, cast or clause outside the allow-list",
+    "sql_not_on_sqlite": "the text is accepted on PostgreSQL, but SQLite would give another answer",
     "sql_parameters": "the number or the types of the parameters do not fit the text",
     "sql_error": "the database refused the statement while running it",
     "table_not_allowed": "no such table, or the manifest does not name it, or it may not be written",

@@ -18,7 +18,6 @@ from apex_exec.gateway.outbox import Outbox, Outgoing
 from apex_exec.gateway.sql.compiler import Compiled, Compiler
 from apex_exec.gateway.sql.parser import Parser
 from apex_exec.gateway.sql.tables import Table
-from apex_exec.gateway.sql.values import check_parameter
 from apex_exec.gateway.sql.writes import Write, compile_write
 
 SWEEP_RECORDS_MAX = 500
@@ -69,8 +68,9 @@ class Data:
             self._backend = open_backend(url, tables, origin)
         except ConfigError as error:
             raise ApiFailure("data_unavailable", str(error)) from None
-        self._compiler = Compiler(self._backend.backend, tables)
-        self._parser = Parser(self._backend.backend, tables)
+        path = str(path_of(url) or "")
+        self._compiler = Compiler(self._backend.backend, tables, path)
+        self._parser = Parser(self._backend.backend, tables, path)
         self._hand_over = hand_over
         self._handed: set[str] = set()
         """Ids of records in the outbox that the supervisor already has; bounded by how many the ledger accepts."""
@@ -80,8 +80,11 @@ class Data:
                     due_ns: int) -> tuple[bytes, dict[str, Any]]:
         """(the encoded rows, facts for the audit record). Raises ApiFailure."""
         compiled = await self._compiler.compile_by(self._parser, plugin, share, request.sql, named)
-        params = [check_parameter(value, structured=False) for value in request.params]
-        rows, count = await self._backend.query(compiled, compiled.values(params, user_id), user_id, due_ns)
+        values = compiled.values(list(request.params), user_id)
+        try:
+            rows, count = await self._backend.query(compiled, values, user_id, due_ns)
+        except ApiFailure as failure:
+            raise compiled.failure(failure) from None
         return rows, {"tables": compiled.tables, "rowCount": count}
 
     async def write(self, request: Insert | Update | Delete, named: tuple[str, ...], plugin: str, user_id: str,

@@ -52,10 +52,11 @@ _BEGIN = {True: "BEGIN READ ONLY", False: "BEGIN"}
 _SETTINGS = ("SELECT set_config('statement_timeout', $1, true), set_config('lock_timeout', $1, true), "
              "set_config('request.jwt.claims', $2, true), set_config('TimeZone', 'UTC', true), "
              "set_config('DateStyle', 'ISO, MDY', true), set_config('IntervalStyle', 'postgres', true), "
-             "set_config('standard_conforming_strings', 'on', true)")
+             "set_config('standard_conforming_strings', 'on', true), set_config('jit', 'off', true)")
 """The settings are for this transaction only: behind a pooler in transaction mode, the next transaction may be somebody
 else's. In a database with standard_conforming_strings off, the backslash in our ESCAPE would make its quote part of the
-text, and the next literal, which is the plugin's, part of the statement."""
+text, and the next literal, which is the plugin's, part of the statement. ``jit`` compiles an expensive statement for a
+second without a look at the clock."""
 _UNBOUND = ("SELECT shown.word FROM unnest($1::text[]) AS shown(word) "
             "JOIN pg_class ON pg_class.oid = to_regclass(quote_ident(shown.word)) "
             "WHERE relrowsecurity AND NOT relforcerowsecurity AND pg_has_role(current_user, relowner, 'USAGE')")
@@ -67,7 +68,8 @@ DOWN_SECONDS = 1.0
 """After a failure to connect we do not try again for this long; meanwhile every call fails at once."""
 
 
-_OUR_WORDS = re.compile(r'"(the query in IN returns [^"]*|[^"]*: a number has at most [^"]*)"')
+_OUR_WORDS = re.compile(r'"(the query in IN returns [^"]*|the values of \w+ come to more [^"]*|generate_series returns '
+                        r'[^"]*|WITH RECURSIVE takes [^"]*|[^"]*: a number (?:in JSON )?has at most [^"]*)"')
 """Text of errors that come from casts in the SQL that we generate, when a bound is exceeded: SQL has no other way to
 raise an error."""
 
@@ -357,7 +359,7 @@ def _failure(error: psycopg.Error) -> ApiFailure:
     state = error.sqlstate or ""
     if state in ("57014", "55P03"):
         return ApiFailure("deadline_exceeded", "the invocation's time ended in the database")
-    if state == "22P02" and (ours := _OUR_WORDS.search(message)):
+    if state in ("22P02", "22P05") and (ours := _OUR_WORDS.search(message)):
         return ApiFailure("too_large", ours[1])
     if state == "42703":
         return ApiFailure("column_not_allowed", message)

@@ -24,7 +24,9 @@ from apex_exec.gateway.costs import counting
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.lock_turns import Turns
 from apex_exec.gateway.outbox import Outbox, Outgoing
+from apex_exec.gateway.sql.allowed import FORMS
 from apex_exec.gateway.sql.compiler import Compiled
+from apex_exec.gateway.sql.sqlite_functions import Refusals, register
 from apex_exec.gateway.sql.tables import OUTBOX, Table
 from apex_exec.gateway.sql.values import Rows, to_sqlite
 from apex_exec.gateway.sql.writer import plain_names
@@ -38,8 +40,9 @@ PROGRESS_STEPS = 10_000
 NICENESS = 5
 VALUE_BYTES_MAX = 4 * 1024 * 1024
 BUSY_SECONDS = 1.0
-FUNCTIONS = frozenset("count sum avg min max lower upper length abs round coalesce nullif trim substr like "
-                      "row_number rank dense_rank".split())
+FUNCTIONS = frozenset({form.sqlite for form in FORMS.values() if form.sqlite}
+                      | {"like", "pg_int", "pg_float", "pg_number", "pg_date"})
+"""What a statement may call: the functions of the table, and those behind operators."""
 
 
 def _aware(raw: bytes) -> Any:
@@ -73,11 +76,18 @@ CONVERTERS: dict[str, Callable[[bytes], Any]] = {
 here."""
 
 
+_COMPUTED: dict[str, tuple[type, Callable[[Any], Any]]] = {
+    "bool": (int, bool), "stamp": (str, lambda text: _aware(text.encode())), "json": (str, lambda text: _json(
+        text.encode())), "array": (str, lambda text: _json(text.encode()))}
+"""Converters of values that a statement computes, by their kind: (SQLite's type, the converter)."""
+
+
 class _Connection:
     """One connection, used by one thread at a time."""
 
-    def __init__(self, database: sqlite3.Connection) -> None:
+    def __init__(self, database: sqlite3.Connection, refusals: Refusals | None = None) -> None:
         self.database = database
+        self.refusals = refusals or Refusals()
         self.due_ns = 0
         self.stopped = False
         database.set_progress_handler(self._late, PROGRESS_STEPS)
@@ -115,10 +125,9 @@ class Sqlite:
         database.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
         for pragma in ("query_only = ON", "trusted_schema = OFF", "case_sensitive_like = ON"):
             database.execute(f"PRAGMA {pragma}")
-        database.create_function("lower", 1, _lower, deterministic=True)  # SQLite's own function knows ASCII only
-        database.create_function("upper", 1, _upper, deterministic=True)
+        refusals = register(database)
         database.set_authorizer(self._authorize)
-        return _Connection(database)
+        return _Connection(database, refusals)
 
     def _look_into_views(self, database: sqlite3.Connection) -> None:
         """Records what each view that the operator shows reads: the view may read exactly that, and nothing else may.
@@ -159,6 +168,8 @@ class Sqlite:
             table = self._tables.get(first)
             if table is not None and (not second or second == table.owner or second in table.columns):
                 return sqlite3.SQLITE_OK
+            if first == "json_each" and second in ("value", ""):  # the elements of a list parameter
+                return sqlite3.SQLITE_OK
             if not first.strip("_0123456789"):  # a CTE or subquery, whose name the SQL writer generated
                 return sqlite3.SQLITE_OK
         return sqlite3.SQLITE_DENY
@@ -180,6 +191,8 @@ class Sqlite:
                 return future.result()
             raise
         except sqlite3.Error as error:
+            if "user-defined function raised" in str(error) and connection.refusals.reason:
+                raise ApiFailure("sql_not_on_sqlite", connection.refusals.reason) from None
             raise _failure(error, due_ns) from None
 
     async def _opened(self, open_: Callable[[], _Connection]) -> _Connection:
@@ -276,23 +289,19 @@ def _read(database: sqlite3.Connection, compiled: Compiled, values: list[Any]) -
     cursor = database.execute(compiled.text, _named(values))
     try:
         rows = Rows([plain_names(column[0]) for column in cursor.description])
-        truths = compiled.truths
+        kinds = compiled.kinds or ["bool" if index in compiled.truths else "" for index in range(
+            max(compiled.truths, default=-1) + 1)]
+        converted = [(index, _COMPUTED[kind]) for index, kind in enumerate(kinds) if kind in _COMPUTED]
         for row in cursor:
-            if truths:
-                row = [bool(value) if index in truths and isinstance(value, int) else value
-                       for index, value in enumerate(row)]
+            if converted:
+                row = list(row)
+                for index, (kind, convert) in converted:
+                    if isinstance(row[index], kind):
+                        row[index] = convert(row[index])
             rows.add(row)
     finally:
         cursor.close()
     return rows.encoded(), len(rows)
-
-
-def _lower(value: Any) -> Any:
-    return value.lower() if isinstance(value, str) else value
-
-
-def _upper(value: Any) -> Any:
-    return value.upper() if isinstance(value, str) else value
 
 
 _KINDS = {sqlite3.SQLITE_CONSTRAINT_NOTNULL: "need", sqlite3.SQLITE_CONSTRAINT_UNIQUE: "unique",

@@ -14,11 +14,11 @@ import msgspec
 import pytest
 
 from apex_exec.catalogue.methods import Delete, Insert, Update
+from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.outbox import Outbox
 from apex_exec.gateway.postgres import Postgres as PostgresBackend
 from apex_exec.gateway.sql.compiler import Compiler
 from apex_exec.gateway.sql.tables import read_tables
-from apex_exec.gateway.sql.values import check_parameter
 from apex_exec.gateway.sql.writes import compile_write
 from apex_exec.gateway.sqlite import Sqlite
 from tests.support.postgres import Postgres
@@ -75,7 +75,8 @@ class Data:
         self.contents = contents
         """Everything the database holds, as one comparable value."""
         self.tables = read_tables(TABLES)
-        self.compiler = Compiler(backend.backend, self.tables)
+        self.path = str(backend._path) if isinstance(backend, Sqlite) else ""
+        self.compiler = Compiler(backend.backend, self.tables, self.path)
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
 
@@ -85,9 +86,12 @@ class Data:
     def query(self, text: str, params: list[Any] | None = None, user: str = A, named: tuple[str, ...] = NAMED,
               seconds: float = 10) -> Any:
         compiled = self.compiler.compile(text, named)
-        values = compiled.values([check_parameter(value, structured=False) for value in params or []], user)
+        values = compiled.values(params or [], user)
         due_ns = time.monotonic_ns() + int(seconds * SECONDS)
-        raw, count = self.run(self.backend.query(compiled, values, user, due_ns))
+        try:
+            raw, count = self.run(self.backend.query(compiled, values, user, due_ns))
+        except ApiFailure as failure:
+            raise compiled.failure(failure) from None
         rows = msgspec.msgpack.decode(raw)
         assert len(rows) == count
         return rows
@@ -101,7 +105,7 @@ class Data:
     def show(self, tables: dict[str, Any]) -> None:
         """Shows these tables beside the usual ones."""
         self.tables = read_tables({**TABLES, **tables})
-        self.compiler = Compiler(self.backend.backend, self.tables)
+        self.compiler = Compiler(self.backend.backend, self.tables, self.path)
         if isinstance(self.backend, Sqlite):
             self.backend._tables = self.tables
             for reader in self.backend._readers:  # opened anew: they know what is a view

@@ -18,12 +18,19 @@ ODD_SOURCES = [
     "secrets", "pg_user", "sqlite_master", "public.users", "main.users", "pg_catalog.pg_class", "apex_exec_outbox",
     "generate_series(1,3) g", "LATERAL (SELECT * FROM orders) l", "pg_read_file('/etc/passwd') f", "ONLY users",
     "information_schema.columns", "users TABLESAMPLE SYSTEM (100)", "(VALUES (1)) v", "users AS u(a,b,c)",
+    "LATERAL (SELECT * FROM secrets) l", "unnest(ARRAY(SELECT word FROM secrets)) u", "ROWS FROM (now()) r",
+    "jsonb_each((SELECT to_jsonb(s) FROM secrets s)) e", "generate_series(1, (SELECT count(*) FROM secrets)) g",
+    "jsonb_to_recordset('[]') AS x(a int)", "pg_ls_dir('.') AS d(x)", "json_populate_recordset(null::users, '[]') x",
     "json_each('[]')", "(users CROSS JOIN orders)", '"Users"', "pragma_table_info('secrets')"]
 ODD_VALUES = [
     "set_config('request.jwt.claims', '{}', false)", "current_setting('x', true)", "version()", "pg_sleep(0)",
     "query_to_xml('SELECT * FROM secrets', true, true, '')", "'secrets'::regclass", "load_extension('x')",
     "(SELECT word FROM secrets LIMIT 1)", "lo_import('/etc/passwd')", "row_to_json(users)", "nextval('s')", "random()",
     "(users).password", "ARRAY(SELECT word FROM secrets)", "string_agg(item, ',')", "sqlite_version()", "E'\\x41'",
+    "set_config('apex_exec.held', '0', true)", "pg_advisory_lock(1)", "lo_get(1)", "pg_ls_dir('.')", "to_jsonb(users)",
+    "jsonb_agg(users)", "array_agg(users)", "ROW(users.*)", "ARRAY[users]", "(ARRAY[users])[1]", "users -> 'password'",
+    "jsonb_build_object('a', users)", "coalesce(users)", "users IS DISTINCT FROM users", "lag(users) OVER ()",
+    "pg_catalog.pg_sleep(0)", "'secrets'::regclass::text", "(users, 1) = (users, 1)", "1 = ANY (SELECT 1 FROM secrets)",
     "changes()", "last_insert_rowid()", "dblink('x', 'y')", "pg_terminate_backend(1)", "'1'::xml", "users.*::text"]
 ODD_TAILS = [" FOR UPDATE", "; DELETE FROM notes", " -- x", " /* x */", "; COMMIT", " INTO stolen", " FOR SHARE",
              " UNION SELECT word FROM secrets", " LIMIT 1; DROP TABLE notes", ")", "'", " OFFSET 0", " LIMIT ALL"]
@@ -37,7 +44,10 @@ DATE TIMESTAMP EXTRACT OVER PARTITION ROWS RANGE FILTER WITHIN FOR UPDATE SHARE 
 RECURSIVE MATERIALIZED RETURNING INSERT DELETE SET DEFAULT COLLATE AT TIME ZONE ESCAPE SIMILAR TO ANY SOME
 UNNEST GENERATE_SERIES COALESCE NULLIF COUNT SUM MIN MAX LOWER SUBSTRING TRIM POSITION OVERLAY ROUND users
 orders notes id name n x y "x" 'x' 'it''s' 1 2.5 1e9 E'x' $$x$$ U&'x' B'1' X'1f' -- /* */ [ ] { } -> ->> #> @>
-<@ && ||/ ^ int text uuid regclass jsonb numeric double precision varchar character varying timestamptz""".split()
+<@ && ||/ ^ lag( lead( ntile( string_agg( array_agg( unnest( date_trunc( now() to_char( jsonb_agg( -> ->> WITHIN
+extract(year percentile_cont(0.5) FETCH FIRST ROW ONLY TIES ROLLUP CUBE GROUPING SETS WINDOW GROUPS PRECEDING EXCLUDE
+ORDINALITY ARRAY[ ]::int[] ::jsonb ::interval ANY( repeat( concat( coalesce( E'\n' AT ZONE ?| ?& int
+text uuid regclass jsonb numeric double precision varchar character varying timestamptz""".split()
 COMPARE = ["=", "<>", "<", ">", "<=", ">="]
 
 
@@ -76,6 +86,12 @@ class Maker:
                 lambda: f"CASE WHEN {v('bool')} THEN {v('num')} ELSE {v('num')} END",
                 lambda: f"CAST(substr({v('text')}, {self.random.randint(1, 8)}) AS int)",
                 lambda: f"(SELECT count(*) FROM {self.table()} {self.fresh()})",
+                lambda: f"greatest({v('num')}, {v('num')})", lambda: f"mod({v('num')}, 3)",
+                lambda: f"strpos({v('text')}, 'e')", lambda: f"cardinality(ARRAY[{v('num')}, {v('num')}])",
+                lambda: f"(ARRAY[{v('num')}, {v('num')}])[{self.random.randint(1, 3)}]",
+                lambda: f"(jsonb_build_object('a', {v('num')}) ->> 'a')::numeric::int",
+                lambda: f"extract(year FROM make_date(2026, 1, 1) + mod({v('num')}, 90))::int",
+                lambda: f"(SELECT count(*) FROM generate_series(1, mod({v('num')}, 20)) {self.fresh()})",
                 lambda: self.literal("num"))()
         if kind == "text":
             return self.pick(
@@ -84,6 +100,13 @@ class Maker:
                 lambda: f"CAST({v('uuid')} AS text)",
                 lambda: f"substr({v('text')}, {self.random.randint(1, 3)})",
                 lambda: f"nullif({v('text')}, {v('text')})",
+                lambda: f"left({v('text')}, {self.random.randint(-3, 6)})",
+                lambda: f"concat({v('text')}, '-', {v('text')})", lambda: f"replace({v('text')}, 'e', 'xy')",
+                lambda: f"split_part({v('text')}, ' ', {self.random.randint(1, 2)})",
+                lambda: f"trim(both 's' FROM {v('text')})", lambda: f"repeat({v('text')}, 2)",
+                lambda: f"(to_jsonb({v('text')}) #>> '{{}}')", lambda: f"to_char({v('num')}, '999')",
+                lambda: f"(SELECT string_agg(x.text, ',' ORDER BY x.id) FROM notes x WHERE x.id > {v('num')})",
+                lambda: f"array_to_string(ARRAY[{v('text')}, {v('text')}], ',')",
                 lambda: self.literal("text"))()
         if kind == "uuid":
             return self.literal("uuid")
@@ -93,6 +116,12 @@ class Maker:
             lambda: f"({v('bool')} {self.pick('AND', 'OR')} {v('bool')})", lambda: f"NOT ({v('bool')})",
             lambda: f"{v('num')} IN ({v('num')}, {v('num')})", lambda: f"{v('text')} IS {self.pick('', 'NOT ')}NULL",
             lambda: f"{v('num')} BETWEEN {v('num')} AND {v('num')}",
+            lambda: f"{v('num')} {self.pick('= ANY', '<> ALL', '> ANY')} (ARRAY[{v('num')}, {v('num')}])",
+            lambda: f"({v('num')}, {v('text')}) {self.pick('>', '=', '<=')} ({v('num')}, {v('text')})",
+            lambda: f"{v('num')} IS {self.pick('', 'NOT ')}DISTINCT FROM {v('num')}",
+            lambda: f"starts_with({v('text')}, 'SEC')",
+            lambda: f"jsonb_build_object('k', {v('text')}) @> '{{\"k\": \"SECRET 1\"}}'",
+            lambda: f"{v('num')} = ANY (SELECT id FROM {self.pick('orders', 'notes')})",
             lambda: f"{self.pick('', 'NOT ')}EXISTS ({self.select(depth - 1, scope)[0]})",
             lambda: f"{v('num')} IN (SELECT id FROM {self.pick('orders', 'notes')})")()
 
@@ -133,6 +162,15 @@ class Maker:
             return f"{name} AS {alias}"
         if self.rare():
             return str(self.pick(*ODD_SOURCES))
+        if self.random.random() < 0.12:
+            made, scope[alias] = self.pick(
+                (f"generate_series(1, {self.random.randint(0, 4)}) AS {alias}(n)", {"n": "num"}),
+                (f"unnest(ARRAY[1, 2, 3]) AS {alias}(n)", {"n": "num"}),
+                (f"(VALUES (1, 'x'), (2, 'SECRET 1')) AS {alias}(n, t)", {"n": "num", "t": "text"}),
+                (f"jsonb_array_elements_text('[\"x\", \"y\"]') AS {alias}(t)", {"t": "text"}),
+                (f"LATERAL (SELECT id, item FROM orders ORDER BY id LIMIT 2) AS {alias}(n, t)",
+                 {"n": "num", "t": "text"}))
+            return str(made)
         name = self.pick(*TABLES)
         scope[alias] = ctes.get(name, TABLES[name])
         return f"{name} {alias}"
@@ -145,6 +183,10 @@ class Maker:
             body, columns = self.select(depth - 1, {}, ctes)
             ctes[name] = columns
             text = f"WITH {name} AS ({body}) "
+            if self.random.random() < 0.3:
+                ctes["tree"] = {"n": "num", "t": "text"}
+                text = (f"WITH RECURSIVE {name} AS ({body}), tree(n, t) AS (SELECT id, item FROM orders WHERE id < 5 "
+                        "UNION ALL SELECT o.id, o.item FROM orders o JOIN tree ON o.id = tree.n + 2) ")
         scope: dict[str, dict[str, str]] = {}
         froms = self.source(depth, ctes, scope)
         for _ in range(self.pick(0, 0, 0, 1, 1, 2)):
@@ -166,8 +208,20 @@ class Maker:
         aggregated = self.random.random() < 0.15
         if aggregated:
             number = self.value("num", scope or seen, 1)
-            items, columns = [f"count(*) AS k0, {self.pick('sum', 'min', 'max', 'avg', 'count')}({number}) AS k1"], {
-                "k0": "num", "k1": "num"}
+            of = self.pick(*(f"{name}({number})" for name in ("sum", "min", "max", "avg", "count", "stddev")),
+                           f"percentile_cont(0.5) WITHIN GROUP (ORDER BY {number})",
+                           f"count({number}) FILTER (WHERE {number} > 2)", f"cardinality(array_agg({number}))",
+                           f"length(string_agg({self.value('text', scope or seen, 1)}, ','))")
+            items, columns = [f"count(*) AS k0, {of} AS k1"], {"k0": "num", "k1": "num"}
+        elif items != ["*"] and self.random.random() < 0.2:
+            number, other = self.value("num", scope or seen, 0), self.value("num", scope or seen, 0)
+            over = self.pick("ORDER BY", f"PARTITION BY {other} ORDER BY")
+            # nothing that depends on the order of rows that are equal: a planner may choose it
+            frame = self.pick("", " GROUPS BETWEEN 1 PRECEDING AND CURRENT ROW", " GROUPS UNBOUNDED PRECEDING")
+            called = self.pick(f"count({other})", f"sum({other})", "rank()", "dense_rank()", "cume_dist()",
+                               f"max({other}) FILTER (WHERE {number} > 1)")
+            items.append(f"{called} OVER ({over} {number}{frame}) AS w")
+            columns["w"] = "num"
         text += f"SELECT {self.pick('', '', 'DISTINCT ')}{', '.join(items)} FROM {froms}"
         if self.random.random() < 0.6:
             text += f" WHERE {self.value('bool', seen, depth)}"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import apex_exec.gateway
 from apex_exec.daemon import api_calls
-from apex_exec.gateway import sqlite
+from apex_exec.gateway import sql, sqlite
 from apex_exec.gateway.http import fetch
-from apex_exec.gateway.sql import compiler, expressions, values
+from apex_exec.gateway.sql import allowed, compiler, dialect, growth, values, writer
 from workers import sdk
 from workers.wire import API_CODES
 
@@ -23,19 +23,28 @@ def test_every_code_is_named_and_every_named_code_exists() -> None:
     assert named - {"retry_after_ms", "workers"} == set(API_CODES)
 
 
-def test_every_function_and_cast_is_named() -> None:
-    listed = PLAIN.partition("functions `")[2].partition("`")[0].split()
-    assert set(listed) | {"like", "row_number", "rank", "dense_rank"} == sqlite.FUNCTIONS
-    casts = re.sub(r"\s+", " ", PLAIN.partition("casts to `")[2].partition("`")[0])
-    for kind in expressions._CASTS:
-        name = {"DECIMAL": "numeric", "DOUBLE": "double precision", "FLOAT": "real"}.get(kind.name, kind.name.lower())
-        assert name in casts
+def test_every_function_and_type_is_listed_from_the_one_table() -> None:
+    """The README's tables are what ``python -m apex_exec.gateway.sql.allowed`` prints."""
+    readme = (Path(sql.__file__).parent / "README.md").read_text()
+    assert allowed.listed() in readme
+    assert allowed.CLAUSES in readme and allowed.OPERATORS in readme
+    for name in allowed.FORMS:
+        assert f"`{name}(" in readme, name
+    assert f"{allowed.COUNT_MAX:,}" in readme and f"{writer.SERIES_ROWS_MAX:,} rows" in readme
+    assert f"{writer.DEPTH_MAX} steps" in readme and f"{growth.HELD_BYTES_MAX // 2**20} MiB" in readme
+    assert f"{values.LIST_ELEMENTS_MAX:,} elements" in readme and f"{writer.SORTS_MAX} of" in readme
+
+
+def test_every_function_has_a_bound_and_is_known_to_sqlite_if_it_says_so() -> None:
+    assert {form.cost for form in allowed.FORMS.values()} == growth.COSTS.keys()
+    assert sqlite.FUNCTIONS == {form.sqlite for form in allowed.FORMS.values() if form.sqlite} | {
+        "like", "pg_int", "pg_float", "pg_number", "pg_date"}
 
 
 def test_the_bounds_are_those_of_the_code() -> None:
     for text in (f"{values.ROWS_MAX:,} rows and {values.RESULT_BYTES_MAX // 1024} KiB",
-                 f"A text has at most {compiler.TEXT_BYTES_MAX // 1024} KiB, {compiler.TOKENS_MAX:,} tokens, and "
-                 f"brackets {compiler.NESTING_MAX} deep",
+                 f"A text has at most {compiler.TEXT_BYTES_MAX // 1024} KiB, {dialect.TOKENS_MAX:,} tokens, and "
+                 f"brackets {dialect.NESTING_MAX} deep",
                  f"{fetch.HEADER_BYTES_MAX // 1024} KiB and {fetch.HEADERS_MAX} fields",
                  f"at most {api_calls.CALLS_MAX:,} calls, eight at once, with {api_calls.BYTES_MAX // 2**20} MiB",
                  f"{api_calls.MARGIN_NS // 10**6} ms before"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apex_exec.gateway.failure import ApiFailure
+from apex_exec.gateway.sql.allowed import FORMS
 from apex_exec.gateway.sql.compiler import Compiler
 from apex_exec.gateway.sql.tables import Table
 from tests.gateway.sql_grammar import SOUP, Maker, moved
@@ -21,12 +23,37 @@ SECONDS_MAX = 5.0
 """Far above what any text takes (20 ms alone on a machine): a busy machine must not fail the test."""
 
 
+CALLED = re.compile(r"(?<![\w.\"@])([a-z_][a-z0-9_.]*)\(")
+OURS = {"sum", "pg_column_size", "length", "substr", "set_config", "current_setting", "coalesce", "nullif",
+        "octet_length", "row_number", "greatest", "least", "grouping", "pg_int", "pg_float", "pg_number", "pg_date",
+        "json_each"}
+"""What the compiler itself puts into a statement."""
+FUNCTIONS = OURS | {f"pg_catalog.{name}" for name in FORMS} | {form.sqlite for form in FORMS.values() if form.sqlite}
+NAMED = re.compile(r"[\"`]([^\"`]*)[\"`]")
+SHOWN = {*TABLES, *(column for table in TABLES.values() for column in (*table.columns, table.owner)), "value", "step"}
+
+
+def check_written(text: str) -> None:
+    """An independent look at a statement: it calls what is allowed, and names what is shown or made by us."""
+    without = re.sub(r"'[^']*'", "''", text)
+    assert set(CALLED.findall(without)) <= FUNCTIONS, text
+    for name in NAMED.findall(without):
+        assert name in SHOWN or name.startswith(("__", "@_", "_value", "_size", "_number")) or re.fullmatch(
+            r"column\d+", name), (name, text)
+    for table in TABLES.values():  # every table is read behind its fence only
+        for quote in '"`':
+            reads = without.count(f"FROM {quote}{table.name}{quote} ")
+            fences = without.count(f"FROM {quote}{table.name}{quote} WHERE {quote}{table.name}{quote}."
+                                   f"{quote}{table.owner}{quote} = $")
+            assert reads == fences, text
+
+
 def check(compiler: Compiler, text: str) -> None:
     begun = time.monotonic()
     try:
-        compiler.compile(text, tuple(TABLES))
-    except ApiFailure:
-        pass
+        check_written(compiler.compile(text, tuple(TABLES)).text)
+    except ApiFailure as failure:
+        assert "Anonymous" not in failure.message and "<class" not in failure.message
     assert time.monotonic() - begun < SECONDS_MAX, text[:200]
 
 

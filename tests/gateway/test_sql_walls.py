@@ -52,9 +52,12 @@ def test_no_nesting_takes_the_parser_long(data: Data, opened: str, closed: str) 
     """The gateway has one thread: 85 bytes of ARRAY[ARRAY[… held every plugin's calls for half an hour."""
     text = f"SELECT {opened * 24}1{closed * 24}"
     begun = time.process_time()
-    with pytest.raises(ApiFailure) as caught:
+    try:
         data.compiler.compile(text, NAMED)
-    assert caught.value.code in ("sql_forbidden", "sql_syntax")
+    except ApiFailure as failure:
+        assert failure.code in ("sql_forbidden", "sql_syntax", "sql_not_on_sqlite")
+    else:
+        assert opened == "x -> ("
     assert time.process_time() - begun < 1
     with pytest.raises(ApiFailure):
         data.compiler.compile("SELECT id" + "[1]" * 480, NAMED)

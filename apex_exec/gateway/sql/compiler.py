@@ -1,67 +1,34 @@
 """A plugin's SELECT: bounded, parsed, written anew by ``writer``, and cached. Pure.
 
-``sqlglot`` parses the text (in PostgreSQL's dialect); the text itself never reaches a database. Its size, nesting and
-number of tokens are bounded before the parser sees it, because the parser recurses. The parser's steps are bounded,
-too, because it tries some readings of nested text twice: 24 brackets would keep it busy for half an hour.
+``dialect`` parses the text; the text itself never reaches a database.
 """
 
 from __future__ import annotations
 
-import logging
-import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import sqlglot
 from msgspec import Struct
-from sqlglot import TokenType
-from sqlglot.errors import SqlglotError
 
 from apex_exec.gateway.failure import ApiFailure
-from apex_exec.gateway.sql import expressions  # noqa: F401 - registers its rules
-from apex_exec.gateway.sql.growth import Growth, Sum, check_likes, check_number, check_work, numbers
+from apex_exec.gateway.sql import expressions, functions  # noqa: F401 - they register their rules
+from apex_exec.gateway.sql.allowed import FORMAT_CHARACTERS_MAX
+from apex_exec.gateway.sql.dialect import parse
+from apex_exec.gateway.sql.growth import Growth, Sum, check_json, check_likes, check_number, check_work, numbers
+from apex_exec.gateway.sql.kinds import declared
 from apex_exec.gateway.sql.tables import Table
+from apex_exec.gateway.sql.values import as_json, as_list, as_moment, check_parameter
 from apex_exec.gateway.sql.writer import OWNER, PATTERN_CHARACTERS_MAX, Writer
 
 if TYPE_CHECKING:
     from apex_exec.gateway.sql.parser import Parser
 
 TEXT_BYTES_MAX = 16 * 1024
-TOKENS_MAX = 1500
-NESTING_MAX = 24
-"""The most brackets open at one place; the parser itself gives up a little above 50."""
-STEPS_PER_TOKEN_MAX = 4
-"""The most parser steps per token. Ordinary texts take one to two; each costs some 15 µs of the gateway's thread."""
-STEPS_MORE = 200
 CACHE_ENTRIES_MAX = 1000
 CACHE_BYTES_MAX = 16 * 1024 * 1024
 STATEMENT_BYTES_MAX = 256 * 1024
 """The largest text that is sent to the database: each table reference adds the operator's columns."""
-
-logging.getLogger("sqlglot").disabled = True  # it warns about what it does not know, and quotes the plugin's text
-
-_POSTGRES = sqlglot.Dialect.get_or_raise("postgres")
-
-
-_MISSING = re.compile(r"Required keyword: '\w+' missing for <class '[\w.]+'>")
-"""The parser's message for missing text, which names the parser's own classes."""
-
-
-class _TooManySteps(Exception):
-    """The parser goes over the text again and again."""
-
-
-class _Parser(_POSTGRES.parser_class):  # type: ignore[misc,name-defined]  # sqlglot ships no types
-    """sqlglot's parser with a limit on its steps."""
-
-    steps_left = 0
-
-    def _advance(self, times: int = 1) -> None:
-        self.steps_left -= 1
-        if self.steps_left < 0:
-            raise _TooManySteps
-        super()._advance(times)
 
 
 class Compiled(Struct):
@@ -84,6 +51,24 @@ class Compiled(Struct):
     """The settings of PostgreSQL to switch off for this statement."""
     numbers: list[int] = []
     """The numbers of the parameters that a database may convert to a number and compute with."""
+    lists: list[int] = []
+    """The numbers of the parameters that may be lists."""
+    structured: list[int] = []
+    """The numbers of the parameters that are JSON: a text, a map or a list."""
+    formats: list[int] = []
+    """The numbers of the parameters that are formats of ``to_char`` and the like."""
+    lite: bool = False
+    """Whether it is for SQLite."""
+    columns: str = ""
+    """The columns of its tables that the plugin may see, for messages."""
+    kinds: list[str] = []
+    """The kinds of the result's columns on SQLite: see ``kinds``."""
+    stamps: list[int] = []
+    """The numbers of the parameters that SQLite compares with a timestamptz, which it has as a text in UTC."""
+    dates: list[int] = []
+    """The numbers of the parameters that SQLite compares with a date."""
+    passing: bool = False
+    """Whether the types of its columns could not be read now: the text is compiled anew the next time."""
 
     def values(self, params: list[Any], user_id: str) -> list[Any]:
         """The values of $1, $2, …. Raises ApiFailure if the plugin passed too few or too many."""
@@ -91,18 +76,41 @@ class Compiled(Struct):
             raise ApiFailure("sql_parameters", f"the text has {self.parameters} parameters, {len(params)} were passed")
         if sum(len(str(params[number - 1])) for number in self.patterns) > PATTERN_CHARACTERS_MAX:
             raise ApiFailure("too_large", f"a query's LIKE patterns have at most {PATTERN_CHARACTERS_MAX} characters")
+        if any(len(str(params[number - 1])) > FORMAT_CHARACTERS_MAX for number in self.formats):
+            raise ApiFailure("too_large", f"a format has at most {FORMAT_CHARACTERS_MAX} characters")
+        values = [self._value(number, value) for number, value in enumerate(params, 1)]
         for number in self.numbers:
-            check_number(params[number - 1])
-        check_work(self.work, params)
-        check_likes(self.likes, params)
-        return [*params, *(user_id if value is OWNER else value for value in self.extra)]
+            check_number(values[number - 1])
+        check_work(self.work, values)
+        check_likes(self.likes, values)
+        return [*values, *(user_id if value is OWNER else value for value in self.extra)]
+
+
+    def _value(self, number: int, value: Any) -> Any:
+        """A parameter as the database is to have it: a list as the text of an array, a map as JSON."""
+        if number in self.structured:
+            text = as_json(check_parameter(value, structured=True))
+            check_json(text)
+            return text
+        if isinstance(value, list) and number in self.lists:
+            return as_list(value, lite=self.lite)
+        if number in self.stamps or number in self.dates:
+            return as_moment(check_parameter(value, structured=False), day=number in self.dates)
+        return check_parameter(value, structured=False)
+
+    def failure(self, found: ApiFailure) -> ApiFailure:
+        """``found``, which the database reported, with the columns that there are if the text names another."""
+        if found.code != "column_not_allowed" or not self.columns or self.columns in found.message:
+            return found
+        return ApiFailure(found.code, f"{found.message}; this plugin's columns: {self.columns}")
 
 
 class Compiler:
-    """Compiles texts for one database (``sqlite`` or ``postgres``) and caches the results."""
+    """Compiles texts for one database (``sqlite``, in the file ``path``, or ``postgres``) and caches the results."""
 
-    def __init__(self, backend: str, tables: Mapping[str, Table]) -> None:
+    def __init__(self, backend: str, tables: Mapping[str, Table], path: str = "") -> None:
         self._backend = backend
+        self._path = path
         self._tables = tables
         self._cache_bytes = 0
         self._cache: OrderedDict[tuple[str, tuple[str, ...]], Compiled | ApiFailure] = OrderedDict()
@@ -134,9 +142,8 @@ class Compiler:
             if answer[0]:
                 found = ApiFailure(answer[0], answer[1])
             else:
-                statement, parameters, extra, tables, truths, patterns, work, likes, unhashed, reckoned = answer[1:]
-                found = Compiled(statement, parameters, [OWNER if value is None else value for value in extra], tables,
-                                 truths, patterns, work, likes, unhashed, reckoned)
+                found = Compiled(*answer[1:])
+                found.extra = [OWNER if value is None else value for value in found.extra]
             self.remember(text, named, found)
         return _given(found)
 
@@ -145,6 +152,8 @@ class Compiler:
         self._remember((text, named), found)
 
     def _remember(self, key: tuple[str, tuple[str, ...]], found: Compiled | ApiFailure) -> None:
+        if isinstance(found, Compiled) and found.passing:
+            return
         if key in self._cache:  # two calls had it compiled at the same time
             return
         self._cache[key] = found
@@ -155,20 +164,39 @@ class Compiler:
     def compile_anew(self, text: str, named: tuple[str, ...]) -> Compiled | ApiFailure:
         """Compiles ``text`` without the cache. Takes up to 90 ms."""
         try:
-            tree = _parse(text)
+            tree = parse(text)
             writer = Writer(self._backend, self._tables, named, tree)
             statement = writer.finish()
             if len(statement) > STATEMENT_BYTES_MAX:
                 raise ApiFailure("too_large", "the query reads too many tables with too many columns")
-            growth = Growth(writer.identifier)
+            kinds = self._kinds(writer.used) if writer.lite else None
+            growth = Growth(writer.identifier, kinds)
             work = growth.of(tree)
             check_work(work, [])
+            kinder = growth.kinder
             return Compiled(statement, writer.parameters, writer.extra_values, list(writer.used),
-                            writer.truths(), writer.patterns, work, growth.likes, writer.unhashed(), numbers(tree))
+                            writer.truths(), writer.patterns, work, growth.likes, writer.unhashed(), numbers(tree),
+                            sorted(writer.lists), sorted(writer.structured), writer.formats,
+                            writer.lite, self._columns(writer.used), growth.kinds if kinder is not None else [],
+                            sorted(kinder.stamps) if kinder is not None else [],
+                            sorted(kinder.dates) if kinder is not None else [],
+                            writer.lite and bool(self._path) and not all(map((kinds or {}).get, writer.used)))
         except ApiFailure as failure:
             return failure
         except RecursionError:
             return ApiFailure("sql_forbidden", "the query is nested too deeply")
+
+    def _kinds(self, used: Mapping[str, None]) -> dict[str, dict[str, str]]:
+        """The kinds of the columns that a plugin sees, in the operator's order: those of a star."""
+        if not self._path or not used:
+            return {}
+        found = declared(self._path, {name: self._tables[name] for name in used})
+        return {name: {column: columns.get(column, "") for column in self._tables[name].columns}
+                for name, columns in found.items() if columns}
+
+    def _columns(self, used: Mapping[str, None]) -> str:
+        """``orders(id, item, …), users(…)``."""
+        return ", ".join(f"{name}({', '.join(self._tables[name].columns)})" for name in used)
 
 
 def _given(found: Compiled | ApiFailure) -> Compiled:
@@ -180,32 +208,3 @@ def _given(found: Compiled | ApiFailure) -> Compiled:
 def _size(key: tuple[str, tuple[str, ...]], found: Compiled | ApiFailure) -> int:
     """The approximate size of one entry, in characters."""
     return len(key[0]) + len(found.text if isinstance(found, Compiled) else found.message)
-
-
-def _parse(text: str) -> Any:
-    """The one statement in ``text``. Raises ApiFailure."""
-    try:
-        tokens = _POSTGRES.tokenize(text)
-        if len(tokens) > TOKENS_MAX:
-            raise ApiFailure("too_large", f"a query has at most {TOKENS_MAX} tokens")
-        depth = 0
-        for token in tokens:
-            kind = token.token_type  # not the token's text: a literal may contain a bracket
-            if kind in (TokenType.L_BRACKET, TokenType.L_BRACE):  # no rule allows these, and they are slow to parse
-                raise ApiFailure("sql_forbidden", f"{token.text} is not allowed here")
-            depth += (kind == TokenType.L_PAREN) - (kind == TokenType.R_PAREN)
-            if depth > NESTING_MAX:
-                raise ApiFailure("sql_forbidden", f"brackets nest at most {NESTING_MAX} deep")
-        parser = _Parser(dialect=_POSTGRES, error_level=sqlglot.ErrorLevel.RAISE)
-        parser.steps_left = STEPS_PER_TOKEN_MAX * len(tokens) + STEPS_MORE
-        trees = parser.parse(tokens, text)
-    except _TooManySteps:
-        raise ApiFailure("sql_forbidden", "the query is nested in a way that takes too long to read") from None
-    except SqlglotError as error:
-        first = re.sub(r"\x1b\[\d*m", "", str(error).split("\n")[0])
-        raise ApiFailure("sql_syntax", _MISSING.sub("something is missing", first)) from None
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError):  # the parser failed on nonsense
-        raise ApiFailure("sql_syntax", "the text cannot be parsed") from None
-    if len(trees) != 1 or trees[0] is None:
-        raise ApiFailure("sql_forbidden", "a query must be exactly one statement")
-    return trees[0]

@@ -7,23 +7,18 @@ from typing import Any
 
 from sqlglot import exp
 
-from apex_exec.gateway.sql.growth import NUMBER_CHARACTERS_MAX
-from apex_exec.gateway.sql.writer import WINDOWED, Writer, node_name, refuse, rule
+from apex_exec.gateway.failure import ApiFailure
+from apex_exec.gateway.sql.allowed import TYPE_NAMES, TYPES
+from apex_exec.gateway.sql.growth import LONG_IN_JSON, NUMBER_CHARACTERS_MAX
+from apex_exec.gateway.sql.writer import _TO_NUMERIC, Writer, form_of, node_name, refuse, rule
 
 _NUMBER = re.compile(r"\d{1,40}(\.\d{0,40})?([eE][+-]?\d{1,3})?|\.\d{1,40}")
-_PLAIN_TEXT = re.compile(r"[A-Za-z0-9 _.,:@/+%-]{0,200}")
-
 GUARDED_CHARACTERS_MAX = 2000
 """The longest text that is cast to numeric: the generated SQL repeats it four times."""
 
 _T = exp.DataType.Type
-_CASTS = {_T.SMALLINT: ("SMALLINT", "INTEGER"), _T.INT: ("INTEGER", "INTEGER"), _T.BIGINT: ("BIGINT", "INTEGER"),
-          _T.DOUBLE: ("DOUBLE PRECISION", "REAL"), _T.FLOAT: ("REAL", "REAL"), _T.TEXT: ("TEXT", "TEXT"),
-          _T.VARCHAR: ("TEXT", "TEXT"), _T.DECIMAL: ("NUMERIC", "NUMERIC"), _T.UUID: ("UUID", "TEXT"),
-          _T.DATE: ("DATE", "TEXT"), _T.TIMESTAMPTZ: ("TIMESTAMPTZ", "TEXT"), _T.BOOLEAN: ("BOOLEAN", "INTEGER")}
-"""The types to which a value may be cast: (PostgreSQL, SQLite). None of them names an object of the database."""
-TYPES = "smallint int bigint double precision real numeric text varchar uuid date timestamptz boolean"
-"""The list in error messages."""
+ELEMENTS_MAX = 200
+"""The most elements of one ARRAY[…]; a list parameter may have more."""
 
 
 @rule("Column", "this table")
@@ -44,7 +39,7 @@ def _literal(w: Writer, node: Any) -> str:
     if node.is_string:
         if "\0" in text:
             raise refuse("a zero byte")
-        return f"'{text}'" if _PLAIN_TEXT.fullmatch(text) else w.extra(text)
+        return w.text(text)
     if not _NUMBER.fullmatch(text):
         raise refuse("this number")
     return text
@@ -80,6 +75,7 @@ def _not(w: Writer, node: Any) -> str:
     return f"(NOT {w.write(node.this)})"
 
 
+_COMPARISONS = (exp.EQ, exp.NEQ, exp.GT, exp.GTE, exp.LT, exp.LTE)
 _OPERATORS = {exp.And: "AND", exp.Or: "OR", exp.EQ: "=", exp.NEQ: "<>", exp.GT: ">", exp.GTE: ">=", exp.LT: "<",
               exp.LTE: "<=", exp.Add: "+", exp.Sub: "-", exp.Mul: "*", exp.Div: "/", exp.Mod: "%", exp.DPipe: "||"}
 
@@ -87,15 +83,109 @@ _OPERATORS = {exp.And: "AND", exp.Or: "OR", exp.EQ: "=", exp.NEQ: "<>", exp.GT: 
 @rule("And Or EQ NEQ GT GTE LT LTE Add Sub Mul Div Mod DPipe", "this expression typed safe")
 def _operation(w: Writer, node: Any) -> str:
     kind: Any = type(node)
+    if w.lite and type(node.expression) in (exp.Any, exp.All):
+        return _listed(w, node)
     left, parts = node, []
     while type(left) is kind:  # a long chain leans to the left; the loop spares us the recursion
         w.only(left, "this", "expression", "typed", "safe")
+        if left.this is None or left.expression is None:
+            raise ApiFailure("sql_syntax", f"the operator {_OPERATORS[kind]} needs two sides")
         parts.append(w.write(left.expression))
         left = left.this
     parts.append(w.write(left))
     if kind is exp.DPipe:
         w.concatenated(len(parts) - 1)
     return f"({f' {_OPERATORS[kind]} '.join(reversed(parts))})"
+
+
+@rule("Pow", "this expression")
+def _power(w: Writer, node: Any) -> str:
+    if w.lite:
+        raise w.only_postgres("the operator ^", node)
+    return (f"pg_catalog.power(CAST({w.write(node.this)} AS DOUBLE PRECISION), "
+            f"CAST({w.write(node.expression)} AS DOUBLE PRECISION))")
+
+
+@rule("NullSafeEQ NullSafeNEQ", "this expression")
+def _distinct_from(w: Writer, node: Any) -> str:
+    same = type(node) is exp.NullSafeEQ
+    word = ("IS" if same else "IS NOT") if w.lite else f"IS {'NOT ' * same}DISTINCT FROM"
+    return f"({w.write(node.this)} {word} {w.write(node.expression)})"
+
+
+@rule("Tuple", "expressions")
+def _row(w: Writer, node: Any) -> str:
+    """(a, b), which may only be compared with another row of the same width."""
+    above, width = node.parent, len(node.expressions)
+    beside = ([above.this, above.expression] if isinstance(above, _COMPARISONS) else
+              [above.this, *above.expressions] if isinstance(above, exp.In) and above.args.get("query") is None else [])
+    if width < 2 or not beside or any(type(one) is not exp.Tuple or len(one.expressions) != width for one in beside):
+        raise refuse("a list of values in brackets", "a comparison of two rows, such as (a, b) > ($1, $2)", node)
+    return f"({w.all(node.expressions)})"
+
+
+@rule("Any All", "this")
+def _any(w: Writer, node: Any) -> str:
+    word, compared = ("ALL" if type(node) is exp.All else "ANY"), node.this
+    while type(compared) is exp.Paren:
+        compared = compared.this
+    return _each(w, node, word, compared)
+
+
+def _each(w: Writer, node: Any, word: str, compared: Any) -> str:
+    """What stands to the right of a comparison: ANY (…) or ALL (…) of a list, an array or a query."""
+    above = node.parent
+    if not isinstance(above, _COMPARISONS) or above.expression is not node:
+        raise refuse(word, f"{word} to the right of a comparison: column = ANY ($1)", node)
+    if isinstance(compared, exp.Subquery | exp.Select | exp.SetOperation):
+        if w.lite:
+            raise w.only_postgres(f"{word} of a query", node)
+        return f"{word} {w.members(compared)}"
+    if type(compared) is exp.Parameter:
+        w.lists.add(w.number(compared))
+    if w.lite:
+        raise w.only_postgres(f"{word}, except column = ANY ($1) and column <> ALL ($1),", node)
+    return f"{word} ({w.write(compared)})"
+
+
+def _listed(w: Writer, node: Any) -> str:
+    """``value = ANY ($1)`` and ``value <> ALL ($1)`` on SQLite, where the list is JSON."""
+    value, each = node.this, node.expression
+    compared = each.this
+    while type(compared) is exp.Paren:
+        compared = compared.this
+    same = type(node) is exp.EQ and type(each) is exp.Any
+    if type(compared) is not exp.Parameter or not (same or type(node) is exp.NEQ and type(each) is exp.All):
+        raise w.only_postgres("ANY and ALL, except column = ANY ($1) and column <> ALL ($1),", node)
+    w.lists.add(w.number(compared))
+    parameter = w.write(compared)
+    return (f"(CASE WHEN {parameter} IS NULL THEN NULL ELSE {w.write(value)} {'IN' if same else 'NOT IN'} "
+            f"(SELECT `value` FROM json_each({parameter})) END)")
+
+
+@rule("Array", "expressions value_constructor")
+def _array(w: Writer, node: Any) -> str:
+    if len(node.expressions) > ELEMENTS_MAX:
+        raise refuse(f"ARRAY with more than {ELEMENTS_MAX} elements", "a list parameter", node)
+    if w.lite:
+        raise w.only_postgres("ARRAY", node)
+    if not node.expressions and not isinstance(node.parent, exp.Cast):
+        raise refuse("an empty ARRAY without a type", "ARRAY[]::text[]", node)
+    return f"ARRAY[{w.all(node.expressions) if node.expressions else ''}]"
+
+
+@rule("Bracket", "this expressions")
+def _element(w: Writer, node: Any) -> str:
+    if w.lite:
+        raise w.only_postgres("an element of an array", node)
+    if len(node.expressions) != 1:
+        raise refuse("this subscript", "one index: a[1], or a slice: a[1:2]", node)
+    index = node.expressions[0]
+    if type(index) is not exp.Slice:
+        return f"({w.write(node.this)})[{w.write(index)}]"
+    w.only(index, "this", "expression")
+    first, last = (w.write(one) if one is not None else "" for one in (index.this, index.args.get("expression")))
+    return f"({w.write(node.this)})[{first}:{last}]"
 
 
 @rule("Is", "this expression negate")
@@ -143,11 +233,16 @@ def _between(w: Writer, node: Any) -> str:
 
 @rule("Like ILike", "this expression negate")
 def _like(w: Writer, node: Any) -> str:
+    return _compared(w, node, "ESCAPE '\\'")
+
+
+def _compared(w: Writer, node: Any, escape: str) -> str:
     value, pattern = w.write(node.this), w.pattern(node.expression)
     if type(node) is exp.ILike:
-        value, pattern = f"lower({value})", f"lower({pattern})"
+        lower = "pg_lower" if w.lite else "pg_catalog.lower"
+        value, pattern = f"{lower}({value})", f"{lower}({pattern})"
     word = "NOT LIKE" if node.args.get("negate") else "LIKE"
-    return f"({value} {word} {pattern} ESCAPE '\\')"
+    return f"({value} {word} {pattern} {escape})"
 
 
 @rule("Case", "this ifs default")
@@ -160,120 +255,121 @@ def _case(w: Writer, node: Any) -> str:
     return f"{text}{f' ELSE {w.write(default)}' if default is not None else ''} END"
 
 
-@rule("Coalesce", "this expressions")
-def _coalesce(w: Writer, node: Any) -> str:
-    return f"coalesce({w.all([node.this, *node.expressions])})"
-
-
-@rule("Nullif", "this expression")
-def _nullif(w: Writer, node: Any) -> str:
-    return f"nullif({w.write(node.this)}, {w.write(node.expression)})"
-
-
 @rule("Cast", "this to")
 def _cast(w: Writer, node: Any) -> str:
-    kind = node.args.get("to")
-    if type(kind) is not exp.DataType or kind.expressions or kind.args.get("nested"):
-        raise refuse("a cast to this type", f"casts to {TYPES}")
-    types = _CASTS.get(kind.this)
-    if types is None:
-        raise refuse(f"a cast to {node_name(kind).lower()}", f"casts to {TYPES}")
-    if kind.this == _T.DECIMAL:
-        return _to_numeric(w, node.this)
-    return f"CAST({w.write(node.this)} AS {types[w.lite]})"
+    kind, value = node.args.get("to"), node.this
+    name, is_array = _type(w, kind), kind.args.get("nested") and kind.this == exp.DataType.Type.ARRAY
+    plain = value
+    while type(plain) is exp.Paren:
+        plain = plain.this
+    if is_array:
+        if type(plain) is exp.Parameter:
+            w.lists.add(w.number(plain))
+    elif kind.this in (exp.DataType.Type.JSON, exp.DataType.Type.JSONB):
+        return _to_json(w, plain, name)
+    elif kind.this == exp.DataType.Type.DECIMAL:
+        return _to_numeric(w, value, name)
+    strict = _STRICT.get("DATE" if kind.this == exp.DataType.Type.DATE else name) if w.lite else None
+    if strict is not None:
+        return f"{strict}({w.write(value)})"
+    return f"CAST({w.write(value)} AS {name})"
 
 
-_NUMBERS = (exp.Add, exp.Sub, exp.Mul, exp.Div, exp.Mod, exp.Neg, exp.Abs, exp.Count, exp.Sum, exp.Avg, exp.Length,
-            exp.Round, exp.RowNumber, exp.Rank, exp.DenseRank)
+_STRICT = {"INTEGER": "pg_int", "REAL": "pg_float", "NUMERIC": "pg_number", "DATE": "pg_date"}
+"""The casts that SQLite makes of any text, and PostgreSQL of texts that are numbers."""
+
+
+def _type(w: Writer, kind: Any) -> str:
+    """The name of a type, as the database writes it. Raises ApiFailure."""
+    if type(kind) is not exp.DataType or type(kind.this) is not exp.DataType.Type:
+        raise refuse("a cast to this type", f"one of {TYPE_NAMES}", kind)
+    if kind.this == exp.DataType.Type.ARRAY and len(kind.expressions) == 1:
+        w.only(kind, "this", "expressions", "nested")
+        if w.lite:
+            raise w.only_postgres("a cast to an array", kind)
+        inner = kind.expressions[0]
+        if type(inner) is exp.DataType and inner.this == exp.DataType.Type.ARRAY:
+            raise refuse("a cast to an array of arrays", "an array: int[]", kind)
+        return f"{_type(w, inner)}[]"
+    known = TYPES.get(kind.this.name)
+    if known is None or kind.args.get("nested") or len(kind.expressions) > known.sized:
+        raise refuse(f"a cast to {node_name(kind).lower()}", f"one of {TYPE_NAMES}", kind)
+    w.only(kind, "this", "expressions", "nested")
+    if w.lite:
+        if not known.sqlite or kind.expressions:
+            raise w.only_postgres(f"a cast to {node_name(kind).lower()}", kind.parent)
+        return known.sqlite
+    sizes = []
+    for size in kind.expressions:
+        digits = str(size.this.this) if type(size) is exp.DataTypeParam and type(size.this) is exp.Literal else ""
+        if not digits.isdigit() or len(digits) > 8 or int(digits) > known.size_max or size.args.get("expression"):
+            raise refuse(f"a cast to {node_name(kind).lower()}", f"numbers up to {known.size_max}", kind)
+        sizes.append(digits)
+    return f"{known.postgres}({', '.join(sizes)})" if sizes else known.postgres
+
+
+def _to_json(w: Writer, node: Any, name: str) -> str:
+    """``node`` as JSON. A number with an exponent of four digits has few characters in JSON and any number of digits in
+    memory, so it is an error; parameters and literals are looked at before (``growth``)."""
+    if type(node) is exp.Parameter:
+        w.structured.add(w.number(node))
+    value = w.write(node)
+    if type(node) in (exp.Parameter, exp.Literal, exp.Null):
+        return f"CAST({value} AS {name})"
+    if len(value) > GUARDED_CHARACTERS_MAX:
+        raise refuse(f"a cast to {name.lower()} of an expression of more than {GUARDED_CHARACTERS_MAX} characters")
+    text = f"CAST({value} AS TEXT)"
+    return (f"(CASE WHEN {text} ~ {w.extra(LONG_IN_JSON)} THEN CAST(CAST(CAST(length({text}) || "
+            "' characters: a number in JSON has at most an exponent of three digits' AS BOOLEAN) AS TEXT) "
+            f"AS {name}) ELSE CAST({value} AS {name}) END)")
+
+
+_NUMBERS = (exp.Add, exp.Sub, exp.Mul, exp.Div, exp.Mod, exp.Neg, exp.Pow)
+_NUMBER_COSTS = frozenset({"small", "sum", "average", "float", "round", "product"})
+_T = exp.DataType.Type
 _NUMBER_TYPES = (_T.SMALLINT, _T.INT, _T.BIGINT, _T.DOUBLE, _T.FLOAT, _T.DECIMAL)
 
 
 def _is_number(node: Any) -> bool:
     """Whether ``node`` is a number whatever the columns are, or a literal or parameter whose length we check."""
-    while isinstance(node, exp.Paren | exp.Filter | exp.Window):
+    while isinstance(node, exp.Paren):
         node = node.this
     if isinstance(node, exp.Cast):
         return node.args["to"].this in _NUMBER_TYPES
+    form = form_of(node)
+    if form is not None:
+        return form.cost in _NUMBER_COSTS or form.name == "abs"
     return isinstance(node, (*_NUMBERS, exp.Literal, exp.Parameter, exp.Null))
 
 
-def _to_numeric(w: Writer, node: Any) -> str:
+def _to_numeric(w: Writer, node: Any, name: str = "NUMERIC") -> str:
     """``node`` as numeric. PostgreSQL accepts numbers of 131,072 digits, and computes the quotient of two of them for
     seconds without checking the clock. So a text with more than NUMBER_CHARACTERS_MAX characters, or with an exponent
     of four digits, is an error there."""
     value = w.write(node)
-    if w.lite or _is_number(node):
-        return f"CAST({value} AS NUMERIC)"
+    if w.lite:
+        return f"pg_number({value})"
+    if _is_number(node):
+        return f"CAST({value} AS {name})"
     if len(value) > GUARDED_CHARACTERS_MAX:
         raise refuse(f"a cast to numeric of an expression of more than {GUARDED_CHARACTERS_MAX} characters")
     text = f"CAST({value} AS TEXT)"
     return (f"(CASE WHEN length({text}) > {NUMBER_CHARACTERS_MAX} OR {text} ~ '[eE][-+]?[0-9_]{{4}}' "
             f"THEN CAST(substr({text}, 1, 20) || '...: a number has at most {NUMBER_CHARACTERS_MAX} characters and an "
-            f"exponent of three digits' AS NUMERIC) ELSE CAST({value} AS NUMERIC) END)")
+            f"exponent of three digits' AS NUMERIC) ELSE CAST({value} AS {name}) END)")
 
 
-@rule("Lower Upper Length Abs Trim Min Max Sum", "this")
-def _function(w: Writer, node: Any) -> str:
-    return f"{type(node).__name__.lower()}({w.write(node.this)})"
+_TO_NUMERIC.append(_to_numeric)
 
 
-@rule("Avg", "this")
-def _avg(w: Writer, node: Any) -> str:
-    value = f"avg({w.write(node.this)})"  # for integers PostgreSQL returns numeric, SQLite real
-    return value if w.lite else f"CAST({value} AS DOUBLE PRECISION)"
-
-
-@rule("Round", "this decimals")
-def _round(w: Writer, node: Any) -> str:
-    value = w.write(node.this) if w.lite else _to_numeric(w, node.this)
-    decimals = w.write(node.args["decimals"]) if node.args.get("decimals") is not None else "0"
-    return f"round({value}, {decimals})" if w.lite else f"CAST(round({value}, {decimals}) AS DOUBLE PRECISION)"
-
-
-@rule("Substring", "this start length")
-def _substring(w: Writer, node: Any) -> str:
-    parts = [node.this, node.args.get("start"), node.args.get("length")]
-    return f"substr({w.all([part for part in parts if part is not None])})"
-
-
-@rule("Count", "this big_int")
-def _count(w: Writer, node: Any) -> str:
-    counted = node.this
-    if type(counted) is exp.Distinct:
-        w.only(counted, "expressions")
-        if len(counted.expressions) != 1:
-            raise refuse("count(DISTINCT) of more than one value")
-        return f"count(DISTINCT {w.write(counted.expressions[0])})"
-    return f"count({w.write(counted)})"
-
-
-@rule("RowNumber Rank DenseRank")
-def _rank(w: Writer, node: Any) -> str:
-    return {exp.RowNumber: "row_number", exp.Rank: "rank", exp.DenseRank: "dense_rank"}[type(node)] + "()"
-
-
-@rule("Filter", "this expression")
-def _filter(w: Writer, node: Any) -> str:
-    condition = node.expression
-    if type(condition) is not exp.Where or type(node.this) not in WINDOWED[3:]:
-        raise refuse("this FILTER")
-    w.only(condition, "this")
-    return f"{w.write(node.this)} FILTER (WHERE {w.write(condition.this)})"
-
-
-@rule("Window", "this partition_by order over")
-def _window(w: Writer, node: Any) -> str:
-    function = node.this.this if type(node.this) is exp.Filter else node.this
-    if type(function) not in WINDOWED:
-        raise refuse(f"{node_name(function)} as a window function")
-    if str(node.args.get("over") or "OVER").upper() != "OVER":
-        raise refuse("this window")
-    parts = []
-    if node.args.get("partition_by"):
-        parts.append(f"PARTITION BY {w.all(node.args['partition_by'])}")
-    if node.args.get("order") is not None:
-        parts.append(w.order(node.args["order"]).strip())
-    return f"{w.write(node.this)} OVER ({' '.join(parts)})"
+@rule("Escape", "this expression")
+def _escape(w: Writer, node: Any) -> str:
+    """LIKE … ESCAPE 'c'."""
+    like, escape = node.this, node.expression
+    if type(like) not in (exp.Like, exp.ILike) or type(escape) is not exp.Literal or len(str(escape.this)) != 1:
+        raise refuse("this ESCAPE", "one character as a literal", node)
+    w.only(like, "this", "expression", "negate")
+    return _compared(w, like, f"ESCAPE {w.text(str(escape.this))}")
 
 
 @rule("Ordered", "this desc nulls_first")

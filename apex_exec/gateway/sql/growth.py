@@ -22,6 +22,9 @@ from typing import Any, NamedTuple
 from sqlglot import exp
 
 from apex_exec.gateway.failure import ApiFailure
+from apex_exec.gateway.sql.allowed import FORMS, Form
+from apex_exec.gateway.sql.dialect import OPERATOR
+from apex_exec.gateway.sql.kinds import Kinder, Kinds, merged
 
 WORK_BYTES_MAX = 128 * 1024 * 1024
 """The most work of one row: memory that a server's process may take, and at most half a second of one core."""
@@ -36,6 +39,18 @@ DIGITS_MAX = 150_000
 """PostgreSQL's numeric has at most this many digits."""
 DIGIT_PAIRS_PER_BYTE = 64
 """A product or quotient costs the digits of one operand times those of the other, some 0.25 ns each."""
+HELD_BYTES_MAX = 8 * 1024 * 1024
+"""The most bytes that all aggregates of a query keep which keep every value (``string_agg``, ``array_agg``, …)."""
+ROW_BYTES = 64
+"""What a server needs for a value beside its bytes."""
+STEP_BYTES = 64 * 1024
+"""The most bytes of a row from which a step of WITH RECURSIVE starts, as ``writer`` enforces it."""
+FORMATTED_WEIGHT = 40
+"""One character of a format becomes at most that many bytes."""
+ELEMENT_WEIGHT = 32
+"""One character of a text may be an element of an array of its own."""
+ESCAPED_WEIGHT = 6
+"""One character of a text may become six in JSON."""
 SMALL_BYTES = 4096
 PAIRS_MAX = 270_000_000
 """The most characters of texts times characters of patterns that one row compares: about 4 ns each at worst."""
@@ -61,6 +76,8 @@ class Value(NamedTuple):
     digits: int = DIGITS
     stored: bool = False
     """Whether it is a column exactly as in the table: an expression that reads such a value first copies it."""
+    kind: str = ""
+    """Its kind on SQLite, as far as it is known: see ``kinds``."""
 
 
 class Source(NamedTuple):
@@ -109,7 +126,8 @@ def largest_of(values: Iterable[Value]) -> Value:
     """A bound that is at least as large as each of them in every respect."""
     kept = list(values)
     return Value(larger(*(one.size for one in kept)), larger(*(one.work for one in kept)),
-                 max((one.digits for one in kept), default=0), any(one.stored for one in kept))
+                 max((one.digits for one in kept), default=0), any(one.stored for one in kept),
+                 merged([one.kind for one in kept]))
 
 
 def length(value: Any) -> int:
@@ -166,21 +184,54 @@ def has_long_number(text: str) -> bool:
     return _LONG_INSIDE.search(text) is not None
 
 
-_TEXTS = (exp.Lower, exp.Upper, exp.Trim, exp.Length, exp.Substring, exp.DPipe, exp.Like, exp.ILike)
-_COMPARED = (exp.EQ, exp.NEQ, exp.GT, exp.GTE, exp.LT, exp.LTE, exp.In, exp.Between, exp.Limit, exp.Offset)
+LONG_IN_JSON = r'(^|[\[,:[:space:]])-?[0-9.]+[eE][-+]?[0-9]{4}'
+"""In a regular expression of PostgreSQL: a number in JSON that has few characters and very many digits."""
+_LONG_IN_JSON = re.compile(r"(?:^|[\[,:\s])-?(?:[0-9.]+[eE][-+]?[0-9]{4}|[0-9][0-9.]{1000})")
+
+_TEXTS = (exp.DPipe, exp.Like, exp.ILike, exp.AtTimeZone, exp.Interval, exp.Escape)
+_COMPARED = (exp.EQ, exp.NEQ, exp.GT, exp.GTE, exp.LT, exp.LTE, exp.In, exp.Between, exp.Limit, exp.Offset, exp.Any,
+             exp.All, exp.Fetch, exp.NullSafeEQ, exp.NullSafeNEQ, exp.Tuple)
+_WORDS = frozenset("text constant format unit time json bytes".split())
+"""The arguments of functions that are no numbers."""
+
+
+def check_json(text: Any) -> None:
+    """Raises ApiFailure if ``text``, which a database reads as JSON, may have a number of thousands of digits."""
+    if isinstance(text, str) and _LONG_IN_JSON.search(text) is not None:
+        raise ApiFailure("sql_parameters", f"a number in JSON has at most {NUMBER_CHARACTERS_MAX} digits, and an "
+                                           "exponent of three digits")
+
+
+def _is_text(node: Any, parent: Any) -> bool:
+    """Whether ``node`` is an argument of a function that takes it as something else than a number."""
+    if not isinstance(parent, exp.Anonymous):
+        return False
+    if parent.args.get(OPERATOR):
+        return True
+    form = FORMS.get(str(parent.this).lower())
+    place = [number for number, one in enumerate(parent.expressions) if one is node]
+    return form is not None and bool(place) and form.word(place[0]) in _WORDS
 
 
 def numbers(tree: Any) -> list[int]:
     """The parameters that a database may convert to a number. Raises ApiFailure for such a literal."""
     found: dict[int, None] = {}
     for node in tree.find_all(exp.Parameter, exp.Literal):
-        parent = node.parent
+        parent, inner = node.parent, node
         while isinstance(parent, exp.Paren):
-            parent = parent.parent
-        if isinstance(parent, (*_TEXTS, *_COMPARED, exp.Parameter)):
+            parent, inner = parent.parent, parent
+        if isinstance(parent, (*_TEXTS, *_COMPARED, exp.Parameter)) or _is_text(inner, parent):
+            if isinstance(parent, exp.Anonymous) and parent.args.get(OPERATOR) and isinstance(node, exp.Literal):
+                check_json(str(node.this))
             continue
-        if isinstance(parent, exp.Cast) and parent.args["to"].this != exp.DataType.Type.DECIMAL:
-            continue
+        if isinstance(parent, exp.Cast):
+            kind = parent.args["to"].this
+            if kind in (exp.DataType.Type.JSON, exp.DataType.Type.JSONB) and isinstance(node, exp.Literal):
+                check_json(str(node.this))
+            if kind == exp.DataType.Type.ARRAY and isinstance(node, exp.Literal) and has_long_number(str(node.this)):
+                check_number("9" * (NUMBER_CHARACTERS_MAX + 1))
+            if kind != exp.DataType.Type.DECIMAL:
+                continue
         if isinstance(node, exp.Parameter):
             found[int(str(node.this.this))] = None
         elif node.is_string:
@@ -191,8 +242,13 @@ def numbers(tree: Any) -> list[int]:
 class Growth:
     """The bounds of one statement. ``fold`` returns the folded name of an Identifier, as in the writer."""
 
-    def __init__(self, fold: Callable[[Any], str]) -> None:
+    def __init__(self, fold: Callable[[Any], str], kinds: Kinds | None = None) -> None:
         self._fold = fold
+        self._tables = kinds or {}
+        self.kinder = Kinder() if kinds is not None else None
+        """Finds the kinds of values, for SQLite."""
+        self.kinds: list[str] = []
+        """The kinds of the statement's columns; empty if they are not known."""
         self._ctes: list[dict[str, Source]] = []
         self._sources: list[dict[str, Source]] = []
         self.likes: list[list[Sum]] = []
@@ -201,6 +257,8 @@ class Growth:
     def of(self, tree: Any) -> Sum:
         """The work of one row of the whole statement, including sending it to the plugin. Raises ApiFailure."""
         output = self.query(tree)
+        if output.rest is None:
+            self.kinds = [value.kind for _, value in output.columns]
         sent = [value.size for _, value in output.columns if not value.stored]
         weighed = ({key: size * (SENT_WEIGHT if key else 1) for key, size in one.items()} for one in sent)
         return plus(output.work, *weighed)
@@ -209,18 +267,32 @@ class Growth:
     def query(self, node: Any) -> Output:
         """A SELECT, a set operation, or either of them in brackets."""
         if isinstance(node, exp.Subquery):
-            return self.query(node.this)
+            output = self.query(node.this)
+            return output._replace(work=plus(output.work, self._ordered(node, {name for name, _ in output.columns})))
+        if isinstance(node, exp.Values):
+            return self._values(node)
         opened = len(self._ctes)
         with_ = node.args.get("with_")
         before: Sum = {}
         for cte in with_.expressions if with_ is not None else ():
-            output = self.query(cte.this)
             names = [self._fold(column) for column in cte.args["alias"].args.get("columns") or []]
+            word = self._fold(cte.args["alias"].this)
+            if with_.args.get("recursive"):  # what a step reads has a bound of its own, which ``writer`` enforces
+                self._ctes.append({word: Source({}, Value({0: STEP_BYTES}, {}, STEP_BYTES))})
+            output = self.query(cte.this)
+            if with_.args.get("recursive"):
+                self._ctes.pop()
             before = plus(before, output.work)
-            self._ctes.append({self._fold(cte.args["alias"].this): _renamed(output, names)})
+            self._ctes.append({word: _renamed(output, names)})
         output = self._select(node) if isinstance(node, exp.Select) else self._set_operation(node)
         del self._ctes[opened:]
         return output._replace(work=plus(output.work, before))
+
+    def _values(self, node: Any) -> Output:
+        """The columns of VALUES: each is as large as the largest of its rows."""
+        rows = [self.all(row.expressions) for row in node.expressions]
+        columns = [(f"column{number}", largest_of(column)) for number, column in enumerate(zip(*rows, strict=False), 1)]
+        return Output(columns, None, plus(*(one.work for row in rows for one in row)))
 
     def _set_operation(self, node: Any) -> Output:
         left, right = self.query(node.this), self.query(node.expression)
@@ -258,7 +330,11 @@ class Growth:
             columns.append((_name_of(item, self._fold), value))
         conditions = [join.args["on"] for join in joins if join.args.get("on") is not None]
         conditions += [node.args[part].this for part in ("where", "having") if node.args.get(part) is not None]
-        conditions += node.args["group"].expressions if node.args.get("group") is not None else []
+        conditions += _grouped(node.args["group"].expressions) if node.args.get("group") is not None else []
+        distinct = node.args.get("distinct")
+        conditions += _grouped([distinct.args["on"]]) if distinct is not None and distinct.args.get("on") else []
+        for window in node.args.get("windows") or []:
+            conditions += _beside(window)
         work = plus(work, *(self.value(condition).work for condition in conditions),
                     self._ordered(node, {name for name, _ in columns}))
         self._sources.pop()
@@ -278,14 +354,31 @@ class Growth:
 
     def _source(self, node: Any, sources: dict[str, Source]) -> Sum:
         alias = node.args.get("alias")
-        if isinstance(node, exp.Subquery):
-            output = self.query(node.this)
-            sources[self._fold(alias.this) if alias is not None else f" {len(sources)}"] = _renamed(output, [])
+        if isinstance(node, exp.Lateral):
+            node = node.this
+        names = [self._fold(column) for column in (alias.args.get("columns") or [] if alias is not None else [])]
+        given = self._fold(alias.this) if alias is not None and alias.this is not None else f" {len(sources)}"
+        if isinstance(node, exp.Subquery | exp.Values):
+            output = self.query(node.this if isinstance(node, exp.Subquery) else node)
+            sources[given] = _renamed(output, names)
             return output.work
+        call = node.this if isinstance(node, exp.Table) else node
+        if isinstance(node, exp.Unnest | exp.Anonymous) or isinstance(call, exp.Anonymous):
+            parts = self.all(call.expressions)
+            value = largest_of(parts)
+            sources[given] = Source({}, Value(value.size, {}, value.digits))
+            return plus(*(_read(part) for part in parts), value.size)
         word = self._fold(node.this)
-        found = next((scope[word] for scope in reversed(self._ctes) if word in scope), Source({}, _STORED))
+        found = next((scope[word] for scope in reversed(self._ctes) if word in scope), self._table(word))
+        if names:
+            found = Source({}, largest_of([*found.columns.values(), *([found.rest] if found.rest is not None else [])]))
         sources[self._fold(alias.this) if alias is not None else word] = found
         return {}
+
+    def _table(self, word: str) -> Source:
+        known = self._tables.get(word)
+        return Source({}, _STORED) if not known else Source(
+            {name: _STORED._replace(kind=kind) for name, kind in known.items()}, None)
 
     def _column(self, node: Any) -> Value:
         """The largest of all columns that the name may refer to."""
@@ -307,8 +400,14 @@ class Growth:
         """The bound of one expression. Raises ApiFailure if it has no rule."""
         rule = _RULES.get(type(node))
         if rule is None:
-            raise ApiFailure("sql_forbidden", f"{type(node).__name__.upper()} is not allowed here")
-        return rule(self, node)
+            from apex_exec.gateway.sql.writer import node_name
+
+            raise ApiFailure("sql_forbidden", f"{node_name(node)} is not allowed here")
+        value = rule(self, node)
+        if self.kinder is None:
+            return value
+        found = value.kind if isinstance(node, exp.Column | exp.Subquery) else ""
+        return value._replace(kind=self.kinder.see(node, found))
 
     def all(self, nodes: Iterable[Any]) -> list[Value]:
         """The bounds of several expressions."""
@@ -337,14 +436,13 @@ def _renamed(output: Output, names: list[str]) -> Source:
 
 
 def _name_of(item: Any, fold: Callable[[Any], str]) -> str:
-    from apex_exec.gateway.sql.writer import RESULT_NAMES
+    from apex_exec.gateway.sql.writer import result_name
 
     if isinstance(item, exp.Alias):
         return fold(item.args["alias"])
     if isinstance(item, exp.Column):
         return fold(item.this)
-    kind = type(item.this if isinstance(item, exp.Window | exp.Filter) else item)
-    return RESULT_NAMES.get(kind, "")
+    return result_name(item)
 
 
 def _read(value: Value) -> Sum:
@@ -437,7 +535,7 @@ def _scalar(g: Growth, node: Any) -> Value:
     output = g.query(node.this)
     first = output.columns[0][1] if output.columns and output.rest is None else largest_of(
         [*(value for _, value in output.columns), *([output.rest] if output.rest is not None else [])])
-    return Value(first.size, plus(output.work, first.size), first.digits)
+    return Value(first.size, plus(output.work, first.size), first.digits, kind=first.kind)
 
 
 def _like(g: Growth, node: Any) -> Value:
@@ -456,16 +554,6 @@ def _case(g: Growth, node: Any) -> Value:
     return most._replace(work=plus(most.work, *(one.work for one in tested)))
 
 
-def _first_of(g: Growth, node: Any) -> Value:
-    parts = g.all([node.this, *node.expressions])
-    return largest_of(parts)._replace(work=plus(*(part.work for part in parts)))
-
-
-def _nullif(g: Growth, node: Any) -> Value:
-    first, second = g.all([node.this, node.expression])
-    return first._replace(work=plus(first.work, second.work))
-
-
 _T = exp.DataType.Type
 
 
@@ -474,6 +562,14 @@ def _cast(g: Growth, node: Any) -> Value:
     if kind in (_T.TEXT, _T.VARCHAR):  # of a column that is not text: bytes and JSON double in length
         size = times(value.size, 2) if value.stored else value.size
         return Value(size, plus(value.work, size), value.digits)
+    if kind in (_T.JSON, _T.JSONB):  # a number of five characters may be 309 digits, but the column bounds them all
+        return Value(times(value.size, 2), plus(times(_read(value), 4), times(value.size, 2)), value.digits)
+    if kind == _T.ARRAY:
+        size = times(value.size, ELEMENT_WEIGHT)
+        return Value(size, plus(_read(value), size), DIGITS)
+    if kind == _T.CHAR:  # it is filled up with blanks
+        sizes = [int(str(one.this.this)) for one in node.args["to"].expressions]
+        return Value({0: 4 * max(sizes, default=1)}, _read(value), 400)
     if kind == _T.DECIMAL:  # the value is written, read twice and converted: see ``expressions``
         return _number(value.digits, plus(times(_read(value), 4), value.size))
     return Value({0: 400}, _read(value), 400)
@@ -483,51 +579,231 @@ def _same(g: Growth, node: Any) -> Value:
     return g.value(node.this)
 
 
-def _letters(g: Growth, node: Any) -> Value:
-    value = g.value(node.this)
-    return Value(value.size, plus(_read(value), times(value.size, CASE_WEIGHT)))
+def _beside(window: Any) -> list[Any]:
+    """The expressions of a window's PARTITION BY and ORDER BY."""
+    order = window.args.get("order")
+    return [*(window.args.get("partition_by") or []), *(item.this for item in (order.expressions if order else ()))]
 
 
-def _copy(g: Growth, node: Any) -> Value:
-    value = g.value(node.this)
+def _grouped(nodes: list[Any]) -> list[Any]:
+    """The expressions in GROUP BY and DISTINCT ON, without brackets and the words around them."""
+    found: list[Any] = []
+    for node in nodes:
+        if isinstance(node, exp.Tuple | exp.GroupingSets | exp.Rollup | exp.Cube):
+            found += _grouped(node.expressions)
+        else:
+            found.append(node)
+    return found
+
+
+def _row(g: Growth, node: Any) -> Value:
+    parts = g.all(node.expressions)
+    return Value(plus({0: 8}, *(part.size for part in parts)), plus(*(_read(part) for part in parts)))
+
+
+def _each(g: Growth, node: Any) -> Value:
+    """ANY and ALL: every element may be compared."""
+    compared = node.this
+    while isinstance(compared, exp.Paren):
+        compared = compared.this
+    if isinstance(compared, exp.Subquery | exp.Select | exp.SetOperation):
+        return Value(_FLAG, g.query(compared).work, 1)
+    value = g.value(compared)
     return Value(value.size, plus(_read(value), value.size), value.digits)
 
 
-def _length(g: Growth, node: Any) -> Value:
-    return Value({0: 20}, _read(g.value(node.this)), 10)
+def _operator(g: Growth, node: Any) -> Value:
+    """The operators of JSON and arrays; those that look for something compare each with each."""
+    left, right = g.all(node.expressions)
+    work = plus(_read(left), _read(right), left.size)
+    if str(node.this) in ("->", "->>", "#>", "#>>"):
+        return Value(left.size, work, left.digits)
+    if not str(node.this).startswith("?"):
+        g.likes.append([_elements(g, one, value) for one, value in zip(node.expressions, (left, right), strict=True)])
+    return Value(_FLAG, work, 1)
 
 
-def _aggregate(g: Growth, node: Any) -> Value:
-    value = g.value(node.this)
-    return _number(value.digits + 20, plus(value.work, {0: value.digits}))
+def _elements(g: Growth, node: Any, value: Value) -> Sum:
+    """How much of ``value`` is compared: of ARRAY[…] its elements, without what the server needs beside them."""
+    if isinstance(node, exp.Array):
+        return plus({0: 4 * len(node.expressions)}, *(part.size for part in g.all(node.expressions)))
+    return value.size
 
 
-def _average(g: Growth, node: Any) -> Value:
-    return Value({0: 400}, _aggregate(g, node).work, 400)
+def _slice(g: Growth, node: Any) -> Value:
+    value, index = g.value(node.this), node.expressions[0]
+    parts = [index.this, index.args.get("expression")] if isinstance(index, exp.Slice) else [index]
+    return Value(value.size, plus(_read(value), value.size, *(part.work for part in g.all(parts))), value.digits)
 
 
-def _round(g: Growth, node: Any) -> Value:
-    value, places = g.value(node.this), node.args.get("decimals")
-    more = g.value(places).work if places is not None else {}
-    return Value({0: 400}, plus(times(_read(value), 4), value.size, more), 400)
+def _array(g: Growth, node: Any) -> Value:
+    parts = g.all(node.expressions)
+    size = plus({0: ROW_BYTES * (len(parts) + 1)}, *(part.size for part in parts))
+    return Value(size, plus(size, *(_read(part) for part in parts)), max((part.digits for part in parts), default=0))
 
 
-def _substring(g: Growth, node: Any) -> Value:
-    value, many = g.value(node.this), node.args.get("length")
-    size = value.size
-    if isinstance(many, exp.Literal) and not many.is_string and str(many.this).isdigit():
-        characters = 4 * int(str(many.this))
-        size = {0: characters} if set(size) != {0} or characters < size[0] else size
-    others = g.all([node.args.get("start"), many])
-    return Value(size, plus(_read(value), size, *(one.work for one in others)))
+def _pairs(g: Growth, node: Any) -> Value:
+    parts = g.all([node.this, node.expression])
+    return Value(_FLAG, plus(_compared(parts), *(part.work for part in parts)), 1)
 
 
-def _count(g: Growth, node: Any) -> Value:
-    counted = node.this
-    if isinstance(counted, exp.Star):
-        return Value({0: 20}, {}, 20)
-    parts = g.all(counted.expressions if isinstance(counted, exp.Distinct) else [counted])
-    return Value({0: 20}, plus(*(part.work for part in parts)), 20)
+def _zone(g: Growth, node: Any) -> Value:
+    return Value({0: 64}, plus(*(_read(part) for part in g.all([node.this, node.args["zone"]]))), 1)
+
+
+def _floats(g: Growth, node: Any) -> Value:
+    return Value({0: 400}, plus(*(_read(part) for part in g.all([node.this, node.expression]))), 400)
+
+
+# ---------------------------------------------------------------------- functions: the costs that ``allowed`` names
+def _literal_number(node: Any) -> int | None:
+    while isinstance(node, exp.Paren | exp.Cast):
+        node = node.this
+    text = str(node.this) if isinstance(node, exp.Literal) and not node.is_string else ""
+    return int(text) if text.isdigit() else None
+
+
+def _work(parts: list[Value]) -> Sum:
+    return plus(*(_read(part) for part in parts))
+
+
+def _cut(parts: list[Value], given: list[Any], form: Form) -> Value:
+    size = parts[0].size
+    many = _literal_number(given[-1]) if len(given) > 2 or form.name in ("left", "right") else None
+    if many is not None:
+        size = {0: 4 * many} if set(size) != {0} or 4 * many < size[0] else size
+    return Value(size, plus(_work(parts), size))
+
+
+def _replaced(parts: list[Value], given: list[Any]) -> Value:
+    """The result of ``replace``: each character may become the replacement, which is a literal or empty."""
+    instead = given[2]
+    while isinstance(instead, exp.Paren | exp.Cast):
+        instead = instead.this
+    if not isinstance(instead, exp.Literal):
+        raise ApiFailure("sql_forbidden", "a parameter as the third argument of replace is not allowed here; use a "
+                                          "literal")
+    size = times(parts[0].size, max(1, len(str(instead.this).encode())))
+    return Value(size, plus(_work(parts), size))
+
+
+def _function(g: Growth, node: Any) -> Value:
+    if node.args.get(OPERATOR):
+        return _operator(g, node)
+    name, given = str(node.this.this if isinstance(node.this, exp.Identifier) else node.this), node.expressions
+    form = FORMS.get(name.lower())
+    assert form is not None, node.this  # ``writer`` has refused it
+    ordered = [item.this for one in given if isinstance(one, exp.Order) for item in one.expressions]
+    given = [one.this if isinstance(one, exp.Order) else one for one in given]
+    given = [one for argument in given for one in (argument.expressions if isinstance(argument, exp.Distinct)
+                                                   else [argument])]
+    beside = plus(*(one.work for one in g.all(ordered)))
+    parts = g.all(given)
+    value = COSTS[form.cost](g, form, parts, given)
+    return value._replace(work=plus(value.work, beside))
+
+
+def _is_json(node: Any) -> bool:
+    """Whether the value is already JSON, in which nothing is escaped once more."""
+    form = FORMS.get(str(node.this).lower()) if isinstance(node, exp.Anonymous) else None
+    return form is not None and form.cost == "json"
+
+
+_Rule = Callable[["Growth", Form, list[Value], list[Any]], Value]
+_NO_DIGITS = 20
+
+
+def _sized(size: Callable[[list[Value]], Sum]) -> _Rule:
+    """A cost whose result has the size that ``size`` computes from the arguments; it is copied once."""
+    def rule(_g: Growth, _form: Form, parts: list[Value], _given: list[Any]) -> Value:
+        made = size(parts)
+        return Value(made, plus(_work(parts), made), max((part.digits for part in parts), default=0))
+    return rule
+
+
+def _fixed(size: int, digits: int = _NO_DIGITS) -> _Rule:
+    return lambda _g, _form, parts, _given: Value({0: size}, _work(parts), digits)
+
+
+def _summed(_g: Growth, form: Form, parts: list[Value], _given: list[Any]) -> Value:
+    digits = max((part.digits for part in parts), default=0)
+    number = _number(digits + 20, plus(_work(parts), {0: digits}))
+    return number if form.cost == "sum" else Value({0: 400}, number.work, 400)
+
+
+def _rounded(_g: Growth, _form: Form, parts: list[Value], _given: list[Any]) -> Value:
+    return Value({0: 400}, plus(times(_read(parts[0]), 4), parts[0].size, _work(parts)), 400)
+
+
+def _multiplied(_g: Growth, _form: Form, parts: list[Value], _given: list[Any]) -> Value:
+    digits = max(part.digits for part in parts)
+    return _number(digits, plus(_work(parts), {0: digits * digits // DIGIT_PAIRS_PER_BYTE}))
+
+
+def _chosen(_g: Growth, _form: Form, parts: list[Value], _given: list[Any]) -> Value:
+    return largest_of(parts)._replace(work=plus(*(part.work for part in parts)))
+
+
+def _looked_for(g: Growth, form: Form, parts: list[Value], given: list[Any]) -> Value:
+    """A text in which another one is looked for, or whose characters are."""
+    work = _work(parts)
+    for needle in parts[1:2]:
+        g.likes.append([parts[0].size, needle.size])
+    if form.cost == "search":
+        return Value({0: 20}, work, 10)
+    if form.cost == "replace":
+        return _replaced(parts, given)
+    size = times(parts[0].size, ELEMENT_WEIGHT if form.cost == "split" else 2)
+    return Value(size, plus(work, size))
+
+
+def _repeated(_g: Growth, form: Form, parts: list[Value], given: list[Any]) -> Value:
+    many = _literal_number(given[1]) or 0
+    size = times(parts[0].size, many) if form.cost == "repeat" else {0: 4 * many}
+    return Value(size, plus(_work(parts), size))
+
+
+def _joined(_g: Growth, form: Form, parts: list[Value], _given: list[Any]) -> Value:
+    """A separator between any two elements, each of which may have one character."""
+    separator, rest = (parts[1], parts[:1]) if form.name == "array_to_string" else (parts[0], parts[1:])
+    if set(separator.size) != {0} or separator.size[0] > ELEMENT_WEIGHT:
+        raise ApiFailure("sql_forbidden", f"this separator in {form.name} is not allowed here; use a literal of at "
+                                          f"most {ELEMENT_WEIGHT} characters")
+    size = plus(times(plus(*(part.size for part in rest)), 1 + separator.size[0]), {0: 1024})
+    return Value(size, plus(_work(parts), size))
+
+
+def _as_json(_g: Growth, _form: Form, parts: list[Value], given: list[Any]) -> Value:
+    made = [times(part.size, 1 if _is_json(one) else ESCAPED_WEIGHT) for part, one in zip(parts, given, strict=True)]
+    size = plus({0: ROW_BYTES * (len(parts) + 1)}, *made)
+    return Value(size, plus(_work(parts), size), max((part.digits for part in parts), default=0))
+
+
+def _kept(_g: Growth, _form: Form, parts: list[Value], _given: list[Any]) -> Value:
+    return Value({0: HELD_BYTES_MAX}, plus(_work(parts), *(part.size for part in parts)),
+                 max((part.digits for part in parts), default=0))
+
+
+def _all_sizes(parts: list[Value]) -> Sum:
+    return plus({0: ROW_BYTES * (len(parts) + 1)}, *(times(part.size, 2) for part in parts))
+
+
+COSTS: dict[str, _Rule] = {
+    "small": _fixed(64), "flag": _fixed(64), "float": _fixed(400, 400), "average": _summed, "sum": _summed,
+    "round": _rounded, "product": _multiplied, "largest": _chosen, "kept": _kept, "json": _as_json,
+    "copy": _sized(lambda parts: parts[0].size if parts else {0: 64}),
+    "letters": lambda _g, _f, parts, _given: Value(
+        parts[0].size, plus(_work(parts), times(parts[0].size, CASE_WEIGHT))),
+    "hash": lambda _g, _f, parts, _given: Value({0: 32}, plus(_work(parts), times(parts[0].size, CASE_WEIGHT))),
+    "cut": lambda _g, form, parts, given: _cut(parts, given, form),
+    "twice": _sized(lambda parts: times(parts[0].size, 2)),
+    "needle": _looked_for, "search": _looked_for, "replace": _looked_for, "split": _looked_for,
+    "repeat": _repeated, "pad": _repeated, "joined": _joined,
+    "texts": _sized(lambda parts: plus(*(times(part.size, 2) for part in parts))),
+    "format": _sized(lambda parts: plus({0: 400}, times(parts[-1].size, FORMATTED_WEIGHT))),
+    "array": _sized(_all_sizes),
+}
+"""The costs that ``allowed`` names; a test compares them with the table."""
 
 
 def _small(_g: Growth, _node: Any) -> Value:
@@ -540,11 +816,20 @@ def _filter(g: Growth, node: Any) -> Value:
 
 
 def _window(g: Growth, node: Any) -> Value:
-    order = node.args.get("order")
-    beside = g.all([*(node.args.get("partition_by") or []),
-                    *(item.this for item in (order.expressions if order is not None else ()))])
+    beside = g.all(_beside(node))
     value = g.value(node.this)
     return value._replace(work=plus(value.work, *(one.work for one in beside)))
+
+
+def _copy(g: Growth, node: Any) -> Value:
+    value = g.value(node.this)
+    return Value(value.size, plus(_read(value), value.size), value.digits)
+
+
+def _within(g: Growth, node: Any) -> Value:
+    """An aggregate over sorted values: it returns one of them, or one between two of them."""
+    values = g.all([item.this for item in node.expression.expressions])
+    return largest_of(values)._replace(work=plus(_work(values), g.value(node.this).work))
 
 
 _RULES: dict[type, Callable[[Growth, Any], Value]] = {
@@ -553,11 +838,11 @@ _RULES: dict[type, Callable[[Growth, Any], Value]] = {
     exp.NEQ: _logic, exp.GT: _less, exp.GTE: _less, exp.LT: _less, exp.LTE: _less, exp.Add: _sum, exp.Sub: _sum,
     exp.Mul: _product, exp.Div: _product, exp.Mod: _product, exp.DPipe: _concatenation, exp.Is: _flag, exp.In: _in,
     exp.Exists: _exists, exp.Subquery: _scalar, exp.Between: _between, exp.Like: _like, exp.ILike: _like,
-    exp.Case: _case, exp.Coalesce: _first_of, exp.Nullif: _nullif, exp.Cast: _cast, exp.Lower: _letters,
-    exp.Upper: _letters, exp.Length: _length, exp.Abs: _copy, exp.Trim: _copy, exp.Min: _copy, exp.Max: _copy,
-    exp.Sum: _aggregate, exp.Avg: _average, exp.Round: _round, exp.Substring: _substring, exp.Count: _count,
-    exp.RowNumber: _small, exp.Rank: _small, exp.DenseRank: _small, exp.Filter: _filter, exp.Window: _window,
-    exp.Ordered: _same,
+    exp.Case: _case, exp.Cast: _cast, exp.Anonymous: _function, exp.Filter: _filter, exp.Window: _window,
+    exp.WithinGroup: _within, exp.Ordered: _same, exp.Pow: _floats, exp.NullSafeEQ: _pairs, exp.NullSafeNEQ: _pairs,
+    exp.Tuple: _row, exp.Any: _each, exp.All: _each, exp.Array: _array, exp.Bracket: _slice, exp.AtTimeZone: _zone,
+    exp.Interval: _small, exp.CurrentDate: _small, exp.CurrentTimestamp: _small, exp.Localtimestamp: _small,
+    exp.Escape: _same,
 }
 HAS_A_RULE = frozenset(_RULES)
 """Every kind of value that has a rule; a test compares them with the kinds that ``writer`` writes."""

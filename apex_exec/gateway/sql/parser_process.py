@@ -25,7 +25,7 @@ _decode = msgspec.msgpack.Decoder().decode
 def main(fd: int) -> None:
     """Answers each ``[text, named]`` with ``[cpu_ns, code, message]`` or ``[cpu_ns, "", fields of Compiled …]``.
 
-    The first frame is ``[backend, tables]``. Returns when the link ends.
+    The first frame is ``[backend, tables, path]``. Returns when the link ends.
     """
     name_process("apex-sql")
     link = socket.socket(fileno=fd)
@@ -34,8 +34,8 @@ def main(fd: int) -> None:
     while data := link.recv(RECEIVE_BYTES):
         for body in buffer.feed(data):
             if compiler is None:
-                backend, tables = _decode(body)
-                compiler = Compiler(backend, read_tables(tables))
+                backend, tables, path = _decode(body)
+                compiler = Compiler(backend, read_tables(tables), path)
                 continue
             text, named = _decode(body)
             begun_ns = time.thread_time_ns()
@@ -44,9 +44,8 @@ def main(fd: int) -> None:
             if isinstance(found, ApiFailure):
                 answer: list[Any] = [cpu_ns, found.code, found.message]
             else:  # the caller's id has no value yet
-                extra = [None if value is OWNER else value for value in found.extra]
-                answer = [cpu_ns, "", found.text, found.parameters, extra, found.tables, found.truths, found.patterns,
-                          found.work, found.likes, found.unhashed, found.numbers]
+                found.extra = [None if value is OWNER else value for value in found.extra]
+                answer = [cpu_ns, "", *(getattr(found, name) for name in Compiled.__struct_fields__)]
             link.sendall(pack_frame(_encode(answer)))
 
 

@@ -24,10 +24,14 @@ from typing import Any
 import msgspec
 
 from apex_exec.gateway.failure import ApiFailure
+from apex_exec.gateway.sql.growth import too_long_a_number
 
 ROWS_MAX = 1000
 RESULT_BYTES_MAX = 256 * 1024
 """The encoded size of all rows, including their column names."""
+
+LIST_ELEMENTS_MAX = 10_000
+"""The most elements of a list parameter."""
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -66,6 +70,50 @@ def check_parameter(value: Any, *, structured: bool) -> Any:
     if isinstance(value, datetime) and value.tzinfo is not None:
         return value
     raise ApiFailure("sql_parameters", f"a {type(value).__name__} cannot be a parameter")
+
+
+def as_list(value: list[Any], *, lite: bool) -> str:
+    """``value``, a list parameter, as the text of an array, whose type its use decides, or as JSON (``lite``).
+
+    Raises ApiFailure."""
+    if len(value) > LIST_ELEMENTS_MAX:
+        raise ApiFailure("too_large", f"a list parameter has at most {LIST_ELEMENTS_MAX:,} elements")
+    for element in value:
+        if isinstance(check_parameter(element, structured=False), str) and too_long_a_number(element):
+            raise ApiFailure("sql_parameters", "a number written as text in a list has at most 1,000 characters, and "
+                                               "an exponent of three digits")
+    if lite:
+        if any(isinstance(element, bytes) for element in value):
+            raise ApiFailure("sql_not_on_sqlite", "bytes in a list parameter are not available on SQLite")
+        return json.dumps([to_sqlite(element) for element in value])
+    return array_text(value)
+
+
+def as_moment(value: Any, *, day: bool) -> Any:
+    """A parameter that SQLite compares with a date (``day``) or a timestamptz: in the form in which it is stored."""
+    if not isinstance(value, str):
+        if day and isinstance(value, datetime):
+            raise ApiFailure("sql_not_on_sqlite", "a comparison of a date with a time is not available on SQLite; pass "
+                                                  "the date as a text, such as 2026-01-31")
+        return value
+    try:
+        if day:
+            return date.fromisoformat(value).isoformat()
+        moment = datetime.fromisoformat(value.replace("Z", "+00:00"))
+    except ValueError:
+        raise ApiFailure("sql_parameters", f"{value[:40]!r} is not a date or time in ISO 8601") from None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+def as_json(value: Any) -> Any:
+    """``value``, a parameter that is cast to JSON: a map or a list as JSON, anything else as it is. Raises ApiFailure.
+    """
+    if not isinstance(value, dict | list):
+        return value
+    try:
+        return json.dumps(value, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        raise ApiFailure("sql_parameters", "a map or a list for JSON holds texts, numbers, booleans and null") from None
 
 
 def to_sqlite(value: Any) -> Any:

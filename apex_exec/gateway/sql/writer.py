@@ -27,6 +27,8 @@ from sqlglot import exp
 from sqlglot.errors import ErrorLevel, SqlglotError
 
 from apex_exec.gateway.failure import ApiFailure
+from apex_exec.gateway.sql.allowed import FORMS, PAIRS, Form
+from apex_exec.gateway.sql.dialect import OPERATOR
 from apex_exec.gateway.sql.tables import Table
 
 PARAMETERS_MAX = 100
@@ -45,9 +47,16 @@ SOURCE_PREFIX = "@_"
 NAME_BYTES_MAX = 63 - len(COLUMN_PREFIX)
 
 NAMED_CHARACTERS_MAX = 60
-FUNCTIONS = ("count sum avg min max lower upper length abs round trim substr coalesce nullif row_number rank "
-             "dense_rank")
-"""The list in error messages; each function has a rule in ``expressions``."""
+SORTS_MAX = 16
+"""The most aggregates and windows that sort: each has a sort of its own, which may take PostgreSQL's ``work_mem``."""
+GROUPING_SETS_MAX = 64
+VALUES_MAX = 1000
+SERIES_ROWS_MAX = 10_000
+"""The most rows of one ``generate_series``: some 27 years of days. More is an error, at once."""
+DEPTH_MAX = 100
+"""The most steps of one WITH RECURSIVE: a tree's depth, not its size. One more is an error."""
+STEP_BYTES_MAX = 64 * 1024
+"""The most bytes of a row that a step of WITH RECURSIVE starts from: a text that doubles would grow without end."""
 
 _WORD = re.compile(r"(?!__)\w[\w $.-]{0,62}")
 
@@ -59,21 +68,48 @@ _PLAIN = (exp.Select, exp.From, exp.Table, exp.TableAlias, exp.Identifier, exp.C
           exp.LTE, exp.Is, exp.Null, exp.Boolean, exp.Between, exp.In, exp.Like, exp.ILike, exp.Limit, exp.Offset,
           exp.Order, exp.Ordered)
 
-RESULT_NAMES = {exp.Count: "count", exp.Sum: "sum", exp.Avg: "avg", exp.Min: "min", exp.Max: "max",
-                 exp.Lower: "lower", exp.Upper: "upper", exp.Length: "length", exp.Coalesce: "coalesce",
-                 exp.Round: "round", exp.Abs: "abs", exp.Exists: "exists", exp.Case: "case",
-                 exp.RowNumber: "row_number", exp.Rank: "rank", exp.DenseRank: "dense_rank"}
-WINDOWED = (exp.RowNumber, exp.Rank, exp.DenseRank, exp.Count, exp.Sum, exp.Avg, exp.Min, exp.Max)
-
 _MARKED = re.compile(r"@_|\b__(?=[^\W\d])")
 
 OWNER = object()
 """Marks the position of the caller's id among the extra values."""
 
 
-def refuse(what: str, allowed: str = "") -> ApiFailure:
-    """The failure for a text that contains ``what``. ``allowed`` lists what may be there instead."""
-    return ApiFailure("sql_forbidden", f"{what} is not allowed here{f'; allowed are {allowed}' if allowed else ''}")
+def refuse(what: str, instead: str = "", node: Any = None, *, named: bool = False) -> ApiFailure:
+    """The failure for a text that contains ``what`` at ``node``. ``instead`` is what the author may use.
+
+    ``named``: point to the list of all that is allowed."""
+    hint = f"; use {instead}" if instead else ""
+    if named:
+        hint = "; the functions that are allowed are listed in apex_exec/gateway/sql/README.md"
+    return ApiFailure("sql_forbidden", f"{what} is not allowed here{position(node)}{hint}")
+
+
+def position(node: Any) -> str:
+    """Where ``node`` begins in the text, if the parser noted it for one of its parts."""
+    if not isinstance(node, exp.Expression):
+        return ""
+    places = [(one.meta["line"], one.meta["col"] - (one.meta["end"] - one.meta["start"])) for one in node.walk()
+              if {"line", "col", "start", "end"} <= one.meta.keys()]
+    return " (line {}, column {})".format(*min(places)) if places else ""
+
+
+def form_of(node: Any) -> Form | None:
+    """The function that ``node`` calls, if it is a call of one that is allowed."""
+    while isinstance(node, exp.Window | exp.Filter | exp.WithinGroup):
+        node = node.this
+    if not isinstance(node, exp.Anonymous) or node.args.get(OPERATOR):
+        return None
+    return FORMS.get(node.this.this if isinstance(node.this, exp.Identifier) else str(node.this).lower())
+
+
+def result_name(item: Any) -> str:
+    """The name that a column gets if the author gives it none; empty if none is its own."""
+    if isinstance(item, exp.Exists):
+        return "exists"
+    if isinstance(item, exp.Case):
+        return "case"
+    form = form_of(item)
+    return form.name if form is not None else ""
 
 
 def plain_names(text: str) -> str:
@@ -102,6 +138,31 @@ def rule(kinds: str, parts: str = "") -> Callable[[Callable[[Writer, Any], str]]
     return register
 
 
+class Recursion:
+    """A WITH RECURSIVE whose step is being written."""
+
+    def __init__(self, word: str, made: str, columns: tuple[str, ...], depth: int = 0) -> None:
+        self.word = word
+        self.made = made
+        self.columns = columns
+        self.depth = depth
+        """How many CTEs were visible before it: one of the same name that is opened later is meant instead."""
+        self.reads = 0
+
+
+PLAIN_TEXT = re.compile(r"[A-Za-z0-9 _.,:@/+%-]{0,200}")
+STEP = '"step"'
+"""The column with the number of the step. No plugin can name it: what plugins name has a prefix."""
+_TO_NUMERIC: list[Callable[[Writer, Any], str]] = []
+"""How ``expressions`` writes a cast to numeric; the rules register themselves there."""
+_INSTEAD = {exp.RegexpLike: "LIKE, ILIKE, starts_with or strpos", exp.SimilarTo: "LIKE or ILIKE",
+            exp.RegexpILike: "ILIKE", exp.Glob: "LIKE", exp.If: "CASE WHEN … THEN … ELSE … END",
+            exp.CurrentUser: "no condition: all rows are the caller's", exp.CurrentTime: "now()",
+            exp.SessionUser: "no condition: all rows are the caller's", exp.Localtime: "LOCALTIMESTAMP",
+            exp.Collate: "lower(…), or order the rows in the plugin", exp.Dot: "the function without a schema",
+            exp.RawString: "'…' or E'…'", exp.BitString: "a number", exp.HexString: "a parameter with bytes"}
+
+
 class Writer:
     """Writes one statement. ``_scopes`` are the visible CTEs by folded name, the innermost scope last."""
 
@@ -112,6 +173,8 @@ class Writer:
         self._tree = tree
         self._quote = "`" if self.lite else '"'  # SQLite treats an unknown "name" as a string, but never a `name`
         self._scopes: list[dict[str, str]] = []
+        self._columns_of: dict[str, tuple[str, ...]] = {}
+        """The columns of recursive CTEs, by the names that we have made for them."""
         self._made = 0
         self._subqueries = 0
         self._concatenations = 0
@@ -121,7 +184,15 @@ class Writer:
         self._compared_whole = False
         """Whether the query has an EXCEPT or INTERSECT."""
         self._pattern_characters = 0
+        self._sorts = 0
+        self._recursive: list[Recursion] = []
         self.patterns: list[int] = []
+        self.lists: set[int] = set()
+        """The numbers of the parameters that may be lists."""
+        self.structured: set[int] = set()
+        """The numbers of the parameters that are JSON."""
+        self.formats: list[int] = []
+        """The numbers of the parameters that are formats of ``to_char`` and the like."""
         self.used: dict[str, None] = {}
         self.extra_values: list[Any] = []
         numbers = {self.number(node) for node in tree.find_all(exp.Parameter)}
@@ -139,9 +210,9 @@ class Writer:
 
     def finish(self) -> str:
         """The whole statement. Raises ApiFailure."""
-        if not isinstance(self._tree, exp.Select | exp.SetOperation | exp.Subquery):
+        if not isinstance(self._tree, exp.Select | exp.SetOperation | exp.Subquery | exp.Values):
             raise refuse(f"{self._tree.key.upper() if not isinstance(self._tree, exp.Command) else self._tree.this}",
-                         "one SELECT, and insert, update and delete through the calls of these names")
+                         "one SELECT; insert, update and delete are allowed through the calls of these names")
         text = self.query(self._tree)
         if (self.patterns or self._pattern_characters) and self._concatenations > CONCATENATIONS_BESIDE_LIKE_MAX:
             raise refuse(f"more than {CONCATENATIONS_BESIDE_LIKE_MAX} uses of || beside a LIKE")
@@ -160,19 +231,20 @@ class Writer:
         select = self._tree
         while isinstance(select, exp.SetOperation | exp.Subquery):
             select = select.this
-        items = [item.unalias() for item in select.expressions]
-        if any(isinstance(item, exp.Star) or isinstance(item.this, exp.Star) for item in items
-               if not isinstance(item, exp.Count)):
+        if isinstance(select, exp.Values):
             return []
-        return [index for index, item in enumerate(items)
-                if isinstance(item.unnest(), exp.Predicate | exp.Connector | exp.Not | exp.Boolean | exp.Exists)]
+        items = [item.unalias() for item in select.expressions]
+        if any(isinstance(item, exp.Star) or isinstance(item.this, exp.Star) for item in items):
+            return []
+        return [index for index, item in enumerate(items) if _is_truth(item)]
 
     # ------------------------------------------------------------------ pieces
     def write(self, node: Any) -> str:
         """``node`` written by its rule. Raises ApiFailure if it has no rule, or a part that its rule does not name."""
         rule = RULES.get(type(node))
         if rule is None:
-            raise refuse(node_name(node), f"the functions {FUNCTIONS}" if isinstance(node, exp.Func) else "")
+            instead = _INSTEAD.get(type(node), "")
+            raise refuse(node_name(node), instead, node, named=isinstance(node, exp.Func) and not instead)
         self.only(node, *rule.parts)
         return rule.write(self, node)
 
@@ -209,6 +281,26 @@ class Writer:
             self.extra_values.append(value)
         return f"${self.parameters + self.extra_values.index(value) + 1}"
 
+    def text(self, value: str) -> str:
+        """``value`` as a literal if its characters are plain, otherwise as a parameter of ours."""
+        return f"'{value}'" if PLAIN_TEXT.fullmatch(value) else self.extra(value)
+
+    def numeric(self, node: Any) -> str:
+        """``node`` as numeric, whatever it is: see ``expressions``."""
+        return _TO_NUMERIC[0](self, node)
+
+    def only_postgres(self, what: str, node: Any = None) -> ApiFailure:
+        """The failure for what SQLite cannot do as PostgreSQL does."""
+        return ApiFailure("sql_not_on_sqlite", f"{what} is not available on SQLite{position(node)}: it would not give "
+                                               "PostgreSQL's answer; apex_exec/gateway/sql/README.md lists what is")
+
+    def sorted(self, node: Any) -> None:
+        """Counts one more sort."""
+        self._sorts += 1
+        if self._sorts > SORTS_MAX:
+            raise refuse(f"more than {SORTS_MAX} windows, DISTINCT aggregates and ordered aggregates",
+                         "fewer of them, or two queries", node)
+
     def made(self) -> str:
         """A name that no plugin can have chosen: a plugin's names may not begin with two underscores."""
         self._made += 1
@@ -221,8 +313,14 @@ class Writer:
         if self._subqueries > SUBQUERIES_MAX:
             raise refuse(f"more than {SUBQUERIES_MAX} subqueries")
         if type(node) is exp.Subquery:
-            self.only(node, "this")
-            return self.query(node.this)
+            self.only(node, "this", "order", "limit", "offset")
+            tail = self._tail(node)
+            if not tail:
+                return self.query(node.this)
+            return f"SELECT * FROM ({self.query(node.this)}) AS {self.quoted(self.made())}{tail}"
+        if type(node) is exp.Values:
+            self.only(node, "expressions", "order", "limit", "offset")
+            return f"SELECT * FROM {self._values(node, self.made(), [])}{self._tail(node)}"
         opened = len(self._scopes)
         text = self._ctes(node.args.get("with_"))
         if type(node) is exp.Select:
@@ -238,57 +336,168 @@ class Writer:
     def _ctes(self, node: Any) -> str:
         if node is None:
             return ""
-        if type(node) is not exp.With or node.args.get("recursive") or node.args.get("search"):
-            raise refuse("WITH RECURSIVE")
+        if type(node) is not exp.With or node.args.get("search"):
+            raise refuse("this WITH", "", node)
+        recursive = bool(node.args.get("recursive"))
         bodies = []
         for cte in node.expressions:
             alias = cte.args.get("alias")
             if type(cte) is not exp.CTE or type(alias) is not exp.TableAlias or cte.args.get("key_expressions"):
-                raise refuse("this WITH")
+                raise refuse("this WITH", "", node)
+            self.only(cte, "this", "alias", "materialized")
             word, made = self.identifier(alias.this), self.made()
             columns = ", ".join(self.name(column) for column in alias.args.get("columns") or [])
+            if recursive and _reads(cte.this, alias.this.name.lower()):
+                bodies.append(self._recursion(cte, word, made))
+                continue
             body = self.query(cte.this)  # before its name becomes visible: it cannot refer to itself
-            bodies.append(f"{self.quoted(made)}{f'({columns})' if columns else ''} AS ({body})")
+            how = {None: "", True: "MATERIALIZED ", False: "NOT MATERIALIZED "}[cte.args.get("materialized")]
+            bodies.append(f"{self.quoted(made)}{f'({columns})' if columns else ''} AS {how}({body})")
             self._scopes.append({word: made})
-        return f"WITH {', '.join(bodies)} "
+        return f"WITH {'RECURSIVE ' if recursive else ''}{', '.join(bodies)} "
 
-    def _select(self, node: Any) -> str:
-        self.only(node, "with_", "expressions", "distinct", "from_", "joins", "where", "group", "having", "order",
-                  "limit", "offset")
-        distinct = node.args.get("distinct")
-        if distinct is not None and (type(distinct) is not exp.Distinct or any(distinct.args.values())):
-            raise refuse("DISTINCT ON")
+    def _recursion(self, cte: Any, word: str, made: str) -> str:
+        """A CTE that reads itself: ``anchor UNION ALL step``.
+
+        The rows get one column more, the number of the step; a step that begins from a row beyond DEPTH_MAX or
+        STEP_BYTES_MAX is an error. Others, who read the CTE, do not see that column (``_source``).
+        """
+        both, alias = cte.this, cte.args["alias"]
+        if self.lite:
+            raise self.only_postgres("WITH RECURSIVE", cte)
+        if type(both) is not exp.Union or both.args.get("distinct"):
+            raise refuse("WITH RECURSIVE without UNION ALL", "anchor UNION ALL step", cte)
+        self.only(both, "this", "expression", "distinct")
+        anchor, step = both.this, both.expression
+        if type(step) is not exp.Select or _reads(anchor, word):
+            raise refuse("this WITH RECURSIVE", "anchor UNION ALL one SELECT that reads the name once", cte)
+        given = [self.identifier(column) for column in alias.args.get("columns") or []]
+        names = given or self._named_columns(anchor, cte)
+        for part in ("order", "limit", "offset", "distinct", "group", "having", "with_"):
+            if step.args.get(part) is not None:
+                raise refuse(f"{part.strip('_').upper()} in the step of WITH RECURSIVE", "WHERE", cte)
+        columns = [self.quoted(COLUMN_PREFIX + name) for name in names]
+        first = self.query(anchor)
+        inner = self.source_name(self.made())
+        self._recursive.append(Recursion(word, made, tuple(names), len(self._scopes)))
+        second = self._select(step, f", {STEP} + 1")
+        recursion = self._recursive.pop()
+        if recursion.reads != 1:
+            raise refuse(f"a step of WITH RECURSIVE that reads {word} {recursion.reads} times in FROM", "one reference",
+                         cte)
+        self._scopes.append({word: made})
+        self._columns_of[made] = tuple(names)
+        return (f"{self.quoted(made)}({', '.join([*columns, STEP])}) AS (SELECT {inner}.*, 1 FROM ({first}) AS {inner} "
+                f"UNION ALL {second})")
+
+    def _named_columns(self, anchor: Any, cte: Any) -> list[str]:
+        while isinstance(anchor, exp.SetOperation | exp.Subquery):
+            anchor = anchor.this
+        names = []
+        for item in anchor.expressions if isinstance(anchor, exp.Select) else ():
+            named = item.args["alias"] if isinstance(item, exp.Alias) else item.this
+            if not isinstance(item, exp.Alias | exp.Column) or not isinstance(named, exp.Identifier):
+                break
+            names.append(self.identifier(named))
+        else:
+            if names:
+                return names
+        raise refuse("WITH RECURSIVE without names for its columns", "WITH RECURSIVE name(column, …) AS (…)", cte)
+
+    def _select(self, node: Any, more: str = "") -> str:
+        """A SELECT without WITH and what comes after HAVING and WINDOW. ``more`` follows its columns."""
+        self.only(node, "with_", "expressions", "distinct", "from_", "joins", "where", "group", "having", "windows",
+                  "order", "limit", "offset")
+        source = node.args.get("from_")
+        read = ""
+        if source is not None:
+            self.only(source, "this")
+            read = f" FROM {self._source(source.this)}"
+            read += "".join(self._join(join) for join in node.args.get("joins") or [])
+        elif node.args.get("joins"):
+            raise ApiFailure("sql_syntax", "a join needs a table before it")
         items = [self._projection(item, index) for index, item in enumerate(node.expressions)]
         if not items:
             raise ApiFailure("sql_syntax", "a SELECT needs at least one column")
-        text = f"SELECT {'DISTINCT ' if distinct is not None else ''}{', '.join(items)}"
-        source = node.args.get("from_")
-        if source is not None:
-            self.only(source, "this")
-            text += f" FROM {self._source(source.this)}"
-            text += "".join(self._join(join) for join in node.args.get("joins") or [])
-        elif node.args.get("joins"):
-            raise ApiFailure("sql_syntax", "a join needs a table before it")
-        for part, word in (("where", "WHERE"), ("having", "HAVING")):
-            clause = node.args.get(part)
-            if part == "having" and node.args.get("group") is not None:
-                group = node.args["group"]
-                self.only(group, "expressions")
-                text += f" GROUP BY {self.all(group.expressions)}"
-            if clause is not None:
-                self.only(clause, "this")
-                text += f" {word} {self.write(clause.this)}"
+        text = f"SELECT {self._distinct(node.args.get('distinct'))}{', '.join(items)}{more}{read}"
+        where, group, having = (node.args.get(part) for part in ("where", "group", "having"))
+        if where is not None:
+            self.only(where, "this")
+            text += f" WHERE {self.write(where.this)}"
+        if group is not None:
+            text += f" GROUP BY {self._group(group)}"
+        if having is not None:
+            self.only(having, "this")
+            text += f" HAVING {self.write(having.this)}"
+        named = node.args.get("windows") or []
+        if named:
+            text += f" WINDOW {', '.join(map(self._named_window, named))}"
         return text
+
+    def _distinct(self, node: Any) -> str:
+        if node is None:
+            return ""
+        if type(node) is not exp.Distinct:
+            raise refuse("this DISTINCT", "", node)
+        self.only(node, "on")
+        on = node.args.get("on")
+        if on is None:
+            return "DISTINCT "
+        if self.lite:
+            raise self.only_postgres("DISTINCT ON", node)
+        return f"DISTINCT ON ({self.all(on.expressions if type(on) is exp.Tuple else [on.this])}) "
+
+    def _named_window(self, node: Any) -> str:
+        from apex_exec.gateway.sql.functions import window
+
+        if type(node) is not exp.Window:
+            raise refuse("this WINDOW", "", node)
+        self.only(node, "this", "partition_by", "order", "spec", "alias")
+        self.sorted(node)
+        return f"{self.name(node.this)} AS ({window(self, node)})"
+
+    def _group(self, node: Any) -> str:
+        self.only(node, "expressions")
+        sets = 1
+        written = []
+        for item in node.expressions:
+            more, text = self._grouping(item)
+            sets *= more
+            written.append(text)
+        if sets > GROUPING_SETS_MAX:
+            raise refuse(f"more than {GROUPING_SETS_MAX} grouping sets", "fewer columns in CUBE and ROLLUP", node)
+        if not written:
+            raise ApiFailure("sql_syntax", "a list may not be empty")
+        return ", ".join(written)
+
+    def _grouping(self, node: Any) -> tuple[int, str]:
+        """(how many grouping sets it makes, the text)."""
+        if type(node) not in (exp.GroupingSets, exp.Rollup, exp.Cube):
+            return 1, f"({', '.join(map(self.write, node.expressions))})" if type(node) is exp.Tuple else (
+                self.write(node))
+        if self.lite:
+            raise self.only_postgres({exp.GroupingSets: "GROUPING SETS", exp.Rollup: "ROLLUP",
+                                      exp.Cube: "CUBE"}[type(node)], node)
+        self.only(node, "expressions")
+        parts = [self._grouping(item) for item in node.expressions]
+        inner = ", ".join(text for _, text in parts)
+        if type(node) is exp.GroupingSets:
+            return sum(count for count, _ in parts), f"GROUPING SETS ({inner})"
+        if any(count > 1 for count, _ in parts) or not parts:
+            raise refuse("this ROLLUP or CUBE", "ROLLUP (a, b)", node)
+        return (len(parts) + 1, f"ROLLUP ({inner})") if type(node) is exp.Rollup else (
+            2 ** min(len(parts), 32), f"CUBE ({inner})")
 
     def _projection(self, item: Any, index: int) -> str:
         text = self.write(item) if type(item) is not exp.Alias else self._alias(item)
         if type(item) not in (exp.Alias, exp.Column, exp.Star):  # otherwise each database would name it differently
-            kind = type(item.this if isinstance(item, exp.Window | exp.Filter) else item)
-            text += f" AS {self.quoted(COLUMN_PREFIX + RESULT_NAMES.get(kind, f'column{index + 1}'))}"
+            text += f" AS {self.quoted(COLUMN_PREFIX + (result_name(item) or f'column{index + 1}'))}"
         return text
 
     def _alias(self, item: Any) -> str:
         self.only(item, "this", "alias")
+        if type(item.this) is exp.Star or isinstance(item.this, exp.Column) and type(item.this.this) is exp.Star:
+            raise ApiFailure("sql_syntax", "* cannot have an alias")
         return f"{self.write(item.this)} AS {self.name(item.args['alias'])}"
 
     def _set_operation(self, node: Any) -> str:
@@ -299,7 +508,7 @@ class Writer:
                 raise refuse(f"{word} ALL")
             word = "UNION ALL"
         self._compared_whole = self._compared_whole or word in ("EXCEPT", "INTERSECT")
-        chain = (exp.Select, exp.Union, exp.Except) if word != "INTERSECT" else (exp.Select,)
+        chain: tuple[Any, ...] = (exp.Select, exp.Union, exp.Except) if word != "INTERSECT" else (exp.Select,)
         return f"{self._operand(node.this, chain)} {word} {self._operand(node.expression, (exp.Select,))}"
 
     def _operand(self, node: Any, bare: tuple[Any, ...]) -> str:
@@ -314,6 +523,13 @@ class Writer:
         order, limit, offset = (node.args.get(part) for part in ("order", "limit", "offset"))
         if order is not None:
             text += self.order(order)
+        if type(limit) is exp.Limit and isinstance(limit.expression, exp.Var) and limit.expression.this == "ALL":
+            limit = None
+        if type(limit) is exp.Fetch:
+            skipped = f" OFFSET {self._bound(offset, exp.Offset)}" if offset is not None else ""
+            if not self.lite:
+                return text + skipped + self._fetch(limit)
+            return text + self._fetch(limit) + skipped
         if limit is not None:
             text += f" LIMIT {self._bound(limit, exp.Limit)}"
         elif offset is not None and self.lite:
@@ -323,10 +539,29 @@ class Writer:
         return text
 
     def _bound(self, node: Any, kind: Any) -> str:
-        if type(node) is not kind or type(node.expression) not in (exp.Literal, exp.Parameter):
-            raise refuse("this LIMIT")
+        if type(node) is not kind:
+            raise refuse("this LIMIT", "a number or a parameter", node)
         self.only(node, "expression")
-        return self.write(node.expression)
+        return self._amount(node.expression)
+
+    def _amount(self, node: Any) -> str:
+        """A number of rows: literals and parameters, and sums and products of them."""
+        for part in node.walk():
+            if type(part) not in (exp.Literal, exp.Parameter, exp.Add, exp.Sub, exp.Mul, exp.Paren):
+                raise refuse("this LIMIT", "a number or a parameter", node)
+        return self.write(node)
+
+    def _fetch(self, node: Any) -> str:
+        self.only(node, "direction", "count", "limit_options")
+        options, count = node.args.get("limit_options"), node.args.get("count")
+        rows = self._amount(count) if count is not None else "1"
+        if options is not None and options.args.get("percent"):
+            raise refuse("FETCH with PERCENT", "a number of rows", node)
+        if options is None or not options.args.get("with_ties"):
+            return f" LIMIT {rows}"
+        if self.lite:
+            raise self.only_postgres("WITH TIES", node)
+        return f" FETCH FIRST ({rows}) ROWS WITH TIES"
 
     def order(self, node: Any) -> str:
         """An ORDER BY clause, of a query or a window."""
@@ -343,29 +578,128 @@ class Writer:
                 raise refuse(", ".join(map(node_name, nodes)) or f"{node.key.upper()} with {part.strip('_')}")
 
     def _source(self, node: Any) -> str:
-        """A source in FROM or JOIN: a table, a CTE or a bracketed query."""
+        """A source in FROM or JOIN: a table, a CTE, a bracketed query, VALUES or a function."""
         alias = node.args.get("alias")
-        given = None
+        given, columns = None, []
         if alias is not None:
             if type(alias) is not exp.TableAlias:
-                raise refuse("this alias")
-            self.only(alias, "this")
-            given = self.identifier(alias.this)
-        if type(node) is exp.Subquery:
-            self.only(node, "this", "alias")
-            if given is None:
-                given = self.made()
+                raise refuse("this alias", "", node)
+            self.only(alias, "this", "columns")
+            given = self.identifier(alias.this) if alias.this is not None else None
+            columns = [self.identifier(column) for column in alias.args.get("columns") or []]
+        lateral = type(node) is exp.Lateral
+        if lateral:
+            self.only(node, "this", "view", "outer", "alias", "ordinality")
+            ordinality, inner = node.args.get("ordinality"), node.this
+        else:
+            ordinality, inner = node.args.get("ordinality"), node
+        if type(inner) is exp.Subquery:
+            self.only(inner, "this", "alias")
+            if lateral and self.lite:
+                raise self.only_postgres("LATERAL", node)
             self._joined += 1
-            return f"({self.query(node.this)}) AS {self.source_name(given)}"
-        if type(node) is not exp.Table:
-            raise refuse(f"{node_name(node)} as a table")
+            return f"{'LATERAL ' * lateral}({self.query(inner.this)}) AS {self._aliased(given or self.made(), columns)}"
+        if type(inner) is exp.Values:
+            self.only(inner, "expressions", "alias")
+            return self._values(inner, given or self.made(), columns)
+        if type(inner) is exp.Unnest:
+            self.only(inner, "expressions", "alias", "offset")
+            if isinstance(inner.args.get("offset"), exp.Identifier):
+                ordinality, columns = True, [*columns, self.identifier(inner.args["offset"])]
+            return self._rows(exp.Anonymous(this="unnest", expressions=inner.expressions), given, columns, ordinality)
+        if type(inner) is exp.Table and type(inner.this) is exp.Anonymous:
+            self.only(inner, "this", "alias", "ordinality")
+            return self._rows(inner.this, given, columns, ordinality)
+        if type(inner) is exp.Anonymous:
+            return self._rows(inner, given, columns, ordinality)
+        if type(node) is not exp.Table or lateral:
+            raise refuse(f"{node_name(node)} as a table", "a table, a query in brackets, or VALUES", node)
+        if node.args.get("db") is not None or node.args.get("catalog") is not None:
+            schema = node.args.get("db")
+            raise refuse(f"the schema {node_name(schema)} before a table", f"{node.name[:60]} without it", node)
         self.only(node, "this", "alias")
         word = self.identifier(node.this)
+        for recursion in reversed(self._recursive):
+            if recursion.word == word and not any(word in scope for scope in self._scopes[recursion.depth :]):
+                return self._recursed(recursion, self._aliased(given or word, columns))
         for scope in reversed(self._scopes):
             if word in scope:
                 self._joined += 1
-                return f"{self.quoted(scope[word])} AS {self.source_name(given or word)}"
-        return f"({self._owned(word)}) AS {self.source_name(given or word)}"
+                name = self.quoted(scope[word])
+                if scope[word] in self._columns_of:  # without the number of the step
+                    seen = ", ".join(self.quoted(COLUMN_PREFIX + one) for one in self._columns_of[scope[word]])
+                    name = f"(SELECT {seen} FROM {name})"
+                return f"{name} AS {self._aliased(given or word, columns)}"
+        return f"({self._owned(word)}) AS {self._aliased(given or word, columns)}"
+
+    def _aliased(self, word: str, columns: list[str]) -> str:
+        if not columns:
+            return self.source_name(word)
+        if self.lite:
+            raise self.only_postgres("an alias with names of columns, other than of WITH and VALUES")
+        return f"{self.source_name(word)}({', '.join(self.quoted(COLUMN_PREFIX + name) for name in columns)})"
+
+    def _values(self, node: Any, word: str, columns: list[str]) -> str:
+        rows = node.expressions
+        width = len(rows[0].expressions) if rows and type(rows[0]) is exp.Tuple else 0
+        if not width or any(type(row) is not exp.Tuple or len(row.expressions) != width for row in rows):
+            raise ApiFailure("sql_syntax", "the rows of VALUES need the same number of columns")
+        if len(rows) > VALUES_MAX:
+            raise refuse(f"VALUES with more than {VALUES_MAX} rows", "unnest of a list parameter", node)
+        if len(columns) > width:
+            raise ApiFailure("sql_syntax", f"VALUES has {width} columns, and the alias names {len(columns)}")
+        names = columns + [f"column{number}" for number in range(len(columns) + 1, width + 1)]
+        text = f"VALUES {', '.join(f'({self.all(row.expressions)})' for row in rows)}"
+        self._joined += 1
+        quoted = [self.quoted(COLUMN_PREFIX + name) for name in names]
+        if not self.lite:
+            return f"({text}) AS {self.source_name(word)}({', '.join(quoted)})"
+        renamed = ", ".join(f"`column{number}` AS {name}" for number, name in enumerate(quoted, 1))
+        return f"(SELECT {renamed} FROM ({text})) AS {self.source_name(word)}"
+
+    def _rows(self, call: Any, given: str | None, columns: list[str], ordinality: Any) -> str:
+        """A function in FROM. A plugin's own function names never get here: only those of the kind ``rows``."""
+        from apex_exec.gateway.sql.functions import arguments, qualified
+
+        self.only(call, "this", "expressions")
+        form = form_of(call)
+        if form is None or form.kind != "rows":
+            raise refuse(f"{node_name(call)} as a table", "a function of the kind that stands in FROM", call,
+                         named=True)
+        if self.lite:
+            raise self.only_postgres(form.name, call)
+        word = given or form.name
+        names = ["key", "value"] if form.name in PAIRS else [word]
+        names = columns[: len(names)] + names[len(columns) :]
+        if ordinality:
+            names.append(columns[len(names)] if len(columns) > len(names) else "ordinality")
+        if len(columns) > len(names):
+            raise ApiFailure("sql_syntax", f"{form.name} has {len(names)} columns, and the alias names {len(columns)}")
+        quoted = [self.quoted(COLUMN_PREFIX + name) for name in names]
+        self._joined += 1
+        called = f"{qualified(form)}({arguments(self, form, call)})"
+        if form.name != "generate_series":
+            return (f"LATERAL {called}{' WITH ORDINALITY' * bool(ordinality)} AS "
+                    f"{self.source_name(word)}({', '.join(quoted)})")
+        # In FROM, PostgreSQL would make all of it before it counts; in a SELECT it makes one after another.
+        made, counted = self.source_name(self.made()), self.source_name(self.made())
+        value, number = self.quoted("_value"), self.quoted("_number")
+        return (f"LATERAL (SELECT {value} AS {quoted[0]}{f', {number} AS {quoted[1]}' if ordinality else ''} FROM "
+                f"(SELECT {value}, row_number() OVER () AS {number} FROM (SELECT {called} AS {value}) AS {made}) AS "
+                f"{counted} WHERE CASE WHEN {number} > {SERIES_ROWS_MAX} THEN CAST('generate_series returns more than "
+                f"{SERIES_ROWS_MAX} rows; take a larger step: ' || {number} AS BOOLEAN) ELSE TRUE END) AS "
+                f"{self.source_name(word)}")
+
+    def _recursed(self, recursion: Recursion, alias: str) -> str:
+        """The CTE that is being written, as its own step reads it."""
+        recursion.reads += 1
+        made = self.quoted(recursion.made)
+        columns = [f"{made}.{self.quoted(COLUMN_PREFIX + name)}" for name in recursion.columns]
+        step = f"{made}.{STEP}"
+        guard = (f"CASE WHEN {step} > {DEPTH_MAX} OR pg_column_size(ROW({', '.join(columns)})) > {STEP_BYTES_MAX} THEN "
+                 f"CAST('WITH RECURSIVE takes more than {DEPTH_MAX} steps, or its rows have more than "
+                 f"{STEP_BYTES_MAX // 1024} KiB; end it with a condition: ' || {step} AS BOOLEAN) ELSE TRUE END")
+        return f"(SELECT {', '.join(columns)}, {step} FROM {made} WHERE {guard} OFFSET 0) AS {alias}"
 
     def _owned(self, word: str) -> str:
         """The caller's rows of a table, with the operator's columns."""
@@ -383,7 +717,7 @@ class Writer:
 
     def _join(self, node: Any) -> str:
         if type(node) is not exp.Join:
-            raise refuse(node_name(node))
+            raise refuse(node_name(node), "", node)
         self.only(node, "this", "on", "using", "kind", "side", "method")
         self._joined += 1
         side, kind, method = (str(node.args.get(part) or "") for part in ("side", "kind", "method"))
@@ -445,8 +779,7 @@ class Writer:
             return
         self._concatenations += count
         if self._concatenations > CONCATENATIONS_MAX:
-            raise refuse(f"more than {CONCATENATIONS_MAX} uses of ||")
-
+            raise refuse(f"more than {CONCATENATIONS_MAX} uses of ||", "concat")
 
     def pattern(self, node: Any) -> str:
         """The pattern of a LIKE: literals and parameters only, because the length of anything else is not known."""
@@ -455,8 +788,10 @@ class Writer:
             part = waiting.pop()
             if isinstance(part, exp.DPipe):
                 waiting += [part.this, part.expression]
-            elif isinstance(part, exp.Paren | exp.Lower | exp.Upper | exp.Cast):
+            elif isinstance(part, exp.Paren | exp.Cast):
                 waiting.append(part.this)
+            elif isinstance(part, exp.Anonymous) and (form := form_of(part)) and form.cost == "letters":
+                waiting += part.expressions
             elif isinstance(part, exp.Literal):
                 self._pattern_characters += len(str(part.this))
             elif isinstance(part, exp.Parameter):
@@ -469,6 +804,21 @@ class Writer:
         text = self.write(node)
         self._in_pattern = False
         return text
+
+
+def _is_truth(item: Any) -> bool:
+    """Whether the value is a boolean, as far as the text shows."""
+    plain = item.unnest()
+    form = form_of(plain)
+    if form is not None:
+        return form.cost == "flag"
+    return isinstance(plain, exp.Predicate | exp.Connector | exp.Not | exp.Boolean | exp.Exists | exp.NullSafeEQ
+                      | exp.NullSafeNEQ) and not isinstance(plain, exp.Anonymous)
+
+
+def _reads(query: Any, word: str) -> bool:
+    """Whether a table of that name stands in the query."""
+    return any(table.name.lower() == word for table in query.find_all(exp.Table))
 
 
 def _is_cte(table: Any) -> bool:
@@ -493,8 +843,13 @@ def node_name(node: Any) -> str:
     """What a message calls ``node``: its text as an author may have written it, one line of NAMED_CHARACTERS_MAX."""
     if isinstance(node, exp.RawString):
         return "a text in $$"
+    if isinstance(node, exp.If):
+        return "if(…)"
     try:
-        text = node.sql(dialect="postgres", unsupported_level=ErrorLevel.IGNORE)
+        text = ""
+        if isinstance(node, exp.Anonymous) and node.args.get(OPERATOR):
+            text = f" {node.this} ".join(map(node_name, node.expressions))
+        text = text or node.sql(dialect="postgres", unsupported_level=ErrorLevel.IGNORE)
     # sqlglot failed to write it
     except (AssertionError, AttributeError, LookupError, TypeError, ValueError, SqlglotError):
         text = node.key.upper()

@@ -1,0 +1,164 @@
+"""PostgreSQL's functions that SQLite does not have, or has with other answers, for connections of plugins' queries.
+
+Each takes what PostgreSQL's takes (a text, a whole number, NULL) and refuses everything else by name: SQLite would
+convert a number to a text in its own way. Their names begin with ``pg_``: a view may use SQLite's own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sqlite3
+from collections.abc import Callable
+from typing import Any
+
+from apex_exec.gateway.sql import sqlite_moments
+
+
+class Refusals:
+    """Remembers why a function refused: SQLite itself reports only that one did."""
+
+    def __init__(self) -> None:
+        self.reason = ""
+
+    def refuse(self, reason: str) -> ValueError:
+        """The exception for SQLite."""
+        self.reason = reason
+        return ValueError(reason)
+
+
+def _split_part(text: str, separator: str, number: int) -> str:
+    parts = text.split(separator) if separator else [text]
+    if number == 0:
+        raise ValueError("split_part counts fields from 1")
+    place = number - 1 if number > 0 else len(parts) + number
+    return parts[place] if 0 <= place < len(parts) else ""
+
+
+def _pad(text: str, length: int, fill: str, *, left: bool) -> str:
+    if len(text) >= length or not fill:
+        return text[:length]
+    more = (fill * (length // len(fill) + 1))[: length - len(text)]
+    return more + text if left else text + more
+
+
+def _substr(text: str, start: int, length: int | None = None) -> str:
+    if length is not None and length < 0:
+        raise ValueError("a negative length in substr")
+    end = None if length is None else max(start - 1 + length, 0)
+    return text[max(start - 1, 0) : end]
+
+
+def _mod(a: int, b: int) -> int:
+    if b == 0:
+        raise ValueError("division by zero")
+    return abs(a) % abs(b) * (1 if a >= 0 else -1)
+
+
+def _initcap(text: str) -> str:
+    return re.sub(r"[^\W_]+", lambda found: found[0][0].upper() + found[0][1:].lower(), text)
+
+
+_WHOLE = re.compile(r"[-+]?\d{1,18}")
+_REAL = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d{1,3})?")
+
+
+def _exact(text: str) -> Any:
+    return int(text) if _WHOLE.fullmatch(text.strip()) else float(text)
+
+
+TEXT = str
+NUMBER = int
+FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[type, ...], int]] = {
+    "left": (lambda text, n: text[:n], (TEXT, NUMBER), 2),
+    "right": (lambda text, n: text[-n:] if n > 0 else text[-n:] if n else "", (TEXT, NUMBER), 2),
+    "reverse": (lambda text: text[::-1], (TEXT,), 1),
+    "repeat": (lambda text, n: text * n, (TEXT, NUMBER), 2),
+    "lpad": (lambda text, n, fill=" ": _pad(text, n, fill, left=True), (TEXT, NUMBER, TEXT), 2),
+    "rpad": (lambda text, n, fill=" ": _pad(text, n, fill, left=False), (TEXT, NUMBER, TEXT), 2),
+    "replace": (lambda text, old, new: text.replace(old, new) if old else text, (TEXT, TEXT, TEXT), 3),
+    "split_part": (_split_part, (TEXT, TEXT, NUMBER), 3),
+    "strpos": (lambda text, part: text.find(part) + 1, (TEXT, TEXT), 2),
+    "starts_with": (lambda text, part: int(text.startswith(part)), (TEXT, TEXT), 2),
+    "substr": (_substr, (TEXT, NUMBER, NUMBER), 2),
+    "md5": (lambda text: hashlib.md5(text.encode(), usedforsecurity=False).hexdigest(), (TEXT,), 1),
+    "initcap": (_initcap, (TEXT,), 1),
+    "mod": (_mod, (NUMBER, NUMBER), 2),
+    "date_trunc": (sqlite_moments.date_trunc, (TEXT, TEXT), 2),
+    "extract": (sqlite_moments.extract, (TEXT, TEXT), 2),
+    "date_part": (sqlite_moments.date_part, (TEXT, TEXT), 2),
+    "to_char": (sqlite_moments.to_char, (TEXT, TEXT), 2),
+    "date": (sqlite_moments.day, (TEXT,), 1),
+    "lower": (lambda text: text.lower(), (TEXT,), 1),
+    "upper": (lambda text: text.upper(), (TEXT,), 1),
+}
+"""By name: the function, the types of its arguments, the fewest arguments. NULL in gives NULL, as in PostgreSQL."""
+
+
+def _number(refusals: Refusals, name: str, pattern: re.Pattern[str],
+            convert: Callable[[Any], Any]) -> Callable[..., Any]:
+    """A cast to a number, which takes a text only if all of it is one."""
+    def called(value: Any) -> Any:
+        if value is None or isinstance(value, int) and name != "float":
+            return value
+        if isinstance(value, int | float) and name != "int":
+            return value if name == "number" else convert(value)
+        if not isinstance(value, str):
+            raise refusals.refuse("a cast to a whole number of one with a fraction is not available on SQLite; use "
+                                  "round(…, 0)" if isinstance(value, float) else "bytes cannot be cast to a number")
+        if pattern.fullmatch(value.strip(" ")) is None:
+            raise refusals.refuse(f"{value[:20]!r} is not a number of the type that it is cast to")
+        return convert(value)
+
+    return called
+
+
+def register(database: sqlite3.Connection) -> Refusals:
+    """Makes the functions known to ``database``."""
+    refusals = Refusals()
+    # SQLite makes this table when it is first used, which its authorizer would not let a plugin's statement do.
+    database.execute("SELECT value FROM json_each('[]')").fetchall()
+
+    def strict(name: str, function: Callable[..., Any], types: tuple[type, ...]) -> Callable[..., Any]:
+        def called(*given: Any) -> Any:
+            for value, kind in zip(given, types, strict=False):
+                if value is not None and type(value) is not kind:
+                    words = "a text" if kind is TEXT else "a whole number"
+                    raise refusals.refuse(f"{name} needs {words} here, and SQLite has {type(value).__name__}; cast it")
+            if None in given:
+                return None
+            try:
+                return function(*given)
+            except ValueError as error:
+                raise refusals.refuse(str(error)) from None
+        return called
+
+    def concat(*given: Any) -> str:
+        for value in given:
+            if value is not None and type(value) is not str:
+                raise refusals.refuse("concat and concat_ws take texts on SQLite; CAST(… AS text)")
+        return "".join(value for value in given if value is not None)
+
+    def concat_ws(separator: Any, *given: Any) -> str | None:
+        concat(separator, *given)
+        return None if separator is None else separator.join(value for value in given if value is not None)
+
+    def chosen(name: str, choose: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*given: Any) -> Any:
+            there = [value for value in given if value is not None]
+            if any(type(value) not in (int, float) for value in there):
+                raise refusals.refuse(f"{name} compares numbers on SQLite, and here it has {type(there[0]).__name__}")
+            return choose(there) if there else None
+        return called
+
+    database.create_function("pg_int", 1, _number(refusals, "int", _WHOLE, int), deterministic=True)
+    database.create_function("pg_float", 1, _number(refusals, "float", _REAL, float), deterministic=True)
+    database.create_function("pg_number", 1, _number(refusals, "number", _REAL, _exact), deterministic=True)
+    for name, (function, types, least) in FUNCTIONS.items():
+        for count in range(least, len(types) + 1):
+            database.create_function(f"pg_{name}", count, strict(name, function, types), deterministic=True)
+    database.create_function("pg_concat", -1, concat, deterministic=True)
+    database.create_function("pg_concat_ws", -1, concat_ws, deterministic=True)
+    database.create_function("pg_greatest", -1, chosen("greatest", max), deterministic=True)
+    database.create_function("pg_least", -1, chosen("least", min), deterministic=True)
+    return refusals
