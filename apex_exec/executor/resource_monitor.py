@@ -318,7 +318,7 @@ class Governing:
             known.begin_seq, known.begin_ns, known.begin_cpu_ns = seq, now_ns, 0
             return
         if known.begin_ns < 0:
-            return  # it was told
+            return  # the core knows
         known.begin_cpu_ns += used_ns
         if now_ns - known.begin_ns >= BEGIN_NS and (known.begin_cpu_ns >= BEGIN_CPU_NS or known.usage.sleeps()):
             known.begin_ns = -1

@@ -200,7 +200,7 @@ def side(daemon: Daemon, name: str) -> psutil.Process:
 
 
 def ask(daemon: Daemon, op: str, **args: Any) -> str:
-    """What became of it: a reason, or "" if it was carried out. Fails if the refusal is no clear one."""
+    """The outcome: a reason, or "" if it was carried out. Fails if a refusal is unclear."""
     with AdminClient(daemon.admin) as client:
         try:
             client.request(op, args, ANSWER_MS)

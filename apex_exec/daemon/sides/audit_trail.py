@@ -42,7 +42,7 @@ PENDING_BYTES_MAX = 32 * 1024 * 1024
 """Uncommitted bytes kept here (below the side process's own bound); full stops admission."""
 TRACEPARENT_CHARS_MAX = 128
 WEIGHT_BYTES = 2048
-"""So many bytes of a line cost the ledger process about as much again as any record does."""
+"""This many bytes of a line cost the ledger process about as much again as any record does."""
 RESTART_MAX_NS = 500 * MS_NS
 """Nothing is admitted without a ledger: one that keeps dying is started again sooner than other side processes."""
 _wall_ns = time.time_ns
@@ -105,9 +105,9 @@ class AuditTrail:
         self._others: Counter[str] = Counter()  # event types of the buffer's records that are no executions
         self._executions: Counter[str] = Counter()  # plugin → records of calls that nobody was charged for yet
         self._asked_for: Counter[str] = Counter()  # plugin → weight of the records that the plugin itself caused
-        self._ledger_ns = 0  # CPU time that the ledger process has told and nobody was charged for
+        self._ledger_ns = 0  # CPU time that the ledger process has reported and nobody was charged for
         self.on_spent: Callable[[str, int, int], None] = lambda plugin, executions_ns, others_ns: None
-        """``on_spent(plugin, executions_ns, others_ns)`` is told, once a second, the ledger process's CPU time for a
+        """``on_spent(plugin, executions_ns, others_ns)`` gets, once a second, the ledger process's CPU time for a
         plugin's records: for those of its calls, which its hosts ask for, and for those that it causes itself."""
         self._buffer_ns = 0
         self._batches: deque[_Batch] = deque()
