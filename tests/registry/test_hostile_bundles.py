@@ -248,6 +248,7 @@ def test_a_source_that_is_dear_to_read_costs_the_scan_alone(daemon: Daemon, name
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_hundreds_of_installations_at_once_are_answered_and_others_are_served(daemon: Daemon) -> None:
     """What is too much is refused as such; nothing waits for ever, and nothing grows."""
     refusals: list[str] = []
