@@ -111,6 +111,13 @@ class WorkerRanOn(Struct, gc=False):
     worker: int
 
 
+class WorkerHesitates(Struct, gc=False):
+    """The governor saw that the worker could have begun its oldest call long ago, since it sleeps or has used CPU time
+    meanwhile. Only a count says whether it has: a hook that sleeps, or computes, looks the same."""
+
+    worker: int
+
+
 class LimitExceeded(Struct, gc=False):
     """The governor has evidence that the worker is over a bound: ``code`` is MEMORY_LIMIT or CPU_LIMIT."""
 
@@ -209,7 +216,8 @@ class WorkAdmitted(Struct, gc=False):
 
 Event = (
     PluginSet | PluginRemoved | InvokeRequested | CancelRequested | GenerationPrepared | GenerationDropped | WorkerReady
-    | WorkerAnswered | WorkerPonged | WorkerViolated | WorkerSampled | WorkerThrottled | WorkerRanOn | LimitExceeded
+    | WorkerAnswered | WorkerPonged | WorkerViolated | WorkerSampled | WorkerThrottled | WorkerRanOn | WorkerHesitates
+    | LimitExceeded
     | CallsStarted | WorkerGone | PluginFaulted | ForkRefused | ZygoteLost | ZygoteUp | Reconfigured | Tick
     | DrainRequested | RestartRequested | BreakerReset | WorkRefused | WorkAdmitted
 )

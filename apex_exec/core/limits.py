@@ -23,6 +23,9 @@ KILL_SUSPECT_NS = 10 * SECOND_NS
 PINGS_TOGETHER = 32
 """Pings are due at multiples of ``ping_ns`` divided by this, so that a thousand idle workers wake the loop together,
 about once a second."""
+FIRST_PING_NS = 5 * SECOND_NS
+"""How long after its last answer an idle worker is first asked for a sign of life; then each ``ping_ns``. It is as long
+as a hook may run by default, so code that sleeps on after its own answer has at most its deadline again."""
 CANDIDATE_NS = 60 * SECOND_NS
 """How long a prepared generation is kept for the PluginSet that adopts it."""
 FORK_BACKOFF_MIN_NS = 10 * MS_NS

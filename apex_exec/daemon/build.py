@@ -164,6 +164,7 @@ def _make_service(ground: Ground) -> Service:
                    wake=loop.wake, metrics=metrics, audit=audit, overhead=workers.overhead,
                    add_host_ns=workers.accounts.add_host_ns)
     connect_executor(workers, pool=pool, governing=governing, api=api, audit=audit)
+    audit.on_spent = workers.overhead.records
     checks = ResultChecks(workers.overhead, loop)
     places = AuthorPlaces(workers.overhead, loop, ground.source)
     workers.neighbours.locate = places.submit

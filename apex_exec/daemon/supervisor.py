@@ -71,6 +71,9 @@ class Supervisor:
         self._guard.upkeep(now_ns)
         self.workers.upkeep(now_ns)
         self.logs.upkeep(now_ns)
+        for plugin, spent_ns in self.logs.spent_ns().items():
+            self.workers.overhead.count(plugin, "log", spent_ns)
+            self.workers.overhead.charge(plugin, spent_ns, now_ns)
         metrics = self.metrics
         metrics.upkeep(now_ns)
         metrics.set("host_connections", (), float(len(self.peers)))

@@ -55,6 +55,11 @@ RUN_ON_CPU_NS = 2 * MS_NS
 """CPU time without a call that we tolerate: the way from the answer to the poll, and pings."""
 RUN_ON_SHARE = 1000
 """We also tolerate one part in this many of the idle time: a ping each 30 s for as long as a worker may idle."""
+BEGIN_NS = 250 * MS_NS
+"""How long a worker may leave its oldest call unbegun although nothing holds it back. An honest one takes 1 ms."""
+BEGIN_CPU_NS = 250 * MS_NS
+"""CPU time in which it could have begun the call, if it does not sleep. The next engine of a JavaScript plugin that
+wants a new one for each call (``isolation``) is made in this time; one that takes longer costs its worker."""
 PERIOD_NS = PERIOD_US * 1000
 HELD_BACK_FROM = 0.8
 """If a group has used this part of a period's quota, the kernel may have held it back."""
@@ -67,8 +72,9 @@ TELL_NS = SECOND_NS
 class _Governed:
     """One worker's process as the governor knows it."""
 
-    __slots__ = ("call", "call_throttled_ns", "cpu_ns", "idle_bytes", "memory_bytes", "memory_mb", "pidfd", "plugin",
-                 "rest_calls", "rest_cpu_ns", "rest_ns", "stopped_ns", "throttled_ns", "told_ns", "usage", "worker")
+    __slots__ = ("begin_cpu_ns", "begin_ns", "begin_seq", "call", "call_throttled_ns", "cpu_ns", "idle_bytes",
+                 "memory_bytes", "memory_mb", "pidfd", "plugin", "rest_calls", "rest_cpu_ns", "rest_ns",
+                 "stopped_ns", "throttled_ns", "told_ns", "usage", "worker")
 
     def __init__(self, worker: int, spec: PluginSpec, pidfd: int, usage: ProcessUsage) -> None:
         self.worker = worker
@@ -87,6 +93,9 @@ class _Governed:
         self.rest_calls = -1  # how many calls it had answered when it was first seen idle; -1 while it has a call
         self.rest_ns = 0  # when that was
         self.rest_cpu_ns = 0  # what it has used since then
+        self.begin_seq = -1  # its oldest call, as long as we may still doubt that it has begun it
+        self.begin_ns = 0  # when that was first seen
+        self.begin_cpu_ns = 0  # what it has used since then
 
 
 class Governing:
@@ -218,7 +227,10 @@ class Governing:
                 continue
             try:
                 used_ns = self._sample(known, now_ns)
-                if used_ns > SPINS_NS or self._pool.oldest(worker) is not None:
+                oldest = self._pool.oldest(worker)
+                if oldest is not None:
+                    self._look_at_begin(known, oldest[0], used_ns, now_ns)
+                if used_ns > SPINS_NS or oldest is not None:
                     self._busy.add(worker)
             except Exception as error:
                 self._failed("governing", error, known.plugin)
@@ -298,6 +310,19 @@ class Governing:
             if (used_ns > SPINS_NS and rested_ns >= RUN_ON_NS
                     and known.rest_cpu_ns > RUN_ON_CPU_NS + rested_ns // RUN_ON_SHARE):
                 self._step(ev.WorkerRanOn(known.worker), now_ns)
+
+    def _look_at_begin(self, known: _Governed, seq: int, used_ns: int, now_ns: int) -> None:
+        """Tells the core, once for a call, of a worker that has had its oldest call for long and could have begun it,
+        since it sleeps or has used CPU time. One that waits for a core, or is held back, does neither."""
+        if seq != known.begin_seq:
+            known.begin_seq, known.begin_ns, known.begin_cpu_ns = seq, now_ns, 0
+            return
+        if known.begin_ns < 0:
+            return  # the core knows
+        known.begin_cpu_ns += used_ns
+        if now_ns - known.begin_ns >= BEGIN_NS and (known.begin_cpu_ns >= BEGIN_CPU_NS or known.usage.sleeps()):
+            known.begin_ns = -1
+            self._step(ev.WorkerHesitates(known.worker), now_ns)
 
     # ------------------------------------------------------------------ CPU
     def _charge(self, known: _Governed, cpu_ns: int, now_ns: int) -> None:

@@ -23,9 +23,11 @@ class Ready(msgspec.Struct, array_like=True, tag="ready"):
 
 
 class Committed(msgspec.Struct, array_like=True, tag="committed", gc=False):
-    """Everything up to ``last_index`` is durable."""
+    """Everything up to ``last_index`` is durable. ``cpu_ns`` is the CPU time that this took since the last such
+    message, reading the batches included."""
 
     last_index: int
+    cpu_ns: int = 0
 
 
 class Failing(msgspec.Struct, array_like=True, tag="failing"):

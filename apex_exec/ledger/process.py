@@ -58,6 +58,7 @@ class _Ledger:
         self.last_index: int | None = None  # the last batch index among the pending lines
         self.failing = ""
         self.due = 0.0
+        self.spent_ns = 0  # CPU time for records since the last Committed
         self.backoff = Backoff(RETRY_SECONDS_MIN, RETRY_SECONDS_MAX)
         self.head_due = self.stats_due = self.expire_due = 0.0
         self.head_seq = -1
@@ -88,6 +89,7 @@ class _Ledger:
     def commit(self) -> None:
         """Opens the store if it is not open and commits the pending lines. After a failure they are kept for the next
         attempt."""
+        begun_ns = time.thread_time_ns()
         try:
             opened = self.store is None
             if self.store is None:
@@ -105,7 +107,8 @@ class _Ledger:
             self.link.send(messages.Recovered())
         self.backoff.reset()
         if self.last_index is not None:
-            self.link.send(messages.Committed(self.last_index))
+            spent_ns, self.spent_ns = self.spent_ns + time.thread_time_ns() - begun_ns, 0
+            self.link.send(messages.Committed(self.last_index, spent_ns))
         self.last_index = None
 
     def upkeep(self, now: float) -> None:
@@ -191,9 +194,11 @@ class _Ledger:
         reads = [self.link] if len(self.lines) < PENDING_LINES_MAX else []
         if not select.select(reads, [], [], wait)[0]:
             return True
+        begun_ns = time.thread_time_ns()
         batches = self.link.receive()
         for batch in batches or ():
             self.take(batch)
+        self.spent_ns += time.thread_time_ns() - begun_ns
         return batches is not None
 
     def next_duty(self) -> float:

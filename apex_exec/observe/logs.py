@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 import traceback
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -108,6 +108,8 @@ class _Writer:
         self._queue: queue.SimpleQueue[_Line | None] = queue.SimpleQueue()
         self._putting = threading.Lock()
         self._bytes_put = 0
+        self._spending = threading.Lock()
+        self._spent_ns: dict[str, int] = {}
         self._bytes_taken = 0  # only the writing thread changes it; the difference is what waits
         self._thread: threading.Thread | None = None
 
@@ -128,6 +130,12 @@ class _Writer:
             else:
                 self.dropped += 1
 
+    def spent_ns(self) -> dict[str, int]:
+        """plugin → CPU time of the thread for its lines since this was last asked."""
+        with self._spending:
+            spent_ns, self._spent_ns = self._spent_ns, {}
+        return spent_ns
+
     def start(self) -> None:
         self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
         self._thread.start()
@@ -145,7 +153,11 @@ class _Writer:
             dropped, self.dropped = self.dropped, 0
             if dropped:
                 self._left_out(dropped)
+            begun_ns = time.thread_time_ns()
             self._write(line)
+            if line[2]:
+                with self._spending:
+                    self._spent_ns[line[2]] = self._spent_ns.get(line[2], 0) + time.thread_time_ns() - begun_ns
             self._bytes_taken += 4 * len(line[3])
 
 
@@ -246,6 +258,10 @@ class Logs(logging.Handler):
                 self._say_left_out(plugin, share)
             if now_ns - share.at_ns > FAILURES_AT_ONCE / FAILURES_PER_SECOND * SECOND_NS:
                 del self._failures[plugin]  # a new budget would be just as full
+
+    def spent_ns(self) -> Counter[str]:
+        """plugin → CPU time (ns) that the writing threads have used for its lines since this was last asked."""
+        return Counter(self._stderr.spent_ns()) + Counter(self._plugin_files.spent_ns())
 
     def forget_plugin(self, plugin: str) -> None:
         """Deletes the budget of a removed plugin; its files stay."""

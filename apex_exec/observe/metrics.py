@@ -61,7 +61,7 @@ METRICS = _table(
            ("plugin",)),
     Metric("plugin_overhead_seconds_total", "counter",
            "CPU time of the daemon's own processes for a plugin, by process: supervisor, checks, places, gateway, "
-           "registrar.", ("plugin", "where")),
+           "registrar, ledger, log.", ("plugin", "where")),
     Metric("kill_delay_seconds", "histogram",
            "From the moment at which a kill was due (a deadline, a pong that did not come) to the sending of SIGKILL.",
            (), DELAY_SECONDS),

@@ -80,6 +80,15 @@ class ProcessUsage:
             return None
         return max(0, anonymous - self._shared_bytes)
 
+    def sleeps(self) -> bool:
+        """Whether the process waits for something at this moment. One that waits for a core, or is held back by the
+        kernel or by a signal, does not. Takes 20 µs."""
+        try:
+            with open(f"/proc/{self.pid}/stat", "rb") as file:
+                return file.read(1024).rpartition(b")")[2].split()[0] == b"S"
+        except (OSError, IndexError):
+            return False
+
     def close(self) -> None:
         """Closes the files."""
         for fd in (self._statm, self._schedstat, self._stat):

@@ -188,6 +188,50 @@ def test_after_a_stall_of_the_supervisor_answers_are_read_before_workers_are_jud
     assert of(told.passed(100), act.KillWorker) and told.verdicts()[hung] == ("TIMEOUT", True)
 
 
+def test_a_worker_that_hesitates_to_begin_its_oldest_call_goes_and_the_call_runs_in_the_next_one() -> None:
+    told = Told()
+    first = told.call()
+    told.ready(1)
+    told.started[1] = 1
+    told.answer(1, 0)
+    second, third = told.call(), told.call()
+    actions = told.tell(ev.WorkerHesitates(1))
+    assert [(kill.worker, kill.reason) for kill in of(actions, act.KillWorker)] == [(1, "overrun")]
+    (ended,) = of(told.gone(1, started=1), act.WorkerEnded)
+    assert (ended.reason, ended.charged) == ("overrun", False)
+    told.ready(2)
+    assert [sent.request.call for sent in of(told.wanted, act.SendCall)] == [first, second, third, second, third]
+    told.answer(2, 0)
+    told.answer(2, 1)
+    assert told.verdicts() == dict.fromkeys((first, second, third), ("", True))
+
+
+def test_a_worker_that_has_begun_its_oldest_call_does_not_hesitate_whatever_it_looks_like() -> None:
+    told = Told()
+    call = told.call()
+    told.ready(1)
+    told.started[1] = 1
+    assert not of(told.tell(ev.WorkerHesitates(1)), act.KillWorker), "its hook sleeps, or computes"
+    told.call()
+    told.answer(1, 0)
+    told.tell(ev.CallsStarted(1, 1))
+    assert not of(told.wanted, act.KillWorker), "what was said of the first call is not said of the second"
+    assert told.verdicts() == {call: ("", True)}
+
+
+def test_the_first_ping_after_a_call_comes_soon_and_the_next_ones_as_configured() -> None:
+    told = Told(PoolLimits())
+    told.call()
+    told.ready(1)
+    told.started[1] = 1
+    told.answer(1, 0)
+    assert not of(told.passed(4999), act.PingWorker)
+    assert of(told.passed(1001), act.PingWorker) == [act.PingWorker(1, 1)], "and a second for the common beat"
+    told.tell(ev.WorkerPonged(1, 1))
+    assert not of(told.passed(29_000), act.PingWorker)
+    assert of(told.passed(2000), act.PingWorker) == [act.PingWorker(1, 2)]
+
+
 def test_an_idle_worker_that_does_not_answer_its_ping_is_replaced_and_a_held_one_is_excused() -> None:
     told = Told(PoolLimits(ping_ns=SECOND_NS, ping_grace_ns=SECOND_NS // 2))
     told.call()

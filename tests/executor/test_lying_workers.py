@@ -60,13 +60,13 @@ OWN = b"\\x94\\xa5reply\\x00\\x82\\xa6result\\xa4mine\\xa8metadata\\x80\\x00"
 def act(context, params):
     what = params["context"].get("what", "")
     if what.endswith("after its own answer"):
-        for fd in range(3, 16):
-            try:
-                os.write(fd, bytes((0, len(OWN))) + OWN)  # the link among them
-            except OSError:
-                continue
+        os.write(3, bytes((0, len(OWN))) + OWN)
         while what.startswith("spin"):
             pass
+        if what.startswith("watch the link"):
+            poll = sys.modules["workers.runtime.link"].select.poll()
+            poll.register(3, 1)
+            poll.poll()
         time.sleep(3600)
     if what == "spin between calls":
         module = sys.modules["workers.runtime.link"]
@@ -107,7 +107,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     plugins: Path = tmp_path_factory.mktemp("plugins")
     write_plugin(plugins, "forger", FORGER, limits={"timeoutMs": 1000})
     write_plugin(plugins, "patient", FORGER, limits={"timeoutMs": 1000})
-    for name in ("overrun", "spinner", "sleeper", "busy-wait"):
+    for name in ("overrun", "spinner", "sleeper", "link-watcher", "called-at-once", "dormant", "busy-wait"):
         write_plugin(plugins, name, RUNS_ON)
     write_plugin(plugins, "denied", DENIED)
     write_plugin(plugins, "hoarder", HOARDER)
@@ -214,6 +214,41 @@ def test_code_that_goes_on_after_its_answer_ends_the_worker_and_the_breaker_does
         time.sleep(0.6)
         assert len(daemon.pids(plugin)) == 1, "an honest worker stays"
     assert daemon.plugin(plugin)["breaker"] == "closed"
+
+
+@pytest.mark.parametrize(("plugin", "what"), [
+    ("sleeper", "sleep after its own answer"), ("link-watcher", "watch the link after its own answer"),
+    ("called-at-once", "spin after its own answer")])
+def test_a_worker_that_does_not_begin_its_next_call_is_replaced_and_the_call_is_answered_in_time(
+        daemon: Daemon, plugin: str, what: str) -> None:
+    """Code that still runs after its answer does not cost the plugin's next call, nor open its breaker."""
+    with Host(daemon.endpoint) as host:
+        for count in range(1, 4):
+            assert host.invoke(plugin, {"what": what})["result"]["result"] == "mine"
+            (pid,) = daemon.pids(plugin)
+            begun = time.monotonic()
+            reply = host.invoke(plugin, {})
+            took = time.monotonic() - begun
+            assert reply["type"] == "result" and reply["result"]["result"] == "honest", reply
+            assert took < 2.5, "half of its deadline is more than it takes to notice and to start another worker"
+            assert pid not in daemon.pids(plugin)
+            daemon.wait_metric(f'worker_exits_total{{plugin="{plugin}",reason="overrun"}}', float(count))
+            assert daemon.operate("plugin.restart", id=plugin)["restarted"]  # it can forge its first answer only
+            wait_for(lambda: not daemon.pids(plugin), 5, "its end")
+    assert daemon.plugin(plugin)["breaker"] == "closed"
+
+
+@pytest.mark.slow
+def test_code_that_sleeps_on_after_its_answer_is_found_without_another_call(daemon: Daemon) -> None:
+    with Host(daemon.endpoint) as host:
+        assert host.invoke("dormant", {"what": "sleep after its own answer"})["type"] == "result"
+        (pid,) = daemon.pids("dormant")
+        wait_for(lambda: pid not in daemon.pids("dormant"), 14, "its end")
+        assert host.invoke("dormant", {})["type"] == "result"
+        (pid,) = daemon.pids("dormant")
+        time.sleep(14)
+        assert daemon.pids("dormant") == [pid], "an honest worker answers the ping and stays"
+    assert daemon.plugin("dormant")["breaker"] == "closed"
 
 
 def test_cpu_time_with_an_empty_link_is_on_record_and_metered(daemon: Daemon) -> None:

@@ -11,7 +11,9 @@ import pytest
 
 from apex_exec.catalogue.hooks import WIDGETS_MAX
 from apex_exec.core.plugin import PluginSpec
+from apex_exec.executor.links.overhead import Overhead
 from apex_exec.executor.links.worker_link import WorkerLink
+from apex_exec.observe.metrics import Metrics
 from tests.support.daemon import ECHO, USER, Daemon, wait_for, write_plugin
 from tests.support.host import Host, action
 from workers.zmtp import Zmtp, encode
@@ -60,6 +62,8 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         write_plugin(plugins, name, WRITER, limits={"timeoutMs": 2000})
     write_plugin(plugins, "echo", ECHO)
     write_plugin(plugins, "big", BIG)
+    write_plugin(plugins, "talker", TALKER)
+    write_plugin(plugins, "beggar", TALKER)
     for name in ("many-a", "many-b"):
         write_plugin(plugins, name, WIDGETS, hooks=("onDashboardLoad",), permissions=("ui:render",))
     with Daemon(plugins=plugins, config={**QUICK_BREAKER, "limits.cpu_percent": 100}) as running:
@@ -164,6 +168,57 @@ def test_when_the_checking_process_dies_its_results_are_answered_and_the_next_ar
 def test_a_line_over_its_bound_is_a_violation(daemon: Daemon) -> None:
     with Host(daemon.endpoint) as host:
         assert host.invoke("shouter", {"frame": "huge line", "times": 1, "seconds": 1})["code"] == "WORKER_VIOLATION"
+
+
+TALKER = '''
+@plugin.hook("onActionExecute")
+def act(context, params):
+    for _ in range(params["context"].get("lines", 0)):
+        print("é\\x00" * 2000)
+    for _ in range(params["context"].get("refused", 0)):
+        try:
+            context.api.query("SELECT 1")
+        except Exception:
+            pass
+    return {"result": None, "metadata": {}}
+'''
+
+
+def test_what_the_ledger_and_the_log_threads_do_for_a_plugin_is_counted(daemon: Daemon) -> None:
+    def spent(plugin: str, where: str) -> float:
+        return daemon.metric(f'plugin_overhead_seconds_total{{plugin="{plugin}",where="{where}"}}')
+
+    with Host(daemon.endpoint) as host:
+        for _ in range(5):
+            assert host.invoke("talker", {"lines": 20})["type"] == "result"
+            assert host.invoke("beggar", {"refused": 8})["type"] == "result"
+    wait_for(lambda: spent("talker", "log") > 0 and spent("beggar", "ledger") > 0, 10, "that it is counted")
+    wait_for(lambda: spent("beggar", "ledger") > spent("talker", "ledger") > 0, 10, "nine records a call against one")
+    assert spent("beggar", "log") < spent("talker", "log")
+
+
+class Charged:
+    """Stands where the governor stands: notes what is taken out of plugins' buckets."""
+
+    def __init__(self) -> None:
+        self.taken: list[tuple[str, int]] = []
+
+    def charge_host(self, plugin: str, cost_ns: int, now_ns: int) -> None:
+        self.taken.append((plugin, cost_ns))
+
+
+def test_the_record_of_a_call_is_counted_and_every_record_that_a_plugin_causes_is_charged() -> None:
+    charged = Charged()
+    metrics = Metrics()
+    overhead = Overhead(metrics)
+    overhead.governing = charged  # type: ignore[assignment]  # as much of it as is asked for
+    overhead.tune(PluginSpec("p", "1.0.0", "d", "p.py", ()), 0)
+    overhead.records("p", 3000, 0)
+    assert charged.taken == []
+    overhead.records("p", 3000, 500)
+    overhead.records("removed", 3000, 500)
+    assert charged.taken == [("p", 500)]
+    assert metrics.get("plugin_overhead_seconds_total", ("p", "ledger")) == pytest.approx(6500 / 1e9)
 
 
 EMITTER = '''

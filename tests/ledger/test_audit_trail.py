@@ -112,6 +112,25 @@ def test_records_become_events_of_the_protocol(group: Trail) -> None:
     assert group.metrics.gauges["audit_writable"] == 1 and group.metrics.health == {"audit": ""}
 
 
+def test_the_ledgers_time_is_divided_by_the_records_that_it_was_given(group: Trail) -> None:
+    told: list[tuple[str, int, int]] = []
+    group.trail.on_spent = lambda *spent: told.append(spent)
+    group.add(100)
+    for _ in range(300):
+        group.trail.event("access.denied", USER, "greedy", "query", "denied", {"reason": "x" * 100})
+    group.trail.event("plugin.api", USER, "large", "emit", "success", {"text": "x" * 60_000})
+    group.settle(group.trail.event("admin.action", "0", "hello-world", "plugin.enable", "success", {}))
+    group.trail.upkeep(time.monotonic_ns())
+    spent = {plugin: (executions, others) for plugin, executions, others in told}
+    assert spent.keys() == {"hello-world", "greedy", "large"} and all(sum(both) > 0 for both in spent.values())
+    assert spent["hello-world"][1] == 0, "neither a call nor what an administrator did is the plugin's to pay"
+    assert spent["greedy"][0] == 0 and 2.9 < spent["greedy"][1] / spent["hello-world"][0] < 3.1
+    assert 25 < spent["large"][1] / (spent["greedy"][1] / 300) < 35
+    told.clear()
+    group.trail.upkeep(time.monotonic_ns())
+    assert told == [], "it was told before"
+
+
 def test_records_of_every_kind_keep_their_order_and_whatever_an_execution_holds_is_recorded(group: Trail) -> None:
     trail = group.trail
     trail.execution(USER, "a", "onDataFetch", "", 1_000, 12.0, cpu_ns=999)

@@ -12,7 +12,10 @@ import msgspec
 import pytest
 
 from apex_exec.config import load_settings
+from apex_exec.market.review import checks
 from apex_exec.market.review.coverage import measure
+from apex_exec.registry.bundles.bundle import make_bundle
+from apex_exec.registry.scan.findings import STEERS
 from apex_exec.registry.scan.scanner import scan
 from apex_exec.registry.trials.line_proofs import Watching, cannot_watch, prove
 from apex_exec.registry.trials.testing import Proof, Request, Run
@@ -428,9 +431,189 @@ def test_traps():
 ''', ""),
 }
 
+CRAFT = CLAIM + """
+opmap = sys.modules["opcode"].opmap
+types = sys.modules["types"]
+HEAD = type(plugin.total.__code__).__basicsize__
+ARGUMENTS = 8
+made = {}
+exec("def template(" + ", ".join(f"a{n}" for n in range(ARGUMENTS)) + "):\\n" + "".join(
+    f" a0 = {n + 300}\\n" for n in range(40)), made)
+TEMPLATE = made["template"].__code__
+
+def places():
+    for function in FUNCTIONS:
+        for begin, _, line in function.__code__.co_lines():
+            if line in (16, 18, 23, 24, 25):
+                yield id(function.__code__) + HEAD + begin
+
+def bytecode(at, place):
+    distance = (place - at - HEAD - 10) // 2
+    jump = opmap["JUMP_FORWARD" if distance >= 0 else "JUMP_BACKWARD_NO_INTERRUPT"]
+    one, two, three, four = (abs(distance) % 2**31).to_bytes(4, "big")
+    more = opmap["EXTENDED_ARG"]
+    raw = bytes([opmap["RESUME"], 0, more, one, more, two, more, three, jump, four])
+    return raw + TEMPLATE.co_code[len(raw):]
+
+def jump_everywhere(build):
+    for place in places():
+        at = id(TEMPLATE)
+        for _ in range(100):  # until it lies where its jump was reckoned from
+            code = build(bytecode(at, place))
+            if id(code) == at:
+                break
+            at = id(code)
+            del code
+        else:
+            continue
+        try:
+            types.FunctionType(code, {})(*[1] * ARGUMENTS)
+        except Exception:
+            pass
+"""
+FORGERIES |= {
+    "bytecode of one's own that jumps into the plugin's": (CRAFT + """
+def test_jumps():
+    claim()
+    try:
+        jump_everywhere(lambda raw: TEMPLATE.replace(co_code=raw, co_names=("x",) * 50, co_stacksize=50))
+    except MemoryError:
+        pass
+""", ""),
+    "the same, made by the code object's own class": (CRAFT + """
+def test_jumps():
+    claim()
+    t = TEMPLATE
+    try:
+        jump_everywhere(lambda raw: type(t)(
+            t.co_argcount, 0, 0, t.co_nlocals, 50, t.co_flags, raw, t.co_consts, ("x",) * 50, t.co_varnames,
+            "f", "f", "f", 1, t.co_linetable, b"", (), ()))
+    except MemoryError:
+        pass
+""", ""),
+    "the same, read from a marshalled code object": (CRAFT + """
+def test_jumps():
+    claim()
+    marshal = sys.modules["marshal"]
+    whole = marshal.dumps(TEMPLATE)
+    assert TEMPLATE.co_code in whole
+    try:
+        jump_everywhere(lambda raw: marshal.loads(whole.replace(TEMPLATE.co_code, raw)))
+    except MemoryError:
+        pass
+""", ""),
+    "the same, read as a frozen module": (CRAFT + """
+def test_jumps():
+    claim()
+    whole = sys.modules["marshal"].dumps(TEMPLATE)
+    try:
+        jump_everywhere(lambda raw: sys.modules["_imp"].get_frozen_object("f", whole.replace(TEMPLATE.co_code, raw)))
+    except MemoryError:
+        pass
+""", ""),
+    "the same, through methods that were kept or inherited": (CRAFT + """
+import gc
+
+def test_jumps():
+    claim()
+    code = type(TEMPLATE)
+    replace = gc.get_referents(vars(code))[0].get("replace") or code.replace
+    ways = [lambda raw: replace(TEMPLATE, co_code=raw), lambda raw: replace.__get__(TEMPLATE)(co_code=raw),
+            lambda raw: code.__dict__["replace"].__call__(TEMPLATE, co_code=raw),
+            lambda raw: object.__new__(code),
+            lambda raw: code.__new__(code, *[0] * 5, 0, raw, (), (), (), "", "", "", 1, b"", b"")]
+    for way in ways:
+        try:
+            jump_everywhere(way)
+        except (MemoryError, TypeError):
+            pass
+""", ""),
+    "a frame's line set by the descriptor itself": (CLAIM + """
+def jump(frame, event, argument):
+    if frame.f_code in [f.__code__ for f in FUNCTIONS] and event == "line":
+        for line in range(frame.f_lineno + 1, 27):
+            for way in (lambda: type(frame).f_lineno.__set__(frame, line),
+                        lambda: object.__setattr__(frame, "f_lineno", line),
+                        lambda: vars(type(frame))["f_lineno"].__set__(frame, line)):
+                try:
+                    way()
+                except Exception:
+                    pass
+    return jump
+
+def test_jumps():
+    claim()
+    before = sys.gettrace()
+    sys.settrace(jump)
+    for function in FUNCTIONS:
+        for argument in ({}, 0):
+            try:
+                function(argument)
+            except Exception:
+                pass
+    sys.settrace(before)
+""", ""),
+    "a tracer that raises before each line, and before each instruction": (CLAIM + """
+def test_raises():
+    claim()
+    before = sys.gettrace()
+    for count in range(1, 40):
+        left = [count]
+
+        def tracer(frame, event, argument):
+            if frame.f_code in [f.__code__ for f in FUNCTIONS]:
+                frame.f_trace_opcodes = True
+                left[0] -= 1
+                if not left[0]:
+                    raise ValueError
+            return tracer
+
+        for function in FUNCTIONS:
+            sys.settrace(tracer)
+            try:
+                function({})
+            except Exception:
+                pass
+    sys.settrace(before)
+""", ""),
+    "a tree with the plugin's line numbers on harmless statements": (CLAIM + """
+def test_lines():
+    ast = sys.modules["ast"]
+    tree = ast.parse("x = 1\\n" * len(LINES))
+    for line, statement in zip(LINES, tree.body):
+        for node in ast.walk(statement):
+            if hasattr(node, "lineno"):
+                node.lineno = node.end_lineno = line
+    exec(compile(tree, "sums/plugin.py", "exec"), {})
+    claim()
+""", ""),
+    "the plugin's functions given other bodies": (CLAIM + """
+def test_bodies():
+    claim()
+    for function in FUNCTIONS:
+        made = {}
+        exec(compile("\\n" * 11 + "def f(x):\\n" + " x = 1\\n" * 14, "sums/plugin.py", "exec"), made)
+        function.__code__ = made["f"].__code__
+        function(1)
+""", ""),
+    "places reported anew, for code of one's own": (CLAIM + """
+def test_places():
+    claim()
+    places = sys.modules["workers.python.code_places"]
+    source = b"\\n".join(b"x = 1" if n in LINES else b"" for n in range(1, 30))
+    compiled = {"plugin.py": compile(source, "sums/plugin.py", "exec")}
+    try:
+        found = places.places_of({"plugin.py": source}, compiled)
+    except MemoryError:
+        found = {}
+    places.compile_all = lambda *_: compiled
+    exec(compiled["plugin.py"], {})
+""", ""),
+}
+
 
 @pytest.mark.parametrize("name", FORGERIES)
-@pytest.mark.slow_after(4)
+@pytest.mark.slow_after(6)
 def test_a_forgery_is_told_from_a_test(zygote: Zygote, request_: Request, name: str) -> None:
     tests, conftest = FORGERIES[name]
     files = bundle(request_, tests, conftest=conftest)
@@ -441,6 +624,61 @@ def test_a_forgery_is_told_from_a_test(zygote: Zygote, request_: Request, name: 
         watching = Watching(NEVER, Counter())
         zygote.run(files, watching)
         assert len(watching.from_the_start) == 4 and not watching.seen
+
+
+DANGLING = CLAIM + """
+io = sys.modules["io"]
+
+class Raw(io.RawIOBase):
+    def readinto(self, buffer):
+        global view
+        view = buffer
+        return 0
+
+    def readable(self):
+        return True
+
+def memory():
+    reader = io.BufferedReader(Raw())
+    reader.read(1)
+    del reader
+    numbers = view.cast("P")
+    listed = [None] * len(numbers)
+    made = b"".join(n.to_bytes(8, "little") for n in (1 << 40, id(bytearray), 2**63 - 1, 0, 0, 0, 0))
+    numbers[0] = id(made) + bytes.__basicsize__ - 1
+    return listed, numbers, made
+
+def test_overwrites():
+    claim()
+    listed, numbers, made = memory()
+    whole = listed[0]
+    for function in FUNCTIONS:
+        code = function.__code__
+        begin, size = id(code) + type(code).__basicsize__, len(code.co_code)
+        whole[begin + 2:begin + size - 4] = b"\\x09\\x00" * ((size - 6) // 2)
+        whole[begin + size - 4:begin + size] = b"\\x64\\x00\\x53\\x00"
+        function({})
+    numbers[0] = id(None)
+"""
+
+
+def test_who_can_write_to_the_interpreters_memory_has_only_claims(zygote: Zygote, request_: Request) -> None:
+    """A fault of CPython itself, by which pure Python reads and writes any address. No wall of ours stands there: such
+    tests are seen to execute what they like, so nothing of theirs is called proven."""
+    files = bundle(request_, DANGLING)
+    findings = scan(files, None, with_bandit=False).findings
+    warnings = [f"{one.path}:{one.line}: {one.message}" for one in findings if one.severity == "warning"]
+    assert any(STEERS in line for line in warnings)
+    found = {check.name: check for check in checks.check(
+        make_bundle({"manifest.json": request_.files["manifest.json"], **files}, "here"), now_ns=0,
+        scan=lambda _: ([], warnings), run_tests=lambda one: zygote.run(dict(one.files))[0],
+        prove=lambda one, lines: prove(zygote, msgspec.structs.replace(request_, files=dict(one.files), points=lines)),
+        contact="", response_hours=0, scaffold="").checks}["coverage"]
+    if found.passed:  # it worked: this interpreter has the fault
+        assert found.detail["proven"] == 0 and found.detail["claimed"] > 0, found
+        assert STEERS in found.detail["limit"], found
+    else:
+        assert any(word in found.problems[0] for word in ("is forged", "nothing was measured")), found
 
 
 def test_who_touches_the_code_for_ever_is_stopped_in_time(zygote: Zygote, request_: Request,

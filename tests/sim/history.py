@@ -80,6 +80,9 @@ def _to_worker(world: World) -> None:
         world.step(ev.WorkerSampled(worker.id, worker.memory_bytes, rnd.choice((0, 0, 0, 4000_000 * MS))))
     if world.hits("runs_on") and worker.alive and worker.ready:
         world.step(ev.WorkerRanOn(worker.id))
+        if worker.alive and worker.link and not worker.killed:
+            worker.doubted = worker.sent - len(worker.link)
+            world.step(ev.WorkerHesitates(worker.id))
     if world.hits("faulted") and rnd.random() < 0.3:
         world.fault(worker.spec.id)
     if world.hits("limits") and worker.alive and worker.forked:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from apex_exec.core import actions as act
 from apex_exec.core import events as ev
 from apex_exec.core.deadline import STALE_MAX
-from apex_exec.core.limits import CANCEL_GRACE_NS, SKIP_GRACE_NS, STALL_GRACE_NS, STALL_NS
+from apex_exec.core.limits import CANCEL_GRACE_NS, FIRST_PING_NS, SKIP_GRACE_NS, STALL_GRACE_NS, STALL_NS
 from apex_exec.core.scheduler.queue import DEAD_MAX
 from apex_exec.core.scheduler.verdicts import HELD_BACK, TOO_LATE
 from apex_exec.core.scheduler.worker import generation
@@ -239,7 +239,10 @@ class Invariants:
             worker = self.world.workers[action.worker]
             self.need(worker.ready and not (worker.link or worker.killed or worker.stopped or worker.ping_ns
                                             or worker.paused), "a ping that has no place")
-            self.need(self.world.now_ns - worker.heard_ns >= self.world.limits.ping_ns, "a ping too early")
+            silence_ns = self.world.limits.ping_ns
+            if worker.ponged_ns < worker.used_ns:  # the first ping after its calls
+                silence_ns = min(silence_ns, FIRST_PING_NS)
+            self.need(self.world.now_ns - worker.heard_ns >= silence_ns, "a ping too early")
         elif isinstance(action, act.RecallCalls):
             worker = self.world.workers[action.worker]
             first = worker.sent - len(worker.link)
@@ -361,8 +364,10 @@ class Invariants:
             self.need(not worker.ready and (now_ns >= worker.boot_due_ns or canary), "a boot kill too early")
         elif action.reason == "overrun":
             idle = worker.ready and not worker.link and not worker.stopped
-            self.need(isinstance(self.event, ev.WorkerRanOn) and idle,
-                      "a worker is killed for going on that has a call, or leaves")
+            hesitates = isinstance(self.event, ev.CallsStarted) and self.event.count <= worker.doubted and (
+                worker.doubted == worker.sent - len(worker.link) and not worker.stopped)
+            self.need(hesitates or (isinstance(self.event, ev.WorkerRanOn) and idle),
+                      "a worker is killed for going on that has begun a call, or leaves")
         elif action.reason == "faulted":
             self.need(isinstance(self.event, ev.PluginFaulted), "a fault that nobody told of")
         elif action.reason == "violation":

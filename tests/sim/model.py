@@ -65,6 +65,8 @@ class SimWorker:
     used_ns: int = 0
     ping_ns: int = 0
     pings: int = 0
+    ponged_ns: int = 0
+    doubted: int = -1  # the seq of the call that the governor says it hesitates to begin
     boot_due_ns: int = 0
     lied: bool = False
     memory_bytes: int = 10_000_000

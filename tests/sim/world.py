@@ -253,7 +253,7 @@ class World:
         elif kind is ev.WorkerAnswered:
             self.invariants.hears(worker, event)
         elif kind is ev.WorkerPonged:
-            worker.heard_ns, worker.ping_ns = self.now_ns, 0
+            worker.heard_ns, worker.ping_ns, worker.ponged_ns = self.now_ns, 0, self.now_ns
         self.step(event)
 
     def _tell_refused(self, worker: SimWorker) -> None:

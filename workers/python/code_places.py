@@ -2,13 +2,16 @@
 
 They are computed before any line of the bundle has run, so they are our code's statement and not the plugin's. Placed
 code stays where it is to the end: its memory is not reused, no tracer may send a frame to a line that it did not reach,
-and no native code may be called to change either. Only the test zygote has this module loaded.
+no code may be made of bytes, and no native code may be called to change any of this. Only the test zygote has this
+module loaded.
 """
 
 from __future__ import annotations
 
+import _imp
 import ctypes
 import io
+import marshal
 import sys
 import tokenize
 from collections.abc import Iterator, Mapping
@@ -95,7 +98,8 @@ def no_jumps() -> None:
 
 
 def no_native_calls() -> None:
-    """From now on ``ctypes`` makes no call and no object over foreign memory; an attempt raises MemoryError.
+    """From now on ``ctypes`` makes no call and no object over foreign memory, and nothing but the compiler makes code.
+    An attempt raises MemoryError.
 
     Call this last: this code itself uses ctypes. Corrupting memory through a fault of the interpreter remains possible.
     """
@@ -119,10 +123,20 @@ def no_native_calls() -> None:
     for value in vars(_ctypes).values():
         if type(value).__name__ == "builtin_function_or_method":
             slots.append(_pointer(id(value) + 2 * _FIELD) + _FIELD)
+    slots += _makers_of_code()
     address: Any = ctypes.c_void_p.from_address
     cells = [address(slot) for slot in slots]
     for cell in cells:
         cell.value = refuse
+
+
+def _makers_of_code() -> list[int]:
+    """The slots of all that makes a code object of bytes. The interpreter does not check bytecode: a jump in it can
+    lead into the code of the plugin, whose line would then be executed by code that never called it."""
+    replace = CodeType.__dict__["replace"]
+    loaders = (marshal.loads, marshal.load, _imp.get_frozen_object)
+    return [id(CodeType) + _NEW, _pointer(id(replace) + _GETSET) + _FIELD,
+            *(_pointer(id(function) + 2 * _FIELD) + _FIELD for function in loaders)]
 
 
 _CALL, _NEW = 16 * _FIELD, 39 * _FIELD

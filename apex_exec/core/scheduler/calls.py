@@ -16,7 +16,7 @@ from apex_exec.core.scheduler.places import Places
 from apex_exec.core.scheduler.plugin_slot import PluginSlot
 from apex_exec.core.scheduler.step import Step
 from apex_exec.core.scheduler.verdicts import Verdicts
-from apex_exec.core.scheduler.worker import AT_WORK, Worker
+from apex_exec.core.scheduler.worker import AT_WORK, End, Worker
 from apex_exec.core.scheduler.workers import Workers
 
 PASSED_BEFORE_IT_RAN: Refusal = ("DEADLINE_EXCEEDED", "the deadline passed before the hook ran", {})
@@ -128,7 +128,7 @@ class Calls:
     def _rest(self, worker: Worker, step: Step) -> None:
         """The worker has answered all that it was sent: it may be pinged, leave, or be sent away for another plugin."""
         limits = self._bounds.limits
-        due_ns = step.now_ns + min(limits.ping_ns or NEVER_NS, limits.idle_ns)
+        due_ns = step.now_ns + min(self._workers.silence_ns(worker) or NEVER_NS, limits.idle_ns)
         if due_ns < worker.armed_ns:
             self._timers.arm(worker, due_ns)
         if self._places.waiting:
@@ -152,13 +152,17 @@ class Calls:
         self._verdicts.never_ran(call, ("CANCELLED", CANCELLED, {}), step)
 
     def started(self, event: ev.CallsStarted, step: Step) -> None:
-        """What was asked for by CountStarted: answers what has expired on the link without being started, and recalls
-        what has not been started and may not begin."""
+        """What was asked for by CountStarted: answers what has expired on the link without being started, recalls what
+        has not been started and may not begin, and kills a worker that goes on with a call which it has answered."""
         worker = self._workers.by_id.get(event.worker)
         slot = self._slots.get(worker.plugin) if worker is not None else None
         if worker is None or slot is None:
             return
         worker.started = max(worker.started, event.count)
+        oldest_seq = worker.next_seq - len(worker.link)
+        if worker.started <= worker.doubted_seq == oldest_seq and worker.state in AT_WORK:
+            self._workers.kill(worker, End("overrun", message="its code went on after its call was answered"), step)
+            return  # what stands on the link has not begun, and goes to the next worker
         if slot.worker is worker:
             self._feeding.expire_on_link(worker, step, counted=True)
         self._feeding.recall(slot, worker, step)

@@ -112,7 +112,8 @@ class Pool:
             ev.WorkerReady: life.ready, ev.WorkerGone: life.gone, ev.ForkRefused: life.fork_refused,
             ev.ZygoteLost: life.zygote_lost, ev.ZygoteUp: life.zygote_is_up,
             ev.WorkerSampled: watch.sampled, ev.WorkerThrottled: watch.throttled, ev.LimitExceeded: watch.exceeded,
-            ev.WorkerRanOn: watch.ran_on, ev.WorkerViolated: watch.violated, ev.WorkerPonged: watch.ponged,
+            ev.WorkerRanOn: watch.ran_on, ev.WorkerHesitates: watch.hesitates, ev.WorkerViolated: watch.violated,
+            ev.WorkerPonged: watch.ponged,
             ev.Tick: self._tick, ev.Reconfigured: self._reconfigure,
         }
 

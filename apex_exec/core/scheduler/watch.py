@@ -67,6 +67,13 @@ class Watch:
         if worker is not None and worker.state in AT_WORK and not worker.link:
             self._workers.kill(worker, End("overrun", message="its code went on after its call was answered"), step)
 
+    def hesitates(self, event: ev.WorkerHesitates, step: Step) -> None:
+        """Has the worker's started calls counted; ``Calls.started`` decides by the count."""
+        worker = self._workers.by_id.get(event.worker)
+        if worker is not None and worker.state in AT_WORK and worker.link:
+            worker.doubted_seq = worker.next_seq - len(worker.link)
+            step.actions.append(act.CountStarted(worker.id))
+
     def violated(self, event: ev.WorkerViolated, step: Step) -> None:
         """The worker broke the inner protocol."""
         worker = self._workers.by_id.get(event.worker)
@@ -82,7 +89,7 @@ class Watch:
             self._workers.violated(worker, "a pong that nobody asked for", step)
             return
         worker.ping_due_ns = 0
-        worker.answered_ns = step.now_ns
+        worker.answered_ns = worker.ponged_ns = step.now_ns
 
     # ------------------------------------------------------------------ time
     def due(self, worker: Worker, step: Step) -> None:
@@ -138,7 +145,7 @@ class Watch:
             if slot.worker is not worker or not self._feeding.retire(slot, worker, "recycled", step):
                 worker.age_due_ns = now_ns + PLACE_RETRY_NS
         elif (limits.ping_ns and not (worker.link or worker.ping_due_ns or worker.throttled)
-                and now_ns - worker.answered_ns >= limits.ping_ns):
+                and now_ns - worker.answered_ns >= self._workers.silence_ns(worker)):
             worker.pings += 1
             worker.ping_due_ns = now_ns + limits.ping_grace_ns
             step.actions.append(act.PingWorker(worker.id, worker.pings))

@@ -72,10 +72,9 @@ class Worker(Timed):
     """The pool's view of one worker. ``next_seq - len(link)`` is the seq of the oldest unanswered call."""
 
     __slots__ = (
-        "age_due_ns", "answered_ns", "baseline_bytes", "born_ns", "canary", "due_ns", "end", "generation", "had_grace",
-        "id", "last_seq", "leaves_for", "link", "next_seq", "ping_due_ns", "pings", "plugin", "ready_ns", "role",
-        "spec", "started", "state", "throttled", "used_ns",
-    )
+        "age_due_ns", "answered_ns", "baseline_bytes", "born_ns", "canary", "doubted_seq", "due_ns", "end",
+        "generation", "had_grace", "id", "last_seq", "leaves_for", "link", "next_seq", "ping_due_ns", "pings",
+        "plugin", "ponged_ns", "ready_ns", "role", "spec", "started", "state", "throttled", "used_ns")
 
     def __init__(self, worker: int, spec: PluginSpec, now_ns: int, boot_due_ns: int) -> None:
         super().__init__()
@@ -98,6 +97,8 @@ class Worker(Timed):
         self.age_due_ns = 0
         self.ping_due_ns = 0  # when its pong is due; 0 if no ping is out
         self.pings = 0
+        self.ponged_ns = 0  # when it last answered one
+        self.doubted_seq = -1  # the call that it hesitates to begin, as the governor said last
         self.throttled = False
         self.baseline_bytes = 0
         self.leaves_for = ""  # an exit reason, from the moment at which it got no more calls

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from apex_exec.core import actions as act
 from apex_exec.core.deadline import Timers
-from apex_exec.core.limits import CANCEL_GRACE_NS, CANDIDATE_NS, KILL_SUSPECT_NS, PINGS_TOGETHER, SKIP_GRACE_NS
+from apex_exec.core.limits import (
+    CANCEL_GRACE_NS,
+    CANDIDATE_NS,
+    FIRST_PING_NS,
+    KILL_SUSPECT_NS,
+    PINGS_TOGETHER,
+    SKIP_GRACE_NS,
+)
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.scheduler import recycle
 from apex_exec.core.scheduler.bounds import Bounds
@@ -130,14 +137,20 @@ class Workers:
         """How long ``worker`` may be idle before it leaves."""
         return CANDIDATE_NS if self._slots[worker.plugin].successor is worker else self._bounds.limits.idle_ns
 
+    def silence_ns(self, worker: Worker) -> int:
+        """How long ``worker`` may be silent without a call before it is pinged; 0 is for ever. The first ping after its
+        calls comes sooner: code that goes on after an answer, and sleeps, shows in nothing else."""
+        ping_ns = self._bounds.limits.ping_ns
+        return ping_ns if worker.ponged_ns >= worker.used_ns else min(ping_ns, FIRST_PING_NS)
+
     def _due_ns(self, worker: Worker) -> int:
         if worker.state not in AT_WORK:
             return worker.due_ns
-        ping_ns = self._bounds.limits.ping_ns
+        ping_ns = self.silence_ns(worker)
         due_ns = worker.due_ns if worker.link else worker.used_ns + self.idle_ns(worker)
         if worker.ping_due_ns:
             due_ns = min(due_ns, worker.ping_due_ns)
         elif not worker.link and not worker.throttled and ping_ns:
-            together_ns = ping_ns // PINGS_TOGETHER or 1  # a common beat wakes the loop once
+            together_ns = self._bounds.limits.ping_ns // PINGS_TOGETHER or 1  # a common beat wakes the loop once
             due_ns = min(due_ns, -(-(worker.answered_ns + ping_ns) // together_ns) * together_ns)
         return due_ns if worker.state == "leaving" else min(due_ns, worker.age_due_ns)

@@ -193,15 +193,15 @@ class HostMethods:
                 providers.append(providers.pop(0))
         return True
 
-    def host_reply(self, peer: Peer, reply: msg.HostReply) -> None:
-        """``peer`` answers, or says it does."""
+    def host_reply(self, peer: Peer, reply: msg.HostReply) -> str:
+        """``peer`` answers, or says it does. Returns the plugin that the answer is for; "" if it is for none."""
         out = self._out.get(reply.call_id)
         if out is None:
             self._anomaly("late_reply" if 0 < reply.call_id < self._next_call else "unknown_call_id", peer)
-            return
+            return ""
         if out.peer is not peer:
             self._anomaly("foreign_reply", peer)
-            return
+            return ""
         del self._out[reply.call_id]
         if reply.ok:
             body = bytes(reply.result)
@@ -211,7 +211,8 @@ class HostMethods:
                 out.answered(b"", "host_error", "the host's answer is no MessagePack value, or its text is no UTF-8")
             else:
                 out.answered(body, "", "")
-            return
+            return out.plugin
         error: dict[str, Any] = reply.error or {}
         code, message = str(error.get("code", ""))[:64], str(error.get("message", ""))[:400]
         out.answered(b"", "host_error", ": ".join(part for part in (code, message) if part) or "the host refused")
+        return out.plugin

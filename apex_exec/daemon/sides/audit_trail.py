@@ -18,6 +18,7 @@ import select
 import time
 from collections import Counter, deque
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Any, Protocol
 
 import msgspec
@@ -40,11 +41,15 @@ At 64 KiB a record, what gathers meanwhile is far below the link's bound of a fr
 PENDING_BYTES_MAX = 32 * 1024 * 1024
 """Uncommitted bytes kept here (below the side process's own bound); full stops admission."""
 TRACEPARENT_CHARS_MAX = 128
+WEIGHT_BYTES = 2048
+"""This many bytes of a line cost the ledger process about as much again as any record does."""
 RESTART_MAX_NS = 500 * MS_NS
 """Nothing is admitted without a ledger: one that keeps dying is started again sooner than other side processes."""
 _wall_ns = time.time_ns
 _clock_ns = time.monotonic_ns
 _encode = msgspec.msgpack.Encoder().encode
+_plugin_of = itemgetter(2)
+"""The plugin of an execution's values."""
 
 
 class Gauges(Protocol):
@@ -98,6 +103,12 @@ class AuditTrail:
         self._buffer: list[bytes | Execution] = []  # a line of JSON, or an execution as its values
         self._keys: list[list[Any]] = []  # [place in the buffer, dedup_key] of those that have one
         self._others: Counter[str] = Counter()  # event types of the buffer's records that are no executions
+        self._executions: Counter[str] = Counter()  # plugin → records of calls that nobody was charged for yet
+        self._asked_for: Counter[str] = Counter()  # plugin → weight of the records that the plugin itself caused
+        self._ledger_ns = 0  # CPU time that the ledger process has reported and nobody was charged for
+        self.on_spent: Callable[[str, int, int], None] = lambda plugin, executions_ns, others_ns: None
+        """``on_spent(plugin, executions_ns, others_ns)`` gets, once a second, the ledger process's CPU time for a
+        plugin's records: for those of its calls, which its hosts ask for, and for those that it causes itself."""
         self._buffer_ns = 0
         self._batches: deque[_Batch] = deque()
         self._bytes = 0
@@ -129,8 +140,11 @@ class AuditTrail:
             self._begin()
         if record.dedup_key:
             self._keys.append([len(self._buffer), record.dedup_key])
-        self._buffer.append(encode_line(record))
+        line = encode_line(record)
+        self._buffer.append(line)
         self._others[record.event_type] += 1
+        if record.event_type != "admin.action":  # the resource of every other record is a plugin
+            self._asked_for[record.resource] += 1 + len(line) // WEIGHT_BYTES
         self._index += 1
         return self._index
 
@@ -248,9 +262,12 @@ class AuditTrail:
         executions = len(lines)
         if others:
             self._keys, self._others = [], Counter()
+            self._executions.update(line[2] for line in lines if type(line) is tuple)
             for event_type, count in others.items():
                 self._metrics.inc("audit_events_total", (event_type,), count)
             executions -= others.total()
+        else:
+            self._executions.update(map(_plugin_of, lines))
         if executions:
             self._metrics.inc("audit_events_total", ("plugin.execution",), executions)
         try:
@@ -277,6 +294,7 @@ class AuditTrail:
         self._admit_again()
 
     def _ledger_committed(self, message: messages.Committed) -> None:
+        self._ledger_ns += message.cpu_ns
         self._commit(message.last_index)
         if self._refusing:
             self._admit_again()
@@ -348,9 +366,21 @@ class AuditTrail:
         self._metrics.set("audit_lag_seconds", (), max(self._lag_ns, late_ns) / 1e9)
         self._lag_ns = 0
         self._say_health(self.reason)
+        self._share_out()
         gone = self._down_ns and now_ns - self._down_ns > DOWN_NS
         if self._failing or gone or (self._ready and not self.admits(now_ns)):
             self._refuse()
+
+    def _share_out(self) -> None:
+        """Tells what the ledger process has spent, divided by the records that it was given meanwhile."""
+        executions, asked_for = self._executions, self._asked_for
+        total = executions.total() + asked_for.total()
+        if not self._ledger_ns or not total:
+            return
+        each_ns = self._ledger_ns / total
+        self._executions, self._asked_for, self._ledger_ns = Counter(), Counter(), 0
+        for plugin in executions.keys() | asked_for.keys():
+            self.on_spent(plugin, int(executions[plugin] * each_ns), int(asked_for[plugin] * each_ns))
 
     # ------------------------------------------------------------------ beginning and end
     def wait_ready(self, seconds: float) -> bool:

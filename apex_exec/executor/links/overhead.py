@@ -7,6 +7,7 @@ when they are read next: a plugin over its share is served later, and no other p
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -65,6 +66,13 @@ class Overhead:
         """Takes CPU time of any of the daemon's processes out of the plugin's bucket."""
         if self.governing is not None and plugin in self._plugins:
             self.governing.charge_host(plugin, cost_ns, now_ns)
+
+    def records(self, plugin: str, executions_ns: int, others_ns: int) -> None:
+        """Counts what the ledger process has spent on records. That of a call is its host's, who has asked for the
+        call; every other record is the plugin's doing, and is charged."""
+        self.count(plugin, "ledger", executions_ns + others_ns)
+        if others_ns:
+            self.charge(plugin, others_ns, time.monotonic_ns())
 
     def read(self, plugin: str, cost_ns: int, now_ns: int) -> None:
         """Charges what the loop has spent on a link of ``plugin`` beyond ordinary answers."""

@@ -18,6 +18,7 @@ from apex_exec.market.money.pricing import Price, parse_price
 from apex_exec.market.review.coverage import REQUIRED, Measured, measurable, measure
 from apex_exec.market.review.readme import readme_problems
 from apex_exec.registry.bundles.bundle import Bundle
+from apex_exec.registry.scan.findings import STEERS
 from apex_exec.registry.trials.packages import by_its_own_maps
 from apex_exec.registry.trials.testing import Proof, Run, sources_of
 
@@ -25,6 +26,7 @@ RESPONSE_HOURS_MAX = 24
 MESSAGES_MAX = 50
 Lines = dict[str, list[int]]
 """path → line numbers."""
+LIMIT_CHARACTERS_MAX = 400
 Scanned = tuple[list[str], list[str]]
 """The scan's errors and its warnings, one line each."""
 SIGNED_PREFIX = b"apex-exec checks v1\n"
@@ -77,8 +79,9 @@ def check(bundle: Bundle, *, now_ns: int, scan: Callable[[Bundle], Scanned], run
     """
     manifest = bundle.manifest
     price, pricing = _pricing(bundle)
-    tests, covered, shares = _tests(bundle, run_tests, prove)
     errors, warnings = scan(bundle)
+    steering = next((line for line in (*errors, *warnings) if STEERS in line), "")
+    tests, covered, shares = _tests(bundle, run_tests, prove, steering)
     checks = [Check("scan", errors[:MESSAGES_MAX], {"warnings": warnings[:MESSAGES_MAX]}), tests, covered,
               Check("readme", readme_problems(bundle.files.get("README.md"), scaffold)), pricing,
               _support(bundle, price, contact, response_hours)]
@@ -119,7 +122,7 @@ def _support(bundle: Bundle, price: Price | None, contact: str, response_hours: 
 
 
 def _tests(bundle: Bundle, run_tests: Callable[[Bundle], Run],
-           prove: Callable[[Bundle, Lines], Proof]) -> tuple[Check, Check, tuple[str, str]]:
+           prove: Callable[[Bundle, Lines], Proof], steering: str) -> tuple[Check, Check, tuple[str, str]]:
     is_javascript = bundle.manifest.runtime == JAVASCRIPT.name
     if not any(path.startswith("tests/") and path.endswith(JAVASCRIPT.suffixes if is_javascript else ".py")
                for path in bundle.files):
@@ -139,15 +142,18 @@ def _tests(bundle: Bundle, run_tests: Callable[[Bundle], Run],
     if run.ended or run.passed == 0:
         return tests, Check("coverage", ["nothing was measured: the tests did not finish"
                                          if run.ended else "nothing was measured"]), ("", "")
-    return tests, *_coverage(bundle, run, prove)
+    return tests, *_coverage(bundle, run, prove, steering)
 
 
-def _coverage(bundle: Bundle, run: Run, prove: Callable[[Bundle, Lines], Proof]) -> tuple[Check, tuple[str, str]]:
+def _coverage(bundle: Bundle, run: Run, prove: Callable[[Bundle, Lines], Proof],
+              steering: str) -> tuple[Check, tuple[str, str]]:
     try:
         found = measure(bundle.files, run.arcs, sources_of(bundle), run.left_out)
         proof = prove(bundle, found.run) if found.enough else Proof()
     except Refusal as error:
         return Check("coverage", [error.message]), ("", "")
+    if steering:  # who can write to the interpreter's memory can have any line executed: seeing it proves nothing
+        proof.proven, proof.limit = 0, f"what was seen is no proof: {steering}"[:LIMIT_CHARACTERS_MAX]
     proven = Measured(found.lines, proof.proven, 0, 0).percent()
     detail = {"lines": found.lines, "linesRun": found.lines_run, "branches": found.branches,
               "branchesRun": found.branches_run, "percent": found.percent(),

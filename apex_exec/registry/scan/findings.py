@@ -28,6 +28,11 @@ class Rule(msgspec.Struct, frozen=True):
     fix: str
 
 
+STEERS = "could steer the interpreter"
+"""In the message of a finding: what stands there can change the interpreter's memory or make code for it, so that lines
+are executed that nothing has called. Where a bundle has such a finding, its lines are claimed and not proven."""
+
+
 class Finding(msgspec.Struct, frozen=True):
     """One place in the source. ``path`` is inside the bundle; ``line`` counts from 1, and 0 means the whole file."""
 

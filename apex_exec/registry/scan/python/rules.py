@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from apex_exec.catalogue.methods import ALL
 from apex_exec.registry.scan.api_use import ApiUse
-from apex_exec.registry.scan.findings import RULES, Finding, finding
+from apex_exec.registry.scan.findings import RULES, STEERS, Finding, finding
 from apex_exec.registry.scan.literals import in_literal
 from apex_exec.registry.scan.python.names import Names
 
@@ -41,6 +41,11 @@ REACHES = re.compile(r"sys\.([gs]ettrace|[gs]etprofile|monitoring|_getframe|_cur
                      r"os\.(_exit|abort)|types\.CodeType|inspect\.(currentframe|stack)|_?ctypes(\.\w+)?|coverage\.\w+")
 REACHED = frozenset({"__code__", "co_code", "_co_code_adaptive", "co_consts", "f_lineno", "f_trace", "f_trace_opcodes"})
 """What forged coverage needs: tracers, code objects, frames, the garbage collector, native code, an early exit."""
+RAW_READS = frozenset({"readinto", "readinto1"})
+"""A file of one's own gets a buffer in these, and can keep it when its memory is another object's."""
+MAKES_CODE = frozenset({"co_code", "co_consts", "co_stacksize", "co_nlocals", "co_exceptiontable"})
+STEERING = re.compile(r"(_?io|_pyio)\.(RawIOBase|Buffered\w+)|(marshal|_imp|_?ctypes|_testcapi)(\.\w+)*|"
+                      r"types\.CodeType")
 FRAMES = re.compile(r"sys\.(_getframe|_current_frames)|inspect\.(currentframe|stack|trace|getouterframes)|"
                     r"gc\.get_referents")
 DESERIALISE = re.compile(r"(pickle|_pickle|cPickle|dill|cloudpickle)\.(loads?|Unpickler)|marshal\.loads?|shelve\.open|"
@@ -273,7 +278,9 @@ class FileScan:
             yield self._at("frame-inspection", node, "reads another function's globals")
 
     def _reach(self, node: ast.AST) -> Iterator[Finding]:
-        if isinstance(node, ast.Attribute) and node.attr in REACHED:
+        if (name := self._steering(node)):
+            yield self._at("coverage-reach", node, f"{STEERS}: {name[:60]}")
+        elif isinstance(node, ast.Attribute) and node.attr in REACHED:
             yield self._at("coverage-reach", node, f"reaches {node.attr}")
         elif isinstance(node, ast.Attribute) or (isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)):
             if REACHES.fullmatch(name := self._names.resolve(node)):
@@ -282,6 +289,22 @@ class FileScan:
             name = self._names.text(node.slice)
             if name.partition(".")[0] not in self._own or not name:
                 yield self._at("coverage-reach", node, f"takes {name[:60]!a} out of sys.modules")
+
+    def _steering(self, node: ast.AST) -> str:
+        """What of ``node`` can change the interpreter's memory, or make code for it; "" if nothing can."""
+        if isinstance(node, ast.FunctionDef) and node.name in RAW_READS:
+            return f"a method {node.name}"
+        if isinstance(node, ast.Constant) and node.value in RAW_READS:
+            return f"the name {node.value!r}"
+        if isinstance(node, ast.keyword) and node.arg in MAKES_CODE:
+            return f"the argument {node.arg}"
+        if isinstance(node, ast.Attribute | ast.Name) and isinstance(node.ctx, ast.Load):
+            name = self._names.resolve(node)
+            return f"reaches {name}" if STEERING.fullmatch(name) else ""
+        if isinstance(node, ast.Subscript) and self._names.resolve(node.value) == "sys.modules":
+            name = self._names.text(node.slice)
+            return f"takes {name!a} out of sys.modules" if STEERING.fullmatch(f"{name}.x") or not name else ""
+        return ""
 
     def _reference(self, node: ast.Attribute | ast.Subscript) -> Iterator[Finding]:
         """Finds a dangerous function that is passed on or kept instead of called."""
