@@ -118,7 +118,7 @@ _add("SDK", (OK, ERROR, DENIED, OUTPUT), {
     "setters of Array.prototype": "() => { for (const k of [0, 1, 'length']) try { Object.defineProperty(Array.prototype, k, { set() { throw 1 } }) } catch {} return 1 }",
     "finalizers that throw as memory does": "(c) => { const held = {}; globalThis.f = new FinalizationRegistry(() => { throw null }); f.register(held, 1); setTimeout(() => held, 1e6); return 1 }",
     "a finalizer that makes the next one": "() => { globalThis.f = new FinalizationRegistry(() => { f.register({}, 1) }); f.register({}, 1); return 1 }",
-    "microtasks that throw": "() => { for (let i = 0; i < 99; i++) queueMicrotask(() => { throw null }); return 1 }",
+    "microtasks that throw": "() => { for (let i = 0; i < 99; i++) queueMicrotask(() => { throw i }); return 1 }",
     "promises of another kind": "async (c) => { Object.defineProperty(Promise.prototype, 'constructor', { get() { throw new Error('kind') } }); Object.defineProperty(Promise, Symbol.species, { get() { throw new Error('kind') } }); return 1 }",
     "split and join": "async (c) => { String.prototype[Symbol.split] = () => ({ length: 1e9 }); Array.prototype.join = () => 'x'.repeat(1e6); c.api.insert('orders', { id: 1 }).catch(() => 1); throw new Error('x') }",
     "stacks that are none": "async (c) => { Error.prepareStackTrace = () => ({ toString() { throw 1 } }); await c.api.insert('orders', { id: 1 }) }",

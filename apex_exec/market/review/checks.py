@@ -118,8 +118,9 @@ def _support(bundle: Bundle, price: Price | None, contact: str, response_hours: 
 
 def _tests(bundle: Bundle, run_tests: Callable[[Bundle], Run],
            prove: Callable[[Bundle, Lines], Proof]) -> tuple[Check, Check, tuple[str, str]]:
-    if not any(path.startswith("tests/") and path.endswith(".py") for path in bundle.files):
-        nothing = ["the bundle has no tests: put them into tests/test_*.py"]
+    suffixes, place = ((".js", ".mjs"), "tests/*.test.js") if sources_of(bundle) else ((".py",), "tests/test_*.py")
+    if not any(path.startswith("tests/") and path.endswith(suffixes) for path in bundle.files):
+        nothing = [f"the bundle has no tests: put them into {place}"]
         return Check("tests", nothing), Check("coverage", ["nothing was measured"]), ("", "")
     try:
         run = run_tests(bundle)
@@ -141,7 +142,7 @@ def _tests(bundle: Bundle, run_tests: Callable[[Bundle], Run],
 def _coverage(bundle: Bundle, run: Run, prove: Callable[[Bundle, Lines], Proof]) -> tuple[Check, tuple[str, str]]:
     try:
         found = measure(bundle.files, run.arcs, sources_of(bundle))
-        proof = prove(bundle, found.run) if found.enough else Proof()
+        proof = prove(bundle, found.claims) if found.enough else Proof()
     except Refusal as error:
         return Check("coverage", [error.message]), ("", "")
     proven = Measured(found.lines, proof.proven, 0, 0).percent()

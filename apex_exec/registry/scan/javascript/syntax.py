@@ -31,7 +31,7 @@ DECODERS = frozenset({"atob", "unescape", "decodeURIComponent", "decodeURI", "fe
                       "String.fromCodePoint", "Uint8Array.fromBase64", "Uint8Array.fromHex", "Buffer.from"})
 _DECODING = frozenset({"fromCharCode", "fromCodePoint", "fromBase64", "fromHex", "decode", "reverse", "text", "fetch"})
 """Methods whose result is text that the source does not show."""
-_ESCAPE = re.compile(r"\\(?:u\{([0-9a-fA-F]{1,6})\}|u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|(\r\n|.))", re.DOTALL)
+_ESCAPE = re.compile(r"\\(?:u\{0*([0-9a-fA-F]{1,6})\}|u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|(\r\n|.))", re.DOTALL)
 _ESCAPED = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f", "v": "\v", "0": "\0", "\n": "", "\r\n": ""}
 
 Range = tuple[int, int]
@@ -56,6 +56,8 @@ WANTED = frozenset({
 
 
 _CLAUSE = re.compile(rb"\b(?:im|ex)port\s*(?:[\w$]+\s*,\s*)?\{[^{}();=:]*\}|\bexport\s*\*\s*as\s+\w+")
+_FIRST_LINE = re.compile(rb"\A(?:\xef\xbb\xbf)?#!.*?(?=[\n\r]|\xe2\x80[\xa8\xa9]|\Z)", re.DOTALL)
+"""A line for a shell. tree-sitter ends it at a line feed only, and the engine at whatever ends a line of JavaScript."""
 _RESERVED = re.compile(
     rb"\b(?:break|case|catch|class|const|continue|debugger|delete|do|else|enum|extends|false|finally|for|function|if|"
     rb"import|in|instanceof|new|null|return|super|switch|this|throw|true|try|typeof|var|void|while|with)\b")
@@ -65,9 +67,11 @@ def parse(source: bytes) -> Node:
     """The root of the source's tree. ``has_error`` says that it is not JavaScript.
 
     tree-sitter-javascript 0.25 takes no reserved word as the outer name of an import or export, although ``export {
-    f as catch }`` is the language. So it is given such words as other words of their length, and every position stays.
+    f as catch }`` is the language. So it is given such words as other words of their length, a first line for a shell as
+    blanks, and every position stays.
     """
-    return _PARSER.parse(_CLAUSE.sub(_without_reserved, source)).root_node
+    plain = _FIRST_LINE.sub(lambda line: b" " * len(line[0]), source)
+    return _PARSER.parse(_CLAUSE.sub(_without_reserved, plain)).root_node
 
 
 def _without_reserved(clause: re.Match[bytes]) -> bytes:
@@ -109,7 +113,7 @@ class Tree:
         if node is None:
             return ""
         text = self.text(node, 300)
-        return unescaped(text) if "\\" in text else text
+        return unescaped(self.text(node, node.end_byte)) if "\\" in text else text  # \u{000…065} may be long
 
     def first_error(self) -> Node:
         """Where the parser met what is not JavaScript."""
