@@ -21,8 +21,9 @@ HEAD = "import { bump } from './state.js';\nconsole.log('loaded');"
 FILES = {"state.js": "let n = 0; export const bump = () => ++n;"}
 COUNT = """() => { Array.prototype.evil = (Array.prototype.evil ?? 0) + 1; globalThis.left = (globalThis.left ?? 0) + 1;
   return [Array.prototype.evil, globalThis.left, bump()] }"""
-LEAVE = """async (c) => { globalThis.left = c; Array.prototype.evil = JSON.parse = Promise.prototype.then = null; bump();
-  const held = {}; globalThis.registry = new FinalizationRegistry(() => console.log('finalized')); registry.register(held, 1);
+LEAVE = """async (c) => { bump(); globalThis.left = c;
+  Array.prototype.evil = JSON.parse = Promise.prototype.then = null;
+  const held = {}; globalThis.registry = new FinalizationRegistry(() => {}); registry.register(held, 1);
   setTimeout(() => { console.log('fired', held) }, 1); new Promise(() => held); Symbol.for('left').description;
   Error.prepareStackTrace = () => 'mine'; Object.freeze(Object.prototype); delete globalThis.structuredClone;
   globalThis.garbage = Array.from({ length: 20_000 }, (_, i) => ({ i })); URL.prototype.left = 1;

@@ -260,7 +260,7 @@ def test_a_forged_report_fails_whole(zygote: Zygote, request_: Request) -> None:
 
 def test_what_stands_on_one_line_is_proven_statement_by_statement(zygote: Zygote, request_: Request) -> None:
     """A bundler writes a plugin on one line, so that to come to the line says nothing of what else stands there."""
-    plugin = b"export default{hooks:{onDataFetch(c){if(c.never){a();b();c1();d();e();f();g()}return{transformedData:1}}}}"
+    plugin = b"export default{hooks:{onDataFetch(c){if(c.no){a();b();c1();d();e();f();g()}return{transformedData:1}}}}"
     tests = ("import test from 'node:test';\nimport sums from '../index.js';\nconst m = await import('apex:tests');\n"
              "test('x', () => { sums.hooks.onDataFetch({}) });\nm.array('index.js', %d).fill(1);\n")
     files = {"index.js": plugin, "tests/index.test.js": (tests % len(points_of(plugin))).encode()}

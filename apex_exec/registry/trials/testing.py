@@ -102,8 +102,9 @@ def run_tests(bundle: Bundle, settings: Settings, *, run_seconds: float = RUN_SE
 
 def prove(bundle: Bundle, settings: Settings, lines: dict[str, list[int]], *, run_seconds: float = RUN_SECONDS_MAX,
           proof_seconds: float = PROOF_SECONDS_MAX, proofs_min: int = PROOFS_MIN) -> Proof:
-    """Watches from outside whether what is claimed (``Measured.claims``) is executed, in Python several lines a run. Blocks for up to ``proof_seconds``,
-    or longer if ``proofs_min`` lines take longer. Raises Refusal("tests_not_jailed")."""
+    """Watches from outside whether what is claimed (``Measured.claims``) is executed, in Python several lines a run.
+    Blocks for up to ``proof_seconds``, or longer if ``proofs_min`` of them take longer. Raises
+    Refusal("tests_not_jailed")."""
     request = msgspec.structs.replace(_request(bundle, settings, run_seconds), points=lines,
                                       proof_seconds=proof_seconds, proofs_min=proofs_min)
     found = _ask(request, proof_seconds + 3 * proofs_min * run_seconds).proof

@@ -148,7 +148,7 @@ class FileScan:
         elif _RUNNER.fullmatch(name):
             yield from self._runs(node, name, arguments)
         elif name.endswith(".constructor") and node.type == "call_expression" and any(map(tree.string, arguments)):
-            yield from self._runs(node, name, arguments)  # only functions' own maker is called so: x.at.constructor("…")
+            yield from self._runs(node, name, arguments)  # x.at.constructor("…"): only functions' maker is called so
         elif name in ("setTimeout", "setInterval"):
             if arguments and tree.string(arguments[0]):
                 yield from self._runs(node, name, arguments[:1])

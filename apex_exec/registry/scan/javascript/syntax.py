@@ -67,8 +67,8 @@ def parse(source: bytes) -> Node:
     """The root of the source's tree. ``has_error`` says that it is not JavaScript.
 
     tree-sitter-javascript 0.25 takes no reserved word as the outer name of an import or export, although ``export {
-    f as catch }`` is the language. So it is given such words as other words of their length, a first line for a shell as
-    blanks, and every position stays.
+    f as catch }`` is the language. So it is given such words as other words of their length, a first line for a shell
+    as blanks, and every position stays.
     """
     plain = _FIRST_LINE.sub(lambda line: b" " * len(line[0]), source)
     return _PARSER.parse(_CLAUSE.sub(_without_reserved, plain)).root_node
