@@ -99,6 +99,26 @@ def test_nothing_hides_behind_a_first_line_for_a_shell(mark: str, end: str) -> N
     assert len(points_of(source.encode())) == len(points_of(f"eval(globalThis.x);\n{PLUGIN % ''}".encode()))
 
 
+@pytest.mark.parametrize("before", [
+    "() => {}", "x = async (a) => {}", "const f = a => { b }", "export const f = () => {}",
+    "export default function () {}", "export default class {}", "x = a ? () => {} : () => {}", "x = 1, () => {}",
+    "const f = a => {} // why", "const f = a => {} /* a\n */ // b\r/* } */", "() => {}\u2028\u00a0//\u2028"])
+def test_no_code_hides_behind_a_regular_expression_that_looks_like_a_division(before: str) -> None:
+    for hidden in ("/a//x; eval(c);", "/[/]//x; eval(c);", "/=\\///x; eval(c);"):
+        source = f"{before}\n{hidden}\n"
+        assert "dynamic-code" in {item.rule for item in found(source)}, source
+        assert len(points_of(source.encode())) == len(points_of(source.replace(hidden, "a; eval(c);").encode()))
+    assert {item.rule for item in found(f"{before}\n/'/.test(c); eval(c); /'/\n")} & {"dynamic-code", "unparsable"}
+
+
+def test_a_division_stays_one_and_endless_doubt_is_an_error() -> None:
+    source = b"x = function () {}\n/a//x; eval(c)"
+    assert "comment" in str(parse(source)) and not parse(source).has_error
+    honest = b"const f = () => {}\n/x/.test(y) && go()\n" * 5
+    assert not parse(honest).has_error and parse(honest * 2).has_error
+    assert Tree(honest).source == honest
+
+
 def test_a_declaration_in_another_function_hides_nothing() -> None:
     assert "tampering" in inside("function f(Array) { return Array } Array.prototype.push = f")
     assert inside("function f(Array) { Array.prototype.push = f }") == set()
