@@ -44,8 +44,13 @@ class Ended(NamedTuple):
 
 
 def clean_environment() -> dict[str, str]:
-    """The environment of a child that works on others' input: the module path and a language. No setting, no secret."""
-    return {"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    """The environment of a child that works on others' input: the module path and a language. No setting, no secret.
+
+    Where this interpreter finds its own shared library by LD_LIBRARY_PATH, the child's finds it so, too.
+    """
+    made = {"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    libraries = os.environ.get("LD_LIBRARY_PATH")
+    return {**made, "LD_LIBRARY_PATH": libraries} if libraries else made
 
 
 def run_module(module: str, arguments: Sequence[str] = (), *, data: bytes = b"", seconds: float,

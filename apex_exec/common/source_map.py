@@ -31,6 +31,9 @@ PLACES_MAX = 256
 """Different places that are looked up in one text; the rest stay as they are. A stack has 64 frames at most."""
 KNOWN_MAX = 4096
 """Places that are remembered for the next text. A plugin that fails, fails at the same few."""
+GROWTH_BYTES_MAX = 8192
+"""How many bytes one text may grow by; places beyond it stay as they are. A hostile map has long names for short ones,
+and texts are kept and sent to hosts. Stacks have 8 kB at most, and an honest map hardly doubles them."""
 SHOWN_CHARS_MAX = 200
 """Of a source's name. A longer one keeps its end, which is the file."""
 CHECKED_LINE = 10**9
@@ -258,7 +261,18 @@ class SourceMaps:
                 break
             named[Place(match[1], int(match[2]), int(match[3]))] = None
         self._learn([place for place in named if place not in self._known])
-        return self._place.sub(self._shown, text)
+        room = GROWTH_BYTES_MAX
+
+        def shown(match: re.Match[str]) -> str:
+            nonlocal room
+            found = self._shown(match)
+            grown = len(found.encode()) - len(match[0].encode())
+            if grown > room:
+                return match[0]
+            room -= max(grown, 0)
+            return found
+
+        return self._place.sub(shown, text)
 
     def check(self) -> list[str]:
         """Reads every map. Returns what is wrong with them, a sentence for each file."""

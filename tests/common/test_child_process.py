@@ -55,9 +55,15 @@ def test_what_goes_in_comes_out_whatever_its_size(run: Run) -> None:
 
 def test_a_child_knows_nothing_of_our_environment(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("APEX_EXEC_SECRET", "1")
+    monkeypatch.delenv("LD_LIBRARY_PATH", raising=False)
     told = run("told").output.decode()
     assert "SECRET" not in told and told.split()[-1] == "/"
     assert set(clean_environment()) == {"PATH", "LANG", "PYTHONPATH"}
+
+
+def test_a_child_finds_the_interpreters_library_where_its_parent_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/opt/python/lib")
+    assert clean_environment()["LD_LIBRARY_PATH"] == "/opt/python/lib"
 
 
 def test_one_that_takes_too_long_is_killed(run: Run) -> None:

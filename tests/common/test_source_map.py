@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import pytest
 
-from apex_exec.common.source_map import SourceMaps, look_up
+from apex_exec.common.source_map import GROWTH_BYTES_MAX, SourceMaps, look_up
 
 pytestmark = pytest.mark.fast
 DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
@@ -201,6 +201,15 @@ def test_a_map_of_two_megabytes_is_read_in_bounded_memory_and_its_end_is_exact(o
         assert tracemalloc.get_traced_memory()[1] < 120 * 1024 * 1024
     finally:
         tracemalloc.stop()
+
+
+def test_a_text_grows_by_no_more_than_is_kept_of_it() -> None:
+    """A stack of short names, each of which the map makes long: the texts are kept, logged and sent to hosts."""
+    made = linked(a_map(sources=["\U0001f600" * 199 + ".ts"], mappings=encode([[], [(0, 0, 4, 2)]])))
+    text = " ".join(f"shop/index.js:2:{column}" for column in range(1, 250))
+    shown = SourceMaps("shop", made).rewritten(text)
+    assert ".ts:5:3" in shown and shown.endswith("shop/index.js:2:249")
+    assert len(text.encode()) < len(shown.encode()) <= len(text.encode()) + GROWTH_BYTES_MAX
 
 
 def test_a_hostile_text_or_map_costs_no_more_than_its_size() -> None:

@@ -97,6 +97,11 @@ _add("values", (OK, ERROR, OUTPUT), {
     "toJSON of everything": "() => { Object.prototype.toJSON = function () { return 7 }; return { a: 1 } }",
     "a result without end": "() => { const a = []; a.push(a); return a }",
     "a key of NUL": "() => ({ 'a\\0b': 1 })",
+    "a mark that is learnt": "() => ({ get a() { return JSON.stringify(new Date(0)) }, get b() { return new Date(0).toJSON() } })",
+    "an encoding in an encoding": "(c) => ({ get a() { c.api.emit('e', { get b() { c.api.emit('f', new Map()).catch(() => {}); return new Date(0) } }); return 1 }, m: new Date(0) })",
+    "another value each time": "() => { let n = 0; return { get a() { return n++ ? 5 : null }, get b() { return n++ > 2 ? new Map() : {} } } }",
+    "a BigInt's own toJSON": "() => { BigInt.prototype.toJSON = () => new Map(); return [5n] }",
+    "raw JSON": "() => [JSON.rawJSON('1e999'), JSON.rawJSON('123456789012345678901234567890')]",
     "no result at all": "() => Object.create(null)",
 })
 _add("SDK", (OK, ERROR, DENIED, OUTPUT), {
@@ -111,6 +116,13 @@ _add("SDK", (OK, ERROR, DENIED, OUTPUT), {
     "Promise.prototype.then": "async () => { Promise.prototype.then = function () { throw 1 }; await 1; return 1 }",
     "String.prototype.concat": "() => { String.prototype.concat = () => { throw 1 }; return 1 }",
     "setters of Array.prototype": "() => { for (const k of [0, 1, 'length']) try { Object.defineProperty(Array.prototype, k, { set() { throw 1 } }) } catch {} return 1 }",
+    "finalizers that throw as memory does": "(c) => { const held = {}; globalThis.f = new FinalizationRegistry(() => { throw null }); f.register(held, 1); setTimeout(() => held, 1e6); return 1 }",
+    "a finalizer that makes the next one": "() => { globalThis.f = new FinalizationRegistry(() => { f.register({}, 1) }); f.register({}, 1); return 1 }",
+    "microtasks that throw": "() => { for (let i = 0; i < 99; i++) queueMicrotask(() => { throw i }); return 1 }",
+    "promises of another kind": "async (c) => { Object.defineProperty(Promise.prototype, 'constructor', { get() { throw new Error('kind') } }); Object.defineProperty(Promise, Symbol.species, { get() { throw new Error('kind') } }); return 1 }",
+    "split and join": "async (c) => { String.prototype[Symbol.split] = () => ({ length: 1e9 }); Array.prototype.join = () => 'x'.repeat(1e6); c.api.insert('orders', { id: 1 }).catch(() => 1); throw new Error('x') }",
+    "stacks that are none": "async (c) => { Error.prepareStackTrace = () => ({ toString() { throw 1 } }); await c.api.insert('orders', { id: 1 }) }",
+    "instanceof": "() => { for (const kind of [Error, Map, Date, Promise, Number]) Object.defineProperty(kind, Symbol.hasInstance, { value: () => true }); throw { a: 1 } }",
     "globals deleted": "() => { for (const k of Object.getOwnPropertyNames(globalThis)) try { delete globalThis[k] } catch {} return 1 }",
     "globals frozen": "() => { Object.freeze(Object.prototype); Object.freeze(Array.prototype); Object.freeze(Function.prototype); return 1 }",
 })
@@ -126,4 +138,5 @@ _add("escape", (OK, ERROR), {
     "random without end": "() => { try { crypto.getRandomValues(new Uint8Array(1 << 24)) } catch (e) { return e.name } return 1 }",
     "digest of a lie": "async () => { try { await crypto.subtle.digest({ name: { toString() { return 'md5' } } }, new Uint8Array(8)) } catch (e) { return e.name } return 1 }",
     "WebAssembly": "() => typeof WebAssembly",
+    "the functions of a stack": "() => { let found = 0; Error.prepareStackTrace = (e, frames) => { for (const f of frames) if (f.getFunction()) found++; return '' }; new Error('x').stack; if (found) throw globalThis.FOUND.name; return 1 }",
 })

@@ -47,6 +47,20 @@ ACTIONS = {
       try { await left.query('SELECT 1') } catch (e) { return [fired, e.code] } return 'leaked' }""",
     "leave finalizers": """(c) => { const f = globalThis.registry = new FinalizationRegistry(() => { throw new Error('mine') });
       for (let i = 0; i < 1000; i++) f.register({}, i); return 1 }""",
+    "leave acting finalizers": """(c) => { const held = {}, asked = {}, mine = (word) => plugin.api.emit(word, c.userId)
+        .then(() => left.push('acted'), (e) => left.push(e.code));
+      globalThis.left = []; globalThis.registry = new FinalizationRegistry(mine); registry.register(held, 'of a timer');
+      registry.register(asked, 'of a call'); setTimeout(() => held, 1e6); c.api.emit('mine', 1).then(() => asked); return 1 }""",
+    "leave a circle": """(c) => { globalThis.left = []; globalThis.registry = new FinalizationRegistry(
+        () => plugin.api.emit('of a circle', c.userId).catch((e) => left.push(e.code)));
+      const circle = {}; circle.self = circle; registry.register(circle, 1); return 1 }""",
+    "collect": "async () => { for (let i = 0; i < 50_000; i++) { const circle = {}; circle.self = circle } await null; return 1 }",
+    "what is left": "() => left",
+    "leave hostile finalizers": """(c) => { const held = [{}, {}, {}]; globalThis.registry = new FinalizationRegistry((e) => { throw e });
+      [null, new Error('out of memory'), new InternalError('out of memory')].forEach((e, i) => registry.register(held[i], e));
+      setTimeout(() => held, 1e6); return 1 }""",
+    "poll": """async (c) => { let answer; c.api.query('SELECT id FROM orders').then((rows) => { answer = rows.length });
+      for (let i = 0; i < 5000 && answer === undefined; i++) await new Promise((r) => setTimeout(r, 0)); return answer }""",
     # promises and errors
     "timers": """async () => { const seen = []; setTimeout(() => seen.push('b'), 20); setTimeout(() => seen.push('a'), 5);
       const t = setInterval(() => { seen.push('i'); clearInterval(t) }, 10); clearTimeout(setTimeout(() => seen.push('never'), 1));
@@ -56,6 +70,9 @@ ACTIONS = {
     "throws": "() => { null.x }",
     "throws later": "async () => { await null; throw new RangeError('late', { cause: new Error('first') }) }",
     "throws text": "() => { throw 'only text' }",
+    "throws in a microtask": "() => { queueMicrotask(() => { throw new Error('in a microtask') }); return new Promise(() => {}) }",
+    "deep effect": """async (c) => { let a = 1; for (let i = 0; i < 2000; i++) a = [a];
+      try { await c.api.emit('e', a) } catch (e) { return e.code } }""",
     "throws in a timer": "() => { setTimeout(() => { throw new Error('in a timer') }, 1); return new Promise(() => {}) }",
     "hostile error": "() => { throw Object.defineProperty(new Error('x'), 'message', { get() { throw 1 } }) }",
     "overflow": "() => { const f = () => f() + 1; return f() }",
@@ -87,7 +104,14 @@ RETURNS = {
     "surrogate key": ("{ '\\ud800': 1 }", "$.result"), "circle": ("(() => { const a = {}; a.a = a; return a })()", "$.result.a.a"),
     "70 levels": ("(() => { let a = 1; for (let i = 0; i < 70; i++) a = [a]; return a })()", "$.result[0][0]"),
     "5000 levels": ("(() => { let a = 1; for (let i = 0; i < 5000; i++) a = [a]; return a })()", "$"),
-    "Number object": ("[new Number(NaN)]", "$.result[0]"),
+    "Number object": ("[new Number(NaN)]", "$.result[0]"), "iterator": ("{ a: new Map([[1, 2]]).values() }", "$.result.a"),
+    "generator": ("[(function* () { yield 1 })()]", "$.result[0]"), "Response": ("{ a: new Response('x') }", "$.result.a"),
+    "WeakRef": ("[new WeakRef({})]", "$.result[0]"), "shared bytes": ("[new SharedArrayBuffer(2)]", "$.result[0]"),
+    "toJSON of a Map": ("{ a: { toJSON() { return new Map([[1, 2]]) } } }", "$.result.a"),
+    "toJSON of a Date": ("[{ toJSON() { return new Date(0) } }]", "$.result[0]"),
+    "toJSON of a BigInt": ("[{ toJSON() { return 5n } }]", "$.result[0]"),
+    "toJSON of nothing": ("[{ toJSON() {} }]", "$.result[0]"),
+    "a Map after a getter that calls": ("{ get a() { plugin.api.emit('e', 1); return 1 }, m: new Map([[1, 2]]) }", "$.result.m"),
     "too large": ("'x'.repeat(1_100_000)", "$"),
 }
 FINE: dict[str, tuple[str, Any]] = {
@@ -96,6 +120,15 @@ FINE: dict[str, tuple[str, Any]] = {
     "Date": ("new Date(0)", datetime(1970, 1, 1, tzinfo=UTC)), "large": ("[2 ** 53, 1e20, -1e21]", [2.0**53, 1e20, -1e21]),
     "safe": ("[2 ** 53 - 1, -0, 1.5]", [2**53 - 1, 0, 1.5]), "class": ("new (class A { x = 1; get y() { return 2 } })()", {"x": 1}),
     "toJSON": ("{ toJSON() { return { z: 1 } } }", {"z": 1}), "nulls": ("[null, { a: null }]", [None, {"a": None}]),
+    "JSON within": ("{ toJSON() { return JSON.stringify([new Date(0), new Map(), { a: 1 }]) } }",
+                    '["1970-01-01T00:00:00.000Z",{},{"a":1}]'),
+    "a Date's text": ("{ get a() { return new Date(0).toJSON() } }", {"a": "1970-01-01T00:00:00.000Z"}),
+    "a Date after a getter that calls": ("{ get a() { plugin.api.emit('e', 1); return 1 }, d: new Date(0) }",
+                                         {"a": 1, "d": datetime(1970, 1, 1, tzinfo=UTC)}),
+    "objects of primitives": ("[new String('x'), new Boolean(false), new Number(5), null]", ["x", False, 5, None]),
+    "a key in brackets": ("new (class A { a = null; ['x[]'] = undefined })()", {"a": None}),
+    "a symbol": ("{ a: Symbol('x'), b: null }", {"b": None}), "empty": ("{ a: {}, b: [{}] }", {"a": {}, "b": [{}]}),
+    "toJSON of itself": ("new (class A { a = null; toJSON() { return this } })()", {"a": None}),
     "NUL": ("'a\\0b'", "a\x00b"), "a rope": ("['x', 1].join('') + 'é'.repeat(3) + '…'", "x1ééé…"), "proxy": ("new Proxy({ a: 1 }, {})", {"a": 1}),
 }
 
@@ -187,11 +220,30 @@ def test_an_effect_that_cannot_be_carried_says_where(client: Client) -> None:
     error = failure(client, "bad effect")
     assert error.code == "INVALID_OUTPUT" and error.details["path"] == "$.payload.a[0]"
     assert run(client, "far effect")[0] == "invalid_output"
+    assert run(client, "deep effect") == "invalid_output"
 
 
 def test_what_a_call_left_behind_is_gone_before_the_next(client: Client) -> None:
     run(client, "leave")
     assert run(client, "left") == ["undefined", "cancelled"]
+
+
+def test_no_finalizer_of_an_earlier_call_acts_in_a_later_calls_name(client: Client) -> None:
+    run(client, "leave acting finalizers")
+    later = reply(client, "what is left")
+    assert later["effects"] == [] and later["result"]["result"] == ["cancelled", "cancelled"]
+    run(client, "leave a circle")
+    assert [reply(client, "collect")["effects"] for _ in range(3)] == [[]] * 3
+    assert run(client, "what is left") == ["cancelled"]
+
+
+def test_what_a_finalizer_throws_fails_no_later_call(client: Client) -> None:
+    run(client, "leave hostile finalizers")
+    assert [run(client, "plain", {"value": number}) for number in range(3)] == [0, 1, 2]
+
+
+def test_a_reply_that_has_arrived_comes_before_timers_that_follow_each_other(client: Client) -> None:
+    assert run(client, "poll") == 2
 
 
 # ------------------------------------------------------------------ promises and errors
@@ -213,7 +265,7 @@ def test_a_promise_that_nothing_can_settle_is_an_error_that_says_so(client: Clie
 
 @pytest.mark.parametrize(("action", "name", "text"), [
     ("throws", "TypeError", "null"), ("throws later", "RangeError", "late"), ("throws text", "Error", "only text"),
-    ("throws in a timer", "Error", "in a timer"), ("overflow", "RangeError", "call stack"),
+    ("throws in a timer", "Error", "in a timer"), ("throws in a microtask", "Error", "in a microtask"), ("overflow", "RangeError", "call stack"),
     ("hostile error", "Error", "unavailable")])
 def test_what_a_hook_throws_is_told_with_its_place_in_the_source(client: Client, action: str, name: str, text: str) -> None:
     error = failure(client, action)

@@ -21,8 +21,20 @@ HEAD = "import { bump } from './state.js';\nconsole.log('loaded');"
 FILES = {"state.js": "let n = 0; export const bump = () => ++n;"}
 COUNT = """() => { Array.prototype.evil = (Array.prototype.evil ?? 0) + 1; globalThis.left = (globalThis.left ?? 0) + 1;
   return [Array.prototype.evil, globalThis.left, bump()] }"""
-ACTIONS = {"count": COUNT, "fail": "() => { globalThis.left = 9; throw new Error('x') }"}
-CALLS = 300
+LEAVE = """async (c) => { bump(); globalThis.left = c;
+  Array.prototype.evil = JSON.parse = Promise.prototype.then = null;
+  const held = {}; globalThis.registry = new FinalizationRegistry(() => {}); registry.register(held, 1);
+  setTimeout(() => { console.log('fired', held) }, 1); new Promise(() => held); Symbol.for('left').description;
+  Error.prepareStackTrace = () => 'mine'; Object.freeze(Object.prototype); delete globalThis.structuredClone;
+  globalThis.garbage = Array.from({ length: 20_000 }, (_, i) => ({ i })); URL.prototype.left = 1;
+  c.api.emit('left', 1); return 1 }"""
+LOOK = """() => [globalThis.left, globalThis.registry, globalThis.garbage, Array.prototype.evil, URL.prototype.left,
+  Error.prepareStackTrace].filter((one) => one !== undefined).length + Number(Object.isFrozen(Object.prototype))
+  + Number(JSON.parse('0')) + Number(typeof structuredClone !== 'function') + bump() - 1"""
+ACTIONS = {"count": COUNT, "fail": "() => { globalThis.left = 9; throw new Error('x') }", "leave": LEAVE, "look": LOOK,
+           "memory": "() => { const a = []; for (;;) a.push(new Uint8Array(65536)) }"}
+CALLS, MANY_CALLS = 300, 3000
+GROWTH_BYTES_MAX = 1_000_000
 
 
 @pytest.fixture(scope="module", params=["manifest", pytest.param("operator", marks=pytest.mark.slow)])
@@ -30,7 +42,7 @@ def daemon(request: pytest.FixtureRequest) -> Iterator[Daemon]:
     folder = Path(tempfile.mkdtemp(prefix="apx"))
     by_manifest = request.param == "manifest"
     own: dict[str, Any] = {"isolation": "call"} if by_manifest else {}
-    write_actions(folder / "plugins", "fresh", ACTIONS, HEAD, FILES, **own)
+    write_actions(folder / "plugins", "fresh", ACTIONS, HEAD, FILES, ("events:emit",), **own)
     write_actions(folder / "plugins", "other", ACTIONS, HEAD, FILES)
     try:
         with Daemon(folder / "d", folder / "plugins",
@@ -55,8 +67,37 @@ def test_every_call_has_an_engine_of_its_own_where_that_is_asked_for(daemon: Dae
     for _ in range(CALLS):
         assert run(daemon, "fresh", "count") == [1, 1, 1]
     assert daemon.pids("fresh") == [pid]
-    assert psutil.Process(pid).memory_full_info().uss < before + 1_000_000
+    assert psutil.Process(pid).memory_full_info().uss < before + GROWTH_BYTES_MAX
     assert daemon.log.count("plugin fresh: loaded") == 1  # what loading says is said once
+
+
+def test_nothing_of_a_call_is_left_in_the_next(daemon: Daemon) -> None:
+    for _ in range(3):
+        assert run(daemon, "fresh", "leave") == 1
+        assert run(daemon, "fresh", "look") == 0
+    assert run(daemon, "fresh", "count") == [1, 1, 1] and "fired" not in daemon.log
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_thousands_of_calls_of_every_kind_leave_a_worker_as_it_was(daemon: Daemon) -> None:
+    def round_() -> None:
+        assert run(daemon, "fresh", "leave") == 1 and run(daemon, "fresh", "look") == 0
+        with pytest.raises(Exception, match="PLUGIN_ERROR"):
+            run(daemon, "fresh", "fail")
+        assert run(daemon, "fresh", "count") == [1, 1, 1]
+
+    for _ in range(50):
+        round_()
+    (pid,) = daemon.pids("fresh")
+    before = psutil.Process(pid).memory_full_info().uss
+    for number in range(MANY_CALLS // 4):
+        round_()
+        if number % 100 == 0:
+            with pytest.raises(Exception, match="MEMORY_LIMIT"):
+                run(daemon, "fresh", "memory")
+    assert daemon.pids("fresh") == [pid]
+    assert psutil.Process(pid).memory_full_info().uss < before + GROWTH_BYTES_MAX
 
 
 def test_python_cannot_have_it_and_says_why() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -14,13 +15,16 @@ import pytest
 import apex_exec
 from apex_exec.config import load_settings
 from apex_exec.errors import Refusal
+from apex_exec.market.review.checks import check
 from apex_exec.market.review.coverage import Measured, measure
+from apex_exec.registry.bundles.bundle import make_bundle
 from apex_exec.registry.scan.javascript.counters import points_of
 from apex_exec.registry.trials.javascript import counted, prove
 from apex_exec.registry.trials.testing import Proof, Request, Run
 from apex_exec.registry.trials.testing_child import Zygote
 from tests.market.javascript_features import ABSENT, FAILING, HEAD, PASSING
 from tests.support import has_landlock, need
+from tests.support.bundles import manifest
 
 PLUGIN = b"""import { total } from "./lib/sums.js";
 
@@ -117,7 +121,7 @@ def both(zygote: Zygote, request: Request, files: dict[str, bytes]) -> tuple[Run
     """What the tests claim, how much that is, and what is proven of it."""
     run = run_of(zygote, files)
     found = measure(files, run.arcs, SOURCES)
-    return run, found, prove(zygote, msgspec.structs.replace(request, files=files, points=found.run))
+    return run, found, prove(zygote, msgspec.structs.replace(request, files=files, points=found.claims))
 
 
 def test_honest_tests_pass_and_every_line_that_they_run_is_proven(zygote: Zygote, request_: Request) -> None:
@@ -125,7 +129,7 @@ def test_honest_tests_pass_and_every_line_that_they_run_is_proven(zygote: Zygote
     assert (run.ended, run.failed, run.passed) == ("", 0, 3), run.failures
     assert {path: set(lines) for path, lines in found.missing.items()} == UNRUN
     assert (found.enough, found.percent()) == (True, "72.72")
-    assert proof.path == "" and proof.proven == proof.claimed == sum(map(len, found.run.values())) > 10
+    assert proof.path == "" and proof.proven == proof.claimed == found.lines_run > 10
 
 
 def test_a_bundle_whose_tests_run_too_little_does_not_pass_the_gate(zygote: Zygote) -> None:
@@ -284,8 +288,9 @@ FORGERIES = {
 def test_what_is_forged_is_not_proven(zygote: Zygote, request_: Request, name: str) -> None:
     tests, plugin = FORGERIES[name]
     files = files_of(tests, plugin)
-    lines = {path: sorted(numbers) for path, numbers in UNRUN.items()}  # what the forgery would have us believe
-    proof = prove(zygote, msgspec.structs.replace(request_, files=files, points=lines))
+    unrun = {path: [number for number, point in enumerate(points_of(files[path])) if point.line in lines]
+             for path, lines in UNRUN.items()}  # what the forgery would have us believe
+    proof = prove(zygote, msgspec.structs.replace(request_, files=files, points=unrun))
     assert proof.path and proof.proven == 0, (name, proof)
 
 
@@ -294,6 +299,38 @@ def test_a_forged_report_fails_whole(zygote: Zygote, request_: Request) -> None:
     _, found, proof = both(zygote, request_, files_of(forged))
     assert set(found.run["lib/sums.js"]) >= {13, 14}, "the claim is made"
     assert (proof.path, proof.line) != ("", 0) and proof.line in UNRUN[proof.path]
+
+
+def test_what_stands_on_one_line_is_proven_statement_by_statement(zygote: Zygote, request_: Request) -> None:
+    """A bundler writes a plugin on one line, so that to come to the line says nothing of what else stands there."""
+    plugin = b"export default{hooks:{onDataFetch(c){if(c.no){a();b();c1();d();e();f();g()}return{transformedData:1}}}}"
+    tests = ("import test from 'node:test';\nimport sums from '../index.js';\nconst m = await import('apex:tests');\n"
+             "test('x', () => { sums.hooks.onDataFetch({}) });\nm.array('index.js', %d).fill(1);\n")
+    files = {"index.js": plugin, "tests/index.test.js": (tests % len(points_of(plugin))).encode()}
+    request = msgspec.structs.replace(request_, files=files, sources=["index.js"])
+    found = measure(files, zygote.run(counted(files, ["index.js"]))[0].arcs, ["index.js"])
+    assert found.percent() == "100.00", "the claim is made"
+    proof = prove(zygote, msgspec.structs.replace(request, points=found.claims))
+    assert (proof.path, proof.line) == ("index.js", 1) and proof.proven < 3
+
+
+@pytest.mark.parametrize(("name", "problem"), [
+    ("index.test.js", ""), ("test.mjs", ""), ("test_sums.py", "put them into tests/*.test.js")])
+def test_a_bundle_in_javascript_passes_the_gate_by_its_own_tests(name: str, problem: str) -> None:
+    files = files_of(TESTS) | {"manifest.json": json.dumps(manifest(
+        id="sums", permissions=["data:read"],
+        manifest={"entrypoint": "index.js", "hooks": ["onDataFetch", "onActionExecute"]})).encode()}
+    files[f"tests/{name}"] = files.pop("tests/index.test.js")
+    arcs = {path: [(number, 1) for number, _ in enumerate(points_of(files[path]))] for path in SOURCES}
+    claims: list[dict[str, list[int]]] = []
+    found = check(make_bundle(files, "sums"), now_ns=0, scan=lambda _: ([], []),
+                  run_tests=lambda _: Run(passed=3, arcs=arcs), prove=lambda _, lines: claims.append(lines) or Proof(),
+                  contact="a@b.c", response_hours=24, scaffold="")
+    told = {one.name: one.problems for one in found.checks}
+    assert problem in "".join(told["tests"]) and bool(told["tests"]) == bool(problem)
+    if not problem:
+        assert told["coverage"] == [] and {path: len(numbers) for path, numbers in claims[0].items()} == {
+            path: sum(not point.is_branch for point in points_of(files[path])) for path in SOURCES}
 
 
 def test_counters_and_files_that_do_not_exist_are_forged(request_: Request) -> None:

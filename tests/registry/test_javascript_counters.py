@@ -28,6 +28,8 @@ AWKWARD = [
     "delete a.b, void 0", "x=>y=>z", "x=>x?y:z", "import.meta.url;import('x')", "var {x:y=z&&w}=a", "a ||= b",
     "function f(a=b||c){}", "if(a){b}\nelse\nc", "do x(); while(a) y()", "if(a)/*c*/b/*d*/\nelse/*e*/f",
     "switch(a){case b:{c}}", "const o={f:a||(()=>1)}", "export {a as catch}; const a=1", "for(const k in a&&b)c",
+    "const f=()=>{}\n/a//b;c()", "export default class{}\n/[/]//b;c()", "#!node\u2028const a=b",
+    "\ufeff#!node\rconst a=b",
     "\ufeffconst a=1", "#!/usr/bin/env node\nconst a=1", "class A extends (a||B){constructor(){a&&super()}}",
     "const {[a&&b]:c=d?e:f}=g", "if(a);else;", "a&&b||c&&d", "(a??b)&&c", "async()=>{for await(const x of y);}",
     "var a=1;{function f(){}}", "if(a)for(const x of y)if(x)z;else;else w", "x=a?b?c:d:e?f:g", "throw a||b",

@@ -14,6 +14,7 @@ import pytest
 from apex_exec.registry.bundles.manifest import parse_manifest
 from apex_exec.registry.scan.child import scan_files
 from apex_exec.registry.scan.findings import RULES, Finding
+from apex_exec.registry.scan.javascript.counters import points_of
 from apex_exec.registry.scan.javascript.syntax import Tree, parse
 from apex_exec.registry.scan.scanner import Request, scan
 from apex_exec.testing.scan_samples import MALICIOUS_JAVASCRIPT, ORDINARY_JAVASCRIPT, javascript_bundle
@@ -53,6 +54,8 @@ def test_ordinary_code_has_no_finding_at_all(name: str) -> None:
 
 @pytest.mark.parametrize(("body", "rule"), [
     ("eval(c.text)", "dynamic-code"), ("(0, eval)(c.text)", "dynamic-code"), ("\\u0065val(c.text)", "dynamic-code"),
+    ("\\u{00000000065}val(c.text)", "dynamic-code"), ("\\u{" + "0" * 400 + "65}val(c.text)", "dynamic-code"),
+    ("[].at.constructor('return 1')()", "dynamic-code"), ("class A {} A.constructor('return 1')()", "dynamic-code"),
     ("const run = eval; run(c.text)", "dynamic-code"), ("[c.text].map(eval)", "dynamic-code"),
     ("new Function('return 1')()", "dynamic-code"), ("Function.call(null, c.text)", "dynamic-code"),
     ("const A = (async () => {}).constructor; A(c.text)", "dynamic-code"), ("setTimeout('go()', 1)", "dynamic-code"),
@@ -79,12 +82,41 @@ def test_what_a_worker_does_not_have_is_named_with_what_to_do(name: str, advice:
 
 
 @pytest.mark.parametrize("body", [
+    "return new this.constructor('x')", "return c.constructor.name", "return c.constructor(c)",
     "return typeof process", "if (typeof Intl !== 'undefined') return new Intl.NumberFormat()",
     "const process = c.steps; return process", "return c.window", "return { require: 1 }",
     "for (const self of c.x) self()",
 ])
 def test_a_name_that_is_asked_for_or_the_sources_own_is_not_reported(body: str) -> None:
     assert inside(body) == set()
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n", "\u2028", "\u2029"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_nothing_hides_behind_a_first_line_for_a_shell(mark: str, end: str) -> None:
+    source = f"{mark}#!/usr/bin/env node{end}eval(globalThis.x);\n{PLUGIN % ''}"
+    assert "dynamic-code" in rules(source)
+    assert len(points_of(source.encode())) == len(points_of(f"eval(globalThis.x);\n{PLUGIN % ''}".encode()))
+
+
+@pytest.mark.parametrize("before", [
+    "() => {}", "x = async (a) => {}", "const f = a => { b }", "export const f = () => {}",
+    "export default function () {}", "export default class {}", "x = a ? () => {} : () => {}", "x = 1, () => {}",
+    "const f = a => {} // why", "const f = a => {} /* a\n */ // b\r/* } */", "() => {}\u2028\u00a0//\u2028"])
+def test_no_code_hides_behind_a_regular_expression_that_looks_like_a_division(before: str) -> None:
+    for hidden in ("/a//x; eval(c);", "/[/]//x; eval(c);", "/=\\///x; eval(c);"):
+        source = f"{before}\n{hidden}\n"
+        assert "dynamic-code" in {item.rule for item in found(source)}, source
+        assert len(points_of(source.encode())) == len(points_of(source.replace(hidden, "a; eval(c);").encode()))
+    assert {item.rule for item in found(f"{before}\n/'/.test(c); eval(c); /'/\n")} & {"dynamic-code", "unparsable"}
+
+
+def test_a_division_stays_one_and_endless_doubt_is_an_error() -> None:
+    source = b"x = function () {}\n/a//x; eval(c)"
+    assert "comment" in str(parse(source)) and not parse(source).has_error
+    honest = b"const f = () => {}\n/x/.test(y) && go()\n" * 5
+    assert not parse(honest).has_error and parse(honest * 2).has_error
+    assert Tree(honest).source == honest
 
 
 def test_a_declaration_in_another_function_hides_nothing() -> None:

@@ -63,3 +63,16 @@ def test_what_is_looked_up_late_is_there(installed: Path) -> None:
          "addopts=--import-mode=importlib", "tests/workers/test_late_lookups.py",
          "tests/workers/test_plugins_in_the_jail.py"], capture_output=True, text=True, timeout=500, cwd=ROOT)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+
+
+def test_the_documents_example_goes_from_file_to_answer(installed: Path) -> None:
+    """As the user that runs the tests, and as another one if only root can become that."""
+    registry = subprocess.run([installed / "bin" / "pip", "install", "-q", f"{installed / 'source'}[registry]"],
+                              capture_output=True, text=True, timeout=500)
+    need(registry.returncode == 0, f"installing the registry: {registry.stderr[-300:]}")
+    done = subprocess.run(
+        [installed / "bin" / "python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o",
+         "addopts=--import-mode=importlib", "-rs", "tests/javascript/test_document.py", "-k", "from_file_to_answer"],
+        capture_output=True, text=True, timeout=600, cwd=ROOT)
+    as_whom = 2 if os.geteuid() == 0 else 1
+    assert done.returncode == 0 and f"{as_whom} passed" in done.stdout, done.stdout[-3000:] + done.stderr[-2000:]

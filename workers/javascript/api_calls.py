@@ -21,6 +21,9 @@ AT_ONCE = 8
 WAIT_MS_MAX = 3_600_000.0
 """The longest wait for a timer in one piece: far beyond any deadline."""
 
+API_CALL = '{"k":"a","number":'
+"""How the prelude's message of an API call begins; the number follows."""
+
 _encode = msgspec.msgpack.Encoder().encode
 _json = msgspec.json.Encoder().encode
 
@@ -43,7 +46,7 @@ class ApiCalls:
         try:
             raw = _encode(from_json(message.get("params"), text, is_odd))
         except NotAValue as error:
-            self._reject(number, "invalid_output", f"{error.path[:200]}: {text_of(error)}")
+            self._refuse(number, error)
             return
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             self._reject(number, "invalid_params", text_of(error))
@@ -55,17 +58,22 @@ class ApiCalls:
         else:
             self._queue.append((number, method, raw))
 
+    def refuse(self, text: str, error: NotAValue) -> None:
+        """Rejects the promise of the call ``text``, which is no value for the reason ``error``."""
+        self._refuse(float(text[len(API_CALL):].partition(",")[0]), error)
+
+    def _refuse(self, number: float, error: NotAValue) -> None:
+        self._reject(number, "invalid_output", f"{error.path[:200]}: {text_of(error)}")
+
     def wait(self, ms: float) -> None:
         """Waits for the next reply and settles its promise, or for at most ``ms`` and fires a timer. Below zero there
-        is no timer. Calls that arrive meanwhile keep their turn."""
+        is no timer. A reply that has arrived comes before a timer that is due, or timers that follow each other without
+        a pause would keep it waiting for ever. Calls that arrive meanwhile keep their turn."""
         host = self._host
         due_ns = 0 if ms < 0 else time.monotonic_ns() + int(min(ms, WAIT_MS_MAX) * 1e6)
         others: deque[Any] = deque()
         while True:
-            left_ms = -1.0
-            if due_ns and (left_ms := (due_ns - time.monotonic_ns()) / 1e6) <= 0:
-                self._fire()
-                break
+            left_ms = max((due_ns - time.monotonic_ns()) / 1e6, 0.0)
             message = host.within(left_ms) if due_ns else host.next()
             if type(message) is wire.ApiReply:
                 if message.api_id in self._open:  # if it is not, the call that asked for it is over
@@ -75,6 +83,9 @@ class ApiCalls:
                 others.append(message)
             elif not due_ns:
                 os._exit(0)  # the link's end
+            elif left_ms == 0.0:
+                self._fire()
+                break
         if others:
             host.put_back(others)
 

@@ -23,7 +23,7 @@ import msgspec
 
 from workers import contract, wire
 from workers.javascript import tests
-from workers.javascript.api_calls import ApiCalls
+from workers.javascript.api_calls import API_CALL, ApiCalls
 from workers.javascript.prelude import FILES, PARTS
 from workers.javascript.tests import Kit
 from workers.javascript.values import MARK, from_json, may_be_special, params_to_json, read, well_formed
@@ -45,6 +45,9 @@ TRIM_KEEP_BYTES = 256 * 1024
 """How much free memory the heap then keeps at its end, for the next call."""
 RANDOM_BYTES_MAX = 65536
 """What ``crypto.getRandomValues`` may ask for at once."""
+REST_ROUNDS = 2
+"""How often finalizers run at the end of a call: once for those that came up in it, and once for what it let go of. One
+that makes the next one would go on for ever."""
 CHECK_SECONDS_MAX = 10
 INSTALL = "pip install 'quickjs-ng>=0.17,<0.18'"
 IMPORTABLE = "only .js, .mjs and .json files can be imported"
@@ -129,6 +132,7 @@ class Realm:
         self.load, self.call, self.step = (engine.evaluate(worker + name) for name in ("load", "call", "step"))
         self.settle, self.fire = engine.evaluate(worker + "settle"), engine.evaluate(worker + "fire")
         self.reject = engine.evaluate(worker + "reject")
+        self.rest = engine.evaluate(worker + "rest")
         engine.evaluate("delete globalThis.__worker; 0")
         engine.put_off_collecting()
         engine.track_rejections()
@@ -190,6 +194,7 @@ class JavaScript:
         self._kit: Kit | None = None
         self._spent = False
         self._begun_ns = self._used_ns = 0
+        self._errors = (_Prepared.module.WheelError, _Prepared.module.StackOverflow, MemoryError)
         self.after: Callable[[], None] = self._give_back
 
     # ------------------------------------------------------------------ loading
@@ -263,6 +268,7 @@ class JavaScript:
         try:
             realm.load(self._name)
             declared = self._until_answered(-1)
+            self._rest()
         except _Never:
             if realm.engine.was_full():
                 raise self._out_of_memory() from None
@@ -357,9 +363,11 @@ class JavaScript:
             params.setdefault("userId", call.user_id)
         text, marked = params_to_json(params, not may_be_special(raw))
         self._begun_ns = time.monotonic_ns()
+        is_over = False
         try:
             said = self._realm.call(call.hook, text, marked, call.user_id, call.deadline_ns / 1e6)
             if said and not self._one_job():
+                is_over = True
                 return self._answer(said)
             return self._until_answered(call.seq)
         except _Never:
@@ -375,6 +383,8 @@ class JavaScript:
         finally:
             if self._realm.engine.rejected:
                 self._tell_rejected()
+            if not is_over:
+                self._rest()
 
     def _tell_rejected(self) -> None:
         """Writes one line to the plugin's log about the promises that were rejected and that nobody has handled."""
@@ -384,6 +394,28 @@ class JavaScript:
                 realm.reject(float(count))
         except (MemoryError, _Prepared.module.WheelError, _Prepared.module.StackOverflow):
             return  # the line only informs, and there is no memory for it
+
+    def _rest(self) -> None:
+        """Ends the call in the engine, and runs whatever is still to be run, since in a later call it would act in that
+        call's name. Blocks until this call's deadline if it never ends."""
+        for _ in range(REST_ROUNDS):
+            try:
+                self._realm.rest()
+            except self._errors:
+                self._spent = True
+            if not self._run_the_rest():
+                return
+
+    def _run_the_rest(self) -> bool:
+        """Runs every job, whatever it throws. Returns whether there was one."""
+        run_job, ran = self._realm.run_job, False
+        while True:
+            try:
+                if not run_job():
+                    return ran
+            except self._errors:
+                self._spent = True
+            ran = True
 
     def _out_of_memory(self) -> Thrown:
         self._spent = True
@@ -396,7 +428,7 @@ class JavaScript:
         except (_Prepared.module.WheelError, _Prepared.module.StackOverflow) as error:
             if is_out_of_memory(error):
                 raise
-            return True  # a finalizer threw, which belongs to no call; reactions of promises never throw here
+            return True  # nothing that a plugin hands over throws here
 
     def _answer(self, text: str) -> Any:
         """Returns the value of a hook that has ended with ``text``. Raises NotAValue, Thrown."""
@@ -415,7 +447,15 @@ class JavaScript:
             text = step()
             if text is None:  # there was no room for a copy
                 raise MemoryError
-            message, is_odd = read(text)
+            if calls is None and text.startswith(API_CALL):
+                calls = ApiCalls(self._host, seq, realm.settle, realm.fire)
+            try:
+                message, is_odd = read(text)
+            except NotAValue as error:
+                if calls is None or not text.startswith(API_CALL):
+                    raise
+                calls.refuse(text, error)
+                continue
             kind = message["k"]
             if kind == "r":
                 if calls is not None:

@@ -1,7 +1,7 @@
 """Runs a bundle's JavaScript tests in a worker: modules of the bundle, beside modules that play `node:test`.
 
 What is not the bundle's comes with its files, under names that no file of a bundle can have: the sources have counters
-already (the process that started the worker put them there), and a run that is to prove a line has a trap in the line's
+already (the process that started the worker put them there), and a run that is to prove a statement has a trap in its
 place. What is reported here is the word of the code that was tested; only the trap proves anything.
 """
 
@@ -33,7 +33,7 @@ class Tester(Protocol):
 
 
 class Trap(msgspec.Struct, array_like=True):
-    """A line to be proven: the file that holds it calls ``word`` there, which ends the process with ``status``."""
+    """A statement to be proven: its file calls ``word`` before it, which ends the process with ``status``."""
 
     path: str
     word: str

@@ -37,7 +37,8 @@ BUNDLES_KEPT = 8
 BUNDLES_KNOWN = 1024
 """Bundles of which the loop remembers whether they have maps."""
 TEXTS_KEPT = 256
-"""Tracebacks whose answer is remembered, 16 kB each at most: a hook that fails, fails in the same way again."""
+"""Tracebacks whose answer is remembered, 16 kB each at most (``GROWTH_BYTES_MAX``): a hook that fails, fails in the
+same way again."""
 REST = 4
 """How many times as long as a bundle's maps were read they are then left alone: a plugin that fails somewhere else each
 time has the process for a fifth of its time at most."""

@@ -13,7 +13,6 @@ import msgspec
 
 from apex_exec.common.canonical_json import canonical_json
 from apex_exec.errors import Refusal
-from apex_exec.executor.processes.runtimes import JAVASCRIPT
 from apex_exec.market.money.pricing import Price, parse_price
 from apex_exec.market.review.coverage import REQUIRED, Measured, measurable, measure
 from apex_exec.market.review.readme import readme_problems
@@ -123,10 +122,9 @@ def _support(bundle: Bundle, price: Price | None, contact: str, response_hours: 
 
 def _tests(bundle: Bundle, run_tests: Callable[[Bundle], Run],
            prove: Callable[[Bundle, Lines], Proof], steering: str) -> tuple[Check, Check, tuple[str, str]]:
-    is_javascript = bundle.manifest.runtime == JAVASCRIPT.name
-    if not any(path.startswith("tests/") and path.endswith(JAVASCRIPT.suffixes if is_javascript else ".py")
-               for path in bundle.files):
-        nothing = [f"the bundle has no tests: put them into tests/{'*.test.js' if is_javascript else 'test_*.py'}"]
+    suffixes, place = ((".js", ".mjs"), "tests/*.test.js") if sources_of(bundle) else ((".py",), "tests/test_*.py")
+    if not any(path.startswith("tests/") and path.endswith(suffixes) for path in bundle.files):
+        nothing = [f"the bundle has no tests: put them into {place}"]
         return Check("tests", nothing), Check("coverage", ["nothing was measured"]), ("", "")
     try:
         run = run_tests(bundle)
@@ -149,7 +147,7 @@ def _coverage(bundle: Bundle, run: Run, prove: Callable[[Bundle, Lines], Proof],
               steering: str) -> tuple[Check, tuple[str, str]]:
     try:
         found = measure(bundle.files, run.arcs, sources_of(bundle), run.left_out)
-        proof = prove(bundle, found.run) if found.enough else Proof()
+        proof = prove(bundle, found.claims) if found.enough else Proof()
     except Refusal as error:
         return Check("coverage", [error.message]), ("", "")
     if steering:  # who can write to the interpreter's memory can have any line executed: seeing it proves nothing

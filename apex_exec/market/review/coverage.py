@@ -48,6 +48,9 @@ class Measured(msgspec.Struct, frozen=True):
     missing: dict[str, list[int]] = {}
     run: dict[str, list[int]] = {}
     """path → lines that are reported as run."""
+    claims: dict[str, list[int]] = {}
+    """path → what is to be proven: the lines of ``run``. In JavaScript the counters of statements that are reported as
+    run, since all of a program may stand on one line."""
 
     @property
     def share(self) -> Fraction:
@@ -142,7 +145,7 @@ def _report(files: dict[str, bytes], arcs: Arcs) -> Measured:
         missing, run = ({name: found[kind] for name, found in lines.items() if found[kind]}
                         for kind in ("missing_lines", "executed_lines"))
         return Measured(totals["num_statements"], totals["covered_lines"], totals["num_branches"],
-                        totals["covered_branches"], missing, run)
+                        totals["covered_branches"], missing, run, run)
 
 
 def _counted(files: dict[str, bytes], arcs: Arcs, left_out: dict[str, list[tuple[int, int]]]) -> Measured:
@@ -152,6 +155,7 @@ def _counted(files: dict[str, bytes], arcs: Arcs, left_out: dict[str, list[tuple
     totals = [0, 0, 0, 0]
     missing: dict[str, list[int]] = {}
     run: dict[str, list[int]] = {}
+    claims: dict[str, list[int]] = {}
     for path, body in files.items():
         points = points_of(body, left_out.get(path, ()))
         hit = {number for number, _ in arcs[path]}
@@ -164,8 +168,9 @@ def _counted(files: dict[str, bytes], arcs: Arcs, left_out: dict[str, list[tuple
             lines[point.line] = lines.get(point.line, False) or number in hit
         run[path] = sorted(line for line, is_run in lines.items() if is_run)
         missing[path] = sorted(line for line, is_run in lines.items() if not is_run)
-    missing, run = ({path: found for path, found in lines.items() if found} for lines in (missing, run))
-    return Measured(totals[0], totals[1], totals[2], totals[3], missing, run)
+        claims[path] = sorted(number for number in hit if not points[number].is_branch)
+    missing, run, claims = ({path: found for path, found in lines.items() if found} for lines in (missing, run, claims))
+    return Measured(totals[0], totals[1], totals[2], totals[3], missing, run, claims)
 
 
 def _main() -> None:

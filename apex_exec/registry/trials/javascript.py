@@ -1,9 +1,9 @@
 """Runs and proves the tests of a JavaScript bundle.
 
 What is loaded into the jail was given counters here, so the plugin has no say in what is counted. A run's counts are
-the word of the code that was tested. A line is proven by a run of its own: in the line's place stands a call of a
-function whose name nobody in the jail can know, and which ends the process with a status that nobody in the jail knows.
-A process that ends with it has come to the line.
+the word of the code that was tested. A statement is proven by a run of its own: in its counter's place stands a call of
+a function whose name nobody in the jail can know, and which ends the process with a status that nobody in the jail
+knows. A process that ends with it has come to the statement. (Lines would prove little: a plugin may stand on one.)
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ KIT, TRAP = "/kit/", "/trap"
 FIRST_STATUS, STATUSES = 64, 128
 """The statuses that a trap may end the process with; a process of ours that fails ends with a lower one."""
 TRIES = 3
-"""A line that was not executed is tried this often before its claim counts as false, since tests may be random."""
+"""A statement that was not executed is tried this often before its claim counts as false, since tests may be random."""
 _NODE_TEST = b"""export { test, test as default, it, describe, suite, before, after, beforeEach, afterEach, mock, skip,
 todo, only, run, snapshot } from "apex:tests";
 """
@@ -67,35 +67,34 @@ def counted(files: dict[str, bytes], sources: Iterable[str],
     return made
 
 
-def trapped(files: dict[str, bytes], sources: Iterable[str], path: str, line: int, status: int,
+def trapped(files: dict[str, bytes], sources: Iterable[str], path: str, number: int, status: int,
             left_out: Mapping[str, Ranges] = MappingProxyType({})) -> dict[str, bytes]:
-    """The same with traps in place of the counters of one line."""
+    """The same with a trap in place of one counter."""
     made = counted(files, sources, left_out)
-    word, parts = _word("t"), left_out.get(path, ())
-    here = frozenset(number for number, point in enumerate(points_of(files[path], parts)) if point.line == line)
-    made[path] = with_counters(files[path], path, _word("c"), here, word, parts).source
+    word = _word("t")
+    made[path] = with_counters(files[path], path, _word("c"), frozenset({number}), word, left_out.get(path, ())).source
     made[TRAP] = msgspec.msgpack.encode((path, word, status))
     return made
 
 
 def prove(runner: Runner, request: Request, *, now: Callable[[], float] = time.monotonic) -> Proof:
-    """Proves lines in random order, one a run, until the time is over, or until a claim turns out to be false.
+    """Proves counters in random order, one a run, until the time is over, or until a claim turns out to be false.
     Blocks."""
-    waiting = [(path, line) for path, lines in request.points.items() for line in sorted(set(lines))]
+    waiting = [(path, number) for path, numbers in request.points.items() for number in sorted(set(numbers))]
     secrets.SystemRandom().shuffle(waiting)
     proof = Proof(claimed=len(waiting))
     end = now() + request.proof_seconds
-    for path, line in waiting:
+    for path, number in waiting:
         if now() >= end and proof.proven >= request.proofs_min:
             break
-        if not any(_comes_to(runner, request, path, line) for _ in range(TRIES)):
-            proof.path, proof.line = path, line
+        if not any(_comes_to(runner, request, path, number) for _ in range(TRIES)):
+            proof.path, proof.line = path, points_of(request.files[path])[number].line
             break
         proof.proven += 1
     return proof
 
 
-def _comes_to(runner: Runner, request: Request, path: str, line: int) -> bool:
+def _comes_to(runner: Runner, request: Request, path: str, number: int) -> bool:
     status = FIRST_STATUS + secrets.randbelow(STATUSES)
-    _, how = runner.run(trapped(request.files, request.sources, path, line, status, request.left_out))
+    _, how = runner.run(trapped(request.files, request.sources, path, number, status, request.left_out))
     return how == f"status {status}"

@@ -33,7 +33,8 @@ _START_SECONDS = 60.0
 
 
 class Request(msgspec.Struct):
-    """What the child process is asked for. ``points`` maps a path to the lines that are to be proven."""
+    """What the child process is asked for. ``points`` maps a path to the lines, in JavaScript to the
+    counters, that are to be proven."""
 
     plugin: str
     version: str
@@ -72,7 +73,7 @@ class Run(msgspec.Struct):
 
 
 class Proof(msgspec.Struct):
-    """How many of the claimed lines were seen to be executed, and the first that was not ("" and 0 if there is none).
+    """How many of the claims were seen to be true, and the first line whose claim was not ("" and 0 if there is none).
 
     ``limit``: why nothing could be proven here ("" where it could).
     """
@@ -110,8 +111,9 @@ def run_tests(bundle: Bundle, settings: Settings, *, run_seconds: float = RUN_SE
 def prove(bundle: Bundle, settings: Settings, lines: dict[str, list[int]], *, run_seconds: float = RUN_SECONDS_MAX,
           proof_seconds: float = PROOF_SECONDS_MAX, proofs_min: int = PROOFS_MIN,
           left_out: LeftOut = NOTHING) -> Proof:
-    """Watches from outside whether claimed lines are executed, several lines a run. Blocks for up to ``proof_seconds``,
-    or longer if ``proofs_min`` lines take longer. Raises Refusal("tests_not_jailed")."""
+    """Watches from outside whether what is claimed (``Measured.claims``) is executed, in Python several lines a run.
+    Blocks for up to ``proof_seconds``, or longer if ``proofs_min`` of them take longer. Raises
+    Refusal("tests_not_jailed")."""
     request = msgspec.structs.replace(_request(bundle, settings, run_seconds, left_out), points=lines,
                                       proof_seconds=proof_seconds, proofs_min=proofs_min)
     found = _ask(request, proof_seconds + 3 * proofs_min * run_seconds).proof

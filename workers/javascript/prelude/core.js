@@ -11,7 +11,8 @@
   const { isFinite } = Number;
   const { captureStackTrace } = Error;
   const { keys, hasOwn, getPrototypeOf, defineProperty, freeze, prototype: objectPrototype } = Object;
-  const { apply } = Reflect;
+  const { apply, construct } = Reflect;
+  const { toStringTag } = Symbol;
   const uncurried = (f) => Function.prototype.call.bind(f);
   const then = uncurried(Promise.prototype.then), resolved = Promise.resolve.bind(Promise);
   const MapHere = Map, SetHere = Set, PromiseHere = Promise, DateHere = Date, BytesHere = Uint8Array, ErrorHere = Error;
@@ -21,7 +22,7 @@
   const mapGet = uncurried(Map.prototype.get), mapSet = uncurried(Map.prototype.set);
   const mapDelete = uncurried(Map.prototype.delete);
   const timeOf = uncurried(Date.prototype.getTime), isoOf = uncurried(Date.prototype.toISOString);
-  const includes = uncurried(String.prototype.includes), slice = uncurried(String.prototype.slice);
+  const includes = uncurried(String.prototype.includes), indexOf = uncurried(String.prototype.indexOf), slice = uncurried(String.prototype.slice);
   const codeAt = uncurried(String.prototype.charCodeAt), wellFormed = uncurried(String.prototype.toWellFormed);
   const split = uncurried(String.prototype.split), endsWith = uncurried(String.prototype.endsWith);
   const join = uncurried(Array.prototype.join);
@@ -47,17 +48,20 @@
     : value instanceof PromiseHere ? "Promise" : value instanceof RegExpHere ? "RegExp"
     : value instanceof ErrorHere ? "Error" : value instanceof WeakMap ? "WeakMap" : "WeakSet";
 
-  // Walks over a value to find what JSON.stringify cannot tell, or where it is. Throws NotAValue.
-  function look(value, path, depth) {
+  // Walks over a value to find what JSON.stringify cannot tell, or where it is. `isItem`: it stands in an array, where
+  // nothing can be left out. `isFinal`: a toJSON returned it, so JSON.stringify does not ask it for a toJSON again. Throws
+  // NotAValue.
+  function look(value, path, depth, isItem, isFinal) {
     switch (typeof value) {
       case "string": case "boolean": return;
+      case "undefined":
+        if (isItem) throw new NotAValue(path, "undefined in an array: return null");
+        return;
       case "number":
         if (!isFinite(value)) throw new NotAValue(path, "the number " + value + ": return null");
         return;
-      case "undefined":
-        if (endsWith(path, "]")) throw new NotAValue(path, "undefined in an array: return null");
-        return;
       case "bigint":
+        if (isFinal) throw new NotAValue(path, "a BigInt that toJSON returned: return Number(value) there");
         if (value > INTEGER_MAX || value < -INTEGER_MAX) tooLarge(path);
         return;
       case "object": break;
@@ -66,24 +70,48 @@
     if (value === null) return;
     if (depth > DEPTH_MAX) throw new NotAValue(slice(path, 0, 200), "nested deeper than " + DEPTH_MAX + " levels, or in a circle");
     if (isArray(value)) {
-      for (let i = 0; i < value.length; i++) look(value[i], path + "[" + i + "]", depth + 1);
+      for (let i = 0; i < value.length; i++) look(value[i], path + "[" + i + "]", depth + 1, true, false);
       return;
     }
+    if (isFinal && mapGet(ours, value.toJSON))
+      throw new NotAValue(path, "what toJSON returned is no plain data: JSON.stringify would empty it");
     if (value instanceof DateHere) {
       const time = timeOf(value);
       if (time !== time) throw new NotAValue(path, "an invalid Date: return null");
       return;
     }
     if (value instanceof BufferHere || isView(value)) return;
-    if (value instanceof NumberHere || value instanceof StringHere || value instanceof BooleanHere)
-      throw new NotAValue(path, "a number, string or boolean as an object: write value.valueOf()");
+    if (value instanceof NumberHere) { look(+value, path, depth + 1, isItem, true); return }
+    if (value instanceof StringHere || value instanceof BooleanHere) return;
     if (value instanceof MapHere || value instanceof SetHere || value instanceof PromiseHere
         || value instanceof RegExpHere || value instanceof ErrorHere || value instanceof WeakMap || value instanceof WeakSet)
       if (!hasOwnToJSON(value)) refuse(path, kindOf(value));
-    if (hasOwnToJSON(value)) { look(value.toJSON(""), path, depth + 1); return }
+    if (!isFinal && hasOwnToJSON(value)) { look(value.toJSON(""), path, depth + 1, isItem, true); return }
     const names = keys(value);
-    for (let i = 0; i < names.length; i++) look(value[names[i]], path + "." + slice(names[i], 0, 64), depth + 1);
+    if (names.length === 0) refuseEmptied(value, path);
+    for (let i = 0; i < names.length; i++) {
+      const item = value[names[i]];
+      if (typeof item !== "symbol") look(item, path + "." + slice(names[i], 0, 64), depth + 1, false, false);
+    }
   }
+  // Iterators, generators, a Response, a WeakRef: JSON.stringify finds nothing in them and writes {}. An object of the
+  // plugin's own class that has nothing to show is no such thing.
+  function refuseEmptied(value, path) {
+    const made = getPrototypeOf(value), kind = value[toStringTag];
+    if (made === objectPrototype || made === null || typeof kind !== "string") return;
+    const instead = endsWith(kind, "Iterator") || kind === "Generator" || kind === "URLSearchParams"
+      ? "write [...value]" : "return plain data";
+    throw new NotAValue(path, "an object of the kind " + slice(kind, 0, 64) + ", which cannot be carried: " + instead);
+  }
+  // JSON.stringify writes null for NaN, and {} for what it finds nothing in. Whether either can have happened: not where
+  // the one {} is the metadata that most hooks leave empty.
+  function mayHideSomething(text, value) {
+    if (includes(text, "null")) return true;
+    const at = indexOf(text, "{}");
+    return at >= 0 && (at !== text.length - "{}}}".length || !isEmpty(value.metadata));
+  }
+  const isEmpty = (value) => typeof value === "object" && value !== null && getPrototypeOf(value) === objectPrototype
+    && value.toJSON === undefined && keys(value).length === 0;
   // Whether `look` might find something: a shorter walk without paths, which every result that holds a null takes.
   function mayBeLost(value, depth) {
     const kind = typeof value;
@@ -100,7 +128,7 @@
     const names = keys(value);
     for (let i = 0; i < names.length; i++) {
       const item = value[names[i]];
-      if (item !== undefined && mayBeLost(item, depth + 1)) return true; // undefined is left out, as JSON does
+      if (item !== undefined && typeof item !== "symbol" && mayBeLost(item, depth + 1)) return true; // both are left out
     }
     return false;
   }
@@ -110,12 +138,12 @@
   };
 
   // JSON.stringify of the engine does the work. What it would quietly change is caught by a toJSON of those classes,
-  // which acts only while we encode; NaN and undefined in arrays come out as null, so a text with "null" in it is
-  // looked at once more.
+  // which acts only while we encode, and only if JSON.stringify calls it (with a key): a getter or a toJSON of the plugin
+  // may call it, too. What JSON.stringify writes as null or {} is looked at once more.
   const ours = new MapHere();
   let encoding = false;
   const catchIn = (prototype, encoded, plain) => {
-    const toJSON = { toJSON(key) { return encoding ? encoded(this) : plain(this, key) } }.toJSON;
+    const toJSON = { toJSON(key) { return encoding && key !== undefined ? encoded(this) : plain(this, key) } }.toJSON;
     mapSet(ours, toJSON, true);
     hide(prototype, "toJSON", toJSON);
   };
@@ -142,18 +170,29 @@
   }
   catchIn(Function.prototype, () => refuse("$", "function"), () => undefined);
 
-  // `value` as JSON inside `around`, which begins with what the worker is told. Throws NotAValue.
+  // The plugin's own JSON.stringify, which a getter or a toJSON may call while we encode. Its text is the plugin's, so no
+  // mark of ours may be in it.
+  hide(JSON, "stringify", { stringify(value, replacer, space) {
+    if (!encoding) return stringify(value, replacer, space);
+    encoding = false;
+    try { return stringify(value, replacer, space) } finally { encoding = true }
+  } }.stringify);
+
+  // `value` as JSON inside `around`, which begins with what the worker is told. Throws NotAValue. A getter that makes an
+  // API call comes here while we encode.
   function encoded(around, value) {
+    if (typeof value === "symbol") refuse("$", "symbol");
+    const outer = encoding;
     let text;
     encoding = true;
     try { text = stringify(around) } catch (error) {
       encoding = false;
       if (error === null || error instanceof InternalErrorHere) throw error;
-      look(value, "$", 0);
+      look(value, "$", 0, false, false);
       if (error instanceof NotAValue || !(error instanceof TypeErrorHere || error instanceof RangeError)) throw error;
       throw new NotAValue("$", StringHere(error.message));
-    } finally { encoding = false }
-    if (includes(text, "null") && mayBeLost(value, 0)) look(value, "$", 0);
+    } finally { encoding = outer }
+    if (mayHideSomething(text, value) && mayBeLost(value, 0)) look(value, "$", 0, false, false);
     return text;
   }
 
@@ -227,7 +266,7 @@
   // What the worker is told of something thrown. Its text and its stack may be lies; only their size is bounded.
   function told(error) {
     if (error === null) return OUT_OF_MEMORY; // what the engine throws if there is no room for an error
-    if (error instanceof NotAValue) return message({ __proto__: null, k: "v", path: slice(error.path, 0, 200), why: StringHere(error.message) });
+    if (error instanceof NotAValue) return message({ __proto__: null, k: "v", path: slice(error.path, 0, 200), why: slice(StringHere(error.message), 0, 1000) });
     try {
       if (error instanceof InvalidOutput && error.code === "invalid_output") {
         const place = pathOf(StringHere(error.message));
@@ -371,6 +410,36 @@
   };
   for (const name in TIMERS) { internals[name] = TIMERS[name]; hide(globalThis, name, TIMERS[name]) }
 
+  // ------------------------------------------------------------------ what the engine runs by itself
+  const microtask = globalThis.queueMicrotask, Registry = FinalizationRegistry;
+  const AS_GLOBALS = {
+    // What the callback throws fails the call, as in a timer.
+    queueMicrotask(call) {
+      if (typeof call !== "function") throw new TypeErrorHere("the callback is not a function");
+      const mine = running;
+      microtask(() => { try { call() } catch (error) { fail(mine, error) } });
+    },
+    // A finalizer may come up in any later call. It runs at that call's end, where `plugin.api` is nobody's, and what it
+    // throws fails nobody.
+    FinalizationRegistry: function (callback) {
+      if (new.target === undefined) throw new TypeErrorHere("a FinalizationRegistry is made by new");
+      if (typeof callback !== "function") throw new TypeErrorHere("the callback is not a function");
+      return construct(Registry, [(held) => {
+        const one = { callback, held, next: null };
+        if (finalized === null) finalized = one; else lastFinalized.next = one;
+        lastFinalized = one;
+      }], new.target);
+    },
+  };
+  let finalized = null, lastFinalized = null;
+  for (const name in AS_GLOBALS) hide(globalThis, name, AS_GLOBALS[name]);
+  defineProperty(FinalizationRegistry, "prototype", { __proto__: null, value: Registry.prototype, writable: false });
+  hide(Registry.prototype, "constructor", FinalizationRegistry);
+  // Frames of a stack give the functions that run, and ours are below the plugin's.
+  Error.prepareStackTrace = (_error, frames) => frames;
+  hide(getPrototypeOf(new Error("").stack[0]), "getFunction", { getFunction() {} }.getFunction);
+  Error.prepareStackTrace = undefined;
+
   // ------------------------------------------------------------------ the platform's API
   const CARRIED = { __proto__: null, renderWidget: true, emit: true, call: true };
   let running = null; // the call that runs; null between calls
@@ -466,7 +535,7 @@
     if (mine !== running || answer !== "") return;
     try { answer = encoded({ __proto__: null, k: "r", v: value }, value) } catch (error) { answer = told(error) }
   };
-  const fail = (mine, error) => { if (mine === running && answer === "") answer = told(error) };
+  const fail = (mine, error) => { if (mine !== null && mine === running && answer === "") answer = told(error) };
   // What there is to do, as JSON. k is "a": make an API call (number, method, params) · "r", "v" or "x": what came of it
   // all: a value, no value (path, why), or something thrown · "w": wait for replies, if there are any, and for the next
   // timer (in ms; −1: there is none) · "l": run the jobs and ask again · "n": nothing can happen any more.
@@ -527,9 +596,16 @@
         }
         succeed(mine, value);
       } catch (error) { fail(mine, error) }
-      return asked === null && answer.length < SHORT ? answer : "";
+      return asked === null && timers === null && unanswered === 0 && answer.length < SHORT ? answer : "";
     },
     step,
+    // The end of a call that was not answered at once: finalizers run, those that they bring about when it is called again.
+    rest() {
+      end();
+      let one = finalized;
+      finalized = lastFinalized = null;
+      for (; one !== null; one = one.next) try { apply(one.callback, undefined, [one.held]) } catch { /* nobody's */ }
+    },
     settle(number, ok, text, marked) {
       const call = mapGet(waiting, number);
       if (call === undefined) return;

@@ -147,6 +147,8 @@ class FileScan:
             yield from self._runs(node, "Function", arguments)
         elif _RUNNER.fullmatch(name):
             yield from self._runs(node, name, arguments)
+        elif name.endswith(".constructor") and node.type == "call_expression" and any(map(tree.string, arguments)):
+            yield from self._runs(node, name, arguments)  # x.at.constructor("…"): only functions' maker is called so
         elif name in ("setTimeout", "setInterval"):
             if arguments and tree.string(arguments[0]):
                 yield from self._runs(node, name, arguments[:1])

@@ -18,7 +18,18 @@ from tree_sitter import Node
 
 from apex_exec.registry.scan.python.names import DEPTH_MAX, FOLDED_MAX, VALUES_MAX, Folded
 
-_PARSER = tree_sitter.Parser(tree_sitter.Language(tree_sitter_javascript.language()))
+_LANGUAGE = tree_sitter.Language(tree_sitter_javascript.language())
+_PARSER = tree_sitter.Parser(_LANGUAGE)
+_DIVISIONS = tree_sitter.Query(_LANGUAGE, """
+    (binary_expression left: (arrow_function body: (statement_block)) operator: "/" @arrow)
+    (binary_expression left: [(function_expression) (generator_function) (class)] operator: "/" @function)
+""")
+"""Divisions of a function. That of an arrow function, or of a default export, is none to the engine."""
+REREAD_MAX = 8
+"""How often a source is parsed again because of such a division, which takes a second for the largest."""
+COMMENTS_READ_MAX = 4
+"""How often all of a source may be read as comments behind its closing braces before the question is left to the tree:
+in a hostile source each brace may be followed by megabytes of them."""
 NODES_MAX = 1_500_000
 """The most nodes of one file; 2 MiB of minified source have about 1,000,000."""
 WALKED_MAX = 1000
@@ -33,7 +44,7 @@ DECODERS = frozenset({"atob", "unescape", "decodeURIComponent", "decodeURI", "fe
                       "String.fromCodePoint", "Uint8Array.fromBase64", "Uint8Array.fromHex", "Buffer.from"})
 _DECODING = frozenset({"fromCharCode", "fromCodePoint", "fromBase64", "fromHex", "decode", "reverse", "text", "fetch"})
 """Methods whose result is text that the source does not show."""
-_ESCAPE = re.compile(r"\\(?:u\{([0-9a-fA-F]{1,6})\}|u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|(\r\n|.))", re.DOTALL)
+_ESCAPE = re.compile(r"\\(?:u\{0*([0-9a-fA-F]{1,6})\}|u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|(\r\n|.))", re.DOTALL)
 _ESCAPED = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f", "v": "\v", "0": "\0", "\n": "", "\r\n": ""}
 
 Range = tuple[int, int]
@@ -60,6 +71,13 @@ WANTED = frozenset({
 
 
 _CLAUSE = re.compile(rb"\b(?:im|ex)port\s*(?:[\w$]+\s*,\s*)?\{[^{}();=:]*\}|\bexport\s*\*\s*as\s+\w+")
+_FIRST_LINE = re.compile(rb"\A(?:\xef\xbb\xbf)?#!.*?(?=[\n\r]|\xe2\x80[\xa8\xa9]|\Z)", re.DOTALL)
+"""A line for a shell. tree-sitter ends it at a line feed only, and the engine at whatever ends a line of JavaScript."""
+_BRACE, _BLANKS = re.compile(rb"\}[\s\x80-\xff]*/"), re.compile(rb"[\s\x80-\xff]*")
+_LINE_END, _COMMENT_END = re.compile(rb"[\n\r]|\xe2\x80[\xa8\xa9]"), re.compile(rb"\*/")
+_REGEX = re.compile(
+    rb"/(?:[^/\\\[\n\r\xe2]|\\[^\n\r]|\[(?:[^\]\\\n\r]|\\[^\n\r])*\]|\xe2(?!\x80[\xa8\xa9]))+/")
+"""A regular expression where one begins."""
 _RESERVED = re.compile(
     rb"\b(?:break|case|catch|class|const|continue|debugger|delete|do|else|enum|extends|false|finally|for|function|if|"
     rb"import|in|instanceof|new|null|return|super|switch|this|throw|true|try|typeof|var|void|while|with)\b")
@@ -69,9 +87,63 @@ def parse(source: bytes) -> Node:
     """The root of the source's tree. ``has_error`` says that it is not JavaScript.
 
     tree-sitter-javascript 0.25 takes no reserved word as the outer name of an import or export, although ``export {
-    f as catch }`` is the language. So it is given such words as other words of their length, and every position stays.
+    f as catch }`` is the language. So it is given such words as other words of their length, a first line for a shell
+    as blanks, and every position stays.
+
+    After the end of an arrow function on the line before, ``/a/`` is a regular expression, and tree-sitter takes it for
+    a division, so that it would read ``/a//b`` as a comment from there on. Such an expression is given as a word.
     """
-    return _PARSER.parse(_CLAUSE.sub(_without_reserved, source)).root_node
+    plain = _FIRST_LINE.sub(lambda line: b" " * len(line[0]), source)
+    plain = _CLAUSE.sub(_without_reserved, plain)
+    for _ in range(REREAD_MAX):
+        root = _PARSER.parse(plain).root_node
+        found = _first_false_division(root) if _may_have_false_divisions(plain) else None
+        if found is None or (regex := _REGEX.match(plain, found)) is None:
+            return root
+        plain = plain[:found] + b"_" * len(regex[0]) + plain[regex.end():]
+    return _PARSER.parse(b"(").root_node  # no honest source has so many
+
+
+def _may_have_false_divisions(source: bytes) -> bool:
+    """Whether a slash that begins no comment stands behind a closing brace, with blanks and comments between them."""
+    left = COMMENTS_READ_MAX * len(source)
+    for brace in _BRACE.finditer(source):
+        at = brace.end() - 1
+        while source[at : at + 1] == b"/":
+            kind = source[at + 1 : at + 2]
+            if kind == b"/":
+                end = _LINE_END.search(source, at)
+            elif kind == b"*":
+                end = _COMMENT_END.search(source, at + 2)
+            else:
+                return True
+            left -= (end.end() if end else len(source)) - at
+            if left < 0:
+                return True
+            if end is None:
+                break
+            at = end.end()
+            if blanks := _BLANKS.match(source, at):
+                at = blanks.end()
+    return False
+
+
+def _first_false_division(root: Node) -> int | None:
+    """Where the first division is that the engine takes for the beginning of a regular expression."""
+    found = tree_sitter.QueryCursor(_DIVISIONS).captures(root)
+    places = [node.start_byte for node in found.get("arrow", ())]
+    places += [node.start_byte for node in found.get("function", ()) if _is_exported(node)]
+    return min(places, default=None)
+
+
+def _is_exported(division: Node) -> bool:
+    """Whether what is divided is a default export: a declaration, which ends with its body."""
+    at = division.parent
+    while at is not None and at.parent is not None and at.parent.type != "export_statement":
+        if at.parent.start_byte != at.start_byte:
+            return False
+        at = at.parent
+    return at is not None and at.parent is not None and at.parent.child_by_field_name("value") == at
 
 
 def _without_reserved(clause: re.Match[bytes]) -> bytes:
@@ -114,7 +186,7 @@ class Tree:
             return ""
         begin = node.start_byte  # as `text`, without a call: this is done for every name of a file
         text = self.source[begin:min(node.end_byte, begin + NAME_BYTES_MAX)].decode("utf-8", "replace")
-        return unescaped(text) if "\\" in text else text
+        return unescaped(self.text(node, node.end_byte)) if "\\" in text else text  # \u{000…065} may be long
 
     def first_error(self) -> Node:
         """Where the parser met what is not JavaScript."""
