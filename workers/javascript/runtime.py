@@ -381,10 +381,10 @@ class JavaScript:
                 raise self._out_of_memory() from None
             raise Thrown("InternalError", text_of(error).partition("\n")[0]) from None
         finally:
-            if self._realm.engine.rejected:
-                self._tell_rejected()
             if not is_over:
                 self._rest()
+            if self._realm.engine.rejected:  # by what was left to run, too: the next call has no part in it
+                self._tell_rejected()
 
     def _tell_rejected(self) -> None:
         """Writes one line to the plugin's log about the promises that were rejected and that nobody has handled."""
