@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
+from apex_exec.client.errors import Busy
 from apex_exec.errors import Refusal
 from apex_exec.registry.bundles.manifest import parse_manifest
 from tests.support.daemon import Daemon
@@ -35,6 +37,7 @@ ACTIONS = {"count": COUNT, "fail": "() => { globalThis.left = 9; throw new Error
            "memory": "() => { const a = []; for (;;) a.push(new Uint8Array(65536)) }"}
 CALLS, MANY_CALLS = 300, 3000
 GROWTH_BYTES_MAX = 1_000_000
+BUSY_SECONDS_MAX = 30
 
 
 @pytest.fixture(scope="module", params=["manifest", pytest.param("operator", marks=pytest.mark.slow)])
@@ -54,7 +57,16 @@ def daemon(request: pytest.FixtureRequest) -> Iterator[Daemon]:
 
 
 def run(daemon: Daemon, plugin: str, action: str) -> Any:
-    return daemon.invoke(plugin, "onActionExecute", {"action": action, "context": {}}, deadline_ms=60_000)["result"]
+    """The hook's result. A busy machine's ledger refuses a call now and then, of which nothing was run."""
+    due = time.monotonic() + BUSY_SECONDS_MAX
+    while True:
+        try:
+            return daemon.invoke(plugin, "onActionExecute", {"action": action, "context": {}},
+                                 deadline_ms=60_000)["result"]
+        except Busy:
+            if time.monotonic() > due:
+                raise
+            time.sleep(0.2)
 
 
 def test_every_call_has_an_engine_of_its_own_where_that_is_asked_for(daemon: Daemon) -> None:

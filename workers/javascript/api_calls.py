@@ -59,7 +59,7 @@ class ApiCalls:
             self._queue.append((number, method, raw))
 
     def refuse(self, text: str, error: NotAValue) -> None:
-        """Rejects the promise of the call ``text``, which is no value for the reason ``error``."""
+        """Rejects the promise of the API call ``text``, whose parameters cannot be carried: ``error`` says why."""
         self._refuse(float(text[len(API_CALL):].partition(",")[0]), error)
 
     def _refuse(self, number: float, error: NotAValue) -> None:

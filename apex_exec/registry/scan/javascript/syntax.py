@@ -101,7 +101,7 @@ def parse(source: bytes) -> Node:
         if found is None or (regex := _REGEX.match(plain, found)) is None:
             return root
         plain = plain[:found] + b"_" * len(regex[0]) + plain[regex.end():]
-    return _PARSER.parse(b"(").root_node  # no honest source has so many
+    return _PARSER.parse(b"(").root_node  # an honest source has one or two
 
 
 def _may_have_false_divisions(source: bytes) -> bool:
