@@ -628,3 +628,16 @@ def test_ends_of_one_user_do_not_delay_the_next_worker_and_what_is_kept_of_users
     for number in range(1000):
         users.ended(f"u{number}", "onDataFetch", told.now_ns)
     assert len(users.known) == PAIRS_MAX
+
+
+def test_a_cancel_gives_a_call_that_is_over_its_deadline_no_more_time() -> None:
+    told = Told()
+    told.call()
+    told.ready(1)
+    told.started[1] = 2
+    late = told.call(deadline_ms=1)
+    told.passed(5)
+    told.answer(1, 0)  # the call behind has begun by its deadline, as far as anyone can know
+    told.passed(60)
+    told.tell(ev.CancelRequested(late))
+    assert of(told.passed(45), act.KillWorker), "100 ms after it became the oldest, whoever cancelled it meanwhile"

@@ -146,7 +146,7 @@ class Calls:
             call.move("cancelled")
             for worker in (slot.worker, slot.successor) if slot is not None else ():
                 if worker is not None and worker.state in AT_WORK and worker.link and worker.link[0] is call:
-                    self._workers.occupy(worker, step.now_ns)
+                    self._workers.hurry(worker, step.now_ns)
             return
         self._take_from_queue(call)
         self._verdicts.never_ran(call, ("CANCELLED", CANCELLED, {}), step)

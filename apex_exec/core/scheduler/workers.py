@@ -81,6 +81,16 @@ class Workers:
         if due_ns < worker.armed_ns:
             self._timers.arm(worker, due_ns)
 
+    def hurry(self, worker: Worker, now_ns: int) -> None:
+        """The oldest unanswered call was cancelled: it keeps the worker for a short while at most, and never for longer
+        than it might have without that."""
+        due_ns = now_ns + CANCEL_GRACE_NS
+        if due_ns < worker.due_ns:
+            worker.due_ns = due_ns
+            worker.had_grace = False
+            if due_ns < worker.armed_ns:
+                self._timers.arm(worker, due_ns)
+
     def stop(self, worker: Worker, reason: str, step: Step) -> None:
         """Lets an idle worker leave by itself. It is taken out of its slot: the next call gets another worker."""
         worker.move("stopping")

@@ -11,7 +11,7 @@ from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.sql.allowed import COUNT_MAX, FORMAT_CHARACTERS_MAX, UNITS, Form, instead_of
 from apex_exec.gateway.sql.dialect import OPERATOR
 from apex_exec.gateway.sql.growth import HELD_BYTES_MAX, ROW_BYTES
-from apex_exec.gateway.sql.writer import Writer, form_of, node_name, refuse, rule
+from apex_exec.gateway.sql.writer import Writer, form_of, node_name, refuse, rule, shared
 
 FRAME_ROWS_MAX = 10_000
 """The longest frame that moves: some aggregates are computed anew for every row of it."""
@@ -62,6 +62,7 @@ def _wrapped(w: Writer, form: Form, node: Any, suffix: str) -> str:
     return form.postgres.format(*parts, name=name, unit=unit) + suffix
 
 
+@shared
 def qualified(form: Form) -> str:
     """The function's name in PostgreSQL: its own function, whatever the platform has defined by that name."""
     return form.name if form.name in _SYNTAX else f"pg_catalog.{form.name}"
@@ -73,6 +74,7 @@ def _on_sqlite(w: Writer, form: Form, node: Any) -> str:
     return f"{form.sqlite}({arguments(w, form, node)})"
 
 
+@shared
 def arguments(w: Writer, form: Form, node: Any) -> str:
     """The arguments of a call, written."""
     given = node.expressions
@@ -195,6 +197,7 @@ def _window(w: Writer, node: Any) -> str:
     return _with_filter(w, node.this, over)
 
 
+@shared
 def window(w: Writer, node: Any) -> str:
     """What stands in the brackets of OVER, or of a named window."""
     parts = []

@@ -125,6 +125,8 @@ class Rule(Struct, frozen=True):
 
 
 RULES: dict[type, Rule] = {}
+SHARED: dict[str, Callable[..., str]] = {}
+"""What a file of rules writes for the writer, too, by the function's name: that file imports this one."""
 
 
 def rule(kinds: str, parts: str = "") -> Callable[[Callable[[Writer, Any], str]], Callable[[Writer, Any], str]]:
@@ -136,6 +138,12 @@ def rule(kinds: str, parts: str = "") -> Callable[[Callable[[Writer, Any], str]]
         return write
 
     return register
+
+
+def shared(write: Callable[..., str]) -> Callable[..., str]:
+    """Registers a function that the writer calls by its name in SHARED."""
+    SHARED[write.__name__] = write
+    return write
 
 
 class Recursion:
@@ -448,13 +456,11 @@ class Writer:
         return f"DISTINCT ON ({self.all(on.expressions if type(on) is exp.Tuple else [on.this])}) "
 
     def _named_window(self, node: Any) -> str:
-        from apex_exec.gateway.sql.functions import window
-
         if type(node) is not exp.Window:
             raise refuse("this WINDOW", "", node)
         self.only(node, "this", "partition_by", "order", "spec", "alias")
         self.sorted(node)
-        return f"{self.name(node.this)} AS ({window(self, node)})"
+        return f"{self.name(node.this)} AS ({SHARED['window'](self, node)})"
 
     def _group(self, node: Any) -> str:
         self.only(node, "expressions")
@@ -659,8 +665,6 @@ class Writer:
 
     def _rows(self, call: Any, given: str | None, columns: list[str], ordinality: Any) -> str:
         """A function in FROM. A plugin's own function names never get here: only those of the kind ``rows``."""
-        from apex_exec.gateway.sql.functions import arguments, qualified
-
         self.only(call, "this", "expressions")
         form = form_of(call)
         if form is None or form.kind != "rows":
@@ -677,7 +681,7 @@ class Writer:
             raise ApiFailure("sql_syntax", f"{form.name} has {len(names)} columns, and the alias names {len(columns)}")
         quoted = [self.quoted(COLUMN_PREFIX + name) for name in names]
         self._joined += 1
-        called = f"{qualified(form)}({arguments(self, form, call)})"
+        called = f"{SHARED['qualified'](form)}({SHARED['arguments'](self, form, call)})"
         if form.name != "generate_series":
             return (f"LATERAL {called}{' WITH ORDINALITY' * bool(ordinality)} AS "
                     f"{self.source_name(word)}({', '.join(quoted)})")
