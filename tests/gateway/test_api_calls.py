@@ -102,6 +102,7 @@ def folder() -> Iterator[Path]:
 def daemon(folder: Path) -> Iterator[Daemon]:
     plugins = folder / "plugins"
     bundle(plugins, "caller", ALL, data=NAMED, network={"allow": ["app.localhost"]}, limits={"networkPerMinute": 3})
+    bundle(plugins, "paced", ALL, data=NAMED, network={"allow": ["app.localhost"]}, limits={"networkPerMinute": 3})
     bundle(plugins, "awaiter", ALL, is_async=True, data=NAMED)
     bundle(plugins, "poor", [], data=NAMED)
     bundle(plugins, "leftover", ["data:read"], LEFTOVER, data=NAMED)
@@ -230,18 +231,18 @@ def test_without_a_permission_every_call_is_denied_and_on_record(daemon: Daemon,
 
 
 def test_the_rate_is_the_plugins_and_refused_tries_are_on_record(daemon: Daemon, client: Client) -> None:
-    got = run(client, "caller", *[("fetch", {"url": "http://app.localhost:9/"})] * 5)
+    got = run(client, "paced", *[("fetch", {"url": "http://app.localhost:9/"})] * 5)
     assert [one["code"] for one in got] == ["fetch_failed"] * 3 + ["rate_limited"] * 2
     assert 0 < got[4]["retry"] <= 60_000 and got[4]["kind"] == "RateLimited"
     payload = {"action": "x", "context": {"steps": [
         {"api": "fetch", "args": {"url": "http://app.localhost:9/"}, "raise": True}]}}
     with pytest.raises(CallError) as failed:
-        client.invoke("caller", "onActionExecute", B, payload)  # another user of the same plugin
+        client.invoke("paced", "onActionExecute", B, payload)  # another user of the same plugin
     assert failed.value.code == "RATE_LIMITED" and 0 < failed.value.reply["details"]["retryAfterMs"] <= 60_000
-    wait_for(lambda: len(records(daemon, "caller", "security.rate_limit")) == 3, 5)
+    wait_for(lambda: len(records(daemon, "paced", "security.rate_limit")) == 3, 5)
     text = daemon.metrics()
-    assert 'rate_limited_total{limit="network",plugin="caller"} 3.0' in text or wait_for(
-        lambda: 'rate_limited_total{limit="network",plugin="caller"} 3.0' in daemon.metrics(), 5) is None
+    assert 'rate_limited_total{limit="network",plugin="paced"} 3.0' in text or wait_for(
+        lambda: 'rate_limited_total{limit="network",plugin="paced"} 3.0' in daemon.metrics(), 5) is None
 
 
 def test_every_call_is_one_event(daemon: Daemon, client: Client) -> None:

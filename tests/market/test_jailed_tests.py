@@ -103,7 +103,7 @@ def test_good_tests_pass_in_the_jail_and_their_coverage_is_proven_line_by_line(t
     assert found["coverage"].passed
     assert found["coverage"].detail == {
         "lines": 17, "linesRun": 17, "branches": 6, "branchesRun": 6, "percent": "100.00", "files": ["plugin.py"],
-        "proven": 17, "provenPercent": "100.00", "claimed": 0, "claimedBranches": 6, "limit": ""}
+        "proven": 17, "provenPercent": "100.00", "claimed": 0, "claimedBranches": 6, "limit": "", "packages": []}
 
 
 @pytest.mark.slow
