@@ -90,7 +90,7 @@ class BaseClient:
         """A queued request. Raises InvalidRequest if it is too large, or not a MessagePack value."""
         id_ = self._next_id
         self._next_id += 1
-        request = Request(id_, protocol.encode({**message, "id": id_}, self.max_message_bytes))
+        request = Request(id_, protocol.encode({"id": id_, **message}, self.max_message_bytes))
         self._requests[id_] = request
         return request
 

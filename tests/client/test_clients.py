@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from apex_exec.client import (
+    AdminClient,
     AsyncClient,
     Busy,
     CallError,
@@ -243,3 +244,13 @@ def test_a_closed_client_has_its_hooks_cancelled(daemon: Daemon) -> None:
         begun = time.monotonic()
         wait_for(lambda: watcher.invoke("echo-c", "onActionExecute", USER, act("echo"))["result"], 5)
         assert time.monotonic() - begun < 4, "the hook went on for its 5 s"
+
+
+def test_the_id_stands_first_so_that_whatever_is_refused_has_an_answer() -> None:
+    """A daemon looks for the id of what it cannot decode among the first values only."""
+    nested: object = 1
+    for depth in range(300):
+        nested = [nested] if depth % 2 else {"a": nested}
+    with Daemon() as daemon, AdminClient(daemon.admin) as client, pytest.raises(CallError) as refused:
+        client.request("plugin.register", {"bundle": b"PK", "manifest": {"limits": nested}}, 10_000)
+    assert refused.value.code == "PAYLOAD_TOO_LARGE"

@@ -193,7 +193,7 @@ export class ApexClient {
     let body: Uint8Array;
     try {
       const bytesMax = message["type"] === "admin" ? ADMIN_MESSAGE_BYTES_MAX : this.maxMessageBytes;
-      body = this.encoded({ ...message, id }, bytesMax);
+      body = this.encoded({ id, ...message }, bytesMax);
     } catch (error) {
       return Promise.reject(error);
     }
