@@ -179,7 +179,9 @@ class ApiCalls:
             running = self._running[call] = _Running(request.plugin, request.user_id, now_ns,
                                                          request.deadline_ns)
             if link.spec.network_allow:
-                self._window(link.spec).present(request.user_id, now_ns)
+                # A canary's limit must not shorten the window of the version that serves.
+                window = self._windows.get(request.plugin) or self._window(link.spec)
+                window.present(request.user_id, now_ns)
         running.calls += 1
         running.bytes += len(message.params)
         if running.calls > CALLS_ABUSE or message.api_id in running.open:

@@ -640,4 +640,4 @@ def test_a_cancel_gives_a_call_that_is_over_its_deadline_no_more_time() -> None:
     told.answer(1, 0)  # the call behind has begun by its deadline, as far as anyone can know
     told.passed(60)
     told.tell(ev.CancelRequested(late))
-    assert of(told.passed(45), act.KillWorker), "100 ms after it became the oldest, whoever cancelled it meanwhile"
+    assert of(told.passed(45), act.KillWorker), "killed 100 ms after the call became the oldest"

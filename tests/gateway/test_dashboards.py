@@ -105,7 +105,9 @@ def same(got: Any, wanted: Any, *, loose: bool) -> bool:
     if isinstance(got, float) and isinstance(wanted, float):
         return math.isclose(got, wanted, rel_tol=1e-12, abs_tol=1e-12)
     numbers = number_of(got), number_of(wanted)
-    return loose and None not in numbers and math.isclose(*numbers, rel_tol=1e-9, abs_tol=1e-9)  # type: ignore[arg-type]
+    if not loose or numbers[0] is None or numbers[1] is None:
+        return False
+    return math.isclose(numbers[0], numbers[1], rel_tol=1e-9, abs_tol=1e-9)
 
 
 def answered(data: Data, text: str, params: list[Any]) -> list[list[Any]]:

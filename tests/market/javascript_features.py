@@ -246,7 +246,7 @@ FAILING = {
     "nobody waits": ('test("p", (t) => { t.test("i", async () => { await new Promise((f) => setTimeout(f, 50)) }) });', "parent"),
     "a suite": ('describe("s", () => { throw new Error("in the suite") });', "in the suite"),
 }
-"""Files that fail under Node and in the jail, and a word of the reason."""
+"""Test files that fail both under Node and in the jail, each with a word that its failure must contain."""
 ABSENT = {
     "mock.module": "test('x', () => { mock.module('./a.js', {}) });",
     "setImmediate": "test('x', (t) => { t.mock.timers.enable({ apis: ['setImmediate'] }) });",

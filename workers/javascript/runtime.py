@@ -393,7 +393,7 @@ class JavaScript:
             if count := realm.engine.take_rejected(REJECTED):
                 realm.reject(float(count))
         except (MemoryError, _Prepared.module.WheelError, _Prepared.module.StackOverflow):
-            return  # the line only informs, and there is no memory for it
+            return  # the warning is left out if there is no memory for it
 
     def _rest(self) -> None:
         """Ends the call in the engine, and runs whatever is still to be run, since in a later call it would act in that

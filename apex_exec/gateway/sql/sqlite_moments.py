@@ -44,11 +44,11 @@ def date_trunc(unit: str, text: str) -> str:
     """The beginning of ``unit``, as a timestamptz is stored. Raises ValueError."""
     at, unit = moment(text), unit.lower()
     if unit == "week":
-        at = (at - timedelta(days=at.weekday())).replace(**_FLOORS["day"])  # type: ignore[arg-type]
+        at = (at - timedelta(days=at.weekday())).replace(**_FLOORS["day"])  # type: ignore[arg-type]  # all are ints
     elif unit == "quarter":
-        at = at.replace(month=(at.month - 1) // 3 * 3 + 1, **_FLOORS["month"])  # type: ignore[arg-type]
+        at = at.replace(month=(at.month - 1) // 3 * 3 + 1, **_FLOORS["month"])  # type: ignore[arg-type]  # all are ints
     elif unit in _FLOORS:
-        at = at.replace(**_FLOORS[unit])  # type: ignore[arg-type]
+        at = at.replace(**_FLOORS[unit])  # type: ignore[arg-type]  # all are ints
     else:
         raise ValueError(f"date_trunc to {unit[:20]!r} is not available on SQLite")
     return at.isoformat(" ")

@@ -151,7 +151,7 @@ def _coverage(bundle: Bundle, run: Run, prove: Callable[[Bundle, Lines], Proof],
     except Refusal as error:
         return Check("coverage", [error.message]), ("", "")
     if steering:  # who can write to the interpreter's memory can have any line executed: seeing it proves nothing
-        proof.proven, proof.limit = 0, f"what was seen is no proof: {steering}"[:LIMIT_CHARACTERS_MAX]
+        proof.proven, proof.limit = 0, f"what was observed proves nothing: {steering}"[:LIMIT_CHARACTERS_MAX]
     proven = Measured(found.lines, proof.proven, 0, 0).percent()
     detail = {"lines": found.lines, "linesRun": found.lines_run, "branches": found.branches,
               "branchesRun": found.branches_run, "percent": found.percent(),
