@@ -225,10 +225,12 @@ class ApiCall(msgspec.Struct, array_like=True, tag="api", gc=False):
 
 
 class Log(msgspec.Struct, array_like=True, tag="log", gc=False):
-    """One line of the plugin's log or output. ``level`` is debug, info, warning, error, stdout or stderr."""
+    """One line of the plugin's log or output. ``level`` is debug, info, warning, error, stdout or stderr. ``seq`` is
+    the call that wrote it; -1 while the plugin loads."""
 
     level: str
     text: str
+    seq: Annotated[int, msgspec.Meta(ge=-1, le=2**63 - 1)] = -1
 
 
 class Pong(msgspec.Struct, array_like=True, tag="pong", gc=False):

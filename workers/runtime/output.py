@@ -1,45 +1,93 @@
-"""Turns what a plugin prints and logs into Log messages: whole lines, cut, and limited for each call."""
+"""Turns what a plugin prints and logs into Log messages: whole lines, cut, limited and marked for each call."""
 
 from __future__ import annotations
 
 import io
 import logging
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 from workers import wire
 
 LINES_PER_CALL_MAX = 200
 """This limit only helps: the supervisor limits the lines per second itself, whatever a worker sends."""
+LOADING = -1
+"""What stands for the number of a call while the plugin loads, or its tests run."""
+
+
+class Lines:
+    """What one call has printed: how many lines it may still send, and the unfinished line of each stream."""
+
+    __slots__ = ("left", "pending", "seq")
+
+    def __init__(self, seq: int, left: int) -> None:
+        self.seq = seq
+        self.left = left
+        self.pending: dict[str, str] = {}
+
+
+_NOBODY = Lines(LOADING, 0)
+_call: ContextVar[Lines] = ContextVar("apex-call", default=_NOBODY)
+"""The output of the call that this code runs for. A task inherits it from whoever made the task."""
 
 
 class Outlet:
-    """Sends lines while a call runs (or the plugin loads); between calls it drops them."""
+    """Sends lines while the call that they belong to runs (or the plugin loads), each with its call. Afterwards it
+    drops them, whatever runs by then.
+
+    ``apart`` gives each call Lines of its own in the context that ``open`` is called in. Without it, which is cheaper,
+    all calls take turns with the same: that is for plugins that have no event loop, where nothing outlives a call.
+    """
 
     def __init__(self, send: Callable[[Any], None]) -> None:
         self._send = send
-        self._left = 0
+        self._only = Lines(LOADING, 0)
+        _call.set(self._only)
+        self.apart = False
         self.streams = (Stream("stdout", self), Stream("stderr", self))
 
-    def open(self) -> None:
-        """A call begins: it may send LINES_PER_CALL_MAX lines."""
-        self._left = LINES_PER_CALL_MAX
+    def open(self, seq: int) -> Lines:
+        """The call ``seq`` begins: it may send LINES_PER_CALL_MAX lines. LOADING is no call: the plugin loads."""
+        if self.apart:
+            lines = Lines(seq, LINES_PER_CALL_MAX)
+            _call.set(lines)
+            return lines
+        lines = self._only
+        lines.seq, lines.left = seq, LINES_PER_CALL_MAX
+        return lines
 
-    def close(self) -> None:
-        """The call ends: an unfinished line is sent, and nothing more."""
-        for stream in self.streams:
-            if stream.pending:
-                stream.finish()
-        self._left = 0
+    def close(self, lines: Lines) -> None:
+        """The call ends: its unfinished lines are sent, and nothing more."""
+        if lines.pending:
+            for level, text in lines.pending.items():
+                if text:
+                    self._line(lines, level, text)
+            lines.pending.clear()
+        lines.left = 0
 
     def line(self, level: str, text: str) -> None:
-        """Sends one line, or drops it."""
-        if self._left <= 0:
+        """Sends one line of the call that this code runs for, or drops it."""
+        self._line(_call.get(), level, text)
+
+    def write(self, level: str, text: str) -> None:
+        """Sends each finished line of ``text``, and keeps at most one unfinished one for the call."""
+        lines = _call.get()
+        *whole, rest = (lines.pending.get(level, "") + text[: 1 << 20]).split("\n")
+        for line in whole:
+            self._line(lines, level, line)
+        while len(rest) > wire.LOG_BYTES_MAX:
+            self._line(lines, level, rest)
+            rest = rest[wire.LOG_BYTES_MAX :]
+        lines.pending[level] = rest if lines.left > 0 else ""
+
+    def _line(self, lines: Lines, level: str, text: str) -> None:
+        if lines.left <= 0:
             return
-        self._left -= 1
-        if self._left == 0:
+        lines.left -= 1
+        if lines.left == 0:
             level, text = "warning", f"more than {LINES_PER_CALL_MAX} lines in one call: the rest is dropped"
-        self._send(wire.Log(level[:16], text[: wire.LOG_BYTES_MAX]))
+        self._send(wire.Log(level[:16], text[: wire.LOG_BYTES_MAX], lines.seq))
 
 
 class Stream(io.TextIOBase):
@@ -48,7 +96,6 @@ class Stream(io.TextIOBase):
     def __init__(self, level: str, outlet: Outlet) -> None:
         self._level = level
         self._outlet = outlet
-        self.pending = ""
 
     def writable(self) -> bool:
         """Always True."""
@@ -58,19 +105,8 @@ class Stream(io.TextIOBase):
         """Sends each finished line, and keeps at most one unfinished one."""
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        *lines, rest = (self.pending + text[: 1 << 20]).split("\n")
-        for line in lines:
-            self._outlet.line(self._level, line)
-        while len(rest) > wire.LOG_BYTES_MAX:
-            self._outlet.line(self._level, rest)
-            rest = rest[wire.LOG_BYTES_MAX :]
-        self.pending = rest
+        self._outlet.write(self._level, text)
         return len(text)
-
-    def finish(self) -> None:
-        """Sends the unfinished line."""
-        self._outlet.line(self._level, self.pending)
-        self.pending = ""
 
 
 class LogHandler(logging.Handler):

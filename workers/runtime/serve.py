@@ -20,7 +20,7 @@ from workers.jail import Child, ready_for_plugin
 from workers.runtime.failures import name_of, raised, text_of, thrown, trace_of, unsendable
 from workers.runtime.interface import BadPayload, Declared, Languages, Runtime, Thrown
 from workers.runtime.link import Link
-from workers.runtime.output import Outlet
+from workers.runtime.output import LOADING, Outlet
 from workers.runtime.values import NotAValue, check_value, is_plain
 from workers.zmtp import encode as frame
 
@@ -64,7 +64,7 @@ class Worker:
         message = self.link.next()
         if type(message) is not wire.Load:
             return 0
-        self._outlet.open()
+        self._loading = self._outlet.open(LOADING)
         sys.stdout, sys.stderr = self._outlet.streams
         sys.__stdout__, sys.__stderr__ = self._outlet.streams  # type: ignore[assignment,misc]  # no other output
         ready_for_plugin(self._child, message.memory_bytes_max)
@@ -81,10 +81,11 @@ class Worker:
             self._run, self._after = runtime.run, runtime.after
         except BaseException as error:
             self._reserve = b""
-            self._outlet.close()
+            self._outlet.close(self._loading)
             self.link.send(self._load_failed(error))
             return False
-        self._outlet.close()
+        self._outlet.close(self._loading)
+        self._outlet.apart = ready.uses_loop
         self.link.send(ready)
         return True
 
@@ -130,7 +131,7 @@ class Worker:
     def _answer(self, call: wire.Call) -> bytes:
         """The framed answer to one call. Whatever the hook does, there is one."""
         self.seq = seq = call.seq
-        self._outlet.open()
+        lines = self._outlet.open(seq)
         begun_ns = time.thread_time_ns()  # not the process's: under RLIMIT_CPU the kernel reads that one by ticks
         try:
             value = self._run(call)
@@ -149,7 +150,7 @@ class Worker:
             if issubclass(type(error), MemoryError):  # isinstance would ask the exception itself
                 self._reserve = b""
             body = _encode(raised(seq, error, time.thread_time_ns() - begun_ns))
-        self._outlet.close()
+        self._outlet.close(lines)
         self.seq = -1
         if not self._reserve:
             self._refill()

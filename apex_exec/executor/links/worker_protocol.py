@@ -122,13 +122,18 @@ class WorkerProtocol:
         link.lines += 1
         if link.lines > LINES_PER_CALL_MAX or (link.ready and not link.owed):
             raise ZmtpError("too many lines in one call" if link.owed else "a line while nothing ran")
-        plugin, level = link.spec.id, message.level
+        plugin, level, call = link.spec.id, message.level, self._call_of(link.worker, message.seq)
 
         def located(text: str, _cpu_ns: int) -> None:
-            self._logs.plugin_line(plugin, level, text, time.monotonic_ns())
+            self._logs.plugin_line(plugin, level, text, time.monotonic_ns(), call)
 
         if FRAME not in message.text or not self._neighbours.locate(link.spec, message.text, located, now_ns):
-            self._logs.plugin_line(plugin, level, message.text, now_ns)
+            self._logs.plugin_line(plugin, level, message.text, now_ns, call)
+
+    def _call_of(self, worker: int, seq: int) -> int:
+        """Returns the number of the invocation that runs as ``seq``; 0 if there is none, whatever the worker says."""
+        oldest = self._neighbours.oldest(worker)
+        return oldest[1].call if oldest is not None and oldest[0] == seq else 0
 
     # ------------------------------------------------------------------ booting
     def _booted(self, link: WorkerLink, message: inner.Booted, now_ns: int) -> None:
