@@ -29,7 +29,7 @@ class Lines:
 
 _NOBODY = Lines(LOADING, 0)
 _call: ContextVar[Lines] = ContextVar("apex-call", default=_NOBODY)
-"""The output of the call that this code runs for. A task inherits it from whoever made the task."""
+"""The output of the call that this code runs for. A task inherits it from the code that made the task."""
 
 
 class Outlet:
@@ -48,7 +48,7 @@ class Outlet:
         self.streams = (Stream("stdout", self), Stream("stderr", self))
 
     def open(self, seq: int) -> Lines:
-        """The call ``seq`` begins: it may send LINES_PER_CALL_MAX lines. LOADING is no call: the plugin loads."""
+        """The call ``seq`` begins: it may send LINES_PER_CALL_MAX lines. LOADING stands for the load."""
         if self.apart:
             lines = Lines(seq, LINES_PER_CALL_MAX)
             _call.set(lines)
