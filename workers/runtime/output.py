@@ -1,93 +1,47 @@
-"""Turns what a plugin prints and logs into Log messages: whole lines, cut, limited and marked for each call."""
+"""Turns what a plugin prints and logs into Log messages: whole lines, cut, and limited for each call."""
 
 from __future__ import annotations
 
 import io
 import logging
 from collections.abc import Callable
-from contextvars import ContextVar
 from typing import Any
 
 from workers import wire
 
 LINES_PER_CALL_MAX = 200
 """This limit only helps: the supervisor limits the lines per second itself, whatever a worker sends."""
-LOADING = -1
-"""What stands for the number of a call while the plugin loads, or its tests run."""
-
-
-class Lines:
-    """What one call has printed: how many lines it may still send, and the unfinished line of each stream."""
-
-    __slots__ = ("left", "pending", "seq")
-
-    def __init__(self, seq: int, left: int) -> None:
-        self.seq = seq
-        self.left = left
-        self.pending: dict[str, str] = {}
-
-
-_NOBODY = Lines(LOADING, 0)
-_call: ContextVar[Lines] = ContextVar("apex-call", default=_NOBODY)
-"""The output of the call that this code runs for. A task inherits it from the code that made the task."""
 
 
 class Outlet:
-    """Sends lines while the call that they belong to runs (or the plugin loads), each with its call. Afterwards it
-    drops them, whatever runs by then.
-
-    ``apart`` gives each call Lines of its own in the context that ``open`` is called in. Without it, which is cheaper,
-    all calls take turns with the same: that is for plugins that have no event loop, where nothing outlives a call.
-    """
+    """Sends lines while a call runs (or the plugin loads); between calls it drops them."""
 
     def __init__(self, send: Callable[[Any], None]) -> None:
         self._send = send
-        self._only = Lines(LOADING, 0)
-        _call.set(self._only)
-        self.apart = False
-        self.streams = (Stream("stdout", self), Stream("stderr", self))
+        self._left = 0
+        self._seq = -1
+        self.streams: tuple[Stream, Stream] = (Stream("stdout", self), Stream("stderr", self))
 
-    def open(self, seq: int) -> Lines:
-        """The call ``seq`` begins: it may send LINES_PER_CALL_MAX lines. LOADING stands for the load."""
-        if self.apart:
-            lines = Lines(seq, LINES_PER_CALL_MAX)
-            _call.set(lines)
-            return lines
-        lines = self._only
-        lines.seq, lines.left = seq, LINES_PER_CALL_MAX
-        return lines
+    def open(self, seq: int = -1) -> None:
+        """Call ``seq`` begins: it may send LINES_PER_CALL_MAX lines. -1 is the plugin while it loads."""
+        self._seq = seq
+        self._left = LINES_PER_CALL_MAX
 
-    def close(self, lines: Lines) -> None:
-        """The call ends: its unfinished lines are sent, and nothing more."""
-        if lines.pending:
-            for level, text in lines.pending.items():
-                if text:
-                    self._line(lines, level, text)
-            lines.pending.clear()
-        lines.left = 0
+    def close(self, _seq: int = -1) -> None:
+        """The call ends: an unfinished line is sent, and nothing more."""
+        for stream in self.streams:
+            if stream.pending:
+                stream.finish()
+        self._left = 0
 
     def line(self, level: str, text: str) -> None:
-        """Sends one line of the call that this code runs for, or drops it."""
-        self._line(_call.get(), level, text)
-
-    def write(self, level: str, text: str) -> None:
-        """Sends each finished line of ``text``, and keeps at most one unfinished one for the call."""
-        lines = _call.get()
-        *whole, rest = (lines.pending.get(level, "") + text[: 1 << 20]).split("\n")
-        for line in whole:
-            self._line(lines, level, line)
-        while len(rest) > wire.LOG_BYTES_MAX:
-            self._line(lines, level, rest)
-            rest = rest[wire.LOG_BYTES_MAX :]
-        lines.pending[level] = rest if lines.left > 0 else ""
-
-    def _line(self, lines: Lines, level: str, text: str) -> None:
-        if lines.left <= 0:
+        """Sends one line, or drops it."""
+        if self._left <= 0:
             return
-        lines.left -= 1
-        if lines.left == 0:
+        self._left -= 1
+        if self._left == 0:
             level, text = "warning", f"more than {LINES_PER_CALL_MAX} lines in one call: the rest is dropped"
-        self._send(wire.Log(level[:16], text[: wire.LOG_BYTES_MAX], lines.seq))
+        self._send(wire.Log(level[:16], text[: wire.LOG_BYTES_MAX], self._seq))
 
 
 class Stream(io.TextIOBase):
@@ -96,6 +50,7 @@ class Stream(io.TextIOBase):
     def __init__(self, level: str, outlet: Outlet) -> None:
         self._level = level
         self._outlet = outlet
+        self.pending: str = ""
 
     def writable(self) -> bool:
         """Always True."""
@@ -105,8 +60,96 @@ class Stream(io.TextIOBase):
         """Sends each finished line, and keeps at most one unfinished one."""
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        self._outlet.write(self._level, text)
+        *lines, rest = (self.pending + text[: 1 << 20]).split("\n")
+        for line in lines:
+            self._outlet.line(self._level, line)
+        while len(rest) > wire.LOG_BYTES_MAX:
+            self._outlet.line(self._level, rest)
+            rest = rest[wire.LOG_BYTES_MAX :]
+        self.pending = rest
         return len(text)
+
+    def finish(self) -> None:
+        """Sends the unfinished line."""
+        self._outlet.line(self._level, self.pending)
+        self.pending = ""
+
+
+class _CallOutput:
+    """The output of one of several calls: how many lines it may still send, and its unfinished ones."""
+
+    __slots__ = ("left", "pending")
+
+    def __init__(self) -> None:
+        self.left = LINES_PER_CALL_MAX
+        self.pending: dict[str, str] = {}
+
+
+class SharedOutlet(Outlet):
+    """The outlet of a worker that runs several calls: each line carries the call whose code writes it, which
+    ``current()`` names; -1 is the plugin while it loads. Lines of a call that is over are dropped."""
+
+    def __init__(self, send: Callable[[Any], None], current: Callable[[], int]) -> None:
+        super().__init__(send)
+        self.current = current
+        self._calls: dict[int, _CallOutput] = {}
+        self.streams = (SharedStream("stdout", self), SharedStream("stderr", self))
+
+    def open(self, seq: int = -1) -> None:
+        """Call ``seq`` begins: it may send LINES_PER_CALL_MAX lines."""
+        self._calls[seq] = _CallOutput()
+
+    def close(self, seq: int = -1) -> None:
+        """Call ``seq`` ends: its unfinished lines are sent, and nothing more."""
+        call = self._calls.get(seq)
+        if call is not None:
+            for level, text in call.pending.items():
+                if text:
+                    self._line(seq, call, level, text)
+            del self._calls[seq]
+
+    def line(self, level: str, text: str) -> None:
+        """Sends one line, or drops it."""
+        seq = self.current()
+        call = self._calls.get(seq)
+        if call is not None:
+            self._line(seq, call, level, text)
+
+    def _line(self, seq: int, call: _CallOutput, level: str, text: str) -> None:
+        if call.left <= 0:
+            return
+        call.left -= 1
+        if call.left == 0:
+            level, text = "warning", f"more than {LINES_PER_CALL_MAX} lines in one call: the rest is dropped"
+        self._send(wire.Log(level[:16], text[: wire.LOG_BYTES_MAX], seq))
+
+    def unfinished(self, level: str) -> str:
+        """What the present call has written to a stream since its last finished line."""
+        call = self._calls.get(self.current())
+        return call.pending.get(level, "") if call is not None else ""
+
+    def keep(self, level: str, text: str) -> None:
+        """Keeps an unfinished line of the present call."""
+        call = self._calls.get(self.current())
+        if call is not None:
+            call.pending[level] = text
+
+
+class SharedStream(Stream):
+    """A stream whose unfinished line is each call's own."""
+
+    def __init__(self, level: str, outlet: SharedOutlet) -> None:
+        self._shared = outlet
+        super().__init__(level, outlet)
+
+    @property
+    def pending(self) -> str:
+        """The present call's unfinished line."""
+        return self._shared.unfinished(self._level)
+
+    @pending.setter
+    def pending(self, text: str) -> None:
+        self._shared.keep(self._level, text)
 
 
 class LogHandler(logging.Handler):
