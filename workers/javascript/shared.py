@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from workers import wire
 from workers.javascript.api_calls import ApiCalls, refused_number
 from workers.javascript.values import read
-from workers.runtime.failures import text_of
 from workers.runtime.interface import BadPayload, Host, Thrown
 from workers.runtime.values import NotAValue
 
@@ -171,7 +170,7 @@ class SharedCalls:
             elif kind == "g":
                 self._step(seq, realm.go)
             elif kind == "n":
-                if not self._open:
+                if not self._open or self._link.inbox:
                     return -1.0, NOBODY
                 self._close(self._oldest(), runtime.never())  # it waits for what nobody does; then the others are seen
 
