@@ -51,10 +51,14 @@ const ACTIONS = {
   left: () => left.length,
   nan: async () => { await 1; return [1, NaN] },
   large: async () => { await 1; const kept = []; for (;;) kept.push(new Uint8Array(1 << 20)) },
-  deep: async (c) => { let a = []; for (let i = 0; i < 5000; i++) a = [a]; try { await c.api.query("q", a) } catch (e) { return e.code } },
+  deep: async (c) => {
+    let a = []; for (let i = 0; i < 5000; i++) a = [a];
+    try { await c.api.query("q", a) } catch (e) { return e.code }
+  },
   games: async (c) => {
     Map.prototype.get = () => ({}); Map.prototype.forEach = () => {}; Array.prototype.push = () => 7;
-    Object.prototype.seq = 0; Object.prototype.owner = 0; Object.prototype.over = false; Object.prototype.then = undefined;
+    Object.prototype.seq = 0; Object.prototype.owner = 0; Object.prototype.over = false;
+    Object.prototype.then = undefined;
     return 1;
   },
   "games with then": async (c) => {
@@ -66,8 +70,9 @@ const ACTIONS = {
   promises: async (c) => {
     class Mine extends Promise {}
     const p = (async () => 1)();
-    return [p instanceof Promise, p.constructor === Promise, Promise.resolve(p) === p, new Mine(() => {}).then() instanceof Mine,
-      Promise.name, typeof Promise.withResolvers, Object.getPrototypeOf(p) === Promise.prototype,
+    return [p instanceof Promise, p.constructor === Promise, Promise.resolve(p) === p,
+      new Mine(() => {}).then() instanceof Mine, Promise.name,
+      typeof Promise.withResolvers, Object.getPrototypeOf(p) === Promise.prototype,
       await Promise.any([Promise.reject(1), p]), await new Promise((go) => go({ then(f) { f("thenable") } })),
       (() => { try { Promise(() => {}) } catch (e) { return e.name } })()];
   },
@@ -129,8 +134,8 @@ def test_a_call_may_settle_what_another_waits_for() -> None:
 
 def test_failures_are_their_calls_own() -> None:
     def play(host: PlayedHost) -> Iterator[Any]:
-        yield [call(0, "nap", 30), call(1, "thrown"), call(2, "timer"), call(3, "nan"), call(4, "deep"), call(5, "rejected"),
-               wire.Call(6, "onActionExecute", "u", call(0, "").deadline_ns, 0, b"\xc1")]  # type: ignore[arg-type]
+        yield [call(0, "nap", 30), call(1, "thrown"), call(2, "timer"), call(3, "nan"), call(4, "deep"),
+               call(5, "rejected"), wire.Call(6, "onActionExecute", "u", call(0, "").deadline_ns, 0, b"\xc1")]  # type: ignore[arg-type]
         while len(host.said) < 7:
             yield None
 
@@ -168,7 +173,8 @@ def test_one_of_many_is_cancelled_and_the_others_go_on() -> None:
 def test_a_cancel_is_heard_before_calls_that_arrived_earlier_begin() -> None:
     def play(host: PlayedHost) -> Iterator[Any]:
         yield [call(0, "nap", 3)]
-        yield [call(1, "nap", 1), call(2, "plain", 2), wire.Cancel(0, 5), wire.Cancel(1, 0), wire.Cancel(9, 6), wire.Ping(8)]
+        yield [call(1, "nap", 1), call(2, "plain", 2), wire.Cancel(0, 5), wire.Cancel(1, 0), wire.Cancel(9, 6),
+               wire.Ping(8)]
         assert host.sent[:3] == [wire.Pong(5), wire.Pong(6), wire.Pong(8)] and list(host.said)[0] == 0
 
     host = serve(ACTIONS, play)

@@ -1,4 +1,4 @@
-"""A concurrent worker's loop over a real engine, with a link that a test plays: every message in an order of its own."""
+"""A concurrent worker's loop over a real engine, with a link that a test plays: messages in any order."""
 
 from __future__ import annotations
 

@@ -354,6 +354,12 @@ def _own_problems(raw: Any, duplicates: list[str]) -> list[dict[str, Any]]:
                       "message": f"a plugin in {runtime.name} cannot have an engine of its own for each call: a jailed "
                                  "process may not fork, and no byte of a plugin is read before the jail",
                       "hint": "leave isolation out, or write the plugin in JavaScript"})
+    limits = raw.get("limits")
+    places = limits.get("concurrency") if isinstance(limits, dict) else None
+    if raw.get("isolation") == "call" and isinstance(places, int) and places > 1:
+        found.append({"code": "isolation_unsupported", "path": "$.limits.concurrency",
+                      "message": "calls that have an engine each cannot run at once: there is one at a time",
+                      "hint": "leave out isolation or limits.concurrency"})
     if isinstance(entry, str) and entry.startswith("/") and not entry.startswith(f"/plugins/{raw.get('id')}/"):
         found.append({"code": "malformed", "path": "$.manifest.entrypoint",
                       "message": f"{entry[:100]!a} is not inside this plugin's bundle",
