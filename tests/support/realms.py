@@ -45,7 +45,7 @@ def run(body: str, given: Any = None, *, before: str = "", answer: Answer | None
     try:
         realm.load("t/index.js")
         _until_answered(realm, answer)
-        realm.call("onDataFetch", json.dumps({"given": given}), False, "user", (time.monotonic() + 60) * 1e3, 0.0)
+        realm.call("onDataFetch", json.dumps({"given": given}), False, "user", (time.monotonic() + 60) * 1e3)
         return _until_answered(realm, answer)
     finally:
         realm.engine.unload()

@@ -27,13 +27,13 @@ API_CALL = '{"k":"a","number":'
 
 _encode = msgspec.msgpack.Encoder().encode
 _json = msgspec.json.Encoder().encode
-_NUMBERS = re.compile(r'\{"k":"a","number":(\d+),"seq":(-?\d+),')
+_NUMBERS = re.compile(r'\{"k":"a","number":(\d+),(?:"seq":(\d+),)?')
 
 
 def refused_number(text: str) -> tuple[int, float]:
-    """Reads (call, number in the engine) of a message whose parameters are nested too deeply to be read."""
+    """Reads (call, or -1; number in the engine) of a message whose parameters are nested too deeply to be read."""
     match = _NUMBERS.match(text)
-    return (int(match[2]), float(match[1])) if match else (-1, 0.0)
+    return (int(match[2] or -1), float(match[1])) if match else (-1, 0.0)
 
 
 class ApiCalls:

@@ -272,7 +272,7 @@ class JavaScript:
                 spare.unload()
         self._kit.sources[self._name] = main
         self._adopt()
-        self.realm.call("report", "{}", False, "", 0.0, -1.0)
+        self.realm.call("report", "{}", False, "", 0.0)
         report = self._until_answered(0)
         if engine.rejected:
             self.tell_rejected()
@@ -392,8 +392,9 @@ class JavaScript:
             if self.realm.engine.rejected:  # by what was left to run, too: the next call has no part in it
                 self.tell_rejected()
 
-    def arguments(self, call: wire.Call) -> tuple[str, str, bool, str, float, float]:
-        """Returns what the prelude's ``call`` takes. Raises BadPayload."""
+    def arguments(self, call: wire.Call) -> tuple[str, str, bool, str, float]:
+        """Returns what the prelude's ``call`` takes, but for the call's number, which matters where several are open.
+        Raises BadPayload."""
         raw = bytes(call.params)
         try:
             params = _decode(raw)
@@ -403,7 +404,7 @@ class JavaScript:
             params.setdefault("userId", call.user_id)
         text, marked = params_to_json(params, not may_be_special(raw))
         self._begun_ns = time.monotonic_ns()
-        return call.hook, text, marked, call.user_id, call.deadline_ns / 1e6, float(call.seq)
+        return call.hook, text, marked, call.user_id, call.deadline_ns / 1e6
 
     def tell_rejected(self) -> None:
         """Writes one line to the plugin's log about the promises that were rejected and that nobody has handled."""

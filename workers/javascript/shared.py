@@ -197,7 +197,7 @@ class SharedCalls:
             self._host.failed(call.seq, error, _cpu_ns() - begun_ns)
             return
         one.cpu_ns = _cpu_ns() - begun_ns
-        self._step(call.seq, realm.call, *arguments)
+        self._step(call.seq, realm.call, *arguments, float(call.seq))
 
     def _reply(self, message: wire.ApiReply) -> None:
         for one in self._open.values():

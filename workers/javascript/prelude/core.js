@@ -386,7 +386,7 @@
     if (typeof call !== "function") throw new TypeErrorHere("the callback is not a function");
     const wait = ms > 0 && isFinite(+ms) ? +ms : 0;
     const timer = { id: ++lastTimer, at: host.clock() + wait, call, args, every: every ? (wait > 1 ? wait : 1) : 0, owner: running, next: null };
-    if (running !== null && !running.over) put(timer);
+    if (running !== null && running.answer !== null) put(timer);
     return timer.id;
   }
   function put(timer) {
@@ -448,18 +448,19 @@
   let asked = null, lastAsked = null; // API calls that the worker has not taken yet
   let waiting = new MapHere(), unanswered = 0, lastNumber = 0;
   const OVER = "the call that this context belongs to is over";
+  const LOADING = -1; // the `seq` of the plugin's load
   const REFUSED_MAX = 100; // later ones are never settled, or a loop that tries again at once would have no end
   function ask(owner, method, params) {
     const at = { stack: "" };
     captureStackTrace(at, ask);
     let made = null;
     const promise = new PromiseHere((resolve, reject) => {
-      if (owner !== null && owner.loads) {
+      if (owner !== null && owner.seq === LOADING) {
         reject(errorOf("cancelled", "the platform's API is there for hooks, and not while a plugin loads", method, 0, framesOf(at.stack)));
         return;
       }
-      if (owner === null || owner.over) {
-        if (several && owner !== null && ++owner.refused > REFUSED_MAX) return;
+      if (owner === null || owner.answer === null) {
+        if (several && owner !== null && (owner.refused = (owner.refused ?? 0) + 1) > REFUSED_MAX) return;
         reject(errorOf("cancelled", OVER, method, 0, framesOf(at.stack)));
         return;
       }
@@ -477,7 +478,7 @@
       made = { resolve, reject, method, at, owner, promise: null };
       mapSet(waiting, number, made);
       unanswered++;
-      owner.unanswered++;
+      if (several) owner.unanswered = (owner.unanswered ?? 0) + 1;
     });
     if (made !== null) made.promise = promise;
     return promise;
@@ -540,23 +541,22 @@
 
   // ------------------------------------------------------------------ what the worker calls
   const SHORT = 4096; // chars of an answer that is returned at once, and therefore kept until the next call
-  const finish = (mine, text) => {
-    mine.answer = text;
+  const succeed = (mine, value) => {
+    if (mine.answer !== "") return;
+    try { mine.answer = encoded({ __proto__: null, k: "r", v: value }, value) } catch (error) { mine.answer = told(error) }
     if (several) append(mine);
   };
-  const succeed = (mine, value) => {
-    if (mine.over || mine.answer !== "") return;
-    let text;
-    try { text = encoded({ __proto__: null, k: "r", v: value }, value) } catch (error) { text = told(error) }
-    finish(mine, text);
+  const fail = (mine, error) => {
+    if (mine === null || mine.answer !== "") return;
+    mine.answer = told(error);
+    if (several) append(mine);
   };
-  const fail = (mine, error) => { if (mine !== null && !mine.over && mine.answer === "") finish(mine, told(error)) };
   // What there is to do, as JSON. k is "a": make an API call (number, seq, method, params) · "r", "v" or "x": what came of
   // it all: a value, no value (path, why), or something thrown · "w": wait for replies, if there are any, and for the next
   // timer (in ms; −1: there is none) · "l": run the jobs and ask again · "n": nothing can happen any more.
   function step() {
     if (asked !== null) { const { text } = asked; asked = asked.next; return text }
-    if (running !== null && running.answer !== "") {
+    if (running !== null && running.answer) {
       const said = running.answer;
       end();
       return said;
@@ -568,21 +568,22 @@
   // Where memory runs out while a promise is settled, the engine drops what was to follow. So we ask once more.
   function listenAgain(mine) {
     const { listen } = mine;
-    if (listen === null) return false;
-    mine.listen = null;
+    if (listen === undefined) return false;
+    mine.listen = undefined;
     running = mine;
     listen();
     return true;
   }
   function end() {
-    if (running !== null) { running.over = true; running = null }
+    if (running !== null) { running.answer = null; running = null }
     timers = asked = lastAsked = null;
     if (unanswered) { waiting = new MapHere(); unanswered = 0 }
   }
-  // `answer` is what came of the hook, or of loading; "" while nothing has. `over`: the call is answered.
-  function begin(seq, loads) {
+  // `answer` is what came of the hook, or of loading; "" while nothing has, null when the call is over. What few calls
+  // have (`listen`, `unanswered`, `refused`) is added by them: every property costs each call.
+  function begin(seq) {
     if (!several) end();
-    return running = { seq, loads, over: false, answer: "", listen: null, unanswered: 0, refused: 0 };
+    return running = { seq, answer: "" };
   }
 
   // ------------------------------------------------------------------ several calls at once
@@ -605,13 +606,13 @@
   // The call is answered, or never will be. Its timers go, and what it still waits for is rejected, so that another call
   // which waits for the same promise hears of it. What that wakes runs as this call, which has no API any more.
   function close(mine) {
-    mine.over = true;
+    mine.answer = null;
     mapDelete(open, mine.seq);
     running = mine;
     while (timers !== null && timers.owner === mine) timers = timers.next;
     for (let before = timers; before !== null && before.next !== null;)
       if (before.next.owner === mine) before.next = before.next.next; else before = before.next;
-    if (mine.unanswered === 0) return;
+    if (!mine.unanswered) return;
     mapEach(waiting, (one, number) => {
       if (one.owner !== mine) return;
       mapDelete(waiting, number);
@@ -627,9 +628,9 @@
     step() {
       if (asked !== null) { const { text } = asked; asked = asked.next; return text }
       while (ended !== null) {
-        const { seq, over } = ended.owner;
+        const { seq, answer } = ended.owner;
         ended = ended.next;
-        if (!over) return message({ __proto__: null, k: "d", seq });
+        if (answer !== null) return message({ __proto__: null, k: "d", seq });
       }
       if (ready !== null) return message({ __proto__: null, k: "g", seq: ready.owner.seq });
       if (timers !== null) {
@@ -649,9 +650,9 @@
       one.go();
     },
     take(seq) {
-      const mine = mapGet(open, seq);
+      const mine = mapGet(open, seq), { answer } = mine;
       close(mine);
-      return mine.answer;
+      return answer;
     },
     cancel(seq) {
       const mine = mapGet(open, seq);
@@ -661,10 +662,10 @@
   internals.worker = {
     // Modules are run from here: a host function may be called beneath calls of the wheel's only.
     load(name) {
-      const mine = begin(-1, true);
+      const mine = begin(LOADING);
       const module = import(name);
       const adopted = (loaded) => {
-        if (mine.over || mine.answer !== "") return;
+        if (mine.answer !== "") return;
         try { mine.answer = adopt(loaded) } catch (error) { fail(mine, error) }
       };
       mine.listen = () => then(module, adopted, (error) => fail(mine, error));
@@ -672,7 +673,7 @@
     },
     // Returns the answer of a hook that has ended, as `step` would, or "". It counts if no job is pending.
     call(hook, text, marked, userId, deadlineMs, seq) {
-      const mine = begin(seq, false);
+      const mine = begin(seq);
       if (several) mapSet(open, seq, mine);
       try {
         const params = text === "{}" ? {} : decoded(text, marked);
@@ -713,7 +714,7 @@
       if (call === undefined) return;
       mapDelete(waiting, number);
       unanswered--;
-      call.owner.unanswered--;
+      if (several) call.owner.unanswered--;
       running = call.owner;
       if (ok) { call.resolve(decoded(text, marked)); return }
       const { code, message: why, retry } = parse(text);
