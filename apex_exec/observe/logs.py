@@ -204,11 +204,10 @@ class Logs(logging.Handler):
                 text += "\n" + logging.Formatter().formatException(record.exc_info)
             self._put((record.created, record.levelno, "", text, 0))
 
-    def plugin_line(self, plugin: str, level: str, text: str, now_ns: int, call: int = 0, *,
-                    says_call: bool = False) -> None:
+    def plugin_line(self, plugin: str, level: str, text: str, now_ns: int, call: int = 0) -> None:
         """Logs one line of a plugin, if its budget allows. Dropped lines are reported with the next line that is
-        written, or by ``upkeep`` a second later. ``call`` is the invocation that wrote the line, and 0 if none did;
-        ``says_call`` has it in lines of text, too, as where a plugin's calls run at once.
+        written, or by ``upkeep`` a second later. ``call``, which lines in JSON have, is the invocation that wrote the
+        line; 0 if none did.
 
         The line is cut and escaped here, in time that the plugin pays for. The writing thread's time belongs to
         everybody: that thread and the loop take turns.
@@ -222,8 +221,7 @@ class Logs(logging.Handler):
             return
         self._say_lines_left_out(plugin, share)
         text = text[:TEXT_CHARS_MAX] if self._json else escape(text)
-        self._put((time.time(), LEVELS.get(level, logging.INFO), plugin, text,
-                   call if self._json or says_call else 0))
+        self._put((time.time(), LEVELS.get(level, logging.INFO), plugin, text, call))
 
     def _say_lines_left_out(self, plugin: str, share: _Share) -> None:
         if share.dropped:
@@ -338,8 +336,6 @@ class Logs(logging.Handler):
                 entry["call"] = call
             return json.dumps(entry) + "\n"
         mark = f"plugin {plugin}: " if plugin else ""
-        if call:
-            mark = f"plugin {plugin}, call {call}: " if plugin else f"call {call}: "
         return f"{stamp} {name.upper()} {mark}{escape(text)}\n"
 
     def _append(self, plugin: str, text: str) -> None:

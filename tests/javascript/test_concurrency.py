@@ -94,7 +94,8 @@ def test_sixty_users_of_a_hook_that_waits_are_all_answered(daemon: Daemon) -> No
 def test_each_user_sees_its_own_rows_whoever_settled_what_it_waits_for(daemon: Daemon) -> None:
     answers = together(daemon, "many", *((n, "rows", {}) for n in range(40)))
     assert [(code, rows) for code, rows, _ in answers] == [("", [[{"total": n}]] * 2) for n in range(40)]
-    calls = [line.partition("call ")[2].partition(":")[0] for line in daemon.log.splitlines() if "rows of" in line]
+    calls = [line.partition("[onActionExecute ")[2].partition("]")[0] for line in daemon.log.splitlines()
+             if "rows of" in line]
     assert len(set(calls)) == len(calls) > 0 and all(calls), "each line carries its call"
 
 

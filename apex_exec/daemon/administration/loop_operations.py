@@ -48,7 +48,8 @@ class LoopOperations:
             assert spec is not None
             memory_mb, throttled_ns = supervisor.workers.accounts.usage_of(plugin)
             plugins.append({
-                **_short(spec), "queued": queued, "inFlight": in_flight, "worker": worker, "breaker": breaker,
+                **_short(spec), "queued": queued, "inFlight": in_flight,
+                "concurrency": spec.limits.concurrency, "worker": worker, "breaker": breaker,
                 "pausedUsers": supervisor.pool.paused_users(plugin, now_ns),
                 "pids": pids.get(plugin, []), "memoryMb": memory_mb, "throttledMs": throttled_ns / 1e6,
                 **supervisor.metrics.tally(plugin, now_ns)})

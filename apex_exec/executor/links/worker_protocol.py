@@ -138,18 +138,16 @@ class WorkerProtocol:
         calls = max(1, link.owed) if link.shared else 1
         if link.lines > LINES_PER_CALL_MAX * calls or (link.ready and not link.owed):
             raise ZmtpError("too many lines in one call" if link.owed else "a line while nothing ran")
-        plugin, level, call = link.spec.id, message.level, self._call_of(link.worker, message.seq)
+        plugin, level = link.spec.id, message.level
+        request = self._neighbours.on_link(link.worker, message.seq)[1] if message.seq >= 0 else None
+        call = request.call if request is not None else 0
+        whose = f"[{request.hook} {message.seq}] " if link.shared and request is not None else ""  # among other calls'
 
         def located(text: str, _cpu_ns: int) -> None:
-            self._logs.plugin_line(plugin, level, text, time.monotonic_ns(), call, says_call=link.shared)
+            self._logs.plugin_line(plugin, level, whose + text, time.monotonic_ns(), call)
 
         if FRAME not in message.text or not self._neighbours.locate(link.spec, message.text, located, now_ns):
-            self._logs.plugin_line(plugin, level, message.text, now_ns, call, says_call=link.shared)
-
-    def _call_of(self, worker: int, seq: int) -> int:
-        """Returns the number of the invocation that runs as ``seq``; 0 if there is none, whatever the worker says."""
-        request = self._neighbours.on_link(worker, seq)[1] if seq >= 0 else None
-        return request.call if request is not None else 0
+            self._logs.plugin_line(plugin, level, whose + message.text, now_ns, call)
 
     # ------------------------------------------------------------------ booting
     def _booted(self, link: WorkerLink, message: inner.Booted, now_ns: int) -> None:
