@@ -96,8 +96,8 @@ class FakePlatform:
     def run_together(self, calls: Sequence[tuple[Any, ...]], *, concurrency: int = PLACES_MAX, seed: int = 0,
                      timeout_ms: float = 5000) -> list[Any]:
         """Runs several calls at once, as a worker does whose manifest has ``limits.concurrency``, to find what goes
-        wrong when calls share the module's state. Each of ``calls`` is (hook, params) or (hook, params, user id); a call
-        without a user has one of its own.
+        wrong when calls share the module's state. Each of ``calls`` is (hook, params) or (hook, params, user id); a
+        call without a user has one of its own.
 
         Async hooks take turns wherever they await. Answers of the API come in another order for each ``seed``, and for
         one seed always in the same. Calls of one user follow each other, and a plain ``def`` runs alone. Returns the
@@ -150,8 +150,8 @@ class FakePlatform:
             return _Later(lambda: ask(seq, method, asked), chance.randint(0, TURNS_MAX))
 
         is_async = inspect.iscoroutinefunction(self.hooks[hook])
-        result = self._begin(hook, params, user_id, ConcurrentApi(later, 0) if is_async else Api(ask, 0, is_async=False),
-                             timeout_ms)
+        api = ConcurrentApi(later, 0) if is_async else Api(ask, 0, is_async=False)
+        result = self._begin(hook, params, user_id, api, timeout_ms)
         if is_async:
             async with asyncio.timeout(timeout_ms / 1000):
                 result = await result

@@ -287,7 +287,11 @@ const racy = {
   },
 };
 const calls = (n) => Array.from({ length: n }, (_, i) => ["onDataFetch", { query: i, filters: {} }]);
-const run = async (seed) => { said.length = 0; await new FakePlatform(racy).runTogether(calls(6), { seed }); return [...said] };
+const run = async (seed) => {
+  said.length = 0;
+  await new FakePlatform(racy).runTogether(calls(6), { seed });
+  return [...said];
+};
 test("races are found, in an order of each seed", async () => {
   assert.deepEqual(await run(3), await run(3));
   assert((await run(3)).some((line) => line.slice(0, 36) !== line.slice(37)));
@@ -298,7 +302,8 @@ test("races are found, in an order of each seed", async () => {
 test("one user's calls follow each other", async () => {
   order.length = 0;
   const platform = new FakePlatform(racy);
-  assert.deepEqual(await platform.runTogether([["onDataFetch", { query: 1 }, "u"], ["onDataFetch", { query: 2 }, "u"]]), [1, 2]);
+  const both = [["onDataFetch", { query: 1 }, "u"], ["onDataFetch", { query: 2 }, "u"]];
+  assert.deepEqual(await platform.runTogether(both), [1, 2]);
   assert.deepEqual(order, ["u begins", "u ends", "u begins", "u ends"]);
   assert.deepEqual(platform.callsBy.map(([by, method]) => [by, method]), [["u", "query"], ["u", "query"]]);
   order.length = 0;
@@ -323,7 +328,8 @@ def test_calls_run_together_under_node_too(tmp_path: Path) -> None:
     target = tmp_path / "node_modules" / "@apex-exec" / "plugin"
     shutil.copytree(kit, target)
     (tmp_path / "together.test.mjs").write_text(TOGETHER)
-    done = subprocess.run([node(), "--test", "together.test.mjs"], cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    done = subprocess.run([node(), "--test", "together.test.mjs"], cwd=tmp_path, capture_output=True, text=True,
+                          timeout=100)
     assert done.returncode == 0, done.stdout
 
 

@@ -80,8 +80,8 @@ def test_calls_take_turns_and_each_has_its_own_user() -> None:
 
 def test_calls_of_one_user_follow_each_other_and_a_plain_hook_runs_alone() -> None:
     made = platform()
-    results = made.run_together([("safe", {"name": 0}, "u"), ("safe", {"name": 1}, "u"), ("safe", {"name": 2}), ("plain",),
-                                 ("safe", {"name": 3})])
+    results = made.run_together([("safe", {"name": 0}, "u"), ("safe", {"name": 1}, "u"), ("safe", {"name": 2}),
+                                 ("plain",), ("safe", {"name": 3})])
     assert results[:3] == [0, 1, 2] and results[4] == 3
     assert order.index("0 ends") < order.index("1 begins") and order.index("2 begins") < order.index("0 ends")
     assert order[-3:] == ["plain", "3 begins", "3 ends"]
