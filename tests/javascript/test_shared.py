@@ -90,7 +90,7 @@ def asked(host: PlayedHost) -> dict[str, wire.ApiCall]:
 
 def test_calls_wait_at_once_and_are_answered_as_they_end() -> None:
     def play(host: PlayedHost) -> Iterator[Any]:
-        yield [call(0, "nap", 30), call(1, "nap", 10), call(2, "plain", "at once"), call(3, "nap", 20)]
+        yield [call(0, "nap", 500), call(1, "nap", 50), call(2, "plain", "at once"), call(3, "nap", 250)]
         while len(host.said) < 4:
             yield None
 
