@@ -11,7 +11,7 @@ from __future__ import annotations
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
@@ -153,6 +153,7 @@ class ApiCalls:
         self._hosts = HostMethods(self._anomaly)
         self._running: dict[int, _Running] = {}
         self._asked: dict[int, _Asked] = {}
+        self.at_gateway: Mapping[int, object] = self._asked
         self._next_number = 1
         self._windows: dict[str, SharedWindow] = {}
         self.duty = Duty("API calls that nobody answered", NEVER_NS, self._expire)

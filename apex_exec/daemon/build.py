@@ -123,8 +123,8 @@ def build_daemon(ground: Ground, reread: Callable[[], Settings]) -> Parts:
     monitoring = Monitoring(service.governing, service.workers)
     turn = Turn(
         loop=loop, guard=service.guard, pool=service.pool, driver=service.driver, workers=service.workers,
-        peers=service.hosts.peers, requests=service.requests, audit=service.audit, supervisor=service.supervisor,
-        monitoring=monitoring,
+        peers=service.hosts.peers, requests=service.requests, api=service.api, audit=service.audit,
+        supervisor=service.supervisor, monitoring=monitoring,
         duties=(service.audit.duty, monitoring, service.api.duty, administration.admin, feed.duty))
     loop.every(1.0, service.supervisor.upkeep)
     loop.every(MEASURE_SECONDS, service.gauges.measure)

@@ -181,6 +181,7 @@ def test_an_honest_bundle_passes_by_the_operators_map_and_is_told_of_it_without(
     assert run.arcs["index.js"] and max(number for number, _ in run.arcs["index.js"]) < len(points_of(OWN.encode() * 2))
 
 
+@pytest.mark.slow
 def test_a_map_that_hides_the_authors_code_lowers_no_bar(tmp_path: Path, settings: Settings) -> None:
     one = bundle(tmp_path / "b", CODE, LYING)
     lied = by_its_own_maps(one, ["index.js"])

@@ -256,7 +256,7 @@ def test_reserved_words_as_export_names_are_javascript() -> None:
     ";".join(f"a{n}=a{n + 1}(a{n + 1},a{n + 2})" for n in range(9000)) + ";eval(a0)", "import {" * 100_000,
     "export {" + "a as b," * 100_000 + "}", "/" * 1_000_000, "class A{" * 30_000, "a?b:" * 100_000 + "c",
 ], ids=range(21))
-@pytest.mark.slow_after(6)
+@pytest.mark.slow_after(3)
 def test_hostile_source_ends_within_the_bounds_and_says_so(source: str) -> None:
     begun = time.monotonic()
     report = scan({"index.js": source.encode()}, None, with_bandit=False)
