@@ -15,7 +15,8 @@ import msgspec
 from apex_exec import API_VERSION
 from apex_exec.catalogue.hooks import BUILT_IN, Hook
 from apex_exec.catalogue.json_schema import typescript
-from apex_exec.catalogue.limits import LIMITS, PLATFORM_LIMITS, default_of, key_of
+from apex_exec.catalogue.keys import table
+from apex_exec.catalogue.limits import LIMITS, key_of
 from apex_exec.catalogue.methods import METHODS, Method
 from apex_exec.catalogue.permissions import ALL as PERMISSIONS
 from apex_exec.catalogue.permissions import PREFIXES
@@ -36,7 +37,7 @@ WIRE_README = PACKAGE / "wire" / "README.md"
 def files() -> dict[Path, str]:
     """Every file that is made, or made in part, from the catalogue, as it should be."""
     return {CONTRACT: contract(), API_METHODS: api_methods(),
-            PROTOCOL_TS: protocol_ts(), README: limit_rows(README.read_text("utf-8")),
+            PROTOCOL_TS: protocol_ts(), README: replaced(README.read_text("utf-8"), "configuration", table()),
             PLUGIN_TYPES: plugin_types(), PLUGIN_TESTING: plugin_testing(), NPM_PACKAGE: npm_package(),
             MAP: catalogue_map(),
             WIRE_README: replaced(WIRE_README.read_text("utf-8"), "hooks", hook_table())}
@@ -115,18 +116,6 @@ def _plugin_api() -> str:
     for method in METHODS.values():
         lines += [f"  /** {method.doc.replace('``', '`')} */", f"  {method.name}{method.typescript};"]
     return "\n".join([*lines, "}", ""])
-
-
-def limit_rows(text: str) -> str:
-    """The configuration's page with a row for each limit, in place of those that stand there."""
-    lines = text.splitlines()
-    rows = [number for number, line in enumerate(lines) if line.startswith("| `limits.")]
-    if rows != list(range(rows[0], rows[-1] + 1)):
-        raise ValueError("the rows of the limits do not stand together in apex_exec/README.md")
-    lines[rows[0] : rows[-1] + 1] = [
-        f"| `limits.{name}` | {default_of(name):g} | {limit.doc}{'; may fire first: ' * bool(limit.also)}{limit.also} |"
-        for name, limit in (LIMITS | PLATFORM_LIMITS).items()]
-    return "\n".join([*lines, ""])
 
 
 def replaced(whole: str, name: str, text: str, begin: str = "<!-- {} -->", end: str = "<!-- /{} -->") -> str:

@@ -34,7 +34,7 @@ SECTIONS = {
 app = Group("Runs a platform's third-party plugins, each in a jailed process of its own.\n\n"
             "Start with `apex-exec demo`; `apex-exec VERB --help` shows examples.", SECTIONS)
 plugin_app = Group("Write, check, install and look after plugins.")
-config_app = Group("Check a configuration.")
+config_app = Group("Begin a configuration, and check one.")
 keys_app = Group("Keys that sign bundles and approvals, and CURVE keys for tcp.")
 audit_app = Group("Read, verify and export the audit ledger.")
 market_app = Group("The marketplace: review, publish, buy.")

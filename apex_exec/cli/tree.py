@@ -13,7 +13,8 @@ from apex_exec.cli.verbs import build
 FILES = {
     "demo": "demo", "doctor": "daemon.doctor", "version": "version", "completion": "completion",
     "serve": "daemon.serve", "stop": "daemon.background", "status": "daemon.status", "top": "daemon.status",
-    "config check": "daemon.config_check", "reload": "daemon.operate", "drain": "daemon.operate",
+    "config check": "daemon.config_check", "config init": "daemon.config_init",
+    "reload": "daemon.operate", "drain": "daemon.operate",
     "undrain": "daemon.operate", "restart": "daemon.operate", "breaker": "daemon.operate", "backup": "daemon.backup",
     "restore": "daemon.backup", "invoke": "invoke", "dispatch": "invoke", "schema": "schema", "keys": "keys",
     "audit": "audit", "deploy": "deploy",
