@@ -39,7 +39,7 @@ keys_app = Group("Keys that sign bundles and approvals, and CURVE keys for tcp."
 audit_app = Group("Read, verify and export the audit ledger.")
 market_app = Group("The marketplace: review, publish, buy.")
 breaker_app = Group("The breaker, which pauses a plugin that fails too often.")
-deploy_app = Group("Files for Prometheus and Grafana: alert rules and a dashboard.")
+deploy_app = Group("Files for those who run and watch a daemon: systemd, containers, Prometheus, Grafana.")
 billing_app = Group("Statements and the arithmetic behind them.")
 
 
