@@ -179,9 +179,13 @@ class SecuritySection(_Section):
 
 
 class TableSection(_Section):
-    """One table that plugins may see: its owner column, its visible columns, whether plugins may write it."""
+    """One table that plugins may see: whose its rows are, its visible columns, whether plugins may write it.
 
-    owner: str = Field(min_length=1)
+    ``owner`` is the column with the user's id, or says how a row belongs to a tenant and users to tenants, or is "rls":
+    ``gateway.sql.owners`` reads it.
+    """
+
+    owner: Any
     columns: list[str] = Field(min_length=1)
     write: bool = False
 

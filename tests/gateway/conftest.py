@@ -74,7 +74,7 @@ class Data:
         """Runs one statement as the database's owner."""
         self.contents = contents
         """Everything the database holds, as one comparable value."""
-        self.tables = read_tables(TABLES)
+        self.tables = read_tables(TABLES, backend.backend)
         self.path = str(backend._path) if isinstance(backend, Sqlite) else ""
         self.compiler = Compiler(backend.backend, self.tables, self.path)
         self._loop = asyncio.new_event_loop()
@@ -104,7 +104,7 @@ class Data:
 
     def show(self, tables: dict[str, Any]) -> None:
         """Shows these tables beside the usual ones."""
-        self.tables = read_tables({**TABLES, **tables})
+        self.tables = read_tables({**TABLES, **tables}, self.backend.backend)
         self.compiler = Compiler(self.backend.backend, self.tables, self.path)
         if isinstance(self.backend, Sqlite):
             self.backend._tables = self.tables
@@ -131,7 +131,7 @@ def sqlite_data(path: Path, users: str = "AB") -> Data:
         with sqlite3.connect(path) as writer:
             writer.execute(statement)
 
-    return Data(Sqlite(path, read_tables(TABLES), "test"), contents, execute)
+    return Data(Sqlite(path, read_tables(TABLES, "sqlite"), "test"), contents, execute)
 
 
 def postgres_data(server: Postgres, name: str, users: str = "AB", *, secured: bool = True) -> Data:

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.sql.allowed import FORMS
 from apex_exec.gateway.sql.compiler import Compiler
-from apex_exec.gateway.sql.tables import Table
+from apex_exec.gateway.sql.tables import read_tables
 from tests.gateway.sql_grammar import SOUP, Maker, moved
 
-TABLES = {"users": Table("users", "id", ("id", "name", "email"), False),
-          "orders": Table("orders", "user_id", ("id", "user_id", "item", "total", "n"), False),
-          "notes": Table("notes", "user_id", ("id", "text", "tag"), True)}
+TABLES = read_tables({
+    "users": {"owner": "id", "columns": ["id", "name", "email"]},
+    "orders": {"owner": "user_id", "columns": ["id", "user_id", "item", "total", "n"]},
+    "notes": {"owner": "user_id", "columns": ["id", "text", "tag"], "write": True}})
 SECONDS_MAX = 5.0
 """Far above what any text takes (20 ms alone on a machine): a busy machine must not fail the test."""
 
@@ -30,7 +31,8 @@ OURS = {"sum", "pg_column_size", "length", "substr", "set_config", "current_sett
 """What the compiler itself puts into a statement."""
 FUNCTIONS = OURS | {f"pg_catalog.{name}" for name in FORMS} | {form.sqlite for form in FORMS.values() if form.sqlite}
 NAMED = re.compile(r"[\"`]([^\"`]*)[\"`]")
-SHOWN = {*TABLES, *(column for table in TABLES.values() for column in (*table.columns, table.owner)), "value", "step"}
+SHOWN = {*TABLES, *(column for table in TABLES.values() for column in (*table.columns, *table.owner.columns)), "value",
+         "step"}
 
 
 def check_written(text: str) -> None:
@@ -44,7 +46,7 @@ def check_written(text: str) -> None:
         for quote in '"`':
             reads = without.count(f"FROM {quote}{table.name}{quote} ")
             fences = without.count(f"FROM {quote}{table.name}{quote} WHERE {quote}{table.name}{quote}."
-                                   f"{quote}{table.owner}{quote} = $")
+                                   f"{quote}{table.owner.columns[0]}{quote} = $")
             assert reads == fences, text
 
 
