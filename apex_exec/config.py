@@ -196,6 +196,23 @@ class DataSection(_Section):
     url: DatabaseUrl = "sqlite:///<state_dir>/data.db"
     tables: dict[str, TableSection] = {}
 
+    @field_validator("tables", mode="before")
+    @classmethod
+    def _with_schemas(cls, tables: Any) -> Any:
+        """``[data.tables.app.orders]`` is the table app.orders, as ``[data.tables."app.orders"]`` is."""
+        if not isinstance(tables, dict):
+            return tables
+        done: dict[str, Any] = {}
+        for name, entry in tables.items():
+            found = {name: entry}
+            if isinstance(entry, dict) and entry and all(isinstance(inner, dict) for inner in entry.values()) and (
+                    "owner" not in entry):
+                found = {f"{name}.{inner}": table for inner, table in entry.items()}
+            if twice := found.keys() & done.keys():
+                raise ValueError(f"{min(twice)} is there twice")
+            done |= found
+        return done
+
 
 class FetchSection(_Section):
     """Hosts that plugins may reach; private addresses are for tests only."""

@@ -74,9 +74,7 @@ async def _check_membership(connection: AsyncConnection[Any], table: Table, for_
     # the server checks names, types and rights before it returns no row
     text = f"SELECT 1 FROM {table.placed()} WHERE {table.condition(lambda: '$1')} LIMIT 0"
     try:
-        await connection.execute(text, ("",))
-    except psycopg.DataError:  # the empty id is none of a column of uuids: then every name and type is right
-        return
+        await connection.execute(text, (None,))
     except psycopg.ProgrammingError as error:
         words = (error.diag.message_primary or str(error)) if for_operator else ""
         raise _unusable(no_tenants(table.name, words)) from None

@@ -102,9 +102,9 @@ class Data:
         count, row = self.run(self.backend.write(write, record, user, time.monotonic_ns() + 10 * SECONDS))
         return count, None if row is None else msgspec.msgpack.decode(row)
 
-    def show(self, tables: dict[str, Any]) -> None:
-        """Shows these tables beside the usual ones."""
-        self.tables = read_tables({**TABLES, **tables}, self.backend.backend)
+    def show(self, tables: dict[str, Any], *, alone: bool = False) -> None:
+        """Shows these tables, beside the usual ones unless ``alone``."""
+        self.tables = read_tables(tables if alone else {**TABLES, **tables}, self.backend.backend)
         self.compiler = Compiler(self.backend.backend, self.tables, self.path)
         if isinstance(self.backend, Sqlite):
             self.backend._tables = self.tables

@@ -3,7 +3,7 @@
 | ``data.tables.T.owner`` | a row is the caller's if |
 |---|---|
 | ``"user_id"`` | that column has the caller's id |
-| ``{column, via, user, tenant}`` | ``via`` has a row with the caller as ``user``, and the row's ``column`` as ``tenant`` |
+| ``{column, via, user, tenant}`` | ``via`` has a row with the caller as ``user`` and that ``column`` as ``tenant`` |
 | ``"rls"`` | PostgreSQL's row-level security lets the caller see it |
 
 Each kind renders its own condition, so that whoever writes a statement need not know the kinds.

@@ -44,8 +44,8 @@ class Table(Struct, frozen=True):
 def read_tables(section: Mapping[str, Mapping[str, Any]], backend: str = "postgres") -> dict[str, Table]:
     """The operator's ``data.tables`` in a database of the kind ``backend``.
 
-    Raises ConfigError for a name that the gateway would not put into a statement, and for an owner that cannot be relied
-    on.
+    Raises ConfigError for a name that the gateway would not put into a statement, and for an owner that nobody can
+    rely on.
     """
     tables: dict[str, Table] = {}
     lite = backend == "sqlite"
@@ -100,8 +100,9 @@ def _may_be_one(name: str, other: str) -> bool:
 
 
 def unnamed(failure: ApiFailure, words: str, tables: Mapping[str, Table]) -> ApiFailure:
-    """``failure``, or what to say instead if ``words``, the database's text about a missing name, are about a table that
-    says who belongs to which tenant: plugins do not know of it. A plugin's own names have prefixes in ``words``."""
+    """``failure``, or what to say instead if ``words``, the database's text about a missing name, are about a table
+    that says who belongs to which tenant: plugins do not know of it. A plugin's own names have prefixes in ``words``.
+    """
     for table in tables.values():
         via = table.owner.looked_up[0].rpartition(".")[2]
         if via and re.search(rf"(?<![\w@]){via}(?!\w)", words):

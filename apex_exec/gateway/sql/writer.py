@@ -625,7 +625,7 @@ class Writer:
         self.only(node, "this", "alias", "db")
         word = self.identifier(node.this)
         if node.args.get("db") is not None:
-            return f"({self._owned(self._in_schema(node, word))}) AS {self._aliased(given or word, columns)}"
+            return f"({self._owned(self._in_schema(node, word), dots=1)}) AS {self._aliased(given or word, columns)}"
         for recursion in reversed(self._recursive):
             if recursion.word == word and not any(word in scope for scope in self._scopes[recursion.depth :]):
                 return self._recursed(recursion, self._aliased(given or word, columns))
@@ -721,9 +721,11 @@ class Writer:
             self._callers[word] = f"${self.parameters + len(self.extra_values)}"
         return self._callers[word]
 
-    def _owned(self, word: str) -> str:
-        """The caller's rows of a table, with the operator's columns."""
-        table = self._tables.get(word)
+    def _owned(self, word: str, dots: int = 0) -> str:
+        """The caller's rows of a table, with the operator's columns.
+
+        ``dots``: how many ``word`` must have. In quotes, a name without a schema could have one, too."""
+        table = self._tables.get(word) if word.count(".") == dots else None
         if table is None or word not in self._named:
             known = sorted(name for name in self._named if name in self._tables)
             raise ApiFailure("table_not_allowed", f"the table {word!r} is not visible to this plugin; visible: "
