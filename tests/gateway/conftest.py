@@ -154,9 +154,9 @@ def postgres_data(server: Postgres, name: str, users: str = "AB", *, secured: bo
         import psycopg
         with psycopg.connect(f"host={server.folder} dbname={name} user=postgres") as connection:
             names = [row[0] for row in connection.execute(
-                "SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1").fetchall()]
-            return {table: sorted(map(str, connection.execute(f'SELECT * FROM "{table}"').fetchall()))
-                    for table in names}
+                "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables "
+                "WHERE schemaname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1").fetchall()]
+            return {table: sorted(map(str, connection.execute(f"SELECT * FROM {table}").fetchall())) for table in names}
 
     return Data(PostgresBackend(url, read_tables(TABLES), "test"), contents,
                 lambda statement: server.execute(statement, database=name))

@@ -65,8 +65,9 @@ def test_a_query_returns_the_rows_of_the_callers_tenants(site: Site) -> None:
         assert site.ids(table) == [2, 4, 6, 8, *shared]
         assert site.ids(table, B) == [1, 3, 5, 7, *shared]
         assert site.ids(table, "cccccccc-0000-4000-8000-000000000003") == []
-    assert site.query("SELECT o.id, n.tag FROM ORDERS o JOIN NOTES n ON n.id = o.id LEFT JOIN users u ON "
-                      "u.id = o.user_id WHERE o.id < $1 ORDER BY o.id", [5]) == [{"id": 2, "tag": "tag2"}, {"id": 4, "tag": "tag4"}]
+    joined = ("SELECT o.id, n.tag FROM ORDERS o JOIN NOTES n ON n.id = o.id LEFT JOIN users u ON u.id = o.user_id "
+              "WHERE o.id < $1 ORDER BY o.id")
+    assert site.query(joined, [5]) == [{"id": 2, "tag": "tag2"}, {"id": 4, "tag": "tag4"}]
     assert site.query("SELECT count(*) AS n FROM ORDERS WHERE item LIKE 'SECRET%'") == [{"n": 0}]
     assert site.query("WITH orders AS (SELECT 7 AS id) SELECT id FROM orders") == [{"id": 7}]
 
