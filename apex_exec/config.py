@@ -191,10 +191,11 @@ class TableSection(_Section):
 
 
 class DataSection(_Section):
-    """The platform's database, as plugins see it."""
+    """The platform's database, as plugins see it. ``prepared_statements`` is for PostgreSQL without a pooler."""
 
     url: DatabaseUrl = "sqlite:///<state_dir>/data.db"
     tables: dict[str, TableSection] = {}
+    prepared_statements: bool = False
 
     @field_validator("tables", mode="before")
     @classmethod

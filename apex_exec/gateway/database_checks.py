@@ -107,14 +107,28 @@ def check_database(url: str, tables: Mapping[str, Table]) -> str:
     return ""
 
 
+def server_of(url: str) -> str:
+    """``data.url`` in the form that PostgreSQL's own library reads. Raises ConfigError if it could not."""
+    import psycopg
+    from psycopg.conninfo import conninfo_to_dict
+
+    scheme, _, rest = url.partition("://")
+    plain = f"{scheme.partition('+')[0]}://{rest}"
+    try:
+        conninfo_to_dict(plain)
+    except psycopg.ProgrammingError as error:
+        raise ConfigError(f"data.url: {str(error).strip()}; its parameters are those of libpq, as in "
+                          "?sslmode=verify-full; data.prepared_statements is a key of its own") from None
+    return plain
+
+
 async def _look_at_postgres(url: str, tables: Mapping[str, Table]) -> str:
     import psycopg
 
-    scheme, _, rest = url.partition("://")
     try:
         connection = await psycopg.AsyncConnection.connect(
-            f"{scheme.partition('+')[0]}://{rest}", autocommit=True, connect_timeout=SECONDS_MAX,
-            cursor_factory=psycopg.AsyncRawCursor, prepare_threshold=None)
+            server_of(url), autocommit=True, connect_timeout=SECONDS_MAX, cursor_factory=psycopg.AsyncRawCursor,
+            prepare_threshold=None)
     except psycopg.OperationalError as error:
         return str(error).partition("\n")[0]
     async with connection:

@@ -25,7 +25,7 @@ from psycopg.types.json import Jsonb
 from psycopg.types.string import TextLoader
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from apex_exec.gateway.database_checks import check_connection
+from apex_exec.gateway.database_checks import check_connection, server_of
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.outbox import Outbox, Outgoing
 from apex_exec.gateway.sql.compiler import Compiled
@@ -41,6 +41,8 @@ logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
 
 CONNECTIONS_MAX = 8
 CONNECT_SECONDS = 2
+PREPARE_AFTER = 5
+"""The uses of a statement on a connection after which it is prepared, where the operator allows that: psycopg's own."""
 COMMIT_SECONDS = 10.0
 """How long a commit may take to be answered, beyond its call's own time."""
 ROLLBACK_SECONDS = 1.0
@@ -99,20 +101,23 @@ async def _prepare(connection: AsyncConnection[Any]) -> None:
 
 
 class Postgres:
-    """The database at ``url`` (``postgresql+psycopg://…``). It connects on first use."""
+    """The database at ``url`` (``postgresql+psycopg://…``). It connects on first use.
+
+    ``prepared``: a statement that is used often is kept on its connection, as no pooler in transaction mode allows.
+    Raises ConfigError for a URL that no server would ever see.
+    """
 
     backend = "postgres"
 
-    def __init__(self, url: str, tables: Mapping[str, Table], origin: str) -> None:
-        scheme, _, rest = url.partition("://")
+    def __init__(self, url: str, tables: Mapping[str, Table], origin: str, *, prepared: bool = False) -> None:
         self._origin = origin
         self._tables = tables
         self._pool = AsyncConnectionPool(
-            f"{scheme.partition('+')[0]}://{rest}", min_size=0, max_size=CONNECTIONS_MAX, open=False,
+            server_of(url), min_size=0, max_size=CONNECTIONS_MAX, open=False,
             timeout=CONNECT_SECONDS, configure=_prepare,
-            # No prepared statements: behind a pooler, a statement's name may be unknown, or belong to another text.
+            # Not prepared: behind a pooler, a statement's name may be unknown, or belong to another text.
             kwargs={"autocommit": True, "cursor_factory": AsyncRawCursor, "connect_timeout": CONNECT_SECONDS,
-                    "application_name": "apex-exec", "prepare_threshold": None})
+                    "application_name": "apex-exec", "prepare_threshold": PREPARE_AFTER if prepared else None})
         self._down_until = 0.0
         self._in_use = 0
         self._opened = False

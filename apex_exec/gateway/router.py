@@ -94,7 +94,8 @@ class Router:
                 raise ApiFailure("table_not_allowed", extras.words("data", "a plugin's query or write"))
             # importing sqlglot takes a tenth of a second, and not every daemon needs it
             from apex_exec.gateway.data import Data
-            self._data = Data(self._settings["data_url"], self._tables, self._settings["origin"], self._send)
+            self._data = Data(self._settings["data_url"], self._tables, self._settings["origin"], self._send,
+                              prepared=self._settings["prepared"])
         return self._data
 
     @property

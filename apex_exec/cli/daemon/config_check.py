@@ -46,17 +46,22 @@ def check(
 
 
 def try_owners(settings: Settings) -> str:
-    """Tries on the database itself what ``data.tables`` says of owners, where it says more than a column's name.
+    """Tries on the database itself what ``data.tables`` says of owners, where it says more than a column's name, and
+    whether a URL of PostgreSQL's can be read.
 
     Why that could not be tried; "" if it was, or if nothing needs it. Raises ConfigError. Blocks for seconds."""
+    from apex_exec.config import POSTGRES
     from apex_exec.daemon.settings_checks import tables_of
-    from apex_exec.gateway.database_checks import check_database
+    from apex_exec.gateway.database_checks import check_database, server_of
     from apex_exec.gateway.sql.owners import ByColumn
 
     tables = tables_of(settings)
+    url = settings.database_url(settings.data.url)
+    if tables and POSTGRES.match(url):
+        server_of(url)
     if all(isinstance(table.owner, ByColumn) for table in tables.values()):
         return ""
-    return check_database(settings.database_url(settings.data.url), tables)
+    return check_database(url, tables)
 
 
 def rows(settings: Settings, file: Path | None) -> list[dict[str, Any]]:
