@@ -26,6 +26,7 @@ from tests.gateway.owned import owned, tables_of
 from tests.support.daemon import Daemon
 from tests.support.pgbouncer import PgBouncer
 from tests.support.postgres import Postgres
+from tests.support.watched_wire import WatchedWire
 
 PLUGINS = 4
 CALLS = 5000
@@ -129,6 +130,19 @@ def test_a_providers_pooler_lets_us_in_by_password_under_another_name(folder: Pa
         with serving(pooler.url("postgres"), folder) as daemon:
             made, failed, wrong = mixed(daemon, 200)
         assert made >= 200 and not failed and not wrong, (made, failed, wrong)
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_no_request_is_sent_before_the_answer_to_the_one_before_and_no_statement_has_a_name(
+        folder: Path, postgres: Postgres, rows: Data, prepared: bool) -> None:
+    """What Supabase's pooler needs, seen on the wire; the second case shows that names would be seen."""
+    with WatchedWire(postgres.folder) as wire:
+        url = f"postgresql://{ROLE}@/pooled?host={wire.folder}"
+        with serving(url, folder, **{"data.prepared_statements": prepared}) as daemon:
+            made, failed, wrong = mixed(daemon, 400)
+        assert made >= 400 and not failed and not wrong, (made, failed, wrong)
+        assert wire.transactions >= made and wire.unanswered_max == 1
+        assert bool(wire.names) == prepared
 
 
 def test_prepared_statements_are_kept_only_where_the_operator_allows_them(folder: Path, postgres: Postgres,
