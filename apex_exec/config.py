@@ -179,18 +179,40 @@ class SecuritySection(_Section):
 
 
 class TableSection(_Section):
-    """One table that plugins may see: its owner column, its visible columns, whether plugins may write it."""
+    """One table that plugins may see: whose its rows are, its visible columns, whether plugins may write it.
 
-    owner: str = Field(min_length=1)
+    ``owner`` is the column with the user's id, or says how a row belongs to a tenant and users to tenants, or is "rls":
+    ``gateway.sql.owners`` reads it.
+    """
+
+    owner: Any
     columns: list[str] = Field(min_length=1)
     write: bool = False
 
 
 class DataSection(_Section):
-    """The platform's database, as plugins see it."""
+    """The platform's database, as plugins see it. ``prepared_statements`` is for PostgreSQL without a pooler."""
 
     url: DatabaseUrl = "sqlite:///<state_dir>/data.db"
     tables: dict[str, TableSection] = {}
+    prepared_statements: bool = False
+
+    @field_validator("tables", mode="before")
+    @classmethod
+    def _with_schemas(cls, tables: Any) -> Any:
+        """``[data.tables.app.orders]`` is the table app.orders, as ``[data.tables."app.orders"]`` is."""
+        if not isinstance(tables, dict):
+            return tables
+        done: dict[str, Any] = {}
+        for name, entry in tables.items():
+            found = {name: entry}
+            if isinstance(entry, dict) and entry and all(isinstance(inner, dict) for inner in entry.values()) and (
+                    "owner" not in entry):
+                found = {f"{name}.{inner}": table for inner, table in entry.items()}
+            if twice := found.keys() & done.keys():
+                raise ValueError(f"{min(twice)} is there twice")
+            done |= found
+        return done
 
 
 class FetchSection(_Section):

@@ -130,7 +130,8 @@ class ApiCalls:
                  add_host_ns: Callable[[str, int], None]) -> None:
         self.side = SideProcess("gateway", "apex_exec.gateway.process:main", {
             "tables": {name: entry.model_dump() for name, entry in settings.data.tables.items()},
-            "data_url": settings.database_url(settings.data.url), "hosts": settings.fetch.allow,
+            "data_url": settings.database_url(settings.data.url), "prepared": settings.data.prepared_statements,
+            "hosts": settings.fetch.allow,
             "allow_private": settings.fetch.allow_private, "log": settings.log.model_dump(),
             "origin": f"{platform.node()}:{settings.state_path.absolute()}"},
             handlers={

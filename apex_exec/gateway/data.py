@@ -46,15 +46,15 @@ class Backend(Protocol):
         """Closes every connection."""
 
 
-def open_backend(url: str, tables: Mapping[str, Table], origin: str) -> Backend:
-    """The backend for ``data.url``. Raises ConfigError."""
+def open_backend(url: str, tables: Mapping[str, Table], origin: str, *, prepared: bool = False) -> Backend:
+    """The backend for ``data.url``. ``prepared``: PostgreSQL keeps prepared statements. Raises ConfigError."""
     if (path := path_of(url)) is not None:
         from apex_exec.gateway.sqlite import Sqlite
         return Sqlite(path, tables, origin)
     if url.startswith("postgresql"):
         extras.need("postgres", "data.url")
         from apex_exec.gateway.postgres import Postgres
-        return Postgres(url, tables, origin)
+        return Postgres(url, tables, origin, prepared=prepared)
     raise ConfigError("data.url: only sqlite:///… and postgresql://… are supported")
 
 
@@ -62,10 +62,10 @@ class Data:
     """Queries and writes. ``hand_over`` passes a committed write's record to the supervisor."""
 
     def __init__(self, url: str, tables: Mapping[str, Table], origin: str,
-                 hand_over: Callable[[Written], None]) -> None:
+                 hand_over: Callable[[Written], None], *, prepared: bool = False) -> None:
         self._tables = tables
         try:
-            self._backend = open_backend(url, tables, origin)
+            self._backend = open_backend(url, tables, origin, prepared=prepared)
         except ConfigError as error:
             raise ApiFailure("data_unavailable", str(error)) from None
         path = str(path_of(url) or "")

@@ -18,6 +18,7 @@ import msgspec
 
 from apex_exec import extras
 from apex_exec.catalogue import methods
+from apex_exec.common.sqlite import path_of
 from apex_exec.core.fair import FairQueue
 from apex_exec.core.limits import MS_NS
 from apex_exec.gateway import messages
@@ -62,7 +63,8 @@ class Router:
         self._send = send
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._passes: dict[int, asyncio.Future[int]] = {}
-        self._tables: dict[str, Table] = read_tables(settings["tables"])
+        self._tables: dict[str, Table] = read_tables(
+            settings["tables"], "sqlite" if path_of(settings["data_url"]) is not None else "postgres")
         self._data: Data | None = None
         self._fetcher: Fetcher | None = None
         self._kept: set[asyncio.Task[None]] = set()
@@ -92,7 +94,8 @@ class Router:
                 raise ApiFailure("table_not_allowed", extras.words("data", "a plugin's query or write"))
             # importing sqlglot takes a tenth of a second, and not every daemon needs it
             from apex_exec.gateway.data import Data
-            self._data = Data(self._settings["data_url"], self._tables, self._settings["origin"], self._send)
+            self._data = Data(self._settings["data_url"], self._tables, self._settings["origin"], self._send,
+                              prepared=self._settings["prepared"])
         return self._data
 
     @property

@@ -26,8 +26,9 @@ from apex_exec.gateway.lock_turns import Turns
 from apex_exec.gateway.outbox import Outbox, Outgoing
 from apex_exec.gateway.sql.allowed import FORMS
 from apex_exec.gateway.sql.compiler import Compiled
+from apex_exec.gateway.sql.owners import Claim
 from apex_exec.gateway.sql.sqlite_functions import Refusals, register
-from apex_exec.gateway.sql.tables import OUTBOX, Table
+from apex_exec.gateway.sql.tables import OUTBOX, Table, unnamed
 from apex_exec.gateway.sql.values import Rows, to_sqlite
 from apex_exec.gateway.sql.writer import plain_names
 from apex_exec.gateway.sql.writes import ROWS_CHANGED_MAX, Write
@@ -142,9 +143,10 @@ class Sqlite:
             return sqlite3.SQLITE_OK
 
         views = [name for name, in database.execute("SELECT name FROM sqlite_master WHERE type = 'view'")]
+        used = {*self._tables, *(table.owner.looked_up[0] for table in self._tables.values())}
         database.set_authorizer(ask)
         for name in views:
-            if name in self._tables:
+            if name in used:
                 with contextlib.suppress(sqlite3.Error):  # a broken view is an error of the query that uses it
                     database.execute(f'EXPLAIN SELECT * FROM "{name}"')
         database.set_authorizer(None)
@@ -166,8 +168,12 @@ class Sqlite:
             return sqlite3.SQLITE_OK
         if action == sqlite3.SQLITE_READ and first is not None:
             table = self._tables.get(first)
-            if table is not None and (not second or second == table.owner or second in table.columns):
+            if table is not None and (not second or second in table.owner.columns or second in table.columns):
                 return sqlite3.SQLITE_OK
+            for other in self._tables.values():
+                via, columns = other.owner.looked_up
+                if first == via and (not second or second in columns):
+                    return sqlite3.SQLITE_OK
             if first == "json_each" and second in ("value", ""):  # the elements of a list parameter
                 return sqlite3.SQLITE_OK
             if not first.strip("_0123456789"):  # a CTE or subquery, whose name the SQL writer generated
@@ -193,7 +199,9 @@ class Sqlite:
         except sqlite3.Error as error:
             if "user-defined function raised" in str(error) and connection.refusals.reason:
                 raise ApiFailure("sql_not_on_sqlite", connection.refusals.reason) from None
-            raise _failure(error, due_ns) from None
+            words = str(error)
+            failure = _failure(error, due_ns)
+            raise (unnamed(failure, words, self._tables) if words.startswith("no such ") else failure) from None
 
     async def _opened(self, open_: Callable[[], _Connection]) -> _Connection:
         try:
@@ -226,7 +234,9 @@ class Sqlite:
     def _write(self, database: sqlite3.Connection, write: Write, record: Outgoing) -> tuple[int, bytes | None]:
         database.execute("BEGIN IMMEDIATE")
         try:
-            cursor = database.execute(write.text, _named(write.values))
+            values = [value.chosen([row[0] for row in database.execute(value.text, _named(value.values))])
+                      if isinstance(value, Claim) else value for value in write.values]
+            cursor = database.execute(write.text, _named(values))
             row = None
             if write.returning:
                 rows = Rows(write.returning)
@@ -311,7 +321,7 @@ _KINDS = {sqlite3.SQLITE_CONSTRAINT_NOTNULL: "need", sqlite3.SQLITE_CONSTRAINT_U
 
 def _refused(error: sqlite3.IntegrityError, write: Write) -> ApiFailure:
     """SQLite's "NOT NULL constraint failed: table.column, table.column", in our words."""
-    columns = [name.strip().partition(".") for name in str(error).partition(": ")[2].split(",")]
+    columns = [name.strip().rpartition(".") for name in str(error).partition(": ")[2].split(",")]
     ours = [column for table, _, column in columns if table == write.table]
     return write.refused(_KINDS.get(error.sqlite_errorcode, "check"), ours if len(ours) == len(columns) else (),
                          str(error))

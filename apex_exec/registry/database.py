@@ -145,7 +145,9 @@ def unusable(name: str, error: Exception) -> Refusal:
 def _engine(url: str) -> sa.Engine:
     path = path_of(url)
     if path is None:
-        return sa.create_engine(url, isolation_level="SERIALIZABLE", pool_pre_ping=True)
+        # No prepared statements: behind a pooler, a statement's name may be unknown, or belong to another text.
+        return sa.create_engine(url, isolation_level="SERIALIZABLE", pool_pre_ping=True,
+                                connect_args={"prepare_threshold": None})
     engine = sa.create_engine(url, creator=lambda: open_ours(path, busy_seconds=BUSY_SECONDS, any_thread=True))
 
     @sa.event.listens_for(engine, "begin")

@@ -203,6 +203,8 @@ class Writer:
         """The numbers of the parameters that are formats of ``to_char`` and the like."""
         self.used: dict[str, None] = {}
         self.extra_values: list[Any] = []
+        self._callers: dict[str, str] = {}
+        """The parameters with the caller's id, by table."""
         numbers = {self.number(node) for node in tree.find_all(exp.Parameter)}
         self.parameters = max(numbers, default=0)
         if numbers != set(range(1, self.parameters + 1)):
@@ -620,11 +622,10 @@ class Writer:
             return self._rows(inner, given, columns, ordinality)
         if type(node) is not exp.Table or lateral:
             raise refuse(f"{node_name(node)} as a table", "a table, a query in brackets, or VALUES", node)
-        if node.args.get("db") is not None or node.args.get("catalog") is not None:
-            schema = node.args.get("db")
-            raise refuse(f"the schema {node_name(schema)} before a table", f"{node.name[:60]} without it", node)
-        self.only(node, "this", "alias")
+        self.only(node, "this", "alias", "db")
         word = self.identifier(node.this)
+        if node.args.get("db") is not None:
+            return f"({self._owned(self._in_schema(node, word), dots=1)}) AS {self._aliased(given or word, columns)}"
         for recursion in reversed(self._recursive):
             if recursion.word == word and not any(word in scope for scope in self._scopes[recursion.depth :]):
                 return self._recursed(recursion, self._aliased(given or word, columns))
@@ -705,19 +706,37 @@ class Writer:
                  f"{STEP_BYTES_MAX // 1024} KiB; end it with a condition: ' || {step} AS BOOLEAN) ELSE TRUE END")
         return f"(SELECT {', '.join(columns)}, {step} FROM {made} WHERE {guard} OFFSET 0) AS {alias}"
 
-    def _owned(self, word: str) -> str:
-        """The caller's rows of a table, with the operator's columns."""
-        table = self._tables.get(word)
+    def _in_schema(self, node: Any, word: str) -> str:
+        """The name of the table ``word`` with the schema that stands before it. Raises ApiFailure."""
+        name = f"{self.identifier(node.args['db'])}.{word}"
+        if name not in self._tables and word in self._tables and word in self._named:
+            raise refuse(f"the schema {node_name(node.args['db'])} before a table", f"{word[:60]} without it", node)
+        return name
+
+    def _caller(self, word: str) -> str:
+        """The parameter with the caller's id for the table ``word``. Each table has one of its own: PostgreSQL gives a
+        parameter one type, and one table may keep the id as a uuid, another as a text."""
+        if word not in self._callers:
+            self.extra_values.append(OWNER)
+            self._callers[word] = f"${self.parameters + len(self.extra_values)}"
+        return self._callers[word]
+
+    def _owned(self, word: str, dots: int = 0) -> str:
+        """The caller's rows of a table, with the operator's columns.
+
+        ``dots``: how many ``word`` must have. In quotes, a name without a schema could have one, too."""
+        table = self._tables.get(word) if word.count(".") == dots else None
         if table is None or word not in self._named:
             known = sorted(name for name in self._named if name in self._tables)
             raise ApiFailure("table_not_allowed", f"the table {word!r} is not visible to this plugin; visible: "
                                                   f"{', '.join(known) or 'none (manifest: data.tables)'}")
         self.used[word] = None
-        name = self.quoted(table.name)
+        name = table.placed(self.quoted)
         columns = ", ".join(f"{name}.{self.quoted(column)} AS {self.quoted(COLUMN_PREFIX + column)}"
                             for column in table.columns)
         fence = "LIMIT -1 OFFSET 0" if self.lite else "OFFSET 0"
-        return f"SELECT {columns} FROM {name} WHERE {name}.{self.quoted(table.owner)} = {self.extra(OWNER)} {fence}"
+        condition = table.condition(lambda: self._caller(word), self.quoted)
+        return f"SELECT {columns} FROM {name} WHERE {condition} {fence}"
 
     def _join(self, node: Any) -> str:
         if type(node) is not exp.Join:
@@ -822,13 +841,13 @@ def _is_truth(item: Any) -> bool:
 
 def _reads(query: Any, word: str) -> bool:
     """Whether a table of that name stands in the query."""
-    return any(table.name.lower() == word for table in query.find_all(exp.Table))
+    return any(table.name.lower() == word and not table.args.get("db") for table in query.find_all(exp.Table))
 
 
 def _is_cte(table: Any) -> bool:
     """Whether the name may be a CTE's: an enclosing query has one of that name, in upper or lower case."""
     word, around = str(table.name).lower(), table
-    while around is not None:
+    while around is not None and not table.args.get("db"):
         with_ = around.args.get("with_")
         if with_ is not None and any(cte.alias.lower() == word for cte in with_.expressions):
             return True
