@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -67,7 +71,8 @@ def test_a_user_alone_has_every_try_and_a_quarter_while_another_is_present() -> 
     assert window.take("b", 7)[1] is True
     assert [window.take("c", at) for at in (8, 9)] == [(0, False)] * 2
     assert window.take("d", 10) == (0, False)
-    assert window.take("d", 11) == (1 + 100 - 11, False), "the plugin's eight are used up"
+    assert window.take("d", 11) == (0 + 100 - 11, False), "the plugin's eight are used up"
+    assert window.take("d", 12) == (0 + 100 - 12, False), "and a refused try among several makes nobody wait longer"
 
 
 def test_a_try_over_a_users_share_does_not_use_up_the_others() -> None:
@@ -76,6 +81,32 @@ def test_a_try_over_a_users_share_does_not_use_up_the_others() -> None:
     for at in range(50):
         window.take("a", at)
     assert window.take("b", 51) == window.take("b", 52) == (0, False)
+
+
+@pytest.mark.parametrize("heavy", [1, 3, 4, 6])
+def test_users_who_try_without_end_leave_modest_ones_what_they_need_and_the_plugin_all_it_may(heavy: int) -> None:
+    """With three of them, and three modest users with a try each 5 s, every try of everybody was refused, for ever."""
+    window = SharedWindow(100, window_ns=600)
+    passed: Counter[str] = Counter()
+    for now in range(6000):
+        users = [f"heavy {number}" for number in range(heavy)] if now % 2 == 0 else []
+        users += [f"modest {number}" for number in range(3)] if now % 50 == 0 else []
+        for user in users:
+            window.present(user, now)
+            passed[user] += window.take(user, now) == (0, False) and now >= 600
+    assert all(passed[f"modest {number}"] >= 95 for number in range(3)), passed  # of 108
+    assert passed.total() >= 9 * min(100, 36 + 25 * heavy) * 0.8, passed
+
+
+def test_a_try_costs_the_same_however_many_are_kept() -> None:
+    window = SharedWindow(1_000_000)
+    for number in range(50_000):
+        window.take("a", number)
+    window.present("b", 50_000)
+    begun_ns = time.process_time_ns()
+    for number in range(1000):
+        window.take("b", 50_000 + number)
+    assert time.process_time_ns() - begun_ns < 1000 * 200_000
 
 
 def test_who_has_left_leaves_the_whole_to_the_others_and_what_is_kept_is_bounded() -> None:
