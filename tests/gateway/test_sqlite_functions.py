@@ -1,5 +1,5 @@
 """PostgreSQL's functions on SQLite run in the gateway's own interpreter: what they make is bounded before it is made,
-and why one refused is told to its own caller alone."""
+and only its own caller learns why one refused."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def failure(data: Data, text: str, params: list[Any] | None = None, user: str = 
     ("SELECT greatest(CAST($1 AS text), 1) AS x", [NO_UTF8]),
     ("SELECT CAST($1 AS date) AS x", ["0001-01-01T00:00:00+23:59"]),
     ("SELECT CAST($1 AS date) AS x", ["9999-12-31T23:59:59-23:59"])])
-def test_why_a_function_refused_is_told_to_nobody_else(lite: Data, text: str, params: list[Any]) -> None:
+def test_why_a_function_refused_is_for_its_own_caller(lite: Data, text: str, params: list[Any]) -> None:
     """The reason quotes a row. A connection is everybody's, one after another, and where a function fails in a way of
     its own there is no new reason."""
-    told = failure(lite, "SELECT CAST(item AS int) AS x FROM orders", user=B)
-    assert "SECRET" in told.message, "its own caller is told"
+    own = failure(lite, "SELECT CAST(item AS int) AS x FROM orders", user=B)
+    assert "SECRET" in own.message, "its own caller learns it"
     got = failure(lite, text, params)
     assert got.code == "sql_not_on_sqlite" and "SECRET" not in got.message
 
