@@ -27,8 +27,8 @@ class _Pair:
 
 
 class UserBreakers:
-    """The pairs of one plugin. ``known`` is empty until a call ends a worker. A pair stays until a call of it is answered
-    after its pause, or when the window of its ends is over."""
+    """The pairs of one plugin. ``known`` is empty until a call ends a worker. A pair stays until a call of it is
+    answered after its pause, or when the window of its ends is over."""
 
     __slots__ = ("_policy", "known")
 
