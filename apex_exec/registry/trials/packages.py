@@ -107,6 +107,7 @@ def package_ranges(body: bytes, data: bytes) -> tuple[Ranges, set[str]]:
     packages: set[str] = set()
     names: dict[str, str] = {}  # source → package: a map names the same sources again and again
     begun = number = -1
+    here = _Line(b"")
     for origin in origins(data):
         if origin.line >= len(lines):
             break
@@ -117,8 +118,8 @@ def package_ranges(body: bytes, data: bytes) -> tuple[Ranges, set[str]]:
             packages |= {name} if name else set()
             continue
         if origin.line != number:
-            number, line = origin.line, _Line(lines[origin.line])
-        at = starts[number] + line.bytes_before(origin.column)
+            number, here = origin.line, _Line(lines[origin.line])
+        at = starts[number] + here.bytes_before(origin.column)
         if name:
             packages.add(name)
             begun = at
