@@ -1,9 +1,8 @@
 """Rates, on the caller's clock. Pure.
 
-``SlidingWindow`` refuses: it allows at most ``limit`` tries in any ``window_ns``. It is exact, because it keeps the
-time of each of the last ``limit`` tries, and bounded, because it keeps no more. A refused try counts like any other, so
-a plugin that keeps trying keeps waiting. ``SharedWindow`` is one whose tries are divided among users. ``Pace`` never
-refuses, and says how long to wait instead.
+``SharedWindow`` refuses: it allows at most ``limit`` tries in any ``window_ns``, and divides them among users. It is
+exact, because it keeps the time of each of the last ``limit`` tries, and bounded, because it keeps no more. ``Pace``
+never refuses, and says how long to wait instead.
 """
 
 from __future__ import annotations
@@ -13,45 +12,20 @@ from collections import deque
 MINUTE_NS = 60_000_000_000
 
 
-class SlidingWindow:
-    """The tries of one plugin. ``limit`` 0 refuses every try."""
-
-    __slots__ = ("_tries", "limit", "window_ns")
-
-    def __init__(self, limit: int, window_ns: int = MINUTE_NS) -> None:
-        self.limit = limit
-        self.window_ns = window_ns
-        self._tries: deque[int] = deque(maxlen=limit)
-
-    def take(self, now_ns: int) -> int:
-        """Counts one try. Gives 0 if it may pass, else the nanoseconds until the next one may, if none comes before."""
-        tries = self._tries
-        if not self.limit:
-            return self.window_ns
-        allowed = len(tries) < self.limit or now_ns - tries[0] >= self.window_ns
-        tries.append(now_ns)
-        return 0 if allowed else tries[0] + self.window_ns - now_ns
-
-    def resize(self, limit: int) -> None:
-        """Sets another limit; the latest tries still count."""
-        if limit != self.limit:
-            self._tries = deque(self._tries, maxlen=limit)
-            self.limit = limit
-
-
 USERS_SEEN = 16
 """Users of one plugin that are remembered: enough to know of everybody that somebody else is there, and to divide the
 tries among more users than a plugin of 100 requests a minute can serve well."""
 USERS_MIN = 4
-"""The tries are divided among this number of users at least, whoever tries."""
+"""The tries are divided among this number of users at least, even if fewer try."""
 
 
 class SharedWindow:
     """The tries of one plugin, shared by its users. The plugin never makes more than ``limit`` in any ``window_ns``.
     While another user is present, none makes more than a quarter of them, or than its part if more than four users try.
 
-    Alone, a user may make them all, and its refused tries count as those of ``SlidingWindow`` do. Among several no
-    refused try counts: it would keep the others waiting, for ever if together they try more often than they may.
+    Alone, a user may make them all, and a refused try counts like any other: who keeps trying keeps waiting. Among
+    several no refused try counts: it would keep the others waiting, for ever if together they try more often than they
+    may. ``limit`` 0 refuses every try.
     """
 
     __slots__ = ("_limit", "_of", "_present", "_tries", "_trying", "_window_ns")

@@ -58,8 +58,9 @@ class Played:
     up = True
     wants_write = False
 
-    def __init__(self) -> None:
+    def __init__(self, places: AuthorPlaces) -> None:
         self.sent: list[Locate] = []
+        self.answer = places.side.handlers[Located]
 
     def send(self, message: Locate) -> bool:
         self.sent.append(message)
@@ -71,13 +72,13 @@ class Mapped:
         return {"index.js.map": b"{}"}
 
 
-def played() -> tuple[AuthorPlaces, Played, list[str]]:
+def played(overhead: Overhead) -> tuple[AuthorPlaces, Played, list[str]]:
     """The loop's end with a played process, and what it has let go."""
-    overhead = Overhead(Metrics())
+    gone: list[str] = []
     overhead.tune(PLUGIN, 0)
     loop: Any = SimpleNamespace(wake=lambda _side: None)
-    places, process, gone = AuthorPlaces(overhead, loop, Mapped()), Played(), []
-    side: Any = process
+    places = AuthorPlaces(overhead, loop, Mapped())
+    side: Any = (process := Played(places))
     places.side = side
     for number in range(100):
         assert places.submit_line(PLUGIN, f"line {number}", lambda text, _cpu_ns: gone.append(text), number)
@@ -87,22 +88,23 @@ def played() -> tuple[AuthorPlaces, Played, list[str]]:
 
 def test_a_reply_is_next_however_many_lines_wait() -> None:
     """A hook that writes 900 lines with a stack in each kept the next caller waiting until its time was over."""
-    places, process, gone = played()
+    _, process, gone = played(Overhead(Metrics()))
     assert [sent.text for sent in process.sent] == ["line 0", "line 1"]
-    places._take(Located(process.sent[0].number, "located", 0))
+    process.answer(Located(process.sent[0].number, "located", 0))
     assert process.sent[2].text == "reply" and gone == ["located"]
 
 
 def test_a_line_waits_for_a_while_and_the_link_is_read_again_when_none_waits() -> None:
-    places, process, gone = played()
-    reading = places._overhead.reading
+    overhead = Overhead(Metrics())
+    places, process, gone = played(overhead)
+    reading = overhead.reading
     assert reading.wait_ns("mapped", 200) == NEVER_NS
     places.duty.run(LINE_WAIT_NS + 50)
     assert gone == [f"line {number}" for number in range(51)], "as the engine said them, in their order"
     assert places.duty.due_ns == LINE_WAIT_NS + 51 and reading.wait_ns("mapped", 200) == NEVER_NS
     places.duty.run(LINE_WAIT_NS + 100)
     assert len(gone) == 100 and "reply" not in gone and reading.wait_ns("mapped", 200) == NEVER_NS
-    places._take(Located(process.sent[0].number, "late", 0))
+    process.answer(Located(process.sent[0].number, "late", 0))
     assert "late" not in gone, "it went already"
-    places._take(Located(process.sent[2].number, "located", 0))
+    process.answer(Located(process.sent[2].number, "located", 0))
     assert gone[100:] == ["located"] and reading.wait_ns("mapped", 200) < NEVER_NS and len(places) == 1

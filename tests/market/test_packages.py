@@ -148,8 +148,8 @@ def test_a_map_is_read_in_the_time_that_its_size_takes() -> None:
     ("abc", 2, 2), ("abc", 9, 3), ("abc", -4, 0), ("\u00e9x", 1, 2), ("\u00e9x", 9, 3), ("x\U0001F600y", 3, 5),
     ("x\U0001F600y", 2, 1), ("\u00e9x", -1, 0)])
 def test_a_column_is_where_its_character_begins_in_bytes(text: str, column: int, expected: int) -> None:
-    assert packages._Line(text.encode()).bytes_before(column) == expected
-    inside = packages._Line(text.encode())
+    assert packages.Line(text.encode()).bytes_before(column) == expected
+    inside = packages.Line(text.encode())
     assert [inside.bytes_before(one) for one in range(column + 1)][-1:] in ([expected], [])
 
 

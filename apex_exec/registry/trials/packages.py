@@ -107,7 +107,7 @@ def package_ranges(body: bytes, data: bytes) -> tuple[Ranges, set[str]]:
     packages: set[str] = set()
     names: dict[str, str] = {}  # source → package: a map names the same sources again and again
     begun = number = -1
-    here = _Line(b"")
+    here = Line(b"")
     for origin in origins(data):
         if origin.line >= len(lines):
             break
@@ -118,7 +118,7 @@ def package_ranges(body: bytes, data: bytes) -> tuple[Ranges, set[str]]:
             packages |= {name} if name else set()
             continue
         if origin.line != number:
-            number, here = origin.line, _Line(lines[origin.line])
+            number, here = origin.line, Line(lines[origin.line])
         at = starts[number] + here.bytes_before(origin.column)
         if name:
             packages.add(name)
@@ -131,7 +131,7 @@ def package_ranges(body: bytes, data: bytes) -> tuple[Ranges, set[str]]:
     return ranges, packages
 
 
-class _Line:
+class Line:
     """One line, in which places are asked for from the left to the right: a bundle is often one line of a megabyte."""
 
     def __init__(self, line: bytes) -> None:
