@@ -125,7 +125,8 @@ def build_daemon(ground: Ground, reread: Callable[[], Settings]) -> Parts:
         loop=loop, guard=service.guard, pool=service.pool, driver=service.driver, workers=service.workers,
         peers=service.hosts.peers, requests=service.requests, api=service.api, audit=service.audit,
         supervisor=service.supervisor, monitoring=monitoring,
-        duties=(service.audit.duty, monitoring, service.api.duty, administration.admin, feed.duty))
+        duties=(service.audit.duty, monitoring, service.api.duty, service.places.duty, administration.admin,
+                feed.duty))
     loop.every(1.0, service.supervisor.upkeep)
     loop.every(MEASURE_SECONDS, service.gauges.measure)
     loop.every(1.0, service.audit.upkeep)
@@ -167,7 +168,7 @@ def _make_service(ground: Ground) -> Service:
     audit.on_spent = workers.overhead.records
     checks = ResultChecks(workers.overhead, loop)
     places = AuthorPlaces(workers.overhead, loop, ground.source)
-    workers.neighbours.locate = places.submit
+    workers.neighbours.locate = places.submit_line
     table = PendingTable()
     replies = Replies(table, audit)
     dispatches = DispatchRuns(pool, table, replies, driver.step)

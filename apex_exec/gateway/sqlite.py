@@ -27,7 +27,7 @@ from apex_exec.gateway.outbox import Outbox, Outgoing
 from apex_exec.gateway.sql.allowed import FORMS
 from apex_exec.gateway.sql.compiler import Compiled
 from apex_exec.gateway.sql.owners import Claim
-from apex_exec.gateway.sql.sqlite_functions import Refusals, register
+from apex_exec.gateway.sql.sqlite_functions import VALUE_BYTES_MAX, Refusals, register
 from apex_exec.gateway.sql.tables import OUTBOX, Table, unnamed
 from apex_exec.gateway.sql.values import Rows, to_sqlite
 from apex_exec.gateway.sql.writer import plain_names
@@ -39,7 +39,6 @@ READERS = 8
 PROGRESS_STEPS = 10_000
 """Virtual-machine steps between two checks of the clock: about a millisecond, with little contention for the GIL."""
 NICENESS = 5
-VALUE_BYTES_MAX = 4 * 1024 * 1024
 BUSY_SECONDS = 1.0
 FUNCTIONS = frozenset({form.sqlite for form in FORMS.values() if form.sqlite}
                       | {"like", "pg_int", "pg_float", "pg_number", "pg_date"})
@@ -62,7 +61,7 @@ def _text(raw: bytes) -> Any:
 def _json(raw: bytes) -> Any:
     try:
         return json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):  # no JSON, or nested deeper than a plugin could read
         return _text(raw)
 
 
@@ -184,6 +183,7 @@ class Sqlite:
         """Runs ``work`` in a thread. If cancelled, ``work`` is interrupted and waited for, so that the connection is
         free. If ``work`` finished before the interruption, its result counts: it may be a write that is committed."""
         connection.due_ns, connection.stopped = due_ns, False
+        connection.refusals.begin()
         future = asyncio.get_running_loop().run_in_executor(self._threads, counting(work))
         try:
             return await asyncio.shield(future)
@@ -197,7 +197,7 @@ class Sqlite:
                 return future.result()
             raise
         except sqlite3.Error as error:
-            if "user-defined function raised" in str(error) and connection.refusals.reason:
+            if "user-defined function raised" in str(error):
                 raise ApiFailure("sql_not_on_sqlite", connection.refusals.reason) from None
             words = str(error)
             failure = _failure(error, due_ns)

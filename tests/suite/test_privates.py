@@ -39,6 +39,7 @@ PRIVATES = {
     "tests/ledger/test_turns.py": (1, "reads that are counted, since their number is the promise"),
     "tests/market/test_billed_from_the_ledger.py": (1, "reads that are counted, since their number is the promise"),
     "tests/market/test_lasting.py": (6, f"{BOUND}; {KEPT}"),
+    "tests/market/test_packages.py": (1, BOUND),
     "tests/market/test_proof.py": (2, "a machine and a bound that this one has not"),
     "tests/market/test_shop.py": (3, "a month that must not be read, and a ledger that cannot be"),
     "tests/market/test_submission_lane.py": (3, "the moment at which a submission began"),

@@ -35,6 +35,10 @@ PARAMETERS_MAX = 100
 CONCATENATIONS_MAX = 8
 """The most uses of ||. Each may double a value; one row may grow to 2^8 times a column."""
 SUBQUERIES_MAX = 64
+SOURCES_MAX = 500
+"""The most sources in FROM that a query comes to if each CTE is put in place of its name, as a planner may do: a few
+hundred bytes of CTEs that read each other twice come to millions, and neither database looks at the clock while it
+plans. A dashboard comes to some 30."""
 PATTERN_CHARACTERS_MAX = 1000
 """The most characters of all LIKE patterns in a query. One comparison may cost the text's length times the pattern's,
 and neither database checks the clock or a cancellation before it is done."""
@@ -185,6 +189,10 @@ class Writer:
         """The columns of recursive CTEs, by the names that we have made for them."""
         self._made = 0
         self._subqueries = 0
+        self._weighed = 0
+        """The number of sources so far, each CTE put in place of its name."""
+        self._weights: dict[str, int] = {}
+        """The number of sources in each CTE, by the name that we have made for it."""
         self._concatenations = 0
         self._in_pattern = False
         self._joined = 0
@@ -304,6 +312,13 @@ class Writer:
         return ApiFailure("sql_not_on_sqlite", f"{what} is not available on SQLite{position(node)}: it would not give "
                                                "PostgreSQL's answer; apex_exec/gateway/sql/README.md lists what is")
 
+    def _weigh(self, sources: int, node: Any) -> None:
+        """Counts what a source in FROM comes to."""
+        self._weighed += sources
+        if self._weighed > SOURCES_MAX:
+            raise refuse(f"a query that comes to more than {SOURCES_MAX} tables, each WITH put in place of its name,",
+                         "fewer references to a WITH", node)
+
     def sorted(self, node: Any) -> None:
         """Counts one more sort."""
         self._sorts += 1
@@ -357,10 +372,13 @@ class Writer:
             self.only(cte, "this", "alias", "materialized")
             word, made = self.identifier(alias.this), self.made()
             columns = ", ".join(self.name(column) for column in alias.args.get("columns") or [])
+            weighed = self._weighed
             if recursive and _reads(cte.this, alias.this.name.lower()):
                 bodies.append(self._recursion(cte, word, made))
+                self._weights[made] = self._weighed - weighed
                 continue
             body = self.query(cte.this)  # before its name becomes visible: it cannot refer to itself
+            self._weights[made] = self._weighed - weighed
             how = {None: "", True: "MATERIALIZED ", False: "NOT MATERIALIZED "}[cte.args.get("materialized")]
             bodies.append(f"{self.quoted(made)}{f'({columns})' if columns else ''} AS {how}({body})")
             self._scopes.append({word: made})
@@ -587,6 +605,7 @@ class Writer:
 
     def _source(self, node: Any) -> str:
         """A source in FROM or JOIN: a table, a CTE, a bracketed query, VALUES or a function."""
+        self._weigh(1, node)
         alias = node.args.get("alias")
         given, columns = None, []
         if alias is not None:
@@ -632,6 +651,7 @@ class Writer:
         for scope in reversed(self._scopes):
             if word in scope:
                 self._joined += 1
+                self._weigh(self._weights.get(scope[word], 0), node)
                 name = self.quoted(scope[word])
                 if scope[word] in self._columns_of:  # without the number of the step
                     seen = ", ".join(self.quoted(COLUMN_PREFIX + one) for one in self._columns_of[scope[word]])
