@@ -18,9 +18,10 @@ from typing import Any
 import pytest
 
 from apex_exec.cli.connect import endpoint
-from apex_exec.cli.output import cell, clean
+from apex_exec.cli.output import cell
 from apex_exec.cli.tree import FILES, command_tree
 from apex_exec.cli.verbs import Exit
+from apex_exec.common.words import clean
 from apex_exec.config import load_settings
 from tests.support import PYTHONS, need, other_user
 from tests.support.daemon import ROOT

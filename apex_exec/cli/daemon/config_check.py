@@ -27,6 +27,7 @@ def check(
 ) -> None:
     """Says what is wrong with a configuration, or shows every value in force and where it comes from."""
     from apex_exec.config import load_settings
+    from apex_exec.console.place import place_of
     from apex_exec.daemon.settings_checks import check_settings
     from apex_exec.errors import ConfigError
     from apex_exec.extras import ExtraMissing
@@ -34,6 +35,7 @@ def check(
     try:
         settings = load_settings(file)
         check_settings(settings)
+        place_of(settings)
     except ExtraMissing as error:
         fail(str(error), EXIT_USAGE)
     except ConfigError as error:
@@ -64,6 +66,8 @@ def rows(settings: Settings, file: Path | None) -> list[dict[str, Any]]:
 
 def effective(settings: Settings, key: str) -> str:
     """The value that the daemon uses if this one is empty."""
-    stands_for = {"runtime_dir": settings.runtime_path, "state_dir": settings.state_path,
+    from apex_exec.console.place import folder_of
+
+    stands_for = {"console.runtime_dir": folder_of(settings), "runtime_dir": settings.runtime_path, "state_dir": settings.state_path,
                   "host.endpoint": settings.host_endpoint, "admin.endpoint": settings.admin_endpoint}
     return str(stands_for.get(key, ""))
