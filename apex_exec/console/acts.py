@@ -16,7 +16,6 @@ class Act(NamedTuple):
     """``operation`` with the arguments that ``args`` makes of the form; ``done`` says what has happened."""
 
     operation: str
-    label: str
     args: Callable[[str, Mapping[str, str]], dict[str, Any]]
     done: Callable[[str, dict[str, Any]], str]
 
@@ -44,13 +43,14 @@ def _whom(args: dict[str, Any]) -> str:
 
 
 ACTS = {
-    "enable": Act("plugin.enable", "Enable", _for_user, lambda id_, args: f"{id_} is enabled{_whom(args)}."),
-    "disable": Act("plugin.disable", "Disable", _for_user, lambda id_, args: f"{id_} is disabled{_whom(args)}."),
-    "quarantine": Act("plugin.quarantine", "Quarantine", _with_reason,
+    "enable": Act("plugin.enable", _for_user, lambda id_, args: f"{id_} is enabled{_whom(args)}."),
+    "disable": Act("plugin.disable", _for_user, lambda id_, args: f"{id_} is disabled{_whom(args)}."),
+    "quarantine": Act("plugin.quarantine", _with_reason,
                       lambda id_, args: f"{id_} is stopped: {args['reason']}"),
-    "release": Act("plugin.release", "Release", _plain, lambda id_, _: f"{id_} is released."),
-    "restart": Act("plugin.restart", "Restart", _plain,
+    "release": Act("plugin.release", _plain,
+                   lambda id_, _: f"{id_} is released. It is disabled: enable it to serve it again."),
+    "restart": Act("plugin.restart", _plain,
                    lambda id_, _: f"{id_} gets another worker; the old one answers what it has."),
-    "reset": Act("breaker.reset", "Reset breaker", _plain, lambda id_, _: f"The breaker of {id_} is closed."),
+    "reset": Act("breaker.reset", _plain, lambda id_, _: f"The breaker of {id_} is closed."),
 }
 """By the last word of the form's address."""

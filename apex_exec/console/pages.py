@@ -138,12 +138,15 @@ class Pages:
         here = f"/plugins/{id_}" if not back.startswith("/plugins?") else back
         try:
             args = act.args(id_, form)
-            await self._daemon.act(session.person, act.operation, **args)
+            done = await self._daemon.act(session.person, act.operation, **args)
         except Wrong as wrong:
             self._web.back(session, here, Note("refused", str(wrong)))
         except Refused as refused:
             hint = f" {refused.hint}" if refused.hint else ""
             self._web.back(session, here, Note("refused", f"{refused}.{hint}".replace("..", ".")))
+        if done.get("changed") is False:  # two people may have had the same idea
+            self._web.back(session, here, Note("refused", f"Nothing has changed: {id_} was {done['state']} already. "
+                                               "Somebody else may have been faster; the audit says who."))
         self._web.back(session, here, Note("done", act.done(id_, args)))
 
     async def _audit(self, request: web.Request) -> web.StreamResponse:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -36,6 +37,9 @@ def run(settings: Settings, endpoint: str, first: Person | None, ready: Ready) -
 
 
 async def _serve(settings: Settings, endpoint: str, first: Person | None, ready: Ready) -> int:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    for name in ("aiohttp", "asyncio"):  # a request that is not HTTP is its sender's fault, and not worth a traceback
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     place = place_of(settings)
     folder = folder_of(settings)
     own_folder(folder, "console.runtime_dir", "the console")

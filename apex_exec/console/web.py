@@ -10,7 +10,6 @@ from typing import Any, NoReturn
 from aiohttp import web
 
 from apex_exec import __version__
-from apex_exec.console.acts import ACTS
 from apex_exec.console.daemon_link import Away, DaemonLink, Refused
 from apex_exec.console.guard import FORM_BYTES_MAX, Guard, Handler, Stop, add_headers, has_token
 from apex_exec.console.rendering import environment
@@ -90,7 +89,9 @@ class Web:
             self.count_wrong(request)
         if request.method == "POST" or FRAGMENT in request.headers:
             raise Stop(401, "You are not signed in any more; open a new link.")
-        raise web.HTTPSeeOther("/login")
+        leave = web.HTTPSeeOther("/login")
+        self._take_away(leave)  # so that a browser does not send it again, and be counted again
+        raise leave
 
     async def form(self, request: web.Request) -> tuple[Session, dict[str, str]]:
         """The session and the form of a request that changes something. Raises Stop."""
@@ -136,9 +137,12 @@ class Web:
         self.sessions.end(session)
         log.info("%s signed out", session.person.name)
         response = web.Response(status=303, headers={"Location": "/login"})
+        self._take_away(response)
+        return response
+
+    def _take_away(self, response: web.Response) -> None:
         response.del_cookie(self._cookie, path="/", secure=self.guard.place.is_secure, httponly=True,
                             samesite="Strict")
-        return response
 
     def _give(self, response: web.Response, id_: str) -> None:
         response.set_cookie(self._cookie, id_, path="/", httponly=True, samesite="Strict",
@@ -154,10 +158,10 @@ class Web:
         if notes and session is not None:
             session.notes.clear()
         body = self._templates.get_template(template).render(
-            session=session, notes=notes, fragment=fragment, path=request.path, version=__version__, acts=ACTS,
+            session=session, notes=notes, fragment=fragment, path=request.path, version=__version__,
             **values)
         response = web.Response(text=body, status=status, content_type="text/html", headers=headers)
-        if session is not None and not fragment and (id_ := self.sessions.rotate(session, self.clock())):
+        if session is not None and (id_ := self.sessions.rotate(session, self.clock())):
             self._give(response, id_)
         return response
 

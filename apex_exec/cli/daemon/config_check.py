@@ -68,6 +68,7 @@ def effective(settings: Settings, key: str) -> str:
     """The value that the daemon uses if this one is empty."""
     from apex_exec.console.place import folder_of
 
-    stands_for = {"console.runtime_dir": folder_of(settings), "runtime_dir": settings.runtime_path, "state_dir": settings.state_path,
-                  "host.endpoint": settings.host_endpoint, "admin.endpoint": settings.admin_endpoint}
+    stands_for = {"runtime_dir": settings.runtime_path, "state_dir": settings.state_path,
+                  "host.endpoint": settings.host_endpoint, "admin.endpoint": settings.admin_endpoint,
+                  "console.runtime_dir": folder_of(settings)}
     return str(stands_for.get(key, ""))
