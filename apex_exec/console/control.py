@@ -62,7 +62,7 @@ class Control:
                 writer.write(json.dumps(self._answer(line)).encode() + b"\n")
                 await asyncio.wait_for(writer.drain(), SECONDS)
         except (OSError, ValueError, TimeoutError):
-            pass  # who asks has gone, or sends what is no line: that is its own loss
+            pass  # the peer has gone, or sends something else than a line: the loss is its own
         finally:
             writer.close()
 

@@ -27,6 +27,9 @@ RESULTS = ("success", "failure", "denied")
 TYPES = ("plugin.execution", "plugin.api", "plugin.cpu", "access.denied", "data.access", "data.modification",
          "data.deletion", "security.rate_limit", "security.anomaly", "admin.action")
 SEQ_MAX = 2**53
+SINCE = "X-Since"
+"""The event that a live page of the ledger goes up to, so that only newer ones are looked at; in the answer the latest
+one that was."""
 WORDS_CHARS_MAX = 200
 
 
@@ -155,6 +158,10 @@ class Pages:
         wanted["type"] = query.get("type", "") if query.get("type", "") in TYPES else ""
         wanted["result"] = query.get("result", "") if query.get("result", "") in RESULTS else ""
         looks, before = query.get("looks", "") == "1", _whole(query.get("before", ""), 0)
+        if since := _whole(request.headers.get(SINCE, ""), 0):  # our script has a page up to this event
+            news = await self._daemon.look(session.person, "audit.events", **wanted, looks=looks, after=since, limit=1)
+            if not news["events"]:
+                return web.Response(status=204, headers={SINCE: str(news["last"])})
         found = await self._daemon.look(session.person, "audit.events", **wanted, looks=looks, before=before,
                                         limit=EVENTS)
         walk = await self._daemon.look(session.person, "audit.verify", start=False)

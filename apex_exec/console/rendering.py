@@ -1,4 +1,4 @@
-"""Templates: everything that they print is text, whoever wrote it.
+"""Templates: everything that they print is text, no matter who wrote it.
 
 Jinja2 escapes every value (``autoescape``), and before that control characters, terminal codes and marks that turn the
 direction of text become visible escapes. No template may say that something is markup: a test reads them all.

@@ -39,6 +39,8 @@ def verbs() -> Iterator[tuple[str, Any]]:
     def below(prefix: str, command: Any) -> Iterator[tuple[str, Any]]:
         for name, child in getattr(command, "commands", {}).items():
             if hasattr(child, "commands"):
+                if child.invoke_without_command:
+                    yield f"{prefix}{name}", child
                 yield from below(f"{prefix}{name} ", child)
             else:
                 yield f"{prefix}{name}", child

@@ -54,8 +54,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         for _ in range(3):
             with contextlib.suppress(CallError):
                 running.invoke("evil", "onActionExecute", {"action": "x", "context": {}})
-        running.operate("plugin.install", path=str(victim))
-        running.operate("plugin.enable", id="victim")
+        running.install(victim)
         yield running
 
 
@@ -88,7 +87,7 @@ def test_no_page_has_anything_of_a_plugin_but_text(anna: Browser, path: str) -> 
         assert f"ValueError: {HOSTILE[0]}" in text and "Traceback" in text and f"\\x1b[31m{MARK}" in text
 
 
-@pytest.mark.slow_after(16)
+@pytest.mark.slow_after(4)
 @pytest.mark.parametrize("hostile", HOSTILE)
 @pytest.mark.parametrize("field", ["/plugins?q={}", "/plugins?state={}", "/plugins?page={}", "/plugins/{}",
                                    "/audit?text={}", "/audit?plugin={}&user={}", "/audit?type={}&before={}", "/?by={}"])
@@ -98,7 +97,7 @@ def test_what_an_address_says_is_text(anna: Browser, field: str, hostile: str) -
     text_of(answer.body)
 
 
-@pytest.mark.slow_after(2)
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("hostile", HOSTILE)
 def test_a_reason_is_text_wherever_it_is_shown(anna: Browser, daemon: Daemon, hostile: str) -> None:
     shown = anna.act("victim", "quarantine", reason=f"because {hostile}")
@@ -109,6 +108,7 @@ def test_a_reason_is_text_wherever_it_is_shown(anna: Browser, daemon: Daemon, ho
     anna.act("victim", "enable")
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("name", [HOSTILE[0], HOSTILE[1], "a" * 200])
 def test_a_persons_name_is_text(console: Console, name: str) -> None:
     page = console.browser(name, "viewer").get("/")
@@ -133,6 +133,7 @@ def test_no_template_declares_anything_safe_and_every_answer_has_its_walls(anna:
 
 
 # ------------------------------------------------------------------ other sites, other names
+@pytest.mark.slow_after(5)
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1", "localhost", "127.0.0.1:1", "evil.example:{port}",
                                   "127.0.0.1:{port}.evil.example", "127.0.0.1:{port}@evil.example", "", "[::1]:{port}",
                                   "2130706433:{port}", "127.1:{port}", "0.0.0.0:{port}"])
@@ -142,6 +143,7 @@ def test_a_name_that_is_not_ours_gets_nothing(console: Console, anna: Browser, h
     assert answer.status in (400, 421) and "victim" not in answer.body
 
 
+@pytest.mark.slow_after(5)
 @pytest.mark.parametrize("origin", ["", "null", "https://evil.example", "http://127.0.0.1", "http://127.0.0.1:1",
                                     "https://{host}", "http://{host}.evil.example", "http://evil.example#{origin}",
                                     "{origin}/", "file://"])
@@ -163,6 +165,7 @@ def test_a_form_without_this_sessions_token_does_nothing(console: Console, anna:
     assert daemon.operate("plugin.live", id="victim")["state"] == "enabled"
 
 
+@pytest.mark.slow_after(2)
 @pytest.mark.parametrize("kind", ["application/json", "text/plain", "multipart/form-data; boundary=x", ""])
 def test_a_form_of_another_type_does_nothing(anna: Browser, kind: str) -> None:
     token = anna.get("/doctor").csrf
@@ -190,6 +193,7 @@ def test_an_answer_leads_nowhere_else(anna: Browser) -> None:
 OFFERED = {act.operation: name for name, act in ACTS.items()}
 
 
+@pytest.mark.slow_after(2)
 @pytest.mark.parametrize("role", [role for role in ROLES if role not in ("operator", "admin")])
 def test_each_role_is_refused_what_is_not_its_own_by_the_daemon(console: Console, daemon: Daemon, role: str) -> None:
     browser = console.browser(f"person-{role}", role)

@@ -40,6 +40,7 @@ def test_a_daemon_that_is_away_is_said_and_the_console_goes_on_when_it_is_back(d
         browser = console.browser("anna", "operator")
         assert "no host has called" in text_of(browser.get("/").body)
         daemon.kill()
+        wait_until(lambda: browser.get("/").status == 503, 20, "word of the daemon's end")  # a second's look is kept
         for path in ("/", "/plugins", "/plugins/echo", "/audit", "/doctor"):
             begun = time.monotonic()
             answer = browser.get(path)

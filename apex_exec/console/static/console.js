@@ -39,8 +39,14 @@ function hasSelection(region) {
 async function refresh(region) {
   if (document.hidden || hasSelection(region)) return;
   let text;
+  const since = region.querySelector("[data-since]");
   try {
-    const answer = await fetch(location.href, { headers: { "X-Fragment": "1" }, redirect: "error", cache: "no-store" });
+    const headers = { "X-Fragment": "1", ...(since && { "X-Since": since.dataset.since }) };
+    const answer = await fetch(location.href, { headers, redirect: "error", cache: "no-store" });
+    if (answer.status === 204) { // nothing is new
+      since.dataset.since = answer.headers.get("X-Since");
+      return region.classList.remove("lost");
+    }
     if (answer.status === 401) return location.assign("/login");
     if (answer.ok && "away" in region.dataset) return location.reload();
     text = await answer.text();

@@ -6,6 +6,7 @@ They run in a lane of their own, so that no administrator's order waits for some
 from __future__ import annotations
 
 import logging
+import re
 import sqlite3
 import threading
 import time
@@ -32,6 +33,8 @@ EVENTS_MAX = 200
 LOOKED_AT_MAX = 200_000
 """How many events one request looks at: a quarter of a second. The answer says where to go on."""
 STEP = 2_000
+LIKES, ESCAPED = re.compile("[%_!]"), r"!\g<0>"
+"""What LIKE would take for any text, and how it is written to stand for itself."""
 LINES_MAX = 500
 log = logging.getLogger(__name__)
 
@@ -53,11 +56,10 @@ def events(context: Context, args: EventsArgs) -> dict[str, Any]:
 
 
 def _page(context: Context, args: EventsArgs) -> dict[str, Any]:
-    wanted = [f'"{key}":{msgspec.json.encode(value).decode()}' for key, value in (
+    wanted = [f'"{key}":{_as_json(value)}' for key, value in (
         ("resource", args.plugin), ("userId", args.user), ("eventType", args.type), ("result", args.result)) if value]
-    condition = "".join(" AND instr(body, ?)" for _ in wanted) + (
-        " AND instr(lower(CAST(body AS TEXT)), ?)" if args.text else "")
-    words = [*wanted, *([args.text.lower()] if args.text else [])]
+    words = [f"%{LIKES.sub(ESCAPED, text)}%" for text in (*wanted, *([_as_json(args.text)[1:-1]] if args.text else []))]
+    condition = " AND body LIKE ? ESCAPE '!'" * len(words)  # half the time of instr(), and takes a for A
     found: list[Event] = []
     with closing(open_readonly(ledger_of(context))) as db:
         first, last = db.execute("SELECT coalesce(min(seq), 1), coalesce(max(seq), 0) FROM events").fetchone()
@@ -76,6 +78,10 @@ def _page(context: Context, args: EventsArgs) -> dict[str, Any]:
             high = low - 1
     return {"events": [msgspec.to_builtins(event) for event in found], "last": last,
             "next": high + 1 if high >= max(first, args.after + 1) else 0}
+
+
+def _as_json(text: str) -> str:
+    return msgspec.json.encode(text).decode()
 
 
 def _event(body: bytes) -> Event:
