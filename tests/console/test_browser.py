@@ -16,7 +16,7 @@ from tests.support.console import Console, wait_until
 from tests.support.daemon import ECHO, EXAMPLES, Daemon, write_plugin
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
-PHOTOGRAPHS = "APEX_EXEC_PHOTOGRAPHS"
+PHOTOGRAPHS = "APEXTEST_PHOTOGRAPHS"
 """Names a folder in which the run leaves its photographs; without it they go with the run's folder."""
 PLUGINS = 50
 SPIN = {"action": "spin", "context": {}}
