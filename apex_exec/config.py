@@ -106,18 +106,30 @@ class AdminSection(_Section):
         return roles
 
 
+def with_a_port(address: str) -> str:
+    """``address`` if it is HOST:PORT. Raises ValueError."""
+    _, colon, port = address.rpartition(":")
+    if not colon or not (port.isascii() and port.isdigit()) or int(port) > PORT_MAX:
+        raise ValueError(f"{address!r} is not HOST:PORT with a port from 0 (a free one) to {PORT_MAX}")
+    return address
+
+
 class HttpSection(_Section):
     """The address that Prometheus scrapes; port 0 picks a free one."""
 
-    address: str = "127.0.0.1:9464"
+    address: Annotated[str, AfterValidator(with_a_port)] = "127.0.0.1:9464"
 
-    @field_validator("address")
-    @classmethod
-    def _has_a_port(cls, address: str) -> str:
-        _, colon, port = address.rpartition(":")
-        if not colon or not (port.isascii() and port.isdigit()) or int(port) > PORT_MAX:
-            raise ValueError(f"{address!r} is not HOST:PORT with a port from 0 (a free one) to {PORT_MAX}")
-        return address
+
+class ConsoleSection(_Section):
+    """The web console, which is a process of its own: its address, and what protects it where others can reach it."""
+
+    address: Annotated[str, AfterValidator(with_a_port)] = "127.0.0.1:9465"
+    hosts: list[str] = []
+    tls_certificate: str = ""
+    tls_key: str = ""
+    trusted_proxy: str = ""
+    runtime_dir: str = ""
+    session_hours: float = Field(default=8, ge=0.01, le=24 * 30)
 
 
 class PoolSection(_Section):
@@ -322,6 +334,7 @@ class Settings(_Section):
     host: HostSection = HostSection()
     admin: AdminSection = AdminSection()
     http: HttpSection = HttpSection()
+    console: ConsoleSection = ConsoleSection()
     pool: PoolSection = PoolSection()
     limits: LimitsSection = LimitsSection()
     sandbox: SandboxSection = SandboxSection()

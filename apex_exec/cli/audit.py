@@ -11,9 +11,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from apex_exec.cli.output import Said, clean, print_json, print_table, say, say_line, show
+from apex_exec.cli.output import Said, print_json, print_table, say, say_line, show
 from apex_exec.cli.root import EXIT_NO, AsJson, ConfigFile, RuntimeDir, audit_app, examples, fail
 from apex_exec.cli.verbs import BadParameter, Exit, Option
+from apex_exec.common.words import clean
 
 if TYPE_CHECKING:
     from apex_exec.ledger.reading import Event, Filter

@@ -21,6 +21,7 @@ from apex_exec.config import Settings
 from apex_exec.core.scheduler.pool import Pool
 from apex_exec.daemon.administration import registrar_table
 from apex_exec.daemon.administration.admin_socket import AdminSocket
+from apex_exec.daemon.administration.figures import Figures
 from apex_exec.daemon.administration.jail_requests import JailRequests
 from apex_exec.daemon.administration.loop_operations import LoopOperations
 from apex_exec.daemon.administration.registrar_link import NoRegistrar, RegistrarLink
@@ -212,9 +213,11 @@ def _make_administration(ground: Ground, service: Service, reread: Callable[[], 
         plugins=plugins, source=ground.source, tcp_hosts=service.tcp_hosts))
     orders = Orders(supervisor, reloader, in_force, ground.notifier, metrics)
     registrar_table.register_all()
-    operations = LoopOperations(supervisor, orders, {
+    figures = Figures(supervisor, {
         "server": f"apex-exec/{__version__}", "isolation": ground.sandboxing.level,
-        "waived": ground.sandboxing.waived, "pid": os.getpid(), "endpoint": settings.host_endpoint})
+        "waived": ground.sandboxing.waived, "pid": os.getpid(), "endpoint": settings.host_endpoint},
+        lambda: in_force.settings.sandbox.min_level, plugins.winner, extras.listing())
+    operations = LoopOperations(supervisor, orders, figures)
     admin = AdminSocket(service.loop, operations.handlers, lambda: in_force.access, registrar, audit=audit,
                         metrics=metrics, logs=logs)
     return Administration(plugins, registrar, orders, admin)

@@ -28,6 +28,7 @@ def check(
 ) -> None:
     """Says what is wrong with a configuration, or shows every value in force and where it comes from."""
     from apex_exec.config import load_settings
+    from apex_exec.console.place import place_of
     from apex_exec.daemon.settings_checks import check_settings
     from apex_exec.errors import ConfigError
     from apex_exec.extras import ExtraMissing
@@ -36,6 +37,7 @@ def check(
         settings = load_settings(file)
         check_settings(settings)
         unseen = try_owners(settings)
+        place_of(settings)
     except ExtraMissing as error:
         fail(str(error), EXIT_USAGE)
     except ConfigError as error:
@@ -87,6 +89,9 @@ def rows(settings: Settings, file: Path | None) -> list[dict[str, Any]]:
 
 def effective(settings: Settings, key: str) -> str:
     """The value that the daemon uses if this one is empty."""
+    from apex_exec.console.place import folder_of
+
     stands_for = {"runtime_dir": settings.runtime_path, "state_dir": settings.state_path,
-                  "host.endpoint": settings.host_endpoint, "admin.endpoint": settings.admin_endpoint}
+                  "host.endpoint": settings.host_endpoint, "admin.endpoint": settings.admin_endpoint,
+                  "console.runtime_dir": folder_of(settings)}
     return str(stands_for.get(key, ""))

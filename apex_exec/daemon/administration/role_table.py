@@ -10,12 +10,14 @@ from apex_exec.config import ADMIN
 
 OPERATIONS_OF: dict[str, tuple[str, ...]] = {
     "viewer": (
-        "ops", "daemon.status", "plugin.list", "plugin.show", "keys.list", "market.index", "market.search",
-        "market.show", "market.status", "market.ticket.list"),
+        "ops", "daemon.doctor", "daemon.overview", "daemon.status", "plugin.find", "plugin.list", "plugin.live",
+        "plugin.show", "keys.list", "market.index", "market.search", "market.show", "market.status",
+        "market.ticket.list"),
     "operator": (
-        "breaker.reset", "daemon.drain", "daemon.reload", "daemon.undrain", "plugin.disable", "plugin.enable",
-        "plugin.install", "plugin.quarantine", "plugin.release", "plugin.remove", "plugin.restart",
-        "plugin.revokeVersion", "plugin.rollback", "plugin.upgrade", "plugin.verify"),
+        "audit.events", "audit.verify", "breaker.reset", "daemon.drain", "daemon.reload", "daemon.undrain",
+        "plugin.disable", "plugin.enable", "plugin.install", "plugin.logs", "plugin.quarantine", "plugin.release",
+        "plugin.remove", "plugin.restart", "plugin.revokeVersion", "plugin.rollback", "plugin.upgrade",
+        "plugin.verify"),
     "approver": ("plugin.approve", "plugin.deny", "plugin.request", "plugin.revoke"),
     "reviewer": ("market.approve", "market.publish", "market.reject", "market.review", "market.revoke"),
     "finance": (
@@ -31,7 +33,8 @@ all. The key operations are the administrator's alone, since who registers keys 
 so is the backup, which holds the private keys and is written with the daemon's rights."""
 
 ROLE_NEEDED = {operation: role for role, operations in OPERATIONS_OF.items() for operation in operations}
-READING = frozenset(OPERATIONS_OF["viewer"]) | {"billing.report", "billing.status", "market.report"}
+READING = frozenset(OPERATIONS_OF["viewer"]) | {
+    "audit.events", "audit.verify", "billing.report", "billing.status", "market.report", "plugin.logs"}
 """Operations that change nothing. A ledger that is slow to commit holds up none of them."""
 
 
