@@ -132,6 +132,9 @@ class ApiCalls:
             "tables": {name: entry.model_dump() for name, entry in settings.data.tables.items()},
             "data_url": settings.database_url(settings.data.url), "hosts": settings.fetch.allow,
             "allow_private": settings.fetch.allow_private, "log": settings.log.model_dump(),
+            "storage": {
+                "url": settings.database_url(settings.storage.url), "user_bytes": settings.storage.user_bytes,
+                "plugin_bytes": settings.storage.plugin_bytes},
             "origin": f"{platform.node()}:{settings.state_path.absolute()}"},
             handlers={
                 messages.Done: self._gateway_done, messages.Failed: self._gateway_failed,

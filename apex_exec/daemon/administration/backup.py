@@ -40,7 +40,7 @@ from apex_exec.ledger.verify import verify
 
 FORMAT = 1
 LIST = "BACKUP.json"
-DATABASES = ("registry", "market", "audit", "data")
+DATABASES = ("registry", "market", "storage", "audit", "data")
 """In the order in which they are copied: registry and market note how far the ledger is, and its copy has to go as
 far."""
 TAR_SUFFIXES = (".tar", ".tgz", ".tar.gz")

@@ -49,6 +49,7 @@ from apex_exec.registry.settled_clock import SettledClock
 from apex_exec.registry.specs import commit, reconcile
 from apex_exec.registry.store import Store
 from apex_exec.registry.trust import approvals
+from apex_exec.storage.operations import KeptByPlugins
 from apex_exec.wire.side_link import BlockingEnd, Handlers
 
 SPECS_A_MESSAGE = 200
@@ -177,8 +178,10 @@ class Registrar:
         self._link = link
         self._settings = settings
         self._heads = LedgerHeads(lambda trouble: self._link.send(messages.LedgerHealth(trouble)))
+        self._kept = KeptByPlugins()
         handlers: dict[str, Handler] = {
-            **HANDLERS, **market.HANDLERS, BACKUP.name: _back_up, "audit.accept": self._heads.accept}
+            **HANDLERS, **market.HANDLERS, **self._kept.handlers, BACKUP.name: _back_up,
+            "audit.accept": self._heads.accept, "plugin.remove": self._kept.with_removal(HANDLERS["plugin.remove"])}
         self._operations = {operation.name: (operation, handlers[operation.name]) for operation in REGISTRARS}
         self._context: Context | None = None
         self._store: Store | None = None
