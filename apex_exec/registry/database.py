@@ -136,6 +136,17 @@ def transact(engine: sa.Engine, name: str, work: Callable[[sa.Connection], T], *
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
+def forget_old_pages(engine: sa.Engine) -> None:
+    """Empties the write-ahead log of a SQLite store: what was deleted is then nowhere in its files, since deleted
+    content is overwritten. If somebody reads meanwhile, the log keeps its old pages until it is next reused."""
+    if engine.dialect.name == "sqlite":
+        connection = engine.raw_connection()
+        try:
+            connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        finally:
+            connection.close()
+
+
 def unusable(name: str, error: Exception) -> Refusal:
     """The refusal for a database that failed; it quotes the first line of the driver's message."""
     cause = getattr(error, "orig", None) or error
@@ -149,7 +160,8 @@ def _engine(url: str, connect: Mapping[str, Any]) -> sa.Engine:
     path = path_of(url)
     if path is None:
         return sa.create_engine(url, isolation_level="SERIALIZABLE", pool_pre_ping=True, connect_args=dict(connect))
-    engine = sa.create_engine(url, creator=lambda: open_ours(path, busy_seconds=BUSY_SECONDS, any_thread=True))
+    engine = sa.create_engine(url, creator=lambda: open_ours(path, busy_seconds=BUSY_SECONDS, any_thread=True,
+                                                             pragmas=("secure_delete = ON",)))
 
     @sa.event.listens_for(engine, "begin")
     def begin(connection: sa.Connection) -> None:

@@ -12,7 +12,7 @@ from typing import TypeVar
 import msgspec
 import sqlalchemy as sa
 
-from apex_exec.registry.database import open_database, transact
+from apex_exec.registry.database import forget_old_pages, open_database, transact
 from apex_exec.storage.entries import COMMON, Full, Place, Waiting
 from apex_exec.storage.tables import SCHEMA, STORE, entries, outbox, totals, used
 
@@ -163,6 +163,7 @@ class Store:
         for start in range(0, len(plugins), ERASED_AT_ONCE):
             places = [Place(name, user_id) for name in plugins[start : start + ERASED_AT_ONCE]]
             count += self._transact(functools.partial(_erase, places), 0)
+        forget_old_pages(self._engine)
         return count, plugins
 
     def forget_plugin(self, plugin: str) -> int:

@@ -16,6 +16,7 @@ import pytest
 
 from apex_exec.client import CallError
 from apex_exec.ledger.reading import Event, read_events
+from apex_exec.market.money.metering import meter
 from apex_exec.storage.entries import Place, Waiting
 from apex_exec.storage.store import Store
 from tests.gateway.bundles import gateway_of
@@ -147,6 +148,7 @@ def test_calls_are_on_record_without_key_and_value_and_each_write_once(site: Sit
     assert {event.user_id for event in events} == {A} and {event.resource for event in events} == {"keeps-py"}
     assert sorted(event.metadata["found"] for event in events[:2]) == [False, True]
     assert not any("of-a-person" in json.dumps(event.metadata) for event in events)
+    assert [usage.api_calls for usage in meter(events).values()] == [5], "each is metered as any API call is"
     sets = [event for event in site.events() if (event.action, event.resource) == ("storage.set", "keeps-py")]
     site.daemon.wait_metric('api_calls_total{method="storage.set",outcome="ok",plugin="keeps-py"}',
                             sum(event.result == "success" for event in sets))

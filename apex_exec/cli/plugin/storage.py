@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from apex_exec.cli import connect
-from apex_exec.cli.output import say, show
+from apex_exec.cli.output import json_line, say, show
 from apex_exec.cli.plugin.common import ask
 from apex_exec.cli.root import AsJson, ConfigFile, RuntimeDir, examples, plugin_app
 from apex_exec.cli.verbs import Group, Option
@@ -30,7 +28,7 @@ Plugin = Annotated[str, Option("--plugin", metavar="ID", help="Only what this pl
 def export(user: User, plugin: Plugin = "", runtime_dir: RuntimeDir = None, config: ConfigFile = None) -> None:
     """Prints what plugins keep of a user, one JSON line an entry: plugin, key, value, updatedAt.
 
-    Bytes are shown as {"$bytes": "<base64>"}. What is common to all users of a plugin is nobody's, and is left out.
+    Bytes are shown as base64. What is common to all users of a plugin is nobody's, and is left out.
     """
     with connect.admin(config, runtime_dir) as client:
         for line in lines(client, user, plugin):
@@ -43,8 +41,8 @@ def lines(client: AdminClient, user: str, plugin: str = "") -> Iterator[str]:
     while after:
         part = client.request("plugin.storage.export", {"user": user, "plugin": plugin, "after": after})
         for entry in part["entries"]:
-            yield json.dumps({"plugin": entry["plugin"], "key": entry["key"], "value": _plain(entry["value"]),
-                              "updatedAt": _moment(entry["updatedNs"])}, ensure_ascii=False)
+            yield json_line({"plugin": entry["plugin"], "key": entry["key"], "value": entry["value"],
+                             "updatedAt": _moment(entry["updatedNs"])})
         after = part["next"]
 
 
@@ -60,14 +58,3 @@ def erase(user: User, plugin: Plugin = "", as_json: AsJson = False, runtime_dir:
 
 def _moment(ns: int) -> str:
     return datetime.fromtimestamp(ns / 1e9, UTC).isoformat().replace("+00:00", "Z")
-
-
-def _plain(value: Any) -> Any:
-    """``value`` as JSON can say it."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    if isinstance(value, bytes):
-        return {"$bytes": base64.b64encode(value).decode()}
-    return value.isoformat() if isinstance(value, datetime) else value

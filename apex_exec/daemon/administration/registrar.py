@@ -32,6 +32,7 @@ from apex_exec.core.fair import FairQueue
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.daemon.administration import backup
 from apex_exec.daemon.administration import registrar_messages as messages
+from apex_exec.daemon.administration.erasure import Erasure
 from apex_exec.daemon.administration.ledger_heads import LedgerHeads
 from apex_exec.daemon.administration.operations import BACKUP, BackupArgs
 from apex_exec.daemon.administration.registrar_table import REGISTRARS
@@ -181,7 +182,8 @@ class Registrar:
         self._kept = KeptByPlugins()
         handlers: dict[str, Handler] = {
             **HANDLERS, **market.HANDLERS, **self._kept.handlers, BACKUP.name: _back_up,
-            "audit.accept": self._heads.accept, "plugin.remove": self._kept.with_removal(HANDLERS["plugin.remove"])}
+            "audit.accept": self._heads.accept, "audit.erase": Erasure(self._kept).erase,
+            "plugin.remove": self._kept.with_removal(HANDLERS["plugin.remove"])}
         self._operations = {operation.name: (operation, handlers[operation.name]) for operation in REGISTRARS}
         self._context: Context | None = None
         self._store: Store | None = None

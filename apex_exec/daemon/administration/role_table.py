@@ -24,7 +24,7 @@ OPERATIONS_OF: dict[str, tuple[str, ...]] = {
     "author": (
         "market.submit", "market.ticket.close", "market.ticket.open", "market.ticket.respond", "plugin.register",
         "plugin.sign", "plugin.validate"),
-    ADMIN: ("audit.accept", "keys.register", "keys.revoke", "market.clock", "plugin.storage.erase",
+    ADMIN: ("audit.accept", "audit.erase", "keys.register", "keys.revoke", "market.clock", "plugin.storage.erase",
             "plugin.storage.export", "state.backup"),
 }
 """Role -> the operations that need it, each in one row. Every role may also do what the viewer may; ``admin`` may do
