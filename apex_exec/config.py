@@ -250,6 +250,14 @@ class RegistrySection(_Section):
     url: DatabaseUrl = "sqlite:///<state_dir>/registry.db"
 
 
+class StorageSection(_Section):
+    """What plugins keep for themselves: its database, and how much it may be."""
+
+    url: DatabaseUrl = "sqlite:///<state_dir>/storage.db"
+    user_bytes: int = Field(default=262_144, ge=0, le=2**40)
+    plugin_bytes: int = Field(default=5_242_880, ge=0, le=2**40)
+
+
 class BreakerSection(_Section):
     """When a plugin that keeps failing is paused, and how restarts are spaced."""
 
@@ -343,6 +351,7 @@ class Settings(_Section):
     fetch: FetchSection = FetchSection()
     audit: AuditSection = AuditSection()
     registry: RegistrySection = RegistrySection()
+    storage: StorageSection = StorageSection()
     breaker: BreakerSection = BreakerSection()
     recycle: RecycleSection = RecycleSection()
     log: LogSection = LogSection()

@@ -74,6 +74,11 @@ def print_json(value: Any, *, raw: bool = False, indented: bool = False) -> None
                    indent=2 if indented or sys.stdout.isatty() else None))
 
 
+def json_line(value: Any) -> str:
+    """``value`` as one line of JSON for files and programs; bytes as base64, moments as RFC 3339."""
+    return json.dumps(value, default=_plain, ensure_ascii=False)
+
+
 def show(done: Any, as_json: bool, line: str) -> None:
     """Prints what a verb has done: all of ``done`` as JSON for programs, or ``line`` for people."""
     if as_json:

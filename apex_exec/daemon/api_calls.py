@@ -133,6 +133,9 @@ class ApiCalls:
             "data_url": settings.database_url(settings.data.url), "prepared": settings.data.prepared_statements,
             "hosts": settings.fetch.allow,
             "allow_private": settings.fetch.allow_private, "log": settings.log.model_dump(),
+            "storage": {
+                "url": settings.database_url(settings.storage.url), "user_bytes": settings.storage.user_bytes,
+                "plugin_bytes": settings.storage.plugin_bytes},
             "origin": f"{platform.node()}:{settings.state_path.absolute()}"},
             handlers={
                 messages.Done: self._gateway_done, messages.Failed: self._gateway_failed,

@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from apex_exec.common.sqlite import open_readonly, open_theirs
-from apex_exec.gateway.costs import counting
+from apex_exec.gateway.costs import counting, give_way
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.lock_turns import Turns
 from apex_exec.gateway.outbox import Outbox, Outgoing
@@ -38,7 +36,6 @@ T = TypeVar("T")
 READERS = 8
 PROGRESS_STEPS = 10_000
 """Virtual-machine steps between two checks of the clock: about a millisecond, with little contention for the GIL."""
-NICENESS = 5
 BUSY_SECONDS = 1.0
 FUNCTIONS = frozenset({form.sqlite for form in FORMS.values() if form.sqlite}
                       | {"like", "pg_int", "pg_float", "pg_number", "pg_date"})
@@ -107,7 +104,7 @@ class Sqlite:
         self._origin = origin
         self._inside_views: set[tuple[int, str | None, str | None, str | None]] = set()
         """What the views among the visible tables read, in the authorizer's terms."""
-        self._threads = ThreadPoolExecutor(READERS + 1, "sqlite", initializer=_give_way)
+        self._threads = ThreadPoolExecutor(READERS + 1, "sqlite", initializer=give_way)
         self._readers: list[_Connection] = []
         self._free = asyncio.Semaphore(READERS)
         self._writer: _Connection | None = None
@@ -283,12 +280,6 @@ class Sqlite:
         for connection in (*self._readers, *([self._writer] if self._writer else [])):
             connection.database.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
-
-
-def _give_way() -> None:
-    """Lowers the priority of this thread only: a query that computes for seconds must not take the core of the
-    supervisor's loop."""
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + NICENESS)
 
 
 def _named(values: list[Any]) -> dict[str, Any]:

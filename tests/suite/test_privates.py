@@ -33,6 +33,7 @@ PRIVATES = {
     "tests/gateway/test_fetch.py": (2, "aiohttp's own test server, which has no public way to end"),
     "tests/gateway/test_turns.py": (2, "the moment at which a text has been compiled and the next call is cancelled"),
     "tests/gateway/test_host_methods.py": (7, KEPT),
+    "tests/storage/test_store.py": (1, KEPT),
     "tests/market/test_index.py": (1, "a time limit of two minutes"),
     "tests/ledger/test_audit_cli.py": (1, "reads that are counted, since their number is the promise"),
     "tests/ledger/test_audit_trail.py": (7, "the ledger's words and their moment, which the test decides"),

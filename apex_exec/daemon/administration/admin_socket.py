@@ -180,7 +180,9 @@ class AdminSocket:
 
     def _put_on_record(self, op: str, args: msgspec.Struct | dict[str, Any], caller: Caller, code: str,
                        outcome: Any = None, *, reason: str = "", plugin: str = "") -> None:
-        metadata: dict[str, Any] = {**caller.on_record(), "args": on_record(args)}
+        hidden = operations.find(op).unrecorded
+        metadata: dict[str, Any] = {**caller.on_record(), "args": {
+            key: value for key, value in on_record(args).items() if key not in hidden}}
         if outcome := on_record(outcome):
             metadata["outcome"] = outcome
         if code:

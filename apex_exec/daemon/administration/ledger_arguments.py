@@ -43,9 +43,16 @@ class LogsArgs(msgspec.Struct, forbid_unknown_fields=True):
 
     id: str
     lines: int = 100
+class EraseArgs(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Which user is to be forgotten, and why; the record has the reason alone."""
+
+    user: str
+    reason: str
 
 
 OPERATIONS = (
+    Operation("audit.erase", EraseArgs, "Erases a person: the ledger's key, storage, enablements, the market's rows.",
+              lane="slow", unrecorded=("user",)),
     Operation("audit.accept", AcceptArgs, "Goes on with the ledger that is there, although another one was noted."),
     Operation("audit.events", EventsArgs, "Shows events of the ledger, newest first, a page at a time.", lane="ledger"),
     Operation("audit.verify", VerifyArgs,

@@ -33,6 +33,7 @@ from apex_exec.core.fair import FairQueue
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.daemon.administration import backup, ledger_pages
 from apex_exec.daemon.administration import registrar_messages as messages
+from apex_exec.daemon.administration.erasure import Erasure
 from apex_exec.daemon.administration.ledger_heads import LedgerHeads
 from apex_exec.daemon.administration.operations import BACKUP, BackupArgs
 from apex_exec.daemon.administration.registrar_table import REGISTRARS
@@ -50,6 +51,7 @@ from apex_exec.registry.settled_clock import SettledClock
 from apex_exec.registry.specs import commit, reconcile
 from apex_exec.registry.store import Store
 from apex_exec.registry.trust import approvals
+from apex_exec.storage.operations import KeptByPlugins
 from apex_exec.wire.side_link import BlockingEnd, Handlers
 
 SPECS_A_MESSAGE = 200
@@ -178,8 +180,11 @@ class Registrar:
         self._link = link
         self._settings = settings
         self._heads = LedgerHeads(lambda trouble: self._link.send(messages.LedgerHealth(trouble)))
+        self._kept = KeptByPlugins()
         handlers: dict[str, Handler] = {
-            **HANDLERS, **market.HANDLERS, BACKUP.name: _back_up, "audit.accept": self._heads.accept,
+            **HANDLERS, **market.HANDLERS, **self._kept.handlers, BACKUP.name: _back_up,
+            "audit.accept": self._heads.accept, "audit.erase": Erasure(self._kept).erase,
+            "plugin.remove": self._kept.with_removal(HANDLERS["plugin.remove"]),
             "audit.events": ledger_pages.events, "audit.verify": ledger_pages.Verification().ask,
             "plugin.logs": ledger_pages.logs}
         self._operations = {operation.name: (operation, handlers[operation.name]) for operation in REGISTRARS}

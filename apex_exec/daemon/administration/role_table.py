@@ -26,11 +26,13 @@ OPERATIONS_OF: dict[str, tuple[str, ...]] = {
     "author": (
         "market.submit", "market.ticket.close", "market.ticket.open", "market.ticket.respond", "plugin.register",
         "plugin.sign", "plugin.validate"),
-    ADMIN: ("audit.accept", "keys.register", "keys.revoke", "market.clock", "state.backup"),
+    ADMIN: ("audit.accept", "audit.erase", "keys.register", "keys.revoke", "market.clock", "plugin.storage.erase",
+            "plugin.storage.export", "state.backup"),
 }
 """Role -> the operations that need it, each in one row. Every role may also do what the viewer may; ``admin`` may do
 all. The key operations are the administrator's alone, since who registers keys decides who approves and who signs;
-so is the backup, which holds the private keys and is written with the daemon's rights."""
+so is the backup, which holds the private keys and is written with the daemon's rights, and so is whatever shows or ends
+what is known of one person."""
 
 ROLE_NEEDED = {operation: role for role, operations in OPERATIONS_OF.items() for operation in operations}
 READING = frozenset(OPERATIONS_OF["viewer"]) | {

@@ -232,8 +232,8 @@ class AuthorPlaces:
         now_ns = time.monotonic_ns()
         for number, job in list(self._out.items()):
             self._end(number, job.text, 0)
-        while (job := self._pop(now_ns)) is not None:
-            self._conclude(job, job.text, 0)
+        while (waiting := self._pop(now_ns)) is not None:
+            self._conclude(waiting, waiting.text, 0)
 
 
 def _used(kept: dict[str, Any], digest: str, value: Any) -> bool:
