@@ -46,8 +46,8 @@ LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "stdout": logging.INFO, 
           "stderr": logging.WARNING, "error": logging.ERROR, "critical": logging.ERROR}
 _NAMES = {logging.DEBUG: "debug", logging.INFO: "info", logging.WARNING: "warning", logging.ERROR: "error"}
 
-_Line = tuple[float, int, str, str]
-"""(wall time, level, plugin or "", text)"""
+_Line = tuple[float, int, str, str, int]
+"""(wall time, level, plugin or "", text, the invocation that wrote it or 0)"""
 
 
 def escape(text: str) -> str:
@@ -190,7 +190,7 @@ class Logs(logging.Handler):
         """Logs one line of the daemon itself. Never blocks."""
         number = LEVELS[level]
         if number >= self.level_min:
-            self._put((time.time(), number, "", text))
+            self._put((time.time(), number, "", text, 0))
 
     def bug(self, what: str, error: BaseException) -> None:
         """Logs a fault of the daemon itself, with its traceback."""
@@ -202,11 +202,12 @@ class Logs(logging.Handler):
             text = self._prefix + record.getMessage()
             if record.exc_info:
                 text += "\n" + logging.Formatter().formatException(record.exc_info)
-            self._put((record.created, record.levelno, "", text))
+            self._put((record.created, record.levelno, "", text, 0))
 
-    def plugin_line(self, plugin: str, level: str, text: str, now_ns: int) -> None:
+    def plugin_line(self, plugin: str, level: str, text: str, now_ns: int, call: int = 0) -> None:
         """Logs one line of a plugin, if its budget allows. Dropped lines are reported with the next line that is
-        written, or by ``upkeep`` a second later.
+        written, or by ``upkeep`` a second later. ``call``, which lines in JSON have, is the invocation that wrote the
+        line; 0 if none did.
 
         The line is cut and escaped here, in time that the plugin pays for. The writing thread's time belongs to
         everybody: that thread and the loop take turns.
@@ -220,11 +221,11 @@ class Logs(logging.Handler):
             return
         self._say_lines_left_out(plugin, share)
         text = text[:TEXT_CHARS_MAX] if self._json else escape(text)
-        self._put((time.time(), LEVELS.get(level, logging.INFO), plugin, text))
+        self._put((time.time(), LEVELS.get(level, logging.INFO), plugin, text, call))
 
     def _say_lines_left_out(self, plugin: str, share: _Share) -> None:
         if share.dropped:
-            self._put((time.time(), logging.WARNING, plugin, f"{share.dropped} lines were dropped"))
+            self._put((time.time(), logging.WARNING, plugin, f"{share.dropped} lines were dropped", 0))
             share.dropped = 0
             self._muted.discard(plugin)
 
@@ -240,7 +241,7 @@ class Logs(logging.Handler):
 
     def failure(self, plugin: str, text: str, level: str = "error") -> None:
         """Logs a plugin's failure in the daemon's log and in the plugin's own. Call ``failure_room`` first."""
-        self._put((time.time(), LEVELS[level], plugin, text[:TEXT_CHARS_MAX] if self._json else escape(text)))
+        self._put((time.time(), LEVELS[level], plugin, text[:TEXT_CHARS_MAX] if self._json else escape(text), 0))
 
     def _say_left_out(self, plugin: str, share: _Share) -> None:
         if share.dropped:
@@ -309,7 +310,7 @@ class Logs(logging.Handler):
         super().close()
 
     def _left_out(self, count: int) -> None:
-        self._to_stream((time.time(), logging.WARNING, "", f"{count} log lines were dropped: stderr is slow"))
+        self._to_stream((time.time(), logging.WARNING, "", f"{count} log lines were dropped: stderr is slow", 0))
 
     def _left_out_of_files(self, count: int) -> None:
         self.log("warning", f"{count} lines of plugins' own log files were dropped: the disk is slow")
@@ -320,17 +321,19 @@ class Logs(logging.Handler):
             self._stream.flush()
 
     def _to_file(self, line: _Line) -> None:
-        wall, level, plugin, text = line
+        wall, level, plugin, text, call = line
         with contextlib.suppress(OSError):
-            self._append(plugin, self._format(wall, level, "", text))
+            self._append(plugin, self._format(wall, level, "", text, call))
 
-    def _format(self, wall: float, level: int, plugin: str, text: str) -> str:
+    def _format(self, wall: float, level: int, plugin: str, text: str, call: int) -> str:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(wall)) + f".{int(wall % 1 * 1000):03d}Z"
         name = _NAMES.get(level, "info")
         if self._json:
             entry: dict[str, Any] = {"time": stamp, "level": name, "message": text[:TEXT_CHARS_MAX]}
             if plugin:
                 entry["plugin"] = plugin
+            if call:
+                entry["call"] = call
             return json.dumps(entry) + "\n"
         mark = f"plugin {plugin}: " if plugin else ""
         return f"{stamp} {name.upper()} {mark}{escape(text)}\n"

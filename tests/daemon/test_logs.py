@@ -69,11 +69,13 @@ def test_json_lines_are_json(tmp_path: Path) -> None:
     with Daemon(plugins=tmp_path / "plugins", config={"log.format": "json"}) as daemon:
         with Host(daemon.endpoint) as host:
             host.invoke("talker", {"lines": 1})
-        wait_for(lambda: "complained" in daemon.log, 5, "the lines")
+            host.invoke("talker", {"lines": 1})
+        wait_for(lambda: daemon.log.count("complained") == 2, 5, "the lines")
         lines = [json.loads(line) for line in daemon.log.splitlines()]
     said = [line for line in lines if line.get("plugin") == "talker"]
     assert said[0]["level"] == "warning" and said[0]["message"].endswith("red\nforged ERROR line")
     assert all({"time", "level", "message"} <= set(line) for line in lines)
+    assert said[0]["call"] == said[1]["call"] == said[2]["call"] and said[3]["call"] > said[0]["call"]
 
 
 def logs(folder: Path, stream: io.StringIO | None = None, rate: float = 1e9) -> Logs:

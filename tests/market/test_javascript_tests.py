@@ -267,6 +267,72 @@ test("both", async () => {
     assert (run.failed, run.passed) == (0, 1), run.failures
 
 
+TOGETHER = """import assert from "node:assert/strict";
+import test from "node:test";
+import { FakePlatform } from "@apex-exec/plugin/testing";
+let user;
+const said = [], order = [];
+const racy = {
+  id: "p", version: "1.0.0", permissions: ["data:read"],
+  hooks: {
+    async onDataFetch(c) {
+      user = c.userId;
+      order.push(`${c.userId} begins`);
+      await c.api.query("SELECT 1");
+      said.push(`${c.userId} ${user}`);
+      order.push(`${c.userId} ends`);
+      return c.params.query;
+    },
+    async onActionExecute() { await plugin.api.query("global"); throw new Error("mine") },
+  },
+};
+const calls = (n) => Array.from({ length: n }, (_, i) => ["onDataFetch", { query: i, filters: {} }]);
+const run = async (seed) => {
+  said.length = 0;
+  await new FakePlatform(racy).runTogether(calls(6), { seed });
+  return [...said];
+};
+test("races are found, in an order of each seed", async () => {
+  assert.deepEqual(await run(3), await run(3));
+  assert((await run(3)).some((line) => line.slice(0, 36) !== line.slice(37)));
+  const orders = new Set();
+  for (let seed = 0; seed < 10; seed++) orders.add((await run(seed)).map((line) => line.slice(0, 36)).join());
+  assert(orders.size > 5);
+});
+test("one user's calls follow each other", async () => {
+  order.length = 0;
+  const platform = new FakePlatform(racy);
+  const both = [["onDataFetch", { query: 1 }, "u"], ["onDataFetch", { query: 2 }, "u"]];
+  assert.deepEqual(await platform.runTogether(both), [1, 2]);
+  assert.deepEqual(order, ["u begins", "u ends", "u begins", "u ends"]);
+  assert.deepEqual(platform.callsBy.map(([by, method]) => [by, method]), [["u", "query"], ["u", "query"]]);
+  order.length = 0;
+  await platform.runTogether(calls(3), { concurrency: 1 });
+  assert(order.every((line, i) => line.endsWith(i % 2 ? "ends" : "begins")));
+});
+test("what fails says which call", async () => {
+  const wrong = new FakePlatform(racy).runTogether([...calls(2), ["onActionExecute", {}, "u"]], { seed: 5 });
+  await assert.rejects(wrong, { message: "mine (call 2 of runTogether, seed 5: onActionExecute of user u)" });
+});
+"""
+
+
+def test_the_fake_platform_runs_calls_together(zygote: Zygote) -> None:
+    run = run_of(zygote, files_of(TOGETHER))
+    assert (run.failed, run.passed) == (0, 3), run.failures
+
+
+@pytest.mark.system
+def test_calls_run_together_under_node_too(tmp_path: Path) -> None:
+    kit = Path(apex_exec.__file__).parent / "npm" / "plugin"
+    target = tmp_path / "node_modules" / "@apex-exec" / "plugin"
+    shutil.copytree(kit, target)
+    (tmp_path / "together.test.mjs").write_text(TOGETHER)
+    done = subprocess.run([node(), "--test", "together.test.mjs"], cwd=tmp_path, capture_output=True, text=True,
+                          timeout=100)
+    assert done.returncode == 0, done.stdout
+
+
 FORGERIES = {
     "counters-by-name": ("import { counters } from 'apex:counters/50/lib/sums.js'; counters.fill(1);", PLUGIN),
     "counters-in-the-plugin": (TESTS, PLUGIN + b"import { array } from 'apex:tests';\n"

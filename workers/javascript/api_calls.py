@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections import deque
 from collections.abc import Callable
@@ -26,6 +27,13 @@ API_CALL = '{"k":"a","number":'
 
 _encode = msgspec.msgpack.Encoder().encode
 _json = msgspec.json.Encoder().encode
+_NUMBERS = re.compile(r'\{"k":"a","number":(\d+),(?:"seq":(\d+),)?')
+
+
+def refused_number(text: str) -> tuple[int, float]:
+    """Reads (call, or -1; number in the engine) of a message whose parameters are nested too deeply to be read."""
+    match = _NUMBERS.match(text)
+    return (int(match[2] or -1), float(match[1])) if match else (-1, 0.0)
 
 
 class ApiCalls:
@@ -37,8 +45,10 @@ class ApiCalls:
         self._seq = seq
         self._settle = settle
         self._fire = fire
-        self._open: dict[int, float] = {}
-        self._queue: deque[tuple[float, str, bytes]] = deque()
+        self.open: dict[int, float] = {}
+        """The calls that are under way: number on the link → number in the engine."""
+        self.queue: deque[tuple[float, str, bytes]] = deque()
+        """The calls that wait for their turn."""
 
     def ask(self, message: dict[str, Any], text: str, is_odd: bool) -> None:
         """Sends a call that the hook has made, or lets it wait for its turn."""
@@ -46,23 +56,24 @@ class ApiCalls:
         try:
             raw = _encode(from_json(message.get("params"), text, is_odd))
         except NotAValue as error:
-            self._refuse(number, error)
+            self.refuse_number(number, error)
             return
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             self._reject(number, "invalid_params", text_of(error))
             return
         if len(raw) > wire.API_PARAMS_BYTES_MAX:
             self._reject(number, "too_large", f"a call's parameters have at most {wire.API_PARAMS_BYTES_MAX} bytes")
-        elif len(self._open) < AT_ONCE:
+        elif len(self.open) < AT_ONCE:
             self._send(number, method, raw)
         else:
-            self._queue.append((number, method, raw))
+            self.queue.append((number, method, raw))
 
     def refuse(self, text: str, error: NotAValue) -> None:
         """Rejects the promise of the API call ``text``, whose parameters cannot be carried: ``error`` says why."""
-        self._refuse(float(text[len(API_CALL):].partition(",")[0]), error)
+        self.refuse_number(refused_number(text)[1], error)
 
-    def _refuse(self, number: float, error: NotAValue) -> None:
+    def refuse_number(self, number: float, error: NotAValue) -> None:
+        """The same, where the call's number in the engine is known."""
         self._reject(number, "invalid_output", f"{error.path[:200]}: {text_of(error)}")
 
     def wait(self, ms: float) -> None:
@@ -76,8 +87,8 @@ class ApiCalls:
             left_ms = max((due_ns - time.monotonic_ns()) / 1e6, 0.0)
             message = host.within(left_ms) if due_ns else host.next()
             if type(message) is wire.ApiReply:
-                if message.api_id in self._open:  # if it is not, the call that asked for it is over
-                    self._take(message)
+                if message.api_id in self.open:  # if it is not, the call that asked for it is over
+                    self.take(message)
                     break
             elif message is not None:
                 others.append(message)
@@ -91,13 +102,14 @@ class ApiCalls:
 
     def send_the_rest(self) -> None:
         """Sends what the hook has asked for and nobody waits for, before its answer. The replies are nobody's."""
-        while self._queue:
+        while self.queue:
             self.wait(-1)
 
-    def _take(self, reply: wire.ApiReply) -> None:
-        number = self._open.pop(reply.api_id)
-        if self._queue:
-            self._send(*self._queue.popleft())
+    def take(self, reply: wire.ApiReply) -> None:
+        """Settles the promise of the call that ``reply`` answers, which is among ``open``, and sends the next one."""
+        number = self.open.pop(reply.api_id)
+        if self.queue:
+            self._send(*self.queue.popleft())
         if reply.ok:
             self._settle(number, True, *to_json(bytes(reply.value)))
         else:
@@ -105,7 +117,7 @@ class ApiCalls:
 
     def _send(self, number: float, method: str, raw: bytes) -> None:
         self._host.api_id += 1
-        self._open[self._host.api_id] = number
+        self.open[self._host.api_id] = number
         self._host.send(wire.ApiCall(self._seq, self._host.api_id, method, msgspec.Raw(raw)))
 
     def _reject(self, number: float, code: str, message: str, retry_after_ms: int = 0) -> None:

@@ -51,6 +51,7 @@ class Value(c.Structure):
 
 _LOADER = c.CFUNCTYPE(c.c_void_p, c.c_void_p, c.c_char_p, c.c_void_p)
 _REJECTIONS = c.CFUNCTYPE(None, c.c_void_p, Value, Value, c.c_bool, c.c_void_p)
+_INTERRUPT = c.CFUNCTYPE(c.c_int, c.c_void_p, c.c_void_p)
 
 
 def _function(name: str, result: Any, *arguments: Any) -> Any:
@@ -88,6 +89,7 @@ _new_string = _function("JS_NewStringLen", Value, _P, _S, _Z)
 _new_error = _function("JS_NewError", Value, _P)
 _dup_value = _function("JS_DupValue", Value, _P, Value)
 _set_rejections = _function("JS_SetHostPromiseRejectionTracker", None, _P, _P, _P)
+_set_interrupt = _function("JS_SetInterruptHandler", None, _P, _P, _P)
 
 trim: Callable[[int], int] = getattr(c.CDLL(None), "malloc_trim", lambda _keep: 0)
 """Gives free memory of the heap back to the system; nothing where the C library cannot."""
@@ -111,7 +113,7 @@ class JSError(Exception):
 class Engine:
     """One runtime with one context. ``context`` is the wheel's."""
 
-    __slots__ = ("_ctx", "_rt", "context", "rejected", "run_job")
+    __slots__ = ("_ctx", "_rt", "context", "owner", "rejected", "run_job")
 
     def __init__(self, stack_bytes_max: int = 0) -> None:
         self.context: Any = _quickjs.Context()
@@ -121,9 +123,11 @@ class Engine:
         self.run_job: Callable[[], bool] = self.context.execute_pending_job
         """Runs one pending job; False if there was none. Raises WheelError if it threw, which only out of memory does.
         """
-        self.rejected: dict[int, tuple[Value, Value]] = {}
+        self.rejected: dict[int, tuple[Value, Value, int]] = {}
         """After ``track_rejections``: the promises that were rejected and that nobody has handled, for
         ``take_rejected``."""
+        self.owner: int | None = 0
+        """The call whose code runs: what is rejected now is noted for it. Nothing is noted for None."""
         if stack_bytes_max:
             _set_max_stack(self._rt, stack_bytes_max)
 
@@ -222,13 +226,13 @@ class Engine:
     def track_rejections(self) -> None:
         """From now on ``rejected`` has the promises that are rejected while nobody handles them, REJECTED_MAX at most.
         """
-        _rejected[self._ctx or 0] = self.rejected
+        _rejected[self._ctx or 0] = self
         _set_rejections(self._rt, _rejections_at, None)
 
     def take_rejected(self, name: str) -> int:
-        """Makes the global ``name`` what the first promise was rejected with that nobody has handled. Returns how many
-        such promises there are, and forgets all of them; 0 if there is none, or no memory for the global."""
-        reasons = [reason for _, reason in self.rejected.values()]
+        """Makes the global ``name`` what the first promise of ``owner`` was rejected with that nobody has handled.
+        Returns how many such promises there are, and forgets them; 0 if there is none, or no memory for the global."""
+        reasons = [reason for _, reason, owner in self.rejected.values() if owner == self.owner]
         done = 0
         if reasons:
             everything = _global_object(self._ctx)
@@ -241,12 +245,17 @@ class Engine:
         return len(reasons) if done == 1 else 0
 
     def forget_rejected(self) -> None:
-        """Frees what was kept for ``take_rejected``."""
-        kept = list(self.rejected.values())
-        self.rejected.clear()
-        for promise, reason in kept:
+        """Frees what was kept of ``owner`` for ``take_rejected``."""
+        for key in [key for key, (_, _, owner) in self.rejected.items() if owner == self.owner]:
+            promise, reason, _ = self.rejected.pop(key)
             _free_value(self._ctx, promise)
             _free_value(self._ctx, reason)
+
+    # ------------------------------------------------------------------ signals
+    def let_signals_in(self) -> None:
+        """From now on Python's signal handlers run while JavaScript does. The engine asks once in some thousand steps,
+        which costs under a percent."""
+        _set_interrupt(self._rt, _interrupt_at, None)
 
     def _load(self, name: str, source_of: Callable[[str], bytes]) -> int | None:
         try:
@@ -326,26 +335,30 @@ def _load_module(ctx: int, name: bytes, _opaque: int) -> int | None:
 
 _loader = _LOADER(_load_module)
 _loader_at = c.cast(_loader, _P)
-_rejected: dict[int, dict[int, tuple[Value, Value]]] = {}
-"""Context → address of a promise → (the promise, what it was rejected with), in the order of their rejection."""
+_rejected: dict[int, Engine] = {}
+"""Context → whose ``rejected`` has address of a promise → (the promise, what it was rejected with, the call), in the
+order of their rejection."""
 
 
 def _note_rejection(ctx: int, promise: Value, reason: Value, is_handled: bool, _opaque: int) -> None:
     """Called by the engine when a promise is rejected that nobody handles, and when somebody handles it after all."""
     try:
-        found = _rejected[ctx]
+        engine = _rejected[ctx]
+        found, owner = engine.rejected, engine.owner
         if is_handled:
             if (kept := found.pop(promise.u, None)) is not None:
                 _free_value(ctx, kept[0])
                 _free_value(ctx, kept[1])
-        elif len(found) < REJECTED_MAX:
-            found[promise.u] = _dup_value(ctx, promise), _dup_value(ctx, reason)
+        elif len(found) < REJECTED_MAX and owner is not None:
+            found[promise.u] = _dup_value(ctx, promise), _dup_value(ctx, reason), owner
     except Exception:  # noqa: BLE001 - no exception can leave a callback; where memory is short, nothing is kept
         return
 
 
 _rejections = _REJECTIONS(_note_rejection)
 _rejections_at = c.cast(_rejections, _P)
+_interrupt = _INTERRUPT(lambda _runtime, _opaque: 0)  # that Python runs at all is what lets a handler run
+_interrupt_at = c.cast(_interrupt, _P)
 
 
 def version() -> str:

@@ -25,6 +25,7 @@ from workers import contract, wire
 from workers.javascript import tests
 from workers.javascript.api_calls import API_CALL, ApiCalls
 from workers.javascript.prelude import FILES, PARTS
+from workers.javascript.shared import SharedCalls
 from workers.javascript.tests import Kit
 from workers.javascript.values import MARK, from_json, may_be_special, params_to_json, read, well_formed
 from workers.runtime.failures import text_of
@@ -132,12 +133,25 @@ class Realm:
         self.load, self.call, self.step = (engine.evaluate(worker + name) for name in ("load", "call", "step"))
         self.settle, self.fire = engine.evaluate(worker + "settle"), engine.evaluate(worker + "fire")
         self.reject = engine.evaluate(worker + "reject")
-        self.rest = engine.evaluate(worker + "rest")
+        self.rest, self._share = engine.evaluate(worker + "rest"), engine.evaluate(worker + "share")
         engine.evaluate("delete globalThis.__worker; 0")
         engine.put_off_collecting()
         engine.track_rejections()
         self.engine = engine
         self.run_job = engine.run_job
+
+    def share(self) -> None:
+        """Prepares for several calls at once, before the plugin is loaded. ``shared`` follows when it is."""
+        self._share(False)
+        evaluate = self.engine.evaluate
+        self.go, self.take, self.cancel, self.step_of_all = (
+            evaluate(f"__shared.{name}") for name in ("go", "take", "cancel", "step"))
+        evaluate("delete globalThis.__shared; 0")
+
+    def shared(self) -> None:
+        """From now on several calls may be open at once; ``step_of_all`` takes the place of ``step``."""
+        self._share(True)
+        self.engine.let_signals_in()
 
 
 def prepare(_boot: dict[str, Any]) -> None:
@@ -186,7 +200,7 @@ class JavaScript:
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._realm: Realm = _Prepared.realm
+        self.realm: Realm = _Prepared.realm
         self._files: dict[str, bytes] = {}
         self._name = self._prefix = ""
         self._memory_bytes_max = 0
@@ -194,8 +208,9 @@ class JavaScript:
         self._kit: Kit | None = None
         self._spent = False
         self._begun_ns = self._used_ns = 0
-        self._errors = (_Prepared.module.WheelError, _Prepared.module.StackOverflow, MemoryError)
+        self.errors = (_Prepared.module.WheelError, _Prepared.module.StackOverflow, MemoryError)
         self.after: Callable[[], None] = self._give_back
+        self.serve: Callable[[], int] | None = None
 
     # ------------------------------------------------------------------ loading
     def load(self, message: wire.Load) -> Declared:
@@ -209,7 +224,12 @@ class JavaScript:
         if message.fresh:
             self._compile_all()
             self.after = self._renew
+        elif message.concurrent and message.mode == "serve":
+            self.realm.share()
+            self.serve = SharedCalls(self, self._host).serve
         said = self._adopt()
+        if self.serve is not None:
+            self.realm.shared()
         if said["id"] != message.plugin:
             raise LoadError(f"the code says that the plugin's id is {said['id'][:100]!r}, "
                             f"the manifest {message.plugin!r}")
@@ -233,7 +253,7 @@ class JavaScript:
         no text that the file could look at, and the trap's function has no name any more that could be found.
         """
         assert self._kit is not None
-        engine = self._realm.engine
+        engine = self.realm.engine
         engine.context.add_callable("__begins", begins)
         engine.load_modules(self._source)
         trap = self._kit.trap
@@ -252,15 +272,15 @@ class JavaScript:
                 spare.unload()
         self._kit.sources[self._name] = main
         self._adopt()
-        self._realm.call("report", "{}", False, "", 0.0)
+        self.realm.call("report", "{}", False, "", 0.0)
         report = self._until_answered(0)
         if engine.rejected:
-            self._tell_rejected()
+            self.tell_rejected()
         return dict(report)
 
     def _adopt(self) -> dict[str, Any]:
         """Runs the plugin's modules in the present engine. Returns what the plugin declares."""
-        realm = self._realm
+        realm = self.realm
         realm.engine.limit_memory(self._memory_bytes_max)
         realm.engine.load_modules(self._source)
         for code in self._codes:
@@ -271,13 +291,13 @@ class JavaScript:
             self._rest()
         except _Never:
             if realm.engine.was_full():
-                raise self._out_of_memory() from None
+                raise self.out_of_memory() from None
             raise LoadError("a top-level await never ends: no timer and no promise is left that could end it") from None
         except NotAValue as error:
             raise LoadError(text_of(error)) from None
         finally:
             if realm.engine.rejected:
-                self._tell_rejected()
+                self.tell_rejected()
         return dict(declared)
 
     def _source(self, name: str) -> bytes:
@@ -344,16 +364,37 @@ class JavaScript:
 
     def _renew(self) -> None:
         """Replaces the engine by a new one with nothing of the call in it. The answer is written already."""
-        self._realm.engine.unload()
-        del self._realm
+        self.realm.engine.unload()
+        del self.realm
         _Console.line = staticmethod(lambda _level, _text: None)  # what loading says was said when the worker started
-        self._realm = Realm()
+        self.realm = Realm()
         self._adopt()
         _Console.line = self._host.line
 
     # ------------------------------------------------------------------ calls
     def run(self, call: wire.Call) -> Any:
         """Runs one hook. Raises BadPayload, NotAValue, Thrown."""
+        is_over = False
+        arguments = self.arguments(call)
+        try:
+            said = self.realm.call(*arguments)
+            if said and not self._one_job():
+                is_over = True
+                return self.answer(said)
+            return self._until_answered(call.seq)
+        except _Never:
+            raise self.never() from None
+        except self.errors as error:
+            raise self.broken(error) from None
+        finally:
+            if not is_over:
+                self._rest()
+            if self.realm.engine.rejected:  # by what was left to run, too: the next call has no part in it
+                self.tell_rejected()
+
+    def arguments(self, call: wire.Call) -> tuple[str, str, bool, str, float]:
+        """Returns what the prelude's ``call`` takes, but for the call's number, which matters where several are open.
+        Raises BadPayload."""
         raw = bytes(call.params)
         try:
             params = _decode(raw)
@@ -363,32 +404,11 @@ class JavaScript:
             params.setdefault("userId", call.user_id)
         text, marked = params_to_json(params, not may_be_special(raw))
         self._begun_ns = time.monotonic_ns()
-        is_over = False
-        try:
-            said = self._realm.call(call.hook, text, marked, call.user_id, call.deadline_ns / 1e6)
-            if said and not self._one_job():
-                is_over = True
-                return self._answer(said)
-            return self._until_answered(call.seq)
-        except _Never:
-            if self._realm.engine.was_full():
-                raise self._out_of_memory() from None
-            raise Thrown("Error", NEVER) from None
-        except MemoryError:
-            raise self._out_of_memory() from None
-        except (_Prepared.module.WheelError, _Prepared.module.StackOverflow) as error:
-            if is_out_of_memory(error):
-                raise self._out_of_memory() from None
-            raise Thrown("InternalError", text_of(error).partition("\n")[0]) from None
-        finally:
-            if not is_over:
-                self._rest()
-            if self._realm.engine.rejected:  # by what was left to run, too: the next call has no part in it
-                self._tell_rejected()
+        return call.hook, text, marked, call.user_id, call.deadline_ns / 1e6
 
-    def _tell_rejected(self) -> None:
+    def tell_rejected(self) -> None:
         """Writes one line to the plugin's log about the promises that were rejected and that nobody has handled."""
-        realm = self._realm
+        realm = self.realm
         try:
             if count := realm.engine.take_rejected(REJECTED):
                 realm.reject(float(count))
@@ -400,37 +420,48 @@ class JavaScript:
         call's name. Blocks until this call's deadline if it never ends."""
         for _ in range(REST_ROUNDS):
             try:
-                self._realm.rest()
-            except self._errors:
+                self.realm.rest()
+            except self.errors:
                 self._spent = True
-            if not self._run_the_rest():
+            if not self.drain():
                 return
 
-    def _run_the_rest(self) -> bool:
+    def never(self) -> Thrown:
+        """What a call is answered with that waits for what nobody does."""
+        return self.out_of_memory() if self.realm.engine.was_full() else Thrown("Error", NEVER)
+
+    def broken(self, error: BaseException) -> Thrown:
+        """What a call is answered with where ``error``, one of ``errors``, left the engine."""
+        if isinstance(error, MemoryError) or is_out_of_memory(error):
+            return self.out_of_memory()
+        return Thrown("InternalError", text_of(error).partition("\n")[0])
+
+    def drain(self) -> bool:
         """Runs every job, whatever it throws. Returns whether there was one."""
-        run_job, ran = self._realm.run_job, False
+        run_job, ran = self.realm.run_job, False
         while True:
             try:
                 if not run_job():
                     return ran
-            except self._errors:
+            except self.errors:
                 self._spent = True
             ran = True
 
-    def _out_of_memory(self) -> Thrown:
+    def out_of_memory(self) -> Thrown:
+        """What a call is answered with that memory did not suffice for."""
         self._spent = True
         return Thrown("InternalError", "out of memory", memory=True)
 
     def _one_job(self) -> bool:
         """Runs one pending job. Returns False if there was none."""
         try:
-            return self._realm.run_job()
+            return self.realm.run_job()
         except (_Prepared.module.WheelError, _Prepared.module.StackOverflow) as error:
             if is_out_of_memory(error):
                 raise
             return True  # nothing that a plugin hands over throws here
 
-    def _answer(self, text: str) -> Any:
+    def answer(self, text: str) -> Any:
         """Returns the value of a hook that has ended with ``text``. Raises NotAValue, Thrown."""
         message, is_odd = read(text)
         if message["k"] != "r":
@@ -439,7 +470,7 @@ class JavaScript:
 
     def _until_answered(self, seq: int) -> Any:
         """Does what the prelude says until the hook has ended. Returns its value. Raises NotAValue, Thrown, _Never."""
-        realm, calls = self._realm, None
+        realm, calls = self.realm, None
         run_job, step = self._one_job, realm.step
         while True:
             while run_job():
@@ -488,7 +519,7 @@ class JavaScript:
         """Returns to the system what a call that worked hard has used."""
         if self._spent or (time.monotonic_ns() - self._begun_ns > BUSY_NS  # a cheaper clock than that of CPU time
                            and time.thread_time_ns() - self._used_ns > BUSY_NS):
-            engine = self._realm.engine
+            engine = self.realm.engine
             if self._spent or engine.has_peaked(self._memory_bytes_max):
                 self._spent = False
                 engine.collect()
@@ -496,7 +527,7 @@ class JavaScript:
             self._used_ns = time.thread_time_ns()
 
 
-def is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether the engine threw ``error`` because memory was full. It throws null if there is no room for an error."""
     text = text_of(error)
     return "out of memory" in text or text.startswith("null")

@@ -31,8 +31,9 @@ def test(
 
     Python tests are pytest's, with its fixtures such as capsys and caplog, and play the platform with
     workers.fake.FakePlatform. JavaScript tests (tests/*.test.js) use node:test, node:assert/strict and FakePlatform of
-    @apex-exec/plugin/testing, and run under node --test, too. The jail has no network, and no files except those in
-    tmp_path. A bundle without any test fails.
+    @apex-exec/plugin/testing, and run under node --test, too. Its run_together (runTogether) runs hooks at once, to
+    find races between calls where the manifest asks for limits.concurrency. The jail has no network, and no files
+    except those in tmp_path. A bundle without any test fails.
     """
     need_linux()
     import msgspec

@@ -75,9 +75,20 @@ const inBytes = (one, other) => {
 const define = (object, name, value) =>
   Object.defineProperty(object, name, { value, enumerable: true, writable: true, configurable: true });
 
+/** Numbers from 0 up to 1, the same for the same seed. */
+const chance = (seed) => () => {
+  seed = (seed + 0x6d2b79f5) | 0;
+  let t = Math.imul(seed ^ (seed >>> 15), 1 | seed);
+  t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+  return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
+};
+const TURNS_MAX = 12; // of the queue of promises, after which an answer is there
+const userOf = (number) => USER.slice(0, -12) + String(Number(USER.slice(-12)) + number).padStart(12, "0");
+
 /** Answers a plugin's API calls. `calls` lists them in order, each as `[method, ...arguments]`. */
 export class FakePlatform {
   calls = [];
+  callsBy = [];
   logged = [];
 
   constructor(plugin, answers = {}) {
@@ -88,12 +99,47 @@ export class FakePlatform {
 
   /** Runs a hook as a worker does; what the hook throws is thrown. */
   async call(hook, params = {}, { userId = USER, timeoutMs = 5000 } = {}) {
+    const api = this.#api(userId, () => 0);
+    return this.#within(api, () => this.#run(hook, params, userId, timeoutMs, api));
+  }
+
+  /** Runs several calls at once, each `[hook, params, userId]`, as a worker does whose manifest has `limits.concurrency`. */
+  async runTogether(calls, { concurrency = 32, seed = 0, timeoutMs = 5000 } = {}) {
+    const next = chance(seed), turns = () => Math.floor(next() * (TURNS_MAX + 1));
+    const running = new Set(), latest = new Map(), all = [];
+    const one = async ([hook, params, userId], number, before) => {
+      await before;
+      let timer;
+      const late = new Promise((_, reject) => {
+        timer = setTimeout(() => reject(new Error(`the call took longer than ${timeoutMs} ms`)), timeoutMs);
+      });
+      try {
+        return await Promise.race([this.#run(hook, params, userId, timeoutMs, this.#api(userId, turns)), late]);
+      } catch (error) {
+        if (error instanceof Error) error.message += ` (call ${number} of runTogether, seed ${seed}: ${hook} of user ${userId})`;
+        throw error;
+      } finally { clearTimeout(timer) }
+    };
+    return this.#within(this.#api(null, turns), async () => {
+      for (const [number, [hook, params, userId = userOf(number)]] of calls.entries()) {
+        while (running.size >= concurrency) await Promise.race(running);
+        const call = one([hook, params, userId], number, latest.get(userId));
+        const ended = call.then(() => {}, () => {}).then(() => { running.delete(ended) });
+        running.add(ended);
+        latest.set(userId, ended);
+        all.push(call);
+      }
+      await Promise.all(running);
+      return Promise.all(all);
+    });
+  }
+
+  async #run(hook, params = {}, userId, timeoutMs, api) {
     const run = this.plugin.hooks?.[hook];
     if (typeof run !== "function") throw new TypeError(`the plugin has no hook ${hook}`);
     const given = structuredClone(params);
     if (FILLS_USER.includes(hook)) given.userId ??= userId;
     const ends = performance.now() + timeoutMs;
-    const api = this.#api(userId);
     const context = {};
     for (const [name, value] of Object.entries(given)) define(context, name, value);
     const log = {};
@@ -102,23 +148,32 @@ export class FakePlatform {
     const remainingMs = () => Math.max(0, ends - performance.now());
     const ours = { userId, pluginId: this.plugin.id, hook, params: given, api, log, remainingMs };
     for (const [name, value] of Object.entries(ours)) define(context, name, value);
+    return run(context);
+  }
+
+  async #within(api, run) {
     const before = Object.getOwnPropertyDescriptor(globalThis, "plugin");
     const { id, version } = this.plugin;
     const value = Object.freeze({ id, version, api, errors });
     Object.defineProperty(globalThis, "plugin", { value, writable: true, configurable: true });
     try {
-      return await run(context);
+      return await run();
     } finally {
       if (before) Object.defineProperty(globalThis, "plugin", before);
       else delete globalThis.plugin;
     }
   }
 
-  #api(userId) {
+  #api(userId, turns) {
     const api = {};
     for (const method of METHODS) {
       const [part, name] = method.split(".");
-      const call = async (...given) => this.#asked(method, structuredClone(given), userId);
+      const call = async (...given) => {
+        const answer = this.#asked(userId, method, structuredClone(given));
+        answer.catch(() => {}); // it is handed on below, some turns later
+        for (let left = turns(); left > 0; left--) await null;
+        return answer;
+      };
       if (name === undefined) api[method] = call;
       else (api[part] ??= {})[name] = call;
     }
@@ -137,8 +192,9 @@ export class FakePlatform {
     }));
   }
 
-  async #asked(method, given, userId) {
+  async #asked(userId, method, given) {
     this.calls.push([method, ...given]);
+    this.callsBy.push([userId, method, ...given]);
     const ofHost = Object.entries(PREFIXES).find(([start]) => String(given[0]).startsWith(start))?.[1];
     const needed = PERMISSIONS[method] ?? ofHost;
     if (!needed || !this.plugin.permissions?.includes(needed))

@@ -6,4 +6,4 @@ gives, ``internals`` is shared between the files and is invisible to plugins.
 """
 
 FILES = ("core.js", "base.js")
-PARTS = ("absent.js", "text.js", "url.js", "events.js", "structured_clone.js", "crypto.js", "fetch.js")
+PARTS = ("absent.js", "shared.js", "text.js", "url.js", "events.js", "structured_clone.js", "crypto.js", "fetch.js")

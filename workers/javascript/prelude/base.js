@@ -134,6 +134,7 @@
     }
   };
   part("absent", []);
+  part("shared", []);
   part("text", ["TextEncoder", "TextDecoder"]);
   part("url", ["URL", "URLSearchParams"]);
   part("events", ["Event", "CustomEvent", "EventTarget", "AbortSignal", "AbortController"]);

@@ -20,7 +20,7 @@
   const BooleanHere = Boolean, TypeErrorHere = TypeError, AggregateErrorHere = AggregateError;
   const isView = ArrayBuffer.isView, everything = globalThis;
   const mapGet = uncurried(Map.prototype.get), mapSet = uncurried(Map.prototype.set);
-  const mapDelete = uncurried(Map.prototype.delete);
+  const mapDelete = uncurried(Map.prototype.delete), mapEach = uncurried(Map.prototype.forEach);
   const timeOf = uncurried(Date.prototype.getTime), isoOf = uncurried(Date.prototype.toISOString);
   const includes = uncurried(String.prototype.includes), indexOf = uncurried(String.prototype.indexOf), slice = uncurried(String.prototype.slice);
   const codeAt = uncurried(String.prototype.charCodeAt), wellFormed = uncurried(String.prototype.toWellFormed);
@@ -385,8 +385,8 @@
   function later(call, ms, args, every) {
     if (typeof call !== "function") throw new TypeErrorHere("the callback is not a function");
     const wait = ms > 0 && isFinite(+ms) ? +ms : 0;
-    const timer = { id: ++lastTimer, at: host.clock() + wait, call, args, every: every ? (wait > 1 ? wait : 1) : 0, next: null };
-    put(timer);
+    const timer = { id: ++lastTimer, at: host.clock() + wait, call, args, every: every ? (wait > 1 ? wait : 1) : 0, owner: running, next: null };
+    if (running !== null && running.answer !== null) put(timer);
     return timer.id;
   }
   function put(timer) {
@@ -441,24 +441,31 @@
   Error.prepareStackTrace = undefined;
 
   // ------------------------------------------------------------------ the platform's API
-  let running = null; // the call that runs; null between calls
+  let running = null; // the call whose code runs; null between calls, and between steps of calls
+  let several = false; // whether the worker has several calls open at once
+  let follow = then; // `then`, or the one of shared.js
   let asked = null, lastAsked = null; // API calls that the worker has not taken yet
-  let waiting = new MapHere(), unanswered = 0;
+  let waiting = new MapHere(), unanswered = 0, lastNumber = 0;
+  const OVER = "the call that this context belongs to is over";
+  const LOADING = -1; // the `seq` of the plugin's load
+  const REFUSED_MAX = 100; // later ones are never settled, or a loop that tries again at once would have no end
   function ask(owner, method, params) {
     const at = { stack: "" };
     captureStackTrace(at, ask);
-    return new PromiseHere((resolve, reject) => {
-      if (owner !== null && owner === running && owner.loads) {
+    let made = null;
+    const promise = new PromiseHere((resolve, reject) => {
+      if (owner !== null && owner.seq === LOADING) {
         reject(errorOf("cancelled", "the platform's API is there for hooks, and not while a plugin loads", method, 0, framesOf(at.stack)));
         return;
       }
-      if (owner === null || owner !== running) {
-        reject(errorOf("cancelled", "the call that this context belongs to is over", method, 0, framesOf(at.stack)));
+      if (owner === null || owner.answer === null) {
+        if (several && owner !== null && (owner.refused = (owner.refused ?? 0) + 1) > REFUSED_MAX) return;
+        reject(errorOf("cancelled", OVER, method, 0, framesOf(at.stack)));
         return;
       }
-      const number = ++owner.asked;
+      const number = ++lastNumber;
       let text;
-      try { text = encoded({ __proto__: null, k: "a", number, method, params }, params) } catch (error) {
+      try { text = encoded({ __proto__: null, k: "a", number, seq: owner.seq, method, params }, params) } catch (error) {
         if (!(error instanceof NotAValue)) { reject(error); return }
         reject(errorOf(CARRIED[method] ? "invalid_output" : "invalid_params", error.path + ": " + error.message, method, 0,
                        framesOf(at.stack)));
@@ -467,9 +474,13 @@
       const call = { text, next: null };
       if (asked === null) asked = call; else lastAsked.next = call;
       lastAsked = call;
-      mapSet(waiting, number, { resolve, reject, method, at });
+      made = { resolve, reject, method, at, owner, promise: null };
+      mapSet(waiting, number, made);
       unanswered++;
+      if (several) owner.unanswered = (owner.unanswered ?? 0) + 1;
     });
+    if (made !== null) made.promise = promise;
+    return promise;
   }
   const isObject = (value) => value !== null && typeof value === "object";
   const isOnly = (value, key) => isObject(value) && !isArray(value) && hasOwn(value, key) && keys(value).length === 1;
@@ -536,55 +547,140 @@
 
   // ------------------------------------------------------------------ what the worker calls
   const SHORT = 4096; // chars of an answer that is returned at once, and therefore kept until the next call
-  let answer = ""; // what came of the hook, or of loading; "" while nothing has
   const succeed = (mine, value) => {
-    if (mine !== running || answer !== "") return;
-    try { answer = encoded({ __proto__: null, k: "r", v: value }, value) } catch (error) { answer = told(error) }
+    if (mine.answer !== "") return;
+    try { mine.answer = encoded({ __proto__: null, k: "r", v: value }, value) } catch (error) { mine.answer = told(error) }
+    if (several) append(mine);
   };
-  const fail = (mine, error) => { if (mine !== null && mine === running && answer === "") answer = told(error) };
-  // What there is to do, as JSON. k is "a": make an API call (number, method, params) · "r", "v" or "x": what came of it
-  // all: a value, no value (path, why), or something thrown · "w": wait for replies, if there are any, and for the next
+  const fail = (mine, error) => {
+    if (mine === null || mine.answer !== "") return;
+    mine.answer = told(error);
+    if (several) append(mine);
+  };
+  // What there is to do, as JSON. k is "a": make an API call (number, seq, method, params) · "r", "v" or "x": what came of
+  // it all: a value, no value (path, why), or something thrown · "w": wait for replies, if there are any, and for the next
   // timer (in ms; −1: there is none) · "l": run the jobs and ask again · "n": nothing can happen any more.
   function step() {
     if (asked !== null) { const { text } = asked; asked = asked.next; return text }
-    if (answer !== "") {
-      const said = answer;
+    if (running !== null && running.answer) {
+      const said = running.answer;
       end();
       return said;
     }
     if (timers !== null) { const ms = timers.at - host.clock(); return message({ __proto__: null, k: "w", ms: ms > 0 ? ms : 0 }) }
     if (unanswered) return '{"k":"w","ms":-1}';
-    // Where memory runs out while a promise is settled, the engine drops what was to follow. So we ask once more.
-    if (running !== null && running.listen !== null) {
-      const { listen } = running;
-      running.listen = null;
-      listen();
-      return '{"k":"l"}';
-    }
-    return '{"k":"n"}';
+    return running !== null && listenAgain(running) ? '{"k":"l"}' : '{"k":"n"}';
+  }
+  // Where memory runs out while a promise is settled, the engine drops what was to follow. So we ask once more.
+  function listenAgain(mine) {
+    const { listen } = mine;
+    if (listen === undefined) return false;
+    mine.listen = undefined;
+    running = mine;
+    listen();
+    return true;
   }
   function end() {
-    running = null;
-    answer = "";
+    if (running !== null) { running.answer = null; running = null }
     timers = asked = lastAsked = null;
     if (unanswered) { waiting = new MapHere(); unanswered = 0 }
   }
-  const begin = (loads) => { end(); return running = { asked: 0, loads, listen: null } };
+  // `answer` is what came of the hook, or of loading; "" while nothing has, null when the call is over. What few calls
+  // have (`listen`, `unanswered`, `refused`) is added by them: every property costs each call.
+  function begin(seq) {
+    if (!several) end();
+    return running = { seq, answer: "" };
+  }
+
+  // ------------------------------------------------------------------ several calls at once
+  const open = new MapHere(); // seq → call
+  let ended = null, lastEnded = null; // calls whose answers the worker has not taken yet
+  let ready = null, lastReady = null; // what is to run in a step of its own, each with its call
+  const append = (owner) => {
+    const one = { owner, next: null };
+    if (ended === null) ended = one; else lastEnded.next = one;
+    lastEnded = one;
+  };
+  internals.steps = {
+    now() { return running },
+    post(owner, go) {
+      const one = { owner, go, next: null };
+      if (ready === null) ready = one; else lastReady.next = one;
+      lastReady = one;
+    },
+  };
+  // The call is answered, or never will be. Its timers go, and what it still waits for is rejected, so that another call
+  // which waits for the same promise hears of it. What that wakes runs as this call, which has no API any more.
+  function close(mine) {
+    mine.answer = null;
+    mapDelete(open, mine.seq);
+    running = mine;
+    while (timers !== null && timers.owner === mine) timers = timers.next;
+    for (let before = timers; before !== null && before.next !== null;)
+      if (before.next.owner === mine) before.next = before.next.next; else before = before.next;
+    if (!mine.unanswered) return;
+    mapEach(waiting, (one, number) => {
+      if (one.owner !== mine) return;
+      mapDelete(waiting, number);
+      unanswered--;
+      then(one.promise, undefined, () => {}); // nobody has to handle this one
+      one.reject(errorOf("cancelled", OVER, one.method, 0, framesOf(one.at.stack)));
+    });
+    mine.unanswered = 0;
+  }
+  // What `shared.py` calls. In `step`, "d": call `seq` has an answer to be taken · "g": something of call `seq` is ready,
+  // to be run by `go` · "w" has the `seq` of its timer · "n": none of the open calls can ever go on.
+  const shared = {
+    step() {
+      if (asked !== null) { const { text } = asked; asked = asked.next; return text }
+      while (ended !== null) {
+        const { seq, answer } = ended.owner;
+        ended = ended.next;
+        if (answer !== null) return message({ __proto__: null, k: "d", seq });
+      }
+      if (ready !== null) return message({ __proto__: null, k: "g", seq: ready.owner.seq });
+      if (timers !== null) {
+        const ms = timers.at - host.clock();
+        return message({ __proto__: null, k: "w", ms: ms > 0 ? ms : 0, seq: timers.owner.seq });
+      }
+      if (unanswered) return '{"k":"w","ms":-1}';
+      let again = false;
+      mapEach(open, (mine) => { again = again || listenAgain(mine) });
+      return again ? '{"k":"l"}' : '{"k":"n"}';
+    },
+    go() {
+      const one = ready;
+      if (one === null) return;
+      ready = one.next;
+      running = one.owner;
+      one.go();
+    },
+    take(seq) {
+      const mine = mapGet(open, seq), { answer } = mine;
+      close(mine);
+      return answer;
+    },
+    cancel(seq) {
+      const mine = mapGet(open, seq);
+      if (mine !== undefined) close(mine);
+    },
+  };
   internals.worker = {
     // Modules are run from here: a host function may be called beneath calls of the wheel's only.
     load(name) {
-      const mine = begin(true);
+      const mine = begin(LOADING);
       const module = import(name);
       const adopted = (loaded) => {
-        if (running !== mine || answer !== "") return;
-        try { answer = adopt(loaded) } catch (error) { fail(mine, error) }
+        if (mine.answer !== "") return;
+        try { mine.answer = adopt(loaded) } catch (error) { fail(mine, error) }
       };
       mine.listen = () => then(module, adopted, (error) => fail(mine, error));
       mine.listen();
     },
     // Returns the answer of a hook that has ended, as `step` would, or "". It counts if no job is pending.
-    call(hook, text, marked, userId, deadlineMs) {
-      const mine = begin(false);
+    call(hook, text, marked, userId, deadlineMs, seq) {
+      const mine = begin(seq);
+      if (several) mapSet(open, seq, mine);
       try {
         const params = text === "{}" ? {} : decoded(text, marked);
         const context = {
@@ -596,18 +692,25 @@
         const value = apply(hooks[hook], table, [context]);
         if (value instanceof PromiseHere || (isObject(value) && typeof value.then === "function")) {
           const promise = value instanceof PromiseHere ? value : resolved(value);
-          mine.listen = () => then(promise, (got) => succeed(mine, got), (error) => fail(mine, error));
+          mine.listen = () => follow(promise, (got) => succeed(mine, got), (error) => fail(mine, error));
           mine.listen();
           return "";
         }
         succeed(mine, value);
       } catch (error) { fail(mine, error) }
-      return asked === null && timers === null && unanswered === 0 && answer.length < SHORT ? answer : "";
+      return asked === null && timers === null && unanswered === 0 && mine.answer.length < SHORT && !several ? mine.answer : "";
     },
     step,
+    // Called twice in a worker that is to have several calls open at once: before the plugin is loaded, and after it.
+    share(isLoaded) {
+      several = isLoaded;
+      if (isLoaded) return;
+      follow = internals.parts.shared();
+      everything.__shared = shared;
+    },
     // The end of a call that was not answered at once: finalizers run, those that they bring about when it is called again.
     rest() {
-      end();
+      if (several) running = null; else end();
       let one = finalized;
       finalized = lastFinalized = null;
       for (; one !== null; one = one.next) try { apply(one.callback, undefined, [one.held]) } catch { /* nobody's */ }
@@ -617,6 +720,8 @@
       if (call === undefined) return;
       mapDelete(waiting, number);
       unanswered--;
+      if (several) call.owner.unanswered--;
+      running = call.owner;
       if (ok) { call.resolve(decoded(text, marked)); return }
       const { code, message: why, retry } = parse(text);
       call.reject(errorOf(code, why, call.method, retry, framesOf(call.at.stack)));
@@ -625,6 +730,7 @@
       const timer = timers;
       if (timer === null || timer.at > host.clock()) return;
       timers = timer.next;
+      running = timer.owner;
       if (timer.every) { timer.at = host.clock() + timer.every; put(timer) }
       try { apply(timer.call, undefined, timer.args) } catch (error) { fail(running, error) }
     },

@@ -1,0 +1,253 @@
+"""Several calls open at once in one engine: the loop of a worker whose plugin allows that.
+
+The loop does one *step* of one call at a time: its beginning, a reply of the API, a timer, or what another call has
+made ready for it. Then it runs every job of the engine, so that all that happens until the next step is that call's:
+its API calls, its lines, its CPU time (``prelude/shared.js`` says why no other call's code can be among the jobs).
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from workers import wire
+from workers.javascript.api_calls import ApiCalls, refused_number
+from workers.javascript.values import read
+from workers.runtime.interface import BadPayload, Host, Thrown
+from workers.runtime.values import NotAValue
+
+if TYPE_CHECKING:
+    from workers.javascript.runtime import JavaScript
+
+LOOK_NS = 5_000_000
+"""At least this often the loop looks at the link between two steps, so that a probe is answered within its time
+(``core/limits.py``, PROBE_NS) as long as no single step takes so long."""
+WAIT_MS_MAX = 3_600_000.0
+"""The longest wait for a timer in one piece: far beyond any deadline."""
+NOBODY = -1
+_URGENT = frozenset((wire.Cancel, wire.Ping))
+_cpu_ns = time.thread_time_ns
+
+
+class _Open:
+    """One call that is not answered yet."""
+
+    __slots__ = ("api", "cpu_ns", "has_ended", "seq")
+
+    def __init__(self, seq: int, api: ApiCalls) -> None:
+        self.seq = seq
+        self.api = api
+        self.cpu_ns = 0
+        self.has_ended = False  # its answer is known: what runs for it from now on is what it left behind
+
+
+class SharedCalls:
+    """Serves the calls of one worker. ``runtime`` has the engine, which is told of several calls before the plugin is
+    loaded."""
+
+    def __init__(self, runtime: JavaScript, host: Host) -> None:
+        self._runtime = runtime
+        self._host = host
+        self._link = host.link
+        self._open: dict[int, _Open] = {}
+        self._looked_ns = 0
+
+    def serve(self) -> int:
+        """Serves until the link ends. Returns the exit status of the process."""
+        link, inbox = self._link, self._link.inbox
+        self._runtime.realm.engine.owner = None
+        while True:
+            wait_ms, timer = self._advance()
+            self._look()
+            if inbox:
+                self._take(inbox.popleft())
+                continue
+            message = link.next() if wait_ms < 0 else self._within(wait_ms)
+            self._looked_ns = time.monotonic_ns()
+            if message is not None:
+                inbox.appendleft(message)  # in its turn, but for what is urgent
+                self._hear()
+            elif wait_ms < 0:
+                return 0
+            else:
+                self._step(timer, self._runtime.realm.fire)
+
+    def _within(self, wait_ms: float) -> Any:
+        """The next message within ``wait_ms``. A message that was read comes before a timer that is due."""
+        return self._link.within(min(wait_ms, WAIT_MS_MAX))
+
+    # ------------------------------------------------------------------ the link
+    def _look(self) -> None:
+        now_ns = time.monotonic_ns()
+        if now_ns - self._looked_ns > LOOK_NS:
+            self._looked_ns = now_ns
+            self._link.look()  # the link's end appears again when there is nothing left to do
+            self._hear()
+
+    def _hear(self) -> None:
+        """Does what does not wait for its turn: a probe is answered, and a call is cancelled, before those that
+        arrived earlier begin."""
+        inbox = self._link.inbox
+        if not any(type(message) in _URGENT for message in inbox):
+            return
+        messages = list(inbox)
+        inbox.clear()
+        inbox.extend(message for message in messages if type(message) not in _URGENT)
+        for message in messages:
+            if type(message) is wire.Cancel:
+                if message.nonce:
+                    self._host.send(wire.Pong(message.nonce))
+                self._cancel(message.seq)
+            elif type(message) is wire.Ping:
+                self._host.send(wire.Pong(message.nonce))
+
+    def _take(self, message: Any) -> None:
+        if type(message) is wire.Call:
+            self._begin(message)
+        elif type(message) is wire.ApiReply:
+            self._reply(message)
+        elif type(message) is wire.Recall:
+            self._link.recalled.difference_update(message.seqs)  # all of them stood before it
+        elif type(message) in _URGENT:
+            self._link.inbox.appendleft(message)
+            self._hear()
+
+    # ------------------------------------------------------------------ steps
+    def _step(self, seq: int, function: Any, *arguments: Any) -> Any:
+        """One step of the call ``seq``, and all that it brings about. Returns what the function returned."""
+        host, realm, engine = self._host, self._runtime.realm, self._runtime.realm.engine
+        one = self._open.get(seq)
+        if one is not None:
+            host.seq, engine.owner = seq, None if one.has_ended else seq
+        begun_ns = _cpu_ns()
+        said = None
+        try:
+            said = function(*arguments)
+            while realm.run_job():
+                pass
+        except self._runtime.errors as error:
+            self._broke(one, error)
+        finally:
+            if one is not None:
+                one.cpu_ns += _cpu_ns() - begun_ns
+            host.seq, engine.owner = -1, None
+        return said
+
+    def _broke(self, one: _Open | None, error: BaseException) -> None:
+        """Something was thrown that no JavaScript caught, as happens where memory is out: that ends the call whose step
+        it was. What is left of the step is run."""
+        self._runtime.drain()
+        if one is not None and not one.has_ended:
+            self._close(one, self._runtime.broken(error))
+
+    def _advance(self) -> tuple[float, int]:
+        """Does whatever the engine can do now. Returns for how many ms there is nothing to be done unless a message
+        comes, −1 for ever, and whose the timer is."""
+        runtime, realm = self._runtime, self._runtime.realm
+        while True:
+            self._look()
+            text = realm.step_of_all()
+            if text is None:  # there was no room for a copy: the oldest call gives up what it has
+                if not self._open:
+                    return -1.0, NOBODY
+                self._close(self._oldest(), runtime.out_of_memory())
+                continue
+            try:
+                message, is_odd = read(text)
+            except NotAValue as error:
+                self._refuse(text, error)
+                continue
+            kind, seq = message["k"], int(message.get("seq", NOBODY))
+            if kind == "w":
+                return float(message["ms"]), seq
+            if kind == "a":
+                if (one := self._open.get(seq)) is not None:
+                    self._step(seq, one.api.ask, message, text, is_odd)
+            elif kind == "d":
+                if (one := self._open.get(seq)) is not None:
+                    one.has_ended = True
+                    self._finish(one)
+            elif kind == "g":
+                self._step(seq, realm.go)
+            elif kind == "n":
+                if not self._open or self._link.inbox:
+                    return -1.0, NOBODY
+                self._close(self._oldest(), runtime.never())  # it waits for what nobody does; then the others are seen
+
+    def _oldest(self) -> _Open:
+        return next(iter(self._open.values()))
+
+    def _refuse(self, text: str, error: NotAValue) -> None:
+        """The parameters of an API call are nested too deeply to be read."""
+        seq, number = refused_number(text)
+        if (one := self._open.get(seq)) is not None:
+            self._step(seq, one.api.refuse_number, number, error)
+
+    # ------------------------------------------------------------------ one call
+    def _begin(self, call: wire.Call) -> None:
+        if not self._host.begin(call):
+            return
+        realm = self._runtime.realm
+        one = self._open[call.seq] = _Open(call.seq, ApiCalls(self._host, call.seq, realm.settle, realm.fire))
+        begun_ns = _cpu_ns()
+        try:
+            arguments = self._runtime.arguments(call)
+        except BadPayload as error:
+            del self._open[call.seq]
+            self._host.failed(call.seq, error, _cpu_ns() - begun_ns)
+            return
+        one.cpu_ns = _cpu_ns() - begun_ns
+        self._step(call.seq, realm.call, *arguments, float(call.seq))
+
+    def _reply(self, message: wire.ApiReply) -> None:
+        for one in self._open.values():
+            if message.api_id in one.api.open:
+                self._step(one.seq, one.api.take, message)
+                if one.has_ended:
+                    self._finish(one)
+                return  # if it is nobody's, the call that asked for it is over
+
+    def _finish(self, one: _Open) -> None:
+        """Answers a call whose hook has ended, unless something that it asked for waits to be sent."""
+        if one.api.queue:
+            return
+        runtime = self._runtime
+        text = self._leave(one, runtime.realm.take)
+        try:
+            if text is None:  # there was no room for it
+                raise runtime.out_of_memory()
+            value = runtime.answer(text)
+        except Exception as error:  # noqa: BLE001 - a NotAValue or a Thrown, or what a forged mark brings about
+            self._host.failed(one.seq, error, one.cpu_ns)
+        else:
+            self._host.answer(one.seq, value, one.cpu_ns)
+        runtime.after()
+
+    def _close(self, one: _Open, error: Thrown) -> None:
+        """Ends a call that has not ended by itself."""
+        self._leave(one, self._runtime.realm.cancel)
+        self._host.failed(one.seq, error, one.cpu_ns)
+        self._runtime.after()
+
+    def _cancel(self, seq: int) -> None:
+        one = self._open.get(seq)
+        if one is not None:
+            self._leave(one, self._runtime.realm.cancel)
+            self._host.ended(seq, one.cpu_ns)
+            self._runtime.after()
+        elif any(type(message) is wire.Call and message.seq == seq for message in self._link.inbox):
+            self._link.recalled.add(seq)
+
+    def _leave(self, one: _Open, function: Any) -> Any:
+        """Ends the call in the engine by ``function``, and runs what it left behind, which has no API any more. Returns
+        what the function returned."""
+        realm = self._runtime.realm
+        one.has_ended = True
+        if realm.engine.rejected:
+            self._host.seq = realm.engine.owner = one.seq
+            self._runtime.tell_rejected()
+            self._host.seq, realm.engine.owner = -1, None
+        said = self._step(one.seq, function, float(one.seq))
+        self._step(one.seq, realm.rest)
+        del self._open[one.seq]
+        return said
