@@ -27,7 +27,7 @@ _encode, _decode = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder().d
 _ABSENT = object()
 USER = "11111111-2222-4333-8444-555555555555"
 TURNS_MAX = 4
-"""An answer in ``run_together`` comes after at most so many turns of the loop, so that others go on meanwhile."""
+"""An answer in ``run_together`` comes after at most this many turns of the loop, so that others go on meanwhile."""
 PLACES_MAX = 32
 """The most calls that a plugin may have at once (``limits.concurrency``)."""
 

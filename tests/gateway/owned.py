@@ -23,7 +23,7 @@ def owner(via: str = "members") -> dict[str, str]:
 
 
 def tables_of(kind: str) -> dict[str, Any]:
-    """``data.tables`` of a kind: the tables of ``conftest``, whose rows belong to whoever that kind says."""
+    """``data.tables`` of a kind: the tables of ``conftest``, whose rows belong to the users that the kind says."""
     shown = {name: TABLES[name] for name in ("users", "orders", "notes")}
     columns = {name: list(entry["columns"]) for name, entry in shown.items()}
     if kind == "rls":

@@ -74,7 +74,7 @@ def test_a_query_returns_the_rows_of_the_callers_tenants(site: Site) -> None:
 
 @pytest.mark.parametrize("site", ["sqlite schemas", "postgres schemas"], indirect=True)
 def test_a_table_of_a_schema_has_its_schema_before_it_and_no_other_table_is_meant(site: Site) -> None:
-    """A CTE never has a schema; a name without one is no table of ``app``."""
+    """A CTE never has a schema; a name without one is not a table of ``app``."""
     assert site.ids("app.orders") == site.ids('"app"."orders"') == site.ids("APP.Orders") == [2, 4, 6, 8, 9, 10]
     assert site.query("WITH orders AS (SELECT 77 AS id) SELECT count(*) FROM app.orders") == [{"count": 6}]
     assert site.query("SELECT orders.id FROM app.orders WHERE orders.id IN (SELECT id FROM app.notes WHERE id < 5)"

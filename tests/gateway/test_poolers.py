@@ -30,7 +30,7 @@ from tests.support.watched_wire import WatchedWire
 
 PLUGINS = 4
 CALLS = 5000
-"""What the README promises: so many mixed calls, and none fails."""
+"""What the README promises: this many mixed calls, and none fails."""
 DEADLINE_MS = 30_000
 """Of seven calls: the promise is not about time, and a busy machine must not break it."""
 

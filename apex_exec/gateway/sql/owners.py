@@ -6,7 +6,7 @@
 | ``{column, via, user, tenant}`` | ``via`` has a row with the caller as ``user`` and that ``column`` as ``tenant`` |
 | ``"rls"`` | PostgreSQL's row-level security lets the caller see it |
 
-Each kind renders its own condition, so that whoever writes a statement need not know the kinds.
+Each kind renders its own condition, so that the code that writes a statement need not know the kinds.
 """
 
 from __future__ import annotations
