@@ -125,7 +125,7 @@ def _registered(lab: Lab, count: int) -> None:
     lab.say(f"{count} registered plugins")
     with tempfile.TemporaryDirectory(prefix="apxp") as name:
         state = Path(name) / "state"
-        _fill(state, count)
+        fill_registry(state, count)
         begun = time.monotonic()
         with serving(None, state=state, limits__cpu_percent=100) as daemon:
             lab.add(f"start, {count:,} in the registry", "time", "s", _answering(daemon, count) - begun,
@@ -146,7 +146,7 @@ def _registered(lab: Lab, count: int) -> None:
             host.close()
 
 
-def _fill(state: Path, count: int) -> None:
+def fill_registry(state: Path, count: int) -> None:
     """A registry with ``count`` enabled plugins, written as an installation leaves it."""
     state.mkdir(mode=0o700)
     blobs, store, now_ns = BlobStore(state / "bundles"), Store(f"sqlite:///{state}/registry.db"), time.time_ns()

@@ -193,7 +193,7 @@ class Rig:
         monitoring = Monitoring(monitor, self.workers)
         self.turn_of_loop = Turn(
             loop=self.loop, guard=guard, pool=pool, driver=driver, workers=self.workers, peers=self.peers,
-            requests=self.requests, audit=trail, supervisor=supervisor, monitoring=monitoring,
+            requests=self.requests, api=api, audit=trail, supervisor=supervisor, monitoring=monitoring,
             duties=(trail.duty, monitoring))
         self.peers.bind(f"ipc://{folder}/s")
         supervisor.set_plugin(PluginSpec("echo", "1.0.0", "d", "plugin.py", ("onActionExecute",)))

@@ -175,6 +175,18 @@ def _draw_hooks(axes: Any, lab: Lab) -> None:
     bars(axes, _latencies(lab, [(name, name) for name in names], **{"in flight": 1}), xlabel="µs, 1 in flight")
 
 
+def _registered(lab: Lab) -> str:
+    alone, most = (_value(lab, "apex-exec, dispatch to 1", "calls/s", beside=count) for count in (0, 10_000))
+    return (f"With 64 in flight, {alone:,.0f} dispatches a second reach their one plugin if nothing else is "
+            f"registered, and {most:,.0f} if 10,000 others are.")
+
+
+def _draw_registered(axes: Any, lab: Lab) -> None:
+    found = {who: [one._replace(x=max(one.x, 1)) for one in points] for who, points in _by(
+        lab, "calls/s", "beside").items()}
+    lines(axes, found, xlabel="other plugins registered (1 stands for none)", ylabel="dispatches a second")
+
+
 def _gateway(lab: Lab) -> str:
     query, fetch, idle, slow = (_value(lab, who, "p50", database="SQLite") for who in (
         "query", "fetch", "ping, idle", "ping, database slow, peer drips"))
@@ -253,6 +265,8 @@ QUESTIONS = (
     Question("density", "What do a thousand plugins cost?", _density, _draw_density, 3.2),
     Question("jail", "What does the jail cost?", _jail, _draw_jail, 3.0),
     Question("hooks", "What do the kinds of hooks and dispatches cost?", _hooks, _draw_hooks, 3.6),
+    Question("registered", "Does a dispatch notice the plugins that it does not go to?", _registered, _draw_registered,
+             3.0),
     Question("gateway", "What does a call of the platform's API cost?", _gateway, _draw_gateway, 4.6),
     Question("ledger", "What does the audit cost?", _ledger, _draw_ledger, 2.8),
     Question("profile", "Where does the time of one call go?", _profile, _draw_profile, 4.0),

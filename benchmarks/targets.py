@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks import bench_npm as npm
 from benchmarks import bench_open_loop as open_loop
 from benchmarks import bench_overload as overload
+from benchmarks import bench_registered as registered
 from benchmarks.lab import Lab
 
 OURS = "apex-exec"
@@ -107,6 +108,11 @@ def _at_least(name: str, contender: str, figure: str, bound: float, unit: str,
     return measure
 
 
+def _beside_registered(labs: dict[str, Lab]) -> tuple[str, bool]:
+    alone, most = (_get(labs, "registered", registered.WHO, "calls/s", beside=count) for count in (0, 10_000))
+    return f"{most / alone:.2f} × ({alone:,.0f}/s beside none)", most >= 0.8 * alone
+
+
 def _coverage_of_javascript(labs: dict[str, Lab]) -> tuple[str, bool]:
     slower, lines, both, node, us = (_get(labs, "npm", npm.COVERAGE, figure) for figure in (
         "slower", "lines counted", "missed by both", "missed by node alone", "missed by us alone"))
@@ -143,6 +149,8 @@ TARGETS = (
         _at_most("density", "supervisor", "memory", 286, "MiB", registered=10_000),
         _at_most("density", "cold call", "p50", 8, "ms", registered=10_000)),
            "the cause was not profiled"),
+    Target("dispatches to one plugin a second, beside 10,000 registered ones", "≥ 0.8 × of beside none",
+           _beside_registered),
     Target("p99 of another plugin beside one flooded to its bound", "≤ 2 × its p99 alone", _flooded),
     Target("a JavaScript plugin of 1 kB is loaded", "≤ 2 ms", _at_most("npm", npm.SMALL, "load", 2, "ms")),
     Target("thirteen packages of npm in one JavaScript bundle",

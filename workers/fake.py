@@ -13,14 +13,21 @@ import logging
 import random
 import time
 from collections.abc import Callable, Generator, Sequence
+from datetime import UTC, datetime
 from typing import Any
+
+import msgspec
 
 from workers import contract
 from workers.sdk import Api, ApiError, ConcurrentApi, HookContext, PermissionDenied, Plugin
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+"""When everything was stored, as far as the fake platform knows: its tests do not depend on a clock."""
+_encode, _decode = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder().decode
+_ABSENT = object()
 USER = "11111111-2222-4333-8444-555555555555"
 TURNS_MAX = 4
-"""An answer in ``run_together`` comes after at most so many turns of the loop, so that others go on meanwhile."""
+"""An answer in ``run_together`` comes after at most this many turns of the loop, so that others go on meanwhile."""
 PLACES_MAX = 32
 """The most calls that a plugin may have at once (``limits.concurrency``)."""
 
@@ -57,12 +64,12 @@ class FakePlatform:
     ``rows`` maps a query's text to its rows, or to a function of the user's id that returns them (any other query
     returns none), ``responses`` maps a URL to what ``fetch``
     returns (any other is ``host_not_allowed``), and ``methods`` maps a host method to its result (any other is
-    ``not_provided``).
+    ``not_provided``). ``storage`` is what ``api.storage`` keeps, by (user, key); the user of what is common is "".
     """
 
     def __init__(self, plugin: Plugin | dict[str, Any], *, rows: dict[str, Any] | None = None,
                  responses: dict[str, Any] | None = None, methods: dict[str, Any] | None = None,
-                 user_id: str = USER) -> None:
+                 storage: dict[tuple[str, str], Any] | None = None, user_id: str = USER) -> None:
         is_map = isinstance(plugin, dict)
         self.hooks: dict[str, Any] = plugin["hooks"] if isinstance(plugin, dict) else plugin.hooks
         self.permissions = list(plugin.get("permissions", [])) if isinstance(plugin, dict) else plugin.permissions
@@ -71,6 +78,7 @@ class FakePlatform:
         self.rows = rows or {}
         self.responses = responses or {}
         self.methods = methods or {}
+        self.storage = dict(storage or {})
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.asked_by: list[tuple[str, str, dict[str, Any]]] = []
         """The same with the user of the call: (user, method, parameters)."""
@@ -188,6 +196,8 @@ class FakePlatform:
         if wanted not in self.permissions:
             raise PermissionDenied("permission_denied", f"{method} needs {wanted or 'an admin permission'}",
                                    method=method)
+        if method.startswith("storage."):
+            return self._keep(user_id, method.removeprefix("storage."), params)
         if method == "query":
             rows = self.rows.get(params["sql"], [])
             return rows(user_id) if callable(rows) else rows
@@ -196,6 +206,22 @@ class FakePlatform:
         if method == "call":
             return self._known(self.methods, params["method"], "not_provided", method)
         return None
+
+    def _keep(self, user_id: str, verb: str, params: dict[str, Any]) -> Any:
+        """``api.storage``: values are copied on their way in and out, as the real storage does."""
+        user = "" if params["common"] else user_id
+        if verb == "list":
+            begin, after = params["prefix"].encode(), params["after"].encode()
+            keys = sorted(key.encode() for owner, key in self.storage if owner == user)
+            found = [key.decode() for key in keys if key.startswith(begin) and key > after][: params["limit"]]
+            return [{"key": key, "bytes": len(_encode(self.storage[user, key])), "updatedAt": EPOCH} for key in found]
+        place = (user, params["key"])
+        if verb == "set":
+            self.storage[place] = _decode(_encode(params["value"]))
+            return None
+        if verb == "delete":
+            return self.storage.pop(place, _ABSENT) is not _ABSENT
+        return _decode(_encode(self.storage.get(place)))
 
     @staticmethod
     def _known(table: dict[str, Any], key: str, code: str, method: str) -> Any:

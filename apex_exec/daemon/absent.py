@@ -6,7 +6,7 @@ there.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from apex_exec.core.deadline import NEVER_NS
@@ -76,6 +76,7 @@ class NoApiCalls:
     """Refuses every API call, and every host that would provide methods."""
 
     components: frozenset[str] = frozenset()
+    at_gateway: Mapping[int, object] = {}
 
     def handle(self, link: WorkerLink, message: inner.ApiCall, now_ns: int) -> None:
         """Leaves it without an answer: no plugin that makes API calls is served without this part."""

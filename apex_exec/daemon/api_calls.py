@@ -11,7 +11,7 @@ from __future__ import annotations
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
@@ -130,8 +130,12 @@ class ApiCalls:
                  add_host_ns: Callable[[str, int], None]) -> None:
         self.side = SideProcess("gateway", "apex_exec.gateway.process:main", {
             "tables": {name: entry.model_dump() for name, entry in settings.data.tables.items()},
-            "data_url": settings.database_url(settings.data.url), "hosts": settings.fetch.allow,
+            "data_url": settings.database_url(settings.data.url), "prepared": settings.data.prepared_statements,
+            "hosts": settings.fetch.allow,
             "allow_private": settings.fetch.allow_private, "log": settings.log.model_dump(),
+            "storage": {
+                "url": settings.database_url(settings.storage.url), "user_bytes": settings.storage.user_bytes,
+                "plugin_bytes": settings.storage.plugin_bytes},
             "origin": f"{platform.node()}:{settings.state_path.absolute()}"},
             handlers={
                 messages.Done: self._gateway_done, messages.Failed: self._gateway_failed,
@@ -153,6 +157,7 @@ class ApiCalls:
         self._hosts = HostMethods(self._anomaly)
         self._running: dict[int, _Running] = {}
         self._asked: dict[int, _Asked] = {}
+        self.at_gateway: Mapping[int, object] = self._asked
         self._next_number = 1
         self._windows: dict[str, SharedWindow] = {}
         self.duty = Duty("API calls that nobody answered", NEVER_NS, self._expire)
@@ -179,10 +184,8 @@ class ApiCalls:
                 return
             running = self._running[call] = _Running(request.plugin, request.user_id, now_ns,
                                                          request.deadline_ns)
-            if link.spec.network_allow:
-                # A canary's limit must not shorten the window of the version that serves.
-                window = self._windows.get(request.plugin) or self._window(link.spec)
-                window.present(request.user_id, now_ns)
+            if link.spec.network_allow and not request.own:  # a canary is nobody who shares the requests
+                self._window(link.spec).present(request.user_id, now_ns)
         running.calls += 1
         running.bytes += len(message.params)
         if running.calls > CALLS_ABUSE or message.api_id in running.open:
@@ -314,8 +317,9 @@ class ApiCalls:
         return False
 
     def _window(self, spec: PluginSpec) -> SharedWindow:
-        """The requests a minute of the plugin, at its present limit."""
-        limit = spec.limits.network_per_minute
+        """The requests a minute of the plugin, at the limit of the version that serves: a canary's own would make the
+        window forget what that version has asked for."""
+        limit = (self._pool.spec(spec.id) or spec).limits.network_per_minute
         window = self._windows.get(spec.id)
         if window is None:
             window = self._windows[spec.id] = SharedWindow(limit)

@@ -15,7 +15,7 @@ from apex_exec.daemon import notify
 from apex_exec.daemon.ground import prepare
 from apex_exec.daemon.hosts.endpoints import bind
 from apex_exec.daemon.signals import Ended, Signals
-from apex_exec.daemon.watch import WATCH_SECONDS, Watch
+from apex_exec.daemon.upkeep import UPKEEP_SECONDS, Upkeep
 from apex_exec.errors import ConfigError
 from apex_exec.executor import scheduling_priority
 from apex_exec.executor.loop import CLOSE_SECONDS
@@ -84,7 +84,8 @@ def _start(parts: Parts, signals: Signals) -> None:
         metrics.set("sandbox_layer_active", (report.layer,), float(report.state in ("active", "degraded")))
     metrics.set("config_last_reload_successful", (), 1.0)
     metrics.set("draining", (), 0.0)
-    loop.every(WATCH_SECONDS, Watch(ground.runtime, metrics, lambda: _bind(parts, again=True), ground.state_lock).look)
+    upkeep = Upkeep(ground.runtime, metrics, lambda: _bind(parts, again=True), ground.state_lock)
+    loop.every(UPKEEP_SECONDS, upkeep.look)
     if ground.notifier.watchdog_seconds:
         loop.every(ground.notifier.watchdog_seconds / 3, lambda _: ground.notifier.say(notify.WATCHDOG))
     if not service.audit.wait_ready(LEDGER_SECONDS):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from apex_exec.core.plugin import PluginSpec
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 
 class ApiCalls(ports.ApiCalls, Protocol):
-    """API calls of plugins, and the hosts that serve some of them."""
+    """API calls of plugins, and the hosts that serve some of them. ``at_gateway`` holds the calls that the gateway is
+    at work on."""
+
+    at_gateway: Mapping[int, object]
 
     def provide(self, peer: Peer, methods: list[str]) -> tuple[list[str], list[str]]:
         """``peer`` offers to serve host methods; those it serves now, and those it stands by for. Raises WireError."""

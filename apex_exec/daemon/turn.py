@@ -23,7 +23,7 @@ from apex_exec.daemon.supervisor import Supervisor
 if TYPE_CHECKING:
     from apex_exec.daemon.hosts.connections import Connections
     from apex_exec.daemon.hosts.requests import Requests
-    from apex_exec.daemon.ports import Trail
+    from apex_exec.daemon.ports import ApiCalls, Trail
     from apex_exec.executor.guard import Guard
     from apex_exec.executor.local import LocalExecutor
     from apex_exec.executor.loop import Loop
@@ -32,16 +32,17 @@ _clock_ns = time.monotonic_ns
 FAR_NS = 3600 * 1000 * MS_NS
 CORES = len(os.sched_getaffinity(0))
 SPIN_BELOW = CORES if CORES > 1 else 0
-"""Busy-poll only while fewer workers than this are busy: then a core is likely to be idle. A call that waits for the
-gateway counts as busy, so the loop sometimes sleeps although it need not."""
+"""Busy-poll only while fewer workers than this are busy, and while the gateway has nothing to do: then a core is likely
+to be idle. A loop that polls while a query runs keeps the core that the gateway and the database need: of a point query
+on SQLite it was most of the supervisor's CPU time."""
 
 
 class Turn:
     """``duties`` are looked at in their order; ``monitoring`` is one of them."""
 
     def __init__(self, *, loop: Loop, guard: Guard, pool: Pool, driver: CoreDriver, workers: LocalExecutor,
-                 peers: Connections, requests: Requests, audit: Trail, supervisor: Supervisor, monitoring: Monitoring,
-                 duties: Sequence[Due]) -> None:
+                 peers: Connections, requests: Requests, api: ApiCalls, audit: Trail, supervisor: Supervisor,
+                 monitoring: Monitoring, duties: Sequence[Due]) -> None:
         self._loop = loop
         self._guard = guard
         self._pool = pool
@@ -49,6 +50,7 @@ class Turn:
         self._workers = workers
         self._peers = peers
         self._requests = requests
+        self._api = api
         self._audit = audit
         self._supervisor = supervisor
         self._monitoring = monitoring
@@ -106,7 +108,7 @@ class Turn:
             self._loop.stop()
         if busy or guard.faulty:  # who is to be quarantined is so at once
             return 0
-        self._loop.core_free = len(workers.busy) < SPIN_BELOW
+        self._loop.core_free = len(workers.busy) < SPIN_BELOW and not self._api.at_gateway
         due_ns = now_ns + FAR_NS if wake_ns is None else wake_ns
         for duty in self._duties:
             if duty.due_ns < due_ns:

@@ -14,7 +14,7 @@ from apex_exec.wire.values import (
     CONTAINERS_MAX,
     DEPTH_MAX,
     INT_MAX,
-    NOT_CONTAINER,
+    containers_at_most,
     costly,
     decode_any,
     deeper_than,
@@ -50,7 +50,7 @@ def decode_request(body: bytes, bytes_max: int) -> HostRequest:
     """The one message in ``body``. Raises WireError with the wire code and, if it is known, ``details.path``."""
     if len(body) > bytes_max:
         raise WireError(Code.PAYLOAD_TOO_LARGE, f"the message has {len(body)} bytes, the limit is {bytes_max}")
-    if len(body.translate(None, NOT_CONTAINER)) > DEPTH_MAX:
+    if containers_at_most(body) > DEPTH_MAX:
         check_depth(body)
     try:
         request: HostRequest = _decode_request(body)

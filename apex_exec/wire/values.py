@@ -67,6 +67,10 @@ _decode_any = msgspec.msgpack.Decoder().decode
 _decode_fast = msgspec.msgpack.Decoder(_value_type(_FAST_LEVELS, None | bool | _Int | _Float | str)).decode
 _decode_plain = msgspec.msgpack.Decoder(_value_type(_FAST_LEVELS, None | bool | int | float | str)).decode
 
+SHORT_BYTES = 2048
+"""To look at 2 KiB takes 2 µs, which is less than it takes to step over their values."""
+STEPPED_OVER = 64
+"""Long texts stand in few values: in a row of a table, in a message, in an effect. More are not looked for."""
 # Bytes that cannot open a container. Deleting them leaves an upper bound of the containers in a body.
 NOT_CONTAINER = bytes(b for b in range(256) if not (0x80 <= b <= 0x9F or 0xDC <= b <= 0xDF))
 
@@ -97,9 +101,28 @@ _COUNTED = {0xDC: 2, 0xDD: 4, 0xDE: 2, 0xDF: 4}
 
 
 def containers_at_most(body: bytes) -> int:
-    """An upper bound of the lists and maps in ``body``: the bytes that could open one. Takes 0.5 to 8 ms for a
-    megabyte."""
-    return len(body.translate(None, NOT_CONTAINER))
+    """An upper bound of the lists and maps in ``body``: the bytes that could open one.
+
+    A text that stands among the first STEPPED_OVER values is not looked at, so a body that is one long text costs 6 µs
+    at most. A megabyte of short values takes 0.5 to 8 ms.
+    """
+    end = len(body)
+    if end <= SHORT_BYTES:
+        return len(body.translate(None, NOT_CONTAINER))
+    sizes, is_container = _SIZES, _IS_CONTAINER
+    at = found = 0
+    for _ in range(STEPPED_OVER):
+        if at >= end:
+            return found
+        head = body[at]
+        found += is_container[head]
+        size = sizes[head]
+        if size:
+            at += size
+        else:
+            width, before = _LENGTHS[head]
+            at += before + int.from_bytes(body[at + 1 : at + 1 + width], "big")
+    return found + len(body[at:].translate(None, NOT_CONTAINER))
 
 
 def containers(body: bytes, rounds: int = COUNTED_ROUNDS) -> int:

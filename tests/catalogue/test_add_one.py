@@ -53,6 +53,7 @@ def tree(tmp_path: Path) -> Iterator[Tree]:
     yield Tree(tmp_path / "tree")
 
 
+@pytest.mark.slow
 def test_a_fifth_hook_is_one_entry_of_the_catalogue(tree: Tree, tmp_path: Path) -> None:
     tree.edit("apex_exec/catalogue/hooks.py", "class Hook:\n", '''class ReportPayload(Struct, rename="camel"):
     month: str

@@ -246,6 +246,7 @@ def unsayable(call: HostCall) -> Any:
 
 @pytest.mark.parametrize("answer", [too_large, unsayable])
 @pytest.mark.parametrize("host", [blocking_host, async_host])
+@pytest.mark.slow_after(1)
 def test_a_host_method_whose_answer_cannot_be_sent_fails_at_once(folder: Path, host: Any, answer: Any) -> None:
     place = Place(folder, "ipc")
     with place.daemon, host(place, answer), place.client() as client:

@@ -184,7 +184,7 @@ def large(one_line: bool) -> bytes:
 
 
 @pytest.mark.parametrize("one_line", [False, True])
-@pytest.mark.slow_after(1)
+@pytest.mark.slow
 def test_a_map_of_two_megabytes_is_read_in_bounded_memory_and_its_end_is_exact(one_line: bool) -> None:
     data = large(one_line)
     assert 1_700_000 < len(data) < 2_400_000

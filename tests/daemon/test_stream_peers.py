@@ -103,6 +103,7 @@ def settled(true: Any, seconds: float = 10) -> bool:
 
 
 @pytest.mark.parametrize("kind", [zmq.DEALER, zmq.REQ])
+@pytest.mark.slow_after(1)
 def test_libzmq_peers_get_their_answers_at_every_size_and_across_heartbeats(
     echo: Echo, context: zmq.Context[Any], kind: int
 ) -> None:

@@ -11,6 +11,7 @@ import pytest
 from apex_exec.core.deadline import NEVER_NS
 from apex_exec.core.scheduler.breaker import BreakerPolicy
 from apex_exec.core.scheduler.pool import Pool, PoolLimits
+from apex_exec.daemon import turn
 from apex_exec.daemon.duties import Duty
 from apex_exec.daemon.turn import Turn
 
@@ -29,12 +30,13 @@ class Parts:
             unsettled=False, busy=set())
         self.peers = SimpleNamespace(flush=self.note("answers leave"), receive=self.note("requests are read", taken_in))
         self.requests = SimpleNamespace(left=False)
+        self.api = SimpleNamespace(at_gateway={})
         self.audit = SimpleNamespace(fine_until_ns=NEVER_NS if admits else 0, is_stalling=lambda _now_ns: True)
         self.supervisor = SimpleNamespace(drain_until_ns=0)
         self.monitoring = SimpleNamespace(rests=False)
         self.turn = Turn(
             loop=self.loop, guard=self.guard, pool=self.pool, driver=self, workers=self.workers,
-            peers=self.peers, requests=self.requests, audit=self.audit,
+            peers=self.peers, requests=self.requests, api=self.api, audit=self.audit,
             supervisor=self.supervisor, monitoring=self.monitoring, duties=duties)
 
     def note(self, what: str, answer: Any = None) -> Any:
@@ -68,6 +70,16 @@ def test_only_duties_that_are_due_are_run_and_the_next_one_says_when_to_wake() -
     assert ran == ["now"] and due_ns == 0, "a duty that is due at once keeps the loop awake"
     parts = Parts(duty(ran, "later", soon_ns), taken_in=False)
     assert parts.turn.run() == soon_ns
+
+
+def test_a_core_is_free_to_poll_on_only_while_neither_workers_nor_the_gateway_need_it(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turn, "SPIN_BELOW", 2)
+    parts = Parts(taken_in=False)
+    for busy, at_gateway, free in ((0, 0, True), (1, 0, True), (2, 0, False), (1, 1, False), (0, 1, False)):
+        parts.workers.busy, parts.api.at_gateway = set(range(busy)), dict.fromkeys(range(at_gateway))
+        parts.turn.run()
+        assert parts.loop.core_free is free, (busy, at_gateway)
 
 
 def test_a_duty_that_fails_costs_itself_and_not_the_round() -> None:

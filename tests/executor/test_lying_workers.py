@@ -294,6 +294,7 @@ UNCALLED = {
 
 
 @pytest.mark.parametrize("what", UNCALLED)
+@pytest.mark.slow_after(1)
 def test_a_bundle_that_is_only_loaded_says_nothing_to_the_daemon(daemon: Daemon, tmp_path: Path, what: str) -> None:
     """It is looked at before it is installed: its worker has no call, and the core does not know it."""
     name = "loaded-" + what.replace(" ", "-").lower()
@@ -322,6 +323,7 @@ def act(context, params):
 @pytest.mark.parametrize("what", [
     what if what == "an API call" else pytest.param(what, marks=pytest.mark.slow)
     for what in UNCALLED])
+@pytest.mark.slow
 def test_what_follows_a_violation_is_not_looked_at(tmp_path: Path, what: str) -> None:
     """Thousands of messages that break the protocol are one line and one event, as the first of them is."""
     frame = UNCALLED[what] if what == "a second boot" else UNCALLED[what].replace(b"\x00", b"\x07", 1)  # of no call

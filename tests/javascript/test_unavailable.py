@@ -33,7 +33,7 @@ class Context(list):
 
 @pytest.mark.parametrize(("module", "why"), [
     (ABSENT, "there is no such wheel"), (STRANGE, "not the one that this daemon knows")])
-@pytest.mark.slow_after(1)
+@pytest.mark.slow
 def test_without_a_wheel_that_fits_python_goes_on_and_everything_says_so(tmp_path: Path, module: str, why: str) -> None:
     (tmp_path / "first").mkdir()
     (tmp_path / "first" / "_quickjs.py").write_text(module)

@@ -309,6 +309,7 @@ def test_what_was_handed_over_is_committed_at_the_end(tmp_path: Path) -> None:
     assert trail.stored() == 5000
 
 
+@pytest.mark.slow
 def test_a_ledger_that_cannot_begin_is_waited_for(tmp_path: Path) -> None:
     trail = Trail(tmp_path)
     trail.add(10)

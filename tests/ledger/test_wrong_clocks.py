@@ -61,6 +61,7 @@ def test_retention_believes_no_jump(tmp_path: Path, jump_ns: int) -> None:
     assert right.sample(NOW_NS + passed, 10**15) <= NOW_NS + passed, "with the right clock it is never ahead of it"
 
 
+@pytest.mark.slow
 def test_retention_catches_up_after_a_long_absence(tmp_path: Path) -> None:
     RetentionClock(tmp_path, NOW_NS, 0, None).sample(NOW_NS, 0)
     wall, monotonic = NOW_NS + 60 * DAY_NS, 0

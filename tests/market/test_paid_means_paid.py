@@ -70,7 +70,7 @@ def expect(daemon: Daemon, pays: str, pays_not: str) -> None:
 
 
 @pytest.mark.parametrize("everybody", [True, False], ids=["for everybody", "for each"])
-@pytest.mark.slow_after(1)
+@pytest.mark.slow
 def test_an_upgrade_to_a_paid_version_a_rollback_and_a_restart_serve_only_who_has_paid(
         daemon: Daemon, everybody: bool) -> None:
     admin(daemon, "plugin.install", bundle=pack(bundle(version="0.9.0")))

@@ -154,7 +154,7 @@ SOURCES: dict[str, Callable[[], bytes]] = {
     "map: sections": lambda: mapped(sections=[{"offset": {"line": 0, "column": 0}, "map": {}}] * 30_000),
     "map: names": lambda: mapped(names=["x"] * 400_000, mappings="AAAAA," * 10_000),
 }
-FAST = ("one body under many names", "zips in zips", "sizes of 64 bits", "open brackets", "js: arrays", "map: segments")
+FAST = ("one body under many names", "zips in zips", "sizes of 64 bits", "open brackets", "map: segments")
 """One of each kind for a run that is not long."""
 
 

@@ -25,7 +25,7 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
 
 
 @pytest.mark.slow_after(1)
-@pytest.mark.parametrize("language", ["ts", "js"])
+@pytest.mark.parametrize("language", ["js", "ts"])
 def test_a_scaffold_is_valid_packed_installed_and_answers(shell: Shell, language: str) -> None:
     plugin = f"made-in-{language}"
     shell("plugin", "new", plugin, f"--{language}", "--author", "ACME Corp")

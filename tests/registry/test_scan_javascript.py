@@ -130,6 +130,7 @@ def test_a_declaration_in_another_function_hides_nothing() -> None:
     "const { query } = plugin.api; await query('x')", "const a = c.api; await a.query('x')",
     "await c.api['qu' + 'ery']('x')", "await c.api?.query?.('x')", "const q = plugin.api.query; await q('x')",
     "await (({ api }) => api.query('x'))(c)", "await c.api.query.call(c.api, 'x')",
+    "await c.api.storage.get('k')", "await plugin.api['storage'].list()",
 ])
 def test_a_call_of_the_api_needs_its_permission(body: str) -> None:
     assert "undeclared-permission" in inside(body)
@@ -144,6 +145,9 @@ def test_fetch_the_host_and_widgets_need_theirs() -> None:
     assert inside("const customWidgets = []; return { 'customWidgets': customWidgets }", ["ui:render"]) == set()
     assert inside("return 1", ["ui:render"]) == {"unused-permission"}
     assert inside("return 1", ["data:read"]) == {"unused-permission"}
+    assert inside("const { storage } = c.api; await storage.get('k')", ["data:read"]) == set()
+    assert inside("return helper(c.api.storage)", ["data:write"]) == set()
+    assert inside("await c.api.storage.get('k')", ["data:read", "data:write"]) == {"unused-permission"}
     assert inside("return helper(c.api)", ["data:read"]) == set(), "what helper does is not followed"
 
 
@@ -256,7 +260,7 @@ def test_reserved_words_as_export_names_are_javascript() -> None:
     ";".join(f"a{n}=a{n + 1}(a{n + 1},a{n + 2})" for n in range(9000)) + ";eval(a0)", "import {" * 100_000,
     "export {" + "a as b," * 100_000 + "}", "/" * 1_000_000, "class A{" * 30_000, "a?b:" * 100_000 + "c",
 ], ids=range(21))
-@pytest.mark.slow_after(6)
+@pytest.mark.slow_after(3)
 def test_hostile_source_ends_within_the_bounds_and_says_so(source: str) -> None:
     begun = time.monotonic()
     report = scan({"index.js": source.encode()}, None, with_bandit=False)

@@ -79,6 +79,7 @@ def test_neither_zygote_nor_worker_holds_a_key_a_path_or_an_argument_of_the_daem
     shutil.rmtree(start)
 
 
+@pytest.mark.slow
 def test_the_zygote_of_tests_holds_none_either(tmp_path: Path) -> None:
     need(os.geteuid() == 0, "another process's memory is root's to read")
     script = f"""

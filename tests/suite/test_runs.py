@@ -68,6 +68,7 @@ def test_what_is_missing_fails_in_ci(tmp_path: Path) -> None:
     assert "1 failed, 1 passed" in said and "missing in CI: a machine that flies" in said
 
 
+@pytest.mark.slow
 def test_a_run_leaves_nothing_and_takes_no_configuration_from_its_surroundings(tmp_path: Path) -> None:
     (tmp_path / "t").mkdir()
     said = run("-n", "2", folder=tmp_path, TMPDIR=str(tmp_path / "t"), APEX_EXEC_NO_SUCH_KEY="1")

@@ -81,6 +81,7 @@ def test_it_answers_over_http_and_on_the_admin_endpoint(daemon: Daemon) -> None:
     assert daemon.operate("daemon.status")["draining"] is False
 
 
+@pytest.mark.slow
 def test_kill_9_and_a_start_on_the_same_folder_and_a_stop_that_leaves_nothing(tmp_path: Path) -> None:
     with Daemon() as daemon:
         daemon.put_plugin(greeter(tmp_path, "hello"))

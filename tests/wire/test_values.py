@@ -68,6 +68,17 @@ def test_the_quick_check_says_what_the_plain_rule_says(value: Any, wraps: int) -
     assert values.deeper_than(msgspec.msgpack.decode(raw), 64) == (plain_depth(msgspec.msgpack.decode(raw)) > 64)
 
 
+@given(VALUES, st.integers(1, 80))
+def test_what_opens_containers_is_counted_but_not_in_long_texts_that_stand_in_front(value: Any, texts: int) -> None:
+    """Each byte of such a text could open a list or a map if it stood elsewhere."""
+    raw = pack([*["\u00c0\u00dc" * 500] * texts, value])
+    assert len(raw) > values.SHORT_BYTES or texts < 2
+    most, counted = values.containers_at_most(raw), values.containers(raw)
+    assert counted <= most
+    if texts < values.STEPPED_OVER - 2 and len(raw) > values.SHORT_BYTES:
+        assert most - counted <= len(pack(value)), "a text was looked at"
+
+
 def list_keys(count: int) -> bytes:
     """A map of that many lists of two numbers, all of one hash: Python mixes numbers into a tuple's hash in steps that
     can be undone, without a secret."""

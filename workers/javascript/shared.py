@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 LOOK_NS = 5_000_000
 """At least this often the loop looks at the link between two steps, so that a probe is answered within its time
-(``core/limits.py``, PROBE_NS) as long as no single step takes so long."""
+(``core/limits.py``, PROBE_NS) as long as no single step takes longer than that."""
 WAIT_MS_MAX = 3_600_000.0
 """The longest wait for a timer in one piece: far beyond any deadline."""
 NOBODY = -1
@@ -42,7 +42,7 @@ class _Open:
 
 
 class SharedCalls:
-    """Serves the calls of one worker. ``runtime`` has the engine, which is told of several calls before the plugin is
+    """Serves the calls of one worker. ``runtime`` has the engine, which learns of several calls before the plugin is
     loaded."""
 
     def __init__(self, runtime: JavaScript, host: Host) -> None:

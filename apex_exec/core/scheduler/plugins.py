@@ -14,6 +14,7 @@ from apex_exec.core.scheduler.generations import Generations
 from apex_exec.core.scheduler.places import Places
 from apex_exec.core.scheduler.plugin_slot import PluginSlot
 from apex_exec.core.scheduler.step import Step
+from apex_exec.core.scheduler.subscribers import Subscribers
 from apex_exec.core.scheduler.verdicts import Verdicts
 from apex_exec.core.scheduler.worker import End
 from apex_exec.core.scheduler.workers import Workers
@@ -23,7 +24,8 @@ class Plugins:
     """Makes and removes the slots, and handles the events that name a plugin."""
 
     def __init__(self, bounds: Bounds, timers: Timers, slots: dict[str, PluginSlot], verdicts: Verdicts,
-                 workers: Workers, places: Places, generations: Generations, feeding: Feeding) -> None:
+                 workers: Workers, places: Places, generations: Generations, feeding: Feeding,
+                 subscribers: Subscribers) -> None:
         self._bounds = bounds
         self._timers = timers
         self._slots = slots
@@ -32,10 +34,12 @@ class Plugins:
         self._places = places
         self._generations = generations
         self._feeding = feeding
+        self._subscribers = subscribers
 
     def set(self, event: ev.PluginSet, step: Step) -> None:
         """Serves the plugin as the spec says from now on."""
         spec = event.spec
+        self._subscribers.set(spec)
         slot = self._slots.get(spec.id)
         if slot is None:
             self._slots[spec.id] = PluginSlot(spec, self._bounds.breaker)
@@ -62,6 +66,7 @@ class Plugins:
         self._timers.drop(slot)
         self._places.waiting.pop(event.plugin, None)
         del self._slots[event.plugin]
+        self._subscribers.remove(event.plugin)
 
     def _end(self, slot: PluginSlot, message: str, step: Step) -> None:
         """Answers all that the plugin has and kills its workers, uncharged."""

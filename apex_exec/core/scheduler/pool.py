@@ -70,6 +70,7 @@ from apex_exec.core.scheduler.plugin_slot import PluginSlot
 from apex_exec.core.scheduler.plugins import Plugins
 from apex_exec.core.scheduler.shared import Sharing
 from apex_exec.core.scheduler.step import Step
+from apex_exec.core.scheduler.subscribers import Subscribers
 from apex_exec.core.scheduler.verdicts import Verdicts
 from apex_exec.core.scheduler.watch import Watch
 from apex_exec.core.scheduler.worker import AT_WORK, Worker
@@ -101,7 +102,9 @@ class Pool:
         sharing = Sharing(slots, verdicts, workers)
         calls = self._calls = Calls(
             bounds, timers, slots, verdicts, admission, workers, places, generations, feeding, sharing=sharing)
-        plugins = Plugins(bounds, timers, slots, verdicts, workers, places, generations, feeding)
+        self._subscribers = Subscribers()
+        plugins = Plugins(
+            bounds, timers, slots, verdicts, workers, places, generations, feeding, self._subscribers)
         watch = self._watch = Watch(bounds, slots, verdicts, workers, generations, feeding, sharing)
         life = Lifecycle(random, slots, verdicts, admission, workers, places, generations, feeding)
         self._handlers: dict[type[Any], Callable[[Any, Step], None]] = {
@@ -193,6 +196,10 @@ class Pool:
     def specs(self) -> list[PluginSpec]:
         """Every plugin as served now, in (priority, id) order."""
         return sorted((p.spec for p in self.slots.values()), key=lambda s: (s.priority, s.id))
+
+    def subscribers(self, hook: str, user_id: str) -> list[str]:
+        """The plugins that declare ``hook`` and serve ``user_id``, in (priority, id) order. Costs what they are."""
+        return self._subscribers.of(hook, user_id)
 
     def pending(self) -> int:
         """Invocations without a verdict."""

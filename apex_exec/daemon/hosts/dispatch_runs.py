@@ -72,7 +72,7 @@ class DispatchRuns:
             payload = decode_any(raw)
         except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as error:
             raise WireError(Code.INVALID_INPUT, f"payload: {error}"[:500], {"path": "$.payload"}) from None
-        order = [s.id for s in self._pool.specs() if request.action in s.hooks and not s.barred(user_id)]
+        order = self._pool.subscribers(request.action, user_id)
         timeout_ms = min(request.deadline_ms or DISPATCH_MS, DISPATCH_MS)
         return Dispatch(hook, order, payload, now_ns + timeout_ms * MS_NS), order
 

@@ -12,7 +12,7 @@ from typing import Any
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.executor.links import worker_protocol
 from apex_exec.executor.links.worker_kinds import Home, say_failure
-from apex_exec.executor.links.worker_link import End, Handlers, WorkerLink
+from apex_exec.executor.links.worker_link import Handlers, ProvenEnd, WorkerLink
 from workers import wire as inner
 from workers.zmtp import ZmtpError
 
@@ -100,7 +100,7 @@ class Job:
         self.is_over = True
         self.over("OVERLOADED", "the system gave no process for a worker")
 
-    def ended(self, link: WorkerLink, end: End, begun: int, now_ns: int) -> None:
+    def ended(self, link: WorkerLink, end: ProvenEnd, begun: int, now_ns: int) -> None:
         """Why it was killed says more than how it died."""
         self.is_over = True
         self.over(end.code, link.failure or end.message)

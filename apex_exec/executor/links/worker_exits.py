@@ -1,4 +1,4 @@
-"""How workers end: from the evidence to one ``End``, reported once.
+"""How workers end: from the evidence to one ``ProvenEnd``, reported once.
 
 A worker ends when the zygote has reaped it, when its zygote is lost, when the zygote had not heard of it before it was
 killed, or when the machine gave it no process. Before an end is reported, the link is read to its end, because what the
@@ -19,7 +19,7 @@ from apex_exec.core import actions as act
 from apex_exec.core.limits import MS_NS
 from apex_exec.executor.links.accounts import Accounts
 from apex_exec.executor.links.link_reader import LinkReader
-from apex_exec.executor.links.worker_link import End, Kind, WorkerLink
+from apex_exec.executor.links.worker_link import Kind, ProvenEnd, WorkerLink
 from apex_exec.executor.ports import Neighbours
 from apex_exec.observe.metrics import UNWANTED_EXITS
 from workers import wire as inner
@@ -38,11 +38,11 @@ QUIET_ENDS = ("idle", "drained")
 """Ends of workers that nobody needs to hear of."""
 
 
-LOST = End("WORKER_CRASHED", "the worker was lost with the daemon's zygote")
-NEVER_STARTED = End("BOOT_FAILED", "the worker was not started in time")
+LOST = ProvenEnd("WORKER_CRASHED", "the worker was lost with the daemon's zygote")
+NEVER_STARTED = ProvenEnd("BOOT_FAILED", "the worker was not started in time")
 
 
-def end_of(status: int, failure: str) -> End:
+def end_of(status: int, failure: str) -> ProvenEnd:
     """Returns the end that a process's raw wait status shows; ``failure`` is what the worker said of its boot."""
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
@@ -51,11 +51,11 @@ def end_of(status: int, failure: str) -> End:
         except ValueError:
             name = f"signal {number}"
         code = "CPU_LIMIT" if number == signal.SIGXCPU else "WORKER_CRASHED"
-        return End(code, f"the worker died of {name}", {"signal": number})
+        return ProvenEnd(code, f"the worker died of {name}", {"signal": number})
     number = os.waitstatus_to_exitcode(status)
     if number in (inner.EXIT_JAIL, inner.EXIT_LOAD) or failure:
-        return End("BOOT_FAILED", failure or f"the worker exited with {number}", {"exitCode": number})
-    return End("WORKER_CRASHED", f"the worker exited with {number}", {"exitCode": number})
+        return ProvenEnd("BOOT_FAILED", failure or f"the worker exited with {number}", {"exitCode": number})
+    return ProvenEnd("WORKER_CRASHED", f"the worker exited with {number}", {"exitCode": number})
 
 
 class _Closing(msgspec.Struct, gc=False):
@@ -63,7 +63,7 @@ class _Closing(msgspec.Struct, gc=False):
 
     link: WorkerLink
     exited: inner.Exited | None
-    lost: End
+    lost: ProvenEnd
     due_ns: int
 
 
@@ -137,7 +137,7 @@ class WorkerExits:
         return True
 
     # ------------------------------------------------------------------ the end of one
-    def _gone(self, link: WorkerLink, exited: inner.Exited | None, lost: End) -> None:
+    def _gone(self, link: WorkerLink, exited: inner.Exited | None, lost: ProvenEnd) -> None:
         if link.closing or link.closed:
             return
         link.closing = True
@@ -156,7 +156,7 @@ class WorkerExits:
             return
         end = end_of(exited.status, link.failure) if exited is not None else dead.lost
         if (evidence := self._over_a_limit(link, exited)) is not None:
-            end = End(*evidence, end.details)
+            end = ProvenEnd(*evidence, end.details)
         if exited is not None:
             self._accounts.close(link, exited)
         begun = link.drain_marks()

@@ -11,7 +11,7 @@ from apex_exec.core import events as ev
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.executor.links import worker_protocol
 from apex_exec.executor.links.accounts import Accounts
-from apex_exec.executor.links.worker_link import End, WorkerLink
+from apex_exec.executor.links.worker_link import ProvenEnd, WorkerLink
 from apex_exec.executor.ports import Neighbours
 from apex_exec.observe.logs import Logs
 from apex_exec.observe.metrics import Metrics
@@ -98,7 +98,7 @@ class PoolWorker:
         """The core hears that there is no such worker."""
         self._step(ev.ForkRefused(worker), now_ns)
 
-    def ended(self, link: WorkerLink, end: End, begun: int, now_ns: int) -> None:
+    def ended(self, link: WorkerLink, end: ProvenEnd, begun: int, now_ns: int) -> None:
         """The core hears of its end."""
         self._step(ev.WorkerGone(link.worker, begun, end.code, end.message, end.details), now_ns)
 
@@ -147,7 +147,7 @@ class Spare:
     def refused(self, worker: int, now_ns: int) -> None:
         """The warm pool, which knows already, tries again after a pause."""
 
-    def ended(self, link: WorkerLink, end: End, begun: int, now_ns: int) -> None:
+    def ended(self, link: WorkerLink, end: ProvenEnd, begun: int, now_ns: int) -> None:
         """The daemon's log says how, unless the zygote's end explains it."""
         if not link.lost_ns:
             self._home.logs.log("warning", f"a spare worker ended: {end.message}")

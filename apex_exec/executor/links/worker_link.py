@@ -207,7 +207,7 @@ class Handlers(dict[type, Handler]):
         raise ZmtpError("a worker without calls says what only one with calls may")
 
 
-class End(msgspec.Struct, gc=False):
+class ProvenEnd(msgspec.Struct, gc=False):
     """How a worker ended: ``code`` and ``message`` are what can be proved of it, ``details`` its signal or status."""
 
     code: str
@@ -255,5 +255,5 @@ class Kind(Protocol):
     def refused(self, worker: int, now_ns: int) -> None:
         """There is no process for the worker, and never was."""
 
-    def ended(self, link: WorkerLink, end: End, begun: int, now_ns: int) -> None:
+    def ended(self, link: WorkerLink, end: ProvenEnd, begun: int, now_ns: int) -> None:
         """The worker is dead, its link is read to the end and closed, and it has begun ``begun`` calls in all."""

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from apex_exec.catalogue.methods import Delete, Insert, Update
 from apex_exec.gateway.failure import ApiFailure
+from apex_exec.gateway.sql.owners import Claim, quoted
 from apex_exec.gateway.sql.tables import Table
 from apex_exec.gateway.sql.values import check_parameter
 
@@ -24,18 +25,29 @@ CONSTRAINTS = {
 
 class Write(Struct):
     """One statement, and the facts for its audit record. An insert returns the columns in ``returning``; ``bound``
-    names, for each of ``values``, the column that it is written to or compared with; plugins see the columns in
-    ``shown``."""
+    names, for each of ``values``, the column that it is written to or compared with ("": the caller's id in the owner's
+    condition). A ``Claim`` among ``values`` is to be replaced by what it finds. ``guard``, if there is one, is a SELECT
+    that fails unless the write may stand: it runs after ``text``, in the same transaction."""
 
     text: str
     values: list[Any]
-    table: str
+    on: Table
     event_type: str
     action: str
     columns: list[str]
     returning: list[str]
     bound: list[str]
-    shown: tuple[str, ...]
+    guard: str = ""
+
+    @property
+    def table(self) -> str:
+        """The table's name, with its schema if the operator named one."""
+        return self.on.name
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The columns that plugins see."""
+        return self.on.columns
 
     def refused(self, kind: str, columns: Sequence[str], words: str) -> ApiFailure:
         """The failure for a constraint that the database enforced. A database names columns and constraints, which may
@@ -66,47 +78,48 @@ def compile_write(request: Insert | Update | Delete, tables: Mapping[str, Table]
 
     def bind(name: str, value: Any) -> str:
         bound.append(name)
-        values.append(check_parameter(value, structured=True))
+        values.append(value if isinstance(value, Claim) else check_parameter(value, structured=True))
         return f"${len(values)}"
 
+    place = table.placed()
     if isinstance(request, Insert):
-        given = _given(table, request.values, user_id)
-        names = ", ".join(_quote(name) for name in (table.owner, *given))
-        placeholders = ", ".join(bind(name, value) for name, value in ((table.owner, user_id), *given.items()))
+        _check_columns(table, request.values)
+        given = table.owner.changed(request.values, user_id, lite=table.lite)
+        row = table.owner.inserted(request.values, user_id, lite=table.lite)
+        names = ", ".join(quoted(name) for name in row)
+        placeholders = ", ".join(bind(name, value) for name, value in row.items())
+        filled = f"({names}) VALUES ({placeholders})" if row else "DEFAULT VALUES"
         returning = ", ".join(_column(table, name) for name in table.columns)
-        text = f"INSERT INTO {_quote(table.name)} ({names}) VALUES ({placeholders}) RETURNING {returning}"
-        return Write(text, values, table.name, "data.modification", "insert", list(given), list(table.columns), bound,
-                     table.columns)
+        text = f"INSERT INTO {place} {filled} RETURNING {returning}"
+        # nothing else in an insert asks the database whether it still decides
+        guard = f"SELECT {table.condition(str)}" if table.owner.decided_by_rls else ""
+        return Write(text, values, table, "data.modification", "insert", list(given), list(table.columns), bound, guard)
     if isinstance(request, Update):
-        given = _given(table, request.values, user_id)
+        _check_columns(table, request.values)
+        given = table.owner.changed(request.values, user_id, lite=table.lite)
         if not given:
             raise ApiFailure("invalid_params", "an update must change at least one column")
-        changes = ", ".join(f"{_quote(name)} = {bind(name, value)}" for name, value in given.items())
-        text = f"UPDATE {_quote(table.name)} SET {changes}"
+        changes = ", ".join(f"{quoted(name)} = {bind(name, value)}" for name, value in given.items())
+        text = f"UPDATE {place} SET {changes}"
         event_type, action, columns = "data.modification", "update", list(given)
     else:
-        text = f"DELETE FROM {_quote(table.name)}"
+        text = f"DELETE FROM {place}"
         event_type, action, columns = "data.deletion", "delete", []
-    conditions = [f"{_column(table, table.owner)} = {bind(table.owner, user_id)}"]
+    conditions = [table.condition(lambda: bind("", user_id))]
     for name, value in request.where.items():
         _check_column(table, name)
         if isinstance(value, dict | list):
             raise ApiFailure("invalid_params", f"where.{name} may not be a list or a map")
         column = _column(table, name)
         conditions.append(f"{column} IS NULL" if value is None else f"{column} = {bind(name, value)}")
-    return Write(f"{text} WHERE {' AND '.join(conditions)}", values, table.name, event_type, action, columns, [], bound,
-                 table.columns)
+    return Write(f"{text} WHERE {' AND '.join(conditions)}", values, table, event_type, action, columns, [], bound)
 
 
-def _given(table: Table, values: dict[str, Any], user_id: str) -> dict[str, Any]:
-    """The columns to set, without the owner's: it is always the caller."""
-    for name, value in values.items():
-        if name == table.owner:
-            if value != user_id:
-                raise ApiFailure("column_not_allowed", f"{name} can only be the caller")
-        else:
+def _check_columns(table: Table, values: dict[str, Any]) -> None:
+    """Raises ApiFailure for a column to set that is neither visible nor the owner's, which has rules of its own."""
+    for name in values:
+        if name not in table.owner.columns:
             _check_column(table, name)
-    return {name: value for name, value in values.items() if name != table.owner}
 
 
 def _check_column(table: Table, name: str) -> None:
@@ -118,8 +131,4 @@ def _check_column(table: Table, name: str) -> None:
 def _column(table: Table, name: str) -> str:
     """A column with its table's name: SQLite treats an unknown name that stands alone as a text, which equals itself.
     """
-    return f"{_quote(table.name)}.{_quote(name)}"
-
-
-def _quote(name: str) -> str:
-    return f'"{name}"'  # names were matched when the operator's configuration was read
+    return f"{table.placed()}.{quoted(name)}"

@@ -12,6 +12,10 @@ const METHODS = [
   "renderWidget",
   "emit",
   "fetch",
+  "storage.get",
+  "storage.set",
+  "storage.delete",
+  "storage.list",
   "call"
 ];
 const PERMISSIONS = {
@@ -21,7 +25,11 @@ const PERMISSIONS = {
   "delete": "data:write",
   "renderWidget": "ui:render",
   "emit": "events:emit",
-  "fetch": "network:fetch"
+  "fetch": "network:fetch",
+  "storage.get": "data:read",
+  "storage.set": "data:write",
+  "storage.delete": "data:write",
+  "storage.list": "data:read"
 };
 const PREFIXES = {
   "admin.users.": "admin:users",
@@ -32,6 +40,12 @@ const FILLS_USER = [
   "onDashboardLoad",
   "onAuthSuccess"
 ];
+const PARAMS = {
+  "storage.get": (key, { common = false } = {}) => ({ key, common }),
+  "storage.set": (key, value, { common = false } = {}) => ({ key, value, common }),
+  "storage.delete": (key, { common = false } = {}) => ({ key, common }),
+  "storage.list": ({ prefix = '', after = '', limit = 200, common = false } = {}) => ({ prefix, after, limit, common }),
+};
 // </permissions>
 
 const USER = "11111111-2222-4333-8444-555555555555";
@@ -51,6 +65,13 @@ class DeadlineExceeded extends ApiError {}
 class InvalidOutput extends ApiError {}
 const errors = Object.freeze({ ApiError, PermissionDenied, RateLimited, DeadlineExceeded, InvalidOutput });
 
+/** The order of two texts by their code points, which is that of their bytes. */
+const inBytes = (one, other) => {
+  const ours = [...one], theirs = [...other];
+  for (let i = 0; i < ours.length && i < theirs.length; i++)
+    if (ours[i] !== theirs[i]) return ours[i].codePointAt(0) - theirs[i].codePointAt(0);
+  return ours.length - theirs.length;
+};
 const define = (object, name, value) =>
   Object.defineProperty(object, name, { value, enumerable: true, writable: true, configurable: true });
 
@@ -73,6 +94,7 @@ export class FakePlatform {
   constructor(plugin, answers = {}) {
     this.plugin = plugin;
     this.answers = answers;
+    this.storage = new Map(); // what `api.storage` keeps: "<user>/<key>" to its value; of what is common the user is ""
   }
 
   /** Runs a hook as a worker does; what the hook throws is thrown. */
@@ -144,14 +166,30 @@ export class FakePlatform {
 
   #api(userId, turns) {
     const api = {};
-    for (const method of METHODS)
-      api[method] = async (...given) => {
+    for (const method of METHODS) {
+      const [part, name] = method.split(".");
+      const call = async (...given) => {
         const answer = this.#asked(userId, method, structuredClone(given));
         answer.catch(() => {}); // it is handed on below, some turns later
         for (let left = turns(); left > 0; left--) await null;
         return answer;
       };
+      if (name === undefined) api[method] = call;
+      else (api[part] ??= {})[name] = call;
+    }
     return Object.freeze(api);
+  }
+
+  #keep(method, { key, value, common, prefix, after, limit }, userId) {
+    const owner = `${common ? "" : userId}/`;
+    if (method === "storage.set") return this.storage.set(owner + key, value), null;
+    if (method === "storage.delete") return this.storage.delete(owner + key);
+    if (method === "storage.get") return structuredClone(this.storage.get(owner + key) ?? null);
+    const keys = [...this.storage.keys()].filter((one) => one.startsWith(owner)).map((one) => one.slice(owner.length));
+    const found = keys.filter((one) => one.startsWith(prefix) && inBytes(one, after) > 0).sort(inBytes);
+    return found.slice(0, limit).map((one) => ({
+      key: one, bytes: JSON.stringify(this.storage.get(owner + one)).length, updatedAt: new Date(0),
+    }));
   }
 
   async #asked(userId, method, given) {
@@ -163,6 +201,7 @@ export class FakePlatform {
       throw new PermissionDenied("permission_denied", `${method} needs ${needed ?? "an admin permission"}`, method);
     const answer = this.answers[method];
     if (answer !== undefined) return structuredClone(typeof answer === "function" ? await answer(...given) : answer);
+    if (PARAMS[method]) return this.#keep(method, PARAMS[method](...given), userId);
     if (method === "query") return [];
     const unknown = { fetch: "host_not_allowed", call: "not_provided" }[method];
     if (unknown) throw new ApiError(unknown, `the fake platform does not know ${given[0]}`, method);

@@ -15,7 +15,7 @@ from apex_exec.core.plugin import PluginSpec
 from apex_exec.executor.blocking import BlockingExecutor
 from apex_exec.executor.links.jobs import Job
 from apex_exec.executor.links.worker_kinds import Home
-from apex_exec.executor.links.worker_link import End, WorkerLink
+from apex_exec.executor.links.worker_link import ProvenEnd, WorkerLink
 from apex_exec.executor.processes.runtimes import boot as boot_of
 from apex_exec.registry.trials import javascript
 from apex_exec.registry.trials.line_proofs import Watching, prove
@@ -197,7 +197,7 @@ class _Tests(Job):
             self._executor.loop.remove(watching.wake_fd)
             watching.end()
 
-    def ended(self, link: WorkerLink, end: End, begun: int, now_ns: int) -> None:
+    def ended(self, link: WorkerLink, end: ProvenEnd, begun: int, now_ns: int) -> None:
         """Takes the report, if it arrived complete and nothing followed it."""
         if "signal" in end.details:
             self.how = signal.Signals(end.details["signal"]).name

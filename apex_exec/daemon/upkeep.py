@@ -14,12 +14,12 @@ from apex_exec.sandbox.bare import active_children
 
 log = logging.getLogger("apex_exec")
 
-WATCH_SECONDS = 1.0
+UPKEEP_SECONDS = 1.0
 FDS_RESERVE = 32
 """With fewer free descriptors `/readyz` says no."""
 
 
-class Watch:
+class Upkeep:
     """``bind_again`` binds the endpoints whose files were deleted; it raises ConfigError. ``open_fd`` is any descriptor
     that stays open."""
 

@@ -1,0 +1,251 @@
+"""Every key of the configuration: its default in words, what it is for, and an example where the default shows none.
+
+The table of the configuration's page is made from this one (``python -m apex_exec.catalogue``), and so is the file that
+``config init`` writes. ``config.py`` has the types and the bounds; the limits' rows come from ``limits.py``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import textwrap
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from apex_exec.catalogue.limits import LIMITS, PLATFORM_LIMITS, default_of
+
+
+class Key(NamedTuple):
+    """``default`` and ``meaning`` are cells of a Markdown table. ``example`` is TOML, where the default would say
+    little of how the key is written."""
+
+    default: str
+    meaning: str
+    example: str = ""
+
+
+def _limits() -> dict[str, Key]:
+    """A key for each limit."""
+    return {f"limits.{name}": Key(
+        f"{default_of(name):g}", f"{limit.doc}{'; may fire first: ' * bool(limit.also)}{limit.also}")
+        for name, limit in (LIMITS | PLATFORM_LIMITS).items()}
+
+
+KEYS: dict[str, Key] = {
+    "runtime_dir": Key(
+        "`/run/apex-exec` for root, else `$XDG_RUNTIME_DIR/apex-exec`, else `/tmp/apex-exec-<uid>`",
+        "the folder of the sockets; 0700, made by the daemon; on a volume, use a folder inside it"),
+    "state_dir": Key(
+        "`/var/lib/apex-exec` for root, else `~/.local/state/apex-exec`",
+        "the folder of registry, ledger, bundles, keys and logs; on a volume, use a folder inside it"),
+    "plugins_dir": Key(
+        "none",
+        "bundles that are served directly from folders, enabled for everybody: for development, demo and tests",
+        '"/srv/plugins"'),
+    "drain_seconds": Key(
+        "10",
+        "how long SIGTERM and SIGINT wait for pending calls; at most 5 s later all processes have ended"),
+    "host.endpoint": Key("`ipc://<runtime_dir>/host.sock`", "where hosts connect; `tcp://` needs CURVE"),
+    "host.socket_group": Key("none", "a group that may connect as well (0750/0660)", '"platform"'),
+    "host.max_message_bytes": Key("1048576", "a larger message is `PAYLOAD_TOO_LARGE`"),
+    "host.curve_keys_dir": Key(
+        "none",
+        "pyzmq certificates: `server.key_secret`, one `<client>.key` each",
+        '"/etc/apex-exec/curve"'),
+    "admin.endpoint": Key("`ipc://<runtime_dir>/admin.sock`", "administration; ipc only, 0600"),
+    "admin.socket_group": Key(
+        "none",
+        "a group that may connect there as well (0660, and 0750 for the folder; 0711 if `host.socket_group` is a "
+        "different one); it assigns no role",
+        '"platform"'),
+    "admin.roles": Key(
+        "none",
+        "the roles of peers: `{\"uid:1001\" = [\"operator\"], \"gid:app\" = [\"viewer\"]}`; see below",
+        '{"uid:1001" = ["operator"], "gid:app" = ["viewer"]}'),
+    "http.address": Key("127.0.0.1:9464", "`/metrics /livez /readyz`; port 0 picks a free one"),
+    "console.address": Key(
+        "127.0.0.1:9465",
+        "where `apex-exec console` listens; another address than a loopback one needs TLS or a trusted proxy; "
+        "port 0 picks a free one"),
+    "console.hosts": Key(
+        "none",
+        "the names, with their port if it is not the scheme's own, under which browsers reach the console; "
+        "requests for other names are refused (`[\"console.example.com\"]`)",
+        '["console.example.com"]'),
+    "console.tls_certificate": Key(
+        "none",
+        "a PEM file with the certificate and its chain; then the console speaks https only",
+        '"/etc/apex-exec/console.pem"'),
+    "console.tls_key": Key("none", "the key of that certificate", '"/etc/apex-exec/console.key"'),
+    "console.trusted_proxy": Key(
+        "none",
+        "the IP address of a proxy that speaks https to browsers; then nobody else is answered, and "
+        "`X-Forwarded-For` and `X-Forwarded-Proto` count",
+        '"10.0.0.2"'),
+    "console.runtime_dir": Key(
+        "`<runtime_dir>-console`",
+        "the console's own folder, 0700, with the socket by which `console link` reaches it"),
+    "console.session_hours": Key(
+        "8",
+        "how long a person stays signed in; half an hour without a request ends it earlier"),
+    "pool.max_workers": Key(
+        "1000",
+        "above it the least recently used idle worker is stopped; it is lowered to what RLIMIT_NOFILE allows"),
+    "pool.idle_seconds": Key("300", "an idle worker is stopped after this time"),
+    "pool.queue_depth": Key("1024", "waiting calls of one plugin; one user may have a quarter of them"),
+    "pool.in_flight": Key("20000", "pending calls of the daemon"),
+    "pool.per_host": Key("10000", "pending requests of one connection"),
+    "pool.spare_workers": Key(
+        "2",
+        "workers that are forked and jailed in advance, for the next plugin that needs one; about 4 MB each"),
+    "pool.prefetch": Key("8", "calls on a worker's link at once, of which one runs"),
+    "pool.boot_seconds": Key("10", "how long a worker may take to load its plugin"),
+    **_limits(),
+    "sandbox.min_level": Key("L2", "below it `serve` refuses to start"),
+    "sandbox.waive": Key(
+        "none",
+        "layers that are waived by name; shown in `doctor`, the log and a metric",
+        '["landlock"]'),
+    "sandbox.extra_modules": Key(
+        "none",
+        "standard-library modules that are preloaded in addition to the allow-list",
+        '["difflib"]'),
+    "sandbox.fresh_realm": Key(
+        "`false`",
+        "gives every call of a JavaScript plugin an engine of its own, made after the answer to the call before: "
+        "nothing that one call leaves is there in the next. Costs about a millisecond of CPU for each call. A "
+        "manifest asks for the same with `isolation: \"call\"`"),
+    "sandbox.governor": Key("auto", "`psutil` or `cgroup`: what limits plugins to their CPU share"),
+    "sandbox.uid_range": Key(
+        "200000–265535",
+        "a uid for each worker, never 0, if the daemon is root; it also limits the number of workers and spares"),
+    "security.scan": Key("enforce", "`warn` installs despite findings"),
+    "security.require_signature": Key("none", "`author` or `market`"),
+    "security.policy_file": Key(
+        "none",
+        "TOML: `allow = [permissions]`, `[plugin.<id>] allow = […]`",
+        '"/etc/apex-exec/policy.toml"'),
+    "data.url": Key(
+        "`sqlite:///<state_dir>/data.db`",
+        "the platform's database, SQLite or PostgreSQL (`postgresql://role@host/name`)"),
+    "data.tables": Key(
+        "none",
+        "`{orders = {owner = \"user_id\", columns = [\"id\", \"total\"], write = false}}`; whose a row is may "
+        "also be said by a [membership table or row-level security](gateway/README.md#whose-a-row-is)",
+        '{orders = {owner = "user_id", columns = ["id", "total"], write = false}}'),
+    "data.prepared_statements": Key(
+        "false",
+        "PostgreSQL keeps the statements that are used often; only without a pooler in transaction mode"),
+    "fetch.allow": Key(
+        "none",
+        "hosts that plugins may reach; the plugin's manifest must list them, too",
+        '["api.example.com"]'),
+    "fetch.allow_private": Key("false", "allows loopback addresses, for tests only"),
+    "audit.url": Key("`sqlite:///<state_dir>/audit.db`", "the ledger"),
+    "audit.durability": Key("group", "commits at most 10 ms later; with `strict`, a reply follows its record's commit"),
+    "audit.retention_days": Key("400", "how long records are kept"),
+    "audit.min_free_bytes": Key("268435456", "with less free space no work is admitted; a warning comes well before"),
+    "audit.anchor": Key(
+        "`\"\"`",
+        "a file, best on another volume, that records the length of the ledger: it reveals an older state folder "
+        "that was put back",
+        '"/mnt/other/apex-exec.anchor"'),
+    "registry.url": Key("`sqlite:///<state_dir>/registry.db`", "plugins, versions, approvals, keys"),
+    "storage.url": Key(
+        "`sqlite:///<state_dir>/storage.db`",
+        "what plugins keep by `context.api.storage`; on PostgreSQL it may be the registry's database"),
+    "storage.user_bytes": Key("262144", "what one plugin may keep of one user: keys, values, and 64 bytes an entry"),
+    "storage.plugin_bytes": Key("5242880", "what one plugin may keep in all, of its users and in common"),
+    "breaker.ends": Key("5", "how many unwanted ends of a plugin's worker within the window open its breaker"),
+    "breaker.window_seconds": Key("60", "that window"),
+    "breaker.open_seconds": Key("60", "how long it stays open"),
+    "breaker.stable_seconds": Key("10", "a worker that lives this long resets the backoff"),
+    "breaker.backoff_min_seconds": Key("0.1", "the first wait before a restart"),
+    "breaker.backoff_max_seconds": Key("30", "the longest wait"),
+    "recycle.after_calls": Key("0", "a worker is replaced after this many calls; 0 means never"),
+    "recycle.after_seconds": Key("0", "the same by age"),
+    "recycle.growth_mb": Key("20", "the same by growth of its memory"),
+    "log.level": Key("info", "debug, info, warning or error"),
+    "log.format": Key("text", "or `json`"),
+    "log.plugin_lines_per_second": Key("20", "how many lines of one plugin are logged"),
+    "metrics.per_plugin_histograms": Key("false", "a `plugin` label on the two duration histograms"),
+    "ui.components": Key("any", "components that plugins may render", '["Chart", "Table"]'),
+    "market.url": Key("`sqlite:///<state_dir>/market.db`", "submissions, purchases, statements"),
+    "market.index": Key(
+        "none",
+        "where `plugin install ID` finds the signed index, which is read regularly for revocations",
+        '"https://market.example.com/index"'),
+    "market.refresh_seconds": Key(
+        "300",
+        "time between two checks of the index, a tenth more or less; it is also checked at every start and reload"),
+    "market.stale": Key(
+        "`serve`",
+        "`stop`: plugins from the marketplace are not served (`market_index_stale`) if its index has expired or "
+        "was never fetched"),
+    "market.entitlements": Key(
+        "`[]`",
+        "files or URLs of entitlements that a marketplace signed for this daemon (`market entitle`); checked as "
+        "often as the index",
+        '["https://market.example.com/entitlements/acme"]'),
+    "market.customer": Key(
+        "\"\"",
+        "the marketplace's name for this daemon's owner: an entitlement for a customer counts if it names the same",
+        '"acme"'),
+    "market.maps": Key(
+        "\"\"",
+        "a folder of source maps that you made by building plugins, `<SHA-256 of the JavaScript>.map`: the "
+        "packages of npm that they name do not count in a plugin's coverage; without one all code counts",
+        '"/srv/maps"'),
+    "hooks": Key("none", "hooks of this platform's own, one section each: `[hooks.onInvoiceCreated]`; see below"),
+}
+"""In the order of the page."""
+
+
+def table() -> str:
+    """The table of the configuration's page, in Markdown."""
+    return "\n".join(["| key | default | meaning |", "|---|---|---|",
+                      *(f"| `{name}` | {key.default} | {key.meaning} |" for name, key in KEYS.items()), ""])
+
+
+LINK = re.compile(r"\[([^]]+)\]\([^)]*\)")
+HEAD = """\
+Configuration of apex-exec {version}. Every key is here with its default: remove the # in front of a key to set it.
+What comes later wins: this file, then the environment (APEX_EXEC_LIMITS__CPU_PERCENT=20), then flags
+(serve --set limits.cpu_percent=20). `apex-exec config check FILE` says what is wrong and where each value comes from.
+"""
+HOOK = """
+# Hooks of this platform's own, one section each.
+#[hooks.onInvoiceCreated]
+#mode = "chain"
+#params = { type = "object", required = ["invoice"], properties = { invoice = { type = "object" } } }
+#result = { type = "object", required = ["invoice"], properties = { invoice = { type = "object" } } }
+"""
+
+
+def commented_file(defaults: Mapping[str, Any], version: str) -> str:
+    """A configuration file in TOML in which every key is commented out. ``defaults`` gives each section's values."""
+    out = [textwrap.indent(HEAD.format(version=version), "# ")]
+    section = ""
+    for name, key in KEYS.items():
+        first, dot, last = name.rpartition(".")
+        if name == "hooks":
+            out.append(HOOK)
+            continue
+        if dot and first != section:
+            section = first
+            out.append(f"\n[{section}]\n")
+        value: Any = defaults
+        for part in name.split("."):
+            value = value[part]
+        meaning = LINK.sub(r"\1", key.meaning).replace("; see below", "").replace("`", "")
+        if not value and value is not False and key.default.startswith("`"):
+            meaning += f"; by default {key.default.replace('`', '')}"
+        sentence = f"{meaning[0].upper()}{meaning[1:]}."
+        out.append(textwrap.fill(sentence, 118, initial_indent="\n# ", subsequent_indent="# ", break_on_hyphens=False))
+        out.append(f"\n#{last} = {key.example or _toml(value)}\n")
+    return "".join(out)
+
+
+def _toml(value: Any) -> str:
+    """A default as TOML, which writes text, numbers, truth and lists as JSON does, and an empty table as ``{}``."""
+    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
