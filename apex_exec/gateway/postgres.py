@@ -52,6 +52,8 @@ OWN_SECONDS = 10.0
 
 CREATE_OUTBOX = (f"CREATE TABLE IF NOT EXISTS {OUTBOX} (id text PRIMARY KEY, origin text NOT NULL, "
                  "record text NOT NULL, at timestamptz NOT NULL DEFAULT now())")
+OUTBOX_LOCK = 0x6F7574626F78
+"""The key of PostgreSQL's advisory lock ("outbox") for the first write, until its transaction ends."""
 _BEGIN = {True: "BEGIN READ ONLY", False: "BEGIN"}
 _SETTINGS = ("SELECT set_config('statement_timeout', $1, true), set_config('lock_timeout', $1, true), "
              "set_config('request.jwt.claims', $2, true), set_config('TimeZone', 'UTC', true), "
@@ -288,6 +290,8 @@ class Postgres:
             cursor = await connection.execute("SELECT to_regclass($1) IS NOT NULL", (OUTBOX,))
             if not (await cursor.fetchone() or (False,))[0]:
                 try:
+                    # IF NOT EXISTS fails if two make it at once: the later one waits here, and finds it
+                    await connection.execute("SELECT pg_advisory_xact_lock($1)", (OUTBOX_LOCK,))
                     await connection.execute(CREATE_OUTBOX)
                 except psycopg.errors.InsufficientPrivilege:
                     raise ApiFailure("data_unavailable", f"the table {OUTBOX} is missing, and the role may not make "
