@@ -20,6 +20,7 @@ from apex_exec.daemon.administration.ledger_arguments import EventsArgs, LogsArg
 from apex_exec.daemon.administration.ledger_heads import ledger_of, stores
 from apex_exec.daemon.administration.role_table import READING
 from apex_exec.errors import Code, Refusal
+from apex_exec.ledger.people import Names
 from apex_exec.ledger.reading import Event, open_readonly
 from apex_exec.ledger.records import EVENT_TYPES, LedgerError
 from apex_exec.ledger.verify import Verified, verify
@@ -56,12 +57,9 @@ def events(context: Context, args: EventsArgs) -> dict[str, Any]:
 
 
 def _page(context: Context, args: EventsArgs) -> dict[str, Any]:
-    wanted = [f'"{key}":{_as_json(value)}' for key, value in (
-        ("resource", args.plugin), ("userId", args.user), ("eventType", args.type), ("result", args.result)) if value]
-    words = [f"%{LIKES.sub(ESCAPED, text)}%" for text in (*wanted, *([_as_json(args.text)[1:-1]] if args.text else []))]
-    condition = " AND body LIKE ? ESCAPE '!'" * len(words)  # half the time of instr(), and takes a for A
     found: list[Event] = []
-    with closing(open_readonly(ledger_of(context))) as db:
+    with closing(open_readonly(ledger_of(context))) as db, closing(Names(ledger_of(context))) as names:
+        condition, words = _condition(args, names)
         first, last = db.execute("SELECT coalesce(min(seq), 1), coalesce(max(seq), 0) FROM events").fetchone()
         high = min(last, args.before - 1) if args.before else last
         lowest = max(first, args.after + 1, high - LOOKED_AT_MAX + 1)
@@ -70,6 +68,7 @@ def _page(context: Context, args: EventsArgs) -> dict[str, Any]:
             for (body,) in db.execute(f"SELECT body FROM events WHERE seq BETWEEN ? AND ?{condition} ORDER BY seq DESC",
                                       (low, high, *words)):
                 event = _event(body)
+                event.user_id = names.name(event.user_id)
                 if _fits(event, args):
                     found.append(event)
                     if len(found) == args.limit:
@@ -78,6 +77,25 @@ def _page(context: Context, args: EventsArgs) -> dict[str, Any]:
             high = low - 1
     return {"events": [msgspec.to_builtins(event) for event in found], "last": last,
             "next": high + 1 if high >= max(first, args.after + 1) else 0}
+
+
+def _condition(args: EventsArgs, names: Names) -> tuple[str, list[str]]:
+    """What SQLite looks for in an event's text, and its parameters. A user is there under a pseudonym, or under the id
+    in events of before there were any."""
+    groups = [[f'"{key}":{_as_json(value)}' for value in values] for key, values in (
+        ("resource", [args.plugin]), ("userId", _spellings(args.user, names)), ("eventType", [args.type]),
+        ("result", [args.result])) if any(values)]
+    if args.text:
+        groups.append([_as_json(text)[1:-1] for text in _spellings(args.text, names)])
+    like = "body LIKE ? ESCAPE '!'"  # half the time of instr(), and takes a for A
+    condition = "".join(f" AND ({' OR '.join([like] * len(texts))})" for texts in groups)
+    return condition, [f"%{LIKES.sub(ESCAPED, text)}%" for texts in groups for text in texts]
+
+
+def _spellings(user: str, names: Names) -> list[str]:
+    """A user's id as events may have it; any other text is only itself."""
+    pseudonym = names.pseudonym(user) if user else ""
+    return [user, pseudonym] if pseudonym else [user]
 
 
 def _as_json(text: str) -> str:
