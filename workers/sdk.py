@@ -115,6 +115,20 @@ class Api(ApiMethods):
             return _Failed(error)
 
 
+class ConcurrentApi(Api):
+    """The API of an async hook that runs beside others. A call is made when its method is called, as with ``Api``, and
+    awaiting it lets the other hooks go on until the answer is there. ``ask`` returns what is awaited."""
+
+    def __init__(self, ask: Callable[[int, str, dict[str, Any]], Any], seq: int) -> None:
+        super().__init__(ask, seq, is_async=True)
+
+    def _call(self, api_method: str, /, **params: Any) -> Any:
+        try:
+            return self._ask(self._seq, api_method, params)
+        except ApiError as error:
+            return _Failed(error)
+
+
 class HookContext:
     """Who calls, for which plugin and hook, and how much time is left."""
 

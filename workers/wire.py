@@ -7,6 +7,7 @@ travel as undecoded MessagePack (``msgspec.Raw``) if the carrier need not look i
 
 from __future__ import annotations
 
+import signal
 from typing import Annotated, Any
 
 import msgspec
@@ -28,6 +29,9 @@ WORKER_VIOLATION."""
 API_PARAMS_BYTES_MAX = 256 * 1024
 DEPTH_MAX = 64
 """Deepest nesting of a payload or a result."""
+
+PROBE_SIGNAL = signal.SIGUSR1
+"""Comes with each probe to a concurrent worker, whose handler says what code it has interrupted (Blocked)."""
 
 EXIT_JAIL, EXIT_LOAD = 70, 71
 """A worker's exit status if it could not be jailed, or its plugin could not be loaded."""
@@ -79,7 +83,8 @@ class Load(msgspec.Struct, array_like=True, tag="load", gc=False):
     """The plugin, from memory: the first message after Booted. ``files`` maps paths in the bundle to their bytes.
 
     ``mode`` is ``serve``, ``probe`` (load it, say what it declares, leave) or ``test`` (run its tests).
-    ``fresh``: every call gets an engine of its own, if the language can do that.
+    ``fresh``: every call gets an engine of its own, if the language can do that. ``concurrent``: the worker is sent
+    several calls at once and answers them in any order; it begins each as soon as it can, in the order of the link.
     """
 
     plugin: str
@@ -90,6 +95,7 @@ class Load(msgspec.Struct, array_like=True, tag="load", gc=False):
     memory_bytes_max: int
     mode: str = "serve"
     fresh: bool = False
+    concurrent: bool = False
 
 
 class Call(msgspec.Struct, array_like=True, tag="call", gc=False):
@@ -131,6 +137,16 @@ class Recall(msgspec.Struct, array_like=True, tag="recall", gc=False):
     deadline. A Recall counts as soon as it is read, before the calls that arrived ahead of it have their turn."""
 
     seqs: list[int]
+
+
+class Cancel(msgspec.Struct, array_like=True, tag="cancel", gc=False):
+    """Call ``seq`` of a concurrent worker is to end now: its deadline has passed, or its caller gave it up. It is
+    answered all the same, by Ended as a rule; one that has not begun is answered Skipped in its turn. With a ``nonce``
+    above 0 this is a probe as well: the event loop answers Pong as soon as it reads the message, whatever becomes of
+    the call."""
+
+    seq: int
+    nonce: int
 
 
 # --- worker to supervisor
@@ -211,7 +227,21 @@ class BadInput(msgspec.Struct, array_like=True, tag="bad_input", gc=False):
 
 
 class Skipped(msgspec.Struct, array_like=True, tag="skipped", gc=False):
-    """The call was not begun: its deadline had passed, or it was recalled."""
+    """The call was not begun: its deadline had passed, or it was recalled or cancelled."""
+
+    seq: Number
+
+
+class Ended(msgspec.Struct, array_like=True, tag="ended", gc=False):
+    """The call, which was cancelled while it ran, has ended. Only a concurrent worker may say so."""
+
+    seq: Number
+    cpu_ns: int
+
+
+class Blocked(msgspec.Struct, array_like=True, tag="blocked", gc=False):
+    """The code of call ``seq`` was running when the signal PROBE_SIGNAL came. Only a hint at whose fault it is if the
+    worker does not answer the probe that the signal came with."""
 
     seq: Number
 
@@ -226,14 +256,16 @@ class ApiCall(msgspec.Struct, array_like=True, tag="api", gc=False):
 
 
 class Log(msgspec.Struct, array_like=True, tag="log", gc=False):
-    """One line of the plugin's log or output. ``level`` is debug, info, warning, error, stdout or stderr."""
+    """One line of the plugin's log or output. ``level`` is debug, info, warning, error, stdout or stderr. ``seq`` is
+    the call that wrote it, as a concurrent worker says; -1 if that is not known."""
 
     level: str
     text: str
+    seq: int = -1
 
 
 class Pong(msgspec.Struct, array_like=True, tag="pong", gc=False):
-    """The answer to a Ping."""
+    """The answer to a Ping, or to a Cancel that is a probe."""
 
     nonce: Number
 
@@ -267,8 +299,9 @@ class Placed(msgspec.Struct, array_like=True, tag="placed", gc=False):
     places: dict[str, list[tuple[int, int]]]
 
 
-ToWorker = Load | Call | ApiReply | Ping | Recall
-FromWorker = Booted | Ready | Failed | Reply | Raised | BadOutput | BadInput | Skipped | ApiCall | Log | Pong
+ToWorker = Load | Call | ApiReply | Ping | Recall | Cancel
+FromWorker = (
+    Booted | Ready | Failed | Reply | Raised | BadOutput | BadInput | Skipped | Ended | ApiCall | Log | Pong | Blocked)
 FromTests = Booted | Failed | Log | Placed | Testing | Tested
 """What a worker that runs a bundle's tests may send. A worker that serves may not send a ``tested``."""
 

@@ -16,16 +16,22 @@ import msgspec
 
 class Limit(msgspec.Struct, frozen=True):
     """What is known of one limit. ``low`` and ``high`` bound what an operator or a manifest may write. ``doc`` is the
-    row of the configuration's documentation, and ``also`` what else may fire first."""
+    row of the configuration's documentation, and ``also`` what else may fire first. ``platform`` is the platform's
+    default of a limit that a manifest asks for, instead of lowering it: one that says nothing gets the field's own
+    default."""
 
     low: float
     high: float
     doc: str
     also: str = ""
+    platform: float | None = None
 
 
 TIMEOUT_MS_MAX = 3_600_000
 MEMORY_MB_MAX = 1_048_576
+CONCURRENCY_MAX = 32
+"""Calls that one worker may run at once. They share one thread and one memory, and a worker that must be killed takes
+all of them with it, so more would add risk and no speed."""
 CPU_PERCENT_MIN = 0.1
 """A thousandth of a core. The wait for CPU time is a debt divided by the share, so a share has a floor: with less of it
 a plugin would wait for hours after a single call, and with far less the division overflows."""
@@ -45,6 +51,9 @@ class Limits(msgspec.Struct, frozen=True):
         "the deadline: a plugin that is throttled waits, and its call runs out of time")] = 10.0
     network_per_minute: Annotated[int, Limit(
         0, 1_000_000, "requests of a plugin in any 60 s", "limits.api_calls_per_second")] = 100
+    concurrency: Annotated[int, Limit(
+        1, CONCURRENCY_MAX, "calls at once in a plugin's worker; a manifest that does not ask for more than one gets 1",
+        platform=CONCURRENCY_MAX)] = 1
 
 
 class PlatformLimits(msgspec.Struct, frozen=True):
@@ -68,7 +77,9 @@ PLATFORM_LIMITS = _limits_of(PlatformLimits)
 
 
 def default_of(name: str) -> float:
-    """What is in force unless the configuration says otherwise."""
+    """What the platform allows unless the configuration says otherwise."""
+    if name in LIMITS and (platform := LIMITS[name].platform) is not None:
+        return platform
     kind: Any = Limits if name in LIMITS else PlatformLimits
     return float(getattr(kind(), name))
 

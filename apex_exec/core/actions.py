@@ -38,6 +38,15 @@ class RecallCalls(Struct, gc=False):
     seqs: list[int]
 
 
+class CancelCall(Struct, gc=False):
+    """Tell the worker to end call ``seq`` of its link, which it answers all the same. If ``nonce`` is not 0 this is a
+    probe as well: the worker's loop answers it at once, and WorkerPonged follows; WorkerBlocked may come before."""
+
+    worker: int
+    seq: int
+    nonce: int = 0
+
+
 class PingWorker(Struct, gc=False):
     """Ask the idle worker for a sign of life, over its link; its Pong becomes WorkerPonged."""
 
@@ -129,6 +138,6 @@ class Verdict(Struct, gc=False):
 
 
 Action = (
-    StartWorker | SendCall | CountStarted | RecallCalls | PingWorker | KillWorker | StopWorker | WorkerEnded
-    | BreakerChanged | UserPaused | GenerationJudged | Faulted | ReplaceZygote | Verdict
+    StartWorker | SendCall | CountStarted | RecallCalls | CancelCall | PingWorker | KillWorker | StopWorker
+    | WorkerEnded | BreakerChanged | UserPaused | GenerationJudged | Faulted | ReplaceZygote | Verdict
 )

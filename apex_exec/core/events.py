@@ -67,8 +67,9 @@ class WorkerReady(Struct, gc=False):
 
 
 class WorkerAnswered(Struct, gc=False):
-    """The worker answered call ``seq`` of its link. ``code`` is "" for a result and "skipped" for a call that it did
-    not run, because its deadline had passed or it was recalled."""
+    """The worker answered call ``seq`` of its link. ``code`` is "" for a result, "skipped" for a call that it did not
+    run, because its deadline had passed or it was recalled or cancelled, and "ended" for one that was cancelled while
+    it ran."""
 
     worker: int
     seq: int
@@ -77,10 +78,18 @@ class WorkerAnswered(Struct, gc=False):
 
 
 class WorkerPonged(Struct, gc=False):
-    """The worker answered the ping ``nonce``."""
+    """The worker answered the ping, or the probe, ``nonce``."""
 
     worker: int
     nonce: int
+
+
+class WorkerBlocked(Struct, gc=False):
+    """The worker was running code of call ``seq`` when it was probed, as it says itself. It counts only if the probe is
+    never answered: then the worker is killed for that call."""
+
+    worker: int
+    seq: int
 
 
 class WorkerViolated(Struct, gc=False):
@@ -216,8 +225,7 @@ class WorkAdmitted(Struct, gc=False):
 
 Event = (
     PluginSet | PluginRemoved | InvokeRequested | CancelRequested | GenerationPrepared | GenerationDropped | WorkerReady
-    | WorkerAnswered | WorkerPonged | WorkerViolated | WorkerSampled | WorkerThrottled | WorkerRanOn | WorkerHesitates
-    | LimitExceeded
-    | CallsStarted | WorkerGone | PluginFaulted | ForkRefused | ZygoteLost | ZygoteUp | Reconfigured | Tick
-    | DrainRequested | RestartRequested | BreakerReset | WorkRefused | WorkAdmitted
+    | WorkerAnswered | WorkerPonged | WorkerBlocked | WorkerViolated | WorkerSampled | WorkerThrottled | WorkerRanOn
+    | WorkerHesitates | LimitExceeded | CallsStarted | WorkerGone | PluginFaulted | ForkRefused | ZygoteLost | ZygoteUp
+    | Reconfigured | Tick | DrainRequested | RestartRequested | BreakerReset | WorkRefused | WorkAdmitted
 )

@@ -11,6 +11,12 @@ SKIP_GRACE_NS = 100 * MS_NS
 """How long the worker has to skip a call that becomes the oldest on its link after its deadline."""
 CANCEL_GRACE_NS = 250 * MS_NS
 """How long a cancelled call that has started may go on before it costs its worker."""
+PROBE_NS = 50 * MS_NS
+"""How long the loop of a worker that runs several calls has to answer a probe. It is asked if a call is past its
+deadline: a loop that turns cancels that call alone, and one that does not costs the worker. Time for which the
+governor holds the worker back does not count."""
+RECOUNT_NS = 10 * MS_NS
+"""When we ask again for a count that was not given, if calls of a shared worker are past their deadlines."""
 STALL_NS = 200 * MS_NS
 """A timer that is handled this late says that the supervisor itself stood still (SIGSTOP, suspend, swap)."""
 STALL_GRACE_NS = 100 * MS_NS

@@ -18,7 +18,8 @@ class PluginSpec(msgspec.Struct, frozen=True):
     ``approved`` are the admin permissions with a valid approval for this digest now; ``approval_expires`` gives the
     Unix time (seconds) at which one of them ends, where it does.
     ``runtime`` names the language that it is written in, a row of ``executor.processes.runtimes``. ``isolation`` is
-    ``call`` where each call wants an engine of its own, else ``shared``.
+    ``call`` where each call wants an engine of its own, else ``shared``. ``ordering`` is ``user`` where a user's next
+    call begins after the previous one was answered, and ``none`` where calls at once need no order.
     """
 
     id: str
@@ -41,6 +42,7 @@ class PluginSpec(msgspec.Struct, frozen=True):
     entitled: frozenset[str] | None = None
     runtime: str = "python"
     isolation: str = "shared"
+    ordering: str = "user"
 
     def barred(self, user_id: str) -> str:
         """Why ``user_id`` is not served, as a word or the operator's reason; "" where the user is."""

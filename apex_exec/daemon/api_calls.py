@@ -1,9 +1,9 @@
 """API calls of plugins in the loop: whose they are, whether they may be, where they go, what is on record of them.
 
-A call carries nothing that is trusted. It belongs to the oldest unanswered call on its link, and plugin, user, grants
-and deadline come from there. One in the name of a call that was answered is a leftover of an earlier user's task and
-refused; any other is a violation. Nothing here waits: effects are answered at once, everything else when the gateway,
-or the host, has answered.
+A call carries nothing that is trusted. It names a call on its link that has begun and was not answered, and plugin,
+user, grants and deadline come from there. One in the name of a call that was answered is a leftover of an earlier
+user's task and refused; any other is a violation. Nothing here waits: effects are answered at once, everything else
+when the gateway, or the host, has answered.
 """
 
 from __future__ import annotations
@@ -166,13 +166,11 @@ class ApiCalls:
     def handle(self, link: WorkerLink, message: inner.ApiCall, now_ns: int) -> None:
         """Takes one API call; its ApiReply goes out now or later."""
         self._pace(link, now_ns)
-        oldest = self._pool.oldest(link.worker)
-        if oldest is None or message.seq > oldest[0]:
+        state, request = self._pool.on_link(link.worker, message.seq)
+        if state == "never":
             self._violated(link, "an API call for a hook that does not run", now_ns)
             return
-        seq, request = oldest
-        call = request.call
-        if message.seq < seq or not self._pool.is_open(call):
+        if request is None or not self._pool.is_open(call := request.call):
             link.strays += 1
             if link.strays > STRAYS_MAX:
                 self._violated(link, "no end of API calls for a call that was answered", now_ns)
@@ -181,6 +179,9 @@ class ApiCalls:
             return
         running = self._running.get(call)
         if running is None:
+            if not link.has_begun(message.seq):
+                self._violated(link, "an API call for a hook that it has not begun", now_ns)
+                return
             running = self._running[call] = _Running(request.plugin, request.user_id, now_ns,
                                                          request.deadline_ns)
             if link.spec.network_allow and not request.own:  # a canary is nobody who shares the requests
@@ -487,10 +488,10 @@ class ApiCalls:
     # ------------------------------------------------------------------ the invocation's end
     def refused(self, worker: int, seq: int, code: str) -> bool:
         """Whether an API call of the hook that runs as ``seq`` was answered with ``code``."""
-        oldest = self._pool.oldest(worker)
-        if oldest is None or oldest[0] != seq:
+        request = self._pool.on_link(worker, seq)[1]
+        if request is None:
             return False
-        running = self._running.get(oldest[1].call)
+        running = self._running.get(request.call)
         return running is not None and code in running.refused
 
     def invocation_ended(self, call: int) -> list[Any]:

@@ -229,7 +229,7 @@ def connect_executor(workers: LocalExecutor, *, pool: Pool, governing: ports.Gov
     neighbours = workers.neighbours
     neighbours.api = api
     neighbours.governing = workers.overhead.governing = governing
-    neighbours.oldest = pool.oldest
+    neighbours.on_link = pool.on_link
 
     def record_uncalled(plugin: str, user_id: str, cpu_ns: int) -> None:
         """CPU time that was used without a call is metered, so it is on record too."""

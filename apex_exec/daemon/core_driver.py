@@ -85,6 +85,8 @@ class CoreDriver:
             workers.count_started(action.worker, now_ns)
         elif isinstance(action, act.RecallCalls):
             workers.recall(action)
+        elif isinstance(action, act.CancelCall):
+            workers.cancel(action)
         elif isinstance(action, act.PingWorker):
             workers.ping(action)
         elif isinstance(action, act.GenerationJudged):

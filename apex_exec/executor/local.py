@@ -222,9 +222,10 @@ class LocalExecutor(Executor):
             self.logs.log("error", f"plugin {spec.id}: {link.failure}")
             link.half_close()
             return
+        link.shared = mode == "serve" and spec.limits.concurrency > 1
         self.reply(link, inner.Load(spec.id, spec.version, spec.entrypoint, files, sha256,
                                     spec.limits.memory_mb * 1024 * 1024, mode,
-                                    self._fresh_realm or spec.isolation == "call"))
+                                    self._fresh_realm or spec.isolation == "call", link.shared))
 
     # ------------------------------------------------------------------ sending
     def send(self, action: act.SendCall, now_ns: int) -> None:
@@ -251,6 +252,15 @@ class LocalExecutor(Executor):
         link = self._links.get(action.worker)
         if link is not None:
             self.reply(link, inner.Recall(action.seqs))
+
+    def cancel(self, action: act.CancelCall) -> None:
+        """Tells a worker to end a call. A probe comes with a signal, whose handler says what code it has
+        interrupted."""
+        link = self._links.get(action.worker)
+        if link is not None:
+            self.reply(link, inner.Cancel(action.seq, action.nonce))
+            if action.nonce:
+                link.interrupt()
 
     def ping(self, action: act.PingWorker) -> None:
         """Asks an idle worker for a sign of life, over its link."""

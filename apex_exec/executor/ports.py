@@ -14,7 +14,8 @@ use the same one, ``local.LocalExecutor``; nothing here says that the processes 
 | ended: the worker is gone, with a code and a message, and how many calls it had started | ``WorkerGone`` |
 | it never was: the machine gave no process | ``ForkRefused`` |
 | it broke the protocol, and is to be killed | ``WorkerViolated`` |
-| it answered a ping | ``WorkerPonged`` |
+| it answered a ping, or a probe | ``WorkerPonged`` |
+| it says whose code it was running when it was probed | ``WorkerBlocked`` |
 | the zygote came up, or was lost with all its workers | ``ZygoteUp``, ``ZygoteLost`` |
 
 Every call is made in the loop and must not block.
@@ -33,7 +34,7 @@ from workers import wire as inner
 
 ExecutorEvent = (
     ev.WorkerReady | ev.WorkerAnswered | ev.CallsStarted | ev.WorkerGone | ev.ForkRefused | ev.WorkerViolated
-    | ev.WorkerPonged | ev.ZygoteUp | ev.ZygoteLost
+    | ev.WorkerPonged | ev.WorkerBlocked | ev.ZygoteUp | ev.ZygoteLost
 )
 """Everything that an executor tells."""
 
@@ -56,6 +57,10 @@ class Executor(Protocol):
 
     def recall(self, action: act.RecallCalls) -> None:
         """Asks a worker to skip those of the calls that it has not begun; each of them is still answered."""
+
+    def cancel(self, action: act.CancelCall) -> None:
+        """Tells a shared worker to end a call, which it still answers. If the action has a nonce, WorkerPonged follows
+        as soon as the worker's event loop turns, and WorkerBlocked may come before."""
 
     def ping(self, action: act.PingWorker) -> None:
         """Asks an idle worker for a sign of life. WorkerPonged follows."""
@@ -174,5 +179,5 @@ class Neighbours:
         self.locate: Callable[[PluginSpec, str, Callable[[str, int], None], int], bool] = lambda *_: False
         """Has the places in a text found in the author's source: ``locate(spec, text, located, now_ns)``. True if
         ``located(text, cpu_ns)`` is called, at once or later; False if the text stays as it is."""
-        self.oldest: Callable[[int], tuple[int, ev.InvokeRequested] | None] = lambda _worker: None
-        """Returns number and request of the oldest unanswered call on a worker's link."""
+        self.on_link: Callable[[int, int], tuple[str, ev.InvokeRequested | None]] = lambda *_: ("never", None)
+        """Returns how a call stands by its worker and number: see ``Pool.on_link``."""

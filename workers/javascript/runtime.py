@@ -196,6 +196,7 @@ class JavaScript:
         self._begun_ns = self._used_ns = 0
         self._errors = (_Prepared.module.WheelError, _Prepared.module.StackOverflow, MemoryError)
         self.after: Callable[[], None] = self._give_back
+        self.serve: Callable[[], int] | None = None
 
     # ------------------------------------------------------------------ loading
     def load(self, message: wire.Load) -> Declared:

@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from workers import contract, sdk, wire
+from workers.python.concurrent import Concurrent
 from workers.python.loader import load
 from workers.python.preload import preload
 from workers.runtime.failures import text_of
@@ -67,8 +68,11 @@ class Python:
         self._log = logging.getLogger("plugin")
         self._plugin = ""
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._hooks: dict[str, Hook] = {}
+        self.hooks: dict[str, Hook] = {}
+        """The plugin's hooks by name."""
         self.after: Callable[[], None] | None = None
+        self.serve: Callable[[], int] | None = None
+        self._concurrent: Concurrent | None = None
 
     def load(self, message: wire.Load) -> Declared:
         """Imports the plugin. Raises LoadError, or whatever its code raises."""
@@ -76,9 +80,14 @@ class Python:
         self._log.addHandler(LogHandler(self._host.line))
         self._log.propagate = False
         loaded = load(message)
-        self._hooks = {name: Hook(name, function) for name, function in loaded.hooks.items()}
+        self.hooks = {name: Hook(name, function) for name, function in loaded.hooks.items()}
         self._plugin = loaded.id
-        if loaded.uses_loop:
+        if message.concurrent and message.mode == "serve":
+            loop = asyncio.new_event_loop()
+            asyncio.set_event_loop(loop)
+            self._concurrent = Concurrent(self._host, self, loop)
+            self.serve = self._concurrent.serve
+        elif loaded.uses_loop:
             self._loop = asyncio.new_event_loop()
             self.after = self._end_leftovers
         return Declared(loaded.id, loaded.version, sorted(loaded.permissions), sorted(loaded.hooks), loaded.uses_loop)
@@ -89,8 +98,15 @@ class Python:
         return int(testing.run(message, self._host.link, has_folder=self._host.has_folder))
 
     def run(self, call: wire.Call) -> Any:
-        """Calls the hook. Raises BadPayload, or whatever it raises."""
-        hook = self._hooks[call.hook]
+        """Calls the hook, to its end. Raises BadPayload, or whatever it raises."""
+        hook = self.hooks[call.hook]
+        result = self.invoke(call, hook)
+        if hook.is_async or inspect.iscoroutine(result):
+            return self._finish(result)
+        return result
+
+    def invoke(self, call: wire.Call, hook: Hook) -> Any:
+        """Calls the hook's function. Returns its value, or a coroutine. Raises BadPayload, or whatever it raises."""
         function = hook.function
         if hook.wants_params:
             try:
@@ -100,19 +116,19 @@ class Python:
             if hook.fills_user:
                 params.setdefault("userId", call.user_id)
             if hook.wants_context:
-                result = function(context=self._context(call, hook), params=params)
-            else:
-                result = function(params=params)
-        elif hook.wants_context:
-            result = function(context=self._context(call, hook))
-        else:
-            result = function()
-        if hook.is_async or inspect.iscoroutine(result):
-            return self._finish(result)
-        return result
+                return function(context=self._context(call, hook), params=params)
+            return function(params=params)
+        if hook.wants_context:
+            return function(context=self._context(call, hook))
+        return function()
 
     def _context(self, call: wire.Call, hook: Hook) -> sdk.HookContext:
-        api = sdk.Api(self._ask, call.seq, hook.is_async)
+        if self._concurrent is None:
+            api = sdk.Api(self._ask, call.seq, hook.is_async)
+        elif hook.is_async:
+            api = sdk.ConcurrentApi(self._concurrent.ask, call.seq)
+        else:
+            api = sdk.Api(self._concurrent.ask_alone, call.seq, is_async=False)
         return sdk.HookContext(call.user_id, self._plugin, call.hook, call.deadline_ns, api, self._log)
 
     def _finish(self, coroutine: Any) -> Any:
@@ -155,18 +171,10 @@ class Python:
         """One API call: sent, and its answer waited for; calls that arrive meanwhile keep their order."""
         if seq != self._host.seq:
             raise sdk.ApiError("cancelled", "the call that this context belongs to is over", method=method)
+        raw = self.encoded(method, params)
         host = self._host
         host.api_id += 1
         api_id = host.api_id
-        try:
-            raw = self._carried(params) if method in contract.CARRIED else _encode(params)
-        except NotAValue as error:
-            raise sdk.InvalidOutput("invalid_output", f"{error.path[:200]}: {text_of(error)}", method=method) from None
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise sdk.ApiError("invalid_params", text_of(error), method=method) from None
-        if len(raw) > wire.API_PARAMS_BYTES_MAX:
-            raise sdk.ApiError("too_large", f"a call's parameters have at most {wire.API_PARAMS_BYTES_MAX} bytes",
-                               method=method)
         host.send(wire.ApiCall(seq, api_id, method, msgspec.Raw(raw)))
         waiting: deque[Any] = deque()
         while True:
@@ -178,10 +186,28 @@ class Python:
             waiting.append(message)
         if waiting:
             host.put_back(waiting)
-        if message.ok:
-            return _decode_params(message.value)
-        kind = _API_ERRORS.get(message.code, sdk.ApiError)
-        raise kind(message.code, message.message, method=method, retry_after_ms=message.retry_after_ms)
+        return self.read(message, method)
+
+    def encoded(self, method: str, params: dict[str, Any]) -> bytes:
+        """The parameters of an API call as they travel. Raises ApiError."""
+        try:
+            raw = self._carried(params) if method in contract.CARRIED else _encode(params)
+        except NotAValue as error:
+            raise sdk.InvalidOutput("invalid_output", f"{error.path[:200]}: {text_of(error)}", method=method) from None
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise sdk.ApiError("invalid_params", text_of(error), method=method) from None
+        if len(raw) > wire.API_PARAMS_BYTES_MAX:
+            raise sdk.ApiError("too_large", f"a call's parameters have at most {wire.API_PARAMS_BYTES_MAX} bytes",
+                               method=method)
+        return raw
+
+    @staticmethod
+    def read(reply: wire.ApiReply, method: str) -> Any:
+        """The result of an API call. Raises ApiError."""
+        if reply.ok:
+            return _decode_params(reply.value)
+        kind = _API_ERRORS.get(reply.code, sdk.ApiError)
+        raise kind(reply.code, reply.message, method=method, retry_after_ms=reply.retry_after_ms)
 
 
 def prepare(boot: dict[str, Any]) -> None:

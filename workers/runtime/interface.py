@@ -68,7 +68,10 @@ class Host(Protocol):
     """The worker, as a runtime sees it."""
 
     seq: int
-    """The call that runs; -1 between calls."""
+    """The call whose code runs; -1 between calls, or between the steps of calls that run at once."""
+    current: Callable[[], int]
+    """Returns ``seq``, unless the runtime of a concurrent worker has replaced it. It is asked whose a line of output
+    is, and in the handler of a signal, whose code that has interrupted."""
     api_id: int
     """The number of the latest API call on this link."""
     send: Callable[[Any], None]
@@ -85,7 +88,20 @@ class Host(Protocol):
     has_folder: bool
     """Whether a run of tests has a temporary folder."""
     link: Link
-    """The link itself, for a run of tests."""
+    """The link itself, for a run of tests and for concurrent calls."""
+
+    def begin(self, call: wire.Call) -> bool:
+        """Counts a call as started. Returns whether it is to be run; if not, it has been answered. For ``serve``, like
+        the three below."""
+
+    def answer(self, seq: int, value: Any, cpu_ns: int) -> None:
+        """Answers a call with what its hook returned, whatever that is."""
+
+    def failed(self, seq: int, error: BaseException, cpu_ns: int) -> None:
+        """Answers a call with what its hook raised, or what was wrong with its payload."""
+
+    def ended(self, seq: int, cpu_ns: int) -> None:
+        """Answers a call that was cancelled and has ended."""
 
 
 class Runtime(Protocol):
@@ -96,6 +112,9 @@ class Runtime(Protocol):
     MemoryError, or (Python alone) whatever the hook raises."""
     after: Callable[[], None] | None
     """Clears what the call left behind, once its answer has been written; None if there is never anything."""
+    serve: Callable[[], int] | None
+    """Serves calls of a concurrent worker until the link ends, and returns the process's exit status; None if the
+    language runs one call after the other in any case."""
 
     def load(self, message: wire.Load) -> Declared:
         """Loads the plugin. Raises LoadError, Thrown, or (Python alone) whatever the plugin's own code raises."""

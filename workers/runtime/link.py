@@ -27,7 +27,7 @@ _encode = msgspec.msgpack.Encoder().encode
 class Link:
     """Receives and sends messages. For one thread."""
 
-    __slots__ = ("_codec", "_fd", "_wait", "inbox", "recalled")
+    __slots__ = ("_codec", "_fd", "_wait", "inbox", "is_writing", "recalled")
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -39,6 +39,12 @@ class Link:
         """Messages that were read but not taken, bounded by the supervisor's prefetch."""
         self.recalled: set[int] = set()
         """Calls that must not begin, from every Recall that was read."""
+        self.is_writing = False
+        """Whether a message is being written: the handler of a signal must not write another one into it."""
+
+    def fileno(self) -> int:
+        """The descriptor, for a selector."""
+        return self._fd
 
     def greet(self) -> None:
         """Sends the greeting."""
@@ -50,10 +56,12 @@ class Link:
 
     def write(self, data: bytes) -> None:
         """Writes ``data`` in full; blocks while the supervisor does not read."""
+        self.is_writing = True
         sent = self._some(data)
         while sent < len(data):
             data = data[sent:]
             sent = self._some(data)
+        self.is_writing = False
 
     def _some(self, data: bytes) -> int:
         while True:
@@ -81,10 +89,11 @@ class Link:
             os._exit(0)
         return inbox.popleft() if inbox else None
 
-    def look(self) -> None:
-        """Reads what has arrived, without waiting."""
-        if self._wait(0):
-            self._read()  # the link's end appears again when there is nothing left to do
+    def look(self) -> bool:
+        """Reads what has arrived, without waiting. Returns False at the link's end, which appears again at the next
+        read.
+        """
+        return self._read() if self._wait(0) else True
 
     def _read(self) -> bool:
         """Reads once. Returns False at the link's end."""

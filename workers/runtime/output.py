@@ -19,13 +19,13 @@ class Outlet:
     def __init__(self, send: Callable[[Any], None]) -> None:
         self._send = send
         self._left = 0
-        self.streams = (Stream("stdout", self), Stream("stderr", self))
+        self.streams: tuple[Stream, Stream] = (Stream("stdout", self), Stream("stderr", self))
 
-    def open(self) -> None:
+    def open(self, _seq: int = -1) -> None:
         """A call begins: it may send LINES_PER_CALL_MAX lines."""
         self._left = LINES_PER_CALL_MAX
 
-    def close(self) -> None:
+    def close(self, _seq: int = -1) -> None:
         """The call ends: an unfinished line is sent, and nothing more."""
         for stream in self.streams:
             if stream.pending:
@@ -48,7 +48,7 @@ class Stream(io.TextIOBase):
     def __init__(self, level: str, outlet: Outlet) -> None:
         self._level = level
         self._outlet = outlet
-        self.pending = ""
+        self.pending: str = ""
 
     def writable(self) -> bool:
         """Always True."""
@@ -71,6 +71,83 @@ class Stream(io.TextIOBase):
         """Sends the unfinished line."""
         self._outlet.line(self._level, self.pending)
         self.pending = ""
+
+
+class _CallOutput:
+    """The output of one of several calls: how many lines it may still send, and its unfinished ones."""
+
+    __slots__ = ("left", "pending")
+
+    def __init__(self) -> None:
+        self.left = LINES_PER_CALL_MAX
+        self.pending: dict[str, str] = {}
+
+
+class SharedOutlet(Outlet):
+    """The outlet of a worker that runs several calls: each line carries the call whose code writes it, which
+    ``current()`` names; -1 is the plugin while it loads. Lines of a call that is over are dropped."""
+
+    def __init__(self, send: Callable[[Any], None], current: Callable[[], int]) -> None:
+        super().__init__(send)
+        self.current = current
+        self._calls: dict[int, _CallOutput] = {}
+        self.streams = (SharedStream("stdout", self), SharedStream("stderr", self))
+
+    def open(self, seq: int = -1) -> None:
+        """Call ``seq`` begins: it may send LINES_PER_CALL_MAX lines."""
+        self._calls[seq] = _CallOutput()
+
+    def close(self, seq: int = -1) -> None:
+        """Call ``seq`` ends: its unfinished lines are sent, and nothing more."""
+        call = self._calls.get(seq)
+        if call is not None:
+            for level, text in call.pending.items():
+                if text:
+                    self._line(seq, call, level, text)
+            del self._calls[seq]
+
+    def line(self, level: str, text: str) -> None:
+        """Sends one line, or drops it."""
+        seq = self.current()
+        call = self._calls.get(seq)
+        if call is not None:
+            self._line(seq, call, level, text)
+
+    def _line(self, seq: int, call: _CallOutput, level: str, text: str) -> None:
+        if call.left <= 0:
+            return
+        call.left -= 1
+        if call.left == 0:
+            level, text = "warning", f"more than {LINES_PER_CALL_MAX} lines in one call: the rest is dropped"
+        self._send(wire.Log(level[:16], text[: wire.LOG_BYTES_MAX], seq))
+
+    def unfinished(self, level: str) -> str:
+        """What the present call has written to a stream since its last finished line."""
+        call = self._calls.get(self.current())
+        return call.pending.get(level, "") if call is not None else ""
+
+    def keep(self, level: str, text: str) -> None:
+        """Keeps an unfinished line of the present call."""
+        call = self._calls.get(self.current())
+        if call is not None:
+            call.pending[level] = text
+
+
+class SharedStream(Stream):
+    """A stream whose unfinished line is each call's own."""
+
+    def __init__(self, level: str, outlet: SharedOutlet) -> None:
+        self._shared = outlet
+        super().__init__(level, outlet)
+
+    @property
+    def pending(self) -> str:
+        """The present call's unfinished line."""
+        return self._shared.unfinished(self._level)
+
+    @pending.setter
+    def pending(self, text: str) -> None:
+        self._shared.keep(self._level, text)
 
 
 class LogHandler(logging.Handler):

@@ -7,6 +7,7 @@ marks, one encoding of the whole answer, one write (`python -m benchmarks profil
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections import deque
@@ -20,7 +21,7 @@ from workers.jail import Child, ready_for_plugin
 from workers.runtime.failures import name_of, raised, text_of, thrown, trace_of, unsendable
 from workers.runtime.interface import BadPayload, Declared, Languages, Runtime, Thrown
 from workers.runtime.link import Link
-from workers.runtime.output import Outlet
+from workers.runtime.output import Outlet, SharedOutlet
 from workers.runtime.values import NotAValue, check_value, is_plain
 from workers.zmtp import encode as frame
 
@@ -45,6 +46,7 @@ class Worker:
         self._reserve = bytes(RESERVE_BYTES)
         self._run: Callable[[wire.Call], Any]
         self._after: Callable[[], None] | None = None
+        self._serve: Callable[[], int] | None = None
         self.has_folder = child.scratch is not None
         self.seq = -1
         self.api_id = 0
@@ -53,6 +55,13 @@ class Worker:
         self.within: Callable[[float], Any] = self.link.within
         self.put_back: Callable[[deque[Any]], None] = self.link.put_back
         self.line: Callable[[str, str], None] = self._outlet.line
+        self.current: Callable[[], int] = self._current
+
+    def _current(self) -> int:
+        return self.seq
+
+    def _whose(self) -> int:
+        return self.current()  # which a runtime may have replaced
 
     def boot(self, layers: list[wire.LayerReport]) -> None:
         """Greets and reports the jail. A worker may wait here for its plugin as long as it likes."""
@@ -64,21 +73,35 @@ class Worker:
         message = self.link.next()
         if type(message) is not wire.Load:
             return 0
+        is_concurrent = message.concurrent and message.mode == "serve"
+        if is_concurrent:
+            self._outlet = SharedOutlet(self.link.send, self._whose)
+            self.line = self._outlet.line
         self._outlet.open()
         sys.stdout, sys.stderr = self._outlet.streams
         sys.__stdout__, sys.__stderr__ = self._outlet.streams  # type: ignore[assignment,misc]  # no other output
         ready_for_plugin(self._child, message.memory_bytes_max)
         if message.mode == "test":
             return Languages.of(message.entrypoint).make(self).test(message)
+        if is_concurrent:
+            signal.signal(wire.PROBE_SIGNAL, self._probed)
         if not self._load(message):
             return wire.EXIT_LOAD
+        if is_concurrent and self._serve is not None:
+            return self._serve()
         return 0 if message.mode == "probe" else self._calls()
+
+    def _probed(self, _number: int, _frame: object) -> None:
+        """The signal of a probe: says whose code it has interrupted, if any is running."""
+        seq = self.current()
+        if seq >= 0 and not self.link.is_writing:
+            self.link.send(wire.Blocked(seq))
 
     def _load(self, message: wire.Load) -> bool:
         try:
             runtime: Runtime = Languages.of(message.entrypoint).make(self)
             ready = self._ready(runtime.load(message))
-            self._run, self._after = runtime.run, runtime.after
+            self._run, self._after, self._serve = runtime.run, runtime.after, runtime.serve
         except BaseException as error:
             self._reserve = b""
             self._outlet.close()
@@ -126,34 +149,76 @@ class Worker:
                 link.send(wire.Pong(call.nonce))
             elif type(call) is wire.Recall:
                 recalled.difference_update(call.seqs)  # all of them stood before it
+            elif type(call) is wire.Cancel and call.nonce:  # of a language without ``serve``: it is over
+                link.send(wire.Pong(call.nonce))
 
     def _answer(self, call: wire.Call) -> bytes:
         """The framed answer to one call. Whatever the hook does, there is one."""
         self.seq = seq = call.seq
-        self._outlet.open()
+        self._outlet.open(seq)
         begun_ns = time.thread_time_ns()  # not the process's: under RLIMIT_CPU the kernel reads that one by ticks
         try:
             value = self._run(call)
             body = self._encoded(seq, value, time.thread_time_ns() - begun_ns)
-        except NotAValue as error:
-            body = _encode(wire.BadOutput(seq, error.path[:200], text_of(error), time.thread_time_ns() - begun_ns))
-        except BadPayload as error:
-            body = _encode(wire.BadInput(seq, text_of(error)[:200], time.thread_time_ns() - begun_ns))
-        except Thrown as error:
-            if error.memory:
-                self._reserve = b""
-            body = _encode(thrown(seq, error, time.thread_time_ns() - begun_ns))
-        except sdk.InvalidOutput as error:
-            body = _encode(unsendable(seq, error, time.thread_time_ns() - begun_ns))
         except BaseException as error:
-            if issubclass(type(error), MemoryError):  # isinstance would ask the exception itself
-                self._reserve = b""
-            body = _encode(raised(seq, error, time.thread_time_ns() - begun_ns))
-        self._outlet.close()
+            body = self._failure(seq, error, time.thread_time_ns() - begun_ns)
+        self._outlet.close(seq)
         self.seq = -1
         if not self._reserve:
             self._refill()
         return frame(body)
+
+    def _failure(self, seq: int, error: BaseException, cpu_ns: int) -> bytes:
+        """The answer to a call whose hook, payload or value is not as it should be."""
+        kind = type(error)  # isinstance would ask the exception itself
+        if issubclass(kind, NotAValue):
+            path = error.path[:200]  # type: ignore[attr-defined]  # a NotAValue has it
+            return _encode(wire.BadOutput(seq, path, text_of(error), cpu_ns))
+        if issubclass(kind, BadPayload):
+            return _encode(wire.BadInput(seq, text_of(error)[:200], cpu_ns))
+        if issubclass(kind, Thrown):
+            if error.memory:  # type: ignore[attr-defined]  # Thrown has it
+                self._reserve = b""
+            return _encode(thrown(seq, error, cpu_ns))  # type: ignore[arg-type]  # it is a Thrown
+        if issubclass(kind, sdk.InvalidOutput):
+            return _encode(unsendable(seq, error, cpu_ns))  # type: ignore[arg-type]  # it is an InvalidOutput
+        if issubclass(kind, MemoryError):
+            self._reserve = b""
+        return _encode(raised(seq, error, cpu_ns))
+
+    # ------------------------------------------------------------------ several calls at once
+    def begin(self, call: wire.Call) -> bool:
+        """Counts the call as started. False if it is not to be run, and has been answered."""
+        link, seq = self.link, call.seq
+        os.write(self._marks, b"\x01")  # before the clock is read: what follows may count as started
+        if time.monotonic_ns() >= call.deadline_ns or seq in link.recalled:
+            link.recalled.discard(seq)
+            link.send(wire.Skipped(seq))
+            return False
+        self._outlet.open(seq)
+        return True
+
+    def answer(self, seq: int, value: Any, cpu_ns: int) -> None:
+        """Answers a call with what its hook returned."""
+        try:
+            body = self._encoded(seq, value, cpu_ns)
+        except BaseException as error:
+            body = self._failure(seq, error, cpu_ns)
+        self._over(seq, body)
+
+    def failed(self, seq: int, error: BaseException, cpu_ns: int) -> None:
+        """Answers a call with what its hook raised."""
+        self._over(seq, self._failure(seq, error, cpu_ns))
+
+    def ended(self, seq: int, cpu_ns: int) -> None:
+        """Answers a call that was cancelled."""
+        self._over(seq, _encode(wire.Ended(seq, cpu_ns)))
+
+    def _over(self, seq: int, body: bytes) -> None:
+        self._outlet.close(seq)
+        self.link.write(frame(body))
+        if not self._reserve:
+            self._refill()
 
     def _refill(self) -> None:
         try:

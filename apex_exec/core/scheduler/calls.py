@@ -14,6 +14,7 @@ from apex_exec.core.scheduler.generations import Generations
 from apex_exec.core.scheduler.invocation import Invocation, Refusal
 from apex_exec.core.scheduler.places import Places
 from apex_exec.core.scheduler.plugin_slot import PluginSlot
+from apex_exec.core.scheduler.shared import Sharing
 from apex_exec.core.scheduler.step import Step
 from apex_exec.core.scheduler.verdicts import Verdicts
 from apex_exec.core.scheduler.worker import AT_WORK, End, Worker
@@ -28,7 +29,7 @@ class Calls:
 
     def __init__(self, bounds: Bounds, timers: Timers, slots: dict[str, PluginSlot], verdicts: Verdicts,
                  admission: Admission, workers: Workers, places: Places, generations: Generations,
-                 feeding: Feeding) -> None:
+                 feeding: Feeding, *, sharing: Sharing) -> None:
         self._bounds = bounds
         self._timers = timers
         self._slots = slots
@@ -40,6 +41,7 @@ class Calls:
         self._places = places
         self._generations = generations
         self._feeding = feeding
+        self._sharing = sharing
 
     # ------------------------------------------------------------------ in
     def invoke(self, request: ev.InvokeRequested, step: Step) -> None:
@@ -56,7 +58,7 @@ class Calls:
             slot.breaker.probe = request.call
             step.actions.append(act.BreakerChanged(request.plugin, "half_open"))
         worker = slot.worker
-        if (worker is not None and worker.state == "ready" and not slot.queue.live
+        if (worker is not None and worker.state == "ready" and not worker.shared and not slot.queue.live
                 and len(worker.link) < self._bounds.limits.prefetch and worker.next_seq < worker.last_seq):
             self._workers.send(worker, call, step)
             if len(worker.link) == 1:
@@ -69,20 +71,24 @@ class Calls:
 
     # ------------------------------------------------------------------ out
     def answered(self, event: ev.WorkerAnswered, step: Step) -> None:
-        """The worker's answer to the oldest call on its link: its verdict, if nobody gave one before."""
+        """The worker's answer to the oldest call on its link, or to any if it is shared: the call's verdict, if nobody
+        gave one before."""
         worker = self._by_id.get(event.worker)
         if worker is None or (worker.end is not None and worker.end.reason == "violation"):
             return
-        link, now_ns, code = worker.link, step.now_ns, event.code
-        if not link or event.seq != worker.next_seq - len(link):
+        link, now_ns, code, shared = worker.link, step.now_ns, event.code, worker.shared
+        if not shared and (not link or event.seq != worker.next_seq - len(link)) or shared and event.seq not in link:
             self._workers.violated(worker, "an answer out of turn", step)
             return
-        call = link[0]
-        if code == "skipped" and now_ns < call.request.deadline_ns and call.recalled is None:
+        call = link[event.seq]
+        if code == "skipped" and now_ns < call.request.deadline_ns and call.recalled is None and not call.cancelled_ns:
             self._workers.violated(worker, "it skipped a call that had time left", step)  # what ran would be no usage
             return
-        link.popleft()
-        begun_ns = worker.answered_ns if worker.answered_ns > call.sent_ns else call.sent_ns
+        if code == "ended" and not call.cancelled_ns:
+            self._workers.violated(worker, "it ended a call that nobody had cancelled", step)
+            return
+        del link[event.seq]
+        begun_ns = worker.answered_ns if worker.answered_ns > call.sent_ns and not shared else call.sent_ns
         worker.answered_ns = now_ns
         if call.state == "linked":
             late_ns = now_ns - call.request.deadline_ns
@@ -95,15 +101,17 @@ class Calls:
         if state not in ("ready", "leaving"):
             return  # killed meanwhile: an answer that was complete before counts all the same
         slot = self._slots[worker.plugin]
+        if shared:
+            self._sharing.left(slot, worker, call, now_ns - begun_ns, step)
         if slot.worker is not worker:
             self._generations.canary_answered(slot, worker, call, code, step)
             return
-        if code != "skipped":
+        if code != "skipped" and code != "ended":
             slot.ran(call.request.hook, now_ns - begun_ns)
         breaker = slot.breaker
         if breaker.consecutive or breaker.probe != NO_CALL or slot.users.known:
             self._went_well(slot, worker, call, code, step)
-        if link:
+        if link and not shared:
             self._workers.occupy(worker, now_ns)
         if slot.queue.live or state == "leaving":
             self._feeding.feed(slot, step)
@@ -120,6 +128,8 @@ class Calls:
     def _went_well(self, slot: PluginSlot, worker: Worker, call: Invocation, code: str, step: Step) -> None:
         """The worker has answered, which may close the breaker. A skip shows nothing of the hook."""
         if code == "skipped":
+            if slot.breaker.probe == call.request.call:
+                slot.breaker.probe = NO_CALL  # it was cancelled before it began
             return
         slot.users.succeeded(call.request.user_id, call.request.hook, step.now_ns)
         if slot.breaker.succeeded(step.now_ns - worker.born_ns):
@@ -136,7 +146,8 @@ class Calls:
 
     # ------------------------------------------------------------------ on its way
     def cancel(self, event: ev.CancelRequested, step: Step) -> None:
-        """Answers the caller now. The worker hears nothing of it, so it may still begin the call, or go on with it."""
+        """Answers the caller now. The worker hears nothing of it, so it may still begin the call, or go on with it. A
+        shared worker is told to end it."""
         call = self._open.get(event.call)
         if call is None:
             return
@@ -145,7 +156,11 @@ class Calls:
             self._verdicts.ran(call, "CANCELLED", CANCELLED, step)
             call.move("cancelled")
             for worker in (slot.worker, slot.successor) if slot is not None else ():
-                if worker is not None and worker.state in AT_WORK and worker.link and worker.link[0] is call:
+                if worker is None or worker.state not in AT_WORK or call.worker != worker.id:
+                    continue
+                if worker.shared:
+                    self._sharing.end(worker, call, step)
+                elif worker.oldest() is call:
                     self._workers.hurry(worker, step.now_ns)
             return
         self._take_from_queue(call)
@@ -159,11 +174,13 @@ class Calls:
         if worker is None or slot is None:
             return
         worker.started = max(worker.started, event.count)
-        oldest_seq = worker.next_seq - len(worker.link)
+        oldest_seq = worker.oldest_seq()
         if worker.started <= worker.doubted_seq == oldest_seq and worker.state in AT_WORK:
             self._workers.kill(worker, End("overrun", message="its code went on after its call was answered"), step)
             return  # what stands on the link has not begun, and goes to the next worker
-        if slot.worker is worker:
+        if worker.shared and worker.state in AT_WORK:
+            self._sharing.counted(worker, step)
+        elif slot.worker is worker:
             self._feeding.expire_on_link(worker, step, counted=True)
         self._feeding.recall(slot, worker, step)
 

@@ -42,6 +42,9 @@ class Feeding:
         if worker is None or worker.state != "ready":
             self.tend(slot, step)
             return
+        if worker.shared:
+            self._feed_shared(slot, worker, step)
+            return
         queue, link, prefetch = slot.queue, worker.link, self._bounds.limits.prefetch
         expired = 0
         while queue.live and len(link) < prefetch:
@@ -60,6 +63,28 @@ class Feeding:
                 expired += 1
                 if expired == EXPIRED_AT_ONCE:
                     self._timers.arm(slot, step.now_ns + 1)  # which goes on, and feeds
+                    return
+                continue
+            call.cold = call.arrived_ns < worker.ready_ns
+            self._workers.send(worker, call, step)
+
+    def _feed_shared(self, slot: PluginSlot, worker: Worker, step: Step) -> None:
+        """Moves calls to the link of a worker that runs several at once: as many as the plugin may run, of users whose
+        turn it is (``UserQueue``). A call begins as it arrives there, so nothing waits on the link."""
+        queue, link, places = slot.queue, worker.link, slot.spec.limits.concurrency
+        expired = 0
+        while len(link) < places and queue.live and (call := queue.next_of(worker.users, places)) is not None:
+            if worker.next_seq >= worker.last_seq:
+                worker.last_seq = worker.next_seq + places
+                if self.retire(slot, worker, "recycled", step):
+                    return
+            queue.take(call)
+            passed = call.request.deadline_ns <= step.now_ns
+            if passed or slot.comes_too_late(call, 0, step.now_ns):
+                self._verdicts.never_ran(call, PASSED if passed else TOO_LATE_NOW, step)
+                expired += 1
+                if expired == EXPIRED_AT_ONCE:
+                    self._timers.arm(slot, step.now_ns + 1)
                     return
                 continue
             call.cold = call.arrived_ns < worker.ready_ns
@@ -136,11 +161,14 @@ class Feeding:
         after its deadline (``counted``) says that it never will; one that was started is given the time for its reply.
         """
         killed = worker.end if worker.state == "killed" else None  # its end says more, but a caller waits no longer
+        if worker.shared and worker.state in AT_WORK:
+            return False  # ``Sharing`` looks after each of them
         unsure = False
-        for seq, call in enumerate(worker.link, worker.next_seq - len(worker.link)):
+        oldest_seq = worker.oldest_seq()
+        for seq, call in worker.link.items():
             deadline_ns = call.request.deadline_ns
             if call.state != "linked" or deadline_ns > step.now_ns or (
-                    call is worker.link[0] and killed is None):
+                    seq == oldest_seq and killed is None):
                 continue
             if seq >= worker.started:
                 unsure = True
@@ -155,8 +183,8 @@ class Feeding:
     def await_deadlines(self, slot: PluginSlot, now_ns: int) -> None:
         """Arms the plugin's timer for what waits; the oldest call on a link is the worker's timer's."""
         due_ns = max(slot.queue.next_deadline_ns(), now_ns + 1)  # what has expired and is left: the next step's
-        if slot.worker is not None:
-            for call in slot.worker.link:
+        if slot.worker is not None and not (slot.worker.shared and slot.worker.state in AT_WORK):
+            for call in slot.worker.link.values():
                 if call.state == "linked":
                     deadline_ns = call.request.deadline_ns
                     if deadline_ns <= now_ns:
@@ -203,6 +231,6 @@ class Feeding:
     def _to_recall(self, worker: Worker, spec: PluginSpec) -> list[tuple[int, Invocation, Refusal]]:
         if worker.state not in AT_WORK:
             return []
-        return [(seq, call, refusal) for seq, call in enumerate(worker.link, worker.next_seq - len(worker.link))
+        return [(seq, call, refusal) for seq, call in worker.link.items()
                 if seq >= worker.started and call.recalled is None
                 and (refusal := self._admission.may_not_begin(call.request, spec)) is not None]

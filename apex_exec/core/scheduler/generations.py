@@ -18,6 +18,8 @@ from apex_exec.core.scheduler.verdicts import Verdicts
 from apex_exec.core.scheduler.worker import AT_WORK, End, Worker, generation
 from apex_exec.core.scheduler.workers import Workers
 
+_CANARY_CODES = {"skipped": "DEADLINE_EXCEEDED", "ended": "TIMEOUT"}
+
 
 class Generations:
     """Successors: started, judged, adopted, given up."""
@@ -123,7 +125,7 @@ class Generations:
     def canary_answered(self, slot: PluginSlot, worker: Worker, canary: Invocation, code: str, step: Step) -> None:
         """The canary is through. A failure gives the generation up."""
         worker.canary = None
-        code = "CANCELLED" if canary.state == "cancelled" else "DEADLINE_EXCEEDED" if code == "skipped" else code
+        code = "CANCELLED" if canary.state == "cancelled" else _CANARY_CODES.get(code, code)
         self.judge(slot, worker, code, "the canary failed" if code else "", step)
         if code:
             self.drop_successor(slot, "its canary failed", step)

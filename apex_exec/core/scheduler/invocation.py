@@ -41,7 +41,8 @@ LINKS_MAX = 2
 class Invocation(Struct, gc=False, eq=False):
     """``links`` counts the links that it was put on, and ``worker`` is the latest of them. ``cold`` says that its
     worker was not ready when it arrived. ``recalled`` is what it is answered with if its worker skips it, as it was
-    asked to."""
+    asked to. ``seq`` is its number on the latest link. On the link of a shared worker, ``cancelled_ns`` is
+    when the worker was told to end it, and ``ends_ns`` by when it must have done so; 0 if there is no such time."""
 
     request: InvokeRequested
     arrived_ns: int
@@ -51,6 +52,9 @@ class Invocation(Struct, gc=False, eq=False):
     cold: bool = False
     worker: int = 0
     recalled: Refusal | None = None
+    seq: int = 0
+    cancelled_ns: int = 0
+    ends_ns: int = 0
 
     def move(self, state: CallState) -> None:
         """Enters ``state``. Raises SupervisorBug and changes nothing if the table has no such move."""

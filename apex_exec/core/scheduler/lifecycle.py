@@ -21,6 +21,8 @@ from apex_exec.core.scheduler.watch import EVIDENCE
 from apex_exec.core.scheduler.worker import End, Worker
 from apex_exec.core.scheduler.workers import Workers
 
+BY_A_CALL = ("deadline", "cancelled", "memory", "cpu")
+"""Reasons for which a worker is killed because of what one of its calls did."""
 NO_PROCESS = "the system gave no process for a worker"
 
 
@@ -121,8 +123,8 @@ class Lifecycle:
 
     def _charge(self, slot: PluginSlot, worker: Worker, event: ev.WorkerGone, reason: str, step: Step) -> None:
         """Counts an abnormal end for the plugin, and for the user by whose call the worker ended."""
-        answered = worker.next_seq - len(worker.link)
-        request = worker.link[0].request if worker.link and event.started > answered else None
+        blamed = _culprit(worker, event.started)
+        request = blamed.request if blamed is not None else None
         culprit = "" if request is None or request.own or reason == "violation" else request.user_id
         if culprit and request is not None and slot.users.ended(culprit, request.hook, step.now_ns,
                                                                 probed=slot.breaker.probe != NO_CALL):
@@ -140,6 +142,7 @@ class Lifecycle:
         """Puts what may begin of ``again`` at the head of the queue, and judges a successor that has ended."""
         if slot.breaker.probe not in self._verdicts.open:
             slot.breaker.probe = NO_CALL
+        slot.queue.released_all()
         for call in reversed(again):
             refusal = (self._admission.may_not_begin(call.request, slot.spec)
                        or self._admission.user_paused(slot, call.request, step.now_ns))
@@ -157,15 +160,14 @@ class Lifecycle:
                      step: Step) -> list[Invocation]:
         """Verdicts for what a dead worker had on its link; returns, in order, what may run on the next one."""
         again: list[Invocation] = []
-        answered = worker.next_seq - len(worker.link)
-        begun = min(event.started - answered, len(worker.link))
         details: dict[str, object] = dict(event.details)
-        for index, call in enumerate(worker.link):
+        culprit = _culprit(worker, event.started)
+        for seq, call in worker.link.items():
             if call.state not in WITHOUT_VERDICT:
                 continue
-            if index < begun:
-                code, message = _verdict_of_begun(worker, event, index)
-                self._verdicts.ran(call, code, message, step, details=details)
+            if seq < event.started:
+                code, message, more = _verdict_of_begun(worker, event, call, culprit)
+                self._verdicts.ran(call, code, message, step, details={**details, **more} if more else details)
             elif slot is None or call.links >= LINKS_MAX or call is worker.canary:
                 self._verdicts.never_ran(
                     call, ("WORKER_CRASHED", "the worker died before this call began", details), step)
@@ -181,11 +183,29 @@ def _blame(worker: Worker, code: str, message: str) -> tuple[str, str]:
     return worker.end.code or code, worker.end.message or message
 
 
-def _verdict_of_begun(worker: Worker, event: ev.WorkerGone, index: int) -> tuple[str, str]:
-    """Code and message for a call that a dead worker had begun, the ``index``-th on its link. Of an end that nobody
-    commanded the evidence concerns the oldest; a kill was for one call, which has its verdict, unless the worker broke
-    the protocol: then nothing that it says of any call is believed."""
+def _culprit(worker: Worker, started: int) -> Invocation | None:
+    """The call by which a dead worker ended, if that is known: the one that it was killed for, the oldest of those
+    that it ran one after the other, the only one that had begun."""
+    if worker.blamed is not None:
+        return worker.blamed
+    begun = [call for seq, call in worker.link.items() if seq < started]
+    return begun[0] if begun and (not worker.shared or len(begun) == 1) else None
+
+
+def _verdict_of_begun(worker: Worker, event: ev.WorkerGone, call: Invocation, culprit: Invocation | None) -> tuple[
+        str, str, dict[str, object]]:
+    """Code, message and further details for ``call``, which a dead worker had begun. The evidence of an end that nobody
+    commanded concerns the culprit, or each call if none is known. A kill was for one call, which has its verdict,
+    unless the worker broke the protocol (then nothing that it says of any call is believed) or is shared (then one
+    call spends what all of them have)."""
     end = worker.end
+    if end is not None and end.code == "WORKER_VIOLATION":
+        return end.code, end.message, {}
+    is_others = worker.shared and culprit is not None and call is not culprit and (
+        end is None or end.reason in BY_A_CALL)
+    more: dict[str, object] = {"bystander": True} if is_others else {}
     if end is None:
-        return event.code if index == 0 else "WORKER_CRASHED", event.message
-    return end.code if end.code == "WORKER_VIOLATION" else "WORKER_CRASHED", end.message or event.message
+        told = not is_others and (call is culprit or worker.shared)
+        return event.code if told else "WORKER_CRASHED", event.message, more
+    code = end.code if worker.shared and end.reason in BY_A_CALL and not is_others else ""
+    return code or "WORKER_CRASHED", end.message or event.message, more

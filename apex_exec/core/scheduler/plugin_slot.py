@@ -22,8 +22,8 @@ from apex_exec.core.deadline import Timed
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.scheduler.breaker import Breaker, BreakerPolicy
 from apex_exec.core.scheduler.invocation import Invocation
-from apex_exec.core.scheduler.queue import CallQueue
 from apex_exec.core.scheduler.user_breakers import UserBreakers
+from apex_exec.core.scheduler.user_queue import UserQueue
 from apex_exec.core.scheduler.worker import Worker, WorkerState
 
 RUNS_KEPT = 8
@@ -46,12 +46,17 @@ class PluginSlot(Timed):
 
     def __init__(self, spec: PluginSpec, policy: BreakerPolicy) -> None:
         super().__init__()
-        self.spec = spec
         self.renew_breakers(policy)
-        self.queue = CallQueue()
+        self.queue: UserQueue = UserQueue()
+        self.serve(spec)
         self.worker: Worker | None = None
         self.successor: Worker | None = None
         self._latest: dict[str, deque[int]] = {}  # hook → how long its latest calls ran
+
+    def serve(self, spec: PluginSpec) -> None:
+        """``spec`` is in force from now on."""
+        self.spec = spec
+        self.queue.arrange(is_shared=spec.limits.concurrency > 1, one_each=spec.ordering == "user")
 
     def renew_breakers(self, policy: BreakerPolicy) -> None:
         """Forgets every end of a worker: there was none, or another code ran."""

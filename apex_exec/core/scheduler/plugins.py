@@ -47,7 +47,7 @@ class Plugins:
         if spec.digest != slot.spec.digest:  # other code: what the old one did says nothing of it
             slot.renew_breakers(self._bounds.breaker)
             slot.forget_runs()
-        slot.spec = spec
+        slot.serve(spec)
         if spec.state != "enabled":
             self._end(slot, spec.reason or "the plugin was disabled", step)
             return
@@ -73,7 +73,7 @@ class Plugins:
         self._verdicts.flush(slot, ("PLUGIN_DISABLED", message, {}), step)
         self._generations.drop_successor(slot, message, step)
         for worker in self._workers.of(slot.spec.id):
-            for call in worker.link:  # any of them may begin before the kill arrives
+            for call in worker.link.values():  # any of them may begin before the kill arrives
                 self._verdicts.ran(call, "PLUGIN_DISABLED", message, step)
             self._workers.kill(worker, End("drained", message=message), step)
             if worker.end is not None:  # one that was killed before is not charged any more either

@@ -68,6 +68,7 @@ from apex_exec.core.scheduler.lifecycle import Lifecycle
 from apex_exec.core.scheduler.places import Places
 from apex_exec.core.scheduler.plugin_slot import PluginSlot
 from apex_exec.core.scheduler.plugins import Plugins
+from apex_exec.core.scheduler.shared import Sharing
 from apex_exec.core.scheduler.step import Step
 from apex_exec.core.scheduler.subscribers import Subscribers
 from apex_exec.core.scheduler.verdicts import Verdicts
@@ -98,12 +99,13 @@ class Pool:
         places = self.places = Places(bounds, timers, slots, workers)
         generations = Generations(slots, verdicts, admission, workers, places)
         feeding = self._feeding = Feeding(bounds, timers, verdicts, admission, workers, places, generations)
+        sharing = Sharing(slots, verdicts, workers)
         calls = self._calls = Calls(
-            bounds, timers, slots, verdicts, admission, workers, places, generations, feeding)
+            bounds, timers, slots, verdicts, admission, workers, places, generations, feeding, sharing=sharing)
         self._subscribers = Subscribers()
         plugins = Plugins(
             bounds, timers, slots, verdicts, workers, places, generations, feeding, self._subscribers)
-        watch = self._watch = Watch(bounds, slots, verdicts, workers, generations, feeding)
+        watch = self._watch = Watch(bounds, slots, verdicts, workers, generations, feeding, sharing)
         life = Lifecycle(random, slots, verdicts, admission, workers, places, generations, feeding)
         self._handlers: dict[type[Any], Callable[[Any, Step], None]] = {
             ev.InvokeRequested: calls.invoke, ev.WorkerAnswered: calls.answered, ev.CancelRequested: calls.cancel,
@@ -116,7 +118,7 @@ class Pool:
             ev.ZygoteLost: life.zygote_lost, ev.ZygoteUp: life.zygote_is_up,
             ev.WorkerSampled: watch.sampled, ev.WorkerThrottled: watch.throttled, ev.LimitExceeded: watch.exceeded,
             ev.WorkerRanOn: watch.ran_on, ev.WorkerHesitates: watch.hesitates, ev.WorkerViolated: watch.violated,
-            ev.WorkerPonged: watch.ponged,
+            ev.WorkerPonged: watch.ponged, ev.WorkerBlocked: watch.blocked,
             ev.Tick: self._tick, ev.Reconfigured: self._reconfigure,
         }
 
@@ -215,7 +217,20 @@ class Pool:
         known = self.workers.by_id.get(worker)
         if known is None or not known.link:
             return None
-        return known.next_seq - len(known.link), known.link[0].request
+        return known.oldest_seq(), known.oldest().request
+
+    def on_link(self, worker: int, seq: int) -> tuple[str, ev.InvokeRequested | None]:
+        """How call ``seq`` of the worker stands: ``open``, with its request, if the worker may be running it; ``over``
+        if it was answered; ``never`` if it was not sent, or waits behind the only call that a worker runs."""
+        known = self.workers.by_id.get(worker)
+        if known is None:
+            return "never", None
+        call = known.link.get(seq)
+        if call is None:
+            return ("over" if 0 <= seq < known.next_seq else "never"), None
+        if not known.shared and seq != known.oldest_seq():
+            return "never", None
+        return "open", call.request
 
     def resting(self, worker: int) -> int | None:
         """How many calls the worker was sent in all, if it has answered each of them; None if it has not."""

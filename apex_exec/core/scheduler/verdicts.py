@@ -60,8 +60,9 @@ class Verdicts:
 
     def flush(self, slot: PluginSlot, refusal: Refusal, step: Step) -> None:
         """Answers everything that waits in the plugin's queue."""
-        while slot.queue:
-            self.never_ran(slot.queue.pop(), refusal, step)
+        for call in slot.queue.waiting():
+            slot.queue.forget(call)
+            self.never_ran(call, refusal, step)
 
 
 def _never_ran(request: InvokeRequested, refusal: Refusal, *, queue_ns: int, cold: bool) -> act.Verdict:

@@ -10,6 +10,7 @@ from apex_exec.core.scheduler.bounds import Bounds
 from apex_exec.core.scheduler.feeding import Feeding
 from apex_exec.core.scheduler.generations import Generations
 from apex_exec.core.scheduler.plugin_slot import PluginSlot
+from apex_exec.core.scheduler.shared import PROBES_FROM, Sharing
 from apex_exec.core.scheduler.step import Step
 from apex_exec.core.scheduler.verdicts import Verdicts
 from apex_exec.core.scheduler.worker import AT_WORK, End, Worker
@@ -23,13 +24,14 @@ class Watch:
     """Handles the workers' timers and what is observed of them."""
 
     def __init__(self, bounds: Bounds, slots: dict[str, PluginSlot], verdicts: Verdicts, workers: Workers,
-                 generations: Generations, feeding: Feeding) -> None:
+                 generations: Generations, feeding: Feeding, sharing: Sharing) -> None:
         self._bounds = bounds
         self._slots = slots
         self._verdicts = verdicts
         self._workers = workers
         self._generations = generations
         self._feeding = feeding
+        self._sharing = sharing
 
     # ------------------------------------------------------------------ what is observed
     def sampled(self, event: ev.WorkerSampled, step: Step) -> None:
@@ -47,6 +49,10 @@ class Watch:
         if worker is None or worker.throttled == event.throttled:
             return
         worker.throttled = event.throttled
+        if event.throttled:
+            worker.throttled_ns = step.now_ns
+        elif worker.shared:
+            self._sharing.goes_on(worker, step.now_ns - worker.throttled_ns, step)
         if worker.ping_due_ns and not event.throttled:
             worker.ping_due_ns = step.now_ns + self._bounds.limits.ping_grace_ns
         self._workers.rearm(worker, step.now_ns)
@@ -67,11 +73,17 @@ class Watch:
         if worker is not None and worker.state in AT_WORK and not worker.link:
             self._workers.kill(worker, End("overrun", message="its code went on after its call was answered"), step)
 
+    def blocked(self, event: ev.WorkerBlocked, step: Step) -> None:
+        """The worker says what it was running when it was probed."""
+        worker = self._workers.by_id.get(event.worker)
+        if worker is not None and worker.state in AT_WORK:
+            self._sharing.blocked(worker, event.seq)
+
     def hesitates(self, event: ev.WorkerHesitates, step: Step) -> None:
         """Has the worker's started calls counted; ``Calls.started`` decides by the count."""
         worker = self._workers.by_id.get(event.worker)
         if worker is not None and worker.state in AT_WORK and worker.link:
-            worker.doubted_seq = worker.next_seq - len(worker.link)
+            worker.doubted_seq = worker.oldest_seq()
             step.actions.append(act.CountStarted(worker.id))
 
     def violated(self, event: ev.WorkerViolated, step: Step) -> None:
@@ -85,6 +97,9 @@ class Watch:
         worker = self._workers.by_id.get(event.worker)
         if worker is None or worker.state == "killed":
             return
+        if event.nonce >= PROBES_FROM:
+            self._sharing.answered_probe(worker, event.nonce, step)
+            return
         if not worker.ping_due_ns or event.nonce != worker.pings:
             self._workers.violated(worker, "a pong that nobody asked for", step)
             return
@@ -94,7 +109,10 @@ class Watch:
     # ------------------------------------------------------------------ time
     def due(self, worker: Worker, step: Step) -> None:
         """The worker's timer: does what is due about it, and nothing if it was woken early."""
-        if step.now_ns >= worker.due_ns and (worker.link or worker.state not in AT_WORK):
+        if worker.shared and worker.link and worker.state in AT_WORK:
+            if not self._sharing.due(worker, step):
+                self._upkeep(worker, step)
+        elif step.now_ns >= worker.due_ns and (worker.link or worker.state not in AT_WORK):
             self._overdue(worker, step)
         elif worker.state in AT_WORK:
             self._upkeep(worker, step)
@@ -115,11 +133,11 @@ class Watch:
             worker.due_ns = now_ns + STALL_GRACE_NS
         elif state == "starting":
             self._boot_failed(worker, "the worker was not ready in time (pool.boot_seconds)", step, worker.due_ns)
-        elif worker.link[0].state == "cancelled":
+        elif worker.oldest().state == "cancelled":
             self._workers.kill(worker, End("cancelled", "CANCELLED", "its worker was killed for a cancelled call"),
                                step, worker.due_ns)
         else:
-            slot, oldest = self._slots[worker.plugin], worker.link[0]
+            slot, oldest = self._slots[worker.plugin], worker.oldest()
             if slot.worker is worker:
                 slot.ran(oldest.request.hook, now_ns - max(oldest.sent_ns, worker.answered_ns))
             self._workers.kill(worker, End("deadline", "TIMEOUT",

@@ -22,12 +22,15 @@ Most workers are ``serving`` from the start: they are, or will be, their plugin'
 A move that a table does not have raises SupervisorBug with the worker's story. Two facts are not states, since they
 come and go in any of them: ``throttled`` (the governor has stopped the process) and ``had_grace`` (it was given time
 for what is due now, because the supervisor itself had stood still).
+
+A worker is ``shared`` if its plugin may run several calls at once (``shared.py``); otherwise it runs one after the
+other.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
@@ -63,18 +66,31 @@ class End(Struct, frozen=True, gc=False):
     message: str = ""
 
 
-def generation(spec: PluginSpec) -> tuple[str, int]:
-    """What a worker is bound to for life: the content it loaded and the memory bound it was given."""
-    return spec.digest, spec.limits.memory_mb
+class Probe(NamedTuple):
+    """A probe that is out: when it was sent, and when the worker must have answered it; 0 if it costs nobody
+    anything."""
+
+    sent_ns: int
+    due_ns: int
+
+
+Generation = tuple[str, int, bool]
+
+
+def generation(spec: PluginSpec) -> Generation:
+    """What a worker is bound to for life: the content it loaded, the memory bound it was given, and whether it runs
+    several calls at once. How many it is sent can change at any time."""
+    return spec.digest, spec.limits.memory_mb, spec.limits.concurrency > 1
 
 
 class Worker(Timed):
-    """The pool's view of one worker. ``next_seq - len(link)`` is the seq of the oldest unanswered call."""
+    """The pool's view of one worker. ``link`` has its unanswered calls by their numbers, the oldest first."""
 
     __slots__ = (
-        "age_due_ns", "answered_ns", "baseline_bytes", "born_ns", "canary", "doubted_seq", "due_ns", "end",
+        "age_due_ns", "answered_ns", "baseline_bytes", "blamed", "born_ns", "canary", "doubted_seq", "due_ns", "end",
         "generation", "had_grace", "id", "last_seq", "leaves_for", "link", "next_seq", "ping_due_ns", "pings",
-        "plugin", "ponged_ns", "ready_ns", "role", "spec", "started", "state", "throttled", "used_ns")
+        "plugin", "ponged_ns", "probed_ns", "probes", "probing", "ready_ns", "role", "shared", "spec",
+        "started", "state", "throttled", "throttled_ns", "used_ns", "users")
 
     def __init__(self, worker: int, spec: PluginSpec, now_ns: int, boot_due_ns: int) -> None:
         super().__init__()
@@ -84,7 +100,13 @@ class Worker(Timed):
         self.generation = generation(spec)
         self.state: WorkerState = "starting"
         self.role: Role = "serving"
-        self.link: deque[Invocation] = deque()
+        self.link: dict[int, Invocation] = {}
+        self.shared = self.generation[2]
+        self.users: dict[str, int] = {}  # of a shared worker: unanswered calls of each user
+        self.probes = 0  # of a shared worker: how often it was probed
+        self.probing: deque[Probe] = deque()  # those that it has not answered, in order
+        self.probed_ns = 0  # when the latest probe was sent that it has answered
+        self.blamed: Invocation | None = None  # the call for which it ends, or would if the probe were not answered
         self.next_seq = 0
         self.started = 0  # calls that it has started in all, by the latest count
         self.last_seq = SEQ_NEVER  # calls that it may be sent before it is recycled
@@ -100,6 +122,7 @@ class Worker(Timed):
         self.ponged_ns = 0  # when it last answered one
         self.doubted_seq = -1  # the call that it hesitates to begin, as the governor said last
         self.throttled = False
+        self.throttled_ns = 0  # since when
         self.baseline_bytes = 0
         self.leaves_for = ""  # an exit reason, from the moment at which it got no more calls
         self.end: End | None = None
@@ -116,6 +139,18 @@ class Worker(Timed):
         if role not in ROLES[self.role]:
             raise SupervisorBug(f"{self.story()} cannot become {role}")
         self.role = role
+
+    def probe_due_ns(self) -> int:
+        """When the worker must have answered a probe; 0 if there is no such time."""
+        return next((probe.due_ns for probe in self.probing if probe.due_ns), 0)
+
+    def oldest(self) -> Invocation:
+        """The oldest unanswered call; the link must not be empty."""
+        return next(iter(self.link.values()))
+
+    def oldest_seq(self) -> int:
+        """The number of the oldest unanswered call; of the next one if there is none."""
+        return next(iter(self.link), self.next_seq)
 
     def story(self) -> str:
         """One line on where this worker stands and how it got there."""

@@ -62,15 +62,34 @@ class Workers:
         call.sent_ns = now_ns
         worker.used_ns = now_ns
         link = worker.link
-        link.append(call)
-        step.actions.append(act.SendCall(worker.id, worker.next_seq, call.request))
-        worker.next_seq += 1
-        if len(link) == 1:
+        call.seq = seq = worker.next_seq
+        link[seq] = call
+        step.actions.append(act.SendCall(worker.id, seq, call.request))
+        worker.next_seq = seq + 1
+        if worker.shared:
+            self._share(worker, call, now_ns)
+        elif len(link) == 1:
             self.occupy(worker, now_ns)
+
+    def _share(self, worker: Worker, call: Invocation, now_ns: int) -> None:
+        """The call runs beside the others: it has a place, and is looked at when its deadline passes."""
+        user_id = call.request.user_id
+        worker.users[user_id] = worker.users.get(user_id, 0) + 1
+        call.cancelled_ns = call.ends_ns = 0
+        self.look_at(worker, call.request.deadline_ns, now_ns, is_only=len(worker.link) == 1)
+
+    def look_at(self, worker: Worker, due_ns: int, now_ns: int, *, is_only: bool = False) -> None:
+        """Has a shared worker looked at by ``due_ns``; ``is_only``: nothing else of it is due."""
+        due_ns = max(due_ns, now_ns + 1)
+        if is_only or due_ns < worker.due_ns:
+            worker.due_ns = due_ns
+            worker.had_grace = False
+        if due_ns < worker.armed_ns:
+            self._timers.arm(worker, due_ns)
 
     def occupy(self, worker: Worker, now_ns: int) -> None:
         """Sets how long the oldest unanswered call may keep the worker."""
-        oldest = worker.link[0]
+        oldest = worker.oldest()
         due_ns = oldest.request.deadline_ns
         if due_ns <= now_ns:
             due_ns = now_ns + SKIP_GRACE_NS
@@ -108,8 +127,8 @@ class Workers:
         """SIGKILL; does nothing if it was sent already. ``due_ns`` is when the kill was due.
 
         If ``end`` has a code, the oldest call has its verdict now: it has begun as far as anyone can know. The calls
-        behind it, and all of them if there is no code, are decided by the count of started calls that comes with the
-        worker's end."""
+        behind it, all of them if there is no code, and all of a shared worker are decided by the count of started calls
+        that comes with the worker's end."""
         if worker.state == "killed":
             return
         now_ns = step.now_ns
@@ -120,8 +139,8 @@ class Workers:
         self.rearm(worker, now_ns)
         if worker.canary is not None and worker.canary.state == "queued":
             self._verdicts.never_ran(worker.canary, (end.code or "WORKER_CRASHED", end.message, {}), step)
-        if end.code and worker.link:
-            oldest = worker.link[0]
+        if end.code and worker.link and not worker.shared:
+            oldest = worker.oldest()
             self._verdicts.ran(oldest, end.code, end.message, step, max(oldest.sent_ns, worker.answered_ns))
 
     def violated(self, worker: Worker, how: str, step: Step) -> None:

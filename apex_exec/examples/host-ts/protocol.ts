@@ -87,6 +87,7 @@ export interface Welcome {
     memoryMb: number;
     cpuPercent: number;
     networkPerMinute: number;
+    concurrency: number;
     // </limits>
     maxMessageBytes: number;
   };

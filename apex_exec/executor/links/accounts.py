@@ -72,9 +72,11 @@ class Accounts:
         """Returns the CPU time (ns) that the worker has used since this was last asked, by the kernel's count. Costs
         0.4 µs.
 
-        The figure is ``run_ns`` at most, how long the call ran: one thread uses no more. What is above that was used
-        without a call. A little of it comes from comparing two clocks and is left to the next call's figure; more of it
-        is reported as uncalled. A killed worker has a figure until the zygote has reaped it; afterwards it is 0.
+        If calls run at once, what all of them have used since is the figure of the one that is answered next: the
+        figures' sum is exact, and each alone is not. The figure is ``run_ns`` at most, how long the call ran: one
+        thread uses no more. What is above that was used without a call. A little of it comes from comparing two clocks
+        and is left to the next call's figure; more of it is reported as uncalled. A killed worker has a figure until
+        the zygote has reaped it; afterwards it is 0.
         """
         try:
             total_ns = time.clock_gettime_ns(~link.pid << 3 | CPUCLOCK_SCHED)
@@ -83,7 +85,7 @@ class Accounts:
         spent_ns, link.cpu_ns = total_ns - link.cpu_ns, total_ns
         if spent_ns <= run_ns:
             return spent_ns
-        if spent_ns - run_ns < UNCALLED_NS:
+        if spent_ns - run_ns < UNCALLED_NS or (link.shared and link.owed):  # other calls ran meanwhile
             link.cpu_ns -= spent_ns - run_ns
         else:
             self._neighbours.on_uncalled(link.spec.id, link.user_id, spent_ns - run_ns)

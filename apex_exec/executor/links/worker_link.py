@@ -64,6 +64,8 @@ class WorkerLink:
         self.lines = 0  # of output since the last answer
         self.strays = 0  # API calls in the name of an earlier call since the last answer
         self.user_id = ""  # of the latest call
+        self.shared = False  # it runs several calls at once
+        self.interrupts = 0  # signals of probes that it has not answered
         # CPU time
         self.cpu_ns = 0  # of the process, when it was last read
         self.spent_ns = 0  # that the loop spent on this link since that was last exported
@@ -151,6 +153,17 @@ class WorkerLink:
             self.overmarked = True
             self.marks_seen = self.sent
         return self.marks_seen
+
+    def has_begun(self, seq: int) -> bool:
+        """Whether the worker has marked call ``seq`` as begun; reads the marks if that is not known yet."""
+        return seq < self.marks_seen or seq < self.drain_marks()
+
+    def interrupt(self) -> None:
+        """Sends the signal of a probe. A worker that is dead does not mind."""
+        if self.pidfd >= 0 and not self.closed:
+            with contextlib.suppress(OSError):
+                signal.pidfd_send_signal(self.pidfd, inner.PROBE_SIGNAL)
+                self.interrupts += 1
 
     def kill(self) -> OSError | None:
         """Sends SIGKILL now, or as soon as the pidfd is known. Returns the kernel's answer if it refuses."""

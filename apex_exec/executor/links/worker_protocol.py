@@ -31,12 +31,14 @@ if TYPE_CHECKING:
 DECLARED_MAX = 100
 """How many hooks, and permissions, a plugin's code may declare: as many as its manifest may name."""
 DECLARED_CHARACTERS_MAX = 200
+NOT_SHARED = "a worker that runs one call after the other says what only one that runs several may"
 DECLARES_TOO_MUCH = "it declares more than any plugin has"
 LINES_PER_CALL_MAX = 1000
 """Lines of output from one call. An honest worker stops at 200, so more is a violation."""
 FRAME = "\n    at "
 """A line of output that holds this has a stack of JavaScript in it, whose places are looked up in the source map."""
-CODES: Mapping[type, str] = {inner.Reply: "", inner.BadOutput: "INVALID_OUTPUT", inner.Skipped: "skipped"}
+CODES: Mapping[type, str] = {inner.Reply: "", inner.BadOutput: "INVALID_OUTPUT", inner.Skipped: "skipped",
+                                   inner.Ended: "ended"}
 """Answers whose type alone says what came of the call."""
 
 decode: Callable[[bytes], Any] = msgspec.msgpack.Decoder(inner.FromWorker).decode
@@ -55,7 +57,8 @@ class WorkerProtocol:
         self.of_pool = Handlers({
             **self.of_others, inner.Reply: self._answered, inner.Raised: self._answered,
             inner.BadOutput: self._answered, inner.BadInput: self._answered, inner.Skipped: self._answered,
-            inner.ApiCall: self._api_call, inner.Pong: self._pong})
+            inner.Ended: self._ended, inner.ApiCall: self._api_call, inner.Pong: self._pong,
+            inner.Blocked: self._blocked})
         self._neighbours = neighbours
         self._step = neighbours.step
         self._busy = busy
@@ -77,11 +80,25 @@ class WorkerProtocol:
         if link.owed < 1:
             self._busy.discard(link)
         link.lines = link.strays = 0
+        seq = message.seq
+        if link.shared and not link.has_begun(seq):
+            raise ZmtpError("an answer to a call that it has not begun")
         link.ordinary_ns += ORDINARY_NS
         code = CODES.get(type(message))
         if code is None:
             code = self._code_of(link.worker, message)
-        self._step(ev.WorkerAnswered(link.worker, message.seq, code, message), now_ns)
+        self._step(ev.WorkerAnswered(link.worker, seq, code, message), now_ns)
+
+    def _ended(self, link: WorkerLink, message: inner.Ended, now_ns: int) -> None:
+        if not link.shared:
+            raise ZmtpError(NOT_SHARED)
+        self._answered(link, message, now_ns)
+
+    def _blocked(self, link: WorkerLink, message: inner.Blocked, now_ns: int) -> None:
+        if not link.interrupts:
+            raise ZmtpError("it says what it runs, and nobody has asked")
+        link.interrupts -= 1
+        self._step(ev.WorkerBlocked(link.worker, message.seq), now_ns)
 
     def _code_of(self, worker: int, message: inner.Raised | inner.BadInput) -> str:
         if type(message) is inner.BadInput:
@@ -91,10 +108,8 @@ class WorkerProtocol:
 
     def _payload_is_bad(self, worker: int, seq: int) -> bool:
         """Whether the payload of that call cannot be decoded here either: a worker's word alone blames no host."""
-        oldest = self._neighbours.oldest(worker)
-        if oldest is None or oldest[0] != seq:
-            return False
-        return not hooks.is_decodable(bytes(oldest[1].params))
+        request = self._neighbours.on_link(worker, seq)[1]
+        return request is not None and not hooks.is_decodable(bytes(request.params))
 
     def _was_refused(self, worker: int, seq: int, code: str) -> bool:
         """Whether an API call of that hook was refused with ``code``. Without a gateway each one is, for want of
@@ -120,7 +135,8 @@ class WorkerProtocol:
         if link.closing:
             return
         link.lines += 1
-        if link.lines > LINES_PER_CALL_MAX or (link.ready and not link.owed):
+        calls = max(1, link.owed) if link.shared else 1
+        if link.lines > LINES_PER_CALL_MAX * calls or (link.ready and not link.owed):
             raise ZmtpError("too many lines in one call" if link.owed else "a line while nothing ran")
         plugin, level = link.spec.id, message.level
 

@@ -182,11 +182,14 @@ _LimitKeys: Any = create_model("_LimitKeys", __base__=_Strict, **{
 
 
 class LimitsPart(_LimitKeys):  # type: ignore[misc]  # it is made of the catalogue
-    """Limits that the author lowers. None means the platform's policy."""
+    """Limits that the author lowers, or asks for. None means the platform's policy, or the least of what is asked for.
+    """
 
     def within(self, policy: Limits) -> Limits:
         """The limits in force: ``policy``, lowered where the manifest asks for less, and never raised."""
-        wanted = {name: getattr(self, key_of(name)) for name in LIMITS}
+        usual = Limits()
+        wanted = {name: getattr(usual, name) if value is None and LIMITS[name].platform is not None else value
+                  for name in LIMITS for value in (getattr(self, key_of(name)),)}
         return msgspec.structs.replace(policy, **{
             name: value for name, value in wanted.items() if value is not None and value < getattr(policy, name)})
 
@@ -260,6 +263,7 @@ class Manifest(_Strict):
     pricing: PricingPart = PricingPart()
     support: SupportPart | None = None
     isolation: Literal["shared", "call"] = "shared"
+    ordering: Literal["user", "none"] = "user"
 
     @property
     def entrypoint(self) -> str:

@@ -1,0 +1,198 @@
+"""Shared workers: several calls of one plugin at once in one process, and what may end there without the others.
+
+A shared worker begins each call as it arrives, in the order of the link, and answers in any order. So each call on the
+link has times of its own, and the worker's timer is due at the earliest of them:
+
+* its deadline. The worker's started calls are counted. A call that had begun is answered TIMEOUT at once, and the
+  worker is told to end it. One that had not is answered DEADLINE_EXCEEDED: the worker skips it in its turn.
+* the end that it was told (``ends_ns``). Code that swallows its cancellation has no other end than its worker's.
+
+To be told to end a call is a *probe* as well, which the worker's event loop answers at once. If a call is past its
+deadline and the loop does not answer, something runs in it that nothing inside can end: the worker is killed. Calls of
+others that had begun are lost with it, as bystanders, and are charged to nobody. A caller who gives up is no reason
+for that: the loop may be busy with another's call, which has time left. So such a probe costs nothing before the
+call's own deadline, unless no other call has begun.
+
+Which call's code the loop was busy with, the worker says itself (``WorkerBlocked``) if it can. A worker that lies
+about it harms users of its own plugin.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from apex_exec.catalogue.limits import CONCURRENCY_MAX
+from apex_exec.core import actions as act
+from apex_exec.core.deadline import NEVER_NS
+from apex_exec.core.limits import (
+    CANCEL_GRACE_NS,
+    PROBE_NS,
+    RECOUNT_NS,
+    SKIP_GRACE_NS,
+    STALL_GRACE_NS,
+    STALL_NS,
+)
+from apex_exec.core.scheduler.invocation import Invocation, Refusal
+from apex_exec.core.scheduler.plugin_slot import PluginSlot
+from apex_exec.core.scheduler.step import Step
+from apex_exec.core.scheduler.verdicts import Verdicts
+from apex_exec.core.scheduler.worker import End, Probe, Worker
+from apex_exec.core.scheduler.workers import Workers
+
+PROBES_FROM = 1 << 32
+"""Probes are numbered from here on, pings from 1, so that each answer says what it answers."""
+PROBES_MAX = 4 * CONCURRENCY_MAX
+"""Probes that may be out. A call is told to end three times at most, and a loop that stands still answers no call."""
+PASSED_UNBEGUN: Refusal = ("DEADLINE_EXCEEDED", "the deadline passed before the hook could begin in its worker", {})
+STOOD_STILL = "a call was past its deadline and the worker's event loop did not turn, so the worker was killed"
+WENT_ON = "a hook went on although it was cancelled, so its worker was killed"
+PAST_DEADLINE = "the hook ran past its deadline and was cancelled"
+
+
+class Sharing:
+    """Looks after the calls on the links of shared workers."""
+
+    def __init__(self, slots: dict[str, PluginSlot], verdicts: Verdicts, workers: Workers) -> None:
+        self._slots = slots
+        self._verdicts = verdicts
+        self._workers = workers
+
+    # ------------------------------------------------------------------ calls
+    def left(self, slot: PluginSlot, worker: Worker, call: Invocation, run_ns: int, step: Step) -> None:
+        """``call`` was answered: its place is free, and its user may have the next one."""
+        user_id = call.request.user_id
+        count = worker.users.get(user_id, 0) - 1
+        if count > 0:
+            worker.users[user_id] = count
+        else:
+            worker.users.pop(user_id, None)
+        slot.queue.released(user_id, run_ns)
+        if not worker.link:  # whatever it was asked, it has gone on meanwhile
+            worker.probing = deque(Probe(probe.sent_ns, 0) for probe in worker.probing)
+        elif (oldest := worker.oldest()).state != "linked" and not oldest.ends_ns:
+            oldest.ends_ns = step.now_ns + SKIP_GRACE_NS  # nothing is before it any more: it is to be skipped
+            self._workers.look_at(worker, oldest.ends_ns, step.now_ns)
+
+    def end(self, worker: Worker, call: Invocation, step: Step) -> None:
+        """The caller has given ``call`` up: the worker is told to end it."""
+        self._cancel(worker, call, step, due_ns=0)
+
+    def _cancel(self, worker: Worker, call: Invocation, step: Step, due_ns: int) -> None:
+        """Tells the worker to end ``call``; it must answer that by ``due_ns``, if that is not 0."""
+        now_ns = step.now_ns
+        if len(worker.probing) >= PROBES_MAX:
+            self._workers.violated(worker, "it does not answer probes", step)
+            return
+        if not call.cancelled_ns:
+            call.cancelled_ns = now_ns
+            call.ends_ns = now_ns + CANCEL_GRACE_NS
+        worker.probes += 1
+        worker.probing.append(Probe(now_ns, due_ns))
+        step.actions.append(act.CancelCall(worker.id, call.seq, PROBES_FROM + worker.probes))
+        self._workers.look_at(worker, min(call.ends_ns, due_ns or NEVER_NS), now_ns)
+
+    # ------------------------------------------------------------------ probes
+    def answered_probe(self, worker: Worker, nonce: int, step: Step) -> None:
+        """The worker's loop turns, or did when the probe came there."""
+        if not worker.probing or nonce != PROBES_FROM + worker.probes - len(worker.probing) + 1:
+            self._workers.violated(worker, "the answer to a probe that nobody sent", step)
+            return
+        worker.probed_ns = worker.probing.popleft().sent_ns
+        worker.answered_ns = step.now_ns
+        if not worker.probing:
+            worker.blamed = None
+
+    def blocked(self, worker: Worker, seq: int) -> None:
+        """The worker names the call whose code it was running; that matters only as long as a probe is out."""
+        if worker.probing and seq in worker.link:
+            worker.blamed = worker.link[seq]
+
+    def goes_on(self, worker: Worker, held_ns: int, step: Step) -> None:
+        """The governor has held the worker back for ``held_ns``, in which it could do nothing of what it was told."""
+        worker.probing = deque(
+            Probe(probe.sent_ns, probe.due_ns + held_ns if probe.due_ns else 0) for probe in worker.probing)
+        for call in worker.link.values():
+            if call.ends_ns:
+                call.ends_ns += held_ns
+        self._schedule(worker, step.now_ns)
+
+    # ------------------------------------------------------------------ time
+    def due(self, worker: Worker, step: Step) -> bool:
+        """Does what is due for the worker's calls; False if nothing is."""
+        now_ns = step.now_ns
+        if now_ns < worker.due_ns:
+            return False
+        if now_ns - worker.due_ns > STALL_NS and not worker.had_grace:
+            worker.had_grace = True  # the supervisor stood still: what the worker sent meanwhile is to be read first
+            worker.due_ns = now_ns + STALL_GRACE_NS
+            return True
+        probe_due_ns = worker.probe_due_ns()
+        if probe_due_ns and now_ns >= probe_due_ns and not worker.throttled:
+            self._workers.kill(worker, End("deadline", message=STOOD_STILL), step, probe_due_ns)
+            return True
+        asked = any(_due_ns(call) <= now_ns for call in worker.link.values())
+        if asked:
+            step.actions.append(act.CountStarted(worker.id))
+        self._schedule(worker, now_ns)
+        return True
+
+    def counted(self, worker: Worker, step: Step) -> None:
+        """The started calls have been counted: answers what is past its deadline, and kills a worker whose call goes on
+        although it was told to end."""
+        now_ns = step.now_ns
+        oldest_seq = worker.oldest_seq()
+        for seq, call in worker.link.items():
+            if _due_ns(call) > now_ns:
+                continue
+            has_begun = seq < worker.started
+            if call.state == "linked" and has_begun:
+                self._verdicts.ran(call, "TIMEOUT", PAST_DEADLINE, step, call.sent_ns)
+                self._cancel(worker, call, step, now_ns + PROBE_NS)
+            elif call.state == "linked":
+                self._verdicts.never_ran(call, PASSED_UNBEGUN, step)
+                call.ends_ns = now_ns + SKIP_GRACE_NS if seq == oldest_seq else 0
+            elif not worker.throttled and not self._may_go_on(worker, seq, call, step):
+                return
+            if worker.state == "killed":
+                return
+        self._schedule(worker, now_ns)
+
+    def _may_go_on(self, worker: Worker, seq: int, call: Invocation, step: Step) -> bool:
+        """What becomes of a call that has its verdict, and has not ended in time. False if it costs the worker."""
+        now_ns = step.now_ns
+        if seq >= worker.started:
+            if seq != worker.oldest_seq():
+                call.ends_ns = 0  # it is skipped in its turn
+                return True
+            self._workers.kill(worker, End("deadline", message="the worker did not begin what it was sent"), step,
+                               call.ends_ns)
+            return False
+        is_alone = sum(other < worker.started for other in worker.link) == 1
+        if worker.probed_ns >= call.cancelled_ns or is_alone:
+            worker.blamed = call
+            reason = "cancelled" if call.state == "cancelled" else "deadline"
+            self._workers.kill(worker, End(reason, message=WENT_ON), step, call.ends_ns)
+            return False
+        if now_ns < call.request.deadline_ns:
+            call.ends_ns = call.request.deadline_ns  # the loop is busy with another call, which has time left
+        else:
+            call.ends_ns = now_ns + CANCEL_GRACE_NS
+            self._cancel(worker, call, step, now_ns + PROBE_NS)
+        return True
+
+    def _schedule(self, worker: Worker, now_ns: int) -> None:
+        """Sets when the worker is next looked at for its calls. What is overdue waits for a count, or for the governor
+        to let the worker go on."""
+        again_ns = now_ns + RECOUNT_NS
+        dues = [due_ns if due_ns > now_ns else again_ns for due_ns in map(_due_ns, worker.link.values())]
+        if probe_due_ns := worker.probe_due_ns():
+            dues.append(probe_due_ns if probe_due_ns > now_ns else again_ns)
+        worker.due_ns = min(dues, default=NEVER_NS)
+        worker.had_grace = False
+        if worker.link:
+            self._workers.look_at(worker, worker.due_ns, now_ns)
+
+
+def _due_ns(call: Invocation) -> int:
+    """When something of the call is next due."""
+    return call.request.deadline_ns if call.state == "linked" else call.ends_ns or NEVER_NS

@@ -1,0 +1,294 @@
+"""Several calls at once in one Python worker: each async hook is a task of one event loop, which reads the link as
+well.
+
+Calls begin in the order of the link. A plain ``def`` hook waits until all calls before it are answered and runs alone,
+and what came after it waits. Which call some code belongs to is in a context variable: tasks and callbacks inherit it,
+so that lines of output and the tasks that a call left behind are known for what they are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from workers import sdk, wire
+from workers.runtime.interface import Host
+
+if TYPE_CHECKING:
+    from workers.python.runtime import Hook, Python
+
+API_AT_ONCE = 8
+"""API calls of one call that the supervisor takes at once; more wait here."""
+
+_call: contextvars.ContextVar[int] = contextvars.ContextVar("apex_call", default=-1)
+_cpu_ns = time.thread_time_ns
+
+
+class _Metered:
+    """A coroutine that is awaited, and how much CPU time its own steps have used."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self._coroutine = coroutine
+        self.cpu_ns = 0
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        step: Callable[..., Any] = self._coroutine.send
+        given: Any = None
+        while True:
+            begun_ns = _cpu_ns()
+            try:
+                waits_for = step(given)
+            except StopIteration as stop:
+                return stop.value
+            finally:
+                self.cpu_ns += _cpu_ns() - begun_ns
+            try:
+                given = yield waits_for
+                step = self._coroutine.send
+            except BaseException as error:  # noqa: BLE001 - a cancellation, say: it is the coroutine's
+                step, given = self._coroutine.throw, error
+
+
+class _Running:
+    """One call that has begun: its task, the tasks that it has made, and its API calls."""
+
+    __slots__ = ("is_cancelled", "open", "task", "tasks", "waiting")
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[None] | None = None
+        self.tasks: set[asyncio.Task[Any]] = set()
+        self.is_cancelled = False
+        self.open = 0
+        self.waiting: deque[_Asked] = deque()
+
+
+class _Asked:
+    """One API call of an async hook, which may be awaited; it was made when the method was called."""
+
+    __slots__ = ("future", "method", "raw", "read")
+
+    def __init__(self, future: asyncio.Future[wire.ApiReply], method: str, raw: bytes,
+                 read: Callable[[wire.ApiReply, str], Any]) -> None:
+        self.future = future
+        self.method = method
+        self.raw = raw
+        self.read = read
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        reply = yield from self.future
+        return self.read(reply, self.method)
+
+
+class Concurrent:
+    """Serves the calls of one worker. ``python`` has its hooks and its loop."""
+
+    def __init__(self, host: Host, python: Python, loop: asyncio.AbstractEventLoop) -> None:
+        self._host = host
+        self._link = host.link
+        self._python = python
+        self._loop = loop
+        self._pending: deque[wire.Call] = deque()  # read, and not begun
+        self._running: dict[int, _Running] = {}
+        self._asked: dict[int, tuple[_Running, _Asked]] = {}
+        self._over: asyncio.Future[None] = loop.create_future()
+        host.current = _call.get
+        loop.set_task_factory(self._task)
+
+    def serve(self) -> int:
+        """Serves until the link ends."""
+        self._loop.add_reader(self._link.fileno(), self._readable)
+        self._loop.call_soon(self._take)
+        while not self._over.done():
+            try:
+                self._loop.run_until_complete(self._over)
+            except BaseException:  # noqa: BLE001, PERF203 - a task's SystemExit leaves the loop, and is nobody's answer
+                continue
+        return 0
+
+    # ------------------------------------------------------------------ the link
+    def _readable(self) -> None:
+        if not self._link.look():
+            self._loop.remove_reader(self._link.fileno())
+            if not self._over.done():
+                self._over.set_result(None)
+            return
+        self._take()
+
+    def _take(self) -> None:
+        """Does what the messages say that were read, and begins what may begin."""
+        inbox, send = self._link.inbox, self._link.send
+        while inbox:
+            message = inbox.popleft()
+            kind = type(message)
+            if kind is wire.Call:
+                self._pending.append(message)
+            elif kind is wire.ApiReply:
+                self._answered(message)
+            elif kind is wire.Cancel:
+                if message.nonce:
+                    send(wire.Pong(message.nonce))
+                self._cancel(message.seq)
+            elif kind is wire.Ping:
+                send(wire.Pong(message.nonce))
+            elif kind is wire.Recall:
+                waiting = {call.seq for call in self._pending}
+                self._link.recalled.difference_update(message.seqs)
+                self._link.recalled.update(waiting.intersection(message.seqs))
+        self._begin()
+
+    def _cancel(self, seq: int) -> None:
+        running = self._running.get(seq)
+        if running is not None:
+            if not running.is_cancelled and running.task is not None:
+                running.is_cancelled = True
+                running.task.cancel()
+        elif any(call.seq == seq for call in self._pending):
+            self._link.recalled.add(seq)
+
+    # ------------------------------------------------------------------ calls
+    def _begin(self) -> None:
+        while self._pending:
+            call = self._pending[0]
+            hook = self._python.hooks[call.hook]
+            if not hook.is_async and self._running:
+                return  # it runs alone, when those before it are answered
+            self._pending.popleft()
+            if self._host.begin(call):
+                running = self._running[call.seq] = _Running()
+                context = contextvars.copy_context()
+                context.run(_call.set, call.seq)
+                if hook.is_async:
+                    running.task = self._loop.create_task(self._run(call, hook, running), context=context)
+                    continue
+                context.run(self._run_alone, call, hook, running)
+                self._link.look()  # the supervisor may have recalled what comes next
+                self._loop.call_soon(self._take)
+                return
+
+    def _run_alone(self, call: wire.Call, hook: Hook, running: _Running) -> None:
+        """A plain function: nothing else runs meanwhile. If it returns a coroutine, that goes on beside others."""
+        self._host.seq = call.seq
+        begun_ns = _cpu_ns()
+        try:
+            value = self._python.invoke(call, hook)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is the answer
+            self._end(call.seq, running)
+            self._host.failed(call.seq, error, _cpu_ns() - begun_ns)
+        else:
+            if asyncio.iscoroutine(value):
+                running.task = self._loop.create_task(self._finish(call.seq, running, value))
+                return
+            self._end(call.seq, running)
+            self._host.answer(call.seq, value, _cpu_ns() - begun_ns)
+        finally:
+            self._host.seq = -1
+
+    async def _run(self, call: wire.Call, hook: Hook, running: _Running) -> None:
+        begun_ns = _cpu_ns()
+        try:
+            coroutine = self._python.invoke(call, hook)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is the answer
+            self._end(call.seq, running)
+            self._host.failed(call.seq, error, _cpu_ns() - begun_ns)
+            return
+        await self._finish(call.seq, running, coroutine)
+
+    async def _finish(self, seq: int, running: _Running, coroutine: Coroutine[Any, Any, Any]) -> None:
+        """Runs a hook to its end and answers its call, whatever happens."""
+        metered = _Metered(coroutine)
+        failure: BaseException | None = None
+        value = None
+        try:
+            value = await metered
+            while running.waiting:  # what the hook has asked for, and nobody waits for, is asked before its answer
+                await asyncio.wait((running.waiting[-1].future,))
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is the answer
+            failure = error
+        self._end(seq, running)
+        if running.is_cancelled:
+            self._host.ended(seq, metered.cpu_ns)
+        elif failure is not None:
+            self._host.failed(seq, failure, metered.cpu_ns)
+        else:
+            self._host.answer(seq, value, metered.cpu_ns)
+        if self._pending:
+            self._loop.call_soon(self._begin)
+
+    def _end(self, seq: int, running: _Running) -> None:
+        """The call is over: it has no API any more, and what it left behind is cancelled."""
+        del self._running[seq]
+        running.waiting.clear()
+        for task in running.tasks:
+            if task is not running.task:
+                task.cancel()
+
+    def _task(self, loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
+        """Makes every task of the loop, and notes which call has made it."""
+        task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=loop, **options)
+        context = options.get("context")
+        running = self._running.get(_call.get() if context is None else context.get(_call, -1))
+        if running is not None:
+            running.tasks.add(task)
+            task.add_done_callback(running.tasks.discard)
+        return task
+
+    # ------------------------------------------------------------------ API calls
+    def ask(self, seq: int, method: str, params: dict[str, Any]) -> _Asked:
+        """One API call of an async hook: sent at once, or when one of the call's others is answered. Raises
+        ApiError."""
+        running = self._running.get(seq)
+        if running is None:
+            raise sdk.ApiError("cancelled", "the call that this context belongs to is over", method=method)
+        asked = _Asked(self._loop.create_future(), method, self._python.encoded(method, params), self._python.read)
+        if running.open < API_AT_ONCE:
+            self._send(seq, running, asked)
+        else:
+            running.waiting.append(asked)
+        return asked
+
+    def _send(self, seq: int, running: _Running, asked: _Asked) -> None:
+        host = self._host
+        host.api_id += 1
+        running.open += 1
+        self._asked[host.api_id] = running, asked
+        host.send(wire.ApiCall(seq, host.api_id, asked.method, msgspec.Raw(asked.raw)))
+
+    def _answered(self, reply: wire.ApiReply) -> None:
+        running, asked = self._asked.pop(reply.api_id, (None, None))
+        if running is None or asked is None:
+            return
+        running.open -= 1
+        if not asked.future.done():
+            asked.future.set_result(reply)
+        if running.waiting:
+            seq = next((number for number, one in self._running.items() if one is running), -1)
+            if seq >= 0:
+                self._send(seq, running, running.waiting.popleft())
+
+    def ask_alone(self, seq: int, method: str, params: dict[str, Any]) -> Any:
+        """One API call of a plain function: sent, and its answer waited for; what arrives meanwhile keeps its order."""
+        if seq not in self._running:
+            raise sdk.ApiError("cancelled", "the call that this context belongs to is over", method=method)
+        raw = self._python.encoded(method, params)
+        host = self._host
+        host.api_id += 1
+        api_id = host.api_id
+        host.send(wire.ApiCall(seq, api_id, method, msgspec.Raw(raw)))
+        others: deque[Any] = deque()
+        while True:
+            message = host.next()
+            if message is None:
+                os._exit(0)
+            if type(message) is wire.ApiReply and message.api_id == api_id:
+                break
+            others.append(message)
+        if others:
+            host.put_back(others)
+        return self._python.read(message, method)
