@@ -15,6 +15,9 @@ PROBE_NS = 50 * MS_NS
 """How long the loop of a worker that runs several calls has to answer a probe. It is asked if a call is past its
 deadline: a loop that turns cancels that call alone, and one that does not costs the worker. Time for which the
 governor holds the worker back does not count."""
+HELD_NS_MAX = 5 * SECOND_NS
+"""How long it excuses such a worker that the governor holds it back. That is as long as a hook may run by default, so
+most of the other calls are past their own deadlines by then."""
 RECOUNT_NS = 10 * MS_NS
 """When we ask again for a count that was not given, if calls of a shared worker are past their deadlines."""
 STALL_NS = 200 * MS_NS

@@ -125,6 +125,10 @@ class NoMonitor:
         """Unknown."""
         return 0.0, 0
 
+    def held_ns(self, worker: int, run_ns: int) -> int:
+        """Unknown."""
+        return 0
+
 
 class NoPlaces:
     """Leaves every traceback as it is."""

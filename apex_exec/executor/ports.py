@@ -161,6 +161,9 @@ class Governing(Protocol):
     def usage(self, worker: int, call: int = 0) -> tuple[float, int]:
         """Returns (memory in MB, throttled ns) by the latest sample: of ``call`` alone, or of the worker's life."""
 
+    def held_ns(self, worker: int, run_ns: int) -> int:
+        """Returns for how long the worker was held back in the last ``run_ns``."""
+
 
 class Neighbours:
     """The parts that an executor reports to and asks. Some of them are made after the executor, and with its parts; a

@@ -65,6 +65,8 @@ HELD_BACK_FROM = 0.8
 """If a group has used this part of a period's quota, the kernel may have held it back."""
 SUSPECT_NS = 2 * PERIOD_NS
 """How long after that we read the account: what was held back is on it when the next period begins."""
+HOLDS_KEPT = 256
+"""For how many times a worker's being held back is remembered: at a tenth of a core, 25 s of it."""
 TELL_NS = SECOND_NS
 """How often the core hears of one worker's sample, which it needs for recycling."""
 
@@ -72,7 +74,7 @@ TELL_NS = SECOND_NS
 class _Governed:
     """One worker's process as the governor knows it."""
 
-    __slots__ = ("begin_cpu_ns", "begin_ns", "begin_seq", "call", "call_throttled_ns", "cpu_ns", "idle_bytes",
+    __slots__ = ("begin_cpu_ns", "begin_ns", "begin_seq", "call", "call_throttled_ns", "cpu_ns", "holds", "idle_bytes",
                  "memory_bytes", "memory_mb", "pidfd", "plugin", "rest_calls", "rest_cpu_ns", "rest_ns",
                  "stopped_ns", "throttled_ns", "told_ns", "usage", "worker")
 
@@ -89,6 +91,7 @@ class _Governed:
         self.throttled_ns = 0
         self.call = 0  # the call that was last held back
         self.call_throttled_ns = 0
+        self.holds: deque[tuple[int, int]] = deque(maxlen=HOLDS_KEPT)  # when it was held back lately: from, to
         self.told_ns = 0
         self.rest_calls = -1  # how many calls it had answered when it was first seen idle; -1 while it has a call
         self.rest_ns = 0  # when that was
@@ -361,6 +364,7 @@ class Governing:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(known.pidfd, signal.SIGCONT)
         self._count_throttled(known, now_ns - known.stopped_ns)
+        known.holds.append((known.stopped_ns, now_ns))
         known.stopped_ns = 0
         self._busy.add(known.worker)
         self._step(ev.WorkerThrottled(known.worker, False), now_ns)
@@ -406,6 +410,8 @@ class Governing:
         if length_ns > 0:
             self._note_call(known)
             self._count_throttled(known, length_ns)
+            now_ns = time.monotonic_ns()
+            known.holds.append((now_ns - length_ns, now_ns))
 
     # ------------------------------------------------------------------ what others may ask
     @property
@@ -425,6 +431,18 @@ class Governing:
             with contextlib.suppress(OSError, ValueError, IndexError):
                 known.memory_bytes = known.usage.memory_bytes(memory_bytes_max(known.memory_mb, known.idle_bytes))
         return known.memory_bytes / 1e6, throttled_ns
+
+    def held_ns(self, worker: int, run_ns: int) -> int:
+        """For how long the worker was held back in the last ``run_ns``: what each of several calls at once has felt of
+        it.
+        """
+        known = self._workers.get(worker)
+        if known is None:
+            return 0
+        now_ns = time.monotonic_ns()
+        since_ns = now_ns - run_ns
+        held_ns = sum(max(0, end_ns - max(since_ns, begin_ns)) for begin_ns, end_ns in known.holds)
+        return held_ns + (now_ns - max(since_ns, known.stopped_ns) if known.stopped_ns else 0)
 
     def close(self) -> None:
         """Leaves no process stopped and no group behind. Call this when the workers are gone."""

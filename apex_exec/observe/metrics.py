@@ -52,7 +52,9 @@ METRICS = _table(
            ("hook",), LATENCY_SECONDS),
     Metric("cold_start_seconds", "histogram", "From the fork request to a worker that has loaded its plugin.", (),
            LATENCY_SECONDS),
-    Metric("in_flight", "gauge", "Calls on a worker's link.", ("plugin",)),
+    Metric("in_flight", "gauge", "Calls that a plugin's worker has and has not answered.", ("plugin",)),
+    Metric("bystanders_total", "counter", "Calls that were lost as their worker was killed for another user's call.",
+           ("plugin",)),
     Metric("queued", "gauge", "Calls that wait for room on the link or for a worker.", ("plugin",)),
     Metric("workers", "gauge", "Workers by state.", ("state",)),
     Metric("worker_exits_total", "counter", "Worker exits by reason.", ("plugin", "reason")),
@@ -68,7 +70,8 @@ METRICS = _table(
            (), DELAY_SECONDS),
     Metric("rate_limited_total", "counter", "Refusals by a rate limit.", ("plugin", "limit")),
     Metric("user_limited_total", "counter", "Refusals and pauses of one user of a plugin, by what the user used up: "
-           "network (a share of the requests a minute) or breaker (calls that ended the worker).", ("plugin", "limit")),
+           "network (a share of the requests a minute), queue (a share of the plugin's queue) or breaker (calls "
+           "that ended the worker).", ("plugin", "limit")),
     Metric("api_calls_total", "counter", "API calls of plugins by outcome.", ("plugin", "method", "outcome")),
     Metric("api_call_duration_seconds", "histogram", "From an API call's arrival to its answer.", ("method",),
            LATENCY_SECONDS),

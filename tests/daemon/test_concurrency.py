@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -11,8 +12,9 @@ import pytest
 
 from apex_exec.client import CallError
 from apex_exec.client.aio import AsyncClient
-from tests.support.daemon import USER, Daemon, write_plugin
+from tests.support.daemon import USER, Daemon, wait_for, write_plugin
 
+HOOKS = ("onActionExecute", "onDataFetch")
 CODE = '''
 import asyncio
 import time
@@ -52,7 +54,7 @@ async def act(context, params):
 @plugin.hook("onDataFetch")
 def fetch(context, params):
     time.sleep(0.02)
-    return {"transformedData": params["data"]}
+    return {"transformedData": None}
 '''
 
 
@@ -63,8 +65,9 @@ def user(number: int) -> str:
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     plugins = tmp_path_factory.mktemp("plugins")
-    for name, places, timeout_ms in (("many8", 8, 5000), ("many32", 32, 5000), ("short", 32, 700), ("fragile", 32, 700)):
-        write_plugin(plugins, name, CODE, ("onActionExecute", "onDataFetch"), permissions=("events:emit",),
+    for name, places, timeout_ms in (("many8", 8, 5000), ("many32", 32, 5000), ("short", 32, 700),
+                                     ("fragile", 32, 700), ("stubborn", 32, 700), ("blamed", 32, 400)):
+        write_plugin(plugins, name, CODE, HOOKS, permissions=("events:emit",),
                      limits={"concurrency": places, "timeoutMs": timeout_ms})
     with Daemon(plugins=plugins, config={"limits.cpu_percent": 100}) as running:
         yield running
@@ -119,7 +122,8 @@ def test_a_call_that_cannot_be_ended_costs_the_worker_and_the_others_are_bystand
             await asyncio.sleep(0.3)
             spinning = asyncio.create_task(call(client, "fragile", 50, "spin"))
             await asyncio.sleep(0.05)
-            late = [asyncio.create_task(call(client, "fragile", 60 + n, "wait", seconds=0.01, name=n)) for n in range(4)]
+            late = [asyncio.create_task(call(client, "fragile", 60 + n, "wait", seconds=0.01, name=n))
+                    for n in range(4)]
             return await asyncio.gather(*waiting, spinning, *late)
 
     answers = asyncio.run(play())
@@ -127,3 +131,102 @@ def test_a_call_that_cannot_be_ended_costs_the_worker_and_the_others_are_bystand
     assert answers[4][0] == "WORKER_CRASHED" and "bystander" not in answers[4][1], "it kept the worker from answering"
     assert [(code, given) for code, given, _ in answers[5:]] == [
         ("", {"seconds": 0.01, "name": n}) for n in range(4)], "what had not begun runs in the next worker"
+
+
+def test_a_call_that_swallows_its_cancellation_costs_the_worker_and_is_charged_for_it(daemon: Daemon) -> None:
+    async def play() -> list[tuple[str, Any, float]]:
+        async with AsyncClient(daemon.endpoint) as client:
+            await call(client, "stubborn", 999, "none")
+            swallowing = asyncio.create_task(call(client, "stubborn", 1, "swallow"))
+            await asyncio.sleep(0.45)
+            others = [asyncio.create_task(call(client, "stubborn", 2 + n, "wait", seconds=0.65)) for n in range(3)]
+            return await asyncio.gather(swallowing, *others)
+
+    before = daemon.metric('apex_exec_bystanders_total{plugin="stubborn"}')
+    swallowed, *others = asyncio.run(play())
+    assert swallowed[0] == "TIMEOUT" and 0.65 < swallowed[2] < 1.0, "its caller does not wait for its end"
+    assert [(code, details.get("bystander")) for code, details, _ in others] == [("WORKER_CRASHED", True)] * 3
+    daemon.wait_metric('bystanders_total{plugin="stubborn"}', before + 3)
+
+
+def test_who_blocks_the_loop_is_charged_and_not_who_was_at_the_deadline(daemon: Daemon) -> None:
+    async def play() -> list[tuple[str, Any, float]]:
+        async with AsyncClient(daemon.endpoint) as client:
+            found = []
+            for _ in range(6):
+                await call(client, "blamed", 999, "none")
+                innocent = asyncio.create_task(call(client, "blamed", 1, "wait", seconds=3600))
+                await asyncio.sleep(0.25)
+                guilty = asyncio.create_task(call(client, "blamed", 2, "spin"))
+                found.append(await guilty)
+                assert (await innocent)[0] == "TIMEOUT"
+            assert (await call(client, "blamed", 1, "none"))[0] == ""
+            return found
+
+    found = asyncio.run(play())
+    assert [code for code, *_ in found] == ["WORKER_CRASHED"] * 5 + ["QUARANTINED"]
+    assert found[-1][1]["scope"] == "user"
+
+
+def test_a_hook_that_blocks_the_loop_for_a_while_costs_nobody_a_worker(daemon: Daemon) -> None:
+    before = daemon.pids("many32")
+    answers = asyncio.run(together(daemon, *(
+        lambda client, n=number: call(client, "many32", n, "block" if n == 7 else "wait", seconds=0.3, name=n)
+        for number in range(32))))
+    assert [code for code, *_ in answers] == [""] * 32 and daemon.pids("many32") == before
+
+
+def test_what_a_call_leaves_behind_ends_with_it_and_acts_for_nobody(daemon: Daemon) -> None:
+    async def play() -> Any:
+        async with AsyncClient(daemon.endpoint) as client:
+            waiting = asyncio.create_task(client.invoke(
+                "many8", "onActionExecute", user(1), {"action": "wait", "context": {"seconds": 0.3}}))
+            for number in range(2, 8):
+                await call(client, "many8", number, "leave")
+            return (await waiting)["effects"]
+
+    assert asyncio.run(play()) == []
+    assert "too late" not in daemon.log
+
+
+def test_effects_and_lines_are_those_of_their_own_call(daemon: Daemon) -> None:
+    async def play() -> list[Any]:
+        async with AsyncClient(daemon.endpoint) as client:
+            return await asyncio.gather(*(
+                client.invoke("many8", "onActionExecute", user(n), {"action": "emit", "context": {}})
+                for n in range(8)),
+                *(call(client, "many8", 20 + n, "say", name=f"n{n}") for n in range(8)))
+
+    for number, reply in enumerate(asyncio.run(play())[:8]):
+        assert [effect["payload"] for effect in reply["effects"]] == [
+            {"user": user(number), "number": n} for n in range(20)]
+    for number in range(8):
+        line = re.compile(rf"plugin many8: \[onActionExecute \d+\] begin n{number} end n{number}\n")
+        wait_for(lambda found=line: found.search(daemon.log), 5, "its line")
+
+
+def test_calls_of_one_user_keep_their_order_and_those_of_others_do_not_wait(daemon: Daemon) -> None:
+    async def play() -> tuple[list[float], float]:
+        async with AsyncClient(daemon.endpoint) as client:
+            begun = time.monotonic()
+            mine = [asyncio.create_task(call(client, "many8", 1, "wait", seconds=0.2)) for _ in range(4)]
+            other = await call(client, "many8", 2, "wait", seconds=0.01)
+            ends = []
+            for task in mine:
+                await task
+                ends.append(time.monotonic() - begun)
+            return ends, other[2]
+
+    ends, other = asyncio.run(play())
+    assert all(end >= 0.2 * (number + 1) for number, end in enumerate(ends)) and other < 0.2
+
+
+def test_a_plain_function_runs_alone(daemon: Daemon) -> None:
+    async def play() -> float:
+        async with AsyncClient(daemon.endpoint) as client:
+            begun = time.monotonic()
+            payload = {"query": "q", "filters": {}}
+            await asyncio.gather(*(client.invoke("many8", "onDataFetch", user(n), payload) for n in range(8)))
+            return time.monotonic() - begun
+
+    assert asyncio.run(play()) >= 8 * 0.02

@@ -50,7 +50,7 @@ def _play(world: World) -> None:
 def _input(world: World, plugin: str) -> None:
     rnd = world.random
     for _ in range(rnd.choice((1, 1, 1, 2, 6))):
-        world.ask(plugin, f"u{rnd.randrange(6) % world.users}", rnd.choice((1, 20, 100, 500, 5000)))
+        world.ask(plugin, world.user(rnd.randrange(6)), rnd.choice((1, 20, 100, 500, 5000)))
     if world.hits("cancel") and world.open:
         world.cancel(rnd.choice(list(world.open)))
     if world.hits("toggle") and rnd.random() < 0.3:
@@ -81,7 +81,7 @@ def _to_worker(world: World) -> None:
     if world.hits("runs_on") and worker.alive and worker.ready:
         world.step(ev.WorkerRanOn(worker.id))
         if worker.alive and worker.link and not worker.killed:
-            worker.doubted = worker.sent - len(worker.link)
+            worker.doubted = worker.oldest_seq()
             world.step(ev.WorkerHesitates(worker.id))
     if world.hits("faulted") and rnd.random() < 0.3:
         world.fault(worker.spec.id)

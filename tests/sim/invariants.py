@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from apex_exec.core import actions as act
 from apex_exec.core import events as ev
 from apex_exec.core.deadline import STALE_MAX
-from apex_exec.core.limits import CANCEL_GRACE_NS, FIRST_PING_NS, SKIP_GRACE_NS, STALL_GRACE_NS, STALL_NS
+from apex_exec.core.limits import (
+    CANCEL_GRACE_NS,
+    FIRST_PING_NS,
+    HELD_NS_MAX,
+    PROBE_NS,
+    SKIP_GRACE_NS,
+    STALL_GRACE_NS,
+    STALL_NS,
+)
 from apex_exec.core.scheduler.queue import DEAD_MAX
 from apex_exec.core.scheduler.verdicts import HELD_BACK, TOO_LATE
 from apex_exec.core.scheduler.worker import generation
@@ -18,6 +27,8 @@ if TYPE_CHECKING:
 
 RECALL_NS = 8 * MS
 """Within so much time a worker of the simulation has heard that calls are recalled."""
+ENDS_NS = 2 * (CANCEL_GRACE_NS + PROBE_NS) + SKIP_GRACE_NS
+"""Within so much time after its deadline a call of a shared worker has ended, or its worker is killed."""
 RESULTS = ("", "PLUGIN_ERROR", "INVALID_OUTPUT")
 CAUSES: dict[str, tuple[type[Any], ...]] = {
     "PLUGIN_NOT_FOUND": (ev.InvokeRequested, ev.GenerationPrepared),
@@ -31,7 +42,7 @@ CAUSES: dict[str, tuple[type[Any], ...]] = {
     "DEADLINE_EXCEEDED": (ev.Tick, ev.CallsStarted, ev.WorkerAnswered, ev.InvokeRequested, ev.WorkerReady,
                           ev.WorkerGone, ev.WorkerThrottled, ev.CancelRequested, ev.PluginSet, ev.ZygoteUp,
                           ev.ForkRefused, ev.RestartRequested, ev.BreakerReset),
-    "MEMORY_LIMIT": (ev.LimitExceeded,), "CPU_LIMIT": (ev.LimitExceeded, ev.WorkerGone),
+    "MEMORY_LIMIT": (ev.LimitExceeded, ev.WorkerGone), "CPU_LIMIT": (ev.LimitExceeded, ev.WorkerGone),
     "WORKER_CRASHED": (ev.WorkerGone, ev.Tick, ev.ZygoteLost, ev.CallsStarted),
     "BOOT_FAILED": (ev.WorkerGone, ev.Tick, ev.LimitExceeded),
     "WORKER_VIOLATION": (ev.WorkerAnswered, ev.WorkerViolated, ev.WorkerPonged, ev.WorkerGone),
@@ -53,6 +64,8 @@ class Invariants:
         self.stalls_ns: list[int] = []
         self.in_judgement: set[int] = set()  # workers that were prepared
         self.opened: list[str] = []
+        self.blamed: int | None = None
+        self.before_it: list[Asked] = []  # what waited when the latest call came
         self.paused: list[tuple[str, str]] = []
 
     def need(self, condition: object, message: str) -> None:
@@ -85,6 +98,8 @@ class Invariants:
                 known.breaker = RefBreaker(world.policy)
             if generation(known.spec) != generation(event.spec):
                 known.version += 1
+            known.ever_unordered = known.ever_unordered or event.spec.ordering == "none"
+            known.ever_shared = known.ever_shared or event.spec.limits.concurrency > 1
             for worker in world.workers.values():
                 if generation(worker.spec) == generation(event.spec) and not worker.killed:
                     self.in_judgement.discard(worker.id)  # adopted, or given up in this very step
@@ -102,7 +117,7 @@ class Invariants:
         world = self.world
         asked = world.calls[event.call]
         known = world.plugins.get(event.plugin)
-        waiting = [a for a in self.queued(event.plugin) if a is not asked]
+        waiting = self.before_it = [a for a in self.queued(event.plugin) if a is not asked]
         expected = ""
         sure = True
         if known is None:
@@ -115,8 +130,7 @@ class Invariants:
             expected = "AUDIT_UNAVAILABLE"
         elif known.spec.barred(asked.user):
             expected = "PLUGIN_DISABLED"
-        elif len(world.open) - 1 >= world.limits.in_flight_max or len(waiting) >= world.limits.queue_max or (
-                waiting and sum(a.user == asked.user for a in waiting) >= max(1, world.limits.queue_max // 4)):
+        elif len(world.open) - 1 >= world.limits.in_flight_max or self._has_no_room(waiting, asked.user):
             expected = "OVERLOADED"
         elif (state := known.breaker.state(world.now_ns)) != "closed":
             probe = known.breaker.probe
@@ -134,6 +148,14 @@ class Invariants:
                                         f"{expected or 'admission'} is due")
         if not verdicts and known is not None and known.breaker.state(world.now_ns) == "half_open":
             known.breaker.probe = asked
+
+    def _has_no_room(self, waiting: list[Asked], user: str) -> bool:
+        """Whether the queue takes no call of ``user``: no user has more than a quarter while others wait there."""
+        limits, held = self.world.limits, Counter(a.user for a in waiting)
+        share, full = max(1, limits.queue_max // 4), len(waiting) >= limits.queue_max
+        if held[user] >= share and (full or len(held) > 1):
+            return True
+        return full and max(held.values()) <= share
 
     def _is_held(self, plugin: str, deadline_ns: int) -> bool:
         """Whether the plugin has no worker, and its backoff lasts beyond ``deadline_ns``."""
@@ -205,6 +227,12 @@ class Invariants:
                 continue
             if worker.stopped:
                 self.need(world.now_ns <= worker.stopped_ns + 100 * MS, "a stopped worker stays")
+            elif worker.ready and worker.shared:
+                for asked in worker.crowd.values():
+                    if not worker.paused and asked in worker.link.values():
+                        told_ns = max(asked.deadline_ns, asked.ends_ns)
+                        self.need(world.now_ns <= told_ns + worker.held(world.now_ns) + ENDS_NS,
+                                  f"call {asked.call} is kept past its time by a shared worker")
             elif worker.ready and worker.link:
                 self.need(world.now_ns <= self._may_keep_until(worker), "a worker is kept past its time")
             elif not worker.ready and worker.forked:
@@ -212,7 +240,7 @@ class Invariants:
 
     def _may_keep_until(self, worker: SimWorker) -> int:
         """When the oldest call on the link must have cost its worker."""
-        oldest = worker.link[0]
+        oldest = worker.oldest()
         due_ns = oldest.deadline_ns
         if due_ns <= worker.oldest_ns:
             due_ns = worker.oldest_ns + SKIP_GRACE_NS
@@ -245,10 +273,17 @@ class Invariants:
             self.need(self.world.now_ns - worker.heard_ns >= silence_ns, "a ping too early")
         elif isinstance(action, act.RecallCalls):
             worker = self.world.workers[action.worker]
-            first = worker.sent - len(worker.link)
-            self.need(all(first <= seq < worker.sent for seq in action.seqs), "calls are recalled that are not there")
+            self.need(all(seq in worker.link for seq in action.seqs), "calls are recalled that are not there")
             self.need(worker.lied or all(seq >= worker.started for seq in action.seqs), "a call is recalled that began")
             self.need(not worker.asked_back.intersection(action.seqs), "a call is recalled twice")
+        elif isinstance(action, act.CancelCall):
+            worker = self.world.workers[action.worker]
+            asked = worker.link.get(action.seq)
+            self.need(worker.shared and asked is not None, "a call is to be ended that is not there")
+            assert asked is not None
+            self.need(asked.verdict in ("CANCELLED", "TIMEOUT", "SHUTTING_DOWN", "PLUGIN_DISABLED"),
+                      "a call is to be ended that has no verdict")
+            self.need(action.nonce > worker.last_probe, "a probe's number is used twice")
         elif isinstance(action, act.GenerationJudged):
             key = (action.plugin, action.digest)
             self.need(self.world.judging.get(key) == 0, "a judgement that nobody waits for")
@@ -276,6 +311,14 @@ class Invariants:
             shed = verdict.message == TOO_LATE and not asked.on and now_ns - asked.asked_ns > left_ns
             self.need(left_ns <= 0 or shed, f"{code} before the deadline")
             self.need(verdict.started == (code == "TIMEOUT"), f"{code} with started = {verdict.started}")
+        elif code == "OVERLOADED" and isinstance(self.event, ev.InvokeRequested) and self.event.call != verdict.call:
+            held = Counter(a.user for a in self.before_it)
+            self.need(len(self.before_it) >= world.limits.queue_max, "a call is pushed out of a queue with room")
+            self.need(held[asked.user] == max(held.values()) > max(1, world.limits.queue_max // 4),
+                      "a call is pushed out whose user holds no more than others")
+            self.need(all(a.call <= asked.call for a in self.before_it if a.user == asked.user),
+                      "an earlier call is pushed out before a later one")
+            self.need(self.event.user_id != asked.user, "a user pushes out a call of its own")
         elif code == "CANCELLED":
             self.need(asked.cancelled_ns or asked.canary, "CANCELLED, and nobody did")
         elif code == "SHUTTING_DOWN":
@@ -299,6 +342,12 @@ class Invariants:
             self.need(asked.runs == 1, f"call {verdict.call} never ran, and its verdict says it did")
         if not verdict.started:
             self.need(asked.runs == 0, f"call {verdict.call} ran, and its verdict says it did not")
+        if verdict.details.get("bystander"):
+            worker = self.gone_worker
+            self.need(worker.shared and isinstance(self.event, ev.WorkerGone) and verdict.code == "WORKER_CRASHED",
+                      "a bystander of nothing")
+            culprit = self._culprit(worker, self.event.started)
+            self.need(culprit is not None and culprit is not asked, "a bystander of its own call, or of nobody's")
         self.need(verdict.run_ns >= 0 and verdict.queue_ns >= 0, "negative times")
         self.need(verdict.started or verdict.run_ns == 0, "a run time without a run")
         for known in world.plugins.values():
@@ -313,20 +362,41 @@ class Invariants:
         assert worker is not None
         asked = world.calls[action.request.call]
         self.need(action.seq == worker.sent, "a sequence number out of order")
-        self.need(len(worker.link) < world.limits.prefetch, "more calls on a link than prefetch")
+        if worker.shared:
+            places = world.plugins[asked.plugin].spec.limits.concurrency if not asked.canary else 1
+            self.need(len(worker.link) < places, "more calls at once than the plugin may run")
+        else:
+            self.need(len(worker.link) < world.limits.prefetch, "more calls on a link than prefetch")
         self.need(asked.verdict is None and asked.on == 0 and asked.links < 2, "a call that may not be sent")
         if asked.canary:
             self.need(worker.id in self.in_judgement, "a canary on the live worker")
             return
         self.need(not world.refusing, "a call is sent that can have no record")
         self.need(not world.plugins[asked.plugin].spec.barred(asked.user), "a call of a barred user is sent")
-        self.need(all(a.call >= asked.call for a in self.queued(asked.plugin)), "calls overtake each other")
+        if worker.shared:
+            self._among_users(worker, asked)
+        else:
+            waiting = self.queued(asked.plugin)
+            self.need(all(a.call >= asked.call for a in waiting), "calls overtake each other")
         others = [w for w in world.workers.values() if w is not worker and w.spec.id == asked.plugin]
-        self.need(not any(a.verdict is None and not a.canary for w in others for a in w.link),
+        self.need(not any(a.verdict is None and not a.canary for w in others for a in w.link.values()),
                   "two workers of one plugin run")
         known = world.plugins[asked.plugin]
         self.need(generation(worker.spec) == generation(known.spec) or asked.version < known.version,
                   "a call runs on a version that was replaced before it came")
+
+    def _among_users(self, worker: SimWorker, asked: Asked) -> None:
+        """Whether it is the turn of the call's user."""
+        spec = self.world.plugins[asked.plugin].spec
+        waiting = self.queued(asked.plugin)
+        on_link: Counter[str] = Counter(a.user for a in worker.link.values())
+        self.need(all(a.call >= asked.call for a in waiting if a.user == asked.user), "calls of one user overtake")
+        if spec.ordering == "user":
+            self.need(not on_link[asked.user], "two calls of one user run at once")
+            return
+        share = max(1, spec.limits.concurrency // 4)
+        asking = {a.user for a in waiting if a.user != asked.user and on_link[a.user] < share}
+        self.need(on_link[asked.user] < share or not asking, "a user has more than a quarter while others wait")
 
     def _start(self, action: act.StartWorker) -> None:
         world = self.world
@@ -347,17 +417,20 @@ class Invariants:
         world, now_ns = self.world, self.world.now_ns
         worker = world.workers[action.worker]
         self.need(not worker.killed, "a worker is killed twice")
+        if worker.shared and worker.ready and worker.link and action.reason in ("deadline", "cancelled"):
+            self._kill_shared(worker, action)
+            return
         silent = worker.ping_ns and now_ns >= worker.ping_ns + world.limits.ping_grace_ns
         if action.reason == "deadline" and not silent:
             self.need(worker.link and now_ns >= self._may_keep_until(worker), "a deadline kill too early")
             if now_ns > self._may_keep_until(worker) + STALL_NS and action.due_ns + STALL_NS < now_ns:
                 graced = sum(at_ns >= worker.oldest_ns for at_ns in self.stalls_ns) > 1  # once only
-                self.need(graced or not worker.link[0].replied,
+                self.need(graced or not worker.oldest().replied,
                           "killed after a stall, with its answer waiting to be read")
         elif action.reason == "deadline":
             self.need(worker.link or not worker.paused, "a held worker is killed for its silence")
         elif action.reason == "cancelled":
-            self.need(worker.link and worker.link[0].cancelled_ns and now_ns >= self._may_keep_until(worker),
+            self.need(worker.link and worker.oldest().cancelled_ns and now_ns >= self._may_keep_until(worker),
                       "a kill for a cancelled call too early")
         elif action.reason == "boot_failed" and not isinstance(self.event, ev.LimitExceeded):
             canary = worker.id in self.in_judgement  # its canary's deadline may be the earlier one
@@ -365,7 +438,7 @@ class Invariants:
         elif action.reason == "overrun":
             idle = worker.ready and not worker.link and not worker.stopped
             hesitates = isinstance(self.event, ev.CallsStarted) and self.event.count <= worker.doubted and (
-                worker.doubted == worker.sent - len(worker.link) and not worker.stopped)
+                worker.doubted == worker.oldest_seq() and not worker.stopped)
             self.need(hesitates or (isinstance(self.event, ev.WorkerRanOn) and idle),
                       "a worker is killed for going on that has begun a call, or leaves")
         elif action.reason == "faulted":
@@ -375,6 +448,34 @@ class Invariants:
         if worker.stopped:
             self.need(action.reason in (worker.stopped, "zygote_lost", "violation", "drained", "faulted"),
                       "another reason at the end")
+
+    def _kill_shared(self, worker: SimWorker, action: act.KillWorker) -> None:
+        """A shared worker may be killed for a call that does not end: its loop stands still, or the call goes on."""
+        now_ns = self.world.now_ns
+        oldest, begun = worker.oldest(), [seq for seq in worker.link if seq < worker.started]
+        silent = worker.ping_ns and now_ns >= worker.ping_ns + self.world.limits.ping_grace_ns
+        held = worker.paused and now_ns - worker.paused_ns < HELD_NS_MAX
+        stands = not held and any(
+            hard and now_ns >= sent_ns + PROBE_NS for sent_ns, hard in worker.probes.values())
+        goes_on = [a for a in worker.link.values() if a.ends_ns and now_ns >= a.ends_ns + CANCEL_GRACE_NS and (
+            worker.probed_ns >= a.ends_ns or len(begun) == 1)]
+        worker.went_on = goes_on
+        due_ns = min(oldest.deadline_ns, oldest.cancelled_ns or oldest.deadline_ns)
+        idles = not begun and now_ns >= due_ns + SKIP_GRACE_NS
+        if action.reason == "cancelled":
+            self.need(any(a.verdict == "CANCELLED" for a in goes_on), "a kill for a cancelled call that may go on")
+        else:
+            self.need(stands or goes_on or idles or silent or worker.lied, "a shared worker is killed too early")
+
+    def probed(self, worker: SimWorker, nonce: int) -> None:
+        """The answer to a probe reaches the pool."""
+        if nonce not in worker.probes or nonce != min(worker.probes):
+            worker.lied = True
+            return
+        worker.probed_ns = worker.probes.pop(nonce)[0]
+        worker.heard_ns = self.world.now_ns
+        if not worker.probes:
+            worker.named = None
 
     def _stop(self, action: act.StopWorker) -> None:
         world, now_ns = self.world, self.world.now_ns
@@ -407,8 +508,7 @@ class Invariants:
         if action.charged and known is not None:
             self.need(action.reason in CHARGED, f"{action.reason} is charged")
             assert isinstance(self.event, ev.WorkerGone)
-            begun = worker.link and self.event.started > worker.sent - len(worker.link)
-            culprit = worker.link[0] if begun and action.reason != "violation" else None
+            culprit = self._culprit(worker, self.event.started) if action.reason != "violation" else None
             user = "" if culprit is None or culprit.canary else culprit.user
             if user and known.breaker.user_ended(user, world.now_ns):
                 self.paused.append((action.plugin, user))
@@ -417,15 +517,35 @@ class Invariants:
         elif known is not None and known.breaker.probe is not None and known.breaker.probe.verdict is not None:
             known.breaker.probe = None
 
+    def _culprit(self, worker: SimWorker, started: int) -> Asked | None:
+        """The call by which a worker has ended."""
+        begun = [asked for seq, asked in worker.link.items() if seq < started]
+        if not worker.shared or len(begun) <= 1 and self.blamed is None:
+            return begun[0] if begun else None
+        if self.blamed is not None:
+            told = [worker.named] if worker.named is not None else []
+            self.need(self.blamed in {a.call for a in told + worker.went_on}, "a call is blamed that did nothing")
+            return self.world.calls[self.blamed]
+        return None
+
     # ------------------------------------------------------------------ what the world reports
     def hears(self, worker: SimWorker, event: ev.WorkerAnswered) -> None:
         """An answer reaches the pool."""
         world = self.world
-        if worker.killed == "violation" or not worker.link or event.seq != worker.sent - len(worker.link):
+        if worker.killed == "violation" or event.seq not in worker.link or (
+                not worker.shared and event.seq != worker.oldest_seq()):
             worker.lied = True if not worker.killed else worker.lied
             return
-        asked = worker.link.popleft()
+        asked = worker.link[event.seq]
+        if worker.lied and worker.shared and not asked.ends_ns and (event.code == "ended" or (
+                event.code == "skipped" and world.now_ns < asked.deadline_ns and event.seq not in worker.asked_back)):
+            return  # the pool kills it for that, or not; it is a liar's
+        asked = worker.link.pop(event.seq)
+        if worker.named is asked and not worker.killed:
+            worker.named = None
         asked.on = -1
+        if not worker.link:
+            worker.probes = {nonce: (sent_ns, False) for nonce, (sent_ns, _) in worker.probes.items()}
         worker.heard_ns = worker.oldest_ns = world.now_ns
         known = world.plugins.get(worker.spec.id)
         if event.code != "skipped" and known is not None and not worker.killed and worker.id not in self.in_judgement:
@@ -443,17 +563,28 @@ class Invariants:
             self.need(asked.runs == 1, f"call {asked.call} runs twice")
             self.need(asked.verdict is None or asked.started,
                       f"call {asked.call} runs after a verdict that says it never did")
-            self.need(not self.world.refusing or self.world.now_ns <= self.world.refused_ns + RECALL_NS,
+            self.need(not self.world.refusing or self.world.now_ns <= self.world.refused_ns + RECALL_NS or (
+                self.world.now_ns < self.lenient_until_ns),
                       "a call begins long after no record could be kept")
             known = self.world.plugins.get(asked.plugin)
             if known is not None and not asked.canary:
-                self.need(not known.begun or known.begun[-1] < asked.call, "hooks begin out of order")
+                self.need(known.ever_shared or not known.begun or known.begun[-1] < asked.call,
+                          "hooks begin out of order")
+                self.need(known.begun_of.get(asked.user, -1) < asked.call, "hooks of one user begin out of order")
                 known.begun.append(asked.call)
+                known.begun_of[asked.user] = asked.call
+                if worker.shared and not known.ever_unordered:
+                    self.need(sum(a.user == asked.user for a in worker.crowd.values()) == 1,
+                              "two hooks of one user run at once")
 
     def gone(self, worker: SimWorker, code: str) -> None:
         """A worker's end is about to be reported."""
         self.gone_worker, self.gone_code = worker, code
-        for asked in worker.link:
+        known = self.world.pool.workers.by_id.get(worker.id)
+        blamed = known.blamed if known is not None else None
+        is_told = blamed is not None and worker.killed in ("deadline", "cancelled")
+        self.blamed = blamed.request.call if is_told else None
+        for asked in worker.link.values():
             if asked.verdict is None:
                 asked.on = 0
 

@@ -31,6 +31,8 @@ class Asked:
     on: int = 0  # the worker on whose link it stands; 0 where it waits
     runs: int = 0  # times that its hook truly began, in honest workers
     replied: bool = False
+    ends_ns: int = 0  # when a shared worker was told to end it
+    kind: str = ""  # in a shared worker: wait, block, swallow, or plain
 
 
 @dataclass(eq=False)
@@ -57,8 +59,20 @@ class SimWorker:
     asked_back: set[int] = field(default_factory=set)  # seqs that the pool has recalled
     recalled: set[int] = field(default_factory=set)  # those of them that it has heard of
     running: tuple[int, Asked] | None = None
+    shared: bool = False
+    crowd: dict[int, Asked] = field(default_factory=dict)  # what a shared worker runs, by seq
+    pending: deque[tuple[int, Asked]] = field(default_factory=deque)  # what it has read and not begun
+    blocked_by: int = -1  # the call that keeps its event loop from turning
+    blocked_until_ns: int = 0
+    probes: dict[int, tuple[int, bool]] = field(default_factory=dict)  # unanswered: when sent, whether it may cost it
+    probed_ns: int = -1  # when the latest was sent that was answered
+    last_probe: int = 0
+    named: Asked | None = None  # whose code it says that it was running, while a probe is out
+    went_on: list[Asked] = field(default_factory=list)  # calls that had not ended in time when it was killed
+    held_ns: int = 0  # for how long it was held back in all, and since when
+    paused_ns: int = 0
     started: int = 0  # calls that it has counted as started
-    link: deque[Asked] = field(default_factory=deque)  # unanswered, as the pool can know
+    link: dict[int, Asked] = field(default_factory=dict)  # unanswered, by seq, as the pool can know
     sent: int = 0
     oldest_ns: int = 0  # since when link[0] is the oldest
     heard_ns: int = 0
@@ -70,6 +84,18 @@ class SimWorker:
     boot_due_ns: int = 0
     lied: bool = False
     memory_bytes: int = 10_000_000
+
+    def oldest(self) -> Asked:
+        """The oldest unanswered call."""
+        return next(iter(self.link.values()))
+
+    def oldest_seq(self) -> int:
+        """Its number."""
+        return next(iter(self.link), self.sent)
+
+    def held(self, now_ns: int) -> int:
+        """For how long it was held back until now."""
+        return self.held_ns + (now_ns - self.paused_ns if self.paused else 0)
 
 
 class RefBreaker:
@@ -163,6 +189,9 @@ class SimPlugin:
         self.breaker = RefBreaker(policy)
         self.version = 0
         self.begun: list[int] = []  # calls in the order in which their hooks truly began
+        self.begun_of: dict[str, int] = {}  # the latest call of each user that began
+        self.ever_shared = spec.limits.concurrency > 1
+        self.ever_unordered = spec.ordering == "none"
         self.admitted: list[int] = []
 
 

@@ -20,6 +20,8 @@ from apex_exec.core import events as ev
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.core.scheduler.breaker import BreakerPolicy
 from apex_exec.core.scheduler.pool import PoolLimits, RecyclePolicy
+from apex_exec.core.scheduler.shared import PROBES_FROM
+from tests.sim.crowd import Crowd
 from tests.sim.invariants import Invariants
 from tests.sim.model import MS, Asked, Broken, SimPlugin, SimWorker
 from tests.sim.recording import Recording, encode
@@ -35,7 +37,7 @@ BY_SUPERVISOR = ("_tell", "_tell_gone", "_tell_refused", "_tell_zygote_up", "_te
 """What only a running supervisor does or hears."""
 
 
-class World:
+class World(Crowd):
     """One history. ``tell``, if given, gets the story's lines; with ``record`` every step is kept in ``recording``."""
 
     def __init__(self, seed: int, tell: Callable[[str], None] | None = None, record: bool = False) -> None:
@@ -68,6 +70,9 @@ class World:
         self.ledger = random.Random(seed + 10**6)
         """The ledger's and the registry's chances are their own as well."""
         self.stops, self.takes = (self.ledger.choice((0, 0, 0.03, 0.1)) for _ in range(2))
+        self.crowds = random.Random(seed + 2 * 10**6)
+        """So are those of calls at once: how many, whose they are, what their hooks do."""
+        self.places = self.crowds.choice((1, 2, 4, 8, 16, 32)) if seed % 3 else 1
         self.drain_at_ns = 0
         self.judging: dict[tuple[str, str], int] = {}
         self.next_call = 1
@@ -94,8 +99,20 @@ class World:
         self.versions += 1
         made: dict[str, Any] = {"id": name, "version": f"1.0.{self.versions}", "digest": f"d{self.versions}",
                                 "entrypoint": "p.py", "hooks": ("onDataFetch",),
-                                "limits": Limits(memory_mb=self.random.choice((50, 50, 40)))}
+                                "limits": Limits(memory_mb=self.random.choice((50, 50, 40)),
+                                                 concurrency=self._places()),
+                                "ordering": self.crowds.choice(("user", "user", "none"))}
         return PluginSpec(**{**made, **changes})
+
+    def _places(self) -> int:
+        """Calls at once of one version: as a rule the history's, sometimes fewer."""
+        return self.places if self.crowds.random() < 0.7 else self.crowds.randint(1, self.places)
+
+    def user(self, number: int) -> str:
+        """Who calls: one of a few, or of many if calls run at once."""
+        if self.places == 1 or self.crowds.random() < 0.4:
+            return f"u{number % self.users}"
+        return f"u{self.crowds.randrange(40 if self.users > 2 else self.users)}"
 
     # ------------------------------------------------------------------ time
     def at(self, delay_ns: int, what: Callable[..., None], *args: Any) -> None:
@@ -176,14 +193,25 @@ class World:
             self._start(action)
         elif isinstance(action, act.SendCall):
             worker, asked = self.workers[action.worker], self.calls[action.request.call]
-            worker.link.append(asked)
+            worker.link[action.seq] = asked
             worker.sent += 1
             worker.used_ns = self.now_ns
             asked.on, asked.links = worker.id, asked.links + 1
             if len(worker.link) == 1:
                 worker.oldest_ns = self.now_ns
-            worker.inbox.append((action.seq, asked))
-            self.at(self.random.randrange(50_000), self._take, worker)
+            if worker.shared:
+                self._deliver(worker, ("call", action.seq, asked))
+            else:
+                worker.inbox.append((action.seq, asked))
+                self.at(self.random.randrange(50_000), self._take, worker)
+        elif isinstance(action, act.CancelCall):
+            worker = self.workers[action.worker]
+            asked = worker.link[action.seq]
+            asked.ends_ns = asked.ends_ns or self.now_ns
+            worker.last_probe = action.nonce
+            worker.probes[action.nonce] = self.now_ns, self.now_ns >= asked.deadline_ns
+            self._deliver(worker, ("cancel", action.seq, action.nonce))
+            self.at(self.crowds.randrange(50_000), self._interrupt, worker)
         elif isinstance(action, act.RecallCalls):
             worker = self.workers[action.worker]
             worker.asked_back.update(action.seqs)
@@ -214,7 +242,8 @@ class World:
     # ------------------------------------------------------------------ workers
     def _start(self, action: act.StartWorker) -> None:
         rnd = self.random
-        worker = SimWorker(action.worker, action.spec, self.now_ns, heard_ns=self.now_ns)
+        worker = SimWorker(action.worker, action.spec, self.now_ns, heard_ns=self.now_ns,
+                           shared=action.spec.limits.concurrency > 1)
         worker.boot_due_ns = self.now_ns + self.limits.boot_ns
         self.workers[worker.id] = worker
         worker.honest = not self.hits("lie")
@@ -253,7 +282,12 @@ class World:
         elif kind is ev.WorkerAnswered:
             self.invariants.hears(worker, event)
         elif kind is ev.WorkerPonged:
-            worker.heard_ns, worker.ping_ns, worker.ponged_ns = self.now_ns, 0, self.now_ns
+            if event.nonce >= PROBES_FROM:
+                self.invariants.probed(worker, event.nonce)
+            else:
+                worker.heard_ns, worker.ping_ns, worker.ponged_ns = self.now_ns, 0, self.now_ns
+        elif kind is ev.WorkerBlocked and worker.probes:
+            worker.named = worker.link.get(event.seq, worker.named)
         self.step(event)
 
     def _tell_refused(self, worker: SimWorker) -> None:
@@ -269,6 +303,9 @@ class World:
 
     def _take(self, worker: SimWorker) -> None:
         """The worker looks at its link: begins the next call, or leaves."""
+        if worker.shared:
+            self.loop_turns(worker)
+            return
         if not worker.alive or not worker.booted or worker.running:
             return
         if worker.paused:
@@ -435,7 +472,8 @@ class World:
         """SIGSTOP or SIGCONT by the governor."""
         if worker.id not in self.workers or not worker.alive or worker.paused == on:
             return
-        worker.paused = on
+        worker.held_ns, worker.paused = worker.held(self.now_ns), on
+        worker.paused_ns = self.now_ns
         self.step(ev.WorkerThrottled(worker.id, on))
         if on:
             self.at(self.random.choice((20, 600)) * MS, self.throttle, worker, False)
@@ -443,7 +481,9 @@ class World:
         stalled, worker.stalled = worker.stalled, []
         for what, argument in stalled:
             again: dict[str, Callable[..., None]] = {"boot": self._boot, "take": self._take, "end": self._end_run}
-            if what == "pong":
+            if what == "crowd":
+                self.end_one(worker, *argument)  # type: ignore[misc]  # a number and a code
+            elif what == "pong":
                 self._pong(worker, argument)  # type: ignore[arg-type]  # a pong's argument is its nonce
             else:
                 again[what](worker)

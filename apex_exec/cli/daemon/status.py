@@ -89,7 +89,9 @@ def rows(now: Row, before: Row | None) -> list[Row]:
             "id": plugin["id"], "version": plugin["version"], "state": plugin["state"], "worker": plugin["worker"],
             "condition": condition(plugin),
             "calls": round(rate("calls"), 1), "p50": plugin["p50Ms"], "p99": plugin["p99Ms"],
-            "queue": plugin["queued"] + plugin["inFlight"], "cpu": round(100 * rate("cpuSeconds"), 1),
+            "queue": plugin["queued"] + plugin["inFlight"],
+            "inFlight": f"{plugin['inFlight']}/{plugin['concurrency']}" if plugin.get("concurrency", 1) > 1 else (
+                str(plugin["inFlight"])), "cpu": round(100 * rate("cpuSeconds"), 1),
             "memory": round(plugin["memoryMb"], 1), "throttled": round(100 * rate("throttledSeconds"), 1),
             "breaker": plugin["breaker"], "failures": plugin["failedRecently"], "lastFailure": plugin["lastFailure"],
             "restarts": plugin["restarts"]})

@@ -74,10 +74,12 @@ class Admission:
             return "OVERLOADED", "the daemon is full (pool.in_flight)", {}
         queued = slot.queue.live
         if queued:
-            if queued >= limits.queue_max:
+            share = max(1, limits.queue_max // 4)
+            is_full = queued >= limits.queue_max
+            if slot.queue.waiting_of(user_id) >= share and (is_full or slot.queue.has_others(user_id)):
+                return "OVERLOADED", "this user holds a quarter of the plugin's queue", {"limit": "queue"}
+            if is_full and not slot.queue.holds_most(share):
                 return "OVERLOADED", "the plugin's queue is full (pool.queue_depth)", {}
-            if slot.queue.waiting_of(user_id) >= max(1, limits.queue_max // 4):
-                return "OVERLOADED", "this user holds a quarter of the plugin's queue", {}
         if slot.breaker.open_until_ns and (wait_ns := slot.breaker.refuses_ns(now_ns)):
             return "QUARANTINED", "the plugin failed too often and is paused", retry_after(wait_ns)
         return None

@@ -22,6 +22,9 @@ from apex_exec.core.scheduler.workers import Workers
 
 PASSED_BEFORE_IT_RAN: Refusal = ("DEADLINE_EXCEEDED", "the deadline passed before the hook ran", {})
 CANCELLED = "cancelled by its caller"
+PUSHED_OUT: Refusal = (
+    "OVERLOADED", "another user needed room in the plugin's queue, of which this one held more than a quarter",
+    {"limit": "queue"})
 
 
 class Calls:
@@ -64,10 +67,22 @@ class Calls:
             if len(worker.link) == 1:
                 return  # the oldest is the worker's timer's
         else:
+            if slot.queue.live >= self._bounds.limits.queue_max:
+                self._push_out(slot, step)
             slot.queue.push(call)
             self._feeding.feed(slot, step)
         if request.deadline_ns < slot.armed_ns:
             self._timers.arm(slot, max(request.deadline_ns, step.now_ns + 1))
+
+    def _push_out(self, slot: PluginSlot, step: Step) -> None:
+        """The queue is full, and somebody who holds less than a quarter asks: the latest call of the user who holds
+        most makes room. ``Admission`` has seen that there is one."""
+        queue = slot.queue
+        user_id = queue.holds_most(max(1, self._bounds.limits.queue_max // 4))
+        latest = next((call for call in reversed(queue.waiting()) if call.request.user_id == user_id), None)
+        if latest is not None:
+            queue.forget(latest)
+            self._verdicts.never_ran(latest, PUSHED_OUT, step)
 
     # ------------------------------------------------------------------ out
     def answered(self, event: ev.WorkerAnswered, step: Step) -> None:

@@ -186,7 +186,7 @@ def _blame(worker: Worker, code: str, message: str) -> tuple[str, str]:
 def _culprit(worker: Worker, started: int) -> Invocation | None:
     """The call by which a dead worker ended, if that is known: the one that it was killed for, the oldest of those
     that it ran one after the other, the only one that had begun."""
-    if worker.blamed is not None:
+    if worker.blamed is not None and worker.end is not None and worker.end.reason in ("deadline", "cancelled"):
         return worker.blamed
     begun = [call for seq, call in worker.link.items() if seq < started]
     return begun[0] if begun and (not worker.shared or len(begun) == 1) else None

@@ -37,6 +37,15 @@ class CallQueue:
         """Calls of ``user_id`` that wait here."""
         return self._by_user.get(user_id, 0)
 
+    def has_others(self, user_id: str) -> bool:
+        """Whether calls of anybody else wait here."""
+        return len(self._by_user) > (user_id in self._by_user)
+
+    def holds_most(self, share: int) -> str:
+        """Whose calls are most of those that wait here, if they are more than ``share``; "" if nobody's are."""
+        user_id = max(self._by_user, key=self._by_user.__getitem__, default="")
+        return user_id if self._by_user.get(user_id, 0) > share else ""
+
     def push(self, call: Invocation) -> None:
         """At the end."""
         self._calls.append(call)

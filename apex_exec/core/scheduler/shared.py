@@ -26,6 +26,7 @@ from apex_exec.core import actions as act
 from apex_exec.core.deadline import NEVER_NS
 from apex_exec.core.limits import (
     CANCEL_GRACE_NS,
+    HELD_NS_MAX,
     PROBE_NS,
     RECOUNT_NS,
     SKIP_GRACE_NS,
@@ -36,7 +37,7 @@ from apex_exec.core.scheduler.invocation import Invocation, Refusal
 from apex_exec.core.scheduler.plugin_slot import PluginSlot
 from apex_exec.core.scheduler.step import Step
 from apex_exec.core.scheduler.verdicts import Verdicts
-from apex_exec.core.scheduler.worker import End, Probe, Worker
+from apex_exec.core.scheduler.worker import AT_WORK, End, Probe, Worker
 from apex_exec.core.scheduler.workers import Workers
 
 PROBES_FROM = 1 << 32
@@ -67,9 +68,11 @@ class Sharing:
         else:
             worker.users.pop(user_id, None)
         slot.queue.released(user_id, run_ns)
+        if worker.blamed is call:
+            worker.blamed = None
         if not worker.link:  # whatever it was asked, it has gone on meanwhile
             worker.probing = deque(Probe(probe.sent_ns, 0) for probe in worker.probing)
-        elif (oldest := worker.oldest()).state != "linked" and not oldest.ends_ns:
+        elif (oldest := worker.oldest()).ends_ns == NEVER_NS:
             oldest.ends_ns = step.now_ns + SKIP_GRACE_NS  # nothing is before it any more: it is to be skipped
             self._workers.look_at(worker, oldest.ends_ns, step.now_ns)
 
@@ -109,10 +112,12 @@ class Sharing:
 
     def goes_on(self, worker: Worker, held_ns: int, step: Step) -> None:
         """The governor has held the worker back for ``held_ns``, in which it could do nothing of what it was told."""
+        if worker.state not in AT_WORK or not worker.link:
+            return
         worker.probing = deque(
             Probe(probe.sent_ns, probe.due_ns + held_ns if probe.due_ns else 0) for probe in worker.probing)
         for call in worker.link.values():
-            if call.ends_ns:
+            if 0 < call.ends_ns < NEVER_NS:
                 call.ends_ns += held_ns
         self._schedule(worker, step.now_ns)
 
@@ -127,7 +132,7 @@ class Sharing:
             worker.due_ns = now_ns + STALL_GRACE_NS
             return True
         probe_due_ns = worker.probe_due_ns()
-        if probe_due_ns and now_ns >= probe_due_ns and not worker.throttled:
+        if probe_due_ns and now_ns >= probe_due_ns and not _is_held(worker, now_ns):
             self._workers.kill(worker, End("deadline", message=STOOD_STILL), step, probe_due_ns)
             return True
         asked = any(_due_ns(call) <= now_ns for call in worker.link.values())
@@ -150,8 +155,10 @@ class Sharing:
                 self._cancel(worker, call, step, now_ns + PROBE_NS)
             elif call.state == "linked":
                 self._verdicts.never_ran(call, PASSED_UNBEGUN, step)
-                call.ends_ns = now_ns + SKIP_GRACE_NS if seq == oldest_seq else 0
-            elif not worker.throttled and not self._may_go_on(worker, seq, call, step):
+                call.ends_ns = now_ns + SKIP_GRACE_NS if seq == oldest_seq else NEVER_NS
+            elif not call.ends_ns and has_begun:  # its caller was answered for another reason, such as a drain
+                self._cancel(worker, call, step, now_ns + PROBE_NS)
+            elif not _is_held(worker, now_ns) and not self._may_go_on(worker, seq, call, step):
                 return
             if worker.state == "killed":
                 return
@@ -162,7 +169,10 @@ class Sharing:
         now_ns = step.now_ns
         if seq >= worker.started:
             if seq != worker.oldest_seq():
-                call.ends_ns = 0  # it is skipped in its turn
+                call.ends_ns = NEVER_NS  # it is skipped in its turn
+                return True
+            if not call.ends_ns:
+                call.ends_ns = now_ns + SKIP_GRACE_NS
                 return True
             self._workers.kill(worker, End("deadline", message="the worker did not begin what it was sent"), step,
                                call.ends_ns)
@@ -193,6 +203,11 @@ class Sharing:
             self._workers.look_at(worker, worker.due_ns, now_ns)
 
 
+def _is_held(worker: Worker, now_ns: int) -> bool:
+    """Whether the governor holds the worker back, so that it can do nothing of what it was told."""
+    return worker.throttled and now_ns - worker.throttled_ns < HELD_NS_MAX
+
+
 def _due_ns(call: Invocation) -> int:
     """When something of the call is next due."""
-    return call.request.deadline_ns if call.state == "linked" else call.ends_ns or NEVER_NS
+    return call.request.deadline_ns if call.state == "linked" else call.ends_ns or call.request.deadline_ns

@@ -143,6 +143,10 @@ class Workers:
             oldest = worker.oldest()
             self._verdicts.ran(oldest, end.code, end.message, step, max(oldest.sent_ns, worker.answered_ns))
 
+        slot = self._slots.get(worker.plugin)
+        if worker.shared and worker.link and slot is not None:  # its end may be late, and callers wait no longer for it
+            self._timers.arm(slot, max(now_ns + 1, min(call.request.deadline_ns for call in worker.link.values())))
+
     def violated(self, worker: Worker, how: str, step: Step) -> None:
         """The worker broke the inner protocol: it is killed, and nothing that it says after that is believed."""
         self.kill(worker, End("violation", "WORKER_VIOLATION",

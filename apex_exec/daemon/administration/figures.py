@@ -160,6 +160,7 @@ class Figures:
         return {
             "id": plugin, "version": spec.version, "hooks": list(spec.hooks), "state": spec.state,
             "reason": spec.reason, "source": self._source(plugin), "queued": queued, "inFlight": in_flight,
+            "concurrency": spec.limits.concurrency,
             "worker": worker, "breaker": breaker,
             "pausedUsers": supervisor.pool.paused_users(plugin, now_ns), "pids": pids.get(plugin, []),
             "memoryMb": memory_mb, "throttledMs": throttled_ns / 1e6, **supervisor.metrics.tally(plugin, now_ns)}

@@ -161,6 +161,10 @@ class Verdicts:
         unrecorded, admitted = False, verdict.admitted
         if code:
             unrecorded = code == Code.AUDIT_UNAVAILABLE
+            if verdict.details.get("bystander"):
+                self._metrics.inc("bystanders_total", (verdict.plugin,))
+            elif verdict.details.get("limit") == "queue":
+                self._metrics.inc("user_limited_total", (verdict.plugin, "queue"))
             if code in FAILURES:
                 self._tell_failure(verdict, outcome)
         if admitted:

@@ -62,6 +62,8 @@ class Accounts:
         governing = self._neighbours.governing
         if governing is not None:
             used.memory_mb, used.throttled_ns = governing.usage(link.worker, call)
+            if link.shared:
+                used.throttled_ns = governing.held_ns(link.worker, run_ns)
         if link.host_ns > 0:
             used.host_ns, link.host_ns = link.host_ns, 0
         if run_ns and link.pid:

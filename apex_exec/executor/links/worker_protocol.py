@@ -139,12 +139,20 @@ class WorkerProtocol:
         if link.lines > LINES_PER_CALL_MAX * calls or (link.ready and not link.owed):
             raise ZmtpError("too many lines in one call" if link.owed else "a line while nothing ran")
         plugin, level = link.spec.id, message.level
+        whose = self._whose(link, message.seq) if link.shared else ""
 
         def located(text: str, _cpu_ns: int) -> None:
-            self._logs.plugin_line(plugin, level, text, time.monotonic_ns())
+            self._logs.plugin_line(plugin, level, whose + text, time.monotonic_ns())
 
         if FRAME not in message.text or not self._neighbours.locate(link.spec, message.text, located, now_ns):
-            self._logs.plugin_line(plugin, level, message.text, now_ns)
+            self._logs.plugin_line(plugin, level, whose + message.text, now_ns)
+
+    def _whose(self, link: WorkerLink, seq: int) -> str:
+        """How a line begins that one of several calls has written: with its hook and its number in its worker, so that
+        the lines of one call can be told from another's. Of a line that is no open call's, as the worker says, with
+        nothing."""
+        request = self._neighbours.on_link(link.worker, seq)[1] if seq >= 0 else None
+        return f"[{request.hook} {seq}] " if request is not None else ""
 
     # ------------------------------------------------------------------ booting
     def _booted(self, link: WorkerLink, message: inner.Booted, now_ns: int) -> None:
