@@ -127,7 +127,7 @@ def test_a_call_that_cannot_be_ended_costs_the_worker_and_the_others_are_bystand
             return await asyncio.gather(*waiting, spinning, *late)
 
     answers = asyncio.run(play())
-    assert [code for code, *_ in answers[:4]] == ["TIMEOUT"] * 4, "they were past their deadlines, whoever was to blame"
+    assert [code for code, *_ in answers[:4]] == ["TIMEOUT"] * 4, "they were past their deadlines, and not to blame"
     assert answers[4][0] == "WORKER_CRASHED" and "bystander" not in answers[4][1], "it kept the worker from answering"
     assert [(code, given) for code, given, _ in answers[5:]] == [
         ("", {"seconds": 0.01, "name": n}) for n in range(4)], "what had not begun runs in the next worker"

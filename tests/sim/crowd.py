@@ -86,6 +86,9 @@ class Crowd:
         if asked.kind in ("plain", "block"):
             worker.blocked_by = seq
             worker.blocked_until_ns = NEVER_NS if hangs else self.now_ns + length_ns
+            if hangs and not worker.honest and rnd.random() < 0.5:  # it answers itself and goes on
+                worker.lied = True
+                self._send(worker, ev.WorkerAnswered(worker.id, seq, "", asked.call))
         elif hangs and rnd.random() < 0.3:
             asked.kind = "swallow"
         if not hangs:

@@ -230,8 +230,8 @@ class Invariants:
             elif worker.ready and worker.shared:
                 for asked in worker.crowd.values():
                     if not worker.paused and asked in worker.link.values():
-                        told_ns = max(asked.deadline_ns, asked.ends_ns)
-                        self.need(world.now_ns <= told_ns + worker.held(world.now_ns) + ENDS_NS,
+                        since_ns = max(asked.deadline_ns, asked.ends_ns, self.lenient_until_ns)
+                        self.need(world.now_ns <= since_ns + worker.held(world.now_ns) + ENDS_NS,
                                   f"call {asked.call} is kept past its time by a shared worker")
             elif worker.ready and worker.link:
                 self.need(world.now_ns <= self._may_keep_until(worker), "a worker is kept past its time")
@@ -454,11 +454,13 @@ class Invariants:
         now_ns = self.world.now_ns
         oldest, begun = worker.oldest(), [seq for seq in worker.link if seq < worker.started]
         silent = worker.ping_ns and now_ns >= worker.ping_ns + self.world.limits.ping_grace_ns
-        held = worker.paused and now_ns - worker.paused_ns < HELD_NS_MAX
-        stands = not held and any(
-            hard and now_ns >= sent_ns + PROBE_NS for sent_ns, hard in worker.probes.values())
-        goes_on = [a for a in worker.link.values() if a.ends_ns and now_ns >= a.ends_ns + CANCEL_GRACE_NS and (
-            worker.probed_ns >= a.ends_ns or len(begun) == 1)]
+        is_held = worker.paused and now_ns - worker.paused_ns < HELD_NS_MAX
+        free_ns = now_ns - (worker.held(now_ns) if is_held or not worker.paused else worker.held_ns)
+        stands = not is_held and any(
+            hard and free_ns >= sent_ns - held_ns + PROBE_NS for sent_ns, hard, held_ns in worker.probes.values())
+        goes_on = [a for a in worker.link.values() if a.ends_ns and (
+            free_ns >= a.ends_ns - a.held_ns + CANCEL_GRACE_NS) and (
+                worker.probed_ns >= a.ends_ns or len(begun) == 1)]
         worker.went_on = goes_on
         due_ns = min(oldest.deadline_ns, oldest.cancelled_ns or oldest.deadline_ns)
         idles = not begun and now_ns >= due_ns + SKIP_GRACE_NS
@@ -545,7 +547,7 @@ class Invariants:
             worker.named = None
         asked.on = -1
         if not worker.link:
-            worker.probes = {nonce: (sent_ns, False) for nonce, (sent_ns, _) in worker.probes.items()}
+            worker.probes = {nonce: (sent_ns, False, held_ns) for nonce, (sent_ns, _, held_ns) in worker.probes.items()}
         worker.heard_ns = worker.oldest_ns = world.now_ns
         known = world.plugins.get(worker.spec.id)
         if event.code != "skipped" and known is not None and not worker.killed and worker.id not in self.in_judgement:

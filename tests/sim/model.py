@@ -31,7 +31,8 @@ class Asked:
     on: int = 0  # the worker on whose link it stands; 0 where it waits
     runs: int = 0  # times that its hook truly began, in honest workers
     replied: bool = False
-    ends_ns: int = 0  # when a shared worker was told to end it
+    ends_ns: int = 0  # when a shared worker was asked to end it
+    held_ns: int = 0  # for how long that had been held back by then
     kind: str = ""  # in a shared worker: wait, block, swallow, or plain
 
 
@@ -64,7 +65,8 @@ class SimWorker:
     pending: deque[tuple[int, Asked]] = field(default_factory=deque)  # what it has read and not begun
     blocked_by: int = -1  # the call that keeps its event loop from turning
     blocked_until_ns: int = 0
-    probes: dict[int, tuple[int, bool]] = field(default_factory=dict)  # unanswered: when sent, whether it may cost it
+    probes: dict[int, tuple[int, bool, int]] = field(default_factory=dict)
+    """Those that it has not answered: when sent, whether it may cost the worker, how long that had been held back."""
     probed_ns: int = -1  # when the latest was sent that was answered
     last_probe: int = 0
     named: Asked | None = None  # whose code it says that it was running, while a probe is out

@@ -207,9 +207,10 @@ class World(Crowd):
         elif isinstance(action, act.CancelCall):
             worker = self.workers[action.worker]
             asked = worker.link[action.seq]
-            asked.ends_ns = asked.ends_ns or self.now_ns
+            if not asked.ends_ns:
+                asked.ends_ns, asked.held_ns = self.now_ns, worker.held(self.now_ns)
             worker.last_probe = action.nonce
-            worker.probes[action.nonce] = self.now_ns, self.now_ns >= asked.deadline_ns
+            worker.probes[action.nonce] = self.now_ns, self.now_ns >= asked.deadline_ns, worker.held(self.now_ns)
             self._deliver(worker, ("cancel", action.seq, action.nonce))
             self.at(self.crowds.randrange(50_000), self._interrupt, worker)
         elif isinstance(action, act.RecallCalls):

@@ -162,7 +162,7 @@ class Calls:
     # ------------------------------------------------------------------ on its way
     def cancel(self, event: ev.CancelRequested, step: Step) -> None:
         """Answers the caller now. The worker hears nothing of it, so it may still begin the call, or go on with it. A
-        shared worker is told to end it."""
+        shared worker is asked to end it."""
         call = self._open.get(event.call)
         if call is None:
             return

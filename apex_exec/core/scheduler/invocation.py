@@ -42,7 +42,7 @@ class Invocation(Struct, gc=False, eq=False):
     """``links`` counts the links that it was put on, and ``worker`` is the latest of them. ``cold`` says that its
     worker was not ready when it arrived. ``recalled`` is what it is answered with if its worker skips it, as it was
     asked to. ``seq`` is its number on the latest link. On the link of a shared worker, ``cancelled_ns`` is
-    when the worker was told to end it, and ``ends_ns`` by when it must have done so: 0 before that, NEVER_NS if it is
+    when the worker was asked to end it, and ``ends_ns`` by when it must have done so: 0 before that, NEVER_NS if it is
     only waited for."""
 
     request: InvokeRequested

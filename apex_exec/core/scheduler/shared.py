@@ -4,13 +4,14 @@ A shared worker begins each call as it arrives, in the order of the link, and an
 link has times of its own, and the worker's timer is due at the earliest of them:
 
 * its deadline. The worker's started calls are counted. A call that had begun is answered TIMEOUT at once, and the
-  worker is told to end it. One that had not is answered DEADLINE_EXCEEDED: the worker skips it in its turn.
-* the end that it was told (``ends_ns``). Code that swallows its cancellation has no other end than its worker's.
+  worker is asked to end it. One that had not is answered DEADLINE_EXCEEDED: the worker skips it in its turn.
+* the time by which it must have ended (``ends_ns``). Code that swallows its cancellation has no other end than its
+  worker's.
 
-To be told to end a call is a *probe* as well, which the worker's event loop answers at once. If a call is past its
+The request to end a call is a *probe* as well, which the worker's event loop answers at once. If a call is past its
 deadline and the loop does not answer, something runs in it that nothing inside can end: the worker is killed. Calls of
-others that had begun are lost with it, as bystanders, and are charged to nobody. A caller who gives up is no reason
-for that: the loop may be busy with another's call, which has time left. So such a probe costs nothing before the
+others that had begun are lost with it, as bystanders, and are charged to nobody. A caller who gives up does not cause
+that: the loop may be busy with another's call, which has time left. So such a probe costs nothing before the
 call's own deadline, unless no other call has begun.
 
 Which call's code the loop was busy with, the worker says itself (``WorkerBlocked``) if it can. A worker that lies
@@ -43,7 +44,7 @@ from apex_exec.core.scheduler.workers import Workers
 PROBES_FROM = 1 << 32
 """Probes are numbered from here on, pings from 1, so that each answer says what it answers."""
 PROBES_MAX = 4 * CONCURRENCY_MAX
-"""Probes that may be out. A call is told to end three times at most, and a loop that stands still answers no call."""
+"""Probes that may be out. A call is asked to end three times at most, and a loop that stands still answers no call."""
 PASSED_UNBEGUN: Refusal = ("DEADLINE_EXCEEDED", "the deadline passed before the hook could begin in its worker", {})
 STOOD_STILL = "a call was past its deadline and the worker's event loop did not turn, so the worker was killed"
 WENT_ON = "a hook went on although it was cancelled, so its worker was killed"
@@ -77,7 +78,7 @@ class Sharing:
             self._workers.look_at(worker, oldest.ends_ns, step.now_ns)
 
     def end(self, worker: Worker, call: Invocation, step: Step) -> None:
-        """The caller has given ``call`` up: the worker is told to end it."""
+        """The caller has given ``call`` up: the worker is asked to end it."""
         self._cancel(worker, call, step, due_ns=0)
 
     def _cancel(self, worker: Worker, call: Invocation, step: Step, due_ns: int) -> None:
@@ -111,7 +112,7 @@ class Sharing:
             worker.blamed = worker.link[seq]
 
     def goes_on(self, worker: Worker, held_ns: int, step: Step) -> None:
-        """The governor has held the worker back for ``held_ns``, in which it could do nothing of what it was told."""
+        """The governor has held the worker back for ``held_ns``, in which it could do nothing that it was asked."""
         if worker.state not in AT_WORK or not worker.link:
             return
         worker.probing = deque(
@@ -135,7 +136,9 @@ class Sharing:
         if probe_due_ns and now_ns >= probe_due_ns and not _is_held(worker, now_ns):
             self._workers.kill(worker, End("deadline", message=STOOD_STILL), step, probe_due_ns)
             return True
-        asked = any(_due_ns(call) <= now_ns for call in worker.link.values())
+        is_held = _is_held(worker, now_ns)
+        asked = any(_due_ns(call) <= now_ns and (call.state == "linked" or not is_held)
+                    for call in worker.link.values())
         if asked:
             step.actions.append(act.CountStarted(worker.id))
         self._schedule(worker, now_ns)
@@ -143,7 +146,7 @@ class Sharing:
 
     def counted(self, worker: Worker, step: Step) -> None:
         """The started calls have been counted: answers what is past its deadline, and kills a worker whose call goes on
-        although it was told to end."""
+        although it was asked to end."""
         now_ns = step.now_ns
         oldest_seq = worker.oldest_seq()
         for seq, call in worker.link.items():
@@ -193,7 +196,7 @@ class Sharing:
     def _schedule(self, worker: Worker, now_ns: int) -> None:
         """Sets when the worker is next looked at for its calls. What is overdue waits for a count, or for the governor
         to let the worker go on."""
-        again_ns = now_ns + RECOUNT_NS
+        again_ns = worker.throttled_ns + HELD_NS_MAX if _is_held(worker, now_ns) else now_ns + RECOUNT_NS
         dues = [due_ns if due_ns > now_ns else again_ns for due_ns in map(_due_ns, worker.link.values())]
         if probe_due_ns := worker.probe_due_ns():
             dues.append(probe_due_ns if probe_due_ns > now_ns else again_ns)
@@ -204,7 +207,7 @@ class Sharing:
 
 
 def _is_held(worker: Worker, now_ns: int) -> bool:
-    """Whether the governor holds the worker back, so that it can do nothing of what it was told."""
+    """Whether the governor holds the worker back, so that it can do nothing that it was asked."""
     return worker.throttled and now_ns - worker.throttled_ns < HELD_NS_MAX
 
 

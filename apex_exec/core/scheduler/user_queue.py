@@ -3,7 +3,7 @@
 Every user has a *lane*, first in, first out. The next call is that of the lane whose clock is furthest behind; a
 lane's clock runs by the time for which the user's calls have held places, and the present runs by what all of them
 have held, divided by the lanes that wait (start-time fair queueing). A lane that comes back after a rest begins at the
-present at the earliest. So users get equal shares of the places, whoever sends more.
+present at the earliest. So users get equal shares of the places, however many calls one of them sends.
 
 If calls keep the order of their users (``one_each``), a lane is passed over as long as its user has a call on the
 link. If they need none, a lane is passed over while its user has a quarter of the places and another one waits.

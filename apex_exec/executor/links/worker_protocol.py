@@ -149,8 +149,8 @@ class WorkerProtocol:
 
     def _whose(self, link: WorkerLink, seq: int) -> str:
         """How a line begins that one of several calls has written: with its hook and its number in its worker, so that
-        the lines of one call can be told from another's. Of a line that is no open call's, as the worker says, with
-        nothing."""
+        the lines of one call can be found among others. Of a line that belongs to no open call, as the worker says,
+        with nothing."""
         request = self._neighbours.on_link(link.worker, seq)[1] if seq >= 0 else None
         return f"[{request.hook} {seq}] " if request is not None else ""
 
