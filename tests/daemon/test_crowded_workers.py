@@ -118,7 +118,6 @@ def test_a_forged_message_is_a_violation_and_no_other_plugin_feels_it(forgery: s
         forged, before, other = asyncio.run(play())
         assert other == ("", {"seconds": 0.5, "version": 1})
         wait_for(lambda: daemon.plugin("forger")["breaker"] == "open", 5, "its breaker")
-        assert "broke the inner protocol" in daemon.log
         assert {forged[0], before[0]} <= {"", "WORKER_VIOLATION"} and (
             "WORKER_VIOLATION" in (forged[0], before[0]) or forgery == "answers for another")
 
