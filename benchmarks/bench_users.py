@@ -1,8 +1,8 @@
 """Many users of one plugin: how many are answered if its hook waits, and what one user's bad inputs cost another.
 
-The first part has 60 users call a hook that waits 300 ms, all at once, with different numbers of places. In the second
-one user B calls the plugin again and again, alone and then beside user A, who sends 12 inputs that hang and 100 that make an
-HTTP request. In the third, 64 users call a hook that makes one query, with one place and with eight.
+The first part has 60 users call a hook that waits 300 ms, all at once, with different numbers of places. In the second,
+user B calls the plugin again and again, alone and then beside user A, who sends 12 inputs that hang and 100 that make
+an HTTP request. In the third, 64 users call a hook that makes one query, with one place and with eight.
 """
 
 from __future__ import annotations
