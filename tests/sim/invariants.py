@@ -65,6 +65,7 @@ class Invariants:
         self.in_judgement: set[int] = set()  # workers that were prepared
         self.opened: list[str] = []
         self.blamed: int | None = None
+        self.forged_by: SimWorker | None = None  # who has just answered a probe that was not sent
         self.before_it: list[Asked] = []  # what waited when the latest call came
         self.paused: list[tuple[str, str]] = []
 
@@ -192,6 +193,9 @@ class Invariants:
                 if isinstance(ended, act.WorkerEnded) and ended.reason == "boot_failed" and ended.charged:
                     self.need(not self.queued(ended.plugin) or self.gone_worker.killed or self._others(ended.plugin),
                               "calls wait on after the boot failed that they waited for")
+        if self.forged_by is not None:
+            self.need(self.forged_by.killed or self.forged_by.stopped, "a forged answer to a probe is taken")
+            self.forged_by = None
         for plugin, user in self.paused:
             self.need(any(isinstance(a, act.UserPaused) and (a.plugin, a.user_id) == (plugin, user) for a in actions),
                       "a user was paused unsaid")
@@ -348,6 +352,10 @@ class Invariants:
                       "a bystander of nothing")
             culprit = self._culprit(worker, self.event.started)
             self.need(culprit is not None and culprit is not asked, "a bystander of its own call, or of nobody's")
+        elif verdict.started and isinstance(self.event, ev.WorkerGone) and self.gone_worker.shared and (
+                self.gone_worker.killed in ("deadline", "cancelled")):
+            culprit = self._culprit(self.gone_worker, self.event.started)
+            self.need(culprit is None or culprit is asked, "a bystander that is not called one")
         self.need(verdict.run_ns >= 0 and verdict.queue_ns >= 0, "negative times")
         self.need(verdict.started or verdict.run_ns == 0, "a run time without a run")
         for known in world.plugins.values():
@@ -473,6 +481,7 @@ class Invariants:
         """The answer to a probe reaches the pool."""
         if nonce not in worker.probes or nonce != min(worker.probes):
             worker.lied = True
+            self.forged_by = worker
             return
         worker.probed_ns = worker.probes.pop(nonce)[0]
         worker.heard_ns = self.world.now_ns

@@ -213,7 +213,7 @@ MUTANTS = (
     Mutant("the blamed call is a bystander", "lifecycle", "call is not culprit and (", "True and ("),
     Mutant("a bystander is blamed", "lifecycle", "        return worker.blamed\n", "        pass\n"),
     Mutant("a worker may end what nobody cancelled", "calls",
-           'if code == "ended" and not call.cancelled_ns:', "if False:"),
+           'if shared and code == "ended" and not call.cancelled_ns:', "if False:"),
     Mutant("work is admitted without a ledger", "admission", "        if self.refused is not None:\n",
            "        if False:\n"),
 )

@@ -17,10 +17,12 @@ Row = dict[str, Any]
 SortKey = Literal["id", "state", "calls", "p50", "p99", "queue", "cpu", "memory", "throttled", "failures",
                   "restarts"]
 COLUMNS = {"id": "plugin", "condition": "state", "calls": "calls/s", "p50": "p50 ms", "p99": "p99 ms",
-           "queue": "queue", "cpu": "cpu %", "memory": "mem MB", "throttled": "thr %", "breaker": "breaker",
+           "queue": "queue", "inFlight": "at once", "cpu": "cpu %", "memory": "mem MB", "throttled": "thr %",
+           "breaker": "breaker",
            "failures": "fail 5m", "restarts": "rst"}
 NARROW = 96
-"""Below this width `top` leaves out the breaker's column; the state shows an open breaker."""
+"""Below this width `top` leaves out the breaker's column, since the state shows an open breaker, and that of the calls
+at once."""
 HOTKEYS: dict[str, SortKey] = {"i": "id", "s": "state", "c": "calls", "5": "p50", "9": "p99", "u": "queue", "p": "cpu",
                                "m": "memory", "t": "throttled", "f": "failures",
                                "r": "restarts"}
@@ -90,8 +92,8 @@ def rows(now: Row, before: Row | None) -> list[Row]:
             "condition": condition(plugin),
             "calls": round(rate("calls"), 1), "p50": plugin["p50Ms"], "p99": plugin["p99Ms"],
             "queue": plugin["queued"] + plugin["inFlight"],
-            "inFlight": f"{plugin['inFlight']}/{plugin['concurrency']}" if plugin.get("concurrency", 1) > 1 else (
-                str(plugin["inFlight"])), "cpu": round(100 * rate("cpuSeconds"), 1),
+            "inFlight": f"{plugin['inFlight']}/{plugin['concurrency']}" if plugin.get("concurrency", 1) > 1 else "",
+            "cpu": round(100 * rate("cpuSeconds"), 1),
             "memory": round(plugin["memoryMb"], 1), "throttled": round(100 * rate("throttledSeconds"), 1),
             "breaker": plugin["breaker"], "failures": plugin["failedRecently"], "lastFailure": plugin["lastFailure"],
             "restarts": plugin["restarts"]})
@@ -160,7 +162,8 @@ def _live(look: Any, before: Row, sort: SortKey, seconds: float) -> None:
 
 def _frame(now: Row, before: Row, sort: SortKey, width: int) -> list[tuple[str, str]]:
     """The lines of one look, each with its style; the column of ids takes the room that is left."""
-    columns = {key: heading for key, heading in COLUMNS.items() if width >= NARROW or key != "breaker"}
+    wide = ("breaker", "inFlight")
+    columns = {key: heading for key, heading in COLUMNS.items() if width >= NARROW or key not in wide}
     names = [f"*{heading}" if key == sort or (key == "condition" and sort == "state") else heading
              for key, heading in columns.items()]
     shown = ordered(rows(now, before if before is not now else None), sort)

@@ -92,14 +92,14 @@ class Calls:
         if worker is None or (worker.end is not None and worker.end.reason == "violation"):
             return
         link, now_ns, code, shared = worker.link, step.now_ns, event.code, worker.shared
-        if not shared and (not link or event.seq != worker.next_seq - len(link)) or shared and event.seq not in link:
+        if (not link or event.seq != worker.next_seq - len(link)) if not shared else event.seq not in link:
             self._workers.violated(worker, "an answer out of turn", step)
             return
         call = link[event.seq]
         if code == "skipped" and now_ns < call.request.deadline_ns and call.recalled is None and not call.cancelled_ns:
             self._workers.violated(worker, "it skipped a call that had time left", step)  # what ran would be no usage
             return
-        if code == "ended" and not call.cancelled_ns:
+        if shared and code == "ended" and not call.cancelled_ns:
             self._workers.violated(worker, "it ended a call that nobody had cancelled", step)
             return
         del link[event.seq]
@@ -121,7 +121,7 @@ class Calls:
         if slot.worker is not worker:
             self._generations.canary_answered(slot, worker, call, code, step)
             return
-        if code != "skipped" and code != "ended":
+        if code != "skipped" and (not shared or code != "ended"):
             slot.ran(call.request.hook, now_ns - begun_ns)
         breaker = slot.breaker
         if breaker.consecutive or breaker.probe != NO_CALL or slot.users.known:

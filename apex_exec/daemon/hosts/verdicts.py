@@ -163,6 +163,8 @@ class Verdicts:
             unrecorded = code == Code.AUDIT_UNAVAILABLE
             if verdict.details.get("bystander"):
                 self._metrics.inc("bystanders_total", (verdict.plugin,))
+                self._audit.event("security.anomaly", verdict.user_id, verdict.plugin, verdict.hook, "failure",
+                                  {"bystander": True})
             elif verdict.details.get("limit") == "queue":
                 self._metrics.inc("user_limited_total", (verdict.plugin, "queue"))
             if code in FAILURES:
