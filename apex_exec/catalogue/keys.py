@@ -92,13 +92,17 @@ KEYS: dict[str, Key] = {
         "1000",
         "above it the least recently used idle worker is stopped; it is lowered to what RLIMIT_NOFILE allows"),
     "pool.idle_seconds": Key("300", "an idle worker is stopped after this time"),
-    "pool.queue_depth": Key("1024", "waiting calls of one plugin; one user may have a quarter of them"),
+    "pool.queue_depth": Key(
+        "1024",
+        "waiting calls of one plugin; one user may have a quarter of them while others wait"),
     "pool.in_flight": Key("20000", "pending calls of the daemon"),
     "pool.per_host": Key("10000", "pending requests of one connection"),
     "pool.spare_workers": Key(
         "2",
         "workers that are forked and jailed in advance, for the next plugin that needs one; about 4 MB each"),
-    "pool.prefetch": Key("8", "calls on a worker's link at once, of which one runs"),
+    "pool.prefetch": Key(
+        "8",
+        "calls on a worker's link at once, of which one runs; a worker that runs several has no more there than run"),
     "pool.boot_seconds": Key("10", "how long a worker may take to load its plugin"),
     **_limits(),
     "sandbox.min_level": Key("L2", "below it `serve` refuses to start"),
