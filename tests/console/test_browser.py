@@ -20,7 +20,8 @@ PHOTOGRAPHS = "APEXTEST_PHOTOGRAPHS"
 """Names a folder in which the run leaves its photographs; without it they go with the run's folder."""
 PLUGINS = 50
 SPIN = {"action": "spin", "context": {}}
-PAGES = {"overview": "/", "plugins": "/plugins", "plugin": "/plugins/spinner", "audit": "/audit", "doctor": "/doctor"}
+PAGES = {"overview": "/", "plugins": "/plugins", "plugin": "/plugins/spinner", "approvals": "/approvals",
+         "audit": "/audit", "doctor": "/doctor"}
 
 
 @pytest.fixture(scope="module")
