@@ -120,8 +120,9 @@ def test_with_tls_others_may_reach_it_and_the_cookie_is_secure(daemon: Daemon, t
         token = console.link("anna", "viewer").partition("token=")[2]
         port = next(one.laddr.port for one in psutil.Process(console.process.pid).net_connections("tcp")
                     if one.status == "LISTEN")
-        connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=20,
-                                                 context=ssl._create_unverified_context())
+        context = ssl.create_default_context(cafile=str(certificate))
+        context.check_hostname = False  # it is asked by its address; the Host header has its name
+        connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=20, context=context)
         connection.request("POST", "/login", f"token={token}", {
             "Host": "console.example", "Origin": "https://console.example",
             "Content-Type": "application/x-www-form-urlencoded"})
