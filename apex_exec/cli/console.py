@@ -96,6 +96,7 @@ def end(name: Name, as_json: AsJson = False, runtime_dir: RuntimeDir = None, con
 
 def _ask(config: Path | None, runtime_dir: str | None, **asked: Any) -> dict[str, Any]:
     """One question to the running console. Raises Refusal."""
+    need_linux()
     from apex_exec.config import load_settings
     from apex_exec.console.control import ask
     from apex_exec.console.place import folder_of
