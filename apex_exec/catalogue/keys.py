@@ -65,23 +65,23 @@ KEYS: dict[str, Key] = {
     "http.address": Key("127.0.0.1:9464", "`/metrics /livez /readyz`; port 0 picks a free one"),
     "console.address": Key(
         "127.0.0.1:9465",
-        "where `apex-exec console` listens; another address than a loopback one needs TLS or a trusted proxy; "
-        "port 0 picks a free one"),
+        "where `apex-exec console` listens; an address that is not a loopback one needs TLS or a trusted proxy; port 0 "
+        "picks a free one"),
     "console.hosts": Key(
         "none",
-        "the names, with their port if it is not the scheme's own, under which browsers reach the console; "
-        "requests for other names are refused (`[\"console.example.com\"]`)",
+        "the names, with their port if it is not the scheme's own, under which browsers reach the console; requests "
+        "for other names are refused",
         '["console.example.com"]'),
     "console.tls_certificate": Key(
         "none",
-        "a PEM file with the certificate and its chain; then the console speaks https only",
+        "a PEM file with the certificate and its chain; with it the console speaks https only",
         '"/etc/apex-exec/console.pem"'),
     "console.tls_key": Key("none", "the key of that certificate", '"/etc/apex-exec/console.key"'),
     "console.trusted_proxy": Key(
         "none",
-        "the IP address of a proxy that speaks https to browsers; then nobody else is answered, and "
+        "the IP address of a proxy that speaks https to browsers; with it nobody else is answered, and "
         "`X-Forwarded-For` and `X-Forwarded-Proto` count",
-        '"10.0.0.2"'),
+        '"127.0.0.1"'),
     "console.runtime_dir": Key(
         "`<runtime_dir>-console`",
         "the console's own folder, 0700, with the socket by which `console link` reaches it"),

@@ -200,3 +200,25 @@ def test_a_reply_out_of_turn_kills_the_worker_and_opens_the_breaker() -> None:
     world.gone(1)
     world.invoke(1, "aaa")
     assert world.verdicts[1].code == "QUARANTINED"
+
+
+def test_the_summary_of_all_plugins_agrees_with_the_gauges_of_each() -> None:
+    world, seen = World(), []
+    for call in range(8):
+        world.invoke(call, PLUGINS[call % 2], 60_000, f"u{call}")
+    world.step(ev.WorkerReady(min(world.links)))
+    for call in range(10, 16):
+        worker = max(world.links)
+        world.step(ev.WorkerReady(worker))
+        world.begin(worker)
+        world.gone(worker)
+        world.tick(3_000)
+        world.invoke(call, "bbb", 60_000, f"u{call}")
+        gauges = world.pool.gauges(world.now_ns)
+        states, queued, in_flight, paused = world.pool.summary(world.now_ns)
+        seen.append((queued, in_flight))
+        assert states == {"enabled": 2}
+        assert (queued, in_flight) == (sum(row[1] for row in gauges), sum(row[2] for row in gauges))
+        assert paused == [row[0] for row in gauges if row[4] != "closed"]
+        assert world.pool.gauges(world.now_ns, ["bbb", "nobody"]) == [row for row in gauges if row[0] == "bbb"]
+    assert paused and any(sum(one) for one in seen), "there was something to agree on"
