@@ -15,17 +15,24 @@ class ApiMethods:
         """Rows of the caller's own data (``data:read``)."""
         return self._call("query", sql=sql, params=params or [])
 
-    def insert(self, table: str, values: dict[str, Any]) -> Any:
-        """Adds one row owned by the caller (``data:write``)."""
-        return self._call("insert", table=table, values=values)
+    def insert(self, table: str, values: dict[str, Any] | list[dict[str, Any]],
+               returning: bool | list[str] | None = None) -> Any:
+        """Adds one row owned by the caller, or a list of rows (``data:write``)."""
+        return self._call("insert", table=table, values=values, returning=returning)
 
-    def update(self, table: str, values: dict[str, Any], where: dict[str, Any]) -> Any:
+    def upsert(self, table: str, values: dict[str, Any] | list[dict[str, Any]], on: str | list[str],
+               update: list[str] | None = None, returning: bool | list[str] | None = None) -> Any:
+        """Adds rows, or changes the caller's row with the same values in the columns ``on`` (``data:write``)."""
+        return self._call("upsert", table=table, values=values, on=on, update=update, returning=returning)
+
+    def update(self, table: str, values: dict[str, Any], where: dict[str, Any],
+               returning: bool | list[str] | None = None) -> Any:
         """Changes the caller's rows that match ``where`` (``data:write``)."""
-        return self._call("update", table=table, values=values, where=where)
+        return self._call("update", table=table, values=values, where=where, returning=returning)
 
-    def delete(self, table: str, where: dict[str, Any]) -> Any:
+    def delete(self, table: str, where: dict[str, Any], returning: bool | list[str] | None = None) -> Any:
         """Deletes the caller's rows that match ``where`` (``data:write``)."""
-        return self._call("delete", table=table, where=where)
+        return self._call("delete", table=table, where=where, returning=returning)
 
     def render_widget(self, component: str, props: dict[str, Any] | None = None) -> Any:
         """Asks the platform to render ``component`` (``ui:render``)."""

@@ -15,6 +15,7 @@ from typing import Any
 from workers import contract
 from workers.sdk import Api, ApiError, HookContext, PermissionDenied, Plugin
 
+_WRITES = ("insert", "upsert", "update", "delete")
 USER = "11111111-2222-4333-8444-555555555555"
 
 
@@ -23,12 +24,14 @@ class FakePlatform:
 
     ``rows`` maps a query's text to its rows (any other query returns none), ``responses`` maps a URL to what ``fetch``
     returns (any other is ``host_not_allowed``), and ``methods`` maps a host method to its result (any other is
-    ``not_provided``).
+    ``not_provided``). ``written`` maps a write ("insert", "upsert", "update", "delete") to its answer, or to a function
+    of its parameters; without one, an insert and an upsert answer with the rows that they were given, and an update and
+    a delete with one row that was changed.
     """
 
     def __init__(self, plugin: Plugin | dict[str, Any], *, rows: dict[str, list[dict[str, Any]]] | None = None,
                  responses: dict[str, Any] | None = None, methods: dict[str, Any] | None = None,
-                 user_id: str = USER) -> None:
+                 written: dict[str, Any] | None = None, user_id: str = USER) -> None:
         is_map = isinstance(plugin, dict)
         self.hooks: dict[str, Any] = plugin["hooks"] if isinstance(plugin, dict) else plugin.hooks
         self.permissions = list(plugin.get("permissions", [])) if isinstance(plugin, dict) else plugin.permissions
@@ -37,6 +40,7 @@ class FakePlatform:
         self.rows = rows or {}
         self.responses = responses or {}
         self.methods = methods or {}
+        self.written = written or {}
         self.asked: list[tuple[str, dict[str, Any]]] = []
 
     @property
@@ -77,6 +81,8 @@ class FakePlatform:
         if wanted not in self.permissions:
             raise PermissionDenied("permission_denied", f"{method} needs {wanted or 'an admin permission'}",
                                    method=method)
+        if method in _WRITES:
+            return self._write(method, params)
         if method == "query":
             return self.rows.get(params["sql"], [])
         if method == "fetch":
@@ -84,6 +90,25 @@ class FakePlatform:
         if method == "call":
             return self._known(self.methods, params["method"], "not_provided", method)
         return None
+
+    def _write(self, method: str, params: dict[str, Any]) -> Any:
+        """What the gateway would answer, as far as it can be known without a database."""
+        asked = params.get("returning")
+        if asked and method != "insert" and "data:read" not in self.permissions:
+            raise PermissionDenied("permission_denied", f"{method} with returning also needs data:read", method=method)
+        if method in self.written:
+            answer = self.written[method]
+            return answer(params) if callable(answer) else answer
+        values = params.get("values", {}) if method in ("insert", "upsert") else {}
+        is_single = isinstance(values, dict)
+        rows = [values] if is_single else values
+        answer = {"rowCount": len(rows)}
+        if asked is None and method == "insert" and is_single:
+            asked = True
+        if asked:
+            shown = [row if asked is True else {name: row.get(name) for name in asked} for row in rows]
+            answer |= {"row": shown[0]} if is_single and method in ("insert", "upsert") else {"rows": shown}
+        return answer
 
     @staticmethod
     def _known(table: dict[str, Any], key: str, code: str, method: str) -> Any:

@@ -24,11 +24,33 @@ class Query(Struct, gc=False, forbid_unknown_fields=True):
     params: Annotated[list[Any], Meta(max_length=100)] = []
 
 
+Row = Annotated[dict[Name, Any], Meta(max_length=200)]
+"""One row of a write, by column."""
+Rows = Annotated[list[Row], Meta(min_length=1)]
+"""Several rows in one call. The gateway bounds their number, with a code of its own."""
+Returning = bool | Annotated[list[Name], Meta(max_length=200)] | None
+"""The columns of the written rows that the answer holds: True for all that are visible."""
+
+
 class Insert(Struct, gc=False, forbid_unknown_fields=True):
-    """One row, owned by the caller."""
+    """One row, or several, owned by the caller. None as ``returning``: the row itself, if ``values`` is one row."""
 
     table: Name
-    values: Annotated[dict[Name, Any], Meta(max_length=200)]
+    values: Row | Rows
+    returning: Returning = None
+
+
+class Upsert(Struct, gc=False, forbid_unknown_fields=True):
+    """Rows that are inserted, or change the caller's row that has the same values in the columns ``on``.
+
+    ``update`` names the columns that are changed then: by default all that ``values`` gives, without ``on``; none if it
+    is empty."""
+
+    table: Name
+    values: Row | Rows
+    on: Name | Annotated[list[Name], Meta(min_length=1, max_length=16)]
+    update: Annotated[list[Name], Meta(max_length=200)] | None = None
+    returning: Returning = None
 
 
 class Update(Struct, gc=False, forbid_unknown_fields=True):
@@ -37,6 +59,7 @@ class Update(Struct, gc=False, forbid_unknown_fields=True):
     table: Name
     values: Annotated[dict[Name, Any], Meta(min_length=1, max_length=200)]
     where: Annotated[dict[Name, Any], Meta(min_length=1, max_length=200)]
+    returning: Returning = None
 
 
 class Delete(Struct, gc=False, forbid_unknown_fields=True):
@@ -44,6 +67,7 @@ class Delete(Struct, gc=False, forbid_unknown_fields=True):
 
     table: Name
     where: Annotated[dict[Name, Any], Meta(min_length=1, max_length=200)]
+    returning: Returning = None
 
 
 class RenderWidget(Struct, gc=False, forbid_unknown_fields=True):
@@ -76,7 +100,7 @@ class HostMethod(Struct, gc=False, forbid_unknown_fields=True):
     params: Raw = Raw(b"\x80")
 
 
-Request = Query | Insert | Update | Delete | RenderWidget | Emit | Fetch | HostMethod
+Request = Query | Insert | Upsert | Update | Delete | RenderWidget | Emit | Fetch | HostMethod
 
 Route = Literal["gateway", "effect", "host"]
 """Who does it: the gateway process; nobody, since the reply carries it to the host; or the host, who is asked."""
@@ -106,21 +130,37 @@ class Method(Struct, frozen=True):
     away: str = "data_unavailable"
 
 
+_PY_ROWS = "dict[str, Any] | list[dict[str, Any]]"
+_PY_RETURNING = "returning: bool | list[str] | None = None"
+_TS_ROWS = "Record<string, unknown> | readonly Record<string, unknown>[]"
+_TS_RETURNING = "returning?: boolean | readonly string[]"
+
 ALL = (
     Method("query", "query", "sql: str, params: list[Any] | None = None",
            "Rows of the caller's own data (``data:read``).", Query, "data:read", event="data.access",
            typescript="<Row = Record<string, Value>>(sql: string, params?: readonly unknown[]): Promise<Row[]>"),
-    Method("insert", "insert", "table: str, values: dict[str, Any]",
-           "Adds one row owned by the caller (``data:write``).", Insert, "data:write", event="data.modification",
-           is_write=True, typescript="(table: string, values: Record<string, unknown>): Promise<Value>"),
-    Method("update", "update", "table: str, values: dict[str, Any], where: dict[str, Any]",
+    Method("insert", "insert", f"table: str, values: {_PY_ROWS}, {_PY_RETURNING}",
+           "Adds one row owned by the caller, or a list of rows (``data:write``).", Insert, "data:write",
+           event="data.modification", is_write=True,
+           typescript=f"<Row = Record<string, Value>>(table: string, values: {_TS_ROWS}, "
+           f"options?: {{ {_TS_RETURNING} }}): Promise<Written<Row>>"),
+    Method("upsert", "upsert", f"table: str, values: {_PY_ROWS}, on: str | list[str], update: list[str] | None = None, "
+           f"{_PY_RETURNING}",
+           "Adds rows, or changes the caller's row with the same values in the columns ``on`` (``data:write``).",
+           Upsert, "data:write", event="data.modification", is_write=True,
+           typescript=f"<Row = Record<string, Value>>(table: string, values: {_TS_ROWS}, options: "
+           f"{{ on: string | readonly string[]; update?: readonly string[]; {_TS_RETURNING} }}): "
+           "Promise<Written<Row>>"),
+    Method("update", "update", f"table: str, values: dict[str, Any], where: dict[str, Any], {_PY_RETURNING}",
            "Changes the caller's rows that match ``where`` (``data:write``).", Update, "data:write",
-           event="data.modification", is_write=True, typescript="(table: string, values: Record<string, unknown>, "
-           "where: Record<string, unknown>): Promise<Value>"),
-    Method("delete", "delete", "table: str, where: dict[str, Any]",
+           event="data.modification", is_write=True,
+           typescript="<Row = Record<string, Value>>(table: string, values: Record<string, unknown>, "
+           f"where: Record<string, unknown>, options?: {{ {_TS_RETURNING} }}): Promise<Written<Row>>"),
+    Method("delete", "delete", f"table: str, where: dict[str, Any], {_PY_RETURNING}",
            "Deletes the caller's rows that match ``where`` (``data:write``).", Delete, "data:write",
            event="data.deletion", is_write=True,
-           typescript="(table: string, where: Record<string, unknown>): Promise<Value>"),
+           typescript="<Row = Record<string, Value>>(table: string, where: Record<string, unknown>, "
+           f"options?: {{ {_TS_RETURNING} }}): Promise<Written<Row>>"),
     Method("renderWidget", "render_widget", "component: str, props: dict[str, Any] | None = None",
            "Asks the platform to render ``component`` (``ui:render``).", RenderWidget, "ui:render", route="effect",
            typescript="(widget: { component: string; props?: Record<string, unknown> }): Promise<void>"),

@@ -288,7 +288,7 @@ class ApiCalls:
         due_ns = asked.begun_ns + self._time_of(asked, deadline_ns)
         sent = self._tell(messages.Call(
             asked.number, asked.method, asked.plugin, asked.user_id, spec.tables, spec.network_allow, due_ns,
-            bytes(message.params), spec.limits.cpu_percent / 100))
+            bytes(message.params), spec.limits.cpu_percent / 100, "data:read" in spec.permissions))
         if sent:
             self._asked[asked.number] = asked
         else:
@@ -350,7 +350,7 @@ class ApiCalls:
         running = self._running.get(asked.call)
         if running is not None:
             running.bytes += len(value)
-            if running.bytes > BYTES_MAX and not recorded:  # a write is done: its answer says so, and it is small
+            if running.bytes > BYTES_MAX and not recorded:  # a write is done, and its answer says so
                 self._refuse(asked, "too_large", f"the results of one invocation have at most {BYTES_MAX} bytes; "
                                                 "the call was made")
                 return
@@ -442,8 +442,9 @@ class ApiCalls:
             self._failed_late(asked, code)
         elif code == "rate_limited":
             self._refuse(asked, code, text, message.retry_after_ms, event="security.rate_limit", result="denied")
-        elif code in ("host_not_allowed", "address_not_allowed", "table_not_allowed"):
-            self._refuse(asked, code, text, event="access.denied", result="denied")
+        elif code in ("host_not_allowed", "address_not_allowed", "table_not_allowed", "permission_denied"):
+            self._refuse(asked, code, text, event="access.denied", result="denied",
+                         permission="data:read" * (code == "permission_denied"))
         else:
             self._refuse(asked, code, text)
 

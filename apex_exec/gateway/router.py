@@ -208,6 +208,9 @@ class Router:
             return await self.data.query(request, call.tables, call.plugin, call.share, call.user_id, call.due_ns)
 
     async def _write(self, call: Call, request: Any) -> Answer:
+        if request.returning and not call.may_read and not isinstance(request, methods.Insert):
+            raise ApiFailure("permission_denied", f"{call.method} with returning also needs data:read; the manifest "
+                                                  "must ask for it")
         async with self._share(call.plugin):
             return await self.data.write(request, call.tables, call.plugin, call.user_id, call.due_ns)
 
@@ -237,8 +240,8 @@ class Router:
 
 
 HANDLERS: dict[str, Callable[[Router, Call, Any], Awaitable[Answer]]] = {
-    "query": Router._query, "insert": Router._write, "update": Router._write, "delete": Router._write,
-    "fetch": Router._fetch,
+    "query": Router._query, "insert": Router._write, "upsert": Router._write, "update": Router._write,
+    "delete": Router._write, "fetch": Router._fetch,
 }
 """What the gateway does for each method of the catalogue whose route leads here."""
 

@@ -7,6 +7,7 @@
 const METHODS = [
   "query",
   "insert",
+  "upsert",
   "update",
   "delete",
   "renderWidget",
@@ -17,6 +18,7 @@ const METHODS = [
 const PERMISSIONS = {
   "query": "data:read",
   "insert": "data:write",
+  "upsert": "data:write",
   "update": "data:write",
   "delete": "data:write",
   "renderWidget": "ui:render",
@@ -34,6 +36,7 @@ const FILLS_USER = [
 ];
 // </permissions>
 
+const WRITES = ["insert", "upsert", "update", "delete"];
 const USER = "11111111-2222-4333-8444-555555555555";
 
 class ApiError extends Error {
@@ -98,15 +101,29 @@ export class FakePlatform {
     return Object.freeze(api);
   }
 
+  // What the gateway would answer, as far as it can be known without a database.
+  #written(method, given) {
+    const options = given[method === "update" ? 3 : 2] ?? {}, brings = method === "insert" || method === "upsert";
+    const values = brings ? given[1] : {}, isSingle = !Array.isArray(values), rows = isSingle ? [values] : values;
+    const asked = options.returning ?? (method === "insert" && isSingle ? true : null);
+    if (!asked) return { rowCount: rows.length };
+    const shown = rows.map((row) => asked === true ? row : Object.fromEntries(asked.map((name) => [name, row[name] ?? null])));
+    return { rowCount: rows.length, ...(isSingle && brings ? { row: shown[0] } : { rows: shown }) };
+  }
+
   async #asked(method, given) {
     this.calls.push([method, ...given]);
     const ofHost = Object.entries(PREFIXES).find(([start]) => String(given[0]).startsWith(start))?.[1];
     const needed = PERMISSIONS[method] ?? ofHost;
     if (!needed || !this.plugin.permissions?.includes(needed))
       throw new PermissionDenied("permission_denied", `${method} needs ${needed ?? "an admin permission"}`, method);
+    const returning = WRITES.includes(method) && method !== "insert" && given[method === "update" ? 3 : 2]?.returning;
+    if (returning && !this.plugin.permissions.includes("data:read"))
+      throw new PermissionDenied("permission_denied", `${method} with returning also needs data:read`, method);
     const answer = this.answers[method];
     if (answer !== undefined) return structuredClone(typeof answer === "function" ? await answer(...given) : answer);
     if (method === "query") return [];
+    if (WRITES.includes(method)) return this.#written(method, given);
     const unknown = { fetch: "host_not_allowed", call: "not_provided" }[method];
     if (unknown) throw new ApiError(unknown, `the fake platform does not know ${given[0]}`, method);
     return undefined;

@@ -478,9 +478,12 @@
     constructor(owner) { this.#owner = owner }
     #ask(method, params) { return ask(this.#owner ?? running, method, params) }
     query(sql, params = []) { return this.#ask("query", { sql, params }) }
-    insert(table, values) { return this.#ask("insert", { table, values }) }
-    update(table, values, where) { return this.#ask("update", { table, values, where }) }
-    delete(table, where) { return this.#ask("delete", { table, where }) }
+    insert(table, values, { returning } = {}) { return this.#ask("insert", { table, values, returning }) }
+    upsert(table, values, { on, update, returning } = {}) {
+      return this.#ask("upsert", { table, values, on, update, returning });
+    }
+    update(table, values, where, { returning } = {}) { return this.#ask("update", { table, values, where, returning }) }
+    delete(table, where, { returning } = {}) { return this.#ask("delete", { table, where, returning }) }
     // renderWidget({ component, props }), and renderWidget(component, props) as in Python
     renderWidget(widget, props) {
       const named = isObject(widget);
