@@ -42,9 +42,11 @@ class ApiMethods:
         """Asks the platform to emit ``event`` (``events:emit``)."""
         return self._call("emit", event=event, payload=payload)
 
-    def fetch(self, url: str, method: str = "GET", headers: dict[str, str] | None = None, body: Any = None) -> Any:
+    def fetch(self, url: str, method: str = "GET", headers: dict[str, str] | None = None, body: Any = None,
+              timeout_ms: float | None = None, retry: bool = False, read_as: str = "auto") -> Any:
         """One HTTP request through the gateway (``network:fetch``)."""
-        return self._call("fetch", url=url, method=method, headers=headers or {}, body=body)
+        return self._call("fetch", url=url, method=method, headers=headers or {}, body=body, timeout_ms=timeout_ms,
+                          retry=retry, read_as=read_as)
 
     def call(self, method: str, params: dict[str, Any] | None = None) -> Any:
         """A host method (admin permissions)."""

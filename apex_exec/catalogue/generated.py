@@ -187,7 +187,7 @@ def _api_method(method: Method) -> str:
     head = f"    def {method.python}("
     parameters = ["self", *re.split(r", (?=\w+:)", method.signature)]
     return (f'\n{_filled(head, parameters, ") -> Any:")}\n        """{method.doc}"""\n'
-            f'        return self._call("{method.name}", {", ".join(sent)})\n')
+            f'{_filled("        return self._call(", [json.dumps(method.name), *sent], ")")}\n')
 
 
 def _filled(head: str, parts: list[str], tail: str) -> str:

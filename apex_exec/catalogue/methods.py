@@ -85,12 +85,18 @@ class Emit(Struct, gc=False, forbid_unknown_fields=True):
 
 
 class Fetch(Struct, gc=False, forbid_unknown_fields=True):
-    """One HTTP request, redirects included. ``body`` is text, bytes or a JSON value."""
+    """One HTTP request, redirects included. ``body`` is text, bytes or a JSON value.
+
+    ``timeout_ms`` bounds it within the invocation's time. ``retry``: the request is sent once more if the server ends a
+    kept connection without an answer. ``read_as`` says what the response's body is to be."""
 
     url: Annotated[str, Meta(max_length=8192)]
     method: Annotated[str, Meta(max_length=16)] = "GET"
     headers: Annotated[dict[str, str], Meta(max_length=64)] = {}
     body: Any = None
+    timeout_ms: Annotated[float, Meta(ge=1, le=3_600_000)] | None = None
+    retry: bool = False
+    read_as: Literal["auto", "text", "bytes"] = "auto"
 
 
 class HostMethod(Struct, gc=False, forbid_unknown_fields=True):
@@ -168,10 +174,12 @@ ALL = (
            "Asks the platform to emit ``event`` (``events:emit``).", Emit, "events:emit", route="effect",
            typescript="(event: string, message?: { payload?: unknown }): Promise<void>"),
     Method("fetch", "fetch",
-           'url: str, method: str = "GET", headers: dict[str, str] | None = None, body: Any = None',
+           'url: str, method: str = "GET", headers: dict[str, str] | None = None, body: Any = None, '
+           'timeout_ms: float | None = None, retry: bool = False, read_as: str = "auto"',
            "One HTTP request through the gateway (``network:fetch``).", Fetch, "network:fetch", rate="network",
            away="fetch_failed", typescript="(url: string | { toString(): string }, init?: { method?: string; "
-           "headers?: Record<string, string>; body?: unknown }): Promise<Fetched>"),
+           "headers?: Record<string, string>; body?: unknown; timeoutMs?: number; retry?: boolean; "
+           'readAs?: "auto" | "text" | "bytes" }): Promise<Fetched>'),
     Method("call", "call", "method: str, params: dict[str, Any] | None = None", "A host method (admin permissions).",
            HostMethod, "", route="host",
            typescript="(method: string, params?: Record<string, unknown>): Promise<Value>"),

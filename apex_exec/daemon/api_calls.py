@@ -131,7 +131,8 @@ class ApiCalls:
         self.side = SideProcess("gateway", "apex_exec.gateway.process:main", {
             "tables": {name: entry.model_dump() for name, entry in settings.data.tables.items()},
             "data_url": settings.database_url(settings.data.url), "hosts": settings.fetch.allow,
-            "allow_private": settings.fetch.allow_private, "log": settings.log.model_dump(),
+            "allow_private": settings.fetch.allow_private, "internal": settings.fetch.internal,
+            "ca_file": settings.fetch.ca_file, "log": settings.log.model_dump(),
             "origin": f"{platform.node()}:{settings.state_path.absolute()}"},
             handlers={
                 messages.Done: self._gateway_done, messages.Failed: self._gateway_failed,
@@ -193,6 +194,18 @@ class ApiCalls:
         self._next_number += 1
         running.open[asked.api_id] = asked
         self._decide(asked, running, message, request.deadline_ns)
+
+    def give_up(self, link: WorkerLink, message: inner.ApiCancel, now_ns: int) -> None:
+        """Ends a call that its hook waits for no longer: at the gateway, or at the host. One that was answered
+        meanwhile, or whose hook was, needs no end."""
+        self._pace(link, now_ns)
+        oldest = self._pool.oldest(link.worker)
+        if oldest is None or message.seq != oldest[0]:
+            return
+        running = self._running.get(oldest[1].call)
+        asked = running.open.get(message.api_id) if running is not None else None
+        if asked is not None:
+            self._abandon(asked, "cancelled", "the hook waits for this call no longer")
 
     def _pace(self, link: WorkerLink, now_ns: int) -> None:
         """Counts one API call, refused or not, honest or not. Above its rate the plugin's links are not read until it

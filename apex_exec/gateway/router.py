@@ -102,7 +102,8 @@ class Router:
             if not extras.is_installed("fetch"):
                 raise ApiFailure("host_not_allowed", extras.words("fetch", "a plugin's request"))
             from apex_exec.gateway.http.fetch import Fetcher  # aiohttp, for the same reason
-            self._fetcher = Fetcher(self._settings["hosts"], self._settings["allow_private"])
+            self._fetcher = Fetcher(self._settings["hosts"], self._settings["allow_private"],
+                                    internal=self._settings["internal"], ca_file=self._settings["ca_file"])
         return self._fetcher
 
     async def close(self) -> None:

@@ -205,3 +205,12 @@ def fresh(request: pytest.FixtureRequest, tmp_path: Any) -> Iterator[Data]:
         made = postgres_data(request.getfixturevalue("postgres"), "writes")
     yield made
     made.close()
+
+
+@pytest.fixture
+def world() -> Iterator[Any]:
+    """A ``World``: a server and a resolver of ours, and a fetcher."""
+    from tests.gateway.http_world import World  # it needs aiohttp, and most of this folder does not
+    made = World()
+    yield made
+    made.close()

@@ -19,6 +19,7 @@ import msgspec
 
 from workers import contract, sdk, wire
 from workers.python.loader import load
+from workers.python.pending import Calls
 from workers.python.preload import preload
 from workers.runtime.failures import text_of
 from workers.runtime.interface import BadPayload, Declared, Host
@@ -68,6 +69,7 @@ class Python:
         self._plugin = ""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._hooks: dict[str, Hook] = {}
+        self._calls: Calls | None = None
         self.after: Callable[[], None] | None = None
 
     def load(self, message: wire.Load) -> Declared:
@@ -112,12 +114,21 @@ class Python:
         return result
 
     def _context(self, call: wire.Call, hook: Hook) -> sdk.HookContext:
-        api = sdk.Api(self._ask, call.seq, hook.is_async)
+        begin = None
+        if hook.is_async and self._loop is not None:
+            self._calls = Calls(self._host, self._loop, call.seq, self._encoded, self._error_of)
+            begin = self._calls.begin
+        api = sdk.Api(self._ask, call.seq, hook.is_async, begin)
         return sdk.HookContext(call.user_id, self._plugin, call.hook, call.deadline_ns, api, self._log)
 
     def _finish(self, coroutine: Any) -> Any:
         if self._loop is not None:
-            return self._loop.run_until_complete(coroutine)
+            calls, self._calls = self._calls, None
+            try:
+                return self._loop.run_until_complete(coroutine)
+            finally:
+                if calls is not None:
+                    calls.finish()
         try:
             coroutine.send(None)
         except StopIteration as stop:
@@ -151,13 +162,8 @@ class Python:
             check_value(params)
             raise NotAValue("$", text_of(error)) from None
 
-    def _ask(self, seq: int, method: str, params: dict[str, Any]) -> Any:
-        """One API call: sent, and its answer waited for; calls that arrive meanwhile keep their order."""
-        if seq != self._host.seq:
-            raise sdk.ApiError("cancelled", "the call that this context belongs to is over", method=method)
-        host = self._host
-        host.api_id += 1
-        api_id = host.api_id
+    def _encoded(self, method: str, params: dict[str, Any]) -> bytes:
+        """``params`` as they are sent. Raises ApiError."""
         try:
             raw = self._carried(params) if method in contract.CARRIED else _encode(params)
         except NotAValue as error:
@@ -167,7 +173,21 @@ class Python:
         if len(raw) > wire.API_PARAMS_BYTES_MAX:
             raise sdk.ApiError("too_large", f"a call's parameters have at most {wire.API_PARAMS_BYTES_MAX} bytes",
                                method=method)
-        host.send(wire.ApiCall(seq, api_id, method, msgspec.Raw(raw)))
+        return raw
+
+    @staticmethod
+    def _error_of(method: str, reply: wire.ApiReply) -> sdk.ApiError:
+        kind = _API_ERRORS.get(reply.code, sdk.ApiError)
+        return kind(reply.code, reply.message, method=method, retry_after_ms=reply.retry_after_ms)
+
+    def _ask(self, seq: int, method: str, params: dict[str, Any]) -> Any:
+        """One API call: sent, and its answer waited for; calls that arrive meanwhile keep their order."""
+        if seq != self._host.seq:
+            raise sdk.ApiError("cancelled", "the call that this context belongs to is over", method=method)
+        host = self._host
+        host.api_id += 1
+        api_id = host.api_id
+        host.send(wire.ApiCall(seq, api_id, method, msgspec.Raw(self._encoded(method, params))))
         waiting: deque[Any] = deque()
         while True:
             message = host.next()
@@ -180,8 +200,7 @@ class Python:
             host.put_back(waiting)
         if message.ok:
             return _decode_params(message.value)
-        kind = _API_ERRORS.get(message.code, sdk.ApiError)
-        raise kind(message.code, message.message, method=method, retry_after_ms=message.retry_after_ms)
+        raise self._error_of(method, message)
 
 
 def prepare(boot: dict[str, Any]) -> None:

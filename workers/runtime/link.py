@@ -27,10 +27,11 @@ _encode = msgspec.msgpack.Encoder().encode
 class Link:
     """Receives and sends messages. For one thread."""
 
-    __slots__ = ("_codec", "_fd", "_wait", "inbox", "recalled")
+    __slots__ = ("_codec", "_wait", "fd", "inbox", "recalled")
 
     def __init__(self, fd: int) -> None:
-        self._fd = fd
+        self.fd = fd
+        """The descriptor, for an event loop that waits for it; only this object reads and writes."""
         poll = select.poll()
         poll.register(fd, select.POLLIN)
         self._wait = poll.poll
@@ -58,10 +59,10 @@ class Link:
     def _some(self, data: bytes) -> int:
         while True:
             try:
-                return os.write(self._fd, data)
+                return os.write(self.fd, data)
             except BlockingIOError:  # without seccomp, plugin code may have changed the descriptor's mode
                 room = select.poll()
-                room.register(self._fd, select.POLLOUT)
+                room.register(self.fd, select.POLLOUT)
                 room.poll()
 
     def next(self) -> Any:
@@ -90,7 +91,7 @@ class Link:
         """Reads once. Returns False at the link's end."""
         try:
             missing_bytes = self._codec.missing_bytes  # an incomplete frame may be larger than one read
-            data = os.read(self._fd, missing_bytes if missing_bytes > READ_BYTES else READ_BYTES)
+            data = os.read(self.fd, missing_bytes if missing_bytes > READ_BYTES else READ_BYTES)
         except BlockingIOError:  # without seccomp: a spurious wake-up, and a mode that was changed
             return True
         except ConnectionResetError:

@@ -67,7 +67,7 @@ class Write(Struct):
                                            "alone or with the owner's column")
 
     def others_row(self) -> ApiFailure:
-        """The failure of an upsert that met another user's row: what an insert would be told."""
+        """The failure of an upsert that met another user's row: the same as an insert's."""
         return self.refused("unique", self.key[1:], "")
 
     def twice(self) -> ApiFailure:

@@ -93,7 +93,14 @@ export interface Plugin {
 export interface Fetched {
   status: number;
   headers: Record<string, string>;
+  /** Text if the response says that it is text, else bytes; with `readAs`, what that says. */
   body: string | Uint8Array;
+  /** The body as text; bytes are read as UTF-8. */
+  text(): string;
+  /** The value that the body is in JSON. */
+  json<T = unknown>(): T;
+  /** The body as the server sent it, after decompression. */
+  bytes(): Uint8Array;
 }
 
 /** What a write answers. */
@@ -124,7 +131,7 @@ export interface Api {
   /** Asks the platform to emit `event` (`events:emit`). */
   emit(event: string, message?: { payload?: unknown }): Promise<void>;
   /** One HTTP request through the gateway (`network:fetch`). */
-  fetch(url: string | { toString(): string }, init?: { method?: string; headers?: Record<string, string>; body?: unknown }): Promise<Fetched>;
+  fetch(url: string | { toString(): string }, init?: { method?: string; headers?: Record<string, string>; body?: unknown; timeoutMs?: number; retry?: boolean; readAs?: "auto" | "text" | "bytes" }): Promise<Fetched>;
   /** A host method (admin permissions). */
   call(method: string, params?: Record<string, unknown>): Promise<Value>;
 }

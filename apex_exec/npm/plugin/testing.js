@@ -57,6 +57,14 @@ const errors = Object.freeze({ ApiError, PermissionDenied, RateLimited, Deadline
 const define = (object, name, value) =>
   Object.defineProperty(object, name, { value, enumerable: true, writable: true, configurable: true });
 
+// What fetch answers, with functions that read the body, as the platform makes them.
+function readable(reply) {
+  const { body = "" } = reply, text = () => typeof body === "string" ? body : new TextDecoder().decode(body);
+  const readers = { text, json: () => JSON.parse(text()), bytes: () => typeof body === "string" ? new TextEncoder().encode(body) : body };
+  for (const [name, value] of Object.entries(readers)) Object.defineProperty(reply, name, { value, enumerable: false });
+  return reply;
+}
+
 /** Answers a plugin's API calls. `calls` lists them in order, each as `[method, ...arguments]`. */
 export class FakePlatform {
   calls = [];
@@ -121,7 +129,10 @@ export class FakePlatform {
     if (returning && !this.plugin.permissions.includes("data:read"))
       throw new PermissionDenied("permission_denied", `${method} with returning also needs data:read`, method);
     const answer = this.answers[method];
-    if (answer !== undefined) return structuredClone(typeof answer === "function" ? await answer(...given) : answer);
+    if (answer !== undefined) {
+      const value = structuredClone(typeof answer === "function" ? await answer(...given) : answer);
+      return method === "fetch" && typeof value === "object" && value !== null ? readable(value) : value;
+    }
     if (method === "query") return [];
     if (WRITES.includes(method)) return this.#written(method, given);
     const unknown = { fetch: "host_not_allowed", call: "not_provided" }[method];

@@ -472,6 +472,17 @@
       unanswered++;
     });
   }
+  // What fetch answers, with functions that read the body as the plugin needs it. `raw` is there if the body is a text of
+  // another charset than UTF-8. They are not enumerable: a reply that a hook returns is {status, headers, body}.
+  function readable(reply) {
+    const { body, raw = body } = reply, text = () => typeof body === "string" ? body : internals.parts.text().decode(body, false);
+    delete reply.raw;
+    hide(reply, "raw", raw);
+    hide(reply, "text", text);
+    hide(reply, "json", () => { const all = text(); return parse(codeAt(all, 0) === 0xfeff ? slice(all, 1) : all) });
+    hide(reply, "bytes", () => typeof raw === "string" ? internals.parts.text().encode(raw) : new BytesHere(raw));
+    return reply;
+  }
   const isObject = (value) => value !== null && typeof value === "object";
   class Api {
     #owner;
@@ -494,8 +505,8 @@
       if (isObject(payload) && !isArray(payload) && hasOwn(payload, "payload") && keys(payload).length === 1) payload = payload.payload ?? null;
       return this.#ask("emit", { event, payload });
     }
-    fetch(url, { method = "GET", headers = {}, body = null } = {}) {
-      return this.#ask("fetch", { url: StringHere(url), method, headers, body });
+    fetch(url, { method = "GET", headers = {}, body = null, timeoutMs: timeout_ms, retry, readAs: read_as } = {}) {
+      return this.#ask("fetch", { url: StringHere(url), method, headers, body, timeout_ms, retry, read_as });
     }
     call(method, params = {}) { return this.#ask("call", { method, params }) }
   }
@@ -614,7 +625,11 @@
       if (call === undefined) return;
       mapDelete(waiting, number);
       unanswered--;
-      if (ok) { call.resolve(decoded(text, marked)); return }
+      if (ok) {
+        const value = decoded(text, marked);
+        call.resolve(call.method === "fetch" && isObject(value) && hasOwn(value, "body") ? readable(value) : value);
+        return;
+      }
       const { code, message: why, retry } = parse(text);
       call.reject(errorOf(code, why, call.method, retry, framesOf(call.at.stack)));
     },
