@@ -24,7 +24,6 @@ from pydantic import (
 
 from apex_exec.catalogue.declared import check_names, hook_of
 from apex_exec.catalogue.limits import LIMITS, MEMORY_MB_MAX, PLATFORM_LIMITS, Limits, default_of, type_of
-from apex_exec.common.networks import read_networks
 from apex_exec.errors import ConfigError
 
 ENV_PREFIX = "APEX_EXEC_"
@@ -203,30 +202,6 @@ class FetchSection(_Section):
     allow_private: bool = False
     internal: dict[str, list[str]] = {}
     ca_file: str = ""
-
-    @model_validator(mode="after")
-    def _is_usable(self) -> FetchSection:
-        allowed = [_without_port(entry) for entry in self.allow]
-        for pattern, networks in self.internal.items():
-            name = _without_port(pattern)
-            if not any(name == entry or (entry.startswith("*.") and name.endswith(entry[1:])) for entry in allowed):
-                raise ValueError(f"fetch.internal names {pattern}, which fetch.allow does not")
-            try:
-                read_networks(networks)
-            except ValueError as error:
-                raise ValueError(f"fetch.internal, {pattern}: {error}") from None
-        if self.ca_file:
-            import ssl  # a tenth of a second that only this key needs
-            try:
-                ssl.create_default_context().load_verify_locations(cafile=self.ca_file)
-            except OSError as error:  # an SSLError is one, too
-                raise ValueError(f"fetch.ca_file, {self.ca_file}, holds no certificates that can be read: {error}"
-                                 ) from None
-        return self
-
-
-def _without_port(pattern: str) -> str:
-    return re.sub(r":\d+$", "", pattern.lower()).strip("[]")
 
 
 class AuditSection(_Section):

@@ -8,6 +8,7 @@ import pytest
 
 from apex_exec.common.networks import PRIVATE, read_networks
 from apex_exec.config import load_settings
+from apex_exec.daemon.settings_checks import check_fetch
 from apex_exec.errors import ConfigError
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.http.addresses import Reach
@@ -68,7 +69,7 @@ def test_the_configuration_says_what_is_wrong_with_it(tmp_path: Path) -> None:
     def loaded(text: str) -> str:
         file.write_text(f"[fetch]\n{text}")
         try:
-            load_settings(file)
+            check_fetch(load_settings(file))
         except ConfigError as error:
             return str(error)
         return ""
