@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -72,6 +73,18 @@ async def run(context, params):
 """
 
 
+ABORTS = """
+export default { id: "aborts", version: "1.0.0", permissions: ["data:read", "network:fetch"], hooks: {
+  async onActionExecute({ context, api }) {
+    const names = [];
+    for (let i = 0; i < 12; i++)
+      await fetch(context.url, { signal: AbortSignal.timeout(100) }).catch((error) => names.push(error.name));
+    const own = await api.fetch(context.url, { timeoutMs: 150 }).catch((error) => error.code);
+    return { result: [names, own, await api.query("SELECT 1::int AS n")], metadata: {} };
+  } } };
+"""
+
+
 class Silent:
     """An HTTP peer that never answers and counts who came and who left."""
 
@@ -109,6 +122,13 @@ def daemon(tmp_path_factory: pytest.TempPathFactory, silent: Silent) -> Iterator
     plugins = folder / "plugins"
     bundle(plugins, "waits", ["data:read", "data:write", "network:fetch"], WAITS, data={"tables": list(NAMED)},
            network={"allow": ["app.localhost"]})
+    other = bundle(plugins, "aborts", ["data:read", "network:fetch"], "", data={"tables": list(NAMED)},
+                   network={"allow": ["app.localhost"]})
+    (other / "plugin.py").unlink()
+    (other / "index.js").write_text(ABORTS)
+    manifest = json.loads((other / "manifest.json").read_text())
+    manifest["manifest"]["entrypoint"] = "index.js"
+    (other / "manifest.json").write_text(json.dumps(manifest))
     sqlite_data(folder / "data.db").close()
     with Daemon(folder / "d", plugins, {
             "data.url": f"sqlite:///{folder}/data.db", "data.tables": TABLES, "fetch.allow_private": True,
@@ -121,9 +141,9 @@ def daemon(tmp_path_factory: pytest.TempPathFactory, silent: Silent) -> Iterator
 def ask(daemon: Daemon, silent: Silent) -> Iterator[Any]:
     """Runs one action of the plugin and returns its result."""
     with Client(daemon.endpoint) as client:
-        def asked(action: str) -> Any:
+        def asked(action: str, plugin: str = "waits") -> Any:
             payload = {"action": action, "context": {"url": silent.url}}
-            return client.invoke("waits", "onActionExecute", A, payload, deadline_ms=20_000)["result"]["result"]
+            return client.invoke(plugin, "onActionExecute", A, payload, deadline_ms=20_000)["result"]["result"]
         yield asked
 
 
@@ -133,10 +153,18 @@ def test_a_timeout_around_a_call_ends_the_wait_and_the_call(daemon: Daemon, sile
     wait_for(lambda: silent.came == silent.left, 5)
 
     def recorded() -> list[Any]:
-        return [event.metadata for event in read_events(daemon.state / "audit.db") if event.action == "fetch"]
+        return [event.metadata for event in read_events(daemon.state / "audit.db")
+                if (event.action, event.resource) == ("fetch", "waits")]
     wait_for(lambda: len(recorded()) == 9, 5)  # eight, and one for the four that came after them
     assert [one["code"] for one in recorded()[:8]] == ["cancelled"] * 8
     assert recorded()[8]["codes"] == {"cancelled": 4}
+
+
+def test_a_signal_that_aborts_a_fetch_of_javascript_ends_the_call_as_well(silent: Silent, ask: Any) -> None:
+    pytest.importorskip("_quickjs")
+    before = silent.came
+    assert ask("x", "aborts") == [["TimeoutError"] * 12, "fetch_timeout", [{"n": 1}]]
+    wait_for(lambda: silent.came == silent.left == before + 13, 5)
 
 
 def test_what_a_hook_gathers_ends_together_and_the_hook_goes_on(ask: Any) -> None:

@@ -58,6 +58,17 @@ class ApiCalls:
         else:
             self._queue.append((number, method, raw))
 
+    def cancel(self, number: float) -> None:
+        """Ends a call for which the hook waits no longer; if it has not been sent, it never is."""
+        for api_id, open_ in self._open.items():
+            if open_ == number:
+                del self._open[api_id]
+                self._host.send(wire.ApiCancel(self._seq, api_id))
+                if self._queue:
+                    self._send(*self._queue.popleft())
+                return
+        self._queue = deque(call for call in self._queue if call[0] != number)
+
     def refuse(self, text: str, error: NotAValue) -> None:
         """Rejects the promise of the API call ``text``, whose parameters cannot be carried: ``error`` says why."""
         self._refuse(float(text[len(API_CALL):].partition(",")[0]), error)

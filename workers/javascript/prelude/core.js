@@ -445,7 +445,13 @@
   let running = null; // the call that runs; null between calls
   let asked = null, lastAsked = null; // API calls that the worker has not taken yet
   let waiting = new MapHere(), unanswered = 0;
-  function ask(owner, method, params) {
+  const queue = (text) => {
+    const call = { text, next: null };
+    if (asked === null) asked = call; else lastAsked.next = call;
+    lastAsked = call;
+  };
+  // `made` is given a function by which the call ends if nobody waits for its answer any longer.
+  function ask(owner, method, params, made) {
     const at = { stack: "" };
     captureStackTrace(at, ask);
     return new PromiseHere((resolve, reject) => {
@@ -465,11 +471,15 @@
                        framesOf(at.stack)));
         return;
       }
-      const call = { text, next: null };
-      if (asked === null) asked = call; else lastAsked.next = call;
-      lastAsked = call;
+      queue(text);
       mapSet(waiting, number, { resolve, reject, method, at });
       unanswered++;
+      if (made !== undefined) made(() => {
+        if (owner !== running || mapGet(waiting, number) === undefined) return;
+        mapDelete(waiting, number);
+        unanswered--;
+        queue(message({ __proto__: null, k: "c", number }));
+      });
     });
   }
   // What fetch answers, with functions that read the body as the plugin needs it. `raw` is there if the body is a text of
@@ -550,7 +560,7 @@
     try { answer = encoded({ __proto__: null, k: "r", v: value }, value) } catch (error) { answer = told(error) }
   };
   const fail = (mine, error) => { if (mine !== null && mine === running && answer === "") answer = told(error) };
-  // What there is to do, as JSON. k is "a": make an API call (number, method, params) · "r", "v" or "x": what came of it
+  // What there is to do, as JSON. k is "a": make an API call (number, method, params) · "c": end one (number) · "r", "v" or "x": what came of it
   // all: a value, no value (path, why), or something thrown · "w": wait for replies, if there are any, and for the next
   // timer (in ms; −1: there is none) · "l": run the jobs and ask again · "n": nothing can happen any more.
   function step() {
@@ -656,7 +666,7 @@
       say("warning", ["a promise was rejected and nobody handled it" + others + ": " + text]);
     },
   };
-  internals.ask = (method, params) => ask(running, method, params);
+  internals.ask = (method, params, made) => ask(running, method, params, made);
   internals.show = show;
   internals.hide = hide;
   internals.ApiError = ApiError;

@@ -323,9 +323,10 @@
             throw new TypeError("fetch takes URLs that begin with http:// or https://, not " + stringify(slice(url, 0, 80)));
           }
           if (signal !== null) events().throwIfAborted(signal);
-          const stop = signal === null ? null : events().follow(signal, reject);
+          let end; // the call, at the gateway too
+          const stop = signal === null ? null : events().follow(signal, reason => { reject(reason); end?.() });
           const hash = indexOf(url, "#"), bare = hash < 0 ? url : slice(url, 0, hash);
-          then(internals.ask("fetch", { url: bare, method, headers: plainHeaders(headers), body: use(request) }), reply => {
+          then(internals.ask("fetch", { url: bare, method, headers: plainHeaders(headers), body: use(request) }, act => { end = act }), reply => {
             stop?.();
             resolve(fetched(reply, bare));
           }, error => {
