@@ -106,18 +106,30 @@ class AdminSection(_Section):
         return roles
 
 
+def with_a_port(address: str) -> str:
+    """``address`` if it is HOST:PORT. Raises ValueError."""
+    _, colon, port = address.rpartition(":")
+    if not colon or not (port.isascii() and port.isdigit()) or int(port) > PORT_MAX:
+        raise ValueError(f"{address!r} is not HOST:PORT with a port from 0 (a free one) to {PORT_MAX}")
+    return address
+
+
 class HttpSection(_Section):
     """The address that Prometheus scrapes; port 0 picks a free one."""
 
-    address: str = "127.0.0.1:9464"
+    address: Annotated[str, AfterValidator(with_a_port)] = "127.0.0.1:9464"
 
-    @field_validator("address")
-    @classmethod
-    def _has_a_port(cls, address: str) -> str:
-        _, colon, port = address.rpartition(":")
-        if not colon or not (port.isascii() and port.isdigit()) or int(port) > PORT_MAX:
-            raise ValueError(f"{address!r} is not HOST:PORT with a port from 0 (a free one) to {PORT_MAX}")
-        return address
+
+class ConsoleSection(_Section):
+    """The web console, which is a process of its own: its address, and what protects it where others can reach it."""
+
+    address: Annotated[str, AfterValidator(with_a_port)] = "127.0.0.1:9465"
+    hosts: list[str] = []
+    tls_certificate: str = ""
+    tls_key: str = ""
+    trusted_proxy: str = ""
+    runtime_dir: str = ""
+    session_hours: float = Field(default=8, ge=0.01, le=24 * 30)
 
 
 class PoolSection(_Section):
@@ -179,18 +191,40 @@ class SecuritySection(_Section):
 
 
 class TableSection(_Section):
-    """One table that plugins may see: its owner column, its visible columns, whether plugins may write it."""
+    """One table that plugins may see: whose its rows are, its visible columns, whether plugins may write it.
 
-    owner: str = Field(min_length=1)
+    ``owner`` is the column with the user's id, or says how a row belongs to a tenant and users to tenants, or is "rls":
+    ``gateway.sql.owners`` reads it.
+    """
+
+    owner: Any
     columns: list[str] = Field(min_length=1)
     write: bool = False
 
 
 class DataSection(_Section):
-    """The platform's database, as plugins see it."""
+    """The platform's database, as plugins see it. ``prepared_statements`` is for PostgreSQL without a pooler."""
 
     url: DatabaseUrl = "sqlite:///<state_dir>/data.db"
     tables: dict[str, TableSection] = {}
+    prepared_statements: bool = False
+
+    @field_validator("tables", mode="before")
+    @classmethod
+    def _with_schemas(cls, tables: Any) -> Any:
+        """``[data.tables.app.orders]`` is the table app.orders, as ``[data.tables."app.orders"]`` is."""
+        if not isinstance(tables, dict):
+            return tables
+        done: dict[str, Any] = {}
+        for name, entry in tables.items():
+            found = {name: entry}
+            if isinstance(entry, dict) and entry and all(isinstance(inner, dict) for inner in entry.values()) and (
+                    "owner" not in entry):
+                found = {f"{name}.{inner}": table for inner, table in entry.items()}
+            if twice := found.keys() & done.keys():
+                raise ValueError(f"{min(twice)} is there twice")
+            done |= found
+        return done
 
 
 class FetchSection(_Section):
@@ -218,6 +252,14 @@ class RegistrySection(_Section):
     """The database of plugins, versions, approvals and keys."""
 
     url: DatabaseUrl = "sqlite:///<state_dir>/registry.db"
+
+
+class StorageSection(_Section):
+    """What plugins keep for themselves: its database, and how much it may be."""
+
+    url: DatabaseUrl = "sqlite:///<state_dir>/storage.db"
+    user_bytes: int = Field(default=262_144, ge=0, le=2**40)
+    plugin_bytes: int = Field(default=5_242_880, ge=0, le=2**40)
 
 
 class BreakerSection(_Section):
@@ -304,6 +346,7 @@ class Settings(_Section):
     host: HostSection = HostSection()
     admin: AdminSection = AdminSection()
     http: HttpSection = HttpSection()
+    console: ConsoleSection = ConsoleSection()
     pool: PoolSection = PoolSection()
     limits: LimitsSection = LimitsSection()
     sandbox: SandboxSection = SandboxSection()
@@ -312,6 +355,7 @@ class Settings(_Section):
     fetch: FetchSection = FetchSection()
     audit: AuditSection = AuditSection()
     registry: RegistrySection = RegistrySection()
+    storage: StorageSection = StorageSection()
     breaker: BreakerSection = BreakerSection()
     recycle: RecycleSection = RecycleSection()
     log: LogSection = LogSection()

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.attack import campaign
+from tests.attack import campaign, neighbours
 from tests.support import PYTHONS, RUN_FOLDER, has_landlock
 from tests.support.folders import make_run_folder
 from tests.support.postgres import postgres
@@ -129,6 +129,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if output is not None:
         output["left_out"] = dict(session.config.stash[_SUMMARY])
         output["attacks"] = campaign.TABLE
+        output["neighbours"] = neighbours.TABLE
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -138,6 +139,7 @@ def pytest_testnodedown(node: Any) -> None:
     node.config.stash[_SUMMARY] = Counter(output.get("left_out", {}))
     for user, runs in output.get("attacks", {}).items():
         campaign.TABLE.setdefault(user, {}).update(runs)
+    neighbours.TABLE.update(output.get("neighbours", {}))
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
@@ -145,6 +147,10 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if campaign.TABLE:
         terminalreporter.section("attacks, and the layers that stop each alone", sep="-")
         for line in campaign.table(campaign.TABLE):
+            terminalreporter.write_line(line)
+    if neighbours.TABLE:
+        terminalreporter.section("attacks by way of what the daemon does for all", sep="-")
+        for line in neighbours.lines():
             terminalreporter.write_line(line)
     skipped = Counter(str(report.longrepr[2]).removeprefix("Skipped: ")
                       for report in terminalreporter.stats.get("skipped", ()) if isinstance(report.longrepr, tuple))

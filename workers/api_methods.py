@@ -2,7 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+
+
+class StorageMethods:
+    """The methods of ``api.storage``. ``call`` is what makes a call."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self._call = call
+
+    def get(self, key: str, common: bool = False) -> Any:
+        """What the plugin keeps under ``key``, or None (``data:read``)."""
+        return self._call("storage.get", key=key, common=common)
+
+    def set(self, key: str, value: Any, common: bool = False) -> Any:
+        """Keeps ``value`` under ``key``, in place of what stood there (``data:write``)."""
+        return self._call("storage.set", key=key, value=value, common=common)
+
+    def delete(self, key: str, common: bool = False) -> Any:
+        """Forgets what stands under ``key``; whether anything did (``data:write``)."""
+        return self._call("storage.delete", key=key, common=common)
+
+    def list(self, prefix: str = "", after: str = "", limit: int = 200, common: bool = False) -> Any:
+        """The keys that begin with ``prefix``, with size and time, in order (``data:read``)."""
+        return self._call("storage.list", prefix=prefix, after=after, limit=limit, common=common)
 
 
 class ApiMethods:
@@ -51,3 +77,8 @@ class ApiMethods:
     def call(self, method: str, params: dict[str, Any] | None = None) -> Any:
         """A host method (admin permissions)."""
         return self._call("call", method=method, params=params or {})
+
+    @property
+    def storage(self) -> StorageMethods:
+        """``api.storage.…``."""
+        return StorageMethods(self._call)

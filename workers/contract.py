@@ -18,6 +18,10 @@ PERMISSIONS = {
     "renderWidget": "ui:render",
     "emit": "events:emit",
     "fetch": "network:fetch",
+    "storage.get": "data:read",
+    "storage.set": "data:write",
+    "storage.delete": "data:write",
+    "storage.list": "data:read",
 }
 """The permission that each API method takes."""
 PREFIXES = {
@@ -26,8 +30,8 @@ PREFIXES = {
     "system.config.": "system:config",
 }
 """The permission that a host method takes, by the beginning of its name."""
-CARRIED = frozenset(("renderWidget", "emit", "call"))
-"""API methods whose parameters a host reads: they are held to the rule for results. Those of any other method are the
-gateway's, which takes a UUID or a Decimal as text."""
+CARRIED = frozenset(("renderWidget", "emit", "storage.set", "call"))
+"""API methods whose parameters a host reads, or the plugin later: they are held to the rule for results. Those of any
+other method are the gateway's, which takes a UUID or a Decimal as text."""
 EFFECTS = frozenset(("renderWidget", "emit"))
 """API methods that ask for something which the reply carries to the host."""

@@ -10,12 +10,19 @@ import asyncio
 import inspect
 import logging
 import time
+from datetime import UTC, datetime
 from typing import Any
+
+import msgspec
 
 from workers import contract
 from workers.sdk import Api, ApiError, HookContext, PermissionDenied, Plugin
 
 _WRITES = ("insert", "upsert", "update", "delete")
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+"""When everything was stored, as far as the fake platform knows: its tests do not depend on a clock."""
+_encode, _decode = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder().decode
+_ABSENT = object()
 USER = "11111111-2222-4333-8444-555555555555"
 
 
@@ -24,14 +31,16 @@ class FakePlatform:
 
     ``rows`` maps a query's text to its rows (any other query returns none), ``responses`` maps a URL to what ``fetch``
     returns (any other is ``host_not_allowed``), and ``methods`` maps a host method to its result (any other is
-    ``not_provided``). ``written`` maps a write ("insert", "upsert", "update", "delete") to its answer, or to a function
-    of its parameters; without one, an insert and an upsert answer with the rows that they were given, and an update and
-    a delete with one row that was changed.
+    ``not_provided``). ``storage`` is what ``api.storage`` keeps, by (user, key); the user of what is common is "".
+    ``written`` maps a write ("insert", "upsert", "update", "delete") to its answer, or to a function of its parameters;
+    without one, an insert and an upsert answer with the rows that they were given, and an update and a delete with one
+    row that was changed.
     """
 
     def __init__(self, plugin: Plugin | dict[str, Any], *, rows: dict[str, list[dict[str, Any]]] | None = None,
                  responses: dict[str, Any] | None = None, methods: dict[str, Any] | None = None,
-                 written: dict[str, Any] | None = None, user_id: str = USER) -> None:
+                 written: dict[str, Any] | None = None, storage: dict[tuple[str, str], Any] | None = None,
+                 user_id: str = USER) -> None:
         is_map = isinstance(plugin, dict)
         self.hooks: dict[str, Any] = plugin["hooks"] if isinstance(plugin, dict) else plugin.hooks
         self.permissions = list(plugin.get("permissions", [])) if isinstance(plugin, dict) else plugin.permissions
@@ -41,6 +50,7 @@ class FakePlatform:
         self.responses = responses or {}
         self.methods = methods or {}
         self.written = written or {}
+        self.storage = dict(storage or {})
         self.asked: list[tuple[str, dict[str, Any]]] = []
 
     @property
@@ -83,6 +93,8 @@ class FakePlatform:
                                    method=method)
         if method in _WRITES:
             return self._write(method, params)
+        if method.startswith("storage."):
+            return self._keep(method.removeprefix("storage."), params)
         if method == "query":
             return self.rows.get(params["sql"], [])
         if method == "fetch":
@@ -109,6 +121,22 @@ class FakePlatform:
             shown = [row if asked is True else {name: row.get(name) for name in asked} for row in rows]
             answer |= {"row": shown[0]} if is_single and method in ("insert", "upsert") else {"rows": shown}
         return answer
+
+    def _keep(self, verb: str, params: dict[str, Any]) -> Any:
+        """``api.storage``: values are copied on their way in and out, as the real storage does."""
+        user = "" if params["common"] else self.user_id
+        if verb == "list":
+            begin, after = params["prefix"].encode(), params["after"].encode()
+            keys = sorted(key.encode() for owner, key in self.storage if owner == user)
+            found = [key.decode() for key in keys if key.startswith(begin) and key > after][: params["limit"]]
+            return [{"key": key, "bytes": len(_encode(self.storage[user, key])), "updatedAt": EPOCH} for key in found]
+        place = (user, params["key"])
+        if verb == "set":
+            self.storage[place] = _decode(_encode(params["value"]))
+            return None
+        if verb == "delete":
+            return self.storage.pop(place, _ABSENT) is not _ABSENT
+        return _decode(_encode(self.storage.get(place)))
 
     @staticmethod
     def _known(table: dict[str, Any], key: str, code: str, method: str) -> Any:

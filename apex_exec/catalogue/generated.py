@@ -17,7 +17,7 @@ from apex_exec.catalogue.hooks import BUILT_IN, Hook
 from apex_exec.catalogue.json_schema import typescript
 from apex_exec.catalogue.keys import table
 from apex_exec.catalogue.limits import LIMITS, key_of
-from apex_exec.catalogue.methods import METHODS, Method
+from apex_exec.catalogue.methods import METHODS, PARTS, Method
 from apex_exec.catalogue.permissions import ALL as PERMISSIONS
 from apex_exec.catalogue.permissions import PREFIXES
 
@@ -25,6 +25,7 @@ PACKAGE = Path(__file__).parent.parent
 ROOT = PACKAGE.parent
 API_METHODS = ROOT / "workers" / "api_methods.py"
 CONTRACT = ROOT / "workers" / "contract.py"
+PRELUDE = ROOT / "workers" / "javascript" / "prelude" / "core.js"
 PROTOCOL_TS = PACKAGE / "examples" / "host-ts" / "protocol.ts"
 PLUGIN_TYPES = PACKAGE / "npm" / "plugin" / "plugin.d.ts"
 PLUGIN_TESTING = PACKAGE / "npm" / "plugin" / "testing.js"
@@ -37,7 +38,7 @@ WIRE_README = PACKAGE / "wire" / "README.md"
 
 def files() -> dict[Path, str]:
     """Every file that is made, or made in part, from the catalogue, as it should be."""
-    return {CONTRACT: contract(), API_METHODS: api_methods(),
+    return {CONTRACT: contract(), API_METHODS: api_methods(), PRELUDE: prelude(),
             PROTOCOL_TS: protocol_ts(), README: replaced(README.read_text("utf-8"), "configuration", table()),
             PLUGIN_TYPES: plugin_types(), PLUGIN_TESTING: plugin_testing(), NPM_PACKAGE: npm_package(),
             MAP: catalogue_map(),
@@ -61,6 +62,41 @@ def plugin_types() -> str:
     return text
 
 
+def prelude() -> str:
+    """The half of the JavaScript runtime that is in the engine, with the API's methods as they are declared."""
+    carried = ", ".join(f"{json.dumps(name) if '.' in name else name}: true" for name in _carried())
+    parts = "".join(
+        f"  class {part.capitalize()} {{\n    #owner;\n    constructor(owner) {{ this.#owner = owner }}\n"
+        "    #ask(method, params) { return ask(this.#owner ?? running, method, params) }\n"
+        f"{''.join(map(_javascript_method, _of_part(part)))}  }}\n  freeze({part.capitalize()}.prototype);\n"
+        for part in PARTS)
+    getters = "".join(f"    get {part}() {{ return new {part.capitalize()}(this.#owner) }}\n" for part in PARTS)
+    text = (f"  const CARRIED = {{ __proto__: null, {carried} }};\n{parts}  class Api {{\n    #owner;\n"
+            "    constructor(owner) { this.#owner = owner }\n"
+            "    #ask(method, params) { return ask(this.#owner ?? running, method, params) }\n"
+            f"{''.join(map(_javascript_method, _of_part('')))}{getters}  }}\n  freeze(Api.prototype);\n  ")
+    return replaced(PRELUDE.read_text("utf-8"), "api", text, "// <{}>", "// </{}>")
+
+
+def _javascript_method(method: Method) -> str:
+    """One method of the prelude: ``method.javascript``, a function, with its result as the call's parameters."""
+    takes, _, gives = method.javascript.partition(" => ")
+    return f'    {_last(method.name)}{takes} {{ return this.#ask("{method.name}", {gives}) }}\n'
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _of_part(part: str) -> list[Method]:
+    """The methods of one part of the API; "": those of the API itself."""
+    return [method for method in METHODS.values() if method.name.rpartition(".")[0] == part]
+
+
+def _carried() -> list[str]:
+    return [method.name for method in METHODS.values() if method.route != "gateway" or method.is_exact]
+
+
 def plugin_testing() -> str:
     """The fake platform for tests under Node, with the permissions that each method takes."""
     constants = {
@@ -70,6 +106,8 @@ def plugin_testing() -> str:
         "FILLS_USER": [hook.name for hook in BUILT_IN if hook.fills_user],
     }
     text = "".join(f"const {name} = {json.dumps(value, indent=2)};\n" for name, value in constants.items())
+    text += "const PARAMS = {\n" + "".join(
+        f'  "{method.name}": {method.javascript},\n' for part in PARTS for method in _of_part(part)) + "};\n"
     return replaced(PLUGIN_TESTING.read_text("utf-8"), "permissions", text, "// <{}>", "// </{}>")
 
 
@@ -114,8 +152,15 @@ def _plugin_permissions() -> str:
 
 def _plugin_api() -> str:
     lines = ["/** The platform's API. A call that is refused rejects with an `ApiError`. */", "export interface Api {"]
-    for method in METHODS.values():
-        lines += [f"  /** {method.doc.replace('``', '`')} */", f"  {method.name}{method.typescript};"]
+    for part in ("", *PARTS):
+        if part:
+            lines += [f"  /** The methods of `{part}`. */", f"  readonly {part}: {{"]
+        for method in _of_part(part):
+            doc = method.doc.replace("``", "`").replace(" None ", " null ")
+            lines += [f"  {'  ' * bool(part)}/** {doc} */",
+                      f"  {'  ' * bool(part)}{_last(method.name)}{method.typescript};"]
+        if part:
+            lines.append("  };")
     return "\n".join([*lines, "}", ""])
 
 
@@ -134,7 +179,7 @@ def contract() -> str:
     fills_user = [hook.name for hook in BUILT_IN if hook.fills_user]
     widgets = {hook.name: hook.collects for hook in BUILT_IN if hook.renders}
     permissions = {method.name: method.permission for method in METHODS.values() if method.permission}
-    carried = [method.name for method in METHODS.values() if method.route != "gateway"]
+    carried = _carried()
     effects = [method.name for method in METHODS.values() if method.route == "effect"]
     return f'''"""What workers have to know of the platform's catalogue, written by ``python -m apex_exec.catalogue``.
 
@@ -152,8 +197,8 @@ PERMISSIONS = {_map(permissions)}
 PREFIXES = {_map(PREFIXES)}
 """The permission that a host method takes, by the beginning of its name."""
 CARRIED = frozenset(({_words(carried)}))
-"""API methods whose parameters a host reads: they are held to the rule for results. Those of any other method are the
-gateway's, which takes a UUID or a Decimal as text."""
+"""API methods whose parameters a host reads, or the plugin later: they are held to the rule for results. Those of any
+other method are the gateway's, which takes a UUID or a Decimal as text."""
 EFFECTS = frozenset(({_words(effects)}))
 """API methods that ask for something which the reply carries to the host."""
 '''
@@ -161,13 +206,22 @@ EFFECTS = frozenset(({_words(effects)}))
 
 def api_methods() -> str:
     """``workers/api_methods.py``: the methods of the SDK's ``Api``."""
-    made = "".join(_api_method(method) for method in METHODS.values())
+    made = "".join(map(_api_method, _of_part("")))
+    made += "".join(
+        f"\n    @property\n    def {part}(self) -> {part.capitalize()}Methods:\n"
+        f'        """``api.{part}.…``."""\n        return {part.capitalize()}Methods(self._call)\n' for part in PARTS)
+    parts = "".join(
+        f"\n\nclass {part.capitalize()}Methods:\n"
+        f'    """The methods of ``api.{part}``. ``call`` is what makes a call."""\n\n    __slots__ = ("_call",)\n\n'
+        "    def __init__(self, call: Callable[..., Any]) -> None:\n        self._call = call\n"
+        f"{''.join(map(_api_method, _of_part(part)))}" for part in PARTS)
     return f'''"""The methods of the platform's API, as plugin code calls them; by ``python -m apex_exec.catalogue``."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
-
+{parts}
 
 class ApiMethods:
     """Every method of the API. What it returns is what the supervisor answered."""
@@ -184,7 +238,7 @@ def _api_method(method: Method) -> str:
         for field in msgspec.structs.fields(method.params)}
     for name, default in re.findall(r"(\w+): [^=]+?(?: = (\S+?))?(?:, (?=\w+:)|$)", method.signature):
         sent.append(f"{name}={name}{empty[name] if default == 'None' else ''}")
-    head = f"    def {method.python}("
+    head = f"    def {_last(method.python)}("
     parameters = ["self", *re.split(r", (?=\w+:)", method.signature)]
     return (f'\n{_filled(head, parameters, ") -> Any:")}\n        """{method.doc}"""\n'
             f'{_filled("        return self._call(", [json.dumps(method.name), *sent], ")")}\n')

@@ -7,6 +7,7 @@ The table of the configuration's page is made from this one (``python -m apex_ex
 from __future__ import annotations
 
 import json
+import re
 import textwrap
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -62,6 +63,31 @@ KEYS: dict[str, Key] = {
         "the roles of peers: `{\"uid:1001\" = [\"operator\"], \"gid:app\" = [\"viewer\"]}`; see below",
         '{"uid:1001" = ["operator"], "gid:app" = ["viewer"]}'),
     "http.address": Key("127.0.0.1:9464", "`/metrics /livez /readyz`; port 0 picks a free one"),
+    "console.address": Key(
+        "127.0.0.1:9465",
+        "where `apex-exec console` listens; another address than a loopback one needs TLS or a trusted proxy; "
+        "port 0 picks a free one"),
+    "console.hosts": Key(
+        "none",
+        "the names, with their port if it is not the scheme's own, under which browsers reach the console; "
+        "requests for other names are refused (`[\"console.example.com\"]`)",
+        '["console.example.com"]'),
+    "console.tls_certificate": Key(
+        "none",
+        "a PEM file with the certificate and its chain; then the console speaks https only",
+        '"/etc/apex-exec/console.pem"'),
+    "console.tls_key": Key("none", "the key of that certificate", '"/etc/apex-exec/console.key"'),
+    "console.trusted_proxy": Key(
+        "none",
+        "the IP address of a proxy that speaks https to browsers; then nobody else is answered, and "
+        "`X-Forwarded-For` and `X-Forwarded-Proto` count",
+        '"10.0.0.2"'),
+    "console.runtime_dir": Key(
+        "`<runtime_dir>-console`",
+        "the console's own folder, 0700, with the socket by which `console link` reaches it"),
+    "console.session_hours": Key(
+        "8",
+        "how long a person stays signed in; half an hour without a request ends it earlier"),
     "pool.max_workers": Key(
         "1000",
         "above it the least recently used idle worker is stopped; it is lowered to what RLIMIT_NOFILE allows"),
@@ -104,8 +130,12 @@ KEYS: dict[str, Key] = {
         "the platform's database, SQLite or PostgreSQL (`postgresql://role@host/name`)"),
     "data.tables": Key(
         "none",
-        "`{orders = {owner = \"user_id\", columns = [\"id\", \"total\"], write = false}}`",
+        "`{orders = {owner = \"user_id\", columns = [\"id\", \"total\"], write = false}}`; whose a row is may "
+        "also be said by a [membership table or row-level security](gateway/README.md#whose-a-row-is)",
         '{orders = {owner = "user_id", columns = ["id", "total"], write = false}}'),
+    "data.prepared_statements": Key(
+        "false",
+        "PostgreSQL keeps the statements that are used often; only without a pooler in transaction mode"),
     "fetch.allow": Key(
         "none",
         "hosts that plugins may reach; the plugin's manifest must list them, too",
@@ -126,6 +156,11 @@ KEYS: dict[str, Key] = {
         "that was put back",
         '"/mnt/other/apex-exec.anchor"'),
     "registry.url": Key("`sqlite:///<state_dir>/registry.db`", "plugins, versions, approvals, keys"),
+    "storage.url": Key(
+        "`sqlite:///<state_dir>/storage.db`",
+        "what plugins keep by `context.api.storage`; on PostgreSQL it may be the registry's database"),
+    "storage.user_bytes": Key("262144", "what one plugin may keep of one user: keys, values, and 64 bytes an entry"),
+    "storage.plugin_bytes": Key("5242880", "what one plugin may keep in all, of its users and in common"),
     "breaker.ends": Key("5", "how many unwanted ends of a plugin's worker within the window open its breaker"),
     "breaker.window_seconds": Key("60", "that window"),
     "breaker.open_seconds": Key("60", "how long it stays open"),
@@ -177,6 +212,7 @@ def table() -> str:
                       *(f"| `{name}` | {key.default} | {key.meaning} |" for name, key in KEYS.items()), ""])
 
 
+LINK = re.compile(r"\[([^]]+)\]\([^)]*\)")
 HEAD = """\
 Configuration of apex-exec {version}. Every key is here with its default: remove the # in front of a key to set it.
 What comes later wins: this file, then the environment (APEX_EXEC_LIMITS__CPU_PERCENT=20), then flags
@@ -206,7 +242,7 @@ def commented_file(defaults: Mapping[str, Any], version: str) -> str:
         value: Any = defaults
         for part in name.split("."):
             value = value[part]
-        meaning = key.meaning.replace("; see below", "").replace("`", "")
+        meaning = LINK.sub(r"\1", key.meaning).replace("; see below", "").replace("`", "")
         if not value and value is not False and key.default.startswith("`"):
             meaning += f"; by default {key.default.replace('`', '')}"
         sentence = f"{meaning[0].upper()}{meaning[1:]}."

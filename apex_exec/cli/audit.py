@@ -1,24 +1,29 @@
-"""``audit tail | verify | export | report``: read the ledger's file directly; none of them needs a running daemon."""
+"""``audit tail | verify | export | report`` read the ledger's file directly, without a daemon; ``accept`` and ``erase``
+ask a running one."""
 
 from __future__ import annotations
 
 import csv
+import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from apex_exec.cli.output import Said, clean, print_json, print_table, say, say_line, show
+from apex_exec.cli.output import Said, json_line, print_json, print_table, say, say_line, show
 from apex_exec.cli.root import EXIT_NO, AsJson, ConfigFile, RuntimeDir, audit_app, examples, fail
 from apex_exec.cli.verbs import BadParameter, Exit, Option
+from apex_exec.common.words import clean
 
 if TYPE_CHECKING:
     from apex_exec.ledger.reading import Event, Filter
 
 FOLLOW_SECONDS = 0.2
+SOMEBODY = "11111111-2222-4333-8444-555555555555"
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 StateDir = Annotated[str | None, Option("--state-dir", metavar="DIR", help="Folder of the ledger and its keys.")]
@@ -90,7 +95,7 @@ def wanted(plugin: str, user: str, types: list[str] | None, since: str, until: s
     for name in types or ():
         if name not in EVENT_TYPES:
             raise BadParameter(f"{name!r} is not one of {', '.join(EVENT_TYPES)}", param_hint="--type")
-    return Filter(plugin=plugin, user=user, event_types=frozenset(types or ()), since=moment(since, "--since"),
+    return Filter(plugin=plugin, user=user.lower(), event_types=frozenset(types or ()), since=moment(since, "--since"),
                   until=moment(until, "--until"))
 
 
@@ -137,7 +142,7 @@ def _line_printer(database: Path) -> Callable[[Filter], int]:
 
     def show(filters: Filter) -> int:
         last = filters.after_seq
-        for event in read_events(database, filters):
+        for event in read_events(database, filters, named=False):
             last = event.seq
             say(as_line(event))
         sys.stdout.flush()
@@ -193,20 +198,66 @@ def export(
     output: Annotated[Path | None, Option("--output", "-o", metavar="FILE", help="Default: stdout.")] = None,
     state_dir: StateDir = None, config: ConfigFile = None,
 ) -> None:
-    """Writes events as JSON lines, with prevHash and hash: the text before them was hashed."""
+    """Writes events as JSON lines, with prevHash and hash: the text before them was hashed.
+
+    Users stand in it under their pseudonyms. With --user and no other filter, everything else that is known of the user
+    follows, a line each with its "store": the pseudonym, what plugins keep, rows of registry and marketplace.
+    """
     from apex_exec.ledger.reading import export_rows
 
     filters = wanted(plugin, user, types, since, until)
     database, _ = place(config, state_dir)
-    rows = export_rows(database, filters)
+    lines: Iterator[bytes] = (line for _, line in export_rows(database, filters))
+    if user and not (plugin or types or since or until):
+        lines = chain(lines, _about(filters.user, config, state_dir))
     if output is None:
-        for _, line in rows:
+        for line in lines:
             say_line(line)
         sys.stdout.flush()
         return
-    with output.open("wb") as file:
-        for _, line in rows:
+    with open(os.open(output, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600 if user else 0o666),
+              "wb") as file:
+        for line in lines:
             file.write(line)
+
+
+def _about(user: str, config: Path | None, state_dir: str | None) -> Iterator[bytes]:
+    """What is known of a user beside the events, as JSON lines. Raises Refusal, LedgerError."""
+    from apex_exec import extras
+    from apex_exec.config import load_settings
+
+    extras.need("registry", "audit export --user")
+    from apex_exec.daemon.administration.erasure import everything_about
+
+    settings = load_settings(config, {"state_dir": state_dir} if state_dir else None)
+    for found in everything_about(settings, user):
+        yield json_line(found).encode() + b"\n"
+
+
+@audit_app.command(epilog=examples(
+    f"apex-exec audit export --user {SOMEBODY} --output person.jsonl",
+    f"apex-exec audit erase --user {SOMEBODY} --reason 'request 4711'"))
+def erase(
+    user: Annotated[str, Option("--user", metavar="UUID", help="The user.")],
+    reason: Annotated[str, Option(help="The reason; it is recorded, so do not name the person.")],
+    as_json: AsJson = False, runtime_dir: RuntimeDir = None, config: ConfigFile = None,
+) -> None:
+    """Erases a person for good: nobody can say any longer whose events theirs are. `audit export --user` comes first.
+
+    The key of the person's pseudonym is destroyed; what plugins keep of the person and plugins that are enabled for the
+    person alone end; registry and marketplace name the pseudonym instead. The chain still verifies, and bills stay.
+    End the person's access to the platform first: a user who calls again is a new person here.
+    """
+    from apex_exec.cli import connect
+    from apex_exec.cli.plugin.common import LONG_TIMEOUT_MS
+
+    with connect.admin(config, runtime_dir) as client:
+        done = client.request("audit.erase", {"user": user, "reason": reason}, LONG_TIMEOUT_MS)
+    older = (f"; {done['plainEvents']} events of before there were pseudonyms hold the id until their retention ends"
+             if done["plainEvents"] else "")
+    show(done, as_json, f"erased; in the ledger the person stays {done['pseudonym']}: {done['keptEntries']} entries of "
+                        f"plugins deleted, {done['endedEnablements']} enablements ended, {done['rows']} values of "
+                        f"registry and marketplace changed{older}")
 
 
 @audit_app.command(epilog=examples("apex-exec audit report --quarter 2026Q4",
@@ -227,7 +278,7 @@ def report(
     except ValueError as error:
         raise BadParameter(str(error), param_hint="--quarter") from None
     database, _ = place(config, state_dir)
-    rows = review(read_events(database, Filter(since=since, until=until, plugin=plugin)))
+    rows = review(read_events(database, Filter(since=since, until=until, plugin=plugin), named=False))
     _print_report(rows, quarter.upper(), as_json, as_csv)
 
 

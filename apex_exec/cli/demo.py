@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from apex_exec.cli.output import clean, print_json, say
+from apex_exec.cli.output import print_json, say
 from apex_exec.cli.root import EXIT_NO, AsJson, app, examples, fail, need_linux
+from apex_exec.common.words import clean
 
 if TYPE_CHECKING:
     from apex_exec.client import Client

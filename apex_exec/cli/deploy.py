@@ -1,12 +1,13 @@
-"""``deploy``: files that other programs need to look after a daemon."""
+"""``deploy``: files with which other programs run a daemon and look after it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 from apex_exec.cli.output import say
-from apex_exec.cli.root import EXIT_NO, deploy_app, examples, fail
+from apex_exec.cli.root import EXIT_NO, EXIT_USAGE, deploy_app, examples, fail
 from apex_exec.cli.verbs import Option
 
 Job = Annotated[str, Option("--job", metavar="NAME", help="The name of the scrape job in Prometheus.")]
@@ -37,6 +38,82 @@ def grafana(job: Job = "apex-exec", output: Out = None) -> None:
     from apex_exec.observe.dashboard import dashboard
 
     _give(json.dumps(dashboard(job), indent=1) + "\n", output)
+
+
+Image = Annotated[str, Option(
+    "--image", metavar="IMAGE", help="The image of apex-exec; `deploy containerfile` builds it.")]
+HostImage = Annotated[str, Option("--host-image", metavar="IMAGE", help="The image of your platform's host.")]
+Workers = Annotated[int, Option(
+    "--workers", metavar="N", help="Workers at once; the memory limit holds them all at 50 MB.")]
+
+
+@deploy_app.command(epilog=examples("apex-exec deploy systemd -o /etc/systemd/system/apex-exec.service",
+                                    "systemctl daemon-reload && systemctl enable --now apex-exec"))
+def systemd(output: Out = None) -> None:
+    """Prints a unit for systemd.
+
+    It runs the daemon as root with six capabilities and a read-only file system; workers have all levels of isolation.
+    """
+    from apex_exec.deploy import files
+
+    _give(files.systemd(), output)
+
+
+@deploy_app.command(epilog=examples(
+    "apex-exec deploy kubernetes --image registry.example.com/apex-exec:0.1 --host-image … | kubectl apply -f -",
+    "apex-exec deploy kubernetes --namespace shop --workers 50 --state emptydir -o apex-exec.yaml"))
+def kubernetes(
+    name: Annotated[str, Option("--name", metavar="NAME", help="The name of everything that is made.")] = "apex-exec",
+    namespace: Annotated[str, Option("--namespace", metavar="NAME", help="Where it is made.")] = "default",
+    image: Image = "apex-exec:latest",
+    host_image: HostImage = "host:latest",
+    workers: Workers = 20,
+    state: Annotated[str, Option(
+        "--state", metavar="KIND", help="pvc, or emptydir: registry and ledger are gone with the pod then.")] = "pvc",
+    monitoring: Annotated[str, Option(
+        "--monitoring", metavar="NAME", help="The namespace that may scrape the daemon.")] = "monitoring",
+    output: Out = None,
+) -> None:
+    """Prints a sidecar in a restricted pod, with its volumes, probes, network policy and monitor.
+
+    Isolation in such a pod is L2. The pod was tried without a cluster: apex_exec/deploy/README.md says how.
+    """
+    from apex_exec.deploy import files
+
+    _made(lambda: files.kubernetes(name=name, namespace=namespace, image=image, host_image=host_image, workers=workers,
+                                   state=state, monitoring=monitoring), output)
+
+
+@deploy_app.command(epilog=examples("apex-exec deploy compose --host-image shop:latest -o compose.yaml",
+                                    "docker compose up --wait"))
+def compose(
+    name: Annotated[str, Option("--name", metavar="NAME", help="The name of the project.")] = "apex-exec",
+    image: Image = "apex-exec:latest",
+    host_image: HostImage = "host:latest",
+    workers: Workers = 20,
+    output: Out = None,
+) -> None:
+    """Prints a host and its sidecar for docker compose."""
+    from apex_exec.deploy import files
+
+    _made(lambda: files.compose(name=name, image=image, host_image=host_image, workers=workers), output)
+
+
+@deploy_app.command(epilog=examples("apex-exec deploy containerfile -o Containerfile",
+                                    "podman build -t apex-exec:latest ."))
+def containerfile(image: Image = "apex-exec:latest", output: Out = None) -> None:
+    """Prints the build of an image from Debian's packages, in two stages."""
+    from apex_exec.deploy import files
+
+    _made(lambda: files.containerfile(image=image), output)
+
+
+def _made(make: Callable[[], str], output: Path | None) -> None:
+    try:
+        text = make()
+    except ValueError as error:
+        fail(str(error), EXIT_USAGE)
+    _give(text, output)
 
 
 def _give(text: str, output: Path | None) -> None:

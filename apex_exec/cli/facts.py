@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from apex_exec.common.words import duration
+
 AMOUNTS = ("amount", "gross", "fee", "authorShare", "author", "revenue", "cost", "price", "customerMinor",
            "authorMinor", "platformMinor")
 """Keys of amounts in minor units, where a whole number stands under them and the row has a currency."""
@@ -75,16 +77,6 @@ def for_people(row: Mapping[str, Any]) -> dict[str, Any]:
         else:
             shown[key] = value
     return shown
-
-
-def duration(seconds: float) -> str:
-    """``seconds`` as people say it: 45 s, 12 min, 3 h 05 min, 2 d 4 h."""
-    minutes, hours, days = int(seconds // 60), int(seconds // 3600), int(seconds // 86400)
-    if days:
-        return f"{days} d {hours % 24} h"
-    if hours:
-        return f"{hours} h {minutes % 60:02d} min"
-    return f"{minutes} min" if minutes else f"{int(seconds)} s"
 
 
 def words(key: str) -> str:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import itertools
 import json
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
 
 from apex_exec.cli.cells import cell_len, chop_cells
+from apex_exec.common.words import clean
 
 GAP = "  "
 FREE_TEXT = ("reason", "message", "hint", "problems", "is", "detail", "change", "note", "subject", "means", "value",
@@ -24,14 +24,6 @@ number and stays whole."""
 FREE_WIDTH_MIN = 12
 WORD_WIDTH_MAX = 80
 """A longer word in free text is broken into pieces. Ids and digests are shorter than this."""
-_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ud800-\udfff]")
-"""C0 except tab and newline, DEL, C1 (many terminals take U+009B for CSI), marks that change the direction of text,
-line separators, and lone surrogates, which no encoding can write."""
-
-
-def clean(text: str) -> str:
-    """``text`` with control characters as escapes such as ``\\u009b``; in JSON this leaves the string the same."""
-    return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 class ReaderGone(Exception):
@@ -80,6 +72,11 @@ def print_json(value: Any, *, raw: bool = False, indented: bool = False) -> None
     every_character = (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
     say(json.dumps(value, default=_plain, ensure_ascii=not every_character,
                    indent=2 if indented or sys.stdout.isatty() else None))
+
+
+def json_line(value: Any) -> str:
+    """``value`` as one line of JSON for files and programs; bytes as base64, moments as RFC 3339."""
+    return json.dumps(value, default=_plain, ensure_ascii=False)
 
 
 def show(done: Any, as_json: bool, line: str) -> None:

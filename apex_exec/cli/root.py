@@ -25,7 +25,7 @@ EXIT_INTERRUPTED = 130
 SECTIONS = {
     "First steps": ("demo", "doctor", "version", "completion"),
     "The daemon": ("serve", "stop", "status", "top", "config", "reload", "drain", "undrain", "backup", "restore"),
-    "Watching it": ("deploy",),
+    "Watching it": ("console", "deploy"),
     "Plugins": ("plugin", "keys", "invoke", "dispatch", "restart", "breaker", "schema"),
     "Records and money": ("audit", "market", "billing"),
 }
@@ -39,7 +39,8 @@ keys_app = Group("Keys that sign bundles and approvals, and CURVE keys for tcp."
 audit_app = Group("Read, verify and export the audit ledger.")
 market_app = Group("The marketplace: review, publish, buy.")
 breaker_app = Group("The breaker, which pauses a plugin that fails too often.")
-deploy_app = Group("Files for Prometheus and Grafana: alert rules and a dashboard.")
+console_app = Group("The web console: pages for the people who look after a daemon.")
+deploy_app = Group("Files for those who run and watch a daemon: systemd, containers, Prometheus, Grafana.")
 billing_app = Group("Statements and the arithmetic behind them.")
 
 
@@ -58,7 +59,7 @@ def root(version: Annotated[bool, Option("--version", is_eager=True, callback=_s
 
 
 GROUPS = {"plugin": plugin_app, "config": config_app, "keys": keys_app, "audit": audit_app, "market": market_app,
-          "billing": billing_app, "breaker": breaker_app, "deploy": deploy_app}
+          "billing": billing_app, "breaker": breaker_app, "console": console_app, "deploy": deploy_app}
 
 RuntimeDir = Annotated[str | None, Option(
     "--runtime-dir", metavar="DIR", help="Folder of the daemon's sockets; default: where a daemon is found.")]

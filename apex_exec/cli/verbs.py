@@ -57,6 +57,7 @@ class Group:
         self.help = help
         self.sections = sections or {}
         self.options: Callable[..., None] | None = None
+        self.alone: tuple[Callable[..., None], str] | None = None
         self.members: dict[str, Group | tuple[Callable[..., None], str]] = {}
 
     def command(self, name: str = "", *, epilog: str) -> Callable[[Verb], Verb]:
@@ -70,6 +71,14 @@ class Group:
     def add(self, name: str, group: Group) -> None:
         """Puts a group of verbs into this one."""
         self.members[name] = group
+
+    def verb(self, *, epilog: str) -> Callable[[Verb], Verb]:
+        """Makes a function what the group's own word does if no verb follows: ``apex-exec console``."""
+        def register(function: Verb) -> Verb:
+            self.alone = function, epilog
+            return function
+
+        return register
 
     def callback(self, function: Verb) -> Verb:
         """Makes the parameters of ``function`` options of the group itself."""
@@ -128,12 +137,18 @@ class _Argument(click.Argument):
 
 def build(group: Group, name: str) -> click.Group:
     """The tree that parses a command line."""
-    made = _Group(name, help=group.help, no_args_is_help=True, sections=group.sections,
-                  params=list(_parameters(group.options)) if group.options is not None else [],
-                  callback=group.options, context_settings=_SETTINGS)
+    if group.alone is not None:
+        function, epilog = group.alone
+        made = _Group(name, help=inspect.cleandoc(function.__doc__ or ""), epilog=epilog, sections=group.sections,
+                      params=list(_parameters(function)), callback=_called(_unless_a_verb_follows(function)),
+                      invoke_without_command=True, context_settings=_SETTINGS)
+    else:
+        made = _Group(name, help=group.help, no_args_is_help=True, sections=group.sections,
+                      params=list(_parameters(group.options)) if group.options is not None else [],
+                      callback=group.options, context_settings=_SETTINGS)
     for word, member in group.members.items():
         if isinstance(member, Group):
-            if member.members:
+            if member.members or member.alone:
                 made.add_command(build(member, word), word)
         else:
             function, epilog = member
@@ -141,6 +156,15 @@ def build(group: Group, name: str) -> click.Group:
                                       params=list(_parameters(function)), callback=_called(function),
                                       context_settings=_SETTINGS), word)
     return made
+
+
+def _unless_a_verb_follows(function: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(function)
+    def call(**values: Any) -> None:
+        if click.get_current_context().invoked_subcommand is None:
+            function(**values)
+
+    return call
 
 
 def _called(function: Callable[..., None]) -> Callable[..., None]:

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-Lane = Literal["quick", "slow", "submissions", "billing"]
+Lane = Literal["quick", "slow", "submissions", "billing", "ledger"]
 
 
 class NoArgs(msgspec.Struct, forbid_unknown_fields=True):
@@ -18,7 +18,9 @@ class Operation(msgspec.Struct, frozen=True):
 
     ``where`` is "loop" if the supervisor answers it from memory, and "registrar" if it touches a disk or a database.
     ``lane`` is the registrar's thread that runs it: in the quick lane are operations that read and write rows, in the
-    slow one those that run code, scan or read many files. Its handler is known only to the process that runs it.
+    slow one those that run code, scan or read many files, in the ledger's those that read events and logs. Its
+    ``unrecorded`` arguments are left out of its audit event, because they name somebody who is to be forgotten. Its
+    handler is known only to the process that runs it.
     """
 
     name: str
@@ -26,3 +28,4 @@ class Operation(msgspec.Struct, frozen=True):
     doc: str
     where: Literal["loop", "registrar"] = "registrar"
     lane: Lane = "quick"
+    unrecorded: tuple[str, ...] = ()

@@ -40,6 +40,8 @@ CHECKED_LINE = 10**9
 """A line that no file has: to look it up is to read all of a map."""
 SEGMENTS_KEPT_MAX = 50_000
 """Segments whose numbers are kept while a map is read, since most come again. A hostile map has no two alike."""
+ORIGINS_MAX = 500_000
+"""Places of one map that are kept at once (``origins``), about 100 bytes each: a bundle of 2 MB has some 300,000."""
 NUMBER_DIGITS_MAX = 7
 """Digits of base 64 in one number of a map: 35 bits, more than the format's 32."""
 
@@ -230,6 +232,8 @@ def origins(data: bytes) -> list[Origin]:
                 if not 0 <= source < len(names):
                     raise BadMap("leads to a source that it does not have")
             of_line.append(Origin(line, at, names[source] if len(numbers) > 1 else ""))
+            if len(found) + len(of_line) > ORIGINS_MAX:
+                raise BadMap(f"has more than {ORIGINS_MAX} places")
         of_line.sort(key=itemgetter(1))
         found += of_line
     return found

@@ -1,9 +1,8 @@
 """Rates, on the caller's clock. Pure.
 
-``SlidingWindow`` refuses: it allows at most ``limit`` tries in any ``window_ns``. It is exact, because it keeps the
-time of each of the last ``limit`` tries, and bounded, because it keeps no more. A refused try counts like any other, so
-a plugin that keeps trying keeps waiting. ``SharedWindow`` is one whose tries are divided among users. ``Pace`` never
-refuses, and says how long to wait instead.
+``SharedWindow`` refuses: it allows at most ``limit`` tries in any ``window_ns``, and divides them among users. It is
+exact, because it keeps the time of each of the last ``limit`` tries, and bounded, because it keeps no more. ``Pace``
+never refuses, and says how long to wait instead.
 """
 
 from __future__ import annotations
@@ -13,71 +12,81 @@ from collections import deque
 MINUTE_NS = 60_000_000_000
 
 
-class SlidingWindow:
-    """The tries of one plugin. ``limit`` 0 refuses every try."""
-
-    __slots__ = ("_tries", "limit", "window_ns")
-
-    def __init__(self, limit: int, window_ns: int = MINUTE_NS) -> None:
-        self.limit = limit
-        self.window_ns = window_ns
-        self._tries: deque[int] = deque(maxlen=limit)
-
-    def take(self, now_ns: int) -> int:
-        """Counts one try. Gives 0 if it may pass, else the nanoseconds until the next one may, if none comes before."""
-        tries = self._tries
-        if not self.limit:
-            return self.window_ns
-        allowed = len(tries) < self.limit or now_ns - tries[0] >= self.window_ns
-        tries.append(now_ns)
-        return 0 if allowed else tries[0] + self.window_ns - now_ns
-
-    def resize(self, limit: int) -> None:
-        """Sets another limit; the latest tries still count."""
-        if limit != self.limit:
-            self._tries = deque(self._tries, maxlen=limit)
-            self.limit = limit
-
-
-USERS_SEEN = 8
-"""Users of one plugin that are remembered as present: enough to know of everybody that somebody else is."""
+USERS_SEEN = 16
+"""Users of one plugin that are remembered: enough to know of everybody that somebody else is there, and to divide the
+tries among more users than a plugin of 100 requests a minute can serve well."""
+USERS_MIN = 4
+"""The tries are divided among this number of users at least, even if fewer try."""
 
 
 class SharedWindow:
-    """The tries of one plugin, shared by its users: as exact as ``SlidingWindow`` for the plugin, and beside that no
-    user makes more than a quarter of the tries while another user is present. Alone, a user may make them all."""
+    """The tries of one plugin, shared by its users. The plugin never makes more than ``limit`` in any ``window_ns``.
+    While another user is present, none makes more than a quarter of them, or than its part if more than four users try.
 
-    __slots__ = ("_present", "_tries", "_window")
+    Alone, a user may make them all, and a refused try counts like any other: who keeps trying keeps waiting. Among
+    several no refused try counts: it would keep the others waiting, for ever if together they try more often than they
+    may. ``limit`` 0 refuses every try.
+    """
+
+    __slots__ = ("_limit", "_of", "_present", "_tries", "_trying", "_window_ns")
 
     def __init__(self, limit: int, window_ns: int = MINUTE_NS) -> None:
-        self._window = SlidingWindow(limit, window_ns)
-        self._tries: deque[tuple[int, str]] = deque(maxlen=limit)
+        self._limit = limit
+        self._window_ns = window_ns
+        self._tries: deque[tuple[int, str]] = deque()
+        self._of: dict[str, deque[int]] = {}  # user → when each of the user's tries was
         self._present: dict[str, int] = {}  # user → when the user was last seen, the latest at the end
+        self._trying: dict[str, int] = {}  # the same, of those who made a try
 
     def present(self, user_id: str, now_ns: int) -> None:
         """A call of ``user_id`` asks the platform for something, whatever it is."""
-        self._present.pop(user_id, None)
-        self._present[user_id] = now_ns
-        if len(self._present) > USERS_SEEN:
-            del self._present[next(iter(self._present))]
+        _see(self._present, user_id, now_ns)
 
     def take(self, user_id: str, now_ns: int) -> tuple[int, bool]:
         """Counts one try of ``user_id``. Gives (0, False) if it may pass, else the nanoseconds until one may, and
-        whether it is the user's share that is used up. A try over the user's share does not count for the plugin."""
-        since_ns = now_ns - self._window.window_ns
-        if any(seen_ns > since_ns for user, seen_ns in self._present.items() if user != user_id):
-            mine = [at_ns for at_ns, user in self._tries if user == user_id and at_ns > since_ns]
-            share = -(-self._window.limit // 4)
+        whether it is the user's share that is used up."""
+        since_ns, limit = now_ns - self._window_ns, self._limit
+        _see(self._trying, user_id, now_ns)
+        while self._tries and self._tries[0][0] <= since_ns:
+            self._forget_one()
+        if not limit:
+            return self._window_ns, False
+        mine = self._of.get(user_id, ())
+        alone = not any(seen_ns > since_ns for user, seen_ns in self._present.items() if user != user_id)
+        if not alone:
+            users = sum(1 for seen_ns in self._trying.values() if seen_ns > since_ns)
+            share = max(1, limit // max(USERS_MIN, users))
             if len(mine) >= share:
-                return mine[-share] + self._window.window_ns - now_ns, True
-        self._tries.append((now_ns, user_id))
-        return self._window.take(now_ns), False
+                return mine[-share] + self._window_ns - now_ns, True
+        full = len(self._tries) >= limit
+        if not full or alone:
+            if full:
+                self._forget_one()
+            self._tries.append((now_ns, user_id))
+            self._of.setdefault(user_id, deque()).append(now_ns)
+        return (self._tries[0][0] + self._window_ns - now_ns if full else 0), False
 
     def resize(self, limit: int) -> None:
         """Sets another limit; the latest tries still count."""
-        if limit != self._window.limit:
-            self._window.resize(limit)
-            self._tries = deque(self._tries, maxlen=limit)
+        self._limit = limit
+        while len(self._tries) > limit:
+            self._forget_one()
+
+    def _forget_one(self) -> None:
+        """Forgets the oldest try."""
+        _, user_id = self._tries.popleft()
+        mine = self._of[user_id]
+        mine.popleft()
+        if not mine:
+            del self._of[user_id]
+
+
+def _see(users: dict[str, int], user_id: str, now_ns: int) -> None:
+    """Notes when a user was seen; of more than USERS_SEEN, the one who was seen first is forgotten."""
+    users.pop(user_id, None)
+    users[user_id] = now_ns
+    if len(users) > USERS_SEEN:
+        del users[next(iter(users))]
 
 
 class Pace:

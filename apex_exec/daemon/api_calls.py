@@ -130,9 +130,13 @@ class ApiCalls:
                  add_host_ns: Callable[[str, int], None]) -> None:
         self.side = SideProcess("gateway", "apex_exec.gateway.process:main", {
             "tables": {name: entry.model_dump() for name, entry in settings.data.tables.items()},
-            "data_url": settings.database_url(settings.data.url), "hosts": settings.fetch.allow,
+            "data_url": settings.database_url(settings.data.url), "prepared": settings.data.prepared_statements,
+            "hosts": settings.fetch.allow,
             "allow_private": settings.fetch.allow_private, "internal": settings.fetch.internal,
             "ca_file": settings.fetch.ca_file, "log": settings.log.model_dump(),
+            "storage": {
+                "url": settings.database_url(settings.storage.url), "user_bytes": settings.storage.user_bytes,
+                "plugin_bytes": settings.storage.plugin_bytes},
             "origin": f"{platform.node()}:{settings.state_path.absolute()}"},
             handlers={
                 messages.Done: self._gateway_done, messages.Failed: self._gateway_failed,
@@ -180,10 +184,8 @@ class ApiCalls:
         if running is None:
             running = self._running[call] = _Running(request.plugin, request.user_id, now_ns,
                                                          request.deadline_ns)
-            if link.spec.network_allow:
-                # A canary's limit must not shorten the window of the version that serves.
-                window = self._windows.get(request.plugin) or self._window(link.spec)
-                window.present(request.user_id, now_ns)
+            if link.spec.network_allow and not request.own:  # a canary is nobody who shares the requests
+                self._window(link.spec).present(request.user_id, now_ns)
         running.calls += 1
         running.bytes += len(message.params)
         if running.calls > CALLS_ABUSE or message.api_id in running.open:
@@ -327,8 +329,9 @@ class ApiCalls:
         return False
 
     def _window(self, spec: PluginSpec) -> SharedWindow:
-        """The requests a minute of the plugin, at its present limit."""
-        limit = spec.limits.network_per_minute
+        """The requests a minute of the plugin, at the limit of the version that serves: a canary's own would make the
+        window forget what that version has asked for."""
+        limit = (self._pool.spec(spec.id) or spec).limits.network_per_minute
         window = self._windows.get(spec.id)
         if window is None:
             window = self._windows[spec.id] = SharedWindow(limit)

@@ -21,6 +21,7 @@ from apex_exec.config import Settings
 from apex_exec.core.scheduler.pool import Pool
 from apex_exec.daemon.administration import registrar_table
 from apex_exec.daemon.administration.admin_socket import AdminSocket
+from apex_exec.daemon.administration.figures import Figures
 from apex_exec.daemon.administration.jail_requests import JailRequests
 from apex_exec.daemon.administration.loop_operations import LoopOperations
 from apex_exec.daemon.administration.registrar_link import NoRegistrar, RegistrarLink
@@ -125,7 +126,8 @@ def build_daemon(ground: Ground, reread: Callable[[], Settings]) -> Parts:
         loop=loop, guard=service.guard, pool=service.pool, driver=service.driver, workers=service.workers,
         peers=service.hosts.peers, requests=service.requests, api=service.api, audit=service.audit,
         supervisor=service.supervisor, monitoring=monitoring,
-        duties=(service.audit.duty, monitoring, service.api.duty, administration.admin, feed.duty))
+        duties=(service.audit.duty, monitoring, service.api.duty, service.places.duty, administration.admin,
+                feed.duty))
     loop.every(1.0, service.supervisor.upkeep)
     loop.every(MEASURE_SECONDS, service.gauges.measure)
     loop.every(1.0, service.audit.upkeep)
@@ -167,7 +169,7 @@ def _make_service(ground: Ground) -> Service:
     audit.on_spent = workers.overhead.records
     checks = ResultChecks(workers.overhead, loop)
     places = AuthorPlaces(workers.overhead, loop, ground.source)
-    workers.neighbours.locate = places.submit
+    workers.neighbours.locate = places.submit_line
     table = PendingTable()
     replies = Replies(table, audit)
     dispatches = DispatchRuns(pool, table, replies, driver.step)
@@ -211,9 +213,11 @@ def _make_administration(ground: Ground, service: Service, reread: Callable[[], 
         plugins=plugins, source=ground.source, tcp_hosts=service.tcp_hosts))
     orders = Orders(supervisor, reloader, in_force, ground.notifier, metrics)
     registrar_table.register_all()
-    operations = LoopOperations(supervisor, orders, {
+    figures = Figures(supervisor, {
         "server": f"apex-exec/{__version__}", "isolation": ground.sandboxing.level,
-        "waived": ground.sandboxing.waived, "pid": os.getpid(), "endpoint": settings.host_endpoint})
+        "waived": ground.sandboxing.waived, "pid": os.getpid(), "endpoint": settings.host_endpoint},
+        lambda: in_force.settings.sandbox.min_level, plugins.winner, extras.listing())
+    operations = LoopOperations(supervisor, orders, figures)
     admin = AdminSocket(service.loop, operations.handlers, lambda: in_force.access, registrar, audit=audit,
                         metrics=metrics, logs=logs)
     return Administration(plugins, registrar, orders, admin)

@@ -16,11 +16,12 @@ from contextlib import ExitStack
 from typing import NamedTuple
 
 from apex_exec.catalogue.declared import declare_all
+from apex_exec.common.own_folder import own_folder, take_lock
 from apex_exec.config import Settings
 from apex_exec.daemon.folder_plugins import Scan, scan_folder
 from apex_exec.daemon.notify import Notifier
 from apex_exec.daemon.reload import InForce
-from apex_exec.daemon.runtime_folder import RuntimeFolder, own_folder, take_lock
+from apex_exec.daemon.runtime_folder import RuntimeFolder
 from apex_exec.daemon.settings_checks import check_settings
 from apex_exec.errors import ConfigError
 from apex_exec.executor.jails import Sandboxing

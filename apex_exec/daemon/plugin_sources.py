@@ -54,7 +54,7 @@ class PluginSources:
             self._settle(plugin)
         for spec in specs:
             wanted[spec.id] = spec
-            winner = self._winner(spec.id)
+            winner = self.winner(spec.id)
             if winner is not None and winner != source:
                 self._overruled(spec.id, source, winner)
             self._settle(spec.id)
@@ -63,13 +63,13 @@ class PluginSources:
         """The ids of what ``source`` wants served, whatever state they are in."""
         return frozenset(self._wanted[source])
 
-    def _winner(self, plugin: str) -> Source | None:
+    def winner(self, plugin: str) -> Source | None:
         """The strongest source that wants ``plugin`` served; None if none does."""
         return next((source for source in SOURCES if plugin in self._wanted[source]), None)
 
     def _settle(self, plugin: str) -> None:
         """Has the pool serve ``plugin`` as the sources want it; does nothing if it already does."""
-        winner = self._winner(plugin)
+        winner = self.winner(plugin)
         try:
             if winner is None:
                 if self._served(plugin) is not None:

@@ -121,6 +121,10 @@ RELOADABLE: dict[str, Applier] = {
 ``host.curve_keys_dir`` again, and has the registrar do so with what it reads."""
 
 
+CONSOLE = "console."
+"""Keys that this process does not read: the console is a process of its own, and reads them when it starts."""
+
+
 def flat(settings: Settings) -> dict[str, Any]:
     """Every value by its dotted key. A map of named things, as ``hooks``, is one value."""
     out: dict[str, Any] = {}
@@ -135,7 +139,7 @@ def flat(settings: Settings) -> dict[str, Any]:
 def changed(old: Settings, new: Settings) -> tuple[list[str], list[str]]:
     """(keys to apply, keys that need a restart), both sorted."""
     before, after = flat(old), flat(new)
-    different = sorted(key for key in after if after[key] != before[key])
+    different = sorted(key for key in after if after[key] != before[key] and not key.startswith(CONSOLE))
     return [key for key in different if key in RELOADABLE], [key for key in different if key not in RELOADABLE]
 
 

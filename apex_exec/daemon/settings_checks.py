@@ -11,7 +11,7 @@ from apex_exec.config import POSTGRES, Settings
 from apex_exec.daemon.administration.roles import check_peers
 from apex_exec.daemon.runtime_folder import check_length, socket_path
 from apex_exec.errors import ConfigError, Refusal
-from apex_exec.gateway.sql.tables import read_tables
+from apex_exec.gateway.sql.tables import Table, read_tables
 from apex_exec.registry.trust.policy_file import Policy
 from apex_exec.sandbox.modules import check_modules
 
@@ -23,7 +23,7 @@ def check_settings(settings: Settings) -> None:
     check_endpoints(settings)
     check_extras(settings)
     check_fetch(settings)
-    read_tables({name: entry.model_dump() for name, entry in settings.data.tables.items()})
+    tables_of(settings)
     others = {"audit.url": settings.audit.url, "registry.url": settings.registry.url, "market.url": settings.market.url}
     for key, url in others.items():
         if settings.database_url(url) == settings.database_url(settings.data.url):
@@ -34,6 +34,12 @@ def check_settings(settings: Settings) -> None:
         raise ConfigError(error.message) from None
     if settings.plugins_dir and not Path(settings.plugins_dir).is_dir():
         raise ConfigError(f"plugins_dir: {settings.plugins_dir}: there is no such folder")
+
+
+def tables_of(settings: Settings) -> dict[str, Table]:
+    """The tables that plugins may see. Raises ConfigError."""
+    backend = "postgres" if POSTGRES.match(settings.data.url) else "sqlite"
+    return read_tables({name: entry.model_dump() for name, entry in settings.data.tables.items()}, backend)
 
 
 def check_extras(settings: Settings) -> None:

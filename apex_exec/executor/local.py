@@ -96,6 +96,11 @@ class LocalExecutor(Executor):
         """Returns (worker, plugin, pid) of every worker that has a plugin and a process."""
         return [(link.worker, link.spec.id, link.pid) for link in self._links.values() if link.pid]
 
+    def ages(self, plugin: str, now_ns: int) -> list[float]:
+        """Returns how many seconds ago each of the plugin's processes was forked, in the order of ``living``."""
+        return [(now_ns - link.started_ns) / 1e9 for link in self._links.values()
+                if link.pid and link.spec.id == plugin]
+
     def plugin_of(self, worker: int) -> str:
         """Returns the plugin that a living worker was started for; "" if there is no such worker."""
         link = self._links.get(worker)

@@ -3,6 +3,8 @@ threads included, and reported to the supervisor, which charges it to the plugin
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 import types
 from collections.abc import Callable, Coroutine, Generator, Iterator
@@ -11,6 +13,8 @@ from contextvars import ContextVar
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+NICENESS = 5
 
 
 class Cost:
@@ -72,3 +76,9 @@ def counting(work: Callable[[], T]) -> Callable[[], T]:
             cost.cpu_ns += time.thread_time_ns() - begun_ns
 
     return counted_work
+
+
+def give_way() -> None:
+    """Lowers the priority of this thread only: what computes for seconds in a database must not take the core of the
+    supervisor's loop."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + NICENESS)

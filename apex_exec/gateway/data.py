@@ -14,13 +14,11 @@ from apex_exec.errors import ConfigError
 from apex_exec.gateway.costs import counted
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.messages import Written
-from apex_exec.gateway.outbox import Outbox, Outgoing
+from apex_exec.gateway.outbox import Keeper, Outbox, Outgoing
 from apex_exec.gateway.sql.compiler import Compiled, Compiler
 from apex_exec.gateway.sql.parser import Parser
 from apex_exec.gateway.sql.tables import Table
 from apex_exec.gateway.sql.writes import Write, compile_write
-
-SWEEP_RECORDS_MAX = 500
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -46,15 +44,15 @@ class Backend(Protocol):
         """Closes every connection."""
 
 
-def open_backend(url: str, tables: Mapping[str, Table], origin: str) -> Backend:
-    """The backend for ``data.url``. Raises ConfigError."""
+def open_backend(url: str, tables: Mapping[str, Table], origin: str, *, prepared: bool = False) -> Backend:
+    """The backend for ``data.url``. ``prepared``: PostgreSQL keeps prepared statements. Raises ConfigError."""
     if (path := path_of(url)) is not None:
         from apex_exec.gateway.sqlite import Sqlite
         return Sqlite(path, tables, origin)
     if url.startswith("postgresql"):
         extras.need("postgres", "data.url")
         from apex_exec.gateway.postgres import Postgres
-        return Postgres(url, tables, origin)
+        return Postgres(url, tables, origin, prepared=prepared)
     raise ConfigError("data.url: only sqlite:///… and postgresql://… are supported")
 
 
@@ -62,19 +60,16 @@ class Data:
     """Queries and writes. ``hand_over`` passes a committed write's record to the supervisor."""
 
     def __init__(self, url: str, tables: Mapping[str, Table], origin: str,
-                 hand_over: Callable[[Written], None]) -> None:
+                 hand_over: Callable[[Written], None], *, prepared: bool = False) -> None:
         self._tables = tables
         try:
-            self._backend = open_backend(url, tables, origin)
+            self._backend = open_backend(url, tables, origin, prepared=prepared)
         except ConfigError as error:
             raise ApiFailure("data_unavailable", str(error)) from None
         path = str(path_of(url) or "")
         self._compiler = Compiler(self._backend.backend, tables, path)
         self._parser = Parser(self._backend.backend, tables, path)
-        self._hand_over = hand_over
-        self._handed: set[str] = set()
-        """Ids of records in the outbox that the supervisor already has; bounded by how many the ledger accepts."""
-        self._recorded: list[str] = []
+        self.outbox = Keeper(self._waiting, self._backend.forget, hand_over)
 
     async def query(self, request: Query, named: tuple[str, ...], plugin: str, share: float, user_id: str,
                     due_ns: int) -> tuple[bytes, dict[str, Any]]:
@@ -95,38 +90,18 @@ class Data:
             write = compile_write(request, self._tables, named, user_id)
             record = Outbox.record(write, user_id, plugin)
         count, rows = await self._backend.write(write, record, user_id, due_ns)
-        self._give(record)
+        self.outbox.give(record.written())
         value: dict[str, Any] = {"rowCount": count}
         if rows is not None:
             value["row" if write.is_single else "rows"] = msgspec.Raw(rows)
         return _encode(value), {}
 
+    async def _waiting(self, limit: int) -> list[Written]:
+        return [record.written() for record in await self._backend.waiting(limit)]
+
     def warm(self) -> None:
         """Prepares what the first query needs."""
         self._parser.start()
-
-    def _give(self, record: Outgoing) -> None:
-        self._handed.add(record.id)
-        self._hand_over(Written(record.id, record.timestamp_ns, record.event_type, record.user_id, record.plugin,
-                                record.action, record.metadata()))
-
-    async def sweep(self) -> None:
-        """Hands over the records in the outbox that were not handed over yet. Raises ApiFailure."""
-        for record in await self._backend.waiting(SWEEP_RECORDS_MAX + len(self._handed)):
-            if record.id not in self._handed:
-                self._give(record)
-
-    def recorded(self, ids: list[str]) -> None:
-        """Notes that the ledger has these records on disk, so that they may leave the outbox."""
-        self._recorded += ids
-
-    async def tidy(self) -> None:
-        """Deletes recorded entries from the outbox. If that raises ApiFailure, they are kept for the next attempt."""
-        ids = self._recorded[:SWEEP_RECORDS_MAX]
-        if ids:
-            await self._backend.forget(ids)
-            del self._recorded[: len(ids)]
-            self._handed.difference_update(ids)
 
     async def close(self) -> None:
         """Closes every connection and ends the process that compiles SQL."""

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
 
+from apex_exec.gateway.messages import Written
 from apex_exec.gateway.sql.writes import Write
+
+SWEEP_RECORDS_MAX = 500
 
 
 class Outgoing(msgspec.Struct):
@@ -36,6 +40,51 @@ class Outgoing(msgspec.Struct):
     def metadata(self) -> dict[str, Any]:
         """What the audit event contains in addition to its fixed fields."""
         return {"table": self.table, "columns": self.columns, "rowCount": self.row_count}
+
+    def written(self) -> Written:
+        """The message that hands it over."""
+        return Written(self.id, self.timestamp_ns, self.event_type, self.user_id, self.plugin, self.action,
+                       self.metadata())
+
+
+class Keeper:
+    """Hands over the records of one outbox, each once in the life of this process, and deletes what is recorded.
+
+    ``waiting(limit)`` gives the records that the outbox has, and ``forget(ids)`` deletes some; both may raise
+    ApiFailure. ``hand_over`` passes one to the supervisor.
+    """
+
+    def __init__(self, waiting: Callable[[int], Awaitable[list[Written]]],
+                 forget: Callable[[list[str]], Awaitable[None]], hand_over: Callable[[Written], None]) -> None:
+        self._waiting = waiting
+        self._forget = forget
+        self._hand_over = hand_over
+        self._handed: set[str] = set()
+        """Ids of records in the outbox that the supervisor already has; bounded by how many the ledger accepts."""
+        self._recorded: list[str] = []
+
+    def give(self, record: Written) -> None:
+        """Hands over the record of a write that was committed."""
+        self._handed.add(record.record_id)
+        self._hand_over(record)
+
+    async def sweep(self) -> None:
+        """Hands over the records in the outbox that were not handed over yet. Raises ApiFailure."""
+        for record in await self._waiting(SWEEP_RECORDS_MAX + len(self._handed)):
+            if record.record_id not in self._handed:
+                self.give(record)
+
+    def recorded(self, ids: list[str]) -> None:
+        """Notes that the ledger has these records on disk, so that they may leave the outbox."""
+        self._recorded += ids
+
+    async def tidy(self) -> None:
+        """Deletes recorded entries from the outbox. If that raises ApiFailure, they are kept for the next attempt."""
+        ids = self._recorded[:SWEEP_RECORDS_MAX]
+        if ids:
+            await self._forget(ids)
+            del self._recorded[: len(ids)]
+            self._handed.difference_update(ids)
 
 
 class Outbox:

@@ -25,11 +25,13 @@ from psycopg.types.json import Jsonb
 from psycopg.types.string import TextLoader
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from apex_exec.gateway.database_checks import check_connection, server_of
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.outbox import Outbox, Outgoing
 from apex_exec.gateway.sql.compiler import Compiled
 from apex_exec.gateway.sql.growth import NUMBER_CHARACTERS_MAX, check_number, has_long_number, too_long_a_number
-from apex_exec.gateway.sql.tables import OUTBOX, Table
+from apex_exec.gateway.sql.owners import INACTIVE, Claim
+from apex_exec.gateway.sql.tables import OUTBOX, Table, unnamed
 from apex_exec.gateway.sql.values import Rows, array_text
 from apex_exec.gateway.sql.writer import plain_names
 from apex_exec.gateway.sql.writes import Write
@@ -40,6 +42,8 @@ logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
 
 CONNECTIONS_MAX = 8
 CONNECT_SECONDS = 2
+PREPARE_AFTER = 5
+"""The uses of a statement on a connection after which it is prepared, where the operator allows that: psycopg's own."""
 COMMIT_SECONDS = 10.0
 """How long a commit may take to be answered, beyond its call's own time."""
 ROLLBACK_SECONDS = 1.0
@@ -58,10 +62,6 @@ _SETTINGS = ("SELECT set_config('statement_timeout', $1, true), set_config('lock
 else's. In a database with standard_conforming_strings off, the backslash in our ESCAPE would make its quote part of the
 text, and the next literal, which is the plugin's, part of the statement. ``jit`` compiles an expensive statement for a
 second without a look at the clock."""
-_UNBOUND = ("SELECT shown.word FROM unnest($1::text[]) AS shown(word) "
-            "JOIN pg_class ON pg_class.oid = to_regclass(quote_ident(shown.word)) "
-            "WHERE relrowsecurity AND NOT relforcerowsecurity AND pg_has_role(current_user, relowner, 'USAGE')")
-"""Finds tables whose row-level security does not bind the role, because the role owns them or has an owner's rights."""
 _OFF = "SELECT set_config(name, 'off', true) FROM unnest($1::text[]) AS name"
 MARGIN_MS = 30
 """The server ends a statement this long before the call ends: cancelling it from here takes round trips of its own."""
@@ -102,20 +102,23 @@ async def _prepare(connection: AsyncConnection[Any]) -> None:
 
 
 class Postgres:
-    """The database at ``url`` (``postgresql+psycopg://…``). It connects on first use."""
+    """The database at ``url`` (``postgresql+psycopg://…``). It connects on first use.
+
+    ``prepared``: a statement that is used often is kept on its connection, as no pooler in transaction mode allows.
+    Raises ConfigError for a URL that no server would ever see.
+    """
 
     backend = "postgres"
 
-    def __init__(self, url: str, tables: Mapping[str, Table], origin: str) -> None:
-        scheme, _, rest = url.partition("://")
+    def __init__(self, url: str, tables: Mapping[str, Table], origin: str, *, prepared: bool = False) -> None:
         self._origin = origin
-        self._tables = sorted(tables)
+        self._tables = tables
         self._pool = AsyncConnectionPool(
-            f"{scheme.partition('+')[0]}://{rest}", min_size=0, max_size=CONNECTIONS_MAX, open=False,
+            server_of(url), min_size=0, max_size=CONNECTIONS_MAX, open=False,
             timeout=CONNECT_SECONDS, configure=_prepare,
-            # No prepared statements: behind a pooler, a statement's name may be unknown, or belong to another text.
+            # Not prepared: behind a pooler, a statement's name may be unknown, or belong to another text.
             kwargs={"autocommit": True, "cursor_factory": AsyncRawCursor, "connect_timeout": CONNECT_SECONDS,
-                    "application_name": "apex-exec", "prepare_threshold": None})
+                    "application_name": "apex-exec", "prepare_threshold": PREPARE_AFTER if prepared else None})
         self._down_until = 0.0
         self._in_use = 0
         self._opened = False
@@ -162,7 +165,9 @@ class Postgres:
                 self._down_until = time.monotonic() + DOWN_SECONDS
             raise ApiFailure("data_unavailable", "no connection to the platform's database") from None
         except psycopg.Error as error:
-            raise _failure(error) from None
+            failure = _failure(error)
+            missing = error.sqlstate in ("42P01", "42703")
+            raise (unnamed(failure, str(error.diag.message_primary), self._tables) if missing else failure) from None
 
     @contextlib.asynccontextmanager
     async def _counted(self) -> AsyncIterator[None]:
@@ -176,18 +181,7 @@ class Postgres:
     async def _check_role(self, connection: AsyncConnection[Any]) -> None:
         if connection in self._checked:
             return
-        cursor = await connection.execute(
-            "SELECT rolname, rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user")
-        role = await cursor.fetchone()
-        if role is None or role[1]:
-            raise ApiFailure("data_unavailable", "data.url names a role that row-level security does not bind; "
-                                                 "use one that is not a superuser and has no BYPASSRLS")
-        cursor = await connection.execute(_UNBOUND, (self._tables,))
-        owned = [row[0] for row in await cursor.fetchall()]
-        if owned:
-            raise ApiFailure("data_unavailable", f"the role that data.url names owns {owned[0]}, whose row-level "
-                                                 f"security does not bind it; ALTER TABLE {owned[0]} FORCE ROW LEVEL "
-                                                 "SECURITY, or use a role that owns none")
+        await check_connection(connection, self._tables)
         self._checked.add(connection)
 
     # ------------------------------------------------------------------ the router's interface
@@ -212,7 +206,7 @@ class Postgres:
         """
         await self._need_outbox()
         async with self._transaction(user_id, due_ns, read_only=False) as connection:
-            values = await self._fitted(connection, write)
+            values = await self._fitted(connection, write, await _claimed(connection, write.values))
             try:
                 text = write.statement(await self._uniques(connection, write))
                 cursor, written = connection.cursor(), Written(write)
@@ -223,6 +217,8 @@ class Postgres:
                             written.add(row)
                 else:
                     await cursor.execute(text, values)
+                if write.guard:
+                    await connection.execute(write.guard)
                 count, rows = written.answer(cursor.rowcount)
                 record.row_count = count
                 # deferred constraints are checked now
@@ -242,13 +238,13 @@ class Postgres:
         cursor = await connection.execute(
             "SELECT array_agg(attname::text) FROM pg_index, pg_attribute a, "
             "unnest(indkey::int2[]) WITH ORDINALITY AS k(attnum, place) WHERE "
-            "indrelid = to_regclass(quote_ident($1)) AND indisunique AND indimmediate AND indisvalid "
+            "indrelid = to_regclass($1) AND indisunique AND indimmediate AND indisvalid "
             "AND indpred IS NULL AND indexprs IS NULL AND place <= indnkeyatts AND attrelid = indrelid AND "
-            "a.attnum = k.attnum GROUP BY indexrelid", (write.table,))
+            "a.attnum = k.attnum GROUP BY indexrelid", (write.on.placed(),))
         return [row[0] for row in await cursor.fetchall()]
 
-    async def _fitted(self, connection: AsyncConnection[Any], write: Write) -> list[Any]:
-        """The values in the form that their columns take: a list becomes an array if its column is one, otherwise JSON.
+    async def _fitted(self, connection: AsyncConnection[Any], write: Write, given: list[Any]) -> list[Any]:
+        """``given`` in the form that its columns take: a list becomes an array if its column is one, otherwise JSON.
 
         Raises ApiFailure if a numeric column would receive a number whose arithmetic takes long, no matter who uses it
         later.
@@ -256,18 +252,18 @@ class Postgres:
         We ask for the column types only if a value is a list, or a text that may be such a number or an array of them,
         which is rare.
         """
-        long = {number for number, value in enumerate(write.values)
+        long = {number for number, value in enumerate(given)
                 if isinstance(value, str) and (too_long_a_number(value) or has_long_number(value))}
-        if not long and not any(isinstance(value, dict | list) for value in write.values):
-            return write.values
+        if not long and not any(isinstance(value, dict | list) for value in given):
+            return given
         cursor = await connection.execute(
             "SELECT attname, 'numeric'::regtype IN (t.oid, t.typbasetype), t.typcategory = 'A', "
             "'numeric'::regtype = t.typelem FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid WHERE attnum > 0 "
-            "AND attrelid = to_regclass(quote_ident($1))", (write.table,))
+            "AND attrelid = to_regclass($1)", (write.on.placed(),))
         rows = await cursor.fetchall()
         numeric, arrays, of_numbers = ({row[0] for row in rows if row[kind]} for kind in (1, 2, 3))
         values: list[Any] = []
-        for number, (name, value) in enumerate(zip(write.bound, write.values, strict=True)):
+        for number, (name, value) in enumerate(zip(write.bound, given, strict=True)):
             if number in long and name in numeric:
                 check_number(value)
             fitted = array_text(value) if isinstance(value, list) and name in arrays else value
@@ -323,6 +319,17 @@ class Postgres:
             await self._pool.close(timeout=1)
 
 
+async def _claimed(connection: AsyncConnection[Any], values: list[Any]) -> list[Any]:
+    """``values`` with the tenants that were looked up for them. Raises ApiFailure, psycopg.Error."""
+    done = []
+    for value in values:
+        if isinstance(value, Claim):
+            cursor = await connection.execute(value.text, value.values)
+            value = value.chosen([row[0] for row in await cursor.fetchall()])
+        done.append(value)
+    return done
+
+
 async def _settled(commit: Coroutine[Any, Any, None], hang_up: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Waits for ``commit`` even if the call is cancelled meanwhile: only its end shows whether the write took effect.
 
@@ -365,7 +372,8 @@ def _refused(error: psycopg.IntegrityError, write: Write) -> ApiFailure:
     """PostgreSQL's error in our words."""
     diag = error.diag
     columns: list[str] = []
-    if diag.table_name == write.table:
+    schema, _, table = write.table.rpartition(".")
+    if diag.table_name == table and schema in ("", diag.schema_name):
         key = _KEY.search(diag.message_detail or "")
         columns = [diag.column_name] if diag.column_name else key[1].split(", ") if key else []
     return write.refused(_KINDS.get(error.sqlstate or "", "check"), columns, "")
@@ -377,6 +385,14 @@ def _failure(error: psycopg.Error) -> ApiFailure:
     state = error.sqlstate or ""
     if state in ("57014", "55P03"):
         return ApiFailure("deadline_exceeded", "the invocation's time ended in the database")
+    if state == "22P02" and INACTIVE in message:
+        return ApiFailure("data_unavailable", "row-level security is not in force on a table of which it is to decide "
+                                              "whose the rows are; `apex-exec config check` says which")
+    if state == "42501":
+        if error.diag.source_function == "ExecWithCheckOptions":
+            return ApiFailure("constraint", "row-level security does not let the caller write this row")
+        return ApiFailure("data_unavailable", "the role that data.url names has no right to do this with a table that "
+                                              "data.tables names; GRANT it")
     if state in ("22P02", "22P05") and (ours := _OUR_WORDS.search(message)):
         return ApiFailure("too_large", ours[1])
     if state == "42703":

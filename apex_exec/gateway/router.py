@@ -18,6 +18,7 @@ import msgspec
 
 from apex_exec import extras
 from apex_exec.catalogue import methods
+from apex_exec.common.sqlite import path_of
 from apex_exec.core.fair import FairQueue
 from apex_exec.core.limits import MS_NS
 from apex_exec.gateway import messages
@@ -25,12 +26,15 @@ from apex_exec.gateway.costs import COST, Cost, counted, stepped
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.messages import Call
 from apex_exec.gateway.sql.tables import Table, read_tables
+from apex_exec.gateway.storage import Storage
+from apex_exec.storage.entries import RECORD_IDS
 from apex_exec.wire.side_link import Handlers
 from apex_exec.wire.values import MEMBERS_MAX, check_keys
 
 if TYPE_CHECKING:
     from apex_exec.gateway.data import Data
     from apex_exec.gateway.http.fetch import Fetcher
+    from apex_exec.gateway.outbox import Keeper
 
 log = logging.getLogger("apex_exec.gateway")
 
@@ -62,8 +66,10 @@ class Router:
         self._send = send
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._passes: dict[int, asyncio.Future[int]] = {}
-        self._tables: dict[str, Table] = read_tables(settings["tables"])
+        self._tables: dict[str, Table] = read_tables(
+            settings["tables"], "sqlite" if path_of(settings["data_url"]) is not None else "postgres")
         self._data: Data | None = None
+        self._storage: Storage | None = None
         self._fetcher: Fetcher | None = None
         self._kept: set[asyncio.Task[None]] = set()
         self._shares: dict[str, tuple[asyncio.Semaphore, int]] = {}
@@ -79,7 +85,11 @@ class Router:
             if self._tables:
                 self.data.warm()
         if any(table.write for table in self._tables.values()):
-            self._keep(self._tend_outbox())
+            self._keep(self._tend(lambda: self.data.outbox))
+        with contextlib.suppress(ApiFailure):
+            path = path_of(self._settings["storage"]["url"])
+            if path is None or path.is_file():  # it was used before, and a record may wait in its outbox
+                _ = self.storage
         with contextlib.suppress(ApiFailure):
             if self._settings["hosts"]:
                 _ = self.fetcher
@@ -92,8 +102,19 @@ class Router:
                 raise ApiFailure("table_not_allowed", extras.words("data", "a plugin's query or write"))
             # importing sqlglot takes a tenth of a second, and not every daemon needs it
             from apex_exec.gateway.data import Data
-            self._data = Data(self._settings["data_url"], self._tables, self._settings["origin"], self._send)
+            self._data = Data(self._settings["data_url"], self._tables, self._settings["origin"], self._send,
+                              prepared=self._settings["prepared"])
         return self._data
+
+    @property
+    def storage(self) -> Storage:
+        """What plugins keep for themselves. Raises ApiFailure."""
+        if self._storage is None:
+            if not extras.is_installed("registry"):
+                raise ApiFailure("data_unavailable", extras.words("registry", "a plugin's storage"))
+            self._storage = Storage(self._settings["storage"], self._settings["origin"], self._send)
+            self._keep(self._tend(lambda: self.storage.outbox))
+        return self._storage
 
     @property
     def fetcher(self) -> Fetcher:
@@ -114,6 +135,8 @@ class Router:
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._data is not None:
             await self._data.close()
+        if self._storage is not None:
+            await self._storage.close()
         if self._fetcher is not None:
             await self._fetcher.close()
 
@@ -122,18 +145,18 @@ class Router:
         self._kept.add(task)
         task.add_done_callback(self._kept.discard)
 
-    async def _tend_outbox(self) -> None:
-        """Hands over what a cancelled write or a crash has left in the outbox, and deletes what is recorded."""
+    async def _tend(self, outbox: Callable[[], Keeper]) -> None:
+        """Hands over what a cancelled write or a crash has left in an outbox, and deletes what is recorded."""
         sweep_at, said = 0.0, ""
         while True:
             try:
-                await self.data.tidy()
+                await outbox().tidy()
                 if time.monotonic() >= sweep_at:
-                    await self.data.sweep()
+                    await outbox().sweep()
                     sweep_at = time.monotonic() + SWEEP_SECONDS
             except ApiFailure as failure:  # we try again later; nothing is lost meanwhile
                 if failure.message != said:
-                    log.warning("cannot process the outbox; it is tried again later: %s", failure.message)
+                    log.warning("cannot process an outbox; it is tried again later: %s", failure.message)
                     said = failure.message
                 await asyncio.sleep(1.0)
             await asyncio.sleep(TIDY_SECONDS)
@@ -156,7 +179,11 @@ class Router:
             waiting.set_result(message.retry_ms)
 
     def _recorded(self, message: messages.Recorded) -> None:
-        self.data.recorded(message.ids)
+        kept = [one for one in message.ids if one.startswith(RECORD_IDS)]
+        if kept:
+            self.storage.outbox.recorded(kept)
+        if len(kept) < len(message.ids):
+            self.data.outbox.recorded([one for one in message.ids if not one.startswith(RECORD_IDS)])
 
     async def _run(self, call: Call) -> None:
         cost = Cost()
@@ -215,6 +242,10 @@ class Router:
         async with self._share(call.plugin):
             return await self.data.write(request, call.tables, call.plugin, call.user_id, call.due_ns)
 
+    async def _keeps(self, call: Call, request: Any) -> Answer:
+        async with self._share(call.plugin):
+            return await self.storage.answer(call, request)
+
     @contextlib.asynccontextmanager
     async def _share(self, plugin: str) -> AsyncIterator[None]:
         """Takes one of the plugin's slots at the database. The counter is deleted once nobody uses or wants a slot."""
@@ -242,7 +273,8 @@ class Router:
 
 HANDLERS: dict[str, Callable[[Router, Call, Any], Awaitable[Answer]]] = {
     "query": Router._query, "insert": Router._write, "upsert": Router._write, "update": Router._write,
-    "delete": Router._write, "fetch": Router._fetch,
+    "delete": Router._write, "fetch": Router._fetch, **dict.fromkeys(
+        ("storage.get", "storage.set", "storage.delete", "storage.list"), Router._keeps),
 }
 """What the gateway does for each method of the catalogue whose route leads here."""
 

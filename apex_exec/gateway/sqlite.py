@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -20,14 +18,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from apex_exec.common.sqlite import open_readonly, open_theirs
-from apex_exec.gateway.costs import counting
+from apex_exec.gateway.costs import counting, give_way
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.lock_turns import Turns
 from apex_exec.gateway.outbox import Outbox, Outgoing
 from apex_exec.gateway.sql.allowed import FORMS
 from apex_exec.gateway.sql.compiler import Compiled
-from apex_exec.gateway.sql.sqlite_functions import Refusals, register
-from apex_exec.gateway.sql.tables import OUTBOX, Table
+from apex_exec.gateway.sql.owners import Claim
+from apex_exec.gateway.sql.sqlite_functions import VALUE_BYTES_MAX, Refusals, register
+from apex_exec.gateway.sql.tables import OUTBOX, Table, unnamed
 from apex_exec.gateway.sql.values import Rows, to_sqlite
 from apex_exec.gateway.sql.writer import plain_names
 from apex_exec.gateway.sql.writes import Write
@@ -38,8 +37,6 @@ T = TypeVar("T")
 READERS = 8
 PROGRESS_STEPS = 10_000
 """Virtual-machine steps between two checks of the clock: about a millisecond, with little contention for the GIL."""
-NICENESS = 5
-VALUE_BYTES_MAX = 4 * 1024 * 1024
 BUSY_SECONDS = 1.0
 FUNCTIONS = frozenset({form.sqlite for form in FORMS.values() if form.sqlite}
                       | {"like", "pg_int", "pg_float", "pg_number", "pg_date"})
@@ -62,7 +59,7 @@ def _text(raw: bytes) -> Any:
 def _json(raw: bytes) -> Any:
     try:
         return json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):  # no JSON, or nested deeper than a plugin could read
         return _text(raw)
 
 
@@ -108,7 +105,7 @@ class Sqlite:
         self._origin = origin
         self._inside_views: set[tuple[int, str | None, str | None, str | None]] = set()
         """What the views among the visible tables read, in the authorizer's terms."""
-        self._threads = ThreadPoolExecutor(READERS + 1, "sqlite", initializer=_give_way)
+        self._threads = ThreadPoolExecutor(READERS + 1, "sqlite", initializer=give_way)
         self._readers: list[_Connection] = []
         self._free = asyncio.Semaphore(READERS)
         self._writer: _Connection | None = None
@@ -142,9 +139,10 @@ class Sqlite:
             return sqlite3.SQLITE_OK
 
         views = [name for name, in database.execute("SELECT name FROM sqlite_master WHERE type = 'view'")]
+        used = {*self._tables, *(table.owner.looked_up[0] for table in self._tables.values())}
         database.set_authorizer(ask)
         for name in views:
-            if name in self._tables:
+            if name in used:
                 with contextlib.suppress(sqlite3.Error):  # a broken view is an error of the query that uses it
                     database.execute(f'EXPLAIN SELECT * FROM "{name}"')
         database.set_authorizer(None)
@@ -167,8 +165,12 @@ class Sqlite:
             return sqlite3.SQLITE_OK
         if action == sqlite3.SQLITE_READ and first is not None:
             table = self._tables.get(first)
-            if table is not None and (not second or second == table.owner or second in table.columns):
+            if table is not None and (not second or second in table.owner.columns or second in table.columns):
                 return sqlite3.SQLITE_OK
+            for other in self._tables.values():
+                via, columns = other.owner.looked_up
+                if first == via and (not second or second in columns):
+                    return sqlite3.SQLITE_OK
             if first == "json_each" and second in ("value", ""):  # the elements of a list parameter
                 return sqlite3.SQLITE_OK
             if not first.strip("_0123456789"):  # a CTE or subquery, whose name the SQL writer generated
@@ -179,6 +181,7 @@ class Sqlite:
         """Runs ``work`` in a thread. If cancelled, ``work`` is interrupted and waited for, so that the connection is
         free. If ``work`` finished before the interruption, its result counts: it may be a write that is committed."""
         connection.due_ns, connection.stopped = due_ns, False
+        connection.refusals.begin()
         future = asyncio.get_running_loop().run_in_executor(self._threads, counting(work))
         try:
             return await asyncio.shield(future)
@@ -192,9 +195,11 @@ class Sqlite:
                 return future.result()
             raise
         except sqlite3.Error as error:
-            if "user-defined function raised" in str(error) and connection.refusals.reason:
+            if "user-defined function raised" in str(error):
                 raise ApiFailure("sql_not_on_sqlite", connection.refusals.reason) from None
-            raise _failure(error, due_ns) from None
+            words = str(error)
+            failure = _failure(error, due_ns)
+            raise (unnamed(failure, words, self._tables) if words.startswith("no such ") else failure) from None
 
     async def _opened(self, open_: Callable[[], _Connection]) -> _Connection:
         try:
@@ -227,9 +232,11 @@ class Sqlite:
     def _write(self, database: sqlite3.Connection, write: Write, record: Outgoing) -> tuple[int, bytes | None]:
         database.execute("BEGIN IMMEDIATE")
         try:
+            values = [value.chosen([row[0] for row in database.execute(value.text, _named(value.values))])
+                      if isinstance(value, Claim) else value for value in write.values]
             text, written = write.statement(_uniques(database, write)), Written(write)
             # while a statement is open, SQLite commits nothing, of later calls neither
-            with contextlib.closing(database.execute(text, _named(write.values))) as cursor:
+            with contextlib.closing(database.execute(text, _named(values))) as cursor:
                 for row in cursor if write.ending else ():
                     written.add(row)
                 count, rows = written.answer(cursor.rowcount)
@@ -291,12 +298,6 @@ def _uniques(database: sqlite3.Connection, write: Write) -> list[list[str]]:
     return found
 
 
-def _give_way() -> None:
-    """Lowers the priority of this thread only: a query that computes for seconds must not take the core of the
-    supervisor's loop."""
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + NICENESS)
-
-
 def _named(values: list[Any]) -> dict[str, Any]:
     return {str(number): to_sqlite(value) for number, value in enumerate(values, 1)}
 
@@ -327,7 +328,7 @@ _KINDS = {sqlite3.SQLITE_CONSTRAINT_NOTNULL: "need", sqlite3.SQLITE_CONSTRAINT_U
 
 def _refused(error: sqlite3.IntegrityError, write: Write) -> ApiFailure:
     """SQLite's "NOT NULL constraint failed: table.column, table.column", in our words."""
-    columns = [name.strip().partition(".") for name in str(error).partition(": ")[2].split(",")]
+    columns = [name.strip().rpartition(".") for name in str(error).partition(": ")[2].split(",")]
     ours = [column for table, _, column in columns if table == write.table]
     return write.refused(_KINDS.get(error.sqlite_errorcode, "check"), ours if len(ours) == len(columns) else (),
                          str(error))

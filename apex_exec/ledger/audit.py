@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from apex_exec.common.sqlite import open_ours, path_of
+from apex_exec.ledger import people
 from apex_exec.ledger.checkpoints import (
     ANCHOR,
     CHECKPOINT,
@@ -50,6 +51,7 @@ SCHEMA = (
     "CREATE TABLE IF NOT EXISTS removed (seq INTEGER PRIMARY KEY, hash BLOB NOT NULL)",
     "CREATE TABLE IF NOT EXISTS tail (one INTEGER PRIMARY KEY, body BLOB NOT NULL)",
     TABLE,
+    people.TABLE,
 )
 NEVER_NS = 1 << 100
 """Later than any clock, so that the next event counts as a turn."""
@@ -94,6 +96,7 @@ class AuditStore:
         self._latest_ns = NEVER_NS  # the latest time since the last turn; the first event of a run is a turn
         self._lock = -1
         self.db: sqlite3.Connection | None = None
+        self._people: people.People | None = None
         try:
             self._open()
         except (OSError, sqlite3.Error) as error:
@@ -128,8 +131,30 @@ class AuditStore:
         self._check_anchors()
         self.first = check.seq + 1 if check else 1
         self.last_index: int = tail.last_index if tail and tail.trail == self.trail else 0
+        self._people = self._opened_people()
         if head is None:
             self.write_head()  # from now on a missing head is noticed
+
+    def _opened_people(self) -> people.People:
+        """The keys of the pseudonyms. Raises LedgerError if those that this ledger needs are not there."""
+        assert self.db is not None
+        path = people.people_path(self.database)
+        wanted = self.db.execute("SELECT id FROM people").fetchone()
+        if wanted is not None and not path.exists():
+            raise LedgerError(f"the keys of the ledger's pseudonyms, {path}, are gone. Restore them from a backup; or "
+                              "move audit.* and the anchor elsewhere as evidence, and a new chain begins")
+        opened = people.People(path)
+        if wanted is None:
+            self.db.execute("INSERT INTO people VALUES (1, ?)", (opened.id,))
+        elif wanted[0] != opened.id:
+            opened.close()
+            raise LedgerError(f"{path} holds the keys of another ledger's pseudonyms; restore the right one")
+        return opened
+
+    def forget_erased(self) -> None:
+        """Drops the pseudonyms of people who were erased from memory. Raises sqlite3.Error."""
+        if self._people is not None:
+            self._people.forget_erased()
 
     def _check_anchors(self) -> None:
         """Raises LedgerError if the ledger has been longer than its database is now: an older copy was put back."""
@@ -182,10 +207,12 @@ class AuditStore:
         """As ``append``, for lines from ``encode_line`` and the fields of executions. ``keys`` maps offsets to dedup
         keys.
 
-        Commits ``last_index`` with them. Raises LedgerError if it cannot; then nothing has changed.
+        Users' ids become pseudonyms here (``people.py``). Commits ``last_index`` with them. Raises LedgerError if it
+        cannot; then no event has changed.
         """
-        assert self.db is not None
+        assert self.db is not None and self._people is not None
         self._check_space()
+        lines = self._people.veiled(lines)
         seq, prev, latest_ns = self.seq, self.hash, self._latest_ns
         turns: list[tuple[int]] = []
         values: list[Any] = []  # of the rows, one after the other
@@ -338,7 +365,10 @@ class AuditStore:
             self.release()
 
     def release(self) -> None:
-        """Releases the database and its lock."""
+        """Releases the databases and the lock."""
+        if self._people is not None:
+            self._people.close()
+            self._people = None
         if self.db is not None:
             self.db.close()
             self.db = None

@@ -117,6 +117,7 @@ class _Ledger:
         if store is None:
             return
         try:
+            store.forget_erased()
             if now >= self.head_due and self.head_seq != store.seq:
                 self.head_due = now + HEAD_SECONDS
                 store.write_head()

@@ -6,6 +6,7 @@ SQLite from emptying its write-ahead log.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -16,6 +17,7 @@ import msgspec
 
 from apex_exec.common import sqlite
 from apex_exec.ledger.clock_turns import SLACK_NS, stretches
+from apex_exec.ledger.people import Names
 from apex_exec.ledger.records import GENESIS, LedgerError
 
 STEP_ROWS = 5_000
@@ -157,17 +159,19 @@ def _moved(moment: datetime | None, by: timedelta) -> str:
         return utc_text(moment)
 
 
-def matching_rows(db: sqlite3.Connection, wanted: Filter, up_to: int | None = None
+def matching_rows(db: sqlite3.Connection, wanted: Filter, names: Names, up_to: int | None = None
                   ) -> Iterator[tuple[Event, bytes, bytes]]:
-    """(event, body, hash) of every event that ``wanted`` selects, in order, up to the seq ``up_to``.
+    """(event, body, hash) of every event that ``wanted`` selects, in order, up to the seq ``up_to``. The event has the
+    user's id, as far as ``names`` has it, and the body what is stored.
 
     Raises LedgerError.
     """
+    users = {wanted.user, names.pseudonym(wanted.user) or wanted.user} if wanted.user else set()
     since = utc_text(wanted.since) if wanted.since else ""
     until = utc_text(wanted.until) if wanted.until else ""
     # A body without the name of the plugin, user or type cannot match, so it is not even fetched.
     having = [[f'"{key}":{msgspec.json.encode(name).decode()}' for name in names] for key, names in (
-        ("resource", (wanted.plugin,)), ("userId", (wanted.user,)), ("eventType", wanted.event_types)) if any(names)]
+        ("resource", (wanted.plugin,)), ("userId", users), ("eventType", wanted.event_types)) if any(names)]
     for seq, body, digest in _rows_of_times(db, wanted, up_to, having):
         try:
             event = _decode(body)
@@ -175,20 +179,24 @@ def matching_rows(db: sqlite3.Connection, wanted: Filter, up_to: int | None = No
             raise LedgerError(f"event {seq} cannot be read: {error}; run `apex-exec audit verify`") from None
         if ((not since or event.timestamp >= since) and (not until or event.timestamp < until)
                 and (not wanted.plugin or event.resource == wanted.plugin)
-                and (not wanted.user or event.user_id == wanted.user)
+                and (not users or event.user_id in users)
                 and (not wanted.event_types or event.event_type in wanted.event_types)):
+            event.user_id = names.name(event.user_id)
             yield event, body, digest
 
 
-def read_events(database: Path, wanted: Filter | None = None) -> Iterator[Event]:
-    """The events of the ledger at ``database`` that ``wanted`` selects, in order. Blocks. For metering.
+def read_events(database: Path, wanted: Filter | None = None, *, named: bool = True) -> Iterator[Event]:
+    """The events of the ledger at ``database`` that ``wanted`` selects, in order, with the ids of their users. Blocks.
+    For metering.
 
-    Raises LedgerError if the ledger does not exist or cannot be read.
+    Without ``named``, a reader who may not read the keys of the pseudonyms gets pseudonyms. Raises LedgerError if the
+    ledger, or what names its users, cannot be read.
     """
     db = open_readonly(database)
     try:
-        for event, _, _ in matching_rows(db, wanted or Filter()):
-            yield event
+        with contextlib.closing(Names(database, required=named)) as names:
+            for event, _, _ in matching_rows(db, wanted or Filter(), names):
+                yield event
     except sqlite3.Error as error:
         raise LedgerError(f"{database} cannot be read: {error}") from error
     finally:
@@ -217,7 +225,7 @@ def export_rows(database: Path, wanted: Filter) -> Iterator[tuple[int, bytes]]:
     db = open_readonly(database)
     last_seq, last_hash = 0, GENESIS
     try:
-        for event, body, digest in matching_rows(db, wanted):
+        for event, body, digest in _named_rows(database, db, wanted):
             if last_seq != event.seq - 1:
                 last_hash = _hash_of(db, event.seq - 1)
             line = b'%b,"prevHash":"%b","hash":"%b"}\n' % (
@@ -228,6 +236,11 @@ def export_rows(database: Path, wanted: Filter) -> Iterator[tuple[int, bytes]]:
         raise LedgerError(f"{database} cannot be read: {error}") from error
     finally:
         db.close()
+
+
+def _named_rows(database: Path, db: sqlite3.Connection, wanted: Filter) -> Iterator[tuple[Event, bytes, bytes]]:
+    with contextlib.closing(Names(database, required=bool(wanted.user))) as names:
+        yield from matching_rows(db, wanted, names)
 
 
 def hash_at(database: Path, seq: int) -> bytes:
@@ -258,6 +271,7 @@ def last_seqs(database: Path, wanted: Filter, count: int) -> tuple[int, int]:
     """(the seq after which the last ``count`` matching events come, the last seq of all). Blocks; reads backwards only
     as far as necessary. Raises LedgerError."""
     db = open_readonly(database)
+    names = Names(database, required=bool(wanted.user))
     try:
         first, last = db.execute("SELECT coalesce(min(seq), 1), coalesce(max(seq), 0) FROM events").fetchone()
         after, span = last, max(10 * count, 1000)
@@ -265,10 +279,11 @@ def last_seqs(database: Path, wanted: Filter, count: int) -> tuple[int, int]:
         while count and after >= first and len(seqs) < count:
             end, after = after, max(first - 1, last - span)
             seqs = [event.seq for event, _, _ in matching_rows(
-                db, msgspec.structs.replace(wanted, after_seq=after), end)] + seqs
+                db, msgspec.structs.replace(wanted, after_seq=after), names, end)] + seqs
             span *= 8
         return (seqs[-count:][0] - 1 if seqs else last), last
     except sqlite3.Error as error:
         raise LedgerError(f"{database} cannot be read: {error}") from error
     finally:
+        names.close()
         db.close()

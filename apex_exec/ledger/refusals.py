@@ -7,8 +7,8 @@ from apex_exec.ledger.reading import Event
 REFUSED_CODES = frozenset((
     "permission_denied", "unknown_method", "invalid_params", "too_many_calls", "sql_syntax", "sql_forbidden",
     "sql_not_on_sqlite", "sql_parameters", "table_not_allowed", "column_not_allowed", "row_limit", "url_invalid",
-    "host_not_allowed", "address_not_allowed", "component_not_allowed", "effect_limit", "audit_unavailable",
-    "overloaded", "not_provided"))
+    "host_not_allowed", "address_not_allowed", "component_not_allowed", "effect_limit", "storage_full",
+    "audit_unavailable", "overloaded", "not_provided"))
 """Codes of API calls that were answered before anything was done for them (``workers.wire.API_CODES``)."""
 DENIED_CODES = frozenset((
     "permission_denied", "sql_forbidden", "table_not_allowed", "column_not_allowed", "url_invalid", "host_not_allowed",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from apex_exec.ledger.checkpoints import ANCHOR, CHECKPOINT, HEAD, SignedHead, load_public_key, read_signed, read_tail
 from apex_exec.ledger.clock_turns import TurnCheck
+from apex_exec.ledger.people import Names, people_path
 from apex_exec.ledger.reading import open_readonly, read_rows
 from apex_exec.ledger.records import GENESIS, LedgerError, chain_hash
 
@@ -20,7 +22,7 @@ TELL_EVERY = 4096
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """What ``verify`` found: ``kind`` edited|missing|truncated|added|head|tail|unreadable at ``seq``."""
+    """What ``verify`` found: ``kind`` edited|missing|truncated|added|head|tail|unreadable|keys at ``seq``."""
 
     kind: str
     seq: int
@@ -60,6 +62,8 @@ def verify(database: Path, state_dir: Path, noted_head: tuple[int, bytes] | None
         other = next((Finding("head", seq, f"{name} and {recorded[seq][0]} recorded different events")
                       for name, (seq, digest) in elsewhere.items() if recorded[seq][1] != digest), None)
         found = _walk(database, check, head, noted_head, key, recorded, walked)
+        if found.finding is None and (why := _keys_missing(database)):
+            return msgspec.structs.replace(found, finding=Finding("keys", 0, why))
         if found.finding is None and other is not None:
             return msgspec.structs.replace(found, finding=other)
         if found.finding is None or found.finding.kind != "missing":
@@ -70,6 +74,18 @@ def verify(database: Path, state_dir: Path, noted_head: tuple[int, bytes] | None
             return found
         if again == check:
             return found
+
+
+def _keys_missing(database: Path) -> str:
+    """Why nobody can resolve the pseudonyms in this ledger; "" if somebody can, who may read the keys."""
+    path = people_path(database)
+    if path.exists() and not os.access(path, os.R_OK):
+        return ""
+    try:
+        Names(database).close()
+    except LedgerError as error:
+        return str(error)
+    return ""
 
 
 def _walk(database: Path, check: SignedHead | None, head: SignedHead | None, noted: tuple[int, bytes] | None,

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 import sqlalchemy as sa
 
 from apex_exec.errors import Code, Refusal
+from apex_exec.market import people
 from apex_exec.market.arguments import OPERATIONS
 from apex_exec.market.operations import Operations
 from apex_exec.market.review import submissions as subs
@@ -28,6 +29,7 @@ from apex_exec.registry.bundles.bundle import Bundle
 from apex_exec.registry.bundles.manifest import Manifest
 from apex_exec.registry.bundles.scaffold import language_of, scaffold_readme
 from apex_exec.registry.context import Context
+from apex_exec.registry.database import forget_old_pages
 from apex_exec.registry.operations import Handler
 from apex_exec.registry.specs import commit
 from apex_exec.registry.trials.packages import LeftOut, by_maps_of_the_operator
@@ -112,6 +114,16 @@ def _key(context: Context) -> tuple[str, str, str]:
 def gate(context: Context, manifest: Manifest, user_id: str) -> None:
     """See ``Entitlements.gate``."""
     service_of(context).entitlements.gate(context, manifest, user_id)
+
+
+def erase(context: Context, user_id: str, pseudonym: str) -> int:
+    """Puts the pseudonym in the place of a user who is erased; in how many values of the store. Raises Refusal."""
+    service = service_of(context)
+    count = service.shop.change(lambda db, _now_ns: people.erase(db, user_id, pseudonym))
+    service.shop.forget_usage()
+    forget_old_pages(service.shop.engine)
+    service.entitlements.due_ns = 0
+    return count
 
 
 def begin(context: Context) -> str:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct, structs
 
@@ -277,6 +278,31 @@ class Metrics:
             self.set("recent_failures", (plugin,), float(count))
             if not count:
                 del self._failing[plugin]
+
+    @property
+    def failing(self) -> Collection[str]:
+        """The plugins that have failed by their own fault in the last FAILED_MINUTES."""
+        return self._failing.keys()
+
+    def count(self, plugin: str, what: Literal["calls", "failures"]) -> int:
+        """The calls of ``plugin`` so far, or those that failed."""
+        tally = self._tallies.get(plugin)
+        return 0 if tally is None else tally.calls if what == "calls" else tally.failed
+
+    def totals(self) -> dict[str, float]:
+        """Calls and failed calls of all plugins that are known, and the seconds for which they were throttled."""
+        tallies = self._tallies
+        return {"calls": sum(tally.calls for tally in tallies.values()),
+                "failed": sum(tally.failed for tally in tallies.values()),
+                "throttledSeconds": sum(self.get("worker_throttled_seconds_total", (plugin,)) for plugin in tallies)}
+
+    def durations(self) -> list[int]:
+        """How many hooks ran for as long as each bucket of LATENCY_SECONDS says; the last count is for longer ones."""
+        counts = [0] * (len(LATENCY_SECONDS) + 1)
+        for (name, _), histogram in self._histograms.items():
+            if name == "invocation_duration_seconds":
+                counts = [mine + more for mine, more in zip(counts, histogram.counts, strict=True)]
+        return counts
 
     def tally(self, plugin: str, now_ns: int) -> dict[str, Any]:
         """Calls, failures, quantiles of the latest run times, unwanted worker exits and CPU time of ``plugin``."""

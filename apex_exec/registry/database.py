@@ -1,4 +1,4 @@
-"""The one way to open the slow-changing stores (registry, market): SQLite or PostgreSQL, schema version, migrations.
+"""The one way to open the daemon's own stores (registry, market, storage): SQLite or PostgreSQL, schema, migrations.
 
 Both databases are used through SQLAlchemy Core and run the same statements. Every transaction is serializable: SQLite
 takes its write lock at BEGIN; PostgreSQL checks at COMMIT, and ``transact`` runs the loser again. Every call blocks.
@@ -10,9 +10,10 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError, SQLAlchemyError
@@ -50,14 +51,14 @@ class Schema(NamedTuple):
     version: int
 
 
-def open_database(url: str, schema: Schema) -> sa.Engine:
+def open_database(url: str, schema: Schema, connect: Mapping[str, Any] = MappingProxyType({})) -> sa.Engine:
     """The engine of the store at ``url``, migrated to the newest revision in one transaction: all of it, or nothing.
 
-    Raises Refusal: store_newer (a later release has written it in a way that this one cannot read; nothing is touched),
-    store_unusable (locked, corrupt, not reachable).
+    ``connect`` are psycopg's parameters for each connection. Raises Refusal: store_newer (a later release has written
+    it in a way that this one cannot read; nothing is touched), store_unusable (locked, corrupt, not reachable).
     """
     try:
-        engine = _engine(url)
+        engine = _engine(url, connect)
         with engine.connect() as db:
             server = db.dialect.name == "postgresql"
             if server:  # a serializable transaction would not see what was committed while it waited for the lock
@@ -114,8 +115,10 @@ def _migrate(db: sa.Connection, schema: Schema, table: str, before: str) -> None
         context.run_migrations()
 
 
-def transact(engine: sa.Engine, name: str, work: Callable[[sa.Connection], T]) -> T:
+def transact(engine: sa.Engine, name: str, work: Callable[[sa.Connection], T], *, reads: bool = False) -> T:
     """Runs ``work`` in one serializable transaction, and again after a pause if another writer won. All or nothing.
+
+    ``reads``: ``work`` only reads, so on SQLite it neither waits for a writer nor keeps one waiting.
 
     An exception from ``work`` undoes the transaction and propagates; a failing database raises
     Refusal("store_unusable").
@@ -123,7 +126,7 @@ def transact(engine: sa.Engine, name: str, work: Callable[[sa.Connection], T]) -
     pauses = Backoff(PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX)
     for attempt in range(1, ATTEMPTS_MAX + 1):
         try:
-            with engine.begin() as db:
+            with engine.execution_options(reads=reads).begin() as db:
                 return work(db)
         except (OperationalError, DBAPIError) as error:
             if getattr(error.orig, "sqlstate", "") in ("40001", "40P01") and attempt < ATTEMPTS_MAX:
@@ -131,6 +134,17 @@ def transact(engine: sa.Engine, name: str, work: Callable[[sa.Connection], T]) -
                 continue
             raise unusable(name, error) from error
     raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def forget_old_pages(engine: sa.Engine) -> None:
+    """Empties the write-ahead log of a SQLite store: what was deleted is then nowhere in its files, since deleted
+    content is overwritten. If somebody reads meanwhile, the log keeps its old pages until it is next reused."""
+    if engine.dialect.name == "sqlite":
+        connection = engine.raw_connection()
+        try:
+            connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        finally:
+            connection.close()
 
 
 def unusable(name: str, error: Exception) -> Refusal:
@@ -142,14 +156,17 @@ def unusable(name: str, error: Exception) -> Refusal:
                    hint="restore it from a backup" if corrupt else "check the disk, the locks and the database server")
 
 
-def _engine(url: str) -> sa.Engine:
+def _engine(url: str, connect: Mapping[str, Any]) -> sa.Engine:
     path = path_of(url)
     if path is None:
-        return sa.create_engine(url, isolation_level="SERIALIZABLE", pool_pre_ping=True)
-    engine = sa.create_engine(url, creator=lambda: open_ours(path, busy_seconds=BUSY_SECONDS, any_thread=True))
+        # No prepared statements: behind a pooler, a statement's name may be unknown, or belong to another text.
+        return sa.create_engine(url, isolation_level="SERIALIZABLE", pool_pre_ping=True,
+                                connect_args={"prepare_threshold": None, **connect})
+    engine = sa.create_engine(url, creator=lambda: open_ours(path, busy_seconds=BUSY_SECONDS, any_thread=True,
+                                                             pragmas=("secure_delete = ON",)))
 
     @sa.event.listens_for(engine, "begin")
     def begin(connection: sa.Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        connection.exec_driver_sql("BEGIN" if connection.get_execution_options().get("reads") else "BEGIN IMMEDIATE")
 
     return engine

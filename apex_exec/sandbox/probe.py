@@ -136,9 +136,10 @@ def advice(report: LayerReport) -> str:
     root = os.geteuid() == 0
     return {
         "cgroup": "run the daemon where a cgroup (v2, or v1 memory and cpu) is writable: systemd Delegate=yes, or root",
-        "namespaces": ("give the daemon CAP_SYS_ADMIN, or run it unprivileged where user namespaces are allowed" if root
-                       else "allow unprivileged user namespaces (sysctl kernel.unprivileged_userns_clone=1, "
-                            "kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile), or run as root"),
+        "namespaces": ("give the daemon CAP_SYS_ADMIN and CAP_SYS_CHROOT, or run it unprivileged where user namespaces "
+                       "are allowed" if root else
+                       "allow unprivileged user namespaces (sysctl kernel.unprivileged_userns_clone=1, "
+                       "kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile), or run as root"),
         "identity": "give the daemon CAP_SETUID and CAP_SETGID, and a sandbox.uid_range that is mapped here" if root
                     else "run the daemon as root: each worker then has a uid of its own",
         "landlock": "Linux 6.12 with landlock among its lsm= has all of it; 5.13 the least. To do without it by name: "

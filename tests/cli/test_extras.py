@@ -108,7 +108,7 @@ def test_installed_plugins_are_not_passed_over_in_silence(base: dict[str, str], 
 
 def test_version_and_doctor_list_the_extras(base: dict[str, str]) -> None:
     assert json.loads(run(base, "version", "--json").stdout)["extras"] == dict.fromkeys(extras.EXTRAS, False)
-    assert "not installed: registry, data, postgres, fetch, market" in run(base, "version").stdout
+    assert "not installed: registry, data, postgres, fetch, console, market" in run(base, "version").stdout
     assert set(json.loads(run(base, "doctor", "--json").stdout)["extras"]) == set(extras.EXTRAS)
 
 

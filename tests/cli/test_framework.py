@@ -18,9 +18,10 @@ from typing import Any
 import pytest
 
 from apex_exec.cli.connect import endpoint
-from apex_exec.cli.output import cell, clean
+from apex_exec.cli.output import cell
 from apex_exec.cli.tree import FILES, command_tree
 from apex_exec.cli.verbs import Exit
+from apex_exec.common.words import clean
 from apex_exec.config import load_settings
 from tests.support import PYTHONS, need, other_user
 from tests.support.daemon import ROOT
@@ -38,6 +39,8 @@ def verbs() -> Iterator[tuple[str, Any]]:
     def below(prefix: str, command: Any) -> Iterator[tuple[str, Any]]:
         for name, child in getattr(command, "commands", {}).items():
             if hasattr(child, "commands"):
+                if child.invoke_without_command:
+                    yield f"{prefix}{name}", child
                 yield from below(f"{prefix}{name} ", child)
             else:
                 yield f"{prefix}{name}", child

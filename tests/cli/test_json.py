@@ -22,6 +22,7 @@ from tests.market.shops import PAID, write_bundle
 from tests.market.test_daemon_market import PLUGIN, SUPPORT, TESTS
 from tests.support import need
 from tests.support.bundles import bundle, files, write_folder
+from tests.support.console import Console
 from tests.support.daemon import USER, Daemon
 
 WITH_JSON = {verb for verb, command in VERBS.items() if any("--json" in one.opts for one in command.params)}
@@ -129,6 +130,10 @@ def test_every_verb_has_one_style_of_keys_moments_and_amounts(
         walk("audit", "report", "--quarter", f"{now.tm_year}Q{(now.tm_mon + 2) // 3}")
         for words in ("reload", "drain", "undrain", "audit accept --reason x"):
             walk(*words.split())
+        with Console(daemon):
+            walk("console", "link", "anna")
+            walk("console", "sessions")
+            walk("console", "end", "anna")
         walk("backup", tmp_path / "monday")
         walk("stop")
     walk("restore", tmp_path / "monday", "--state-dir", tmp_path / "restored")

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 import apex_exec.cli
-from apex_exec.cli.output import clean
 from apex_exec.cli.run import run
+from apex_exec.common.words import clean
 from tests.cli.test_framework import COMMAND, VERBS
 from tests.support.daemon import USER, Daemon, write_plugin
 

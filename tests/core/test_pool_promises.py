@@ -74,9 +74,9 @@ class Told:
     def ready(self, worker: int) -> list[act.Action]:
         return self.tell(ev.WorkerReady(worker))
 
-    def refused(self) -> str:
+    def refused(self, user: str = "u") -> str:
         """The code that one more call is answered with at once; "" where it is admitted."""
-        call = self.call()
+        call = self.call(user=user)
         return self.verdicts().get(call, ("", False))[0]
 
     def verdicts(self) -> dict[int, tuple[str, bool]]:
@@ -583,6 +583,64 @@ def test_two_users_alone_never_pause_the_plugin() -> None:
         ends_by(told, "one", 1, 20_000)
         ends_by(told, "two", 1, 20_000)
     assert told.refused() == ""
+
+
+def test_two_users_who_take_turns_do_not_delay_a_third_ones_worker() -> None:
+    told = Told()
+    for _ in range(4):
+        ends_by(told, "one", 1, 0)
+        ends_by(told, "two", 1, 0)
+        assert told.pool.slots["aaa"].breaker.start_after_ns <= told.now_ns
+    assert told.refused() == ""
+
+
+def test_a_user_whose_call_was_the_probe_is_paused_and_the_next_ones_closes_the_breaker() -> None:
+    """One user with a call a minute would keep a plugin from everybody, and be paused for it never."""
+    told = Told()
+    for user in ("one", "two", "three", "four", "five"):
+        ends_by(told, user, 1, 1000)
+    assert told.refused() == "QUARANTINED"
+    told.passed(60_001)
+    wanted = ends_by(told, "bad", 1, 0)
+    assert of(wanted, act.UserPaused) == [act.UserPaused("aaa", "bad", "onDataFetch")]
+    assert not of(wanted, act.BreakerChanged)
+    assert told.refused(user="bad") == "QUARANTINED"
+    good = told.call(user="good")
+    told.passed(500)
+    worker = max(told.pool.workers.by_id)
+    told.ready(worker)
+    told.answer(worker, 0)
+    assert told.verdicts()[good] == ("", True)
+    assert act.BreakerChanged("aaa", "closed") in told.wanted
+
+
+def test_three_users_whose_probes_fail_open_the_breaker_again_and_so_does_an_end_that_is_nobodys() -> None:
+    for users in (("one", "two", "three"), ("",)):
+        told = Told()
+        for user in ("one", "two", "three", "four", "five"):
+            ends_by(told, user, 1, 1000)
+        told.passed(60_001)
+        opened = []
+        for user in users:
+            if user:
+                opened = of(ends_by(told, user, 1, 500), act.BreakerChanged)
+                continue
+            told.call()
+            told.passed(500)
+            opened = of(told.gone(max(told.pool.workers.by_id), code="BOOT_FAILED"), act.BreakerChanged)
+        assert opened == [act.BreakerChanged("aaa", "open")], users
+
+
+def test_what_is_kept_of_a_user_goes_with_its_next_answer_when_its_ends_are_long_ago() -> None:
+    told = Told()
+    ends_by(told, "once", 1)
+    told.passed(60_001)
+    told.call(user="once")
+    told.passed(500)
+    worker = max(told.pool.workers.by_id)
+    told.ready(worker)
+    told.answer(worker, 0)
+    assert not told.pool.slots["aaa"].users.known
 
 
 def test_what_a_paused_user_has_waiting_is_refused_and_what_others_have_goes_on() -> None:

@@ -74,7 +74,7 @@ class Data:
         """Runs one statement as the database's owner."""
         self.contents = contents
         """Everything the database holds, as one comparable value."""
-        self.tables = read_tables(TABLES)
+        self.tables = read_tables(TABLES, backend.backend)
         self.path = str(backend._path) if isinstance(backend, Sqlite) else ""
         self.compiler = Compiler(backend.backend, self.tables, self.path)
         self._loop = asyncio.new_event_loop()
@@ -102,9 +102,9 @@ class Data:
         count, row = self.run(self.backend.write(write, record, user, time.monotonic_ns() + 10 * SECONDS))
         return count, None if row is None else msgspec.msgpack.decode(row)
 
-    def show(self, tables: dict[str, Any]) -> None:
-        """Shows these tables beside the usual ones."""
-        self.tables = read_tables({**TABLES, **tables})
+    def show(self, tables: dict[str, Any], *, alone: bool = False) -> None:
+        """Shows these tables, beside the usual ones unless ``alone``."""
+        self.tables = read_tables(tables if alone else {**TABLES, **tables}, self.backend.backend)
         self.compiler = Compiler(self.backend.backend, self.tables, self.path)
         if isinstance(self.backend, Sqlite):
             self.backend._tables = self.tables
@@ -131,7 +131,7 @@ def sqlite_data(path: Path, users: str = "AB") -> Data:
         with sqlite3.connect(path) as writer:
             writer.execute(statement)
 
-    return Data(Sqlite(path, read_tables(TABLES), "test"), contents, execute)
+    return Data(Sqlite(path, read_tables(TABLES, "sqlite"), "test"), contents, execute)
 
 
 def postgres_data(server: Postgres, name: str, users: str = "AB", *, secured: bool = True) -> Data:
@@ -154,9 +154,9 @@ def postgres_data(server: Postgres, name: str, users: str = "AB", *, secured: bo
         import psycopg
         with psycopg.connect(f"host={server.folder} dbname={name} user=postgres") as connection:
             names = [row[0] for row in connection.execute(
-                "SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY 1").fetchall()]
-            return {table: sorted(map(str, connection.execute(f'SELECT * FROM "{table}"').fetchall()))
-                    for table in names}
+                "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables "
+                "WHERE schemaname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1").fetchall()]
+            return {table: sorted(map(str, connection.execute(f"SELECT * FROM {table}").fetchall())) for table in names}
 
     return Data(PostgresBackend(url, read_tables(TABLES), "test"), contents,
                 lambda statement: server.execute(statement, database=name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from typing import Any
 
 from tests.gateway.conftest import A, B
@@ -250,3 +251,9 @@ def moved(rng: random.Random, text: str) -> str:
         words[at : at + rng.randint(0, 2)] = rng.choice([[rng.choice(SOUP)], piece, []])
         words = words or ["SELECT"]
     return " ".join(words)
+
+
+def with_schemas(rng: random.Random, text: str) -> str:
+    """``text`` with a schema before most of the tables that it reads."""
+    return re.sub(r"\b(FROM|JOIN|,) (orders|notes)\b",
+                  lambda found: f"{found[1]} {'app.' * (rng.random() < 0.9)}{found[2]}", text)

@@ -9,7 +9,6 @@ import shutil
 import signal
 import sqlite3
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +22,6 @@ from tests.gateway.bundles import ALL, bundle, gateway_of
 from tests.gateway.conftest import ROLE, TABLES, A, postgres_data, sqlite_data
 from tests.support import need
 from tests.support.daemon import Daemon, wait_for
-from tests.support.pgbouncer import PgBouncer
 from tests.support.postgres import Postgres
 
 NAMED = {"tables": ["users", "orders", "notes"]}
@@ -202,29 +200,3 @@ def test_a_database_that_is_down_fails_fast_for_everybody_after_the_first_try(fo
         for _ in range(5):
             assert codes(ask(client, ("query", {"sql": "SELECT 1 AS n"}))) == ["data_unavailable"]
         assert time.monotonic() - begun < 3, "each waited for a database that is known to be down"
-
-
-def test_a_pooler_in_transaction_mode_serves_every_read_and_write(folder: Path, postgres: Postgres) -> None:
-    postgres_data(postgres, "pooled")
-    need(shutil.which("pgbouncer"), "pgbouncer is not installed")
-    with PgBouncer(postgres, "pooled", ROLE) as pooler, serving(pooler.url(), folder) as daemon:
-        failed: list[Any] = []
-
-        def work(number: int) -> None:
-            with Client(daemon.endpoint) as client:
-                for n in range(25):
-                    key = 10_000 + 100 * number + n
-                    found = ask(client, ("insert", {"table": "notes", "values": {"id": key, "text": f"t{key}"}}),
-                                ("query", {"sql": "SELECT id, text FROM notes WHERE id = $1", "params": [key]}),
-                                ("update", {"table": "notes", "values": {"text": "u"}, "where": {"id": key}}),
-                                ("query", {"sql": "SELECT text FROM notes WHERE id = $1 AND text = $2",
-                                           "params": [key, "u"]}))
-                    if found[1] != [{"id": key, "text": f"t{key}"}] or found[3] != [{"text": "u"}]:
-                        failed.append(found)
-
-        threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert not failed, (len(failed), failed[:2])

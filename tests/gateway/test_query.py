@@ -131,8 +131,6 @@ SELECT current_database()
 SELECT * FROM public.orders
 SELECT * FROM main.orders
 SELECT public.orders.id FROM orders
-SELECT * FROM information_schema.tables
-SELECT * FROM pg_catalog.pg_user
 SELECT id FROM orders TABLESAMPLE SYSTEM (100)
 SELECT id FROM ONLY orders
 SELECT ROW(1, 2)

@@ -14,12 +14,16 @@ import pytest
 
 from apex_exec.catalogue.methods import Insert
 from apex_exec.gateway.failure import ApiFailure
+from apex_exec.gateway.sql.compiler import Compiler
 from apex_exec.gateway.sql.growth import HAS_A_RULE
+from apex_exec.gateway.sql.tables import read_tables
 from apex_exec.gateway.sql.writer import RULES
-from tests.gateway.conftest import A, Data, postgres_data, sqlite_data
+from tests.gateway.conftest import NAMED, TABLES, A, Data, postgres_data, sqlite_data
 from tests.support.postgres import Postgres
 
 LONG = "A" * 240_000
+PLANNED_SECONDS_MAX = 2.0
+"""On a busy machine. One that is planned without a bound takes a minute."""
 MEGABYTES_MAX = 300
 """Of one backend's own memory, with what the server itself takes."""
 OVERDUE_SECONDS = 1.0
@@ -194,6 +198,42 @@ HONEST = [
     "SELECT total::numeric * n * 3 - total * 0.5 + total * total / 7 AS x, item::text, id::text FROM orders",
     "SELECT id, ($1::text || $1::text) AS long FROM orders WHERE id = 2",
 ]
+
+
+def read_twice(depth: int, step: str, how: str = "") -> str:
+    """A query of CTEs, each of which reads the one before it as ``step`` does."""
+    steps = "".join(f", a{n} AS {how} ({step.format(f'a{n - 1}')})" for n in range(1, depth))
+    return f"WITH a0 AS {how} (SELECT id FROM orders){steps} SELECT count(*) AS x FROM a{depth - 1}"
+
+
+PLANNED_WITHOUT_END = [
+    read_twice(16, "SELECT x.id FROM {0} x, {0} y"), read_twice(20, "SELECT x.id FROM {0} x, {0} y"),
+    read_twice(16, "SELECT x.id FROM {0} x JOIN {0} y ON x.id = y.id", "NOT MATERIALIZED"),
+    read_twice(14, "SELECT id FROM {0} UNION ALL SELECT id FROM {0}"),
+    read_twice(14, "SELECT id FROM {0} WHERE id IN (SELECT id FROM {0})"),
+    read_twice(14, "SELECT (SELECT max(id) FROM {0}) AS id FROM {0}"),
+    "WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r WHERE n < 2), "
+    + read_twice(16, "SELECT x.id FROM {0} x, {0} y").removeprefix("WITH ")]
+
+
+@pytest.mark.parametrize("text", PLANNED_WITHOUT_END, ids=range(len(PLANNED_WITHOUT_END)))
+@pytest.mark.parametrize("backend", ["sqlite", "postgres"])
+def test_no_query_is_planned_for_seconds(backend: str, text: str) -> None:
+    """800 bytes of CTEs that read each other twice: SQLite was preparing them for a minute, in 700 MB of the gateway's
+    memory, and PostgreSQL's planner heard of the cancellation after 8 s."""
+    with pytest.raises(ApiFailure) as caught:
+        Compiler(backend, read_tables(TABLES)).compile(text, NAMED)
+    lacking = backend == "sqlite" and "RECURSIVE" in text
+    assert caught.value.code == ("sql_not_on_sqlite" if lacking else "sql_forbidden")
+    assert lacking or "comes to more than 500 tables" in caught.value.message
+
+
+def test_what_is_just_within_the_bound_is_planned_at_once(lite: Data, pg: Data) -> None:
+    text = read_twice(6, "SELECT x.id FROM {0} x JOIN {0} y ON x.id = y.id")
+    for data in (lite, pg):
+        begun = time.monotonic()
+        assert data.query(text) == [{"x": 4}]
+        assert time.monotonic() - begun < PLANNED_SECONDS_MAX
 
 
 @pytest.mark.parametrize("text", HONEST, ids=range(len(HONEST)))

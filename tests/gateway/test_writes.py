@@ -119,8 +119,8 @@ def test_a_cancelled_write_is_whole_or_not_there(fresh: Data) -> None:
 def test_the_operators_configuration_may_name_no_table_of_ours_and_no_odd_name() -> None:
     good = TABLES["notes"]
     assert read_tables({"notes": good})["notes"].write
-    for name in (OUTBOX, "APEX_EXEC_OUTBOX", "pg_user", "sqlite_master", "information_schema", "a b", 'a"b', "", "a.b",
-                 "x" * 64):
+    for name in (OUTBOX, "APEX_EXEC_OUTBOX", "pg_user", "sqlite_master", "information_schema", "a b", 'a"b', "",
+                 "a.b.c", "a.", ".b", f"app.{OUTBOX}", "pg_catalog.orders", "information_schema.tables", "x" * 64):
         with pytest.raises(ConfigError):
             read_tables({name: good})
     for entry in ({"owner": 'x"', "columns": ["a"]}, {"owner": "x", "columns": ["a;"]}):

@@ -80,6 +80,8 @@ export const made = {{
       const props = {{ n: users.map((user) => user.id), count }};
       await plugin.api.renderWidget({{ component: "CustomChart", props }});
       await plugin.api.emit("custom-event", {{ payload: {{ at: new Date() }} }});
+      const kept = await plugin.api.storage.get<{{ n: number }}>("layout");
+      await api.storage.set("layout", {{ n: (kept?.n ?? 0) + 1 }}, {{ common: true }});
       if (new Error() instanceof plugin.errors.RateLimited) log.log(plugin.version);
       log.info(dashboardId, remainingMs(), hook satisfies "onDashboardLoad");
       return {{ customWidgets: [{{ id: "a", component: "B", props: {{}} }}] }};
@@ -113,6 +115,7 @@ def test_what_the_document_and_the_readme_show_compiles_strictly(place: Path, tm
     'const a: Plugin = { id: "a", version: "1.0.0", hooks: { onAuthSuccess: (c) => void c.dashboardId } };',
     'await plugin.api.upsert("users", { id: 1 });', 'await plugin.api.delete("users", {}, { returning: "id" });',
     'await plugin.api.qury("SELECT 1");', "await plugin.api.query(7);", 'await plugin.api.renderWidget("Chart");',
+    'await plugin.api.storage.set("key");', 'await plugin.api.storage.list("prefix");',
     'await plugin.api.emit("event", 7);', 'await platform.call("onShip");',
     'await platform.call("onDataFetch", { query: 7, filters: {} });', "import { readFileSync } from 'node:fs';"])
 def test_what_is_wrong_does_not_compile(place: Path, tmp_path: Path, wrong: str) -> None:

@@ -103,6 +103,15 @@ def test_api_calls_are_compared_with_the_declared_permissions_both_ways() -> Non
     assert rules("x = 1", network=["a.example.com"]) == {"idle-declaration"}
 
 
+@pytest.mark.parametrize("body", ["context.api.storage.set('k', 1)", "s = context.api.storage\n    s.set('k', 1)",
+                                  "api = context.api\n    api.storage.delete('k')"])
+def test_calls_of_the_storage_need_their_permission(body: str) -> None:
+    code = f"def f(context):\n    {body}\n"
+    assert "undeclared-permission" in rules(code) and not rules(code, ["data:write"])
+    assert rules(code, ["data:write", "data:read"]) == {"unused-permission"}
+    assert not rules("def f(context):\n    helper(context.api.storage)\n", ["data:read"])
+
+
 def test_a_plugins_own_modules_may_be_imported_and_tests_may_import_what_they_like() -> None:
     files = {"plugin.py": b"import helper\nfrom parts.x import y\n", "helper.py": b"", "parts/x.py": b"y = 1\n",
              "tests/test_x.py": b"import pytest, socket\n"}

@@ -130,6 +130,7 @@ def test_a_declaration_in_another_function_hides_nothing() -> None:
     "const { query } = plugin.api; await query('x')", "const a = c.api; await a.query('x')",
     "await c.api['qu' + 'ery']('x')", "await c.api?.query?.('x')", "const q = plugin.api.query; await q('x')",
     "await (({ api }) => api.query('x'))(c)", "await c.api.query.call(c.api, 'x')",
+    "await c.api.storage.get('k')", "await plugin.api['storage'].list()",
 ])
 def test_a_call_of_the_api_needs_its_permission(body: str) -> None:
     assert "undeclared-permission" in inside(body)
@@ -144,6 +145,9 @@ def test_fetch_the_host_and_widgets_need_theirs() -> None:
     assert inside("const customWidgets = []; return { 'customWidgets': customWidgets }", ["ui:render"]) == set()
     assert inside("return 1", ["ui:render"]) == {"unused-permission"}
     assert inside("return 1", ["data:read"]) == {"unused-permission"}
+    assert inside("const { storage } = c.api; await storage.get('k')", ["data:read"]) == set()
+    assert inside("return helper(c.api.storage)", ["data:write"]) == set()
+    assert inside("await c.api.storage.get('k')", ["data:read", "data:write"]) == {"unused-permission"}
     assert inside("return helper(c.api)", ["data:read"]) == set(), "what helper does is not followed"
 
 

@@ -100,6 +100,13 @@ def test_a_root_without_capabilities_is_found_out(readable: Path) -> None:
     assert found["level"] == "L2"
 
 
+def test_a_capability_that_namespaces_need_is_named(readable: Path) -> None:
+    need(os.geteuid() == 0, "dropping capabilities takes root")
+    need(shutil.which("setpriv"), "setpriv (Debian's util-linux)")
+    _, found = doctor("setpriv", "--bounding-set=-sys_chroot", "--inh-caps=-all", folder=readable)
+    assert state(found, "namespaces") == "absent" and "CAP_SYS_CHROOT" in changes(found, "namespaces")
+
+
 @pytest.mark.slow
 def test_a_level_below_the_minimum_is_refused_by_doctor_and_serve_alike(readable: Path) -> None:
     need(os.geteuid() == 0, "changing the user takes root")

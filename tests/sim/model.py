@@ -97,15 +97,19 @@ class RefBreaker:
         policy = self.policy
         self.last_end_ns = now_ns
         self.waived = False
-        if ran_ns >= policy.stable_ns:
-            self.consecutive = 1
-        elif not (culprit and culprit == self.last_culprit and self.consecutive):
-            self.consecutive += 1
-        self.last_culprit = culprit
         self.ends = [*self.ends, (now_ns, culprit)][-policy.ends_max:]
         users = {name or f"nobody {n}" for n, (_, name) in enumerate(self.ends)}
+        of_many = len(users) >= min(3, policy.ends_max)
+        if ran_ns >= policy.stable_ns:
+            self.consecutive = 1
+        elif self.consecutive == 0 or culprit == "":
+            self.consecutive += 1
+        elif of_many and culprit != self.last_culprit:
+            self.consecutive += 1
+        self.last_culprit = culprit
         full = len(self.ends) == policy.ends_max and now_ns - self.ends[0][0] <= policy.window_ns
-        opens = trip or full and len(users) >= min(3, policy.ends_max) or self.probe is not None
+        probe_failed = self.probe is not None and (culprit == "" or of_many)
+        opens = trip or full and of_many or probe_failed
         if opens:
             self.open_until_ns = now_ns + policy.open_ns
             self.ends = []
@@ -120,8 +124,9 @@ class RefBreaker:
             return False
         ends = [*ends, now_ns][-self.policy.ends_max:]
         full = len(ends) == self.policy.ends_max and now_ns - ends[0] <= self.policy.window_ns
-        self.users[user] = ([], now_ns + self.policy.open_ns) if full or until_ns else (ends, 0)
-        return bool(full or until_ns)
+        pauses = bool(full or until_ns or self.probe is not None)
+        self.users[user] = ([], now_ns + self.policy.open_ns) if pauses else (ends, 0)
+        return pauses
 
     def user_paused(self, user: str, now_ns: int) -> bool:
         """Whether the user's calls are refused."""
@@ -129,7 +134,8 @@ class RefBreaker:
 
     def user_succeeded(self, user: str, now_ns: int) -> None:
         """A call of the user's was answered."""
-        if 0 < self.users.get(user, ([], 0))[1] <= now_ns:
+        ends, until_ns = self.users.get(user, ([], 0))
+        if 0 < until_ns <= now_ns or ends and now_ns - ends[-1] > self.policy.window_ns:
             del self.users[user]
 
     def trip(self, now_ns: int) -> None:

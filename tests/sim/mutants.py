@@ -95,6 +95,8 @@ MUTANTS = (
     Mutant("ends outside the window count", "breaker", "now_ns - self._ends[0] <= policy.window_ns", "True"),
     Mutant("one user's ends open the breaker", "breaker", ">= min(USERS_MIN, policy.ends_max)", ">= 0"),
     Mutant("users take turns without a backoff", "breaker", "culprits[-1] == culprit", "True"),
+    Mutant("one user's probes keep the breaker open", "breaker", "(many or not culprit)", "True"),
+    Mutant("a user whose probe fails is not paused", "user_breakers", "full or probed or", "full or"),
     Mutant("a paused user is let in", "admission", "if not wait_ns or request.own:", "if True:"),
     Mutant("what a paused user has waiting stays", "lifecycle", "for call in slot.queue.waiting():", "for call in ():"),
     Mutant("a user is paused one end early", "user_breakers", "len(pair.ends) == policy.ends_max and",

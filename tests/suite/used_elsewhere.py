@@ -19,6 +19,7 @@ USED = {
     "apex_exec/market/shop/index.py: published_ns": "a field of the signed index",
     "apex_exec/market/review/checks.py: checked_ns": "a field of the signed findings",
     "apex_exec/market/money/statements.py: quantity": "a column of statements",
+    "apex_exec/storage/tables.py: *": "columns, and the metadata that they belong to",
     "apex_exec/registry/store.py: *_ns": "columns of rows that are built from a query by position",
     "apex_exec/registry/store.py: created_uid": "a column of rows that are built from a query by position",
     "workers/wire.py: maxrss_kib": "a field of the zygote's notice, shown by whoever debugs it",

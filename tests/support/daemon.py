@@ -20,6 +20,7 @@ __all__ = ["ECHO", "EXAMPLES", "MANY", "ROOT", "SLEEP", "USER", "Daemon", "admin
 ROOT = Path(apex_exec.__file__).parent.parent
 EXAMPLES = Path(apex_exec.__file__).parent / "examples" / "plugins"
 WORKERS_LOOKS_MAX = 50
+INSTALL_MS = 180_000
 
 
 def wait_for(true: Callable[[], Any], seconds: float, what: str = "it") -> None:
@@ -161,6 +162,14 @@ class Daemon(testing.Daemon):
     def operate(self, op: str, /, **args: Any) -> Any:
         """One administrative operation; its ``result``. Fails if it is refused."""
         return admin_request(self.admin, op, **args)
+
+    def install(self, bundle: Path) -> None:
+        """Installs a bundle and enables it for everybody. On a busy machine the scan and the trial take their time."""
+        from apex_exec.client import AdminClient
+
+        with AdminClient(self.admin) as client:
+            done = client.request("plugin.install", {"path": str(bundle)}, INSTALL_MS)
+            client.request("plugin.enable", {"id": done["id"]}, INSTALL_MS)
 
     def start_registrar(self) -> None:
         """Asks for something that the registrar does, and waits for the answer: without a registry it starts then."""

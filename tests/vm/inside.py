@@ -87,9 +87,9 @@ def level_of(who: str) -> str:
 
 
 def shipped_unit() -> None:
-    """The unit of apex_exec/examples/systemd, as it is: it starts, serves, governs, reloads and stops."""
+    """The unit of `deploy systemd`, as it is: it starts, serves, governs, reloads and stops."""
     begun, log = time.monotonic(), []
-    shutil.copy(SOURCE / "apex_exec/examples/systemd/apex-exec.service", "/etc/systemd/system/apex-exec.service")
+    shutil.copy(SOURCE / "apex_exec/deploy/apex-exec.service", "/etc/systemd/system/apex-exec.service")
     Path("/usr/bin/apex-exec").symlink_to(f"{BIN}/apex-exec")
     Path("/etc/apex-exec.toml").write_text(
         'runtime_dir = "/run/apex-exec"\nstate_dir = "/var/lib/apex-exec"\n'

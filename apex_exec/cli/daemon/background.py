@@ -1,6 +1,6 @@
 """``serve --background`` and ``stop``: start a daemon that outlives its shell, and end it.
 
-These verbs serve people, tours and a container's entry script. For a service manager there is examples/systemd.
+These verbs serve people, tours and a container's entry script. For a service manager there is `deploy systemd`.
 """
 
 from __future__ import annotations

@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 
 from apex_exec.cli import connect
 from apex_exec.cli.cells import cell_len, chop_cells
-from apex_exec.cli.facts import duration
-from apex_exec.cli.output import Screen, cell, clean, print_json, print_table, say
+from apex_exec.cli.output import Screen, cell, print_json, print_table, say
 from apex_exec.cli.root import AsJson, ConfigFile, RuntimeDir, app, examples
 from apex_exec.cli.verbs import Option
+from apex_exec.common.words import clean, duration
 
 Row = dict[str, Any]
 SortKey = Literal["id", "state", "calls", "p50", "p99", "queue", "cpu", "memory", "throttled", "failures",

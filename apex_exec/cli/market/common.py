@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from apex_exec.cli import connect
-from apex_exec.cli.facts import duration
 from apex_exec.cli.output import print_json, print_table, say
 from apex_exec.cli.verbs import Argument, Option
+from apex_exec.common.words import duration
 
 Reason = Annotated[str, Option(help="The reason; the author can read it.")]
 PluginId = Annotated[str, Argument(help="The plugin's id.")]

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from apex_exec.cli import connect
-from apex_exec.cli.output import clean, say
+from apex_exec.cli.output import say
 from apex_exec.cli.verbs import BadParameter, Option
+from apex_exec.common.words import clean
 
 if TYPE_CHECKING:
     from apex_exec.config import Settings

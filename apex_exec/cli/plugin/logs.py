@@ -6,10 +6,11 @@ import sys
 import time
 from typing import Annotated
 
-from apex_exec.cli.output import clean, say
+from apex_exec.cli.output import say
 from apex_exec.cli.plugin.common import StateDir, state_path
 from apex_exec.cli.root import EXIT_NO, ConfigFile, examples, fail, plugin_app
 from apex_exec.cli.verbs import Argument, BadParameter, Option
+from apex_exec.common.words import clean
 
 POLL_SECONDS = 0.2
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from apex_exec.cli.output import clean, print_json, progress, say
+from apex_exec.cli.output import print_json, progress, say
 from apex_exec.cli.plugin.common import settings_with_hooks
 from apex_exec.cli.root import EXIT_NO, AsJson, ConfigFile, examples, need_linux, plugin_app
 from apex_exec.cli.verbs import Argument, Exit, Option
+from apex_exec.common.words import clean
 
 if TYPE_CHECKING:
     from apex_exec.market.review.coverage import Measured

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from apex_exec.cli import connect
-from apex_exec.cli.output import clean, print_json, say
+from apex_exec.cli.output import print_json, say
 from apex_exec.cli.plugin.common import ask, looks_like_path, say_findings, settings_with_hooks
 from apex_exec.cli.root import EXIT_NO, AsJson, ConfigFile, RuntimeDir, examples, fail, need_linux, plugin_app
 from apex_exec.cli.verbs import Argument, Exit, Option
+from apex_exec.common.words import clean
 
 if TYPE_CHECKING:
     from apex_exec.config import Settings

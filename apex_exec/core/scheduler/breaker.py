@@ -45,7 +45,8 @@ class Breaker:
                     violation (``trip=True``), a fault of ours (``trip``)
         open        ``open_ns`` have passed                                     half_open
         half_open   the one call that is let through, the probe, is answered    closed
-        half_open   another abnormal end, while the probe is out                open
+        half_open   another abnormal end, while the probe is out (if it is a    open
+                    user's, only with those of two others, see ``ended``)
         any         an operator closes it (``reset``)                           closed
 
     ``probe`` is the call that a half-open breaker let through; it is NO_CALL while there is none. A probe that proves
@@ -88,22 +89,23 @@ class Breaker:
 
         ``jitter`` is in [0, 1). ``trip`` opens the breaker at once (a violation). ``culprit`` is the user whose call
         the worker ended by, if that is known. One user or two, who are paused one by one (``UserBreakers``), do not
-        open the breaker; an end without a culprit counts as another user's.
+        open the breaker, and keep it open no longer; an end without a culprit counts as another user's.
 
         The first restart is immediate. From the second consecutive end on a restart waits: twice as long each time,
-        spread over the upper half of that, and within the policy's bounds. Ends by one and the same culprit make one
-        end of the series, since that user's calls are soon refused and others wait for the worker.
+        spread over the upper half of that, and within the policy's bounds. Ends by one culprit or two make one end of
+        the series, since those users' calls are soon refused and others wait for the worker.
         """
         policy, culprits = self._policy, self._culprits
-        if ran_ns >= policy.stable_ns:
-            self.consecutive = 1
-        elif not (culprit and self.consecutive and culprits and culprits[-1] == culprit):
-            self.consecutive += 1
+        again = bool(culprit and culprits and culprits[-1] == culprit)
         self._ends.append(now_ns)
         culprits.append(culprit)
-        full = (len(self._ends) == policy.ends_max and now_ns - self._ends[0] <= policy.window_ns
-                and culprits.count("") + len({*culprits} - {""}) >= min(USERS_MIN, policy.ends_max))
-        opens = trip or full or self.probe != NO_CALL
+        many = culprits.count("") + len({*culprits} - {""}) >= min(USERS_MIN, policy.ends_max)
+        if ran_ns >= policy.stable_ns:
+            self.consecutive = 1
+        elif not self.consecutive or not culprit or (many and not again):
+            self.consecutive += 1
+        full = len(self._ends) == policy.ends_max and now_ns - self._ends[0] <= policy.window_ns
+        opens = trip or (many and full) or (self.probe != NO_CALL and (many or not culprit))
         if opens:
             self.open_until_ns = now_ns + policy.open_ns
             self._ends.clear()

@@ -124,7 +124,8 @@ class Lifecycle:
         answered = worker.next_seq - len(worker.link)
         request = worker.link[0].request if worker.link and event.started > answered else None
         culprit = "" if request is None or request.own or reason == "violation" else request.user_id
-        if culprit and request is not None and slot.users.ended(culprit, request.hook, step.now_ns):
+        if culprit and request is not None and slot.users.ended(culprit, request.hook, step.now_ns,
+                                                                probed=slot.breaker.probe != NO_CALL):
             step.actions.append(act.UserPaused(worker.plugin, culprit, request.hook))
             for call in slot.queue.waiting():
                 if (refusal := self._admission.user_paused(slot, call.request, step.now_ns)) is not None:

@@ -3,7 +3,8 @@
 A hook that kills its worker for one user's input takes the plugin away from all of its users. So an end that has a
 culprit (the user whose call the worker ended by, and the hook) is counted for that pair first, by the policy of the
 plugin's own breaker: ``ends_max`` ends in ``window_ns`` pause the pair for ``open_ns``. After that its calls are let in
-again, and the first that ends a worker pauses the pair at once.
+again, and the first that ends a worker pauses the pair at once. So does the call that a half-open breaker lets through:
+the next probe is another user's.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ class _Pair:
 
 
 class UserBreakers:
-    """The pairs of one plugin. ``known`` is empty unless a call of some user has ended a worker lately."""
+    """The pairs of one plugin. ``known`` is empty until a call ends a worker. A pair stays until a call of it is
+    answered after its pause, or when the window of its ends is over."""
 
     __slots__ = ("_policy", "known")
 
@@ -40,8 +42,9 @@ class UserBreakers:
         for pair in self.known.values():
             pair.ends = deque(pair.ends, maxlen=policy.ends_max)
 
-    def ended(self, user_id: str, hook: str, now_ns: int) -> bool:
-        """Counts the end of a worker by a call of ``user_id``; True if that pauses the user's calls of ``hook``."""
+    def ended(self, user_id: str, hook: str, now_ns: int, *, probed: bool = False) -> bool:
+        """Counts the end of a worker by a call of ``user_id``; True if that pauses the user's calls of ``hook``.
+        ``probed``: the call was the probe of the plugin's own breaker."""
         policy, key = self._policy, (user_id, hook)
         pair = self.known.pop(key, None) or _Pair(policy.ends_max)
         if len(self.known) >= PAIRS_MAX:
@@ -51,7 +54,7 @@ class UserBreakers:
             return False  # a call that had begun before the pause
         pair.ends.append(now_ns)
         full = len(pair.ends) == policy.ends_max and now_ns - pair.ends[0] <= policy.window_ns
-        if not (full or pair.open_until_ns):
+        if not (full or probed or pair.open_until_ns):
             return False
         pair.open_until_ns = now_ns + policy.open_ns
         pair.ends.clear()
@@ -63,9 +66,11 @@ class UserBreakers:
         return max(0, pair.open_until_ns - now_ns) if pair is not None else 0
 
     def succeeded(self, user_id: str, hook: str, now_ns: int) -> None:
-        """A call of the user's was answered after its pause: the pair is forgotten."""
+        """A call of the user's was answered: the pair is forgotten if its pause, or the window of its ends, is over."""
         pair = self.known.get((user_id, hook))
-        if pair is not None and pair.open_until_ns and now_ns >= pair.open_until_ns:
+        if pair is None or now_ns < pair.open_until_ns:
+            return
+        if pair.open_until_ns or now_ns - pair.ends[-1] > self._policy.window_ns:
             del self.known[user_id, hook]
 
     def paused(self, now_ns: int) -> int:

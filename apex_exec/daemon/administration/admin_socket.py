@@ -16,7 +16,7 @@ import msgspec
 from apex_exec.core.deadline import NEVER_NS
 from apex_exec.daemon.administration import operations
 from apex_exec.daemon.administration.registrar_link import Registrar
-from apex_exec.daemon.administration.role_table import READING, role_needed
+from apex_exec.daemon.administration.role_table import READING
 from apex_exec.daemon.administration.roles import Access, Caller, Forbidden, under_own_name
 from apex_exec.daemon.hosts.connections import Events, Peer, Trouble
 from apex_exec.daemon.hosts.stream_peers import StreamPeers
@@ -180,7 +180,9 @@ class AdminSocket:
 
     def _put_on_record(self, op: str, args: msgspec.Struct | dict[str, Any], caller: Caller, code: str,
                        outcome: Any = None, *, reason: str = "", plugin: str = "") -> None:
-        metadata: dict[str, Any] = {**caller.on_record(), "args": on_record(args)}
+        hidden = operations.find(op).unrecorded
+        metadata: dict[str, Any] = {**caller.on_record(), "args": {
+            key: value for key, value in on_record(args).items() if key not in hidden}}
         if outcome := on_record(outcome):
             metadata["outcome"] = outcome
         if code:
@@ -191,7 +193,7 @@ class AdminSocket:
         given = args if isinstance(args, dict) else msgspec.structs.asdict(args)
         named_by = (given.get("id"), named, given.get("path"), "daemon")
         resource = next(name for name in named_by if isinstance(name, str) and name)
-        if role_needed(op) != "viewer" or code:
+        if op not in READING or code:
             log.log(logging.WARNING if code else logging.INFO, "%s: %s %s: %s", caller, op, resource[:200],
                     f"{code}: {reason[:REASON_CHARS_MAX]}" if code else "done")
         result = "success" if not code else "denied" if code in (Code.REFUSED, Code.FORBIDDEN) else "failure"

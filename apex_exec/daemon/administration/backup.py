@@ -35,14 +35,16 @@ from apex_exec.config import Settings
 from apex_exec.errors import Code, Refusal
 from apex_exec.ledger.audit import AuditStore
 from apex_exec.ledger.checkpoints import load_key, load_public_key, read_signed, write_anchors
+from apex_exec.ledger.people import people_path
 from apex_exec.ledger.records import AuditRecord, LedgerError
 from apex_exec.ledger.verify import verify
 
 FORMAT = 1
 LIST = "BACKUP.json"
-DATABASES = ("registry", "market", "audit", "data")
+PEOPLE = "audit.people"
+DATABASES = ("registry", "market", "storage", "audit", PEOPLE, "data")
 """In the order in which they are copied: registry and market note how far the ledger is, and its copy has to go as
-far."""
+far; and a key is written before the first event that needs it, so the keys are copied after the ledger."""
 TAR_SUFFIXES = (".tar", ".tgz", ".tar.gz")
 TRIES = 5
 """What changes while it is copied (retention moves the ledger's beginning, a bundle is removed) is copied once more."""
@@ -88,11 +90,11 @@ def _moment(ns: int) -> str:
 
 def _database(settings: Settings, name: str) -> Path | None:
     """The file of one database; None if it is not ours to copy: on PostgreSQL, or the platform's data elsewhere."""
-    url = settings.database_url(getattr(settings, name).url)
+    url = settings.database_url(settings.audit.url if name == PEOPLE else getattr(settings, name).url)
     path = path_of(url)
     if path is None:
         return None
-    path = path.absolute()
+    path = people_path(path.absolute()) if name == PEOPLE else path.absolute()
     return None if name == "data" and not path.is_relative_to(settings.state_path.absolute()) else path
 
 
@@ -443,6 +445,7 @@ def _place(settings: Settings, part: Path, state: Path, contents: Contents, miss
     finally:
         store.release()
     (part / "databases" / "audit.db.lock").unlink(missing_ok=True)
+    databases.setdefault(PEOPLE, people_path(databases["audit"]))  # a backup of before there were pseudonyms has none
     for name, database in databases.items():
         target = _database(settings, name)
         if target is None:

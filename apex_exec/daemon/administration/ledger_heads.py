@@ -56,7 +56,7 @@ class LedgerHeads:
     def _look(self, context: Context, *, accept: bool) -> None:
         state, database = context.settings.state_path, ledger_of(context)
         trouble = ""
-        for name, engine in _stores(context):
+        for name, engine in stores(context):
             def work(db: sa.Connection, name: str = name) -> str:
                 before = heads.noted(db, state)
                 try:
@@ -82,5 +82,6 @@ def ledger_of(context: Context) -> Path:
     return database_path(context.settings.audit.url, context.settings.state_path)
 
 
-def _stores(context: Context) -> list[tuple[str, sa.Engine]]:
+def stores(context: Context) -> list[tuple[str, sa.Engine]]:
+    """The databases that note the ledger's head, by their names."""
     return [("registry", context.store.engine), ("market", market.service_of(context).shop.engine)]

@@ -1,4 +1,4 @@
-"""Administrative operations that the supervisor answers from memory: the daemon itself."""
+"""Administrative operations that the supervisor carries out or answers from memory: the daemon itself."""
 
 from __future__ import annotations
 
@@ -7,62 +7,34 @@ import time
 from typing import Any
 
 from apex_exec.core import events as ev
-from apex_exec.core.plugin import PluginSpec
 from apex_exec.daemon.administration import operations
+from apex_exec.daemon.administration.figures import Figures
 from apex_exec.daemon.orders import Orders
 from apex_exec.daemon.supervisor import Supervisor
 from apex_exec.errors import Code, Refusal
-from apex_exec.executor.processes.runtimes import PYTHON
 
 log = logging.getLogger("apex_exec")
 
 
 class LoopOperations:
-    """``handlers`` by operation. ``facts`` are what the daemon says of itself in ``daemon.status``."""
+    """``handlers`` by operation. ``figures`` answers what only looks."""
 
-    def __init__(self, supervisor: Supervisor, orders: Orders, facts: dict[str, Any]) -> None:
+    def __init__(self, supervisor: Supervisor, orders: Orders, figures: Figures) -> None:
         self._supervisor = supervisor
         self._orders = orders
-        self._facts = facts
-        self._started_ns = time.monotonic_ns()
         self.handlers: dict[str, operations.Handler] = {
             "ops": lambda _, uid: operations.listing(),
-            "daemon.status": lambda _, uid: self.status(),
+            "daemon.status": lambda _, uid: figures.status(),
+            "daemon.overview": lambda _, uid: figures.overview(),
+            "daemon.doctor": lambda _, uid: figures.doctor(),
+            "plugin.find": lambda args, uid: figures.find(args),
+            "plugin.live": lambda args, uid: figures.live(args),
             "daemon.reload": lambda _, uid: self._orders.reload(),
             "daemon.drain": self._start_drain,
             "daemon.undrain": self._undrain,
             "plugin.restart": self._restart,
             "breaker.reset": self._reset_breaker,
         }
-
-    def status(self) -> dict[str, Any]:
-        """The daemon as it is now."""
-        supervisor, now_ns = self._supervisor, time.monotonic_ns()
-        warm = supervisor.workers.forks.warm
-        pids: dict[str, list[int]] = {}
-        for _, plugin, pid in supervisor.workers.living():
-            pids.setdefault(plugin, []).append(pid)
-        plugins = []
-        for plugin, queued, in_flight, worker, breaker in supervisor.pool.gauges(now_ns):
-            spec = supervisor.pool.spec(plugin)
-            assert spec is not None
-            memory_mb, throttled_ns = supervisor.workers.accounts.usage_of(plugin)
-            plugins.append({
-                **_short(spec), "queued": queued, "inFlight": in_flight, "worker": worker, "breaker": breaker,
-                "pausedUsers": supervisor.pool.paused_users(plugin, now_ns),
-                "pids": pids.get(plugin, []), "memoryMb": memory_mb, "throttledMs": throttled_ns / 1e6,
-                **supervisor.metrics.tally(plugin, now_ns)})
-        return {
-            **self._facts, "uptimeSeconds": (now_ns - self._started_ns) / 1e9, "draining": supervisor.draining,
-            "ending": supervisor.ending,
-            "connections": len(supervisor.peers), "pending": len(supervisor.requests),
-            "health": {name: reason for name, reason in supervisor.metrics.health.items() if reason},
-            "zygotePid": warm[PYTHON.name].keeper.pid,
-            "spares": {"ready": sum(len(pool) for pool in warm.values()),
-                       "pids": [link.pid for pool in warm.values() for link in pool.all() if link.pid]},
-            "layers": [{"layer": r.layer, "state": r.state, "detail": r.detail}
-                       for r in supervisor.workers.protocol.layers],
-            "plugins": plugins}
 
     def _start_drain(self, args: Any, uid: int) -> dict[str, Any]:
         if args.stop:
@@ -106,8 +78,3 @@ class LoopOperations:
             raise Refusal("not_enabled", f"{plugin} is {spec.state}{f': {spec.reason}' if spec.reason else ''}",
                           code=Code.CONFLICT, hint=f"see `apex-exec plugin show {plugin}`")
         return [pid for _, named, pid in self._supervisor.workers.living() if named == plugin]
-
-
-def _short(spec: PluginSpec) -> dict[str, Any]:
-    return {"id": spec.id, "version": spec.version, "hooks": list(spec.hooks), "state": spec.state,
-            "reason": spec.reason}

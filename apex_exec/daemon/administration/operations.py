@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from apex_exec.common.operations import NoArgs, Operation
+from apex_exec.daemon.administration import figures_arguments
 from apex_exec.daemon.administration.role_table import role_needed
 from apex_exec.errors import Code, SupervisorBug, WireError
 from apex_exec.registry.arguments import PluginArgs
@@ -62,6 +63,7 @@ register((
     Operation("breaker.reset", PluginArgs, "Closes a plugin's breaker and forgets its failures and its backoff.",
               "loop"),
     BACKUP,
+    *figures_arguments.OPERATIONS,
 ))
 
 Handler = Callable[[Any, int], Any]

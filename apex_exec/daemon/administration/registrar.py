@@ -1,8 +1,9 @@
 """The registrar: the process beside the loop in which administrative operations touch disk and database.
 
-One thread reads the link, four run operations: a *quick* lane for what reads and writes rows, a *slow* lane for what
+One thread reads the link, five run operations: a *quick* lane for what reads and writes rows, a *slow* lane for what
 scans, copies or has plugin code run in the jail (through the supervisor: ``ask``), one for *billing*, which may read a
-month of the ledger (``market.lasting``), and one for the market's *submissions*, whose tests run for minutes. So
+month of the ledger (``market.lasting``), one for who reads the *ledger* and logs, and one for the market's
+*submissions*, whose tests run for minutes. So
 revoking never waits for an installation, and neither for a submission or a month that is closed.
 Submissions run one at a time, at the lowest priority, in fair order: a submitter whose tests have used more than their
 share of CPU waits longer, and nobody else does. The registrar lives until the link ends; killed at any point it leaves
@@ -30,8 +31,9 @@ from apex_exec.common.operations import NoArgs, Operation
 from apex_exec.config import Settings
 from apex_exec.core.fair import FairQueue
 from apex_exec.core.plugin import PluginSpec
-from apex_exec.daemon.administration import backup
+from apex_exec.daemon.administration import backup, ledger_pages
 from apex_exec.daemon.administration import registrar_messages as messages
+from apex_exec.daemon.administration.erasure import Erasure
 from apex_exec.daemon.administration.ledger_heads import LedgerHeads
 from apex_exec.daemon.administration.operations import BACKUP, BackupArgs
 from apex_exec.daemon.administration.registrar_table import REGISTRARS
@@ -49,6 +51,7 @@ from apex_exec.registry.settled_clock import SettledClock
 from apex_exec.registry.specs import commit, reconcile
 from apex_exec.registry.store import Store
 from apex_exec.registry.trust import approvals
+from apex_exec.storage.operations import KeptByPlugins
 from apex_exec.wire.side_link import BlockingEnd, Handlers
 
 SPECS_A_MESSAGE = 200
@@ -177,8 +180,13 @@ class Registrar:
         self._link = link
         self._settings = settings
         self._heads = LedgerHeads(lambda trouble: self._link.send(messages.LedgerHealth(trouble)))
+        self._kept = KeptByPlugins()
         handlers: dict[str, Handler] = {
-            **HANDLERS, **market.HANDLERS, BACKUP.name: _back_up, "audit.accept": self._heads.accept}
+            **HANDLERS, **market.HANDLERS, **self._kept.handlers, BACKUP.name: _back_up,
+            "audit.accept": self._heads.accept, "audit.erase": Erasure(self._kept).erase,
+            "plugin.remove": self._kept.with_removal(HANDLERS["plugin.remove"]),
+            "audit.events": ledger_pages.events, "audit.verify": ledger_pages.Verification().ask,
+            "plugin.logs": ledger_pages.logs}
         self._operations = {operation.name: (operation, handlers[operation.name]) for operation in REGISTRARS}
         self._context: Context | None = None
         self._store: Store | None = None
@@ -193,7 +201,7 @@ class Registrar:
         """Set once the store has been opened, or could not be: what is asked before waits for it."""
         self._trouble = Refusal("store_unusable", "the registry is being opened; try again")
         self._lanes: dict[str, queue.SimpleQueue[Work]] = {
-            name: queue.SimpleQueue() for name in ("quick", "slow", "billing")}
+            name: queue.SimpleQueue() for name in ("quick", "slow", "billing", "ledger")}
         self._submissions = Submissions()
 
     def run(self) -> None:

@@ -7,8 +7,10 @@ from apex_exec.daemon.administration import ledger_arguments
 from apex_exec.daemon.administration.operations import BACKUP, register
 from apex_exec.market import arguments as market
 from apex_exec.registry import arguments as registry
+from apex_exec.storage import arguments as storage
 
-REGISTRARS: tuple[Operation, ...] = (*registry.OPERATIONS, *market.OPERATIONS, *ledger_arguments.OPERATIONS, BACKUP)
+REGISTRARS: tuple[Operation, ...] = (*registry.OPERATIONS, *market.OPERATIONS, *storage.OPERATIONS,
+                                     *ledger_arguments.OPERATIONS, BACKUP)
 
 
 def register_all() -> None:

@@ -5,21 +5,27 @@ When a hook of such a bundle fails, its reply and the plugin's log wait until th
 author's source. The process gets what a bundle has of maps once, and keeps that of a few bundles. If the process is
 down, or if the map is broken or was so costly that it is left alone for a while, the places stay as the engine said
 them. What the process took is charged to the plugin, whose links are not read meanwhile.
+
+Replies come first: a line of the log waits LINE_WAIT_NS at most, and then goes as the engine said it. A hook may write
+a thousand lines with a stack in each, and the next caller waits for its reply.
 """
 
 from __future__ import annotations
 
 import signal
 import time
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from apex_exec.common.source_map import SourceMaps
+from apex_exec.core.deadline import NEVER_NS
 from apex_exec.core.fair import FairQueue
-from apex_exec.core.limits import MS_NS
+from apex_exec.core.limits import MS_NS, SECOND_NS
 from apex_exec.core.plugin import PluginSpec
+from apex_exec.daemon.duties import Duty
 from apex_exec.daemon.sides.side_process import SideProcess
 from apex_exec.errors import Refusal
 from apex_exec.executor.processes.runtimes import JAVASCRIPT
@@ -39,6 +45,8 @@ BUNDLES_KNOWN = 1024
 TEXTS_KEPT = 256
 """Tracebacks whose answer is remembered, 16 kB each at most (``GROWTH_BYTES_MAX``): a hook that fails, fails in the
 same way again."""
+LINE_WAIT_NS = SECOND_NS
+"""How long a line waits for its places. The process takes less to start."""
 REST = 4
 """How many times as long as a bundle's maps were read they are then left alone: a plugin that fails somewhere else each
 time has the process for a fifth of its time at most."""
@@ -76,6 +84,10 @@ class _Job(msgspec.Struct, gc=False):
     spec: PluginSpec
     text: str
     located: WhenLocated
+    queue: FairQueue[_Job]
+    due_ns: int = NEVER_NS
+    is_over: bool = False
+    """``located`` was called."""
 
 
 def _bounded(kept: dict[Any, Any], count_max: int) -> None:
@@ -94,6 +106,10 @@ class AuthorPlaces:
         self._loop = loop
         self._source = source
         self._queue: FairQueue[_Job] = FairQueue(BURST_NS)
+        self._lines: FairQueue[_Job] = FairQueue(BURST_NS)
+        self._due: deque[_Job] = deque()  # lines that wait, and those that waited; the latest is due last
+        self._open: Counter[str] = Counter()  # plugin → its texts that wait
+        self.duty = Duty("lines that wait for their places", NEVER_NS, self._expire)
         self._out: dict[int, _Job] = {}
         self._next = 1
         self._with_maps: dict[str, bool] = {}
@@ -101,24 +117,49 @@ class AuthorPlaces:
         self._answers: dict[tuple[str, str], str] = {}
 
     def __len__(self) -> int:
-        return self._queue.size + len(self._out)
+        return self._queue.size + self._lines.size + len(self._out)
 
     def submit(self, spec: PluginSpec, text: str, located: WhenLocated, now_ns: int) -> bool:
-        """Has the places of ``text`` found; ``located`` is called once, then or later. False, without a call, if the
-        bundle has no source maps, or the process is down."""
+        """Has the places of a reply's ``text`` found; ``located`` is called once, then or later. False, without a call,
+        if the bundle has no source maps, or the process is down."""
+        return self._submit(_Job(spec, text, located, self._queue), now_ns)
+
+    def submit_line(self, spec: PluginSpec, text: str, located: WhenLocated, now_ns: int) -> bool:
+        """As ``submit``, for a line of the plugin's log."""
+        return self._submit(_Job(spec, text, located, self._lines, now_ns + LINE_WAIT_NS), now_ns)
+
+    def _submit(self, job: _Job, now_ns: int) -> bool:
+        spec, text = job.spec, job.text
         if spec.runtime != JAVASCRIPT.name or not self._has_maps(spec, now_ns):
             return False
         answer = self._answers.get((spec.digest, text))
         if answer is not None:
-            located(answer, 0)
+            job.located(answer, 0)
             return True
         self._loop.wake(self.side)
         if not self.side.up:
             return False
         self._overhead.reading.stop(spec.id, now_ns)
-        self._queue.push(spec.id, _Job(spec, text, located), now_ns)
+        self._open[spec.id] += 1
+        if job.due_ns < NEVER_NS:
+            self._due.append(job)
+            self.duty.due_ns = self._due[0].due_ns
+        job.queue.push(spec.id, job, now_ns)
         self._hand_over(now_ns)
         return True
+
+    def _expire(self, now_ns: int) -> bool:
+        """Lets the lines go that have waited too long."""
+        while self._due and (self._due[0].is_over or self._due[0].due_ns <= now_ns):
+            job = self._due.popleft()
+            self._conclude(job, job.text, 0)
+        self.duty.due_ns = self._due[0].due_ns if self._due else NEVER_NS
+        return False
+
+    def _pop(self, now_ns: int) -> _Job | None:
+        """The next text; a reply's before any line."""
+        found = self._queue.pop(now_ns) or self._lines.pop(now_ns)
+        return found[1] if found is not None else None
 
     def _has_maps(self, spec: PluginSpec, now_ns: int) -> bool:
         found = self._with_maps.get(spec.digest)
@@ -141,8 +182,9 @@ class AuthorPlaces:
             self._overhead.read(spec.id, spent_ns, now_ns)
 
     def _hand_over(self, now_ns: int) -> None:
-        while len(self._out) < IN_FLIGHT_MAX and (found := self._queue.pop(now_ns)) is not None:
-            job = found[1]
+        while len(self._out) < IN_FLIGHT_MAX and (job := self._pop(now_ns)) is not None:
+            if job.is_over:
+                continue
             number, self._next = self._next, self._next + 1
             self._out[number] = job
             digest = job.spec.digest
@@ -158,7 +200,7 @@ class AuthorPlaces:
         job = self._out.get(message.number)
         if job is not None:
             plugin = job.spec.id
-            self._queue.spend(plugin, message.cpu_ns, now_ns)
+            job.queue.spend(plugin, message.cpu_ns, now_ns)
             self._overhead.count(plugin, "places", message.cpu_ns)
             self._overhead.read(plugin, message.cpu_ns, now_ns)
             if message.text != job.text:
@@ -170,8 +212,19 @@ class AuthorPlaces:
     def _end(self, number: int, text: str, cpu_ns: int) -> None:
         job = self._out.pop(number, None)
         if job is not None:
-            self._overhead.reading.go(job.spec.id, time.monotonic_ns())
-            job.located(text, cpu_ns)
+            self._conclude(job, text, cpu_ns)
+
+    def _conclude(self, job: _Job, text: str, cpu_ns: int) -> None:
+        """Calls ``located``, once. The plugin's links are read again when none of its texts waits."""
+        if job.is_over:
+            return
+        job.is_over = True
+        plugin = job.spec.id
+        self._open[plugin] -= 1
+        if not self._open[plugin]:
+            del self._open[plugin]
+            self._overhead.reading.go(plugin, time.monotonic_ns())
+        job.located(text, cpu_ns)
 
     def _down(self) -> None:
         """Its answers will not come: the places stay as they are."""
@@ -179,10 +232,8 @@ class AuthorPlaces:
         now_ns = time.monotonic_ns()
         for number, job in list(self._out.items()):
             self._end(number, job.text, 0)
-        while (found := self._queue.pop(now_ns)) is not None:
-            job = found[1]
-            self._overhead.reading.go(job.spec.id, now_ns)
-            job.located(job.text, 0)
+        while (waiting := self._pop(now_ns)) is not None:
+            self._conclude(waiting, waiting.text, 0)
 
 
 def _used(kept: dict[str, Any], digest: str, value: Any) -> bool:

@@ -21,8 +21,10 @@ ELEMENTS_MAX = 200
 """The most elements of one ARRAY[…]; a list parameter may have more."""
 
 
-@rule("Column", "this table")
+@rule("Column", "this table db")
 def _column(w: Writer, node: Any) -> str:
+    if node.args.get("db") is not None:
+        raise refuse(node_name(node), f"{node_name(node.args['table'])}.{node_name(node.this)}", node)
     name = "*" if type(node.this) is exp.Star and not any(node.this.args.values()) else w.name(node.this)
     table = node.args.get("table")
     return f"{w.source_name(w.identifier(table))}.{name}" if table is not None else name

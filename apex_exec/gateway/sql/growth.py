@@ -369,7 +369,10 @@ class Growth:
             sources[given] = Source({}, Value(value.size, {}, value.digits))
             return plus(*(_read(part) for part in parts), value.size)
         word = self._fold(node.this)
-        found = next((scope[word] for scope in reversed(self._ctes) if word in scope), self._table(word))
+        if node.args.get("db") is not None:
+            found = self._table(f"{self._fold(node.args['db'])}.{word}")
+        else:
+            found = next((scope[word] for scope in reversed(self._ctes) if word in scope), self._table(word))
         if names:
             found = Source({}, largest_of([*found.columns.values(), *([found.rest] if found.rest is not None else [])]))
         sources[self._fold(alias.this) if alias is not None else word] = found

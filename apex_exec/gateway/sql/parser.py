@@ -39,8 +39,7 @@ class Parser:
     """The gateway's end. ``backend``, ``tables`` and ``path`` are the arguments of the ``Compiler`` in the process."""
 
     def __init__(self, backend: str, tables: Mapping[str, Table], path: str = "") -> None:
-        self._settings = _encode([backend, {name: {"owner": table.owner, "columns": table.columns, "write": table.write}
-                                            for name, table in tables.items()}, path])
+        self._settings = _encode([backend, {name: table.setting for name, table in tables.items()}, path])
         self._queue: FairQueue[asyncio.Future[None]] = FairQueue(BURST_NS)
         self._at_work = False
         self._timer: asyncio.TimerHandle | None = None

@@ -35,7 +35,7 @@ def main(fd: int) -> None:
         for body in buffer.feed(data):
             if compiler is None:
                 backend, tables, path = _decode(body)
-                compiler = Compiler(backend, read_tables(tables), path)
+                compiler = Compiler(backend, read_tables(tables, backend), path)
                 continue
             text, named = _decode(body)
             begun_ns = time.thread_time_ns()

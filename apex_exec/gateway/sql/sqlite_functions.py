@@ -14,17 +14,45 @@ from typing import Any
 
 from apex_exec.gateway.sql import sqlite_moments
 
+VALUE_BYTES_MAX = 4 * 1024 * 1024
+"""The longest text or blob that a connection handles. SQLite refuses a longer result of a function only when it is
+made, and meanwhile the gateway's one interpreter makes nothing else: so whatever can grow is measured before."""
+
 
 class Refusals:
     """Remembers why a function refused: SQLite itself reports only that one did."""
 
     def __init__(self) -> None:
-        self.reason = ""
+        self.begin()
+
+    def begin(self) -> None:
+        """Forgets what was remembered. It may quote a row of its caller, and the next statement may be another user's.
+        """
+        self.reason = "a function met a text that is no UTF-8"  # of which sqlite3 tells none of our functions
 
     def refuse(self, reason: str) -> ValueError:
         """The exception for SQLite."""
         self.reason = reason
         return ValueError(reason)
+
+
+def _room(characters: int) -> None:
+    """Raises ValueError if a function would make a text of more than VALUE_BYTES_MAX characters."""
+    if characters > VALUE_BYTES_MAX:
+        raise ValueError(f"a text of more than {VALUE_BYTES_MAX // 1024 // 1024} MiB is not available on SQLite; make "
+                         "shorter ones")
+
+
+def _repeat(text: str, count: int) -> str:
+    _room(len(text) * count)
+    return text * count
+
+
+def _replace(text: str, old: str, new: str) -> str:
+    if not old:
+        return text
+    _room(len(text) + text.count(old) * (len(new) - len(old)))
+    return text.replace(old, new)
 
 
 def _split_part(text: str, separator: str, number: int) -> str:
@@ -59,8 +87,8 @@ def _initcap(text: str) -> str:
     return re.sub(r"[^\W_]+", lambda found: found[0][0].upper() + found[0][1:].lower(), text)
 
 
-_WHOLE = re.compile(r"[-+]?\d{1,18}")
-_REAL = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d{1,3})?")
+_WHOLE = re.compile(r"[-+]?\d{1,18}", re.ASCII)
+_REAL = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d{1,3})?", re.ASCII)
 
 
 def _exact(text: str) -> Any:
@@ -73,10 +101,10 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[type, ...], int]] = {
     "left": (lambda text, n: text[:n], (TEXT, NUMBER), 2),
     "right": (lambda text, n: text[-n:] if n > 0 else text[-n:] if n else "", (TEXT, NUMBER), 2),
     "reverse": (lambda text: text[::-1], (TEXT,), 1),
-    "repeat": (lambda text, n: text * n, (TEXT, NUMBER), 2),
+    "repeat": (_repeat, (TEXT, NUMBER), 2),
     "lpad": (lambda text, n, fill=" ": _pad(text, n, fill, left=True), (TEXT, NUMBER, TEXT), 2),
     "rpad": (lambda text, n, fill=" ": _pad(text, n, fill, left=False), (TEXT, NUMBER, TEXT), 2),
-    "replace": (lambda text, old, new: text.replace(old, new) if old else text, (TEXT, TEXT, TEXT), 3),
+    "replace": (_replace, (TEXT, TEXT, TEXT), 3),
     "split_part": (_split_part, (TEXT, TEXT, NUMBER), 3),
     "strpos": (lambda text, part: text.find(part) + 1, (TEXT, TEXT), 2),
     "starts_with": (lambda text, part: int(text.startswith(part)), (TEXT, TEXT), 2),
@@ -131,17 +159,26 @@ def register(database: sqlite3.Connection) -> Refusals:
                 return function(*given)
             except ValueError as error:
                 raise refusals.refuse(str(error)) from None
+            except OverflowError:  # SQLite would say that a text is too long
+                raise refusals.refuse(f"{name} met a date or a number that is out of range") from None
         return called
+
+    def join(separator: str, given: list[str]) -> str:
+        try:
+            _room(sum(map(len, given)) + len(separator) * len(given))
+        except ValueError as error:
+            raise refusals.refuse(str(error)) from None
+        return separator.join(given)
 
     def concat(*given: Any) -> str:
         for value in given:
             if value is not None and type(value) is not str:
                 raise refusals.refuse("concat and concat_ws take texts on SQLite; CAST(… AS text)")
-        return "".join(value for value in given if value is not None)
+        return join("", [value for value in given if value is not None])
 
     def concat_ws(separator: Any, *given: Any) -> str | None:
         concat(separator, *given)
-        return None if separator is None else separator.join(value for value in given if value is not None)
+        return None if separator is None else join(separator, [value for value in given if value is not None])
 
     def chosen(name: str, choose: Callable[..., Any]) -> Callable[..., Any]:
         def called(*given: Any) -> Any:

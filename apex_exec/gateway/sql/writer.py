@@ -35,6 +35,10 @@ PARAMETERS_MAX = 100
 CONCATENATIONS_MAX = 8
 """The most uses of ||. Each may double a value; one row may grow to 2^8 times a column."""
 SUBQUERIES_MAX = 64
+SOURCES_MAX = 500
+"""The most sources in FROM that a query comes to if each CTE is put in place of its name, as a planner may do: a few
+hundred bytes of CTEs that read each other twice come to millions, and neither database looks at the clock while it
+plans. A dashboard comes to some 30."""
 PATTERN_CHARACTERS_MAX = 1000
 """The most characters of all LIKE patterns in a query. One comparison may cost the text's length times the pattern's,
 and neither database checks the clock or a cancellation before it is done."""
@@ -185,6 +189,10 @@ class Writer:
         """The columns of recursive CTEs, by the names that we have made for them."""
         self._made = 0
         self._subqueries = 0
+        self._weighed = 0
+        """The number of sources so far, each CTE put in place of its name."""
+        self._weights: dict[str, int] = {}
+        """The number of sources in each CTE, by the name that we have made for it."""
         self._concatenations = 0
         self._in_pattern = False
         self._joined = 0
@@ -203,6 +211,8 @@ class Writer:
         """The numbers of the parameters that are formats of ``to_char`` and the like."""
         self.used: dict[str, None] = {}
         self.extra_values: list[Any] = []
+        self._callers: dict[str, str] = {}
+        """The parameters with the caller's id, by table."""
         numbers = {self.number(node) for node in tree.find_all(exp.Parameter)}
         self.parameters = max(numbers, default=0)
         if numbers != set(range(1, self.parameters + 1)):
@@ -302,6 +312,13 @@ class Writer:
         return ApiFailure("sql_not_on_sqlite", f"{what} is not available on SQLite{position(node)}: it would not give "
                                                "PostgreSQL's answer; apex_exec/gateway/sql/README.md lists what is")
 
+    def _weigh(self, sources: int, node: Any) -> None:
+        """Counts what a source in FROM comes to."""
+        self._weighed += sources
+        if self._weighed > SOURCES_MAX:
+            raise refuse(f"a query that comes to more than {SOURCES_MAX} tables, each WITH put in place of its name,",
+                         "fewer references to a WITH", node)
+
     def sorted(self, node: Any) -> None:
         """Counts one more sort."""
         self._sorts += 1
@@ -355,10 +372,13 @@ class Writer:
             self.only(cte, "this", "alias", "materialized")
             word, made = self.identifier(alias.this), self.made()
             columns = ", ".join(self.name(column) for column in alias.args.get("columns") or [])
+            weighed = self._weighed
             if recursive and _reads(cte.this, alias.this.name.lower()):
                 bodies.append(self._recursion(cte, word, made))
+                self._weights[made] = self._weighed - weighed
                 continue
             body = self.query(cte.this)  # before its name becomes visible: it cannot refer to itself
+            self._weights[made] = self._weighed - weighed
             how = {None: "", True: "MATERIALIZED ", False: "NOT MATERIALIZED "}[cte.args.get("materialized")]
             bodies.append(f"{self.quoted(made)}{f'({columns})' if columns else ''} AS {how}({body})")
             self._scopes.append({word: made})
@@ -585,6 +605,7 @@ class Writer:
 
     def _source(self, node: Any) -> str:
         """A source in FROM or JOIN: a table, a CTE, a bracketed query, VALUES or a function."""
+        self._weigh(1, node)
         alias = node.args.get("alias")
         given, columns = None, []
         if alias is not None:
@@ -620,17 +641,17 @@ class Writer:
             return self._rows(inner, given, columns, ordinality)
         if type(node) is not exp.Table or lateral:
             raise refuse(f"{node_name(node)} as a table", "a table, a query in brackets, or VALUES", node)
-        if node.args.get("db") is not None or node.args.get("catalog") is not None:
-            schema = node.args.get("db")
-            raise refuse(f"the schema {node_name(schema)} before a table", f"{node.name[:60]} without it", node)
-        self.only(node, "this", "alias")
+        self.only(node, "this", "alias", "db")
         word = self.identifier(node.this)
+        if node.args.get("db") is not None:
+            return f"({self._owned(self._in_schema(node, word), dots=1)}) AS {self._aliased(given or word, columns)}"
         for recursion in reversed(self._recursive):
             if recursion.word == word and not any(word in scope for scope in self._scopes[recursion.depth :]):
                 return self._recursed(recursion, self._aliased(given or word, columns))
         for scope in reversed(self._scopes):
             if word in scope:
                 self._joined += 1
+                self._weigh(self._weights.get(scope[word], 0), node)
                 name = self.quoted(scope[word])
                 if scope[word] in self._columns_of:  # without the number of the step
                     seen = ", ".join(self.quoted(COLUMN_PREFIX + one) for one in self._columns_of[scope[word]])
@@ -705,19 +726,37 @@ class Writer:
                  f"{STEP_BYTES_MAX // 1024} KiB; end it with a condition: ' || {step} AS BOOLEAN) ELSE TRUE END")
         return f"(SELECT {', '.join(columns)}, {step} FROM {made} WHERE {guard} OFFSET 0) AS {alias}"
 
-    def _owned(self, word: str) -> str:
-        """The caller's rows of a table, with the operator's columns."""
-        table = self._tables.get(word)
+    def _in_schema(self, node: Any, word: str) -> str:
+        """The name of the table ``word`` with the schema that stands before it. Raises ApiFailure."""
+        name = f"{self.identifier(node.args['db'])}.{word}"
+        if name not in self._tables and word in self._tables and word in self._named:
+            raise refuse(f"the schema {node_name(node.args['db'])} before a table", f"{word[:60]} without it", node)
+        return name
+
+    def _caller(self, word: str) -> str:
+        """The parameter with the caller's id for the table ``word``. Each table has one of its own: PostgreSQL gives a
+        parameter one type, and one table may keep the id as a uuid, another as a text."""
+        if word not in self._callers:
+            self.extra_values.append(OWNER)
+            self._callers[word] = f"${self.parameters + len(self.extra_values)}"
+        return self._callers[word]
+
+    def _owned(self, word: str, dots: int = 0) -> str:
+        """The caller's rows of a table, with the operator's columns.
+
+        ``dots``: how many ``word`` must have. In quotes, a name without a schema could have one, too."""
+        table = self._tables.get(word) if word.count(".") == dots else None
         if table is None or word not in self._named:
             known = sorted(name for name in self._named if name in self._tables)
             raise ApiFailure("table_not_allowed", f"the table {word!r} is not visible to this plugin; visible: "
                                                   f"{', '.join(known) or 'none (manifest: data.tables)'}")
         self.used[word] = None
-        name = self.quoted(table.name)
+        name = table.placed(self.quoted)
         columns = ", ".join(f"{name}.{self.quoted(column)} AS {self.quoted(COLUMN_PREFIX + column)}"
                             for column in table.columns)
         fence = "LIMIT -1 OFFSET 0" if self.lite else "OFFSET 0"
-        return f"SELECT {columns} FROM {name} WHERE {name}.{self.quoted(table.owner)} = {self.extra(OWNER)} {fence}"
+        condition = table.condition(lambda: self._caller(word), self.quoted)
+        return f"SELECT {columns} FROM {name} WHERE {condition} {fence}"
 
     def _join(self, node: Any) -> str:
         if type(node) is not exp.Join:
@@ -822,13 +861,13 @@ def _is_truth(item: Any) -> bool:
 
 def _reads(query: Any, word: str) -> bool:
     """Whether a table of that name stands in the query."""
-    return any(table.name.lower() == word for table in query.find_all(exp.Table))
+    return any(table.name.lower() == word and not table.args.get("db") for table in query.find_all(exp.Table))
 
 
 def _is_cte(table: Any) -> bool:
     """Whether the name may be a CTE's: an enclosing query has one of that name, in upper or lower case."""
     word, around = str(table.name).lower(), table
-    while around is not None:
+    while around is not None and not table.args.get("db"):
         with_ = around.args.get("with_")
         if with_ is not None and any(cte.alias.lower() == word for cte in with_.expressions):
             return True

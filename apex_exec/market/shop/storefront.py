@@ -193,6 +193,11 @@ class Shop:
         except LedgerError as error:
             raise Refusal("ledger_unreadable", str(error), hint="apex-exec audit verify") from None
 
+    def forget_usage(self) -> None:
+        """Has every month read anew: a user's events have another name now."""
+        with self._metering:
+            self._metered.clear()
+
     def check_ledger(self, progress: Progress | None = None) -> None:
         """Raises Refusal("ledger_damaged") if the ledger was changed after it was written: nothing is billed from it.
 

@@ -134,6 +134,17 @@ export interface Api {
   fetch(url: string | { toString(): string }, init?: { method?: string; headers?: Record<string, string>; body?: unknown; timeoutMs?: number; retry?: boolean; readAs?: "auto" | "text" | "bytes" }): Promise<Fetched>;
   /** A host method (admin permissions). */
   call(method: string, params?: Record<string, unknown>): Promise<Value>;
+  /** The methods of `storage`. */
+  readonly storage: {
+    /** What the plugin keeps under `key`, or null (`data:read`). */
+    get<Kept = Value>(key: string, options?: { common?: boolean }): Promise<Kept | null>;
+    /** Keeps `value` under `key`, in place of what stood there (`data:write`). */
+    set(key: string, value: unknown, options?: { common?: boolean }): Promise<null>;
+    /** Forgets what stands under `key`; whether anything did (`data:write`). */
+    delete(key: string, options?: { common?: boolean }): Promise<boolean>;
+    /** The keys that begin with `prefix`, with size and time, in order (`data:read`). */
+    list(options?: { prefix?: string; after?: string; limit?: number; common?: boolean }): Promise<{ key: string; bytes: number; updatedAt: Date }[]>;
+  };
 }
 // </api>
 

@@ -13,6 +13,10 @@ const METHODS = [
   "renderWidget",
   "emit",
   "fetch",
+  "storage.get",
+  "storage.set",
+  "storage.delete",
+  "storage.list",
   "call"
 ];
 const PERMISSIONS = {
@@ -23,7 +27,11 @@ const PERMISSIONS = {
   "delete": "data:write",
   "renderWidget": "ui:render",
   "emit": "events:emit",
-  "fetch": "network:fetch"
+  "fetch": "network:fetch",
+  "storage.get": "data:read",
+  "storage.set": "data:write",
+  "storage.delete": "data:write",
+  "storage.list": "data:read"
 };
 const PREFIXES = {
   "admin.users.": "admin:users",
@@ -34,6 +42,12 @@ const FILLS_USER = [
   "onDashboardLoad",
   "onAuthSuccess"
 ];
+const PARAMS = {
+  "storage.get": (key, { common = false } = {}) => ({ key, common }),
+  "storage.set": (key, value, { common = false } = {}) => ({ key, value, common }),
+  "storage.delete": (key, { common = false } = {}) => ({ key, common }),
+  "storage.list": ({ prefix = '', after = '', limit = 200, common = false } = {}) => ({ prefix, after, limit, common }),
+};
 // </permissions>
 
 const WRITES = ["insert", "upsert", "update", "delete"];
@@ -54,6 +68,13 @@ class DeadlineExceeded extends ApiError {}
 class InvalidOutput extends ApiError {}
 const errors = Object.freeze({ ApiError, PermissionDenied, RateLimited, DeadlineExceeded, InvalidOutput });
 
+/** The order of two texts by their code points, which is that of their bytes. */
+const inBytes = (one, other) => {
+  const ours = [...one], theirs = [...other];
+  for (let i = 0; i < ours.length && i < theirs.length; i++)
+    if (ours[i] !== theirs[i]) return ours[i].codePointAt(0) - theirs[i].codePointAt(0);
+  return ours.length - theirs.length;
+};
 const define = (object, name, value) =>
   Object.defineProperty(object, name, { value, enumerable: true, writable: true, configurable: true });
 
@@ -73,6 +94,7 @@ export class FakePlatform {
   constructor(plugin, answers = {}) {
     this.plugin = plugin;
     this.answers = answers;
+    this.storage = new Map(); // what `api.storage` keeps: "<user>/<key>" to its value; of what is common the user is ""
   }
 
   /** Runs a hook as a worker does; what the hook throws is thrown. */
@@ -82,7 +104,7 @@ export class FakePlatform {
     const given = structuredClone(params);
     if (FILLS_USER.includes(hook)) given.userId ??= userId;
     const ends = performance.now() + timeoutMs;
-    const api = this.#api();
+    const api = this.#api(userId);
     const context = {};
     for (const [name, value] of Object.entries(given)) define(context, name, value);
     const log = {};
@@ -103,9 +125,14 @@ export class FakePlatform {
     }
   }
 
-  #api() {
+  #api(userId) {
     const api = {};
-    for (const method of METHODS) api[method] = async (...given) => this.#asked(method, structuredClone(given));
+    for (const method of METHODS) {
+      const [part, name] = method.split(".");
+      const call = async (...given) => this.#asked(method, structuredClone(given), userId);
+      if (name === undefined) api[method] = call;
+      else (api[part] ??= {})[name] = call;
+    }
     return Object.freeze(api);
   }
 
@@ -119,7 +146,19 @@ export class FakePlatform {
     return { rowCount: rows.length, ...(isSingle && brings ? { row: shown[0] } : { rows: shown }) };
   }
 
-  async #asked(method, given) {
+  #keep(method, { key, value, common, prefix, after, limit }, userId) {
+    const owner = `${common ? "" : userId}/`;
+    if (method === "storage.set") return this.storage.set(owner + key, value), null;
+    if (method === "storage.delete") return this.storage.delete(owner + key);
+    if (method === "storage.get") return structuredClone(this.storage.get(owner + key) ?? null);
+    const keys = [...this.storage.keys()].filter((one) => one.startsWith(owner)).map((one) => one.slice(owner.length));
+    const found = keys.filter((one) => one.startsWith(prefix) && inBytes(one, after) > 0).sort(inBytes);
+    return found.slice(0, limit).map((one) => ({
+      key: one, bytes: JSON.stringify(this.storage.get(owner + one)).length, updatedAt: new Date(0),
+    }));
+  }
+
+  async #asked(method, given, userId) {
     this.calls.push([method, ...given]);
     const ofHost = Object.entries(PREFIXES).find(([start]) => String(given[0]).startsWith(start))?.[1];
     const needed = PERMISSIONS[method] ?? ofHost;
@@ -133,6 +172,7 @@ export class FakePlatform {
       const value = structuredClone(typeof answer === "function" ? await answer(...given) : answer);
       return method === "fetch" && typeof value === "object" && value !== null ? readable(value) : value;
     }
+    if (PARAMS[method]) return this.#keep(method, PARAMS[method](...given), userId);
     if (method === "query") return [];
     if (WRITES.includes(method)) return this.#written(method, given);
     const unknown = { fetch: "host_not_allowed", call: "not_provided" }[method];

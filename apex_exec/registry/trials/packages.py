@@ -31,6 +31,7 @@ Ranges = list[tuple[int, int]]
 _PACKAGE = re.compile(r"(?:^|/)node_modules/((?:@[^/]+/)?[^/]+)(?=/)")
 CODE_SUFFIXES = (".js", ".mjs", ".cjs", ".jsx", ".ts", ".mts", ".cts", ".tsx", ".css")
 """Files that a bundler reads as code, and in which it follows the comment that names a map."""
+_HIGH_HALVES = frozenset({b"\xd8", b"\xd9", b"\xda", b"\xdb"})
 NAMES_MAX = 100
 """Packages that are named in a report; the others are only counted."""
 
@@ -104,15 +105,21 @@ def package_ranges(body: bytes, data: bytes) -> tuple[Ranges, set[str]]:
         starts.append(starts[-1] + len(line) + 1)
     ranges: Ranges = []
     packages: set[str] = set()
-    begun = -1
+    names: dict[str, str] = {}  # source → package: a map names the same sources again and again
+    begun = number = -1
+    here = Line(b"")
     for origin in origins(data):
         if origin.line >= len(lines):
             break
-        name = package_of(origin.source)
+        name = names.get(origin.source)
+        if name is None:
+            name = names[origin.source] = package_of(origin.source)
         if bool(name) == (begun >= 0):
             packages |= {name} if name else set()
             continue
-        at = starts[origin.line] + _bytes_before(lines[origin.line], origin.column)
+        if origin.line != number:
+            number, here = origin.line, Line(lines[origin.line])
+        at = starts[number] + here.bytes_before(origin.column)
         if name:
             packages.add(name)
             begun = at
@@ -124,9 +131,24 @@ def package_ranges(body: bytes, data: bytes) -> tuple[Ranges, set[str]]:
     return ranges, packages
 
 
-def _bytes_before(line: bytes, column: int) -> int:
-    """The byte of ``line`` at which its UTF-16 unit ``column`` begins."""
-    if line.isascii():
-        return min(column, len(line))
-    text = line.decode("utf-8", "replace").encode("utf-16-le")[: 2 * column]
-    return min(len(text.decode("utf-16-le", "replace").encode()), len(line))
+class Line:
+    """One line, in which places are asked for from the left to the right: a bundle is often one line of a megabyte."""
+
+    def __init__(self, line: bytes) -> None:
+        self._size = len(line)
+        self._units = b"" if line.isascii() else line.decode("utf-8", "replace").encode("utf-16-le")
+        self._column = self._at = 0
+
+    def bytes_before(self, column: int) -> int:
+        """The byte at which the UTF-16 unit ``column`` begins. A column before the one that was asked for last, and
+        one beyond the end, are taken for these."""
+        column = max(column, self._column)
+        if not self._units:
+            self._column = column
+            return min(column, self._size)
+        if self._units[2 * column - 1 : 2 * column] in _HIGH_HALVES:  # the middle of a pair: its beginning
+            column -= 1
+        if column > self._column:
+            self._at += len(self._units[2 * self._column : 2 * column].decode("utf-16-le", "replace").encode())
+            self._column = column
+        return min(self._at, self._size)

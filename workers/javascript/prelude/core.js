@@ -441,7 +441,6 @@
   Error.prepareStackTrace = undefined;
 
   // ------------------------------------------------------------------ the platform's API
-  const CARRIED = { __proto__: null, renderWidget: true, emit: true, call: true };
   let running = null; // the call that runs; null between calls
   let asked = null, lastAsked = null; // API calls that the worker has not taken yet
   let waiting = new MapHere(), unanswered = 0;
@@ -494,33 +493,38 @@
     return reply;
   }
   const isObject = (value) => value !== null && typeof value === "object";
+  const isOnly = (value, key) => isObject(value) && !isArray(value) && hasOwn(value, key) && keys(value).length === 1;
+  const asText = StringHere;
+  // The API as the daemon's catalogue has it, written by `python -m apex_exec.catalogue`.
+  // <api>
+  const CARRIED = { __proto__: null, renderWidget: true, emit: true, "storage.set": true, call: true };
+  class Storage {
+    #owner;
+    constructor(owner) { this.#owner = owner }
+    #ask(method, params) { return ask(this.#owner ?? running, method, params) }
+    get(key, { common = false } = {}) { return this.#ask("storage.get", ({ key, common })) }
+    set(key, value, { common = false } = {}) { return this.#ask("storage.set", ({ key, value, common })) }
+    delete(key, { common = false } = {}) { return this.#ask("storage.delete", ({ key, common })) }
+    list({ prefix = '', after = '', limit = 200, common = false } = {}) { return this.#ask("storage.list", ({ prefix, after, limit, common })) }
+  }
+  freeze(Storage.prototype);
   class Api {
     #owner;
     constructor(owner) { this.#owner = owner }
     #ask(method, params) { return ask(this.#owner ?? running, method, params) }
-    query(sql, params = []) { return this.#ask("query", { sql, params }) }
-    insert(table, values, { returning } = {}) { return this.#ask("insert", { table, values, returning }) }
-    upsert(table, values, { on, update, returning } = {}) {
-      return this.#ask("upsert", { table, values, on, update, returning });
-    }
-    update(table, values, where, { returning } = {}) { return this.#ask("update", { table, values, where, returning }) }
-    delete(table, where, { returning } = {}) { return this.#ask("delete", { table, where, returning }) }
-    // renderWidget({ component, props }), and renderWidget(component, props) as in Python
-    renderWidget(widget, props) {
-      const named = isObject(widget);
-      return this.#ask("renderWidget", { component: named ? widget.component : widget, props: (named ? widget.props : props) ?? {} });
-    }
-    // emit(event, { payload }): an object with this one key names the payload; anything else is the payload
-    emit(event, payload = null) {
-      if (isObject(payload) && !isArray(payload) && hasOwn(payload, "payload") && keys(payload).length === 1) payload = payload.payload ?? null;
-      return this.#ask("emit", { event, payload });
-    }
-    fetch(url, { method = "GET", headers = {}, body = null, timeoutMs: timeout_ms, retry, readAs: read_as } = {}) {
-      return this.#ask("fetch", { url: StringHere(url), method, headers, body, timeout_ms, retry, read_as });
-    }
-    call(method, params = {}) { return this.#ask("call", { method, params }) }
+    query(sql, params = []) { return this.#ask("query", ({ sql, params })) }
+    insert(table, values, { returning } = {}) { return this.#ask("insert", ({ table, values, returning })) }
+    upsert(table, values, { on, update, returning } = {}) { return this.#ask("upsert", ({ table, values, on, update, returning })) }
+    update(table, values, where, { returning } = {}) { return this.#ask("update", ({ table, values, where, returning })) }
+    delete(table, where, { returning } = {}) { return this.#ask("delete", ({ table, where, returning })) }
+    renderWidget(widget, props) { return this.#ask("renderWidget", isObject(widget) ? { component: widget.component, props: widget.props ?? {} } : { component: widget, props: props ?? {} }) }
+    emit(event, message = null) { return this.#ask("emit", ({ event, payload: isOnly(message, 'payload') ? message.payload ?? null : message })) }
+    fetch(url, { method = 'GET', headers = {}, body = null, timeoutMs, retry, readAs } = {}) { return this.#ask("fetch", ({ url: asText(url), method, headers, body, timeout_ms: timeoutMs, retry, read_as: readAs })) }
+    call(method, params = {}) { return this.#ask("call", ({ method, params })) }
+    get storage() { return new Storage(this.#owner) }
   }
   freeze(Api.prototype);
+  // </api>
   const plugin = {
     api: freeze(new Api(null)), errors: freeze({ ApiError, PermissionDenied, RateLimited, DeadlineExceeded, InvalidOutput }),
   };

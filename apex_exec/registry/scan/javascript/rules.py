@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from tree_sitter import Node
 
-from apex_exec.catalogue.methods import ALL
+from apex_exec.catalogue.methods import ALL, PARTS
 from apex_exec.registry.scan.api_use import WIDGET_FIELDS, ApiUse
 from apex_exec.registry.scan.findings import Finding, finding
 from apex_exec.registry.scan.javascript.syntax import NODES_MAX, Tree, arguments_of, unescaped
@@ -66,7 +66,7 @@ _ASKING = frozenset({"member_expression", "unary_expression", "binary_expression
                      "export_specifier"})
 """Where a name of a runner stands that does not keep it for later."""
 FRAMES = frozenset({"prepareStackTrace", "callee", "caller"})
-_MEMBERS = {name.encode() for name in (*API_PERMISSIONS, "call", "api", "env", "constructor", *FRAMES)}
+_MEMBERS = {name.encode() for name in (*API_PERMISSIONS, *PARTS, "call", "api", "env", "constructor", *FRAMES)}
 _IDENTIFIERS = {name.encode() for name in (*ABSENT, *RUNNERS, "api", "fetch")}
 _SIZED = frozenset({"repeat", "padStart", "padEnd", "alloc"})
 _SIZED_MAKERS = re.compile(r"(Shared)?Array(Buffer)?|(Ui|I)nt(8|16|32)(Clamped)?Array|(Big(Ui|I)nt64|Float\d\d)Array")
@@ -293,6 +293,13 @@ class FileScan:
 
     def _api_use(self, node: Node, method: str) -> None:
         line = node.start_point[0] + 1
+        if method in PARTS:
+            parent = node.parent
+            if parent is None or parent.type != "member_expression" or node != parent.child_by_field_name("object"):
+                self._api.opaque = True  # a part of the API is renamed or passed on
+                return
+            field = parent.child_by_field_name("property")
+            method = f"{method}.{self._tree.name(field) if field is not None else ''}"
         if permission := API_PERMISSIONS.get(method):
             self._api.needs(permission, self.path, line, method)
         elif method == "call":

@@ -8,7 +8,7 @@ import builtins
 import re
 from collections.abc import Iterator
 
-from apex_exec.catalogue.methods import ALL
+from apex_exec.catalogue.methods import ALL, PARTS
 from apex_exec.registry.scan.api_use import ApiUse
 from apex_exec.registry.scan.findings import RULES, STEERS, Finding, finding
 from apex_exec.registry.scan.literals import in_literal
@@ -85,10 +85,12 @@ class FileScan:
         self._docstrings = _docstring_lines(tree)
         self._script_lines = _script_lines(tree)
         self._nested = 0
+        taken = [(target.id, node.value) for node in ast.walk(tree) if isinstance(node, ast.Assign)
+                 and isinstance(node.value, ast.Attribute) and (node.value.attr == "api" or node.value.attr in PARTS)
+                 for target in node.targets if isinstance(target, ast.Name)]
         self._api_names = {name for name in ("api",) if not self._names.values(name)} | {
-            target.id for node in ast.walk(tree) if isinstance(node, ast.Assign)
-            and isinstance(node.value, ast.Attribute) and node.value.attr == "api"
-            for target in node.targets if isinstance(target, ast.Name)}
+            name for name, value in taken if value.attr == "api"}
+        self._parts = {name: value.attr for name, value in taken if value.attr in PARTS and self._is_api(value.value)}
 
     def run(self) -> Iterator[Finding]:
         """Every finding of this file."""
@@ -362,16 +364,24 @@ class FileScan:
         return (isinstance(node, ast.Attribute) and node.attr == "api") or (
             isinstance(node, ast.Name) and node.id in self._api_names)
 
+    def _part(self, node: ast.AST) -> str:
+        """The part of the API that ``node`` is, such as ``storage``; "" if it is none."""
+        if isinstance(node, ast.Name):
+            return self._parts.get(node.id, "")
+        return node.attr if isinstance(node, ast.Attribute) and node.attr in PARTS and self._is_api(node.value) else ""
+
     def _api_call(self, node: ast.Call) -> None:
         function = node.func
         method = ""
         if isinstance(function, ast.Attribute) and self._is_api(function.value):
             method = function.attr
+        elif isinstance(function, ast.Attribute) and (part := self._part(function.value)):
+            method = f"{part}.{function.attr}"
         elif isinstance(function, ast.Call) and self._names.resolve(function.func) == "getattr" \
                 and len(function.args) > 1 and self._is_api(function.args[0]):
             method = self._names.text(function.args[1])
             self._api.opaque = self._api.opaque or not method
-        elif any(self._is_api(item) for item in _arguments(node)):
+        elif any(self._is_api(item) or self._part(item) for item in _arguments(node)):
             self._api.opaque = True  # it is passed to a function, whose calls we do not follow
         if permission := API_PERMISSIONS.get(method):
             self._api.needs(permission, self.path, node.lineno, method)

@@ -1,0 +1,56 @@
+"""What a person may have done with a plugin, one row an act. The daemon carries it out, decides and records it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+REASON_CHARS_MAX = 500
+
+
+class Wrong(Exception):
+    """A form that cannot be sent on. ``str()`` says what to change."""
+
+
+class Act(NamedTuple):
+    """``operation`` with the arguments that ``args`` makes of the form; ``done`` says what has happened."""
+
+    operation: str
+    args: Callable[[str, Mapping[str, str]], dict[str, Any]]
+    done: Callable[[str, dict[str, Any]], str]
+
+
+def _plain(plugin: str, _: Mapping[str, str]) -> dict[str, Any]:
+    return {"id": plugin}
+
+
+def _for_user(plugin: str, form: Mapping[str, str]) -> dict[str, Any]:
+    user = form.get("user", "").strip()
+    return {"id": plugin, "user": user} if user else {"id": plugin}
+
+
+def _with_reason(plugin: str, form: Mapping[str, str]) -> dict[str, Any]:
+    reason = form.get("reason", "").strip()
+    if not reason:
+        raise Wrong("Say why: the reason is recorded, and hosts see it with every refused call.")
+    if len(reason) > REASON_CHARS_MAX:
+        raise Wrong(f"A reason has at most {REASON_CHARS_MAX} characters.")
+    return {"id": plugin, "reason": reason}
+
+
+def _whom(args: dict[str, Any]) -> str:
+    return f" for user {args['user']}" if "user" in args else " for everybody"
+
+
+ACTS = {
+    "enable": Act("plugin.enable", _for_user, lambda id_, args: f"{id_} is enabled{_whom(args)}."),
+    "disable": Act("plugin.disable", _for_user, lambda id_, args: f"{id_} is disabled{_whom(args)}."),
+    "quarantine": Act("plugin.quarantine", _with_reason,
+                      lambda id_, args: f"{id_} is stopped: {args['reason']}"),
+    "release": Act("plugin.release", _plain,
+                   lambda id_, _: f"{id_} is released. It is disabled: enable it to serve it again."),
+    "restart": Act("plugin.restart", _plain,
+                   lambda id_, _: f"{id_} gets another worker; the old one answers what it has."),
+    "reset": Act("breaker.reset", _plain, lambda id_, _: f"The breaker of {id_} is closed."),
+}
+"""By the last word of the form's address."""

@@ -1,0 +1,89 @@
+"""Runs the console: listens, serves until it is asked to end, and says where it is."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from urllib.parse import urlencode
+
+from aiohttp import web
+
+from apex_exec.common.own_folder import own_folder, take_lock
+from apex_exec.config import Settings
+from apex_exec.console.control import NAME, Control
+from apex_exec.console.daemon_link import DaemonLink
+from apex_exec.console.guard import Guard
+from apex_exec.console.pages import Pages
+from apex_exec.console.place import folder_of, place_of
+from apex_exec.console.sessions import Links, Person, Sessions
+from apex_exec.console.web import Web
+from apex_exec.errors import ConfigError
+
+END_SECONDS = 2.0
+"""How long requests that are under way may take to end."""
+Ready = Callable[[str, str], None]
+"""``ready(origin, link)``: it listens; ``link`` signs the first person in, "" if nobody is to be."""
+
+
+def run(settings: Settings, endpoint: str, first: Person | None, ready: Ready) -> int:
+    """Serves until SIGTERM or SIGINT; returns 0. Blocks. Raises ConfigError before it listens."""
+    return asyncio.run(_serve(settings, endpoint, first, ready))
+
+
+async def _serve(settings: Settings, endpoint: str, first: Person | None, ready: Ready) -> int:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    for name in ("aiohttp", "asyncio"):  # a request that is not HTTP is its sender's fault, and not worth a traceback
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    place = place_of(settings)
+    folder = folder_of(settings)
+    own_folder(folder, "console.runtime_dir", "the console")
+    lock = take_lock(folder / "lock", "console.runtime_dir", "a console")
+    listening = _listen(place.host, place.port)
+    place = place.at(listening.getsockname()[1])
+    links, sessions = Links(), Sessions(settings.console.session_hours * 3600)
+    daemon = DaemonLink(endpoint)
+    web_ = Web(Guard(place), daemon, links, sessions, time.monotonic)
+    app = web_.application()
+    Pages(web_).add_to(app)
+
+    def address(secret: str) -> str:
+        return f"{place.origin()}/login?{urlencode({'token': secret})}"
+
+    control = await Control(links, sessions, address, time.monotonic).listen(folder)
+    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=END_SECONDS)
+    await runner.setup()
+    await web.SockSite(runner, listening, ssl_context=place.tls).start()
+    ended = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    ready(place.origin(), address(links.make(first, time.monotonic())) if first is not None else "")
+    try:
+        await ended.wait()
+    finally:
+        control.close()
+        await runner.cleanup()
+        daemon.close()
+        with contextlib.suppress(OSError):
+            (folder / NAME).unlink()
+        os.close(lock)
+    return 0
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, *_, at = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        made = socket.socket(family, socket.SOCK_STREAM)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind(at)
+        made.listen(128)
+        made.setblocking(False)
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(f"console.address: {host}:{port}: {getattr(error, 'strerror', None) or error}; choose another"
+                          ) from None
+    return made

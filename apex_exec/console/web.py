@@ -1,0 +1,195 @@
+"""The web application: which address shows what, who is signed in, and what a page says if something is wrong."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from aiohttp import web
+
+from apex_exec import __version__
+from apex_exec.console.daemon_link import Away, DaemonLink, Refused
+from apex_exec.console.guard import FORM_BYTES_MAX, Guard, Handler, Stop, add_headers, has_token
+from apex_exec.console.rendering import environment
+from apex_exec.console.sessions import Links, Note, Person, Session, Sessions, Tries
+
+STATIC = Path(__file__).parent / "static"
+FILES = {"console.css": "text/css", "console.js": "text/javascript", "icon.svg": "image/svg+xml"}
+FRAGMENT = "X-Fragment"
+"""The header by which our script asks for a part of a page again."""
+log = logging.getLogger("apex_exec.console")
+
+
+class Web:
+    """The application and what its handlers share. ``clock()`` is monotonic, in seconds."""
+
+    def __init__(self, guard: Guard, daemon: DaemonLink, links: Links, sessions: Sessions,
+                 clock: Callable[[], float]) -> None:
+        self.guard = guard
+        self.daemon = daemon
+        self.links = links
+        self.sessions = sessions
+        self.clock = clock
+        self._tries = Tries()
+        self._templates = environment()
+        self._files = {name: (STATIC / name).read_bytes() for name in FILES}
+        prefix = "__Host-" if guard.place.is_secure else ""  # such a cookie has to be Secure
+        self._cookie = f"{prefix}apex-console-{guard.place.port}"
+        """With the port, since browsers send the cookies of a host to all of its ports."""
+
+    def application(self) -> web.Application:
+        """Every address but those of the pages, which ``pages.Pages`` adds."""
+        app = web.Application(middlewares=[self._walls], client_max_size=FORM_BYTES_MAX)
+        app.on_response_prepare.append(add_headers)
+        app.router.add_get("/login", self._login_page)
+        app.router.add_post("/login", self._login)
+        app.router.add_post("/logout", self._logout)
+        app.router.add_get("/static/{name}", self._static)
+        return app
+
+    @web.middleware
+    async def _walls(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            self.guard.check(request)
+            return await handler(request)
+        except Stop as stop:
+            return self.page(request, "problem.html", stop.status, stop.headers, problem=str(stop), hint="")
+        except Away as away:
+            return self.page(request, "away.html", 503, {"Retry-After": "2"}, why=str(away))
+        except Refused as refused:
+            return self.page(request, "problem.html", _status(refused), problem=str(refused), hint=_hint(refused))
+        except web.HTTPRedirection:
+            raise
+        except web.HTTPException as error:
+            words = {404: "There is no such page.", 405: "This page cannot be asked for that way.",
+                     413: f"A form has at most {FORM_BYTES_MAX // 1024} KiB."}
+            return self.page(request, "problem.html", error.status, hint="",
+                             problem=words.get(error.status, "This request cannot be served."))
+        except Exception:
+            log.exception("a page failed")
+            return self.page(request, "problem.html", 500, hint="The console's own log says how.",
+                             problem="The console failed at this page.")
+
+    # ------------------------------------------------------------------ who asks
+    def session(self, request: web.Request) -> Session | None:
+        """The session of a request, None if there is none. A wrong cookie counts as a try."""
+        id_ = request.cookies.get(self._cookie, "")
+        if not id_:
+            return None
+        return self.sessions.find(id_, self.clock())
+
+    def person(self, request: web.Request) -> Session:
+        """The session of a request; without one the login page is shown. Raises Stop, HTTPSeeOther."""
+        session = self.session(request)
+        if session is not None:
+            return session
+        if request.cookies.get(self._cookie):
+            self.count_wrong(request)
+        if request.method == "POST" or FRAGMENT in request.headers:
+            raise Stop(401, "You are not signed in any more; open a new link.")
+        leave = web.HTTPSeeOther("/login")
+        self._take_away(leave)  # so that a browser does not send it again, and be counted again
+        raise leave
+
+    async def form(self, request: web.Request) -> tuple[Session, dict[str, str]]:
+        """The session and the form of a request that changes something. Raises Stop."""
+        session = self.person(request)
+        given = {key: value for key, value in (await request.post()).items() if isinstance(value, str)}
+        if not has_token(session, given.get("csrf", "")):
+            raise Stop(403, "This form is not from your present session, so nothing was done; open the page again.")
+        return session, given
+
+    def count_wrong(self, request: web.Request) -> None:
+        """Counts a wrong link or a forged cookie. Raises Stop if there were too many from this address."""
+        if wait := self._tries.wrong(self.guard.address(request), self.clock()):
+            raise Stop(429, "Too many wrong tries from this address; wait a minute. A right link still works.",
+                       {"Retry-After": str(int(wait) + 1)})
+
+    # ------------------------------------------------------------------ signing in and out
+    async def _login_page(self, request: web.Request) -> web.StreamResponse:
+        secret = request.query.get("token", "")
+        if not secret:
+            return self.page(request, "login.html", 200, person=None, secret="", wrong=False)
+        person = self.links.look(secret, self.clock())
+        if person is None:
+            self.count_wrong(request)
+        return self.page(request, "login.html", 200 if person else 403, person=person, secret=secret,
+                         wrong=person is None)
+
+    async def _login(self, request: web.Request) -> web.StreamResponse:
+        secret = (await request.post()).get("token", "")
+        person = self.links.take(secret, self.clock()) if isinstance(secret, str) else None
+        if person is None:
+            self.count_wrong(request)
+            return self.page(request, "login.html", 403, person=None, secret="", wrong=True)
+        if (before := self.session(request)) is not None:
+            self.sessions.end(before)
+        _, id_ = self.sessions.begin(person, self.clock())
+        log.info("%s signed in as %s from %s", person.name, ", ".join(person.roles), self.guard.address(request))
+        response = web.Response(status=303, headers={"Location": "/"})
+        self._give(response, id_)
+        return response
+
+    async def _logout(self, request: web.Request) -> web.StreamResponse:
+        session, _ = await self.form(request)
+        self.sessions.end(session)
+        log.info("%s signed out", session.person.name)
+        response = web.Response(status=303, headers={"Location": "/login"})
+        self._take_away(response)
+        return response
+
+    def _take_away(self, response: web.Response) -> None:
+        response.del_cookie(self._cookie, path="/", secure=self.guard.place.is_secure, httponly=True,
+                            samesite="Strict")
+
+    def _give(self, response: web.Response, id_: str) -> None:
+        response.set_cookie(self._cookie, id_, path="/", httponly=True, samesite="Strict",
+                            secure=self.guard.place.is_secure)
+
+    # ------------------------------------------------------------------ answers
+    def page(self, request: web.Request, template: str, status: int = 200, headers: dict[str, str] | None = None,
+             **values: Any) -> web.Response:
+        """One page, or the part of it that our script asks for. A session's id is replaced when it is time for that."""
+        session = self.session(request) if status != 421 else None
+        fragment = FRAGMENT in request.headers
+        notes = list(session.notes) if session is not None and not fragment else []
+        if notes and session is not None:
+            session.notes.clear()
+        body = self._templates.get_template(template).render(
+            session=session, notes=notes, fragment=fragment, path=request.path, version=__version__,
+            **values)
+        response = web.Response(text=body, status=status, content_type="text/html", headers=headers)
+        if session is not None and (id_ := self.sessions.rotate(session, self.clock())):
+            self._give(response, id_)
+        return response
+
+    def back(self, session: Session, to: str, note: Note) -> NoReturn:
+        """Shows another page with a note on top."""
+        session.notes.append(note)
+        raise web.HTTPSeeOther(to)
+
+    async def _static(self, request: web.Request) -> web.StreamResponse:
+        name = request.match_info["name"]
+        if name not in FILES:
+            raise web.HTTPNotFound
+        return web.Response(body=self._files[name], content_type=FILES[name], charset="utf-8",
+                            headers={"Cache-Control": "no-cache"})
+
+
+def may(table: dict[str, str], person: Person, operation: str) -> bool:
+    """Whether the daemon's table of roles gives a person an operation: for what a page offers. The daemon decides."""
+    needed = table.get(operation, "admin")
+    return "admin" in person.roles or needed in person.roles or (needed == "viewer" and bool(person.roles))
+
+
+def _status(refused: Refused) -> int:
+    return {"FORBIDDEN": 403, "NOT_FOUND": 404, "CONFLICT": 409, "INVALID_INPUT": 400, "OVERLOADED": 503}.get(
+        refused.code, 502)
+
+
+def _hint(refused: Refused) -> str:
+    if refused.reason == "role_missing":
+        return f"Ask for a link with the role {refused.needed}: `apex-exec console link NAME --role {refused.needed}`."
+    return refused.hint

@@ -1,0 +1,177 @@
+"""The registrar's answers about the ledger and the plugins' logs: a page of events, a walk along the chain, last lines.
+
+They run in a lane of their own, so that no administrator's order waits for somebody who reads.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sqlite3
+import threading
+import time
+from contextlib import closing
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from apex_exec.daemon.administration.ledger_arguments import EventsArgs, LogsArgs, VerifyArgs
+from apex_exec.daemon.administration.ledger_heads import ledger_of, stores
+from apex_exec.daemon.administration.role_table import READING
+from apex_exec.errors import Code, Refusal
+from apex_exec.ledger.reading import Event, open_readonly
+from apex_exec.ledger.records import EVENT_TYPES, LedgerError
+from apex_exec.ledger.verify import Verified, verify
+from apex_exec.observe import log_files
+from apex_exec.registry.bundles.manifest import is_plugin_id
+from apex_exec.registry.context import Context
+from apex_exec.registry.database import transact
+from apex_exec.registry.trust import heads
+
+EVENTS_MAX = 200
+LOOKED_AT_MAX = 200_000
+"""How many events one request looks at: a quarter of a second. The answer says where to go on."""
+STEP = 2_000
+LIKES, ESCAPED = re.compile("[%_!]"), r"!\g<0>"
+"""What LIKE would take for any text, and how it is written to stand for itself."""
+LINES_MAX = 500
+log = logging.getLogger(__name__)
+
+
+def events(context: Context, args: EventsArgs) -> dict[str, Any]:
+    """``events`` newest first, and ``next``: what ``before`` has to be for older ones, 0 if there are none. Raises
+    Refusal."""
+    if not 1 <= args.limit <= EVENTS_MAX or args.before < 0 or args.after < 0:
+        raise Refusal("bad_page", f"a page has 1 to {EVENTS_MAX} events; `before` and `after` are sequence numbers",
+                      code=Code.INVALID_INPUT, hint="use what the page before said in `next`")
+    if args.type and args.type not in EVENT_TYPES:
+        raise Refusal("bad_type", f"{args.type[:40]!a} is not a type of event", code=Code.INVALID_INPUT,
+                      hint=f"there are {', '.join(EVENT_TYPES)}")
+    try:
+        return _page(context, args)
+    except (LedgerError, sqlite3.Error) as error:
+        raise Refusal("ledger_unreadable", f"the ledger cannot be read: {error}",
+                      hint="`apex-exec audit verify` says what is wrong with it") from error
+
+
+def _page(context: Context, args: EventsArgs) -> dict[str, Any]:
+    wanted = [f'"{key}":{_as_json(value)}' for key, value in (
+        ("resource", args.plugin), ("userId", args.user), ("eventType", args.type), ("result", args.result)) if value]
+    words = [f"%{LIKES.sub(ESCAPED, text)}%" for text in (*wanted, *([_as_json(args.text)[1:-1]] if args.text else []))]
+    condition = " AND body LIKE ? ESCAPE '!'" * len(words)  # half the time of instr(), and takes a for A
+    found: list[Event] = []
+    with closing(open_readonly(ledger_of(context))) as db:
+        first, last = db.execute("SELECT coalesce(min(seq), 1), coalesce(max(seq), 0) FROM events").fetchone()
+        high = min(last, args.before - 1) if args.before else last
+        lowest = max(first, args.after + 1, high - LOOKED_AT_MAX + 1)
+        while high >= lowest and len(found) < args.limit:
+            low = max(lowest, high - STEP + 1)
+            for (body,) in db.execute(f"SELECT body FROM events WHERE seq BETWEEN ? AND ?{condition} ORDER BY seq DESC",
+                                      (low, high, *words)):
+                event = _event(body)
+                if _fits(event, args):
+                    found.append(event)
+                    if len(found) == args.limit:
+                        low = event.seq
+                        break
+            high = low - 1
+    return {"events": [msgspec.to_builtins(event) for event in found], "last": last,
+            "next": high + 1 if high >= max(first, args.after + 1) else 0}
+
+
+def _as_json(text: str) -> str:
+    return msgspec.json.encode(text).decode()
+
+
+def _event(body: bytes) -> Event:
+    try:
+        return msgspec.json.decode(body, type=Event)
+    except msgspec.DecodeError as error:
+        raise LedgerError(str(error)) from None
+
+
+def _fits(event: Event, args: EventsArgs) -> bool:
+    """SQLite has only looked for the words somewhere in the text: here each has to stand in its place."""
+    return ((not args.plugin or event.resource == args.plugin) and (not args.user or event.user_id == args.user)
+            and (not args.type or event.event_type == args.type) and (not args.result or event.result == args.result)
+            and (args.looks or event.event_type != "admin.action" or event.action not in READING
+                 or event.result != "success"))
+
+
+class Verification:
+    """The walk along the chain that runs, or the last one that did: one at a time, in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running = False
+        self._walked = 0
+        self._begun_ns = 0
+        self._begun = self._ended = 0.0
+        self._found: Verified | None = None
+        self._trouble = ""
+
+    def ask(self, context: Context, args: VerifyArgs) -> dict[str, Any]:
+        """Starts a walk if that is asked for and none runs; shows the state."""
+        with self._lock:
+            if args.start and not self._running:
+                self._running, self._walked, self._found, self._trouble = True, 0, None, ""
+                self._begun, self._begun_ns = time.monotonic(), time.time_ns()
+                threading.Thread(target=self._run, args=(context,), name="registrar-verify", daemon=True).start()
+            return self._state(context)
+
+    def _run(self, context: Context) -> None:
+        try:
+            settings, state = context.settings, context.settings.state_path
+            elsewhere = {}
+            for name, engine in stores(context):
+                def noted(db: sa.Connection) -> Any:
+                    return heads.noted(db, state)
+
+                if (head := transact(engine, name, noted)) is not None:
+                    elsewhere[f"the {name}"] = head
+            self._found = verify(ledger_of(context), state, None, settings.audit.anchor, elsewhere, self._walk)
+        except Exception as error:  # noqa: BLE001 - it ends this walk, not the process
+            log.exception("the ledger could not be verified")
+            self._trouble = f"{type(error).__name__}: {error}"[:500]
+        finally:
+            self._ended = time.monotonic()
+            self._running = False
+
+    def _walk(self, events: int) -> None:
+        self._walked = events
+
+    def _state(self, context: Context) -> dict[str, Any]:
+        found, finding = self._found, self._found.finding if self._found is not None else None
+        if not self._begun:
+            return {"state": "none"}
+        if self._running:
+            return {"state": "running", "begunNs": self._begun_ns, "walked": self._walked, "of": _length(context),
+                    "seconds": time.monotonic() - self._begun}
+        return {"state": "done", "begunNs": self._begun_ns, "seconds": self._ended - self._begun,
+                "ok": found is not None and finding is None, "trouble": self._trouble,
+                "first": found.first if found else 0, "last": found.last if found else 0,
+                "head": f"{found.last}:{found.hash.hex()}" if found else "",
+                "finding": None if finding is None else msgspec.to_builtins(finding)}
+
+
+def _length(context: Context) -> int:
+    try:
+        with closing(open_readonly(ledger_of(context))) as db:
+            first, last = db.execute("SELECT coalesce(min(seq), 1), coalesce(max(seq), 0) FROM events").fetchone()
+            return int(last - first + 1)
+    except (LedgerError, sqlite3.Error):
+        return 0
+
+
+def logs(context: Context, args: LogsArgs) -> dict[str, Any]:
+    """The latest lines of one plugin, oldest first. Raises Refusal."""
+    if not is_plugin_id(args.id) or not 1 <= args.lines <= LINES_MAX:
+        raise Refusal("bad_arguments", f"name a plugin and 1 to {LINES_MAX} lines", code=Code.INVALID_INPUT,
+                      hint="`apex-exec plugin list` shows the ids")
+    try:
+        lines = log_files.tail(context.settings.state_path / "logs", args.id, args.lines)
+    except OSError as error:
+        raise Refusal("log_unreadable", f"the log of {args.id} cannot be read: {error.strerror}",
+                      hint="check the folder logs/ in the state folder") from None
+    return {"id": args.id, "lines": lines}

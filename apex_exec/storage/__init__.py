@@ -1,0 +1,1 @@
+"""What plugins keep for themselves, in tables of the daemon's own. README.md is the map."""
