@@ -145,6 +145,11 @@ KEYS: dict[str, Key] = {
         "hosts that plugins may reach; the plugin's manifest must list them, too",
         '["api.example.com"]'),
     "fetch.allow_private": Key("false", "allows loopback addresses, for tests only"),
+    "fetch.internal": Key(
+        "none", '`{"billing.corp" = ["10.20.0.0/16"]}`: networks of your own in which the addresses of a host may be; '
+        "`fetch.allow` must name the host, too",
+        '{"api.example.com" = ["10.20.0.0/16"]}'),
+    "fetch.ca_file": Key("`\"\"`", "certificates of authorities (PEM) that are trusted in addition to the system's"),
     "audit.url": Key("`sqlite:///<state_dir>/audit.db`", "the ledger"),
     "audit.durability": Key("group", "commits at most 10 ms later; with `strict`, a reply follows its record's commit"),
     "audit.retention_days": Key("400", "how long records are kept"),

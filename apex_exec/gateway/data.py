@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import msgspec
 
 from apex_exec import extras
-from apex_exec.catalogue.methods import Delete, Insert, Query, Update
+from apex_exec.catalogue.methods import Delete, Insert, Query, Update, Upsert
 from apex_exec.common.sqlite import path_of
 from apex_exec.errors import ConfigError
 from apex_exec.gateway.costs import counted
@@ -32,7 +32,7 @@ class Backend(Protocol):
         """The encoded rows, and their number."""
 
     async def write(self, write: Write, record: Outgoing, user_id: str, due_ns: int) -> tuple[int, bytes | None]:
-        """The number of rows changed, and the encoded row that was inserted."""
+        """The number of rows written, and those that were asked for, encoded: one row if one was given, else a list."""
 
     async def waiting(self, limit: int) -> list[Outgoing]:
         """The oldest records in the outbox."""
@@ -82,17 +82,18 @@ class Data:
             raise compiled.failure(failure) from None
         return rows, {"tables": compiled.tables, "rowCount": count}
 
-    async def write(self, request: Insert | Update | Delete, named: tuple[str, ...], plugin: str, user_id: str,
+    async def write(self, request: Insert | Upsert | Update | Delete, named: tuple[str, ...], plugin: str, user_id: str,
                     due_ns: int) -> tuple[bytes, dict[str, Any]]:
-        """({rowCount, row?} encoded, no facts): the record is in the outbox and was handed over. Raises ApiFailure."""
+        """({rowCount, row? or rows?} encoded, no facts): the record is in the outbox and was handed over. Raises
+        ApiFailure."""
         with counted():
             write = compile_write(request, self._tables, named, user_id)
             record = Outbox.record(write, user_id, plugin)
-        count, row = await self._backend.write(write, record, user_id, due_ns)
+        count, rows = await self._backend.write(write, record, user_id, due_ns)
         self.outbox.give(record.written())
         value: dict[str, Any] = {"rowCount": count}
-        if row is not None:
-            value["row"] = msgspec.Raw(row)
+        if rows is not None:
+            value["row" if write.is_single else "rows"] = msgspec.Raw(rows)
         return _encode(value), {}
 
     async def _waiting(self, limit: int) -> list[Written]:

@@ -34,7 +34,8 @@ from apex_exec.gateway.sql.owners import INACTIVE, Claim
 from apex_exec.gateway.sql.tables import OUTBOX, Table, unnamed
 from apex_exec.gateway.sql.values import Rows, array_text
 from apex_exec.gateway.sql.writer import plain_names
-from apex_exec.gateway.sql.writes import ROWS_CHANGED_MAX, Write
+from apex_exec.gateway.sql.writes import Write
+from apex_exec.gateway.sql.written import Written
 
 # it would log a line for every failed attempt while a database is down
 logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
@@ -203,29 +204,46 @@ class Postgres:
     async def write(self, write: Write, record: Outgoing, user_id: str, due_ns: int) -> tuple[int, bytes | None]:
         """Runs ``write`` and leaves its audit record in the outbox: both or neither. Raises ApiFailure.
 
-        Returns the number of rows, and the encoded row that was inserted.
+        Returns the number of rows, and those that were asked for (``Written.answer``).
         """
         await self._need_outbox()
         async with self._transaction(user_id, due_ns, read_only=False) as connection:
             values = await self._fitted(connection, write, await _claimed(connection, write.values))
             try:
-                cursor = await connection.execute(write.text, values)
+                text = write.statement(await self._uniques(connection, write))
+                cursor, written = connection.cursor(), Written(write)
+                if write.ending:  # row by row, so that rows beyond a bound are not read
+                    stream: Any = cursor.stream(text, values)  # a generator, though its type does not say so
+                    async with contextlib.aclosing(stream):
+                        async for row in stream:
+                            written.add(row)
+                else:
+                    await cursor.execute(text, values)
                 if write.guard:
                     await connection.execute(write.guard)
-                count, row = cursor.rowcount, None
-                if write.returning:
-                    rows = Rows(write.returning)
-                    rows.add(await cursor.fetchone() or ())
-                    row = rows.encoded()[1:]
-                if count > ROWS_CHANGED_MAX:
-                    raise ApiFailure("row_limit", f"one call changes at most {ROWS_CHANGED_MAX} rows; "
-                                                  "nothing was changed")
+                count, rows = written.answer(cursor.rowcount)
                 record.row_count = count
                 # deferred constraints are checked now
                 await _settled(self._commit(connection, record), connection.close)
             except psycopg.IntegrityError as error:
                 raise _refused(error, write) from None
-        return count, row
+            except psycopg.errors.CardinalityViolation:
+                raise write.twice() from None
+        return count, rows
+
+    @staticmethod
+    async def _uniques(connection: AsyncConnection[Any], write: Write) -> list[list[str]]:
+        """The columns of each unique key of the table, if ``write`` may meet one. Keys of some rows or of expressions
+        do not count, nor those that are checked at the commit."""
+        if not write.key:
+            return []
+        cursor = await connection.execute(
+            "SELECT array_agg(attname::text) FROM pg_index, pg_attribute a, "
+            "unnest(indkey::int2[]) WITH ORDINALITY AS k(attnum, place) WHERE "
+            "indrelid = to_regclass($1) AND indisunique AND indimmediate AND indisvalid "
+            "AND indpred IS NULL AND indexprs IS NULL AND place <= indnkeyatts AND attrelid = indrelid AND "
+            "a.attnum = k.attnum GROUP BY indexrelid", (write.on.placed(),))
+        return [row[0] for row in await cursor.fetchall()]
 
     async def _fitted(self, connection: AsyncConnection[Any], write: Write, given: list[Any]) -> list[Any]:
         """``given`` in the form that its columns take: a list becomes an array if its column is one, otherwise JSON.

@@ -29,7 +29,8 @@ from apex_exec.gateway.sql.sqlite_functions import VALUE_BYTES_MAX, Refusals, re
 from apex_exec.gateway.sql.tables import OUTBOX, Table, unnamed
 from apex_exec.gateway.sql.values import Rows, to_sqlite
 from apex_exec.gateway.sql.writer import plain_names
-from apex_exec.gateway.sql.writes import ROWS_CHANGED_MAX, Write
+from apex_exec.gateway.sql.writes import Write
+from apex_exec.gateway.sql.written import Written
 
 T = TypeVar("T")
 
@@ -112,8 +113,7 @@ class Sqlite:
 
     # ------------------------------------------------------------------ connections
     def _open_reader(self) -> _Connection:
-        for name, convert in CONVERTERS.items():
-            sqlite3.register_converter(name, convert)
+        _register_converters()
         database = open_readonly(self._path, busy_seconds=BUSY_SECONDS, any_thread=True, cached_statements=64,
                                  detect_types=sqlite3.PARSE_DECLTYPES)
         self._turns.shut_out = database.execute("PRAGMA journal_mode").fetchone() != ("wal",)
@@ -149,7 +149,8 @@ class Sqlite:
         self._inside_views = found
 
     def _open_writer(self) -> _Connection:
-        database = open_theirs(self._path, busy_seconds=BUSY_SECONDS)
+        _register_converters()
+        database = open_theirs(self._path, busy_seconds=BUSY_SECONDS, detect_types=sqlite3.PARSE_DECLTYPES)
         database.execute(f"CREATE TABLE IF NOT EXISTS {OUTBOX} "
                          "(id TEXT PRIMARY KEY, origin TEXT NOT NULL, record TEXT NOT NULL)")
         return _Connection(database)
@@ -220,7 +221,7 @@ class Sqlite:
     async def write(self, write: Write, record: Outgoing, user_id: str, due_ns: int) -> tuple[int, bytes | None]:
         """Runs ``write`` and leaves its audit record in the outbox: both or neither. Raises ApiFailure.
 
-        Returns the number of rows, and the encoded row that was inserted.
+        Returns the number of rows, and those that were asked for (``Written.answer``).
         """
         async with self._turns.writing(record.plugin):
             if self._writer is None:
@@ -233,16 +234,12 @@ class Sqlite:
         try:
             values = [value.chosen([row[0] for row in database.execute(value.text, _named(value.values))])
                       if isinstance(value, Claim) else value for value in write.values]
-            cursor = database.execute(write.text, _named(values))
-            row = None
-            if write.returning:
-                rows = Rows(write.returning)
-                rows.add(cursor.fetchone())
-                row = rows.encoded()[1:]
-            cursor.close()
-            count = 1 if write.returning else cursor.rowcount
-            if count > ROWS_CHANGED_MAX:
-                raise ApiFailure("row_limit", f"one call changes at most {ROWS_CHANGED_MAX} rows; nothing was changed")
+            text, written = write.statement(_uniques(database, write)), Written(write)
+            # while a statement is open, SQLite commits nothing, of later calls neither
+            with contextlib.closing(database.execute(text, _named(values))) as cursor:
+                for row in cursor if write.ending else ():
+                    written.add(row)
+                count, rows = written.answer(cursor.rowcount)
             record.row_count = count
             database.execute(f"INSERT INTO {OUTBOX} VALUES (?, ?, ?)", (record.id, self._origin, record.encoded()))
             database.execute("COMMIT")
@@ -252,7 +249,7 @@ class Sqlite:
             if isinstance(error, sqlite3.IntegrityError):
                 raise _refused(error, write) from None
             raise
-        return count, row
+        return count, rows
 
     async def waiting(self, limit: int) -> list[Outgoing]:
         """The oldest records in the outbox. Raises ApiFailure."""
@@ -280,6 +277,25 @@ class Sqlite:
         for connection in (*self._readers, *([self._writer] if self._writer else [])):
             connection.database.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _register_converters() -> None:
+    for name, convert in CONVERTERS.items():
+        sqlite3.register_converter(name, convert)
+
+
+def _uniques(database: sqlite3.Connection, write: Write) -> list[list[str]]:
+    """The columns of each unique key of the table, if ``write`` may meet one. Keys of some rows or of expressions do
+    not count."""
+    if not write.key:
+        return []
+    found = [[name for name, in database.execute("SELECT name FROM pragma_table_info(?) WHERE pk > 0", (write.table,))]]
+    for index, in database.execute('SELECT name FROM pragma_index_list(?) WHERE "unique" AND NOT partial',
+                                   (write.table,)).fetchall():
+        names = [name for name, in database.execute("SELECT name FROM pragma_index_info(?)", (index,))]
+        if None not in names:
+            found.append(names)
+    return found
 
 
 def _named(values: list[Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from apex_exec.catalogue.methods import Delete, Insert, Update
+from apex_exec.catalogue.methods import Delete, Insert, Update, Upsert
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.outbox import Outbox
 from apex_exec.gateway.postgres import Postgres as PostgresBackend
@@ -96,7 +96,7 @@ class Data:
         assert len(rows) == count
         return rows
 
-    def write(self, request: Insert | Update | Delete, user: str = A, named: tuple[str, ...] = NAMED) -> Any:
+    def write(self, request: Insert | Upsert | Update | Delete, user: str = A, named: tuple[str, ...] = NAMED) -> Any:
         write = compile_write(request, self.tables, named, user)
         record = Outbox.record(write, user, "p")
         count, row = self.run(self.backend.write(write, record, user, time.monotonic_ns() + 10 * SECONDS))
@@ -194,3 +194,23 @@ def twins(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     yield both, alone
     both.close()
     alone.close()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def fresh(request: pytest.FixtureRequest, tmp_path: Any) -> Iterator[Data]:
+    """A database of its own for each test."""
+    if request.param == "sqlite":
+        made = sqlite_data(tmp_path / "data.db")
+    else:
+        made = postgres_data(request.getfixturevalue("postgres"), "writes")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def world() -> Iterator[Any]:
+    """A ``World``: a server and a resolver of ours, and a fetcher."""
+    from tests.gateway.http_world import World  # it needs aiohttp, and most of this folder does not
+    made = World()
+    yield made
+    made.close()

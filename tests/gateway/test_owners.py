@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from apex_exec.catalogue.methods import Delete, Insert, Update
+from apex_exec.catalogue.methods import Delete, Insert, Update, Upsert
 from apex_exec.errors import ConfigError
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.sql.tables import read_tables
@@ -40,7 +40,7 @@ class Site:
     def ids(self, table: str, user: str = A) -> list[int]:
         return [row["id"] for row in self.query(f"SELECT id FROM {table} ORDER BY id", user=user)]
 
-    def write(self, request: Insert | Update | Delete, user: str = A) -> Any:
+    def write(self, request: Insert | Upsert | Update | Delete, user: str = A) -> Any:
         return self.data.write(type(request)(self.name(request.table), *(
             getattr(request, name) for name in request.__struct_fields__[1:])), user, self.named)
 
@@ -120,6 +120,33 @@ def test_a_member_writes_rows_of_its_tenants_and_no_others(site: Site) -> None:
     assert _rows(site.data.contents()) == _rows(contents)
 
 
+@pytest.mark.parametrize("site", ["sqlite membership", "postgres membership", "sqlite schemas", "postgres schemas"],
+                         indirect=True)
+def test_upserts_and_batches_keep_to_the_callers_tenants(site: Site) -> None:
+    rows = [{"id": 9, "text": "ours", "tenant_id": 3}, {"id": 110, "text": "new", "tenant_id": 1}]
+    assert site.write(Upsert("notes", rows, "id", returning=["id", "text"])) == (
+        2, [{"id": 9, "text": "ours"}, {"id": 110, "text": "new"}])
+    assert site.query("SELECT text FROM NOTES WHERE id = 9", user=B) == [{"text": "ours"}]
+    assert 110 in site.ids("NOTES") and 110 not in site.ids("NOTES", B)
+    assert site.write(Upsert("notes", {**rows[1], "tenant_id": 3}, "id")) == (1, None)  # to another tenant of A's
+    assert 110 in site.ids("NOTES", B)
+    contents = str(site.data.contents())
+    taken = {"id": 1, "text": "taken", "tenant_id": 3}
+    for request, code in [
+            (Upsert("notes", taken, "id", None, True), "constraint"),
+            (Upsert("notes", [rows[0], taken], "id"), "constraint"),
+            (Upsert("notes", {**taken, "id": 11}, "id", ["text"]), "constraint"),
+            (Upsert("notes", {**rows[0], "tenant_id": 2}, "id"), "column_not_allowed"),
+            (Insert("notes", [{**taken, "id": 120}, {**taken, "id": 121, "tenant_id": 2}]), "column_not_allowed"),
+            (Upsert("notes", {"id": 9, "text": "x"}, "id"), "invalid_params"),  # A has two
+            (Upsert("notes", [rows[0], rows[0]], "id"), "invalid_params"),
+            (Upsert("notes", taken, "text"), "invalid_params"),
+            (Insert("notes", [{**taken, "id": 200 + n, "tenant_id": n} for n in range(30)]), "too_large")]:
+        assert code_of(lambda request=request: site.write(request)) == code, request
+    assert site.write(Upsert("notes", taken, "id", [], ["text"])) == (0, None)
+    assert _rows(site.data.contents()) == _rows(contents)
+
+
 @pytest.mark.parametrize("site", ["sqlite membership", "postgres membership"], indirect=True)
 def test_the_only_tenant_of_a_caller_need_not_be_named_and_a_caller_without_one_writes_nothing(site: Site) -> None:
     alone, nobody = "cccccccc-0000-4000-8000-000000000003", "dddddddd-0000-4000-8000-000000000004"
@@ -152,6 +179,12 @@ def test_what_row_level_security_decides_is_read_and_written_as_its_policies_say
     assert site.write(Update("notes", {"text": "taken"}, {"id": 1})) == (0, None)
     assert site.write(Delete("notes", {"id": 1})) == (0, None)
     assert site.write(Update("notes", {"text": "changed"}, {"id": 2})) == (1, None)
+    two = [{"id": 2, "text": "again"}, {"id": 101, "text": "new"}]
+    assert site.write(Upsert("notes", two, "id", returning=["text"])) == (2, [{"text": "again"}, {"text": "new"}])
+    before = site.data.contents()
+    for taken in ({"id": 1, "text": "taken"}, [{"id": 2, "text": "x"}, {"id": 1, "text": "taken"}]):
+        assert code_of(lambda taken=taken: site.write(Upsert("notes", taken, "id", returning=True))) == "constraint"
+    assert site.data.contents() == before
     site.data.execute("CREATE POLICY none_so ON notes AS RESTRICTIVE FOR ALL USING (true) WITH CHECK (text <> 'no')")
     with pytest.raises(ApiFailure) as failed:
         site.write(Update("notes", {"text": "no"}, {"id": 2}))

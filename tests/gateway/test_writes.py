@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,18 +16,7 @@ from apex_exec.gateway.outbox import Outbox
 from apex_exec.gateway.postgres import Postgres as PostgresBackend
 from apex_exec.gateway.sql.tables import OUTBOX, read_tables
 from apex_exec.gateway.sql.writes import compile_write
-from tests.gateway.conftest import NAMED, ROLE, SECONDS, TABLES, A, B, Data, postgres_data, sqlite_data
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def fresh(request: pytest.FixtureRequest, tmp_path: Any) -> Iterator[Data]:
-    """A database of its own for each test."""
-    if request.param == "sqlite":
-        made = sqlite_data(tmp_path / "data.db")
-    else:
-        made = postgres_data(request.getfixturevalue("postgres"), "writes")
-    yield made
-    made.close()
+from tests.gateway.conftest import NAMED, ROLE, SECONDS, TABLES, A, B, Data
 
 
 def notes(data: Data, user: str) -> list[Any]:

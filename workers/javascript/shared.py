@@ -163,6 +163,9 @@ class SharedCalls:
             if kind == "a":
                 if (one := self._open.get(seq)) is not None:
                     self._step(seq, one.api.ask, message, text, is_odd)
+            elif kind == "c":
+                if (one := self._open.get(seq)) is not None:
+                    one.api.cancel(float(message["number"]))
             elif kind == "d":
                 if (one := self._open.get(seq)) is not None:
                     one.has_ended = True

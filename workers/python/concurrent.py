@@ -9,6 +9,7 @@ so that lines of output and the tasks that a call left behind are known for what
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import os
 import time
@@ -70,20 +71,34 @@ class _Running:
 
 
 class _Asked:
-    """One API call of an async hook, which may be awaited; it was made when the method was called."""
+    """One API call of an async hook, which may be awaited; it was made when the method was called. ``give_up`` is
+    called if nobody waits for its answer any longer, as ``asyncio.timeout`` brings about."""
 
-    __slots__ = ("future", "method", "raw", "read")
+    __slots__ = ("api_id", "future", "give_up", "method", "raw", "read", "waiters")
 
     def __init__(self, future: asyncio.Future[wire.ApiReply], method: str, raw: bytes,
-                 read: Callable[[wire.ApiReply, str], Any]) -> None:
+                 read: Callable[[wire.ApiReply, str], Any], give_up: Callable[[_Asked], None]) -> None:
         self.future = future
         self.method = method
         self.raw = raw
         self.read = read
+        self.give_up = give_up
+        self.api_id = 0
+        """Its number on the link; 0 until it is sent."""
+        self.waiters = 0
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        reply = yield from self.future
-        return self.read(reply, self.method)
+        self.waiters += 1
+        try:
+            reply = yield from asyncio.shield(self.future)
+        except asyncio.CancelledError:
+            if self.waiters == 1 and not self.future.done():
+                self.future.cancel()
+                self.give_up(self)
+            raise
+        finally:
+            self.waiters -= 1
+        return sdk.shaped(self.method, self.read(reply, self.method))
 
 
 class Concurrent:
@@ -246,7 +261,11 @@ class Concurrent:
         running = self._running.get(seq)
         if running is None:
             raise sdk.ApiError("cancelled", "the call that this context belongs to is over", method=method)
-        asked = _Asked(self._loop.create_future(), method, self._python.encoded(method, params), self._python.read)
+        def give_up(one: _Asked) -> None:
+            self._give_up(seq, running, one)
+
+        asked = _Asked(self._loop.create_future(), method, self._python.encoded(method, params), self._python.read,
+                       give_up)
         if running.open < API_AT_ONCE:
             self._send(seq, running, asked)
         else:
@@ -257,6 +276,7 @@ class Concurrent:
         host = self._host
         host.api_id += 1
         running.open += 1
+        asked.api_id = host.api_id
         self._asked[host.api_id] = running, asked
         host.send(wire.ApiCall(seq, host.api_id, asked.method, msgspec.Raw(asked.raw)))
 
@@ -271,6 +291,14 @@ class Concurrent:
             seq = next((number for number, one in self._running.items() if one is running), -1)
             if seq >= 0:
                 self._send(seq, running, running.waiting.popleft())
+
+    def _give_up(self, seq: int, running: _Running, asked: _Asked) -> None:
+        """Ends an API call at the gateway, if its hook has not ended; if it has not been sent, it never is."""
+        if not asked.api_id:
+            with contextlib.suppress(ValueError):
+                running.waiting.remove(asked)
+        elif seq in self._running and asked.api_id in self._asked:
+            self._host.send(wire.ApiCancel(seq, asked.api_id))
 
     def ask_alone(self, seq: int, method: str, params: dict[str, Any]) -> Any:
         """One API call of a plain function: sent, and its answer waited for; what arrives meanwhile keeps its order."""

@@ -230,7 +230,7 @@ class Writer:
         """The whole statement. Raises ApiFailure."""
         if not isinstance(self._tree, exp.Select | exp.SetOperation | exp.Subquery | exp.Values):
             raise refuse(f"{self._tree.key.upper() if not isinstance(self._tree, exp.Command) else self._tree.this}",
-                         "one SELECT; insert, update and delete are allowed through the calls of these names")
+                         "one SELECT; insert, upsert, update and delete are allowed through the calls of these names")
         text = self.query(self._tree)
         if (self.patterns or self._pattern_characters) and self._concatenations > CONCATENATIONS_BESIDE_LIKE_MAX:
             raise refuse(f"more than {CONCATENATIONS_BESIDE_LIKE_MAX} uses of || beside a LIKE")
