@@ -29,7 +29,7 @@ from apex_exec.gateway.database_checks import check_connection, server_of
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.outbox import Outbox, Outgoing
 from apex_exec.gateway.sql.compiler import Compiled
-from apex_exec.gateway.sql.growth import NUMBER_CHARACTERS_MAX, check_number, has_long_number, too_long_a_number
+from apex_exec.gateway.sql.long_numbers import NUMBER_CHARACTERS_MAX, check_number, has_long_number, too_long_a_number
 from apex_exec.gateway.sql.owners import INACTIVE, Claim
 from apex_exec.gateway.sql.tables import OUTBOX, Table, unnamed
 from apex_exec.gateway.sql.values import Rows, array_text

@@ -14,9 +14,11 @@ from msgspec import Struct
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.sql import expressions, functions  # noqa: F401 - they register their rules
 from apex_exec.gateway.sql.allowed import FORMAT_CHARACTERS_MAX
+from apex_exec.gateway.sql.bounds import Sum, check_likes, check_work
 from apex_exec.gateway.sql.dialect import parse
-from apex_exec.gateway.sql.growth import Growth, Sum, check_json, check_likes, check_number, check_work, numbers
+from apex_exec.gateway.sql.growth import Growth
 from apex_exec.gateway.sql.kinds import declared
+from apex_exec.gateway.sql.long_numbers import check_json, check_number, numbers
 from apex_exec.gateway.sql.tables import Table
 from apex_exec.gateway.sql.values import as_json, as_list, as_moment, check_parameter
 from apex_exec.gateway.sql.writer import OWNER, PATTERN_CHARACTERS_MAX, Writer

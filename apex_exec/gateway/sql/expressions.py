@@ -9,7 +9,7 @@ from sqlglot import exp
 
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.sql.allowed import TYPE_NAMES, TYPES
-from apex_exec.gateway.sql.growth import LONG_IN_JSON, NUMBER_CHARACTERS_MAX
+from apex_exec.gateway.sql.long_numbers import LONG_IN_JSON, NUMBER_CHARACTERS_MAX
 from apex_exec.gateway.sql.writer import _TO_NUMERIC, Writer, form_of, node_name, refuse, rule
 
 _NUMBER = re.compile(r"\d{1,40}(\.\d{0,40})?([eE][+-]?\d{1,3})?|\.\d{1,40}")

@@ -9,8 +9,8 @@ from sqlglot import exp
 
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.sql.allowed import COUNT_MAX, FORMAT_CHARACTERS_MAX, UNITS, Form, instead_of
+from apex_exec.gateway.sql.bounds import HELD_BYTES_MAX, ROW_BYTES
 from apex_exec.gateway.sql.dialect import OPERATOR
-from apex_exec.gateway.sql.growth import HELD_BYTES_MAX, ROW_BYTES
 from apex_exec.gateway.sql.writer import Writer, form_of, node_name, refuse, rule, shared
 
 FRAME_ROWS_MAX = 10_000

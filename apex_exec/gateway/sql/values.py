@@ -24,7 +24,7 @@ from typing import Any
 import msgspec
 
 from apex_exec.gateway.failure import ApiFailure
-from apex_exec.gateway.sql.growth import too_long_a_number
+from apex_exec.gateway.sql.long_numbers import too_long_a_number
 
 ROWS_MAX = 1000
 RESULT_BYTES_MAX = 256 * 1024
