@@ -28,7 +28,7 @@ from apex_exec.gateway.sql.owners import Claim
 from apex_exec.gateway.sql.sqlite_functions import VALUE_BYTES_MAX, Refusals, register
 from apex_exec.gateway.sql.tables import OUTBOX, Table, unnamed
 from apex_exec.gateway.sql.values import Rows, to_sqlite
-from apex_exec.gateway.sql.writer import plain_names
+from apex_exec.gateway.sql.writer import Shapes, plain_names
 from apex_exec.gateway.sql.writes import ROWS_CHANGED_MAX, Write
 
 T = TypeVar("T")
@@ -37,6 +37,8 @@ READERS = 8
 PROGRESS_STEPS = 10_000
 """Virtual-machine steps between two checks of the clock: about a millisecond, with little contention for the GIL."""
 BUSY_SECONDS = 1.0
+SCHEMA_SECONDS = 1
+"""How long a change of the schema (a table that becomes a view) may go unnoticed."""
 FUNCTIONS = frozenset({form.sqlite for form in FORMS.values() if form.sqlite}
                       | {"like", "pg_int", "pg_float", "pg_number", "pg_date"})
 """What a statement may call: the functions of the table, and those behind operators."""
@@ -109,6 +111,8 @@ class Sqlite:
         self._free = asyncio.Semaphore(READERS)
         self._writer: _Connection | None = None
         self._turns = Turns()
+        self._version = 0
+        self._looked_ns = 0
 
     # ------------------------------------------------------------------ connections
     def _open_reader(self) -> _Connection:
@@ -207,6 +211,21 @@ class Sqlite:
             raise ApiFailure("data_unavailable", f"the platform's database cannot be opened: {error}") from None
 
     # ------------------------------------------------------------------ the router's interface
+    async def shapes(self, due_ns: int, *, anew: bool = False) -> tuple[int, Shapes]:
+        """The number of the database's schema, at most SCHEMA_SECONDS old. The compiler reads the schema itself."""
+        now_ns = time.monotonic_ns()
+        if not self._looked_ns or now_ns - self._looked_ns > SCHEMA_SECONDS * 1e9:
+            self._looked_ns = now_ns
+            self._version = await asyncio.get_running_loop().run_in_executor(self._threads, self._schema_version)
+        return self._version, {}
+
+    def _schema_version(self) -> int:
+        try:
+            with contextlib.closing(open_readonly(self._path, busy_seconds=BUSY_SECONDS)) as database:
+                return int(database.execute("PRAGMA schema_version").fetchone()[0])
+        except sqlite3.Error:  # the query itself will tell why
+            return self._version
+
     async def query(self, compiled: Compiled, values: list[Any], user_id: str, due_ns: int) -> tuple[bytes, int]:
         """The encoded rows, and their number. Raises ApiFailure."""
         async with self._free:

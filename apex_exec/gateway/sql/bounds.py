@@ -141,7 +141,7 @@ FLAG: Sum = {0: 8}
 
 
 def number_of(digits: int, work: Sum) -> Value:
-    """A number of at most so many digits."""
+    """A number with at most ``digits`` digits."""
     digits = min(digits, DIGITS_MAX)
     return Value({0: digits + 20}, work, digits)
 

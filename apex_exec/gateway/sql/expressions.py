@@ -10,7 +10,7 @@ from sqlglot import exp
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.sql.allowed import TYPE_NAMES, TYPES
 from apex_exec.gateway.sql.long_numbers import LONG_IN_JSON, NUMBER_CHARACTERS_MAX
-from apex_exec.gateway.sql.writer import _TO_NUMERIC, Writer, form_of, node_name, refuse, rule
+from apex_exec.gateway.sql.writer import _TO_NUMERIC, Writer, form_of, node_name, refuse, rule, shared
 
 _NUMBER = re.compile(r"\d{1,40}(\.\d{0,40})?([eE][+-]?\d{1,3})?|\.\d{1,40}")
 GUARDED_CHARACTERS_MAX = 2000
@@ -376,5 +376,10 @@ def _escape(w: Writer, node: Any) -> str:
 
 @rule("Ordered", "this desc nulls_first")
 def _ordered(w: Writer, node: Any) -> str:
-    way = "DESC" if node.args.get("desc") else "ASC"
-    return f"{w.write(node.this)} {way} NULLS {'FIRST' if node.args.get('nulls_first') else 'LAST'}"
+    return f"{w.write(node.this)} {direction(node)}"
+
+
+@shared
+def direction(node: Any) -> str:
+    """What follows the value in ORDER BY, with the place of NULL: each database has its own default."""
+    return f"{'DESC' if node.args.get('desc') else 'ASC'} NULLS {'FIRST' if node.args.get('nulls_first') else 'LAST'}"

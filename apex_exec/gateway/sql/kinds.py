@@ -12,7 +12,7 @@ import re
 import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlglot import exp
 
@@ -31,6 +31,11 @@ _DECLARED = {
     "text": "TEXT VARCHAR CHARACTER CHAR", "uuid": "UUID", "bool": "BOOLEAN BOOL", "date": "DATE",
     "stamp": "TIMESTAMPTZ", "time": "TIMESTAMP TIME", "json": "JSON JSONB", "bytes": "BYTEA BLOB"}
 _KIND = {word: kind for kind, words in _DECLARED.items() for word in words.split()}
+ANY_VALUE, LITERALS_ONLY = "values", "literals"
+"""The values that a column may be compared with inside a fence. PostgreSQL makes a numeric a double precision for a
+parameter that is one, and fails at 1e400: such a column is compared with literals only."""
+_PLAIN, _SHADOW, _KEPT = 0, 1, 3
+"""What ``table_xinfo`` says of a column: it is stored; it is a virtual table's own; it is computed when written."""
 MOMENTS = frozenset({"date", "stamp", "time"})
 _NOT_AS_TEXT = frozenset({"bool", "num", "real", "float", "stamp", "time", "json", "array", "bytes"})
 _STAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d{6})?\+00:00")
@@ -42,15 +47,28 @@ _OF_MOMENTS = {"date_trunc": "stamp", "extract": "num", "date_part": "float", "t
 _T = exp.DataType.Type
 
 
-def declared(path: str, tables: Mapping[str, Table]) -> dict[str, dict[str, str]]:
-    """The kinds of the tables in the database ``path``, as they are declared now; nothing of what cannot be read."""
-    found: dict[str, dict[str, str]] = {}
+class Declared(NamedTuple):
+    """What a SQLite database says of its tables, by the table's name."""
+
+    kinds: dict[str, dict[str, str]]
+    """The kinds of its columns."""
+    shapes: dict[str, dict[str, str]]
+    """The columns that a table stores (a view and some columns compute): see ``inside``."""
+
+
+def declared(path: str, tables: Mapping[str, Table]) -> Declared:
+    """The tables of the database ``path``, as they are declared now; nothing of what cannot be read."""
+    found = Declared({}, {})
     with contextlib.suppress(sqlite3.Error, OSError):
         database = open_readonly(Path(path), busy_seconds=1)
         try:
+            stored = {name for name, in database.execute(
+                "SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage > 0")}
             for name in tables:
-                rows = database.execute(f'PRAGMA table_info("{name}")').fetchall()
-                found[name] = {row[1]: _kind(str(row[2])) for row in rows}
+                rows = database.execute(f'PRAGMA table_xinfo("{name}")').fetchall()
+                found.kinds[name] = {row[1]: _kind(str(row[2])) for row in rows if row[6] != _SHADOW}
+                if name in stored:
+                    found.shapes[name] = {row[1]: ANY_VALUE for row in rows if row[6] in (_PLAIN, _KEPT)}
         finally:
             database.close()
     return found
