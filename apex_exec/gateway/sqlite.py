@@ -26,6 +26,7 @@ from apex_exec.gateway.sql.allowed import FORMS
 from apex_exec.gateway.sql.compiler import Compiled
 from apex_exec.gateway.sql.owners import Claim
 from apex_exec.gateway.sql.sqlite_functions import VALUE_BYTES_MAX, Refusals, register
+from apex_exec.gateway.sql.sqlite_values import reader
 from apex_exec.gateway.sql.tables import OUTBOX, Table, unnamed
 from apex_exec.gateway.sql.values import Rows, to_sqlite
 from apex_exec.gateway.sql.writer import Shapes, plain_names
@@ -40,7 +41,8 @@ BUSY_SECONDS = 1.0
 SCHEMA_SECONDS = 1
 """How long a change of the schema (a table that becomes a view) may go unnoticed."""
 FUNCTIONS = frozenset({form.sqlite for form in FORMS.values() if form.sqlite}
-                      | {"like", "pg_int", "pg_float", "pg_number", "pg_date"})
+                      | set("like pg_int pg_float pg_number pg_date pg_div pg_sum pg_avg pg_fit_int2 pg_fit_int4 "
+                            "pg_fit_int8 pg_fit_float pg_fit_num".split()))
 """What a statement may call: the functions of the table, and those behind operators."""
 
 
@@ -73,12 +75,6 @@ CONVERTERS: dict[str, Callable[[bytes], Any]] = {
 }
 """Converters by a column's declared type: SQLite itself has five storage classes; PostgreSQL's type names mean the same
 here."""
-
-
-_COMPUTED: dict[str, tuple[type, Callable[[Any], Any]]] = {
-    "bool": (int, bool), "stamp": (str, lambda text: _aware(text.encode())), "json": (str, lambda text: _json(
-        text.encode())), "array": (str, lambda text: _json(text.encode()))}
-"""Converters of values that a statement computes, by their kind: (SQLite's type, the converter)."""
 
 
 class _Connection:
@@ -311,13 +307,13 @@ def _read(database: sqlite3.Connection, compiled: Compiled, values: list[Any]) -
         rows = Rows([plain_names(column[0]) for column in cursor.description])
         kinds = compiled.kinds or ["bool" if index in compiled.truths else "" for index in range(
             max(compiled.truths, default=-1) + 1)]
-        converted = [(index, _COMPUTED[kind]) for index, kind in enumerate(kinds) if kind in _COMPUTED]
+        readers = [(index, read) for index, kind in enumerate(kinds) if (read := reader(kind)) is not None]
         for row in cursor:
-            if converted:
+            if readers:
                 row = list(row)
-                for index, (kind, convert) in converted:
-                    if isinstance(row[index], kind):
-                        row[index] = convert(row[index])
+                for index, read in readers:
+                    if row[index] is not None:
+                        row[index] = read(row[index])
             rows.add(row)
     finally:
         cursor.close()

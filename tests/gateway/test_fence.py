@@ -225,7 +225,7 @@ ODD = ("odd", "hurts", "turns")
     ("SELECT id FROM odd WHERE stamp < CAST('2030-01-01' AS timestamptz) AND day < '2030-01-01'", []),
     ("SELECT id FROM odd WHERE day IN ($1, $2)", ["2026-01-01", "2026-01-02"])])
 def test_no_condition_fails_because_of_anothers_row(open_: Data, text: str, params: list[Any]) -> None:
-    """B's row has a number that is too large for double precision, a date beyond every timestamp, and divides by zero."""
+    """B's row has a number too large for double precision and a date beyond every timestamp, and divides by zero."""
     assert open_.query(text, params, named=ODD) == [{"id": 1}]
 
 

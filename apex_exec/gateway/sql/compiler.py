@@ -19,8 +19,9 @@ from apex_exec.gateway.sql.dialect import parse
 from apex_exec.gateway.sql.growth import Growth
 from apex_exec.gateway.sql.kinds import Declared, declared
 from apex_exec.gateway.sql.long_numbers import check_json, check_number, numbers
+from apex_exec.gateway.sql.sqlite_values import check_output, fitting, fitting_list, limits
 from apex_exec.gateway.sql.tables import Table
-from apex_exec.gateway.sql.values import as_json, as_list, as_moment, check_parameter
+from apex_exec.gateway.sql.values import as_json, as_list, check_parameter
 from apex_exec.gateway.sql.writer import OWNER, PATTERN_CHARACTERS_MAX, Shapes, Writer
 
 if TYPE_CHECKING:
@@ -68,11 +69,9 @@ class Compiled(Struct):
     columns: str = ""
     """The columns of its tables that the plugin may see, for messages."""
     kinds: list[str] = []
-    """The kinds of the result's columns on SQLite: see ``kinds``."""
-    stamps: list[int] = []
-    """The numbers of the parameters that SQLite compares with a timestamptz, which it has as a text in UTC."""
-    dates: list[int] = []
-    """The numbers of the parameters that SQLite compares with a date."""
+    """The types of the result's columns on SQLite: see ``sqlite_types``."""
+    needs: dict[int, list[str]] = {}
+    """What each parameter has to be on SQLite: see ``sqlite_types``."""
     guarded: bool = False
     """Whether it fails with ``column_not_allowed`` if one of its tables has become a view: see ``inside``."""
     passing: bool = False
@@ -100,11 +99,11 @@ class Compiled(Struct):
             text = as_json(check_parameter(value, structured=True))
             check_json(text)
             return text
+        needed = self.needs.get(number, [])
         if isinstance(value, list) and number in self.lists:
-            return as_list(value, lite=self.lite)
-        if number in self.stamps or number in self.dates:
-            return as_moment(check_parameter(value, structured=False), day=number in self.dates)
-        return check_parameter(value, structured=False)
+            return as_list(fitting_list(number, value, needed), lite=self.lite)
+        checked = check_parameter(value, structured=False)
+        return fitting(number, checked, needed) if self.lite else checked
 
     def failure(self, found: ApiFailure) -> ApiFailure:
         """``found``, which the database reported, with the columns that there are if the text names another."""
@@ -204,13 +203,19 @@ class Compiler:
             growth = Growth(writer.identifier, kinds)
             work = growth.of(tree)
             check_work(work, [])
-            kinder = growth.kinder
+            typer = growth.typer
+            if typer is not None:
+                check_output(growth.kinds, tree)
+                limits(tree, typer.needs)
+                writer = Writer(self._backend, self._tables, named, tree, found.shapes)
+                writer.kinds = typer.kinds
+                statement = writer.finish()
             return Compiled(statement, writer.parameters, writer.extra_values, list(writer.used),
                             writer.truths(), writer.patterns, work, growth.likes, writer.unhashed(), numbers(tree),
                             sorted(writer.lists), sorted(writer.structured), writer.formats,
-                            lite, self._columns(writer.used), growth.kinds if kinder is not None else [],
-                            sorted(kinder.stamps) if kinder is not None else [],
-                            sorted(kinder.dates) if kinder is not None else [], writer.guarded,
+                            lite, self._columns(writer.used), growth.kinds if typer is not None else [],
+                            {number: sorted(kinds) for number, kinds in (typer.needs if typer else {}).items()},
+                            writer.guarded,
                             lite and bool(self._path) and not all(map((kinds or {}).get, writer.used)))
         except ApiFailure as failure:
             return failure

@@ -69,7 +69,7 @@ def _paren(w: Writer, node: Any) -> str:
 
 @rule("Neg", "this")
 def _neg(w: Writer, node: Any) -> str:
-    return f"(- {w.write(node.this)})"
+    return fitted(w, node, f"(- {w.write(node.this)})") if w.lite else f"(- {w.write(node.this)})"
 
 
 @rule("Not", "this")
@@ -87,6 +87,8 @@ def _operation(w: Writer, node: Any) -> str:
     kind: Any = type(node)
     if w.lite and type(node.expression) in (exp.Any, exp.All):
         return _listed(w, node)
+    if w.lite and kind in _FITTED:
+        return _fitted_chain(w, node)
     left, parts = node, []
     while type(left) is kind:  # a long chain leans to the left; the loop spares us the recursion
         w.only(left, "this", "expression", "typed", "safe")
@@ -98,6 +100,41 @@ def _operation(w: Writer, node: Any) -> str:
     if kind is exp.DPipe:
         w.concatenated(len(parts) - 1)
     return f"({f' {_OPERATORS[kind]} '.join(reversed(parts))})"
+
+
+_FITTED = (exp.Add, exp.Sub, exp.Mul, exp.Div, exp.Mod)
+
+
+def _fitted_chain(w: Writer, node: Any) -> str:
+    """A chain of one arithmetic operator on SQLite: whatever leaves its type's range is an error, as in PostgreSQL."""
+    kind, chain, left = type(node), [], node
+    while type(left) is kind:
+        w.only(left, "this", "expression", "typed", "safe")
+        if left.this is None or left.expression is None:
+            raise ApiFailure("sql_syntax", f"the operator {_OPERATORS[kind]} needs two sides")
+        chain.append(left)
+        left = left.this
+    text = w.write(left)
+    for one in reversed(chain):
+        right = w.write(one.expression)
+        if kind is exp.Mod and w.kind(one):
+            text = f"pg_mod({text}, {right})"
+        elif kind is exp.Div:
+            text = f"pg_div({text}, {right})"
+        else:
+            text = f"({text} {_OPERATORS[kind]} {right})"
+        text = fitted(w, one, text)
+    return text
+
+
+@shared
+def fitted(w: Writer, node: Any, text: str) -> str:
+    """``text``, a number on SQLite, if it is in the range of the type that PostgreSQL gives ``node``, or an error."""
+    kind = w.kind(node)
+    scale = kind.partition(":")[2]
+    if scale.isdigit():
+        return f"pg_fit_num({text}, {scale})"
+    return f"pg_fit_{kind}({text})" if kind in ("int2", "int4", "int8", "float") else text
 
 
 @rule("Pow", "this expression")
@@ -273,7 +310,8 @@ def _cast(w: Writer, node: Any) -> str:
         return _to_numeric(w, value, name)
     strict = _STRICT.get("DATE" if kind.this == exp.DataType.Type.DATE else name) if w.lite else None
     if strict is not None:
-        return f"{strict}({w.write(value)})"
+        text = f"{strict}({w.write(value)})"
+        return fitted(w, node, text) if strict == "pg_int" else text
     return f"CAST({w.write(value)} AS {name})"
 
 

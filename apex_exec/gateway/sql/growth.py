@@ -19,7 +19,8 @@ from sqlglot import exp
 
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.sql.bounds import SENT_WEIGHT, STEP_BYTES, STORED, Sum, Value, largest_of, plus, read
-from apex_exec.gateway.sql.kinds import Kinder, Kinds
+from apex_exec.gateway.sql.kinds import Kinds
+from apex_exec.gateway.sql.sqlite_types import Typer
 from apex_exec.gateway.sql.value_costs import RULES, beside
 
 HAS_A_RULE = frozenset({*RULES, exp.Column})
@@ -48,8 +49,8 @@ class Growth:
     def __init__(self, fold: Callable[[Any], str], kinds: Kinds | None = None) -> None:
         self._fold = fold
         self._tables = kinds or {}
-        self.kinder = Kinder() if kinds is not None else None
-        """Finds the kinds of values, for SQLite."""
+        self.typer = Typer() if kinds is not None else None
+        """Finds the types of values, for SQLite."""
         self.kinds: list[str] = []
         """The kinds of the statement's columns; empty if they are not known."""
         self._ctes: list[dict[str, Source]] = []
@@ -89,12 +90,18 @@ class Growth:
             self._ctes.append({word: _renamed(output, names)})
         output = self._select(node) if isinstance(node, exp.Select) else self._set_operation(node)
         del self._ctes[opened:]
+        if self.typer is not None and output.rest is None:
+            self.typer.outputs[id(node)] = [value.kind for _, value in output.columns]
         return output._replace(work=plus(output.work, before))
 
     def _values(self, node: Any) -> Output:
         """The columns of VALUES: each is as large as the largest of its rows."""
         rows = [self.all(row.expressions) for row in node.expressions]
         columns = [(f"column{number}", largest_of(column)) for number, column in enumerate(zip(*rows, strict=False), 1)]
+        if self.typer is not None:
+            cells = list(zip(*(row.expressions for row in node.expressions), strict=False))
+            columns = [(name, value._replace(kind=self.typer.alike(node, list(column), "VALUES with")))
+                       for (name, value), column in zip(columns, cells, strict=True)]
         return Output(columns, None, plus(*(one.work for row in rows for one in row)))
 
     def _set_operation(self, node: Any) -> Output:
@@ -102,6 +109,10 @@ class Growth:
         both = list(zip(left.columns, right.columns, strict=False))
         if left.rest is None and right.rest is None and len(left.columns) == len(right.columns):
             columns = [(name, largest_of((one, other))) for (name, one), (_, other) in both]
+            if self.typer is not None:
+                kinds = self.typer.columns(node, *([value.kind for _, value in side.columns] for side in (left, right)))
+                columns = [(name, value._replace(kind=kind))
+                           for (name, value), kind in zip(columns, kinds, strict=True)]
             rest = None
         else:  # we do not know which column is paired with which
             rest = largest_of([*(value for _, value in (*left.columns, *right.columns)),
@@ -133,14 +144,21 @@ class Growth:
             columns.append((_name_of(item, self._fold), value))
         conditions = [join.args["on"] for join in joins if join.args.get("on") is not None]
         conditions += [node.args[part].this for part in ("where", "having") if node.args.get(part) is not None]
-        conditions += _grouped(node.args["group"].expressions) if node.args.get("group") is not None else []
+        keys = _grouped(node.args["group"].expressions) if node.args.get("group") is not None else []
         distinct = node.args.get("distinct")
-        conditions += _grouped([distinct.args["on"]]) if distinct is not None and distinct.args.get("on") else []
+        keys += _grouped([distinct.args["on"]]) if distinct is not None and distinct.args.get("on") else []
         for window in node.args.get("windows") or []:
-            conditions += beside(window)
-        work = plus(work, *(self.value(condition).work for condition in conditions),
+            keys += beside(window)
+        work = plus(work, *(self.value(one).work for one in (*conditions, *keys)),
                     self._ordered(node, {name for name, _ in columns}))
         self._sources.pop()
+        if self.typer is not None:
+            for condition in conditions:
+                self.typer.condition(condition)
+            for key in keys:
+                self.typer.sorted(key, self.typer.of(key))
+            for _, value in columns if distinct is not None else []:
+                self.typer.sorted(node, value.kind)
         return Output(columns, rest, work)
 
     def _ordered(self, node: Any, given: set[str]) -> Sum:
@@ -152,7 +170,10 @@ class Growth:
                     self._fold(item.this.this) in given):
                 continue
             if self._sources or not isinstance(item.this, exp.Column):
-                work = plus(work, self.value(item.this).work)
+                value = self.value(item.this)
+                work = plus(work, value.work)
+                if self.typer is not None:
+                    self.typer.sorted(item.this, value.kind)
         return work
 
     def _source(self, node: Any, sources: dict[str, Source]) -> Sum:
@@ -210,10 +231,10 @@ class Growth:
 
             raise ApiFailure("sql_forbidden", f"{node_name(node)} is not allowed here")
         value = rule(self, node)
-        if self.kinder is None:
+        if self.typer is None:
             return value
         found = value.kind if isinstance(node, exp.Column | exp.Subquery) else ""
-        return value._replace(kind=self.kinder.see(node, found))
+        return value._replace(kind=self.typer.see(node, found))
 
     def all(self, nodes: Iterable[Any]) -> list[Value]:
         """The bounds of several expressions."""

@@ -89,22 +89,6 @@ def as_list(value: list[Any], *, lite: bool) -> str:
     return array_text(value)
 
 
-def as_moment(value: Any, *, day: bool) -> Any:
-    """A parameter that SQLite compares with a date (``day``) or a timestamptz: in the form in which it is stored."""
-    if not isinstance(value, str):
-        if day and isinstance(value, datetime):
-            raise ApiFailure("sql_not_on_sqlite", "a comparison of a date with a time is not available on SQLite; pass "
-                                                  "the date as a text, such as 2026-01-31")
-        return value
-    try:
-        if day:
-            return date.fromisoformat(value).isoformat()
-        moment = datetime.fromisoformat(value.replace("Z", "+00:00"))
-    except ValueError:
-        raise ApiFailure("sql_parameters", f"{value[:40]!r} is not a date or time in ISO 8601") from None
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
-
-
 def as_json(value: Any) -> Any:
     """``value``, a parameter that is cast to JSON: a map or a list as JSON, anything else as it is. Raises ApiFailure.
     """

@@ -200,6 +200,8 @@ class Writer:
         self.shapes = shapes or {}
         self._inside: list[dict[str, Inside]] = []
         """What stands inside the fences of the SELECTs that are being written, the innermost last."""
+        self.kinds: Mapping[int, str] = {}
+        """The types of values on SQLite, by the id of their nodes: see ``sqlite_types``."""
         self.guarded = False
         """Whether the statement fails if one of its tables is a view by now."""
         self._tables = tables
@@ -241,6 +243,10 @@ class Writer:
         self.parameters = max(numbers, default=0)
         if numbers != set(range(1, self.parameters + 1)):
             raise ApiFailure("sql_parameters", "parameters must be $1, $2, … without a gap")
+
+    def kind(self, node: Any) -> str:
+        """The type of a value on SQLite, if it is known."""
+        return self.kinds.get(id(node), "")
 
     @staticmethod
     def number(node: Any) -> int:
