@@ -71,4 +71,5 @@ function check({ text, owner, tables }) {
   return wrong;
 }
 
-loadModule().then(() => lines.on("line", (line) => console.log(JSON.stringify(check(JSON.parse(line))))));
+const ready = loadModule(); // a line that comes before the parser is loaded waits for it
+lines.on("line", (line) => ready.then(() => console.log(JSON.stringify(check(JSON.parse(line))))));

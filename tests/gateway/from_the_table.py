@@ -191,7 +191,7 @@ class Statement:
         if word in literal:
             return str(literal[word]())
         kind = {"number": self.pick(*NUMBERS), "text": "text", "time": self.pick("date", "stamp"), "condition": "bool",
-                "value": same, "json": "json", "array": "array", "bytes": "text"}[word]
+                "value": same, "json": "json", "array": "array", "bytes": "text"}.get(word, same)
         return self.value(kind, depth - 1)
 
     # ------------------------------------------------------------------ statements

@@ -43,7 +43,7 @@ RULES = {
              "Float RangeVar RangeSubselect RangeFunction JoinExpr List CommonTableExpr SubLink CaseExpr CaseWhen "
              "NullTest BooleanTest CoalesceExpr MinMaxExpr RowExpr A_ArrayExpr A_Indirection A_Indices WindowDef "
              "GroupingSet GroupingFunc SQLValueFunction SortBy".split(),
-    "functions": [*FORMS, "timezone", "extract", "lower", "power"],
+    "functions": [*FORMS, "timezone", "extract", "lower", "power", "like_escape"],
     "ours": "sum pg_column_size length substr set_config current_setting octet_length row_number".split(),
     "types": "int2 int4 int8 float8 float4 numeric text varchar bpchar uuid bool date time timestamp timestamptz "
              "interval json jsonb".split(),

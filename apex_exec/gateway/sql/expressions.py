@@ -10,7 +10,7 @@ from sqlglot import exp
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.sql.allowed import TYPE_NAMES, TYPES
 from apex_exec.gateway.sql.long_numbers import LONG_IN_JSON, NUMBER_CHARACTERS_MAX
-from apex_exec.gateway.sql.writer import _TO_NUMERIC, Writer, form_of, node_name, refuse, rule, shared
+from apex_exec.gateway.sql.writer import _TO_NUMERIC, Writer, form_of, node_name, position, refuse, rule, shared
 
 _NUMBER = re.compile(r"\d{1,40}(\.\d{0,40})?([eE][+-]?\d{1,3})?|\.\d{1,40}")
 GUARDED_CHARACTERS_MAX = 2000
@@ -25,13 +25,17 @@ ELEMENTS_MAX = 200
 def _column(w: Writer, node: Any) -> str:
     if node.args.get("db") is not None:
         raise refuse(node_name(node), f"{node_name(node.args['table'])}.{node_name(node.this)}", node)
-    name = "*" if type(node.this) is exp.Star and not any(node.this.args.values()) else w.name(node.this)
+    name = _star(w, node.this) if type(node.this) is exp.Star else w.name(node.this)
     table = node.args.get("table")
     return f"{w.source_name(w.identifier(table))}.{name}" if table is not None else name
 
 
 @rule("Star")
 def _star(w: Writer, node: Any) -> str:
+    """* is a column of a SELECT, and nowhere a value; count(*) is written by ``functions``."""
+    item = node.parent if type(node.parent) is exp.Column else node
+    if type(item.parent) is not exp.Select or item.arg_key != "expressions" or any(node.args.values()):
+        raise ApiFailure("sql_syntax", f"* is no value{position(node)}")
     return "*"
 
 
