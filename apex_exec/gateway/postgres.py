@@ -213,7 +213,8 @@ class Postgres:
 
     async def _look(self, due_ns: int) -> None:
         async with self._transaction("", due_ns, read_only=True) as connection:
-            cursor = await connection.execute(_SHAPES, (list(self._tables), [table.placed() for table in self._tables.values()]))
+            places = [table.placed() for table in self._tables.values()]
+            cursor = await connection.execute(_SHAPES, (list(self._tables), places))
             rows = await cursor.fetchall()
         found: dict[str, dict[str, str]] = {}
         for table, column, kind in rows:

@@ -114,6 +114,8 @@ class Typer:
             self.condition(node.this)
         elif kind is exp.Is and type(node.expression) is exp.Boolean:
             self.condition(node.this)
+        elif kind is exp.Is and self.of(node.this) == UNKNOWN:
+            self._take(node.this, UNKNOWN, "typed")
         elif kind in _COMPARISONS and type(node.expression) in (exp.Any, exp.All):
             self._listed(node)
         elif kind in _COMPARISONS:
@@ -395,12 +397,12 @@ class Typer:
             return
         if type(plain) is exp.Parameter:
             self._need(plain, f"{'compared ' if compared and is_number(wanted) else how}{wanted}")
-        elif type(plain) is exp.Literal:
+        elif type(plain) is exp.Literal and wanted != "typed":
             known = LITERALS.get(wanted)
             if wanted and (known is None or not known.fullmatch(str(plain.this))):
                 words = f"{what or 'an expression of'} {WORDS.get(wanted, wanted)} and this literal in quotes"
                 raise refused(words, node, HINTS.get(wanted, ""))
-        elif type(plain) is not exp.Null and wanted not in ("text", ""):
+        elif type(plain) not in (exp.Null, exp.Literal) and wanted not in ("text", ""):
             raise refused(f"a value without a type in place of {WORDS.get(wanted, wanted)}", node)
 
     def _need(self, parameter: Any, kind: str) -> None:

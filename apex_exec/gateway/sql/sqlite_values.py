@@ -37,8 +37,8 @@ def fitting(number: int, value: Any, needs: list[str]) -> Any:
 
     Raises ApiFailure."""
     if value is None:
-        if "rows" in needs:
-            raise refused("NULL as a number of rows")
+        if "rows" in needs or "typed" in needs:
+            raise refused(f"NULL as parameter ${number}, without a type or as a number of rows,")
         return None
     if not needs and isinstance(value, bool | datetime):
         raise refused(f"parameter ${number} without a type (cast it: CAST(${number} AS …))")
@@ -58,6 +58,10 @@ def _fitted(number: int, value: Any, need: str) -> Any:  # noqa: PLR0911 - one r
     how, _, kind = need.rpartition(" ")
     given = type(value)
     whole, words = given is int, f"parameter ${number}, a {given.__name__}, as {kind.partition(':')[0]}"
+    if kind == "typed":  # a text has no type there
+        if given is str:
+            raise refused(f"parameter ${number} without a type (cast it)")
+        return value
     if kind == "rows":
         if not whole or value < 0:
             raise refused(f"parameter ${number} as a number of rows, except a whole number from 0 on,")

@@ -698,7 +698,8 @@ class Writer:
         """The table that ``word`` means in FROM; None if it means a CTE, or no table of this plugin."""
         if schema:
             return self._tables.get(f"{schema}.{word}") if f"{schema}.{word}" in self._named else None
-        if "." in word or any(recursion.word == word for recursion in self._recursive) or any(word in scope for scope in self._scopes):
+        hidden = any(recursion.word == word for recursion in self._recursive)
+        if "." in word or hidden or any(word in scope for scope in self._scopes):
             return None
         return self._tables.get(word) if word in self._named else None
 
