@@ -29,11 +29,11 @@ from apex_exec.gateway.database_checks import check_connection, server_of
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.outbox import Outbox, Outgoing
 from apex_exec.gateway.sql.compiler import Compiled
-from apex_exec.gateway.sql.growth import NUMBER_CHARACTERS_MAX, check_number, has_long_number, too_long_a_number
+from apex_exec.gateway.sql.long_numbers import NUMBER_CHARACTERS_MAX, check_number, has_long_number, too_long_a_number
 from apex_exec.gateway.sql.owners import INACTIVE, Claim
 from apex_exec.gateway.sql.tables import OUTBOX, Table, unnamed
 from apex_exec.gateway.sql.values import Rows, array_text
-from apex_exec.gateway.sql.writer import plain_names
+from apex_exec.gateway.sql.writer import Shapes, plain_names
 from apex_exec.gateway.sql.writes import Write
 from apex_exec.gateway.sql.written import Written
 
@@ -64,6 +64,19 @@ _SETTINGS = ("SELECT set_config('statement_timeout', $1, true), set_config('lock
 else's. In a database with standard_conforming_strings off, the backslash in our ESCAPE would make its quote part of the
 text, and the next literal, which is the plugin's, part of the statement. ``jit`` compiles an expensive statement for a
 second without a look at the clock."""
+_SHAPES = (
+    "SELECT shown.name, attname, CASE WHEN typname = 'numeric' THEN 'literals' ELSE 'values' END "
+    "FROM unnest($1::text[], $2::text[]) AS shown(name, place) "
+    "JOIN pg_class ON pg_class.oid = to_regclass(shown.place) AND relkind IN ('r', 'p', 'm') "
+    "JOIN pg_attribute ON attrelid = pg_class.oid AND attnum > 0 AND NOT attisdropped AND attgenerated IN ('', 's') "
+    "JOIN pg_type ON pg_type.oid = atttypid AND (typtype = 'e' OR typnamespace = 'pg_catalog'::regnamespace AND "
+    "typname IN ('int2', 'int4', 'int8', 'float4', 'float8', 'numeric', 'text', 'varchar', 'uuid', 'bool', 'date', "
+    "'timestamp', 'timestamptz')) ORDER BY 1, 2")
+"""The stored columns of ordinary tables that may be compared inside a fence, and with what: see ``sql.inside``. Views
+compute; comparisons of arrays and of rows fail if their elements have none; char(n) ignores trailing blanks only where
+its type is known."""
+SHAPES_SECONDS = 60.0
+"""How old they may be. A table that has become a view is noticed at once, by the statement itself."""
 _OFF = "SELECT set_config(name, 'off', true) FROM unnest($1::text[]) AS name"
 MARGIN_MS = 30
 """The server ends a statement this long before the call ends: cancelling it from here takes round trips of its own."""
@@ -126,6 +139,10 @@ class Postgres:
         self._opened = False
         self._checked: WeakSet[AsyncConnection[Any]] = WeakSet()
         self._has_outbox = False
+        self._shapes: dict[str, dict[str, str]] | None = None
+        self._version = 0
+        self._looked = 0.0
+        self._looking = asyncio.Lock()
 
     # ------------------------------------------------------------------ transactions
     @contextlib.asynccontextmanager
@@ -187,6 +204,29 @@ class Postgres:
         self._checked.add(connection)
 
     # ------------------------------------------------------------------ the router's interface
+    async def shapes(self, due_ns: int, *, anew: bool = False) -> tuple[int, Shapes]:
+        """What may be compared inside a fence, at most SHAPES_SECONDS old, and the number of its changes.
+
+        Raises ApiFailure."""
+        if self._shapes is None or time.monotonic() - self._looked > (1.0 if anew else SHAPES_SECONDS):
+            async with self._looking:
+                if self._shapes is None or time.monotonic() - self._looked > (1.0 if anew else SHAPES_SECONDS):
+                    await self._look(due_ns)
+        return self._version, self._shapes or {}
+
+    async def _look(self, due_ns: int) -> None:
+        async with self._transaction("", due_ns, read_only=True) as connection:
+            places = [table.placed() for table in self._tables.values()]
+            cursor = await connection.execute(_SHAPES, (list(self._tables), places))
+            rows = await cursor.fetchall()
+        found: dict[str, dict[str, str]] = {}
+        for table, column, kind in rows:
+            found.setdefault(table, {})[column] = kind
+        self._looked = time.monotonic()
+        if found != self._shapes:
+            self._shapes = found
+            self._version += 1
+
     async def query(self, compiled: Compiled, values: list[Any], user_id: str, due_ns: int) -> tuple[bytes, int]:
         """The encoded rows, and their number. Raises ApiFailure."""
         async with self._transaction(user_id, due_ns, read_only=True) as connection:

@@ -26,9 +26,10 @@ from apex_exec.gateway.sql.allowed import FORMS
 from apex_exec.gateway.sql.compiler import Compiled
 from apex_exec.gateway.sql.owners import Claim
 from apex_exec.gateway.sql.sqlite_functions import VALUE_BYTES_MAX, Refusals, register
+from apex_exec.gateway.sql.sqlite_values import reader
 from apex_exec.gateway.sql.tables import OUTBOX, Table, unnamed
 from apex_exec.gateway.sql.values import Rows, to_sqlite
-from apex_exec.gateway.sql.writer import plain_names
+from apex_exec.gateway.sql.writer import Shapes, plain_names
 from apex_exec.gateway.sql.writes import Write
 from apex_exec.gateway.sql.written import Written
 
@@ -38,8 +39,11 @@ READERS = 8
 PROGRESS_STEPS = 10_000
 """Virtual-machine steps between two checks of the clock: about a millisecond, with little contention for the GIL."""
 BUSY_SECONDS = 1.0
+SCHEMA_SECONDS = 1
+"""How long a change of the schema (a table that becomes a view) may go unnoticed."""
 FUNCTIONS = frozenset({form.sqlite for form in FORMS.values() if form.sqlite}
-                      | {"like", "pg_int", "pg_float", "pg_number", "pg_date"})
+                      | set("like pg_int pg_float pg_number pg_date pg_div pg_sum pg_avg pg_fit_int2 pg_fit_int4 "
+                            "pg_fit_int8 pg_fit_float pg_fit_num".split()))
 """What a statement may call: the functions of the table, and those behind operators."""
 
 
@@ -74,12 +78,6 @@ CONVERTERS: dict[str, Callable[[bytes], Any]] = {
 here."""
 
 
-_COMPUTED: dict[str, tuple[type, Callable[[Any], Any]]] = {
-    "bool": (int, bool), "stamp": (str, lambda text: _aware(text.encode())), "json": (str, lambda text: _json(
-        text.encode())), "array": (str, lambda text: _json(text.encode()))}
-"""Converters of values that a statement computes, by their kind: (SQLite's type, the converter)."""
-
-
 class _Connection:
     """One connection, used by one thread at a time."""
 
@@ -110,6 +108,8 @@ class Sqlite:
         self._free = asyncio.Semaphore(READERS)
         self._writer: _Connection | None = None
         self._turns = Turns()
+        self._version = 0
+        self._looked_ns = 0
 
     # ------------------------------------------------------------------ connections
     def _open_reader(self) -> _Connection:
@@ -208,6 +208,21 @@ class Sqlite:
             raise ApiFailure("data_unavailable", f"the platform's database cannot be opened: {error}") from None
 
     # ------------------------------------------------------------------ the router's interface
+    async def shapes(self, due_ns: int, *, anew: bool = False) -> tuple[int, Shapes]:
+        """The number of the database's schema, at most SCHEMA_SECONDS old. The compiler reads the schema itself."""
+        now_ns = time.monotonic_ns()
+        if not self._looked_ns or now_ns - self._looked_ns > SCHEMA_SECONDS * 1e9:
+            self._looked_ns = now_ns
+            self._version = await asyncio.get_running_loop().run_in_executor(self._threads, self._schema_version)
+        return self._version, {}
+
+    def _schema_version(self) -> int:
+        try:
+            with contextlib.closing(open_readonly(self._path, busy_seconds=BUSY_SECONDS)) as database:
+                return int(database.execute("PRAGMA schema_version").fetchone()[0])
+        except sqlite3.Error:  # the query itself will tell why
+            return self._version
+
     async def query(self, compiled: Compiled, values: list[Any], user_id: str, due_ns: int) -> tuple[bytes, int]:
         """The encoded rows, and their number. Raises ApiFailure."""
         async with self._free:
@@ -308,13 +323,13 @@ def _read(database: sqlite3.Connection, compiled: Compiled, values: list[Any]) -
         rows = Rows([plain_names(column[0]) for column in cursor.description])
         kinds = compiled.kinds or ["bool" if index in compiled.truths else "" for index in range(
             max(compiled.truths, default=-1) + 1)]
-        converted = [(index, _COMPUTED[kind]) for index, kind in enumerate(kinds) if kind in _COMPUTED]
+        readers = [(index, read) for index, kind in enumerate(kinds) if (read := reader(kind)) is not None]
         for row in cursor:
-            if converted:
+            if readers:
                 row = list(row)
-                for index, (kind, convert) in converted:
-                    if isinstance(row[index], kind):
-                        row[index] = convert(row[index])
+                for index, read in readers:
+                    if row[index] is not None:
+                        row[index] = read(row[index])
             rows.add(row)
     finally:
         cursor.close()

@@ -17,7 +17,7 @@ from apex_exec.catalogue.methods import Delete, Insert, Update, Upsert
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.outbox import Outbox
 from apex_exec.gateway.postgres import Postgres as PostgresBackend
-from apex_exec.gateway.sql.compiler import Compiler
+from apex_exec.gateway.sql.compiler import Compiled, Compiler
 from apex_exec.gateway.sql.tables import read_tables
 from apex_exec.gateway.sql.writes import compile_write
 from apex_exec.gateway.sqlite import Sqlite
@@ -83,9 +83,14 @@ class Data:
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
 
+    def compiled(self, text: str, named: tuple[str, ...] = NAMED) -> Compiled:
+        """``text`` compiled as the gateway does, with what the database says of its tables."""
+        self.compiler.show(*self.run(self.backend.shapes(time.monotonic_ns() + 10 * SECONDS)))
+        return self.compiler.compile(text, named)
+
     def query(self, text: str, params: list[Any] | None = None, user: str = A, named: tuple[str, ...] = NAMED,
               seconds: float = 10) -> Any:
-        compiled = self.compiler.compile(text, named)
+        compiled = self.compiled(text, named)
         values = compiled.values(params or [], user)
         due_ns = time.monotonic_ns() + int(seconds * SECONDS)
         try:
@@ -106,6 +111,9 @@ class Data:
         """Shows these tables, beside the usual ones unless ``alone``."""
         self.tables = read_tables(tables if alone else {**TABLES, **tables}, self.backend.backend)
         self.compiler = Compiler(self.backend.backend, self.tables, self.path)
+        if isinstance(self.backend, PostgresBackend):
+            self.backend._tables = self.tables
+            self.backend._shapes = None
         if isinstance(self.backend, Sqlite):
             self.backend._tables = self.tables
             for reader in self.backend._readers:  # opened anew: they know what is a view
