@@ -54,6 +54,7 @@ async def act(context, params):
 @plugin.hook("onDataFetch")
 def fetch(context, params):
     time.sleep(0.02)
+    context.api.emit("plain", {"user": context.user_id})
     return {"transformedData": None}
 '''
 
@@ -226,7 +227,9 @@ def test_a_plain_function_runs_alone(daemon: Daemon) -> None:
         async with AsyncClient(daemon.endpoint) as client:
             begun = time.monotonic()
             payload = {"query": "q", "filters": {}}
-            await asyncio.gather(*(client.invoke("many8", "onDataFetch", user(n), payload) for n in range(8)))
+            replies = await asyncio.gather(*(
+                client.invoke("many8", "onDataFetch", user(n), payload) for n in range(8)))
+            assert [reply["effects"][0]["payload"] for reply in replies] == [{"user": user(n)} for n in range(8)]
             return time.monotonic() - begun
 
     assert asyncio.run(play()) >= 8 * 0.02
