@@ -157,14 +157,15 @@ def test_a_death_charges_only_the_started_call() -> None:
     assert world.ran == [0, 1, 2, 3] and world.verdicts[3].code == ""
 
 
-def test_full_is_an_answer_and_one_user_holds_at_most_a_quarter() -> None:
+def test_full_is_an_answer_and_one_user_holds_at_most_a_quarter_while_others_wait() -> None:
     world = World()
+    world.invoke(9, "aaa", user="modest")
     for call in range(4):
         world.invoke(call, "aaa", user="greedy")
     assert world.verdicts[3].code == "OVERLOADED"
     for call in range(10, 30):
         world.invoke(call, "aaa", user=f"u{call}")
-    assert sum(v.code == "OVERLOADED" for v in world.verdicts.values()) == 24 - LIMITS.queue_max
+    assert sum(v.code == "OVERLOADED" for v in world.verdicts.values()) == 25 - LIMITS.queue_max
 
 
 def test_five_abnormal_ends_open_the_breaker_and_a_probe_closes_it() -> None:

@@ -11,25 +11,46 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import msgspec
 
 from workers import sdk, wire
 from workers.runtime.interface import Host
 
-if TYPE_CHECKING:
-    from workers.python.runtime import Hook, Python
-
 API_AT_ONCE = 8
 """API calls of one call that the supervisor takes at once; more wait here."""
 
 _call: contextvars.ContextVar[int] = contextvars.ContextVar("apex_call", default=-1)
 _cpu_ns = time.thread_time_ns
+
+
+class Hook(Protocol):
+    """One hook of the plugin."""
+
+    is_async: bool
+
+
+class Plugin(Protocol):
+    """The plugin, as the runtime has loaded it."""
+
+    hooks: dict[str, Any]
+    """Its hooks (``Hook``) by name."""
+
+    def invoke(self, call: wire.Call, hook: Any) -> Any:
+        """Calls the hook's function. Returns its value, or a coroutine. Raises whatever it raises."""
+
+    def encoded(self, method: str, params: dict[str, Any]) -> bytes:
+        """The parameters of an API call as they travel. Raises ApiError."""
+
+    def read(self, reply: wire.ApiReply, method: str) -> Any:
+        """The result of an API call. Raises ApiError."""
+
+    def exchange(self, seq: int, method: str, params: dict[str, Any]) -> Any:
+        """One API call: sent, and its answer waited for. Raises ApiError."""
 
 
 class _Metered:
@@ -104,7 +125,7 @@ class _Asked:
 class Concurrent:
     """Serves the calls of one worker. ``python`` has its hooks and its loop."""
 
-    def __init__(self, host: Host, python: Python, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, host: Host, python: Plugin, loop: asyncio.AbstractEventLoop) -> None:
         self._host = host
         self._link = host.link
         self._python = python
@@ -301,22 +322,7 @@ class Concurrent:
             self._host.send(wire.ApiCancel(seq, asked.api_id))
 
     def ask_alone(self, seq: int, method: str, params: dict[str, Any]) -> Any:
-        """One API call of a plain function: sent, and its answer waited for; what arrives meanwhile keeps its order."""
+        """One API call of a plain function, which waits for its answer. Raises ApiError."""
         if seq not in self._running:
             raise sdk.ApiError("cancelled", "the call that this context belongs to is over", method=method)
-        raw = self._python.encoded(method, params)
-        host = self._host
-        host.api_id += 1
-        api_id = host.api_id
-        host.send(wire.ApiCall(seq, api_id, method, msgspec.Raw(raw)))
-        others: deque[Any] = deque()
-        while True:
-            message = host.next()
-            if message is None:
-                os._exit(0)
-            if type(message) is wire.ApiReply and message.api_id == api_id:
-                break
-            others.append(message)
-        if others:
-            host.put_back(others)
-        return self._python.read(message, method)
+        return self._python.exchange(seq, method, params)

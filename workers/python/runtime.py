@@ -179,9 +179,13 @@ class Python:
             raise NotAValue("$", text_of(error)) from None
 
     def _ask(self, seq: int, method: str, params: dict[str, Any]) -> Any:
-        """One API call: sent, and its answer waited for; calls that arrive meanwhile keep their order."""
+        """One API call of a worker that runs one call after the other. Raises ApiError."""
         if seq != self._host.seq:
             raise sdk.ApiError("cancelled", "the call that this context belongs to is over", method=method)
+        return self.exchange(seq, method, params)
+
+    def exchange(self, seq: int, method: str, params: dict[str, Any]) -> Any:
+        """One API call: sent, and its answer waited for; what arrives meanwhile keeps its order. Raises ApiError."""
         raw = self.encoded(method, params)
         host = self._host
         host.api_id += 1
