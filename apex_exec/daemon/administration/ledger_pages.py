@@ -25,7 +25,7 @@ from apex_exec.daemon.administration.role_table import READING
 from apex_exec.errors import Code, Refusal
 from apex_exec.ledger.audit import database_path
 from apex_exec.ledger.people import Names
-from apex_exec.ledger.reading import Event, open_readonly
+from apex_exec.ledger.reading import Event, ends_of, open_readonly
 from apex_exec.ledger.records import EVENT_TYPES, LedgerError
 from apex_exec.ledger.verify import Verified, verify
 from apex_exec.observe import log_files
@@ -67,7 +67,7 @@ def _page(database: Path, args: EventsArgs) -> dict[str, Any]:
     found: list[Event] = []
     with closing(open_readonly(database)) as db, closing(Names(database)) as names:
         condition, words = _condition(args, names)
-        first, last = db.execute("SELECT coalesce(min(seq), 1), coalesce(max(seq), 0) FROM events").fetchone()
+        first, last = ends_of(db)
         high = min(last, args.before - 1) if args.before else last
         lowest = max(first, args.after + 1, high - LOOKED_AT_MAX + 1)
         while high >= lowest and len(found) < args.limit:
@@ -187,7 +187,7 @@ class Verification:
 def _length(settings: Settings) -> int:
     try:
         with closing(open_readonly(_ledger(settings))) as db:
-            first, last = db.execute("SELECT coalesce(min(seq), 1), coalesce(max(seq), 0) FROM events").fetchone()
+            first, last = ends_of(db)
             return int(last - first + 1)
     except (LedgerError, sqlite3.Error):
         return 0

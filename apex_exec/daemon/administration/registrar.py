@@ -269,7 +269,6 @@ class Registrar:
             if operation.lane == "ledger":
                 result = self._reading[operation.name](self._settings, given)
             else:
-                self._looked.wait(OPENING_WAIT_SECONDS)
                 result = handler(self._opened().caller(uid), given)
             self._link.send(messages.Done(number, result))
         except Refusal as error:
@@ -286,7 +285,8 @@ class Registrar:
 
     # ------------------------------------------------------------------ the store
     def _opened(self) -> Context:
-        """What operations work with. Raises Refusal while the store is not open."""
+        """What operations work with; waits while the store is opened for the first time. Raises Refusal."""
+        self._looked.wait(OPENING_WAIT_SECONDS)
         if self._context is None:
             raise self._trouble
         return self._context
