@@ -16,7 +16,7 @@ from apex_exec.gateway.outbox import Outbox
 from apex_exec.gateway.postgres import Postgres as PostgresBackend
 from apex_exec.gateway.sql.tables import OUTBOX, read_tables
 from apex_exec.gateway.sql.writes import compile_write
-from tests.gateway.conftest import NAMED, ROLE, SECONDS, TABLES, A, B, Data
+from tests.gateway.conftest import NAMED, ROLE, SECONDS, TABLES, A, B, Data, postgres_data
 
 
 def notes(data: Data, user: str) -> list[Any]:
@@ -130,7 +130,7 @@ def test_the_operators_configuration_may_name_no_table_of_ours_and_no_odd_name()
 
 
 def test_the_first_writes_of_several_gateways_make_one_outbox(postgres: Any) -> None:
-    """CREATE TABLE IF NOT EXISTS is no answer to that: of two at once, one fails."""
+    """CREATE TABLE IF NOT EXISTS does not do that: of two at once, one fails."""
     made = postgres_data(postgres, "first_writes")
     url = f"postgresql://{ROLE}@/first_writes?host={postgres.folder}"
 
