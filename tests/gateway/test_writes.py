@@ -130,7 +130,7 @@ def test_the_operators_configuration_may_name_no_table_of_ours_and_no_odd_name()
 
 
 def test_the_first_writes_of_several_gateways_make_one_outbox(postgres: Any) -> None:
-    """CREATE TABLE IF NOT EXISTS does not help there: of two at once, one fails."""
+    """CREATE TABLE IF NOT EXISTS does not do that: of two at once, one fails."""
     made = postgres_data(postgres, "first_writes")
     url = f"postgresql://{ROLE}@/first_writes?host={postgres.folder}"
 
