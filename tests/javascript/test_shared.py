@@ -51,6 +51,7 @@ const ACTIONS = {
   left: () => left.length,
   nan: async () => { await 1; return [1, NaN] },
   large: async () => { await 1; const kept = []; for (;;) kept.push(new Uint8Array(1 << 20)) },
+  "deep result": async () => { await 1; let a = []; for (let i = 0; i < 5000; i++) a = [a]; return a },
   deep: async (c) => {
     let a = []; for (let i = 0; i < 5000; i++) a = [a];
     try { await c.api.query("q", a) } catch (e) { return e.code }
@@ -135,14 +136,16 @@ def test_a_call_may_settle_what_another_waits_for() -> None:
 def test_failures_are_their_calls_own() -> None:
     def play(host: PlayedHost) -> Iterator[Any]:
         yield [call(0, "nap", 30), call(1, "thrown"), call(2, "timer"), call(3, "nan"), call(4, "deep"),
-               call(5, "rejected"), wire.Call(6, "onActionExecute", "u", call(0, "").deadline_ns, 0, b"\xc1")]  # type: ignore[arg-type]
-        while len(host.said) < 7:
+               call(5, "rejected"), call(7, "deep result"),
+               wire.Call(6, "onActionExecute", "u", call(0, "").deadline_ns, 0, b"\xc1")]  # type: ignore[arg-type]
+        while len(host.said) < 8:
             yield None
 
     host = serve(ACTIONS, play)
     assert [host.said[n].exception for n in (1, 2)] == ["TypeError", "RangeError"]
     assert (type(host.said[3]), host.said[3].path) == (wire.BadOutput, "$[1]")
     assert host.said[4] == "invalid_output" and host.said[0] == "user 0" and type(host.said[6]) is wire.BadInput
+    assert type(host.said[7]) is wire.BadOutput and "nested" in host.said[7].message
     assert [seq for seq, text in host.lines if "rejected and nobody" in text] == [5]
 
 

@@ -180,6 +180,39 @@ def test_caplog(caplog, noisy):
 '''
 
 
+RACY = '''"""Keeps a user where all calls see it."""
+from workers import Plugin
+
+plugin = Plugin(id="sample", version="1.0.0", permissions=["ui:render"])
+state = {}
+
+
+@plugin.hook("onDashboardLoad")
+async def load(context, params):
+    """Says whose call it takes this for."""
+    state["user"] = context.user_id
+    await context.api.render_widget("Text")
+    return {"customWidgets": [], "mine": state["user"] == context.user_id}
+'''
+FINDS_RACES = """import pytest
+from plugin import plugin
+from workers.fake import FakePlatform
+
+@pytest.mark.parametrize("seed", range(5))
+def test_it_takes_one_user_for_another(seed):
+    results = FakePlatform(plugin).run_together([("onDashboardLoad", {"dashboardId": "main"})] * 8, seed=seed)
+    assert not all(result["mine"] for result in results)
+"""
+
+
+@pytest.mark.slow
+def test_plugin_test_runs_hooks_together_in_the_jail_and_finds_a_race(tmp_path: Path) -> None:
+    made = files(code=RACY)
+    made["tests/test_plugin.py"] = FINDS_RACES.encode()
+    told = Shell(tmp_path)("plugin", "test", write_folder(tmp_path / "racy", made))
+    assert "5 passed, 0 failed" in told, told
+
+
 @pytest.mark.slow
 def test_plugin_test_has_capsys_and_caplog_and_shows_coverage(tmp_path: Path) -> None:
     made = files(code=SPEAKING)

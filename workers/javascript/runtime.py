@@ -144,8 +144,8 @@ class Realm:
         """Prepares for several calls at once, before the plugin is loaded. ``shared`` follows when it is."""
         self._share(False)
         evaluate = self.engine.evaluate
-        self.go, self.take, self.cancel, self.step_of_all = (
-            evaluate(f"__shared.{name}") for name in ("go", "take", "cancel", "step"))
+        self.go, self.whose, self.cancel, self.step_of_all = (
+            evaluate(f"__shared.{name}") for name in ("go", "whose", "cancel", "step"))
         evaluate("delete globalThis.__shared; 0")
 
     def shared(self) -> None:
@@ -464,6 +464,10 @@ class JavaScript:
     def answer(self, text: str) -> Any:
         """Returns the value of a hook that has ended with ``text``. Raises NotAValue, Thrown."""
         message, is_odd = read(text)
+        return self.value_of(message, text, is_odd)
+
+    def value_of(self, message: dict[str, Any], text: str, is_odd: bool) -> Any:
+        """Returns the value that a hook's last message has, as ``read`` has parsed it. Raises NotAValue, Thrown."""
         if message["k"] != "r":
             raise self._failure(message)
         return from_json(message.get("v"), text, is_odd)

@@ -25,6 +25,8 @@ LOOK_NS = 5_000_000
 WAIT_MS_MAX = 3_600_000.0
 """The longest wait for a timer in one piece: far beyond any deadline."""
 NOBODY = -1
+AGAIN = -2.0
+"""In place of a wait: the engine may have more to do, and messages wait, too."""
 _URGENT = frozenset((wire.Cancel, wire.Ping))
 _cpu_ns = time.thread_time_ns
 
@@ -32,13 +34,14 @@ _cpu_ns = time.thread_time_ns
 class _Open:
     """One call that is not answered yet."""
 
-    __slots__ = ("api", "cpu_ns", "has_ended", "seq")
+    __slots__ = ("answer", "api", "cpu_ns", "has_ended", "seq")
 
     def __init__(self, seq: int, api: ApiCalls) -> None:
         self.seq = seq
         self.api = api
         self.cpu_ns = 0
         self.has_ended = False  # its answer is known: what runs for it from now on is what it left behind
+        self.answer: tuple[dict[str, Any], str, bool] | None = None  # while what it asked for last waits to be sent
 
 
 class SharedCalls:
@@ -61,6 +64,8 @@ class SharedCalls:
             self._look()
             if inbox:
                 self._take(inbox.popleft())
+                continue
+            if wait_ms == AGAIN:
                 continue
             message = link.next() if wait_ms < 0 else self._within(wait_ms)
             self._looked_ns = time.monotonic_ns()
@@ -108,9 +113,6 @@ class SharedCalls:
             self._reply(message)
         elif type(message) is wire.Recall:
             self._link.recalled.difference_update(message.seqs)  # all of them stood before it
-        elif type(message) in _URGENT:
-            self._link.inbox.appendleft(message)
-            self._hear()
 
     # ------------------------------------------------------------------ steps
     def _step(self, seq: int, function: Any, *arguments: Any) -> Any:
@@ -141,49 +143,72 @@ class SharedCalls:
             self._close(one, self._runtime.broken(error))
 
     def _advance(self) -> tuple[float, int]:
-        """Does whatever the engine can do now. Returns for how many ms there is nothing to be done unless a message
-        comes, −1 for ever, and whose the timer is."""
+        """Does what the engine can do now. Returns for how many ms there is nothing to be done unless a message comes,
+        −1 for ever, and whose the timer is."""
         runtime, realm = self._runtime, self._runtime.realm
         while True:
             self._look()
-            text = realm.step_of_all()
-            if text is None:  # there was no room for a copy: the oldest call gives up what it has
+            text = self._next()
+            if text is None:
                 if not self._open:
                     return -1.0, NOBODY
-                self._close(self._oldest(), runtime.out_of_memory())
+                self._close(self._without_room(), runtime.out_of_memory())
                 continue
             try:
                 message, is_odd = read(text)
             except NotAValue as error:
                 self._refuse(text, error)
                 continue
-            kind, seq = message["k"], int(message.get("seq", NOBODY))
-            if kind == "w":
-                return float(message["ms"]), seq
-            if kind == "a":
-                if (one := self._open.get(seq)) is not None:
-                    self._step(seq, one.api.ask, message, text, is_odd)
+            kind = message["k"]
+            if kind == "r" or kind == "x" or kind == "v":
+                one = self._open.get(int(realm.whose()))
+                if one is not None:
+                    one.answer = message, text, is_odd
+                    self._leave(one)
+                    self._answer(one)
+            elif kind == "a":
+                if (one := self._open.get(message["seq"])) is not None:
+                    self._step(one.seq, one.api.ask, message, text, is_odd)
             elif kind == "c":
-                if (one := self._open.get(seq)) is not None:
+                if (one := self._open.get(message["seq"])) is not None:
                     one.api.cancel(float(message["number"]))
-            elif kind == "d":
-                if (one := self._open.get(seq)) is not None:
-                    one.has_ended = True
-                    self._finish(one)
+            elif kind == "w":
+                return float(message["ms"]), int(message["seq"]) if "seq" in message else NOBODY
             elif kind == "g":
-                self._step(seq, realm.go)
+                self._step(int(message["seq"]), realm.go)
+            elif kind == "f":
+                self._step(NOBODY, realm.rest)
             elif kind == "n":
                 if not self._open or self._link.inbox:
-                    return -1.0, NOBODY
+                    return (AGAIN if self._link.inbox else -1.0), NOBODY
                 self._close(self._oldest(), runtime.never())  # it waits for what nobody does; then the others are seen
+            if self._link.inbox:
+                return AGAIN, NOBODY  # calls begin as soon as they can
+
+    def _next(self) -> Any:
+        """What there is to do, as text; None if memory does not suffice to say it."""
+        try:
+            return self._runtime.realm.step_of_all()
+        except self._runtime.errors:
+            return None
+
+    def _without_room(self) -> _Open:
+        """Whose answer there was no room for; or the oldest call, which then gives up what it has."""
+        one = self._open.get(int(self._runtime.realm.whose()))
+        return one if one is not None and one.answer is None else self._oldest()
 
     def _oldest(self) -> _Open:
         return next(iter(self._open.values()))
 
     def _refuse(self, text: str, error: NotAValue) -> None:
-        """The parameters of an API call are nested too deeply to be read."""
+        """A message is nested too deeply to be read: the parameters of an API call, or a hook's value."""
         seq, number = refused_number(text)
-        if (one := self._open.get(seq)) is not None:
+        if seq == NOBODY:
+            if (one := self._open.get(int(self._runtime.realm.whose()))) is not None:
+                self._leave(one)
+                del self._open[one.seq]
+                self._host.failed(one.seq, error, one.cpu_ns)
+        elif (one := self._open.get(seq)) is not None:
             self._step(seq, one.api.refuse_number, number, error)
 
     # ------------------------------------------------------------------ one call
@@ -206,51 +231,51 @@ class SharedCalls:
         for one in self._open.values():
             if message.api_id in one.api.open:
                 self._step(one.seq, one.api.take, message)
-                if one.has_ended:
-                    self._finish(one)
+                if one.answer is not None:
+                    self._answer(one)
                 return  # if it is nobody's, the call that asked for it is over
 
-    def _finish(self, one: _Open) -> None:
+    def _answer(self, one: _Open) -> None:
         """Answers a call whose hook has ended, unless something that it asked for waits to be sent."""
         if one.api.queue:
             return
-        runtime = self._runtime
-        text = self._leave(one, runtime.realm.take)
+        assert one.answer is not None
+        del self._open[one.seq]
         try:
-            if text is None:  # there was no room for it
-                raise runtime.out_of_memory()
-            value = runtime.answer(text)
+            value = self._runtime.value_of(*one.answer)
         except Exception as error:  # noqa: BLE001 - a NotAValue or a Thrown, or what a forged mark brings about
             self._host.failed(one.seq, error, one.cpu_ns)
         else:
             self._host.answer(one.seq, value, one.cpu_ns)
-        runtime.after()
+        self._runtime.after()
+
+    def _leave(self, one: _Open) -> None:
+        """The call has ended in the engine: what it left behind is run, and has no API any more."""
+        engine = self._runtime.realm.engine
+        one.has_ended = True
+        if engine.rejected:
+            self._host.seq = engine.owner = one.seq
+            self._runtime.tell_rejected()
+            self._host.seq, engine.owner = -1, None
+        self._step(one.seq, bool)  # its jobs
 
     def _close(self, one: _Open, error: Thrown) -> None:
         """Ends a call that has not ended by itself."""
-        self._leave(one, self._runtime.realm.cancel)
+        self._abandon(one)
         self._host.failed(one.seq, error, one.cpu_ns)
         self._runtime.after()
 
     def _cancel(self, seq: int) -> None:
         one = self._open.get(seq)
         if one is not None:
-            self._leave(one, self._runtime.realm.cancel)
+            self._abandon(one)
             self._host.ended(seq, one.cpu_ns)
             self._runtime.after()
         elif any(type(message) is wire.Call and message.seq == seq for message in self._link.inbox):
             self._link.recalled.add(seq)
 
-    def _leave(self, one: _Open, function: Any) -> Any:
-        """Ends the call in the engine by ``function``, and runs what it left behind, which has no API any more. Returns
-        what the function returned."""
-        realm = self._runtime.realm
+    def _abandon(self, one: _Open) -> None:
         one.has_ended = True
-        if realm.engine.rejected:
-            self._host.seq = realm.engine.owner = one.seq
-            self._runtime.tell_rejected()
-            self._host.seq, realm.engine.owner = -1, None
-        said = self._step(one.seq, function, float(one.seq))
-        self._step(one.seq, realm.rest)
+        self._step(one.seq, self._runtime.realm.cancel, float(one.seq))
+        self._leave(one)
         del self._open[one.seq]
-        return said

@@ -572,7 +572,8 @@
   const SHORT = 4096; // chars of an answer that is returned at once, and therefore kept until the next call
   const succeed = (mine, value) => {
     if (mine.answer !== "") return;
-    try { mine.answer = encoded({ __proto__: null, k: "r", v: value }, value) } catch (error) { mine.answer = told(error) }
+    const { seq } = mine;
+    try { mine.answer = encoded({ __proto__: null, k: "r", seq, v: value }, value) } catch (error) { mine.answer = told(error) }
     if (several) append(mine);
   };
   const fail = (mine, error) => {
@@ -651,16 +652,22 @@
     });
     mine.unanswered = 0;
   }
-  // What `shared.py` calls. In `step`, "d": call `seq` has an answer to be taken · "g": something of call `seq` is ready,
-  // to be run by `go` · "w" has the `seq` of its timer · "n": none of the open calls can ever go on.
+  // What `shared.py` calls. In `step`, "r", "v" or "x" is the answer of the call that `whose` names ("r" has its `seq`, too),
+  // which has no say from then on · "g": something of call `seq` is ready, to be run by `go` · "f": finalizers are, to be
+  // run by `rest` · "w" has the `seq` of its timer · "n": none of the open calls can ever go on.
+  let lastAnswered = LOADING;
   const shared = {
     step() {
       if (asked !== null) { const { text } = asked; asked = asked.next; return text }
       while (ended !== null) {
-        const { seq, answer } = ended.owner;
+        const mine = ended.owner, { answer } = mine;
         ended = ended.next;
-        if (answer !== null) return message({ __proto__: null, k: "d", seq });
+        if (answer === null) continue;
+        lastAnswered = mine.seq;
+        close(mine);
+        return answer;
       }
+      if (finalized !== null) return '{"k":"f"}';
       if (ready !== null) return message({ __proto__: null, k: "g", seq: ready.owner.seq });
       if (timers !== null) {
         const ms = timers.at - host.clock();
@@ -678,11 +685,7 @@
       running = one.owner;
       one.go();
     },
-    take(seq) {
-      const mine = mapGet(open, seq), { answer } = mine;
-      close(mine);
-      return answer;
-    },
+    whose() { return lastAnswered },
     cancel(seq) {
       const mine = mapGet(open, seq);
       if (mine !== undefined) close(mine);
