@@ -12,7 +12,7 @@ from apex_exec.gateway.sql.allowed import TYPE_NAMES, TYPES
 from apex_exec.gateway.sql.long_numbers import LONG_IN_JSON, NUMBER_CHARACTERS_MAX
 from apex_exec.gateway.sql.writer import _TO_NUMERIC, Writer, form_of, node_name, position, refuse, rule, shared
 
-_NUMBER = re.compile(r"\d{1,40}(\.\d{0,40})?([eE][+-]?\d{1,3})?|\.\d{1,40}")
+_NUMBER = re.compile(r"\d{1,40}(\.\d{0,40})?([eE][+-]?\d{1,3})?|\.\d{1,40}", re.ASCII)
 GUARDED_CHARACTERS_MAX = 2000
 """The longest text that is cast to numeric: the generated SQL repeats it four times."""
 

@@ -22,8 +22,8 @@ from apex_exec.gateway.sql.type_names import NULL, UNKNOWN
 EXACT_MAX = 2**53
 """Up to here a double precision has every whole number."""
 RANGES = {"int2": 2**15, "int4": 2**31, "int8": 2**63}
-_WHOLE = re.compile(r"\s*[-+]?\d{1,18}\s*")
-_NUMERIC = re.compile(r"\s*[-+]?(\d{1,15}(\.\d{0,15})?|\.\d{1,15})\s*")
+_WHOLE = re.compile(r"\s*[-+]?\d{1,18}\s*", re.ASCII)
+_NUMERIC = re.compile(r"\s*[-+]?(\d{1,15}(\.\d{0,15})?|\.\d{1,15})\s*", re.ASCII)
 
 
 def refused(what: str) -> ApiFailure:
@@ -179,7 +179,7 @@ def _stamp(value: Any) -> Any:
 def _json(value: Any) -> Any:
     try:
         return json.loads(value) if isinstance(value, str) else value
-    except ValueError:
+    except (ValueError, RecursionError):  # no JSON, or nested deeper than a plugin could read
         return value
 
 
