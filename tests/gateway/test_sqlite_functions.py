@@ -106,3 +106,13 @@ def test_json_that_is_too_deep_to_read_is_a_text(lite: Data) -> None:
         assert lite.query("SELECT a_json AS x FROM things") == [{"x": deep}]
     finally:
         lite.execute("DELETE FROM things")
+
+
+@pytest.mark.parametrize("stored", ["'infinity'", "7"])
+def test_a_stored_moment_that_is_none_is_refused_by_name(lite: Data, stored: str) -> None:
+    lite.execute(f"INSERT INTO things (user_id, a_stamp) VALUES ('{A}', {stored})")
+    try:
+        got = failure(lite, "SELECT a_stamp AS x FROM things")
+        assert got.code == "sql_not_on_sqlite" and "timestamptz" in got.message
+    finally:
+        lite.execute("DELETE FROM things")

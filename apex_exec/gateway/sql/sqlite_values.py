@@ -172,7 +172,10 @@ def _bool(value: Any) -> Any:
 def _stamp(value: Any) -> Any:
     if isinstance(value, datetime):
         return value
-    moment = datetime.fromisoformat(value.replace("Z", "+00:00"))
+    try:
+        moment = datetime.fromisoformat(value.replace("Z", "+00:00"))
+    except (ValueError, AttributeError):
+        raise refused("a timestamptz that is none") from None
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
