@@ -92,6 +92,7 @@ def site(request: pytest.FixtureRequest) -> Iterator[Site]:
     with tempfile.TemporaryDirectory(prefix="apx") as folder:
         url = "" if request.param == "sqlite" else request.getfixturevalue("postgres").url("storagecalls")
         made = Site(Path(folder), url)
+        wait_for(lambda: made.may_run("keeps-py", ["list"]) == [[]], 120, "the storage, which the first call opens,")
         yield made
         made.daemon.stop()
 
