@@ -20,7 +20,7 @@ import msgspec
 
 from apex_exec.catalogue.methods import METHODS, StorageDelete, StorageGet, StorageList, StorageRequest, StorageSet
 from apex_exec.errors import Refusal, WireError
-from apex_exec.gateway.costs import counted, counting, give_way
+from apex_exec.gateway.costs import counted, counting
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.lock_turns import Turns
 from apex_exec.gateway.messages import Call, Written
@@ -50,7 +50,7 @@ class Storage:
         self._settings = settings
         self._origin = origin
         self.outbox = Keeper(self._waiting, self._forget, hand_over)
-        self._threads = ThreadPoolExecutor(THREADS, "storage", initializer=give_way)
+        self._threads = ThreadPoolExecutor(THREADS, "storage")  # its work is short, so it need not give way
         self._opening = threading.Lock()
         self._store: Store | None = None
         self._down_until, self._down = 0.0, ""

@@ -195,10 +195,12 @@ class Names:
     def name(self, user_id: str) -> str:
         """The user's id behind a pseudonym; whatever else is given, and the pseudonym of somebody who was erased, comes
         back as it is."""
-        if self._db is None or user_id[:2] != "p-":
+        if self._db is None:
             return user_id
         found = self._names.get(user_id)
         if found is None:
+            if PSEUDONYM.fullmatch(user_id) is None:
+                return user_id
             row = self._db.execute("SELECT user_id FROM people WHERE pseudonym = ?", (user_id,)).fetchone()
             if len(self._names) >= KNOWN_MAX:
                 self._names.clear()

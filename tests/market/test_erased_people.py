@@ -93,6 +93,7 @@ def test_bills_of_open_and_closed_months_recompute_and_name_nobody(market: Marke
     assert OTHER in repr(after), "nobody else is touched"
 
 
+@pytest.mark.slow
 def test_closed_months_are_guarded_again_afterwards_and_a_damaged_one_stops_the_erasure(
         market: Market, tmp_path: Path) -> None:
     market.publish(write_bundle(tmp_path / "sums", pricing=PAID, support=SUPPORT))
