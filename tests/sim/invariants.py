@@ -479,6 +479,8 @@ class Invariants:
 
     def probed(self, worker: SimWorker, nonce: int) -> None:
         """The answer to a probe reaches the pool."""
+        if worker.killed:
+            return  # too late: it is judged already
         if nonce not in worker.probes or nonce != min(worker.probes):
             worker.lied = True
             self.forged_by = worker
