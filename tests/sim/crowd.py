@@ -89,13 +89,17 @@ class Crowd:
         if asked.kind in ("plain", "block"):
             worker.blocked_by = seq
             worker.blocked_until_ns = NEVER_NS if hangs else self.now_ns + length_ns
-            if hangs and not worker.honest and rnd.random() < 0.5:  # it answers itself and goes on
-                worker.lied = True
-                self._send(worker, ev.WorkerAnswered(worker.id, seq, "", asked.call))
+            if hangs and not worker.honest:  # it answers itself and goes on
+                self.at(rnd.randrange(600 * MS), self._answer_itself, worker, seq)
         elif hangs and rnd.random() < 0.3:
             asked.kind = "swallow"
         if not hangs:
             self.at(length_ns, self.end_one, worker, seq, "")
+
+    def _answer_itself(self, worker: SimWorker, seq: int) -> None:
+        if worker.alive and not worker.paused and seq in worker.crowd:
+            worker.lied = True
+            self._send(worker, ev.WorkerAnswered(worker.id, seq, "", worker.crowd[seq].call))
 
     def _lie(self, worker: SimWorker, seq: int) -> None:
         worker.lied = True

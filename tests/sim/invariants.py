@@ -479,6 +479,8 @@ class Invariants:
 
     def probed(self, worker: SimWorker, nonce: int) -> None:
         """The answer to a probe reaches the pool."""
+        if worker.killed:
+            return  # too late: it is judged already
         if nonce not in worker.probes or nonce != min(worker.probes):
             worker.lied = True
             self.forged_by = worker
@@ -559,6 +561,8 @@ class Invariants:
             worker.probes = {nonce: (sent_ns, False, held_ns) for nonce, (sent_ns, _, held_ns) in worker.probes.items()}
         worker.heard_ns = worker.oldest_ns = world.now_ns
         known = world.plugins.get(worker.spec.id)
+        if event.code == "skipped" and known is not None and not worker.killed and known.breaker.probe is asked:
+            known.breaker.probe = None  # it was cancelled before it began
         if event.code != "skipped" and known is not None and not worker.killed and worker.id not in self.in_judgement:
             if known.breaker.probe is not None:
                 known.breaker.probe = None

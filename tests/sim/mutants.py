@@ -205,8 +205,6 @@ MUTANTS = (
            "if worker.probed_ns >= call.cancelled_ns or is_alone:", "if True:"),
     Mutant("a hook has no time to end", "shared",
            "call.ends_ns = now_ns + CANCEL_GRACE_NS\n        worker", "call.ends_ns = now_ns + 1000\n        worker"),
-    Mutant("what is to be skipped keeps its worker for ever", "shared",
-           "oldest.ends_ns = step.now_ns + SKIP_GRACE_NS  #", "oldest.ends_ns = NEVER_NS  #"),
     Mutant("answers to probes are not counted", "shared", "PROBES_FROM + worker.probes - len(worker.probing) + 1:",
            "nonce:"),
     Mutant("bystanders are not told", "lifecycle", "{\"bystander\": True} if is_others else {}", "{}"),
