@@ -228,10 +228,14 @@ class DataSection(_Section):
 
 
 class FetchSection(_Section):
-    """Hosts that plugins may reach; private addresses are for tests only."""
+    """Hosts that plugins may reach. ``internal`` maps hosts of the operator's own, written as in ``allow``, to the
+    networks that they may have addresses in. ``ca_file`` holds authorities that count in addition to the system's.
+    """
 
     allow: list[str] = []
     allow_private: bool = False
+    internal: dict[str, list[str]] = {}
+    ca_file: str = ""
 
 
 class AuditSection(_Section):

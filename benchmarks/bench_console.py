@@ -40,7 +40,8 @@ def run(lab: Lab) -> None:
         fill_registry(state, plugins)
         _write_events(state, events)
         with serving(None, state=state, scrape=False) as daemon, _console(daemon) as (process, browser):
-            browser.get("/audit")  # the registrar is started for the first of these
+            while not browser.has("/plugins/echo-00000"):  # until the registry is open
+                time.sleep(1)
             for page, path in PAGES.items():
                 for _ in range(LOOKS):
                     begun = time.perf_counter()
@@ -110,8 +111,12 @@ class _Browser:
 
     def get(self, path: str, headers: dict[str, str] | None = None) -> None:
         """One page; exits if it is not one."""
+        if not self.has(path, headers):
+            raise SystemExit(f"{path} is not a page")
+
+    def has(self, path: str, headers: dict[str, str] | None = None) -> bool:
+        """Whether a page is there."""
         self._connection.request("GET", path, headers={"Cookie": self._cookie, **(headers or {})})
         answer = self._connection.getresponse()
-        body = answer.read()
-        if answer.status != 200:
-            raise SystemExit(f"{path}: {answer.status}: {body[-500:]!r}")
+        answer.read()
+        return answer.status == 200

@@ -41,17 +41,24 @@ class ApiMethods:
         """Rows of the caller's own data (``data:read``)."""
         return self._call("query", sql=sql, params=params or [])
 
-    def insert(self, table: str, values: dict[str, Any]) -> Any:
-        """Adds one row owned by the caller (``data:write``)."""
-        return self._call("insert", table=table, values=values)
+    def insert(self, table: str, values: dict[str, Any] | list[dict[str, Any]],
+               returning: bool | list[str] | None = None) -> Any:
+        """Adds one row owned by the caller, or a list of rows (``data:write``)."""
+        return self._call("insert", table=table, values=values, returning=returning)
 
-    def update(self, table: str, values: dict[str, Any], where: dict[str, Any]) -> Any:
+    def upsert(self, table: str, values: dict[str, Any] | list[dict[str, Any]], on: str | list[str],
+               update: list[str] | None = None, returning: bool | list[str] | None = None) -> Any:
+        """Adds rows, or changes the caller's row with the same values in the columns ``on`` (``data:write``)."""
+        return self._call("upsert", table=table, values=values, on=on, update=update, returning=returning)
+
+    def update(self, table: str, values: dict[str, Any], where: dict[str, Any],
+               returning: bool | list[str] | None = None) -> Any:
         """Changes the caller's rows that match ``where`` (``data:write``)."""
-        return self._call("update", table=table, values=values, where=where)
+        return self._call("update", table=table, values=values, where=where, returning=returning)
 
-    def delete(self, table: str, where: dict[str, Any]) -> Any:
+    def delete(self, table: str, where: dict[str, Any], returning: bool | list[str] | None = None) -> Any:
         """Deletes the caller's rows that match ``where`` (``data:write``)."""
-        return self._call("delete", table=table, where=where)
+        return self._call("delete", table=table, where=where, returning=returning)
 
     def render_widget(self, component: str, props: dict[str, Any] | None = None) -> Any:
         """Asks the platform to render ``component`` (``ui:render``)."""
@@ -61,9 +68,11 @@ class ApiMethods:
         """Asks the platform to emit ``event`` (``events:emit``)."""
         return self._call("emit", event=event, payload=payload)
 
-    def fetch(self, url: str, method: str = "GET", headers: dict[str, str] | None = None, body: Any = None) -> Any:
+    def fetch(self, url: str, method: str = "GET", headers: dict[str, str] | None = None, body: Any = None,
+              timeout_ms: float | None = None, retry: bool = False, read_as: str = "auto") -> Any:
         """One HTTP request through the gateway (``network:fetch``)."""
-        return self._call("fetch", url=url, method=method, headers=headers or {}, body=body)
+        return self._call("fetch", url=url, method=method, headers=headers or {}, body=body, timeout_ms=timeout_ms,
+                          retry=retry, read_as=read_as)
 
     def call(self, method: str, params: dict[str, Any] | None = None) -> Any:
         """A host method (admin permissions)."""

@@ -12,6 +12,7 @@ WIDGETS = {"onDashboardLoad": "customWidgets"}
 PERMISSIONS = {
     "query": "data:read",
     "insert": "data:write",
+    "upsert": "data:write",
     "update": "data:write",
     "delete": "data:write",
     "renderWidget": "ui:render",

@@ -19,8 +19,9 @@ from typing import Any
 import msgspec
 
 from workers import contract
-from workers.sdk import Api, ApiError, ConcurrentApi, HookContext, PermissionDenied, Plugin
+from workers.sdk import Api, ApiError, ConcurrentApi, HookContext, PermissionDenied, Plugin, shaped
 
+_WRITES = ("insert", "upsert", "update", "delete")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 """When everything was stored, as far as the fake platform knows: its tests do not depend on a clock."""
 _encode, _decode = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder().decode
@@ -65,11 +66,15 @@ class FakePlatform:
     returns none), ``responses`` maps a URL to what ``fetch``
     returns (any other is ``host_not_allowed``), and ``methods`` maps a host method to its result (any other is
     ``not_provided``). ``storage`` is what ``api.storage`` keeps, by (user, key); the user of what is common is "".
+    ``written`` maps a write ("insert", "upsert", "update", "delete") to its answer, or to a function of its parameters;
+    without one, an insert and an upsert answer with the rows that they were given, and an update and a delete with one
+    row that was changed.
     """
 
     def __init__(self, plugin: Plugin | dict[str, Any], *, rows: dict[str, Any] | None = None,
                  responses: dict[str, Any] | None = None, methods: dict[str, Any] | None = None,
-                 storage: dict[tuple[str, str], Any] | None = None, user_id: str = USER) -> None:
+                 written: dict[str, Any] | None = None, storage: dict[tuple[str, str], Any] | None = None,
+                 user_id: str = USER) -> None:
         is_map = isinstance(plugin, dict)
         self.hooks: dict[str, Any] = plugin["hooks"] if isinstance(plugin, dict) else plugin.hooks
         self.permissions = list(plugin.get("permissions", [])) if isinstance(plugin, dict) else plugin.permissions
@@ -78,6 +83,7 @@ class FakePlatform:
         self.rows = rows or {}
         self.responses = responses or {}
         self.methods = methods or {}
+        self.written = written or {}
         self.storage = dict(storage or {})
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.asked_by: list[tuple[str, str, dict[str, Any]]] = []
@@ -155,7 +161,7 @@ class FakePlatform:
         ask = self._asker(user_id)
 
         def later(seq: int, method: str, asked: dict[str, Any]) -> _Later:
-            return _Later(lambda: ask(seq, method, asked), chance.randint(0, TURNS_MAX))
+            return _Later(lambda: shaped(method, ask(seq, method, asked)), chance.randint(0, TURNS_MAX))
 
         is_async = inspect.iscoroutinefunction(self.hooks[hook])
         api = ConcurrentApi(later, 0) if is_async else Api(ask, 0, is_async=False)
@@ -196,6 +202,8 @@ class FakePlatform:
         if wanted not in self.permissions:
             raise PermissionDenied("permission_denied", f"{method} needs {wanted or 'an admin permission'}",
                                    method=method)
+        if method in _WRITES:
+            return self._write(method, params)
         if method.startswith("storage."):
             return self._keep(user_id, method.removeprefix("storage."), params)
         if method == "query":
@@ -206,6 +214,25 @@ class FakePlatform:
         if method == "call":
             return self._known(self.methods, params["method"], "not_provided", method)
         return None
+
+    def _write(self, method: str, params: dict[str, Any]) -> Any:
+        """What the gateway would answer, as far as it can be known without a database."""
+        asked = params.get("returning")
+        if asked and method != "insert" and "data:read" not in self.permissions:
+            raise PermissionDenied("permission_denied", f"{method} with returning also needs data:read", method=method)
+        if method in self.written:
+            answer = self.written[method]
+            return answer(params) if callable(answer) else answer
+        values = params.get("values", {}) if method in ("insert", "upsert") else {}
+        is_single = isinstance(values, dict)
+        rows = [values] if is_single else values
+        answer = {"rowCount": len(rows)}
+        if asked is None and method == "insert" and is_single:
+            asked = True
+        if asked:
+            shown = [row if asked is True else {name: row.get(name) for name in asked} for row in rows]
+            answer |= {"row": shown[0]} if is_single and method in ("insert", "upsert") else {"rows": shown}
+        return answer
 
     def _keep(self, user_id: str, verb: str, params: dict[str, Any]) -> Any:
         """``api.storage``: values are copied on their way in and out, as the real storage does."""

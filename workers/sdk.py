@@ -5,6 +5,7 @@ Its checks only help authors; the supervisor enforces every rule again.
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable
@@ -67,6 +68,34 @@ class Plugin:
         return register
 
 
+class Fetched(dict[str, Any]):
+    """What ``fetch`` answers: a map with ``status``, ``headers`` and ``body``. The methods read the body as the plugin
+    needs it; ``bytes`` gives what the server sent, after decompression, whatever ``body`` is."""
+
+    def __init__(self, reply: dict[str, Any]) -> None:
+        super().__init__(reply)
+        self._raw = self.pop("raw", None)
+
+    @property
+    def ok(self) -> bool:
+        """Whether the status is one of success, 200 to 299."""
+        return bool(200 <= self["status"] <= 299)
+
+    def text(self) -> str:
+        """The body as text. Bytes are read as UTF-8, with U+FFFD in place of what is not."""
+        body = self["body"]
+        return body if isinstance(body, str) else body.decode("utf-8", "replace")
+
+    def bytes(self) -> bytes:
+        """The body as bytes."""
+        body = self._raw if self._raw is not None else self["body"]
+        return body.encode() if isinstance(body, str) else body
+
+    def json(self) -> Any:
+        """The value that the body is in JSON. Raises ValueError."""
+        return json.loads(self.text().removeprefix("\ufeff") if isinstance(self["body"], str) else self.bytes())
+
+
 class _Done:
     """The value of a finished call, which ``async def`` code may await."""
 
@@ -94,23 +123,27 @@ class _Failed:
 
 
 class Api(ApiMethods):
-    """The platform's API. Every method blocks until the supervisor has answered; an async hook may await it.
+    """The platform's API. Every method blocks until the supervisor has answered; an async hook awaits it instead.
 
     The calls of one hook are made one after another; calls passed to ``asyncio.gather`` are made in its order. ``seq``
     is the call on the link for which this API was made: a task that outlives its hook acts for that hook and for no
-    other.
+    other. ``begin`` makes a call of a hook with an event loop and returns what the hook awaits.
     """
 
-    def __init__(self, ask: Callable[[int, str, dict[str, Any]], Any], seq: int, is_async: bool) -> None:
+    def __init__(self, ask: Callable[[int, str, dict[str, Any]], Any], seq: int, is_async: bool,
+                 begin: Callable[[str, dict[str, Any]], Any] | None = None) -> None:
         self._ask = ask
         self._seq = seq
         self._is_async = is_async
+        self._begin = begin
 
     def _call(self, api_method: str, /, **params: Any) -> Any:
         if not self._is_async:
-            return self._ask(self._seq, api_method, params)
+            return shaped(api_method, self._ask(self._seq, api_method, params))
         try:
-            return _Done(self._ask(self._seq, api_method, params))
+            if self._begin is not None:
+                return self._begin(api_method, params)
+            return _Done(shaped(api_method, self._ask(self._seq, api_method, params)))
         except ApiError as error:
             return _Failed(error)
 
@@ -127,6 +160,11 @@ class ConcurrentApi(Api):
             return self._ask(self._seq, api_method, params)
         except ApiError as error:
             return _Failed(error)
+
+
+def shaped(api_method: str, value: Any) -> Any:
+    """``value``, the answer of ``api_method``, as plugin code gets it."""
+    return Fetched(value) if api_method == "fetch" and isinstance(value, dict) else value
 
 
 class HookContext:

@@ -64,6 +64,7 @@ API_CODES = {
     "address_not_allowed": "the host's address is private, local or otherwise not public",
     "redirect_limit": "too many redirects",
     "fetch_failed": "the peer gave no usable answer",
+    "fetch_timeout": "the peer gave no whole answer within the request's timeout_ms",
     "not_provided": "no host provides this method now",
     "host_lost": "the host ended before it answered; whether the method took effect is not known",
     "host_error": "the host's method answered with an error",
@@ -255,6 +256,14 @@ class ApiCall(msgspec.Struct, array_like=True, tag="api", gc=False):
     params: msgspec.Raw
 
 
+class ApiCancel(msgspec.Struct, array_like=True, tag="api_cancel", gc=False):
+    """The hook that runs as ``seq`` waits for its API call ``api_id`` no longer. Nothing answers this message; the
+    call's own answer comes all the same, if it has not come yet."""
+
+    seq: Number
+    api_id: Number
+
+
 class Log(msgspec.Struct, array_like=True, tag="log", gc=False):
     """One line of the plugin's log or output. ``level`` is debug, info, warning, error, stdout or stderr. ``seq`` is
     the call that wrote it, as the worker says; -1 while the plugin loads."""
@@ -300,8 +309,8 @@ class Placed(msgspec.Struct, array_like=True, tag="placed", gc=False):
 
 
 ToWorker = Load | Call | ApiReply | Ping | Recall | Cancel
-FromWorker = (
-    Booted | Ready | Failed | Reply | Raised | BadOutput | BadInput | Skipped | Ended | ApiCall | Log | Pong | Blocked)
+FromWorker = (Booted | Ready | Failed | Reply | Raised | BadOutput | BadInput | Skipped | Ended | ApiCall | ApiCancel
+              | Log | Pong | Blocked)
 FromTests = Booted | Failed | Log | Placed | Testing | Tested
 """What a worker that runs a bundle's tests may send. A worker that serves may not send a ``tested``."""
 

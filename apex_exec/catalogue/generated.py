@@ -30,6 +30,7 @@ PROTOCOL_TS = PACKAGE / "examples" / "host-ts" / "protocol.ts"
 PLUGIN_TYPES = PACKAGE / "npm" / "plugin" / "plugin.d.ts"
 PLUGIN_TESTING = PACKAGE / "npm" / "plugin" / "testing.js"
 NPM_PACKAGE = PACKAGE / "npm" / "plugin" / "package.json"
+LINE_MAX = 120
 MAP = PACKAGE / "catalogue" / "README.md"
 README = PACKAGE / "README.md"
 WIRE_README = PACKAGE / "wire" / "README.md"
@@ -232,11 +233,26 @@ class ApiMethods:
 
 def _api_method(method: Method) -> str:
     sent = []
-    for name, kind, default in re.findall(r"(\w+): ([^=]+?)(?: = (\S+?))?(?:, (?=\w+:)|$)", method.signature):
-        empty = " or []" if "list[" in kind else " or {}" if "dict[" in kind else ""
-        sent.append(f"{name}={name}{empty if default == 'None' else ''}")
-    return (f'\n    def {_last(method.python)}(self, {method.signature}) -> Any:\n        """{method.doc}"""\n'
-            f'        return self._call("{method.name}", {", ".join(sent)})\n')
+    empty = {field.name: " or []" if field.default_factory is list else " or {}" if (
+        field.default_factory is dict or field.default == msgspec.Raw(b"\x80")) else ""
+        for field in msgspec.structs.fields(method.params)}
+    for name, default in re.findall(r"(\w+): [^=]+?(?: = (\S+?))?(?:, (?=\w+:)|$)", method.signature):
+        sent.append(f"{name}={name}{empty[name] if default == 'None' else ''}")
+    head = f"    def {_last(method.python)}("
+    parameters = ["self", *re.split(r", (?=\w+:)", method.signature)]
+    return (f'\n{_filled(head, parameters, ") -> Any:")}\n        """{method.doc}"""\n'
+            f'{_filled("        return self._call(", [json.dumps(method.name), *sent], ")")}\n')
+
+
+def _filled(head: str, parts: list[str], tail: str) -> str:
+    """``head``, ``parts`` and ``tail`` on lines of at most LINE_MAX characters, below each other."""
+    lines = [head]
+    for part in parts:
+        ending = tail if part is parts[-1] else ","
+        if len(lines[-1]) + len(part) + len(ending) + 1 > LINE_MAX:
+            lines.append(" " * len(head))
+        lines[-1] += f"{'' if lines[-1].endswith('(') or not lines[-1].strip() else ' '}{part}{ending}"
+    return "\n".join(lines)
 
 
 def _map(items: dict[str, str]) -> str:

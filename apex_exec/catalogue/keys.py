@@ -65,23 +65,23 @@ KEYS: dict[str, Key] = {
     "http.address": Key("127.0.0.1:9464", "`/metrics /livez /readyz`; port 0 picks a free one"),
     "console.address": Key(
         "127.0.0.1:9465",
-        "where `apex-exec console` listens; another address than a loopback one needs TLS or a trusted proxy; "
-        "port 0 picks a free one"),
+        "where `apex-exec console` listens; an address that is not a loopback one needs TLS or a trusted proxy; port 0 "
+        "picks a free one"),
     "console.hosts": Key(
         "none",
-        "the names, with their port if it is not the scheme's own, under which browsers reach the console; "
-        "requests for other names are refused (`[\"console.example.com\"]`)",
+        "the names, with their port if it is not the scheme's own, under which browsers reach the console; requests "
+        "for other names are refused",
         '["console.example.com"]'),
     "console.tls_certificate": Key(
         "none",
-        "a PEM file with the certificate and its chain; then the console speaks https only",
+        "a PEM file with the certificate and its chain; with it the console speaks https only",
         '"/etc/apex-exec/console.pem"'),
     "console.tls_key": Key("none", "the key of that certificate", '"/etc/apex-exec/console.key"'),
     "console.trusted_proxy": Key(
         "none",
-        "the IP address of a proxy that speaks https to browsers; then nobody else is answered, and "
+        "the IP address of a proxy that speaks https to browsers; with it nobody else is answered, and "
         "`X-Forwarded-For` and `X-Forwarded-Proto` count",
-        '"10.0.0.2"'),
+        '"127.0.0.1"'),
     "console.runtime_dir": Key(
         "`<runtime_dir>-console`",
         "the console's own folder, 0700, with the socket by which `console link` reaches it"),
@@ -92,13 +92,17 @@ KEYS: dict[str, Key] = {
         "1000",
         "above it the least recently used idle worker is stopped; it is lowered to what RLIMIT_NOFILE allows"),
     "pool.idle_seconds": Key("300", "an idle worker is stopped after this time"),
-    "pool.queue_depth": Key("1024", "waiting calls of one plugin; one user may have a quarter of them"),
+    "pool.queue_depth": Key(
+        "1024",
+        "waiting calls of one plugin; one user may have a quarter of them while others wait"),
     "pool.in_flight": Key("20000", "pending calls of the daemon"),
     "pool.per_host": Key("10000", "pending requests of one connection"),
     "pool.spare_workers": Key(
         "2",
         "workers that are forked and jailed in advance, for the next plugin that needs one; about 4 MB each"),
-    "pool.prefetch": Key("8", "calls on a worker's link at once, of which one runs"),
+    "pool.prefetch": Key(
+        "8",
+        "calls on a worker's link at once, of which one runs; a worker that runs several has no more there than run"),
     "pool.boot_seconds": Key("10", "how long a worker may take to load its plugin"),
     **_limits(),
     "sandbox.min_level": Key("L2", "below it `serve` refuses to start"),
@@ -141,6 +145,11 @@ KEYS: dict[str, Key] = {
         "hosts that plugins may reach; the plugin's manifest must list them, too",
         '["api.example.com"]'),
     "fetch.allow_private": Key("false", "allows loopback addresses, for tests only"),
+    "fetch.internal": Key(
+        "none", '`{"billing.corp" = ["10.20.0.0/16"]}`: networks of your own in which the addresses of a host may be; '
+        "`fetch.allow` must name the host, too",
+        '{"api.example.com" = ["10.20.0.0/16"]}'),
+    "fetch.ca_file": Key("`\"\"`", "certificates of authorities (PEM) that are trusted in addition to the system's"),
     "audit.url": Key("`sqlite:///<state_dir>/audit.db`", "the ledger"),
     "audit.durability": Key("group", "commits at most 10 ms later; with `strict`, a reply follows its record's commit"),
     "audit.retention_days": Key("400", "how long records are kept"),

@@ -24,11 +24,33 @@ class Query(Struct, gc=False, forbid_unknown_fields=True):
     params: Annotated[list[Any], Meta(max_length=100)] = []
 
 
+Row = Annotated[dict[Name, Any], Meta(max_length=200)]
+"""One row of a write, by column."""
+Rows = Annotated[list[Row], Meta(min_length=1)]
+"""Several rows in one call. The gateway bounds their number, with a code of its own."""
+Returning = bool | Annotated[list[Name], Meta(max_length=200)] | None
+"""The columns of the written rows that the answer holds: True for all that are visible."""
+
+
 class Insert(Struct, gc=False, forbid_unknown_fields=True):
-    """One row, owned by the caller."""
+    """One row, or several, owned by the caller. None as ``returning``: the row itself, if ``values`` is one row."""
 
     table: Name
-    values: Annotated[dict[Name, Any], Meta(max_length=200)]
+    values: Row | Rows
+    returning: Returning = None
+
+
+class Upsert(Struct, gc=False, forbid_unknown_fields=True):
+    """Rows that are inserted, or change the caller's row that has the same values in the columns ``on``.
+
+    ``update`` names the columns that are changed then: by default all that ``values`` gives, without ``on``; none if it
+    is empty."""
+
+    table: Name
+    values: Row | Rows
+    on: Name | Annotated[list[Name], Meta(min_length=1, max_length=16)]
+    update: Annotated[list[Name], Meta(max_length=200)] | None = None
+    returning: Returning = None
 
 
 class Update(Struct, gc=False, forbid_unknown_fields=True):
@@ -37,6 +59,7 @@ class Update(Struct, gc=False, forbid_unknown_fields=True):
     table: Name
     values: Annotated[dict[Name, Any], Meta(min_length=1, max_length=200)]
     where: Annotated[dict[Name, Any], Meta(min_length=1, max_length=200)]
+    returning: Returning = None
 
 
 class Delete(Struct, gc=False, forbid_unknown_fields=True):
@@ -44,6 +67,7 @@ class Delete(Struct, gc=False, forbid_unknown_fields=True):
 
     table: Name
     where: Annotated[dict[Name, Any], Meta(min_length=1, max_length=200)]
+    returning: Returning = None
 
 
 class RenderWidget(Struct, gc=False, forbid_unknown_fields=True):
@@ -61,12 +85,18 @@ class Emit(Struct, gc=False, forbid_unknown_fields=True):
 
 
 class Fetch(Struct, gc=False, forbid_unknown_fields=True):
-    """One HTTP request, redirects included. ``body`` is text, bytes or a JSON value."""
+    """One HTTP request, redirects included. ``body`` is text, bytes or a JSON value.
+
+    ``timeout_ms`` bounds it within the invocation's time. ``retry``: the request is sent once more if the server ends a
+    kept connection without an answer. ``read_as`` says what the response's body is to be."""
 
     url: Annotated[str, Meta(max_length=8192)]
     method: Annotated[str, Meta(max_length=16)] = "GET"
     headers: Annotated[dict[str, str], Meta(max_length=64)] = {}
     body: Any = None
+    timeout_ms: Annotated[float, Meta(ge=1, le=3_600_000)] | None = None
+    retry: bool = False
+    read_as: Literal["auto", "text", "bytes"] = "auto"
 
 
 Key = Annotated[str, Meta(min_length=1, max_length=200)]
@@ -114,7 +144,7 @@ class HostMethod(Struct, gc=False, forbid_unknown_fields=True):
 
 
 StorageRequest = StorageGet | StorageSet | StorageDelete | StorageList
-Request = Query | Insert | Update | Delete | RenderWidget | Emit | Fetch | StorageRequest | HostMethod
+Request = Query | Insert | Upsert | Update | Delete | RenderWidget | Emit | Fetch | StorageRequest | HostMethod
 
 Route = Literal["gateway", "effect", "host"]
 """Who does it: the gateway process; nobody, since the reply carries it to the host; or the host, who is asked."""
@@ -150,25 +180,42 @@ class Method(Struct, frozen=True):
     away: str = "data_unavailable"
 
 
+_PY_ROWS = "dict[str, Any] | list[dict[str, Any]]"
+_PY_RETURNING = "returning: bool | list[str] | None = None"
+_TS_ROWS = "Record<string, unknown> | readonly Record<string, unknown>[]"
+_TS_RETURNING = "returning?: boolean | readonly string[]"
+
 ALL = (
     Method("query", "query", "sql: str, params: list[Any] | None = None",
            "Rows of the caller's own data (``data:read``).", Query, "data:read", event="data.access",
            javascript="(sql, params = []) => ({ sql, params })",
            typescript="<Row = Record<string, Value>>(sql: string, params?: readonly unknown[]): Promise<Row[]>"),
-    Method("insert", "insert", "table: str, values: dict[str, Any]",
-           "Adds one row owned by the caller (``data:write``).", Insert, "data:write", event="data.modification",
-           is_write=True, javascript="(table, values) => ({ table, values })",
-           typescript="(table: string, values: Record<string, unknown>): Promise<Value>"),
-    Method("update", "update", "table: str, values: dict[str, Any], where: dict[str, Any]",
+    Method("insert", "insert", f"table: str, values: {_PY_ROWS}, {_PY_RETURNING}",
+           "Adds one row owned by the caller, or a list of rows (``data:write``).", Insert, "data:write",
+           event="data.modification", is_write=True,
+           javascript="(table, values, { returning } = {}) => ({ table, values, returning })",
+           typescript=f"<Row = Record<string, Value>>(table: string, values: {_TS_ROWS}, "
+           f"options?: {{ {_TS_RETURNING} }}): Promise<Written<Row>>"),
+    Method("upsert", "upsert", f"table: str, values: {_PY_ROWS}, on: str | list[str], update: list[str] | None = None, "
+           f"{_PY_RETURNING}",
+           "Adds rows, or changes the caller's row with the same values in the columns ``on`` (``data:write``).",
+           Upsert, "data:write", event="data.modification", is_write=True,
+           javascript="(table, values, { on, update, returning } = {}) => ({ table, values, on, update, returning })",
+           typescript=f"<Row = Record<string, Value>>(table: string, values: {_TS_ROWS}, options: "
+           f"{{ on: string | readonly string[]; update?: readonly string[]; {_TS_RETURNING} }}): "
+           "Promise<Written<Row>>"),
+    Method("update", "update", f"table: str, values: dict[str, Any], where: dict[str, Any], {_PY_RETURNING}",
            "Changes the caller's rows that match ``where`` (``data:write``).", Update, "data:write",
-           event="data.modification", is_write=True, javascript="(table, values, where) => ({ table, values, where })",
-           typescript="(table: string, values: Record<string, unknown>, "
-           "where: Record<string, unknown>): Promise<Value>"),
-    Method("delete", "delete", "table: str, where: dict[str, Any]",
+           event="data.modification", is_write=True,
+           javascript="(table, values, where, { returning } = {}) => ({ table, values, where, returning })",
+           typescript="<Row = Record<string, Value>>(table: string, values: Record<string, unknown>, "
+           f"where: Record<string, unknown>, options?: {{ {_TS_RETURNING} }}): Promise<Written<Row>>"),
+    Method("delete", "delete", f"table: str, where: dict[str, Any], {_PY_RETURNING}",
            "Deletes the caller's rows that match ``where`` (``data:write``).", Delete, "data:write",
            event="data.deletion", is_write=True,
-           javascript="(table, where) => ({ table, where })",
-           typescript="(table: string, where: Record<string, unknown>): Promise<Value>"),
+           javascript="(table, where, { returning } = {}) => ({ table, where, returning })",
+           typescript="<Row = Record<string, Value>>(table: string, where: Record<string, unknown>, "
+           f"options?: {{ {_TS_RETURNING} }}): Promise<Written<Row>>"),
     Method("renderWidget", "render_widget", "component: str, props: dict[str, Any] | None = None",
            "Asks the platform to render ``component`` (``ui:render``).", RenderWidget, "ui:render", route="effect",
            javascript="(widget, props) => isObject(widget) ? "
@@ -180,12 +227,15 @@ ALL = (
            "({ event, payload: isOnly(message, 'payload') ? message.payload ?? null : message })",
            typescript="(event: string, message?: { payload?: unknown }): Promise<void>"),
     Method("fetch", "fetch",
-           'url: str, method: str = "GET", headers: dict[str, str] | None = None, body: Any = None',
+           'url: str, method: str = "GET", headers: dict[str, str] | None = None, body: Any = None, '
+           'timeout_ms: float | None = None, retry: bool = False, read_as: str = "auto"',
            "One HTTP request through the gateway (``network:fetch``).", Fetch, "network:fetch", rate="network",
-           away="fetch_failed", javascript="(url, { method = 'GET', headers = {}, body = null } = {}) => "
-           "({ url: asText(url), method, headers, body })",
+           away="fetch_failed", javascript="(url, { method = 'GET', headers = {}, body = null, timeoutMs, retry, "
+           "readAs } = {}) => ({ url: asText(url), method, headers, body, timeout_ms: timeoutMs, retry, "
+           "read_as: readAs })",
            typescript="(url: string | { toString(): string }, init?: { method?: string; "
-           "headers?: Record<string, string>; body?: unknown }): Promise<Fetched>"),
+           "headers?: Record<string, string>; body?: unknown; timeoutMs?: number; retry?: boolean; "
+           'readAs?: "auto" | "text" | "bytes" }): Promise<Fetched>'),
     Method("storage.get", "storage.get", "key: str, common: bool = False",
            "What the plugin keeps under ``key``, or None (``data:read``).", StorageGet, "data:read",
            event="data.access",

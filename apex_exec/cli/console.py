@@ -24,7 +24,7 @@ def console(
         metavar="HOST:PORT", help="Instead of console.address; port 0 takes a free one.")] = None,
     runtime_dir: RuntimeDir = None, config: ConfigFile = None,
 ) -> None:
-    """Serves the web console until Ctrl-C or SIGTERM: overview, plugins, audit, doctor.
+    """Serves the web console until Ctrl-C or SIGTERM: overview, plugins, approvals, audit, doctor.
 
     It is a client of the daemon's admin endpoint: run it as the daemon's user, or as a user that has the role
     `delegate` in admin.roles. The daemon decides by the role of the person who is signed in, and records the name.
@@ -96,6 +96,7 @@ def end(name: Name, as_json: AsJson = False, runtime_dir: RuntimeDir = None, con
 
 def _ask(config: Path | None, runtime_dir: str | None, **asked: Any) -> dict[str, Any]:
     """One question to the running console. Raises Refusal."""
+    need_linux()
     from apex_exec.config import load_settings
     from apex_exec.console.control import ask
     from apex_exec.console.place import folder_of

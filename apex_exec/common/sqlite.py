@@ -62,12 +62,13 @@ def _set(database: sqlite3.Connection, pragma: str, until: float) -> None:
             time.sleep(BUSY_PAUSE_SECONDS)
 
 
-def open_theirs(path: Path, *, busy_seconds: float) -> sqlite3.Connection:
+def open_theirs(path: Path, *, busy_seconds: float, detect_types: int = 0) -> sqlite3.Connection:
     """A connection, for any thread, to a database that the platform writes too. Its mode and its journal stay as they
     are; a file that is not there is made, and is then its owner's alone. Raises OSError, sqlite3.Error."""
     with contextlib.suppress(FileExistsError):
         create_file(path, b"")
-    database = sqlite3.connect(path, isolation_level=None, timeout=busy_seconds, check_same_thread=False)
+    database = sqlite3.connect(path, isolation_level=None, timeout=busy_seconds, check_same_thread=False,
+                               detect_types=detect_types)
     database.execute("PRAGMA synchronous = FULL")
     database.execute("PRAGMA foreign_keys = ON")  # off by default; a platform that declares them relies on them
     return database

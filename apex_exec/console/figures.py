@@ -48,7 +48,7 @@ def verdict(now: dict[str, Any]) -> Verdict:
         return Verdict("watch", "The daemon runs, and there is no plugin yet.",
                        "Install one: `apex-exec plugin install FILE`, then `apex-exec plugin enable ID`.")
     states, failing = now["states"], now["hurting"]["failures"]
-    if paused := states.get("breaker", 0):
+    if paused := now["paused"]:
         return Verdict("watch", f"{_count(paused, 'plugin is', 'plugins are')} paused because too many calls ended "
                        "a worker.", "Open the plugin to see why, and reset its breaker or stop it.")
     if failing:

@@ -18,6 +18,8 @@ ROWS = 50
 EVENTS = 50
 LOG_LINES = 100
 FAILURES = 5
+WAITING_MAX = 20
+"""Plugins whose requests for approval are shown at once: each is one more question to the daemon."""
 SORTS = {"id": "name", "failures": "failures", "calls": "calls", "cpu": "CPU", "memory": "memory"}
 STATES = {"": "all", "enabled": "enabled", "disabled": "disabled", "quarantined": "quarantined",
           "pending_approval": "waits for approval", "installed": "installed, not enabled", "failing": "failing now",
@@ -49,6 +51,7 @@ class Pages:
         routes.add_get("/plugins", self._plugins)
         routes.add_get("/plugins/{id}", self._plugin)
         routes.add_post("/plugins/{id}/{act}", self._act)
+        routes.add_get("/approvals", self._approvals)
         routes.add_get("/audit", self._audit)
         routes.add_post("/audit/verify", self._verify)
         routes.add_get("/doctor", self._doctor)
@@ -151,6 +154,16 @@ class Pages:
             self._web.back(session, here, Note("refused", f"Nothing has changed: {id_} was {done['state']} already. "
                                                "Somebody else may have been faster; the audit says who."))
         self._web.back(session, here, Note("done", act.done(id_, args)))
+
+    async def _approvals(self, request: web.Request) -> web.StreamResponse:
+        session = self._web.person(request)
+        found = await self._daemon.look(session.person, "plugin.find", state="pending_approval", limit=WAITING_MAX)
+        waiting = []
+        for row in found["plugins"]:
+            known = await self._known(request, row["id"]) or {"approvals": []}  # it may be gone by now
+            waiting += [{**known, **one, "id": row["id"]} for one in known["approvals"] if one["state"] == "requested"]
+        waiting.sort(key=lambda one: int(one["requestedNs"]))
+        return self._web.page(request, "approvals.html", waiting=waiting, more=found["total"] - len(found["plugins"]))
 
     async def _audit(self, request: web.Request) -> web.StreamResponse:
         session, query = self._web.person(request), request.query

@@ -81,6 +81,9 @@ class NoApiCalls:
     def handle(self, link: WorkerLink, message: inner.ApiCall, now_ns: int) -> None:
         """Leaves it without an answer: no plugin that makes API calls is served without this part."""
 
+    def give_up(self, link: WorkerLink, message: inner.ApiCancel, now_ns: int) -> None:
+        """There is no call to end."""
+
     def refused(self, worker: int, seq: int, code: str) -> bool:
         """True of the one thing that a worker without an API can be refused."""
         return code == "permission_denied"

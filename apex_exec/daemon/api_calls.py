@@ -132,7 +132,8 @@ class ApiCalls:
             "tables": {name: entry.model_dump() for name, entry in settings.data.tables.items()},
             "data_url": settings.database_url(settings.data.url), "prepared": settings.data.prepared_statements,
             "hosts": settings.fetch.allow,
-            "allow_private": settings.fetch.allow_private, "log": settings.log.model_dump(),
+            "allow_private": settings.fetch.allow_private, "internal": settings.fetch.internal,
+            "ca_file": settings.fetch.ca_file, "log": settings.log.model_dump(),
             "storage": {
                 "url": settings.database_url(settings.storage.url), "user_bytes": settings.storage.user_bytes,
                 "plugin_bytes": settings.storage.plugin_bytes},
@@ -196,6 +197,18 @@ class ApiCalls:
         self._next_number += 1
         running.open[asked.api_id] = asked
         self._decide(asked, running, message, request.deadline_ns)
+
+    def give_up(self, link: WorkerLink, message: inner.ApiCancel, now_ns: int) -> None:
+        """Ends a call that its hook waits for no longer: at the gateway, or at the host. One that was answered
+        meanwhile, or whose hook was, needs no end."""
+        self._pace(link, now_ns)
+        _, request = self._pool.on_link(link.worker, message.seq)
+        if request is None:
+            return
+        running = self._running.get(request.call)
+        asked = running.open.get(message.api_id) if running is not None else None
+        if asked is not None:
+            self._abandon(asked, "cancelled", "the hook waits for this call no longer")
 
     def _pace(self, link: WorkerLink, now_ns: int) -> None:
         """Counts one API call, refused or not, honest or not. Above its rate the plugin's links are not read until it
@@ -291,7 +304,7 @@ class ApiCalls:
         due_ns = asked.begun_ns + self._time_of(asked, deadline_ns)
         sent = self._tell(messages.Call(
             asked.number, asked.method, asked.plugin, asked.user_id, spec.tables, spec.network_allow, due_ns,
-            bytes(message.params), spec.limits.cpu_percent / 100))
+            bytes(message.params), spec.limits.cpu_percent / 100, "data:read" in spec.permissions))
         if sent:
             self._asked[asked.number] = asked
         else:
@@ -354,7 +367,7 @@ class ApiCalls:
         running = self._running.get(asked.call)
         if running is not None:
             running.bytes += len(value)
-            if running.bytes > BYTES_MAX and not recorded:  # a write is done: its answer says so, and it is small
+            if running.bytes > BYTES_MAX and not recorded:  # a write is done, and its answer says so
                 self._refuse(asked, "too_large", f"the results of one invocation have at most {BYTES_MAX} bytes; "
                                                 "the call was made")
                 return
@@ -446,8 +459,9 @@ class ApiCalls:
             self._failed_late(asked, code)
         elif code == "rate_limited":
             self._refuse(asked, code, text, message.retry_after_ms, event="security.rate_limit", result="denied")
-        elif code in ("host_not_allowed", "address_not_allowed", "table_not_allowed"):
-            self._refuse(asked, code, text, event="access.denied", result="denied")
+        elif code in ("host_not_allowed", "address_not_allowed", "table_not_allowed", "permission_denied"):
+            self._refuse(asked, code, text, event="access.denied", result="denied",
+                         permission="data:read" * (code == "permission_denied"))
         else:
             self._refuse(asked, code, text)
 

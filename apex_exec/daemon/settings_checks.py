@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from apex_exec import extras
+from apex_exec.common.networks import read_networks
 from apex_exec.config import POSTGRES, Settings
 from apex_exec.daemon.administration.roles import check_peers
 from apex_exec.daemon.runtime_folder import check_length, socket_path
@@ -20,6 +22,7 @@ def check_settings(settings: Settings) -> None:
     check_peers(settings)
     check_endpoints(settings)
     check_extras(settings)
+    check_fetch(settings)
     tables_of(settings)
     others = {"audit.url": settings.audit.url, "registry.url": settings.registry.url, "market.url": settings.market.url}
     for key, url in others.items():
@@ -52,6 +55,33 @@ def check_extras(settings: Settings) -> None:
     for key, url in (("registry.url", settings.registry.url), ("market.url", settings.market.url)):
         if POSTGRES.match(url):
             extras.need("postgres", key)
+
+
+def check_fetch(settings: Settings) -> None:
+    """Raises ConfigError for an internal host or network that cannot be admitted, and for authorities that cannot be
+    read."""
+    fetch = settings.fetch
+    allowed = [_without_port(entry) for entry in fetch.allow]
+    for pattern, networks in fetch.internal.items():
+        name = _without_port(pattern)
+        if not any(name == entry or (entry.startswith("*.") and name.endswith(entry[1:])) for entry in allowed):
+            raise ConfigError(f"fetch.internal names {pattern}, which fetch.allow does not")
+        try:
+            read_networks(networks)
+        except ValueError as error:
+            raise ConfigError(f"fetch.internal, {pattern}: {error}") from None
+    if fetch.ca_file:
+        import ssl  # OpenSSL's library is for those who need it
+
+        try:
+            ssl.create_default_context().load_verify_locations(cafile=fetch.ca_file)
+        except OSError as error:  # an SSLError is one, too
+            raise ConfigError(f"fetch.ca_file: {fetch.ca_file} holds no certificates that can be read: {error}"
+                              ) from None
+
+
+def _without_port(pattern: str) -> str:
+    return re.sub(r":\d+$", "", pattern.lower()).strip("[]")
 
 
 def needs_registry(settings: Settings) -> str:

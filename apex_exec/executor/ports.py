@@ -126,6 +126,9 @@ class ApiCalls(Protocol):
     def handle(self, link: WorkerLink, message: inner.ApiCall, now_ns: int) -> None:
         """Takes one API call. Its ApiReply goes out by ``LocalExecutor.reply``, at once or later."""
 
+    def give_up(self, link: WorkerLink, message: inner.ApiCancel, now_ns: int) -> None:
+        """Ends an API call that its hook waits for no longer, unless it has been answered."""
+
     def refused(self, worker: int, seq: int, code: str) -> bool:
         """Whether an API call of the hook that runs as ``seq`` was answered with ``code``."""
 

@@ -96,15 +96,22 @@ def check_database(url: str, tables: Mapping[str, Table]) -> str:
         return asyncio.run(_look_at_postgres(url, tables))
     if not path.exists():
         return f"{path} does not exist yet"
-    with contextlib.closing(open_readonly(path, busy_seconds=SECONDS_MAX)) as database:
-        for table in tables.values():
-            if isinstance(table.owner, ByMembership):
-                try:
-                    database.execute(
-                        f"SELECT 1 FROM {table.placed()} WHERE {table.condition(lambda: '$1')} LIMIT 0", {"1": ""})
-                except sqlite3.Error as error:
-                    raise ConfigError(no_tenants(table.name, str(error))) from None
+    try:
+        with contextlib.closing(open_readonly(path, busy_seconds=SECONDS_MAX)) as database:
+            database.execute("PRAGMA schema_version").fetchone()  # whether it is a database at all
+            for table in tables.values():
+                if isinstance(table.owner, ByMembership):
+                    _look_at_sqlite(database, table)
+    except (OSError, sqlite3.Error) as error:
+        return f"{path}: {error}"
     return ""
+
+
+def _look_at_sqlite(database: sqlite3.Connection, table: Table) -> None:
+    try:
+        database.execute(f"SELECT 1 FROM {table.placed()} WHERE {table.condition(lambda: '$1')} LIMIT 0", {"1": ""})
+    except sqlite3.Error as error:
+        raise ConfigError(no_tenants(table.name, str(error))) from None
 
 
 def server_of(url: str) -> str:
@@ -129,11 +136,10 @@ async def _look_at_postgres(url: str, tables: Mapping[str, Table]) -> str:
         connection = await psycopg.AsyncConnection.connect(
             server_of(url), autocommit=True, connect_timeout=SECONDS_MAX, cursor_factory=psycopg.AsyncRawCursor,
             prepare_threshold=None)
-    except psycopg.OperationalError as error:
-        return str(error).partition("\n")[0]
-    async with connection:
-        try:
+        async with connection:
             await check_connection(connection, tables, for_operator=True)
-        except ApiFailure as failure:
-            raise ConfigError(failure.message) from None
+    except ApiFailure as failure:
+        raise ConfigError(failure.message) from None
+    except psycopg.Error as error:
+        return str(error).partition("\n")[0]
     return ""

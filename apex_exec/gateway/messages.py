@@ -21,6 +21,8 @@ class Call(msgspec.Struct, array_like=True, tag="call"):
     params: bytes
     share: float = 1.0
     """CPU seconds a second that the plugin may have of the gateway."""
+    may_read: bool = False
+    """Whether the plugin has data:read: a write that returns rows which were there before reads them."""
 
 
 class Cancel(msgspec.Struct, array_like=True, tag="cancel", gc=False):

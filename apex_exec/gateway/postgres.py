@@ -29,12 +29,13 @@ from apex_exec.gateway.database_checks import check_connection, server_of
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.outbox import Outbox, Outgoing
 from apex_exec.gateway.sql.compiler import Compiled
-from apex_exec.gateway.sql.growth import NUMBER_CHARACTERS_MAX, check_number, has_long_number, too_long_a_number
+from apex_exec.gateway.sql.long_numbers import NUMBER_CHARACTERS_MAX, check_number, has_long_number, too_long_a_number
 from apex_exec.gateway.sql.owners import INACTIVE, Claim
 from apex_exec.gateway.sql.tables import OUTBOX, Table, unnamed
 from apex_exec.gateway.sql.values import Rows, array_text
-from apex_exec.gateway.sql.writer import plain_names
-from apex_exec.gateway.sql.writes import ROWS_CHANGED_MAX, Write
+from apex_exec.gateway.sql.writer import Shapes, plain_names
+from apex_exec.gateway.sql.writes import Write
+from apex_exec.gateway.sql.written import Written
 
 # it would log a line for every failed attempt while a database is down
 logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
@@ -52,6 +53,8 @@ OWN_SECONDS = 10.0
 
 CREATE_OUTBOX = (f"CREATE TABLE IF NOT EXISTS {OUTBOX} (id text PRIMARY KEY, origin text NOT NULL, "
                  "record text NOT NULL, at timestamptz NOT NULL DEFAULT now())")
+OUTBOX_LOCK = 0x6F7574626F78
+"""The key of PostgreSQL's advisory lock ("outbox") for the first write, until its transaction ends."""
 _BEGIN = {True: "BEGIN READ ONLY", False: "BEGIN"}
 _SETTINGS = ("SELECT set_config('statement_timeout', $1, true), set_config('lock_timeout', $1, true), "
              "set_config('request.jwt.claims', $2, true), set_config('TimeZone', 'UTC', true), "
@@ -61,6 +64,19 @@ _SETTINGS = ("SELECT set_config('statement_timeout', $1, true), set_config('lock
 else's. In a database with standard_conforming_strings off, the backslash in our ESCAPE would make its quote part of the
 text, and the next literal, which is the plugin's, part of the statement. ``jit`` compiles an expensive statement for a
 second without a look at the clock."""
+_SHAPES = (
+    "SELECT shown.name, attname, CASE WHEN typname = 'numeric' THEN 'literals' ELSE 'values' END "
+    "FROM unnest($1::text[], $2::text[]) AS shown(name, place) "
+    "JOIN pg_class ON pg_class.oid = to_regclass(shown.place) AND relkind IN ('r', 'p', 'm') "
+    "JOIN pg_attribute ON attrelid = pg_class.oid AND attnum > 0 AND NOT attisdropped AND attgenerated IN ('', 's') "
+    "JOIN pg_type ON pg_type.oid = atttypid AND (typtype = 'e' OR typnamespace = 'pg_catalog'::regnamespace AND "
+    "typname IN ('int2', 'int4', 'int8', 'float4', 'float8', 'numeric', 'text', 'varchar', 'uuid', 'bool', 'date', "
+    "'timestamp', 'timestamptz')) ORDER BY 1, 2")
+"""The stored columns of ordinary tables that may be compared inside a fence, and with what: see ``sql.inside``. Views
+compute; comparisons of arrays and of rows fail if their elements have none; char(n) ignores trailing blanks only where
+its type is known."""
+SHAPES_SECONDS = 60.0
+"""How old they may be. A table that has become a view is noticed at once, by the statement itself."""
 _OFF = "SELECT set_config(name, 'off', true) FROM unnest($1::text[]) AS name"
 MARGIN_MS = 30
 """The server ends a statement this long before the call ends: cancelling it from here takes round trips of its own."""
@@ -123,6 +139,10 @@ class Postgres:
         self._opened = False
         self._checked: WeakSet[AsyncConnection[Any]] = WeakSet()
         self._has_outbox = False
+        self._shapes: dict[str, dict[str, str]] | None = None
+        self._version = 0
+        self._looked = 0.0
+        self._looking = asyncio.Lock()
 
     # ------------------------------------------------------------------ transactions
     @contextlib.asynccontextmanager
@@ -184,6 +204,29 @@ class Postgres:
         self._checked.add(connection)
 
     # ------------------------------------------------------------------ the router's interface
+    async def shapes(self, due_ns: int, *, anew: bool = False) -> tuple[int, Shapes]:
+        """What may be compared inside a fence, at most SHAPES_SECONDS old, and the number of its changes.
+
+        Raises ApiFailure."""
+        if self._shapes is None or time.monotonic() - self._looked > (1.0 if anew else SHAPES_SECONDS):
+            async with self._looking:
+                if self._shapes is None or time.monotonic() - self._looked > (1.0 if anew else SHAPES_SECONDS):
+                    await self._look(due_ns)
+        return self._version, self._shapes or {}
+
+    async def _look(self, due_ns: int) -> None:
+        async with self._transaction("", due_ns, read_only=True) as connection:
+            places = [table.placed() for table in self._tables.values()]
+            cursor = await connection.execute(_SHAPES, (list(self._tables), places))
+            rows = await cursor.fetchall()
+        found: dict[str, dict[str, str]] = {}
+        for table, column, kind in rows:
+            found.setdefault(table, {})[column] = kind
+        self._looked = time.monotonic()
+        if found != self._shapes:
+            self._shapes = found
+            self._version += 1
+
     async def query(self, compiled: Compiled, values: list[Any], user_id: str, due_ns: int) -> tuple[bytes, int]:
         """The encoded rows, and their number. Raises ApiFailure."""
         async with self._transaction(user_id, due_ns, read_only=True) as connection:
@@ -201,29 +244,46 @@ class Postgres:
     async def write(self, write: Write, record: Outgoing, user_id: str, due_ns: int) -> tuple[int, bytes | None]:
         """Runs ``write`` and leaves its audit record in the outbox: both or neither. Raises ApiFailure.
 
-        Returns the number of rows, and the encoded row that was inserted.
+        Returns the number of rows, and those that were asked for (``Written.answer``).
         """
         await self._need_outbox()
         async with self._transaction(user_id, due_ns, read_only=False) as connection:
             values = await self._fitted(connection, write, await _claimed(connection, write.values))
             try:
-                cursor = await connection.execute(write.text, values)
+                text = write.statement(await self._uniques(connection, write))
+                cursor, written = connection.cursor(), Written(write)
+                if write.ending:  # row by row, so that rows beyond a bound are not read
+                    stream: Any = cursor.stream(text, values)  # a generator, though its type does not say so
+                    async with contextlib.aclosing(stream):
+                        async for row in stream:
+                            written.add(row)
+                else:
+                    await cursor.execute(text, values)
                 if write.guard:
                     await connection.execute(write.guard)
-                count, row = cursor.rowcount, None
-                if write.returning:
-                    rows = Rows(write.returning)
-                    rows.add(await cursor.fetchone() or ())
-                    row = rows.encoded()[1:]
-                if count > ROWS_CHANGED_MAX:
-                    raise ApiFailure("row_limit", f"one call changes at most {ROWS_CHANGED_MAX} rows; "
-                                                  "nothing was changed")
+                count, rows = written.answer(cursor.rowcount)
                 record.row_count = count
                 # deferred constraints are checked now
                 await _settled(self._commit(connection, record), connection.close)
             except psycopg.IntegrityError as error:
                 raise _refused(error, write) from None
-        return count, row
+            except psycopg.errors.CardinalityViolation:
+                raise write.twice() from None
+        return count, rows
+
+    @staticmethod
+    async def _uniques(connection: AsyncConnection[Any], write: Write) -> list[list[str]]:
+        """The columns of each unique key of the table, if ``write`` may meet one. Keys of some rows or of expressions
+        do not count, nor those that are checked at the commit."""
+        if not write.key:
+            return []
+        cursor = await connection.execute(
+            "SELECT array_agg(attname::text) FROM pg_index, pg_attribute a, "
+            "unnest(indkey::int2[]) WITH ORDINALITY AS k(attnum, place) WHERE "
+            "indrelid = to_regclass($1) AND indisunique AND indimmediate AND indisvalid "
+            "AND indpred IS NULL AND indexprs IS NULL AND place <= indnkeyatts AND attrelid = indrelid AND "
+            "a.attnum = k.attnum GROUP BY indexrelid", (write.on.placed(),))
+        return [row[0] for row in await cursor.fetchall()]
 
     async def _fitted(self, connection: AsyncConnection[Any], write: Write, given: list[Any]) -> list[Any]:
         """``given`` in the form that its columns take: a list becomes an array if its column is one, otherwise JSON.
@@ -288,6 +348,8 @@ class Postgres:
             cursor = await connection.execute("SELECT to_regclass($1) IS NOT NULL", (OUTBOX,))
             if not (await cursor.fetchone() or (False,))[0]:
                 try:
+                    # IF NOT EXISTS fails if two make it at once: the later one waits here, and finds it
+                    await connection.execute("SELECT pg_advisory_xact_lock($1)", (OUTBOX_LOCK,))
                     await connection.execute(CREATE_OUTBOX)
                 except psycopg.errors.InsufficientPrivilege:
                     raise ApiFailure("data_unavailable", f"the table {OUTBOX} is missing, and the role may not make "

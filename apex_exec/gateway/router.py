@@ -123,7 +123,8 @@ class Router:
             if not extras.is_installed("fetch"):
                 raise ApiFailure("host_not_allowed", extras.words("fetch", "a plugin's request"))
             from apex_exec.gateway.http.fetch import Fetcher  # aiohttp, for the same reason
-            self._fetcher = Fetcher(self._settings["hosts"], self._settings["allow_private"])
+            self._fetcher = Fetcher(self._settings["hosts"], self._settings["allow_private"],
+                                    internal=self._settings["internal"], ca_file=self._settings["ca_file"])
         return self._fetcher
 
     async def close(self) -> None:
@@ -235,6 +236,9 @@ class Router:
             return await self.data.query(request, call.tables, call.plugin, call.share, call.user_id, call.due_ns)
 
     async def _write(self, call: Call, request: Any) -> Answer:
+        if request.returning and not call.may_read and not isinstance(request, methods.Insert):
+            raise ApiFailure("permission_denied", f"{call.method} with returning also needs data:read; the manifest "
+                                                  "must ask for it")
         async with self._share(call.plugin):
             return await self.data.write(request, call.tables, call.plugin, call.user_id, call.due_ns)
 
@@ -268,8 +272,8 @@ class Router:
 
 
 HANDLERS: dict[str, Callable[[Router, Call, Any], Awaitable[Answer]]] = {
-    "query": Router._query, "insert": Router._write, "update": Router._write, "delete": Router._write,
-    "fetch": Router._fetch, **dict.fromkeys(
+    "query": Router._query, "insert": Router._write, "upsert": Router._write, "update": Router._write,
+    "delete": Router._write, "fetch": Router._fetch, **dict.fromkeys(
         ("storage.get", "storage.set", "storage.delete", "storage.list"), Router._keeps),
 }
 """What the gateway does for each method of the catalogue whose route leads here."""

@@ -26,10 +26,12 @@ from apex_exec.gateway.sql.allowed import FORMS
 from apex_exec.gateway.sql.compiler import Compiled
 from apex_exec.gateway.sql.owners import Claim
 from apex_exec.gateway.sql.sqlite_functions import VALUE_BYTES_MAX, Refusals, register
+from apex_exec.gateway.sql.sqlite_values import reader
 from apex_exec.gateway.sql.tables import OUTBOX, Table, unnamed
 from apex_exec.gateway.sql.values import Rows, to_sqlite
-from apex_exec.gateway.sql.writer import plain_names
-from apex_exec.gateway.sql.writes import ROWS_CHANGED_MAX, Write
+from apex_exec.gateway.sql.writer import Shapes, plain_names
+from apex_exec.gateway.sql.writes import Write
+from apex_exec.gateway.sql.written import Written
 
 T = TypeVar("T")
 
@@ -37,8 +39,11 @@ READERS = 8
 PROGRESS_STEPS = 10_000
 """Virtual-machine steps between two checks of the clock: about a millisecond, with little contention for the GIL."""
 BUSY_SECONDS = 1.0
+SCHEMA_SECONDS = 1
+"""How long a change of the schema (a table that becomes a view) may go unnoticed."""
 FUNCTIONS = frozenset({form.sqlite for form in FORMS.values() if form.sqlite}
-                      | {"like", "pg_int", "pg_float", "pg_number", "pg_date"})
+                      | set("like pg_int pg_float pg_number pg_date pg_div pg_sum pg_avg pg_fit_int2 pg_fit_int4 "
+                            "pg_fit_int8 pg_fit_float pg_fit_num".split()))
 """What a statement may call: the functions of the table, and those behind operators."""
 
 
@@ -73,12 +78,6 @@ CONVERTERS: dict[str, Callable[[bytes], Any]] = {
 here."""
 
 
-_COMPUTED: dict[str, tuple[type, Callable[[Any], Any]]] = {
-    "bool": (int, bool), "stamp": (str, lambda text: _aware(text.encode())), "json": (str, lambda text: _json(
-        text.encode())), "array": (str, lambda text: _json(text.encode()))}
-"""Converters of values that a statement computes, by their kind: (SQLite's type, the converter)."""
-
-
 class _Connection:
     """One connection, used by one thread at a time."""
 
@@ -109,11 +108,12 @@ class Sqlite:
         self._free = asyncio.Semaphore(READERS)
         self._writer: _Connection | None = None
         self._turns = Turns()
+        self._version = 0
+        self._looked_ns = 0
 
     # ------------------------------------------------------------------ connections
     def _open_reader(self) -> _Connection:
-        for name, convert in CONVERTERS.items():
-            sqlite3.register_converter(name, convert)
+        _register_converters()
         database = open_readonly(self._path, busy_seconds=BUSY_SECONDS, any_thread=True, cached_statements=64,
                                  detect_types=sqlite3.PARSE_DECLTYPES)
         self._turns.shut_out = database.execute("PRAGMA journal_mode").fetchone() != ("wal",)
@@ -149,7 +149,8 @@ class Sqlite:
         self._inside_views = found
 
     def _open_writer(self) -> _Connection:
-        database = open_theirs(self._path, busy_seconds=BUSY_SECONDS)
+        _register_converters()
+        database = open_theirs(self._path, busy_seconds=BUSY_SECONDS, detect_types=sqlite3.PARSE_DECLTYPES)
         database.execute(f"CREATE TABLE IF NOT EXISTS {OUTBOX} "
                          "(id TEXT PRIMARY KEY, origin TEXT NOT NULL, record TEXT NOT NULL)")
         return _Connection(database)
@@ -207,6 +208,21 @@ class Sqlite:
             raise ApiFailure("data_unavailable", f"the platform's database cannot be opened: {error}") from None
 
     # ------------------------------------------------------------------ the router's interface
+    async def shapes(self, due_ns: int, *, anew: bool = False) -> tuple[int, Shapes]:
+        """The number of the database's schema, at most SCHEMA_SECONDS old. The compiler reads the schema itself."""
+        now_ns = time.monotonic_ns()
+        if not self._looked_ns or now_ns - self._looked_ns > SCHEMA_SECONDS * 1e9:
+            self._looked_ns = now_ns
+            self._version = await asyncio.get_running_loop().run_in_executor(self._threads, self._schema_version)
+        return self._version, {}
+
+    def _schema_version(self) -> int:
+        try:
+            with contextlib.closing(open_readonly(self._path, busy_seconds=BUSY_SECONDS)) as database:
+                return int(database.execute("PRAGMA schema_version").fetchone()[0])
+        except sqlite3.Error:  # the query itself will tell why
+            return self._version
+
     async def query(self, compiled: Compiled, values: list[Any], user_id: str, due_ns: int) -> tuple[bytes, int]:
         """The encoded rows, and their number. Raises ApiFailure."""
         async with self._free:
@@ -220,7 +236,7 @@ class Sqlite:
     async def write(self, write: Write, record: Outgoing, user_id: str, due_ns: int) -> tuple[int, bytes | None]:
         """Runs ``write`` and leaves its audit record in the outbox: both or neither. Raises ApiFailure.
 
-        Returns the number of rows, and the encoded row that was inserted.
+        Returns the number of rows, and those that were asked for (``Written.answer``).
         """
         async with self._turns.writing(record.plugin):
             if self._writer is None:
@@ -233,16 +249,12 @@ class Sqlite:
         try:
             values = [value.chosen([row[0] for row in database.execute(value.text, _named(value.values))])
                       if isinstance(value, Claim) else value for value in write.values]
-            cursor = database.execute(write.text, _named(values))
-            row = None
-            if write.returning:
-                rows = Rows(write.returning)
-                rows.add(cursor.fetchone())
-                row = rows.encoded()[1:]
-            cursor.close()
-            count = 1 if write.returning else cursor.rowcount
-            if count > ROWS_CHANGED_MAX:
-                raise ApiFailure("row_limit", f"one call changes at most {ROWS_CHANGED_MAX} rows; nothing was changed")
+            text, written = write.statement(_uniques(database, write)), Written(write)
+            # while a statement is open, SQLite commits nothing, of later calls neither
+            with contextlib.closing(database.execute(text, _named(values))) as cursor:
+                for row in cursor if write.ending else ():
+                    written.add(row)
+                count, rows = written.answer(cursor.rowcount)
             record.row_count = count
             database.execute(f"INSERT INTO {OUTBOX} VALUES (?, ?, ?)", (record.id, self._origin, record.encoded()))
             database.execute("COMMIT")
@@ -252,7 +264,7 @@ class Sqlite:
             if isinstance(error, sqlite3.IntegrityError):
                 raise _refused(error, write) from None
             raise
-        return count, row
+        return count, rows
 
     async def waiting(self, limit: int) -> list[Outgoing]:
         """The oldest records in the outbox. Raises ApiFailure."""
@@ -282,6 +294,25 @@ class Sqlite:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
+def _register_converters() -> None:
+    for name, convert in CONVERTERS.items():
+        sqlite3.register_converter(name, convert)
+
+
+def _uniques(database: sqlite3.Connection, write: Write) -> list[list[str]]:
+    """The columns of each unique key of the table, if ``write`` may meet one. Keys of some rows or of expressions do
+    not count."""
+    if not write.key:
+        return []
+    found = [[name for name, in database.execute("SELECT name FROM pragma_table_info(?) WHERE pk > 0", (write.table,))]]
+    for index, in database.execute('SELECT name FROM pragma_index_list(?) WHERE "unique" AND NOT partial',
+                                   (write.table,)).fetchall():
+        names = [name for name, in database.execute("SELECT name FROM pragma_index_info(?)", (index,))]
+        if None not in names:
+            found.append(names)
+    return found
+
+
 def _named(values: list[Any]) -> dict[str, Any]:
     return {str(number): to_sqlite(value) for number, value in enumerate(values, 1)}
 
@@ -292,13 +323,13 @@ def _read(database: sqlite3.Connection, compiled: Compiled, values: list[Any]) -
         rows = Rows([plain_names(column[0]) for column in cursor.description])
         kinds = compiled.kinds or ["bool" if index in compiled.truths else "" for index in range(
             max(compiled.truths, default=-1) + 1)]
-        converted = [(index, _COMPUTED[kind]) for index, kind in enumerate(kinds) if kind in _COMPUTED]
+        readers = [(index, read) for index, kind in enumerate(kinds) if (read := reader(kind)) is not None]
         for row in cursor:
-            if converted:
+            if readers:
                 row = list(row)
-                for index, (kind, convert) in converted:
-                    if isinstance(row[index], kind):
-                        row[index] = convert(row[index])
+                for index, read in readers:
+                    if row[index] is not None:
+                        row[index] = read(row[index])
             rows.add(row)
     finally:
         cursor.close()

@@ -203,16 +203,16 @@ class AuditStore:
         keys = {offset: record.dedup_key for offset, record in enumerate(batch) if record.dedup_key}
         return self.append_lines([encode_line(record) for record in batch], keys, self.last_index)
 
-    def append_lines(self, lines: Sequence[bytes | Sequence[Any]], keys: Mapping[int, str], last_index: int) -> int:
-        """As ``append``, for lines from ``encode_line`` and the fields of executions. ``keys`` maps offsets to dedup
+    def append_lines(self, lines: list[Any], keys: Mapping[int, str], last_index: int) -> int:
+        """As ``append``, for lines from ``encode_line`` and lists of executions' fields. ``keys`` maps offsets to dedup
         keys.
 
-        Users' ids become pseudonyms here (``people.py``). Commits ``last_index`` with them. Raises LedgerError if it
-        cannot; then no event has changed.
+        Users' ids become pseudonyms in ``lines`` themselves (``people.py``). Commits ``last_index`` with them. Raises
+        LedgerError if it cannot; then no event has changed.
         """
         assert self.db is not None and self._people is not None
         self._check_space()
-        lines = self._people.veiled(lines)
+        self._people.veil(lines)
         seq, prev, latest_ns = self.seq, self.hash, self._latest_ns
         turns: list[tuple[int]] = []
         values: list[Any] = []  # of the rows, one after the other

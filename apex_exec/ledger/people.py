@@ -15,7 +15,6 @@ import re
 import secrets
 import sqlite3
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,28 +78,26 @@ class People:
         """Closes the database."""
         self._db.close()
 
-    def veiled(self, lines: Sequence[bytes | Sequence[Any]]) -> list[bytes | Sequence[Any]]:
-        """``lines`` with a pseudonym for each user's id; keys of users who are new are on the disk before this returns.
+    def veil(self, lines: list[Any]) -> None:
+        """Puts a pseudonym in the place of each user's id in ``lines``: bytes, or lists of an execution's fields, which
+        are changed themselves, since a new list for each call would be the ledger's largest cost. The keys of users who
+        are new are on the disk before this returns.
 
-        Lines that were veiled before come out as they are. Raises LedgerError; then nothing may be committed.
+        Raises LedgerError; then nothing may be committed. It may be called again with the same lines: what is a
+        pseudonym already stays, and keys that could not be written are written then.
         """
         try:
             self.forget_erased()
-            found: list[bytes | Sequence[Any]] = []
             known = self._known
-            for line in lines:
+            for at, line in enumerate(lines):
                 if type(line) is bytes:
-                    found.append(self._veil(line))
-                    continue
-                user: Any = line[1]
-                veiled = known.get(user) or self._pseudonym(user)
-                found.append(line if veiled is user else [line[0], veiled, *line[2:]])
+                    lines[at] = self._veil(line)
+                else:
+                    user = line[1]
+                    line[1] = known.get(user) or self._pseudonym(user)
             self._save()
         except (sqlite3.Error, TypeError, IndexError) as error:
-            self._new.clear()
-            self._known.clear()
             raise LedgerError(f"the keys of the ledger's pseudonyms, {self.path}, cannot be used: {error}") from error
-        return found
 
     def forget_erased(self) -> None:
         """Drops what is in memory if another process has changed the store: somebody was erased. Raises sqlite3.Error.
@@ -108,7 +105,10 @@ class People:
         version = self._data_version()
         if version != self._version:
             self._version = version
-            self._known.clear()
+            self._forget_known()
+
+    def _forget_known(self) -> None:
+        self._known = {user: pseudonym for user, (_, _, pseudonym, _) in self._new.items()}
 
     def _data_version(self) -> int:
         return int(self._db.execute("PRAGMA data_version").fetchone()[0])
@@ -146,7 +146,7 @@ class People:
         if row is None:
             return ""
         if len(self._known) >= KNOWN_MAX:
-            self._known = {new: self._known[new] for new in self._new}
+            self._forget_known()
         self._known[user] = row[0]
         return str(row[0])
 
@@ -232,7 +232,9 @@ def pseudonym_for_erasure(database: Path, user_id: str) -> str:
     LedgerError."""
     people = People(people_path(database))
     try:
-        return str(people.veiled([[0, user_id]])[0][1])
+        line = [0, user_id]
+        people.veil([line])
+        return str(line[1])
     finally:
         people.close()
 

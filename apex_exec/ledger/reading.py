@@ -53,6 +53,16 @@ def open_readonly(database: Path) -> sqlite3.Connection:
     return db
 
 
+def ends_of(db: sqlite3.Connection) -> tuple[int, int]:
+    """The seqs of the first and the last event: (1, 0) without events.
+
+    Each is asked for on its own. SQLite finds one end of a table by its key, but reads all of the table if it is asked
+    for both ends at once.
+    """
+    first, last = (db.execute(f"SELECT {end}(seq) FROM events").fetchone()[0] for end in ("min", "max"))
+    return first or 1, last or 0
+
+
 def utc_text(moment: datetime) -> str:
     """``moment`` (aware) as the store writes it."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f") + "000Z"
@@ -97,7 +107,7 @@ def _read_range(db: sqlite3.Connection, after_seq: int, up_to: int | None, havin
                 ) -> Iterator[tuple[int, bytes, bytes]]:
     condition = "".join(f" AND ({' OR '.join(['instr(body, ?)'] * len(texts))})" for texts in having)
     texts = [text for group in having for text in group]
-    first, last = db.execute("SELECT coalesce(min(seq), 1), coalesce(max(seq), 0) FROM events").fetchone()
+    first, last = ends_of(db)
     after_seq = max(after_seq, first - 1)
     end = last if up_to is None else min(up_to, last)
     while after_seq < end:
@@ -133,7 +143,7 @@ def _rows_of_times(db: sqlite3.Connection, wanted: Filter, up_to: int | None, ha
 
 def _parts(db: sqlite3.Connection, wanted: Filter, up_to: int | None) -> Iterator[range]:
     """Ranges of seqs that include all events whose time ``wanted`` admits; no range is empty."""
-    first, last = db.execute("SELECT coalesce(min(seq), 1), coalesce(max(seq), 0) FROM events").fetchone()
+    first, last = ends_of(db)
     if up_to is not None:
         last = min(last, up_to)
     slack = timedelta(seconds=SLACK_NS / 1e9)
@@ -273,7 +283,7 @@ def last_seqs(database: Path, wanted: Filter, count: int) -> tuple[int, int]:
     db = open_readonly(database)
     names = Names(database, required=bool(wanted.user))
     try:
-        first, last = db.execute("SELECT coalesce(min(seq), 1), coalesce(max(seq), 0) FROM events").fetchone()
+        first, last = ends_of(db)
         after, span = last, max(10 * count, 1000)
         seqs: list[int] = []
         while count and after >= first and len(seqs) < count:

@@ -23,10 +23,8 @@ ENTRY_BYTES = 64
 entries there may be: 4,000 of a user within the default quota."""
 CONNECT_SECONDS = 2
 CONNECT = {"connect_timeout": CONNECT_SECONDS, "tcp_user_timeout": 10_000, "keepalives_idle": 5,
-           "keepalives_interval": 2, "keepalives_count": 3, "application_name": "apex-exec-storage",
-           "prepare_threshold": None}
-"""For PostgreSQL: a server that is gone ends a call in about ten seconds, whatever the kernel's own patience is, and
-nothing is prepared, since a pooler may give the next transaction another connection."""
+           "keepalives_interval": 2, "keepalives_count": 3, "application_name": "apex-exec-storage"}
+"""For PostgreSQL: a server that is gone ends a call in about ten seconds, whatever the kernel's own patience is."""
 EXPORTED_MAX = 200
 """Entries of one part of an export. A driver may fetch all of them before we look at their sizes."""
 ERASED_AT_ONCE = 500

@@ -24,7 +24,7 @@ INTEGERS = [0, 1, -1, 2**31, 2**53, 2**63 - 1, -(2**63), 2**64 - 1, 4096]
 KEYS = ["result", "metadata", "sql", "params", "table", "values", "where", "event", "payload", "component", "props",
         "url", "method", "headers", "body", "id", "customWidgets", "transformedData"]
 TEXTS = ["", "x", "x" * 300, "x" * 9000, "\x00\x1b\u202e\x9b", "/../..", "__proto__", "permission_denied", "query"]
-METHODS = ["query", "insert", "update", "delete", "renderWidget", "emit", "fetch", "call", "none", "\x1b"]
+METHODS = ["query", "insert", "upsert", "update", "delete", "renderWidget", "emit", "fetch", "call", "none", "\x1b"]
 
 
 def framed(body):

@@ -159,6 +159,7 @@ def test_an_operation_of_the_registry_names_the_extra(
 def test_a_verb_that_needs_an_extra_by_itself_names_it(base: dict[str, str]) -> None:
     assert find_spec("coverage"), "the test extra has it"
     one_line(run(base, "plugin", "test", str(EXAMPLES / "hello-world")), 2, "plugin test", "market")
+    one_line(run(base, "console"), 2, "apex-exec console", "console")
     assert run(base, "plugin", "validate", str(EXAMPLES / "hello-world")).returncode == 0
 
 

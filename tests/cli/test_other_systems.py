@@ -43,7 +43,7 @@ from apex_exec.__main__ import main
 sys.argv = ["apex-exec", *sys.argv[1:]]
 main()
 '''
-NEED_LINUX = ("serve", "demo", "doctor", "plugin dev", "plugin test")
+NEED_LINUX = ("serve", "demo", "console", "console sessions", "doctor", "plugin dev", "plugin test")
 ARGUMENTS: dict[str, tuple[str, ...]] = {"plugin dev": ("bundle",), "plugin test": ("bundle",),
                                          "serve": ("--runtime-dir", "run", "--state-dir", "state")}
 WORK = {"version": (), "schema": (), "completion": ("bash",), "plugin new": ("fresh",), "config check": ()}

@@ -41,8 +41,8 @@ def act(context, params):
     print("x" * 1_000_000)
     raise ValueError(" ".join(TEXTS))
 '''
-PAGES = ("/", "/?by=cpu", "/plugins", "/plugins/evil", "/plugins/victim", "/audit", "/audit?looks=1", "/doctor",
-         "/login")
+PAGES = ("/", "/?by=cpu", "/plugins", "/plugins/evil", "/plugins/victim", "/approvals", "/audit", "/audit?looks=1",
+         "/doctor", "/login")
 
 
 @pytest.fixture(scope="module")

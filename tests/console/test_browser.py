@@ -20,7 +20,8 @@ PHOTOGRAPHS = "APEXTEST_PHOTOGRAPHS"
 """Names a folder in which the run leaves its photographs; without it they go with the run's folder."""
 PLUGINS = 50
 SPIN = {"action": "spin", "context": {}}
-PAGES = {"overview": "/", "plugins": "/plugins", "plugin": "/plugins/spinner", "audit": "/audit", "doctor": "/doctor"}
+PAGES = {"overview": "/", "plugins": "/plugins", "plugin": "/plugins/spinner", "approvals": "/approvals",
+         "audit": "/audit", "doctor": "/doctor"}
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,17 @@ def sign_in(browser: Any, console: Console) -> None:
     wait_until(lambda: browser.find_elements("css selector", ".tiles"), 30, "overview")
 
 
+def press(browser: Any, css: str) -> None:
+    """Clicks what is there, also if the page replaces it between the look and the click: a person would look again."""
+    from selenium.common.exceptions import StaleElementReferenceException
+
+    for _ in range(5):
+        with contextlib.suppress(StaleElementReferenceException):
+            browser.find_element("css selector", css).click()
+            return
+    raise AssertionError(f"{css} never stays")
+
+
 def complaints(browser: Any) -> list[str]:
     """What the browser says of our policy, our script or missing files."""
     return [entry["message"] for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
@@ -60,13 +72,14 @@ def test_an_operator_finds_the_plugin_that_spins_in_three_clicks_and_stops_it(
     with chromium(tmp_path) as browser:
         be_wide(browser, 1440)
         sign_in(browser, console)
-        assert "spinner failed" in browser.find_element("css selector", ".verdict").text
-        browser.find_element("css selector", "section.card table tbody tr:first-child a").click()  # the worst: one
+        wait_until(lambda: "spinner failed" in browser.execute_script(
+            "return document.querySelector('.verdict').textContent"), 30, "sentence")
+        press(browser, "section.card table tbody tr:first-child a")  # the worst: one
         assert browser.find_element("css selector", "h1").text.startswith("spinner")
-        assert "TIMEOUT" in browser.find_element("id", "failures").text
-        browser.find_element("id", "reason").click()  # two
+        assert "TIMEOUT" in browser.execute_script("return document.getElementById('failures').textContent")
+        press(browser, "#reason")  # two
         browser.find_element("id", "reason").send_keys("it spins")
-        browser.find_element("css selector", "button.danger").click()  # three
+        press(browser, "button.danger")  # three
         wait_until(lambda: "spinner is stopped: it spins" in browser.find_element("css selector", "main").text, 60,
                    "note")
         assert daemon.operate("plugin.live", id="spinner")["state"] == "quarantined"

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from apex_exec.client import AdminClient
 from apex_exec.console.web import STATIC
 from tests.console.pages_of_ours import text_of
 from tests.support.console import Console, wait_until
@@ -119,8 +120,9 @@ def test_with_tls_others_may_reach_it_and_the_cookie_is_secure(daemon: Daemon, t
         token = console.link("anna", "viewer").partition("token=")[2]
         port = next(one.laddr.port for one in psutil.Process(console.process.pid).net_connections("tcp")
                     if one.status == "LISTEN")
-        connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=20,
-                                                 context=ssl._create_unverified_context())
+        context = ssl.create_default_context(cafile=str(certificate))
+        context.check_hostname = False  # it is asked by its address; the Host header has its name
+        connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=20, context=context)
         connection.request("POST", "/login", f"token={token}", {
             "Host": "console.example", "Origin": "https://console.example",
             "Content-Type": "application/x-www-form-urlencoded"})
@@ -163,3 +165,17 @@ def test_a_console_that_may_not_be_there_says_why_in_one_line(flags: list[str], 
                           timeout=60)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1 and done.stderr.startswith("apex-exec: ") and says in done.stderr
+
+
+def test_an_approval_that_a_plugin_waits_for_is_shown_with_the_command_that_gives_it(daemon: Daemon,
+                                                                                     tmp_path: Path) -> None:
+    asks = '@plugin.hook("onActionExecute")\ndef act(context, params):\n    context.api.call("admin.users.list")\n'
+    needy = write_plugin(tmp_path / "other", "needy", asks, permissions=("admin:users",), author="<b>ACME</b>")
+    with Console(daemon) as console, AdminClient(daemon.admin) as admin:
+        browser = console.browser("vera", "viewer")
+        assert "No plugin waits" in text_of(browser.get("/approvals").body)
+        done = admin.request("plugin.install", {"path": str(needy)}, 180_000)
+        assert done["state"] == "pending_approval"
+        text = text_of(browser.get("/approvals").body)
+        assert "admin:users for needy 1.0.0" in text and "needy by <b>ACME</b>" in text and done["digest"] in text
+        assert "apex-exec plugin approve needy admin:users --version 1.0.0 --key NAME --reason TEXT" in text

@@ -15,8 +15,8 @@ BOUNDS = list(LATENCY_SECONDS)
 
 def overview(**changes: Any) -> dict[str, Any]:
     return {"ending": False, "draining": False, "health": {}, "waived": [], "plugins": 3, "states": {"enabled": 3},
-            "hurting": {"failures": []}, "calls": 10, "failed": 0, "throttledSeconds": 0.0, "uptimeSeconds": 100.0,
-            "durations": {"seconds": BOUNDS, "counts": [0] * (len(BOUNDS) + 1)}, **changes}
+            "paused": 0, "hurting": {"failures": []}, "calls": 10, "failed": 0, "throttledSeconds": 0.0,
+            "uptimeSeconds": 100.0, "durations": {"seconds": BOUNDS, "counts": [0] * (len(BOUNDS) + 1)}, **changes}
 
 
 SPINNER = {"id": "spinner", "failedRecently": 12, "lastFailure": "TIMEOUT"}
@@ -30,7 +30,7 @@ SPINNER = {"id": "spinner", "failedRecently": 12, "lastFailure": "TIMEOUT"}
     ({"draining": True}, "watch", "drained"),
     ({"waived": ["landlock"]}, "watch", "landlock"),
     ({"plugins": 0, "states": {}}, "watch", "no plugin yet"),
-    ({"states": {"enabled": 3, "breaker": 2}}, "watch", "2 plugins are paused"),
+    ({"paused": 2}, "watch", "2 plugins are paused"),
     ({"hurting": {"failures": [SPINNER]}}, "watch", "spinner failed 12 times in the last five minutes (TIMEOUT)."),
     ({"hurting": {"failures": [SPINNER, SPINNER, SPINNER]}}, "watch", "2 others fail too"),
     ({"states": {"disabled": 3}}, "watch", "none of its plugins is enabled"),

@@ -157,14 +157,15 @@ def test_a_death_charges_only_the_started_call() -> None:
     assert world.ran == [0, 1, 2, 3] and world.verdicts[3].code == ""
 
 
-def test_full_is_an_answer_and_one_user_holds_at_most_a_quarter() -> None:
+def test_full_is_an_answer_and_one_user_holds_at_most_a_quarter_while_others_wait() -> None:
     world = World()
+    world.invoke(9, "aaa", user="modest")
     for call in range(4):
         world.invoke(call, "aaa", user="greedy")
     assert world.verdicts[3].code == "OVERLOADED"
     for call in range(10, 30):
         world.invoke(call, "aaa", user=f"u{call}")
-    assert sum(v.code == "OVERLOADED" for v in world.verdicts.values()) == 24 - LIMITS.queue_max
+    assert sum(v.code == "OVERLOADED" for v in world.verdicts.values()) == 25 - LIMITS.queue_max
 
 
 def test_five_abnormal_ends_open_the_breaker_and_a_probe_closes_it() -> None:
@@ -200,3 +201,25 @@ def test_a_reply_out_of_turn_kills_the_worker_and_opens_the_breaker() -> None:
     world.gone(1)
     world.invoke(1, "aaa")
     assert world.verdicts[1].code == "QUARANTINED"
+
+
+def test_the_summary_of_all_plugins_agrees_with_the_gauges_of_each() -> None:
+    world, seen = World(), []
+    for call in range(8):
+        world.invoke(call, PLUGINS[call % 2], 60_000, f"u{call}")
+    world.step(ev.WorkerReady(min(world.links)))
+    for call in range(10, 16):
+        worker = max(world.links)
+        world.step(ev.WorkerReady(worker))
+        world.begin(worker)
+        world.gone(worker)
+        world.tick(3_000)
+        world.invoke(call, "bbb", 60_000, f"u{call}")
+        gauges = world.pool.gauges(world.now_ns)
+        states, queued, in_flight, paused = world.pool.summary(world.now_ns)
+        seen.append((queued, in_flight))
+        assert states == {"enabled": 2}
+        assert (queued, in_flight) == (sum(row[1] for row in gauges), sum(row[2] for row in gauges))
+        assert paused == [row[0] for row in gauges if row[4] != "closed"]
+        assert world.pool.gauges(world.now_ns, ["bbb", "nobody"]) == [row for row in gauges if row[0] == "bbb"]
+    assert paused and any(sum(one) for one in seen), "there was something to agree on"

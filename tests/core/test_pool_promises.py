@@ -524,7 +524,9 @@ def test_a_plugin_whose_workers_end_we_failed_at_is_answered_and_served_again_af
 
 def test_only_a_call_that_is_refused_as_it_comes_in_is_said_not_to_be_admitted() -> None:
     told = Told()
-    refused = [told.call("nobody"), *[told.call(user="greedy") for _ in range(4)][2:]]  # two fill a quarter
+    refused = [told.call("nobody")]
+    told.call(user="modest")
+    refused += [told.call(user="greedy") for _ in range(4)][2:]  # two fill a quarter, and somebody else waits
     expired, late = told.call("bbb", deadline_ms=10), told.call("ccc", deadline_ms=0)
     told.passed(20)
     told.tell(ev.PluginSet(spec(state="disabled")))

@@ -54,6 +54,7 @@ async def act(context, params):
 @plugin.hook("onDataFetch")
 def fetch(context, params):
     time.sleep(0.02)
+    context.api.emit("plain", {"user": context.user_id})
     return {"transformedData": None}
 '''
 
@@ -69,7 +70,8 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
                                      ("fragile", 32, 700), ("stubborn", 32, 700), ("blamed", 32, 400)):
         write_plugin(plugins, name, CODE, HOOKS, permissions=("events:emit",),
                      limits={"concurrency": places, "timeoutMs": timeout_ms})
-    with Daemon(plugins=plugins, config={"limits.cpu_percent": 100}) as running:
+    with Daemon(plugins=plugins, config={"limits.cpu_percent": 100, "breaker.backoff_min_seconds": 0.01,
+                                         "breaker.backoff_max_seconds": 0.02}) as running:
         yield running
 
 
@@ -152,8 +154,8 @@ def test_a_call_that_swallows_its_cancellation_costs_the_worker_and_is_charged_f
 def test_who_blocks_the_loop_is_charged_and_not_who_was_at_the_deadline(daemon: Daemon) -> None:
     async def play() -> list[tuple[str, Any, float]]:
         async with AsyncClient(daemon.endpoint) as client:
-            found = []
-            for _ in range(6):
+            found: list[tuple[str, Any, float]] = []
+            while not found or found[-1][0] == "WORKER_CRASHED":  # five times, or once more if it could not be asked
                 await call(client, "blamed", 999, "none")
                 innocent = asyncio.create_task(call(client, "blamed", 1, "wait", seconds=3600))
                 await asyncio.sleep(0.25)
@@ -164,7 +166,7 @@ def test_who_blocks_the_loop_is_charged_and_not_who_was_at_the_deadline(daemon: 
             return found
 
     found = asyncio.run(play())
-    assert [code for code, *_ in found] == ["WORKER_CRASHED"] * 5 + ["QUARANTINED"]
+    assert 5 <= len(found) - 1 <= 6 and found[-1][0] == "QUARANTINED"
     assert found[-1][1]["scope"] == "user"
 
 
@@ -226,7 +228,9 @@ def test_a_plain_function_runs_alone(daemon: Daemon) -> None:
         async with AsyncClient(daemon.endpoint) as client:
             begun = time.monotonic()
             payload = {"query": "q", "filters": {}}
-            await asyncio.gather(*(client.invoke("many8", "onDataFetch", user(n), payload) for n in range(8)))
+            replies = await asyncio.gather(*(
+                client.invoke("many8", "onDataFetch", user(n), payload) for n in range(8)))
+            assert [reply["effects"][0]["payload"] for reply in replies] == [{"user": user(n)} for n in range(8)]
             return time.monotonic() - begun
 
     assert asyncio.run(play()) >= 8 * 0.02

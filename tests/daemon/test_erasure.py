@@ -6,12 +6,19 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from apex_exec.config import load_settings
+from apex_exec.daemon.administration import ledger_pages
+from apex_exec.daemon.administration.ledger_arguments import EventsArgs
+from apex_exec.ledger import people
+from apex_exec.ledger.audit import AuditStore
 from apex_exec.ledger.people import PSEUDONYM
 from apex_exec.ledger.reading import Filter, read_events
+from apex_exec.ledger.records import AuditRecord
 from apex_exec.ledger.verify import verify
 from tests.support.daemon import Daemon, wait_for, write_plugin
 
@@ -39,6 +46,23 @@ def holding(folder: Path, text: str) -> set[str]:
 def run(daemon: Daemon, user: str) -> Any:
     payload = {"action": "x", "context": {}}
     return daemon.client.invoke("keeper", "onActionExecute", user, payload, 60_000)["result"]["result"]
+
+
+def test_a_page_of_events_names_people_and_is_searched_by_their_ids(tmp_path: Path) -> None:
+    store = AuditStore(tmp_path / "audit.db", tmp_path)
+    store.append([AuditRecord(1_796_000_000 * 10**9, "data.access", user, "keeper", "query", "success")
+                  for user in (A, B, A)])
+    store.release()
+    context: Any = SimpleNamespace(settings=load_settings(None, {"state_dir": str(tmp_path)}))
+
+    def found(**args: Any) -> list[Any]:
+        return [(event["seq"], event["userId"]) for event in ledger_pages.events(context, EventsArgs(**args))["events"]]
+
+    assert found() == [(3, A), (2, B), (1, A)]
+    assert found(user=A) == found(text=A) == found(user=A, plugin="keeper", type="data.access") == [(3, A), (1, A)]
+    people.erase(tmp_path / "audit.db", A)
+    assert found(user=A) == found(text=A) == []
+    assert found(user=B) == [(2, B)] and PSEUDONYM.fullmatch(found()[0][1])
 
 
 @pytest.mark.slow

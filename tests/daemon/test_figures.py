@@ -35,21 +35,8 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         for _ in range(3):
             with contextlib.suppress(CallError):
                 running.invoke("broken", "onActionExecute", ACTION)
-        wait_for(lambda: _registry_is_open(running), 120, "the registry")
+        running.start_registrar()
         yield running
-
-
-def _registry_is_open(daemon: Daemon) -> bool:
-    """Its process is started by the first question, which waits for ten seconds; on a busy machine that is not enough.
-    """
-    with AdminClient(daemon.admin) as client:
-        try:
-            client.request("plugin.list", timeout_ms=60_000)
-        except CallError as error:
-            if error.details.get("reason") != "store_unusable":
-                raise
-            return False
-    return True
 
 
 def find(daemon: Daemon, **args: Any) -> tuple[int, list[str]]:

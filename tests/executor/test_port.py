@@ -149,6 +149,7 @@ def test_a_spare_is_jailed_for_nobody_and_becomes_the_worker_that_is_asked_for(w
 
 @pytest.mark.parametrize("message", [
     inner.Reply(0, inner.NIL, 0), inner.Skipped(0), inner.Pong(1), inner.ApiCall(0, 1, "log", inner.NIL),
+    inner.ApiCancel(0, 1),
     inner.Ready("aaa", "1.0.0", [], []), inner.Booted([])])
 def test_a_spare_that_says_what_it_cannot_know_is_killed_and_the_core_hears_nothing(warm: PlayedExecutor,
                                                                                     message: Any) -> None:

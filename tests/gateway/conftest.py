@@ -13,11 +13,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from apex_exec.catalogue.methods import Delete, Insert, Update
+from apex_exec.catalogue.methods import Delete, Insert, Update, Upsert
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.outbox import Outbox
 from apex_exec.gateway.postgres import Postgres as PostgresBackend
-from apex_exec.gateway.sql.compiler import Compiler
+from apex_exec.gateway.sql.compiler import Compiled, Compiler
 from apex_exec.gateway.sql.tables import read_tables
 from apex_exec.gateway.sql.writes import compile_write
 from apex_exec.gateway.sqlite import Sqlite
@@ -83,9 +83,14 @@ class Data:
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
 
+    def compiled(self, text: str, named: tuple[str, ...] = NAMED) -> Compiled:
+        """``text`` compiled as the gateway does, with what the database says of its tables."""
+        self.compiler.show(*self.run(self.backend.shapes(time.monotonic_ns() + 10 * SECONDS)))
+        return self.compiler.compile(text, named)
+
     def query(self, text: str, params: list[Any] | None = None, user: str = A, named: tuple[str, ...] = NAMED,
               seconds: float = 10) -> Any:
-        compiled = self.compiler.compile(text, named)
+        compiled = self.compiled(text, named)
         values = compiled.values(params or [], user)
         due_ns = time.monotonic_ns() + int(seconds * SECONDS)
         try:
@@ -96,7 +101,7 @@ class Data:
         assert len(rows) == count
         return rows
 
-    def write(self, request: Insert | Update | Delete, user: str = A, named: tuple[str, ...] = NAMED) -> Any:
+    def write(self, request: Insert | Upsert | Update | Delete, user: str = A, named: tuple[str, ...] = NAMED) -> Any:
         write = compile_write(request, self.tables, named, user)
         record = Outbox.record(write, user, "p")
         count, row = self.run(self.backend.write(write, record, user, time.monotonic_ns() + 10 * SECONDS))
@@ -106,6 +111,9 @@ class Data:
         """Shows these tables, beside the usual ones unless ``alone``."""
         self.tables = read_tables(tables if alone else {**TABLES, **tables}, self.backend.backend)
         self.compiler = Compiler(self.backend.backend, self.tables, self.path)
+        if isinstance(self.backend, PostgresBackend):
+            self.backend._tables = self.tables
+            self.backend._shapes = None
         if isinstance(self.backend, Sqlite):
             self.backend._tables = self.tables
             for reader in self.backend._readers:  # opened anew: they know what is a view
@@ -194,3 +202,23 @@ def twins(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     yield both, alone
     both.close()
     alone.close()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def fresh(request: pytest.FixtureRequest, tmp_path: Any) -> Iterator[Data]:
+    """A database of its own for each test."""
+    if request.param == "sqlite":
+        made = sqlite_data(tmp_path / "data.db")
+    else:
+        made = postgres_data(request.getfixturevalue("postgres"), "writes")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def world() -> Iterator[Any]:
+    """A ``World``: a server and a resolver of ours, and a fetcher."""
+    from tests.gateway.http_world import World  # it needs aiohttp, and most of this folder does not
+    made = World()
+    yield made
+    made.close()

@@ -138,6 +138,17 @@ class Maker:
             return f"CAST(${len(self.params)} AS text)"
         return self.pick("'x'", "'SECRET 1'", "'item 2'", "'it''s'", "'\\'", "'%_'")
 
+    def plain(self, scope: dict[str, dict[str, str]]) -> str:
+        """A comparison of a column with a value, as it may stand inside a fence."""
+        alias, name = self.pick(*((alias, name) for alias, named in scope.items() for name in named))
+        kind = scope[alias][name]
+        column, value = f"{alias}.{name}", self.literal(kind).replace("0 - ", "-")
+        if kind == "bool":
+            return f"{column} = {value}"
+        return str(self.pick(f"{column} {self.pick(*COMPARE)} {value}", f"{value} {self.pick(*COMPARE)} {column}",
+                             f"{column} IS {self.pick('', 'NOT ')}NULL", f"{column} BETWEEN {value} AND {value}",
+                             f"{column} IN ({value}, {self.literal(kind)})"))
+
     def pattern(self) -> str:
         return self.pick("'%'", "'SECRET%'", "'item _'", "'%''%'", "'%e%'")
 
@@ -223,9 +234,15 @@ class Maker:
                                f"max({other}) FILTER (WHERE {number} > 1)")
             items.append(f"{called} OVER ({over} {number}{frame}) AS w")
             columns["w"] = "num"
-        text += f"SELECT {self.pick('', '', 'DISTINCT ')}{', '.join(items)} FROM {froms}"
-        if self.random.random() < 0.6:
-            text += f" WHERE {self.value('bool', seen, depth)}"
+        distinct = self.pick("", "", "DISTINCT ")
+        text += f"SELECT {distinct}{', '.join(items)} FROM {froms}"
+        conditions = [self.value("bool", seen, depth)] if self.random.random() < 0.5 else []
+        conditions += [self.plain(scope) for _ in range(self.pick(0, 0, 1, 2)) if scope]
+        if conditions:
+            text += f" WHERE {' AND '.join(conditions)}"
+        if (not aggregated and not distinct and len(scope) == 1 and "id" in next(iter(scope.values()))
+                and self.random.random() < 0.3):
+            return f"{text} ORDER BY {next(iter(scope))}.id {self.pick('', 'DESC')} LIMIT {self.pick(1, 2, 3)}", columns
         if not aggregated and columns and self.random.random() < 0.2:
             text += " ORDER BY 1"
         if depth and "ORDER BY 1" not in text[-12:] and self.random.random() < 0.1 and columns and items != ["*"]:

@@ -105,6 +105,7 @@ def daemon(folder: Path) -> Iterator[Daemon]:
     bundle(plugins, "paced", ALL, data=NAMED, network={"allow": ["app.localhost"]}, limits={"networkPerMinute": 3})
     bundle(plugins, "awaiter", ALL, is_async=True, data=NAMED)
     bundle(plugins, "poor", [], data=NAMED)
+    bundle(plugins, "writer", ["data:write"], data=NAMED)
     bundle(plugins, "leftover", ["data:read"], LEFTOVER, data=NAMED)
     bundle(plugins, "raw", ["data:read"], RAW, data=NAMED)
     bundle(plugins, "raw2", ["data:read"], RAW.replace('id="raw"', 'id="raw2"'), data=NAMED)
@@ -147,10 +148,15 @@ def test_a_hook_reads_and_writes_the_callers_data(client: Client, plugin: str) -
               ("insert", {"table": "notes", "values": {"id": number, "text": "hello"}}),
               ("update", {"table": "notes", "values": {"text": "changed"}, "where": {"id": number}}),
               ("query", {"sql": "SELECT text FROM notes WHERE id = $1", "params": [number]}),
+              ("upsert", {"table": "notes", "on": "id", "returning": ["text", "id"],
+                          "values": [{"id": number, "text": "again"}, {"id": number + 1, "text": "new"}]}),
+              ("delete", {"table": "notes", "where": {"id": number + 1}, "returning": True}),
               ("delete", {"table": "notes", "where": {"id": number}}))
     assert got == [[{"id": A, "name": "Ann", "email": "ann@a"}],
                    {"rowCount": 1, "row": {"id": number, "text": "hello", "tag": None}}, {"rowCount": 1},
-                   [{"text": "changed"}], {"rowCount": 1}]
+                   [{"text": "changed"}],
+                   {"rowCount": 2, "rows": [{"text": "again", "id": number}, {"text": "new", "id": number + 1}]},
+                   {"rowCount": 1, "rows": [{"id": number + 1, "text": "new", "tag": None}]}, {"rowCount": 1}]
     assert run(client, plugin, ("query", {"sql": "SELECT name FROM users"}), user=B) == [[{"name": "SECRET Bob"}]]
 
 
@@ -210,6 +216,7 @@ def test_the_loop_decodes_no_parameters_that_the_gateway_decodes(client: Client)
 
 
 CALLS = [("query", {"sql": "SELECT 1"}), ("insert", {"table": "notes", "values": {"id": 1}}),
+         ("upsert", {"table": "notes", "values": {"id": 1}, "on": "id"}),
          ("update", {"table": "notes", "values": {"text": "x"}, "where": {"id": 2}}),
          ("delete", {"table": "notes", "where": {"id": 2}}), ("render_widget", {"component": "Chart"}),
          ("emit", {"event": "x"}), ("fetch", {"url": "http://app.localhost:9/"}),
@@ -221,13 +228,25 @@ def test_without_a_permission_every_call_is_denied_and_on_record(daemon: Daemon,
     assert [(one["code"], one["kind"]) for one in got] == [("permission_denied", "PermissionDenied")] * len(CALLS)
     wait_for(lambda: len(records(daemon, "poor", "access.denied")) == len(CALLS), 5)
     denied = records(daemon, "poor", "access.denied")
-    assert {row[2] for row in denied} == {"query", "insert", "update", "delete", "renderWidget", "emit", "fetch",
-                                          "admin.users.list"}
+    assert {row[2] for row in denied} == {"query", "insert", "upsert", "update", "delete", "renderWidget", "emit",
+                                          "fetch", "admin.users.list"}
     assert all(row[1] == A and row[3] == "denied" for row in denied)
     payload = {"action": "x", "context": {"steps": [{"api": "query", "args": {"sql": "SELECT 1"}, "raise": True}]}}
     with pytest.raises(CallError) as failed:
         client.invoke("poor", "onActionExecute", A, payload)
     assert failed.value.code == "PERMISSION_DENIED" and failed.value.reply["details"]["method"] == "query"
+
+
+def test_a_plugin_that_may_not_read_gets_no_rows_back_that_were_there_before(daemon: Daemon, client: Client) -> None:
+    new = {"table": "notes", "values": {"id": 950, "text": "x"}, "returning": ["id"]}
+    got = run(client, "writer", ("insert", new), ("upsert", {**new, "on": "id"}),
+              ("update", {**new, "where": {"id": 950}}), ("delete", {"table": "notes", "where": {"id": 950},
+                                                                     "returning": True}),
+              ("delete", {"table": "notes", "where": {"id": 950}}))
+    assert (got[0], got[4]) == ({"rowCount": 1, "row": {"id": 950}}, {"rowCount": 1})
+    assert [(one["code"], one["kind"]) for one in got[1:4]] == [("permission_denied", "PermissionDenied")] * 3
+    wait_for(lambda: len(records(daemon, "writer", "access.denied")) == 3, 5)
+    assert {row[4]["permission"] for row in records(daemon, "writer", "access.denied")} == {"data:read"}
 
 
 def test_the_rate_is_the_plugins_and_refused_tries_are_on_record(daemon: Daemon, client: Client) -> None:

@@ -195,7 +195,7 @@ def test_a_table_that_is_made_later_has_its_types_then(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("text", "params", "words"), [
     ("SELECT total / 2 FROM sales", [], "/ with a numeric"), ("SELECT sum(total) / sum(qty) FROM sales", [], "numeric"),
-    ("SELECT 5.5 % 2", [], "% with a number with a fraction"), ("SELECT created - day FROM sales", [], "a timestamptz"),
+    ("SELECT 5.5 % 2", [], "% with a numeric"), ("SELECT created - day FROM sales", [], "a timestamptz"),
     ("SELECT day + 1 FROM sales", [], "arithmetic with a date"), ("SELECT paid::text FROM sales", [], "a boolean"),
     ("SELECT total::text FROM sales", [], "a numeric"), ("SELECT price::int FROM sales", [], "with a fraction"),
     ("SELECT 'yes'::boolean", [], "a cast to boolean"), ("SELECT item::date FROM sales", [], "a cast to date"),
@@ -206,7 +206,7 @@ def test_a_table_that_is_made_later_has_its_types_then(tmp_path: Path) -> None:
     ("SELECT x.t / 3 FROM (SELECT sum(total) AS t FROM sales) x", [], "/ with a numeric"),
     ("WITH m AS (SELECT created AS c FROM sales) SELECT c::text FROM m", [], "a timestamptz"),
     ("SELECT concat(id, 'x') FROM sales", [], "concat"), ("SELECT greatest(item, 'x') FROM sales", [], "greatest"),
-    ("SELECT round(price) FROM sales", [], "round with one argument"), ("SELECT $1::int", ["12abc"], "not a number")])
+    ("SELECT round(price) FROM sales", [], "round with one argument")])
 def test_sqlite_refuses_by_name_what_it_would_answer_otherwise(lite: Data, text: str, params: list[Any],
                                                                words: str) -> None:
     with pytest.raises(ApiFailure) as failed:

@@ -9,7 +9,7 @@ import apex_exec.gateway
 from apex_exec.daemon import api_calls
 from apex_exec.gateway import sql, sqlite
 from apex_exec.gateway.http import fetch
-from apex_exec.gateway.sql import allowed, compiler, dialect, growth, values, writer
+from apex_exec.gateway.sql import allowed, bounds, compiler, dialect, function_costs, values, writer
 from workers import sdk
 from workers.wire import API_CODES
 
@@ -31,14 +31,15 @@ def test_every_function_and_type_is_listed_from_the_one_table() -> None:
     for name in allowed.FORMS:
         assert f"`{name}(" in readme, name
     assert f"{allowed.COUNT_MAX:,}" in readme and f"{writer.SERIES_ROWS_MAX:,} rows" in readme
-    assert f"{writer.DEPTH_MAX} steps" in readme and f"{growth.HELD_BYTES_MAX // 2**20} MiB" in readme
+    assert f"{writer.DEPTH_MAX} steps" in readme and f"{bounds.HELD_BYTES_MAX // 2**20} MiB" in readme
     assert f"{values.LIST_ELEMENTS_MAX:,} elements" in readme and f"{writer.SORTS_MAX} of" in readme
 
 
 def test_every_function_has_a_bound_and_is_known_to_sqlite_if_it_says_so() -> None:
-    assert {form.cost for form in allowed.FORMS.values()} == growth.COSTS.keys()
-    assert sqlite.FUNCTIONS == {form.sqlite for form in allowed.FORMS.values() if form.sqlite} | {
-        "like", "pg_int", "pg_float", "pg_number", "pg_date"}
+    assert {form.cost for form in allowed.FORMS.values()} == function_costs.COSTS.keys()
+    assert sqlite.FUNCTIONS == {form.sqlite for form in allowed.FORMS.values() if form.sqlite} | set(
+        "like pg_int pg_float pg_number pg_date pg_div pg_sum pg_avg pg_fit_int2 pg_fit_int4 pg_fit_int8 pg_fit_float "
+        "pg_fit_num".split())
 
 
 def test_the_bounds_are_those_of_the_code() -> None:

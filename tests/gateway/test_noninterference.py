@@ -73,7 +73,7 @@ def owned_twins(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 @given(seed=st.integers(0, 2**32))
 @settings(max_examples=max(1, EXAMPLES // 3), deadline=None, derandomize=True)
 @pytest.mark.slow
-def test_it_does_not_whoever_says_whose_a_row_is(owned_twins: tuple[str, Data, Data], seed: int) -> None:
+def test_the_same_holds_for_every_kind_of_owner(owned_twins: tuple[str, Data, Data], seed: int) -> None:
     kind, both, alone = owned_twins
     check(both, alone, seed, tuple(tables_of(kind)))
 

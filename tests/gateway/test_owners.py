@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from apex_exec.catalogue.methods import Delete, Insert, Update
+from apex_exec.catalogue.methods import Delete, Insert, Update, Upsert
 from apex_exec.errors import ConfigError
 from apex_exec.gateway.failure import ApiFailure
-from apex_exec.gateway.sql.tables import read_tables
+from apex_exec.gateway.sql.tables import OUTBOX, read_tables
 from tests.gateway.conftest import ROLE, A, B, postgres_data
 from tests.gateway.owned import owned, owner, tables_of
 from tests.support.postgres import Postgres
@@ -22,13 +25,16 @@ EVERY = ["sqlite membership", "sqlite schemas", "sqlite views", "postgres member
          "postgres schemas", "postgres views"]
 
 
+C = "cccccccc-0000-4000-8000-000000000003"
+
+
 class Site:
     """A database with owners of one kind, and how a plugin names its tables."""
 
-    def __init__(self, request: pytest.FixtureRequest, folder: Path) -> None:
+    def __init__(self, request: pytest.FixtureRequest, folder: Path, name: str = "owned") -> None:
         self.lite, self.kind = request.param.startswith("sqlite"), request.param.split()[1]
         self.named = tuple(tables_of(self.kind))
-        self.data = owned(self.kind, folder if self.lite else request.getfixturevalue("postgres"), "owned")
+        self.data = owned(self.kind, folder if self.lite else request.getfixturevalue("postgres"), name)
 
     def name(self, table: str) -> str:
         return f"app.{table}" if self.kind == "schemas" else table
@@ -40,7 +46,7 @@ class Site:
     def ids(self, table: str, user: str = A) -> list[int]:
         return [row["id"] for row in self.query(f"SELECT id FROM {table} ORDER BY id", user=user)]
 
-    def write(self, request: Insert | Update | Delete, user: str = A) -> Any:
+    def write(self, request: Insert | Upsert | Update | Delete, user: str = A) -> Any:
         return self.data.write(type(request)(self.name(request.table), *(
             getattr(request, name) for name in request.__struct_fields__[1:])), user, self.named)
 
@@ -64,7 +70,7 @@ def test_a_query_returns_the_rows_of_the_callers_tenants(site: Site) -> None:
     for table in ("ORDERS", "NOTES"):
         assert site.ids(table) == [2, 4, 6, 8, *shared]
         assert site.ids(table, B) == [1, 3, 5, 7, *shared]
-        assert site.ids(table, "cccccccc-0000-4000-8000-000000000003") == []
+        assert site.ids(table, C) == []
     joined = ("SELECT o.id, n.tag FROM ORDERS o JOIN NOTES n ON n.id = o.id LEFT JOIN users u ON u.id = o.user_id "
               "WHERE o.id < $1 ORDER BY o.id")
     assert site.query(joined, [5]) == [{"id": 2, "tag": "tag2"}, {"id": 4, "tag": "tag4"}]
@@ -120,9 +126,36 @@ def test_a_member_writes_rows_of_its_tenants_and_no_others(site: Site) -> None:
     assert _rows(site.data.contents()) == _rows(contents)
 
 
+@pytest.mark.parametrize("site", ["sqlite membership", "postgres membership", "sqlite schemas", "postgres schemas"],
+                         indirect=True)
+def test_upserts_and_batches_keep_to_the_callers_tenants(site: Site) -> None:
+    rows = [{"id": 9, "text": "ours", "tenant_id": 3}, {"id": 110, "text": "new", "tenant_id": 1}]
+    assert site.write(Upsert("notes", rows, "id", returning=["id", "text"])) == (
+        2, [{"id": 9, "text": "ours"}, {"id": 110, "text": "new"}])
+    assert site.query("SELECT text FROM NOTES WHERE id = 9", user=B) == [{"text": "ours"}]
+    assert 110 in site.ids("NOTES") and 110 not in site.ids("NOTES", B)
+    assert site.write(Upsert("notes", {**rows[1], "tenant_id": 3}, "id")) == (1, None)  # to another tenant of A's
+    assert 110 in site.ids("NOTES", B)
+    contents = str(site.data.contents())
+    taken = {"id": 1, "text": "taken", "tenant_id": 3}
+    for request, code in [
+            (Upsert("notes", taken, "id", None, True), "constraint"),
+            (Upsert("notes", [rows[0], taken], "id"), "constraint"),
+            (Upsert("notes", {**taken, "id": 11}, "id", ["text"]), "constraint"),
+            (Upsert("notes", {**rows[0], "tenant_id": 2}, "id"), "column_not_allowed"),
+            (Insert("notes", [{**taken, "id": 120}, {**taken, "id": 121, "tenant_id": 2}]), "column_not_allowed"),
+            (Upsert("notes", {"id": 9, "text": "x"}, "id"), "invalid_params"),  # A has two
+            (Upsert("notes", [rows[0], rows[0]], "id"), "invalid_params"),
+            (Upsert("notes", taken, "text"), "invalid_params"),
+            (Insert("notes", [{**taken, "id": 200 + n, "tenant_id": n} for n in range(30)]), "too_large")]:
+        assert code_of(lambda request=request: site.write(request)) == code, request
+    assert site.write(Upsert("notes", taken, "id", [], ["text"])) == (0, None)
+    assert _rows(site.data.contents()) == _rows(contents)
+
+
 @pytest.mark.parametrize("site", ["sqlite membership", "postgres membership"], indirect=True)
 def test_the_only_tenant_of_a_caller_need_not_be_named_and_a_caller_without_one_writes_nothing(site: Site) -> None:
-    alone, nobody = "cccccccc-0000-4000-8000-000000000003", "dddddddd-0000-4000-8000-000000000004"
+    alone, nobody = C, "dddddddd-0000-4000-8000-000000000004"
     site.data.execute(f"INSERT INTO members VALUES ('{alone}', 4, NULL)")
     site.data.execute(f"INSERT INTO members VALUES ('{alone}', 4, NULL)")
     site.data.execute(f"INSERT INTO members VALUES ('{alone}', NULL, NULL)")
@@ -152,6 +185,12 @@ def test_what_row_level_security_decides_is_read_and_written_as_its_policies_say
     assert site.write(Update("notes", {"text": "taken"}, {"id": 1})) == (0, None)
     assert site.write(Delete("notes", {"id": 1})) == (0, None)
     assert site.write(Update("notes", {"text": "changed"}, {"id": 2})) == (1, None)
+    two = [{"id": 2, "text": "again"}, {"id": 101, "text": "new"}]
+    assert site.write(Upsert("notes", two, "id", returning=["text"])) == (2, [{"text": "again"}, {"text": "new"}])
+    before = site.data.contents()
+    for taken in ({"id": 1, "text": "taken"}, [{"id": 2, "text": "x"}, {"id": 1, "text": "taken"}]):
+        assert code_of(lambda taken=taken: site.write(Upsert("notes", taken, "id", returning=True))) == "constraint"
+    assert site.data.contents() == before
     site.data.execute("CREATE POLICY none_so ON notes AS RESTRICTIVE FOR ALL USING (true) WITH CHECK (text <> 'no')")
     with pytest.raises(ApiFailure) as failed:
         site.write(Update("notes", {"text": "no"}, {"id": 2}))
@@ -287,6 +326,61 @@ def test_the_callers_id_may_be_a_uuid_in_one_table_and_a_text_in_another(postgre
                           named=("visits", "orders")) == [{"n": 1, "count": 4}]
     finally:
         made.close()
+
+
+names = st.sampled_from(["id", "text", "tag", "tenant_id", "tenant_id", "user_id", "member_id", "of_tenant",
+                         "TENANT_ID"])
+things = st.one_of(st.integers(-1, 12), st.sampled_from([A, B, "1", "2", "3", "2.0", " 2", "tag1", "x", "' OR 1=1 --"]),
+                   st.none(), st.booleans(), st.binary(max_size=2), st.just([2]), st.just({"a": 2}), st.just(2.0))
+maps = st.dictionaries(names, things, max_size=4)
+tables = st.sampled_from(["notes", "notes", "notes", "orders", "members", "app.members"])
+several = st.one_of(maps, st.lists(maps, min_size=1, max_size=2))
+requests = st.one_of(st.builds(Insert, tables, several), st.builds(Update, tables, maps, maps),
+                     st.builds(Delete, tables, maps), st.builds(Upsert, tables, several, st.sampled_from(
+                         ["id", "id", "tenant_id", ["id", "tenant_id"], "member_id", "tag"])))
+
+
+@pytest.fixture(scope="module", params=["sqlite membership", "postgres membership", "postgres schemas",
+                                        "postgres rls"])
+def lasting(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """As ``site``, for many examples."""
+    made = Site(request, tmp_path_factory.mktemp("lasting"), "lasting")
+    if made.kind == "rls":
+        made.data.execute("ALTER TABLE notes ALTER user_id SET DEFAULT "
+                          "(current_setting('request.jwt.claims', true)::json->>'sub')::uuid")
+    else:
+        made.data.execute(f"INSERT INTO {made.name('members')} VALUES ('{C}', 2, NULL)")
+    with contextlib.suppress(ApiFailure):  # refused; it makes the outbox
+        made.write(Insert("notes", {"id": 1}))
+    before = kept(made)
+    yield made
+    assert kept(made) == before
+    made.data.close()
+
+
+@pytest.mark.slow
+@given(request=requests)
+@settings(max_examples=150, deadline=None, derandomize=True)
+def test_no_write_reaches_a_row_or_a_tenant_that_is_not_the_callers(lasting: Site, request: Any) -> None:
+    before = beyond(lasting)
+    try:
+        lasting.write(request)
+    except ApiFailure as failure:
+        assert failure.code != "data_unavailable"
+    assert beyond(lasting) == before
+
+
+def beyond(site: Site) -> Any:
+    """What A may not write: the rows of tenant 2 (or B's)."""
+    return site.query("SELECT * FROM NOTES ORDER BY id", user=B if site.kind == "rls" else C)
+
+
+def kept(site: Site) -> Any:
+    """Who belongs where, and the rows without a tenant."""
+    held = site.data.contents()
+    rows = held if site.lite else [f"{table} {row}" for table, found in held.items() for row in found]
+    return sorted(row for row in rows if OUTBOX not in row and (
+        "members" in row or row.endswith((",NULL);", ", None)"))))
 
 
 def _rows(contents: Any) -> Any:

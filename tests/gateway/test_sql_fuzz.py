@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from apex_exec.gateway import sqlite
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.sql.allowed import FORMS
 from apex_exec.gateway.sql.compiler import Compiler
@@ -48,10 +49,10 @@ FENCES = {
                 "THEN"}
 """How a table is read, by the kind of its owner."""
 OURS = {"sum", "pg_column_size", "length", "substr", "set_config", "current_setting", "coalesce", "nullif",
-        "octet_length", "row_number", "greatest", "least", "grouping", "pg_int", "pg_float", "pg_number", "pg_date",
-        "json_each", "pg_catalog.row_security_active"}
+        "octet_length", "row_number", "greatest", "least", "grouping", "json_each",
+        "pg_catalog.row_security_active"}
 """What the compiler itself puts into a statement."""
-FUNCTIONS = OURS | {f"pg_catalog.{name}" for name in FORMS} | {form.sqlite for form in FORMS.values() if form.sqlite}
+FUNCTIONS = OURS | sqlite.FUNCTIONS | {f"pg_catalog.{name}" for name in FORMS}
 NAMED = re.compile(r"[\"`]([^\"`]*)[\"`]")
 
 

@@ -44,6 +44,16 @@ def test_names_of_results_and_errors_are_the_plugins_own(data: Data) -> None:
         data.query("SELECT nothing FROM orders")
 
 
+@pytest.mark.parametrize("text", ["SELECT id FROM orders ORDER BY (*)", "SELECT id FROM orders WHERE (*) IS NULL",
+                                  "SELECT (*) FROM orders", "SELECT id FROM orders GROUP BY orders.*",
+                                  "SELECT lower(*) FROM orders"])
+def test_a_star_is_no_value(data: Data, text: str) -> None:
+    """It was written where the database's own parser had to refuse it."""
+    with pytest.raises(ApiFailure) as caught:
+        data.compiler.compile(text, NAMED)
+    assert caught.value.code in ("sql_syntax", "sql_forbidden")
+
+
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize(("opened", "closed"), [
     ("ARRAY[", "]"), ("date(", ")"), ("int(", ")"), ("struct(", ")"), ("decimal(", ")"), ("[", "]"), ("{", "}"),

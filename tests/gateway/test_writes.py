@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,20 +13,10 @@ from apex_exec.catalogue.methods import Delete, Insert, Update
 from apex_exec.errors import ConfigError
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.outbox import Outbox
+from apex_exec.gateway.postgres import Postgres as PostgresBackend
 from apex_exec.gateway.sql.tables import OUTBOX, read_tables
 from apex_exec.gateway.sql.writes import compile_write
-from tests.gateway.conftest import NAMED, SECONDS, TABLES, A, B, Data, postgres_data, sqlite_data
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def fresh(request: pytest.FixtureRequest, tmp_path: Any) -> Iterator[Data]:
-    """A database of its own for each test."""
-    if request.param == "sqlite":
-        made = sqlite_data(tmp_path / "data.db")
-    else:
-        made = postgres_data(request.getfixturevalue("postgres"), "writes")
-    yield made
-    made.close()
+from tests.gateway.conftest import NAMED, ROLE, SECONDS, TABLES, A, B, Data, postgres_data
 
 
 def notes(data: Data, user: str) -> list[Any]:
@@ -138,6 +127,32 @@ def test_the_operators_configuration_may_name_no_table_of_ours_and_no_odd_name()
     for entry in ({"owner": 'x"', "columns": ["a"]}, {"owner": "x", "columns": ["a;"]}):
         with pytest.raises(ConfigError):
             read_tables({"t": entry})
+
+
+def test_the_first_writes_of_several_gateways_make_one_outbox(postgres: Any) -> None:
+    """CREATE TABLE IF NOT EXISTS does not do that: of two at once, one fails."""
+    made = postgres_data(postgres, "first_writes")
+    url = f"postgresql://{ROLE}@/first_writes?host={postgres.folder}"
+
+    async def first(gateway: PostgresBackend, number: int) -> None:
+        write = compile_write(Insert("notes", {"id": number, "text": "x"}), made.tables, NAMED, A)
+        await gateway.write(write, Outbox.record(write, A, "p"), A, time.monotonic_ns() + 20 * SECONDS)
+
+    async def all_at_once(numbers: range) -> None:
+        gateways = [PostgresBackend(url, made.tables, "test") for _ in numbers]
+        try:
+            await asyncio.gather(*map(first, gateways, numbers))
+        finally:
+            for gateway in gateways:
+                await gateway.close()
+
+    try:
+        for turn in range(5):
+            made.execute(f"DROP TABLE IF EXISTS {OUTBOX}")
+            made.run(all_at_once(range(1000 + 6 * turn, 1006 + 6 * turn)))
+        assert sum(row[1] == "x" for row in notes(made, A)) == 30
+    finally:
+        made.close()
 
 
 WALLED = """

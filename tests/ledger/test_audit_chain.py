@@ -13,7 +13,7 @@ import pytest
 
 from apex_exec.ledger.audit import CHECKPOINT_PAGES, AuditStore, LedgerError
 from apex_exec.ledger.checkpoints import SignedHead, load_key, write_signed
-from apex_exec.ledger.reading import Filter, export_rows, read_events, utc_text
+from apex_exec.ledger.reading import Filter, ends_of, export_rows, open_readonly, read_events, utc_text
 from apex_exec.ledger.records import AuditRecord, BodyMaker, chain_hash, encode_line, execution_record
 from apex_exec.ledger.verify import verify
 
@@ -375,3 +375,12 @@ def test_an_older_copy_that_is_put_back_is_refused_and_found(tmp_path: Path, tak
         AuditStore(database, state, anchor=str(anchor))
     found = verify(database, state, anchor=str(anchor))
     assert found.finding is not None
+
+
+def test_the_ends_of_a_long_ledger_are_found_by_their_keys(tmp_path: Path) -> None:
+    with closing(open_readonly(fill(tmp_path, 5000))) as db:
+        steps: list[int] = []
+        db.set_progress_handler(lambda: steps.append(1) or 0, 10)  # once in ten instructions of SQLite's machine
+        assert ends_of(db) == (1, 5000)
+        assert len(steps) < 10, "it read the whole table"
+        db.set_progress_handler(None, 0)

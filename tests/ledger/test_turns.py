@@ -27,7 +27,7 @@ def store_of(folder: Path, times: list[int], batch: int = 7, restarts: int = 0) 
         if start % 2:
             store.append([AuditRecord(at, "plugin.api", "u", "p", "a", "success", {}) for at in part])
         else:
-            store.append_lines([(at, "u", "p", "onDataFetch", "", 5, 0.0, "", 0, 0) for at in part], {}, start)
+            store.append_lines([[at, "u", "p", "onDataFetch", "", 5, 0.0, "", 0, 0] for at in part], {}, start)
         if restarts and start // batch % restarts == restarts - 1:
             store.close()
             store = AuditStore(folder / "a.db", folder)

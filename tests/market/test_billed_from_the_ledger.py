@@ -12,6 +12,7 @@ import pytest
 
 from apex_exec.errors import Refusal
 from apex_exec.ledger.audit import AuditStore
+from apex_exec.ledger.people import people_path
 from apex_exec.ledger.reading import read_events
 from apex_exec.ledger.records import AuditRecord
 from apex_exec.ledger.report import review
@@ -108,6 +109,9 @@ def test_a_second_report_reads_only_what_came_since_and_says_the_same_as_a_first
     store.append([AuditRecord(at("2026-10-06"), other[0], OTHER, "sums", "query", "success", other[3])] * 30)
     store.close()
     shutil.copy(elsewhere / "audit.db", path)  # another ledger in its place
+    with pytest.raises(Refusal, match="another ledger's pseudonyms"):
+        market.shop.usage("2026-10")
+    shutil.copy(people_path(elsewhere / "audit.db"), people_path(path))
     assert {key[1]: one.calls for key, one in market.shop.usage("2026-10").items()} == {OTHER: 30}
 
 

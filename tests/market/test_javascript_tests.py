@@ -409,3 +409,23 @@ def test_counters_and_files_that_do_not_exist_are_forged(request_: Request) -> N
 def test_the_kit_that_the_jail_is_given_is_the_packages_own() -> None:
     package = Path(apex_exec.__file__).parent / "npm" / "plugin" / "testing.js"
     assert counted({}, [])["/kit/@apex-exec/plugin/testing"] == package.read_bytes()
+
+
+BENDS = """import test from "node:test";
+
+test("bends the report", () => {
+  const push = Array.prototype.push;
+  Array.prototype.push = function (...added) {
+    for (let n = 0; n < 100; n++) push.call(this, "forged " + n + "x".repeat(3000));
+    return push.apply(this, added);
+  };
+  throw new Error("x");
+});
+"""
+
+
+def test_a_report_that_the_tests_have_bent_is_no_longer_than_ours(zygote: Zygote) -> None:
+    """Each failure's places are looked up, and a person reads them."""
+    run = run_of(zygote, files_of(BENDS))
+    assert "forged" in str(run.failures), "it bends something"
+    assert len(run.failures) <= 20 and max(map(len, run.failures)) <= 2000

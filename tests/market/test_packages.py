@@ -144,6 +144,20 @@ def test_a_map_is_read_in_the_time_that_its_size_takes() -> None:
     assert len(ranges) == 10_000 and ranges[1] == (4, 6), ranges[:3]
 
 
+def test_a_map_is_read_once_for_all_that_a_run_has_printed(tmp_path: Path) -> None:
+    """A run of tests prints 200 lines, each with another place, and each time the whole map was read."""
+    data = json.dumps({"version": 3, "sources": [IN_SOURCE], "mappings": ",".join(["CAAC"] * 150_000)}).encode()
+    code = "x();" * 40_000 + "\nexport default {};\n//# sourceMappingURL=index.js.map\n"
+    made = bundle(tmp_path / "sums", code, data)
+    lines = [f"Error\n at f (sums/index.js:1:{number * 700 + 2})" for number in range(200)]
+    begun = time.process_time()
+    found = made.in_source_all([*lines, "a\0b", ""])
+    assert time.process_time() - begun < SECONDS_MAX
+    assert found[0] == "Error\n at f (sums/src/plugin.ts:1:2)" and found[3].endswith("plugin.ts:1:2102)")
+    assert found[-2:] == ["a\ufffdb", ""] and len(found) == 202
+    assert made.in_source_all([]) == []
+
+
 @pytest.mark.parametrize(("text", "column", "expected"), [
     ("abc", 2, 2), ("abc", 9, 3), ("abc", -4, 0), ("\u00e9x", 1, 2), ("\u00e9x", 9, 3), ("x\U0001F600y", 3, 5),
     ("x\U0001F600y", 2, 1), ("\u00e9x", -1, 0)])

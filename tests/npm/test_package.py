@@ -73,6 +73,9 @@ export const made = {{
         api.query<{{ id: number }}>("SELECT id FROM users WHERE id = $1", [userId]),
         plugin.api.query("SELECT count(*) AS n FROM users"),
       ]);
+      const written = await api.upsert<{{ id: number }}>("users", [{{ id: 1 }}], {{ on: "id", returning: ["id"] }});
+      log.info(written.rows?.map((row) => row.id satisfies number), (await api.insert("users", {{ id: 2 }})).row?.id);
+      await api.update("users", {{ id: 2 }}, {{ id: 1 }}, {{ returning: true }});
       const count: Value | undefined = counts[0]?.n;
       const props = {{ n: users.map((user) => user.id), count }};
       await plugin.api.renderWidget({{ component: "CustomChart", props }});
@@ -110,6 +113,7 @@ def test_what_the_document_and_the_readme_show_compiles_strictly(place: Path, tm
     'const a = { id: "a", version: "1.0.0", hooks: { onDashbordLoad: () => null } } satisfies Plugin;',
     'const a = { id: "a", version: "1.0.0", permissions: ["data:raed"], hooks: {} } satisfies Plugin;',
     'const a: Plugin = { id: "a", version: "1.0.0", hooks: { onAuthSuccess: (c) => void c.dashboardId } };',
+    'await plugin.api.upsert("users", { id: 1 });', 'await plugin.api.delete("users", {}, { returning: "id" });',
     'await plugin.api.qury("SELECT 1");', "await plugin.api.query(7);", 'await plugin.api.renderWidget("Chart");',
     'await plugin.api.storage.set("key");', 'await plugin.api.storage.list("prefix");',
     'await plugin.api.emit("event", 7);', 'await platform.call("onShip");',

@@ -53,6 +53,9 @@ class Crowd:
             if what == "call":
                 worker.pending.append((seq, about))
             else:
+                if not worker.honest and self.crowds.random() < 0.2:  # the answer to a probe that was not sent
+                    worker.lied = True
+                    about += self.crowds.choice((-1, 1, 2))
                 self._send(worker, ev.WorkerPonged(worker.id, about))
                 if seq in worker.crowd:
                     if worker.crowd[seq].kind != "swallow":

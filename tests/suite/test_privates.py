@@ -17,6 +17,7 @@ PRIVATES = {
     "tests/core/test_bucket.py": (1, KEPT),
     "tests/core/test_fair.py": (4, KEPT),
     "tests/core/test_pool_machine.py": (1, WORLD),
+    "tests/core/test_shared.py": (1, KEPT),
     "tests/core/test_states.py": (1, "the one table of who handles what"),
     "tests/daemon/test_backup.py": (1, "one entry of a backup's list, whose file changes while it is read"),
     "tests/executor/test_governing_alone.py": (4, "samples that are counted, since their number is the promise"),

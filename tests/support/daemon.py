@@ -168,12 +168,30 @@ class Daemon(testing.Daemon):
         from apex_exec.client import AdminClient
 
         with AdminClient(self.admin) as client:
+            wait_for(lambda: _is_open(client), 180, "the registry")
             done = client.request("plugin.install", {"path": str(bundle)}, INSTALL_MS)
             client.request("plugin.enable", {"id": done["id"]}, INSTALL_MS)
 
     def start_registrar(self) -> None:
         """Asks for something that the registrar does, and waits for the answer: without a registry it starts then."""
-        self.operate("plugin.list")
+        from apex_exec.client import AdminClient
+
+        with AdminClient(self.admin) as client:
+            wait_for(lambda: _is_open(client), 180, "the registry")
+
+
+def _is_open(client: Any) -> bool:
+    """Whether the registry answers. Its process is started by the first question, which waits for it for ten seconds:
+    on a busy machine that is not enough."""
+    from apex_exec.client import CallError
+
+    try:
+        client.request("plugin.list", timeout_ms=INSTALL_MS)
+    except CallError as error:
+        if error.details.get("reason") != "store_unusable":
+            raise
+        return False
+    return True
 
 
 def admin_request(endpoint: str, op: str, **args: Any) -> dict[str, Any]:

@@ -60,6 +60,8 @@ def _until_answered(realm: runtime.Realm, answer: Answer | None) -> Any:
             return values.from_json(message.get("v"), text, is_odd)
         if message["k"] == "a":
             _answer(realm, answer, message, values.from_json(message.get("params"), text, is_odd))
+        elif message["k"] == "c":
+            continue  # the answer has been given
         elif message["k"] == "w" and message["ms"] >= 0:
             time.sleep(message["ms"] / 1e3)
             realm.fire()

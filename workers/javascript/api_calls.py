@@ -68,6 +68,17 @@ class ApiCalls:
         else:
             self.queue.append((number, method, raw))
 
+    def cancel(self, number: float) -> None:
+        """Ends a call for which the hook waits no longer; if it has not been sent, it never is."""
+        for api_id, open_ in self.open.items():
+            if open_ == number:
+                del self.open[api_id]
+                self._host.send(wire.ApiCancel(self._seq, api_id))
+                if self.queue:
+                    self._send(*self.queue.popleft())
+                return
+        self.queue = deque(call for call in self.queue if call[0] != number)
+
     def refuse(self, text: str, error: NotAValue) -> None:
         """Rejects the promise of the API call ``text``, whose parameters cannot be carried: ``error`` says why."""
         self.refuse_number(refused_number(text)[1], error)

@@ -504,6 +504,8 @@ class JavaScript:
                 calls = ApiCalls(self._host, seq, realm.settle, realm.fire)
             if kind == "a":
                 calls.ask(message, text, is_odd)
+            elif kind == "c":
+                calls.cancel(float(message["number"]))
             elif kind == "w":
                 calls.wait(message["ms"])
             else:

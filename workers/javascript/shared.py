@@ -169,6 +169,9 @@ class SharedCalls:
             elif kind == "a":
                 if (one := self._open.get(message["seq"])) is not None:
                     self._step(one.seq, one.api.ask, message, text, is_odd)
+            elif kind == "c":
+                if (one := self._open.get(message["seq"])) is not None:
+                    one.api.cancel(float(message["number"]))
             elif kind == "w":
                 return float(message["ms"]), int(message["seq"]) if "seq" in message else NOBODY
             elif kind == "g":

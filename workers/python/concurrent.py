@@ -9,26 +9,48 @@ so that lines of output and the tasks that a call left behind are known for what
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import msgspec
 
 from workers import sdk, wire
 from workers.runtime.interface import Host
 
-if TYPE_CHECKING:
-    from workers.python.runtime import Hook, Python
-
 API_AT_ONCE = 8
 """API calls of one call that the supervisor takes at once; more wait here."""
 
 _call: contextvars.ContextVar[int] = contextvars.ContextVar("apex_call", default=-1)
 _cpu_ns = time.thread_time_ns
+
+
+class Hook(Protocol):
+    """One hook of the plugin."""
+
+    is_async: bool
+
+
+class Plugin(Protocol):
+    """The plugin, as the runtime has loaded it."""
+
+    hooks: dict[str, Any]
+    """Its hooks (``Hook``) by name."""
+
+    def invoke(self, call: wire.Call, hook: Any) -> Any:
+        """Calls the hook's function. Returns its value, or a coroutine. Raises whatever it raises."""
+
+    def encoded(self, method: str, params: dict[str, Any]) -> bytes:
+        """The parameters of an API call as they travel. Raises ApiError."""
+
+    def read(self, reply: wire.ApiReply, method: str) -> Any:
+        """The result of an API call. Raises ApiError."""
+
+    def exchange(self, seq: int, method: str, params: dict[str, Any]) -> Any:
+        """One API call: sent, and its answer waited for. Raises ApiError."""
 
 
 class _Metered:
@@ -70,26 +92,40 @@ class _Running:
 
 
 class _Asked:
-    """One API call of an async hook, which may be awaited; it was made when the method was called."""
+    """One API call of an async hook, which may be awaited; it was made when the method was called. ``give_up`` is
+    called if nobody waits for its answer any longer, as ``asyncio.timeout`` brings about."""
 
-    __slots__ = ("future", "method", "raw", "read")
+    __slots__ = ("api_id", "future", "give_up", "method", "raw", "read", "waiters")
 
     def __init__(self, future: asyncio.Future[wire.ApiReply], method: str, raw: bytes,
-                 read: Callable[[wire.ApiReply, str], Any]) -> None:
+                 read: Callable[[wire.ApiReply, str], Any], give_up: Callable[[_Asked], None]) -> None:
         self.future = future
         self.method = method
         self.raw = raw
         self.read = read
+        self.give_up = give_up
+        self.api_id = 0
+        """Its number on the link; 0 until it is sent."""
+        self.waiters = 0
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        reply = yield from self.future
-        return self.read(reply, self.method)
+        self.waiters += 1
+        try:
+            reply = yield from asyncio.shield(self.future)
+        except asyncio.CancelledError:
+            if self.waiters == 1 and not self.future.done():
+                self.future.cancel()
+                self.give_up(self)
+            raise
+        finally:
+            self.waiters -= 1
+        return sdk.shaped(self.method, self.read(reply, self.method))
 
 
 class Concurrent:
     """Serves the calls of one worker. ``python`` has its hooks and its loop."""
 
-    def __init__(self, host: Host, python: Python, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, host: Host, python: Plugin, loop: asyncio.AbstractEventLoop) -> None:
         self._host = host
         self._link = host.link
         self._python = python
@@ -246,7 +282,11 @@ class Concurrent:
         running = self._running.get(seq)
         if running is None:
             raise sdk.ApiError("cancelled", "the call that this context belongs to is over", method=method)
-        asked = _Asked(self._loop.create_future(), method, self._python.encoded(method, params), self._python.read)
+        def give_up(one: _Asked) -> None:
+            self._give_up(seq, running, one)
+
+        asked = _Asked(self._loop.create_future(), method, self._python.encoded(method, params), self._python.read,
+                       give_up)
         if running.open < API_AT_ONCE:
             self._send(seq, running, asked)
         else:
@@ -257,6 +297,7 @@ class Concurrent:
         host = self._host
         host.api_id += 1
         running.open += 1
+        asked.api_id = host.api_id
         self._asked[host.api_id] = running, asked
         host.send(wire.ApiCall(seq, host.api_id, asked.method, msgspec.Raw(asked.raw)))
 
@@ -272,23 +313,16 @@ class Concurrent:
             if seq >= 0:
                 self._send(seq, running, running.waiting.popleft())
 
+    def _give_up(self, seq: int, running: _Running, asked: _Asked) -> None:
+        """Ends an API call at the gateway, if its hook has not ended; if it has not been sent, it never is."""
+        if not asked.api_id:
+            with contextlib.suppress(ValueError):
+                running.waiting.remove(asked)
+        elif seq in self._running and asked.api_id in self._asked:
+            self._host.send(wire.ApiCancel(seq, asked.api_id))
+
     def ask_alone(self, seq: int, method: str, params: dict[str, Any]) -> Any:
-        """One API call of a plain function: sent, and its answer waited for; what arrives meanwhile keeps its order."""
+        """One API call of a plain function, which waits for its answer. Raises ApiError."""
         if seq not in self._running:
             raise sdk.ApiError("cancelled", "the call that this context belongs to is over", method=method)
-        raw = self._python.encoded(method, params)
-        host = self._host
-        host.api_id += 1
-        api_id = host.api_id
-        host.send(wire.ApiCall(seq, api_id, method, msgspec.Raw(raw)))
-        others: deque[Any] = deque()
-        while True:
-            message = host.next()
-            if message is None:
-                os._exit(0)
-            if type(message) is wire.ApiReply and message.api_id == api_id:
-                break
-            others.append(message)
-        if others:
-            host.put_back(others)
-        return self._python.read(message, method)
+        return self._python.exchange(seq, method, params)

@@ -20,6 +20,7 @@ import msgspec
 from workers import contract, sdk, wire
 from workers.python.concurrent import Concurrent
 from workers.python.loader import load
+from workers.python.pending import Calls
 from workers.python.preload import preload
 from workers.runtime.failures import text_of
 from workers.runtime.interface import BadPayload, Declared, Host
@@ -70,6 +71,7 @@ class Python:
         self._loop: asyncio.AbstractEventLoop | None = None
         self.hooks: dict[str, Hook] = {}
         """The plugin's hooks by name."""
+        self._calls: Calls | None = None
         self.after: Callable[[], None] | None = None
         self.serve: Callable[[], int] | None = None
         self._concurrent: Concurrent | None = None
@@ -123,17 +125,26 @@ class Python:
         return function()
 
     def _context(self, call: wire.Call, hook: Hook) -> sdk.HookContext:
-        if self._concurrent is None:
-            api = sdk.Api(self._ask, call.seq, hook.is_async)
-        elif hook.is_async:
-            api = sdk.ConcurrentApi(self._concurrent.ask, call.seq)
+        if self._concurrent is not None:
+            if hook.is_async:
+                api: sdk.Api = sdk.ConcurrentApi(self._concurrent.ask, call.seq)
+            else:
+                api = sdk.Api(self._concurrent.ask_alone, call.seq, is_async=False)
+        elif hook.is_async and self._loop is not None:
+            self._calls = Calls(self._host, self._loop, call.seq, self.encoded, self.read)
+            api = sdk.Api(self._ask, call.seq, True, self._calls.begin)
         else:
-            api = sdk.Api(self._concurrent.ask_alone, call.seq, is_async=False)
+            api = sdk.Api(self._ask, call.seq, hook.is_async)
         return sdk.HookContext(call.user_id, self._plugin, call.hook, call.deadline_ns, api, self._log)
 
     def _finish(self, coroutine: Any) -> Any:
         if self._loop is not None:
-            return self._loop.run_until_complete(coroutine)
+            calls, self._calls = self._calls, None
+            try:
+                return self._loop.run_until_complete(coroutine)
+            finally:
+                if calls is not None:
+                    calls.finish()
         try:
             coroutine.send(None)
         except StopIteration as stop:
@@ -168,9 +179,13 @@ class Python:
             raise NotAValue("$", text_of(error)) from None
 
     def _ask(self, seq: int, method: str, params: dict[str, Any]) -> Any:
-        """One API call: sent, and its answer waited for; calls that arrive meanwhile keep their order."""
+        """One API call of a worker that runs one call after the other. Raises ApiError."""
         if seq != self._host.seq:
             raise sdk.ApiError("cancelled", "the call that this context belongs to is over", method=method)
+        return self.exchange(seq, method, params)
+
+    def exchange(self, seq: int, method: str, params: dict[str, Any]) -> Any:
+        """One API call: sent, and its answer waited for; what arrives meanwhile keeps its order. Raises ApiError."""
         raw = self.encoded(method, params)
         host = self._host
         host.api_id += 1

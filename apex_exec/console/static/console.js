@@ -36,6 +36,11 @@ function hasSelection(region) {
   return selection && !selection.isCollapsed && region.contains(selection.anchorNode);
 }
 
+// A button that is replaced between press and release would lose the click.
+let isPressed = false;
+addEventListener("pointerdown", () => { isPressed = true; }, true);
+for (const end of ["pointerup", "pointercancel"]) addEventListener(end, () => { isPressed = false; }, true);
+
 async function refresh(region) {
   if (document.hidden || hasSelection(region)) return;
   let text;
@@ -54,7 +59,7 @@ async function refresh(region) {
     text = "";
   }
   region.classList.toggle("lost", !text);
-  if (!text || text === region.latest) return;
+  if (!text || text === region.latest || isPressed || hasSelection(region)) return;
   const kept = remember(region);
   region.latest = text;
   region.innerHTML = text;

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
@@ -75,20 +74,14 @@ class Figures:
         """The daemon in a few figures, and for each way to hurt the plugins that do so most, worst first."""
         supervisor, now_ns = self._supervisor, time.monotonic_ns()
         pids, metrics = self._pids(), supervisor.metrics
-        counts, waiting, active = Counter[str](), Counter[str](), []
-        for gauges in supervisor.pool.gauges(now_ns):
-            plugin, queued, in_flight, _, breaker = gauges
-            waiting.update({"queued": queued, "inFlight": in_flight})
-            counts[self._spec(plugin).state] += 1
-            if breaker != "closed":
-                counts["breaker"] += 1
-            if plugin in pids or breaker != "closed" or plugin in metrics.failing:
-                active.append(self._row(gauges, pids, now_ns))
+        states, queued, in_flight, paused = supervisor.pool.summary(now_ns)
+        active = [self._row(gauges, pids, now_ns) for gauges in supervisor.pool.gauges(
+            now_ns, {*pids, *paused, *metrics.failing})]
         seconds = self._add_rates(active, now_ns)
-        totals = metrics.totals()
         return {
-            **self.general(now_ns), "states": dict(counts), "plugins": sum(counts.values()) - counts["breaker"],
-            **waiting, "workers": sum(map(len, pids.values())), **totals, "minLevel": self._min_level(),
+            **self.general(now_ns), "states": states, "plugins": sum(states.values()), "paused": len(paused),
+            "queued": queued, "inFlight": in_flight, "workers": sum(map(len, pids.values())), **metrics.totals(),
+            "minLevel": self._min_level(),
             "durations": {"seconds": list(LATENCY_SECONDS), "counts": metrics.durations()},
             "windowSeconds": seconds,
             "hurting": {by: [row for row in heapq.nlargest(HURTING, active, key=key) if key(row) > 0]
@@ -111,41 +104,40 @@ class Figures:
         if args.limit < 1 or args.limit > PAGE_MAX or args.offset < 0:
             raise Refusal("bad_page", f"a page has 1 to {PAGE_MAX} rows and begins at 0 or later",
                           code=Code.INVALID_INPUT, hint="ask for the next page by `offset`")
-        now_ns, words = time.monotonic_ns(), args.search.strip().lower()
-        gauges = [row for row in self._supervisor.pool.gauges(now_ns)
-                  if words in row[0] and self._is_in(args.state, row)]
-        if args.sort == "id":
-            gauges.sort()
-        else:
-            gauges.sort(key=self._order(args.sort))
+        now_ns, words, pool = time.monotonic_ns(), args.search.strip().lower(), self._supervisor.pool
         pids = self._pids()
-        return {"total": len(gauges), "offset": args.offset,
-                "plugins": [self._row(row, pids, now_ns) for row in gauges[args.offset : args.offset + args.limit]]}
+        found = [plugin for plugin in self._in_state(args.state, pids, now_ns) if words in plugin]
+        found.sort(key=None if args.sort == "id" else self._order(args.sort))
+        page = pool.gauges(now_ns, found[args.offset : args.offset + args.limit])
+        return {"total": len(found), "offset": args.offset, "plugins": [self._row(row, pids, now_ns) for row in page]}
 
     def live(self, args: LiveArgs) -> dict[str, Any]:
         """One plugin now. Raises Refusal if the supervisor has none of that id."""
         now_ns, pool = time.monotonic_ns(), self._supervisor.pool
-        found = next((row for row in pool.gauges(now_ns) if row[0] == args.id), None)
-        if found is None:
+        found = pool.gauges(now_ns, [args.id])
+        if not found:
             raise Refusal("plugin_not_found", f"there is no plugin {args.id[:50]!a}", code=Code.NOT_FOUND,
                           hint="`apex-exec plugin list` shows those there are")
         pids, spec = self._pids(), self._spec(args.id)
         ages = self._supervisor.workers.ages(args.id, now_ns)
-        return {**self._row(found, pids, now_ns), "ages": ages, "limits": msgspec.structs.asdict(spec.limits),
+        return {**self._row(found[0], pids, now_ns), "ages": ages, "limits": msgspec.structs.asdict(spec.limits),
                 "network": self._supervisor.metrics.get("rate_limited_total", (args.id, "network"))}
 
-    def _is_in(self, state: str, row: Gauges) -> bool:
-        if state in ("", "failing"):
-            return not state or row[0] in self._supervisor.metrics.failing
+    def _in_state(self, state: str, pids: Mapping[str, list[int]], now_ns: int) -> Iterable[str]:
+        """The ids of the plugins that a page is narrowed to."""
+        pool, metrics = self._supervisor.pool, self._supervisor.metrics
+        if state == "failing":
+            return [plugin for plugin in metrics.failing if plugin in pool.slots]
         if state == "breaker":
-            return row[4] != "closed"
-        return row[3] != "none" if state == "working" else self._spec(row[0]).state == state
+            return pool.summary(now_ns)[3]
+        if state == "working":
+            return [plugin for plugin in pids if plugin in pool.slots]
+        return [plugin for plugin, slot in pool.slots.items() if not state or slot.spec.state == state]
 
-    def _order(self, by: Literal["calls", "failures", "cpu", "memory"]) -> Callable[[Gauges], tuple[float, str]]:
+    def _order(self, by: Literal["calls", "failures", "cpu", "memory"]) -> Callable[[str], tuple[float, str]]:
         metrics, accounts = self._supervisor.metrics, self._supervisor.workers.accounts
 
-        def key(row: Gauges) -> tuple[float, str]:
-            plugin = row[0]
+        def key(plugin: str) -> tuple[float, str]:
             value = (accounts.usage_of(plugin)[0] if by == "memory" else
                      metrics.get("worker_cpu_seconds_total", (plugin,)) if by == "cpu" else
                      metrics.count(plugin, by))

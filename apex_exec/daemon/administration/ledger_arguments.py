@@ -43,6 +43,8 @@ class LogsArgs(msgspec.Struct, forbid_unknown_fields=True):
 
     id: str
     lines: int = 100
+
+
 class EraseArgs(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """Which user is to be forgotten, and why; the record has the reason alone."""
 

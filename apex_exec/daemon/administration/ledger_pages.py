@@ -1,6 +1,7 @@
 """The registrar's answers about the ledger and the plugins' logs: a page of events, a walk along the chain, last lines.
 
-They run in a lane of their own, so that no administrator's order waits for somebody who reads.
+They run in a lane of their own, so that no administrator's order waits for somebody who reads, and need no open
+registry: who looks for what is wrong can look while it is opened, or cannot be.
 """
 
 from __future__ import annotations
@@ -10,22 +11,25 @@ import re
 import sqlite3
 import threading
 import time
+from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import sqlalchemy as sa
 
+from apex_exec.config import Settings
 from apex_exec.daemon.administration.ledger_arguments import EventsArgs, LogsArgs, VerifyArgs
-from apex_exec.daemon.administration.ledger_heads import ledger_of, stores
 from apex_exec.daemon.administration.role_table import READING
 from apex_exec.errors import Code, Refusal
-from apex_exec.ledger.reading import Event, open_readonly
+from apex_exec.ledger.audit import database_path
+from apex_exec.ledger.people import Names
+from apex_exec.ledger.reading import Event, ends_of, open_readonly
 from apex_exec.ledger.records import EVENT_TYPES, LedgerError
 from apex_exec.ledger.verify import Verified, verify
 from apex_exec.observe import log_files
 from apex_exec.registry.bundles.manifest import is_plugin_id
-from apex_exec.registry.context import Context
 from apex_exec.registry.database import transact
 from apex_exec.registry.trust import heads
 
@@ -39,7 +43,7 @@ LINES_MAX = 500
 log = logging.getLogger(__name__)
 
 
-def events(context: Context, args: EventsArgs) -> dict[str, Any]:
+def events(settings: Settings, args: EventsArgs) -> dict[str, Any]:
     """``events`` newest first, and ``next``: what ``before`` has to be for older ones, 0 if there are none. Raises
     Refusal."""
     if not 1 <= args.limit <= EVENTS_MAX or args.before < 0 or args.after < 0:
@@ -49,20 +53,21 @@ def events(context: Context, args: EventsArgs) -> dict[str, Any]:
         raise Refusal("bad_type", f"{args.type[:40]!a} is not a type of event", code=Code.INVALID_INPUT,
                       hint=f"there are {', '.join(EVENT_TYPES)}")
     try:
-        return _page(context, args)
+        return _page(_ledger(settings), args)
     except (LedgerError, sqlite3.Error) as error:
         raise Refusal("ledger_unreadable", f"the ledger cannot be read: {error}",
                       hint="`apex-exec audit verify` says what is wrong with it") from error
 
 
-def _page(context: Context, args: EventsArgs) -> dict[str, Any]:
-    wanted = [f'"{key}":{_as_json(value)}' for key, value in (
-        ("resource", args.plugin), ("userId", args.user), ("eventType", args.type), ("result", args.result)) if value]
-    words = [f"%{LIKES.sub(ESCAPED, text)}%" for text in (*wanted, *([_as_json(args.text)[1:-1]] if args.text else []))]
-    condition = " AND body LIKE ? ESCAPE '!'" * len(words)  # half the time of instr(), and takes a for A
+def _ledger(settings: Settings) -> Path:
+    return database_path(settings.audit.url, settings.state_path)
+
+
+def _page(database: Path, args: EventsArgs) -> dict[str, Any]:
     found: list[Event] = []
-    with closing(open_readonly(ledger_of(context))) as db:
-        first, last = db.execute("SELECT coalesce(min(seq), 1), coalesce(max(seq), 0) FROM events").fetchone()
+    with closing(open_readonly(database)) as db, closing(Names(database)) as names:
+        condition, words = _condition(args, names)
+        first, last = ends_of(db)
         high = min(last, args.before - 1) if args.before else last
         lowest = max(first, args.after + 1, high - LOOKED_AT_MAX + 1)
         while high >= lowest and len(found) < args.limit:
@@ -70,6 +75,7 @@ def _page(context: Context, args: EventsArgs) -> dict[str, Any]:
             for (body,) in db.execute(f"SELECT body FROM events WHERE seq BETWEEN ? AND ?{condition} ORDER BY seq DESC",
                                       (low, high, *words)):
                 event = _event(body)
+                event.user_id = names.name(event.user_id)
                 if _fits(event, args):
                     found.append(event)
                     if len(found) == args.limit:
@@ -78,6 +84,25 @@ def _page(context: Context, args: EventsArgs) -> dict[str, Any]:
             high = low - 1
     return {"events": [msgspec.to_builtins(event) for event in found], "last": last,
             "next": high + 1 if high >= max(first, args.after + 1) else 0}
+
+
+def _condition(args: EventsArgs, names: Names) -> tuple[str, list[str]]:
+    """What SQLite looks for in an event's text, and its parameters. A user is there under a pseudonym, or under the id
+    in events of before there were any."""
+    groups = [[f'"{key}":{_as_json(value)}' for value in values] for key, values in (
+        ("resource", [args.plugin]), ("userId", _spellings(args.user, names)), ("eventType", [args.type]),
+        ("result", [args.result])) if any(values)]
+    if args.text:
+        groups.append([_as_json(text)[1:-1] for text in _spellings(args.text, names)])
+    like = "body LIKE ? ESCAPE '!'"  # half the time of instr(), and takes a for A
+    condition = "".join(f" AND ({' OR '.join([like] * len(texts))})" for texts in groups)
+    return condition, [f"%{LIKES.sub(ESCAPED, text)}%" for texts in groups for text in texts]
+
+
+def _spellings(user: str, names: Names) -> list[str]:
+    """A user's id as events may have it; any other text is only itself."""
+    pseudonym = names.pseudonym(user) if user else ""
+    return [user, pseudonym] if pseudonym else [user]
 
 
 def _as_json(text: str) -> str:
@@ -100,9 +125,11 @@ def _fits(event: Event, args: EventsArgs) -> bool:
 
 
 class Verification:
-    """The walk along the chain that runs, or the last one that did: one at a time, in a thread of its own."""
+    """The walk along the chain that runs, or the last one that did: one at a time, in a thread of its own.
+    ``stores()`` are the databases that note the ledger's head; it raises Refusal while they are not open."""
 
-    def __init__(self) -> None:
+    def __init__(self, stores: Callable[[], list[tuple[str, sa.Engine]]]) -> None:
+        self._stores = stores
         self._lock = threading.Lock()
         self._running = False
         self._walked = 0
@@ -111,26 +138,28 @@ class Verification:
         self._found: Verified | None = None
         self._trouble = ""
 
-    def ask(self, context: Context, args: VerifyArgs) -> dict[str, Any]:
-        """Starts a walk if that is asked for and none runs; shows the state."""
+    def ask(self, settings: Settings, args: VerifyArgs) -> dict[str, Any]:
+        """Starts a walk if that is asked for and none runs; shows the state. Raises Refusal."""
         with self._lock:
             if args.start and not self._running:
+                stores = self._stores()
                 self._running, self._walked, self._found, self._trouble = True, 0, None, ""
                 self._begun, self._begun_ns = time.monotonic(), time.time_ns()
-                threading.Thread(target=self._run, args=(context,), name="registrar-verify", daemon=True).start()
-            return self._state(context)
+                threading.Thread(target=self._run, args=(settings, stores), name="registrar-verify",
+                                 daemon=True).start()
+            return self._state(settings)
 
-    def _run(self, context: Context) -> None:
+    def _run(self, settings: Settings, stores: list[tuple[str, sa.Engine]]) -> None:
         try:
-            settings, state = context.settings, context.settings.state_path
+            state = settings.state_path
             elsewhere = {}
-            for name, engine in stores(context):
+            for name, engine in stores:
                 def noted(db: sa.Connection) -> Any:
                     return heads.noted(db, state)
 
                 if (head := transact(engine, name, noted)) is not None:
                     elsewhere[f"the {name}"] = head
-            self._found = verify(ledger_of(context), state, None, settings.audit.anchor, elsewhere, self._walk)
+            self._found = verify(_ledger(settings), state, None, settings.audit.anchor, elsewhere, self._walk)
         except Exception as error:  # noqa: BLE001 - it ends this walk, not the process
             log.exception("the ledger could not be verified")
             self._trouble = f"{type(error).__name__}: {error}"[:500]
@@ -141,12 +170,12 @@ class Verification:
     def _walk(self, events: int) -> None:
         self._walked = events
 
-    def _state(self, context: Context) -> dict[str, Any]:
+    def _state(self, settings: Settings) -> dict[str, Any]:
         found, finding = self._found, self._found.finding if self._found is not None else None
         if not self._begun:
             return {"state": "none"}
         if self._running:
-            return {"state": "running", "begunNs": self._begun_ns, "walked": self._walked, "of": _length(context),
+            return {"state": "running", "begunNs": self._begun_ns, "walked": self._walked, "of": _length(settings),
                     "seconds": time.monotonic() - self._begun}
         return {"state": "done", "begunNs": self._begun_ns, "seconds": self._ended - self._begun,
                 "ok": found is not None and finding is None, "trouble": self._trouble,
@@ -155,22 +184,22 @@ class Verification:
                 "finding": None if finding is None else msgspec.to_builtins(finding)}
 
 
-def _length(context: Context) -> int:
+def _length(settings: Settings) -> int:
     try:
-        with closing(open_readonly(ledger_of(context))) as db:
-            first, last = db.execute("SELECT coalesce(min(seq), 1), coalesce(max(seq), 0) FROM events").fetchone()
+        with closing(open_readonly(_ledger(settings))) as db:
+            first, last = ends_of(db)
             return int(last - first + 1)
     except (LedgerError, sqlite3.Error):
         return 0
 
 
-def logs(context: Context, args: LogsArgs) -> dict[str, Any]:
+def logs(settings: Settings, args: LogsArgs) -> dict[str, Any]:
     """The latest lines of one plugin, oldest first. Raises Refusal."""
     if not is_plugin_id(args.id) or not 1 <= args.lines <= LINES_MAX:
         raise Refusal("bad_arguments", f"name a plugin and 1 to {LINES_MAX} lines", code=Code.INVALID_INPUT,
                       hint="`apex-exec plugin list` shows the ids")
     try:
-        lines = log_files.tail(context.settings.state_path / "logs", args.id, args.lines)
+        lines = log_files.tail(settings.state_path / "logs", args.id, args.lines)
     except OSError as error:
         raise Refusal("log_unreadable", f"the log of {args.id} cannot be read: {error.strerror}",
                       hint="check the folder logs/ in the state folder") from None

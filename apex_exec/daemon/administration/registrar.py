@@ -22,7 +22,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -34,7 +34,7 @@ from apex_exec.core.plugin import PluginSpec
 from apex_exec.daemon.administration import backup, ledger_pages
 from apex_exec.daemon.administration import registrar_messages as messages
 from apex_exec.daemon.administration.erasure import Erasure
-from apex_exec.daemon.administration.ledger_heads import LedgerHeads
+from apex_exec.daemon.administration.ledger_heads import LedgerHeads, stores
 from apex_exec.daemon.administration.operations import BACKUP, BackupArgs
 from apex_exec.daemon.administration.registrar_table import REGISTRARS
 from apex_exec.errors import Code, Refusal
@@ -81,6 +81,11 @@ def _back_up(context: Context, args: BackupArgs) -> dict[str, Any]:
 
 
 SETTINGS = Operation("settings", NoArgs, "Takes over settings that were reloaded; no caller can ask for it.")
+
+
+def _only_reads(_context: Context, _args: Any) -> NoReturn:
+    """Stands where an operation of the ledger's lane would have a handler that works with the registry."""
+    raise AssertionError("the ledger's lane has a table of its own")
 
 
 def crash_at(point: str) -> None:
@@ -184,10 +189,13 @@ class Registrar:
         handlers: dict[str, Handler] = {
             **HANDLERS, **market.HANDLERS, **self._kept.handlers, BACKUP.name: _back_up,
             "audit.accept": self._heads.accept, "audit.erase": Erasure(self._kept).erase,
-            "plugin.remove": self._kept.with_removal(HANDLERS["plugin.remove"]),
-            "audit.events": ledger_pages.events, "audit.verify": ledger_pages.Verification().ask,
-            "plugin.logs": ledger_pages.logs}
-        self._operations = {operation.name: (operation, handlers[operation.name]) for operation in REGISTRARS}
+            "plugin.remove": self._kept.with_removal(HANDLERS["plugin.remove"])}
+        self._reading: dict[str, Callable[[Settings, Any], Any]] = {
+            "audit.events": ledger_pages.events, "plugin.logs": ledger_pages.logs,
+            "audit.verify": ledger_pages.Verification(lambda: stores(self._opened())).ask}
+        """What the ledger's lane does: it waits for no registry."""
+        self._operations = {operation.name: (operation, handlers.get(operation.name, _only_reads))
+                            for operation in REGISTRARS}
         self._context: Context | None = None
         self._store: Store | None = None
         self._lock = threading.RLock()
@@ -257,12 +265,11 @@ class Registrar:
         begun_ns = time.thread_time_ns()
         result: Any = None
         try:
-            self._looked.wait(OPENING_WAIT_SECONDS)
-            context = self._context
-            if context is None:
-                raise self._trouble
             given = msgspec.convert(args, operation.args)
-            result = handler(context.caller(uid), given)
+            if operation.lane == "ledger":
+                result = self._reading[operation.name](self._settings, given)
+            else:
+                result = handler(self._opened().caller(uid), given)
             self._link.send(messages.Done(number, result))
         except Refusal as error:
             self._refuse(number, error)
@@ -277,6 +284,13 @@ class Registrar:
             self._link.send(messages.Spent(plugin, time.thread_time_ns() - begun_ns))
 
     # ------------------------------------------------------------------ the store
+    def _opened(self) -> Context:
+        """What operations work with; waits while the store is opened for the first time. Raises Refusal."""
+        self._looked.wait(OPENING_WAIT_SECONDS)
+        if self._context is None:
+            raise self._trouble
+        return self._context
+
     def _keep(self) -> None:
         """Opens the store, trying again until it can; then lets approvals and entitlements end in time."""
         while self._context is None:

@@ -57,8 +57,8 @@ class WorkerProtocol:
         self.of_pool = Handlers({
             **self.of_others, inner.Reply: self._answered, inner.Raised: self._answered,
             inner.BadOutput: self._answered, inner.BadInput: self._answered, inner.Skipped: self._answered,
-            inner.Ended: self._ended, inner.ApiCall: self._api_call, inner.Pong: self._pong,
-            inner.Blocked: self._blocked})
+            inner.Ended: self._ended, inner.ApiCall: self._api_call, inner.ApiCancel: self._api_cancel,
+            inner.Pong: self._pong, inner.Blocked: self._blocked})
         self._neighbours = neighbours
         self._step = neighbours.step
         self._busy = busy
@@ -126,6 +126,11 @@ class WorkerProtocol:
         else:  # fail closed: without a gateway no permission is granted
             self._reply(link, inner.ApiReply(message.api_id, False, inner.NIL, "permission_denied",
                                              "this daemon has no gateway"))
+
+    def _api_cancel(self, link: WorkerLink, message: inner.ApiCancel, now_ns: int) -> None:
+        api = self._neighbours.api
+        if api is not None and not link.closing:
+            api.give_up(link, message, now_ns)
 
     def _pong(self, link: WorkerLink, message: inner.Pong, now_ns: int) -> None:
         self._step(ev.WorkerPonged(link.worker, message.nonce), now_ns)

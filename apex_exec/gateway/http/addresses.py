@@ -1,4 +1,5 @@
-"""Which addresses a plugin's request may reach: public unicast addresses only. Pure.
+"""Which addresses a plugin's request may reach: public unicast addresses, and internal ones that the operator admitted
+for the host. Pure.
 
 The ranges are data, each with its reason, after IANA's special-purpose registries
 (https://www.iana.org/assignments/iana-ipv4-special-registry and …/iana-ipv6-special-registry). We made them narrower on
@@ -9,6 +10,11 @@ what such an address reaches.
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping, Sequence
+
+from apex_exec.common.networks import Network, read_networks
+from apex_exec.gateway.failure import ApiFailure
+from apex_exec.gateway.http.urls import is_named
 
 _REFUSED = {
     "0.0.0.0/8": "this network", "10.0.0.0/8": "private", "100.64.0.0/10": "carrier-grade NAT",
@@ -27,11 +33,17 @@ _REFUSED = {
 _NETWORKS = [(ipaddress.ip_network(network), reason) for network, reason in _REFUSED.items()]
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 """The part of IPv6 that is assigned to unicast on the internet; the rest is reserved or not assigned yet."""
+_NEVER = {"100.100.100.200/32": "cloud metadata", "168.63.129.16/32": "a cloud's own service",
+          "fd00:ec2::/32": "cloud metadata", "fd20:ce::/32": "cloud metadata"}
+"""Addresses at which clouds serve a machine's credentials and settings, in networks that may be admitted or are public
+(link-local 169.254.169.254 is neither). No configuration admits them."""
+_NEVER_NETWORKS = [(ipaddress.ip_network(network), reason) for network, reason in _NEVER.items()]
 _LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
 
 
-def refusal(text: str, *, allow_loopback: bool = False) -> str:
-    """Why we may not connect to the address ``text``; "" if we may. ``allow_loopback`` is for tests only."""
+def refusal(text: str, *, allow_loopback: bool = False, internal: Sequence[Network] = ()) -> str:
+    """Why we may not connect to the address ``text``; "" if we may. ``allow_loopback`` is for tests only; ``internal``
+    are the networks that the operator admitted for the host."""
     if "%" in text:
         return "an address with a zone"
     try:
@@ -40,9 +52,33 @@ def refusal(text: str, *, allow_loopback: bool = False) -> str:
         return "not an IP address"
     if allow_loopback and any(address in network for network in _LOOPBACK if network.version == address.version):
         return ""
+    for network, reason in _NEVER_NETWORKS:
+        if network.version == address.version and address in network:
+            return reason
+    if any(address in network for network in internal if network.version == address.version):
+        return ""
     for network, reason in _NETWORKS:
         if network.version == address.version and address in network:
             return reason
     if address.version == 6 and address not in _GLOBAL_UNICAST:
         return "not global unicast"
     return ""
+
+
+class Reach:
+    """Which addresses each host may have. ``internal`` maps hosts, as ``fetch.allow`` writes them, to networks.
+
+    Raises ValueError for what is not a network that can be admitted."""
+
+    def __init__(self, allow_loopback: bool, internal: Mapping[str, list[str]]) -> None:
+        self._allow_loopback = allow_loopback
+        self._internal = [(pattern, read_networks(networks)) for pattern, networks in internal.items()]
+
+    def check(self, host: str, port: int, address: str) -> None:
+        """Raises ApiFailure if ``host`` may not be reached at ``address``."""
+        admitted = [network for pattern, networks in self._internal if is_named(host, port, pattern)
+                    for network in networks]
+        reason = refusal(address, allow_loopback=self._allow_loopback, internal=admitted)
+        if reason:
+            hint = "; the operator can admit it by fetch.internal" if reason in ("private", "carrier-grade NAT") else ""
+            raise ApiFailure("address_not_allowed", f"the host's address is not public: {reason}{hint}")

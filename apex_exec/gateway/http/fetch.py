@@ -2,9 +2,9 @@
 every redirect is checked anew, and everything is bounded.
 
 Our own resolver looks the name up once. Every address that it returns must be allowed, and aiohttp connects to exactly
-the addresses that were checked. A redirect goes through all checks again and counts as a request, and so does a request
-that is repeated because its kept connection had ended. We use no proxy variables, no cookies and no credentials of our
-own. ``bodies.py`` decodes the body.
+the addresses that were checked. A redirect goes through all checks again and counts as a request. A request is sent
+once; only if the plugin says so, it is sent once more, and counts again, when its kept connection has ended. We use no
+proxy variables, no cookies and no credentials of our own. ``encodings.py`` and ``bodies.py`` decode the body.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import json
 import socket
 import ssl
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import aiohttp
@@ -28,13 +28,17 @@ from apex_exec.catalogue.methods import Fetch
 from apex_exec.gateway.costs import COST, Cost
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.http import urls
-from apex_exec.gateway.http.addresses import refusal
-from apex_exec.gateway.http.bodies import BODY_BYTES_MAX, Decompressor, read_text
+from apex_exec.gateway.http.addresses import Reach
+from apex_exec.gateway.http.bodies import BODY_BYTES_MAX, read_body
+from apex_exec.gateway.http.encodings import Decompressor, codings
 
 HEADER_BYTES_MAX = 64 * 1024
 HEADERS_MAX = 100
 REDIRECTS_MAX = 5
 CONNECT_SECONDS = 10
+KEEP_SECONDS = 4
+"""How long a connection is kept for the next request: less than the 5 s after which Node and Apache end theirs, because
+a request that meets such an end has no answer."""
 CONNECTIONS_MAX = 512
 CONNECTIONS_PER_HOST_MAX = 128
 CHUNK_BYTES = 65536
@@ -46,7 +50,12 @@ READING_NS_MAX = 30_000_000
 one byte it would take seconds of the gateway's only thread, at the expense of everybody else's calls."""
 REASON_MAX = 400
 """How many characters of the reason for a failure we pass on; a host's name alone may have 253."""
+NO_ANSWER = "the server ended the connection without an answer; whether it carried the request out is not known"
+AGAIN = "; with retry, the request is sent once more if that happens on a connection that was kept"
 _REDIRECTS = (301, 302, 303, 307, 308)
+
+_ERRORS = (aiohttp.ClientError, OSError, ValueError, asyncio.IncompleteReadError)
+"""What aiohttp raises. A TimeoutError is an OSError, but ours are no exceptions of aiohttp's."""
 
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 MayHop = Callable[[], Awaitable[None]]
@@ -65,28 +74,21 @@ async def system_resolve(host: str, port: int) -> list[str]:
 class _Resolver(AbstractResolver):
     """Gives aiohttp the addresses that we resolved and checked. aiohttp itself resolves and caches nothing."""
 
-    def __init__(self, resolve: Resolve, allow_loopback: bool) -> None:
+    def __init__(self, resolve: Resolve, reach: Reach) -> None:
         self._resolve = resolve
-        self._allow_loopback = allow_loopback
+        self._reach = reach
 
     async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
                       ) -> list[ResolveResult]:
         """The addresses of ``host``, each of them allowed. Raises ApiFailure, OSError."""
         addresses = await self._resolve(host, port)
         for address in addresses:
-            check_address(address, self._allow_loopback)
+            self._reach.check(host, port, address)
         return [ResolveResult(hostname=host, host=address, port=port, proto=0, flags=socket.AI_NUMERICHOST,
                               family=socket.AF_INET6 if ":" in address else socket.AF_INET) for address in addresses]
 
     async def close(self) -> None:
         """Does nothing: there is nothing to release."""
-
-
-def check_address(address: str, allow_loopback: bool) -> None:
-    """Raises ApiFailure if we may not connect to ``address``."""
-    reason = refusal(address, allow_loopback=allow_loopback)
-    if reason:
-        raise ApiFailure("address_not_allowed", f"the host's address is not public: {reason}")
 
 
 class _Metered(ResponseHandler):
@@ -128,26 +130,20 @@ class _Metered(ResponseHandler):
                 self.transport.abort()
 
 
-class _Sendings:
-    """Counts how often one request was sent: aiohttp repeats GET, HEAD, PUT and DELETE if the connection ended."""
+class _Sending:
+    """Holds aiohttp to one attempt: left to itself, it repeats GET, HEAD, PUT and DELETE if the connection ended."""
 
-    def __init__(self, may_hop: MayHop) -> None:
-        self._may_hop = may_hop
+    def __init__(self) -> None:
+        self.is_kept = False
+        """Whether the request went out on a connection that was kept from an earlier one."""
         self._count = 0
-        self._kept = False
 
     async def one(self, *, kept: bool) -> None:
-        """Called before the request is sent, either on a connection that was kept from an earlier request or on a new
-        one.
-
-        Raises ApiFailure if the request was already sent on a new connection: nobody knows what the server did with it.
-        """
+        """Called before the request is sent. Raises ApiFailure the second time."""
         self._count += 1
         if self._count > 1:
-            if not self._kept:
-                raise ApiFailure("fetch_failed", "the server ended the connection without an answer")
-            await self._may_hop()
-        self._kept = kept
+            raise ApiFailure("fetch_failed", NO_ANSWER)
+        self.is_kept = kept
 
 
 async def _on_kept(_session: aiohttp.ClientSession, context: Any, _params: Any) -> None:
@@ -159,14 +155,18 @@ async def _on_new(_session: aiohttp.ClientSession, context: Any, _params: Any) -
 
 
 class Fetcher:
-    """All requests of all plugins. ``allow`` is the operator's list; tests replace ``resolve``."""
+    """All requests of all plugins. ``allow`` is the operator's list, ``internal`` the networks of its own hosts;
+    ``ca_file`` holds authorities that count in addition to the system's. Tests replace ``resolve``.
 
-    def __init__(self, allow: list[str], allow_loopback: bool, resolve: Resolve = system_resolve) -> None:
+    Raises ApiFailure if ``ca_file`` cannot be used."""
+
+    def __init__(self, allow: list[str], allow_loopback: bool, resolve: Resolve = system_resolve, *,
+                 internal: Mapping[str, list[str]] | None = None, ca_file: str = "") -> None:
         self._allow = tuple(allow)
-        self._allow_loopback = allow_loopback
+        self._reach = Reach(allow_loopback, internal or {})
         connector = aiohttp.TCPConnector(
-            resolver=_Resolver(resolve, allow_loopback), use_dns_cache=False, limit=CONNECTIONS_MAX,
-            limit_per_host=CONNECTIONS_PER_HOST_MAX, keepalive_timeout=15)
+            resolver=_Resolver(resolve, self._reach), use_dns_cache=False, limit=CONNECTIONS_MAX,
+            limit_per_host=CONNECTIONS_PER_HOST_MAX, keepalive_timeout=KEEP_SECONDS, ssl=trusting(ca_file))
         made: Any = connector  # aiohttp has no public way to set the protocol class of a connection
         made._factory = functools.partial(_Metered, loop=asyncio.get_running_loop())
         counting = aiohttp.TraceConfig()
@@ -177,7 +177,7 @@ class Fetcher:
             read_bufsize=PIECE_BYTES, cookie_jar=aiohttp.DummyCookieJar(), max_line_size=8190, max_field_size=8190,
             skip_auto_headers=("Content-Type",),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
-            headers={"User-Agent": f"apex-exec/{__version__}", "Accept-Encoding": "gzip, deflate"})
+            headers={"User-Agent": f"apex-exec/{__version__}", "Accept-Encoding": ", ".join(codings())})
 
     async def close(self) -> None:
         """Closes every connection."""
@@ -185,10 +185,23 @@ class Fetcher:
 
     async def fetch(self, request: Fetch, named: tuple[str, ...], may_hop: MayHop
                     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """(``{status, headers, body}``, facts for the audit record). Raises ApiFailure. The caller bounds the time.
+        """(``{status, headers, body, raw?}``, facts for the audit record). Raises ApiFailure. The caller bounds the
+        time, and so does the request's own ``timeout_ms``.
 
         ``may_hop`` is awaited before each redirect is followed and before a request is repeated.
         """
+        seconds = None if request.timeout_ms is None else request.timeout_ms / 1000
+        try:
+            async with asyncio.timeout(seconds) as bound:
+                return await self._follow(request, named, may_hop)
+        except TimeoutError:
+            if not bound.expired():
+                raise
+            raise ApiFailure("fetch_timeout", f"no whole answer within {request.timeout_ms:g} ms; whether the server "
+                                              "carried the request out is not known") from None
+
+    async def _follow(self, request: Fetch, named: tuple[str, ...], may_hop: MayHop
+                      ) -> tuple[dict[str, Any], dict[str, Any]]:
         method = request.method.upper()
         headers = urls.check_headers(method, request.headers)
         body = _body(request.body, headers)
@@ -198,20 +211,18 @@ class Fetcher:
             self._check(url, named)
             if hop:
                 await may_hop()
+            response = await self._send(method, url, headers, body, may_hop if request.retry else None)
             try:
-                async with self._session.request(method, url, headers=headers, data=body, allow_redirects=False,
-                                                 trace_request_ctx=_Sendings(may_hop)) as response:
-                    location = response.headers.get("Location")
-                    if response.status not in _REDIRECTS or location is None:
-                        reply = await _read(response)
-                        facts.update(status=response.status, redirects=hop)
-                        return reply, facts
-                    status = response.status
-                    response.close()  # nobody needs its body, so we do not read it to keep the connection
-            except ApiFailure:
-                raise
-            except (aiohttp.ClientError, OSError, ValueError, asyncio.IncompleteReadError) as error:
+                location = response.headers.get("Location")
+                if response.status not in _REDIRECTS or location is None:
+                    reply = await _read(response, request.read_as)
+                    facts.update(status=response.status, redirects=hop)
+                    return reply, facts
+            except _ERRORS as error:
                 raise _failure(error, url) from None
+            finally:
+                response.close()  # does nothing if the body was read to its end, and the connection is kept
+            status = response.status
             target = urls.redirected(url, location)
             if status == 303 or (status in (301, 302) and method == "POST"):
                 method, body = ("HEAD" if method == "HEAD" else "GET"), None
@@ -223,6 +234,29 @@ class Fetcher:
             url = target
         raise ApiFailure("redirect_limit", f"more than {REDIRECTS_MAX} redirects")
 
+    async def _send(self, method: str, url: URL, headers: dict[str, str], body: bytes | None, may_repeat: MayHop | None
+                    ) -> aiohttp.ClientResponse:
+        """The response as soon as its head is there. Raises ApiFailure.
+
+        With ``may_repeat`` the request is sent once more if the kept connection, on which it went out, ends before."""
+        for is_again in (False, True):
+            sending = _Sending()
+            try:
+                return await self._session.request(method, url, headers=headers, data=body, allow_redirects=False,
+                                                   trace_request_ctx=sending)
+            except _ERRORS as error:
+                failure = _failure(error, url)
+                ended = isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError) and not isinstance(
+                    error, aiohttp.ClientConnectorError)
+            except ApiFailure as refused:
+                failure, ended = refused, refused.message == NO_ANSWER
+            if not ended:
+                raise failure
+            if may_repeat is None or not sending.is_kept or is_again:
+                raise ApiFailure("fetch_failed", NO_ANSWER + AGAIN * (may_repeat is None and sending.is_kept))
+            await may_repeat()
+        raise AssertionError  # the second attempt returned or raised
+
     def _check(self, url: URL, named: tuple[str, ...]) -> None:
         """Both lists must name the host. An address in place of a name is checked here; a name is checked when it is
         resolved."""
@@ -232,7 +266,7 @@ class Fetcher:
         if not urls.is_listed(host, port, url.scheme, self._allow, any_port=False):
             raise ApiFailure("host_not_allowed", f"the operator's fetch.allow does not name {host} (port {port})")
         if ":" in host or host.replace(".", "").isdigit():
-            check_address(host, self._allow_loopback)  # aiohttp does not ask a resolver about an address
+            self._reach.check(host, port, host)  # aiohttp does not ask a resolver about an address
 
 
 def _body(body: Any, headers: dict[str, str]) -> bytes | None:
@@ -251,7 +285,20 @@ def _body(body: Any, headers: dict[str, str]) -> bytes | None:
     return raw
 
 
-async def _read(response: aiohttp.ClientResponse) -> dict[str, Any]:
+def trusting(ca_file: str) -> ssl.SSLContext:
+    """What a server's certificate has to be: the host's own, valid now, and from an authority of the system or of
+    ``ca_file``. Raises ApiFailure."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(("http/1.1",))
+    if ca_file:
+        try:
+            context.load_verify_locations(cafile=ca_file)
+        except OSError as error:  # an SSLError is one, too
+            raise ApiFailure("fetch_failed", f"fetch.ca_file, {ca_file}, cannot be used: {error}") from None
+    return context
+
+
+async def _read(response: aiohttp.ClientResponse, asked: str) -> dict[str, Any]:
     headers: dict[str, str] = {}
     size = 0
     for count, (name, value) in enumerate(response.headers.items()):
@@ -271,7 +318,7 @@ async def _read(response: aiohttp.ClientResponse) -> dict[str, Any]:
             raise ApiFailure("too_large", f"a response has at most {BODY_BYTES_MAX} bytes")
     decompressor.end()
     return {"status": response.status, "headers": headers,
-            "body": read_text(bytes(body), headers.get("content-type", ""))}
+            **read_body(bytes(body), headers.get("content-type", ""), asked)}
 
 
 def _one_text(value: str) -> str:

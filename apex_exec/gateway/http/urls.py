@@ -86,19 +86,18 @@ def redirected(url: URL, location: str) -> URL:
 def is_listed(host: str, port: int, scheme: str, patterns: tuple[str, ...], *, any_port: bool) -> bool:
     """Whether ``patterns`` name this host. ``*.example.org`` matches every name below it but not itself. ``host:port``
     matches one port; without a port, only the scheme's default port matches, or every port if ``any_port``."""
-    for pattern in patterns:
-        name, found, digits = pattern.lower().rpartition(":") if re.search(r":\d+$", pattern) else (
-            pattern.lower(), "", "")
-        if name.startswith("[") and name.endswith("]"):
-            name = name[1:-1]
-        if found:
-            if int(digits) != port:
-                continue
-        elif not any_port and port != _DEFAULT_PORTS[scheme]:
-            continue
-        if host == name or (name.startswith("*.") and host.endswith(name[1:]) and len(host) > len(name) - 1):
-            return True
-    return False
+    default = None if any_port else _DEFAULT_PORTS[scheme]
+    return any(is_named(host, port, pattern, default) for pattern in patterns)
+
+
+def is_named(host: str, port: int, pattern: str, default_port: int | None = None) -> bool:
+    """Whether ``pattern`` names this host; without a port in it, any port, or ``default_port`` alone."""
+    name, found, digits = pattern.lower().rpartition(":") if re.search(r":\d+$", pattern) else (pattern.lower(), "", "")
+    if name.startswith("[") and name.endswith("]"):
+        name = name[1:-1]
+    if (int(digits) if found else default_port) not in (port, None):
+        return False
+    return host == name or (name.startswith("*.") and host.endswith(name[1:]) and len(host) > len(name) - 1)
 
 
 def check_headers(method: str, headers: dict[str, str]) -> dict[str, str]:

@@ -142,7 +142,7 @@ encode           | value     | bytes format            | twice   |
 string_to_array  | value     | text constant           | split   |
 to_hex           | value     | number                  | small   |
 abs              | value     | number                  | copy    | abs
-round            | value     | number number?          | round   | round    | {_AS_FLOAT}
+round            | value     | number number?          | round   | pg_round | {_AS_FLOAT}
 sign             | value     | number            | small   |          | pg_catalog.sign(CAST({{0}} AS DOUBLE PRECISION))
 ceil             | value     | number                  | copy    |
 ceiling          | value     | number                  | copy    |

@@ -1,4 +1,4 @@
-"""A plugin's SELECT: bounded, parsed, written anew by ``writer``, and cached. Pure.
+"""A plugin's SELECT: bounded, parsed, written anew by ``writer``, and cached.
 
 ``dialect`` parses the text; the text itself never reaches a database.
 """
@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from apex_exec.gateway.failure import ApiFailure
-from apex_exec.gateway.sql import expressions, functions  # noqa: F401 - they register their rules
+from apex_exec.gateway.sql import expressions, functions, inside  # noqa: F401 - they register their rules
 from apex_exec.gateway.sql.allowed import FORMAT_CHARACTERS_MAX
+from apex_exec.gateway.sql.bounds import Sum, check_likes, check_work
 from apex_exec.gateway.sql.dialect import parse
-from apex_exec.gateway.sql.growth import Growth, Sum, check_json, check_likes, check_number, check_work, numbers
-from apex_exec.gateway.sql.kinds import declared
+from apex_exec.gateway.sql.growth import Growth
+from apex_exec.gateway.sql.kinds import Declared, declared
+from apex_exec.gateway.sql.long_numbers import check_json, check_number, numbers
+from apex_exec.gateway.sql.sqlite_values import check_output, fitting, fitting_list, limits
 from apex_exec.gateway.sql.tables import Table
-from apex_exec.gateway.sql.values import as_json, as_list, as_moment, check_parameter
-from apex_exec.gateway.sql.writer import OWNER, PATTERN_CHARACTERS_MAX, Writer
+from apex_exec.gateway.sql.values import as_json, as_list, check_parameter
+from apex_exec.gateway.sql.writer import OWNER, PATTERN_CHARACTERS_MAX, Shapes, Writer
 
 if TYPE_CHECKING:
     from apex_exec.gateway.sql.parser import Parser
@@ -27,6 +30,10 @@ if TYPE_CHECKING:
 TEXT_BYTES_MAX = 16 * 1024
 CACHE_ENTRIES_MAX = 1000
 CACHE_BYTES_MAX = 16 * 1024 * 1024
+ENTRY_BYTES = 2000
+"""What an entry takes beside its texts."""
+Key = tuple[str, tuple[str, ...], int]
+"""The text, the tables that the plugin may see, the version of what the database says of them."""
 STATEMENT_BYTES_MAX = 256 * 1024
 """The largest text that is sent to the database: each table reference adds the operator's columns."""
 
@@ -62,11 +69,11 @@ class Compiled(Struct):
     columns: str = ""
     """The columns of its tables that the plugin may see, for messages."""
     kinds: list[str] = []
-    """The kinds of the result's columns on SQLite: see ``kinds``."""
-    stamps: list[int] = []
-    """The numbers of the parameters that SQLite compares with a timestamptz, which it has as a text in UTC."""
-    dates: list[int] = []
-    """The numbers of the parameters that SQLite compares with a date."""
+    """The types of the result's columns on SQLite: see ``sqlite_types``."""
+    needs: dict[int, list[str]] = {}
+    """What each parameter has to be on SQLite: see ``sqlite_types``."""
+    guarded: bool = False
+    """Whether it fails with ``column_not_allowed`` if one of its tables has become a view: see ``inside``."""
     passing: bool = False
     """Whether the types of its columns could not be read now: the text is compiled anew the next time."""
 
@@ -92,11 +99,11 @@ class Compiled(Struct):
             text = as_json(check_parameter(value, structured=True))
             check_json(text)
             return text
+        needed = self.needs.get(number, [])
         if isinstance(value, list) and number in self.lists:
-            return as_list(value, lite=self.lite)
-        if number in self.stamps or number in self.dates:
-            return as_moment(check_parameter(value, structured=False), day=number in self.dates)
-        return check_parameter(value, structured=False)
+            return as_list(fitting_list(number, value, needed), lite=self.lite)
+        checked = check_parameter(value, structured=False)
+        return fitting(number, checked, needed) if self.lite else checked
 
     def failure(self, found: ApiFailure) -> ApiFailure:
         """``found``, which the database reported, with the columns that there are if the text names another."""
@@ -106,53 +113,73 @@ class Compiled(Struct):
 
 
 class Compiler:
-    """Compiles texts for one database (``sqlite``, in the file ``path``, or ``postgres``) and caches the results."""
+    """Compiles texts for one database (``sqlite``, in the file ``path``, or ``postgres``) and caches the results.
+
+    A plan depends on the text, the dialect, and the tables that a plugin may see: plugins that see the same share it.
+    """
 
     def __init__(self, backend: str, tables: Mapping[str, Table], path: str = "") -> None:
         self._backend = backend
         self._path = path
         self._tables = tables
+        self._shapes: Shapes = {}
+        self._version = 0
         self._cache_bytes = 0
-        self._cache: OrderedDict[tuple[str, tuple[str, ...]], Compiled | ApiFailure] = OrderedDict()
+        self._cache: OrderedDict[Key, Compiled | ApiFailure] = OrderedDict()
+
+    def show(self, version: int, shapes: Shapes) -> bool:
+        """Takes what the database says of its tables; whether that is another ``version`` than before.
+
+        Plans that were made for another one are forgotten."""
+        if version == self._version:
+            return False
+        self._version, self._shapes = version, shapes
+        self._cache.clear()
+        self._cache_bytes = 0
+        return True
 
     def compile(self, text: str, named: tuple[str, ...]) -> Compiled:
         """``text`` as it may run for a plugin whose manifest names the tables ``named``. Raises ApiFailure."""
-        found = self.known(text, named)
+        key = self._key(text, named)
+        found = self._known(key)
         if found is None:
-            found = self.compile_anew(text, named)
-            self.remember(text, named, found)
+            found = self.compile_anew(text, named, self._shapes)
+            self._remember(key, found)
         return _given(found)
-
-    def known(self, text: str, named: tuple[str, ...]) -> Compiled | ApiFailure | None:
-        """The cached result for ``text``, or None if it is not cached. Raises ApiFailure: too_large."""
-        if len(text) > TEXT_BYTES_MAX or len(text.encode("utf-8", "replace")) > TEXT_BYTES_MAX:
-            raise ApiFailure("too_large", f"a query has at most {TEXT_BYTES_MAX} bytes")
-        key = (text, named)
-        found = self._cache.get(key)
-        if found is not None:
-            self._cache.move_to_end(key)
-        return found
 
     async def compile_by(self, parser: Parser, plugin: str, share: float, text: str,
                          named: tuple[str, ...]) -> Compiled:
         """As ``compile``, but a text that is not cached is compiled in ``parser``'s process. Raises ApiFailure."""
-        found = self.known(text, named)
+        key = self._key(text, named)
+        found = self._known(key)
         if found is None:
-            answer = await parser.compile(plugin, share, text, named)
+            shapes = {name: self._shapes[name] for name in key[1] if name in self._shapes}
+            answer = await parser.compile(plugin, share, text, key[1], shapes)
             if answer[0]:
                 found = ApiFailure(answer[0], answer[1])
             else:
                 found = Compiled(*answer[1:])
                 found.extra = [OWNER if value is None else value for value in found.extra]
-            self.remember(text, named, found)
+            self._remember(key, found)
         return _given(found)
 
-    def remember(self, text: str, named: tuple[str, ...], found: Compiled | ApiFailure) -> None:
-        """Caches the result for ``text``. The least recently used entry is removed."""
-        self._remember((text, named), found)
+    def _key(self, text: str, named: tuple[str, ...]) -> Key:
+        """Raises ApiFailure: too_large."""
+        if len(text) > TEXT_BYTES_MAX or len(text.encode("utf-8", "replace")) > TEXT_BYTES_MAX:
+            raise ApiFailure("too_large", f"a query has at most {TEXT_BYTES_MAX} bytes")
+        return text, tuple(sorted(name for name in set(named) if name in self._tables)), self._version
 
-    def _remember(self, key: tuple[str, tuple[str, ...]], found: Compiled | ApiFailure) -> None:
-        if isinstance(found, Compiled) and found.passing:
+    def _known(self, key: Key) -> Compiled | ApiFailure | None:
+        found = self._cache.get(key)
+        if found is not None:
+            self._cache.move_to_end(key)
+        return found
+
+    def _remember(self, key: Key, found: Compiled | ApiFailure) -> None:
+        """Caches the result for ``key``. The least recently used entries are removed.
+
+        A result is not kept if the types of its tables could not be read, or if they have changed meanwhile."""
+        if isinstance(found, Compiled) and found.passing or key[2] != self._version:
             return
         if key in self._cache:  # two calls had it compiled at the same time
             return
@@ -161,38 +188,44 @@ class Compiler:
         while len(self._cache) > CACHE_ENTRIES_MAX or self._cache_bytes > CACHE_BYTES_MAX:
             self._cache_bytes -= _size(*self._cache.popitem(last=False))
 
-    def compile_anew(self, text: str, named: tuple[str, ...]) -> Compiled | ApiFailure:
-        """Compiles ``text`` without the cache. Takes up to 90 ms."""
+    def compile_anew(self, text: str, named: tuple[str, ...], shapes: Shapes) -> Compiled | ApiFailure:
+        """Compiles ``text`` without the cache. Takes up to 90 ms. SQLite's shapes are read from its file."""
         try:
             tree = parse(text)
-            writer = Writer(self._backend, self._tables, named, tree)
+            lite = self._backend == "sqlite"
+            found = declared(self._path, {name: self._tables[name] for name in named if name in self._tables}
+                             ) if lite and self._path else Declared({}, {})
+            writer = Writer(self._backend, self._tables, named, tree, found.shapes if lite else shapes)
             statement = writer.finish()
             if len(statement) > STATEMENT_BYTES_MAX:
                 raise ApiFailure("too_large", "the query reads too many tables with too many columns")
-            kinds = self._kinds(writer.used) if writer.lite else None
+            kinds = self._kinds(found, writer.used) if lite else None
             growth = Growth(writer.identifier, kinds)
             work = growth.of(tree)
             check_work(work, [])
-            kinder = growth.kinder
+            typer = growth.typer
+            if typer is not None:
+                check_output(growth.kinds, tree)
+                limits(tree, typer.needs)
+                writer = Writer(self._backend, self._tables, named, tree, found.shapes)
+                writer.kinds = typer.kinds
+                statement = writer.finish()
             return Compiled(statement, writer.parameters, writer.extra_values, list(writer.used),
                             writer.truths(), writer.patterns, work, growth.likes, writer.unhashed(), numbers(tree),
                             sorted(writer.lists), sorted(writer.structured), writer.formats,
-                            writer.lite, self._columns(writer.used), growth.kinds if kinder is not None else [],
-                            sorted(kinder.stamps) if kinder is not None else [],
-                            sorted(kinder.dates) if kinder is not None else [],
-                            writer.lite and bool(self._path) and not all(map((kinds or {}).get, writer.used)))
+                            lite, self._columns(writer.used), growth.kinds if typer is not None else [],
+                            {number: sorted(kinds) for number, kinds in (typer.needs if typer else {}).items()},
+                            writer.guarded,
+                            lite and bool(self._path) and not all(map((kinds or {}).get, writer.used)))
         except ApiFailure as failure:
             return failure
         except RecursionError:
             return ApiFailure("sql_forbidden", "the query is nested too deeply")
 
-    def _kinds(self, used: Mapping[str, None]) -> dict[str, dict[str, str]]:
+    def _kinds(self, found: Declared, used: Mapping[str, None]) -> dict[str, dict[str, str]]:
         """The kinds of the columns that a plugin sees, in the operator's order: those of a star."""
-        if not self._path or not used:
-            return {}
-        found = declared(self._path, {name: self._tables[name] for name in used})
-        return {name: {column: columns.get(column, "") for column in self._tables[name].columns}
-                for name, columns in found.items() if columns}
+        return {name: {column: found.kinds[name].get(column, "") for column in self._tables[name].columns}
+                for name in used if found.kinds.get(name)}
 
     def _columns(self, used: Mapping[str, None]) -> str:
         """``orders(id, item, …), users(…)``."""
@@ -205,6 +238,10 @@ def _given(found: Compiled | ApiFailure) -> Compiled:
     return found
 
 
-def _size(key: tuple[str, tuple[str, ...]], found: Compiled | ApiFailure) -> int:
-    """The approximate size of one entry, in characters."""
-    return len(key[0]) + len(found.text if isinstance(found, Compiled) else found.message)
+def _size(key: Key, found: Compiled | ApiFailure) -> int:
+    """The approximate size of one entry in memory, in bytes."""
+    if isinstance(found, ApiFailure):
+        return ENTRY_BYTES + len(key[0]) + len(found.message)
+    sums = [found.work, *(one for pair in found.likes for one in pair)]
+    return (ENTRY_BYTES + len(key[0]) + len(found.text) + len(found.columns) + 200 * sum(map(len, sums))
+            + sum(64 + len(str(value)) for value in found.extra))

@@ -9,8 +9,8 @@ from sqlglot import exp
 
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.sql.allowed import TYPE_NAMES, TYPES
-from apex_exec.gateway.sql.growth import LONG_IN_JSON, NUMBER_CHARACTERS_MAX
-from apex_exec.gateway.sql.writer import _TO_NUMERIC, Writer, form_of, node_name, refuse, rule
+from apex_exec.gateway.sql.long_numbers import LONG_IN_JSON, NUMBER_CHARACTERS_MAX
+from apex_exec.gateway.sql.writer import _TO_NUMERIC, Writer, form_of, node_name, position, refuse, rule, shared
 
 _NUMBER = re.compile(r"\d{1,40}(\.\d{0,40})?([eE][+-]?\d{1,3})?|\.\d{1,40}")
 GUARDED_CHARACTERS_MAX = 2000
@@ -25,13 +25,17 @@ ELEMENTS_MAX = 200
 def _column(w: Writer, node: Any) -> str:
     if node.args.get("db") is not None:
         raise refuse(node_name(node), f"{node_name(node.args['table'])}.{node_name(node.this)}", node)
-    name = "*" if type(node.this) is exp.Star and not any(node.this.args.values()) else w.name(node.this)
+    name = _star(w, node.this) if type(node.this) is exp.Star else w.name(node.this)
     table = node.args.get("table")
     return f"{w.source_name(w.identifier(table))}.{name}" if table is not None else name
 
 
 @rule("Star")
 def _star(w: Writer, node: Any) -> str:
+    """* is a column of a SELECT, and nowhere a value; count(*) is written by ``functions``."""
+    item = node.parent if type(node.parent) is exp.Column else node
+    if type(item.parent) is not exp.Select or item.arg_key != "expressions" or any(node.args.values()):
+        raise ApiFailure("sql_syntax", f"* is no value{position(node)}")
     return "*"
 
 
@@ -69,7 +73,7 @@ def _paren(w: Writer, node: Any) -> str:
 
 @rule("Neg", "this")
 def _neg(w: Writer, node: Any) -> str:
-    return f"(- {w.write(node.this)})"
+    return fitted(w, node, f"(- {w.write(node.this)})") if w.lite else f"(- {w.write(node.this)})"
 
 
 @rule("Not", "this")
@@ -87,6 +91,8 @@ def _operation(w: Writer, node: Any) -> str:
     kind: Any = type(node)
     if w.lite and type(node.expression) in (exp.Any, exp.All):
         return _listed(w, node)
+    if w.lite and kind in _FITTED:
+        return _fitted_chain(w, node)
     left, parts = node, []
     while type(left) is kind:  # a long chain leans to the left; the loop spares us the recursion
         w.only(left, "this", "expression", "typed", "safe")
@@ -98,6 +104,41 @@ def _operation(w: Writer, node: Any) -> str:
     if kind is exp.DPipe:
         w.concatenated(len(parts) - 1)
     return f"({f' {_OPERATORS[kind]} '.join(reversed(parts))})"
+
+
+_FITTED = (exp.Add, exp.Sub, exp.Mul, exp.Div, exp.Mod)
+
+
+def _fitted_chain(w: Writer, node: Any) -> str:
+    """A chain of one arithmetic operator on SQLite: whatever leaves its type's range is an error, as in PostgreSQL."""
+    kind, chain, left = type(node), [], node
+    while type(left) is kind:
+        w.only(left, "this", "expression", "typed", "safe")
+        if left.this is None or left.expression is None:
+            raise ApiFailure("sql_syntax", f"the operator {_OPERATORS[kind]} needs two sides")
+        chain.append(left)
+        left = left.this
+    text = w.write(left)
+    for one in reversed(chain):
+        right = w.write(one.expression)
+        if kind is exp.Mod and w.kind(one):
+            text = f"pg_mod({text}, {right})"
+        elif kind is exp.Div:
+            text = f"pg_div({text}, {right})"
+        else:
+            text = f"({text} {_OPERATORS[kind]} {right})"
+        text = fitted(w, one, text)
+    return text
+
+
+@shared
+def fitted(w: Writer, node: Any, text: str) -> str:
+    """``text``, a number on SQLite, if it is in the range of the type that PostgreSQL gives ``node``, or an error."""
+    kind = w.kind(node)
+    scale = kind.partition(":")[2]
+    if scale.isdigit():
+        return f"pg_fit_num({text}, {scale})"
+    return f"pg_fit_{kind}({text})" if kind in ("int2", "int4", "int8", "float") else text
 
 
 @rule("Pow", "this expression")
@@ -273,7 +314,8 @@ def _cast(w: Writer, node: Any) -> str:
         return _to_numeric(w, value, name)
     strict = _STRICT.get("DATE" if kind.this == exp.DataType.Type.DATE else name) if w.lite else None
     if strict is not None:
-        return f"{strict}({w.write(value)})"
+        text = f"{strict}({w.write(value)})"
+        return fitted(w, node, text) if strict == "pg_int" else text
     return f"CAST({w.write(value)} AS {name})"
 
 
@@ -376,5 +418,10 @@ def _escape(w: Writer, node: Any) -> str:
 
 @rule("Ordered", "this desc nulls_first")
 def _ordered(w: Writer, node: Any) -> str:
-    way = "DESC" if node.args.get("desc") else "ASC"
-    return f"{w.write(node.this)} {way} NULLS {'FIRST' if node.args.get('nulls_first') else 'LAST'}"
+    return f"{w.write(node.this)} {direction(node)}"
+
+
+@shared
+def direction(node: Any) -> str:
+    """What follows the value in ORDER BY, with the place of NULL: each database has its own default."""
+    return f"{'DESC' if node.args.get('desc') else 'ASC'} NULLS {'FIRST' if node.args.get('nulls_first') else 'LAST'}"

@@ -9,9 +9,9 @@ from sqlglot import exp
 
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.sql.allowed import COUNT_MAX, FORMAT_CHARACTERS_MAX, UNITS, Form, instead_of
+from apex_exec.gateway.sql.bounds import HELD_BYTES_MAX, ROW_BYTES
 from apex_exec.gateway.sql.dialect import OPERATOR
-from apex_exec.gateway.sql.growth import HELD_BYTES_MAX, ROW_BYTES
-from apex_exec.gateway.sql.writer import Writer, form_of, node_name, refuse, rule, shared
+from apex_exec.gateway.sql.writer import SHARED, Writer, form_of, node_name, refuse, rule, shared
 
 FRAME_ROWS_MAX = 10_000
 """The longest frame that moves: some aggregates are computed anew for every row of it."""
@@ -71,7 +71,13 @@ def qualified(form: Form) -> str:
 def _on_sqlite(w: Writer, form: Form, node: Any) -> str:
     if not form.sqlite:
         raise w.only_postgres(f"{form.name}", node)
-    return f"{form.sqlite}({arguments(w, form, node)})"
+    text = arguments(w, form, node)
+    scale = w.kind(node.expressions[0]).partition(":")[2] if form.name in ("sum", "avg") and node.expressions else ""
+    if scale.isdigit():
+        return f"pg_{form.name}({text}, {scale})"
+    if form.name in ("coalesce", "abs") and len(node.expressions) == 1:
+        return f"({text})" if form.name == "coalesce" else SHARED["fitted"](w, node, f"abs({text})")
+    return f"{form.sqlite}({text})"
 
 
 @shared

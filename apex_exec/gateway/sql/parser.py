@@ -25,6 +25,7 @@ from apex_exec.gateway.costs import COST
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.lock_turns import wait
 from apex_exec.gateway.sql.tables import Table
+from apex_exec.gateway.sql.writer import Shapes
 from apex_exec.wire.frames import FrameBuffer, pack_frame
 
 BURST_NS = 100 * MS_NS
@@ -48,7 +49,8 @@ class Parser:
         self._frames = FrameBuffer()
         self._tasks: set[asyncio.Task[list[Any]]] = set()
 
-    async def compile(self, plugin: str, share: float, text: str, named: tuple[str, ...]) -> list[Any]:
+    async def compile(self, plugin: str, share: float, text: str, named: tuple[str, ...],
+                      shapes: Shapes | None = None) -> list[Any]:
         """The process's answer for ``text`` (see ``parser_process``), once it is ``plugin``'s turn. Raises ApiFailure.
 
         If the call is cancelled while its text is compiled, the process finishes the text, and the turn stays taken.
@@ -60,7 +62,7 @@ class Parser:
         self._queue.push(plugin, turn, now_ns)
         self._next()
         await wait(turn, self._free)
-        task = asyncio.ensure_future(self._ask(plugin, text, named))
+        task = asyncio.ensure_future(self._ask(plugin, text, named, shapes or {}))
         self._tasks.add(task)
         task.add_done_callback(self._done)
         answer = await asyncio.shield(task)
@@ -92,13 +94,13 @@ class Parser:
         self._at_work = False
         self._next()
 
-    async def _ask(self, plugin: str, text: str, named: tuple[str, ...]) -> list[Any]:
+    async def _ask(self, plugin: str, text: str, named: tuple[str, ...], shapes: Shapes) -> list[Any]:
         loop = asyncio.get_running_loop()
         self.start()
         link = self._socket
         assert link is not None
         try:
-            await loop.sock_sendall(link, pack_frame(_encode([text, named])))
+            await loop.sock_sendall(link, pack_frame(_encode([text, named, shapes])))
             while True:
                 data = await loop.sock_recv(link, RECEIVE_BYTES)
                 if not data:

@@ -23,7 +23,7 @@ _decode = msgspec.msgpack.Decoder().decode
 
 
 def main(fd: int) -> None:
-    """Answers each ``[text, named]`` with ``[cpu_ns, code, message]`` or ``[cpu_ns, "", fields of Compiled …]``.
+    """Answers each ``[text, named, shapes]`` with ``[cpu_ns, code, message]`` or ``[cpu_ns, "", fields of Compiled]``.
 
     The first frame is ``[backend, tables, path]``. Returns when the link ends.
     """
@@ -37,9 +37,9 @@ def main(fd: int) -> None:
                 backend, tables, path = _decode(body)
                 compiler = Compiler(backend, read_tables(tables, backend), path)
                 continue
-            text, named = _decode(body)
+            text, named, shapes = _decode(body)
             begun_ns = time.thread_time_ns()
-            found: Compiled | ApiFailure = compiler.compile_anew(text, tuple(named))
+            found: Compiled | ApiFailure = compiler.compile_anew(text, tuple(named), shapes)
             cpu_ns = time.thread_time_ns() - begun_ns
             if isinstance(found, ApiFailure):
                 answer: list[Any] = [cpu_ns, found.code, found.message]

@@ -7,12 +7,15 @@ convert a number to a text in its own way. Their names begin with ``pg_``: a vie
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import sqlite3
 from collections.abc import Callable
+from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
 from apex_exec.gateway.sql import sqlite_moments
+from apex_exec.gateway.sql.sqlite_values import EXACT_MAX, RANGES
 
 VALUE_BYTES_MAX = 4 * 1024 * 1024
 """The longest text or blob that a connection handles. SQLite refuses a longer result of a function only when it is
@@ -83,8 +86,93 @@ def _mod(a: int, b: int) -> int:
     return abs(a) % abs(b) * (1 if a >= 0 else -1)
 
 
+def _lower(text: str) -> str:
+    """Character by character, as PostgreSQL: no character becomes two, and a sigma at the end is like others."""
+    return "".join(one.lower()[0] for one in text)
+
+
+def _upper(text: str) -> str:
+    return "".join(up if len(up := one.upper()) == 1 else up if len(up := one.title()) == 1 else one for one in text)
+
+
 def _initcap(text: str) -> str:
-    return re.sub(r"[^\W_]+", lambda found: found[0][0].upper() + found[0][1:].lower(), text)
+    return re.sub(r"[^\W_]+", lambda found: _upper(found[0][0]) + _lower(found[0][1:]), text)
+
+
+def _div(a: Any, b: Any) -> Any:
+    if b == 0:
+        raise ValueError("division by zero")
+    if isinstance(a, float) or isinstance(b, float):
+        return a / b
+    return abs(a) // abs(b) * (1 if (a >= 0) == (b >= 0) else -1)
+
+
+def _round(value: Any, digits: int) -> float:
+    """Half away from zero, of the number that its shortest text shows: as a numeric is rounded."""
+    number = Decimal(format(value, ".15g") if isinstance(value, float) else value)
+    return float(number.quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP)) if abs(digits) <= 30 else float(number)
+
+
+def _fit_num(value: Any, scale: int) -> Any:
+    if abs(value) * 10**scale >= EXACT_MAX:
+        raise ValueError("a numeric of more than 15 digits is not available on SQLite")
+    return round(value, scale)
+
+
+def _fit_float(value: Any) -> Any:
+    if not math.isfinite(value):
+        raise ValueError("a double precision is out of range")
+    return value
+
+
+def _fit(kind: str) -> Callable[[Any], Any]:
+    limit = RANGES[kind]
+
+    def fit(value: Any) -> Any:
+        if type(value) is not int or not -limit <= value < limit:
+            raise ValueError(f"{'smallint integer bigint'.split()[int(kind[-1]) // 4]} out of range")
+        return value
+
+    return fit
+
+
+class _Sum:
+    """The sum of numerics with a number of digits after the point: exact, as a whole number of the last digit."""
+
+    def __init__(self) -> None:
+        self._total = 0
+        self._count = 0
+        self._scale = 0
+
+    def step(self, value: Any, scale: int) -> None:
+        """Adds a value."""
+        self._add(value, scale, 1)
+
+    def inverse(self, value: Any, scale: int) -> None:
+        """Takes a value away, as a frame moves."""
+        self._add(value, scale, -1)
+
+    def _add(self, value: Any, scale: int, sign: int) -> None:
+        if value is not None:
+            self._scale = scale
+            self._count += sign
+            self._total += sign * round(value * 10**scale)
+
+    def value(self) -> Any:
+        """The sum so far; an error if SQLite cannot hold it."""
+        if abs(self._total) >= EXACT_MAX:
+            raise ValueError("a sum of more than 15 digits")
+        return self._total / 10**self._scale if self._count else None
+
+    def finalize(self) -> Any:
+        """The sum."""
+        return self.value()
+
+
+class _Average(_Sum):
+    def value(self) -> Any:
+        """The average so far."""
+        return self._total / (10**self._scale * self._count) if self._count else None
 
 
 _WHOLE = re.compile(r"[-+]?\d{1,18}", re.ASCII)
@@ -97,6 +185,7 @@ def _exact(text: str) -> Any:
 
 TEXT = str
 NUMBER = int
+ANY = object
 FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[type, ...], int]] = {
     "left": (lambda text, n: text[:n], (TEXT, NUMBER), 2),
     "right": (lambda text, n: text[-n:] if n > 0 else text[-n:] if n else "", (TEXT, NUMBER), 2),
@@ -117,8 +206,13 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[type, ...], int]] = {
     "date_part": (sqlite_moments.date_part, (TEXT, TEXT), 2),
     "to_char": (sqlite_moments.to_char, (TEXT, TEXT), 2),
     "date": (sqlite_moments.day, (TEXT,), 1),
-    "lower": (lambda text: text.lower(), (TEXT,), 1),
-    "upper": (lambda text: text.upper(), (TEXT,), 1),
+    "lower": (_lower, (TEXT,), 1),
+    "upper": (_upper, (TEXT,), 1),
+    "div": (_div, (ANY, ANY), 2),
+    "round": (_round, (ANY, NUMBER), 2),
+    "fit_num": (_fit_num, (ANY, NUMBER), 2),
+    "fit_float": (_fit_float, (ANY,), 1),
+    **{f"fit_{kind}": (_fit(kind), (ANY,), 1) for kind in RANGES},
 }
 """By name: the function, the types of its arguments, the fewest arguments. NULL in gives NULL, as in PostgreSQL."""
 
@@ -130,7 +224,7 @@ def _number(refusals: Refusals, name: str, pattern: re.Pattern[str],
         if value is None or isinstance(value, int) and name != "float":
             return value
         if isinstance(value, int | float) and name != "int":
-            return value if name == "number" else convert(value)
+            return convert(value) if name == "float" or isinstance(value, int) else float(format(value, ".15g"))
         if not isinstance(value, str):
             raise refusals.refuse("a cast to a whole number of one with a fraction is not available on SQLite; use "
                                   "round(…, 0)" if isinstance(value, float) else "bytes cannot be cast to a number")
@@ -150,14 +244,14 @@ def register(database: sqlite3.Connection) -> Refusals:
     def strict(name: str, function: Callable[..., Any], types: tuple[type, ...]) -> Callable[..., Any]:
         def called(*given: Any) -> Any:
             for value, kind in zip(given, types, strict=False):
-                if value is not None and type(value) is not kind:
+                if value is not None and type(value) is not kind and kind is not ANY:
                     words = "a text" if kind is TEXT else "a whole number"
                     raise refusals.refuse(f"{name} needs {words} here, and SQLite has {type(value).__name__}; cast it")
             if None in given:
                 return None
             try:
                 return function(*given)
-            except ValueError as error:
+            except (ValueError, ArithmeticError) as error:
                 raise refusals.refuse(str(error)) from None
             except OverflowError:  # SQLite would say that a text is too long
                 raise refusals.refuse(f"{name} met a date or a number that is out of range") from None
@@ -194,6 +288,9 @@ def register(database: sqlite3.Connection) -> Refusals:
     for name, (function, types, least) in FUNCTIONS.items():
         for count in range(least, len(types) + 1):
             database.create_function(f"pg_{name}", count, strict(name, function, types), deterministic=True)
+    # a stub of the standard library's types wants its own protocol here
+    database.create_window_function("pg_sum", 2, _Sum)  # type: ignore[arg-type]
+    database.create_window_function("pg_avg", 2, _Average)  # type: ignore[arg-type]
     database.create_function("pg_concat", -1, concat, deterministic=True)
     database.create_function("pg_concat_ws", -1, concat_ws, deterministic=True)
     database.create_function("pg_greatest", -1, chosen("greatest", max), deterministic=True)

@@ -24,7 +24,7 @@ from typing import Any
 import msgspec
 
 from apex_exec.gateway.failure import ApiFailure
-from apex_exec.gateway.sql.growth import too_long_a_number
+from apex_exec.gateway.sql.long_numbers import too_long_a_number
 
 ROWS_MAX = 1000
 RESULT_BYTES_MAX = 256 * 1024
@@ -87,22 +87,6 @@ def as_list(value: list[Any], *, lite: bool) -> str:
             raise ApiFailure("sql_not_on_sqlite", "bytes in a list parameter are not available on SQLite")
         return json.dumps([to_sqlite(element) for element in value])
     return array_text(value)
-
-
-def as_moment(value: Any, *, day: bool) -> Any:
-    """A parameter that SQLite compares with a date (``day``) or a timestamptz: in the form in which it is stored."""
-    if not isinstance(value, str):
-        if day and isinstance(value, datetime):
-            raise ApiFailure("sql_not_on_sqlite", "a comparison of a date with a time is not available on SQLite; pass "
-                                                  "the date as a text, such as 2026-01-31")
-        return value
-    try:
-        if day:
-            return date.fromisoformat(value).isoformat()
-        moment = datetime.fromisoformat(value.replace("Z", "+00:00"))
-    except ValueError:
-        raise ApiFailure("sql_parameters", f"{value[:40]!r} is not a date or time in ISO 8601") from None
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 def as_json(value: Any) -> Any:

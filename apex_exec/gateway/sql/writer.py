@@ -19,8 +19,9 @@ CTEs, joins, set operations); the rules for values are in ``expressions``.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec import Struct
 from sqlglot import exp
@@ -121,6 +122,9 @@ def plain_names(text: str) -> str:
     return _MARKED.sub("", text)
 
 
+T = TypeVar("T")
+
+
 class Rule(Struct, frozen=True):
     """How one kind of node is written, and which parts it may have."""
 
@@ -129,7 +133,7 @@ class Rule(Struct, frozen=True):
 
 
 RULES: dict[type, Rule] = {}
-SHARED: dict[str, Callable[..., str]] = {}
+SHARED: dict[str, Callable[..., Any]] = {}
 """What a file of rules writes for the writer, too, by the function's name: that file imports this one."""
 
 
@@ -144,10 +148,22 @@ def rule(kinds: str, parts: str = "") -> Callable[[Callable[[Writer, Any], str]]
     return register
 
 
-def shared(write: Callable[..., str]) -> Callable[..., str]:
+def shared(write: Callable[..., T]) -> Callable[..., T]:
     """Registers a function that the writer calls by its name in SHARED."""
     SHARED[write.__name__] = write
     return write
+
+
+class Inside(Struct, frozen=True):
+    """What stands inside the fence of one table beside the owner's condition: see ``inside``."""
+
+    where: tuple[str, ...] = ()
+    tail: str = ""
+    """ORDER BY and LIMIT, in place of the OFFSET."""
+
+
+Shapes = Mapping[str, Mapping[str, str]]
+"""Table → column → which values it may be compared with inside the fence: see ``inside``."""
 
 
 class Recursion:
@@ -178,8 +194,16 @@ _INSTEAD = {exp.RegexpLike: "LIKE, ILIKE, starts_with or strpos", exp.SimilarTo:
 class Writer:
     """Writes one statement. ``_scopes`` are the visible CTEs by folded name, the innermost scope last."""
 
-    def __init__(self, backend: str, tables: Mapping[str, Table], named: tuple[str, ...], tree: Any) -> None:
+    def __init__(self, backend: str, tables: Mapping[str, Table], named: tuple[str, ...], tree: Any,
+                 shapes: Shapes | None = None) -> None:
         self.lite = backend == "sqlite"
+        self.shapes = shapes or {}
+        self._inside: list[dict[str, Inside]] = []
+        """What stands inside the fences of the SELECTs that are being written, the innermost last."""
+        self.kinds: Mapping[int, str] = {}
+        """The types of values on SQLite, by the id of their nodes: see ``sqlite_types``."""
+        self.guarded = False
+        """Whether the statement fails if one of its tables is a view by now."""
         self._tables = tables
         self._named = named
         self._tree = tree
@@ -213,10 +237,16 @@ class Writer:
         self.extra_values: list[Any] = []
         self._callers: dict[str, str] = {}
         """The parameters with the caller's id, by table."""
-        numbers = {self.number(node) for node in tree.find_all(exp.Parameter)}
+        self.uses = Counter(self.number(node) for node in tree.find_all(exp.Parameter))
+        """How often the text uses each parameter."""
+        numbers = self.uses.keys()
         self.parameters = max(numbers, default=0)
         if numbers != set(range(1, self.parameters + 1)):
             raise ApiFailure("sql_parameters", "parameters must be $1, $2, … without a gap")
+
+    def kind(self, node: Any) -> str:
+        """The type of a value on SQLite, if it is known."""
+        return self.kinds.get(id(node), "")
 
     @staticmethod
     def number(node: Any) -> int:
@@ -230,7 +260,7 @@ class Writer:
         """The whole statement. Raises ApiFailure."""
         if not isinstance(self._tree, exp.Select | exp.SetOperation | exp.Subquery | exp.Values):
             raise refuse(f"{self._tree.key.upper() if not isinstance(self._tree, exp.Command) else self._tree.this}",
-                         "one SELECT; insert, update and delete are allowed through the calls of these names")
+                         "one SELECT; insert, upsert, update and delete are allowed through the calls of these names")
         text = self.query(self._tree)
         if (self.patterns or self._pattern_characters) and self._concatenations > CONCATENATIONS_BESIDE_LIKE_MAX:
             raise refuse(f"more than {CONCATENATIONS_BESIDE_LIKE_MAX} uses of || beside a LIKE")
@@ -440,8 +470,10 @@ class Writer:
         read = ""
         if source is not None:
             self.only(source, "this")
+            self._inside.append(SHARED["inside"](self, node) if self.shapes else {})
             read = f" FROM {self._source(source.this)}"
             read += "".join(self._join(join) for join in node.args.get("joins") or [])
+            self._inside.pop()
         elif node.args.get("joins"):
             raise ApiFailure("sql_syntax", "a join needs a table before it")
         items = [self._projection(item, index) for index, item in enumerate(node.expressions)]
@@ -644,7 +676,9 @@ class Writer:
         self.only(node, "this", "alias", "db")
         word = self.identifier(node.this)
         if node.args.get("db") is not None:
-            return f"({self._owned(self._in_schema(node, word), dots=1)}) AS {self._aliased(given or word, columns)}"
+            inside = self._inside[-1].get(given or word, Inside())
+            return (f"({self._owned(self._in_schema(node, word), inside, dots=1)}) AS "
+                    f"{self._aliased(given or word, columns)}")
         for recursion in reversed(self._recursive):
             if recursion.word == word and not any(word in scope for scope in self._scopes[recursion.depth :]):
                 return self._recursed(recursion, self._aliased(given or word, columns))
@@ -657,7 +691,17 @@ class Writer:
                     seen = ", ".join(self.quoted(COLUMN_PREFIX + one) for one in self._columns_of[scope[word]])
                     name = f"(SELECT {seen} FROM {name})"
                 return f"{name} AS {self._aliased(given or word, columns)}"
-        return f"({self._owned(word)}) AS {self._aliased(given or word, columns)}"
+        inside = self._inside[-1].get(given or word, Inside())
+        return f"({self._owned(word, inside)}) AS {self._aliased(given or word, columns)}"
+
+    def table(self, word: str, schema: str = "") -> Table | None:
+        """The table that ``word`` means in FROM; None if it means a CTE, or no table of this plugin."""
+        if schema:
+            return self._tables.get(f"{schema}.{word}") if f"{schema}.{word}" in self._named else None
+        hidden = any(recursion.word == word for recursion in self._recursive)
+        if "." in word or hidden or any(word in scope for scope in self._scopes):
+            return None
+        return self._tables.get(word) if word in self._named else None
 
     def _aliased(self, word: str, columns: list[str]) -> str:
         if not columns:
@@ -741,10 +785,11 @@ class Writer:
             self._callers[word] = f"${self.parameters + len(self.extra_values)}"
         return self._callers[word]
 
-    def _owned(self, word: str, dots: int = 0) -> str:
+    def _owned(self, word: str, inside: Inside, dots: int = 0) -> str:
         """The caller's rows of a table, with the operator's columns.
 
-        ``dots``: how many ``word`` must have. In quotes, a name without a schema could have one, too."""
+        ``dots``: how many ``word`` must have. In quotes, a name without a schema could have one, too. On PostgreSQL, a
+        table that has become a view has no tableoid: the statement fails before it reads a row."""
         table = self._tables.get(word) if word.count(".") == dots else None
         if table is None or word not in self._named:
             known = sorted(name for name in self._named if name in self._tables)
@@ -754,9 +799,12 @@ class Writer:
         name = table.placed(self.quoted)
         columns = ", ".join(f"{name}.{self.quoted(column)} AS {self.quoted(COLUMN_PREFIX + column)}"
                             for column in table.columns)
-        fence = "LIMIT -1 OFFSET 0" if self.lite else "OFFSET 0"
-        condition = table.condition(lambda: self._caller(word), self.quoted)
-        return f"SELECT {columns} FROM {name} WHERE {condition} {fence}"
+        fence = inside.tail or ("LIMIT -1 OFFSET 0" if self.lite else "OFFSET 0")
+        more = [f"{name}.{self.quoted('tableoid')} IS NOT NULL"] if inside.where and not self.lite else []
+        self.guarded = self.guarded or bool(more)
+        conditions = "".join(f" AND {one}" for one in [*more, *inside.where])
+        owned = table.condition(lambda: self._caller(word), self.quoted)
+        return f"SELECT {columns} FROM {name} WHERE {owned}{conditions} {fence}"
 
     def _join(self, node: Any) -> str:
         if type(node) is not exp.Join:

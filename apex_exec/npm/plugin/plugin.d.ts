@@ -93,7 +93,24 @@ export interface Plugin {
 export interface Fetched {
   status: number;
   headers: Record<string, string>;
+  /** Text if the response says that it is text, else bytes; with `readAs`, what that says. */
   body: string | Uint8Array;
+  /** The body as text; bytes are read as UTF-8. */
+  text(): string;
+  /** The value that the body is in JSON. */
+  json<T = unknown>(): T;
+  /** The body as the server sent it, after decompression. */
+  bytes(): Uint8Array;
+}
+
+/** What a write answers. */
+export interface Written<Row = Record<string, Value>> {
+  /** How many rows were written: for `upsert`, inserted and changed together. */
+  rowCount: number;
+  /** The row, if `values` was one row and it was asked for. Null if none was written. */
+  row?: Row | null;
+  /** The rows, if they were asked for by `returning`, in the order of `values`. */
+  rows?: Row[];
 }
 
 // <api>
@@ -101,18 +118,20 @@ export interface Fetched {
 export interface Api {
   /** Rows of the caller's own data (`data:read`). */
   query<Row = Record<string, Value>>(sql: string, params?: readonly unknown[]): Promise<Row[]>;
-  /** Adds one row owned by the caller (`data:write`). */
-  insert(table: string, values: Record<string, unknown>): Promise<Value>;
+  /** Adds one row owned by the caller, or a list of rows (`data:write`). */
+  insert<Row = Record<string, Value>>(table: string, values: Record<string, unknown> | readonly Record<string, unknown>[], options?: { returning?: boolean | readonly string[] }): Promise<Written<Row>>;
+  /** Adds rows, or changes the caller's row with the same values in the columns `on` (`data:write`). */
+  upsert<Row = Record<string, Value>>(table: string, values: Record<string, unknown> | readonly Record<string, unknown>[], options: { on: string | readonly string[]; update?: readonly string[]; returning?: boolean | readonly string[] }): Promise<Written<Row>>;
   /** Changes the caller's rows that match `where` (`data:write`). */
-  update(table: string, values: Record<string, unknown>, where: Record<string, unknown>): Promise<Value>;
+  update<Row = Record<string, Value>>(table: string, values: Record<string, unknown>, where: Record<string, unknown>, options?: { returning?: boolean | readonly string[] }): Promise<Written<Row>>;
   /** Deletes the caller's rows that match `where` (`data:write`). */
-  delete(table: string, where: Record<string, unknown>): Promise<Value>;
+  delete<Row = Record<string, Value>>(table: string, where: Record<string, unknown>, options?: { returning?: boolean | readonly string[] }): Promise<Written<Row>>;
   /** Asks the platform to render `component` (`ui:render`). */
   renderWidget(widget: { component: string; props?: Record<string, unknown> }): Promise<void>;
   /** Asks the platform to emit `event` (`events:emit`). */
   emit(event: string, message?: { payload?: unknown }): Promise<void>;
   /** One HTTP request through the gateway (`network:fetch`). */
-  fetch(url: string | { toString(): string }, init?: { method?: string; headers?: Record<string, string>; body?: unknown }): Promise<Fetched>;
+  fetch(url: string | { toString(): string }, init?: { method?: string; headers?: Record<string, string>; body?: unknown; timeoutMs?: number; retry?: boolean; readAs?: "auto" | "text" | "bytes" }): Promise<Fetched>;
   /** A host method (admin permissions). */
   call(method: string, params?: Record<string, unknown>): Promise<Value>;
   /** The methods of `storage`. */

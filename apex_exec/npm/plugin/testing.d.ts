@@ -11,8 +11,8 @@ export type Call = [method: ApiMethod, ...given: unknown[]];
 
 /**
  * Plays the platform for a plugin's tests. Like the real one it refuses what the plugin has no permission for. What
- * `answers` leaves out: a query has no rows, `fetch` and `call` are refused, `storage` keeps what it is given
- * in memory, and everything else answers nothing.
+ * `answers` leaves out: a query has no rows, a write answers with the rows that it was given, `fetch` and `call` are
+ * refused, `storage` keeps what it is given in memory, and everything else answers nothing.
  */
 export class FakePlatform<P extends Plugin = Plugin> {
   constructor(plugin: P, answers?: Answers);

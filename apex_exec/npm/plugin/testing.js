@@ -7,6 +7,7 @@
 const METHODS = [
   "query",
   "insert",
+  "upsert",
   "update",
   "delete",
   "renderWidget",
@@ -21,6 +22,7 @@ const METHODS = [
 const PERMISSIONS = {
   "query": "data:read",
   "insert": "data:write",
+  "upsert": "data:write",
   "update": "data:write",
   "delete": "data:write",
   "renderWidget": "ui:render",
@@ -48,6 +50,7 @@ const PARAMS = {
 };
 // </permissions>
 
+const WRITES = ["insert", "upsert", "update", "delete"];
 const USER = "11111111-2222-4333-8444-555555555555";
 
 class ApiError extends Error {
@@ -84,6 +87,13 @@ const chance = (seed) => () => {
 };
 const TURNS_MAX = 12; // of the queue of promises, after which an answer is there
 const userOf = (number) => USER.slice(0, -12) + String(Number(USER.slice(-12)) + number).padStart(12, "0");
+// What fetch answers, with functions that read the body, as the platform makes them.
+function readable(reply) {
+  const { body = "" } = reply, text = () => typeof body === "string" ? body : new TextDecoder().decode(body);
+  const readers = { text, json: () => JSON.parse(text()), bytes: () => typeof body === "string" ? new TextEncoder().encode(body) : body };
+  for (const [name, value] of Object.entries(readers)) Object.defineProperty(reply, name, { value, enumerable: false });
+  return reply;
+}
 
 /** Answers a plugin's API calls. `calls` lists them in order, each as `[method, ...arguments]`. */
 export class FakePlatform {
@@ -180,6 +190,16 @@ export class FakePlatform {
     return Object.freeze(api);
   }
 
+  // What the gateway would answer, as far as it can be known without a database.
+  #written(method, given) {
+    const options = given[method === "update" ? 3 : 2] ?? {}, brings = method === "insert" || method === "upsert";
+    const values = brings ? given[1] : {}, isSingle = !Array.isArray(values), rows = isSingle ? [values] : values;
+    const asked = options.returning ?? (method === "insert" && isSingle ? true : null);
+    if (!asked) return { rowCount: rows.length };
+    const shown = rows.map((row) => asked === true ? row : Object.fromEntries(asked.map((name) => [name, row[name] ?? null])));
+    return { rowCount: rows.length, ...(isSingle && brings ? { row: shown[0] } : { rows: shown }) };
+  }
+
   #keep(method, { key, value, common, prefix, after, limit }, userId) {
     const owner = `${common ? "" : userId}/`;
     if (method === "storage.set") return this.storage.set(owner + key, value), null;
@@ -199,10 +219,17 @@ export class FakePlatform {
     const needed = PERMISSIONS[method] ?? ofHost;
     if (!needed || !this.plugin.permissions?.includes(needed))
       throw new PermissionDenied("permission_denied", `${method} needs ${needed ?? "an admin permission"}`, method);
+    const returning = WRITES.includes(method) && method !== "insert" && given[method === "update" ? 3 : 2]?.returning;
+    if (returning && !this.plugin.permissions.includes("data:read"))
+      throw new PermissionDenied("permission_denied", `${method} with returning also needs data:read`, method);
     const answer = this.answers[method];
-    if (answer !== undefined) return structuredClone(typeof answer === "function" ? await answer(...given) : answer);
+    if (answer !== undefined) {
+      const value = structuredClone(typeof answer === "function" ? await answer(...given) : answer);
+      return method === "fetch" && typeof value === "object" && value !== null ? readable(value) : value;
+    }
     if (PARAMS[method]) return this.#keep(method, PARAMS[method](...given), userId);
     if (method === "query") return [];
+    if (WRITES.includes(method)) return this.#written(method, given);
     const unknown = { fetch: "host_not_allowed", call: "not_provided" }[method];
     if (unknown) throw new ApiError(unknown, `the fake platform does not know ${given[0]}`, method);
     return undefined;

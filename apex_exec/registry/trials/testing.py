@@ -103,8 +103,9 @@ def run_tests(bundle: Bundle, settings: Settings, *, run_seconds: float = RUN_SE
     found = _ask(_request(bundle, settings, run_seconds, left_out), run_seconds).run
     assert found is not None
     found.left_out = left_out
-    found.failures = [bundle.in_source(line) for line in found.failures]
-    found.output = [bundle.in_source(line) for line in found.output]
+    count = len(found.failures)
+    located = bundle.in_source_all([*found.failures, *found.output])
+    found.failures, found.output = located[:count], located[count:]
     return found
 
 

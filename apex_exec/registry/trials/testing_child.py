@@ -27,6 +27,8 @@ TEST_MODULES = ("pytest", "tempfile", "shutil", "workers.fake", "builtins", "_py
 """What test files may import besides the plugin's modules; the last two are what rewritten assertions need."""
 OUTPUT_LINES_MAX = 200
 NAME_CHARACTERS_MAX = 300
+FAILURES_MAX, FAILURE_CHARACTERS_MAX = 20, 2000
+"""What a report of ours has at most. The tested code can bend it, since it runs in the same process."""
 ENDED = "the tests ended their own process before their report"
 
 
@@ -210,8 +212,8 @@ class _Tests(Job):
             if tested.tampered:
                 run.ended = "a test took the tracer away"
             else:
-                run.passed, run.failed, run.failures, run.arcs = (
-                    tested.passed, tested.failed, tested.failures, tested.arcs)
+                failures = [text[:FAILURE_CHARACTERS_MAX] for text in tested.failures[:FAILURES_MAX]]
+                run.passed, run.failed, run.failures, run.arcs = tested.passed, tested.failed, failures, tested.arcs
         super().ended(link, end, begun, now_ns)
 
     def over(self, code: str, message: str) -> None:

@@ -30,9 +30,9 @@
       setImmediate: "use setTimeout(f, 0) or queueMicrotask(f)", clearImmediate: "use setTimeout and clearTimeout",
       requestAnimationFrame: "use setTimeout",
       window: SERVER, document: SERVER, navigator: SERVER, location: SERVER, self: "write globalThis",
-      localStorage: "keep data in the platform's tables: plugin.api.insert and plugin.api.query",
-      sessionStorage: "keep data in the platform's tables: plugin.api.insert and plugin.api.query",
-      indexedDB: "keep data in the platform's tables: plugin.api.insert and plugin.api.query",
+      localStorage: "keep data by plugin.api.storage, or in the platform's tables by plugin.api.insert",
+      sessionStorage: "keep data by plugin.api.storage, or in the platform's tables by plugin.api.insert",
+      indexedDB: "keep data by plugin.api.storage, or in the platform's tables by plugin.api.insert",
     };
 
     // What to do about `error` if it names one of those globals, as the end of its message; "" for every other error.

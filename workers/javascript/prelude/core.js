@@ -449,7 +449,13 @@
   const OVER = "the call that this context belongs to is over";
   const LOADING = -1; // the `seq` of the plugin's load
   const REFUSED_MAX = 100; // later ones are never settled, or a loop that tries again at once would have no end
-  function ask(owner, method, params) {
+  const queue = (text) => {
+    const call = { text, next: null };
+    if (asked === null) asked = call; else lastAsked.next = call;
+    lastAsked = call;
+  };
+  // `ender` is given a function by which the call ends if nobody waits for its answer any longer.
+  function ask(owner, method, params, ender) {
     const at = { stack: "" };
     captureStackTrace(at, ask);
     let made = null;
@@ -471,16 +477,32 @@
                        framesOf(at.stack)));
         return;
       }
-      const call = { text, next: null };
-      if (asked === null) asked = call; else lastAsked.next = call;
-      lastAsked = call;
+      queue(text);
       made = { resolve, reject, method, at, owner, promise: null };
       mapSet(waiting, number, made);
       unanswered++;
       if (several) owner.unanswered = (owner.unanswered ?? 0) + 1;
+      if (ender !== undefined) ender(() => {
+        if (owner.answer !== "" || mapGet(waiting, number) === undefined) return;
+        mapDelete(waiting, number);
+        unanswered--;
+        if (several) owner.unanswered--;
+        queue(message({ __proto__: null, k: "c", number, seq: owner.seq }));
+      });
     });
     if (made !== null) made.promise = promise;
     return promise;
+  }
+  // What fetch answers, with functions that read the body as the plugin needs it. `raw` is there if the body is a text of
+  // another charset than UTF-8. They are not enumerable: a reply that a hook returns is {status, headers, body}.
+  function readable(reply) {
+    const { body, raw = body } = reply, text = () => typeof body === "string" ? body : internals.parts.text().decode(body, false);
+    delete reply.raw;
+    hide(reply, "raw", raw);
+    hide(reply, "text", text);
+    hide(reply, "json", () => { const all = text(); return parse(codeAt(all, 0) === 0xfeff ? slice(all, 1) : all) });
+    hide(reply, "bytes", () => typeof raw === "string" ? internals.parts.text().encode(raw) : new BytesHere(raw));
+    return reply;
   }
   const isObject = (value) => value !== null && typeof value === "object";
   const isOnly = (value, key) => isObject(value) && !isArray(value) && hasOwn(value, key) && keys(value).length === 1;
@@ -503,12 +525,13 @@
     constructor(owner) { this.#owner = owner }
     #ask(method, params) { return ask(this.#owner ?? running, method, params) }
     query(sql, params = []) { return this.#ask("query", ({ sql, params })) }
-    insert(table, values) { return this.#ask("insert", ({ table, values })) }
-    update(table, values, where) { return this.#ask("update", ({ table, values, where })) }
-    delete(table, where) { return this.#ask("delete", ({ table, where })) }
+    insert(table, values, { returning } = {}) { return this.#ask("insert", ({ table, values, returning })) }
+    upsert(table, values, { on, update, returning } = {}) { return this.#ask("upsert", ({ table, values, on, update, returning })) }
+    update(table, values, where, { returning } = {}) { return this.#ask("update", ({ table, values, where, returning })) }
+    delete(table, where, { returning } = {}) { return this.#ask("delete", ({ table, where, returning })) }
     renderWidget(widget, props) { return this.#ask("renderWidget", isObject(widget) ? { component: widget.component, props: widget.props ?? {} } : { component: widget, props: props ?? {} }) }
     emit(event, message = null) { return this.#ask("emit", ({ event, payload: isOnly(message, 'payload') ? message.payload ?? null : message })) }
-    fetch(url, { method = 'GET', headers = {}, body = null } = {}) { return this.#ask("fetch", ({ url: asText(url), method, headers, body })) }
+    fetch(url, { method = 'GET', headers = {}, body = null, timeoutMs, retry, readAs } = {}) { return this.#ask("fetch", ({ url: asText(url), method, headers, body, timeout_ms: timeoutMs, retry, read_as: readAs })) }
     call(method, params = {}) { return this.#ask("call", ({ method, params })) }
     get storage() { return new Storage(this.#owner) }
   }
@@ -557,7 +580,7 @@
     mine.answer = told(error);
     if (several) append(mine);
   };
-  // What there is to do, as JSON. k is "a": make an API call (number, seq, method, params) · "r", "v" or "x": what came of
+  // What there is to do, as JSON. k is "a": make an API call (number, seq, method, params) · "c": end one (number, seq) · "r", "v" or "x": what came of
   // it all: a value, no value (path, why), or something thrown · "w": wait for replies, if there are any, and for the next
   // timer (in ms; −1: there is none) · "l": run the jobs and ask again · "n": nothing can happen any more.
   function step() {
@@ -724,7 +747,11 @@
       unanswered--;
       if (several) call.owner.unanswered--;
       running = call.owner;
-      if (ok) { call.resolve(decoded(text, marked)); return }
+      if (ok) {
+        const value = decoded(text, marked);
+        call.resolve(call.method === "fetch" && isObject(value) && hasOwn(value, "body") ? readable(value) : value);
+        return;
+      }
       const { code, message: why, retry } = parse(text);
       call.reject(errorOf(code, why, call.method, retry, framesOf(call.at.stack)));
     },
@@ -752,7 +779,7 @@
       say("warning", ["a promise was rejected and nobody handled it" + others + ": " + text]);
     },
   };
-  internals.ask = (method, params) => ask(running, method, params);
+  internals.ask = (method, params, made) => ask(running, method, params, made);
   internals.show = show;
   internals.hide = hide;
   internals.ApiError = ApiError;

@@ -135,10 +135,11 @@
     };
     const attempt = act => new Promise(resolve => resolve(act()));
 
-    let dataOf, use;
+    let dataOf, use, rawOf, setRaw;
 
     class Body {
       #data; #isUsed = false;
+      #raw = null; // the bytes of a text that came in another charset than UTF-8
 
       static {
         dataOf = body => {
@@ -150,6 +151,8 @@
           body.#isUsed = data !== null;
           return data;
         };
+        rawOf = body => body.#raw;
+        setRaw = (body, raw) => { body.#raw = raw };
         platformObjects[platformObjects.length] = value => #data in value;
       }
 
@@ -159,8 +162,12 @@
       get bodyUsed() { return this.#isUsed }
       text() { return attempt(() => bodyText(use(this))) }
       json() { return attempt(() => parse(bodyText(use(this)))) }
-      bytes() { return attempt(() => bodyBytes(use(this))) }
-      arrayBuffer() { return attempt(() => bufferOf(bodyBytes(use(this)))) }
+      bytes() { return attempt(() => this.#bytes()) }
+      arrayBuffer() { return attempt(() => bufferOf(this.#bytes())) }
+      #bytes() {
+        const data = use(this);
+        return bodyBytes(this.#raw ?? data);
+      }
     }
     const bodyText = data => {
       const text = data === null ? "" : typeof data === "string" ? data : texts().decode(data, false);
@@ -245,6 +252,7 @@
           for (let i = 0; i < names.length; i++) setHeader(response.#headers, names[i], reply.headers[names[i]]);
           response.#url = url;
           response.#type = "basic";
+          if (typeof reply.body === "string" && typeof reply.raw !== "string") setRaw(response, reply.raw ?? null);
           return response;
         };
         setStatus = (response, status, type) => {
@@ -301,6 +309,7 @@
         made.#headers = new Headers(this.#headers);
         made.#url = this.#url;
         made.#type = this.#type;
+        setRaw(made, rawOf(this));
         return made;
       }
     }
@@ -314,9 +323,10 @@
             throw new TypeError("fetch takes URLs that begin with http:// or https://, not " + stringify(slice(url, 0, 80)));
           }
           if (signal !== null) events().throwIfAborted(signal);
-          const stop = signal === null ? null : events().follow(signal, reject);
+          let end; // the call, at the gateway too
+          const stop = signal === null ? null : events().follow(signal, reason => { reject(reason); end?.() });
           const hash = indexOf(url, "#"), bare = hash < 0 ? url : slice(url, 0, hash);
-          then(internals.ask("fetch", { url: bare, method, headers: plainHeaders(headers), body: use(request) }), reply => {
+          then(internals.ask("fetch", { url: bare, method, headers: plainHeaders(headers), body: use(request) }, act => { end = act }), reply => {
             stop?.();
             resolve(fetched(reply, bare));
           }, error => {
