@@ -178,6 +178,8 @@ class SharedCalls:
                 self._step(int(message["seq"]), realm.go)
             elif kind == "f":
                 self._step(NOBODY, realm.rest)
+            elif kind == "l":
+                self._step(NOBODY, bool)  # its jobs
             elif kind == "n":
                 if not self._open or self._link.inbox:
                     return (AGAIN if self._link.inbox else -1.0), NOBODY

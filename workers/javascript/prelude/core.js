@@ -572,8 +572,7 @@
   const SHORT = 4096; // chars of an answer that is returned at once, and therefore kept until the next call
   const succeed = (mine, value) => {
     if (mine.answer !== "") return;
-    const { seq } = mine;
-    try { mine.answer = encoded({ __proto__: null, k: "r", seq, v: value }, value) } catch (error) { mine.answer = told(error) }
+    try { mine.answer = encoded({ __proto__: null, k: "r", v: value }, value) } catch (error) { mine.answer = told(error) }
     if (several) append(mine);
   };
   const fail = (mine, error) => {
@@ -652,8 +651,8 @@
     });
     mine.unanswered = 0;
   }
-  // What `shared.py` calls. In `step`, "r", "v" or "x" is the answer of the call that `whose` names ("r" has its `seq`, too),
-  // which has no say from then on · "g": something of call `seq` is ready, to be run by `go` · "f": finalizers are, to be
+  // What `shared.py` calls. In `step`, "r", "v" or "x" is the answer of the call that `whose` names, which has no say
+  // from then on · "g": something of call `seq` is ready, to be run by `go` · "f": finalizers are, to be
   // run by `rest` · "w" has the `seq` of its timer · "n": none of the open calls can ever go on.
   let lastAnswered = LOADING;
   const shared = {
