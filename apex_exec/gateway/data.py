@@ -17,8 +17,8 @@ from apex_exec.gateway.messages import Written
 from apex_exec.gateway.outbox import Keeper, Outbox, Outgoing
 from apex_exec.gateway.sql.compiler import Compiled, Compiler
 from apex_exec.gateway.sql.parser import Parser
+from apex_exec.gateway.sql.pieces import Shapes
 from apex_exec.gateway.sql.tables import Table
-from apex_exec.gateway.sql.writer import Shapes
 from apex_exec.gateway.sql.writes import Write, compile_write
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -31,9 +31,10 @@ from apex_exec.gateway.outbox import Outbox, Outgoing
 from apex_exec.gateway.sql.compiler import Compiled
 from apex_exec.gateway.sql.long_numbers import NUMBER_CHARACTERS_MAX, check_number, has_long_number, too_long_a_number
 from apex_exec.gateway.sql.owners import INACTIVE, Claim
+from apex_exec.gateway.sql.pieces import Shapes
 from apex_exec.gateway.sql.tables import OUTBOX, Table, unnamed
 from apex_exec.gateway.sql.values import Rows, array_text
-from apex_exec.gateway.sql.writer import Shapes, plain_names
+from apex_exec.gateway.sql.wording import plain_names
 from apex_exec.gateway.sql.writes import Write
 from apex_exec.gateway.sql.written import Written
 

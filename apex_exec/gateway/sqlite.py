@@ -25,11 +25,12 @@ from apex_exec.gateway.outbox import Outbox, Outgoing
 from apex_exec.gateway.sql.allowed import FORMS
 from apex_exec.gateway.sql.compiler import Compiled
 from apex_exec.gateway.sql.owners import Claim
+from apex_exec.gateway.sql.pieces import Shapes
 from apex_exec.gateway.sql.sqlite_functions import VALUE_BYTES_MAX, Refusals, register
 from apex_exec.gateway.sql.sqlite_values import reader
 from apex_exec.gateway.sql.tables import OUTBOX, Table, unnamed
 from apex_exec.gateway.sql.values import Rows, to_sqlite
-from apex_exec.gateway.sql.writer import Shapes, plain_names
+from apex_exec.gateway.sql.wording import plain_names
 from apex_exec.gateway.sql.writes import Write
 from apex_exec.gateway.sql.written import Written
 

@@ -9,7 +9,7 @@ import apex_exec.gateway
 from apex_exec.daemon import api_calls
 from apex_exec.gateway import sql, sqlite
 from apex_exec.gateway.http import fetch
-from apex_exec.gateway.sql import allowed, bounds, compiler, dialect, function_costs, values, writer
+from apex_exec.gateway.sql import allowed, bounds, compiler, dialect, function_costs, pieces, sources, values
 from workers import sdk
 from workers.wire import API_CODES
 
@@ -30,9 +30,9 @@ def test_every_function_and_type_is_listed_from_the_one_table() -> None:
     assert allowed.CLAUSES in readme and allowed.OPERATORS in readme
     for name in allowed.FORMS:
         assert f"`{name}(" in readme, name
-    assert f"{allowed.COUNT_MAX:,}" in readme and f"{writer.SERIES_ROWS_MAX:,} rows" in readme
-    assert f"{writer.DEPTH_MAX} steps" in readme and f"{bounds.HELD_BYTES_MAX // 2**20} MiB" in readme
-    assert f"{values.LIST_ELEMENTS_MAX:,} elements" in readme and f"{writer.SORTS_MAX} of" in readme
+    assert f"{allowed.COUNT_MAX:,}" in readme and f"{sources.SERIES_ROWS_MAX:,} rows" in readme
+    assert f"{sources.DEPTH_MAX} steps" in readme and f"{bounds.HELD_BYTES_MAX // 2**20} MiB" in readme
+    assert f"{values.LIST_ELEMENTS_MAX:,} elements" in readme and f"{pieces.SORTS_MAX} of" in readme
 
 
 def test_every_function_has_a_bound_and_is_known_to_sqlite_if_it_says_so() -> None:

@@ -23,8 +23,8 @@ import pytest
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.sql.allowed import FORMS
 from apex_exec.gateway.sql.compiler import Compiler
+from apex_exec.gateway.sql.pieces import OWNER
 from apex_exec.gateway.sql.tables import read_tables
-from apex_exec.gateway.sql.writer import OWNER
 from tests.gateway import dashboards, from_the_table
 from tests.gateway.conftest import TABLES
 from tests.gateway.from_the_table import Statement

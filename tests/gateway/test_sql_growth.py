@@ -16,8 +16,8 @@ from apex_exec.catalogue.methods import Insert
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.sql.compiler import Compiler
 from apex_exec.gateway.sql.growth import HAS_A_RULE
+from apex_exec.gateway.sql.rules import RULES
 from apex_exec.gateway.sql.tables import read_tables
-from apex_exec.gateway.sql.writer import RULES
 from tests.gateway.conftest import NAMED, TABLES, A, Data, postgres_data, sqlite_data
 from tests.support.postgres import Postgres
 

@@ -19,10 +19,11 @@ from apex_exec.gateway.sql.dialect import parse
 from apex_exec.gateway.sql.growth import Growth
 from apex_exec.gateway.sql.kinds import Declared, declared
 from apex_exec.gateway.sql.long_numbers import check_json, check_number, numbers
+from apex_exec.gateway.sql.pieces import OWNER, PATTERN_CHARACTERS_MAX, Shapes
 from apex_exec.gateway.sql.sqlite_values import check_output, fitting, fitting_list, limits
 from apex_exec.gateway.sql.tables import Table
 from apex_exec.gateway.sql.values import as_json, as_list, check_parameter
-from apex_exec.gateway.sql.writer import OWNER, PATTERN_CHARACTERS_MAX, Shapes, Writer
+from apex_exec.gateway.sql.writer import Writer
 
 if TYPE_CHECKING:
     from apex_exec.gateway.sql.parser import Parser

@@ -10,7 +10,9 @@ from sqlglot import exp
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.sql.allowed import TYPE_NAMES, TYPES
 from apex_exec.gateway.sql.long_numbers import LONG_IN_JSON, NUMBER_CHARACTERS_MAX
-from apex_exec.gateway.sql.writer import _TO_NUMERIC, Writer, form_of, node_name, position, refuse, rule, shared
+from apex_exec.gateway.sql.rules import TO_NUMERIC, rule, shared
+from apex_exec.gateway.sql.wording import form_of, node_name, position, refuse
+from apex_exec.gateway.sql.writer import Writer
 
 _NUMBER = re.compile(r"\d{1,40}(\.\d{0,40})?([eE][+-]?\d{1,3})?|\.\d{1,40}", re.ASCII)
 GUARDED_CHARACTERS_MAX = 2000
@@ -403,7 +405,7 @@ def _to_numeric(w: Writer, node: Any, name: str = "NUMERIC") -> str:
             f"exponent of three digits' AS NUMERIC) ELSE CAST({value} AS {name}) END)")
 
 
-_TO_NUMERIC.append(_to_numeric)
+TO_NUMERIC.append(_to_numeric)
 
 
 @rule("Escape", "this expression")

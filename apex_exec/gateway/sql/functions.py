@@ -11,7 +11,9 @@ from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.sql.allowed import COUNT_MAX, FORMAT_CHARACTERS_MAX, UNITS, Form, instead_of
 from apex_exec.gateway.sql.bounds import HELD_BYTES_MAX, ROW_BYTES
 from apex_exec.gateway.sql.dialect import OPERATOR
-from apex_exec.gateway.sql.writer import SHARED, Writer, form_of, node_name, refuse, rule, shared
+from apex_exec.gateway.sql.rules import SHARED, rule, shared
+from apex_exec.gateway.sql.wording import form_of, node_name, refuse
+from apex_exec.gateway.sql.writer import Writer
 
 FRAME_ROWS_MAX = 10_000
 """The longest frame that moves: some aggregates are computed anew for every row of it."""

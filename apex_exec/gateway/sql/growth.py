@@ -227,7 +227,7 @@ class Growth:
         """The bound of one expression. Raises ApiFailure if it has no rule."""
         rule = Growth._column if type(node) is exp.Column else RULES.get(type(node))
         if rule is None:
-            from apex_exec.gateway.sql.writer import node_name
+            from apex_exec.gateway.sql.wording import node_name
 
             raise ApiFailure("sql_forbidden", f"{node_name(node)} is not allowed here")
         value = rule(self, node)
@@ -263,7 +263,7 @@ def _renamed(output: Output, names: list[str]) -> Source:
 
 
 def _name_of(item: Any, fold: Callable[[Any], str]) -> str:
-    from apex_exec.gateway.sql.writer import result_name
+    from apex_exec.gateway.sql.wording import result_name
 
     if isinstance(item, exp.Alias):
         return fold(item.args["alias"])

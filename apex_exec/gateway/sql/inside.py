@@ -22,8 +22,11 @@ from sqlglot import exp
 
 from apex_exec.gateway.sql.dialect import OPERATOR
 from apex_exec.gateway.sql.kinds import ANY_VALUE
+from apex_exec.gateway.sql.pieces import PLAIN_TEXT, Inside
+from apex_exec.gateway.sql.rules import SHARED, shared
 from apex_exec.gateway.sql.tables import Table
-from apex_exec.gateway.sql.writer import PLAIN_TEXT, SHARED, Inside, Writer, form_of, shared
+from apex_exec.gateway.sql.wording import form_of
+from apex_exec.gateway.sql.writer import Writer
 
 MEMBERS_MAX = 100
 """The most values of an IN that stand inside."""

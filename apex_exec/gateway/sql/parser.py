@@ -24,8 +24,8 @@ from apex_exec.core.limits import MS_NS
 from apex_exec.gateway.costs import COST
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.lock_turns import wait
+from apex_exec.gateway.sql.pieces import Shapes
 from apex_exec.gateway.sql.tables import Table
-from apex_exec.gateway.sql.writer import Shapes
 from apex_exec.wire.frames import FrameBuffer, pack_frame
 
 BURST_NS = 100 * MS_NS

@@ -12,8 +12,8 @@ import msgspec
 from apex_exec.common.process_name import name_process
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.sql.compiler import Compiled, Compiler
+from apex_exec.gateway.sql.pieces import OWNER
 from apex_exec.gateway.sql.tables import read_tables
-from apex_exec.gateway.sql.writer import OWNER
 from apex_exec.wire.frames import FrameBuffer, pack_frame
 
 RECEIVE_BYTES = 262_144

@@ -32,7 +32,7 @@ def is_number(kind: str) -> bool:
 
 def refused(what: str, node: Any, more: str = "") -> ApiFailure:
     """The failure for what SQLite would answer otherwise than PostgreSQL."""
-    from apex_exec.gateway.sql.writer import position
+    from apex_exec.gateway.sql.wording import position
 
     return ApiFailure("sql_not_on_sqlite", f"{what} is not available on SQLite{position(node)}: it would not give "
                                            f"PostgreSQL's answer{more}")
