@@ -18,8 +18,8 @@ from benchmarks.daemon import USER, Host, write_bundle
 from benchmarks.lab import Lab
 
 CALLS = 300
-BATCH = 4
-"""API calls of one invocation: four of the slowest that we compare stay below its deadline on a busy machine."""
+BATCH = 1
+"""API calls of one invocation: on a busy machine, more of the slowest that we compare would exceed its deadline."""
 WARM_SECONDS = 60
 SIZES = {"100": 100, "100,000": 100_000}
 OTHERS = 1000

@@ -817,7 +817,9 @@ class Writer:
             raise refuse(f"a {method} {side} {kind} join")
         on, using = node.args.get("on"), node.args.get("using")
         plain = not (on or using or method)
-        if kind == "CROSS" or (plain and not side):
+        if plain and (side or kind in ("INNER", "OUTER")):
+            raise ApiFailure("sql_syntax", f"a join needs ON or USING{position(node)}")
+        if kind == "CROSS" or plain:
             if not plain:
                 raise ApiFailure("sql_syntax", "a cross join cannot have a condition")
             return f" CROSS JOIN {self._source(node.this)}"
