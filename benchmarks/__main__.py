@@ -1,4 +1,6 @@
-"""``python -m benchmarks [NAME …]``: runs all benchmarks, or those named; results as JSON, tables and plots."""
+"""``python -m benchmarks [NAME …]``: runs all benchmarks, or those named; results as JSON, tables and plots.
+
+``python -m benchmarks ab OLD NEW [WORKLOAD …]`` compares two commits (``ab``)."""
 
 from __future__ import annotations
 
@@ -18,6 +20,10 @@ def names() -> list[str]:
 
 def main() -> int:
     """The command line."""
+    if sys.argv[1:2] == ["ab"]:
+        from benchmarks import ab
+
+        return ab.main(sys.argv[2:])
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one or more of: {', '.join(names())}, report")
     parser.add_argument("--quick", action="store_true", help="a tenth of the work, once: does it run?")

@@ -44,7 +44,7 @@ SCHEMA_SECONDS = 1
 """How long a change of the schema (a table that becomes a view) may go unnoticed."""
 FUNCTIONS = frozenset({form.sqlite for form in FORMS.values() if form.sqlite}
                       | set("like pg_int pg_float pg_number pg_date pg_div pg_sum pg_avg pg_fit_int2 pg_fit_int4 "
-                            "pg_fit_int8 pg_fit_float pg_fit_num".split()))
+                            "pg_fit_int8 pg_fit_float pg_fit_num pg_moving_sum pg_moving_avg".split()))
 """What a statement may call: the functions of the table, and those behind operators."""
 
 

@@ -39,7 +39,7 @@ def test_every_function_has_a_bound_and_is_known_to_sqlite_if_it_says_so() -> No
     assert {form.cost for form in allowed.FORMS.values()} == function_costs.COSTS.keys()
     assert sqlite.FUNCTIONS == {form.sqlite for form in allowed.FORMS.values() if form.sqlite} | set(
         "like pg_int pg_float pg_number pg_date pg_div pg_sum pg_avg pg_fit_int2 pg_fit_int4 pg_fit_int8 pg_fit_float "
-        "pg_fit_num".split())
+        "pg_fit_num pg_moving_sum pg_moving_avg".split())
 
 
 def test_the_bounds_are_those_of_the_code() -> None:

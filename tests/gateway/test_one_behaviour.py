@@ -123,6 +123,8 @@ ONCE = [  # (the statement, what SQLite answered or where it did not refuse)
     "SELECT id, CASE WHEN ok THEN n ELSE x END AS v FROM facts ORDER BY id",
     "SELECT g, avg(total) AS a, sum(total) FILTER (WHERE ok) AS s FROM facts GROUP BY g ORDER BY g",
     "SELECT id, sum(total) OVER (ORDER BY id ROWS BETWEEN 2 PRECEDING AND CURRENT ROW) AS s FROM facts ORDER BY id",
+    "SELECT id, avg(x) OVER (ORDER BY id ROWS BETWEEN 2 PRECEDING AND CURRENT ROW) AS a, sum(x) OVER (ORDER BY id ROWS "
+    "BETWEEN 1 PRECEDING AND 1 FOLLOWING) AS s FROM facts ORDER BY id",
     "SELECT coalesce(n) AS c FROM facts ORDER BY id"]
 
 

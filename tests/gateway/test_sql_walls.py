@@ -54,6 +54,13 @@ def test_a_star_is_no_value(data: Data, text: str) -> None:
     assert caught.value.code in ("sql_syntax", "sql_forbidden")
 
 
+@pytest.mark.parametrize("join", ["LEFT JOIN", "RIGHT OUTER JOIN", "FULL JOIN", "INNER JOIN"])
+def test_a_join_needs_its_condition(data: Data, join: str) -> None:
+    """PostgreSQL reads none without; SQLite took it for a cross join."""
+    with pytest.raises(ApiFailure, match="needs ON or USING"):
+        data.compiler.compile(f"SELECT count(*) FROM orders {join} notes", NAMED)
+
+
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize(("opened", "closed"), [
     ("ARRAY[", "]"), ("date(", ")"), ("int(", ")"), ("struct(", ")"), ("decimal(", ")"), ("[", "]"), ("{", "}"),

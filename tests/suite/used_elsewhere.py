@@ -35,6 +35,8 @@ USED = {
     "apex_exec/ledger/reading.py: text_factory": "sqlite3",
     "apex_exec/gateway/http/fetch.py: _factory": "aiohttp's connector",
     "apex_exec/gateway/sql/dialect.py: *": "sqlglot's parser reads its dialect's attributes",
+    "apex_exec/gateway/sql/sqlite_functions.py: inverse": "sqlite3, for window functions",
+    "apex_exec/gateway/sql/sqlite_functions.py: finalize": "sqlite3, for aggregates",
     "apex_exec/gateway/sql/expressions.py: _*": "rules of the SQL writer, registered by their decorator",
     "apex_exec/observe/exporter.py: *": "http.server calls and reads them",
     "apex_exec/sandbox/bare.py: finalizer": "keeps multiprocess from waiting for the process",

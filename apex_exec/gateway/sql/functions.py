@@ -53,7 +53,7 @@ def _call(w: Writer, node: Any) -> str:
 def _wrapped(w: Writer, form: Form, node: Any, suffix: str) -> str:
     """The call, then its FILTER, WITHIN GROUP and OVER, in whatever PostgreSQL needs around it."""
     if w.lite:
-        return _on_sqlite(w, form, node) + suffix
+        return _on_sqlite(w, form, node, moving=" OVER " in suffix) + suffix
     name = qualified(form)
     if not form.postgres:
         return f"{name}({arguments(w, form, node)}){suffix}"
@@ -70,13 +70,15 @@ def qualified(form: Form) -> str:
     return form.name if form.name in _SYNTAX else f"pg_catalog.{form.name}"
 
 
-def _on_sqlite(w: Writer, form: Form, node: Any) -> str:
+def _on_sqlite(w: Writer, form: Form, node: Any, *, moving: bool) -> str:
     if not form.sqlite:
         raise w.only_postgres(f"{form.name}", node)
     text = arguments(w, form, node)
     scale = w.kind(node.expressions[0]).partition(":")[2] if form.name in ("sum", "avg") and node.expressions else ""
     if scale.isdigit():
         return f"pg_{form.name}({text}, {scale})"
+    if moving and form.name in ("sum", "avg") and w.kind(node.expressions[0]) == "float":
+        return f"pg_moving_{form.name}({text})"
     if form.name in ("coalesce", "abs") and len(node.expressions) == 1:
         return f"({text})" if form.name == "coalesce" else SHARED["fitted"](w, node, f"abs({text})")
     return f"{form.sqlite}({text})"

@@ -22,9 +22,9 @@ _DECLARED = {
     "float": "REAL FLOAT DOUBLE", "text": "TEXT VARCHAR CHARACTER CHAR", "uuid": "UUID", "bool": "BOOLEAN BOOL",
     "date": "DATE", "stamp": "TIMESTAMPTZ", "time": "TIMESTAMP TIME", "json": "JSON JSONB", "bytes": "BYTEA BLOB"}
 _KIND = {word: kind for kind, words in _DECLARED.items() for word in words.split()}
-ANY_VALUE, LITERALS_ONLY = "values", "literals"
-"""The values that a column may be compared with inside a fence. PostgreSQL makes a numeric a double precision for a
-parameter that is one, and fails at 1e400: such a column is compared with literals only."""
+ANY_VALUE = "values"
+"""The values that a column may be compared with inside a fence: any. PostgreSQL makes a numeric a double precision for
+a parameter that is one, and fails at 1e400: such a column is compared with literals only (``postgres``)."""
 _PLAIN, _SHADOW, _KEPT = 0, 1, 3
 """What ``table_xinfo`` says of a column: it is stored; it is a virtual table's own; it is computed when written."""
 

@@ -16,7 +16,7 @@ from apex_exec.gateway.sql.allowed import PAIRS
 from apex_exec.gateway.sql.pieces import OWNER, Inside, Pieces, Recursion
 from apex_exec.gateway.sql.rules import SHARED
 from apex_exec.gateway.sql.tables import Table
-from apex_exec.gateway.sql.wording import COLUMN_PREFIX, form_of, node_name, refuse
+from apex_exec.gateway.sql.wording import COLUMN_PREFIX, form_of, node_name, position, refuse
 
 SOURCES_MAX = 500
 """The most sources in FROM that a query comes to if each CTE is put in place of its name, as a planner may do: a few
@@ -225,7 +225,9 @@ class Sources(Pieces):
             raise refuse(f"a {method} {side} {kind} join")
         on, using = node.args.get("on"), node.args.get("using")
         plain = not (on or using or method)
-        if kind == "CROSS" or (plain and not side):
+        if plain and (side or kind in ("INNER", "OUTER")):
+            raise ApiFailure("sql_syntax", f"a join needs ON or USING{position(node)}")
+        if kind == "CROSS" or plain:
             if not plain:
                 raise ApiFailure("sql_syntax", "a cross join cannot have a condition")
             return f" CROSS JOIN {self._source(node.this)}"

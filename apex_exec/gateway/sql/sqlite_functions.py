@@ -10,6 +10,7 @@ import hashlib
 import math
 import re
 import sqlite3
+from collections import deque
 from collections.abc import Callable
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
@@ -175,6 +176,47 @@ class _Average(_Sum):
         return self._total / (10**self._scale * self._count) if self._count else None
 
 
+class _MovingSum:
+    """The sum of a frame's double precisions, added anew when a row leaves it, as PostgreSQL does.
+
+    SQLite subtracts, and after 1e20 has come and gone, nothing is left of the others."""
+
+    def __init__(self) -> None:
+        self._values: deque[float] = deque()
+        self._total: float | None = 0.0
+
+    def step(self, value: Any) -> None:
+        """Adds a value."""
+        if value is not None:
+            self._values.append(float(value))
+            self._total = self._total + float(value) if self._total is not None else None
+
+    def inverse(self, value: Any) -> None:
+        """Takes the first value away."""
+        if value is not None:
+            self._values.popleft()
+            self._total = None
+
+    def value(self) -> Any:
+        """The sum so far."""
+        if self._total is None:
+            self._total = 0.0
+            for value in self._values:
+                self._total += value
+        return self._total if self._values else None
+
+    def finalize(self) -> Any:
+        """The sum."""
+        return self.value()
+
+
+class _MovingAverage(_MovingSum):
+    def value(self) -> Any:
+        """The average so far."""
+        total = super().value()
+        return total / len(self._values) if self._values else None
+
+
 _WHOLE = re.compile(r"[-+]?\d{1,18}", re.ASCII)
 _REAL = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d{1,3})?", re.ASCII)
 
@@ -291,6 +333,8 @@ def register(database: sqlite3.Connection) -> Refusals:
     # a stub of the standard library's types wants its own protocol here
     database.create_window_function("pg_sum", 2, _Sum)  # type: ignore[arg-type]
     database.create_window_function("pg_avg", 2, _Average)  # type: ignore[arg-type]
+    database.create_window_function("pg_moving_sum", 1, _MovingSum)
+    database.create_window_function("pg_moving_avg", 1, _MovingAverage)
     database.create_function("pg_concat", -1, concat, deterministic=True)
     database.create_function("pg_concat_ws", -1, concat_ws, deterministic=True)
     database.create_function("pg_greatest", -1, chosen("greatest", max), deterministic=True)

@@ -1,0 +1,146 @@
+"""``python -m benchmarks ab OLD NEW [WORKLOAD …]``: an old commit against a new one, by one client, in turn.
+
+Both commits are unpacked beside each other, and both daemons run for the whole time. Each round asks the old one,
+then the new one, so that a noisy minute falls on both. CPU is the kernel's account (``/proc/PID/task/TID/schedstat``)
+of every process of a daemon. OLD and NEW are anything that git takes for a commit, or a folder with the code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks import ab_workloads
+from benchmarks.daemon import Daemon, Host
+from benchmarks.lab import Lab, Round
+
+ROOT = Path(__file__).parent.parent
+REPETITIONS = 5
+TARGET_RATIO = 1.5
+"""A query of a user with 100,000 rows costs at most this many times what it costs with 100."""
+
+
+def main(arguments: list[str]) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks ab", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("old", help="a commit, or a folder with the code")
+    parser.add_argument("new", help="another; `.` is the code here, with what is not committed")
+    parser.add_argument("workloads", nargs="*", metavar="WORKLOAD",
+                        help=f"some of: {', '.join(ab_workloads.NAMES)} (default: all)")
+    parser.add_argument("--repetitions", type=int, default=REPETITIONS, metavar="N", help="rounds each (default 5)")
+    parser.add_argument("--calls", type=int, default=ab_workloads.CALLS, metavar="N", help="API calls a round")
+    given = parser.parse_args(arguments)
+    chosen = given.workloads or list(ab_workloads.NAMES)
+    if unknown := sorted(set(chosen) - set(ab_workloads.NAMES)):
+        parser.error(f"no such workload: {', '.join(unknown)}; there are {', '.join(ab_workloads.NAMES)}")
+    lab = Lab("ab", False, given.repetitions)
+    with ExitStack() as stack:
+        sides = {label: stack.enter_context(_tree(commit)) for label, commit in (("old", given.old),
+                                                                                 ("new", given.new))}
+        for name in chosen:
+            with ab_workloads.prepared(lab, name) as workload:
+                if workload is not None:
+                    _measure(lab, name, workload, sides, given.calls)
+    print(f"\n{lab.table()}\n\n{_ratios(lab)}")
+    return 0
+
+
+@contextmanager
+def _tree(commit: str) -> Iterator[Path]:
+    """A folder with the code of ``commit``. Raises SystemExit if git has no such commit."""
+    if Path(commit).is_dir():
+        yield Path(commit).resolve()
+        return
+    made = subprocess.run(["git", "-C", str(ROOT), "archive", commit], capture_output=True)
+    if made.returncode:
+        raise SystemExit(f"{commit}: {made.stderr.decode(errors='replace').strip()}")
+    with tempfile.TemporaryDirectory(prefix="apxab") as folder:
+        with tarfile.open(fileobj=BytesIO(made.stdout)) as archive:
+            archive.extractall(folder, filter="data")
+        yield Path(folder)
+
+
+def _measure(lab: Lab, name: str, workload: ab_workloads.Workload, sides: dict[str, Path], calls: int) -> None:
+    with ExitStack() as stack:
+        asked = {}
+        for label, tree in sides.items():
+            daemon = stack.enter_context(_Side(workload, tree))
+            host = Host(daemon.endpoint)
+            stack.callback(host.close)
+            daemon.check()
+            asked[label] = (daemon, host)
+        for case in workload.cases:
+            for _, host in asked.values():
+                case.warm(host)
+
+            def measure(label: str, case: ab_workloads.Case = case) -> None:
+                daemon, host = asked[label]
+                cpu_us, begun = _cpu_us(daemon), time.perf_counter()
+                took = case.run(host, calls)
+                lab.add_round(label, Round(len(took) / (time.perf_counter() - begun), took), workload=name,
+                              case=case.name)
+                lab.add(label, "CPU", "µs", (_cpu_us(daemon) - cpu_us) / len(took), workload=name, case=case.name)
+
+            lab.interleave({label: lambda label=label: measure(label) for label in sides})  # type: ignore[misc]
+
+
+class _Side(Daemon):
+    """A daemon that runs the code in ``tree``, whatever is installed and wherever the client runs."""
+
+    def __init__(self, workload: ab_workloads.Workload, tree: Path) -> None:
+        super().__init__(workload.plugins, ("-m", "apex_exec"), workload.config)
+        self._tree = tree
+        self.env["PYTHONPATH"] = str(tree)  # before the installed code, in every process of the daemon
+
+    def process_options(self) -> dict[str, Any]:
+        """Python's ``-m`` looks into the working folder first."""
+        return {**super().process_options(), "cwd": self._tree}
+
+    def check(self) -> None:
+        """Raises SystemExit unless the daemon has the code in the tree."""
+        found = subprocess.run([sys.executable, "-c", "import apex_exec; print(apex_exec.__file__)"], text=True,
+                               capture_output=True, env=self.environment(), cwd=self._tree)
+        runs_in = Path(f"/proc/{self.process.pid}/cwd").resolve()
+        if not Path(found.stdout.strip()).is_relative_to(self._tree) or runs_in != self._tree.resolve():
+            raise SystemExit(f"the daemon would run {found.stdout.strip()}, not the code in {self._tree}")
+
+
+def _cpu_us(daemon: Daemon) -> float:
+    """The CPU time so far of all processes of the daemon that live, in µs."""
+    root = psutil.Process(daemon.process.pid)
+    total = 0
+    for process in (root, *root.children(recursive=True)):
+        try:
+            for thread in Path(f"/proc/{process.pid}/task").iterdir():
+                total += int((thread / "schedstat").read_text().split()[0])
+        except (OSError, IndexError):  # it has ended meanwhile
+            continue
+    return total / 1000
+
+
+def _ratios(lab: Lab) -> str:
+    """New by old, case by case, and large by small where a workload has both."""
+    lines = ["| workload | case | CPU, new : old | p50, new : old | new, p50 with 100,000 rows : with 100 |",
+             "|---|---|---|---|---|"]
+    cases: dict[tuple[str, str], dict[tuple[str, str], float]] = {}
+    for row in lab.rows:
+        key = (row.conditions["workload"], row.conditions["case"])
+        cases.setdefault(key, {})[row.contender, row.figure] = row.median
+    for (workload, case), found in cases.items():
+        small = cases.get((workload.replace("100,000", "100"), case), {})
+        grown = found["new", "p50"] / small["new", "p50"] if "100,000" in workload and small else None
+        lines.append(f"| {workload} | {case} | {found['new', 'CPU'] / found['old', 'CPU']:.2f} | "
+                     f"{found['new', 'p50'] / found['old', 'p50']:.2f} | {f'{grown:.2f}' if grown else ''} |")
+    return "\n".join([*lines, "", f"A query of 100,000 own rows is to cost at most {TARGET_RATIO} × that of 100."])
