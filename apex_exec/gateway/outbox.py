@@ -10,12 +10,14 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from apex_exec.gateway.messages import Written
-from apex_exec.gateway.sql.writes import Write
+
+if TYPE_CHECKING:
+    from apex_exec.gateway.sql.writes import Write  # sqlglot, which a daemon with storage alone need not have
 
 SWEEP_RECORDS_MAX = 500
 
