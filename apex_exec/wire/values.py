@@ -109,11 +109,16 @@ def containers_at_most(body: bytes) -> int:
     end = len(body)
     if end <= SHORT_BYTES:
         return len(body.translate(None, NOT_CONTAINER))
-    sizes, is_container = _SIZES, _IS_CONTAINER
-    at = found = 0
-    for _ in range(STEPPED_OVER):
+    at, found = _stepped(body, 0, STEPPED_OVER)
+    return found if at >= end else found + len(body[at:].translate(None, NOT_CONTAINER))
+
+
+def _stepped(body: bytes, at: int, values: int) -> tuple[int, int]:
+    """Where the value after the next ``values`` begins, from ``at`` on, and how many of these are lists and maps."""
+    sizes, is_container, end, found = _SIZES, _IS_CONTAINER, len(body), 0
+    for _ in range(values):
         if at >= end:
-            return found
+            break
         head = body[at]
         found += is_container[head]
         size = sizes[head]
@@ -122,7 +127,7 @@ def containers_at_most(body: bytes) -> int:
         else:
             width, before = _LENGTHS[head]
             at += before + int.from_bytes(body[at + 1 : at + 1 + width], "big")
-    return found + len(body[at:].translate(None, NOT_CONTAINER))
+    return at, found
 
 
 def containers(body: bytes, rounds: int = COUNTED_ROUNDS) -> int:
@@ -131,21 +136,11 @@ def containers(body: bytes, rounds: int = COUNTED_ROUNDS) -> int:
 
     Text and bytes are skipped, so only a large number of values takes long (about 0.1 µs each).
     """
-    sizes, is_container = _SIZES, _IS_CONTAINER
-    at, end, found = 0, len(body), 0
+    at = found = 0
     for _ in range(rounds):
-        for _ in range(COUNTED_AT_ONCE):
-            if at >= end:
-                return found
-            head = body[at]
-            found += is_container[head]
-            size = sizes[head]
-            if size:
-                at += size
-            else:
-                width, before = _LENGTHS[head]
-                at += before + int.from_bytes(body[at + 1 : at + 1 + width], "big")
-        if found > CONTAINERS_MAX:
+        at, more = _stepped(body, at, COUNTED_AT_ONCE)
+        found += more
+        if at >= len(body) or found > CONTAINERS_MAX:
             return found
     return found + containers_at_most(body[at:])
 

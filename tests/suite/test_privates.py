@@ -23,6 +23,7 @@ PRIVATES = {
     "tests/executor/test_governing_alone.py": (4, "samples that are counted, since their number is the promise"),
     "tests/executor/test_guard.py": (4, KEPT),
     "tests/executor/test_loop.py": (5, "looks of the loop that are counted, since their number is the promise"),
+    "tests/daemon/test_turn.py": (1, "how many cores the machine has, on which the promise depends"),
     "tests/daemon/test_metrics.py": (5, "the exporter's server without its process: its thread fails to start"),
     "tests/executor/test_owned_work.py": (1, "what a worker marked and the supervisor has not read"),
     "tests/daemon/test_requests.py": (3, BOUND),

@@ -208,7 +208,8 @@ class JavaScript:
         self._kit: Kit | None = None
         self._spent = False
         self._begun_ns = self._used_ns = 0
-        self.errors = (_Prepared.module.WheelError, _Prepared.module.StackOverflow, MemoryError)
+        self.errors: tuple[type[BaseException], ...] = (
+            _Prepared.module.WheelError, _Prepared.module.StackOverflow, MemoryError)
         self.after: Callable[[], None] = self._give_back
         self.serve: Callable[[], int] | None = None
 

@@ -8,16 +8,14 @@ its API calls, its lines, its CPU time (``prelude/shared.js`` says why no other 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from workers import wire
 from workers.javascript.api_calls import ApiCalls, refused_number
 from workers.javascript.values import read
 from workers.runtime.interface import BadPayload, Host, Thrown
 from workers.runtime.values import NotAValue
-
-if TYPE_CHECKING:
-    from workers.javascript.runtime import JavaScript
 
 LOOK_NS = 5_000_000
 """At least this often the loop looks at the link between two steps, so that a probe is answered within its time
@@ -44,11 +42,40 @@ class _Open:
         self.answer: tuple[dict[str, Any], str, bool] | None = None  # while what it asked for last waits to be sent
 
 
+class Engine(Protocol):
+    """What serving several calls asks of the language's runtime (``runtime.JavaScript``)."""
+
+    realm: Any
+    errors: tuple[type[BaseException], ...]
+    after: Callable[[], None]
+
+    def arguments(self, call: wire.Call) -> tuple[str, str, bool, str, float]:
+        """What the prelude's ``call`` takes, but for the call's number. Raises BadPayload."""
+
+    def value_of(self, message: dict[str, Any], text: str, is_odd: bool) -> Any:
+        """The value of a hook's last message. Raises NotAValue, Thrown."""
+
+    def tell_rejected(self) -> None:
+        """Writes a line to the log about rejected promises that nobody has handled."""
+
+    def drain(self) -> bool:
+        """Runs every job, whatever it throws. Returns whether there was one."""
+
+    def never(self) -> Thrown:
+        """The answer of a call that waits for what nobody does."""
+
+    def broken(self, error: BaseException) -> Thrown:
+        """The answer of a call that one of ``errors`` has ended."""
+
+    def out_of_memory(self) -> Thrown:
+        """The answer of a call that memory did not suffice for."""
+
+
 class SharedCalls:
     """Serves the calls of one worker. ``runtime`` has the engine, which learns of several calls before the plugin is
     loaded."""
 
-    def __init__(self, runtime: JavaScript, host: Host) -> None:
+    def __init__(self, runtime: Engine, host: Host) -> None:
         self._runtime = runtime
         self._host = host
         self._link = host.link

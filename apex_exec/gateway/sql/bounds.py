@@ -8,7 +8,7 @@ table counts as COLUMN_BYTES, about as much as one call may write.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.sql.kinds import merged
@@ -61,6 +61,32 @@ class Value(NamedTuple):
     """Whether it is a column exactly as in the table: an expression that reads such a value first copies it."""
     kind: str = ""
     """Its kind on SQLite, as far as it is known: see ``kinds``."""
+
+
+class Output(NamedTuple):
+    """The result of a query: its columns in order, ``rest`` if it includes a table's star, and all of its work."""
+
+    columns: list[tuple[str, Value]]
+    rest: Value | None
+    work: Sum
+
+
+class Statement(Protocol):
+    """What a rule asks of the statement that its value stands in (``growth.Growth``)."""
+
+    likes: list[list[Sum]]
+
+    def query(self, node: Any) -> Output:
+        """The bounds of a query."""
+
+    def value(self, node: Any) -> Value:
+        """The bound of one expression."""
+
+    def all(self, nodes: Iterable[Any]) -> list[Value]:
+        """The bounds of several expressions."""
+
+    def chain(self, node: Any) -> list[Value]:
+        """The bounds of a chain of one operator, from the left."""
 
 
 STORED = Value({0: COLUMN_BYTES}, {}, stored=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlglot import exp
 
@@ -17,6 +17,7 @@ from apex_exec.gateway.sql.bounds import (
     FORMATTED_WEIGHT,
     HELD_BYTES_MAX,
     ROW_BYTES,
+    Statement,
     Sum,
     Value,
     largest_of,
@@ -26,9 +27,6 @@ from apex_exec.gateway.sql.bounds import (
     times,
     work_of,
 )
-
-if TYPE_CHECKING:
-    from apex_exec.gateway.sql.growth import Growth
 
 
 def _literal_number(node: Any) -> int | None:
@@ -58,7 +56,7 @@ def _replaced(parts: list[Value], given: list[Any]) -> Value:
     return Value(size, plus(work_of(parts), size))
 
 
-def function(g: Growth, node: Any) -> Value:
+def function(g: Statement, node: Any) -> Value:
     """The bound of a call of a function that is allowed."""
     name, given = str(node.this.this if isinstance(node.this, exp.Identifier) else node.this), node.expressions
     form = FORMS.get(name.lower())
@@ -79,13 +77,13 @@ def _is_json(node: Any) -> bool:
     return form is not None and form.cost == "json"
 
 
-_Rule = Callable[["Growth", Form, list[Value], list[Any]], Value]
+_Rule = Callable[["Statement", Form, list[Value], list[Any]], Value]
 _NO_DIGITS = 20
 
 
 def _sized(size: Callable[[list[Value]], Sum]) -> _Rule:
     """A cost whose result has the size that ``size`` computes from the arguments; it is copied once."""
-    def rule(_g: Growth, _form: Form, parts: list[Value], _given: list[Any]) -> Value:
+    def rule(_g: Statement, _form: Form, parts: list[Value], _given: list[Any]) -> Value:
         made = size(parts)
         return Value(made, plus(work_of(parts), made), max((part.digits for part in parts), default=0))
     return rule
@@ -95,26 +93,26 @@ def _fixed(size: int, digits: int = _NO_DIGITS) -> _Rule:
     return lambda _g, _form, parts, _given: Value({0: size}, work_of(parts), digits)
 
 
-def _summed(_g: Growth, form: Form, parts: list[Value], _given: list[Any]) -> Value:
+def _summed(_g: Statement, form: Form, parts: list[Value], _given: list[Any]) -> Value:
     digits = max((part.digits for part in parts), default=0)
     number = number_of(digits + 20, plus(work_of(parts), {0: digits}))
     return number if form.cost == "sum" else Value({0: 400}, number.work, 400)
 
 
-def _rounded(_g: Growth, _form: Form, parts: list[Value], _given: list[Any]) -> Value:
+def _rounded(_g: Statement, _form: Form, parts: list[Value], _given: list[Any]) -> Value:
     return Value({0: 400}, plus(times(read(parts[0]), 4), parts[0].size, work_of(parts)), 400)
 
 
-def _multiplied(_g: Growth, _form: Form, parts: list[Value], _given: list[Any]) -> Value:
+def _multiplied(_g: Statement, _form: Form, parts: list[Value], _given: list[Any]) -> Value:
     digits = max(part.digits for part in parts)
     return number_of(digits, plus(work_of(parts), {0: digits * digits // DIGIT_PAIRS_PER_BYTE}))
 
 
-def _chosen(_g: Growth, _form: Form, parts: list[Value], _given: list[Any]) -> Value:
+def _chosen(_g: Statement, _form: Form, parts: list[Value], _given: list[Any]) -> Value:
     return largest_of(parts)._replace(work=plus(*(part.work for part in parts)))
 
 
-def _looked_for(g: Growth, form: Form, parts: list[Value], given: list[Any]) -> Value:
+def _looked_for(g: Statement, form: Form, parts: list[Value], given: list[Any]) -> Value:
     """A text in which another one is looked for, or whose characters are."""
     work = work_of(parts)
     for needle in parts[1:2]:
@@ -127,13 +125,13 @@ def _looked_for(g: Growth, form: Form, parts: list[Value], given: list[Any]) -> 
     return Value(size, plus(work, size))
 
 
-def _repeated(_g: Growth, form: Form, parts: list[Value], given: list[Any]) -> Value:
+def _repeated(_g: Statement, form: Form, parts: list[Value], given: list[Any]) -> Value:
     many = _literal_number(given[1]) or 0
     size = times(parts[0].size, many) if form.cost == "repeat" else {0: 4 * many}
     return Value(size, plus(work_of(parts), size))
 
 
-def _joined(_g: Growth, form: Form, parts: list[Value], _given: list[Any]) -> Value:
+def _joined(_g: Statement, form: Form, parts: list[Value], _given: list[Any]) -> Value:
     """A separator between any two elements, each of which may have one character."""
     separator, rest = (parts[1], parts[:1]) if form.name == "array_to_string" else (parts[0], parts[1:])
     if set(separator.size) != {0} or separator.size[0] > ELEMENT_WEIGHT:
@@ -143,13 +141,13 @@ def _joined(_g: Growth, form: Form, parts: list[Value], _given: list[Any]) -> Va
     return Value(size, plus(work_of(parts), size))
 
 
-def _as_json(_g: Growth, _form: Form, parts: list[Value], given: list[Any]) -> Value:
+def _as_json(_g: Statement, _form: Form, parts: list[Value], given: list[Any]) -> Value:
     made = [times(part.size, 1 if _is_json(one) else ESCAPED_WEIGHT) for part, one in zip(parts, given, strict=True)]
     size = plus({0: ROW_BYTES * (len(parts) + 1)}, *made)
     return Value(size, plus(work_of(parts), size), max((part.digits for part in parts), default=0))
 
 
-def _kept(_g: Growth, _form: Form, parts: list[Value], _given: list[Any]) -> Value:
+def _kept(_g: Statement, _form: Form, parts: list[Value], _given: list[Any]) -> Value:
     return Value({0: HELD_BYTES_MAX}, plus(work_of(parts), *(part.size for part in parts)),
                  max((part.digits for part in parts), default=0))
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from sqlglot import exp
 
 from apex_exec.gateway.failure import ApiFailure
-from apex_exec.gateway.sql.bounds import SENT_WEIGHT, STEP_BYTES, STORED, Sum, Value, largest_of, plus, read
+from apex_exec.gateway.sql.bounds import SENT_WEIGHT, STEP_BYTES, STORED, Output, Sum, Value, largest_of, plus, read
 from apex_exec.gateway.sql.kinds import Kinds
 from apex_exec.gateway.sql.sqlite_types import Typer
 from apex_exec.gateway.sql.value_costs import RULES, beside
@@ -33,14 +33,6 @@ class Source(NamedTuple):
     columns: dict[str, Value]
     rest: Value | None
     """None if every column is in ``columns``."""
-
-
-class Output(NamedTuple):
-    """The result of a query: its columns in order, ``rest`` if it includes a table's star, and all of its work."""
-
-    columns: list[tuple[str, Value]]
-    rest: Value | None
-    work: Sum
 
 
 class Growth:
