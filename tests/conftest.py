@@ -179,7 +179,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
         def _split_scope(self, nodeid: str) -> str:
             file: str = super()._split_scope(nodeid)
-            if not file.endswith("test_attacks.py"):
+            if not file.endswith("attack/test_attacks.py"):
                 return file
             return "-".join((file, *re.findall(r"\b(test_\w+|root|unprivileged|full|L2|L1)\b(?=[-\[])", nodeid)))
 

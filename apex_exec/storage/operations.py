@@ -58,8 +58,8 @@ class KeptByPlugins:
     def with_removal(self, remove: Handler) -> Handler:
         """``remove``, a plugin's removal, which then also ends what it kept: another plugin may get its id."""
         def removed(context: Context, args: Any) -> Any:
+            store = self.store(context)  # first: if it cannot be opened, the plugin stays, and what it kept with it
             done = remove(context, args)
-            store = self.store(context)
             return {**done, "keptEntries": store.forget_plugin(args.id) if store is not None else 0}
 
         return removed

@@ -46,8 +46,10 @@ QUERIES = (
     Query("CTEs in IN", read_twice(14, "SELECT id FROM {0} WHERE id IN (SELECT id FROM {0})"), (), REFUSED),
     Query("another's refusal by a text of no encoding", "SELECT lower(CAST($1 AS text)) AS x", (NO_UTF8,)),
     Query("another's refusal by a number of no encoding", "SELECT CAST(CAST($1 AS text) AS int) AS x", (NO_UTF8,)),
-    Query("another's refusal by a date out of range", "SELECT CAST($1 AS date) AS x", ("0001-01-01T00:00:00+23:59",)),
-    Query("another's refusal by a text that is no number", "SELECT CAST($1 AS int) AS x", ("x",)),
+    Query("another's refusal by a date out of range", "SELECT CAST($1 AS date) AS x", ("0001-01-01T00:00:00+23:59",),
+          ("sql_parameters",)),
+    Query("another's refusal by a text that is no number", "SELECT CAST($1 AS int) AS x", ("x",),
+          ("sql_parameters",)),
     Query("columns doubled thirty times", "WITH a0 AS (SELECT * FROM orders)" + "".join(
         f", a{n} AS (SELECT *, * FROM a{n - 1})" for n in range(1, 30)) + " SELECT 1 AS x FROM a29", (),
           ("sql_error",)),

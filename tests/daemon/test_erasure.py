@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -53,10 +52,11 @@ def test_a_page_of_events_names_people_and_is_searched_by_their_ids(tmp_path: Pa
     store.append([AuditRecord(1_796_000_000 * 10**9, "data.access", user, "keeper", "query", "success")
                   for user in (A, B, A)])
     store.release()
-    context: Any = SimpleNamespace(settings=load_settings(None, {"state_dir": str(tmp_path)}))
+    settings = load_settings(None, {"state_dir": str(tmp_path)})
 
     def found(**args: Any) -> list[Any]:
-        return [(event["seq"], event["userId"]) for event in ledger_pages.events(context, EventsArgs(**args))["events"]]
+        page = ledger_pages.events(settings, EventsArgs(**args))
+        return [(event["seq"], event["userId"]) for event in page["events"]]
 
     assert found() == [(3, A), (2, B), (1, A)]
     assert found(user=A) == found(text=A) == found(user=A, plugin="keeper", type="data.access") == [(3, A), (1, A)]

@@ -73,7 +73,7 @@ def act(context, params):
 
         def busy(self):
             poll = module.select.poll()
-            poll.register(self.fd, module.select.POLLIN)
+            poll.register(self.fileno(), module.select.POLLIN)
             while not poll.poll(0):
                 pass
 

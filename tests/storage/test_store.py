@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import itertools
 import threading
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
+from apex_exec.config import Settings
+from apex_exec.errors import Refusal
 from apex_exec.storage.entries import COMMON, Full, Place, Waiting
+from apex_exec.storage.operations import KeptByPlugins
 from apex_exec.storage.store import ENTRY_BYTES, Store
 from apex_exec.storage.tables import entries, outbox, totals, used
 from tests.storage.conftest import record
@@ -152,3 +157,13 @@ def test_writers_beside_each_other_exceed_no_quota_and_lose_no_count(store: Stor
     assert counted_right(store) and refused
     assert max(size for *_, size in rows(store, used) if size) <= 2500
     assert rows(store, totals)[0].bytes <= 2500
+
+
+def test_a_plugin_stays_while_what_it_kept_cannot_be_reached(tmp_path: Path) -> None:
+    """Another plugin may get its id: what is kept is to go with it, or neither."""
+    (tmp_path / "storage.db").write_bytes(b"not a database" * 100)
+    removed: list[str] = []
+    remove = KeptByPlugins().with_removal(lambda _, args: removed.append(args.id) or {})  # type: ignore[func-returns-value]
+    with pytest.raises(Refusal):
+        remove(SimpleNamespace(settings=Settings(state_dir=str(tmp_path))), SimpleNamespace(id="p"))  # type: ignore[arg-type]
+    assert not removed
