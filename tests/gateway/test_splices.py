@@ -154,3 +154,10 @@ def test_what_comes_out_is_what_postgres_reads(parser: subprocess.Popen[str], co
     ("SELECT current_user FROM public.orders", "table"), ("SELECT set_config('role', 'x', TRUE)", "setting")])
 def test_the_check_finds_what_it_looks_for(parser: subprocess.Popen[str], text: str, words: str) -> None:
     assert any(words in one for one in found(parser, text, [1])), found(parser, text, [1])
+
+
+@pytest.mark.parametrize("call", ["array_agg(ORDER BY id)", "string_agg(ORDER BY id)", "sum(ORDER BY id)"])
+def test_an_order_without_an_argument_is_an_error_of_the_text(compiler: Compiler, call: str) -> None:
+    with pytest.raises(ApiFailure) as caught:
+        compiler.compile(f"SELECT {call} AS x FROM orders", NAMED)
+    assert caught.value.code in ("sql_syntax", "sql_forbidden"), caught.value

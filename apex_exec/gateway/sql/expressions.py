@@ -11,7 +11,7 @@ from apex_exec.gateway.failure import ApiFailure
 from apex_exec.gateway.sql.allowed import TYPE_NAMES, TYPES
 from apex_exec.gateway.sql.long_numbers import LONG_IN_JSON, NUMBER_CHARACTERS_MAX
 from apex_exec.gateway.sql.rules import TO_NUMERIC, rule, shared
-from apex_exec.gateway.sql.wording import form_of, node_name, position, refuse
+from apex_exec.gateway.sql.wording import form_of, is_text, node_name, position, refuse
 from apex_exec.gateway.sql.writer import Writer
 
 _NUMBER = re.compile(r"\d{1,40}(\.\d{0,40})?([eE][+-]?\d{1,3})?|\.\d{1,40}", re.ASCII)
@@ -238,7 +238,10 @@ def _is(w: Writer, node: Any) -> str:
     if type(node.expression) not in (exp.Null, exp.Boolean):
         raise refuse("this IS")
     word = "IS NOT" if node.args.get("negate") else "IS"
-    return f"({w.write(node.this)} {word} {w.write(node.expression)})"
+    left = w.write(node.this)
+    if is_text(node.this) and not w.lite:
+        left = f"CAST({left} AS TEXT)"  # it may be a parameter of ours, whose type nothing else says there
+    return f"({left} {word} {w.write(node.expression)})"
 
 
 @rule("In", "this expressions query")

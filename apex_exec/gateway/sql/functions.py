@@ -12,12 +12,15 @@ from apex_exec.gateway.sql.allowed import COUNT_MAX, FORMAT_CHARACTERS_MAX, UNIT
 from apex_exec.gateway.sql.bounds import HELD_BYTES_MAX, ROW_BYTES
 from apex_exec.gateway.sql.dialect import OPERATOR
 from apex_exec.gateway.sql.rules import SHARED, rule, shared
-from apex_exec.gateway.sql.wording import form_of, node_name, refuse
+from apex_exec.gateway.sql.wording import form_of, is_text, node_name, position, refuse
 from apex_exec.gateway.sql.writer import Writer
 
 FRAME_ROWS_MAX = 10_000
 """The longest frame that moves: some aggregates are computed anew for every row of it."""
 _ZONE = re.compile(r"(?!.*\.\.)[A-Za-z0-9_+\-/:<>,. ]{1,64}")
+_OF_ANYTHING = frozenset({"concat", "concat_ws", "format", "jsonb_build_array", "jsonb_build_object", "num_nonnulls",
+                         "num_nulls"})
+"""Functions that take a value of any type, so that nothing in a call says which one a parameter has."""
 _SYNTAX = frozenset({"coalesce", "nullif", "greatest", "least", "grouping"})
 """What PostgreSQL reads as a part of the language, not as a function."""
 _SIDES = ("PRECEDING", "FOLLOWING")
@@ -118,9 +121,13 @@ def _each(w: Writer, form: Form, node: Any, given: list[Any] | None = None) -> l
             w.only(argument, "this", "expressions")
             w.sorted(node)
             order, argument = f" ORDER BY {w.all(argument.expressions)}", argument.this
+        if argument is None:
+            raise _nothing_ordered(form, node)
         _check(w, form, number, argument)
-        written.append((w.numeric(argument) if form.name == "round" and not number and len(given) > 1
-                        else w.write(argument)) + order)
+        text = w.numeric(argument) if form.name == "round" and not number and len(given) > 1 else w.write(argument)
+        if form.name in _OF_ANYTHING and is_text(argument) and not w.lite:
+            text = f"CAST({text} AS TEXT)"  # it may be a parameter of ours, whose type nothing else says there
+        written.append(text + order)
     if form.name == "round" and w.lite and len(written) == 1:
         raise w.only_postgres("round with one argument (round(…, 0) is)", node)
     return written
@@ -257,6 +264,10 @@ def _edge(w: Writer, kind: str, value: Any, side: Any) -> str:
     return f"{w.write(value)} {side}"
 
 
+def _nothing_ordered(form: Form, node: Any) -> ApiFailure:
+    return ApiFailure("sql_syntax", f"{form.name} has no argument before its ORDER BY{position(node)}")
+
+
 def _held(w: Writer, form: Form, node: Any, condition: str) -> str:
     """The FILTER of an aggregate that keeps every value in the server's memory.
 
@@ -268,6 +279,8 @@ def _held(w: Writer, form: Form, node: Any, condition: str) -> str:
     given = node.expressions
     distinct = _distinct(given) if given else None
     values = distinct.expressions if distinct is not None else given
+    if any(type(one) is exp.Order and one.this is None for one in values):
+        raise _nothing_ordered(form, node)
     sizes = [f"coalesce(octet_length(CAST({w.write(one.this if type(one) is exp.Order else one)} AS TEXT)), 0)"
              for one in values]
     counted = (f"set_config('apex_exec.held', CAST(coalesce(CAST(nullif(current_setting('apex_exec.held', TRUE), '') "

@@ -39,6 +39,11 @@ def position(node: Any) -> str:
     return " (line {}, column {})".format(*min(places)) if places else ""
 
 
+def is_text(node: Any) -> bool:
+    """Whether ``node`` is a text that the author has written out."""
+    return type(node) is exp.Literal and bool(node.is_string)
+
+
 def form_of(node: Any) -> Form | None:
     """The function that ``node`` calls, if it is a call of one that is allowed."""
     while isinstance(node, exp.Window | exp.Filter | exp.WithinGroup):
