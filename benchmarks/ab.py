@@ -93,7 +93,7 @@ def _measure(lab: Lab, name: str, workload: ab_workloads.Workload, sides: dict[s
                               case=case.name)
                 lab.add(label, "CPU", "µs", (_cpu_us(daemon) - cpu_us) / len(took), workload=name, case=case.name)
 
-            lab.interleave({label: lambda label=label: measure(label) for label in sides})  # type: ignore[misc]
+            lab.interleave({label: lambda label=label: measure(label) for label in sides})  # type: ignore[misc]  # mypy infers no lambda with a default
 
 
 class _Side(Daemon):

@@ -41,7 +41,7 @@ def run(lab: Lab) -> None:
                 while hosts[count].invoke(f"echo-{count - 1:05}").get("code") == "PLUGIN_NOT_FOUND":
                     pass  # the registry is being read
             hosts[count].rounds([""], 200, 8, {}, _message)
-        lab.interleave({str(count): lambda count=count: lab.add_round(  # type: ignore[misc]
+        lab.interleave({str(count): lambda count=count: lab.add_round(  # type: ignore[misc]  # mypy infers no lambda with a default
             WHO, hosts[count].rounds([""], lab.scaled(8000), IN_FLIGHT, {}, _message), **{"beside": count})
             for count in BESIDE})
 

@@ -50,7 +50,7 @@ def kubernetes(*, name: str, namespace: str, image: str, host_image: str, worker
     """A restricted pod with what belongs to it. ``state`` is one of STATES: with ``emptydir`` the registry and the
     ledger are gone with the pod. Raises ValueError."""
     if state not in STATES:
-        raise ValueError(f"{state!r} is no kind of state; there are {', '.join(STATES)}")
+        raise ValueError(f"{state!r} is not a kind of state; write one of {', '.join(STATES)}")
     claimed = state == "pvc"
     volume = f"{{name: state, persistentVolumeClaim: {{claimName: {name}-state}}}}" if claimed else (
         "{name: state, emptyDir: {sizeLimit: 1Gi}}")

@@ -167,8 +167,8 @@ def test_the_registry_works_behind_a_pooler_too(postgres: Postgres) -> None:
             for number in range(40):  # statements of one text on connections that are swapped below them
                 for store in stores:
                     with store.begin() as db:
-                        db.execute(sa.text("SELECT :n + 1"), {"n": number}).scalar_one()
-                        db.execute(sa.text("SELECT CAST(:t AS text)"), {"t": "x"}).scalar_one()
+                        assert db.execute(sa.text("SELECT :n + 1"), {"n": number}).scalar_one() == number + 1
+                        assert db.execute(sa.text("SELECT CAST(:t AS text)"), {"t": "x"}).scalar_one() == "x"
         finally:
             for store in stores:
                 store.dispose()

@@ -161,7 +161,6 @@ def test_a_timeout_around_a_call_ends_the_wait_and_the_call(daemon: Daemon, sile
 
 
 def test_a_signal_that_aborts_a_fetch_of_javascript_ends_the_call_as_well(silent: Silent, ask: Any) -> None:
-    pytest.importorskip("_quickjs")
     before = silent.came
     assert ask("x", "aborts") == [["TimeoutError"] * 12, "fetch_timeout", [{"n": 1}]]
     wait_for(lambda: silent.came == silent.left == before + 13, 5)

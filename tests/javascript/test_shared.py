@@ -137,7 +137,7 @@ def test_failures_are_their_calls_own() -> None:
     def play(host: PlayedHost) -> Iterator[Any]:
         yield [call(0, "nap", 30), call(1, "thrown"), call(2, "timer"), call(3, "nan"), call(4, "deep"),
                call(5, "rejected"), call(7, "deep result"),
-               wire.Call(6, "onActionExecute", "u", call(0, "").deadline_ns, 0, b"\xc1")]  # type: ignore[arg-type]
+               wire.Call(6, "onActionExecute", "u", call(0, "").deadline_ns, 0, b"\xc1")]  # type: ignore[arg-type]  # Raw on the wire
         while len(host.said) < 8:
             yield None
 

@@ -163,7 +163,12 @@ def test_a_plugin_stays_while_what_it_kept_cannot_be_reached(tmp_path: Path) -> 
     """Another plugin may get its id: what is kept is to go with it, or neither."""
     (tmp_path / "storage.db").write_bytes(b"not a database" * 100)
     removed: list[str] = []
-    remove = KeptByPlugins().with_removal(lambda _, args: removed.append(args.id) or {})  # type: ignore[func-returns-value]
+
+    def remove(_context: Any, args: Any) -> dict[str, Any]:
+        removed.append(args.id)
+        return {}
+
+    context: Any = SimpleNamespace(settings=Settings(state_dir=str(tmp_path)))
     with pytest.raises(Refusal):
-        remove(SimpleNamespace(settings=Settings(state_dir=str(tmp_path))), SimpleNamespace(id="p"))  # type: ignore[arg-type]
+        KeptByPlugins().with_removal(remove)(context, SimpleNamespace(id="p"))
     assert not removed

@@ -108,7 +108,8 @@ def asked(permissions: list[str], steps: list[tuple[str, tuple[Any, ...], dict[s
     def act(context: Any) -> Any:
         return [getattr(context.api, method)(*args, **named) for method, args, named in steps]
 
-    return FakePlatform(plugin, **more).call("onActionExecute", {"action": "x", "context": {}})  # type: ignore[no-any-return]
+    answers: list[Any] = FakePlatform(plugin, **more).call("onActionExecute", {"action": "x", "context": {}})
+    return answers
 
 
 def test_writes_answer_with_the_rows_that_they_were_given() -> None:
