@@ -163,7 +163,8 @@ def test_a_timeout_around_a_call_ends_the_wait_and_the_call(daemon: Daemon, sile
 def test_a_signal_that_aborts_a_fetch_of_javascript_ends_the_call_as_well(silent: Silent, ask: Any) -> None:
     before = silent.came
     assert ask("x", "aborts") == [["TimeoutError"] * 12, "fetch_timeout", [{"n": 1}]]
-    wait_for(lambda: silent.came == silent.left == before + 13, 5)
+    # a gateway that has only just been started may get to know of a call and of its end at once
+    wait_for(lambda: silent.came == silent.left and before < silent.came <= before + 13, 5)
 
 
 def test_what_a_hook_gathers_ends_together_and_the_hook_goes_on(ask: Any) -> None:
