@@ -93,6 +93,7 @@ def site(request: pytest.FixtureRequest) -> Iterator[Site]:
         url = "" if request.param == "sqlite" else request.getfixturevalue("postgres").url("storagecalls")
         made = Site(Path(folder), url)
         wait_for(lambda: made.may_run("keeps-py", ["list"]) == [[]], 120, "the storage, which the first call opens,")
+        wait_for(lambda: any(event.result == "success" for event in made.events()), 10, "the first call's own record")
         yield made
         made.daemon.stop()
 
