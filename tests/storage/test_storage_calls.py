@@ -140,7 +140,8 @@ def test_each_method_takes_its_permission(site: Site) -> None:
 
 def test_calls_are_on_record_without_key_and_value_and_each_write_once(site: Site) -> None:
     secret = "key-of-a-person"
-    site.run("keeps-py", ["set", secret, "value-of-a-person"], ["get", secret], ["list"], *[["delete", secret]] * 2, user=C)
+    steps = (["set", secret, "value-of-a-person"], ["get", secret], ["list"], *[["delete", secret]] * 2)
+    site.run("keeps-py", *steps, user=C)
     wait_for(lambda: len(site.events(C)) >= 5, 10, "their records")
     events = sorted(site.events(C), key=lambda event: event.action)
     assert [(event.action, event.event_type, event.result) for event in events] == [
