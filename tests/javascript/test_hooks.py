@@ -78,7 +78,8 @@ ACTIONS = {
     "overflow": "() => { const f = () => f() + 1; return f() }",
     "spin": "() => { for (;;); }",
     "regex": "() => /^(a+)+$/.test('a'.repeat(40) + 'b')",
-    "microtasks": "() => { const f = () => Promise.resolve().then(f); return f() }",
+    # Each microtask returns nothing: a promise that waits for the next would grow a chain until the memory limit.
+    "microtasks": "() => { const f = () => { Promise.resolve().then(f) }; f(); return new Promise(() => {}) }",
     "memory": "() => { const a = []; for (;;) a.push({ a: [1] }) }",
     "memory in a promise": "async () => { await null; const a = []; for (;;) a.push([1, 2, 3]) }",
     "memory in text": "() => { const a = []; for (;;) a.push('x'.repeat(100_000) + a.length) }",
