@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from typing import Any
 
@@ -9,6 +10,7 @@ from apex_exec.client import CallError, Client
 from tests.attack.catalogue import ATTACKS, MODULES, PRELUDE, Attack
 from tests.attack.contained import CONTAINED, FRAME, Contained
 from tests.attack.world import World
+from tests.support import need
 from tests.support.daemon import ECHO, USER, Daemon, write_plugin
 
 LAYERS = ("seccomp", "landlock", "namespaces", "identity", "rlimits")
@@ -54,6 +56,7 @@ def close_worlds() -> None:
 @cache
 def world(user: str) -> World:
     """The surroundings of one user's daemons, with every attack as a bundle."""
+    need(os.geteuid() == 0, "running daemons as root and as another user takes root")
     made = World(USERS[user])
     _WORLDS.append(user)
     for index, attack in enumerate(ATTACKS):
