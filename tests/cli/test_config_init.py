@@ -14,6 +14,13 @@ from apex_exec.config import Settings, known_keys, load_settings
 from tests.cli.test_framework import run
 
 
+@pytest.fixture(autouse=True)
+def _defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without walls has the tests' daemons ask for none, by the environment, which is no default."""
+    for name in [name for name in os.environ if name.startswith("APEX_EXEC_") and name != "APEX_EXEC_PYTHONS"]:
+        monkeypatch.delenv(name)
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "config.toml"
