@@ -7,10 +7,15 @@ import signal
 from collections.abc import Callable
 
 from apex_exec.executor.loop import Loop
+from apex_exec.sandbox.bare import after_launch
 
 
 class Ended(BaseException):
     """The daemon was asked to end before its loop could be asked."""
+
+
+def _raise_ended() -> None:
+    raise Ended
 
 
 class Signals:
@@ -31,7 +36,7 @@ class Signals:
 
     def _end(self, *_: object) -> None:
         self.quiet()
-        raise Ended
+        after_launch(_raise_ended)
 
     def quiet(self) -> None:
         """From now on none of the three does anything by itself: the end is under way."""

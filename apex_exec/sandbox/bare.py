@@ -12,13 +12,15 @@ Every module imports ``multiprocess`` from here, so that dill is never loaded.
 
 from __future__ import annotations
 
+import contextlib
 import copyreg
 import io
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 _had_dill = "dill" in sys.modules
@@ -31,7 +33,7 @@ from multiprocess.context import SpawnProcess, reduction, set_spawning_popen  # 
 if not _had_dill:
     del sys.modules["dill"]  # a program that only uses the clients may want dill
 
-__all__ = ["BareProcess", "Connection", "Pipe", "active_children"]
+__all__ = ["BareProcess", "Connection", "Pipe", "active_children", "after_launch"]
 
 ENDS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 """The signals that a terminal, a shell or an init sends to end a whole group or tree of processes."""
@@ -52,11 +54,44 @@ KEPT = ("PYTHON", "LD_LIBRARY_PATH", "LANG", "LC_")
 """Prefixes of the environment variables that an interpreter needs to find its libraries and its locale."""
 
 
+_launches: list[Callable[[], None]] | None = None
+"""What is to be called once the main thread's launch is over; None while it launches nothing."""
+
+
+def after_launch(act: Callable[[], None]) -> None:
+    """Calls ``act``, which may raise, now; or, if the main thread is just starting a process, as soon as that process
+    has been sent everything. For handlers of signals: the kernel may deliver one to any other thread, and Python then
+    runs its handler in the main thread, whatever that thread has blocked."""
+    if _launches is None:
+        act()
+    else:
+        _launches.append(act)
+
+
+@contextlib.contextmanager
+def _launching() -> Iterator[None]:
+    global _launches
+    if threading.current_thread() is not threading.main_thread():
+        yield  # no handler runs here
+        return
+    _launches = []
+    try:
+        yield
+    finally:
+        acts, _launches = _launches, None
+        for act in acts:
+            act()
+
+
 class _Popen(popen_spawn_posix.Popen):  # type: ignore[misc]  # multiprocess ships no types
     returncode: int | None
 
     def _launch(self, process_obj: BareProcess) -> None:
         """As in the library, except for the data sent, the environment, the folder and the resource tracker's pipe."""
+        with _launching():
+            self._start(process_obj)
+
+    def _start(self, process_obj: BareProcess) -> None:
         body = io.BytesIO()
         set_spawning_popen(self)
         try:
