@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from workers.runtime.values import INT_MAX, NotAValue, check_value
+from workers.wire import DEPTH_MAX
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MARK = secrets.token_hex(12)
@@ -24,6 +25,11 @@ _OPENING = bytes((*range(0xC4, 0xCA), *range(0xD4, 0xD9)))
 """The bytes that open binaries and extensions in MessagePack. In texts and numbers they mean nothing, and cost a closer
 look. (``translate`` looks at a kilobyte in a microsecond, a regular expression in ten.)"""
 _DIGITS = bytes(0x30 if 0x30 <= byte <= 0x39 else byte for byte in range(256))
+LEVELS_MAX = 2 * DEPTH_MAX
+"""Levels of a message of the prelude. The supervisor takes no value of more than DEPTH_MAX, and says where one is too
+deep; this bound is for what no decoder should be asked to read. How deep CPython's own go depends on its version: 3.13
+reads ten thousand levels."""
+_NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _LONG = b"0" * 16
 """Every integer beyond ±(2^53−1) has at least 16 digits; here each digit is written as 0."""
 _json = msgspec.json.Encoder().encode
@@ -71,15 +77,43 @@ def _marked(value: Any) -> Any:
 
 def read(text: str) -> tuple[dict[str, Any], bool]:
     """Parses one message of the prelude. Returns it, and whether some string in it is not Unicode (halves of surrogate
-    pairs). Raises NotAValue if it is nested too deeply."""
+    pairs). Raises NotAValue if it is nested deeper than LEVELS_MAX."""
     try:
-        return _decode_json(text), False
+        message, is_odd = _decode_json(text), False
     except (msgspec.DecodeError, RecursionError):
-        pass
-    try:
-        return json.loads(text), True
-    except RecursionError:
-        raise NotAValue("$", "nested too deeply") from None
+        try:
+            message, is_odd = json.loads(text), True
+        except RecursionError:
+            raise _too_deep() from None
+    if not _is_shallow(text) and _levels(message) > LEVELS_MAX:
+        raise _too_deep()
+    return message, is_odd
+
+
+def _too_deep() -> NotAValue:
+    return NotAValue("$", "nested too deeply")
+
+
+def _is_shallow(text: str) -> bool:
+    """Whether the JSON ``text`` is certainly nested no deeper than LEVELS_MAX, at the cost of reading it once or twice
+    in C. Brackets inside strings may hide that it is not deep."""
+    if text.count("[") + text.count("{") <= LEVELS_MAX:
+        return True
+    brackets = text.encode("utf-8", "replace").translate(None, _NO_BRACKETS)
+    for _ in range(LEVELS_MAX // 2):  # each round takes one or two levels away
+        if not brackets:
+            return True
+        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
+    return not brackets
+
+
+def _levels(value: Any) -> int:
+    """How deep ``value`` is nested; LEVELS_MAX + 1 for anything deeper than that."""
+    levels, level = 0, [value]
+    while levels <= LEVELS_MAX and (level := [one for one in level if isinstance(one, list | dict)]):
+        levels += 1
+        level = [item for one in level for item in (one.values() if isinstance(one, dict) else one)]
+    return levels
 
 
 def from_json(value: Any, text: str, is_odd: bool) -> Any:
