@@ -26,6 +26,7 @@ from apex_exec.daemon import absent
 from apex_exec.daemon.build import connect_executor
 from apex_exec.daemon.core_driver import CoreDriver
 from apex_exec.daemon.duties import Monitoring
+from apex_exec.daemon.hosts.connections import Events
 from apex_exec.daemon.hosts.dispatch_runs import DispatchRuns
 from apex_exec.daemon.hosts.host_socket import HostSocket
 from apex_exec.daemon.hosts.pending_table import PendingTable
@@ -191,10 +192,11 @@ class Rig:
             pool=pool, driver=driver, guard=guard, metrics=metrics, logs=logs, workers=self.workers, peers=self.peers,
             requests=self.requests, audit=trail, gauges=gauges, forget=())
         monitoring = Monitoring(monitor, self.workers)
+        nobody = StreamPeers(self.loop, Events(message=lambda *_: None, gone=lambda _: None, broken=lambda *_: None), 1)
         self.turn_of_loop = Turn(
             loop=self.loop, guard=guard, pool=pool, driver=driver, workers=self.workers, peers=self.peers,
             requests=self.requests, api=api, audit=trail, supervisor=supervisor, monitoring=monitoring,
-            duties=(trail.duty, monitoring))
+            duties=(trail.duty, monitoring), admin=absent.NoAdministration(nobody))
         self.peers.bind(f"ipc://{folder}/s")
         supervisor.set_plugin(PluginSpec("echo", "1.0.0", "d", "plugin.py", ("onActionExecute",)))
         self.host = socket.socket(socket.AF_UNIX)

@@ -27,11 +27,14 @@ class Timed:
 
 
 class Timers:
-    """The heap. Ties are woken in the order in which they were armed."""
+    """The heap. Ties are woken in the order in which they were armed. ``wake_ns`` is when the first entry is due,
+    NEVER_NS without one: an outdated entry makes it too early, never too late, so the loop may read it in every
+    round."""
 
-    __slots__ = ("_heap", "_stale", "_tie")
+    __slots__ = ("_heap", "_stale", "_tie", "wake_ns")
 
     def __init__(self) -> None:
+        self.wake_ns = NEVER_NS
         self._heap: list[tuple[int, int, Timed]] = []
         self._tie = 0
         self._stale = 0
@@ -48,6 +51,8 @@ class Timers:
         owner.armed_ns = due_ns
         owner.entry = self._tie = self._tie + 1
         heapq.heappush(self._heap, (due_ns, self._tie, owner))
+        if due_ns < self.wake_ns:
+            self.wake_ns = due_ns
 
     def drop(self, owner: Timed) -> None:
         """Wakes ``owner`` no more."""
@@ -62,9 +67,11 @@ class Timers:
         while heap:
             due_ns, entry, owner = heap[0]
             if owner.entry == entry:
+                self.wake_ns = due_ns
                 return due_ns
             heapq.heappop(heap)
             self._stale -= 1
+        self.wake_ns = NEVER_NS
         return None
 
     def pop_due(self, now_ns: int) -> Timed | None:
@@ -73,6 +80,7 @@ class Timers:
         if due_ns is None or due_ns > now_ns:
             return None
         owner = heapq.heappop(self._heap)[2]
+        self.wake_ns = self._heap[0][0] if self._heap else NEVER_NS
         owner.armed_ns = NEVER_NS
         owner.entry = 0
         return owner
@@ -84,4 +92,5 @@ class Timers:
             return
         self._heap = [entry for entry in self._heap if entry[2].entry == entry[1]]
         heapq.heapify(self._heap)
+        self.wake_ns = self._heap[0][0] if self._heap else NEVER_NS
         self._stale = 0

@@ -12,7 +12,7 @@ from typing import Any
 from apex_exec.core.deadline import NEVER_NS
 from apex_exec.core.plugin import PluginSpec
 from apex_exec.daemon.duties import Duty
-from apex_exec.daemon.hosts.connections import Peer
+from apex_exec.daemon.hosts.connections import Connections, Peer
 from apex_exec.errors import Code, WireError
 from apex_exec.executor.links.worker_link import WorkerLink
 from apex_exec.ledger.records import AuditRecord
@@ -101,6 +101,17 @@ class NoApiCalls:
 
     def peer_gone(self, peer: Peer) -> None:
         """It provided nothing."""
+
+
+class NoAdministration:
+    """Serves nobody: nothing has bound its endpoint."""
+
+    def __init__(self, peers: Connections) -> None:
+        self.peers = peers
+
+    def run(self, now_ns: int) -> bool:
+        """Nobody asks."""
+        return False
 
 
 class NoMonitor:

@@ -126,8 +126,8 @@ def build_daemon(ground: Ground, reread: Callable[[], Settings]) -> Parts:
         loop=loop, guard=service.guard, pool=service.pool, driver=service.driver, workers=service.workers,
         peers=service.hosts.peers, requests=service.requests, api=service.api, audit=service.audit,
         supervisor=service.supervisor, monitoring=monitoring,
-        duties=(service.audit.duty, monitoring, service.api.duty, service.places.duty, administration.admin,
-                feed.duty))
+        duties=(service.audit.duty, monitoring, service.api.duty, service.places.duty, feed.duty),
+        admin=administration.admin)
     loop.every(1.0, service.supervisor.upkeep)
     loop.every(MEASURE_SECONDS, service.gauges.measure)
     loop.every(1.0, service.audit.upkeep)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
+from apex_exec.core.deadline import NEVER_NS
 from apex_exec.core.limits import SECOND_NS
 
 if TYPE_CHECKING:
@@ -12,50 +13,72 @@ if TYPE_CHECKING:
     from apex_exec.executor.ports import Governing
 
 
-class Due(Protocol):
-    """Anything that can stand in the list of duties."""
-
-    name: str
-    """What a failure of it is called in the log and in ``duty_failures_total``."""
-
-    @property
-    def due_ns(self) -> int:
-        """When (CLOCK_MONOTONIC) ``run`` is to be called; 0 for at once, NEVER_NS for not at all. A duty may change it
-        at any time: it is looked at in every round of the loop."""
-
-    @property
-    def run(self) -> Callable[[int], bool]:
-        """``run(now_ns)`` does a bounded part of it and sets ``due_ns``; True if more can be done at once."""
-
-
 class Duty:
-    """A duty whose owner sets ``due_ns``."""
+    """``run(now_ns)`` does a bounded part of the duty, sets ``due_ns`` and returns True if more can be done at once.
+    ``name`` is what a failure is called in the log and in ``duty_failures_total``."""
 
-    __slots__ = ("due_ns", "name", "run")
+    __slots__ = ("_due_ns", "agenda", "name", "run")
 
     def __init__(self, name: str, due_ns: int, run: Callable[[int], bool]) -> None:
         self.name = name
-        self.due_ns = due_ns
         self.run = run
+        self.agenda: Agenda | None = None
+        self._due_ns = due_ns
+
+    @property
+    def due_ns(self) -> int:
+        """When (CLOCK_MONOTONIC) ``run`` is to be called; 0 for at once, NEVER_NS for not at all. The duty's owner may
+        set it at any time."""
+        return self._due_ns
+
+    @due_ns.setter
+    def due_ns(self, due_ns: int) -> None:
+        self._due_ns = due_ns
+        if self.agenda is not None and due_ns < self.agenda.soonest_ns:
+            self.agenda.soonest_ns = due_ns
 
 
-class Monitoring:
+class Agenda:
+    """The duties in their order, and ``soonest_ns``, before which none of them is due: the loop compares two numbers in
+    a round in which no duty is due, however many there are. ``failed(name, error)`` is the guard's."""
+
+    def __init__(self, duties: Iterable[Duty], failed: Callable[[str, Exception], None]) -> None:
+        self.soonest_ns = 0
+        self._duties = tuple(duties)
+        self._failed = failed
+        for duty in self._duties:
+            duty.agenda = self
+
+    def run(self, now_ns: int) -> bool:
+        """Runs what is due; True if more can be done at once. An exception costs the duty that raised it."""
+        busy = False
+        for duty in self._duties:
+            if now_ns >= duty.due_ns:
+                try:
+                    busy |= duty.run(now_ns)
+                except Exception as error:
+                    self._failed(duty.name, error)
+        self.soonest_ns = min((duty.due_ns for duty in self._duties), default=NEVER_NS)
+        return busy
+
+
+class Monitoring(Duty):
     """The duty of looking at the workers' CPU and memory (``resource_monitor``): its whole cadence is here.
 
     After a failure that concerns no single plugin it is tried again a second later. If no worker was busy at the last
     look the next one is far; ``wake`` has it come soon.
     """
 
-    name = "governing"
+    __slots__ = ("_governing", "_workers", "rests")
 
     def __init__(self, governing: Governing, workers: LocalExecutor) -> None:
-        self.due_ns = 0
+        super().__init__("governing", 0, self._look)
         self.rests = False
         """True if no worker was busy at the last look: a call that is sent now needs a look soon."""
         self._governing = governing
         self._workers = workers
 
-    def run(self, now_ns: int) -> bool:
+    def _look(self, now_ns: int) -> bool:
         """Samples workers, holds back and lets go on."""
         self.due_ns = now_ns + SECOND_NS
         self.due_ns = self._governing.tick(now_ns)

@@ -13,7 +13,8 @@ from apex_exec.wire import hooks
 from apex_exec.wire import messages as msg
 
 if TYPE_CHECKING:
-    from apex_exec.daemon.duties import Due
+    from apex_exec.daemon.duties import Duty
+    from apex_exec.daemon.hosts.connections import Connections
 
 
 class ApiCalls(ports.ApiCalls, Protocol):
@@ -32,6 +33,17 @@ class ApiCalls(ports.ApiCalls, Protocol):
         """The connection ended: it provides nothing any longer, and owes no answer."""
 
 
+class Administering(Protocol):
+    """What serves the admin endpoint, whose connections are ``peers``."""
+
+    @property
+    def peers(self) -> Connections:
+        """The connections of operators."""
+
+    def run(self, now_ns: int) -> bool:
+        """Serves a bounded part of what has come; True if there is more."""
+
+
 class Trail(Protocol):
     """Everything that must be on record goes through here (``sides/audit_trail.py`` says more of each)."""
 
@@ -39,7 +51,7 @@ class Trail(Protocol):
     fine_until_ns: int
 
     @property
-    def duty(self) -> Due:
+    def duty(self) -> Duty:
         """Hands over what has gathered."""
 
     @property

@@ -14,16 +14,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from apex_exec.core import events as ev
+from apex_exec.core.deadline import NEVER_NS
 from apex_exec.core.limits import MS_NS
 from apex_exec.core.scheduler.pool import Pool
 from apex_exec.daemon.core_driver import CoreDriver
-from apex_exec.daemon.duties import Due, Monitoring
+from apex_exec.daemon.duties import Agenda, Duty, Monitoring
 from apex_exec.daemon.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from apex_exec.daemon.hosts.connections import Connections
     from apex_exec.daemon.hosts.requests import Requests
-    from apex_exec.daemon.ports import ApiCalls, Trail
+    from apex_exec.daemon.ports import Administering, ApiCalls, Trail
     from apex_exec.executor.guard import Guard
     from apex_exec.executor.local import LocalExecutor
     from apex_exec.executor.loop import Loop
@@ -38,14 +39,15 @@ on SQLite it was most of the supervisor's CPU time."""
 
 
 class Turn:
-    """``duties`` are looked at in their order; ``monitoring`` is one of them."""
+    """``duties`` are run in their order when they are due; ``monitoring`` is one of them. ``admin`` serves operators
+    after them, in a bounded part of each round."""
 
     def __init__(self, *, loop: Loop, guard: Guard, pool: Pool, driver: CoreDriver, workers: LocalExecutor,
                  peers: Connections, requests: Requests, api: ApiCalls, audit: Trail, supervisor: Supervisor,
-                 monitoring: Monitoring, duties: Sequence[Due]) -> None:
+                 monitoring: Monitoring, duties: Sequence[Duty], admin: Administering) -> None:
         self._loop = loop
         self._guard = guard
-        self._pool = pool
+        self._timers = pool.timers
         self._driver = driver
         self._workers = workers
         self._peers = peers
@@ -54,32 +56,31 @@ class Turn:
         self._audit = audit
         self._supervisor = supervisor
         self._monitoring = monitoring
-        self._duties = tuple(duties)
+        self._agenda = Agenda(duties, guard.failed)
+        self._admin = admin
+        self._admin_peers = admin.peers
 
     def run(self) -> int:  # noqa: C901, PLR0912 - a round in its order; cut up it would cost each call more
         """One round. When the next is due (CLOCK_MONOTONIC ns; 0: now)."""
         now_ns = _clock_ns()
-        guard, workers, peers = self._guard, self._workers, self._peers
+        guard, workers, peers, agenda, timers = self._guard, self._workers, self._peers, self._agenda, self._timers
         if guard.faulty:
             self._driver.quarantine(now_ns)
         if workers.dirty:  # calls that came about since the last round do not wait for what is taken in now
             workers.flush()
         busy = False
+        if peers.unsent:
+            self._flush()
+        if now_ns >= agenda.soonest_ns:
+            busy = agenda.run(now_ns)
+        admin_peers = self._admin_peers
+        if admin_peers.unread or admin_peers.unsent:
+            busy = self._administer(now_ns) or busy
         try:
-            peers.flush()
-        except Exception as error:
-            guard.failed("hosts", error)
-        for duty in self._duties:
-            if now_ns >= duty.due_ns:
-                try:
-                    if duty.run(now_ns):
-                        busy = True
-                except Exception as error:
-                    guard.failed(duty.name, error)
-        try:
-            audit = self._audit
-            if (now_ns <= audit.fine_until_ns or not audit.is_stalling(now_ns)) and peers.receive():
-                busy = True
+            if peers.unread:
+                audit = self._audit
+                if (now_ns <= audit.fine_until_ns or not audit.is_stalling(now_ns)) and peers.receive():
+                    busy = True
             if self._requests.left and self._requests.cancel_left():
                 busy = True
         except Exception as error:
@@ -89,10 +90,8 @@ class Turn:
                 busy = True
         except Exception as error:
             guard.failed("links that wait", error)
-        wake_ns = self._pool.next_wake_ns()
-        if wake_ns is not None and wake_ns <= now_ns:
+        if timers.wake_ns <= now_ns:
             self._driver.step(ev.Tick(), now_ns)
-            wake_ns = self._pool.next_wake_ns()
             busy = True
         if self._monitoring.rests and workers.activated:
             self._monitoring.wake(now_ns)
@@ -100,19 +99,31 @@ class Turn:
             workers.flush()
         if workers.unsettled and workers.follow_up(now_ns):
             busy = True
-        try:
-            peers.flush()
-        except Exception as error:
-            guard.failed("hosts", error)
+        if peers.unsent:
+            self._flush()
         if self._supervisor.drain_until_ns and self._supervisor.drained(now_ns):
             self._loop.stop()
-        if busy or guard.faulty:  # who is to be quarantined is so at once
+        if busy or guard.faulty or admin_peers.unread or admin_peers.unsent:  # who is to be quarantined is so at once
             return 0
         self._loop.core_free = len(workers.busy) < SPIN_BELOW and not self._api.at_gateway
-        due_ns = now_ns + FAR_NS if wake_ns is None else wake_ns
-        for duty in self._duties:
-            if duty.due_ns < due_ns:
-                due_ns = duty.due_ns
+        wake_ns, due_ns = timers.wake_ns, agenda.soonest_ns
+        if wake_ns < due_ns:
+            due_ns = wake_ns
+        if due_ns == NEVER_NS:
+            due_ns = now_ns + FAR_NS
         if workers.reading.size and (read_ns := workers.next_read_ns(now_ns)) is not None and read_ns < due_ns:
             return read_ns
         return due_ns
+
+    def _flush(self) -> None:
+        try:
+            self._peers.flush()
+        except Exception as error:
+            self._guard.failed("hosts", error)
+
+    def _administer(self, now_ns: int) -> bool:
+        try:
+            return self._admin.run(now_ns)
+        except Exception as error:
+            self._guard.failed("administration", error)
+            return True

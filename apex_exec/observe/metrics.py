@@ -166,6 +166,20 @@ class Tally:
         return ordered[len(ordered) // 2] / 1e6, ordered[len(ordered) * 99 // 100] / 1e6
 
 
+class _Outcome:
+    """The series of one plugin, hook and outcome, which a verdict finds by one look-up. ``pending`` verdicts are not in
+    the counter yet. A histogram is None until something was observed: a call that is refused neither waits nor runs."""
+
+    __slots__ = ("keys", "pending", "queued", "ran", "tally")
+
+    def __init__(self, keys: tuple[_Key, _Key, _Key], tally: Tally) -> None:
+        self.keys = keys
+        self.tally = tally
+        self.pending = 0
+        self.queued: _Histogram | None = None
+        self.ran: _Histogram | None = None
+
+
 class Metrics:
     """All values. ``health`` maps each condition of readiness to what is wrong, or to "" if nothing is."""
 
@@ -177,8 +191,10 @@ class Metrics:
         self._changed: dict[tuple[str, Labels], None] = {}
         self._forgotten: list[str] = []
         self._health_sent: dict[str, str] | None = None
-        self._verdicts: dict[tuple[str, str, str], tuple[_Key, _Key, _Key]] = {}
-        """(plugin, hook, code) → the series for the number of verdicts, the waiting times and the run times."""
+        self._outcomes: dict[tuple[str, str, str], _Outcome] = {}
+        """By plugin, hook and code."""
+        self._unsettled: list[_Outcome] = []
+        """Those with pending verdicts. Every reader calls ``_settle`` first."""
         self._table = table(per_plugin_histograms)
         self._tallies: dict[str, Tally] = {}
         self._failing: dict[str, None] = {}  # plugins with a failure in the last minutes
@@ -200,66 +216,83 @@ class Metrics:
 
     def get(self, name: str, labels: Labels = ()) -> float:
         """The value of a counter or gauge; 0 if it has none."""
+        self._settle()
         return self._values.get((name, labels), 0.0)
 
     def observe(self, name: str, labels: Labels, value: float) -> None:
         """Adds one observation, in seconds, to a histogram."""
         self._observe((name, labels), METRICS[name].buckets, value)
 
-    def _observe(self, key: tuple[str, Labels], buckets: tuple[float, ...], value: float) -> None:
+    def _histogram(self, key: _Key, buckets: tuple[float, ...]) -> _Histogram:
         histogram = self._histograms.get(key)
         if histogram is None:
             histogram = self._histograms[key] = _Histogram(len(buckets))
+        return histogram
+
+    def _observe(self, key: tuple[str, Labels], buckets: tuple[float, ...], value: float) -> None:
+        histogram = self._histogram(key, buckets)
         histogram.counts[bisect_left(buckets, value)] += 1
         histogram.sum += value
         self._changed[key] = None
 
     def invocation(self, verdict: Verdict, code: str) -> None:
         """Counts one verdict under its code on the wire ("" is a result)."""
-        plugin, hook = verdict.plugin, verdict.hook
-        counter, key, run_key = self._verdicts.get((plugin, hook, code)) or self._series(plugin, hook, code)
-        tally = self._count(plugin, counter, code)
-        # The same as ``_observe``, but without its two function calls: every verdict passes here.
-        changed, histograms = self._changed, self._histograms
-        histogram = histograms.get(key)
+        outcome = self._outcomes.get((verdict.plugin, verdict.hook, code)) or self._outcome(
+            verdict.plugin, verdict.hook, code)
+        # The same as ``_count`` and ``_observe``, but without their function calls: every verdict passes here.
+        if not outcome.pending:
+            self._unsettled.append(outcome)
+        outcome.pending += 1
+        tally = outcome.tally
+        tally.calls += 1
+        if code:
+            tally.failed += 1
+        histogram = outcome.queued
         if histogram is None:
-            histogram = histograms[key] = _Histogram(len(LATENCY_SECONDS))
+            histogram = outcome.queued = self._histogram(outcome.keys[1], LATENCY_SECONDS)
         value = verdict.queue_ns / 1e9
         histogram.counts[bisect_left(LATENCY_SECONDS, value)] += 1
         histogram.sum += value
-        changed[key] = None
         if verdict.started:
             tally.recent_ns.append(verdict.run_ns)
-            histogram = histograms.get(run_key)
+            histogram = outcome.ran
             if histogram is None:
-                histogram = histograms[run_key] = _Histogram(len(LATENCY_SECONDS))
+                histogram = outcome.ran = self._histogram(outcome.keys[2], LATENCY_SECONDS)
             value = verdict.run_ns / 1e9
             histogram.counts[bisect_left(LATENCY_SECONDS, value)] += 1
             histogram.sum += value
-            changed[run_key] = None
 
     def refused(self, plugin: str, hook: str, code: str) -> None:
         """Counts one call that was not admitted; it neither waited nor ran."""
-        keys = self._verdicts.get((plugin, hook, code)) or self._series(plugin, hook, code)
-        self._count(plugin, keys[0], code)
+        outcome = self._outcomes.get((plugin, hook, code)) or self._outcome(plugin, hook, code)
+        if not outcome.pending:
+            self._unsettled.append(outcome)
+        outcome.pending += 1
+        outcome.tally.calls += 1
+        outcome.tally.failed += code != ""
 
-    def _series(self, plugin: str, hook: str, code: str) -> tuple[_Key, _Key, _Key]:
+    def _outcome(self, plugin: str, hook: str, code: str) -> _Outcome:
         labels = (plugin, hook) if self.per_plugin_histograms else (hook,)
-        keys = self._verdicts[(plugin, hook, code)] = (
-            ("invocations_total", (plugin, hook, code or "ok")),
-            ("queue_duration_seconds", labels), ("invocation_duration_seconds", labels))
-        return keys
+        keys = (("invocations_total", (plugin, hook, code or "ok")),
+                ("queue_duration_seconds", labels), ("invocation_duration_seconds", labels))
+        outcome = self._outcomes[(plugin, hook, code)] = _Outcome(keys, self._tallies.setdefault(plugin, Tally()))
+        return outcome
 
-    def _count(self, plugin: str, key: _Key, code: str) -> Tally:
-        values = self._values
-        values[key] = values.get(key, 0.0) + 1.0
-        self._changed[key] = None
-        tally = self._tallies.get(plugin)
-        if tally is None:
-            tally = self._tallies[plugin] = Tally()
-        tally.calls += 1
-        tally.failed += code != ""
-        return tally
+    def _settle(self) -> None:
+        """Adds what is pending to the counters, and notes which series have changed by it."""
+        if not self._unsettled:
+            return
+        values, changed = self._values, self._changed
+        for outcome in self._unsettled:
+            counter, queued, ran = outcome.keys
+            values[counter] = values.get(counter, 0.0) + outcome.pending
+            outcome.pending = 0
+            changed[counter] = None
+            if outcome.queued is not None:
+                changed[queued] = None
+            if outcome.ran is not None:
+                changed[ran] = None
+        self._unsettled.clear()
 
     def failure(self, plugin: str, what: str, now_ns: int) -> None:
         """Counts one failure by the plugin's own fault. ``what`` describes the latest one, on one short line."""
@@ -319,32 +352,35 @@ class Metrics:
 
     def forget_plugin(self, plugin: str) -> None:
         """Deletes every series of ``plugin``, which was removed."""
+        self._settle()
         self._tallies.pop(plugin, None)
         self._failing.pop(plugin, None)
         for values in (self._values, self._histograms):
             for key in [key for key in values if self._plugin_of(key) == plugin]:
                 del values[key]
                 self._changed.pop(key, None)
-        for known in [known for known in self._verdicts if known[0] == plugin]:
-            del self._verdicts[known]
+        for known in [known for known in self._outcomes if known[0] == plugin]:
+            del self._outcomes[known]
         self._forgotten.append(plugin)
 
     # ------------------------------------------------------------------ to the exporter
     def resend(self) -> None:
         """Marks everything as changed, because a new exporter has started."""
+        self._settle()
         self._changed = dict.fromkeys((*self._values, *self._histograms))
         self._health_sent = None
 
     @property
     def changed(self) -> bool:
         """Whether a series has changed since the last report."""
-        return bool(self._changed)
+        return bool(self._changed or self._unsettled)
 
     def changes(self, limit: int) -> list[messages.Forget | messages.Series | messages.Health]:
         """Up to ``limit`` changed series as messages for the exporter, followed by the health if that changed."""
         found: list[messages.Forget | messages.Series | messages.Health] = [
             messages.Forget(plugin) for plugin in self._forgotten]
         self._forgotten.clear()
+        self._settle()
         series: list[Any] = []
         changed = self._changed
         while changed and len(series) < limit:

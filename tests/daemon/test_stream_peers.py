@@ -324,7 +324,7 @@ def test_a_flood_of_the_smallest_messages_gets_a_bounded_turn_and_one_place_in_t
 
     def counted() -> bool:
         counts[0] = 0
-        lines.append(len(echo.peers._ready))
+        lines.append(len(echo.peers.unread))
         more = receive()
         handled.append(counts[0])
         return more

@@ -28,7 +28,10 @@ class Parts:
         self.workers = SimpleNamespace(
             dirty=True, flush=self.note("calls leave"), reading=SimpleNamespace(size=0), activated=False,
             unsettled=False, busy=set())
-        self.peers = SimpleNamespace(flush=self.note("answers leave"), receive=self.note("requests are read", taken_in))
+        self.peers = SimpleNamespace(flush=self.note("answers leave"), receive=self.note("requests are read", taken_in),
+                                     unread=True, unsent=True)
+        self.operators = SimpleNamespace(unread=False, unsent=False)
+        admin = SimpleNamespace(peers=self.operators, run=lambda _now_ns: self.serve_operators())
         self.requests = SimpleNamespace(left=False)
         self.api = SimpleNamespace(at_gateway={})
         self.audit = SimpleNamespace(fine_until_ns=NEVER_NS if admits else 0, is_stalling=lambda _now_ns: True)
@@ -37,7 +40,13 @@ class Parts:
         self.turn = Turn(
             loop=self.loop, guard=self.guard, pool=self.pool, driver=self, workers=self.workers,
             peers=self.peers, requests=self.requests, api=self.api, audit=self.audit,
-            supervisor=self.supervisor, monitoring=self.monitoring, duties=duties)
+            supervisor=self.supervisor, monitoring=self.monitoring, duties=duties, admin=admin)
+
+    def serve_operators(self) -> bool:
+        """The admin endpoint's part: it reads all that came."""
+        self.noted.append("operators are served")
+        self.operators.unread = False
+        return False
 
     def note(self, what: str, answer: Any = None) -> Any:
         """A function that notes that it was called."""
@@ -70,6 +79,32 @@ def test_only_duties_that_are_due_are_run_and_the_next_one_says_when_to_wake() -
     assert ran == ["now"] and due_ns == 0, "a duty that is due at once keeps the loop awake"
     parts = Parts(duty(ran, "later", soon_ns), taken_in=False)
     assert parts.turn.run() == soon_ns
+
+
+def test_a_duty_that_becomes_due_sooner_is_run_at_its_new_time() -> None:
+    ran: list[str] = []
+    late = duty(ran, "moved", NEVER_NS)
+    parts = Parts(duty(ran, "other", NEVER_NS), late, taken_in=False)
+    assert parts.turn.run() > time.monotonic_ns() + 10**12
+    late.due_ns = soon_ns = time.monotonic_ns() + 10**9
+    assert parts.turn.run() == soon_ns and not ran
+    late.due_ns = 0
+    parts.turn.run()
+    assert ran == ["moved"]
+    late.due_ns = NEVER_NS
+    parts.turn.run()
+    assert ran == ["moved"] and parts.turn.run() > time.monotonic_ns() + 10**12
+
+
+def test_operators_are_served_when_they_have_sent_something_and_the_loop_comes_back_for_what_is_unsent() -> None:
+    parts = Parts(taken_in=False)
+    parts.peers.unread = parts.peers.unsent = False
+    parts.turn.run()
+    assert parts.noted == ["calls leave", "calls leave"], "nobody has sent anything"
+    parts.operators.unread = True
+    assert parts.turn.run() > 0 and parts.noted.count("operators are served") == 1
+    parts.operators.unsent = True
+    assert parts.turn.run() == 0, "an answer waits to be written"
 
 
 def test_a_core_is_free_to_poll_on_only_while_neither_workers_nor_the_gateway_need_it(

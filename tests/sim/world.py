@@ -388,7 +388,11 @@ class World(Crowd):
         known = self.plugins.get(plugin)
         asked = Asked(call, plugin, user, deadline_ns, self.now_ns, known.version if known else 0)
         self.calls[call] = self.open[call] = asked
-        self.step(ev.InvokeRequested(call, plugin, "onDataFetch", user, NIL, deadline_ns))
+        has_room = False
+        if not self.pool.admission.draining and call & 1:  # a host's call, which the shell asks about first
+            spec, refusal = self.pool.peek(plugin, user, self.now_ns)
+            has_room = spec is not None and refusal is None
+        self.step(ev.InvokeRequested(call, plugin, "onDataFetch", user, NIL, deadline_ns, has_room=has_room))
         return call
 
     def cancel(self, call: int) -> None:

@@ -42,7 +42,7 @@ class Admission:
             refusal = self.may_not_begin(request, spec)
             if refusal is not None:
                 return refusal
-        refusal = self.full(slot, request.user_id, now_ns)
+        refusal = None if request.has_room else self.full(slot, request.user_id, now_ns)
         if refusal is None and slot.users.known:
             refusal = self.user_paused(slot, request, now_ns)
         if refusal is None and slot.breaker.start_after_ns > now_ns:

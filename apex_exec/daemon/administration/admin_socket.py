@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from apex_exec.core.deadline import NEVER_NS
 from apex_exec.daemon.administration import operations
 from apex_exec.daemon.administration.registrar_link import Registrar
 from apex_exec.daemon.administration.role_table import READING
@@ -73,10 +72,8 @@ class AdminSocket:
     """Serves the table of operations. ``handlers`` are those of the loop; ``registrar`` runs the others. ``access()``
     says what each caller may; it is called for every message, so that a reload changes it for open connections too.
 
-    It is a duty of the loop (``duties.Due``): due as soon as a connection has something to read or to write.
+    The loop calls ``run`` as soon as one of ``peers`` has something to read or to write.
     """
-
-    name = "administration"
 
     def __init__(self, loop: Loop, handlers: dict[str, operations.Handler], access: Callable[[], Access],
                  registrar: Registrar, *, audit: Trail, metrics: Metrics, logs: Logs) -> None:
@@ -88,11 +85,6 @@ class AdminSocket:
         self._logs = logs
         self.peers = StreamPeers(loop, Events(message=self._message, gone=lambda _: None, broken=self._broken),
                                  BYTES_MAX, CONNECTIONS_MAX)
-
-    @property
-    def due_ns(self) -> int:
-        """At once if there is something to do."""
-        return 0 if self.peers.has_news else NEVER_NS
 
     def run(self, _: int) -> bool:
         """One bounded read of each connection: who sends without end must not keep the loop from everybody else."""

@@ -64,11 +64,19 @@ class Connections(Protocol):
     def __len__(self) -> int:
         """How many there are."""
 
+    @property
+    def unread(self) -> object:
+        """True, or not empty, if ``receive`` has something to do."""
+
+    @property
+    def unsent(self) -> object:
+        """True, or not empty, if ``flush`` has something to do."""
+
     def bind(self, endpoint: str) -> None:
         """Serves ``endpoint``; a second call serves it anew after its socket file was deleted. Raises OSError."""
 
     def receive(self) -> bool:
-        """Takes a bounded number of messages; True if more may be waiting. Call it in every round."""
+        """Takes a bounded number of messages; True if more may be waiting."""
 
     def reply(self, peer: Peer, frames: list[bytes], body: bytes) -> None:
         """Sends one message, keeps it while the peer reads slowly, drops it if the peer is gone."""

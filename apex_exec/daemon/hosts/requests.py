@@ -164,8 +164,8 @@ class Requests:
         self._calls[call] = Pending(peer, frames, request.id)
         if request.traceparent:
             table.traces[call] = request.traceparent[:64]
-        self._step(ev.InvokeRequested(call, spec.id, request.action, user_id, payload, now_ns + timeout_ms * MS_NS),
-                   now_ns)
+        self._step(ev.InvokeRequested(call, spec.id, request.action, user_id, payload, now_ns + timeout_ms * MS_NS,
+                                      False, True), now_ns)
 
     def _refuse(self, peer: Peer, frames: list[bytes], request: msg.Invoke, refusal: Refusal) -> None:
         """The short way out for a call that is not admitted: under a flood it is nearly all that the loop does."""

@@ -109,8 +109,10 @@ class StreamPeers:
         self._by_uid: Counter[int] = Counter()
         self._unfinished = ConnectionQuota[StreamPeer](UNFINISHED_BYTES_MAX, self._overfull)
         self._unread = ConnectionQuota[StreamPeer](UNREAD_BYTES_MAX, self._overfull)
-        self._ready: deque[StreamPeer] = deque()
-        self._dirty: list[StreamPeer] = []
+        self.unread: deque[StreamPeer] = deque()
+        """Who has sent something that ``receive`` has not read."""
+        self.unsent: list[StreamPeer] = []
+        """Whom ``flush`` has something to send to."""
         self._numbers = 0
         self._paused = False
         loop.every(HANDSHAKE_SECONDS_MAX, self._sweep)
@@ -118,11 +120,6 @@ class StreamPeers:
 
     def __len__(self) -> int:
         return len(self._peers)
-
-    @property
-    def has_news(self) -> bool:
-        """Whether ``receive`` or ``flush`` has something to do."""
-        return bool(self._ready or self._dirty)
 
     # ------------------------------------------------------------------ connections
     def bind(self, endpoint: str) -> None:
@@ -168,7 +165,7 @@ class StreamPeers:
                               self._message_bytes_max, time.monotonic_ns())
             self._peers.add(peer)
             self._by_uid[uid] += 1
-            self._dirty.append(peer)
+            self.unsent.append(peer)
             self._loop.add(socket.fileno(), partial(self._event, peer), _EDGE)
 
     def _resume(self, _: int) -> None:
@@ -180,13 +177,13 @@ class StreamPeers:
         if mask & _OUT and peer.blocked:
             peer.blocked = False
             self._unread.note(peer, 0)
-            self._dirty.append(peer)
+            self.unsent.append(peer)
         if mask & _NEWS:
             if mask & _END:
                 peer.ended = True
             if not peer.queued:
                 peer.queued = True
-                self._ready.append(peer)
+                self.unread.append(peer)
 
     def _sweep(self, now_ns: int) -> None:
         """Closes connections that never finished their handshake."""
@@ -197,10 +194,10 @@ class StreamPeers:
     # ------------------------------------------------------------------ receiving
     def receive(self) -> bool:
         """Reads each connection that has something, once, for RECEIVE_NS_MAX; True if more may be waiting."""
-        ready = self._ready
+        unread = self.unread
         until_ns = 0
-        for count in range(len(ready)):
-            peer = ready.popleft()
+        for count in range(len(unread)):
+            peer = unread.popleft()
             peer.queued = False
             if not peer.gone:
                 self._read(peer)
@@ -209,7 +206,7 @@ class StreamPeers:
                 until_ns = until_ns or now_ns + RECEIVE_NS_MAX
                 if now_ns > until_ns:
                     break
-        return bool(ready)
+        return bool(unread)
 
     def _read(self, peer: StreamPeer) -> None:
         session = peer.session
@@ -246,7 +243,7 @@ class StreamPeers:
                 return
         if more or session.more:  # edge-triggered: what is still there gives no further event
             peer.queued = True
-            self._ready.append(peer)
+            self.unread.append(peer)
         if session.unfinished_bytes or peer.unfinished:
             if messages and peer.unfinished:  # another message than before: it begins to hold now
                 self._unfinished.note(peer, 0)
@@ -268,7 +265,7 @@ class StreamPeers:
             return
         out = peer.out
         if not out:
-            self._dirty.append(peer)
+            self.unsent.append(peer)
         append_message(out, frames, body)
         peer.replies += 1
         if peer.blocked:
@@ -282,7 +279,7 @@ class StreamPeers:
 
     def _queue(self, peer: StreamPeer, data: bytes | bytearray) -> None:
         if not peer.out:
-            self._dirty.append(peer)
+            self.unsent.append(peer)
         peer.out += data
         if peer.blocked:
             self._unread.note(peer, len(peer.out))
@@ -291,11 +288,9 @@ class StreamPeers:
 
     def flush(self) -> None:
         """Writes what is queued, one system call a connection."""
-        dirty = self._dirty
-        if dirty:
-            self._dirty = []
-            for peer in dirty:
-                self._write(peer)
+        unsent, self.unsent = self.unsent, []
+        for peer in unsent:
+            self._write(peer)
 
     def _write(self, peer: StreamPeer) -> None:
         out = peer.out

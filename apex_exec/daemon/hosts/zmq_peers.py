@@ -68,6 +68,9 @@ class ZmqPeer(Peer):
 class ZmqPeers:
     """The connections of one ROUTER (``connections.Connections``)."""
 
+    unread = True  # only libzmq knows, and a send may have used its descriptor's event up
+    unsent = False
+
     def __init__(self, loop: Loop, events: Events, router: zmq.Socket[bytes], message_bytes_max: int,
                  connections_max: int) -> None:
         router.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS_MAX)
