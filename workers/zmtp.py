@@ -94,8 +94,9 @@ class FrameReader(Generic[M]):
             if gathered is None:
                 return messages
             data = gathered
-        position, end = 0, len(data)
-        for _ in self._frames_at_once:
+        end = len(data)
+        position = self._take_plain(data, messages) if self._ready and not self._frames else 0
+        for _ in self._frames_at_once[len(messages):]:
             if end - position < 2:
                 break
             flags = data[position]
@@ -134,6 +135,28 @@ class FrameReader(Generic[M]):
             # An empty frame counts too: the body that follows it may arrive in a read of its own.
             self.unfinished_bytes = len(self._buffer) + self._frames_bytes + len(self._frames)
         return messages
+
+    def _take_plain(self, data: bytes, messages: list[Any]) -> int:
+        """Appends the messages of one whole frame that ``data`` begins with; returns the position after them. Most
+        reads under load hold nothing else, and the general way costs more than twice as much for each."""
+        position, end, bytes_max, bare = 0, len(data), self._bytes_max, self._bare
+        for _ in self._frames_at_once:
+            if end - position < 2:
+                break
+            flags = data[position]
+            if not flags:
+                start = position + 2
+                stop = start + data[position + 1]
+            elif flags == LONG and end - position >= 9:
+                start = position + 9
+                stop = start + int.from_bytes(data[position + 1 : start], "big")
+            else:
+                break
+            if stop > end or stop - start > bytes_max:
+                break
+            messages.append(data[start:stop] if bare else (_NO_FRAMES, data[start:stop]))
+            position = stop
+        return position
 
     def _gather(self, data: bytes) -> bytes | None:
         """The bytes to read as frames: those that were buffered, and ``data``. None while no frame can be complete."""

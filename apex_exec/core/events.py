@@ -29,8 +29,8 @@ class PluginRemoved(Struct, gc=False):
 class InvokeRequested(Struct, gc=False):
     """One invocation, which the shell has checked against its schema. ``call`` is the shell's number for it and is
     never used again. ``own`` marks one of the daemon's own (a canary, a smoke call): it is nobody's, so it does not
-    matter for which users the plugin is enabled. ``has_room``: ``Pool.peek`` has just found room for it, and nothing has
-    happened since."""
+    matter for which users the plugin is enabled. ``has_room``: ``Pool.peek`` has just found room for
+    it, and nothing has happened since."""
 
     call: int
     plugin: str

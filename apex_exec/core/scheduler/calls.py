@@ -92,28 +92,32 @@ class Calls:
         if worker is None or (worker.end is not None and worker.end.reason == "violation"):
             return
         link, now_ns, code, shared = worker.link, step.now_ns, event.code, worker.shared
-        if (not link or event.seq != worker.next_seq - len(link)) if not shared else event.seq not in link:
+        call = link.get(event.seq)
+        if call is None or (event.seq != worker.next_seq - len(link) and not shared):
             self._workers.violated(worker, "an answer out of turn", step)
             return
-        call = link[event.seq]
-        if code == "skipped" and now_ns < call.request.deadline_ns and call.recalled is None and not call.cancelled_ns:
-            self._workers.violated(worker, "it skipped a call that had time left", step)  # what ran would be no usage
-            return
-        if shared and code == "ended" and not call.cancelled_ns:
-            self._workers.violated(worker, "it ended a call that nobody had cancelled", step)
-            return
+        if code:
+            if code == "skipped" and now_ns < call.request.deadline_ns and call.recalled is None and (
+                    not call.cancelled_ns):  # what ran would be no usage
+                self._workers.violated(worker, "it skipped a call that had time left", step)
+                return
+            if code == "ended" and shared and not call.cancelled_ns:
+                self._workers.violated(worker, "it ended a call that nobody had cancelled", step)
+                return
         del link[event.seq]
-        begun_ns = worker.answered_ns if worker.answered_ns > call.sent_ns and not shared else call.sent_ns
+        begun_ns = call.sent_ns
+        if worker.answered_ns > begun_ns and not shared:
+            begun_ns = worker.answered_ns
         worker.answered_ns = now_ns
         if call.state == "linked":
             late_ns = now_ns - call.request.deadline_ns
-            if code != "skipped" and not 0 <= late_ns <= STALL_NS:
+            if code != "skipped" and (late_ns < 0 or late_ns > STALL_NS):
                 # It is in time. Or it is so late that a loop which ran would have killed the worker: we stood still.
                 self._verdicts.ran(call, code, "", step, begun_ns, event.body)
             else:
                 self._in_vain(call, code, begun_ns, step)
         state = worker.state
-        if state not in ("ready", "leaving"):
+        if state != "ready" and state != "leaving":
             return  # killed meanwhile: an answer that was complete before counts all the same
         slot = self._slots[worker.plugin]
         if shared:

@@ -89,7 +89,7 @@ class Workers:
 
     def occupy(self, worker: Worker, now_ns: int) -> None:
         """Sets how long the oldest unanswered call may keep the worker."""
-        oldest = worker.oldest()
+        oldest = next(iter(worker.link.values()))  # ``worker.oldest()``, without its call
         due_ns = oldest.request.deadline_ns
         if due_ns <= now_ns:
             due_ns = now_ns + SKIP_GRACE_NS
