@@ -54,32 +54,34 @@ KEPT = ("PYTHON", "LD_LIBRARY_PATH", "LANG", "LC_")
 """Prefixes of the environment variables that an interpreter needs to find its libraries and its locale."""
 
 
-_launches: list[Callable[[], None]] | None = None
-"""What is to be called once the main thread's launch is over; None while it launches nothing."""
+class _Launch:
+    """``waiting``: what is to be called once the main thread's launch is over; None while it launches nothing."""
+
+    waiting: list[Callable[[], None]] | None = None
 
 
 def after_launch(act: Callable[[], None]) -> None:
     """Calls ``act``, which may raise, now; or, if the main thread is just starting a process, as soon as that process
     has been sent everything. For handlers of signals: the kernel may deliver one to any other thread, and Python then
     runs its handler in the main thread, whatever that thread has blocked."""
-    if _launches is None:
+    if _Launch.waiting is None:
         act()
     else:
-        _launches.append(act)
+        _Launch.waiting.append(act)
 
 
 @contextlib.contextmanager
 def _launching() -> Iterator[None]:
-    global _launches
     if threading.current_thread() is not threading.main_thread():
         yield  # no handler runs here
         return
-    _launches = []
+    waiting: list[Callable[[], None]] = []
+    _Launch.waiting = waiting
     try:
         yield
     finally:
-        acts, _launches = _launches, None
-        for act in acts:
+        _Launch.waiting = None
+        for act in waiting:
             act()
 
 

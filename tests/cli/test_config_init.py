@@ -16,7 +16,8 @@ from tests.cli.test_framework import run
 
 @pytest.fixture(autouse=True)
 def _defaults(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine without walls has the tests' daemons ask for none, by the environment, which is no default."""
+    """On a machine without walls, the environment of the tests lowers the level that daemons ask for. These tests look
+    at the defaults."""
     for name in [name for name in os.environ if name.startswith("APEX_EXEC_") and name != "APEX_EXEC_PYTHONS"]:
         monkeypatch.delenv(name)
 

@@ -22,7 +22,8 @@ def interrupted(*args, **options):
 Signals()
 threading.Thread(target=threading.Event().wait, args=(60,), daemon=True).start()
 bare.subprocess.Popen = interrupted
-process = bare.BareProcess(subprocess.check_call, (["echo", "the child ran"],), "child", keeps_environment=True, ignores_ends=True)
+process = bare.BareProcess(subprocess.check_call, (["echo", "the child ran"],), "child", keeps_environment=True,
+                           ignores_ends=True)
 try:
     process.start()
 except Ended:

@@ -17,7 +17,7 @@ from apex_exec.daemon.administration import operations
 from apex_exec.daemon.administration.registrar_link import Registrar
 from apex_exec.daemon.administration.role_table import READING
 from apex_exec.daemon.administration.roles import Access, Caller, Forbidden, under_own_name
-from apex_exec.daemon.hosts.connections import Events, Peer, Trouble
+from apex_exec.daemon.hosts.connections import Connections, Events, Peer, Trouble
 from apex_exec.daemon.hosts.stream_peers import StreamPeers
 from apex_exec.errors import Code, ConfigError, Refusal, WireError, is_retryable
 from apex_exec.wire import codec
@@ -83,8 +83,9 @@ class AdminSocket:
         self._audit = audit
         self._metrics = metrics
         self._logs = logs
-        self.peers = StreamPeers(loop, Events(message=self._message, gone=lambda _: None, broken=self._broken),
-                                 BYTES_MAX, CONNECTIONS_MAX)
+        self._streams = StreamPeers(loop, Events(message=self._message, gone=lambda _: None, broken=self._broken),
+                                    BYTES_MAX, CONNECTIONS_MAX)
+        self.peers: Connections = self._streams
 
     def run(self, _: int) -> bool:
         """One bounded read of each connection: who sends without end must not keep the loop from everybody else."""
@@ -127,7 +128,7 @@ class AdminSocket:
             raise WireError(Code.AUDIT_UNAVAILABLE, "the audit ledger cannot take a record; nothing was done")
         try:
             access = self._access()
-            caller = access.caller(*self.peers.identity(peer), request.actor)
+            caller = access.caller(*self._streams.identity(peer), request.actor)
             access.check(caller, request.op, request.args or {})
             given = under_own_name(caller, request.args, known)
         except Forbidden as error:

@@ -110,9 +110,9 @@ class StreamPeers:
         self._unfinished = ConnectionQuota[StreamPeer](UNFINISHED_BYTES_MAX, self._overfull)
         self._unread = ConnectionQuota[StreamPeer](UNREAD_BYTES_MAX, self._overfull)
         self.unread: deque[StreamPeer] = deque()
-        """Who has sent something that ``receive`` has not read."""
+        """The connections that have sent something which ``receive`` has not read."""
         self.unsent: list[StreamPeer] = []
-        """Whom ``flush`` has something to send to."""
+        """The connections that ``flush`` has something to send to."""
         self._numbers = 0
         self._paused = False
         loop.every(HANDSHAKE_SECONDS_MAX, self._sweep)
