@@ -45,7 +45,7 @@ _COMPONENT = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
 _decode = msgspec.msgpack.Decoder().decode
 _MAPS = frozenset((*range(0x80, 0x90), 0xDE, 0xDF))
 """The first bytes of a map."""
-_FRAME_BYTES = {EMIT: 26, RENDER: 31}
+_FRAME_BYTES = {EMIT: 26, RENDER: 30}
 """What the encoded effect has beside its name and its body: keys, kind, heads."""
 TOO_MANY_CALLS = f"one invocation makes at most {CALLS_MAX} API calls"
 

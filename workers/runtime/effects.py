@@ -27,10 +27,12 @@ from workers.effect_rules import (
     full_name,
     size_of,
 )
-from workers.runtime.values import NotAValue, encoded
+from workers.runtime.values import FORBIDDEN_KEY, NotAValue, check_value, encoded
+from workers.shape import decode_quick
 from workers.zmtp import encode as frame
 
 _encode = msgspec.msgpack.Encoder().encode
+_FORBIDDEN = FORBIDDEN_KEY.encode()
 _EMPTY: dict[str, Any] = {"props": {}, "payload": None}
 """What an effect carries if nothing is given."""
 Try = tuple[str, str, msgspec.Raw] | tuple[str, str, msgspec.Raw, str, int]
@@ -165,9 +167,22 @@ def _size(one: Try) -> int:
 
 
 def _encoded(value: Any, path: str) -> bytes:
+    """``value`` as it travels, if the protocol can carry it. Raises EffectRefused."""
     try:
-        return encoded(value, path, 1)
+        body = encoded(value, path)
+        if _FORBIDDEN in body or not _is_quick(body):
+            check_value(value, path)
     except NotAValue as error:
         raise EffectRefused("invalid_output", f"{error.path[:200]}: {error}") from None
     except RecursionError:
         raise EffectRefused("invalid_params", "nested too deeply") from None
+    return body
+
+
+def _is_quick(body: bytes) -> bool:
+    """Whether C alone finds that every value is in its range; if not, that has to be looked for."""
+    try:
+        decode_quick(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
